@@ -1,0 +1,1 @@
+//! interner
