@@ -106,7 +106,7 @@ impl Presence {
     /// Looks up and prefetches for a batch, then records: `each(index, slot, outcome)`; users without a slot get `intern`.
     pub fn record_beats(
         &self,
-        _users: &[User<'_>],
+        _beats: &[User<'_>],
         _sent_at: Unix,
         _now: Now,
         _each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), InternFault>),

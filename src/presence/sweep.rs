@@ -50,7 +50,13 @@ impl Sweep {
         todo!()
     }
     /// Looks at one owned slot now (a beat came while it was offline, or a leave).
-    pub fn look(&mut self, _presence: &Presence, _context: SweepContext, _slot: Slot, _out: &mut Vec<Transition>) {
+    pub fn look(
+        &mut self,
+        _presence: &Presence,
+        _context: SweepContext,
+        _slot: Slot,
+        _out: &mut Vec<Transition>,
+    ) {
         todo!()
     }
 }

@@ -97,7 +97,12 @@ impl<'a> Beats<'a> {
 }
 
 /// Checks one datagram in the order short, magic, version, key, mac (constant time), stale, entry.
-pub fn open<'a>(_datagram: &'a [u8], _keys: &Keys, _now: Unix, _skew_max_ms: u64) -> Result<Beats<'a>, BeatDrop> {
+pub fn open<'a>(
+    _datagram: &'a [u8],
+    _keys: &Keys,
+    _now: Unix,
+    _skew_max_ms: u64,
+) -> Result<Beats<'a>, BeatDrop> {
     todo!()
 }
 
