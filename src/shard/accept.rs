@@ -12,6 +12,7 @@ use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 
 use crate::time::{Mono, Now};
+use crate::wire::response::{Answer, problems, write_answer};
 use crate::wire::sse;
 
 /// Time without accepting after the descriptors ran out, in ms.
@@ -20,11 +21,6 @@ const PAUSE_MS: u64 = 100;
 const REFUSALS_MAX: usize = 32;
 /// Reconnect delay told to streams that are refused so, in ms: the mean; half as much either way.
 const REFUSED_RETRY_MS: u64 = 20_000;
-/// The answer to everybody else. The body is fixed, so the length is, too.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: 146\r\n\
-Retry-After: 20\r\nConnection: close\r\n\r\n\
-{\"type\":\"https://greendot.dev/problems/overloaded\",\"title\":\"The server is at a limit\",\"status\":503,\"detail\":\"no file descriptor is free; try later\"}";
-
 /// What became of one attempt to accept.
 pub(super) enum Accepted {
     /// A connection.
@@ -45,6 +41,8 @@ pub(super) struct Acceptor {
     /// Connections may be waiting: the edge was seen and no attempt has come back empty since.
     ready: bool,
     resume_at: Mono,
+    /// The answer to those who ask for no stream.
+    refusal: Vec<u8>,
     /// Whom the fixed jitter spreads: counts the refused.
     refused: u64,
 }
@@ -58,6 +56,7 @@ impl Acceptor {
             reserve: open_reserve(),
             ready: true,
             resume_at: Mono::default(),
+            refusal: refusal(),
             refused: 0,
         })
     }
@@ -136,13 +135,30 @@ impl Acceptor {
             sse::write_overloaded(retry_ms, "nofile", &mut answer);
             stream.write(&answer)
         } else {
-            stream.write(REFUSAL)
+            stream.write(&self.refusal)
         };
         let shut = answered.and_then(|_| stream.shutdown(Shutdown::Write));
         if let Err(error) = shut {
             tracing::debug!(%error, "a refused connection did not take its answer");
         }
     }
+}
+
+fn refusal() -> Vec<u8> {
+    let problem = problems::OVERLOADED;
+    let (mut body, mut out) = (Vec::new(), Vec::new());
+    problem.write("no file descriptor is free; try again later", &mut body);
+    let answer = Answer {
+        status: problem.status,
+        content_type: "application/problem+json",
+        body: &body,
+        extra: "Retry-After: 20\r\n",
+        head_only: false,
+        keep_alive: false,
+        http10: false,
+    };
+    write_answer(&mut out, &answer);
+    out
 }
 
 fn is_stream_request(request: &[u8]) -> bool {
@@ -160,18 +176,6 @@ fn open_reserve() -> Option<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_fixed_refusal_has_its_length() {
-        let text = std::str::from_utf8(REFUSAL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains(&format!("Content-Length: {}\r\n", body.len())),
-            "{}",
-            body.len()
-        );
-        assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
-    }
 
     #[test]
     fn streams_are_told_from_the_rest() {
