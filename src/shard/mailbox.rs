@@ -41,8 +41,6 @@ pub(crate) struct Notice {
 /// What became of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Posted {
-    /// Pieces now in the mailbox.
-    pub(crate) taken: u64,
     /// Pieces that found it full, bounced or dropped.
     pub(crate) refused: u64,
     /// The owner sleeps and must be woken; told to one sender only.
@@ -83,7 +81,7 @@ impl<M> Mailbox<M> {
     /// Posts all of `batch` in order, under one lock; what bounces is pushed to `bounced`.
     pub(crate) fn post(&self, batch: &mut Vec<M>, care: impl Fn(&M) -> Care, bounced: &mut Vec<M>) -> Posted {
         let mut posted = Posted::default();
-        let mut dropped = false;
+        let (mut taken, mut dropped) = (false, false);
         let mut shared = self.shared.lock();
         for mail in batch.drain(..) {
             let fate = if shared.mail.len() < self.mail_max {
@@ -94,7 +92,7 @@ impl<M> Mailbox<M> {
             match fate {
                 Care::Deliver => {
                     shared.mail.push_back(mail);
-                    posted.taken += 1;
+                    taken = true;
                     continue;
                 }
                 Care::Bounce => bounced.push(mail),
@@ -103,7 +101,7 @@ impl<M> Mailbox<M> {
             posted.refused += 1;
         }
         shared.resync |= dropped;
-        posted.wake = (dropped || posted.taken > 0) && std::mem::take(&mut shared.asleep);
+        posted.wake = (taken || dropped) && std::mem::take(&mut shared.asleep);
         posted
     }
 
@@ -178,7 +176,6 @@ mod tests {
         assert_eq!(
             posted,
             Posted {
-                taken: 3,
                 refused: 3,
                 wake: false
             }
@@ -198,7 +195,6 @@ mod tests {
         assert_eq!(
             mailbox.post(&mut vec![100], care, &mut bounced),
             Posted {
-                taken: 0,
                 refused: 1,
                 wake: false
             }
