@@ -60,6 +60,14 @@ impl Timers {
         self.tick_at(now.plus_ms(ms))
     }
 
+    /// The tick `ms` after `tick`.
+    pub fn later(&self, tick: Tick, ms: u64) -> Tick {
+        Tick(
+            tick.0
+                .saturating_add(u32::try_from(ms.div_ceil(TICK_MS)).unwrap_or(NONE - 1)),
+        )
+    }
+
     /// Sets (or moves) the timer of the connection at `index` to `tick`, or a turn of the wheel from now if that is sooner.
     pub fn set(&mut self, index: u32, tick: Tick) {
         self.clear(index);
@@ -73,7 +81,9 @@ impl Timers {
                 },
             );
         }
-        let due = tick.0.clamp(self.fired + 1, self.fired + WHEEL_TICKS as u32 - 1);
+        let due = tick
+            .0
+            .clamp(self.fired + 1, self.fired + WHEEL_TICKS as u32 - 1);
         let head = due as usize % WHEEL_TICKS;
         let next = self.heads[head];
         self.links[index as usize] = Link {
@@ -89,9 +99,25 @@ impl Timers {
         self.set += 1;
     }
 
+    /// Sets the timer of the connection at `index` to `tick` unless it fires before that already.
+    pub fn set_sooner(&mut self, index: u32, tick: Tick) {
+        if self
+            .links
+            .get(index as usize)
+            .is_none_or(|link| link.due > tick.0)
+        {
+            self.set(index, tick);
+        }
+    }
+
     /// Forgets the timer of the connection at `index`.
     pub fn clear(&mut self, index: u32) {
-        let Some(link) = self.links.get(index as usize).copied().filter(|link| link.due != NONE) else {
+        let Some(link) = self
+            .links
+            .get(index as usize)
+            .copied()
+            .filter(|link| link.due != NONE)
+        else {
             return;
         };
         let head = link.due as usize % WHEEL_TICKS;
@@ -128,8 +154,9 @@ impl Timers {
 
     /// When the first timer fires; [`Mono::NEVER`] if none is set.
     pub fn next(&self) -> Mono {
-        self.next_due()
-            .map_or(Mono::NEVER, |due| self.epoch.plus_ms(u64::from(due) * TICK_MS))
+        self.next_due().map_or(Mono::NEVER, |due| {
+            self.epoch.plus_ms(u64::from(due) * TICK_MS)
+        })
     }
 
     /// The tick of the first filled head after `fired`; all set timers lie within one turn of the wheel.

@@ -11,7 +11,7 @@ mod target;
 
 pub use chunk::{BodyStep, CHUNK_EXTENSION_BYTES_MAX, ChunkDecoder, write_chunk, write_last_chunk};
 pub use head::parse_head;
-pub use target::{decode_segment, query_pairs};
+pub use target::{QueryPair, decode_segment, query_pairs};
 
 /// Bounds of a request (DESIGN.md section 8).
 #[derive(Clone, Copy, Debug)]

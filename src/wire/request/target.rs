@@ -12,9 +12,12 @@ pub fn decode_segment(raw: &str) -> Option<Cow<'_, [u8]>> {
     escapes_are_whole(raw.as_bytes()).then(|| percent_decode_str(raw).into())
 }
 
+/// Name and value of a query's pair, decoded.
+pub type QueryPair<'q> = (Cow<'q, [u8]>, Cow<'q, [u8]>);
+
 /// The name=value pairs of a query, each decoded once ('+' is a space: application/x-www-form-urlencoded); None for a
 /// pair with a bad escape. A pair without '=' has an empty value; nothing between two '&' is no pair.
-pub fn query_pairs(raw: &str) -> impl Iterator<Item = Option<(Cow<'_, [u8]>, Cow<'_, [u8]>)>> {
+pub fn query_pairs(raw: &str) -> impl Iterator<Item = Option<QueryPair<'_>>> {
     raw.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         Some((decode_form(name)?, decode_form(value)?))

@@ -39,10 +39,11 @@ impl Reader {
     /// Feeds bytes; calls `each` for every dispatched event.
     pub fn feed(&mut self, bytes: &[u8], each: &mut dyn FnMut(&Event)) {
         let mut rest = bytes;
-        if let [first, after @ ..] = rest {
-            if mem::take(&mut self.after_cr) && *first == b'\n' {
-                rest = after;
-            }
+        if let [first, after @ ..] = rest
+            && mem::take(&mut self.after_cr)
+            && *first == b'\n'
+        {
+            rest = after;
         }
         while let Some(end) = rest.iter().position(|&byte| byte == b'\r' || byte == b'\n') {
             if self.line.is_empty() {
