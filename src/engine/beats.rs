@@ -26,24 +26,24 @@ impl Engine {
             match open(datagram, &keys, now.unix, self.settings.beat_skew_max_ms) {
                 Ok(beats) if beats.leave => {
                     // In order: a goodbye behind a beat is looked at behind it.
-                    self.record(&mut batch, now);
+                    self.record_batch(&mut batch, now);
                     self.leave_all(&beats, now);
                 }
                 Ok(beats) => {
                     for user in beats.users() {
                         if batch.push(user, beats.sent_at) {
-                            self.record(&mut batch, now);
+                            self.record_batch(&mut batch, now);
                         }
                     }
                 }
                 Err(why) => self.counters.add(refusal(why), 1),
             }
         }
-        self.record(&mut batch, now);
+        self.record_batch(&mut batch, now);
         self.settle(now);
     }
 
-    fn record(&mut self, batch: &mut Batch<'_>, now: Now) {
+    fn record_batch(&mut self, batch: &mut Batch<'_>, now: Now) {
         let presence = self.presence.clone();
         let beats = batch.take();
         let mut accepted = 0;
@@ -80,7 +80,7 @@ struct Batch<'d> {
 impl<'d> Batch<'d> {
     fn new() -> Batch<'d> {
         Batch {
-            beats: [(User::PLACEHOLDER, Unix::from_ms(0)); BATCH],
+            beats: [(User::NOBODY, Unix::from_ms(0)); BATCH],
             len: 0,
         }
     }

@@ -22,7 +22,7 @@ use crate::wire::response::problems;
 use crate::wire::sse;
 
 /// How far back a resumed stream is told again, in ms: mail between shards, and clocks between nodes, may be so late.
-pub const RESUME_SLACK_MS: u64 = 10_000;
+pub(super) const RESUME_SLACK_MS: u64 = 10_000;
 
 impl Engine {
     /// `GET` or `POST /v1/stream`.

@@ -61,7 +61,7 @@ impl Presence {
     /// Records a beat: one compare-and-swap of the stamp (a plain store could overwrite a LEFT set in between); the slow path for a LEFT slot.
     pub fn record_beat(&self, _slot: Slot, _sent_at: Unix, _now: Now) -> BeatOutcome { todo!() }
     /// Looks up and prefetches for a batch, then records: `each(index, slot, outcome)`; users without a slot get `intern`.
-    pub fn record_beats(&self, _users: &[User<'_>], _sent_at: Unix, _now: Now, _each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), InternFault>)) { todo!() }
+    pub fn record_beats(&self, _beats: &[(User<'_>, Unix)], _now: Now, _each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), InternFault>)) { todo!() }
     /// Records a goodbye.
     pub fn record_leave(&self, _slot: Slot, _sent_at: Unix, _now: Now) -> LeaveOutcome { todo!() }
     /// The published state with last_active clamped to `now`.

@@ -22,6 +22,9 @@ pub enum UserFault {
 }
 
 impl<'a> User<'a> {
+    /// Fills a place of an array until a user is put there.
+    pub const NOBODY: User<'static> = User("-");
+
     /// Checks `bytes`, which have been unescaped by their carrier (percent-decoding, JSON) exactly once.
     pub fn parse(bytes: &'a [u8]) -> Result<User<'a>, UserFault> {
         if bytes.is_empty() {
