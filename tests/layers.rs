@@ -49,12 +49,7 @@ fn sources() -> Vec<(String, PathBuf, String)> {
     walk(&src, &mut files);
     files.sort();
     let module = |path: &Path| {
-        let first = path
-            .strip_prefix(&src)
-            .unwrap()
-            .components()
-            .next()
-            .unwrap();
+        let first = path.strip_prefix(&src).unwrap().components().next().unwrap();
         Path::new(first.as_os_str())
             .file_stem()
             .unwrap()
@@ -63,22 +58,14 @@ fn sources() -> Vec<(String, PathBuf, String)> {
     };
     files
         .iter()
-        .map(|path| {
-            (
-                module(path),
-                path.clone(),
-                fs::read_to_string(path).unwrap(),
-            )
-        })
+        .map(|path| (module(path), path.clone(), fs::read_to_string(path).unwrap()))
         .collect()
 }
 
 /// The code of a file without comments and without its tests.
 fn code(text: &str) -> String {
     let end = text.find("\n#[cfg(test)]\nmod tests").unwrap_or(text.len());
-    let lines = text[..end]
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or(""));
+    let lines = text[..end].lines().map(|line| line.split("//").next().unwrap_or(""));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -100,12 +87,7 @@ fn named(code: &str, root: &str) -> Vec<String> {
                     .collect()
             }
         };
-        names.extend(
-            group
-                .into_iter()
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned),
-        );
+        names.extend(group.into_iter().filter(|name| !name.is_empty()).map(str::to_owned));
     }
     names
 }
@@ -120,10 +102,7 @@ fn imports_go_down_only() {
         let own = *layers
             .get(module.as_str())
             .unwrap_or_else(|| panic!("{module} has no layer: {}", path.display()));
-        for name in ["crate::", "greendot::"]
-            .iter()
-            .flat_map(|root| named(&code, root))
-        {
+        for name in ["crate::", "greendot::"].iter().flat_map(|root| named(&code, root)) {
             let Some(layer) = layers.get(name.as_str()) else {
                 continue;
             };
@@ -140,11 +119,7 @@ fn imports_go_down_only() {
         checked > 50,
         "the check saw only {checked} imports: has the layout changed?"
     );
-    assert!(
-        wrong.is_empty(),
-        "imports that do not go down:\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "imports that do not go down:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -154,10 +129,7 @@ fn crates_have_their_keepers() {
         let code = code(&text);
         for (name, keepers) in KEEPERS {
             if code.contains(&format!("{name}::")) && !keepers.contains(&module.as_str()) {
-                wrong.push(format!(
-                    "{}: {name} is for {keepers:?} only",
-                    path.display()
-                ));
+                wrong.push(format!("{}: {name} is for {keepers:?} only", path.display()));
             }
         }
     }
@@ -167,16 +139,11 @@ fn crates_have_their_keepers() {
 #[test]
 fn the_check_sees_what_it_must() {
     assert_eq!(
-        named(
-            "use crate::{time::Now, wire};\nlet x = crate::engine::Mail;",
-            "crate::"
-        ),
+        named("use crate::{time::Now, wire};\nlet x = crate::engine::Mail;", "crate::"),
         ["time", "wire", "engine"]
     );
     assert_eq!(
-        code(
-            "use a; // crate::b\n//! crate::c\nfn f() {}\n#[cfg(test)]\nmod tests { use crate::d; }"
-        ),
+        code("use a; // crate::b\n//! crate::c\nfn f() {}\n#[cfg(test)]\nmod tests { use crate::d; }"),
         "use a; \n\nfn f() {}"
     );
 }
