@@ -15,13 +15,13 @@ use crate::wire::beat::{FleetKey, KeyFault, Keys};
 const OTHERS_MASK: u32 = 0o077;
 
 /// Keys and how they were come by.
-pub struct FleetKeys {
+pub(super) struct FleetKeys {
     /// What signs and is accepted.
-    pub keys: Keys,
+    pub(super) keys: Keys,
     /// The file was missing and has been made.
-    pub made: bool,
+    pub(super) made: bool,
     /// The file's permission bits, if others than its owner may use it.
-    pub open_mode: Option<u32>,
+    pub(super) open_mode: Option<u32>,
 }
 
 /// Why there are no keys.
@@ -58,7 +58,7 @@ impl fmt::Display for FleetKeyFault {
 impl std::error::Error for FleetKeyFault {}
 
 /// Reads the keys in `path`; if there is no such file and `make_missing`, makes one with a fresh key that only its owner may read.
-pub fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault> {
+pub(super) fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault> {
     let fault = |kind| FleetKeyFault {
         path: path.to_owned(),
         kind,
