@@ -4,6 +4,7 @@
 //! anybody up.
 
 mod body;
+mod object;
 
 use crate::time::Unix;
 use crate::wire::User;

@@ -1,13 +1,16 @@
 //! HTTP/1.x requests: head, framing, body, target (RFC 9112), stricter than httparse where it is lenient.
 //!
 //! Owns the words of a request and the order of its parts: `scan` finds where the head ends and refuses stray control
-//! bytes, `head` gives the lines a meaning, `chunk` takes a chunked body apart, `target` undoes percent-encoding. Never
+//! bytes, `head` and `fields` give the lines a meaning, `target` takes targets apart, `chunk` chunked bodies. Never
 //! routes, never answers, never holds bytes between calls.
 
 mod chunk;
+mod fields;
 mod head;
 mod scan;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use chunk::{BodyStep, CHUNK_EXTENSION_BYTES_MAX, ChunkDecoder, write_chunk, write_last_chunk};
 pub use head::parse_head;

@@ -1,15 +1,11 @@
 //! Request bodies: JSON objects of lists of users and of strings.
 //!
-//! Owns what a body may hold and how a refusal names its place. A list is read into memory no further than its limit; what
-//! lies beyond is only counted. Unknown members are refused, since a misspelt optional one would otherwise do nothing in
-//! silence, and so are repeated ones.
+//! Owns which members each body has and how a refusal reads. How an object is read is `object`'s.
 
-use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
-use crate::wire::{User, UserFault};
+use super::object::{Kind, Member, Value, parse};
+use crate::wire::UserFault;
 
 /// Deepest nesting of a JSON body.
 pub const BODY_DEPTH_MAX: usize = 8;
@@ -130,230 +126,6 @@ pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, Body
         watch: watch.map(Value::into_users).unwrap_or_default(),
         last_event_id: last_event_id.and_then(Value::into_text),
     })
-}
-
-/// A member that a body may have.
-#[derive(Clone, Copy)]
-struct Member {
-    name: &'static str,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    /// A list of users.
-    Users,
-    /// One user, or null.
-    User,
-    /// Any string, or null.
-    Text,
-}
-
-/// What a member held.
-enum Value {
-    Users(Vec<String>),
-    Text(Option<String>),
-}
-
-impl Value {
-    fn into_users(self) -> Vec<String> {
-        match self {
-            Value::Users(users) => users,
-            Value::Text(text) => Vec::from_iter(text),
-        }
-    }
-
-    fn into_text(self) -> Option<String> {
-        match self {
-            Value::Users(_) => None,
-            Value::Text(text) => text,
-        }
-    }
-}
-
-/// Reads an object of these members, each at most once and no others; `names` are their names again, in serde's form.
-fn parse<const N: usize>(
-    body: &[u8],
-    members: [Member; N],
-    names: &'static [&'static str],
-    list_max: usize,
-) -> Result<[Option<Value>; N], BodyFault> {
-    if depth(body) > BODY_DEPTH_MAX {
-        return Err(BodyFault::TooDeep);
-    }
-    let fault = Cell::new(None);
-    let object = Object {
-        members,
-        names,
-        list_max,
-        fault: &fault,
-    };
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let read = object
-        .deserialize(&mut json)
-        .and_then(|values| json.end().map(|()| values));
-    read.map_err(|error| fault.take().unwrap_or_else(|| BodyFault::Malformed(error.to_string())))
-}
-
-/// Nesting of a JSON text, found before it is parsed. Of a text that is no JSON it is some number, which is enough: the
-/// parser refuses the rest.
-fn depth(body: &[u8]) -> usize {
-    let mut open: usize = 0;
-    let mut deepest = 0;
-    let mut in_string = false;
-    let mut bytes = body.iter();
-    while let Some(byte) = bytes.next() {
-        match (in_string, byte) {
-            (true, b'\\') => {
-                bytes.next();
-            }
-            (_, b'"') => in_string = !in_string,
-            (false, b'[' | b'{') => {
-                open += 1;
-                deepest = deepest.max(open);
-            }
-            (false, b']' | b'}') => open = open.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-/// Reads the object. `fault` carries a refusal that serde's error type has no room for.
-struct Object<'f, const N: usize> {
-    members: [Member; N],
-    names: &'static [&'static str],
-    list_max: usize,
-    fault: &'f Cell<Option<BodyFault>>,
-}
-
-impl<'de, const N: usize> DeserializeSeed<'de> for Object<'_, N> {
-    type Value = [Option<Value>; N];
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
-    type Value = [Option<Value>; N];
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an object of {}", self.names.join(", "))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut values = [const { None }; N];
-        while let Some(index) = map.next_key_seed(Name(self.names))? {
-            let Member { name, kind } = self.members[index];
-            if values[index].is_some() {
-                return Err(de::Error::duplicate_field(name));
-            }
-            let entries = Entries {
-                member: name,
-                list_max: self.list_max,
-                fault: self.fault,
-            };
-            values[index] = Some(match kind {
-                Kind::Users => map.next_value_seed(entries)?,
-                Kind::User => {
-                    let user: Option<String> = map.next_value()?;
-                    if let Some(user) = &user {
-                        entries.check(0, user)?;
-                    }
-                    Value::Text(user)
-                }
-                Kind::Text => Value::Text(map.next_value()?),
-            });
-        }
-        Ok(values)
-    }
-}
-
-/// Reads a member's name into its index.
-struct Name(&'static [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = usize;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
-        deserializer.deserialize_identifier(self)
-    }
-}
-
-impl Visitor<'_> for Name {
-    type Value = usize;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a member's name")
-    }
-
-    fn visit_str<E: de::Error>(self, name: &str) -> Result<usize, E> {
-        self.0
-            .iter()
-            .position(|known| *known == name)
-            .ok_or_else(|| E::unknown_field(name, self.0))
-    }
-}
-
-/// Reads a list of users.
-struct Entries<'f> {
-    member: &'static str,
-    list_max: usize,
-    fault: &'f Cell<Option<BodyFault>>,
-}
-
-impl Entries<'_> {
-    fn check<E: de::Error>(&self, index: usize, user: &str) -> Result<(), E> {
-        User::from_text(user).map(|_| ()).map_err(|fault| {
-            self.fault.set(Some(BodyFault::User {
-                member: self.member,
-                index,
-                fault,
-            }));
-            E::custom(fault.explain())
-        })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Entries<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Entries<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of user ids")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut users: Vec<String> = Vec::new();
-        while users.len() < self.list_max {
-            let Some(user) = list.next_element::<String>()? else {
-                return Ok(Value::Users(users));
-            };
-            self.check(users.len(), &user)?;
-            users.push(user);
-        }
-        let mut given = users.len();
-        while list.next_element::<IgnoredAny>()?.is_some() {
-            given += 1;
-        }
-        if given > self.list_max {
-            self.fault.set(Some(BodyFault::TooMany {
-                member: self.member,
-                max: self.list_max,
-                given,
-            }));
-            return Err(de::Error::custom("too many entries"));
-        }
-        Ok(Value::Users(users))
-    }
 }
 
 #[cfg(test)]
@@ -489,9 +261,6 @@ mod tests {
             Ok(2),
             "inside strings"
         );
-        assert_eq!(depth(br#"[{"a":[]},"\\",[[]]]"#), 3);
-        assert_eq!(depth(b"]]]["), 1);
-        assert_eq!(depth(b"\"\\"), 0);
     }
 
     #[test]

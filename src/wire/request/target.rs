@@ -1,11 +1,13 @@
-//! Undoes the percent-encoding of a path segment and of a query, exactly once.
+//! Request targets: taken apart into path and query, and percent-decoded exactly once.
 //!
-//! Owns RFC 3986 section 2.1 and the query form of application/x-www-form-urlencoded. Never decodes what it decoded, never
-//! judges the bytes that come out: [`crate::wire::User`] does.
+//! Owns the forms of RFC 9112 section 3.2, RFC 3986 section 2.1 and the query form of application/x-www-form-urlencoded.
+//! Never decodes what it decoded, never judges the bytes that come out: [`crate::wire::User`] does.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
+
+use super::{Method, RequestFault};
 
 /// Percent-decodes a path segment exactly once ('+' stays '+'); None on a bad escape. Borrowed when nothing was escaped.
 pub fn decode_segment(raw: &str) -> Option<Cow<'_, [u8]>> {
@@ -42,6 +44,82 @@ fn escapes_are_whole(raw: &[u8]) -> bool {
         }
     }
     true
+}
+
+/// Path and query of a request target in origin-form, absolute-form or asterisk-form (RFC 9112 3.2).
+pub(super) fn split_target(method: Method, target: &str) -> Result<(&str, Option<&str>), RequestFault> {
+    // httparse lets bytes through that no URI holds: those above ASCII, and the '#' that would begin a fragment.
+    if !target.is_ascii() || target.as_bytes().contains(&b'#') {
+        return Err(RequestFault::BadHead);
+    }
+    if target == "*" && method == Method::Options {
+        return Ok((target, None));
+    }
+    let origin_form = if target.starts_with('/') {
+        target
+    } else {
+        let rest = strip_scheme(target).ok_or(RequestFault::BadHead)?;
+        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if !is_authority(authority.as_bytes(), false) {
+            return Err(RequestFault::BadHost);
+        }
+        rest
+    };
+    Ok(match origin_form.split_once('?') {
+        Some(("", query)) => ("/", Some(query)),
+        Some((path, query)) => (path, Some(query)),
+        None if origin_form.is_empty() => ("/", None),
+        None => (origin_form, None),
+    })
+}
+
+fn strip_scheme(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
+}
+
+/// Whether `text` is `host[:port]` (RFC 9110 7.2, RFC 3986 3.2.2): no user information, which RFC 9110 4.2.4 has us
+/// refuse. An empty one stands for a target without authority and is legal in the Host header alone.
+pub(super) fn is_authority(text: &[u8], may_be_empty: bool) -> bool {
+    let (host, port) = if let [b'[', rest @ ..] = text {
+        let Some(end) = rest.iter().position(|&byte| byte == b']') else {
+            return false;
+        };
+        let literal = &rest[..end];
+        if literal.is_empty() || !literal.iter().all(|&byte| byte == b':' || is_reg_name(byte)) {
+            return false;
+        }
+        (literal, &rest[end + 1..])
+    } else {
+        let (host, port) = text.split_at(text.iter().position(|&byte| byte == b':').unwrap_or(text.len()));
+        if !reg_name_is_whole(host) {
+            return false;
+        }
+        (host, port)
+    };
+    let port_is_whole = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    port_is_whole && (!host.is_empty() || (may_be_empty && port.is_empty()))
+}
+
+fn reg_name_is_whole(host: &[u8]) -> bool {
+    let mut rest = host;
+    loop {
+        match rest {
+            [] => return true,
+            [b'%', high, low, after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest = after,
+            [byte, after @ ..] if is_reg_name(*byte) => rest = after,
+            _ => return false,
+        }
+    }
+}
+
+/// Unreserved or sub-delims (RFC 3986 section 2).
+fn is_reg_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
 }
 
 #[cfg(test)]

@@ -1,0 +1,111 @@
+//! The headers that the server looks at, and the framing that two of them name.
+//!
+//! Owns which may stand once, and the refusal of every message whose end could be found in two ways (RFC 9112 section 6.3).
+
+use super::{Framing, RequestFault};
+
+/// The headers that the server looks at. All but Connection and Expect may stand once at most: which of two would count
+/// is what an attacker hopes that two servers decide differently.
+#[derive(Default)]
+pub(super) struct Fields<'b> {
+    pub(super) host: Option<&'b [u8]>,
+    content_length: Option<u64>,
+    chunked: bool,
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
+    pub(super) expect_continue: bool,
+    pub(super) content_type: Option<&'b str>,
+    pub(super) last_event_id: Option<&'b [u8]>,
+    pub(super) origin: Option<&'b str>,
+    pub(super) authorization: Option<&'b str>,
+}
+
+impl<'b> Fields<'b> {
+    pub(super) fn read(headers: &[httparse::Header<'b>]) -> Result<Fields<'b>, RequestFault> {
+        use RequestFault::{BadExpect, BadFraming, BadHead, BadHost};
+        let mut fields = Fields::default();
+        for header in headers {
+            let (name, value) = (header.name, header.value);
+            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            // By length first: most headers of a browser are none of these.
+            match name.len() {
+                4 if is("host") => once(&mut fields.host, value, BadHost)?,
+                6 if is("origin") => once(&mut fields.origin, text(value)?, BadHead)?,
+                6 if is("expect") => {
+                    if !value.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(BadExpect);
+                    }
+                    fields.expect_continue = true;
+                }
+                10 if is("connection") => fields.read_connection(value),
+                12 if is("content-type") => once(&mut fields.content_type, text(value)?, BadHead)?,
+                13 if is("last-event-id") => once(&mut fields.last_event_id, value, BadHead)?,
+                13 if is("authorization") => once(&mut fields.authorization, text(value)?, BadHead)?,
+                14 if is("content-length") => once(&mut fields.content_length, decimal(value)?, BadFraming)?,
+                17 if is("transfer-encoding") => {
+                    if fields.chunked {
+                        return Err(BadFraming);
+                    }
+                    check_coding(value)?;
+                    fields.chunked = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(fields)
+    }
+
+    fn read_connection(&mut self, value: &[u8]) {
+        for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    pub(super) fn framing(&self, http10: bool) -> Result<Framing, RequestFault> {
+        match (self.content_length, self.chunked) {
+            (Some(_), true) => Err(RequestFault::BadFraming),
+            (None, true) if http10 => Err(RequestFault::BadFraming),
+            (None, true) => Ok(Framing::Chunked),
+            (Some(bytes), false) => Ok(Framing::Length(bytes)),
+            (None, false) => Ok(Framing::None),
+        }
+    }
+}
+
+fn once<T>(field: &mut Option<T>, value: T, twice: RequestFault) -> Result<(), RequestFault> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(twice),
+    }
+}
+
+fn text(value: &[u8]) -> Result<&str, RequestFault> {
+    std::str::from_utf8(value).map_err(|_| RequestFault::BadHead)
+}
+
+/// One or more ASCII digits and nothing else; saturates, as RFC 9110 8.6 wants no overflow to be taken for a length.
+fn decimal(value: &[u8]) -> Result<u64, RequestFault> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(RequestFault::BadFraming);
+    }
+    Ok(value.iter().fold(0_u64, |sum, digit| {
+        sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    }))
+}
+
+fn check_coding(value: &[u8]) -> Result<(), RequestFault> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
+    }
+    // "chunked, chunked" and "chunked," are no other coding, only no single one.
+    let is_chunked_or_empty = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked");
+    if value
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .all(is_chunked_or_empty)
+    {
+        return Err(RequestFault::BadFraming);
+    }
+    Err(RequestFault::UnknownCoding)
+}
