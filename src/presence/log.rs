@@ -85,9 +85,11 @@ impl Log {
 
     fn grow(&self, needed_bytes: u64) -> io::Result<()> {
         let have = self.file.len_bytes();
-        let step = (have / 8).max(GROWTH_BYTES_MIN);
-        let wanted = needed_bytes.max(have + step).next_multiple_of(PAGE_BYTES);
-        self.file.grow(wanted.min(self.file.reserved_bytes()))
+        let needed = needed_bytes.next_multiple_of(PAGE_BYTES);
+        let wanted = (have + (have / 8).max(GROWTH_BYTES_MIN)).next_multiple_of(PAGE_BYTES);
+        let generous = wanted.clamp(needed, self.file.reserved_bytes().max(needed));
+        // Where there is no room to be generous there may be enough for this one.
+        self.file.grow(generous).or_else(|_| self.file.grow(needed))
     }
 
     /// Slot and id of the record at `offset`, which must come from `append` or `scan`.
