@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::config::Config;
@@ -98,17 +98,16 @@ fn writable(dir: &Path, existing: &Path) -> Finding {
     }
 }
 
-/// Whether a running server holds the store's lock; None if there is no store yet.
+/// Whether a running server holds the store's lock, which is on users.log; None if there is no store yet.
 fn locked(dir: &Path) -> Option<Finding> {
-    let path = dir.join("stamps.map");
+    let path = dir.join("users.log");
     let file = std::fs::File::open(&path).ok()?;
-    Some(match flock(&file, FlockOperation::NonBlockingLockShared) {
+    Some(match file.try_lock_shared() {
         Ok(()) => Finding::new(Verdict::Ok, "lock", "no other process has the store open"),
-        Err(_) => Finding::new(
-            Verdict::Warn,
-            "lock",
-            format!("{} is locked: a server is running on this folder", path.display()),
-        ),
+        Err(_) => {
+            let detail = format!("{} is locked: a server is running on this folder", path.display());
+            Finding::new(Verdict::Warn, "lock", detail)
+        }
     })
 }
 
@@ -215,9 +214,9 @@ mod tests {
     fn a_running_server_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(locked(dir.path()), None);
-        let file = std::fs::File::create(dir.path().join("stamps.map")).unwrap();
+        let file = std::fs::File::create(dir.path().join("users.log")).unwrap();
         assert_eq!(locked(dir.path()).unwrap().verdict, Verdict::Ok);
-        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        file.lock().unwrap();
         assert_eq!(locked(dir.path()).unwrap().verdict, Verdict::Warn);
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
