@@ -192,15 +192,15 @@ pub fn judge(config: &Config, shards: u16, found: &Found) -> Vec<Finding> {
     }
     if let Some((major, minor)) = found.kernel {
         findings.push(match (major, minor) {
-            (0..=3, _) | (4, 0..=4) => Finding::new(
-                Verdict::Fail,
-                "kernel",
-                format!("{major}.{minor} is older than 4.5, which EPOLLEXCLUSIVE and SO_REUSEPORT need"),
-            ),
-            (4, _) => Finding::new(
+            (0..=2, _) | (3, 0..=8) => {
+                let detail =
+                    format!("{major}.{minor} has no SO_REUSEPORT, which each shard's own listener needs; 3.9 has");
+                Finding::new(Verdict::Fail, "kernel", detail)
+            }
+            (3 | 4, _) => Finding::new(
                 Verdict::Warn,
                 "kernel",
-                format!("{major}.{minor} has no UDP receive offload; 5.0 has"),
+                format!("{major}.{minor} has no UDP receive offload, so beats cost more; 5.0 has"),
             ),
             _ => Finding::new(
                 Verdict::Ok,
@@ -347,7 +347,7 @@ mod tests {
         );
         assert_eq!(
             bad(&Found {
-                kernel: Some((3, 10)),
+                kernel: Some((3, 8)),
                 ..plenty()
             }),
             [(Verdict::Fail, "kernel")]

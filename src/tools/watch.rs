@@ -1,7 +1,7 @@
 //! `greendot watch`: a terminal client of the stream.
 //!
-//! Owns the reconnecting: Last-Event-ID, the server's `retry`, jitter, backoff while refused. The socket is [`link`]'s,
-//! the words are [`view`]'s. A table where the output is a terminal, else one JSON record per change.
+//! Owns the reconnecting: Last-Event-ID, the server's `retry`, jitter, backoff while refused. The socket is `link.rs`'s,
+//! the words are `view.rs`'s. A table where the output is a terminal, else one JSON record per change.
 
 mod link;
 pub mod view;
