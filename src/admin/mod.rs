@@ -1,14 +1,8 @@
-//! stub
-pub struct Page {
-    pub content_type: &'static str,
-    pub body: &'static [u8],
-}
-pub fn page(_path: &str) -> Option<Page> {
-    None
-}
-pub mod exposition {
-    pub const CONTENT_TYPE: &str = "";
-    pub fn render(_b: &crate::metrics::Board) -> String {
-        String::new()
-    }
-}
+//! The pages that a server shows of itself: metrics, dashboard, browser client, API description.
+//!
+//! Pure: bytes compiled in, or text made from a snapshot. Knows no connection and no request.
+
+pub mod exposition;
+mod pages;
+
+pub use pages::{Page, page};

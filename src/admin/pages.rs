@@ -1,0 +1,161 @@
+//! The static pages, compiled in: `/`, `/client.js`, `/openapi.json`.
+
+/// A page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Content-Type.
+    pub content_type: &'static str,
+    /// The whole body.
+    pub body: &'static [u8],
+}
+
+/// The page at `path`, if there is one.
+pub fn page(path: &str) -> Option<Page> {
+    let (content_type, body): (_, &[u8]) = match path {
+        "/" => ("text/html; charset=utf-8", include_bytes!("dashboard.html")),
+        "/client.js" => ("text/javascript; charset=utf-8", include_bytes!("client.js")),
+        "/openapi.json" => ("application/json", include_bytes!("openapi.json")),
+        _ => return None,
+    };
+    Some(Page { content_type, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::wire::response::PROBLEMS;
+
+    fn api() -> Value {
+        serde_json::from_slice(page("/openapi.json").unwrap().body).unwrap()
+    }
+
+    #[test]
+    fn pages_are_found_by_their_whole_path() {
+        assert!(page("/").unwrap().body.starts_with(b"<!doctype html>"));
+        assert_eq!(
+            page("/client.js").unwrap().content_type,
+            "text/javascript; charset=utf-8"
+        );
+        for path in ["", "/index.html", "/client.js/", "//"] {
+            assert_eq!(page(path), None, "{path}");
+        }
+    }
+
+    /// Nothing on the dashboard comes from elsewhere, and what it asks for is served here.
+    #[test]
+    fn the_dashboard_is_self_contained() {
+        let text = std::str::from_utf8(page("/").unwrap().body).unwrap();
+        for (attribute, allowed) in [
+            ("src=\"", &["/client.js"][..]),
+            ("href=\"", &["/metrics", "/openapi.json", "/client.js"]),
+        ] {
+            for rest in text.split(attribute).skip(1) {
+                let target = rest.split('"').next().unwrap();
+                assert!(allowed.contains(&target) || target.starts_with("data:"), "{target}");
+            }
+        }
+    }
+
+    /// The metrics that the dashboard reads exist.
+    #[test]
+    fn the_dashboard_reads_metrics_that_exist() {
+        let text = std::str::from_utf8(page("/").unwrap().body).unwrap();
+        let metrics = crate::admin::exposition::render(&crate::metrics::Board::new(1));
+        let mut names = BTreeSet::new();
+        for call in [".get(\"", "rate(\"", "grown(\""] {
+            names.extend(text.split(call).skip(1).map(|rest| rest.split('"').next().unwrap()));
+        }
+        assert!(names.len() >= 8, "{names:?}");
+        for name in names {
+            assert!(metrics.contains(&format!("# TYPE greendot_{name} ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_api_has_every_call() {
+        let api = api();
+        assert_eq!(api["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let calls: BTreeSet<String> = api["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().unwrap().keys();
+                methods.map(move |method| format!("{method} {path}"))
+            })
+            .collect();
+        let expected = [
+            "get /",
+            "get /client.js",
+            "get /livez",
+            "get /metrics",
+            "get /openapi.json",
+            "get /readyz",
+            "get /v1/presence",
+            "get /v1/presence/{user}",
+            "get /v1/stream",
+            "post /v1/beat",
+            "post /v1/leave",
+            "post /v1/presence/query",
+            "post /v1/stream",
+            "post /v1/stream/{stream}/watch",
+        ];
+        assert_eq!(calls, expected.map(String::from).into());
+    }
+
+    #[test]
+    fn the_api_names_every_problem() {
+        let api = api();
+        let named = api["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
+            .as_array()
+            .unwrap();
+        let expected: Vec<_> = PROBLEMS
+            .iter()
+            .map(|problem| Value::from(format!("https://greendot.dev/problems/{}", problem.slug)))
+            .collect();
+        assert_eq!(*named, expected);
+    }
+
+    /// Each `$ref` leads somewhere, and each operation says what it answers.
+    #[test]
+    fn the_api_is_consistent() {
+        fn refs<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+            match value {
+                Value::Object(members) => {
+                    found.extend(members.get("$ref").and_then(Value::as_str));
+                    members.values().for_each(|value| refs(value, found));
+                }
+                Value::Array(values) => values.iter().for_each(|value| refs(value, found)),
+                _ => {}
+            }
+        }
+        let api = api();
+        let mut found = Vec::new();
+        refs(&api, &mut found);
+        assert!(found.len() > 30);
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(api.pointer(pointer).is_some(), "{reference}");
+        }
+        let mut ids = BTreeSet::new();
+        for operation in api["paths"]
+            .as_object()
+            .unwrap()
+            .values()
+            .flat_map(|item| item.as_object().unwrap().values())
+        {
+            assert!(ids.insert(operation["operationId"].as_str().unwrap()));
+            assert!(
+                operation["responses"]
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                    .any(|status| status.starts_with('2'))
+            );
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The binary's command line, as a person meets it: what is printed where, and the exit codes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn greendot(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_greendot"));
+    command.current_dir(dir).args(args).env_clear();
+    let Output { status, stdout, stderr } = command
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("it prints UTF-8");
+    (status.code().expect("it exits by itself"), text(stdout), text(stderr))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder can be made")
+}
+
+#[test]
+fn version_and_help() {
+    let dir = folder();
+    let version = format!("greendot {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(greendot(dir.path(), &["--version"], &[]), (0, version, String::new()));
+    let (code, help, _) = greendot(dir.path(), &["--help"], &[]);
+    assert_eq!(code, 0);
+    for command in ["serve", "watch", "beat", "config", "doctor", "key", "top"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{command}");
+    }
+}
+
+#[test]
+fn config_tells_values_and_origins() {
+    let dir = folder();
+    std::fs::write(dir.path().join("g.toml"), "\nretry_ms = \"5s\"\n").expect("the file can be written");
+    let args = ["config", "--config", "g.toml", "--shards", "3"];
+    let (code, out, err) = greendot(dir.path(), &args, &[("GREENDOT_DRAIN_MS", "1m")]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for (value, origin) in [
+        ("retry_ms = 5000", "g.toml:2"),
+        ("drain_ms = 60000", "GREENDOT_DRAIN_MS"),
+        ("shards = 3", "--shards"),
+    ] {
+        let line = out.lines().find(|line| line.starts_with(value));
+        assert!(
+            line.is_some_and(|line| line.ends_with(&format!("# {origin}"))),
+            "{value}: {line:?}"
+        );
+    }
+}
+
+#[test]
+fn what_can_not_be_meant_ends_with_2_and_starts_nothing() {
+    let dir = folder();
+    let cases: [(&[&str], &str); 4] = [
+        (
+            &["serve", "--http", "0.0.0.0:0"],
+            "greendot: http is 0.0.0.0:0, which other machines may reach",
+        ),
+        (
+            &["--offline-after-ms", "1s"],
+            "greendot: offline-after-ms (1000) is less than twice beat-interval-ms (10000)",
+        ),
+        (
+            &["--ofline-after-ms", "1s"],
+            "error: unexpected argument '--ofline-after-ms' found",
+        ),
+        (
+            &["doctor", "--shards", "0"],
+            "greendot: --shards: \"0\" is not a whole number from 1 to 256, nor auto",
+        ),
+    ];
+    for (args, begins) in cases {
+        let (code, out, err) = greendot(dir.path(), args, &[]);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
+        assert!(err.starts_with(begins), "{args:?}: {err}");
+    }
+    let (code, _, err) = greendot(dir.path(), &["config"], &[("GREENDOT_SHARD", "2")]);
+    assert_eq!(
+        (code, err.as_str()),
+        (
+            2,
+            "greendot: GREENDOT_SHARD: no such variable; did you mean GREENDOT_SHARDS?\n"
+        )
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).expect("the folder is there").count(), 0);
+}
+
+#[test]
+fn keys_are_made_and_named() {
+    let dir = folder();
+    let (code, key, _) = greendot(dir.path(), &["key"], &[]);
+    assert_eq!((code, key.len()), (0, 65));
+    std::fs::write(dir.path().join("k"), &key).expect("the file can be written");
+    let (code, ids, _) = greendot(dir.path(), &["key", "--id", "k"], &[]);
+    assert!(
+        code == 0 && ids.len() == "00000000 signs\n".len() && ids.ends_with(" signs\n"),
+        "{ids}"
+    );
+}
+
+#[test]
+fn a_client_without_its_server_says_so() {
+    let dir = folder();
+    let (code, _, err) = greendot(dir.path(), &["beat", "bob"], &[]);
+    assert_eq!(code, 1);
+    assert!(
+        err.starts_with("greendot: ./greendot-data/fleet.key: no such key file; `greendot serve` makes fleet.key"),
+        "{err}"
+    );
+    // A port that was free a moment ago.
+    let port = std::net::UdpSocket::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a port is free");
+    std::fs::write(dir.path().join("k"), "ab".repeat(32)).expect("the file can be written");
+    let (code, _, err) = greendot(
+        dir.path(),
+        &["beat", "bob", "--key-file", "k", "--udp", &port.to_string()],
+        &[],
+    );
+    assert_eq!(
+        (code, err),
+        (
+            1,
+            format!("greendot: {port}: nobody receives datagrams there; is `greendot serve` running?\n")
+        )
+    );
+}
+
+#[test]
+fn doctor_fails_where_nothing_can_work() {
+    let dir = folder();
+    std::fs::write(dir.path().join("f"), "").expect("the file can be written");
+    let free = ["--http", "127.0.0.1:0", "--udp", "127.0.0.1:0"];
+    let (code, out, _) = greendot(dir.path(), &[&["doctor", "--data-dir", "f/d"], &free[..]].concat(), &[]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.lines().any(|line| line.starts_with("FAIL data folder")), "{out}");
+}
