@@ -201,11 +201,8 @@ impl Shard {
                 }
                 Accepted::Aborted | Accepted::Empty => {}
                 Accepted::NoDescriptor => {
-                    self.engine.counters().add(Counter::LimitFileDescriptors, 1);
-                    tracing::warn!(
-                        shard = self.id,
-                        "no file descriptor is free; raise the limit (ulimit -n, LimitNOFILE=)"
-                    );
+                    let counters = self.engine.counters();
+                    counters.add(Counter::LimitFileDescriptors, 1);
                 }
             }
         }
