@@ -87,11 +87,8 @@ impl Engine {
         self.fanout.records.at.remove(&slot);
         let mut queue = |conn: u32| self.queue.push(conn, self.conns.at(conn), at);
         if transition.first && self.watches.named_len() > 0 {
-            self.watches.resolve(
-                self.presence.user(transition.slot).as_str(),
-                slot,
-                &mut queue,
-            );
+            self.watches
+                .resolve(self.presence.user(transition.slot).as_str(), slot, &mut queue);
         }
         let count = self.watches.mark(slot, &mut queue);
         self.counters.add(Counter::Marks, count.marks);
@@ -140,9 +137,7 @@ impl Engine {
             }
             let id = mark.last.then_some(now.unix);
             match mark.of {
-                Marked::Slot(slot) => {
-                    sse::write_presence_encoded(records.get(slot, presence, now), id, out)
-                }
+                Marked::Slot(slot) => sse::write_presence_encoded(records.get(slot, presence, now), id, out),
                 Marked::Name(name) => {
                     if let Some(record) = unseen(name) {
                         sse::write_presence(&record, id, out);

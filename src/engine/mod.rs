@@ -186,7 +186,10 @@ impl Engine {
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
+            // This shard's socket may hold beats for every shard's slots.
+            self.presence.hold_expiries_until(self.silence.hold_until());
         }
+        self.upkeep.turn_began(now.mono);
         self.presence.note_turn(self.shard, now);
         self.fanout.forget();
     }
@@ -202,9 +205,7 @@ impl Engine {
         }
         self.counters.add(Counter::ConnsAccepted, 1);
         let id = self.conns.insert();
-        let deadline = self
-            .timers
-            .tick_in(now.mono, self.settings.request_deadline_ms);
+        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
         let conn = self.conns.at(id.index);
         conn.moment = deadline;
         conn.put(flag::SURPLUS, surplus);
@@ -242,9 +243,7 @@ impl Engine {
             Written::All => self.flushed(id, now),
             Written::Some => {
                 self.counters.add(Counter::FlushesPartial, 1);
-                let stall = self
-                    .timers
-                    .tick_in(now.mono, self.settings.write_stall_max_ms);
+                let stall = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
                 self.timers.set_sooner(id.index, stall);
             }
         }
@@ -342,10 +341,7 @@ impl Engine {
         let gauges = [
             (Gauge::Conns, self.conns.len()),
             (Gauge::Streams, self.streams),
-            (
-                Gauge::WatchesBySlot,
-                self.watches.len() - self.watches.named_len(),
-            ),
+            (Gauge::WatchesBySlot, self.watches.len() - self.watches.named_len()),
             (Gauge::WatchesByName, self.watches.named_len()),
         ];
         for (gauge, value) in gauges {
@@ -378,9 +374,7 @@ impl Engine {
     /// Ends a connection: what is unsent goes out first.
     fn end(&mut self, id: ConnId, reason: Counter, now: Now) {
         self.counters.add(reason, 1);
-        let stall = self
-            .timers
-            .tick_in(now.mono, self.settings.write_stall_max_ms);
+        let stall = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -431,11 +425,7 @@ impl Engine {
 
     /// Takes a connection out of every table.
     fn forget(&mut self, id: ConnId) {
-        if self
-            .conns
-            .get(id)
-            .is_some_and(|conn| conn.phase() == Phase::Streaming)
-        {
+        if self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Streaming) {
             self.streams -= 1;
             self.watches.clear(id.index);
         }

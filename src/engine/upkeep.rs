@@ -15,6 +15,8 @@ use crate::wire::sse;
 
 /// Connections that one call fires, vouches for or drains.
 const CONNS_PER_CALL: u32 = 8_192;
+/// Longest sleep: a shard whose last turn is older than a few of these counts as stalled for the others.
+const SLEEP_MS_MAX: u64 = 500;
 /// Time between two steps of a drain.
 const DRAIN_STEP_MS: u64 = 20;
 /// How much older than the last mail seen a lost piece of mail's transitions may be, in ms.
@@ -30,6 +32,7 @@ pub(super) struct Upkeep {
     vouch: Pass,
     drain: Option<Pass>,
     drain_due: Mono,
+    sleep_until: Mono,
     resync: Option<Resync>,
     /// Up to when this shard's mail has been complete.
     mail_complete: Unix,
@@ -78,6 +81,7 @@ impl Upkeep {
             },
             drain: None,
             drain_due: now,
+            sleep_until: now,
             resync: None,
             mail_complete: Unix::from_ms(0),
             backlog: false,
@@ -94,10 +98,15 @@ impl Upkeep {
 
     /// When the next piece is due.
     pub(super) fn next(&self) -> Mono {
+        let due = self.sweep_due.min(self.sleep_until);
         match self.drain {
-            Some(_) => self.sweep_due.min(self.drain_due),
-            None => self.sweep_due,
+            Some(_) => due.min(self.drain_due),
+            None => due,
         }
+    }
+
+    pub(super) fn turn_began(&mut self, now: Mono) {
+        self.sleep_until = now.plus_ms(SLEEP_MS_MAX);
     }
 
     /// Mail lost from here on may carry times after the step.
@@ -173,8 +182,7 @@ impl Engine {
             }
             Phase::Reading if due => {
                 self.counters.add(Counter::LimitRequestDeadline, 1);
-                let detail =
-                    "the request was not complete in time; its time is counted from its beginning";
+                let detail = "the request was not complete in time; its time is counted from its beginning";
                 return self.fail(id, problems::REQUEST_TIMEOUT, detail, now);
             }
             Phase::Waiting if due => return self.abandon_edit(id, now),
@@ -221,10 +229,7 @@ impl Engine {
         let (target, enough) = self.upkeep.vouch.target(now.mono, interval_ms, places);
         for index in self.upkeep.vouch.cursor..target {
             let conn = self.conns.at(index);
-            if let Some(slot) = conn
-                .publisher()
-                .filter(|_| conn.phase() == Phase::Streaming)
-            {
+            if let Some(slot) = conn.publisher().filter(|_| conn.phase() == Phase::Streaming) {
                 let slot = Slot::new(slot);
                 let outcome = self.presence.record_beat(slot, now.unix, now);
                 self.book_beat(slot, outcome, Counter::BeatsStream, now);
@@ -278,8 +283,7 @@ impl Engine {
     /// Looks at one of this shard's own slots now.
     pub(super) fn look_own(&mut self, slot: Slot, now: Now) {
         let context = self.context(now);
-        self.sweep
-            .look(&self.presence, context, slot, &mut self.transitions);
+        self.sweep.look(&self.presence, context, slot, &mut self.transitions);
     }
 
     /// Tells this shard's watchers what has been decided, and gathers it for the others.
@@ -340,10 +344,7 @@ impl Engine {
         self.counters.add(Counter::Resyncs, 1);
         self.counters.add(Counter::LimitMailbox, 1);
         let floor = self.upkeep.mail_complete.minus_ms(RESYNC_SLACK_MS);
-        let floor = self
-            .upkeep
-            .resync
-            .map_or(floor, |resync| resync.floor.min(floor));
+        let floor = self.upkeep.resync.map_or(floor, |resync| resync.floor.min(floor));
         self.upkeep.resync = Some(Resync {
             slot: 0,
             name: Some(0),
@@ -358,10 +359,7 @@ impl Engine {
         if let Some(from) = resync.name {
             self.resync_names(from, &mut resync, now);
         } else {
-            let end = self
-                .presence
-                .users()
-                .min(resync.slot.saturating_add(CONNS_PER_CALL));
+            let end = self.presence.users().min(resync.slot.saturating_add(CONNS_PER_CALL));
             for slot in (resync.slot..end).map(Slot::new) {
                 let state = self.presence.state(slot, now);
                 if state.since.is_some_and(|since| since > resync.floor) {
@@ -385,14 +383,12 @@ impl Engine {
     fn resync_names(&mut self, from: usize, resync: &mut Resync, now: Now) {
         let mut found = Vec::new();
         let presence = &self.presence;
-        resync.name = self
-            .watches
-            .names_from(from, CONNS_PER_CALL as usize, |name| {
-                let slot = crate::wire::User::parse(name.as_bytes())
-                    .ok()
-                    .and_then(|user| presence.lookup(user));
-                found.extend(slot);
-            });
+        resync.name = self.watches.names_from(from, CONNS_PER_CALL as usize, |name| {
+            let slot = crate::wire::User::parse(name.as_bytes())
+                .ok()
+                .and_then(|user| presence.lookup(user));
+            found.extend(slot);
+        });
         for slot in found {
             let online = self.presence.state(slot, now).online;
             self.tell(
@@ -423,11 +419,7 @@ impl Engine {
     }
 
     fn drain_step(&mut self, now: Now) {
-        let Some(drain) = self
-            .upkeep
-            .drain
-            .filter(|_| now.mono >= self.upkeep.drain_due)
-        else {
+        let Some(drain) = self.upkeep.drain.filter(|_| now.mono >= self.upkeep.drain_due) else {
             return;
         };
         let (target, enough) = drain.target(now.mono, self.settings.drain_ms, self.conns.places());

@@ -26,47 +26,45 @@ impl Presence {
         self.stored(slot)
     }
 
-    /// Looks up and prefetches for a batch, then records: `each(index, slot, outcome)`, in the order given; users without a
-    /// slot get `intern`.
+    /// Looks up and prefetches for a batch of users, each with its sender's time, then records: `each(index, outcome)`, in
+    /// the order given; users without a slot get `intern`.
     pub fn record_beats(
         &self,
-        users: &[User<'_>],
-        sent_at: Unix,
+        beats: &[(User<'_>, Unix)],
         now: Now,
         each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), InternFault>),
     ) {
         let guard = epoch::pin();
-        for (batch, users) in users.chunks(BATCH_USERS).enumerate() {
+        for (batch, beats) in beats.chunks(BATCH_USERS).enumerate() {
             let mut hashes = [0; BATCH_USERS];
             let mut probes = [Probe::EMPTY; BATCH_USERS];
             let mut offsets = [None; BATCH_USERS];
             let mut slots = [None; BATCH_USERS];
-            for (i, user) in users.iter().enumerate() {
+            for (i, (user, _)) in beats.iter().enumerate() {
                 hashes[i] = self.interner.hash(*user);
                 probes[i] = self.interner.probe(hashes[i], &guard);
                 probes[i].prefetch();
             }
-            for i in 0..users.len() {
+            for i in 0..beats.len() {
                 offsets[i] = probes[i].next();
                 if let Some(offset) = offsets[i] {
                     self.interner.log().prefetch(offset);
                 }
             }
-            for (i, user) in users.iter().enumerate() {
+            for (i, (user, _)) in beats.iter().enumerate() {
                 let first = offsets[i].and_then(|offset| self.interner.slot_at(offset, *user));
                 // Another user with the same tag: seldom, so its misses need not overlap.
-                slots[i] = first
-                    .or_else(|| probes[i].find_map(|offset| self.interner.slot_at(offset, *user)));
+                slots[i] = first.or_else(|| probes[i].find_map(|offset| self.interner.slot_at(offset, *user)));
                 if let Some(slot) = slots[i] {
                     self.stamps.prefetch(slot);
                     self.online.prefetch(slot);
                 }
             }
-            for (i, user) in users.iter().enumerate() {
+            for (i, (user, sent_at)) in beats.iter().enumerate() {
                 let slot = slots[i].map_or_else(|| self.intern_new(*user, hashes[i], &guard), Ok);
                 each(
                     batch * BATCH_USERS + i,
-                    slot.map(|slot| (slot, self.record_beat(slot, sent_at, now))),
+                    slot.map(|slot| (slot, self.record_beat(slot, *sent_at, now))),
                 );
             }
         }
@@ -76,10 +74,7 @@ impl Presence {
     pub fn record_leave(&self, slot: Slot, sent_at: Unix, now: Now) -> LeaveOutcome {
         let cell = self.stamps.cell(slot);
         let mut leaves = self.leaves.lock();
-        if leaves
-            .sent_at(slot, now)
-            .is_some_and(|newest| sent_at <= newest)
-        {
+        if leaves.sent_at(slot, now).is_some_and(|newest| sent_at <= newest) {
             return LeaveOutcome::Ignored;
         }
         let before = cell.load(Ordering::Acquire);
@@ -150,16 +145,14 @@ impl Presence {
                 // which the goodbye came is the best that is known. A stamp ahead of every honest sender is from before a step.
                 None => {
                     let left_ms = ms_of(stamp);
-                    left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms()
-                        && sent_at.ms() <= left_ms
+                    left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms() && sent_at.ms() <= left_ms
                 }
             };
             if refused {
                 return BeatOutcome::BeforeLeave;
             }
             let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-                (stamp & LEFT != 0)
-                    .then(|| pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp) & !LEFT))
+                (stamp & LEFT != 0).then(|| pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp) & !LEFT))
             });
             debug_assert!(came_back.is_ok(), "LEFT is cleared under the lock only");
         } else {
