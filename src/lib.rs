@@ -5,5 +5,6 @@ pub mod engine;
 pub mod metrics;
 pub mod presence;
 pub mod realtime;
+pub mod shard;
 pub mod time;
 pub mod wire;
