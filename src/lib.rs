@@ -1,10 +1,15 @@
 //! greendot: a real-time presence server.
 
 pub mod admin;
+pub mod cli;
+pub mod config;
 pub mod engine;
+pub mod limits;
 pub mod metrics;
 pub mod presence;
 pub mod realtime;
+pub mod server;
 pub mod shard;
 pub mod time;
+pub mod tools;
 pub mod wire;

@@ -1,1 +1,91 @@
-fn main() {}
+//! The `greendot` binary: reads the command line and runs what it asks for.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use greendot::cli::{self, Ask};
+use greendot::config::{self, Config, Loaded, LogFormat, Sources};
+use greendot::time::Clock;
+use greendot::tools::{beat, doctor, key, top, watch};
+use tracing_subscriber::filter::LevelFilter;
+
+/// What was typed or configured can not be meant; as clap exits.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let variables = std::env::vars_os()
+        .map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        })
+        .collect();
+    match cli::ask(&cli::command().get_matches(), variables) {
+        Ask::Serve(sources) => with_config(&sources, |loaded| {
+            start_logging(&loaded.config);
+            outcome(greendot::server::run(loaded.config).map_err(|fault| fault.to_string()))
+        }),
+        Ask::Config(sources) => with_config(&sources, |loaded| printed(&loaded.to_toml())),
+        Ask::ConfigMarkdown => printed(&config::knobs::markdown()),
+        Ask::Doctor(sources) => with_config(&sources, |loaded| {
+            let (report, fit) = doctor::run(&loaded.config);
+            let code = printed(&report);
+            if fit { code } else { ExitCode::FAILURE }
+        }),
+        Ask::Beat(options) => outcome(beat::run(&options, &Clock::new(), &mut std::io::stdout())),
+        Ask::Watch(options) => outcome(watch::run(&options, &Clock::new())),
+        Ask::Key(options) => match key::run(&options) {
+            Ok(text) => printed(&text),
+            Err(why) => outcome(Err(why)),
+        },
+        Ask::Top(options) => outcome(top::run(&options, &Clock::new())),
+    }
+}
+
+fn with_config(sources: &Sources, run: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
+    match config::load(sources) {
+        Ok(loaded) => run(loaded),
+        Err(faults) => {
+            for fault in faults {
+                eprintln!("greendot: {fault}");
+            }
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn outcome(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("greendot: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn printed(text: &str) -> ExitCode {
+    use std::io::Write;
+    // Whoever closed the pipe has read enough.
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => outcome(Err(format!("output: {error}"))),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Logs go to stderr: stdout has the one line that says what is listened on.
+fn start_logging(config: &Config) {
+    let level: LevelFilter = config
+        .log_level
+        .name()
+        .parse()
+        .expect("the names are those of LevelFilter");
+    let logs = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Human => logs.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}

@@ -84,6 +84,16 @@ impl Counters {
         *sum = sum.wrapping_add(micros.wrapping_mul(n));
     }
 
+    /// All counters' values, in the order of [`Counter::ROWS`].
+    pub fn counters(&self) -> &[u64] {
+        &self.cells[..Counter::COUNT]
+    }
+
+    /// All gauges' values, in the order of [`Gauge::ROWS`].
+    pub fn gauges(&self) -> &[u64] {
+        &self.cells[GAUGES_AT..HISTOGRAMS_AT]
+    }
+
     /// A counter's value.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.cells[counter as usize]

@@ -18,11 +18,11 @@ const LAYERS: [(&str, u32); 17] = [
     ("relay", 4),
     ("cluster", 4),
     ("config", 5),
-    ("limits", 5),
-    ("server", 6),
-    ("tools", 6),
-    ("cli", 7),
-    ("main", 8),
+    ("limits", 6),
+    ("server", 7),
+    ("tools", 7),
+    ("cli", 8),
+    ("main", 9),
 ];
 
 /// Crates that only one module may use, and why it is that one.

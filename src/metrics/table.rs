@@ -67,6 +67,9 @@ macro_rules! table {
                 },
             )+ )+ ];
 
+            /// All, in the order of the table.
+            pub const ALL: &'static [$kind] = &[ $( $( $kind::$variant, )+ )+ ];
+
             /// Number of rows.
             pub const COUNT: usize = Self::$rows.len();
 

@@ -1,0 +1,321 @@
+//! The command line: what may be typed, and what it asks for.
+//!
+//! Owns the subcommands and their help. `serve`'s flags are the rows of the knob table. Never runs anything: `main.rs` does.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::config::knobs::{KNOBS, Kind};
+use crate::config::value;
+use crate::config::{Config, Sources};
+use crate::tools::{beat, key, top, watch};
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Run the server.
+    Serve(Sources),
+    /// Print the effective configuration.
+    Config(Sources),
+    /// Print the flags as Markdown.
+    ConfigMarkdown,
+    /// Check the machine against the configuration.
+    Doctor(Sources),
+    /// Send beat datagrams.
+    Beat(beat::Options),
+    /// Follow users in the terminal.
+    Watch(watch::Options),
+    /// Make or name a fleet key.
+    Key(key::Options),
+    /// Show a server's vital rates.
+    Top(top::Options),
+}
+
+const AFTER_HELP: &str = "Every flag of `serve` is also a variable (GREENDOT_BEAT_INTERVAL_MS for --beat-interval-ms) and a key \
+of the file named by --config (beat_interval_ms). Flags win over variables, variables over the file. `greendot config` shows \
+the effective values and where each came from.";
+
+/// The grammar.
+pub fn command() -> Command {
+    let version = env!("CARGO_PKG_VERSION");
+    with_knobs(Command::new("greendot"))
+        .version(version)
+        .about("Real-time presence server: who is online, when each was last active, pushed the moment it changes")
+        .long_about(
+            "Real-time presence server: who is online, when each was last active, pushed the moment it changes.\n\n\
+             Without a command it serves.",
+        )
+        .after_help(AFTER_HELP)
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .subcommand(
+            with_knobs(Command::new("serve"))
+                .about("Run the server (the default)")
+                .after_help(AFTER_HELP),
+        )
+        .subcommand(watch_command())
+        .subcommand(beat_command())
+        .subcommand(
+            with_knobs(Command::new("config"))
+                .about("Print the effective configuration and where each value came from")
+                .arg(
+                    Arg::new("markdown")
+                        .long("markdown")
+                        .action(ArgAction::SetTrue)
+                        .help("Print all flags as Markdown tables instead"),
+                ),
+        )
+        .subcommand(
+            with_knobs(Command::new("doctor"))
+                .about("Check this machine's limits against what the configuration needs; takes the flags of serve"),
+        )
+        .subcommand(
+            Command::new("key")
+                .about("Print a fresh fleet key")
+                .arg(path_arg("id").help("Print the id of each key in this file instead; the first signs")),
+        )
+        .subcommand(
+            Command::new("top")
+                .about("Show a server's vital rates, shard by shard")
+                .arg(http_arg())
+                .arg(
+                    Arg::new("count")
+                        .long("count")
+                        .value_name("N")
+                        .value_parser(value_parser!(u64))
+                        .help("Stop after N refreshes"),
+                ),
+        )
+}
+
+fn watch_command() -> Command {
+    Command::new("watch")
+        .about("Follow users in the terminal: a live table, or one line per change if the output is no terminal")
+        .arg(users_arg().help("Whom to watch"))
+        .arg(
+            Arg::new("user")
+                .long("user")
+                .value_name("USER")
+                .help("Be online as this user while watching"),
+        )
+        .arg(http_arg())
+}
+
+fn beat_command() -> Command {
+    Command::new("beat")
+        .about("Send beat datagrams, as a device without a stream does")
+        .arg(users_arg().help("Who is alive"))
+        .arg(
+            Arg::new("every")
+                .long("every")
+                .value_name("TIME")
+                .value_parser(|text: &str| value::millis(text, &(1..=86_400_000)).map_err(|why| format!("it {why}")))
+                .help("Keep beating, this often: 10s"),
+        )
+        .arg(
+            Arg::new("count")
+                .long("count")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(1..))
+                .requires("every")
+                .help("Stop after N beats"),
+        )
+        .arg(
+            Arg::new("leave")
+                .long("leave")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("every")
+                .help("Say goodbye instead"),
+        )
+        .arg(
+            Arg::new("udp")
+                .long("udp")
+                .value_name("IP:PORT")
+                .value_parser(value_parser!(SocketAddr))
+                .default_value("127.0.0.1:8081")
+                .help("Where the server receives datagrams"),
+        )
+        .arg(
+            path_arg("key-file")
+                .conflicts_with("data-dir")
+                .help("File with the fleet key; the first signs"),
+        )
+        .arg(
+            path_arg("data-dir")
+                .default_value("./greendot-data")
+                .help("The server's data folder, whose fleet.key is used"),
+        )
+}
+
+fn users_arg() -> Arg {
+    Arg::new("users").value_name("USER").required(true).num_args(1..)
+}
+
+fn http_arg() -> Arg {
+    Arg::new("http")
+        .long("http")
+        .value_name("IP:PORT")
+        .value_parser(value_parser!(SocketAddr))
+        .default_value("127.0.0.1:8080")
+        .help("Where the server listens for HTTP")
+}
+
+fn path_arg(name: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("PATH")
+        .value_parser(value_parser!(PathBuf))
+}
+
+fn with_knobs(mut command: Command) -> Command {
+    command = command.arg(path_arg("config").help("TOML file of settings"));
+    let defaults = Config::default();
+    for knob in KNOBS {
+        // Told here and not to clap, which could not say that nobody set it.
+        let help = match (knob.get)(&defaults) {
+            Some(value) if !value.is_empty() => format!("{} [default: {value}]", knob.doc),
+            _ => knob.doc.into(),
+        };
+        let mut arg = Arg::new(knob.name).long(knob.name).value_name(knob.kind.placeholder());
+        arg = arg.help(help).help_heading(knob.group);
+        if knob.kind == Kind::Switch {
+            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+        }
+        command = command.arg(arg);
+    }
+    command
+}
+
+/// What `matches` of [`command`] ask for. `variables` is the environment.
+pub fn ask(matches: &ArgMatches, variables: Vec<(String, String)>) -> Ask {
+    match matches.subcommand() {
+        Some(("config", given)) if given.get_flag("markdown") => Ask::ConfigMarkdown,
+        Some(("config", given)) => Ask::Config(sources(given, variables)),
+        Some(("doctor", given)) => Ask::Doctor(sources(given, variables)),
+        Some(("serve", given)) => Ask::Serve(sources(given, variables)),
+        Some(("beat", given)) => Ask::Beat(beat::Options {
+            users: users(given),
+            every_ms: given.get_one("every").copied(),
+            count: given.get_one("count").copied(),
+            leave: given.get_flag("leave"),
+            udp: address(given, "udp"),
+            key_file: given.get_one::<PathBuf>("key-file").cloned().unwrap_or_else(|| {
+                let folder = given.get_one::<PathBuf>("data-dir").expect("it has a default");
+                folder.join("fleet.key")
+            }),
+        }),
+        Some(("watch", given)) => Ask::Watch(watch::Options {
+            users: users(given),
+            user: given.get_one("user").cloned(),
+            http: address(given, "http"),
+        }),
+        Some(("key", given)) => Ask::Key(key::Options {
+            id_of: given.get_one("id").cloned(),
+        }),
+        Some(("top", given)) => Ask::Top(top::Options {
+            http: address(given, "http"),
+            count: given.get_one("count").copied(),
+        }),
+        _ => Ask::Serve(sources(matches, variables)),
+    }
+}
+
+fn users(given: &ArgMatches) -> Vec<String> {
+    given
+        .get_many::<String>("users")
+        .map(|users| users.cloned().collect())
+        .unwrap_or_default()
+}
+
+fn address(given: &ArgMatches, name: &str) -> SocketAddr {
+    *given.get_one(name).expect("it has a default")
+}
+
+fn sources(given: &ArgMatches, variables: Vec<(String, String)>) -> Sources {
+    let flag = |name: &str| {
+        given
+            .get_one::<String>(name)
+            .map(|value| (name.to_owned(), value.clone()))
+    };
+    Sources {
+        config_file: given.get_one("config").cloned(),
+        flags: KNOBS.iter().filter_map(|knob| flag(knob.name)).collect(),
+        variables,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(line: &str) -> Ask {
+        let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+        ask(&matches, Vec::new())
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default() {
+        for line in [
+            "greendot --retry-ms 5s --insecure",
+            "greendot serve --retry-ms 5s --insecure",
+        ] {
+            let Ask::Serve(sources) = asked(line) else {
+                panic!("{line}")
+            };
+            let flags = [("insecure".into(), "true".into()), ("retry-ms".into(), "5s".into())];
+            assert_eq!(sources.flags, flags);
+        }
+        let Ask::Serve(sources) = asked("greendot --insecure=false --config a.toml") else {
+            panic!()
+        };
+        assert_eq!(sources.flags, [("insecure".into(), "false".into())]);
+        assert_eq!(sources.config_file, Some(PathBuf::from("a.toml")));
+    }
+
+    #[test]
+    fn beat_finds_its_key() {
+        let key_file = |line| match asked(line) {
+            Ask::Beat(options) => options.key_file,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            key_file("greendot beat bob"),
+            PathBuf::from("./greendot-data/fleet.key")
+        );
+        assert_eq!(key_file("greendot beat bob --data-dir d"), PathBuf::from("d/fleet.key"));
+        assert_eq!(key_file("greendot beat bob --key-file k"), PathBuf::from("k"));
+    }
+
+    #[test]
+    fn beat_options() {
+        let Ask::Beat(options) = asked("greendot beat bob carol --every 10s --count 3 --udp 127.0.0.1:9") else {
+            panic!()
+        };
+        assert_eq!(
+            (options.users, options.every_ms, options.count),
+            (vec!["bob".into(), "carol".into()], Some(10_000), Some(3))
+        );
+        for line in [
+            "greendot beat",
+            "greendot beat bob --count 2",
+            "greendot beat bob --leave --every 1s",
+            "greendot beat bob --every 0",
+        ] {
+            assert!(command().try_get_matches_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_work_yet_is_not_listed() {
+        for name in ["realtime", "presence", "token", "store"] {
+            assert!(command().find_subcommand(name).is_none());
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The table of knobs: one row for each thing that can be set, from which flags, variables, file keys, `greendot config`
+//! and the table in docs/OPERATIONS.md all come.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use crate::config::{Config, LogFormat, LogLevel, VARIABLE_PREFIX, value};
+use crate::engine::settings::{HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
+use crate::presence::SLOTS_MAX;
+
+/// What kind of value a knob takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// IP address and port.
+    Address,
+    /// A path.
+    Path,
+    /// Milliseconds.
+    Millis,
+    /// Bytes.
+    Bytes,
+    /// A whole number.
+    Count,
+    /// A whole number or `auto`.
+    CountOrAuto,
+    /// One of some words.
+    Word,
+    /// Words between commas; an array in a file.
+    List,
+    /// true or false; as a flag alone, true.
+    Switch,
+}
+
+impl Kind {
+    /// How help texts call the value.
+    pub const fn placeholder(self) -> &'static str {
+        match self {
+            Kind::Address => "IP:PORT",
+            Kind::Path => "PATH",
+            Kind::Millis => "MS",
+            Kind::Bytes => "BYTES",
+            Kind::Count | Kind::CountOrAuto => "N",
+            Kind::Word => "WORD",
+            Kind::List => "A,B,..",
+            Kind::Switch => "BOOL",
+        }
+    }
+}
+
+/// One thing that can be set.
+pub struct Knob {
+    /// The flag without its dashes. The variable is `GREENDOT_` and this in capitals, the file key this; with `_` for `-`.
+    pub name: &'static str,
+    /// Heading in help and docs.
+    pub group: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it does.
+    pub doc: &'static str,
+    /// Its value as it would be typed; None if it is unset.
+    pub get: fn(&Config) -> Option<String>,
+    /// Sets it from what was typed; the error says what is allowed.
+    pub set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+impl Knob {
+    /// `GREENDOT_BEAT_INTERVAL_MS`
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.name.replace('-', "_").to_uppercase())
+    }
+
+    /// `beat_interval_ms`
+    pub fn key(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
+    /// Its value as a file would have it.
+    pub fn toml(&self, config: &Config) -> Option<String> {
+        let value = (self.get)(config)?;
+        let quoted = |text: &str| toml::Value::String(text.into()).to_string();
+        Some(match self.kind {
+            Kind::Millis | Kind::Bytes | Kind::Count | Kind::Switch => value,
+            Kind::CountOrAuto if value != "auto" => value,
+            Kind::Address | Kind::Path | Kind::Word | Kind::CountOrAuto => quoted(&value),
+            Kind::List => {
+                let words: Vec<_> = value::list(&value).iter().map(|word| quoted(word)).collect();
+                format!("[{}]", words.join(", "))
+            }
+        })
+    }
+}
+
+/// A week: longer than any interval makes sense.
+const WEEK_MS: u64 = 604_800_000;
+const FROM_ONE_MS: RangeInclusive<u64> = 1..=WEEK_MS;
+const FROM_ZERO_MS: RangeInclusive<u64> = 0..=WEEK_MS;
+const FROM_ONE: RangeInclusive<u64> = 1..=1 << 30;
+
+/// Rows whose value is a number in `Settings` or `Config`.
+macro_rules! number {
+    ($group:expr, $name:literal, $kind:ident $parse:ident $allowed:expr, $($field:ident).+, $doc:literal) => {
+        Knob {
+            name: $name,
+            group: $group,
+            kind: Kind::$kind,
+            doc: $doc,
+            get: |config| Some(config.$($field).+.to_string()),
+            set: |config, text| {
+                let number = value::$parse(text, &$allowed)?;
+                config.$($field).+ = number.try_into().map_err(|_| String::from("is too large for this machine"))?;
+                Ok(())
+            },
+        }
+    };
+}
+
+const PLACE: &str = "Addresses and files";
+const TIME: &str = "Presence and time";
+const CONNS: &str = "Connections and streams";
+const STORE: &str = "Users and store";
+const TURN: &str = "Work of one turn";
+const LOG: &str = "Logging";
+
+/// All knobs, in the order of help and docs.
+pub const KNOBS: &[Knob] = &[
+    Knob {
+        name: "http",
+        group: PLACE,
+        kind: Kind::Address,
+        doc: "Where to listen for HTTP; port 0 lets the kernel pick one",
+        get: |config| Some(config.http.to_string()),
+        set: |config, text| value::address(text).map(|value| config.http = value),
+    },
+    Knob {
+        name: "udp",
+        group: PLACE,
+        kind: Kind::Address,
+        doc: "Where to receive beat datagrams; port 0 lets the kernel pick one",
+        get: |config| Some(config.udp.to_string()),
+        set: |config, text| value::address(text).map(|value| config.udp = value),
+    },
+    Knob {
+        name: "data-dir",
+        group: PLACE,
+        kind: Kind::Path,
+        doc: "Folder of the presence database, made if missing; one process at a time",
+        get: |config| Some(config.data_dir.display().to_string()),
+        set: |config, text| path(text).map(|value| config.data_dir = value),
+    },
+    Knob {
+        name: "key-file",
+        group: PLACE,
+        kind: Kind::Path,
+        doc: "Fleet keys, one a line of 64 hex digits, the first signs; unset: fleet.key in the data folder, made if missing",
+        get: |config| config.key_file.as_ref().map(|path| path.display().to_string()),
+        set: |config, text| path(text).map(|path| config.key_file = Some(path)),
+    },
+    Knob {
+        name: "insecure",
+        group: PLACE,
+        kind: Kind::Switch,
+        doc: "Allow addresses that other machines can reach, although nobody has to prove who they are",
+        get: |config| Some(config.insecure.to_string()),
+        set: |config, text| value::switch(text).map(|value| config.insecure = value),
+    },
+    Knob {
+        name: "cors-origins",
+        group: PLACE,
+        kind: Kind::List,
+        doc: "Web origins (scheme://host[:port]) whose pages may call the API, or *; none: only greendot's own page",
+        get: |config| Some(config.settings.cors_origins.join(",")),
+        set: |config, text| {
+            config.settings.cors_origins = value::list(text);
+            Ok(())
+        },
+    },
+    Knob {
+        name: "shards",
+        group: PLACE,
+        kind: Kind::CountOrAuto,
+        doc: "Threads, each with its own sockets and streams, pinned to a core; auto: the cores this process may use",
+        get: |config| Some(config.shards.map_or("auto".into(), |shards| shards.to_string())),
+        set: |config, text| {
+            config.shards = if text == "auto" {
+                None
+            } else {
+                let number = value::count(text, &(1..=256)).map_err(|why| format!("{why}, nor auto"))?;
+                u16::try_from(number).ok()
+            };
+            Ok(())
+        },
+    },
+    number!(TIME, "beat-interval-ms", Millis millis FROM_ONE_MS, settings.beat_interval_ms,
+        "How often a publisher is vouched for; told to clients, and the period of the beats for open streams"),
+    number!(TIME, "offline-after-ms", Millis millis FROM_ONE_MS, settings.offline_after_ms,
+        "Silence after which a publisher is offline; at least twice beat-interval-ms"),
+    number!(TIME, "sweep-interval-ms", Millis millis FROM_ONE_MS, settings.sweep_interval_ms,
+        "Time between two sweeps over the publishers: the most by which offline is told late; at most half of offline-after-ms"),
+    number!(TIME, "beat-skew-max-ms", Millis millis FROM_ONE_MS, settings.beat_skew_max_ms,
+        "Most that a datagram's own time may differ from the server's; at least 1000"),
+    number!(CONNS, "conns-max", Count count FROM_ONE, settings.conns_max,
+        "Most connections of one shard, streams included; each needs a file descriptor"),
+    number!(CONNS, "head-bytes-max", Bytes bytes HEAD_BYTES_FLOOR as u64..=1 << 20, settings.head_bytes_max,
+        "Longest request line and headers; beyond: 414 or 431"),
+    number!(CONNS, "header-count-max", Count count 1..=1_000, settings.header_count_max,
+        "Most headers of one request; beyond: 431"),
+    number!(CONNS, "body-bytes-max", Bytes bytes 1..=1 << 30, settings.body_bytes_max,
+        "Longest request body; beyond: 413"),
+    number!(CONNS, "request-deadline-ms", Millis millis FROM_ONE_MS, settings.request_deadline_ms,
+        "Time for a whole request to arrive, from accept or the end of the previous answer; no byte extends it; beyond: 408"),
+    number!(CONNS, "keep-alive-idle-ms", Millis millis FROM_ZERO_MS, settings.keep_alive_idle_ms,
+        "Time that a connection may wait between two requests; 0 closes after each answer"),
+    number!(CONNS, "linger-ms", Millis millis FROM_ZERO_MS, settings.linger_ms,
+        "Time for which a refused request's remaining bytes are read and dropped, so that the client reads the refusal"),
+    number!(CONNS, "query-users-max", Count count FROM_ONE, settings.query_users_max,
+        "Most users in one query, beat or leave over HTTP; beyond: 413"),
+    number!(CONNS, "watches-per-stream-max", Count count FROM_ONE, settings.watches_per_stream_max,
+        "Most publishers that one stream may watch; beyond: 413"),
+    number!(CONNS, "watches-per-shard-max", Count count 1..=1 << 32, settings.watches_per_shard_max,
+        "Most watches of one shard, at most 16 bytes each; beyond, new watches are refused and streams kept"),
+    number!(CONNS, "outbox-bytes-max", Bytes bytes OUTBOX_BYTES_FLOOR as u64..=1 << 30, settings.outbox_bytes_max,
+        "Bytes encoded for one stream and not yet written; beyond, only marks are kept until the reader catches up"),
+    number!(CONNS, "write-stall-max-ms", Millis millis FROM_ONE_MS, settings.write_stall_max_ms,
+        "Time that a peer may acknowledge nothing while bytes are waiting; then it is evicted (also TCP_USER_TIMEOUT)"),
+    number!(CONNS, "keep-alive-ms", Millis millis FROM_ONE_MS, settings.keep_alive_ms,
+        "Silence on a stream after which a comment line is sent; keep it below what proxies cut at"),
+    number!(CONNS, "retry-ms", Millis millis FROM_ONE_MS, settings.retry_ms,
+        "Base of the jittered delay before a reader reconnects; wider while draining or overloaded"),
+    number!(CONNS, "drain-ms", Millis millis FROM_ZERO_MS, settings.drain_ms,
+        "Time over which streams are closed after SIGTERM; 0 closes all at once"),
+    number!(STORE, "users-max", Count count 1..=SLOTS_MAX as u64, users_max,
+        "Most users ever known; 8 bytes of address space in each of two files; beyond, new users' beats are refused"),
+    number!(STORE, "flush-bytes-per-second-max", Bytes bytes 4_096..=1 << 40, flush_bytes_per_second_max,
+        "Budget of the background write-back; stamp bytes divided by this is what a power cut may lose (a crash loses nothing)"),
+    number!(TURN, "sweep-slots-per-turn-max", Count count FROM_ONE, settings.sweep_slots_per_turn_max,
+        "Most publishers swept in one turn"),
+    number!(TURN, "flushes-per-turn-max", Count count FROM_ONE, settings.flushes_per_turn_max,
+        "Most streams written to in one turn"),
+    number!(TURN, "mail-per-turn-max", Count count FROM_ONE, settings.mail_per_turn_max,
+        "Most pieces of mail from other shards handled in one turn"),
+    number!(TURN, "datagrams-per-turn-max", Count count FROM_ONE, settings.datagrams_per_turn_max,
+        "Most datagrams received in one turn"),
+    number!(TURN, "mailbox-max", Count count FROM_ONE, settings.mailbox_max,
+        "Most pieces of mail waiting for one shard; when full, it reads the published states anew"),
+    Knob {
+        name: "log-format",
+        group: LOG,
+        kind: Kind::Word,
+        doc: "human or json; logs go to stderr",
+        get: |config| Some(config.log_format.name().into()),
+        set: |config, text| LogFormat::parse(text).map(|value| config.log_format = value),
+    },
+    Knob {
+        name: "log-level",
+        group: LOG,
+        kind: Kind::Word,
+        doc: "off, error, warn, info, debug or trace; user ids appear at debug and trace only",
+        get: |config| Some(config.log_level.name().into()),
+        set: |config, text| LogLevel::parse(text).map(|value| config.log_level = value),
+    },
+];
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        Err("is empty; write a path".into())
+    } else {
+        Ok(PathBuf::from(text))
+    }
+}
+
+/// The flags, variables and keys as a Markdown table, one section per group: the source of docs/OPERATIONS.md's.
+pub fn markdown() -> String {
+    let defaults = Config::default();
+    let mut out = String::new();
+    let mut group = "";
+    for knob in KNOBS {
+        if knob.group != group {
+            group = knob.group;
+            out.push_str(&format!(
+                "\n**{group}**\n\n| flag | value | default | what it does |\n|---|---|---|---|\n"
+            ));
+        }
+        let default = match (knob.get)(&defaults) {
+            Some(value) if value.is_empty() => "none".into(),
+            Some(value) => format!("`{value}`"),
+            None => "unset".into(),
+        };
+        out.push_str(&format!(
+            "| `--{}` | {} | {} | {} |\n",
+            knob.name,
+            knob.kind.placeholder(),
+            default,
+            knob.doc
+        ));
+    }
+    out
+}

@@ -1,0 +1,229 @@
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use super::*;
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|&(name, value)| (name.into(), value.into())).collect()
+}
+
+fn load_from(file: Option<&str>, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
+    let mut sources = Sources {
+        config_file: None,
+        flags: pairs(flags),
+        variables: pairs(variables),
+    };
+    let mut named = tempfile::NamedTempFile::new().unwrap();
+    if let Some(text) = file {
+        named.write_all(text.as_bytes()).unwrap();
+        sources.config_file = Some(named.path().into());
+    }
+    // The file's name differs from run to run; its faults are compared without it.
+    let prefix = named.path().display().to_string();
+    load(&sources).map_err(|faults| faults.iter().map(|fault| fault.replace(&prefix, "FILE")).collect())
+}
+
+fn origin_of(loaded: &Loaded, name: &str) -> String {
+    let row = KNOBS.iter().position(|knob| knob.name == name).unwrap();
+    loaded.origins[row].to_string()
+}
+
+#[test]
+fn defaults_pass() {
+    let loaded = load_from(None, &[("PATH", "/bin"), ("GREENDOTS", "no matter")], &[]).unwrap();
+    assert_eq!(loaded.config, Config::default());
+    assert!(loaded.origins.iter().all(|origin| *origin == Origin::Default));
+    assert_eq!(loaded.config.key_path(), PathBuf::from("./greendot-data/fleet.key"));
+    assert!(loaded.config.shard_count() >= 1);
+}
+
+#[test]
+fn flags_over_variables_over_file() {
+    let file = "# mine\nretry_ms = 1\ndrain_ms = \"2s\"\nlinger_ms = 3\n";
+    let variables = [("GREENDOT_DRAIN_MS", "20"), ("GREENDOT_LINGER_MS", "30")];
+    let loaded = load_from(Some(file), &variables, &[("linger-ms", "300ms")]).unwrap();
+    let settings = &loaded.config.settings;
+    assert_eq!((settings.retry_ms, settings.drain_ms, settings.linger_ms), (1, 20, 300));
+    assert!(origin_of(&loaded, "retry-ms").ends_with(":2"));
+    let written = "conns_max = 600_000\nmailbox_max = 0x10\nkey_file = 'a'\n";
+    let loaded_too = load_from(Some(written), &[], &[]).unwrap();
+    assert_eq!(
+        (
+            loaded_too.config.settings.conns_max,
+            loaded_too.config.settings.mailbox_max
+        ),
+        (600_000, 16)
+    );
+    assert_eq!(origin_of(&loaded, "drain-ms"), "GREENDOT_DRAIN_MS");
+    assert_eq!(origin_of(&loaded, "linger-ms"), "--linger-ms");
+    assert_eq!(origin_of(&loaded, "http"), "default");
+}
+
+#[test]
+fn the_variable_names_the_file_and_the_flag_wins() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"shards = 3").unwrap();
+    let path = file.path().to_str().unwrap();
+    let loaded = load_from(None, &[(CONFIG_VARIABLE, path)], &[]).unwrap();
+    assert_eq!(loaded.config.shard_count(), 3);
+    let loaded = load_from(Some("shards = \"auto\""), &[(CONFIG_VARIABLE, path)], &[]).unwrap();
+    assert_eq!(loaded.config.shards, None);
+}
+
+#[test]
+fn what_is_unknown_is_named_with_its_nearest() {
+    let file = "offline_after = 1\n\n[http]\nport = 1\n";
+    let variables = [("GREENDOT_BEAT_INTERVAL", "1"), ("GREENDOT_XQZ", "1")];
+    assert_eq!(
+        load_from(Some(file), &variables, &[]).unwrap_err(),
+        [
+            "FILE:1: offline_after: no such key; did you mean offline_after_ms?",
+            "FILE:3: http: takes a string",
+            "GREENDOT_BEAT_INTERVAL: no such variable; did you mean GREENDOT_BEAT_INTERVAL_MS?",
+            "GREENDOT_XQZ: no such variable; `greendot config` lists all",
+        ]
+    );
+}
+
+#[test]
+fn what_is_wrong_is_named_with_what_is_allowed() {
+    let file =
+        "beat_interval_ms = 1.5\nhttp = \"localhost:80\"\ncors_origins = [\"http://a\", 1]\ninsecure = \"true\"\n";
+    let found = load_from(Some(file), &[("GREENDOT_SHARDS", "0")], &[("log-format", "xml")]);
+    assert_eq!(
+        found.unwrap_err(),
+        [
+            "FILE:1: beat_interval_ms: takes a whole number, or a string with a unit",
+            "FILE:2: http: \"localhost:80\" is not an IP address and a port; write 127.0.0.1:8080 or [::1]:8080 (port 0: the \
+             kernel picks one)",
+            "FILE:3: cors_origins: takes an array of strings",
+            "FILE:4: insecure: takes true or false",
+            "GREENDOT_SHARDS: \"0\" is not a whole number from 1 to 256, nor auto",
+            "--log-format: \"xml\" is neither human nor json",
+        ]
+    );
+}
+
+#[test]
+fn files_that_are_none() {
+    assert_eq!(load_from(Some("a = 1\nb = = 2\n"), &[], &[]).unwrap_err().len(), 1);
+    assert!(load_from(Some("a = 1\nb = = 2\n"), &[], &[]).unwrap_err()[0].starts_with("FILE:2: not TOML: "));
+    let sources = Sources {
+        config_file: Some("/nonexistent/x.toml".into()),
+        ..Sources::default()
+    };
+    assert!(load(&sources).unwrap_err()[0].starts_with("/nonexistent/x.toml: can not be read: "));
+}
+
+#[test]
+fn only_loopback_without_insecure() {
+    for address in ["0.0.0.0:80", "192.0.2.1:0", "[::]:80", "[::ffff:192.0.2.1]:80"] {
+        let found = load_from(None, &[], &[("http", address)]).unwrap_err();
+        assert!(
+            found[0].starts_with(&format!("http is {address}, which other machines may reach")),
+            "{found:?}"
+        );
+        let insecure = ("insecure", "true");
+        assert!(load_from(None, &[], &[("http", address), insecure]).is_ok());
+    }
+    for address in ["127.0.0.1:0", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+        assert!(load_from(None, &[], &[("udp", address)]).is_ok(), "{address}");
+    }
+}
+
+#[test]
+fn cross_field_faults_are_told() {
+    let found = load_from(None, &[], &[("beat-interval-ms", "20s")]).unwrap_err();
+    assert!(
+        found.len() == 1 && found[0].starts_with("offline-after-ms (25000) is less than twice"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_is_printed_loads_again() {
+    let flags = [
+        ("http", "[::1]:0"),
+        ("cors-origins", "https://a.b,http://c:1"),
+        ("shards", "7"),
+        ("key-file", "a \"b\\.key"),
+        ("insecure", "true"),
+    ];
+    let loaded = load_from(None, &[], &flags).unwrap();
+    let again = load_from(Some(&loaded.to_toml()), &[], &[]).unwrap();
+    assert_eq!(again.config, loaded.config);
+    let defaults = load_from(None, &[], &[]).unwrap();
+    assert!(defaults.to_toml().contains("\n# key_file is unset"));
+    assert_eq!(
+        load_from(Some(&defaults.to_toml()), &[], &[]).unwrap().config,
+        Config::default()
+    );
+}
+
+#[test]
+fn rows_are_sound() {
+    let names: BTreeSet<_> = KNOBS.iter().map(|knob| knob.name).collect();
+    assert_eq!(names.len(), KNOBS.len());
+    let defaults = Config::default();
+    for knob in KNOBS {
+        assert!(
+            knob.doc.len() > 20 && !knob.doc.ends_with('.') && !knob.doc.contains('|'),
+            "{}",
+            knob.name
+        );
+        // What a getter gives, its setter takes; and a row reads what it writes.
+        if let Some(value) = (knob.get)(&defaults) {
+            let mut config = Config::default();
+            (knob.set)(&mut config, &value).unwrap();
+            assert_eq!(config, defaults, "{}", knob.name);
+        }
+        let other = match knob.kind {
+            Kind::Address => "127.0.0.2:9",
+            Kind::Path => "elsewhere",
+            Kind::Switch => "true",
+            Kind::List => "http://a",
+            Kind::Word if knob.name == "log-format" => "json",
+            Kind::Word => "trace",
+            Kind::Millis | Kind::Bytes | Kind::Count | Kind::CountOrAuto => "7",
+        };
+        let mut config = Config::default();
+        let other = if (knob.set)(&mut config, other).is_ok() {
+            other
+        } else {
+            "7777"
+        };
+        (knob.set)(&mut config, other).unwrap();
+        assert_eq!((knob.get)(&config).as_deref(), Some(other), "{}", knob.name);
+        let changed = KNOBS.iter().filter(|each| (each.get)(&config) != (each.get)(&defaults));
+        assert_eq!(changed.map(|each| each.name).collect::<Vec<_>>(), [knob.name]);
+    }
+}
+
+/// Every field of `Settings` has its row: what its `Debug` names and what the rows name are the same.
+#[test]
+fn every_setting_has_its_row() {
+    let shown = format!("{:#?}", Settings::default());
+    let fields: Vec<_> = shown
+        .lines()
+        .filter_map(|line| line.trim().split_once(':'))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(fields.len() > 20);
+    for field in fields {
+        assert!(KNOBS.iter().any(|knob| knob.key() == field), "{field}");
+    }
+}
+
+#[test]
+fn operations_page_has_the_table() {
+    let page = include_str!("../../docs/OPERATIONS.md");
+    let (_, rest) = page
+        .split_once("<!-- flags: printed by `greendot config --markdown` -->\n")
+        .unwrap();
+    let (table, _) = rest.split_once("<!-- end of flags -->").unwrap();
+    assert_eq!(
+        table,
+        knobs::markdown(),
+        "print it anew with `greendot config --markdown`"
+    );
+}

@@ -1,0 +1,217 @@
+//! `greendot beat`: real beat datagrams from the command line.
+//!
+//! Owns the splitting of users over datagrams and the order of their times. The format is `wire::beat`'s.
+
+use std::io::Write;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::time::{Clock, Unix};
+use crate::tools::key;
+use crate::wire::User;
+use crate::wire::beat::{FleetKey, Writer};
+
+/// What `greendot beat` was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Who is alive.
+    pub users: Vec<String>,
+    /// Time between two beats, in ms; None: one beat.
+    pub every_ms: Option<u64>,
+    /// Most beats; None: until interrupted.
+    pub count: Option<u64>,
+    /// Say goodbye.
+    pub leave: bool,
+    /// Where the server receives.
+    pub udp: SocketAddr,
+    /// File whose first key signs.
+    pub key_file: PathBuf,
+}
+
+/// Sends as asked, one line on `out` per beat.
+pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
+    let users = parse_users(&options.users)?;
+    let keys = key::read(&options.key_file)?;
+    let socket = connect(options.udp)?;
+    let mut times = Times::default();
+    let mut sent: u64 = 0;
+    let mut due = clock.now().mono;
+    loop {
+        let now = clock.now();
+        if now.mono < due {
+            std::thread::sleep(Duration::from_micros(due.micros_since(now.mono)));
+            continue;
+        }
+        let sent_at = times.next(now.unix);
+        let datagrams = datagrams(&users, options.leave, sent_at, keys.signing());
+        let delivered = send_all(&socket, &datagrams, options.udp);
+        match (&delivered, options.every_ms) {
+            // A fleet's devices keep beating while the server restarts.
+            (Err(why), Some(_)) => eprintln!("greendot: {why}"),
+            (Err(_), None) => return delivered,
+            (Ok(()), _) => {
+                let verb = if options.leave { "leave" } else { "beat" };
+                let line = format!(
+                    "{verb} {} sent_at={} to={} datagrams={}",
+                    options.users.join(" "),
+                    sent_at.ms(),
+                    options.udp,
+                    datagrams.len()
+                );
+                writeln!(out, "{line}")
+                    .and_then(|()| out.flush())
+                    .map_err(|error| format!("output: {error}"))?;
+            }
+        }
+        sent += 1;
+        match options.every_ms {
+            Some(every_ms) if options.count.is_none_or(|count| sent < count) => due = due.plus_ms(every_ms),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// All users, or the first that is none.
+pub(crate) fn parse_users(users: &[String]) -> Result<Vec<User<'_>>, String> {
+    users
+        .iter()
+        .map(|user| User::parse(user.as_bytes()).map_err(|fault| format!("{user:?}: {}", fault.explain())))
+        .collect()
+}
+
+/// The sender's times: each later than the one before, even where two beats fall into one millisecond or the clock steps
+/// back, for a beat that is not newer than a goodbye does not undo it.
+#[derive(Default)]
+struct Times {
+    last_ms: u64,
+}
+
+impl Times {
+    fn next(&mut self, now: Unix) -> Unix {
+        self.last_ms = now.ms().max(self.last_ms + 1);
+        Unix::from_ms(self.last_ms)
+    }
+}
+
+/// As few datagrams as hold all users.
+fn datagrams(users: &[User<'_>], leave: bool, sent_at: Unix, key: &FleetKey) -> Vec<Vec<u8>> {
+    let mut sealed = Vec::new();
+    let mut writer = Writer::new(leave, sent_at, key);
+    for &user in users {
+        if !writer.push(user) {
+            sealed.push(std::mem::replace(&mut writer, Writer::new(leave, sent_at, key)).seal(key));
+            assert!(writer.push(user), "an empty datagram has room for any user");
+        }
+    }
+    sealed.push(writer.seal(key));
+    sealed
+}
+
+fn connect(to: SocketAddr) -> Result<UdpSocket, String> {
+    let any: SocketAddr = if to.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0u16; 8], 0).into()
+    };
+    let connected = UdpSocket::bind(any).and_then(|socket| socket.connect(to).map(|()| socket));
+    connected.map_err(|error| format!("{to}: no socket to send from: {error}"))
+}
+
+fn send_all(socket: &UdpSocket, datagrams: &[Vec<u8>], to: SocketAddr) -> Result<(), String> {
+    for datagram in datagrams {
+        let sent = socket.send(datagram).map(|_| ());
+        // Beats are never answered, but a host on which nobody receives says so (ICMP port unreachable).
+        let told = sent.and_then(|()| socket.take_error().and_then(|error| error.map_or(Ok(()), Err)));
+        told.map_err(|error| match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => {
+                format!("{to}: nobody receives datagrams there; is `greendot serve` running?")
+            }
+            _ => format!("{to}: {error}"),
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::beat::{self, Keys};
+
+    fn keys() -> Keys {
+        Keys::parse(&"ab".repeat(32)).unwrap()
+    }
+
+    #[test]
+    fn times_only_grow() {
+        let mut times = Times::default();
+        let given = [5, 5, 3, 9].map(|ms| times.next(Unix::from_ms(ms)).ms());
+        assert_eq!(given, [5, 6, 7, 9]);
+    }
+
+    #[test]
+    fn every_user_is_in_one_datagram() {
+        let names: Vec<String> = (0..200).map(|n| format!("{n:0>100}")).collect();
+        let users = parse_users(&names).unwrap();
+        let keys = keys();
+        let sent_at = Unix::from_ms(1_764_009_600_000);
+        let datagrams = datagrams(&users, true, sent_at, keys.signing());
+        assert_eq!(datagrams.len(), 200_usize.div_ceil((1_400 - 32) / 101));
+        let mut opened = Vec::new();
+        for datagram in &datagrams {
+            let beats = beat::open(datagram, &keys, sent_at, 0).unwrap();
+            assert!(beats.leave && beats.sent_at == sent_at);
+            opened.extend(beats.users().map(|user| user.as_str().to_owned()));
+        }
+        assert_eq!(opened, names);
+    }
+
+    #[test]
+    fn sends_count_beats_and_prints_each() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let key_file = dir.path().join("fleet.key");
+        std::fs::write(&key_file, "ab".repeat(32)).unwrap();
+        let mut options = Options {
+            users: vec!["bob".into()],
+            every_ms: Some(1),
+            count: Some(3),
+            leave: false,
+            udp: receiver.local_addr().unwrap(),
+            key_file,
+        };
+        let mut out = Vec::new();
+        let clock = Clock::new();
+        run(&options, &clock, &mut out).unwrap();
+        let mut last = Unix::default();
+        for _ in 0..3 {
+            let mut buffer = [0; 2_000];
+            let n = receiver.recv(&mut buffer).unwrap();
+            let beats = beat::open(&buffer[..n], &keys(), clock.now().unix, 60_000).unwrap();
+            assert!(beats.sent_at > last);
+            last = beats.sent_at;
+        }
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(
+            out.lines().filter(|line| line.starts_with("beat bob sent_at=")).count(),
+            3,
+            "{out}"
+        );
+
+        drop(receiver);
+        (options.every_ms, options.count) = (None, None);
+        let fault = run(&options, &clock, &mut Vec::new()).unwrap_err();
+        assert!(
+            fault.ends_with("nobody receives datagrams there; is `greendot serve` running?"),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn bad_users_are_named() {
+        assert_eq!(
+            parse_users(&["bob".into(), "a\u{7}".into()]).unwrap_err(),
+            "\"a\\u{7}\": the user id holds a control character"
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! `greendot doctor`: is this machine fit for this configuration?
+//!
+//! Owns the checks that touch something: the data folder, the clock, the addresses. Limits are judged by `limits`.
+
+use std::fmt::Write;
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::config::Config;
+use crate::limits::{Finding, Found, Verdict, judge};
+
+/// 2024-01-01: a wall clock before it was never set.
+const CLOCK_FLOOR_S: i64 = 1_704_067_200;
+
+/// The report, one line per check, and whether nothing failed.
+pub fn run(config: &Config) -> (String, bool) {
+    let shards = config.shard_count();
+    let mut findings = judge(config, shards, &Found::read());
+    findings.push(addresses(config));
+    findings.extend(folder(config));
+    findings.push(clock());
+    let mut out = String::new();
+    for finding in &findings {
+        let verdict = match finding.verdict {
+            Verdict::Ok => "OK  ",
+            Verdict::Warn => "WARN",
+            Verdict::Fail => "FAIL",
+        };
+        writeln!(out, "{verdict} {:<20} {}", finding.subject, finding.detail).expect("a String takes everything");
+    }
+    (out, findings.iter().all(|finding| finding.verdict < Verdict::Fail))
+}
+
+/// Whether both addresses can be bound; bound and let go.
+fn addresses(config: &Config) -> Finding {
+    let bound = TcpListener::bind(config.http)
+        .map_err(|error| (config.http, "http", error))
+        .and_then(|_| UdpSocket::bind(config.udp).map_err(|error| (config.udp, "udp", error)));
+    match bound {
+        Ok(_) => Finding::new(
+            Verdict::Ok,
+            "addresses",
+            format!("http {} and udp {} are free", config.http, config.udp),
+        ),
+        // A running server is no fault of the machine's.
+        Err((address, name, error)) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::new(
+            Verdict::Warn,
+            "addresses",
+            format!("{address} is in use, perhaps by a running server; stop it, or set --{name}"),
+        ),
+        Err((address, name, error)) => {
+            Finding::new(Verdict::Fail, "addresses", format!("{address}: {error}; set --{name}"))
+        }
+    }
+}
+
+fn folder(config: &Config) -> Vec<Finding> {
+    let dir = &config.data_dir;
+    let Some(existing) = nearest_existing(dir) else {
+        return vec![Finding::new(
+            Verdict::Fail,
+            "data folder",
+            format!("{} has no existing parent; set --data-dir", dir.display()),
+        )];
+    };
+    let mut findings = vec![writable(dir, &existing)];
+    if let Some(finding) = locked(dir) {
+        findings.push(finding);
+    }
+    if let Ok(stat) = statvfs(&existing) {
+        findings.push(space(config, stat.f_bavail.saturating_mul(stat.f_frsize)));
+    }
+    findings.push(file_system(&existing));
+    findings
+}
+
+fn nearest_existing(dir: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(dir).ok()?;
+    absolute.ancestors().find(|path| path.exists()).map(Path::to_path_buf)
+}
+
+fn writable(dir: &Path, existing: &Path) -> Finding {
+    let probe = existing.join(format!(".greendot-doctor-{}", std::process::id()));
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&probe);
+    match made.and_then(|_| std::fs::remove_file(&probe)) {
+        Ok(()) => Finding::new(Verdict::Ok, "data folder", format!("{} can be written", dir.display())),
+        Err(error) => Finding::new(
+            Verdict::Fail,
+            "data folder",
+            format!(
+                "{}: {error}; give this user the folder, or set --data-dir",
+                existing.display()
+            ),
+        ),
+    }
+}
+
+/// Whether a running server holds the store's lock; None if there is no store yet.
+fn locked(dir: &Path) -> Option<Finding> {
+    let path = dir.join("stamps.map");
+    let file = std::fs::File::open(&path).ok()?;
+    Some(match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Finding::new(Verdict::Ok, "lock", "no other process has the store open"),
+        Err(_) => Finding::new(
+            Verdict::Warn,
+            "lock",
+            format!("{} is locked: a server is running on this folder", path.display()),
+        ),
+    })
+}
+
+/// Two 8-byte files and a log of ids of 16 bytes with 16 of framing, for all users that may come.
+fn space(config: &Config, free_bytes: u64) -> Finding {
+    let needed = u64::from(config.users_max) * (8 + 8 + 32);
+    let mib = |bytes: u64| bytes >> 20;
+    if free_bytes >= needed {
+        return Finding::new(Verdict::Ok, "free space", format!("{} MiB", mib(free_bytes)));
+    }
+    let detail = format!(
+        "{} MiB are less than the some {} MiB that --users-max {} may come to; free some, or lower it",
+        mib(free_bytes),
+        mib(needed),
+        config.users_max
+    );
+    Finding::new(
+        if free_bytes < 64 << 20 {
+            Verdict::Fail
+        } else {
+            Verdict::Warn
+        },
+        "free space",
+        detail,
+    )
+}
+
+fn file_system(path: &Path) -> Finding {
+    let subject = "file system";
+    let Ok(stat) = rustix::fs::statfs(path) else {
+        return Finding::new(Verdict::Warn, subject, format!("{}: unknown", path.display()));
+    };
+    // Magic numbers of statfs(2). Mapped files and locks are what a network file system does worst.
+    match stat.f_type as u64 {
+        0x6969 | 0xff53_4d42 | 0xfe53_4d42 | 0x517b => Finding::new(
+            Verdict::Fail,
+            subject,
+            "a network file system, on which mapped files and locks can not be relied on; use a local disk",
+        ),
+        0x0102_1994 | 0x8584_58f6 => Finding::new(
+            Verdict::Warn,
+            subject,
+            "in memory: everything is forgotten when the machine restarts; use a disk",
+        ),
+        magic => Finding::new(Verdict::Ok, subject, format!("local (type {magic:#x})")),
+    }
+}
+
+/// The wall clock as the kernel knows it: set at all, and kept by somebody.
+fn clock() -> Finding {
+    let seconds = clock_gettime(ClockId::Realtime).tv_sec;
+    if seconds < CLOCK_FLOOR_S {
+        let detail = "the wall clock stands before 2024; set it, or every device's beat will be refused as stale";
+        return Finding::new(Verdict::Fail, "clock", detail);
+    }
+    let synchronised = Path::new("/run/systemd/timesync/synchronized").exists()
+        || ["/run/chrony", "/run/ntpd.pid", "/var/run/chronyd.pid"]
+            .iter()
+            .any(|path| Path::new(path).exists());
+    if synchronised {
+        Finding::new(Verdict::Ok, "clock", "set, and kept by a time service")
+    } else {
+        let detail =
+            "no sign of a time service; run chrony or systemd-timesyncd, or devices' beats may be refused as stale";
+        Finding::new(Verdict::Warn, "clock", detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(dir: &Path) -> Config {
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        Config {
+            data_dir: dir.into(),
+            http: any,
+            udp: any,
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_folder_that_can_be_made_is_fine_and_is_not_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("a/b");
+        let findings = folder(&config(&dir));
+        assert_eq!(findings[0].verdict, Verdict::Ok, "{findings:?}");
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_in_the_way_fails() {
+        let parent = tempfile::tempdir().unwrap();
+        std::fs::write(parent.path().join("f"), "").unwrap();
+        let findings = folder(&config(&parent.path().join("f")));
+        assert_eq!(
+            (findings[0].verdict, findings[0].subject),
+            (Verdict::Fail, "data folder")
+        );
+    }
+
+    #[test]
+    fn a_running_server_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(locked(dir.path()), None);
+        let file = std::fs::File::create(dir.path().join("stamps.map")).unwrap();
+        assert_eq!(locked(dir.path()).unwrap().verdict, Verdict::Ok);
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert_eq!(locked(dir.path()).unwrap().verdict, Verdict::Warn);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = config(dir.path());
+        assert_eq!(addresses(&config).verdict, Verdict::Ok);
+        config.http = listener.local_addr().unwrap();
+        assert_eq!(addresses(&config).verdict, Verdict::Warn);
+        config.http = ([192, 0, 2, 1], 0).into();
+        assert_eq!(addresses(&config).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn space_is_for_all_users_that_may_come() {
+        let config = Config {
+            users_max: 1 << 24,
+            ..Config::default()
+        };
+        assert_eq!(space(&config, 768 << 20).verdict, Verdict::Ok);
+        assert_eq!(space(&config, 767 << 20).verdict, Verdict::Warn);
+        assert_eq!(space(&config, 1 << 20).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn the_report_has_a_line_per_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let (report, _) = run(&config(dir.path()));
+        assert!(report.lines().count() >= 8, "{report}");
+        assert!(report.lines().all(|line| {
+            ["OK   ", "WARN ", "FAIL "]
+                .iter()
+                .any(|verdict| line.starts_with(verdict))
+        }));
+    }
+}

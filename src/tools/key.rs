@@ -1,0 +1,116 @@
+//! `greendot key`: fresh fleet keys, and the ids of those in a file.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use crate::wire::beat::{KeyFault, Keys};
+
+/// What `greendot key` was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Print the ids of the keys in this file, instead of a fresh key.
+    pub id_of: Option<PathBuf>,
+}
+
+/// What to print, with its final newline.
+pub fn run(options: &Options) -> Result<String, String> {
+    match &options.id_of {
+        None => fresh().map(|key| key + "\n"),
+        Some(path) => ids(path),
+    }
+}
+
+/// 32 random bytes from the kernel in 64 hex digits.
+pub fn fresh() -> Result<String, String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| format!("the kernel gave no random bytes: {error}"))?;
+    let mut hex = String::with_capacity(64);
+    for byte in bytes {
+        write!(hex, "{byte:02x}").expect("a String takes everything");
+    }
+    Ok(hex)
+}
+
+/// Reads a key file; the error names the file and what to do.
+pub fn read(path: &Path) -> Result<Keys, String> {
+    let text = read_text(path)?;
+    Keys::parse(&text).map_err(|fault| explain(path, &fault))
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!(
+            "{}: no such key file; `greendot serve` makes fleet.key in its data folder: name that folder with --data-dir, or a \
+             key file with --key-file",
+            path.display()
+        ),
+        _ => format!("{}: the key file can not be read: {error}", path.display()),
+    })
+}
+
+fn explain(path: &Path, fault: &KeyFault) -> String {
+    let path = path.display();
+    match fault {
+        KeyFault::Empty => format!("{path}: no key in it; `greendot key` prints one"),
+        KeyFault::NotHex { line } => {
+            format!("{path}:{line}: not a key, which is 64 hex digits; `greendot key` prints one")
+        }
+        KeyFault::Twice { line } => {
+            format!("{path}:{line}: the same key a second time; remove the line")
+        }
+    }
+}
+
+fn ids(path: &Path) -> Result<String, String> {
+    let text = read_text(path)?;
+    Keys::parse(&text).map_err(|fault| explain(path, &fault))?;
+    let mut out = String::new();
+    // Each line that holds a key is a key file of its own; the others are comments and blank lines.
+    for keys in text.lines().filter_map(|line| Keys::parse(line).ok()) {
+        let role = if out.is_empty() { " signs" } else { "" };
+        writeln!(out, "{:08x}{role}", keys.signing().id()).expect("a String takes everything");
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_keys_are_keys() {
+        let (one, two) = (fresh().unwrap(), fresh().unwrap());
+        assert_ne!(one, two);
+        assert_eq!(one.len(), 64);
+        assert!(Keys::parse(&one).is_ok());
+    }
+
+    #[test]
+    fn ids_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k");
+        let (one, two) = ("11".repeat(32), "22".repeat(32));
+        std::fs::write(&path, format!("# old\n{one}\n\n{two}\n")).unwrap();
+        let id = |key: &str| Keys::parse(key).unwrap().signing().id();
+        let printed = run(&Options {
+            id_of: Some(path.clone()),
+        })
+        .unwrap();
+        assert_eq!(printed, format!("{:08x} signs\n{:08x}\n", id(&one), id(&two)));
+    }
+
+    #[test]
+    fn faults_name_the_file_and_the_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k");
+        let fault = || read(&path).err().unwrap().replace(&path.display().to_string(), "K");
+        assert!(fault().starts_with("K: no such key file; `greendot serve` makes fleet.key"));
+        std::fs::write(&path, "# none\n").unwrap();
+        assert_eq!(fault(), "K: no key in it; `greendot key` prints one");
+        std::fs::write(&path, "# none\nabc\n").unwrap();
+        assert_eq!(
+            fault(),
+            "K:2: not a key, which is 64 hex digits; `greendot key` prints one"
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! `greendot top`: a server's vital rates, shard by shard, from two readings of /metrics a second apart.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::time::{Clock, Mono};
+
+/// What `greendot top` was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Where the server listens.
+    pub http: SocketAddr,
+    /// Most refreshes; None: until interrupted.
+    pub count: Option<u64>,
+}
+
+const PERIOD_MS: u64 = 1_000;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Polls and prints until interrupted, or `count` times.
+pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
+    let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build());
+    let url = format!("http://{}/metrics", options.http);
+    let read = || -> Result<(Reading, Mono), String> {
+        let body = agent
+            .get(&url)
+            .call()
+            .and_then(|mut answer| answer.body_mut().read_to_string());
+        Ok((
+            Reading::parse(&body.map_err(|error| format!("{url}: {error}"))?),
+            clock.now().mono,
+        ))
+    };
+    let mut out = std::io::stdout();
+    let terminal = out.is_terminal();
+    let (mut before, mut before_at) = read()?;
+    let mut shown = 0;
+    while options.count.is_none_or(|count| shown < count) {
+        std::thread::sleep(Duration::from_millis(PERIOD_MS));
+        let (after, after_at) = read()?;
+        let table = table(&before, &after, after_at.micros_since(before_at).max(1) as f64 / 1e6);
+        // Home and clear, so that the table stands still.
+        let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };
+        write!(out, "{clear}{table}")
+            .and_then(|()| out.flush())
+            .map_err(|error| format!("output: {error}"))?;
+        (before, before_at) = (after, after_at);
+        shown += 1;
+    }
+    Ok(())
+}
+
+/// One reading: family and shard to the sum of its series. Series without a shard are under the empty one.
+#[derive(Debug, Default)]
+struct Reading {
+    sums: BTreeMap<(String, String), f64>,
+}
+
+impl Reading {
+    fn parse(text: &str) -> Reading {
+        let mut reading = Reading::default();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let (family, labels) = series.split_once('{').unwrap_or((series, ""));
+            let shard = labels
+                .split_once("shard=\"")
+                .and_then(|(_, rest)| rest.split_once('"'))
+                .map_or("", |(shard, _)| shard);
+            if let Ok(value) = value.parse::<f64>() {
+                *reading.sums.entry((family.into(), shard.into())).or_default() += value;
+            }
+        }
+        reading
+    }
+
+    fn get(&self, family: &str, shard: &str) -> f64 {
+        self.sums
+            .get(&(family.into(), shard.into()))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn shards(&self) -> Vec<&str> {
+        let mut shards: Vec<&str> = self
+            .sums
+            .keys()
+            .map(|(_, shard)| shard.as_str())
+            .filter(|shard| !shard.is_empty())
+            .collect();
+        shards.sort_by_key(|shard| shard.parse::<u32>().unwrap_or(u32::MAX));
+        shards.dedup();
+        shards
+    }
+}
+
+fn table(before: &Reading, after: &Reading, seconds: f64) -> String {
+    let mut out = format!(
+        "users {}, online {}\n{:>6}{:>10}{:>10}{:>12}{:>12}{:>12}{:>12}{:>8}\n",
+        after.get("greendot_users", ""),
+        after.get("greendot_users_online", ""),
+        "shard",
+        "conns",
+        "streams",
+        "watches",
+        "requests/s",
+        "beats/s",
+        "states/s",
+        "busy"
+    );
+    for shard in after.shards() {
+        // A restarted server counts from zero again.
+        let grown = |family| (after.get(family, shard) - before.get(family, shard)).max(0.0);
+        let rate = |family| grown(family) / seconds;
+        let elapsed = grown("greendot_turn_elapsed_seconds_total");
+        let busy = if elapsed > 0.0 {
+            100.0 * grown("greendot_turn_busy_seconds_total") / elapsed
+        } else {
+            0.0
+        };
+        let line = format!(
+            "{shard:>6}{:>10}{:>10}{:>12}{:>12.0}{:>12.0}{:>12.0}{busy:>7.1}%",
+            after.get("greendot_conns", shard),
+            after.get("greendot_streams", shard),
+            after.get("greendot_watches", shard),
+            rate("greendot_requests_total"),
+            rate("greendot_beats_total"),
+            rate("greendot_states_delivered_total"),
+        );
+        writeln!(out, "{line}").expect("a String takes everything");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_differences_by_shard() {
+        let before = Reading::parse("greendot_beats_total{source=\"udp\",shard=\"0\"} 10\n");
+        let after = Reading::parse(
+            "# TYPE greendot_beats_total counter\n\
+             greendot_users 7\n\
+             greendot_beats_total{source=\"udp\",shard=\"0\"} 30\n\
+             greendot_beats_total{source=\"http\",shard=\"0\"} 2\n\
+             greendot_watches{by=\"slot\",shard=\"10\"} 3\n\
+             greendot_watches{by=\"name\",shard=\"10\"} 4\n\
+             greendot_turn_busy_seconds_total{shard=\"10\"} 0.5\n\
+             greendot_turn_elapsed_seconds_total{shard=\"10\"} 2\n",
+        );
+        let table = table(&before, &after, 2.0);
+        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["users", "7,", "online", "0"]);
+        assert_eq!(rows[2], ["0", "0", "0", "0", "0", "11", "0", "0.0%"]);
+        assert_eq!(rows[3], ["10", "0", "0", "7", "0", "0", "0", "25.0%"]);
+    }
+
+    /// Every family that the table names is one that the server exposes.
+    #[test]
+    fn its_families_exist() {
+        let text = crate::admin::exposition::render(&crate::metrics::Board::new(1));
+        let reading = Reading::parse(&text);
+        for family in ["greendot_users", "greendot_users_online"] {
+            assert!(reading.sums.contains_key(&(family.into(), String::new())), "{family}");
+        }
+        let by_shard = [
+            "conns",
+            "streams",
+            "watches",
+            "requests_total",
+            "beats_total",
+            "states_delivered_total",
+            "turn_busy_seconds_total",
+            "turn_elapsed_seconds_total",
+        ];
+        for family in by_shard {
+            assert!(
+                reading.sums.contains_key(&(format!("greendot_{family}"), "0".into())),
+                "{family}"
+            );
+        }
+    }
+}

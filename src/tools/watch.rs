@@ -1,0 +1,278 @@
+//! `greendot watch`: a terminal client of the stream.
+//!
+//! Owns the reconnecting: Last-Event-ID, the server's `retry`, jitter, backoff while refused. The socket is [`link`]'s,
+//! the words are [`view`]'s. A table where the output is a terminal, else one JSON record per change.
+
+mod link;
+pub mod view;
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::time::{Clock, Mono};
+use crate::tools::beat::parse_users;
+use crate::wire::User;
+use crate::wire::sse::{Event, Reader};
+use link::{Got, Link, Refusal};
+use view::{Record, View};
+
+/// What `greendot watch` was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Whom to watch.
+    pub users: Vec<String>,
+    /// Be online as this user meanwhile.
+    pub user: Option<String>,
+    /// Where the server listens.
+    pub http: SocketAddr,
+}
+
+/// Silence after which a stream counts as dead, in ms: three keep-alives missed.
+const SILENCE_MAX_MS: u64 = 45_000;
+/// Reconnect delay until the server has named one, in ms.
+const RETRY_MS: u64 = 1_000;
+/// Longest wait between two attempts, in ms.
+const BACKOFF_MAX_MS: u64 = 30_000;
+
+/// Watches until interrupted (SIGINT, SIGTERM), which is a good end.
+pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
+    parse_users(&options.users)?;
+    if let Some(user) = &options.user {
+        User::parse(user.as_bytes()).map_err(|fault| format!("{user:?}: {}", fault.explain()))?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| format!("signals: {error}"))?;
+    }
+    let stdout = std::io::stdout();
+    let mut watcher = Watcher {
+        options,
+        clock,
+        stop: &stop,
+        screen: Screen {
+            table: stdout.is_terminal(),
+            out: stdout.lock(),
+            drawn: 0,
+        },
+        view: View::new(&options.users),
+        server_ahead_ms: 0,
+    };
+    let outcome = watcher.follow();
+    let left = watcher.screen.leave();
+    // Nobody reads any more (`| head`): no failure of ours.
+    outcome.and(left).or_else(|end| match end {
+        End::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        End::Output(error) => Err(format!("output: {error}")),
+        End::Refused(why) => Err(why),
+    })
+}
+
+/// Why watching ended early.
+enum End {
+    Output(std::io::Error),
+    Refused(String),
+}
+
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> End {
+        End::Output(error)
+    }
+}
+
+struct Watcher<'a, W: Write> {
+    options: &'a Options,
+    clock: &'a Clock,
+    stop: &'a AtomicBool,
+    screen: Screen<W>,
+    view: View,
+    /// The server's clock less ours, in ms, as its last `hello` said.
+    server_ahead_ms: i64,
+}
+
+impl<W: Write> Watcher<'_, W> {
+    fn follow(&mut self) -> Result<(), End> {
+        let mut last_event_id = String::new();
+        let mut retry_ms = RETRY_MS;
+        let mut failures: u32 = 0;
+        while !self.stopped() {
+            let opened = Link::open(
+                self.options.http,
+                self.options.user.as_deref(),
+                &self.options.users,
+                &last_event_id,
+            );
+            let why = match opened {
+                Ok(link) => {
+                    let mut reader = Reader::default();
+                    let (why, events) = self.read_stream(link, &mut reader)?;
+                    if !reader.last_event_id().is_empty() {
+                        last_event_id = reader.last_event_id().into();
+                    }
+                    retry_ms = reader.retry_ms().unwrap_or(retry_ms);
+                    // A stream that told nothing is no success: the server may be refusing for load.
+                    failures = if events > 0 { 0 } else { failures.saturating_add(1) };
+                    why
+                }
+                Err(Refusal::ForNow(why)) => {
+                    failures = failures.saturating_add(1);
+                    why
+                }
+                Err(Refusal::ForGood(why)) => return Err(End::Refused(why)),
+            };
+            if !self.stopped() {
+                let wait_ms = wait_ms(retry_ms, failures, fastrand::f64());
+                self.screen
+                    .notice(&format!("{why}; again in {:.1} s", wait_ms as f64 / 1_000.0))?;
+                self.sleep(wait_ms);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one stream to its end: why it ended, and how many events told a state.
+    fn read_stream(&mut self, mut link: Link, reader: &mut Reader) -> Result<(String, u64), End> {
+        let mut events = 0;
+        let mut heard = self.clock.now().mono;
+        let mut drawn = Mono::default();
+        let mut reason = None;
+        loop {
+            let mut changes = Vec::new();
+            match link.read() {
+                Got::Bytes(bytes) => {
+                    heard = self.clock.now().mono;
+                    reader.feed(bytes, &mut |event| {
+                        events += u64::from(event.event == "snapshot" || event.event == "presence");
+                        self.take(event, &mut changes, &mut reason);
+                    });
+                }
+                Got::Nothing => {}
+                Got::End(why) => return Ok((reason.unwrap_or(why), events)),
+            }
+            if self.stopped() {
+                return Ok(("interrupted".into(), events));
+            }
+            let now = self.clock.now();
+            if now.mono.ms_since(heard) > SILENCE_MAX_MS {
+                return Ok((
+                    format!("the stream has been silent for {} s", SILENCE_MAX_MS / 1_000),
+                    events,
+                ));
+            }
+            if !changes.is_empty() || now.mono.ms_since(drawn) >= 1_000 {
+                drawn = now.mono;
+                let server_ms = now.unix.ms().saturating_add_signed(self.server_ahead_ms);
+                self.screen.show(&self.view, &changes, server_ms)?;
+            }
+        }
+    }
+
+    fn take(&mut self, event: &Event, changes: &mut Vec<Record>, reason: &mut Option<String>) {
+        #[derive(serde::Deserialize)]
+        struct Hello {
+            server_time: u64,
+        }
+        #[derive(serde::Deserialize)]
+        struct Snapshot {
+            presence: Vec<Record>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Parting {
+            reason: String,
+        }
+        let records = match event.event.as_str() {
+            "hello" => {
+                if let Ok(hello) = serde_json::from_str::<Hello>(&event.data) {
+                    self.server_ahead_ms = (hello.server_time as i64).wrapping_sub(self.clock.now().unix.ms() as i64);
+                }
+                return;
+            }
+            "overloaded" | "goodbye" => {
+                let parting = serde_json::from_str::<Parting>(&event.data);
+                *reason = Some(format!(
+                    "the server said {}: {}",
+                    event.event,
+                    parting.map_or("no reason".into(), |said| said.reason)
+                ));
+                return;
+            }
+            "snapshot" => serde_json::from_str::<Snapshot>(&event.data).map(|snapshot| snapshot.presence),
+            "presence" => serde_json::from_str::<Record>(&event.data).map(|record| vec![record]),
+            // Kinds that a later server may have are none of this client's business.
+            _ => return,
+        };
+        let records = records.unwrap_or_default();
+        changes.extend(records.into_iter().filter(|record| self.view.apply(record)));
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn sleep(&self, ms: u64) {
+        let until = self.clock.now().mono.plus_ms(ms);
+        while !self.stopped() && self.clock.now().mono < until {
+            std::thread::sleep(Duration::from_millis(ms.min(50)));
+        }
+    }
+}
+
+/// The server's `retry`, doubled for each failure in a row, with a quarter of jitter either way (`unit` is in 0..1).
+fn wait_ms(retry_ms: u64, failures: u32, unit: f64) -> u64 {
+    let doubled = retry_ms.saturating_mul(1 << failures.saturating_sub(1).min(10));
+    let base = doubled.min(BACKOFF_MAX_MS.max(retry_ms));
+    (base as f64 * (0.75 + unit / 2.0)) as u64
+}
+
+struct Screen<W: Write> {
+    /// A table redrawn in place, rather than lines.
+    table: bool,
+    out: W,
+    /// Lines of the table that stand above the cursor.
+    drawn: usize,
+}
+
+impl<W: Write> Screen<W> {
+    fn show(&mut self, view: &View, changes: &[Record], server_ms: u64) -> std::io::Result<()> {
+        if !self.table {
+            for record in changes {
+                writeln!(self.out, "{}", view::line(record))?;
+            }
+            return self.out.flush();
+        }
+        self.erase()?;
+        // Without wrapping, a long id cannot make a row two lines tall.
+        write!(self.out, "\x1b[?7l{}\x1b[?7h", view.table(server_ms))?;
+        self.drawn = view.lines();
+        self.out.flush()
+    }
+
+    /// A line for the person, above the table; on stderr where stdout is for machines.
+    fn notice(&mut self, text: &str) -> std::io::Result<()> {
+        if !self.table {
+            eprintln!("greendot: {text}");
+            return Ok(());
+        }
+        self.erase()?;
+        self.drawn = 0;
+        writeln!(self.out, "\x1b[33m{text}\x1b[0m")?;
+        self.out.flush()
+    }
+
+    fn erase(&mut self) -> std::io::Result<()> {
+        if self.drawn > 0 {
+            write!(self.out, "\x1b[{}A\x1b[J", self.drawn)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn leave(&mut self) -> Result<(), End> {
+        Ok(self.out.flush()?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! One connection to `/v1/stream`: request out, response head in, then the stream's bytes.
+//!
+//! A bare socket rather than an HTTP client: what matters here is the silence between two reads, which clients do not
+//! offer to bound.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// How often a read gives up waiting, so that the caller can look at the time and at signals.
+const READ_TIMEOUT: Duration = Duration::from_millis(200);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_BYTES_MAX: usize = 16_384;
+/// Most of a refusal's body that is read.
+const REFUSAL_BYTES_MAX: u64 = 65_536;
+
+/// What a read brought.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Got<'a> {
+    /// Bytes of the stream.
+    Bytes(&'a [u8]),
+    /// Nothing for a while.
+    Nothing,
+    /// The stream has ended, and why.
+    End(String),
+}
+
+/// Why there is no stream.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    /// Trying again may help.
+    ForNow(String),
+    /// It will not.
+    ForGood(String),
+}
+
+/// An open stream.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: TcpStream,
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that came with the head and were not handed out yet.
+    early: std::ops::Range<usize>,
+}
+
+impl Link {
+    /// Connects and asks for the stream.
+    pub(super) fn open(
+        to: SocketAddr,
+        user: Option<&str>,
+        watch: &[String],
+        last_event_id: &str,
+    ) -> Result<Link, Refusal> {
+        let for_now = |error: std::io::Error| Refusal::ForNow(format!("{to}: {error}"));
+        let socket = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT).map_err(for_now)?;
+        socket.set_read_timeout(Some(CONNECT_TIMEOUT)).map_err(for_now)?;
+        (&socket)
+            .write_all(&request(to, user, watch, last_event_id))
+            .map_err(for_now)?;
+        let mut buffer = Vec::new();
+        let (status, head_bytes) = read_head(&socket, &mut buffer, to)?;
+        if status != 200 {
+            let mut body = buffer.split_off(head_bytes);
+            // What can be read of the reason is enough.
+            let _ = (&socket).take(REFUSAL_BYTES_MAX).read_to_end(&mut body);
+            return Err(refusal(to, status, &body));
+        }
+        socket.set_read_timeout(Some(READ_TIMEOUT)).map_err(for_now)?;
+        let early = head_bytes..buffer.len();
+        buffer.resize(buffer.len().max(HEAD_BYTES_MAX), 0);
+        Ok(Link { socket, buffer, early })
+    }
+
+    /// What came next, within [`READ_TIMEOUT`].
+    pub(super) fn read(&mut self) -> Got<'_> {
+        if !self.early.is_empty() {
+            let early = std::mem::take(&mut self.early);
+            return Got::Bytes(&self.buffer[early]);
+        }
+        match self.socket.read(&mut self.buffer) {
+            Ok(0) => Got::End("the server closed the stream".into()),
+            Ok(n) => Got::Bytes(&self.buffer[..n]),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Got::Nothing,
+                _ => Got::End(error.to_string()),
+            },
+        }
+    }
+}
+
+/// HTTP/1.0, so that no proxy on the way cuts the stream into chunks; POST, so that no list is too long.
+fn request(to: SocketAddr, user: Option<&str>, watch: &[String], last_event_id: &str) -> Vec<u8> {
+    let body = match user {
+        Some(user) => serde_json::json!({"user": user, "watch": watch}),
+        None => serde_json::json!({"watch": watch}),
+    };
+    let body = body.to_string();
+    let resume = if last_event_id.is_empty() {
+        String::new()
+    } else {
+        format!("Last-Event-ID: {last_event_id}\r\n")
+    };
+    let head = format!(
+        "POST /v1/stream HTTP/1.0\r\nHost: {to}\r\nAccept: text/event-stream\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n{resume}\r\n",
+        body.len()
+    );
+    (head + &body).into_bytes()
+}
+
+/// Reads up to the head's end: status and length of the head. More may be in `buffer`.
+fn read_head(mut socket: &TcpStream, buffer: &mut Vec<u8>, to: SocketAddr) -> Result<(u16, usize), Refusal> {
+    let for_now = |why: String| Refusal::ForNow(format!("{to}: {why}"));
+    let mut chunk = [0; 4_096];
+    while buffer.len() < HEAD_BYTES_MAX {
+        let n = match socket.read(&mut chunk) {
+            Ok(n) => n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(for_now(format!("no answer: {error}"))),
+        };
+        if n == 0 {
+            return Err(for_now("closed without an answer".into()));
+        }
+        buffer.extend_from_slice(&chunk[..n]);
+        if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+            let status = status_of(&buffer[..end]).ok_or_else(|| Refusal::ForGood(format!("{to}: no HTTP server")))?;
+            return Ok((status, end + 4));
+        }
+    }
+    Err(Refusal::ForGood(format!("{to}: the answer's head does not end")))
+}
+
+/// The status code of a head (RFC 9112 section 4); the headers of a stream hold nothing that this client decides on.
+fn status_of(head: &[u8]) -> Option<u16> {
+    let line = std::str::from_utf8(head.split(|&byte| byte == b'\r').next()?).ok()?;
+    let code = line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?;
+    let three_digits = code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit());
+    if three_digits { code.parse().ok() } else { None }
+}
+
+fn refusal(to: SocketAddr, status: u16, body: &[u8]) -> Refusal {
+    let detail = serde_json::from_slice::<serde_json::Value>(body)
+        .ok()
+        .and_then(|problem| {
+            let text = problem.get("detail").or_else(|| problem.get("title"))?;
+            text.as_str().map(String::from)
+        });
+    let why = format!(
+        "{to}: refused with {status}: {}",
+        detail.as_deref().unwrap_or("no reason given")
+    );
+    match status {
+        408 | 429 | 500..=599 => Refusal::ForNow(why),
+        _ => Refusal::ForGood(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_is_whole() {
+        let to = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let asked = String::from_utf8(request(to, Some("me\""), &["bob".into()], "17")).unwrap();
+        assert_eq!(
+            asked,
+            "POST /v1/stream HTTP/1.0\r\nHost: 127.0.0.1:8080\r\nAccept: text/event-stream\r\nContent-Type: application/json\r\n\
+             Content-Length: 31\r\nLast-Event-ID: 17\r\n\r\n{\"user\":\"me\\\"\",\"watch\":[\"bob\"]}"
+        );
+        assert!(
+            !String::from_utf8(request(to, None, &[], ""))
+                .unwrap()
+                .contains("Last-Event-ID")
+        );
+    }
+
+    #[test]
+    fn statuses() {
+        assert_eq!(status_of(b"HTTP/1.1 200 OK\r\nA: b"), Some(200));
+        assert_eq!(status_of(b"HTTP/1.0 503"), Some(503));
+        for bad in [
+            "HTTP/2 200",
+            "SSH-2.0-x",
+            "",
+            "HTTP/1.1",
+            "HTTP/1.1 +20 x",
+            "HTTP/1.1 2000 x",
+        ] {
+            assert_eq!(status_of(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let to = SocketAddr::from(([127, 0, 0, 1], 80));
+        let body = br#"{"title":"t","detail":"too many"}"#;
+        assert_eq!(
+            refusal(to, 413, body),
+            Refusal::ForGood("127.0.0.1:80: refused with 413: too many".into())
+        );
+        assert_eq!(
+            refusal(to, 503, b"<html>"),
+            Refusal::ForNow("127.0.0.1:80: refused with 503: no reason given".into())
+        );
+    }
+}

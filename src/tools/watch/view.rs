@@ -1,0 +1,194 @@
+//! What `greendot watch` shows: states in, words and lines out. Pure.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+/// A publisher's state as the stream tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Whose.
+    pub user: String,
+    /// `online` or `offline`.
+    pub status: String,
+    /// Unix ms of the last transition.
+    pub since: Option<u64>,
+    /// Unix ms of the last beat.
+    pub last_active: Option<u64>,
+}
+
+impl Record {
+    fn online(&self) -> bool {
+        self.status == "online"
+    }
+}
+
+/// Most rows of the table: it is redrawn in place, which a table taller than the terminal cannot be.
+const ROWS_MAX: usize = 20;
+
+/// The watched users in the order given, and what is known of each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View {
+    rows: Vec<(String, Option<Record>)>,
+}
+
+impl View {
+    /// Nothing known yet.
+    pub fn new(users: &[String]) -> View {
+        let mut rows: Vec<(String, Option<Record>)> = Vec::with_capacity(users.len());
+        for user in users {
+            if rows.iter().all(|(known, _)| known != user) {
+                rows.push((user.clone(), None));
+            }
+        }
+        View { rows }
+    }
+
+    /// Takes a state in; true if it changed what is known of somebody watched. An older state never replaces a newer one.
+    pub fn apply(&mut self, record: &Record) -> bool {
+        let Some((_, known)) = self.rows.iter_mut().find(|(user, _)| *user == record.user) else {
+            return false;
+        };
+        match known {
+            Some(known) if known.since > record.since => false,
+            Some(known) if known == record => false,
+            _ => {
+                *known = Some(record.clone());
+                true
+            }
+        }
+    }
+
+    /// The table, one line per user, each with its newline. `now_ms` is the server's time.
+    pub fn table(&self, now_ms: u64) -> String {
+        let mut out = String::new();
+        let shown = &self.rows[..self.rows.len().min(ROWS_MAX)];
+        let width = shown.iter().map(|(user, _)| user.chars().count()).max().unwrap_or(0);
+        for (user, record) in shown {
+            let pad = " ".repeat(width - user.chars().count());
+            let (dot, words) = match record {
+                Some(record) if record.online() => (GREEN_DOT, words(record, now_ms)),
+                Some(record) => (GREY_DOT, words(record, now_ms)),
+                None => (GREY_DOT, "no answer yet".into()),
+            };
+            writeln!(out, "{dot} {user}{pad}  {words}").expect("a String takes everything");
+        }
+        let rest = &self.rows[shown.len()..];
+        if !rest.is_empty() {
+            let online = rest
+                .iter()
+                .filter(|(_, record)| record.as_ref().is_some_and(Record::online))
+                .count();
+            writeln!(out, "  and {} more, {online} of them online", rest.len()).expect("a String takes everything");
+        }
+        out
+    }
+
+    /// Number of lines of the table.
+    pub fn lines(&self) -> usize {
+        self.rows.len().min(ROWS_MAX) + usize::from(self.rows.len() > ROWS_MAX)
+    }
+}
+
+const GREEN_DOT: &str = "\x1b[32m\u{25cf}\x1b[0m";
+const GREY_DOT: &str = "\x1b[90m\u{25cf}\x1b[0m";
+
+/// `online for 3 min`, `offline for 2 h, last active 2 h ago`.
+pub fn words(record: &Record, now_ms: u64) -> String {
+    let ago = |then: u64| span(now_ms.saturating_sub(then));
+    match (record.online(), record.since, record.last_active) {
+        (true, Some(since), _) => format!("online for {}", ago(since)),
+        (true, None, _) => "online".into(),
+        (false, _, Some(active)) => format!("offline, last active {} ago", ago(active)),
+        (false, Some(since), None) => format!("offline for {}", ago(since)),
+        (false, None, None) => "never seen".into(),
+    }
+}
+
+/// A length of time in its largest whole unit.
+fn span(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// One change as a line for machines: the record's JSON as the API gives it.
+pub fn line(record: &Record) -> String {
+    serde_json::to_string(record).expect("strings and numbers are JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(user: &str, status: &str, since: impl Into<Option<u64>>, last_active: impl Into<Option<u64>>) -> Record {
+        Record {
+            user: user.into(),
+            status: status.into(),
+            since: since.into(),
+            last_active: last_active.into(),
+        }
+    }
+
+    #[test]
+    fn spans() {
+        let given = [0, 59_999, 60_000, 3_599_999, 3_600_000, 172_799_999, 172_800_000];
+        assert_eq!(
+            given.map(span),
+            ["0 s", "59 s", "1 min", "59 min", "1 h", "47 h", "2 days"]
+        );
+    }
+
+    #[test]
+    fn sentences() {
+        let now = 1_000_000_000;
+        assert_eq!(
+            words(&record("b", "online", now - 180_000, now), now),
+            "online for 3 min"
+        );
+        assert_eq!(
+            words(&record("b", "offline", now - 10, now - 7_200_000), now),
+            "offline, last active 2 h ago"
+        );
+        assert_eq!(words(&record("b", "offline", None, None), now), "never seen");
+        // The server's clock may be ahead of what is estimated.
+        assert_eq!(words(&record("b", "online", now + 5, now), now), "online for 0 s");
+    }
+
+    #[test]
+    fn newer_states_win() {
+        let mut view = View::new(&["bob".into(), "bob".into(), "carol".into()]);
+        assert_eq!(view.lines(), 2);
+        assert!(view.apply(&record("bob", "online", 10, 10)));
+        assert!(!view.apply(&record("bob", "online", 10, 10)));
+        assert!(!view.apply(&record("bob", "offline", 9, 9)));
+        assert!(!view.apply(&record("eve", "online", 10, 10)));
+        assert!(view.apply(&record("bob", "offline", 11, 10)));
+        assert_eq!(
+            view.table(5_000),
+            format!("{GREY_DOT} bob    offline, last active 4 s ago\n{GREY_DOT} carol  no answer yet\n")
+        );
+    }
+
+    #[test]
+    fn tall_tables_are_cut() {
+        let users: Vec<String> = (0..25).map(|n| format!("u{n}")).collect();
+        let mut view = View::new(&users);
+        view.apply(&record("u24", "online", 1, 1));
+        assert_eq!(view.table(1).lines().count(), view.lines());
+        assert!(view.table(1).ends_with("  and 5 more, 1 of them online\n"));
+    }
+
+    #[test]
+    fn lines_are_records() {
+        let printed = line(&record("b\"", "offline", 3, None));
+        assert_eq!(
+            serde_json::from_str::<Record>(&printed).unwrap(),
+            record("b\"", "offline", 3, None)
+        );
+    }
+}
