@@ -19,6 +19,8 @@ use crate::wire::sse;
 const PAUSE_MS: u64 = 100;
 /// Connections refused through the reserve descriptor before each pause.
 const REFUSALS_MAX: usize = 32;
+/// Time between two log lines about it, in ms.
+const TELL_INTERVAL_MS: u64 = 10_000;
 /// Reconnect delay told to streams that are refused so, in ms: the mean; half as much either way.
 const REFUSED_RETRY_MS: u64 = 20_000;
 /// What became of one attempt to accept.
@@ -41,6 +43,8 @@ pub(super) struct Acceptor {
     /// Connections may be waiting: the edge was seen and no attempt has come back empty since.
     ready: bool,
     resume_at: Mono,
+    /// When the log may be told of a pause again.
+    tell_at: Mono,
     /// The answer to those who ask for no stream.
     refusal: Vec<u8>,
     /// Whom the fixed jitter spreads: counts the refused.
@@ -56,6 +60,7 @@ impl Acceptor {
             reserve: open_reserve(),
             ready: true,
             resume_at: Mono::default(),
+            tell_at: Mono::default(),
             refusal: refusal(),
             refused: 0,
         })
@@ -88,12 +93,12 @@ impl Acceptor {
                 Accepted::Empty
             }
             Some(Errno::MFILE | Errno::NFILE) => {
+                self.pause(now, &error);
                 self.refuse_some();
-                self.resume_at = now.mono.plus_ms(PAUSE_MS);
                 Accepted::NoDescriptor
             }
             Some(Errno::NOBUFS | Errno::NOMEM) => {
-                self.resume_at = now.mono.plus_ms(PAUSE_MS);
+                self.pause(now, &error);
                 Accepted::NoDescriptor
             }
             // accept(2): errors already pending on the new socket are passed on here; they are that peer's, not ours.
@@ -106,6 +111,14 @@ impl Acceptor {
         Ok(TcpStream::from(rustix::net::accept_with(&self.listener, flags)?))
     }
 
+    fn pause(&mut self, now: Now, error: &io::Error) {
+        self.resume_at = now.mono.plus_ms(PAUSE_MS);
+        if now.mono >= self.tell_at {
+            self.tell_at = now.mono.plus_ms(TELL_INTERVAL_MS);
+            tracing::warn!(%error, "no connection can be accepted; raise the limit (ulimit -n, LimitNOFILE=)");
+        }
+    }
+
     /// Answers some of those that wait, one at a time, with the descriptor kept for that.
     fn refuse_some(&mut self) {
         // Another thread may have taken the descriptor since; then nobody is answered until it is back.
@@ -114,7 +127,11 @@ impl Acceptor {
             for _ in 0..REFUSALS_MAX {
                 match self.accept_one() {
                     Ok(stream) => self.refuse(&stream),
-                    Err(_) => break,
+                    Err(error) => {
+                        // Without a free descriptor the kernel does not say whether anybody waits; now it does.
+                        self.ready = Errno::from_io_error(&error) != Some(Errno::AGAIN);
+                        break;
+                    }
                 }
             }
         }
@@ -205,7 +222,9 @@ mod tests {
         ] {
             let mut client = TcpStream::connect(addr).unwrap();
             client.write_all(request.as_bytes()).unwrap();
+            acceptor.ready = true;
             acceptor.refuse_some();
+            assert!(!acceptor.ready, "nobody else waits");
             let mut answer = String::new();
             client.read_to_string(&mut answer).unwrap();
             assert!(answer.starts_with(start), "{answer}");

@@ -128,10 +128,14 @@ impl Shard {
     /// Step 2: orders and mail of other threads.
     fn take_mail(&mut self) {
         let notice = self.doors[usize::from(self.id)].mailbox.take(&mut self.inbox);
-        if notice.order > self.order {
-            self.order = notice.order;
+        if notice.order > Order::Run && self.order == Order::Run {
             self.engine.begin_drain(self.now);
+            if let Some(acceptor) = &mut self.acceptor {
+                // A last look at who waits.
+                acceptor.set_ready();
+            }
         }
+        self.order = notice.order;
         if notice.resync {
             self.engine.handle_resync(self.now);
         }
@@ -201,11 +205,8 @@ impl Shard {
                 }
                 Accepted::Aborted | Accepted::Empty => {}
                 Accepted::NoDescriptor => {
-                    self.engine.counters().add(Counter::LimitFileDescriptors, 1);
-                    tracing::warn!(
-                        shard = self.id,
-                        "no file descriptor is free; raise the limit (ulimit -n, LimitNOFILE=)"
-                    );
+                    let counters = self.engine.counters();
+                    counters.add(Counter::LimitFileDescriptors, 1);
                 }
             }
         }

@@ -190,3 +190,103 @@ pub fn vital_thread(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+
+    use crossbeam::channel::unbounded;
+
+    use super::super::{BindOptions, bind};
+    use super::*;
+    use crate::engine::settings::Settings;
+    use crate::presence::{Presence, StoreOptions};
+    use crate::wire::beat::{FleetKey, Keys};
+
+    const SHARDS: u16 = 3;
+
+    fn ask(http: SocketAddr, target: &str) -> TcpStream {
+        let mut client = TcpStream::connect(http).unwrap();
+        write!(client, "GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        client
+    }
+
+    /// Reads until `end` has come, or the end.
+    fn read_until(client: &mut TcpStream, end: &str) -> String {
+        let (mut text, mut buffer) = (String::new(), [0; 4_096]);
+        while !text.contains(end) {
+            match client.read(&mut buffer).unwrap() {
+                0 => break,
+                n => text.push_str(std::str::from_utf8(&buffer[..n]).unwrap()),
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn shards_serve_tell_each_other_drain_and_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(Clock::new());
+        let now = clock.now();
+        let settings = Arc::new(Settings {
+            drain_ms: 50,
+            ..Settings::default()
+        });
+        let store = StoreOptions {
+            dir: dir.path().to_owned(),
+            users_max: 10_000,
+            offline_after_ms: settings.offline_after_ms,
+            beat_skew_max_ms: settings.beat_skew_max_ms,
+            shards: SHARDS,
+            boot_id: [1; 16],
+        };
+        let presence = Arc::new(Presence::open(&store, now).unwrap().0);
+        let keys = Arc::new(Keys::single(FleetKey::new([7; 32])));
+        let board = Arc::new(Board::new(usize::from(SHARDS)));
+        let parts = |shard| EngineParts {
+            settings: Arc::clone(&settings),
+            shard,
+            shards: SHARDS,
+            presence: Arc::clone(&presence),
+            keys: Arc::clone(&keys),
+            secret: [2; 32],
+            seed: u64::from(shard),
+            board: Arc::clone(&board),
+            now,
+        };
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let options = BindOptions {
+            http: any,
+            udp: any,
+            shards: SHARDS,
+            backlog: 128,
+            udp_buffer_bytes: 65_536,
+            write_stall_max_ms: 30_000,
+        };
+        let bound = bind(&options).unwrap();
+        let http = bound.http;
+        let (sender, drained) = unbounded();
+        let shards = spawn(bound, (0..SHARDS).map(parts).collect(), &board, &clock, &sender).unwrap();
+
+        // Twelve watchers, which the kernel spreads over the shards, and a publisher on one of them.
+        let mut watchers: Vec<_> = (0..12).map(|_| ask(http, "/v1/stream?watch=bob")).collect();
+        for watcher in &mut watchers {
+            assert!(read_until(watcher, "event: snapshot").starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+        let mut publisher = ask(http, "/v1/stream?user=bob");
+        for watcher in &mut watchers {
+            assert!(read_until(watcher, "\"online\"").contains("event: presence"));
+        }
+
+        shards.drain();
+        for client in watchers.iter_mut().chain([&mut publisher]) {
+            assert!(read_until(client, "nothing: until the end").contains("event: goodbye"));
+        }
+        let mut ids: Vec<_> = (0..SHARDS).map(|_| drained.recv().unwrap()).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [0, 1, 2]);
+        assert!(TcpStream::connect(http).is_err(), "nobody listens");
+        shards.stop();
+    }
+}
