@@ -55,16 +55,12 @@ fn options(dir: &std::path::Path, users_max: u32) -> StoreOptions {
 
 /// A store in which everybody is online.
 fn all_online(dir: &std::path::Path, users: u32) -> Presence {
-    let (presence, _) =
-        Presence::open(&options(dir, users + INTERNED_MAX), at(0)).expect("room under TMPDIR");
+    let (presence, _) = Presence::open(&options(dir, users + INTERNED_MAX), at(0)).expect("room under TMPDIR");
     let began = boottime();
     for n in 0..users {
         presence.intern(user(&id_of(n))).expect("room under TMPDIR");
     }
-    eprintln!(
-        "{users} users interned in {} ms",
-        boottime().ms_since(began)
-    );
+    eprintln!("{users} users interned in {} ms", boottime().ms_since(began));
     let began = boottime();
     for n in 0..users {
         presence.record_beat(Slot::new(n), at(0).unix, at(0));
@@ -113,11 +109,7 @@ fn main() {
     presence = Presence::open(&options(dir.path(), users + INTERNED_MAX), at(1))
         .expect("just closed")
         .0;
-    eprintln!(
-        "{} users opened in {} ms",
-        presence.users(),
-        boottime().ms_since(began)
-    );
+    eprintln!("{} users opened in {} ms", presence.users(), boottime().ms_since(began));
     criterion.final_summary();
 }
 
@@ -130,10 +122,8 @@ fn memory(users: u32) {
 
 fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
     let mut random = fastrand::Rng::with_seed(7);
-    let ids: Vec<[u8; 16]> = (0..BATCH_USERS * 20_000)
-        .map(|_| id_of(random.u32(0..users)))
-        .collect();
-    let batch: Vec<User<'_>> = ids.iter().map(user).collect();
+    let ids: Vec<[u8; 16]> = (0..BATCH_USERS * 20_000).map(|_| id_of(random.u32(0..users))).collect();
+    let batch: Vec<(User<'_>, Unix)> = ids.iter().map(|id| (user(id), at(1).unix)).collect();
     let mut datagrams = batch.chunks(BATCH_USERS).cycle();
     let mut ms = 1;
     let mut group = criterion.benchmark_group(format!("presence/{users}"));
@@ -143,9 +133,7 @@ fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
             ms += 1;
             let mut stored = 0;
             let datagram = datagrams.next().expect("a cycle has no end");
-            presence.record_beats(datagram, at(ms).unix, at(ms), &mut |_, outcome| {
-                stored += u32::from(outcome.is_ok())
-            });
+            presence.record_beats(datagram, at(ms), &mut |_, outcome| stored += u32::from(outcome.is_ok()));
             stored
         });
     });
@@ -155,7 +143,7 @@ fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
         bencher.iter(|| {
             ms += 1;
             let slot = presence
-                .lookup(*single.next().expect("a cycle has no end"))
+                .lookup(single.next().expect("a cycle has no end").0)
                 .expect("all were interned");
             presence.record_beat(slot, at(ms).unix, at(ms))
         });

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greendot::presence::{
-    BeatOutcome, InternFault, OpenReport, Presence, Slot, StoreFault, StoreFaultKind, StoreOptions,
-    Sweep, SweepContext, Transition,
+    BeatOutcome, InternFault, OpenReport, Presence, Slot, StoreFault, StoreFaultKind, StoreOptions, Sweep,
+    SweepContext, Transition,
 };
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
@@ -111,10 +111,7 @@ fn assert_refused(dir: &Path, kind: StoreFaultKind, told: &[&str]) {
     let fault = fault(dir);
     assert_eq!(fault.kind(), kind, "{fault}");
     for part in told {
-        assert!(
-            fault.to_string().contains(part),
-            "{fault}: does not say {part}"
-        );
+        assert!(fault.to_string().contains(part), "{fault}: does not say {part}");
     }
     assert_eq!(contents(dir), before, "a refused file was changed");
 }
@@ -124,11 +121,7 @@ fn a_second_open_is_refused_until_the_first_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let (first, _) = open(dir.path(), 1, 0);
     beat(&first, "ann", 0);
-    assert_refused(
-        dir.path(),
-        StoreFaultKind::Locked,
-        &["users.log", "another process"],
-    );
+    assert_refused(dir.path(), StoreFaultKind::Locked, &["users.log", "another process"]);
     drop(first);
     assert_eq!(open(dir.path(), 1, 0).1.users, 1);
 }
@@ -154,16 +147,10 @@ fn a_clean_restart_flips_nobody() {
         (state.online, state.since, state.last_active),
         (true, Some(at(0).unix), Some(at(0).unix))
     );
-    assert!(
-        presence.resumable(at(5).unix, at(100_000)),
-        "nothing was lost"
-    );
+    assert!(presence.resumable(at(5).unix, at(100_000)), "nothing was lost");
     let transitions = sweep(&presence, 125_001, false);
     assert_eq!(
-        transitions
-            .iter()
-            .map(|t| (t.online, t.first))
-            .collect::<Vec<_>>(),
+        transitions.iter().map(|t| (t.online, t.first)).collect::<Vec<_>>(),
         [(false, false); 2]
     );
 }
@@ -189,10 +176,7 @@ fn a_crash_loses_nothing() {
             ..OpenReport::default()
         }
     );
-    assert_eq!(
-        presence.state(ann, at(8_000)).last_active,
-        Some(at(7_000).unix)
-    );
+    assert_eq!(presence.state(ann, at(8_000)).last_active, Some(at(7_000).unix));
     let transitions = sweep(&presence, 8_000, true);
     assert_eq!(
         transitions,
@@ -225,11 +209,7 @@ fn a_power_cut_leaves_what_was_flushed() {
     let zoe = beat(&presence, "zoe", 0);
     sweep(&presence, 0, false);
     beat(&presence, "ann", 30_000);
-    assert_eq!(
-        sweep(&presence, 30_000, false).len(),
-        2,
-        "bob and zoe go offline"
-    );
+    assert_eq!(sweep(&presence, 30_000, false).len(), 2, "bob and zoe go offline");
     beat(&presence, "bob", 40_000);
     let mut flusher = presence.flusher(u64::MAX);
     let mut reports = Vec::new();
@@ -258,18 +238,9 @@ fn a_power_cut_leaves_what_was_flushed() {
     );
     let online = |slot| presence.state(slot, at(90_000));
     // Ann was published, bob fresh when the last stamp was written; nobody knows what was told of them last.
-    assert_eq!(
-        (online(ann).online, online(ann).since),
-        (true, Some(at(90_000).unix))
-    );
-    assert_eq!(
-        (online(bob).online, online(bob).since),
-        (true, Some(at(90_000).unix))
-    );
-    assert_eq!(
-        (online(zoe).online, online(zoe).since),
-        (false, Some(at(30_000).unix))
-    );
+    assert_eq!((online(ann).online, online(ann).since), (true, Some(at(90_000).unix)));
+    assert_eq!((online(bob).online, online(bob).since), (true, Some(at(90_000).unix)));
+    assert_eq!((online(zoe).online, online(zoe).since), (false, Some(at(30_000).unix)));
     assert_eq!(sweep(&presence, 90_000, true), []);
     let believed = |ms| presence.resumable(at(ms).unix, at(95_000));
     assert_eq!(
@@ -320,11 +291,7 @@ fn foreign_other_and_damaged_headers_are_refused() {
         closed_store(dir.path());
         let good = contents(dir.path())[at].clone();
         patch(dir.path(), name, 0, b"ELF");
-        assert_refused(
-            dir.path(),
-            StoreFaultKind::Foreign,
-            &[name, "offset 0", "magic"],
-        );
+        assert_refused(dir.path(), StoreFaultKind::Foreign, &[name, "offset 0", "magic"]);
         patch(dir.path(), name, 0, &good[..8]);
         patch(dir.path(), name, 8, &[2]);
         assert_refused(
@@ -377,11 +344,7 @@ fn files_of_two_stores_are_refused() {
     for name in &FILES[1..] {
         let own = fs::read(dir.path().join(name)).unwrap();
         fs::copy(other.path().join(name), dir.path().join(name)).unwrap();
-        assert_refused(
-            dir.path(),
-            StoreFaultKind::OtherStore,
-            &[name, "offset 16", "store id"],
-        );
+        assert_refused(dir.path(), StoreFaultKind::OtherStore, &[name, "offset 16", "store id"]);
         fs::write(dir.path().join(name), own).unwrap();
     }
 }
@@ -484,10 +447,7 @@ fn a_torn_tail_is_cut_and_its_cells_are_zeroed() {
     assert_eq!(presence.intern(user("leo")), Ok(zoe));
     for slot in [eve, zoe] {
         let state = presence.state(slot, at(200));
-        assert_eq!(
-            (state.online, state.since, state.last_active),
-            (false, None, None)
-        );
+        assert_eq!((state.online, state.since, state.last_active), (false, None, None));
     }
     drop(presence);
     assert_eq!(
@@ -575,10 +535,7 @@ fn a_full_disk_refuses_new_users_and_keeps_the_rest() {
     let (presence, report) = open(dir.path(), 1, 100);
     assert_eq!((report.users, report.torn_bytes), (presence.users(), 0));
     assert!(presence.users() > 90_000);
-    assert_eq!(
-        presence.intern(user("one more")),
-        Ok(Slot::new(report.users))
-    );
+    assert_eq!(presence.intern(user("one more")), Ok(Slot::new(report.users)));
 }
 
 /// In a process of its own: the limit is the process's.

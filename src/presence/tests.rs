@@ -120,11 +120,7 @@ impl World {
     fn state(&self, slot: Slot, ms: u64) -> (bool, Option<u64>, Option<u64>) {
         let state = self.presence.state(slot, at(ms));
         let since_start = |time: Option<Unix>| time.map(|unix| unix.ms() - START_MS);
-        (
-            state.online,
-            since_start(state.since),
-            since_start(state.last_active),
-        )
+        (state.online, since_start(state.since), since_start(state.last_active))
     }
 }
 
@@ -139,19 +135,12 @@ fn a_user_has_one_slot_whatever_its_length() {
         assert_eq!(world.presence.lookup(user(id)), None);
         assert_eq!(world.presence.intern(user(id)), Ok(Slot::new(index as u32)));
         assert_eq!(world.presence.intern(user(id)), Ok(Slot::new(index as u32)));
-        assert_eq!(
-            world.presence.lookup(user(id)),
-            Some(Slot::new(index as u32))
-        );
+        assert_eq!(world.presence.lookup(user(id)), Some(Slot::new(index as u32)));
         assert_eq!(world.presence.user(Slot::new(index as u32)), user(id));
     }
     assert_eq!(world.presence.users(), 6);
     assert_eq!(world.presence.lookup(user("b")), None);
-    assert_eq!(
-        world.presence.users(),
-        6,
-        "a question leaves nothing behind"
-    );
+    assert_eq!(world.presence.users(), 6, "a question leaves nothing behind");
 }
 
 #[test]
@@ -159,28 +148,16 @@ fn growth_keeps_every_user_and_users_max_is_exact() {
     let users_max = 70_000;
     let world = World::with(users_max, 1);
     for n in 0..users_max {
-        assert_eq!(
-            world.presence.intern(user(&format!("user-{n}"))),
-            Ok(Slot::new(n))
-        );
+        assert_eq!(world.presence.intern(user(&format!("user-{n}"))), Ok(Slot::new(n)));
     }
-    assert_eq!(
-        world.presence.intern(user("one more")),
-        Err(InternFault::Full)
-    );
+    assert_eq!(world.presence.intern(user("one more")), Err(InternFault::Full));
     for n in 0..users_max {
         let id = format!("user-{n}");
         assert_eq!(world.presence.lookup(user(&id)), Some(Slot::new(n)));
         assert_eq!(world.presence.user(Slot::new(n)).as_str(), id);
     }
-    assert_eq!(
-        world.beat(Slot::new(users_max - 1), 5),
-        BeatOutcome::StoredOffline
-    );
-    assert_eq!(
-        world.state(Slot::new(users_max - 1), 5),
-        (false, None, Some(5))
-    );
+    assert_eq!(world.beat(Slot::new(users_max - 1), 5), BeatOutcome::StoredOffline);
+    assert_eq!(world.state(Slot::new(users_max - 1), 5), (false, None, Some(5)));
 }
 
 #[test]
@@ -208,10 +185,7 @@ fn threads_that_intern_the_same_users_agree() {
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(world.presence.users() as usize, USERS);
     assert!(slots.iter().all(|of_thread| *of_thread == slots[0]));
@@ -247,10 +221,7 @@ fn the_last_slot_of_a_chunk_and_the_first_of_the_next_are_swept() {
     world.beat(last, 0);
     world.beat(first, 0);
     assert_eq!(world.presence.online(), 0);
-    assert_eq!(
-        world.swept(at(1)),
-        [online(last, true), online(first, true)]
-    );
+    assert_eq!(world.swept(at(1)), [online(last, true), online(first, true)]);
     assert_eq!(world.presence.online(), 2);
     assert_eq!(world.swept(at(25_001)), [offline(last), offline(first)]);
     assert_eq!(world.presence.online(), 0);
@@ -278,32 +249,18 @@ fn shards_sweep_their_own_chunks_and_no_others() {
 #[test]
 fn a_slice_keeps_to_both_budgets_and_loses_nothing() {
     let mut world = World::new();
-    let slots: Vec<Slot> = (0..3 * CHUNK_SLOTS)
-        .map(|n| world.slot(&format!("user-{n}")))
-        .collect();
+    let slots: Vec<Slot> = (0..3 * CHUNK_SLOTS).map(|n| world.slot(&format!("user-{n}"))).collect();
     for slot in &slots {
         world.beat(*slot, 0);
     }
     let context = world.context(at(1));
     let mut out = Vec::new();
     world.sweep.begin();
-    assert!(
-        !world
-            .sweep
-            .slice(&world.presence, context, 64, usize::MAX, &mut out)
-    );
+    assert!(!world.sweep.slice(&world.presence, context, 64, usize::MAX, &mut out));
     assert_eq!(out.len(), 64);
-    assert!(
-        !world
-            .sweep
-            .slice(&world.presence, context, u32::MAX, 10, &mut out)
-    );
+    assert!(!world.sweep.slice(&world.presence, context, u32::MAX, 10, &mut out));
     assert_eq!(out.len(), 74);
-    assert!(
-        !world
-            .sweep
-            .slice(&world.presence, context, u32::MAX, 0, &mut out)
-    );
+    assert!(!world.sweep.slice(&world.presence, context, u32::MAX, 0, &mut out));
     assert_eq!(out.len(), 74);
     world.sweep.begin();
     assert!(
@@ -311,29 +268,15 @@ fn a_slice_keeps_to_both_budgets_and_loses_nothing() {
             .sweep
             .slice(&world.presence, context, u32::MAX, usize::MAX, &mut out)
     );
-    assert_eq!(
-        out,
-        slots
-            .iter()
-            .map(|slot| online(*slot, true))
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(out, slots.iter().map(|slot| online(*slot, true)).collect::<Vec<_>>());
     // The very first word can be where a slice is full.
     let mut world = World::new();
     let ann = world.slot("ann");
     world.beat(ann, 0);
     let mut out = Vec::new();
     world.sweep.begin();
-    assert!(
-        !world
-            .sweep
-            .slice(&world.presence, context, u32::MAX, 0, &mut out)
-    );
-    assert!(
-        world
-            .sweep
-            .slice(&world.presence, context, u32::MAX, 1, &mut out)
-    );
+    assert!(!world.sweep.slice(&world.presence, context, u32::MAX, 0, &mut out));
+    assert!(world.sweep.slice(&world.presence, context, u32::MAX, 1, &mut out));
     assert_eq!(out, [online(ann, true)]);
 }
 
@@ -347,16 +290,8 @@ fn skipped_chunks_count_against_the_budget() {
     let context = world.context(at(1));
     let mut out = Vec::new();
     world.sweep.begin();
-    assert!(
-        !world
-            .sweep
-            .slice(&world.presence, context, 9, usize::MAX, &mut out)
-    );
-    assert!(
-        world
-            .sweep
-            .slice(&world.presence, context, 9, usize::MAX, &mut out)
-    );
+    assert!(!world.sweep.slice(&world.presence, context, 9, usize::MAX, &mut out));
+    assert!(world.sweep.slice(&world.presence, context, 9, usize::MAX, &mut out));
 }
 
 #[test]
@@ -391,11 +326,7 @@ fn a_stalled_or_stepped_peer_holds_expiries() {
         unix: at(26_001).unix.minus_ms(3_600_000),
     };
     world.presence.note_turn(1, stepped);
-    assert_eq!(
-        world.swept(at(26_002)),
-        [],
-        "shard 1 stamps by another clock"
-    );
+    assert_eq!(world.swept(at(26_002)), [], "shard 1 stamps by another clock");
     world.presence.note_turn(1, at(26_003));
     world.presence.hold_expiries_until(at(27_000).mono);
     assert_eq!(world.swept(at(26_999)), []);
@@ -423,10 +354,7 @@ fn stamps_from_the_future_are_clamped() {
     let (ann, bob) = (world.slot("ann"), world.slot("bob"));
     world.beat(ann, 100_000);
     world.beat(bob, 100_000);
-    assert_eq!(
-        world.swept(at(100_000)),
-        [online(ann, true), online(bob, true)]
-    );
+    assert_eq!(world.swept(at(100_000)), [online(ann, true), online(bob, true)]);
     // A step back by 90 s: a beat is stored as of now, and without one the sweep brings the stamp back.
     assert_eq!(world.state(ann, 10_000).2, Some(10_000));
     assert_eq!(world.beat(ann, 10_000), BeatOutcome::Stored);
@@ -462,9 +390,7 @@ fn a_goodbye_stands_against_older_beats_only() {
             BeatOutcome::BeforeLeave
         );
         assert_eq!(
-            world
-                .presence
-                .record_leave(ann, at(2_000).unix, at(late_ms)),
+            world.presence.record_leave(ann, at(2_000).unix, at(late_ms)),
             LeaveOutcome::Ignored
         );
     }
@@ -516,15 +442,11 @@ fn a_forgotten_goodbye_refuses_only_what_is_older_than_it() {
     );
     // A leave that no beat of this stamp can be older than.
     assert_eq!(
-        world
-            .presence
-            .record_leave(ann, at(39_999).unix, at(70_001)),
+        world.presence.record_leave(ann, at(39_999).unix, at(70_001)),
         LeaveOutcome::Ignored
     );
     assert_eq!(
-        world
-            .presence
-            .record_leave(ann, at(40_000).unix, at(70_001)),
+        world.presence.record_leave(ann, at(40_000).unix, at(70_001)),
         LeaveOutcome::Left
     );
 }
@@ -557,17 +479,15 @@ fn a_batch_is_told_in_order_and_makes_slots() {
         world.slot(id);
     }
     world.leave(world.slot("user-4"), 10);
-    let mut users: Vec<User<'_>> = ids.iter().map(|id| user(id)).collect();
-    users.push(user("user-0"));
+    let mut beats: Vec<(User<'_>, Unix)> = ids.iter().map(|id| (user(id), at(10).unix)).collect();
+    beats.push((user("user-0"), at(10).unix));
     let mut told = Vec::new();
     world
         .presence
-        .record_beats(&users, at(10).unix, at(10), &mut |i, outcome| {
-            told.push((i, outcome.unwrap()))
-        });
+        .record_beats(&beats, at(10), &mut |i, outcome| told.push((i, outcome.unwrap())));
     for (i, (index, (slot, outcome))) in told.iter().enumerate() {
         assert_eq!(*index, i);
-        assert_eq!(world.presence.user(*slot), users[i]);
+        assert_eq!(world.presence.user(*slot), beats[i].0);
         let expected = if i == 4 {
             BeatOutcome::BeforeLeave
         } else {
@@ -584,8 +504,7 @@ fn a_full_store_still_takes_the_beats_of_those_it_knows() {
     let world = World::with(1, 1);
     let mut told = Vec::new();
     world.presence.record_beats(
-        &[user("ann"), user("bob"), user("ann")],
-        at(1).unix,
+        &["ann", "bob", "ann"].map(|id| (user(id), at(1).unix)),
         at(1),
         &mut |_, outcome| told.push(outcome),
     );
@@ -635,9 +554,7 @@ fn older_beats_racing_a_goodbye_never_undo_it() {
 fn beats_that_cross_sweeps_are_healed_by_the_next() {
     let mut world = World::new();
     let slots: Vec<Slot> = (0..200).map(|n| world.slot(&format!("user-{n}"))).collect();
-    let World {
-        presence, sweep, ..
-    } = &mut world;
+    let World { presence, sweep, .. } = &mut world;
     let context = |ms| SweepContext {
         now: at(ms),
         offline_after_ms: 10,
@@ -672,11 +589,7 @@ fn beats_that_cross_sweeps_are_healed_by_the_next() {
     }
     // Each slot's transitions alternate, beginning with online.
     for slot in &slots {
-        for (n, transition) in out
-            .iter()
-            .filter(|transition| transition.slot == *slot)
-            .enumerate()
-        {
+        for (n, transition) in out.iter().filter(|transition| transition.slot == *slot).enumerate() {
             assert_eq!((transition.online, transition.first), (n % 2 == 0, n == 0));
         }
     }
@@ -694,18 +607,9 @@ fn ids_are_resumable_but_for_a_step_back() {
     let world = World::new();
     let believed = |ms: u64| world.presence.resumable(at(ms).unix, at(100_000));
     assert!(believed(0) && believed(100_000) && believed(101_000));
-    assert!(
-        !believed(101_001)
-            && !world
-                .presence
-                .resumable(at(0).unix.minus_ms(1), at(100_000))
-    );
-    world
-        .presence
-        .note_clock_step(at(10_000).unix, at(50_000).unix);
+    assert!(!believed(101_001) && !world.presence.resumable(at(0).unix.minus_ms(1), at(100_000)));
+    world.presence.note_clock_step(at(10_000).unix, at(50_000).unix);
     assert!(believed(20_000), "a step forward doubts nothing");
-    world
-        .presence
-        .note_clock_step(at(50_000).unix, at(10_000).unix);
+    world.presence.note_clock_step(at(50_000).unix, at(10_000).unix);
     assert!(believed(9_999) && !believed(10_000) && !believed(50_000) && believed(50_001));
 }
