@@ -372,8 +372,14 @@ impl Engine {
         let Some(origin) = origin else {
             return String::new();
         };
-        let allowed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
-        if !self.settings.cors_origins.iter().any(allowed) {
+        let origins = &self.settings.cors_origins;
+        if origins.iter().any(|allowed| allowed == "*") {
+            return "Access-Control-Allow-Origin: *\r\n".to_owned();
+        }
+        if !origins
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        {
             return String::new();
         }
         format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
