@@ -197,7 +197,9 @@ impl Engine {
                 Step::Used(total)
             }
             Framing::Chunked => {
-                self.expect_body(id, &head, now);
+                if rest.len() == head_bytes {
+                    self.expect_body(id, &head, now);
+                }
                 let chunked = Box::new(Chunked {
                     head: rest[..head_bytes].to_vec(),
                     ..Chunked::default()
