@@ -127,7 +127,8 @@ impl Engine {
             conn.io().input = input;
         }
         conn.tidy();
-        if under_way && conn.phase() == Phase::Idle {
+        // Requests held back wait for their peer to read, not for the peer to send: the stall rule judges that.
+        if under_way && conn.phase() == Phase::Idle && !conn.has(flag::PAUSED) {
             conn.go(Phase::Reading);
             // The first request's time runs from accept, whatever arrives.
             if conn.has(flag::SERVED) {

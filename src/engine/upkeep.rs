@@ -161,6 +161,12 @@ impl Engine {
             Phase::Lingering => return self.drop_conn(id),
             // Its stall is not over; nothing else ends it.
             Phase::Closing => {}
+            // It is neither idle nor slow to ask: its requests wait until it has read. Only a stall ends that.
+            Phase::Idle | Phase::Reading if due && conn.has(flag::PAUSED) => {
+                conn.moment = self
+                    .timers
+                    .tick_in(now.mono, self.settings.keep_alive_idle_ms);
+            }
             Phase::Idle if due => {
                 let idle = conn.has(flag::SERVED);
                 let (limit, reason) = if idle {
