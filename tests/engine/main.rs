@@ -1,0 +1,6 @@
+//! Engines without a kernel: inputs and exact outputs, in virtual time (see `harness.rs` for the verbs).
+
+mod framing;
+mod harness;
+mod http;
+mod users;
