@@ -111,13 +111,11 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Now) {
         self.upkeep.backlog = false;
         self.fire_timers(now);
-        if now.mono >= self.upkeep.sweep_due {
-            // A sweep that takes longer than its interval is followed by the next one at once.
+        // A sweep that takes longer than its interval is followed by the next one at once.
+        if now.mono >= self.upkeep.sweep_due && !self.upkeep.sweeping {
             self.upkeep.sweep_due = now.mono.plus_ms(self.settings.sweep_interval_ms);
-            if !self.upkeep.sweeping {
-                self.sweep.begin();
-                self.upkeep.sweeping = true;
-            }
+            self.sweep.begin();
+            self.upkeep.sweeping = true;
         }
         self.vouch(now);
         if self.upkeep.sweeping {
