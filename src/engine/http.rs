@@ -4,6 +4,7 @@
 //! for the peer, the next ones wait too, and reading pauses. Never decides what a request means: `routes.rs` does.
 
 use super::Engine;
+use super::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::{Call, Counter};
 use crate::realtime::conn::{Chunked, flag};
 use crate::realtime::{ConnId, Phase};
@@ -153,7 +154,8 @@ impl Engine {
                 }
                 _ => return input.len(),
             }
-            if conn.unsent_bytes() >= self.settings.outbox_bytes_max {
+            // What follows may be a stream, whose first words must fit behind the answers.
+            if conn.unsent_bytes() + OUTBOX_BYTES_FLOOR > self.settings.outbox_bytes_max {
                 self.counters.add(Counter::LimitOutboxBytes, 1);
                 conn.put(flag::PAUSED, true);
                 return used;
