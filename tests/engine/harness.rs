@@ -60,6 +60,12 @@ struct Mailbox {
     held: bool,
 }
 
+impl Mailbox {
+    fn wants_a_turn(&self) -> bool {
+        !self.held && (self.overflowed || !self.mail.is_empty())
+    }
+}
+
 /// Some engines of one node, and all that is around them.
 pub(crate) struct World {
     pub(crate) settings: Settings,
@@ -404,6 +410,7 @@ impl World {
             for shard in 0..self.engines.len() {
                 busy |= self.turn_of(shard);
             }
+            busy |= self.mailboxes.iter().any(Mailbox::wants_a_turn);
             if !busy {
                 return self;
             }
@@ -411,7 +418,7 @@ impl World {
         panic!("an engine spins at {} ms", self.ms);
     }
 
-    /// One turn of one shard, in the order that `Engine` asks for; whether it, or its mail, wants another at once.
+    /// One turn of one shard, in the order that `Engine` asks for; whether it wants another at once.
     fn turn_of(&mut self, shard: usize) -> bool {
         let now = self.now();
         let engine = &mut self.engines[shard];
@@ -474,9 +481,7 @@ impl World {
         while let Some(letter) = self.engines[shard].poll_mail() {
             self.deliver(shard, letter, now);
         }
-        let mailbox = &self.mailboxes[shard];
-        busy |= self.engines[shard].poll_timeout() <= now.mono;
-        busy || (!mailbox.held && (mailbox.overflowed || !mailbox.mail.is_empty()))
+        busy || self.engines[shard].poll_timeout() <= now.mono
     }
 
     fn deliver(&mut self, from: usize, letter: Letter, now: Now) {

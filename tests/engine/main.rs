@@ -3,4 +3,7 @@
 mod framing;
 mod harness;
 mod http;
+mod resume;
+mod streams;
 mod users;
+mod watches;
