@@ -111,11 +111,11 @@ impl Engine {
         let end = sent_bytes + self.settings.outbox_bytes_max;
         if conn.has(flag::SNAPSHOT) {
             self.encode_snapshot(index, end, &mut out, now);
-        } else if self.watches.marks(index) > 0 {
-            if self.encode_changes(index, end, &mut out, now) > 0 {
-                self.counters
-                    .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
-            }
+        } else if self.watches.marks(index) > 0
+            && self.encode_changes(index, end, &mut out, now) > 0
+        {
+            self.counters
+                .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
         }
         let conn = self.conns.at(index);
         if conn.has(flag::COMMENT) {

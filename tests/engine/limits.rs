@@ -14,8 +14,8 @@ fn overloaded(world: &World, received: &str, reason: &str) {
         .strip_prefix(STREAM_HEAD)
         .and_then(|rest| rest.strip_prefix("event: overloaded\nretry: "))
         .unwrap_or_else(|| panic!("{received}"));
-    let (retry, rest) = rest.split_once('\n').unwrap();
-    let retry: u64 = retry.parse().unwrap();
+    let (retry, rest) = rest.split_once('\n').expect("a line");
+    let retry: u64 = retry.parse().expect("a number");
     let base = world.settings.retry_ms;
     assert!((base..=11 * base).contains(&retry), "{retry}");
     assert_eq!(rest, format!("data: {{\"reason\":\"{reason}\"}}\n\n"));

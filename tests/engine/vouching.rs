@@ -7,9 +7,14 @@ use super::harness::{START, World};
 /// When `user` was last vouched for.
 fn last_active(world: &World, user: &str) -> u64 {
     let presence = world.presence();
-    let user = greendot::wire::User::parse(user.as_bytes()).unwrap();
-    let slot = presence.lookup(user).unwrap();
-    presence.state(slot, world.now()).last_active.unwrap().ms() - START
+    let user = greendot::wire::User::parse(user.as_bytes()).expect("a legal user");
+    let slot = presence.lookup(user).expect("a slot");
+    presence
+        .state(slot, world.now())
+        .last_active
+        .expect("a beat")
+        .ms()
+        - START
 }
 
 #[test]
