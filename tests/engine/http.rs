@@ -109,6 +109,21 @@ fn a_reader_that_stalls_stops_its_own_requests_and_loses_none() {
 }
 
 #[test]
+fn the_time_of_a_request_held_back_runs_from_when_it_is_looked_at() {
+    let mut world = World::with(1, |settings| settings.outbox_bytes_max = 2_048);
+    let bob = world.connect(0);
+    let get = request("GET", "/v1/presence/x");
+    world.stall(bob);
+    world
+        .send(bob, get.repeat(20) + &get[..10])
+        .at(9_000)
+        .read(bob, None);
+    world.expect(bob, json(&unseen("x")).repeat(20));
+    world.at(18_000).send(bob, &get[10..]);
+    world.expect(bob, json(&unseen("x"))).expect_open(bob);
+}
+
+#[test]
 fn a_half_closed_peer_still_gets_its_answers() {
     let mut world = World::new(1);
     let bob = world.connect(0);
