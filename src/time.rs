@@ -127,12 +127,10 @@ impl Clock {
         if off.unsigned_abs() > ANCHOR_TOLERANCE_MS {
             // Whoever is first decides; a second thread that saw the same step takes the first one's anchor.
             let fresh = wall - mono_ms;
-            anchor = match self.anchor_ms.compare_exchange(
-                anchor,
-                fresh,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            anchor = match self
+                .anchor_ms
+                .compare_exchange(anchor, fresh, Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => fresh,
                 Err(other) => other,
             };
@@ -163,10 +161,7 @@ mod tests {
     fn arithmetic_saturates() {
         assert_eq!(Mono::NEVER.plus_ms(1), Mono::NEVER);
         assert_eq!(Mono::from_micros(1_999).ms(), 1);
-        assert_eq!(
-            Mono::from_micros(5_000).ms_since(Mono::from_micros(9_000)),
-            0
-        );
+        assert_eq!(Mono::from_micros(5_000).ms_since(Mono::from_micros(9_000)), 0);
         assert_eq!(Unix::from_ms(5).minus_ms(9), Unix::from_ms(0));
         assert_eq!(Unix::from_ms(5).ms_apart(Unix::from_ms(9)), 4);
     }

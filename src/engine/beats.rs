@@ -18,8 +18,7 @@ type Outcome = Result<(Slot, BeatOutcome), InternFault>;
 impl Engine {
     /// Datagrams arrived.
     pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) {
-        self.counters
-            .add(Counter::DatagramsReceived, datagrams.len() as u64);
+        self.counters.add(Counter::DatagramsReceived, datagrams.len() as u64);
         let keys = self.keys.clone();
         let mut batch = Batch::new();
         for datagram in datagrams {
@@ -57,9 +56,10 @@ impl Engine {
 
     fn leave_all(&mut self, beats: &Beats<'_>, now: Now) {
         for user in beats.users() {
-            let left = self.presence.lookup(user).filter(|slot| {
-                self.presence.record_leave(*slot, beats.sent_at, now) == LeaveOutcome::Left
-            });
+            let left = self
+                .presence
+                .lookup(user)
+                .filter(|slot| self.presence.record_leave(*slot, beats.sent_at, now) == LeaveOutcome::Left);
             match left {
                 Some(slot) => {
                     self.counters.add(Counter::LeavesUdp, 1);

@@ -87,11 +87,8 @@ impl Engine {
         self.fanout.records.at.remove(&slot);
         let mut queue = |conn: u32| self.queue.push(conn, self.conns.at(conn), at);
         if transition.first && self.watches.named_len() > 0 {
-            self.watches.resolve(
-                self.presence.user(transition.slot).as_str(),
-                slot,
-                &mut queue,
-            );
+            self.watches
+                .resolve(self.presence.user(transition.slot).as_str(), slot, &mut queue);
         }
         let count = self.watches.mark(slot, &mut queue);
         self.counters.add(Counter::Marks, count.marks);
@@ -111,9 +108,7 @@ impl Engine {
         let end = sent_bytes + self.settings.outbox_bytes_max;
         if conn.has(flag::SNAPSHOT) {
             self.encode_snapshot(index, end, &mut out, now);
-        } else if self.watches.marks(index) > 0
-            && self.encode_changes(index, end, &mut out, now) > 0
-        {
+        } else if self.watches.marks(index) > 0 && self.encode_changes(index, end, &mut out, now) > 0 {
             self.counters
                 .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
         }
@@ -142,9 +137,7 @@ impl Engine {
             }
             let id = mark.last.then_some(now.unix);
             match mark.of {
-                Marked::Slot(slot) => {
-                    sse::write_presence_encoded(records.get(slot, presence, now), id, out)
-                }
+                Marked::Slot(slot) => sse::write_presence_encoded(records.get(slot, presence, now), id, out),
                 Marked::Name(name) => {
                     if let Some(record) = unseen(name) {
                         sse::write_presence(&record, id, out);

@@ -10,9 +10,7 @@ use crate::realtime::conn::{Chunked, flag};
 use crate::realtime::{ConnId, Phase};
 use crate::time::Now;
 use crate::wire::request::{Framing, Head, Method, Parsed, RequestFault, parse_head};
-use crate::wire::response::{
-    Answer, CONTINUE, PROBLEM_CONTENT_TYPE, Problem, Status, problem_of, write_answer,
-};
+use crate::wire::response::{Answer, CONTINUE, PROBLEM_CONTENT_TYPE, Problem, Status, problem_of, write_answer};
 
 /// What an answer must know of the request.
 #[derive(Clone, Debug)]
@@ -61,9 +59,7 @@ impl Engine {
                 self.keep(id, bytes[used..].to_vec(), now);
             }
         }
-        self.conns
-            .get(id)
-            .is_none_or(|conn| !conn.has(flag::PAUSED))
+        self.conns.get(id).is_none_or(|conn| !conn.has(flag::PAUSED))
     }
 
     /// The peer closed its sending half: a request that is whole is answered, a stream's reader is gone.
@@ -98,9 +94,7 @@ impl Engine {
             return;
         }
         match conn.phase() {
-            Phase::Idle | Phase::Reading if conn.has(flag::EOF) => {
-                self.end(id, Counter::ClosedPeer, now)
-            }
+            Phase::Idle | Phase::Reading if conn.has(flag::EOF) => self.end(id, Counter::ClosedPeer, now),
             _ => self.resumes.push_back(id),
         }
     }
@@ -116,14 +110,11 @@ impl Engine {
 
     /// Keeps what could not be used yet.
     fn keep(&mut self, id: ConnId, input: Vec<u8>, now: Now) {
-        let deadline = self
-            .timers
-            .tick_in(now.mono, self.settings.request_deadline_ms);
+        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let under_way =
-            !input.is_empty() || conn.io.as_ref().is_some_and(|io| io.chunked.is_some());
+        let under_way = !input.is_empty() || conn.io.as_ref().is_some_and(|io| io.chunked.is_some());
         if !input.is_empty() {
             conn.io().input = input;
         }
@@ -213,17 +204,8 @@ impl Engine {
         }
     }
 
-    fn serve_chunked(
-        &mut self,
-        id: ConnId,
-        mut chunked: Box<Chunked>,
-        rest: &[u8],
-        now: Now,
-    ) -> Step {
-        let step = match chunked
-            .decoder
-            .decode(rest, &mut chunked.body, &self.limits)
-        {
+    fn serve_chunked(&mut self, id: ConnId, mut chunked: Box<Chunked>, rest: &[u8], now: Now) -> Step {
+        let step = match chunked.decoder.decode(rest, &mut chunked.body, &self.limits) {
             Ok(step) => step,
             Err(fault) => return self.refuse(id, fault, rest, now),
         };
@@ -255,9 +237,7 @@ impl Engine {
     /// Refuses a request on its form: nothing behind it can be trusted, so the connection ends.
     fn refuse(&mut self, id: ConnId, fault: RequestFault, rest: &[u8], now: Now) -> Step {
         let limit = match fault {
-            RequestFault::TargetTooLong | RequestFault::HeadTooLarge => {
-                Some(Counter::LimitHeadBytes)
-            }
+            RequestFault::TargetTooLong | RequestFault::HeadTooLarge => Some(Counter::LimitHeadBytes),
             RequestFault::TooManyHeaders => Some(Counter::LimitHeaderCount),
             RequestFault::BodyTooLarge => Some(Counter::LimitBodyBytes),
             _ => None,
@@ -284,28 +264,12 @@ impl Engine {
     }
 
     /// Answers with a problem.
-    pub(super) fn problem(
-        &mut self,
-        id: ConnId,
-        asked: &Asked,
-        problem: Problem,
-        detail: &str,
-        extra: &str,
-        now: Now,
-    ) {
+    pub(super) fn problem(&mut self, id: ConnId, asked: &Asked, problem: Problem, detail: &str, extra: &str, now: Now) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         problem.write(detail, &mut body);
         let extra = [extra, &asked.cors].concat();
-        self.answer_with(
-            id,
-            asked,
-            problem.status,
-            PROBLEM_CONTENT_TYPE,
-            &body,
-            &extra,
-            now,
-        );
+        self.answer_with(id, asked, problem.status, PROBLEM_CONTENT_TYPE, &body, &extra, now);
         self.body = body;
     }
 
@@ -332,14 +296,10 @@ impl Engine {
     ) {
         self.counters.add_request(asked.call, status.code());
         let draining = self.upkeep.is_draining();
-        let idle = self
-            .timers
-            .tick_in(now.mono, self.settings.keep_alive_idle_ms);
+        let idle = self.timers.tick_in(now.mono, self.settings.keep_alive_idle_ms);
         let conn = self.conns.at(id.index);
-        let keep_alive = asked.keep_alive
-            && !draining
-            && !conn.has(flag::SURPLUS)
-            && self.settings.keep_alive_idle_ms > 0;
+        let keep_alive =
+            asked.keep_alive && !draining && !conn.has(flag::SURPLUS) && self.settings.keep_alive_idle_ms > 0;
         let answer = Answer {
             status,
             content_type,
@@ -381,10 +341,7 @@ impl Engine {
         if origins.iter().any(|allowed| allowed == "*") {
             return "Access-Control-Allow-Origin: *\r\n".to_owned();
         }
-        if !origins
-            .iter()
-            .any(|allowed| allowed.eq_ignore_ascii_case(origin))
-        {
+        if !origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
             return String::new();
         }
         format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")

@@ -204,9 +204,7 @@ impl Engine {
         }
         self.counters.add(Counter::ConnsAccepted, 1);
         let id = self.conns.insert();
-        let deadline = self
-            .timers
-            .tick_in(now.mono, self.settings.request_deadline_ms);
+        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
         let conn = self.conns.at(id.index);
         conn.moment = deadline;
         conn.put(flag::SURPLUS, surplus);
@@ -244,9 +242,7 @@ impl Engine {
             Written::All => self.flushed(id, now),
             Written::Some => {
                 self.counters.add(Counter::FlushesPartial, 1);
-                let stall = self
-                    .timers
-                    .tick_in(now.mono, self.settings.write_stall_max_ms);
+                let stall = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
                 self.timers.set_sooner(id.index, stall);
             }
         }
@@ -346,10 +342,7 @@ impl Engine {
         let gauges = [
             (Gauge::Conns, self.conns.len()),
             (Gauge::Streams, self.streams),
-            (
-                Gauge::WatchesBySlot,
-                self.watches.len() - self.watches.named_len(),
-            ),
+            (Gauge::WatchesBySlot, self.watches.len() - self.watches.named_len()),
             (Gauge::WatchesByName, self.watches.named_len()),
         ];
         for (gauge, value) in gauges {
@@ -382,9 +375,7 @@ impl Engine {
     /// Ends a connection: what is unsent goes out first.
     fn end(&mut self, id: ConnId, reason: Counter, now: Now) {
         self.counters.add(reason, 1);
-        let stall = self
-            .timers
-            .tick_in(now.mono, self.settings.write_stall_max_ms);
+        let stall = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -435,11 +426,7 @@ impl Engine {
 
     /// Takes a connection out of every table.
     fn forget(&mut self, id: ConnId) {
-        if self
-            .conns
-            .get(id)
-            .is_some_and(|conn| conn.phase() == Phase::Streaming)
-        {
+        if self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Streaming) {
             self.streams -= 1;
             self.watches.clear(id.index);
         }

@@ -81,9 +81,7 @@ impl<'h> Route<'h> {
 
     fn allows(&self, method: Method) -> bool {
         match method {
-            Method::Get | Method::Head => {
-                !matches!(self, Route::Watch(_) | Route::Beat | Route::Leave)
-            }
+            Method::Get | Method::Head => !matches!(self, Route::Watch(_) | Route::Beat | Route::Leave),
             Method::Post => matches!(
                 self,
                 Route::Query | Route::Stream | Route::Watch(_) | Route::Beat | Route::Leave
@@ -111,21 +109,12 @@ impl Engine {
         if !route.allows(head.method) {
             let allow = format!("Allow: {}\r\n", route.allow());
             let detail = format!("the path takes {}", route.allow());
-            return self.problem(
-                id,
-                &asked,
-                problems::METHOD_NOT_ALLOWED,
-                &detail,
-                &allow,
-                now,
-            );
+            return self.problem(id, &asked, problems::METHOD_NOT_ALLOWED, &detail, &allow, now);
         }
         if head.method == Method::Options {
             return self.preflight(id, &asked, route.allow(), now);
         }
-        if self.conns.at(id.index).has(flag::SURPLUS)
-            && !matches!(asked.call, Call::Health | Call::Metrics)
-        {
+        if self.conns.at(id.index).has(flag::SURPLUS) && !matches!(asked.call, Call::Health | Call::Metrics) {
             return self.refuse_surplus(id, &asked, now);
         }
         if head.method == Method::Post && !self.check_body(id, &asked, head, now) {
@@ -133,31 +122,19 @@ impl Engine {
         }
         match route {
             Route::One(raw) => self.presence_one(id, &asked, raw, now),
-            Route::Query if head.method == Method::Post => {
-                self.presence_query(id, &asked, body, now)
-            }
+            Route::Query if head.method == Method::Post => self.presence_query(id, &asked, body, now),
             Route::Query => self.presence_one(id, &asked, "query", now),
             Route::Many => self.presence_many(id, &asked, head.query.unwrap_or(""), now),
             Route::Stream => self.stream(id, &asked, head, body, now),
             Route::Watch(stream) => self.edit(id, asked, stream, body, now),
             Route::Beat => self.beat(id, &asked, body, now),
             Route::Leave => self.leave(id, &asked, body, now),
-            Route::Live => {
-                self.answer_with(id, &asked, Status::Ok, "text/plain", b"ok\n", NO_STORE, now)
-            }
+            Route::Live => self.answer_with(id, &asked, Status::Ok, "text/plain", b"ok\n", NO_STORE, now),
             Route::Ready => self.ready(id, &asked, now),
             Route::Metrics => self.metrics(id, &asked, now),
             Route::Page(page) => {
                 let extra = format!("Cache-Control: no-cache\r\n{}", asked.cors);
-                self.answer_with(
-                    id,
-                    &asked,
-                    Status::Ok,
-                    page.content_type,
-                    page.body,
-                    &extra,
-                    now,
-                );
+                self.answer_with(id, &asked, Status::Ok, page.content_type, page.body, &extra, now);
             }
         }
     }
@@ -296,13 +273,7 @@ impl Engine {
     }
 
     /// The users of a body `{"users":[..]}`; None if the request has been refused.
-    fn users_of(
-        &mut self,
-        id: ConnId,
-        asked: &Asked,
-        body: &[u8],
-        now: Now,
-    ) -> Option<Vec<String>> {
+    fn users_of(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) -> Option<Vec<String>> {
         match parse_users(body, self.settings.query_users_max) {
             Ok(users) => Some(users),
             Err(fault) => {
@@ -313,38 +284,21 @@ impl Engine {
     }
 
     /// Answers a body that was refused; `limit` is what it hit if it was too long a list.
-    pub(super) fn bad_body(
-        &mut self,
-        id: ConnId,
-        asked: &Asked,
-        fault: &BodyFault,
-        limit: Counter,
-        now: Now,
-    ) {
+    pub(super) fn bad_body(&mut self, id: ConnId, asked: &Asked, fault: &BodyFault, limit: Counter, now: Now) {
         let (problem, detail) = match fault {
             BodyFault::Malformed(detail) => (problems::BAD_JSON, detail.clone()),
             BodyFault::TooDeep => {
                 self.counters.add(Counter::LimitBodyDepth, 1);
-                (
-                    problems::BAD_JSON,
-                    "the body is nested more than 8 deep".to_owned(),
-                )
+                (problems::BAD_JSON, "the body is nested more than 8 deep".to_owned())
             }
-            BodyFault::User {
-                member,
-                index,
-                fault,
-            } => (
-                problems::BAD_USER,
-                format!("{member}[{index}]: {}", fault.explain()),
-            ),
+            BodyFault::User { member, index, fault } => {
+                (problems::BAD_USER, format!("{member}[{index}]: {}", fault.explain()))
+            }
             BodyFault::TooMany { member, max, given } => {
                 self.counters.add(limit, 1);
                 (
                     problems::TOO_MANY_USERS,
-                    format!(
-                        "{member} names {given} users or more; at most {max} are taken at once"
-                    ),
+                    format!("{member} names {given} users or more; at most {max} are taken at once"),
                 )
             }
         };
@@ -373,14 +327,7 @@ impl Engine {
             None => self.answer_with(id, asked, Status::NoContent, "", b"", &asked.cors, now),
             Some(fault) => {
                 self.book_intern_fault(fault);
-                self.problem(
-                    id,
-                    asked,
-                    problems::OVERLOADED,
-                    intern_detail(fault),
-                    RETRY_AFTER,
-                    now,
-                );
+                self.problem(id, asked, problems::OVERLOADED, intern_detail(fault), RETRY_AFTER, now);
             }
         }
     }
@@ -410,13 +357,7 @@ impl Engine {
     }
 
     /// Counts a beat and has the owner look at a publisher that may have come online.
-    pub(super) fn book_beat(
-        &mut self,
-        slot: crate::presence::Slot,
-        outcome: BeatOutcome,
-        source: Counter,
-        now: Now,
-    ) {
+    pub(super) fn book_beat(&mut self, slot: crate::presence::Slot, outcome: BeatOutcome, source: Counter, now: Now) {
         match outcome {
             BeatOutcome::Stored => self.counters.add(source, 1),
             BeatOutcome::StoredOffline => {
@@ -442,15 +383,7 @@ impl Engine {
             let detail = "the server is shutting down";
             return self.problem(id, asked, problems::DRAINING, detail, RETRY_AFTER, now);
         }
-        self.answer_with(
-            id,
-            asked,
-            Status::Ok,
-            "text/plain",
-            b"ready\n",
-            NO_STORE,
-            now,
-        );
+        self.answer_with(id, asked, Status::Ok, "text/plain", b"ready\n", NO_STORE, now);
     }
 
     fn metrics(&mut self, id: ConnId, asked: &Asked, now: Now) {

@@ -91,29 +91,17 @@ mod tests {
     fn a_stall_holds_for_its_own_length_at_most_offline_after() {
         let mut silence = Silence::new(at(0, 0), 1);
         silence.offline_after_ms = 25_000;
-        assert_eq!(
-            silence.observe(at(900, 900), at(0, 0).mono),
-            Seen::default()
-        );
+        assert_eq!(silence.observe(at(900, 900), at(0, 0).mono), Seen::default());
         // Promised for 1,150; a second late is no stall yet.
-        assert_eq!(
-            silence.observe(at(2_150, 2_150), at(1_150, 0).mono),
-            Seen::default()
-        );
+        assert_eq!(silence.observe(at(2_150, 2_150), at(1_150, 0).mono), Seen::default());
         assert!(!silence.holds(at(2_150, 0).mono));
         let stalled = Seen {
             stalled: true,
             step: None,
         };
-        assert_eq!(
-            silence.observe(at(7_400, 7_400), at(2_400, 0).mono),
-            stalled
-        );
+        assert_eq!(silence.observe(at(7_400, 7_400), at(2_400, 0).mono), stalled);
         assert!(silence.holds(at(12_399, 0).mono) && !silence.holds(at(12_400, 0).mono));
-        assert_eq!(
-            silence.observe(at(100_000, 100_000), at(7_650, 0).mono),
-            stalled
-        );
+        assert_eq!(silence.observe(at(100_000, 100_000), at(7_650, 0).mono), stalled);
         assert!(silence.holds(at(124_999, 0).mono) && !silence.holds(at(125_000, 0).mono));
     }
 
@@ -128,16 +116,8 @@ mod tests {
         );
         assert!(silence.holds(at(25_249, 0).mono) && !silence.holds(at(25_250, 0).mono));
         let back = silence.observe(at(30_000, 13_600_000), at(30_000, 0).mono);
-        assert_eq!(
-            back.step,
-            Some((Unix::from_ms(13_630_000), Unix::from_ms(13_600_000)))
-        );
+        assert_eq!(back.step, Some((Unix::from_ms(13_630_000), Unix::from_ms(13_600_000))));
         assert!(!silence.holds(at(30_000, 0).mono));
-        assert_eq!(
-            silence
-                .observe(at(30_100, 13_600_600), at(30_100, 0).mono)
-                .step,
-            None
-        );
+        assert_eq!(silence.observe(at(30_100, 13_600_600), at(30_100, 0).mono).step, None);
     }
 }

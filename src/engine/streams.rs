@@ -26,14 +26,7 @@ pub(super) const RESUME_SLACK_MS: u64 = 10_000;
 
 impl Engine {
     /// `GET` or `POST /v1/stream`.
-    pub(super) fn stream(
-        &mut self,
-        id: ConnId,
-        asked: &Asked,
-        head: &Head<'_>,
-        body: &[u8],
-        now: Now,
-    ) {
+    pub(super) fn stream(&mut self, id: ConnId, asked: &Asked, head: &Head<'_>, body: &[u8], now: Now) {
         if asked.head_only {
             return self.stream_head(id, asked, now);
         }
@@ -80,11 +73,7 @@ impl Engine {
         resume: Option<Unix>,
         now: Now,
     ) {
-        let publisher = match ask
-            .user
-            .as_deref()
-            .and_then(|user| User::parse(user.as_bytes()).ok())
-        {
+        let publisher = match ask.user.as_deref().and_then(|user| User::parse(user.as_bytes()).ok()) {
             None => None,
             Some(user) => match self.presence.intern(user) {
                 Ok(slot) => Some(slot),
@@ -199,11 +188,7 @@ impl Engine {
             let (name, value) = pair.ok_or_else(|| Refused::Query(BAD_ESCAPE.to_owned()))?;
             let user = |member, index| match User::parse(&value) {
                 Ok(user) => Ok(user.as_str().to_owned()),
-                Err(fault) => Err(Refused::Body(BodyFault::User {
-                    member,
-                    index,
-                    fault,
-                })),
+                Err(fault) => Err(Refused::Body(BodyFault::User { member, index, fault })),
             };
             match &*name {
                 b"watch" => {
@@ -219,19 +204,14 @@ impl Engine {
                     }
                 }
                 b"user" if ask.user.is_none() => ask.user = Some(user("user", 0)?),
-                b"last_event_id" => {
-                    ask.last_event_id = std::str::from_utf8(&value).ok().map(str::to_owned)
-                }
+                b"last_event_id" => ask.last_event_id = std::str::from_utf8(&value).ok().map(str::to_owned),
                 b"user" => {
-                    return Err(Refused::Query(
-                        "user stands twice: a stream has one holder".to_owned(),
-                    ));
+                    return Err(Refused::Query("user stands twice: a stream has one holder".to_owned()));
                 }
                 other => {
                     let other = String::from_utf8_lossy(other);
-                    let detail = format!(
-                        "{other:?} is not known here; a stream takes user, watch (repeated) and last_event_id"
-                    );
+                    let detail =
+                        format!("{other:?} is not known here; a stream takes user, watch (repeated) and last_event_id");
                     return Err(Refused::Query(detail));
                 }
             }
@@ -247,9 +227,7 @@ impl Engine {
                 return self.bad_body(id, &asked, &fault, Counter::LimitWatchesPerStream, now);
             }
         };
-        let Some((shard, index, tag)) =
-            parse_stream_id(stream).filter(|(shard, ..)| *shard < self.shards)
-        else {
+        let Some((shard, index, tag)) = parse_stream_id(stream).filter(|(shard, ..)| *shard < self.shards) else {
             return self.edited(id, &asked, EditOutcome::Unknown, now);
         };
         let edit = Edit {
@@ -263,9 +241,7 @@ impl Engine {
             let outcome = self.apply_edit(&edit, now);
             return self.edited(id, &asked, outcome, now);
         }
-        let deadline = self
-            .timers
-            .tick_in(now.mono, self.settings.request_deadline_ms);
+        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
         let conn = self.conns.at(id.index);
         conn.go(Phase::Waiting);
         conn.moment = deadline;
@@ -288,8 +264,7 @@ impl Engine {
             EditOutcome::StreamFull => {
                 self.counters.add(Counter::LimitWatchesPerStream, 1);
                 let max = self.settings.watches_per_stream_max;
-                let detail =
-                    format!("the stream would watch more than {max} users; nothing was changed");
+                let detail = format!("the stream would watch more than {max} users; nothing was changed");
                 return self.problem(id, asked, problems::TOO_MANY_USERS, &detail, "", now);
             }
             EditOutcome::ShardFull => {
@@ -309,10 +284,7 @@ impl Engine {
 
     /// The outcome of an edit that this connection waits for.
     pub(super) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
-        let waits = self
-            .conns
-            .get(id)
-            .is_some_and(|conn| conn.phase() == Phase::Waiting);
+        let waits = self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Waiting);
         if let Some(asked) = self.waiting.remove(&id.index).filter(|_| waits) {
             self.edited(id, &asked, outcome, now);
         }
@@ -326,8 +298,7 @@ impl Engine {
                 keep_alive: false,
                 ..asked
             };
-            let detail =
-                "the shard that holds the stream has not answered; the edit may have happened";
+            let detail = "the shard that holds the stream has not answered; the edit may have happened";
             self.problem(id, &asked, problems::OVERLOADED, detail, RETRY_AFTER, now);
         }
     }
@@ -335,9 +306,7 @@ impl Engine {
     /// Edits the watch list of one of this shard's streams: all of it, or nothing.
     pub(super) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
         let Some(id) = self.conns.id_at(edit.index).filter(|id| {
-            self.conns
-                .get(*id)
-                .is_some_and(|conn| conn.phase() == Phase::Streaming)
+            self.conns.get(*id).is_some_and(|conn| conn.phase() == Phase::Streaming)
                 && constant_time_eq_16(&self.stream_tag(*id), &edit.tag)
         }) else {
             return EditOutcome::Unknown;
@@ -352,9 +321,7 @@ impl Engine {
             .count();
         let fresh = add.iter().filter(|user| {
             let target = self.known_target(user);
-            target.is_none_or(|target| {
-                removed.binary_search(&target).is_ok() || !self.watches.has(id.index, target)
-            })
+            target.is_none_or(|target| removed.binary_search(&target).is_ok() || !self.watches.has(id.index, target))
         });
         let fresh = fresh.count();
         if self.watches.of(id.index) - gone + fresh > self.settings.watches_per_stream_max {
@@ -415,9 +382,7 @@ enum Refused {
 
 fn parse_event_id(text: &str) -> Option<Unix> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| text.parse().ok().map(Unix::from_ms))
-        .flatten()
+    digits.then(|| text.parse().ok().map(Unix::from_ms)).flatten()
 }
 
 fn parse_stream_id(text: &str) -> Option<(ShardId, u32, [u8; 16])> {
@@ -437,10 +402,7 @@ mod tests {
     fn stream_ids() {
         let tag = "00112233445566778899aabbccddeeff";
         let expected = u128::from_str_radix(tag, 16).unwrap().to_be_bytes();
-        assert_eq!(
-            parse_stream_id(&format!("2.51.{tag}")),
-            Some((2, 51, expected))
-        );
+        assert_eq!(parse_stream_id(&format!("2.51.{tag}")), Some((2, 51, expected)));
         for bad in [
             "",
             "2",
@@ -457,10 +419,7 @@ mod tests {
 
     #[test]
     fn event_ids() {
-        assert_eq!(
-            parse_event_id("1764009600123"),
-            Some(Unix::from_ms(1_764_009_600_123))
-        );
+        assert_eq!(parse_event_id("1764009600123"), Some(Unix::from_ms(1_764_009_600_123)));
         for bad in ["", "-1", "+1", "1.5", "99999999999999999999999", "x"] {
             assert_eq!(parse_event_id(bad), None, "{bad}");
         }

@@ -159,15 +159,11 @@ impl Engine {
             Phase::Lingering => return self.drop_conn(id),
             // Its stall is not over; nothing else ends it.
             Phase::Closing if due => {
-                conn.moment = self
-                    .timers
-                    .tick_in(now.mono, self.settings.write_stall_max_ms);
+                conn.moment = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
             }
             // It is neither idle nor slow to ask: its requests wait until it has read. Only a stall ends that.
             Phase::Idle | Phase::Reading if due && conn.has(flag::PAUSED) => {
-                conn.moment = self
-                    .timers
-                    .tick_in(now.mono, self.settings.keep_alive_idle_ms);
+                conn.moment = self.timers.tick_in(now.mono, self.settings.keep_alive_idle_ms);
             }
             Phase::Idle if due => {
                 let idle = conn.has(flag::SERVED);
@@ -181,8 +177,7 @@ impl Engine {
             }
             Phase::Reading if due => {
                 self.counters.add(Counter::LimitRequestDeadline, 1);
-                let detail =
-                    "the request was not complete in time; its time is counted from its beginning";
+                let detail = "the request was not complete in time; its time is counted from its beginning";
                 return self.fail(id, problems::REQUEST_TIMEOUT, detail, now);
             }
             Phase::Waiting if due => return self.abandon_edit(id, now),
@@ -229,10 +224,7 @@ impl Engine {
         let (target, enough) = self.upkeep.vouch.target(now.mono, interval_ms, places);
         for index in self.upkeep.vouch.cursor..target {
             let conn = self.conns.at(index);
-            if let Some(slot) = conn
-                .publisher()
-                .filter(|_| conn.phase() == Phase::Streaming)
-            {
+            if let Some(slot) = conn.publisher().filter(|_| conn.phase() == Phase::Streaming) {
                 let slot = Slot::new(slot);
                 let outcome = self.presence.record_beat(slot, now.unix, now);
                 self.book_beat(slot, outcome, Counter::BeatsStream, now);
@@ -286,8 +278,7 @@ impl Engine {
     /// Looks at one of this shard's own slots now.
     pub(super) fn look_own(&mut self, slot: Slot, now: Now) {
         let context = self.context(now);
-        self.sweep
-            .look(&self.presence, context, slot, &mut self.transitions);
+        self.sweep.look(&self.presence, context, slot, &mut self.transitions);
     }
 
     /// Tells this shard's watchers what has been decided, and gathers it for the others.
@@ -348,10 +339,7 @@ impl Engine {
         self.counters.add(Counter::Resyncs, 1);
         self.counters.add(Counter::LimitMailbox, 1);
         let floor = self.upkeep.mail_complete.minus_ms(RESYNC_SLACK_MS);
-        let floor = self
-            .upkeep
-            .resync
-            .map_or(floor, |resync| resync.floor.min(floor));
+        let floor = self.upkeep.resync.map_or(floor, |resync| resync.floor.min(floor));
         self.upkeep.resync = Some(Resync {
             slot: 0,
             name: Some(0),
@@ -366,10 +354,7 @@ impl Engine {
         if let Some(from) = resync.name {
             self.resync_names(from, &mut resync, now);
         } else {
-            let end = self
-                .presence
-                .users()
-                .min(resync.slot.saturating_add(CONNS_PER_CALL));
+            let end = self.presence.users().min(resync.slot.saturating_add(CONNS_PER_CALL));
             for slot in (resync.slot..end).map(Slot::new) {
                 let state = self.presence.state(slot, now);
                 if state.since.is_some_and(|since| since > resync.floor) {
@@ -393,14 +378,12 @@ impl Engine {
     fn resync_names(&mut self, from: usize, resync: &mut Resync, now: Now) {
         let mut found = Vec::new();
         let presence = &self.presence;
-        resync.name = self
-            .watches
-            .names_from(from, CONNS_PER_CALL as usize, |name| {
-                let slot = crate::wire::User::parse(name.as_bytes())
-                    .ok()
-                    .and_then(|user| presence.lookup(user));
-                found.extend(slot);
-            });
+        resync.name = self.watches.names_from(from, CONNS_PER_CALL as usize, |name| {
+            let slot = crate::wire::User::parse(name.as_bytes())
+                .ok()
+                .and_then(|user| presence.lookup(user));
+            found.extend(slot);
+        });
         for slot in found {
             let online = self.presence.state(slot, now).online;
             self.tell(
@@ -431,11 +414,7 @@ impl Engine {
     }
 
     fn drain_step(&mut self, now: Now) {
-        let Some(drain) = self
-            .upkeep
-            .drain
-            .filter(|_| now.mono >= self.upkeep.drain_due)
-        else {
+        let Some(drain) = self.upkeep.drain.filter(|_| now.mono >= self.upkeep.drain_due) else {
             return;
         };
         let (target, enough) = drain.target(now.mono, self.settings.drain_ms, self.conns.places());

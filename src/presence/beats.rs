@@ -54,8 +54,7 @@ impl Presence {
             for (i, (user, _)) in beats.iter().enumerate() {
                 let first = offsets[i].and_then(|offset| self.interner.slot_at(offset, *user));
                 // Another user with the same tag: seldom, so its misses need not overlap.
-                slots[i] = first
-                    .or_else(|| probes[i].find_map(|offset| self.interner.slot_at(offset, *user)));
+                slots[i] = first.or_else(|| probes[i].find_map(|offset| self.interner.slot_at(offset, *user)));
                 if let Some(slot) = slots[i] {
                     self.stamps.prefetch(slot);
                     self.online.prefetch(slot);
@@ -75,10 +74,7 @@ impl Presence {
     pub fn record_leave(&self, slot: Slot, sent_at: Unix, now: Now) -> LeaveOutcome {
         let cell = self.stamps.cell(slot);
         let mut leaves = self.leaves.lock();
-        if leaves
-            .sent_at(slot, now)
-            .is_some_and(|newest| sent_at <= newest)
-        {
+        if leaves.sent_at(slot, now).is_some_and(|newest| sent_at <= newest) {
             return LeaveOutcome::Ignored;
         }
         let before = cell.load(Ordering::Acquire);
@@ -149,16 +145,14 @@ impl Presence {
                 // which the goodbye came is the best that is known. A stamp ahead of every honest sender is from before a step.
                 None => {
                     let left_ms = ms_of(stamp);
-                    left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms()
-                        && sent_at.ms() <= left_ms
+                    left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms() && sent_at.ms() <= left_ms
                 }
             };
             if refused {
                 return BeatOutcome::BeforeLeave;
             }
             let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-                (stamp & LEFT != 0)
-                    .then(|| pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp) & !LEFT))
+                (stamp & LEFT != 0).then(|| pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp) & !LEFT))
             });
             debug_assert!(came_back.is_ok(), "LEFT is cleared under the lock only");
         } else {

@@ -82,8 +82,7 @@ impl Flusher {
             Step::Log => self.log(now),
             Step::Stamps { chunk } => {
                 let (bytes, next) = self.cells(&self.presence.stamps, STAMPS_DIRTY, chunk)?;
-                self.step =
-                    next.map_or(Step::Published { chunk: 0 }, |chunk| Step::Stamps { chunk });
+                self.step = next.map_or(Step::Published { chunk: 0 }, |chunk| Step::Stamps { chunk });
                 Ok(self.report(bytes))
             }
             Step::Published { chunk } => {

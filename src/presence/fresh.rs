@@ -165,19 +165,12 @@ mod tests {
             any_ahead: false,
         };
         assert_eq!(scalar(&word_of(&stamps), bounds), expected);
-        assert_eq!(
-            Comparison::detect().word(&word_of(&stamps), bounds),
-            expected
-        );
+        assert_eq!(Comparison::detect().word(&word_of(&stamps), bounds), expected);
         stamps[5] = pack(101_000, 0xfe);
         assert!(!scalar(&word_of(&stamps), bounds).any_ahead);
         stamps[5] = pack(101_001, LEFT);
         assert!(scalar(&word_of(&stamps), bounds).any_ahead);
-        assert!(
-            Comparison::detect()
-                .word(&word_of(&stamps), bounds)
-                .any_ahead
-        );
+        assert!(Comparison::detect().word(&word_of(&stamps), bounds).any_ahead);
     }
 
     #[test]

@@ -92,8 +92,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         let (from, to) = self.ambiguous.unwrap_or_default();
-        let flags = u32::from(self.clean) * FLAG_CLEAN
-            + u32::from(self.ambiguous.is_some()) * FLAG_AMBIGUOUS;
+        let flags = u32::from(self.clean) * FLAG_CLEAN + u32::from(self.ambiguous.is_some()) * FLAG_AMBIGUOUS;
         out[0..8].copy_from_slice(self.kind.magic());
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
         out[12..16].copy_from_slice(&self.capacity.to_le_bytes());
@@ -143,8 +142,7 @@ impl Header {
             watermark: Unix::from_ms(u64_at(40)),
             boot_id: array(bytes, 48),
             clean: flags & FLAG_CLEAN != 0,
-            ambiguous: (flags & FLAG_AMBIGUOUS != 0)
-                .then(|| (Unix::from_ms(u64_at(72)), Unix::from_ms(u64_at(80)))),
+            ambiguous: (flags & FLAG_AMBIGUOUS != 0).then(|| (Unix::from_ms(u64_at(72)), Unix::from_ms(u64_at(80)))),
         })
     }
 }
@@ -165,10 +163,7 @@ mod tests {
         header.boot_id = [9; 16];
         header.clean = true;
         header.ambiguous = Some((Unix::from_ms(3), Unix::from_ms(4)));
-        assert_eq!(
-            Header::decode(Kind::Published, &header.encode()),
-            Ok(header)
-        );
+        assert_eq!(Header::decode(Kind::Published, &header.encode()), Ok(header));
     }
 
     #[test]
@@ -180,9 +175,7 @@ mod tests {
         );
         assert_eq!(
             Header::decode(Kind::Users, &good),
-            Err(HeaderFault::Magic {
-                found: *b"GDSTAMP\0"
-            })
+            Err(HeaderFault::Magic { found: *b"GDSTAMP\0" })
         );
         let mut other = good;
         other[8] = 2;

@@ -129,11 +129,7 @@ impl Table {
         let length = self.entries.len();
         let mut position = place(entry >> OFFSET_BITS, length);
         while self.entries[position].load(Ordering::Relaxed) != 0 {
-            position = if position + 1 == length {
-                0
-            } else {
-                position + 1
-            };
+            position = if position + 1 == length { 0 } else { position + 1 };
         }
         self.entries[position].store(entry, Ordering::Release);
     }
@@ -202,10 +198,7 @@ mod tests {
             assert!(index.probe(hash(n), &guard).any(|offset| offset == n));
         }
         for n in 1..=50_000 {
-            assert!(
-                index.probe(hash(n), &guard).any(|offset| offset == n),
-                "{n}"
-            );
+            assert!(index.probe(hash(n), &guard).any(|offset| offset == n), "{n}");
         }
         let entries: usize = index
             .segments
@@ -216,10 +209,7 @@ mod tests {
                 unsafe { table.as_ref() }.map_or(0, |table| table.entries.len())
             })
             .sum();
-        assert!(
-            entries * 8 <= 50_000 * 13,
-            "{entries} entries for 50,000 users"
-        );
+        assert!(entries * 8 <= 50_000 * 13, "{entries} entries for 50,000 users");
     }
 
     #[test]
@@ -230,10 +220,7 @@ mod tests {
         for offset in 1..=5 {
             index.insert(u64::MAX, offset, &guard);
         }
-        assert_eq!(
-            index.probe(u64::MAX, &guard).collect::<Vec<_>>(),
-            [1, 2, 3, 4, 5]
-        );
+        assert_eq!(index.probe(u64::MAX, &guard).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert_eq!(index.probe(0, &guard).count(), 0);
     }
 }

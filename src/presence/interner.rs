@@ -77,8 +77,7 @@ impl Rebuilding {
             if self.users.is_multiple_of(GROUP_SLOTS) {
                 group.store(offset, Ordering::Relaxed);
             }
-            self.index
-                .insert(hash(&self.hasher, id), offset, &self.guard);
+            self.index.insert(hash(&self.hasher, id), offset, &self.guard);
         }
         self.users += 1;
     }
@@ -145,10 +144,7 @@ impl Interner {
             return Err(AppendFault::Full);
         }
         reserve(index).map_err(AppendFault::NoSpace)?;
-        let offset = self
-            .log
-            .append(index, user.as_bytes())
-            .map_err(AppendFault::NoSpace)?;
+        let offset = self.log.append(index, user.as_bytes()).map_err(AppendFault::NoSpace)?;
         if index.is_multiple_of(GROUP_SLOTS) {
             self.groups[(index / GROUP_SLOTS) as usize].store(offset, Ordering::Relaxed);
         }
@@ -167,8 +163,7 @@ impl Interner {
         }
         let (found, id) = self.log.record(offset);
         debug_assert_eq!(found, slot.index());
-        User::parse(id)
-            .expect("the log holds legal ids: appended from a User, or checked by the scan")
+        User::parse(id).expect("the log holds legal ids: appended from a User, or checked by the scan")
     }
 }
 

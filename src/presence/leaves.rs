@@ -71,9 +71,7 @@ impl Leaves {
                     let slot = *slot;
                     self.expiries.pop_front();
                     match self.by_slot.get(&slot.index()) {
-                        Some(leave) if leave.kept_until > now => {
-                            self.expiries.push_back((leave.kept_until, slot))
-                        }
+                        Some(leave) if leave.kept_until > now => self.expiries.push_back((leave.kept_until, slot)),
                         _ => {
                             self.by_slot.remove(&slot.index());
                         }
@@ -121,10 +119,7 @@ mod tests {
             leaves.insert(Slot::new(9_999), at(70_000).unix, at(70_000 + n));
         }
         assert_eq!(leaves.by_slot.len(), 2);
-        assert_eq!(
-            leaves.sent_at(Slot::new(0), at(99_999)),
-            Some(at(40_000).unix)
-        );
+        assert_eq!(leaves.sent_at(Slot::new(0), at(99_999)), Some(at(40_000).unix));
         leaves.insert(Slot::new(1), at(200_000).unix, at(200_000));
         leaves.insert(Slot::new(1), at(200_000).unix, at(200_000));
         assert_eq!(leaves.by_slot.len(), 1);

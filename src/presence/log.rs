@@ -194,11 +194,7 @@ fn check(bytes: &[u8], slot: u32) -> Result<&[u8], (usize, String, String)> {
     let id = &checked[ID_AT as usize..];
     match User::parse(id) {
         Ok(_) => Ok(id),
-        Err(fault) => Err((
-            ID_AT as usize,
-            "a legal user id".to_owned(),
-            fault.explain().to_owned(),
-        )),
+        Err(fault) => Err((ID_AT as usize, "a legal user id".to_owned(), fault.explain().to_owned())),
     }
 }
 

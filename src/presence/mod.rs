@@ -137,8 +137,7 @@ impl Presence {
 
     /// The slot of a user that has one. Lock-free.
     pub fn lookup(&self, user: User<'_>) -> Option<Slot> {
-        self.interner
-            .find(user, self.interner.hash(user), &epoch::pin())
+        self.interner.find(user, self.interner.hash(user), &epoch::pin())
     }
 
     /// The slot of a user, made if need be. Lock-free when it exists.
@@ -156,14 +155,12 @@ impl Presence {
             self.stamps.reserve(index + 1)?;
             self.published.reserve(index + 1)
         };
-        self.interner
-            .intern(user, hash, guard, reserve)
-            .map_err(|fault| {
-                if let AppendFault::NoSpace(error) = &fault {
-                    self.log_growth_failure(error);
-                }
-                InternFault::from(&fault)
-            })
+        self.interner.intern(user, hash, guard, reserve).map_err(|fault| {
+            if let AppendFault::NoSpace(error) = &fault {
+                self.log_growth_failure(error);
+            }
+            InternFault::from(&fault)
+        })
     }
 
     fn log_growth_failure(&self, error: &io::Error) {
@@ -204,9 +201,7 @@ impl Presence {
     /// Publishers online (sum over chunks), for metrics.
     pub fn online(&self) -> u64 {
         let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
-        (0..chunks)
-            .map(|chunk| u64::from(self.online.count(chunk)))
-            .sum()
+        (0..chunks).map(|chunk| u64::from(self.online.count(chunk))).sum()
     }
 
     /// Whether a reconnect that has been told everything up to `id` may be told only what changed since (less slack): false
@@ -255,11 +250,7 @@ impl Presence {
         let mut counted = vec![0; users.div_ceil(CHUNK_SLOTS) as usize];
         for slot in (0..users).map(Slot::new) {
             let published = self.published.cell(slot).load(Ordering::Acquire) & ONLINE != 0;
-            assert_eq!(
-                published,
-                self.online.has(slot),
-                "published cell and bit of {slot:?}"
-            );
+            assert_eq!(published, self.online.has(slot), "published cell and bit of {slot:?}");
             counted[online::chunk_of(slot)] += u32::from(published);
         }
         for (chunk, count) in counted.iter().enumerate() {

@@ -68,13 +68,11 @@ impl MappedFile {
                 "the reserved address space is used up",
             ));
         }
-        let result =
-            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have, to_bytes - have)
-            {
-                // A file system without preallocation: zeros written are as good, only slower.
-                Err(Errno::OPNOTSUPP) => write_zeros(&self.file, have, to_bytes),
-                other => other.map_err(io::Error::from),
-            };
+        let result = match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have, to_bytes - have) {
+            // A file system without preallocation: zeros written are as good, only slower.
+            Err(Errno::OPNOTSUPP) => write_zeros(&self.file, have, to_bytes),
+            other => other.map_err(io::Error::from),
+        };
         if let Err(error) = result {
             // Some file systems leave part of what did not fit; nobody has seen those bytes.
             self.file.set_len(have)?;

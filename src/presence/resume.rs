@@ -25,9 +25,7 @@ impl Resume {
     }
 
     pub(super) fn resumable(&self, id: Unix, now: Unix) -> bool {
-        let doubtful = self
-            .ambiguous()
-            .is_some_and(|(from, to)| (from..=to).contains(&id));
+        let doubtful = self.ambiguous().is_some_and(|(from, to)| (from..=to).contains(&id));
         id >= self.created_at && id <= now.plus_ms(AHEAD_MS_MAX) && !doubtful
     }
 
@@ -61,10 +59,7 @@ mod tests {
             [false, true, true, true, false]
         );
         resume.doubt(unix(3_000), unix(4_000));
-        assert_eq!(
-            believed(&[2_999, 3_000, 4_000, 4_001]),
-            [true, false, false, true]
-        );
+        assert_eq!(believed(&[2_999, 3_000, 4_000, 4_001]), [true, false, false, true]);
         resume.doubt(unix(2_000), unix(2_100));
         assert_eq!(
             believed(&[1_999, 2_000, 2_500, 4_000, 4_001]),

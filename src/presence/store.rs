@@ -76,9 +76,7 @@ pub(super) struct Identity {
 impl Presence {
     /// Everything before `synced_bytes` of users.log is on disk: says so in its header.
     pub(super) fn mark_log_synced(&self, synced_bytes: u64) -> io::Result<()> {
-        self.identity
-            .synced_bytes
-            .fetch_max(synced_bytes, Ordering::AcqRel);
+        self.identity.synced_bytes.fetch_max(synced_bytes, Ordering::AcqRel);
         let mut header = self.identity.header(Kind::Users);
         header.synced_bytes = self.identity.synced_bytes.load(Ordering::Acquire);
         self.interner.log().file().write_start(&header.encode())
@@ -92,12 +90,7 @@ impl Presence {
     }
 
     /// Every transition up to `watermark` is on disk, and `capacity` as above: says so in the header.
-    pub(super) fn mark_published_synced(
-        &self,
-        capacity: u32,
-        watermark: Unix,
-        clean: bool,
-    ) -> io::Result<()> {
+    pub(super) fn mark_published_synced(&self, capacity: u32, watermark: Unix, clean: bool) -> io::Result<()> {
         let mut header = self.identity.header(Kind::Published);
         header.capacity = capacity;
         header.watermark = watermark;
@@ -205,8 +198,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     };
     let users_path = users.path.clone();
     let mut log_file = users.map(&identity, log::reserved_bytes(users_max))?;
-    let (rebuilding, scan) =
-        read_log(&log_file, users_max).map_err(os("reserve memory for", &users_path))?;
+    let (rebuilding, scan) = read_log(&log_file, users_max).map_err(os("reserve memory for", &users_path))?;
     check_scan(&users_path, &scan, synced_bytes, users_max)?;
 
     // From here on the files are ours to write.
@@ -223,8 +215,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
     let (stamps_missing, published_missing) = (stamps.is_none(), published.is_none());
     let stamps = Found::or_new(stamps, &options.dir, Kind::Stamps)?.map(&identity, reserved)?;
-    let published =
-        Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
+    let published = Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
     let presence = Presence {
         interner: rebuilding.finish(Log::new(log_file, scan.end), users_max),
         stamps: CellFile::new(stamps),
@@ -232,10 +223,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         online: Online::new(users_max).map_err(os("reserve memory for", &options.dir))?,
         leaves: Mutex::new(Leaves::new(options.beat_skew_max_ms)),
         vigil: Vigil::new(options.shards),
-        resume: Resume::new(
-            identity.created_at,
-            last.and_then(|header| header.ambiguous),
-        ),
+        resume: Resume::new(identity.created_at, last.and_then(|header| header.ambiguous)),
         identity,
         beat_skew_ms_max: options.beat_skew_max_ms,
         growth_logged_ms: AtomicU64::new(0),
@@ -308,10 +296,7 @@ impl Found {
             .map_err(|error| StoreFault::os(path.clone(), "read", error))?;
         let header = match start.is_empty() {
             true => None,
-            false => Some(
-                Header::decode(kind, &start)
-                    .map_err(|fault| StoreFault::header(path.clone(), kind, fault))?,
-            ),
+            false => Some(Header::decode(kind, &start).map_err(|fault| StoreFault::header(path.clone(), kind, fault))?),
         };
         Ok(Found {
             kind,
@@ -410,12 +395,7 @@ fn all_bytes(file: &MappedFile) -> &[u8] {
 }
 
 /// Damage before the synced mark is not a torn write.
-fn check_scan(
-    path: &Path,
-    scan: &log::Scan,
-    synced_bytes: u64,
-    users_max: u32,
-) -> Result<(), StoreFault> {
+fn check_scan(path: &Path, scan: &log::Scan, synced_bytes: u64, users_max: u32) -> Result<(), StoreFault> {
     if scan.end < synced_bytes {
         let (offset, expected, found) = match &scan.fault {
             Some(fault) => (fault.offset, fault.expected.clone(), fault.found.clone()),
@@ -475,17 +455,10 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
         .max()
         .unwrap_or(0);
     for (stamp, published) in stamps.iter().zip(published) {
-        let (stamp, before) = (
-            stamp.load(Ordering::Relaxed),
-            published.load(Ordering::Relaxed),
-        );
-        let was_fresh =
-            stamp & LEFT == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
+        let (stamp, before) = (stamp.load(Ordering::Relaxed), published.load(Ordering::Relaxed));
+        let was_fresh = stamp & LEFT == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
         if was_fresh || before & ONLINE != 0 {
-            published.store(
-                pack(now.unix.ms().max(ms_of(before) + 1), ONLINE),
-                Ordering::Relaxed,
-            );
+            published.store(pack(now.unix.ms().max(ms_of(before) + 1), ONLINE), Ordering::Relaxed);
         }
     }
 }
@@ -506,9 +479,7 @@ fn restore_online(presence: &Presence, users: u32) -> Unix {
         }
     }
     for chunk in 0..users.div_ceil(CHUNK_SLOTS) as usize {
-        presence
-            .online
-            .raise(chunk, LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
+        presence.online.raise(chunk, LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
     }
     Unix::from_ms(latest_ms)
 }

@@ -90,12 +90,7 @@ impl Sweep {
         let Some(mut cursor) = self.cursor.take() else {
             return true;
         };
-        let mut pass = Pass::new(
-            self,
-            presence,
-            context,
-            out.len().saturating_add(transitions_max),
-        );
+        let mut pass = Pass::new(self, presence, context, out.len().saturating_add(transitions_max));
         let users = presence.users();
         let mut budget = i64::from(slots_max);
         while cursor.chunk < users.div_ceil(CHUNK_SLOTS) {
@@ -137,18 +132,8 @@ impl Sweep {
     }
 
     /// Looks at one owned slot now (a beat came while it was offline, or a leave).
-    pub fn look(
-        &mut self,
-        presence: &Presence,
-        context: SweepContext,
-        slot: Slot,
-        out: &mut Vec<Transition>,
-    ) {
-        debug_assert_eq!(
-            slot.owner(self.shards),
-            self.shard,
-            "only a slot's owner publishes it"
-        );
+    pub fn look(&mut self, presence: &Presence, context: SweepContext, slot: Slot, out: &mut Vec<Transition>) {
+        debug_assert_eq!(slot.owner(self.shards), self.shard, "only a slot's owner publishes it");
         let mut pass = Pass::new(self, presence, context, usize::MAX);
         let stamp = presence.stamps.cell(slot).load(Ordering::Acquire);
         if pass.bounds.is_ahead(stamp) {
@@ -172,12 +157,7 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(
-        sweep: &Sweep,
-        presence: &'a Presence,
-        context: SweepContext,
-        out_max: usize,
-    ) -> Pass<'a> {
+    fn new(sweep: &Sweep, presence: &'a Presence, context: SweepContext, out_max: usize) -> Pass<'a> {
         Pass {
             presence,
             comparison: sweep.comparison,
@@ -273,14 +253,10 @@ impl Presence {
         let previous = cell.load(Ordering::Relaxed);
         // Strictly increasing, whatever the clock does: watchers order the states of a publisher by it.
         let since_ms = now.unix.ms().max(ms_of(previous) + 1);
-        cell.store(
-            pack(since_ms, if online { ONLINE } else { 0 }),
-            Ordering::Release,
-        );
+        cell.store(pack(since_ms, if online { ONLINE } else { 0 }), Ordering::Release);
         self.online.set(slot, online);
         // A beat that crossed this saw the old bit and told nobody; the next sweep looks once more.
-        self.online
-            .raise(chunk_of(slot), LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
+        self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
         Transition {
             slot,
             online,

@@ -73,8 +73,7 @@ impl Vigil {
             .iter()
             .filter_map(|turn| {
                 let began_at = turn.began_at.load(Ordering::Acquire);
-                let unix_ms = Mono::from_micros(began_at).ms() as i64
-                    + turn.anchor_ms.load(Ordering::Acquire);
+                let unix_ms = Mono::from_micros(began_at).ms() as i64 + turn.anchor_ms.load(Ordering::Acquire);
                 (began_at != NEVER).then(|| Unix::from_ms(u64::try_from(unix_ms).unwrap_or(0)))
             })
             .min()
@@ -121,10 +120,7 @@ mod tests {
             unix: at(ms).unix.minus_ms(3_600_000),
         };
         vigil.note_turn(0, stepped(10_100));
-        assert!(
-            vigil.must_hold(1, at(10_100)),
-            "this shard's clock is the old one"
-        );
+        assert!(vigil.must_hold(1, at(10_100)), "this shard's clock is the old one");
         assert!(
             vigil.must_hold(0, stepped(10_100)),
             "the other's beats bear the old time"

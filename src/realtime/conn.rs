@@ -289,16 +289,10 @@ mod tests {
         conns.remove(first);
         assert!(conns.get(first).is_none() && conns.is_empty());
         let second = conns.insert();
-        assert_eq!(
-            (second.index, second.generation),
-            (first.index, first.generation + 1)
-        );
+        assert_eq!((second.index, second.generation), (first.index, first.generation + 1));
         assert!(conns.get(first).is_none());
         conns.remove(first);
-        assert_eq!(
-            (conns.len(), conns.get(second).unwrap().publisher()),
-            (1, None)
-        );
+        assert_eq!((conns.len(), conns.get(second).unwrap().publisher()), (1, None));
     }
 
     #[test]

@@ -70,10 +70,8 @@ impl Lists {
         if old != new {
             let offset = new.map_or(0, |class| self.allocate(class));
             let kept = list.len.min(len) as usize;
-            self.words.copy_within(
-                list.offset as usize..list.offset as usize + kept,
-                offset as usize,
-            );
+            self.words
+                .copy_within(list.offset as usize..list.offset as usize + kept, offset as usize);
             if let Some(class) = old {
                 self.release(class, list.offset);
             }

@@ -88,10 +88,7 @@ mod tests {
     use crate::realtime::Conns;
 
     fn waiting(conn: &Conn) -> (&[u8], Option<Mono>) {
-        conn.io
-            .as_ref()
-            .map(|io| (io.unsent(), io.stalled_since))
-            .unwrap()
+        conn.io.as_ref().map(|io| (io.unsent(), io.stalled_since)).unwrap()
     }
 
     #[test]
@@ -99,15 +96,9 @@ mod tests {
         let mut conns = Conns::default();
         let id = conns.insert();
         let conn = conns.get_mut(id).unwrap();
-        assert_eq!(
-            book(conn, Some(b"abcdef"), 6, Mono::default()),
-            Written::All
-        );
+        assert_eq!(book(conn, Some(b"abcdef"), 6, Mono::default()), Written::All);
         assert!(conn.io.is_none());
-        assert_eq!(
-            book(conn, Some(b"abcdef"), 2, Mono::from_micros(5)),
-            Written::Some
-        );
+        assert_eq!(book(conn, Some(b"abcdef"), 2, Mono::from_micros(5)), Written::Some);
         assert_eq!(waiting(conn), (&b"cdef"[..], Some(Mono::from_micros(5))));
         assert_eq!(book(conn, None, 0, Mono::from_micros(6)), Written::Some);
         assert_eq!(conn.io().stalled_since, Some(Mono::from_micros(5)));
@@ -138,10 +129,7 @@ mod tests {
         let mut queue = FlushQueue::default();
         queue.push(id.index, conns.at(0), Mono::from_micros(1));
         queue.push(id.index, conns.at(0), Mono::from_micros(2));
-        assert_eq!(
-            (queue.len(), queue.pop()),
-            (1, Some((0, Mono::from_micros(1))))
-        );
+        assert_eq!((queue.len(), queue.pop()), (1, Some((0, Mono::from_micros(1)))));
         conns.at(0).put(flag::QUEUED, false);
         conns.at(0).put(flag::BLOCKED, true);
         queue.push(id.index, conns.at(0), Mono::from_micros(3));

@@ -86,9 +86,7 @@ impl Timers {
                 },
             );
         }
-        let due = tick
-            .0
-            .clamp(self.fired + 1, self.fired + WHEEL_TICKS as u32 - 1);
+        let due = tick.0.clamp(self.fired + 1, self.fired + WHEEL_TICKS as u32 - 1);
         let head = due as usize % WHEEL_TICKS;
         let next = self.heads[head];
         self.links[index as usize] = Link {
@@ -106,23 +104,14 @@ impl Timers {
 
     /// Sets the timer of the connection at `index` to `tick` unless it fires before that already.
     pub fn set_sooner(&mut self, index: u32, tick: Tick) {
-        if self
-            .links
-            .get(index as usize)
-            .is_none_or(|link| link.due > tick.0)
-        {
+        if self.links.get(index as usize).is_none_or(|link| link.due > tick.0) {
             self.set(index, tick);
         }
     }
 
     /// Forgets the timer of the connection at `index`.
     pub fn clear(&mut self, index: u32) {
-        let Some(link) = self
-            .links
-            .get(index as usize)
-            .copied()
-            .filter(|link| link.due != NONE)
-        else {
+        let Some(link) = self.links.get(index as usize).copied().filter(|link| link.due != NONE) else {
             return;
         };
         let head = link.due as usize % WHEEL_TICKS;
@@ -159,9 +148,8 @@ impl Timers {
 
     /// When the first timer fires; [`Mono::NEVER`] if none is set.
     pub fn next(&self) -> Mono {
-        self.next_due().map_or(Mono::NEVER, |due| {
-            self.epoch.plus_ms(u64::from(due) * TICK_MS)
-        })
+        self.next_due()
+            .map_or(Mono::NEVER, |due| self.epoch.plus_ms(u64::from(due) * TICK_MS))
     }
 
     /// The tick of the first filled head after `fired`; all set timers lie within one turn of the wheel.

@@ -125,10 +125,7 @@ impl Watches {
 
     /// The target by that name, if anybody watches by it.
     pub fn find_name(&self, user: &str) -> Option<Target> {
-        self.names
-            .index
-            .get(user)
-            .map(|index| Target(NAMED | index))
+        self.names.index.get(user).map(|index| Target(NAMED | index))
     }
 
     /// Makes the stream at `conn` watch `targets` (in any order, repeats allowed); those added are marked if `mark`. Returns how
@@ -309,9 +306,7 @@ impl Watches {
 
     /// Watches of the stream at `conn`.
     pub fn of(&self, conn: u32) -> usize {
-        self.follows
-            .get(conn as usize)
-            .map_or(0, |follow| follow.list.len())
+        self.follows.get(conn as usize).map_or(0, |follow| follow.list.len())
     }
 
     /// Whether the stream at `conn` watches `target`.
@@ -349,10 +344,7 @@ impl Watches {
             let at = self.lists.get(*list).partition_point(|other| *other < conn);
             return self.lists.insert(list, at, conn);
         }
-        let watchers = self
-            .by_slot
-            .entry(target.0)
-            .or_insert(Watchers::Few(List::default()));
+        let watchers = self.by_slot.entry(target.0).or_insert(Watchers::Few(List::default()));
         match watchers {
             Watchers::Crowd(crowd) => {
                 self.crowds[*crowd as usize].insert(conn);
@@ -419,9 +411,7 @@ impl Watches {
             let entries = self.lists.get(follow.list);
             edges += entries.len();
             assert!(
-                entries
-                    .windows(2)
-                    .all(|pair| pair[0] & !MARK < pair[1] & !MARK),
+                entries.windows(2).all(|pair| pair[0] & !MARK < pair[1] & !MARK),
                 "stream {conn}'s list is out of order"
             );
             assert_eq!(
@@ -438,12 +428,8 @@ impl Watches {
                         .get(self.names.table[name as usize].1)
                         .binary_search(&conn)
                         .is_ok(),
-                    (None, Some(Watchers::Few(list))) => {
-                        self.lists.get(*list).binary_search(&conn).is_ok()
-                    }
-                    (None, Some(Watchers::Crowd(crowd))) => {
-                        self.crowds[*crowd as usize].contains(conn)
-                    }
+                    (None, Some(Watchers::Few(list))) => self.lists.get(*list).binary_search(&conn).is_ok(),
+                    (None, Some(Watchers::Crowd(crowd))) => self.crowds[*crowd as usize].contains(conn),
                     (None, None) => false,
                 };
                 assert!(
@@ -453,12 +439,7 @@ impl Watches {
             }
         }
         assert_eq!(edges, self.edges, "watches in all");
-        let few = self
-            .names
-            .table
-            .iter()
-            .map(|(_, list)| list.len())
-            .sum::<usize>();
+        let few = self.names.table.iter().map(|(_, list)| list.len()).sum::<usize>();
         assert_eq!(few, self.named_edges, "watches by name in all");
         assert_eq!(
             self.names.index.len(),
@@ -511,40 +492,24 @@ mod tests {
     fn marks_are_told_once() {
         let mut watches = Watches::default();
         assert_eq!(
-            watches.add(
-                1,
-                &mut vec![Target::slot(7), Target::slot(3), Target::slot(7)],
-                false
-            ),
+            watches.add(1, &mut vec![Target::slot(7), Target::slot(3), Target::slot(7)], false),
             2
         );
         assert_eq!(watches.add(2, &mut vec![Target::slot(7)], false), 1);
         let mut first = Vec::new();
         assert_eq!(
             watches.mark(7, |conn| first.push(conn)),
-            MarkCount {
-                marks: 2,
-                coalesced: 0
-            }
+            MarkCount { marks: 2, coalesced: 0 }
         );
         assert_eq!(
             watches.mark(7, |conn| first.push(conn)),
-            MarkCount {
-                marks: 0,
-                coalesced: 2
-            }
+            MarkCount { marks: 0, coalesced: 2 }
         );
         assert_eq!(
             watches.mark(3, |conn| first.push(conn)),
-            MarkCount {
-                marks: 1,
-                coalesced: 0
-            }
+            MarkCount { marks: 1, coalesced: 0 }
         );
-        assert_eq!(
-            watches.mark(4, |conn| first.push(conn)),
-            MarkCount::default()
-        );
+        assert_eq!(watches.mark(4, |conn| first.push(conn)), MarkCount::default());
         assert_eq!(first, [1, 2]);
         assert_eq!(told(&mut watches, 1), [3, 7]);
         assert_eq!((told(&mut watches, 1), watches.marks(2)), (vec![], 1));
@@ -567,11 +532,7 @@ mod tests {
             (left, &seen[..]),
             (
                 3,
-                &[
-                    "Mark { of: Slot(0), last: false }",
-                    "Mark { of: Slot(1), last: false }"
-                ]
-                .map(String::from)[..]
+                &["Mark { of: Slot(0), last: false }", "Mark { of: Slot(1), last: false }"].map(String::from)[..]
             )
         );
         let mut last = String::new();
@@ -594,10 +555,7 @@ mod tests {
         let mut first = Vec::new();
         assert!(watches.resolve("bob", 9, |conn| first.push(conn)));
         assert!(!watches.resolve("bob", 9, |_| unreachable!()));
-        assert_eq!(
-            (first, watches.named_len(), watches.len()),
-            (vec![4, 5], 0, 3)
-        );
+        assert_eq!((first, watches.named_len(), watches.len()), (vec![4, 5], 0, 3));
         assert_eq!(told(&mut watches, 5), [9]);
         watches.check_invariants();
     }

@@ -97,21 +97,12 @@ impl<'a> Beats<'a> {
 
 /// Checks one datagram in the order short, magic, version, key, mac (constant time), stale, entry. Nothing of it is
 /// believed before its MAC.
-pub fn open<'a>(
-    datagram: &'a [u8],
-    keys: &Keys,
-    now: Unix,
-    skew_max_ms: u64,
-) -> Result<Beats<'a>, BeatDrop> {
+pub fn open<'a>(datagram: &'a [u8], keys: &Keys, now: Unix, skew_max_ms: u64) -> Result<Beats<'a>, BeatDrop> {
     if !(DATAGRAM_BYTES_MIN..=DATAGRAM_BYTES_MAX).contains(&datagram.len()) {
         return Err(BeatDrop::Short);
     }
-    let (signed, mac) = datagram
-        .split_last_chunk::<MAC_BYTES>()
-        .ok_or(BeatDrop::Short)?;
-    let (head, entries) = signed
-        .split_first_chunk::<HEAD_BYTES>()
-        .ok_or(BeatDrop::Short)?;
+    let (signed, mac) = datagram.split_last_chunk::<MAC_BYTES>().ok_or(BeatDrop::Short)?;
+    let (head, entries) = signed.split_first_chunk::<HEAD_BYTES>().ok_or(BeatDrop::Short)?;
     let [m0, m1, version, flags, k0, k1, k2, k3, sent_at @ ..] = *head;
     if [m0, m1] != MAGIC {
         return Err(BeatDrop::Magic);
@@ -119,9 +110,7 @@ pub fn open<'a>(
     if version != VERSION || flags & !FLAG_LEAVE != 0 {
         return Err(BeatDrop::Version);
     }
-    let key = keys
-        .find(u32::from_be_bytes([k0, k1, k2, k3]))
-        .ok_or(BeatDrop::Key)?;
+    let key = keys.find(u32::from_be_bytes([k0, k1, k2, k3])).ok_or(BeatDrop::Key)?;
     if !constant_time_eq_16(&key.mac(signed), mac) {
         return Err(BeatDrop::Mac);
     }
@@ -151,12 +140,10 @@ impl<'a> Iterator for Entries<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let (&len, rest) = self.rest.split_first()?;
-        let entry = rest
-            .split_at_checked(usize::from(len))
-            .and_then(|(user, after)| {
-                self.rest = after;
-                User::parse(user).ok()
-            });
+        let entry = rest.split_at_checked(usize::from(len)).and_then(|(user, after)| {
+            self.rest = after;
+            User::parse(user).ok()
+        });
         if entry.is_none() {
             self.rest = &[];
         }
@@ -217,11 +204,7 @@ impl Writer {
 
     /// Appends the MAC and lends the bytes; [`Writer::restart`] comes next.
     pub fn seal_in_place(&mut self, key: &FleetKey) -> &[u8] {
-        debug_assert_eq!(
-            self.bytes[4..8],
-            key.id().to_be_bytes(),
-            "started under another key"
-        );
+        debug_assert_eq!(self.bytes[4..8], key.id().to_be_bytes(), "started under another key");
         let mac = key.mac(&self.bytes);
         self.bytes.extend_from_slice(&mac);
         &self.bytes
@@ -242,12 +225,7 @@ mod tests {
     }
 
     fn keys() -> Keys {
-        Keys::parse(&format!(
-            "{}\n{}\n",
-            key().to_hex(),
-            FleetKey::new([8; 32]).to_hex()
-        ))
-        .unwrap()
+        Keys::parse(&format!("{}\n{}\n", key().to_hex(), FleetKey::new([8; 32]).to_hex())).unwrap()
     }
 
     fn user(id: &str) -> User<'_> {
@@ -294,10 +272,7 @@ mod tests {
             datagram[datagram.len() - MAC_BYTES..],
             blake3::keyed_hash(&[7; 32], &expected).as_bytes()[..MAC_BYTES]
         );
-        assert_eq!(
-            opened(&datagram),
-            Ok((true, NOW.ms(), vec!["bob".into(), "é".into()]))
-        );
+        assert_eq!(opened(&datagram), Ok((true, NOW.ms(), vec!["bob".into(), "é".into()])));
         assert_eq!(
             opened(&sealed(false, NOW, &["x"])),
             Ok((false, NOW.ms(), vec!["x".into()]))
@@ -353,24 +328,16 @@ mod tests {
 
         let mut writer = Writer::new(false, NOW, &FleetKey::new([9; 32]));
         assert!(writer.push(user("x")));
-        assert_eq!(
-            opened(&writer.seal(&FleetKey::new([9; 32]))),
-            Err(BeatDrop::Key)
-        );
+        assert_eq!(opened(&writer.seal(&FleetKey::new([9; 32]))), Err(BeatDrop::Key));
 
         let mut device = sealed(false, NOW, &["x"])[..HEAD_BYTES + 2].to_vec();
         device[4] |= 0x80;
-        assert_eq!(
-            opened(&signed(&device)),
-            Err(BeatDrop::Key),
-            "no device keys"
-        );
+        assert_eq!(opened(&signed(&device)), Err(BeatDrop::Key), "no device keys");
     }
 
     #[test]
     fn stale() {
-        let at =
-            |ms| opened(&sealed(false, Unix::from_ms(ms), &["x"])).map(|(_, sent_at, _)| sent_at);
+        let at = |ms| opened(&sealed(false, Unix::from_ms(ms), &["x"])).map(|(_, sent_at, _)| sent_at);
         for ms in [NOW.ms() - SKEW_MS, NOW.ms() + SKEW_MS] {
             assert_eq!(at(ms), Ok(ms));
         }
@@ -420,15 +387,9 @@ mod tests {
         }
         assert!(!writer.is_empty());
         assert_eq!(count, (DATAGRAM_BYTES_MAX - HEAD_BYTES - MAC_BYTES) / 17);
-        assert!(
-            writer.push(user("six")),
-            "what does not fit leaves room for what does"
-        );
+        assert!(writer.push(user("six")), "what does not fit leaves room for what does");
         let datagram = writer.seal_in_place(&key()).to_vec();
-        assert_eq!(
-            opened(&datagram).map(|(_, _, users)| users.len()),
-            Ok(count + 1)
-        );
+        assert_eq!(opened(&datagram).map(|(_, _, users)| users.len()), Ok(count + 1));
 
         writer.restart(true, NOW, &key());
         assert!(writer.push(user("x")));
@@ -438,10 +399,7 @@ mod tests {
     #[test]
     fn labels() {
         let labels = BeatDrop::ALL.map(BeatDrop::label);
-        assert_eq!(
-            labels,
-            ["short", "magic", "version", "key", "mac", "stale", "entry"]
-        );
+        assert_eq!(labels, ["short", "magic", "version", "key", "mac", "stale", "entry"]);
     }
 
     proptest! {

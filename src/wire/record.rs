@@ -9,10 +9,7 @@ use crate::time::Unix;
 use crate::wire::User;
 use crate::wire::json::{write_str, write_u64};
 
-pub use body::{
-    BODY_DEPTH_MAX, BodyFault, StreamAsk, WatchEdit, parse_stream_ask, parse_users,
-    parse_watch_edit,
-};
+pub use body::{BODY_DEPTH_MAX, BodyFault, StreamAsk, WatchEdit, parse_stream_ask, parse_users, parse_watch_edit};
 
 /// One publisher's state as told to anybody who asks or watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

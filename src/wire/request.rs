@@ -53,9 +53,7 @@ impl Framing {
     /// to the same limit by [`ChunkDecoder`].
     pub fn check(self, limits: &RequestLimits) -> Result<(), RequestFault> {
         match self {
-            Framing::Length(bytes) if bytes > limits.body_bytes_max as u64 => {
-                Err(RequestFault::BodyTooLarge)
-            }
+            Framing::Length(bytes) if bytes > limits.body_bytes_max as u64 => Err(RequestFault::BodyTooLarge),
             Framing::None | Framing::Length(_) | Framing::Chunked => Ok(()),
         }
     }

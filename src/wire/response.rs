@@ -170,11 +170,7 @@ mod tests {
     fn status_lines_say_their_code() {
         for problem in PROBLEMS {
             let code = format!("HTTP/1.1 {} ", problem.status.code());
-            assert!(
-                problem.status.line().starts_with(&code),
-                "{:?}",
-                problem.status
-            );
+            assert!(problem.status.line().starts_with(&code), "{:?}", problem.status);
         }
     }
 }

@@ -174,8 +174,7 @@ mod tests {
         }
     }
 
-    const OFFLINE: &str =
-        r#"{"user":"bob","status":"offline","since":1764009604000,"last_active":1764009579000}"#;
+    const OFFLINE: &str = r#"{"user":"bob","status":"offline","since":1764009604000,"last_active":1764009579000}"#;
 
     #[test]
     fn blocks() {
@@ -216,10 +215,7 @@ mod tests {
         );
         let block = format!("event: presence\nid: 7\ndata: {OFFLINE}\n\n");
         assert_eq!(text(|out| write_presence(&bob(false), id, out)), block);
-        assert_eq!(
-            text(|out| write_presence_encoded(OFFLINE.as_bytes(), id, out)),
-            block
-        );
+        assert_eq!(text(|out| write_presence_encoded(OFFLINE.as_bytes(), id, out)), block);
     }
 
     #[test]
@@ -238,19 +234,14 @@ mod tests {
                 write_snapshot_close(closing, out);
             })
         };
-        assert_eq!(
-            whole(0, None, None),
-            ":\nevent: snapshot\ndata: {\"presence\":[]}\n\n"
-        );
+        assert_eq!(whole(0, None, None), ":\nevent: snapshot\ndata: {\"presence\":[]}\n\n");
         assert_eq!(
             whole(1, id, None),
             format!(":\nevent: snapshot\nid: 7\ndata: {{\"presence\":[{OFFLINE}]}}\n\n")
         );
         assert_eq!(
             whole(3, None, id),
-            format!(
-                ":\nevent: snapshot\ndata: {{\"presence\":[{OFFLINE},{OFFLINE},{OFFLINE}]}}\nid: 7\n\n"
-            )
+            format!(":\nevent: snapshot\ndata: {{\"presence\":[{OFFLINE},{OFFLINE},{OFFLINE}]}}\nid: 7\n\n")
         );
     }
 

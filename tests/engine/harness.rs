@@ -306,9 +306,7 @@ impl World {
     pub(crate) fn read(&mut self, peer: Peer, bytes: impl Into<Option<usize>>) -> &mut World {
         let now = self.now();
         let client = &mut self.clients[peer.0];
-        client.window = bytes
-            .into()
-            .map_or(usize::MAX, |n| client.window.saturating_add(n));
+        client.window = bytes.into().map_or(usize::MAX, |n| client.window.saturating_add(n));
         if client.blocked && client.socket != Socket::Closed {
             client.blocked = false;
             self.engines[client.shard].begin_turn(now);
@@ -329,13 +327,7 @@ impl World {
     }
 
     /// A datagram that was sent at another time than now.
-    pub(crate) fn datagram_of(
-        &mut self,
-        shard: usize,
-        users: &[&str],
-        sent_at: Unix,
-        leave: bool,
-    ) -> &mut World {
+    pub(crate) fn datagram_of(&mut self, shard: usize, users: &[&str], sent_at: Unix, leave: bool) -> &mut World {
         let mut writer = Writer::new(leave, sent_at, &self.key);
         for user in users {
             let user = User::parse(user.as_bytes()).expect("a legal user");
@@ -487,9 +479,7 @@ impl World {
     fn deliver(&mut self, from: usize, letter: Letter, now: Now) {
         let to: Vec<usize> = match letter.to {
             To::Shard(shard) => vec![usize::from(shard)],
-            To::Others => (0..self.engines.len())
-                .filter(|shard| *shard != from)
-                .collect(),
+            To::Others => (0..self.engines.len()).filter(|shard| *shard != from).collect(),
         };
         for shard in to {
             assert_ne!(shard, from, "mail to oneself");

@@ -3,8 +3,8 @@
 use greendot::metrics::{Counter, Gauge};
 
 use super::harness::{
-    CLOSE, NO_CONTENT, RETRY_AFTER, STREAM_HEAD, World, json, posted, problem, record, request,
-    snapshot, status_and_slug, unseen,
+    CLOSE, NO_CONTENT, RETRY_AFTER, STREAM_HEAD, World, json, posted, problem, record, request, snapshot,
+    status_and_slug, unseen,
 };
 
 /// A stream's refusal for load, after checking that its retry is wide.
@@ -47,11 +47,7 @@ fn connections() {
         .expect_closed(query);
     let health = world.connect(0);
     world.get(health, "/livez");
-    assert!(
-        world
-            .received(health)
-            .ends_with(&format!("{CLOSE}\r\nok\n"))
-    );
+    assert!(world.received(health).ends_with(&format!("{CLOSE}\r\nok\n")));
     world.expect_closed(health);
     assert_eq!(world.count(0, Counter::LimitConns), 3);
     for _ in 0..64 {
@@ -60,10 +56,7 @@ fn connections() {
     assert_eq!(world.try_connect(0), None);
     assert_eq!(world.count(0, Counter::LimitConns), 68);
     world.beat(0, &["x"]);
-    assert!(
-        world.received(first).starts_with("event: presence"),
-        "nobody made room"
-    );
+    assert!(world.received(first).starts_with("event: presence"), "nobody made room");
 }
 
 #[test]
@@ -78,26 +71,14 @@ fn heads() {
         (status.to_owned(), slug.to_owned())
     };
     let too_large = "HTTP/1.1 431 Request Header Fields Too Large".to_owned();
-    let long = format!(
-        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
-        "x".repeat(8_192)
-    );
-    assert_eq!(
-        refused(&mut world, long),
-        (too_large.clone(), "head-too-large".into())
-    );
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(8_192));
+    assert_eq!(refused(&mut world, long), (too_large.clone(), "head-too-large".into()));
     let target = request("GET", &format!("/{}", "x".repeat(8_192)));
-    let too_long = (
-        "HTTP/1.1 414 URI Too Long".to_owned(),
-        "target-too-long".to_owned(),
-    );
+    let too_long = ("HTTP/1.1 414 URI Too Long".to_owned(), "target-too-long".to_owned());
     assert_eq!(refused(&mut world, target), too_long);
     assert_eq!(world.count(0, Counter::LimitHeadBytes), 2);
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(4));
-    assert_eq!(
-        refused(&mut world, many),
-        (too_large, "too-many-headers".into())
-    );
+    assert_eq!(refused(&mut world, many), (too_large, "too-many-headers".into()));
     assert_eq!(world.count(0, Counter::LimitHeaderCount), 1);
     // Exactly at the limits all is well.
     let bob = world.connect(0);
@@ -148,10 +129,7 @@ fn a_requests_time_runs_from_accept_and_no_byte_extends_it() {
     for peer in [silent, slow, body] {
         world.expect_nothing(peer).expect_open(peer);
     }
-    world
-        .at(10_064)
-        .expect_nothing(silent)
-        .expect_closed(silent);
+    world.at(10_064).expect_nothing(silent).expect_closed(silent);
     let timeout = problem(
         "408 Request Timeout",
         "request-timeout",
@@ -171,16 +149,9 @@ fn a_second_requests_time_runs_from_its_beginning() {
     let mut world = World::new(1);
     let bob = world.connect(0);
     let get = request("GET", "/v1/presence/x");
-    world
-        .at(9_000)
-        .send(bob, &get)
-        .expect(bob, json(&unseen("x")));
+    world.at(9_000).send(bob, &get).expect(bob, json(&unseen("x")));
     world.at(50_000).send(bob, &get[..5]);
-    world
-        .at(55_000)
-        .send(bob, &get[5..9])
-        .at(59_999)
-        .expect_nothing(bob);
+    world.at(55_000).send(bob, &get[5..9]).at(59_999).expect_nothing(bob);
     world.at(60_064);
     let answer = world.received(bob);
     assert_eq!(
@@ -193,9 +164,7 @@ fn a_second_requests_time_runs_from_its_beginning() {
 fn a_connection_may_idle_for_so_long() {
     let mut world = World::new(1);
     let bob = world.connect(0);
-    world
-        .get(bob, "/v1/presence/x")
-        .expect(bob, json(&unseen("x")));
+    world.get(bob, "/v1/presence/x").expect(bob, json(&unseen("x")));
     world
         .at(74_000)
         .get(bob, "/v1/presence/x")
@@ -314,18 +283,16 @@ fn users() {
     world.beat(0, &["a", "b", "c"]);
     assert_eq!(world.count(0, Counter::BeatUsersFull), 1);
     let bob = world.connect(0);
-    world
-        .post(bob, "/v1/beat", "{\"users\":[\"d\",\"a\"]}")
-        .expect(
-            bob,
-            problem(
-                "503 Service Unavailable",
-                "overloaded",
-                "The server is at a limit",
-                "the server knows as many users as it may (users_max)",
-                RETRY_AFTER,
-            ),
-        );
+    world.post(bob, "/v1/beat", "{\"users\":[\"d\",\"a\"]}").expect(
+        bob,
+        problem(
+            "503 Service Unavailable",
+            "overloaded",
+            "The server is at a limit",
+            "the server knows as many users as it may (users_max)",
+            RETRY_AFTER,
+        ),
+    );
     let stream = world.connect(0);
     world.get(stream, "/v1/stream?user=e");
     let received = world.received(stream);

@@ -40,11 +40,7 @@ fn what_was_lost_is_told_after_a_resync() {
     // Nothing is left by name, and later changes come by mail again.
     world.engine(1).check_invariants();
     world.at(2_000).leave(0, &["u15"]);
-    assert!(
-        world
-            .received(alice)
-            .contains(&record("u15", "offline", 2_000, 2_000))
-    );
+    assert!(world.received(alice).contains(&record("u15", "offline", 2_000, 2_000)));
 }
 
 #[test]

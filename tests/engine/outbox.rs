@@ -50,11 +50,7 @@ fn a_reader_that_stops_costs_its_marks_and_then_gets_each_final_state_once() {
         flip(&mut world, &users, n % 2 == 1);
         // Nobody else waits: each change in the very turn.
         let received = world.received(quick);
-        assert_eq!(
-            received.matches("event: presence\n").count(),
-            1_000,
-            "flip {n}"
-        );
+        assert_eq!(received.matches("event: presence\n").count(), 1_000, "flip {n}");
         assert_eq!(received.matches("\nid: ").count(), 1);
     }
     assert_eq!(world.ms(), 60_000);
@@ -91,11 +87,7 @@ fn a_stale_state_never_follows_a_newer_one() {
     let mut lines = String::new();
     for n in 1..=60 {
         world.at(n * 300);
-        flip(
-            &mut world,
-            &users[(n as usize * 7) % 90..][..10],
-            n % 2 == 0,
-        );
+        flip(&mut world, &users[(n as usize * 7) % 90..][..10], n % 2 == 0);
         world.read(slow, 333);
         lines += &world.received(slow);
     }
@@ -158,10 +150,7 @@ fn a_closing_reader_gets_the_rest_and_costs_no_turns() {
     let ask = serde_json::json!({ "users": users }).to_string();
     let head = "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n";
     world
-        .send(
-            bob,
-            format!("{head}Content-Length: {}\r\n\r\n{ask}", ask.len()),
-        )
+        .send(bob, format!("{head}Content-Length: {}\r\n\r\n{ask}", ask.len()))
         .turn();
     let mut received = 0;
     for second in 0..60 {
@@ -170,11 +159,7 @@ fn a_closing_reader_gets_the_rest_and_costs_no_turns() {
         received += world.received(bob).len();
     }
     assert_eq!(received, 6_000);
-    world
-        .at(88_000)
-        .expect_open(bob)
-        .at(89_128)
-        .expect_closed(bob);
+    world.at(88_000).expect_open(bob).at(89_128).expect_closed(bob);
     assert_eq!(world.count(0, Counter::EvictedWriteStall), 1);
 }
 

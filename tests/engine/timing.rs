@@ -28,11 +28,7 @@ fn events(world: &mut World, peer: Peer) -> String {
 fn quiet(world: &mut World, watchers: &[Peer]) {
     for watcher in watchers {
         let received = world.received(*watcher);
-        assert!(
-            !received.contains("event:"),
-            "at {} ms: {received}",
-            world.ms()
-        );
+        assert!(!received.contains("event:"), "at {} ms: {received}", world.ms());
     }
 }
 
@@ -96,10 +92,7 @@ fn a_stall_and_a_suspend_flip_nobody() {
             world.at(woke + 39_250);
             let offline = world.ask(0, "bob");
             assert!(offline.contains("\"status\":\"offline\""), "{offline}");
-            assert!(
-                offline.ends_with(&format!("{}}}", START + woke + 14_000)),
-                "{offline}"
-            );
+            assert!(offline.ends_with(&format!("{}}}", START + woke + 14_000)), "{offline}");
         }
     }
 }
@@ -125,14 +118,7 @@ fn a_stalled_shard_with_beats_in_its_socket_holds_the_other() {
 
 #[test]
 fn steps_of_the_wall_clock_flip_nobody() {
-    for step_ms in [
-        3_600_000,
-        -3_600_000,
-        86_400_000,
-        -86_400_000,
-        5_000,
-        -5_000,
-    ] {
+    for step_ms in [3_600_000, -3_600_000, 86_400_000, -86_400_000, 5_000, -5_000] {
         for shards in [1, 2] {
             let (mut world, watchers) = world(shards);
             for ms in (10_000..=60_000).step_by(10_000) {
@@ -148,10 +134,7 @@ fn steps_of_the_wall_clock_flip_nobody() {
             quiet(&mut world, &watchers);
             world.at(175_250);
             let offline = world.ask(0, "bob");
-            assert!(
-                offline.contains("\"status\":\"offline\""),
-                "{step_ms}: {offline}"
-            );
+            assert!(offline.contains("\"status\":\"offline\""), "{step_ms}: {offline}");
         }
     }
 }
@@ -163,10 +146,7 @@ fn a_goodbye_stands_against_what_was_sent_before_it() {
         let last = usize::from(shards) - 1;
         world.at(10_000).leave(0, &["bob"]);
         for watcher in &watchers {
-            world.expect(
-                *watcher,
-                told(10_000, &record("bob", "offline", 10_000, 10_000)),
-            );
+            world.expect(*watcher, told(10_000, &record("bob", "offline", 10_000, 10_000)));
         }
         let sent_at = |ms| greendot::time::Unix::from_ms(START + ms);
         // Late, duplicated, replayed; and another goodbye.
@@ -179,9 +159,7 @@ fn a_goodbye_stands_against_what_was_sent_before_it() {
         for watcher in &watchers {
             assert_eq!(events(&mut world, *watcher), "");
         }
-        let refused: u64 = (0..=last)
-            .map(|n| world.count(n, Counter::BeatBeforeLeave))
-            .sum();
+        let refused: u64 = (0..=last).map(|n| world.count(n, Counter::BeatBeforeLeave)).sum();
         assert_eq!(refused, 8);
         let at = world.ms();
         world.datagram_of(last, &["bob"], sent_at(10_001), false);
@@ -237,9 +215,6 @@ fn a_restart_keeps_who_was_online_until_the_grace_is_over() {
             received.ends_with(&told(since, &record("zoe", "offline", since, 25_001))),
             "{received}"
         );
-        assert_eq!(
-            world.ask(0, "bob"),
-            record("bob", "online", 25_001, 120_000)
-        );
+        assert_eq!(world.ask(0, "bob"), record("bob", "online", 25_001, 120_000));
     }
 }

@@ -3,8 +3,7 @@
 use greendot::metrics::{Counter, Gauge};
 
 use super::harness::{
-    RETRY_AFTER, World, json, problem, record, snapshot, status_and_slug, told, told_of_many,
-    unseen,
+    RETRY_AFTER, World, json, problem, record, snapshot, status_and_slug, told, told_of_many, unseen,
 };
 
 fn watching(n: usize) -> String {
@@ -22,11 +21,7 @@ fn edits_reach_a_stream_on_any_shard() {
         for from in 0..usize::from(shards) {
             let editor = world.connect(from);
             let path = format!("/v1/stream/{id}/watch");
-            world.post(
-                editor,
-                &path,
-                "{\"add\":[\"bob\",\"bob\",\"eve\",\"carol\"]}",
-            );
+            world.post(editor, &path, "{\"add\":[\"bob\",\"bob\",\"eve\",\"carol\"]}");
             world.expect(editor, watching(3));
             world.expect(
                 alice,
@@ -90,11 +85,7 @@ fn ids_of_no_stream_are_not_found() {
         "x".to_owned(),
     ];
     for guess in guesses {
-        world.post(
-            editor,
-            &format!("/v1/stream/{guess}/watch"),
-            "{\"add\":[\"x\"]}",
-        );
+        world.post(editor, &format!("/v1/stream/{guess}/watch"), "{\"add\":[\"x\"]}");
         world.expect(editor, &unknown);
     }
     world.reset(alice);
@@ -111,26 +102,15 @@ fn an_edit_that_no_one_answers() {
     let (_, id) = world.stream(1, "", 0);
     let editor = world.connect(0);
     world.hold_mail(1, true);
-    world.post(
-        editor,
-        &format!("/v1/stream/{id}/watch"),
-        "{\"add\":[\"x\"]}",
-    );
-    world
-        .expect_nothing(editor)
-        .at(9_900)
-        .expect_nothing(editor)
-        .at(10_100);
+    world.post(editor, &format!("/v1/stream/{id}/watch"), "{\"add\":[\"x\"]}");
+    world.expect_nothing(editor).at(9_900).expect_nothing(editor).at(10_100);
     let answer = world.received(editor);
     assert_eq!(
         status_and_slug(&answer),
         ("HTTP/1.1 503 Service Unavailable", "overloaded")
     );
     // Late, and for nobody.
-    world
-        .hold_mail(1, false)
-        .expect_nothing(editor)
-        .expect_closed(editor);
+    world.hold_mail(1, false).expect_nothing(editor).expect_closed(editor);
     assert_eq!(world.gauge(1, Gauge::WatchesByName), 1);
 }
 
@@ -140,11 +120,7 @@ fn an_edit_that_finds_a_full_mailbox() {
     let (_, id) = world.stream(1, "", 0);
     world.hold_mail(1, true).beat(0, &["bob"]).turn();
     let editor = world.connect(0);
-    world.post(
-        editor,
-        &format!("/v1/stream/{id}/watch"),
-        "{\"add\":[\"x\"]}",
-    );
+    world.post(editor, &format!("/v1/stream/{id}/watch"), "{\"add\":[\"x\"]}");
     let busy = problem(
         "503 Service Unavailable",
         "overloaded",
@@ -195,9 +171,7 @@ fn whoever_is_only_asked_about_leaves_nothing_behind() {
     }
     let streams: Vec<_> = (0..10)
         .map(|stream| {
-            let users: Vec<String> = (0..10_000)
-                .map(|n| format!("nobody-{stream}-{n}"))
-                .collect();
+            let users: Vec<String> = (0..10_000).map(|n| format!("nobody-{stream}-{n}")).collect();
             let peer = world.connect(0);
             let ask = serde_json::json!({ "watch": users }).to_string();
             world.post(peer, "/v1/stream", &ask).turn();

@@ -48,10 +48,7 @@ impl FleetKey {
     /// Keyed BLAKE3 of `bytes`, truncated.
     pub(super) fn mac(&self, bytes: &[u8]) -> [u8; MAC_BYTES] {
         let hash = blake3::keyed_hash(&self.bytes, bytes);
-        *hash
-            .as_bytes()
-            .first_chunk()
-            .expect("a BLAKE3 hash has 32 bytes")
+        *hash.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes")
     }
 }
 
@@ -66,9 +63,7 @@ impl Eq for FleetKey {}
 impl fmt::Debug for FleetKey {
     /// The id alone: a key must not reach a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FleetKey")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("FleetKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -160,10 +155,7 @@ mod tests {
         assert_eq!(FleetKey::from_hex(&key.to_hex()), Some(key.clone()));
         assert_eq!(key.id(), 964_074_028, "the id is part of the wire format");
         assert!(FleetKey::new([8; 32]).id() != key.id());
-        assert_eq!(
-            format!("{key:?}"),
-            format!("FleetKey {{ id: {}, .. }}", key.id())
-        );
+        assert_eq!(format!("{key:?}"), format!("FleetKey {{ id: {}, .. }}", key.id()));
     }
 
     #[test]
@@ -180,10 +172,7 @@ mod tests {
         let fault = |text: &str| Keys::parse(text).unwrap_err();
         assert_eq!(fault(""), KeyFault::Empty);
         assert_eq!(fault("\n# none\n"), KeyFault::Empty);
-        assert_eq!(
-            fault(&format!("{first}\n\n{first}")),
-            KeyFault::Twice { line: 3 }
-        );
+        assert_eq!(fault(&format!("{first}\n\n{first}")), KeyFault::Twice { line: 3 });
         for bad in [
             "x",
             &first[1..],
@@ -192,11 +181,7 @@ mod tests {
             &format!("{}g", &first[1..]),
             &"é".repeat(32),
         ] {
-            assert_eq!(
-                fault(&format!("# a\n{bad}")),
-                KeyFault::NotHex { line: 2 },
-                "{bad}"
-            );
+            assert_eq!(fault(&format!("# a\n{bad}")), KeyFault::NotHex { line: 2 }, "{bad}");
         }
         assert_eq!(
             KeyFault::NotHex { line: 2 }.to_string(),

@@ -49,16 +49,9 @@ impl fmt::Display for BodyFault {
             BodyFault::TooDeep => {
                 write!(f, "the body is nested deeper than {BODY_DEPTH_MAX} levels")
             }
-            BodyFault::User {
-                member,
-                index,
-                fault,
-            } => write!(f, "{member}, entry {index}: {}", fault.explain()),
+            BodyFault::User { member, index, fault } => write!(f, "{member}, entry {index}: {}", fault.explain()),
             BodyFault::TooMany { member, max, given } => {
-                write!(
-                    f,
-                    "{member} has {given} entries; at most {max} are taken at once"
-                )
+                write!(f, "{member} has {given} entries; at most {max} are taken at once")
             }
         }
     }
@@ -131,12 +124,7 @@ pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, Body
             kind: Kind::Text,
         },
     ];
-    let [user, watch, last_event_id] = parse(
-        body,
-        MEMBERS,
-        &["user", "watch", "last_event_id"],
-        watch_max,
-    )?;
+    let [user, watch, last_event_id] = parse(body, MEMBERS, &["user", "watch", "last_event_id"], watch_max)?;
     Ok(StreamAsk {
         user: user.and_then(Value::into_text),
         watch: watch.map(Value::into_users).unwrap_or_default(),
@@ -204,11 +192,7 @@ fn parse<const N: usize>(
     let read = object
         .deserialize(&mut json)
         .and_then(|values| json.end().map(|()| values));
-    read.map_err(|error| {
-        fault
-            .take()
-            .unwrap_or_else(|| BodyFault::Malformed(error.to_string()))
-    })
+    read.map_err(|error| fault.take().unwrap_or_else(|| BodyFault::Malformed(error.to_string())))
 }
 
 /// Nesting of a JSON text, found before it is parsed. Of a text that is no JSON it is some number, which is enough: the
@@ -406,9 +390,7 @@ mod tests {
         assert_eq!(users("{}"), Err(malformed("missing field `users`")));
         assert_eq!(
             users(r#"{"users":[],"user":"x"}"#),
-            Err(malformed(
-                "unknown field `user`, expected `users` at line 1 column 18"
-            ))
+            Err(malformed("unknown field `user`, expected `users` at line 1 column 18"))
         );
         assert_eq!(
             users("{\"users\":[],\n\"users\":[]}"),
@@ -462,14 +444,8 @@ mod tests {
             })
         };
         assert_eq!(users(r#"{"users":[""]}"#), fault(0, UserFault::Empty));
-        assert_eq!(
-            users(r#"{"users":["a","\u0000"]}"#),
-            fault(1, UserFault::Control)
-        );
-        assert_eq!(
-            users(r#"{"users":["a","b","\u0085"]}"#),
-            fault(2, UserFault::Control)
-        );
+        assert_eq!(users(r#"{"users":["a","\u0000"]}"#), fault(1, UserFault::Control));
+        assert_eq!(users(r#"{"users":["a","b","\u0085"]}"#), fault(2, UserFault::Control));
         assert_eq!(
             users(&format!(r#"{{"users":["{}"]}}"#, "x".repeat(129))),
             fault(0, UserFault::TooLong)
@@ -551,10 +527,7 @@ mod tests {
     fn stream_asks() {
         let ask = |body: &str| parse_stream_ask(body.as_bytes(), 2);
         assert_eq!(ask("{}"), Ok(StreamAsk::default()));
-        assert_eq!(
-            ask(r#"{"user":null,"last_event_id":null}"#),
-            Ok(StreamAsk::default())
-        );
+        assert_eq!(ask(r#"{"user":null,"last_event_id":null}"#), Ok(StreamAsk::default()));
         assert_eq!(
             ask(r#"{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}"#),
             Ok(StreamAsk {
@@ -594,10 +567,7 @@ mod tests {
             detail(r#"{"users":["a","a","a","a"]}"#),
             "users has 4 entries; at most 3 are taken at once"
         );
-        assert_eq!(
-            detail("[[[[[[[[["),
-            "the body is nested deeper than 8 levels"
-        );
+        assert_eq!(detail("[[[[[[[[["), "the body is nested deeper than 8 levels");
         assert_eq!(
             detail("{}"),
             "the body is not of the form expected: missing field `users`"

@@ -24,17 +24,9 @@ pub fn parse_head<'b>(input: &'b [u8], limits: &RequestLimits) -> Parsed<'b> {
         Err(fault) => return Parsed::Fault(fault),
     };
     let parsed = if extent.header_count <= HEADERS_ON_STACK {
-        parse_lines(
-            input,
-            extent,
-            &mut [const { MaybeUninit::uninit() }; HEADERS_ON_STACK],
-        )
+        parse_lines(input, extent, &mut [const { MaybeUninit::uninit() }; HEADERS_ON_STACK])
     } else {
-        parse_lines(
-            input,
-            extent,
-            &mut vec![MaybeUninit::uninit(); extent.header_count],
-        )
+        parse_lines(input, extent, &mut vec![MaybeUninit::uninit(); extent.header_count])
     };
     match parsed {
         Ok(head) => Parsed::Head {
@@ -54,15 +46,12 @@ fn parse_lines<'b>(
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(lines, headers) {
         Ok(httparse::Status::Complete(bytes)) if bytes == lines.len() => {}
-        Err(httparse::Error::Version)
-            if names_other_version(&input[extent.start..extent.line_end]) =>
-        {
+        Err(httparse::Error::Version) if names_other_version(&input[extent.start..extent.line_end]) => {
             return Err(RequestFault::BadVersion);
         }
         Ok(_) | Err(_) => return Err(RequestFault::BadHead),
     }
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
-    else {
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(RequestFault::BadHead);
     };
     let method = method_of(method)?;
@@ -150,20 +139,12 @@ fn is_authority(text: &[u8], may_be_empty: bool) -> bool {
             return false;
         };
         let literal = &rest[..end];
-        if literal.is_empty()
-            || !literal
-                .iter()
-                .all(|&byte| byte == b':' || is_reg_name(byte))
-        {
+        if literal.is_empty() || !literal.iter().all(|&byte| byte == b':' || is_reg_name(byte)) {
             return false;
         }
         (literal, &rest[end + 1..])
     } else {
-        let (host, port) = text.split_at(
-            text.iter()
-                .position(|&byte| byte == b':')
-                .unwrap_or(text.len()),
-        );
+        let (host, port) = text.split_at(text.iter().position(|&byte| byte == b':').unwrap_or(text.len()));
         if !reg_name_is_whole(host) {
             return false;
         }
@@ -182,11 +163,7 @@ fn reg_name_is_whole(host: &[u8]) -> bool {
     loop {
         match rest {
             [] => return true,
-            [b'%', high, low, after @ ..]
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
-                rest = after
-            }
+            [b'%', high, low, after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest = after,
             [byte, after @ ..] if is_reg_name(*byte) => rest = after,
             _ => return false,
         }
@@ -234,12 +211,8 @@ impl<'b> Fields<'b> {
                 10 if is("connection") => fields.read_connection(value),
                 12 if is("content-type") => once(&mut fields.content_type, text(value)?, BadHead)?,
                 13 if is("last-event-id") => once(&mut fields.last_event_id, value, BadHead)?,
-                13 if is("authorization") => {
-                    once(&mut fields.authorization, text(value)?, BadHead)?
-                }
-                14 if is("content-length") => {
-                    once(&mut fields.content_length, decimal(value)?, BadFraming)?
-                }
+                13 if is("authorization") => once(&mut fields.authorization, text(value)?, BadHead)?,
+                14 if is("content-length") => once(&mut fields.content_length, decimal(value)?, BadFraming)?,
                 17 if is("transfer-encoding") => {
                     if fields.chunked {
                         return Err(BadFraming);
@@ -288,8 +261,7 @@ fn decimal(value: &[u8]) -> Result<u64, RequestFault> {
         return Err(RequestFault::BadFraming);
     }
     Ok(value.iter().fold(0_u64, |sum, digit| {
-        sum.saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
+        sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
     }))
 }
 
@@ -298,8 +270,7 @@ fn check_coding(value: &[u8]) -> Result<(), RequestFault> {
         return Ok(());
     }
     // "chunked, chunked" and "chunked," are no other coding, only no single one.
-    let is_chunked_or_empty =
-        |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked");
+    let is_chunked_or_empty = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked");
     if value
         .split(|&byte| byte == b',')
         .map(<[u8]>::trim_ascii)
@@ -425,11 +396,7 @@ mod tests {
         }
         for name in ["get", "TRACE", "BREW", "G!#$%&'*+-.^_`|~1"] {
             let input = format!("{name} / HTTP/1.1\r\nHost: a\r\n\r\n");
-            assert_eq!(
-                parsed(input.as_bytes()),
-                Err(RequestFault::UnknownMethod),
-                "{name}"
-            );
+            assert_eq!(parsed(input.as_bytes()), Err(RequestFault::UnknownMethod), "{name}");
         }
         assert_eq!(
             parsed(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"),
@@ -441,41 +408,23 @@ mod tests {
     fn targets() {
         let split = |method: &str, target: &str| {
             let input = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n");
-            parsed(input.as_bytes())
-                .map(|head| (head.path.to_owned(), head.query.map(str::to_owned)))
+            parsed(input.as_bytes()).map(|head| (head.path.to_owned(), head.query.map(str::to_owned)))
         };
         let to = |path: &str, query: Option<&str>| Ok((path.to_owned(), query.map(str::to_owned)));
         assert_eq!(split("GET", "/"), to("/", None));
         assert_eq!(split("GET", "/?"), to("/", Some("")));
-        assert_eq!(
-            split("GET", "/a/b%2Fc?d=e?f"),
-            to("/a/b%2Fc", Some("d=e?f"))
-        );
+        assert_eq!(split("GET", "/a/b%2Fc?d=e?f"), to("/a/b%2Fc", Some("d=e?f")));
         assert_eq!(split("GET", "//a"), to("//a", None));
-        assert_eq!(
-            split("GET", "http://example.org:80/a?b"),
-            to("/a", Some("b"))
-        );
+        assert_eq!(split("GET", "http://example.org:80/a?b"), to("/a", Some("b")));
         assert_eq!(split("GET", "HTTPS://[::1]/a"), to("/a", None));
         assert_eq!(split("GET", "http://example.org"), to("/", None));
-        assert_eq!(
-            split("GET", "http://example.org?x=/y"),
-            to("/", Some("x=/y"))
-        );
+        assert_eq!(split("GET", "http://example.org?x=/y"), to("/", Some("x=/y")));
         assert_eq!(split("OPTIONS", "*"), to("*", None));
-        for bad in [
-            "*", "a", "a/b", "?a", "ftp://a/", "http:/a", "/a#b", "/\u{e9}", "a:443",
-        ] {
+        for bad in ["*", "a", "a/b", "?a", "ftp://a/", "http:/a", "/a#b", "/\u{e9}", "a:443"] {
             assert_eq!(split("GET", bad), Err(RequestFault::BadHead), "{bad}");
         }
         assert_eq!(split("OPTIONS", "*a"), Err(RequestFault::BadHead));
-        for bad in [
-            "http:///a",
-            "http://u@b/a",
-            "http://a:x/",
-            "http://:80/",
-            "http://?a",
-        ] {
+        for bad in ["http:///a", "http://u@b/a", "http://a:x/", "http://:80/", "http://?a"] {
             assert_eq!(split("GET", bad), Err(RequestFault::BadHost), "{bad}");
         }
     }
@@ -500,11 +449,7 @@ mod tests {
             "\u{e9} / HTTP/1.1",
         ] {
             let input = format!("{bad}\r\nHost: a\r\n\r\n");
-            assert_eq!(
-                parsed(input.as_bytes()),
-                Err(RequestFault::BadHead),
-                "{bad}"
-            );
+            assert_eq!(parsed(input.as_bytes()), Err(RequestFault::BadHead), "{bad}");
         }
         assert_eq!(
             parsed(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -516,16 +461,9 @@ mod tests {
     fn versions() {
         for version in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0", "HTTP/9.9"] {
             let input = format!("GET / {version}\r\nHost: a\r\n\r\n");
-            assert_eq!(
-                parsed(input.as_bytes()),
-                Err(RequestFault::BadVersion),
-                "{version}"
-            );
+            assert_eq!(parsed(input.as_bytes()), Err(RequestFault::BadVersion), "{version}");
         }
-        assert_eq!(
-            parsed(b"PRI * HTTP/2.0\r\n\r\n"),
-            Err(RequestFault::BadVersion)
-        );
+        assert_eq!(parsed(b"PRI * HTTP/2.0\r\n\r\n"), Err(RequestFault::BadVersion));
         assert_eq!(
             parsed(b"GET / HTTP/1.0\r\n\r\n"),
             Ok(Head {
@@ -557,9 +495,7 @@ mod tests {
 
     #[test]
     fn hosts() {
-        let host = |value: &str| {
-            parsed(format!("GET / HTTP/1.1\r\nHost:{value}\r\n\r\n").as_bytes()).err()
-        };
+        let host = |value: &str| parsed(format!("GET / HTTP/1.1\r\nHost:{value}\r\n\r\n").as_bytes()).err();
         for good in [
             "",
             " a",
@@ -575,15 +511,12 @@ mod tests {
             assert_eq!(host(good), None, "{good}");
         }
         for bad in [
-            ":80", "a:b", "a:123456", "a b", "a/b", "u@a", "[::1", "[]", "[::1]x", "a,b@", "a%2",
-            "\u{e9}", "::1", "a:8:9",
+            ":80", "a:b", "a:123456", "a b", "a/b", "u@a", "[::1", "[]", "[::1]x", "a,b@", "a%2", "\u{e9}", "::1",
+            "a:8:9",
         ] {
             assert_eq!(host(bad), Some(RequestFault::BadHost), "{bad}");
         }
-        assert_eq!(
-            parsed(b"GET / HTTP/1.1\r\n\r\n"),
-            Err(RequestFault::BadHost)
-        );
+        assert_eq!(parsed(b"GET / HTTP/1.1\r\n\r\n"), Err(RequestFault::BadHost));
         assert_eq!(
             fault("Host: a\r\n"),
             Some(RequestFault::BadHost),
@@ -607,17 +540,9 @@ mod tests {
             framing("Content-Length: 99999999999999999999999\r\n"),
             Ok(Framing::Length(u64::MAX))
         );
-        assert_eq!(
-            framing("Transfer-Encoding: chunked\r\n"),
-            Ok(Framing::Chunked)
-        );
-        assert_eq!(
-            framing("TRANSFER-ENCODING: \t ChunKed \r\n"),
-            Ok(Framing::Chunked)
-        );
-        for bad in [
-            "", "+1", "-1", "1,1", "1, 1", "0x1", "1 1", "1.0", "a", "\u{661}",
-        ] {
+        assert_eq!(framing("Transfer-Encoding: chunked\r\n"), Ok(Framing::Chunked));
+        assert_eq!(framing("TRANSFER-ENCODING: \t ChunKed \r\n"), Ok(Framing::Chunked));
+        for bad in ["", "+1", "-1", "1,1", "1, 1", "0x1", "1 1", "1.0", "a", "\u{661}"] {
             assert_eq!(
                 fault(&format!("Content-Length: {bad}\r\n")),
                 Some(RequestFault::BadFraming),
@@ -664,10 +589,7 @@ mod tests {
     #[test]
     fn lengths_are_held_to_the_limit() {
         assert_eq!(Framing::Length(100).check(&LIMITS), Ok(()));
-        assert_eq!(
-            Framing::Length(101).check(&LIMITS),
-            Err(RequestFault::BodyTooLarge)
-        );
+        assert_eq!(Framing::Length(101).check(&LIMITS), Err(RequestFault::BodyTooLarge));
         assert_eq!(
             Framing::Length(u64::MAX).check(&LIMITS),
             Err(RequestFault::BodyTooLarge)
@@ -700,12 +622,7 @@ mod tests {
             "Authorization: a\r\nAuthorization: b\r\n",
             "Last-Event-ID: 1\r\nLast-Event-ID: 2\r\n",
         ] {
-            assert_eq!(
-                fault(bad),
-                Some(RequestFault::BadHead),
-                "{}",
-                bad.escape_debug()
-            );
+            assert_eq!(fault(bad), Some(RequestFault::BadHead), "{}", bad.escape_debug());
         }
         assert_eq!(
             parsed(b"GET / HTTP/1.1\r\n Host: a\r\n\r\n"),
@@ -721,10 +638,7 @@ mod tests {
         let expects = |lines| parsed(&with(lines)).map(|head| head.expect_continue);
         assert_eq!(expects("Expect: 100-continue\r\n"), Ok(true));
         assert_eq!(expects(""), Ok(false));
-        assert_eq!(
-            expects("Expect: 100-continue, x\r\n"),
-            Err(RequestFault::BadExpect)
-        );
+        assert_eq!(expects("Expect: 100-continue, x\r\n"), Err(RequestFault::BadExpect));
         assert_eq!(expects("Expect:\r\n"), Err(RequestFault::BadExpect));
     }
 

@@ -125,10 +125,7 @@ mod tests {
             found(0, 16, 27, 1)
         );
         assert_eq!(scan(b"\r\n\r\nG\r\n\r\n", &LIMITS), found(4, 7, 9, 0));
-        assert_eq!(
-            scan(b"G\r\na:\tb\r\nc: d\r\n\r\n", &LIMITS),
-            found(0, 3, 17, 2)
-        );
+        assert_eq!(scan(b"G\r\na:\tb\r\nc: d\r\n\r\n", &LIMITS), found(0, 3, 17, 2));
         assert_eq!(scan(b"", &LIMITS), Ok(None));
         assert_eq!(scan(b"G\r\na: b\r\n\r", &LIMITS), Ok(None));
     }

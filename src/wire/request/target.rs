@@ -37,9 +37,7 @@ fn escapes_are_whole(raw: &[u8]) -> bool {
     let mut rest = raw;
     while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
         match rest[at + 1..] {
-            [high, low, ref after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                rest = after
-            }
+            [high, low, ref after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest = after,
             _ => return false,
         }
     }
@@ -57,10 +55,7 @@ mod tests {
         assert_eq!(decoded(""), Some(vec![]));
         assert_eq!(decoded("a%2Fb+c%20%e9%00"), Some(b"a/b+c \xe9\0".to_vec()));
         assert_eq!(decoded("%252F"), Some(b"%2F".to_vec()), "once, not twice");
-        assert_eq!(
-            decoded("%F0%9F%9F%A2"),
-            Some("\u{1F7E2}".as_bytes().to_vec())
-        );
+        assert_eq!(decoded("%F0%9F%9F%A2"), Some("\u{1F7E2}".as_bytes().to_vec()));
         for bad in ["%", "a%", "%2", "%2g", "%g2", "%%41", "%25%", "%+1", "% 1"] {
             assert_eq!(decode_segment(bad), None, "{bad}");
         }
@@ -73,8 +68,7 @@ mod tests {
                 .map(|pair| pair.map(|(name, value)| (name.into_owned(), value.into_owned())))
                 .collect::<Vec<_>>()
         };
-        let pair =
-            |name: &str, value: &str| Some((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        let pair = |name: &str, value: &str| Some((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
         assert_eq!(pairs(""), []);
         assert_eq!(pairs("&&"), []);
         assert_eq!(

@@ -109,10 +109,7 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
             problems::TARGET_TOO_LONG,
             "the request line is longer than the server takes; send long lists as a JSON body with POST",
         ),
-        RequestFault::BadExpect => (
-            problems::BAD_EXPECT,
-            "only Expect: 100-continue is understood",
-        ),
+        RequestFault::BadExpect => (problems::BAD_EXPECT, "only Expect: 100-continue is understood"),
         RequestFault::HeadTooLarge => (
             problems::HEAD_TOO_LARGE,
             "the request line and headers together are longer than the server takes; send fewer or shorter headers",
@@ -156,9 +153,7 @@ mod tests {
                 problem.slug
             );
             assert!(
-                PROBLEMS[..index]
-                    .iter()
-                    .all(|other| other.slug != problem.slug),
+                PROBLEMS[..index].iter().all(|other| other.slug != problem.slug),
                 "{} twice",
                 problem.slug
             );
@@ -168,10 +163,7 @@ mod tests {
     #[test]
     fn statuses_of_faults() {
         let codes = RequestFault::ALL.map(|fault| problem_of(fault).0.status.code());
-        assert_eq!(
-            codes,
-            [400, 400, 400, 400, 413, 414, 417, 431, 431, 501, 501, 505]
-        );
+        assert_eq!(codes, [400, 400, 400, 400, 413, 414, 417, 431, 431, 501, 501, 505]);
         for fault in RequestFault::ALL {
             assert!(PROBLEMS.contains(&problem_of(fault).0));
         }

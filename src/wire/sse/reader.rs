@@ -101,10 +101,7 @@ impl Reader {
             }
             b"id" if !value.contains(&0) => self.id = String::from_utf8_lossy(value).into_owned(),
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
-                let add = |sum: u64, digit: &u8| {
-                    sum.saturating_mul(10)
-                        .saturating_add(u64::from(digit - b'0'))
-                };
+                let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
                 self.retry_ms = Some(value.iter().fold(0, add));
             }
             _ => {}
@@ -156,24 +153,13 @@ mod tests {
         };
         let whole = feed(&[stream]);
         let facts = |(events, reader): &(Vec<Event>, Reader)| {
-            (
-                events.clone(),
-                reader.last_event_id().to_owned(),
-                reader.retry_ms(),
-            )
+            (events.clone(), reader.last_event_id().to_owned(), reader.retry_ms())
         };
         for cut in 0..=stream.len() {
             let (left, right) = stream.split_at(cut);
-            assert_eq!(
-                facts(&feed(&[left, b"", right])),
-                facts(&whole),
-                "cut at {cut}"
-            );
+            assert_eq!(facts(&feed(&[left, b"", right])), facts(&whole), "cut at {cut}");
         }
-        assert_eq!(
-            facts(&feed(&stream.chunks(1).collect::<Vec<_>>())),
-            facts(&whole)
-        );
+        assert_eq!(facts(&feed(&stream.chunks(1).collect::<Vec<_>>())), facts(&whole));
         whole
     }
 
@@ -229,11 +215,7 @@ mod tests {
     #[test]
     fn bom_and_encoding() {
         assert_eq!(events("\u{feff}data: a\n\n"), [event("message", "a", "")]);
-        assert_eq!(
-            events("\u{feff}\u{feff}data: a\n\n"),
-            [],
-            "only one is stripped"
-        );
+        assert_eq!(events("\u{feff}\u{feff}data: a\n\n"), [], "only one is stripped");
         assert_eq!(events("\n\u{feff}data: a\n\n"), [], "and only at the start");
         let (found, _) = read(b"data: \xf0\x9f\x9f\xa2\xff\xc3\n\n");
         assert_eq!(found, [event("message", "\u{1F7E2}\u{fffd}\u{fffd}", "")]);
@@ -246,10 +228,7 @@ mod tests {
             [event("message", "a", "")],
             "a type does not outlive its block"
         );
-        assert_eq!(
-            events("Data: a\n data: b\ndata : c\nfoo: d\n:data: e\n\n"),
-            []
-        );
+        assert_eq!(events("Data: a\n data: b\ndata : c\nfoo: d\n:data: e\n\n"), []);
         assert_eq!(events("data: a: b\n\n"), [event("message", "a: b", "")]);
         assert_eq!(events("id: 1\0\ndata: a\n\n"), [event("message", "a", "")]);
         assert_eq!(
