@@ -186,9 +186,10 @@ impl Engine {
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
-            // Before the turn is noted: until this shard has read its sockets, the others' publishers may be heard in them.
-            self.presence.hold_expiries_until(self.silence.held_until());
+            // This shard's socket may hold beats for every shard's slots.
+            self.presence.hold_expiries_until(self.silence.hold_until());
         }
+        self.upkeep.turn_began(now.mono);
         self.presence.note_turn(self.shard, now);
         self.fanout.forget();
     }

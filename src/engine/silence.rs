@@ -59,8 +59,8 @@ impl Silence {
         now < self.hold_until
     }
 
-    /// Until when expiries are held.
-    pub(super) fn held_until(&self) -> Mono {
+    /// When the doubt is over.
+    pub(super) fn hold_until(&self) -> Mono {
         self.hold_until
     }
 

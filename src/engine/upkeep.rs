@@ -15,6 +15,8 @@ use crate::wire::sse;
 
 /// Connections that one call fires, vouches for or drains.
 const CONNS_PER_CALL: u32 = 8_192;
+/// Longest sleep: a shard whose last turn is older than a few of these counts as stalled for the others.
+const SLEEP_MS_MAX: u64 = 500;
 /// Time between two steps of a drain.
 const DRAIN_STEP_MS: u64 = 20;
 /// How much older than the last mail seen a lost piece of mail's transitions may be, in ms.
@@ -30,6 +32,7 @@ pub(super) struct Upkeep {
     vouch: Pass,
     drain: Option<Pass>,
     drain_due: Mono,
+    sleep_until: Mono,
     resync: Option<Resync>,
     /// Up to when this shard's mail has been complete.
     mail_complete: Unix,
@@ -78,6 +81,7 @@ impl Upkeep {
             },
             drain: None,
             drain_due: now,
+            sleep_until: now,
             resync: None,
             mail_complete: Unix::from_ms(0),
             backlog: false,
@@ -94,10 +98,15 @@ impl Upkeep {
 
     /// When the next piece is due.
     pub(super) fn next(&self) -> Mono {
+        let due = self.sweep_due.min(self.sleep_until);
         match self.drain {
-            Some(_) => self.sweep_due.min(self.drain_due),
-            None => self.sweep_due,
+            Some(_) => due.min(self.drain_due),
+            None => due,
         }
+    }
+
+    pub(super) fn turn_began(&mut self, now: Mono) {
+        self.sleep_until = now.plus_ms(SLEEP_MS_MAX);
     }
 
     /// Mail lost from here on may carry times after the step.

@@ -26,8 +26,8 @@ impl Presence {
         self.stored(slot)
     }
 
-    /// Looks up and prefetches for a batch, each with its sender's time, then records: `each(index, slot, outcome)`, in the
-    /// order given; users without a slot get `intern`.
+    /// Looks up and prefetches for a batch of users, each with its sender's time, then records: `each(index, outcome)`, in
+    /// the order given; users without a slot get `intern`.
     pub fn record_beats(
         &self,
         beats: &[(User<'_>, Unix)],

@@ -305,7 +305,7 @@ struct Entries<'f> {
 
 impl Entries<'_> {
     fn check<E: de::Error>(&self, index: usize, user: &str) -> Result<(), E> {
-        User::parse(user.as_bytes()).map(|_| ()).map_err(|fault| {
+        User::from_text(user).map(|_| ()).map_err(|fault| {
             self.fault.set(Some(BodyFault::User {
                 member: self.member,
                 index,
