@@ -108,8 +108,7 @@ impl Engine {
         let end = sent_bytes + self.settings.outbox_bytes_max;
         if conn.has(flag::SNAPSHOT) {
             self.encode_snapshot(index, end, &mut out, now);
-        } else if self.watches.marks(index) > 0 {
-            self.encode_changes(index, end, &mut out, now);
+        } else if self.watches.marks(index) > 0 && self.encode_changes(index, end, &mut out, now) > 0 {
             self.counters
                 .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
         }
@@ -128,7 +127,8 @@ impl Engine {
         }
     }
 
-    fn encode_changes(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) {
+    /// Returns how many were told.
+    fn encode_changes(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) -> u64 {
         let (presence, records) = (&*self.presence, &mut self.fanout.records);
         let mut told = 0;
         let left = self.watches.take_marks(index, |mark| {
@@ -149,6 +149,7 @@ impl Engine {
         });
         self.counters.add(Counter::EventsPresence, told);
         self.book_told(told, left);
+        told
     }
 
     fn encode_snapshot(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) {

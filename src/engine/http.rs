@@ -4,6 +4,7 @@
 //! for the peer, the next ones wait too, and reading pauses. Never decides what a request means: `routes.rs` does.
 
 use super::Engine;
+use super::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::{Call, Counter};
 use crate::realtime::conn::{Chunked, flag};
 use crate::realtime::{ConnId, Phase};
@@ -118,7 +119,8 @@ impl Engine {
             conn.io().input = input;
         }
         conn.tidy();
-        if under_way && conn.phase() == Phase::Idle {
+        // Requests held back wait for their peer to read, not for the peer to send: the stall rule judges that.
+        if under_way && conn.phase() == Phase::Idle && !conn.has(flag::PAUSED) {
             conn.go(Phase::Reading);
             // The first request's time runs from accept, whatever arrives.
             if conn.has(flag::SERVED) {
@@ -143,7 +145,8 @@ impl Engine {
                 }
                 _ => return input.len(),
             }
-            if conn.unsent_bytes() >= self.settings.outbox_bytes_max {
+            // What follows may be a stream, whose first words must fit behind the answers.
+            if conn.unsent_bytes() + OUTBOX_BYTES_FLOOR > self.settings.outbox_bytes_max {
                 self.counters.add(Counter::LimitOutboxBytes, 1);
                 conn.put(flag::PAUSED, true);
                 return used;
@@ -188,7 +191,9 @@ impl Engine {
                 Step::Used(total)
             }
             Framing::Chunked => {
-                self.expect_body(id, &head, now);
+                if rest.len() == head_bytes {
+                    self.expect_body(id, &head, now);
+                }
                 let chunked = Box::new(Chunked {
                     head: rest[..head_bytes].to_vec(),
                     ..Chunked::default()
@@ -332,8 +337,11 @@ impl Engine {
         let Some(origin) = origin else {
             return String::new();
         };
-        let allowed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
-        if !self.settings.cors_origins.iter().any(allowed) {
+        let origins = &self.settings.cors_origins;
+        if origins.iter().any(|allowed| allowed == "*") {
+            return "Access-Control-Allow-Origin: *\r\n".to_owned();
+        }
+        if !origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
             return String::new();
         }
         format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")

@@ -255,6 +255,8 @@ impl Engine {
         match conn.phase() {
             Phase::Closing => self.finish(id, now),
             Phase::Idle | Phase::Reading if conn.has(flag::PAUSED) => self.serve_held(id, now),
+            // It said its last while its request was with another shard.
+            Phase::Idle if conn.has(flag::EOF) => self.end(id, Counter::ClosedPeer, now),
             _ => self.queue_if_due(id.index, now.mono),
         }
     }

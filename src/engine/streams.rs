@@ -293,6 +293,11 @@ impl Engine {
     /// The other shard has not answered in time.
     pub(super) fn abandon_edit(&mut self, id: ConnId, now: Now) {
         if let Some(asked) = self.waiting.remove(&id.index) {
+            // Closed, so that an outcome that comes late is not taken for that of a later edit.
+            let asked = Asked {
+                keep_alive: false,
+                ..asked
+            };
             let detail = "the shard that holds the stream has not answered; the edit may have happened";
             self.problem(id, &asked, problems::OVERLOADED, detail, RETRY_AFTER, now);
         }
@@ -316,7 +321,7 @@ impl Engine {
             .count();
         let fresh = add.iter().filter(|user| {
             let target = self.known_target(user);
-            target.is_none_or(|target| removed.contains(&target) || !self.watches.has(id.index, target))
+            target.is_none_or(|target| removed.binary_search(&target).is_ok() || !self.watches.has(id.index, target))
         });
         let fresh = fresh.count();
         if self.watches.of(id.index) - gone + fresh > self.settings.watches_per_stream_max {

@@ -120,13 +120,11 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Now) {
         self.upkeep.backlog = false;
         self.fire_timers(now);
-        if now.mono >= self.upkeep.sweep_due {
-            // A sweep that takes longer than its interval is followed by the next one at once.
+        // A sweep that takes longer than its interval is followed by the next one at once.
+        if now.mono >= self.upkeep.sweep_due && !self.upkeep.sweeping {
             self.upkeep.sweep_due = now.mono.plus_ms(self.settings.sweep_interval_ms);
-            if !self.upkeep.sweeping {
-                self.sweep.begin();
-                self.upkeep.sweeping = true;
-            }
+            self.sweep.begin();
+            self.upkeep.sweeping = true;
         }
         self.vouch(now);
         if self.upkeep.sweeping {
@@ -151,7 +149,7 @@ impl Engine {
     /// A connection's timer: is what it was set for due?
     fn fire(&mut self, id: ConnId, now: Now) {
         let stall_ms = self.settings.write_stall_max_ms;
-        let tick = self.timers.tick_at(now.mono);
+        let reached = self.timers.reached(now.mono);
         let conn = self.conns.at(id.index);
         let stalled_since = conn.io.as_ref().and_then(|io| io.stalled_since);
         let stall_due = stalled_since.map(|since| since.plus_ms(stall_ms));
@@ -161,7 +159,7 @@ impl Engine {
             self.counters.add(Counter::ClosedEvicted, 1);
             return self.drop_conn(id);
         }
-        let due = tick >= conn.moment;
+        let due = reached >= conn.moment;
         match conn.phase() {
             Phase::Streaming => {
                 self.keep_alive(id, now);
@@ -169,7 +167,13 @@ impl Engine {
             }
             Phase::Lingering => return self.drop_conn(id),
             // Its stall is not over; nothing else ends it.
-            Phase::Closing => {}
+            Phase::Closing if due => {
+                conn.moment = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
+            }
+            // It is neither idle nor slow to ask: its requests wait until it has read. Only a stall ends that.
+            Phase::Idle | Phase::Reading if due && conn.has(flag::PAUSED) => {
+                conn.moment = self.timers.tick_in(now.mono, self.settings.keep_alive_idle_ms);
+            }
             Phase::Idle if due => {
                 let idle = conn.has(flag::SERVED);
                 let (limit, reason) = if idle {
@@ -204,7 +208,7 @@ impl Engine {
     fn keep_alive(&mut self, id: ConnId, now: Now) {
         let period_ms = self.keep_alive_ms(id.index);
         let quiet_until = self.timers.later(self.conns.at(id.index).moment, period_ms);
-        if self.timers.tick_at(now.mono) >= quiet_until {
+        if self.timers.reached(now.mono) >= quiet_until {
             let conn = self.conns.at(id.index);
             conn.put(flag::COMMENT, true);
             self.queue.push(id.index, conn, now.mono);

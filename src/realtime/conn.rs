@@ -111,6 +111,14 @@ impl Io {
         &self.unsent[self.sent_bytes..]
     }
 
+    /// Drops the sent bytes in front once they are half of all, so that each byte is moved once at most.
+    pub fn forget_sent(&mut self) {
+        if self.sent_bytes * 2 >= self.unsent.len() {
+            self.unsent.drain(..self.sent_bytes);
+            self.sent_bytes = 0;
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.input.is_empty() && self.unsent().is_empty() && self.chunked.is_none()
     }

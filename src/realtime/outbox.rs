@@ -76,6 +76,7 @@ pub fn book(conn: &mut Conn, offered: Option<&[u8]>, n: usize, now: Mono) -> Wri
         if n > 0 || io.stalled_since.is_none() {
             io.stalled_since = Some(now);
         }
+        io.forget_sent();
     }
     conn.put(flag::BLOCKED, true);
     Written::Some
@@ -105,6 +106,20 @@ mod tests {
         assert_eq!(waiting(conn), (&b"def"[..], Some(Mono::from_micros(7))));
         assert_eq!(book(conn, None, 3, Mono::from_micros(8)), Written::All);
         assert!(conn.io.is_none() && conn.has(flag::BLOCKED));
+    }
+
+    #[test]
+    fn a_reader_that_never_catches_up_costs_no_more_than_its_rest() {
+        let mut conns = Conns::default();
+        let id = conns.insert();
+        let conn = conns.get_mut(id).unwrap();
+        book(conn, Some(&[7; 1_000]), 0, Mono::default());
+        for round in 0..1_000 {
+            book(conn, None, 100, Mono::default());
+            conn.io().unsent.extend_from_slice(&[7; 100]);
+            assert_eq!(conn.unsent_bytes(), 1_000);
+            assert!(conn.io().unsent.len() <= 2_000, "round {round}");
+        }
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Timers {
         Tick(u32::try_from(ms.div_ceil(TICK_MS)).unwrap_or(NONE - 1))
     }
 
+    /// The last tick that is not after `now`: what is due at it is due.
+    pub fn reached(&self, now: Mono) -> Tick {
+        Tick(u32::try_from(now.ms_since(self.epoch) / TICK_MS).unwrap_or(NONE - 1))
+    }
+
     /// The tick `ms` after `now`, not before.
     pub fn tick_in(&self, now: Mono, ms: u64) -> Tick {
         self.tick_at(now.plus_ms(ms))
@@ -126,7 +131,7 @@ impl Timers {
 
     /// Takes one connection whose timer is due at `now`; its timer is no longer set.
     pub fn pop(&mut self, now: Mono) -> Option<u32> {
-        let now_tick = u32::try_from(now.ms_since(self.epoch) / TICK_MS).unwrap_or(NONE - 1);
+        let Tick(now_tick) = self.reached(now);
         match self.next_due().filter(|due| *due <= now_tick) {
             Some(due) => {
                 let index = self.heads[due as usize % WHEEL_TICKS];

@@ -446,17 +446,11 @@ impl Watches {
             self.names.table.len() - self.names.free.len(),
             "names"
         );
-        #[expect(clippy::iter_over_hash_type, reason = "a sum, whatever the order")]
-        let back: usize = {
-            let mut sum = 0;
-            for watchers in self.by_slot.values() {
-                sum += match watchers {
-                    Watchers::Few(list) => list.len(),
-                    Watchers::Crowd(crowd) => self.crowds[*crowd as usize].len() as usize,
-                };
-            }
-            sum
+        let length = |watchers: &Watchers| match watchers {
+            Watchers::Few(list) => list.len(),
+            Watchers::Crowd(crowd) => self.crowds[*crowd as usize].len() as usize,
         };
+        let back: usize = self.by_slot.values().map(length).sum();
         assert_eq!(
             back + few,
             edges,

@@ -1,0 +1,711 @@
+//! The world around the engines: a clock, peers with sockets that take what they are told to, mailboxes with a bound, a store.
+//!
+//! Verbs put something in ([`World::send`], [`World::beat`], [`World::at`]) or say exactly what must have come out
+//! ([`World::expect`] and its like); the latter first let every engine take turns until all are quiet. Nothing happens that
+//! was not told: time stands still between two verbs.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use greendot::engine::settings::Settings;
+use greendot::engine::{CloseHow, Engine, EngineParts, Letter, Mail, To};
+use greendot::metrics::{Board, Counter, Gauge};
+use greendot::presence::{Presence, StoreOptions};
+use greendot::realtime::ConnId;
+use greendot::time::{Mono, Now, Unix};
+use greendot::wire::User;
+use greendot::wire::beat::{FleetKey, Keys, Writer};
+
+/// Unix ms at which every world begins.
+pub(crate) const START: u64 = 1_764_009_600_000;
+/// Mono ms at which every world begins.
+const BOOT_MS: u64 = 5_000_000;
+/// Users that a world's store may hold.
+const USERS_MAX: u32 = 160_000;
+/// Turns at one moment after which an engine is said to spin.
+const TURNS_MAX: usize = 2_000;
+
+/// A client's end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Peer(usize);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Socket {
+    Open,
+    WriteShut,
+    Closed,
+}
+
+#[derive(Debug)]
+struct Client {
+    shard: usize,
+    id: ConnId,
+    socket: Socket,
+    /// What has arrived since the last `expect`.
+    received: Vec<u8>,
+    /// Bytes that the socket still takes.
+    window: usize,
+    blocked: bool,
+    /// The engine reads no more; what is sent waits here.
+    paused: bool,
+    waiting: Vec<u8>,
+    eof_waits: bool,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    mail: VecDeque<Mail>,
+    overflowed: bool,
+    /// Mail is posted into it and not taken out.
+    held: bool,
+}
+
+impl Mailbox {
+    fn wants_a_turn(&self) -> bool {
+        !self.held && (self.overflowed || !self.mail.is_empty())
+    }
+}
+
+/// Some engines of one node, and all that is around them.
+pub(crate) struct World {
+    pub(crate) settings: Settings,
+    /// Milliseconds since the world began.
+    ms: u64,
+    /// Steps of the wall clock, in ms.
+    wall_ms: i64,
+    users_max: u32,
+    dir: tempfile::TempDir,
+    presence: Option<Arc<Presence>>,
+    engines: Vec<Engine>,
+    mailboxes: Vec<Mailbox>,
+    clients: Vec<Client>,
+    key: FleetKey,
+    /// Whether the engines' tables are held against each other after each turn.
+    pub(crate) checks: bool,
+}
+
+impl World {
+    /// So many shards with the default settings, changed.
+    pub(crate) fn with(shards: u16, change: impl FnOnce(&mut Settings)) -> World {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        World::made(shards, settings, USERS_MAX)
+    }
+
+    /// So many shards with the default settings.
+    pub(crate) fn new(shards: u16) -> World {
+        World::with(shards, |_| ())
+    }
+
+    /// One shard that may know so many users.
+    pub(crate) fn of_users(users_max: u32) -> World {
+        World::made(1, Settings::default(), users_max)
+    }
+
+    fn made(shards: u16, settings: Settings, users_max: u32) -> World {
+        let mut world = World {
+            settings,
+            ms: 0,
+            wall_ms: 0,
+            users_max,
+            dir: tempfile::tempdir().expect("a folder for the store"),
+            presence: None,
+            engines: Vec::new(),
+            mailboxes: Vec::new(),
+            clients: Vec::new(),
+            key: FleetKey::new([7; 32]),
+            checks: true,
+        };
+        world.boot(shards);
+        world
+    }
+
+    fn boot(&mut self, shards: u16) {
+        let options = StoreOptions {
+            dir: self.dir.path().to_owned(),
+            users_max: self.users_max,
+            offline_after_ms: self.settings.offline_after_ms,
+            beat_skew_max_ms: self.settings.beat_skew_max_ms,
+            shards,
+            boot_id: [1; 16],
+        };
+        let (presence, _) = Presence::open(&options, self.now()).expect("the store opens");
+        let presence = Arc::new(presence);
+        let board = Arc::new(Board::new(usize::from(shards)));
+        for shard in 0..shards {
+            self.engines.push(Engine::new(EngineParts {
+                settings: Arc::new(self.settings.clone()),
+                shard,
+                shards,
+                presence: presence.clone(),
+                keys: Arc::new(Keys::single(self.key.clone())),
+                secret: [3; 32],
+                seed: 40 + u64::from(shard),
+                board: board.clone(),
+                now: self.now(),
+            }));
+            self.mailboxes.push(Mailbox::default());
+        }
+        self.presence = Some(presence);
+    }
+
+    /// The process is killed and started again on its files, after so long.
+    pub(crate) fn restart(&mut self, down_ms: u64) {
+        let shards = self.engines.len() as u16;
+        self.engines.clear();
+        self.mailboxes.clear();
+        self.presence = None;
+        for client in &mut self.clients {
+            client.socket = Socket::Closed;
+        }
+        self.ms += down_ms;
+        self.boot(shards);
+    }
+
+    // Time.
+
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            mono: Mono::default().plus_ms(BOOT_MS + self.ms),
+            unix: Unix::from_ms((START + self.ms).saturating_add_signed(self.wall_ms)),
+        }
+    }
+
+    /// Milliseconds since the world began.
+    pub(crate) fn ms(&self) -> u64 {
+        self.ms
+    }
+
+    /// It is so many ms after the world's beginning; on the way every engine wakes when it wants to.
+    pub(crate) fn at(&mut self, ms: u64) -> &mut World {
+        assert!(ms >= self.ms, "time does not go back");
+        self.turn();
+        loop {
+            let next = self.engines.iter().map(Engine::poll_timeout).min();
+            let next_ms = next.map_or(u64::MAX, |next| next.micros().div_ceil(1_000)) - BOOT_MS;
+            if next_ms >= ms {
+                break;
+            }
+            self.ms = next_ms;
+            self.turn();
+        }
+        self.jump(ms - self.ms);
+        self.turn();
+        self
+    }
+
+    /// So many ms pass, as [`World::at`].
+    pub(crate) fn pass(&mut self, ms: u64) -> &mut World {
+        self.at(self.ms + ms)
+    }
+
+    /// So many ms pass without a turn of anybody: a stall, or a suspend.
+    pub(crate) fn jump(&mut self, ms: u64) -> &mut World {
+        self.ms += ms;
+        self
+    }
+
+    /// So many ms pass in which all but one shard take their turns.
+    pub(crate) fn pass_without(&mut self, stalled: usize, ms: u64) {
+        let until = self.ms + ms;
+        while self.ms < until {
+            self.ms = (self.ms + 100).min(until);
+            for shard in (0..self.engines.len()).filter(|shard| *shard != stalled) {
+                self.turn_of(shard);
+            }
+        }
+    }
+
+    /// The wall clock is stepped.
+    pub(crate) fn step_wall(&mut self, ms: i64) -> &mut World {
+        self.wall_ms += ms;
+        self
+    }
+
+    // What peers do.
+
+    /// A peer connects to a shard.
+    pub(crate) fn connect(&mut self, shard: usize) -> Peer {
+        self.try_connect(shard).expect("the engine takes it")
+    }
+
+    /// A peer connects to a shard, which may have no place even for a refusal.
+    pub(crate) fn try_connect(&mut self, shard: usize) -> Option<Peer> {
+        let now = self.now();
+        self.engines[shard].begin_turn(now);
+        let id = self.engines[shard].handle_accept(now)?;
+        self.clients.push(Client {
+            shard,
+            id,
+            socket: Socket::Open,
+            received: Vec::new(),
+            window: usize::MAX,
+            blocked: false,
+            paused: false,
+            waiting: Vec::new(),
+            eof_waits: false,
+        });
+        Some(Peer(self.clients.len() - 1))
+    }
+
+    /// Bytes arrive from a peer.
+    pub(crate) fn send(&mut self, peer: Peer, bytes: impl AsRef<[u8]>) -> &mut World {
+        let now = self.now();
+        let client = &mut self.clients[peer.0];
+        if client.socket == Socket::Closed {
+            return self;
+        }
+        if client.paused {
+            client.waiting.extend_from_slice(bytes.as_ref());
+            return self;
+        }
+        let engine = &mut self.engines[client.shard];
+        engine.begin_turn(now);
+        client.paused = !engine.handle_bytes(client.id, bytes.as_ref(), now);
+        self
+    }
+
+    /// A request without a body.
+    pub(crate) fn get(&mut self, peer: Peer, target: &str) -> &mut World {
+        self.send(peer, request("GET", target))
+    }
+
+    /// A request with a JSON body.
+    pub(crate) fn post(&mut self, peer: Peer, target: &str, json: &str) -> &mut World {
+        self.send(peer, posted(target, json))
+    }
+
+    /// The peer closes its sending half.
+    pub(crate) fn shut(&mut self, peer: Peer) -> &mut World {
+        let now = self.now();
+        let client = &mut self.clients[peer.0];
+        if client.paused {
+            client.eof_waits = true;
+        } else if client.socket != Socket::Closed {
+            self.engines[client.shard].handle_eof(client.id, now);
+        }
+        self
+    }
+
+    /// The peer's connection is reset.
+    pub(crate) fn reset(&mut self, peer: Peer) -> &mut World {
+        let now = self.now();
+        let client = &mut self.clients[peer.0];
+        client.socket = Socket::Closed;
+        self.engines[client.shard].handle_closed(client.id, now);
+        self
+    }
+
+    /// The peer reads no more.
+    pub(crate) fn stall(&mut self, peer: Peer) -> &mut World {
+        self.clients[peer.0].window = 0;
+        self
+    }
+
+    /// The peer reads so many bytes more, or all from now on.
+    pub(crate) fn read(&mut self, peer: Peer, bytes: impl Into<Option<usize>>) -> &mut World {
+        let now = self.now();
+        let client = &mut self.clients[peer.0];
+        client.window = bytes.into().map_or(usize::MAX, |n| client.window.saturating_add(n));
+        if client.blocked && client.socket != Socket::Closed {
+            client.blocked = false;
+            self.engines[client.shard].begin_turn(now);
+            self.engines[client.shard].handle_writable(client.id, now);
+        }
+        self.turn();
+        self
+    }
+
+    /// A beat datagram with these users arrives at a shard.
+    pub(crate) fn beat(&mut self, shard: usize, users: &[&str]) -> &mut World {
+        self.datagram_of(shard, users, self.now().unix, false)
+    }
+
+    /// A goodbye datagram.
+    pub(crate) fn leave(&mut self, shard: usize, users: &[&str]) -> &mut World {
+        self.datagram_of(shard, users, self.now().unix, true)
+    }
+
+    /// A datagram that was sent at another time than now.
+    pub(crate) fn datagram_of(&mut self, shard: usize, users: &[&str], sent_at: Unix, leave: bool) -> &mut World {
+        let mut writer = Writer::new(leave, sent_at, &self.key);
+        for user in users {
+            let user = User::parse(user.as_bytes()).expect("a legal user");
+            assert!(writer.push(user), "the datagram is full");
+        }
+        let datagram = writer.seal(&self.key);
+        self.datagram(shard, &datagram)
+    }
+
+    /// These bytes arrive as a datagram.
+    pub(crate) fn datagram(&mut self, shard: usize, bytes: &[u8]) -> &mut World {
+        let now = self.now();
+        self.engines[shard].begin_turn(now);
+        self.engines[shard].handle_beats(&[bytes], now);
+        self
+    }
+
+    /// The key that signs datagrams.
+    pub(crate) fn key(&self) -> &FleetKey {
+        &self.key
+    }
+
+    /// Makes slots, so that later users belong to other shards.
+    pub(crate) fn make_slots(&self, up_to: u32) {
+        let presence = self.presence();
+        for n in presence.users()..up_to {
+            let user = format!("filler-{n}");
+            let user = User::parse(user.as_bytes()).expect("a legal user");
+            presence.intern(user).expect("the store has room");
+        }
+    }
+
+    // What the process does.
+
+    /// Every shard begins to drain.
+    pub(crate) fn drain(&mut self) -> &mut World {
+        let now = self.now();
+        for engine in &mut self.engines {
+            engine.begin_drain(now);
+        }
+        self
+    }
+
+    pub(crate) fn engine(&mut self, shard: usize) -> &mut Engine {
+        &mut self.engines[shard]
+    }
+
+    pub(crate) fn presence(&self) -> &Arc<Presence> {
+        self.presence.as_ref().expect("the process runs")
+    }
+
+    /// A shard's mail is held back, or taken again.
+    pub(crate) fn hold_mail(&mut self, shard: usize, held: bool) -> &mut World {
+        self.mailboxes[shard].held = held;
+        self
+    }
+
+    /// A shard's counter.
+    pub(crate) fn count(&mut self, shard: usize, counter: Counter) -> u64 {
+        self.engines[shard].counters().counter(counter)
+    }
+
+    /// A shard's gauge.
+    pub(crate) fn gauge(&mut self, shard: usize, gauge: Gauge) -> u64 {
+        self.engines[shard].counters().gauge(gauge)
+    }
+
+    /// All engines take turns until they are quiet.
+    pub(crate) fn turn(&mut self) -> &mut World {
+        for _ in 0..TURNS_MAX {
+            let mut busy = false;
+            for shard in 0..self.engines.len() {
+                busy |= self.turn_of(shard);
+            }
+            busy |= self.mailboxes.iter().any(Mailbox::wants_a_turn);
+            if !busy {
+                return self;
+            }
+        }
+        panic!("an engine spins at {} ms", self.ms);
+    }
+
+    /// One turn of one shard, in the order that `Engine` asks for; whether it wants another at once.
+    fn turn_of(&mut self, shard: usize) -> bool {
+        let now = self.now();
+        let engine = &mut self.engines[shard];
+        engine.begin_turn(now);
+        let mailbox = &mut self.mailboxes[shard];
+        if !mailbox.held {
+            if std::mem::take(&mut mailbox.overflowed) {
+                engine.handle_resync(now);
+            }
+            let budget = self.settings.mail_per_turn_max.min(mailbox.mail.len());
+            for mail in mailbox.mail.drain(..budget) {
+                engine.handle_mail(mail, now);
+            }
+        }
+        engine.handle_timeout(now);
+        let mut flushes = 0;
+        while flushes < self.settings.flushes_per_turn_max {
+            let Some(flush) = engine.poll_flush(now) else {
+                break;
+            };
+            flushes += 1;
+            let client = client_of(&mut self.clients, shard, flush.conn);
+            assert!(!client.blocked, "offered to a socket that takes nothing");
+            let n = flush.bytes.len().min(client.window);
+            client.received.extend_from_slice(&flush.bytes[..n]);
+            client.window -= if client.window == usize::MAX { 0 } else { n };
+            client.blocked = n < flush.bytes.len();
+            let conn = flush.conn;
+            engine.handle_flushed(conn, n, now);
+        }
+        while let Some(close) = engine.poll_close() {
+            let client = client_of(&mut self.clients, shard, close.conn);
+            client.socket = match close.how {
+                CloseHow::Close => Socket::Closed,
+                CloseHow::ShutdownWrite => Socket::WriteShut,
+            };
+        }
+        let mut busy = false;
+        while let Some(id) = engine.poll_resume() {
+            busy = true;
+            let at = self
+                .clients
+                .iter()
+                .position(|client| client.shard == shard && client.id == id);
+            if let Some(client) = at.map(|at| &mut self.clients[at]) {
+                client.paused = false;
+                let waiting = std::mem::take(&mut client.waiting);
+                if !waiting.is_empty() {
+                    client.paused = !engine.handle_bytes(id, &waiting, now);
+                }
+                if client.eof_waits && !client.paused {
+                    client.eof_waits = false;
+                    engine.handle_eof(id, now);
+                }
+            }
+        }
+        if self.checks {
+            engine.check_invariants();
+        }
+        while let Some(letter) = self.engines[shard].poll_mail() {
+            self.deliver(shard, letter, now);
+        }
+        busy || self.engines[shard].poll_timeout() <= now.mono
+    }
+
+    fn deliver(&mut self, from: usize, letter: Letter, now: Now) {
+        let to: Vec<usize> = match letter.to {
+            To::Shard(shard) => vec![usize::from(shard)],
+            To::Others => (0..self.engines.len()).filter(|shard| *shard != from).collect(),
+        };
+        for shard in to {
+            assert_ne!(shard, from, "mail to oneself");
+            let mailbox = &mut self.mailboxes[shard];
+            let mail = letter.mail.clone();
+            if mailbox.mail.len() < self.settings.mailbox_max || mail.must_arrive() {
+                mailbox.mail.push_back(mail);
+            } else if mail.bounces() {
+                self.engines[from].handle_bounced(mail, now);
+            } else {
+                mailbox.overflowed = true;
+            }
+        }
+    }
+
+    // What must have come out.
+
+    /// All that a peer has received since the last look.
+    pub(crate) fn received(&mut self, peer: Peer) -> String {
+        self.turn();
+        let received = std::mem::take(&mut self.clients[peer.0].received);
+        String::from_utf8(received).expect("the engine writes UTF-8")
+    }
+
+    /// A peer has received exactly this since the last look.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, peer: Peer, expected: impl AsRef<str>) -> &mut World {
+        let received = self.received(peer);
+        assert_eq!(received, expected.as_ref(), "at {} ms", self.ms);
+        self
+    }
+
+    /// A peer has received nothing since the last look.
+    #[track_caller]
+    pub(crate) fn expect_nothing(&mut self, peer: Peer) -> &mut World {
+        self.expect(peer, "")
+    }
+
+    /// A peer's connection is closed.
+    #[track_caller]
+    pub(crate) fn expect_closed(&mut self, peer: Peer) -> &mut World {
+        self.turn();
+        assert_eq!(self.clients[peer.0].socket, Socket::Closed);
+        self
+    }
+
+    /// A peer's connection is open both ways.
+    #[track_caller]
+    pub(crate) fn expect_open(&mut self, peer: Peer) -> &mut World {
+        self.turn();
+        assert_eq!(self.clients[peer.0].socket, Socket::Open);
+        self
+    }
+
+    /// The engine sends no more to a peer, and still reads.
+    #[track_caller]
+    pub(crate) fn expect_write_shut(&mut self, peer: Peer) -> &mut World {
+        self.turn();
+        assert_eq!(self.clients[peer.0].socket, Socket::WriteShut);
+        self
+    }
+
+    pub(crate) fn is_closed(&self, peer: Peer) -> bool {
+        self.clients[peer.0].socket == Socket::Closed
+    }
+
+    /// A peer's input waits for the engine.
+    pub(crate) fn is_paused(&self, peer: Peer) -> bool {
+        self.clients[peer.0].paused
+    }
+
+    /// Opens a stream on a new connection, checks its head and its hello, and gives the stream's id; what follows is left.
+    #[track_caller]
+    pub(crate) fn stream(&mut self, shard: usize, query: &str, watching: usize) -> (Peer, String) {
+        let peer = self.connect(shard);
+        let target = match query {
+            "" => "/v1/stream".to_owned(),
+            query => format!("/v1/stream?{query}"),
+        };
+        self.get(peer, &target);
+        let id = self.expect_hello(peer, watching);
+        (peer, id)
+    }
+
+    /// A peer has received a stream's head and hello; gives the stream's id and leaves what follows.
+    #[track_caller]
+    pub(crate) fn expect_hello(&mut self, peer: Peer, watching: usize) -> String {
+        let received = self.received(peer);
+        let rest = received
+            .strip_prefix(STREAM_HEAD)
+            .unwrap_or_else(|| panic!("no stream: {received}"));
+        let rest = rest.strip_prefix("event: hello\nretry: ").expect("hello");
+        let (retry, rest) = rest.split_once('\n').expect("a line");
+        let retry: u64 = retry.parse().expect("a number");
+        let base = self.settings.retry_ms;
+        assert!((base..=base + base / 2).contains(&retry), "retry {retry}");
+        let rest = rest.strip_prefix("data: {\"stream\":\"").expect("data");
+        let (id, rest) = rest.split_once('"').expect("an id");
+        let expected = format!(
+            ",\"watching\":{watching},\"server_time\":{},\"beat_interval_ms\":{},\"offline_after_ms\":{}}}\n\n",
+            self.now().unix.ms(),
+            self.settings.beat_interval_ms,
+            self.settings.offline_after_ms
+        );
+        let rest = rest
+            .strip_prefix(&expected)
+            .unwrap_or_else(|| panic!("expected {expected} in {rest}"));
+        self.clients[peer.0].received = rest.as_bytes().to_vec();
+        id.to_owned()
+    }
+
+    /// What `GET /v1/presence/{user}` says, from a connection of its own.
+    pub(crate) fn ask(&mut self, shard: usize, user: &str) -> String {
+        let peer = self.connect(shard);
+        let target = format!("/v1/presence/{user}");
+        self.send(
+            peer,
+            format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        );
+        let answer = self.received(peer);
+        let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        body.to_owned()
+    }
+}
+
+fn client_of(clients: &mut [Client], shard: usize, id: ConnId) -> &mut Client {
+    // Newest first: long-gone peers pile up in front.
+    clients
+        .iter_mut()
+        .rev()
+        .find(|client| client.shard == shard && client.id == id)
+        .expect("the engine names a connection that it was given")
+}
+
+/// A stream's response head.
+pub(crate) const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n\
+     X-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
+
+/// A request without a body.
+pub(crate) fn request(method: &str, target: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+/// A POST of JSON.
+pub(crate) fn posted(target: &str, json: &str) -> String {
+    format!(
+        "POST {target} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+        json.len()
+    )
+}
+
+/// An answer of JSON on a connection that stays open.
+pub(crate) fn json(body: &str) -> String {
+    format!("{}{body}", json_head(body.len(), ""))
+}
+
+/// Its head, with further header lines.
+pub(crate) fn json_head(bytes: usize, extra: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\nCache-Control: no-store\r\n{extra}\r\n"
+    )
+}
+
+pub(crate) const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+pub(crate) const CLOSE: &str = "Connection: close\r\n";
+pub(crate) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
+
+/// A problem's answer; `extra` are the header lines after Content-Length.
+pub(crate) fn problem(status: &str, slug: &str, title: &str, detail: &str, extra: &str) -> String {
+    let code = &status[..3];
+    let detail = detail.replace('"', "\\\"");
+    let body = format!(
+        "{{\"type\":\"https://greendot.dev/problems/{slug}\",\"title\":\"{title}\",\"status\":{code},\"detail\":\"{detail}\"}}"
+    );
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n{extra}\r\n{body}",
+        body.len()
+    )
+}
+
+/// The status line and the slug of a problem's answer.
+#[track_caller]
+pub(crate) fn status_and_slug(answer: &str) -> (&str, &str) {
+    let status = answer.split("\r\n").next().unwrap_or("");
+    let slug = answer
+        .split_once("https://greendot.dev/problems/")
+        .and_then(|(_, rest)| rest.split_once('"'))
+        .map_or("", |(slug, _)| slug);
+    (status, slug)
+}
+
+/// A record; times are ms since the world began.
+pub(crate) fn record(
+    user: &str,
+    status: &str,
+    since: impl Into<Option<u64>>,
+    last_active: impl Into<Option<u64>>,
+) -> String {
+    let time = |ms: Option<u64>| ms.map_or("null".to_owned(), |ms| (START + ms).to_string());
+    format!(
+        "{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{},\"last_active\":{}}}",
+        time(since.into()),
+        time(last_active.into())
+    )
+}
+
+/// The record of a user whom nobody has seen.
+pub(crate) fn unseen(user: &str) -> String {
+    record(user, "offline", None, None)
+}
+
+/// A whole snapshot, told at `ms`.
+pub(crate) fn snapshot(ms: u64, records: &[String]) -> String {
+    format!(
+        "event: snapshot\nid: {}\ndata: {{\"presence\":[{}]}}\n\n",
+        START + ms,
+        records.join(",")
+    )
+}
+
+/// A presence event with an id, told at `ms`: the last of its batch.
+pub(crate) fn told(ms: u64, record: &str) -> String {
+    format!("event: presence\nid: {}\ndata: {record}\n\n", START + ms)
+}
+
+/// A presence event without one: others follow.
+pub(crate) fn told_of_many(record: &str) -> String {
+    format!("event: presence\ndata: {record}\n\n")
+}

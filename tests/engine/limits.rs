@@ -1,0 +1,324 @@
+//! Every limit is reached, answered, and counted.
+
+use greendot::metrics::{Counter, Gauge};
+
+use super::harness::{
+    CLOSE, NO_CONTENT, RETRY_AFTER, STREAM_HEAD, World, json, posted, problem, record, request, snapshot,
+    status_and_slug, unseen,
+};
+
+/// A stream's refusal for load, after checking that its retry is wide.
+#[track_caller]
+fn overloaded(world: &World, received: &str, reason: &str) {
+    let rest = received
+        .strip_prefix(STREAM_HEAD)
+        .and_then(|rest| rest.strip_prefix("event: overloaded\nretry: "))
+        .unwrap_or_else(|| panic!("{received}"));
+    let (retry, rest) = rest.split_once('\n').expect("a line");
+    let retry: u64 = retry.parse().expect("a number");
+    let base = world.settings.retry_ms;
+    assert!((base..=11 * base).contains(&retry), "{retry}");
+    assert_eq!(rest, format!("data: {{\"reason\":\"{reason}\"}}\n\n"));
+}
+
+#[test]
+fn connections() {
+    let mut world = World::with(1, |settings| settings.conns_max = 3);
+    let (first, _) = world.stream(0, "watch=x", 1);
+    world.received(first);
+    world.connect(0);
+    world.connect(0);
+    let stream = world.connect(0);
+    world.get(stream, "/v1/stream?watch=x");
+    let received = world.received(stream);
+    overloaded(&world, &received, "connections");
+    world.expect_closed(stream);
+    let query = world.connect(0);
+    let refusal = problem(
+        "503 Service Unavailable",
+        "overloaded",
+        "The server is at a limit",
+        "the server has all the connections that it takes; try again later",
+        &format!("{RETRY_AFTER}{CLOSE}"),
+    );
+    world
+        .get(query, "/v1/presence/x")
+        .expect(query, refusal)
+        .expect_closed(query);
+    let health = world.connect(0);
+    world.get(health, "/livez");
+    assert!(world.received(health).ends_with(&format!("{CLOSE}\r\nok\n")));
+    world.expect_closed(health);
+    assert_eq!(world.count(0, Counter::LimitConns), 3);
+    for _ in 0..64 {
+        world.connect(0);
+    }
+    assert_eq!(world.try_connect(0), None);
+    assert_eq!(world.count(0, Counter::LimitConns), 68);
+    world.beat(0, &["x"]);
+    assert!(world.received(first).starts_with("event: presence"), "nobody made room");
+}
+
+#[test]
+fn heads() {
+    let mut world = World::with(1, |settings| settings.header_count_max = 4);
+    let refused = |world: &mut World, input: String| {
+        let bob = world.connect(0);
+        world.send(bob, input);
+        let answer = world.received(bob);
+        world.expect_write_shut(bob);
+        let (status, slug) = status_and_slug(&answer);
+        (status.to_owned(), slug.to_owned())
+    };
+    let too_large = "HTTP/1.1 431 Request Header Fields Too Large".to_owned();
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(8_192));
+    assert_eq!(refused(&mut world, long), (too_large.clone(), "head-too-large".into()));
+    let target = request("GET", &format!("/{}", "x".repeat(8_192)));
+    let too_long = ("HTTP/1.1 414 URI Too Long".to_owned(), "target-too-long".to_owned());
+    assert_eq!(refused(&mut world, target), too_long);
+    assert_eq!(world.count(0, Counter::LimitHeadBytes), 2);
+    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(4));
+    assert_eq!(refused(&mut world, many), (too_large, "too-many-headers".into()));
+    assert_eq!(world.count(0, Counter::LimitHeaderCount), 1);
+    // Exactly at the limits all is well.
+    let bob = world.connect(0);
+    let head = "GET /v1/presence/x HTTP/1.1\r\nHost: a\r\nB: b\r\nC: c\r\nX: ";
+    let fits = format!("{head}{}\r\n\r\n", "x".repeat(8_192 - head.len() - 4));
+    world.send(bob, fits).expect(bob, json(&unseen("x")));
+}
+
+#[test]
+fn bodies() {
+    let mut world = World::with(1, |settings| settings.body_bytes_max = 100);
+    let bob = world.connect(0);
+    let body = format!("{{\"users\":[\"{}\"]}}", "x".repeat(86));
+    assert_eq!(body.len(), 100);
+    world.post(bob, "/v1/beat", &body).expect(bob, NO_CONTENT);
+    world.post(bob, "/v1/beat", &(body.clone() + " "));
+    let answer = world.received(bob);
+    assert_eq!(
+        status_and_slug(&answer),
+        ("HTTP/1.1 413 Content Too Large", "body-too-large")
+    );
+    let eve = world.connect(0);
+    world.send(
+        eve,
+        format!("POST /v1/beat HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n{body}\r\n1\r\n"),
+    );
+    let answer = world.received(eve);
+    assert_eq!(
+        status_and_slug(&answer),
+        ("HTTP/1.1 413 Content Too Large", "body-too-large")
+    );
+    assert_eq!(world.count(0, Counter::LimitBodyBytes), 2);
+}
+
+#[test]
+fn a_requests_time_runs_from_accept_and_no_byte_extends_it() {
+    let mut world = World::new(1);
+    let silent = world.connect(0);
+    let slow = world.connect(0);
+    let body = world.connect(0);
+    let post = posted("/v1/beat", "{\"users\":[\"x\"]}");
+    let (head, _) = post.split_at(post.len() - 5);
+    world.send(body, head);
+    for (second, byte) in "GET /v1/pr".bytes().enumerate() {
+        world.send(slow, [byte]).at((second as u64 + 1) * 990);
+    }
+    world.at(9_999);
+    for peer in [silent, slow, body] {
+        world.expect_nothing(peer).expect_open(peer);
+    }
+    world.at(10_064).expect_nothing(silent).expect_closed(silent);
+    let timeout = problem(
+        "408 Request Timeout",
+        "request-timeout",
+        "The request did not arrive in time",
+        "the request was not complete in time; its time is counted from its beginning",
+        CLOSE,
+    );
+    for peer in [slow, body] {
+        world.expect(peer, &timeout).expect_write_shut(peer);
+    }
+    assert_eq!(world.count(0, Counter::LimitRequestDeadline), 3);
+    assert_eq!(world.presence().users(), 0);
+}
+
+#[test]
+fn a_second_requests_time_runs_from_its_beginning() {
+    let mut world = World::new(1);
+    let bob = world.connect(0);
+    let get = request("GET", "/v1/presence/x");
+    world.at(9_000).send(bob, &get).expect(bob, json(&unseen("x")));
+    world.at(50_000).send(bob, &get[..5]);
+    world.at(55_000).send(bob, &get[5..9]).at(59_999).expect_nothing(bob);
+    world.at(60_064);
+    let answer = world.received(bob);
+    assert_eq!(
+        status_and_slug(&answer),
+        ("HTTP/1.1 408 Request Timeout", "request-timeout")
+    );
+}
+
+#[test]
+fn a_connection_may_idle_for_so_long() {
+    let mut world = World::new(1);
+    let bob = world.connect(0);
+    world.get(bob, "/v1/presence/x").expect(bob, json(&unseen("x")));
+    world
+        .at(74_000)
+        .get(bob, "/v1/presence/x")
+        .expect(bob, json(&unseen("x")));
+    world
+        .at(148_999)
+        .expect_open(bob)
+        .at(149_064)
+        .expect_nothing(bob)
+        .expect_closed(bob);
+    assert_eq!(world.count(0, Counter::LimitKeepAliveIdle), 1);
+    assert_eq!(world.count(0, Counter::ClosedIdle), 1);
+    let mut world = World::with(1, |settings| settings.keep_alive_idle_ms = 0);
+    let bob = world.connect(0);
+    world.get(bob, "/v1/presence/x").expect_closed(bob);
+}
+
+#[test]
+fn watches_of_a_stream() {
+    let mut world = World::with(1, |settings| settings.watches_per_stream_max = 3);
+    let bob = world.connect(0);
+    let refusal = |member: &str| {
+        problem(
+            "413 Content Too Large",
+            "too-many-users",
+            "The request names too many users",
+            &format!("{member} names 4 users or more; at most 3 are taken at once"),
+            "",
+        )
+    };
+    world
+        .get(bob, "/v1/stream?watch=a&watch=b&watch=c&watch=d")
+        .expect(bob, refusal("watch"));
+    world
+        .post(bob, "/v1/stream", "{\"watch\":[\"a\",\"b\",\"c\",\"d\"]}")
+        .expect(bob, refusal("watch"));
+    let (alice, id) = world.stream(0, "watch=a&watch=b", 2);
+    world.received(alice);
+    let path = format!("/v1/stream/{id}/watch");
+    world
+        .post(bob, &path, "{\"add\":[\"a\",\"b\",\"c\",\"d\"]}")
+        .expect(bob, refusal("add"));
+    let full = problem(
+        "413 Content Too Large",
+        "too-many-users",
+        "The request names too many users",
+        "the stream would watch more than 3 users; nothing was changed",
+        "",
+    );
+    world
+        .post(bob, &path, "{\"add\":[\"c\",\"d\"]}")
+        .expect(bob, &full)
+        .expect_nothing(alice);
+    world
+        .post(bob, &path, "{\"add\":[\"c\",\"d\"],\"remove\":[\"x\"]}")
+        .expect(bob, &full);
+    world.post(bob, &path, "{\"add\":[\"c\",\"d\"],\"remove\":[\"a\"]}");
+    world.expect(bob, json("{\"watching\":3}"));
+    assert_eq!(world.count(0, Counter::LimitWatchesPerStream), 5);
+}
+
+#[test]
+fn watches_of_a_shard() {
+    let mut world = World::with(1, |settings| {
+        settings.watches_per_stream_max = 4;
+        settings.watches_per_shard_max = 4;
+    });
+    let (_, id) = world.stream(0, "watch=a&watch=b&watch=c", 3);
+    let eve = world.connect(0);
+    world.get(eve, "/v1/stream?watch=a&watch=b");
+    let received = world.received(eve);
+    overloaded(&world, &received, "watches");
+    world.stream(0, "watch=a", 1);
+    let bob = world.connect(0);
+    world.post(bob, &format!("/v1/stream/{id}/watch"), "{\"add\":[\"d\"]}");
+    world.expect(
+        bob,
+        problem(
+            "503 Service Unavailable",
+            "overloaded",
+            "The server is at a limit",
+            "the server holds as many watches as it may; nothing was changed",
+            RETRY_AFTER,
+        ),
+    );
+    assert_eq!(world.count(0, Counter::LimitWatchesPerShard), 2);
+    assert_eq!(world.gauge(0, Gauge::WatchesByName), 4);
+}
+
+#[test]
+fn users_of_a_query() {
+    let mut world = World::with(1, |settings| settings.query_users_max = 2);
+    let bob = world.connect(0);
+    let many = "{\"users\":[\"a\",\"b\",\"c\"]}";
+    for path in ["/v1/presence/query", "/v1/beat", "/v1/leave"] {
+        world.post(bob, path, many);
+        let answer = world.received(bob);
+        assert_eq!(
+            status_and_slug(&answer),
+            ("HTTP/1.1 413 Content Too Large", "too-many-users")
+        );
+    }
+    world.get(bob, "/v1/presence?user=a&user=b&user=c");
+    let answer = world.received(bob);
+    assert_eq!(
+        status_and_slug(&answer),
+        ("HTTP/1.1 413 Content Too Large", "too-many-users")
+    );
+    assert_eq!(world.count(0, Counter::LimitQueryUsers), 4);
+    assert_eq!(world.presence().users(), 0);
+}
+
+#[test]
+fn users() {
+    let mut world = World::of_users(2);
+    world.beat(0, &["a", "b", "c"]);
+    assert_eq!(world.count(0, Counter::BeatUsersFull), 1);
+    let bob = world.connect(0);
+    world.post(bob, "/v1/beat", "{\"users\":[\"d\",\"a\"]}").expect(
+        bob,
+        problem(
+            "503 Service Unavailable",
+            "overloaded",
+            "The server is at a limit",
+            "the server knows as many users as it may (users_max)",
+            RETRY_AFTER,
+        ),
+    );
+    let stream = world.connect(0);
+    world.get(stream, "/v1/stream?user=e");
+    let received = world.received(stream);
+    overloaded(
+        &world,
+        &received,
+        "the server knows as many users as it may (users_max)",
+    );
+    let (known, _) = world.stream(0, "user=a&watch=c", 1);
+    world.expect(known, snapshot(0, &[unseen("c")]));
+    assert_eq!(world.count(0, Counter::LimitUsers), 3);
+    assert_eq!(world.count(0, Counter::BeatsHttp), 1);
+    assert_eq!(world.ask(0, "a"), record("a", "online", 0, 0));
+}
+
+#[test]
+fn a_sweep_is_cut_into_turns_and_loses_nobody() {
+    let mut world = World::with(1, |settings| settings.sweep_slots_per_turn_max = 64);
+    world.checks = false;
+    world.make_slots(5_000);
+    world.beat(0, &["last"]);
+    let (alice, _) = world.stream(0, "watch=last", 1);
+    world.received(alice);
+    world.at(25_251);
+    let received = world.received(alice);
+    assert!(received.contains("\"status\":\"offline\""), "{received}");
+    assert!(world.count(0, Counter::LimitSweepSlotsPerTurn) > 1);
+    assert!(world.count(0, Counter::SweepCycles) > 90);
+}

@@ -1,0 +1,93 @@
+//! Mail is a hint: what a full mailbox did not take is read from the published states.
+
+use greendot::metrics::Counter;
+
+use super::harness::{World, record, told};
+
+#[test]
+fn what_was_lost_is_told_after_a_resync() {
+    let mut world = World::with(2, |settings| settings.mailbox_max = 2);
+    let users: Vec<String> = (0..20).map(|n| format!("u{n:02}")).collect();
+    // Half of them have slots; the others are watched by name.
+    for user in &users[..10] {
+        world.beat(0, &[user]);
+    }
+    let (alice, _) = world.stream(1, &format!("watch={}", users.join("&watch=")), 20);
+    world.received(alice);
+    world.at(1_000).hold_mail(1, true);
+    for (n, user) in users.iter().enumerate() {
+        world.at(1_000 + n as u64 * 10);
+        if n < 10 {
+            world.leave(0, &[user]);
+        } else {
+            world.beat(0, &[user]);
+        }
+        world.turn();
+    }
+    world.expect_nothing(alice);
+    let at = world.ms();
+    world.hold_mail(1, false).turn();
+    let received = world.received(alice);
+    for (n, user) in users.iter().enumerate() {
+        let ms = 1_000 + n as u64 * 10;
+        let status = if n < 10 { "offline" } else { "online" };
+        let expected = record(user, status, ms, ms);
+        assert!(received.contains(&expected), "{user} in {received}");
+    }
+    assert!(received.ends_with(&told(at, &record("u19", "online", at, at))));
+    assert_eq!(world.count(1, Counter::Resyncs), 1);
+    assert_eq!(world.count(1, Counter::LimitMailbox), 1);
+    // Nothing is left by name, and later changes come by mail again.
+    world.engine(1).check_invariants();
+    world.at(2_000).leave(0, &["u15"]);
+    assert!(world.received(alice).contains(&record("u15", "offline", 2_000, 2_000)));
+}
+
+#[test]
+fn a_lost_look_is_found_by_the_owners_sweep() {
+    let mut world = World::with(2, |settings| settings.mailbox_max = 1);
+    world.make_slots(4_096);
+    let (alice, _) = world.stream(1, "watch=a&watch=b&watch=c", 3);
+    world.received(alice);
+    world.hold_mail(1, true);
+    for user in ["a", "b", "c"] {
+        world.beat(0, &[user]).turn();
+    }
+    world.expect_nothing(alice);
+    world.hold_mail(1, false);
+    world.at(250);
+    let received = world.received(alice);
+    for user in ["a", "b", "c"] {
+        assert!(
+            received.contains(&format!("\"user\":\"{user}\",\"status\":\"online\"")),
+            "{received}"
+        );
+    }
+}
+
+#[test]
+fn a_resync_over_many_slots_takes_many_turns() {
+    let mut world = World::with(2, |settings| settings.mailbox_max = 1);
+    world.checks = false;
+    world.make_slots(40_960);
+    world.beat(0, &["first"]);
+    world.make_slots(49_152);
+    world.beat(0, &["second"]).turn();
+    let (alice, _) = world.stream(1, "watch=first&watch=second", 2);
+    world.received(alice);
+    world.hold_mail(1, true).at(70_000);
+    for (ms, user) in [(70_000, "first"), (70_010, "second"), (70_020, "third")] {
+        world.at(ms).beat(0, &[user]).turn();
+    }
+    world.hold_mail(1, false);
+    let received = world.received(alice);
+    assert!(
+        received.contains(&record("first", "online", 70_000, 70_000)),
+        "{received}"
+    );
+    assert!(
+        received.contains(&record("second", "online", 70_010, 70_010)),
+        "{received}"
+    );
+    assert_eq!(world.count(1, Counter::Resyncs), 1);
+}

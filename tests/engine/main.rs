@@ -1,0 +1,15 @@
+//! Engines without a kernel: inputs and exact outputs, in virtual time (see `harness.rs` for the verbs).
+
+mod drain;
+mod framing;
+mod harness;
+mod http;
+mod limits;
+mod mailbox;
+mod outbox;
+mod resume;
+mod streams;
+mod timing;
+mod users;
+mod vouching;
+mod watches;
