@@ -30,29 +30,28 @@ impl Presence {
     /// slot get `intern`.
     pub fn record_beats(
         &self,
-        users: &[User<'_>],
-        sent_at: Unix,
+        beats: &[(User<'_>, Unix)],
         now: Now,
         each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), InternFault>),
     ) {
         let guard = epoch::pin();
-        for (batch, users) in users.chunks(BATCH_USERS).enumerate() {
+        for (batch, beats) in beats.chunks(BATCH_USERS).enumerate() {
             let mut hashes = [0; BATCH_USERS];
             let mut probes = [Probe::EMPTY; BATCH_USERS];
             let mut offsets = [None; BATCH_USERS];
             let mut slots = [None; BATCH_USERS];
-            for (i, user) in users.iter().enumerate() {
+            for (i, (user, _)) in beats.iter().enumerate() {
                 hashes[i] = self.interner.hash(*user);
                 probes[i] = self.interner.probe(hashes[i], &guard);
                 probes[i].prefetch();
             }
-            for i in 0..users.len() {
+            for i in 0..beats.len() {
                 offsets[i] = probes[i].next();
                 if let Some(offset) = offsets[i] {
                     self.interner.log().prefetch(offset);
                 }
             }
-            for (i, user) in users.iter().enumerate() {
+            for (i, (user, _)) in beats.iter().enumerate() {
                 let first = offsets[i].and_then(|offset| self.interner.slot_at(offset, *user));
                 // Another user with the same tag: seldom, so its misses need not overlap.
                 slots[i] = first
@@ -62,11 +61,11 @@ impl Presence {
                     self.online.prefetch(slot);
                 }
             }
-            for (i, user) in users.iter().enumerate() {
+            for (i, (user, sent_at)) in beats.iter().enumerate() {
                 let slot = slots[i].map_or_else(|| self.intern_new(*user, hashes[i], &guard), Ok);
                 each(
                     batch * BATCH_USERS + i,
-                    slot.map(|slot| (slot, self.record_beat(slot, sent_at, now))),
+                    slot.map(|slot| (slot, self.record_beat(slot, *sent_at, now))),
                 );
             }
         }
