@@ -33,11 +33,13 @@ impl World {
         self.users[user].known = true;
         let wall = self.wall();
         self.users[user].beat(sent_at, self.mono, wall);
+        self.say(|| format!("beat of {user} sent at {sent_at}, now {wall}: {:?}", self.users[user]));
     }
 
     pub fn leave(&mut self, user: usize, sent_at: u64) {
         let (wall, doubtful) = (self.wall(), self.mono < self.clock_doubtful_until);
         self.users[user].leave(sent_at, self.mono, wall, &self.rules, doubtful);
+        self.say(|| format!("goodbye of {user} sent at {sent_at}, now {wall}: {:?}", self.users[user]));
     }
 
     /// A shard's turn has vouched for some of its streams' publishers.
@@ -108,6 +110,7 @@ impl World {
             }
             self.published[user].push((self.mono, state.online, state.since));
             self.note(format!("{user} {} {:?}", state.online, state.since).as_bytes());
+            self.say(|| format!("published: {user} {state:?}"));
             if state.since <= since {
                 self.fail(format!("user {user}: since went from {since:?} to {:?}", state.since));
             }

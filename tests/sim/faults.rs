@@ -43,6 +43,7 @@ impl World {
             _ => self.faults.u64(900..9_000),
         };
         let wake = self.mono + length_ms;
+        self.say(|| format!("stall until {wake}"));
         let all = self.faults.bool();
         for at in 0..self.shards.len() {
             if all || self.faults.bool() {
@@ -78,6 +79,7 @@ impl World {
 
     fn shift_clock(&mut self, by_ms: i64) {
         self.anchor += by_ms;
+        self.say(|| format!("clock stepped by {by_ms}"));
         let settled = self.mono + 2 * self.rules.sweep_interval_ms + 1_001;
         self.calm_since = self.calm_since.max(settled);
         if by_ms > 0 {
@@ -102,6 +104,7 @@ impl World {
     fn suspend(&mut self) {
         let length_ms = self.faults.u64(500..60_000);
         self.mono += length_ms;
+        self.say(|| format!("back from {length_ms} ms of sleep"));
         self.lose_parcels(|_| false);
         self.calm_since = self.calm_since.max(self.mono + 1);
         self.forgive(self.mono, length_ms);
@@ -178,6 +181,7 @@ impl World {
             user.restarted(wall);
         }
         let shards = self.faults.u16(1..=4);
+        self.say(|| format!("start with {shards} shards"));
         self.boot(shards);
     }
 

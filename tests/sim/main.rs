@@ -41,6 +41,7 @@ fn plan(seed: u64) -> Plan {
         seed,
         steps: from_env("SIM_STEPS").map_or(STEPS, |steps| steps as u32),
         flagless_mailbox: false,
+        log: from_env("SIM_LOG").is_some(),
     }
 }
 

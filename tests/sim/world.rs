@@ -31,6 +31,8 @@ pub struct Plan {
     pub steps: u32,
     /// The simulator's own mailbox forgets to raise the flag: a planted bug.
     pub flagless_mailbox: bool,
+    /// Tell what happens.
+    pub log: bool,
 }
 
 /// What a run came to.
@@ -68,6 +70,16 @@ pub struct Shard {
     pub driven_since: u64,
     pub last_turn: u64,
     pub wake: u64,
+}
+
+/// What a shard has answered so far.
+#[derive(Clone, Copy)]
+struct Served {
+    answered: u64,
+    hellos: u64,
+    beats: u64,
+    beats_refused: u64,
+    leaves: u64,
 }
 
 /// What is on its way through the network.
@@ -271,6 +283,13 @@ impl World {
             self.plan.seed,
             self.plan.steps
         )
+    }
+
+    /// Tells what happens, if it was asked for with SIM_LOG=1.
+    pub fn say(&self, what: impl FnOnce() -> String) {
+        if self.plan.log {
+            println!("{:>7} ms, step {}: {}", self.mono, self.step, what());
+        }
     }
 
     /// Adds to the trace (FNV-1a).
@@ -497,7 +516,7 @@ impl World {
     }
 
     /// What has been served so far: requests answered, and streams begun.
-    fn served(&mut self, at: usize) -> (u64, u64, u64) {
+    fn served(&mut self, at: usize) -> Served {
         let counters = self.shards[at].engine.counters();
         let mut answered = 0;
         for call in Call::ALL {
@@ -505,15 +524,23 @@ impl World {
                 answered += counters.requests(*call, class);
             }
         }
-        let beats = counters.requests(Call::Beat, StatusClass::Good);
-        (answered, counters.counter(Counter::EventsHello), beats)
+        Served {
+            answered,
+            hellos: counters.counter(Counter::EventsHello),
+            beats: counters.requests(Call::Beat, StatusClass::Good),
+            beats_refused: counters.counter(Counter::BeatUsersFull),
+            leaves: counters.requests(Call::Leave, StatusClass::Good),
+        }
     }
 
     /// Takes note of what the requests that were just answered did.
-    fn settle_served(&mut self, at: usize, key: u32, before: (u64, u64, u64)) {
+    fn settle_served(&mut self, at: usize, key: u32, before: Served) {
         let after = self.served(at);
-        let (mut beats, hello) = (after.2 - before.2, after.1 > before.1);
-        for _ in before.0..after.0 {
+        let mut beats = after.beats - before.beats;
+        let mut beats_refused = after.beats_refused - before.beats_refused;
+        let mut leaves = after.leaves - before.leaves;
+        let hello = after.hellos > before.hellos;
+        for _ in before.answered..after.answered {
             let conn = self.conns.get_mut(&key).expect("answered on this conn");
             let Some(want) = conn.unserved.pop_front() else { continue };
             match want {
@@ -523,7 +550,8 @@ impl World {
                         self.beat(user, self.wall());
                     }
                 }
-                Want::Beat(users) => {
+                Want::Beat(users) if beats_refused > 0 => {
+                    beats_refused -= 1;
                     // No room for a new user: the others' beats counted.
                     for user in users {
                         if self.users[user].known {
@@ -531,7 +559,8 @@ impl World {
                         }
                     }
                 }
-                Want::Leave(users) => {
+                Want::Leave(users) if leaves > 0 => {
+                    leaves -= 1;
                     for user in users {
                         self.leave(user, self.wall());
                     }
