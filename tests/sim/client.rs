@@ -64,6 +64,8 @@ pub struct Conn {
     /// Bytes taken by the socket, and bytes offered to it, since the beginning.
     pub taken_bytes: u64,
     pub offered_bytes: u64,
+    /// It carries queries, beats and goodbyes, any number of them.
+    pub plain: bool,
     /// Whose stream this is to be or is.
     pub sub: Option<usize>,
     /// The server holds it as a stream since then (mono).
@@ -94,6 +96,7 @@ impl Conn {
             offers: Reader::default(),
             taken_bytes: 0,
             offered_bytes: 0,
+            plain: false,
             sub: None,
             live_since: None,
             user: None,

@@ -57,6 +57,12 @@ impl World {
         }
     }
 
+    /// Goes on until no shard is stalled.
+    fn outlast_stalls(&mut self) {
+        let awake = self.shards.iter().map(|shard| shard.stalled_until).max();
+        self.run_until(awake.unwrap_or(0).max(self.mono));
+    }
+
     /// The whole process is silent until `wake`: for as long again nobody may be expired.
     fn forgive(&mut self, wake: u64, length_ms: u64) {
         // The silence is counted from the turn that was promised, at most a sweep later.
@@ -225,10 +231,8 @@ impl World {
 
     /// Drains all shards: no connection may be left when the time for it is over.
     pub fn shut_down(&mut self) {
+        self.outlast_stalls();
         let now = self.now();
-        for shard in &mut self.shards {
-            shard.stalled_until = 0;
-        }
         self.drain = true;
         self.calm_since = self.calm_since.max(self.mono + 1);
         let waiting: Vec<u32> = self.shards.iter_mut().flat_map(|shard| shard.backlog.drain(..)).collect();
@@ -261,9 +265,7 @@ impl World {
     pub fn converge(&mut self) {
         self.healed = true;
         self.devices.clear();
-        for shard in &mut self.shards {
-            shard.stalled_until = 0;
-        }
+        self.outlast_stalls();
         let keys: Vec<u32> = self.conns.keys().copied().collect();
         for key in keys {
             self.read_again(key, usize::MAX);

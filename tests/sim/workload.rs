@@ -98,10 +98,12 @@ impl World {
 
     /// An idle connection that is no stream, or a new one.
     fn api_conn(&mut self) -> u32 {
-        let idle = |conn: &Conn| conn.sub.is_none() && !conn.half_closed && !conn.reset && conn.wants.len() < 4;
+        let idle = |conn: &Conn| conn.plain && !conn.half_closed && !conn.reset && conn.wants.len() < 4;
         let open: Vec<u32> = self.conns.iter().filter(|(_, conn)| idle(conn)).map(|(key, _)| *key).collect();
         if open.is_empty() || self.workload.u8(0..4) == 0 {
-            return self.connect();
+            let key = self.connect();
+            self.conns.get_mut(&key).expect("new").plain = true;
+            return key;
         }
         open[self.workload.usize(0..open.len())]
     }
