@@ -22,7 +22,7 @@ use super::log::{self, FIRST_RECORD, Log};
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
 use super::region::{MappedFile, survive_file_size_limit};
 use super::resume::Resume;
-use super::stamps::{CellFile, LEFT, ONLINE, file_bytes, ms_of, pack};
+use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, ms_of, pack};
 use super::vigil::Vigil;
 use super::{CHUNK_SLOTS, Presence, SLOTS_MAX};
 use crate::time::{Now, Unix};
@@ -480,7 +480,7 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
             published.load(Ordering::Relaxed),
         );
         let was_fresh =
-            stamp & LEFT == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
+            stamp & (LEFT | EXPIRED) == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
         if was_fresh || before & ONLINE != 0 {
             published.store(
                 pack(now.unix.ms().max(ms_of(before) + 1), ONLINE),
