@@ -203,6 +203,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             closed: AtomicBool::new(false),
         },
     };
+    let created_at = identity.created_at;
     let users_path = users.path.clone();
     let mut log_file = users.map(&identity, log::reserved_bytes(users_max))?;
     let (rebuilding, scan) =
@@ -252,7 +253,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
     if power_cut || rebuilt {
         republish(&presence, scan.users, options.offline_after_ms, now);
-        presence.resume.doubt(watermark.min(now.unix), now.unix);
+        // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id.
+        presence.resume.doubt(created_at, now.unix);
     }
     let latest = restore_online(&presence, scan.users).max(watermark);
     if now.unix < latest {
