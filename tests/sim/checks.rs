@@ -32,7 +32,7 @@ impl World {
         }
         self.users[user].known = true;
         let wall = self.wall();
-        self.users[user].beat(sent_at, self.mono, wall);
+        self.users[user].beat(sent_at, self.mono, wall, &self.rules);
         self.say(|| format!("beat of {user} sent at {sent_at}, now {wall}: {:?}", self.users[user]));
     }
 
@@ -104,7 +104,7 @@ impl World {
             } else {
                 self.users[user].leave_due = None;
             }
-            let (_, online, since) = *self.published[user].last().expect("begins with one");
+            let (published_at, online, since) = *self.published[user].last().expect("begins with one");
             if (online, since) == (state.online, state.since) {
                 continue;
             }
@@ -116,7 +116,7 @@ impl World {
             }
             let model = &self.users[user];
             let verdict = match (online, state.online) {
-                (false, true) => model.may_go_online(self.mono, self.rules.sweep_interval_ms, &self.rules),
+                (false, true) => model.may_go_online(self.mono, published_at, self.clock_went_back_at, &self.rules),
                 (true, false) => model.may_go_offline(self.mono, self.hold_until, &self.rules),
                 _ => Ok(()),
             };
@@ -149,6 +149,13 @@ impl World {
         }
         for read in reads {
             let Read::Event(event) = read else { continue };
+            if let Some(id) = event.id {
+                let conn = self.conns.get_mut(&key).expect("open");
+                let last = conn.last_id.replace((id, self.mono));
+                if last.is_some_and(|(last, at)| id < last && at > self.clock_went_back_at) {
+                    self.fail(format!("conn {key}: id {id} after {last:?}"));
+                }
+            }
             for (user, told) in self.told(&event) {
                 let subscriber = &self.subs[sub];
                 if !subscriber.watched.contains(&user) && !subscriber.perhaps.contains(&user) {
@@ -301,6 +308,7 @@ impl World {
         if self.subs[sub].conn != Some(key) {
             return;
         }
+        self.say(|| format!("sub {sub} reads {event:?}"));
         let subscriber = &mut self.subs[sub];
         match (event.name.as_str(), &subscriber.stream) {
             ("hello", None) => {
@@ -318,12 +326,7 @@ impl World {
         }
         subscriber.snapshot_seen = true;
         if let Some(id) = event.id {
-            let (back, last) = (self.clock_went_back_at, subscriber.last_id);
-            if last.is_some_and(|(last, at)| id < last && at > back) {
-                self.fail(format!("sub {sub}: id {id} after {last:?}"));
-            }
-            let subscriber = &mut self.subs[sub];
-            subscriber.last_id = Some((id, self.mono));
+            subscriber.last_id = Some(id);
         }
         for (user, told) in self.told(event) {
             let subscriber = &mut self.subs[sub];

@@ -64,6 +64,8 @@ pub struct Conn {
     /// Bytes taken by the socket, and bytes offered to it, since the beginning.
     pub taken_bytes: u64,
     pub offered_bytes: u64,
+    /// The last id offered, and when (mono).
+    pub last_id: Option<(u64, u64)>,
     /// It carries queries, beats and goodbyes, any number of them.
     pub plain: bool,
     /// Whose stream this is to be or is.
@@ -96,6 +98,7 @@ impl Conn {
             offers: Reader::default(),
             taken_bytes: 0,
             offered_bytes: 0,
+            last_id: None,
             plain: false,
             sub: None,
             live_since: None,
@@ -130,8 +133,7 @@ pub struct Sub {
     /// The stream's id, once its hello has come.
     pub stream: Option<String>,
     pub snapshot_seen: bool,
-    /// The last id, and when (mono) it came.
-    pub last_id: Option<(u64, u64)>,
+    pub last_id: Option<u64>,
     pub views: BTreeMap<usize, Told>,
     /// The newest `since` of each publisher that it was ever told.
     pub floors: BTreeMap<usize, (u64, bool)>,

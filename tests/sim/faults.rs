@@ -98,7 +98,7 @@ impl World {
             self.clock_doubtful_until = self.mono + 4 * self.rules.beat_skew_max_ms;
             let wall = self.wall();
             for user in &mut self.users {
-                user.clock_went_back(wall, &self.rules);
+                user.clock_went_back(self.mono, wall, &self.rules);
             }
         }
         for at in 0..self.shards.len() {
@@ -111,16 +111,16 @@ impl World {
         let length_ms = self.faults.u64(500..60_000);
         self.mono += length_ms;
         self.say(|| format!("back from {length_ms} ms of sleep"));
-        self.lose_parcels(|_| false);
+        self.lose_datagrams();
         self.calm_since = self.calm_since.max(self.mono + 1);
         self.forgive(self.mono, length_ms);
         self.put_off_devices();
     }
 
-    /// Drops the parcels that are due, other than those to keep.
-    fn lose_parcels(&mut self, keep: impl Fn(&Parcel) -> bool) {
+    /// Drops the datagrams that came while nobody was there.
+    fn lose_datagrams(&mut self) {
         let mono = self.mono;
-        self.parcels.retain(|(at, _), parcel| *at > mono || keep(parcel));
+        self.parcels.retain(|(at, _), parcel| *at > mono || matches!(parcel, Parcel::Mail(..)));
     }
 
     fn put_off_devices(&mut self) {
@@ -177,7 +177,7 @@ impl World {
         };
         self.mono += down_ms;
         self.parcels.retain(|_, parcel| matches!(parcel, Parcel::Datagram(..)));
-        self.lose_parcels(|_| false);
+        self.lose_datagrams();
         self.put_off_devices();
     }
 
@@ -210,7 +210,7 @@ impl World {
         if self.clock_went_back_at >= flushed.at {
             let wall = self.wall();
             for user in &mut self.users {
-                user.clock_went_back(wall, &self.rules);
+                user.clock_went_back(self.mono, wall, &self.rules);
             }
         }
         self.flushed = Some(flushed);
@@ -226,6 +226,8 @@ impl World {
         self.shut_down();
         self.kill();
         self.start_again();
+        // Closing has written everything back, and opening has marked it as open.
+        self.keep_flushed();
         self.observe();
     }
 
@@ -258,7 +260,6 @@ impl World {
         if let Err(error) = self.presence().close(now) {
             self.fail(format!("close: {error}"));
         }
-        self.keep_flushed();
     }
 
     /// The last act: everything heals, and everybody must end up knowing the truth.

@@ -38,6 +38,8 @@ pub struct User {
     /// When the last beat was accepted: not before `beat_lo`, not after `beat_hi`. None: never.
     pub beat_lo: Option<u64>,
     pub beat_hi: Option<u64>,
+    /// When (mono) `left` last became something else than No.
+    left_at: u64,
     /// The newest goodbye: when it was sent, by the sender's clock, and until when (mono) the server remembers it.
     goodbye: Option<(u64, u64)>,
     /// The server's memory of goodbyes was lost, or its clock went back: `goodbye` may count or not.
@@ -57,6 +59,7 @@ impl User {
             left: Left::No,
             beat_lo: None,
             beat_hi: None,
+            left_at: 0,
             goodbye: None,
             goodbye_doubtful: false,
             active_exactly: None,
@@ -66,7 +69,7 @@ impl User {
     }
 
     /// A beat that was sent at `sent_at` reached the presence service, authentic and not stale.
-    pub fn beat(&mut self, sent_at: u64, mono: u64, wall: u64) {
+    pub fn beat(&mut self, sent_at: u64, mono: u64, wall: u64, rules: &Rules) {
         match self.left {
             Left::Yes { lo, .. } if sent_at <= lo => return,
             Left::No => {}
@@ -82,6 +85,9 @@ impl User {
         }
         self.left = Left::No;
         self.leave_due = None;
+        if self.beat_lo.is_none_or(|beat| mono > beat + rules.offline_after_ms) {
+            self.online_due = None;
+        }
         self.beat_lo = Some(mono);
         self.beat_hi = Some(mono);
         self.active_exactly = Some(wall);
@@ -93,6 +99,7 @@ impl User {
         if !self.known {
             return;
         }
+        self.left_at = mono;
         let remembered = self.goodbye.filter(|(newest, _)| sent_at <= *newest);
         if let Some((_, kept_until)) = remembered {
             if mono < kept_until && !self.goodbye_doubtful {
@@ -156,14 +163,20 @@ impl User {
         }
         self.beat_hi = Some(mono);
         self.active_exactly = None;
-        if let Some(from) = certain_from {
-            self.beat_lo = Some(self.beat_lo.map_or(from, |lo| lo.max(from)));
-            self.left = Left::No;
+        let Some(from) = certain_from else { return };
+        if let Left::Yes { hi, .. } | Left::Maybe { hi, .. } = self.left {
+            if from <= self.left_at || wall.saturating_sub(mono - from) <= hi {
+                return;
+            }
+            self.online_due = Some(mono);
         }
+        self.beat_lo = Some(self.beat_lo.map_or(from, |lo| lo.max(from)));
+        self.left = Left::No;
     }
 
     /// The wall clock went back to `wall`: goodbyes carry times that may mean nothing now.
-    pub fn clock_went_back(&mut self, wall: u64, rules: &Rules) {
+    pub fn clock_went_back(&mut self, mono: u64, wall: u64, rules: &Rules) {
+        self.left_at = mono;
         self.active_exactly = None;
         self.goodbye_doubtful = true;
         if self.left != Left::No {
@@ -207,14 +220,20 @@ impl User {
         Ok(())
     }
 
-    /// Whether being told online at `mono` is right: it has beaten, and not said goodbye since.
-    pub fn may_go_online(&self, mono: u64, slack_ms: u64, rules: &Rules) -> Result<(), String> {
+    /// Whether being told online at `mono` is right: it has beaten since it was published offline, not too long ago (by a clock
+    /// that has not gone back since), and not said goodbye since.
+    pub fn may_go_online(&self, mono: u64, offline_since: u64, clock_went_back_at: u64, rules: &Rules) -> Result<(), String> {
+        let late_ms = rules.offline_after_ms + rules.sweep_interval_ms;
         if let Left::Yes { .. } = self.left {
             return Err("online after a goodbye without a later beat".into());
         }
         match self.beat_hi {
             None => Err("online without a beat".into()),
-            Some(beat) if mono > beat + rules.offline_after_ms + slack_ms => Err(format!(
+            Some(beat) if beat < offline_since => Err(format!(
+                "online without a beat since it was offline, {} ms after the last",
+                mono - beat
+            )),
+            Some(beat) if mono > beat + late_ms && clock_went_back_at < beat => Err(format!(
                 "online {} ms after the last accepted beat",
                 mono - beat
             )),

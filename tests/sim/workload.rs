@@ -144,11 +144,11 @@ impl World {
         let (last_id, user) = (subscriber.last_id, subscriber.user);
         let key = self.connect();
         self.subs[sub].conn = Some(key);
-        let mut header = last_id.map_or(String::new(), |(id, _)| format!("Last-Event-ID: {id}\r\n"));
+        let mut header = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
         let bytes = if self.workload.bool() {
             let mut query: Vec<String> = list.iter().map(|user| format!("watch={}", escape(&self.names[*user]))).collect();
             query.extend(user.map(|user| format!("user={}", escape(&self.names[user]))));
-            if self.workload.bool() && let Some((id, _)) = last_id {
+            if self.workload.bool() && let Some(id) = last_id {
                 header.clear();
                 query.push(format!("last_event_id={id}"));
             }
@@ -165,6 +165,7 @@ impl World {
             body.push('}');
             post("/v1/stream", &header, &body, None)
         });
+        self.say(|| format!("sub {sub} connects from {last_id:?} with {list:?}"));
         let conn = self.conns.get_mut(&key).expect("new");
         conn.sub = Some(sub);
         conn.user = user;
