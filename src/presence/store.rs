@@ -21,7 +21,7 @@ use super::leaves::Leaves;
 use super::log::{self, FIRST_RECORD, Log};
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
 use super::region::{MappedFile, survive_file_size_limit};
-use super::resume::Resume;
+use super::resume::{self, Resume};
 use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, ms_of, pack};
 use super::vigil::Vigil;
 use super::{CHUNK_SLOTS, Presence, SLOTS_MAX};
@@ -253,8 +253,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
     if power_cut || rebuilt {
         republish(&presence, scan.users, options.offline_after_ms, now);
-        // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id.
-        presence.resume.doubt(created_at, now.unix);
+        // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id; and a step back of the clock may be lost too.
+        presence.resume.doubt(created_at, now.unix.plus_ms(resume::AHEAD_MS_MAX));
     }
     let latest = restore_online(&presence, scan.users).max(watermark);
     if now.unix < latest {
@@ -494,14 +494,19 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
 
 /// Sets the online bits as published, and has every chunk looked at once. Returns the time of the latest transition.
 fn restore_online(presence: &Presence, users: u32) -> Unix {
+    let stamps = &presence.stamps.cells()[..users as usize];
     let published = &presence.published.cells()[..users as usize];
     let mut latest_ms = 0;
-    for (word, cells) in published.chunks(64).enumerate() {
+    for (word, (cells, stamps)) in published.chunks(64).zip(stamps.chunks(64)).enumerate() {
         let mut bits = 0;
-        for (bit, cell) in cells.iter().enumerate() {
+        for (bit, (cell, stamp)) in cells.iter().zip(stamps).enumerate() {
             let cell = cell.load(Ordering::Relaxed);
             bits |= (cell & ONLINE) << bit;
             latest_ms = latest_ms.max(ms_of(cell));
+            // Online by a beat that the power took, or not offline yet: either way its grace is to come.
+            if cell & ONLINE != 0 && stamp.load(Ordering::Relaxed) & EXPIRED != 0 {
+                stamp.fetch_and(!EXPIRED, Ordering::Relaxed);
+            }
         }
         if bits != 0 {
             presence.online.fill(word as u32, bits);

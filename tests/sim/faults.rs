@@ -51,10 +51,17 @@ impl World {
                 shard.stalled_until = shard.stalled_until.max(wake);
             }
         }
-        self.calm_since = self.calm_since.max(wake + 1);
+        self.disturbed_until(wake);
         if self.shards.iter().all(|shard| shard.stalled_until >= wake) {
             self.forgive(wake, length_ms);
         }
+    }
+
+    /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock: less than a second of that is
+    /// let be.
+    pub fn disturbed_until(&mut self, mono: u64) {
+        let ahead_ms = if self.clock_went_back_at > 0 { 1_300 } else { 0 };
+        self.calm_since = self.calm_since.max(mono + ahead_ms + 1);
     }
 
     /// Goes on until no shard is stalled.
@@ -84,17 +91,20 @@ impl World {
     }
 
     fn shift_clock(&mut self, by_ms: i64) {
+        self.wall_max = self.wall_max.max(if by_ms < 0 { self.wall() } else { 0 });
         self.anchor += by_ms;
         self.say(|| format!("clock stepped by {by_ms}"));
-        let settled = self.mono + 2 * self.rules.sweep_interval_ms + 1_001;
-        self.calm_since = self.calm_since.max(settled);
+        if by_ms < 0 {
+            self.clock_went_back_at = self.mono;
+        }
+        self.disturbed_until(self.mono + self.rules.sweep_interval_ms);
         if by_ms > 0 {
             self.hold_until = self.hold_until.max(self.mono + self.rules.offline_after_ms);
             for user in &mut self.users {
                 user.active_exactly = None;
+                user.online_due = None;
             }
         } else {
-            self.clock_went_back_at = self.mono;
             self.clock_doubtful_until = self.mono + 4 * self.rules.beat_skew_max_ms;
             let wall = self.wall();
             for user in &mut self.users {
@@ -112,7 +122,7 @@ impl World {
         self.mono += length_ms;
         self.say(|| format!("back from {length_ms} ms of sleep"));
         self.lose_datagrams();
-        self.calm_since = self.calm_since.max(self.mono + 1);
+        self.disturbed_until(self.mono);
         self.forgive(self.mono, length_ms);
         self.put_off_devices();
     }
@@ -189,6 +199,10 @@ impl World {
         let shards = self.faults.u16(1..=4);
         self.say(|| format!("start with {shards} shards"));
         self.boot(shards);
+        // Opening the store has written published.map back, and nothing else.
+        if let Some(flushed) = &self.flushed {
+            flushed.folder.take_published(self.folder.path());
+        }
     }
 
     /// kill -9, and a start on the files as they were.
@@ -207,7 +221,8 @@ impl World {
         self.boot += 1 << 32;
         self.folder = Folder::copy_of(flushed.folder.path());
         self.users = flushed.users.clone();
-        if self.clock_went_back_at >= flushed.at {
+        let went_back = self.clock_went_back_at >= flushed.at;
+        if went_back {
             let wall = self.wall();
             for user in &mut self.users {
                 user.clock_went_back(self.mono, wall, &self.rules);
@@ -217,6 +232,10 @@ impl World {
         self.start_again();
         for sub in &mut self.subs {
             sub.floors.clear();
+            if went_back {
+                // Ids of a time that the store does not remember: from its future now, from its past once the clock is there.
+                sub.last_id = None;
+            }
         }
         self.accept_published();
     }
@@ -236,7 +255,7 @@ impl World {
         self.outlast_stalls();
         let now = self.now();
         self.drain = true;
-        self.calm_since = self.calm_since.max(self.mono + 1);
+        self.disturbed_until(self.mono);
         let waiting: Vec<u32> = self.shards.iter_mut().flat_map(|shard| shard.backlog.drain(..)).collect();
         for key in waiting {
             self.conns.remove(&key);

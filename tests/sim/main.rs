@@ -113,6 +113,9 @@ fn many_seeds() {
             *sum += count;
         }
     }
+    for why in failed.iter().take(20) {
+        println!("{}", why.lines().next().unwrap_or(""));
+    }
     println!(
         "{} seeds (0x{:x} to 0x{:x}), {} s of virtual time in {} ms",
         seeds.len(),

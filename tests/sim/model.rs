@@ -40,6 +40,8 @@ pub struct User {
     pub beat_hi: Option<u64>,
     /// When (mono) `left` last became something else than No.
     left_at: u64,
+    /// When (mono) it was last published offline.
+    pub offline_since: u64,
     /// The newest goodbye: when it was sent, by the sender's clock, and until when (mono) the server remembers it.
     goodbye: Option<(u64, u64)>,
     /// The server's memory of goodbyes was lost, or its clock went back: `goodbye` may count or not.
@@ -60,6 +62,7 @@ impl User {
             beat_lo: None,
             beat_hi: None,
             left_at: 0,
+            offline_since: 0,
             goodbye: None,
             goodbye_doubtful: false,
             active_exactly: None,
@@ -145,6 +148,9 @@ impl User {
                 hi: other.max(hi),
             },
         };
+        let newest = self.goodbye.map_or(sent_at, |(newest, _)| newest.max(sent_at));
+        self.goodbye = Some((newest, u64::MAX));
+        self.goodbye_doubtful = true;
         self.active_exactly = None;
         self.online_due = None;
         self.leave_due = None;
@@ -222,18 +228,18 @@ impl User {
 
     /// Whether being told online at `mono` is right: it has beaten since it was published offline, not too long ago (by a clock
     /// that has not gone back since), and not said goodbye since.
-    pub fn may_go_online(&self, mono: u64, offline_since: u64, clock_went_back_at: u64, rules: &Rules) -> Result<(), String> {
+    pub fn may_go_online(&self, mono: u64, clock_went_back_at: u64, rules: &Rules) -> Result<(), String> {
         let late_ms = rules.offline_after_ms + rules.sweep_interval_ms;
         if let Left::Yes { .. } = self.left {
             return Err("online after a goodbye without a later beat".into());
         }
         match self.beat_hi {
             None => Err("online without a beat".into()),
-            Some(beat) if beat < offline_since => Err(format!(
+            Some(beat) if beat < self.offline_since => Err(format!(
                 "online without a beat since it was offline, {} ms after the last",
                 mono - beat
             )),
-            Some(beat) if mono > beat + late_ms && clock_went_back_at < beat => Err(format!(
+            Some(beat) if mono > beat + late_ms && self.beat_lo.is_some_and(|lo| clock_went_back_at < lo) => Err(format!(
                 "online {} ms after the last accepted beat",
                 mono - beat
             )),
@@ -243,11 +249,13 @@ impl User {
 
     /// Whether being published as `online` at `mono` is still right, given that nothing has disturbed the process since
     /// `calm_since`.
-    pub fn is_in_time(&self, online: bool, mono: u64, calm_since: u64, rules: &Rules) -> Result<(), String> {
+    ///
+    /// `ahead_ms`: stamps may be so far ahead of the clock.
+    pub fn is_in_time(&self, online: bool, mono: u64, calm_since: u64, ahead_ms: u64, rules: &Rules) -> Result<(), String> {
         let sweep_ms = rules.sweep_interval_ms + 1;
         if online {
             let silent_since = self.beat_hi.unwrap_or(0).max(calm_since);
-            if mono > silent_since + rules.offline_after_ms + sweep_ms {
+            if mono > silent_since + rules.offline_after_ms + sweep_ms + ahead_ms {
                 return Err(format!("online after {} ms of silence", mono - silent_since));
             }
             if let Some(due) = self.leave_due.filter(|due| mono > due.max(&calm_since) + sweep_ms) {

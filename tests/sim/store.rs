@@ -125,6 +125,12 @@ impl Folder {
         Folder(to)
     }
 
+    /// Takes published.map from another folder.
+    pub fn take_published(&self, from: &Path) {
+        let file = "published.map";
+        fs::copy(from.join(file), self.0.join(file)).expect("a copy of a store's file");
+    }
+
     pub fn path(&self) -> &Path {
         &self.0
     }

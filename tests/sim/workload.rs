@@ -181,6 +181,9 @@ impl World {
         } else {
             Vec::new()
         };
+        // Whom it may watch or not is left alone, so that each outcome is clear.
+        let perhaps = &self.subs[sub].perhaps;
+        let add: Vec<usize> = add.into_iter().filter(|user| !perhaps.contains(user)).collect();
         let body = format!("{{\"add\":{},\"remove\":{}}}", json_list(&self.named(&add)), json_list(&self.named(&remove)));
         let chunk = (self.workload.u8(0..4) == 0).then_some(13);
         let key = self.connect();

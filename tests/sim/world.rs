@@ -139,6 +139,8 @@ pub struct World {
     /// The wall clock went back: until then (mono) goodbyes are of doubtful age.
     pub clock_doubtful_until: u64,
     pub clock_went_back_at: u64,
+    /// The latest that the wall clock had shown when it was set back.
+    pub wall_max: u64,
     pub healed: bool,
 
     pub trace: u64,
@@ -202,6 +204,7 @@ impl World {
             calm_since: 0,
             clock_doubtful_until: 0,
             clock_went_back_at: 0,
+            wall_max: 0,
             healed: false,
             trace: 0xcbf2_9ce4_8422_2325,
             counters: vec![0; COUNTERS.len()],
@@ -260,7 +263,7 @@ impl World {
         self.presence = Some(presence);
         self.slots = vec![None; self.names.len()];
         self.hold_until = self.mono + self.rules.offline_after_ms;
-        self.calm_since = self.mono;
+        self.disturbed_until(self.mono);
         self.drain = false;
     }
 
@@ -537,26 +540,22 @@ impl World {
     fn settle_served(&mut self, at: usize, key: u32, before: Served) {
         let after = self.served(at);
         let mut beats = after.beats - before.beats;
-        let mut beats_refused = after.beats_refused - before.beats_refused;
+        let mut refused = after.beats_refused - before.beats_refused;
         let mut leaves = after.leaves - before.leaves;
         let hello = after.hellos > before.hellos;
         for _ in before.answered..after.answered {
             let conn = self.conns.get_mut(&key).expect("answered on this conn");
             let Some(want) = conn.unserved.pop_front() else { continue };
             match want {
-                Want::Beat(users) if beats > 0 => {
-                    beats -= 1;
+                Want::Beat(users) if beats + refused > 0 => {
+                    // Refused means that there was no room for one of them; the others' beats counted.
+                    if beats > 0 {
+                        beats -= 1;
+                    } else {
+                        refused -= 1;
+                    }
                     for user in users {
                         self.beat(user, self.wall());
-                    }
-                }
-                Want::Beat(users) if beats_refused > 0 => {
-                    beats_refused -= 1;
-                    // No room for a new user: the others' beats counted.
-                    for user in users {
-                        if self.users[user].known {
-                            self.beat(user, self.wall());
-                        }
                     }
                 }
                 Want::Leave(users) if leaves > 0 => {
