@@ -71,6 +71,8 @@ pub(super) struct Identity {
     synced_bytes: AtomicU64,
     /// Set by `close`: no header may say otherwise afterwards.
     closed: AtomicBool,
+    /// What published.map's header says of the disk: capacity, watermark, closed cleanly.
+    published: Mutex<(u32, Unix, bool)>,
 }
 
 impl Presence {
@@ -97,6 +99,21 @@ impl Presence {
         capacity: u32,
         watermark: Unix,
         clean: bool,
+    ) -> io::Result<()> {
+        let mut said = self.identity.published.lock();
+        *said = (capacity, watermark, clean);
+        self.write_published_header(*said)
+    }
+
+    /// The ambiguous window has been widened: says so in the header at once, or a crash would forget it.
+    pub(super) fn mark_doubt(&self) -> io::Result<()> {
+        let said = self.identity.published.lock();
+        self.write_published_header(*said)
+    }
+
+    fn write_published_header(
+        &self,
+        (capacity, watermark, clean): (u32, Unix, bool),
     ) -> io::Result<()> {
         let mut header = self.identity.header(Kind::Published);
         header.capacity = capacity;
@@ -194,6 +211,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             boot_id: options.boot_id,
             synced_bytes: AtomicU64::new(synced_bytes),
             closed: AtomicBool::new(false),
+            published: Mutex::default(),
         },
         None => Identity {
             store_id: random_id().map_err(os("get random bytes for", &users.path))?,
@@ -201,6 +219,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             boot_id: options.boot_id,
             synced_bytes: AtomicU64::new(FIRST_RECORD),
             closed: AtomicBool::new(false),
+            published: Mutex::default(),
         },
     };
     let created_at = identity.created_at;
