@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod engine;
 pub mod metrics;
+pub mod planted;
 pub mod presence;
 pub mod realtime;
 pub mod time;

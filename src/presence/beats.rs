@@ -11,6 +11,7 @@ use super::index::Probe;
 use super::online::{LOOK, STAMPS_DIRTY, chunk_of};
 use super::stamps::{AHEAD_MS_MAX, EXPIRED, LEFT, flags_of, ms_of, pack};
 use super::{BeatOutcome, InternFault, LeaveOutcome, Presence, Slot};
+use crate::planted::{self, Planted};
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
@@ -154,7 +155,7 @@ impl Presence {
                         && sent_at.ms() <= left_ms
                 }
             };
-            if refused {
+            if refused && !planted::is(Planted::GoodbyeUndone) {
                 return BeatOutcome::BeforeLeave;
             }
             let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::stamps::{AHEAD_MS_MAX, EXPIRED, LEFT, pack};
+use crate::planted::{self, Planted};
 use crate::time::Unix;
 
 /// Stamps compared at once: a bit each in the answer.
@@ -32,7 +33,8 @@ pub(super) struct Word {
 impl Bounds {
     /// Fresh is `now - stamp <= offline_after_ms`; a slot without a beat (0) never is.
     pub(super) fn new(now: Unix, offline_after_ms: u64) -> Bounds {
-        let oldest_ms = now.minus_ms(offline_after_ms).ms().max(1);
+        let too_short_ms = u64::from(planted::is(Planted::FreshTooShort));
+        let oldest_ms = now.minus_ms(offline_after_ms).ms().max(1) + too_short_ms;
         Bounds {
             stale: signed(pack(oldest_ms, 0)) - 1,
             ahead: signed(pack(now.plus_ms(AHEAD_MS_MAX).ms(), u64::MAX)),

@@ -6,6 +6,8 @@ mod checks;
 mod client;
 mod faults;
 mod model;
+#[cfg(feature = "planted")]
+mod planted;
 mod sse;
 mod store;
 mod workload;

@@ -50,11 +50,11 @@ pub fn users_max() -> u32 {
 fn name(index: usize) -> String {
     match index % 6 {
         0 => format!("u{index}"),
-        1 => format!("{index:\"<120}"),
+        1 => format!("{index:\"<128}"),
         2 => format!("zoë {index}"),
         3 => format!("a/{index}%2F+?&=#"),
         4 => format!("\u{1F7E2}{index}"),
-        _ => format!("{index:\\<64}"),
+        _ => format!("{index:\\<128}"),
     }
 }
 

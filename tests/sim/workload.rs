@@ -122,7 +122,11 @@ impl World {
         if !self.healed && (fresh || self.workload.u8(0..8) == 0) {
             // Another list, hence nothing to go on from.
             let max = if self.workload.u8(0..12) == 0 { 8 } else { 6 };
-            let list = self.any_users(max);
+            let mut list = self.any_users(max);
+            if self.workload.u8(0..3) == 0 {
+                // Those with long names fill an outbox.
+                list = (0..self.names.len()).filter(|user| self.names[*user].len() > 100).take(6).collect();
+            }
             let subscriber = &mut self.subs[sub];
             subscriber.watched = list.into_iter().collect();
             subscriber.perhaps.clear();
