@@ -160,8 +160,12 @@ impl Engine {
                 return self.look_sooner(id, stall_due);
             }
             Phase::Lingering => return self.drop_conn(id),
-            // Its stall is not over; nothing else ends it.
-            Phase::Closing => {}
+            // Nothing but a stall ends it: it is looked at again when that would be over.
+            Phase::Closing => {
+                let over = stall_due.unwrap_or(now.mono.plus_ms(stall_ms));
+                let tick = self.timers.tick_at(over);
+                return self.timers.set(id.index, tick);
+            }
             Phase::Idle if due => {
                 let idle = conn.has(flag::SERVED);
                 let (limit, reason) = if idle {
