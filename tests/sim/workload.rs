@@ -23,10 +23,11 @@ pub const ACTIONS: &[Weighted] = &[
     ("crowd", 1, World::crowd),
     ("udp beat", 24, World::udp_beat),
     ("udp leave", 4, World::udp_leave),
+    ("shake a list", 4, World::shake),
     ("forged datagram", 4, World::forge),
     ("replay", 5, World::replay),
     ("stall a reader", 4, World::stall_reader),
-    ("a reader goes on", 8, World::resume_reader),
+    ("a reader goes on", 5, World::resume_reader),
     ("reset", 1, World::reset),
 ];
 
@@ -394,6 +395,18 @@ impl World {
         let max = if self.workload.u8(0..4) == 0 { 12 } else { 2 };
         let (users, sent_at) = (self.any_users(max), self.sender_clock());
         let datagram = self.datagram(false, users, sent_at);
+        self.cast(datagram);
+    }
+
+    /// All whom one stream watches come or go at once.
+    fn shake(&mut self) {
+        let sub = self.workload.usize(0..self.subs.len());
+        let users: Vec<usize> = self.subs[sub].watched.iter().copied().collect();
+        if users.is_empty() {
+            return;
+        }
+        let (leave, sent_at) = (self.workload.bool(), self.wall());
+        let datagram = self.datagram(leave, users, sent_at);
         self.cast(datagram);
     }
 

@@ -342,7 +342,10 @@ impl World {
             }
             spins += 1;
             if spins > SPIN_TURNS {
-                self.fail("an engine asks to be woken at once, for ever".into());
+                let busy = |at: &usize| self.shards[*at].wake <= self.mono;
+                let what = |at: usize| format!("shard {at}: input {}, deadline {:?}", self.has_input(at), self.shards[at].engine.poll_timeout());
+                let busy: Vec<String> = (0..self.shards.len()).filter(busy).map(what).collect();
+                self.fail(format!("turns without end at one moment: {busy:?}"));
             }
             if !turned && self.mono >= until {
                 break;
