@@ -4,6 +4,7 @@ use greendot::presence::Slot;
 use greendot::wire::User as Id;
 
 use crate::client::Want;
+use crate::model::Left;
 use crate::sse::{Event, Read, Response, Told, record};
 use crate::store;
 use crate::world::{Datagram, Parcel, VOUCH_SLACK_MS, World};
@@ -134,8 +135,19 @@ impl World {
                 self.fail(format!("user {user} was published {why}: {model:?}"));
             }
             if !state.online {
+                self.check_faithful(user);
                 self.users[user].offline_since = self.mono;
             }
+        }
+    }
+
+    /// Our silence is not theirs: whoever beats all the time is not found silent because a shard did not read its socket. (The
+    /// usual settings of these runs are too impatient for that: the others notice a stalled shard after two seconds.)
+    fn check_faithful(&self, user: usize) {
+        let beats = self.devices.iter().any(|device| device.faithful && device.user == user);
+        let settled = self.mono > self.jolted_at + 12_000;
+        if self.patient && beats && settled && self.users[user].left == Left::No {
+            self.fail(format!("user {user} was published offline and had never been silent: {:?}", self.users[user]));
         }
     }
 

@@ -93,6 +93,7 @@ impl World {
     fn shift_clock(&mut self, by_ms: i64) {
         self.wall_max = self.wall_max.max(if by_ms < 0 { self.wall() } else { 0 });
         self.anchor += by_ms;
+        self.jolted_at = self.mono;
         self.say(|| format!("clock stepped by {by_ms}"));
         if by_ms < 0 {
             self.clock_went_back_at = self.mono;
@@ -121,6 +122,7 @@ impl World {
         let length_ms = self.faults.u64(500..60_000);
         self.mono += length_ms;
         self.say(|| format!("back from {length_ms} ms of sleep"));
+        self.jolted_at = self.mono;
         self.lose_datagrams();
         self.disturbed_until(self.mono);
         self.forgive(self.mono, length_ms);
@@ -135,8 +137,8 @@ impl World {
 
     fn put_off_devices(&mut self) {
         let next = (self.mono / 100 + 1) * 100;
-        for (_, due) in &mut self.devices {
-            *due = (*due).max(next);
+        for device in &mut self.devices {
+            device.due = device.due.max(next);
         }
     }
 

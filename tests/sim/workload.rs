@@ -5,7 +5,7 @@ use greendot::wire::User;
 use greendot::wire::beat::{FleetKey, Writer};
 
 use crate::client::{Conn, Sub, Tear, Want, escape, get, json_list, post};
-use crate::world::{Datagram, Parcel, World};
+use crate::world::{Datagram, Device, Parcel, World};
 
 /// An action and its weight.
 type Weighted = (&'static str, u32, fn(&mut World));
@@ -42,8 +42,12 @@ impl World {
             });
         }
         for _ in 0..self.workload.usize(2..7) {
-            let user = self.any_user();
-            self.devices.push((user, self.mono + 100));
+            let (user, faithful) = (self.any_user(), self.workload.bool());
+            self.devices.push(Device {
+                user,
+                due: self.mono + 100,
+                faithful,
+            });
         }
     }
 
@@ -461,19 +465,19 @@ impl World {
     /// Devices beat on their own, on the grid of the sweeps, where expiry is decided to the millisecond.
     pub fn fire_devices(&mut self) {
         for at in 0..self.devices.len() {
-            let (user, due) = self.devices[at];
+            let Device { user, due, faithful } = self.devices[at];
             if due > self.mono {
                 continue;
             }
             let skips = match self.workload.u8(0..8) {
-                0 => self.workload.u64(20..60),
+                0 if !faithful => self.workload.u64(20..60),
                 _ => 0,
             };
             let grid = self.rules.sweep_interval_ms;
-            self.devices[at].1 = (self.mono / grid + self.workload.u64(5..=10) + skips) * grid;
+            self.devices[at].due = (self.mono / grid + self.workload.u64(5..=10) + skips) * grid;
             let wall = self.wall();
             let datagram = self.datagram(false, vec![user], wall);
-            let shard = self.network.usize(0..self.shards.len());
+            let shard = if faithful { at % self.shards.len() } else { self.network.usize(0..self.shards.len()) };
             self.send(Parcel::Datagram(shard, datagram), 0);
         }
     }
