@@ -6,6 +6,7 @@ pub mod config;
 pub mod engine;
 pub mod limits;
 pub mod metrics;
+pub mod planted;
 pub mod presence;
 pub mod realtime;
 pub mod server;

@@ -8,10 +8,11 @@ use hashbrown::HashMap;
 use super::Engine;
 use super::settings::EVENT_BYTES_MAX;
 use crate::metrics::{Counter, Histogram};
+use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
 use crate::realtime::conn::flag;
 use crate::realtime::watches::Marked;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Record;
 use crate::wire::sse;
@@ -42,6 +43,9 @@ impl Fanout {
 
     /// Forgets the last turn's encodings: `last_active` has moved on.
     pub(super) fn forget(&mut self) {
+        if planted::is(Planted::EncodedWhenMarked) {
+            return;
+        }
         self.records.bytes.clear();
         self.records.at.clear();
     }
@@ -84,13 +88,21 @@ impl Engine {
     /// A publisher's state has changed: whoever watches it on this shard must be told. `at` is when it was decided.
     pub(super) fn tell(&mut self, transition: Transition, at: Mono) {
         let slot = transition.slot.index();
-        self.fanout.records.at.remove(&slot);
+        if !planted::is(Planted::EncodedWhenMarked) {
+            self.fanout.records.at.remove(&slot);
+        }
         let mut queue = |conn: u32| self.queue.push(conn, self.conns.at(conn), at);
-        if transition.first && self.watches.named_len() > 0 {
+        let resolves = transition.first && !planted::is(Planted::NameNeverResolved);
+        if resolves && self.watches.named_len() > 0 {
             self.watches
                 .resolve(self.presence.user(transition.slot).as_str(), slot, &mut queue);
         }
         let count = self.watches.mark(slot, &mut queue);
+        if planted::is(Planted::EncodedWhenMarked) && count.marks > 0 {
+            let unix = Unix::from_ms(u64::MAX);
+            self.fanout.records.at.remove(&slot);
+            self.fanout.records.get(slot, &self.presence, Now { mono: at, unix });
+        }
         self.counters.add(Counter::Marks, count.marks);
         self.counters.add(Counter::MarksCoalesced, count.coalesced);
     }
@@ -133,7 +145,7 @@ impl Engine {
         let mut told = 0;
         let left = self.watches.take_marks(index, |mark| {
             if out.len() + EVENT_BYTES_MAX > end {
-                return false;
+                return planted::is(Planted::MarkClearedEarly);
             }
             let id = mark.last.then_some(now.unix);
             match mark.of {

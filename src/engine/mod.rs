@@ -11,6 +11,8 @@
 mod beats;
 mod fanout;
 mod http;
+#[cfg(feature = "planted")]
+mod late;
 mod mail;
 mod routes;
 pub mod settings;
@@ -115,6 +117,8 @@ pub struct Engine {
     fanout: Fanout,
     /// The flush that waits for [`Engine::handle_flushed`].
     flushing: Option<Flushing>,
+    #[cfg(feature = "planted")]
+    late: late::Late,
     body: Vec<u8>,
 
     silence: Silence,
@@ -163,6 +167,8 @@ impl Engine {
             queue: FlushQueue::default(),
             fanout: Fanout::default(),
             flushing: None,
+            #[cfg(feature = "planted")]
+            late: Vec::new(),
             body: Vec::new(),
             silence: Silence::new(now, settings.offline_after_ms),
             sweep: Sweep::new(parts.shard, parts.shards),
@@ -192,6 +198,8 @@ impl Engine {
         self.upkeep.turn_began(now.mono);
         self.presence.note_turn(self.shard, now);
         self.fanout.forget();
+        #[cfg(feature = "planted")]
+        self.index_late();
     }
 
     /// A connection was accepted. None: more than can even be refused politely; close the socket.

@@ -4,6 +4,7 @@
 //! a restart. Until the doubt is over nobody may be expired. Sees nothing but the sequence of `Now`s.
 
 use crate::engine::settings::STALL_MS;
+use crate::planted::{self, Planted};
 use crate::time::{ANCHOR_TOLERANCE_MS, Mono, Now, Unix};
 
 /// The judge.
@@ -26,9 +27,13 @@ pub(super) struct Seen {
 impl Silence {
     /// A restart is a silence like any other: nobody could be heard.
     pub(super) fn new(now: Now, offline_after_ms: u64) -> Silence {
+        let grace_ms = match planted::is(Planted::NoGraceAtBoot) {
+            true => 0,
+            false => offline_after_ms,
+        };
         Silence {
             last: now,
-            hold_until: now.mono.plus_ms(offline_after_ms),
+            hold_until: now.mono.plus_ms(grace_ms),
             offline_after_ms,
         }
     }
@@ -45,7 +50,7 @@ impl Silence {
         // The clock anchors anew only beyond its tolerance; the margin is for two roundings to a millisecond.
         if expected.ms_apart(now.unix) >= ANCHOR_TOLERANCE_MS - 2 {
             seen.step = Some((expected, now.unix));
-            if now.unix > expected {
+            if now.unix > expected && !planted::is(Planted::StepExpires) {
                 // All stamps look older by the step: only a whole offline_after_ms tells who is silent.
                 self.hold(now.mono.plus_ms(self.offline_after_ms));
             }

@@ -10,6 +10,7 @@ use super::http::Asked;
 use super::mail::{Edit, EditOutcome, Mail, ShardId};
 use super::routes::{BAD_ESCAPE, RETRY_AFTER, intern_detail};
 use crate::metrics::{Call, Counter};
+use crate::planted::{self, Planted};
 use crate::presence::Slot;
 use crate::realtime::conn::flag;
 use crate::realtime::watches::Target;
@@ -95,7 +96,11 @@ impl Engine {
                 (Some(_), None) => false,
                 (Some(at), Some(slot)) => {
                     let since = presence.state(Slot::new(slot), now).since;
-                    since.is_some_and(|since| since > at.minus_ms(RESUME_SLACK_MS))
+                    let slack_ms = match planted::is(Planted::ResumeWithoutSlack) {
+                        true => 0,
+                        false => RESUME_SLACK_MS,
+                    };
+                    since.is_some_and(|since| since > at.minus_ms(slack_ms))
                 }
             });
         if resumes {
@@ -107,6 +112,10 @@ impl Engine {
             self.counters.add(kind, 1);
         }
         self.begin_stream(id, asked, publisher, now);
+        #[cfg(feature = "planted")]
+        if planted::is(Planted::SnapshotBeforeWatch) {
+            self.index_later(id, &ask.watch, now);
+        }
     }
 
     /// Moves the connection into its new life and says hello.
@@ -169,7 +178,7 @@ impl Engine {
     }
 
     /// What a user id stands for on this shard: its slot, or its name until it has one.
-    fn target(&mut self, user: &str) -> Target {
+    pub(super) fn target(&mut self, user: &str) -> Target {
         match self.slot_of(user) {
             Some(slot) => Target::slot(slot.index()),
             None => self.watches.name(user),

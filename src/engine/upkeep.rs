@@ -6,6 +6,7 @@
 use super::Engine;
 use super::mail::{Decided, Mail};
 use crate::metrics::Counter;
+use crate::planted::{self, Planted};
 use crate::presence::{Slot, SweepContext, Transition};
 use crate::realtime::conn::flag;
 use crate::realtime::{ConnId, Phase};
@@ -233,7 +234,11 @@ impl Engine {
         let (target, enough) = self.upkeep.vouch.target(now.mono, interval_ms, places);
         for index in self.upkeep.vouch.cursor..target {
             let conn = self.conns.at(index);
-            if let Some(slot) = conn.publisher().filter(|_| conn.phase() == Phase::Streaming) {
+            if let Some(slot) = conn
+                .publisher()
+                .filter(|_| conn.phase() == Phase::Streaming)
+                .filter(|_| !planted::is(Planted::VouchedOnce))
+            {
                 let slot = Slot::new(slot);
                 let outcome = self.presence.record_beat(slot, now.unix, now);
                 self.book_beat(slot, outcome, Counter::BeatsStream, now);
@@ -366,7 +371,8 @@ impl Engine {
             let end = self.presence.users().min(resync.slot.saturating_add(CONNS_PER_CALL));
             for slot in (resync.slot..end).map(Slot::new) {
                 let state = self.presence.state(slot, now);
-                if state.since.is_some_and(|since| since > resync.floor) {
+                let told = !planted::is(Planted::DeafResync);
+                if told && state.since.is_some_and(|since| since > resync.floor) {
                     self.tell(
                         Transition {
                             slot,

@@ -9,8 +9,9 @@ use crossbeam::epoch;
 
 use super::index::Probe;
 use super::online::{LOOK, STAMPS_DIRTY, chunk_of};
-use super::stamps::{AHEAD_MS_MAX, LEFT, flags_of, ms_of, pack};
+use super::stamps::{AHEAD_MS_MAX, EXPIRED, LEFT, flags_of, ms_of, pack};
 use super::{BeatOutcome, InternFault, LeaveOutcome, Presence, Slot};
+use crate::planted::{self, Planted};
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
@@ -109,7 +110,8 @@ impl Presence {
             if stamp & LEFT != 0 {
                 return false;
             }
-            let stamped = pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp));
+            let flags = flags_of(stamp) & !EXPIRED;
+            let stamped = pack(newer_ms(ms_of(stamp), now.unix), flags);
             if stamped == stamp {
                 return true;
             }
@@ -148,11 +150,11 @@ impl Presence {
                     left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms() && sent_at.ms() <= left_ms
                 }
             };
-            if refused {
+            if refused && !planted::is(Planted::GoodbyeUndone) {
                 return BeatOutcome::BeforeLeave;
             }
             let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-                (stamp & LEFT != 0).then(|| pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp) & !LEFT))
+                (stamp & LEFT != 0).then(|| pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp) & !(LEFT | EXPIRED)))
             });
             debug_assert!(came_back.is_ok(), "LEFT is cleared under the lock only");
         } else {

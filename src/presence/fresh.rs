@@ -5,7 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::stamps::{AHEAD_MS_MAX, LEFT, pack};
+use super::stamps::{AHEAD_MS_MAX, EXPIRED, LEFT, pack};
+use crate::planted::{self, Planted};
 use crate::time::Unix;
 
 /// Stamps compared at once: a bit each in the answer.
@@ -23,7 +24,7 @@ pub(super) struct Bounds {
 /// What was found in a word of stamps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Word {
-    /// A bit for each stamp that is within the bounds and not LEFT.
+    /// A bit for each stamp that is within the bounds and neither LEFT nor EXPIRED.
     pub(super) fresh: u64,
     /// Whether any stamp is ahead of the clock, LEFT or not.
     pub(super) any_ahead: bool,
@@ -32,7 +33,8 @@ pub(super) struct Word {
 impl Bounds {
     /// Fresh is `now - stamp <= offline_after_ms`; a slot without a beat (0) never is.
     pub(super) fn new(now: Unix, offline_after_ms: u64) -> Bounds {
-        let oldest_ms = now.minus_ms(offline_after_ms).ms().max(1);
+        let too_short_ms = u64::from(planted::is(Planted::FreshTooShort));
+        let oldest_ms = now.minus_ms(offline_after_ms).ms().max(1) + too_short_ms;
         Bounds {
             stale: signed(pack(oldest_ms, 0)) - 1,
             ahead: signed(pack(now.plus_ms(AHEAD_MS_MAX).ms(), u64::MAX)),
@@ -50,7 +52,7 @@ impl Bounds {
     /// The same question for one stamp.
     #[inline]
     pub(super) fn is_fresh(self, stamp: u64) -> bool {
-        stamp & LEFT == 0 && stamp as i64 > self.stale
+        stamp & (LEFT | EXPIRED) == 0 && stamp as i64 > self.stale
     }
 
     #[inline]
@@ -130,9 +132,10 @@ fn avx2(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
                 options(nostack, preserves_flags, readonly),
             );
         }
-        // The sign bit of each lane says: above `stale`, and bit 0 (LEFT, moved to the sign) not set.
+        // The sign bit of each lane says: above `stale`, and neither LEFT (bit 0) nor EXPIRED (bit 7), moved to the sign, is set.
         let left = _mm256_slli_epi64::<63>(loaded);
-        let is_fresh = _mm256_andnot_si256(left, _mm256_cmpgt_epi64(loaded, stale));
+        let gone = _mm256_or_si256(left, _mm256_slli_epi64::<56>(loaded));
+        let is_fresh = _mm256_andnot_si256(gone, _mm256_cmpgt_epi64(loaded, stale));
         any_ahead = _mm256_or_si256(any_ahead, _mm256_cmpgt_epi64(loaded, ahead));
         fresh |= (_mm256_movemask_pd(_mm256_castsi256_pd(is_fresh)) as u64) << (step * 4);
     }
@@ -157,11 +160,13 @@ mod tests {
         let bounds = Bounds::new(Unix::from_ms(100_000), 25_000);
         let mut stamps = [0; WORD_SLOTS];
         stamps[0] = pack(75_000, 0);
-        stamps[1] = pack(74_999, 0xfe);
+        stamps[1] = pack(74_999, 0x7e);
         stamps[2] = pack(75_000, LEFT);
+        stamps[3] = pack(75_000, EXPIRED);
+        stamps[4] = pack(75_000, 0x7e);
         stamps[63] = pack(100_000, 0);
         let expected = Word {
-            fresh: 1 | 1 << 63,
+            fresh: 1 | 1 << 4 | 1 << 63,
             any_ahead: false,
         };
         assert_eq!(scalar(&word_of(&stamps), bounds), expected);
@@ -183,7 +188,7 @@ mod tests {
     proptest! {
         #[test]
         fn both_ways_agree(
-            seeds in prop::collection::vec(prop_oneof![any::<u64>(), (0_u64..200_000, 0_u64..4).prop_map(|(ms, flags)| pack(ms, flags))], WORD_SLOTS),
+            seeds in prop::collection::vec(prop_oneof![any::<u64>(), (0_u64..200_000, prop_oneof![0_u64..4, 126_u64..132]).prop_map(|(ms, flags)| pack(ms, flags))], WORD_SLOTS),
             now_ms in 0_u64..200_000,
         ) {
             let stamps: [u64; WORD_SLOTS] = seeds.try_into().unwrap();

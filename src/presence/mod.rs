@@ -219,6 +219,9 @@ impl Presence {
     pub fn note_clock_step(&self, from: Unix, to: Unix) {
         if to < from {
             self.resume.doubt(to, from);
+            if let Err(error) = self.mark_doubt() {
+                tracing::warn!(%error, "published.map's header could not be written: a crash would forget a step of the clock");
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::time::Unix;
 
 /// An id may be this far ahead of the clock, in ms: the shards' turns do not begin together.
-const AHEAD_MS_MAX: u64 = 1_000;
+pub(super) const AHEAD_MS_MAX: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Resume {

@@ -13,6 +13,8 @@ use crate::time::Unix;
 pub(super) const FIRST_CELL: u64 = PAGE_BYTES;
 /// Flag of a stamp: an explicit leave; not fresh whatever the time.
 pub(super) const LEFT: u64 = 1;
+/// Flag of a stamp: its silence has been published. Not fresh until the next beat, even if the wall clock goes back to when it was.
+pub(super) const EXPIRED: u64 = 1 << 7;
 /// Flag of a published cell: online.
 pub(super) const ONLINE: u64 = 1;
 /// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is clamped.

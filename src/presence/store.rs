@@ -21,8 +21,8 @@ use super::leaves::Leaves;
 use super::log::{self, FIRST_RECORD, Log};
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
 use super::region::{MappedFile, survive_file_size_limit};
-use super::resume::Resume;
-use super::stamps::{CellFile, LEFT, ONLINE, file_bytes, ms_of, pack};
+use super::resume::{self, Resume};
+use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, ms_of, pack};
 use super::vigil::Vigil;
 use super::{CHUNK_SLOTS, Presence, SLOTS_MAX};
 use crate::time::{Now, Unix};
@@ -71,6 +71,8 @@ pub(super) struct Identity {
     synced_bytes: AtomicU64,
     /// Set by `close`: no header may say otherwise afterwards.
     closed: AtomicBool,
+    /// What published.map's header says of the disk: capacity, watermark, closed cleanly.
+    published: Mutex<(u32, Unix, bool)>,
 }
 
 impl Presence {
@@ -91,6 +93,18 @@ impl Presence {
 
     /// Every transition up to `watermark` is on disk, and `capacity` as above: says so in the header.
     pub(super) fn mark_published_synced(&self, capacity: u32, watermark: Unix, clean: bool) -> io::Result<()> {
+        let mut said = self.identity.published.lock();
+        *said = (capacity, watermark, clean);
+        self.write_published_header(*said)
+    }
+
+    /// The ambiguous window has been widened: says so in the header at once, or a crash would forget it.
+    pub(super) fn mark_doubt(&self) -> io::Result<()> {
+        let said = self.identity.published.lock();
+        self.write_published_header(*said)
+    }
+
+    fn write_published_header(&self, (capacity, watermark, clean): (u32, Unix, bool)) -> io::Result<()> {
         let mut header = self.identity.header(Kind::Published);
         header.capacity = capacity;
         header.watermark = watermark;
@@ -187,6 +201,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             boot_id: options.boot_id,
             synced_bytes: AtomicU64::new(synced_bytes),
             closed: AtomicBool::new(false),
+            published: Mutex::default(),
         },
         None => Identity {
             store_id: random_id().map_err(os("get random bytes for", &users.path))?,
@@ -194,8 +209,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             boot_id: options.boot_id,
             synced_bytes: AtomicU64::new(FIRST_RECORD),
             closed: AtomicBool::new(false),
+            published: Mutex::default(),
         },
     };
+    let created_at = identity.created_at;
     let users_path = users.path.clone();
     let mut log_file = users.map(&identity, log::reserved_bytes(users_max))?;
     let (rebuilding, scan) = read_log(&log_file, users_max).map_err(os("reserve memory for", &users_path))?;
@@ -240,7 +257,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
     if power_cut || rebuilt {
         republish(&presence, scan.users, options.offline_after_ms, now);
-        presence.resume.doubt(watermark.min(now.unix), now.unix);
+        // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id; and a step back of the clock may be lost too.
+        presence
+            .resume
+            .doubt(created_at, now.unix.plus_ms(resume::AHEAD_MS_MAX));
     }
     let latest = restore_online(&presence, scan.users).max(watermark);
     if now.unix < latest {
@@ -456,7 +476,8 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
         .unwrap_or(0);
     for (stamp, published) in stamps.iter().zip(published) {
         let (stamp, before) = (stamp.load(Ordering::Relaxed), published.load(Ordering::Relaxed));
-        let was_fresh = stamp & LEFT == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
+        let was_fresh =
+            stamp & (LEFT | EXPIRED) == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
         if was_fresh || before & ONLINE != 0 {
             published.store(pack(now.unix.ms().max(ms_of(before) + 1), ONLINE), Ordering::Relaxed);
         }
@@ -465,14 +486,19 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
 
 /// Sets the online bits as published, and has every chunk looked at once. Returns the time of the latest transition.
 fn restore_online(presence: &Presence, users: u32) -> Unix {
+    let stamps = &presence.stamps.cells()[..users as usize];
     let published = &presence.published.cells()[..users as usize];
     let mut latest_ms = 0;
-    for (word, cells) in published.chunks(64).enumerate() {
+    for (word, (cells, stamps)) in published.chunks(64).zip(stamps.chunks(64)).enumerate() {
         let mut bits = 0;
-        for (bit, cell) in cells.iter().enumerate() {
+        for (bit, (cell, stamp)) in cells.iter().zip(stamps).enumerate() {
             let cell = cell.load(Ordering::Relaxed);
             bits |= (cell & ONLINE) << bit;
             latest_ms = latest_ms.max(ms_of(cell));
+            // Online by a beat that the power took, or not offline yet: either way its grace is to come.
+            if cell & ONLINE != 0 && stamp.load(Ordering::Relaxed) & EXPIRED != 0 {
+                stamp.fetch_and(!EXPIRED, Ordering::Relaxed);
+            }
         }
         if bits != 0 {
             presence.online.fill(word as u32, bits);

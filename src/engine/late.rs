@@ -1,0 +1,31 @@
+//! A bug planted for the simulator: the snapshot is taken a turn before its watches are indexed (see `crate::planted`).
+
+use super::Engine;
+use crate::realtime::watches::Target;
+use crate::realtime::{ConnId, Phase};
+use crate::time::Now;
+
+/// Streams whose watches are indexed a turn too late, with whom they watch.
+pub(super) type Late = Vec<(ConnId, Vec<String>)>;
+
+impl Engine {
+    /// Encodes a stream's snapshot at once and takes its watches out of the index until the next turn.
+    pub(super) fn index_later(&mut self, id: ConnId, users: &[String], now: Now) {
+        self.encode(id.index, false, now.mono, now);
+        if self.watches.marks(id.index) == 0 {
+            self.watches.clear(id.index);
+            self.late.push((id, users.to_vec()));
+        }
+    }
+
+    /// Indexes what was put off.
+    pub(super) fn index_late(&mut self) {
+        for (id, users) in std::mem::take(&mut self.late) {
+            let streaming = self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Streaming);
+            if streaming {
+                let mut targets: Vec<Target> = users.iter().map(|user| self.target(user)).collect();
+                self.watches.add(id.index, &mut targets, false);
+            }
+        }
+    }
+}

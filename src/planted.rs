@@ -1,0 +1,75 @@
+//! Bugs planted on purpose, for the simulator's proof that it would notice them (`tests/sim`, docs/SIMULATION.md).
+//!
+//! Without the feature `planted` (never on in a build that serves) [`is`] is a constant false and every hook is compiled away. With
+//! it, each thread has at most one bug at a time.
+
+/// A bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Planted {
+    /// A stamp exactly `offline_after_ms` old is not fresh.
+    FreshTooShort,
+    /// The sweep never looks at the last slot of a chunk.
+    SweepSkipsLastSlot,
+    /// A full outbox clears the marks of what it has no room for.
+    MarkClearedEarly,
+    /// The states of a snapshot are read a turn before its watches are indexed.
+    SnapshotBeforeWatch,
+    /// A beat sent before a goodbye undoes it.
+    GoodbyeUndone,
+    /// After a restart expiries are not held.
+    NoGraceAtBoot,
+    /// A state is encoded when it is marked, not when it is flushed.
+    EncodedWhenMarked,
+    /// A watch by name is not turned into a watch by slot.
+    NameNeverResolved,
+    /// A resync reads the published states and tells nobody.
+    DeafResync,
+    /// A forward step of the wall clock does not hold expiries.
+    StepExpires,
+    /// A resumed stream is told only what changed after its last id, without slack.
+    ResumeWithoutSlack,
+    /// A stream's publisher is vouched for when it opens and never again.
+    VouchedOnce,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Planted; 12] = [
+        Planted::FreshTooShort,
+        Planted::SweepSkipsLastSlot,
+        Planted::MarkClearedEarly,
+        Planted::SnapshotBeforeWatch,
+        Planted::GoodbyeUndone,
+        Planted::NoGraceAtBoot,
+        Planted::EncodedWhenMarked,
+        Planted::NameNeverResolved,
+        Planted::DeafResync,
+        Planted::StepExpires,
+        Planted::ResumeWithoutSlack,
+        Planted::VouchedOnce,
+    ];
+}
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static HERE: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants `bug` in this thread, in place of the one before.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Planted>) {
+    HERE.set(bug);
+}
+
+/// Whether this thread has `bug`.
+#[cfg(feature = "planted")]
+pub fn is(bug: Planted) -> bool {
+    HERE.get() == Some(bug)
+}
+
+/// Whether this thread has a bug: never.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn is(_bug: Planted) -> bool {
+    false
+}

@@ -1,0 +1,481 @@
+//! What must hold: at each turn, at each byte offered, at each event read, and whenever nothing is on its way.
+
+use greendot::presence::Slot;
+use greendot::wire::User as Id;
+
+use crate::client::Want;
+use crate::model::Left;
+use crate::sse::{Event, Read, Response, Told, record};
+use crate::store;
+use crate::world::{Datagram, Parcel, VOUCH_SLACK_MS, World};
+
+impl World {
+    /// A datagram reaches the presence service: what should it make of it?
+    pub fn heard(&mut self, datagram: &Datagram) {
+        let stale = self.wall().abs_diff(datagram.sent_at) > self.rules.beat_skew_max_ms;
+        if datagram.forged || stale {
+            return;
+        }
+        for user in &datagram.users {
+            if datagram.leave {
+                self.leave(*user, datagram.sent_at);
+            } else {
+                self.beat(*user, datagram.sent_at);
+            }
+        }
+    }
+
+    pub fn beat(&mut self, user: usize, sent_at: u64) {
+        let known = self.users.iter().filter(|user| user.known).count();
+        let room = (store::users_max() - store::template_slots()) as usize;
+        if !self.users[user].known && known >= store::known_users() + room {
+            return;
+        }
+        self.users[user].known = true;
+        let wall = self.wall();
+        self.users[user].beat(sent_at, self.mono, wall, &self.rules);
+        self.doubt_activity(user);
+        self.say(|| format!("beat of {user} sent at {sent_at}, now {wall}: {:?}", self.users[user]));
+    }
+
+    pub fn leave(&mut self, user: usize, sent_at: u64) {
+        let (wall, doubtful) = (self.wall(), self.mono < self.clock_doubtful_until);
+        self.users[user].leave(sent_at, self.mono, wall, &self.rules, doubtful);
+        self.doubt_activity(user);
+        self.say(|| {
+            format!(
+                "goodbye of {user} sent at {sent_at}, now {wall}: {:?}",
+                self.users[user]
+            )
+        });
+    }
+
+    /// While the clock has not caught up with where it has been, a stamp may be ahead of it by less than a second, and stay.
+    fn doubt_activity(&mut self, user: usize) {
+        if self.wall() < self.wall_max {
+            self.users[user].active_exactly = None;
+        }
+    }
+
+    /// A shard's turn has vouched for some of its streams' publishers.
+    pub fn note_vouching(&mut self, at: usize) {
+        let streams: Vec<(u32, usize)> = self.shards[at]
+            .conns
+            .values()
+            .filter_map(|key| {
+                let conn = &self.conns[key];
+                conn.live_since.and(conn.user).map(|user| (*key, user))
+            })
+            .collect();
+        for (key, user) in streams {
+            self.note_vouched(at, key, user);
+        }
+    }
+
+    pub fn note_vouched(&mut self, at: usize, key: u32, user: usize) {
+        let Some(since) = self.conns[&key].live_since else {
+            return;
+        };
+        let late_ms = self.rules.beat_interval_ms + VOUCH_SLACK_MS;
+        let from = self.mono.saturating_sub(late_ms);
+        let driven = since.max(self.shards[at].driven_since);
+        let in_time = self.mono - self.shards[at].last_turn <= VOUCH_SLACK_MS / 2;
+        let certain = (from >= driven && in_time && !self.drain).then_some(from);
+        let wall = self.wall();
+        self.users[user].vouched(certain, self.mono, wall);
+    }
+
+    fn slot(&mut self, user: usize) -> Option<Slot> {
+        if self.slots[user].is_none() {
+            let id = Id::parse(self.names[user].as_bytes()).expect("a legal name");
+            self.slots[user] = self.presence().lookup(id);
+        }
+        self.slots[user]
+    }
+
+    /// What is published of a user: online, and since when by its own account.
+    fn state(&mut self, user: usize) -> Told {
+        let (slot, now) = (self.slot(user), self.now());
+        slot.map_or(
+            Told {
+                online: false,
+                since: None,
+                last_active: None,
+            },
+            |slot| {
+                let state = self.presence().state(slot, now);
+                Told {
+                    online: state.online,
+                    since: state.since.map(|since| since.ms()),
+                    last_active: state.last_active.map(|at| at.ms()),
+                }
+            },
+        )
+    }
+
+    /// Looks at what is published and holds each change against the model.
+    pub fn observe(&mut self) {
+        for user in 0..self.names.len() {
+            let state = self.state(user);
+            if state.online {
+                self.users[user].online_due = None;
+            } else {
+                self.users[user].leave_due = None;
+            }
+            let (_, online, since) = *self.published[user].last().expect("begins with one");
+            if (online, since) == (state.online, state.since) {
+                continue;
+            }
+            self.published[user].push((self.mono, state.online, state.since));
+            self.note(format!("{user} {} {:?}", state.online, state.since).as_bytes());
+            self.say(|| format!("published: {user} {state:?}"));
+            if state.since <= since {
+                self.fail(format!("user {user}: since went from {since:?} to {:?}", state.since));
+            }
+            let model = &self.users[user];
+            let verdict = match (online, state.online) {
+                (false, true) => model.may_go_online(self.mono, self.clock_went_back_at, &self.rules),
+                (true, false) => model.may_go_offline(self.mono, self.hold_until, &self.rules),
+                _ => Ok(()),
+            };
+            if let Err(why) = verdict {
+                self.fail(format!("user {user} was published {why}: {model:?}"));
+            }
+            if !state.online {
+                self.check_faithful(user);
+                self.users[user].offline_since = self.mono;
+            }
+        }
+    }
+
+    /// Our silence is not theirs: whoever beats all the time is not found silent because a shard did not read its socket. (The
+    /// usual settings of these runs are too impatient for that: the others notice a stalled shard after two seconds.)
+    fn check_faithful(&self, user: usize) {
+        let beats = self.devices.iter().any(|device| device.faithful && device.user == user);
+        let settled = self.mono > self.jolted_at + 12_000;
+        if self.patient && beats && settled && self.users[user].left == Left::No {
+            self.fail(format!(
+                "user {user} was published offline and had never been silent: {:?}",
+                self.users[user]
+            ));
+        }
+    }
+
+    /// Takes what is published as it is, without asking how it came about.
+    pub fn accept_published(&mut self) {
+        for user in 0..self.names.len() {
+            let state = self.state(user);
+            self.published[user].push((self.mono, state.online, state.since));
+        }
+    }
+
+    /// What an engine has just encoded must be true now, and must concern somebody whom the stream watches.
+    pub fn check_offer(&mut self, key: u32, bytes: &[u8]) {
+        let conn = self.conns.get_mut(&key).expect("open");
+        let known = (conn.offered_bytes - conn.taken_bytes) as usize;
+        if bytes.len() < known {
+            self.fail(format!("conn {key} is offered less than before"));
+        }
+        conn.offered_bytes = conn.taken_bytes + bytes.len() as u64;
+        let Some(sub) = conn.sub else { return };
+        let mut reads = Vec::new();
+        if let Err(why) = conn.offers.feed(&bytes[known..], &mut reads) {
+            self.fail(format!("conn {key}: {why}"));
+        }
+        for read in reads {
+            let Read::Event(event) = read else { continue };
+            if let Some(id) = event.id {
+                let conn = self.conns.get_mut(&key).expect("open");
+                let last = conn.last_id.replace((id, self.mono));
+                if last.is_some_and(|(last, at)| id < last && at > self.clock_went_back_at) {
+                    self.fail(format!("conn {key}: id {id} after {last:?}"));
+                }
+            }
+            for (user, told) in self.told(&event) {
+                let subscriber = &self.subs[sub];
+                if !subscriber.watched.contains(&user) && !subscriber.perhaps.contains(&user) {
+                    self.fail(format!("conn {key} is told of user {user}, whom it does not watch"));
+                }
+                let state = self.state(user);
+                // A watch by name does not see the slot before the mail that says so.
+                let unseen = user >= store::known_users() && !told.online && told.since.is_none();
+                if (told.online, told.since) != (state.online, state.since) && !unseen {
+                    self.fail(format!("conn {key} is told {told:?} of user {user}, who is {state:?}"));
+                }
+            }
+        }
+    }
+
+    /// The records of an event that has any.
+    fn told(&self, event: &Event) -> Vec<(usize, Told)> {
+        let records = match event.name.as_str() {
+            "presence" => vec![&event.data],
+            "snapshot" => event.data["presence"].as_array().into_iter().flatten().collect(),
+            _ => Vec::new(),
+        };
+        records.into_iter().map(|value| self.known_record(value)).collect()
+    }
+
+    fn known_record(&self, value: &serde_json::Value) -> (usize, Told) {
+        let (name, told) = record(value).unwrap_or_else(|why| self.fail(why));
+        match self.names.iter().position(|other| *other == name) {
+            Some(user) => (user, told),
+            None => self.fail(format!("a record of {name:?}, whom nobody knows")),
+        }
+    }
+
+    /// The client reads what its socket has.
+    pub fn client_reads(&mut self, key: u32) {
+        let conn = self.conns.get_mut(&key).expect("kept until read");
+        let bytes = std::mem::take(&mut conn.unread);
+        let mut reads = std::mem::take(&mut self.reads);
+        if let Err(why) = conn.reader.feed(&bytes, &mut reads) {
+            self.fail(format!("conn {key}: {why}"));
+        }
+        for read in reads.drain(..) {
+            match read {
+                Read::Response(response) => self.answered(key, response),
+                Read::StreamHead => {
+                    let conn = self.conns.get_mut(&key).expect("kept until read");
+                    if !matches!(conn.wants.pop_front(), Some(Want::Stream | Want::Refusal)) {
+                        self.fail(format!("conn {key} became a stream without asking"));
+                    }
+                }
+                Read::Event(event) => self.event(key, &event),
+                Read::Comment => {}
+            }
+        }
+        self.reads = reads;
+    }
+
+    fn answered(&mut self, key: u32, response: Response) {
+        let conn = self.conns.get_mut(&key).expect("kept until read");
+        let Some(want) = conn.wants.pop_front() else {
+            // A server that has waited too long for a request says so unasked.
+            if response.status != 408 {
+                self.fail(format!("conn {key} is answered {response:?} and has asked nothing"));
+            }
+            return;
+        };
+        let status = response.status;
+        let refused = status == 503 || status == 408;
+        let right = match want {
+            Want::Query { users, asked_at } => {
+                if status == 200 {
+                    self.check_query(&users, asked_at, &response);
+                }
+                status == 200 || refused
+            }
+            Want::Beat(_) | Want::Leave(_) => status == 204 || refused,
+            Want::Edit { sub } => {
+                self.edited(sub, key, &response);
+                matches!(status, 200 | 404 | 413) || refused
+            }
+            Want::Stream => (400..=503).contains(&status),
+            Want::Refusal => status >= 400,
+            Want::Anything => true,
+        };
+        if !right {
+            self.fail(format!("conn {key} is answered {response:?}"));
+        }
+    }
+
+    /// Each state told was published at some moment between the question and now.
+    fn check_query(&mut self, users: &[usize], asked_at: u64, response: &Response) {
+        let body = &response.body;
+        let one = [body.clone()];
+        let records = body["presence"].as_array().map_or(&one[..], |list| list);
+        if records.len() != users.len() {
+            self.fail(format!("{} records for {} users", records.len(), users.len()));
+        }
+        for (value, asked) in records.iter().zip(users) {
+            let (user, told) = self.known_record(value);
+            let states = &self.published[user];
+            let held = states.iter().enumerate().any(|(at, (_, online, since))| {
+                let until = states.get(at + 1).map_or(u64::MAX, |(next, ..)| *next);
+                (*online, *since) == (told.online, told.since) && until >= asked_at
+            });
+            if user != *asked || !held {
+                self.fail(format!(
+                    "asked for user {asked} at {asked_at}: {told:?} of user {user}, who was {states:?}"
+                ));
+            }
+        }
+    }
+
+    /// The outcome of an edit of a watch list.
+    fn edited(&mut self, sub: usize, key: u32, response: &Response) {
+        let subscriber = &mut self.subs[sub];
+        let Some((add, remove, _)) = subscriber.edit.take_if(|(.., asker)| *asker == key) else {
+            return;
+        };
+        self.say(|| format!("sub {sub} +{add:?} -{remove:?}: {response:?}"));
+        let subscriber = &mut self.subs[sub];
+        let nothing_changed = matches!(response.status, 404 | 413)
+            || response.body["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.ends_with("nothing was changed") || detail.ends_with("try again later"));
+        if response.status == 200 {
+            for user in remove.iter().filter(|user| !add.contains(user)) {
+                subscriber.perhaps.remove(user);
+                subscriber.views.remove(user);
+            }
+            for user in add {
+                subscriber.perhaps.remove(&user);
+                subscriber.watched.insert(user);
+            }
+            let watching = response.body["watching"].as_u64();
+            let expected = subscriber.watched.len() as u64;
+            if subscriber.perhaps.is_empty() && watching != Some(expected) {
+                self.fail(format!(
+                    "sub {sub} watches {expected} users; the server says {watching:?}"
+                ));
+            }
+        } else if nothing_changed {
+            for user in &add {
+                subscriber.perhaps.remove(user);
+            }
+            for user in remove {
+                subscriber.perhaps.remove(&user);
+                subscriber.watched.insert(user);
+            }
+        }
+    }
+
+    fn event(&mut self, key: u32, event: &Event) {
+        let Some(sub) = self.conns[&key].sub else {
+            // A stream that was never to be: it would have been refused for its list, had there been room to read it.
+            if event.name == "overloaded" {
+                return;
+            }
+            self.fail(format!("conn {key} is no subscriber's and reads {event:?}"));
+        };
+        if self.subs[sub].conn != Some(key) {
+            return;
+        }
+        self.say(|| format!("sub {sub} reads {event:?}"));
+        let subscriber = &mut self.subs[sub];
+        match (event.name.as_str(), &subscriber.stream) {
+            ("hello", None) => {
+                subscriber.stream = event.data["stream"].as_str().map(str::to_owned);
+                let list = (subscriber.watched.len() + subscriber.perhaps.len()) as u64;
+                if event.data["watching"] != list {
+                    self.fail(format!("sub {sub} asked for {list} watches: {event:?}"));
+                }
+                return;
+            }
+            ("overloaded", None) | ("goodbye", Some(_)) => return,
+            ("snapshot", Some(_)) => {}
+            ("presence", Some(_)) if subscriber.snapshot_seen => {}
+            _ => self.fail(format!("sub {sub} reads out of turn: {event:?}")),
+        }
+        subscriber.snapshot_seen = true;
+        if let Some(id) = event.id {
+            subscriber.last_id = Some(id);
+        }
+        for (user, told) in self.told(event) {
+            let subscriber = &mut self.subs[sub];
+            if let Some(since) = told.since {
+                let floor = subscriber.floors.get(&user).copied();
+                if floor.is_some_and(|(last, online)| since < last || (since == last && online != told.online)) {
+                    self.fail(format!("sub {sub} is told {told:?} of user {user} after {floor:?}"));
+                }
+                subscriber.floors.insert(user, (since, told.online));
+            }
+            subscriber.views.insert(user, told);
+        }
+    }
+
+    /// The server's sending half is shut: the client reads the rest and goes.
+    pub fn ended(&mut self, key: u32) {
+        let conn = self.conns.get_mut(&key).expect("kept until both ends are gone");
+        if !conn.ended {
+            conn.ended = true;
+            if !conn.reset {
+                self.client_reads(key);
+            }
+            let conn = self.conns.get_mut(&key).expect("kept until both ends are gone");
+            conn.half_closed = true;
+            self.client_gone(key);
+        }
+        if self.conns[&key].id.is_none() {
+            self.conns.remove(&key);
+        }
+    }
+
+    /// The client has no use for this conn any more: whoever waited on it goes on without.
+    pub fn client_gone(&mut self, key: u32) {
+        let retry_at = self.mono + self.workload.u64(0..400);
+        for sub in &mut self.subs {
+            if sub.conn == Some(key) {
+                sub.disconnected(retry_at);
+            }
+            // Its outcome is not known now.
+            sub.edit.take_if(|(.., asker)| *asker == key);
+        }
+    }
+
+    /// Nothing is on its way between the shards, and none has work left.
+    fn is_quiet(&self) -> bool {
+        let idle = |shard: &crate::world::Shard| {
+            shard.wake > self.mono && shard.stalled_until <= self.mono && shard.mailbox.is_empty() && !shard.resync
+        };
+        self.shards.iter().all(idle) && !self.parcels.values().any(|parcel| matches!(parcel, Parcel::Mail(..)))
+    }
+
+    /// Where nothing is on its way, each reader that keeps up knows what is published, and what is published is in time.
+    pub fn check_views(&mut self) {
+        if self.mono >= self.calm_since && self.shards.iter().all(|shard| shard.stalled_until <= self.mono) {
+            let caught_up = self.wall() > self.wall_max + self.rules.offline_after_ms + 2_000;
+            let ahead_ms = if caught_up { 0 } else { 1_000 };
+            for (user, model) in self.users.iter().enumerate() {
+                let (_, online, _) = *self.published[user].last().expect("begins with one");
+                if let Err(why) = model.is_in_time(online, self.mono, self.calm_since, ahead_ms, &self.rules) {
+                    self.fail(format!("user {user} is still published {why}: {model:?}"));
+                }
+            }
+        }
+        if !self.is_quiet() {
+            return;
+        }
+        for sub in 0..self.subs.len() {
+            let subscriber = &self.subs[sub];
+            let Some(conn) = subscriber.conn.and_then(|key| self.conns.get(&key)) else {
+                continue;
+            };
+            if conn.live_since.is_none() || !conn.is_calm() || !subscriber.snapshot_seen {
+                continue;
+            }
+            for user in subscriber.watched.clone() {
+                let state = self.state(user);
+                let view = self.subs[sub].views.get(&user);
+                if view.map(|view| (view.online, view.since)) != Some((state.online, state.since)) {
+                    self.fail(format!("sub {sub} believes {view:?} of user {user}, who is {state:?}"));
+                }
+            }
+        }
+    }
+
+    /// At the end: online is who has a stream, last active is when the model says.
+    pub fn check_truth(&mut self) {
+        if !self.is_quiet() {
+            self.fail("nothing happens any more, and yet something is on its way".into());
+        }
+        for user in 0..self.names.len() {
+            let streams = self
+                .conns
+                .values()
+                .filter(|conn| conn.live_since.is_some() && conn.user == Some(user));
+            let (online, state) = (streams.count() > 0, self.state(user));
+            if state.online != online {
+                self.fail(format!("in the end user {user} is {state:?}: {:?}", self.users[user]));
+            }
+            let active = self.users[user].active_exactly;
+            if active.is_some() && state.last_active != active {
+                self.fail(format!(
+                    "in the end user {user} was last active at {active:?}: {state:?}"
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! What goes wrong: stalls, clocks, crashes, power cuts, shutdowns. And what ends well: the last act of each run.
+
+use crate::store::Folder;
+use crate::world::{Flushed, Parcel, World};
+
+/// One in so many steps has a fault.
+const FAULT_ONE_IN: u32 = 40;
+/// Longest step of the wall clock, in ms.
+const STEP_MS_MAX: i64 = 3 * 3_600_000;
+
+impl World {
+    /// One step: an action, seldom a fault, and some time.
+    pub fn next_step(&mut self) {
+        self.act();
+        if self.faults.u32(0..FAULT_ONE_IN) == 0 {
+            match self.faults.u8(0..20) {
+                0..=5 => self.stall(),
+                6..=9 => self.step_clock(),
+                10..=11 => self.suspend(),
+                12..=13 => self.crash(),
+                14 => self.cut_power(),
+                15 => self.restart_cleanly(),
+                _ => self.write_back(),
+            }
+        }
+        let grid = self.rules.sweep_interval_ms;
+        let until = match self.workload.u8(0..10) {
+            0 | 1 => self.mono,
+            2 | 3 => self.mono + self.workload.u64(1..10),
+            4..=7 => self.mono + self.workload.u64(10..80),
+            _ => (self.mono / grid + 1) * grid,
+        };
+        self.run_until(until);
+        if self.step % 64 == 0 {
+            self.presence().check_invariants();
+        }
+    }
+
+    /// One shard, some or all of them are not driven for a while; what comes for them waits in their sockets.
+    fn stall(&mut self) {
+        let length_ms = match self.faults.u8(0..4) {
+            0 => self.faults.u64(50..900),
+            _ => self.faults.u64(900..9_000),
+        };
+        let wake = self.mono + length_ms;
+        self.say(|| format!("stall until {wake}"));
+        let all = self.faults.bool();
+        for at in 0..self.shards.len() {
+            if all || self.faults.bool() {
+                let shard = &mut self.shards[at];
+                shard.stalled_until = shard.stalled_until.max(wake);
+            }
+        }
+        self.disturbed_until(wake);
+        if self.shards.iter().all(|shard| shard.stalled_until >= wake) {
+            self.forgive(wake, length_ms);
+        }
+    }
+
+    /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock: less than a second of that is
+    /// let be.
+    pub fn disturbed_until(&mut self, mono: u64) {
+        let ahead_ms = if self.clock_went_back_at > 0 { 1_300 } else { 0 };
+        self.calm_since = self.calm_since.max(mono + ahead_ms + 1);
+    }
+
+    /// Goes on until no shard is stalled.
+    fn outlast_stalls(&mut self) {
+        let awake = self.shards.iter().map(|shard| shard.stalled_until).max();
+        self.run_until(awake.unwrap_or(0).max(self.mono));
+    }
+
+    /// The whole process is silent until `wake`: for as long again nobody may be expired.
+    fn forgive(&mut self, wake: u64, length_ms: u64) {
+        // The silence is counted from the turn that was promised, at most a sweep later.
+        let gap_ms = length_ms.saturating_sub(self.rules.sweep_interval_ms + 1);
+        if gap_ms > greendot::engine::settings::STALL_MS {
+            self.hold_until = self.hold_until.max(wake + gap_ms.min(self.rules.offline_after_ms));
+        }
+    }
+
+    /// The wall clock is stepped, by more than what is left to slewing.
+    fn step_clock(&mut self) {
+        let by_ms = match self.faults.u8(0..3) {
+            0 => self.faults.i64(1_001..4_000),
+            1 => self.faults.i64(4_000..60_000),
+            _ => self.faults.i64(60_000..STEP_MS_MAX),
+        };
+        let forward = self.faults.bool();
+        self.shift_clock(if forward { by_ms } else { -by_ms });
+    }
+
+    fn shift_clock(&mut self, by_ms: i64) {
+        self.wall_max = self.wall_max.max(if by_ms < 0 { self.wall() } else { 0 });
+        self.anchor += by_ms;
+        self.jolted_at = self.mono;
+        self.say(|| format!("clock stepped by {by_ms}"));
+        if by_ms < 0 {
+            self.clock_went_back_at = self.mono;
+        }
+        self.disturbed_until(self.mono + self.rules.sweep_interval_ms);
+        if by_ms > 0 {
+            self.hold_until = self.hold_until.max(self.mono + self.rules.offline_after_ms);
+            for user in &mut self.users {
+                user.active_exactly = None;
+                user.online_due = None;
+            }
+        } else {
+            self.clock_doubtful_until = self.mono + 4 * self.rules.beat_skew_max_ms;
+            let wall = self.wall();
+            for user in &mut self.users {
+                user.clock_went_back(self.mono, wall, &self.rules);
+            }
+        }
+        for at in 0..self.shards.len() {
+            self.wake(at);
+        }
+    }
+
+    /// The machine sleeps: both clocks go on, nothing else does, and what the network had is lost.
+    fn suspend(&mut self) {
+        let length_ms = self.faults.u64(500..60_000);
+        self.mono += length_ms;
+        self.say(|| format!("back from {length_ms} ms of sleep"));
+        self.jolted_at = self.mono;
+        self.lose_datagrams();
+        self.disturbed_until(self.mono);
+        self.forgive(self.mono, length_ms);
+        self.put_off_devices();
+    }
+
+    /// Drops the datagrams that came while nobody was there.
+    fn lose_datagrams(&mut self) {
+        let mono = self.mono;
+        self.parcels
+            .retain(|(at, _), parcel| *at > mono || matches!(parcel, Parcel::Mail(..)));
+    }
+
+    fn put_off_devices(&mut self) {
+        let next = (self.mono / 100 + 1) * 100;
+        for device in &mut self.devices {
+            device.due = device.due.max(next);
+        }
+    }
+
+    /// The store is written back; what is on disk then is what a power cut leaves.
+    fn write_back(&mut self) {
+        let now = self.now();
+        let mut flusher = self.flusher.take().expect("the node is up");
+        for _ in 0..64 {
+            match flusher.slice(now) {
+                Ok(report) if report.cycle_ms.is_some() => break,
+                Ok(_) => {}
+                Err(error) => self.fail(format!("write back: {error}")),
+            }
+        }
+        self.flusher = Some(flusher);
+        self.keep_flushed();
+    }
+
+    fn keep_flushed(&mut self) {
+        self.flushed = Some(Flushed {
+            folder: Folder::copy_of(self.folder.path()),
+            users: self.users.clone(),
+            at: self.mono,
+        });
+    }
+
+    /// Ends the process without a word, and loses all connections.
+    fn kill(&mut self) {
+        for at in 0..self.shards.len() {
+            self.collect(at);
+        }
+        let keys: Vec<u32> = self.conns.keys().copied().collect();
+        for key in keys {
+            let conn = &self.conns[&key];
+            if let (Some(_), Some(user)) = (conn.live_since, conn.user) {
+                self.note_vouched(conn.shard, key, user);
+            }
+            self.client_gone(key);
+        }
+        self.conns.clear();
+        self.shards.clear();
+        self.flusher = None;
+        self.presence = None;
+        let down_ms = match self.faults.u8(0..3) {
+            0 => 0,
+            1 => self.faults.u64(1..2_000),
+            _ => self.faults.u64(2_000..20_000),
+        };
+        self.mono += down_ms;
+        self.parcels.retain(|_, parcel| matches!(parcel, Parcel::Datagram(..)));
+        self.lose_datagrams();
+        self.put_off_devices();
+    }
+
+    fn start_again(&mut self) {
+        let wall = self.wall();
+        for user in &mut self.users {
+            user.restarted(wall);
+        }
+        let shards = self.faults.u16(1..=4);
+        self.say(|| format!("start with {shards} shards"));
+        self.boot(shards);
+        // Opening the store has written published.map back, and nothing else.
+        if let Some(flushed) = &self.flushed {
+            flushed.folder.take_published(self.folder.path());
+        }
+    }
+
+    /// kill -9, and a start on the files as they were.
+    fn crash(&mut self) {
+        self.kill();
+        self.start_again();
+        self.observe();
+    }
+
+    /// The power fails: a start on the files as they were last written back.
+    fn cut_power(&mut self) {
+        let Some(flushed) = self.flushed.take() else {
+            return self.write_back();
+        };
+        self.kill();
+        self.boot += 1 << 32;
+        self.folder = Folder::copy_of(flushed.folder.path());
+        self.users = flushed.users.clone();
+        let went_back = self.clock_went_back_at >= flushed.at;
+        if went_back {
+            let wall = self.wall();
+            for user in &mut self.users {
+                user.clock_went_back(self.mono, wall, &self.rules);
+            }
+        }
+        self.flushed = Some(flushed);
+        self.start_again();
+        for sub in &mut self.subs {
+            sub.floors.clear();
+            if went_back {
+                // Ids of a time that the store does not remember: from its future now, from its past once the clock is there.
+                sub.last_id = None;
+            }
+        }
+        self.accept_published();
+    }
+
+    /// SIGTERM, and a start.
+    fn restart_cleanly(&mut self) {
+        self.shut_down();
+        self.kill();
+        self.start_again();
+        // Closing has written everything back, and opening has marked it as open.
+        self.keep_flushed();
+        self.observe();
+    }
+
+    /// Drains all shards: no connection may be left when the time for it is over.
+    pub fn shut_down(&mut self) {
+        self.outlast_stalls();
+        let now = self.now();
+        self.drain = true;
+        self.disturbed_until(self.mono);
+        let waiting: Vec<u32> = self
+            .shards
+            .iter_mut()
+            .flat_map(|shard| shard.backlog.drain(..))
+            .collect();
+        for key in waiting {
+            self.conns.remove(&key);
+            self.client_gone(key);
+        }
+        for at in 0..self.shards.len() {
+            self.shards[at].engine.begin_drain(now);
+            self.wake(at);
+        }
+        let s = &self.settings;
+        let longest_ms =
+            s.drain_ms + s.write_stall_max_ms + s.request_deadline_ms + s.keep_alive_idle_ms + s.linger_ms + 500;
+        self.run_until(self.mono + longest_ms);
+        for at in 0..self.shards.len() {
+            if !self.shards[at].engine.is_drained() {
+                let left: Vec<String> = self.shards[at].conns.keys().map(|id| format!("{id:?}")).collect();
+                self.fail(format!("shard {at} is not drained after {longest_ms} ms: {left:?}"));
+            }
+        }
+        let now = self.now();
+        self.presence().check_invariants();
+        if let Err(error) = self.presence().close(now) {
+            self.fail(format!("close: {error}"));
+        }
+    }
+
+    /// The last act: everything heals, and everybody must end up knowing the truth.
+    pub fn converge(&mut self) {
+        self.healed = true;
+        self.devices.clear();
+        self.outlast_stalls();
+        let keys: Vec<u32> = self.conns.keys().copied().collect();
+        for key in keys {
+            self.read_again(key, usize::MAX);
+        }
+        // Late parcels arrive, refused subscribers come back, the silent are found silent.
+        let settle_ms = 8_000 + 2 * self.rules.offline_after_ms;
+        let end = self.mono + settle_ms;
+        while self.mono < end {
+            for sub in 0..self.subs.len() {
+                self.open_stream(sub);
+            }
+            self.run_until(self.mono + 500);
+        }
+        self.run_until(self.mono + 2 * self.rules.sweep_interval_ms);
+        self.check_truth();
+        self.presence().check_invariants();
+        self.shut_down();
+        for at in 0..self.shards.len() {
+            self.collect(at);
+        }
+    }
+}

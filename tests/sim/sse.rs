@@ -1,0 +1,186 @@
+//! What a client makes of the bytes it reads: an HTTP/1.1 response reader and an event-stream reader of the simulator's own.
+//!
+//! Shares no code with the server: what the server writes is held against the standards as read here. Anything out of form is
+//! an `Err` with what was wrong, which the world turns into a failed run.
+
+use serde_json::Value;
+
+/// One dispatched block of a stream.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub name: String,
+    pub data: Value,
+    pub id: Option<u64>,
+}
+
+/// One answer.
+#[derive(Clone, Debug)]
+pub struct Response {
+    pub status: u16,
+    pub body: Value,
+}
+
+/// What came out of a read.
+#[derive(Clone, Debug)]
+pub enum Read {
+    Response(Response),
+    /// The head of a stream: from here on there are events.
+    StreamHead,
+    Event(Event),
+    Comment,
+}
+
+/// One connection's reading side: responses until one is a stream.
+#[derive(Debug, Default)]
+pub struct Reader {
+    bytes: Vec<u8>,
+    streaming: bool,
+    name: String,
+    data: Option<String>,
+    id: Option<u64>,
+}
+
+impl Reader {
+    pub fn is_streaming(&self) -> bool {
+        self.streaming
+    }
+
+    /// Nothing is left half read.
+    pub fn is_whole(&self) -> bool {
+        self.bytes.is_empty() && self.data.is_none()
+    }
+
+    /// Takes bytes in; appends what they complete.
+    pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<Read>) -> Result<(), String> {
+        self.bytes.extend_from_slice(bytes);
+        while !self.streaming {
+            let Some(used) = self.response(out)? else {
+                return Ok(());
+            };
+            self.bytes.drain(..used);
+        }
+        let mut at = 0;
+        while let Some(end) = self.bytes[at..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8(self.bytes[at..at + end].to_vec())
+                .map_err(|_| "a line of a stream is not UTF-8".to_owned())?;
+            at += end + 1;
+            self.line(&line, out)?;
+        }
+        self.bytes.drain(..at);
+        Ok(())
+    }
+
+    /// One line as WHATWG has it, stricter: fields that this server never sends are faults.
+    fn line(&mut self, line: &str, out: &mut Vec<Read>) -> Result<(), String> {
+        if line.is_empty() {
+            let Some(data) = self.data.take() else {
+                return Err("a block of a stream has no data".into());
+            };
+            let data =
+                serde_json::from_str(&data).map_err(|error| format!("an event's data is not JSON: {error}: {data}"))?;
+            let (name, id) = (std::mem::take(&mut self.name), self.id.take());
+            out.push(Read::Event(Event { name, data, id }));
+            return Ok(());
+        }
+        if line == ":" {
+            if self.data.is_some() || !self.name.is_empty() {
+                return Err("a comment stands within a block".into());
+            }
+            out.push(Read::Comment);
+            return Ok(());
+        }
+        match line.split_once(": ") {
+            Some(("event", name)) => self.name = name.to_owned(),
+            Some(("data", data)) if self.data.is_none() => self.data = Some(data.to_owned()),
+            Some(("id", id)) => self.id = Some(id.parse().map_err(|_| format!("id {id} is no time"))?),
+            Some(("retry", ms)) if ms.parse::<u64>().is_ok_and(|ms| ms > 0) => {}
+            _ => return Err(format!("a stream has the line {line:?}")),
+        }
+        Ok(())
+    }
+
+    /// One response at the start of the buffer; returns its length.
+    fn response(&mut self, out: &mut Vec<Read>) -> Result<Option<usize>, String> {
+        let Some(end) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head = std::str::from_utf8(&self.bytes[..end]).map_err(|_| "a head is not text")?;
+        let mut lines = head.split("\r\n");
+        let status_line = lines.next().unwrap_or("");
+        let status: u16 = status_line
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3))
+            .and_then(|code| code.parse().ok())
+            .ok_or_else(|| format!("a status line reads {status_line:?}"))?;
+        let (mut length, mut media) = (0, "");
+        for line in lines {
+            match line.split_once(": ") {
+                Some(("Content-Length", value)) => length = value.parse().map_err(|_| format!("{line:?}"))?,
+                Some(("Content-Type", value)) => media = value,
+                Some(_) => {}
+                None => return Err(format!("a header reads {line:?}")),
+            }
+        }
+        if status == 100 {
+            return Ok(Some(end + 4));
+        }
+        if media == "text/event-stream" {
+            self.streaming = true;
+            out.push(Read::StreamHead);
+            return Ok(Some(end + 4));
+        }
+        let total = end + 4 + length;
+        if self.bytes.len() < total {
+            return Ok(None);
+        }
+        let body = &self.bytes[end + 4..total];
+        let body = match media {
+            "application/json" | "application/problem+json" => {
+                serde_json::from_slice(body).map_err(|error| format!("an answer's body is not JSON: {error}"))?
+            }
+            _ => Value::Null,
+        };
+        if (status >= 400) != (media == "application/problem+json") {
+            return Err(format!("status {status} with {media}"));
+        }
+        if status >= 400 && body["status"] != status {
+            return Err(format!("a problem of {status} says {body}"));
+        }
+        out.push(Read::Response(Response { status, body }));
+        Ok(Some(total))
+    }
+}
+
+/// One publisher's state as the wire has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Told {
+    pub online: bool,
+    pub since: Option<u64>,
+    pub last_active: Option<u64>,
+}
+
+/// Reads a record `{"user","status","since","last_active"}`, these members and no others.
+pub fn record(value: &Value) -> Result<(String, Told), String> {
+    let fault = || format!("a record reads {value}");
+    let members = value.as_object().ok_or_else(fault)?;
+    let time = |name: &str| match members.get(name) {
+        Some(Value::Null) => Ok(None),
+        Some(value) => value.as_u64().map(Some).ok_or_else(fault),
+        None => Err(fault()),
+    };
+    let online = match value["status"].as_str() {
+        Some("online") => true,
+        Some("offline") => false,
+        _ => return Err(fault()),
+    };
+    let user = value["user"].as_str().ok_or_else(fault)?.to_owned();
+    if members.len() != 4 {
+        return Err(fault());
+    }
+    let told = Told {
+        online,
+        since: time("since")?,
+        last_active: time("last_active")?,
+    };
+    Ok((user, told))
+}

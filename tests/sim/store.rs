@@ -1,0 +1,144 @@
+//! The store's files: a template with the chunk borders where they hurt, and copies of it.
+//!
+//! The template is made once a process and copied for each run: fillers take the slots between, so that the users whom the
+//! runs are about sit on both sides of each border of a chunk, its last slot included.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use greendot::presence::{CHUNK_SLOTS, Presence, StoreOptions};
+use greendot::time::{Mono, Now, Unix};
+use greendot::wire::User;
+
+/// Borders of chunks that have users on both sides.
+const BORDERS: u32 = 3;
+/// Users before and after a border.
+const BEFORE: u32 = 3;
+const AFTER: u32 = 3;
+/// Users who have no slot at the start.
+const LATE: usize = 5;
+/// How many of those the store has room for.
+const ROOM: u32 = 4;
+
+/// The wall clock when a run begins.
+pub const EPOCH_MS: u64 = 1_764_009_600_000;
+
+/// The users whom the runs are about, by name; the last [`LATE`] have no slot at the start.
+pub fn users() -> Vec<String> {
+    let known = (BORDERS * (BEFORE + AFTER)) as usize;
+    (0..known + LATE).map(name).collect()
+}
+
+/// How many of [`users`] have a slot at the start.
+pub fn known_users() -> usize {
+    (BORDERS * (BEFORE + AFTER)) as usize
+}
+
+/// Slots in the template.
+pub fn template_slots() -> u32 {
+    BORDERS * CHUNK_SLOTS + AFTER
+}
+
+/// Most users of a run's store.
+pub fn users_max() -> u32 {
+    template_slots() + ROOM
+}
+
+/// Names of all kinds: short, long and escaped throughout, multi-byte, and with what means something in a URL.
+fn name(index: usize) -> String {
+    match index % 6 {
+        0 => format!("u{index}"),
+        1 => format!("{index:\"<128}"),
+        2 => format!("zoë {index}"),
+        3 => format!("a/{index}%2F+?&=#"),
+        4 => format!("\u{1F7E2}{index}"),
+        _ => format!("{index:\\<128}"),
+    }
+}
+
+pub fn options(dir: &Path, shards: u16, boot: u64, settings: &greendot::engine::settings::Settings) -> StoreOptions {
+    StoreOptions {
+        dir: dir.to_owned(),
+        users_max: users_max(),
+        offline_after_ms: settings.offline_after_ms,
+        beat_skew_max_ms: settings.beat_skew_max_ms,
+        shards,
+        boot_id: u128::from(boot).to_le_bytes(),
+    }
+}
+
+/// Memory where there is some, else the usual place for temporary files.
+fn root() -> &'static Path {
+    static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let shm = Path::new("/dev/shm");
+        let made = tempfile::Builder::new().prefix("greendot-sim-").tempdir_in(shm);
+        made.or_else(|_| tempfile::tempdir())
+            .expect("a folder for the runs' stores")
+    })
+    .path()
+}
+
+fn template() -> &'static Path {
+    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let dir = root().join("template");
+        let now = Now {
+            mono: Mono::default(),
+            unix: Unix::from_ms(EPOCH_MS - 1_000),
+        };
+        let settings = greendot::engine::settings::Settings::tiny();
+        let (presence, _) = Presence::open(&options(&dir, 1, 1, &settings), now).expect("a new store opens");
+        let mut names = users().into_iter();
+        for slot in 0..template_slots() {
+            let into = slot % CHUNK_SLOTS;
+            let border = (slot >= CHUNK_SLOTS && into < AFTER) || into >= CHUNK_SLOTS - BEFORE;
+            let name = if border {
+                names.next().expect("as many names as border slots")
+            } else {
+                format!("f{slot}")
+            };
+            let user = User::parse(name.as_bytes()).expect("a legal name");
+            assert_eq!(presence.intern(user).expect("room for the template").index(), slot);
+        }
+        presence.close(now).expect("the template is written");
+        dir
+    })
+}
+
+/// A folder with a store in it; removed when dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        Folder::copy_of(template())
+    }
+
+    pub fn copy_of(from: &Path) -> Folder {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let to = root().join(format!("{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir(&to).expect("a new folder");
+        for file in ["users.log", "stamps.map", "published.map"] {
+            fs::copy(from.join(file), to.join(file)).expect("a copy of a store's file");
+        }
+        Folder(to)
+    }
+
+    /// Takes published.map from another folder.
+    pub fn take_published(&self, from: &Path) {
+        let file = "published.map";
+        fs::copy(from.join(file), self.0.join(file)).expect("a copy of a store's file");
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,777 @@
+//! The world: several engines of one node, one virtual clock, and what happens between them and their clients.
+//!
+//! Owns time, the mailboxes, the sockets and the turn, driven as the shard thread drives it. Never sleeps: the clock jumps to the
+//! next thing due. What the clients want is in `workload.rs`, what goes wrong in `faults.rs`, what must hold in `checks.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use fastrand::Rng;
+use greendot::engine::settings::Settings;
+use greendot::engine::{CloseHow, Engine, EngineParts, Letter, Mail, To};
+use greendot::metrics::{Board, Call, Counter, StatusClass};
+use greendot::presence::{Flusher, Presence, Slot};
+use greendot::realtime::ConnId;
+use greendot::time::{Mono, Now, Unix};
+use greendot::wire::beat::{FleetKey, Keys};
+
+use crate::client::{Conn, Sub, Tear, Want};
+use crate::model::{Rules, User};
+use crate::store::{self, EPOCH_MS, Folder};
+
+/// Turns at one moment after which an engine is found to spin.
+const SPIN_TURNS: u32 = 20_000;
+/// Vouching is late by at most so much: a turn that comes with the next sweep, and the turn before.
+pub const VOUCH_SLACK_MS: u64 = 250;
+
+/// What a run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub steps: u32,
+    /// The simulator's own mailbox forgets to raise the flag: a planted bug.
+    pub flagless_mailbox: bool,
+    /// Tell what happens.
+    pub log: bool,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Of everything that the engines said, and when.
+    pub trace: u64,
+    /// Sums over all engines, by counter.
+    pub counters: Vec<u64>,
+    /// Virtual time, in ms.
+    pub lasted_ms: u64,
+}
+
+/// A datagram on its way.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    pub bytes: Vec<u8>,
+    /// No server may believe it.
+    pub forged: bool,
+    pub leave: bool,
+    pub sent_at: u64,
+    pub users: Vec<usize>,
+}
+
+/// Something that beats on its own for its user.
+pub struct Device {
+    pub user: usize,
+    /// When next (mono).
+    pub due: u64,
+    /// It misses no beat, loses none, and always reaches the same socket.
+    pub faithful: bool,
+}
+
+pub struct Shard {
+    pub engine: Engine,
+    pub mailbox: VecDeque<Mail>,
+    pub resync: bool,
+    pub datagrams: VecDeque<Datagram>,
+    pub backlog: VecDeque<u32>,
+    pub conns: BTreeMap<(u32, u32), u32>,
+    /// Not driven until then.
+    pub stalled_until: u64,
+    /// Driven without a break since then.
+    pub driven_since: u64,
+    pub last_turn: u64,
+    pub wake: u64,
+}
+
+/// What a shard has answered so far.
+#[derive(Clone, Copy)]
+struct Served {
+    answered: u64,
+    hellos: u64,
+    beats: u64,
+    beats_refused: u64,
+    leaves: u64,
+}
+
+/// What is on its way through the network.
+pub enum Parcel {
+    Datagram(usize, Datagram),
+    Mail(usize, Mail),
+}
+
+/// What a power cut leaves: the files, and the model as of then.
+pub struct Flushed {
+    pub folder: Folder,
+    pub users: Vec<User>,
+    /// When (mono).
+    pub at: u64,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub step: u32,
+    pub settings: Arc<Settings>,
+    pub rules: Rules,
+    pub network: Rng,
+    pub workload: Rng,
+    pub faults: Rng,
+    pub mono: u64,
+    /// Wall clock less `mono`.
+    pub anchor: i64,
+
+    pub folder: Folder,
+    pub flushed: Option<Flushed>,
+    pub presence: Option<Arc<Presence>>,
+    pub flusher: Option<Flusher>,
+    pub shards: Vec<Shard>,
+    pub keys: Arc<Keys>,
+    pub key: FleetKey,
+    pub boot: u64,
+    pub drain: bool,
+
+    pub parcels: BTreeMap<(u64, u64), Parcel>,
+    pub parcels_sent: u64,
+    pub conns: BTreeMap<u32, Conn>,
+    pub conns_made: u32,
+    pub subs: Vec<Sub>,
+    pub devices: Vec<Device>,
+    pub patient: bool,
+    /// The last boot, suspend or step of the clock (mono).
+    pub jolted_at: u64,
+    pub sent: Vec<Datagram>,
+
+    pub names: Vec<String>,
+    pub slots: Vec<Option<Slot>>,
+    pub users: Vec<User>,
+    /// What is published of each user, each with the moment since which it has been so (mono).
+    pub published: Vec<Vec<(u64, bool, Option<u64>)>>,
+    /// Nobody may be expired before (mono).
+    pub hold_until: u64,
+    /// Nothing has disturbed the process since (mono); may lie ahead.
+    pub calm_since: u64,
+    /// The wall clock went back: until then (mono) goodbyes are of doubtful age.
+    pub clock_doubtful_until: u64,
+    pub clock_went_back_at: u64,
+    /// The latest that the wall clock had shown when it was set back.
+    pub wall_max: u64,
+    pub healed: bool,
+
+    pub trace: u64,
+    pub counters: Vec<u64>,
+    pub reads: Vec<crate::sse::Read>,
+}
+
+impl World {
+    pub fn new(plan: Plan) -> World {
+        let stream = |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
+        let mut faults = stream(3);
+        let shards = faults.u16(1..=4);
+        let tiny = Settings::tiny();
+        // A quarter of the runs leaves time for a stall of one shard to be noticed by the others, and for its beats to be read late.
+        let patient = faults.u8(0..4) == 0;
+        let settings = Settings {
+            sweep_slots_per_turn_max: [64, 1_024, 1_024, 4_096][faults.usize(0..4)],
+            offline_after_ms: if patient { 6_000 } else { tiny.offline_after_ms },
+            beat_skew_max_ms: if patient { 12_000 } else { tiny.beat_skew_max_ms },
+            ..tiny
+        };
+        assert_eq!(settings.check(), Ok(()));
+        let rules = Rules {
+            beat_interval_ms: settings.beat_interval_ms,
+            offline_after_ms: settings.offline_after_ms,
+            sweep_interval_ms: settings.sweep_interval_ms,
+            beat_skew_max_ms: settings.beat_skew_max_ms,
+        };
+        let key = FleetKey::new([7; 32]);
+        let keys = Keys::parse(&key.to_hex()).expect("one key");
+        let names = store::users();
+        let known = store::known_users();
+        let users: Vec<User> = (0..names.len()).map(|user| User::new(user < known)).collect();
+        let mut world = World {
+            plan,
+            step: 0,
+            settings: Arc::new(settings),
+            rules,
+            network: stream(1),
+            workload: stream(2),
+            faults,
+            mono: 1_000,
+            anchor: EPOCH_MS as i64 - 1_000,
+            folder: Folder::new(),
+            flushed: None,
+            presence: None,
+            flusher: None,
+            shards: Vec::new(),
+            keys: Arc::new(keys),
+            key,
+            boot: 2,
+            drain: false,
+            parcels: BTreeMap::new(),
+            parcels_sent: 0,
+            conns: BTreeMap::new(),
+            conns_made: 0,
+            subs: Vec::new(),
+            devices: Vec::new(),
+            patient,
+            jolted_at: 0,
+            sent: Vec::new(),
+            slots: vec![None; names.len()],
+            published: vec![vec![(0, false, None)]; names.len()],
+            names,
+            users,
+            hold_until: 0,
+            calm_since: 0,
+            clock_doubtful_until: 0,
+            clock_went_back_at: 0,
+            wall_max: 0,
+            healed: false,
+            trace: 0xcbf2_9ce4_8422_2325,
+            counters: vec![0; COUNTERS.len()],
+            reads: Vec::new(),
+        };
+        world.boot(shards);
+        world.populate();
+        world
+    }
+
+    pub fn now(&self) -> Now {
+        Now {
+            mono: Mono::from_micros(self.mono * 1_000),
+            unix: Unix::from_ms(self.wall()),
+        }
+    }
+
+    pub fn wall(&self) -> u64 {
+        (self.mono as i64 + self.anchor).max(0) as u64
+    }
+
+    /// Opens the store as it is and starts the shards.
+    pub fn boot(&mut self, shards: u16) {
+        self.boot += 1;
+        let now = self.now();
+        let options = store::options(self.folder.path(), shards, self.boot_id(), &self.settings);
+        let (presence, _) = Presence::open(&options, now).unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
+        let presence = Arc::new(presence);
+        self.flusher = Some(presence.flusher(u64::MAX));
+        let board = Arc::new(Board::new(usize::from(shards)));
+        for shard in 0..shards {
+            let parts = EngineParts {
+                settings: self.settings.clone(),
+                shard,
+                shards,
+                presence: presence.clone(),
+                keys: self.keys.clone(),
+                secret: [self.boot as u8; 32],
+                seed: self.plan.seed ^ self.boot << 8 ^ u64::from(shard),
+                board: board.clone(),
+                now,
+            };
+            self.shards.push(Shard {
+                engine: Engine::new(parts),
+                mailbox: VecDeque::new(),
+                resync: false,
+                datagrams: VecDeque::new(),
+                backlog: VecDeque::new(),
+                conns: BTreeMap::new(),
+                stalled_until: 0,
+                driven_since: self.mono,
+                last_turn: self.mono,
+                wake: self.mono,
+            });
+        }
+        self.presence = Some(presence);
+        self.slots = vec![None; self.names.len()];
+        self.hold_until = self.mono + self.rules.offline_after_ms;
+        self.disturbed_until(self.mono);
+        self.drain = false;
+        self.jolted_at = self.mono;
+    }
+
+    /// Power cuts give the machine another one; crashes do not.
+    fn boot_id(&self) -> u64 {
+        self.boot >> 32
+    }
+
+    pub fn presence(&self) -> &Arc<Presence> {
+        self.presence.as_ref().expect("the node is up")
+    }
+
+    /// Ends the run: names what is needed to see it again.
+    pub fn fail(&self, why: String) -> ! {
+        panic!(
+            "{why}\n  at step {} ({} ms, {} shards); replay with\n  SIM_SEED=0x{:x} SIM_STEPS={} cargo test --test sim",
+            self.step,
+            self.mono,
+            self.shards.len(),
+            self.plan.seed,
+            self.plan.steps
+        )
+    }
+
+    /// Tells what happens, if it was asked for with SIM_LOG=1.
+    pub fn say(&self, what: impl FnOnce() -> String) {
+        if self.plan.log {
+            println!("{:>7} ms, step {}: {}", self.mono, self.step, what());
+        }
+    }
+
+    /// Adds to the trace (FNV-1a).
+    pub fn note(&mut self, bytes: &[u8]) {
+        for byte in self.mono.to_le_bytes().iter().chain(bytes) {
+            self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Sends something through the network, to arrive after `delay_ms`.
+    pub fn send(&mut self, parcel: Parcel, delay_ms: u64) {
+        self.parcels_sent += 1;
+        self.parcels.insert((self.mono + delay_ms, self.parcels_sent), parcel);
+    }
+
+    /// Lets everything happen that is due up to `until`, and makes it that time.
+    pub fn run_until(&mut self, until: u64) {
+        let mut spins = 0;
+        loop {
+            let mut next = until;
+            for shard in &self.shards {
+                next = next.min(shard.wake.max(shard.stalled_until));
+            }
+            if let Some(((at, _), _)) = self.parcels.first_key_value() {
+                next = next.min(*at);
+            }
+            for device in &self.devices {
+                next = next.min(device.due);
+            }
+            let next = next.max(self.mono);
+            if next > self.mono {
+                spins = 0;
+                self.mono = next;
+            }
+            self.fire_devices();
+            while let Some(entry) = self.parcels.first_entry().filter(|entry| entry.key().0 <= self.mono) {
+                let parcel = entry.remove();
+                self.deliver(parcel);
+            }
+            let mut turned = false;
+            for shard in 0..self.shards.len() {
+                let due = &self.shards[shard];
+                if due.wake.max(due.stalled_until) <= self.mono {
+                    self.turn(shard);
+                    turned = true;
+                }
+            }
+            spins += 1;
+            if spins > SPIN_TURNS {
+                let busy = |at: &usize| self.shards[*at].wake <= self.mono;
+                let what = |at: usize| {
+                    format!(
+                        "shard {at}: input {}, deadline {:?}",
+                        self.has_input(at),
+                        self.shards[at].engine.poll_timeout()
+                    )
+                };
+                let busy: Vec<String> = (0..self.shards.len()).filter(busy).map(what).collect();
+                self.fail(format!("turns without end at one moment: {busy:?}"));
+            }
+            if !turned && self.mono >= until {
+                break;
+            }
+        }
+        self.check_views();
+    }
+
+    fn deliver(&mut self, parcel: Parcel) {
+        match parcel {
+            Parcel::Datagram(shard, datagram) => {
+                // A socket's queue has an end too.
+                let shard = shard % self.shards.len();
+                if self.shards[shard].datagrams.len() < 256 {
+                    self.shards[shard].datagrams.push_back(datagram);
+                }
+                self.wake(shard);
+            }
+            Parcel::Mail(shard, mail) => self.post(None, shard, mail),
+        }
+    }
+
+    pub fn wake(&mut self, shard: usize) {
+        self.shards[shard].wake = 0;
+    }
+
+    /// Puts mail into a mailbox, or deals with a full one as the shard thread does.
+    fn post(&mut self, from: Option<usize>, to: usize, mail: Mail) {
+        let full = self.shards[to].mailbox.len() >= self.settings.mailbox_max;
+        if full && !mail.must_arrive() {
+            let now = self.now();
+            self.shards[to].engine.counters().add(Counter::LimitMailbox, 1);
+            if mail.bounces() {
+                let Mail::Edit(edit) = &mail else {
+                    unreachable!("only edits bounce")
+                };
+                let sender = from.unwrap_or(usize::from(edit.asker.0));
+                self.shards[sender].engine.handle_bounced(mail, now);
+                self.wake(sender);
+            } else if !self.plan.flagless_mailbox {
+                self.shards[to].resync = true;
+            }
+        } else {
+            self.shards[to].mailbox.push_back(mail);
+        }
+        self.wake(to);
+    }
+
+    /// One turn of one shard, in the order of DESIGN.md section 7.
+    fn turn(&mut self, at: usize) {
+        let now = self.now();
+        let gap = self.mono - self.shards[at].last_turn;
+        let shard = &mut self.shards[at];
+        if gap > VOUCH_SLACK_MS / 2 {
+            shard.driven_since = self.mono;
+        }
+        shard.last_turn = self.mono;
+        shard.engine.begin_turn(now);
+
+        if std::mem::take(&mut shard.resync) {
+            shard.engine.handle_resync(now);
+        }
+        for _ in 0..self.settings.mail_per_turn_max {
+            let Some(mail) = shard.mailbox.pop_front() else { break };
+            shard.engine.handle_mail(mail, now);
+        }
+        if !shard.mailbox.is_empty() {
+            shard.engine.counters().add(Counter::LimitMailPerTurn, 1);
+        }
+        self.observe();
+        self.read_datagrams(at, now);
+        self.accept(at, now);
+        let readable: Vec<u32> = self.shards[at].conns.values().copied().collect();
+        for key in readable {
+            self.read_conn(at, key, now);
+        }
+        self.shards[at].engine.handle_timeout(now);
+        self.note_vouching(at);
+        self.observe();
+        self.flush(at, now);
+        self.close(at);
+        self.post_mail(at);
+        self.observe();
+        if self.step % 8 == 0 {
+            self.shards[at].engine.check_invariants();
+        }
+
+        let wake = self.shards[at].engine.poll_timeout().micros().div_ceil(1_000);
+        let more = self.has_input(at);
+        self.shards[at].wake = if more { 0 } else { wake };
+    }
+
+    fn has_input(&self, at: usize) -> bool {
+        let shard = &self.shards[at];
+        let conn_input = |key: &u32| {
+            let conn = &self.conns[key];
+            let readable = !conn.paused && (!conn.inbound.is_empty() || (conn.half_closed && !conn.eof_told));
+            conn.reset || readable || (conn.blocked && conn.room > 0)
+        };
+        shard.resync
+            || !shard.mailbox.is_empty()
+            || !shard.datagrams.is_empty()
+            || !shard.backlog.is_empty()
+            || shard.conns.values().any(conn_input)
+    }
+
+    fn read_datagrams(&mut self, at: usize, now: Now) {
+        let mut batch = Vec::new();
+        while batch.len() < self.settings.datagrams_per_turn_max {
+            let Some(datagram) = self.shards[at].datagrams.pop_front() else {
+                break;
+            };
+            batch.push(datagram);
+        }
+        if batch.is_empty() {
+            return;
+        }
+        if !self.shards[at].datagrams.is_empty() {
+            self.shards[at].engine.counters().add(Counter::LimitDatagramsPerTurn, 1);
+        }
+        let bytes: Vec<&[u8]> = batch.iter().map(|datagram| &datagram.bytes[..]).collect();
+        for datagram in &batch {
+            self.heard(datagram);
+        }
+        self.shards[at].engine.handle_beats(&bytes, now);
+        self.observe();
+    }
+
+    fn accept(&mut self, at: usize, now: Now) {
+        while let Some(key) = self.shards[at].backlog.pop_front() {
+            let id = self.shards[at].engine.handle_accept(now);
+            let conn = self
+                .conns
+                .get_mut(&key)
+                .expect("a conn is kept until both ends are gone");
+            conn.accepted = true;
+            conn.id = id;
+            match id {
+                Some(id) => {
+                    self.shards[at].conns.insert((id.index, id.generation), key);
+                }
+                None => self.ended(key),
+            }
+        }
+    }
+
+    /// What a conn's socket has to say: bytes, an end, a reset, room.
+    fn read_conn(&mut self, at: usize, key: u32, now: Now) {
+        let Some(conn) = self.conns.get_mut(&key) else { return };
+        let Some(id) = conn.id else { return };
+        if conn.reset {
+            self.shards[at].engine.handle_closed(id, now);
+            return self.gone(key);
+        }
+        if conn.blocked && conn.room > 0 {
+            conn.blocked = false;
+            self.shards[at].engine.handle_writable(id, now);
+        }
+        let conn = self.conns.get_mut(&key).expect("looked up above");
+        if conn.paused {
+            return;
+        }
+        if !conn.inbound.is_empty() {
+            let whole = conn.inbound.len();
+            let n = match conn.tear {
+                Tear::Whole => whole,
+                Tear::Pieces => self.network.usize(1..=whole.min(40)),
+                Tear::Bytes => 1,
+            };
+            let bytes: Vec<u8> = conn.inbound.drain(..n).collect();
+            let before = self.served(at);
+            let reads_on = self.shards[at].engine.handle_bytes(id, &bytes, now);
+            self.settle_served(at, key, before);
+            if let Some(conn) = self.conns.get_mut(&key) {
+                conn.paused = !reads_on;
+            }
+        } else if conn.half_closed && !conn.eof_told {
+            conn.eof_told = true;
+            self.shards[at].engine.handle_eof(id, now);
+        }
+    }
+
+    /// What has been served so far: requests answered, and streams begun.
+    fn served(&mut self, at: usize) -> Served {
+        let counters = self.shards[at].engine.counters();
+        let mut answered = 0;
+        for call in Call::ALL {
+            for class in [StatusClass::Good, StatusClass::Client, StatusClass::Server] {
+                answered += counters.requests(*call, class);
+            }
+        }
+        Served {
+            answered,
+            hellos: counters.counter(Counter::EventsHello),
+            beats: counters.requests(Call::Beat, StatusClass::Good),
+            beats_refused: counters.counter(Counter::BeatUsersFull),
+            leaves: counters.requests(Call::Leave, StatusClass::Good),
+        }
+    }
+
+    /// Takes note of what the requests that were just answered did.
+    fn settle_served(&mut self, at: usize, key: u32, before: Served) {
+        let after = self.served(at);
+        let mut beats = after.beats - before.beats;
+        let mut refused = after.beats_refused - before.beats_refused;
+        let mut leaves = after.leaves - before.leaves;
+        let hello = after.hellos > before.hellos;
+        for _ in before.answered..after.answered {
+            let conn = self.conns.get_mut(&key).expect("answered on this conn");
+            let Some(want) = conn.unserved.pop_front() else {
+                continue;
+            };
+            match want {
+                Want::Beat(users) if beats + refused > 0 => {
+                    // Refused means that there was no room for one of them; the others' beats counted.
+                    if beats > 0 {
+                        beats -= 1;
+                    } else {
+                        refused -= 1;
+                    }
+                    for user in users {
+                        self.beat(user, self.wall());
+                    }
+                }
+                Want::Leave(users) if leaves > 0 => {
+                    leaves -= 1;
+                    for user in users {
+                        self.leave(user, self.wall());
+                    }
+                }
+                Want::Stream if hello => {
+                    conn.live_since = Some(self.mono);
+                    if let Some(user) = conn.user {
+                        self.beat(user, self.wall());
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.observe();
+    }
+
+    fn flush(&mut self, at: usize, now: Now) {
+        for _ in 0..self.settings.flushes_per_turn_max {
+            let Some(flush) = self.shards[at].engine.poll_flush(now) else {
+                return;
+            };
+            let (id, bytes) = (flush.conn, flush.bytes.to_vec());
+            let n = self.offered(at, id, &bytes);
+            let before = self.served(at);
+            self.shards[at].engine.handle_flushed(id, n, now);
+            let key = self.shards[at].conns[&(id.index, id.generation)];
+            self.settle_served(at, key, before);
+        }
+        self.shards[at].engine.counters().add(Counter::LimitFlushesPerTurn, 1);
+    }
+
+    /// The engine offers bytes to a socket: how many does it take?
+    fn offered(&mut self, at: usize, id: ConnId, bytes: &[u8]) -> usize {
+        let Some(key) = self.shards[at].conns.get(&(id.index, id.generation)).copied() else {
+            self.fail(format!("bytes for {id:?}, which is closed"));
+        };
+        self.note(bytes);
+        self.check_offer(key, bytes);
+        let conn = self.conns.get_mut(&key).expect("open");
+        if conn.ended {
+            self.fail(format!("bytes for {id:?} after its end"));
+        }
+        let mut n = bytes.len().min(conn.room);
+        if !self.healed && n > 0 && self.network.u8(0..8) == 0 {
+            n = self.network.usize(0..=n);
+        }
+        if conn.room != usize::MAX {
+            conn.room -= n;
+        }
+        conn.blocked = n < bytes.len();
+        conn.taken_bytes += n as u64;
+        conn.unread.extend_from_slice(&bytes[..n]);
+        if conn.room == usize::MAX {
+            self.client_reads(key);
+        }
+        n
+    }
+
+    fn close(&mut self, at: usize) {
+        while let Some(close) = self.shards[at].engine.poll_close() {
+            let id = close.conn;
+            self.note(format!("{close:?}").as_bytes());
+            let Some(key) = self.shards[at].conns.get(&(id.index, id.generation)).copied() else {
+                self.fail(format!("{close:?} of a conn that is not open"));
+            };
+            match close.how {
+                CloseHow::Close => self.gone(key),
+                CloseHow::ShutdownWrite => self.ended(key),
+            }
+        }
+        while let Some(id) = self.shards[at].engine.poll_resume() {
+            if let Some(key) = self.shards[at].conns.get(&(id.index, id.generation)).copied() {
+                let conn = self.conns.get_mut(&key).expect("open");
+                conn.paused = false;
+            }
+        }
+    }
+
+    /// The server's end of a conn is gone.
+    pub fn gone(&mut self, key: u32) {
+        let conn = self.conns.get_mut(&key).expect("open");
+        if let Some(id) = conn.id.take() {
+            let shard = conn.shard;
+            if let (Some(_), Some(user)) = (conn.live_since, conn.user) {
+                self.note_vouched(shard, key, user);
+            }
+            self.shards[shard].conns.remove(&(id.index, id.generation));
+        }
+        self.conns.get_mut(&key).expect("open").live_since = None;
+        self.ended(key);
+    }
+
+    fn post_mail(&mut self, at: usize) {
+        while let Some(Letter { to, mail }) = self.shards[at].engine.poll_mail() {
+            self.note(format!("{to:?}{mail:?}").as_bytes());
+            let targets: Vec<usize> = match to {
+                To::Shard(shard) => vec![usize::from(shard)],
+                To::Others => (0..self.shards.len()).filter(|shard| *shard != at).collect(),
+            };
+            for target in targets {
+                if target == at || target >= self.shards.len() {
+                    self.fail(format!("mail from {at} to {target}"));
+                }
+                if !self.healed && self.network.u8(0..6) == 0 {
+                    let delay_ms = self.network.u64(1..400);
+                    self.send(Parcel::Mail(target, mail.clone()), delay_ms);
+                } else {
+                    self.post(Some(at), target, mail.clone());
+                }
+            }
+        }
+    }
+
+    /// Adds an engine's counters to the run's.
+    pub fn collect(&mut self, at: usize) {
+        let counters = self.shards[at].engine.counters();
+        for (sum, index) in self.counters.iter_mut().zip(0..) {
+            *sum += counters.counter(COUNTERS[index]);
+        }
+    }
+
+    pub fn outcome(self) -> Outcome {
+        Outcome {
+            trace: self.trace,
+            counters: self.counters,
+            lasted_ms: self.mono,
+        }
+    }
+}
+
+/// The counters that the runs are asked about, by their rows.
+pub const COUNTERS: &[Counter] = &[
+    Counter::LimitConns,
+    Counter::LimitHeadBytes,
+    Counter::LimitHeaderCount,
+    Counter::LimitBodyBytes,
+    Counter::LimitBodyDepth,
+    Counter::LimitRequestDeadline,
+    Counter::LimitKeepAliveIdle,
+    Counter::LimitWatchesPerStream,
+    Counter::LimitWatchesPerShard,
+    Counter::LimitQueryUsers,
+    Counter::LimitOutboxBytes,
+    Counter::LimitWriteStall,
+    Counter::LimitSweepSlotsPerTurn,
+    Counter::LimitFlushesPerTurn,
+    Counter::LimitMailPerTurn,
+    Counter::LimitDatagramsPerTurn,
+    Counter::LimitMailbox,
+    Counter::LimitUsers,
+    Counter::DatagramShort,
+    Counter::DatagramMagic,
+    Counter::DatagramVersion,
+    Counter::DatagramKey,
+    Counter::DatagramMac,
+    Counter::DatagramStale,
+    Counter::DatagramEntry,
+    Counter::BeatBeforeLeave,
+    Counter::LeavesIgnored,
+    Counter::Resyncs,
+    Counter::Stalls,
+    Counter::ClockSteps,
+    Counter::ResumesPartial,
+    Counter::ResumesFull,
+    Counter::MarksCoalesced,
+    Counter::EventsKeepAlive,
+    Counter::EventsGoodbye,
+    Counter::EventsOverloaded,
+    Counter::BeatsUdp,
+    Counter::BeatsHttp,
+    Counter::BeatsStream,
+    Counter::LeavesUdp,
+    Counter::LeavesHttp,
+    Counter::TransitionsOnline,
+    Counter::TransitionsOffline,
+    Counter::EventsPresence,
+    Counter::EventsSnapshot,
+    Counter::StatesDelivered,
+];
