@@ -112,7 +112,9 @@ impl Default for Clock {
 impl Clock {
     /// A clock anchored to the wall clock as it is.
     pub fn new() -> Clock {
-        Clock { anchor_ms: AtomicI64::new(wall_ms() - boottime().ms() as i64) }
+        Clock {
+            anchor_ms: AtomicI64::new(wall_ms() - boottime().ms() as i64),
+        }
     }
 
     /// Reads both clocks; anchors anew where the wall clock was stepped.
@@ -125,12 +127,18 @@ impl Clock {
         if off.unsigned_abs() > ANCHOR_TOLERANCE_MS {
             // Whoever is first decides; a second thread that saw the same step takes the first one's anchor.
             let fresh = wall - mono_ms;
-            anchor = match self.anchor_ms.compare_exchange(anchor, fresh, Ordering::AcqRel, Ordering::Acquire) {
+            anchor = match self
+                .anchor_ms
+                .compare_exchange(anchor, fresh, Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => fresh,
                 Err(other) => other,
             };
         }
-        Now { mono, unix: Unix(u64::try_from(mono_ms + anchor).unwrap_or(0)) }
+        Now {
+            mono,
+            unix: Unix(u64::try_from(mono_ms + anchor).unwrap_or(0)),
+        }
     }
 }
 

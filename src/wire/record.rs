@@ -18,7 +18,9 @@ pub struct Record<'a> {
 
 impl Record<'_> {
     /// Appends `{"user":"bob","status":"online","since":1,"last_active":2}`, members in this order, no spaces.
-    pub fn write(&self, _out: &mut Vec<u8>) { todo!() }
+    pub fn write(&self, _out: &mut Vec<u8>) {
+        todo!()
+    }
 }
 
 /// Why a JSON body was refused (400 unless said otherwise).
@@ -29,24 +31,56 @@ pub enum BodyFault {
     /// Nested deeper than `BODY_DEPTH_MAX`.
     TooDeep,
     /// Entry `index` of `member` is not a user id.
-    User { /** member name */ member: &'static str, /** from 0 */ index: usize, /** why */ fault: UserFault },
+    User {
+        /** member name */
+        member: &'static str,
+        /** from 0 */
+        index: usize,
+        /** why */
+        fault: UserFault,
+    },
     /// `member` has more than `max` entries (413).
-    TooMany { /** member name */ member: &'static str, /** allowed */ max: usize, /** given */ given: usize },
+    TooMany {
+        /** member name */
+        member: &'static str,
+        /** allowed */
+        max: usize,
+        /** given */
+        given: usize,
+    },
 }
 /// Deepest nesting of a JSON body.
 pub const BODY_DEPTH_MAX: usize = 8;
 
 /// `{"users":[..]}`, unknown members refused; order and repeats kept.
-pub fn parse_users(_body: &[u8], _users_max: usize) -> Result<Vec<String>, BodyFault> { todo!() }
+pub fn parse_users(_body: &[u8], _users_max: usize) -> Result<Vec<String>, BodyFault> {
+    todo!()
+}
 
 /// `{"add":[..],"remove":[..]}`, both optional.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct WatchEdit { /** to watch */ pub add: Vec<String>, /** to watch no longer */ pub remove: Vec<String> }
+pub struct WatchEdit {
+    /** to watch */
+    pub add: Vec<String>,
+    /** to watch no longer */
+    pub remove: Vec<String>,
+}
 /// Reads a watch edit; each list at most `watch_max` long.
-pub fn parse_watch_edit(_body: &[u8], _watch_max: usize) -> Result<WatchEdit, BodyFault> { todo!() }
+pub fn parse_watch_edit(_body: &[u8], _watch_max: usize) -> Result<WatchEdit, BodyFault> {
+    todo!()
+}
 
 /// What `GET` or `POST /v1/stream` asks for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct StreamAsk { /** whom the stream makes a publisher */ pub user: Option<String>, /** whom it watches */ pub watch: Vec<String>, /** resume from */ pub last_event_id: Option<String> }
+pub struct StreamAsk {
+    /** whom the stream makes a publisher */
+    pub user: Option<String>,
+    /** whom it watches */
+    pub watch: Vec<String>,
+    /** resume from */
+    pub last_event_id: Option<String>,
+}
 /// Reads the JSON body of `POST /v1/stream`: `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}`, all optional.
-pub fn parse_stream_ask(_body: &[u8], _watch_max: usize) -> Result<StreamAsk, BodyFault> { todo!() }
+pub fn parse_stream_ask(_body: &[u8], _watch_max: usize) -> Result<StreamAsk, BodyFault> {
+    todo!()
+}

@@ -4,16 +4,38 @@ use std::borrow::Cow;
 
 /// Bounds of a request (DESIGN.md section 8).
 #[derive(Clone, Copy, Debug)]
-pub struct RequestLimits { /** request line and headers with their final blank line */ pub head_bytes_max: usize, /** headers */ pub header_count_max: usize, /** decoded body */ pub body_bytes_max: usize }
+pub struct RequestLimits {
+    /** request line and headers with their final blank line */
+    pub head_bytes_max: usize,
+    /** headers */
+    pub header_count_max: usize,
+    /** decoded body */
+    pub body_bytes_max: usize,
+}
 
 /// Request methods that the server knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the names of RFC 9110")]
-pub enum Method { Get, Head, Post, Put, Delete, Options, Patch }
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Patch,
+}
 
 /// How the body's end is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Framing { /** No body. */ None, /** Content-Length. */ Length(u64), /** Transfer-Encoding: chunked. */ Chunked }
+pub enum Framing {
+    /** No body. */
+    None,
+    /** Content-Length. */
+    Length(u64),
+    /** Transfer-Encoding: chunked. */
+    Chunked,
+}
 
 /// A request head, borrowed from the input.
 #[derive(Clone, Debug)]
@@ -48,7 +70,12 @@ pub enum Parsed<'b> {
     /// Not yet a whole head.
     Partial,
     /// A head of `head_bytes` bytes.
-    Head { /** the head */ head: Head<'b>, /** its length; the body starts here */ head_bytes: usize },
+    Head {
+        /** the head */
+        head: Head<'b>,
+        /** its length; the body starts here */
+        head_bytes: usize,
+    },
     /// Refused; the connection must close after the answer.
     Fault(RequestFault),
 }
@@ -56,35 +83,67 @@ pub enum Parsed<'b> {
 /// Why a request was refused on its form alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestFault {
-    /** 400: the head is not HTTP (bare LF or CR, bad token, obs-fold, NUL ...) */ BadHead,
-    /** 400: no Host, two, or a bad one */ BadHost,
-    /** 400: Content-Length and/or Transfer-Encoding do not name one framing */ BadFraming,
-    /** 400: a chunk header or trailer is malformed */ BadChunk,
-    /** 413 */ BodyTooLarge,
-    /** 414: request line alone longer than head_bytes_max */ TargetTooLong,
-    /** 417: an Expect other than 100-continue */ BadExpect,
-    /** 431 */ HeadTooLarge,
-    /** 431 */ TooManyHeaders,
-    /** 501: method unknown */ UnknownMethod,
-    /** 501: a transfer coding other than chunked */ UnknownCoding,
-    /** 505 */ BadVersion,
+    /** 400: the head is not HTTP (bare LF or CR, bad token, obs-fold, NUL ...) */
+    BadHead,
+    /** 400: no Host, two, or a bad one */
+    BadHost,
+    /** 400: Content-Length and/or Transfer-Encoding do not name one framing */
+    BadFraming,
+    /** 400: a chunk header or trailer is malformed */
+    BadChunk,
+    /** 413 */
+    BodyTooLarge,
+    /** 414: request line alone longer than head_bytes_max */
+    TargetTooLong,
+    /** 417: an Expect other than 100-continue */
+    BadExpect,
+    /** 431 */
+    HeadTooLarge,
+    /** 431 */
+    TooManyHeaders,
+    /** 501: method unknown */
+    UnknownMethod,
+    /** 501: a transfer coding other than chunked */
+    UnknownCoding,
+    /** 505 */
+    BadVersion,
 }
 
 /// Parses one head from the start of `input` (leading CRLFs before the request line are skipped and counted in `head_bytes`, RFC 9112 2.2).
-pub fn parse_head<'b>(_input: &'b [u8], _limits: &RequestLimits) -> Parsed<'b> { todo!() }
+pub fn parse_head<'b>(_input: &'b [u8], _limits: &RequestLimits) -> Parsed<'b> {
+    todo!()
+}
 
 /// Incremental decoder of a chunked body.
 #[derive(Clone, Debug, Default)]
-pub struct ChunkDecoder { _p: () }
+pub struct ChunkDecoder {
+    _p: (),
+}
 /// Progress of a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BodyStep { /** input bytes used */ pub consumed: usize, /** the body is whole */ pub done: bool }
+pub struct BodyStep {
+    /** input bytes used */
+    pub consumed: usize,
+    /** the body is whole */
+    pub done: bool,
+}
 impl ChunkDecoder {
     /// Takes what it can from `input`, appends decoded bytes to `body` (never beyond body_bytes_max).
-    pub fn decode(&mut self, _input: &[u8], _body: &mut Vec<u8>, _limits: &RequestLimits) -> Result<BodyStep, RequestFault> { todo!() }
+    pub fn decode(
+        &mut self,
+        _input: &[u8],
+        _body: &mut Vec<u8>,
+        _limits: &RequestLimits,
+    ) -> Result<BodyStep, RequestFault> {
+        todo!()
+    }
 }
 
 /// Percent-decodes a path segment exactly once ('+' stays '+'); None on a bad escape. Borrowed when nothing was escaped.
-pub fn decode_segment(_raw: &str) -> Option<Cow<'_, [u8]>> { todo!() }
+pub fn decode_segment(_raw: &str) -> Option<Cow<'_, [u8]>> {
+    todo!()
+}
 /// The name=value pairs of a query, each decoded once ('+' is a space: application/x-www-form-urlencoded); None for a pair with a bad escape.
-pub fn query_pairs(_raw: &str) -> impl Iterator<Item = Option<(Cow<'_, [u8]>, Cow<'_, [u8]>)>> { std::iter::empty() }
+pub fn query_pairs(_raw: &str) -> impl Iterator<Item = Option<(Cow<'_, [u8]>, Cow<'_, [u8]>)>> {
+    std::iter::empty()
+}

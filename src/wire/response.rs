@@ -6,7 +6,25 @@ use crate::wire::request::RequestFault;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 #[allow(missing_docs, reason = "the names of RFC 9110")]
-pub enum Status { Ok = 200, NoContent = 204, BadRequest = 400, NotFound = 404, MethodNotAllowed = 405, RequestTimeout = 408, LengthRequired = 411, ContentTooLarge = 413, UriTooLong = 414, UnsupportedMediaType = 415, ExpectationFailed = 417, TooManyRequests = 429, HeadTooLarge = 431, InternalError = 500, NotImplemented = 501, ServiceUnavailable = 503, VersionNotSupported = 505 }
+pub enum Status {
+    Ok = 200,
+    NoContent = 204,
+    BadRequest = 400,
+    NotFound = 404,
+    MethodNotAllowed = 405,
+    RequestTimeout = 408,
+    LengthRequired = 411,
+    ContentTooLarge = 413,
+    UriTooLong = 414,
+    UnsupportedMediaType = 415,
+    ExpectationFailed = 417,
+    TooManyRequests = 429,
+    HeadTooLarge = 431,
+    InternalError = 500,
+    NotImplemented = 501,
+    ServiceUnavailable = 503,
+    VersionNotSupported = 505,
+}
 
 /// What a whole answer is made of; written by [`write_answer`].
 #[derive(Clone, Debug)]
@@ -27,17 +45,30 @@ pub struct Answer<'a> {
     pub http10: bool,
 }
 /// Appends status line, headers, body.
-pub fn write_answer(_out: &mut Vec<u8>, _answer: &Answer<'_>) { todo!() }
+pub fn write_answer(_out: &mut Vec<u8>, _answer: &Answer<'_>) {
+    todo!()
+}
 
 /// A problem's stable identity: `type` is `https://greendot.dev/problems/{slug}` (documented in docs/PROTOCOL.md), `title` fixed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Problem { /** HTTP status */ pub status: Status, /** last path segment of `type` */ pub slug: &'static str, /** short, the same for every occurrence */ pub title: &'static str }
+pub struct Problem {
+    /** HTTP status */
+    pub status: Status,
+    /** last path segment of `type` */
+    pub slug: &'static str,
+    /** short, the same for every occurrence */
+    pub title: &'static str,
+}
 impl Problem {
     /// Appends `{"type":..,"title":..,"status":..,"detail":..}`.
-    pub fn write(&self, _detail: &str, _out: &mut Vec<u8>) { todo!() }
+    pub fn write(&self, _detail: &str, _out: &mut Vec<u8>) {
+        todo!()
+    }
 }
 /// The problem and the detail that answer a request refused on its form.
-pub fn problem_of(_fault: RequestFault) -> (Problem, &'static str) { todo!() }
+pub fn problem_of(_fault: RequestFault) -> (Problem, &'static str) {
+    todo!()
+}
 
 /// Every problem the server can answer with, for docs and openapi; tests hold that docs list each slug.
 pub const PROBLEMS: &[Problem] = &[];

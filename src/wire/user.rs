@@ -70,7 +70,10 @@ mod tests {
         assert_eq!(User::parse(&[b'x'; 128]).map(|u| u.as_str().len()), Ok(128));
         assert_eq!(User::parse(&[b'x'; 129]), Err(UserFault::TooLong));
         assert_eq!(User::parse(b""), Err(UserFault::Empty));
-        assert_eq!(User::parse("a/b%2F+ \u{1F7E2}é".as_bytes()).map(User::as_str), Ok("a/b%2F+ \u{1F7E2}é"));
+        assert_eq!(
+            User::parse("a/b%2F+ \u{1F7E2}é".as_bytes()).map(User::as_str),
+            Ok("a/b%2F+ \u{1F7E2}é")
+        );
         assert_eq!(User::parse(b"\xff"), Err(UserFault::NotUtf8));
         assert_eq!(User::parse(b"a\0"), Err(UserFault::Control));
         assert_eq!(User::parse("a\u{85}".as_bytes()), Err(UserFault::Control));

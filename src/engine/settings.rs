@@ -1,0 +1,418 @@
+//! What an engine may be told: intervals and limits, one field each, with its unit, default, meaning of zero and cost.
+//!
+//! Owns the defaults, the `tiny` preset and the checks between fields. Never reads a file, a flag or the environment:
+//! `config.rs` fills one of these in. Times are `u64` milliseconds, counts and sizes `usize`.
+
+use crate::time::ANCHOR_TOLERANCE_MS;
+
+/// Longest `presence` event in bytes: an id of 128 bytes that are all escaped in JSON (256), the record's other members
+/// (104 with two 20-digit times), the lines `event`, `id` and `data` (64).
+pub const EVENT_BYTES_MAX: usize = 512;
+/// Longest response head of a stream in bytes, CORS lines with an origin of [`ORIGIN_BYTES_MAX`] included.
+pub const STREAM_HEAD_BYTES_MAX: usize = 1_024;
+/// Longest `hello` block in bytes.
+pub const HELLO_BYTES_MAX: usize = 512;
+/// Longest CORS origin in bytes.
+pub const ORIGIN_BYTES_MAX: usize = 256;
+/// Smallest `outbox_bytes_max`: what a stream is told at once, and one event.
+pub const OUTBOX_BYTES_FLOOR: usize = STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX + EVENT_BYTES_MAX;
+/// Smallest `head_bytes_max`: `GET /v1/presence/{user}` for a 128-byte id that is percent-encoded throughout (384), and
+/// the headers that browsers send.
+pub const HEAD_BYTES_FLOOR: usize = 1_024;
+/// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers' (DESIGN.md section 4).
+pub const STALL_MS: u64 = 1_000;
+
+/// Everything an engine is told at start. Plain data; [`Settings::check`] holds the fields against each other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// How often a publisher is vouched for, in ms: told to clients in `hello`, and the period at which the platform beats
+    /// for its own streams. Default 10,000. Zero is refused. Cost: one stamp write per stream and interval.
+    pub beat_interval_ms: u64,
+    /// Silence after which a publisher is offline, in ms. Default 25,000: two lost beats and the sweep's delay are
+    /// forgiven. At least twice `beat_interval_ms`. Costs nothing; smaller values make false offlines likelier.
+    pub offline_after_ms: u64,
+    /// Time from the start of one sweep over a shard's slots to the next, in ms: the most by which an offline is told late.
+    /// Default 250. Zero is refused; at most half of `offline_after_ms`. Cost: 8 bytes read per known active slot and sweep.
+    pub sweep_interval_ms: u64,
+    /// Most that a datagram's `sent_at` may differ from the server's clock, in ms. Default 30,000. At least the 1,000 ms by
+    /// which the server's own clock may be off. Cost: recent goodbyes are remembered twice as long.
+    pub beat_skew_max_ms: u64,
+    /// Silence on a stream after which a comment line keeps it alive, in ms, jittered. Default 15,000, below the 60 s after
+    /// which common proxies cut. Zero is refused. Cost: one small write per stream and interval.
+    pub keep_alive_ms: u64,
+    /// Base of the jittered delay before a reader reconnects (`retry:`), in ms; wider while draining and when overloaded.
+    /// Default 3,000. Zero is refused: a fleet of readers would reconnect in a tight loop. Costs nothing.
+    pub retry_ms: u64,
+    /// Time over which streams are closed after SIGTERM, in ms. Default 10,000. Zero closes all at once, and all their
+    /// readers return together. Costs nothing.
+    pub drain_ms: u64,
+    /// Most connections of one shard, streams included. Default 100,000. Zero is refused. Cost: one file descriptor and the
+    /// kernel's 4 KB each, and at most 160 bytes of greendot's memory while idle.
+    pub conns_max: usize,
+    /// Longest request line and headers in bytes. Default 8,192. At least 1,024. Cost: so much memory per connection that is
+    /// still sending its head.
+    pub head_bytes_max: usize,
+    /// Most headers of one request. Default 64. Zero is refused: HTTP/1.1 needs Host. Cost: a few bytes of stack each.
+    pub header_count_max: usize,
+    /// Longest request body in bytes, decoded. Default 1,048,576. Zero is refused. Cost: so much memory per connection that
+    /// is still sending its body.
+    pub body_bytes_max: usize,
+    /// Time for a whole request to arrive, in ms from accept or from the end of the previous answer, never extended by a
+    /// byte. Default 10,000. Zero is refused. Costs nothing; it bounds what a slow sender can hold.
+    pub request_deadline_ms: u64,
+    /// Time that a connection may wait between two requests, in ms. Default 75,000. Zero closes after each answer.
+    /// Cost: a connection each.
+    pub keep_alive_idle_ms: u64,
+    /// Most publishers that one stream may watch. Default 10,000. Zero is refused. Cost: at most 16 bytes each.
+    pub watches_per_stream_max: usize,
+    /// Most watches of one shard. Default 50,000,000. At least `watches_per_stream_max`. Cost: at most 16 bytes each, when used.
+    pub watches_per_shard_max: usize,
+    /// Most users in one presence query, beat or leave over HTTP. Default 1,000. Zero is refused. Cost: some 200 bytes of
+    /// answer each, written in one turn.
+    pub query_users_max: usize,
+    /// Bytes that may be encoded for one stream and not yet written to its socket. Default 65,536. Beyond it nothing more is
+    /// encoded and only marks are kept. Cost: so much memory per reader that is slower than its events.
+    pub outbox_bytes_max: usize,
+    /// Time that a peer may acknowledge nothing while bytes are waiting, in ms; then it is evicted. Also the sockets'
+    /// TCP_USER_TIMEOUT. Default 30,000. Zero is refused. Cost: a dead peer is held so long.
+    pub write_stall_max_ms: u64,
+    /// Time for which a refused request's remaining bytes are read and dropped, in ms, so that the client reads the refusal
+    /// before its own sending fails. Default 1,000. Zero closes at once. Cost: a connection for so long.
+    pub linger_ms: u64,
+    /// Most slots swept in one turn. Default 1,048,576, some half a millisecond. Zero is refused. Cost: time per turn.
+    pub sweep_slots_per_turn_max: usize,
+    /// Most outboxes flushed in one turn. Default 1,024, some ten milliseconds of `send`. Zero is refused. Cost: time per turn.
+    pub flushes_per_turn_max: usize,
+    /// Most pieces of mail from other shards handled in one turn. Default 1,024. Zero is refused. Cost: time per turn.
+    pub mail_per_turn_max: usize,
+    /// Most datagrams received in one turn. Default 2,048, some two milliseconds. Zero is refused. Cost: time per turn.
+    pub datagrams_per_turn_max: usize,
+    /// Most pieces of mail waiting for one shard; when full, that shard reads the published states anew instead. Default
+    /// 4,096. Zero is refused. Cost: a few hundred bytes each while waiting.
+    pub mailbox_max: usize,
+    /// Web origins that may read the API from a browser: `scheme://host[:port]`, or `*` for any. Default none, so that only
+    /// pages served by greendot itself can. Costs nothing.
+    pub cors_origins: Vec<String>,
+}
+
+static DEFAULT: Settings = Settings {
+    beat_interval_ms: 10_000,
+    offline_after_ms: 25_000,
+    sweep_interval_ms: 250,
+    beat_skew_max_ms: 30_000,
+    keep_alive_ms: 15_000,
+    retry_ms: 3_000,
+    drain_ms: 10_000,
+    conns_max: 100_000,
+    head_bytes_max: 8_192,
+    header_count_max: 64,
+    body_bytes_max: 1_048_576,
+    request_deadline_ms: 10_000,
+    keep_alive_idle_ms: 75_000,
+    watches_per_stream_max: 10_000,
+    watches_per_shard_max: 50_000_000,
+    query_users_max: 1_000,
+    outbox_bytes_max: 65_536,
+    write_stall_max_ms: 30_000,
+    linger_ms: 1_000,
+    sweep_slots_per_turn_max: 1_048_576,
+    flushes_per_turn_max: 1_024,
+    mail_per_turn_max: 1_024,
+    datagrams_per_turn_max: 2_048,
+    mailbox_max: 4_096,
+    cors_origins: Vec::new(),
+};
+
+static TINY: Settings = Settings {
+    beat_interval_ms: 1_000,
+    offline_after_ms: 2_500,
+    sweep_interval_ms: 100,
+    beat_skew_max_ms: 3_000,
+    keep_alive_ms: 1_500,
+    retry_ms: 300,
+    drain_ms: 1_000,
+    conns_max: 12,
+    head_bytes_max: HEAD_BYTES_FLOOR,
+    header_count_max: 8,
+    body_bytes_max: 1_024,
+    request_deadline_ms: 1_000,
+    keep_alive_idle_ms: 2_000,
+    watches_per_stream_max: 6,
+    watches_per_shard_max: 24,
+    query_users_max: 4,
+    outbox_bytes_max: OUTBOX_BYTES_FLOOR,
+    write_stall_max_ms: 3_000,
+    linger_ms: 100,
+    sweep_slots_per_turn_max: 64,
+    flushes_per_turn_max: 2,
+    mail_per_turn_max: 2,
+    datagrams_per_turn_max: 2,
+    mailbox_max: 3,
+    cors_origins: Vec::new(),
+};
+
+// Both presets are right by construction: what `check` demands of a configuration holds for them when this compiles.
+const _: () =
+    assert!(EVENT_BYTES_MAX + STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX <= DEFAULT.outbox_bytes_max);
+const _: () = assert!(ORIGIN_BYTES_MAX * 2 < STREAM_HEAD_BYTES_MAX);
+const _: () =
+    assert!(DEFAULT.head_bytes_max >= HEAD_BYTES_FLOOR && TINY.head_bytes_max >= HEAD_BYTES_FLOOR);
+const _: () = assert!(DEFAULT.offline_after_ms >= 2 * DEFAULT.beat_interval_ms);
+const _: () = assert!(TINY.offline_after_ms >= 2 * TINY.beat_interval_ms);
+const _: () = assert!(2 * DEFAULT.sweep_interval_ms <= DEFAULT.offline_after_ms);
+const _: () = assert!(
+    DEFAULT.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS && TINY.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS
+);
+const _: () = assert!(DEFAULT.watches_per_stream_max <= DEFAULT.watches_per_shard_max);
+
+impl Default for Settings {
+    fn default() -> Self {
+        DEFAULT.clone()
+    }
+}
+
+impl Settings {
+    /// Every cap within reach of a short simulated run, and time ten times as fast.
+    pub fn tiny() -> Settings {
+        TINY.clone()
+    }
+
+    /// Holds the fields against each other. Each message says what is wrong and what to set; all are given, not the first.
+    pub fn check(&self) -> Result<(), Vec<String>> {
+        let mut faults = Vec::new();
+        self.check_zeroes(&mut faults);
+        self.check_times(&mut faults);
+        self.check_sizes(&mut faults);
+        for origin in &self.cors_origins {
+            if let Some(why) = origin_fault(origin) {
+                faults.push(format!("cors-origins has {origin:?}, which {why}; set it to `scheme://host[:port]`, or to `*` for any origin"));
+            }
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults)
+        }
+    }
+
+    fn check_zeroes(&self, faults: &mut Vec<String>) {
+        let positive = [
+            ("beat-interval-ms", self.beat_interval_ms),
+            ("offline-after-ms", self.offline_after_ms),
+            ("sweep-interval-ms", self.sweep_interval_ms),
+            ("keep-alive-ms", self.keep_alive_ms),
+            ("retry-ms", self.retry_ms),
+            ("conns-max", self.conns_max as u64),
+            ("header-count-max", self.header_count_max as u64),
+            ("body-bytes-max", self.body_bytes_max as u64),
+            ("request-deadline-ms", self.request_deadline_ms),
+            ("watches-per-stream-max", self.watches_per_stream_max as u64),
+            ("query-users-max", self.query_users_max as u64),
+            ("write-stall-max-ms", self.write_stall_max_ms),
+            (
+                "sweep-slots-per-turn-max",
+                self.sweep_slots_per_turn_max as u64,
+            ),
+            ("flushes-per-turn-max", self.flushes_per_turn_max as u64),
+            ("mail-per-turn-max", self.mail_per_turn_max as u64),
+            ("datagrams-per-turn-max", self.datagrams_per_turn_max as u64),
+            ("mailbox-max", self.mailbox_max as u64),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                faults.push(format!(
+                    "{name} is 0, with which nothing would work; set it to at least 1"
+                ));
+            }
+        }
+    }
+
+    fn check_times(&self, faults: &mut Vec<String>) {
+        let (beat, offline) = (self.beat_interval_ms, self.offline_after_ms);
+        if offline < beat.saturating_mul(2) {
+            faults.push(format!(
+                "offline-after-ms ({offline}) is less than twice beat-interval-ms ({beat}), so one lost beat would turn a user \
+                 offline; set offline-after-ms to at least {} or beat-interval-ms to at most {}",
+                beat.saturating_mul(2),
+                offline / 2
+            ));
+        }
+        let sweep = self.sweep_interval_ms;
+        if sweep.saturating_mul(2) > offline {
+            faults.push(format!(
+                "sweep-interval-ms ({sweep}) is more than half of offline-after-ms ({offline}), so offline would be told far too \
+                 late; set sweep-interval-ms to at most {}",
+                offline / 2
+            ));
+        }
+        if self.beat_skew_max_ms < ANCHOR_TOLERANCE_MS {
+            faults.push(format!(
+                "beat-skew-max-ms ({}) is less than the {ANCHOR_TOLERANCE_MS} ms by which the server's own clock may be off, so \
+                 honest beats would be refused; set beat-skew-max-ms to at least {ANCHOR_TOLERANCE_MS}",
+                self.beat_skew_max_ms
+            ));
+        }
+        if self.linger_ms > self.request_deadline_ms {
+            faults.push(format!(
+                "linger-ms ({}) is more than request-deadline-ms ({}), so a refused request would be held longer than a good one; \
+                 set linger-ms to at most {}",
+                self.linger_ms, self.request_deadline_ms, self.request_deadline_ms
+            ));
+        }
+    }
+
+    fn check_sizes(&self, faults: &mut Vec<String>) {
+        if self.outbox_bytes_max < OUTBOX_BYTES_FLOOR {
+            faults.push(format!(
+                "outbox-bytes-max ({}) can not hold a stream's head, its hello and one event; set it to at least {OUTBOX_BYTES_FLOOR}",
+                self.outbox_bytes_max
+            ));
+        }
+        if self.head_bytes_max < HEAD_BYTES_FLOOR {
+            faults.push(format!(
+                "head-bytes-max ({}) can not hold the request for a user id of 128 bytes and a browser's headers; set it to at \
+                 least {HEAD_BYTES_FLOOR}",
+                self.head_bytes_max
+            ));
+        }
+        if self.watches_per_shard_max < self.watches_per_stream_max {
+            faults.push(format!(
+                "watches-per-shard-max ({}) is less than watches-per-stream-max ({}), so the latter could never be used; set \
+                 watches-per-shard-max to at least {}",
+                self.watches_per_shard_max, self.watches_per_stream_max, self.watches_per_stream_max
+            ));
+        }
+    }
+}
+
+/// Why `origin` can be no value of `Access-Control-Allow-Origin` (WHATWG Fetch: a serialized origin, or `*`).
+fn origin_fault(origin: &str) -> Option<&'static str> {
+    if origin == "*" {
+        return None;
+    }
+    if origin.len() > ORIGIN_BYTES_MAX {
+        return Some("is longer than 256 bytes");
+    }
+    // An origin is compared byte by byte with what browsers send, and copied into a header: visible ASCII, lower case.
+    if !origin
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
+    {
+        return Some("holds something other than lower-case visible ASCII");
+    }
+    match origin.split_once("://") {
+        None => Some("has no scheme"),
+        Some((scheme, host)) if scheme.is_empty() || host.is_empty() => {
+            Some("has no scheme or no host")
+        }
+        Some((_, host)) if host.contains(['/', '?', '#', '@', ',', '*']) => {
+            Some("holds more than a scheme, a host and a port")
+        }
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(change: impl FnOnce(&mut Settings)) -> Vec<String> {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings.check().err().unwrap_or_default()
+    }
+
+    #[test]
+    fn presets_pass() {
+        assert_eq!(Settings::default().check(), Ok(()));
+        assert_eq!(Settings::tiny().check(), Ok(()));
+    }
+
+    #[test]
+    fn messages_name_the_fields_and_the_remedy() {
+        assert_eq!(
+            faults(|s| s.offline_after_ms = 19_999),
+            [
+                "offline-after-ms (19999) is less than twice beat-interval-ms (10000), so one lost beat would turn a user offline; \
+              set offline-after-ms to at least 20000 or beat-interval-ms to at most 9999"
+            ]
+        );
+        assert_eq!(faults(|s| s.offline_after_ms = 20_000), [""; 0]);
+    }
+
+    #[test]
+    fn each_rule_has_its_boundary() {
+        let one = |change: fn(&mut Settings), name: &str| {
+            let found = faults(change);
+            assert!(
+                found.len() == 1 && found[0].starts_with(name),
+                "{name}: {found:?}"
+            );
+        };
+        one(|s| s.sweep_interval_ms = 12_501, "sweep-interval-ms");
+        one(|s| s.beat_skew_max_ms = 999, "beat-skew-max-ms");
+        one(|s| s.linger_ms = 10_001, "linger-ms");
+        one(
+            |s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1,
+            "outbox-bytes-max",
+        );
+        one(
+            |s| s.head_bytes_max = HEAD_BYTES_FLOOR - 1,
+            "head-bytes-max",
+        );
+        one(|s| s.watches_per_shard_max = 9_999, "watches-per-shard-max");
+        one(|s| s.mailbox_max = 0, "mailbox-max");
+        let none = faults(|s| {
+            s.sweep_interval_ms = 12_500;
+            s.beat_skew_max_ms = 1_000;
+            s.linger_ms = 10_000;
+            s.outbox_bytes_max = OUTBOX_BYTES_FLOOR;
+            s.head_bytes_max = HEAD_BYTES_FLOOR;
+            s.watches_per_shard_max = 10_000;
+            s.drain_ms = 0;
+            s.keep_alive_idle_ms = 0;
+        });
+        assert_eq!(none, [""; 0]);
+    }
+
+    #[test]
+    fn all_faults_are_told() {
+        let found = faults(|s| {
+            s.offline_after_ms = 1;
+            s.mailbox_max = 0;
+        });
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn extreme_values_do_not_overflow() {
+        assert_eq!(
+            faults(|s| (s.beat_interval_ms, s.sweep_interval_ms) = (u64::MAX, u64::MAX)).len(),
+            2
+        );
+    }
+
+    #[test]
+    fn origins() {
+        for good in [
+            "*",
+            "https://example.com",
+            "http://localhost:3000",
+            "http://[::1]:8080",
+        ] {
+            assert_eq!(origin_fault(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            "example.com",
+            "https://",
+            "https://a/",
+            "https://a\r\nX: y",
+            "https://A.com",
+            "https://a,https://b",
+            "https://*.a.com",
+        ] {
+            assert!(origin_fault(bad).is_some(), "{bad}");
+        }
+    }
+}

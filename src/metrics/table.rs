@@ -1,0 +1,303 @@
+//! The rows: every family, its labels and its help, once.
+//!
+//! Owns the spelling of what is counted. Knows no cell.
+
+/// What a row's numbers count, hence the suffix of its family's name and the factor to the base unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// A count of things.
+    Count,
+    /// Bytes; the name has the suffix `_bytes`.
+    Bytes,
+    /// Counted in microseconds, exposed as `_seconds`.
+    Micros,
+}
+
+/// Whose number it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// One number per shard, told apart by the label `shard`.
+    Shard,
+    /// One number for the process.
+    Process,
+}
+
+/// One time series (per shard, where its scope says so). Rows of the same family stand together and share help and unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// Family, without `greendot_`, unit and `_total`.
+    pub family: &'static str,
+    /// What the family's numbers count.
+    pub unit: Unit,
+    /// Whose number it is.
+    pub scope: Scope,
+    /// Labels beside `shard`.
+    pub labels: &'static [(&'static str, &'static str)],
+    /// The family's help text.
+    pub help: &'static str,
+}
+
+/// Makes an enum and its table from one list, so that they cannot disagree.
+macro_rules! table {
+    (
+        $(#[$meta:meta])* $kind:ident, $rows:ident:
+        $( $scope:ident $unit:ident $family:literal $help:literal
+            { $( $variant:ident $( $key:ident = $value:literal )? ),+ $(,)? } )+
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(usize)]
+        pub enum $kind {
+            $( $(
+                #[doc = $help]
+                $( #[doc = concat!("(`", stringify!($key), "=", $value, "`)")] )?
+                $variant,
+            )+ )+
+        }
+
+        impl $kind {
+            /// The table, indexed by variant.
+            pub const $rows: &'static [Row] = &[ $( $(
+                Row {
+                    family: $family,
+                    unit: Unit::$unit,
+                    scope: Scope::$scope,
+                    labels: &[ $( (stringify!($key), $value) )? ],
+                    help: $help,
+                },
+            )+ )+ ];
+
+            /// Number of rows.
+            pub const COUNT: usize = Self::$rows.len();
+
+            /// Its row.
+            pub const fn row(self) -> &'static Row {
+                &Self::$rows[self as usize]
+            }
+        }
+    };
+}
+
+table! {
+    /// What only grows.
+    Counter, ROWS:
+
+    Shard Count "conns_accepted" "Connections accepted" { ConnsAccepted }
+    Shard Count "conns_closed" "Connections closed, by reason" {
+        ClosedPeer reason = "peer",
+        ClosedReset reason = "reset",
+        ClosedDone reason = "done",
+        ClosedFault reason = "fault",
+        ClosedDeadline reason = "deadline",
+        ClosedIdle reason = "idle",
+        ClosedOverloaded reason = "overloaded",
+        ClosedDrain reason = "drain",
+        ClosedEvicted reason = "evicted",
+    }
+    Shard Count "conns_evicted" "Connections dropped because their peer was hopeless, by reason" {
+        EvictedWriteStall reason = "write_stall",
+        EvictedUserTimeout reason = "user_timeout",
+    }
+    Shard Bytes "received" "Bytes read from connections" { BytesIn }
+    Shard Bytes "sent" "Bytes written to connections" { BytesOut }
+
+    Shard Count "datagrams_received" "Beat datagrams received" { DatagramsReceived }
+    Shard Count "datagrams_refused" "Beat datagrams refused as a whole, by reason" {
+        DatagramShort reason = "short",
+        DatagramMagic reason = "magic",
+        DatagramVersion reason = "version",
+        DatagramKey reason = "key",
+        DatagramMac reason = "mac",
+        DatagramStale reason = "stale",
+        DatagramEntry reason = "entry",
+    }
+    Shard Count "beats" "Beats accepted, by source" {
+        BeatsUdp source = "udp",
+        BeatsHttp source = "http",
+        BeatsStream source = "stream",
+    }
+    Shard Count "beats_refused" "Beats refused one by one, by reason: sent before an accepted leave, or no room for a new user" {
+        BeatBeforeLeave reason = "before_leave",
+        BeatUsersFull reason = "users_max",
+        BeatNoSpace reason = "no_space",
+    }
+    Shard Count "leaves" "Explicit goodbyes accepted, by source" {
+        LeavesUdp source = "udp",
+        LeavesHttp source = "http",
+    }
+    Shard Count "leaves_ignored" "Explicit goodbyes that changed nothing" { LeavesIgnored }
+
+    Shard Count "transitions" "Transitions decided by this shard, by direction" {
+        TransitionsOnline to = "online",
+        TransitionsOffline to = "offline",
+    }
+    Shard Count "sweep_cycles" "Sweeps over all of this shard's slots that ended" { SweepCycles }
+    Shard Count "sweep_slots" "Slots compared by sweeps" { SweepSlots }
+    Shard Count "expiries_held" "Expiries put off because this process, not the publisher, had been silent" { ExpiriesHeld }
+    Shard Count "stalls" "Turns that came so late that expiries were put off" { Stalls }
+    Shard Count "clock_steps" "Steps of the wall clock seen" { ClockSteps }
+
+    Shard Count "marks" "Publishers marked as changed in a stream's outbox" { Marks }
+    Shard Count "marks_coalesced" "Marks that found the publisher marked already: a state that this reader skips" { MarksCoalesced }
+    Shard Count "states_delivered" "Presence states encoded for streams" { StatesDelivered }
+    Shard Count "events" "Events written to streams, by kind" {
+        EventsHello kind = "hello",
+        EventsSnapshot kind = "snapshot",
+        EventsPresence kind = "presence",
+        EventsKeepAlive kind = "keep_alive",
+        EventsOverloaded kind = "overloaded",
+        EventsGoodbye kind = "goodbye",
+    }
+    Shard Count "flushes" "Writes to connections" { Flushes }
+    Shard Count "flushes_partial" "Writes that the kernel took only in part" { FlushesPartial }
+    Shard Count "resumes" "Streams begun with a last event id, by what they were told: what changed since, or everything" {
+        ResumesPartial kind = "partial",
+        ResumesFull kind = "full",
+    }
+
+    Shard Count "mail_posted" "Pieces of mail posted to other shards" { MailPosted }
+    Shard Count "mail_received" "Pieces of mail handled" { MailReceived }
+    Shard Count "mail_overflows" "Pieces of mail that found a full mailbox" { MailOverflows }
+    Shard Count "resyncs" "Times that this shard read the published states anew because its mailbox had been full" { Resyncs }
+
+    Shard Micros "turn_busy" "Time spent working in turns" { TurnBusy }
+    Shard Micros "turn_elapsed" "Time passed, working or asleep; busy / elapsed is the shard's load" { TurnElapsed }
+
+    Shard Count "limit_hits" "Times that a limit was reached, by the limit's flag" {
+        LimitConns limit = "conns-max",
+        LimitHeadBytes limit = "head-bytes-max",
+        LimitHeaderCount limit = "header-count-max",
+        LimitBodyBytes limit = "body-bytes-max",
+        LimitBodyDepth limit = "body-depth-max",
+        LimitRequestDeadline limit = "request-deadline-ms",
+        LimitKeepAliveIdle limit = "keep-alive-idle-ms",
+        LimitWatchesPerStream limit = "watches-per-stream-max",
+        LimitWatchesPerShard limit = "watches-per-shard-max",
+        LimitQueryUsers limit = "query-users-max",
+        LimitOutboxBytes limit = "outbox-bytes-max",
+        LimitWriteStall limit = "write-stall-max-ms",
+        LimitSweepSlotsPerTurn limit = "sweep-slots-per-turn-max",
+        LimitFlushesPerTurn limit = "flushes-per-turn-max",
+        LimitMailPerTurn limit = "mail-per-turn-max",
+        LimitDatagramsPerTurn limit = "datagrams-per-turn-max",
+        LimitMailbox limit = "mailbox-max",
+        LimitUsers limit = "users-max",
+        LimitFileDescriptors limit = "nofile",
+    }
+
+    Process Count "store_flush_cycles" "Times that the whole store was written back" { StoreFlushCycles }
+    Process Bytes "store_flushed" "Bytes of the store written back" { StoreFlushedBytes }
+    Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
+    Process Count "users_refused" "New users that the store could not take, by reason" {
+        UsersRefusedFull reason = "users_max",
+        UsersRefusedNoSpace reason = "no_space",
+    }
+}
+
+table! {
+    /// What rises and falls.
+    Gauge, ROWS:
+
+    Shard Count "conns" "Connections open, streams included" { Conns }
+    Shard Count "streams" "Streams open" { Streams }
+    Shard Count "watches" "Watches held, by what they name: a user with a slot, or an id that has never beaten" {
+        WatchesBySlot by = "slot",
+        WatchesByName by = "name",
+    }
+    Shard Bytes "outbox_unsent" "Bytes encoded for streams and not yet written" { OutboxUnsent }
+    Shard Count "mailbox_depth" "Pieces of mail waiting at the last turn" { MailboxDepth }
+    Process Count "users" "Users known" { Users }
+    Process Count "users_max" "Most users that the store may hold" { UsersMax }
+    Process Count "users_online" "Users published as online" { UsersOnline }
+    Process Micros "store_flush_cycle" "Time that the last write-back of the whole store took: what a power cut may lose" { StoreFlushCycle }
+    Process Count "draining" "1 while shutting down" { Draining }
+}
+
+table! {
+    /// How something is spread.
+    Histogram, ROWS:
+
+    Shard Micros "turn_duration" "Time that a turn worked" { TurnDuration }
+    Shard Micros "sweep_duration" "Working time of a whole sweep over this shard's slots" { SweepDuration }
+    Shard Micros "delivery_latency" "From a transition's decision to the write that tells it to a stream" { DeliveryLatency }
+}
+
+/// Makes the enum of one label's values.
+macro_rules! label {
+    ($(#[$meta:meta])* $kind:ident { $( $(#[$doc:meta])* $variant:ident = $value:literal ),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(usize)]
+        pub enum $kind { $( $(#[$doc])* $variant ),+ }
+
+        impl $kind {
+            /// All, in order.
+            pub const ALL: &'static [$kind] = &[ $( $kind::$variant ),+ ];
+
+            /// The label's value.
+            pub const fn name(self) -> &'static str {
+                match self { $( $kind::$variant => $value ),+ }
+            }
+        }
+    };
+}
+
+label! {
+    /// What a request called: the label `call`.
+    Call {
+        /// `GET /v1/presence/{user}`
+        PresenceOne = "presence_one",
+        /// `GET /v1/presence?user=`
+        PresenceMany = "presence_many",
+        /// `POST /v1/presence/query`
+        PresenceQuery = "presence_query",
+        /// `GET` or `POST /v1/stream`
+        Stream = "stream",
+        /// `POST /v1/stream/{stream}/watch`
+        StreamWatch = "stream_watch",
+        /// `POST /v1/beat`
+        Beat = "beat",
+        /// `POST /v1/leave`
+        Leave = "leave",
+        /// `GET /livez` or `/readyz`
+        Health = "health",
+        /// `GET /metrics`
+        Metrics = "metrics",
+        /// Dashboard, browser client, API description
+        Page = "page",
+        /// No route, or no request at all
+        Other = "other",
+    }
+}
+
+label! {
+    /// What a request was answered: the label `class`.
+    StatusClass {
+        /// 200 to 399
+        Good = "2xx",
+        /// 400 to 499
+        Client = "4xx",
+        /// 500 to 599
+        Server = "5xx",
+    }
+}
+
+impl StatusClass {
+    /// The class of a status code.
+    pub const fn of(status: u16) -> StatusClass {
+        match status {
+            0..400 => StatusClass::Good,
+            400..500 => StatusClass::Client,
+            _ => StatusClass::Server,
+        }
+    }
+}
+
+/// The row that all of [`Call`] x [`StatusClass`] share; each has the labels `call` and `class`.
+pub const REQUESTS: Row = Row {
+    family: "requests",
+    unit: Unit::Count,
+    scope: Scope::Shard,
+    labels: &[],
+    help: "Requests answered, by call and class of the status",
+};

@@ -1,0 +1,650 @@
+//! Who watches whom on this shard, both ways, and what each stream must still be told.
+//!
+//! Owns the two indexes (stream -> publishers, publisher -> streams), the marks, and the watches by name of users that have no
+//! slot yet. Only this type mutates any of them, so they cannot disagree. A mark is one bit of a watch: marking twice costs
+//! nothing more. Cost: 4 bytes a watch in each direction and at most a quarter of slack, 12 bytes a stream, about 20 a watched
+//! publisher; publishers with very many watchers are kept as compressed bitmaps.
+
+use hashbrown::HashMap;
+use roaring::RoaringBitmap;
+
+use super::lists::{List, Lists};
+
+/// A stream's entry for one watched publisher, as kept: bit 31 the mark, bit 30 "by name", below it a slot or a name's index.
+const MARK: u32 = 1 << 31;
+const NAMED: u32 = 1 << 30;
+
+/// Watchers beyond which a publisher's list becomes a bitmap, and below which it becomes a list again.
+const CROWD_MIN: usize = 192;
+const CROWD_LEAVE: usize = 96;
+
+/// What is watched: a publisher by its slot's index, or a user without a slot by name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Target(u32);
+
+impl Target {
+    /// A publisher, by slot index.
+    pub fn slot(index: u32) -> Target {
+        debug_assert!(index < NAMED);
+        Target(index)
+    }
+
+    /// The slot index, unless it is a name.
+    pub fn as_slot(self) -> Option<u32> {
+        (self.0 & NAMED == 0).then_some(self.0)
+    }
+
+    fn as_name(self) -> Option<u32> {
+        (self.0 & NAMED != 0).then_some(self.0 & !NAMED)
+    }
+}
+
+/// What a stream watches.
+#[derive(Clone, Copy, Debug, Default)]
+struct Follow {
+    list: List,
+    marks: u32,
+}
+
+/// Who watches one publisher.
+#[derive(Clone, Copy, Debug)]
+enum Watchers {
+    Few(List),
+    Crowd(u32),
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    index: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    /// By index: the name and its watchers; an empty name is a free place.
+    table: Vec<(Box<str>, List)>,
+    free: Vec<u32>,
+}
+
+/// Both indexes of one shard.
+#[derive(Debug, Default)]
+pub struct Watches {
+    lists: Lists,
+    follows: Vec<Follow>,
+    by_slot: HashMap<u32, Watchers, foldhash::fast::RandomState>,
+    crowds: Vec<RoaringBitmap>,
+    crowds_free: Vec<u32>,
+    names: Names,
+    edges: usize,
+    named_edges: usize,
+    scratch: Vec<u32>,
+}
+
+/// A mark as [`Watches::take_marks`] shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark<'a> {
+    /// Whose state is to be told.
+    pub of: Marked<'a>,
+    /// No other mark of the stream is left after this one.
+    pub last: bool,
+}
+
+/// Whose state is to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Marked<'a> {
+    /// A publisher, by slot index.
+    Slot(u32),
+    /// A user without a slot.
+    Name(&'a str),
+}
+
+/// What marking a publisher's watchers did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MarkCount {
+    /// Marks set.
+    pub marks: u64,
+    /// Watchers that had the mark already: two changes will be told as one.
+    pub coalesced: u64,
+}
+
+impl Watches {
+    /// The target for a user without a slot, made if need be. Give it to [`Watches::add`] before anything else happens.
+    pub fn name(&mut self, user: &str) -> Target {
+        if let Some(index) = self.names.index.get(user) {
+            return Target(NAMED | index);
+        }
+        let entry = (Box::from(user), List::default());
+        let index = match self.names.free.pop() {
+            Some(index) => {
+                self.names.table[index as usize] = entry;
+                index
+            }
+            None => {
+                self.names.table.push(entry);
+                self.names.table.len() as u32 - 1
+            }
+        };
+        self.names.index.insert(Box::from(user), index);
+        Target(NAMED | index)
+    }
+
+    /// The target by that name, if anybody watches by it.
+    pub fn find_name(&self, user: &str) -> Option<Target> {
+        self.names.index.get(user).map(|index| Target(NAMED | index))
+    }
+
+    /// Makes the stream at `conn` watch `targets` (in any order, repeats allowed); those added are marked if `mark`. Returns how
+    /// many were not watched before.
+    pub fn add(&mut self, conn: u32, targets: &mut Vec<Target>, mark: bool) -> usize {
+        targets.sort_unstable();
+        targets.dedup();
+        if self.follows.len() <= conn as usize {
+            self.follows.resize(conn as usize + 1, Follow::default());
+        }
+        let old = self.lists.get(self.follows[conn as usize].list);
+        targets.retain(|target| find(old, target.0).is_err());
+        let bit = if mark { MARK } else { 0 };
+        let mut merged = std::mem::take(&mut self.scratch);
+        merged.clear();
+        merged.extend_from_slice(old);
+        merged.extend(targets.iter().map(|target| target.0 | bit));
+        merged.sort_unstable_by_key(|entry| entry & !MARK);
+        let follow = &mut self.follows[conn as usize];
+        self.lists.set(&mut follow.list, &merged);
+        if mark {
+            follow.marks += targets.len() as u32;
+        }
+        self.scratch = merged;
+        for target in targets.iter() {
+            self.link(*target, conn);
+        }
+        targets.len()
+    }
+
+    /// Makes the stream at `conn` watch `target` no longer. False if it did not.
+    pub fn remove(&mut self, conn: u32, target: Target) -> bool {
+        let Some(follow) = self.follows.get_mut(conn as usize) else {
+            return false;
+        };
+        let Ok(at) = find(self.lists.get(follow.list), target.0) else {
+            return false;
+        };
+        let entry = self.lists.remove(&mut follow.list, at);
+        follow.marks -= entry >> 31;
+        self.unlink(target, conn);
+        true
+    }
+
+    /// Ends all watches of the stream at `conn`.
+    pub fn clear(&mut self, conn: u32) {
+        let Some(follow) = self.follows.get_mut(conn as usize) else {
+            return;
+        };
+        let mut follow = std::mem::take(follow);
+        let mut entries = std::mem::take(&mut self.scratch);
+        entries.clear();
+        entries.extend_from_slice(self.lists.get(follow.list));
+        self.lists.clear(&mut follow.list);
+        for entry in &entries {
+            self.unlink(Target(entry & !MARK), conn);
+        }
+        self.scratch = entries;
+    }
+
+    /// Marks a publisher for all who watch it; `first` is called for each stream that had no mark before.
+    pub fn mark(&mut self, slot: u32, mut first: impl FnMut(u32)) -> MarkCount {
+        let mut done = MarkCount::default();
+        let Some(watchers) = self.by_slot.get(&slot).copied() else {
+            return done;
+        };
+        let mut mark_one = |lists: &mut Lists, conn: u32| {
+            let follow = &mut self.follows[conn as usize];
+            let entries = lists.get_mut(follow.list);
+            let Ok(at) = find(entries, slot) else {
+                unreachable!("both directions of a watch are mutated together")
+            };
+            if entries[at] & MARK != 0 {
+                done.coalesced += 1;
+                return;
+            }
+            entries[at] |= MARK;
+            done.marks += 1;
+            follow.marks += 1;
+            if follow.marks == 1 {
+                first(conn);
+            }
+        };
+        match watchers {
+            Watchers::Few(list) => {
+                for at in 0..list.len() {
+                    let conn = self.lists.get(list)[at];
+                    mark_one(&mut self.lists, conn);
+                }
+            }
+            Watchers::Crowd(crowd) => {
+                for conn in &self.crowds[crowd as usize] {
+                    mark_one(&mut self.lists, conn);
+                }
+            }
+        }
+        done
+    }
+
+    /// Marks those watches of one stream that `choose` picks; returns how many marks it has.
+    pub fn mark_where(&mut self, conn: u32, mut choose: impl FnMut(Target) -> bool) -> usize {
+        let Some(follow) = self.follows.get_mut(conn as usize) else {
+            return 0;
+        };
+        for entry in self.lists.get_mut(follow.list) {
+            if *entry & MARK == 0 && choose(Target(*entry)) {
+                *entry |= MARK;
+                follow.marks += 1;
+            }
+        }
+        follow.marks as usize
+    }
+
+    /// Visits the marked watches of the stream at `conn` in ascending order; a mark is cleared when `tell` returns true, and the
+    /// visit ends when it returns false. Returns how many marks are left.
+    pub fn take_marks(&mut self, conn: u32, mut tell: impl FnMut(Mark<'_>) -> bool) -> usize {
+        let Some(follow) = self.follows.get_mut(conn as usize) else {
+            return 0;
+        };
+        for entry in self.lists.get_mut(follow.list) {
+            if follow.marks == 0 {
+                break;
+            }
+            if *entry & MARK != 0 {
+                let target = Target(*entry & !MARK);
+                let of = match target.as_name() {
+                    Some(index) => Marked::Name(&self.names.table[index as usize].0),
+                    None => Marked::Slot(target.0),
+                };
+                if !tell(Mark {
+                    of,
+                    last: follow.marks == 1,
+                }) {
+                    break;
+                }
+                *entry = target.0;
+                follow.marks -= 1;
+            }
+        }
+        follow.marks as usize
+    }
+
+    /// The user has a slot: watches by name become watches by slot, marked; `first` as in [`Watches::mark`]. True if anybody watched by that name.
+    pub fn resolve(&mut self, user: &str, slot: u32, mut first: impl FnMut(u32)) -> bool {
+        let Some(index) = self.names.index.get(user).copied() else {
+            return false;
+        };
+        let watchers: Vec<u32> = self.lists.get(self.names.table[index as usize].1).to_vec();
+        for conn in watchers {
+            self.remove(conn, Target(NAMED | index));
+            let had = self.marks(conn);
+            self.add(conn, &mut vec![Target::slot(slot)], true);
+            if had == 0 && self.marks(conn) > 0 {
+                first(conn);
+            }
+        }
+        true
+    }
+
+    /// Calls `each` with the names at indexes from `from`, at most `max` places on; returns where to go on, or None at the end.
+    pub fn names_from(&self, from: usize, max: usize, mut each: impl FnMut(&str)) -> Option<usize> {
+        let end = self.names.table.len().min(from + max);
+        for (name, _) in self.names.table[from.min(end)..end]
+            .iter()
+            .filter(|(name, _)| !name.is_empty())
+        {
+            each(name);
+        }
+        (end < self.names.table.len()).then_some(end)
+    }
+
+    /// Marks of the stream at `conn`.
+    pub fn marks(&self, conn: u32) -> usize {
+        self.follows
+            .get(conn as usize)
+            .map_or(0, |follow| follow.marks as usize)
+    }
+
+    /// Watches of the stream at `conn`.
+    pub fn of(&self, conn: u32) -> usize {
+        self.follows.get(conn as usize).map_or(0, |follow| follow.list.len())
+    }
+
+    /// Whether anybody watches this slot.
+    pub fn is_watched(&self, slot: u32) -> bool {
+        self.by_slot.contains_key(&slot)
+    }
+
+    /// Watches in all.
+    pub fn len(&self) -> usize {
+        self.edges
+    }
+
+    /// No watch at all.
+    pub fn is_empty(&self) -> bool {
+        self.edges == 0
+    }
+
+    /// Watches by name in all.
+    pub fn named_len(&self) -> usize {
+        self.named_edges
+    }
+
+    fn link(&mut self, target: Target, conn: u32) {
+        self.edges += 1;
+        if let Some(name) = target.as_name() {
+            self.named_edges += 1;
+            let list = &mut self.names.table[name as usize].1;
+            let at = self.lists.get(*list).partition_point(|other| *other < conn);
+            return self.lists.insert(list, at, conn);
+        }
+        let watchers = self.by_slot.entry(target.0).or_insert(Watchers::Few(List::default()));
+        match watchers {
+            Watchers::Crowd(crowd) => {
+                self.crowds[*crowd as usize].insert(conn);
+            }
+            Watchers::Few(list) if list.len() < CROWD_MIN => {
+                let at = self.lists.get(*list).partition_point(|other| *other < conn);
+                self.lists.insert(list, at, conn);
+            }
+            Watchers::Few(list) => {
+                let mut bitmap: RoaringBitmap = self.lists.get(*list).iter().copied().collect();
+                bitmap.insert(conn);
+                self.lists.clear(list);
+                let crowd = self.crowds_free.pop().unwrap_or_else(|| {
+                    self.crowds.push(RoaringBitmap::new());
+                    self.crowds.len() as u32 - 1
+                });
+                self.crowds[crowd as usize] = bitmap;
+                *watchers = Watchers::Crowd(crowd);
+            }
+        }
+    }
+
+    fn unlink(&mut self, target: Target, conn: u32) {
+        self.edges -= 1;
+        if let Some(name) = target.as_name() {
+            self.named_edges -= 1;
+            let entry = &mut self.names.table[name as usize];
+            take(&mut self.lists, &mut entry.1, conn);
+            if entry.1.len() == 0 {
+                let user = std::mem::take(&mut entry.0);
+                self.names.index.remove(&*user);
+                self.names.free.push(name);
+            }
+            return;
+        }
+        let Some(watchers) = self.by_slot.get_mut(&target.0) else {
+            unreachable!("both directions of a watch are mutated together")
+        };
+        match watchers {
+            Watchers::Few(list) => {
+                take(&mut self.lists, list, conn);
+                if list.len() == 0 {
+                    self.by_slot.remove(&target.0);
+                }
+            }
+            Watchers::Crowd(crowd) => {
+                let bitmap = &mut self.crowds[*crowd as usize];
+                bitmap.remove(conn);
+                if bitmap.len() <= CROWD_LEAVE as u64 {
+                    let few: Vec<u32> = std::mem::take(bitmap).into_iter().collect();
+                    self.crowds_free.push(*crowd);
+                    let mut list = List::default();
+                    self.lists.set(&mut list, &few);
+                    *watchers = Watchers::Few(list);
+                }
+            }
+        }
+    }
+
+    /// Panics if the two directions disagree. For tests and the simulator.
+    pub fn check_invariants(&self) {
+        let mut edges = 0;
+        for (conn, follow) in self.follows.iter().enumerate() {
+            let entries = self.lists.get(follow.list);
+            edges += entries.len();
+            assert!(
+                entries.windows(2).all(|pair| pair[0] & !MARK < pair[1] & !MARK),
+                "stream {conn}'s list is out of order"
+            );
+            assert_eq!(
+                entries.iter().filter(|entry| **entry & MARK != 0).count(),
+                follow.marks as usize,
+                "stream {conn}'s marks"
+            );
+            for entry in entries {
+                let target = Target(entry & !MARK);
+                let conn = conn as u32;
+                let linked = match (target.as_name(), self.by_slot.get(&target.0)) {
+                    (Some(name), _) => self
+                        .lists
+                        .get(self.names.table[name as usize].1)
+                        .binary_search(&conn)
+                        .is_ok(),
+                    (None, Some(Watchers::Few(list))) => self.lists.get(*list).binary_search(&conn).is_ok(),
+                    (None, Some(Watchers::Crowd(crowd))) => self.crowds[*crowd as usize].contains(conn),
+                    (None, None) => false,
+                };
+                assert!(
+                    linked,
+                    "stream {conn} watches {target:?} and the publisher's side does not know"
+                );
+            }
+        }
+        assert_eq!(edges, self.edges, "watches in all");
+        let few = self.names.table.iter().map(|(_, list)| list.len()).sum::<usize>();
+        assert_eq!(few, self.named_edges, "watches by name in all");
+        assert_eq!(
+            self.names.index.len(),
+            self.names.table.len() - self.names.free.len(),
+            "names"
+        );
+        #[expect(clippy::iter_over_hash_type, reason = "a sum, whatever the order")]
+        let back: usize = {
+            let mut sum = 0;
+            for watchers in self.by_slot.values() {
+                sum += match watchers {
+                    Watchers::Few(list) => list.len(),
+                    Watchers::Crowd(crowd) => self.crowds[*crowd as usize].len() as usize,
+                };
+            }
+            sum
+        };
+        assert_eq!(
+            back + few,
+            edges,
+            "the publishers' side knows watches that no stream has"
+        );
+    }
+}
+
+fn find(entries: &[u32], target: u32) -> Result<usize, usize> {
+    entries.binary_search_by_key(&target, |entry| entry & !MARK)
+}
+
+fn take(lists: &mut Lists, list: &mut List, conn: u32) {
+    let Ok(at) = lists.get(*list).binary_search(&conn) else {
+        unreachable!("both directions of a watch are mutated together")
+    };
+    lists.remove(list, at);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn told(watches: &mut Watches, conn: u32) -> Vec<u32> {
+        let mut slots = Vec::new();
+        watches.take_marks(conn, |mark| {
+            let Marked::Slot(slot) = mark.of else {
+                panic!("{mark:?}")
+            };
+            slots.push(slot);
+            true
+        });
+        slots
+    }
+
+    #[test]
+    fn marks_are_told_once() {
+        let mut watches = Watches::default();
+        assert_eq!(
+            watches.add(1, &mut vec![Target::slot(7), Target::slot(3), Target::slot(7)], false),
+            2
+        );
+        assert_eq!(watches.add(2, &mut vec![Target::slot(7)], false), 1);
+        let mut first = Vec::new();
+        assert_eq!(
+            watches.mark(7, |conn| first.push(conn)),
+            MarkCount { marks: 2, coalesced: 0 }
+        );
+        assert_eq!(
+            watches.mark(7, |conn| first.push(conn)),
+            MarkCount { marks: 0, coalesced: 2 }
+        );
+        assert_eq!(
+            watches.mark(3, |conn| first.push(conn)),
+            MarkCount { marks: 1, coalesced: 0 }
+        );
+        assert_eq!(watches.mark(4, |conn| first.push(conn)), MarkCount::default());
+        assert_eq!(first, [1, 2]);
+        assert_eq!(told(&mut watches, 1), [3, 7]);
+        assert_eq!((told(&mut watches, 1), watches.marks(2)), (vec![], 1));
+        watches.check_invariants();
+    }
+
+    #[test]
+    fn a_visit_that_stops_keeps_the_rest() {
+        let mut watches = Watches::default();
+        watches.add(0, &mut (0..5).map(Target::slot).collect(), true);
+        let mut seen = Vec::new();
+        let left = watches.take_marks(0, |mark| {
+            if seen.len() == 2 {
+                return false;
+            }
+            seen.push(format!("{mark:?}"));
+            true
+        });
+        assert_eq!(
+            (left, &seen[..]),
+            (
+                3,
+                &["Mark { of: Slot(0), last: false }", "Mark { of: Slot(1), last: false }"].map(String::from)[..]
+            )
+        );
+        let mut last = String::new();
+        watches.take_marks(0, |mark| {
+            last = format!("{mark:?}");
+            true
+        });
+        assert_eq!(last, "Mark { of: Slot(4), last: true }");
+    }
+
+    #[test]
+    fn a_name_becomes_a_slot_for_whoever_watched_it() {
+        let mut watches = Watches::default();
+        let name = watches.name("bob");
+        watches.add(4, &mut vec![name, Target::slot(1)], false);
+        let same = watches.name("bob");
+        assert_eq!(same, name);
+        watches.add(5, &mut vec![same], false);
+        assert_eq!((watches.named_len(), watches.len()), (2, 3));
+        let mut first = Vec::new();
+        assert!(watches.resolve("bob", 9, |conn| first.push(conn)));
+        assert!(!watches.resolve("bob", 9, |_| unreachable!()));
+        assert_eq!((first, watches.named_len(), watches.len()), (vec![4, 5], 0, 3));
+        assert_eq!(told(&mut watches, 5), [9]);
+        watches.check_invariants();
+    }
+
+    #[test]
+    fn names_leave_nothing_behind() {
+        let mut watches = Watches::default();
+        for round in 0..1_000 {
+            let name = watches.name(&format!("nobody-{round}"));
+            watches.add(0, &mut vec![name], true);
+            watches.clear(0);
+        }
+        assert_eq!(
+            (
+                watches.names.table.len(),
+                watches.names.index.len(),
+                watches.lists.get(List::default()).len()
+            ),
+            (1, 0, 0)
+        );
+        assert!(watches.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_comes_and_goes() {
+        let mut watches = Watches::default();
+        for conn in 0..1_000 {
+            watches.add(conn, &mut vec![Target::slot(5)], false);
+        }
+        watches.check_invariants();
+        let mut marked = 0;
+        assert_eq!(watches.mark(5, |_| marked += 1).marks, 1_000);
+        assert_eq!(marked, 1_000);
+        for conn in 0..950 {
+            watches.clear(conn);
+        }
+        watches.check_invariants();
+        assert_eq!(
+            watches.mark(5, |_| ()),
+            MarkCount {
+                marks: 0,
+                coalesced: 50
+            }
+        );
+        for conn in 950..1_000 {
+            assert!(watches.remove(conn, Target::slot(5)));
+        }
+        assert!(!watches.is_watched(5) && watches.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_two_maps(ops in prop::collection::vec((0..5_u8, 0..8_u32, 0..12_u32), 1..300)) {
+            let mut watches = Watches::default();
+            let mut model: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+            let mut marks: BTreeSet<(u32, u32)> = BTreeSet::new();
+            for (op, conn, slot) in ops {
+                let list = model.entry(conn).or_default();
+                match op {
+                    0 | 1 => {
+                        let added = watches.add(conn, &mut vec![Target::slot(slot), Target::slot(slot + 1)], op == 1);
+                        let fresh: Vec<u32> = [slot, slot + 1].into_iter().filter(|slot| list.insert(*slot)).collect();
+                        prop_assert_eq!(added, fresh.len());
+                        if op == 1 {
+                            marks.extend(fresh.into_iter().map(|slot| (conn, slot)));
+                        }
+                    }
+                    2 => {
+                        prop_assert_eq!(watches.remove(conn, Target::slot(slot)), list.remove(&slot));
+                        marks.remove(&(conn, slot));
+                    }
+                    3 => {
+                        watches.mark(slot, |_| ());
+                        marks.extend(model.iter().filter(|(_, list)| list.contains(&slot)).map(|(conn, _)| (*conn, slot)));
+                    }
+                    _ => {
+                        let due: Vec<u32> = marks.iter().filter(|(other, _)| *other == conn).map(|(_, slot)| *slot).collect();
+                        prop_assert_eq!(told(&mut watches, conn), due);
+                        marks.retain(|(other, _)| *other != conn);
+                        if slot > 9 {
+                            watches.clear(conn);
+                            model.remove(&conn);
+                        }
+                    }
+                }
+                watches.check_invariants();
+            }
+            for (conn, list) in &model {
+                prop_assert_eq!(watches.of(*conn), list.len());
+            }
+        }
+    }
+}
