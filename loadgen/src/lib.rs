@@ -1,8 +1,15 @@
-//! The testable parts of greendot's load generator.
+//! greendot's load generator as a library, so that its parts can be tested.
+//!
+//! From below: clock, schedule, population, graph, sse, record, chunked, stats, procfs, report; then fleet (streams) and
+//! http (plain requests); then one module for each subcommand; cli on top. None of it is used by the server.
 
+pub mod chunked;
 pub mod clock;
+pub mod fleet;
 pub mod graph;
 pub mod population;
+pub mod procfs;
 pub mod record;
 pub mod schedule;
 pub mod sse;
+pub mod stats;
