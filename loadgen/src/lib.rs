@@ -5,11 +5,15 @@
 
 pub mod chunked;
 pub mod clock;
+pub mod exposition;
 pub mod fleet;
 pub mod graph;
+pub mod html;
+pub mod http;
 pub mod population;
 pub mod procfs;
 pub mod record;
+pub mod report;
 pub mod schedule;
 pub mod sse;
 pub mod stats;
