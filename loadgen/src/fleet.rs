@@ -39,8 +39,8 @@ pub enum Gone {
 
 /// What the streams of a fleet are for.
 pub trait Handler {
-    /// Appends the request that opens stream `conn`.
-    fn request(&mut self, conn: usize, out: &mut Vec<u8>);
+    /// Appends the request that opens stream `conn`; `lasting`: what its predecessor was told.
+    fn request(&mut self, conn: usize, lasting: Lasting, out: &mut Vec<u8>);
     /// The connection stands; the request is being sent.
     fn connected(&mut self, conn: usize, now_us: u64) {
         let _ = (conn, now_us);
@@ -52,7 +52,7 @@ pub trait Handler {
     /// An event has come.
     fn event(&mut self, conn: usize, now_us: u64, event: &Event<'_>, lasting: Lasting);
     /// The stream ended, and not by [`Fleet::close`].
-    fn gone(&mut self, conn: usize, now_us: u64, why: Gone);
+    fn gone(&mut self, conn: usize, now_us: u64, why: Gone, lasting: Lasting);
 }
 
 #[derive(Default)]
@@ -134,6 +134,16 @@ impl Fleet {
         *conn = Conn { lasting: conn.lasting, ..Conn::default() };
     }
 
+    /// Streams of this process, open or not.
+    pub fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
     /// Whether stream `conn` is closed.
     pub fn is_closed(&self, conn: usize) -> bool {
         self.conns[conn].phase == Phase::Closed
@@ -167,7 +177,7 @@ impl Fleet {
             now_us = clock::now_us();
             if let Err(why) = step {
                 *conn = Conn { lasting: conn.lasting, ..Conn::default() };
-                handler.gone(index, now_us, why);
+                handler.gone(index, now_us, why, conn.lasting);
             }
         }
         Ok(())
@@ -191,7 +201,7 @@ impl Conn {
             }
             let mut request = Vec::new();
             handler.connected(index, now_us);
-            handler.request(index, &mut request);
+            handler.request(index, self.lasting, &mut request);
             self.pending = Some(Box::new(request));
             self.phase = Phase::Sending;
         }

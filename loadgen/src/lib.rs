@@ -3,11 +3,15 @@
 //! From below: clock, schedule, population, graph, sse, record, chunked, stats, procfs, report; then fleet (streams) and
 //! http (plain requests); then one module for each subcommand; cli on top. None of it is used by the server.
 
+pub mod args;
+pub mod asks;
 pub mod chunked;
 pub mod clock;
+pub mod crew;
 pub mod exposition;
 pub mod fleet;
 pub mod graph;
+pub mod herd;
 pub mod html;
 pub mod http;
 pub mod population;
@@ -17,3 +21,4 @@ pub mod report;
 pub mod schedule;
 pub mod sse;
 pub mod stats;
+pub mod streams;

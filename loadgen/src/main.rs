@@ -1,1 +1,36 @@
-fn main(){}
+//! `greendot-loadgen`: reads the command line, runs one scenario, publishes its report.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use greendot_loadgen::args::{Cli, Common, Scenario};
+use greendot_loadgen::report::Report;
+use greendot_loadgen::streams;
+
+fn main() -> ExitCode {
+    let Cli { scenario, common } = Cli::parse();
+    match pin(&common).and_then(|()| run(&scenario, &common)) {
+        // A worker has told its parent everything already.
+        Ok(_) if common.share.is_some() => ExitCode::SUCCESS,
+        Ok(report) => report.publish(common.quiet, common.json.as_deref(), common.report.as_deref()).unwrap_or_else(fail),
+        Err(error) => fail(error),
+    }
+}
+
+fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
+    match scenario {
+        Scenario::Streams(args) => streams::run(common, args),
+    }
+}
+
+fn pin(common: &Common) -> std::io::Result<()> {
+    let Some(core) = common.pin else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+fn fail(error: std::io::Error) -> ExitCode {
+    eprintln!("greendot-loadgen: {error}");
+    ExitCode::from(2)
+}
