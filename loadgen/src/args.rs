@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::fanout::FanoutArgs;
 use crate::streams::StreamsArgs;
 
 /// Open-loop load generator for greendot. Exit code 0: done; 1: the server did something wrong; 2: could not run.
@@ -27,6 +28,8 @@ pub struct Cli {
 pub enum Scenario {
     /// Ramp to N event streams, hold them, and weigh the server
     Streams(StreamsArgs),
+    /// Transitions on a schedule, and when each watcher was told
+    Fanout(FanoutArgs),
 }
 
 /// Flags of all subcommands.

@@ -95,7 +95,7 @@ pub struct Found {
     pub back: String,
     /// How late connects were begun.
     pub lag: String,
-    /// Share of the time it was not waiting.
+    /// Share of the ramp in which it was not waiting; holding streams strains nobody.
     pub busy: f64,
     /// States told after the cut that say somebody went offline, or came online: nobody did.
     pub false_transitions: u64,
@@ -146,6 +146,7 @@ pub fn run(plan: Plan) -> io::Result<()> {
     let mut lag = Latencies::default();
     let mut herd = Herd::new(plan, start_us);
     let mut next_word_us = start_us;
+    let mut busy = None;
     loop {
         let now_us = clock::now_us();
         match orders.try_recv() {
@@ -160,6 +161,9 @@ pub fn run(plan: Plan) -> io::Result<()> {
             lag.record(now_us - intended_us);
             herd.begin(&mut fleet, number as usize, intended_us)?;
         }
+        if schedule.is_over() && busy.is_none() {
+            busy = Some(busy_ratio(&fleet, start_us));
+        }
         herd.bring_back(&mut fleet, now_us, &mut lag)?;
         if now_us >= next_word_us {
             next_word_us = now_us + 200_000;
@@ -169,9 +173,8 @@ pub fn run(plan: Plan) -> io::Result<()> {
         let wake_us = schedule.next_at_us().unwrap_or(u64::MAX).min(herd.next_return_us()).min(next_word_us).min(now_us + 20_000);
         fleet.poll(wake_us, &mut herd)?;
     }
-    let elapsed_us = (clock::now_us() - start_us).max(1);
     say(&Word::Found(Box::new(Found {
-        busy: 1.0 - fleet.asleep_us() as f64 / elapsed_us as f64,
+        busy: busy.unwrap_or_else(|| busy_ratio(&fleet, start_us)),
         lag: lag.to_base64(),
         ..herd.found()
     })))
@@ -339,6 +342,10 @@ impl Handler for Herd {
             self.plan_return(conn, now_us, lasting.retry_ms);
         }
     }
+}
+
+fn busy_ratio(fleet: &Fleet, start_us: u64) -> f64 {
+    1.0 - fleet.asleep_us() as f64 / (clock::now_us() - start_us).max(1) as f64
 }
 
 fn own_bytes() -> u64 {

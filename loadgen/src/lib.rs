@@ -5,15 +5,18 @@
 
 pub mod args;
 pub mod asks;
+pub mod cause;
 pub mod chunked;
 pub mod clock;
 pub mod crew;
 pub mod exposition;
+pub mod fanout;
 pub mod fleet;
 pub mod graph;
 pub mod herd;
 pub mod html;
 pub mod http;
+pub mod ledger;
 pub mod population;
 pub mod procfs;
 pub mod record;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use greendot_loadgen::args::{Cli, Common, Scenario};
 use greendot_loadgen::report::Report;
-use greendot_loadgen::streams;
+use greendot_loadgen::{fanout, streams};
 
 fn main() -> ExitCode {
     let Cli { scenario, common } = Cli::parse();
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
 fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
     match scenario {
         Scenario::Streams(args) => streams::run(common, args),
+        Scenario::Fanout(args) => fanout::run(common, args),
     }
 }
 

@@ -150,7 +150,6 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     let mut report = Report::new("streams");
     let line = ProgressLine::new(common.quiet);
     let before = Weight::now(common.server_pid);
-    let start_us = clock::now_us();
     let mut crew = Crew::start(args.streams)?;
     let (mut connects, mut memory) = (Vec::new(), Vec::new());
     let mut ramped_s = 0.0;
@@ -192,8 +191,7 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     report.fail_if(args.streams as u64 - held.ready.min(args.streams as u64), "streams were not held to the end");
     report.notes.push("both ends of every connection are on this machine: kernel memory is counted for both".to_owned());
     let strain = Strain {
-        // The ramp is what can be spoilt; while holding there is nothing to be late for.
-        busy: sum.busy * ((clock::now_us() - start_us) as f64 / 1e6 / ramped_s.max(0.001)).max(1.0).min(1.0 / sum.busy.max(1e-9)),
+        busy: sum.busy,
         lag_p99_us: sum.lag.percentile_us(99.0),
         measured_p99_us: sum.hello.percentile_us(99.0).max(sum.connect.percentile_us(99.0)),
         server_gave_way: false,
