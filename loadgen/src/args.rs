@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::beats::BeatsArgs;
 use crate::fanout::FanoutArgs;
+use crate::query::QueryArgs;
+use crate::storm::StormArgs;
 use crate::streams::StreamsArgs;
 
 /// Open-loop load generator for greendot. Exit code 0: done; 1: the server did something wrong; 2: could not run.
@@ -30,6 +33,12 @@ pub enum Scenario {
     Streams(StreamsArgs),
     /// Transitions on a schedule, and when each watcher was told
     Fanout(FanoutArgs),
+    /// Beat datagrams at a rate or flat out, and where they were lost
+    Beats(BeatsArgs),
+    /// Presence queries at a rate or flat out
+    Query(QueryArgs),
+    /// Cut all streams at once and wait until all are back
+    Storm(StormArgs),
 }
 
 /// Flags of all subcommands.

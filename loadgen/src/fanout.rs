@@ -52,7 +52,7 @@ pub struct FanoutArgs {
     /// A delivery that takes longer is a failure; with --rate max nothing is late
     #[arg(long, default_value = "5s", value_parser = duration)]
     pub late_after: Duration,
-    /// How long to wait for final states at the end
+    /// How long to wait at the end without anything being told before giving up on final states
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub wait: Duration,
 }
@@ -239,12 +239,13 @@ impl Watchers<'_> {
         Ok(series.points)
     }
 
-    /// Reads until every view is final, or for `--wait`.
+    /// Reads until every view is final, or nothing has been told for `--wait`.
     fn settle(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<(u64, u64)> {
-        let limit_us = clock::now_us() + self.args.wait.as_micros() as u64;
+        let start_us = clock::now_us();
         loop {
             let unsettled = self.ledger.unsettled();
-            if unsettled == 0 || clock::now_us() > limit_us {
+            let quiet_us = clock::now_us() - self.last_delivery_us.max(start_us);
+            if unsettled == 0 || quiet_us > self.args.wait.as_micros() as u64 {
                 line.show("");
                 return Ok((self.last_delivery_us, unsettled));
             }

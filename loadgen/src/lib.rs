@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod asks;
+pub mod beats;
 pub mod cause;
 pub mod chunked;
 pub mod clock;
@@ -19,9 +20,11 @@ pub mod http;
 pub mod ledger;
 pub mod population;
 pub mod procfs;
+pub mod query;
 pub mod record;
 pub mod report;
 pub mod schedule;
 pub mod sse;
 pub mod stats;
+pub mod storm;
 pub mod streams;

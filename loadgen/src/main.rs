@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use greendot_loadgen::args::{Cli, Common, Scenario};
 use greendot_loadgen::report::Report;
-use greendot_loadgen::{fanout, streams};
+use greendot_loadgen::{beats, fanout, query, storm, streams};
 
 fn main() -> ExitCode {
     let Cli { scenario, common } = Cli::parse();
@@ -21,6 +21,9 @@ fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
     match scenario {
         Scenario::Streams(args) => streams::run(common, args),
         Scenario::Fanout(args) => fanout::run(common, args),
+        Scenario::Beats(args) => beats::run(common, args),
+        Scenario::Query(args) => query::run(common, args),
+        Scenario::Storm(args) => storm::run(common, args),
     }
 }
 
