@@ -12,8 +12,8 @@ pub use table::{Call, Counter, Gauge, Histogram, REQUESTS, Row, Scope, StatusCla
 
 /// Upper bounds of the histograms' buckets, in microseconds, each inclusive; a last one takes the rest.
 pub const BUCKET_BOUNDS_MICROS: [u64; 18] = [
-    10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000,
-    500_000, 1_000_000, 2_500_000, 10_000_000,
+    10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000,
 ];
 /// Buckets of a histogram, the one without a bound included.
 pub const BUCKETS: usize = BUCKET_BOUNDS_MICROS.len() + 1;
@@ -192,10 +192,7 @@ mod tests {
     fn rows_have_unique_series_and_help() {
         let mut seen = BTreeSet::new();
         for row in all_rows() {
-            assert!(
-                seen.insert((row.family, row.unit as u8, row.labels)),
-                "{row:?} twice"
-            );
+            assert!(seen.insert((row.family, row.unit as u8, row.labels)), "{row:?} twice");
             assert!(row.help.len() > 5 && !row.help.ends_with('.'), "{row:?}");
             let plain = |s: &str| s.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
             assert!(plain(row.family), "{row:?}");
@@ -237,13 +234,7 @@ mod tests {
         assert_eq!(counters.counter(Counter::UsersRefusedNoSpace), 3);
         assert_eq!(counters.requests(Call::PresenceOne, StatusClass::Good), 1);
         assert_eq!(counters.requests(Call::Other, StatusClass::Server), 1);
-        assert_eq!(
-            (
-                counters.gauge(Gauge::Conns),
-                counters.gauge(Gauge::Draining)
-            ),
-            (7, 1)
-        );
+        assert_eq!((counters.gauge(Gauge::Conns), counters.gauge(Gauge::Draining)), (7, 1));
         assert_eq!(counters.buckets(Histogram::DeliveryLatency)[BUCKETS - 1], 2);
     }
 
@@ -270,10 +261,7 @@ mod tests {
         board.process.set(Gauge::Users, 9);
         assert_eq!(board.shards[1].snapshot(), counters);
         assert_eq!(board.shards[0].snapshot(), Counters::new());
-        assert_eq!(
-            board.process.snapshot().counter(Counter::StoreFlushCycles),
-            2
-        );
+        assert_eq!(board.process.snapshot().counter(Counter::StoreFlushCycles), 2);
         assert_eq!(board.process.snapshot().gauge(Gauge::Users), 9);
     }
 

@@ -152,17 +152,13 @@ static TINY: Settings = Settings {
 };
 
 // Both presets are right by construction: what `check` demands of a configuration holds for them when this compiles.
-const _: () =
-    assert!(EVENT_BYTES_MAX + STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX <= DEFAULT.outbox_bytes_max);
+const _: () = assert!(EVENT_BYTES_MAX + STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX <= DEFAULT.outbox_bytes_max);
 const _: () = assert!(ORIGIN_BYTES_MAX * 2 < STREAM_HEAD_BYTES_MAX);
-const _: () =
-    assert!(DEFAULT.head_bytes_max >= HEAD_BYTES_FLOOR && TINY.head_bytes_max >= HEAD_BYTES_FLOOR);
+const _: () = assert!(DEFAULT.head_bytes_max >= HEAD_BYTES_FLOOR && TINY.head_bytes_max >= HEAD_BYTES_FLOOR);
 const _: () = assert!(DEFAULT.offline_after_ms >= 2 * DEFAULT.beat_interval_ms);
 const _: () = assert!(TINY.offline_after_ms >= 2 * TINY.beat_interval_ms);
 const _: () = assert!(2 * DEFAULT.sweep_interval_ms <= DEFAULT.offline_after_ms);
-const _: () = assert!(
-    DEFAULT.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS && TINY.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS
-);
+const _: () = assert!(DEFAULT.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS && TINY.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS);
 const _: () = assert!(DEFAULT.watches_per_stream_max <= DEFAULT.watches_per_shard_max);
 
 impl Default for Settings {
@@ -188,11 +184,7 @@ impl Settings {
                 faults.push(format!("cors-origins has {origin:?}, which {why}; set it to `scheme://host[:port]`, or to `*` for any origin"));
             }
         }
-        if faults.is_empty() {
-            Ok(())
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
     fn check_zeroes(&self, faults: &mut Vec<String>) {
@@ -209,10 +201,7 @@ impl Settings {
             ("watches-per-stream-max", self.watches_per_stream_max as u64),
             ("query-users-max", self.query_users_max as u64),
             ("write-stall-max-ms", self.write_stall_max_ms),
-            (
-                "sweep-slots-per-turn-max",
-                self.sweep_slots_per_turn_max as u64,
-            ),
+            ("sweep-slots-per-turn-max", self.sweep_slots_per_turn_max as u64),
             ("flushes-per-turn-max", self.flushes_per_turn_max as u64),
             ("mail-per-turn-max", self.mail_per_turn_max as u64),
             ("datagrams-per-turn-max", self.datagrams_per_turn_max as u64),
@@ -294,17 +283,12 @@ fn origin_fault(origin: &str) -> Option<&'static str> {
         return Some("is longer than 256 bytes");
     }
     // An origin is compared byte by byte with what browsers send, and copied into a header: visible ASCII, lower case.
-    if !origin
-        .bytes()
-        .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
-    {
+    if !origin.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()) {
         return Some("holds something other than lower-case visible ASCII");
     }
     match origin.split_once("://") {
         None => Some("has no scheme"),
-        Some((scheme, host)) if scheme.is_empty() || host.is_empty() => {
-            Some("has no scheme or no host")
-        }
+        Some((scheme, host)) if scheme.is_empty() || host.is_empty() => Some("has no scheme or no host"),
         Some((_, host)) if host.contains(['/', '?', '#', '@', ',', '*']) => {
             Some("holds more than a scheme, a host and a port")
         }
@@ -344,22 +328,13 @@ mod tests {
     fn each_rule_has_its_boundary() {
         let one = |change: fn(&mut Settings), name: &str| {
             let found = faults(change);
-            assert!(
-                found.len() == 1 && found[0].starts_with(name),
-                "{name}: {found:?}"
-            );
+            assert!(found.len() == 1 && found[0].starts_with(name), "{name}: {found:?}");
         };
         one(|s| s.sweep_interval_ms = 12_501, "sweep-interval-ms");
         one(|s| s.beat_skew_max_ms = 999, "beat-skew-max-ms");
         one(|s| s.linger_ms = 10_001, "linger-ms");
-        one(
-            |s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1,
-            "outbox-bytes-max",
-        );
-        one(
-            |s| s.head_bytes_max = HEAD_BYTES_FLOOR - 1,
-            "head-bytes-max",
-        );
+        one(|s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1, "outbox-bytes-max");
+        one(|s| s.head_bytes_max = HEAD_BYTES_FLOOR - 1, "head-bytes-max");
         one(|s| s.watches_per_shard_max = 9_999, "watches-per-shard-max");
         one(|s| s.mailbox_max = 0, "mailbox-max");
         let none = faults(|s| {
@@ -394,12 +369,7 @@ mod tests {
 
     #[test]
     fn origins() {
-        for good in [
-            "*",
-            "https://example.com",
-            "http://localhost:3000",
-            "http://[::1]:8080",
-        ] {
+        for good in ["*", "https://example.com", "http://localhost:3000", "http://[::1]:8080"] {
             assert_eq!(origin_fault(good), None, "{good}");
         }
         for bad in [

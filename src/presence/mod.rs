@@ -1,22 +1,54 @@
 //! Who is online: interner, stamps, published states, sweep, files. Knows no connection.
+//!
+//! Owns the presence database of one node and its folder. Shared by all shards through `&Presence`; what each slot's owner
+//! alone may do goes through its [`Sweep`]. Never reads a clock, never knows who watches.
 
+mod beats;
+mod fault;
+mod flusher;
+mod fresh;
+mod header;
+mod index;
 mod interner;
 mod leaves;
+mod log;
+mod online;
+mod region;
+mod resume;
 mod stamps;
 mod store;
 mod sweep;
+mod vigil;
 
-pub use store::{FlushReport, Flusher, OpenReport, StoreFault, StoreOptions};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::epoch::{self, Guard};
+use parking_lot::Mutex;
+
+pub use fault::{StoreFault, StoreFaultKind};
+pub use flusher::{FlushReport, Flusher};
+pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 
-use crate::time::{Now, Unix};
+use crate::time::{Mono, Now, Unix, boottime};
 use crate::wire::User;
+use interner::{AppendFault, Interner};
+use leaves::Leaves;
+use online::Online;
+use resume::Resume;
+use stamps::{CellFile, ONLINE};
+use store::Identity;
+use vigil::Vigil;
 
 /// Dense index of a publisher; below 2^30.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Slot(u32);
+
 /// Most slots a store can have: the two top bits of a u32 are kept for the watch lists.
 pub const SLOTS_MAX: u32 = 1 << 30;
+
 /// Slots of one chunk: the unit of ownership, of skipping in the sweep and of growth. A multiple of 64.
 pub const CHUNK_SLOTS: u32 = 4_096;
 
@@ -26,10 +58,12 @@ impl Slot {
         debug_assert!(index < SLOTS_MAX);
         Slot(index)
     }
+
     /// The index.
     pub const fn index(self) -> u32 {
         self.0
     }
+
     /// Which of `shards` shards decides this slot's transitions.
     pub const fn owner(self, shards: u16) -> u16 {
         ((self.0 / CHUNK_SLOTS) % shards as u32) as u16
@@ -37,104 +71,190 @@ impl Slot {
 }
 
 /// The shared presence database of one node: used by every shard through `&self`.
-pub struct Presence {/* interner, stamps, published, online bits, touched flags, leaves, vigil, resume window */}
+///
+/// A method that takes a [`Slot`] panics if this store never made it.
+pub struct Presence {
+    interner: Interner,
+    stamps: CellFile,
+    published: CellFile,
+    online: Online,
+    leaves: Mutex<Leaves>,
+    vigil: Vigil,
+    resume: Resume,
+    identity: Identity,
+    beat_skew_ms_max: u64,
+    /// Mono ms at which a failure to grow was last logged.
+    growth_logged_ms: AtomicU64,
+}
 
 /// A publisher's published state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct State {
-    /** online or offline */
+    /// Online or offline.
     pub online: bool,
-    /** last transition; None: never had one */
+    /// Last transition; None: never had one.
     pub since: Option<Unix>,
-    /** last beat, clamped to now; None: never */
+    /// Last beat, clamped to now; None: never.
     pub last_active: Option<Unix>,
 }
 
 /// Why a slot was not made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InternFault {
-    /** users_max reached */
+    /// `users_max` reached.
     Full,
-    /** the files could not grow (disk full, file size limit); logged with the OS error once per second at most */
+    /// The files could not grow (disk full, file size limit); logged with the OS error once per second at most.
     NoSpace,
 }
 
 /// What became of a beat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BeatOutcome {
-    /** stored; the slot is published online already */
+    /// Stored; the slot is published online already.
     Stored,
-    /** stored; the slot is not published online: its owner must look now */
+    /// Stored; the slot is not published online: its owner must look now.
     StoredOffline,
-    /** sent before an accepted leave: refused */
+    /// Sent before an accepted leave: refused.
     BeforeLeave,
 }
+
 /// What became of a leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LeaveOutcome {
-    /** LEFT set; the owner must look now */
+    /// LEFT set; the owner must look now.
     Left,
-    /** already LEFT, or older than what it would undo (a beat with a later sent_at is not tracked; see leaves.rs) */
+    /// Already LEFT, or older than what it would undo (a beat with a later `sent_at` is not tracked; see leaves.rs).
     Ignored,
 }
 
 impl Presence {
-    /// Opens (or makes) the store in a folder; applies the restart rule. `boot_id` is the kernel's, an argument so that tests can cut the power.
-    pub fn open(_options: &StoreOptions, _now: Now) -> Result<(Presence, OpenReport), StoreFault> {
-        todo!()
+    /// Opens (or makes) the store in a folder; applies the restart rule. Locks the folder: one process at a time.
+    ///
+    /// From then on a write beyond RLIMIT_FSIZE is an error instead of a SIGXFSZ in the whole process.
+    pub fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenReport), StoreFault> {
+        store::open(options, now)
     }
+
     /// The slot of a user that has one. Lock-free.
-    pub fn lookup(&self, _user: User<'_>) -> Option<Slot> {
-        todo!()
+    pub fn lookup(&self, user: User<'_>) -> Option<Slot> {
+        self.interner.find(user, self.interner.hash(user), &epoch::pin())
     }
+
     /// The slot of a user, made if need be. Lock-free when it exists.
-    pub fn intern(&self, _user: User<'_>) -> Result<Slot, InternFault> {
-        todo!()
+    pub fn intern(&self, user: User<'_>) -> Result<Slot, InternFault> {
+        let guard = epoch::pin();
+        let hash = self.interner.hash(user);
+        self.interner
+            .find(user, hash, &guard)
+            .map_or_else(|| self.intern_new(user, hash, &guard), Ok)
     }
+
+    #[cold]
+    fn intern_new(&self, user: User<'_>, hash: u64, guard: &Guard) -> Result<Slot, InternFault> {
+        let reserve = |index: u32| {
+            self.stamps.reserve(index + 1)?;
+            self.published.reserve(index + 1)
+        };
+        self.interner.intern(user, hash, guard, reserve).map_err(|fault| {
+            if let AppendFault::NoSpace(error) = &fault {
+                self.log_growth_failure(error);
+            }
+            InternFault::from(&fault)
+        })
+    }
+
+    fn log_growth_failure(&self, error: &io::Error) {
+        let now_ms = boottime().ms();
+        let last_ms = self.growth_logged_ms.load(Ordering::Relaxed);
+        let due = last_ms == 0 || now_ms.saturating_sub(last_ms) >= 1_000;
+        let ours = || {
+            self.growth_logged_ms
+                .compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        };
+        if due && ours() {
+            tracing::error!(%error, users = self.users(), "no room for new users: the store's files cannot grow");
+        }
+    }
+
     /// The user of a slot.
-    pub fn user(&self, _slot: Slot) -> User<'_> {
-        todo!()
+    pub fn user(&self, slot: Slot) -> User<'_> {
+        self.interner.user(slot)
     }
+
     /// Number of slots made.
     pub fn users(&self) -> u32 {
-        todo!()
+        self.interner.users()
     }
-    /// Records a beat: one compare-and-swap of the stamp (a plain store could overwrite a LEFT set in between); the slow path for a LEFT slot.
-    pub fn record_beat(&self, _slot: Slot, _sent_at: Unix, _now: Now) -> BeatOutcome {
-        todo!()
+
+    /// The published state with `last_active` clamped to `now`.
+    pub fn state(&self, slot: Slot, now: Now) -> State {
+        let published = self.published.cell(slot).load(Ordering::Acquire);
+        let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
+        State {
+            online: published & ONLINE != 0,
+            since: stamps::time_of(published, Unix::from_ms(u64::MAX)),
+            last_active: stamps::time_of(stamp, now.unix),
+        }
     }
-    /// Looks up and prefetches for a batch, then records: `each(index, slot, outcome)`; users without a slot get `intern`.
-    pub fn record_beats(
-        &self,
-        _users: &[User<'_>],
-        _sent_at: Unix,
-        _now: Now,
-        _each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), InternFault>),
-    ) {
-        todo!()
-    }
-    /// Records a goodbye.
-    pub fn record_leave(&self, _slot: Slot, _sent_at: Unix, _now: Now) -> LeaveOutcome {
-        todo!()
-    }
-    /// The published state with last_active clamped to `now`.
-    pub fn state(&self, _slot: Slot, _now: Now) -> State {
-        todo!()
-    }
+
     /// Publishers online (sum over chunks), for metrics.
     pub fn online(&self) -> u64 {
-        todo!()
+        let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
+        (0..chunks).map(|chunk| u64::from(self.online.count(chunk))).sum()
     }
-    /// Whether a reconnect that has been told everything up to `id` may be told only what changed since (less slack): false for an id from the future, from before this store existed, or from a window made ambiguous by a backward step or a power cut.
-    pub fn resumable(&self, _id: Unix, _now: Now) -> bool {
-        todo!()
+
+    /// Whether a reconnect that has been told everything up to `id` may be told only what changed since (less slack): false
+    /// for an id from the future, from before this store existed, or from a window made ambiguous by a backward step or a
+    /// power cut.
+    pub fn resumable(&self, id: Unix, now: Now) -> bool {
+        self.resume.resumable(id, now.unix)
     }
-    /// An engine saw the wall clock step from `from` to `to`: widens the ambiguous window for a backward step, and makes the sweeps of other shards hold expiries until their own turn has seen it.
-    pub fn note_clock_step(&self, _from: Unix, _to: Unix) {
-        todo!()
+
+    /// An engine saw the wall clock step from `from` to `to`: a step back makes the time between ambiguous for
+    /// [`Presence::resumable`]. (That other shards hold expiries until they have seen it too comes from
+    /// [`Presence::note_turn`].)
+    pub fn note_clock_step(&self, from: Unix, to: Unix) {
+        if to < from {
+            self.resume.doubt(to, from);
+        }
     }
-    /// A shard says that its turn began at `now` (stall detection between shards).
-    pub fn note_turn(&self, _shard: u16, _now: Now) {
-        todo!()
+
+    /// A shard says that its turn began at `now`: the first thing in a turn, before any beat is recorded with this `now`, and
+    /// at least once a second even when idle.
+    ///
+    /// No sweep expires anyone while another shard's last turn is older than 2 s (its socket may hold the beats) or was by
+    /// another wall clock (it was stepped).
+    pub fn note_turn(&self, shard: u16, now: Now) {
+        self.vigil.note_turn(shard, now);
+    }
+
+    /// Nobody is expired by any shard before `until`: for a shard that found itself stalled and has not yet heard everyone.
+    pub fn hold_expiries_until(&self, until: Mono) {
+        self.vigil.hold_until(until);
+    }
+
+    /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the disk.
+    pub fn flusher(self: &Arc<Presence>, bytes_per_second: u64) -> Flusher {
+        Flusher::new(Arc::clone(self), bytes_per_second)
+    }
+
+    /// Checks that bits, counts and published cells agree. For tests and the simulator: reads everything, and needs the
+    /// owners to be quiet.
+    pub fn check_invariants(&self) {
+        let users = self.users();
+        assert!(
+            users <= self.stamps.capacity() && users <= self.published.capacity(),
+            "a slot without cells"
+        );
+        let mut counted = vec![0; users.div_ceil(CHUNK_SLOTS) as usize];
+        for slot in (0..users).map(Slot::new) {
+            let published = self.published.cell(slot).load(Ordering::Acquire) & ONLINE != 0;
+            assert_eq!(published, self.online.has(slot), "published cell and bit of {slot:?}");
+            counted[online::chunk_of(slot)] += u32::from(published);
+        }
+        for (chunk, count) in counted.iter().enumerate() {
+            assert_eq!(*count, self.online.count(chunk), "count of chunk {chunk}");
+        }
     }
 }

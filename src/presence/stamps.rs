@@ -1,1 +1,109 @@
-//! stamps
+//! One u64 a slot in a mapped file: stamps.map and published.map.
+//!
+//! Owns the packing (Unix ms in the high 56 bits, flags in the low 8) and the growth of the files. Never decides anything.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::region::{MappedFile, PAGE_BYTES, prefetch};
+use super::{CHUNK_SLOTS, Slot};
+use crate::time::Unix;
+
+/// Where the cells begin: the header has a page of its own.
+pub(super) const FIRST_CELL: u64 = PAGE_BYTES;
+/// Flag of a stamp: an explicit leave; not fresh whatever the time.
+pub(super) const LEFT: u64 = 1;
+/// Flag of a published cell: online.
+pub(super) const ONLINE: u64 = 1;
+/// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is clamped.
+pub(super) const AHEAD_MS_MAX: u64 = 1_000;
+const FLAGS: u64 = 0xff;
+const FLAG_BITS: u32 = 8;
+const GROWTH_SLOTS_MIN: u32 = 64 << 10;
+
+pub(super) const fn pack(ms: u64, flags: u64) -> u64 {
+    ms << FLAG_BITS | flags & FLAGS
+}
+
+pub(super) const fn ms_of(cell: u64) -> u64 {
+    cell >> FLAG_BITS
+}
+
+pub(super) const fn flags_of(cell: u64) -> u64 {
+    cell & FLAGS
+}
+
+/// The time of a cell unless it has none, not later than `now`.
+pub(super) fn time_of(cell: u64, now: Unix) -> Option<Unix> {
+    (ms_of(cell) != 0).then(|| Unix::from_ms(ms_of(cell)).min(now))
+}
+
+/// Bytes of a file of so many cells.
+pub(super) fn file_bytes(slots: u32) -> u64 {
+    FIRST_CELL + u64::from(slots) * 8
+}
+
+/// Whole chunks of cells in a file of so many bytes.
+fn slots_of(bytes: u64) -> u32 {
+    let slots = bytes.saturating_sub(FIRST_CELL) / 8;
+    u32::try_from(slots).unwrap_or(u32::MAX) / CHUNK_SLOTS * CHUNK_SLOTS
+}
+
+/// The cells of one file.
+pub(super) struct CellFile {
+    file: MappedFile,
+    /// Cells that the file has room for; a multiple of CHUNK_SLOTS; only grows.
+    capacity: AtomicU32,
+}
+
+impl CellFile {
+    pub(super) fn new(file: MappedFile) -> CellFile {
+        let capacity = slots_of(file.len_bytes());
+        CellFile {
+            file,
+            capacity: AtomicU32::new(capacity),
+        }
+    }
+
+    pub(super) fn file(&self) -> &MappedFile {
+        &self.file
+    }
+
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity.load(Ordering::Acquire)
+    }
+
+    /// Makes room for at least `slots`, at most for what was reserved, some more if there is space. One caller at a time.
+    pub(super) fn reserve(&self, slots: u32) -> io::Result<()> {
+        let have = self.capacity();
+        if slots <= have {
+            return Ok(());
+        }
+        let step = GROWTH_SLOTS_MIN.max(have / 4);
+        let wanted = slots
+            .max(have.saturating_add(step))
+            .next_multiple_of(CHUNK_SLOTS)
+            .min(slots_of(self.file.reserved_bytes()));
+        self.file.grow(file_bytes(wanted))?;
+        self.capacity.store(wanted, Ordering::Release);
+        Ok(())
+    }
+
+    /// All cells.
+    #[inline]
+    pub(super) fn cells(&self) -> &[AtomicU64] {
+        self.file.cells(FIRST_CELL, self.capacity() as usize)
+    }
+
+    /// The cell of a slot that has been made.
+    #[inline]
+    pub(super) fn cell(&self, slot: Slot) -> &AtomicU64 {
+        &self.cells()[slot.index() as usize]
+    }
+
+    /// Fetches the line of a slot's cell.
+    #[inline]
+    pub(super) fn prefetch(&self, slot: Slot) {
+        prefetch(self.file.address(FIRST_CELL + u64::from(slot.index()) * 8));
+    }
+}

@@ -1,49 +1,485 @@
-//! store
-use std::path::PathBuf;
+//! Opening and closing the folder: three files, one lock, the restart rule.
+//!
+//! Owns the order in which files are checked, made and marked. users.log leads: it is locked for the whole store, and cells of
+//! slots that it does not know are zeroed. Nothing is written before everything was found good. Never touches a slot while
+//! the store runs.
+//!
+//! A missing stamps.map is made anew (nobody has a last activity; who was published online has until the grace after boot); a
+//! missing published.map is made anew from the stamps, as after a power cut. A missing users.log beside the others is refused.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::fault::{StoreFault, StoreFaultKind};
+use super::header::{HEADER_BYTES, Header, Kind};
+use super::interner::Rebuilding;
+use super::leaves::Leaves;
+use super::log::{self, FIRST_RECORD, Log};
+use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
+use super::region::{MappedFile, survive_file_size_limit};
+use super::resume::Resume;
+use super::stamps::{CellFile, LEFT, ONLINE, file_bytes, ms_of, pack};
+use super::vigil::Vigil;
+use super::{CHUNK_SLOTS, Presence, SLOTS_MAX};
+use crate::time::{Now, Unix};
+
 /// How to open a store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /** folder, made if missing */
+    /// Folder, made if missing.
     pub dir: PathBuf,
-    /** most users; the address space reserved */
+    /// Most users; the address space reserved (some 160 bytes a user), not memory. At most [`SLOTS_MAX`].
     pub users_max: u32,
-    /** see `Presence::open` */
+    /// Silence after which a publisher is offline, in ms: after a power cut, who was silent for less when it came is online.
     pub offline_after_ms: u64,
-    /** ms, how long a leave is remembered (twice) */
+    /// How far a datagram's `sent_at` may be off, in ms; a leave is remembered for twice that.
     pub beat_skew_max_ms: u64,
-    /** shards that will call note_turn */
+    /// Shards that will call `note_turn`.
     pub shards: u16,
-    /** /proc/sys/kernel/random/boot_id */
+    /// /proc/sys/kernel/random/boot_id: another one than last time, without a clean close, is a power cut.
     pub boot_id: [u8; 16],
 }
+
 /// What opening found; for the start-up message.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
-    /** users known */
+    /// Users known.
     pub users: u32,
-    /** kept online by the restart rule */
+    /// Kept online by the restart rule.
     pub online: u32,
-    /** bytes of torn tail cut from users.log */
+    /// Bytes of torn tail cut from users.log.
     pub torn_bytes: u64,
-    /** power was cut since the last run */
+    /// Power was cut since the last run.
     pub power_cut: bool,
-    /** was closed cleanly */
+    /// Was closed cleanly, or is new.
     pub clean: bool,
+    /// stamps.map was missing beside a users.log with users, and was made anew.
+    pub stamps_rebuilt: bool,
+    /// published.map was missing beside a users.log with users, and was made anew from the stamps.
+    pub published_rebuilt: bool,
 }
-/// Why a store could not be opened. Display names file, offset, expected, found and what to do.
-#[derive(Debug)]
-pub struct StoreFault {
-    _p: (),
+
+/// What the headers of this run say beside what changes with every flush.
+pub(super) struct Identity {
+    store_id: u64,
+    created_at: Unix,
+    boot_id: [u8; 16],
+    synced_bytes: AtomicU64,
+    /// Set by `close`: no header may say otherwise afterwards.
+    closed: AtomicBool,
 }
-/// Writes back in rolling slices; runs on a thread of its own.
-pub struct Flusher {
-    _p: (),
+
+impl Presence {
+    /// Everything before `synced_bytes` of users.log is on disk: says so in its header.
+    pub(super) fn mark_log_synced(&self, synced_bytes: u64) -> io::Result<()> {
+        self.identity.synced_bytes.fetch_max(synced_bytes, Ordering::AcqRel);
+        let mut header = self.identity.header(Kind::Users);
+        header.synced_bytes = self.identity.synced_bytes.load(Ordering::Acquire);
+        self.interner.log().file().write_start(&header.encode())
+    }
+
+    /// The stamps up to `capacity` are on disk, the file's length included: says so in its header.
+    pub(super) fn mark_stamps_synced(&self, capacity: u32) -> io::Result<()> {
+        let mut header = self.identity.header(Kind::Stamps);
+        header.capacity = capacity;
+        self.stamps.file().write_start(&header.encode())
+    }
+
+    /// Every transition up to `watermark` is on disk, and `capacity` as above: says so in the header.
+    pub(super) fn mark_published_synced(&self, capacity: u32, watermark: Unix, clean: bool) -> io::Result<()> {
+        let mut header = self.identity.header(Kind::Published);
+        header.capacity = capacity;
+        header.watermark = watermark;
+        header.boot_id = self.identity.boot_id;
+        header.clean = clean;
+        header.ambiguous = self.resume.ambiguous();
+        self.published.file().write_start(&header.encode())
+    }
+
+    /// Bytes of users.log before `end` that are not known to be on disk.
+    pub(super) fn log_bytes_unsynced(&self, end: u64) -> u64 {
+        end.saturating_sub(self.identity.synced_bytes.load(Ordering::Acquire))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.identity.closed.load(Ordering::Acquire)
+    }
+
+    /// Writes everything back and marks the store as closed cleanly. The shards and the flusher have stopped before; the
+    /// folder's lock goes with the last reference.
+    ///
+    /// Errors: the disk's; the store is then not marked, and opens as after a crash.
+    pub fn close(&self, now: Now) -> io::Result<()> {
+        self.identity.closed.store(true, Ordering::Release);
+        let (end, stamps, published) = (
+            self.interner.log().end(),
+            self.stamps.capacity(),
+            self.published.capacity(),
+        );
+        self.interner.log().file().sync()?;
+        self.mark_log_synced(end)?;
+        self.interner.log().file().sync()?;
+        self.stamps.file().sync()?;
+        self.mark_stamps_synced(stamps)?;
+        self.stamps.file().sync()?;
+        self.published.file().sync()?;
+        self.mark_published_synced(published, now.unix, true)?;
+        self.published.file().sync()
+    }
 }
-/// What one slice did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FlushReport {
-    /** bytes written back */
-    pub bytes: u64,
-    /** a whole cycle ended with this slice; its length in ms */
-    pub cycle_ms: Option<u64>,
+
+impl Identity {
+    fn header(&self, kind: Kind) -> Header {
+        Header::new(kind, self.store_id, self.created_at)
+    }
+}
+
+pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenReport), StoreFault> {
+    survive_file_size_limit();
+    let users_max = options.users_max.clamp(1, SLOTS_MAX);
+    let os = |doing: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |error| StoreFault::os(path, doing, error)
+    };
+    fs::create_dir_all(&options.dir).map_err(os("make the folder", &options.dir))?;
+
+    // Read and check.
+    let users = Found::open(&options.dir, Kind::Users)?;
+    lock(&users)?;
+    let stamps = Found::look(&options.dir, Kind::Stamps)?;
+    let published = Found::look(&options.dir, Kind::Published)?;
+    if users.header.is_none() && (stamps.is_some() || published.is_some()) {
+        return Err(StoreFault::new(
+            StoreFaultKind::Missing,
+            users.path,
+            0,
+            "users.log of the maps beside it",
+            "no such file, or an empty one",
+        ));
+    }
+    for map in [&stamps, &published].into_iter().flatten() {
+        map.check_beside(&users)?;
+    }
+    let synced_bytes = users
+        .header
+        .map_or(FIRST_RECORD, |header| header.synced_bytes.max(FIRST_RECORD));
+    if users.header.is_some() && users.bytes < synced_bytes {
+        return Err(StoreFault::new(
+            StoreFaultKind::Truncated,
+            users.path,
+            users.bytes,
+            format!("the {synced_bytes} bytes that were synced"),
+            "the end of the file",
+        ));
+    }
+    let last = published.as_ref().and_then(|found| found.header);
+    let clean = last.is_some_and(|header| header.clean);
+    let power_cut = last.is_some_and(|header| !header.clean && header.boot_id != options.boot_id);
+    let store_is_new = users.header.is_none();
+    let identity = match users.header {
+        Some(header) => Identity {
+            store_id: header.store_id,
+            created_at: header.created_at,
+            boot_id: options.boot_id,
+            synced_bytes: AtomicU64::new(synced_bytes),
+            closed: AtomicBool::new(false),
+        },
+        None => Identity {
+            store_id: random_id().map_err(os("get random bytes for", &users.path))?,
+            created_at: now.unix,
+            boot_id: options.boot_id,
+            synced_bytes: AtomicU64::new(FIRST_RECORD),
+            closed: AtomicBool::new(false),
+        },
+    };
+    let users_path = users.path.clone();
+    let mut log_file = users.map(&identity, log::reserved_bytes(users_max))?;
+    let (rebuilding, scan) = read_log(&log_file, users_max).map_err(os("reserve memory for", &users_path))?;
+    check_scan(&users_path, &scan, synced_bytes, users_max)?;
+
+    // From here on the files are ours to write.
+    let torn_bytes = if clean && scan.fault.is_none() {
+        0
+    } else {
+        torn_bytes(&log_file, scan.end)
+    };
+    if torn_bytes > 0 {
+        log_file
+            .cut(scan.end)
+            .map_err(os("cut the torn tail of", &users_path))?;
+    }
+    let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
+    let (stamps_missing, published_missing) = (stamps.is_none(), published.is_none());
+    let stamps = Found::or_new(stamps, &options.dir, Kind::Stamps)?.map(&identity, reserved)?;
+    let published = Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
+    let presence = Presence {
+        interner: rebuilding.finish(Log::new(log_file, scan.end), users_max),
+        stamps: CellFile::new(stamps),
+        published: CellFile::new(published),
+        online: Online::new(users_max).map_err(os("reserve memory for", &options.dir))?,
+        leaves: Mutex::new(Leaves::new(options.beat_skew_max_ms)),
+        vigil: Vigil::new(options.shards),
+        resume: Resume::new(identity.created_at, last.and_then(|header| header.ambiguous)),
+        identity,
+        beat_skew_ms_max: options.beat_skew_max_ms,
+        growth_logged_ms: AtomicU64::new(0),
+    };
+    for cells in [&presence.stamps, &presence.published] {
+        cells
+            .reserve(scan.users.max(1))
+            .map_err(os("make room in", cells.file().path()))?;
+        if !clean {
+            zero_beyond(cells, scan.users);
+        }
+    }
+    let rebuilt = published_missing && !store_is_new && scan.users > 0;
+    let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
+    if power_cut || rebuilt {
+        republish(&presence, scan.users, options.offline_after_ms, now);
+        presence.resume.doubt(watermark.min(now.unix), now.unix);
+    }
+    let latest = restore_online(&presence, scan.users).max(watermark);
+    if now.unix < latest {
+        // The wall clock was set back while the store was closed.
+        presence.resume.doubt(now.unix, latest);
+    }
+    let report = OpenReport {
+        users: scan.users,
+        online: presence.online() as u32,
+        torn_bytes,
+        power_cut,
+        clean: clean || store_is_new,
+        stamps_rebuilt: stamps_missing && !store_is_new && scan.users > 0,
+        published_rebuilt: rebuilt,
+    };
+    // Not clean from here on, and of this boot; the watermark stays until the first flush.
+    presence
+        .mark_published_synced(last.map_or(0, |header| header.capacity), watermark, false)
+        .and_then(|()| presence.published.file().sync())
+        .map_err(os("mark as open", presence.published.file().path()))?;
+    Ok((presence, report))
+}
+
+/// A file of the store as it is before anything is written.
+struct Found {
+    kind: Kind,
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    /// None: empty, so it was just made, now or by a process that was killed at once.
+    header: Option<Header>,
+}
+
+impl Found {
+    /// Opens a file, made if missing, and checks its header.
+    fn open(dir: &Path, kind: Kind) -> Result<Found, StoreFault> {
+        let path = dir.join(kind.file_name());
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
+        let mut file = file.map_err(|error| StoreFault::os(path.clone(), "open", error))?;
+        let bytes = file
+            .metadata()
+            .map_err(|error| StoreFault::os(path.clone(), "read", error))?
+            .len();
+        let mut start = Vec::with_capacity(HEADER_BYTES);
+        (&mut file)
+            .take(HEADER_BYTES as u64)
+            .read_to_end(&mut start)
+            .map_err(|error| StoreFault::os(path.clone(), "read", error))?;
+        let header = match start.is_empty() {
+            true => None,
+            false => Some(Header::decode(kind, &start).map_err(|fault| StoreFault::header(path.clone(), kind, fault))?),
+        };
+        Ok(Found {
+            kind,
+            path,
+            file,
+            bytes,
+            header,
+        })
+    }
+
+    /// The same for a file that may be missing, or as good as missing.
+    fn look(dir: &Path, kind: Kind) -> Result<Option<Found>, StoreFault> {
+        let path = dir.join(kind.file_name());
+        match path.try_exists() {
+            Err(error) => Err(StoreFault::os(path, "look for", error)),
+            Ok(false) => Ok(None),
+            Ok(true) => Found::open(dir, kind).map(|found| found.header.is_some().then_some(found)),
+        }
+    }
+
+    fn or_new(found: Option<Found>, dir: &Path, kind: Kind) -> Result<Found, StoreFault> {
+        found.map_or_else(|| Found::open(dir, kind), Ok)
+    }
+
+    /// A map must be of the same store as users.log and as long as its header says.
+    fn check_beside(&self, users: &Found) -> Result<(), StoreFault> {
+        let (Some(header), Some(leader)) = (self.header, users.header) else {
+            return Ok(());
+        };
+        if header.store_id != leader.store_id {
+            return Err(StoreFault::new(
+                StoreFaultKind::OtherStore,
+                self.path.clone(),
+                16,
+                format!("store id {:016x} as in users.log", leader.store_id),
+                format!("{:016x}", header.store_id),
+            ));
+        }
+        let expected = file_bytes(header.capacity);
+        if header.capacity > 0 && self.bytes < expected {
+            return Err(StoreFault::new(
+                StoreFaultKind::Truncated,
+                self.path.clone(),
+                self.bytes,
+                format!("{expected} bytes for {} slots", header.capacity),
+                "the end of the file",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Maps the file, with a first header if it has none.
+    fn map(self, identity: &Identity, reserved_bytes: u64) -> Result<MappedFile, StoreFault> {
+        let path = self.path.clone();
+        let map = || {
+            if self.header.is_none() {
+                let header = identity.header(self.kind).encode();
+                std::os::unix::fs::FileExt::write_all_at(&self.file, &header, 0)?;
+            }
+            MappedFile::map(self.file, self.path, reserved_bytes)
+        };
+        map().map_err(|error| StoreFault::os(path, "map", error))
+    }
+}
+
+fn lock(users: &Found) -> Result<(), StoreFault> {
+    match users.file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(StoreFault::new(
+            StoreFaultKind::Locked,
+            users.path.clone(),
+            0,
+            "a store that no process has open",
+            "another process's lock",
+        )),
+        Err(TryLockError::Error(error)) => Err(StoreFault::os(users.path.clone(), "lock", error)),
+    }
+}
+
+fn random_id() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn read_log(file: &MappedFile, users_max: u32) -> io::Result<(Rebuilding, log::Scan)> {
+    let mut rebuilding = Rebuilding::new(users_max)?;
+    let bytes = all_bytes(file);
+    let scan = log::scan(bytes, |offset, id| rebuilding.add(offset, id));
+    Ok((rebuilding, scan))
+}
+
+fn all_bytes(file: &MappedFile) -> &[u8] {
+    // SAFETY: nobody writes the file: this process is still opening the store, and the lock keeps others away.
+    unsafe { file.bytes_at(0, file.len_bytes() as usize) }
+}
+
+/// Damage before the synced mark is not a torn write.
+fn check_scan(path: &Path, scan: &log::Scan, synced_bytes: u64, users_max: u32) -> Result<(), StoreFault> {
+    if scan.end < synced_bytes {
+        let (offset, expected, found) = match &scan.fault {
+            Some(fault) => (fault.offset, fault.expected.clone(), fault.found.clone()),
+            None => (
+                scan.end,
+                format!("records up to {synced_bytes}, which was synced"),
+                "a zero length byte, the end of the log".to_owned(),
+            ),
+        };
+        return Err(StoreFault::new(
+            StoreFaultKind::RecordDamaged,
+            path.to_owned(),
+            offset,
+            expected,
+            found,
+        ));
+    }
+    if scan.users > users_max {
+        let expected = format!("at most {users_max} users (users_max)");
+        let found = format!("{} users", scan.users);
+        return Err(StoreFault::new(
+            StoreFaultKind::TooManyUsers,
+            path.to_owned(),
+            scan.end,
+            expected,
+            found,
+        ));
+    }
+    Ok(())
+}
+
+/// Bytes from `end` to the last one that is not zero.
+fn torn_bytes(file: &MappedFile, end: u64) -> u64 {
+    let tail = &all_bytes(file)[(end as usize).min(file.len_bytes() as usize)..];
+    tail.iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last as u64 + 1)
+}
+
+/// Slots that users.log does not know have no cells: a power cut may have kept these and lost their records.
+fn zero_beyond(cells: &CellFile, users: u32) {
+    for cell in &cells.cells()[users as usize..] {
+        if cell.load(Ordering::Relaxed) != 0 {
+            cell.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// After a power cut, or without a published.map: who was published online, or was fresh when the last stamp was written, is
+/// online, with a transition now, for nobody knows what watchers were told last.
+fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
+    let stamps = &presence.stamps.cells()[..users as usize];
+    let published = &presence.published.cells()[..users as usize];
+    let newest_ms = stamps
+        .iter()
+        .map(|stamp| ms_of(stamp.load(Ordering::Relaxed)))
+        .max()
+        .unwrap_or(0);
+    for (stamp, published) in stamps.iter().zip(published) {
+        let (stamp, before) = (stamp.load(Ordering::Relaxed), published.load(Ordering::Relaxed));
+        let was_fresh = stamp & LEFT == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
+        if was_fresh || before & ONLINE != 0 {
+            published.store(pack(now.unix.ms().max(ms_of(before) + 1), ONLINE), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Sets the online bits as published, and has every chunk looked at once. Returns the time of the latest transition.
+fn restore_online(presence: &Presence, users: u32) -> Unix {
+    let published = &presence.published.cells()[..users as usize];
+    let mut latest_ms = 0;
+    for (word, cells) in published.chunks(64).enumerate() {
+        let mut bits = 0;
+        for (bit, cell) in cells.iter().enumerate() {
+            let cell = cell.load(Ordering::Relaxed);
+            bits |= (cell & ONLINE) << bit;
+            latest_ms = latest_ms.max(ms_of(cell));
+        }
+        if bits != 0 {
+            presence.online.fill(word as u32, bits);
+        }
+    }
+    for chunk in 0..users.div_ceil(CHUNK_SLOTS) as usize {
+        presence.online.raise(chunk, LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
+    }
+    Unix::from_ms(latest_ms)
 }

@@ -1,56 +1,266 @@
-//! sweep
-use super::{Presence, Slot};
+//! Finds the slots whose freshness differs from what is published, and publishes the difference.
+//!
+//! Owns one shard's cursor over its chunks. Only a slot's owner runs this for it, so published cells and online bits have one
+//! writer. Never reads a clock, never touches a connection. Cost: eight bytes and one bit for each slot of a chunk in which
+//! somebody is online or something was stamped; nothing but a flag for the others.
+//!
+//! Every race heals: whatever crosses a sweep is still there for the next one, because a chunk with a transition is looked at
+//! once more.
+
+use std::sync::atomic::Ordering;
+
+use super::fresh::{Bounds, Comparison, WORD_SLOTS};
+use super::online::{CHUNK_WORDS, LOOK, PUBLISHED_DIRTY, STAMPS_DIRTY, chunk_of};
+use super::stamps::{ONLINE, flags_of, ms_of, pack};
+use super::{CHUNK_SLOTS, Presence, Slot};
 use crate::time::Now;
 
 /// One transition, decided and already written to `published` by the slot's owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transition {
-    /** whose */
+    /// Whose.
     pub slot: Slot,
-    /** to online rather than to offline */
+    /// To online rather than to offline.
     pub online: bool,
-    /** the slot's first ever: watches by name must be turned into watches by slot */
+    /// The slot's first ever: watches by name must be turned into watches by slot.
     pub first: bool,
 }
 
 /// What a sweep must know beside the stamps.
 #[derive(Clone, Copy, Debug)]
 pub struct SweepContext {
-    /** moment */
+    /// The turn's moment.
     pub now: Now,
-    /** silence after which a publisher is offline */
+    /// Silence after which a publisher is offline, in ms.
     pub offline_after_ms: u64,
-    /** after a stall, a step or a restart: nobody may be expired (LEFT still counts) */
+    /// After a stall, a step or a restart: nobody may be expired (LEFT still counts).
     pub hold_expiries: bool,
 }
 
 /// One shard's sweep over the chunks that it owns.
 #[derive(Debug)]
 pub struct Sweep {
-    _p: (),
+    shard: u16,
+    shards: u16,
+    comparison: Comparison,
+    /// The next word to look at; `None` between two cycles.
+    cursor: Option<Cursor>,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    chunk: u32,
+    /// Word within the chunk; 0: the chunk has not been asked whether it needs a look.
+    word: u32,
+}
+
 impl Sweep {
     /// For shard `shard` of `shards`.
-    pub fn new(_shard: u16, _shards: u16) -> Sweep {
-        todo!()
+    pub fn new(shard: u16, shards: u16) -> Sweep {
+        assert!(shard < shards, "shards are numbered from 0");
+        Sweep {
+            shard,
+            shards,
+            comparison: Comparison::detect(),
+            cursor: None,
+        }
     }
+
     /// Starts a cycle over all owned chunks (a cycle under way goes on).
     pub fn begin(&mut self) {
-        todo!()
+        self.cursor.get_or_insert(Cursor {
+            chunk: u32::from(self.shard),
+            word: 0,
+        });
     }
-    /// Sweeps at most `slots_max` slots; appends transitions (at most `transitions_max`, the rest is found by the next slice). True when the cycle is complete.
+
+    /// Sweeps at most `slots_max` slots (rounded up to 64; a skipped chunk counts as one); appends at most
+    /// `transitions_max` transitions, the rest is found by the next slice. True when the cycle is complete.
+    ///
+    /// Expiries are held beside `context.hold_expiries` while another shard is stalled or has not seen a step of the clock
+    /// (see [`Presence::note_turn`]), and while [`Presence::hold_expiries_until`] says so.
     pub fn slice(
         &mut self,
-        _presence: &Presence,
-        _context: SweepContext,
-        _slots_max: u32,
-        _transitions_max: usize,
-        _out: &mut Vec<Transition>,
+        presence: &Presence,
+        context: SweepContext,
+        slots_max: u32,
+        transitions_max: usize,
+        out: &mut Vec<Transition>,
     ) -> bool {
-        todo!()
+        let Some(mut cursor) = self.cursor.take() else {
+            return true;
+        };
+        let mut pass = Pass::new(self, presence, context, out.len().saturating_add(transitions_max));
+        let users = presence.users();
+        let mut budget = i64::from(slots_max);
+        while cursor.chunk < users.div_ceil(CHUNK_SLOTS) {
+            if budget <= 0 {
+                self.cursor = Some(cursor);
+                return false;
+            }
+            let chunk = cursor.chunk as usize;
+            let asked = cursor.word > 0;
+            // Lowered before the stamps are read: a beat that comes later raises it again.
+            if !asked && !presence.online.lower(chunk, LOOK) && presence.online.count(chunk) == 0 {
+                budget -= 1;
+                cursor.chunk += u32::from(self.shards);
+                continue;
+            }
+            let words = users
+                .saturating_sub(cursor.chunk * CHUNK_SLOTS)
+                .min(CHUNK_SLOTS)
+                .div_ceil(WORD_SLOTS as u32);
+            while cursor.word < words && budget > 0 {
+                if !pass.word(cursor.chunk * CHUNK_WORDS + cursor.word, out) {
+                    // Full in the middle of a word: what is left of it shows when it is read again. At word 0 the chunk
+                    // would be asked again, and must say yes.
+                    presence.online.raise(chunk, LOOK);
+                    self.cursor = Some(cursor);
+                    return false;
+                }
+                cursor.word += 1;
+                budget -= WORD_SLOTS as i64;
+            }
+            if cursor.word >= words {
+                cursor = Cursor {
+                    chunk: cursor.chunk + u32::from(self.shards),
+                    word: 0,
+                };
+            }
+        }
+        true
     }
+
     /// Looks at one owned slot now (a beat came while it was offline, or a leave).
-    pub fn look(&mut self, _presence: &Presence, _context: SweepContext, _slot: Slot, _out: &mut Vec<Transition>) {
-        todo!()
+    pub fn look(&mut self, presence: &Presence, context: SweepContext, slot: Slot, out: &mut Vec<Transition>) {
+        debug_assert_eq!(slot.owner(self.shards), self.shard, "only a slot's owner publishes it");
+        let mut pass = Pass::new(self, presence, context, usize::MAX);
+        let stamp = presence.stamps.cell(slot).load(Ordering::Acquire);
+        if pass.bounds.is_ahead(stamp) {
+            pass.clamp(slot);
+        }
+        pass.decide(slot, out);
+    }
+}
+
+/// One call's view: the moment, the bounds that follow from it, and where to stop.
+struct Pass<'a> {
+    presence: &'a Presence,
+    comparison: Comparison,
+    shard: u16,
+    now: Now,
+    bounds: Bounds,
+    /// The engine's own reason to hold.
+    hold: bool,
+    /// Length of `out` at which to stop.
+    out_max: usize,
+}
+
+impl<'a> Pass<'a> {
+    fn new(sweep: &Sweep, presence: &'a Presence, context: SweepContext, out_max: usize) -> Pass<'a> {
+        Pass {
+            presence,
+            comparison: sweep.comparison,
+            shard: sweep.shard,
+            now: context.now,
+            bounds: Bounds::new(context.now.unix, context.offline_after_ms),
+            hold: context.hold_expiries,
+            out_max,
+        }
+    }
+
+    /// Whether expiries are held, asked after the stamps were read: a peer that had already stamped by another clock has said
+    /// so by now.
+    fn holds(&self) -> bool {
+        self.hold || self.presence.vigil.must_hold(self.shard, self.now)
+    }
+
+    /// Looks at 64 slots; false if `out` is full and something may be left.
+    #[inline]
+    fn word(&mut self, word: u32, out: &mut Vec<Transition>) -> bool {
+        let first = word as usize * WORD_SLOTS;
+        let stamps = self.presence.stamps.cells()[first..]
+            .first_chunk::<WORD_SLOTS>()
+            .expect("the files grow by whole chunks, and a chunk by whole words");
+        let found = self.comparison.word(stamps, self.bounds);
+        let online = self.presence.online.word(word);
+        if found.fresh == online && !found.any_ahead {
+            return true;
+        }
+        self.differs(word, found.any_ahead, out)
+    }
+
+    /// The rare path of `word`: somebody came, went, or is ahead of the clock.
+    #[cold]
+    fn differs(&mut self, word: u32, any_ahead: bool, out: &mut Vec<Transition>) -> bool {
+        let first = word * WORD_SLOTS as u32;
+        let stamps = &self.presence.stamps.cells()[first as usize..first as usize + WORD_SLOTS];
+        let stamps: &[_; WORD_SLOTS] = stamps.try_into().expect("sliced to this length");
+        if any_ahead && !self.presence.vigil.must_hold(self.shard, self.now) {
+            for (bit, stamp) in stamps.iter().enumerate() {
+                if self.bounds.is_ahead(stamp.load(Ordering::Relaxed)) {
+                    self.clamp(Slot::new(first + bit as u32));
+                }
+            }
+        }
+        let fresh = self.comparison.word(stamps, self.bounds).fresh;
+        let online = self.presence.online.word(word);
+        let mut wanted = fresh;
+        if online & !fresh != 0 && self.holds() {
+            wanted |= online & self.comparison.word(stamps, Bounds::not_left()).fresh;
+        }
+        let mut differing = wanted ^ online;
+        while differing != 0 {
+            if out.len() >= self.out_max {
+                return false;
+            }
+            let slot = Slot::new(first + differing.trailing_zeros());
+            differing &= differing - 1;
+            self.decide(slot, out);
+        }
+        true
+    }
+
+    /// Brings a stamp from the future back to the present: it was made before the wall clock was stepped back, and would keep
+    /// its publisher online until then.
+    fn clamp(&self, slot: Slot) {
+        let cell = self.presence.stamps.cell(slot);
+        let _ = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
+            self.bounds
+                .is_ahead(stamp)
+                .then(|| pack(self.now.unix.ms(), flags_of(stamp)))
+        });
+        self.presence.online.raise(chunk_of(slot), STAMPS_DIRTY);
+    }
+
+    /// Compares one slot once more and publishes what it is, if that is news.
+    fn decide(&mut self, slot: Slot, out: &mut Vec<Transition>) {
+        let stamp = self.presence.stamps.cell(slot).load(Ordering::Acquire);
+        let fresh = self.bounds.is_fresh(stamp);
+        let online = self.presence.online.has(slot);
+        let expired = online && !fresh && Bounds::not_left().is_fresh(stamp);
+        if fresh == online || (expired && self.holds()) {
+            return;
+        }
+        out.push(self.presence.publish(slot, fresh, self.now));
+    }
+}
+
+impl Presence {
+    /// Writes a transition: the published cell, then the bit, so that whoever sees the bit sees the state.
+    pub(super) fn publish(&self, slot: Slot, online: bool, now: Now) -> Transition {
+        let cell = self.published.cell(slot);
+        let previous = cell.load(Ordering::Relaxed);
+        // Strictly increasing, whatever the clock does: watchers order the states of a publisher by it.
+        let since_ms = now.unix.ms().max(ms_of(previous) + 1);
+        cell.store(pack(since_ms, if online { ONLINE } else { 0 }), Ordering::Release);
+        self.online.set(slot, online);
+        // A beat that crossed this saw the old bit and told nobody; the next sweep looks once more.
+        self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
+        Transition {
+            slot,
+            online,
+            first: previous == 0,
+        }
     }
 }

@@ -40,31 +40,33 @@ pub enum Phase {
 /// Bits of [`Conn::flags`].
 pub mod flag {
     /// In the queue of connections to flush.
-    pub const QUEUED: u8 = 1;
+    pub const QUEUED: u16 = 1;
     /// The socket took less than was offered; it says when it takes more.
-    pub const BLOCKED: u8 = 1 << 1;
+    pub const BLOCKED: u16 = 1 << 1;
     /// The marks are a snapshot's: told as parts of one, not as changes.
-    pub const SNAPSHOT: u8 = 1 << 2;
+    pub const SNAPSHOT: u16 = 1 << 2;
     /// A keep-alive comment is due.
-    pub const COMMENT: u8 = 1 << 3;
+    pub const COMMENT: u16 = 1 << 3;
     /// Admitted beyond the limit, to be refused politely.
-    pub const SURPLUS: u8 = 1 << 4;
+    pub const SURPLUS: u16 = 1 << 4;
     /// Reading was paused: its input waits for its output.
-    pub const PAUSED: u8 = 1 << 5;
+    pub const PAUSED: u16 = 1 << 5;
     /// The close drains the peer's input first.
-    pub const LINGER: u8 = 1 << 6;
+    pub const LINGER: u16 = 1 << 6;
     /// The peer has closed its sending half.
-    pub const EOF: u8 = 1 << 7;
+    pub const EOF: u16 = 1 << 7;
+    /// It has been answered at least once.
+    pub const SERVED: u16 = 1 << 8;
 }
 
 /// A connection's record.
 #[derive(Debug)]
 pub struct Conn {
     generation: u32,
+    /// Bits of [`flag`].
+    pub flags: u16,
     /// What it is doing; moved by [`Conn::go`] alone.
     phase: Phase,
-    /// Bits of [`flag`].
-    pub flags: u8,
     /// The slot that a stream vouches for, plus one; 0: none.
     publisher: u32,
     /// The moment that matters to the phase: a deadline, or for a stream the time of its last written byte.
@@ -92,9 +94,11 @@ pub struct Io {
     pub stalled_since: Option<Mono>,
 }
 
-/// A chunked body under way: the decoder's state and what it has decoded.
+/// A chunked body under way: its head, the decoder's state and what it has decoded.
 #[derive(Debug, Default)]
 pub struct Chunked {
+    /// The request's head as received.
+    pub head: Vec<u8>,
     /// State.
     pub decoder: crate::wire::request::ChunkDecoder,
     /// Decoded bytes.
@@ -144,12 +148,12 @@ impl Conn {
     }
 
     /// Whether `bits` of [`flag`] are all set.
-    pub fn has(&self, bits: u8) -> bool {
+    pub fn has(&self, bits: u16) -> bool {
         self.flags & bits == bits
     }
 
     /// Sets or clears `bits`.
-    pub fn put(&mut self, bits: u8, on: bool) {
+    pub fn put(&mut self, bits: u16, on: bool) {
         if on {
             self.flags |= bits;
         } else {

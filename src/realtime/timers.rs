@@ -60,6 +60,14 @@ impl Timers {
         self.tick_at(now.plus_ms(ms))
     }
 
+    /// The tick `ms` after `tick`.
+    pub fn later(&self, tick: Tick, ms: u64) -> Tick {
+        Tick(
+            tick.0
+                .saturating_add(u32::try_from(ms.div_ceil(TICK_MS)).unwrap_or(NONE - 1)),
+        )
+    }
+
     /// Sets (or moves) the timer of the connection at `index` to `tick`, or a turn of the wheel from now if that is sooner.
     pub fn set(&mut self, index: u32, tick: Tick) {
         self.clear(index);
@@ -87,6 +95,13 @@ impl Timers {
         self.heads[head] = index;
         self.filled[head / 64] |= 1 << (head % 64);
         self.set += 1;
+    }
+
+    /// Sets the timer of the connection at `index` to `tick` unless it fires before that already.
+    pub fn set_sooner(&mut self, index: u32, tick: Tick) {
+        if self.links.get(index as usize).is_none_or(|link| link.due > tick.0) {
+            self.set(index, tick);
+        }
     }
 
     /// Forgets the timer of the connection at `index`.

@@ -309,6 +309,13 @@ impl Watches {
         self.follows.get(conn as usize).map_or(0, |follow| follow.list.len())
     }
 
+    /// Whether the stream at `conn` watches `target`.
+    pub fn has(&self, conn: u32, target: Target) -> bool {
+        self.follows
+            .get(conn as usize)
+            .is_some_and(|follow| find(self.lists.get(follow.list), target.0).is_ok())
+    }
+
     /// Whether anybody watches this slot.
     pub fn is_watched(&self, slot: u32) -> bool {
         self.by_slot.contains_key(&slot)

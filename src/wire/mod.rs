@@ -3,6 +3,9 @@
 //! Owns every format that leaves or enters the process. Never opens a socket, never reads a clock, never panics on a byte.
 
 pub mod beat;
+#[doc(hidden)]
+pub mod fuzz;
+mod json;
 pub mod record;
 pub mod request;
 pub mod response;

@@ -1,14 +1,22 @@
 //! The JSON of presence: records out, lists of users in.
+//!
+//! Owns the form of a record and of every request body. Every user that comes out of a body is a legal one. Never looks
+//! anybody up.
+
+mod body;
 
 use crate::time::Unix;
-use crate::wire::{User, UserFault};
+use crate::wire::User;
+use crate::wire::json::{write_str, write_u64};
+
+pub use body::{BODY_DEPTH_MAX, BodyFault, StreamAsk, WatchEdit, parse_stream_ask, parse_users, parse_watch_edit};
 
 /// One publisher's state as told to anybody who asks or watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
     /// Whose.
     pub user: User<'a>,
-    /// online or offline.
+    /// Online or offline.
     pub online: bool,
     /// Time of the last transition; None: never seen.
     pub since: Option<Unix>,
@@ -18,69 +26,81 @@ pub struct Record<'a> {
 
 impl Record<'_> {
     /// Appends `{"user":"bob","status":"online","since":1,"last_active":2}`, members in this order, no spaces.
-    pub fn write(&self, _out: &mut Vec<u8>) {
-        todo!()
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"user\":");
+        write_str(self.user.as_str(), out);
+        out.extend_from_slice(match self.online {
+            true => b",\"status\":\"online\",\"since\":",
+            false => b",\"status\":\"offline\",\"since\":",
+        });
+        write_time(self.since, out);
+        out.extend_from_slice(b",\"last_active\":");
+        write_time(self.last_active, out);
+        out.push(b'}');
     }
 }
 
-/// Why a JSON body was refused (400 unless said otherwise).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum BodyFault {
-    /// Not JSON, or not of the form; what and where (line, column).
-    Malformed(String),
-    /// Nested deeper than `BODY_DEPTH_MAX`.
-    TooDeep,
-    /// Entry `index` of `member` is not a user id.
-    User {
-        /** member name */
-        member: &'static str,
-        /** from 0 */
-        index: usize,
-        /** why */
-        fault: UserFault,
-    },
-    /// `member` has more than `max` entries (413).
-    TooMany {
-        /** member name */
-        member: &'static str,
-        /** allowed */
-        max: usize,
-        /** given */
-        given: usize,
-    },
-}
-/// Deepest nesting of a JSON body.
-pub const BODY_DEPTH_MAX: usize = 8;
-
-/// `{"users":[..]}`, unknown members refused; order and repeats kept.
-pub fn parse_users(_body: &[u8], _users_max: usize) -> Result<Vec<String>, BodyFault> {
-    todo!()
+fn write_time(time: Option<Unix>, out: &mut Vec<u8>) {
+    match time {
+        Some(time) => write_u64(time.ms(), out),
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
-/// `{"add":[..],"remove":[..]}`, both optional.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct WatchEdit {
-    /** to watch */
-    pub add: Vec<String>,
-    /** to watch no longer */
-    pub remove: Vec<String>,
-}
-/// Reads a watch edit; each list at most `watch_max` long.
-pub fn parse_watch_edit(_body: &[u8], _watch_max: usize) -> Result<WatchEdit, BodyFault> {
-    todo!()
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-/// What `GET` or `POST /v1/stream` asks for.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct StreamAsk {
-    /** whom the stream makes a publisher */
-    pub user: Option<String>,
-    /** whom it watches */
-    pub watch: Vec<String>,
-    /** resume from */
-    pub last_event_id: Option<String>,
-}
-/// Reads the JSON body of `POST /v1/stream`: `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}`, all optional.
-pub fn parse_stream_ask(_body: &[u8], _watch_max: usize) -> Result<StreamAsk, BodyFault> {
-    todo!()
+    use super::*;
+
+    fn written(record: &Record<'_>) -> String {
+        let mut out = Vec::new();
+        record.write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn records() {
+        let bob = Record {
+            user: User::parse(b"bob").unwrap(),
+            online: true,
+            since: Some(Unix::from_ms(1_764_009_600_123)),
+            last_active: Some(Unix::from_ms(1_764_009_631_000)),
+        };
+        assert_eq!(
+            written(&bob),
+            r#"{"user":"bob","status":"online","since":1764009600123,"last_active":1764009631000}"#
+        );
+        let never = Record {
+            user: User::parse("a\"\\/\u{2028}é".as_bytes()).unwrap(),
+            online: false,
+            since: None,
+            last_active: None,
+        };
+        assert_eq!(
+            written(&never),
+            "{\"user\":\"a\\\"\\\\/\u{2028}é\",\"status\":\"offline\",\"since\":null,\"last_active\":null}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn serde_json_reads_it(
+            id in "[^\\p{Cc}]{1,32}",
+            online in any::<bool>(),
+            since in any::<Option<u64>>(),
+            last_active in any::<Option<u64>>(),
+        ) {
+            let record = Record {
+                user: User::parse(id.as_bytes()).unwrap(),
+                online,
+                since: since.map(Unix::from_ms),
+                last_active: last_active.map(Unix::from_ms),
+            };
+            let read: serde_json::Value = serde_json::from_str(&written(&record)).unwrap();
+            let status = if online { "online" } else { "offline" };
+            let expected = serde_json::json!({"user": id, "status": status, "since": since, "last_active": last_active});
+            prop_assert_eq!(read, expected);
+        }
+    }
 }

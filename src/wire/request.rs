@@ -1,21 +1,32 @@
 //! HTTP/1.x requests: head, framing, body, target (RFC 9112), stricter than httparse where it is lenient.
+//!
+//! Owns the words of a request and the order of its parts: `scan` finds where the head ends and refuses stray control
+//! bytes, `head` gives the lines a meaning, `chunk` takes a chunked body apart, `target` undoes percent-encoding. Never
+//! routes, never answers, never holds bytes between calls.
 
-use std::borrow::Cow;
+mod chunk;
+mod head;
+mod scan;
+mod target;
+
+pub use chunk::{BodyStep, CHUNK_EXTENSION_BYTES_MAX, ChunkDecoder, write_chunk, write_last_chunk};
+pub use head::parse_head;
+pub use target::{QueryPair, decode_segment, query_pairs};
 
 /// Bounds of a request (DESIGN.md section 8).
 #[derive(Clone, Copy, Debug)]
 pub struct RequestLimits {
-    /** request line and headers with their final blank line */
+    /// Longest head in bytes: blank lines before it, request line, headers and the final blank line together.
     pub head_bytes_max: usize,
-    /** headers */
+    /// Most header lines.
     pub header_count_max: usize,
-    /** decoded body */
+    /// Longest decoded body in bytes.
     pub body_bytes_max: usize,
 }
 
 /// Request methods that the server knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs, reason = "the names of RFC 9110")]
+#[expect(missing_docs, reason = "the names of RFC 9110")]
 pub enum Method {
     Get,
     Head,
@@ -29,16 +40,27 @@ pub enum Method {
 /// How the body's end is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Framing {
-    /** No body. */
+    /// No body.
     None,
-    /** Content-Length. */
+    /// Content-Length. A number beyond `u64` reads as `u64::MAX`, which no limit allows.
     Length(u64),
-    /** Transfer-Encoding: chunked. */
+    /// Transfer-Encoding: chunked.
     Chunked,
 }
 
+impl Framing {
+    /// Refuses a declared length beyond `body_bytes_max` before a byte of the body is taken in. A chunked body is held
+    /// to the same limit by [`ChunkDecoder`].
+    pub fn check(self, limits: &RequestLimits) -> Result<(), RequestFault> {
+        match self {
+            Framing::Length(bytes) if bytes > limits.body_bytes_max as u64 => Err(RequestFault::BodyTooLarge),
+            Framing::None | Framing::Length(_) | Framing::Chunked => Ok(()),
+        }
+    }
+}
+
 /// A request head, borrowed from the input.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Head<'b> {
     /// Method.
     pub method: Method,
@@ -65,15 +87,15 @@ pub struct Head<'b> {
 }
 
 /// What the input so far amounts to.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Parsed<'b> {
     /// Not yet a whole head.
     Partial,
-    /// A head of `head_bytes` bytes.
+    /// A whole head.
     Head {
-        /** the head */
+        /// The head.
         head: Head<'b>,
-        /** its length; the body starts here */
+        /// Its length in bytes, blank lines before it included; the body starts here.
         head_bytes: usize,
     },
     /// Refused; the connection must close after the answer.
@@ -83,67 +105,46 @@ pub enum Parsed<'b> {
 /// Why a request was refused on its form alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestFault {
-    /** 400: the head is not HTTP (bare LF or CR, bad token, obs-fold, NUL ...) */
+    /// 400: the head is not HTTP (bare LF or CR, bad token, obs-fold, NUL, a header twice that may stand once ...).
     BadHead,
-    /** 400: no Host, two, or a bad one */
+    /// 400: no Host, two, or one that is not `host[:port]`.
     BadHost,
-    /** 400: Content-Length and/or Transfer-Encoding do not name one framing */
+    /// 400: Content-Length and Transfer-Encoding do not name exactly one framing.
     BadFraming,
-    /** 400: a chunk header or trailer is malformed */
+    /// 400: a chunk header or trailer is malformed.
     BadChunk,
-    /** 413 */
+    /// 413: the body is longer than `body_bytes_max`.
     BodyTooLarge,
-    /** 414: request line alone longer than head_bytes_max */
+    /// 414: the request line alone is longer than `head_bytes_max`.
     TargetTooLong,
-    /** 417: an Expect other than 100-continue */
+    /// 417: an Expect other than 100-continue.
     BadExpect,
-    /** 431 */
+    /// 431: the head is longer than `head_bytes_max`, or a body's trailers are.
     HeadTooLarge,
-    /** 431 */
+    /// 431: more header lines than `header_count_max`.
     TooManyHeaders,
-    /** 501: method unknown */
+    /// 501: a method that the server does not know.
     UnknownMethod,
-    /** 501: a transfer coding other than chunked */
+    /// 501: a transfer coding other than chunked.
     UnknownCoding,
-    /** 505 */
+    /// 505: a version other than HTTP/1.0 and HTTP/1.1.
     BadVersion,
 }
 
-/// Parses one head from the start of `input` (leading CRLFs before the request line are skipped and counted in `head_bytes`, RFC 9112 2.2).
-pub fn parse_head<'b>(_input: &'b [u8], _limits: &RequestLimits) -> Parsed<'b> {
-    todo!()
-}
-
-/// Incremental decoder of a chunked body.
-#[derive(Clone, Debug, Default)]
-pub struct ChunkDecoder {
-    _p: (),
-}
-/// Progress of a body.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BodyStep {
-    /** input bytes used */
-    pub consumed: usize,
-    /** the body is whole */
-    pub done: bool,
-}
-impl ChunkDecoder {
-    /// Takes what it can from `input`, appends decoded bytes to `body` (never beyond body_bytes_max).
-    pub fn decode(
-        &mut self,
-        _input: &[u8],
-        _body: &mut Vec<u8>,
-        _limits: &RequestLimits,
-    ) -> Result<BodyStep, RequestFault> {
-        todo!()
-    }
-}
-
-/// Percent-decodes a path segment exactly once ('+' stays '+'); None on a bad escape. Borrowed when nothing was escaped.
-pub fn decode_segment(_raw: &str) -> Option<Cow<'_, [u8]>> {
-    todo!()
-}
-/// The name=value pairs of a query, each decoded once ('+' is a space: application/x-www-form-urlencoded); None for a pair with a bad escape.
-pub fn query_pairs(_raw: &str) -> impl Iterator<Item = Option<(Cow<'_, [u8]>, Cow<'_, [u8]>)>> {
-    std::iter::empty()
+impl RequestFault {
+    /// Every fault, for tables and tests.
+    pub const ALL: [RequestFault; 12] = [
+        RequestFault::BadHead,
+        RequestFault::BadHost,
+        RequestFault::BadFraming,
+        RequestFault::BadChunk,
+        RequestFault::BodyTooLarge,
+        RequestFault::TargetTooLong,
+        RequestFault::BadExpect,
+        RequestFault::HeadTooLarge,
+        RequestFault::TooManyHeaders,
+        RequestFault::UnknownMethod,
+        RequestFault::UnknownCoding,
+        RequestFault::BadVersion,
+    ];
 }

@@ -1,4 +1,15 @@
 //! Server-sent events (WHATWG HTML, "Server-sent events"): the stream's blocks out, a reader in.
+//!
+//! Owns the form of each block that a stream carries (DESIGN.md section 5). Never decides whom to tell or when; a record
+//! encoded once can be appended to any number of streams.
+
+mod reader;
+
+use crate::time::Unix;
+use crate::wire::json::{write_str, write_u64};
+use crate::wire::record::Record;
+
+pub use reader::{Event, Reader};
 
 /// The lone comment line that keeps a stream alive.
 pub const KEEP_ALIVE: &[u8] = b":\n";
@@ -6,68 +17,273 @@ pub const KEEP_ALIVE: &[u8] = b":\n";
 /// The response head of a stream: 200, text/event-stream, no-store, no-transform, X-Accel-Buffering: no, `Connection: close`
 /// (the body ends with the connection; no chunk headers, so that one event's bytes serve every stream).
 /// `extra`: further header lines (CORS), each `Name: value\r\n`, or empty.
-pub fn write_stream_head(_extra: &str, _out: &mut Vec<u8>) {
-    todo!()
+pub fn write_stream_head(extra: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n\
+          X-Accel-Buffering: no\r\nConnection: close\r\n",
+    );
+    out.extend_from_slice(extra.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The first block of a stream.
 #[derive(Clone, Debug)]
 pub struct Hello<'a> {
-    /** stream id */
+    /// Stream id.
     pub stream: &'a str,
-    /** watches held */
+    /// Watches held.
     pub watching: usize,
-    /** server's Unix ms */
+    /// The server's clock, Unix ms.
     pub server_time: u64,
-    /** ms */
+    /// How often a publisher should beat, in ms.
     pub beat_interval_ms: u64,
-    /** ms */
+    /// Silence after which a publisher is offline, in ms.
     pub offline_after_ms: u64,
-    /** the reader's reconnect delay, ms */
+    /// The reader's reconnect delay, in ms.
     pub retry_ms: u64,
 }
+
 impl Hello<'_> {
     /// Appends `event: hello\nretry: ..\ndata: {..}\n\n` (DESIGN.md section 5).
-    pub fn write(&self, _out: &mut Vec<u8>) {
-        todo!()
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_retry(b"hello", self.retry_ms, out);
+        out.extend_from_slice(b"{\"stream\":");
+        write_str(self.stream, out);
+        for (member, number) in [
+            (&b",\"watching\":"[..], self.watching as u64),
+            (b",\"server_time\":", self.server_time),
+            (b",\"beat_interval_ms\":", self.beat_interval_ms),
+            (b",\"offline_after_ms\":", self.offline_after_ms),
+        ] {
+            out.extend_from_slice(member);
+            write_u64(number, out);
+        }
+        out.extend_from_slice(b"}\n\n");
     }
-}
-/// `event: goodbye\nretry: N\ndata: {"reason":"draining"}\n\n`.
-pub fn write_goodbye(_retry_ms: u64, _out: &mut Vec<u8>) {
-    todo!()
-}
-/// `event: overloaded\nretry: N\ndata: {"reason":REASON}\n\n`.
-pub fn write_overloaded(_retry_ms: u64, _reason: &str, _out: &mut Vec<u8>) {
-    todo!()
 }
 
-/// A parsed event.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Event {
-    /** `message` if none was named */
-    pub event: String,
-    /** lines joined with \n */
-    pub data: String,
-    /** last event id as it stands after this event */
-    pub id: String,
+/// Appends `event: goodbye\nretry: N\ndata: {"reason":"draining"}\n\n`.
+pub fn write_goodbye(retry_ms: u64, out: &mut Vec<u8>) {
+    write_retry(b"goodbye", retry_ms, out);
+    out.extend_from_slice(b"{\"reason\":\"draining\"}\n\n");
 }
 
-/// Incremental reader exactly as WHATWG's "interpreting an event stream": CR, LF, CRLF split anywhere, leading BOM, comments, multi-line data, `id` with NUL ignored, `retry` digits only, no dispatch on empty data (but the id still counts).
-#[derive(Clone, Debug, Default)]
-pub struct Reader {
-    _p: (),
+/// Appends `event: overloaded\nretry: N\ndata: {"reason":REASON}\n\n`.
+pub fn write_overloaded(retry_ms: u64, reason: &str, out: &mut Vec<u8>) {
+    write_retry(b"overloaded", retry_ms, out);
+    out.extend_from_slice(b"{\"reason\":");
+    write_str(reason, out);
+    out.extend_from_slice(b"}\n\n");
 }
-impl Reader {
-    /// Feeds bytes; calls `each` for every dispatched event.
-    pub fn feed(&mut self, _bytes: &[u8], _each: &mut dyn FnMut(&Event)) {
-        todo!()
+
+/// Appends `event: presence\n[id: N\n]data: {record}\n\n`. With an id, the stream has been told everything up to it.
+pub fn write_presence(record: &Record<'_>, id: Option<Unix>, out: &mut Vec<u8>) {
+    open_presence(id, out);
+    record.write(out);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// [`write_presence`] of a record that [`Record::write`] has encoded: once a turn, for every stream.
+pub fn write_presence_encoded(record: &[u8], id: Option<Unix>, out: &mut Vec<u8>) {
+    open_presence(id, out);
+    out.extend_from_slice(record);
+    out.extend_from_slice(b"\n\n");
+}
+
+fn open_presence(id: Option<Unix>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: presence\n");
+    if let Some(id) = id {
+        write_id(id, out);
     }
-    /// Last `retry` seen, ms.
-    pub fn retry_ms(&self) -> Option<u64> {
-        todo!()
+    out.extend_from_slice(b"data: ");
+}
+
+/// Begins a snapshot block. Follow with any number of [`write_snapshot_append`] and one [`write_snapshot_close`] on the
+/// same buffer; the id may be given here, as DESIGN.md section 5 shows it, or at the close when it is not known yet
+/// whether this part is the last.
+pub fn write_snapshot_open(id: Option<Unix>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: snapshot\n");
+    if let Some(id) = id {
+        write_id(id, out);
     }
-    /// Last event id, also from blocks without data.
-    pub fn last_event_id(&self) -> &str {
-        todo!()
+    out.extend_from_slice(b"data: {\"presence\":[");
+}
+
+/// Appends one record to the snapshot block that `out` ends in.
+pub fn write_snapshot_append(record: &Record<'_>, out: &mut Vec<u8>) {
+    separate(out);
+    record.write(out);
+}
+
+/// [`write_snapshot_append`] of a record that [`Record::write`] has encoded.
+pub fn write_snapshot_append_encoded(record: &[u8], out: &mut Vec<u8>) {
+    separate(out);
+    out.extend_from_slice(record);
+}
+
+/// Ends a snapshot block; `id` if this is the last part and the opening did not give it (the order of fields in a block
+/// is free).
+pub fn write_snapshot_close(id: Option<Unix>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"]}\n");
+    if let Some(id) = id {
+        write_id(id, out);
+    }
+    out.push(b'\n');
+}
+
+/// A comma unless the list has just been opened: a record ends in '}', so the last byte tells.
+fn separate(out: &mut Vec<u8>) {
+    if out.last() != Some(&b'[') {
+        out.push(b',');
+    }
+}
+
+fn write_id(id: Unix, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"id: ");
+    write_u64(id.ms(), out);
+    out.push(b'\n');
+}
+
+fn write_retry(event: &[u8], retry_ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(event);
+    out.extend_from_slice(b"\nretry: ");
+    write_u64(retry_ms, out);
+    out.extend_from_slice(b"\ndata: ");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::User;
+
+    fn text(write: impl Fn(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn bob(online: bool) -> Record<'static> {
+        Record {
+            user: User::parse(b"bob").unwrap(),
+            online,
+            since: Some(Unix::from_ms(1_764_009_604_000)),
+            last_active: Some(Unix::from_ms(1_764_009_579_000)),
+        }
+    }
+
+    const OFFLINE: &str = r#"{"user":"bob","status":"offline","since":1764009604000,"last_active":1764009579000}"#;
+
+    #[test]
+    fn blocks() {
+        let hello = Hello {
+            stream: "2.51.9f3c\"",
+            watching: 2,
+            server_time: 1_764_009_600_123,
+            beat_interval_ms: 10_000,
+            offline_after_ms: 25_000,
+            retry_ms: 3_417,
+        };
+        assert_eq!(
+            text(|out| hello.write(out)),
+            "event: hello\nretry: 3417\ndata: {\"stream\":\"2.51.9f3c\\\"\",\"watching\":2,\"server_time\":1764009600123,\
+             \"beat_interval_ms\":10000,\"offline_after_ms\":25000}\n\n"
+        );
+        assert_eq!(
+            text(|out| write_goodbye(9, out)),
+            "event: goodbye\nretry: 9\ndata: {\"reason\":\"draining\"}\n\n"
+        );
+        assert_eq!(
+            text(|out| write_overloaded(60_000, "streams\n", out)),
+            "event: overloaded\nretry: 60000\ndata: {\"reason\":\"streams\\n\"}\n\n"
+        );
+        assert_eq!(
+            text(|out| write_stream_head("Vary: Origin\r\n", out)),
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n\
+             X-Accel-Buffering: no\r\nConnection: close\r\nVary: Origin\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn presence() {
+        let id = Some(Unix::from_ms(7));
+        assert_eq!(
+            text(|out| write_presence(&bob(false), None, out)),
+            format!("event: presence\ndata: {OFFLINE}\n\n")
+        );
+        let block = format!("event: presence\nid: 7\ndata: {OFFLINE}\n\n");
+        assert_eq!(text(|out| write_presence(&bob(false), id, out)), block);
+        assert_eq!(text(|out| write_presence_encoded(OFFLINE.as_bytes(), id, out)), block);
+    }
+
+    #[test]
+    fn snapshots() {
+        let id = Some(Unix::from_ms(7));
+        let whole = |records: usize, opening, closing| {
+            text(|out| {
+                out.extend_from_slice(KEEP_ALIVE);
+                write_snapshot_open(opening, out);
+                for index in 0..records {
+                    match index % 2 {
+                        0 => write_snapshot_append(&bob(false), out),
+                        _ => write_snapshot_append_encoded(OFFLINE.as_bytes(), out),
+                    }
+                }
+                write_snapshot_close(closing, out);
+            })
+        };
+        assert_eq!(whole(0, None, None), ":\nevent: snapshot\ndata: {\"presence\":[]}\n\n");
+        assert_eq!(
+            whole(1, id, None),
+            format!(":\nevent: snapshot\nid: 7\ndata: {{\"presence\":[{OFFLINE}]}}\n\n")
+        );
+        assert_eq!(
+            whole(3, None, id),
+            format!(":\nevent: snapshot\ndata: {{\"presence\":[{OFFLINE},{OFFLINE},{OFFLINE}]}}\nid: 7\n\n")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            users in prop::collection::vec("[^\\p{Cc}]{1,32}", 1..5),
+            reason in any::<String>(),
+            id in any::<u64>(),
+            cuts in prop::collection::vec(1_usize..50, 1..20),
+        ) {
+            let mut out = Vec::new();
+            let mut expected = Vec::new();
+            write_overloaded(5, &reason, &mut out);
+            expected.push((String::from("overloaded"), serde_json::json!({"reason": reason}), String::new()));
+            write_snapshot_open(None, &mut out);
+            for user in &users {
+                let user = User::parse(user.as_bytes()).unwrap();
+                write_snapshot_append(&Record { user, ..bob(true) }, &mut out);
+            }
+            write_snapshot_close(Some(Unix::from_ms(id)), &mut out);
+            let records: Vec<_> = users
+                .iter()
+                .map(|user| serde_json::json!({"user": user, "status": "online", "since": 1_764_009_604_000_u64, "last_active": 1_764_009_579_000_u64}))
+                .collect();
+            expected.push((String::from("snapshot"), serde_json::json!({"presence": records}), id.to_string()));
+
+            let mut reader = Reader::default();
+            let mut events = Vec::new();
+            let mut rest = &out[..];
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (part, after) = rest.split_at(rest.len().min(*cut));
+                reader.feed(part, &mut |event| {
+                    events.push((event.event.clone(), serde_json::from_str(&event.data).unwrap(), event.id.clone()));
+                });
+                rest = after;
+            }
+            prop_assert_eq!(events, expected);
+            prop_assert_eq!(reader.retry_ms(), Some(5));
+        }
     }
 }

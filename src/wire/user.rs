@@ -22,16 +22,24 @@ pub enum UserFault {
 }
 
 impl<'a> User<'a> {
+    /// Fills a place of an array until a user is put there.
+    pub const NOBODY: User<'static> = User("-");
+
     /// Checks `bytes`, which have been unescaped by their carrier (percent-decoding, JSON) exactly once.
     pub fn parse(bytes: &'a [u8]) -> Result<User<'a>, UserFault> {
-        if bytes.is_empty() {
-            return Err(UserFault::Empty);
-        }
-        if bytes.len() > USER_BYTES_MAX {
-            return Err(UserFault::TooLong);
-        }
-        let text = std::str::from_utf8(bytes).map_err(|_| UserFault::NotUtf8)?;
-        if text.chars().any(char::is_control) {
+        check_length(bytes)?;
+        User::from_text(std::str::from_utf8(bytes).map_err(|_| UserFault::NotUtf8)?)
+    }
+
+    /// Checks `text`, for a carrier that has seen to its being UTF-8.
+    pub fn from_text(text: &'a str) -> Result<User<'a>, UserFault> {
+        check_length(text.as_bytes())?;
+        // C0, DEL, and the byte that leads U+0080 to U+00BF, so C1 too: only these call for a look at characters. Folded
+        // rather than `any`: without an early exit the compiler compares sixteen bytes at once.
+        let suspicious = text.bytes().fold(false, |found, byte| {
+            found | (byte < 0x20) | (byte == 0x7f) | (byte == 0xc2)
+        });
+        if suspicious && text.chars().any(char::is_control) {
             return Err(UserFault::Control);
         }
         Ok(User(text))
@@ -45,6 +53,14 @@ impl<'a> User<'a> {
     /// The id as bytes.
     pub fn as_bytes(self) -> &'a [u8] {
         self.0.as_bytes()
+    }
+}
+
+fn check_length(bytes: &[u8]) -> Result<(), UserFault> {
+    match bytes.len() {
+        0 => Err(UserFault::Empty),
+        1..=USER_BYTES_MAX => Ok(()),
+        _ => Err(UserFault::TooLong),
     }
 }
 
@@ -78,5 +94,23 @@ mod tests {
         assert_eq!(User::parse(b"a\0"), Err(UserFault::Control));
         assert_eq!(User::parse("a\u{85}".as_bytes()), Err(UserFault::Control));
         assert_eq!(User::parse(b"\x7f"), Err(UserFault::Control));
+    }
+
+    #[test]
+    fn every_character_at_every_place() {
+        for character in (0..=0x300)
+            .chain([0x2028, 0xfeff, 0x1_f7e2, 0x10_ffff])
+            .filter_map(char::from_u32)
+        {
+            for place in 0..34 {
+                let id = format!("{:x<place$}{character}y", "");
+                let expected = if character.is_control() {
+                    Err(UserFault::Control)
+                } else {
+                    Ok(id.as_str())
+                };
+                assert_eq!(User::parse(id.as_bytes()).map(User::as_str), expected);
+            }
+        }
     }
 }

@@ -1,0 +1,112 @@
+//! Beat datagrams: from bytes to stamps.
+//!
+//! Owns the order of checks and their counters. Allocates nothing per beat: users borrow their datagram and go on in batches, so
+//! that the cache misses of one overlap those of the others.
+
+use super::Engine;
+use crate::metrics::Counter;
+use crate::presence::{BeatOutcome, InternFault, LeaveOutcome, Slot};
+use crate::time::{Now, Unix};
+use crate::wire::User;
+use crate::wire::beat::{BeatDrop, Beats, open};
+
+/// Beats that are looked up together.
+const BATCH: usize = 64;
+
+type Outcome = Result<(Slot, BeatOutcome), InternFault>;
+
+impl Engine {
+    /// Datagrams arrived.
+    pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) {
+        self.counters.add(Counter::DatagramsReceived, datagrams.len() as u64);
+        let keys = self.keys.clone();
+        let mut batch = Batch::new();
+        for datagram in datagrams {
+            match open(datagram, &keys, now.unix, self.settings.beat_skew_max_ms) {
+                Ok(beats) if beats.leave => {
+                    // In order: a goodbye behind a beat is looked at behind it.
+                    self.record_batch(&mut batch, now);
+                    self.leave_all(&beats, now);
+                }
+                Ok(beats) => {
+                    for user in beats.users() {
+                        if batch.push(user, beats.sent_at) {
+                            self.record_batch(&mut batch, now);
+                        }
+                    }
+                }
+                Err(why) => self.counters.add(refusal(why), 1),
+            }
+        }
+        self.record_batch(&mut batch, now);
+        self.settle(now);
+    }
+
+    fn record_batch(&mut self, batch: &mut Batch<'_>, now: Now) {
+        let presence = self.presence.clone();
+        let beats = batch.take();
+        let mut accepted = 0;
+        presence.record_beats(beats, now, &mut |_, outcome: Outcome| match outcome {
+            Ok((_, BeatOutcome::Stored)) => accepted += 1,
+            Ok((slot, outcome)) => self.book_beat(slot, outcome, Counter::BeatsUdp, now),
+            Err(fault) => self.book_intern_fault(fault),
+        });
+        self.counters.add(Counter::BeatsUdp, accepted);
+    }
+
+    fn leave_all(&mut self, beats: &Beats<'_>, now: Now) {
+        for user in beats.users() {
+            let left = self
+                .presence
+                .lookup(user)
+                .filter(|slot| self.presence.record_leave(*slot, beats.sent_at, now) == LeaveOutcome::Left);
+            match left {
+                Some(slot) => {
+                    self.counters.add(Counter::LeavesUdp, 1);
+                    self.look(slot, now);
+                }
+                None => self.counters.add(Counter::LeavesIgnored, 1),
+            }
+        }
+    }
+}
+
+/// Users with the time their sender vouched for them, up to [`BATCH`].
+struct Batch<'d> {
+    beats: [(User<'d>, Unix); BATCH],
+    len: usize,
+}
+
+impl<'d> Batch<'d> {
+    fn new() -> Batch<'d> {
+        Batch {
+            beats: [(User::NOBODY, Unix::from_ms(0)); BATCH],
+            len: 0,
+        }
+    }
+
+    /// Adds one; true if the batch is full.
+    fn push(&mut self, user: User<'d>, sent_at: Unix) -> bool {
+        self.beats[self.len] = (user, sent_at);
+        self.len += 1;
+        self.len == BATCH
+    }
+
+    /// Those added since the last call.
+    fn take(&mut self) -> &[(User<'d>, Unix)] {
+        let len = std::mem::take(&mut self.len);
+        &self.beats[..len]
+    }
+}
+
+fn refusal(why: BeatDrop) -> Counter {
+    match why {
+        BeatDrop::Short => Counter::DatagramShort,
+        BeatDrop::Magic => Counter::DatagramMagic,
+        BeatDrop::Version => Counter::DatagramVersion,
+        BeatDrop::Key => Counter::DatagramKey,
+        BeatDrop::Mac => Counter::DatagramMac,
+        BeatDrop::Stale => Counter::DatagramStale,
+        BeatDrop::Entry => Counter::DatagramEntry,
+    }
+}

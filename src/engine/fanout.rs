@@ -1,0 +1,190 @@
+//! From marks to bytes.
+//!
+//! Owns the moment at which a state is encoded: when its stream is flushed, from the state as it is then. A publisher's record is
+//! encoded once a turn and copied to each of its watchers. Never keeps a state for anybody; marks are kept instead.
+
+use hashbrown::HashMap;
+
+use super::Engine;
+use super::settings::EVENT_BYTES_MAX;
+use crate::metrics::{Counter, Histogram};
+use crate::presence::{Presence, Slot, Transition};
+use crate::realtime::conn::flag;
+use crate::realtime::watches::Marked;
+use crate::time::{Mono, Now};
+use crate::wire::User;
+use crate::wire::record::Record;
+use crate::wire::sse;
+
+/// The bytes of a snapshot block that are not records.
+const SNAPSHOT_BYTES: usize = 64;
+
+/// The buffers of a turn's flushes.
+#[derive(Default)]
+pub(super) struct Fanout {
+    /// What is offered to a connection that has nothing unsent.
+    shared: Vec<u8>,
+    records: Records,
+}
+
+/// This turn's encoded records, by slot.
+#[derive(Default)]
+struct Records {
+    bytes: Vec<u8>,
+    at: HashMap<u32, (u32, u32), foldhash::fast::RandomState>,
+}
+
+impl Fanout {
+    /// What was encoded for the last flush that needed no buffer of its own.
+    pub(super) fn shared(&self) -> &[u8] {
+        &self.shared
+    }
+
+    /// Forgets the last turn's encodings: `last_active` has moved on.
+    pub(super) fn forget(&mut self) {
+        self.records.bytes.clear();
+        self.records.at.clear();
+    }
+}
+
+impl Records {
+    fn get(&mut self, slot: u32, presence: &Presence, now: Now) -> &[u8] {
+        let (from, to) = *self.at.entry(slot).or_insert_with(|| {
+            let from = self.bytes.len() as u32;
+            record_of(presence, slot, now).write(&mut self.bytes);
+            (from, self.bytes.len() as u32)
+        });
+        &self.bytes[from as usize..to as usize]
+    }
+}
+
+fn record_of(presence: &Presence, slot: u32, now: Now) -> Record<'_> {
+    let slot = Slot::new(slot);
+    let state = presence.state(slot, now);
+    Record {
+        user: presence.user(slot),
+        online: state.online,
+        since: state.since,
+        last_active: state.last_active,
+    }
+}
+
+/// The record of a user who has never been seen. Names were checked before they were watched.
+fn unseen(name: &str) -> Option<Record<'_>> {
+    let user = User::parse(name.as_bytes()).ok()?;
+    Some(Record {
+        user,
+        online: false,
+        since: None,
+        last_active: None,
+    })
+}
+
+impl Engine {
+    /// A publisher's state has changed: whoever watches it on this shard must be told. `at` is when it was decided.
+    pub(super) fn tell(&mut self, transition: Transition, at: Mono) {
+        let slot = transition.slot.index();
+        self.fanout.records.at.remove(&slot);
+        let mut queue = |conn: u32| self.queue.push(conn, self.conns.at(conn), at);
+        if transition.first && self.watches.named_len() > 0 {
+            self.watches
+                .resolve(self.presence.user(transition.slot).as_str(), slot, &mut queue);
+        }
+        let count = self.watches.mark(slot, &mut queue);
+        self.counters.add(Counter::Marks, count.marks);
+        self.counters.add(Counter::MarksCoalesced, count.coalesced);
+    }
+
+    /// Encodes what a stream must be told, as far as its outbox goes: behind its unsent bytes, or into the shared buffer.
+    pub(super) fn encode(&mut self, index: u32, shared: bool, since: Mono, now: Now) {
+        let conn = self.conns.at(index);
+        let (mut out, sent_bytes) = if shared {
+            self.fanout.shared.clear();
+            (std::mem::take(&mut self.fanout.shared), 0)
+        } else {
+            let io = conn.io();
+            (std::mem::take(&mut io.unsent), io.sent_bytes)
+        };
+        let end = sent_bytes + self.settings.outbox_bytes_max;
+        if conn.has(flag::SNAPSHOT) {
+            self.encode_snapshot(index, end, &mut out, now);
+        } else if self.watches.marks(index) > 0 {
+            self.encode_changes(index, end, &mut out, now);
+            self.counters
+                .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
+        }
+        let conn = self.conns.at(index);
+        if conn.has(flag::COMMENT) {
+            conn.put(flag::COMMENT, false);
+            if out.len() == sent_bytes {
+                out.extend_from_slice(sse::KEEP_ALIVE);
+                self.counters.add(Counter::EventsKeepAlive, 1);
+            }
+        }
+        if shared {
+            self.fanout.shared = out;
+        } else {
+            conn.io().unsent = out;
+        }
+    }
+
+    fn encode_changes(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) {
+        let (presence, records) = (&*self.presence, &mut self.fanout.records);
+        let mut told = 0;
+        let left = self.watches.take_marks(index, |mark| {
+            if out.len() + EVENT_BYTES_MAX > end {
+                return false;
+            }
+            let id = mark.last.then_some(now.unix);
+            match mark.of {
+                Marked::Slot(slot) => sse::write_presence_encoded(records.get(slot, presence, now), id, out),
+                Marked::Name(name) => {
+                    if let Some(record) = unseen(name) {
+                        sse::write_presence(&record, id, out);
+                    }
+                }
+            }
+            told += 1;
+            true
+        });
+        self.counters.add(Counter::EventsPresence, told);
+        self.book_told(told, left);
+    }
+
+    fn encode_snapshot(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) {
+        let room = end.saturating_sub(out.len());
+        if room < SNAPSHOT_BYTES + EVENT_BYTES_MAX {
+            return;
+        }
+        let fits = self.watches.marks(index) * EVENT_BYTES_MAX + SNAPSHOT_BYTES <= room;
+        sse::write_snapshot_open(fits.then_some(now.unix), out);
+        let presence = &*self.presence;
+        let mut told = 0;
+        let left = self.watches.take_marks(index, |mark| {
+            if out.len() + EVENT_BYTES_MAX + SNAPSHOT_BYTES > end {
+                return false;
+            }
+            let record = match mark.of {
+                Marked::Slot(slot) => Some(record_of(presence, slot, now)),
+                Marked::Name(name) => unseen(name),
+            };
+            if let Some(record) = record {
+                sse::write_snapshot_append(&record, out);
+            }
+            told += 1;
+            true
+        });
+        // Only the last part says up to when everything has been told.
+        sse::write_snapshot_close((left == 0 && !fits).then_some(now.unix), out);
+        self.conns.at(index).put(flag::SNAPSHOT, left > 0);
+        self.counters.add(Counter::EventsSnapshot, 1);
+        self.book_told(told, left);
+    }
+
+    fn book_told(&mut self, told: u64, left: usize) {
+        self.counters.add(Counter::StatesDelivered, told);
+        if left > 0 {
+            self.counters.add(Counter::LimitOutboxBytes, 1);
+        }
+    }
+}

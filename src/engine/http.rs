@@ -1,0 +1,356 @@
+//! From bytes to requests: framing, pipelining, deadlines, back-pressure.
+//!
+//! Owns what a connection does until it becomes a stream. A request is served when it is whole, in order; while its answers wait
+//! for the peer, the next ones wait too, and reading pauses. Never decides what a request means: `routes.rs` does.
+
+use super::Engine;
+use crate::metrics::{Call, Counter};
+use crate::realtime::conn::{Chunked, flag};
+use crate::realtime::{ConnId, Phase};
+use crate::time::Now;
+use crate::wire::request::{Framing, Head, Method, Parsed, RequestFault, parse_head};
+use crate::wire::response::{Answer, CONTINUE, PROBLEM_CONTENT_TYPE, Problem, Status, problem_of, write_answer};
+
+/// What an answer must know of the request.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) call: Call,
+    pub(super) head_only: bool,
+    pub(super) keep_alive: bool,
+    pub(super) http10: bool,
+    /// CORS header lines, or empty.
+    pub(super) cors: String,
+}
+
+/// How far one look at the input got.
+enum Step {
+    /// A request was served or refused; so many bytes are used.
+    Used(usize),
+    /// More bytes are needed.
+    Partial,
+}
+
+impl Engine {
+    /// Bytes arrived. False: stop reading this connection until [`Engine::poll_resume`] names it.
+    pub fn handle_bytes(&mut self, id: ConnId, bytes: &[u8], now: Now) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return true;
+        };
+        self.counters.add(Counter::BytesIn, bytes.len() as u64);
+        let waits = conn.phase() == Phase::Waiting || conn.has(flag::PAUSED);
+        match conn.phase() {
+            Phase::Idle | Phase::Reading | Phase::Waiting if waits => {
+                conn.io().input.extend_from_slice(bytes);
+                conn.put(flag::PAUSED, true);
+                return false;
+            }
+            Phase::Idle | Phase::Reading => {}
+            // A stream's reader has nothing to say, and whoever is being closed has said enough.
+            _ => return true,
+        }
+        match conn.io.as_mut().map(|io| std::mem::take(&mut io.input)) {
+            Some(mut input) if !input.is_empty() => {
+                input.extend_from_slice(bytes);
+                self.serve_buffer(id, input, now);
+            }
+            _ => {
+                let used = self.serve(id, bytes, now);
+                self.keep(id, bytes[used..].to_vec(), now);
+            }
+        }
+        self.conns.get(id).is_none_or(|conn| !conn.has(flag::PAUSED))
+    }
+
+    /// The peer closed its sending half: a request that is whole is answered, a stream's reader is gone.
+    pub fn handle_eof(&mut self, id: ConnId, now: Now) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.put(flag::EOF, true);
+        let waits = conn.has(flag::PAUSED);
+        match conn.phase() {
+            Phase::Streaming | Phase::Lingering => {
+                if conn.phase() == Phase::Streaming {
+                    self.counters.add(Counter::ClosedPeer, 1);
+                }
+                self.drop_conn(id);
+            }
+            Phase::Idle | Phase::Reading if !waits => self.end(id, Counter::ClosedPeer, now),
+            _ => {}
+        }
+    }
+
+    /// Answers have gone out: goes on with the requests that waited for that.
+    pub(super) fn serve_held(&mut self, id: ConnId, now: Now) {
+        let conn = self.conns.at(id.index);
+        conn.put(flag::PAUSED, false);
+        let input = std::mem::take(&mut conn.io().input);
+        self.serve_buffer(id, input, now);
+        let Some(conn) = self.conns.get(id) else {
+            return;
+        };
+        if conn.has(flag::PAUSED) {
+            return;
+        }
+        match conn.phase() {
+            Phase::Idle | Phase::Reading if conn.has(flag::EOF) => self.end(id, Counter::ClosedPeer, now),
+            _ => self.resumes.push_back(id),
+        }
+    }
+
+    fn serve_buffer(&mut self, id: ConnId, mut input: Vec<u8>, now: Now) {
+        let need = self.conns.at(id.index).io().need_bytes;
+        if input.len() >= need {
+            let used = self.serve(id, &input, now);
+            input.drain(..used);
+        }
+        self.keep(id, input, now);
+    }
+
+    /// Keeps what could not be used yet.
+    fn keep(&mut self, id: ConnId, input: Vec<u8>, now: Now) {
+        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let under_way = !input.is_empty() || conn.io.as_ref().is_some_and(|io| io.chunked.is_some());
+        if !input.is_empty() {
+            conn.io().input = input;
+        }
+        conn.tidy();
+        if under_way && conn.phase() == Phase::Idle {
+            conn.go(Phase::Reading);
+            // The first request's time runs from accept, whatever arrives.
+            if conn.has(flag::SERVED) {
+                conn.moment = deadline;
+                self.timers.set_sooner(id.index, deadline);
+            }
+        }
+    }
+
+    /// Serves the whole requests at the start of `input`; returns how many bytes are used.
+    fn serve(&mut self, id: ConnId, input: &[u8], now: Now) -> usize {
+        let mut used = 0;
+        while used < input.len() {
+            let Some(conn) = self.conns.get_mut(id) else {
+                return input.len();
+            };
+            match conn.phase() {
+                Phase::Idle | Phase::Reading => {}
+                Phase::Waiting => {
+                    conn.put(flag::PAUSED, true);
+                    return used;
+                }
+                _ => return input.len(),
+            }
+            if conn.unsent_bytes() >= self.settings.outbox_bytes_max {
+                self.counters.add(Counter::LimitOutboxBytes, 1);
+                conn.put(flag::PAUSED, true);
+                return used;
+            }
+            let rest = &input[used..];
+            let step = match conn.io.as_mut().and_then(|io| io.chunked.take()) {
+                Some(chunked) => self.serve_chunked(id, chunked, rest, now),
+                None => self.serve_head(id, rest, now),
+            };
+            match step {
+                Step::Used(n) => used += n,
+                Step::Partial => return used,
+            }
+        }
+        used
+    }
+
+    fn serve_head(&mut self, id: ConnId, rest: &[u8], now: Now) -> Step {
+        let (head, head_bytes) = match parse_head(rest, &self.limits) {
+            Parsed::Partial => return Step::Partial,
+            Parsed::Fault(fault) => return self.refuse(id, fault, rest, now),
+            Parsed::Head { head, head_bytes } => (head, head_bytes),
+        };
+        if let Err(fault) = head.framing.check(&self.limits) {
+            return self.refuse(id, fault, rest, now);
+        }
+        match head.framing {
+            Framing::None => {
+                self.dispatch(id, &head, &[], now);
+                Step::Used(head_bytes)
+            }
+            Framing::Length(length) => {
+                // Framing::check held it under body_bytes_max.
+                let total = head_bytes + length as usize;
+                if rest.len() < total {
+                    self.expect_body(id, &head, now);
+                    self.conns.at(id.index).io().need_bytes = total;
+                    return Step::Partial;
+                }
+                self.conns.at(id.index).io().need_bytes = 0;
+                self.dispatch(id, &head, &rest[head_bytes..total], now);
+                Step::Used(total)
+            }
+            Framing::Chunked => {
+                self.expect_body(id, &head, now);
+                let chunked = Box::new(Chunked {
+                    head: rest[..head_bytes].to_vec(),
+                    ..Chunked::default()
+                });
+                self.conns.at(id.index).io().chunked = Some(chunked);
+                Step::Used(head_bytes)
+            }
+        }
+    }
+
+    fn serve_chunked(&mut self, id: ConnId, mut chunked: Box<Chunked>, rest: &[u8], now: Now) -> Step {
+        let step = match chunked.decoder.decode(rest, &mut chunked.body, &self.limits) {
+            Ok(step) => step,
+            Err(fault) => return self.refuse(id, fault, rest, now),
+        };
+        if !step.done {
+            self.conns.at(id.index).io().chunked = Some(chunked);
+            return if step.consumed > 0 {
+                Step::Used(step.consumed)
+            } else {
+                Step::Partial
+            };
+        }
+        let Parsed::Head { head, .. } = parse_head(&chunked.head, &self.limits) else {
+            unreachable!("a head that was parsed once is parsed again");
+        };
+        self.dispatch(id, &head, &chunked.body, now);
+        Step::Used(step.consumed)
+    }
+
+    /// A body is on its way: a client that waits to be asked for it is asked.
+    fn expect_body(&mut self, id: ConnId, head: &Head<'_>, now: Now) {
+        let conn = self.conns.at(id.index);
+        if head.expect_continue && !conn.io().continued {
+            conn.io().continued = true;
+            conn.io().unsent.extend_from_slice(CONTINUE);
+            self.queue_if_due(id.index, now.mono);
+        }
+    }
+
+    /// Refuses a request on its form: nothing behind it can be trusted, so the connection ends.
+    fn refuse(&mut self, id: ConnId, fault: RequestFault, rest: &[u8], now: Now) -> Step {
+        let limit = match fault {
+            RequestFault::TargetTooLong | RequestFault::HeadTooLarge => Some(Counter::LimitHeadBytes),
+            RequestFault::TooManyHeaders => Some(Counter::LimitHeaderCount),
+            RequestFault::BodyTooLarge => Some(Counter::LimitBodyBytes),
+            _ => None,
+        };
+        if let Some(limit) = limit {
+            self.counters.add(limit, 1);
+        }
+        let (problem, detail) = problem_of(fault);
+        self.fail(id, problem, detail, now);
+        Step::Used(rest.len())
+    }
+
+    /// Answers with a problem and ends the connection, reading a little more so that the peer reads the answer.
+    pub(super) fn fail(&mut self, id: ConnId, problem: Problem, detail: &str, now: Now) {
+        let asked = Asked {
+            call: Call::Other,
+            head_only: false,
+            keep_alive: false,
+            http10: false,
+            cors: String::new(),
+        };
+        self.conns.at(id.index).put(flag::LINGER, true);
+        self.problem(id, &asked, problem, detail, "", now);
+    }
+
+    /// Answers with a problem.
+    pub(super) fn problem(&mut self, id: ConnId, asked: &Asked, problem: Problem, detail: &str, extra: &str, now: Now) {
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        problem.write(detail, &mut body);
+        let extra = [extra, &asked.cors].concat();
+        self.answer_with(id, asked, problem.status, PROBLEM_CONTENT_TYPE, &body, &extra, now);
+        self.body = body;
+    }
+
+    /// Answers 200 with JSON.
+    pub(super) fn answer_json(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) {
+        let extra = ["Cache-Control: no-store\r\n", &asked.cors].concat();
+        self.answer_with(id, asked, Status::Ok, "application/json", body, &extra, now);
+    }
+
+    /// Appends an answer, and moves the connection on: to its next request, or to its end.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "an answer has these parts; the callers above name the usual ones"
+    )]
+    pub(super) fn answer_with(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        status: Status,
+        content_type: &str,
+        body: &[u8],
+        extra: &str,
+        now: Now,
+    ) {
+        self.counters.add_request(asked.call, status.code());
+        let draining = self.upkeep.is_draining();
+        let idle = self.timers.tick_in(now.mono, self.settings.keep_alive_idle_ms);
+        let conn = self.conns.at(id.index);
+        let keep_alive =
+            asked.keep_alive && !draining && !conn.has(flag::SURPLUS) && self.settings.keep_alive_idle_ms > 0;
+        let answer = Answer {
+            status,
+            content_type,
+            body,
+            extra,
+            head_only: asked.head_only,
+            keep_alive,
+            http10: asked.http10,
+        };
+        let io = conn.io();
+        write_answer(&mut io.unsent, &answer);
+        io.continued = false;
+        io.need_bytes = 0;
+        conn.put(flag::SERVED, true);
+        if keep_alive {
+            conn.go(Phase::Idle);
+            conn.moment = idle;
+            self.timers.set(id.index, idle);
+            self.queue_if_due(id.index, now.mono);
+        } else {
+            self.end(
+                id,
+                if conn_faulted(status) {
+                    Counter::ClosedFault
+                } else {
+                    Counter::ClosedDone
+                },
+                now,
+            );
+        }
+    }
+
+    /// The CORS lines that answer `origin`.
+    pub(super) fn cors(&self, origin: Option<&str>) -> String {
+        let Some(origin) = origin else {
+            return String::new();
+        };
+        let allowed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
+        if !self.settings.cors_origins.iter().any(allowed) {
+            return String::new();
+        }
+        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
+    }
+
+    /// What an answer to `head` must know.
+    pub(super) fn asked(&self, call: Call, head: &Head<'_>) -> Asked {
+        Asked {
+            call,
+            head_only: head.method == Method::Head,
+            keep_alive: head.keep_alive,
+            http10: head.http10,
+            cors: self.cors(head.origin),
+        }
+    }
+}
+
+fn conn_faulted(status: Status) -> bool {
+    (400..500).contains(&status.code())
+}

@@ -1,0 +1,163 @@
+//! What engines tell each other.
+//!
+//! Owns the vocabulary between shards and the letters waiting to be posted. Mail is a hint, never the truth: the truth is in the
+//! published states, so mail that a full mailbox does not take costs a resync and nothing else. Edits and their replies are the
+//! exception: somebody waits for them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::presence::{Slot, Transition};
+use crate::realtime::ConnId;
+use crate::time::Mono;
+
+/// Index of a shard.
+pub type ShardId = u16;
+
+/// A piece of mail.
+#[derive(Clone, Debug)]
+pub enum Mail {
+    /// From a slot's owner to all others: what it decided in one turn.
+    Transitions(Arc<Decided>),
+    /// To a slot's owner: these need a look before the next sweep (a beat while offline, or a goodbye).
+    Look(Arc<[Slot]>),
+    /// To the shard that holds a stream: edit its watch list.
+    Edit(Arc<Edit>),
+    /// Back: what the edit came to.
+    Edited {
+        /// Who waits.
+        conn: ConnId,
+        /// The new length of the list, or why not.
+        outcome: EditOutcome,
+    },
+}
+
+/// The transitions of one turn of one shard.
+#[derive(Debug)]
+pub struct Decided {
+    /// When they were decided, for the latency histogram.
+    pub at: Mono,
+    /// What was decided.
+    pub transitions: Vec<Transition>,
+}
+
+/// An edit of a stream's watch list.
+#[derive(Debug)]
+pub struct Edit {
+    /// The stream's place on the shard addressed.
+    pub index: u32,
+    /// What proves that the asker knows the stream (see [`super::stream_id`]).
+    pub tag: [u8; 16],
+    /// Users to watch, each checked.
+    pub add: Vec<String>,
+    /// Users to watch no longer, each checked.
+    pub remove: Vec<String>,
+    /// Who waits for the outcome.
+    pub asker: (ShardId, ConnId),
+}
+
+/// What an edit came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EditOutcome {
+    /// The list has so many watches.
+    Watching(usize),
+    /// There is no such stream.
+    Unknown,
+    /// The list would be longer than watches_per_stream_max.
+    StreamFull,
+    /// The shard's watches_per_shard_max is reached.
+    ShardFull,
+    /// The holder's mailbox is full.
+    Busy,
+}
+
+impl Mail {
+    /// A full mailbox hands it back to its sender, who answers for it.
+    pub fn bounces(&self) -> bool {
+        matches!(self, Mail::Edit(_))
+    }
+
+    /// It is taken even by a full mailbox: somebody waits, and those who wait are bounded elsewhere.
+    pub fn must_arrive(&self) -> bool {
+        matches!(self, Mail::Edited { .. })
+    }
+}
+
+/// Mail with its address.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Address.
+    pub to: To,
+    /// Mail.
+    pub mail: Mail,
+}
+
+/// An address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum To {
+    /// One shard, never the sender's own.
+    Shard(ShardId),
+    /// All shards but the sender's.
+    Others,
+}
+
+/// What waits to be posted: transitions and looks are gathered until the shard asks.
+#[derive(Debug)]
+pub(super) struct Posts {
+    pub(super) decided: Vec<Transition>,
+    decided_at: Mono,
+    looks: Vec<Vec<Slot>>,
+    letters: VecDeque<Letter>,
+}
+
+impl Posts {
+    pub(super) fn new(shards: ShardId) -> Posts {
+        Posts {
+            decided: Vec::new(),
+            decided_at: Mono::default(),
+            looks: vec![Vec::new(); usize::from(shards)],
+            letters: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn decide(&mut self, transitions: &[Transition], at: Mono) {
+        if self.decided.is_empty() {
+            self.decided_at = at;
+        }
+        self.decided.extend_from_slice(transitions);
+    }
+
+    pub(super) fn look(&mut self, owner: ShardId, slot: Slot) {
+        self.looks[usize::from(owner)].push(slot);
+    }
+
+    pub(super) fn letter(&mut self, to: ShardId, mail: Mail) {
+        self.letters.push_back(Letter {
+            to: To::Shard(to),
+            mail,
+        });
+    }
+
+    pub(super) fn poll(&mut self) -> Option<Letter> {
+        if !self.decided.is_empty() {
+            let decided = Decided {
+                at: self.decided_at,
+                transitions: std::mem::take(&mut self.decided),
+            };
+            if self.looks.len() > 1 {
+                return Some(Letter {
+                    to: To::Others,
+                    mail: Mail::Transitions(Arc::new(decided)),
+                });
+            }
+        }
+        if let Some(owner) = self.looks.iter().position(|slots| !slots.is_empty()) {
+            let slots = std::mem::take(&mut self.looks[owner]);
+            return Some(Letter {
+                to: To::Shard(owner as ShardId),
+                mail: Mail::Look(slots.into()),
+            });
+        }
+        self.letters.pop_front()
+    }
+}

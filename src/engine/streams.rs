@@ -1,0 +1,422 @@
+//! Streams: opening one, editing its watch list from any shard.
+//!
+//! Owns the stream's id and the order in which a watch is indexed before its state is read, so that no change falls between the
+//! two. Edits for a stream on another shard travel as mail; whoever asked waits.
+
+use constant_time_eq::constant_time_eq_16;
+
+use super::Engine;
+use super::http::Asked;
+use super::mail::{Edit, EditOutcome, Mail, ShardId};
+use super::routes::{BAD_ESCAPE, RETRY_AFTER, intern_detail};
+use crate::metrics::{Call, Counter};
+use crate::presence::Slot;
+use crate::realtime::conn::flag;
+use crate::realtime::watches::Target;
+use crate::realtime::{ConnId, Phase};
+use crate::time::{Now, Unix};
+use crate::wire::User;
+use crate::wire::record::{BodyFault, StreamAsk, parse_stream_ask, parse_watch_edit};
+use crate::wire::request::{Head, Method, query_pairs};
+use crate::wire::response::problems;
+use crate::wire::sse;
+
+/// How far back a resumed stream is told again, in ms: mail between shards, and clocks between nodes, may be so late.
+pub(super) const RESUME_SLACK_MS: u64 = 10_000;
+
+impl Engine {
+    /// `GET` or `POST /v1/stream`.
+    pub(super) fn stream(&mut self, id: ConnId, asked: &Asked, head: &Head<'_>, body: &[u8], now: Now) {
+        if asked.head_only {
+            return self.stream_head(id, asked, now);
+        }
+        let ask = if head.method == Method::Post {
+            match parse_stream_ask(body, self.settings.watches_per_stream_max) {
+                Ok(ask) => ask,
+                Err(fault) => {
+                    return self.bad_body(id, asked, &fault, Counter::LimitWatchesPerStream, now);
+                }
+            }
+        } else {
+            match self.stream_query(head.query.unwrap_or("")) {
+                Ok(ask) => ask,
+                Err(Refused::Query(detail)) => {
+                    return self.problem(id, asked, problems::BAD_QUERY, &detail, "", now);
+                }
+                Err(Refused::Body(fault)) => {
+                    return self.bad_body(id, asked, &fault, Counter::LimitWatchesPerStream, now);
+                }
+            }
+        };
+        if self.upkeep.is_draining() {
+            return self.overloaded(id, asked, "draining", now);
+        }
+        if self.watches.len() + ask.watch.len() > self.settings.watches_per_shard_max {
+            self.counters.add(Counter::LimitWatchesPerShard, 1);
+            return self.overloaded(id, asked, "watches", now);
+        }
+        // The header is newer: a reconnecting EventSource repeats its first URL.
+        let last_event_id = match head.last_event_id {
+            Some(header) => std::str::from_utf8(header).ok(),
+            None => ask.last_event_id.as_deref(),
+        };
+        let resume = last_event_id.and_then(parse_event_id);
+        self.open_stream(id, asked, &ask, last_event_id.is_some(), resume, now);
+    }
+
+    fn open_stream(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        ask: &StreamAsk,
+        resumes: bool,
+        resume: Option<Unix>,
+        now: Now,
+    ) {
+        let publisher = match ask.user.as_deref().and_then(|user| User::parse(user.as_bytes()).ok()) {
+            None => None,
+            Some(user) => match self.presence.intern(user) {
+                Ok(slot) => Some(slot),
+                Err(fault) => {
+                    self.book_intern_fault(fault);
+                    return self.overloaded(id, asked, intern_detail(fault), now);
+                }
+            },
+        };
+        self.counters.add_request(Call::Stream, 200);
+        // Indexed first, read later: what changes in between is told twice rather than never.
+        let mut targets: Vec<Target> = ask.watch.iter().map(|user| self.target(user)).collect();
+        self.watches.add(id.index, &mut targets, false);
+        let partial = resume.filter(|at| self.presence.resumable(*at, now));
+        let presence = &self.presence;
+        self.watches
+            .mark_where(id.index, |target| match (partial, target.as_slot()) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(at), Some(slot)) => {
+                    let since = presence.state(Slot::new(slot), now).since;
+                    since.is_some_and(|since| since > at.minus_ms(RESUME_SLACK_MS))
+                }
+            });
+        if resumes {
+            let kind = if partial.is_some() {
+                Counter::ResumesPartial
+            } else {
+                Counter::ResumesFull
+            };
+            self.counters.add(kind, 1);
+        }
+        self.begin_stream(id, asked, publisher, now);
+    }
+
+    /// Moves the connection into its new life and says hello.
+    fn begin_stream(&mut self, id: ConnId, asked: &Asked, publisher: Option<Slot>, now: Now) {
+        let stream = self.stream_id(id);
+        let retry_ms = self.settings.retry_ms + self.random.u64(0..=self.settings.retry_ms / 2);
+        let hello = sse::Hello {
+            stream: &stream,
+            watching: self.watches.of(id.index),
+            server_time: now.unix.ms(),
+            beat_interval_ms: self.settings.beat_interval_ms,
+            offline_after_ms: self.settings.offline_after_ms,
+            retry_ms,
+        };
+        let conn = self.conns.at(id.index);
+        conn.go(Phase::Streaming);
+        conn.moment = self.timers.tick_at(now.mono);
+        conn.put(flag::SNAPSHOT | flag::SERVED, true);
+        conn.put(flag::PAUSED, false);
+        let io = conn.io();
+        io.input = Vec::new();
+        sse::write_stream_head(&asked.cors, &mut io.unsent);
+        hello.write(&mut io.unsent);
+        self.counters.add(Counter::EventsHello, 1);
+        self.streams += 1;
+        self.queue.push(id.index, conn, now.mono);
+        let look = self.timers.tick_in(now.mono, self.keep_alive_ms(id.index));
+        self.timers.set(id.index, look);
+        if let Some(slot) = publisher {
+            self.conns.at(id.index).set_publisher(slot.index());
+            let outcome = self.presence.record_beat(slot, now.unix, now);
+            self.book_beat(slot, outcome, Counter::BeatsStream, now);
+            self.settle(now);
+        }
+    }
+
+    /// `HEAD /v1/stream`.
+    fn stream_head(&mut self, id: ConnId, asked: &Asked, now: Now) {
+        self.counters.add_request(Call::Stream, 200);
+        sse::write_stream_head(&asked.cors, &mut self.conns.at(id.index).io().unsent);
+        self.end(id, Counter::ClosedDone, now);
+    }
+
+    /// Refuses a stream for load in the one way after which an EventSource comes back: 200, a long jittered `retry:`, the
+    /// event `overloaded`, and the end.
+    pub(super) fn overloaded(&mut self, id: ConnId, asked: &Asked, reason: &str, now: Now) {
+        self.counters.add_request(Call::Stream, 200);
+        self.counters.add(Counter::EventsOverloaded, 1);
+        let retry_ms = self.wide_retry_ms();
+        let io = self.conns.at(id.index).io();
+        sse::write_stream_head(&asked.cors, &mut io.unsent);
+        sse::write_overloaded(retry_ms, reason, &mut io.unsent);
+        self.end(id, Counter::ClosedOverloaded, now);
+    }
+
+    /// A reconnect delay that spreads a crowd over ten times the usual one, or over the drain.
+    pub(super) fn wide_retry_ms(&mut self) -> u64 {
+        let base = self.settings.retry_ms;
+        base + self.random.u64(0..=(base * 10).max(self.settings.drain_ms))
+    }
+
+    /// What a user id stands for on this shard: its slot, or its name until it has one.
+    fn target(&mut self, user: &str) -> Target {
+        match self.slot_of(user) {
+            Some(slot) => Target::slot(slot.index()),
+            None => self.watches.name(user),
+        }
+    }
+
+    fn slot_of(&self, user: &str) -> Option<Slot> {
+        User::parse(user.as_bytes())
+            .ok()
+            .and_then(|user| self.presence.lookup(user))
+    }
+
+    fn stream_query(&self, query: &str) -> Result<StreamAsk, Refused> {
+        let mut ask = StreamAsk::default();
+        for pair in query_pairs(query) {
+            let (name, value) = pair.ok_or_else(|| Refused::Query(BAD_ESCAPE.to_owned()))?;
+            let user = |member, index| match User::parse(&value) {
+                Ok(user) => Ok(user.as_str().to_owned()),
+                Err(fault) => Err(Refused::Body(BodyFault::User { member, index, fault })),
+            };
+            match &*name {
+                b"watch" => {
+                    ask.watch.push(user("watch", ask.watch.len())?);
+                    let max = self.settings.watches_per_stream_max;
+                    if ask.watch.len() > max {
+                        let given = ask.watch.len();
+                        return Err(Refused::Body(BodyFault::TooMany {
+                            member: "watch",
+                            max,
+                            given,
+                        }));
+                    }
+                }
+                b"user" if ask.user.is_none() => ask.user = Some(user("user", 0)?),
+                b"last_event_id" => ask.last_event_id = std::str::from_utf8(&value).ok().map(str::to_owned),
+                b"user" => {
+                    return Err(Refused::Query("user stands twice: a stream has one holder".to_owned()));
+                }
+                other => {
+                    let other = String::from_utf8_lossy(other);
+                    let detail =
+                        format!("{other:?} is not known here; a stream takes user, watch (repeated) and last_event_id");
+                    return Err(Refused::Query(detail));
+                }
+            }
+        }
+        Ok(ask)
+    }
+
+    /// `POST /v1/stream/{stream}/watch`.
+    pub(super) fn edit(&mut self, id: ConnId, asked: Asked, stream: &str, body: &[u8], now: Now) {
+        let edit = match parse_watch_edit(body, self.settings.watches_per_stream_max) {
+            Ok(edit) => edit,
+            Err(fault) => {
+                return self.bad_body(id, &asked, &fault, Counter::LimitWatchesPerStream, now);
+            }
+        };
+        let Some((shard, index, tag)) = parse_stream_id(stream).filter(|(shard, ..)| *shard < self.shards) else {
+            return self.edited(id, &asked, EditOutcome::Unknown, now);
+        };
+        let edit = Edit {
+            index,
+            tag,
+            add: edit.add,
+            remove: edit.remove,
+            asker: (self.shard, id),
+        };
+        if shard == self.shard {
+            let outcome = self.apply_edit(&edit, now);
+            return self.edited(id, &asked, outcome, now);
+        }
+        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
+        let conn = self.conns.at(id.index);
+        conn.go(Phase::Waiting);
+        conn.moment = deadline;
+        self.timers.set(id.index, deadline);
+        self.waiting.insert(id.index, asked);
+        self.posts.letter(shard, Mail::Edit(edit.into()));
+    }
+
+    /// Answers an edit.
+    fn edited(&mut self, id: ConnId, asked: &Asked, outcome: EditOutcome, now: Now) {
+        let (problem, detail) = match outcome {
+            EditOutcome::Watching(watching) => {
+                let body = format!("{{\"watching\":{watching}}}");
+                return self.answer_json(id, asked, body.as_bytes(), now);
+            }
+            EditOutcome::Unknown => {
+                let detail = "no stream with this id is open; a stream's id is in its hello event and ends with it";
+                return self.problem(id, asked, problems::UNKNOWN_STREAM, detail, "", now);
+            }
+            EditOutcome::StreamFull => {
+                self.counters.add(Counter::LimitWatchesPerStream, 1);
+                let max = self.settings.watches_per_stream_max;
+                let detail = format!("the stream would watch more than {max} users; nothing was changed");
+                return self.problem(id, asked, problems::TOO_MANY_USERS, &detail, "", now);
+            }
+            EditOutcome::ShardFull => {
+                self.counters.add(Counter::LimitWatchesPerShard, 1);
+                (
+                    problems::OVERLOADED,
+                    "the server holds as many watches as it may; nothing was changed",
+                )
+            }
+            EditOutcome::Busy => (
+                problems::OVERLOADED,
+                "the shard that holds the stream is busy; nothing was changed",
+            ),
+        };
+        self.problem(id, asked, problem, detail, RETRY_AFTER, now);
+    }
+
+    /// The outcome of an edit that this connection waits for.
+    pub(super) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
+        let waits = self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Waiting);
+        if let Some(asked) = self.waiting.remove(&id.index).filter(|_| waits) {
+            self.edited(id, &asked, outcome, now);
+        }
+    }
+
+    /// The other shard has not answered in time.
+    pub(super) fn abandon_edit(&mut self, id: ConnId, now: Now) {
+        if let Some(asked) = self.waiting.remove(&id.index) {
+            let detail = "the shard that holds the stream has not answered; the edit may have happened";
+            self.problem(id, &asked, problems::OVERLOADED, detail, RETRY_AFTER, now);
+        }
+    }
+
+    /// Edits the watch list of one of this shard's streams: all of it, or nothing.
+    pub(super) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
+        let Some(id) = self.conns.id_at(edit.index).filter(|id| {
+            self.conns.get(*id).is_some_and(|conn| conn.phase() == Phase::Streaming)
+                && constant_time_eq_16(&self.stream_tag(*id), &edit.tag)
+        }) else {
+            return EditOutcome::Unknown;
+        };
+        let removed: Vec<Target> = self.known_targets(&edit.remove);
+        let mut add: Vec<&str> = edit.add.iter().map(String::as_str).collect();
+        add.sort_unstable();
+        add.dedup();
+        let gone = removed
+            .iter()
+            .filter(|target| self.watches.has(id.index, **target))
+            .count();
+        let fresh = add.iter().filter(|user| {
+            let target = self.known_target(user);
+            target.is_none_or(|target| removed.contains(&target) || !self.watches.has(id.index, target))
+        });
+        let fresh = fresh.count();
+        if self.watches.of(id.index) - gone + fresh > self.settings.watches_per_stream_max {
+            return EditOutcome::StreamFull;
+        }
+        if self.watches.len() - gone + fresh > self.settings.watches_per_shard_max {
+            return EditOutcome::ShardFull;
+        }
+        for target in removed {
+            self.watches.remove(id.index, target);
+        }
+        let mut targets: Vec<Target> = add.into_iter().map(|user| self.target(user)).collect();
+        self.watches.add(id.index, &mut targets, true);
+        self.queue_if_due(id.index, now.mono);
+        EditOutcome::Watching(self.watches.of(id.index))
+    }
+
+    /// All that `users` may be watched as: a user who has just got a slot may still be watched by name.
+    fn known_targets(&self, users: &[String]) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for user in users {
+            targets.extend(self.slot_of(user).map(|slot| Target::slot(slot.index())));
+            targets.extend(self.watches.find_name(user));
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+
+    fn known_target(&self, user: &str) -> Option<Target> {
+        self.slot_of(user)
+            .map(|slot| Target::slot(slot.index()))
+            .or_else(|| self.watches.find_name(user))
+    }
+
+    /// The id of a stream: shard, index and a tag that only this process can make for this life of the connection.
+    fn stream_id(&self, id: ConnId) -> String {
+        let tag = u128::from_be_bytes(self.stream_tag(id));
+        format!("{}.{}.{tag:032x}", self.shard, id.index)
+    }
+
+    fn stream_tag(&self, id: ConnId) -> [u8; 16] {
+        let mut name = [0; 10];
+        name[..2].copy_from_slice(&self.shard.to_be_bytes());
+        name[2..6].copy_from_slice(&id.index.to_be_bytes());
+        name[6..].copy_from_slice(&id.generation.to_be_bytes());
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&blake3::keyed_hash(&self.secret, &name).as_bytes()[..16]);
+        tag
+    }
+}
+
+/// Why a stream's query was refused.
+enum Refused {
+    Query(String),
+    Body(BodyFault),
+}
+
+fn parse_event_id(text: &str) -> Option<Unix> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok().map(Unix::from_ms)).flatten()
+}
+
+fn parse_stream_id(text: &str) -> Option<(ShardId, u32, [u8; 16])> {
+    let mut parts = text.split('.');
+    let (shard, index, tag) = (parts.next()?, parts.next()?, parts.next()?);
+    let hex = tag.len() == 32 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let tag = hex.then(|| u128::from_str_radix(tag, 16).ok()).flatten()?;
+    let whole = parts.next().is_none();
+    Some((shard.parse().ok()?, index.parse().ok()?, tag.to_be_bytes())).filter(|_| whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_ids() {
+        let tag = "00112233445566778899aabbccddeeff";
+        let expected = u128::from_str_radix(tag, 16).unwrap().to_be_bytes();
+        assert_eq!(parse_stream_id(&format!("2.51.{tag}")), Some((2, 51, expected)));
+        for bad in [
+            "",
+            "2",
+            "2.51",
+            "2.51.",
+            "2.51.00",
+            "x.51.0",
+            "2.51.+0112233445566778899aabbccddeeff",
+        ] {
+            assert_eq!(parse_stream_id(bad), None, "{bad}");
+        }
+        assert_eq!(parse_stream_id(&format!("2.51.{tag}.1")), None);
+    }
+
+    #[test]
+    fn event_ids() {
+        assert_eq!(parse_event_id("1764009600123"), Some(Unix::from_ms(1_764_009_600_123)));
+        for bad in ["", "-1", "+1", "1.5", "99999999999999999999999", "x"] {
+            assert_eq!(parse_event_id(bad), None, "{bad}");
+        }
+    }
+}

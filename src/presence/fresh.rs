@@ -1,0 +1,195 @@
+//! 64 stamps at a time: which are fresh. The inner loop of the sweep.
+//!
+//! Owns the comparison, by AVX2 where the processor has it and by plain atomic loads elsewhere. Reads stamps that others are
+//! writing: each is read once, whole; their order among each other does not matter. Never writes, never decides.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::stamps::{AHEAD_MS_MAX, LEFT, pack};
+use crate::time::Unix;
+
+/// Stamps compared at once: a bit each in the answer.
+pub(super) const WORD_SLOTS: usize = 64;
+
+/// Bounds on a stamp as stored, compared as signed numbers: beyond 2^55 ms a stamp is damage, and neither fresh nor ahead.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Fresh stamps are above this.
+    stale: i64,
+    /// Stamps above this are ahead of the clock.
+    ahead: i64,
+}
+
+/// What was found in a word of stamps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Word {
+    /// A bit for each stamp that is within the bounds and not LEFT.
+    pub(super) fresh: u64,
+    /// Whether any stamp is ahead of the clock, LEFT or not.
+    pub(super) any_ahead: bool,
+}
+
+impl Bounds {
+    /// Fresh is `now - stamp <= offline_after_ms`; a slot without a beat (0) never is.
+    pub(super) fn new(now: Unix, offline_after_ms: u64) -> Bounds {
+        let oldest_ms = now.minus_ms(offline_after_ms).ms().max(1);
+        Bounds {
+            stale: signed(pack(oldest_ms, 0)) - 1,
+            ahead: signed(pack(now.plus_ms(AHEAD_MS_MAX).ms(), u64::MAX)),
+        }
+    }
+
+    /// All that has not LEFT passes.
+    pub(super) fn not_left() -> Bounds {
+        Bounds {
+            stale: i64::MIN,
+            ahead: i64::MAX,
+        }
+    }
+
+    /// The same question for one stamp.
+    #[inline]
+    pub(super) fn is_fresh(self, stamp: u64) -> bool {
+        stamp & LEFT == 0 && stamp as i64 > self.stale
+    }
+
+    #[inline]
+    pub(super) fn is_ahead(self, stamp: u64) -> bool {
+        stamp as i64 > self.ahead
+    }
+}
+
+fn signed(cell: u64) -> i64 {
+    i64::try_from(cell).unwrap_or(i64::MAX)
+}
+
+/// The comparison, as this processor does it best.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Comparison {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+/// Proof that the processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx2(());
+
+impl Comparison {
+    pub(super) fn detect() -> Comparison {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            return Comparison::Avx2(Avx2(()));
+        }
+        Comparison::Scalar
+    }
+
+    #[inline]
+    pub(super) fn word(self, stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
+        match self {
+            Comparison::Scalar => scalar(stamps, bounds),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an Avx2 is made by `detect` alone, after asking the processor.
+            Comparison::Avx2(_) => unsafe { avx2(stamps, bounds) },
+        }
+    }
+}
+
+fn scalar(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
+    let mut word = Word {
+        fresh: 0,
+        any_ahead: false,
+    };
+    for (bit, stamp) in stamps.iter().enumerate() {
+        let stamp = stamp.load(Ordering::Relaxed);
+        word.fresh |= u64::from(bounds.is_fresh(stamp)) << bit;
+        word.any_ahead |= bounds.is_ahead(stamp);
+    }
+    word
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
+    use core::arch::x86_64::*;
+    let stale = _mm256_set1_epi64x(bounds.stale);
+    let ahead = _mm256_set1_epi64x(bounds.ahead);
+    let mut fresh = 0;
+    let mut any_ahead = _mm256_setzero_si256();
+    for (step, four) in stamps.chunks_exact(4).enumerate() {
+        let loaded: __m256i;
+        // The compiler may not see a vector load of memory that other threads write: to it that would be a data race. In
+        // assembly it is four relaxed loads at once: x86 does not tear an aligned eight-byte lane in practice.
+        // SAFETY: reads the 32 bytes of `four`, and nothing else; unaligned is allowed.
+        unsafe {
+            core::arch::asm!(
+                "vmovdqu {loaded}, ymmword ptr [{from}]",
+                from = in(reg) four.as_ptr(),
+                loaded = lateout(ymm_reg) loaded,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+        // The sign bit of each lane says: above `stale`, and bit 0 (LEFT, moved to the sign) not set.
+        let left = _mm256_slli_epi64::<63>(loaded);
+        let is_fresh = _mm256_andnot_si256(left, _mm256_cmpgt_epi64(loaded, stale));
+        any_ahead = _mm256_or_si256(any_ahead, _mm256_cmpgt_epi64(loaded, ahead));
+        fresh |= (_mm256_movemask_pd(_mm256_castsi256_pd(is_fresh)) as u64) << (step * 4);
+    }
+    Word {
+        fresh,
+        any_ahead: _mm256_movemask_epi8(any_ahead) != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn word_of(stamps: &[u64; WORD_SLOTS]) -> [AtomicU64; WORD_SLOTS] {
+        std::array::from_fn(|i| AtomicU64::new(stamps[i]))
+    }
+
+    #[test]
+    fn the_boundary_is_exact() {
+        let bounds = Bounds::new(Unix::from_ms(100_000), 25_000);
+        let mut stamps = [0; WORD_SLOTS];
+        stamps[0] = pack(75_000, 0);
+        stamps[1] = pack(74_999, 0xfe);
+        stamps[2] = pack(75_000, LEFT);
+        stamps[63] = pack(100_000, 0);
+        let expected = Word {
+            fresh: 1 | 1 << 63,
+            any_ahead: false,
+        };
+        assert_eq!(scalar(&word_of(&stamps), bounds), expected);
+        assert_eq!(Comparison::detect().word(&word_of(&stamps), bounds), expected);
+        stamps[5] = pack(101_000, 0xfe);
+        assert!(!scalar(&word_of(&stamps), bounds).any_ahead);
+        stamps[5] = pack(101_001, LEFT);
+        assert!(scalar(&word_of(&stamps), bounds).any_ahead);
+        assert!(Comparison::detect().word(&word_of(&stamps), bounds).any_ahead);
+    }
+
+    #[test]
+    fn no_beat_is_never_fresh() {
+        let bounds = Bounds::new(Unix::from_ms(10), 25_000);
+        assert!(!bounds.is_fresh(0) && bounds.is_fresh(pack(1, 0)));
+        assert!(Bounds::not_left().is_fresh(0) && !Bounds::not_left().is_fresh(LEFT));
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_agree(
+            seeds in prop::collection::vec(prop_oneof![any::<u64>(), (0_u64..200_000, 0_u64..4).prop_map(|(ms, flags)| pack(ms, flags))], WORD_SLOTS),
+            now_ms in 0_u64..200_000,
+        ) {
+            let stamps: [u64; WORD_SLOTS] = seeds.try_into().unwrap();
+            for bounds in [Bounds::new(Unix::from_ms(now_ms), 25_000), Bounds::not_left()] {
+                prop_assert_eq!(Comparison::detect().word(&word_of(&stamps), bounds), scalar(&word_of(&stamps), bounds));
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The 128 bytes at the start of each of the store's files.
+//!
+//! Owns their layout and the checks. All numbers little-endian:
+//!
+//! ```text
+//!   0  8  magic "GDUSERS\0", "GDSTAMP\0" or "GDPUBLI\0"
+//!   8  4  version = 1
+//!  12  4  capacity in slots known to be on disk (maps)
+//!  16  8  store id: random, the same in the three files
+//!  24  8  created at, Unix ms
+//!  32  8  synced bytes: everything before is on disk (users.log)
+//!  40  8  watermark, Unix ms: every transition up to it is on disk (published.map)
+//!  48 16  kernel boot id of the last run (published.map)
+//!  64  4  flags: bit 0 closed cleanly, bit 1 ambiguous window present (published.map)
+//!  72  8  ambiguous window: first Unix ms      80  8  last Unix ms
+//! 124  4  CRC32C of the 124 bytes before
+//! ```
+
+use crate::time::Unix;
+
+/// Bytes of a header; within one disk sector.
+pub(super) const HEADER_BYTES: usize = 128;
+const VERSION: u32 = 1;
+const CRC_AT: usize = HEADER_BYTES - 4;
+const FLAG_CLEAN: u32 = 1;
+const FLAG_AMBIGUOUS: u32 = 2;
+
+/// Which of the three files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Users,
+    Stamps,
+    Published,
+}
+
+impl Kind {
+    pub(super) const fn file_name(self) -> &'static str {
+        match self {
+            Kind::Users => "users.log",
+            Kind::Stamps => "stamps.map",
+            Kind::Published => "published.map",
+        }
+    }
+
+    const fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Kind::Users => b"GDUSERS\0",
+            Kind::Stamps => b"GDSTAMP\0",
+            Kind::Published => b"GDPUBLI\0",
+        }
+    }
+}
+
+/// What a header says; fields that its file has no use for are zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    pub(super) capacity: u32,
+    pub(super) store_id: u64,
+    pub(super) created_at: Unix,
+    pub(super) synced_bytes: u64,
+    pub(super) watermark: Unix,
+    pub(super) boot_id: [u8; 16],
+    pub(super) clean: bool,
+    pub(super) ambiguous: Option<(Unix, Unix)>,
+}
+
+/// What is wrong with a header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum HeaderFault {
+    Short { bytes: u64 },
+    Magic { found: [u8; 8] },
+    Version { found: u32 },
+    Crc { expected: u32, found: u32 },
+}
+
+impl Header {
+    pub(super) fn new(kind: Kind, store_id: u64, created_at: Unix) -> Header {
+        Header {
+            kind,
+            capacity: 0,
+            store_id,
+            created_at,
+            synced_bytes: 0,
+            watermark: Unix::from_ms(0),
+            boot_id: [0; 16],
+            clean: false,
+            ambiguous: None,
+        }
+    }
+
+    pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut out = [0; HEADER_BYTES];
+        let (from, to) = self.ambiguous.unwrap_or_default();
+        let flags = u32::from(self.clean) * FLAG_CLEAN + u32::from(self.ambiguous.is_some()) * FLAG_AMBIGUOUS;
+        out[0..8].copy_from_slice(self.kind.magic());
+        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[12..16].copy_from_slice(&self.capacity.to_le_bytes());
+        out[16..24].copy_from_slice(&self.store_id.to_le_bytes());
+        out[24..32].copy_from_slice(&self.created_at.ms().to_le_bytes());
+        out[32..40].copy_from_slice(&self.synced_bytes.to_le_bytes());
+        out[40..48].copy_from_slice(&self.watermark.ms().to_le_bytes());
+        out[48..64].copy_from_slice(&self.boot_id);
+        out[64..68].copy_from_slice(&flags.to_le_bytes());
+        out[72..80].copy_from_slice(&from.ms().to_le_bytes());
+        out[80..88].copy_from_slice(&to.ms().to_le_bytes());
+        let crc = crc32c::crc32c(&out[..CRC_AT]);
+        out[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads what `encode` wrote. `bytes` is the start of the file, shorter only if the file is.
+    pub(super) fn decode(kind: Kind, bytes: &[u8]) -> Result<Header, HeaderFault> {
+        let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
+            return Err(HeaderFault::Short {
+                bytes: bytes.len() as u64,
+            });
+        };
+        let magic = array(bytes, 0);
+        if &magic != kind.magic() {
+            return Err(HeaderFault::Magic { found: magic });
+        }
+        let version = u32::from_le_bytes(array(bytes, 8));
+        if version != VERSION {
+            return Err(HeaderFault::Version { found: version });
+        }
+        let (expected, found) = (
+            crc32c::crc32c(&bytes[..CRC_AT]),
+            u32::from_le_bytes(array(bytes, CRC_AT)),
+        );
+        if expected != found {
+            return Err(HeaderFault::Crc { expected, found });
+        }
+        let u64_at = |at| u64::from_le_bytes(array(bytes, at));
+        let flags = u32::from_le_bytes(array(bytes, 64));
+        Ok(Header {
+            kind,
+            capacity: u32::from_le_bytes(array(bytes, 12)),
+            store_id: u64_at(16),
+            created_at: Unix::from_ms(u64_at(24)),
+            synced_bytes: u64_at(32),
+            watermark: Unix::from_ms(u64_at(40)),
+            boot_id: array(bytes, 48),
+            clean: flags & FLAG_CLEAN != 0,
+            ambiguous: (flags & FLAG_AMBIGUOUS != 0).then(|| (Unix::from_ms(u64_at(72)), Unix::from_ms(u64_at(80)))),
+        })
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
+    std::array::from_fn(|i| bytes[at + i])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut header = Header::new(Kind::Published, 7, Unix::from_ms(1_000));
+        header.capacity = 4_096;
+        header.watermark = Unix::from_ms(5_000);
+        header.boot_id = [9; 16];
+        header.clean = true;
+        header.ambiguous = Some((Unix::from_ms(3), Unix::from_ms(4)));
+        assert_eq!(Header::decode(Kind::Published, &header.encode()), Ok(header));
+    }
+
+    #[test]
+    fn each_fault_is_told() {
+        let good = Header::new(Kind::Stamps, 7, Unix::from_ms(1_000)).encode();
+        assert_eq!(
+            Header::decode(Kind::Stamps, &good[..127]),
+            Err(HeaderFault::Short { bytes: 127 })
+        );
+        assert_eq!(
+            Header::decode(Kind::Users, &good),
+            Err(HeaderFault::Magic { found: *b"GDSTAMP\0" })
+        );
+        let mut other = good;
+        other[8] = 2;
+        assert_eq!(
+            Header::decode(Kind::Stamps, &other),
+            Err(HeaderFault::Version { found: 2 })
+        );
+        let mut damaged = good;
+        damaged[20] ^= 1;
+        assert!(matches!(
+            Header::decode(Kind::Stamps, &damaged),
+            Err(HeaderFault::Crc { .. })
+        ));
+    }
+}

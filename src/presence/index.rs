@@ -1,0 +1,226 @@
+//! Hash index of users.log: from the hash of an id to the offsets of the records that may hold it.
+//!
+//! Owns the tables. Reading takes no lock; one writer at a time. Many small segments grow one by one, each by a quarter, so
+//! that a growth moves few entries and memory stays near the need. An entry is `tag 24 bits | offset 40 bits` (0: free). The
+//! place of an entry follows from its tag, so a growth never reads a record. Never compares ids: that is the interner's.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam::epoch::{self, Guard, Owned};
+
+use super::region::prefetch;
+
+const OFFSET_BITS: u32 = 40;
+const TAG_BITS: u32 = 24;
+/// Users of a segment when the store is full, if there are not too many segments then.
+const SEGMENT_USERS: u32 = 16_384;
+const SEGMENTS_MAX: u32 = 4_096;
+const TABLE_ENTRIES_MIN: usize = 8;
+
+pub(super) struct Index {
+    segments: Box<[Segment]>,
+}
+
+#[derive(Default)]
+struct Segment {
+    /// Null until the first entry.
+    table: epoch::Atomic<Table>,
+    /// Entries used; the writer's.
+    used: AtomicU32,
+}
+
+struct Table {
+    entries: Box<[AtomicU64]>,
+}
+
+/// A walk over the entries that carry one tag.
+#[derive(Clone, Copy)]
+pub(super) struct Probe<'g> {
+    entries: &'g [AtomicU64],
+    position: usize,
+    tag: u64,
+}
+
+impl Index {
+    /// An empty index for at most `users_max` users.
+    pub(super) fn new(users_max: u32) -> Index {
+        let segments = users_max.div_ceil(SEGMENT_USERS).clamp(1, SEGMENTS_MAX);
+        Index {
+            segments: (0..segments).map(|_| Segment::default()).collect(),
+        }
+    }
+
+    /// Which segment a hash belongs to.
+    #[inline]
+    pub(super) fn segment_of(&self, hash: u64) -> usize {
+        (((hash >> 32) * self.segments.len() as u64) >> 32) as usize
+    }
+
+    /// Starts a walk over the records that may hold the id of this hash.
+    #[inline]
+    pub(super) fn probe<'g>(&self, hash: u64, guard: &'g Guard) -> Probe<'g> {
+        let table = self.segments[self.segment_of(hash)]
+            .table
+            .load(Ordering::Acquire, guard);
+        // SAFETY: null or a table that was published with Release and is freed only after every guard pinned now is gone.
+        match unsafe { table.as_ref() } {
+            None => Probe::EMPTY,
+            Some(table) => {
+                let tag = tag_of(hash);
+                Probe {
+                    entries: &table.entries,
+                    position: place(tag, table.entries.len()),
+                    tag,
+                }
+            }
+        }
+    }
+
+    /// Adds a record that is complete. One caller at a time.
+    pub(super) fn insert(&self, hash: u64, offset: u64, guard: &Guard) {
+        debug_assert!(offset != 0 && offset < 1 << OFFSET_BITS);
+        let segment = &self.segments[self.segment_of(hash)];
+        let used = segment.used.load(Ordering::Relaxed) as usize;
+        let current = segment.table.load(Ordering::Relaxed, guard);
+        // SAFETY: as in `probe`.
+        let table = unsafe { current.as_ref() };
+        let length = table.map_or(0, |table| table.entries.len());
+        let entry = tag_of(hash) << OFFSET_BITS | offset;
+        // At most four fifths full: a walk for an absent id then reads two cache lines, seldom more.
+        if (used + 1) * 5 > length * 4 {
+            let grown = Table::with_length((length + length / 4).max(length + TABLE_ENTRIES_MIN));
+            for old in table.iter().flat_map(|table| table.entries.iter()) {
+                let old = old.load(Ordering::Relaxed);
+                if old != 0 {
+                    grown.put(old);
+                }
+            }
+            grown.put(entry);
+            segment.table.store(Owned::new(grown), Ordering::Release);
+            if !current.is_null() {
+                // SAFETY: no longer reachable from the segment; `insert` has one caller at a time, so it is retired once.
+                unsafe { guard.defer_destroy(current) };
+            }
+        } else if let Some(table) = table {
+            table.put(entry);
+        }
+        segment.used.store(used as u32 + 1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        for segment in &mut self.segments {
+            let table = std::mem::replace(&mut segment.table, epoch::Atomic::null());
+            // SAFETY: `&mut self`: no reader is left, and the table was not retired, for it was still in its segment.
+            drop(unsafe { table.try_into_owned() });
+        }
+    }
+}
+
+impl Table {
+    fn with_length(length: usize) -> Table {
+        Table {
+            entries: (0..length).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    fn put(&self, entry: u64) {
+        let length = self.entries.len();
+        let mut position = place(entry >> OFFSET_BITS, length);
+        while self.entries[position].load(Ordering::Relaxed) != 0 {
+            position = if position + 1 == length { 0 } else { position + 1 };
+        }
+        self.entries[position].store(entry, Ordering::Release);
+    }
+}
+
+impl Probe<'_> {
+    pub(super) const EMPTY: Probe<'static> = Probe {
+        entries: &[],
+        position: 0,
+        tag: 0,
+    };
+
+    /// Fetches the line that the walk starts on.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        if let Some(entry) = self.entries.get(self.position) {
+            prefetch(entry);
+        }
+    }
+}
+
+impl Iterator for Probe<'_> {
+    type Item = u64;
+
+    /// The offset of the next record whose tag is the same; None after the last.
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        loop {
+            let entry = self.entries.get(self.position)?.load(Ordering::Acquire);
+            if entry == 0 {
+                return None;
+            }
+            self.position += 1;
+            if self.position == self.entries.len() {
+                self.position = 0;
+            }
+            if entry >> OFFSET_BITS == self.tag {
+                return Some(entry & ((1 << OFFSET_BITS) - 1));
+            }
+        }
+    }
+}
+
+#[inline]
+fn tag_of(hash: u64) -> u64 {
+    hash & ((1 << TAG_BITS) - 1)
+}
+
+/// Where the walk of a tag starts: in tag order, so that a growth copies nearly straight through.
+#[inline]
+fn place(tag: u64, length: usize) -> usize {
+    ((tag * length as u64) >> TAG_BITS) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_is_found_through_all_growths() {
+        let index = Index::new(100_000);
+        let guard = epoch::pin();
+        let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        for n in 1..=50_000 {
+            index.insert(hash(n), n, &guard);
+            assert!(index.probe(hash(n), &guard).any(|offset| offset == n));
+        }
+        for n in 1..=50_000 {
+            assert!(index.probe(hash(n), &guard).any(|offset| offset == n), "{n}");
+        }
+        let entries: usize = index
+            .segments
+            .iter()
+            .map(|segment| {
+                let table = segment.table.load(Ordering::Relaxed, &guard);
+                // SAFETY: as in `probe`.
+                unsafe { table.as_ref() }.map_or(0, |table| table.entries.len())
+            })
+            .sum();
+        assert!(entries * 8 <= 50_000 * 13, "{entries} entries for 50,000 users");
+    }
+
+    #[test]
+    fn equal_hashes_are_all_walked_and_the_walk_wraps() {
+        let index = Index::new(1);
+        let guard = epoch::pin();
+        // The highest tag starts at the table's last entry.
+        for offset in 1..=5 {
+            index.insert(u64::MAX, offset, &guard);
+        }
+        assert_eq!(index.probe(u64::MAX, &guard).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(index.probe(0, &guard).collect::<Vec<_>>(), Vec::<u64>::new());
+    }
+}

@@ -1,0 +1,282 @@
+//! users.log: every user that has a slot, in slot order.
+//!
+//! Owns the record format, appending and the scan at boot. A record is `len u8, slot u32, id bytes, CRC32C u32` (little
+//! endian, the CRC over all before it); record n is slot n; the first zero length byte is the end. Bytes before `end` are
+//! never written again, so they are read without a lock. Never decides which user gets a slot.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::header::HEADER_BYTES;
+use super::region::{MappedFile, PAGE_BYTES, prefetch};
+use crate::wire::{USER_BYTES_MAX, User};
+
+/// Where the first record begins.
+pub(super) const FIRST_RECORD: u64 = HEADER_BYTES as u64;
+/// Bytes of a record beside the id.
+pub(super) const RECORD_OVERHEAD_BYTES: usize = 1 + 4 + 4;
+const RECORD_BYTES_MAX: usize = RECORD_OVERHEAD_BYTES + USER_BYTES_MAX;
+const ID_AT: u64 = 5;
+const GROWTH_BYTES_MIN: u64 = 1 << 20;
+
+/// Address space that `users_max` users can need.
+pub(super) fn reserved_bytes(users_max: u32) -> u64 {
+    (FIRST_RECORD + u64::from(users_max) * RECORD_BYTES_MAX as u64 + 1).next_multiple_of(PAGE_BYTES)
+}
+
+/// The log, open for reading by all and for appending by one at a time.
+pub(super) struct Log {
+    file: MappedFile,
+    /// Bytes before this are records, complete and final.
+    end: AtomicU64,
+}
+
+/// The first thing in the log that is not a record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct RecordFault {
+    pub(super) offset: u64,
+    pub(super) expected: String,
+    pub(super) found: String,
+}
+
+/// What a scan found: `users` good records up to `end`, and why it stopped there if not for a zero length byte.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Scan {
+    pub(super) users: u32,
+    pub(super) end: u64,
+    pub(super) fault: Option<RecordFault>,
+}
+
+impl Log {
+    /// A log whose records end at `end`, as [`scan`] found it.
+    pub(super) fn new(file: MappedFile, end: u64) -> Log {
+        Log {
+            file,
+            end: AtomicU64::new(end),
+        }
+    }
+
+    pub(super) fn file(&self) -> &MappedFile {
+        &self.file
+    }
+
+    /// Bytes written so far.
+    pub(super) fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Appends the record of a slot; returns its offset. One caller at a time (the interner's lock).
+    ///
+    /// Errors: the file could not grow; nothing has changed then.
+    pub(super) fn append(&self, slot: u32, id: &[u8]) -> io::Result<u64> {
+        let mut record = [0; RECORD_BYTES_MAX];
+        let length = encode(&mut record, slot, id);
+        let offset = self.end();
+        let end = offset + length as u64;
+        // One byte more: the zero that ends the log.
+        if end + 1 > self.file.len_bytes() {
+            self.grow(end + 1)?;
+        }
+        // SAFETY: readers stay below `end`, and the interner's lock lets one appender in at a time.
+        unsafe { self.file.write_at(offset, &record[..length]) };
+        self.end.store(end, Ordering::Release);
+        Ok(offset)
+    }
+
+    fn grow(&self, needed_bytes: u64) -> io::Result<()> {
+        let have = self.file.len_bytes();
+        let step = (have / 8).max(GROWTH_BYTES_MIN);
+        let wanted = needed_bytes.max(have + step).next_multiple_of(PAGE_BYTES);
+        self.file.grow(wanted.min(self.file.reserved_bytes()))
+    }
+
+    /// Slot and id of the record at `offset`, which must come from `append` or `scan`.
+    #[inline]
+    pub(super) fn record(&self, offset: u64) -> (u32, &[u8]) {
+        let head = self.final_bytes(offset, ID_AT as usize);
+        let slot = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+        (slot, self.final_bytes(offset + ID_AT, usize::from(head[0])))
+    }
+
+    /// Where the record after the one at `offset` begins.
+    pub(super) fn next_offset(&self, offset: u64) -> u64 {
+        offset + RECORD_OVERHEAD_BYTES as u64 + u64::from(self.final_bytes(offset, 1)[0])
+    }
+
+    #[inline]
+    pub(super) fn prefetch(&self, offset: u64) {
+        prefetch(self.file.address(offset));
+    }
+
+    #[inline]
+    fn final_bytes(&self, offset: u64, length: usize) -> &[u8] {
+        assert!(
+            offset + length as u64 <= self.end(),
+            "an offset that no record begins at"
+        );
+        // SAFETY: bytes before `end` are never written again (`append` starts at `end`, and it only grows).
+        unsafe { self.file.bytes_at(offset, length) }
+    }
+}
+
+fn encode(record: &mut [u8; RECORD_BYTES_MAX], slot: u32, id: &[u8]) -> usize {
+    let length = id.len() + RECORD_OVERHEAD_BYTES;
+    record[0] = id.len() as u8;
+    record[1..5].copy_from_slice(&slot.to_le_bytes());
+    record[5..5 + id.len()].copy_from_slice(id);
+    let crc = crc32c::crc32c(&record[..length - 4]);
+    record[length - 4..length].copy_from_slice(&crc.to_le_bytes());
+    length
+}
+
+/// Reads the records of a log from the first to the end, telling `each` the offset and the id.
+pub(super) fn scan(bytes: &[u8], mut each: impl FnMut(u64, &[u8])) -> Scan {
+    let mut offset = FIRST_RECORD as usize;
+    let mut users = 0;
+    let mut fault = None;
+    while bytes.get(offset).is_some_and(|length| *length != 0) {
+        match check(&bytes[offset..], users) {
+            Ok(id) => {
+                each(offset as u64, id);
+                offset += id.len() + RECORD_OVERHEAD_BYTES;
+                users += 1;
+            }
+            Err((at, expected, found)) => {
+                fault = Some(RecordFault {
+                    offset: (offset + at) as u64,
+                    expected,
+                    found,
+                });
+                break;
+            }
+        }
+    }
+    Scan {
+        users,
+        end: offset as u64,
+        fault,
+    }
+}
+
+/// The id of the record at the start of `bytes`, if it is a record and of this slot; else where, what was expected, what found.
+fn check(bytes: &[u8], slot: u32) -> Result<&[u8], (usize, String, String)> {
+    let length = usize::from(bytes[0]);
+    if length > USER_BYTES_MAX {
+        return Err((
+            0,
+            format!("an id of 1 to {USER_BYTES_MAX} bytes"),
+            format!("a length of {length}"),
+        ));
+    }
+    let Some((body, _)) = bytes.split_at_checked(length + RECORD_OVERHEAD_BYTES) else {
+        return Err((
+            0,
+            format!("{} bytes of record", length + RECORD_OVERHEAD_BYTES),
+            format!("{} up to the end of the file", bytes.len()),
+        ));
+    };
+    let (checked, crc) = body.split_at(body.len() - 4);
+    let (crc_expected, crc_found) = (
+        crc32c::crc32c(checked),
+        u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]),
+    );
+    if crc_expected != crc_found {
+        return Err((
+            body.len() - 4,
+            format!("CRC32C {crc_expected:08x}"),
+            format!("{crc_found:08x}"),
+        ));
+    }
+    let slot_found = u32::from_le_bytes([body[1], body[2], body[3], body[4]]);
+    if slot_found != slot {
+        return Err((1, format!("slot {slot}"), format!("slot {slot_found}")));
+    }
+    let id = &checked[ID_AT as usize..];
+    match User::parse(id) {
+        Ok(_) => Ok(id),
+        Err(fault) => Err((ID_AT as usize, "a legal user id".to_owned(), fault.explain().to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_of(ids: &[&str]) -> Vec<u8> {
+        let mut bytes = vec![0; FIRST_RECORD as usize];
+        for (slot, id) in ids.iter().enumerate() {
+            let mut record = [0; RECORD_BYTES_MAX];
+            let length = encode(&mut record, slot as u32, id.as_bytes());
+            bytes.extend_from_slice(&record[..length]);
+        }
+        bytes
+    }
+
+    fn scan_ids(bytes: &[u8]) -> (Vec<(u64, String)>, Scan) {
+        let mut ids = Vec::new();
+        let scan = scan(bytes, |offset, id| {
+            ids.push((offset, String::from_utf8(id.to_vec()).unwrap()))
+        });
+        (ids, scan)
+    }
+
+    #[test]
+    fn records_are_read_to_the_zero_byte() {
+        let mut bytes = log_of(&["ann", "bob"]);
+        bytes.extend_from_slice(&[0; 100]);
+        let (ids, scan) = scan_ids(&bytes);
+        assert_eq!(ids, [(128, "ann".to_owned()), (140, "bob".to_owned())]);
+        assert_eq!(
+            scan,
+            Scan {
+                users: 2,
+                end: 152,
+                fault: None
+            }
+        );
+    }
+
+    #[test]
+    fn every_cut_of_the_last_record_leaves_the_others() {
+        let bytes = log_of(&["ann", "bob"]);
+        for cut in 141..bytes.len() {
+            let (ids, scan) = scan_ids(&bytes[..cut]);
+            assert_eq!(
+                (ids.len(), scan.users, scan.end, scan.fault.is_some()),
+                (1, 1, 140, true),
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_seen() {
+        let bytes = log_of(&["ann", "bob"]);
+        for at in FIRST_RECORD as usize..140 {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                let (_, scan) = scan_ids(&damaged);
+                assert!(
+                    scan.users == 0 && (scan.fault.is_some() || damaged[128] == 0),
+                    "bit {bit} of byte {at}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_slot_is_a_fault() {
+        let mut bytes = log_of(&["ann"]);
+        let again = bytes[128..].to_vec();
+        bytes.extend_from_slice(&again);
+        assert_eq!(
+            scan_ids(&bytes).1.fault,
+            Some(RecordFault {
+                offset: 141,
+                expected: "slot 1".to_owned(),
+                found: "slot 0".to_owned()
+            })
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! Memory that is reserved once and grows in place: mapped files and anonymous arrays of atomics.
+//!
+//! Owns the mappings and the rule that nobody touches a byte of a file which the file does not have yet (a SIGBUS), nor one
+//! for which the file system has not promised room (also a SIGBUS, when the disk fills). Knows nothing of what is stored.
+
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+/// Bytes of a page; offsets of cells and reservations are multiples of it.
+pub(super) const PAGE_BYTES: u64 = 4_096;
+
+/// A file mapped shared and writable, with address space reserved beyond its end.
+pub(super) struct MappedFile {
+    file: File,
+    path: PathBuf,
+    map: MmapRaw,
+    /// Bytes that the file has and that the file system has promised; below the reservation. Only grows.
+    bytes: AtomicU64,
+}
+
+impl MappedFile {
+    /// Maps `file` with room for `reserved_bytes`, or for what it has if that is more.
+    pub(super) fn map(file: File, path: PathBuf, reserved_bytes: u64) -> io::Result<MappedFile> {
+        let bytes = file.metadata()?.len();
+        let reserved = reserved_bytes.max(bytes).next_multiple_of(PAGE_BYTES);
+        let length = usize::try_from(reserved).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let map = MmapOptions::new().len(length).map_raw(&file)?;
+        Ok(MappedFile {
+            file,
+            path,
+            map,
+            bytes: AtomicU64::new(bytes),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Makes the file at least `to_bytes` long, with blocks behind every byte. One caller at a time.
+    ///
+    /// Errors: whatever `fallocate` says (ENOSPC, EFBIG, EDQUOT); the file is then as it was.
+    pub(super) fn grow(&self, to_bytes: u64) -> io::Result<()> {
+        let have = self.len_bytes();
+        if to_bytes <= have {
+            return Ok(());
+        }
+        if to_bytes > self.reserved_bytes() {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the reserved address space is used up",
+            ));
+        }
+        let result = match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have, to_bytes - have) {
+            // A file system without preallocation: zeros written are as good, only slower.
+            Err(Errno::OPNOTSUPP) => write_zeros(&self.file, have, to_bytes),
+            other => other.map_err(io::Error::from),
+        };
+        if let Err(error) = result {
+            // Some file systems leave part of what did not fit; nobody has seen those bytes.
+            self.file.set_len(have)?;
+            return Err(error);
+        }
+        self.bytes.store(to_bytes, Ordering::Release);
+        Ok(())
+    }
+
+    /// Cuts the file to `to_bytes` and grows it back with zeros. For opening only: `&mut` proves that no byte is being read.
+    pub(super) fn cut(&mut self, to_bytes: u64) -> io::Result<()> {
+        let had = self.len_bytes();
+        self.file.set_len(to_bytes)?;
+        self.bytes.store(to_bytes, Ordering::Release);
+        self.grow(had)
+    }
+
+    /// Bytes from `offset`, which must be in the file.
+    ///
+    /// # Safety
+    /// Nobody writes these bytes while the slice lives.
+    pub(super) unsafe fn bytes_at(&self, offset: u64, length: usize) -> &[u8] {
+        assert!(
+            offset
+                .checked_add(length as u64)
+                .is_some_and(|end| end <= self.len_bytes()),
+            "beyond the end of a mapped file"
+        );
+        // SAFETY: the file has these bytes (asserted), so they are inside the mapping.
+        let start = unsafe { self.map.as_ptr().add(offset as usize) };
+        // SAFETY: mapped for as long as `self`; the caller promises that nobody writes them.
+        unsafe { std::slice::from_raw_parts(start, length) }
+    }
+
+    /// Copies `bytes` to `offset`, which must be in the file.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes the bytes written while this runs.
+    pub(super) unsafe fn write_at(&self, offset: u64, bytes: &[u8]) {
+        assert!(
+            offset
+                .checked_add(bytes.len() as u64)
+                .is_some_and(|end| end <= self.len_bytes()),
+            "beyond the end of a mapped file"
+        );
+        // SAFETY: the file has these bytes (asserted), so they are inside the mapping.
+        let start = unsafe { self.map.as_mut_ptr().add(offset as usize) };
+        // SAFETY: `bytes` is ordinary memory, the target is mapped, and the caller promises that it is ours alone.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
+    }
+
+    /// Cells of eight bytes from `offset` (a multiple of eight). Only ever read and written as atomics.
+    pub(super) fn cells(&self, offset: u64, count: usize) -> &[AtomicU64] {
+        debug_assert!(offset.is_multiple_of(8) && offset + count as u64 * 8 <= self.len_bytes());
+        // SAFETY: within the mapping, whose start is page aligned.
+        let start = unsafe { self.map.as_ptr().add(offset as usize) };
+        // SAFETY: mapped for as long as `self`, aligned, any bits are legal, and this module's users touch the cells of a
+        // file only through here; the exclusive lock on the store keeps other processes away.
+        unsafe { std::slice::from_raw_parts(start.cast(), count) }
+    }
+
+    /// The address of a byte of the mapping, for prefetching: never read through.
+    pub(super) fn address(&self, offset: u64) -> *const u8 {
+        self.map.as_ptr().wrapping_add(offset as usize)
+    }
+
+    /// Writes back the pages of a range and waits for the disk.
+    pub(super) fn sync_range(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.map.flush_range(offset as usize, length as usize)
+    }
+
+    /// Writes back everything and waits for the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Replaces the bytes at the file's start in one system call, so that neither kill -9 nor (within a disk sector) a power
+    /// cut leaves half a header.
+    pub(super) fn write_start(&self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, 0)
+    }
+}
+
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut at = from;
+    while at < to {
+        let step = (to - at).min(ZEROS.len() as u64);
+        file.write_all_at(&ZEROS[..step as usize], at)?;
+        at += step;
+    }
+    Ok(())
+}
+
+/// Makes a write beyond RLIMIT_FSIZE fail with EFBIG instead of killing the process with SIGXFSZ. Called by every opening of
+/// a store: no server wants to die of it.
+pub(super) fn survive_file_size_limit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // A handler that does nothing rather than SIG_IGN: signal-hook keeps other handlers in the chain. Where it can't be
+        // installed the default stays, which is no worse than not asking.
+        let seen = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, seen);
+    });
+}
+
+/// What an anonymous array may hold: atomics, for which zero bytes are a value and sharing is safe.
+///
+/// # Safety
+/// Zero bytes are a legal value, and `&Self` from many threads is sound.
+pub(super) unsafe trait ZeroedAtomic: Sync {}
+// SAFETY: an atomic integer; zero is a value.
+unsafe impl ZeroedAtomic for AtomicU8 {}
+// SAFETY: an atomic integer; zero is a value.
+unsafe impl ZeroedAtomic for AtomicU32 {}
+// SAFETY: an atomic integer; zero is a value.
+unsafe impl ZeroedAtomic for AtomicU64 {}
+
+/// An array of zeroed atomics whose untouched pages cost nothing.
+pub(super) struct AnonymousArray<T> {
+    map: MmapRaw,
+    count: usize,
+    of: PhantomData<T>,
+}
+
+impl<T: ZeroedAtomic> AnonymousArray<T> {
+    pub(super) fn new(count: usize) -> io::Result<AnonymousArray<T>> {
+        let bytes = (count * size_of::<T>()).max(1);
+        let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+        Ok(AnonymousArray {
+            map: map.into(),
+            count,
+            of: PhantomData,
+        })
+    }
+}
+
+impl<T: ZeroedAtomic> std::ops::Deref for AnonymousArray<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: page aligned, `count` values long, zeroed by the kernel, legal for T and shareable (ZeroedAtomic).
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.count) }
+    }
+}
+
+/// Asks the processor to fetch the cache line of an address that will be needed soon.
+#[inline(always)]
+pub(super) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint: it never faults, whatever the address.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

@@ -1,0 +1,174 @@
+//! The fleet's key file: read, or made where `serve` owns the folder.
+//!
+//! Owns the file's mode and the atomicity of making it: a reader sees a whole key or no file. What the text means is the
+//! wire's.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::wire::beat::{FleetKey, KeyFault, Keys};
+
+/// Bits of a mode that let others read or write the file.
+const OTHERS_MASK: u32 = 0o077;
+
+/// Keys and how they were come by.
+pub(super) struct FleetKeys {
+    /// What signs and is accepted.
+    pub(super) keys: Keys,
+    /// The file was missing and has been made.
+    pub(super) made: bool,
+    /// The file's permission bits, if others than its owner may use it.
+    pub(super) open_mode: Option<u32>,
+}
+
+/// Why there are no keys.
+#[derive(Debug)]
+pub struct FleetKeyFault {
+    path: PathBuf,
+    kind: FaultKind,
+}
+
+#[derive(Debug)]
+enum FaultKind {
+    Read(io::Error),
+    Make(io::Error),
+    Content(KeyFault),
+}
+
+impl fmt::Display for FleetKeyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.kind {
+            FaultKind::Read(error) => write!(
+                f,
+                "{path}: the key file can not be read: {error}; name another with --key-file"
+            ),
+            FaultKind::Make(error) => write!(
+                f,
+                "{path}: no key file can be made: {error}; make the folder writable, or name a file with --key-file"
+            ),
+            FaultKind::Content(fault) => write!(f, "{path}: {fault}; mend the file, or name another with --key-file"),
+        }
+    }
+}
+
+impl std::error::Error for FleetKeyFault {}
+
+/// Reads the keys in `path`; if there is no such file and `make_missing`, makes one with a fresh key that only its owner may read.
+pub(super) fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault> {
+    let fault = |kind| FleetKeyFault {
+        path: path.to_owned(),
+        kind,
+    };
+    let (text, made) = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && make_missing => {
+            let made = make(path).map_err(|error| fault(FaultKind::Make(error)))?;
+            (
+                fs::read_to_string(path).map_err(|error| fault(FaultKind::Read(error)))?,
+                made,
+            )
+        }
+        read => (read.map_err(|error| fault(FaultKind::Read(error)))?, false),
+    };
+    let keys = Keys::parse(&text).map_err(|content| fault(FaultKind::Content(content)))?;
+    let mode = fs::metadata(path)
+        .map_err(|error| fault(FaultKind::Read(error)))?
+        .permissions()
+        .mode();
+    let open_mode = (mode & OTHERS_MASK != 0).then_some(mode & 0o7777);
+    Ok(FleetKeys { keys, made, open_mode })
+}
+
+/// Writes a fresh key beside `path` and links it there. False if somebody else was faster: then theirs counts.
+fn make(path: &Path) -> io::Result<bool> {
+    let mut key = [0u8; 32];
+    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    let text = format!("{}\n", FleetKey::new(key).to_hex());
+
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let draft = parent.join(format!(".{}.{}", name.display(), std::process::id()));
+    let linked = write_new(&draft, &text).and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        linked => linked.map(|()| true),
+    });
+    // Whether or not it was linked, and whether or not it was written.
+    let removed = fs::remove_file(&draft);
+    let made = linked?;
+    removed?;
+    // The name must survive a power cut as well: beats are signed with this key from now on.
+    File::open(parent)?.sync_all()?;
+    Ok(made)
+}
+
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    // A draft of this name is left over from a process that had this id and died.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_made_once_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fleet.key");
+        let first = load(&path, true).unwrap();
+        assert!(first.made);
+        assert_eq!(first.open_mode, None);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.len(), 65);
+        let second = load(&path, true).unwrap();
+        assert!(!second.made);
+        assert_eq!(second.keys.signing().id(), first.keys.signing().id());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn whoever_is_faster_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fleet.key");
+        fs::write(&path, "theirs").unwrap();
+        assert!(!make(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("other.key");
+        let fault = load(&path, false).err().unwrap().to_string();
+        assert!(fault.contains("other.key") && fault.contains("--key-file"), "{fault}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn modes_and_contents_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fleet.key");
+        fs::write(&path, "0123456789abcdef".repeat(4)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(load(&path, true).unwrap().open_mode, Some(0o640));
+        fs::write(&path, "not a key\n").unwrap();
+        let fault = load(&path, true).err().unwrap().to_string();
+        assert!(
+            fault.contains("fleet.key") && fault.contains("64 hex digits"),
+            "{fault}"
+        );
+    }
+}

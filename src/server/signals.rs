@@ -1,0 +1,48 @@
+//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process.
+//!
+//! Owns the handlers and their thread. Knows nothing of what is drained.
+
+use std::fmt;
+use std::io;
+
+use crossbeam::channel::{Receiver, bounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::shard::vital_thread;
+
+/// A signal that asks the process to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct StopSignal(i32);
+
+impl StopSignal {
+    /// Exit status of a process that the signal ended, as shells report it.
+    fn status(self) -> i32 {
+        128 + self.0
+    }
+}
+
+impl fmt::Display for StopSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(signal_hook::low_level::signal_name(self.0).unwrap_or("a signal"))
+    }
+}
+
+/// From now on the first of the signals is sent to the receiver, and the second exits at once: what has been accepted is in
+/// the mapped files, which outlive the process.
+pub(super) fn listen() -> io::Result<Receiver<StopSignal>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (sender, receiver) = bounded(1);
+    vital_thread("signals".into(), move || {
+        let mut incoming = signals.forever().map(StopSignal);
+        if let Some(first) = incoming.next()
+            && sender.send(first).is_ok()
+            && let Some(second) = incoming.next()
+        {
+            tracing::warn!("got {second} again: exiting without waiting for streams");
+            std::process::exit(second.status());
+        }
+        Ok(())
+    })?;
+    Ok(receiver)
+}

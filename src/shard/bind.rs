@@ -1,0 +1,249 @@
+//! Binds a node's sockets: for each shard a TCP listener and a UDP socket, all on the same two ports (SO_REUSEPORT).
+//!
+//! Owns the socket options. What a listener has, each accepted socket inherits (Linux), so accepting sets none.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Bytes that a connection may hold in the kernel unsent before it counts as full: below it a stream's next states are
+/// encoded late, hence fresh, and hardly any kernel memory is held for a slow reader.
+const NOTSENT_LOWAT_BYTES: u32 = 16_384;
+
+/// What to bind.
+#[derive(Clone, Copy, Debug)]
+pub struct BindOptions {
+    /// HTTP; port 0 lets the kernel choose one.
+    pub http: SocketAddr,
+    /// Beats; port 0 lets the kernel choose one.
+    pub udp: SocketAddr,
+    /// Sockets of each kind.
+    pub shards: u16,
+    /// `listen` backlog; the kernel cuts it to `net.core.somaxconn`.
+    pub backlog: u32,
+    /// Bytes wanted for each UDP receive buffer; the kernel cuts it to `net.core.rmem_max`.
+    pub udp_buffer_bytes: usize,
+    /// TCP_USER_TIMEOUT of accepted connections, in ms.
+    pub write_stall_max_ms: u64,
+}
+
+/// A node's bound sockets, one of each kind for each shard.
+#[derive(Debug)]
+pub struct Bound {
+    /// Where HTTP listens.
+    pub http: SocketAddr,
+    /// Where beats arrive.
+    pub udp: SocketAddr,
+    /// Receive buffer that each UDP socket got, in bytes of payload and bookkeeping.
+    pub udp_buffer_bytes: usize,
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) datagrams: Vec<UdpSocket>,
+}
+
+/// Why a socket was not bound.
+#[derive(Debug)]
+pub struct BindFault {
+    /// `http` or `udp`: the flag that sets the address.
+    pub flag: &'static str,
+    /// The address asked for.
+    pub addr: SocketAddr,
+    /// The kernel's reason.
+    pub source: io::Error,
+}
+
+impl std::fmt::Display for BindFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let BindFault { flag, addr, source } = self;
+        write!(f, "--{flag} {addr}: {source}")?;
+        match source.kind() {
+            io::ErrorKind::AddrInUse => write!(
+                f,
+                "; another process has it: stop that one, or choose another port with --{flag}"
+            ),
+            io::ErrorKind::AddrNotAvailable => write!(f, "; no interface of this machine has that address"),
+            io::ErrorKind::PermissionDenied => write!(f, "; ports below 1024 need CAP_NET_BIND_SERVICE"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for BindFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Binds everything or nothing.
+pub fn bind(options: &BindOptions) -> Result<Bound, BindFault> {
+    let BindOptions { shards, .. } = *options;
+    let http = |source| BindFault {
+        flag: "http",
+        addr: options.http,
+        source,
+    };
+    let udp = |source| BindFault {
+        flag: "udp",
+        addr: options.udp,
+        source,
+    };
+    let listeners = bind_group(options.http, shards, |addr, share| listener(addr, share, options)).map_err(http)?;
+    let datagrams = bind_group(options.udp, shards, |addr, share| datagram(addr, share, options)).map_err(udp)?;
+    let listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from).collect();
+    let udp_buffer_bytes = datagrams[0].recv_buffer_size().map_err(udp)?;
+    let datagrams: Vec<UdpSocket> = datagrams.into_iter().map(UdpSocket::from).collect();
+    Ok(Bound {
+        http: listeners[0].local_addr().map_err(http)?,
+        udp: datagrams[0].local_addr().map_err(udp)?,
+        udp_buffer_bytes,
+        listeners,
+        datagrams,
+    })
+}
+
+/// Whether a socket shares its port from the start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// Bound without SO_REUSEPORT, which is set afterwards: the port is claimed against every other process, where
+    /// SO_REUSEPORT from the start would quietly join another server of the same user and take half of its clients.
+    Afterwards,
+    /// Bound with SO_REUSEPORT, beside the first.
+    FromTheStart,
+}
+
+/// Binds `shards` sockets to one port. The first claims it (or chooses it, for port 0), the others join it.
+fn bind_group(
+    addr: SocketAddr,
+    shards: u16,
+    bind_one: impl Fn(SocketAddr, Share) -> io::Result<Socket>,
+) -> io::Result<Vec<Socket>> {
+    let first = bind_one(addr, Share::Afterwards)?;
+    let chosen = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut sockets = vec![first];
+    for _ in 1..shards {
+        sockets.push(bind_one(chosen, Share::FromTheStart)?);
+    }
+    Ok(sockets)
+}
+
+fn listener(addr: SocketAddr, share: Share, options: &BindOptions) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    // Binds beside connections of a previous process that are still in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(options.write_stall_max_ms)))?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
+    socket.set_reuse_port(share == Share::FromTheStart)?;
+    socket.bind(&addr.into())?;
+    // With SO_REUSEADDR it is listening, not binding, that claims the port.
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    socket.set_reuse_port(true)?;
+    Ok(socket)
+}
+
+fn datagram(addr: SocketAddr, share: Share, options: &BindOptions) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(addr),
+        Type::DGRAM.nonblocking().cloexec(),
+        Some(Protocol::UDP),
+    )?;
+    socket.set_recv_buffer_size(options.udp_buffer_bytes)?;
+    socket.set_reuse_port(share == Share::FromTheStart)?;
+    socket.bind(&addr.into())?;
+    socket.set_reuse_port(true)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    fn options(shards: u16) -> BindOptions {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        BindOptions {
+            http: any,
+            udp: any,
+            shards,
+            backlog: 128,
+            udp_buffer_bytes: 65_536,
+            write_stall_max_ms: 30_000,
+        }
+    }
+
+    fn accept_one(bound: &Bound) -> (usize, TcpStream) {
+        loop {
+            for (shard, listener) in bound.listeners.iter().enumerate() {
+                match listener.accept() {
+                    Ok((stream, _)) => return (shard, stream),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_listeners_options() {
+        let bound = bind(&options(2)).unwrap();
+        // Connections of the first listener, which shares its port afterwards, and of the second.
+        let mut seen = [false; 2];
+        while seen != [true; 2] {
+            let _client = TcpStream::connect(bound.http).unwrap();
+            let (shard, stream) = accept_one(&bound);
+            seen[shard] = true;
+            let socket = SockRef::from(&stream);
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(30_000)));
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT_BYTES);
+        }
+    }
+
+    #[test]
+    fn datagrams_reach_every_shard() {
+        let bound = bind(&options(3)).unwrap();
+        let mut seen = [false; 3];
+        let mut buffer = [0; 8];
+        while seen != [true; 3] {
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.send_to(b"beat", bound.udp).unwrap();
+            let shard = loop {
+                if let Some(shard) = bound
+                    .datagrams
+                    .iter()
+                    .position(|socket| socket.recv(&mut buffer).is_ok())
+                {
+                    break shard;
+                }
+            };
+            seen[shard] = true;
+        }
+    }
+
+    #[test]
+    fn a_port_that_another_server_shares_is_refused() {
+        let first = bind(&options(2)).unwrap();
+        let again = BindOptions {
+            http: first.http,
+            ..options(2)
+        };
+        let fault = bind(&again).unwrap_err();
+        assert_eq!((fault.flag, fault.source.kind()), ("http", io::ErrorKind::AddrInUse));
+        let again = BindOptions {
+            udp: first.udp,
+            ..options(2)
+        };
+        let fault = bind(&again).unwrap_err();
+        assert_eq!((fault.flag, fault.source.kind()), ("udp", io::ErrorKind::AddrInUse));
+        assert!(fault.to_string().contains("choose another port with --udp"), "{fault}");
+    }
+}

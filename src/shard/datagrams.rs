@@ -1,0 +1,184 @@
+//! Beat datagrams off the socket: many per system call, and where the kernel merged some (GRO), split again.
+//!
+//! Owns the receive buffers, preallocated once. Never looks into a datagram and never answers one.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
+
+/// Bytes of one receive buffer: what the kernel merges into one (GRO) is at most one IP packet long.
+const BUFFER_BYTES: usize = 65_536;
+/// Datagrams handed over at once. Enough for what one `recvmmsg` of unmerged ones brings; merged ones take several rounds.
+const HANDED_MAX: usize = 256;
+
+const _: () = assert!(BATCH_SIZE <= HANDED_MAX);
+
+/// One shard's beat socket and its buffers.
+pub(super) struct Datagrams {
+    socket: std::net::UdpSocket,
+    state: UdpSocketState,
+    buffers: Box<[u8]>,
+    /// The socket may hold datagrams: its edge was seen and no read has come back empty since.
+    ready: bool,
+}
+
+impl Datagrams {
+    /// Takes over a bound socket and registers it.
+    pub(super) fn new(socket: std::net::UdpSocket, registry: &Registry, token: Token) -> io::Result<Datagrams> {
+        // Also switches GRO on, where the kernel has it.
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+        let buffers = vec![0; BUFFER_BYTES * BATCH_SIZE].into_boxed_slice();
+        Ok(Datagrams {
+            socket,
+            state,
+            buffers,
+            ready: true,
+        })
+    }
+
+    /// The socket's edge was seen.
+    pub(super) fn set_ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// Whether there may be more to receive.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Receives some `datagrams_max` datagrams and hands them over in batches. The last system call may bring more than were
+    /// still wanted; those are handed over too.
+    pub(super) fn receive(&mut self, datagrams_max: usize, mut hand_over: impl FnMut(&[&[u8]])) -> Received {
+        let mut received = Received::default();
+        while self.ready && received.datagrams < datagrams_max {
+            let mut meta = [RecvMeta::default(); BATCH_SIZE];
+            let mut chunks = self.buffers.chunks_exact_mut(BUFFER_BYTES);
+            let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+                std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+            let wanted = (datagrams_max - received.datagrams).min(BATCH_SIZE);
+            match self.state.recv(
+                UdpSockRef::from(&self.socket),
+                &mut slices[..wanted],
+                &mut meta[..wanted],
+            ) {
+                Ok(buffers) => received.datagrams += split(&self.buffers, &meta[..buffers], &mut hand_over),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Anything but "empty" is an error of the socket (ENOMEM, ENETDOWN) that the next edge finds cured or not.
+                    self.ready = false;
+                    received.fault = (error.kind() != io::ErrorKind::WouldBlock).then_some(error);
+                }
+            }
+        }
+        received
+    }
+}
+
+/// What one [`Datagrams::receive`] did.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// Datagrams handed over.
+    pub(super) datagrams: usize,
+    /// Why receiving ended early.
+    pub(super) fault: Option<io::Error>,
+}
+
+/// Hands over the datagrams of the filled buffers, at most [`HANDED_MAX`] at a time; returns how many.
+fn split(buffers: &[u8], meta: &[RecvMeta], hand_over: &mut impl FnMut(&[&[u8]])) -> usize {
+    let mut batch: [&[u8]; HANDED_MAX] = [&[]; HANDED_MAX];
+    let (mut len, mut total) = (0, 0);
+    for (buffer, meta) in buffers.chunks_exact(BUFFER_BYTES).zip(meta) {
+        let mut rest = &buffer[..meta.len.min(BUFFER_BYTES)];
+        // At least once: an empty datagram (stride 0) is refused and counted like any other that is too short.
+        loop {
+            let (datagram, behind) = rest.split_at(meta.stride.max(1).min(rest.len()));
+            batch[len] = datagram;
+            len += 1;
+            total += 1;
+            if len == HANDED_MAX {
+                hand_over(&batch);
+                len = 0;
+            }
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+    }
+    if len > 0 {
+        hand_over(&batch[..len]);
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    fn pair() -> (Datagrams, UdpSocket, mio::Poll) {
+        let poll = mio::Poll::new().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(socket.local_addr().unwrap()).unwrap();
+        let datagrams = Datagrams::new(socket, poll.registry(), Token(0)).unwrap();
+        (datagrams, sender, poll)
+    }
+
+    fn meta(len: usize, stride: usize) -> RecvMeta {
+        let mut meta = RecvMeta::default();
+        (meta.len, meta.stride) = (len, stride);
+        meta
+    }
+
+    #[test]
+    fn merged_datagrams_are_split_by_stride() {
+        let mut buffers = vec![0u8; 3 * BUFFER_BYTES];
+        buffers[..5].copy_from_slice(b"aabbc");
+        buffers[BUFFER_BYTES..BUFFER_BYTES + 3].copy_from_slice(b"xyz");
+        let mut got = Vec::new();
+        let metas = [meta(5, 2), meta(3, 3), meta(0, 0)];
+        let total = split(&buffers, &metas, &mut |batch: &[&[u8]]| {
+            got.extend(batch.iter().map(|d| d.to_vec()))
+        });
+        assert_eq!(total, 5);
+        assert_eq!(got, [&b"aa"[..], b"bb", b"c", b"xyz", b""]);
+    }
+
+    #[test]
+    fn large_merges_come_in_rounds() {
+        let buffers = vec![7u8; 4 * BUFFER_BYTES];
+        let mut rounds = Vec::new();
+        let total = split(&buffers, &[meta(640, 10); 4], &mut |batch: &[&[u8]]| {
+            rounds.push(batch.len())
+        });
+        assert_eq!(total, 256);
+        assert_eq!(rounds, [256]);
+        let mut rounds = Vec::new();
+        split(&buffers, &[meta(650, 10); 4], &mut |batch: &[&[u8]]| {
+            rounds.push(batch.len())
+        });
+        assert_eq!(rounds, [256, 4]);
+    }
+
+    #[test]
+    fn what_is_sent_is_handed_over_up_to_the_budget() {
+        let (mut datagrams, sender, _poll) = pair();
+        for n in 0..5u8 {
+            sender.send(&[n; 3]).unwrap();
+        }
+        let mut got = Vec::new();
+        let mut take = |batch: &[&[u8]]| got.extend(batch.iter().map(|d| d[0]));
+        assert_eq!(datagrams.receive(2, &mut take).datagrams, 2);
+        assert!(datagrams.is_ready(), "the edge is not used up");
+        let received = datagrams.receive(100, &mut take);
+        assert_eq!((received.datagrams, received.fault.is_none()), (3, true));
+        assert!(!datagrams.is_ready());
+        assert_eq!(got, [0, 1, 2, 3, 4]);
+    }
+}

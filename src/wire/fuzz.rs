@@ -1,0 +1,323 @@
+//! What must hold of the wire parsers for any bytes at all: one function a parser, each with real assertions.
+//!
+//! Owns the bodies that `fuzz/` drives with libFuzzer and `tests/fuzz_seeded.rs` with seeded mutations on stable. Never
+//! used by the server; compiled always, so that it cannot fall behind.
+
+use std::borrow::Cow;
+use std::fmt::Debug;
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+
+use crate::time::Unix;
+use crate::wire::beat::{
+    self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, Keys, MAC_BYTES,
+};
+use crate::wire::record::{self, Record};
+use crate::wire::request::{
+    self, ChunkDecoder, Framing, Head, Method, Parsed, RequestFault, RequestLimits, decode_segment,
+    parse_head, query_pairs,
+};
+use crate::wire::response::{PROBLEMS, problem_of};
+use crate::wire::sse::{self, Event, Reader};
+use crate::wire::{User, UserFault};
+
+/// The server's own limits, and ones that short inputs reach.
+const LIMITS: [RequestLimits; 2] = [
+    RequestLimits {
+        head_bytes_max: 8_192,
+        header_count_max: 64,
+        body_bytes_max: 65_536,
+    },
+    RequestLimits {
+        head_bytes_max: 64,
+        header_count_max: 3,
+        body_bytes_max: 16,
+    },
+];
+/// Prefixes and pieces tried for one input at most: torn everywhere if short, at some places if long.
+const CUTS_MAX: usize = 256;
+
+/// A head, whole and torn: an answer never changes with more input, and no head has a line that ends in less than CR LF.
+pub fn request(data: &[u8]) {
+    for limits in &LIMITS {
+        let whole = parse_head(data, limits);
+        for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
+            let part = parse_head(&data[..cut], limits);
+            assert!(
+                part == Parsed::Partial || part == whole,
+                "{part:?} became {whole:?}"
+            );
+        }
+        match whole {
+            Parsed::Partial => assert!(
+                data.len() < limits.head_bytes_max,
+                "an endless head is refused"
+            ),
+            Parsed::Fault(fault) => assert!(PROBLEMS.contains(&problem_of(fault).0)),
+            Parsed::Head {
+                ref head,
+                head_bytes,
+            } => {
+                assert!(head_bytes <= data.len().min(limits.head_bytes_max));
+                check_head(head, &data[..head_bytes]);
+                assert_eq!(parse_head(&data[..head_bytes], limits), whole);
+            }
+        }
+    }
+}
+
+fn check_head(head: &Head<'_>, bytes: &[u8]) {
+    assert!(bytes.ends_with(b"\r\n\r\n"));
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'\r' => assert_eq!(bytes[at + 1], b'\n'),
+            b'\n' => assert_eq!(bytes[at - 1], b'\r'),
+            _ => assert!(*byte >= 0x20 || *byte == b'\t'),
+        }
+    }
+    assert!(head.path.starts_with('/') || (head.path == "*" && head.method == Method::Options));
+    assert!(!head.path.contains('?'));
+    assert!(
+        head.path
+            .bytes()
+            .chain(head.query.unwrap_or("").bytes())
+            .all(|byte| byte.is_ascii_graphic())
+    );
+    assert!(!head.http10 || (head.framing != Framing::Chunked && !head.expect_continue));
+}
+
+/// A chunked body: the same however it is torn, never beyond the limit, and what is encoded is decoded.
+pub fn chunked(data: &[u8]) {
+    let (&seed, rest) = data.split_first().unwrap_or((&0, &[]));
+    let piece = usize::from(seed) % 16 + 1;
+    for limits in &LIMITS {
+        let whole = decode_chunks(rest, rest.len().max(1), limits);
+        assert_eq!(
+            decode_chunks(rest, piece, limits),
+            whole,
+            "in pieces of {piece}"
+        );
+        assert_eq!(decode_chunks(rest, 1, limits), whole, "byte by byte");
+        if let Ok((body, consumed, _)) = whole {
+            assert!(body.len() <= limits.body_bytes_max.min(rest.len()));
+            assert!(consumed <= rest.len());
+        }
+    }
+
+    let body = &rest[..rest.len().min(LIMITS[0].body_bytes_max)];
+    let mut encoded = Vec::new();
+    for chunk in body.chunks(piece * 7) {
+        request::write_chunk(chunk, &mut encoded);
+    }
+    request::write_last_chunk(&mut encoded);
+    let len = encoded.len();
+    encoded.extend_from_slice(b"GET / HTTP/1.1\r\n");
+    assert_eq!(
+        decode_chunks(&encoded, piece, &LIMITS[0]),
+        Ok((body.to_vec(), len, true))
+    );
+}
+
+fn decode_chunks(
+    input: &[u8],
+    piece: usize,
+    limits: &RequestLimits,
+) -> Result<(Vec<u8>, usize, bool), RequestFault> {
+    let mut decoder = ChunkDecoder::default();
+    let mut body = Vec::new();
+    let mut consumed = 0;
+    for part in input.chunks(piece) {
+        let step = decoder.decode(part, &mut body, limits)?;
+        consumed += step.consumed;
+        if step.done {
+            return Ok((body, consumed, true));
+        }
+        assert_eq!(
+            step.consumed,
+            part.len(),
+            "all of it is taken until the body is whole"
+        );
+    }
+    Ok((body, consumed, false))
+}
+
+/// A path segment and a query: decoded once, so that what comes out, encoded again, comes out again.
+pub fn target_query(data: &[u8]) {
+    let raw = String::from_utf8_lossy(data);
+    if let Some(decoded) = decode_segment(&raw) {
+        assert!(decoded.len() <= raw.len());
+        assert_eq!(matches!(decoded, Cow::Borrowed(_)), !raw.contains('%'));
+        let again = percent_encode(&decoded, NON_ALPHANUMERIC).to_string();
+        assert_eq!(decode_segment(&again), Some(decoded));
+    } else {
+        assert!(raw.contains('%'));
+    }
+
+    let pairs: Vec<_> = query_pairs(&raw).collect();
+    assert_eq!(
+        pairs.len(),
+        raw.split('&').filter(|pair| !pair.is_empty()).count()
+    );
+    for pair in pairs.into_iter().flatten() {
+        let encode = |bytes| {
+            percent_encode(bytes, NON_ALPHANUMERIC)
+                .to_string()
+                .replace("%20", "+")
+        };
+        let again = format!("{}={}", encode(&pair.0), encode(&pair.1));
+        assert_eq!(query_pairs(&again).collect::<Vec<_>>(), [Some(pair)]);
+    }
+}
+
+/// An event stream: the same events however it is torn; and any text put into an event is read back out of it.
+pub fn sse_reader(data: &[u8]) {
+    let (&seed, rest) = data.split_first().unwrap_or((&0, &[]));
+    let whole = read_events(rest, rest.len().max(1));
+    for piece in [1, 2, usize::from(seed) + 1] {
+        assert_eq!(read_events(rest, piece), whole, "in pieces of {piece}");
+    }
+    let (events, last_event_id, _) = &whole;
+    for event in events {
+        assert!(!event.event.is_empty() && !event.event.contains(['\r', '\n']));
+        assert!(!event.id.contains(['\r', '\n', '\0']) && !event.data.contains('\r'));
+    }
+    assert!(!last_event_id.contains('\0'));
+
+    let text = String::from_utf8_lossy(rest);
+    let mut stream = Vec::new();
+    sse::write_overloaded(u64::from(seed), &text, &mut stream);
+    let (events, _, retry_ms) = read_events(&stream, usize::from(seed) + 1);
+    assert_eq!(retry_ms, Some(u64::from(seed)));
+    let [event] = &events[..] else {
+        panic!("one block made {} events", events.len())
+    };
+    assert_eq!(event.event, "overloaded");
+    assert_eq!(
+        json(event.data.as_bytes()),
+        serde_json::json!({ "reason": text })
+    );
+}
+
+fn read_events(stream: &[u8], piece: usize) -> (Vec<Event>, String, Option<u64>) {
+    let mut reader = Reader::default();
+    let mut events = Vec::new();
+    for part in stream.chunks(piece) {
+        reader.feed(part, &mut |event| events.push(event.clone()));
+    }
+    (events, reader.last_event_id().to_owned(), reader.retry_ms())
+}
+
+/// A datagram: as it stands; as the entries of one that is signed, which opens exactly if they are legal ids and is then
+/// what the writer makes of them; and that one with a bit flipped, which never opens.
+pub fn beat(data: &[u8]) {
+    const KEY: [u8; 32] = [7; 32];
+    let key = FleetKey::new(KEY);
+    let keys = Keys::single(key.clone());
+    let now = Unix::from_ms(1_764_009_600_123);
+    // Nothing but a signature opens, and this input has none but by one chance in 2^128.
+    assert!(beat::open(data, &keys, now, u64::MAX).is_err());
+
+    let entries = &data[..data.len().min(DATAGRAM_BYTES_MAX - HEAD_BYTES - MAC_BYTES)];
+    let mut datagram = beat::Writer::new(data.len().is_multiple_of(2), now, &key).seal(&key);
+    datagram.truncate(HEAD_BYTES);
+    datagram.extend_from_slice(entries);
+    let mac = blake3::keyed_hash(&KEY, &datagram);
+    datagram.extend_from_slice(&mac.as_bytes()[..MAC_BYTES]);
+    match (beat::open(&datagram, &keys, now, 0), walk_entries(entries)) {
+        (Err(drop), _) if entries.len() < 2 => assert_eq!(drop, BeatDrop::Short),
+        (Err(drop), expected) => {
+            assert_eq!(drop, BeatDrop::Entry);
+            assert_eq!(expected, None);
+        }
+        (Ok(beats), expected) => {
+            let users: Vec<User<'_>> = beats.users().collect();
+            assert_eq!(Some(&users), expected.as_ref());
+            let mut writer = beat::Writer::new(beats.leave, beats.sent_at, &key);
+            assert!(users.into_iter().all(|user| writer.push(user)));
+            assert_eq!(
+                writer.seal(&key),
+                datagram,
+                "there is one way to write what was read"
+            );
+        }
+    }
+
+    let bit = data.iter().fold(0_usize, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
+    });
+    let bit = bit % (datagram.len() * 8);
+    datagram[bit / 8] ^= 1 << (bit % 8);
+    assert!(beat::open(&datagram, &keys, now, u64::MAX).is_err());
+}
+
+/// The entries by the letter of the format, one by one.
+fn walk_entries(mut rest: &[u8]) -> Option<Vec<User<'_>>> {
+    let mut users = Vec::new();
+    while let Some((&len, after)) = rest.split_first() {
+        let (user, after) = after.split_at_checked(usize::from(len))?;
+        users.push(User::parse(user).ok()?);
+        rest = after;
+    }
+    Some(users)
+}
+
+/// JSON bodies: what is taken in is JSON by serde_json's word too, holds legal ids only and, written again, is taken in
+/// as the same; and any legal id in a record is read back out of it.
+pub fn record_bodies(data: &[u8]) {
+    const LIST_MAX: usize = 4;
+    let legal = |users: &[String]| {
+        users.len() <= LIST_MAX
+            && users
+                .iter()
+                .all(|user| User::parse(user.as_bytes()).is_ok())
+    };
+    if let Some(users) = taken(data, |body| record::parse_users(body, LIST_MAX)) {
+        assert!(legal(&users));
+        let again = serde_json::json!({ "users": users }).to_string();
+        assert_eq!(record::parse_users(again.as_bytes(), LIST_MAX), Ok(users));
+    }
+    if let Some(edit) = taken(data, |body| record::parse_watch_edit(body, LIST_MAX)) {
+        assert!(legal(&edit.add) && legal(&edit.remove));
+        let again = serde_json::json!({ "remove": edit.remove, "add": edit.add }).to_string();
+        assert_eq!(
+            record::parse_watch_edit(again.as_bytes(), LIST_MAX),
+            Ok(edit)
+        );
+    }
+    if let Some(ask) = taken(data, |body| record::parse_stream_ask(body, LIST_MAX)) {
+        assert!(legal(&ask.watch) && legal(ask.user.as_slice()));
+        let again = serde_json::json!({ "watch": ask.watch, "user": ask.user, "last_event_id": ask.last_event_id });
+        assert_eq!(
+            record::parse_stream_ask(again.to_string().as_bytes(), LIST_MAX),
+            Ok(ask)
+        );
+    }
+
+    match User::parse(data) {
+        Ok(user) => {
+            let mut out = Vec::new();
+            Record {
+                user,
+                online: true,
+                since: None,
+                last_active: Some(Unix::from_ms(u64::MAX)),
+            }
+            .write(&mut out);
+            let expected = serde_json::json!({ "user": user.as_str(), "status": "online", "since": null, "last_active": u64::MAX });
+            assert_eq!(json(&out), expected);
+        }
+        Err(UserFault::Empty) => assert!(data.is_empty()),
+        Err(fault) => assert!(!fault.explain().is_empty()),
+    }
+}
+
+/// What `parse` takes in, which must be JSON.
+fn taken<T, E: Debug>(body: &[u8], parse: impl Fn(&[u8]) -> Result<T, E>) -> Option<T> {
+    let value = parse(body).ok()?;
+    assert!(json(body).is_object());
+    Some(value)
+}
+
+fn json(text: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(text).expect("what was written or taken in is JSON")
+}

@@ -1,0 +1,576 @@
+//! Request bodies: JSON objects of lists of users and of strings.
+//!
+//! Owns what a body may hold and how a refusal names its place. A list is read into memory no further than its limit; what
+//! lies beyond is only counted. Unknown members are refused, since a misspelt optional one would otherwise do nothing in
+//! silence, and so are repeated ones.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::wire::{User, UserFault};
+
+/// Deepest nesting of a JSON body.
+pub const BODY_DEPTH_MAX: usize = 8;
+
+/// Why a JSON body was refused (400 unless said otherwise).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BodyFault {
+    /// Not JSON, or not of the form; what and where (line, column).
+    Malformed(String),
+    /// Nested deeper than [`BODY_DEPTH_MAX`].
+    TooDeep,
+    /// Entry `index` of `member` is not a user id.
+    User {
+        /// Member name.
+        member: &'static str,
+        /// From 0; 0 too if the member is a single user.
+        index: usize,
+        /// Why.
+        fault: UserFault,
+    },
+    /// `member` has more than `max` entries (413).
+    TooMany {
+        /// Member name.
+        member: &'static str,
+        /// Allowed.
+        max: usize,
+        /// Given.
+        given: usize,
+    },
+}
+
+impl fmt::Display for BodyFault {
+    /// What was wrong and what is allowed, for an error's `detail`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BodyFault::Malformed(what) => write!(f, "the body is not of the form expected: {what}"),
+            BodyFault::TooDeep => {
+                write!(f, "the body is nested deeper than {BODY_DEPTH_MAX} levels")
+            }
+            BodyFault::User { member, index, fault } => write!(f, "{member}, entry {index}: {}", fault.explain()),
+            BodyFault::TooMany { member, max, given } => {
+                write!(f, "{member} has {given} entries; at most {max} are taken at once")
+            }
+        }
+    }
+}
+
+/// Reads `{"users":[..]}`; order and repeats kept.
+pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<String>, BodyFault> {
+    const USERS: Member = Member {
+        name: "users",
+        kind: Kind::Users,
+    };
+    let [users] = parse(body, [USERS], &["users"], users_max)?;
+    users
+        .map(Value::into_users)
+        .ok_or_else(|| BodyFault::Malformed("missing field `users`".into()))
+}
+
+/// `{"add":[..],"remove":[..]}`, both optional.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WatchEdit {
+    /// To watch.
+    pub add: Vec<String>,
+    /// To watch no longer.
+    pub remove: Vec<String>,
+}
+
+/// Reads a watch edit; each list at most `watch_max` long.
+pub fn parse_watch_edit(body: &[u8], watch_max: usize) -> Result<WatchEdit, BodyFault> {
+    const ADD: Member = Member {
+        name: "add",
+        kind: Kind::Users,
+    };
+    const REMOVE: Member = Member {
+        name: "remove",
+        kind: Kind::Users,
+    };
+    let [add, remove] = parse(body, [ADD, REMOVE], &["add", "remove"], watch_max)?;
+    let users = |value: Option<Value>| value.map(Value::into_users).unwrap_or_default();
+    Ok(WatchEdit {
+        add: users(add),
+        remove: users(remove),
+    })
+}
+
+/// What `GET` or `POST /v1/stream` asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StreamAsk {
+    /// Whom the stream makes a publisher.
+    pub user: Option<String>,
+    /// Whom it watches.
+    pub watch: Vec<String>,
+    /// Resume from.
+    pub last_event_id: Option<String>,
+}
+
+/// Reads the JSON body of `POST /v1/stream`: `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}`, all
+/// optional; null is the same as leaving a single one out.
+pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, BodyFault> {
+    const MEMBERS: [Member; 3] = [
+        Member {
+            name: "user",
+            kind: Kind::User,
+        },
+        Member {
+            name: "watch",
+            kind: Kind::Users,
+        },
+        Member {
+            name: "last_event_id",
+            kind: Kind::Text,
+        },
+    ];
+    let [user, watch, last_event_id] = parse(body, MEMBERS, &["user", "watch", "last_event_id"], watch_max)?;
+    Ok(StreamAsk {
+        user: user.and_then(Value::into_text),
+        watch: watch.map(Value::into_users).unwrap_or_default(),
+        last_event_id: last_event_id.and_then(Value::into_text),
+    })
+}
+
+/// A member that a body may have.
+#[derive(Clone, Copy)]
+struct Member {
+    name: &'static str,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A list of users.
+    Users,
+    /// One user, or null.
+    User,
+    /// Any string, or null.
+    Text,
+}
+
+/// What a member held.
+enum Value {
+    Users(Vec<String>),
+    Text(Option<String>),
+}
+
+impl Value {
+    fn into_users(self) -> Vec<String> {
+        match self {
+            Value::Users(users) => users,
+            Value::Text(text) => Vec::from_iter(text),
+        }
+    }
+
+    fn into_text(self) -> Option<String> {
+        match self {
+            Value::Users(_) => None,
+            Value::Text(text) => text,
+        }
+    }
+}
+
+/// Reads an object of these members, each at most once and no others; `names` are their names again, in serde's form.
+fn parse<const N: usize>(
+    body: &[u8],
+    members: [Member; N],
+    names: &'static [&'static str],
+    list_max: usize,
+) -> Result<[Option<Value>; N], BodyFault> {
+    if depth(body) > BODY_DEPTH_MAX {
+        return Err(BodyFault::TooDeep);
+    }
+    let fault = Cell::new(None);
+    let object = Object {
+        members,
+        names,
+        list_max,
+        fault: &fault,
+    };
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = object
+        .deserialize(&mut json)
+        .and_then(|values| json.end().map(|()| values));
+    read.map_err(|error| fault.take().unwrap_or_else(|| BodyFault::Malformed(error.to_string())))
+}
+
+/// Nesting of a JSON text, found before it is parsed. Of a text that is no JSON it is some number, which is enough: the
+/// parser refuses the rest.
+fn depth(body: &[u8]) -> usize {
+    let mut open: usize = 0;
+    let mut deepest = 0;
+    let mut in_string = false;
+    let mut bytes = body.iter();
+    while let Some(byte) = bytes.next() {
+        match (in_string, byte) {
+            (true, b'\\') => {
+                bytes.next();
+            }
+            (_, b'"') => in_string = !in_string,
+            (false, b'[' | b'{') => {
+                open += 1;
+                deepest = deepest.max(open);
+            }
+            (false, b']' | b'}') => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Reads the object. `fault` carries a refusal that serde's error type has no room for.
+struct Object<'f, const N: usize> {
+    members: [Member; N],
+    names: &'static [&'static str],
+    list_max: usize,
+    fault: &'f Cell<Option<BodyFault>>,
+}
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Object<'_, N> {
+    type Value = [Option<Value>; N];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
+    type Value = [Option<Value>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object of {}", self.names.join(", "))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut values = [const { None }; N];
+        while let Some(index) = map.next_key_seed(Name(self.names))? {
+            let Member { name, kind } = self.members[index];
+            if values[index].is_some() {
+                return Err(de::Error::duplicate_field(name));
+            }
+            let entries = Entries {
+                member: name,
+                list_max: self.list_max,
+                fault: self.fault,
+            };
+            values[index] = Some(match kind {
+                Kind::Users => map.next_value_seed(entries)?,
+                Kind::User => {
+                    let user: Option<String> = map.next_value()?;
+                    if let Some(user) = &user {
+                        entries.check(0, user)?;
+                    }
+                    Value::Text(user)
+                }
+                Kind::Text => Value::Text(map.next_value()?),
+            });
+        }
+        Ok(values)
+    }
+}
+
+/// Reads a member's name into its index.
+struct Name(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for Name {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a member's name")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<usize, E> {
+        self.0
+            .iter()
+            .position(|known| *known == name)
+            .ok_or_else(|| E::unknown_field(name, self.0))
+    }
+}
+
+/// Reads a list of users.
+struct Entries<'f> {
+    member: &'static str,
+    list_max: usize,
+    fault: &'f Cell<Option<BodyFault>>,
+}
+
+impl Entries<'_> {
+    fn check<E: de::Error>(&self, index: usize, user: &str) -> Result<(), E> {
+        User::from_text(user).map(|_| ()).map_err(|fault| {
+            self.fault.set(Some(BodyFault::User {
+                member: self.member,
+                index,
+                fault,
+            }));
+            E::custom(fault.explain())
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Entries<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of user ids")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut users: Vec<String> = Vec::new();
+        while users.len() < self.list_max {
+            let Some(user) = list.next_element::<String>()? else {
+                return Ok(Value::Users(users));
+            };
+            self.check(users.len(), &user)?;
+            users.push(user);
+        }
+        let mut given = users.len();
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            given += 1;
+        }
+        if given > self.list_max {
+            self.fault.set(Some(BodyFault::TooMany {
+                member: self.member,
+                max: self.list_max,
+                given,
+            }));
+            return Err(de::Error::custom("too many entries"));
+        }
+        Ok(Value::Users(users))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn malformed(what: &str) -> BodyFault {
+        BodyFault::Malformed(what.into())
+    }
+
+    fn users(body: &str) -> Result<Vec<String>, BodyFault> {
+        parse_users(body.as_bytes(), 3)
+    }
+
+    #[test]
+    fn lists_of_users() {
+        assert_eq!(
+            users(r#"{"users":["b","a","b"]}"#),
+            Ok(vec!["b".into(), "a".into(), "b".into()])
+        );
+        assert_eq!(users(" { \"users\" : [ ] }\n"), Ok(vec![]));
+        assert_eq!(
+            users(r#"{"us\u0065rs":["\u00e9\"\ud83d\udfe2/"]}"#),
+            Ok(vec!["é\"\u{1F7E2}/".into()])
+        );
+    }
+
+    #[test]
+    fn refusals_name_what_and_where() {
+        assert_eq!(
+            users(""),
+            Err(malformed("EOF while parsing a value at line 1 column 0"))
+        );
+        assert_eq!(users("{}"), Err(malformed("missing field `users`")));
+        assert_eq!(
+            users(r#"{"users":[],"user":"x"}"#),
+            Err(malformed("unknown field `user`, expected `users` at line 1 column 18"))
+        );
+        assert_eq!(
+            users("{\"users\":[],\n\"users\":[]}"),
+            Err(malformed("duplicate field `users` at line 2 column 7"))
+        );
+        assert_eq!(
+            users(r#"["a"]"#),
+            Err(malformed(
+                "invalid type: sequence, expected an object of users at line 1 column 0"
+            ))
+        );
+        assert_eq!(
+            users(r#"{"users":"a"}"#),
+            Err(malformed(
+                "invalid type: string \"a\", expected a list of user ids at line 1 column 12"
+            ))
+        );
+        assert_eq!(
+            users(r#"{"users":null}"#),
+            Err(malformed(
+                "invalid type: null, expected a list of user ids at line 1 column 13"
+            ))
+        );
+        assert_eq!(
+            users(r#"{"users":["a",1]}"#),
+            Err(malformed(
+                "invalid type: integer `1`, expected a string at line 1 column 15"
+            ))
+        );
+        assert_eq!(
+            users(r#"{"users":["a",]}"#),
+            Err(malformed("trailing comma at line 1 column 15"))
+        );
+        assert_eq!(
+            users(r#"{"users":[]} x"#),
+            Err(malformed("trailing characters at line 1 column 14"))
+        );
+        assert_eq!(
+            parse_users(b"{\"users\":[\"\xff\"]}", 3),
+            Err(malformed("invalid unicode code point at line 1 column 12"))
+        );
+    }
+
+    #[test]
+    fn users_are_checked() {
+        let fault = |index, fault| {
+            Err(BodyFault::User {
+                member: "users",
+                index,
+                fault,
+            })
+        };
+        assert_eq!(users(r#"{"users":[""]}"#), fault(0, UserFault::Empty));
+        assert_eq!(users(r#"{"users":["a","\u0000"]}"#), fault(1, UserFault::Control));
+        assert_eq!(users(r#"{"users":["a","b","\u0085"]}"#), fault(2, UserFault::Control));
+        assert_eq!(
+            users(&format!(r#"{{"users":["{}"]}}"#, "x".repeat(129))),
+            fault(0, UserFault::TooLong)
+        );
+    }
+
+    #[test]
+    fn lists_are_bounded() {
+        let too_many = |given| {
+            Err(BodyFault::TooMany {
+                member: "users",
+                max: 3,
+                given,
+            })
+        };
+        assert_eq!(users(r#"{"users":["a","b","c","d"]}"#), too_many(4));
+        assert_eq!(
+            users(r#"{"users":["a","b","c",1,[],"x"]}"#),
+            too_many(6),
+            "what is beyond is only counted"
+        );
+        assert_eq!(
+            users(r#"{"users":["a","b","c",}"#),
+            Err(malformed("expected value at line 1 column 23"))
+        );
+        assert_eq!(parse_users(br#"{"users":[]}"#, 0), Ok(vec![]));
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        assert_eq!(users(&"[".repeat(9)), Err(BodyFault::TooDeep));
+        assert_eq!(users(&"{\"a\":".repeat(100_000)), Err(BodyFault::TooDeep));
+        assert_eq!(
+            users(&"[".repeat(8)),
+            Err(malformed(
+                "invalid type: sequence, expected an object of users at line 1 column 0"
+            ))
+        );
+        assert_eq!(
+            users(r#"{"users":["[[[[[[[[[[","\"[[[[[[[[[["]}"#).map(|users| users.len()),
+            Ok(2),
+            "inside strings"
+        );
+        assert_eq!(depth(br#"[{"a":[]},"\\",[[]]]"#), 3);
+        assert_eq!(depth(b"]]]["), 1);
+        assert_eq!(depth(b"\"\\"), 0);
+    }
+
+    #[test]
+    fn watch_edits() {
+        let edit = |body: &str| parse_watch_edit(body.as_bytes(), 1);
+        let to = |add: &[&str], remove: &[&str]| {
+            let own = |users: &[&str]| users.iter().map(|user| String::from(*user)).collect();
+            Ok(WatchEdit {
+                add: own(add),
+                remove: own(remove),
+            })
+        };
+        assert_eq!(edit("{}"), to(&[], &[]));
+        assert_eq!(edit(r#"{"remove":["b"],"add":["a"]}"#), to(&["a"], &["b"]));
+        assert_eq!(edit(r#"{"add":["a"]}"#), to(&["a"], &[]));
+        assert_eq!(
+            edit(r#"{"remove":["a","b"]}"#),
+            Err(BodyFault::TooMany {
+                member: "remove",
+                max: 1,
+                given: 2
+            })
+        );
+        assert_eq!(
+            edit(r#"{"Add":[]}"#),
+            Err(malformed(
+                "unknown field `Add`, expected `add` or `remove` at line 1 column 6"
+            ))
+        );
+    }
+
+    #[test]
+    fn stream_asks() {
+        let ask = |body: &str| parse_stream_ask(body.as_bytes(), 2);
+        assert_eq!(ask("{}"), Ok(StreamAsk::default()));
+        assert_eq!(ask(r#"{"user":null,"last_event_id":null}"#), Ok(StreamAsk::default()));
+        assert_eq!(
+            ask(r#"{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}"#),
+            Ok(StreamAsk {
+                user: Some("alice".into()),
+                watch: vec!["bob".into()],
+                last_event_id: Some("1764009600123".into())
+            })
+        );
+        assert_eq!(
+            ask(r#"{"user":""}"#),
+            Err(BodyFault::User {
+                member: "user",
+                index: 0,
+                fault: UserFault::Empty
+            })
+        );
+        assert_eq!(
+            ask(r#"{"last_event_id":1}"#),
+            Err(malformed(
+                "invalid type: integer `1`, expected a string at line 1 column 18"
+            ))
+        );
+        assert_eq!(
+            ask(r#"{"user":"a","user":null}"#),
+            Err(malformed("duplicate field `user` at line 1 column 18"))
+        );
+    }
+
+    #[test]
+    fn details() {
+        let detail = |body: &str| users(body).unwrap_err().to_string();
+        assert_eq!(
+            detail(r#"{"users":["a",""]}"#),
+            "users, entry 1: the user id is empty; it takes 1 to 128 bytes of UTF-8"
+        );
+        assert_eq!(
+            detail(r#"{"users":["a","a","a","a"]}"#),
+            "users has 4 entries; at most 3 are taken at once"
+        );
+        assert_eq!(detail("[[[[[[[[["), "the body is nested deeper than 8 levels");
+        assert_eq!(
+            detail("{}"),
+            "the body is not of the form expected: missing field `users`"
+        );
+    }
+}

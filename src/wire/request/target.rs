@@ -1,0 +1,89 @@
+//! Undoes the percent-encoding of a path segment and of a query, exactly once.
+//!
+//! Owns RFC 3986 section 2.1 and the query form of application/x-www-form-urlencoded. Never decodes what it decoded, never
+//! judges the bytes that come out: [`crate::wire::User`] does.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+/// Percent-decodes a path segment exactly once ('+' stays '+'); None on a bad escape. Borrowed when nothing was escaped.
+pub fn decode_segment(raw: &str) -> Option<Cow<'_, [u8]>> {
+    escapes_are_whole(raw.as_bytes()).then(|| percent_decode_str(raw).into())
+}
+
+/// Name and value of a query's pair, decoded.
+pub type QueryPair<'q> = (Cow<'q, [u8]>, Cow<'q, [u8]>);
+
+/// The name=value pairs of a query, each decoded once ('+' is a space: application/x-www-form-urlencoded); None for a
+/// pair with a bad escape. A pair without '=' has an empty value; nothing between two '&' is no pair.
+pub fn query_pairs(raw: &str) -> impl Iterator<Item = Option<QueryPair<'_>>> {
+    raw.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((decode_form(name)?, decode_form(value)?))
+    })
+}
+
+fn decode_form(raw: &str) -> Option<Cow<'_, [u8]>> {
+    if !raw.as_bytes().contains(&b'+') {
+        return decode_segment(raw);
+    }
+    let spaced = raw.replace('+', " ");
+    decode_segment(&spaced).map(|decoded| Cow::Owned(decoded.into_owned()))
+}
+
+/// Whether every '%' is followed by two hex digits; percent-encoding would pass a broken one through as it stands.
+fn escapes_are_whole(raw: &[u8]) -> bool {
+    let mut rest = raw;
+    while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
+        match rest[at + 1..] {
+            [high, low, ref after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest = after,
+            _ => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments() {
+        let decoded = |raw| decode_segment(raw).map(Cow::into_owned);
+        assert!(matches!(decode_segment("bob"), Some(Cow::Borrowed(b"bob"))));
+        assert_eq!(decoded(""), Some(vec![]));
+        assert_eq!(decoded("a%2Fb+c%20%e9%00"), Some(b"a/b+c \xe9\0".to_vec()));
+        assert_eq!(decoded("%252F"), Some(b"%2F".to_vec()), "once, not twice");
+        assert_eq!(decoded("%F0%9F%9F%A2"), Some("\u{1F7E2}".as_bytes().to_vec()));
+        for bad in ["%", "a%", "%2", "%2g", "%g2", "%%41", "%25%", "%+1", "% 1"] {
+            assert_eq!(decode_segment(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn queries() {
+        let pairs = |raw| {
+            query_pairs(raw)
+                .map(|pair| pair.map(|(name, value)| (name.into_owned(), value.into_owned())))
+                .collect::<Vec<_>>()
+        };
+        let pair = |name: &str, value: &str| Some((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        assert_eq!(pairs(""), []);
+        assert_eq!(pairs("&&"), []);
+        assert_eq!(
+            pairs("user=alice&watch=bob"),
+            [pair("user", "alice"), pair("watch", "bob")]
+        );
+        assert_eq!(pairs("user"), [pair("user", "")]);
+        assert_eq!(pairs("=x&a=b=c"), [pair("", "x"), pair("a", "b=c")]);
+        assert_eq!(pairs("u%73er=a+b%2Bc%26d"), [pair("user", "a b+c&d")]);
+        assert_eq!(pairs("a=%252F"), [pair("a", "%2F")]);
+        assert_eq!(pairs("a=%zz&b=1&%=2"), [None, pair("b", "1"), None]);
+        assert_eq!(pairs("a=+%"), [None]);
+        assert!(matches!(
+            query_pairs("a=b").next(),
+            Some(Some((Cow::Borrowed(b"a"), Cow::Borrowed(b"b"))))
+        ));
+    }
+}

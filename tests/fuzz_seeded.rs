@@ -1,0 +1,147 @@
+//! The fuzz bodies of the wire parsers on stable: a fixed number of seeded mutations of valid inputs.
+//!
+//! The same inputs every time. `FUZZ_SEED` and `FUZZ_INPUTS` widen a run; libFuzzer in `fuzz/` searches further.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use greendot::wire::fuzz;
+
+/// Mutated inputs for each body, unless `FUZZ_INPUTS` says otherwise.
+const INPUTS: usize = 20_000;
+/// Longest input; what grows beyond is cut.
+const INPUT_BYTES_MAX: usize = 2_048;
+
+#[test]
+fn request() {
+    run("request", fuzz::request, REQUESTS);
+}
+
+#[test]
+fn chunked() {
+    run("chunked", fuzz::chunked, CHUNKED);
+}
+
+#[test]
+fn target_query() {
+    run("target_query", fuzz::target_query, TARGETS);
+}
+
+#[test]
+fn sse_reader() {
+    run("sse_reader", fuzz::sse_reader, STREAMS);
+}
+
+#[test]
+fn beat() {
+    run("beat", fuzz::beat, ENTRIES);
+}
+
+#[test]
+fn record_bodies() {
+    run("record_bodies", fuzz::record_bodies, BODIES);
+}
+
+const REQUESTS: &[&[u8]] = &[
+    b"GET /v1/presence/bob HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n",
+    b"GET /v1/stream?user=alice&watch=bob HTTP/1.1\r\nHost: a\r\nLast-Event-ID: 17\r\nOrigin: https://a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\r\nPOST http://a:80/v1/beat?x HTTP/1.1\r\nHost: [::1]:80\r\nContent-Type: application/json\r\nContent-Length: 14\r\nExpect: 100-continue\r\n\r\n{\"users\":[\"a\"]}",
+    b"PUT /a HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\nConnection: close, x\r\n\r\n0\r\n\r\n",
+    b"OPTIONS * HTTP/1.0\r\nConnection: keep-alive\r\nAuthorization: Bearer x\r\n\r\n",
+    b"A / HTTP/2.0\r\na:b\r\nc:d\r\ne:f\r\ng:h\r\n\r\n",
+];
+const CHUNKED: &[&[u8]] = &[
+    b"\x025\r\nhello\r\n0\r\n\r\nGET",
+    b"\x07A;a=\"b\"\r\n0123456789\r\n00\r\nA: b\r\nC:\r\n\r\n",
+    b"\x0fffffffffffffffff\r\n",
+    b"\x001\r\n\r\r\n1\r\n\n\r\n0\r\n\r\n",
+];
+const TARGETS: &[&[u8]] = &[
+    b"user=alice&watch=bob&watch=carol",
+    b"a%2Fb+c%20%C3%A9%00",
+    b"&&=x&a=b=c&%25=%252F&+=%2B",
+    "\u{1F7E2}=\u{e9}%F0%9F%9F%A2".as_bytes(),
+];
+const STREAMS: &[&[u8]] = &[
+    b"\x03event: hello\nretry: 3417\ndata: {\"stream\":\"2.51\"}\n\nevent: presence\nid: 17\ndata: {}\n\n:\n",
+    b"\x01\xef\xbb\xbfdata: a\r\ndata: b\r\n\r\nid\r\rdata\r\r",
+    b"\x00id: 1\0\nid: 2\nretry: x\ndata:\n\n: x\n\ndata\ndata\n\n",
+    b"\x10data: \xf0\x9f\x9f\xa2\xff\n\n",
+];
+const ENTRIES: &[&[u8]] = &[
+    b"\x03bob\x05carol",
+    b"\x01a",
+    b"\x02\xc3\xa9\x04\xf0\x9f\x9f\xa2\x10sixteen-byte-id!",
+    &[b'~'; 127],
+    &{
+        let mut longest = [b'x'; 129];
+        longest[0] = 128;
+        longest
+    },
+];
+const BODIES: &[&[u8]] = &[
+    b"{\"users\":[\"a\",\"b\",\"a\"]}",
+    b"{\"add\":[\"a\"],\"remove\":[\"\\u00e9\",\"\\ud83d\\udfe2\"]}",
+    b"{\"user\":\"alice\",\"watch\":[\"bob\"],\"last_event_id\":\"1764009600123\"}",
+    b"{\"user\":null,\"watch\":[],\"last_event_id\":null}",
+    b"{\"users\":[\"a\",\"b\",\"c\",\"d\",[[[[[[1]]]]]]]}",
+    b"a\"b\\c/\xc2\xa0",
+];
+
+fn run(name: &str, body: fn(&[u8]), corpus: &[&[u8]]) {
+    let seed = setting("FUZZ_SEED").unwrap_or(0x6772_6565_6e64_6f74);
+    let inputs = setting("FUZZ_INPUTS").map_or(INPUTS, |inputs| inputs as usize);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for input in corpus {
+        check(name, body, input);
+    }
+    for _ in 0..inputs {
+        check(name, body, &mutated(corpus, &mut random));
+    }
+    println!("{name}: {} inputs, seed {seed:#x}", corpus.len() + inputs);
+}
+
+fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is not a number")),
+    )
+}
+
+fn check(name: &str, body: fn(&[u8]), input: &[u8]) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(input))) {
+        println!("{name} fails on b\"{}\"", input.escape_ascii());
+        resume_unwind(panic);
+    }
+}
+
+/// A corpus input with one to eight changes.
+fn mutated(corpus: &[&[u8]], random: &mut fastrand::Rng) -> Vec<u8> {
+    const TELLING: &[u8] = b"\r\n\0\t :;,%+&=?#/*\"\\[]{}0123456789afAF\x7f\x80\xc2\xff";
+    let mut input = corpus[random.usize(..corpus.len())].to_vec();
+    for _ in 0..random.usize(1..=8) {
+        let at = random.usize(..=input.len());
+        let end = random.usize(at..=input.len());
+        match random.u8(..8) {
+            0 => input.truncate(at),
+            1 => drop(input.drain(at..end)),
+            2 => input.insert(at, random.u8(..)),
+            3 => input.insert(at, TELLING[random.usize(..TELLING.len())]),
+            4 => {
+                let other = corpus[random.usize(..corpus.len())];
+                let from = random.usize(..=other.len());
+                input.splice(at..end, other[from..].iter().copied());
+            }
+            5 => {
+                let again = input[at..end].repeat(random.usize(1..4));
+                input.splice(at..at, again);
+            }
+            6 if at < input.len() => input[at] = TELLING[random.usize(..TELLING.len())],
+            _ if at < input.len() => input[at] ^= 1 << random.u8(..8),
+            _ => {}
+        }
+        input.truncate(INPUT_BYTES_MAX);
+    }
+    input
+}
