@@ -9,13 +9,11 @@ use std::fmt::Debug;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use crate::time::Unix;
-use crate::wire::beat::{
-    self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, Keys, MAC_BYTES,
-};
+use crate::wire::beat::{self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, Keys, MAC_BYTES};
 use crate::wire::record::{self, Record};
 use crate::wire::request::{
-    self, ChunkDecoder, Framing, Head, Method, Parsed, RequestFault, RequestLimits, decode_segment,
-    parse_head, query_pairs,
+    self, ChunkDecoder, Framing, Head, Method, Parsed, RequestFault, RequestLimits, decode_segment, parse_head,
+    query_pairs,
 };
 use crate::wire::response::{PROBLEMS, problem_of};
 use crate::wire::sse::{self, Event, Reader};
@@ -43,21 +41,12 @@ pub fn request(data: &[u8]) {
         let whole = parse_head(data, limits);
         for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
             let part = parse_head(&data[..cut], limits);
-            assert!(
-                part == Parsed::Partial || part == whole,
-                "{part:?} became {whole:?}"
-            );
+            assert!(part == Parsed::Partial || part == whole, "{part:?} became {whole:?}");
         }
         match whole {
-            Parsed::Partial => assert!(
-                data.len() < limits.head_bytes_max,
-                "an endless head is refused"
-            ),
+            Parsed::Partial => assert!(data.len() < limits.head_bytes_max, "an endless head is refused"),
             Parsed::Fault(fault) => assert!(PROBLEMS.contains(&problem_of(fault).0)),
-            Parsed::Head {
-                ref head,
-                head_bytes,
-            } => {
+            Parsed::Head { ref head, head_bytes } => {
                 assert!(head_bytes <= data.len().min(limits.head_bytes_max));
                 check_head(head, &data[..head_bytes]);
                 assert_eq!(parse_head(&data[..head_bytes], limits), whole);
@@ -92,11 +81,7 @@ pub fn chunked(data: &[u8]) {
     let piece = usize::from(seed) % 16 + 1;
     for limits in &LIMITS {
         let whole = decode_chunks(rest, rest.len().max(1), limits);
-        assert_eq!(
-            decode_chunks(rest, piece, limits),
-            whole,
-            "in pieces of {piece}"
-        );
+        assert_eq!(decode_chunks(rest, piece, limits), whole, "in pieces of {piece}");
         assert_eq!(decode_chunks(rest, 1, limits), whole, "byte by byte");
         if let Ok((body, consumed, _)) = whole {
             assert!(body.len() <= limits.body_bytes_max.min(rest.len()));
@@ -118,11 +103,7 @@ pub fn chunked(data: &[u8]) {
     );
 }
 
-fn decode_chunks(
-    input: &[u8],
-    piece: usize,
-    limits: &RequestLimits,
-) -> Result<(Vec<u8>, usize, bool), RequestFault> {
+fn decode_chunks(input: &[u8], piece: usize, limits: &RequestLimits) -> Result<(Vec<u8>, usize, bool), RequestFault> {
     let mut decoder = ChunkDecoder::default();
     let mut body = Vec::new();
     let mut consumed = 0;
@@ -132,11 +113,7 @@ fn decode_chunks(
         if step.done {
             return Ok((body, consumed, true));
         }
-        assert_eq!(
-            step.consumed,
-            part.len(),
-            "all of it is taken until the body is whole"
-        );
+        assert_eq!(step.consumed, part.len(), "all of it is taken until the body is whole");
     }
     Ok((body, consumed, false))
 }
@@ -154,16 +131,9 @@ pub fn target_query(data: &[u8]) {
     }
 
     let pairs: Vec<_> = query_pairs(&raw).collect();
-    assert_eq!(
-        pairs.len(),
-        raw.split('&').filter(|pair| !pair.is_empty()).count()
-    );
+    assert_eq!(pairs.len(), raw.split('&').filter(|pair| !pair.is_empty()).count());
     for pair in pairs.into_iter().flatten() {
-        let encode = |bytes| {
-            percent_encode(bytes, NON_ALPHANUMERIC)
-                .to_string()
-                .replace("%20", "+")
-        };
+        let encode = |bytes| percent_encode(bytes, NON_ALPHANUMERIC).to_string().replace("%20", "+");
         let again = format!("{}={}", encode(&pair.0), encode(&pair.1));
         assert_eq!(query_pairs(&again).collect::<Vec<_>>(), [Some(pair)]);
     }
@@ -192,10 +162,7 @@ pub fn sse_reader(data: &[u8]) {
         panic!("one block made {} events", events.len())
     };
     assert_eq!(event.event, "overloaded");
-    assert_eq!(
-        json(event.data.as_bytes()),
-        serde_json::json!({ "reason": text })
-    );
+    assert_eq!(json(event.data.as_bytes()), serde_json::json!({ "reason": text }));
 }
 
 fn read_events(stream: &[u8], piece: usize) -> (Vec<Event>, String, Option<u64>) {
@@ -234,11 +201,7 @@ pub fn beat(data: &[u8]) {
             assert_eq!(Some(&users), expected.as_ref());
             let mut writer = beat::Writer::new(beats.leave, beats.sent_at, &key);
             assert!(users.into_iter().all(|user| writer.push(user)));
-            assert_eq!(
-                writer.seal(&key),
-                datagram,
-                "there is one way to write what was read"
-            );
+            assert_eq!(writer.seal(&key), datagram, "there is one way to write what was read");
         }
     }
 
@@ -265,12 +228,8 @@ fn walk_entries(mut rest: &[u8]) -> Option<Vec<User<'_>>> {
 /// as the same; and any legal id in a record is read back out of it.
 pub fn record_bodies(data: &[u8]) {
     const LIST_MAX: usize = 4;
-    let legal = |users: &[String]| {
-        users.len() <= LIST_MAX
-            && users
-                .iter()
-                .all(|user| User::parse(user.as_bytes()).is_ok())
-    };
+    let legal =
+        |users: &[String]| users.len() <= LIST_MAX && users.iter().all(|user| User::parse(user.as_bytes()).is_ok());
     if let Some(users) = taken(data, |body| record::parse_users(body, LIST_MAX)) {
         assert!(legal(&users));
         let again = serde_json::json!({ "users": users }).to_string();
@@ -279,10 +238,7 @@ pub fn record_bodies(data: &[u8]) {
     if let Some(edit) = taken(data, |body| record::parse_watch_edit(body, LIST_MAX)) {
         assert!(legal(&edit.add) && legal(&edit.remove));
         let again = serde_json::json!({ "remove": edit.remove, "add": edit.add }).to_string();
-        assert_eq!(
-            record::parse_watch_edit(again.as_bytes(), LIST_MAX),
-            Ok(edit)
-        );
+        assert_eq!(record::parse_watch_edit(again.as_bytes(), LIST_MAX), Ok(edit));
     }
     if let Some(ask) = taken(data, |body| record::parse_stream_ask(body, LIST_MAX)) {
         assert!(legal(&ask.watch) && legal(ask.user.as_slice()));
