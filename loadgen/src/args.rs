@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::beats::BeatsArgs;
+use crate::churn::ChurnArgs;
 use crate::fanout::FanoutArgs;
 use crate::query::QueryArgs;
 use crate::storm::StormArgs;
@@ -39,6 +40,8 @@ pub enum Scenario {
     Query(QueryArgs),
     /// Cut all streams at once and wait until all are back
     Storm(StormArgs),
+    /// A day in a minute, with every watcher's view checked against the truth
+    Churn(ChurnArgs),
 }
 
 /// Flags of all subcommands.
@@ -104,12 +107,17 @@ pub struct Share {
 fn share(text: &str) -> Result<Share, String> {
     let (first, count) = text.split_once(':').ok_or("FIRST:COUNT expected")?;
     let number = |text: &str| text.parse().map_err(|e| format!("{text}: {e}"));
-    Ok(Share { first: number(first)?, count: number(count)? })
+    Ok(Share {
+        first: number(first)?,
+        count: number(count)?,
+    })
 }
 
 /// Reads a duration: `10s`, `2m`, `1h`, `500ms`, or plain seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let seconds = match &text[digits..] {
         "ms" => 0.001,
         "" | "s" => 1.0,
@@ -117,7 +125,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3_600.0,
         unit => return Err(format!("unknown unit {unit:?}: ms, s, m or h")),
     };
-    let number: f64 = text[..digits].parse().map_err(|_| "a number is missing, as in 10s".to_owned())?;
+    let number: f64 = text[..digits]
+        .parse()
+        .map_err(|_| "a number is missing, as in 10s".to_owned())?;
     Duration::try_from_secs_f64(number * seconds).map_err(|e| e.to_string())
 }
 
@@ -150,6 +160,12 @@ mod tests {
         assert_eq!(rate("max"), Ok(f64::INFINITY));
         assert_eq!(rate("2.5"), Ok(2.5));
         assert!(rate("0").is_err() && rate("inf").is_err() && rate("-1").is_err());
-        assert_eq!(share("19000:500"), Ok(Share { first: 19_000, count: 500 }));
+        assert_eq!(
+            share("19000:500"),
+            Ok(Share {
+                first: 19_000,
+                count: 500
+            })
+        );
     }
 }

@@ -40,7 +40,14 @@ pub fn write_stream_request(
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_long(population: &Population, host: SocketAddr, user: Option<u64>, watches: &[u64], last_id: u64, out: &mut Vec<u8>) {
+fn write_long(
+    population: &Population,
+    host: SocketAddr,
+    user: Option<u64>,
+    watches: &[u64],
+    last_id: u64,
+    out: &mut Vec<u8>,
+) {
     let mut body = b"{".to_vec();
     if let Some(user) = user {
         body.extend_from_slice(b"\"user\":\"");
@@ -71,7 +78,14 @@ mod tests {
 
     fn request(user: Option<u64>, watches: &[u64], last_id: u64) -> String {
         let mut out = Vec::new();
-        write_stream_request(&Population::new(1), "127.0.0.1:80".parse().unwrap(), user, watches, last_id, &mut out);
+        write_stream_request(
+            &Population::new(1),
+            "127.0.0.1:80".parse().unwrap(),
+            user,
+            watches,
+            last_id,
+            &mut out,
+        );
         String::from_utf8(out).unwrap()
     }
 
@@ -82,16 +96,25 @@ mod tests {
             "GET /v1/stream?user=gbgxeq0000000001&watch=gbgxeq0000000002&watch=gbgxeq0000000003 HTTP/1.1\r\n\
              Host: 127.0.0.1:80\r\nAccept: text/event-stream\r\nLast-Event-ID: 7\r\n\r\n"
         );
-        assert_eq!(request(None, &[], 0), "GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1:80\r\nAccept: text/event-stream\r\n\r\n");
+        assert_eq!(
+            request(None, &[], 0),
+            "GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1:80\r\nAccept: text/event-stream\r\n\r\n"
+        );
     }
 
     #[test]
     fn long_lists_go_in_the_body() {
         let text = request(Some(1), &(0..251).collect::<Vec<_>>(), 7);
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("POST /v1/stream HTTP/1.1\r\n") && head.ends_with(&format!("Content-Length: {}", body.len())));
+        assert!(
+            head.starts_with("POST /v1/stream HTTP/1.1\r\n")
+                && head.ends_with(&format!("Content-Length: {}", body.len()))
+        );
         let json: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!((json["user"].as_str(), json["last_event_id"].as_str()), (Some("gbgxeq0000000001"), Some("7")));
+        assert_eq!(
+            (json["user"].as_str(), json["last_event_id"].as_str()),
+            (Some("gbgxeq0000000001"), Some("7"))
+        );
         assert_eq!(json["watch"].as_array().unwrap().len(), 251);
     }
 

@@ -11,6 +11,7 @@ use quinn_udp::{Transmit, UdpSocketState};
 use crate::args::{Common, Peer, duration};
 use crate::cause::{USERS_PER_DATAGRAM, datagram, read_keys, udp_to};
 use crate::clock;
+use crate::effort::Effort;
 use crate::exposition::Exposition;
 use crate::population::Population;
 use crate::procfs;
@@ -70,8 +71,19 @@ impl Sender {
             })
             .collect::<io::Result<Vec<_>>>()?;
         let segments_max = flows.first().map_or(1, |(_, state)| state.max_gso_segments());
-        let datagrams_per_send = if args.no_gso { 1 } else { segments_max.min(SEND_BYTES_MAX / datagram_bytes).max(1) };
-        Ok(Sender { flows, next_flow: 0, target: common.udp, datagrams_per_send, blocked: 0, buffer: Vec::new() })
+        let datagrams_per_send = if args.no_gso {
+            1
+        } else {
+            segments_max.min(SEND_BYTES_MAX / datagram_bytes).max(1)
+        };
+        Ok(Sender {
+            flows,
+            next_flow: 0,
+            target: common.udp,
+            datagrams_per_send,
+            blocked: 0,
+            buffer: Vec::new(),
+        })
     }
 
     /// Sends `count` datagrams made by `make`; true if the kernel took them.
@@ -93,7 +105,12 @@ impl Sender {
         };
         match state.try_send(socket.into(), &transmit) {
             Ok(()) => Ok(true),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
                 self.blocked += 1;
                 Ok(false)
             }
@@ -129,7 +146,9 @@ impl Turns {
 /// The subcommand.
 pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     if args.entries == 0 || args.entries > USERS_PER_DATAGRAM || args.users == 0 {
-        return Err(io::Error::other(format!("--entries takes 1 to {USERS_PER_DATAGRAM}, --users at least 1")));
+        return Err(io::Error::other(format!(
+            "--entries takes 1 to {USERS_PER_DATAGRAM}, --users at least 1"
+        )));
     }
     let population = Population::new(common.seed);
     // The bare receiver knows no key; it is sent datagrams of the same size.
@@ -143,12 +162,17 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
         introduce(common, args, &population, &keys, &line)?;
     }
     let shuffled = args.shuffle.then(|| fastrand::Rng::with_seed(common.seed));
-    let mut turns = Turns { users: args.users, next: 0, shuffled };
+    let mut turns = Turns {
+        users: args.users,
+        next: 0,
+        shuffled,
+    };
     turns.take(args.entries, &mut users);
     let datagram_bytes = datagram(&population, &users, false, 0, &keys).len();
     let mut sender = Sender::new(common, args, datagram_bytes)?;
 
     let before = Count::take(common)?;
+    let effort = Effort::begin(0);
     let start_us = clock::now_us();
     let end_us = start_us + args.seconds.as_micros() as u64;
     let datagram_rate = args.rate / args.entries as f64;
@@ -167,7 +191,11 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             line.show(&format!("{} beats/s", crate::report::number(rate.round())));
             last = (now_us, sent);
         }
-        let due = if args.rate.is_infinite() { u64::MAX } else { ((now_us - start_us) as f64 * datagram_rate / 1e6) as u64 };
+        let due = if args.rate.is_infinite() {
+            u64::MAX
+        } else {
+            ((now_us - start_us) as f64 * datagram_rate / 1e6) as u64
+        };
         let done = sent + never_sent;
         if due <= done {
             let next_us = start_us + ((done + 1) as f64 * 1e6 / datagram_rate) as u64;
@@ -195,6 +223,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
         }
     }
     let elapsed_us = clock::now_us() - start_us;
+    let busy = effort.busy(waited_us);
     // What waits in the server's sockets is still to be counted.
     std::thread::sleep(Duration::from_millis(300));
     let after = Count::take(common)?;
@@ -214,7 +243,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     report.value("sends_refused_by_own_socket", sender.blocked as f64);
     let lost = after.report(&before, sent, entries, seconds, &mut report);
     report.strain(&Strain {
-        busy: 1.0 - waited_us as f64 / elapsed_us as f64,
+        busy,
         lag_p99_us: lag.percentile_us(99.0),
         measured_p99_us: 0,
         server_gave_way: lost > sent as f64 * 0.001,
@@ -225,13 +254,21 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
 }
 
 /// Beats for every user once, slowly enough that nothing is lost: the next part is sent when the last has been counted.
-fn introduce(common: &Common, args: &BeatsArgs, population: &Population, keys: &Keys, line: &ProgressLine) -> io::Result<()> {
+fn introduce(
+    common: &Common,
+    args: &BeatsArgs,
+    population: &Population,
+    keys: &Keys,
+    line: &ProgressLine,
+) -> io::Result<()> {
     let all: Vec<u64> = (0..args.users).collect();
     let mut sender = Sender::new(common, args, greendot::wire::beat::DATAGRAM_BYTES_MAX)?;
     let part = USERS_PER_DATAGRAM * 64;
     for (at, users) in all.chunks(part).enumerate() {
         for users in users.chunks(USERS_PER_DATAGRAM) {
-            while !sender.send(1, |buffer| buffer.extend_from_slice(&datagram(population, users, false, clock::unix_ms(), keys)))? {}
+            while !sender.send(1, |buffer| {
+                buffer.extend_from_slice(&datagram(population, users, false, clock::unix_ms(), keys))
+            })? {}
         }
         std::thread::sleep(Duration::from_millis(1));
         if at % 64 == 0 {
@@ -242,25 +279,52 @@ fn introduce(common: &Common, args: &BeatsArgs, population: &Population, keys: &
 }
 
 /// What server and kernel had counted at one moment.
-struct Count {
+pub struct Count {
     metrics: Option<Exposition>,
     socket_drops: Option<u64>,
     server_cpu_us: Option<u64>,
 }
 
 impl Count {
-    fn take(common: &Common) -> io::Result<Count> {
+    /// Asks both now.
+    pub fn take(common: &Common) -> io::Result<Count> {
         Ok(Count {
-            metrics: (common.peer == Peer::Greendot).then(|| Exposition::scrape(common.http)).transpose()?,
-            socket_drops: common.udp.ip().is_loopback().then(|| procfs::udp_drops(common.udp.port())).flatten(),
+            metrics: (common.peer == Peer::Greendot)
+                .then(|| Exposition::scrape(common.http))
+                .transpose()?,
+            socket_drops: common
+                .udp
+                .ip()
+                .is_loopback()
+                .then(|| procfs::udp_drops(common.udp.port()))
+                .flatten(),
             server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
         })
     }
 
+    /// Datagrams that the server's socket dropped, and datagrams and beats that the server refused, since `before`.
+    pub fn lost_since(&self, before: &Count) -> f64 {
+        let dropped = self
+            .socket_drops
+            .zip(before.socket_drops)
+            .map_or(0.0, |(after, before)| (after - before) as f64);
+        let refused = |count: &Count| {
+            let sum = |family| count.metrics.as_ref().map_or(0.0, |metrics| metrics.sum(family, &[]));
+            sum("greendot_datagrams_refused_total") + sum("greendot_beats_refused_total")
+        };
+        dropped + refused(self) - refused(before)
+    }
+
     /// Adds what was counted since `before`; returns the datagrams that were lost in the server's socket.
     fn report(&self, before: &Count, sent: u64, entries: f64, seconds: f64, report: &mut Report) -> f64 {
-        let dropped = self.socket_drops.zip(before.socket_drops).map(|(after, before)| (after - before) as f64);
-        let cpu_us = self.server_cpu_us.zip(before.server_cpu_us).map(|(after, before)| (after - before) as f64);
+        let dropped = self
+            .socket_drops
+            .zip(before.socket_drops)
+            .map(|(after, before)| (after - before) as f64);
+        let cpu_us = self
+            .server_cpu_us
+            .zip(before.server_cpu_us)
+            .map(|(after, before)| (after - before) as f64);
         report.value_if("datagrams_dropped_by_server_socket", dropped);
         let mut lost = dropped.unwrap_or(0.0);
         let mut received = sent as f64 - lost;
@@ -274,9 +338,19 @@ impl Count {
             let mut refused = 0.0;
             for family in ["greendot_datagrams_refused_total", "greendot_beats_refused_total"] {
                 for (reason, now) in after.by_label(family, "reason") {
-                    let then = before.by_label(family, "reason").iter().find(|(r, _)| *r == reason).map_or(0.0, |(_, count)| *count);
+                    let then = before
+                        .by_label(family, "reason")
+                        .iter()
+                        .find(|(r, _)| *r == reason)
+                        .map_or(0.0, |(_, count)| *count);
                     if now > then {
-                        report.value(&format!("{}_{reason}", family.trim_start_matches("greendot_").trim_end_matches("_total")), now - then);
+                        report.value(
+                            &format!(
+                                "{}_{reason}",
+                                family.trim_start_matches("greendot_").trim_end_matches("_total")
+                            ),
+                            now - then,
+                        );
                         refused += now - then;
                     }
                 }
@@ -288,7 +362,10 @@ impl Count {
         }
         report.value("datagrams_lost_ratio", lost / sent.max(1) as f64);
         report.value_if("server_cpu_us_per_datagram", cpu_us.map(|us| us / received.max(1.0)));
-        report.value_if("server_cpu_us_per_beat", cpu_us.map(|us| us / received.max(1.0) / entries));
+        report.value_if(
+            "server_cpu_us_per_beat",
+            cpu_us.map(|us| us / received.max(1.0) / entries),
+        );
         report.value_if("server_cores_busy", cpu_us.map(|us| us / 1e6 / seconds));
         lost
     }
@@ -300,7 +377,11 @@ mod tests {
 
     #[test]
     fn turns_go_round() {
-        let mut turns = Turns { users: 3, next: 0, shuffled: None };
+        let mut turns = Turns {
+            users: 3,
+            next: 0,
+            shuffled: None,
+        };
         let mut users = Vec::new();
         turns.take(2, &mut users);
         assert_eq!(users, [0, 1]);

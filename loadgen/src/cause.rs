@@ -17,7 +17,9 @@ use crate::http::Client;
 use crate::population::{ID_BYTES, Population};
 
 /// Users that one datagram takes.
-pub const USERS_PER_DATAGRAM: usize = (greendot::wire::beat::DATAGRAM_BYTES_MAX - greendot::wire::beat::HEAD_BYTES - greendot::wire::beat::MAC_BYTES) / (ID_BYTES + 1);
+pub const USERS_PER_DATAGRAM: usize =
+    (greendot::wire::beat::DATAGRAM_BYTES_MAX - greendot::wire::beat::HEAD_BYTES - greendot::wire::beat::MAC_BYTES)
+        / (ID_BYTES + 1);
 
 /// A way to cause transitions.
 pub enum Cause {
@@ -41,7 +43,10 @@ impl Cause {
     pub fn new(common: &Common, over_http: bool) -> io::Result<Cause> {
         Ok(match common.peer {
             Peer::Greendot if over_http => Cause::Http(Box::new(Client::connect(common.http)?)),
-            Peer::Greendot => Cause::Udp { socket: udp_to(common.udp)?, keys: read_keys(&common.key_file)? },
+            Peer::Greendot => Cause::Udp {
+                socket: udp_to(common.udp)?,
+                keys: read_keys(&common.key_file)?,
+            },
             Peer::Bare => Cause::Raw(udp_to(common.udp)?),
             Peer::Nchan | Peer::Axum => Cause::Post(Box::new(Client::connect(common.http)?)),
         })
@@ -66,7 +71,10 @@ impl Cause {
             }
             Cause::Raw(socket) => users.iter().try_for_each(|user| {
                 let data = record(population, *user, online, sent_at_ms);
-                send(socket, format!("event: presence\nid: {sent_at_ms}\ndata: {data}\n\n").as_bytes())
+                send(
+                    socket,
+                    format!("event: presence\nid: {sent_at_ms}\ndata: {data}\n\n").as_bytes(),
+                )
             }),
             Cause::Post(client) => {
                 for user in users {
@@ -92,8 +100,14 @@ pub fn datagram(population: &Population, users: &[u64], leave: bool, sent_at_ms:
 
 /// Reads the fleet keys.
 pub fn read_keys(path: &Path) -> io::Result<Keys> {
-    let text = fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), format!("--key-file {}: {e}", path.display())))?;
-    Keys::parse(&text).map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, format!("--key-file {}: {fault:?}", path.display())))
+    let text = fs::read_to_string(path)
+        .map_err(|e| io::Error::new(e.kind(), format!("--key-file {}: {e}", path.display())))?;
+    Keys::parse(&text).map_err(|fault| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("--key-file {}: {fault:?}", path.display()),
+        )
+    })
 }
 
 /// A UDP socket that sends to `target`.
@@ -107,7 +121,10 @@ pub fn udp_to(target: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 fn send(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
-    socket.send(bytes).map(drop).map_err(|e| io::Error::new(e.kind(), format!("UDP: {e}")))
+    socket
+        .send(bytes)
+        .map(drop)
+        .map_err(|e| io::Error::new(e.kind(), format!("UDP: {e}")))
 }
 
 /// The event that a peer is to hand on: what greendot would tell.
@@ -119,7 +136,11 @@ fn record(population: &Population, user: u64, online: bool, ms: u64) -> String {
 
 fn check(client: &mut Client) -> io::Result<()> {
     match client.answers_so_far()?.iter().find(|answer| answer.status >= 300) {
-        Some(bad) => Err(io::Error::other(format!("{}: {}", bad.status, String::from_utf8_lossy(&bad.body)))),
+        Some(bad) => Err(io::Error::other(format!(
+            "{}: {}",
+            bad.status,
+            String::from_utf8_lossy(&bad.body)
+        ))),
         None => Ok(()),
     }
 }
@@ -137,7 +158,10 @@ mod tests {
         let bytes = datagram(&population, &users, true, 1_000, &keys);
         let beats = greendot::wire::beat::open(&bytes, &keys, Unix::from_ms(1_005), 10).unwrap();
         assert!(beats.leave);
-        let numbers: Vec<u64> = beats.users().map(|user| population.number(user.as_bytes()).unwrap()).collect();
+        let numbers: Vec<u64> = beats
+            .users()
+            .map(|user| population.number(user.as_bytes()).unwrap())
+            .collect();
         assert_eq!(numbers, users);
     }
 
@@ -145,6 +169,9 @@ mod tests {
     fn a_peer_is_given_what_greendot_would_tell() {
         let text = record(&Population::new(1), 1, false, 17);
         let told = crate::record::parse(text.as_bytes()).unwrap();
-        assert_eq!((told.user.as_ref(), told.online, told.since), ("gbgxeq0000000001", false, Some(17)));
+        assert_eq!(
+            (told.user.as_ref(), told.online, told.since),
+            ("gbgxeq0000000001", false, Some(17))
+        );
     }
 }

@@ -37,7 +37,11 @@ impl Chunked {
                     let taken = input.len().min(left as usize);
                     each(&input[..taken])?;
                     input = &input[taken..];
-                    if taken < left as usize { Chunked::Data(left - taken as u32) } else { Chunked::DataEnd }
+                    if taken < left as usize {
+                        Chunked::Data(left - taken as u32)
+                    } else {
+                        Chunked::DataEnd
+                    }
                 }
                 state => {
                     input = &input[1..];
@@ -88,7 +92,11 @@ mod tests {
     fn chunks_split_anywhere() {
         let text = b"3;x=1\r\nabc\r\n0A\r\n0123456789\r\n0\r\n";
         for cut in 0..text.len() {
-            assert_eq!(decode(true, &[&text[..cut], &text[cut..]]), Ok((b"abc0123456789".to_vec(), true)), "{cut}");
+            assert_eq!(
+                decode(true, &[&text[..cut], &text[cut..]]),
+                Ok((b"abc0123456789".to_vec(), true)),
+                "{cut}"
+            );
         }
     }
 

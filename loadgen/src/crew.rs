@@ -54,7 +54,10 @@ pub fn split(total: usize, share_max: usize) -> Vec<Share> {
     (0..workers)
         .map(|worker| {
             let [first, end] = [worker, worker + 1].map(|w| total * w / workers);
-            Share { first, count: end - first }
+            Share {
+                first,
+                count: end - first,
+            }
         })
         .collect()
 }
@@ -72,7 +75,10 @@ impl Crew {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()?;
-            let out = worker.stdout.take().ok_or_else(|| io::Error::other("a worker without output"))?;
+            let out = worker
+                .stdout
+                .take()
+                .ok_or_else(|| io::Error::other("a worker without output"))?;
             workers.push(worker);
             let sender = sender.clone();
             std::thread::spawn(move || {
@@ -85,7 +91,12 @@ impl Crew {
             });
         }
         let count = workers.len();
-        Ok(Crew { workers, progress: vec![Progress::default(); count], found: vec![None; count], words })
+        Ok(Crew {
+            workers,
+            progress: vec![Progress::default(); count],
+            found: vec![None; count],
+            words,
+        })
     }
 
     /// Listens for `wait` and returns the sum of how far all are.
@@ -110,7 +121,9 @@ impl Crew {
     /// Gives all workers an order.
     pub fn order(&mut self, order: &str) -> io::Result<()> {
         for worker in &mut self.workers {
-            let Some(input) = &mut worker.stdin else { return Err(io::Error::other("a worker without input")) };
+            let Some(input) = &mut worker.stdin else {
+                return Err(io::Error::other("a worker without input"));
+            };
             writeln!(input, "{order}")?;
         }
         Ok(())
@@ -146,7 +159,9 @@ impl Drop for Crew {
 
 impl Sum {
     fn add(&mut self, found: &Found) -> io::Result<()> {
-        let read = |text: &str| Latencies::from_base64(text).ok_or_else(|| io::Error::other("a worker's histogram is damaged"));
+        let read = |text: &str| {
+            Latencies::from_base64(text).ok_or_else(|| io::Error::other("a worker's histogram is damaged"))
+        };
         self.connect.merge(&read(&found.connect)?);
         self.hello.merge(&read(&found.hello)?);
         self.snapshot.merge(&read(&found.snapshot)?);
@@ -179,7 +194,14 @@ mod tests {
     #[test]
     fn shares_are_equal_and_complete() {
         assert_eq!(split(10, 20), [Share { first: 0, count: 10 }]);
-        assert_eq!(split(7, 3), [Share { first: 0, count: 2 }, Share { first: 2, count: 2 }, Share { first: 4, count: 3 }]);
+        assert_eq!(
+            split(7, 3),
+            [
+                Share { first: 0, count: 2 },
+                Share { first: 2, count: 2 },
+                Share { first: 4, count: 3 }
+            ]
+        );
         assert_eq!(split(1_000_000, 19_936).len(), 51);
         assert_eq!(split(0, 3), []);
     }

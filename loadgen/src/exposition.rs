@@ -29,8 +29,13 @@ impl Exposition {
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| {
                 // A label's value may hold spaces; the name ends at '}' where there is one.
-                let end = line.rfind('}').map_or_else(|| line.find(' '), |brace| Some(brace + 1))?;
-                Some((line[..end].to_owned(), line[end..].split_ascii_whitespace().next()?.parse().ok()?))
+                let end = line
+                    .rfind('}')
+                    .map_or_else(|| line.find(' '), |brace| Some(brace + 1))?;
+                Some((
+                    line[..end].to_owned(),
+                    line[end..].split_ascii_whitespace().next()?.parse().ok()?,
+                ))
             })
             .collect();
         Exposition { samples }
@@ -38,14 +43,23 @@ impl Exposition {
 
     /// The sum of all samples of `family` that have all of `labels`, each written `name="value"`.
     pub fn sum(&self, family: &str, labels: &[&str]) -> f64 {
-        self.matching(family).filter(|(name, _)| labels.iter().all(|label| name.contains(label))).map(|(_, value)| value).sum()
+        self.matching(family)
+            .filter(|(name, _)| labels.iter().all(|label| name.contains(label)))
+            .map(|(_, value)| value)
+            .sum()
     }
 
     /// The samples of `family` by the value of `label`, in the order of the text; the same value twice is added up.
     pub fn by_label(&self, family: &str, label: &str) -> Vec<(String, f64)> {
         let mut sums: Vec<(String, f64)> = Vec::new();
         for (name, value) in self.matching(family) {
-            let Some(text) = name.split(&format!("{label}=\"")).nth(1).and_then(|rest| rest.split('"').next()) else { continue };
+            let Some(text) = name
+                .split(&format!("{label}=\""))
+                .nth(1)
+                .and_then(|rest| rest.split('"').next())
+            else {
+                continue;
+            };
             match sums.iter_mut().find(|(known, _)| known == text) {
                 Some((_, sum)) => *sum += value,
                 None => sums.push((text.to_owned(), *value)),
@@ -55,7 +69,10 @@ impl Exposition {
     }
 
     fn matching<'a>(&'a self, family: &'a str) -> impl Iterator<Item = &'a (String, f64)> {
-        self.samples.iter().filter(move |(name, _)| name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('{')))
+        self.samples.iter().filter(move |(name, _)| {
+            name.strip_prefix(family)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+        })
     }
 }
 
@@ -73,6 +90,9 @@ mod tests {
         assert_eq!(all.sum("greendot_beats_total", &["source=\"udp\""]), 12.0);
         assert_eq!(all.sum("greendot_users", &[]), 3.5);
         assert_eq!(all.sum("greendot_nothing", &[]), 0.0);
-        assert_eq!(all.by_label("greendot_beats_total", "source"), [("udp".to_owned(), 12.0), ("http".to_owned(), 1.0)]);
+        assert_eq!(
+            all.by_label("greendot_beats_total", "source"),
+            [("udp".to_owned(), 12.0), ("http".to_owned(), 1.0)]
+        );
     }
 }

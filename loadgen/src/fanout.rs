@@ -9,6 +9,7 @@ use crate::args::{Common, Peer, duration};
 use crate::asks::write_stream_request;
 use crate::cause::Cause;
 use crate::clock;
+use crate::effort::Effort;
 use crate::fleet::{Fleet, Gone, Handler, raise_descriptor_limit};
 use crate::ledger::{Allowance, Ledger};
 use crate::population::Population;
@@ -76,7 +77,10 @@ struct Watchers<'a> {
 pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     let limit = raise_descriptor_limit();
     if args.watchers as u64 + 32 > limit {
-        return Err(io::Error::other(format!("{} watchers need more than the {limit} descriptors allowed", args.watchers)));
+        return Err(io::Error::other(format!(
+            "{} watchers need more than the {limit} descriptors allowed",
+            args.watchers
+        )));
     }
     let population = Population::new(common.seed);
     let publishers: Vec<u64> = (0..args.publishers as u64).map(|p| FIRST_PUBLISHER + p).collect();
@@ -106,7 +110,8 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     watchers.set_up(&mut fleet, &line)?;
     watchers.check_spacing()?;
 
-    let before = Sample::take(common, &fleet);
+    let before = Sample::take(common);
+    let effort = Effort::begin(fleet.asleep_us());
     let mut lag = Latencies::default();
     let first_us = clock::now_us() + 20_000;
     let series = if args.rate.is_infinite() {
@@ -115,28 +120,32 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
         watchers.on_schedule(&mut fleet, &mut cause, &publishers, first_us, &mut lag)?
     };
     let (settled_us, unsettled) = watchers.settle(&mut fleet, &line)?;
-    let after = Sample::take(common, &fleet);
+    let busy = effort.busy(fleet.asleep_us());
+    let after = Sample::take(common);
     watchers.linger(&mut fleet, args.settle)?;
     if common.peer == Peer::Greendot {
         cause.change(&population, &publishers, false, clock::unix_ms() + AHEAD_MS_MAX)?;
     }
-    Ok(watchers.report(&before, &after, first_us, settled_us, unsettled, &lag, series))
+    Ok(watchers.report(&before, &after, first_us, settled_us, unsettled, busy, &lag, series))
 }
 
 struct Sample {
     at_us: u64,
-    asleep_us: u64,
     server_cpu_us: Option<u64>,
     udp_drops: Option<u64>,
 }
 
 impl Sample {
-    fn take(common: &Common, fleet: &Fleet) -> Sample {
+    fn take(common: &Common) -> Sample {
         Sample {
             at_us: clock::now_us(),
-            asleep_us: fleet.asleep_us(),
             server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
-            udp_drops: common.udp.ip().is_loopback().then(|| procfs::udp_drops(common.udp.port())).flatten(),
+            udp_drops: common
+                .udp
+                .ip()
+                .is_loopback()
+                .then(|| procfs::udp_drops(common.udp.port()))
+                .flatten(),
         }
     }
 }
@@ -149,7 +158,9 @@ impl Watchers<'_> {
         while self.ready < self.args.watchers {
             let now_us = clock::now_us();
             for _ in 0..32 {
-                let Some((number, _)) = schedule.next_due(now_us) else { break };
+                let Some((number, _)) = schedule.next_due(now_us) else {
+                    break;
+                };
                 fleet.open(number as usize)?;
             }
             fleet.poll(schedule.next_at_us().unwrap_or(u64::MAX).min(now_us + 50_000), self)?;
@@ -158,12 +169,17 @@ impl Watchers<'_> {
                 return Err(io::Error::other(format!("a watcher's stream failed: {why:?}")));
             }
             if now_us > limit_us {
-                return Err(io::Error::other(format!("only {} of {} watchers were ready in time", self.ready, self.args.watchers)));
+                return Err(io::Error::other(format!(
+                    "only {} of {} watchers were ready in time",
+                    self.ready, self.args.watchers
+                )));
             }
         }
         line.show("");
         if self.online_at_start > 0 {
-            return Err(io::Error::other("a publisher was online before its first beat; choose another --seed"));
+            return Err(io::Error::other(
+                "a publisher was online before its first beat; choose another --seed",
+            ));
         }
         self.started = true;
         // Stream set-up must not be charged to the first transition.
@@ -211,7 +227,12 @@ impl Watchers<'_> {
     }
 
     /// All publishers change together, as fast as their strictly increasing times allow.
-    fn back_to_back(&mut self, fleet: &mut Fleet, cause: &mut Cause, publishers: &[u64]) -> io::Result<Vec<(f64, f64)>> {
+    fn back_to_back(
+        &mut self,
+        fleet: &mut Fleet,
+        cause: &mut Cause,
+        publishers: &[u64],
+    ) -> io::Result<Vec<(f64, f64)>> {
         let rounds = self.args.transitions.div_ceil(publishers.len() as u64);
         let mut sent_at_ms = clock::unix_ms();
         let mut series = Series::new(clock::now_us());
@@ -263,7 +284,10 @@ impl Watchers<'_> {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one place where all that was measured meets")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place where all that was measured meets"
+    )]
     fn report(
         &self,
         before: &Sample,
@@ -271,12 +295,20 @@ impl Watchers<'_> {
         first_us: u64,
         settled_us: u64,
         unsettled: u64,
+        busy: f64,
         lag: &Latencies,
         series: Vec<(f64, f64)>,
     ) -> Report {
         let max = self.args.rate.is_infinite();
-        let late_us = if max { u64::MAX } else { self.args.late_after.as_micros() as u64 };
-        let allowance = Allowance { settle_us: self.args.settle.as_micros() as u64, late_us };
+        let late_us = if max {
+            u64::MAX
+        } else {
+            self.args.late_after.as_micros() as u64
+        };
+        let allowance = Allowance {
+            settle_us: self.args.settle.as_micros() as u64,
+            late_us,
+        };
         let judgement = self.ledger.judge(&allowance, clock::now_us());
         let elapsed_s = settled_us.saturating_sub(first_us).max(1) as f64 / 1e6;
         let deliveries = self.ledger.deliveries() as f64;
@@ -287,7 +319,10 @@ impl Watchers<'_> {
         report.value("elapsed_s", elapsed_s);
         report.value("deliveries", deliveries);
         report.value("deliveries_per_s", deliveries / elapsed_s);
-        let cpu_us = after.server_cpu_us.zip(before.server_cpu_us).map(|(after, before)| (after - before) as f64);
+        let cpu_us = after
+            .server_cpu_us
+            .zip(before.server_cpu_us)
+            .map(|(after, before)| (after - before) as f64);
         report.value_if("server_cpu_us_per_delivery", cpu_us.map(|us| us / deliveries.max(1.0)));
         let server_busy = cpu_us.map(|us| us / (after.at_us - before.at_us).max(1) as f64);
         report.value_if("server_cores_busy", server_busy);
@@ -298,7 +333,10 @@ impl Watchers<'_> {
         report.value("never_caused", judgement.never_caused as f64);
         report.value("late", judgement.late as f64);
         report.value("streams_dropped", self.gone as f64);
-        let drops = after.udp_drops.zip(before.udp_drops).map(|(after, before)| after - before);
+        let drops = after
+            .udp_drops
+            .zip(before.udp_drops)
+            .map(|(after, before)| after - before);
         report.value_if("datagrams_dropped_by_socket", drops.map(|d| d as f64));
         let lossy = max && drops.is_some_and(|d| d > 0);
         if lossy {
@@ -313,9 +351,8 @@ impl Watchers<'_> {
         report.fail_if(judgement.late, "deliveries were late");
         report.fail_if(self.unreadable, "events could not be read");
         report.fail_if(self.gone, "streams ended");
-        let elapsed_us = (after.at_us - before.at_us).max(1);
         report.strain(&Strain {
-            busy: 1.0 - (after.asleep_us - before.asleep_us) as f64 / elapsed_us as f64,
+            busy,
             lag_p99_us: lag.percentile_us(99.0),
             measured_p99_us: if max { 0 } else { judgement.each.percentile_us(99.0) },
             server_gave_way: max && server_busy.is_some_and(|busy| busy > 0.95),
@@ -348,7 +385,8 @@ impl Handler for Watchers<'_> {
     fn event(&mut self, conn: usize, now_us: u64, event: &Event<'_>, _lasting: Lasting) {
         match event.name {
             b"presence" | b"message" => {
-                let told = record::parse(&event.data).and_then(|r| Some((self.publisher(&r.user)?, r.online, r.since?)));
+                let told =
+                    record::parse(&event.data).and_then(|r| Some((self.publisher(&r.user)?, r.online, r.since?)));
                 match told {
                     Some((publisher, online, since)) if self.started => {
                         self.ledger.tell(conn, publisher, online, since, now_us);
@@ -375,7 +413,9 @@ impl Handler for Watchers<'_> {
             }
             b"hello" => {
                 let hello: Option<serde_json::Value> = serde_json::from_slice(&event.data).ok();
-                self.offline_after_ms = hello.and_then(|hello| hello["offline_after_ms"].as_u64()).or(self.offline_after_ms);
+                self.offline_after_ms = hello
+                    .and_then(|hello| hello["offline_after_ms"].as_u64())
+                    .or(self.offline_after_ms);
             }
             _ => {}
         }
@@ -398,7 +438,11 @@ struct Series {
 
 impl Series {
     fn new(start_us: u64) -> Series {
-        Series { start_us, last: (start_us, 0), points: Vec::new() }
+        Series {
+            start_us,
+            last: (start_us, 0),
+            points: Vec::new(),
+        }
     }
 
     fn note(&mut self, now_us: u64, deliveries: u64) {

@@ -118,9 +118,16 @@ impl Fleet {
             Err(error) => return Err(error),
         }
         let mut socket = TcpStream::from_std(socket.into());
-        self.poll.registry().register(&mut socket, Token(conn), Interest::READABLE | Interest::WRITABLE)?;
+        self.poll
+            .registry()
+            .register(&mut socket, Token(conn), Interest::READABLE | Interest::WRITABLE)?;
         let lasting = self.conns[conn].lasting;
-        self.conns[conn] = Conn { socket: Some(socket), phase: Phase::Connecting, lasting, ..Conn::default() };
+        self.conns[conn] = Conn {
+            socket: Some(socket),
+            phase: Phase::Connecting,
+            lasting,
+            ..Conn::default()
+        };
         Ok(())
     }
 
@@ -131,7 +138,10 @@ impl Fleet {
             // Without the option it is an orderly close, which ends the stream as well.
             let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
-        *conn = Conn { lasting: conn.lasting, ..Conn::default() };
+        *conn = Conn {
+            lasting: conn.lasting,
+            ..Conn::default()
+        };
     }
 
     /// Streams of this process, open or not.
@@ -176,7 +186,10 @@ impl Fleet {
             let step = conn.ready(index, event.is_writable(), now_us, &mut self.buffer, handler);
             now_us = clock::now_us();
             if let Err(why) = step {
-                *conn = Conn { lasting: conn.lasting, ..Conn::default() };
+                *conn = Conn {
+                    lasting: conn.lasting,
+                    ..Conn::default()
+                };
                 handler.gone(index, now_us, why, conn.lasting);
             }
         }
@@ -212,7 +225,9 @@ impl Conn {
     }
 
     fn send(&mut self) -> Result<(), Gone> {
-        let (Some(socket), Some(pending)) = (&mut self.socket, &mut self.pending) else { return Ok(()) };
+        let (Some(socket), Some(pending)) = (&mut self.socket, &mut self.pending) else {
+            return Ok(());
+        };
         while !pending.is_empty() {
             match socket.write(pending) {
                 Ok(sent) => drop(pending.drain(..sent)),
@@ -251,8 +266,9 @@ impl Conn {
         };
         let (reader, lasting) = (&mut self.reader, &mut self.lasting);
         let mut each = |event: &Event<'_>, lasting: Lasting| handler.event(index, now_us, event, lasting);
-        let whole =
-            chunked.decode(bytes, |body| reader.feed(body, lasting, &mut each).map_err(|_| Gone::Malformed))?;
+        let whole = chunked.decode(bytes, |body| {
+            reader.feed(body, lasting, &mut each).map_err(|_| Gone::Malformed)
+        })?;
         self.phase = Phase::Body(chunked);
         if whole { Err(Gone::Eof) } else { Ok(()) }
     }
@@ -276,7 +292,9 @@ impl Conn {
             None => return Err(Gone::Malformed),
         }
         let header = |name: &str, value: &str| {
-            answer.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name) && h.value.to_ascii_lowercase().starts_with(value.as_bytes()))
+            answer.headers.iter().any(|h| {
+                h.name.eq_ignore_ascii_case(name) && h.value.to_ascii_lowercase().starts_with(value.as_bytes())
+            })
         };
         if !header("content-type", "text/event-stream") {
             return Err(Gone::Malformed);
@@ -300,7 +318,11 @@ fn choose_port_at_connect(socket: &Socket) -> io::Result<()> {
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
-    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Raises this process's limit of descriptors as far as it may be, and says what it is then.
@@ -308,7 +330,13 @@ pub fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // A refusal leaves the limit that is reported below.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

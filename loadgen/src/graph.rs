@@ -60,8 +60,20 @@ impl Graph {
 
 /// A rank from 1 to `n`, by rejection from the inverted integral (Hörmann and Derflinger 1996): no table, about one draw.
 fn zipf(rng: &mut fastrand::Rng, n: u64, exponent: f64) -> u64 {
-    let integral = |x: f64| if exponent == 1.0 { x.ln() } else { (x.powf(1.0 - exponent) - 1.0) / (1.0 - exponent) };
-    let inverse = |y: f64| if exponent == 1.0 { y.exp() } else { (1.0 + y * (1.0 - exponent)).powf(1.0 / (1.0 - exponent)) };
+    let integral = |x: f64| {
+        if exponent == 1.0 {
+            x.ln()
+        } else {
+            (x.powf(1.0 - exponent) - 1.0) / (1.0 - exponent)
+        }
+    };
+    let inverse = |y: f64| {
+        if exponent == 1.0 {
+            y.exp()
+        } else {
+            (1.0 + y * (1.0 - exponent)).powf(1.0 / (1.0 - exponent))
+        }
+    };
     let low = integral(1.5) - 1.0;
     let high = integral(n as f64 + 0.5);
     loop {
@@ -78,7 +90,12 @@ mod tests {
     use super::*;
 
     fn graph(publishers: u64, watches: u32, choice: Choice) -> Graph {
-        Graph { publishers, watches, choice, seed: 1 }
+        Graph {
+            publishers,
+            watches,
+            choice,
+            seed: 1,
+        }
     }
 
     #[test]
@@ -91,7 +108,11 @@ mod tests {
 
     #[test]
     fn lists_are_distinct_and_without_oneself() {
-        for choice in [Choice::Uniform, Choice::Zipf { exponent: 1.0 }, Choice::Zipf { exponent: 3.0 }] {
+        for choice in [
+            Choice::Uniform,
+            Choice::Zipf { exponent: 1.0 },
+            Choice::Zipf { exponent: 3.0 },
+        ] {
             let g = graph(12, 11, choice);
             for watcher in 0..12 {
                 let mut list = g.watches_of(watcher);
@@ -120,7 +141,10 @@ mod tests {
             for rank in 1..=10 {
                 let expected = 200_000.0 * f64::from(rank).powf(-exponent) / norm;
                 let got = f64::from(counts[rank as usize]);
-                assert!((got - expected).abs() < 5.0 * expected.sqrt(), "{exponent} {rank}: {got} {expected}");
+                assert!(
+                    (got - expected).abs() < 5.0 * expected.sqrt(),
+                    "{exponent} {rank}: {got} {expected}"
+                );
             }
         }
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::asks::write_stream_request;
 use crate::clock;
+use crate::effort::Effort;
 use crate::fleet::{Fleet, Gone, Handler};
 use crate::graph::Graph;
 use crate::population::Population;
@@ -146,6 +147,7 @@ pub fn run(plan: Plan) -> io::Result<()> {
     let mut lag = Latencies::default();
     let mut herd = Herd::new(plan, start_us);
     let mut next_word_us = start_us;
+    let effort = Effort::begin(0);
     let mut busy = None;
     loop {
         let now_us = clock::now_us();
@@ -157,12 +159,14 @@ pub fn run(plan: Plan) -> io::Result<()> {
         }
         // A few at a time, so that what comes meanwhile is read.
         for _ in 0..32 {
-            let Some((number, intended_us)) = schedule.next_due(now_us) else { break };
+            let Some((number, intended_us)) = schedule.next_due(now_us) else {
+                break;
+            };
             lag.record(now_us - intended_us);
             herd.begin(&mut fleet, number as usize, intended_us)?;
         }
         if schedule.is_over() && busy.is_none() {
-            busy = Some(busy_ratio(&fleet, start_us));
+            busy = Some(effort.busy(fleet.asleep_us()));
         }
         herd.bring_back(&mut fleet, now_us, &mut lag)?;
         if now_us >= next_word_us {
@@ -170,11 +174,16 @@ pub fn run(plan: Plan) -> io::Result<()> {
             herd.progress.own_bytes = own_bytes().saturating_sub(own_before);
             say(&Word::Progress(herd.progress))?;
         }
-        let wake_us = schedule.next_at_us().unwrap_or(u64::MAX).min(herd.next_return_us()).min(next_word_us).min(now_us + 20_000);
+        let wake_us = schedule
+            .next_at_us()
+            .unwrap_or(u64::MAX)
+            .min(herd.next_return_us())
+            .min(next_word_us)
+            .min(now_us + 20_000);
         fleet.poll(wake_us, &mut herd)?;
     }
     say(&Word::Found(Box::new(Found {
-        busy: busy.unwrap_or_else(|| busy_ratio(&fleet, start_us)),
+        busy: busy.unwrap_or_else(|| effort.busy(fleet.asleep_us())),
         lag: lag.to_base64(),
         ..herd.found()
     })))
@@ -284,7 +293,14 @@ impl Handler for Herd {
         let number = (plan.first + conn) as u64;
         let last_id = lasting.last_id;
         let watches = plan.graph.watches_of(number);
-        write_stream_request(&plan.population, plan.target, plan.publish.then_some(number), &watches, last_id, out);
+        write_stream_request(
+            &plan.population,
+            plan.target,
+            plan.publish.then_some(number),
+            &watches,
+            last_id,
+            out,
+        );
     }
 
     fn connected(&mut self, _conn: usize, _now_us: u64) {
@@ -342,10 +358,6 @@ impl Handler for Herd {
             self.plan_return(conn, now_us, lasting.retry_ms);
         }
     }
-}
-
-fn busy_ratio(fleet: &Fleet, start_us: u64) -> f64 {
-    1.0 - fleet.asleep_us() as f64 / (clock::now_us() - start_us).max(1) as f64
 }
 
 fn own_bytes() -> u64 {

@@ -48,30 +48,67 @@ pub fn page(report: &Report) -> String {
         let _ = write!(out, "<h2>{} latency</h2>{}", escape(name), percentile_plot(latencies));
     }
     for series in &report.series {
-        let _ = write!(out, "<h2>{}</h2>{}", escape(&series.name), series_plot(&series.points, series.axis));
+        let _ = write!(
+            out,
+            "<h2>{}</h2>{}",
+            escape(&series.name),
+            series_plot(&series.points, series.axis)
+        );
     }
     // "</" would end the element early.
-    let _ = write!(out, "<script type=\"application/json\" id=\"report\">{}</script></html>\n", report.json().to_string().replace("</", "<\\/"));
+    let _ = write!(
+        out,
+        "<script type=\"application/json\" id=\"report\">{}</script></html>\n",
+        report.json().to_string().replace("</", "<\\/")
+    );
     out
 }
 
 /// Percentiles, the horizontal axis linear in nines (0, 90, 99, 99.9 ..), the vertical one in microseconds.
 fn percentile_plot(latencies: &Latencies) -> String {
-    let nines = |share: f64| if share >= 1.0 { NINES_MAX } else { (-(1.0 - share).log10()).min(NINES_MAX) };
-    let points: Vec<(f64, f64)> = latencies.curve().iter().map(|(share, us)| (nines(*share), *us as f64)).collect();
-    let ticks: Vec<(f64, String)> =
-        (0..=NINES_MAX as usize).map(|n| (n as f64, if n == 0 { "0 %".to_owned() } else { format!("{} %", 100.0 - 100.0 / 10f64.powi(n as i32)) })).collect();
+    let nines = |share: f64| {
+        if share >= 1.0 {
+            NINES_MAX
+        } else {
+            (-(1.0 - share).log10()).min(NINES_MAX)
+        }
+    };
+    let points: Vec<(f64, f64)> = latencies
+        .curve()
+        .iter()
+        .map(|(share, us)| (nines(*share), *us as f64))
+        .collect();
+    let ticks: Vec<(f64, String)> = (0..=NINES_MAX as usize)
+        .map(|n| {
+            (
+                n as f64,
+                if n == 0 {
+                    "0 %".to_owned()
+                } else {
+                    format!("{} %", 100.0 - 100.0 / 10f64.powi(n as i32))
+                },
+            )
+        })
+        .collect();
     plot(&points, 0.0, NINES_MAX, &ticks, "us")
 }
 
 fn series_plot(points: &[(f64, f64)], axis: &str) -> String {
-    let (from, to) = points.iter().fold((f64::MAX, f64::MIN), |(from, to), (x, _)| (from.min(*x), to.max(*x)));
-    let ticks: Vec<(f64, String)> = (0..=4).map(|n| from + (to - from) * f64::from(n) / 4.0).map(|x| (x, format!("{} {axis}", number((x * 1_000.0).round() / 1_000.0)))).collect();
+    let (from, to) = points
+        .iter()
+        .fold((f64::MAX, f64::MIN), |(from, to), (x, _)| (from.min(*x), to.max(*x)));
+    let ticks: Vec<(f64, String)> = (0..=4)
+        .map(|n| from + (to - from) * f64::from(n) / 4.0)
+        .map(|x| (x, format!("{} {axis}", number((x * 1_000.0).round() / 1_000.0))))
+        .collect();
     plot(points, from, to, &ticks, "")
 }
 
 fn plot(points: &[(f64, f64)], from: f64, to: f64, ticks: &[(f64, String)], unit: &str) -> String {
-    let top = points.iter().fold(0.0f64, |top, (_, y)| top.max(*y)).max(f64::MIN_POSITIVE);
+    let top = points
+        .iter()
+        .fold(0.0f64, |top, (_, y)| top.max(*y))
+        .max(f64::MIN_POSITIVE);
     let span = (to - from).max(f64::MIN_POSITIVE);
     let x = |value: f64| LEFT + (value - from) / span * (WIDTH - LEFT - 20.0);
     let y = |value: f64| HEIGHT - BOTTOM - value / top * (HEIGHT - BOTTOM - 14.0);
@@ -88,10 +125,22 @@ fn plot(points: &[(f64, f64)], from: f64, to: f64, ticks: &[(f64, String)], unit
         );
     }
     for (at, text) in ticks {
-        let _ = write!(out, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>", x(*at), HEIGHT - 12.0);
+        let _ = write!(
+            out,
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>",
+            x(*at),
+            HEIGHT - 12.0
+        );
     }
-    let line: Vec<String> = points.iter().map(|(px, py)| format!("{:.1},{:.1}", x(*px), y(*py))).collect();
-    let _ = write!(out, "<polyline fill=\"none\" stroke=\"#12805c\" stroke-width=\"2\" points=\"{}\"/></svg>", line.join(" "));
+    let line: Vec<String> = points
+        .iter()
+        .map(|(px, py)| format!("{:.1},{:.1}", x(*px), y(*py)))
+        .collect();
+    let _ = write!(
+        out,
+        "<polyline fill=\"none\" stroke=\"#12805c\" stroke-width=\"2\" points=\"{}\"/></svg>",
+        line.join(" ")
+    );
     out
 }
 

@@ -29,7 +29,11 @@ impl Client {
         socket.set_read_timeout(Some(limit))?;
         socket.set_write_timeout(Some(limit))?;
         socket.set_nodelay(true)?;
-        Ok(Client { socket, target, buffer: Vec::new() })
+        Ok(Client {
+            socket,
+            target,
+            buffer: Vec::new(),
+        })
     }
 
     /// Asks and waits for the answer.
@@ -54,7 +58,12 @@ impl Client {
             }
             let mut piece = [0; 16 << 10];
             match self.socket.read(&mut piece)? {
-                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection before its answer was whole")),
+                0 => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the server closed the connection before its answer was whole",
+                    ));
+                }
                 read => self.buffer.extend_from_slice(&piece[..read]),
             }
         }
@@ -66,7 +75,12 @@ impl Client {
         let mut piece = [0; 16 << 10];
         let result = loop {
             match self.socket.read(&mut piece) {
-                Ok(0) => break Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
+                Ok(0) => {
+                    break Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the server closed the connection",
+                    ));
+                }
                 Ok(read) => self.buffer.extend_from_slice(&piece[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -88,7 +102,9 @@ impl Client {
 pub fn write_request(method: &str, path: &str, host: SocketAddr, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n").as_bytes());
     if method != "GET" {
-        out.extend_from_slice(format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()).as_bytes());
+        out.extend_from_slice(
+            format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()).as_bytes(),
+        );
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);
@@ -104,17 +120,35 @@ pub fn parse_answer(input: &[u8]) -> io::Result<Option<(Answer, usize)>> {
         httparse::Status::Partial => return Ok(None),
     };
     let status = head.code.ok_or_else(malformed)?;
-    let header = |name: &str| head.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value);
+    let header = |name: &str| {
+        head.headers
+            .iter()
+            .find(|h| h.name.eq_ignore_ascii_case(name))
+            .map(|h| h.value)
+    };
     let rest = &input[head_bytes..];
     if header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
-        return Ok(dechunk(rest).map_err(|()| malformed())?.map(|(body, bytes)| (Answer { status, body }, head_bytes + bytes)));
+        return Ok(dechunk(rest)
+            .map_err(|()| malformed())?
+            .map(|(body, bytes)| (Answer { status, body }, head_bytes + bytes)));
     }
     let length = match header("content-length") {
-        Some(text) => std::str::from_utf8(text).ok().and_then(|t| t.trim().parse().ok()).ok_or_else(malformed)?,
+        Some(text) => std::str::from_utf8(text)
+            .ok()
+            .and_then(|t| t.trim().parse().ok())
+            .ok_or_else(malformed)?,
         None if matches!(status, 100..=199 | 204 | 304) => 0,
         None => return Err(malformed()),
     };
-    Ok(rest.get(..length).map(|body| (Answer { status, body: body.to_vec() }, head_bytes + length)))
+    Ok(rest.get(..length).map(|body| {
+        (
+            Answer {
+                status,
+                body: body.to_vec(),
+            },
+            head_bytes + length,
+        )
+    }))
 }
 
 /// A whole chunked body without trailers, and its length.
@@ -142,7 +176,11 @@ trait Complete<T> {
 
 impl<T> Complete<T> for httparse::Status<T> {
     fn complete(self) -> Option<T> {
-        if let httparse::Status::Complete(value) = self { Some(value) } else { None }
+        if let httparse::Status::Complete(value) = self {
+            Some(value)
+        } else {
+            None
+        }
     }
 }
 
@@ -151,7 +189,9 @@ mod tests {
     use super::*;
 
     fn parse(text: &[u8]) -> Option<(u16, String, usize)> {
-        parse_answer(text).unwrap().map(|(a, length)| (a.status, String::from_utf8(a.body).unwrap(), length))
+        parse_answer(text)
+            .unwrap()
+            .map(|(a, length)| (a.status, String::from_utf8(a.body).unwrap(), length))
     }
 
     #[test]
@@ -164,7 +204,10 @@ mod tests {
         for cut in 0..text.len() - 1 {
             assert_eq!(parse(&text[..cut]), None);
         }
-        assert_eq!(parse(b"HTTP/1.1 204 No Content\r\n\r\n"), Some((204, String::new(), 27)));
+        assert_eq!(
+            parse(b"HTTP/1.1 204 No Content\r\n\r\n"),
+            Some((204, String::new(), 27))
+        );
         assert!(parse_answer(b"SSH-2.0\r\n").is_err());
     }
 

@@ -86,7 +86,11 @@ impl Ledger {
 
     /// A change is sent now, which should have been sent at `intended_us`.
     pub fn cause(&mut self, publisher: usize, online: bool, intended_us: u64, sent_at_ms: u64) {
-        self.caused[publisher].push(Caused { intended_us, sent_at_ms, online });
+        self.caused[publisher].push(Caused {
+            intended_us,
+            sent_at_ms,
+            online,
+        });
     }
 
     /// The state from which a watcher sets out (its snapshot).
@@ -110,9 +114,18 @@ impl Ledger {
             _ => told.partition_point(|t| t.since < since),
         };
         if told.get(at).is_none_or(|t| t.since != since) {
-            told.insert(at, Told { since, online, arrivals_us: Vec::with_capacity(self.watchers.min(1 << 16)) });
+            told.insert(
+                at,
+                Told {
+                    since,
+                    online,
+                    arrivals_us: Vec::with_capacity(self.watchers.min(1 << 16)),
+                },
+            );
         }
-        told[at].arrivals_us.push(u32::try_from(now_us.saturating_sub(self.start_us)).unwrap_or(u32::MAX));
+        told[at]
+            .arrivals_us
+            .push(u32::try_from(now_us.saturating_sub(self.start_us)).unwrap_or(u32::MAX));
     }
 
     /// States told so far, doubles not counted.
@@ -167,7 +180,11 @@ impl Ledger {
             let mut last_us = change.intended_us;
             let receivers = told.map_or(0, |told| told.arrivals_us.len());
             if let Some(told) = told {
-                let first_us = told.arrivals_us.iter().min().map_or(0, |us| self.start_us + u64::from(*us));
+                let first_us = told
+                    .arrivals_us
+                    .iter()
+                    .min()
+                    .map_or(0, |us| self.start_us + u64::from(*us));
                 for arrival_us in &told.arrivals_us {
                     let arrival_us = self.start_us + u64::from(*arrival_us);
                     let us = arrival_us.saturating_sub(change.intended_us);
@@ -218,7 +235,10 @@ fn match_states(caused: &[Caused], told: &[Told]) -> Vec<Option<usize>> {
 mod tests {
     use super::*;
 
-    const ALLOW: Allowance = Allowance { settle_us: 50_000, late_us: 1_000_000 };
+    const ALLOW: Allowance = Allowance {
+        settle_us: 50_000,
+        late_us: 1_000_000,
+    };
 
     /// Two watchers of one publisher; changes every 100 ms, the first one online, sent at 1,000 ms.
     fn ledger(changes: u64) -> Ledger {
@@ -230,12 +250,25 @@ mod tests {
     }
 
     fn tell(ledger: &mut Ledger, watcher: usize, number: u64, after_us: u64) {
-        ledger.tell(watcher, 0, number % 2 == 0, 1_000 + number * 100 + 1, number * 100_000 + after_us);
+        ledger.tell(
+            watcher,
+            0,
+            number % 2 == 0,
+            1_000 + number * 100 + 1,
+            number * 100_000 + after_us,
+        );
     }
 
     fn sums(ledger: &Ledger) -> [u64; 6] {
         let j = ledger.judge(&ALLOW, 10_000_000);
-        [j.missing, j.coalesced, j.never_caused, j.late, ledger.doubled(), ledger.out_of_order()]
+        [
+            j.missing,
+            j.coalesced,
+            j.never_caused,
+            j.late,
+            ledger.doubled(),
+            ledger.out_of_order(),
+        ]
     }
 
     #[test]

@@ -5,14 +5,16 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use greendot_loadgen::args::{Cli, Common, Scenario};
 use greendot_loadgen::report::Report;
-use greendot_loadgen::{beats, fanout, query, storm, streams};
+use greendot_loadgen::{beats, churn, fanout, query, storm, streams};
 
 fn main() -> ExitCode {
     let Cli { scenario, common } = Cli::parse();
     match pin(&common).and_then(|()| run(&scenario, &common)) {
         // A worker has told its parent everything already.
         Ok(_) if common.share.is_some() => ExitCode::SUCCESS,
-        Ok(report) => report.publish(common.quiet, common.json.as_deref(), common.report.as_deref()).unwrap_or_else(fail),
+        Ok(report) => report
+            .publish(common.quiet, common.json.as_deref(), common.report.as_deref())
+            .unwrap_or_else(fail),
         Err(error) => fail(error),
     }
 }
@@ -24,6 +26,7 @@ fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
         Scenario::Beats(args) => beats::run(common, args),
         Scenario::Query(args) => query::run(common, args),
         Scenario::Storm(args) => storm::run(common, args),
+        Scenario::Churn(args) => churn::run(common, args),
     }
 }
 

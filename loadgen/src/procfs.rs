@@ -19,8 +19,15 @@ pub fn memory(pid: u32) -> Option<Memory> {
 }
 
 fn parse_memory(text: &str) -> Option<Memory> {
-    let kib = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).and_then(first_number);
-    Some(Memory { rss_bytes: kib("Rss:")? * 1_024, anonymous_bytes: kib("Anonymous:")? * 1_024 })
+    let kib = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(first_number)
+    };
+    Some(Memory {
+        rss_bytes: kib("Rss:")? * 1_024,
+        anonymous_bytes: kib("Anonymous:")? * 1_024,
+    })
 }
 
 /// CPU time that all threads of process `pid` have used, us. Nanosecond accounting where the kernel keeps it.
@@ -47,14 +54,26 @@ fn parse_stat_ticks(text: &str) -> Option<u64> {
 
 /// Bytes in all slab caches of the kernel (needs root); sockets, epoll entries, dentries and inodes live there.
 pub fn slab_bytes() -> Option<u64> {
-    parse_slab(&fs::read_to_string("/proc/slabinfo").ok()?, rustix::param::page_size() as u64)
+    parse_slab(
+        &fs::read_to_string("/proc/slabinfo").ok()?,
+        rustix::param::page_size() as u64,
+    )
 }
 
 fn parse_slab(text: &str, page_bytes: u64) -> Option<u64> {
     let mut total = 0;
-    for line in text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("slabinfo")) {
+    for line in text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.starts_with("slabinfo"))
+    {
         let pages_per_slab: u64 = line.split_ascii_whitespace().nth(5)?.parse().ok()?;
-        let slabs: u64 = line.split(": slabdata").nth(1)?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        let slabs: u64 = line
+            .split(": slabdata")
+            .nth(1)?
+            .split_ascii_whitespace()
+            .nth(1)?
+            .parse()
+            .ok()?;
         total += slabs * pages_per_slab * page_bytes;
     }
     Some(total)
@@ -62,7 +81,8 @@ fn parse_slab(text: &str, page_bytes: u64) -> Option<u64> {
 
 /// Bytes of socket buffers of all TCP sockets (sockstat's `mem`, counted in pages).
 pub fn tcp_buffer_bytes() -> Option<u64> {
-    parse_sockstat(&fs::read_to_string("/proc/net/sockstat").ok()?).map(|pages| pages * rustix::param::page_size() as u64)
+    parse_sockstat(&fs::read_to_string("/proc/net/sockstat").ok()?)
+        .map(|pages| pages * rustix::param::page_size() as u64)
 }
 
 fn parse_sockstat(text: &str) -> Option<u64> {
@@ -90,7 +110,10 @@ fn parse_udp_drops(text: &str, port: u16) -> u64 {
 /// Bytes that the kernel could give to programs without swapping.
 pub fn available_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).and_then(first_number).map(|kib| kib * 1_024)
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(first_number)
+        .map(|kib| kib * 1_024)
 }
 
 /// The machine in one line: processor, cores, memory, kernel.
@@ -100,9 +123,17 @@ pub fn machine() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1).map(str::to_owned))
         .unwrap_or_else(|| "unknown processor".to_owned());
-    let kib = read("/proc/meminfo").lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(first_number).unwrap_or(0);
+    let kib = read("/proc/meminfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(first_number)
+        .unwrap_or(0);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{cpu}, {cores} cores, {:.1} GiB, Linux {}", kib as f64 / 1_048_576.0, read("/proc/sys/kernel/osrelease").trim())
+    format!(
+        "{cpu}, {cores} cores, {:.1} GiB, Linux {}",
+        kib as f64 / 1_048_576.0,
+        read("/proc/sys/kernel/osrelease").trim()
+    )
 }
 
 fn first_number(text: &str) -> Option<u64> {
@@ -116,7 +147,13 @@ mod tests {
     #[test]
     fn smaps_rollup() {
         let text = "5581-7ffd ---p 00000000 00:00 0 [rollup]\nRss:                1452 kB\nPss:                 300 kB\nAnonymous:           100 kB\n";
-        assert_eq!(parse_memory(text), Some(Memory { rss_bytes: 1_486_848, anonymous_bytes: 102_400 }));
+        assert_eq!(
+            parse_memory(text),
+            Some(Memory {
+                rss_bytes: 1_486_848,
+                anonymous_bytes: 102_400
+            })
+        );
         assert_eq!(parse_memory("Rss: 1 kB\n"), None);
     }
 
@@ -136,7 +173,10 @@ mod tests {
 
     #[test]
     fn sockstat() {
-        assert_eq!(parse_sockstat("sockets: used 18\nTCP: inuse 1 orphan 0 tw 2 alloc 1 mem 102\nUDP: inuse 0 mem 3\n"), Some(102));
+        assert_eq!(
+            parse_sockstat("sockets: used 18\nTCP: inuse 1 orphan 0 tw 2 alloc 1 mem 102\nUDP: inuse 0 mem 3\n"),
+            Some(102)
+        );
     }
 
     #[test]

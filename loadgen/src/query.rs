@@ -11,6 +11,7 @@ use mio::{Events, Interest, Poll, Token};
 use crate::args::{Common, duration};
 use crate::asks::push_users;
 use crate::clock;
+use crate::effort::Effort;
 use crate::http::{parse_answer, write_request};
 use crate::population::Population;
 use crate::procfs;
@@ -78,16 +79,27 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
             socket.set_nonblocking(true)?;
             socket.set_nodelay(true)?;
             let mut socket = TcpStream::from_std(socket);
-            poll.registry().register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-            Ok(Connection { socket, unsent: Vec::new(), received: Vec::new(), asked_us: VecDeque::new() })
+            poll.registry()
+                .register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            Ok(Connection {
+                socket,
+                unsent: Vec::new(),
+                received: Vec::new(),
+                asked_us: VecDeque::new(),
+            })
         })
         .collect::<io::Result<Vec<_>>>()?;
 
     let cpu_before_us = common.server_pid.and_then(procfs::cpu_us);
+    let effort = Effort::begin(0);
     let start_us = clock::now_us();
     let end_us = start_us + args.seconds.as_micros() as u64;
     let max = args.rate.is_infinite();
-    let count = if max { 0 } else { (args.rate * args.seconds.as_secs_f64()) as u64 };
+    let count = if max {
+        0
+    } else {
+        (args.rate * args.seconds.as_secs_f64()) as u64
+    };
     let mut schedule = Schedule::new(start_us, args.rate, count);
     let mut lag = Latencies::default();
     if max {
@@ -111,8 +123,14 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
         if now_us >= end_us && (max || schedule.is_over()) && !waiting {
             break;
         }
-        let wake_us = schedule.next_at_us().unwrap_or(end_us.max(now_us + 10_000)).min(now_us + 100_000);
-        poll.poll(&mut events, Some(Duration::from_millis(wake_us.saturating_sub(now_us) / 1_000)))?;
+        let wake_us = schedule
+            .next_at_us()
+            .unwrap_or(end_us.max(now_us + 10_000))
+            .min(now_us + 100_000);
+        poll.poll(
+            &mut events,
+            Some(Duration::from_millis(wake_us.saturating_sub(now_us) / 1_000)),
+        )?;
         asleep_us += clock::now_us() - now_us;
         for event in &events {
             let connection = &mut connections[event.token().0];
@@ -127,8 +145,13 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
         }
     }
     let unanswered: usize = connections.iter().map(|connection| connection.asked_us.len()).sum();
-    let elapsed_us = clock::now_us().min(end_us.max(clock::now_us() - 1)) - start_us;
-    let cpu_us = common.server_pid.and_then(procfs::cpu_us).zip(cpu_before_us).map(|(after, before)| (after - before) as f64);
+    let elapsed_us = (clock::now_us() - start_us).max(1);
+    let busy = effort.busy(asleep_us);
+    let cpu_us = common
+        .server_pid
+        .and_then(procfs::cpu_us)
+        .zip(cpu_before_us)
+        .map(|(after, before)| (after - before) as f64);
 
     let mut report = Report::new("query");
     report.value("users", args.users as f64);
@@ -138,13 +161,16 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
     report.value("answers_per_s", load.answers as f64 * 1e6 / elapsed_us as f64);
     report.value("unanswered", unanswered as f64);
     report.value("answers_not_200", load.bad as f64);
-    report.value_if("server_cpu_us_per_answer", cpu_us.map(|us| us / load.answers.max(1) as f64));
+    report.value_if(
+        "server_cpu_us_per_answer",
+        cpu_us.map(|us| us / load.answers.max(1) as f64),
+    );
     let server_busy = cpu_us.map(|us| us / elapsed_us as f64);
     report.value_if("server_cores_busy", server_busy);
     report.fail_if(unanswered as u64, "requests were not answered");
     report.fail_if(load.bad, "answers were not what was asked for");
     report.strain(&Strain {
-        busy: 1.0 - asleep_us as f64 / elapsed_us as f64,
+        busy,
         lag_p99_us: lag.percentile_us(99.0),
         measured_p99_us: if max { 0 } else { load.latencies.percentile_us(99.0) },
         server_gave_way: max && server_busy.is_some_and(|busy| busy > 0.95),
@@ -160,9 +186,19 @@ impl Load<'_> {
             if self.args.batch > 1 {
                 let mut body = b"{\"users\":".to_vec();
                 let (rng, users) = (&mut self.rng, self.args.users);
-                push_users(&self.population, (0..self.args.batch).map(|_| rng.u64(..users)), &mut body);
+                push_users(
+                    &self.population,
+                    (0..self.args.batch).map(|_| rng.u64(..users)),
+                    &mut body,
+                );
                 body.push(b'}');
-                write_request("POST", "/v1/presence/query", self.common.http, &body, &mut connection.unsent);
+                write_request(
+                    "POST",
+                    "/v1/presence/query",
+                    self.common.http,
+                    &body,
+                    &mut connection.unsent,
+                );
             } else {
                 let out = &mut connection.unsent;
                 out.extend_from_slice(b"GET /v1/presence/");
@@ -178,7 +214,12 @@ impl Load<'_> {
         let mut any = false;
         loop {
             match connection.socket.read(&mut piece) {
-                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed a connection")),
+                Ok(0) => {
+                    return Err(io::Error::new(
+                        ErrorKind::UnexpectedEof,
+                        "the server closed a connection",
+                    ));
+                }
                 Ok(read) => connection.received.extend_from_slice(&piece[..read]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(any),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,

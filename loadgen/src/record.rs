@@ -43,8 +43,18 @@ struct Snapshot<'a> {
 
 impl<'a> From<Loose<'a>> for Record<'a> {
     fn from(loose: Loose<'a>) -> Record<'a> {
-        let Loose { user, status, since, last_active } = loose;
-        Record { user, online: matches!(status, Status::Online), since, last_active }
+        let Loose {
+            user,
+            status,
+            since,
+            last_active,
+        } = loose;
+        Record {
+            user,
+            online: matches!(status, Status::Online),
+            since,
+            last_active,
+        }
     }
 }
 
@@ -55,7 +65,9 @@ pub fn parse(data: &[u8]) -> Option<Record<'_>> {
 
 /// Reads the data of an `event: snapshot`; calls `each` for every record. False if it is no snapshot.
 pub fn parse_snapshot(data: &[u8], mut each: impl FnMut(Record<'_>)) -> bool {
-    let Ok(snapshot) = serde_json::from_slice::<Snapshot<'_>>(data) else { return false };
+    let Ok(snapshot) = serde_json::from_slice::<Snapshot<'_>>(data) else {
+        return false;
+    };
     for loose in snapshot.presence {
         each(loose.into());
     }
@@ -74,7 +86,12 @@ fn usual(data: &[u8]) -> Option<Record<'_>> {
     let (since, rest) = number(rest)?;
     let rest = rest.strip_prefix(b",\"last_active\":")?;
     let (last_active, rest) = number(rest)?;
-    (rest == b"}").then_some(Record { user: Cow::Borrowed(user), online, since: Some(since), last_active: Some(last_active) })
+    (rest == b"}").then_some(Record {
+        user: Cow::Borrowed(user),
+        online,
+        since: Some(since),
+        last_active: Some(last_active),
+    })
 }
 
 /// At most 18 digits, so it cannot overflow; a leading zero is left to the slow path.
@@ -83,7 +100,12 @@ fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     if digits == 0 || digits > 18 || text[0] == b'0' {
         return None;
     }
-    Some((text[..digits].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')), &text[digits..]))
+    Some((
+        text[..digits]
+            .iter()
+            .fold(0, |number, digit| number * 10 + u64::from(digit - b'0')),
+        &text[digits..],
+    ))
 }
 
 #[cfg(test)]
@@ -91,26 +113,46 @@ mod tests {
     use super::*;
 
     fn bob(online: bool, since: Option<u64>, last_active: Option<u64>) -> Option<Record<'static>> {
-        Some(Record { user: Cow::Borrowed("bob"), online, since, last_active })
+        Some(Record {
+            user: Cow::Borrowed("bob"),
+            online,
+            since,
+            last_active,
+        })
     }
 
     #[test]
     fn the_usual_layout_takes_the_quick_path() {
         let data = br#"{"user":"bob","status":"offline","since":1764009604000,"last_active":1764009579000}"#;
-        assert_eq!(usual(data), bob(false, Some(1_764_009_604_000), Some(1_764_009_579_000)));
+        assert_eq!(
+            usual(data),
+            bob(false, Some(1_764_009_604_000), Some(1_764_009_579_000))
+        );
         let data = br#"{"user":"bob","status":"online","since":12,"last_active":3}"#;
         assert_eq!(usual(data), bob(true, Some(12), Some(3)));
     }
 
     #[test]
     fn other_layouts_mean_the_same() {
-        assert_eq!(parse(br#"{"user":"bob","status":"offline","since":null,"last_active":null}"#), bob(false, None, None));
-        assert_eq!(parse(br#" {"status":"online", "last_active":3, "since":12, "user":"b\u006fb", "new":[]} "#), bob(true, Some(12), Some(3)));
+        assert_eq!(
+            parse(br#"{"user":"bob","status":"offline","since":null,"last_active":null}"#),
+            bob(false, None, None)
+        );
+        assert_eq!(
+            parse(br#" {"status":"online", "last_active":3, "since":12, "user":"b\u006fb", "new":[]} "#),
+            bob(true, Some(12), Some(3))
+        );
     }
 
     #[test]
     fn what_is_no_record() {
-        for data in [&b""[..], b"{}", b"nope", br#"{"user":"bob","status":"onlin","since":1,"last_active":1}"#, br#"{"user":"bob","status":"online","since":1,"last_active":1"#] {
+        for data in [
+            &b""[..],
+            b"{}",
+            b"nope",
+            br#"{"user":"bob","status":"onlin","since":1,"last_active":1}"#,
+            br#"{"user":"bob","status":"online","since":1,"last_active":1"#,
+        ] {
             assert_eq!(parse(data), None);
         }
         assert!(!parse_snapshot(b"{\"presence\":1}", |_| {}));

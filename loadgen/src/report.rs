@@ -54,12 +54,18 @@ pub struct Report {
 impl Report {
     /// An empty report of `scenario`.
     pub fn new(scenario: &str) -> Report {
-        Report { scenario: scenario.to_owned(), ..Report::default() }
+        Report {
+            scenario: scenario.to_owned(),
+            ..Report::default()
+        }
     }
 
     /// Adds a number.
     pub fn value(&mut self, name: &str, value: f64) {
-        self.values.push(Value { name: name.to_owned(), value });
+        self.values.push(Value {
+            name: name.to_owned(),
+            value,
+        });
     }
 
     /// Adds a number that may be unknown.
@@ -79,7 +85,11 @@ impl Report {
     /// Adds a curve, unless it is empty.
     pub fn series(&mut self, name: &str, axis: &'static str, points: Vec<(f64, f64)>) {
         if !points.is_empty() {
-            self.series.push(Series { name: name.to_owned(), axis, points });
+            self.series.push(Series {
+                name: name.to_owned(),
+                axis,
+                points,
+            });
         }
     }
 
@@ -105,7 +115,13 @@ impl Report {
     /// The table for people.
     pub fn table(&self) -> String {
         let mut out = format!("{}\n", self.scenario);
-        let width = self.values.iter().map(|v| v.name.len()).chain(self.latencies.iter().map(|l| l.0.len() + 3)).max().unwrap_or(0);
+        let width = self
+            .values
+            .iter()
+            .map(|v| v.name.len())
+            .chain(self.latencies.iter().map(|l| l.0.len() + 3))
+            .max()
+            .unwrap_or(0);
         for Value { name, value } in &self.values {
             let _ = writeln!(out, "  {name:width$} {:>16}", number(*value));
         }
@@ -119,7 +135,10 @@ impl Report {
         for (name, l) in &self.latencies {
             let [p50, p90, p99, p999] = [50.0, 90.0, 99.0, 99.9].map(|p| l.percentile_us(p));
             let (count, max) = (l.count(), l.max_us());
-            let _ = writeln!(out, "  {name:width$} {count:>10} {p50:>10} {p90:>10} {p99:>10} {p999:>10} {max:>10}");
+            let _ = writeln!(
+                out,
+                "  {name:width$} {count:>10} {p50:>10} {p90:>10} {p99:>10} {p999:>10} {max:>10}"
+            );
         }
         for note in &self.notes {
             let _ = writeln!(out, "  note: {note}");
@@ -143,8 +162,10 @@ impl Report {
             .latencies
             .iter()
             .map(|(name, l)| {
-                let percentiles: Map<String, Json> =
-                    [50.0, 90.0, 99.0, 99.9, 99.99].iter().map(|p| (format!("p{p}"), json!(l.percentile_us(*p)))).collect();
+                let percentiles: Map<String, Json> = [50.0, 90.0, 99.0, 99.9, 99.99]
+                    .iter()
+                    .map(|p| (format!("p{p}"), json!(l.percentile_us(*p))))
+                    .collect();
                 let all = json!({
                     "unit": "us", "count": l.count(), "mean": l.mean_us(), "max": l.max_us(),
                     "percentiles": percentiles, "hdr_v2_base64": l.to_base64(),
@@ -152,8 +173,11 @@ impl Report {
                 (name.clone(), all)
             })
             .collect();
-        let series: Vec<Json> =
-            self.series.iter().map(|s| json!({"name": s.name, "axis": s.axis, "points": s.points})).collect();
+        let series: Vec<Json> = self
+            .series
+            .iter()
+            .map(|s| json!({"name": s.name, "axis": s.axis, "points": s.points}))
+            .collect();
         json!({
             "scenario": self.scenario,
             "command": command(),
@@ -180,20 +204,39 @@ impl Report {
         if let Some(path) = html_path {
             fs::write(path, crate::html::page(self))?;
         }
-        Ok(if self.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if self.failures.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
 /// The command line as typed, for whoever wants to repeat the run.
 pub fn command() -> String {
-    std::env::args().map(|arg| if arg.contains([' ', '\'', '"', '$', '&']) { format!("'{}'", arg.replace('\'', "'\\''")) } else { arg }).collect::<Vec<_>>().join(" ")
+    std::env::args()
+        .map(|arg| {
+            if arg.contains([' ', '\'', '"', '$', '&']) {
+                format!("'{}'", arg.replace('\'', "'\\''"))
+            } else {
+                arg
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A number with as many digits as tell something, thousands apart.
 pub fn number(value: f64) -> String {
-    let digits = if value.fract() == 0.0 || value.abs() >= 1_000.0 { 0 } else { 3 };
+    let digits = if value.fract() == 0.0 || value.abs() >= 1_000.0 {
+        0
+    } else {
+        3
+    };
     let text = format!("{value:.digits$}");
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
+    let (whole, fraction) = text
+        .split_once('.')
+        .map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
     let (sign, whole) = whole.strip_prefix('-').map_or(("", whole), |w| ("-", w));
     let mut out = String::from(sign);
     for (at, digit) in whole.chars().enumerate() {
@@ -227,7 +270,10 @@ mod tests {
 
     #[test]
     fn numbers_for_people() {
-        assert_eq!([0.0, 999.0, 1_000.0, 1_234_567.8, -1_234.0, 0.5].map(number), ["0", "999", "1,000", "1,234,568", "-1,234", "0.500"]);
+        assert_eq!(
+            [0.0, 999.0, 1_000.0, 1_234_567.8, -1_234.0, 0.5].map(number),
+            ["0", "999", "1,000", "1,234,568", "-1,234", "0.500"]
+        );
     }
 
     #[test]
@@ -244,7 +290,10 @@ mod tests {
         );
         report.fail_if(0, "nothing");
         report.fail_if(2, "streams dropped");
-        report.strain(&stats::Strain { busy: 0.95, ..stats::Strain::default() });
+        report.strain(&stats::Strain {
+            busy: 0.95,
+            ..stats::Strain::default()
+        });
         assert!(report.table().ends_with(
             "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the time (limit 90 %): the server may take more\n"
         ));
@@ -253,7 +302,10 @@ mod tests {
     #[test]
     fn the_json() {
         let json = example().json();
-        assert_eq!(json["values"], json!({"streams_held": 18_000.0, "user_bytes_per_stream": 152.25}));
+        assert_eq!(
+            json["values"],
+            json!({"streams_held": 18_000.0, "user_bytes_per_stream": 152.25})
+        );
         assert_eq!(json["latencies"]["hello"]["percentiles"]["p99"], 99);
         assert_eq!(json["certified"], true);
         let text = json["latencies"]["hello"]["hdr_v2_base64"].as_str().unwrap();

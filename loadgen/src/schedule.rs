@@ -17,7 +17,12 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule of `count` things, `rate` a second (`f64::INFINITY`: all at once), the first at `start_us`.
     pub fn new(start_us: u64, rate: f64, count: u64) -> Schedule {
-        Schedule { start_us, count, rate, done: 0 }
+        Schedule {
+            start_us,
+            count,
+            rate,
+            done: 0,
+        }
     }
 
     /// The next thing that is due at `now_us`: its number and when it should have happened.

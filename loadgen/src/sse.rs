@@ -44,7 +44,12 @@ pub struct BlockTooLong;
 
 impl Reader {
     /// Feeds bytes as they came; calls `each` for every event that they complete.
-    pub fn feed(&mut self, bytes: &[u8], lasting: &mut Lasting, mut each: impl FnMut(&Event<'_>, Lasting)) -> Result<(), BlockTooLong> {
+    pub fn feed(
+        &mut self,
+        bytes: &[u8],
+        lasting: &mut Lasting,
+        mut each: impl FnMut(&Event<'_>, Lasting),
+    ) -> Result<(), BlockTooLong> {
         let joined = self.carry.take().map(|mut carry| {
             carry.extend_from_slice(bytes);
             carry
@@ -116,17 +121,26 @@ fn take_block(input: &[u8], lasting: &mut Lasting, each: &mut impl FnMut(&Event<
                 let name = if name.is_empty() { b"message" } else { name };
                 each(&Event { name, data }, *lasting);
             }
-            return Some(Block { bytes: at, ended_with_cr: lf_may_follow });
+            return Some(Block {
+                bytes: at,
+                ended_with_cr: lf_may_follow,
+            });
         }
         if line[0] == b':' {
             // A comment before any field stands for itself, so that a keep-alive leaves nothing to carry.
             if start == 0 {
-                return Some(Block { bytes: at, ended_with_cr: lf_may_follow });
+                return Some(Block {
+                    bytes: at,
+                    ended_with_cr: lf_may_follow,
+                });
             }
             continue;
         }
         let (field, value) = match memchr::memchr(b':', line) {
-            Some(colon) => (&line[..colon], line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..])),
+            Some(colon) => (
+                &line[..colon],
+                line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..]),
+            ),
             None => (line, &b""[..]),
         };
         match field {
@@ -139,7 +153,9 @@ fn take_block(input: &[u8], lasting: &mut Lasting, each: &mut impl FnMut(&Event<
                 }
             },
             b"id" if !value.contains(&0) => next.last_id = decimal(value).unwrap_or(0),
-            b"retry" => next.retry_ms = decimal(value).map_or(next.retry_ms, |ms| u32::try_from(ms).unwrap_or(u32::MAX)),
+            b"retry" => {
+                next.retry_ms = decimal(value).map_or(next.retry_ms, |ms| u32::try_from(ms).unwrap_or(u32::MAX))
+            }
             _ => {}
         }
     }
@@ -151,7 +167,9 @@ fn decimal(text: &[u8]) -> Option<u64> {
         return None;
     }
     text.iter().try_fold(0u64, |number, digit| {
-        digit.is_ascii_digit().then(|| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
+        digit
+            .is_ascii_digit()
+            .then(|| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
     })
 }
 
@@ -180,18 +198,35 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_standard() {
-        assert_eq!(read(&[b"data: YHOO\ndata: +2\ndata: 10\n\n"]), [told("message", "YHOO\n+2\n10", 0, 0)]);
+        assert_eq!(
+            read(&[b"data: YHOO\ndata: +2\ndata: 10\n\n"]),
+            [told("message", "YHOO\n+2\n10", 0, 0)]
+        );
         assert_eq!(
             read(&[b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n"]),
-            [told("message", "first event", 1, 0), told("message", "second event", 0, 0), told("message", " third event", 0, 0)]
+            [
+                told("message", "first event", 1, 0),
+                told("message", "second event", 0, 0),
+                told("message", " third event", 0, 0)
+            ]
         );
-        assert_eq!(read(&[b"data\n\ndata\ndata\n\ndata:"]), [told("message", "", 0, 0), told("message", "\n", 0, 0)]);
-        assert_eq!(read(&[b"data:test\n\ndata: test\n\n"]), [told("message", "test", 0, 0), told("message", "test", 0, 0)]);
+        assert_eq!(
+            read(&[b"data\n\ndata\ndata\n\ndata:"]),
+            [told("message", "", 0, 0), told("message", "\n", 0, 0)]
+        );
+        assert_eq!(
+            read(&[b"data:test\n\ndata: test\n\n"]),
+            [told("message", "test", 0, 0), told("message", "test", 0, 0)]
+        );
     }
 
     #[test]
     fn split_anywhere_with_every_line_end() {
-        let expected = [told("hello", "{}", 0, 3_417), told("presence", "a\nb", 17, 3_417), told("message", "c", 17, 3_417)];
+        let expected = [
+            told("hello", "{}", 0, 3_417),
+            told("presence", "a\nb", 17, 3_417),
+            told("message", "c", 17, 3_417),
+        ];
         for end in ["\n", "\r", "\r\n"] {
             let text = "\u{feff}event: hello\nretry: 3417\ndata: {}\n\n:\n:\nevent: presence\nid: 17\ndata: a\n: within\ndata: b\n\ndata: c\n\n"
                 .replace('\n', end);
@@ -206,13 +241,19 @@ mod tests {
 
     #[test]
     fn what_is_ignored() {
-        assert_eq!(read(&[b"retry: 1x\nid: 5\0\nnope: 1\ndata: d\n\n"]), [told("message", "d", 0, 0)]);
+        assert_eq!(
+            read(&[b"retry: 1x\nid: 5\0\nnope: 1\ndata: d\n\n"]),
+            [told("message", "d", 0, 0)]
+        );
         // Without data there is no event, but the id counts.
         assert_eq!(read(&[b"event: e\nid: 9\n\ndata: d\n\n"]), [told("message", "d", 9, 0)]);
         // An unfinished block is never told, nor does its id count.
         assert_eq!(read(&[b"data: d\nid: 4\n"]), []);
         // Only the first byte order mark is one.
-        assert_eq!(read(&["\u{feff}\u{feff}data: d\n\ndata: e\n\n".as_bytes()]), [told("message", "e", 0, 0)]);
+        assert_eq!(
+            read(&["\u{feff}\u{feff}data: d\n\ndata: e\n\n".as_bytes()]),
+            [told("message", "e", 0, 0)]
+        );
     }
 
     #[test]

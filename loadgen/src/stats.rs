@@ -33,7 +33,11 @@ impl Latencies {
 
     /// The latency that `percent` of all do not exceed; 0 of none.
     pub fn percentile_us(&self, percent: f64) -> u64 {
-        if self.0.is_empty() { 0 } else { self.0.value_at_percentile(percent) }
+        if self.0.is_empty() {
+            0
+        } else {
+            self.0.value_at_percentile(percent)
+        }
     }
 
     /// The longest; 0 of none.
@@ -55,14 +59,18 @@ impl Latencies {
     pub fn to_base64(&self) -> String {
         let mut bytes = Vec::new();
         // Writing to a Vec cannot fail, and the counts are u64.
-        V2Serializer::new().serialize(&self.0, &mut bytes).expect("a Vec takes every byte");
+        V2Serializer::new()
+            .serialize(&self.0, &mut bytes)
+            .expect("a Vec takes every byte");
         STANDARD.encode(&bytes)
     }
 
     /// Reads what [`Latencies::to_base64`] wrote; None if it is damaged.
     pub fn from_base64(text: &str) -> Option<Latencies> {
         let bytes = STANDARD.decode(text).ok()?;
-        let histogram = hdrhistogram::serialization::Deserializer::new().deserialize(&mut bytes.as_slice()).ok()?;
+        let histogram = hdrhistogram::serialization::Deserializer::new()
+            .deserialize(&mut bytes.as_slice())
+            .ok()?;
         let mut all = Latencies::default();
         all.0.add(histogram).ok()?;
         Some(all)
@@ -70,7 +78,10 @@ impl Latencies {
 
     /// Points of a percentile plot: (share of those at or below, us), at most a few hundred.
     pub fn curve(&self) -> Vec<(f64, u64)> {
-        self.0.iter_quantiles(5).map(|v| (v.quantile(), v.value_iterated_to().min(self.0.max()))).collect()
+        self.0
+            .iter_quantiles(5)
+            .map(|v| (v.quantile(), v.value_iterated_to().min(self.0.max())))
+            .collect()
     }
 }
 
@@ -94,7 +105,11 @@ pub const BUSY_MAX: f64 = 0.9;
 pub fn doubts(strain: &Strain) -> Vec<String> {
     let mut doubts = Vec::new();
     if strain.busy > BUSY_MAX && !strain.server_gave_way {
-        doubts.push(format!("the generator was busy {:.0} % of the time (limit {:.0} %): the server may take more", strain.busy * 100.0, BUSY_MAX * 100.0));
+        doubts.push(format!(
+            "the generator was busy {:.0} % of the time (limit {:.0} %): the server may take more",
+            strain.busy * 100.0,
+            BUSY_MAX * 100.0
+        ));
     }
     if strain.measured_p99_us > 0 && strain.lag_p99_us * 10 > strain.measured_p99_us {
         doubts.push(format!(
@@ -126,7 +141,10 @@ mod tests {
         let mut latencies = Latencies::default();
         assert_eq!((latencies.percentile_us(99.0), latencies.max_us()), (0, 0));
         (1..=1_000).for_each(|us| latencies.record(us));
-        assert_eq!([50.0, 90.0, 99.0, 100.0].map(|p| latencies.percentile_us(p)), [500, 900, 990, 1_000]);
+        assert_eq!(
+            [50.0, 90.0, 99.0, 100.0].map(|p| latencies.percentile_us(p)),
+            [500, 900, 990, 1_000]
+        );
         latencies.record(0);
         latencies.record(u64::MAX);
         assert_eq!((latencies.count(), latencies.percentile_us(0.0)), (1_002, 1));
@@ -149,19 +167,49 @@ mod tests {
 
     #[test]
     fn a_strained_generator_is_not_believed() {
-        let fine = Strain { busy: 0.9, lag_p99_us: 100, measured_p99_us: 1_000, server_gave_way: false };
+        let fine = Strain {
+            busy: 0.9,
+            lag_p99_us: 100,
+            measured_p99_us: 1_000,
+            server_gave_way: false,
+        };
         assert_eq!(doubts(&fine), Vec::<String>::new());
-        assert_eq!(doubts(&Strain { busy: 0.91, ..fine }), ["the generator was busy 91 % of the time (limit 90 %): the server may take more"]);
-        assert_eq!(doubts(&Strain { busy: 0.91, server_gave_way: true, ..fine }).len(), 0);
         assert_eq!(
-            doubts(&Strain { lag_p99_us: 101, ..fine }),
+            doubts(&Strain { busy: 0.91, ..fine }),
+            ["the generator was busy 91 % of the time (limit 90 %): the server may take more"]
+        );
+        assert_eq!(
+            doubts(&Strain {
+                busy: 0.91,
+                server_gave_way: true,
+                ..fine
+            })
+            .len(),
+            0
+        );
+        assert_eq!(
+            doubts(&Strain {
+                lag_p99_us: 101,
+                ..fine
+            }),
             ["the generator's own lag (p99 101 us) is above a tenth of the measured p99 (1000 us)"]
         );
-        assert_eq!(doubts(&Strain { lag_p99_us: 101, measured_p99_us: 0, ..fine }).len(), 0);
+        assert_eq!(
+            doubts(&Strain {
+                lag_p99_us: 101,
+                measured_p99_us: 0,
+                ..fine
+            })
+            .len(),
+            0
+        );
     }
 
     #[test]
     fn medians() {
-        assert_eq!([&[][..], &[3.0], &[4.0, 1.0], &[9.0, 1.0, 2.0]].map(median), [None, Some(3.0), Some(2.5), Some(2.0)]);
+        assert_eq!(
+            [&[][..], &[3.0], &[4.0, 1.0], &[9.0, 1.0, 2.0]].map(median),
+            [None, Some(3.0), Some(2.5), Some(2.0)]
+        );
     }
 }

@@ -39,7 +39,10 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     let mut crew = Crew::start(streams.streams)?;
     let ramped = ramp(&mut crew, streams.streams, streams.rate, &line, |_, _| {})?;
     if ramped.ready < streams.streams as u64 {
-        return Err(io::Error::other(format!("only {} of {} streams were ready before the storm", ramped.ready, streams.streams)));
+        return Err(io::Error::other(format!(
+            "only {} of {} streams were ready before the storm",
+            ramped.ready, streams.streams
+        )));
     }
     // Whatever the ramp set off is told before the cut.
     let calm_until_us = clock::now_us() + streams.hold.as_micros() as u64;
@@ -73,7 +76,11 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
         if was_down && progress.ready == streams.streams as u64 {
             back_s = Some(elapsed_s);
         }
-        line.show(&format!("{} of {} streams back", number(progress.ready as f64), number(streams.streams as f64)));
+        line.show(&format!(
+            "{} of {} streams back",
+            number(progress.ready as f64),
+            number(streams.streams as f64)
+        ));
     }
     line.show("");
     // A transition that the storm caused would be told now at the latest.
@@ -95,9 +102,15 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     for (name, count) in &sum.gone {
         report.value(&format!("streams_{name}"), *count as f64);
     }
-    report.fail_if(streams.streams as u64 - held.ready.min(streams.streams as u64), "streams did not come back");
+    report.fail_if(
+        streams.streams as u64 - held.ready.min(streams.streams as u64),
+        "streams did not come back",
+    );
     report.fail_if(sum.false_transitions, "transitions were told although nobody left");
-    report.fail_if(sum.given_up, "reconnects were answered in a way after which a browser gives up");
+    report.fail_if(
+        sum.given_up,
+        "reconnects were answered in a way after which a browser gives up",
+    );
     report.strain(&Strain {
         busy: sum.busy,
         lag_p99_us: sum.lag.percentile_us(99.0),

@@ -48,7 +48,12 @@ impl StreamsArgs {
             count: share.count,
             rate: self.rate * share.count as f64 / self.streams as f64,
             population: Population::new(common.seed),
-            graph: Graph { publishers: self.streams as u64, watches: self.watch, choice, seed: common.seed },
+            graph: Graph {
+                publishers: self.streams as u64,
+                watches: self.watch,
+                choice,
+                seed: common.seed,
+            },
             publish: !self.watch_only,
             ready: match common.peer {
                 Peer::Nchan => Ready::Head,
@@ -81,13 +86,23 @@ impl Weight {
 
     /// Adds what was used since `before`, for each of `streams`.
     pub fn report(&self, before: &Weight, streams: u64, report: &mut Report) {
-        let each = |after: Option<u64>, before: Option<u64>| Some((after? as f64 - before? as f64) / streams.max(1) as f64);
+        let each =
+            |after: Option<u64>, before: Option<u64>| Some((after? as f64 - before? as f64) / streams.max(1) as f64);
         let server = |of: fn(procfs::Memory) -> u64| each(self.server.map(of), before.server.map(of));
         report.value_if("server_user_bytes_per_stream", server(|m| m.anonymous_bytes));
         report.value_if("server_rss_bytes_per_stream", server(|m| m.rss_bytes));
-        report.value_if("kernel_slab_bytes_per_stream_both_ends", each(self.slab_bytes, before.slab_bytes));
-        report.value_if("kernel_tcp_buffer_bytes_per_stream_both_ends", each(self.tcp_bytes, before.tcp_bytes));
-        report.value_if("server_cpu_us_per_stream", each(self.server_cpu_us, before.server_cpu_us));
+        report.value_if(
+            "kernel_slab_bytes_per_stream_both_ends",
+            each(self.slab_bytes, before.slab_bytes),
+        );
+        report.value_if(
+            "kernel_tcp_buffer_bytes_per_stream_both_ends",
+            each(self.tcp_bytes, before.tcp_bytes),
+        );
+        report.value_if(
+            "server_cpu_us_per_stream",
+            each(self.server_cpu_us, before.server_cpu_us),
+        );
     }
 }
 
@@ -99,7 +114,9 @@ pub struct ProgressLine {
 impl ProgressLine {
     /// Shown unless quiet or not a terminal.
     pub fn new(quiet: bool) -> ProgressLine {
-        ProgressLine { shown: !quiet && io::stderr().is_terminal() }
+        ProgressLine {
+            shown: !quiet && io::stderr().is_terminal(),
+        }
     }
 
     /// Shows `text`.
@@ -171,7 +188,10 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
         held = crew.listen(Duration::from_millis(100))?;
     }
     let after = Weight::now(common.server_pid);
-    let idle_cpu_us = after.server_cpu_us.zip(ramp_cpu.server_cpu_us).map(|(after, before)| after - before);
+    let idle_cpu_us = after
+        .server_cpu_us
+        .zip(ramp_cpu.server_cpu_us)
+        .map(|(after, before)| after - before);
     let sum = crew.finish()?;
 
     report.value("streams_asked", args.streams as f64);
@@ -180,16 +200,27 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     report.value("watches_per_stream", f64::from(args.watch));
     report.value("ramp_s", ramped_s);
     report.value("connects_per_s", reached.ready as f64 / ramped_s.max(0.001));
-    let user_memory = Weight { server_cpu_us: ramp_cpu.server_cpu_us, ..after };
+    let user_memory = Weight {
+        server_cpu_us: ramp_cpu.server_cpu_us,
+        ..after
+    };
     user_memory.report(&before, held.ready, &mut report);
     report.value_if("server_cpu_s_while_held", idle_cpu_us.map(|us| us as f64 / 1e6));
     report.value("presence_events_received", sum.progress.presence as f64);
-    report.value("generator_user_bytes_per_stream", held.own_bytes as f64 / held.ready.max(1) as f64);
+    report.value(
+        "generator_user_bytes_per_stream",
+        held.own_bytes as f64 / held.ready.max(1) as f64,
+    );
     for (name, count) in &sum.gone {
         report.value(&format!("streams_{name}"), *count as f64);
     }
-    report.fail_if(args.streams as u64 - held.ready.min(args.streams as u64), "streams were not held to the end");
-    report.notes.push("both ends of every connection are on this machine: kernel memory is counted for both".to_owned());
+    report.fail_if(
+        args.streams as u64 - held.ready.min(args.streams as u64),
+        "streams were not held to the end",
+    );
+    report
+        .notes
+        .push("both ends of every connection are on this machine: kernel memory is counted for both".to_owned());
     let strain = Strain {
         busy: sum.busy,
         lag_p99_us: sum.lag.percentile_us(99.0),
