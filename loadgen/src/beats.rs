@@ -175,14 +175,17 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     let effort = Effort::begin(0);
     let start_us = clock::now_us();
     let end_us = start_us + args.seconds.as_micros() as u64;
+    let max = args.rate.is_infinite();
     let datagram_rate = args.rate / args.entries as f64;
+    let total = if max { u64::MAX } else { (datagram_rate * args.seconds.as_secs_f64()).round() as u64 };
     let (mut sent, mut never_sent, mut waited_us) = (0u64, 0u64, 0u64);
     let mut lag = Latencies::default();
     let mut series = Vec::new();
     let mut last = (start_us, 0);
     loop {
         let now_us = clock::now_us();
-        if now_us >= end_us {
+        let done = sent + never_sent;
+        if if max { now_us >= end_us } else { done >= total } {
             break;
         }
         if now_us - last.0 >= 250_000 {
@@ -191,14 +194,10 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             line.show(&format!("{} beats/s", crate::report::number(rate.round())));
             last = (now_us, sent);
         }
-        let due = if args.rate.is_infinite() {
-            u64::MAX
-        } else {
-            ((now_us - start_us) as f64 * datagram_rate / 1e6) as u64
-        };
-        let done = sent + never_sent;
+        // The first is due at once, as everywhere.
+        let due = if max { u64::MAX } else { (((now_us - start_us) as f64 * datagram_rate / 1e6) as u64 + 1).min(total) };
         if due <= done {
-            let next_us = start_us + ((done + 1) as f64 * 1e6 / datagram_rate) as u64;
+            let next_us = start_us + (done as f64 * 1e6 / datagram_rate) as u64;
             // Short of the deadline by what a sleep may overrun; the rest is spun.
             if next_us > now_us + 200 {
                 std::thread::sleep(Duration::from_micros(next_us - now_us - 150));
@@ -206,8 +205,8 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             waited_us += clock::now_us() - now_us;
             continue;
         }
-        if !args.rate.is_infinite() {
-            let intended_us = start_us + ((done + 1) as f64 * 1e6 / datagram_rate) as u64;
+        if !max {
+            let intended_us = start_us + (done as f64 * 1e6 / datagram_rate) as u64;
             lag.record(now_us.saturating_sub(intended_us));
         }
         let count = (due - done).min(sender.datagrams_per_send as u64) as usize;
@@ -219,7 +218,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
         if taken {
             sent += count as u64;
         } else {
-            never_sent += if args.rate.is_infinite() { 0 } else { count as u64 };
+            never_sent += if max { 0 } else { count as u64 };
         }
     }
     let elapsed_us = clock::now_us() - start_us;
