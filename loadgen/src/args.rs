@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::beats::BeatsArgs;
 use crate::churn::ChurnArgs;
+use crate::cores::CoresArgs;
 use crate::fanout::FanoutArgs;
+use crate::plan::PlanArgs;
 use crate::query::QueryArgs;
 use crate::storm::StormArgs;
 use crate::streams::StreamsArgs;
@@ -42,6 +44,10 @@ pub enum Scenario {
     Storm(StormArgs),
     /// A day in a minute, with every watcher's view checked against the truth
     Churn(ChurnArgs),
+    /// A scenario against servers of 1 to N shards
+    Cores(CoresArgs),
+    /// Cores, memory, network and nodes for a number of users
+    Plan(PlanArgs),
 }
 
 /// Flags of all subcommands.

@@ -177,7 +177,11 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     let end_us = start_us + args.seconds.as_micros() as u64;
     let max = args.rate.is_infinite();
     let datagram_rate = args.rate / args.entries as f64;
-    let total = if max { u64::MAX } else { (datagram_rate * args.seconds.as_secs_f64()).round() as u64 };
+    let total = if max {
+        u64::MAX
+    } else {
+        (datagram_rate * args.seconds.as_secs_f64()).round() as u64
+    };
     let (mut sent, mut never_sent, mut waited_us) = (0u64, 0u64, 0u64);
     let mut lag = Latencies::default();
     let mut series = Vec::new();
@@ -195,7 +199,11 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             last = (now_us, sent);
         }
         // The first is due at once, as everywhere.
-        let due = if max { u64::MAX } else { (((now_us - start_us) as f64 * datagram_rate / 1e6) as u64 + 1).min(total) };
+        let due = if max {
+            u64::MAX
+        } else {
+            (((now_us - start_us) as f64 * datagram_rate / 1e6) as u64 + 1).min(total)
+        };
         if due <= done {
             let next_us = start_us + (done as f64 * 1e6 / datagram_rate) as u64;
             // Short of the deadline by what a sleep may overrun; the rest is spun.

@@ -56,9 +56,9 @@ pub fn page(report: &Report) -> String {
         );
     }
     // "</" would end the element early.
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<script type=\"application/json\" id=\"report\">{}</script></html>\n",
+        "<script type=\"application/json\" id=\"report\">{}</script></html>",
         report.json().to_string().replace("</", "<\\/")
     );
     out

@@ -253,7 +253,7 @@ mod tests {
         ledger.tell(
             watcher,
             0,
-            number % 2 == 0,
+            number.is_multiple_of(2),
             1_000 + number * 100 + 1,
             number * 100_000 + after_us,
         );

@@ -1,7 +1,8 @@
 //! greendot's load generator as a library, so that its parts can be tested.
 //!
-//! From below: clock, schedule, population, graph, sse, record, chunked, stats, procfs, report; then fleet (streams) and
-//! http (plain requests); then one module for each subcommand; cli on top. None of it is used by the server.
+//! From below: clock, effort, procfs, schedule, population, graph, sse, chunked, record, stats; report and html; fleet
+//! (streams), http and exposition (plain requests), cause (what makes a publisher change); herd and crew (very many streams in
+//! several processes); ledger and truth (the judges); then one module for each subcommand. None of it is used by the server.
 
 pub mod args;
 pub mod asks;
@@ -10,6 +11,7 @@ pub mod cause;
 pub mod chunked;
 pub mod churn;
 pub mod clock;
+pub mod cores;
 pub mod crew;
 pub mod effort;
 pub mod exposition;
@@ -20,6 +22,7 @@ pub mod herd;
 pub mod html;
 pub mod http;
 pub mod ledger;
+pub mod plan;
 pub mod population;
 pub mod procfs;
 pub mod query;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use greendot_loadgen::args::{Cli, Common, Scenario};
 use greendot_loadgen::report::Report;
-use greendot_loadgen::{beats, churn, fanout, query, storm, streams};
+use greendot_loadgen::{beats, churn, cores, fanout, plan, query, storm, streams};
 
 fn main() -> ExitCode {
     let Cli { scenario, common } = Cli::parse();
@@ -27,6 +27,8 @@ fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
         Scenario::Query(args) => query::run(common, args),
         Scenario::Storm(args) => storm::run(common, args),
         Scenario::Churn(args) => churn::run(common, args),
+        Scenario::Cores(args) => cores::run(common, args),
+        Scenario::Plan(args) => plan::run(common, args),
     }
 }
 

@@ -54,13 +54,27 @@ impl Fake {
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let keys = Keys::parse(&"5".repeat(64)).unwrap();
-            let mut world = World { lie, keys, users: BTreeMap::new(), conns: Vec::new(), events: 0, seen: BTreeSet::new() };
+            let mut world = World {
+                lie,
+                keys,
+                users: BTreeMap::new(),
+                conns: Vec::new(),
+                events: 0,
+                seen: BTreeSet::new(),
+            };
             while !stopped.load(Ordering::Relaxed) {
                 world.turn(&listener, &beats);
                 std::thread::sleep(Duration::from_micros(500));
             }
         });
-        Fake { http, udp, key_file, _folder: folder, stop, thread: Some(thread) }
+        Fake {
+            http,
+            udp,
+            key_file,
+            _folder: folder,
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -102,17 +116,29 @@ impl World {
         while let Ok((socket, _)) = listener.accept() {
             socket.set_nonblocking(true).unwrap();
             socket.set_nodelay(true).unwrap();
-            self.conns.push(Conn { socket, received: Vec::new(), watching: None, later: Vec::new(), closed: false });
+            self.conns.push(Conn {
+                socket,
+                received: Vec::new(),
+                watching: None,
+                later: Vec::new(),
+                closed: false,
+            });
         }
         let mut datagram = [0; 1_500];
         while let Ok(length) = beats.recv(&mut datagram) {
             let keys = self.keys.clone();
             if let Ok(beats) = open(&datagram[..length], &keys, Unix::from_ms(now), 30_000) {
                 let users: Vec<String> = beats.users().map(|user| user.as_str().to_owned()).collect();
-                users.iter().for_each(|user| self.beat(user, beats.leave, beats.sent_at.ms(), now));
+                users
+                    .iter()
+                    .for_each(|user| self.beat(user, beats.leave, beats.sent_at.ms(), now));
             }
         }
-        let patience = if self.lie == Lie::Impatient { OFFLINE_AFTER_MS / 2 } else { OFFLINE_AFTER_MS };
+        let patience = if self.lie == Lie::Impatient {
+            OFFLINE_AFTER_MS / 2
+        } else {
+            OFFLINE_AFTER_MS
+        };
         let expired: Vec<String> = self
             .users
             .iter()
@@ -131,7 +157,12 @@ impl World {
         if leave && !known {
             return;
         }
-        let user = self.users.entry(name.to_owned()).or_insert(User { online: false, since: 0, beat: 0, left_at: 0 });
+        let user = self.users.entry(name.to_owned()).or_insert(User {
+            online: false,
+            since: 0,
+            beat: 0,
+            left_at: 0,
+        });
         if leave {
             user.left_at = user.left_at.max(sent_at);
             if user.online {
@@ -150,9 +181,14 @@ impl World {
         user.online = online;
         user.since = now.max(user.since + 1);
         let user = *user;
-        let event = |user: User| format!("event: presence\nid: {now}\ndata: {}\n\n", record(name, Some(user))).into_bytes();
+        let event =
+            |user: User| format!("event: presence\nid: {now}\ndata: {}\n\n", record(name, Some(user))).into_bytes();
         for conn in &mut self.conns {
-            if !conn.watching.as_ref().is_some_and(|watching| watching.iter().any(|watched| watched == name)) {
+            if !conn
+                .watching
+                .as_ref()
+                .is_some_and(|watching| watching.iter().any(|watched| watched == name))
+            {
                 continue;
             }
             self.events += 1;
@@ -165,7 +201,11 @@ impl World {
                 Lie::Double => conn.send(&[bytes.clone(), bytes].concat()),
                 Lie::Flip => {
                     conn.send(&bytes);
-                    conn.send(&event(User { online: !online, since: user.since + 1, ..user }));
+                    conn.send(&event(User {
+                        online: !online,
+                        since: user.since + 1,
+                        ..user
+                    }));
                 }
             }
         }
@@ -186,9 +226,16 @@ impl World {
             let head = String::from_utf8(conn.received.drain(..end + 4).collect()).unwrap();
             let target = head.split(' ').nth(1).unwrap();
             if let Some(query) = target.strip_prefix("/v1/stream") {
-                let watching: Vec<String> =
-                    query.trim_start_matches('?').split('&').filter_map(|pair| pair.strip_prefix("watch=")).map(str::to_owned).collect();
-                let records: Vec<String> = watching.iter().map(|name| record(name, self.users.get(name).copied())).collect();
+                let watching: Vec<String> = query
+                    .trim_start_matches('?')
+                    .split('&')
+                    .filter_map(|pair| pair.strip_prefix("watch="))
+                    .map(str::to_owned)
+                    .collect();
+                let records: Vec<String> = watching
+                    .iter()
+                    .map(|name| record(name, self.users.get(name).copied()))
+                    .collect();
                 let text = format!(
                     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nevent: hello\nretry: 200\n\
                      data: {{\"stream\":\"1\",\"watching\":{},\"server_time\":{now},\"beat_interval_ms\":500,\"offline_after_ms\":{OFFLINE_AFTER_MS}}}\n\n\
@@ -216,7 +263,10 @@ impl Conn {
     fn send(&mut self, bytes: &[u8]) {
         // The fake's clients read; a full socket would be their fault, and the test's end.
         if let Err(error) = self.socket.write_all(bytes) {
-            assert!(error.kind() != ErrorKind::WouldBlock, "a client of the fake does not read");
+            assert!(
+                error.kind() != ErrorKind::WouldBlock,
+                "a client of the fake does not read"
+            );
             self.closed = true;
         }
     }
@@ -224,7 +274,9 @@ impl Conn {
 
 fn record(name: &str, user: Option<User>) -> String {
     match user {
-        Some(User { online, since, beat, .. }) if since > 0 => {
+        Some(User {
+            online, since, beat, ..
+        }) if since > 0 => {
             let status = if online { "online" } else { "offline" };
             format!("{{\"user\":\"{name}\",\"status\":\"{status}\",\"since\":{since},\"last_active\":{beat}}}")
         }
