@@ -45,6 +45,10 @@ pub struct Sum {
     /// See [`Found`].
     pub given_up: u64,
     /// See [`Found`].
+    pub retry_ms_max: u32,
+    /// See [`Found`].
+    pub away_ms_max: u64,
+    /// See [`Found`].
     pub gone: Vec<(String, u64)>,
 }
 
@@ -170,6 +174,8 @@ impl Sum {
         self.busy = self.busy.max(found.busy);
         self.false_transitions += found.false_transitions;
         self.given_up += found.given_up;
+        self.retry_ms_max = self.retry_ms_max.max(found.retry_ms_max);
+        self.away_ms_max = self.away_ms_max.max(found.away_ms_max);
         let (sum, p) = (&mut self.progress, &found.progress);
         sum.begun += p.begun;
         sum.connected += p.connected;

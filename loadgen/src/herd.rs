@@ -102,6 +102,10 @@ pub struct Found {
     pub false_transitions: u64,
     /// Reconnects that an EventSource would have given up on (a status other than 200).
     pub given_up: u64,
+    /// Longest reconnect delay that a stream was told, ms.
+    pub retry_ms_max: u32,
+    /// Longest time, ms, for which a stream may be away without its user going offline, by the server's hello; 0: not told.
+    pub away_ms_max: u64,
     /// Refused, ended and broken streams, by name.
     pub gone: Vec<(String, u64)>,
 }
@@ -133,6 +137,8 @@ struct Herd {
     storm: bool,
     false_transitions: u64,
     given_up: u64,
+    retry_ms_max: u32,
+    away_ms_max: u64,
     gone: [u64; 5],
     rng: fastrand::Rng,
 }
@@ -204,6 +210,8 @@ impl Herd {
             storm: false,
             false_transitions: 0,
             given_up: 0,
+            retry_ms_max: 0,
+            away_ms_max: 0,
             gone: [0; 5],
             rng: fastrand::Rng::with_seed(plan.graph.seed ^ plan.first as u64),
             plan,
@@ -281,6 +289,8 @@ impl Herd {
             back: self.back.to_base64(),
             false_transitions: self.false_transitions,
             given_up: self.given_up,
+            retry_ms_max: self.retry_ms_max,
+            away_ms_max: self.away_ms_max,
             gone: names.map(str::to_owned).into_iter().zip(self.gone).collect(),
             ..Found::default()
         }
@@ -314,9 +324,16 @@ impl Handler for Herd {
         }
     }
 
-    fn event(&mut self, conn: usize, now_us: u64, event: &Event<'_>, _lasting: Lasting) {
+    fn event(&mut self, conn: usize, now_us: u64, event: &Event<'_>, lasting: Lasting) {
         match event.name {
             b"hello" => {
+                self.retry_ms_max = self.retry_ms_max.max(lasting.retry_ms);
+                // The same for all streams: one is read.
+                if self.away_ms_max == 0 {
+                    let hello: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
+                    let ms = |name: &str| hello[name].as_u64().unwrap_or(0);
+                    self.away_ms_max = ms("offline_after_ms").saturating_sub(ms("beat_interval_ms"));
+                }
                 self.hello.record(self.since_intended_us(conn, now_us));
                 if self.plan.ready == Ready::Hello {
                     self.made_ready(conn, now_us);

@@ -202,7 +202,7 @@ fn the_other_subcommands_run_to_their_end() {
         (code, &report["values"]["datagrams_sent"]),
         (0, &serde_json::json!(100.0))
     );
-    // No user of these streams has ever beaten, so the snapshots say offline: a storm must call that false transitions.
+    // The fake knows nothing of its streams' users, so its snapshots say offline: a storm must call that false transitions.
     let (code, report) = run(
         Lie::Honest,
         &[

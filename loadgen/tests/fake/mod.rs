@@ -15,7 +15,7 @@ use greendot_loadgen::clock::unix_ms;
 
 /// What the server does wrong with every seventh event that it sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lie {
+pub(crate) enum Lie {
     Honest,
     Drop,
     /// Sends it this many ms late, newer ones before it.
@@ -29,19 +29,19 @@ pub enum Lie {
     Deaf,
 }
 
-pub const OFFLINE_AFTER_MS: u64 = 1_500;
+pub(crate) const OFFLINE_AFTER_MS: u64 = 1_500;
 
-pub struct Fake {
-    pub http: SocketAddr,
-    pub udp: SocketAddr,
-    pub key_file: PathBuf,
+pub(crate) struct Fake {
+    pub(crate) http: SocketAddr,
+    pub(crate) udp: SocketAddr,
+    pub(crate) key_file: PathBuf,
     _folder: tempfile::TempDir,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Fake {
-    pub fn start(lie: Lie) -> Fake {
+    pub(crate) fn start(lie: Lie) -> Fake {
         let folder = tempfile::tempdir().unwrap();
         let key_file = folder.path().join("fleet.key");
         std::fs::write(&key_file, "5".repeat(64)).unwrap();
