@@ -113,8 +113,9 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     let before = Sample::take(common);
     let effort = Effort::begin(fleet.asleep_us());
     let mut lag = Latencies::default();
-    let first_us = clock::now_us() + 20_000;
-    let series = if args.rate.is_infinite() {
+    let max = args.rate.is_infinite();
+    let first_us = clock::now_us() + if max { 0 } else { 20_000 };
+    let series = if max {
         watchers.back_to_back(&mut fleet, &mut cause, &publishers)?
     } else {
         watchers.on_schedule(&mut fleet, &mut cause, &publishers, first_us, &mut lag)?
