@@ -1,5 +1,6 @@
 //! `greendot-loadgen`: reads the command line, runs one scenario, publishes its report.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -12,6 +13,8 @@ fn main() -> ExitCode {
     match pin(&common).and_then(|()| run(&scenario, &common)) {
         // A worker has told its parent everything already.
         Ok(_) if common.share.is_some() => ExitCode::SUCCESS,
+        // The parent is gone, and with it whoever wanted to know.
+        Err(error) if common.share.is_some() && error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Ok(report) => report
             .publish(common.quiet, common.json.as_deref(), common.report.as_deref())
             .unwrap_or_else(fail),
