@@ -19,6 +19,10 @@ use crate::report::Report;
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
 
+/// Most bytes of datagrams that are signed ahead.
+const SIGNED_BYTES_MAX: usize = 256 << 20;
+/// A longer run signs as it sends: a datagram signed ahead would come too late for `beat_skew_max_ms`.
+const SIGNED_AGE_MAX: Duration = Duration::from_secs(10);
 /// Most bytes that one send may carry, all its datagrams together.
 const SEND_BYTES_MAX: usize = 63 << 10;
 
@@ -58,7 +62,6 @@ struct Sender {
     target: std::net::SocketAddr,
     datagrams_per_send: usize,
     blocked: u64,
-    buffer: Vec<u8>,
 }
 
 impl Sender {
@@ -82,25 +85,18 @@ impl Sender {
             target: common.udp,
             datagrams_per_send,
             blocked: 0,
-            buffer: Vec::new(),
         })
     }
 
-    /// Sends `count` datagrams made by `make`; true if the kernel took them.
-    fn send(&mut self, count: usize, mut make: impl FnMut(&mut Vec<u8>)) -> io::Result<bool> {
-        self.buffer.clear();
-        make(&mut self.buffer);
-        let segment_bytes = self.buffer.len();
-        for _ in 1..count {
-            make(&mut self.buffer);
-        }
+    /// Sends `datagrams`, each of `datagram_bytes`; true if the kernel took them.
+    fn send(&mut self, datagrams: &[u8], datagram_bytes: usize) -> io::Result<bool> {
         self.next_flow = (self.next_flow + 1) % self.flows.len();
         let (socket, state) = &self.flows[self.next_flow];
         let transmit = Transmit {
             destination: self.target,
             ecn: None,
-            contents: &self.buffer,
-            segment_size: (count > 1).then_some(segment_bytes),
+            contents: datagrams,
+            segment_size: (datagrams.len() > datagram_bytes).then_some(datagram_bytes),
             src_ip: None,
         };
         match state.try_send(socket.into(), &transmit) {
@@ -116,6 +112,24 @@ impl Sender {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Datagrams signed before the clock starts, so that a flat-out run measures the server and not the signing; taken in turn,
+/// again from the start at the end.
+struct Signed {
+    bytes: Vec<u8>,
+    datagram_bytes: usize,
+    next: usize,
+}
+
+impl Signed {
+    /// Up to `count` datagrams next to each other.
+    fn take(&mut self, count: usize) -> &[u8] {
+        let start = self.next;
+        let end = (start + count * self.datagram_bytes).min(self.bytes.len());
+        self.next = if end == self.bytes.len() { 0 } else { end };
+        &self.bytes[start..end]
     }
 }
 
@@ -170,6 +184,32 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     turns.take(args.entries, &mut users);
     let datagram_bytes = datagram(&population, &users, false, 0, &keys).len();
     let mut sender = Sender::new(common, args, datagram_bytes)?;
+    let mut sign = |count: usize, into: &mut Vec<u8>| {
+        into.clear();
+        let sent_at_ms = clock::unix_ms();
+        for _ in 0..count {
+            turns.take(args.entries, &mut users);
+            into.extend_from_slice(&datagram(&population, &users, false, sent_at_ms, &keys));
+        }
+    };
+    let mut fresh = Vec::new();
+    let mut signed = None;
+    if args.rate.is_infinite() && args.seconds <= SIGNED_AGE_MAX {
+        line.show("signing datagrams");
+        let round = args.users.div_ceil(args.entries as u64) as usize;
+        let mut bytes = Vec::new();
+        sign(
+            round
+                .min(SIGNED_BYTES_MAX / datagram_bytes)
+                .max(sender.datagrams_per_send),
+            &mut bytes,
+        );
+        signed = Some(Signed {
+            bytes,
+            datagram_bytes,
+            next: 0,
+        });
+    }
 
     let before = Count::take(common)?;
     let effort = Effort::begin(0);
@@ -218,15 +258,18 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             lag.record(now_us.saturating_sub(intended_us));
         }
         let count = (due - done).min(sender.datagrams_per_send as u64) as usize;
-        let sent_at_ms = clock::unix_ms();
-        let taken = sender.send(count, |buffer| {
-            turns.take(args.entries, &mut users);
-            buffer.extend_from_slice(&datagram(&population, &users, false, sent_at_ms, &keys));
-        })?;
-        if taken {
-            sent += count as u64;
+        let datagrams = match &mut signed {
+            Some(signed) => signed.take(count),
+            None => {
+                sign(count, &mut fresh);
+                &fresh
+            }
+        };
+        let count = (datagrams.len() / datagram_bytes) as u64;
+        if sender.send(datagrams, datagram_bytes)? {
+            sent += count;
         } else {
-            never_sent += if max { 0 } else { count as u64 };
+            never_sent += if max { 0 } else { count };
         }
     }
     let elapsed_us = clock::now_us() - start_us;
@@ -273,9 +316,8 @@ fn introduce(
     let part = USERS_PER_DATAGRAM * 64;
     for (at, users) in all.chunks(part).enumerate() {
         for users in users.chunks(USERS_PER_DATAGRAM) {
-            while !sender.send(1, |buffer| {
-                buffer.extend_from_slice(&datagram(population, users, false, clock::unix_ms(), keys))
-            })? {}
+            let datagram = datagram(population, users, false, clock::unix_ms(), keys);
+            while !sender.send(&datagram, datagram.len())? {}
         }
         std::thread::sleep(Duration::from_millis(1));
         if at % 64 == 0 {
@@ -400,6 +442,18 @@ mod tests {
     }
 
     #[test]
+    fn signed_datagrams_are_taken_in_turn() {
+        let mut signed = Signed {
+            bytes: vec![1, 1, 2, 2, 3, 3],
+            datagram_bytes: 2,
+            next: 0,
+        };
+        assert_eq!(signed.take(2), [1, 1, 2, 2]);
+        assert_eq!(signed.take(2), [3, 3]);
+        assert_eq!(signed.take(1), [1, 1]);
+    }
+
+    #[test]
     fn datagrams_arrive_whole_and_apart() {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -416,15 +470,8 @@ mod tests {
         let address = receiver.local_addr().unwrap().to_string();
         let cli = <crate::args::Cli as clap::Parser>::parse_from(["loadgen", "beats", "--udp", &address]);
         let mut sender = Sender::new(&cli.common, &args, 49).unwrap();
-        let mut number = 0;
-        assert!(
-            sender
-                .send(3, |buffer| {
-                    number += 1;
-                    buffer.extend_from_slice(&[number; 49]);
-                })
-                .unwrap()
-        );
+        let datagrams = [[1; 49], [2; 49], [3; 49]].concat();
+        assert!(sender.send(&datagrams, 49).unwrap());
         let mut bytes = [0; 100];
         for number in 1..=3 {
             assert_eq!(receiver.recv(&mut bytes).unwrap(), 49);

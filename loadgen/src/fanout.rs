@@ -26,6 +26,9 @@ const FIRST_PUBLISHER: u64 = 1 << 32;
 /// How far the senders' time may run ahead of the clock, ms; far below any `beat_skew_max_ms`.
 const AHEAD_MS_MAX: u64 = 500;
 
+/// A server that has told all finals and then nothing for this long, us, has told all.
+const QUIET_US: u64 = 200_000;
+
 /// Flags of `fanout`.
 #[derive(Args, Clone, Debug)]
 pub struct FanoutArgs {
@@ -218,7 +221,7 @@ impl Watchers<'_> {
                 let online = (number as usize / publishers.len()).is_multiple_of(2);
                 sent_at_ms = clock::unix_ms().max(sent_at_ms + 1);
                 lag.record(now_us - intended_us);
-                self.ledger.cause(turn, online, intended_us, sent_at_ms);
+                self.ledger.cause(turn, online, intended_us, clock::unix_ms());
                 cause.change(&self.population, &publishers[turn..=turn], online, sent_at_ms)?;
             }
             series.note(now_us, self.ledger.deliveries());
@@ -243,9 +246,9 @@ impl Watchers<'_> {
             while sent_at_ms > clock::unix_ms() + AHEAD_MS_MAX {
                 fleet.poll(clock::now_us() + 1_000, self)?;
             }
-            let now_us = clock::now_us();
+            let (now_us, now_ms) = (clock::now_us(), clock::unix_ms());
             for publisher in 0..publishers.len() {
-                self.ledger.cause(publisher, online, now_us, sent_at_ms);
+                self.ledger.cause(publisher, online, now_us, now_ms);
             }
             cause.change(&self.population, publishers, online, sent_at_ms)?;
             series.note(now_us, self.ledger.deliveries());
@@ -261,13 +264,14 @@ impl Watchers<'_> {
         Ok(series.points)
     }
 
-    /// Reads until every view is final, or nothing has been told for `--wait`.
+    /// Reads until every view is final and nothing more comes, or nothing has come for `--wait`.
     fn settle(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<(u64, u64)> {
         let start_us = clock::now_us();
         loop {
             let unsettled = self.ledger.unsettled();
             let quiet_us = clock::now_us() - self.last_delivery_us.max(start_us);
-            if unsettled == 0 || quiet_us > self.args.wait.as_micros() as u64 {
+            let settled = unsettled == 0 && quiet_us > QUIET_US;
+            if settled || quiet_us > self.args.wait.as_micros() as u64 {
                 line.show("");
                 return Ok((self.last_delivery_us, unsettled));
             }

@@ -16,8 +16,9 @@ use crate::chunked::Chunked;
 use crate::clock;
 use crate::sse::{Event, Lasting, Reader};
 
-/// Streams that share one source address; below the number of ephemeral ports.
-const STREAMS_PER_SOURCE: usize = 20_000;
+/// Streams that share one source address. Far below the number of ephemeral ports: the kernel searches for a free one, even
+/// ones first, and once half of them are taken a connect costs ten times as much.
+const STREAMS_PER_SOURCE: usize = 4_000;
 const EVENTS_PER_POLL_MAX: usize = 256;
 const READ_BYTES: usize = 256 << 10;
 const HEAD_BYTES_MAX: usize = 16 << 10;

@@ -9,7 +9,8 @@ use crate::stats::Latencies;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Caused {
     intended_us: u64,
-    sent_at_ms: u64,
+    /// When it was really sent, Unix ms.
+    sent_ms: u64,
     online: bool,
 }
 
@@ -84,11 +85,11 @@ impl Ledger {
         }
     }
 
-    /// A change is sent now, which should have been sent at `intended_us`.
-    pub fn cause(&mut self, publisher: usize, online: bool, intended_us: u64, sent_at_ms: u64) {
+    /// A change is sent now (`sent_ms`, Unix), which should have been sent at `intended_us`.
+    pub fn cause(&mut self, publisher: usize, online: bool, intended_us: u64, sent_ms: u64) {
         self.caused[publisher].push(Caused {
             intended_us,
-            sent_at_ms,
+            sent_ms,
             online,
         });
     }
@@ -148,13 +149,18 @@ impl Ledger {
         self.caused.iter().map(|caused| caused.len() as u64).sum()
     }
 
-    /// Watched publishers, counted for each watcher, whose state is not told as it was last caused.
+    /// Watched publishers, counted for each watcher, whose state is not told as it was last caused. A state that came about
+    /// before the last change was sent is an earlier one, even if it says the same.
     pub fn unsettled(&self) -> u64 {
-        let finals: Vec<Option<bool>> = self.caused.iter().map(|c| c.last().map(|c| c.online)).collect();
+        let finals: Vec<Option<Caused>> = self.caused.iter().map(|caused| caused.last().copied()).collect();
         self.views
             .iter()
             .enumerate()
-            .filter(|(at, view)| finals[at % self.publishers].is_some_and(|online| online != (**view & 1 == 1)))
+            .filter(|(at, view)| {
+                finals[at % self.publishers].is_some_and(|last| {
+                    last.online != (**view & 1 == 1) || (**view >> 1) + CLOCK_SLACK_MS < last.sent_ms
+                })
+            })
             .count() as u64
     }
 
@@ -222,7 +228,7 @@ fn match_states(caused: &[Caused], told: &[Told]) -> Vec<Option<usize>> {
     for (at, told) in told.iter().enumerate().rev() {
         let found = caused[..below]
             .iter()
-            .rposition(|c| c.online == told.online && c.sent_at_ms <= told.since + CLOCK_SLACK_MS);
+            .rposition(|c| c.online == told.online && c.sent_ms <= told.since + CLOCK_SLACK_MS);
         if let Some(number) = found {
             numbers[at] = Some(number);
             below = number;
@@ -304,6 +310,15 @@ mod tests {
         tell(&mut l, 1, 0, 400);
         assert_eq!(l.unsettled(), 1);
         assert_eq!(sums(&l), [1, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn an_earlier_state_that_says_the_same_is_not_the_last() {
+        let mut l = ledger(3);
+        (0..2).for_each(|watcher| tell(&mut l, watcher, 0, 400));
+        assert_eq!(l.unsettled(), 2);
+        (0..2).for_each(|watcher| tell(&mut l, watcher, 2, 400));
+        assert_eq!(l.unsettled(), 0);
     }
 
     #[test]
