@@ -6,7 +6,7 @@
  *
  *   bare HTTP_PORT UDP_PORT [BATCH_MS]
  *
- * HTTP  GET /v1/stream..  -> stream head, hello, snapshot; the connection becomes a watcher
+ * HTTP  GET or POST /v1/stream.. -> stream head, hello, snapshot; the connection becomes a watcher
  *       anything else     -> 200 with a canned presence record, keep-alive, one answer per blank line read (pipelining)
  * UDP   a datagram's payload, as it is, is sent to every watcher. A payload that starts with '#' and a decimal number N
  *       and a line feed goes, without that line, to the first N watchers only.
@@ -21,6 +21,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,7 +99,8 @@ static void handle_request(int fd) {
         if (n == 0 || errno != EAGAIN) drop_connection(fd);
         return;
     }
-    if (n > 14 && memcmp(in, "GET /v1/stream", 14) == 0 && watcher_count < WATCHERS_MAX) {
+    bool stream = n > 15 && (memcmp(in, "GET /v1/stream", 14) == 0 || memcmp(in, "POST /v1/stream", 15) == 0);
+    if (stream && watcher_count < WATCHERS_MAX) {
         if (send(fd, STREAM_HEAD, sizeof STREAM_HEAD - 1, MSG_NOSIGNAL) < 0) blocked++;
         watchers[watcher_count++] = fd;
         return;

@@ -44,6 +44,9 @@ pub struct FanoutArgs {
     /// Transitions a second; max: back to back, all publishers in every datagram
     #[arg(long, default_value = "5", value_parser = crate::args::rate)]
     pub rate: f64,
+    /// With --rate max: the next round only when the last one has been told to all, so that nothing is coalesced
+    #[arg(long)]
+    pub lockstep: bool,
     /// Cause them by HTTP requests instead of datagrams
     #[arg(long)]
     pub over_http: bool,
@@ -247,12 +250,18 @@ impl Watchers<'_> {
                 fleet.poll(clock::now_us() + 1_000, self)?;
             }
             let (now_us, now_ms) = (clock::now_us(), clock::unix_ms());
+            self.ledger.begin_round();
             for publisher in 0..publishers.len() {
                 self.ledger.cause(publisher, online, now_us, now_ms);
             }
             cause.change(&self.population, publishers, online, sent_at_ms)?;
             series.note(now_us, self.ledger.deliveries());
             fleet.poll(now_us, self)?;
+            let limit_us = now_us + self.args.wait.as_micros() as u64;
+            while self.args.lockstep && !self.ledger.round_is_told() && clock::now_us() < limit_us {
+                fleet.poll(clock::now_us() + 5_000, self)?;
+                series.note(clock::now_us(), self.ledger.deliveries());
+            }
         }
         // The very same last change again, in case its datagram met a full socket: it changes nothing where it had arrived.
         if self.common.peer == Peer::Greendot {

@@ -14,6 +14,13 @@ struct Caused {
     online: bool,
 }
 
+impl Caused {
+    /// Whether a view shows this change, the last one of its publisher.
+    fn is_told_by(&self, view: u64) -> bool {
+        self.online == (view & 1 == 1) && (view >> 1) + CLOCK_SLACK_MS >= self.sent_ms
+    }
+}
+
 /// One state as it was told, identified by its publisher and `since`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Told {
@@ -36,6 +43,8 @@ pub struct Ledger {
     doubled: u64,
     out_of_order: u64,
     deliveries: u64,
+    /// Views told the last change of their publisher since the round began.
+    settled: usize,
 }
 
 /// What the books say.
@@ -82,6 +91,7 @@ impl Ledger {
             doubled: 0,
             out_of_order: 0,
             deliveries: 0,
+            settled: 0,
         }
     }
 
@@ -92,6 +102,16 @@ impl Ledger {
             sent_ms,
             online,
         });
+    }
+
+    /// From now on all publishers change once more.
+    pub fn begin_round(&mut self) {
+        self.settled = 0;
+    }
+
+    /// Whether every watcher was told the last change of every publisher since the round began.
+    pub fn round_is_told(&self) -> bool {
+        self.settled == self.views.len()
     }
 
     /// The state from which a watcher sets out (its snapshot).
@@ -107,7 +127,11 @@ impl Ledger {
             std::cmp::Ordering::Equal => return self.doubled += 1,
             std::cmp::Ordering::Greater => {}
         }
-        *view = since << 1 | u64::from(online);
+        let last = self.caused[publisher].last().copied();
+        let is_last = |view: u64| last.is_some_and(|last| last.is_told_by(view));
+        let now = since << 1 | u64::from(online);
+        self.settled += usize::from(is_last(now) && !is_last(*view));
+        *view = now;
         self.deliveries += 1;
         let told = &mut self.told[publisher];
         let at = match told.last() {
@@ -156,11 +180,7 @@ impl Ledger {
         self.views
             .iter()
             .enumerate()
-            .filter(|(at, view)| {
-                finals[at % self.publishers].is_some_and(|last| {
-                    last.online != (**view & 1 == 1) || (**view >> 1) + CLOCK_SLACK_MS < last.sent_ms
-                })
-            })
+            .filter(|(at, view)| finals[at % self.publishers].is_some_and(|last| !last.is_told_by(**view)))
             .count() as u64
     }
 
@@ -319,6 +339,20 @@ mod tests {
         assert_eq!(l.unsettled(), 2);
         (0..2).for_each(|watcher| tell(&mut l, watcher, 2, 400));
         assert_eq!(l.unsettled(), 0);
+    }
+
+    #[test]
+    fn a_round_ends_when_all_are_told() {
+        let mut l = ledger(1);
+        l.begin_round();
+        tell(&mut l, 0, 0, 400);
+        assert!(!l.round_is_told());
+        tell(&mut l, 0, 0, 400);
+        assert!(!l.round_is_told());
+        tell(&mut l, 1, 0, 400);
+        assert!(l.round_is_told());
+        l.begin_round();
+        assert!(!l.round_is_told());
     }
 
     #[test]
