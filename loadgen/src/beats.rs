@@ -1,0 +1,481 @@
+//! `beats`: beat datagrams at a rate or flat out, and where they were lost.
+
+use std::io;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use clap::Args;
+use greendot::wire::beat::Keys;
+use quinn_udp::{Transmit, UdpSocketState};
+
+use crate::args::{Common, Peer, duration};
+use crate::cause::{USERS_PER_DATAGRAM, datagram, read_keys, udp_to};
+use crate::clock;
+use crate::effort::Effort;
+use crate::exposition::Exposition;
+use crate::population::Population;
+use crate::procfs;
+use crate::report::Report;
+use crate::stats::{Latencies, Strain};
+use crate::streams::ProgressLine;
+
+/// Most bytes of datagrams that are signed ahead.
+const SIGNED_BYTES_MAX: usize = 256 << 20;
+/// A longer run signs as it sends: a datagram signed ahead would come too late for `beat_skew_max_ms`.
+const SIGNED_AGE_MAX: Duration = Duration::from_secs(10);
+/// Most bytes that one send may carry, all its datagrams together.
+const SEND_BYTES_MAX: usize = 63 << 10;
+
+/// Flags of `beats`.
+#[derive(Args, Clone, Debug)]
+pub struct BeatsArgs {
+    /// Users who beat
+    #[arg(long, default_value_t = 100_000)]
+    pub users: u64,
+    /// Beats (not datagrams) a second, or max
+    #[arg(long, default_value = "100000", value_parser = crate::args::rate)]
+    pub rate: f64,
+    /// Users in each datagram
+    #[arg(long, default_value_t = 70)]
+    pub entries: usize,
+    /// How long
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub seconds: Duration,
+    /// Beat once for every user first, so that all are known before the clock starts
+    #[arg(long)]
+    pub introduce: bool,
+    /// Take users in a random order instead of one after the other
+    #[arg(long)]
+    pub shuffle: bool,
+    /// Source ports; the server's shards are chosen by them
+    #[arg(long, default_value_t = 16)]
+    pub flows: usize,
+    /// One datagram a system call instead of many (UDP GSO)
+    #[arg(long)]
+    pub no_gso: bool,
+}
+
+/// Sends datagrams, many in one call where the kernel cuts them apart (UDP_SEGMENT).
+struct Sender {
+    flows: Vec<(UdpSocket, UdpSocketState)>,
+    next_flow: usize,
+    target: std::net::SocketAddr,
+    datagrams_per_send: usize,
+    blocked: u64,
+}
+
+impl Sender {
+    fn new(common: &Common, args: &BeatsArgs, datagram_bytes: usize) -> io::Result<Sender> {
+        let flows = (0..args.flows.max(1))
+            .map(|_| {
+                let socket = udp_to(common.udp)?;
+                let state = UdpSocketState::new((&socket).into())?;
+                Ok((socket, state))
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let segments_max = flows.first().map_or(1, |(_, state)| state.max_gso_segments());
+        let datagrams_per_send = if args.no_gso {
+            1
+        } else {
+            segments_max.min(SEND_BYTES_MAX / datagram_bytes).max(1)
+        };
+        Ok(Sender {
+            flows,
+            next_flow: 0,
+            target: common.udp,
+            datagrams_per_send,
+            blocked: 0,
+        })
+    }
+
+    /// Sends `datagrams`, each of `datagram_bytes`; true if the kernel took them.
+    fn send(&mut self, datagrams: &[u8], datagram_bytes: usize) -> io::Result<bool> {
+        self.next_flow = (self.next_flow + 1) % self.flows.len();
+        let (socket, state) = &self.flows[self.next_flow];
+        let transmit = Transmit {
+            destination: self.target,
+            ecn: None,
+            contents: datagrams,
+            segment_size: (datagrams.len() > datagram_bytes).then_some(datagram_bytes),
+            src_ip: None,
+        };
+        match state.try_send(socket.into(), &transmit) {
+            Ok(()) => Ok(true),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                self.blocked += 1;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Datagrams signed before the clock starts, so that a flat-out run measures the server and not the signing; taken in turn,
+/// again from the start at the end.
+struct Signed {
+    bytes: Vec<u8>,
+    datagram_bytes: usize,
+    next: usize,
+}
+
+impl Signed {
+    /// Up to `count` datagrams next to each other.
+    fn take(&mut self, count: usize) -> &[u8] {
+        let start = self.next;
+        let end = (start + count * self.datagram_bytes).min(self.bytes.len());
+        self.next = if end == self.bytes.len() { 0 } else { end };
+        &self.bytes[start..end]
+    }
+}
+
+/// Whose turn it is.
+struct Turns {
+    users: u64,
+    next: u64,
+    shuffled: Option<fastrand::Rng>,
+}
+
+impl Turns {
+    fn take(&mut self, count: usize, into: &mut Vec<u64>) {
+        into.clear();
+        for _ in 0..count {
+            let user = match &mut self.shuffled {
+                Some(rng) => rng.u64(..self.users),
+                None => {
+                    let user = self.next;
+                    self.next = (user + 1) % self.users;
+                    user
+                }
+            };
+            into.push(user);
+        }
+    }
+}
+
+/// The subcommand.
+pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
+    if args.entries == 0 || args.entries > USERS_PER_DATAGRAM || args.users == 0 {
+        return Err(io::Error::other(format!(
+            "--entries takes 1 to {USERS_PER_DATAGRAM}, --users at least 1"
+        )));
+    }
+    let population = Population::new(common.seed);
+    // The bare receiver knows no key; it is sent datagrams of the same size.
+    let keys = match common.peer {
+        Peer::Greendot => read_keys(&common.key_file)?,
+        _ => Keys::parse(&"0f".repeat(32)).map_err(|fault| io::Error::other(format!("{fault:?}")))?,
+    };
+    let line = ProgressLine::new(common.quiet);
+    let mut users = Vec::new();
+    if args.introduce {
+        introduce(common, args, &population, &keys, &line)?;
+    }
+    let shuffled = args.shuffle.then(|| fastrand::Rng::with_seed(common.seed));
+    let mut turns = Turns {
+        users: args.users,
+        next: 0,
+        shuffled,
+    };
+    turns.take(args.entries, &mut users);
+    let datagram_bytes = datagram(&population, &users, false, 0, &keys).len();
+    let mut sender = Sender::new(common, args, datagram_bytes)?;
+    let mut sign = |count: usize, into: &mut Vec<u8>| {
+        into.clear();
+        let sent_at_ms = clock::unix_ms();
+        for _ in 0..count {
+            turns.take(args.entries, &mut users);
+            into.extend_from_slice(&datagram(&population, &users, false, sent_at_ms, &keys));
+        }
+    };
+    let mut fresh = Vec::new();
+    let mut signed = None;
+    if args.rate.is_infinite() && args.seconds <= SIGNED_AGE_MAX {
+        line.show("signing datagrams");
+        let round = args.users.div_ceil(args.entries as u64) as usize;
+        let mut bytes = Vec::new();
+        sign(
+            round
+                .min(SIGNED_BYTES_MAX / datagram_bytes)
+                .max(sender.datagrams_per_send),
+            &mut bytes,
+        );
+        signed = Some(Signed {
+            bytes,
+            datagram_bytes,
+            next: 0,
+        });
+    }
+
+    let before = Count::take(common)?;
+    let effort = Effort::begin(0);
+    let start_us = clock::now_us();
+    let end_us = start_us + args.seconds.as_micros() as u64;
+    let max = args.rate.is_infinite();
+    let datagram_rate = args.rate / args.entries as f64;
+    let total = if max {
+        u64::MAX
+    } else {
+        (datagram_rate * args.seconds.as_secs_f64()).round() as u64
+    };
+    let (mut sent, mut never_sent, mut waited_us) = (0u64, 0u64, 0u64);
+    let mut lag = Latencies::default();
+    let mut series = Vec::new();
+    let mut last = (start_us, 0);
+    loop {
+        let now_us = clock::now_us();
+        let done = sent + never_sent;
+        if if max { now_us >= end_us } else { done >= total } {
+            break;
+        }
+        if now_us - last.0 >= 250_000 {
+            let rate = (sent - last.1) as f64 * args.entries as f64 * 1e6 / (now_us - last.0) as f64;
+            series.push(((now_us - start_us) as f64 / 1e6, rate));
+            line.show(&format!("{} beats/s", crate::report::number(rate.round())));
+            last = (now_us, sent);
+        }
+        // The first is due at once, as everywhere.
+        let due = if max {
+            u64::MAX
+        } else {
+            (((now_us - start_us) as f64 * datagram_rate / 1e6) as u64 + 1).min(total)
+        };
+        if due <= done {
+            let next_us = start_us + (done as f64 * 1e6 / datagram_rate) as u64;
+            // Short of the deadline by what a sleep may overrun; the rest is spun.
+            if next_us > now_us + 200 {
+                std::thread::sleep(Duration::from_micros(next_us - now_us - 150));
+            }
+            waited_us += clock::now_us() - now_us;
+            continue;
+        }
+        if !max {
+            let intended_us = start_us + (done as f64 * 1e6 / datagram_rate) as u64;
+            lag.record(now_us.saturating_sub(intended_us));
+        }
+        let count = (due - done).min(sender.datagrams_per_send as u64) as usize;
+        let datagrams = match &mut signed {
+            Some(signed) => signed.take(count),
+            None => {
+                sign(count, &mut fresh);
+                &fresh
+            }
+        };
+        let count = (datagrams.len() / datagram_bytes) as u64;
+        if sender.send(datagrams, datagram_bytes)? {
+            sent += count;
+        } else {
+            never_sent += if max { 0 } else { count };
+        }
+    }
+    let elapsed_us = clock::now_us() - start_us;
+    let busy = effort.busy(waited_us);
+    // What waits in the server's sockets is still to be counted.
+    std::thread::sleep(Duration::from_millis(300));
+    let after = Count::take(common)?;
+    line.show("");
+
+    let mut report = Report::new("beats");
+    let seconds = elapsed_us as f64 / 1e6;
+    let entries = args.entries as f64;
+    report.value("users", args.users as f64);
+    report.value("entries_per_datagram", entries);
+    report.value("datagram_bytes", datagram_bytes as f64);
+    report.value("datagrams_per_send", sender.datagrams_per_send as f64);
+    report.value("datagrams_sent", sent as f64);
+    report.value("datagrams_sent_per_s", sent as f64 / seconds);
+    report.value("beats_sent_per_s", sent as f64 * entries / seconds);
+    report.value("datagrams_never_sent", never_sent as f64);
+    report.value("sends_refused_by_own_socket", sender.blocked as f64);
+    let lost = after.report(&before, sent, entries, seconds, &mut report);
+    report.strain(&Strain {
+        busy,
+        lag_p99_us: lag.percentile_us(99.0),
+        measured_p99_us: 0,
+        server_gave_way: lost > sent as f64 * 0.001,
+    });
+    report.latencies("generator lag", lag);
+    report.series("beats sent a second", "s", series);
+    Ok(report)
+}
+
+/// Beats for every user once, slowly enough that nothing is lost: the next part is sent when the last has been counted.
+fn introduce(
+    common: &Common,
+    args: &BeatsArgs,
+    population: &Population,
+    keys: &Keys,
+    line: &ProgressLine,
+) -> io::Result<()> {
+    let all: Vec<u64> = (0..args.users).collect();
+    let mut sender = Sender::new(common, args, greendot::wire::beat::DATAGRAM_BYTES_MAX)?;
+    let part = USERS_PER_DATAGRAM * 64;
+    for (at, users) in all.chunks(part).enumerate() {
+        for users in users.chunks(USERS_PER_DATAGRAM) {
+            let datagram = datagram(population, users, false, clock::unix_ms(), keys);
+            while !sender.send(&datagram, datagram.len())? {}
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        if at % 64 == 0 {
+            line.show(&format!("introduced {} of {} users", at * part, args.users));
+        }
+    }
+    Ok(())
+}
+
+/// What server and kernel had counted at one moment.
+pub struct Count {
+    metrics: Option<Exposition>,
+    socket_drops: Option<u64>,
+    server_cpu_us: Option<u64>,
+}
+
+impl Count {
+    /// Asks both now.
+    pub fn take(common: &Common) -> io::Result<Count> {
+        Ok(Count {
+            metrics: (common.peer == Peer::Greendot)
+                .then(|| Exposition::scrape(common.http))
+                .transpose()?,
+            socket_drops: common
+                .udp
+                .ip()
+                .is_loopback()
+                .then(|| procfs::udp_drops(common.udp.port()))
+                .flatten(),
+            server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
+        })
+    }
+
+    /// Datagrams that the server's socket dropped, and datagrams and beats that the server refused, since `before`.
+    pub fn lost_since(&self, before: &Count) -> f64 {
+        let dropped = self
+            .socket_drops
+            .zip(before.socket_drops)
+            .map_or(0.0, |(after, before)| (after - before) as f64);
+        let refused = |count: &Count| {
+            let sum = |family| count.metrics.as_ref().map_or(0.0, |metrics| metrics.sum(family, &[]));
+            sum("greendot_datagrams_refused_total") + sum("greendot_beats_refused_total")
+        };
+        dropped + refused(self) - refused(before)
+    }
+
+    /// Adds what was counted since `before`; returns the datagrams that were lost in the server's socket.
+    fn report(&self, before: &Count, sent: u64, entries: f64, seconds: f64, report: &mut Report) -> f64 {
+        let dropped = self
+            .socket_drops
+            .zip(before.socket_drops)
+            .map(|(after, before)| (after - before) as f64);
+        let cpu_us = self
+            .server_cpu_us
+            .zip(before.server_cpu_us)
+            .map(|(after, before)| (after - before) as f64);
+        report.value_if("datagrams_dropped_by_server_socket", dropped);
+        let mut lost = dropped.unwrap_or(0.0);
+        let mut received = sent as f64 - lost;
+        if let (Some(after), Some(before)) = (&self.metrics, &before.metrics) {
+            let delta = |family: &str, labels: &[&str]| after.sum(family, labels) - before.sum(family, labels);
+            received = delta("greendot_datagrams_received_total", &[]);
+            let accepted = delta("greendot_beats_total", &["source=\"udp\""]);
+            report.value("datagrams_received", received);
+            report.value("beats_accepted", accepted);
+            report.value("beats_accepted_per_s", accepted / seconds);
+            let mut refused = 0.0;
+            for family in ["greendot_datagrams_refused_total", "greendot_beats_refused_total"] {
+                for (reason, now) in after.by_label(family, "reason") {
+                    let then = before
+                        .by_label(family, "reason")
+                        .iter()
+                        .find(|(r, _)| *r == reason)
+                        .map_or(0.0, |(_, count)| *count);
+                    if now > then {
+                        report.value(
+                            &format!(
+                                "{}_{reason}",
+                                family.trim_start_matches("greendot_").trim_end_matches("_total")
+                            ),
+                            now - then,
+                        );
+                        refused += now - then;
+                    }
+                }
+            }
+            report.fail_if(refused as u64, "datagrams or beats were refused");
+            let unaccounted = sent as f64 - received - dropped.unwrap_or(0.0);
+            report.value("datagrams_unaccounted_for", unaccounted);
+            lost = sent as f64 - received;
+        }
+        report.value("datagrams_lost_ratio", lost / sent.max(1) as f64);
+        report.value_if("server_cpu_us_per_datagram", cpu_us.map(|us| us / received.max(1.0)));
+        report.value_if(
+            "server_cpu_us_per_beat",
+            cpu_us.map(|us| us / received.max(1.0) / entries),
+        );
+        report.value_if("server_cores_busy", cpu_us.map(|us| us / 1e6 / seconds));
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_go_round() {
+        let mut turns = Turns {
+            users: 3,
+            next: 0,
+            shuffled: None,
+        };
+        let mut users = Vec::new();
+        turns.take(2, &mut users);
+        assert_eq!(users, [0, 1]);
+        turns.take(4, &mut users);
+        assert_eq!(users, [2, 0, 1, 2]);
+        turns.shuffled = Some(fastrand::Rng::with_seed(1));
+        turns.take(100, &mut users);
+        assert!(users.iter().all(|user| *user < 3) && users[..3] != [0, 1, 2]);
+    }
+
+    #[test]
+    fn signed_datagrams_are_taken_in_turn() {
+        let mut signed = Signed {
+            bytes: vec![1, 1, 2, 2, 3, 3],
+            datagram_bytes: 2,
+            next: 0,
+        };
+        assert_eq!(signed.take(2), [1, 1, 2, 2]);
+        assert_eq!(signed.take(2), [3, 3]);
+        assert_eq!(signed.take(1), [1, 1]);
+    }
+
+    #[test]
+    fn datagrams_arrive_whole_and_apart() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let args = BeatsArgs {
+            users: 1,
+            rate: 1.0,
+            entries: 1,
+            seconds: Duration::ZERO,
+            introduce: false,
+            shuffle: false,
+            flows: 1,
+            no_gso: false,
+        };
+        let address = receiver.local_addr().unwrap().to_string();
+        let cli = <crate::args::Cli as clap::Parser>::parse_from(["loadgen", "beats", "--udp", &address]);
+        let mut sender = Sender::new(&cli.common, &args, 49).unwrap();
+        let datagrams = [[1; 49], [2; 49], [3; 49]].concat();
+        assert!(sender.send(&datagrams, 49).unwrap());
+        let mut bytes = [0; 100];
+        for number in 1..=3 {
+            assert_eq!(receiver.recv(&mut bytes).unwrap(), 49);
+            assert_eq!(bytes[..49], [number; 49]);
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! `fanout`: transitions on a schedule, and when each watcher was told.
+
+use std::io;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::args::{Common, Peer, duration};
+use crate::asks::write_stream_request;
+use crate::cause::Cause;
+use crate::clock;
+use crate::effort::Effort;
+use crate::fleet::{Fleet, Gone, Handler, raise_descriptor_limit};
+use crate::ledger::{Allowance, Ledger};
+use crate::population::Population;
+use crate::procfs;
+use crate::record;
+use crate::report::Report;
+use crate::schedule::Schedule;
+use crate::sse::{Event, Lasting};
+use crate::stats::{Latencies, Strain};
+use crate::streams::ProgressLine;
+
+/// Numbers of the publishers start here, so that they are nobody's who also holds a stream in another run of the seed.
+const FIRST_PUBLISHER: u64 = 1 << 32;
+/// How far the senders' time may run ahead of the clock, ms; far below any `beat_skew_max_ms`.
+const AHEAD_MS_MAX: u64 = 500;
+
+/// A server that has told all finals and then nothing for this long, us, has told all.
+const QUIET_US: u64 = 200_000;
+
+/// Flags of `fanout`.
+#[derive(Args, Clone, Debug)]
+pub struct FanoutArgs {
+    /// Streams, each watching all publishers
+    #[arg(long, default_value_t = 1_000)]
+    pub watchers: usize,
+    /// Publishers that change in turn
+    #[arg(long, default_value_t = 1)]
+    pub publishers: usize,
+    /// Transitions in all
+    #[arg(long, default_value_t = 50)]
+    pub transitions: u64,
+    /// Transitions a second; max: back to back, all publishers in every datagram
+    #[arg(long, default_value = "5", value_parser = crate::args::rate)]
+    pub rate: f64,
+    /// With --rate max: the next round only when the last one has been told to all, so that nothing is coalesced
+    #[arg(long)]
+    pub lockstep: bool,
+    /// Cause them by HTTP requests instead of datagrams
+    #[arg(long)]
+    pub over_http: bool,
+    /// Connects a second while the watchers are set up
+    #[arg(long, default_value = "5000", value_parser = crate::args::rate)]
+    pub connect_rate: f64,
+    /// A state that stood this long should have been told to everybody
+    #[arg(long, default_value = "250ms", value_parser = duration)]
+    pub settle: Duration,
+    /// A delivery that takes longer is a failure; with --rate max nothing is late
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub late_after: Duration,
+    /// How long to wait at the end without anything being told before giving up on final states
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+struct Watchers<'a> {
+    args: &'a FanoutArgs,
+    common: &'a Common,
+    population: Population,
+    ledger: Ledger,
+    ready: usize,
+    gone: u64,
+    failed_at_setup: Option<Gone>,
+    online_at_start: u64,
+    unreadable: u64,
+    offline_after_ms: Option<u64>,
+    last_delivery_us: u64,
+    started: bool,
+}
+
+/// The subcommand.
+pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
+    let limit = raise_descriptor_limit();
+    if args.watchers as u64 + 32 > limit {
+        return Err(io::Error::other(format!(
+            "{} watchers need more than the {limit} descriptors allowed",
+            args.watchers
+        )));
+    }
+    let population = Population::new(common.seed);
+    let publishers: Vec<u64> = (0..args.publishers as u64).map(|p| FIRST_PUBLISHER + p).collect();
+    let mut cause = Cause::new(common, args.over_http)?;
+    if common.peer == Peer::Greendot {
+        // Whatever an earlier run left behind: everybody is offline before anybody watches.
+        cause.change(&population, &publishers, false, clock::unix_ms())?;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let mut fleet = Fleet::new(common.http, 0, args.watchers)?;
+    let start_us = clock::now_us();
+    let mut watchers = Watchers {
+        args,
+        common,
+        population,
+        ledger: Ledger::new(start_us, args.watchers, args.publishers),
+        ready: 0,
+        gone: 0,
+        failed_at_setup: None,
+        online_at_start: 0,
+        unreadable: 0,
+        offline_after_ms: None,
+        last_delivery_us: start_us,
+        started: false,
+    };
+    let line = ProgressLine::new(common.quiet);
+    watchers.set_up(&mut fleet, &line)?;
+    watchers.check_spacing()?;
+
+    let before = Sample::take(common);
+    let effort = Effort::begin(fleet.asleep_us());
+    let mut lag = Latencies::default();
+    let max = args.rate.is_infinite();
+    let first_us = clock::now_us() + if max { 0 } else { 20_000 };
+    let series = if max {
+        watchers.back_to_back(&mut fleet, &mut cause, &publishers)?
+    } else {
+        watchers.on_schedule(&mut fleet, &mut cause, &publishers, first_us, &mut lag)?
+    };
+    let (settled_us, unsettled) = watchers.settle(&mut fleet, &line)?;
+    let busy = effort.busy(fleet.asleep_us());
+    let after = Sample::take(common);
+    watchers.linger(&mut fleet, args.settle)?;
+    if common.peer == Peer::Greendot {
+        cause.change(&population, &publishers, false, clock::unix_ms() + AHEAD_MS_MAX)?;
+    }
+    Ok(watchers.report(&before, &after, first_us, settled_us, unsettled, busy, &lag, series))
+}
+
+struct Sample {
+    at_us: u64,
+    server_cpu_us: Option<u64>,
+    udp_drops: Option<u64>,
+}
+
+impl Sample {
+    fn take(common: &Common) -> Sample {
+        Sample {
+            at_us: clock::now_us(),
+            server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
+            udp_drops: common
+                .udp
+                .ip()
+                .is_loopback()
+                .then(|| procfs::udp_drops(common.udp.port()))
+                .flatten(),
+        }
+    }
+}
+
+impl Watchers<'_> {
+    fn set_up(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<()> {
+        let start_us = clock::now_us();
+        let limit_us = start_us + (self.args.watchers as f64 / self.args.connect_rate * 1e6) as u64 + 30_000_000;
+        let mut schedule = Schedule::new(start_us, self.args.connect_rate, self.args.watchers as u64);
+        while self.ready < self.args.watchers {
+            let now_us = clock::now_us();
+            for _ in 0..32 {
+                let Some((number, _)) = schedule.next_due(now_us) else {
+                    break;
+                };
+                fleet.open(number as usize)?;
+            }
+            fleet.poll(schedule.next_at_us().unwrap_or(u64::MAX).min(now_us + 50_000), self)?;
+            line.show(&format!("{} of {} watchers", self.ready, self.args.watchers));
+            if let Some(why) = self.failed_at_setup {
+                return Err(io::Error::other(format!("a watcher's stream failed: {why:?}")));
+            }
+            if now_us > limit_us {
+                return Err(io::Error::other(format!(
+                    "only {} of {} watchers were ready in time",
+                    self.ready, self.args.watchers
+                )));
+            }
+        }
+        line.show("");
+        if self.online_at_start > 0 {
+            return Err(io::Error::other(
+                "a publisher was online before its first beat; choose another --seed",
+            ));
+        }
+        self.started = true;
+        // Stream set-up must not be charged to the first transition.
+        self.linger(fleet, Duration::from_millis(200))
+    }
+
+    /// A publisher beats once a transition; it must not expire in between.
+    fn check_spacing(&self) -> io::Result<()> {
+        let between_ms = self.args.publishers as f64 / self.args.rate * 1e3;
+        match self.offline_after_ms {
+            Some(offline_after_ms) if self.common.peer == Peer::Greendot && between_ms >= offline_after_ms as f64 => {
+                Err(io::Error::other(format!(
+                    "each publisher would change every {between_ms:.0} ms, but the server expires it after {offline_after_ms} ms: raise --rate or lower --publishers"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn on_schedule(
+        &mut self,
+        fleet: &mut Fleet,
+        cause: &mut Cause,
+        publishers: &[u64],
+        first_us: u64,
+        lag: &mut Latencies,
+    ) -> io::Result<Vec<(f64, f64)>> {
+        let mut schedule = Schedule::new(first_us, self.args.rate, self.args.transitions);
+        let mut sent_at_ms = 0;
+        let mut series = Series::new(first_us);
+        while !schedule.is_over() {
+            let now_us = clock::now_us();
+            if let Some((number, intended_us)) = schedule.next_due(now_us) {
+                let turn = number as usize % publishers.len();
+                let online = (number as usize / publishers.len()).is_multiple_of(2);
+                sent_at_ms = clock::unix_ms().max(sent_at_ms + 1);
+                lag.record(now_us - intended_us);
+                self.ledger.cause(turn, online, intended_us, clock::unix_ms());
+                cause.change(&self.population, &publishers[turn..=turn], online, sent_at_ms)?;
+            }
+            series.note(now_us, self.ledger.deliveries());
+            fleet.poll(schedule.next_at_us().unwrap_or(now_us), self)?;
+        }
+        Ok(series.points)
+    }
+
+    /// All publishers change together, as fast as their strictly increasing times allow.
+    fn back_to_back(
+        &mut self,
+        fleet: &mut Fleet,
+        cause: &mut Cause,
+        publishers: &[u64],
+    ) -> io::Result<Vec<(f64, f64)>> {
+        let rounds = self.args.transitions.div_ceil(publishers.len() as u64);
+        let mut sent_at_ms = clock::unix_ms();
+        let mut series = Series::new(clock::now_us());
+        for round in 0..rounds {
+            let online = round % 2 == 0;
+            sent_at_ms = clock::unix_ms().max(sent_at_ms + 1);
+            while sent_at_ms > clock::unix_ms() + AHEAD_MS_MAX {
+                fleet.poll(clock::now_us() + 1_000, self)?;
+            }
+            let (now_us, now_ms) = (clock::now_us(), clock::unix_ms());
+            self.ledger.begin_round();
+            for publisher in 0..publishers.len() {
+                self.ledger.cause(publisher, online, now_us, now_ms);
+            }
+            cause.change(&self.population, publishers, online, sent_at_ms)?;
+            series.note(now_us, self.ledger.deliveries());
+            fleet.poll(now_us, self)?;
+            let limit_us = now_us + self.args.wait.as_micros() as u64;
+            while self.args.lockstep && !self.ledger.round_is_told() && clock::now_us() < limit_us {
+                fleet.poll(clock::now_us() + 5_000, self)?;
+                series.note(clock::now_us(), self.ledger.deliveries());
+            }
+        }
+        // The very same last change again, in case its datagram met a full socket: it changes nothing where it had arrived.
+        if self.common.peer == Peer::Greendot {
+            for _ in 0..3 {
+                self.linger(fleet, Duration::from_millis(100))?;
+                cause.change(&self.population, publishers, rounds % 2 == 1, sent_at_ms)?;
+            }
+        }
+        Ok(series.points)
+    }
+
+    /// Reads until every view is final and nothing more comes, or nothing has come for `--wait`.
+    fn settle(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<(u64, u64)> {
+        let start_us = clock::now_us();
+        loop {
+            let unsettled = self.ledger.unsettled();
+            let quiet_us = clock::now_us() - self.last_delivery_us.max(start_us);
+            let settled = unsettled == 0 && quiet_us > QUIET_US;
+            if settled || quiet_us > self.args.wait.as_micros() as u64 {
+                line.show("");
+                return Ok((self.last_delivery_us, unsettled));
+            }
+            line.show(&format!("{unsettled} views to settle"));
+            self.linger(fleet, Duration::from_millis(20))?;
+        }
+    }
+
+    fn linger(&mut self, fleet: &mut Fleet, time: Duration) -> io::Result<()> {
+        let until_us = clock::now_us() + time.as_micros() as u64;
+        while clock::now_us() < until_us {
+            // In slices: the busy ratio counts waiting, and a far deadline would wait beyond what is read.
+            fleet.poll(until_us, self)?;
+        }
+        Ok(())
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place where all that was measured meets"
+    )]
+    fn report(
+        &self,
+        before: &Sample,
+        after: &Sample,
+        first_us: u64,
+        settled_us: u64,
+        unsettled: u64,
+        busy: f64,
+        lag: &Latencies,
+        series: Vec<(f64, f64)>,
+    ) -> Report {
+        let max = self.args.rate.is_infinite();
+        let late_us = if max {
+            u64::MAX
+        } else {
+            self.args.late_after.as_micros() as u64
+        };
+        let allowance = Allowance {
+            settle_us: self.args.settle.as_micros() as u64,
+            late_us,
+        };
+        let judgement = self.ledger.judge(&allowance, clock::now_us());
+        let elapsed_s = settled_us.saturating_sub(first_us).max(1) as f64 / 1e6;
+        let deliveries = self.ledger.deliveries() as f64;
+        let mut report = Report::new("fanout");
+        report.value("watchers", self.args.watchers as f64);
+        report.value("publishers", self.args.publishers as f64);
+        report.value("transitions", self.ledger.changes() as f64);
+        report.value("elapsed_s", elapsed_s);
+        report.value("deliveries", deliveries);
+        report.value("deliveries_per_s", deliveries / elapsed_s);
+        let cpu_us = after
+            .server_cpu_us
+            .zip(before.server_cpu_us)
+            .map(|(after, before)| (after - before) as f64);
+        report.value_if("server_cpu_us_per_delivery", cpu_us.map(|us| us / deliveries.max(1.0)));
+        let server_busy = cpu_us.map(|us| us / (after.at_us - before.at_us).max(1) as f64);
+        report.value_if("server_cores_busy", server_busy);
+        report.value("coalesced", judgement.coalesced as f64);
+        report.value("missing", judgement.missing as f64);
+        report.value("duplicated", self.ledger.doubled() as f64);
+        report.value("out_of_order", self.ledger.out_of_order() as f64);
+        report.value("never_caused", judgement.never_caused as f64);
+        report.value("late", judgement.late as f64);
+        report.value("streams_dropped", self.gone as f64);
+        let drops = after
+            .udp_drops
+            .zip(before.udp_drops)
+            .map(|(after, before)| after - before);
+        report.value_if("datagrams_dropped_by_socket", drops.map(|d| d as f64));
+        let lossy = max && drops.is_some_and(|d| d > 0);
+        if lossy {
+            report.notes.push("datagrams met a full socket, so not every change reached the server: states never told may never have been".to_owned());
+            report.fail_if(unsettled, "final states were never told");
+        } else {
+            report.fail_if(judgement.missing, "states were not told to a watcher");
+        }
+        report.fail_if(self.ledger.doubled(), "states were told twice to a watcher");
+        report.fail_if(self.ledger.out_of_order(), "states were told after a newer one");
+        report.fail_if(judgement.never_caused, "states were told that nothing had caused");
+        report.fail_if(judgement.late, "deliveries were late");
+        report.fail_if(self.unreadable, "events could not be read");
+        report.fail_if(self.gone, "streams ended");
+        report.strain(&Strain {
+            busy,
+            lag_p99_us: lag.percentile_us(99.0),
+            measured_p99_us: if max { 0 } else { judgement.each.percentile_us(99.0) },
+            server_gave_way: max && server_busy.is_some_and(|busy| busy > 0.95),
+        });
+        if !max {
+            report.latencies("each delivery", judgement.each);
+            report.latencies("first watcher", judgement.first);
+            report.latencies("last watcher", judgement.last);
+        }
+        report.series("deliveries a second", "s", series);
+        report
+    }
+
+    fn publisher(&self, user: &str) -> Option<usize> {
+        let number = self.population.number(user.as_bytes())?.checked_sub(FIRST_PUBLISHER)?;
+        usize::try_from(number).ok().filter(|p| *p < self.args.publishers)
+    }
+}
+
+impl Handler for Watchers<'_> {
+    fn request(&mut self, _conn: usize, _lasting: Lasting, out: &mut Vec<u8>) {
+        let publishers: Vec<u64> = (0..self.args.publishers as u64).map(|p| FIRST_PUBLISHER + p).collect();
+        write_stream_request(&self.population, self.common.http, None, &publishers, 0, out);
+    }
+
+    fn opened(&mut self, _conn: usize, _now_us: u64) {
+        self.ready += usize::from(self.common.peer == Peer::Nchan);
+    }
+
+    fn event(&mut self, conn: usize, now_us: u64, event: &Event<'_>, _lasting: Lasting) {
+        match event.name {
+            b"presence" | b"message" => {
+                let told =
+                    record::parse(&event.data).and_then(|r| Some((self.publisher(&r.user)?, r.online, r.since?)));
+                match told {
+                    Some((publisher, online, since)) if self.started => {
+                        self.ledger.tell(conn, publisher, online, since, now_us);
+                        self.last_delivery_us = now_us;
+                    }
+                    Some((publisher, online, since)) => self.ledger.set_view(conn, publisher, online, since),
+                    None => self.unreadable += 1,
+                }
+            }
+            b"snapshot" => {
+                let (mut states, mut online_now) = (Vec::new(), 0);
+                let readable = record::parse_snapshot(&event.data, |record| {
+                    if let Some(publisher) = self.publisher(&record.user) {
+                        states.push((publisher, record.online, record.since.unwrap_or(0)));
+                        online_now += u64::from(record.online);
+                    }
+                });
+                self.unreadable += u64::from(!readable);
+                self.online_at_start += online_now;
+                for (publisher, online, since) in states {
+                    self.ledger.set_view(conn, publisher, online, since);
+                }
+                self.ready += usize::from(!self.started);
+            }
+            b"hello" => {
+                let hello: Option<serde_json::Value> = serde_json::from_slice(&event.data).ok();
+                self.offline_after_ms = hello
+                    .and_then(|hello| hello["offline_after_ms"].as_u64())
+                    .or(self.offline_after_ms);
+            }
+            _ => {}
+        }
+    }
+
+    fn gone(&mut self, _conn: usize, _now_us: u64, why: Gone, _lasting: Lasting) {
+        self.gone += 1;
+        if !self.started {
+            self.failed_at_setup = Some(why);
+        }
+    }
+}
+
+/// Deliveries a second, sampled every quarter of a second.
+struct Series {
+    start_us: u64,
+    last: (u64, u64),
+    points: Vec<(f64, f64)>,
+}
+
+impl Series {
+    fn new(start_us: u64) -> Series {
+        Series {
+            start_us,
+            last: (start_us, 0),
+            points: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, now_us: u64, deliveries: u64) {
+        let passed_us = now_us.saturating_sub(self.last.0);
+        if passed_us >= 250_000 {
+            let rate = (deliveries - self.last.1) as f64 * 1e6 / passed_us as f64;
+            self.points.push(((now_us - self.start_us) as f64 / 1e6, rate));
+            self.last = (now_us, deliveries);
+        }
+    }
+}

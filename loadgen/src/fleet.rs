@@ -1,0 +1,352 @@
+//! Very many event streams on one thread: connect, ask, read, tell.
+//!
+//! Owns the sockets and what each needs between two reads (about 60 bytes); what a stream means is its [`Handler`]'s
+//! business. Edge-triggered, one registration a stream, one read buffer for all. Never blocks except in [`Fleet::poll`].
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::chunked::Chunked;
+use crate::clock;
+use crate::sse::{Event, Lasting, Reader};
+
+/// Streams that share one source address. Far below the number of ephemeral ports: the kernel searches for a free one, even
+/// ones first, and once half of them are taken a connect costs ten times as much.
+const STREAMS_PER_SOURCE: usize = 4_000;
+const EVENTS_PER_POLL_MAX: usize = 256;
+const READ_BYTES: usize = 256 << 10;
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Why a stream is no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    /// No connection came about.
+    Refused,
+    /// Answered with this status instead of 200.
+    Status(u16),
+    /// What came was not HTTP, or not an event stream.
+    Malformed,
+    /// The server ended it in order.
+    Eof,
+    /// The connection broke.
+    Reset,
+}
+
+/// What the streams of a fleet are for.
+pub trait Handler {
+    /// Appends the request that opens stream `conn`; `lasting`: what its predecessor was told.
+    fn request(&mut self, conn: usize, lasting: Lasting, out: &mut Vec<u8>);
+    /// The connection stands; the request is being sent.
+    fn connected(&mut self, conn: usize, now_us: u64) {
+        let _ = (conn, now_us);
+    }
+    /// The head of a 200 answer has come.
+    fn opened(&mut self, conn: usize, now_us: u64) {
+        let _ = (conn, now_us);
+    }
+    /// An event has come.
+    fn event(&mut self, conn: usize, now_us: u64, event: &Event<'_>, lasting: Lasting);
+    /// The stream ended, and not by [`Fleet::close`].
+    fn gone(&mut self, conn: usize, now_us: u64, why: Gone, lasting: Lasting);
+}
+
+#[derive(Default)]
+struct Conn {
+    socket: Option<TcpStream>,
+    phase: Phase,
+    reader: Reader,
+    lasting: Lasting,
+    /// Request bytes not yet sent, then answer bytes before the head's end.
+    #[expect(clippy::box_collection, reason = "one word for an idle stream; a Vec would be three")]
+    pending: Option<Box<Vec<u8>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Phase {
+    #[default]
+    Closed,
+    Connecting,
+    Sending,
+    Head,
+    Body(Chunked),
+}
+
+/// Streams to one server.
+pub struct Fleet {
+    poll: Poll,
+    events: Events,
+    conns: Vec<Conn>,
+    buffer: Box<[u8]>,
+    target: SocketAddr,
+    /// Number of the first stream among those of all processes, for the choice of source addresses.
+    first: usize,
+    asleep_us: u64,
+}
+
+impl Fleet {
+    /// `count` streams to `target`, none of them open; `first`: how many streams other processes of this run have before these.
+    pub fn new(target: SocketAddr, first: usize, count: usize) -> io::Result<Fleet> {
+        Ok(Fleet {
+            poll: Poll::new()?,
+            events: Events::with_capacity(EVENTS_PER_POLL_MAX),
+            conns: std::iter::repeat_with(Conn::default).take(count).collect(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            target,
+            first,
+            asleep_us: 0,
+        })
+    }
+
+    /// Begins to connect stream `conn`, which is closed.
+    pub fn open(&mut self, conn: usize) -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        if let (SocketAddr::V4(_), true) = (self.target, self.target.ip().is_loopback()) {
+            let number = (self.first + conn) / STREAMS_PER_SOURCE;
+            let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 0, 2)) + number as u32);
+            choose_port_at_connect(&socket)?;
+            socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
+        }
+        match socket.connect(&self.target.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        let mut socket = TcpStream::from_std(socket.into());
+        self.poll
+            .registry()
+            .register(&mut socket, Token(conn), Interest::READABLE | Interest::WRITABLE)?;
+        let lasting = self.conns[conn].lasting;
+        self.conns[conn] = Conn {
+            socket: Some(socket),
+            phase: Phase::Connecting,
+            lasting,
+            ..Conn::default()
+        };
+        Ok(())
+    }
+
+    /// Ends stream `conn`; with a reset if `abrupt`, as a phone that lost its network never would, but a middlebox does.
+    pub fn close(&mut self, conn: usize, abrupt: bool) {
+        let conn = &mut self.conns[conn];
+        if let (Some(socket), true) = (&conn.socket, abrupt) {
+            // Without the option it is an orderly close, which ends the stream as well.
+            let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+        *conn = Conn {
+            lasting: conn.lasting,
+            ..Conn::default()
+        };
+    }
+
+    /// Streams of this process, open or not.
+    pub fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// Whether stream `conn` is closed.
+    pub fn is_closed(&self, conn: usize) -> bool {
+        self.conns[conn].phase == Phase::Closed
+    }
+
+    /// What stream `conn` was last told of ids and delays; outlives the stream, for its successor.
+    pub fn lasting(&self, conn: usize) -> Lasting {
+        self.conns[conn].lasting
+    }
+
+    /// How long [`Fleet::poll`] has waited in all, us: the rest of the time the generator was busy.
+    pub fn asleep_us(&self) -> u64 {
+        self.asleep_us
+    }
+
+    /// Waits until `deadline_us` at most and handles what has come, one batch. Within the last ms before the deadline it
+    /// polls without sleeping: epoll knows only whole ms, and a schedule kept to the ms would be charged to the server.
+    pub fn poll(&mut self, deadline_us: u64, handler: &mut impl Handler) -> io::Result<()> {
+        let before_us = clock::now_us();
+        let left_ms = deadline_us.saturating_sub(before_us) / 1_000;
+        match self.poll.poll(&mut self.events, Some(Duration::from_millis(left_ms))) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            result => result?,
+        }
+        let mut now_us = clock::now_us();
+        self.asleep_us += now_us - before_us;
+        for event in &self.events {
+            let Token(index) = event.token();
+            let conn = &mut self.conns[index];
+            let step = conn.ready(index, event.is_writable(), now_us, &mut self.buffer, handler);
+            now_us = clock::now_us();
+            if let Err(why) = step {
+                *conn = Conn {
+                    lasting: conn.lasting,
+                    ..Conn::default()
+                };
+                handler.gone(index, now_us, why, conn.lasting);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Conn {
+    fn ready(
+        &mut self,
+        index: usize,
+        writable: bool,
+        now_us: u64,
+        buffer: &mut [u8],
+        handler: &mut impl Handler,
+    ) -> Result<(), Gone> {
+        // An event of a socket that was closed earlier in the same batch.
+        let Some(socket) = &self.socket else { return Ok(()) };
+        if self.phase == Phase::Connecting {
+            if socket.take_error().is_ok_and(|error| error.is_some()) || socket.peer_addr().is_err() {
+                return if writable { Err(Gone::Refused) } else { Ok(()) };
+            }
+            let mut request = Vec::new();
+            handler.connected(index, now_us);
+            handler.request(index, self.lasting, &mut request);
+            self.pending = Some(Box::new(request));
+            self.phase = Phase::Sending;
+        }
+        if self.phase == Phase::Sending {
+            self.send()?;
+        }
+        self.read(index, buffer, handler)
+    }
+
+    fn send(&mut self) -> Result<(), Gone> {
+        let (Some(socket), Some(pending)) = (&mut self.socket, &mut self.pending) else {
+            return Ok(());
+        };
+        while !pending.is_empty() {
+            match socket.write(pending) {
+                Ok(sent) => drop(pending.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Err(Gone::Reset),
+            }
+        }
+        self.pending = None;
+        self.phase = Phase::Head;
+        Ok(())
+    }
+
+    fn read(&mut self, index: usize, buffer: &mut [u8], handler: &mut impl Handler) -> Result<(), Gone> {
+        while let Some(socket) = &mut self.socket {
+            match socket.read(buffer) {
+                Ok(0) => return Err(Gone::Eof),
+                Ok(read) => {
+                    self.bytes(index, clock::now_us(), &buffer[..read], handler)?;
+                    // Less than was asked for: the socket is empty, and an edge will tell when it no longer is.
+                    if read < buffer.len() {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Err(Gone::Reset),
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self, index: usize, now_us: u64, bytes: &[u8], handler: &mut impl Handler) -> Result<(), Gone> {
+        let Phase::Body(mut chunked) = self.phase else {
+            return self.head(index, now_us, bytes, handler);
+        };
+        let (reader, lasting) = (&mut self.reader, &mut self.lasting);
+        let mut each = |event: &Event<'_>, lasting: Lasting| handler.event(index, now_us, event, lasting);
+        let whole = chunked.decode(bytes, |body| {
+            reader.feed(body, lasting, &mut each).map_err(|_| Gone::Malformed)
+        })?;
+        self.phase = Phase::Body(chunked);
+        if whole { Err(Gone::Eof) } else { Ok(()) }
+    }
+
+    fn head(&mut self, index: usize, now_us: u64, bytes: &[u8], handler: &mut impl Handler) -> Result<(), Gone> {
+        let mut head = self.pending.take().unwrap_or_default();
+        head.extend_from_slice(bytes);
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut answer = httparse::Response::new(&mut headers);
+        let head_bytes = match answer.parse(&head) {
+            Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+            Ok(httparse::Status::Partial) if head.len() <= HEAD_BYTES_MAX => {
+                self.pending = Some(head);
+                return Ok(());
+            }
+            _ => return Err(Gone::Malformed),
+        };
+        match answer.code {
+            Some(200) => {}
+            Some(status) => return Err(Gone::Status(status)),
+            None => return Err(Gone::Malformed),
+        }
+        let header = |name: &str, value: &str| {
+            answer.headers.iter().any(|h| {
+                h.name.eq_ignore_ascii_case(name) && h.value.to_ascii_lowercase().starts_with(value.as_bytes())
+            })
+        };
+        if !header("content-type", "text/event-stream") {
+            return Err(Gone::Malformed);
+        }
+        self.phase = Phase::Body(Chunked::new(header("transfer-encoding", "chunked")));
+        handler.opened(index, now_us);
+        self.bytes(index, now_us, &head[head_bytes..], handler)
+    }
+}
+
+/// Lets the kernel choose the port when the peer is known, so that a port serves many peers and none is searched for.
+fn choose_port_at_connect(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the option's value is one int that outlives the call.
+    let failed = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Raises this process's limit of descriptors as far as it may be, and says what it is then.
+pub fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // A refusal leaves the limit that is reported below.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_stream_takes_few_bytes() {
+        assert!(size_of::<Conn>() <= 64, "{}", size_of::<Conn>());
+    }
+}

@@ -1,0 +1,408 @@
+//! What was caused, what was told to whom, and how the two compare.
+//!
+//! Owns the judgement of `fanout`: latency of each delivery, and what is missing, coalesced, doubled, out of order, or was
+//! never caused. Never reads a clock. Kept for each told state: 4 bytes a delivery.
+
+use crate::stats::Latencies;
+
+/// One change that was caused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Caused {
+    intended_us: u64,
+    /// When it was really sent, Unix ms.
+    sent_ms: u64,
+    online: bool,
+}
+
+impl Caused {
+    /// Whether a view shows this change, the last one of its publisher.
+    fn is_told_by(&self, view: u64) -> bool {
+        self.online == (view & 1 == 1) && (view >> 1) + CLOCK_SLACK_MS >= self.sent_ms
+    }
+}
+
+/// One state as it was told, identified by its publisher and `since`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Told {
+    since: u64,
+    online: bool,
+    /// When each watcher that was told was told, us after the ledger's start.
+    arrivals_us: Vec<u32>,
+}
+
+/// The books of one run.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    start_us: u64,
+    watchers: usize,
+    publishers: usize,
+    caused: Vec<Vec<Caused>>,
+    told: Vec<Vec<Told>>,
+    /// For each watcher, for each publisher: `since << 1 | online` of the last state told; 0: none.
+    views: Vec<u64>,
+    doubled: u64,
+    out_of_order: u64,
+    deliveries: u64,
+    /// Views told the last change of their publisher since the round began.
+    settled: usize,
+}
+
+/// What the books say.
+#[derive(Clone, Debug, Default)]
+pub struct Judgement {
+    /// From the intended time of a change to each watcher's bytes.
+    pub each: Latencies,
+    /// To the first watcher's bytes.
+    pub first: Latencies,
+    /// To the last watcher's bytes, of changes told to all.
+    pub last: Latencies,
+    /// Deliveries later than allowed.
+    pub late: u64,
+    /// States skipped by a watcher because a newer one came before they were sent.
+    pub coalesced: u64,
+    /// States that stood and were not told, and final states not told, counted for each watcher.
+    pub missing: u64,
+    /// Told states that no change explains.
+    pub never_caused: u64,
+}
+
+/// What the judge allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allowance {
+    /// A state that stood this long, us, after it was last told to anybody (or, told to nobody, after it was caused), should have been told to all.
+    pub settle_us: u64,
+    /// A delivery that takes longer is late, us.
+    pub late_us: u64,
+}
+
+/// Milliseconds by which the server's clock and ours, on one machine, may seem apart: both are rounded, and slewed apart a little.
+const CLOCK_SLACK_MS: u64 = 20;
+
+impl Ledger {
+    /// Empty books for `watchers`, each following all of `publishers`.
+    pub fn new(start_us: u64, watchers: usize, publishers: usize) -> Ledger {
+        Ledger {
+            start_us,
+            watchers,
+            publishers,
+            caused: vec![Vec::new(); publishers],
+            told: vec![Vec::new(); publishers],
+            views: vec![0; watchers * publishers],
+            doubled: 0,
+            out_of_order: 0,
+            deliveries: 0,
+            settled: 0,
+        }
+    }
+
+    /// A change is sent now (`sent_ms`, Unix), which should have been sent at `intended_us`.
+    pub fn cause(&mut self, publisher: usize, online: bool, intended_us: u64, sent_ms: u64) {
+        self.caused[publisher].push(Caused {
+            intended_us,
+            sent_ms,
+            online,
+        });
+    }
+
+    /// From now on all publishers change once more.
+    pub fn begin_round(&mut self) {
+        self.settled = 0;
+    }
+
+    /// Whether every watcher was told the last change of every publisher since the round began.
+    pub fn round_is_told(&self) -> bool {
+        self.settled == self.views.len()
+    }
+
+    /// The state from which a watcher sets out (its snapshot).
+    pub fn set_view(&mut self, watcher: usize, publisher: usize, online: bool, since: u64) {
+        self.views[watcher * self.publishers + publisher] = since << 1 | u64::from(online);
+    }
+
+    /// A watcher was told a state.
+    pub fn tell(&mut self, watcher: usize, publisher: usize, online: bool, since: u64, now_us: u64) {
+        let view = &mut self.views[watcher * self.publishers + publisher];
+        match since.cmp(&(*view >> 1)) {
+            std::cmp::Ordering::Less => return self.out_of_order += 1,
+            std::cmp::Ordering::Equal => return self.doubled += 1,
+            std::cmp::Ordering::Greater => {}
+        }
+        let last = self.caused[publisher].last().copied();
+        let is_last = |view: u64| last.is_some_and(|last| last.is_told_by(view));
+        let now = since << 1 | u64::from(online);
+        self.settled += usize::from(is_last(now) && !is_last(*view));
+        *view = now;
+        self.deliveries += 1;
+        let told = &mut self.told[publisher];
+        let at = match told.last() {
+            Some(last) if last.since == since => told.len() - 1,
+            _ => told.partition_point(|t| t.since < since),
+        };
+        if told.get(at).is_none_or(|t| t.since != since) {
+            told.insert(
+                at,
+                Told {
+                    since,
+                    online,
+                    arrivals_us: Vec::with_capacity(self.watchers.min(1 << 16)),
+                },
+            );
+        }
+        told[at]
+            .arrivals_us
+            .push(u32::try_from(now_us.saturating_sub(self.start_us)).unwrap_or(u32::MAX));
+    }
+
+    /// States told so far, doubles not counted.
+    pub fn deliveries(&self) -> u64 {
+        self.deliveries
+    }
+
+    /// States told a second time to the same watcher.
+    pub fn doubled(&self) -> u64 {
+        self.doubled
+    }
+
+    /// States told after a newer one.
+    pub fn out_of_order(&self) -> u64 {
+        self.out_of_order
+    }
+
+    /// Changes caused so far.
+    pub fn changes(&self) -> u64 {
+        self.caused.iter().map(|caused| caused.len() as u64).sum()
+    }
+
+    /// Watched publishers, counted for each watcher, whose state is not told as it was last caused. A state that came about
+    /// before the last change was sent is an earlier one, even if it says the same.
+    pub fn unsettled(&self) -> u64 {
+        let finals: Vec<Option<Caused>> = self.caused.iter().map(|caused| caused.last().copied()).collect();
+        self.views
+            .iter()
+            .enumerate()
+            .filter(|(at, view)| finals[at % self.publishers].is_some_and(|last| !last.is_told_by(**view)))
+            .count() as u64
+    }
+
+    /// Judges the run; `end_us`: until when states were awaited.
+    pub fn judge(&self, allowance: &Allowance, end_us: u64) -> Judgement {
+        let mut judgement = Judgement::default();
+        for publisher in 0..self.publishers {
+            self.judge_publisher(publisher, allowance, end_us, &mut judgement);
+        }
+        judgement
+    }
+
+    fn judge_publisher(&self, publisher: usize, allowance: &Allowance, end_us: u64, judgement: &mut Judgement) {
+        let (caused, told) = (&self.caused[publisher], &self.told[publisher]);
+        let mut told_of: Vec<Option<&Told>> = vec![None; caused.len()];
+        for (number, told) in match_states(caused, told).into_iter().zip(told) {
+            match number {
+                Some(number) => told_of[number] = Some(told),
+                None => judgement.never_caused += told.arrivals_us.len() as u64,
+            }
+        }
+        for (number, (change, told)) in caused.iter().zip(&told_of).enumerate() {
+            let mut last_us = change.intended_us;
+            let receivers = told.map_or(0, |told| told.arrivals_us.len());
+            if let Some(told) = told {
+                let first_us = told
+                    .arrivals_us
+                    .iter()
+                    .min()
+                    .map_or(0, |us| self.start_us + u64::from(*us));
+                for arrival_us in &told.arrivals_us {
+                    let arrival_us = self.start_us + u64::from(*arrival_us);
+                    let us = arrival_us.saturating_sub(change.intended_us);
+                    judgement.each.record(us);
+                    judgement.late += u64::from(us > allowance.late_us);
+                    last_us = last_us.max(arrival_us);
+                }
+                judgement.first.record(first_us.saturating_sub(change.intended_us));
+                if receivers == self.watchers {
+                    judgement.last.record(last_us.saturating_sub(change.intended_us));
+                }
+            }
+            let skipped = (self.watchers - receivers) as u64;
+            let stood_until_us = caused.get(number + 1).map_or(end_us, |next| next.intended_us);
+            let is_final = number + 1 == caused.len();
+            if is_final || stood_until_us > last_us + allowance.settle_us {
+                judgement.missing += skipped;
+            } else {
+                judgement.coalesced += skipped;
+            }
+        }
+    }
+}
+
+/// For each told state, in order, the number of the change that it is.
+///
+/// As many told as caused: one is the other. Otherwise, from the last one back: the latest change, not yet given away, to that status,
+/// that had been sent when the state came about. (A server that skips a state skips it for a newer one.)
+fn match_states(caused: &[Caused], told: &[Told]) -> Vec<Option<usize>> {
+    if caused.len() == told.len() && caused.iter().zip(told).all(|(c, t)| c.online == t.online) {
+        return (0..told.len()).map(Some).collect();
+    }
+    let mut numbers = vec![None; told.len()];
+    let mut below = caused.len();
+    for (at, told) in told.iter().enumerate().rev() {
+        let found = caused[..below]
+            .iter()
+            .rposition(|c| c.online == told.online && c.sent_ms <= told.since + CLOCK_SLACK_MS);
+        if let Some(number) = found {
+            numbers[at] = Some(number);
+            below = number;
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOW: Allowance = Allowance {
+        settle_us: 50_000,
+        late_us: 1_000_000,
+    };
+
+    /// Two watchers of one publisher; changes every 100 ms, the first one online, sent at 1,000 ms.
+    fn ledger(changes: u64) -> Ledger {
+        let mut ledger = Ledger::new(0, 2, 1);
+        for n in 0..changes {
+            ledger.cause(0, n % 2 == 0, n * 100_000, 1_000 + n * 100);
+        }
+        ledger
+    }
+
+    fn tell(ledger: &mut Ledger, watcher: usize, number: u64, after_us: u64) {
+        ledger.tell(
+            watcher,
+            0,
+            number.is_multiple_of(2),
+            1_000 + number * 100 + 1,
+            number * 100_000 + after_us,
+        );
+    }
+
+    fn sums(ledger: &Ledger) -> [u64; 6] {
+        let j = ledger.judge(&ALLOW, 10_000_000);
+        [
+            j.missing,
+            j.coalesced,
+            j.never_caused,
+            j.late,
+            ledger.doubled(),
+            ledger.out_of_order(),
+        ]
+    }
+
+    #[test]
+    fn all_is_well() {
+        let mut l = ledger(3);
+        for n in 0..3 {
+            tell(&mut l, 0, n, 400);
+            tell(&mut l, 1, n, 900);
+        }
+        assert_eq!(sums(&l), [0; 6]);
+        let j = l.judge(&ALLOW, 10_000_000);
+        assert_eq!((j.each.count(), j.each.max_us()), (6, 900));
+        assert_eq!((j.first.count(), j.first.max_us()), (3, 400));
+        assert_eq!((j.last.count(), j.last.percentile_us(0.0)), (3, 900));
+        assert_eq!((l.deliveries(), l.unsettled(), l.changes()), (6, 0, 3));
+    }
+
+    #[test]
+    fn a_dropped_event_is_missing() {
+        let mut l = ledger(3);
+        for n in 0..3 {
+            tell(&mut l, 0, n, 400);
+        }
+        tell(&mut l, 1, 0, 400);
+        tell(&mut l, 1, 2, 400);
+        assert_eq!(sums(&l), [1, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_dropped_final_event_is_missing_and_unsettled() {
+        let mut l = ledger(2);
+        (0..2).for_each(|n| tell(&mut l, 0, n, 400));
+        tell(&mut l, 1, 0, 400);
+        assert_eq!(l.unsettled(), 1);
+        assert_eq!(sums(&l), [1, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn an_earlier_state_that_says_the_same_is_not_the_last() {
+        let mut l = ledger(3);
+        (0..2).for_each(|watcher| tell(&mut l, watcher, 0, 400));
+        assert_eq!(l.unsettled(), 2);
+        (0..2).for_each(|watcher| tell(&mut l, watcher, 2, 400));
+        assert_eq!(l.unsettled(), 0);
+    }
+
+    #[test]
+    fn a_round_ends_when_all_are_told() {
+        let mut l = ledger(1);
+        l.begin_round();
+        tell(&mut l, 0, 0, 400);
+        assert!(!l.round_is_told());
+        tell(&mut l, 0, 0, 400);
+        assert!(!l.round_is_told());
+        tell(&mut l, 1, 0, 400);
+        assert!(l.round_is_told());
+        l.begin_round();
+        assert!(!l.round_is_told());
+    }
+
+    #[test]
+    fn an_event_told_to_nobody_is_missing() {
+        let mut l = ledger(5);
+        for n in [0, 3, 4] {
+            tell(&mut l, 0, n, 400);
+            tell(&mut l, 1, n, 400);
+        }
+        assert_eq!(sums(&l), [4, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_skipped_state_is_coalesced_while_others_are_still_told() {
+        let mut l = ledger(3);
+        tell(&mut l, 0, 0, 400);
+        tell(&mut l, 1, 0, 400);
+        // Told to the one only 90 ms after, when the next is due: the other was still waiting and may skip it.
+        tell(&mut l, 0, 1, 90_000);
+        tell(&mut l, 0, 2, 95_000);
+        tell(&mut l, 1, 2, 95_000);
+        assert_eq!(sums(&l), [0, 1, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_doubled_event_and_one_out_of_order() {
+        let mut l = ledger(2);
+        for n in [0, 1, 1, 0] {
+            tell(&mut l, 0, n, 400);
+            tell(&mut l, 1, n, 400);
+        }
+        assert_eq!(sums(&l), [0, 0, 0, 0, 2, 2]);
+    }
+
+    #[test]
+    fn a_delayed_event_is_late() {
+        let mut l = ledger(1);
+        tell(&mut l, 0, 0, 400);
+        tell(&mut l, 1, 0, 1_000_001);
+        assert_eq!(sums(&l), [0, 0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_flip_that_nobody_caused() {
+        let mut l = ledger(1);
+        for watcher in 0..2 {
+            tell(&mut l, watcher, 0, 400);
+            l.tell(watcher, 0, false, 1_050, 50_000);
+        }
+        assert_eq!(l.unsettled(), 2);
+        assert_eq!(sums(&l), [0, 0, 2, 0, 0, 0]);
+    }
+}

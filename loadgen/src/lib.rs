@@ -1,0 +1,36 @@
+//! greendot's load generator as a library, so that its parts can be tested.
+//!
+//! From below: clock, effort, procfs, schedule, population, graph, sse, chunked, record, stats; report and html; fleet
+//! (streams), http and exposition (plain requests), cause (what makes a publisher change); herd and crew (very many streams in
+//! several processes); ledger and truth (the judges); then one module for each subcommand. None of it is used by the server.
+
+pub mod args;
+pub mod asks;
+pub mod beats;
+pub mod cause;
+pub mod chunked;
+pub mod churn;
+pub mod clock;
+pub mod cores;
+pub mod crew;
+pub mod effort;
+pub mod exposition;
+pub mod fanout;
+pub mod fleet;
+pub mod graph;
+pub mod herd;
+pub mod html;
+pub mod http;
+pub mod ledger;
+pub mod plan;
+pub mod population;
+pub mod procfs;
+pub mod query;
+pub mod record;
+pub mod report;
+pub mod schedule;
+pub mod sse;
+pub mod stats;
+pub mod storm;
+pub mod streams;
+pub mod truth;

@@ -1,0 +1,48 @@
+//! `greendot-loadgen`: reads the command line, runs one scenario, publishes its report.
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use greendot_loadgen::args::{Cli, Common, Scenario};
+use greendot_loadgen::report::Report;
+use greendot_loadgen::{beats, churn, cores, fanout, plan, query, storm, streams};
+
+fn main() -> ExitCode {
+    let Cli { scenario, common } = Cli::parse();
+    match pin(&common).and_then(|()| run(&scenario, &common)) {
+        // A worker has told its parent everything already.
+        Ok(_) if common.share.is_some() => ExitCode::SUCCESS,
+        // The parent is gone, and with it whoever wanted to know.
+        Err(error) if common.share.is_some() && error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Ok(report) => report
+            .publish(common.quiet, common.json.as_deref(), common.report.as_deref())
+            .unwrap_or_else(fail),
+        Err(error) => fail(error),
+    }
+}
+
+fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
+    match scenario {
+        Scenario::Streams(args) => streams::run(common, args),
+        Scenario::Fanout(args) => fanout::run(common, args),
+        Scenario::Beats(args) => beats::run(common, args),
+        Scenario::Query(args) => query::run(common, args),
+        Scenario::Storm(args) => storm::run(common, args),
+        Scenario::Churn(args) => churn::run(common, args),
+        Scenario::Cores(args) => cores::run(common, args),
+        Scenario::Plan(args) => plan::run(common, args),
+    }
+}
+
+fn pin(common: &Common) -> std::io::Result<()> {
+    let Some(core) = common.pin else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+fn fail(error: std::io::Error) -> ExitCode {
+    eprintln!("greendot-loadgen: {error}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,295 @@
+//! `plan`: cores, memory, network and nodes for a number of users, with the arithmetic shown.
+//!
+//! Owns the model. Every cost comes from measured runs (`--costs`, the JSON of earlier ones) or from a stated assumption.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::Value as Json;
+
+use crate::args::Common;
+use crate::report::{Report, number};
+
+/// Flags of `plan`.
+#[derive(Args, Clone, Debug)]
+pub struct PlanArgs {
+    /// Users known, comma-separated
+    #[arg(long, value_delimiter = ',', default_value = "1000000,100000000,1000000000")]
+    pub users: Vec<u64>,
+    /// Share of them online at the peak
+    #[arg(long, default_value_t = 0.1)]
+    pub online_share: f64,
+    /// Sessions of each user a day
+    #[arg(long, default_value_t = 8.0)]
+    pub sessions_per_day: f64,
+    /// Users that each one watches while online
+    #[arg(long, default_value_t = 50.0)]
+    pub contacts: f64,
+    /// Seconds between two beats
+    #[arg(long, default_value_t = 10.0)]
+    pub beat_interval_s: f64,
+    /// How much more than the day's mean happens at the peak
+    #[arg(long, default_value_t = 3.0)]
+    pub peak: f64,
+    /// Share of a core's time that may be planned for
+    #[arg(long, default_value_t = 0.6)]
+    pub load: f64,
+    /// Cores of one node
+    #[arg(long, default_value_t = 8.0)]
+    pub node_cores: f64,
+    /// Memory of one node, GiB
+    #[arg(long, default_value_t = 32.0)]
+    pub node_gib: f64,
+    /// JSON files of earlier streams, fanout and beats runs on this machine
+    #[arg(long, value_delimiter = ',')]
+    pub costs: Vec<PathBuf>,
+}
+
+/// What things cost.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Costs {
+    /// The server's user memory of a stream without watches, bytes.
+    stream_bytes: f64,
+    /// Of a watch.
+    watch_bytes: f64,
+    /// The kernel's memory of a stream, the server's end.
+    kernel_bytes: f64,
+    /// Of a known user, memory and disk.
+    user_bytes: f64,
+    beat_us: f64,
+    delivery_us: f64,
+    connect_us: f64,
+}
+
+/// Where nothing was measured: the goals of the project, so that a plan without measurements says what is hoped for.
+const ASSUMED: Costs = Costs {
+    stream_bytes: 160.0,
+    watch_bytes: 16.0,
+    kernel_bytes: 4_300.0,
+    user_bytes: 64.0,
+    beat_us: 0.1,
+    delivery_us: 12.0,
+    connect_us: 36.0,
+};
+
+/// Bytes of one presence event on the wire, with its share of TCP and IP.
+const EVENT_BYTES: f64 = 230.0;
+/// Bytes of a beat in a full datagram, headers shared.
+const BEAT_BYTES: f64 = 18.0;
+
+/// What some users need.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Need {
+    online: f64,
+    beats_per_s: f64,
+    transitions_per_s: f64,
+    deliveries_per_s: f64,
+    connects_per_s: f64,
+    cores: f64,
+    memory_gib: f64,
+    out_mbit_per_s: f64,
+    nodes: f64,
+}
+
+fn need(users: f64, args: &PlanArgs, costs: &Costs) -> Need {
+    let online = users * args.online_share;
+    let sessions_per_s = users * args.sessions_per_day / 86_400.0 * args.peak;
+    let beats_per_s = online / args.beat_interval_s;
+    let transitions_per_s = 2.0 * sessions_per_s;
+    // A user is in as many lists as lists have entries, and those lists are open whose owners are online.
+    let deliveries_per_s = transitions_per_s * args.contacts * args.online_share;
+    let connects_per_s = sessions_per_s;
+    let busy_us =
+        beats_per_s * costs.beat_us + deliveries_per_s * costs.delivery_us + connects_per_s * costs.connect_us;
+    let cores = busy_us / 1e6 / args.load;
+    let stream_bytes = costs.stream_bytes + costs.kernel_bytes + args.contacts * costs.watch_bytes;
+    let memory_gib = (online * stream_bytes + users * costs.user_bytes) / 1_073_741_824.0;
+    let out_mbit_per_s = (deliveries_per_s * EVENT_BYTES + beats_per_s * BEAT_BYTES) * 8.0 / 1e6;
+    let nodes = (cores / args.node_cores)
+        .max(memory_gib / args.node_gib)
+        .ceil()
+        .max(1.0);
+    Need {
+        online,
+        beats_per_s,
+        transitions_per_s,
+        deliveries_per_s,
+        connects_per_s,
+        cores,
+        memory_gib,
+        out_mbit_per_s,
+        nodes,
+    }
+}
+
+/// Puts what `report` measured in the place of what was assumed; returns what it gave.
+fn learn(costs: &mut Costs, report: &Json) -> Vec<&'static str> {
+    let mut learnt = Vec::new();
+    let mut take = |to: &mut f64, name: &'static str, scale: f64| {
+        if let Some(value) = report["values"][name].as_f64().filter(|value| *value > 0.0) {
+            *to = value * scale;
+            learnt.push(name);
+        }
+    };
+    match report["scenario"].as_str() {
+        Some("streams") => {
+            if report["values"]["watches_per_stream"].as_f64() == Some(0.0) {
+                take(&mut costs.stream_bytes, "server_user_bytes_per_stream", 1.0);
+            }
+            // Both ends were measured; the server's is half.
+            take(&mut costs.kernel_bytes, "kernel_slab_bytes_per_stream_both_ends", 0.5);
+            take(&mut costs.connect_us, "server_cpu_us_per_stream", 1.0);
+        }
+        Some("fanout") => take(&mut costs.delivery_us, "server_cpu_us_per_delivery", 1.0),
+        Some("beats") => take(&mut costs.beat_us, "server_cpu_us_per_beat", 1.0),
+        _ => {}
+    }
+    learnt
+}
+
+/// The subcommand.
+pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
+    let mut costs = ASSUMED;
+    let mut report = Report::new("plan");
+    for path in &args.costs {
+        let text = fs::read(path).map_err(|e| io::Error::new(e.kind(), format!("--costs {}: {e}", path.display())))?;
+        let measured: Json = serde_json::from_slice(&text)?;
+        let learnt = learn(&mut costs, &measured);
+        report
+            .notes
+            .push(format!("measured, from {}: {}", path.display(), learnt.join(", ")));
+    }
+    let Costs {
+        stream_bytes,
+        watch_bytes,
+        kernel_bytes,
+        user_bytes,
+        beat_us,
+        delivery_us,
+        connect_us,
+    } = costs;
+    report.notes.push(format!(
+        "costs: stream {} + kernel {} bytes, watch {watch_bytes} bytes, known user {user_bytes} bytes, beat {beat_us:.3} us, delivery {delivery_us:.2} us, \
+         connect {connect_us:.1} us of one core; what no --costs file gave is the project's goal, not a measurement",
+        number(stream_bytes),
+        number(kernel_bytes),
+    ));
+    for users in &args.users {
+        let n = need(*users as f64, args, &costs);
+        report.notes.push(format!(
+            "{} users: online = users x {} = {}; beats/s = online / {} s = {}; sessions/s at the peak = users x {} / 86,400 x {} = {}; \
+             transitions/s = 2 x sessions/s; deliveries/s = transitions/s x {} contacts x {} online = {}; cores = (beats/s x {beat_us:.3} + deliveries/s x \
+             {delivery_us:.2} + sessions/s x {connect_us:.1}) us / {} load = {:.1}; memory = online x ({} + {} + {} x {watch_bytes}) + users x {user_bytes} bytes",
+            number(*users as f64),
+            args.online_share,
+            number(n.online),
+            args.beat_interval_s,
+            number(n.beats_per_s.round()),
+            args.sessions_per_day,
+            args.peak,
+            number(n.connects_per_s.round()),
+            args.contacts,
+            args.online_share,
+            number(n.deliveries_per_s.round()),
+            args.load,
+            n.cores,
+            number(stream_bytes),
+            number(kernel_bytes),
+            args.contacts,
+        ));
+        for (name, value) in [
+            ("online", n.online),
+            ("beats_per_s", n.beats_per_s),
+            ("transitions_per_s", n.transitions_per_s),
+            ("deliveries_per_s", n.deliveries_per_s),
+            ("connects_per_s", n.connects_per_s),
+            ("cores", n.cores),
+            ("memory_gib", n.memory_gib),
+            ("network_out_mbit_per_s", n.out_mbit_per_s),
+            ("nodes", n.nodes),
+        ] {
+            report.value(&format!("users_{users}_{name}"), (value * 100.0).round() / 100.0);
+        }
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> PlanArgs {
+        PlanArgs {
+            users: vec![],
+            online_share: 0.1,
+            sessions_per_day: 8.64,
+            contacts: 50.0,
+            beat_interval_s: 10.0,
+            peak: 2.0,
+            load: 0.5,
+            node_cores: 8.0,
+            node_gib: 32.0,
+            costs: vec![],
+        }
+    }
+
+    #[test]
+    fn the_arithmetic() {
+        let n = need(
+            1_000_000.0,
+            &args(),
+            &Costs {
+                kernel_bytes: 3_040.0,
+                ..ASSUMED
+            },
+        );
+        assert_eq!(
+            (n.online, n.beats_per_s, n.connects_per_s.round()),
+            (100_000.0, 10_000.0, 200.0)
+        );
+        assert_eq!(
+            (n.transitions_per_s.round(), n.deliveries_per_s.round()),
+            (400.0, 2_000.0)
+        );
+        // (10,000 x 0.1 + 2,000 x 12 + 200 x 36) us a second, at half load.
+        assert!((n.cores - 0.0644).abs() < 1e-9, "{}", n.cores);
+        // 100,000 x (160 + 3,040 + 50 x 16) + 1,000,000 x 64 bytes.
+        assert!((n.memory_gib * 1_073_741_824.0 - 464e6).abs() < 1.0);
+        assert_eq!(n.nodes, 1.0);
+        assert_eq!(
+            need(1e9, &args(), &ASSUMED).nodes,
+            (need(1e9, &args(), &ASSUMED).memory_gib / 32.0).ceil()
+        );
+    }
+
+    #[test]
+    fn measurements_replace_assumptions() {
+        let mut costs = ASSUMED;
+        let report = serde_json::json!({"scenario": "streams", "values": {
+            "watches_per_stream": 0.0, "server_user_bytes_per_stream": 150.0, "kernel_slab_bytes_per_stream_both_ends": 8_000.0}});
+        assert_eq!(
+            learn(&mut costs, &report),
+            ["server_user_bytes_per_stream", "kernel_slab_bytes_per_stream_both_ends"]
+        );
+        assert_eq!(
+            costs,
+            Costs {
+                stream_bytes: 150.0,
+                kernel_bytes: 4_000.0,
+                ..ASSUMED
+            }
+        );
+        assert_eq!(
+            learn(
+                &mut costs,
+                &serde_json::json!({"scenario": "beats", "values": {"server_cpu_us_per_beat": 0.2}})
+            )
+            .len(),
+            1
+        );
+        assert_eq!(costs.beat_us, 0.2);
+        assert!(learn(&mut costs, &serde_json::json!({})).is_empty());
+    }
+}

@@ -1,0 +1,257 @@
+//! `query`: presence queries over keep-alive connections, at a rate or as fast as answers come.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
+
+use clap::Args;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::args::{Common, duration};
+use crate::asks::push_users;
+use crate::clock;
+use crate::effort::Effort;
+use crate::http::{parse_answer, write_request};
+use crate::population::Population;
+use crate::procfs;
+use crate::report::Report;
+use crate::schedule::Schedule;
+use crate::stats::{Latencies, Strain};
+
+/// Flags of `query`.
+#[derive(Args, Clone, Debug)]
+pub struct QueryArgs {
+    /// Users asked about, chosen uniformly
+    #[arg(long, default_value_t = 10_000)]
+    pub users: u64,
+    /// Requests a second, or max: each connection asks again as soon as it is answered
+    #[arg(long, default_value = "5000", value_parser = crate::args::rate)]
+    pub rate: f64,
+    /// How long
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub seconds: Duration,
+    /// Connections
+    #[arg(long, default_value_t = 64)]
+    pub connections: usize,
+    /// With --rate max: requests written at once on each connection
+    #[arg(long, default_value_t = 1)]
+    pub pipeline: usize,
+    /// Users asked about in each request; above 1 it is POST /v1/presence/query
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+}
+
+struct Connection {
+    socket: TcpStream,
+    unsent: Vec<u8>,
+    received: Vec<u8>,
+    /// When each request that waits for its answer should have been sent, us.
+    asked_us: VecDeque<u64>,
+}
+
+struct Load<'a> {
+    args: &'a QueryArgs,
+    common: &'a Common,
+    population: Population,
+    rng: fastrand::Rng,
+    latencies: Latencies,
+    answers: u64,
+    bad: u64,
+}
+
+/// The subcommand.
+pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
+    let mut load = Load {
+        args,
+        common,
+        population: Population::new(common.seed),
+        rng: fastrand::Rng::with_seed(common.seed),
+        latencies: Latencies::default(),
+        answers: 0,
+        bad: 0,
+    };
+    let mut poll = Poll::new()?;
+    let mut events = Events::with_capacity(256);
+    let mut connections = (0..args.connections.max(1))
+        .map(|index| {
+            let socket = std::net::TcpStream::connect(common.http)?;
+            socket.set_nonblocking(true)?;
+            socket.set_nodelay(true)?;
+            let mut socket = TcpStream::from_std(socket);
+            poll.registry()
+                .register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            Ok(Connection {
+                socket,
+                unsent: Vec::new(),
+                received: Vec::new(),
+                asked_us: VecDeque::new(),
+            })
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+
+    let cpu_before_us = common.server_pid.and_then(procfs::cpu_us);
+    let effort = Effort::begin(0);
+    let start_us = clock::now_us();
+    let end_us = start_us + args.seconds.as_micros() as u64;
+    let max = args.rate.is_infinite();
+    let count = if max {
+        0
+    } else {
+        (args.rate * args.seconds.as_secs_f64()) as u64
+    };
+    let mut schedule = Schedule::new(start_us, args.rate, count);
+    let mut lag = Latencies::default();
+    if max {
+        for connection in &mut connections {
+            load.ask(connection, start_us, args.pipeline);
+            connection.send()?;
+        }
+    }
+    let mut asleep_us = 0;
+    let mut next = 0;
+    // After the last request answers are awaited for a while; those that never come are counted.
+    while clock::now_us() < end_us + 2_000_000 {
+        let now_us = clock::now_us();
+        while let Some((_, intended_us)) = schedule.next_due(now_us) {
+            lag.record(now_us - intended_us);
+            next = (next + 1) % connections.len();
+            load.ask(&mut connections[next], intended_us, 1);
+            connections[next].send()?;
+        }
+        let waiting = connections.iter().any(|connection| !connection.asked_us.is_empty());
+        if now_us >= end_us && (max || schedule.is_over()) && !waiting {
+            break;
+        }
+        let wake_us = schedule
+            .next_at_us()
+            .unwrap_or(end_us.max(now_us + 10_000))
+            .min(now_us + 100_000);
+        poll.poll(
+            &mut events,
+            Some(Duration::from_millis(wake_us.saturating_sub(now_us) / 1_000)),
+        )?;
+        asleep_us += clock::now_us() - now_us;
+        for event in &events {
+            let connection = &mut connections[event.token().0];
+            connection.send()?;
+            let answered = load.read(connection)?;
+            let now_us = clock::now_us();
+            // A whole write of requests is answered before the next is sent.
+            if max && answered && connection.asked_us.is_empty() && now_us < end_us {
+                load.ask(connection, now_us, args.pipeline);
+                connection.send()?;
+            }
+        }
+    }
+    let unanswered: usize = connections.iter().map(|connection| connection.asked_us.len()).sum();
+    let elapsed_us = (clock::now_us() - start_us).max(1);
+    let busy = effort.busy(asleep_us);
+    let cpu_us = common
+        .server_pid
+        .and_then(procfs::cpu_us)
+        .zip(cpu_before_us)
+        .map(|(after, before)| (after - before) as f64);
+
+    let mut report = Report::new("query");
+    report.value("users", args.users as f64);
+    report.value("connections", args.connections as f64);
+    report.value("users_per_request", args.batch as f64);
+    report.value("answers", load.answers as f64);
+    report.value("answers_per_s", load.answers as f64 * 1e6 / elapsed_us as f64);
+    report.value("unanswered", unanswered as f64);
+    report.value("answers_not_200", load.bad as f64);
+    report.value_if(
+        "server_cpu_us_per_answer",
+        cpu_us.map(|us| us / load.answers.max(1) as f64),
+    );
+    let server_busy = cpu_us.map(|us| us / elapsed_us as f64);
+    report.value_if("server_cores_busy", server_busy);
+    report.fail_if(unanswered as u64, "requests were not answered");
+    report.fail_if(load.bad, "answers were not what was asked for");
+    report.strain(&Strain {
+        busy,
+        lag_p99_us: lag.percentile_us(99.0),
+        measured_p99_us: if max { 0 } else { load.latencies.percentile_us(99.0) },
+        server_gave_way: max && server_busy.is_some_and(|busy| busy > 0.95),
+    });
+    report.latencies(if max { "answer (closed loop)" } else { "answer" }, load.latencies);
+    Ok(report)
+}
+
+impl Load<'_> {
+    fn ask(&mut self, connection: &mut Connection, intended_us: u64, count: usize) {
+        for _ in 0..count {
+            connection.asked_us.push_back(intended_us);
+            if self.args.batch > 1 {
+                let mut body = b"{\"users\":".to_vec();
+                let (rng, users) = (&mut self.rng, self.args.users);
+                push_users(
+                    &self.population,
+                    (0..self.args.batch).map(|_| rng.u64(..users)),
+                    &mut body,
+                );
+                body.push(b'}');
+                write_request(
+                    "POST",
+                    "/v1/presence/query",
+                    self.common.http,
+                    &body,
+                    &mut connection.unsent,
+                );
+            } else {
+                let out = &mut connection.unsent;
+                out.extend_from_slice(b"GET /v1/presence/");
+                self.population.push_id(self.rng.u64(..self.args.users), out);
+                out.extend_from_slice(b" HTTP/1.1\r\nHost: greendot\r\n\r\n");
+            }
+        }
+    }
+
+    /// Reads what has come; true if an answer was among it.
+    fn read(&mut self, connection: &mut Connection) -> io::Result<bool> {
+        let mut piece = [0; 64 << 10];
+        let mut any = false;
+        loop {
+            match connection.socket.read(&mut piece) {
+                Ok(0) => {
+                    return Err(io::Error::new(
+                        ErrorKind::UnexpectedEof,
+                        "the server closed a connection",
+                    ));
+                }
+                Ok(read) => connection.received.extend_from_slice(&piece[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(any),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            let now_us = clock::now_us();
+            let mut at = 0;
+            while let Some((answer, length)) = parse_answer(&connection.received[at..])? {
+                at += length;
+                any = true;
+                self.answers += 1;
+                self.bad += u64::from(answer.status != 200);
+                match connection.asked_us.pop_front() {
+                    Some(asked_us) => self.latencies.record(now_us.saturating_sub(asked_us)),
+                    None => self.bad += 1,
+                }
+            }
+            connection.received.drain(..at);
+        }
+    }
+}
+
+impl Connection {
+    fn send(&mut self) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.socket.write(&self.unsent) {
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

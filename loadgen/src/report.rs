@@ -1,0 +1,314 @@
+//! What a run found: for people (a table), for machines (JSON), for eyes (one HTML page).
+//!
+//! Owns the names and units of results and the exit code. Never measures.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::{fs, io};
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::stats::Latencies;
+use crate::{procfs, stats};
+
+/// One number found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Value {
+    /// What it is, in snake case with its unit last, as in the JSON.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+}
+
+/// One line of a time series plot.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Series {
+    /// What it shows, with its unit.
+    pub name: String,
+    /// What the horizontal axis shows, with its unit.
+    pub axis: &'static str,
+    /// Points, from left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// All that a run found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The subcommand.
+    pub scenario: String,
+    /// Numbers, in the order in which they are printed.
+    pub values: Vec<Value>,
+    /// Histograms with their names.
+    pub latencies: Vec<(String, Latencies)>,
+    /// Time series and other curves.
+    pub series: Vec<Series>,
+    /// What a reader should know to read the numbers rightly.
+    pub notes: Vec<String>,
+    /// Why the run must not be published; empty: it may.
+    pub doubts: Vec<String>,
+    /// What the server did wrong; not empty: exit code 1.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    /// An empty report of `scenario`.
+    pub fn new(scenario: &str) -> Report {
+        Report {
+            scenario: scenario.to_owned(),
+            ..Report::default()
+        }
+    }
+
+    /// Adds a number.
+    pub fn value(&mut self, name: &str, value: f64) {
+        self.values.push(Value {
+            name: name.to_owned(),
+            value,
+        });
+    }
+
+    /// Adds a number that may be unknown.
+    pub fn value_if(&mut self, name: &str, value: Option<f64>) {
+        if let Some(value) = value {
+            self.value(name, value);
+        }
+    }
+
+    /// Adds a histogram, unless it is empty.
+    pub fn latencies(&mut self, name: &str, latencies: Latencies) {
+        if latencies.count() > 0 {
+            self.latencies.push((name.to_owned(), latencies));
+        }
+    }
+
+    /// Adds a curve, unless it is empty.
+    pub fn series(&mut self, name: &str, axis: &'static str, points: Vec<(f64, f64)>) {
+        if !points.is_empty() {
+            self.series.push(Series {
+                name: name.to_owned(),
+                axis,
+                points,
+            });
+        }
+    }
+
+    /// Adds a failure where `count` is not 0; `what` follows the number.
+    pub fn fail_if(&mut self, count: u64, what: &str) {
+        if count > 0 {
+            self.failures.push(format!("{count} {what}"));
+        }
+    }
+
+    /// Adds what the generator knows of itself and judges it.
+    pub fn strain(&mut self, strain: &stats::Strain) {
+        self.value("generator_busy_ratio", strain.busy);
+        self.value("generator_lag_p99_us", strain.lag_p99_us as f64);
+        self.doubts.extend(stats::doubts(strain));
+    }
+
+    /// A number by its name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.values.iter().find(|v| v.name == name).map(|v| v.value)
+    }
+
+    /// The table for people.
+    pub fn table(&self) -> String {
+        let mut out = format!("{}\n", self.scenario);
+        let width = self
+            .values
+            .iter()
+            .map(|v| v.name.len())
+            .chain(self.latencies.iter().map(|l| l.0.len() + 3))
+            .max()
+            .unwrap_or(0);
+        for Value { name, value } in &self.values {
+            let _ = writeln!(out, "  {name:width$} {:>16}", number(*value));
+        }
+        if !self.latencies.is_empty() {
+            let _ = writeln!(
+                out,
+                "  {:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+                "latency, us", "count", "p50", "p90", "p99", "p99.9", "max"
+            );
+        }
+        for (name, l) in &self.latencies {
+            let [p50, p90, p99, p999] = [50.0, 90.0, 99.0, 99.9].map(|p| l.percentile_us(p));
+            let (count, max) = (l.count(), l.max_us());
+            let _ = writeln!(
+                out,
+                "  {name:width$} {count:>10} {p50:>10} {p90:>10} {p99:>10} {p999:>10} {max:>10}"
+            );
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "  note: {note}");
+        }
+        for failure in &self.failures {
+            let _ = writeln!(out, "  FAILED: {failure}");
+        }
+        for doubt in &self.doubts {
+            let _ = writeln!(out, "  NOT CERTIFIED: {doubt}");
+        }
+        if self.doubts.is_empty() && self.failures.is_empty() {
+            out.push_str("  certified: the generator was not the bottleneck\n");
+        }
+        out
+    }
+
+    /// The JSON for machines, histograms and all.
+    pub fn json(&self) -> Json {
+        let values: Map<String, Json> = self.values.iter().map(|v| (v.name.clone(), json!(v.value))).collect();
+        let latencies: Map<String, Json> = self
+            .latencies
+            .iter()
+            .map(|(name, l)| {
+                let percentiles: Map<String, Json> = [50.0, 90.0, 99.0, 99.9, 99.99]
+                    .iter()
+                    .map(|p| (format!("p{p}"), json!(l.percentile_us(*p))))
+                    .collect();
+                let all = json!({
+                    "unit": "us", "count": l.count(), "mean": l.mean_us(), "max": l.max_us(),
+                    "percentiles": percentiles, "hdr_v2_base64": l.to_base64(),
+                });
+                (name.clone(), all)
+            })
+            .collect();
+        let series: Vec<Json> = self
+            .series
+            .iter()
+            .map(|s| json!({"name": s.name, "axis": s.axis, "points": s.points}))
+            .collect();
+        json!({
+            "scenario": self.scenario,
+            "command": command(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "machine": procfs::machine(),
+            "certified": self.doubts.is_empty() && self.failures.is_empty(),
+            "doubts": self.doubts,
+            "failures": self.failures,
+            "notes": self.notes,
+            "values": values,
+            "latencies": latencies,
+            "series": series,
+        })
+    }
+
+    /// Prints the table unless `quiet`, writes the files asked for, and says how the process should end.
+    pub fn publish(&self, quiet: bool, json_path: Option<&Path>, html_path: Option<&Path>) -> io::Result<ExitCode> {
+        if !quiet {
+            print!("{}", self.table());
+        }
+        if let Some(path) = json_path {
+            fs::write(path, format!("{:#}\n", self.json()))?;
+        }
+        if let Some(path) = html_path {
+            fs::write(path, crate::html::page(self))?;
+        }
+        Ok(if self.failures.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+/// The command line as typed, for whoever wants to repeat the run.
+pub fn command() -> String {
+    std::env::args()
+        .map(|arg| {
+            if arg.contains([' ', '\'', '"', '$', '&']) {
+                format!("'{}'", arg.replace('\'', "'\\''"))
+            } else {
+                arg
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A number with as many digits as tell something, thousands apart.
+pub fn number(value: f64) -> String {
+    let digits = if value.fract() == 0.0 || value.abs() >= 1_000.0 {
+        0
+    } else {
+        3
+    };
+    let text = format!("{value:.digits$}");
+    let (whole, fraction) = text
+        .split_once('.')
+        .map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
+    let (sign, whole) = whole.strip_prefix('-').map_or(("", whole), |w| ("-", w));
+    let mut out = String::from(sign);
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    if let Some(fraction) = fraction {
+        out.push('.');
+        out.push_str(fraction);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Report {
+        let mut report = Report::new("streams");
+        report.value("streams_held", 18_000.0);
+        report.value("user_bytes_per_stream", 152.25);
+        report.value_if("unknown", None);
+        let mut latencies = Latencies::default();
+        (1..=100).for_each(|us| latencies.record(us));
+        report.latencies("hello", latencies);
+        report.latencies("empty", Latencies::default());
+        report
+    }
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(
+            [0.0, 999.0, 1_000.0, 1_234_567.8, -1_234.0, 0.5].map(number),
+            ["0", "999", "1,000", "1,234,568", "-1,234", "0.500"]
+        );
+    }
+
+    #[test]
+    fn the_table() {
+        let mut report = example();
+        assert_eq!(
+            report.table(),
+            "streams\n\
+            \x20 streams_held                    18,000\n\
+            \x20 user_bytes_per_stream          152.250\n\
+            \x20 latency, us                count        p50        p90        p99      p99.9        max\n\
+            \x20 hello                        100         50         90         99        100        100\n\
+            \x20 certified: the generator was not the bottleneck\n"
+        );
+        report.fail_if(0, "nothing");
+        report.fail_if(2, "streams dropped");
+        report.strain(&stats::Strain {
+            busy: 0.95,
+            ..stats::Strain::default()
+        });
+        assert!(report.table().ends_with(
+            "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the time (limit 90 %): the server may take more\n"
+        ));
+    }
+
+    #[test]
+    fn the_json() {
+        let json = example().json();
+        assert_eq!(
+            json["values"],
+            json!({"streams_held": 18_000.0, "user_bytes_per_stream": 152.25})
+        );
+        assert_eq!(json["latencies"]["hello"]["percentiles"]["p99"], 99);
+        assert_eq!(json["certified"], true);
+        let text = json["latencies"]["hello"]["hdr_v2_base64"].as_str().unwrap();
+        assert_eq!(Latencies::from_base64(text).unwrap().count(), 100);
+    }
+}

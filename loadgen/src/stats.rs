@@ -1,0 +1,215 @@
+//! Latency histograms and whether a run may be believed.
+//!
+//! Owns the rules of certification. Latencies are microseconds, kept with three significant digits from 1 us to 10 min.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+
+/// Longest latency that is told apart, in us; longer ones count as this.
+pub const LATENCY_US_MAX: u64 = 600_000_000;
+
+/// A histogram of microseconds.
+#[derive(Clone, Debug)]
+pub struct Latencies(Histogram<u64>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Latencies(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that the crate allows"))
+    }
+}
+
+impl Latencies {
+    /// Counts one latency.
+    pub fn record(&mut self, us: u64) {
+        self.0.saturating_record(us.max(1));
+    }
+
+    /// How many were counted.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The latency that `percent` of all do not exceed; 0 of none.
+    pub fn percentile_us(&self, percent: f64) -> u64 {
+        if self.0.is_empty() {
+            0
+        } else {
+            self.0.value_at_percentile(percent)
+        }
+    }
+
+    /// The longest; 0 of none.
+    pub fn max_us(&self) -> u64 {
+        self.0.max()
+    }
+
+    /// The mean.
+    pub fn mean_us(&self) -> f64 {
+        self.0.mean()
+    }
+
+    /// Takes in what another counted.
+    pub fn merge(&mut self, other: &Latencies) {
+        self.0 += &other.0;
+    }
+
+    /// The V2 encoding in base64, as HdrHistogram's tools read it.
+    pub fn to_base64(&self) -> String {
+        let mut bytes = Vec::new();
+        // Writing to a Vec cannot fail, and the counts are u64.
+        V2Serializer::new()
+            .serialize(&self.0, &mut bytes)
+            .expect("a Vec takes every byte");
+        STANDARD.encode(&bytes)
+    }
+
+    /// Reads what [`Latencies::to_base64`] wrote; None if it is damaged.
+    pub fn from_base64(text: &str) -> Option<Latencies> {
+        let bytes = STANDARD.decode(text).ok()?;
+        let histogram = hdrhistogram::serialization::Deserializer::new()
+            .deserialize(&mut bytes.as_slice())
+            .ok()?;
+        let mut all = Latencies::default();
+        all.0.add(histogram).ok()?;
+        Some(all)
+    }
+
+    /// Points of a percentile plot: (share of those at or below, us), at most a few hundred.
+    pub fn curve(&self) -> Vec<(f64, u64)> {
+        self.0
+            .iter_quantiles(5)
+            .map(|v| (v.quantile(), v.value_iterated_to().min(self.0.max())))
+            .collect()
+    }
+}
+
+/// What the generator knows of itself at the end of a run.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Strain {
+    /// Share of the time in which its thread was not waiting for something to do, 0 to 1.
+    pub busy: f64,
+    /// p99 of how late it did what was due, us.
+    pub lag_p99_us: u64,
+    /// p99 of what it measured, us; 0: nothing that a lag could spoil.
+    pub measured_p99_us: u64,
+    /// The schedule was "as fast as possible" and the server visibly gave way first (loss, or unread answers).
+    pub server_gave_way: bool,
+}
+
+/// Busier than this, the generator may have been the bottleneck.
+pub const BUSY_MAX: f64 = 0.9;
+
+/// Why a run must not be published; empty: it may.
+pub fn doubts(strain: &Strain) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if strain.busy > BUSY_MAX && !strain.server_gave_way {
+        doubts.push(format!(
+            "the generator was busy {:.0} % of the time (limit {:.0} %): the server may take more",
+            strain.busy * 100.0,
+            BUSY_MAX * 100.0
+        ));
+    }
+    if strain.measured_p99_us > 0 && strain.lag_p99_us * 10 > strain.measured_p99_us {
+        doubts.push(format!(
+            "the generator's own lag (p99 {} us) is above a tenth of the measured p99 ({} us)",
+            strain.lag_p99_us, strain.measured_p99_us
+        ));
+    }
+    doubts
+}
+
+/// The middle one of `values` (the mean of the two middle ones); None of none.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(sorted[half]),
+        _ => Some((sorted[half - 1] + sorted[half]) / 2.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_exact_to_three_digits() {
+        let mut latencies = Latencies::default();
+        assert_eq!((latencies.percentile_us(99.0), latencies.max_us()), (0, 0));
+        (1..=1_000).for_each(|us| latencies.record(us));
+        assert_eq!(
+            [50.0, 90.0, 99.0, 100.0].map(|p| latencies.percentile_us(p)),
+            [500, 900, 990, 1_000]
+        );
+        latencies.record(0);
+        latencies.record(u64::MAX);
+        assert_eq!((latencies.count(), latencies.percentile_us(0.0)), (1_002, 1));
+        assert!(latencies.max_us() >= LATENCY_US_MAX);
+    }
+
+    #[test]
+    fn histograms_survive_their_encoding() {
+        let mut latencies = Latencies::default();
+        [3, 70, 70, 900_000].iter().for_each(|us| latencies.record(*us));
+        let text = latencies.to_base64();
+        assert!(text.starts_with("HISTE"), "{text}");
+        let mut read = Latencies::from_base64(&text).unwrap();
+        assert_eq!(read.0, latencies.0);
+        read.merge(&latencies);
+        assert_eq!(read.count(), 8);
+        assert!(Latencies::from_base64("HIST").is_none());
+        assert!(Latencies::from_base64("*").is_none());
+    }
+
+    #[test]
+    fn a_strained_generator_is_not_believed() {
+        let fine = Strain {
+            busy: 0.9,
+            lag_p99_us: 100,
+            measured_p99_us: 1_000,
+            server_gave_way: false,
+        };
+        assert_eq!(doubts(&fine), Vec::<String>::new());
+        assert_eq!(
+            doubts(&Strain { busy: 0.91, ..fine }),
+            ["the generator was busy 91 % of the time (limit 90 %): the server may take more"]
+        );
+        assert_eq!(
+            doubts(&Strain {
+                busy: 0.91,
+                server_gave_way: true,
+                ..fine
+            })
+            .len(),
+            0
+        );
+        assert_eq!(
+            doubts(&Strain {
+                lag_p99_us: 101,
+                ..fine
+            }),
+            ["the generator's own lag (p99 101 us) is above a tenth of the measured p99 (1000 us)"]
+        );
+        assert_eq!(
+            doubts(&Strain {
+                lag_p99_us: 101,
+                measured_p99_us: 0,
+                ..fine
+            })
+            .len(),
+            0
+        );
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(
+            [&[][..], &[3.0], &[4.0, 1.0], &[9.0, 1.0, 2.0]].map(median),
+            [None, Some(3.0), Some(2.5), Some(2.0)]
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! `storm`: all streams are cut at once and come back as clients do.
+
+use std::io;
+use std::process::Command;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::args::Common;
+use crate::clock;
+use crate::crew::Crew;
+use crate::herd;
+use crate::report::{Report, number};
+use crate::stats::Strain;
+use crate::streams::{ProgressLine, StreamsArgs, ramp};
+
+/// Flags of `storm`.
+#[derive(Args, Clone, Debug)]
+pub struct StormArgs {
+    /// The streams
+    #[command(flatten)]
+    pub streams: StreamsArgs,
+    /// Restart the server with this shell command instead of resetting the connections
+    #[arg(long, value_name = "COMMAND")]
+    pub restart: Option<String>,
+    /// Give up when not all are back after this long
+    #[arg(long, default_value = "60s", value_parser = crate::args::duration)]
+    pub patience: Duration,
+}
+
+/// The subcommand.
+pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
+    let streams = &args.streams;
+    if let Some(share) = common.share {
+        herd::run(streams.plan(common, share))?;
+        return Ok(Report::default());
+    }
+    let line = ProgressLine::new(common.quiet);
+    let mut crew = Crew::start(streams.streams)?;
+    let ramped = ramp(&mut crew, streams.streams, streams.rate, &line, |_, _| {})?;
+    if ramped.ready < streams.streams as u64 {
+        return Err(io::Error::other(format!(
+            "only {} of {} streams were ready before the storm",
+            ramped.ready, streams.streams
+        )));
+    }
+    // Whatever the ramp set off is told before the cut.
+    let calm_until_us = clock::now_us() + streams.hold.as_micros() as u64;
+    while clock::now_us() < calm_until_us {
+        crew.listen(Duration::from_millis(100))?;
+    }
+    let cut_us = clock::now_us();
+    match &args.restart {
+        None => crew.order("cut")?,
+        Some(command) => {
+            crew.order("return")?;
+            let status = Command::new("sh").args(["-c", command]).status()?;
+            if !status.success() {
+                return Err(io::Error::other(format!("--restart ended with {status}")));
+            }
+        }
+    }
+    let mut connects = Vec::new();
+    let (mut peak, mut last, mut was_down) = (0.0f64, (0.0, ramped.connected), false);
+    let mut back_s = None;
+    while back_s.is_none() && clock::now_us() < cut_us + args.patience.as_micros() as u64 {
+        let progress = crew.listen(Duration::from_millis(100))?;
+        let elapsed_s = (clock::now_us() - cut_us) as f64 / 1e6;
+        if elapsed_s - last.0 >= 0.5 {
+            let rate = (progress.connected - last.1) as f64 / (elapsed_s - last.0);
+            peak = peak.max(rate);
+            connects.push((elapsed_s, rate));
+            last = (elapsed_s, progress.connected);
+        }
+        was_down |= progress.ready < streams.streams as u64;
+        if was_down && progress.ready == streams.streams as u64 {
+            back_s = Some(elapsed_s);
+        }
+        line.show(&format!(
+            "{} of {} streams back",
+            number(progress.ready as f64),
+            number(streams.streams as f64)
+        ));
+    }
+    line.show("");
+    // A transition that the storm caused would be told now at the latest.
+    let quiet_until_us = clock::now_us() + 1_000_000;
+    let mut held = ramped;
+    while clock::now_us() < quiet_until_us {
+        held = crew.listen(Duration::from_millis(100))?;
+    }
+    let sum = crew.finish()?;
+
+    let mut report = Report::new("storm");
+    report.value("streams", streams.streams as f64);
+    report.value("streams_back", held.ready as f64);
+    report.value_if("all_back_s", back_s);
+    report.value("connects_per_s_peak", peak);
+    report.value("reconnects", (sum.progress.connected - ramped.connected) as f64);
+    report.value("false_transitions", sum.false_transitions as f64);
+    report.value("given_up", sum.given_up as f64);
+    for (name, count) in &sum.gone {
+        report.value(&format!("streams_{name}"), *count as f64);
+    }
+    report.fail_if(
+        streams.streams as u64 - held.ready.min(streams.streams as u64),
+        "streams did not come back",
+    );
+    report.value("retry_ms_max", f64::from(sum.retry_ms_max));
+    // A user whose stream comes back later than the server's patience did leave.
+    if u64::from(sum.retry_ms_max) < sum.away_ms_max && back_s.is_some_and(|s| s * 1e3 < sum.away_ms_max as f64) {
+        report.fail_if(sum.false_transitions, "transitions were told although nobody left");
+    } else {
+        report.notes.push(format!(
+            "some streams were away for longer than offline_after_ms less beat_interval_ms ({} ms), so their users truly went offline: \
+             transitions are no failure of this run",
+            sum.away_ms_max
+        ));
+    }
+    report.fail_if(
+        sum.given_up,
+        "reconnects were answered in a way after which a browser gives up",
+    );
+    report.strain(&Strain {
+        busy: sum.busy,
+        lag_p99_us: sum.lag.percentile_us(99.0),
+        measured_p99_us: sum.back.percentile_us(99.0),
+        server_gave_way: false,
+    });
+    report.latencies("back (from the end of its retry delay)", sum.back);
+    report.series("connects a second", "s after the cut", connects);
+    Ok(report)
+}

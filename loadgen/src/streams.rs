@@ -1,0 +1,237 @@
+//! `streams`: ramp to N event streams, hold them, and weigh the server.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::args::{Common, Peer, Share, duration};
+use crate::clock;
+use crate::crew::Crew;
+use crate::graph::{Choice, Graph};
+use crate::herd::{self, Plan, Progress, Ready};
+use crate::population::Population;
+use crate::procfs;
+use crate::report::{Report, number};
+use crate::stats::Strain;
+
+/// Flags of `streams`, and of `storm` for its streams.
+#[derive(Args, Clone, Debug)]
+pub struct StreamsArgs {
+    /// Streams to hold
+    #[arg(long, default_value_t = 1_000)]
+    pub streams: usize,
+    /// Connects a second
+    #[arg(long, default_value = "2000", value_parser = crate::args::rate)]
+    pub rate: f64,
+    /// Publishers that each stream watches
+    #[arg(long, default_value_t = 0)]
+    pub watch: u32,
+    /// Streams make nobody a publisher
+    #[arg(long)]
+    pub watch_only: bool,
+    /// Choose whom to watch by a Zipf law with this exponent instead of uniformly
+    #[arg(long, value_name = "EXPONENT")]
+    pub zipf: Option<f64>,
+    /// How long to hold all streams
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub hold: Duration,
+}
+
+impl StreamsArgs {
+    /// The herd's plan for `share` of all streams.
+    pub fn plan(&self, common: &Common, share: Share) -> Plan {
+        let choice = self.zipf.map_or(Choice::Uniform, |exponent| Choice::Zipf { exponent });
+        Plan {
+            target: common.http,
+            first: share.first,
+            count: share.count,
+            rate: self.rate * share.count as f64 / self.streams as f64,
+            population: Population::new(common.seed),
+            graph: Graph {
+                publishers: self.streams as u64,
+                watches: self.watch,
+                choice,
+                seed: common.seed,
+            },
+            publish: !self.watch_only,
+            ready: match common.peer {
+                Peer::Nchan => Ready::Head,
+                Peer::Greendot if self.watch == 0 => Ready::Hello,
+                _ => Ready::Snapshot,
+            },
+        }
+    }
+}
+
+/// What the server and the kernel used at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weight {
+    server: Option<procfs::Memory>,
+    slab_bytes: Option<u64>,
+    tcp_bytes: Option<u64>,
+    server_cpu_us: Option<u64>,
+}
+
+impl Weight {
+    /// Weighs now.
+    pub fn now(server_pid: Option<u32>) -> Weight {
+        Weight {
+            server: server_pid.and_then(procfs::memory),
+            slab_bytes: procfs::slab_bytes(),
+            tcp_bytes: procfs::tcp_buffer_bytes(),
+            server_cpu_us: server_pid.and_then(procfs::cpu_us),
+        }
+    }
+
+    /// Adds what was used since `before`, for each of `streams`.
+    pub fn report(&self, before: &Weight, streams: u64, report: &mut Report) {
+        let each =
+            |after: Option<u64>, before: Option<u64>| Some((after? as f64 - before? as f64) / streams.max(1) as f64);
+        let server = |of: fn(procfs::Memory) -> u64| each(self.server.map(of), before.server.map(of));
+        report.value_if("server_user_bytes_per_stream", server(|m| m.anonymous_bytes));
+        report.value_if("server_rss_bytes_per_stream", server(|m| m.rss_bytes));
+        report.value_if(
+            "kernel_slab_bytes_per_stream_both_ends",
+            each(self.slab_bytes, before.slab_bytes),
+        );
+        report.value_if(
+            "kernel_tcp_buffer_bytes_per_stream_both_ends",
+            each(self.tcp_bytes, before.tcp_bytes),
+        );
+        report.value_if(
+            "server_cpu_us_per_stream",
+            each(self.server_cpu_us, before.server_cpu_us),
+        );
+    }
+}
+
+/// A line on standard error that is written over, unless nobody looks.
+pub struct ProgressLine {
+    shown: bool,
+}
+
+impl ProgressLine {
+    /// Shown unless quiet or not a terminal.
+    pub fn new(quiet: bool) -> ProgressLine {
+        ProgressLine {
+            shown: !quiet && io::stderr().is_terminal(),
+        }
+    }
+
+    /// Shows `text`.
+    pub fn show(&self, text: &str) {
+        if self.shown {
+            let mut out = io::stderr().lock();
+            // Nobody is told that the line for looking at could not be written.
+            let _ = write!(out, "\r\x1b[K{text}").and_then(|()| out.flush());
+        }
+    }
+}
+
+/// Waits until all `total` streams are ready or given up, for 30 s beyond the schedule at most; `each` sees all progress.
+pub fn ramp(
+    crew: &mut Crew,
+    total: usize,
+    rate: f64,
+    line: &ProgressLine,
+    mut each: impl FnMut(f64, Progress),
+) -> io::Result<Progress> {
+    let start_us = clock::now_us();
+    let limit_s = total as f64 / rate + 30.0;
+    loop {
+        let progress = crew.listen(Duration::from_millis(250))?;
+        let elapsed_s = (clock::now_us() - start_us) as f64 / 1e6;
+        each(elapsed_s, progress);
+        let speed = progress.ready as f64 / elapsed_s.max(0.001);
+        line.show(&format!(
+            "{} of {} streams, {}/s, {} s to go",
+            number(progress.ready as f64),
+            number(total as f64),
+            number(speed.round()),
+            number(((total as u64).saturating_sub(progress.ready) as f64 / speed.max(1.0)).round()),
+        ));
+        if progress.ready + progress.gone >= total as u64 || elapsed_s > limit_s {
+            line.show("");
+            return Ok(progress);
+        }
+    }
+}
+
+/// The subcommand.
+pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
+    if let Some(share) = common.share {
+        herd::run(args.plan(common, share))?;
+        return Ok(Report::default());
+    }
+    let mut report = Report::new("streams");
+    let line = ProgressLine::new(common.quiet);
+    let before = Weight::now(common.server_pid);
+    let mut crew = Crew::start(args.streams)?;
+    let (mut connects, mut memory) = (Vec::new(), Vec::new());
+    let mut ramped_s = 0.0;
+    let mut last = (0.0, 0);
+    let reached = ramp(&mut crew, args.streams, args.rate, &line, |elapsed_s, progress| {
+        if elapsed_s - last.0 >= 0.5 {
+            connects.push((elapsed_s, (progress.connected - last.1) as f64 / (elapsed_s - last.0)));
+            if let Some(used) = common.server_pid.and_then(procfs::memory) {
+                memory.push((progress.ready as f64, used.anonymous_bytes as f64 / 1_048_576.0));
+            }
+            last = (elapsed_s, progress.connected);
+        }
+        ramped_s = elapsed_s;
+    })?;
+    let ramp_cpu = Weight::now(common.server_pid);
+    let hold_until_us = clock::now_us() + args.hold.as_micros() as u64;
+    let mut held = reached;
+    while clock::now_us() < hold_until_us {
+        held = crew.listen(Duration::from_millis(100))?;
+    }
+    let after = Weight::now(common.server_pid);
+    let idle_cpu_us = after
+        .server_cpu_us
+        .zip(ramp_cpu.server_cpu_us)
+        .map(|(after, before)| after - before);
+    let sum = crew.finish()?;
+
+    report.value("streams_asked", args.streams as f64);
+    report.value("streams_ready", reached.ready as f64);
+    report.value("streams_held", held.ready as f64);
+    report.value("watches_per_stream", f64::from(args.watch));
+    report.value("ramp_s", ramped_s);
+    report.value("connects_per_s", reached.ready as f64 / ramped_s.max(0.001));
+    let user_memory = Weight {
+        server_cpu_us: ramp_cpu.server_cpu_us,
+        ..after
+    };
+    user_memory.report(&before, held.ready, &mut report);
+    report.value_if("server_cpu_s_while_held", idle_cpu_us.map(|us| us as f64 / 1e6));
+    report.value("presence_events_received", sum.progress.presence as f64);
+    report.value(
+        "generator_user_bytes_per_stream",
+        held.own_bytes as f64 / held.ready.max(1) as f64,
+    );
+    for (name, count) in &sum.gone {
+        report.value(&format!("streams_{name}"), *count as f64);
+    }
+    report.fail_if(
+        args.streams as u64 - held.ready.min(args.streams as u64),
+        "streams were not held to the end",
+    );
+    report
+        .notes
+        .push("both ends of every connection are on this machine: kernel memory is counted for both".to_owned());
+    let strain = Strain {
+        busy: sum.busy,
+        lag_p99_us: sum.lag.percentile_us(99.0),
+        measured_p99_us: sum.hello.percentile_us(99.0).max(sum.connect.percentile_us(99.0)),
+        server_gave_way: false,
+    };
+    report.strain(&strain);
+    report.latencies("connect", sum.connect);
+    report.latencies("hello", sum.hello);
+    report.latencies("snapshot", sum.snapshot);
+    report.series("connects a second", "s", connects);
+    report.series("user memory of the server, MiB", "streams", memory);
+    Ok(report)
+}

@@ -1,0 +1,222 @@
+//! The generator against a server that lies: honest, it passes; each lie is named and ends with exit code 1.
+
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+mod fake;
+
+use std::process::Command;
+
+use fake::{Fake, Lie};
+use serde_json::Value;
+
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+/// Runs the binary against a fake server; its exit code and its report.
+fn run(lie: Lie, arguments: &[&str]) -> (i32, Value) {
+    let fake = Fake::start(lie);
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("report.json");
+    let html = folder.path().join("report.html");
+    let out = Command::new(env!("CARGO_BIN_EXE_greendot-loadgen"))
+        .args(arguments)
+        .args(["--http", &fake.http.to_string(), "--udp", &fake.udp.to_string()])
+        .arg("--key-file")
+        .arg(&fake.key_file)
+        .arg("--json")
+        .arg(&json)
+        .arg("--report")
+        .arg(&html)
+        .output()
+        .unwrap();
+    let code = out.status.code().unwrap();
+    assert!(code < 2, "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(std::fs::read_to_string(&html).unwrap().ends_with("</html>\n"));
+    (
+        code,
+        serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap(),
+    )
+}
+
+fn fanout(lie: Lie) -> (i32, Value) {
+    run(
+        lie,
+        &[
+            "fanout",
+            "--watchers",
+            "20",
+            "--transitions",
+            "12",
+            "--rate",
+            "10",
+            "--settle",
+            "40ms",
+            "--late-after",
+            "700ms",
+            "--wait",
+            "2s",
+        ],
+    )
+}
+
+#[test]
+fn fanout_believes_an_honest_server() {
+    let (code, report) = fanout(Lie::Honest);
+    assert_eq!((code, &report["failures"]), (0, &serde_json::json!([])));
+    assert_eq!(report["values"]["deliveries"], 240.0);
+    assert_eq!(report["latencies"]["last watcher"]["count"], 12);
+}
+
+#[test]
+fn fanout_catches_each_lie() {
+    for (lie, name, count) in [(Lie::Drop, "missing", 34.0), (Lie::Double, "duplicated", 34.0)] {
+        let (code, report) = fanout(lie);
+        assert_eq!(
+            (code, &report["values"][name]),
+            (1, &serde_json::json!(count)),
+            "{lie:?}: {report:#}"
+        );
+    }
+    let (code, report) = fanout(Lie::Flip);
+    assert_eq!(code, 1);
+    assert!(report["values"]["never_caused"].as_f64() > Some(0.0), "{report:#}");
+    // Behind newer ones of the same publisher they are out of order; the last ones, told to nobody after, are late.
+    let (code, report) = fanout(Lie::Delay(900));
+    assert_eq!(code, 1);
+    assert!(
+        report["values"]["out_of_order"].as_f64() > Some(0.0) && report["values"]["late"].as_f64() > Some(0.0),
+        "{report:#}"
+    );
+}
+
+fn churn(lie: Lie) -> (i32, Value) {
+    run(
+        lie,
+        &[
+            "churn",
+            "--users",
+            "60",
+            "--watchers",
+            "12",
+            "--contacts",
+            "20",
+            "--minutes",
+            "0.06",
+            "--loss",
+            "0.3",
+            "--session",
+            "2s",
+            "--link",
+            "3s",
+            "--settle",
+            "600ms",
+        ],
+    )
+}
+
+#[test]
+fn churn_believes_an_honest_server() {
+    let (code, report) = churn(Lie::Honest);
+    assert_eq!((code, &report["failures"]), (0, &serde_json::json!([])));
+    for name in ["states_told", "beats_lost_on_purpose", "goodbyes", "reconnects"] {
+        assert!(report["values"][name].as_f64() > Some(3.0), "{name}: {report:#}");
+    }
+}
+
+#[test]
+fn churn_catches_each_lie() {
+    let lies = [
+        (Lie::Drop, "stale_views"),
+        (Lie::Double, "duplicated"),
+        (Lie::Flip, "false_online"),
+        (Lie::Delay(1_200), "stale_views"),
+        (Lie::Impatient, "false_offline"),
+        (Lie::Deaf, "final_disagreements"),
+    ];
+    // Side by side: each mostly waits.
+    std::thread::scope(|scope| {
+        for (lie, name) in lies {
+            scope.spawn(move || {
+                let (code, report) = churn(lie);
+                assert_eq!(code, 1, "{lie:?}");
+                assert!(report["values"][name].as_f64() > Some(0.0), "{lie:?}: {report:#}");
+            });
+        }
+    });
+}
+
+#[test]
+fn the_other_subcommands_run_to_their_end() {
+    let (code, report) = run(
+        Lie::Honest,
+        &[
+            "streams",
+            "--streams",
+            "50",
+            "--rate",
+            "500",
+            "--watch",
+            "3",
+            "--hold",
+            "300ms",
+        ],
+    );
+    assert_eq!(
+        (code, &report["values"]["streams_held"]),
+        (0, &serde_json::json!(50.0)),
+        "{report:#}"
+    );
+    assert_eq!(report["latencies"]["snapshot"]["count"], 50);
+    let (code, report) = run(
+        Lie::Honest,
+        &["query", "--rate", "200", "--seconds", "500ms", "--connections", "4"],
+    );
+    assert_eq!((code, &report["values"]["answers"]), (0, &serde_json::json!(100.0)));
+    let (code, report) = run(
+        Lie::Honest,
+        &[
+            "query",
+            "--rate",
+            "max",
+            "--seconds",
+            "300ms",
+            "--connections",
+            "2",
+            "--pipeline",
+            "8",
+        ],
+    );
+    assert_eq!((code, &report["values"]["unanswered"]), (0, &serde_json::json!(0.0)));
+    let (code, report) = run(
+        Lie::Honest,
+        &[
+            "beats",
+            "--rate",
+            "2000",
+            "--users",
+            "100",
+            "--entries",
+            "10",
+            "--seconds",
+            "500ms",
+        ],
+    );
+    assert_eq!(
+        (code, &report["values"]["datagrams_sent"]),
+        (0, &serde_json::json!(100.0))
+    );
+    // The fake knows nothing of its streams' users, so its snapshots say offline: a storm must call that false transitions.
+    let (code, report) = run(
+        Lie::Honest,
+        &[
+            "storm",
+            "--streams",
+            "30",
+            "--rate",
+            "500",
+            "--watch",
+            "2",
+            "--hold",
+            "200ms",
+        ],
+    );
+    assert_eq!((code, &report["values"]["streams_back"]), (1, &serde_json::json!(30.0)));
+    assert_eq!(report["values"]["false_transitions"], 60.0);
+}
