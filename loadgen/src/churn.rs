@@ -26,6 +26,8 @@ use crate::truth::{History, Tolerance, Verdict};
 
 /// Views compared with the truth in one go.
 const VIEWS_PER_CHECK: usize = 4_096;
+/// A snapshot of this many records comes in one event; of more the end would not be known when only changes are told.
+const CONTACTS_MAX: u32 = 400;
 /// Numbers of these users start here, apart from those of the other scenarios.
 const FIRST_USER: u64 = 2 << 32;
 
@@ -127,6 +129,9 @@ struct Found {
 
 /// The subcommand.
 pub fn run(common: &Common, args: &ChurnArgs) -> io::Result<Report> {
+    if args.contacts > CONTACTS_MAX {
+        return Err(io::Error::other(format!("--contacts takes at most {CONTACTS_MAX}")));
+    }
     if args.watchers as u64 + 32 > raise_descriptor_limit() {
         return Err(io::Error::other("more watchers than descriptors"));
     }

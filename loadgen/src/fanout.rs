@@ -70,6 +70,8 @@ struct Watchers<'a> {
     population: Population,
     ledger: Ledger,
     ready: usize,
+    /// Records that each watcher's snapshot has brought; a long snapshot comes in several events.
+    snapshot_records: Vec<usize>,
     gone: u64,
     failed_at_setup: Option<Gone>,
     online_at_start: u64,
@@ -104,6 +106,7 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
         population,
         ledger: Ledger::new(start_us, args.watchers, args.publishers),
         ready: 0,
+        snapshot_records: vec![0; args.watchers],
         gone: 0,
         failed_at_setup: None,
         online_at_start: 0,
@@ -420,10 +423,20 @@ impl Handler for Watchers<'_> {
                 });
                 self.unreadable += u64::from(!readable);
                 self.online_at_start += online_now;
+                let records = states.len();
                 for (publisher, online, since) in states {
                     self.ledger.set_view(conn, publisher, online, since);
                 }
-                self.ready += usize::from(!self.started);
+                let before = self.snapshot_records[conn];
+                // A peer's snapshot is canned: one event, of somebody else.
+                let whole = if self.common.peer == Peer::Greendot {
+                    self.args.publishers
+                } else {
+                    1
+                };
+                let brought = if self.common.peer == Peer::Greendot { records } else { 1 };
+                self.snapshot_records[conn] = before + brought;
+                self.ready += usize::from(before < whole && before + brought >= whole);
             }
             b"hello" => {
                 let hello: Option<serde_json::Value> = serde_json::from_slice(&event.data).ok();
