@@ -105,9 +105,11 @@ impl Log {
         offset + RECORD_OVERHEAD_BYTES as u64 + u64::from(self.final_bytes(offset, 1)[0])
     }
 
+    /// Fetches the lines of a record whose id is expected to be this long.
     #[inline]
-    pub(super) fn prefetch(&self, offset: u64) {
+    pub(super) fn prefetch(&self, offset: u64, id_bytes: usize) {
         prefetch(self.file.address(offset));
+        prefetch(self.file.address(offset + ID_AT + id_bytes as u64 - 1));
     }
 
     #[inline]
