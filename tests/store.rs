@@ -28,7 +28,7 @@ fn at(ms: u64) -> Now {
 }
 
 fn user(id: &str) -> User<'_> {
-    User::parse(id.as_bytes()).unwrap()
+    User::parse(id.as_bytes()).expect("as set up")
 }
 
 fn options(dir: &Path, boot_id: u8) -> StoreOptions {
@@ -43,7 +43,7 @@ fn options(dir: &Path, boot_id: u8) -> StoreOptions {
 }
 
 fn open(dir: &Path, boot_id: u8, ms: u64) -> (Presence, OpenReport) {
-    Presence::open(&options(dir, boot_id), at(ms)).unwrap()
+    Presence::open(&options(dir, boot_id), at(ms)).expect("as set up")
 }
 
 fn fault(dir: &Path) -> StoreFault {
@@ -66,7 +66,7 @@ fn sweep(presence: &Presence, ms: u64, hold_expiries: bool) -> Vec<Transition> {
 }
 
 fn beat(presence: &Presence, id: &str, ms: u64) -> Slot {
-    let slot = presence.intern(user(id)).unwrap();
+    let slot = presence.intern(user(id)).expect("as set up");
     assert_ne!(
         presence.record_beat(slot, at(ms).unix, at(ms)),
         BeatOutcome::BeforeLeave
@@ -80,7 +80,7 @@ fn closed_store(dir: &Path) {
     beat(&presence, "ann", 0);
     beat(&presence, "bob", 0);
     sweep(&presence, 0, false);
-    presence.close(at(10)).unwrap();
+    presence.close(at(10)).expect("as set up");
 }
 
 fn contents(dir: &Path) -> Vec<Vec<u8>> {
@@ -94,14 +94,14 @@ fn patch(dir: &Path, name: &str, offset: u64, bytes: &[u8]) {
     fs::File::options()
         .write(true)
         .open(dir.join(name))
-        .unwrap()
+        .expect("as set up")
         .write_all_at(bytes, offset)
-        .unwrap();
+        .expect("as set up");
 }
 
 fn copy(from: &Path, to: &Path) {
     for name in FILES {
-        fs::copy(from.join(name), to.join(name)).unwrap();
+        fs::copy(from.join(name), to.join(name)).expect("as set up");
     }
 }
 
@@ -501,6 +501,53 @@ fn a_torn_tail_is_cut_and_its_cells_are_zeroed() {
 }
 
 #[test]
+fn a_log_that_is_read_in_parts_is_read_whole() {
+    const USERS: u32 = 400_000;
+    let id = |n: u32| format!("user-number-{n:06}");
+    let dir = tempfile::tempdir().unwrap();
+    let (presence, _) = open(dir.path(), 1, 0);
+    for n in 0..USERS {
+        assert_eq!(presence.intern(user(&id(n))), Ok(Slot::new(n)));
+    }
+    drop(presence);
+    let (presence, report) = open(dir.path(), 1, 100);
+    assert_eq!(
+        report,
+        OpenReport {
+            users: USERS,
+            ..OpenReport::default()
+        }
+    );
+    for n in 0..USERS {
+        assert_eq!(presence.lookup(user(&id(n))), Some(Slot::new(n)));
+        assert_eq!(presence.user(Slot::new(n)).as_str(), id(n));
+    }
+    assert_eq!(presence.intern(user("one more")), Ok(Slot::new(USERS)));
+    presence.close(at(200)).unwrap();
+    drop(presence);
+    // Records are 27 bytes. The first damage counts, in whichever part; those behind it are not looked at.
+    let record = |n: u64| ANN_AT + 27 * n;
+    patch(dir.path(), "users.log", record(390_000) + 9, b"!");
+    assert_refused(
+        dir.path(),
+        StoreFaultKind::RecordDamaged,
+        &[&format!("offset {}:", record(390_000) + 23)],
+    );
+    patch(dir.path(), "users.log", record(20_000) + 9, b"!");
+    assert_refused(
+        dir.path(),
+        StoreFaultKind::RecordDamaged,
+        &[&format!("offset {}:", record(20_000) + 23)],
+    );
+    patch(dir.path(), "users.log", record(30_000), &[255]);
+    assert_refused(
+        dir.path(),
+        StoreFaultKind::RecordDamaged,
+        &[&format!("offset {}:", record(20_000) + 23)],
+    );
+}
+
+#[test]
 fn more_users_than_users_max_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     closed_store(dir.path());
@@ -592,7 +639,7 @@ fn fill_under_a_file_size_limit(dir: &Path) {
             maximum,
         },
     )
-    .unwrap();
+    .expect("as set up");
     let (presence, _) = open(dir, 1, 0);
     let mut made = 0;
     let refused = loop {
@@ -621,7 +668,7 @@ fn fill_under_a_file_size_limit(dir: &Path) {
     );
     assert_eq!(presence.intern(user("one more")), Err(InternFault::NoSpace));
     for name in FILES {
-        assert!(fs::metadata(dir.join(name)).unwrap().len() <= 2 << 20);
+        assert!(fs::metadata(dir.join(name)).expect("as set up").len() <= 2 << 20);
     }
     setrlimit(
         Resource::Fsize,
@@ -630,7 +677,7 @@ fn fill_under_a_file_size_limit(dir: &Path) {
             maximum,
         },
     )
-    .unwrap();
+    .expect("as set up");
     assert_eq!(presence.intern(user("room again")), Ok(Slot::new(made)));
     assert_eq!(presence.lookup(user("room again")), Some(Slot::new(made)));
 }
