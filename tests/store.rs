@@ -284,6 +284,51 @@ fn a_power_cut_leaves_what_was_flushed() {
 }
 
 #[test]
+fn only_what_may_have_changed_is_written_back() {
+    const CHUNK_BYTES: u64 = 32 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let presence = Arc::new(open(dir.path(), 1, 0).0);
+    let ann = beat(&presence, "ann", 0);
+    sweep(&presence, 0, false);
+    let mut flusher = presence.flusher(1 << 20);
+    // Bytes of the log, of the stamps, of the published cells; then the rest of the second.
+    let mut cycle = |ms: u64| {
+        let [log, stamps, published, headers] =
+            [0, 1, 2, 3].map(|n| flusher.slice(at(ms + n)).unwrap());
+        assert_eq!(
+            (headers.bytes, headers.cycle_ms, headers.pause_ms),
+            (0, Some(3), 997)
+        );
+        [log.bytes, stamps.bytes, published.bytes]
+    };
+    assert_eq!(cycle(0), [12, CHUNK_BYTES, CHUNK_BYTES]);
+    // Ann is online: she may have beaten.
+    assert_eq!(cycle(1_000), [0, CHUNK_BYTES, 0]);
+    presence.record_leave(ann, at(2_000).unix, at(2_000));
+    sweep(&presence, 2_000, false);
+    assert_eq!(cycle(3_000), [0, CHUNK_BYTES, CHUNK_BYTES]);
+    assert_eq!(
+        cycle(4_000),
+        [0, 0, 0],
+        "a store that sleeps writes nothing"
+    );
+    beat(&presence, "ann", 5_000);
+    let reports = [0, 1].map(|n| flusher.slice(at(5_000 + n)).unwrap());
+    assert_eq!(
+        (reports[1].bytes, reports[1].pause_ms),
+        (CHUNK_BYTES, 31),
+        "32 KiB at 1 MiB a second"
+    );
+    presence.close(at(6_000)).unwrap();
+    assert_eq!(flusher.slice(at(6_000)).unwrap().bytes, 0);
+    drop((flusher, presence));
+    assert!(
+        open(dir.path(), 1, 7_000).1.clean,
+        "the closed store's flusher kept its hands off"
+    );
+}
+
+#[test]
 fn a_reboot_without_a_close_is_a_power_cut_and_a_crash_is_not() {
     let dir = tempfile::tempdir().unwrap();
     closed_store(dir.path());
