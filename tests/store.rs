@@ -28,7 +28,7 @@ fn at(ms: u64) -> Now {
 }
 
 fn user(id: &str) -> User<'_> {
-    User::parse(id.as_bytes()).unwrap()
+    User::parse(id.as_bytes()).expect("as set up")
 }
 
 fn options(dir: &Path, boot_id: u8) -> StoreOptions {
@@ -43,7 +43,7 @@ fn options(dir: &Path, boot_id: u8) -> StoreOptions {
 }
 
 fn open(dir: &Path, boot_id: u8, ms: u64) -> (Presence, OpenReport) {
-    Presence::open(&options(dir, boot_id), at(ms)).unwrap()
+    Presence::open(&options(dir, boot_id), at(ms)).expect("as set up")
 }
 
 fn fault(dir: &Path) -> StoreFault {
@@ -66,7 +66,7 @@ fn sweep(presence: &Presence, ms: u64, hold_expiries: bool) -> Vec<Transition> {
 }
 
 fn beat(presence: &Presence, id: &str, ms: u64) -> Slot {
-    let slot = presence.intern(user(id)).unwrap();
+    let slot = presence.intern(user(id)).expect("as set up");
     assert_ne!(
         presence.record_beat(slot, at(ms).unix, at(ms)),
         BeatOutcome::BeforeLeave
@@ -80,7 +80,7 @@ fn closed_store(dir: &Path) {
     beat(&presence, "ann", 0);
     beat(&presence, "bob", 0);
     sweep(&presence, 0, false);
-    presence.close(at(10)).unwrap();
+    presence.close(at(10)).expect("as set up");
 }
 
 fn contents(dir: &Path) -> Vec<Vec<u8>> {
@@ -94,14 +94,14 @@ fn patch(dir: &Path, name: &str, offset: u64, bytes: &[u8]) {
     fs::File::options()
         .write(true)
         .open(dir.join(name))
-        .unwrap()
+        .expect("as set up")
         .write_all_at(bytes, offset)
-        .unwrap();
+        .expect("as set up");
 }
 
 fn copy(from: &Path, to: &Path) {
     for name in FILES {
-        fs::copy(from.join(name), to.join(name)).unwrap();
+        fs::copy(from.join(name), to.join(name)).expect("as set up");
     }
 }
 
@@ -252,6 +252,43 @@ fn a_power_cut_leaves_what_was_flushed() {
     drop(presence);
     let (presence, report) = open(cut.path(), 2, 96_000);
     assert!(report.clean && !presence.resumable(at(60_000).unix, at(96_000)));
+}
+
+#[test]
+fn only_what_may_have_changed_is_written_back() {
+    const CHUNK_BYTES: u64 = 32 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let presence = Arc::new(open(dir.path(), 1, 0).0);
+    let ann = beat(&presence, "ann", 0);
+    sweep(&presence, 0, false);
+    let mut flusher = presence.flusher(1 << 20);
+    // Bytes of the log, of the stamps, of the published cells; then the rest of the second.
+    let mut cycle = |ms: u64| {
+        let [log, stamps, published, headers] = [0, 1, 2, 3].map(|n| flusher.slice(at(ms + n)).unwrap());
+        assert_eq!((headers.bytes, headers.cycle_ms, headers.pause_ms), (0, Some(3), 997));
+        [log.bytes, stamps.bytes, published.bytes]
+    };
+    assert_eq!(cycle(0), [12, CHUNK_BYTES, CHUNK_BYTES]);
+    // Ann is online: she may have beaten.
+    assert_eq!(cycle(1_000), [0, CHUNK_BYTES, 0]);
+    presence.record_leave(ann, at(2_000).unix, at(2_000));
+    sweep(&presence, 2_000, false);
+    assert_eq!(cycle(3_000), [0, CHUNK_BYTES, CHUNK_BYTES]);
+    assert_eq!(cycle(4_000), [0, 0, 0], "a store that sleeps writes nothing");
+    beat(&presence, "ann", 5_000);
+    let reports = [0, 1].map(|n| flusher.slice(at(5_000 + n)).unwrap());
+    assert_eq!(
+        (reports[1].bytes, reports[1].pause_ms),
+        (CHUNK_BYTES, 31),
+        "32 KiB at 1 MiB a second"
+    );
+    presence.close(at(6_000)).unwrap();
+    assert_eq!(flusher.slice(at(6_000)).unwrap().bytes, 0);
+    drop((flusher, presence));
+    assert!(
+        open(dir.path(), 1, 7_000).1.clean,
+        "the closed store's flusher kept its hands off"
+    );
 }
 
 #[test]
@@ -461,6 +498,53 @@ fn a_torn_tail_is_cut_and_its_cells_are_zeroed() {
 }
 
 #[test]
+fn a_log_that_is_read_in_parts_is_read_whole() {
+    const USERS: u32 = 400_000;
+    let id = |n: u32| format!("user-number-{n:06}");
+    let dir = tempfile::tempdir().unwrap();
+    let (presence, _) = open(dir.path(), 1, 0);
+    for n in 0..USERS {
+        assert_eq!(presence.intern(user(&id(n))), Ok(Slot::new(n)));
+    }
+    drop(presence);
+    let (presence, report) = open(dir.path(), 1, 100);
+    assert_eq!(
+        report,
+        OpenReport {
+            users: USERS,
+            ..OpenReport::default()
+        }
+    );
+    for n in 0..USERS {
+        assert_eq!(presence.lookup(user(&id(n))), Some(Slot::new(n)));
+        assert_eq!(presence.user(Slot::new(n)).as_str(), id(n));
+    }
+    assert_eq!(presence.intern(user("one more")), Ok(Slot::new(USERS)));
+    presence.close(at(200)).unwrap();
+    drop(presence);
+    // Records are 27 bytes. The first damage counts, in whichever part; those behind it are not looked at.
+    let record = |n: u64| ANN_AT + 27 * n;
+    patch(dir.path(), "users.log", record(390_000) + 9, b"!");
+    assert_refused(
+        dir.path(),
+        StoreFaultKind::RecordDamaged,
+        &[&format!("offset {}:", record(390_000) + 23)],
+    );
+    patch(dir.path(), "users.log", record(20_000) + 9, b"!");
+    assert_refused(
+        dir.path(),
+        StoreFaultKind::RecordDamaged,
+        &[&format!("offset {}:", record(20_000) + 23)],
+    );
+    patch(dir.path(), "users.log", record(30_000), &[255]);
+    assert_refused(
+        dir.path(),
+        StoreFaultKind::RecordDamaged,
+        &[&format!("offset {}:", record(20_000) + 23)],
+    );
+}
+
+#[test]
 fn more_users_than_users_max_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     closed_store(dir.path());
@@ -549,7 +633,7 @@ fn fill_under_a_file_size_limit(dir: &Path) {
             maximum,
         },
     )
-    .unwrap();
+    .expect("as set up");
     let (presence, _) = open(dir, 1, 0);
     let mut made = 0;
     let refused = loop {
@@ -578,7 +662,7 @@ fn fill_under_a_file_size_limit(dir: &Path) {
     );
     assert_eq!(presence.intern(user("one more")), Err(InternFault::NoSpace));
     for name in FILES {
-        assert!(fs::metadata(dir.join(name)).unwrap().len() <= 2 << 20);
+        assert!(fs::metadata(dir.join(name)).expect("as set up").len() <= 2 << 20);
     }
     setrlimit(
         Resource::Fsize,
@@ -587,7 +671,7 @@ fn fill_under_a_file_size_limit(dir: &Path) {
             maximum,
         },
     )
-    .unwrap();
+    .expect("as set up");
     assert_eq!(presence.intern(user("room again")), Ok(Slot::new(made)));
     assert_eq!(presence.lookup(user("room again")), Some(Slot::new(made)));
 }

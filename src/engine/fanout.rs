@@ -141,9 +141,11 @@ impl Engine {
 
     /// Returns how many were told.
     fn encode_changes(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) -> u64 {
+        let fits = self.watches.marks(index) * EVENT_BYTES_MAX <= end.saturating_sub(out.len());
+        let start = self.first_told(index, fits);
         let (presence, records) = (&*self.presence, &mut self.fanout.records);
         let mut told = 0;
-        let left = self.watches.take_marks(index, |mark| {
+        let left = self.watches.take_marks(index, start, |mark| {
             if out.len() + EVENT_BYTES_MAX > end {
                 return planted::is(Planted::MarkClearedEarly);
             }
@@ -170,10 +172,11 @@ impl Engine {
             return;
         }
         let fits = self.watches.marks(index) * EVENT_BYTES_MAX + SNAPSHOT_BYTES <= room;
+        let start = self.first_told(index, fits);
         sse::write_snapshot_open(fits.then_some(now.unix), out);
         let presence = &*self.presence;
         let mut told = 0;
-        let left = self.watches.take_marks(index, |mark| {
+        let left = self.watches.take_marks(index, start, |mark| {
             if out.len() + EVENT_BYTES_MAX + SNAPSHOT_BYTES > end {
                 return false;
             }
@@ -192,6 +195,15 @@ impl Engine {
         self.conns.at(index).put(flag::SNAPSHOT, left > 0);
         self.counters.add(Counter::EventsSnapshot, 1);
         self.book_told(told, left);
+    }
+
+    /// Where in a stream's list to begin: anywhere, unless all can be told at once.
+    fn first_told(&mut self, index: u32, fits: bool) -> usize {
+        if fits {
+            0
+        } else {
+            self.random.usize(..self.watches.of(index).max(1))
+        }
     }
 
     fn book_told(&mut self, told: u64, left: usize) {

@@ -1,6 +1,6 @@
-//! Short lists of u32 by the million, in one arena.
+//! Short ordered lists of u32 by the million, in one arena.
 //!
-//! Owns the memory of all watch lists of a shard, in both directions. A list is eight bytes where it is kept ([`List`]); its
+//! Owns the streams' side of the watch lists: whom each watches. They come whole and seldom change. A list is eight bytes where it is kept ([`List`]); its
 //! entries live in blocks of a few size classes, so that there is no allocator header and at most a quarter of slack.
 //! Never frees memory to the system: a shard that once held a million watches will again.
 
@@ -32,16 +32,6 @@ impl Lists {
 
     pub(super) fn get_mut(&mut self, list: List) -> &mut [u32] {
         &mut self.words[list.offset as usize..(list.offset + list.len) as usize]
-    }
-
-    /// Inserts `word` before position `at`.
-    pub(super) fn insert(&mut self, list: &mut List, at: usize, word: u32) {
-        let len = list.len as usize;
-        debug_assert!(at <= len);
-        self.resize(list, list.len + 1);
-        let block = self.get_mut(*list);
-        block.copy_within(at..len, at + 1);
-        block[at] = word;
     }
 
     /// Removes and returns the entry at `at`; the order of the rest stays.
@@ -161,9 +151,8 @@ mod tests {
                 let (head, model) = (&mut heads[which], &mut models[which]);
                 match op {
                     0 | 1 => {
-                        let at = word as usize % (model.len() + 1);
-                        model.insert(at, word);
-                        lists.insert(head, at, word);
+                        model.push(word);
+                        lists.set(head, model);
                     }
                     _ if !model.is_empty() => {
                         let at = word as usize % model.len();

@@ -3,10 +3,12 @@
 //! Everything here is indexed by a connection's dense index and kept in a few parallel tables, because the user memory of an
 //! idle stream is what decides how many fit: [`conn::Conn`] 24 bytes, a watch list head 12, a timer link 12.
 
+mod chains;
 pub mod conn;
 mod lists;
 pub mod outbox;
 pub mod timers;
+mod watchers;
 pub mod watches;
 
 pub use conn::{Conn, ConnId, Conns, Phase};

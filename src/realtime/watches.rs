@@ -2,21 +2,17 @@
 //!
 //! Owns the two indexes (stream -> publishers, publisher -> streams), the marks, and the watches by name of users that have no
 //! slot yet. Only this type mutates any of them, so they cannot disagree. A mark is one bit of a watch: marking twice costs
-//! nothing more. Cost: 4 bytes a watch in each direction and at most a quarter of slack, 12 bytes a stream, about 20 a watched
-//! publisher; publishers with very many watchers are kept as compressed bitmaps.
+//! nothing more. Cost: 4 bytes a watch on the stream's side and about 6 on the publisher's, 12 bytes a stream, about 20 a watched
+//! publisher.
 
 use hashbrown::HashMap;
-use roaring::RoaringBitmap;
 
 use super::lists::{List, Lists};
+use super::watchers::{Watchers, WatchersArena};
 
 /// A stream's entry for one watched publisher, as kept: bit 31 the mark, bit 30 "by name", below it a slot or a name's index.
 const MARK: u32 = 1 << 31;
 const NAMED: u32 = 1 << 30;
-
-/// Watchers beyond which a publisher's list becomes a bitmap, and below which it becomes a list again.
-const CROWD_MIN: usize = 192;
-const CROWD_LEAVE: usize = 96;
 
 /// What is watched: a publisher by its slot's index, or a user without a slot by name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -46,19 +42,25 @@ struct Follow {
     marks: u32,
 }
 
-/// Who watches one publisher.
-#[derive(Clone, Copy, Debug)]
-enum Watchers {
-    Few(List),
-    Crowd(u32),
-}
-
 #[derive(Debug, Default)]
 struct Names {
     index: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     /// By index: the name and its watchers; an empty name is a free place.
-    table: Vec<(Box<str>, List)>,
+    table: Vec<(Box<str>, Watchers)>,
     free: Vec<u32>,
+}
+
+impl Names {
+    /// Nobody watches by this name any more.
+    fn forget(&mut self, name: u32) {
+        let user = std::mem::take(&mut self.table[name as usize].0);
+        self.index.remove(&*user);
+        self.free.push(name);
+        if self.index.is_empty() {
+            // What a crowd of unknown ids took is given back with the last of them.
+            *self = Names::default();
+        }
+    }
 }
 
 /// Both indexes of one shard.
@@ -67,8 +69,7 @@ pub struct Watches {
     lists: Lists,
     follows: Vec<Follow>,
     by_slot: HashMap<u32, Watchers, foldhash::fast::RandomState>,
-    crowds: Vec<RoaringBitmap>,
-    crowds_free: Vec<u32>,
+    watchers: WatchersArena,
     names: Names,
     edges: usize,
     named_edges: usize,
@@ -108,7 +109,7 @@ impl Watches {
         if let Some(index) = self.names.index.get(user) {
             return Target(NAMED | index);
         }
-        let entry = (Box::from(user), List::default());
+        let entry = (Box::from(user), Watchers::default());
         let index = match self.names.free.pop() {
             Some(index) => {
                 self.names.table[index as usize] = entry;
@@ -192,8 +193,9 @@ impl Watches {
         let Some(watchers) = self.by_slot.get(&slot).copied() else {
             return done;
         };
-        let mut mark_one = |lists: &mut Lists, conn: u32| {
-            let follow = &mut self.follows[conn as usize];
+        let (lists, follows) = (&mut self.lists, &mut self.follows);
+        self.watchers.each(watchers, |conn| {
+            let follow = &mut follows[conn as usize];
             let entries = lists.get_mut(follow.list);
             let Ok(at) = find(entries, slot) else {
                 unreachable!("both directions of a watch are mutated together")
@@ -208,20 +210,7 @@ impl Watches {
             if follow.marks == 1 {
                 first(conn);
             }
-        };
-        match watchers {
-            Watchers::Few(list) => {
-                for at in 0..list.len() {
-                    let conn = self.lists.get(list)[at];
-                    mark_one(&mut self.lists, conn);
-                }
-            }
-            Watchers::Crowd(crowd) => {
-                for conn in &self.crowds[crowd as usize] {
-                    mark_one(&mut self.lists, conn);
-                }
-            }
-        }
+        });
         done
     }
 
@@ -239,13 +228,18 @@ impl Watches {
         follow.marks as usize
     }
 
-    /// Visits the marked watches of the stream at `conn` in ascending order; a mark is cleared when `tell` returns true, and the
-    /// visit ends when it returns false. Returns how many marks are left.
-    pub fn take_marks(&mut self, conn: u32, mut tell: impl FnMut(Mark<'_>) -> bool) -> usize {
+    /// Visits the marked watches of the stream at `conn`: those from position `start` on, then those before it. A mark is cleared
+    /// when `tell` returns true, and the visit ends when it returns false. Returns how many marks are left.
+    ///
+    /// A caller that can not tell all at once gives another `start` each time: else publishers at the end of the list would wait
+    /// for as long as those at its beginning keep changing.
+    pub fn take_marks(&mut self, conn: u32, start: usize, mut tell: impl FnMut(Mark<'_>) -> bool) -> usize {
         let Some(follow) = self.follows.get_mut(conn as usize) else {
             return 0;
         };
-        for entry in self.lists.get_mut(follow.list) {
+        let entries = self.lists.get_mut(follow.list);
+        let (before, from) = entries.split_at_mut(start.min(entries.len()));
+        for entry in from.iter_mut().chain(before) {
             if follow.marks == 0 {
                 break;
             }
@@ -255,10 +249,8 @@ impl Watches {
                     Some(index) => Marked::Name(&self.names.table[index as usize].0),
                     None => Marked::Slot(target.0),
                 };
-                if !tell(Mark {
-                    of,
-                    last: follow.marks == 1,
-                }) {
+                let last = follow.marks == 1;
+                if !tell(Mark { of, last }) {
                     break;
                 }
                 *entry = target.0;
@@ -273,7 +265,9 @@ impl Watches {
         let Some(index) = self.names.index.get(user).copied() else {
             return false;
         };
-        let watchers: Vec<u32> = self.lists.get(self.names.table[index as usize].1).to_vec();
+        let mut watchers = Vec::new();
+        self.watchers
+            .each(self.names.table[index as usize].1, |conn| watchers.push(conn));
         for conn in watchers {
             self.remove(conn, Target(NAMED | index));
             let had = self.marks(conn);
@@ -338,69 +332,36 @@ impl Watches {
 
     fn link(&mut self, target: Target, conn: u32) {
         self.edges += 1;
-        if let Some(name) = target.as_name() {
-            self.named_edges += 1;
-            let list = &mut self.names.table[name as usize].1;
-            let at = self.lists.get(*list).partition_point(|other| *other < conn);
-            return self.lists.insert(list, at, conn);
-        }
-        let watchers = self.by_slot.entry(target.0).or_insert(Watchers::Few(List::default()));
-        match watchers {
-            Watchers::Crowd(crowd) => {
-                self.crowds[*crowd as usize].insert(conn);
+        let watchers = match target.as_name() {
+            Some(name) => {
+                self.named_edges += 1;
+                &mut self.names.table[name as usize].1
             }
-            Watchers::Few(list) if list.len() < CROWD_MIN => {
-                let at = self.lists.get(*list).partition_point(|other| *other < conn);
-                self.lists.insert(list, at, conn);
-            }
-            Watchers::Few(list) => {
-                let mut bitmap: RoaringBitmap = self.lists.get(*list).iter().copied().collect();
-                bitmap.insert(conn);
-                self.lists.clear(list);
-                let crowd = self.crowds_free.pop().unwrap_or_else(|| {
-                    self.crowds.push(RoaringBitmap::new());
-                    self.crowds.len() as u32 - 1
-                });
-                self.crowds[crowd as usize] = bitmap;
-                *watchers = Watchers::Crowd(crowd);
-            }
-        }
+            None => self.by_slot.entry(target.0).or_default(),
+        };
+        self.watchers.insert(watchers, conn);
     }
 
     fn unlink(&mut self, target: Target, conn: u32) {
         self.edges -= 1;
-        if let Some(name) = target.as_name() {
-            self.named_edges -= 1;
-            let entry = &mut self.names.table[name as usize];
-            take(&mut self.lists, &mut entry.1, conn);
-            if entry.1.len() == 0 {
-                let user = std::mem::take(&mut entry.0);
-                self.names.index.remove(&*user);
-                self.names.free.push(name);
-            }
-            return;
-        }
-        let Some(watchers) = self.by_slot.get_mut(&target.0) else {
+        let name = target.as_name();
+        let watchers = match name {
+            Some(name) => Some(&mut self.names.table[name as usize].1),
+            None => self.by_slot.get_mut(&target.0),
+        };
+        let Some(watchers) = watchers else {
             unreachable!("both directions of a watch are mutated together")
         };
-        match watchers {
-            Watchers::Few(list) => {
-                take(&mut self.lists, list, conn);
-                if list.len() == 0 {
-                    self.by_slot.remove(&target.0);
-                }
+        let removed = self.watchers.remove(watchers, conn);
+        debug_assert!(removed, "both directions of a watch are mutated together");
+        let nobody = self.watchers.len(*watchers) == 0;
+        if let Some(name) = name {
+            self.named_edges -= 1;
+            if nobody {
+                self.names.forget(name);
             }
-            Watchers::Crowd(crowd) => {
-                let bitmap = &mut self.crowds[*crowd as usize];
-                bitmap.remove(conn);
-                if bitmap.len() <= CROWD_LEAVE as u64 {
-                    let few: Vec<u32> = std::mem::take(bitmap).into_iter().collect();
-                    self.crowds_free.push(*crowd);
-                    let mut list = List::default();
-                    self.lists.set(&mut list, &few);
-                    *watchers = Watchers::Few(list);
-                }
-            }
+        } else if nobody {
+            self.by_slot.remove(&target.0);
         }
     }
 
@@ -422,16 +383,11 @@ impl Watches {
             for entry in entries {
                 let target = Target(entry & !MARK);
                 let conn = conn as u32;
-                let linked = match (target.as_name(), self.by_slot.get(&target.0)) {
-                    (Some(name), _) => self
-                        .lists
-                        .get(self.names.table[name as usize].1)
-                        .binary_search(&conn)
-                        .is_ok(),
-                    (None, Some(Watchers::Few(list))) => self.lists.get(*list).binary_search(&conn).is_ok(),
-                    (None, Some(Watchers::Crowd(crowd))) => self.crowds[*crowd as usize].contains(conn),
-                    (None, None) => false,
+                let watchers = match target.as_name() {
+                    Some(name) => Some(&self.names.table[name as usize].1),
+                    None => self.by_slot.get(&target.0),
                 };
+                let linked = watchers.is_some_and(|watchers| self.watchers.contains(*watchers, conn));
                 assert!(
                     linked,
                     "stream {conn} watches {target:?} and the publisher's side does not know"
@@ -439,17 +395,14 @@ impl Watches {
             }
         }
         assert_eq!(edges, self.edges, "watches in all");
-        let few = self.names.table.iter().map(|(_, list)| list.len()).sum::<usize>();
+        let length = |watchers: &Watchers| self.watchers.len(*watchers);
+        let few: usize = self.names.table.iter().map(|(_, watchers)| length(watchers)).sum();
         assert_eq!(few, self.named_edges, "watches by name in all");
         assert_eq!(
             self.names.index.len(),
             self.names.table.len() - self.names.free.len(),
             "names"
         );
-        let length = |watchers: &Watchers| match watchers {
-            Watchers::Few(list) => list.len(),
-            Watchers::Crowd(crowd) => self.crowds[*crowd as usize].len() as usize,
-        };
         let back: usize = self.by_slot.values().map(length).sum();
         assert_eq!(
             back + few,
@@ -463,13 +416,6 @@ fn find(entries: &[u32], target: u32) -> Result<usize, usize> {
     entries.binary_search_by_key(&target, |entry| entry & !MARK)
 }
 
-fn take(lists: &mut Lists, list: &mut List, conn: u32) {
-    let Ok(at) = lists.get(*list).binary_search(&conn) else {
-        unreachable!("both directions of a watch are mutated together")
-    };
-    lists.remove(list, at);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -478,7 +424,7 @@ mod tests {
 
     fn told(watches: &mut Watches, conn: u32) -> Vec<u32> {
         let mut slots = Vec::new();
-        watches.take_marks(conn, |mark| {
+        watches.take_marks(conn, 0, |mark| {
             let Marked::Slot(slot) = mark.of else {
                 panic!("{mark:?}")
             };
@@ -510,6 +456,7 @@ mod tests {
             MarkCount { marks: 1, coalesced: 0 }
         );
         assert_eq!(watches.mark(4, |conn| first.push(conn)), MarkCount::default());
+        first.sort_unstable();
         assert_eq!(first, [1, 2]);
         assert_eq!(told(&mut watches, 1), [3, 7]);
         assert_eq!((told(&mut watches, 1), watches.marks(2)), (vec![], 1));
@@ -521,7 +468,7 @@ mod tests {
         let mut watches = Watches::default();
         watches.add(0, &mut (0..5).map(Target::slot).collect(), true);
         let mut seen = Vec::new();
-        let left = watches.take_marks(0, |mark| {
+        let left = watches.take_marks(0, 0, |mark| {
             if seen.len() == 2 {
                 return false;
             }
@@ -536,7 +483,7 @@ mod tests {
             )
         );
         let mut last = String::new();
-        watches.take_marks(0, |mark| {
+        watches.take_marks(0, 0, |mark| {
             last = format!("{mark:?}");
             true
         });
@@ -555,7 +502,7 @@ mod tests {
         let mut first = Vec::new();
         assert!(watches.resolve("bob", 9, |conn| first.push(conn)));
         assert!(!watches.resolve("bob", 9, |_| unreachable!()));
-        assert_eq!((first, watches.named_len(), watches.len()), (vec![4, 5], 0, 3));
+        assert_eq!((first, watches.named_len(), watches.len()), (vec![5, 4], 0, 3));
         assert_eq!(told(&mut watches, 5), [9]);
         watches.check_invariants();
     }
@@ -574,7 +521,7 @@ mod tests {
                 watches.names.index.len(),
                 watches.lists.get(List::default()).len()
             ),
-            (1, 0, 0)
+            (0, 0, 0)
         );
         assert!(watches.is_empty());
     }
