@@ -36,13 +36,23 @@ impl World {
         }
     }
 
+    /// The next moment at which sweeps begin: where the shards look at the stamps while others are still reading their sockets, and
+    /// where an expiry is decided to the millisecond.
+    fn on_grid(&self, mono: u64) -> u64 {
+        mono.next_multiple_of(self.rules.sweep_interval_ms)
+    }
+
     /// One shard, some or all of them are not driven for a while; what comes for them waits in their sockets.
     fn stall(&mut self) {
         let length_ms = match self.faults.u8(0..4) {
             0 => self.faults.u64(50..900),
             _ => self.faults.u64(900..9_000),
         };
-        let wake = self.mono + length_ms;
+        let mut wake = self.mono + length_ms;
+        if self.faults.bool() {
+            wake = self.on_grid(wake);
+        }
+        let length_ms = wake - self.mono;
         self.say(|| format!("stall until {wake}"));
         let all = self.faults.bool();
         for at in 0..self.shards.len() {
@@ -119,8 +129,10 @@ impl World {
 
     /// The machine sleeps: both clocks go on, nothing else does, and what the network had is lost.
     fn suspend(&mut self) {
-        let length_ms = self.faults.u64(500..60_000);
-        self.mono += length_ms;
+        let wake = self.mono + self.faults.u64(500..60_000);
+        let wake = self.on_grid(wake);
+        let length_ms = wake - self.mono;
+        self.mono = wake;
         self.say(|| format!("back from {length_ms} ms of sleep"));
         self.jolted_at = self.mono;
         self.lose_datagrams();
@@ -187,7 +199,7 @@ impl World {
             1 => self.faults.u64(1..2_000),
             _ => self.faults.u64(2_000..20_000),
         };
-        self.mono += down_ms;
+        self.mono = self.on_grid(self.mono + down_ms);
         self.parcels.retain(|_, parcel| matches!(parcel, Parcel::Datagram(..)));
         self.lose_datagrams();
         self.put_off_devices();

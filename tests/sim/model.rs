@@ -214,7 +214,9 @@ impl User {
         let Some(beat) = self.beat_lo else {
             return Ok(());
         };
-        if mono <= beat + rules.offline_after_ms {
+        // To the millisecond, but for whom a hold ends just then: a clock stepped forward has made all stamps old.
+        let earliest = beat + rules.offline_after_ms + u64::from(mono != hold_until);
+        if mono < earliest {
             return Err(format!(
                 "offline {} ms after an accepted beat",
                 mono - beat

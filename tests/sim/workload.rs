@@ -7,6 +7,9 @@ use greendot::wire::beat::{FleetKey, Writer};
 use crate::client::{Conn, Sub, Tear, Want, escape, get, json_list, post};
 use crate::world::{Datagram, Device, Parcel, World};
 
+/// Users of whom nothing is heard but the beats of their faithful devices; they sit in different chunks, one in a last slot.
+const FAITHFUL: [usize; 3] = [2, 9, 16];
+
 /// An action and its weight.
 type Weighted = (&'static str, u32, fn(&mut World));
 
@@ -42,11 +45,18 @@ impl World {
             });
         }
         for _ in 0..self.workload.usize(2..7) {
-            let (user, faithful) = (self.any_user(), self.workload.bool());
+            let user = self.any_user();
             self.devices.push(Device {
                 user,
                 due: self.mono + 100,
-                faithful,
+                faithful: false,
+            });
+        }
+        for user in FAITHFUL {
+            self.devices.push(Device {
+                user,
+                due: self.mono + 100,
+                faithful: true,
             });
         }
     }
@@ -63,7 +73,12 @@ impl World {
     }
 
     fn any_user(&mut self) -> usize {
-        self.workload.usize(0..self.names.len())
+        loop {
+            let user = self.workload.usize(0..self.names.len());
+            if !FAITHFUL.contains(&user) {
+                return user;
+            }
+        }
     }
 
     fn any_users(&mut self, max: usize) -> Vec<usize> {
@@ -132,6 +147,8 @@ impl World {
                 // Those with long names fill an outbox.
                 list = (0..self.names.len()).filter(|user| self.names[*user].len() > 100).take(6).collect();
             }
+            list.truncate(max - 1);
+            list.push(FAITHFUL[self.workload.usize(0..3)]);
             let subscriber = &mut self.subs[sub];
             subscriber.watched = list.into_iter().collect();
             subscriber.perhaps.clear();
@@ -406,7 +423,7 @@ impl World {
     fn shake(&mut self) {
         let sub = self.workload.usize(0..self.subs.len());
         let users: Vec<usize> = self.subs[sub].watched.iter().copied().collect();
-        if users.is_empty() {
+        if users.is_empty() || users.iter().any(|user| FAITHFUL.contains(user)) {
             return;
         }
         let (leave, sent_at) = (self.workload.bool(), self.wall());
@@ -477,7 +494,7 @@ impl World {
             self.devices[at].due = (self.mono / grid + self.workload.u64(5..=10) + skips) * grid;
             let wall = self.wall();
             let datagram = self.datagram(false, vec![user], wall);
-            let shard = if faithful { at % self.shards.len() } else { self.network.usize(0..self.shards.len()) };
+            let shard = if faithful { 0 } else { self.network.usize(0..self.shards.len()) };
             self.send(Parcel::Datagram(shard, datagram), 0);
         }
     }

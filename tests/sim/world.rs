@@ -168,7 +168,7 @@ impl World {
         // A quarter of the runs leaves time for a stall of one shard to be noticed by the others, and for its beats to be read late.
         let patient = faults.u8(0..4) == 0;
         let settings = Settings {
-            sweep_slots_per_turn_max: [64, 1_024, 1_024, 4_096][faults.usize(0..4)],
+            sweep_slots_per_turn_max: [256, 1_024, 1_024, 4_096][faults.usize(0..4)],
             offline_after_ms: if patient { 6_000 } else { tiny.offline_after_ms },
             beat_skew_max_ms: if patient { 12_000 } else { tiny.beat_skew_max_ms },
             ..tiny
