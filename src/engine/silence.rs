@@ -64,6 +64,11 @@ impl Silence {
         now < self.hold_until
     }
 
+    /// Until when expiries are held.
+    pub(super) fn held_until(&self) -> Mono {
+        self.hold_until
+    }
+
     fn hold(&mut self, until: Mono) {
         self.hold_until = self.hold_until.max(until);
     }
