@@ -193,8 +193,7 @@ impl Engine {
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
             // Its socket may hold beats for any shard's publishers, and it takes turns to read them all.
-            self.presence
-                .hold_expiries_until(self.silence.held_until());
+            self.presence.hold_expiries_until(self.silence.held_until());
         }
         self.presence.note_turn(self.shard, now);
         self.fanout.forget();

@@ -159,8 +159,12 @@ impl Presence {
                 return BeatOutcome::BeforeLeave;
             }
             let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-                (stamp & LEFT != 0)
-                    .then(|| pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp) & !(LEFT | EXPIRED)))
+                (stamp & LEFT != 0).then(|| {
+                    pack(
+                        newer_ms(ms_of(stamp), now.unix),
+                        flags_of(stamp) & !(LEFT | EXPIRED),
+                    )
+                })
             });
             debug_assert!(came_back.is_ok(), "LEFT is cleared under the lock only");
         } else {

@@ -273,7 +273,9 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     if power_cut || rebuilt {
         republish(&presence, scan.users, options.offline_after_ms, now);
         // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id; and a step back of the clock may be lost too.
-        presence.resume.doubt(created_at, now.unix.plus_ms(resume::AHEAD_MS_MAX));
+        presence
+            .resume
+            .doubt(created_at, now.unix.plus_ms(resume::AHEAD_MS_MAX));
     }
     let latest = restore_online(&presence, scan.users).max(watermark);
     if now.unix < latest {
@@ -500,8 +502,9 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
             stamp.load(Ordering::Relaxed),
             published.load(Ordering::Relaxed),
         );
-        let was_fresh =
-            stamp & (LEFT | EXPIRED) == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
+        let was_fresh = stamp & (LEFT | EXPIRED) == 0
+            && ms_of(stamp) != 0
+            && newest_ms - ms_of(stamp) <= offline_after_ms;
         if was_fresh || before & ONLINE != 0 {
             published.store(
                 pack(now.unix.ms().max(ms_of(before) + 1), ONLINE),

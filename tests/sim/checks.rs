@@ -11,7 +11,7 @@ use crate::world::{Datagram, Parcel, VOUCH_SLACK_MS, World};
 
 impl World {
     /// A datagram reaches the presence service: what should it make of it?
-    pub fn heard(&mut self, datagram: &Datagram) {
+    pub(crate) fn heard(&mut self, datagram: &Datagram) {
         let stale = self.wall().abs_diff(datagram.sent_at) > self.rules.beat_skew_max_ms;
         if datagram.forged || stale {
             return;
@@ -25,7 +25,7 @@ impl World {
         }
     }
 
-    pub fn beat(&mut self, user: usize, sent_at: u64) {
+    pub(crate) fn beat(&mut self, user: usize, sent_at: u64) {
         let known = self.users.iter().filter(|user| user.known).count();
         let room = (store::users_max() - store::template_slots()) as usize;
         if !self.users[user].known && known >= store::known_users() + room {
@@ -38,11 +38,16 @@ impl World {
         self.say(|| format!("beat of {user} sent at {sent_at}, now {wall}: {:?}", self.users[user]));
     }
 
-    pub fn leave(&mut self, user: usize, sent_at: u64) {
+    pub(crate) fn leave(&mut self, user: usize, sent_at: u64) {
         let (wall, doubtful) = (self.wall(), self.mono < self.clock_doubtful_until);
         self.users[user].leave(sent_at, self.mono, wall, &self.rules, doubtful);
         self.doubt_activity(user);
-        self.say(|| format!("goodbye of {user} sent at {sent_at}, now {wall}: {:?}", self.users[user]));
+        self.say(|| {
+            format!(
+                "goodbye of {user} sent at {sent_at}, now {wall}: {:?}",
+                self.users[user]
+            )
+        });
     }
 
     /// While the clock has not caught up with where it has been, a stamp may be ahead of it by less than a second, and stay.
@@ -53,7 +58,7 @@ impl World {
     }
 
     /// A shard's turn has vouched for some of its streams' publishers.
-    pub fn note_vouching(&mut self, at: usize) {
+    pub(crate) fn note_vouching(&mut self, at: usize) {
         let streams: Vec<(u32, usize)> = self.shards[at]
             .conns
             .values()
@@ -67,8 +72,10 @@ impl World {
         }
     }
 
-    pub fn note_vouched(&mut self, at: usize, key: u32, user: usize) {
-        let Some(since) = self.conns[&key].live_since else { return };
+    pub(crate) fn note_vouched(&mut self, at: usize, key: u32, user: usize) {
+        let Some(since) = self.conns[&key].live_since else {
+            return;
+        };
         let late_ms = self.rules.beat_interval_ms + VOUCH_SLACK_MS;
         let from = self.mono.saturating_sub(late_ms);
         let driven = since.max(self.shards[at].driven_since);
@@ -107,7 +114,7 @@ impl World {
     }
 
     /// Looks at what is published and holds each change against the model.
-    pub fn observe(&mut self) {
+    pub(crate) fn observe(&mut self) {
         for user in 0..self.names.len() {
             let state = self.state(user);
             if state.online {
@@ -147,12 +154,15 @@ impl World {
         let beats = self.devices.iter().any(|device| device.faithful && device.user == user);
         let settled = self.mono > self.jolted_at + 12_000;
         if self.patient && beats && settled && self.users[user].left == Left::No {
-            self.fail(format!("user {user} was published offline and had never been silent: {:?}", self.users[user]));
+            self.fail(format!(
+                "user {user} was published offline and had never been silent: {:?}",
+                self.users[user]
+            ));
         }
     }
 
     /// Takes what is published as it is, without asking how it came about.
-    pub fn accept_published(&mut self) {
+    pub(crate) fn accept_published(&mut self) {
         for user in 0..self.names.len() {
             let state = self.state(user);
             self.published[user].push((self.mono, state.online, state.since));
@@ -160,7 +170,7 @@ impl World {
     }
 
     /// What an engine has just encoded must be true now, and must concern somebody whom the stream watches.
-    pub fn check_offer(&mut self, key: u32, bytes: &[u8]) {
+    pub(crate) fn check_offer(&mut self, key: u32, bytes: &[u8]) {
         let conn = self.conns.get_mut(&key).expect("open");
         let known = (conn.offered_bytes - conn.taken_bytes) as usize;
         if bytes.len() < known {
@@ -215,7 +225,7 @@ impl World {
     }
 
     /// The client reads what its socket has.
-    pub fn client_reads(&mut self, key: u32) {
+    pub(crate) fn client_reads(&mut self, key: u32) {
         let conn = self.conns.get_mut(&key).expect("kept until read");
         let bytes = std::mem::take(&mut conn.unread);
         let mut reads = std::mem::take(&mut self.reads);
@@ -291,7 +301,9 @@ impl World {
                 before < told.since && told.since < after && at >= asked_at
             });
             if user != *asked || !(held || between) {
-                self.fail(format!("asked for user {asked} at {asked_at}: {told:?} of user {user}, who was {states:?}"));
+                self.fail(format!(
+                    "asked for user {asked} at {asked_at}: {told:?} of user {user}, who was {states:?}"
+                ));
             }
         }
     }
@@ -299,13 +311,15 @@ impl World {
     /// The outcome of an edit of a watch list.
     fn edited(&mut self, sub: usize, key: u32, response: &Response) {
         let subscriber = &mut self.subs[sub];
-        let Some((add, remove, _)) = subscriber.edit.take_if(|(.., asker)| *asker == key) else { return };
+        let Some((add, remove, _)) = subscriber.edit.take_if(|(.., asker)| *asker == key) else {
+            return;
+        };
         self.say(|| format!("sub {sub} +{add:?} -{remove:?}: {response:?}"));
         let subscriber = &mut self.subs[sub];
         let nothing_changed = matches!(response.status, 404 | 413)
-            || response.body["detail"].as_str().is_some_and(|detail| {
-                detail.ends_with("nothing was changed") || detail.ends_with("try again later")
-            });
+            || response.body["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.ends_with("nothing was changed") || detail.ends_with("try again later"));
         if response.status == 200 {
             for user in remove.iter().filter(|user| !add.contains(user)) {
                 subscriber.perhaps.remove(user);
@@ -318,7 +332,9 @@ impl World {
             let watching = response.body["watching"].as_u64();
             let expected = subscriber.watched.len() as u64;
             if subscriber.perhaps.is_empty() && watching != Some(expected) {
-                self.fail(format!("sub {sub} watches {expected} users; the server says {watching:?}"));
+                self.fail(format!(
+                    "sub {sub} watches {expected} users; the server says {watching:?}"
+                ));
             }
         } else if nothing_changed {
             for user in &add {
@@ -376,7 +392,7 @@ impl World {
     }
 
     /// The server's sending half is shut: the client reads the rest and goes.
-    pub fn ended(&mut self, key: u32) {
+    pub(crate) fn ended(&mut self, key: u32) {
         let conn = self.conns.get_mut(&key).expect("kept until both ends are gone");
         if !conn.ended {
             conn.ended = true;
@@ -393,7 +409,7 @@ impl World {
     }
 
     /// The client has no use for this conn any more: whoever waited on it goes on without.
-    pub fn client_gone(&mut self, key: u32) {
+    pub(crate) fn client_gone(&mut self, key: u32) {
         let retry_at = self.mono + self.workload.u64(0..400);
         for sub in &mut self.subs {
             if sub.conn == Some(key) {
@@ -413,7 +429,7 @@ impl World {
     }
 
     /// Where nothing is on its way, each reader that keeps up knows what is published, and what is published is in time.
-    pub fn check_views(&mut self) {
+    pub(crate) fn check_views(&mut self) {
         if self.mono >= self.calm_since && self.shards.iter().all(|shard| shard.stalled_until <= self.mono) {
             let caught_up = self.wall() > self.wall_max + self.rules.offline_after_ms + 2_000;
             let ahead_ms = if caught_up { 0 } else { 1_000 };
@@ -429,7 +445,9 @@ impl World {
         }
         for sub in 0..self.subs.len() {
             let subscriber = &self.subs[sub];
-            let Some(conn) = subscriber.conn.and_then(|key| self.conns.get(&key)) else { continue };
+            let Some(conn) = subscriber.conn.and_then(|key| self.conns.get(&key)) else {
+                continue;
+            };
             if conn.live_since.is_none() || !conn.is_calm() || !subscriber.snapshot_seen {
                 continue;
             }
@@ -444,19 +462,24 @@ impl World {
     }
 
     /// At the end: online is who has a stream, last active is when the model says.
-    pub fn check_truth(&mut self) {
+    pub(crate) fn check_truth(&mut self) {
         if !self.is_quiet() {
             self.fail("nothing happens any more, and yet something is on its way".into());
         }
         for user in 0..self.names.len() {
-            let streams = self.conns.values().filter(|conn| conn.live_since.is_some() && conn.user == Some(user));
+            let streams = self
+                .conns
+                .values()
+                .filter(|conn| conn.live_since.is_some() && conn.user == Some(user));
             let (online, state) = (streams.count() > 0, self.state(user));
             if state.online != online {
                 self.fail(format!("in the end user {user} is {state:?}: {:?}", self.users[user]));
             }
             let active = self.users[user].active_exactly;
             if active.is_some() && state.last_active != active {
-                self.fail(format!("in the end user {user} was last active at {active:?}: {state:?}"));
+                self.fail(format!(
+                    "in the end user {user} was last active at {active:?}: {state:?}"
+                ));
             }
         }
     }

@@ -10,7 +10,7 @@ const STEP_MS_MAX: i64 = 3 * 3_600_000;
 
 impl World {
     /// One step: an action, seldom a fault, and some time.
-    pub fn next_step(&mut self) {
+    pub(crate) fn next_step(&mut self) {
         self.act();
         if self.faults.u32(0..FAULT_ONE_IN) == 0 {
             match self.faults.u8(0..20) {
@@ -31,7 +31,7 @@ impl World {
             _ => (self.mono / grid + 1) * grid,
         };
         self.run_until(until);
-        if self.step % 64 == 0 {
+        if self.step.is_multiple_of(64) {
             self.presence().check_invariants();
         }
     }
@@ -69,7 +69,7 @@ impl World {
 
     /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock: less than a second of that is
     /// let be.
-    pub fn disturbed_until(&mut self, mono: u64) {
+    pub(crate) fn disturbed_until(&mut self, mono: u64) {
         let ahead_ms = if self.clock_went_back_at > 0 { 1_300 } else { 0 };
         self.calm_since = self.calm_since.max(mono + ahead_ms + 1);
     }
@@ -144,7 +144,8 @@ impl World {
     /// Drops the datagrams that came while nobody was there.
     fn lose_datagrams(&mut self) {
         let mono = self.mono;
-        self.parcels.retain(|(at, _), parcel| *at > mono || matches!(parcel, Parcel::Mail(..)));
+        self.parcels
+            .retain(|(at, _), parcel| *at > mono || matches!(parcel, Parcel::Mail(..)));
     }
 
     fn put_off_devices(&mut self) {
@@ -265,12 +266,16 @@ impl World {
     }
 
     /// Drains all shards: no connection may be left when the time for it is over.
-    pub fn shut_down(&mut self) {
+    pub(crate) fn shut_down(&mut self) {
         self.outlast_stalls();
         let now = self.now();
         self.drain = true;
         self.disturbed_until(self.mono);
-        let waiting: Vec<u32> = self.shards.iter_mut().flat_map(|shard| shard.backlog.drain(..)).collect();
+        let waiting: Vec<u32> = self
+            .shards
+            .iter_mut()
+            .flat_map(|shard| shard.backlog.drain(..))
+            .collect();
         for key in waiting {
             self.conns.remove(&key);
             self.client_gone(key);
@@ -280,7 +285,8 @@ impl World {
             self.wake(at);
         }
         let s = &self.settings;
-        let longest_ms = s.drain_ms + s.write_stall_max_ms + s.request_deadline_ms + s.keep_alive_idle_ms + s.linger_ms + 500;
+        let longest_ms =
+            s.drain_ms + s.write_stall_max_ms + s.request_deadline_ms + s.keep_alive_idle_ms + s.linger_ms + 500;
         self.run_until(self.mono + longest_ms);
         for at in 0..self.shards.len() {
             if !self.shards[at].engine.is_drained() {
@@ -296,7 +302,7 @@ impl World {
     }
 
     /// The last act: everything heals, and everybody must end up knowing the truth.
-    pub fn converge(&mut self) {
+    pub(crate) fn converge(&mut self) {
         self.healed = true;
         self.devices.clear();
         self.outlast_stalls();

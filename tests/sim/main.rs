@@ -79,14 +79,20 @@ fn run_all(plans: &[Plan]) -> Vec<Result<Outcome, String>> {
             scope.spawn(|| {
                 while let Some(plan) = plans.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     let result = run(*plan);
-                    let at = plans.iter().position(|other| other.seed == plan.seed).expect("one of them");
+                    let at = plans
+                        .iter()
+                        .position(|other| other.seed == plan.seed)
+                        .expect("one of them");
                     results.lock().expect("runs do not panic")[at] = Some(result);
                 }
             });
         }
     });
     let results = results.into_inner().expect("runs do not panic");
-    results.into_iter().map(|result| result.expect("each plan was run")).collect()
+    results
+        .into_iter()
+        .map(|result| result.expect("each plan was run"))
+        .collect()
 }
 
 /// The seeds of a test run: one to replay, or a range and some fresh ones.
@@ -97,7 +103,9 @@ fn seeds() -> Vec<u64> {
     let count = from_env("SIM_SEEDS").unwrap_or(SEEDS);
     let fixed = count.saturating_sub(FRESH_SEEDS);
     let first_fresh = fastrand::u64(1 << 32..1 << 40);
-    (1..=fixed).chain(first_fresh..first_fresh + count.min(FRESH_SEEDS)).collect()
+    (1..=fixed)
+        .chain(first_fresh..first_fresh + count.min(FRESH_SEEDS))
+        .collect()
 }
 
 #[test]
@@ -129,9 +137,19 @@ fn many_seeds() {
     for (counter, count) in COUNTERS.iter().zip(&counters) {
         println!("  {counter:?} {count}");
     }
-    assert!(failed.is_empty(), "{} of {} runs failed; the first:\n{}", failed.len(), seeds.len(), failed[0]);
+    assert!(
+        failed.is_empty(),
+        "{} of {} runs failed; the first:\n{}",
+        failed.len(),
+        seeds.len(),
+        failed[0]
+    );
     if seeds.len() >= 100 {
-        let missed: Vec<_> = COUNTERS.iter().zip(&counters).filter(|(_, count)| **count == 0).collect();
+        let missed: Vec<_> = COUNTERS
+            .iter()
+            .zip(&counters)
+            .filter(|(_, count)| **count == 0)
+            .collect();
         assert!(missed.is_empty(), "never happened in any run: {missed:?}");
     }
 }
@@ -145,7 +163,11 @@ fn the_same_seed_is_the_same_run() {
         };
         let (first, second) = (run(plan), run(plan));
         match (first, second) {
-            (Ok(first), Ok(second)) => assert_eq!((first.trace, first.lasted_ms), (second.trace, second.lasted_ms), "seed {seed}"),
+            (Ok(first), Ok(second)) => assert_eq!(
+                (first.trace, first.lasted_ms),
+                (second.trace, second.lasted_ms),
+                "seed {seed}"
+            ),
             (first, second) => assert_eq!(first.err(), second.err(), "seed {seed}"),
         }
     }

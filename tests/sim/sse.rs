@@ -7,22 +7,22 @@ use serde_json::Value;
 
 /// One dispatched block of a stream.
 #[derive(Clone, Debug)]
-pub struct Event {
-    pub name: String,
-    pub data: Value,
-    pub id: Option<u64>,
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) data: Value,
+    pub(crate) id: Option<u64>,
 }
 
 /// One answer.
 #[derive(Clone, Debug)]
-pub struct Response {
-    pub status: u16,
-    pub body: Value,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
 }
 
 /// What came out of a read.
 #[derive(Clone, Debug)]
-pub enum Read {
+pub(crate) enum Read {
     Response(Response),
     /// The head of a stream: from here on there are events.
     StreamHead,
@@ -32,7 +32,7 @@ pub enum Read {
 
 /// One connection's reading side: responses until one is a stream.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub(crate) struct Reader {
     bytes: Vec<u8>,
     streaming: bool,
     name: String,
@@ -41,17 +41,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn is_streaming(&self) -> bool {
-        self.streaming
-    }
-
-    /// Nothing is left half read.
-    pub fn is_whole(&self) -> bool {
-        self.bytes.is_empty() && self.data.is_none()
-    }
-
     /// Takes bytes in; appends what they complete.
-    pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<Read>) -> Result<(), String> {
+    pub(crate) fn feed(&mut self, bytes: &[u8], out: &mut Vec<Read>) -> Result<(), String> {
         self.bytes.extend_from_slice(bytes);
         while !self.streaming {
             let Some(used) = self.response(out)? else {
@@ -76,8 +67,8 @@ impl Reader {
             let Some(data) = self.data.take() else {
                 return Err("a block of a stream has no data".into());
             };
-            let data = serde_json::from_str(&data)
-                .map_err(|error| format!("an event's data is not JSON: {error}: {data}"))?;
+            let data =
+                serde_json::from_str(&data).map_err(|error| format!("an event's data is not JSON: {error}: {data}"))?;
             let (name, id) = (std::mem::take(&mut self.name), self.id.take());
             out.push(Read::Event(Event { name, data, id }));
             return Ok(());
@@ -92,9 +83,7 @@ impl Reader {
         match line.split_once(": ") {
             Some(("event", name)) => self.name = name.to_owned(),
             Some(("data", data)) if self.data.is_none() => self.data = Some(data.to_owned()),
-            Some(("id", id)) => {
-                self.id = Some(id.parse().map_err(|_| format!("id {id} is no time"))?)
-            }
+            Some(("id", id)) => self.id = Some(id.parse().map_err(|_| format!("id {id} is no time"))?),
             Some(("retry", ms)) if ms.parse::<u64>().is_ok_and(|ms| ms > 0) => {}
             _ => return Err(format!("a stream has the line {line:?}")),
         }
@@ -117,9 +106,7 @@ impl Reader {
         let (mut length, mut media) = (0, "");
         for line in lines {
             match line.split_once(": ") {
-                Some(("Content-Length", value)) => {
-                    length = value.parse().map_err(|_| format!("{line:?}"))?
-                }
+                Some(("Content-Length", value)) => length = value.parse().map_err(|_| format!("{line:?}"))?,
                 Some(("Content-Type", value)) => media = value,
                 Some(_) => {}
                 None => return Err(format!("a header reads {line:?}")),
@@ -139,8 +126,9 @@ impl Reader {
         }
         let body = &self.bytes[end + 4..total];
         let body = match media {
-            "application/json" | "application/problem+json" => serde_json::from_slice(body)
-                .map_err(|error| format!("an answer's body is not JSON: {error}"))?,
+            "application/json" | "application/problem+json" => {
+                serde_json::from_slice(body).map_err(|error| format!("an answer's body is not JSON: {error}"))?
+            }
             _ => Value::Null,
         };
         if (status >= 400) != (media == "application/problem+json") {
@@ -156,14 +144,14 @@ impl Reader {
 
 /// One publisher's state as the wire has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Told {
-    pub online: bool,
-    pub since: Option<u64>,
-    pub last_active: Option<u64>,
+pub(crate) struct Told {
+    pub(crate) online: bool,
+    pub(crate) since: Option<u64>,
+    pub(crate) last_active: Option<u64>,
 }
 
 /// Reads a record `{"user","status","since","last_active"}`, these members and no others.
-pub fn record(value: &Value) -> Result<(String, Told), String> {
+pub(crate) fn record(value: &Value) -> Result<(String, Told), String> {
     let fault = || format!("a record reads {value}");
     let members = value.as_object().ok_or_else(fault)?;
     let time = |name: &str| match members.get(name) {

@@ -13,7 +13,7 @@ const FAITHFUL: [usize; 3] = [2, 9, 16];
 /// An action and its weight.
 type Weighted = (&'static str, u32, fn(&mut World));
 
-pub const ACTIONS: &[Weighted] = &[
+pub(crate) const ACTIONS: &[Weighted] = &[
     ("subscribe", 14, World::subscribe),
     ("edit", 8, World::edit),
     ("end a stream", 4, World::end_stream),
@@ -36,13 +36,10 @@ pub const ACTIONS: &[Weighted] = &[
 
 impl World {
     /// Subscribers and devices.
-    pub fn populate(&mut self) {
+    pub(crate) fn populate(&mut self) {
         for _ in 0..self.workload.usize(4..14) {
             let user = (self.workload.u8(0..3) > 0).then(|| self.any_user());
-            self.subs.push(Sub {
-                user,
-                ..Sub::default()
-            });
+            self.subs.push(Sub { user, ..Sub::default() });
         }
         for _ in 0..self.workload.usize(2..7) {
             let user = self.any_user();
@@ -61,7 +58,7 @@ impl World {
         }
     }
 
-    pub fn act(&mut self) {
+    pub(crate) fn act(&mut self) {
         let total: u32 = ACTIONS.iter().map(|(_, weight, _)| weight).sum();
         let mut pick = self.workload.u32(0..total);
         for (_, weight, action) in ACTIONS {
@@ -94,7 +91,7 @@ impl World {
     }
 
     /// A connection to some shard, in the accept queue.
-    pub fn connect(&mut self) -> u32 {
+    pub(crate) fn connect(&mut self) -> u32 {
         let shard = self.any_shard();
         let tear = match self.network.u8(0..10) {
             0 => Tear::Bytes,
@@ -119,7 +116,12 @@ impl World {
     /// An idle connection that is no stream, or a new one.
     fn api_conn(&mut self) -> u32 {
         let idle = |conn: &Conn| conn.plain && !conn.half_closed && !conn.reset && conn.wants.len() < 4;
-        let open: Vec<u32> = self.conns.iter().filter(|(_, conn)| idle(conn)).map(|(key, _)| *key).collect();
+        let open: Vec<u32> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| idle(conn))
+            .map(|(key, _)| *key)
+            .collect();
         if open.is_empty() || self.workload.u8(0..4) == 0 {
             let key = self.connect();
             self.conns.get_mut(&key).expect("new").plain = true;
@@ -134,7 +136,7 @@ impl World {
         self.open_stream(sub);
     }
 
-    pub fn open_stream(&mut self, sub: usize) {
+    pub(crate) fn open_stream(&mut self, sub: usize) {
         if self.subs[sub].conn.is_some() || self.subs[sub].retry_at > self.mono {
             return;
         }
@@ -145,7 +147,10 @@ impl World {
             let mut list = self.any_users(max);
             if self.workload.u8(0..3) == 0 {
                 // Those with long names fill an outbox.
-                list = (0..self.names.len()).filter(|user| self.names[*user].len() > 100).take(6).collect();
+                list = (0..self.names.len())
+                    .filter(|user| self.names[*user].len() > 100)
+                    .take(6)
+                    .collect();
             }
             list.truncate(max - 1);
             list.push(FAITHFUL[self.workload.usize(0..3)]);
@@ -172,21 +177,33 @@ impl World {
         self.subs[sub].conn = Some(key);
         let mut header = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
         let bytes = if self.workload.bool() {
-            let mut query: Vec<String> = list.iter().map(|user| format!("watch={}", escape(&self.names[*user]))).collect();
+            let mut query: Vec<String> = list
+                .iter()
+                .map(|user| format!("watch={}", escape(&self.names[*user])))
+                .collect();
             query.extend(user.map(|user| format!("user={}", escape(&self.names[user]))));
-            if self.workload.bool() && let Some(id) = last_id {
+            if self.workload.bool()
+                && let Some(id) = last_id
+            {
                 header.clear();
                 query.push(format!("last_event_id={id}"));
             }
             let bytes = get(&format!("/v1/stream?{}", query.join("&")), &header);
-            if bytes.len() > self.settings.head_bytes_max { None } else { Some(bytes) }
+            if bytes.len() > self.settings.head_bytes_max {
+                None
+            } else {
+                Some(bytes)
+            }
         } else {
             None
         };
         let bytes = bytes.unwrap_or_else(|| {
             let mut body = format!("{{\"watch\":{}", json_list(&self.named(&list)));
             if let Some(user) = user {
-                body.push_str(&format!(",\"user\":{}", serde_json::to_string(&self.names[user]).expect("JSON")));
+                body.push_str(&format!(
+                    ",\"user\":{}",
+                    serde_json::to_string(&self.names[user]).expect("JSON")
+                ));
             }
             body.push('}');
             post("/v1/stream", &header, &body, None)
@@ -200,29 +217,55 @@ impl World {
 
     fn edit(&mut self) {
         let sub = self.workload.usize(0..self.subs.len());
-        let Some(stream) = self.subs[sub].stream.clone().filter(|_| self.subs[sub].edit.is_none()) else { return };
-        let add = if self.workload.u8(0..4) > 0 { self.any_users(3) } else { Vec::new() };
+        let Some(stream) = self.subs[sub].stream.clone().filter(|_| self.subs[sub].edit.is_none()) else {
+            return;
+        };
+        let add = if self.workload.u8(0..4) > 0 {
+            self.any_users(3)
+        } else {
+            Vec::new()
+        };
         let remove: Vec<usize> = if self.workload.bool() {
-            self.subs[sub].watched.iter().copied().take(self.workload.usize(0..3)).collect()
+            self.subs[sub]
+                .watched
+                .iter()
+                .copied()
+                .take(self.workload.usize(0..3))
+                .collect()
         } else {
             Vec::new()
         };
         // Whom it may watch or not is left alone, so that each outcome is clear.
         let perhaps = &self.subs[sub].perhaps;
         let add: Vec<usize> = add.into_iter().filter(|user| !perhaps.contains(user)).collect();
-        let body = format!("{{\"add\":{},\"remove\":{}}}", json_list(&self.named(&add)), json_list(&self.named(&remove)));
+        let body = format!(
+            "{{\"add\":{},\"remove\":{}}}",
+            json_list(&self.named(&add)),
+            json_list(&self.named(&remove))
+        );
         let chunk = (self.workload.u8(0..4) == 0).then_some(13);
         let key = self.connect();
         let subscriber = &mut self.subs[sub];
         // Until the answer comes, these may be watched or not.
-        let fresh: Vec<usize> = add.iter().copied().filter(|user| !subscriber.watched.contains(user)).collect();
+        let fresh: Vec<usize> = add
+            .iter()
+            .copied()
+            .filter(|user| !subscriber.watched.contains(user))
+            .collect();
         for user in &remove {
             subscriber.watched.remove(user);
         }
         subscriber.perhaps.extend(fresh.iter().chain(&remove));
-        let kept: Vec<usize> = add.into_iter().filter(|user| fresh.contains(user) || remove.contains(user)).collect();
+        let kept: Vec<usize> = add
+            .into_iter()
+            .filter(|user| fresh.contains(user) || remove.contains(user))
+            .collect();
         subscriber.edit = Some((kept, remove, key));
-        self.ask(key, &post(&format!("/v1/stream/{stream}/watch"), "", &body, chunk), Want::Edit { sub });
+        self.ask(
+            key,
+            &post(&format!("/v1/stream/{stream}/watch"), "", &body, chunk),
+            Want::Edit { sub },
+        );
     }
 
     fn some_stream(&mut self) -> Option<u32> {
@@ -239,7 +282,9 @@ impl World {
     }
 
     fn hang_up(&mut self, key: u32, rude: bool) {
-        let Some(conn) = self.conns.get_mut(&key) else { return };
+        let Some(conn) = self.conns.get_mut(&key) else {
+            return;
+        };
         if rude {
             conn.reset = true;
         }
@@ -270,13 +315,21 @@ impl World {
             }
             1 => {
                 users = self.any_users(2);
-                let query: Vec<String> = users.iter().map(|user| format!("user={}", escape(&self.names[*user]))).collect();
+                let query: Vec<String> = users
+                    .iter()
+                    .map(|user| format!("user={}", escape(&self.names[*user])))
+                    .collect();
                 bytes = get(&format!("/v1/presence?{}", query.join("&")), "");
             }
             _ => {
                 users = self.any_users(3);
                 let body = format!("{{\"users\":{}}}", json_list(&self.named(&users)));
-                bytes = post("/v1/presence/query", "", &body, (self.workload.u8(0..3) == 0).then_some(7));
+                bytes = post(
+                    "/v1/presence/query",
+                    "",
+                    &body,
+                    (self.workload.u8(0..3) == 0).then_some(7),
+                );
             }
         }
         (bytes, Want::Query { users, asked_at })
@@ -291,7 +344,10 @@ impl World {
     fn beat_bytes(&mut self, path: &str, max: usize) -> (Vec<u8>, Vec<usize>) {
         let users = self.any_users(max);
         let body = format!("{{\"users\":{}}}", json_list(&self.named(&users)));
-        (post(path, "", &body, (self.workload.u8(0..4) == 0).then_some(20)), users)
+        (
+            post(path, "", &body, (self.workload.u8(0..4) == 0).then_some(20)),
+            users,
+        )
     }
 
     fn http_beat(&mut self) {
@@ -331,9 +387,15 @@ impl World {
             4 => post("/v1/beat", "", &deep, None),
             5 => post("/v1/beat", "", &format!("{{\"users\":{five}}}"), None),
             6 => b"GET / HTTP/1.1\nHost: sim\n\n".to_vec(),
-            7 => b"POST /v1/beat HTTP/1.1\r\nHost: sim\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
+            7 => b"POST /v1/beat HTTP/1.1\r\nHost: sim\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+                .to_vec(),
             8 => get(&format!("/v1/stream?{}", seven.join("&")), ""),
-            9 => post("/v1/stream/0.0.00000000000000000000000000000000/watch", "", "{\"add\":[\"u0\"]}", None),
+            9 => post(
+                "/v1/stream/0.0.00000000000000000000000000000000/watch",
+                "",
+                "{\"add\":[\"u0\"]}",
+                None,
+            ),
             _ => {
                 let mut noise: Vec<u8> = (0..40).map(|_| self.workload.u8(..)).collect();
                 noise.extend_from_slice(b"\r\n\r\n");
@@ -389,7 +451,7 @@ impl World {
     }
 
     /// Hands a datagram to the network, which may lose, delay and duplicate it.
-    pub fn cast(&mut self, datagram: Datagram) {
+    pub(crate) fn cast(&mut self, datagram: Datagram) {
         let shard = self.network.usize(0..self.shards.len());
         if self.sent.len() < 64 {
             self.sent.push(datagram.clone());
@@ -480,7 +542,7 @@ impl World {
     }
 
     /// Devices beat on their own, on the grid of the sweeps, where expiry is decided to the millisecond.
-    pub fn fire_devices(&mut self) {
+    pub(crate) fn fire_devices(&mut self) {
         for at in 0..self.devices.len() {
             let Device { user, due, faithful } = self.devices[at];
             if due > self.mono {
@@ -494,7 +556,11 @@ impl World {
             self.devices[at].due = (self.mono / grid + self.workload.u64(5..=10) + skips) * grid;
             let wall = self.wall();
             let datagram = self.datagram(false, vec![user], wall);
-            let shard = if faithful { 0 } else { self.network.usize(0..self.shards.len()) };
+            let shard = if faithful {
+                0
+            } else {
+                self.network.usize(0..self.shards.len())
+            };
             self.send(Parcel::Datagram(shard, datagram), 0);
         }
     }
@@ -511,8 +577,12 @@ impl World {
 
     /// A reader that had stopped reads all there is, and keeps up or stops again.
     fn resume_reader(&mut self) {
-        let stopped: Vec<u32> =
-            self.conns.iter().filter(|(_, conn)| conn.room != usize::MAX).map(|(key, _)| *key).collect();
+        let stopped: Vec<u32> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.room != usize::MAX)
+            .map(|(key, _)| *key)
+            .collect();
         if !stopped.is_empty() {
             let key = stopped[self.workload.usize(0..stopped.len())];
             let trickle = self.workload.u8(0..3) == 0;
@@ -520,8 +590,10 @@ impl World {
         }
     }
 
-    pub fn read_again(&mut self, key: u32, room: usize) {
-        let Some(conn) = self.conns.get_mut(&key) else { return };
+    pub(crate) fn read_again(&mut self, key: u32, room: usize) {
+        let Some(conn) = self.conns.get_mut(&key) else {
+            return;
+        };
         conn.room = room;
         let shard = conn.shard;
         self.client_reads(key);
