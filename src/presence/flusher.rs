@@ -70,7 +70,7 @@ impl Flusher {
 
     /// Does the next bit of work, and says how long to rest. Blocks for as long as the disk takes.
     ///
-    /// Errors: the disk's. The slice is done again next time.
+    /// Errors: the disk's. The slice is done again next time; the caller rests before that.
     pub fn slice(&mut self, now: Now) -> io::Result<FlushReport> {
         if self.presence.is_closed() {
             return Ok(FlushReport {

@@ -7,18 +7,20 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crossbeam::epoch::{self, Guard};
+use crossbeam::epoch::Guard;
 use foldhash::quality::FixedState;
 use parking_lot::Mutex;
 
-use super::index::{Index, Probe};
-use super::log::Log;
+use super::index::{Index, Pile, Probe};
+use super::log::{self, Log, Scan};
 use super::region::AnonymousArray;
 use super::{InternFault, Slot};
 use crate::wire::User;
 
 /// Slots that share one stored record offset; the others' are found by walking, some 25 bytes a step.
 const GROUP_SLOTS: u32 = 8;
+/// Bytes of log that are worth a thread at boot.
+const PART_BYTES_MIN: u64 = 4 << 20;
 
 pub(super) struct Interner {
     log: Log,
@@ -50,39 +52,77 @@ impl From<&AppendFault> for InternFault {
 }
 
 /// The parts of an interner that a scan of the log fills.
-pub(super) struct Rebuilding {
+pub(super) struct Rebuilt {
     index: Index,
     hasher: FixedState,
     groups: AnonymousArray<AtomicU64>,
     users: u32,
-    guard: Guard,
 }
 
-impl Rebuilding {
-    pub(super) fn new(users_max: u32) -> io::Result<Rebuilding> {
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed).map_err(io::Error::other)?;
-        Ok(Rebuilding {
-            index: Index::new(users_max),
-            hasher: FixedState::with_seed(u64::from_le_bytes(seed)),
-            groups: AnonymousArray::new(users_max.div_ceil(GROUP_SLOTS) as usize)?,
-            users: 0,
-            guard: epoch::pin(),
-        })
-    }
-
-    /// The next record of the log.
-    pub(super) fn add(&mut self, offset: u64, id: &[u8]) {
-        if let Some(group) = self.groups.get((self.users / GROUP_SLOTS) as usize) {
-            if self.users.is_multiple_of(GROUP_SLOTS) {
-                group.store(offset, Ordering::Relaxed);
-            }
-            self.index
-                .insert(hash(&self.hasher, id), offset, &self.guard);
+/// Reads a log of about `log_bytes` and builds what is found of it, on as many threads as there are cores if it is long.
+///
+/// Errors: no memory, no random numbers. What is wrong with the log is in the [`Scan`].
+pub(super) fn rebuild(bytes: &[u8], log_bytes: u64, users_max: u32) -> io::Result<(Rebuilt, Scan)> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    let hasher = FixedState::with_seed(u64::from_le_bytes(seed));
+    let groups: AnonymousArray<AtomicU64> =
+        AnonymousArray::new(users_max.div_ceil(GROUP_SLOTS) as usize)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let parts = (log_bytes / PART_BYTES_MIN).clamp(1, cores) as usize;
+    let starts = log::split(bytes, log_bytes, parts);
+    let part = |from: usize| {
+        let mut pile = Pile::new(users_max);
+        let scan = log::scan(
+            bytes,
+            starts[from],
+            starts.get(from + 1).copied(),
+            |slot, offset, id| {
+                // More users than users_max are counted, and refused by whoever opens the store.
+                if let Some(group) = groups.get((slot / GROUP_SLOTS) as usize) {
+                    if slot.is_multiple_of(GROUP_SLOTS) {
+                        group.store(offset, Ordering::Relaxed);
+                    }
+                    pile.add(hash(&hasher, id), offset);
+                }
+            },
+        );
+        (pile, scan)
+    };
+    let found: Vec<(Pile, Scan)> = std::thread::scope(|scope| {
+        let part = &part;
+        let threads: Vec<_> = (0..starts.len())
+            .map(|from| scope.spawn(move || part(from)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a scan does not panic"))
+            .collect()
+    });
+    // The log ends where the first part does that does not reach the next.
+    let mut piles = Vec::new();
+    let mut whole = Scan {
+        users: 0,
+        end: log::START.offset,
+        fault: None,
+    };
+    for (start, (pile, scan)) in starts.iter().zip(found) {
+        if start.offset != whole.end || whole.fault.is_some() {
+            break;
         }
-        self.users += 1;
+        piles.push(pile);
+        whole = scan;
     }
+    let rebuilt = Rebuilt {
+        index: Index::build(users_max, piles),
+        hasher,
+        groups,
+        users: whole.users,
+    };
+    Ok((rebuilt, whole))
+}
 
+impl Rebuilt {
     pub(super) fn finish(self, log: Log, users_max: u32) -> Interner {
         Interner {
             log,

@@ -85,9 +85,11 @@ impl Log {
 
     fn grow(&self, needed_bytes: u64) -> io::Result<()> {
         let have = self.file.len_bytes();
-        let step = (have / 8).max(GROWTH_BYTES_MIN);
-        let wanted = needed_bytes.max(have + step).next_multiple_of(PAGE_BYTES);
-        self.file.grow(wanted.min(self.file.reserved_bytes()))
+        let needed = needed_bytes.next_multiple_of(PAGE_BYTES);
+        let wanted = (have + (have / 8).max(GROWTH_BYTES_MIN)).next_multiple_of(PAGE_BYTES);
+        let generous = wanted.clamp(needed, self.file.reserved_bytes().max(needed));
+        // Where there is no room to be generous there may be enough for this one.
+        self.file.grow(generous).or_else(|_| self.file.grow(needed))
     }
 
     /// Slot and id of the record at `offset`, which must come from `append` or `scan`.
@@ -103,9 +105,11 @@ impl Log {
         offset + RECORD_OVERHEAD_BYTES as u64 + u64::from(self.final_bytes(offset, 1)[0])
     }
 
+    /// Fetches the lines of a record whose id is expected to be this long.
     #[inline]
-    pub(super) fn prefetch(&self, offset: u64) {
+    pub(super) fn prefetch(&self, offset: u64, id_bytes: usize) {
         prefetch(self.file.address(offset));
+        prefetch(self.file.address(offset + ID_AT + id_bytes as u64 - 1));
     }
 
     #[inline]
@@ -129,15 +133,54 @@ fn encode(record: &mut [u8; RECORD_BYTES_MAX], slot: u32, id: &[u8]) -> usize {
     length
 }
 
-/// Reads the records of a log from the first to the end, telling `each` the offset and the id.
-pub(super) fn scan(bytes: &[u8], mut each: impl FnMut(u64, &[u8])) -> Scan {
-    let mut offset = FIRST_RECORD as usize;
-    let mut users = 0;
+/// A place in the log at which the record of `slot` begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Start {
+    pub(super) offset: u64,
+    pub(super) slot: u32,
+}
+
+/// Where the log begins.
+pub(super) const START: Start = Start {
+    offset: FIRST_RECORD,
+    slot: 0,
+};
+
+/// Places that part a log of about `log_bytes` into `parts` of about one length, found by hopping from record to record and
+/// checking nothing: a part is to be believed only if the scan of the one before it ends where it starts.
+pub(super) fn split(bytes: &[u8], log_bytes: u64, parts: usize) -> Vec<Start> {
+    let mut starts = vec![START];
+    let mut at = START;
+    for part in 1..parts as u64 {
+        while at.offset < log_bytes * part / parts as u64 {
+            match bytes.get(at.offset as usize) {
+                None | Some(0) => return starts,
+                Some(length) => at.offset += u64::from(*length) + RECORD_OVERHEAD_BYTES as u64,
+            }
+            at.slot += 1;
+        }
+        if starts.last() != Some(&at) {
+            starts.push(at);
+        }
+    }
+    starts
+}
+
+/// Reads the records of a log from one place to another or to the end, telling `each` slot, offset and id.
+pub(super) fn scan(
+    bytes: &[u8],
+    from: Start,
+    to: Option<Start>,
+    mut each: impl FnMut(u32, u64, &[u8]),
+) -> Scan {
+    let mut offset = from.offset as usize;
+    let mut users = from.slot;
     let mut fault = None;
-    while bytes.get(offset).is_some_and(|length| *length != 0) {
+    let to = to.map_or(bytes.len(), |to| to.offset as usize);
+    while offset < to && bytes.get(offset).is_some_and(|length| *length != 0) {
         match check(&bytes[offset..], users) {
             Ok(id) => {
-                each(offset as u64, id);
+                each(users, offset as u64, id);
                 offset += id.len() + RECORD_OVERHEAD_BYTES;
                 users += 1;
             }
@@ -218,7 +261,7 @@ mod tests {
 
     fn scan_ids(bytes: &[u8]) -> (Vec<(u64, String)>, Scan) {
         let mut ids = Vec::new();
-        let scan = scan(bytes, |offset, id| {
+        let scan = scan(bytes, START, None, |_, offset, id| {
             ids.push((offset, String::from_utf8(id.to_vec()).unwrap()))
         });
         (ids, scan)
@@ -267,6 +310,41 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn parts_are_scanned_as_the_whole_is() {
+        let ids: Vec<String> = (0..100).map(|n| "x".repeat(n % 7 + 1)).collect();
+        let mut bytes = log_of(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+        let log_bytes = bytes.len() as u64;
+        bytes.extend_from_slice(&[0; 50]);
+        let whole = scan(&bytes, START, None, |_, _, _| {});
+        for parts in 1..=9 {
+            let starts = split(&bytes, log_bytes, parts);
+            assert_eq!(starts.len(), parts);
+            let mut slots = Vec::new();
+            for (part, start) in starts.iter().enumerate() {
+                let next = starts.get(part + 1).copied();
+                let scan = scan(&bytes, *start, next, |slot, _, _| slots.push(slot));
+                match next {
+                    Some(next) => assert_eq!(
+                        scan,
+                        Scan {
+                            users: next.slot,
+                            end: next.offset,
+                            fault: None
+                        }
+                    ),
+                    None => assert_eq!(scan, whole),
+                }
+            }
+            assert_eq!(slots, (0..100).collect::<Vec<_>>());
+        }
+        assert_eq!(
+            split(&bytes, 10 * log_bytes, 2),
+            [START],
+            "the hop ends with the log"
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod resume;
 mod stamps;
 mod store;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod vigil;
 
 use std::io;

@@ -82,12 +82,16 @@ impl CellFile {
             return Ok(());
         }
         let step = GROWTH_SLOTS_MIN.max(have / 4);
-        let wanted = slots
-            .max(have.saturating_add(step))
+        let reserved = slots_of(self.file.reserved_bytes());
+        let needed = slots.next_multiple_of(CHUNK_SLOTS);
+        let generous = have
+            .saturating_add(step)
             .next_multiple_of(CHUNK_SLOTS)
-            .min(slots_of(self.file.reserved_bytes()));
-        self.file.grow(file_bytes(wanted))?;
-        self.capacity.store(wanted, Ordering::Release);
+            .clamp(needed, reserved.max(needed));
+        // Where there is no room to be generous there may be enough for this one.
+        let grow = |wanted| self.file.grow(file_bytes(wanted)).map(|()| wanted);
+        let grown = grow(generous).or_else(|_| grow(needed))?;
+        self.capacity.store(grown, Ordering::Release);
         Ok(())
     }
 

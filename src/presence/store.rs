@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::fault::{StoreFault, StoreFaultKind};
 use super::header::{HEADER_BYTES, Header, Kind};
-use super::interner::Rebuilding;
+use super::interner;
 use super::leaves::Leaves;
 use super::log::{self, FIRST_RECORD, Log};
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
@@ -225,8 +225,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let created_at = identity.created_at;
     let users_path = users.path.clone();
     let mut log_file = users.map(&identity, log::reserved_bytes(users_max))?;
-    let (rebuilding, scan) =
-        read_log(&log_file, users_max).map_err(os("reserve memory for", &users_path))?;
+    // What was synced is a good guess at the log's length: the rest of the file is room to grow.
+    let log_bytes = synced_bytes.max(log_file.len_bytes() / 2);
+    let (rebuilt, scan) = interner::rebuild(all_bytes(&log_file), log_bytes, users_max)
+        .map_err(os("reserve memory for", &users_path))?;
     check_scan(&users_path, &scan, synced_bytes, users_max)?;
 
     // From here on the files are ours to write.
@@ -246,7 +248,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let published =
         Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
     let presence = Presence {
-        interner: rebuilding.finish(Log::new(log_file, scan.end), users_max),
+        interner: rebuilt.finish(Log::new(log_file, scan.end), users_max),
         stamps: CellFile::new(stamps),
         published: CellFile::new(published),
         online: Online::new(users_max).map_err(os("reserve memory for", &options.dir))?,
@@ -268,9 +270,9 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             zero_beyond(cells, scan.users);
         }
     }
-    let rebuilt = published_missing && !store_is_new && scan.users > 0;
+    let published_rebuilt = published_missing && !store_is_new && scan.users > 0;
     let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
-    if power_cut || rebuilt {
+    if power_cut || published_rebuilt {
         republish(&presence, scan.users, options.offline_after_ms, now);
         // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id; and a step back of the clock may be lost too.
         presence
@@ -289,7 +291,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         power_cut,
         clean: clean || store_is_new,
         stamps_rebuilt: stamps_missing && !store_is_new && scan.users > 0,
-        published_rebuilt: rebuilt,
+        published_rebuilt,
     };
     // Not clean from here on, and of this boot; the watermark stays until the first flush.
     presence
@@ -418,13 +420,6 @@ fn random_id() -> io::Result<u64> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(u64::from_le_bytes(bytes))
-}
-
-fn read_log(file: &MappedFile, users_max: u32) -> io::Result<(Rebuilding, log::Scan)> {
-    let mut rebuilding = Rebuilding::new(users_max)?;
-    let bytes = all_bytes(file);
-    let scan = log::scan(bytes, |offset, id| rebuilding.add(offset, id));
-    Ok((rebuilding, scan))
 }
 
 fn all_bytes(file: &MappedFile) -> &[u8] {

@@ -1,0 +1,237 @@
+//! The beat path, the sweep and the interner at size, the sweep beside a bare scan of as much memory.
+//!
+//! `GREENDOT_BENCH_USERS=10000000 cargo bench --bench presence` is the size of the budgets (100000000 for the large sweep:
+//! some 7 GB of memory and 5 GB of disk under TMPDIR). The default is small, to be run with the tests. Times are of the thread's
+//! processor time, so that a neighbour who takes the core counts for less (who takes the memory bus still counts).
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+use greendot::presence::{Presence, Slot, StoreOptions, Sweep, SweepContext};
+use greendot::time::{Mono, Now, Unix, boottime};
+use greendot::wire::User;
+
+const USERS_DEFAULT: u32 = 200_000;
+/// Users that the interning benchmark may add: more than it can in its time.
+const INTERNED_MAX: u32 = 30_000_000;
+/// Users of a full datagram.
+const BATCH_USERS: usize = 70;
+const START_MS: u64 = 1_764_009_600_000;
+const OFFLINE_AFTER_MS: u64 = 1_000_000_000;
+
+fn at(ms: u64) -> Now {
+    Now {
+        mono: Mono::from_micros(ms * 1_000),
+        unix: Unix::from_ms(START_MS + ms),
+    }
+}
+
+/// A 16-byte id.
+fn id_of(n: u32) -> [u8; 16] {
+    let mut id = *b"user-00000000000";
+    let mut rest = n;
+    for digit in id[5..].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    id
+}
+
+fn user(id: &[u8; 16]) -> User<'_> {
+    User::parse(id).expect("digits and letters")
+}
+
+fn options(dir: &std::path::Path, users_max: u32) -> StoreOptions {
+    StoreOptions {
+        dir: dir.to_owned(),
+        users_max,
+        offline_after_ms: OFFLINE_AFTER_MS,
+        beat_skew_max_ms: 30_000,
+        shards: 1,
+        boot_id: [1; 16],
+    }
+}
+
+/// A store in which everybody is online.
+fn all_online(dir: &std::path::Path, users: u32) -> Presence {
+    let (presence, _) =
+        Presence::open(&options(dir, users + INTERNED_MAX), at(0)).expect("room under TMPDIR");
+    let began = boottime();
+    for n in 0..users {
+        presence.intern(user(&id_of(n))).expect("room under TMPDIR");
+    }
+    eprintln!(
+        "{users} users interned in {} ms",
+        boottime().ms_since(began)
+    );
+    let began = boottime();
+    for n in 0..users {
+        presence.record_beat(Slot::new(n), at(0).unix, at(0));
+    }
+    eprintln!("first beat of each in {} ms", boottime().ms_since(began));
+    let began = boottime();
+    let mut sweep = Sweep::new(0, 1);
+    let mut out = Vec::new();
+    sweep.begin();
+    while !sweep.slice(&presence, context(0), u32::MAX, 100_000, &mut out) {
+        out.clear();
+    }
+    eprintln!("all published online in {} ms", boottime().ms_since(began));
+    assert_eq!(presence.online(), u64::from(users));
+    presence
+}
+
+fn context(ms: u64) -> SweepContext {
+    SweepContext {
+        now: at(ms),
+        offline_after_ms: OFFLINE_AFTER_MS,
+        hold_expiries: false,
+    }
+}
+
+fn main() {
+    let users = std::env::var("GREENDOT_BENCH_USERS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(USERS_DEFAULT);
+    let mut criterion = Criterion::default()
+        .sample_size(20)
+        .measurement_time(Duration::from_secs(3))
+        .configure_from_args();
+    let dir = tempfile::tempdir().expect("a folder under TMPDIR");
+    let mut presence = all_online(dir.path(), users);
+    memory(users);
+
+    beats(&mut criterion, &presence, users);
+    sweep(&mut criterion, &presence, users);
+    intern(&mut criterion, &presence, users);
+
+    presence.close(at(1)).expect("room under TMPDIR");
+    drop(presence);
+    let began = boottime();
+    presence = Presence::open(&options(dir.path(), users + INTERNED_MAX), at(1))
+        .expect("just closed")
+        .0;
+    eprintln!(
+        "{} users opened in {} ms",
+        presence.users(),
+        boottime().ms_since(began)
+    );
+    criterion.final_summary();
+}
+
+/// What the process holds beside files: anonymous memory, from the kernel.
+fn memory(users: u32) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let anonymous = status.lines().find(|line| line.starts_with("RssAnon"));
+    eprintln!("{users} users: {}", anonymous.unwrap_or("no RssAnon"));
+}
+
+/// Runs `work` so many times; the processor time that this thread took.
+fn cpu_time<T>(mut work: impl FnMut() -> T) -> impl FnMut(u64) -> Duration {
+    move |iterations| {
+        let began = thread_time();
+        for _ in 0..iterations {
+            black_box(work());
+        }
+        thread_time() - began
+    }
+}
+
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
+    let mut random = fastrand::Rng::with_seed(7);
+    let ids: Vec<[u8; 16]> = (0..BATCH_USERS * 20_000)
+        .map(|_| id_of(random.u32(0..users)))
+        .collect();
+    let batch: Vec<User<'_>> = ids.iter().map(user).collect();
+    let beats: Vec<_> = batch.iter().map(|user| (*user, at(1).unix)).collect();
+    let mut datagrams = beats.chunks(BATCH_USERS).cycle();
+    let mut ms = 1;
+    let mut group = criterion.benchmark_group(format!("presence/{users}"));
+    group.throughput(Throughput::Elements(BATCH_USERS as u64));
+    group.bench_function("record_beats of 70", |bencher| {
+        bencher.iter_custom(cpu_time(|| {
+            ms += 1;
+            let mut stored = 0;
+            let datagram = datagrams.next().expect("a cycle has no end");
+            presence.record_beats(datagram, at(ms), &mut |_, outcome| {
+                stored += u32::from(outcome.is_ok())
+            });
+            stored
+        }));
+    });
+    group.throughput(Throughput::Elements(1));
+    let mut single = batch.iter().cycle();
+    group.bench_function("lookup and record_beat of 1", |bencher| {
+        bencher.iter_custom(cpu_time(|| {
+            ms += 1;
+            let slot = presence
+                .lookup(*single.next().expect("a cycle has no end"))
+                .expect("all were interned");
+            presence.record_beat(slot, at(ms).unix, at(ms))
+        }));
+    });
+    group.bench_function("user of a slot", |bencher| {
+        bencher.iter_custom(cpu_time(|| {
+            presence.user(Slot::new(random.u32(0..users))).as_bytes()[0]
+        }));
+    });
+    group.finish();
+}
+
+fn sweep(criterion: &mut Criterion, presence: &Presence, users: u32) {
+    let mut sweep = Sweep::new(0, 1);
+    let mut out = Vec::new();
+    let bare: Vec<AtomicU64> = (0..u64::from(users)).map(AtomicU64::new).collect();
+    let mut group = criterion.benchmark_group(format!("presence/{users}"));
+    group.throughput(Throughput::Elements(u64::from(users)));
+    group.bench_function("sweep, all online", |bencher| {
+        bencher.iter_custom(cpu_time(|| {
+            sweep.begin();
+            assert!(sweep.slice(presence, context(2), u32::MAX, usize::MAX, &mut out));
+        }));
+    });
+    assert_eq!(out, [], "nobody came or went");
+    group.bench_function("bare scan of as many words", |bencher| {
+        bencher.iter_custom(cpu_time(|| {
+            bare.iter()
+                .map(|word| black_box(word.load(Ordering::Relaxed)))
+                .fold(0, u64::max)
+        }));
+    });
+    group.bench_function("bare vectorised sum of as many words", |bencher| {
+        // SAFETY: nobody writes `bare`, and an AtomicU64 has the layout of a u64.
+        let words: &[u64] = unsafe { std::slice::from_raw_parts(bare.as_ptr().cast(), bare.len()) };
+        bencher.iter_custom(cpu_time(|| {
+            black_box(words)
+                .iter()
+                .fold(0, |sum: u64, word| sum.wrapping_add(*word))
+        }));
+    });
+    group.finish();
+}
+
+fn intern(criterion: &mut Criterion, presence: &Presence, users: u32) {
+    let mut n = users;
+    let mut group = criterion.benchmark_group(format!("presence/{users}"));
+    group.throughput(Throughput::Elements(1)).sample_size(10);
+    group
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(500));
+    group.bench_function("intern a new user", |bencher| {
+        bencher.iter_custom(cpu_time(|| {
+            n += 1;
+            presence
+                .intern(user(&id_of(n)))
+                .expect("more room than this benchmark has time")
+        }));
+    });
+    group.finish();
+}

@@ -1,0 +1,711 @@
+//! Beats, leaves and sweeps against exact outcomes. The files' faults are in tests/store.rs.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::stamps::{LEFT, pack};
+use super::*;
+
+const OFFLINE_AFTER_MS: u64 = 25_000;
+const SKEW_MS: u64 = 30_000;
+const START_MS: u64 = 1_764_009_600_000;
+
+/// A store in a folder of its own, with one shard's sweep.
+struct World {
+    presence: Presence,
+    sweep: Sweep,
+    hold: bool,
+    _dir: tempfile::TempDir,
+}
+
+/// So many ms after the start, by both clocks.
+fn at(ms: u64) -> Now {
+    Now {
+        mono: Mono::from_micros(1_000_000_000 + ms * 1_000),
+        unix: Unix::from_ms(START_MS + ms),
+    }
+}
+
+fn user(id: &str) -> User<'_> {
+    User::parse(id.as_bytes()).unwrap()
+}
+
+fn online(slot: Slot, first: bool) -> Transition {
+    Transition {
+        slot,
+        online: true,
+        first,
+    }
+}
+
+fn offline(slot: Slot) -> Transition {
+    Transition {
+        slot,
+        online: false,
+        first: false,
+    }
+}
+
+impl World {
+    fn new() -> World {
+        World::with(1 << 20, 1)
+    }
+
+    fn with(users_max: u32, shards: u16) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            dir: dir.path().to_owned(),
+            users_max,
+            offline_after_ms: OFFLINE_AFTER_MS,
+            beat_skew_max_ms: SKEW_MS,
+            shards,
+            boot_id: [1; 16],
+        };
+        let (presence, report) = Presence::open(&options, at(0)).unwrap();
+        assert_eq!(
+            report,
+            OpenReport {
+                clean: true,
+                ..OpenReport::default()
+            }
+        );
+        World {
+            presence,
+            sweep: Sweep::new(0, shards),
+            hold: false,
+            _dir: dir,
+        }
+    }
+
+    fn slot(&self, id: &str) -> Slot {
+        self.presence.intern(user(id)).unwrap()
+    }
+
+    fn context(&self, now: Now) -> SweepContext {
+        SweepContext {
+            now,
+            offline_after_ms: OFFLINE_AFTER_MS,
+            hold_expiries: self.hold,
+        }
+    }
+
+    fn beat(&self, slot: Slot, ms: u64) -> BeatOutcome {
+        self.presence.record_beat(slot, at(ms).unix, at(ms))
+    }
+
+    fn leave(&self, slot: Slot, ms: u64) -> LeaveOutcome {
+        self.presence.record_leave(slot, at(ms).unix, at(ms))
+    }
+
+    /// A whole cycle.
+    fn swept(&mut self, now: Now) -> Vec<Transition> {
+        let context = self.context(now);
+        let mut out = Vec::new();
+        self.sweep.begin();
+        assert!(
+            self.sweep
+                .slice(&self.presence, context, u32::MAX, usize::MAX, &mut out)
+        );
+        self.presence.check_invariants();
+        out
+    }
+
+    fn looked(&mut self, slot: Slot, ms: u64) -> Vec<Transition> {
+        let context = self.context(at(ms));
+        let mut out = Vec::new();
+        self.sweep.look(&self.presence, context, slot, &mut out);
+        out
+    }
+
+    fn state(&self, slot: Slot, ms: u64) -> (bool, Option<u64>, Option<u64>) {
+        let state = self.presence.state(slot, at(ms));
+        let since_start = |time: Option<Unix>| time.map(|unix| unix.ms() - START_MS);
+        (
+            state.online,
+            since_start(state.since),
+            since_start(state.last_active),
+        )
+    }
+}
+
+#[test]
+fn a_user_has_one_slot_whatever_its_length() {
+    let world = World::new();
+    let longest = "x".repeat(128);
+    for (index, id) in ["a", longest.as_str(), "\u{1F7E2}é", "a/b", "a%2Fb", "a b+c"]
+        .iter()
+        .enumerate()
+    {
+        assert_eq!(world.presence.lookup(user(id)), None);
+        assert_eq!(world.presence.intern(user(id)), Ok(Slot::new(index as u32)));
+        assert_eq!(world.presence.intern(user(id)), Ok(Slot::new(index as u32)));
+        assert_eq!(
+            world.presence.lookup(user(id)),
+            Some(Slot::new(index as u32))
+        );
+        assert_eq!(world.presence.user(Slot::new(index as u32)), user(id));
+    }
+    assert_eq!(world.presence.users(), 6);
+    assert_eq!(world.presence.lookup(user("b")), None);
+    assert_eq!(
+        world.presence.users(),
+        6,
+        "a question leaves nothing behind"
+    );
+}
+
+#[test]
+fn growth_keeps_every_user_and_users_max_is_exact() {
+    let users_max = 70_000;
+    let world = World::with(users_max, 1);
+    for n in 0..users_max {
+        assert_eq!(
+            world.presence.intern(user(&format!("user-{n}"))),
+            Ok(Slot::new(n))
+        );
+    }
+    assert_eq!(
+        world.presence.intern(user("one more")),
+        Err(InternFault::Full)
+    );
+    for n in 0..users_max {
+        let id = format!("user-{n}");
+        assert_eq!(world.presence.lookup(user(&id)), Some(Slot::new(n)));
+        assert_eq!(world.presence.user(Slot::new(n)).as_str(), id);
+    }
+    assert_eq!(
+        world.beat(Slot::new(users_max - 1), 5),
+        BeatOutcome::StoredOffline
+    );
+    assert_eq!(
+        world.state(Slot::new(users_max - 1), 5),
+        (false, None, Some(5))
+    );
+}
+
+#[test]
+fn threads_that_intern_the_same_users_agree() {
+    const THREADS: usize = 8;
+    const USERS: usize = 3_000;
+    let world = World::new();
+    let barrier = Barrier::new(THREADS);
+    let slots: Vec<Vec<Slot>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let (presence, barrier) = (&world.presence, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    let mut slots = vec![Slot::new(0); USERS];
+                    for step in 0..USERS {
+                        // Each in an order of its own, so that they meet.
+                        let n = (step * 7 + thread * 11) % USERS;
+                        let id = format!("user-{n}");
+                        slots[n] = presence.intern(user(&id)).unwrap();
+                        assert_eq!(presence.lookup(user(&id)), Some(slots[n]));
+                        assert_eq!(presence.user(slots[n]).as_str(), id);
+                    }
+                    slots
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    assert_eq!(world.presence.users() as usize, USERS);
+    assert!(slots.iter().all(|of_thread| *of_thread == slots[0]));
+    let mut indexes: Vec<u32> = slots[0].iter().map(|slot| slot.index()).collect();
+    indexes.sort_unstable();
+    assert_eq!(indexes, (0..USERS as u32).collect::<Vec<_>>());
+}
+
+#[test]
+fn silence_of_exactly_offline_after_is_fresh() {
+    let mut world = World::new();
+    let ann = world.slot("ann");
+    assert_eq!(world.beat(ann, 1_000), BeatOutcome::StoredOffline);
+    assert_eq!(world.swept(at(1_000)), [online(ann, true)]);
+    assert_eq!(world.beat(ann, 2_000), BeatOutcome::Stored);
+    assert_eq!(world.swept(at(27_000)), []);
+    assert_eq!(world.looked(ann, 27_000), []);
+    assert_eq!(world.swept(at(27_001)), [offline(ann)]);
+    assert_eq!(world.state(ann, 27_001), (false, Some(27_001), Some(2_000)));
+    assert_eq!(world.swept(at(27_002)), []);
+    assert_eq!(world.beat(ann, 30_000), BeatOutcome::StoredOffline);
+    assert_eq!(world.looked(ann, 30_000), [online(ann, false)]);
+    assert_eq!(world.looked(ann, 30_000), []);
+}
+
+#[test]
+fn the_last_slot_of_a_chunk_and_the_first_of_the_next_are_swept() {
+    let mut world = World::new();
+    for n in 0..=CHUNK_SLOTS {
+        world.slot(&format!("user-{n}"));
+    }
+    let (last, first) = (Slot::new(CHUNK_SLOTS - 1), Slot::new(CHUNK_SLOTS));
+    world.beat(last, 0);
+    world.beat(first, 0);
+    assert_eq!(world.presence.online(), 0);
+    assert_eq!(
+        world.swept(at(1)),
+        [online(last, true), online(first, true)]
+    );
+    assert_eq!(world.presence.online(), 2);
+    assert_eq!(world.swept(at(25_001)), [offline(last), offline(first)]);
+    assert_eq!(world.presence.online(), 0);
+}
+
+#[test]
+fn shards_sweep_their_own_chunks_and_no_others() {
+    let mut world = World::with(1 << 20, 3);
+    for n in 0..5 * CHUNK_SLOTS {
+        let slot = world.slot(&format!("user-{n}"));
+        if n % CHUNK_SLOTS == 77 {
+            world.beat(slot, 0);
+        }
+    }
+    for (shard, chunks) in [(0, vec![0, 3]), (1, vec![1, 4]), (2, vec![2])] {
+        world.sweep = Sweep::new(shard, 3);
+        let expected: Vec<_> = chunks
+            .iter()
+            .map(|chunk| online(Slot::new(chunk * CHUNK_SLOTS + 77), true))
+            .collect();
+        assert_eq!(world.swept(at(1)), expected, "shard {shard}");
+    }
+}
+
+#[test]
+fn a_slice_keeps_to_both_budgets_and_loses_nothing() {
+    let mut world = World::new();
+    let slots: Vec<Slot> = (0..3 * CHUNK_SLOTS)
+        .map(|n| world.slot(&format!("user-{n}")))
+        .collect();
+    for slot in &slots {
+        world.beat(*slot, 0);
+    }
+    let context = world.context(at(1));
+    let mut out = Vec::new();
+    world.sweep.begin();
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, 64, usize::MAX, &mut out)
+    );
+    assert_eq!(out.len(), 64);
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, 10, &mut out)
+    );
+    assert_eq!(out.len(), 74);
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, 0, &mut out)
+    );
+    assert_eq!(out.len(), 74);
+    world.sweep.begin();
+    assert!(
+        world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, usize::MAX, &mut out)
+    );
+    assert_eq!(
+        out,
+        slots
+            .iter()
+            .map(|slot| online(*slot, true))
+            .collect::<Vec<_>>()
+    );
+    // The very first word can be where a slice is full.
+    let mut world = World::new();
+    let ann = world.slot("ann");
+    world.beat(ann, 0);
+    let mut out = Vec::new();
+    world.sweep.begin();
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, 0, &mut out)
+    );
+    assert!(
+        world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, 1, &mut out)
+    );
+    assert_eq!(out, [online(ann, true)]);
+}
+
+#[test]
+fn skipped_chunks_count_against_the_budget() {
+    let mut world = World::new();
+    for n in 0..10 * CHUNK_SLOTS {
+        world.slot(&format!("user-{n}"));
+    }
+    assert_eq!(world.swept(at(0)), []);
+    let context = world.context(at(1));
+    let mut out = Vec::new();
+    world.sweep.begin();
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, 9, usize::MAX, &mut out)
+    );
+    assert!(
+        world
+            .sweep
+            .slice(&world.presence, context, 9, usize::MAX, &mut out)
+    );
+}
+
+#[test]
+fn held_expiries_spare_the_silent_but_not_those_who_left() {
+    let mut world = World::new();
+    let (ann, bob, eve) = (world.slot("ann"), world.slot("bob"), world.slot("eve"));
+    world.beat(ann, 0);
+    world.beat(bob, 0);
+    world.swept(at(0));
+    assert_eq!(world.leave(bob, 30_000), LeaveOutcome::Left);
+    world.beat(eve, 60_000);
+    world.hold = true;
+    assert_eq!(world.swept(at(60_000)), [offline(bob), online(eve, true)]);
+    assert_eq!(world.looked(ann, 60_000), []);
+    world.hold = false;
+    assert_eq!(world.swept(at(60_001)), [offline(ann)]);
+}
+
+#[test]
+fn a_stalled_or_stepped_peer_holds_expiries() {
+    let mut world = World::with(1 << 20, 2);
+    let ann = world.slot("ann");
+    world.beat(ann, 0);
+    world.presence.note_turn(0, at(0));
+    world.presence.note_turn(1, at(0));
+    assert_eq!(world.swept(at(0)), [online(ann, true)]);
+    world.presence.note_turn(0, at(26_000));
+    assert_eq!(world.swept(at(26_000)), [], "shard 1 may hold ann's beats");
+    assert_eq!(world.looked(ann, 26_000), []);
+    let stepped = Now {
+        mono: at(26_001).mono,
+        unix: at(26_001).unix.minus_ms(3_600_000),
+    };
+    world.presence.note_turn(1, stepped);
+    assert_eq!(
+        world.swept(at(26_002)),
+        [],
+        "shard 1 stamps by another clock"
+    );
+    world.presence.note_turn(1, at(26_003));
+    world.presence.hold_expiries_until(at(27_000).mono);
+    assert_eq!(world.swept(at(26_999)), []);
+    assert_eq!(world.swept(at(27_000)), [offline(ann)]);
+}
+
+#[test]
+fn since_strictly_increases_whatever_the_clock_does() {
+    let mut world = World::new();
+    let ann = world.slot("ann");
+    world.beat(ann, 5_000);
+    world.looked(ann, 5_000);
+    world.leave(ann, 5_000);
+    assert_eq!(world.looked(ann, 5_000), [offline(ann)]);
+    assert_eq!(world.state(ann, 5_000), (false, Some(5_001), Some(5_000)));
+    // The wall clock goes back.
+    world.presence.record_beat(ann, at(9_000).unix, at(4_000));
+    assert_eq!(world.looked(ann, 4_000), [online(ann, false)]);
+    assert_eq!(world.state(ann, 4_000).1, Some(5_002));
+}
+
+#[test]
+fn stamps_from_the_future_are_clamped() {
+    let mut world = World::new();
+    let (ann, bob) = (world.slot("ann"), world.slot("bob"));
+    world.beat(ann, 100_000);
+    world.beat(bob, 100_000);
+    assert_eq!(
+        world.swept(at(100_000)),
+        [online(ann, true), online(bob, true)]
+    );
+    // A step back by 90 s: a beat is stored as of now, and without one the sweep brings the stamp back.
+    assert_eq!(world.state(ann, 10_000).2, Some(10_000));
+    assert_eq!(world.beat(ann, 10_000), BeatOutcome::Stored);
+    assert_eq!(world.state(ann, 200_000).2, Some(10_000));
+    assert_eq!(world.swept(at(10_000)), []);
+    assert_eq!(world.state(bob, 200_000).2, Some(10_000));
+    assert_eq!(world.swept(at(35_001)), [offline(ann), offline(bob)]);
+    // Less than a second ahead is another shard's turn, and stays.
+    world.beat(ann, 50_000);
+    world.beat(ann, 49_000);
+    assert_eq!(world.state(ann, 200_000).2, Some(50_000));
+}
+
+#[test]
+fn a_goodbye_stands_against_older_beats_only() {
+    let mut world = World::new();
+    let ann = world.slot("ann");
+    world.beat(ann, 1_000);
+    world.looked(ann, 1_000);
+    assert_eq!(
+        world.presence.record_leave(ann, at(2_000).unix, at(2_100)),
+        LeaveOutcome::Left
+    );
+    assert_eq!(world.looked(ann, 2_100), [offline(ann)]);
+    assert_eq!(
+        world.state(ann, 2_100),
+        (false, Some(2_100), Some(2_100)),
+        "a goodbye is a sign of life"
+    );
+    for late_ms in [2_200, 10_000, 32_000] {
+        assert_eq!(
+            world.presence.record_beat(ann, at(2_000).unix, at(late_ms)),
+            BeatOutcome::BeforeLeave
+        );
+        assert_eq!(
+            world
+                .presence
+                .record_leave(ann, at(2_000).unix, at(late_ms)),
+            LeaveOutcome::Ignored
+        );
+    }
+    assert_eq!(world.swept(at(32_000)), []);
+    assert_eq!(
+        world.presence.record_beat(ann, at(2_001).unix, at(2_200)),
+        BeatOutcome::StoredOffline
+    );
+    assert_eq!(world.looked(ann, 2_200), [online(ann, false)]);
+    // The goodbye comes again, and one from before it: both are older than the beat that undid it.
+    assert_eq!(
+        world.presence.record_leave(ann, at(2_000).unix, at(2_300)),
+        LeaveOutcome::Ignored
+    );
+    assert_eq!(
+        world.presence.record_leave(ann, at(1_500).unix, at(2_300)),
+        LeaveOutcome::Ignored
+    );
+    assert_eq!(world.looked(ann, 2_300), []);
+    assert_eq!(
+        world.presence.record_leave(ann, at(3_000).unix, at(3_000)),
+        LeaveOutcome::Left
+    );
+    assert_eq!(world.looked(ann, 3_000), [offline(ann)]);
+    // A newer goodbye while LEFT raises the bar.
+    assert_eq!(
+        world.presence.record_leave(ann, at(4_000).unix, at(4_000)),
+        LeaveOutcome::Ignored
+    );
+    assert_eq!(
+        world.presence.record_beat(ann, at(3_500).unix, at(4_001)),
+        BeatOutcome::BeforeLeave
+    );
+}
+
+#[test]
+fn a_forgotten_goodbye_refuses_only_what_is_older_than_it() {
+    let world = World::new();
+    let ann = world.slot("ann");
+    world.beat(ann, 1_000);
+    world.leave(ann, 2_000);
+    assert_eq!(
+        world.presence.record_beat(ann, at(2_000).unix, at(70_000)),
+        BeatOutcome::BeforeLeave
+    );
+    assert_eq!(
+        world.presence.record_beat(ann, at(2_001).unix, at(70_000)),
+        BeatOutcome::StoredOffline
+    );
+    // A leave that no beat of this stamp can be older than.
+    assert_eq!(
+        world
+            .presence
+            .record_leave(ann, at(39_999).unix, at(70_001)),
+        LeaveOutcome::Ignored
+    );
+    assert_eq!(
+        world
+            .presence
+            .record_leave(ann, at(40_000).unix, at(70_001)),
+        LeaveOutcome::Left
+    );
+}
+
+#[test]
+fn a_backward_step_refuses_no_honest_beat_for_long() {
+    let world = World::new();
+    let ann = world.slot("ann");
+    world.beat(ann, 3_600_000);
+    world.leave(ann, 3_600_000);
+    assert_eq!(world.beat(ann, 1_000), BeatOutcome::StoredOffline);
+}
+
+#[test]
+fn a_leave_of_a_slot_that_never_beat_has_no_last_activity() {
+    let mut world = World::new();
+    let ann = world.slot("ann");
+    assert_eq!(world.leave(ann, 1_000), LeaveOutcome::Left);
+    assert_eq!(world.looked(ann, 1_000), []);
+    assert_eq!(world.state(ann, 1_000), (false, None, None));
+    assert_eq!(world.beat(ann, 1_000), BeatOutcome::BeforeLeave);
+    assert_eq!(world.beat(ann, 1_001), BeatOutcome::StoredOffline);
+}
+
+#[test]
+fn a_batch_is_told_in_order_and_makes_slots() {
+    let world = World::new();
+    let ids: Vec<String> = (0..100).map(|n| format!("user-{n}")).collect();
+    for id in ids.iter().step_by(2) {
+        world.slot(id);
+    }
+    world.leave(world.slot("user-4"), 10);
+    let mut users: Vec<User<'_>> = ids.iter().map(|id| user(id)).collect();
+    users.push(user("user-0"));
+    let beats: Vec<_> = users.iter().map(|user| (*user, at(10).unix)).collect();
+    let mut told = Vec::new();
+    world
+        .presence
+        .record_beats(&beats, at(10), &mut |i, outcome| {
+            told.push((i, outcome.unwrap()))
+        });
+    for (i, (index, (slot, outcome))) in told.iter().enumerate() {
+        assert_eq!(*index, i);
+        assert_eq!(world.presence.user(*slot), users[i]);
+        let expected = if i == 4 {
+            BeatOutcome::BeforeLeave
+        } else {
+            BeatOutcome::StoredOffline
+        };
+        assert_eq!(*outcome, expected);
+    }
+    assert_eq!((told.len(), world.presence.users()), (101, 100));
+    assert_eq!(told[0].1.0, told[100].1.0);
+}
+
+#[test]
+fn a_full_store_still_takes_the_beats_of_those_it_knows() {
+    let world = World::with(1, 1);
+    let mut told = Vec::new();
+    world.presence.record_beats(
+        &["ann", "bob", "ann"].map(|id| (user(id), at(1).unix)),
+        at(1),
+        &mut |_, outcome| told.push(outcome),
+    );
+    let ann = Ok((Slot::new(0), BeatOutcome::StoredOffline));
+    assert_eq!(told, [ann, Err(InternFault::Full), ann]);
+}
+
+/// Beats older than the goodbye hammer a slot from several threads while it leaves: none may undo it.
+#[test]
+fn older_beats_racing_a_goodbye_never_undo_it() {
+    let mut world = World::new();
+    let ann = world.slot("ann");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut ms = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    ms = (ms + 1) % 1_000;
+                    world.presence.record_beat(ann, at(0).unix, at(ms));
+                }
+            });
+        }
+        for round in 1..=2_000 {
+            assert_eq!(
+                world.presence.record_leave(ann, at(round).unix, at(round)),
+                LeaveOutcome::Left
+            );
+            for _ in 0..20 {
+                let stamp = world.presence.stamps.cell(ann).load(Ordering::SeqCst);
+                assert_eq!(stamp & LEFT, LEFT, "undone in round {round}");
+            }
+            // Sent after the goodbye: this one does undo it.
+            let sent_at = at(round).unix.plus_ms(1);
+            assert_ne!(
+                world.presence.record_beat(ann, sent_at, at(round)),
+                BeatOutcome::BeforeLeave
+            );
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    world.swept(at(2_000));
+}
+
+/// Two shards record, one sweeps: when all is quiet, one more sweep makes published and stamps agree.
+#[test]
+fn beats_that_cross_sweeps_are_healed_by_the_next() {
+    let mut world = World::new();
+    let slots: Vec<Slot> = (0..200).map(|n| world.slot(&format!("user-{n}"))).collect();
+    let World {
+        presence, sweep, ..
+    } = &mut world;
+    let context = |ms| SweepContext {
+        now: at(ms),
+        offline_after_ms: 10,
+        hold_expiries: false,
+    };
+    let mut out = Vec::new();
+    std::thread::scope(|scope| {
+        for thread in 0..2_u64 {
+            let (presence, slots) = (&*presence, &slots);
+            scope.spawn(move || {
+                for ms in 0..2_000 {
+                    let slot = slots[(ms * 37 + thread * 13) as usize % slots.len()];
+                    presence.record_beat(slot, at(ms).unix, at(ms));
+                }
+            });
+        }
+        for ms in (0..2_000).step_by(5) {
+            sweep.begin();
+            sweep.slice(presence, context(ms), u32::MAX, usize::MAX, &mut out);
+        }
+    });
+    sweep.begin();
+    sweep.slice(presence, context(2_000), u32::MAX, usize::MAX, &mut out);
+    presence.check_invariants();
+    for slot in &slots {
+        let stamp = presence.stamps.cell(*slot).load(Ordering::SeqCst);
+        assert_eq!(
+            presence.online.has(*slot),
+            stamp >= pack(START_MS + 1_990, 0),
+            "{slot:?}"
+        );
+    }
+    // Each slot's transitions alternate, beginning with online.
+    for slot in &slots {
+        for (n, transition) in out
+            .iter()
+            .filter(|transition| transition.slot == *slot)
+            .enumerate()
+        {
+            assert_eq!((transition.online, transition.first), (n % 2 == 0, n == 0));
+        }
+    }
+}
+
+#[test]
+#[should_panic = "index out of bounds"]
+fn a_slot_beyond_the_files_is_a_crash_not_a_stray_write() {
+    let world = World::new();
+    world.beat(Slot::new(1 << 19), 0);
+}
+
+#[test]
+fn ids_are_resumable_but_for_a_step_back() {
+    let world = World::new();
+    let believed = |ms: u64| world.presence.resumable(at(ms).unix, at(100_000));
+    assert!(believed(0) && believed(100_000) && believed(101_000));
+    assert!(
+        !believed(101_001)
+            && !world
+                .presence
+                .resumable(at(0).unix.minus_ms(1), at(100_000))
+    );
+    world
+        .presence
+        .note_clock_step(at(10_000).unix, at(50_000).unix);
+    assert!(believed(20_000), "a step forward doubts nothing");
+    world
+        .presence
+        .note_clock_step(at(50_000).unix, at(10_000).unix);
+    assert!(believed(9_999) && !believed(10_000) && !believed(50_000) && believed(50_001));
+}
