@@ -192,8 +192,8 @@ impl Engine {
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
-            // This shard's socket may hold beats for every shard's slots.
-            self.presence.hold_expiries_until(self.silence.hold_until());
+            // Its socket may hold beats for any shard's publishers, and it takes turns to read them all.
+            self.presence.hold_expiries_until(self.silence.held_until());
         }
         self.upkeep.turn_began(now.mono);
         self.presence.note_turn(self.shard, now);

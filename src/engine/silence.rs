@@ -64,8 +64,8 @@ impl Silence {
         now < self.hold_until
     }
 
-    /// When the doubt is over.
-    pub(super) fn hold_until(&self) -> Mono {
+    /// Until when expiries are held.
+    pub(super) fn held_until(&self) -> Mono {
         self.hold_until
     }
 

@@ -197,7 +197,8 @@ impl<'a> Pass<'a> {
         let first = word * WORD_SLOTS as u32;
         let stamps = &self.presence.stamps.cells()[first as usize..first as usize + WORD_SLOTS];
         let stamps: &[_; WORD_SLOTS] = stamps.try_into().expect("sliced to this length");
-        if any_ahead && !self.presence.vigil.must_hold(self.shard, self.now) {
+        // A hold does not put this off: it would make whoever is ahead fresh anew when it ends.
+        if any_ahead && !self.presence.vigil.others_unsettled(self.shard, self.now) {
             for (bit, stamp) in stamps.iter().enumerate() {
                 if self.bounds.is_ahead(stamp.load(Ordering::Relaxed)) {
                     self.clamp(Slot::new(first + bit as u32));
@@ -279,5 +280,58 @@ impl Presence {
             online,
             first: previous == 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LeaveOutcome, StoreOptions};
+    use super::*;
+    use crate::time::{Mono, Unix};
+    use crate::wire::User;
+
+    #[test]
+    fn a_clock_set_back_brings_nobody_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |mono_ms: u64, unix_ms| Now {
+            mono: Mono::from_micros(mono_ms * 1_000),
+            unix: Unix::from_ms(unix_ms),
+        };
+        let options = StoreOptions {
+            dir: dir.path().to_owned(),
+            users_max: 10,
+            offline_after_ms: 25_000,
+            beat_skew_max_ms: 30_000,
+            shards: 1,
+            boot_id: [1; 16],
+        };
+        let (presence, _) = Presence::open(&options, at(0, 1_000_000)).unwrap();
+        let mut sweep = Sweep::new(0, 1);
+        let mut swept = |now| {
+            let mut out = Vec::new();
+            let context = SweepContext {
+                now,
+                offline_after_ms: 25_000,
+                hold_expiries: false,
+            };
+            sweep.begin();
+            assert!(sweep.slice(&presence, context, 4_096, 16, &mut out));
+            out.iter().map(|transition| transition.online).collect::<Vec<_>>()
+        };
+        let bob = presence.intern(User::parse(b"bob").unwrap()).unwrap();
+        let beat = |now: Now| presence.record_beat(bob, now.unix, now);
+        beat(at(0, 1_000_000));
+        assert_eq!(swept(at(0, 1_000_000)), [true]);
+        assert_eq!(swept(at(25_001, 1_025_001)), [false]);
+        // Back to when the stamp was fresh, and to long before it.
+        assert_eq!(swept(at(25_100, 1_001_000)), [false; 0]);
+        assert_eq!(swept(at(25_200, 500_000)), [false; 0]);
+        beat(at(25_300, 500_100));
+        assert_eq!(swept(at(25_300, 500_100)), [true]);
+        assert_eq!(
+            presence.record_leave(bob, Unix::from_ms(500_200), at(25_400, 500_200)),
+            LeaveOutcome::Left
+        );
+        assert_eq!(swept(at(25_400, 500_200)), [false]);
     }
 }

@@ -54,9 +54,11 @@ impl Vigil {
 
     /// Whether `shard`, which has read stamps at `now`, must not take a silence for an absence.
     pub(super) fn must_hold(&self, shard: u16, now: Now) -> bool {
-        if now.mono.micros() < self.hold_until.load(Ordering::Acquire) {
-            return true;
-        }
+        now.mono.micros() < self.hold_until.load(Ordering::Acquire) || self.others_unsettled(shard, now)
+    }
+
+    /// Whether another shard is stalled, or may still stamp by another clock than that of `now`.
+    pub(super) fn others_unsettled(&self, shard: u16, now: Now) -> bool {
         let anchor = anchor_ms(now);
         self.turns.iter().enumerate().any(|(other, turn)| {
             let began_at = turn.began_at.load(Ordering::Acquire);

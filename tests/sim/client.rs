@@ -8,7 +8,7 @@ use crate::sse::{Reader, Told};
 
 /// What a request asked for, hence what its answer may be.
 #[derive(Clone, Debug)]
-pub enum Want {
+pub(crate) enum Want {
     Query {
         users: Vec<usize>,
         asked_at: u64,
@@ -27,62 +27,62 @@ pub enum Want {
 
 /// How a client hands its bytes to the network, and the network to the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tear {
+pub(crate) enum Tear {
     Whole,
     Pieces,
     Bytes,
 }
 
 /// One connection, both ends.
-pub struct Conn {
-    pub shard: usize,
+pub(crate) struct Conn {
+    pub(crate) shard: usize,
     /// The server's name for it, once accepted and until it is gone.
-    pub id: Option<ConnId>,
-    pub accepted: bool,
+    pub(crate) id: Option<ConnId>,
+    pub(crate) accepted: bool,
     /// Sent by the client and not yet read by the server.
-    pub inbound: VecDeque<u8>,
-    pub tear: Tear,
+    pub(crate) inbound: VecDeque<u8>,
+    pub(crate) tear: Tear,
     /// The client has shut its sending half; it has been told to the server.
-    pub half_closed: bool,
-    pub eof_told: bool,
+    pub(crate) half_closed: bool,
+    pub(crate) eof_told: bool,
     /// The client is gone for good; the server finds out when it looks.
-    pub reset: bool,
+    pub(crate) reset: bool,
     /// The server reads nothing until it says so.
-    pub paused: bool,
+    pub(crate) paused: bool,
 
     /// Bytes that the socket takes before the reader reads again; usize::MAX for a reader that keeps up.
-    pub room: usize,
+    pub(crate) room: usize,
     /// Taken by the socket, not read by the client.
-    pub unread: Vec<u8>,
+    pub(crate) unread: Vec<u8>,
     /// A write was taken in part: the server waits to be told that there is room.
-    pub blocked: bool,
+    pub(crate) blocked: bool,
     /// The server has shut or closed its sending half.
-    pub ended: bool,
+    pub(crate) ended: bool,
 
-    pub reader: Reader,
+    pub(crate) reader: Reader,
     /// Requests without an answer, oldest first.
-    pub wants: VecDeque<Want>,
+    pub(crate) wants: VecDeque<Want>,
     /// Those of them that the server has not got to.
-    pub unserved: VecDeque<Want>,
+    pub(crate) unserved: VecDeque<Want>,
     /// What has been offered to the socket, read as it is encoded.
-    pub offers: Reader,
+    pub(crate) offers: Reader,
     /// Bytes taken by the socket, and bytes offered to it, since the beginning.
-    pub taken_bytes: u64,
-    pub offered_bytes: u64,
+    pub(crate) taken_bytes: u64,
+    pub(crate) offered_bytes: u64,
     /// The last id offered, and when (mono).
-    pub last_id: Option<(u64, u64)>,
+    pub(crate) last_id: Option<(u64, u64)>,
     /// It carries queries, beats and goodbyes, any number of them.
-    pub plain: bool,
+    pub(crate) plain: bool,
     /// Whose stream this is to be or is.
-    pub sub: Option<usize>,
+    pub(crate) sub: Option<usize>,
     /// The server holds it as a stream since then (mono).
-    pub live_since: Option<u64>,
+    pub(crate) live_since: Option<u64>,
     /// The stream's publisher.
-    pub user: Option<usize>,
+    pub(crate) user: Option<usize>,
 }
 
 impl Conn {
-    pub fn new(shard: usize, tear: Tear) -> Conn {
+    pub(crate) fn new(shard: usize, tear: Tear) -> Conn {
         Conn {
             shard,
             id: None,
@@ -111,7 +111,7 @@ impl Conn {
         }
     }
 
-    pub fn send(&mut self, bytes: &[u8], want: Want) {
+    pub(crate) fn send(&mut self, bytes: &[u8], want: Want) {
         if !self.half_closed && !self.reset {
             self.inbound.extend(bytes);
             self.unserved.push_back(want.clone());
@@ -120,35 +120,35 @@ impl Conn {
     }
 
     /// Nothing is on its way in either direction.
-    pub fn is_calm(&self) -> bool {
+    pub(crate) fn is_calm(&self) -> bool {
         self.accepted && !self.blocked && self.unread.is_empty() && self.room == usize::MAX && !self.ended
     }
 }
 
 /// A subscriber across its connections: what it watches and what it believes.
 #[derive(Default)]
-pub struct Sub {
-    pub conn: Option<u32>,
+pub(crate) struct Sub {
+    pub(crate) conn: Option<u32>,
     /// Not before then (mono) does it connect again.
-    pub retry_at: u64,
-    pub user: Option<usize>,
+    pub(crate) retry_at: u64,
+    pub(crate) user: Option<usize>,
     /// Watched for sure, and perhaps: the latter while an edit is under way or its outcome unknown.
-    pub watched: BTreeSet<usize>,
-    pub perhaps: BTreeSet<usize>,
+    pub(crate) watched: BTreeSet<usize>,
+    pub(crate) perhaps: BTreeSet<usize>,
     /// The stream's id, once its hello has come.
-    pub stream: Option<String>,
-    pub snapshot_seen: bool,
-    pub last_id: Option<u64>,
-    pub views: BTreeMap<usize, Told>,
+    pub(crate) stream: Option<String>,
+    pub(crate) snapshot_seen: bool,
+    pub(crate) last_id: Option<u64>,
+    pub(crate) views: BTreeMap<usize, Told>,
     /// The newest `since` of each publisher that it was ever told.
-    pub floors: BTreeMap<usize, (u64, bool)>,
+    pub(crate) floors: BTreeMap<usize, (u64, bool)>,
     /// An edit under way: added, removed, and the connection that asks.
-    pub edit: Option<(Vec<usize>, Vec<usize>, u32)>,
+    pub(crate) edit: Option<(Vec<usize>, Vec<usize>, u32)>,
 }
 
 impl Sub {
     /// It lost its connection.
-    pub fn disconnected(&mut self, retry_at: u64) {
+    pub(crate) fn disconnected(&mut self, retry_at: u64) {
         self.conn = None;
         self.stream = None;
         self.snapshot_seen = false;
@@ -157,7 +157,7 @@ impl Sub {
 }
 
 /// Percent-encodes everything but letters and digits.
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
@@ -166,12 +166,12 @@ pub fn escape(text: &str) -> String {
         .collect()
 }
 
-pub fn get(target: &str, headers: &str) -> Vec<u8> {
+pub(crate) fn get(target: &str, headers: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: sim\r\n{headers}\r\n").into_bytes()
 }
 
 /// A POST of JSON, with its length or in chunks of a few bytes.
-pub fn post(target: &str, headers: &str, body: &str, chunk: Option<usize>) -> Vec<u8> {
+pub(crate) fn post(target: &str, headers: &str, body: &str, chunk: Option<usize>) -> Vec<u8> {
     let head = format!("POST {target} HTTP/1.1\r\nHost: sim\r\nContent-Type: application/json\r\n{headers}");
     let Some(chunk) = chunk else {
         return format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes();
@@ -186,6 +186,6 @@ pub fn post(target: &str, headers: &str, body: &str, chunk: Option<usize>) -> Ve
     out
 }
 
-pub fn json_list(users: &[&str]) -> String {
+pub(crate) fn json_list(users: &[&str]) -> String {
     serde_json::to_string(users).expect("strings are JSON")
 }

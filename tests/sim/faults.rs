@@ -10,7 +10,7 @@ const STEP_MS_MAX: i64 = 3 * 3_600_000;
 
 impl World {
     /// One step: an action, seldom a fault, and some time.
-    pub fn next_step(&mut self) {
+    pub(crate) fn next_step(&mut self) {
         self.act();
         if self.faults.u32(0..FAULT_ONE_IN) == 0 {
             match self.faults.u8(0..20) {
@@ -31,9 +31,15 @@ impl World {
             _ => (self.mono / grid + 1) * grid,
         };
         self.run_until(until);
-        if self.step % 64 == 0 {
+        if self.step.is_multiple_of(64) {
             self.presence().check_invariants();
         }
+    }
+
+    /// The next moment at which sweeps begin: where the shards look at the stamps while others are still reading their sockets, and
+    /// where an expiry is decided to the millisecond.
+    fn on_grid(&self, mono: u64) -> u64 {
+        mono.next_multiple_of(self.rules.sweep_interval_ms)
     }
 
     /// One shard, some or all of them are not driven for a while; what comes for them waits in their sockets.
@@ -42,7 +48,11 @@ impl World {
             0 => self.faults.u64(50..900),
             _ => self.faults.u64(900..9_000),
         };
-        let wake = self.mono + length_ms;
+        let mut wake = self.mono + length_ms;
+        if self.faults.bool() {
+            wake = self.on_grid(wake);
+        }
+        let length_ms = wake - self.mono;
         self.say(|| format!("stall until {wake}"));
         let all = self.faults.bool();
         for at in 0..self.shards.len() {
@@ -59,7 +69,7 @@ impl World {
 
     /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock: less than a second of that is
     /// let be.
-    pub fn disturbed_until(&mut self, mono: u64) {
+    pub(crate) fn disturbed_until(&mut self, mono: u64) {
         let ahead_ms = if self.clock_went_back_at > 0 { 1_300 } else { 0 };
         self.calm_since = self.calm_since.max(mono + ahead_ms + 1);
     }
@@ -119,8 +129,10 @@ impl World {
 
     /// The machine sleeps: both clocks go on, nothing else does, and what the network had is lost.
     fn suspend(&mut self) {
-        let length_ms = self.faults.u64(500..60_000);
-        self.mono += length_ms;
+        let wake = self.mono + self.faults.u64(500..60_000);
+        let wake = self.on_grid(wake);
+        let length_ms = wake - self.mono;
+        self.mono = wake;
         self.say(|| format!("back from {length_ms} ms of sleep"));
         self.jolted_at = self.mono;
         self.lose_datagrams();
@@ -188,7 +200,7 @@ impl World {
             1 => self.faults.u64(1..2_000),
             _ => self.faults.u64(2_000..20_000),
         };
-        self.mono += down_ms;
+        self.mono = self.on_grid(self.mono + down_ms);
         self.parcels.retain(|_, parcel| matches!(parcel, Parcel::Datagram(..)));
         self.lose_datagrams();
         self.put_off_devices();
@@ -254,7 +266,7 @@ impl World {
     }
 
     /// Drains all shards: no connection may be left when the time for it is over.
-    pub fn shut_down(&mut self) {
+    pub(crate) fn shut_down(&mut self) {
         self.outlast_stalls();
         let now = self.now();
         self.drain = true;
@@ -290,7 +302,7 @@ impl World {
     }
 
     /// The last act: everything heals, and everybody must end up knowing the truth.
-    pub fn converge(&mut self) {
+    pub(crate) fn converge(&mut self) {
         self.healed = true;
         self.devices.clear();
         self.outlast_stalls();

@@ -6,16 +6,16 @@
 
 /// What the model needs to know of the settings.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    pub beat_interval_ms: u64,
-    pub offline_after_ms: u64,
-    pub sweep_interval_ms: u64,
-    pub beat_skew_max_ms: u64,
+pub(crate) struct Rules {
+    pub(crate) beat_interval_ms: u64,
+    pub(crate) offline_after_ms: u64,
+    pub(crate) sweep_interval_ms: u64,
+    pub(crate) beat_skew_max_ms: u64,
 }
 
 /// Whether the user's last word was a goodbye.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Left {
+pub(crate) enum Left {
     No,
     /// Beats sent up to `lo` do not undo it, those sent after `hi` do; in between the server may do either.
     Yes {
@@ -31,31 +31,31 @@ pub enum Left {
 
 /// One user.
 #[derive(Clone, Debug)]
-pub struct User {
+pub(crate) struct User {
     /// It has a slot.
-    pub known: bool,
-    pub left: Left,
+    pub(crate) known: bool,
+    pub(crate) left: Left,
     /// When the last beat was accepted: not before `beat_lo`, not after `beat_hi`. None: never.
-    pub beat_lo: Option<u64>,
-    pub beat_hi: Option<u64>,
+    pub(crate) beat_lo: Option<u64>,
+    pub(crate) beat_hi: Option<u64>,
     /// When (mono) `left` last became something else than No.
     left_at: u64,
     /// When (mono) it was last published offline.
-    pub offline_since: u64,
+    pub(crate) offline_since: u64,
     /// The newest goodbye: when it was sent, by the sender's clock, and until when (mono) the server remembers it.
     goodbye: Option<(u64, u64)>,
     /// The server's memory of goodbyes was lost, or its clock went back: `goodbye` may count or not.
     goodbye_doubtful: bool,
     /// Wall time of the last accepted beat or goodbye, if it is known exactly.
-    pub active_exactly: Option<u64>,
+    pub(crate) active_exactly: Option<u64>,
     /// Since when (mono) it should have been online, if it is not yet.
-    pub online_due: Option<u64>,
+    pub(crate) online_due: Option<u64>,
     /// Since when (mono) it should have gone after a goodbye.
-    pub leave_due: Option<u64>,
+    pub(crate) leave_due: Option<u64>,
 }
 
 impl User {
-    pub fn new(known: bool) -> User {
+    pub(crate) fn new(known: bool) -> User {
         User {
             known,
             left: Left::No,
@@ -72,7 +72,7 @@ impl User {
     }
 
     /// A beat that was sent at `sent_at` reached the presence service, authentic and not stale.
-    pub fn beat(&mut self, sent_at: u64, mono: u64, wall: u64, rules: &Rules) {
+    pub(crate) fn beat(&mut self, sent_at: u64, mono: u64, wall: u64, rules: &Rules) {
         match self.left {
             Left::Yes { lo, .. } if sent_at <= lo => return,
             Left::No => {}
@@ -98,7 +98,7 @@ impl User {
     }
 
     /// A goodbye that was sent at `sent_at` reached the presence service, authentic and not stale.
-    pub fn leave(&mut self, sent_at: u64, mono: u64, wall: u64, rules: &Rules, clock_doubtful: bool) {
+    pub(crate) fn leave(&mut self, sent_at: u64, mono: u64, wall: u64, rules: &Rules, clock_doubtful: bool) {
         if !self.known {
             return;
         }
@@ -158,7 +158,7 @@ impl User {
 
     /// A stream of this user's is open: it may have been vouched for at any moment up to now, and, if `certain_from` is
     /// given, surely was at some moment since then.
-    pub fn vouched(&mut self, certain_from: Option<u64>, mono: u64, wall: u64) {
+    pub(crate) fn vouched(&mut self, certain_from: Option<u64>, mono: u64, wall: u64) {
         match self.left {
             Left::Yes { lo, .. } if wall <= lo => return,
             Left::Yes { lo, hi } => {
@@ -181,7 +181,7 @@ impl User {
     }
 
     /// The wall clock went back to `wall`: goodbyes carry times that may mean nothing now.
-    pub fn clock_went_back(&mut self, mono: u64, wall: u64, rules: &Rules) {
+    pub(crate) fn clock_went_back(&mut self, mono: u64, wall: u64, rules: &Rules) {
         self.left_at = mono;
         self.active_exactly = None;
         self.goodbye_doubtful = true;
@@ -191,7 +191,7 @@ impl User {
     }
 
     /// The process was started anew: the table of goodbyes is gone, the time at which one came is what is left of it.
-    pub fn restarted(&mut self, wall: u64) {
+    pub(crate) fn restarted(&mut self, wall: u64) {
         self.goodbye_doubtful = true;
         self.online_due = None;
         self.leave_due = None;
@@ -207,14 +207,16 @@ impl User {
 
     /// Whether going offline at `mono` is right: after a goodbye, or after a silence of more than `offline_after_ms` outside
     /// the time in which nobody may be expired.
-    pub fn may_go_offline(&self, mono: u64, hold_until: u64, rules: &Rules) -> Result<(), String> {
+    pub(crate) fn may_go_offline(&self, mono: u64, hold_until: u64, rules: &Rules) -> Result<(), String> {
         if self.left != Left::No {
             return Ok(());
         }
         let Some(beat) = self.beat_lo else {
             return Ok(());
         };
-        if mono <= beat + rules.offline_after_ms {
+        // To the millisecond, but for whom a hold ends just then: a clock stepped forward has made all stamps old.
+        let earliest = beat + rules.offline_after_ms + u64::from(mono != hold_until);
+        if mono < earliest {
             return Err(format!("offline {} ms after an accepted beat", mono - beat));
         }
         if mono < hold_until {
@@ -225,7 +227,7 @@ impl User {
 
     /// Whether being told online at `mono` is right: it has beaten since it was published offline, not too long ago (by a clock
     /// that has not gone back since), and not said goodbye since.
-    pub fn may_go_online(&self, mono: u64, clock_went_back_at: u64, rules: &Rules) -> Result<(), String> {
+    pub(crate) fn may_go_online(&self, mono: u64, clock_went_back_at: u64, rules: &Rules) -> Result<(), String> {
         let late_ms = rules.offline_after_ms + rules.sweep_interval_ms;
         if let Left::Yes { .. } = self.left {
             return Err("online after a goodbye without a later beat".into());
@@ -247,7 +249,7 @@ impl User {
     /// `calm_since`.
     ///
     /// `ahead_ms`: stamps may be so far ahead of the clock.
-    pub fn is_in_time(
+    pub(crate) fn is_in_time(
         &self,
         online: bool,
         mono: u64,

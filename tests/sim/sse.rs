@@ -7,22 +7,22 @@ use serde_json::Value;
 
 /// One dispatched block of a stream.
 #[derive(Clone, Debug)]
-pub struct Event {
-    pub name: String,
-    pub data: Value,
-    pub id: Option<u64>,
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) data: Value,
+    pub(crate) id: Option<u64>,
 }
 
 /// One answer.
 #[derive(Clone, Debug)]
-pub struct Response {
-    pub status: u16,
-    pub body: Value,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
 }
 
 /// What came out of a read.
 #[derive(Clone, Debug)]
-pub enum Read {
+pub(crate) enum Read {
     Response(Response),
     /// The head of a stream: from here on there are events.
     StreamHead,
@@ -32,7 +32,7 @@ pub enum Read {
 
 /// One connection's reading side: responses until one is a stream.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub(crate) struct Reader {
     bytes: Vec<u8>,
     streaming: bool,
     name: String,
@@ -41,17 +41,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn is_streaming(&self) -> bool {
-        self.streaming
-    }
-
-    /// Nothing is left half read.
-    pub fn is_whole(&self) -> bool {
-        self.bytes.is_empty() && self.data.is_none()
-    }
-
     /// Takes bytes in; appends what they complete.
-    pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<Read>) -> Result<(), String> {
+    pub(crate) fn feed(&mut self, bytes: &[u8], out: &mut Vec<Read>) -> Result<(), String> {
         self.bytes.extend_from_slice(bytes);
         while !self.streaming {
             let Some(used) = self.response(out)? else {
@@ -153,14 +144,14 @@ impl Reader {
 
 /// One publisher's state as the wire has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Told {
-    pub online: bool,
-    pub since: Option<u64>,
-    pub last_active: Option<u64>,
+pub(crate) struct Told {
+    pub(crate) online: bool,
+    pub(crate) since: Option<u64>,
+    pub(crate) last_active: Option<u64>,
 }
 
 /// Reads a record `{"user","status","since","last_active"}`, these members and no others.
-pub fn record(value: &Value) -> Result<(String, Told), String> {
+pub(crate) fn record(value: &Value) -> Result<(String, Told), String> {
     let fault = || format!("a record reads {value}");
     let members = value.as_object().ok_or_else(fault)?;
     let time = |name: &str| match members.get(name) {

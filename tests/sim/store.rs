@@ -23,26 +23,26 @@ const LATE: usize = 5;
 const ROOM: u32 = 4;
 
 /// The wall clock when a run begins.
-pub const EPOCH_MS: u64 = 1_764_009_600_000;
+pub(crate) const EPOCH_MS: u64 = 1_764_009_600_000;
 
 /// The users whom the runs are about, by name; the last [`LATE`] have no slot at the start.
-pub fn users() -> Vec<String> {
+pub(crate) fn users() -> Vec<String> {
     let known = (BORDERS * (BEFORE + AFTER)) as usize;
     (0..known + LATE).map(name).collect()
 }
 
 /// How many of [`users`] have a slot at the start.
-pub fn known_users() -> usize {
+pub(crate) fn known_users() -> usize {
     (BORDERS * (BEFORE + AFTER)) as usize
 }
 
 /// Slots in the template.
-pub fn template_slots() -> u32 {
+pub(crate) fn template_slots() -> u32 {
     BORDERS * CHUNK_SLOTS + AFTER
 }
 
 /// Most users of a run's store.
-pub fn users_max() -> u32 {
+pub(crate) fn users_max() -> u32 {
     template_slots() + ROOM
 }
 
@@ -58,7 +58,12 @@ fn name(index: usize) -> String {
     }
 }
 
-pub fn options(dir: &Path, shards: u16, boot: u64, settings: &greendot::engine::settings::Settings) -> StoreOptions {
+pub(crate) fn options(
+    dir: &Path,
+    shards: u16,
+    boot: u64,
+    settings: &greendot::engine::settings::Settings,
+) -> StoreOptions {
     StoreOptions {
         dir: dir.to_owned(),
         users_max: users_max(),
@@ -109,14 +114,14 @@ fn template() -> &'static Path {
 }
 
 /// A folder with a store in it; removed when dropped.
-pub struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new() -> Folder {
+    pub(crate) fn new() -> Folder {
         Folder::copy_of(template())
     }
 
-    pub fn copy_of(from: &Path) -> Folder {
+    pub(crate) fn copy_of(from: &Path) -> Folder {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let to = root().join(format!("{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&to).expect("a new folder");
@@ -127,12 +132,12 @@ impl Folder {
     }
 
     /// Takes published.map from another folder.
-    pub fn take_published(&self, from: &Path) {
+    pub(crate) fn take_published(&self, from: &Path) {
         let file = "published.map";
         fs::copy(from.join(file), self.0.join(file)).expect("a copy of a store's file");
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

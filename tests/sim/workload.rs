@@ -7,10 +7,13 @@ use greendot::wire::beat::{FleetKey, Writer};
 use crate::client::{Conn, Sub, Tear, Want, escape, get, json_list, post};
 use crate::world::{Datagram, Device, Parcel, World};
 
+/// Users of whom nothing is heard but the beats of their faithful devices; they sit in different chunks, one in a last slot.
+const FAITHFUL: [usize; 3] = [2, 9, 16];
+
 /// An action and its weight.
 type Weighted = (&'static str, u32, fn(&mut World));
 
-pub const ACTIONS: &[Weighted] = &[
+pub(crate) const ACTIONS: &[Weighted] = &[
     ("subscribe", 14, World::subscribe),
     ("edit", 8, World::edit),
     ("end a stream", 4, World::end_stream),
@@ -33,22 +36,29 @@ pub const ACTIONS: &[Weighted] = &[
 
 impl World {
     /// Subscribers and devices.
-    pub fn populate(&mut self) {
+    pub(crate) fn populate(&mut self) {
         for _ in 0..self.workload.usize(4..14) {
             let user = (self.workload.u8(0..3) > 0).then(|| self.any_user());
             self.subs.push(Sub { user, ..Sub::default() });
         }
         for _ in 0..self.workload.usize(2..7) {
-            let (user, faithful) = (self.any_user(), self.workload.bool());
+            let user = self.any_user();
             self.devices.push(Device {
                 user,
                 due: self.mono + 100,
-                faithful,
+                faithful: false,
+            });
+        }
+        for user in FAITHFUL {
+            self.devices.push(Device {
+                user,
+                due: self.mono + 100,
+                faithful: true,
             });
         }
     }
 
-    pub fn act(&mut self) {
+    pub(crate) fn act(&mut self) {
         let total: u32 = ACTIONS.iter().map(|(_, weight, _)| weight).sum();
         let mut pick = self.workload.u32(0..total);
         for (_, weight, action) in ACTIONS {
@@ -60,7 +70,12 @@ impl World {
     }
 
     fn any_user(&mut self) -> usize {
-        self.workload.usize(0..self.names.len())
+        loop {
+            let user = self.workload.usize(0..self.names.len());
+            if !FAITHFUL.contains(&user) {
+                return user;
+            }
+        }
     }
 
     fn any_users(&mut self, max: usize) -> Vec<usize> {
@@ -76,7 +91,7 @@ impl World {
     }
 
     /// A connection to some shard, in the accept queue.
-    pub fn connect(&mut self) -> u32 {
+    pub(crate) fn connect(&mut self) -> u32 {
         let shard = self.any_shard();
         let tear = match self.network.u8(0..10) {
             0 => Tear::Bytes,
@@ -121,7 +136,7 @@ impl World {
         self.open_stream(sub);
     }
 
-    pub fn open_stream(&mut self, sub: usize) {
+    pub(crate) fn open_stream(&mut self, sub: usize) {
         if self.subs[sub].conn.is_some() || self.subs[sub].retry_at > self.mono {
             return;
         }
@@ -137,6 +152,8 @@ impl World {
                     .take(6)
                     .collect();
             }
+            list.truncate(max - 1);
+            list.push(FAITHFUL[self.workload.usize(0..3)]);
             let subscriber = &mut self.subs[sub];
             subscriber.watched = list.into_iter().collect();
             subscriber.perhaps.clear();
@@ -265,7 +282,9 @@ impl World {
     }
 
     fn hang_up(&mut self, key: u32, rude: bool) {
-        let Some(conn) = self.conns.get_mut(&key) else { return };
+        let Some(conn) = self.conns.get_mut(&key) else {
+            return;
+        };
         if rude {
             conn.reset = true;
         }
@@ -432,7 +451,7 @@ impl World {
     }
 
     /// Hands a datagram to the network, which may lose, delay and duplicate it.
-    pub fn cast(&mut self, datagram: Datagram) {
+    pub(crate) fn cast(&mut self, datagram: Datagram) {
         let shard = self.network.usize(0..self.shards.len());
         if self.sent.len() < 64 {
             self.sent.push(datagram.clone());
@@ -466,7 +485,7 @@ impl World {
     fn shake(&mut self) {
         let sub = self.workload.usize(0..self.subs.len());
         let users: Vec<usize> = self.subs[sub].watched.iter().copied().collect();
-        if users.is_empty() {
+        if users.is_empty() || users.iter().any(|user| FAITHFUL.contains(user)) {
             return;
         }
         let (leave, sent_at) = (self.workload.bool(), self.wall());
@@ -523,7 +542,7 @@ impl World {
     }
 
     /// Devices beat on their own, on the grid of the sweeps, where expiry is decided to the millisecond.
-    pub fn fire_devices(&mut self) {
+    pub(crate) fn fire_devices(&mut self) {
         for at in 0..self.devices.len() {
             let Device { user, due, faithful } = self.devices[at];
             if due > self.mono {
@@ -538,7 +557,7 @@ impl World {
             let wall = self.wall();
             let datagram = self.datagram(false, vec![user], wall);
             let shard = if faithful {
-                at % self.shards.len()
+                0
             } else {
                 self.network.usize(0..self.shards.len())
             };
@@ -571,8 +590,10 @@ impl World {
         }
     }
 
-    pub fn read_again(&mut self, key: u32, room: usize) {
-        let Some(conn) = self.conns.get_mut(&key) else { return };
+    pub(crate) fn read_again(&mut self, key: u32, room: usize) {
+        let Some(conn) = self.conns.get_mut(&key) else {
+            return;
+        };
         conn.room = room;
         let shard = conn.shard;
         self.client_reads(key);

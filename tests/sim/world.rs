@@ -22,63 +22,63 @@ use crate::store::{self, EPOCH_MS, Folder};
 /// Turns at one moment after which an engine is found to spin.
 const SPIN_TURNS: u32 = 20_000;
 /// Vouching is late by at most so much: a turn that comes with the next sweep, and the turn before.
-pub const VOUCH_SLACK_MS: u64 = 250;
+pub(crate) const VOUCH_SLACK_MS: u64 = 250;
 
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub seed: u64,
-    pub steps: u32,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) steps: u32,
     /// The simulator's own mailbox forgets to raise the flag: a planted bug.
-    pub flagless_mailbox: bool,
+    pub(crate) flagless_mailbox: bool,
     /// Tell what happens.
-    pub log: bool,
+    pub(crate) log: bool,
 }
 
 /// What a run came to.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Of everything that the engines said, and when.
-    pub trace: u64,
+    pub(crate) trace: u64,
     /// Sums over all engines, by counter.
-    pub counters: Vec<u64>,
+    pub(crate) counters: Vec<u64>,
     /// Virtual time, in ms.
-    pub lasted_ms: u64,
+    pub(crate) lasted_ms: u64,
 }
 
 /// A datagram on its way.
 #[derive(Clone, Debug)]
-pub struct Datagram {
-    pub bytes: Vec<u8>,
+pub(crate) struct Datagram {
+    pub(crate) bytes: Vec<u8>,
     /// No server may believe it.
-    pub forged: bool,
-    pub leave: bool,
-    pub sent_at: u64,
-    pub users: Vec<usize>,
+    pub(crate) forged: bool,
+    pub(crate) leave: bool,
+    pub(crate) sent_at: u64,
+    pub(crate) users: Vec<usize>,
 }
 
 /// Something that beats on its own for its user.
-pub struct Device {
-    pub user: usize,
+pub(crate) struct Device {
+    pub(crate) user: usize,
     /// When next (mono).
-    pub due: u64,
+    pub(crate) due: u64,
     /// It misses no beat, loses none, and always reaches the same socket.
-    pub faithful: bool,
+    pub(crate) faithful: bool,
 }
 
-pub struct Shard {
-    pub engine: Engine,
-    pub mailbox: VecDeque<Mail>,
-    pub resync: bool,
-    pub datagrams: VecDeque<Datagram>,
-    pub backlog: VecDeque<u32>,
-    pub conns: BTreeMap<(u32, u32), u32>,
+pub(crate) struct Shard {
+    pub(crate) engine: Engine,
+    pub(crate) mailbox: VecDeque<Mail>,
+    pub(crate) resync: bool,
+    pub(crate) datagrams: VecDeque<Datagram>,
+    pub(crate) backlog: VecDeque<u32>,
+    pub(crate) conns: BTreeMap<(u32, u32), u32>,
     /// Not driven until then.
-    pub stalled_until: u64,
+    pub(crate) stalled_until: u64,
     /// Driven without a break since then.
-    pub driven_since: u64,
-    pub last_turn: u64,
-    pub wake: u64,
+    pub(crate) driven_since: u64,
+    pub(crate) last_turn: u64,
+    pub(crate) wake: u64,
 }
 
 /// What a shard has answered so far.
@@ -92,75 +92,75 @@ struct Served {
 }
 
 /// What is on its way through the network.
-pub enum Parcel {
+pub(crate) enum Parcel {
     Datagram(usize, Datagram),
     Mail(usize, Mail),
 }
 
 /// What a power cut leaves: the files, and the model as of then.
-pub struct Flushed {
-    pub folder: Folder,
-    pub users: Vec<User>,
+pub(crate) struct Flushed {
+    pub(crate) folder: Folder,
+    pub(crate) users: Vec<User>,
     /// When (mono).
-    pub at: u64,
+    pub(crate) at: u64,
 }
 
-pub struct World {
-    pub plan: Plan,
-    pub step: u32,
-    pub settings: Arc<Settings>,
-    pub rules: Rules,
-    pub network: Rng,
-    pub workload: Rng,
-    pub faults: Rng,
-    pub mono: u64,
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) step: u32,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) rules: Rules,
+    pub(crate) network: Rng,
+    pub(crate) workload: Rng,
+    pub(crate) faults: Rng,
+    pub(crate) mono: u64,
     /// Wall clock less `mono`.
-    pub anchor: i64,
+    pub(crate) anchor: i64,
 
-    pub folder: Folder,
-    pub flushed: Option<Flushed>,
-    pub presence: Option<Arc<Presence>>,
-    pub flusher: Option<Flusher>,
-    pub shards: Vec<Shard>,
-    pub keys: Arc<Keys>,
-    pub key: FleetKey,
-    pub boot: u64,
-    pub drain: bool,
+    pub(crate) folder: Folder,
+    pub(crate) flushed: Option<Flushed>,
+    pub(crate) presence: Option<Arc<Presence>>,
+    pub(crate) flusher: Option<Flusher>,
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) key: FleetKey,
+    pub(crate) boot: u64,
+    pub(crate) drain: bool,
 
-    pub parcels: BTreeMap<(u64, u64), Parcel>,
-    pub parcels_sent: u64,
-    pub conns: BTreeMap<u32, Conn>,
-    pub conns_made: u32,
-    pub subs: Vec<Sub>,
-    pub devices: Vec<Device>,
-    pub patient: bool,
+    pub(crate) parcels: BTreeMap<(u64, u64), Parcel>,
+    pub(crate) parcels_sent: u64,
+    pub(crate) conns: BTreeMap<u32, Conn>,
+    pub(crate) conns_made: u32,
+    pub(crate) subs: Vec<Sub>,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) patient: bool,
     /// The last boot, suspend or step of the clock (mono).
-    pub jolted_at: u64,
-    pub sent: Vec<Datagram>,
+    pub(crate) jolted_at: u64,
+    pub(crate) sent: Vec<Datagram>,
 
-    pub names: Vec<String>,
-    pub slots: Vec<Option<Slot>>,
-    pub users: Vec<User>,
+    pub(crate) names: Vec<String>,
+    pub(crate) slots: Vec<Option<Slot>>,
+    pub(crate) users: Vec<User>,
     /// What is published of each user, each with the moment since which it has been so (mono).
-    pub published: Vec<Vec<(u64, bool, Option<u64>)>>,
+    pub(crate) published: Vec<Vec<(u64, bool, Option<u64>)>>,
     /// Nobody may be expired before (mono).
-    pub hold_until: u64,
+    pub(crate) hold_until: u64,
     /// Nothing has disturbed the process since (mono); may lie ahead.
-    pub calm_since: u64,
+    pub(crate) calm_since: u64,
     /// The wall clock went back: until then (mono) goodbyes are of doubtful age.
-    pub clock_doubtful_until: u64,
-    pub clock_went_back_at: u64,
+    pub(crate) clock_doubtful_until: u64,
+    pub(crate) clock_went_back_at: u64,
     /// The latest that the wall clock had shown when it was set back.
-    pub wall_max: u64,
-    pub healed: bool,
+    pub(crate) wall_max: u64,
+    pub(crate) healed: bool,
 
-    pub trace: u64,
-    pub counters: Vec<u64>,
-    pub reads: Vec<crate::sse::Read>,
+    pub(crate) trace: u64,
+    pub(crate) counters: Vec<u64>,
+    pub(crate) reads: Vec<crate::sse::Read>,
 }
 
 impl World {
-    pub fn new(plan: Plan) -> World {
+    pub(crate) fn new(plan: Plan) -> World {
         let stream = |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
         let mut faults = stream(3);
         let shards = faults.u16(1..=4);
@@ -168,7 +168,7 @@ impl World {
         // A quarter of the runs leaves time for a stall of one shard to be noticed by the others, and for its beats to be read late.
         let patient = faults.u8(0..4) == 0;
         let settings = Settings {
-            sweep_slots_per_turn_max: [64, 1_024, 1_024, 4_096][faults.usize(0..4)],
+            sweep_slots_per_turn_max: [256, 1_024, 1_024, 4_096][faults.usize(0..4)],
             offline_after_ms: if patient { 6_000 } else { tiny.offline_after_ms },
             beat_skew_max_ms: if patient { 12_000 } else { tiny.beat_skew_max_ms },
             ..tiny
@@ -232,19 +232,19 @@ impl World {
         world
     }
 
-    pub fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now {
             mono: Mono::from_micros(self.mono * 1_000),
             unix: Unix::from_ms(self.wall()),
         }
     }
 
-    pub fn wall(&self) -> u64 {
+    pub(crate) fn wall(&self) -> u64 {
         (self.mono as i64 + self.anchor).max(0) as u64
     }
 
     /// Opens the store as it is and starts the shards.
-    pub fn boot(&mut self, shards: u16) {
+    pub(crate) fn boot(&mut self, shards: u16) {
         self.boot += 1;
         let now = self.now();
         let options = store::options(self.folder.path(), shards, self.boot_id(), &self.settings);
@@ -290,12 +290,12 @@ impl World {
         self.boot >> 32
     }
 
-    pub fn presence(&self) -> &Arc<Presence> {
+    pub(crate) fn presence(&self) -> &Arc<Presence> {
         self.presence.as_ref().expect("the node is up")
     }
 
     /// Ends the run: names what is needed to see it again.
-    pub fn fail(&self, why: String) -> ! {
+    pub(crate) fn fail(&self, why: String) -> ! {
         panic!(
             "{why}\n  at step {} ({} ms, {} shards); replay with\n  SIM_SEED=0x{:x} SIM_STEPS={} cargo test --test sim",
             self.step,
@@ -307,27 +307,27 @@ impl World {
     }
 
     /// Tells what happens, if it was asked for with SIM_LOG=1.
-    pub fn say(&self, what: impl FnOnce() -> String) {
+    pub(crate) fn say(&self, what: impl FnOnce() -> String) {
         if self.plan.log {
             println!("{:>7} ms, step {}: {}", self.mono, self.step, what());
         }
     }
 
     /// Adds to the trace (FNV-1a).
-    pub fn note(&mut self, bytes: &[u8]) {
+    pub(crate) fn note(&mut self, bytes: &[u8]) {
         for byte in self.mono.to_le_bytes().iter().chain(bytes) {
             self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
     /// Sends something through the network, to arrive after `delay_ms`.
-    pub fn send(&mut self, parcel: Parcel, delay_ms: u64) {
+    pub(crate) fn send(&mut self, parcel: Parcel, delay_ms: u64) {
         self.parcels_sent += 1;
         self.parcels.insert((self.mono + delay_ms, self.parcels_sent), parcel);
     }
 
     /// Lets everything happen that is due up to `until`, and makes it that time.
-    pub fn run_until(&mut self, until: u64) {
+    pub(crate) fn run_until(&mut self, until: u64) {
         let mut spins = 0;
         loop {
             let mut next = until;
@@ -392,7 +392,7 @@ impl World {
         }
     }
 
-    pub fn wake(&mut self, shard: usize) {
+    pub(crate) fn wake(&mut self, shard: usize) {
         self.shards[shard].wake = 0;
     }
 
@@ -433,7 +433,9 @@ impl World {
             shard.engine.handle_resync(now);
         }
         for _ in 0..self.settings.mail_per_turn_max {
-            let Some(mail) = shard.mailbox.pop_front() else { break };
+            let Some(mail) = shard.mailbox.pop_front() else {
+                break;
+            };
             shard.engine.handle_mail(mail, now);
         }
         if !shard.mailbox.is_empty() {
@@ -453,7 +455,7 @@ impl World {
         self.close(at);
         self.post_mail(at);
         self.observe();
-        if self.step % 8 == 0 {
+        if self.step.is_multiple_of(8) {
             self.shards[at].engine.check_invariants();
         }
 
@@ -518,7 +520,9 @@ impl World {
 
     /// What a conn's socket has to say: bytes, an end, a reset, room.
     fn read_conn(&mut self, at: usize, key: u32, now: Now) {
-        let Some(conn) = self.conns.get_mut(&key) else { return };
+        let Some(conn) = self.conns.get_mut(&key) else {
+            return;
+        };
         let Some(id) = conn.id else { return };
         if conn.reset {
             self.shards[at].engine.handle_closed(id, now);
@@ -675,7 +679,7 @@ impl World {
     }
 
     /// The server's end of a conn is gone.
-    pub fn gone(&mut self, key: u32) {
+    pub(crate) fn gone(&mut self, key: u32) {
         let conn = self.conns.get_mut(&key).expect("open");
         if let Some(id) = conn.id.take() {
             let shard = conn.shard;
@@ -710,14 +714,14 @@ impl World {
     }
 
     /// Adds an engine's counters to the run's.
-    pub fn collect(&mut self, at: usize) {
+    pub(crate) fn collect(&mut self, at: usize) {
         let counters = self.shards[at].engine.counters();
         for (sum, index) in self.counters.iter_mut().zip(0..) {
             *sum += counters.counter(COUNTERS[index]);
         }
     }
 
-    pub fn outcome(self) -> Outcome {
+    pub(crate) fn outcome(self) -> Outcome {
         Outcome {
             trace: self.trace,
             counters: self.counters,
@@ -727,7 +731,7 @@ impl World {
 }
 
 /// The counters that the runs are asked about, by their rows.
-pub const COUNTERS: &[Counter] = &[
+pub(crate) const COUNTERS: &[Counter] = &[
     Counter::LimitConns,
     Counter::LimitHeadBytes,
     Counter::LimitHeaderCount,
