@@ -1,5 +1,7 @@
 //! Imports go down only: reads the `use` lines and the paths of `src/` and holds the layers of DESIGN.md section 10.
 
+#![expect(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

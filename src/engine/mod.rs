@@ -353,6 +353,7 @@ impl Engine {
             (Gauge::Streams, self.streams),
             (Gauge::WatchesBySlot, self.watches.len() - self.watches.named_len()),
             (Gauge::WatchesByName, self.watches.named_len()),
+            (Gauge::ExpiriesHeld, usize::from(self.silence.is_holding())),
         ];
         for (gauge, value) in gauges {
             self.counters.set(gauge, value as u64);

@@ -64,6 +64,11 @@ impl Silence {
         now < self.hold_until
     }
 
+    /// Whether expiries were held when the last turn began.
+    pub(super) fn is_holding(&self) -> bool {
+        self.holds(self.last.mono)
+    }
+
     /// Until when expiries are held.
     pub(super) fn held_until(&self) -> Mono {
         self.hold_until

@@ -281,6 +281,7 @@ impl Engine {
         );
         self.transitions = transitions;
         self.upkeep.sweeping = !done;
+        self.counters.add(Counter::SweepSlots, self.sweep.take_slots_read());
         if done {
             self.counters.add(Counter::SweepCycles, 1);
         } else {

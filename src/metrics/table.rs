@@ -136,7 +136,6 @@ table! {
     }
     Shard Count "sweep_cycles" "Sweeps over all of this shard's slots that ended" { SweepCycles }
     Shard Count "sweep_slots" "Slots compared by sweeps" { SweepSlots }
-    Shard Count "expiries_held" "Expiries put off because this process, not the publisher, had been silent" { ExpiriesHeld }
     Shard Count "stalls" "Turns that came so late that expiries were put off" { Stalls }
     Shard Count "clock_steps" "Steps of the wall clock seen" { ClockSteps }
 
@@ -191,10 +190,6 @@ table! {
     Process Count "store_flush_cycles" "Times that the whole store was written back" { StoreFlushCycles }
     Process Bytes "store_flushed" "Bytes of the store written back" { StoreFlushedBytes }
     Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
-    Process Count "users_refused" "New users that the store could not take, by reason" {
-        UsersRefusedFull reason = "users_max",
-        UsersRefusedNoSpace reason = "no_space",
-    }
 }
 
 table! {
@@ -207,7 +202,7 @@ table! {
         WatchesBySlot by = "slot",
         WatchesByName by = "name",
     }
-    Shard Bytes "outbox_unsent" "Bytes encoded for streams and not yet written" { OutboxUnsent }
+    Shard Count "expiries_held" "1 while nobody is expired because this process, not its publishers, may have been silent" { ExpiriesHeld }
     Shard Count "mailbox_depth" "Pieces of mail waiting at the last turn" { MailboxDepth }
     Process Count "users" "Users known" { Users }
     Process Count "users_max" "Most users that the store may hold" { UsersMax }

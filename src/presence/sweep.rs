@@ -46,6 +46,8 @@ pub struct Sweep {
     comparison: Comparison,
     /// The next word to look at; `None` between two cycles.
     cursor: Option<Cursor>,
+    /// Slots read since they were last asked for.
+    slots_read: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +66,7 @@ impl Sweep {
             shards,
             comparison: Comparison::detect(),
             cursor: None,
+            slots_read: 0,
         }
     }
 
@@ -121,6 +124,7 @@ impl Sweep {
                 }
                 cursor.word += 1;
                 budget -= WORD_SLOTS as i64;
+                self.slots_read += WORD_SLOTS as u64;
             }
             if cursor.word >= words {
                 cursor = Cursor {
@@ -130,6 +134,11 @@ impl Sweep {
             }
         }
         true
+    }
+
+    /// Slots read by slices since the last call.
+    pub fn take_slots_read(&mut self) -> u64 {
+        std::mem::take(&mut self.slots_read)
     }
 
     /// Looks at one owned slot now (a beat came while it was offline, or a leave).

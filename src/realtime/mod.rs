@@ -6,6 +6,7 @@
 mod chains;
 pub mod conn;
 mod lists;
+mod names;
 pub mod outbox;
 pub mod timers;
 mod watchers;

@@ -8,6 +8,7 @@
 use hashbrown::HashMap;
 
 use super::lists::{List, Lists};
+use super::names::Names;
 use super::watchers::{Watchers, WatchersArena};
 
 /// A stream's entry for one watched publisher, as kept: bit 31 the mark, bit 30 "by name", below it a slot or a name's index.
@@ -40,27 +41,6 @@ impl Target {
 struct Follow {
     list: List,
     marks: u32,
-}
-
-#[derive(Debug, Default)]
-struct Names {
-    index: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
-    /// By index: the name and its watchers; an empty name is a free place.
-    table: Vec<(Box<str>, Watchers)>,
-    free: Vec<u32>,
-}
-
-impl Names {
-    /// Nobody watches by this name any more.
-    fn forget(&mut self, name: u32) {
-        let user = std::mem::take(&mut self.table[name as usize].0);
-        self.index.remove(&*user);
-        self.free.push(name);
-        if self.index.is_empty() {
-            // What a crowd of unknown ids took is given back with the last of them.
-            *self = Names::default();
-        }
-    }
 }
 
 /// Both indexes of one shard.
@@ -106,27 +86,13 @@ pub struct MarkCount {
 impl Watches {
     /// The target for a user without a slot, made if need be. Give it to [`Watches::add`] before anything else happens.
     pub fn name(&mut self, user: &str) -> Target {
-        if let Some(index) = self.names.index.get(user) {
-            return Target(NAMED | index);
-        }
-        let entry = (Box::from(user), Watchers::default());
-        let index = match self.names.free.pop() {
-            Some(index) => {
-                self.names.table[index as usize] = entry;
-                index
-            }
-            None => {
-                self.names.table.push(entry);
-                self.names.table.len() as u32 - 1
-            }
-        };
-        self.names.index.insert(Box::from(user), index);
-        Target(NAMED | index)
+        let name = self.names.find(user).unwrap_or_else(|| self.names.insert(user));
+        Target(NAMED | name)
     }
 
     /// The target by that name, if anybody watches by it.
     pub fn find_name(&self, user: &str) -> Option<Target> {
-        self.names.index.get(user).map(|index| Target(NAMED | index))
+        self.names.find(user).map(|name| Target(NAMED | name))
     }
 
     /// Makes the stream at `conn` watch `targets` (in any order, repeats allowed); those added are marked if `mark`. Returns how
@@ -246,7 +212,7 @@ impl Watches {
             if *entry & MARK != 0 {
                 let target = Target(*entry & !MARK);
                 let of = match target.as_name() {
-                    Some(index) => Marked::Name(&self.names.table[index as usize].0),
+                    Some(name) => Marked::Name(self.names.user(name)),
                     None => Marked::Slot(target.0),
                 };
                 let last = follow.marks == 1;
@@ -262,14 +228,14 @@ impl Watches {
 
     /// The user has a slot: watches by name become watches by slot, marked; `first` as in [`Watches::mark`]. True if anybody watched by that name.
     pub fn resolve(&mut self, user: &str, slot: u32, mut first: impl FnMut(u32)) -> bool {
-        let Some(index) = self.names.index.get(user).copied() else {
+        let Some(name) = self.names.find(user) else {
             return false;
         };
         let mut watchers = Vec::new();
         self.watchers
-            .each(self.names.table[index as usize].1, |conn| watchers.push(conn));
+            .each(self.names.watchers(name), |conn| watchers.push(conn));
         for conn in watchers {
-            self.remove(conn, Target(NAMED | index));
+            self.remove(conn, Target(NAMED | name));
             let had = self.marks(conn);
             self.add(conn, &mut vec![Target::slot(slot)], true);
             if had == 0 && self.marks(conn) > 0 {
@@ -281,14 +247,9 @@ impl Watches {
 
     /// Calls `each` with the names at indexes from `from`, at most `max` places on; returns where to go on, or None at the end.
     pub fn names_from(&self, from: usize, max: usize, mut each: impl FnMut(&str)) -> Option<usize> {
-        let end = self.names.table.len().min(from + max);
-        for (name, _) in self.names.table[from.min(end)..end]
-            .iter()
-            .filter(|(name, _)| !name.is_empty())
-        {
-            each(name);
-        }
-        (end < self.names.table.len()).then_some(end)
+        let (names, next) = self.names.page(from, max);
+        names.for_each(&mut each);
+        next
     }
 
     /// Marks of the stream at `conn`.
@@ -335,7 +296,7 @@ impl Watches {
         let watchers = match target.as_name() {
             Some(name) => {
                 self.named_edges += 1;
-                &mut self.names.table[name as usize].1
+                self.names.watchers_mut(name)
             }
             None => self.by_slot.entry(target.0).or_default(),
         };
@@ -346,7 +307,7 @@ impl Watches {
         self.edges -= 1;
         let name = target.as_name();
         let watchers = match name {
-            Some(name) => Some(&mut self.names.table[name as usize].1),
+            Some(name) => Some(self.names.watchers_mut(name)),
             None => self.by_slot.get_mut(&target.0),
         };
         let Some(watchers) = watchers else {
@@ -358,7 +319,7 @@ impl Watches {
         if let Some(name) = name {
             self.named_edges -= 1;
             if nobody {
-                self.names.forget(name);
+                self.names.remove(name);
             }
         } else if nobody {
             self.by_slot.remove(&target.0);
@@ -384,10 +345,10 @@ impl Watches {
                 let target = Target(entry & !MARK);
                 let conn = conn as u32;
                 let watchers = match target.as_name() {
-                    Some(name) => Some(&self.names.table[name as usize].1),
-                    None => self.by_slot.get(&target.0),
+                    Some(name) => Some(self.names.watchers(name)),
+                    None => self.by_slot.get(&target.0).copied(),
                 };
-                let linked = watchers.is_some_and(|watchers| self.watchers.contains(*watchers, conn));
+                let linked = watchers.is_some_and(|watchers| self.watchers.contains(watchers, conn));
                 assert!(
                     linked,
                     "stream {conn} watches {target:?} and the publisher's side does not know"
@@ -395,15 +356,10 @@ impl Watches {
             }
         }
         assert_eq!(edges, self.edges, "watches in all");
-        let length = |watchers: &Watchers| self.watchers.len(*watchers);
-        let few: usize = self.names.table.iter().map(|(_, watchers)| length(watchers)).sum();
+        let length = |watchers: Watchers| self.watchers.len(watchers);
+        let few: usize = self.names.check_invariants().map(length).sum();
         assert_eq!(few, self.named_edges, "watches by name in all");
-        assert_eq!(
-            self.names.index.len(),
-            self.names.table.len() - self.names.free.len(),
-            "names"
-        );
-        let back: usize = self.by_slot.values().map(length).sum();
+        let back: usize = self.by_slot.values().copied().map(length).sum();
         assert_eq!(
             back + few,
             edges,
@@ -515,14 +471,7 @@ mod tests {
             watches.add(0, &mut vec![name], true);
             watches.clear(0);
         }
-        assert_eq!(
-            (
-                watches.names.table.len(),
-                watches.names.index.len(),
-                watches.lists.get(List::default()).len()
-            ),
-            (0, 0, 0)
-        );
+        assert_eq!(watches.names.sizes(), (0, 0));
         assert!(watches.is_empty());
     }
 

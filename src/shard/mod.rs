@@ -74,6 +74,8 @@ struct Shard {
     now: Now,
     /// A step left work over.
     more: bool,
+    /// Working time of the sweep under way so far.
+    sweep_micros: u64,
 
     /// None once draining.
     acceptor: Option<Acceptor>,
@@ -279,7 +281,15 @@ impl Shard {
 
     /// Step 5: timers, a slice of the sweep, vouching, drain.
     fn fire_timers(&mut self) {
+        let cycles = self.engine.counters().counter(Counter::SweepCycles);
+        let began = boottime();
         self.engine.handle_timeout(self.now);
+        // Turns without a slice of a sweep add next to nothing.
+        self.sweep_micros += boottime().micros_since(began);
+        let counters = self.engine.counters();
+        if counters.counter(Counter::SweepCycles) > cycles {
+            counters.observe(Histogram::SweepDuration, std::mem::take(&mut self.sweep_micros));
+        }
         if self.order == Order::Drain
             && self.engine.is_drained()
             && let Some(on_drained) = self.on_drained.take()

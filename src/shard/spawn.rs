@@ -134,6 +134,7 @@ pub fn spawn(
                 events: Events::with_capacity(EVENTS_MAX),
                 clock,
                 more: false,
+                sweep_micros: 0,
                 acceptor: Some(acceptor),
                 conns: Conns::new(settings.conns_max),
                 read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
