@@ -58,12 +58,12 @@ fn main() {
 fn beats(group: &mut Group<'_>, rig: &mut Rig, entries: usize, users: u32) {
     let mut random = fastrand::Rng::with_seed(7);
     let count = BEATING_MAX.min(users) as usize / entries / BATCH * BATCH;
-    let datagrams: Vec<Vec<u8>> = (0..count.max(BATCH))
+    let datagrams: Vec<Box<[u8]>> = (0..count.max(BATCH))
         .map(|_| rig.datagram((0..entries).map(|_| random.u32(0..users)), false))
         .collect();
     let batches: Vec<Vec<&[u8]>> = datagrams
         .chunks_exact(BATCH)
-        .map(|batch| batch.iter().map(Vec::as_slice).collect())
+        .map(|batch| batch.iter().map(|datagram| &**datagram).collect())
         .collect();
     let mut batches = batches.iter().cycle();
     group.throughput(Throughput::Elements((BATCH * entries) as u64));

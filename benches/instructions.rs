@@ -42,7 +42,7 @@ fn head(input: &[u8]) {
 }
 
 /// A datagram of so many.
-fn sealed(entries: u32) -> (Rig, Vec<u8>, usize) {
+fn sealed(entries: u32) -> (Rig, Box<[u8]>, usize) {
     let rig = Rig::new(1);
     let datagram = rig.datagram(0..entries, false);
     (rig, datagram, entries as usize)
@@ -51,13 +51,13 @@ fn sealed(entries: u32) -> (Rig, Vec<u8>, usize) {
 #[library_benchmark]
 #[bench::one(sealed(1))]
 #[bench::full(sealed(FULL as u32))]
-fn open_beats((rig, datagram, entries): (Rig, Vec<u8>, usize)) -> (Rig, Vec<u8>) {
+fn open_beats((rig, datagram, entries): (Rig, Box<[u8]>, usize)) -> (Rig, Box<[u8]>) {
     let beats = open(black_box(&datagram), &rig.keys, rig.now().unix, SKEW_MS_MAX);
     assert_eq!(beats.map(|beats| beats.users().count()), Ok(entries));
     (rig, datagram)
 }
 
-fn singles() -> (Rig, Vec<Vec<u8>>) {
+fn singles() -> (Rig, Vec<Box<[u8]>>) {
     let mut rig = Rig::new(USERS);
     let datagrams = (0..64).map(|n| rig.datagram(n * 97..n * 97 + 1, false)).collect();
     rig.begin();
@@ -66,7 +66,7 @@ fn singles() -> (Rig, Vec<Vec<u8>>) {
 
 #[library_benchmark]
 #[bench::of_64_datagrams(singles())]
-fn handle_beats((mut rig, datagrams): (Rig, Vec<Vec<u8>>)) -> (Rig, Vec<Vec<u8>>) {
+fn handle_beats((mut rig, datagrams): (Rig, Vec<Box<[u8]>>)) -> (Rig, Vec<Box<[u8]>>) {
     let batch: [&[u8]; 64] = std::array::from_fn(|n| &*datagrams[n]);
     rig.engine.handle_beats(black_box(&batch), rig.now());
     assert_eq!(rig.engine.counters().counter(Counter::BeatsUdp), 64);
@@ -93,7 +93,7 @@ fn record_beats((rig, ids): (Rig, Vec<[u8; 16]>)) -> (Rig, Vec<[u8; 16]>) {
 }
 
 /// A stream that watches 64 users, and the datagram with which they all leave.
-fn watching() -> (Rig, Vec<u8>) {
+fn watching() -> (Rig, Box<[u8]>) {
     let mut rig = Rig::new(USERS);
     rig.begin();
     rig.stream(0..64);
@@ -105,7 +105,7 @@ fn watching() -> (Rig, Vec<u8>) {
 // Marks, encoding and flush of 64 states on one stream, with the goodbyes that cause them.
 #[library_benchmark]
 #[bench::of_64(watching())]
-fn states((mut rig, datagram): (Rig, Vec<u8>)) -> (Rig, Vec<u8>) {
+fn states((mut rig, datagram): (Rig, Box<[u8]>)) -> (Rig, Box<[u8]>) {
     rig.engine.handle_beats(black_box(&[&datagram[..]]), rig.now());
     assert_eq!(rig.flush().writes, 1);
     assert_eq!(rig.engine.counters().counter(Counter::EventsPresence), 64);
@@ -113,7 +113,7 @@ fn states((mut rig, datagram): (Rig, Vec<u8>)) -> (Rig, Vec<u8>) {
 }
 
 /// 512 streams that watch one user, and the datagram with which it leaves.
-fn watched() -> (Rig, Vec<u8>) {
+fn watched() -> (Rig, Box<[u8]>) {
     let mut rig = Rig::new(64);
     rig.begin();
     for _ in 0..512 {
@@ -126,7 +126,7 @@ fn watched() -> (Rig, Vec<u8>) {
 
 #[library_benchmark]
 #[bench::to_512(watched())]
-fn fan_out((mut rig, datagram): (Rig, Vec<u8>)) -> (Rig, Vec<u8>) {
+fn fan_out((mut rig, datagram): (Rig, Box<[u8]>)) -> (Rig, Box<[u8]>) {
     rig.engine.handle_beats(black_box(&[&datagram[..]]), rig.now());
     assert_eq!(rig.flush().writes, 512);
     (rig, datagram)
