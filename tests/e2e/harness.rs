@@ -1,0 +1,482 @@
+//! The world around one real server: its process, its data folder, its address, and clients that speak to it.
+//!
+//! Owns every process it starts and ends it by its id. Each wait has a deadline. Ports are the kernel's choice; each
+//! [`Home`] has a loopback address of its own, so that a server that is started again finds its ports free. What time it is
+//! comes from the server's answers wherever two times are compared.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use greendot::time::{Clock, Mono, Unix, boottime};
+use greendot::wire::User;
+use greendot::wire::beat::{FleetKey, Keys, Writer};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use serde_json::Value;
+
+use crate::http::{Answer, Conn};
+use crate::metrics::Metrics;
+use crate::stream::Stream;
+
+/// Longest wait for anything, in ms: far beyond what any machine needs.
+pub(crate) const PATIENCE_MS: u64 = 30_000;
+/// Between two looks at what no event tells of.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Presence in a hurry.
+pub(crate) const BEAT_INTERVAL_MS: u64 = 500;
+pub(crate) const OFFLINE_AFTER_MS: u64 = 1_500;
+pub(crate) const FAST: &[&str] = &[
+    "--beat-interval-ms=500",
+    "--offline-after-ms=1500",
+    "--sweep-interval-ms=50",
+];
+
+/// A moment by which something must have happened.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline(Mono);
+
+impl Deadline {
+    pub(crate) fn in_ms(ms: u64) -> Deadline {
+        Deadline(boottime().plus_ms(ms))
+    }
+
+    /// What is left; None: it is past.
+    pub(crate) fn left(self) -> Option<Duration> {
+        Some(Duration::from_millis(self.0.ms_since(boottime()))).filter(|left| !left.is_zero())
+    }
+}
+
+/// Looks until `look` finds something; `what` says what was waited for.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Deadline::in_ms(PATIENCE_MS);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(deadline.left().is_some(), "waited in vain: {what}");
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+pub(crate) fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// The wall clock, Unix ms.
+pub(crate) fn unix_ms() -> u64 {
+    Clock::new().now().unix.ms()
+}
+
+/// A child process that does not outlive its owner.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Process {
+        Process(command.spawn().expect("the program starts"))
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    pub(crate) fn take_stdout(&mut self) -> ChildStdout {
+        self.0.stdout.take().expect("it is piped and taken once")
+    }
+
+    pub(crate) fn take_stderr(&mut self) -> ChildStderr {
+        self.0.stderr.take().expect("it is piped and taken once")
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        until("a process ends", || self.0.try_wait().expect("it is our child"))
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("it is our child").is_some()
+    }
+
+    /// Kills it at once, and waits for that.
+    pub(crate) fn kill(&mut self) {
+        // Fails only if it has been waited for already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Lines that another thread reads, so that no wait for one is endless.
+pub(crate) struct Lines {
+    incoming: Receiver<String>,
+}
+
+impl Lines {
+    pub(crate) fn of(source: impl Read + Send + 'static) -> Lines {
+        let (sender, incoming) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines() {
+                let Ok(line) = line else { return };
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Lines { incoming }
+    }
+
+    /// The next one; None: there are no more.
+    pub(crate) fn next(&self) -> Option<String> {
+        match self.incoming.recv_timeout(Duration::from_millis(PATIENCE_MS)) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no line came"),
+        }
+    }
+
+    /// The next one that `wanted` accepts.
+    pub(crate) fn find(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let mut seen = String::new();
+        while let Some(line) = self.next() {
+            if wanted(&line) {
+                return line;
+            }
+            seen.push_str(&line);
+            seen.push('\n');
+        }
+        panic!("no line that {what} in:\n{seen}")
+    }
+
+    /// Whether nothing comes for so long.
+    pub(crate) fn is_quiet_for(&self, ms: u64) -> Result<(), String> {
+        match self.incoming.recv_timeout(Duration::from_millis(ms)) {
+            Ok(line) => Err(line),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// What a server needs that outlives its process: a data folder and an address.
+pub(crate) struct Home {
+    folder: tempfile::TempDir,
+    ip: Ipv4Addr,
+    /// Of the last server that ran here: the next one takes the same.
+    ports: Mutex<Option<(SocketAddr, SocketAddr)>>,
+}
+
+impl Home {
+    pub(crate) fn new() -> Home {
+        static NEXT: AtomicU8 = AtomicU8::new(2);
+        let [high, low, ..] = (std::process::id() as u16).to_be_bytes();
+        Home {
+            folder: tempfile::tempdir().expect("a folder can be made"),
+            ip: Ipv4Addr::new(127, high | 128, low, NEXT.fetch_add(1, Ordering::Relaxed)),
+            ports: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn addresses(&self) -> [String; 2] {
+        let any = SocketAddr::from((self.ip, 0));
+        let (http, udp) = self.ports.lock().expect("no holder panics").unwrap_or((any, any));
+        [format!("--http={http}"), format!("--udp={udp}")]
+    }
+
+    /// The binary with `args`, in this folder, without any variable.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_greendot"));
+        command.args(args);
+        self.prepare(&mut command);
+        command
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        command
+            .current_dir(self.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+    }
+
+    /// Runs the binary to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        let mut process = Process::start(&mut self.command(args));
+        let (stdout, stderr) = (process.take_stdout(), process.take_stderr());
+        let gather = |source: Box<dyn Read + Send>| {
+            std::thread::spawn(move || {
+                let (mut source, mut bytes) = (source, Vec::new());
+                source.read_to_end(&mut bytes).map(|_| bytes)
+            })
+        };
+        let (stdout, stderr) = (gather(Box::new(stdout)), gather(Box::new(stderr)));
+        let status = process.wait();
+        let bytes = |thread: std::thread::JoinHandle<std::io::Result<Vec<u8>>>| {
+            thread.join().expect("it only reads").expect("a pipe can be read")
+        };
+        Output {
+            status,
+            stdout: bytes(stdout),
+            stderr: bytes(stderr),
+        }
+    }
+
+    /// Starts `greendot serve` and waits until it listens.
+    pub(crate) fn serve(&self, flags: &[&str]) -> Server {
+        let data_dir = format!("--data-dir={}", self.data_dir().display());
+        let [http, udp] = self.addresses();
+        let mut command = self.command(&["serve", &http, &udp, &data_dir]);
+        self.launch(command.args(flags))
+    }
+
+    /// The same after shell commands such as `ulimit -n 64`.
+    pub(crate) fn serve_after(&self, shell: &str, flags: &[&str]) -> Server {
+        let data_dir = format!("--data-dir={}", self.data_dir().display());
+        let [http, udp] = self.addresses();
+        let mut command = Command::new("sh");
+        let binary = env!("CARGO_BIN_EXE_greendot");
+        command.args(["-c", &format!("{shell}; exec \"$0\" \"$@\""), binary, "serve"]);
+        command.args([&http, &udp, &data_dir]).args(flags);
+        self.prepare(&mut command);
+        self.launch(&mut command)
+    }
+
+    /// Starts a command that is a server, and waits until it listens.
+    pub(crate) fn launch(&self, command: &mut Command) -> Server {
+        let mut process = Process::start(command);
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = process.take_stderr();
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut kept = kept.lock().expect("no holder panics");
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        });
+        let stdout = Lines::of(process.take_stdout());
+        let Some(line) = stdout.next() else {
+            let status = process.wait();
+            // What the process said last may still be on its way.
+            pause(100);
+            panic!("the server ended with {status}: {}", log.lock().expect("no holder panics"));
+        };
+        let address = |name: &str| -> SocketAddr {
+            let word = line.split(' ').find_map(|word| word.strip_prefix(name));
+            word.and_then(|word| word.parse().ok())
+                .unwrap_or_else(|| panic!("{name} in {line}"))
+        };
+        let (http, udp) = (address("http="), address("udp="));
+        *self.ports.lock().expect("no holder panics") = Some((http, udp));
+        Server {
+            process,
+            line,
+            stdout,
+            log,
+            http,
+            udp,
+            key_file: self.data_dir().join("fleet.key"),
+        }
+    }
+}
+
+/// A running server.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    /// The line on stdout.
+    pub(crate) line: String,
+    /// What else comes there.
+    pub(crate) stdout: Lines,
+    log: Arc<Mutex<String>>,
+    pub(crate) http: SocketAddr,
+    pub(crate) udp: SocketAddr,
+    pub(crate) key_file: PathBuf,
+}
+
+impl Server {
+    /// What it has written to stderr.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no holder panics").clone()
+    }
+
+    /// Waits until its log has `text`.
+    pub(crate) fn expect_log(&self, text: &str) {
+        until(&format!("the log says {text:?}"), || self.log().contains(text).then_some(()));
+    }
+
+    pub(crate) fn connect(&self) -> Conn {
+        Conn::to(self.http)
+    }
+
+    pub(crate) fn get(&self, target: &str) -> Answer {
+        self.connect().get(target)
+    }
+
+    pub(crate) fn post(&self, target: &str, body: &Value) -> Answer {
+        self.connect().post(target, body)
+    }
+
+    /// A user's record.
+    pub(crate) fn record(&self, user: &str) -> Record {
+        let answer = self.get(&format!("/v1/presence/{user}"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        Record::of(&answer.json())
+    }
+
+    /// Opens a stream: `user=alice&watch=bob`.
+    pub(crate) fn stream(&self, query: &str) -> Stream {
+        Stream::open(self.connect(), &format!("/v1/stream?{query}"))
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.get("/metrics").text())
+    }
+
+    pub(crate) fn key(&self) -> FleetKey {
+        let text = std::fs::read_to_string(&self.key_file).expect("the server made it");
+        Keys::parse(&text).expect("it is a key file").signing().clone()
+    }
+
+    pub(crate) fn sender(&self) -> Sender {
+        Sender {
+            socket: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free"),
+            to: self.udp,
+            key: self.key(),
+        }
+    }
+
+    /// Waits until a number of the metrics is as said.
+    pub(crate) fn expect_metric(&self, series: &str, wanted: impl Fn(f64) -> bool) {
+        until(&format!("{series} is as wanted"), || {
+            wanted(self.metrics().sum(series)).then_some(())
+        });
+    }
+
+    /// CPU time used so far, in ms.
+    pub(crate) fn cpu_ms(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).expect("it runs");
+        // After the name, which may hold anything: state is field 3, utime 14, stime 15 (proc(5)), in ticks of 10 ms.
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("it has a name").split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        ticks * 1_000 / rustix::param::clock_ticks_per_second()
+    }
+
+    /// Files of the process may not grow beyond so many bytes; None lifts that.
+    pub(crate) fn limit_file_bytes(&self, bytes: Option<u64>) {
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(Some(self.process.pid()), Resource::Fsize, limit).expect("soft limits may be moved");
+    }
+
+    /// Asks for a graceful end and waits for it.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        self.process.signal(Signal::TERM);
+        self.process.wait()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.process.kill();
+    }
+}
+
+/// A user's state as the server tells it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Record {
+    pub(crate) user: String,
+    pub(crate) online: bool,
+    pub(crate) since: Option<u64>,
+    pub(crate) last_active: Option<u64>,
+}
+
+impl Record {
+    pub(crate) fn of(json: &Value) -> Record {
+        let members = json.as_object().unwrap_or_else(|| panic!("a record: {json}"));
+        assert_eq!(members.len(), 4, "{json}");
+        Record {
+            user: json["user"].as_str().expect("a user").into(),
+            online: match json["status"].as_str() {
+                Some("online") => true,
+                Some("offline") => false,
+                other => panic!("status {other:?}"),
+            },
+            since: json["since"].as_u64(),
+            last_active: json["last_active"].as_u64(),
+        }
+    }
+
+    pub(crate) fn never_seen(user: &str) -> Record {
+        Record {
+            user: user.into(),
+            online: false,
+            since: None,
+            last_active: None,
+        }
+    }
+
+    pub(crate) fn since(&self) -> u64 {
+        self.since.expect("it has had a transition")
+    }
+
+    pub(crate) fn last_active(&self) -> u64 {
+        self.last_active.expect("it has beaten")
+    }
+}
+
+/// Sends datagrams to a server.
+pub(crate) struct Sender {
+    socket: UdpSocket,
+    to: SocketAddr,
+    pub(crate) key: FleetKey,
+}
+
+impl Sender {
+    pub(crate) fn send(&self, datagram: &[u8]) {
+        self.socket.send_to(datagram, self.to).expect("loopback takes it");
+    }
+
+    pub(crate) fn beat(&self, users: &[&str]) {
+        self.vouch(false, unix_ms(), users);
+    }
+
+    pub(crate) fn leave(&self, users: &[&str]) {
+        self.vouch(true, unix_ms(), users);
+    }
+
+    /// As many datagrams as the users need.
+    pub(crate) fn vouch(&self, leave: bool, sent_at_ms: u64, users: &[&str]) {
+        let writer = || Writer::new(leave, Unix::from_ms(sent_at_ms), &self.key);
+        let mut open = writer();
+        for user in users {
+            let user = User::parse(user.as_bytes()).expect("a legal id");
+            if !open.push(user) {
+                self.send(&std::mem::replace(&mut open, writer()).seal(&self.key));
+                assert!(open.push(user), "an empty datagram has room");
+            }
+        }
+        self.send(&open.seal(&self.key));
+    }
+}

@@ -1,0 +1,214 @@
+//! The text of `/metrics` (Prometheus' text format 0.0.4): that it parses, what it lists, and that it counts exactly.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::harness::{FAST, Home, unix_ms};
+
+/// One line that is a number.
+#[derive(Debug)]
+struct Sample {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+/// A page that has been parsed.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    samples: Vec<Sample>,
+    /// Name and type of each family.
+    families: BTreeMap<String, String>,
+}
+
+impl Metrics {
+    pub(crate) fn parse(text: &str) -> Metrics {
+        let (mut samples, mut families) = (Vec::new(), BTreeMap::new());
+        for line in text.lines() {
+            if let Some(comment) = line.strip_prefix("# ") {
+                let mut words = comment.splitn(3, ' ');
+                let (keyword, name, rest) = (words.next(), words.next(), words.next());
+                let name = name.expect("a comment names a family").to_owned();
+                match keyword {
+                    Some("TYPE") => {
+                        let before = families.insert(name, rest.expect("a type").to_owned());
+                        assert!(before.is_none(), "a family stands twice: {line}");
+                    }
+                    Some("HELP") => assert!(rest.is_some_and(|rest| !rest.is_empty()), "{line}"),
+                    _ => panic!("{line}"),
+                }
+                continue;
+            }
+            let sample = sample(line);
+            let of_family = families.keys().any(|family| {
+                let suffix = sample.name.strip_prefix(family.as_str());
+                suffix.is_some_and(|suffix| ["", "_bucket", "_sum", "_count"].contains(&suffix))
+            });
+            assert!(of_family, "no TYPE before {line}");
+            samples.push(sample);
+        }
+        Metrics { samples, families }
+    }
+
+    /// The sum of all series with this name and these labels: `greendot_beats_total{source="udp"}`.
+    pub(crate) fn sum(&self, series: &str) -> f64 {
+        let wanted = sample(&format!("{series} 0"));
+        let matching: Vec<f64> = self
+            .samples
+            .iter()
+            .filter(|sample| sample.name == wanted.name)
+            .filter(|sample| wanted.labels.iter().all(|(name, value)| sample.labels.get(name) == Some(value)))
+            .map(|sample| sample.value)
+            .collect();
+        assert!(!matching.is_empty(), "no series {series}");
+        matching.iter().sum()
+    }
+
+    fn names(&self) -> BTreeSet<&str> {
+        self.samples.iter().map(|sample| sample.name.as_str()).collect()
+    }
+}
+
+fn sample(line: &str) -> Sample {
+    let (series, value) = line.rsplit_once(' ').expect("a number ends the line");
+    let (name, labels) = match series.split_once('{') {
+        None => (series, ""),
+        Some((name, rest)) => (name, rest.strip_suffix('}').expect("a brace closes the labels")),
+    };
+    let label = |pair: &str| {
+        let (name, value) = pair.split_once('=').expect("a label");
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+        (name.to_owned(), value.expect("a value is quoted").to_owned())
+    };
+    Sample {
+        name: name.to_owned(),
+        labels: labels.split(',').filter(|pair| !pair.is_empty()).map(label).collect(),
+        value: value.parse().unwrap_or_else(|_| panic!("{line}")),
+    }
+}
+
+#[test]
+fn every_name_in_the_manual_is_on_the_page() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let metrics = server.metrics();
+    let manual = include_str!("../../docs/OPERATIONS.md");
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let named: BTreeSet<&str> = manual
+        .match_indices("greendot_")
+        .map(|(at, _)| manual[at..].split(|c: char| !is_of_name(c)).next().expect("a name begins here"))
+        .collect();
+    assert!(named.len() >= 12, "{named:?}");
+    let names = metrics.names();
+    let missing: Vec<_> = named.difference(&names).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for kind in ["counter", "gauge", "histogram"] {
+        assert!(metrics.families.values().any(|given| given == kind), "{kind}");
+    }
+}
+
+#[test]
+fn counters_move_by_what_happened() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=2"]);
+    let sender = server.sender();
+    let sent_at = unix_ms();
+    sender.vouch(false, sent_at, &["a", "b", "c"]);
+    // A goodbye, and then the first beat once more: not newer than the goodbye.
+    server.expect_metric("greendot_beats_total{source=\"udp\"}", |beats| beats == 3.0);
+    sender.vouch(true, sent_at + 1, &["a"]);
+    server.expect_metric("greendot_leaves_total{source=\"udp\"}", |leaves| leaves == 1.0);
+    sender.vouch(false, sent_at, &["a"]);
+    server.expect_metric("greendot_beats_refused_total{reason=\"before_leave\"}", |refused| refused == 1.0);
+
+    // One datagram for each reason to refuse one.
+    let sealed = |sent_at_ms: u64| {
+        let sent_at = greendot::time::Unix::from_ms(sent_at_ms);
+        let mut writer = greendot::wire::beat::Writer::new(false, sent_at, &sender.key);
+        assert!(writer.push(greendot::wire::User::parse(b"eve").expect("legal")));
+        writer.seal(&sender.key)
+    };
+    let good = sealed(unix_ms());
+    let with = |at: usize, byte: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    let last = good.len() - 1;
+    for (reason, datagram) in [
+        ("short", good[..33].to_vec()),
+        ("magic", with(0, b'X')),
+        ("version", with(2, 2)),
+        ("key", with(4, good[4] ^ 1)),
+        ("mac", with(last, good[last] ^ 1)),
+        ("stale", sealed(unix_ms() - 60_000)),
+    ] {
+        sender.send(&datagram);
+        let series = format!("greendot_datagrams_refused_total{{reason=\"{reason}\"}}");
+        server.expect_metric(&series, |refused| refused == 1.0);
+    }
+    let metrics = server.metrics();
+    for (series, value) in [
+        ("greendot_datagrams_received_total", 9.0),
+        ("greendot_datagrams_refused_total", 6.0),
+        ("greendot_beats_total", 3.0),
+        ("greendot_transitions_total{to=\"online\"}", 3.0),
+        ("greendot_transitions_total{to=\"offline\"}", 1.0),
+        ("greendot_users", 3.0),
+        ("greendot_users_online", 2.0),
+        ("greendot_streams", 0.0),
+    ] {
+        assert_eq!(metrics.sum(series), value, "{series}");
+    }
+}
+
+#[test]
+fn streams_and_watches_are_counted_while_they_last() {
+    let home = Home::new();
+    let server = home.serve(FAST);
+    server.sender().beat(&["a"]);
+    server.expect_metric("greendot_users", |users| users == 1.0);
+    let mut stream = server.stream("watch=a&watch=b&watch=c");
+    stream.begin();
+    server.expect_metric("greendot_streams", |streams| streams == 1.0);
+    server.expect_metric("greendot_watches{by=\"slot\"}", |watches| watches == 1.0);
+    server.expect_metric("greendot_watches{by=\"name\"}", |watches| watches == 2.0);
+    drop(stream);
+    server.expect_metric("greendot_streams", |streams| streams == 0.0);
+    server.expect_metric("greendot_watches", |watches| watches == 0.0);
+}
+
+#[test]
+fn pages_that_come_with_the_server() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let mut conn = server.connect();
+    for (target, content_type) in [
+        ("/livez", "text/plain"),
+        ("/readyz", "text/plain"),
+        ("/", "text/html"),
+        ("/client.js", "text/javascript"),
+        ("/openapi.json", "application/json"),
+    ] {
+        let answer = conn.get(target);
+        assert_eq!(answer.status, 200, "{target}");
+        let given = answer.field("content-type").unwrap_or_default();
+        assert!(given.starts_with(content_type), "{target}: {given}");
+        assert!(!answer.body.is_empty(), "{target}");
+        conn.send(format!("HEAD {target} HTTP/1.1\r\nHost: e2e\r\n\r\n").as_bytes());
+        let head = conn.head();
+        assert_eq!(head.field("content-length"), answer.field("content-length"), "{target}");
+    }
+    let described = conn.get("/openapi.json").json();
+    for path in [
+        "/v1/presence/{user}",
+        "/v1/presence",
+        "/v1/presence/query",
+        "/v1/stream",
+        "/v1/stream/{stream}/watch",
+        "/v1/beat",
+        "/v1/leave",
+    ] {
+        assert!(described["paths"][path].is_object(), "{path}");
+    }
+    conn.get("/nowhere").expect_problem(404, "not-found");
+}

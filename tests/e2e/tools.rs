@@ -1,0 +1,129 @@
+//! `greendot beat` and `greendot watch` against a real server.
+
+use rustix::process::Signal;
+
+use crate::harness::{FAST, Home, Lines, OFFLINE_AFTER_MS, Process, Record, Server};
+
+fn beat(home: &Home, server: &Server, args: &[&str]) -> String {
+    let (udp, dir) = (server.udp.to_string(), home.data_dir().display().to_string());
+    let output = home.run(&[&["beat", "--udp", &udp, "--data-dir", &dir], args].concat());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && error.is_empty(), "{error}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn beat_says_that_somebody_is_alive_and_goodbye() {
+    let home = Home::new();
+    let server = home.serve(FAST);
+    let mut alice = server.stream("watch=bob&watch=carol");
+    alice.begin();
+
+    let said = beat(&home, &server, &["bob"]);
+    let words: Vec<&str> = said.trim_end().split(' ').collect();
+    assert_eq!((words[0], words[1]), ("beat", "bob"));
+    assert!(words[2].starts_with("sent_at="), "{said}");
+    assert_eq!(words[3..], [&format!("to={}", server.udp), "datagrams=1"]);
+    alice.expect_presence("bob", true);
+    let gone = alice.expect_presence("bob", false);
+    assert!(gone.since() - gone.last_active() >= OFFLINE_AFTER_MS);
+
+    // Longer than the silence after which he would be offline.
+    let said = beat(&home, &server, &["bob", "--every", "300ms", "--count", "8"]);
+    assert_eq!(said.lines().count(), 8, "{said}");
+    alice.expect_presence("bob", true);
+    assert!(server.record("bob").online);
+
+    // In time, or he would be offline by silence; either way once.
+    beat(&home, &server, &["bob", "carol"]);
+    alice.expect_presence("carol", true);
+    let said = beat(&home, &server, &["carol", "--leave"]);
+    assert!(said.starts_with("leave carol "), "{said}");
+    let left = alice.expect_presence("carol", false);
+    assert!(left.since() - left.last_active() < OFFLINE_AFTER_MS, "the goodbye told, not silence: {left:?}");
+}
+
+struct Watch {
+    process: Process,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+fn watch(home: &Home, server: &Server, args: &[&str]) -> Watch {
+    let http = server.http.to_string();
+    let mut command = home.command(&["watch", "--http", &http]);
+    let mut process = Process::start(command.args(args));
+    Watch {
+        stdout: Lines::of(process.take_stdout()),
+        stderr: Lines::of(process.take_stderr()),
+        process,
+    }
+}
+
+impl Watch {
+    fn next(&self) -> Record {
+        let line = self.stdout.next().expect("it goes on");
+        Record::of(&serde_json::from_str(&line).expect("a line is a record"))
+    }
+
+    fn expect(&self, user: &str, online: bool) {
+        let record = self.next();
+        assert_eq!((record.user.as_str(), record.online), (user, online), "{record:?}");
+    }
+}
+
+#[test]
+fn watch_follows_through_a_restart() {
+    let home = Home::new();
+    let flags = [FAST, &["--retry-ms=200"]].concat();
+    let server = home.serve(&flags);
+    let mut watch = watch(&home, &server, &["bob", "carol", "--user", "alice"]);
+    assert_eq!([watch.next(), watch.next()], ["bob", "carol"].map(Record::never_seen));
+    assert!(server.record("alice").online, "she watches");
+
+    let sender = server.sender();
+    sender.beat(&["bob"]);
+    watch.expect("bob", true);
+    let before = server.record("bob");
+
+    server.kill();
+    let notice = watch.stderr.find("says when it tries again", |line| line.contains("; again in "));
+    let wait = notice.rsplit_once("again in ").and_then(|(_, rest)| rest.strip_suffix(" s"));
+    let wait_s: f64 = wait.and_then(|wait| wait.parse().ok()).expect("a number of seconds");
+    // The server's retry of 200 to 300 ms, jittered by a quarter; without one it would be 0.8 s or more.
+    assert!((0.1..=0.4).contains(&wait_s), "{notice}");
+
+    let server = home.serve(&flags);
+    // Bob was online and is: nothing to say. He does not return, so silence tells.
+    let gone = watch.next();
+    assert_eq!((gone.user.as_str(), gone.online), ("bob", false), "{gone:?}");
+    assert_eq!(gone.last_active, before.last_active);
+    assert_eq!(server.metrics().sum("greendot_resumes_total{kind=\"partial\"}"), 1.0);
+    sender.beat(&["carol"]);
+    watch.expect("carol", true);
+
+    watch.process.signal(Signal::INT);
+    assert_eq!(watch.process.wait().code(), Some(0));
+}
+
+#[test]
+fn watch_is_refused_for_good_by_what_will_not_change() {
+    let home = Home::new();
+    let server = home.serve(&["--watches-per-stream-max=1"]);
+    let http = server.http.to_string();
+    let output = home.run(&["watch", "bob", "carol", "--http", &http]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).expect("text");
+    assert!(error.starts_with("greendot: ") && error.contains("413"), "{error}");
+}
+
+#[test]
+fn top_shows_a_servers_rates() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=2"]);
+    let http = server.http.to_string();
+    let output = home.run(&["top", "--count", "1", "--http", &http]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{text}");
+    assert!(text.lines().count() >= 3, "{text}");
+}
