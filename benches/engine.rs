@@ -240,7 +240,7 @@ fn watches_of_a_crowd(group: &mut Group<'_>) {
                 coalesced: 0,
             };
             assert_eq!((count, queued), (expected, CROWD));
-            let left: usize = (0..CROWD).map(|conn| watches.take_marks(conn, |_| true)).sum();
+            let left: usize = (0..CROWD).map(|conn| watches.take_marks(conn, 0, |_| true)).sum();
             assert_eq!(left, 0);
         });
     });

@@ -56,7 +56,12 @@ impl Metrics {
             .samples
             .iter()
             .filter(|sample| sample.name == wanted.name)
-            .filter(|sample| wanted.labels.iter().all(|(name, value)| sample.labels.get(name) == Some(value)))
+            .filter(|sample| {
+                wanted
+                    .labels
+                    .iter()
+                    .all(|(name, value)| sample.labels.get(name) == Some(value))
+            })
             .map(|sample| sample.value)
             .collect();
         assert!(!matching.is_empty(), "no series {series}");
@@ -95,7 +100,12 @@ fn every_name_in_the_manual_is_on_the_page() {
     let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let named: BTreeSet<&str> = manual
         .match_indices("greendot_")
-        .map(|(at, _)| manual[at..].split(|c: char| !is_of_name(c)).next().expect("a name begins here"))
+        .map(|(at, _)| {
+            manual[at..]
+                .split(|c: char| !is_of_name(c))
+                .next()
+                .expect("a name begins here")
+        })
         .collect();
     assert!(named.len() >= 12, "{named:?}");
     let names = metrics.names();
@@ -118,7 +128,9 @@ fn counters_move_by_what_happened() {
     sender.vouch(true, sent_at + 1, &["a"]);
     server.expect_metric("greendot_leaves_total{source=\"udp\"}", |leaves| leaves == 1.0);
     sender.vouch(false, sent_at, &["a"]);
-    server.expect_metric("greendot_beats_refused_total{reason=\"before_leave\"}", |refused| refused == 1.0);
+    server.expect_metric("greendot_beats_refused_total{reason=\"before_leave\"}", |refused| {
+        refused == 1.0
+    });
 
     // One datagram for each reason to refuse one.
     let sealed = |sent_at_ms: u64| {
