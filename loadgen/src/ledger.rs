@@ -193,6 +193,12 @@ impl Ledger {
         judgement
     }
 
+    /// Watchers who were last told another status.
+    fn views_unlike(&self, publisher: usize, online: bool) -> u64 {
+        let views = self.views.iter().skip(publisher).step_by(self.publishers);
+        views.filter(|view| (**view & 1 == 1) != online).count() as u64
+    }
+
     fn judge_publisher(&self, publisher: usize, allowance: &Allowance, end_us: u64, judgement: &mut Judgement) {
         let (caused, told) = (&self.caused[publisher], &self.told[publisher]);
         let mut told_of: Vec<Option<&Told>> = vec![None; caused.len()];
@@ -226,7 +232,12 @@ impl Ledger {
             let skipped = (self.watchers - receivers) as u64;
             let stood_until_us = caused.get(number + 1).map_or(end_us, |next| next.intended_us);
             let is_final = number + 1 == caused.len();
-            if is_final || stood_until_us > last_us + allowance.settle_us {
+            if is_final && number > 0 && change.intended_us - caused[number - 1].intended_us <= allowance.settle_us {
+                // There and back within one burst is no change for whoever was told what it came back to.
+                let wrong = skipped.min(self.views_unlike(publisher, change.online));
+                judgement.missing += wrong;
+                judgement.coalesced += skipped - wrong;
+            } else if is_final || stood_until_us > last_us + allowance.settle_us {
                 judgement.missing += skipped;
             } else {
                 judgement.coalesced += skipped;
@@ -330,6 +341,18 @@ mod tests {
         tell(&mut l, 1, 0, 400);
         assert_eq!(l.unsettled(), 1);
         assert_eq!(sums(&l), [1, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn there_and_back_in_one_burst_is_no_change() {
+        let mut l = Ledger::new(0, 2, 1);
+        for n in 0..4 {
+            l.cause(0, n % 2 == 0, 0, 1_000);
+        }
+        // Both set out from offline and are told nothing; then one is told online alone.
+        assert_eq!(sums(&l), [0, 8, 0, 0, 0, 0]);
+        l.tell(0, 0, true, 1_001, 400);
+        assert_eq!(sums(&l), [1, 6, 0, 0, 0, 0]);
     }
 
     #[test]
