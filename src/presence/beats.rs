@@ -46,10 +46,10 @@ impl Presence {
                 probes[i] = self.interner.probe(hashes[i], &guard);
                 probes[i].prefetch();
             }
-            for i in 0..beats.len() {
+            for (i, (user, _)) in beats.iter().enumerate() {
                 offsets[i] = probes[i].next();
                 if let Some(offset) = offsets[i] {
-                    self.interner.log().prefetch(offset);
+                    self.interner.log().prefetch(offset, user.as_bytes().len());
                 }
             }
             for (i, (user, _)) in beats.iter().enumerate() {
