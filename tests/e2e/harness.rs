@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -159,14 +159,6 @@ impl Lines {
         }
         panic!("no line that {what} in:\n{seen}")
     }
-
-    /// Whether nothing comes for so long.
-    pub(crate) fn is_quiet_for(&self, ms: u64) -> Result<(), String> {
-        match self.incoming.recv_timeout(Duration::from_millis(ms)) {
-            Ok(line) => Err(line),
-            Err(_) => Ok(()),
-        }
-    }
 }
 
 /// What a server needs that outlives its process: a data folder and an address.
@@ -222,7 +214,14 @@ impl Home {
 
     /// Runs the binary to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        let mut process = Process::start(&mut self.command(args));
+        self.run_program(env!("CARGO_BIN_EXE_greendot"), args)
+    }
+
+    /// Runs any program to its end.
+    pub(crate) fn run_program(&self, program: &str, args: &[&str]) -> Output {
+        let mut command = Command::new(program);
+        self.prepare(command.args(args));
+        let mut process = Process::start(&mut command);
         let (stdout, stderr) = (process.take_stdout(), process.take_stderr());
         let gather = |source: Box<dyn Read + Send>| {
             std::thread::spawn(move || {
@@ -368,6 +367,7 @@ impl Server {
             socket: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free"),
             to: self.udp,
             key: self.key(),
+            last_ms: AtomicU64::new(0),
         }
     }
 
@@ -464,19 +464,27 @@ pub(crate) struct Sender {
     socket: UdpSocket,
     to: SocketAddr,
     pub(crate) key: FleetKey,
+    last_ms: AtomicU64,
 }
 
 impl Sender {
+    /// This sender's time: each later than the one before, or a beat in the same millisecond as a goodbye would not undo it.
+    fn next_ms(&self) -> u64 {
+        let next_ms = unix_ms().max(self.last_ms.load(Ordering::Relaxed) + 1);
+        self.last_ms.store(next_ms, Ordering::Relaxed);
+        next_ms
+    }
+
     pub(crate) fn send(&self, datagram: &[u8]) {
         self.socket.send_to(datagram, self.to).expect("loopback takes it");
     }
 
     pub(crate) fn beat(&self, users: &[&str]) {
-        self.vouch(false, unix_ms(), users);
+        self.vouch(false, self.next_ms(), users);
     }
 
     pub(crate) fn leave(&self, users: &[&str]) {
-        self.vouch(true, unix_ms(), users);
+        self.vouch(true, self.next_ms(), users);
     }
 
     /// As many datagrams as the users need.

@@ -67,10 +67,6 @@ impl Metrics {
         assert!(!matching.is_empty(), "no series {series}");
         matching.iter().sum()
     }
-
-    fn names(&self) -> BTreeSet<&str> {
-        self.samples.iter().map(|sample| sample.name.as_str()).collect()
-    }
 }
 
 fn sample(line: &str) -> Sample {
@@ -108,8 +104,11 @@ fn every_name_in_the_manual_is_on_the_page() {
         })
         .collect();
     assert!(named.len() >= 12, "{named:?}");
-    let names = metrics.names();
-    let missing: Vec<_> = named.difference(&names).collect();
+    let families: BTreeSet<&str> = metrics.families.keys().map(String::as_str).collect();
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|name| !families.contains(name.strip_suffix("_bucket").unwrap_or(name)))
+        .collect();
     assert!(missing.is_empty(), "{missing:?}");
     for kind in ["counter", "gauge", "histogram"] {
         assert!(metrics.families.values().any(|given| given == kind), "{kind}");
