@@ -8,6 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use mio::{Events, Poll, Waker};
@@ -136,6 +137,7 @@ pub fn spawn(
                 more: false,
                 acceptor: Some(acceptor),
                 conns: Conns::new(settings.conns_max),
+                user_timeout: Duration::from_millis(settings.write_stall_max_ms),
                 read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
                 datagrams,
                 outgoing: (0..doors.len()).map(|_| Vec::new()).collect(),
