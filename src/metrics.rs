@@ -226,14 +226,14 @@ mod tests {
     #[test]
     fn rows_are_found_by_variant() {
         assert_eq!(Counter::DatagramStale.row().labels, [("reason", "stale")]);
-        assert_eq!(Counter::UsersRefusedNoSpace as usize, Counter::COUNT - 1);
+        assert_eq!(Counter::StoreFlushErrors as usize, Counter::COUNT - 1);
         assert_eq!(Gauge::Draining.row().family, "draining");
     }
 
     #[test]
     fn every_cell_is_its_own() {
         let mut counters = Counters::new();
-        counters.add(Counter::UsersRefusedNoSpace, 3);
+        counters.add(Counter::StoreFlushErrors, 3);
         counters.add_request(Call::PresenceOne, 200);
         counters.add_request(Call::Other, 501);
         counters.set(Gauge::Conns, 7);
@@ -241,7 +241,7 @@ mod tests {
         counters.observe(Histogram::TurnDuration, 10);
         counters.observe_many(Histogram::DeliveryLatency, u64::MAX / 4, 2);
         assert_eq!(counters.cells.iter().filter(|&&cell| cell != 0).count(), 9);
-        assert_eq!(counters.counter(Counter::UsersRefusedNoSpace), 3);
+        assert_eq!(counters.counter(Counter::StoreFlushErrors), 3);
         assert_eq!(counters.requests(Call::PresenceOne, StatusClass::Good), 1);
         assert_eq!(counters.requests(Call::Other, StatusClass::Server), 1);
         assert_eq!((counters.gauge(Gauge::Conns), counters.gauge(Gauge::Draining)), (7, 1));

@@ -346,6 +346,11 @@ impl Engine {
         self.timers.next().min(self.upkeep.next())
     }
 
+    /// A sweep has begun and not ended.
+    pub fn is_sweeping(&self) -> bool {
+        self.upkeep.is_sweeping()
+    }
+
     /// What has been counted; the shard adds what only it can see, and publishes once a turn.
     pub fn counters(&mut self) -> &mut Counters {
         let gauges = [

@@ -93,6 +93,10 @@ impl Upkeep {
         self.backlog || self.sweeping || self.resync.is_some()
     }
 
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.sweeping
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.drain.is_some()
     }
@@ -281,6 +285,9 @@ impl Engine {
         );
         self.transitions = transitions;
         self.upkeep.sweeping = !done;
+        let tally = self.sweep.take_tally();
+        self.counters.add(Counter::SweepSlots, tally.slots);
+        self.counters.add(Counter::ExpiriesHeld, tally.held);
         if done {
             self.counters.add(Counter::SweepCycles, 1);
         } else {

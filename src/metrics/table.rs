@@ -191,10 +191,6 @@ table! {
     Process Count "store_flush_cycles" "Times that the whole store was written back" { StoreFlushCycles }
     Process Bytes "store_flushed" "Bytes of the store written back" { StoreFlushedBytes }
     Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
-    Process Count "users_refused" "New users that the store could not take, by reason" {
-        UsersRefusedFull reason = "users_max",
-        UsersRefusedNoSpace reason = "no_space",
-    }
 }
 
 table! {

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 pub use fault::{StoreFault, StoreFaultKind};
 pub use flusher::{FlushReport, Flusher};
 pub use store::{OpenReport, StoreOptions};
-pub use sweep::{Sweep, SweepContext, Transition};
+pub use sweep::{Sweep, SweepContext, Tally, Transition};
 
 use crate::time::{Mono, Now, Unix, boottime};
 use crate::wire::User;

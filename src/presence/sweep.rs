@@ -46,6 +46,16 @@ pub struct Sweep {
     comparison: Comparison,
     /// The next word to look at; `None` between two cycles.
     cursor: Option<Cursor>,
+    tally: Tally,
+}
+
+/// What slices have done, for the metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Slots compared; those of chunks that were passed over are not.
+    pub slots: u64,
+    /// Publishers found silent and not expired because expiries are held; each counts once a cycle.
+    pub held: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +74,13 @@ impl Sweep {
             shards,
             comparison: Comparison::detect(),
             cursor: None,
+            tally: Tally::default(),
         }
+    }
+
+    /// What has been done since the last call.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Starts a cycle over all owned chunks (a cycle under way goes on).
@@ -88,10 +104,19 @@ impl Sweep {
         transitions_max: usize,
         out: &mut Vec<Transition>,
     ) -> bool {
+        let mut pass = Pass::new(self, presence, context, out.len().saturating_add(transitions_max));
+        let done = self.advance(&mut pass, slots_max, out);
+        self.tally.slots += pass.tally.slots;
+        self.tally.held += pass.tally.held;
+        done
+    }
+
+    /// Moves the cursor on, to the cycle's end or until a budget is used up.
+    fn advance(&mut self, pass: &mut Pass<'_>, slots_max: u32, out: &mut Vec<Transition>) -> bool {
         let Some(mut cursor) = self.cursor.take() else {
             return true;
         };
-        let mut pass = Pass::new(self, presence, context, out.len().saturating_add(transitions_max));
+        let presence = pass.presence;
         let users = presence.users();
         let mut budget = i64::from(slots_max);
         while cursor.chunk < users.div_ceil(CHUNK_SLOTS) {
@@ -121,6 +146,7 @@ impl Sweep {
                 }
                 cursor.word += 1;
                 budget -= WORD_SLOTS as i64;
+                pass.tally.slots += WORD_SLOTS as u64;
             }
             if cursor.word >= words {
                 cursor = Cursor {
@@ -155,6 +181,7 @@ struct Pass<'a> {
     hold: bool,
     /// Length of `out` at which to stop.
     out_max: usize,
+    tally: Tally,
 }
 
 impl<'a> Pass<'a> {
@@ -167,6 +194,7 @@ impl<'a> Pass<'a> {
             bounds: Bounds::new(context.now.unix, context.offline_after_ms),
             hold: context.hold_expiries,
             out_max,
+            tally: Tally::default(),
         }
     }
 
@@ -208,7 +236,9 @@ impl<'a> Pass<'a> {
         let online = self.presence.online.word(word);
         let mut wanted = fresh;
         if online & !fresh != 0 && self.holds() {
-            wanted |= online & self.comparison.word(stamps, Bounds::not_left()).fresh;
+            let held = online & !fresh & self.comparison.word(stamps, Bounds::not_left()).fresh;
+            self.tally.held += u64::from(held.count_ones());
+            wanted |= held;
         }
         let mut differing = wanted ^ online;
         if planted::is(Planted::SweepSkipsLastSlot) && word % CHUNK_WORDS == CHUNK_WORDS - 1 {

@@ -76,6 +76,8 @@ struct Shard {
     now: Now,
     /// A step left work over.
     more: bool,
+    /// Working time of the sweep under way, so far.
+    sweep_micros: u64,
 
     /// None once draining.
     acceptor: Option<Acceptor>,
@@ -283,12 +285,28 @@ impl Shard {
 
     /// Step 5: timers, a slice of the sweep, vouching, drain.
     fn fire_timers(&mut self) {
-        self.engine.handle_timeout(self.now);
+        self.upkeep();
         if self.order == Order::Drain
             && self.engine.is_drained()
             && let Some(on_drained) = self.on_drained.take()
         {
             on_drained.tell();
+        }
+    }
+
+    /// Has the engine do what is due, and measures what it cannot: it reads no clock. While it sweeps, that is what its time goes
+    /// into.
+    fn upkeep(&mut self) {
+        let cycles = self.engine.counters().counter(Counter::SweepCycles);
+        let began = boottime();
+        self.engine.handle_timeout(self.now);
+        let micros = boottime().micros_since(began);
+        let counters = self.engine.counters();
+        if counters.counter(Counter::SweepCycles) > cycles {
+            counters.observe(Histogram::SweepDuration, self.sweep_micros + micros);
+            self.sweep_micros = 0;
+        } else if self.engine.is_sweeping() {
+            self.sweep_micros += micros;
         }
     }
 

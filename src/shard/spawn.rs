@@ -135,6 +135,7 @@ pub fn spawn(
                 events: Events::with_capacity(EVENTS_MAX),
                 clock,
                 more: false,
+                sweep_micros: 0,
                 acceptor: Some(acceptor),
                 conns: Conns::new(settings.conns_max),
                 user_timeout: Duration::from_millis(settings.write_stall_max_ms),

@@ -56,7 +56,12 @@ impl Metrics {
             .samples
             .iter()
             .filter(|sample| sample.name == wanted.name)
-            .filter(|sample| wanted.labels.iter().all(|(name, value)| sample.labels.get(name) == Some(value)))
+            .filter(|sample| {
+                wanted
+                    .labels
+                    .iter()
+                    .all(|(name, value)| sample.labels.get(name) == Some(value))
+            })
             .map(|sample| sample.value)
             .collect();
         assert!(!matching.is_empty(), "no series {series}");
@@ -91,7 +96,12 @@ fn every_name_in_the_manual_is_on_the_page() {
     let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let named: BTreeSet<&str> = manual
         .match_indices("greendot_")
-        .map(|(at, _)| manual[at..].split(|c: char| !is_of_name(c)).next().expect("a name begins here"))
+        .map(|(at, _)| {
+            manual[at..]
+                .split(|c: char| !is_of_name(c))
+                .next()
+                .expect("a name begins here")
+        })
         .collect();
     assert!(named.len() >= 12, "{named:?}");
     let families: BTreeSet<&str> = metrics.families.keys().map(String::as_str).collect();
@@ -117,7 +127,9 @@ fn counters_move_by_what_happened() {
     sender.vouch(true, sent_at + 1, &["a"]);
     server.expect_metric("greendot_leaves_total{source=\"udp\"}", |leaves| leaves == 1.0);
     sender.vouch(false, sent_at, &["a"]);
-    server.expect_metric("greendot_beats_refused_total{reason=\"before_leave\"}", |refused| refused == 1.0);
+    server.expect_metric("greendot_beats_refused_total{reason=\"before_leave\"}", |refused| {
+        refused == 1.0
+    });
 
     // One datagram for each reason to refuse one.
     let sealed = |sent_at_ms: u64| {
@@ -174,6 +186,33 @@ fn streams_and_watches_are_counted_while_they_last() {
     drop(stream);
     server.expect_metric("greendot_streams", |streams| streams == 0.0);
     server.expect_metric("greendot_watches", |watches| watches == 0.0);
+}
+
+#[test]
+fn the_shards_work_is_measured() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=2", "--sweep-interval-ms=20"]);
+    server.sender().beat(&["a"]);
+    for series in [
+        "greendot_sweep_cycles_total",
+        "greendot_sweep_slots_total",
+        "greendot_sweep_duration_seconds_count",
+        "greendot_sweep_duration_seconds_sum",
+        "greendot_turn_duration_seconds_count",
+        "greendot_turn_busy_seconds_total",
+        "greendot_turn_elapsed_seconds_total",
+    ] {
+        server.expect_metric(series, |value| value > 0.0);
+    }
+    let metrics = server.metrics();
+    let busy_s = metrics.sum("greendot_turn_busy_seconds_total");
+    assert!(busy_s <= metrics.sum("greendot_turn_elapsed_seconds_total"));
+    assert!(metrics.sum("greendot_sweep_duration_seconds_sum") <= busy_s);
+    let mut stream = server.stream("watch=b");
+    stream.begin();
+    server.sender().beat(&["b"]);
+    stream.expect_presence("b", true);
+    server.expect_metric("greendot_delivery_latency_seconds_count", |told| told >= 1.0);
 }
 
 #[test]

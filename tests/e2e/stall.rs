@@ -58,6 +58,11 @@ fn a_stopped_server_takes_nobody_for_silent() {
     assert_eq!(transitions(&after), transitions(&before));
     assert!(after.sum("greendot_stalls_total") >= 2.0, "each stop was seen");
 
+    assert!(
+        after.sum("greendot_expiries_held_total") >= USERS as f64,
+        "nobody was believed to be silent"
+    );
+
     // Their own silence is told, for all of them and once.
     stop.store(true, Ordering::Relaxed);
     beating.join().expect("it only sends");
