@@ -11,7 +11,9 @@ const STREAMS: usize = 50;
 fn streams_are_closed_spread_over_the_drain() {
     let home = Home::new();
     let mut server = home.serve(&["--shards=2", "--drain-ms=3000", "--retry-ms=400"]);
-    let mut streams: Vec<_> = (0..STREAMS).map(|n| server.stream(&format!("user=u{n}&watch=u0"))).collect();
+    let mut streams: Vec<_> = (0..STREAMS)
+        .map(|n| server.stream(&format!("user=u{n}&watch=u0")))
+        .collect();
     for stream in &mut streams {
         stream.begin();
     }
@@ -31,7 +33,10 @@ fn streams_are_closed_spread_over_the_drain() {
     assert!(refused.field("retry-after").is_some());
     let overloaded = crate::stream::Stream::open(late, "/v1/stream?user=x").rest();
     assert_eq!(overloaded.len(), 1);
-    assert_eq!((overloaded[0].kind.as_str(), &overloaded[0].data["reason"]), ("overloaded", &"draining".into()));
+    assert_eq!(
+        (overloaded[0].kind.as_str(), &overloaded[0].data["reason"]),
+        ("overloaded", &"draining".into())
+    );
 
     let ends: Vec<_> = streams
         .into_iter()
@@ -42,11 +47,20 @@ fn streams_are_closed_spread_over_the_drain() {
             })
         })
         .collect();
-    let ends: Vec<_> = ends.into_iter().map(|end| end.join().expect("it reads to the end")).collect();
+    let ends: Vec<_> = ends
+        .into_iter()
+        .map(|end| end.join().expect("it reads to the end"))
+        .collect();
     for (goodbye, _) in &ends {
-        assert_eq!((goodbye.kind.as_str(), &goodbye.data["reason"]), ("goodbye", &"draining".into()));
+        assert_eq!(
+            (goodbye.kind.as_str(), &goodbye.data["reason"]),
+            ("goodbye", &"draining".into())
+        );
     }
-    let retries: Vec<u64> = ends.iter().map(|(goodbye, _)| goodbye.retry_ms.expect("when to come back")).collect();
+    let retries: Vec<u64> = ends
+        .iter()
+        .map(|(goodbye, _)| goodbye.retry_ms.expect("when to come back"))
+        .collect();
     let (least, most) = (retries.iter().min().expect("some"), retries.iter().max().expect("some"));
     // From retry-ms to eleven times it: 50 of them within a third of that are one chance in 10^20.
     assert!(*least >= 400 && *most <= 4_400 && most - least > 1_300, "{retries:?}");
@@ -70,7 +84,9 @@ fn a_request_under_way_is_answered() {
     assert_eq!(server.get("/livez").status, 200);
     server.process.signal(Signal::TERM);
     server.expect_log("got SIGTERM");
-    until("nobody is accepted any more", || std::net::TcpStream::connect(server.http).err());
+    until("nobody is accepted any more", || {
+        std::net::TcpStream::connect(server.http).err()
+    });
     conn.send(b"\r\n");
     let answer = conn.answer();
     assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));

@@ -279,7 +279,10 @@ impl Home {
             let status = process.wait();
             // What the process said last may still be on its way.
             pause(100);
-            panic!("the server ended with {status}: {}", log.lock().expect("no holder panics"));
+            panic!(
+                "the server ended with {status}: {}",
+                log.lock().expect("no holder panics")
+            );
         };
         let address = |name: &str| -> SocketAddr {
             let word = line.split(' ').find_map(|word| word.strip_prefix(name));
@@ -321,7 +324,9 @@ impl Server {
 
     /// Waits until its log has `text`.
     pub(crate) fn expect_log(&self, text: &str) {
-        until(&format!("the log says {text:?}"), || self.log().contains(text).then_some(()));
+        until(&format!("the log says {text:?}"), || {
+            self.log().contains(text).then_some(())
+        });
     }
 
     pub(crate) fn connect(&self) -> Conn {
@@ -377,8 +382,16 @@ impl Server {
     pub(crate) fn cpu_ms(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).expect("it runs");
         // After the name, which may hold anything: state is field 3, utime 14, stime 15 (proc(5)), in ticks of 10 ms.
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("it has a name").split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .expect("it has a name")
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = fields[11..13]
+            .iter()
+            .map(|field| field.parse::<u64>().expect("a number"))
+            .sum();
         ticks * 1_000 / rustix::param::clock_ticks_per_second()
     }
 

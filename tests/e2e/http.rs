@@ -45,7 +45,9 @@ impl Conn {
 
     /// Reads once, waiting no longer than the deadline.
     pub(crate) fn read(&mut self, deadline: Deadline) -> Got {
-        let Some(left) = deadline.left() else { return Got::Nothing };
+        let Some(left) = deadline.left() else {
+            return Got::Nothing;
+        };
         self.socket.set_read_timeout(Some(left)).expect("the wait is not zero");
         let mut chunk = [0; 65_536];
         match self.socket.read(&mut chunk) {
@@ -121,7 +123,9 @@ impl Conn {
     /// The next answer.
     pub(crate) fn answer(&mut self) -> Answer {
         let mut answer = self.head();
-        let length = answer.field("content-length").map_or(0, |length| length.parse().expect("digits"));
+        let length = answer
+            .field("content-length")
+            .map_or(0, |length| length.parse().expect("digits"));
         let deadline = Deadline::in_ms(PATIENCE_MS);
         while self.buffer.len() < length {
             assert_eq!(self.read(deadline), Got::Bytes, "the body is not whole");
@@ -162,7 +166,11 @@ impl Answer {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.field("content-type"), Some("application/problem+json"));
         let problem = self.json();
-        assert_eq!(problem["type"], format!("https://greendot.dev/problems/{name}"), "{problem}");
+        assert_eq!(
+            problem["type"],
+            format!("https://greendot.dev/problems/{name}"),
+            "{problem}"
+        );
         assert_eq!(problem["status"], status);
     }
 }

@@ -23,7 +23,10 @@ fn datagram(key: &FleetKey, id: &[u8]) -> Vec<u8> {
     bytes.push(u8::try_from(id.len()).expect("the length is a byte"));
     bytes.extend_from_slice(id);
     let hex = key.to_hex();
-    let secret: Vec<u8> = (0..64).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect();
+    let secret: Vec<u8> = (0..64)
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
+        .collect();
     let secret: [u8; 32] = secret.try_into().expect("64 digits");
     let mac = blake3::keyed_hash(&secret, &bytes);
     bytes.extend_from_slice(&mac.as_bytes()[..16]);
@@ -67,7 +70,10 @@ fn legal_ids_are_the_same_user_everywhere() {
         }
         server.expect_metric("greendot_users", |users| users == n as f64 + 1.0);
     }
-    let query: String = ids.iter().map(|id| format!("watch={}&", escaped(id.as_bytes()))).collect();
+    let query: String = ids
+        .iter()
+        .map(|id| format!("watch={}&", escaped(id.as_bytes())))
+        .collect();
     let (_, mut told) = server.stream(query.trim_end_matches('&')).begin();
     told.sort_by(|one, other| one.user.cmp(&other.user));
     let mut sorted = ids.to_vec();
@@ -78,7 +84,9 @@ fn legal_ids_are_the_same_user_everywhere() {
     for (n, id) in ids.iter().enumerate() {
         let by_path = server.record(&escaped(id.as_bytes()));
         assert_eq!((by_path.user.as_str(), by_path.online), (*id, true));
-        let by_query = server.get(&format!("/v1/presence?user={}", escaped(id.as_bytes()))).json();
+        let by_query = server
+            .get(&format!("/v1/presence?user={}", escaped(id.as_bytes())))
+            .json();
         assert_eq!(Record::of(&by_query["presence"][0]), by_path);
         assert_eq!(Record::of(&listed["presence"][n]), by_path);
         assert!(told.contains(&by_path) || told.iter().any(|record| record.user == *id && record.online));
@@ -130,7 +138,11 @@ fn illegal_ids_are_refused_everywhere_and_leave_nothing() {
             format!("/v1/stream?watch={url}"),
         ] {
             // Nothing behind the last slash is no path at all.
-            let expected = if target == "/v1/presence/" { (404, "not-found") } else { (400, "bad-user") };
+            let expected = if target == "/v1/presence/" {
+                (404, "not-found")
+            } else {
+                (400, "bad-user")
+            };
             server.get(&target).expect_problem(expected.0, expected.1);
         }
         // As JSON can say it: text escaped, bytes that are no text as they are.
@@ -167,7 +179,10 @@ fn asking_for_unknown_ids_leaves_nothing() {
         for n in 0..PIPELINED {
             let answer = conn.answer();
             assert_eq!(answer.status, 200);
-            assert_eq!(Record::of(&answer.json()), Record::never_seen(&format!("nobody-{batch}-{n}")));
+            assert_eq!(
+                Record::of(&answer.json()),
+                Record::never_seen(&format!("nobody-{batch}-{n}"))
+            );
         }
     }
     let names: Vec<String> = (0..5_000).map(|n| format!("nobody-{n}")).collect();
@@ -187,7 +202,10 @@ fn asking_for_unknown_ids_leaves_nothing() {
     assert_eq!(server.metrics().sum("greendot_watches{by=\"name\"}"), 5_000.0);
     assert_eq!(server.post("/v1/leave", &json!({"users": ["nobody-1"]})).status, 204);
     assert_eq!(server.metrics().sum("greendot_users"), 0.0);
-    assert!(std::fs::read(&log).expect("it is there") == before, "users.log has changed");
+    assert!(
+        std::fs::read(&log).expect("it is there") == before,
+        "users.log has changed"
+    );
 
     // And still, once one of them beats, whoever watches it is told.
     server.sender().beat(&["nobody-4321"]);

@@ -31,12 +31,18 @@ fn a_stream_holds_its_publisher_online() {
     alice.expect_quiet(OFFLINE_AFTER_MS + 2 * BEAT_INTERVAL_MS);
     let later = server.record("bob");
     assert_eq!((later.online, later.since), (true, told.since));
-    assert!(later.last_active() >= read.last_active() + OFFLINE_AFTER_MS, "{later:?}");
+    assert!(
+        later.last_active() >= read.last_active() + OFFLINE_AFTER_MS,
+        "{later:?}"
+    );
 
     drop(bob);
     let gone = alice.expect_presence("bob", false);
     let silence_ms = gone.since() - gone.last_active();
-    assert!((OFFLINE_AFTER_MS..OFFLINE_AFTER_MS + LATE_MS_MAX).contains(&silence_ms), "{gone:?}");
+    assert!(
+        (OFFLINE_AFTER_MS..OFFLINE_AFTER_MS + LATE_MS_MAX).contains(&silence_ms),
+        "{gone:?}"
+    );
     assert!(gone.last_active() >= later.last_active());
     assert_eq!(server.record("bob"), gone);
     assert!(server.record("alice").online, "she still has hers");
@@ -85,18 +91,31 @@ fn beats_and_goodbyes_over_http() {
     told.sort_by(|one, other| one.user.cmp(&other.user));
     assert!(told[0].user == "bob" && told[1].user == "carol" && told[0].online && told[1].online);
 
-    assert_eq!(conn.post("/v1/leave", &json!({"users": ["carol", "nobody"]})).status, 204);
+    assert_eq!(
+        conn.post("/v1/leave", &json!({"users": ["carol", "nobody"]})).status,
+        204
+    );
     let left = alice.expect_presence("carol", false);
     assert!(left.last_active() >= told[1].last_active());
     // Bob said nothing, so silence must tell.
     let silent = alice.expect_presence("bob", false);
     assert!(silent.since() - silent.last_active() >= OFFLINE_AFTER_MS, "{silent:?}");
-    assert_eq!(conn.get("/v1/presence/nobody").json(), json!({"user": "nobody", "status": "offline", "since": null, "last_active": null}));
+    assert_eq!(
+        conn.get("/v1/presence/nobody").json(),
+        json!({"user": "nobody", "status": "offline", "since": null, "last_active": null})
+    );
 
     let both = conn.get("/v1/presence?user=carol&user=bob&user=dave").json();
-    let posted = conn.post("/v1/presence/query", &json!({"users": ["carol", "bob", "dave"]})).json();
+    let posted = conn
+        .post("/v1/presence/query", &json!({"users": ["carol", "bob", "dave"]}))
+        .json();
     assert_eq!(both, posted);
-    let records: Vec<_> = both["presence"].as_array().expect("a list").iter().map(Record::of).collect();
+    let records: Vec<_> = both["presence"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(Record::of)
+        .collect();
     assert_eq!(records, [left, silent, Record::never_seen("dave")]);
 }
 
@@ -105,12 +124,23 @@ fn a_resumed_stream_is_told_what_changed_and_no_more() {
     let home = Home::new();
     let server = home.serve(FAST);
     server.sender().beat(&["bob"]);
-    let id = server.stream("watch=bob").begin().0["server_time"].as_u64().expect("a time");
+    let id = server.stream("watch=bob").begin().0["server_time"]
+        .as_u64()
+        .expect("a time");
     server.expect_metric("greendot_users_online", |online| online == 0.0);
     let all = || server.stream("watch=bob&watch=carol").begin().1;
     assert_eq!(all(), [server.record("bob"), Record::never_seen("carol")]);
-    let resumed = |query: &str| server.stream(&format!("watch=bob&watch=carol&last_event_id={query}")).begin().1;
-    assert_eq!(resumed(&id.to_string()), [server.record("bob")], "carol has not changed");
+    let resumed = |query: &str| {
+        server
+            .stream(&format!("watch=bob&watch=carol&last_event_id={query}"))
+            .begin()
+            .1
+    };
+    assert_eq!(
+        resumed(&id.to_string()),
+        [server.record("bob")],
+        "carol has not changed"
+    );
     assert_eq!(resumed("1").len(), 2, "before the folder existed");
     assert_eq!(resumed(&(id + 3_600_000).to_string()).len(), 2, "from the future");
     assert_eq!(resumed("bob").len(), 2, "no time at all");
@@ -120,7 +150,8 @@ fn a_resumed_stream_is_told_what_changed_and_no_more() {
 
     // The header is newer than the query, which an EventSource repeats.
     let mut conn = server.connect();
-    let request = format!("GET /v1/stream?watch=carol&last_event_id=1 HTTP/1.1\r\nHost: e2e\r\nLast-Event-ID: {id}\r\n\r\n");
+    let request =
+        format!("GET /v1/stream?watch=carol&last_event_id=1 HTTP/1.1\r\nHost: e2e\r\nLast-Event-ID: {id}\r\n\r\n");
     conn.send(request.as_bytes());
     assert_eq!(crate::stream::Stream::answered(conn).begin().1, []);
 }

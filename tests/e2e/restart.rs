@@ -20,7 +20,13 @@ fn who_returns_after_a_crash_was_never_gone() {
     assert_eq!((read.online, read.since), (true, before.since));
     assert!(read.last_active() >= before.last_active());
     let mut alice = server.stream(&format!("watch=bob&last_event_id={id}"));
-    assert!(alice.begin().1.iter().all(|record| record.online && record.since == before.since));
+    assert!(
+        alice
+            .begin()
+            .1
+            .iter()
+            .all(|record| record.online && record.since == before.since)
+    );
     for _ in 0..2 * OFFLINE_AFTER_MS / BEAT_INTERVAL_MS {
         sender.beat(&["bob"]);
         alice.expect_quiet(BEAT_INTERVAL_MS);
@@ -46,8 +52,14 @@ fn who_does_not_return_goes_with_his_true_last_beat() {
     assert_eq!((snapshot[0].online, snapshot[0].since), (true, before.since));
     let gone = alice.expect_presence("bob", false);
     // He beat once more at most between the reading and the kill.
-    assert!((before.last_active()..=restarted_at).contains(&gone.last_active()), "{gone:?}");
-    assert!(gone.since() >= restarted_at + OFFLINE_AFTER_MS, "he had time to return: {gone:?}");
+    assert!(
+        (before.last_active()..=restarted_at).contains(&gone.last_active()),
+        "{gone:?}"
+    );
+    assert!(
+        gone.since() >= restarted_at + OFFLINE_AFTER_MS,
+        "he had time to return: {gone:?}"
+    );
 }
 
 #[test]
@@ -92,7 +104,19 @@ fn many_crashes_lose_nothing() {
         server.kill();
     }
     let server = home.serve(&flags);
-    let answer = server.post("/v1/presence/query", &serde_json::json!({"users": known})).json();
-    let records: Vec<_> = answer["presence"].as_array().expect("a list").iter().map(Record::of).collect();
-    assert!(records.len() == 1_000 && records.iter().all(|record| record.online && record.last_active.is_some()));
+    let answer = server
+        .post("/v1/presence/query", &serde_json::json!({"users": known}))
+        .json();
+    let records: Vec<_> = answer["presence"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(Record::of)
+        .collect();
+    assert!(
+        records.len() == 1_000
+            && records
+                .iter()
+                .all(|record| record.online && record.last_active.is_some())
+    );
 }

@@ -38,7 +38,10 @@ impl Watcher {
     fn expect(&mut self, user: &str, online: bool) {
         let deadline = Deadline::in_ms(PATIENCE_MS);
         while self.online(user) != Some(online) {
-            let event = self.stream.next_by(deadline).unwrap_or_else(|| panic!("{user} is not told"));
+            let event = self
+                .stream
+                .next_by(deadline)
+                .unwrap_or_else(|| panic!("{user} is not told"));
             assert_eq!(event.kind, "presence", "{event:?}");
             let told = Record::of(&event.data);
             match self.view.iter_mut().find(|record| record.user == told.user) {
@@ -86,7 +89,10 @@ fn everything_meets(shards: usize) {
         let target = format!("/v1/stream/{}/watch", watcher.id);
         for n in 0..4 {
             let answer = server.post(&target, &json!({"add": [format!("late{n}")]}));
-            assert_eq!((answer.status, answer.json()), (200, json!({"watching": PUBLISHERS + 1 + n})));
+            assert_eq!(
+                (answer.status, answer.json()),
+                (200, json!({"watching": PUBLISHERS + 1 + n}))
+            );
             watcher.expect(&format!("late{n}"), false);
         }
         let answer = server.post(&target, &json!({"remove": ["late1", "late2", "late3", "p0"]}));
@@ -160,7 +166,9 @@ fn an_edit_is_all_or_nothing() {
     let watcher = Watcher::open(&server, "watch=a&watch=b");
     let target = format!("/v1/stream/{}/watch", watcher.id);
     for _ in 0..6 {
-        server.post(&target, &json!({"add": ["c", "d"]})).expect_problem(413, "too-many-users");
+        server
+            .post(&target, &json!({"add": ["c", "d"]}))
+            .expect_problem(413, "too-many-users");
         assert_eq!(server.post(&target, &json!({})).json(), json!({"watching": 2}));
     }
     let answer = server.post(&target, &json!({"add": ["c", "d"], "remove": ["a"]}));
@@ -181,13 +189,19 @@ fn slots_of_every_owner() {
         let batch: Vec<&str> = batch.iter().map(String::as_str).collect();
         sender.beat(&batch);
         // Not faster than it is received: a full buffer drops, and these are not sent again.
-        let so_far = batch.last().and_then(|last| last.parse::<f64>().ok()).expect("a number") + 1.0;
+        let so_far = batch
+            .last()
+            .and_then(|last| last.parse::<f64>().ok())
+            .expect("a number")
+            + 1.0;
         server.expect_metric("greendot_users", |known| known == so_far);
     }
     let chosen: Vec<String> = (0..OWNERS).map(|owner| (owner * slots + 7).to_string()).collect();
     let chosen: Vec<&str> = chosen.iter().map(String::as_str).collect();
     let query: String = chosen.iter().map(|user| format!("watch={user}&")).collect();
-    let mut watchers: Vec<Watcher> = (0..8).map(|_| Watcher::open(&server, query.trim_end_matches('&'))).collect();
+    let mut watchers: Vec<Watcher> = (0..8)
+        .map(|_| Watcher::open(&server, query.trim_end_matches('&')))
+        .collect();
     sender.leave(&chosen);
     for watcher in &mut watchers {
         chosen.iter().for_each(|user| watcher.expect(user, false));

@@ -23,7 +23,10 @@ fn without_a_command_it_serves_from_the_default_folder() {
         .collect();
     names.sort();
     assert_eq!(names, ["fleet.key", "published.map", "stamps.map", "users.log"]);
-    let mode = std::fs::metadata(data.join("fleet.key")).expect("it is there").permissions().mode();
+    let mode = std::fs::metadata(data.join("fleet.key"))
+        .expect("it is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o7777, 0o600);
 
     for said in [
@@ -49,8 +52,14 @@ fn a_low_limit_is_warned_of_with_what_to_set() {
     // 100,000 connections, 64 beside them, 8 for the shard.
     server.expect_log("256 file descriptors are fewer than the 100072 that 100000 connections need");
     let log = server.log();
-    let warning = log.lines().find(|line| line.contains("nofile: 256")).expect("it was said");
-    assert!(warning.contains("WARN") && warning.contains("LimitNOFILE=100072"), "{warning}");
+    let warning = log
+        .lines()
+        .find(|line| line.contains("nofile: 256"))
+        .expect("it was said");
+    assert!(
+        warning.contains("WARN") && warning.contains("LimitNOFILE=100072"),
+        "{warning}"
+    );
     assert!(warning.contains("lower --conns-max"), "{warning}");
     drop(server);
 
@@ -93,7 +102,10 @@ fn an_address_that_others_can_reach_needs_insecure() {
     let output = home.run(&["serve", "--http=127.0.0.1:0", "--udp=0.0.0.0:0"]);
     let error = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(2), "{error}");
-    assert!(error.starts_with("greendot: udp is 0.0.0.0:0") && error.contains("insecure"), "{error}");
+    assert!(
+        error.starts_with("greendot: udp is 0.0.0.0:0") && error.contains("insecure"),
+        "{error}"
+    );
     assert!(!home.path().join("greendot-data").exists());
 }
 
@@ -103,7 +115,9 @@ fn flags_go_before_variables_before_the_file_before_defaults() {
     let file = home.path().join("g.toml");
     std::fs::write(&file, "retry_ms = 1001\ndrain_ms = 1001\nlinger_ms = 801\n").expect("it can be written");
     let mut command = home.command(&["config", "--config=g.toml", "--retry-ms=1003"]);
-    command.env("GREENDOT_RETRY_MS", "1002").env("GREENDOT_DRAIN_MS", "1002");
+    command
+        .env("GREENDOT_RETRY_MS", "1002")
+        .env("GREENDOT_DRAIN_MS", "1002");
     let output = command.output().expect("it runs");
     let text = String::from_utf8(output.stdout).expect("text");
     for (value, origin) in [
@@ -113,7 +127,10 @@ fn flags_go_before_variables_before_the_file_before_defaults() {
         ("keep_alive_ms = 15000", "default"),
     ] {
         let line = text.lines().find(|line| line.starts_with(value));
-        assert!(line.is_some_and(|line| line.ends_with(&format!("# {origin}"))), "{value}: {text}");
+        assert!(
+            line.is_some_and(|line| line.ends_with(&format!("# {origin}"))),
+            "{value}: {text}"
+        );
     }
 
     std::fs::write(&file, "beat_intervall_ms = 1\n").expect("it can be written");

@@ -40,7 +40,10 @@ fn beat_says_that_somebody_is_alive_and_goodbye() {
     let said = beat(&home, &server, &["carol", "--leave"]);
     assert!(said.starts_with("leave carol "), "{said}");
     let left = alice.expect_presence("carol", false);
-    assert!(left.since() - left.last_active() < OFFLINE_AFTER_MS, "the goodbye told, not silence: {left:?}");
+    assert!(
+        left.since() - left.last_active() < OFFLINE_AFTER_MS,
+        "the goodbye told, not silence: {left:?}"
+    );
 }
 
 struct Watch {
@@ -87,8 +90,12 @@ fn watch_follows_through_a_restart() {
     let before = server.record("bob");
 
     server.kill();
-    let notice = watch.stderr.find("says when it tries again", |line| line.contains("; again in "));
-    let wait = notice.rsplit_once("again in ").and_then(|(_, rest)| rest.strip_suffix(" s"));
+    let notice = watch
+        .stderr
+        .find("says when it tries again", |line| line.contains("; again in "));
+    let wait = notice
+        .rsplit_once("again in ")
+        .and_then(|(_, rest)| rest.strip_suffix(" s"));
     let wait_s: f64 = wait.and_then(|wait| wait.parse().ok()).expect("a number of seconds");
     // The server's retry of 200 to 300 ms, jittered by a quarter; without one it would be 0.8 s or more.
     assert!((0.1..=0.4).contains(&wait_s), "{notice}");
