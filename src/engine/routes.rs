@@ -319,16 +319,16 @@ impl Engine {
                     let outcome = self.presence.record_beat(slot, now.unix, now);
                     self.book_beat(slot, outcome, Counter::BeatsHttp, now);
                 }
-                Err(fault) => refused = Some(fault),
+                Err(fault) => {
+                    self.book_intern_fault(fault);
+                    refused = Some(fault);
+                }
             }
         }
         self.settle(now);
         match refused {
             None => self.answer_with(id, asked, Status::NoContent, "", b"", &asked.cors, now),
-            Some(fault) => {
-                self.book_intern_fault(fault);
-                self.problem(id, asked, problems::OVERLOADED, intern_detail(fault), RETRY_AFTER, now);
-            }
+            Some(fault) => self.problem(id, asked, problems::OVERLOADED, intern_detail(fault), RETRY_AFTER, now),
         }
     }
 

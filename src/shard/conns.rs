@@ -26,6 +26,8 @@ pub(super) mod flag {
     pub(in crate::shard) const WRITABLE: u32 = 1 << 5;
     /// Reset, timed out, or closed both ways.
     pub(in crate::shard) const FAILED: u32 = 1 << 6;
+    /// The kernel's own timeout has been lifted: its last long write was cut short.
+    pub(in crate::shard) const UNTIMED: u32 = 1 << 7;
     /// Bits that hold flags.
     pub(super) const BITS: u32 = 8;
     pub(super) const MASK: u32 = (1 << BITS) - 1;

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use socket2::SockRef;
 
 use self::accept::{Accepted, Acceptor};
 use self::conns::{Conns, conn_of, flag, token_of};
@@ -30,6 +31,7 @@ use crate::engine::{CloseHow, Engine, Mail, ShardId, To};
 use crate::metrics::{Board, Counter, Gauge, Histogram};
 use crate::realtime::ConnId;
 use crate::time::{Clock, Mono, Now, boottime};
+use crate::wire::sse;
 
 pub use bind::{BindFault, BindOptions, Bound, bind};
 pub use spawn::{Drained, Shards, spawn, vital_thread};
@@ -80,6 +82,8 @@ struct Shard {
     /// None once draining.
     acceptor: Option<Acceptor>,
     conns: Conns,
+    /// TCP_USER_TIMEOUT of a connection whose window is not full.
+    user_timeout: Duration,
     read_buffer: Box<[u8]>,
     datagrams: Datagrams,
 
@@ -305,6 +309,7 @@ impl Shard {
                 return;
             };
             let (conn, offered) = (flush.conn, flush.bytes.len());
+            let is_comment = flush.bytes == sse::KEEP_ALIVE;
             let written = match self.conns.socket(conn) {
                 Some(socket) => write_some(socket, flush.bytes),
                 None => Err(io::ErrorKind::NotConnected.into()),
@@ -313,6 +318,9 @@ impl Shard {
                 Ok(n) => {
                     if n < offered {
                         self.conns.set(conn, flag::BLOCKED);
+                        self.lift_user_timeout(conn);
+                    } else if is_comment {
+                        self.restore_user_timeout(conn);
                     }
                     self.engine.handle_flushed(conn, n, self.now);
                 }
@@ -321,6 +329,33 @@ impl Shard {
         }
         self.engine.counters().add(Counter::LimitFlushesPerTurn, 1);
         self.more = true;
+    }
+
+    /// Leaves a peer whose window is full to the engine, which lets it go when no write gets on. TCP_USER_TIMEOUT would end it
+    /// however steadily it reads: Linux counts it from the first probe of a closed window, and a window that opens by less than
+    /// the next segment does not begin the count anew (tcp_probe_timer, tcp_ack_probe).
+    fn lift_user_timeout(&mut self, conn: ConnId) {
+        if !self.conns.has(conn, flag::UNTIMED) {
+            self.conns.set(conn, flag::UNTIMED);
+            self.set_user_timeout(conn, None);
+        }
+    }
+
+    /// A comment is written after some seconds in which there was nothing to say: the peer has caught up, or will never. From
+    /// here on only the kernel can see that it is dead, for a comment every few seconds never fills a buffer.
+    fn restore_user_timeout(&mut self, conn: ConnId) {
+        if self.conns.has(conn, flag::UNTIMED) {
+            self.conns.clear(conn, flag::UNTIMED);
+            self.set_user_timeout(conn, Some(self.user_timeout));
+        }
+    }
+
+    fn set_user_timeout(&self, conn: ConnId, timeout: Option<Duration>) {
+        if let Some(socket) = self.conns.socket(conn)
+            && let Err(error) = SockRef::from(socket).set_tcp_user_timeout(timeout)
+        {
+            tracing::debug!(shard = self.id, %error, "a connection's timeout could not be changed");
+        }
     }
 
     /// Step 7: ends what the engine has done with.

@@ -8,6 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use mio::{Events, Poll, Waker};
@@ -137,6 +138,7 @@ pub fn spawn(
                 sweep_micros: 0,
                 acceptor: Some(acceptor),
                 conns: Conns::new(settings.conns_max),
+                user_timeout: Duration::from_millis(settings.write_stall_max_ms),
                 read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
                 datagrams,
                 outgoing: (0..doors.len()).map(|_| Vec::new()).collect(),

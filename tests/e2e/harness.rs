@@ -81,6 +81,11 @@ impl Process {
         Process(command.spawn().expect("the program starts"))
     }
 
+    /// None: there is no such program here.
+    pub(crate) fn try_start(command: &mut Command) -> Option<Process> {
+        command.spawn().ok().map(Process)
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.0)
     }
@@ -196,20 +201,21 @@ impl Home {
 
     /// The binary with `args`, in this folder, without any variable.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_greendot"));
-        command.args(args);
-        self.prepare(&mut command);
-        command
+        self.program(env!("CARGO_BIN_EXE_greendot"), args)
     }
 
-    fn prepare(&self, command: &mut Command) {
+    /// The same with any program.
+    pub(crate) fn program(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
+            .args(args)
             .current_dir(self.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        command
     }
 
     /// Runs the binary to its end.
@@ -219,9 +225,7 @@ impl Home {
 
     /// Runs any program to its end.
     pub(crate) fn run_program(&self, program: &str, args: &[&str]) -> Output {
-        let mut command = Command::new(program);
-        self.prepare(command.args(args));
-        let mut process = Process::start(&mut command);
+        let mut process = Process::start(&mut self.program(program, args));
         let (stdout, stderr) = (process.take_stdout(), process.take_stderr());
         let gather = |source: Box<dyn Read + Send>| {
             std::thread::spawn(move || {
@@ -253,12 +257,10 @@ impl Home {
     pub(crate) fn serve_after(&self, shell: &str, flags: &[&str]) -> Server {
         let data_dir = format!("--data-dir={}", self.data_dir().display());
         let [http, udp] = self.addresses();
-        let mut command = Command::new("sh");
+        let script = format!("{shell}; exec \"$0\" \"$@\"");
         let binary = env!("CARGO_BIN_EXE_greendot");
-        command.args(["-c", &format!("{shell}; exec \"$0\" \"$@\""), binary, "serve"]);
-        command.args([&http, &udp, &data_dir]).args(flags);
-        self.prepare(&mut command);
-        self.launch(&mut command)
+        let mut command = self.program("sh", &["-c", &script, binary, "serve", &http, &udp, &data_dir]);
+        self.launch(command.args(flags))
     }
 
     /// Starts a command that is a server, and waits until it listens.

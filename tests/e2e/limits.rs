@@ -1,1 +1,191 @@
-//! x
+//! The limits that need a socket and a clock to be reached.
+
+use serde_json::json;
+
+use crate::harness::{Deadline, Home, PATIENCE_MS, Server, pause, unix_ms, until};
+use crate::http::{Conn, Got};
+use crate::stream::{Event, Stream};
+
+fn limit_hits(server: &Server, limit: &str) -> f64 {
+    server
+        .metrics()
+        .sum(&format!("greendot_limit_hits_total{{limit=\"{limit}\"}}"))
+}
+
+/// Asks for a stream and reads what it begins with: `hello`, or a refusal to its end.
+fn try_stream(server: &Server, query: &str) -> (Event, Stream) {
+    let mut stream = server.stream(query);
+    let first = stream.next();
+    (first, stream)
+}
+
+#[test]
+fn a_request_has_a_deadline_that_no_byte_extends() {
+    let home = Home::new();
+    let server = home.serve(&["--request-deadline-ms=800", "--linger-ms=200", "--shards=1"]);
+    let began_at = unix_ms();
+    let mut slow = server.connect();
+    let mut silent = server.connect();
+    slow.send(b"GET /livez HTTP/1.1\r\nHost: e2e\r\n");
+    // A field every 50 ms, until it is answered.
+    for n in 0.. {
+        if slow.read(Deadline::in_ms(50)) != Got::Nothing {
+            break;
+        }
+        assert!(unix_ms() < began_at + PATIENCE_MS, "the request goes on for ever");
+        slow.send(format!("X-{n}: y\r\n").as_bytes());
+    }
+    let answer = slow.answer();
+    answer.expect_problem(408, "request-timeout");
+    assert_eq!(answer.field("connection"), Some("close"));
+    assert!(unix_ms() >= began_at + 800, "not before its time");
+    // Whoever has not begun to ask is not answered.
+    assert!(silent.read_to_end().is_empty());
+    assert_eq!(limit_hits(&server, "request-deadline-ms"), 2.0);
+
+    // The time of a body counts as well.
+    let mut posting = server.connect();
+    posting
+        .send(b"POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{");
+    posting.answer().expect_problem(408, "request-timeout");
+    assert_eq!(limit_hits(&server, "request-deadline-ms"), 3.0);
+}
+
+#[test]
+fn a_connection_may_idle_so_long() {
+    let home = Home::new();
+    let server = home.serve(&["--keep-alive-idle-ms=700", "--shards=1"]);
+    let mut conn = server.connect();
+    for _ in 0..4 {
+        assert_eq!(conn.get("/livez").status, 200);
+        pause(250);
+    }
+    assert_eq!(conn.get("/livez").status, 200, "each request begins the wait anew");
+    let answered_at = unix_ms();
+    assert!(conn.read_to_end().is_empty(), "closed without a word");
+    let idle_ms = unix_ms() - answered_at;
+    assert!((690..PATIENCE_MS).contains(&idle_ms), "{idle_ms}");
+    assert_eq!(limit_hits(&server, "keep-alive-idle-ms"), 1.0);
+    assert_eq!(
+        server.metrics().sum("greendot_conns_closed_total{reason=\"idle\"}"),
+        1.0
+    );
+}
+
+#[test]
+fn beyond_conns_max_everybody_is_told_so() {
+    let home = Home::new();
+    let server = home.serve(&["--conns-max=4", "--shards=1", "--retry-ms=500"]);
+    let mut held: Vec<Stream> = (0..4).map(|n| server.stream(&format!("user=u{n}"))).collect();
+    held.iter_mut().for_each(|stream| drop(stream.begin()));
+
+    let answer = server.get("/v1/presence/u0");
+    answer.expect_problem(503, "overloaded");
+    assert!(answer.field("retry-after").is_some() && answer.field("connection") == Some("close"));
+    let (refusal, mut stream) = try_stream(&server, "user=late");
+    assert_eq!(
+        (refusal.kind.as_str(), &refusal.data["reason"]),
+        ("overloaded", &"connections".into())
+    );
+    assert!(refusal.retry_ms.is_some_and(|retry_ms| retry_ms >= 500));
+    assert!(stream.rest().is_empty());
+    // Who watches over the server is let in.
+    assert_eq!(server.get("/readyz").status, 200);
+    assert!(limit_hits(&server, "conns-max") >= 3.0);
+    assert_eq!(server.metrics().sum("greendot_events_total{kind=\"overloaded\"}"), 1.0);
+    held.iter_mut().for_each(|stream| stream.expect_quiet(10));
+
+    held.pop();
+    until("there is room again", || {
+        let (first, stream) = try_stream(&server, "user=late");
+        (first.kind == "hello").then_some(stream)
+    });
+}
+
+#[test]
+fn without_descriptors_it_refuses_waits_and_recovers() {
+    let home = Home::new();
+    let server = home.serve_after("ulimit -n 64", &["--shards=1", "--conns-max=1000"]);
+    let mut held = Vec::new();
+    let refusal = loop {
+        let (first, stream) = try_stream(&server, "watch=bob");
+        if first.kind != "hello" {
+            break first;
+        }
+        held.push(stream);
+        assert!(held.len() < 64, "more streams than descriptors");
+    };
+    assert_eq!(
+        (refusal.kind.as_str(), &refusal.data["reason"]),
+        ("overloaded", &"nofile".into())
+    );
+    assert!(refusal.retry_ms.is_some_and(|retry_ms| retry_ms >= 10_000));
+    server.get("/v1/presence/bob").expect_problem(503, "overloaded");
+    server.expect_log("no connection can be accepted; raise the limit");
+    assert_eq!(
+        server.log().matches("no connection can be accepted").count(),
+        1,
+        "{}",
+        server.log()
+    );
+
+    // Some wait while nothing can be done: that costs next to nothing.
+    let mut waiting: Vec<Conn> = (0..40).map(|_| server.connect()).collect();
+    let before_ms = server.cpu_ms();
+    pause(1_000);
+    let used_ms = server.cpu_ms() - before_ms;
+    assert!(used_ms < 500, "{used_ms} ms of CPU in a second of nothing to do");
+    waiting.clear();
+    // Nobody who was in has been dropped.
+    held.iter_mut().for_each(|stream| drop(stream.expect("snapshot")));
+
+    held.truncate(10);
+    let (first, mut stream) = until("there are descriptors again", || {
+        let (first, stream) = try_stream(&server, "watch=bob");
+        (first.kind == "hello").then_some((first, stream))
+    });
+    assert_eq!(first.data["watching"], 1);
+    stream.expect("snapshot");
+    assert_eq!(server.post("/v1/beat", &json!({"users": ["bob"]})).status, 204);
+    for stream in held.iter_mut().chain([&mut stream]) {
+        stream.expect_presence("bob", true);
+    }
+    assert!(limit_hits(&server, "nofile") > 0.0);
+}
+
+#[test]
+fn silence_on_a_stream_is_broken_by_comments() {
+    let home = Home::new();
+    let server = home.serve(&["--keep-alive-ms=400"]);
+    let mut stream = server.stream("watch=bob");
+    stream.begin();
+    let quiet_from = unix_ms();
+    until("three comments", || {
+        stream.expect_quiet(100);
+        (stream.comments >= 3).then_some(())
+    });
+    // Jittered by at most a quarter.
+    assert!(unix_ms() - quiet_from >= 3 * 300 - 100, "comments come too often");
+}
+
+#[test]
+fn a_users_limit_refuses_new_users_only() {
+    let home = Home::new();
+    let server = home.serve(&["--users-max=3", "--shards=2"]);
+    assert_eq!(server.post("/v1/beat", &json!({"users": ["a", "b", "c"]})).status, 204);
+    server
+        .post("/v1/beat", &json!({"users": ["a", "d", "e"]}))
+        .expect_problem(503, "overloaded");
+    assert_eq!(server.post("/v1/beat", &json!({"users": ["c"]})).status, 204);
+    server.sender().beat(&["f", "a"]);
+    server.expect_metric("greendot_beats_refused_total{reason=\"users_max\"}", |refused| {
+        refused == 3.0
+    });
+    let (refusal, _) = try_stream(&server, "user=g");
+    assert_eq!(refusal.kind, "overloaded");
+    let metrics = server.metrics();
+    assert_eq!(metrics.sum("greendot_users"), 3.0);
+    assert_eq!(metrics.sum("greendot_users_max"), 3.0);
+    assert_eq!(metrics.sum("greendot_limit_hits_total{limit=\"users-max\"}"), 4.0);
+    assert_eq!(metrics.sum("greendot_beats_total{source=\"http\"}"), 5.0);
+}

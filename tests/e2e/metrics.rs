@@ -189,6 +189,33 @@ fn streams_and_watches_are_counted_while_they_last() {
 }
 
 #[test]
+fn the_shards_work_is_measured() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=2", "--sweep-interval-ms=20"]);
+    server.sender().beat(&["a"]);
+    for series in [
+        "greendot_sweep_cycles_total",
+        "greendot_sweep_slots_total",
+        "greendot_sweep_duration_seconds_count",
+        "greendot_sweep_duration_seconds_sum",
+        "greendot_turn_duration_seconds_count",
+        "greendot_turn_busy_seconds_total",
+        "greendot_turn_elapsed_seconds_total",
+    ] {
+        server.expect_metric(series, |value| value > 0.0);
+    }
+    let metrics = server.metrics();
+    let busy_s = metrics.sum("greendot_turn_busy_seconds_total");
+    assert!(busy_s <= metrics.sum("greendot_turn_elapsed_seconds_total"));
+    assert!(metrics.sum("greendot_sweep_duration_seconds_sum") <= busy_s);
+    let mut stream = server.stream("watch=b");
+    stream.begin();
+    server.sender().beat(&["b"]);
+    stream.expect_presence("b", true);
+    server.expect_metric("greendot_delivery_latency_seconds_count", |told| told >= 1.0);
+}
+
+#[test]
 fn pages_that_come_with_the_server() {
     let home = Home::new();
     let server = home.serve(&[]);

@@ -1,1 +1,240 @@
-//! x
+//! Readers that are slow, stuck or dead, on real sockets.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::Signal;
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{
+    Deadline, FAST, Home, Lines, OFFLINE_AFTER_MS, PATIENCE_MS, Process, Record, Server, pause, until,
+};
+use crate::http::{Conn, Got};
+use crate::stream::{Stream, records};
+
+/// Ids of the greatest length, so that a few hundred of them fill every buffer on the way.
+fn wide_users(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{n:0>128}")).collect()
+}
+
+/// A connection that holds little of what it has not read. Its segments are those of a network: with loopback's of 64 KB the
+/// kernel opens a full window again only when the whole buffer is free, and until then shows the sender no progress.
+fn narrow(http: SocketAddr) -> Conn {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    // Before connecting, so that the window is never wide.
+    socket.set_recv_buffer_size(4_096).expect("it may be made small");
+    socket.set_tcp_mss(536).expect("it may be made small");
+    socket.connect(&http.into()).expect("the server listens");
+    Conn::over(socket.into())
+}
+
+/// Asks for a stream with POST, and reads nothing.
+fn ask(conn: &mut Conn, user: Option<&str>, watch: &[String]) {
+    let body = json!({"user": user, "watch": watch});
+    let body = match user {
+        Some(_) => body.to_string(),
+        None => json!({"watch": watch}).to_string(),
+    };
+    let head = "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length:";
+    conn.send(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes());
+}
+
+fn evictions(server: &Server) -> f64 {
+    server.metrics().sum("greendot_conns_evicted_total")
+}
+
+fn why_evicted(server: &Server) -> String {
+    let metrics = server.metrics();
+    let of = |reason: &str| metrics.sum(&format!("greendot_conns_evicted_total{{reason=\"{reason}\"}}"));
+    format!("write_stall {}, user_timeout {}", of("write_stall"), of("user_timeout"))
+}
+
+#[test]
+fn who_never_reads_is_let_go_and_expires() {
+    let home = Home::new();
+    let server = home.serve(&[FAST, &["--write-stall-max-ms=1000", "--shards=1"]].concat());
+    let mut other = server.stream("watch=stuck&watch=bob");
+    other.begin();
+    let mut stuck = narrow(server.http);
+    ask(&mut stuck, Some("stuck"), &wide_users(1_000));
+    other.expect_presence("stuck", true);
+    server.expect_metric("greendot_streams", |streams| streams == 2.0);
+    // Nobody else waits for it.
+    server.sender().beat(&["bob"]);
+    other.expect_presence("bob", true);
+    server.expect_metric("greendot_conns_evicted_total", |evicted| evicted == 1.0);
+    server.expect_metric("greendot_streams", |streams| streams == 1.0);
+
+    let mut told = [other.presence(), other.presence()];
+    told.sort_by(|one, other| one.user.cmp(&other.user));
+    let [bob, gone] = told;
+    assert_eq!((bob.user.as_str(), bob.online), ("bob", false));
+    assert_eq!((gone.user.as_str(), gone.online), ("stuck", false));
+    assert!(gone.since() - gone.last_active() >= OFFLINE_AFTER_MS, "{gone:?}");
+    // What had been written can still be read; then comes the end, within a record.
+    let read = stuck.read_to_end();
+    assert!(
+        read.starts_with(b"HTTP/1.1 200 OK\r\n") && !read.ends_with(b"\n\n"),
+        "{}",
+        read.len()
+    );
+    other.expect_quiet(100);
+}
+
+/// A thousand changes a second of fifty users, until told to stop.
+fn flip(server: &Server, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+    let (sender, stop) = (server.sender(), Arc::clone(stop));
+    std::thread::spawn(move || {
+        let users = wide_users(50);
+        let users: Vec<&str> = users.iter().map(String::as_str).collect();
+        for round in 0.. {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            for ten in users.chunks(10) {
+                if round % 2 == 0 {
+                    sender.beat(ten);
+                } else {
+                    sender.leave(ten);
+                }
+                pause(10);
+            }
+        }
+    })
+}
+
+#[test]
+fn who_reads_slowly_stays_and_ends_with_the_right_states() {
+    const SLOW_MS: u64 = 9_000;
+    let home = Home::new();
+    let flags = [
+        "--write-stall-max-ms=3s",
+        "--offline-after-ms=60s",
+        "--outbox-bytes-max=16K",
+    ];
+    let server = home.serve(&flags);
+    let users = wide_users(50);
+    let mut slow = narrow(server.http);
+    ask(&mut slow, None, &users);
+    let mut slow = Stream::answered(slow);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flipping = flip(&server, &stop);
+
+    // A tenth of the time that a stall may take, and ten times the 1 KB a second and the hundred changes: as good as 90 s.
+    let until_slow_ends = Deadline::in_ms(SLOW_MS);
+    while until_slow_ends.left().is_some() {
+        let mut few = [0; 2_560];
+        let read = std::io::Read::read(&mut slow.conn.socket, &mut few);
+        let n = read
+            .ok()
+            .filter(|n| *n > 0)
+            .unwrap_or_else(|| panic!("it was let go: {}", why_evicted(&server)));
+        slow.conn.buffer.extend_from_slice(&few[..n]);
+        pause(250);
+    }
+    stop.store(true, Ordering::Relaxed);
+    flipping.join().expect("it only sends");
+
+    // From now on as fast as it can: soon it knows what is.
+    let answer = server.post("/v1/presence/query", &json!({"users": users})).json();
+    let states = answer["presence"].as_array().expect("a list").iter().map(Record::of);
+    let is: BTreeMap<String, (bool, Option<u64>)> = states
+        .map(|record| (record.user, (record.online, record.since)))
+        .collect();
+    let mut told: BTreeMap<String, (bool, Option<u64>)> = BTreeMap::new();
+    let mut events = 0;
+    let deadline = Deadline::in_ms(PATIENCE_MS);
+    while told != is {
+        let event = slow
+            .next_by(deadline)
+            .unwrap_or_else(|| panic!("told {told:?}\n but is {is:?}"));
+        let new = match event.kind.as_str() {
+            "hello" => Vec::new(),
+            "snapshot" => records(&event),
+            _ => vec![Record::of(&event.data)],
+        };
+        events += new.len();
+        for record in new {
+            let before = told.insert(record.user, (record.online, record.since));
+            assert!(before.is_none_or(|(_, since)| since <= record.since), "time went back");
+        }
+    }
+    let metrics = server.metrics();
+    assert_eq!(metrics.sum("greendot_conns_evicted_total"), 0.0);
+    let marks = metrics.sum("greendot_transitions_total");
+    assert!(
+        metrics.sum("greendot_marks_coalesced_total") > 0.0,
+        "states were skipped"
+    );
+    assert!((events as f64) < marks, "{events} of {marks}");
+    slow.expect_quiet(300);
+}
+
+/// A process that does not run any more, whose kernel still answers: the nearest thing to a dead peer that needs no network.
+#[test]
+fn a_stopped_reader_is_let_go_and_its_user_expires() {
+    let home = Home::new();
+    let flags = ["--write-stall-max-ms=1s", "--shards=2", "--keep-alive-ms=100"];
+    let server = home.serve(&[FAST, &flags].concat());
+    let mut alice = server.stream("watch=dead");
+    alice.begin();
+    let http = server.http.to_string();
+    let mut command = home.command(&["watch", "--http", &http, "--user", "dead"]);
+    let users = wide_users(400);
+    let mut dead = Process::start(command.args(&users));
+    let lines = Lines::of(dead.take_stdout());
+    lines.next().expect("it reads");
+    alice.expect_presence("dead", true);
+    dead.signal(Signal::STOP);
+    let stop = Arc::new(AtomicBool::new(false));
+    let sender = server.sender();
+    let flipping = {
+        let (stop, users) = (Arc::clone(&stop), users.clone());
+        std::thread::spawn(move || {
+            let users: Vec<&str> = users.iter().map(String::as_str).collect();
+            while !stop.load(Ordering::Relaxed) {
+                sender.beat(&users);
+                pause(5);
+                sender.leave(&users);
+                pause(5);
+            }
+        })
+    };
+    until("the dead one is let go", || (evictions(&server) == 1.0).then_some(()));
+    stop.store(true, Ordering::Relaxed);
+    flipping.join().expect("it only sends");
+    let gone = alice.expect_presence("dead", false);
+    assert!(gone.since() - gone.last_active() >= OFFLINE_AFTER_MS, "{gone:?}");
+    assert!(server.metrics().sum("greendot_streams") >= 1.0);
+    dead.signal(Signal::CONT);
+}
+
+#[test]
+fn who_does_not_read_answers_is_not_read_either() {
+    let home = Home::new();
+    let server = home.serve(&["--write-stall-max-ms=1s", "--shards=1"]);
+    let mut greedy = narrow(server.http);
+    greedy
+        .socket
+        .set_write_timeout(Some(std::time::Duration::from_millis(300)))
+        .expect("not zero");
+    let requests = "GET /client.js HTTP/1.1\r\nHost: e2e\r\n\r\n".repeat(200);
+    let mut asked = 0;
+    // Until the server takes no more: its answers wait, so its reading does.
+    while std::io::Write::write(&mut greedy.socket, requests.as_bytes()).is_ok() {
+        asked += 200;
+        assert!(asked < 400_000, "it takes requests without end");
+    }
+    assert_eq!(server.get("/livez").status, 200);
+    until("it is let go", || (evictions(&server) == 1.0).then_some(()));
+    let deadline = Deadline::in_ms(PATIENCE_MS);
+    until("the end", || (greedy.read(deadline) == Got::End).then_some(()));
+    assert!(
+        greedy.buffer.len() < 4 << 20,
+        "{} bytes were kept for it",
+        greedy.buffer.len()
+    );
+}
