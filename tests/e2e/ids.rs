@@ -70,6 +70,7 @@ fn legal_ids_are_the_same_user_everywhere() {
         }
         server.expect_metric("greendot_users", |users| users == n as f64 + 1.0);
     }
+    server.expect_metric("greendot_users_online", |online| online == ids.len() as f64);
     let query: String = ids
         .iter()
         .map(|id| format!("watch={}&", escaped(id.as_bytes())))

@@ -66,11 +66,11 @@ fn one_process_at_a_time() {
         "{error}"
     );
     // The first goes on as if nothing had been.
-    assert!(server.record("bob").online);
+    server.expect_online("bob");
     assert_eq!(server.post("/v1/beat", &json!({"users": ["carol"]})).status, 204);
     assert_eq!(server.metrics().sum("greendot_users"), 2.0);
     server.kill();
-    assert!(home.serve(SLOW).record("carol").online);
+    home.serve(SLOW).expect_online("carol");
 }
 
 #[test]
@@ -192,8 +192,9 @@ fn a_file_size_limit_refuses_new_users_only() {
 
     let server = home.serve(SLOW);
     assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 2.0);
-    let last = server.record(&wide_user(known - 1));
-    assert!(last.online && server.record("late").online && server.record("bob").online);
+    for user in [&wide_user(known - 1), "late", "bob"] {
+        server.expect_online(user);
+    }
     assert!(!server.log().contains("unfinished record"), "{}", server.log());
 }
 
@@ -242,7 +243,8 @@ fn a_full_disk_refuses_new_users_only() {
 
     let server = disk.serve(&home);
     assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 1.0);
-    assert!(server.record(&wide_user(known - 1)).online && server.record("bob").online);
+    server.expect_online(&wide_user(known - 1));
+    server.expect_online("bob");
     assert_eq!(server.terminate().code(), Some(0));
     let server = disk.serve(&home);
     server.expect_log("it was closed cleanly");
