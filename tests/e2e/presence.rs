@@ -144,9 +144,8 @@ fn a_resumed_stream_is_told_what_changed_and_no_more() {
     assert_eq!(resumed("1").len(), 2, "before the folder existed");
     assert_eq!(resumed(&(id + 3_600_000).to_string()).len(), 2, "from the future");
     assert_eq!(resumed("bob").len(), 2, "no time at all");
-    let metrics = server.metrics();
-    assert_eq!(metrics.sum("greendot_resumes_total{kind=\"partial\"}"), 1.0);
-    assert_eq!(metrics.sum("greendot_resumes_total{kind=\"full\"}"), 3.0);
+    server.expect_metric("greendot_resumes_total{kind=\"partial\"}", |resumes| resumes == 1.0);
+    server.expect_metric("greendot_resumes_total{kind=\"full\"}", |resumes| resumes == 3.0);
 
     // The header is newer than the query, which an EventSource repeats.
     let mut conn = server.connect();
