@@ -108,7 +108,7 @@ fn a_second_signal_does_not_wait() {
         assert!(stream.rest().is_empty(), "there was no time for a goodbye");
         // What was accepted is there.
         let server = home.serve(&[]);
-        assert!(server.record("bob").online);
+        server.expect_online("bob");
     }
 }
 

@@ -350,6 +350,11 @@ impl Server {
         Record::of(&answer.json())
     }
 
+    /// Waits until a user is online, which the shard that owns the user decides in a turn of its own.
+    pub(crate) fn expect_online(&self, user: &str) {
+        until(&format!("{user} is online"), || self.record(user).online.then_some(()));
+    }
+
     /// Opens a stream: `user=alice&watch=bob`.
     pub(crate) fn stream(&self, query: &str) -> Stream {
         Stream::open(self.connect(), &format!("/v1/stream?{query}"))

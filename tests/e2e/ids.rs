@@ -70,6 +70,7 @@ fn legal_ids_are_the_same_user_everywhere() {
         }
         server.expect_metric("greendot_users", |users| users == n as f64 + 1.0);
     }
+    server.expect_metric("greendot_users_online", |online| online == ids.len() as f64);
     let query: String = ids
         .iter()
         .map(|id| format!("watch={}&", escaped(id.as_bytes())))
@@ -199,7 +200,7 @@ fn asking_for_unknown_ids_leaves_nothing() {
     while told < names.len() {
         told += crate::stream::records(&stream.expect("snapshot")).len();
     }
-    assert_eq!(server.metrics().sum("greendot_watches{by=\"name\"}"), 5_000.0);
+    server.expect_metric("greendot_watches{by=\"name\"}", |watches| watches == 5_000.0);
     assert_eq!(server.post("/v1/leave", &json!({"users": ["nobody-1"]})).status, 204);
     assert_eq!(server.metrics().sum("greendot_users"), 0.0);
     assert!(

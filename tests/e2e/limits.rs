@@ -183,9 +183,9 @@ fn a_users_limit_refuses_new_users_only() {
     });
     let (refusal, _) = try_stream(&server, "user=g");
     assert_eq!(refusal.kind, "overloaded");
+    server.expect_metric("greendot_limit_hits_total{limit=\"users-max\"}", |hits| hits == 4.0);
+    server.expect_metric("greendot_beats_total{source=\"http\"}", |beats| beats == 5.0);
     let metrics = server.metrics();
     assert_eq!(metrics.sum("greendot_users"), 3.0);
     assert_eq!(metrics.sum("greendot_users_max"), 3.0);
-    assert_eq!(metrics.sum("greendot_limit_hits_total{limit=\"users-max\"}"), 4.0);
-    assert_eq!(metrics.sum("greendot_beats_total{source=\"http\"}"), 5.0);
 }

@@ -124,8 +124,11 @@ fn counters_move_by_what_happened() {
     sender.vouch(false, sent_at, &["a", "b", "c"]);
     // A goodbye, and then the first beat once more: not newer than the goodbye.
     server.expect_metric("greendot_beats_total{source=\"udp\"}", |beats| beats == 3.0);
+    // Each is published by the shard that owns it, in a turn of its own.
+    server.expect_metric("greendot_transitions_total{to=\"online\"}", |told| told == 3.0);
     sender.vouch(true, sent_at + 1, &["a"]);
     server.expect_metric("greendot_leaves_total{source=\"udp\"}", |leaves| leaves == 1.0);
+    server.expect_metric("greendot_transitions_total{to=\"offline\"}", |told| told == 1.0);
     sender.vouch(false, sent_at, &["a"]);
     server.expect_metric("greendot_beats_refused_total{reason=\"before_leave\"}", |refused| {
         refused == 1.0

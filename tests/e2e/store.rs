@@ -66,11 +66,11 @@ fn one_process_at_a_time() {
         "{error}"
     );
     // The first goes on as if nothing had been.
-    assert!(server.record("bob").online);
+    server.expect_online("bob");
     assert_eq!(server.post("/v1/beat", &json!({"users": ["carol"]})).status, 204);
     assert_eq!(server.metrics().sum("greendot_users"), 2.0);
     server.kill();
-    assert!(home.serve(SLOW).record("carol").online);
+    home.serve(SLOW).expect_online("carol");
 }
 
 #[test]
@@ -128,6 +128,8 @@ fn wide_user(n: u32) -> String {
     format!("{n:0>128}")
 }
 
+const REFUSED: &str = "greendot_beats_refused_total{reason=\"no_space\"}";
+
 /// Beats of new users until the store takes no more; how many it took.
 fn fill(server: &Server) -> u32 {
     let mut conn = server.connect();
@@ -138,7 +140,9 @@ fn fill(server: &Server) -> u32 {
             answer.expect_problem(503, "overloaded");
             assert!(answer.text().contains("cannot grow"), "{}", answer.text());
             assert!(answer.field("retry-after").is_some());
-            return server.metrics().sum("greendot_users") as u32 - 1;
+            let known = server.metrics().sum("greendot_users") as u32 - 1;
+            server.expect_metric(REFUSED, |refused| refused == f64::from((batch + 1) * 500 - known));
+            return known;
         }
     }
     panic!("the store never filled");
@@ -146,19 +150,11 @@ fn fill(server: &Server) -> u32 {
 
 /// What must hold while no new user can be taken in; `known` wide users are.
 fn expect_full(server: &Server, known: u32) {
-    let refused = || {
-        server
-            .metrics()
-            .sum("greendot_beats_refused_total{reason=\"no_space\"}")
-    };
     let sender = server.sender();
-    let before = refused();
-    assert!(before > 0.0);
+    let before = server.metrics().sum(REFUSED);
     let new = [wide_user(known + 1_000), wide_user(known + 1_001)];
     sender.beat(&[&new[0], "bob", &new[1]]);
-    server.expect_metric("greendot_beats_refused_total{reason=\"no_space\"}", |now| {
-        now == before + 2.0
-    });
+    server.expect_metric(REFUSED, |now| now == before + 2.0);
     let overloaded = server.stream(&format!("user={}", new[0])).rest();
     assert_eq!((overloaded.len(), overloaded[0].kind.as_str()), (1, "overloaded"));
     // Whoever is known is served as ever.
@@ -192,8 +188,9 @@ fn a_file_size_limit_refuses_new_users_only() {
 
     let server = home.serve(SLOW);
     assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 2.0);
-    let last = server.record(&wide_user(known - 1));
-    assert!(last.online && server.record("late").online && server.record("bob").online);
+    for user in [&wide_user(known - 1), "late", "bob"] {
+        server.expect_online(user);
+    }
     assert!(!server.log().contains("unfinished record"), "{}", server.log());
 }
 
@@ -242,7 +239,8 @@ fn a_full_disk_refuses_new_users_only() {
 
     let server = disk.serve(&home);
     assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 1.0);
-    assert!(server.record(&wide_user(known - 1)).online && server.record("bob").online);
+    server.expect_online(&wide_user(known - 1));
+    server.expect_online("bob");
     assert_eq!(server.terminate().code(), Some(0));
     let server = disk.serve(&home);
     server.expect_log("it was closed cleanly");
