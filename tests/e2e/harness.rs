@@ -1,26 +1,26 @@
 //! The world around one real server: its process, its data folder, its address, and clients that speak to it.
 //!
-//! Owns every process it starts and ends it by its id. Each wait has a deadline. Ports are the kernel's choice; each
+//! Each wait has a deadline. Ports are the kernel's choice; each
 //! [`Home`] has a loopback address of its own, so that a server that is started again finds its ports free. What time it is
 //! comes from the server's answers wherever two times are compared.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use greendot::time::{Clock, Mono, Unix, boottime};
 use greendot::wire::User;
 use greendot::wire::beat::{FleetKey, Keys, Writer};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 
 use crate::http::{Answer, Conn};
 use crate::metrics::Metrics;
+use crate::process::{Lines, Process};
 use crate::stream::Stream;
 
 /// Longest wait for anything, in ms: far beyond what any machine needs.
@@ -71,99 +71,6 @@ pub(crate) fn pause(ms: u64) {
 /// The wall clock, Unix ms.
 pub(crate) fn unix_ms() -> u64 {
     Clock::new().now().unix.ms()
-}
-
-/// A child process that does not outlive its owner.
-pub(crate) struct Process(Child);
-
-impl Process {
-    pub(crate) fn start(command: &mut Command) -> Process {
-        Process(command.spawn().expect("the program starts"))
-    }
-
-    /// None: there is no such program here.
-    pub(crate) fn try_start(command: &mut Command) -> Option<Process> {
-        command.spawn().ok().map(Process)
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_child(&self.0)
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).expect("it runs");
-    }
-
-    pub(crate) fn take_stdout(&mut self) -> ChildStdout {
-        self.0.stdout.take().expect("it is piped and taken once")
-    }
-
-    pub(crate) fn take_stderr(&mut self) -> ChildStderr {
-        self.0.stderr.take().expect("it is piped and taken once")
-    }
-
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        until("a process ends", || self.0.try_wait().expect("it is our child"))
-    }
-
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.0.try_wait().expect("it is our child").is_some()
-    }
-
-    /// Kills it at once, and waits for that.
-    pub(crate) fn kill(&mut self) {
-        // Fails only if it has been waited for already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Lines that another thread reads, so that no wait for one is endless.
-pub(crate) struct Lines {
-    incoming: Receiver<String>,
-}
-
-impl Lines {
-    pub(crate) fn of(source: impl Read + Send + 'static) -> Lines {
-        let (sender, incoming) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(source).lines() {
-                let Ok(line) = line else { return };
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Lines { incoming }
-    }
-
-    /// The next one; None: there are no more.
-    pub(crate) fn next(&self) -> Option<String> {
-        match self.incoming.recv_timeout(Duration::from_millis(PATIENCE_MS)) {
-            Ok(line) => Some(line),
-            Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("no line came"),
-        }
-    }
-
-    /// The next one that `wanted` accepts.
-    pub(crate) fn find(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let mut seen = String::new();
-        while let Some(line) = self.next() {
-            if wanted(&line) {
-                return line;
-            }
-            seen.push_str(&line);
-            seen.push('\n');
-        }
-        panic!("no line that {what} in:\n{seen}")
-    }
 }
 
 /// What a server needs that outlives its process: a data folder and an address.

@@ -6,6 +6,7 @@
 mod harness;
 mod http;
 mod metrics;
+mod process;
 mod stream;
 
 mod drain;

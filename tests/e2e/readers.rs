@@ -9,10 +9,9 @@ use rustix::process::Signal;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{
-    Deadline, FAST, Home, Lines, OFFLINE_AFTER_MS, PATIENCE_MS, Process, Record, Server, pause, until,
-};
+use crate::harness::{Deadline, FAST, Home, OFFLINE_AFTER_MS, PATIENCE_MS, Record, Server, pause, until};
 use crate::http::{Conn, Got};
+use crate::process::{Lines, Process};
 use crate::stream::{Stream, records};
 
 /// Ids of the greatest length, so that a few hundred of them fill every buffer on the way.

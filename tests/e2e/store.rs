@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::harness::{Home, Lines, Process, Server, pause};
+use crate::harness::{Home, Server, pause};
+use crate::process::{Lines, Process};
 
 const SLOW: &[&str] = &["--beat-interval-ms=30s", "--offline-after-ms=60s", "--shards=2"];
 

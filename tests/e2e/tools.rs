@@ -2,7 +2,8 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{FAST, Home, Lines, OFFLINE_AFTER_MS, Process, Record, Server};
+use crate::harness::{FAST, Home, OFFLINE_AFTER_MS, Record, Server};
+use crate::process::{Lines, Process};
 
 fn beat(home: &Home, server: &Server, args: &[&str]) -> String {
     let (udp, dir) = (server.udp.to_string(), home.data_dir().display().to_string());
