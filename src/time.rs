@@ -95,6 +95,9 @@ impl Unix {
 /// How far, in ms, the anchored time may be off the wall clock before it is anchored anew. A smaller step is left to NTP's slewing.
 pub const ANCHOR_TOLERANCE_MS: u64 = 1_000;
 
+/// Two readings further apart than this, in ms, are not of one moment.
+const TOGETHER_MS: u64 = 100;
+
 /// The process's clock, shared by all threads: `unix` is an anchor plus `mono`, so it moves evenly between two steps of the
 /// wall clock, and a step reaches every shard as one jump of `unix` against `mono`, which the engine looks for.
 #[derive(Debug)]
@@ -119,10 +122,10 @@ impl Clock {
 
     /// Reads both clocks; anchors anew where the wall clock was stepped.
     pub fn now(&self) -> Now {
-        let mono = boottime();
-        let wall = wall_ms();
-        let mono_ms = mono.ms() as i64;
+        // Before the clocks: an anchor that another thread sets meanwhile is newer than what is read here.
         let mut anchor = self.anchor_ms.load(Ordering::Acquire);
+        let (mono, wall) = read_together();
+        let mono_ms = mono.ms() as i64;
         let off = wall - (mono_ms + anchor);
         if off.unsigned_abs() > ANCHOR_TOLERANCE_MS {
             // Whoever is first decides; a second thread that saw the same step takes the first one's anchor.
@@ -138,6 +141,16 @@ impl Clock {
         Now {
             mono,
             unix: Unix(u64::try_from(mono_ms + anchor).unwrap_or(0)),
+        }
+    }
+}
+
+/// Both clocks, read within [`TOGETHER_MS`]: a thread that was stopped between the two would see a step that never was.
+fn read_together() -> (Mono, i64) {
+    loop {
+        let (mono, wall) = (boottime(), wall_ms());
+        if boottime().ms_since(mono) <= TOGETHER_MS {
+            return (mono, wall);
         }
     }
 }

@@ -216,7 +216,7 @@ pub const KNOBS: &[Knob] = &[
         "Most users in one query, beat or leave over HTTP; beyond: 413"),
     number!(CONNS, "watches-per-stream-max", Count count FROM_ONE, settings.watches_per_stream_max,
         "Most publishers that one stream may watch; beyond: 413"),
-    number!(CONNS, "watches-per-shard-max", Count count 1..=1 << 32, settings.watches_per_shard_max,
+    number!(CONNS, "watches-per-shard-max", Count count 1..=1 << 28, settings.watches_per_shard_max,
         "Most watches of one shard, at most 16 bytes each; beyond, new watches are refused and streams kept"),
     number!(CONNS, "outbox-bytes-max", Bytes bytes OUTBOX_BYTES_FLOOR as u64..=1 << 30, settings.outbox_bytes_max,
         "Bytes encoded for one stream and not yet written; beyond, only marks are kept until the reader catches up"),

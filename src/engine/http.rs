@@ -94,6 +94,10 @@ impl Engine {
             return;
         }
         match conn.phase() {
+            Phase::Streaming if conn.has(flag::EOF) => {
+                self.counters.add(Counter::ClosedPeer, 1);
+                self.drop_conn(id);
+            }
             Phase::Idle | Phase::Reading if conn.has(flag::EOF) => self.end(id, Counter::ClosedPeer, now),
             _ => self.resumes.push_back(id),
         }

@@ -77,6 +77,16 @@ impl Mail {
         matches!(self, Mail::Edit(_))
     }
 
+    /// How much of a turn's budget of mail it is: an edit of ten thousand watches is more than a hint.
+    pub fn weight(&self) -> usize {
+        match self {
+            Mail::Edit(edit) => 1 + (edit.add.len() + edit.remove.len()) / 64,
+            Mail::Transitions(decided) => 1 + decided.transitions.len() / 64,
+            Mail::Look(slots) => 1 + slots.len() / 64,
+            Mail::Edited { .. } => 1,
+        }
+    }
+
     /// It is taken even by a full mailbox: somebody waits, and those who wait are bounded elsewhere.
     pub fn must_arrive(&self) -> bool {
         matches!(self, Mail::Edited { .. })

@@ -271,8 +271,11 @@ impl Engine {
 
     /// The socket failed, was reset, or its peer is gone; the shard has dropped it.
     pub fn handle_closed(&mut self, id: ConnId, _now: Now) {
-        if self.conns.get(id).is_some() {
-            self.counters.add(Counter::ClosedReset, 1);
+        if let Some(conn) = self.conns.get(id) {
+            // One that was ending has been counted with its reason.
+            if !matches!(conn.phase(), Phase::Closing | Phase::Lingering) {
+                self.counters.add(Counter::ClosedReset, 1);
+            }
             self.forget(id);
         }
     }

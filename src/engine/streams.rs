@@ -339,9 +339,7 @@ impl Engine {
         if self.watches.len() - gone + fresh > self.settings.watches_per_shard_max {
             return EditOutcome::ShardFull;
         }
-        for target in removed {
-            self.watches.remove(id.index, target);
-        }
+        self.watches.remove_all(id.index, &removed);
         let mut targets: Vec<Target> = add.into_iter().map(|user| self.target(user)).collect();
         self.watches.add(id.index, &mut targets, true);
         self.queue_if_due(id.index, now.mono);

@@ -152,12 +152,16 @@ impl Engine {
         let stall_ms = self.settings.write_stall_max_ms;
         let reached = self.timers.reached(now.mono);
         let conn = self.conns.at(id.index);
+        let ending = conn.phase() == Phase::Closing;
         let stalled_since = conn.io.as_ref().and_then(|io| io.stalled_since);
         let stall_due = stalled_since.map(|since| since.plus_ms(stall_ms));
         if stall_due.is_some_and(|due| now.mono >= due) {
             self.counters.add(Counter::LimitWriteStall, 1);
             self.counters.add(Counter::EvictedWriteStall, 1);
-            self.counters.add(Counter::ClosedEvicted, 1);
+            // One that was ending has been counted with its reason.
+            if !ending {
+                self.counters.add(Counter::ClosedEvicted, 1);
+            }
             return self.drop_conn(id);
         }
         let due = reached >= conn.moment;
@@ -439,8 +443,10 @@ impl Engine {
                 self.drain_conn(id, now);
             }
         }
+        // At the end it goes round again: for who was answered, or accepted, behind the cursor.
+        let round_again = target >= self.conns.places() && now.mono.ms_since(drain.started) >= self.settings.drain_ms;
         self.upkeep.drain = Some(Pass {
-            cursor: target,
+            cursor: if round_again { 0 } else { target },
             ..drain
         });
         self.upkeep.drain_due = now.mono.plus_ms(if enough { DRAIN_STEP_MS } else { 0 });

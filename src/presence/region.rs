@@ -33,6 +33,11 @@ impl MappedFile {
         let bytes = file.metadata()?.len();
         let reserved = reserved_bytes.max(bytes).next_multiple_of(PAGE_BYTES);
         let length = usize::try_from(reserved).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // A copy may have holes where the original had blocks; a page behind one could not be written on a full disk.
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes.max(1)) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
         let map = MmapOptions::new().len(length).map_raw(&file)?;
         Ok(MappedFile {
             file,

@@ -137,6 +137,31 @@ impl Watches {
         true
     }
 
+    /// Makes the stream at `conn` watch none of `targets` (in ascending order) any more, in one pass over its list.
+    pub fn remove_all(&mut self, conn: u32, targets: &[Target]) {
+        debug_assert!(targets.is_sorted());
+        let Some(follow) = self.follows.get_mut(conn as usize) else {
+            return;
+        };
+        let mut kept = std::mem::take(&mut self.scratch);
+        let mut gone = Vec::new();
+        kept.clear();
+        for entry in self.lists.get(follow.list) {
+            let target = Target(entry & !MARK);
+            if targets.binary_search(&target).is_ok() {
+                follow.marks -= entry >> 31;
+                gone.push(target);
+            } else {
+                kept.push(*entry);
+            }
+        }
+        self.lists.set(&mut follow.list, &kept);
+        self.scratch = kept;
+        for target in gone {
+            self.unlink(target, conn);
+        }
+    }
+
     /// Ends all watches of the stream at `conn`.
     pub fn clear(&mut self, conn: u32) {
         let Some(follow) = self.follows.get_mut(conn as usize) else {
@@ -323,6 +348,12 @@ impl Watches {
             }
         } else if nobody {
             self.by_slot.remove(&target.0);
+        }
+        if self.edges == 0 {
+            // What a crowd took is given back with the last of it.
+            self.lists = Lists::default();
+            self.by_slot = HashMap::default();
+            self.watchers = WatchersArena::default();
         }
     }
 

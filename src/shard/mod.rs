@@ -9,6 +9,7 @@ mod bind;
 mod conns;
 mod datagrams;
 mod mailbox;
+mod peer;
 mod spawn;
 
 use std::collections::VecDeque;
@@ -26,12 +27,12 @@ use self::accept::{Accepted, Acceptor};
 use self::conns::{Conns, conn_of, flag, token_of};
 use self::datagrams::Datagrams;
 use self::mailbox::{Care, Order};
+use self::peer::Peer;
 use self::spawn::Door;
 use crate::engine::{CloseHow, Engine, Mail, ShardId, To};
 use crate::metrics::{Board, Counter, Gauge, Histogram};
 use crate::realtime::ConnId;
 use crate::time::{Clock, Mono, Now, boottime};
-use crate::wire::sse;
 
 pub use bind::{BindFault, BindOptions, Bound, bind};
 pub use spawn::{Drained, Shards, spawn, vital_thread};
@@ -146,8 +147,10 @@ impl Shard {
             self.engine.handle_resync(self.now);
         }
         self.engine.counters().set(Gauge::MailboxDepth, self.inbox.len() as u64);
-        for _ in 0..self.budgets.mail {
+        let mut budget = self.budgets.mail;
+        while budget > 0 {
             let Some(mail) = self.inbox.pop_front() else { return };
+            budget = budget.saturating_sub(mail.weight());
             self.engine.handle_mail(mail, self.now);
         }
         if !self.inbox.is_empty() {
@@ -309,8 +312,14 @@ impl Shard {
                 return;
             };
             let (conn, offered) = (flush.conn, flush.bytes.len());
-            let is_comment = flush.bytes == sse::KEEP_ALIVE;
+            let untimed = self.conns.has(conn, flag::UNTIMED);
+            let peer = self
+                .conns
+                .socket(conn)
+                .filter(|_| untimed)
+                .map(|socket| peer::ask(socket, self.user_timeout));
             let written = match self.conns.socket(conn) {
+                Some(_) if peer == Some(Peer::Dead) => Err(io::ErrorKind::TimedOut.into()),
                 Some(socket) => write_some(socket, flush.bytes),
                 None => Err(io::ErrorKind::NotConnected.into()),
             };
@@ -319,7 +328,7 @@ impl Shard {
                     if n < offered {
                         self.conns.set(conn, flag::BLOCKED);
                         self.lift_user_timeout(conn);
-                    } else if is_comment {
+                    } else if peer == Some(Peer::CaughtUp) {
                         self.restore_user_timeout(conn);
                     }
                     self.engine.handle_flushed(conn, n, self.now);
@@ -341,13 +350,11 @@ impl Shard {
         }
     }
 
-    /// A comment is written after some seconds in which there was nothing to say: the peer has caught up, or will never. From
-    /// here on only the kernel can see that it is dead, for a comment every few seconds never fills a buffer.
+    /// The peer has caught up: the kernel may watch over it again. Until then each flush asks whether it is dead, and a stream is
+    /// flushed at least once in its keep-alive period.
     fn restore_user_timeout(&mut self, conn: ConnId) {
-        if self.conns.has(conn, flag::UNTIMED) {
-            self.conns.clear(conn, flag::UNTIMED);
-            self.set_user_timeout(conn, Some(self.user_timeout));
-        }
+        self.conns.clear(conn, flag::UNTIMED);
+        self.set_user_timeout(conn, Some(self.user_timeout));
     }
 
     fn set_user_timeout(&self, conn: ConnId, timeout: Option<Duration>) {
@@ -397,7 +404,6 @@ impl Shard {
         }
         let counters = self.engine.counters();
         counters.add(Counter::MailOverflows, refused);
-        counters.add(Counter::LimitMailbox, refused);
         // Answered by the engine; the answers are written next turn.
         self.more |= !self.bounced.is_empty();
         for mail in self.bounced.drain(..) {
