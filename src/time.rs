@@ -59,6 +59,9 @@ impl Mono {
 }
 
 impl Unix {
+    /// Later than any other: the sending time of what was sent just now, by whoever asks.
+    pub const LATEST: Unix = Unix(u64::MAX);
+
     /// From milliseconds since the epoch.
     pub const fn from_ms(ms: u64) -> Unix {
         Unix(ms)

@@ -9,7 +9,7 @@ use crate::metrics::{Call, Counter, Gauge};
 use crate::presence::{BeatOutcome, InternFault, LeaveOutcome};
 use crate::realtime::ConnId;
 use crate::realtime::conn::flag;
-use crate::time::Now;
+use crate::time::{Now, Unix};
 use crate::wire::User;
 use crate::wire::record::{BodyFault, Record, parse_users};
 use crate::wire::request::{Framing, Head, Method, decode_segment, query_pairs};
@@ -316,7 +316,7 @@ impl Engine {
             };
             match self.presence.intern(user) {
                 Ok(slot) => {
-                    let outcome = self.presence.record_beat(slot, now.unix, now);
+                    let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
                     self.book_beat(slot, outcome, Counter::BeatsHttp, now);
                 }
                 Err(fault) => {

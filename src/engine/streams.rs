@@ -146,7 +146,8 @@ impl Engine {
         self.timers.set(id.index, look);
         if let Some(slot) = publisher {
             self.conns.at(id.index).set_publisher(slot.index());
-            let outcome = self.presence.record_beat(slot, now.unix, now);
+            // Neither late nor a replay: it comes after every goodbye that has come.
+            let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
             self.book_beat(slot, outcome, Counter::BeatsStream, now);
             self.settle(now);
         }

@@ -244,7 +244,7 @@ impl Engine {
                 .filter(|_| !planted::is(Planted::VouchedOnce))
             {
                 let slot = Slot::new(slot);
-                let outcome = self.presence.record_beat(slot, now.unix, now);
+                let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
                 self.book_beat(slot, outcome, Counter::BeatsStream, now);
             }
         }

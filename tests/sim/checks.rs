@@ -81,8 +81,7 @@ impl World {
         let driven = since.max(self.shards[at].driven_since);
         let in_time = self.mono - self.shards[at].last_turn <= VOUCH_SLACK_MS / 2;
         let certain = (from >= driven && in_time && !self.drain).then_some(from);
-        let wall = self.wall();
-        self.users[user].vouched(certain, self.mono, wall);
+        self.users[user].vouched(certain, self.mono);
     }
 
     fn slot(&mut self, user: usize) -> Option<Slot> {

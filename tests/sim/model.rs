@@ -158,9 +158,8 @@ impl User {
 
     /// A stream of this user's is open: it may have been vouched for at any moment up to now, and, if `certain_from` is
     /// given, surely was at some moment since then.
-    pub(crate) fn vouched(&mut self, certain_from: Option<u64>, mono: u64, wall: u64) {
+    pub(crate) fn vouched(&mut self, certain_from: Option<u64>, mono: u64) {
         match self.left {
-            Left::Yes { lo, .. } if wall <= lo => return,
             Left::Yes { lo, hi } => {
                 self.left = Left::Maybe { lo, hi };
                 self.leave_due = None;
@@ -170,8 +169,8 @@ impl User {
         self.beat_hi = Some(mono);
         self.active_exactly = None;
         let Some(from) = certain_from else { return };
-        if let Left::Yes { hi, .. } | Left::Maybe { hi, .. } = self.left {
-            if from <= self.left_at || wall.saturating_sub(mono - from) <= hi {
+        if let Left::Yes { .. } | Left::Maybe { .. } = self.left {
+            if from <= self.left_at {
                 return;
             }
             self.online_due = Some(mono);

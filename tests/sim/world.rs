@@ -595,7 +595,7 @@ impl World {
                         refused -= 1;
                     }
                     for user in users {
-                        self.beat(user, self.wall());
+                        self.beat(user, u64::MAX);
                     }
                 }
                 Want::Leave(users) if leaves > 0 => {
@@ -607,7 +607,7 @@ impl World {
                 Want::Stream if hello => {
                     conn.live_since = Some(self.mono);
                     if let Some(user) = conn.user {
-                        self.beat(user, self.wall());
+                        self.beat(user, u64::MAX);
                     }
                 }
                 _ => {}
