@@ -218,3 +218,21 @@ fn a_restart_keeps_who_was_online_until_the_grace_is_over() {
         assert_eq!(world.ask(0, "bob"), record("bob", "online", 25_001, 120_000));
     }
 }
+
+/// A page that is reloaded: its goodbye and its next stream come in one moment, or the goodbye's sender is ahead of the clock.
+#[test]
+fn who_comes_back_in_the_moment_of_the_goodbye_is_online() {
+    let (mut world, _) = world(1);
+    let page = world.connect(0);
+    world.post(page, "/v1/leave", r#"{"users":["bob"]}"#);
+    world.get(page, "/v1/stream?user=bob").turn();
+    let status = world.ask(0, "bob");
+    assert!(status.contains(r#""status":"online""#), "{status}");
+
+    let ahead = world.now().unix.plus_ms(2_000);
+    world.datagram_of(0, &["bob"], ahead, true).turn();
+    assert!(world.ask(0, "bob").contains(r#""status":"offline""#));
+    let other = world.connect(0);
+    world.post(other, "/v1/beat", r#"{"users":["bob"]}"#).turn();
+    assert!(world.ask(0, "bob").contains(r#""status":"online""#));
+}
