@@ -1,0 +1,112 @@
+//! Mail from other shards, and what is done when some of it was lost.
+//!
+//! Owns the pass over the published states that stands in for lost mail.
+
+use super::{CONNS_PER_CALL, Resync};
+use crate::engine::Engine;
+use crate::engine::mail::{Decided, EditOutcome, Mail};
+use crate::metrics::Counter;
+use crate::planted::{self, Planted};
+use crate::presence::{Slot, Transition};
+use crate::time::Now;
+use crate::wire::User;
+
+/// How much older than the last mail seen a lost piece of mail's transitions may be, in ms.
+const RESYNC_SLACK_MS: u64 = 60_000;
+
+impl Engine {
+    /// Mail from another shard.
+    pub fn handle_mail(&mut self, mail: Mail, now: Now) {
+        self.counters.add(Counter::MailReceived, 1);
+        self.upkeep.mail_complete = now.unix;
+        match mail {
+            Mail::Transitions(decided) => {
+                let Decided { at, transitions } = &*decided;
+                for transition in transitions {
+                    self.tell(*transition, *at);
+                }
+            }
+            Mail::Look(slots) => {
+                for slot in slots.iter() {
+                    self.look_own(*slot, now);
+                }
+                self.settle(now);
+            }
+            Mail::Edit(edit) => {
+                let outcome = self.apply_edit(&edit, now);
+                let (shard, conn) = edit.asker;
+                self.posts.letter(shard, Mail::Edited { conn, outcome });
+            }
+            Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
+        }
+    }
+
+    /// Mail that the addressee's full mailbox did not take and that somebody waits for.
+    pub fn handle_bounced(&mut self, mail: Mail, now: Now) {
+        if let Mail::Edit(edit) = mail {
+            self.finish_edit(edit.asker.1, EditOutcome::Busy, now);
+        }
+    }
+
+    /// This shard's mailbox overflowed: reads the published states anew instead of the mail that was lost.
+    pub fn handle_resync(&mut self, _now: Now) {
+        self.counters.add(Counter::Resyncs, 1);
+        self.counters.add(Counter::LimitMailbox, 1);
+        let floor = self.upkeep.mail_complete.minus_ms(RESYNC_SLACK_MS);
+        let floor = self.upkeep.resync.map_or(floor, |resync| resync.floor.min(floor));
+        self.upkeep.resync = Some(Resync {
+            slot: 0,
+            name: Some(0),
+            floor,
+        });
+    }
+
+    pub(super) fn resync_slice(&mut self, now: Now) {
+        let Some(mut resync) = self.upkeep.resync else {
+            return;
+        };
+        if let Some(from) = resync.name {
+            self.resync_names(from, &mut resync, now);
+        } else {
+            let end = self.presence.users().min(resync.slot.saturating_add(CONNS_PER_CALL));
+            for slot in (resync.slot..end).map(Slot::new) {
+                let state = self.presence.state(slot, now);
+                let told = !planted::is(Planted::DeafResync);
+                if told && state.since.is_some_and(|since| since > resync.floor) {
+                    self.tell(
+                        Transition {
+                            slot,
+                            online: state.online,
+                            first: false,
+                        },
+                        now.mono,
+                    );
+                }
+            }
+            resync.slot = end;
+        }
+        let done = resync.name.is_none() && resync.slot >= self.presence.users();
+        self.upkeep.resync = (!done).then_some(resync);
+    }
+
+    /// Names that have got a slot since: the first transition that would have said so may be lost.
+    fn resync_names(&mut self, from: usize, resync: &mut Resync, now: Now) {
+        let mut found = Vec::new();
+        let presence = &self.presence;
+        resync.name = self.watches.names_from(from, CONNS_PER_CALL as usize, |name| {
+            let slot = User::parse(name.as_bytes()).ok().and_then(|user| presence.lookup(user));
+            found.extend(slot);
+        });
+        for slot in found {
+            let online = self.presence.state(slot, now).online;
+            self.tell(
+                Transition {
+                    slot,
+                    online,
+                    first: true,
+                },
+                now.mono,
+            );
+        }
+    }
+}
