@@ -46,7 +46,7 @@ pub struct Decided {
 pub struct Edit {
     /// The stream's place on the shard addressed.
     pub index: u32,
-    /// What proves that the asker knows the stream (see [`super::stream_id`]).
+    /// What proves that the asker knows the stream (see `Engine::stream_tag`).
     pub tag: [u8; 16],
     /// Users to watch, each checked.
     pub add: Vec<String>,
