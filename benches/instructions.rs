@@ -164,7 +164,7 @@ fn sweep((rig, mut sweep, mut out): (Rig, Sweep, Vec<Transition>)) -> (Rig, Swee
 fn record(mut out: Vec<u8>) -> Vec<u8> {
     let record = Record {
         user: user(b"user-00000000001"),
-        online: true,
+        status: greendot::wire::record::Status::Online,
         since: Some(Unix::from_ms(1_764_009_600_123)),
         last_active: Some(Unix::from_ms(1_764_009_631_000)),
     };

@@ -9,13 +9,13 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
-use crate::config::{Config, Sources};
+use crate::config::{Config, Half, Sources};
 use crate::tools::{beat, key, top, watch};
 
 /// What was asked for.
 #[derive(Clone, Debug)]
 pub enum Ask {
-    /// Run the server.
+    /// Run the server, or one half of it.
     Serve(Sources),
     /// Print the effective configuration.
     Config(Sources),
@@ -53,6 +53,16 @@ pub fn command() -> Command {
         .subcommand(
             with_knobs(Command::new("serve"))
                 .about("Run the server (the default)")
+                .after_help(AFTER_HELP),
+        )
+        .subcommand(
+            with_knobs(Command::new("realtime"))
+                .about("Run a real-time node: streams and watches, vouching for its publishers to presence nodes")
+                .after_help(AFTER_HELP),
+        )
+        .subcommand(
+            with_knobs(Command::new("presence"))
+                .about("Run a presence node: beats, sweep and queries, publishing to real-time nodes")
                 .after_help(AFTER_HELP),
         )
         .subcommand(watch_command())
@@ -183,6 +193,9 @@ fn with_knobs(mut command: Command) -> Command {
         if knob.kind == Kind::Switch {
             arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
         }
+        if knob.kind == Kind::List {
+            arg = arg.action(ArgAction::Append);
+        }
         command = command.arg(arg);
     }
     command
@@ -195,6 +208,14 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(String, String)>) -> Ask {
         Some(("config", given)) => Ask::Config(sources(given, variables)),
         Some(("doctor", given)) => Ask::Doctor(sources(given, variables)),
         Some(("serve", given)) => Ask::Serve(sources(given, variables)),
+        Some((half @ ("realtime" | "presence"), given)) => Ask::Serve(Sources {
+            half: if half == "realtime" {
+                Half::Realtime
+            } else {
+                Half::Presence
+            },
+            ..sources(given, variables)
+        }),
         Some(("beat", given)) => Ask::Beat(beat::Options {
             users: users(given),
             every_ms: given.get_one("every").copied(),
@@ -234,12 +255,13 @@ fn address(given: &ArgMatches, name: &str) -> SocketAddr {
 }
 
 fn sources(given: &ArgMatches, variables: Vec<(String, String)>) -> Sources {
+    // A list's flag may be repeated.
     let flag = |name: &str| {
-        given
-            .get_one::<String>(name)
-            .map(|value| (name.to_owned(), value.clone()))
+        let values: Vec<&str> = given.get_many::<String>(name)?.map(String::as_str).collect();
+        Some((name.to_owned(), values.join(",")))
     };
     Sources {
+        half: Half::All,
         config_file: given.get_one("config").cloned(),
         flags: KNOBS.iter().filter_map(|knob| flag(knob.name)).collect(),
         variables,
@@ -280,6 +302,22 @@ mod tests {
     }
 
     #[test]
+    fn halves_and_repeated_nodes() {
+        let line = "greendot realtime --presence udp://a:1,http://a:2 --presence udp://b:1,http://b:2 --key-file k";
+        let Ask::Serve(sources) = asked(line) else { panic!() };
+        assert_eq!(sources.half, Half::Realtime);
+        let nodes = "udp://a:1,http://a:2,udp://b:1,http://b:2";
+        assert_eq!(
+            sources.flags,
+            [("key-file".into(), "k".into()), ("presence".into(), nodes.into())]
+        );
+        let Ask::Serve(sources) = asked("greendot presence --realtime http://a:1") else {
+            panic!()
+        };
+        assert_eq!(sources.half, Half::Presence);
+    }
+
+    #[test]
     fn beat_finds_its_key() {
         let key_file = |line| match asked(line) {
             Ask::Beat(options) => options.key_file,
@@ -314,7 +352,7 @@ mod tests {
 
     #[test]
     fn what_does_not_work_yet_is_not_listed() {
-        for name in ["realtime", "presence", "token", "store"] {
+        for name in ["token", "store"] {
             assert!(command().find_subcommand(name).is_none());
         }
     }

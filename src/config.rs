@@ -4,6 +4,7 @@
 //! [`knobs`]. Reads the named file and nothing else: arguments and environment are handed in.
 
 pub mod knobs;
+pub mod nodes;
 pub mod value;
 
 use std::fmt;
@@ -12,10 +13,29 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::settings::Settings;
 use knobs::{KNOBS, Kind, Knob};
+use nodes::{PresenceNode, RealtimeNode};
 
-/// Everything that `serve` is told.
+/// Which half of the platform the process is: the subcommand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Half {
+    /// `serve`: both.
+    #[default]
+    All,
+    /// `presence`: stamps, sweep, queries.
+    Presence,
+    /// `realtime`: streams and watches.
+    Realtime,
+}
+
+/// Everything that a server is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
+    /// What it is; no knob sets it.
+    pub half: Half,
+    /// The presence nodes of a real-time node.
+    pub presence: Vec<PresenceNode>,
+    /// The real-time nodes of a presence node.
+    pub realtime: Vec<RealtimeNode>,
     /// Where to listen for HTTP, as given: port 0 is still 0.
     pub http: SocketAddr,
     /// Where to receive datagrams, as given.
@@ -43,6 +63,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            half: Half::All,
+            presence: Vec::new(),
+            realtime: Vec::new(),
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             udp: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
             data_dir: PathBuf::from("./greendot-data"),
@@ -73,8 +96,10 @@ impl Config {
     /// Holds the values against each other; all faults, each with what to set.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut faults = self.settings.check().err().unwrap_or_default();
+        self.check_half(&mut faults);
         for (name, address) in [("http", self.http), ("udp", self.udp)] {
-            if !self.insecure && !address.ip().to_canonical().is_loopback() {
+            let bound = name == "http" || self.half != Half::Realtime;
+            if bound && !self.insecure && !address.ip().to_canonical().is_loopback() {
                 faults.push(format!(
                     "{name} is {address}, which other machines may reach, and nobody has to prove who they are; bind a loopback \
                      address such as 127.0.0.1, or allow it with --insecure"
@@ -82,6 +107,33 @@ impl Config {
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    fn check_half(&self, faults: &mut Vec<String>) {
+        let mut fault = |fault: &str| faults.push(fault.into());
+        if self.half != Half::All && self.key_file.is_none() {
+            fault(
+                "key-file is not set, and the nodes of a split deployment prove themselves with one key; make it with `greendot \
+                 key > fleet.key` and give every node the same --key-file",
+            );
+        }
+        match self.half {
+            Half::Realtime if self.presence.is_empty() => fault(
+                "presence is not set, and a real-time node must know whom to vouch to; set --presence udp://HOST:PORT,http://HOST:PORT, \
+                 once for each presence node",
+            ),
+            Half::Presence if self.realtime.is_empty() => fault(
+                "realtime is not set, and a presence node must know whom to tell; set --realtime http://HOST:PORT, once for each \
+                 real-time node",
+            ),
+            _ => {}
+        }
+        if self.half != Half::Realtime && !self.presence.is_empty() {
+            fault("presence is set, which only `greendot realtime` uses; leave it out, or start that");
+        }
+        if self.half != Half::Presence && !self.realtime.is_empty() {
+            fault("realtime is set, which only `greendot presence` uses; leave it out, or start that");
+        }
     }
 }
 
@@ -186,6 +238,8 @@ pub struct Loaded {
 /// What was typed, before it means anything.
 #[derive(Clone, Default, Debug)]
 pub struct Sources {
+    /// The subcommand.
+    pub half: Half,
     /// `--config`, or None.
     pub config_file: Option<PathBuf>,
     /// Flags given: name without dashes, value.
@@ -202,7 +256,10 @@ pub const CONFIG_VARIABLE: &str = "GREENDOT_CONFIG";
 /// Merges `sources` and checks the result. The error is every fault found, each a sentence for the user.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     let mut loaded = Loaded {
-        config: Config::default(),
+        config: Config {
+            half: sources.half,
+            ..Config::default()
+        },
         origins: vec![Origin::Default; KNOBS.len()],
     };
     let mut faults = Vec::new();

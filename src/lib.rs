@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod planted;
 pub mod presence;
 pub mod realtime;
+pub mod relay;
 pub mod server;
 pub mod shard;
 pub mod time;

@@ -153,6 +153,11 @@ impl SharedCounters {
         self.cells[counter as usize].fetch_add(n, Ordering::Relaxed);
     }
 
+    /// A gauge's value.
+    pub fn gauge(&self, gauge: Gauge) -> u64 {
+        self.cells[GAUGES_AT + gauge as usize].load(Ordering::Relaxed)
+    }
+
     /// Sets a gauge at once; see [`SharedCounters::add`].
     pub fn set(&self, gauge: Gauge, value: u64) {
         self.cells[GAUGES_AT + gauge as usize].store(value, Ordering::Relaxed);

@@ -1,26 +1,31 @@
-//! `greendot serve`: builds one node out of its parts, waits for a signal, takes it apart again.
+//! `greendot serve`, `realtime` and `presence`: builds one node out of its parts, waits for a signal, takes it apart again.
 //!
 //! Owns the order of starting and stopping, and what is said about it. Each part is told what it needs; none finds another
 //! by itself. Nothing here runs while the node serves.
 
 mod fleet_key;
+mod relays;
 mod signals;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use crate::config::Config;
-use crate::engine::{EngineParts, ShardId};
+use crate::config::{Config, Half};
+use crate::engine::{EngineParts, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::{Board, Counter, Gauge};
-use crate::presence::{Flusher, OpenReport, Presence, StoreFault, StoreOptions};
+use crate::presence::{Flusher, MirrorOptions, OpenReport, Presence, StoreFault, StoreOptions};
 use crate::shard::{self, BindFault, BindOptions, Shards};
 use crate::time::{Clock, boottime};
+use crate::wire::nodes::Nodes;
+use relays::Relay;
 
 pub use fleet_key::FleetKeyFault;
 
@@ -40,6 +45,13 @@ pub enum ServeFault {
     FleetKey(FleetKeyFault),
     /// A socket.
     Bind(BindFault),
+    /// A node of the other role has no address.
+    Node {
+        /// As given.
+        address: String,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// Anything else that the system refused.
     Os {
         /// What was being done.
@@ -61,6 +73,12 @@ impl fmt::Display for ServeFault {
             ServeFault::Store(fault) => fault.fmt(f),
             ServeFault::FleetKey(fault) => fault.fmt(f),
             ServeFault::Bind(fault) => fault.fmt(f),
+            ServeFault::Node { address, source } => {
+                write!(
+                    f,
+                    "--presence udp://{address}: no such address: {source}; name a host that resolves"
+                )
+            }
             ServeFault::Os { doing, source } => write!(f, "{doing}: {source}"),
         }
     }
@@ -77,8 +95,10 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let clock = Arc::new(Clock::new());
     let shard_count = config.shard_count();
 
-    let (presence, report) = open_store(&config, shard_count, &clock)?;
-    let fleet = fleet_key::load(&config.key_path(), config.key_file.is_none()).map_err(ServeFault::FleetKey)?;
+    let (presence, report) = open_presence(&config, shard_count, &clock)?;
+    let made = config.key_file.is_none() && config.half == Half::All;
+    let fleet = fleet_key::load(&config.key_path(), made).map_err(ServeFault::FleetKey)?;
+    let token = fleet.keys.signing().service_token();
     let bound = shard::bind(&bind_options(&config, shard_count, &found)).map_err(ServeFault::Bind)?;
     let stop_signals = signals::listen().map_err(ServeFault::os("listen for signals"))?;
 
@@ -87,25 +107,33 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let (http, udp, udp_buffer_bytes) = (bound.http, bound.udp, bound.udp_buffer_bytes);
     let (drained_sender, drained) = unbounded();
     let parts = engine_parts(&config, shard_count, &presence, fleet.keys, &board, &clock)?;
+    let relay = Relay::new(
+        &config,
+        token,
+        random().map(u64::from_ne_bytes)?,
+        &board,
+        &clock,
+        &presence,
+    )?;
+    let outlets = parts.iter().map(|_| relay.outlet()).collect::<Result<Vec<_>, _>>()?;
+    let parts = parts.into_iter().zip(outlets).collect();
     let shards =
         shard::spawn(bound, parts, &board, &clock, &drained_sender).map_err(ServeFault::os("start the shards"))?;
-    let (stop_flusher, flusher_stop) = bounded(0);
-    let flusher = presence.flusher(config.flush_bytes_per_second_max);
-    let flusher = {
-        let (board, clock) = (Arc::clone(&board), Arc::clone(&clock));
-        shard::vital_thread("flusher".into(), move || {
-            flush_until(&flusher_stop, flusher, &board, &clock);
-            Ok(())
-        })
-        .map_err(ServeFault::os("start the flusher"))?
+    let links = relay.start(&shards)?;
+    let flusher = match report {
+        Some(_) => Some(Flushing::start(&config, &presence, &board, &clock)?),
+        None => None,
     };
 
-    say_listening(&format!("listening http={http} udp={udp} shards={shard_count}"));
+    let udp_part = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
+    say_listening(&format!("listening http={http}{udp_part} shards={shard_count}"));
     tracing::info!("limits: {found} udp_buffer={udp_buffer_bytes}");
     for warning in limits::start_up_warnings(&config) {
         tracing::warn!("{warning}");
     }
-    tell_store(&config.data_dir, &report);
+    if let Some(report) = &report {
+        tell_store(&config.data_dir, report);
+    }
     if fleet.made {
         tracing::info!("made a fleet key in {}", config.key_path().display());
     }
@@ -115,8 +143,7 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
             config.key_path().display()
         );
     }
-    tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
-    tracing::info!("and in another terminal: curl -N 'http://{http}/v1/stream?user=bob'");
+    tell_next(&config, http);
 
     let signal = stop_signals
         .recv()
@@ -128,13 +155,85 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     board.process.set(Gauge::Draining, 1);
     drain(&shards, shard_count, config.settings.drain_ms, &drained);
     shards.stop();
-    drop(stop_flusher);
-    flusher.join().expect("a vital thread returns or ends the process");
-    presence
-        .close(clock.now())
-        .map_err(ServeFault::os("write the store back; it will open as after a crash"))?;
-    tracing::info!("stopped; the store is written back");
+    links.stop();
+    if let Some(flusher) = flusher {
+        flusher.stop();
+        presence
+            .close(clock.now())
+            .map_err(ServeFault::os("write the store back; it will open as after a crash"))?;
+        tracing::info!("stopped; the store is written back");
+    } else {
+        tracing::info!("stopped");
+    }
     Ok(())
+}
+
+/// What to type next.
+fn tell_next(config: &Config, http: SocketAddr) {
+    match config.half {
+        Half::All => {
+            tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
+            tracing::info!("and in another terminal: curl -N 'http://{http}/v1/stream?user=bob'");
+        }
+        Half::Realtime => {
+            let nodes: Vec<String> = config.presence.iter().map(ToString::to_string).collect();
+            tracing::info!("real-time node; vouching to {}", nodes.join(" and "));
+            tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
+        }
+        Half::Presence => {
+            let nodes: Vec<&str> = config.realtime.iter().map(|node| node.http.as_str()).collect();
+            tracing::info!("presence node; publishing to {}", nodes.join(" and "));
+            tracing::info!("try: curl 'http://{http}/v1/presence/alice'");
+        }
+    }
+}
+
+/// The database: the store, or what a real-time node keeps in memory of it.
+fn open_presence(
+    config: &Config,
+    shards: ShardId,
+    clock: &Clock,
+) -> Result<(Arc<Presence>, Option<OpenReport>), ServeFault> {
+    if config.half == Half::Realtime {
+        let options = MirrorOptions {
+            users_max: config.users_max,
+            shards,
+        };
+        let mirror = Presence::mirror(options, clock.now()).map_err(ServeFault::os("reserve memory for users"))?;
+        return Ok((Arc::new(mirror), None));
+    }
+    let (presence, report) = open_store(config, shards, clock)?;
+    Ok((presence, Some(report)))
+}
+
+/// The background write-back, running.
+struct Flushing {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Flushing {
+    fn start(
+        config: &Config,
+        presence: &Arc<Presence>,
+        board: &Arc<Board>,
+        clock: &Arc<Clock>,
+    ) -> Result<Flushing, ServeFault> {
+        let (stop, stopped) = bounded(0);
+        let flusher = presence.flusher(config.flush_bytes_per_second_max);
+        let (board, clock) = (Arc::clone(board), Arc::clone(clock));
+        let thread = shard::vital_thread("flusher".into(), move || {
+            flush_until(&stopped, flusher, &board, &clock);
+            Ok(())
+        })
+        .map_err(ServeFault::os("start the flusher"))?;
+        Ok(Flushing { stop, thread })
+    }
+
+    fn stop(self) {
+        drop(self.stop);
+        self.thread.join().expect("a vital thread returns or ends the process");
+    }
 }
 
 fn open_store(config: &Config, shards: ShardId, clock: &Clock) -> Result<(Arc<Presence>, OpenReport), ServeFault> {
@@ -169,7 +268,7 @@ fn random<const N: usize>() -> Result<[u8; N], ServeFault> {
 fn bind_options(config: &Config, shards: ShardId, found: &Found) -> BindOptions {
     BindOptions {
         http: config.http,
-        udp: config.udp,
+        udp: (config.half != Half::Realtime).then_some(config.udp),
         shards,
         backlog: u32::try_from(found.somaxconn.unwrap_or(limits::BACKLOG)).unwrap_or(u32::MAX),
         udp_buffer_bytes: found.rmem_max.unwrap_or(UDP_BUFFER_BYTES) as usize,
@@ -187,11 +286,19 @@ fn engine_parts(
 ) -> Result<Vec<EngineParts>, ServeFault> {
     let settings = Arc::new(config.settings.clone());
     let (keys, now) = (Arc::new(keys), clock.now());
+    let role = match config.half {
+        Half::All => Role::All,
+        Half::Presence => Role::Presence,
+        Half::Realtime => Role::Realtime(Arc::new(Nodes::new(
+            config.presence.iter().map(|node| node.udp.as_str()),
+        ))),
+    };
     let (secret, seed) = (random()?, u64::from_ne_bytes(random()?));
     let parts = |shard| EngineParts {
         settings: Arc::clone(&settings),
         shard,
         shards,
+        role: role.clone(),
         presence: Arc::clone(presence),
         keys: Arc::clone(&keys),
         secret,

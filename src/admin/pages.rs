@@ -103,6 +103,8 @@ mod tests {
             "post /v1/presence/query",
             "post /v1/stream",
             "post /v1/stream/{stream}/watch",
+            "put /v1/presence",
+            "put /v1/presence/{user}",
         ];
         assert_eq!(calls, expected.map(String::from).into());
     }

@@ -4,6 +4,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::config::nodes::{self, PresenceNode};
 use crate::config::{Config, LogFormat, LogLevel, VARIABLE_PREFIX, value};
 use crate::engine::settings::{HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
 use crate::presence::SLOTS_MAX;
@@ -151,9 +152,43 @@ pub const KNOBS: &[Knob] = &[
         name: "key-file",
         group: PLACE,
         kind: Kind::Path,
-        doc: "Fleet keys, one a line of 64 hex digits, the first signs; unset: fleet.key in the data folder, made if missing",
+        doc: "Fleet keys, one a line of 64 hex digits, the first signs; unset: fleet.key in the data folder, made if missing (`serve` alone)",
         get: |config| config.key_file.as_ref().map(|path| path.display().to_string()),
         set: |config, text| path(text).map(|path| config.key_file = Some(path)),
+    },
+    Knob {
+        name: "presence",
+        group: PLACE,
+        kind: Kind::List,
+        doc: "Of `greendot realtime`: udp://HOST:PORT,http://HOST:PORT of a presence node; repeat it for each, the same on every node",
+        get: |config| {
+            Some(
+                config
+                    .presence
+                    .iter()
+                    .map(PresenceNode::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            )
+        },
+        set: |config, text| nodes::presence(text).map(|nodes| config.presence = nodes),
+    },
+    Knob {
+        name: "realtime",
+        group: PLACE,
+        kind: Kind::List,
+        doc: "Of `greendot presence`: http://HOST:PORT of a real-time node; repeat it for each",
+        get: |config| {
+            Some(
+                config
+                    .realtime
+                    .iter()
+                    .map(|node| node.http.clone())
+                    .collect::<Vec<_>>()
+                    .join(","),
+            )
+        },
+        set: |config, text| nodes::realtime(text).map(|nodes| config.realtime = nodes),
     },
     Knob {
         name: "insecure",

@@ -9,6 +9,7 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
 
 fn load_from(file: Option<&str>, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
     let mut sources = Sources {
+        half: Half::All,
         config_file: None,
         flags: pairs(flags),
         variables: pairs(variables),
@@ -181,7 +182,8 @@ fn rows_are_sound() {
             Kind::Address => "127.0.0.2:9",
             Kind::Path => "elsewhere",
             Kind::Switch => "true",
-            Kind::List => "http://a",
+            Kind::List if knob.name == "presence" => "udp://a:1,http://a:2",
+            Kind::List => "http://a:1",
             Kind::Word if knob.name == "log-format" => "json",
             Kind::Word => "trace",
             Kind::Millis | Kind::Bytes | Kind::Count | Kind::CountOrAuto => "7",

@@ -14,7 +14,7 @@ use crate::realtime::conn::flag;
 use crate::realtime::watches::Marked;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
-use crate::wire::record::Record;
+use crate::wire::record::{Record, Status};
 use crate::wire::sse;
 
 /// The bytes of a snapshot block that are not records.
@@ -55,33 +55,47 @@ impl Records {
     fn get(&mut self, slot: u32, presence: &Presence, now: Now) -> &[u8] {
         let (from, to) = *self.at.entry(slot).or_insert_with(|| {
             let from = self.bytes.len() as u32;
-            record_of(presence, slot, now).write(&mut self.bytes);
+            record_of(presence, Slot::new(slot), now).write(&mut self.bytes);
             (from, self.bytes.len() as u32)
         });
         &self.bytes[from as usize..to as usize]
     }
 }
 
-fn record_of(presence: &Presence, slot: u32, now: Now) -> Record<'_> {
-    let slot = Slot::new(slot);
+/// A publisher's record.
+pub(super) fn record_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
     let state = presence.state(slot, now);
     Record {
         user: presence.user(slot),
-        online: state.online,
+        status: if state.known {
+            Status::of(state.online)
+        } else {
+            Status::Unknown
+        },
         since: state.since,
         last_active: state.last_active,
     }
 }
 
-/// The record of a user who has never been seen. Names were checked before they were watched.
-fn unseen(name: &str) -> Option<Record<'_>> {
+/// The record of a user without a slot: never seen, or in a mirror not answered for yet. Names were checked before they were
+/// watched.
+fn unseen<'n>(presence: &Presence, name: &'n str, answered: bool) -> Option<Record<'n>> {
     let user = User::parse(name.as_bytes()).ok()?;
     Some(Record {
         user,
-        online: false,
+        status: if answered || !presence.is_mirror() {
+            Status::Offline
+        } else {
+            Status::Unknown
+        },
         since: None,
         last_active: None,
     })
+}
+
+/// Up to when a stream that has been told all its marks has been told everything.
+fn told_up_to(presence: &Presence, now: Now) -> Option<Unix> {
+    (!presence.is_behind()).then_some(now.unix)
 }
 
 impl Engine {
@@ -149,11 +163,11 @@ impl Engine {
             if out.len() + EVENT_BYTES_MAX > end {
                 return planted::is(Planted::MarkClearedEarly);
             }
-            let id = mark.last.then_some(now.unix);
+            let id = mark.last.then(|| told_up_to(presence, now)).flatten();
             match mark.of {
                 Marked::Slot(slot) => sse::write_presence_encoded(records.get(slot, presence, now), id, out),
-                Marked::Name(name) => {
-                    if let Some(record) = unseen(name) {
+                Marked::Name { user, answered } => {
+                    if let Some(record) = unseen(presence, user, answered) {
                         sse::write_presence(&record, id, out);
                     }
                 }
@@ -173,16 +187,17 @@ impl Engine {
         }
         let fits = self.watches.marks(index) * EVENT_BYTES_MAX + SNAPSHOT_BYTES <= room;
         let start = self.first_told(index, fits);
-        sse::write_snapshot_open(fits.then_some(now.unix), out);
         let presence = &*self.presence;
+        let id = told_up_to(presence, now);
+        sse::write_snapshot_open(id.filter(|_| fits), out);
         let mut told = 0;
         let left = self.watches.take_marks(index, start, |mark| {
             if out.len() + EVENT_BYTES_MAX + SNAPSHOT_BYTES > end {
                 return false;
             }
             let record = match mark.of {
-                Marked::Slot(slot) => Some(record_of(presence, slot, now)),
-                Marked::Name(name) => unseen(name),
+                Marked::Slot(slot) => Some(record_of(presence, Slot::new(slot), now)),
+                Marked::Name { user, answered } => unseen(presence, user, answered),
             };
             if let Some(record) = record {
                 sse::write_snapshot_append(&record, out);
@@ -191,7 +206,7 @@ impl Engine {
             true
         });
         // Only the last part says up to when everything has been told.
-        sse::write_snapshot_close((left == 0 && !fits).then_some(now.unix), out);
+        sse::write_snapshot_close(id.filter(|_| left == 0 && !fits), out);
         self.conns.at(index).put(flag::SNAPSHOT, left > 0);
         self.counters.add(Counter::EventsSnapshot, 1);
         self.book_told(told, left);

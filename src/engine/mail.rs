@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::upstream::Answered;
 use crate::presence::{Slot, Transition};
 use crate::realtime::ConnId;
 use crate::time::Mono;
@@ -23,6 +24,14 @@ pub enum Mail {
     Look(Arc<[Slot]>),
     /// To the shard that holds a stream: edit its watch list.
     Edit(Arc<Edit>),
+    /// To all shards of a real-time node: what its presence nodes answered.
+    Answered(Arc<Answered>),
+    /// To all shards of a real-time node: a presence node was out of sight and is back; ask about everybody who is watched and
+    /// belongs to it.
+    Reask {
+        /// Its index.
+        node: usize,
+    },
     /// Back: what the edit came to.
     Edited {
         /// Who waits.
@@ -83,7 +92,8 @@ impl Mail {
             Mail::Edit(edit) => 1 + (edit.add.len() + edit.remove.len()) / 64,
             Mail::Transitions(decided) => 1 + decided.transitions.len() / 64,
             Mail::Look(slots) => 1 + slots.len() / 64,
-            Mail::Edited { .. } => 1,
+            Mail::Answered(answered) => Mail::weight_of_answers(answered),
+            Mail::Edited { .. } | Mail::Reask { .. } => 1,
         }
     }
 
@@ -118,15 +128,18 @@ pub(super) struct Posts {
     decided_at: Mono,
     looks: Vec<Vec<Slot>>,
     letters: VecDeque<Letter>,
+    /// Transitions are for other nodes: no stream of this one watches anybody.
+    published: bool,
 }
 
 impl Posts {
-    pub(super) fn new(shards: ShardId) -> Posts {
+    pub(super) fn new(shards: ShardId, published: bool) -> Posts {
         Posts {
             decided: Vec::new(),
             decided_at: Mono::default(),
             looks: vec![Vec::new(); usize::from(shards)],
             letters: VecDeque::new(),
+            published,
         }
     }
 
@@ -148,18 +161,29 @@ impl Posts {
         });
     }
 
-    pub(super) fn poll(&mut self) -> Option<Letter> {
-        if !self.decided.is_empty() {
-            let decided = Decided {
+    /// What other nodes must be told.
+    pub(super) fn poll_publish(&mut self) -> Option<Arc<Decided>> {
+        if self.published { self.take_decided() } else { None }
+    }
+
+    fn take_decided(&mut self) -> Option<Arc<Decided>> {
+        (!self.decided.is_empty()).then(|| {
+            Arc::new(Decided {
                 at: self.decided_at,
                 transitions: std::mem::take(&mut self.decided),
-            };
-            if self.looks.len() > 1 {
-                return Some(Letter {
-                    to: To::Others,
-                    mail: Mail::Transitions(Arc::new(decided)),
-                });
-            }
+            })
+        })
+    }
+
+    pub(super) fn poll(&mut self) -> Option<Letter> {
+        if !self.published
+            && let Some(decided) = self.take_decided()
+            && self.looks.len() > 1
+        {
+            return Some(Letter {
+                to: To::Others,
+                mail: Mail::Transitions(decided),
+            });
         }
         if let Some(owner) = self.looks.iter().position(|slots| !slots.is_empty()) {
             let slots = std::mem::take(&mut self.looks[owner]);

@@ -6,7 +6,7 @@
 //!
 //! How to drive it, each turn: [`Engine::begin_turn`] first; then any number of `handle_*`; [`Engine::handle_timeout`]; then
 //! poll until dry: [`Engine::poll_flush`] (each answered by [`Engine::handle_flushed`]), [`Engine::poll_close`],
-//! [`Engine::poll_resume`], [`Engine::poll_mail`]; sleep until [`Engine::poll_timeout`].
+//! [`Engine::poll_resume`], [`Engine::poll_mail`], [`Engine::poll_outbound`]; sleep until [`Engine::poll_timeout`].
 
 mod beats;
 mod fanout;
@@ -18,7 +18,9 @@ mod routes;
 pub mod settings;
 mod silence;
 mod streams;
+mod told;
 mod upkeep;
+mod upstream;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To};
+pub use routes::NODE_HEADER;
+pub use upstream::{Answered, Datagrams, Outbound, adopt_answers};
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
 use crate::presence::{Presence, Slot, Sweep, Transition};
@@ -35,6 +39,7 @@ use crate::realtime::watches::Watches;
 use crate::realtime::{ConnId, Conns, Phase, conn::flag};
 use crate::time::{Mono, Now};
 use crate::wire::beat::Keys;
+use crate::wire::nodes::Nodes;
 use crate::wire::request::RequestLimits;
 use fanout::Fanout;
 use http::Asked;
@@ -42,9 +47,21 @@ use mail::Posts;
 use settings::Settings;
 use silence::Silence;
 use upkeep::Upkeep;
+use upstream::Upstream;
 
 /// Connections admitted beyond `conns_max` at a time, to be refused politely.
 const SURPLUS_CONNS: usize = 64;
+
+/// Which half of the platform a node is. Decides at start which parts its engines have, and which paths they serve.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// Both halves: streams and stamps in one process.
+    All,
+    /// Stamps and sweep; publishes transitions to real-time nodes.
+    Presence,
+    /// Streams and watches; vouches for its publishers to these presence nodes, whose states it mirrors.
+    Realtime(Arc<Nodes>),
+}
 
 /// What an engine is made of.
 #[derive(Clone)]
@@ -55,7 +72,9 @@ pub struct EngineParts {
     pub shard: ShardId,
     /// Of how many.
     pub shards: ShardId,
-    /// The node's presence database.
+    /// What the node is.
+    pub role: Role,
+    /// The node's presence database; a mirror in the role [`Role::Realtime`] and in no other.
     pub presence: Arc<Presence>,
     /// Fleet keys that sign beats.
     pub keys: Arc<Keys>,
@@ -102,6 +121,7 @@ pub struct Engine {
     limits: RequestLimits,
     shard: ShardId,
     shards: ShardId,
+    role: Role,
     presence: Arc<Presence>,
     keys: Arc<Keys>,
     secret: [u8; 32],
@@ -122,7 +142,9 @@ pub struct Engine {
     body: Vec<u8>,
 
     silence: Silence,
-    sweep: Sweep,
+    /// None where nobody's stamps are kept.
+    sweep: Option<Sweep>,
+    upstream: Option<Upstream>,
     upkeep: Upkeep,
     transitions: Vec<Transition>,
 
@@ -146,6 +168,12 @@ impl Engine {
     pub fn new(parts: EngineParts) -> Engine {
         let settings = parts.settings;
         let now = parts.now;
+        let mirrors = matches!(parts.role, Role::Realtime(_));
+        assert_eq!(
+            mirrors,
+            parts.presence.is_mirror(),
+            "a real-time node mirrors, and no other does"
+        );
         Engine {
             limits: RequestLimits {
                 head_bytes_max: settings.head_bytes_max,
@@ -171,13 +199,15 @@ impl Engine {
             late: Vec::new(),
             body: Vec::new(),
             silence: Silence::new(now, settings.offline_after_ms),
-            sweep: Sweep::new(parts.shard, parts.shards),
+            sweep: (!mirrors).then(|| Sweep::new(parts.shard, parts.shards)),
+            upstream: Upstream::of(&parts.role),
             upkeep: Upkeep::new(now.mono),
             transitions: Vec::new(),
             waiting: HashMap::default(),
-            posts: Posts::new(parts.shards),
+            posts: Posts::new(parts.shards, matches!(parts.role, Role::Presence)),
             closes: VecDeque::new(),
             resumes: VecDeque::new(),
+            role: parts.role,
             settings,
         }
     }
@@ -195,7 +225,9 @@ impl Engine {
             // Its socket may hold beats for any shard's publishers, and it takes turns to read them all.
             self.presence.hold_expiries_until(self.silence.held_until());
         }
-        self.upkeep.turn_began(now.mono);
+        let steps = self.upstream.is_some() && self.streams > 0;
+        let sleep_ms_max = if steps { upstream::STEP_MS } else { upkeep::SLEEP_MS_MAX };
+        self.upkeep.turn_began(now.mono, sleep_ms_max);
         self.presence.note_turn(self.shard, now);
         self.fanout.forget();
         #[cfg(feature = "planted")]
@@ -343,10 +375,12 @@ impl Engine {
 
     /// When the next turn must begin at the latest; not later than now if work is left over.
     pub fn poll_timeout(&self) -> Mono {
-        if !self.queue.is_empty() || self.upkeep.has_backlog() {
+        let reasks = self.upstream.as_ref().is_some_and(Upstream::has_backlog);
+        if !self.queue.is_empty() || self.upkeep.has_backlog() || reasks {
             return Mono::default();
         }
-        self.timers.next().min(self.upkeep.next())
+        let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);
+        self.timers.next().min(self.upkeep.next()).min(outbound)
     }
 
     /// What has been counted; the shard adds what only it can see, and publishes once a turn.

@@ -2,8 +2,9 @@
 //!
 //! Owns the table of paths and methods. Streams are opened in `streams.rs`.
 
-use super::Engine;
+use super::fanout::record_of;
 use super::http::Asked;
+use super::{Engine, Role};
 use crate::admin;
 use crate::metrics::{Call, Counter, Gauge};
 use crate::presence::{BeatOutcome, InternFault, LeaveOutcome};
@@ -11,7 +12,7 @@ use crate::realtime::ConnId;
 use crate::realtime::conn::flag;
 use crate::time::{Now, Unix};
 use crate::wire::User;
-use crate::wire::record::{BodyFault, Record, parse_users};
+use crate::wire::record::{self, BodyFault, Record, parse_users};
 use crate::wire::request::{Framing, Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Status, problems};
 
@@ -75,6 +76,7 @@ impl<'h> Route<'h> {
         match self {
             Route::Query | Route::Stream => "GET, HEAD, POST, OPTIONS",
             Route::Watch(_) | Route::Beat | Route::Leave => "POST, OPTIONS",
+            Route::One(_) | Route::Many => "GET, HEAD, PUT, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -86,8 +88,19 @@ impl<'h> Route<'h> {
                 self,
                 Route::Query | Route::Stream | Route::Watch(_) | Route::Beat | Route::Leave
             ),
+            Method::Put => matches!(self, Route::One(_) | Route::Many),
             Method::Options => true,
             _ => false,
+        }
+    }
+
+    /// The halves of the platform that serve it: states are asked of whoever decides them and published to whoever tells them.
+    fn is_served_by(&self, role: &Role, method: Method) -> bool {
+        match (self, method, role) {
+            (Route::One(_) | Route::Many, Method::Put, role) => matches!(role, Role::Realtime(_)),
+            (Route::One(_) | Route::Many | Route::Query | Route::Beat | Route::Leave, _, Role::Realtime(_))
+            | (Route::Stream | Route::Watch(_), _, Role::Presence) => false,
+            _ => true,
         }
     }
 }
@@ -105,7 +118,11 @@ impl Engine {
             let detail = "see /openapi.json for the paths that are served";
             return self.problem(id, &asked, problems::NOT_FOUND, detail, "", now);
         };
-        let asked = self.asked(route.call(), head);
+        let call = match head.method {
+            Method::Put if route.allows(Method::Put) => Call::PresencePut,
+            _ => route.call(),
+        };
+        let asked = self.asked(call, head);
         if !route.allows(head.method) {
             let allow = format!("Allow: {}\r\n", route.allow());
             let detail = format!("the path takes {}", route.allow());
@@ -114,13 +131,21 @@ impl Engine {
         if head.method == Method::Options {
             return self.preflight(id, &asked, route.allow(), now);
         }
+        if !route.is_served_by(&self.role, head.method) {
+            return self.problem(id, &asked, problems::WRONG_ROLE, self.elsewhere(head.method), "", now);
+        }
         if self.conns.at(id.index).has(flag::SURPLUS) && !matches!(asked.call, Call::Health | Call::Metrics) {
             return self.refuse_surplus(id, &asked, now);
         }
-        if head.method == Method::Post && !self.check_body(id, &asked, head, now) {
+        if matches!(head.method, Method::Post | Method::Put) && !self.check_body(id, &asked, head, now) {
+            return;
+        }
+        if head.method == Method::Put && !self.check_service(id, &asked, head, now) {
             return;
         }
         match route {
+            Route::One(raw) if head.method == Method::Put => self.put_one(id, &asked, raw, body, now),
+            Route::Many if head.method == Method::Put => self.put_many(id, &asked, body, now),
             Route::One(raw) => self.presence_one(id, &asked, raw, now),
             Route::Query if head.method == Method::Post => self.presence_query(id, &asked, body, now),
             Route::Query => self.presence_one(id, &asked, "query", now),
@@ -147,6 +172,20 @@ impl Engine {
             extra.push_str("Access-Control-Max-Age: 86400\r\n");
         }
         self.answer_with(id, asked, Status::NoContent, "", b"", &extra, now);
+    }
+
+    /// Where else to go with a path that this role does not serve.
+    fn elsewhere(&self, method: Method) -> &'static str {
+        match self.role {
+            Role::Realtime(_) => {
+                "this is a real-time node, which holds streams; send queries, beats and goodbyes to a presence node"
+            }
+            Role::Presence => "this is a presence node; open and edit streams at a real-time node",
+            Role::All if method == Method::Put => {
+                "this node decides presence itself; only a real-time node is told of it"
+            }
+            Role::All => "another node serves it",
+        }
     }
 
     /// The connection was admitted beyond the limit to be told so.
@@ -224,16 +263,21 @@ impl Engine {
             };
             return self.bad_body(id, asked, &fault, Counter::LimitQueryUsers, now);
         }
-        self.presence_list(id, asked, &users, now);
+        self.presence_list(id, asked, &users, "", now);
     }
 
     fn presence_query(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) {
         if let Some(users) = self.users_of(id, asked, body, now) {
-            self.presence_list(id, asked, &users, now);
+            // Tells a node that mirrors this one which life of it answers, and as of when.
+            let extra = match self.role {
+                Role::Presence => format!("{NODE_HEADER}: {:016x} {}\r\n", self.instance(), now.unix.ms()),
+                Role::All | Role::Realtime(_) => String::new(),
+            };
+            self.presence_list(id, asked, &users, &extra, now);
         }
     }
 
-    fn presence_list(&mut self, id: ConnId, asked: &Asked, users: &[String], now: Now) {
+    fn presence_list(&mut self, id: ConnId, asked: &Asked, users: &[String], extra: &str, now: Now) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         body.extend_from_slice(b"{\"presence\":[");
@@ -247,29 +291,28 @@ impl Engine {
             }
         }
         body.extend_from_slice(b"]}");
-        self.answer_json(id, asked, &body, now);
+        let extra = [NO_STORE, &asked.cors, extra].concat();
+        self.answer_with(id, asked, Status::Ok, "application/json", &body, &extra, now);
         self.body = body;
     }
 
     /// A user's state as told to whoever asks.
-    pub(super) fn record<'u>(&self, user: User<'u>, now: Now) -> Record<'u> {
+    fn record<'u>(&'u self, user: User<'u>, now: Now) -> Record<'u> {
         match self.presence.lookup(user) {
             None => Record {
                 user,
-                online: false,
+                status: record::Status::Offline,
                 since: None,
                 last_active: None,
             },
-            Some(slot) => {
-                let state = self.presence.state(slot, now);
-                Record {
-                    user,
-                    online: state.online,
-                    since: state.since,
-                    last_active: state.last_active,
-                }
-            }
+            Some(slot) => record_of(&self.presence, slot, now),
         }
+    }
+
+    /// Tells one life of this process from another.
+    fn instance(&self) -> u64 {
+        let name = blake3::keyed_hash(&self.secret, b"instance");
+        u64::from_be_bytes(*name.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes"))
     }
 
     /// The users of a body `{"users":[..]}`; None if the request has been refused.
@@ -383,7 +426,14 @@ impl Engine {
             let detail = "the server is shutting down";
             return self.problem(id, asked, problems::DRAINING, detail, RETRY_AFTER, now);
         }
-        self.answer_with(id, asked, Status::Ok, "text/plain", b"ready\n", NO_STORE, now);
+        // Degraded is ready: what is known is served, and sending the streams away would help nobody.
+        let degraded = self.board.process.gauge(Gauge::NodesDown) > 0;
+        let body: &[u8] = if degraded {
+            b"degraded: some nodes of the other role do not answer\n"
+        } else {
+            b"ready\n"
+        };
+        self.answer_with(id, asked, Status::Ok, "text/plain", body, NO_STORE, now);
     }
 
     fn metrics(&mut self, id: ConnId, asked: &Asked, now: Now) {
@@ -404,7 +454,9 @@ impl Engine {
 }
 
 /// For an answer that must not be kept.
-const NO_STORE: &str = "Cache-Control: no-store\r\n";
+pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";
+/// Header of a presence node's answer to a query: which life of the node answers (16 hex digits), and its clock, Unix ms.
+pub const NODE_HEADER: &str = "Greendot-Node";
 /// For a refusal that load explains.
 pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 /// Detail of a bad percent-encoding.

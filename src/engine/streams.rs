@@ -93,14 +93,14 @@ impl Engine {
         self.watches
             .mark_where(id.index, |target| match (partial, target.as_slot()) {
                 (None, _) => true,
-                (Some(_), None) => false,
+                // Never seen by anybody; unless that is yet to be asked.
+                (Some(_), None) => presence.is_mirror(),
                 (Some(at), Some(slot)) => {
-                    let since = presence.state(Slot::new(slot), now).since;
                     let slack_ms = match planted::is(Planted::ResumeWithoutSlack) {
                         true => 0,
                         false => RESUME_SLACK_MS,
                     };
-                    since.is_some_and(|since| since > at.minus_ms(slack_ms))
+                    presence.changed_since(Slot::new(slot), at.minus_ms(slack_ms))
                 }
             });
         if resumes {
@@ -146,9 +146,7 @@ impl Engine {
         self.timers.set(id.index, look);
         if let Some(slot) = publisher {
             self.conns.at(id.index).set_publisher(slot.index());
-            // Neither late nor a replay: it comes after every goodbye that has come.
-            let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
-            self.book_beat(slot, outcome, Counter::BeatsStream, now);
+            self.vouch_for(slot, true, now);
             self.settle(now);
         }
     }
@@ -180,10 +178,12 @@ impl Engine {
 
     /// What a user id stands for on this shard: its slot, or its name until it has one.
     pub(super) fn target(&mut self, user: &str) -> Target {
-        match self.slot_of(user) {
+        let target = match self.slot_of(user) {
             Some(slot) => Target::slot(slot.index()),
             None => self.watches.name(user),
-        }
+        };
+        self.ask_if_unsure(user, target);
+        target
     }
 
     fn slot_of(&self, user: &str) -> Option<Slot> {

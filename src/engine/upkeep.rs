@@ -17,7 +17,7 @@ use crate::time::{Mono, Now, Unix};
 /// Connections that one call fires, vouches for or drains.
 const CONNS_PER_CALL: u32 = 8_192;
 /// Longest sleep: a shard whose last turn is older than a few of these counts as stalled for the others.
-const SLEEP_MS_MAX: u64 = 500;
+pub(super) const SLEEP_MS_MAX: u64 = 500;
 
 /// The cursors.
 #[derive(Debug)]
@@ -100,8 +100,9 @@ impl Upkeep {
         }
     }
 
-    pub(super) fn turn_began(&mut self, now: Mono) {
-        self.sleep_until = now.plus_ms(SLEEP_MS_MAX);
+    /// The next turn begins `sleep_ms_max` from now at the latest.
+    pub(super) fn turn_began(&mut self, now: Mono, sleep_ms_max: u64) {
+        self.sleep_until = now.plus_ms(sleep_ms_max);
     }
 
     /// Mail lost from here on may carry times after the step.
@@ -118,14 +119,17 @@ impl Engine {
         // A sweep that takes longer than its interval is followed by the next one at once.
         if now.mono >= self.upkeep.sweep_due && !self.upkeep.sweeping {
             self.upkeep.sweep_due = now.mono.plus_ms(self.settings.sweep_interval_ms);
-            self.sweep.begin();
-            self.upkeep.sweeping = true;
+            if let Some(sweep) = &mut self.sweep {
+                sweep.begin();
+                self.upkeep.sweeping = true;
+            }
         }
         self.vouch(now);
         if self.upkeep.sweeping {
             self.sweep_slice(now);
         }
         self.resync_slice(now);
+        self.reask_slice();
         self.drain_step(now);
     }
 
@@ -141,9 +145,7 @@ impl Engine {
                 .filter(|_| conn.phase() == Phase::Streaming)
                 .filter(|_| !planted::is(Planted::VouchedOnce))
             {
-                let slot = Slot::new(slot);
-                let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
-                self.book_beat(slot, outcome, Counter::BeatsStream, now);
+                self.vouch_for(Slot::new(slot), false, now);
             }
         }
         let vouch = &mut self.upkeep.vouch;
@@ -162,6 +164,16 @@ impl Engine {
         self.settle(now);
     }
 
+    /// Vouches for the publisher of a stream: a beat here, or one to its presence node (`at_once` if it has just connected).
+    pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, now: Now) {
+        if let Some(upstream) = &mut self.upstream {
+            return upstream.vouch(self.presence.user(slot), at_once, self.keys.signing(), now);
+        }
+        // Neither late nor a replay: it comes after every goodbye that has come.
+        let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
+        self.book_beat(slot, outcome, Counter::BeatsStream, now);
+    }
+
     fn context(&self, now: Now) -> SweepContext {
         SweepContext {
             now,
@@ -173,8 +185,9 @@ impl Engine {
     fn sweep_slice(&mut self, now: Now) {
         let slots_max = self.settings.sweep_slots_per_turn_max as u32;
         let context = self.context(now);
+        let Some(sweep) = &mut self.sweep else { return };
         let mut transitions = std::mem::take(&mut self.transitions);
-        let done = self.sweep.slice(
+        let done = sweep.slice(
             &self.presence,
             context,
             slots_max,
@@ -183,7 +196,7 @@ impl Engine {
         );
         self.transitions = transitions;
         self.upkeep.sweeping = !done;
-        self.counters.add(Counter::SweepSlots, self.sweep.take_slots_read());
+        self.counters.add(Counter::SweepSlots, sweep.take_slots_read());
         if done {
             self.counters.add(Counter::SweepCycles, 1);
         } else {
@@ -195,7 +208,9 @@ impl Engine {
     /// Looks at one of this shard's own slots now.
     pub(super) fn look_own(&mut self, slot: Slot, now: Now) {
         let context = self.context(now);
-        self.sweep.look(&self.presence, context, slot, &mut self.transitions);
+        if let Some(sweep) = &mut self.sweep {
+            sweep.look(&self.presence, context, slot, &mut self.transitions);
+        }
     }
 
     /// Tells this shard's watchers what has been decided, and gathers it for the others.

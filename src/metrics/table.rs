@@ -128,6 +128,11 @@ table! {
         LeavesUdp source = "udp",
         LeavesHttp source = "http",
     }
+    Shard Count "beats_sent" "Beats that this real-time node sent to presence nodes" { BeatsSent }
+    Shard Count "told" "States that presence nodes published to this real-time node, by what they were: news, or known already" {
+        ToldAdopted kind = "news",
+        ToldKnown kind = "known",
+    }
     Shard Count "leaves_ignored" "Explicit goodbyes that changed nothing" { LeavesIgnored }
 
     Shard Count "transitions" "Transitions decided by this shard, by direction" {
@@ -189,6 +194,15 @@ table! {
 
     Process Count "store_flush_cycles" "Times that the whole store was written back" { StoreFlushCycles }
     Process Bytes "store_flushed" "Bytes of the store written back" { StoreFlushedBytes }
+    Process Count "relay_datagrams" "Beat datagrams handed to the kernel for presence nodes" { RelayDatagrams }
+    Process Count "relay_datagrams_lost" "Beat datagrams for presence nodes that the kernel did not take" { RelayDatagramsLost }
+    Process Count "relay_requests" "Requests to nodes of the other role, by outcome" {
+        RelayRequestsDone outcome = "done",
+        RelayRequestsFailed outcome = "failed",
+    }
+    Process Count "relay_states" "States that other nodes were told, or told this one when asked" { RelayStates }
+    Process Count "relay_states_refused" "States for which there was no room (users-max)" { RelayStatesRefused }
+    Process Count "relay_reasks" "Times that a presence node was out of sight and everything watched of it was asked for anew" { RelayReasks }
     Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
 }
 
@@ -208,6 +222,8 @@ table! {
     Process Count "users_max" "Most users that the store may hold" { UsersMax }
     Process Count "users_online" "Users published as online" { UsersOnline }
     Process Micros "store_flush_cycle" "Time that the last write-back of the whole store took: what a power cut may lose" { StoreFlushCycle }
+    Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to be asked for" { RelayQueue }
+    Process Count "nodes_down" "Nodes of the other role that do not answer" { NodesDown }
     Process Count "draining" "1 while shutting down" { Draining }
 }
 
@@ -247,6 +263,8 @@ label! {
         PresenceOne = "presence_one",
         /// `GET /v1/presence?user=`
         PresenceMany = "presence_many",
+        /// `PUT /v1/presence/{user}` or `PUT /v1/presence`
+        PresencePut = "presence_put",
         /// `POST /v1/presence/query`
         PresenceQuery = "presence_query",
         /// `GET` or `POST /v1/stream`

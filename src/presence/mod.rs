@@ -12,6 +12,7 @@ mod index;
 mod interner;
 mod leaves;
 mod log;
+mod mirror;
 mod online;
 mod region;
 mod resume;
@@ -31,6 +32,7 @@ use parking_lot::Mutex;
 
 pub use fault::{StoreFault, StoreFaultKind};
 pub use flusher::{FlushReport, Flusher};
+pub use mirror::{MirrorOptions, Source};
 pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 
@@ -38,6 +40,7 @@ use crate::time::{Mono, Now, Unix, boottime};
 use crate::wire::User;
 use interner::{AppendFault, Interner};
 use leaves::Leaves;
+use mirror::Mirrored;
 use online::Online;
 use resume::Resume;
 use stamps::{CellFile, ONLINE};
@@ -87,6 +90,8 @@ pub struct Presence {
     beat_skew_ms_max: u64,
     /// Mono ms at which a failure to grow was last logged.
     growth_logged_ms: AtomicU64,
+    /// Of a mirror alone.
+    mirrored: Option<Mirrored>,
 }
 
 /// A publisher's published state.
@@ -98,6 +103,8 @@ pub struct State {
     pub since: Option<Unix>,
     /// Last beat, clamped to now; None: never.
     pub last_active: Option<Unix>,
+    /// False in a mirror that has not been told of the publisher: the other fields then mean nothing.
+    pub known: bool,
 }
 
 /// Why a slot was not made.
@@ -197,6 +204,8 @@ impl Presence {
             online: published & ONLINE != 0,
             since: stamps::time_of(published, Unix::from_ms(u64::MAX)),
             last_active: stamps::time_of(stamp, now.unix),
+            // A mirror's cell that was told of anything has a time or a flag.
+            known: published != 0 || !self.is_mirror(),
         }
     }
 

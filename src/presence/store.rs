@@ -147,7 +147,23 @@ impl Presence {
 }
 
 impl Identity {
-    fn header(&self, kind: Kind) -> Header {
+    /// Of a store that lives in memory and dies with the process.
+    pub(super) fn passing(now: Now) -> io::Result<Identity> {
+        Ok(Identity {
+            store_id: random_id()?,
+            created_at: now.unix,
+            boot_id: [0; 16],
+            synced_bytes: AtomicU64::new(FIRST_RECORD),
+            closed: AtomicBool::new(false),
+            published: Mutex::default(),
+        })
+    }
+
+    pub(super) fn created_at(&self) -> Unix {
+        self.created_at
+    }
+
+    pub(super) fn header(&self, kind: Kind) -> Header {
         Header::new(kind, self.store_id, self.created_at)
     }
 }
@@ -247,6 +263,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         identity,
         beat_skew_ms_max: options.beat_skew_max_ms,
         growth_logged_ms: AtomicU64::new(0),
+        mirrored: None,
     };
     for cells in [&presence.stamps, &presence.published] {
         cells

@@ -15,8 +15,8 @@ pub(super) struct Names {
     hasher: RandomState,
     /// Indexes into `table`, by name.
     index: HashTable<u32>,
-    /// The name and its watchers; an empty name is a free place.
-    table: Vec<(Box<str>, Watchers)>,
+    /// The name, its watchers, and whether it has been answered for; an empty name is a free place.
+    table: Vec<(Box<str>, Watchers, bool)>,
     free: Vec<u32>,
 }
 
@@ -28,7 +28,7 @@ impl Names {
 
     /// A place for a name that has none.
     pub(super) fn insert(&mut self, user: &str) -> u32 {
-        let entry = (Box::from(user), Watchers::default());
+        let entry = (Box::from(user), Watchers::default(), false);
         let index = match self.free.pop() {
             Some(index) => {
                 self.table[index as usize] = entry;
@@ -61,6 +61,15 @@ impl Names {
         &self.table[name as usize].0
     }
 
+    /// Whether somebody who knows has said that there is no such publisher yet.
+    pub(super) fn is_answered(&self, name: u32) -> bool {
+        self.table[name as usize].2
+    }
+
+    pub(super) fn set_answered(&mut self, name: u32) {
+        self.table[name as usize].2 = true;
+    }
+
     pub(super) fn watchers(&self, name: u32) -> Watchers {
         self.table[name as usize].1
     }
@@ -73,7 +82,7 @@ impl Names {
     pub(super) fn page(&self, from: usize, max: usize) -> (impl Iterator<Item = &str>, Option<usize>) {
         let end = self.table.len().min(from + max);
         let page = &self.table[from.min(end)..end];
-        let names = page.iter().map(|(name, _)| &**name).filter(|name| !name.is_empty());
+        let names = page.iter().map(|(name, ..)| &**name).filter(|name| !name.is_empty());
         (names, (end < self.table.len()).then_some(end))
     }
 
@@ -82,7 +91,7 @@ impl Names {
         assert_eq!(self.index.len(), self.table.len() - self.free.len(), "names");
         let (names, _) = self.page(0, usize::MAX);
         names.for_each(|name| assert!(self.find(name).is_some(), "a name is not in its index"));
-        self.table.iter().map(|(_, watchers)| *watchers)
+        self.table.iter().map(|(_, watchers, _)| *watchers)
     }
 
     /// Places, and names in them.

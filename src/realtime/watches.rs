@@ -71,7 +71,12 @@ pub enum Marked<'a> {
     /// A publisher, by slot index.
     Slot(u32),
     /// A user without a slot.
-    Name(&'a str),
+    Name {
+        /// Who.
+        user: &'a str,
+        /// [`Watches::answer`] has been told that nobody has ever seen the user.
+        answered: bool,
+    },
 }
 
 /// What marking a publisher's watchers did.
@@ -237,7 +242,10 @@ impl Watches {
             if *entry & MARK != 0 {
                 let target = Target(*entry & !MARK);
                 let of = match target.as_name() {
-                    Some(name) => Marked::Name(self.names.user(name)),
+                    Some(name) => Marked::Name {
+                        user: self.names.user(name),
+                        answered: self.names.is_answered(name),
+                    },
                     None => Marked::Slot(target.0),
                 };
                 let last = follow.marks == 1;
@@ -268,6 +276,34 @@ impl Watches {
             }
         }
         true
+    }
+
+    /// Whether [`Watches::answer`] was told of this name. False for a slot.
+    pub fn is_answered(&self, target: Target) -> bool {
+        target.as_name().is_some_and(|name| self.names.is_answered(name))
+    }
+
+    /// Nobody has ever seen the user, says who knows: those who watch by that name are marked; `first` as in [`Watches::mark`].
+    pub fn answer(&mut self, user: &str, mut first: impl FnMut(u32)) {
+        let Some(name) = self.names.find(user).filter(|name| !self.names.is_answered(*name)) else {
+            return;
+        };
+        self.names.set_answered(name);
+        let (lists, follows) = (&mut self.lists, &mut self.follows);
+        self.watchers.each(self.names.watchers(name), |conn| {
+            let follow = &mut follows[conn as usize];
+            let entries = lists.get_mut(follow.list);
+            let Ok(at) = find(entries, NAMED | name) else {
+                unreachable!("both directions of a watch are mutated together")
+            };
+            if entries[at] & MARK == 0 {
+                entries[at] |= MARK;
+                follow.marks += 1;
+                if follow.marks == 1 {
+                    first(conn);
+                }
+            }
+        });
     }
 
     /// Calls `each` with the names at indexes from `from`, at most `max` places on; returns where to go on, or None at the end.

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,8 +18,8 @@ const NOTSENT_LOWAT_BYTES: u32 = 16_384;
 pub struct BindOptions {
     /// HTTP; port 0 lets the kernel choose one.
     pub http: SocketAddr,
-    /// Beats; port 0 lets the kernel choose one.
-    pub udp: SocketAddr,
+    /// Beats; port 0 lets the kernel choose one. None: none are received.
+    pub udp: Option<SocketAddr>,
     /// Sockets of each kind.
     pub shards: u16,
     /// `listen` backlog; the kernel cuts it to `net.core.somaxconn`.
@@ -34,8 +35,8 @@ pub struct BindOptions {
 pub struct Bound {
     /// Where HTTP listens.
     pub http: SocketAddr,
-    /// Where beats arrive.
-    pub udp: SocketAddr,
+    /// Where beats arrive, if they do.
+    pub udp: Option<SocketAddr>,
     /// Receive buffer that each UDP socket got, in bytes of payload and bookkeeping.
     pub udp_buffer_bytes: usize,
     pub(super) listeners: Vec<TcpListener>,
@@ -83,23 +84,80 @@ pub fn bind(options: &BindOptions) -> Result<Bound, BindFault> {
         addr: options.http,
         source,
     };
-    let udp = |source| BindFault {
-        flag: "udp",
-        addr: options.udp,
-        source,
-    };
     let listeners = bind_group(options.http, shards, |addr, share| listener(addr, share, options)).map_err(http)?;
-    let datagrams = bind_group(options.udp, shards, |addr, share| datagram(addr, share, options)).map_err(udp)?;
     let listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from).collect();
-    let udp_buffer_bytes = datagrams[0].recv_buffer_size().map_err(udp)?;
-    let datagrams: Vec<UdpSocket> = datagrams.into_iter().map(UdpSocket::from).collect();
-    Ok(Bound {
+    let mut bound = Bound {
         http: listeners[0].local_addr().map_err(http)?,
-        udp: datagrams[0].local_addr().map_err(udp)?,
-        udp_buffer_bytes,
+        udp: None,
+        udp_buffer_bytes: 0,
         listeners,
-        datagrams,
-    })
+        datagrams: Vec::new(),
+    };
+    if let Some(addr) = options.udp {
+        let udp = |source| BindFault {
+            flag: "udp",
+            addr,
+            source,
+        };
+        bound.bind_datagrams(addr, options).map_err(udp)?;
+    }
+    Ok(bound)
+}
+
+impl Bound {
+    fn bind_datagrams(&mut self, addr: SocketAddr, options: &BindOptions) -> io::Result<()> {
+        let sockets = bind_group(addr, options.shards, |addr, share| datagram(addr, share, options))?;
+        if options.shards > 1 {
+            steer_evenly(&sockets[0], options.shards)?;
+        }
+        self.udp_buffer_bytes = sockets[0].recv_buffer_size()?;
+        self.datagrams = sockets.into_iter().map(UdpSocket::from).collect();
+        self.udp = Some(self.datagrams[0].local_addr()?);
+        Ok(())
+    }
+}
+
+/// Spreads datagrams over a group's sockets by lot (socket(7), SO_ATTACH_REUSEPORT_CBPF). The kernel's own choice, a hash of the
+/// addresses, gives a few senders' ports to the sockets as it falls: some shard would get twice another's beats. Which shard
+/// takes a beat does not matter: any may store it.
+fn steer_evenly(socket: &Socket, sockets: u16) -> io::Result<()> {
+    // Classic BPF (linux/filter.h): A = random; A %= sockets; return A, the index in the order of binding.
+    let mut program = [
+        instruction(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32,
+        ),
+        instruction(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::from(sockets)),
+        instruction(libc::BPF_RET | libc::BPF_A, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: `filter` and the program it points to live until the call returns, which copies them; the length is the struct's.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            std::ptr::from_ref(&filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn instruction(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    }
 }
 
 /// Whether a socket shares its port from the start.
@@ -172,7 +230,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         BindOptions {
             http: any,
-            udp: any,
+            udp: Some(any),
             shards,
             backlog: 128,
             udp_buffer_bytes: 65_536,
@@ -215,7 +273,7 @@ mod tests {
         let mut buffer = [0; 8];
         while seen != [true; 3] {
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-            client.send_to(b"beat", bound.udp).unwrap();
+            client.send_to(b"beat", bound.udp.unwrap()).unwrap();
             let shard = loop {
                 if let Some(shard) = bound
                     .datagrams

@@ -29,13 +29,13 @@ use self::datagrams::Datagrams;
 use self::mailbox::{Care, Order};
 use self::peer::Peer;
 use self::spawn::Door;
-use crate::engine::{CloseHow, Engine, Mail, ShardId, To};
+use crate::engine::{CloseHow, Engine, Mail, Outbound, ShardId, To};
 use crate::metrics::{Board, Counter, Gauge, Histogram};
 use crate::realtime::ConnId;
 use crate::time::{Clock, Mono, Now, boottime};
 
 pub use bind::{BindFault, BindOptions, Bound, bind};
-pub use spawn::{Drained, Shards, spawn, vital_thread};
+pub use spawn::{Drained, Shards, Teller, spawn, vital_thread};
 
 /// Bytes of the one buffer that all reads share. A read that fills it less has emptied the socket (epoll(7)).
 const READ_BUFFER_BYTES: usize = 65_536;
@@ -65,6 +65,9 @@ struct Budgets {
     flushes: usize,
 }
 
+/// Where what is for other nodes goes; it does not block.
+pub type Outlet = Box<dyn FnMut(Outbound) + Send>;
+
 /// One shard: its engine and everything between that and the kernel.
 struct Shard {
     id: ShardId,
@@ -86,7 +89,10 @@ struct Shard {
     /// TCP_USER_TIMEOUT of a connection whose window is not full.
     user_timeout: Duration,
     read_buffer: Box<[u8]>,
-    datagrams: Datagrams,
+    /// None where no beats are received.
+    datagrams: Option<Datagrams>,
+    /// Takes what is for other nodes.
+    outbound: Outlet,
 
     doors: Arc<[Door]>,
     inbox: VecDeque<Mail>,
@@ -161,17 +167,15 @@ impl Shard {
 
     /// Step 3: beat datagrams.
     fn receive_beats(&mut self) {
-        if !self.datagrams.is_ready() {
+        let Some(datagrams) = self.datagrams.as_mut().filter(|datagrams| datagrams.is_ready()) else {
             return;
-        }
+        };
         let (engine, now) = (&mut self.engine, self.now);
-        let received = self
-            .datagrams
-            .receive(self.budgets.datagrams, |batch| engine.handle_beats(batch, now));
+        let received = datagrams.receive(self.budgets.datagrams, |batch| engine.handle_beats(batch, now));
         if let Some(error) = received.fault {
             tracing::warn!(shard = self.id, %error, "receiving beats failed; the next datagram tries again");
         }
-        if self.datagrams.is_ready() {
+        if datagrams.is_ready() {
             self.engine.counters().add(Counter::LimitDatagramsPerTurn, 1);
             self.more = true;
         }
@@ -384,7 +388,7 @@ impl Shard {
         self.more = true;
     }
 
-    /// Step 8: hands this turn's mail over, one lock per shard, and wakes who sleeps.
+    /// Step 8: hands this turn's mail over, one lock per shard, and wakes who sleeps; and what is for other nodes.
     fn post_mail(&mut self) {
         while let Some(letter) = self.engine.poll_mail() {
             match letter.to {
@@ -408,6 +412,9 @@ impl Shard {
         self.more |= !self.bounced.is_empty();
         for mail in self.bounced.drain(..) {
             self.engine.handle_bounced(mail, self.now);
+        }
+        while let Some(outbound) = self.engine.poll_outbound(self.now) {
+            (self.outbound)(outbound);
         }
     }
 
@@ -453,7 +460,11 @@ impl Shard {
         for event in &self.events {
             match event.token() {
                 WAKER => {}
-                BEATS => self.datagrams.set_ready(),
+                BEATS => {
+                    if let Some(datagrams) = &mut self.datagrams {
+                        datagrams.set_ready();
+                    }
+                }
                 LISTENER => {
                     if let Some(acceptor) = &mut self.acceptor {
                         acceptor.set_ready();

@@ -17,7 +17,7 @@ use super::accept::Acceptor;
 use super::conns::Conns;
 use super::datagrams::Datagrams;
 use super::mailbox::{Mailbox, Order, Posted};
-use super::{BEATS, Bound, Budgets, EVENTS_MAX, LISTENER, READ_BUFFER_BYTES, Shard, WAKER, care};
+use super::{BEATS, Bound, Budgets, EVENTS_MAX, LISTENER, Outlet, READ_BUFFER_BYTES, Shard, WAKER, care};
 use crate::engine::{Engine, EngineParts, Mail, ShardId};
 use crate::metrics::Board;
 use crate::time::Clock;
@@ -75,17 +75,17 @@ pub struct Shards {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts one thread per set of parts, on the sockets of `bound`; each tells `drained` once it has drained.
+/// Starts one thread per set of parts, on the sockets of `bound`, each with its outlet; each tells `drained` once it has drained.
 pub fn spawn(
     bound: Bound,
-    parts: Vec<EngineParts>,
+    parts: Vec<(EngineParts, Outlet)>,
     board: &Arc<Board>,
     clock: &Arc<Clock>,
     drained: &Sender<ShardId>,
 ) -> io::Result<Shards> {
     let mut polls = Vec::with_capacity(parts.len());
     let mut doors = Vec::with_capacity(parts.len());
-    for parts in &parts {
+    for (parts, _) in &parts {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         doors.push(Door {
@@ -98,12 +98,19 @@ pub fn spawn(
 
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let pinned = parts.len() <= cores.len();
-    let sockets = bound.listeners.into_iter().zip(bound.datagrams);
+    let datagrams = bound
+        .datagrams
+        .into_iter()
+        .map(Some)
+        .chain(std::iter::repeat_with(|| None));
+    let sockets = bound.listeners.into_iter().zip(datagrams);
     let mut threads = Vec::with_capacity(parts.len());
-    for ((parts, poll), (listener, datagrams)) in parts.into_iter().zip(polls).zip(sockets) {
+    for (((parts, outbound), poll), (listener, datagrams)) in parts.into_iter().zip(polls).zip(sockets) {
         let id = parts.shard;
         let acceptor = Acceptor::new(listener, poll.registry(), LISTENER)?;
-        let datagrams = Datagrams::new(datagrams, poll.registry(), BEATS)?;
+        let datagrams = datagrams
+            .map(|socket| Datagrams::new(socket, poll.registry(), BEATS))
+            .transpose()?;
         let core = if pinned {
             cores.get(usize::from(id)).copied()
         } else {
@@ -141,6 +148,7 @@ pub fn spawn(
                 user_timeout: Duration::from_millis(settings.write_stall_max_ms),
                 read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
                 datagrams,
+                outbound,
                 outgoing: (0..doors.len()).map(|_| Vec::new()).collect(),
                 doors,
                 inbox: VecDeque::new(),
@@ -156,7 +164,29 @@ pub fn spawn(
     Ok(Shards { doors, threads })
 }
 
+/// Posts mail to all shards.
+#[derive(Clone)]
+pub struct Teller {
+    doors: Arc<[Door]>,
+}
+
+impl Teller {
+    /// Posts a copy to each. A full mailbox becomes a resync.
+    pub fn tell(&self, mail: &Mail) {
+        for door in &*self.doors {
+            door.post(&mut vec![mail.clone()], &mut Vec::new());
+        }
+    }
+}
+
 impl Shards {
+    /// For threads that are no shards.
+    pub fn teller(&self) -> Teller {
+        Teller {
+            doors: Arc::clone(&self.doors),
+        }
+    }
+
     /// Begins the graceful shutdown of every shard.
     pub fn drain(&self) {
         self.doors.iter().for_each(|door| door.order(Order::Drain));
@@ -203,6 +233,7 @@ mod tests {
 
     use super::super::{BindOptions, bind};
     use super::*;
+    use crate::engine::Role;
     use crate::engine::settings::Settings;
     use crate::presence::{Presence, StoreOptions};
     use crate::wire::beat::{FleetKey, Keys};
@@ -251,6 +282,7 @@ mod tests {
             settings: Arc::clone(&settings),
             shard,
             shards: SHARDS,
+            role: Role::All,
             presence: Arc::clone(&presence),
             keys: Arc::clone(&keys),
             secret: [2; 32],
@@ -261,7 +293,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let options = BindOptions {
             http: any,
-            udp: any,
+            udp: Some(any),
             shards: SHARDS,
             backlog: 128,
             udp_buffer_bytes: 65_536,
@@ -270,7 +302,9 @@ mod tests {
         let bound = bind(&options).unwrap();
         let http = bound.http;
         let (sender, drained) = unbounded();
-        let shards = spawn(bound, (0..SHARDS).map(parts).collect(), &board, &clock, &sender).unwrap();
+        let outlet = || -> Outlet { Box::new(|_| unreachable!("a node of its own has nobody to send to")) };
+        let parts = (0..SHARDS).map(|shard| (parts(shard), outlet())).collect();
+        let shards = spawn(bound, parts, &board, &clock, &sender).unwrap();
 
         // Twelve watchers, which the kernel spreads over the shards, and a publisher on one of them.
         let mut watchers: Vec<_> = (0..12).map(|_| ask(http, "/v1/stream?watch=bob")).collect();

@@ -254,7 +254,7 @@ pub fn record_bodies(data: &[u8]) {
             let mut out = Vec::new();
             Record {
                 user,
-                online: true,
+                status: record::Status::Online,
                 since: None,
                 last_active: Some(Unix::from_ms(u64::MAX)),
             }

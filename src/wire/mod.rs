@@ -6,6 +6,7 @@ pub mod beat;
 #[doc(hidden)]
 pub mod fuzz;
 mod json;
+pub mod nodes;
 pub mod record;
 pub mod request;
 pub mod response;

@@ -1,28 +1,57 @@
-//! The JSON of presence: records out, lists of users in.
+//! The JSON of presence: records both ways, lists of users in.
 //!
 //! Owns the form of a record and of every request body. Every user that comes out of a body is a legal one. Never looks
 //! anybody up.
 
 mod body;
 mod object;
+mod told;
 
 use crate::time::Unix;
 use crate::wire::User;
 use crate::wire::json::{write_str, write_u64};
 
 pub use body::{BODY_DEPTH_MAX, BodyFault, StreamAsk, WatchEdit, parse_stream_ask, parse_users, parse_watch_edit};
+pub use told::{Told, parse_told, parse_told_list};
 
 /// One publisher's state as told to anybody who asks or watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
     /// Whose.
     pub user: User<'a>,
-    /// Online or offline.
-    pub online: bool,
-    /// Time of the last transition; None: never seen.
+    /// What it is.
+    pub status: Status,
+    /// Time of the last transition; None: never seen, or unknown.
     pub since: Option<Unix>,
-    /// Time of the last beat; None: never seen.
+    /// Time of the last beat; None: never seen, or unknown.
     pub last_active: Option<Unix>,
+}
+
+/// A publisher's status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Vouched for within `offline_after_ms`.
+    Online,
+    /// Not.
+    Offline,
+    /// A real-time node has not heard from the publisher's presence node yet.
+    Unknown,
+}
+
+impl Status {
+    /// Online or offline.
+    pub const fn of(online: bool) -> Status {
+        if online { Status::Online } else { Status::Offline }
+    }
+
+    /// Its value in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Online => "online",
+            Status::Offline => "offline",
+            Status::Unknown => "unknown",
+        }
+    }
 }
 
 impl Record<'_> {
@@ -30,9 +59,10 @@ impl Record<'_> {
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"user\":");
         write_str(self.user.as_str(), out);
-        out.extend_from_slice(match self.online {
-            true => b",\"status\":\"online\",\"since\":",
-            false => b",\"status\":\"offline\",\"since\":",
+        out.extend_from_slice(match self.status {
+            Status::Online => &b",\"status\":\"online\",\"since\":"[..],
+            Status::Offline => b",\"status\":\"offline\",\"since\":",
+            Status::Unknown => b",\"status\":\"unknown\",\"since\":",
         });
         write_time(self.since, out);
         out.extend_from_slice(b",\"last_active\":");
@@ -64,7 +94,7 @@ mod tests {
     fn records() {
         let bob = Record {
             user: User::parse(b"bob").unwrap(),
-            online: true,
+            status: Status::Online,
             since: Some(Unix::from_ms(1_764_009_600_123)),
             last_active: Some(Unix::from_ms(1_764_009_631_000)),
         };
@@ -74,7 +104,7 @@ mod tests {
         );
         let never = Record {
             user: User::parse("a\"\\/\u{2028}é".as_bytes()).unwrap(),
-            online: false,
+            status: Status::Offline,
             since: None,
             last_active: None,
         };
@@ -82,25 +112,33 @@ mod tests {
             written(&never),
             "{\"user\":\"a\\\"\\\\/\u{2028}é\",\"status\":\"offline\",\"since\":null,\"last_active\":null}"
         );
+        let unasked = Record {
+            status: Status::Unknown,
+            user: User::parse(b"c").unwrap(),
+            ..never
+        };
+        assert_eq!(
+            written(&unasked),
+            r#"{"user":"c","status":"unknown","since":null,"last_active":null}"#
+        );
     }
 
     proptest! {
         #[test]
         fn serde_json_reads_it(
             id in "[^\\p{Cc}]{1,32}",
-            online in any::<bool>(),
+            status in prop::sample::select(&[Status::Online, Status::Offline, Status::Unknown][..]),
             since in any::<Option<u64>>(),
             last_active in any::<Option<u64>>(),
         ) {
             let record = Record {
                 user: User::parse(id.as_bytes()).unwrap(),
-                online,
+                status,
                 since: since.map(Unix::from_ms),
                 last_active: last_active.map(Unix::from_ms),
             };
             let read: serde_json::Value = serde_json::from_str(&written(&record)).unwrap();
-            let status = if online { "online" } else { "offline" };
-            let expected = serde_json::json!({"user": id, "status": status, "since": since, "last_active": last_active});
+            let expected = serde_json::json!({"user": id, "status": status.name(), "since": since, "last_active": last_active});
             prop_assert_eq!(read, expected);
         }
     }

@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::wire::User;
+    use crate::wire::record::Status;
 
     fn text(write: impl Fn(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -168,7 +169,7 @@ mod tests {
     fn bob(online: bool) -> Record<'static> {
         Record {
             user: User::parse(b"bob").unwrap(),
-            online,
+            status: Status::of(online),
             since: Some(Unix::from_ms(1_764_009_604_000)),
             last_active: Some(Unix::from_ms(1_764_009_579_000)),
         }

@@ -137,6 +137,7 @@ impl World {
                 settings: Arc::new(self.settings.clone()),
                 shard,
                 shards,
+                role: greendot::engine::Role::All,
                 presence: presence.clone(),
                 keys: Arc::new(Keys::single(self.key.clone())),
                 secret: [3; 32],

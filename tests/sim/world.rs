@@ -257,6 +257,7 @@ impl World {
                 settings: self.settings.clone(),
                 shard,
                 shards,
+                role: greendot::engine::Role::All,
                 presence: presence.clone(),
                 keys: self.keys.clone(),
                 secret: [self.boot as u8; 32],

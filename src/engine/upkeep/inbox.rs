@@ -37,6 +37,8 @@ impl Engine {
                 let (shard, conn) = edit.asker;
                 self.posts.letter(shard, Mail::Edited { conn, outcome });
             }
+            Mail::Answered(answered) => self.take_answers(&answered),
+            Mail::Reask { node } => self.begin_reask(Some(node)),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }
     }
@@ -59,6 +61,8 @@ impl Engine {
             name: Some(0),
             floor,
         });
+        // Answers may have been among what was lost.
+        self.begin_reask(None);
     }
 
     pub(super) fn resync_slice(&mut self, now: Now) {
@@ -70,13 +74,13 @@ impl Engine {
         } else {
             let end = self.presence.users().min(resync.slot.saturating_add(CONNS_PER_CALL));
             for slot in (resync.slot..end).map(Slot::new) {
-                let state = self.presence.state(slot, now);
                 let told = !planted::is(Planted::DeafResync);
-                if told && state.since.is_some_and(|since| since > resync.floor) {
+                if told && self.presence.changed_since(slot, resync.floor) {
+                    let online = self.presence.state(slot, now).online;
                     self.tell(
                         Transition {
                             slot,
-                            online: state.online,
+                            online,
                             first: false,
                         },
                         now.mono,

@@ -10,6 +10,8 @@ use super::MAC_BYTES;
 
 /// BLAKE3 `derive_key` context of a key's id. Changing it renames every key.
 const ID_CONTEXT: &str = "greendot fleet key id v1";
+/// The same of the token that nodes show each other.
+const SERVICE_CONTEXT: &str = "greendot service token v1";
 
 /// One fleet key: 32 bytes, named on the wire by `id` (top bit clear).
 #[derive(Clone)]
@@ -43,6 +45,14 @@ impl FleetKey {
     /// The id on the wire.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The service key's token: 64 hex digits, derived from the fleet key, which it does not give away. A node shows it to
+    /// another as `Authorization: Bearer ..` (RFC 6750).
+    pub fn service_token(&self) -> String {
+        blake3::Hash::from_bytes(blake3::derive_key(SERVICE_CONTEXT, &self.bytes))
+            .to_hex()
+            .to_string()
     }
 
     /// Keyed BLAKE3 of `bytes`, truncated.
@@ -136,6 +146,19 @@ impl Keys {
         &self.signing
     }
 
+    /// Whether an `Authorization` header's value is the service token of one of the keys. Takes as long for a wrong one.
+    pub fn authorises(&self, header: &str) -> bool {
+        let scheme = header.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("Bearer "));
+        let Some(given) = scheme.and_then(|_| blake3::Hash::from_hex(header[7..].trim()).ok()) else {
+            return false;
+        };
+        let keys = std::iter::once(&self.signing).chain(&self.others);
+        // blake3::Hash compares in constant time.
+        keys.fold(false, |found, key| {
+            found | (given == blake3::Hash::from_bytes(blake3::derive_key(SERVICE_CONTEXT, &key.bytes)))
+        })
+    }
+
     pub(super) fn find(&self, id: u32) -> Option<&FleetKey> {
         if self.signing.id == id {
             return Some(&self.signing);
@@ -187,5 +210,24 @@ mod tests {
             KeyFault::NotHex { line: 2 }.to_string(),
             "line 2 is not a key of 64 hex digits"
         );
+    }
+
+    #[test]
+    fn service_tokens() {
+        let (first, second, other) = (FleetKey::new([1; 32]), FleetKey::new([2; 32]), FleetKey::new([3; 32]));
+        let keys = Keys::parse(&format!("{}\n{}\n", first.to_hex(), second.to_hex())).unwrap();
+        for key in [&first, &second] {
+            assert!(keys.authorises(&format!("Bearer {}", key.service_token())));
+            assert!(keys.authorises(&format!("bearer  {}", key.service_token())));
+            assert!(!keys.authorises(&key.service_token()));
+            assert!(
+                !keys.authorises(&format!("Bearer {}", key.to_hex())),
+                "the key itself is not the token"
+            );
+        }
+        assert!(!keys.authorises(&format!("Bearer {}", other.service_token())));
+        for bad in ["", "Bearer", "Bearer ", "Basic x", "Bearér x"] {
+            assert!(!keys.authorises(bad), "{bad:?}");
+        }
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn parse<const N: usize>(
 
 /// Nesting of a JSON text, found before it is parsed. Of a text that is no JSON it is some number, which is enough: the
 /// parser refuses the rest.
-fn depth(body: &[u8]) -> usize {
+pub(super) fn depth(body: &[u8]) -> usize {
     let mut open: usize = 0;
     let mut deepest = 0;
     let mut in_string = false;

@@ -60,6 +60,7 @@ table! {
     BAD_QUERY: BadRequest, "bad-query", "The query of the URL is not understood";
     BAD_USER: BadRequest, "bad-user", "A user id is not legal";
     BAD_JSON: BadRequest, "bad-json", "The request body is not the JSON expected";
+    UNAUTHORIZED: Unauthorized, "unauthorized", "The request does not prove that it may do this";
     NOT_FOUND: NotFound, "not-found", "Nothing is found at this path";
     UNKNOWN_STREAM: NotFound, "unknown-stream", "No such stream is open";
     METHOD_NOT_ALLOWED: MethodNotAllowed, "method-not-allowed", "The path does not take this method";
@@ -70,6 +71,7 @@ table! {
     TARGET_TOO_LONG: UriTooLong, "target-too-long", "The request line is too long";
     UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType, "unsupported-media-type", "The request body has the wrong media type";
     BAD_EXPECT: ExpectationFailed, "bad-expect", "The expectation is not understood";
+    WRONG_ROLE: MisdirectedRequest, "wrong-role", "This node does not serve the path in its role";
     TOO_MANY_REQUESTS: TooManyRequests, "too-many-requests", "Too many requests or streams";
     HEAD_TOO_LARGE: HeadTooLarge, "head-too-large", "The request head is too large";
     TOO_MANY_HEADERS: HeadTooLarge, "too-many-headers", "The request has too many headers";

@@ -1,0 +1,92 @@
+//! What presence nodes publish to a real-time node: `PUT /v1/presence/{user}` and `PUT /v1/presence`.
+//!
+//! Owns who may (the service key) and what is said back. Taken over means told: the transitions go the way of all others.
+
+use super::Engine;
+use super::http::Asked;
+use super::routes::{BAD_ESCAPE, NO_STORE};
+use crate::metrics::Counter;
+use crate::presence::Source;
+use crate::realtime::ConnId;
+use crate::time::Now;
+use crate::wire::User;
+use crate::wire::record::{Told, parse_told, parse_told_list};
+use crate::wire::request::{Head, decode_segment};
+use crate::wire::response::{Status, problems};
+
+impl Engine {
+    /// Whether the request shows the service key; otherwise it has been answered.
+    pub(super) fn check_service(&mut self, id: ConnId, asked: &Asked, head: &Head<'_>, now: Now) -> bool {
+        if head.authorization.is_some_and(|header| self.keys.authorises(header)) {
+            return true;
+        }
+        let detail = "publishing takes the service token of a fleet key as Authorization: Bearer ..; all nodes share one key file";
+        let extra = "WWW-Authenticate: Bearer\r\n";
+        self.problem(id, asked, problems::UNAUTHORIZED, detail, extra, now);
+        false
+    }
+
+    /// `PUT /v1/presence/{user}`.
+    pub(super) fn put_one(&mut self, id: ConnId, asked: &Asked, raw: &str, body: &[u8], now: Now) {
+        let Some(bytes) = decode_segment(raw) else {
+            return self.problem(id, asked, problems::BAD_USER, BAD_ESCAPE, "", now);
+        };
+        let told = match parse_told(body) {
+            Ok(told) => told,
+            Err(fault) => return self.bad_body(id, asked, &fault, Counter::LimitQueryUsers, now),
+        };
+        if told.user.as_bytes() != &*bytes {
+            let detail = "the path and the record name different users";
+            return self.problem(id, asked, problems::BAD_USER, detail, "", now);
+        }
+        self.take_told(id, asked, &[told], now);
+    }
+
+    /// `PUT /v1/presence`.
+    pub(super) fn put_many(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) {
+        match parse_told_list(body, self.settings.query_users_max) {
+            Ok(told) => self.take_told(id, asked, &told, now),
+            Err(fault) => self.bad_body(id, asked, &fault, Counter::LimitQueryUsers, now),
+        }
+    }
+
+    fn take_told(&mut self, id: ConnId, asked: &Asked, list: &[Told], now: Now) {
+        let mut refused = 0;
+        for told in list {
+            // Checked when it was read.
+            let Ok(user) = User::from_text(&told.user) else {
+                continue;
+            };
+            let slot = match self.presence.intern(user) {
+                Ok(slot) => slot,
+                Err(fault) => {
+                    self.book_intern_fault(fault);
+                    refused += 1;
+                    continue;
+                }
+            };
+            match self.presence.adopt(slot, told, Source::Published, now) {
+                Some(transition) => {
+                    self.counters.add(Counter::ToldAdopted, 1);
+                    self.transitions.push(transition);
+                }
+                None => self.counters.add(Counter::ToldKnown, 1),
+            }
+        }
+        self.settle(now);
+        if refused == 0 {
+            return self.answer_with(id, asked, Status::NoContent, "", b"", "", now);
+        }
+        // Not an error: repeating it would not help, and must not hold up the publishers behind.
+        let body = format!("{{\"refused\":{refused}}}");
+        self.answer_with(
+            id,
+            asked,
+            Status::Ok,
+            "application/json",
+            body.as_bytes(),
+            NO_STORE,
+            now,
+        );
+    }
+}

@@ -1,0 +1,344 @@
+//! A real-time node's link to the presence nodes: for whom to vouch, whom to ask about, what was answered.
+//!
+//! Owns the beat datagrams until they are sealed and the questions until they are taken. Vouching for everybody once in an
+//! interval fills datagrams as they come by; a publisher who has just connected gets one at once. Opens no socket: the relay
+//! sends both. Which node a publisher belongs to is the wire's (`wire/nodes.rs`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::mail::{Decided, Mail};
+use super::{Engine, Role};
+use crate::metrics::Counter;
+use crate::presence::{Presence, Slot, Source};
+use crate::realtime::watches::Target;
+use crate::time::{Mono, Now, Unix};
+use crate::wire::User;
+use crate::wire::beat::{FleetKey, Writer};
+use crate::wire::nodes::Nodes;
+use crate::wire::record::Told;
+
+/// Longest time that a datagram waits to be filled, in ms: as late as a beat may be for it.
+const LINGER_MS: u64 = 200;
+/// Time between two steps of the vouching, in ms: so finely an interval's beats are spread.
+pub(super) const STEP_MS: u64 = 100;
+/// Places of the tables that one slice of a pass looks at.
+const REASKED_PER_CALL: u32 = 8_192;
+
+/// Beat datagrams, sealed, back to back.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Datagrams {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl<'d> FromIterator<&'d [u8]> for Datagrams {
+    fn from_iter<I: IntoIterator<Item = &'d [u8]>>(datagrams: I) -> Datagrams {
+        let mut all = Datagrams::default();
+        datagrams.into_iter().for_each(|datagram| all.push(datagram));
+        all
+    }
+}
+
+impl Datagrams {
+    fn push(&mut self, datagram: &[u8]) {
+        self.bytes.extend_from_slice(datagram);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Each of them, in the order in which they were sealed.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// None.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// What leaves a shard for other nodes.
+#[derive(Clone, Debug)]
+pub enum Outbound {
+    /// To a presence node, by its index: beats.
+    Beats {
+        /// Which.
+        node: usize,
+        /// What.
+        datagrams: Datagrams,
+    },
+    /// To a presence node: questions. An answer comes as [`Mail::Answered`].
+    Asks {
+        /// Which.
+        node: usize,
+        /// Whose state is wanted; each is a legal id, and may have been asked for before.
+        users: Vec<Box<str>>,
+    },
+    /// To every real-time node: transitions.
+    Publish(Arc<Decided>),
+}
+
+/// What presence nodes answered, taken over by the mirror: see [`adopt_answers`].
+#[derive(Debug)]
+pub struct Answered {
+    /// What is news.
+    pub decided: Decided,
+    /// Who has never been seen and has no slot.
+    pub unseen: Vec<Box<str>>,
+}
+
+/// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by [`Mail::Answered`]. Returns
+/// also how many found no room.
+pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: Now) -> (Answered, u64) {
+    let mut answered = Answered {
+        decided: Decided {
+            at: now.mono,
+            transitions: Vec::new(),
+        },
+        unseen: Vec::new(),
+    };
+    let mut refused = 0;
+    for told in answers {
+        // Checked when it was read.
+        let Ok(user) = User::from_text(&told.user) else {
+            continue;
+        };
+        // Whoever was never seen gets no slot for having been asked about.
+        let slot = match (presence.lookup(user), told.since) {
+            (Some(slot), _) => slot,
+            (None, None) => {
+                answered.unseen.push(told.user.clone());
+                continue;
+            }
+            (None, Some(_)) => match presence.intern(user) {
+                Ok(slot) => slot,
+                Err(_) => {
+                    refused += 1;
+                    continue;
+                }
+            },
+        };
+        let news = presence.adopt(slot, told, Source::Answered(as_of), now);
+        answered.decided.transitions.extend(news);
+    }
+    (answered, refused)
+}
+
+/// The link, as one shard has it.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    nodes: Arc<Nodes>,
+    lanes: Vec<Lane>,
+    outbound: VecDeque<Outbound>,
+    reask: Option<Reask>,
+}
+
+/// What is gathered for one presence node.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Those whose turn it is in the interval.
+    paced: Pack,
+    /// Those who have just connected.
+    fresh: Pack,
+    asks: Vec<Box<str>>,
+}
+
+/// A datagram being filled, and those that are full.
+#[derive(Debug, Default)]
+struct Pack {
+    writer: Option<(Writer, Mono)>,
+    sealed: Datagrams,
+    entries: u64,
+}
+
+/// A pass over everything that is watched, to ask about it anew.
+#[derive(Clone, Copy, Debug)]
+struct Reask {
+    /// Only those who belong to this node.
+    node: Option<usize>,
+    name: Option<usize>,
+    slot: u32,
+}
+
+impl Pack {
+    fn push(&mut self, user: User<'_>, key: &FleetKey, now: Now) {
+        self.entries += 1;
+        // Twice at most: an empty datagram has room for any user.
+        while !self
+            .writer
+            .get_or_insert_with(|| (Writer::new(false, now.unix, key), now.mono))
+            .0
+            .push(user)
+        {
+            self.seal(key);
+        }
+    }
+
+    fn seal(&mut self, key: &FleetKey) {
+        if let Some((mut writer, _)) = self.writer.take() {
+            self.sealed.push(writer.seal_in_place(key));
+        }
+    }
+
+    fn due(&self) -> Mono {
+        self.writer
+            .as_ref()
+            .map_or(Mono::NEVER, |(_, began)| began.plus_ms(LINGER_MS))
+    }
+}
+
+impl Upstream {
+    /// Some in the one role that has it.
+    pub(super) fn of(role: &Role) -> Option<Upstream> {
+        let Role::Realtime(nodes) = role else { return None };
+        Some(Upstream {
+            nodes: Arc::clone(nodes),
+            lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),
+            outbound: VecDeque::new(),
+            reask: None,
+        })
+    }
+
+    /// Says that a publisher is connected: in its turn, or at once.
+    pub(super) fn vouch(&mut self, user: User<'_>, at_once: bool, key: &FleetKey, now: Now) {
+        let lane = &mut self.lanes[self.nodes.of(user.as_bytes())];
+        let pack = if at_once { &mut lane.fresh } else { &mut lane.paced };
+        pack.push(user, key, now);
+    }
+
+    fn ask(&mut self, user: &str) {
+        self.lanes[self.nodes.of(user.as_bytes())].asks.push(user.into());
+    }
+
+    /// When something is due to leave.
+    pub(super) fn next(&self) -> Mono {
+        let dues = self.lanes.iter().map(|lane| lane.paced.due());
+        dues.min().unwrap_or(Mono::NEVER)
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        self.reask.is_some()
+    }
+
+    fn gather(&mut self, key: &FleetKey, now: Now) -> u64 {
+        let mut entries = 0;
+        for (node, lane) in self.lanes.iter_mut().enumerate() {
+            lane.fresh.seal(key);
+            if now.mono >= lane.paced.due() {
+                lane.paced.seal(key);
+            }
+            for pack in [&mut lane.fresh, &mut lane.paced] {
+                if !pack.sealed.is_empty() {
+                    let datagrams = std::mem::take(&mut pack.sealed);
+                    self.outbound.push_back(Outbound::Beats { node, datagrams });
+                }
+                entries += std::mem::take(&mut pack.entries);
+            }
+            if !lane.asks.is_empty() {
+                let users = std::mem::take(&mut lane.asks);
+                self.outbound.push_back(Outbound::Asks { node, users });
+            }
+        }
+        entries
+    }
+}
+
+impl Engine {
+    /// What is to be sent to other nodes. Empty in the role that has none.
+    pub fn poll_outbound(&mut self, now: Now) -> Option<Outbound> {
+        if let Some(decided) = self.posts.poll_publish() {
+            return Some(Outbound::Publish(decided));
+        }
+        let upstream = self.upstream.as_mut()?;
+        if upstream.outbound.is_empty() {
+            let entries = upstream.gather(self.keys.signing(), now);
+            self.counters.add(Counter::BeatsSent, entries);
+        }
+        upstream.outbound.pop_front()
+    }
+
+    /// Asks about a user who is about to be watched, if what is known is not what its presence node says.
+    pub(super) fn ask_if_unsure(&mut self, user: &str, target: Target) {
+        let Some(upstream) = &mut self.upstream else { return };
+        let sure = match target.as_slot() {
+            Some(slot) => self.presence.is_confirmed(Slot::new(slot)),
+            None => self.watches.is_answered(target),
+        };
+        if !sure {
+            upstream.ask(user);
+        }
+    }
+
+    /// Tells watchers what was answered.
+    pub(super) fn take_answers(&mut self, answered: &Answered) {
+        for transition in &answered.decided.transitions {
+            self.tell(*transition, answered.decided.at);
+        }
+        for user in &answered.unseen {
+            let at = answered.decided.at;
+            self.watches
+                .answer(user, |conn| self.queue.push(conn, self.conns.at(conn), at));
+        }
+    }
+
+    /// Begins to ask about all who are watched and belong to this presence node: it was out of sight, and what it published
+    /// meanwhile may be lost. None: about all.
+    pub(super) fn begin_reask(&mut self, node: Option<usize>) {
+        if let Some(upstream) = &mut self.upstream {
+            let node = match upstream.reask {
+                Some(under_way) if under_way.node != node => None,
+                _ => node,
+            };
+            upstream.reask = Some(Reask {
+                node,
+                name: Some(0),
+                slot: 0,
+            });
+        }
+    }
+
+    /// A bounded piece of the pass. Whoever is passed over is to be confirmed anew, watched or not.
+    pub(super) fn reask_slice(&mut self) {
+        let Some(upstream) = &mut self.upstream else { return };
+        let Some(mut reask) = upstream.reask else { return };
+        let (nodes, lanes) = (&upstream.nodes, &mut upstream.lanes);
+        let mut ask = |user: &str| {
+            let node = nodes.of(user.as_bytes());
+            let concerned = reask.node.is_none_or(|lost| lost == node);
+            if concerned {
+                lanes[node].asks.push(user.into());
+            }
+        };
+        if let Some(from) = reask.name {
+            reask.name = self.watches.names_from(from, REASKED_PER_CALL as usize, &mut ask);
+        } else {
+            let end = self.presence.users().min(reask.slot.saturating_add(REASKED_PER_CALL));
+            for slot in (reask.slot..end).map(Slot::new) {
+                let user = self.presence.user(slot);
+                let concerned = |lost| lost == nodes.of(user.as_bytes());
+                if reask.node.is_none_or(concerned) {
+                    self.presence.unconfirm(slot);
+                    if self.watches.is_watched(slot.index()) {
+                        ask(user.as_str());
+                    }
+                }
+            }
+            reask.slot = end;
+        }
+        let done = reask.name.is_none() && reask.slot >= self.presence.users();
+        upstream.reask = (!done).then_some(reask);
+    }
+}
+
+impl Mail {
+    /// What answers amount to in a turn's budget.
+    pub(super) fn weight_of_answers(answered: &Answered) -> usize {
+        1 + (answered.decided.transitions.len() + answered.unseen.len()) / 64
+    }
+}

@@ -1,0 +1,377 @@
+//! A presence database that others fill: what a real-time node has been told of publishers whose stamps are elsewhere.
+//!
+//! Owns the rule by which a told state becomes the known one: `since` decides, so that a late, repeated or reordered telling
+//! changes nothing. Lives in memory (three memfds) and dies with the process. Nobody sweeps it: whoever is told writes, one at
+//! a time, and a publisher's status changes only because its presence node says so.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::MemfdFlags;
+
+use super::header::{Header, Kind};
+use super::leaves::Leaves;
+use super::log::{self, FIRST_RECORD, Log};
+use super::online::Online;
+use super::region::{AnonymousArray, MappedFile};
+use super::resume::Resume;
+use super::stamps::{CellFile, FIRST_CELL, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
+use super::store::Identity;
+use super::vigil::Vigil;
+use super::{CHUNK_SLOTS, Presence, SLOTS_MAX, Slot, Transition, interner};
+use crate::time::{Now, Unix};
+use crate::wire::record::Told;
+
+/// Flag of a mirror's published cell: its presence node has confirmed it since the node was last lost sight of.
+const CONFIRMED: u64 = 1 << 1;
+
+/// What a mirror has beside a store.
+pub(super) struct Mirrored {
+    /// Held by whoever adopts a state.
+    adopting: Mutex<()>,
+    /// When news of a slot was last heard, in s since the mirror was made, plus one; 0: never.
+    heard: AnonymousArray<AtomicU32>,
+    /// A presence node is out of sight: there may be news that has not been told.
+    behind: AtomicBool,
+}
+
+/// How to make a mirror.
+#[derive(Clone, Copy, Debug)]
+pub struct MirrorOptions {
+    /// Most users; the address space reserved, not memory. At most [`SLOTS_MAX`].
+    pub users_max: u32,
+    /// Shards that will call `note_turn`.
+    pub shards: u16,
+}
+
+/// How a state was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Published: decided some time ago and on its way since.
+    Published,
+    /// Answered to a question, as of this moment of the presence node's clock: contradicts what was decided before it.
+    Answered(Unix),
+}
+
+impl Presence {
+    /// An empty mirror.
+    ///
+    /// Errors: no memory, no random numbers.
+    pub fn mirror(options: MirrorOptions, now: Now) -> io::Result<Presence> {
+        let users_max = options.users_max.clamp(1, SLOTS_MAX);
+        let identity = Identity::passing(now)?;
+        let log_file = memory(
+            Kind::Users,
+            identity.header(Kind::Users),
+            log::reserved_bytes(users_max),
+        )?;
+        let (rebuilt, scan) = interner::rebuild(&[0; FIRST_RECORD as usize + 1], FIRST_RECORD, users_max)?;
+        debug_assert_eq!((scan.users, scan.end), (0, FIRST_RECORD), "an empty log");
+        let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
+        let cells = |kind| memory(kind, identity.header(kind), reserved).map(CellFile::new);
+        let presence = Presence {
+            interner: rebuilt.finish(Log::new(log_file, FIRST_RECORD), users_max),
+            stamps: cells(Kind::Stamps)?,
+            published: cells(Kind::Published)?,
+            online: Online::new(users_max)?,
+            // Nobody beats here, so nobody's goodbye needs remembering.
+            leaves: Mutex::new(Leaves::new(0)),
+            vigil: Vigil::new(options.shards),
+            resume: Resume::new(identity.created_at(), None),
+            identity,
+            beat_skew_ms_max: 0,
+            growth_logged_ms: AtomicU64::new(0),
+            mirrored: Some(Mirrored {
+                adopting: Mutex::default(),
+                heard: AnonymousArray::new(users_max as usize)?,
+                behind: AtomicBool::new(false),
+            }),
+        };
+        presence.stamps.reserve(1)?;
+        presence.published.reserve(1)?;
+        Ok(presence)
+    }
+
+    /// Whether the states here were decided elsewhere.
+    pub fn is_mirror(&self) -> bool {
+        self.mirrored.is_some()
+    }
+
+    /// Whether a watcher who was told everything up to `at` may not have been told the publisher's last change. In a mirror what
+    /// counts is when it was heard of here, however old the change was.
+    pub fn changed_since(&self, slot: Slot, at: Unix) -> bool {
+        let Some(mirrored) = &self.mirrored else {
+            let published = self.published.cell(slot).load(Ordering::Acquire);
+            return ms_of(published) > at.ms();
+        };
+        let heard_s = u64::from(mirrored.heard[slot.index() as usize].load(Ordering::Acquire));
+        // Its second's end: a second too many is told twice.
+        heard_s == 0 || self.identity.created_at().plus_ms(heard_s * 1_000) > at
+    }
+
+    /// A presence node has gone out of this mirror's sight, or all are in sight again.
+    pub fn set_behind(&self, behind: bool) {
+        if let Some(mirrored) = &self.mirrored {
+            mirrored.behind.store(behind, Ordering::Release);
+        }
+    }
+
+    /// Whether there may be changes that this node has not been told: no watcher can be told everything up to now.
+    pub fn is_behind(&self) -> bool {
+        self.mirrored
+            .as_ref()
+            .is_some_and(|mirrored| mirrored.behind.load(Ordering::Acquire))
+    }
+
+    /// Whether what is known of a publisher is what its presence node says: always, but in a mirror that has not been told
+    /// since it lost sight of that node.
+    pub fn is_confirmed(&self, slot: Slot) -> bool {
+        !self.is_mirror() || self.published.cell(slot).load(Ordering::Acquire) & CONFIRMED != 0
+    }
+
+    /// A mirror has lost sight of the publisher's presence node: what is known stands, and must be asked for anew.
+    pub fn unconfirm(&self, slot: Slot) {
+        if let Some(mirrored) = &self.mirrored {
+            let _alone = mirrored.adopting.lock();
+            self.published.cell(slot).fetch_and(!CONFIRMED, Ordering::AcqRel);
+        }
+    }
+
+    /// Takes over what a mirror was told of a publisher. Some: that is news, and its watchers must be told.
+    ///
+    /// A state with a later `since` replaces the known one; so does an answer that contradicts what was decided before it
+    /// was given (the presence node has lost its files, or another one has taken over), with a `since` one later than the
+    /// known one. Anything else at most confirms. Panics if this is no mirror.
+    pub fn adopt(&self, slot: Slot, told: &Told, source: Source, now: Now) -> Option<Transition> {
+        let mirrored = self
+            .mirrored
+            .as_ref()
+            .expect("only a mirror is told what others decided");
+        let _alone = mirrored.adopting.lock();
+        let cell = self.published.cell(slot);
+        let before = cell.load(Ordering::Relaxed);
+        let (known_ms, was_online) = (ms_of(before), before & ONLINE != 0);
+        let told_ms = told.since.map_or(0, Unix::ms);
+        let contradicts = match source {
+            Source::Answered(at) => told.online != was_online && known_ms < at.ms(),
+            Source::Published => false,
+        };
+        let since_ms = match () {
+            () if told_ms > known_ms => told_ms,
+            () if contradicts => known_ms + 1,
+            () => known_ms,
+        };
+        let news = since_ms > known_ms || before == 0;
+        let online = if since_ms > known_ms { told.online } else { was_online };
+        // An older telling says nothing of what its node says now.
+        let confirms =
+            told_ms >= known_ms || contradicts || matches!(source, Source::Answered(at) if known_ms < at.ms());
+        let confirmed = if confirms { CONFIRMED } else { before & CONFIRMED };
+        if told_ms >= known_ms || contradicts {
+            self.stamp_told(slot, told, online);
+        }
+        let after = pack(since_ms, if online { ONLINE } else { 0 } | confirmed);
+        if after == before {
+            return None;
+        }
+        cell.store(after, Ordering::Release);
+        if !news {
+            return None;
+        }
+        self.online.set(slot, online);
+        let heard_s = now.unix.ms_since(self.identity.created_at()) / 1_000 + 1;
+        mirrored.heard[slot.index() as usize].store(u32::try_from(heard_s).unwrap_or(u32::MAX), Ordering::Release);
+        Some(Transition {
+            slot,
+            online,
+            first: before == 0,
+        })
+    }
+
+    fn stamp_told(&self, slot: Slot, told: &Told, online: bool) {
+        let stamp = self.stamps.cell(slot);
+        let known = stamp.load(Ordering::Relaxed);
+        let last_active_ms = told.last_active.map_or(0, Unix::ms).max(ms_of(known));
+        // Not fresh: nobody sweeps a mirror, but nobody who reads a stamp shall be misled either.
+        let flags = flags_of(known) & !LEFT | if online { 0 } else { LEFT };
+        stamp.store(pack(last_active_ms, flags), Ordering::Release);
+    }
+}
+
+/// A file of the store that has no place on a disk.
+fn memory(kind: Kind, header: Header, reserved_bytes: u64) -> io::Result<MappedFile> {
+    let name = kind.file_name();
+    let file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
+    let bytes = header.encode();
+    file.write_all_at(&bytes, 0)?;
+    if kind != Kind::Users {
+        file.set_len(FIRST_CELL)?;
+    }
+    MappedFile::map(file, PathBuf::from(format!("memory/{name}")), reserved_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::State;
+    use crate::time::Mono;
+    use crate::wire::User;
+
+    fn at(unix_ms: u64) -> Now {
+        Now {
+            mono: Mono::from_micros(unix_ms * 1_000),
+            unix: Unix::from_ms(unix_ms),
+        }
+    }
+
+    fn told(online: bool, since: u64, last_active: u64) -> Told {
+        let time = |ms| (ms > 0).then(|| Unix::from_ms(ms));
+        Told {
+            user: "bob".into(),
+            online,
+            since: time(since),
+            last_active: time(last_active),
+        }
+    }
+
+    fn mirror() -> (Presence, Slot) {
+        let options = MirrorOptions {
+            users_max: 100_000,
+            shards: 1,
+        };
+        let presence = Presence::mirror(options, at(1_000)).unwrap();
+        let bob = presence.intern(User::parse(b"bob").unwrap()).unwrap();
+        (presence, bob)
+    }
+
+    fn state(known: bool, online: bool, since: u64, last_active: u64) -> State {
+        let time = |ms| (ms > 0).then(|| Unix::from_ms(ms));
+        State {
+            online,
+            since: time(since),
+            last_active: time(last_active),
+            known,
+        }
+    }
+
+    fn news(slot: Slot, online: bool, first: bool) -> Option<Transition> {
+        Some(Transition { slot, online, first })
+    }
+
+    #[test]
+    fn since_decides() {
+        let (presence, bob) = mirror();
+        let put = |online, since, last_active| {
+            presence.adopt(bob, &told(online, since, last_active), Source::Published, at(9_000))
+        };
+        let known = || presence.state(bob, at(9_000));
+        assert_eq!(known(), state(false, false, 0, 0));
+        assert_eq!(put(true, 5_000, 5_000), news(bob, true, true));
+        assert_eq!(put(true, 5_000, 5_000), None, "repeated");
+        assert_eq!(put(false, 8_000, 7_500), news(bob, false, false));
+        assert_eq!(put(true, 5_000, 5_100), None, "late");
+        assert_eq!(put(true, 8_000, 7_600), None, "another of the same time");
+        assert_eq!(known(), state(true, false, 8_000, 7_600));
+        assert_eq!(put(true, 8_001, 8_001), news(bob, true, false));
+        assert_eq!(presence.online(), 1);
+        presence.check_invariants();
+    }
+
+    #[test]
+    fn an_answer_contradicts_what_was_decided_before_it() {
+        let (presence, bob) = mirror();
+        let answer = |online, since, at_ms| {
+            let source = Source::Answered(Unix::from_ms(at_ms));
+            presence.adopt(bob, &told(online, since, since), source, at(9_000))
+        };
+        presence.adopt(bob, &told(true, 5_000, 5_000), Source::Published, at(9_000));
+        assert_eq!(answer(false, 4_000, 5_000), None, "computed before it came online");
+        assert_eq!(
+            answer(true, 4_000, 6_000),
+            None,
+            "online since earlier: no change to tell"
+        );
+        assert_eq!(
+            answer(false, 0, 6_000),
+            news(bob, false, false),
+            "never seen, by a node without its files"
+        );
+        assert_eq!(presence.state(bob, at(9_000)), state(true, false, 5_001, 5_000));
+        assert_eq!(answer(true, 7_000, 8_000), news(bob, true, false));
+    }
+
+    #[test]
+    fn never_seen_is_known_too() {
+        let (presence, bob) = mirror();
+        let source = Source::Answered(Unix::from_ms(2_000));
+        assert_eq!(
+            presence.adopt(bob, &told(false, 0, 0), source, at(2_000)),
+            news(bob, false, true)
+        );
+        assert_eq!(presence.state(bob, at(2_000)), state(true, false, 0, 0));
+        assert!(presence.is_confirmed(bob));
+        assert_eq!(presence.adopt(bob, &told(false, 0, 0), source, at(2_000)), None);
+        let put = presence.adopt(bob, &told(true, 3_000, 3_000), Source::Published, at(3_000));
+        assert_eq!(put, news(bob, true, false));
+    }
+
+    #[test]
+    fn a_lost_node_leaves_what_is_known_to_be_confirmed() {
+        let (presence, bob) = mirror();
+        presence.adopt(bob, &told(true, 5_000, 5_000), Source::Published, at(5_000));
+        assert!(presence.is_confirmed(bob));
+        presence.unconfirm(bob);
+        assert!(!presence.is_confirmed(bob));
+        assert_eq!(presence.state(bob, at(6_000)), state(true, true, 5_000, 5_000));
+        assert_eq!(
+            presence.adopt(bob, &told(false, 4_000, 4_000), Source::Published, at(6_000)),
+            None
+        );
+        assert!(!presence.is_confirmed(bob), "an older state says nothing of now");
+        let again = presence.adopt(
+            bob,
+            &told(true, 5_000, 5_900),
+            Source::Answered(Unix::from_ms(6_000)),
+            at(6_000),
+        );
+        assert_eq!(again, None);
+        assert!(presence.is_confirmed(bob));
+    }
+
+    #[test]
+    fn a_change_counts_from_when_it_was_heard_of() {
+        let (presence, bob) = mirror();
+        let changed = |at_ms| presence.changed_since(bob, Unix::from_ms(at_ms));
+        assert!(changed(50_000), "unknown");
+        presence.adopt(bob, &told(true, 20_000, 20_000), Source::Published, at(60_500));
+        assert_eq!([20_001, 60_499, 60_999, 61_000].map(changed), [true, true, true, false]);
+        presence.adopt(bob, &told(true, 20_000, 21_000), Source::Published, at(90_000));
+        assert!(!changed(61_000), "nothing new");
+    }
+
+    #[test]
+    fn being_behind_is_said_and_taken_back() {
+        let (presence, _) = mirror();
+        assert!(!presence.is_behind());
+        presence.set_behind(true);
+        assert!(presence.is_behind());
+        presence.set_behind(false);
+        assert!(!presence.is_behind());
+    }
+
+    #[test]
+    fn it_grows_like_any_store() {
+        let (presence, _) = mirror();
+        for user in 0..70_000 {
+            let id = format!("user-{user}");
+            let slot = presence.intern(User::parse(id.as_bytes()).unwrap()).unwrap();
+            presence.adopt(slot, &told(user % 2 == 0, 2_000, 2_000), Source::Published, at(2_000));
+        }
+        assert_eq!((presence.users(), presence.online()), (70_001, 35_000));
+        presence.check_invariants();
+    }
+}

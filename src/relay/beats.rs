@@ -1,0 +1,136 @@
+//! Beat datagrams on their way to the presence nodes.
+//!
+//! Owns one shard's sockets: several to each node, used in turn, so that what spreads packets by their addresses (a card's
+//! receive queues, SO_REUSEPORT) has something to spread. A datagram that the kernel does not take is lost and counted, like one
+//! that the network loses: the next beat is at most an interval away.
+
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
+
+use crate::engine::Datagrams;
+use crate::metrics::{Board, Counter};
+
+/// Sockets, hence source ports, of one shard to one node.
+const PORTS: usize = 16;
+/// Datagrams that go out by one system call, from one port.
+const BATCH: usize = 16;
+
+/// One shard's sockets.
+pub struct BeatSender {
+    nodes: Vec<Vec<UdpSocket>>,
+    turn: usize,
+    board: Arc<Board>,
+}
+
+impl BeatSender {
+    /// Connects to each of `nodes`.
+    pub fn new(nodes: &[SocketAddr], board: &Arc<Board>) -> io::Result<BeatSender> {
+        let connect = |node: SocketAddr| {
+            let any: SocketAddr = match node {
+                SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+                SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+            };
+            let socket = UdpSocket::bind(any)?;
+            socket.connect(node)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        let ports = |node: &SocketAddr| (0..PORTS).map(|_| connect(*node)).collect::<io::Result<Vec<_>>>();
+        Ok(BeatSender {
+            nodes: nodes.iter().map(ports).collect::<io::Result<_>>()?,
+            turn: 0,
+            board: Arc::clone(board),
+        })
+    }
+
+    /// Sends datagrams to a node, by its index.
+    pub fn send(&mut self, node: usize, datagrams: &Datagrams) {
+        let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
+        let mut sent = 0;
+        for batch in slices.chunks(BATCH) {
+            self.turn = (self.turn + 1) % PORTS;
+            sent += send_batch(&self.nodes[node][self.turn], batch);
+        }
+        self.board.process.add(Counter::RelayDatagrams, sent as u64);
+        self.board
+            .process
+            .add(Counter::RelayDatagramsLost, (slices.len() - sent) as u64);
+    }
+}
+
+/// Returns how many the kernel took.
+fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> usize {
+    let mut from = 0;
+    let mut taken = 0;
+    while from < batch.len() {
+        let mut controls: Vec<_> = batch[from..].iter().map(|_| SendAncillaryBuffer::default()).collect();
+        let mut messages: Vec<MMsgHdr<'_>> = batch[from..]
+            .iter()
+            .zip(&mut controls)
+            .map(|(slices, control)| MMsgHdr::new(slices, control))
+            .collect();
+        match sendmmsg(socket, &mut messages, SendFlags::empty()) {
+            Ok(count) => {
+                from += count.max(1);
+                taken += count;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            // What an earlier datagram met (ICMP: nobody listens) is told by the next call; this one was not sent.
+            Err(error) => {
+                tracing::debug!(%error, "a beat datagram was not sent");
+                from += 1;
+            }
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::metrics::Board;
+
+    #[test]
+    fn all_arrive_whole_and_from_several_ports() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let board = Arc::new(Board::new(1));
+        let mut sender = BeatSender::new(&[receiver.local_addr().unwrap()], &board).unwrap();
+        let mut ports = BTreeSet::new();
+        let mut buffer = [0; 2_000];
+        for round in 0..40_u8 {
+            let sent: Vec<Vec<u8>> = (0..20).map(|n| vec![round; n + 1]).collect();
+            sender.send(0, &Datagrams::from_iter(sent.iter().map(Vec::as_slice)));
+            let mut received = Vec::new();
+            for _ in &sent {
+                let (length, from) = receiver.recv_from(&mut buffer).unwrap();
+                received.push(buffer[..length].to_vec());
+                ports.insert(from.port());
+            }
+            assert_eq!(received, sent);
+        }
+        assert_eq!(ports.len(), PORTS);
+        assert_eq!(board.process.snapshot().counter(Counter::RelayDatagrams), 800);
+    }
+
+    #[test]
+    fn nobody_listening_is_counted_and_nothing_else() {
+        let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let board = Arc::new(Board::new(1));
+        let mut sender = BeatSender::new(&[gone], &board).unwrap();
+        for _ in 0..4 * PORTS {
+            sender.send(0, &Datagrams::from_iter([&b"beat"[..]]));
+        }
+        let counted = board.process.snapshot();
+        let (sent, lost) = (
+            counted.counter(Counter::RelayDatagrams),
+            counted.counter(Counter::RelayDatagramsLost),
+        );
+        assert_eq!(sent + lost, 4 * PORTS as u64);
+        assert!(lost > 0);
+    }
+}

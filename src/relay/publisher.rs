@@ -1,0 +1,298 @@
+//! A presence node's published states on their way to one real-time node.
+//!
+//! Owns whose state is still to be told, one entry a publisher however often it changes, in the order of the first change.
+//! States are encoded when they are sent, from what they are then, so an outage costs each publisher one record. Without a
+//! kernel: requests and outcomes are values, time is an argument.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashSet;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::STATES_PER_REQUEST_MAX;
+use super::backoff::Backoff;
+use crate::presence::{Presence, Slot, Transition};
+use crate::time::{Mono, Now};
+use crate::wire::record::{Record, Status};
+
+/// A request to send: `PUT` with a JSON body.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Put {
+    /// `/v1/presence/{user}` for one, `/v1/presence` for several.
+    pub path: String,
+    /// One record, or a list of them.
+    pub body: Vec<u8>,
+    /// How many.
+    pub states: usize,
+}
+
+/// The states for one node.
+#[derive(Debug)]
+pub struct Publisher {
+    order: VecDeque<Slot>,
+    /// Those in `order`.
+    waiting: HashSet<Slot, foldhash::fast::RandomState>,
+    in_flight: Option<Vec<Slot>>,
+    states_per_request: usize,
+    next_at: Mono,
+    failing: bool,
+    backoff: Backoff,
+}
+
+impl Publisher {
+    /// Nothing to tell. `seed` is of the jitter.
+    pub fn new(seed: u64) -> Publisher {
+        Publisher {
+            order: VecDeque::new(),
+            waiting: HashSet::default(),
+            in_flight: None,
+            states_per_request: STATES_PER_REQUEST_MAX,
+            next_at: Mono::default(),
+            failing: false,
+            backoff: Backoff::new(seed),
+        }
+    }
+
+    /// These have changed.
+    pub fn mark(&mut self, transitions: &[Transition]) {
+        for transition in transitions {
+            if self.waiting.insert(transition.slot) {
+                self.order.push_back(transition.slot);
+            }
+        }
+    }
+
+    /// Publishers whose state is to be told, or is being told.
+    pub fn len(&self) -> usize {
+        self.order.len() + self.in_flight.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Everything has been told.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the last request failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// When [`Publisher::poll_request`] has something.
+    pub fn next(&self) -> Mono {
+        if self.in_flight.is_some() || self.order.is_empty() {
+            Mono::NEVER
+        } else {
+            self.next_at
+        }
+    }
+
+    /// The next request, if it is time. One at a time: its outcome comes first.
+    pub fn poll_request(&mut self, presence: &Presence, now: Now) -> Option<Put> {
+        if now.mono < self.next() {
+            return None;
+        }
+        let count = self.order.len().min(self.states_per_request);
+        let slots: Vec<Slot> = self.order.drain(..count).collect();
+        for slot in &slots {
+            self.waiting.remove(slot);
+        }
+        let record = |slot: Slot| {
+            let state = presence.state(slot, now);
+            Record {
+                user: presence.user(slot),
+                status: Status::of(state.online),
+                since: state.since,
+                last_active: state.last_active,
+            }
+        };
+        let mut body = Vec::new();
+        let path = if let [slot] = slots[..] {
+            record(slot).write(&mut body);
+            let user = presence.user(slot);
+            format!("/v1/presence/{}", utf8_percent_encode(user.as_str(), NON_ALPHANUMERIC))
+        } else {
+            body.extend_from_slice(b"{\"presence\":[");
+            for (at, slot) in slots.iter().enumerate() {
+                if at > 0 {
+                    body.push(b',');
+                }
+                record(*slot).write(&mut body);
+            }
+            body.extend_from_slice(b"]}");
+            "/v1/presence".to_owned()
+        };
+        self.in_flight = Some(slots);
+        Some(Put {
+            path,
+            body,
+            states: count,
+        })
+    }
+
+    /// The request was taken.
+    pub fn handle_done(&mut self) {
+        self.in_flight = None;
+        self.failing = false;
+        self.backoff.reset();
+        self.next_at = Mono::default();
+        if self.order.is_empty() {
+            // What an outage took is given back.
+            self.order = VecDeque::new();
+            self.waiting = HashSet::default();
+        }
+    }
+
+    /// The request failed: those in it who have not changed since come first again. `too_long`: it was refused as such (413).
+    pub fn handle_failure(&mut self, too_long: bool, now: Mono) {
+        let slots = self.in_flight.take().unwrap_or_default();
+        if too_long {
+            self.states_per_request = (slots.len() / 2).max(1);
+        }
+        for slot in slots.into_iter().rev() {
+            if self.waiting.insert(slot) {
+                self.order.push_front(slot);
+            }
+        }
+        self.failing = true;
+        self.next_at = now.plus_ms(self.backoff.after_failure_ms());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::{StoreOptions, Sweep, SweepContext};
+    use crate::time::Unix;
+    use crate::wire::User;
+
+    const OFFLINE_AFTER_MS: u64 = 2_500;
+
+    struct Node {
+        presence: Presence,
+        sweep: Sweep,
+        publisher: Publisher,
+        _dir: tempfile::TempDir,
+    }
+
+    fn at(ms: u64) -> Now {
+        Now {
+            mono: Mono::from_micros(ms * 1_000),
+            unix: Unix::from_ms(ms),
+        }
+    }
+
+    impl Node {
+        fn new() -> Node {
+            let dir = tempfile::tempdir().unwrap();
+            let options = StoreOptions {
+                dir: dir.path().to_owned(),
+                users_max: 10_000,
+                offline_after_ms: OFFLINE_AFTER_MS,
+                beat_skew_max_ms: 3_000,
+                shards: 1,
+                boot_id: [1; 16],
+            };
+            Node {
+                presence: Presence::open(&options, at(1_000)).unwrap().0,
+                sweep: Sweep::new(0, 1),
+                publisher: Publisher::new(1),
+                _dir: dir,
+            }
+        }
+
+        fn beat(&mut self, user: &str, ms: u64) {
+            let slot = self.presence.intern(User::parse(user.as_bytes()).unwrap()).unwrap();
+            self.presence.record_beat(slot, Unix::LATEST, at(ms));
+            self.look(slot, ms);
+        }
+
+        fn look(&mut self, slot: Slot, ms: u64) {
+            self.presence.note_turn(0, at(ms));
+            let context = SweepContext {
+                now: at(ms),
+                offline_after_ms: OFFLINE_AFTER_MS,
+                hold_expiries: false,
+            };
+            let mut out = Vec::new();
+            self.sweep.look(&self.presence, context, slot, &mut out);
+            self.publisher.mark(&out);
+        }
+
+        fn put(&mut self, ms: u64) -> Option<(String, String)> {
+            let put = self.publisher.poll_request(&self.presence, at(ms))?;
+            Some((put.path, String::from_utf8(put.body).unwrap()))
+        }
+    }
+
+    #[test]
+    fn one_goes_by_its_path_and_several_as_a_list() {
+        let mut node = Node::new();
+        node.beat("a/b é", 2_000);
+        let one = r#"{"user":"a/b é","status":"online","since":2000,"last_active":2000}"#;
+        assert_eq!(
+            node.put(2_000),
+            Some(("/v1/presence/a%2Fb%20%C3%A9".into(), one.into()))
+        );
+        assert_eq!(node.put(2_000), None, "one at a time");
+        node.publisher.handle_done();
+        assert_eq!(node.put(2_000), None, "told");
+        node.beat("x", 2_001);
+        node.beat("y", 2_002);
+        let list = concat!(
+            r#"{"presence":[{"user":"x","status":"online","since":2001,"last_active":2001},"#,
+            r#"{"user":"y","status":"online","since":2002,"last_active":2002}]}"#
+        );
+        assert_eq!(node.put(2_003), Some(("/v1/presence".into(), list.into())));
+    }
+
+    #[test]
+    fn an_outage_costs_each_publisher_one_record_of_its_final_state() {
+        let mut node = Node::new();
+        let mut ms = 2_000;
+        for _ in 0..50 {
+            for user in ["x", "y"] {
+                node.beat(user, ms);
+            }
+            if node.put(ms).is_some() {
+                node.publisher.handle_failure(false, at(ms).mono);
+            }
+            ms += OFFLINE_AFTER_MS + 1;
+            for slot in [0, 1] {
+                node.look(Slot::new(slot), ms);
+            }
+            assert_eq!(node.publisher.len(), 2);
+            assert!(node.publisher.is_failing());
+        }
+        let (path, body) = node.put(ms + 5_000).unwrap();
+        assert_eq!(path, "/v1/presence");
+        assert_eq!(body.matches("\"status\":\"offline\"").count(), 2, "{body}");
+        node.publisher.handle_done();
+        assert!(node.publisher.is_empty() && !node.publisher.is_failing());
+    }
+
+    #[test]
+    fn a_change_under_way_is_told_again() {
+        let mut node = Node::new();
+        node.beat("x", 2_000);
+        node.put(2_000).unwrap();
+        node.look(Slot::new(0), 5_000);
+        node.publisher.handle_done();
+        let (_, body) = node.put(5_000).unwrap();
+        assert_eq!(
+            body,
+            r#"{"user":"x","status":"offline","since":5000,"last_active":2000}"#
+        );
+    }
+
+    #[test]
+    fn what_is_too_long_is_halved() {
+        let mut node = Node::new();
+        for user in 0..8 {
+            node.beat(&format!("u{user}"), 2_000);
+        }
+        node.put(2_000).unwrap();
+        node.publisher.handle_failure(true, at(2_000).mono);
+        let put = node.publisher.poll_request(&node.presence, at(9_000)).unwrap();
+        assert_eq!((put.states, node.publisher.len()), (4, 8));
+    }
+}

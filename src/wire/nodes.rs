@@ -1,0 +1,106 @@
+//! Which of several presence nodes a publisher belongs to: rendezvous hashing (Thaler and Ravishankar, 1998).
+//!
+//! Owns the choice, which must come out the same on every node: it depends on the user's bytes and the nodes' names alone, not
+//! on their order. Adding a node moves only the share that becomes its own. Never knows whether a node is alive: a publisher
+//! whose node is down belongs to it all the same, for its stamp is there.
+
+/// Presence nodes by name. A node's index is its place in the list given.
+#[derive(Clone, Debug, Default)]
+pub struct Nodes {
+    seeds: Vec<u64>,
+}
+
+impl Nodes {
+    /// From names that are the same on every node, such as `10.0.0.1:8081`.
+    pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Nodes {
+        Nodes {
+            seeds: names.into_iter().map(|name| digest(name.as_bytes())).collect(),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.seeds.len()
+    }
+
+    /// None at all.
+    pub fn is_empty(&self) -> bool {
+        self.seeds.is_empty()
+    }
+
+    /// The index of the node that `user` belongs to; 0 if there are none. Costs one hash of the user and a multiplication or two
+    /// for each node.
+    pub fn of(&self, user: &[u8]) -> usize {
+        if self.seeds.len() < 2 {
+            return 0;
+        }
+        let user = digest(user);
+        let scores = self.seeds.iter().map(|seed| mix(seed ^ user)).enumerate();
+        // On a tie the lower seed, so that the order in the list does not matter.
+        let best = scores.max_by_key(|(node, score)| (*score, self.seeds[*node]));
+        best.map_or(0, |(node, _)| node)
+    }
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let hash = blake3::hash(bytes);
+    let first = hash.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes");
+    u64::from_le_bytes(*first)
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): every bit of the sum depends on every bit given.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USERS: u32 = 30_000;
+
+    fn counts(names: &[&str]) -> Vec<u32> {
+        let nodes = Nodes::new(names.iter().copied());
+        let mut counts = vec![0; names.len()];
+        for user in 0..USERS {
+            counts[nodes.of(format!("user-{user}").as_bytes())] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn shares_are_even_and_the_order_does_not_matter() {
+        let names = ["10.0.0.1:8081", "10.0.0.2:8081", "10.0.0.3:8081"];
+        let shares = counts(&names);
+        assert!(shares.iter().all(|share| share.abs_diff(USERS / 3) < 300), "{shares:?}");
+        let turned = counts(&[names[2], names[0], names[1]]);
+        assert_eq!(turned, [shares[2], shares[0], shares[1]]);
+    }
+
+    #[test]
+    fn a_new_node_takes_its_share_and_moves_nobody_else() {
+        let names = ["a:1", "b:1", "c:1", "d:1"];
+        let (few, many) = (Nodes::new(names[..3].iter().copied()), Nodes::new(names));
+        let mut moved: u32 = 0;
+        for user in (0..USERS).map(|user| user.to_le_bytes()) {
+            if few.of(&user) != many.of(&user) {
+                assert_eq!(many.of(&user), 3, "moved between nodes that were there before");
+                moved += 1;
+            }
+        }
+        assert!(moved.abs_diff(USERS / 4) < 300, "{moved}");
+    }
+
+    #[test]
+    fn the_choice_is_part_of_the_protocol() {
+        let nodes = Nodes::new(["10.0.0.1:8081", "10.0.0.2:8081"]);
+        let of: Vec<usize> = ["alice", "bob", "carol", "dave", "erin", "frank"]
+            .map(|user| nodes.of(user.as_bytes()))
+            .into();
+        assert_eq!(of, [1, 1, 0, 0, 1, 1]);
+        assert_eq!(Nodes::default().of(b"x"), 0);
+        assert_eq!(Nodes::new(["only"]).of(b"x"), 0);
+    }
+}
