@@ -72,23 +72,23 @@ impl<'h> Route<'h> {
         }
     }
 
-    fn allow(&self) -> &'static str {
+    fn allow(&self, role: &Role) -> &'static str {
         match self {
             Route::Query | Route::Stream => "GET, HEAD, POST, OPTIONS",
             Route::Watch(_) | Route::Beat | Route::Leave => "POST, OPTIONS",
-            Route::One(_) | Route::Many => "GET, HEAD, PUT, OPTIONS",
+            Route::One(_) | Route::Many if is_told(role) => "PUT, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
 
-    fn allows(&self, method: Method) -> bool {
+    fn allows(&self, method: Method, role: &Role) -> bool {
         match method {
             Method::Get | Method::Head => !matches!(self, Route::Watch(_) | Route::Beat | Route::Leave),
             Method::Post => matches!(
                 self,
                 Route::Query | Route::Stream | Route::Watch(_) | Route::Beat | Route::Leave
             ),
-            Method::Put => matches!(self, Route::One(_) | Route::Many),
+            Method::Put => is_told(role) && matches!(self, Route::One(_) | Route::Many),
             Method::Options => true,
             _ => false,
         }
@@ -97,12 +97,17 @@ impl<'h> Route<'h> {
     /// The halves of the platform that serve it: states are asked of whoever decides them and published to whoever tells them.
     fn is_served_by(&self, role: &Role, method: Method) -> bool {
         match (self, method, role) {
-            (Route::One(_) | Route::Many, Method::Put, role) => matches!(role, Role::Realtime(_)),
+            (Route::One(_) | Route::Many, Method::Put | Method::Options, _) => true,
             (Route::One(_) | Route::Many | Route::Query | Route::Beat | Route::Leave, _, Role::Realtime(_))
             | (Route::Stream | Route::Watch(_), _, Role::Presence) => false,
             _ => true,
         }
     }
+}
+
+/// Whether the node is told of presence instead of deciding it.
+fn is_told(role: &Role) -> bool {
+    matches!(role, Role::Realtime(_))
 }
 
 impl Engine {
@@ -119,20 +124,20 @@ impl Engine {
             return self.problem(id, &asked, problems::NOT_FOUND, detail, "", now);
         };
         let call = match head.method {
-            Method::Put if route.allows(Method::Put) => Call::PresencePut,
+            Method::Put if route.allows(Method::Put, &self.role) => Call::PresencePut,
             _ => route.call(),
         };
         let asked = self.asked(call, head);
-        if !route.allows(head.method) {
-            let allow = format!("Allow: {}\r\n", route.allow());
-            let detail = format!("the path takes {}", route.allow());
+        if !route.allows(head.method, &self.role) {
+            let allow = format!("Allow: {}\r\n", route.allow(&self.role));
+            let detail = format!("the path takes {}", route.allow(&self.role));
             return self.problem(id, &asked, problems::METHOD_NOT_ALLOWED, &detail, &allow, now);
         }
         if head.method == Method::Options {
-            return self.preflight(id, &asked, route.allow(), now);
+            return self.preflight(id, &asked, route.allow(&self.role), now);
         }
         if !route.is_served_by(&self.role, head.method) {
-            return self.problem(id, &asked, problems::WRONG_ROLE, self.elsewhere(head.method), "", now);
+            return self.problem(id, &asked, problems::WRONG_ROLE, self.elsewhere(), "", now);
         }
         if self.conns.at(id.index).has(flag::SURPLUS) && !matches!(asked.call, Call::Health | Call::Metrics) {
             return self.refuse_surplus(id, &asked, now);
@@ -175,16 +180,12 @@ impl Engine {
     }
 
     /// Where else to go with a path that this role does not serve.
-    fn elsewhere(&self, method: Method) -> &'static str {
-        match self.role {
-            Role::Realtime(_) => {
+    fn elsewhere(&self) -> &'static str {
+        match is_told(&self.role) {
+            true => {
                 "this is a real-time node, which holds streams; send queries, beats and goodbyes to a presence node"
             }
-            Role::Presence => "this is a presence node; open and edit streams at a real-time node",
-            Role::All if method == Method::Put => {
-                "this node decides presence itself; only a real-time node is told of it"
-            }
-            Role::All => "another node serves it",
+            false => "this is a presence node; open and edit streams at a real-time node",
         }
     }
 

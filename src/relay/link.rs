@@ -372,7 +372,7 @@ fn reason(said: &Result<Said, ureq::Error>) -> String {
     match said {
         Err(error) => error.to_string(),
         Ok(Said { status: 401, .. }) => "401: it has another fleet key; give both the same --key-file".into(),
-        Ok(Said { status: 421, .. }) => "421: it has another role".into(),
+        Ok(Said { status: 405 | 421, .. }) => "it has another role".into(),
         Ok(Said { status: 200, .. }) => "its answer is not that of a presence node".into(),
         Ok(said) => format!("status {}", said.status),
     }
