@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use greendot::engine::settings::Settings;
-use greendot::engine::{CloseHow, Engine, EngineParts, Letter, Mail, To};
+use greendot::engine::{CloseHow, Engine, EngineParts, Letter, Mail, Outbound, Role, To};
 use greendot::metrics::{Board, Counter, Gauge};
-use greendot::presence::{Presence, StoreOptions};
+use greendot::presence::{MirrorOptions, Presence, StoreOptions};
 use greendot::realtime::ConnId;
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
@@ -74,10 +74,14 @@ pub(crate) struct World {
     /// Steps of the wall clock, in ms.
     wall_ms: i64,
     users_max: u32,
+    role: Role,
     dir: tempfile::TempDir,
     presence: Option<Arc<Presence>>,
+    board: Option<Arc<Board>>,
     engines: Vec<Engine>,
     mailboxes: Vec<Mailbox>,
+    /// What the engines had for other nodes since the last look, and which shard had it.
+    outbound: Vec<(usize, Outbound)>,
     clients: Vec<Client>,
     key: FleetKey,
     /// Whether the engines' tables are held against each other after each turn.
@@ -89,7 +93,7 @@ impl World {
     pub(crate) fn with(shards: u16, change: impl FnOnce(&mut Settings)) -> World {
         let mut settings = Settings::default();
         change(&mut settings);
-        World::made(shards, settings, USERS_MAX)
+        World::made(shards, settings, USERS_MAX, Role::All)
     }
 
     /// So many shards with the default settings.
@@ -99,19 +103,27 @@ impl World {
 
     /// One shard that may know so many users.
     pub(crate) fn of_users(users_max: u32) -> World {
-        World::made(1, Settings::default(), users_max)
+        World::made(1, Settings::default(), users_max, Role::All)
     }
 
-    fn made(shards: u16, settings: Settings, users_max: u32) -> World {
+    /// So many shards of a node of this role, which may know so many users.
+    pub(crate) fn of_role(shards: u16, role: Role, users_max: u32) -> World {
+        World::made(shards, Settings::default(), users_max, role)
+    }
+
+    fn made(shards: u16, settings: Settings, users_max: u32, role: Role) -> World {
         let mut world = World {
             settings,
             ms: 0,
             wall_ms: 0,
             users_max,
+            role,
             dir: tempfile::tempdir().expect("a folder for the store"),
             presence: None,
+            board: None,
             engines: Vec::new(),
             mailboxes: Vec::new(),
+            outbound: Vec::new(),
             clients: Vec::new(),
             key: FleetKey::new([7; 32]),
             checks: true,
@@ -129,7 +141,13 @@ impl World {
             shards,
             boot_id: [1; 16],
         };
-        let (presence, _) = Presence::open(&options, self.now()).expect("the store opens");
+        let presence = match &self.role {
+            Role::Realtime(_) => {
+                let users_max = self.users_max;
+                Presence::mirror(MirrorOptions { users_max, shards }, self.now()).expect("memory")
+            }
+            _ => Presence::open(&options, self.now()).expect("the store opens").0,
+        };
         let presence = Arc::new(presence);
         let board = Arc::new(Board::new(usize::from(shards)));
         for shard in 0..shards {
@@ -137,7 +155,7 @@ impl World {
                 settings: Arc::new(self.settings.clone()),
                 shard,
                 shards,
-                role: greendot::engine::Role::All,
+                role: self.role.clone(),
                 presence: presence.clone(),
                 keys: Arc::new(Keys::single(self.key.clone())),
                 secret: [3; 32],
@@ -148,6 +166,7 @@ impl World {
             self.mailboxes.push(Mailbox::default());
         }
         self.presence = Some(presence);
+        self.board = Some(board);
     }
 
     /// The process is killed and started again on its files, after so long.
@@ -380,6 +399,10 @@ impl World {
         self.presence.as_ref().expect("the process runs")
     }
 
+    pub(crate) fn board(&self) -> &Board {
+        self.board.as_ref().expect("the process runs")
+    }
+
     /// A shard's mail is held back, or taken again.
     pub(crate) fn hold_mail(&mut self, shard: usize, held: bool) -> &mut World {
         self.mailboxes[shard].held = held;
@@ -474,6 +497,9 @@ impl World {
         while let Some(letter) = self.engines[shard].poll_mail() {
             self.deliver(shard, letter, now);
         }
+        while let Some(outbound) = self.engines[shard].poll_outbound(now) {
+            self.outbound.push((shard, outbound));
+        }
         busy || self.engines[shard].poll_timeout() <= now.mono
     }
 
@@ -496,7 +522,21 @@ impl World {
         }
     }
 
+    /// Another thread of the process tells all shards something.
+    pub(crate) fn tell_all(&mut self, mail: &Mail) -> &mut World {
+        for mailbox in &mut self.mailboxes {
+            mailbox.mail.push_back(mail.clone());
+        }
+        self.turn()
+    }
+
     // What must have come out.
+
+    /// What was for other nodes since the last look, and which shard had it.
+    pub(crate) fn outbound(&mut self) -> Vec<(usize, Outbound)> {
+        self.turn();
+        std::mem::take(&mut self.outbound)
+    }
 
     /// All that a peer has received since the last look.
     pub(crate) fn received(&mut self, peer: Peer) -> String {

@@ -8,6 +8,7 @@ mod limits;
 mod mailbox;
 mod outbox;
 mod resume;
+mod roles;
 mod streams;
 mod timing;
 mod users;

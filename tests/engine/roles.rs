@@ -1,0 +1,447 @@
+//! The two halves of the platform: what a node of one role says, and what it hands over for the other.
+
+use std::sync::Arc;
+
+use greendot::engine::{Mail, Outbound, Role, adopt_answers};
+use greendot::metrics::{Counter, Gauge};
+use greendot::time::Unix;
+use greendot::wire::beat::{FleetKey, Keys, open};
+use greendot::wire::nodes::Nodes;
+use greendot::wire::record::parse_told_list;
+
+use super::harness::{
+    NO_CONTENT, Peer, START, World, json, problem, record, request, snapshot, status_and_slug, told, told_of_many,
+    unseen,
+};
+
+const NODES: [&str; 2] = ["10.0.0.1:8081", "10.0.0.2:8081"];
+
+fn realtime(shards: u16) -> World {
+    World::of_role(shards, Role::Realtime(Arc::new(Nodes::new(NODES))), 10_000)
+}
+
+fn node_of(user: &str) -> usize {
+    Nodes::new(NODES).of(user.as_bytes())
+}
+
+fn unknown(user: &str) -> String {
+    record(user, "unknown", None, None)
+}
+
+/// A PUT with the fleet's service token.
+fn put(world: &World, target: &str, body: &str) -> String {
+    let token = world.key().service_token();
+    put_as(&format!("Authorization: Bearer {token}\r\n"), target, body)
+}
+
+fn put_as(header: &str, target: &str, body: &str) -> String {
+    let bytes = body.len();
+    format!(
+        "PUT {target} HTTP/1.1\r\nHost: a\r\n{header}Content-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n{body}"
+    )
+}
+
+fn list(records: &[String]) -> String {
+    format!("{{\"presence\":[{}]}}", records.join(","))
+}
+
+/// The presence node of `users` answers as of now with these records.
+fn answer(world: &mut World, records: &[String]) {
+    let told = parse_told_list(list(records).as_bytes(), 100).expect("records");
+    let now = world.now();
+    let (answered, refused) = adopt_answers(world.presence(), &told, now.unix, now);
+    assert_eq!(refused, 0);
+    world.tell_all(&Mail::Answered(Arc::new(answered)));
+}
+
+/// Who was asked about, by node.
+fn asked(world: &mut World) -> Vec<(usize, Vec<String>)> {
+    let asks = world.outbound().into_iter().filter_map(|(_, outbound)| match outbound {
+        Outbound::Asks { node, users } => Some((node, users.into_iter().map(String::from).collect())),
+        _ => None,
+    });
+    asks.collect()
+}
+
+/// For whom beats were sent: when, to which node, for whom.
+fn beats(world: &mut World) -> Vec<(u64, usize, Vec<String>)> {
+    let keys = Keys::single(world.key().clone());
+    let now = world.now().unix;
+    let mut sent = Vec::new();
+    for (_, outbound) in world.outbound() {
+        if let Outbound::Beats { node, datagrams } = outbound {
+            for datagram in datagrams.iter() {
+                let beats = open(datagram, &keys, now, 30_000).expect("a sealed datagram");
+                let users = beats.users().map(|user| user.as_str().to_owned()).collect();
+                sent.push((beats.sent_at.ms() - START, node, users));
+            }
+        }
+    }
+    sent
+}
+
+#[test]
+fn whoever_is_not_known_is_unknown_until_the_answer_comes() {
+    for shards in [1, 3] {
+        let mut world = realtime(shards);
+        let far = usize::from(shards) - 1;
+        let (alice, _) = world.stream(0, "watch=bob&watch=carol", 2);
+        world.expect(alice, snapshot(0, &[unknown("bob"), unknown("carol")]));
+        let (eve, _) = world.stream(far, "watch=carol", 1);
+        world.expect(eve, snapshot(0, &[unknown("carol")]));
+        let mut asks = asked(&mut world);
+        asks.sort();
+        let mut expected = [
+            (node_of("bob"), vec!["bob".to_owned()]),
+            (node_of("carol"), vec!["carol".into()]),
+        ]
+        .to_vec();
+        expected.push((node_of("carol"), vec!["carol".into()]));
+        expected.sort();
+        assert_eq!(asks, expected);
+
+        world.at(40);
+        let bob = record("bob", "online", 10, 30);
+        answer(&mut world, &[bob.clone(), unseen("carol")]);
+        world.expect(alice, told_of_many(&bob) + &told(40, &unseen("carol")));
+        world.expect(eve, told(40, &unseen("carol")));
+
+        // Known now, on every shard: nobody need be asked.
+        let (dave, _) = world.stream(far, "watch=bob", 1);
+        world.expect(dave, snapshot(40, &[bob]));
+        assert_eq!(asked(&mut world), []);
+        // Never seen leaves no slot.
+        assert_eq!(world.presence().users(), 1);
+    }
+}
+
+#[test]
+fn published_states_are_told_once_and_in_order() {
+    for shards in [1, 3] {
+        let mut world = realtime(shards);
+        let far = usize::from(shards) - 1;
+        let (alice, _) = world.stream(0, "watch=bob", 1);
+        world.expect(alice, snapshot(0, &[unknown("bob")]));
+        let node = world.connect(far);
+        let mut publish = |world: &mut World, target: &str, body: &str| {
+            let request = put(world, target, body);
+            world.send(node, request).expect(node, NO_CONTENT);
+        };
+        let online = record("bob", "online", 100, 100);
+        world.at(120);
+        publish(&mut world, "/v1/presence/bob", &online);
+        world.expect(alice, told(120, &online));
+        publish(&mut world, "/v1/presence/bob", &online);
+        world.expect_nothing(alice);
+        let offline = record("bob", "offline", 30_000, 5_000);
+        world.at(30_010);
+        publish(
+            &mut world,
+            "/v1/presence",
+            &list(&[offline.clone(), record("x", "online", 30_000, 30_000)]),
+        );
+        world.expect(alice, ":\n".to_owned() + &told(30_010, &offline));
+        // Late, and out of order.
+        publish(&mut world, "/v1/presence", &list(&[online]));
+        world.expect_nothing(alice);
+        let counts = [Counter::ToldAdopted, Counter::ToldKnown].map(|counter| world.count(far, counter));
+        assert_eq!(counts, [3, 2]);
+    }
+}
+
+#[test]
+fn only_the_service_key_publishes() {
+    let mut world = realtime(1);
+    let bob = record("bob", "online", 0, 0);
+    let refused = problem(
+        "401 Unauthorized",
+        "unauthorized",
+        "The request does not prove that it may do this",
+        "publishing takes the service token of a fleet key as Authorization: Bearer ..; all nodes share one key file",
+        "WWW-Authenticate: Bearer\r\n",
+    );
+    let other = format!("Authorization: Bearer {}\r\n", FleetKey::new([8; 32]).service_token());
+    for header in ["", "Authorization: Basic eA==\r\n", &other] {
+        let peer = world.connect(0);
+        world
+            .send(peer, put_as(header, "/v1/presence/bob", &bob))
+            .expect(peer, &refused);
+    }
+    assert_eq!(world.presence().users(), 0);
+    let bad = |world: &mut World, target: &str, body: &str| {
+        let peer = world.connect(0);
+        let request = put(world, target, body);
+        world.send(peer, request);
+        let answer = world.received(peer);
+        let (status, slug) = status_and_slug(&answer);
+        (status.to_owned(), slug.to_owned())
+    };
+    let (bad_request, bad_user, bad_json) = ("HTTP/1.1 400 Bad Request", "bad-user", "bad-json");
+    for (target, body, slug) in [
+        ("/v1/presence/carol", bob.as_str(), bad_user),
+        ("/v1/presence/%zz", &bob, bad_user),
+        ("/v1/presence/bob", "{}", bad_json),
+        ("/v1/presence", &bob, bad_json),
+        ("/v1/presence/bob", &unknown("bob"), bad_json),
+    ] {
+        assert_eq!(
+            bad(&mut world, target, body),
+            (bad_request.into(), slug.into()),
+            "{target} {body}"
+        );
+    }
+    let many: Vec<String> = (0..1_001).map(|n| record(&format!("u{n}"), "online", 1, 1)).collect();
+    let (status, slug) = bad(&mut world, "/v1/presence", &list(&many));
+    assert_eq!(
+        (status.as_str(), slug.as_str()),
+        ("HTTP/1.1 413 Content Too Large", "too-many-users")
+    );
+    assert_eq!(world.presence().users(), 0);
+}
+
+#[test]
+fn who_finds_no_room_is_said_and_does_not_hold_up_the_others() {
+    let mut world = World::of_role(1, Role::Realtime(Arc::new(Nodes::new(NODES))), 2);
+    let peer = world.connect(0);
+    let records: Vec<String> = ["a", "b", "c", "d"].map(|user| record(user, "online", 1, 1)).into();
+    let request = put(&world, "/v1/presence", &list(&records));
+    world.send(peer, request).expect(peer, json("{\"refused\":2}"));
+    assert_eq!((world.presence().users(), world.presence().online()), (2, 2));
+    assert_eq!(world.count(0, Counter::LimitUsers), 2);
+}
+
+#[test]
+fn a_holder_is_vouched_for_at_once_and_then_in_turn() {
+    let mut world = realtime(1);
+    world.at(1_234);
+    world.stream(0, "user=bob", 0);
+    assert_eq!(beats(&mut world), [(1_234, node_of("bob"), vec!["bob".to_owned()])]);
+    let mut seen = Vec::new();
+    for ms in (1_300..42_000).step_by(50) {
+        world.at(ms);
+        seen.extend(beats(&mut world).into_iter().map(|(_, node, users)| {
+            assert_eq!((node, users), (node_of("bob"), vec!["bob".to_owned()]));
+            ms
+        }));
+    }
+    // Once an interval, at most a step and a linger late.
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    assert!(
+        seen.windows(2)
+            .all(|pair| (9_700..=10_300).contains(&(pair[1] - pair[0]))),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn beats_fill_datagrams_and_are_spread_over_the_interval() {
+    let mut world = realtime(1);
+    world.checks = false;
+    let users: Vec<String> = (0..4_000).map(|n| format!("user-{n:04}")).collect();
+    for user in &users {
+        world.stream(0, &format!("user={user}"), 0);
+    }
+    beats(&mut world);
+    world.at(10_000);
+    beats(&mut world);
+    let mut by_second = Vec::new();
+    let (mut entries, mut datagrams) = (std::collections::BTreeMap::new(), 0);
+    for second in 11..=20 {
+        world.at(second * 1_000);
+        let sent = beats(&mut world);
+        datagrams += sent.len();
+        by_second.push(sent.iter().map(|(.., users)| users.len()).sum::<usize>());
+        for (_, node, users) in sent {
+            for user in users {
+                assert_eq!(node, node_of(&user));
+                *entries.entry(user).or_insert(0) += 1;
+            }
+        }
+    }
+    assert!(
+        by_second.iter().all(|count| (350..=450).contains(count)),
+        "{by_second:?}"
+    );
+    let total: i32 = entries.values().sum();
+    assert!(
+        (3_900..=4_100).contains(&total) && entries.len() > 3_850,
+        "{total} {}",
+        entries.len()
+    );
+    // 136 entries of ten bytes fit; a datagram leaves when it is full, or 200 ms old.
+    assert!(datagrams <= 2 * 10 * 6, "{datagrams}");
+}
+
+#[test]
+fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
+    let mut world = realtime(2);
+    let (alice, _) = world.stream(0, "watch=bob&watch=carol&watch=nobody", 3);
+    let (eve, _) = world.stream(1, "watch=bob", 1);
+    let bob = record("bob", "online", 10, 30);
+    answer(
+        &mut world,
+        &[bob.clone(), record("carol", "offline", 20, 15), unseen("nobody")],
+    );
+    let peers: [Peer; 2] = [alice, eve];
+    peers.map(|peer| world.received(peer));
+    asked(&mut world);
+
+    world.at(100);
+    let lost = node_of("bob");
+    world.tell_all(&Mail::Reask { node: lost });
+    let mut asks: Vec<String> = Vec::new();
+    for (node, users) in asked(&mut world) {
+        assert_eq!(node, lost);
+        asks.extend(users);
+    }
+    asks.sort();
+    let mut expected: Vec<String> = ["bob", "bob", "carol", "nobody"]
+        .into_iter()
+        .filter(|user| node_of(user) == lost)
+        .map(String::from)
+        .collect();
+    expected.sort();
+    assert_eq!(asks, expected);
+    // What is known stands, and is told to whoever asks meanwhile, who has it asked again.
+    let (dave, _) = world.stream(0, "watch=bob", 1);
+    world.expect(dave, snapshot(100, &[bob]));
+    assert_eq!(asked(&mut world), [(lost, vec!["bob".to_owned()])]);
+
+    // He went offline while nobody could say so.
+    let gone = record("bob", "offline", 9_000, 5_000);
+    world.at(9_500);
+    answer(&mut world, &[gone.clone()]);
+    for peer in [alice, eve, dave] {
+        world.expect(peer, told(9_500, &gone));
+    }
+}
+
+#[test]
+fn while_a_node_is_out_of_sight_nobody_is_told_everything() {
+    let mut world = realtime(1);
+    world.at(100);
+    let (alice, _) = world.stream(0, "watch=bob", 1);
+    answer(&mut world, &[record("bob", "online", 0, 0)]);
+    world.received(alice);
+    world.presence().set_behind(true);
+    let late = record("carol", "online", 5, 5);
+    answer(&mut world, &[late.clone()]);
+    let (eve, _) = world.stream(0, "watch=carol", 1);
+    world.expect(eve, format!("event: snapshot\ndata: {}\n\n", list(&[late])));
+    let off = record("bob", "offline", 50, 40);
+    answer(&mut world, &[off.clone()]);
+    world.expect(alice, told_of_many(&off));
+    world.presence().set_behind(false);
+    let on = record("bob", "online", 60, 60);
+    answer(&mut world, &[on.clone()]);
+    world.expect(alice, told(100, &on));
+}
+
+#[test]
+fn a_resume_tells_what_was_heard_of_since_however_old() {
+    let mut world = realtime(1);
+    answer(
+        &mut world,
+        &[record("bob", "online", 0, 0), record("carol", "online", 0, 0)],
+    );
+    world.at(100_000);
+    // Decided long ago, and on its way since.
+    let off = record("carol", "offline", 30_000, 5_000);
+    let node = world.connect(0);
+    let request = put(&world, "/v1/presence", &list(&[off.clone()]));
+    world.send(node, request).expect(node, NO_CONTENT);
+    let query = format!("watch=bob&watch=carol&last_event_id={}", START + 80_000);
+    let (alice, _) = world.stream(0, &query, 2);
+    world.expect(alice, snapshot(100_000, &[off]));
+}
+
+#[test]
+fn each_role_serves_its_half() {
+    let mut realtime = realtime(1);
+    let mut presence = World::of_role(1, Role::Presence, 100);
+    let mut answer = |world: &mut World, method: &str, target: &str| {
+        let peer = world.connect(0);
+        let text = if method == "POST" {
+            super::harness::posted(target, "{\"users\":[]}")
+        } else {
+            request(method, target)
+        };
+        world.send(peer, text);
+        let received = world.received(peer);
+        received.split_whitespace().nth(1).unwrap_or("").to_owned()
+    };
+    for (method, target, at_realtime, at_presence) in [
+        ("GET", "/v1/presence/bob", "421", "200"),
+        ("GET", "/v1/presence?user=bob", "421", "200"),
+        ("POST", "/v1/presence/query", "421", "200"),
+        ("POST", "/v1/beat", "421", "204"),
+        ("POST", "/v1/leave", "421", "204"),
+        ("GET", "/v1/stream?watch=bob", "200", "421"),
+        ("POST", "/v1/stream/x/watch", "400", "421"),
+        ("PUT", "/v1/presence/bob", "411", "405"),
+        ("GET", "/livez", "200", "200"),
+        ("GET", "/readyz", "200", "200"),
+        ("GET", "/metrics", "200", "200"),
+        ("OPTIONS", "/v1/presence/bob", "204", "204"),
+    ] {
+        assert_eq!(
+            answer(&mut realtime, method, target),
+            at_realtime,
+            "{method} {target} at a real-time node"
+        );
+        assert_eq!(
+            answer(&mut presence, method, target),
+            at_presence,
+            "{method} {target} at a presence node"
+        );
+    }
+    assert_eq!(realtime.gauge(0, Gauge::Streams), 1);
+}
+
+#[test]
+fn a_presence_node_hands_over_its_transitions_and_names_its_life() {
+    for shards in [1, 2] {
+        let mut world = World::of_role(shards, Role::Presence, 100);
+        world.beat(0, &["bob", "carol"]);
+        let mut published = Vec::new();
+        for (_, outbound) in world.outbound() {
+            let Outbound::Publish(decided) = outbound else {
+                panic!("{outbound:?}")
+            };
+            published.extend(
+                decided
+                    .transitions
+                    .iter()
+                    .map(|transition| (transition.slot.index(), transition.online)),
+            );
+        }
+        assert_eq!(published, [(0, true), (1, true)]);
+        let peer = world.connect(0);
+        world.at(700);
+        world.post(peer, "/v1/presence/query", "{\"users\":[\"bob\"]}");
+        let answer = world.received(peer);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        assert_eq!(body, list(&[record("bob", "online", 0, 0)]));
+        let (_, header) = head.split_once("\r\nGreendot-Node: ").expect("the header");
+        let (instance, time) = header.split_once(' ').expect("two words");
+        assert_eq!(instance.len(), 16);
+        assert_eq!(Unix::from_ms(time.parse().expect("a number")), world.now().unix);
+    }
+}
+
+#[test]
+fn the_other_role_out_of_reach_is_degraded_and_ready() {
+    let mut world = realtime(1);
+    let answer = |world: &mut World| {
+        let peer = world.connect(0);
+        world.get(peer, "/readyz");
+        let received = world.received(peer);
+        received.split_once("\r\n\r\n").expect("an answer").1.to_owned()
+    };
+    assert_eq!(answer(&mut world), "ready\n");
+    world.board().process.set(Gauge::NodesDown, 1);
+    assert_eq!(
+        answer(&mut world),
+        "degraded: some nodes of the other role do not answer\n"
+    );
+}
