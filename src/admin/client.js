@@ -5,7 +5,8 @@
 //   greendot.on("presence", (record) => console.log(record.user, record.status));
 //   greendot.watch("carol"); greendot.unwatch("bob"); greendot.close();
 //
-// A record is { user, status: "online" | "offline", since, last_active }, both times in Unix ms or null.
+// A record is { user, status: "online" | "offline" | "unknown", since, last_active }, both times in Unix ms or null.
+// "unknown" is what a node of a split deployment says until it has asked.
 //
 // An EventSource repeats its first URL when it reconnects, so after each `hello` the server watches what that URL named.
 // `wanted` is what the application watches, `told` what the server does; edits are what takes one to the other, and a
@@ -147,6 +148,8 @@
       if (!wanted && !this.#told.has(record.user)) return;
       const before = this.#records.get(record.user);
       if (before && (before.since ?? 0) > (record.since ?? 0)) return;
+      // Another node's not knowing yet takes back nothing.
+      if (before && record.status === "unknown") return;
       this.#records.set(record.user, record);
       const same = before && before.status === record.status && before.since === record.since;
       if (wanted && !same) this.#emit("presence", record, before);

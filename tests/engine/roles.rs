@@ -123,7 +123,7 @@ fn published_states_are_told_once_and_in_order() {
         let (alice, _) = world.stream(0, "watch=bob", 1);
         world.expect(alice, snapshot(0, &[unknown("bob")]));
         let node = world.connect(far);
-        let mut publish = |world: &mut World, target: &str, body: &str| {
+        let publish = |world: &mut World, target: &str, body: &str| {
             let request = put(world, target, body);
             world.send(node, request).expect(node, NO_CONTENT);
         };
@@ -310,7 +310,7 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     // He went offline while nobody could say so.
     let gone = record("bob", "offline", 9_000, 5_000);
     world.at(9_500);
-    answer(&mut world, &[gone.clone()]);
+    answer(&mut world, std::slice::from_ref(&gone));
     for peer in [alice, eve, dave] {
         world.expect(peer, told(9_500, &gone));
     }
@@ -325,15 +325,15 @@ fn while_a_node_is_out_of_sight_nobody_is_told_everything() {
     world.received(alice);
     world.presence().set_behind(true);
     let late = record("carol", "online", 5, 5);
-    answer(&mut world, &[late.clone()]);
+    answer(&mut world, std::slice::from_ref(&late));
     let (eve, _) = world.stream(0, "watch=carol", 1);
     world.expect(eve, format!("event: snapshot\ndata: {}\n\n", list(&[late])));
     let off = record("bob", "offline", 50, 40);
-    answer(&mut world, &[off.clone()]);
+    answer(&mut world, std::slice::from_ref(&off));
     world.expect(alice, told_of_many(&off));
     world.presence().set_behind(false);
     let on = record("bob", "online", 60, 60);
-    answer(&mut world, &[on.clone()]);
+    answer(&mut world, std::slice::from_ref(&on));
     world.expect(alice, told(100, &on));
 }
 
@@ -348,7 +348,7 @@ fn a_resume_tells_what_was_heard_of_since_however_old() {
     // Decided long ago, and on its way since.
     let off = record("carol", "offline", 30_000, 5_000);
     let node = world.connect(0);
-    let request = put(&world, "/v1/presence", &list(&[off.clone()]));
+    let request = put(&world, "/v1/presence", &list(std::slice::from_ref(&off)));
     world.send(node, request).expect(node, NO_CONTENT);
     let query = format!("watch=bob&watch=carol&last_event_id={}", START + 80_000);
     let (alice, _) = world.stream(0, &query, 2);
@@ -359,7 +359,7 @@ fn a_resume_tells_what_was_heard_of_since_however_old() {
 fn each_role_serves_its_half() {
     let mut realtime = realtime(1);
     let mut presence = World::of_role(1, Role::Presence, 100);
-    let mut answer = |world: &mut World, method: &str, target: &str| {
+    let answer = |world: &mut World, method: &str, target: &str| {
         let peer = world.connect(0);
         let text = if method == "POST" {
             super::harness::posted(target, "{\"users\":[]}")

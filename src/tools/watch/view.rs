@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Record {
     /// Whose.
     pub user: String,
-    /// `online` or `offline`.
+    /// `online`, `offline` or `unknown`.
     pub status: String,
     /// Unix ms of the last transition.
     pub since: Option<u64>,
@@ -50,6 +50,8 @@ impl View {
             return false;
         };
         match known {
+            // Another node's not knowing yet takes back nothing.
+            Some(_) if record.status == "unknown" => false,
             Some(known) if known.since > record.since => false,
             Some(known) if known == record => false,
             _ => {
@@ -101,6 +103,7 @@ pub fn words(record: &Record, now_ms: u64) -> String {
         (true, None, _) => "online".into(),
         (false, _, Some(active)) => format!("offline, last active {} ago", ago(active)),
         (false, Some(since), None) => format!("offline for {}", ago(since)),
+        (false, None, None) if record.status == "unknown" => "not known yet".into(),
         (false, None, None) => "never seen".into(),
     }
 }
