@@ -249,6 +249,20 @@ pub fn record_bodies(data: &[u8]) {
         );
     }
 
+    if let Some(told) = taken(data, |body| record::parse_told_list(body, LIST_MAX)) {
+        assert!(told.len() <= LIST_MAX);
+        let mut again = b"{\"presence\":[".to_vec();
+        for (at, told) in told.iter().enumerate() {
+            let mut one = Vec::new();
+            write_told(told, &mut one);
+            assert_eq!(record::parse_told(&one).as_ref(), Ok(told));
+            again.extend_from_slice(if at > 0 { b"," } else { b"" });
+            again.append(&mut one);
+        }
+        again.extend_from_slice(b"]}");
+        assert_eq!(record::parse_told_list(&again, LIST_MAX), Ok(told));
+    }
+
     match User::parse(data) {
         Ok(user) => {
             let mut out = Vec::new();
@@ -265,6 +279,17 @@ pub fn record_bodies(data: &[u8]) {
         Err(UserFault::Empty) => assert!(data.is_empty()),
         Err(fault) => assert!(!fault.explain().is_empty()),
     }
+}
+
+fn write_told(told: &record::Told, out: &mut Vec<u8>) {
+    let user = User::parse(told.user.as_bytes()).expect("a told user is legal");
+    let record = Record {
+        user,
+        status: record::Status::of(told.online),
+        since: told.since,
+        last_active: told.last_active,
+    };
+    record.write(out);
 }
 
 /// What `parse` takes in, which must be JSON.

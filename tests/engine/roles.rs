@@ -283,7 +283,9 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
         &[bob.clone(), record("carol", "offline", 20, 15), unseen("nobody")],
     );
     let peers: [Peer; 2] = [alice, eve];
-    peers.map(|peer| world.received(peer));
+    for peer in peers {
+        world.received(peer);
+    }
     asked(&mut world);
 
     world.at(100);
