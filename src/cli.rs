@@ -79,7 +79,7 @@ pub fn command() -> Command {
         )
         .subcommand(
             with_knobs(Command::new("doctor"))
-                .about("Check this machine's limits against what the configuration needs; takes the flags of serve"),
+                .about("Check this machine's limits against what the configuration needs; takes the flags of serve, realtime and presence"),
         )
         .subcommand(
             Command::new("key")
@@ -205,15 +205,15 @@ fn with_knobs(mut command: Command) -> Command {
 pub fn ask(matches: &ArgMatches, variables: Vec<(String, String)>) -> Ask {
     match matches.subcommand() {
         Some(("config", given)) if given.get_flag("markdown") => Ask::ConfigMarkdown,
-        Some(("config", given)) => Ask::Config(sources(given, variables)),
-        Some(("doctor", given)) => Ask::Doctor(sources(given, variables)),
+        Some(("config", given)) => Ask::Config(of_any_half(sources(given, variables))),
+        Some(("doctor", given)) => Ask::Doctor(of_any_half(sources(given, variables))),
         Some(("serve", given)) => Ask::Serve(sources(given, variables)),
         Some((half @ ("realtime" | "presence"), given)) => Ask::Serve(Sources {
-            half: if half == "realtime" {
+            half: Some(if half == "realtime" {
                 Half::Realtime
             } else {
                 Half::Presence
-            },
+            }),
             ..sources(given, variables)
         }),
         Some(("beat", given)) => Ask::Beat(beat::Options {
@@ -254,6 +254,11 @@ fn address(given: &ArgMatches, name: &str) -> SocketAddr {
     *given.get_one(name).expect("it has a default")
 }
 
+/// For commands that look at a configuration, whichever half it is for.
+fn of_any_half(sources: Sources) -> Sources {
+    Sources { half: None, ..sources }
+}
+
 fn sources(given: &ArgMatches, variables: Vec<(String, String)>) -> Sources {
     // A list's flag may be repeated.
     let flag = |name: &str| {
@@ -261,7 +266,7 @@ fn sources(given: &ArgMatches, variables: Vec<(String, String)>) -> Sources {
         Some((name.to_owned(), values.join(",")))
     };
     Sources {
-        half: Half::All,
+        half: Some(Half::All),
         config_file: given.get_one("config").cloned(),
         flags: KNOBS.iter().filter_map(|knob| flag(knob.name)).collect(),
         variables,
@@ -305,7 +310,7 @@ mod tests {
     fn halves_and_repeated_nodes() {
         let line = "greendot realtime --presence udp://a:1,http://a:2 --presence udp://b:1,http://b:2 --key-file k";
         let Ask::Serve(sources) = asked(line) else { panic!() };
-        assert_eq!(sources.half, Half::Realtime);
+        assert_eq!(sources.half, Some(Half::Realtime));
         let nodes = "udp://a:1,http://a:2,udp://b:1,http://b:2";
         assert_eq!(
             sources.flags,
@@ -314,7 +319,7 @@ mod tests {
         let Ask::Serve(sources) = asked("greendot presence --realtime http://a:1") else {
             panic!()
         };
-        assert_eq!(sources.half, Half::Presence);
+        assert_eq!(sources.half, Some(Half::Presence));
     }
 
     #[test]

@@ -238,8 +238,8 @@ pub struct Loaded {
 /// What was typed, before it means anything.
 #[derive(Clone, Default, Debug)]
 pub struct Sources {
-    /// The subcommand.
-    pub half: Half,
+    /// The subcommand; None if it is for any of them, and what is set says which: `config`, `doctor`.
+    pub half: Option<Half>,
     /// `--config`, or None.
     pub config_file: Option<PathBuf>,
     /// Flags given: name without dashes, value.
@@ -257,7 +257,7 @@ pub const CONFIG_VARIABLE: &str = "GREENDOT_CONFIG";
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     let mut loaded = Loaded {
         config: Config {
-            half: sources.half,
+            half: sources.half.unwrap_or_default(),
             ..Config::default()
         },
         origins: vec![Origin::Default; KNOBS.len()],
@@ -281,6 +281,13 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
             Some(row) => loaded.take(row, text, origin, &format!("--{name}"), &mut faults),
             None => faults.push(format!("--{name}: no such flag")),
         }
+    }
+    if sources.half.is_none() {
+        loaded.config.half = match &loaded.config {
+            config if !config.presence.is_empty() => Half::Realtime,
+            config if !config.realtime.is_empty() => Half::Presence,
+            _ => Half::All,
+        };
     }
     // Values that were refused would only be reported a second time.
     if faults.is_empty() {

@@ -118,12 +118,15 @@ impl Finding {
     }
 }
 
+/// Sockets of one shard to each presence node (`relay::BeatSender`).
+const BEAT_PORTS: u64 = crate::relay::BeatSender::PORTS as u64;
+
 /// Holds what was found against what `config` needs with `shards` shards.
 pub fn judge(config: &Config, shards: u16, found: &Found) -> Vec<Finding> {
     let conns = (config.settings.conns_max as u64).saturating_mul(u64::from(shards));
     let fds = conns
         .saturating_add(NOFILE_RESERVE)
-        .saturating_add(u64::from(shards) * 8);
+        .saturating_add(u64::from(shards) * (8 + BEAT_PORTS * config.presence.len() as u64));
     let mut findings = vec![nofile(fds, conns, found)];
     let mut least = |subject, value: Option<u64>, needed: u64, why: &str, setting: &str| {
         let Some(value) = value else { return };
@@ -197,7 +200,12 @@ pub fn judge(config: &Config, shards: u16, found: &Found) -> Vec<Finding> {
                     format!("{major}.{minor} has no SO_REUSEPORT, which each shard's own listener needs; 3.9 has");
                 Finding::new(Verdict::Fail, "kernel", detail)
             }
-            (3 | 4, _) => Finding::new(
+            (3, _) | (4, 0..=4) => Finding::new(
+                Verdict::Fail,
+                "kernel",
+                format!("{major}.{minor} can not spread datagrams over shards (SO_ATTACH_REUSEPORT_CBPF); 4.5 can"),
+            ),
+            (4, _) => Finding::new(
                 Verdict::Warn,
                 "kernel",
                 format!("{major}.{minor} has no UDP receive offload, so beats cost more; 5.0 has"),

@@ -25,7 +25,9 @@ fn version_and_help() {
     assert_eq!(greendot(dir.path(), &["--version"], &[]), (0, version, String::new()));
     let (code, help, _) = greendot(dir.path(), &["--help"], &[]);
     assert_eq!(code, 0);
-    for command in ["serve", "watch", "beat", "config", "doctor", "key", "top"] {
+    for command in [
+        "serve", "realtime", "presence", "watch", "beat", "config", "doctor", "key", "top",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
     }
 }
@@ -53,7 +55,19 @@ fn config_tells_values_and_origins() {
 #[test]
 fn what_can_not_be_meant_ends_with_2_and_starts_nothing() {
     let dir = folder();
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 7] = [
+        (
+            &["realtime", "--key-file", "k"],
+            "greendot: presence is not set, and a real-time node must know whom to vouch to; set --presence udp://HOST:PORT,http://HOST:PORT",
+        ),
+        (
+            &["presence", "--realtime", "http://127.0.0.1:9"],
+            "greendot: key-file is not set, and the nodes of a split deployment prove themselves with one key",
+        ),
+        (
+            &["serve", "--realtime", "http://127.0.0.1:9"],
+            "greendot: realtime is set, which only `greendot presence` uses",
+        ),
         (
             &["serve", "--http", "0.0.0.0:0"],
             "greendot: http is 0.0.0.0:0, which other machines may reach",

@@ -13,8 +13,6 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use crate::engine::Datagrams;
 use crate::metrics::{Board, Counter};
 
-/// Sockets, hence source ports, of one shard to one node.
-const PORTS: usize = 16;
 /// Datagrams that go out by one system call, from one port.
 const BATCH: usize = 16;
 
@@ -26,6 +24,9 @@ pub struct BeatSender {
 }
 
 impl BeatSender {
+    /// Sockets, hence source ports, of one shard to one node.
+    pub const PORTS: usize = 16;
+
     /// Connects to each of `nodes`.
     pub fn new(nodes: &[SocketAddr], board: &Arc<Board>) -> io::Result<BeatSender> {
         let connect = |node: SocketAddr| {
@@ -38,7 +39,11 @@ impl BeatSender {
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
-        let ports = |node: &SocketAddr| (0..PORTS).map(|_| connect(*node)).collect::<io::Result<Vec<_>>>();
+        let ports = |node: &SocketAddr| {
+            (0..BeatSender::PORTS)
+                .map(|_| connect(*node))
+                .collect::<io::Result<Vec<_>>>()
+        };
         Ok(BeatSender {
             nodes: nodes.iter().map(ports).collect::<io::Result<_>>()?,
             turn: 0,
@@ -51,7 +56,7 @@ impl BeatSender {
         let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
         let mut sent = 0;
         for batch in slices.chunks(BATCH) {
-            self.turn = (self.turn + 1) % PORTS;
+            self.turn = (self.turn + 1) % BeatSender::PORTS;
             sent += send_batch(&self.nodes[node][self.turn], batch);
         }
         self.board.process.add(Counter::RelayDatagrams, sent as u64);
@@ -113,7 +118,7 @@ mod tests {
             }
             assert_eq!(received, sent);
         }
-        assert_eq!(ports.len(), PORTS);
+        assert_eq!(ports.len(), BeatSender::PORTS);
         assert_eq!(board.process.snapshot().counter(Counter::RelayDatagrams), 800);
     }
 
@@ -122,7 +127,7 @@ mod tests {
         let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let board = Arc::new(Board::new(1));
         let mut sender = BeatSender::new(&[gone], &board).unwrap();
-        for _ in 0..4 * PORTS {
+        for _ in 0..4 * BeatSender::PORTS {
             sender.send(0, &Datagrams::from_iter([&b"beat"[..]]));
         }
         let counted = board.process.snapshot();
@@ -130,7 +135,7 @@ mod tests {
             counted.counter(Counter::RelayDatagrams),
             counted.counter(Counter::RelayDatagramsLost),
         );
-        assert_eq!(sent + lost, 4 * PORTS as u64);
+        assert_eq!(sent + lost, 4 * BeatSender::PORTS as u64);
         assert!(lost > 0);
     }
 }

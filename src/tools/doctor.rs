@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::config::Config;
+use crate::config::{Config, Half};
 use crate::limits::{Finding, Found, Verdict, judge};
 
 /// 2024-01-01: a wall clock before it was never set.
@@ -20,7 +20,9 @@ pub fn run(config: &Config) -> (String, bool) {
     let shards = config.shard_count();
     let mut findings = judge(config, shards, &Found::read());
     findings.push(addresses(config));
-    findings.extend(folder(config));
+    if config.half != Half::Realtime {
+        findings.extend(folder(config));
+    }
     findings.push(clock());
     let mut out = String::new();
     for finding in &findings {
@@ -36,15 +38,17 @@ pub fn run(config: &Config) -> (String, bool) {
 
 /// Whether both addresses can be bound; bound and let go.
 fn addresses(config: &Config) -> Finding {
+    let udp = (config.half != Half::Realtime).then_some(config.udp);
     let bound = TcpListener::bind(config.http)
         .map_err(|error| (config.http, "http", error))
-        .and_then(|_| UdpSocket::bind(config.udp).map_err(|error| (config.udp, "udp", error)));
+        .and_then(|_| {
+            udp.map_or(Ok(()), |udp| {
+                UdpSocket::bind(udp).map(drop).map_err(|error| (udp, "udp", error))
+            })
+        });
+    let udp = udp.map_or(String::new(), |udp| format!(" and udp {udp}"));
     match bound {
-        Ok(_) => Finding::new(
-            Verdict::Ok,
-            "addresses",
-            format!("http {} and udp {} are free", config.http, config.udp),
-        ),
+        Ok(()) => Finding::new(Verdict::Ok, "addresses", format!("free: http {}{udp}", config.http)),
         // A running server is no fault of the machine's.
         Err((address, name, error)) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::new(
             Verdict::Warn,
