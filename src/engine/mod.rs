@@ -29,7 +29,7 @@ use hashbrown::HashMap;
 
 pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To};
 pub use routes::NODE_HEADER;
-pub use upstream::{Answered, Datagrams, Outbound, adopt_answers};
+pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers};
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
 use crate::presence::{Presence, Slot, Sweep, Transition};
@@ -375,8 +375,7 @@ impl Engine {
 
     /// When the next turn must begin at the latest; not later than now if work is left over.
     pub fn poll_timeout(&self) -> Mono {
-        let reasks = self.upstream.as_ref().is_some_and(Upstream::has_backlog);
-        if !self.queue.is_empty() || self.upkeep.has_backlog() || reasks {
+        if !self.queue.is_empty() || self.upkeep.has_backlog() {
             return Mono::default();
         }
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);

@@ -38,7 +38,7 @@ impl Engine {
                 self.posts.letter(shard, Mail::Edited { conn, outcome });
             }
             Mail::Answered(answered) => self.take_answers(&answered),
-            Mail::Reask { node } => self.begin_reask(Some(node)),
+            Mail::Reask { node, settle } => self.begin_reask(Some(node), settle, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }
     }
@@ -51,7 +51,7 @@ impl Engine {
     }
 
     /// This shard's mailbox overflowed: reads the published states anew instead of the mail that was lost.
-    pub fn handle_resync(&mut self, _now: Now) {
+    pub fn handle_resync(&mut self, now: Now) {
         self.counters.add(Counter::Resyncs, 1);
         self.counters.add(Counter::LimitMailbox, 1);
         let floor = self.upkeep.mail_complete.minus_ms(RESYNC_SLACK_MS);
@@ -62,7 +62,7 @@ impl Engine {
             floor,
         });
         // Answers may have been among what was lost.
-        self.begin_reask(None);
+        self.begin_reask(None, false, now);
     }
 
     pub(super) fn resync_slice(&mut self, now: Now) {
