@@ -61,7 +61,7 @@ const WAKER: Token = Token(usize::MAX - 3);
 #[derive(Clone, Copy, Debug)]
 struct Budgets {
     mail: usize,
-    datagrams: usize,
+    beats: usize,
     flushes: usize,
 }
 
@@ -167,12 +167,12 @@ impl Shard {
         let (engine, now) = (&mut self.engine, self.now);
         let received = self
             .datagrams
-            .receive(self.budgets.datagrams, |batch| engine.handle_beats(batch, now));
+            .receive(self.budgets.beats, |batch| engine.handle_beats(batch, now));
         if let Some(error) = received.fault {
             tracing::warn!(shard = self.id, %error, "receiving beats failed; the next datagram tries again");
         }
         if self.datagrams.is_ready() {
-            self.engine.counters().add(Counter::LimitDatagramsPerTurn, 1);
+            self.engine.counters().add(Counter::LimitBeatsPerTurn, 1);
             self.more = true;
         }
     }
@@ -188,6 +188,14 @@ impl Shard {
             }
             let Some(conn) = self.conns.pop_ready() else { break };
             bytes_left = bytes_left.saturating_sub(self.serve(conn));
+        }
+        if self.conns.ready_len() > 0 {
+            let reached = if bytes_left == 0 {
+                Counter::LimitReadBytesPerTurn
+            } else {
+                Counter::LimitReadsPerTurn
+            };
+            self.engine.counters().add(reached, 1);
         }
     }
 
@@ -219,7 +227,10 @@ impl Shard {
                 }
             }
         }
-        self.more |= acceptor.is_ready(self.now);
+        if acceptor.is_ready(self.now) {
+            self.engine.counters().add(Counter::LimitAcceptsPerTurn, 1);
+            self.more = true;
+        }
         if self.order >= Order::Drain && !acceptor.is_ready(self.now) {
             // Those who were waiting have been accepted, and will be answered; those who come now are refused by the kernel.
             self.acceptor = None;
@@ -381,6 +392,7 @@ impl Shard {
                 }
             }
         }
+        self.engine.counters().add(Counter::LimitClosesPerTurn, 1);
         self.more = true;
     }
 
