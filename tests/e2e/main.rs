@@ -8,6 +8,7 @@ mod http;
 mod metrics;
 mod process;
 mod stream;
+mod terminal;
 
 mod drain;
 mod ids;
