@@ -13,6 +13,7 @@ mod terminal;
 mod drain;
 mod ids;
 mod limits;
+mod pinning;
 mod presence;
 mod readers;
 mod restart;
