@@ -205,7 +205,7 @@ impl Shard {
             if !acceptor.is_ready(self.now) {
                 break;
             }
-            match acceptor.accept(self.now) {
+            match acceptor.accept(self.now, self.poll.registry(), LISTENER) {
                 Accepted::Conn(socket) => {
                     let Some(conn) = self.engine.handle_accept(self.now) else {
                         continue;

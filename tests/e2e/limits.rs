@@ -124,6 +124,14 @@ fn without_descriptors_it_refuses_waits_and_recovers() {
     );
     assert!(refusal.retry_ms.is_some_and(|retry_ms| retry_ms >= 10_000));
     server.get("/v1/presence/bob").expect_problem(503, "overloaded");
+    // Whose request comes a little behind its connection is told in the right words too.
+    until("a late request is heard", || {
+        let mut late = server.connect();
+        pause(20);
+        late.send(b"GET /v1/stream?watch=bob HTTP/1.1\r\nHost: e2e\r\n\r\n");
+        let told = late.read_to_end();
+        told.starts_with(b"HTTP/1.1 200 OK\r\n").then_some(())
+    });
     server.expect_log("no connection can be accepted; raise the limit");
     assert_eq!(
         server.log().matches("no connection can be accepted").count(),
