@@ -8,10 +8,12 @@ mod http;
 mod metrics;
 mod process;
 mod stream;
+mod terminal;
 
 mod drain;
 mod ids;
 mod limits;
+mod pinning;
 mod presence;
 mod readers;
 mod restart;

@@ -359,10 +359,15 @@ impl World {
 
     /// These bytes arrive as a datagram.
     pub(crate) fn datagram(&mut self, shard: usize, bytes: &[u8]) -> &mut World {
+        self.arrive(shard, &[bytes]);
+        self
+    }
+
+    /// These arrive together. Returns what they cost of a turn's budget of beats.
+    pub(crate) fn arrive(&mut self, shard: usize, datagrams: &[&[u8]]) -> usize {
         let now = self.now();
         self.engines[shard].begin_turn(now);
-        self.engines[shard].handle_beats(&[bytes], now);
-        self
+        self.engines[shard].handle_beats(datagrams, now)
     }
 
     /// The key that signs datagrams.

@@ -21,6 +21,8 @@ use crate::store::{self, EPOCH_MS, Folder};
 
 /// Turns at one moment after which an engine is found to spin.
 const SPIN_TURNS: u32 = 20_000;
+/// Datagrams that one system call brings.
+const DATAGRAMS_PER_RECEIVE: usize = 2;
 /// Vouching is late by at most so much: a turn that comes with the next sweep, and the turn before.
 pub(crate) const VOUCH_SLACK_MS: u64 = 250;
 
@@ -480,25 +482,21 @@ impl World {
     }
 
     fn read_datagrams(&mut self, at: usize, now: Now) {
-        let mut batch = Vec::new();
-        while batch.len() < self.settings.datagrams_per_turn_max {
-            let Some(datagram) = self.shards[at].datagrams.pop_front() else {
-                break;
-            };
-            batch.push(datagram);
-        }
-        if batch.is_empty() {
-            return;
+        let mut worked = 0;
+        while worked < self.settings.beats_per_turn_max && !self.shards[at].datagrams.is_empty() {
+            let arrived = &mut self.shards[at].datagrams;
+            let taken = arrived.len().min(DATAGRAMS_PER_RECEIVE);
+            let batch: Vec<_> = arrived.drain(..taken).collect();
+            let bytes: Vec<&[u8]> = batch.iter().map(|datagram| &datagram.bytes[..]).collect();
+            for datagram in &batch {
+                self.heard(datagram);
+            }
+            worked += self.shards[at].engine.handle_beats(&bytes, now);
+            self.observe();
         }
         if !self.shards[at].datagrams.is_empty() {
-            self.shards[at].engine.counters().add(Counter::LimitDatagramsPerTurn, 1);
+            self.shards[at].engine.counters().add(Counter::LimitBeatsPerTurn, 1);
         }
-        let bytes: Vec<&[u8]> = batch.iter().map(|datagram| &datagram.bytes[..]).collect();
-        for datagram in &batch {
-            self.heard(datagram);
-        }
-        self.shards[at].engine.handle_beats(&bytes, now);
-        self.observe();
     }
 
     fn accept(&mut self, at: usize, now: Now) {
@@ -748,7 +746,7 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::LimitSweepSlotsPerTurn,
     Counter::LimitFlushesPerTurn,
     Counter::LimitMailPerTurn,
-    Counter::LimitDatagramsPerTurn,
+    Counter::LimitBeatsPerTurn,
     Counter::LimitMailbox,
     Counter::LimitUsers,
     Counter::DatagramShort,
