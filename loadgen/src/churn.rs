@@ -7,14 +7,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use crate::args::Common;
+use crate::args::{Common, Share};
 use crate::asks::write_stream_request;
 use crate::beats::Count;
 use crate::cause::Cause;
 use crate::clock;
 use crate::effort::Effort;
-use crate::fleet::{Fleet, Gone, Handler, raise_descriptor_limit};
+use crate::fleet::{Fleet, Gone, Handler};
 use crate::graph::{Choice, Graph};
 use crate::population::{Population, mix};
 use crate::record;
@@ -23,6 +24,7 @@ use crate::sse::{Event, Lasting};
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
 use crate::truth::{History, Tolerance, Verdict};
+use crate::workers::{Workers, say, share_max, split};
 
 /// Views compared with the truth in one go.
 const VIEWS_PER_CHECK: usize = 4_096;
@@ -94,6 +96,8 @@ struct World<'a> {
     args: &'a ChurnArgs,
     target: SocketAddr,
     population: Population,
+    /// Number of the first of its users in the population.
+    first_user: u64,
     histories: Vec<History>,
     session_end_us: Vec<u64>,
     watchers: Vec<Watcher>,
@@ -107,8 +111,12 @@ struct World<'a> {
     found: Found,
 }
 
-#[derive(Default)]
+/// What a process saw of its part of the world.
+#[derive(Default, Serialize, Deserialize)]
 struct Found {
+    busy: f64,
+    lag: Latencies,
+    disagreements: u64,
     online: Latencies,
     goodbye: Latencies,
     late_offline: Latencies,
@@ -132,35 +140,155 @@ pub fn run(common: &Common, args: &ChurnArgs) -> io::Result<Report> {
     if args.contacts > CONTACTS_MAX {
         return Err(io::Error::other(format!("--contacts takes at most {CONTACTS_MAX}")));
     }
-    if args.watchers as u64 + 32 > raise_descriptor_limit() {
-        return Err(io::Error::other("more watchers than descriptors"));
+    let shares = split(args.watchers.max(1), share_max(common));
+    if shares.len() as u64 > args.users {
+        return Err(io::Error::other(format!(
+            "{} processes share the users, so --users must be at least that many",
+            shares.len()
+        )));
     }
-    let line = ProgressLine::new(common.quiet);
-    let mut cause = Cause::new(common, false)?;
-    let mut fleet = Fleet::new(common.http, 0, args.watchers)?;
-    let mut world = World::new(common, args);
+    if let Some(share) = common.share {
+        say(&live(common, args, share)?)?;
+        return Ok(Report::default());
+    }
     let before = Count::take(common)?;
+    let found = match shares[..] {
+        [share] => live(common, args, share)?,
+        _ => gather(args, &shares)?,
+    };
+    let after = Count::take(common)?;
+    Ok(report(args, found, &before, &after))
+}
+
+/// The day of one process's part of the world: its share of the watchers, and as large a share of the users, whom only they watch.
+/// A process thus knows the truth of everybody whom it judges, and none waits for another.
+fn live(common: &Common, args: &ChurnArgs, share: Share) -> io::Result<Found> {
+    let line = ProgressLine::new(common.quiet || common.share.is_some());
+    let mut cause = Cause::new(common, false)?;
+    let mut fleet = Fleet::new(common.http, share.first, share.count)?;
+    let mut world = World::new(common, args, share);
     world.set_up(&mut fleet)?;
     let effort = Effort::begin(fleet.asleep_us());
-    let mut lag = Latencies::default();
-    world.live(&mut fleet, &mut cause, &mut lag, &line)?;
-    let busy = effort.busy(fleet.asleep_us());
-    let disagreements = world.last_judgement(&mut fleet, &line)?;
-    let after = Count::take(common)?;
-    Ok(world.report(&before, &after, disagreements, busy, &lag))
+    world.live(&mut fleet, &mut cause, &line)?;
+    world.found.busy = effort.busy(fleet.asleep_us());
+    world.found.disagreements = world.last_judgement(&mut fleet, &line)?;
+    Ok(world.found)
+}
+
+/// Has a process live for each share and adds up what they saw.
+fn gather(args: &ChurnArgs, shares: &[Share]) -> io::Result<Found> {
+    let mut workers: Workers<Found> = Workers::start(shares)?;
+    let limit_us = clock::now_us() + (args.minutes * 60e6) as u64 + 120_000_000;
+    let (mut all, mut heard) = (Found::default(), 0);
+    while heard < shares.len() {
+        workers.check()?;
+        if let Some((_, found)) = workers.listen(Duration::from_millis(250))? {
+            all.add(&found);
+            heard += 1;
+        }
+        if clock::now_us() > limit_us {
+            return Err(io::Error::other("a worker did not end in time"));
+        }
+    }
+    workers.wait()?;
+    Ok(all)
+}
+
+impl Found {
+    fn add(&mut self, other: &Found) {
+        self.busy = self.busy.max(other.busy);
+        for (sum, part) in [
+            (&mut self.lag, &other.lag),
+            (&mut self.online, &other.online),
+            (&mut self.goodbye, &other.goodbye),
+            (&mut self.late_offline, &other.late_offline),
+        ] {
+            sum.merge(part);
+        }
+        for (sum, part) in [
+            (&mut self.disagreements, other.disagreements),
+            (&mut self.states, other.states),
+            (&mut self.beats, other.beats),
+            (&mut self.lost, other.lost),
+            (&mut self.goodbyes, other.goodbyes),
+            (&mut self.reconnects, other.reconnects),
+            (&mut self.false_offline, other.false_offline),
+            (&mut self.false_online, other.false_online),
+            (&mut self.stale, other.stale),
+            (&mut self.doubled, other.doubled),
+            (&mut self.out_of_order, other.out_of_order),
+            (&mut self.unreadable, other.unreadable),
+            (&mut self.ended, other.ended),
+            (&mut self.refused, other.refused),
+        ] {
+            *sum += part;
+        }
+    }
+}
+
+fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Report {
+    let mut report = Report::new("churn");
+    for (name, value) in [
+        ("users", args.users),
+        ("watchers", args.watchers as u64),
+        ("beats_sent", found.beats),
+        ("beats_lost_on_purpose", found.lost),
+        ("goodbyes", found.goodbyes),
+        ("reconnects", found.reconnects),
+        ("states_told", found.states),
+        ("false_offline", found.false_offline),
+        ("false_online", found.false_online),
+        ("stale_views", found.stale),
+        ("final_disagreements", found.disagreements),
+        ("duplicated", found.doubled),
+        ("out_of_order", found.out_of_order),
+    ] {
+        report.value(name, value as f64);
+    }
+    report.fail_if(found.false_offline, "states said offline of somebody who had beaten");
+    report.fail_if(found.false_online, "states said online of somebody who had not beaten");
+    report.fail_if(found.stale, "views disagreed with what had long been so");
+    report.fail_if(found.disagreements, "final views disagreed with the truth");
+    report.fail_if(found.doubled, "states were told twice on one stream");
+    report.fail_if(found.out_of_order, "states were told after a newer one");
+    report.fail_if(found.unreadable, "events could not be read");
+    report.fail_if(found.ended, "streams were ended by the server");
+    report.fail_if(found.refused, "streams were refused");
+    let dropped = after.lost_since(before);
+    if dropped > 0.0 {
+        report.doubts.push(format!(
+            "{dropped} datagrams were dropped or refused by the server: the truth is not known"
+        ));
+    }
+    report.strain(&Strain {
+        busy: found.busy,
+        lag_p99_us: found.lag.percentile_us(99.0),
+        measured_p99_us: found
+            .online
+            .percentile_us(99.0)
+            .max(found.late_offline.percentile_us(99.0)),
+        server_gave_way: false,
+    });
+    report.latencies("online: beat to told", found.online);
+    report.latencies("goodbye to told", found.goodbye);
+    report.latencies("late offline: expiry to told", found.late_offline);
+    report
 }
 
 impl<'a> World<'a> {
-    fn new(common: &Common, args: &'a ChurnArgs) -> World<'a> {
+    fn new(common: &Common, args: &'a ChurnArgs, share: Share) -> World<'a> {
+        let [first_user, end_user] =
+            [share.first, share.first + share.count].map(|at| args.users * at as u64 / args.watchers.max(1) as u64);
+        let users = end_user - first_user;
         let graph = Graph {
-            publishers: args.users,
+            publishers: users,
             watches: args.contacts,
             choice: Choice::Zipf { exponent: 0.8 },
             seed: common.seed,
         };
-        let watchers = (0..args.watchers as u64)
+        let watchers = (share.first as u64..(share.first + share.count) as u64)
             .map(|watcher| {
-                let mut users = graph.watches_of(args.users + watcher);
+                let mut users = graph.watches_of(users + watcher);
                 users.sort_unstable();
                 let contact = |user| Contact {
                     user,
@@ -178,11 +306,12 @@ impl<'a> World<'a> {
             args,
             target: common.http,
             population: Population::new(common.seed),
-            histories: vec![History::default(); args.users as usize],
-            session_end_us: vec![0; args.users as usize],
+            first_user: FIRST_USER + first_user,
+            histories: vec![History::default(); users as usize],
+            session_end_us: vec![0; users as usize],
             watchers,
             acts: BinaryHeap::new(),
-            rng: fastrand::Rng::with_seed(mix(common.seed)),
+            rng: fastrand::Rng::with_seed(mix(common.seed ^ share.first as u64)),
             tolerance: Tolerance {
                 offline_after_ms: 0,
                 clock_ms: 20,
@@ -225,7 +354,7 @@ impl<'a> World<'a> {
         }
         self.start_us = clock::now_us();
         self.end_us = self.start_us + (self.args.minutes * 60e6) as u64;
-        for user in 0..self.args.users {
+        for user in 0..self.histories.len() as u64 {
             let at_us = self.start_us + self.gap_us(self.start_us);
             self.acts.push(Reverse((at_us, Act::Begin(user))));
         }
@@ -235,13 +364,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn live(
-        &mut self,
-        fleet: &mut Fleet,
-        cause: &mut Cause,
-        lag: &mut Latencies,
-        line: &ProgressLine,
-    ) -> io::Result<()> {
+    fn live(&mut self, fleet: &mut Fleet, cause: &mut Cause, line: &ProgressLine) -> io::Result<()> {
         let mut next_check_us = self.start_us;
         loop {
             let now_us = clock::now_us();
@@ -254,7 +377,7 @@ impl<'a> World<'a> {
                     Some(Reverse((due_us, act))) if *due_us <= now_us => {
                         let (due_us, act) = (*due_us, *act);
                         self.acts.pop();
-                        lag.record(now_us - due_us);
+                        self.found.lag.record(now_us - due_us);
                         self.act(act, fleet, cause)?;
                     }
                     _ => break,
@@ -332,7 +455,7 @@ impl<'a> World<'a> {
         // Strictly later than the last act, or a beat could not undo a goodbye.
         let sent_at_ms = history.next_ms(clock::unix_ms());
         history.act(sent_at_ms, !online);
-        cause.change(&self.population, &[FIRST_USER + user], online, sent_at_ms)
+        cause.change(&self.population, &[self.first_user + user], online, sent_at_ms)
     }
 
     /// Time offline before the next session: exponential, shorter at noon than at midnight.
@@ -397,62 +520,12 @@ impl<'a> World<'a> {
         Ok(untold + self.watchers.iter().map(online).sum::<u64>())
     }
 
-    fn report(self, before: &Count, after: &Count, disagreements: u64, busy: f64, lag: &Latencies) -> Report {
-        let found = self.found;
-        let mut report = Report::new("churn");
-        for (name, value) in [
-            ("users", self.args.users),
-            ("watchers", self.args.watchers as u64),
-            ("beats_sent", found.beats),
-            ("beats_lost_on_purpose", found.lost),
-            ("goodbyes", found.goodbyes),
-            ("reconnects", found.reconnects),
-            ("states_told", found.states),
-            ("false_offline", found.false_offline),
-            ("false_online", found.false_online),
-            ("stale_views", found.stale),
-            ("final_disagreements", disagreements),
-            ("duplicated", found.doubled),
-            ("out_of_order", found.out_of_order),
-        ] {
-            report.value(name, value as f64);
-        }
-        report.fail_if(found.false_offline, "states said offline of somebody who had beaten");
-        report.fail_if(found.false_online, "states said online of somebody who had not beaten");
-        report.fail_if(found.stale, "views disagreed with what had long been so");
-        report.fail_if(disagreements, "final views disagreed with the truth");
-        report.fail_if(found.doubled, "states were told twice on one stream");
-        report.fail_if(found.out_of_order, "states were told after a newer one");
-        report.fail_if(found.unreadable, "events could not be read");
-        report.fail_if(found.ended, "streams were ended by the server");
-        report.fail_if(found.refused, "streams were refused");
-        let dropped = after.lost_since(before);
-        if dropped > 0.0 {
-            report.doubts.push(format!(
-                "{dropped} datagrams were dropped or refused by the server: the truth is not known"
-            ));
-        }
-        report.strain(&Strain {
-            busy,
-            lag_p99_us: lag.percentile_us(99.0),
-            measured_p99_us: found
-                .online
-                .percentile_us(99.0)
-                .max(found.late_offline.percentile_us(99.0)),
-            server_gave_way: false,
-        });
-        report.latencies("online: beat to told", found.online);
-        report.latencies("goodbye to told", found.goodbye);
-        report.latencies("late offline: expiry to told", found.late_offline);
-        report
-    }
-
     /// A state told to `watcher`: by itself, or in a snapshot, which may repeat what was known.
     fn tell(&mut self, watcher: usize, record: &record::Record<'_>, snapshot: bool) {
         let number = self
             .population
             .number(record.user.as_bytes())
-            .and_then(|number| number.checked_sub(FIRST_USER));
+            .and_then(|number| number.checked_sub(self.first_user));
         let contacts = &mut self.watchers[watcher].contacts;
         let contact = number.and_then(|user| contacts.binary_search_by_key(&user, |contact| contact.user).ok());
         let (Some(at), Some(since)) = (contact, record.since) else {
@@ -497,7 +570,7 @@ impl Handler for World<'_> {
         let users: Vec<u64> = self.watchers[conn]
             .contacts
             .iter()
-            .map(|contact| FIRST_USER + contact.user)
+            .map(|contact| self.first_user + contact.user)
             .collect();
         write_stream_request(&self.population, self.target, None, &users, lasting.last_id, out);
     }

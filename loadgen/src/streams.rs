@@ -167,7 +167,7 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     let mut report = Report::new("streams");
     let line = ProgressLine::new(common.quiet);
     let before = Weight::now(common.server_pid);
-    let mut crew = Crew::start(args.streams)?;
+    let mut crew = Crew::start(common, args.streams)?;
     let (mut connects, mut memory) = (Vec::new(), Vec::new());
     let mut ramped_s = 0.0;
     let mut last = (0.0, 0);
