@@ -243,10 +243,10 @@ impl<'a> Watchers<'a> {
         publishers: &[u64],
         first_us: u64,
         lag: &mut Latencies,
-    ) -> io::Result<Vec<(f64, f64)>> {
+    ) -> io::Result<Series> {
         let mut schedule = Schedule::new(first_us, self.args.rate, self.args.transitions);
         let mut sent_at_ms = 0;
-        let mut series = Series::new(first_us);
+        let mut series = Series::new(first_us, self.common.server_pid);
         while !schedule.is_over() {
             let now_us = clock::now_us();
             if let Some((number, intended_us)) = schedule.next_due(now_us) {
@@ -260,19 +260,14 @@ impl<'a> Watchers<'a> {
             series.note(now_us, self.deliveries());
             reader.poll(schedule.next_at_us().unwrap_or(now_us), self)?;
         }
-        Ok(series.points)
+        Ok(series)
     }
 
     /// All publishers change together, as fast as their strictly increasing times allow.
-    fn back_to_back(
-        &mut self,
-        reader: &mut Reader,
-        cause: &mut Cause,
-        publishers: &[u64],
-    ) -> io::Result<Vec<(f64, f64)>> {
+    fn back_to_back(&mut self, reader: &mut Reader, cause: &mut Cause, publishers: &[u64]) -> io::Result<Series> {
         let rounds = self.args.transitions.div_ceil(publishers.len() as u64);
         let mut sent_at_ms = clock::unix_ms();
-        let mut series = Series::new(clock::now_us());
+        let mut series = Series::new(clock::now_us(), self.common.server_pid);
         for round in 0..rounds {
             let online = round % 2 == 0;
             sent_at_ms = clock::unix_ms().max(sent_at_ms + 1);
@@ -300,7 +295,7 @@ impl<'a> Watchers<'a> {
                 cause.change(&self.population, publishers, rounds % 2 == 1, sent_at_ms)?;
             }
         }
-        Ok(series.points)
+        Ok(series)
     }
 
     /// Reads until every view is final and nothing more comes, or nothing has come for `--wait`.
@@ -347,7 +342,7 @@ impl<'a> Watchers<'a> {
         unsettled: u64,
         busy: f64,
         lag: &Latencies,
-        series: Vec<(f64, f64)>,
+        series: Series,
     ) -> Report {
         let max = self.args.rate.is_infinite();
         let late_us = if max {
@@ -412,7 +407,8 @@ impl<'a> Watchers<'a> {
             report.latencies("first watcher", judgement.first);
             report.latencies("last watcher", judgement.last);
         }
-        report.series("deliveries a second", "s", series);
+        report.series("deliveries a second", "s", series.deliveries);
+        report.series("user memory of the server, MiB", "s", series.memory);
         report
     }
 
@@ -489,19 +485,23 @@ impl Handler for Watchers<'_> {
     }
 }
 
-/// Deliveries a second, sampled every quarter of a second.
+/// Deliveries a second and the server's memory, sampled every quarter of a second.
 struct Series {
     start_us: u64,
+    server_pid: Option<u32>,
     last: (u64, u64),
-    points: Vec<(f64, f64)>,
+    deliveries: Vec<(f64, f64)>,
+    memory: Vec<(f64, f64)>,
 }
 
 impl Series {
-    fn new(start_us: u64) -> Series {
+    fn new(start_us: u64, server_pid: Option<u32>) -> Series {
         Series {
             start_us,
+            server_pid,
             last: (start_us, 0),
-            points: Vec::new(),
+            deliveries: Vec::new(),
+            memory: Vec::new(),
         }
     }
 
@@ -509,7 +509,11 @@ impl Series {
         let passed_us = now_us.saturating_sub(self.last.0);
         if passed_us >= 250_000 {
             let rate = (deliveries - self.last.1) as f64 * 1e6 / passed_us as f64;
-            self.points.push(((now_us - self.start_us) as f64 / 1e6, rate));
+            let at_s = (now_us - self.start_us) as f64 / 1e6;
+            self.deliveries.push((at_s, rate));
+            if let Some(used) = self.server_pid.and_then(procfs::memory) {
+                self.memory.push((at_s, used.anonymous_bytes as f64 / 1_048_576.0));
+            }
             self.last = (now_us, deliveries);
         }
     }

@@ -28,14 +28,36 @@ fn run(lie: Lie, arguments: &[&str]) -> (i32, Value) {
         .unwrap();
     let code = out.status.code().unwrap();
     assert!(code < 2, "{}", String::from_utf8_lossy(&out.stderr));
-    assert!(std::fs::read_to_string(&html).unwrap().ends_with("</html>\n"));
-    (
-        code,
-        serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap(),
-    )
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    check_page(&std::fs::read_to_string(&html).unwrap(), &report);
+    (code, report)
 }
 
-/// Runs the binary and returns what it accuses the server of, without the counts.
+/// What a report's page must have: a plot for every histogram and series, the command, version and machine, the raw
+/// histograms, and nothing to load.
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn check_page(page: &str, report: &Value) {
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+    let latencies = report["latencies"].as_object().unwrap();
+    let series = report["series"].as_array().unwrap();
+    assert_eq!(page.matches("<polyline").count(), latencies.len() + series.len());
+    for (name, latency) in latencies {
+        assert!(page.contains(&format!("<h2>{name} latency</h2>")), "{name}");
+        assert!(page.contains(latency["hdr_v2_base64"].as_str().unwrap()), "{name}");
+    }
+    for name in series.iter().map(|s| s["name"].as_str().unwrap()) {
+        assert!(page.contains(&format!("<h2>{name}</h2>")), "{name}");
+    }
+    let nines = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
+    assert!(latencies.is_empty() || nines.iter().all(|tick| page.contains(&format!(">{tick}</text>"))));
+    let version = format!("greendot-loadgen {} on ", report["version"].as_str().unwrap());
+    assert!(page.contains("<code>") && page.contains(&version) && page.contains(report["machine"].as_str().unwrap()));
+    for loads in ["http://", "https://", "src=", "href=", "url(", "@import"] {
+        assert!(!page.contains(loads), "the page loads something: {loads}");
+    }
+}
+
+/// What a report accuses the server of, without the counts.
 fn accusations(report: &Value) -> Vec<&str> {
     let failures = report["failures"].as_array().into_iter().flatten();
     failures

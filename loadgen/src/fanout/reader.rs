@@ -46,7 +46,6 @@ pub(super) struct Account {
 }
 
 /// Whoever reads the streams.
-#[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 pub(super) enum Reader {
     /// This process.
     Here(Fleet),
