@@ -1,6 +1,6 @@
 //! `churn`: a day in a minute, with every watcher's view checked against the truth.
 //!
-//! Owns the split among processes and the report; one process's part of the day is [`world`]'s.
+//! Owns the split among processes and the report; one process's part of the day is `world`'s.
 
 mod world;
 
