@@ -445,7 +445,11 @@ impl Engine {
         }
         self.timers.clear(id.index);
         self.waiting.remove(&id.index);
-        self.conns.remove(id);
+        if self.conns.remove(id) {
+            let places = self.conns.places();
+            self.timers.cut_off(places);
+            self.watches.cut_off(places);
+        }
     }
 
     /// Panics if two tables disagree. For tests and the simulator.
