@@ -4,6 +4,7 @@
 //! by itself. Nothing here runs while the node serves.
 
 mod fleet_key;
+mod heap;
 mod signals;
 
 use std::fmt;
@@ -70,6 +71,7 @@ impl std::error::Error for ServeFault {}
 
 /// Serves until SIGTERM or SIGINT, drains, and closes the store. Logs through `tracing`, which the caller has set up.
 pub fn run(config: Config) -> Result<(), ServeFault> {
+    heap::set_up();
     if let Err(error) = limits::raise_nofile() {
         tracing::warn!(%error, "the soft limit of file descriptors stays as it is");
     }
@@ -100,6 +102,16 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
         .map_err(ServeFault::os("start the flusher"))?
     };
 
+    let (stop_heap, heap_stop) = bounded(0);
+    let heap = {
+        let board = Arc::clone(&board);
+        shard::vital_thread("heap".into(), move || {
+            heap::give_back_until(&heap_stop, &board);
+            Ok(())
+        })
+        .map_err(ServeFault::os("start the thread that gives memory back"))?
+    };
+
     say_listening(&format!("listening http={http} udp={udp} shards={shard_count}"));
     tracing::info!("limits: {found} udp_buffer={udp_buffer_bytes}");
     for warning in limits::start_up_warnings(&config) {
@@ -128,8 +140,10 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     board.process.set(Gauge::Draining, 1);
     drain(&shards, shard_count, config.settings.drain_ms, &drained);
     shards.stop();
-    drop(stop_flusher);
-    flusher.join().expect("a vital thread returns or ends the process");
+    drop((stop_flusher, stop_heap));
+    for thread in [flusher, heap] {
+        thread.join().expect("a vital thread returns or ends the process");
+    }
     presence
         .close(clock.now())
         .map_err(ServeFault::os("write the store back; it will open as after a crash"))?;

@@ -12,6 +12,7 @@ mod stream;
 mod drain;
 mod ids;
 mod limits;
+mod memory;
 mod presence;
 mod readers;
 mod restart;
