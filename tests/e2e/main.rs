@@ -6,6 +6,7 @@
 mod harness;
 mod http;
 mod metrics;
+mod netns;
 mod process;
 mod stream;
 
@@ -21,3 +22,4 @@ mod stall;
 mod start;
 mod store;
 mod tools;
+mod vanished;
