@@ -192,7 +192,10 @@ impl Engine {
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
-            // Its socket may hold beats for any shard's publishers, and it takes turns to read them all.
+        }
+        if seen.stalled || seen.step.is_some() {
+            // Its socket may hold beats for any shard's publishers, and it takes turns to read them all. And a shard that sleeps through
+            // a step back and one forward sees no step forward, though stamps of the time in between look older by it.
             self.presence.hold_expiries_until(self.silence.held_until());
         }
         self.upkeep.turn_began(now.mono);
