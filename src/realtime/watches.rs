@@ -642,6 +642,61 @@ mod tests {
         assert!(stay.iter().all(|name| met.contains(name)));
     }
 
+    /// Crowds of names and slots come and go at random, so that what stays is moved again and again.
+    #[test]
+    fn what_is_moved_is_what_was_there() {
+        const CONNS: u32 = 40;
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut watches, mut moves) = (Watches::default(), [0; 2]);
+        let mut model: Vec<BTreeSet<Result<u32, String>>> = vec![BTreeSet::new(); CONNS as usize];
+        for round in 0..3_000_u32 {
+            let conn = random.u32(0..CONNS);
+            let list = &mut model[conn as usize];
+            let before = [watches.lists.capacity(), watches.names.sizes()[1]];
+            let growing = round / 300 % 2 == 0;
+            if growing || random.u8(0..8) == 0 {
+                let count = if growing { 100 } else { 3 };
+                for _ in 0..count {
+                    let n = random.u32(0..20_000);
+                    let (target, key) = match random.bool() {
+                        true => (watches.name(&n.to_string()), Err(n.to_string())),
+                        false => (Target::slot(n), Ok(n)),
+                    };
+                    let added = watches.add(conn, &mut vec![target], random.bool());
+                    assert_eq!(added, usize::from(list.insert(key)));
+                }
+            } else if random.bool() {
+                watches.clear(conn);
+                list.clear();
+            } else if let Some(Err(name)) = list.iter().next_back().cloned() {
+                let resolved = watches.resolve(&name, 1_000_000 + round, |_| ());
+                assert!(resolved);
+                for list in model.iter_mut().filter(|list| list.contains(&Err(name.clone()))) {
+                    list.remove(&Err(name.clone()));
+                    list.insert(Ok(1_000_000 + round));
+                }
+            }
+            let after = [watches.lists.capacity(), watches.names.sizes()[1]];
+            for (moves, (before, after)) in moves.iter_mut().zip(before.iter().zip(&after)) {
+                *moves += u32::from(after < before);
+            }
+            if round % 50 == 0 {
+                watches.check_invariants();
+                for (conn, list) in (0..).zip(&model) {
+                    assert_eq!(watches.of(conn), list.len());
+                    for key in list {
+                        let target = match key {
+                            Ok(slot) => Target::slot(*slot),
+                            Err(name) => watches.find_name(name).expect("it is watched"),
+                        };
+                        assert!(watches.has(conn, target), "{conn} {key:?}");
+                    }
+                }
+            }
+        }
+        assert!(moves.iter().all(|moves| *moves >= 3), "seldom moved: {moves:?}");
+    }
+
     #[test]
     fn a_crowd_comes_and_goes() {
         let mut watches = Watches::default();
