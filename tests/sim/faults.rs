@@ -249,13 +249,19 @@ impl World {
         self.users = users.collect();
         let went_back = self.clock_went_back_at >= flushed.at;
         if went_back {
+            // Stamps of the time before: no more than a second ahead of the clock, they are taken for new ones.
+            self.clock_doubtful_until = self.mono + 4 * self.rules.beat_skew_max_ms;
             let wall = self.wall();
             for user in &mut self.users {
                 user.clock_went_back(self.mono, wall, &self.rules);
             }
         }
         // What is on disk now can not be lost by the next cut.
-        self.keep_flushed();
+        self.flushed = Some(Flushed {
+            folder: Folder::copy_of(self.folder.path()),
+            users: self.users.clone(),
+            at: flushed.at,
+        });
         self.start_again();
         for sub in &mut self.subs {
             sub.floors.clear();
