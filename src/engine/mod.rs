@@ -222,7 +222,10 @@ impl Engine {
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
-            // Its socket may hold beats for any shard's publishers, and it takes turns to read them all.
+        }
+        if seen.stalled || seen.step.is_some() {
+            // Its socket may hold beats for any shard's publishers, and it takes turns to read them all. And a shard that sleeps through
+            // a step back and one forward sees no step forward, though stamps of the time in between look older by it.
             self.presence.hold_expiries_until(self.silence.held_until());
         }
         let steps = self.upstream.is_some() && self.streams > 0;
@@ -478,7 +481,11 @@ impl Engine {
         }
         self.timers.clear(id.index);
         self.waiting.remove(&id.index);
-        self.conns.remove(id);
+        if self.conns.remove(id) {
+            let places = self.conns.places();
+            self.timers.cut_off(places);
+            self.watches.cut_off(places);
+        }
     }
 
     /// Panics if two tables disagree. For tests and the simulator.

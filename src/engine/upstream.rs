@@ -300,7 +300,7 @@ impl Engine {
         let under_way = upstream.reask;
         upstream.reask = Some(Reask {
             node: under_way.map_or(node, |other| node.filter(|_| other.node == node)),
-            name: Some(0),
+            name: Some(usize::MAX),
             slot: 0,
             not_before: under_way.map_or(not_before, |other| other.not_before.max(not_before)),
         });
@@ -323,8 +323,8 @@ impl Engine {
                 lanes[node].asks.push(user.into());
             }
         };
-        if let Some(from) = reask.name {
-            reask.name = self.watches.names_from(from, REASKED_PER_CALL as usize, &mut ask);
+        if let Some(end) = reask.name {
+            reask.name = self.watches.names_below(end, REASKED_PER_CALL as usize, &mut ask);
         } else {
             let end = self.presence.users().min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {

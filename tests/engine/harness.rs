@@ -226,7 +226,7 @@ impl World {
     }
 
     /// So many ms pass in which all but one shard take their turns.
-    pub(crate) fn pass_without(&mut self, stalled: usize, ms: u64) {
+    pub(crate) fn pass_without(&mut self, stalled: usize, ms: u64) -> &mut World {
         let until = self.ms + ms;
         while self.ms < until {
             self.ms = (self.ms + 100).min(until);
@@ -234,6 +234,7 @@ impl World {
                 self.turn_of(shard);
             }
         }
+        self
     }
 
     /// The wall clock is stepped.

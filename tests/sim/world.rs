@@ -16,6 +16,7 @@ use greendot::time::{Mono, Now, Unix};
 use greendot::wire::beat::{FleetKey, Keys};
 
 use crate::client::{Conn, Sub, Tear, Want};
+use crate::faults::shard_count;
 use crate::model::{Rules, User};
 use crate::store::{self, EPOCH_MS, Folder};
 
@@ -165,7 +166,7 @@ impl World {
     pub(crate) fn new(plan: Plan) -> World {
         let stream = |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
         let mut faults = stream(3);
-        let shards = faults.u16(1..=4);
+        let shards = shard_count(&mut faults);
         let tiny = Settings::tiny();
         // A quarter of the runs leaves time for a stall of one shard to be noticed by the others, and for its beats to be read late.
         let patient = faults.u8(0..4) == 0;
