@@ -28,6 +28,11 @@ fn unknown(user: &str) -> String {
     record(user, "unknown", None, None)
 }
 
+/// A snapshot after which there is still something to be asked: no id.
+fn snapshot_so_far(records: &[String]) -> String {
+    format!("event: snapshot\ndata: {}\n\n", list(records))
+}
+
 /// A PUT with the fleet's service token.
 fn put(world: &World, target: &str, body: &str) -> String {
     let token = world.key().service_token();
@@ -86,9 +91,9 @@ fn whoever_is_not_known_is_unknown_until_the_answer_comes() {
         let mut world = realtime(shards);
         let far = usize::from(shards) - 1;
         let (alice, _) = world.stream(0, "watch=bob&watch=carol", 2);
-        world.expect(alice, snapshot(0, &[unknown("bob"), unknown("carol")]));
+        world.expect(alice, snapshot_so_far(&[unknown("bob"), unknown("carol")]));
         let (eve, _) = world.stream(far, "watch=carol", 1);
-        world.expect(eve, snapshot(0, &[unknown("carol")]));
+        world.expect(eve, snapshot_so_far(&[unknown("carol")]));
         let mut asks = asked(&mut world);
         asks.sort();
         let mut expected = [
@@ -121,7 +126,7 @@ fn published_states_are_told_once_and_in_order() {
         let mut world = realtime(shards);
         let far = usize::from(shards) - 1;
         let (alice, _) = world.stream(0, "watch=bob", 1);
-        world.expect(alice, snapshot(0, &[unknown("bob")]));
+        world.expect(alice, snapshot_so_far(&[unknown("bob")]));
         let node = world.connect(far);
         let publish = |world: &mut World, target: &str, body: &str| {
             let request = put(world, target, body);
@@ -306,7 +311,7 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     assert_eq!(asks, expected);
     // What is known stands, and is told to whoever asks meanwhile, who has it asked again.
     let (dave, _) = world.stream(0, "watch=bob", 1);
-    world.expect(dave, snapshot(100, &[bob]));
+    world.expect(dave, snapshot_so_far(&[bob]));
     assert_eq!(asked(&mut world), [(lost, vec!["bob".to_owned()])]);
 
     // He went offline while nobody could say so.
@@ -329,7 +334,7 @@ fn while_a_node_is_out_of_sight_nobody_is_told_everything() {
     let late = record("carol", "online", 5, 5);
     answer(&mut world, std::slice::from_ref(&late));
     let (eve, _) = world.stream(0, "watch=carol", 1);
-    world.expect(eve, format!("event: snapshot\ndata: {}\n\n", list(&[late])));
+    world.expect(eve, snapshot_so_far(&[late]));
     let off = record("bob", "offline", 50, 40);
     answer(&mut world, std::slice::from_ref(&off));
     world.expect(alice, told_of_many(&off));
