@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Outbound, Role, adopt_answers};
+use greendot::engine::{Mail, Outbound, Role, adopt_answers, doubt_known};
 use greendot::metrics::{Counter, Gauge};
 use greendot::time::Unix;
 use greendot::wire::beat::{FleetKey, Keys, open};
@@ -135,7 +135,10 @@ fn published_states_are_told_once_and_in_order() {
         let online = record("bob", "online", 100, 100);
         world.at(120);
         publish(&mut world, "/v1/presence/bob", &online);
-        world.expect(alice, told(120, &online));
+        world.expect(alice, told_of_many(&online));
+        // Nothing new, but now it is sure.
+        answer(&mut world, std::slice::from_ref(&online));
+        world.expect_nothing(alice);
         publish(&mut world, "/v1/presence/bob", &online);
         world.expect_nothing(alice);
         let offline = record("bob", "offline", 30_000, 5_000);
@@ -295,6 +298,7 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
 
     world.at(100);
     let lost = node_of("bob");
+    doubt_known(world.presence(), &Nodes::new(NODES), lost);
     world.tell_all(&Mail::Reask { node: lost });
     let mut asks: Vec<String> = Vec::new();
     for (node, users) in asked(&mut world) {
