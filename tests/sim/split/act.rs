@@ -38,6 +38,8 @@ pub(super) struct Client {
     /// Whose state the stream has told.
     pub(super) known: BTreeSet<usize>,
     pub(super) last_id: Option<u64>,
+    /// The list is longer than it was when `last_id` was told: that id says nothing of whom an edit has added.
+    pub(super) outgrown: bool,
     /// When it connects again (mono), while it has no stream.
     retry_at: u64,
 }
@@ -75,6 +77,7 @@ impl Split {
                 views: BTreeMap::new(),
                 known: BTreeSet::new(),
                 last_id: None,
+                outgrown: false,
                 retry_at: self.mono + self.workload.u64(0..2_000),
             };
             self.clients.push(client);
@@ -170,6 +173,9 @@ impl Split {
             let count = self.workload.usize(1..=WATCHED_MAX);
             let watched = self.workload.choose_multiple(0..self.names.len(), count);
             self.clients[client].watched = watched.into_iter().collect();
+            self.clients[client].last_id = None;
+        }
+        if std::mem::take(&mut self.clients[client].outgrown) {
             self.clients[client].last_id = None;
         }
         let names = |user: &usize| self.names[*user].as_str();

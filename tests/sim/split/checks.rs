@@ -332,6 +332,7 @@ impl Split {
                 self.saw(Seen::IdTooNew);
             } else {
                 self.clients[client].last_id = Some(id);
+                self.clients[client].outgrown = false;
             }
         }
     }
@@ -367,7 +368,8 @@ impl Split {
                 ));
             }
             self.saw(Seen::UnknownTold);
-            self.clients[client].views.insert(user, None);
+            // It says nothing to whoever knows more from before (client.js does the same).
+            self.clients[client].views.entry(user).or_insert(None);
             return;
         }
         let (_, told) = record(value).unwrap_or_else(|why| self.fail(why));
@@ -408,6 +410,7 @@ impl Split {
         match response.status {
             200 => {
                 self.clients[client].watched.insert(user);
+                self.clients[client].outgrown = true;
                 self.saw(Seen::Edited);
             }
             // The holder's mailbox was full, or took too long: it may have happened, so the stream is of no use any more.

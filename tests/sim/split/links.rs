@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use greendot::engine::{Mail, adopt_answers};
+use greendot::engine::{Mail, adopt_answers, doubt_known};
 use greendot::relay::{Inquiry, Publisher, Sighting};
 use greendot::time::Unix;
 use greendot::wire::record::{parse_told, parse_told_list};
@@ -345,6 +345,7 @@ impl Split {
             Sighting::Same => {}
             Sighting::Found => {
                 self.saw(Seen::Found);
+                doubt_known(&self.up(rt).presence, &self.hashing, node);
                 self.tell(rt, &Mail::Reask { node });
             }
             Sighting::Lost => self.saw(Seen::Lost),

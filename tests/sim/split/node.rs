@@ -38,7 +38,6 @@ pub(super) struct Node {
 
 /// One life of a node.
 pub(super) struct Up {
-    pub(super) since: u64,
     pub(super) presence: Arc<Presence>,
     pub(super) shards: Vec<Shard>,
     pub(super) links: Vec<Link>,
@@ -176,7 +175,6 @@ impl Split {
         };
         let shards = (0..shards).map(shard).collect();
         self.nodes[at].up = Some(Up {
-            since: self.mono,
             presence,
             shards,
             links: self.links_of(at, seed),
