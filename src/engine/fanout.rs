@@ -160,7 +160,9 @@ impl Engine {
             });
             conn.put(flag::UNSURE, unsure);
         }
-        (!conn.has(flag::UNSURE) && !presence.is_behind()).then_some(now.unix)
+        let unsure = conn.has(flag::UNSURE) && !planted::is(Planted::IdWhileUnsure);
+        let behind = presence.is_behind() && !planted::is(Planted::IdWhileBehind);
+        (!unsure && !behind).then_some(now.unix)
     }
 
     /// Returns how many were told.

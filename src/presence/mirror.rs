@@ -23,6 +23,7 @@ use super::stamps::{CellFile, FIRST_CELL, LEFT, ONLINE, file_bytes, flags_of, ms
 use super::store::Identity;
 use super::vigil::Vigil;
 use super::{CHUNK_SLOTS, Presence, SLOTS_MAX, Slot, Transition, interner};
+use crate::planted::{self, Planted};
 use crate::time::{Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Told;
@@ -166,18 +167,19 @@ impl Presence {
             Source::Answered(at) => told.online != was_online && known_ms < at.ms(),
             Source::Published => false,
         };
+        let later = told_ms > known_ms || planted::is(Planted::ToldUnordered) && told_ms != known_ms;
         let since_ms = match () {
-            () if told_ms > known_ms => told_ms,
+            () if later => told_ms,
             () if contradicts => known_ms + 1,
             () => known_ms,
         };
-        let news = since_ms > known_ms || before == 0;
-        let online = if since_ms > known_ms { told.online } else { was_online };
+        let news = later || contradicts || before == 0;
+        let online = if later || contradicts { told.online } else { was_online };
         // What is published says nothing of what its node says now: it may be late, and the later one may have been lost with the
         // node's last life.
         let confirms = match source {
             Source::Answered(at) => told_ms >= known_ms || contradicts || known_ms < at.ms(),
-            Source::Published => false,
+            Source::Published => planted::is(Planted::PublishedConfirms) && told_ms >= known_ms,
         };
         let confirmed = if confirms { CONFIRMED } else { before & CONFIRMED };
         if told_ms >= known_ms || contradicts {

@@ -101,10 +101,11 @@ impl Split {
             _ => {}
         }
         if self.faults.u32(0..FAULT_ONE_IN) == 0 {
-            match self.faults.u8(0..10) {
+            match self.faults.u8(0..12) {
                 0..=3 => self.partition(),
                 4 | 5 => self.crash(true),
                 6 | 7 => self.crash(false),
+                8 | 9 => self.stall(),
                 _ => self.step_clock(),
             }
         }
@@ -272,7 +273,8 @@ impl Split {
         let until = self.mono + length_ms;
         self.say(|| format!("nodes {presence} and {realtime} are cut off until {until}"));
         self.cuts.insert((presence, realtime), until);
-        self.paths[realtime - self.presences][presence].rough_at = until;
+        let path = &mut self.paths[realtime - self.presences][presence];
+        path.rough_at = path.rough_at.max(until);
         self.saw(Seen::Partition);
     }
 
@@ -294,6 +296,23 @@ impl Split {
             });
             self.kill(node, down_ms);
         }
+    }
+
+    /// Some shards of a node are not driven for a while: those of a presence node for less than would make it forgive others.
+    fn stall(&mut self) {
+        let node = self.faults.usize(0..self.nodes.len());
+        let most_ms = if self.is_presence(node) { 900 } else { 4_000 };
+        let until = self.mono + self.faults.u64(50..most_ms);
+        let picks = self.faults.u8(1..);
+        let Some(up) = &mut self.nodes[node].up else { return };
+        for (at, shard) in up.shards.iter_mut().enumerate() {
+            if picks >> at & 1 == 1 {
+                shard.stalled_until = until;
+            }
+        }
+        self.say(|| format!("node {node} stalls until {until}"));
+        self.stalled(node, until);
+        self.saw(Seen::Stall);
     }
 
     /// A node's wall clock is stepped, by more than what is left to slewing.

@@ -3,6 +3,8 @@
 //! The truth of a publisher is what its presence node has published, and `model.rs` says what that may be. A real-time node may
 //! only repeat it.
 
+use greendot::presence::{Presence, Slot};
+use greendot::time::Now;
 use greendot::wire::User as Id;
 
 use super::links::{Core, Link};
@@ -16,6 +18,13 @@ const VOUCH_SLACK_MS: u64 = 1_000;
 /// While a node has not been told for longer than this, in ms, what its streams are told is no news up to their ids: a node that
 /// answers questions and takes nothing is not known to be cut off. Resuming elsewhere forgives 10 s of it, less the clocks' distance.
 const UNTOLD_MS_MAX: u64 = 3_000;
+
+/// Of a user without a slot.
+const NEVER_SEEN: Told = Told {
+    online: false,
+    since: None,
+    last_active: None,
+};
 
 /// One publisher.
 pub(super) struct Truth {
@@ -67,19 +76,12 @@ impl Split {
 
     /// A node has started: what a presence node had published it still publishes, and it expires nobody for a while.
     pub(super) fn node_started(&mut self, node: usize) {
-        for (realtime, paths) in self.paths.iter_mut().enumerate() {
-            for (presence, path) in paths.iter_mut().enumerate() {
-                if presence == node || realtime + self.presences == node {
-                    path.rough_at = path.rough_at.max(self.mono);
-                }
-            }
-        }
+        self.stalled(node, self.mono);
         if !self.is_presence(node) {
             return;
         }
         let wall = self.wall(node);
         self.nodes[node].hold_until = self.mono + self.rules.offline_after_ms;
-        self.disturbed(node, self.mono);
         for user in self.owned(node) {
             self.truths[user].model.restarted(wall);
             let state = self.state(user);
@@ -90,6 +92,18 @@ impl Split {
                 ));
             }
         }
+    }
+
+    /// A node does less than it should until then (mono).
+    pub(super) fn stalled(&mut self, node: usize, until: u64) {
+        for (realtime, paths) in self.paths.iter_mut().enumerate() {
+            for (presence, path) in paths.iter_mut().enumerate() {
+                if presence == node || realtime + self.presences == node {
+                    path.rough_at = path.rough_at.max(until);
+                }
+            }
+        }
+        self.disturbed(node, until);
     }
 
     /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock.
@@ -179,14 +193,20 @@ impl Split {
     /// What the user's presence node publishes. The node must be up.
     fn state(&self, user: usize) -> Told {
         let node = self.owners[user];
-        let (presence, now) = (&self.up(node).presence, self.now(node));
-        let slot = presence.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"));
-        let state = slot.map(|slot| presence.state(slot, now));
-        Told {
-            online: state.is_some_and(|state| state.online),
-            since: state.and_then(|state| state.since).map(|at| at.ms()),
-            last_active: state.and_then(|state| state.last_active).map(|at| at.ms()),
-        }
+        let state = self.published(&self.up(node).presence, user, self.now(node));
+        state.map_or(NEVER_SEEN, |(_, state)| state)
+    }
+
+    /// What a node's database has of a user with a slot.
+    fn published(&self, presence: &Presence, user: usize, now: Now) -> Option<(Slot, Told)> {
+        let slot = presence.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"))?;
+        let state = presence.state(slot, now);
+        let told = Told {
+            online: state.online,
+            since: state.since.map(|at| at.ms()),
+            last_active: state.last_active.map(|at| at.ms()),
+        };
+        Some((slot, told))
     }
 
     /// Looks at what a presence node publishes and holds each change against the model.
@@ -423,8 +443,33 @@ impl Split {
     pub(super) fn check_moment(&mut self) {
         self.check_timeliness();
         self.check_vouching();
+        for realtime in self.presences..self.nodes.len() {
+            if self.nodes[realtime].up.is_some() {
+                self.check_mirror(realtime);
+            }
+        }
         for client in 0..self.clients.len() {
             self.check_views(client);
+        }
+    }
+
+    /// Where nothing is on its way, what a real-time node need not ask about is what is published, watched or not.
+    fn check_mirror(&self, realtime: usize) {
+        for user in 0..self.names.len() {
+            if !self.is_settled(realtime, self.owners[user]) {
+                continue;
+            }
+            let mirror = &self.up(realtime).presence;
+            let known = self.published(mirror, user, self.now(realtime));
+            let Some((slot, known)) = known.filter(|(slot, _)| mirror.is_confirmed(*slot)) else {
+                continue;
+            };
+            let state = self.state(user);
+            if (known.online, known.since) != (state.online, state.since) {
+                self.fail(format!(
+                    "node {realtime} is sure that user {user} is {known:?}, {slot:?}, who is {state:?}"
+                ));
+            }
         }
     }
 

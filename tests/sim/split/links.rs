@@ -278,13 +278,13 @@ impl Split {
         };
         self.say(|| format!("call {call}: {answer:?}"));
         if self.is_presence(made.from) {
-            self.published(&made, answer);
+            self.put_outcome(&made, answer);
         } else {
-            self.answered(&made, answer);
+            self.query_outcome(&made, answer);
         }
     }
 
-    fn published(&mut self, call: &Call, answer: Option<Response>) {
+    fn put_outcome(&mut self, call: &Call, answer: Option<Response>) {
         let mono = self.now(call.from).mono;
         let status = answer.map(|answer| answer.status);
         let link = &mut self.up_mut(call.from).links[call.link];
@@ -305,7 +305,7 @@ impl Split {
         }
     }
 
-    fn answered(&mut self, call: &Call, answer: Option<Response>) {
+    fn query_outcome(&mut self, call: &Call, answer: Option<Response>) {
         let (rt, now) = (call.from, self.now(call.from));
         let status = answer.as_ref().map(|answer| answer.status);
         let answers = answer.filter(|answer| answer.status == 200).map(|answer| {

@@ -86,6 +86,7 @@ pub(crate) enum Seen {
     PresenceCrash,
     RealtimeCrash,
     ClockStep,
+    Stall,
     Found,
     Lost,
     UnknownTold,
@@ -97,7 +98,7 @@ pub(crate) enum Seen {
     IdTooNew,
 }
 
-const SEEN: [Seen; 21] = [
+const SEEN: [Seen; 22] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -110,6 +111,7 @@ const SEEN: [Seen; 21] = [
     Seen::PresenceCrash,
     Seen::RealtimeCrash,
     Seen::ClockStep,
+    Seen::Stall,
     Seen::Found,
     Seen::Lost,
     Seen::UnknownTold,

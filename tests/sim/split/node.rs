@@ -56,6 +56,8 @@ pub(super) struct Shard {
     inputs: VecDeque<Input>,
     conns: BTreeMap<(u32, u32), u32>,
     pub(super) wake: u64,
+    /// Not driven until then (mono).
+    pub(super) stalled_until: u64,
 }
 
 /// What a shard's sockets have to say.
@@ -105,9 +107,15 @@ impl Node {
         let Some(up) = &self.up else {
             return self.down_until;
         };
-        let shards = up.shards.iter().map(|shard| shard.wake);
+        let shards = up.shards.iter().map(Shard::due);
         let links = up.links.iter().map(Link::due);
         shards.chain(links).min().unwrap_or(u64::MAX)
+    }
+}
+
+impl Shard {
+    fn due(&self) -> u64 {
+        self.wake.max(self.stalled_until)
     }
 }
 
@@ -172,6 +180,7 @@ impl Split {
             inputs: VecDeque::new(),
             conns: BTreeMap::new(),
             wake: self.mono,
+            stalled_until: 0,
         };
         let shards = (0..shards).map(shard).collect();
         self.nodes[at].up = Some(Up {
@@ -250,7 +259,7 @@ impl Split {
         }
         let mut turned = false;
         for shard in 0..self.up(at).shards.len() {
-            if self.up(at).shards[shard].wake <= self.mono {
+            if self.up(at).shards[shard].due() <= self.mono {
                 self.turn(at, shard);
                 turned = true;
             }
@@ -464,7 +473,8 @@ impl Split {
 
     /// Nothing waits within a node, and no shard has work left.
     pub(super) fn is_idle(&self, node: usize) -> bool {
-        let idle = |shard: &Shard| shard.wake > self.mono && shard.mailbox.is_empty() && !shard.resync;
+        let rests = |shard: &Shard| shard.wake > self.mono && shard.stalled_until <= self.mono;
+        let idle = |shard: &Shard| rests(shard) && shard.mailbox.is_empty() && !shard.resync;
         let mail_to = |parcel: &Parcel| matches!(parcel, Parcel::Mail { node: to, .. } if *to == node);
         self.up(node).shards.iter().all(idle) && !self.parcels.values().any(mail_to)
     }
