@@ -30,10 +30,26 @@ pub enum Planted {
     ResumeWithoutSlack,
     /// A stream's publisher is vouched for when it opens and never again.
     VouchedOnce,
+    /// A real-time node takes over what is published without comparing `since`.
+    ToldUnordered,
+    /// What was published passes for what its node says now.
+    PublishedConfirms,
+    /// A presence node is found again and nobody is asked about.
+    ReaskIgnored,
+    /// Another life of a presence node passes for the one before.
+    LifeUnnoticed,
+    /// Watchers are not told what was answered.
+    AnswerUntold,
+    /// States under way are forgotten when their request fails.
+    InFlightForgotten,
+    /// Event ids are told while a presence node is out of sight.
+    IdWhileBehind,
+    /// Event ids are told while a question about somebody watched is under way.
+    IdWhileUnsure,
 }
 
 impl Planted {
-    /// All of them.
+    /// Those that a node of both halves can have.
     pub const ALL: [Planted; 12] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
@@ -47,6 +63,18 @@ impl Planted {
         Planted::StepExpires,
         Planted::ResumeWithoutSlack,
         Planted::VouchedOnce,
+    ];
+
+    /// Those that only a split deployment can have.
+    pub const SPLIT: [Planted; 8] = [
+        Planted::ToldUnordered,
+        Planted::PublishedConfirms,
+        Planted::ReaskIgnored,
+        Planted::LifeUnnoticed,
+        Planted::AnswerUntold,
+        Planted::InFlightForgotten,
+        Planted::IdWhileBehind,
+        Planted::IdWhileUnsure,
     ];
 }
 

@@ -297,6 +297,11 @@ fn bind_options(config: &Config, shards: ShardId, found: &Found) -> BindOptions 
     }
 }
 
+/// The presence nodes by the names that decide whose is whose.
+fn nodes_of(config: &Config) -> Nodes {
+    Nodes::new(config.presence.iter().map(|node| node.udp.as_str()))
+}
+
 fn engine_parts(
     config: &Config,
     shards: ShardId,
@@ -310,9 +315,7 @@ fn engine_parts(
     let role = match config.half {
         Half::All => Role::All,
         Half::Presence => Role::Presence,
-        Half::Realtime => Role::Realtime(Arc::new(Nodes::new(
-            config.presence.iter().map(|node| node.udp.as_str()),
-        ))),
+        Half::Realtime => Role::Realtime(Arc::new(nodes_of(config))),
     };
     let (secret, seed) = (random()?, u64::from_ne_bytes(random()?));
     let parts = |shard| EngineParts {

@@ -93,11 +93,6 @@ fn unseen<'n>(presence: &Presence, name: &'n str, answered: bool) -> Option<Reco
     })
 }
 
-/// Up to when a stream that has been told all its marks has been told everything.
-fn told_up_to(presence: &Presence, now: Now) -> Option<Unix> {
-    (!presence.is_behind()).then_some(now.unix)
-}
-
 impl Engine {
     /// A publisher's state has changed: whoever watches it on this shard must be told. `at` is when it was decided.
     pub(super) fn tell(&mut self, transition: Transition, at: Mono) {
@@ -153,17 +148,35 @@ impl Engine {
         }
     }
 
+    /// Up to when a stream that is told all its marks now has been told everything; None if there is no telling.
+    fn told_up_to(&mut self, index: u32, now: Now) -> Option<Unix> {
+        let presence = &*self.presence;
+        let conn = self.conns.at(index);
+        if conn.has(flag::UNSURE) {
+            // Whoever came back elsewhere from that id would not be told of them.
+            let unsure = self.watches.any(index, |watched| match watched {
+                Marked::Slot(slot) => !presence.is_confirmed(Slot::new(slot)),
+                Marked::Name { answered, .. } => !answered,
+            });
+            conn.put(flag::UNSURE, unsure);
+        }
+        let unsure = conn.has(flag::UNSURE) && !planted::is(Planted::IdWhileUnsure);
+        let behind = presence.is_behind() && !planted::is(Planted::IdWhileBehind);
+        (!unsure && !behind).then_some(now.unix)
+    }
+
     /// Returns how many were told.
     fn encode_changes(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) -> u64 {
         let fits = self.watches.marks(index) * EVENT_BYTES_MAX <= end.saturating_sub(out.len());
         let start = self.first_told(index, fits);
+        let up_to = self.told_up_to(index, now);
         let (presence, records) = (&*self.presence, &mut self.fanout.records);
         let mut told = 0;
         let left = self.watches.take_marks(index, start, |mark| {
             if out.len() + EVENT_BYTES_MAX > end {
                 return planted::is(Planted::MarkClearedEarly);
             }
-            let id = mark.last.then(|| told_up_to(presence, now)).flatten();
+            let id = up_to.filter(|_| mark.last);
             match mark.of {
                 Marked::Slot(slot) => sse::write_presence_encoded(records.get(slot, presence, now), id, out),
                 Marked::Name { user, answered } => {
@@ -187,8 +200,8 @@ impl Engine {
         }
         let fits = self.watches.marks(index) * EVENT_BYTES_MAX + SNAPSHOT_BYTES <= room;
         let start = self.first_told(index, fits);
+        let id = self.told_up_to(index, now);
         let presence = &*self.presence;
-        let id = told_up_to(presence, now);
         sse::write_snapshot_open(id.filter(|_| fits), out);
         let mut told = 0;
         let left = self.watches.take_marks(index, start, |mark| {

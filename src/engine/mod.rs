@@ -29,7 +29,7 @@ use hashbrown::HashMap;
 
 pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To};
 pub use routes::NODE_HEADER;
-pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers};
+pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers, doubt_known};
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
 use crate::presence::{Presence, Slot, Sweep, Transition};

@@ -135,6 +135,7 @@ impl Engine {
         conn.moment = self.timers.tick_at(now.mono);
         conn.put(flag::SNAPSHOT | flag::SERVED, true);
         conn.put(flag::PAUSED, false);
+        conn.put(flag::UNSURE, self.presence.is_mirror());
         let io = conn.io();
         io.input = Vec::new();
         sse::write_stream_head(&asked.cors, &mut io.unsent);
@@ -343,6 +344,7 @@ impl Engine {
         self.watches.remove_all(id.index, &removed);
         let mut targets: Vec<Target> = add.into_iter().map(|user| self.target(user)).collect();
         self.watches.add(id.index, &mut targets, true);
+        self.conns.at(id.index).put(flag::UNSURE, self.presence.is_mirror());
         self.queue_if_due(id.index, now.mono);
         EditOutcome::Watching(self.watches.of(id.index))
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::mail::{Decided, Mail};
 use super::{Engine, Role};
 use crate::metrics::Counter;
+use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Source};
 use crate::realtime::watches::Target;
 use crate::time::{Mono, Now, Unix};
@@ -137,6 +138,12 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
     (answered, refused)
 }
 
+/// A presence node was out of this mirror's sight, by its index: what is known of its publishers is to be confirmed anew. The
+/// shards are told by [`Mail::Reask`] then, which asks about those who are watched.
+pub fn doubt_known(presence: &Presence, nodes: &Nodes, node: usize) {
+    presence.unconfirm(|user| nodes.of(user.as_bytes()) == node);
+}
+
 /// The link, as one shard has it.
 #[derive(Debug)]
 pub(super) struct Upstream {
@@ -164,7 +171,7 @@ struct Pack {
     entries: u64,
 }
 
-/// A pass over everything that is watched, to ask about it anew.
+/// A pass over everything that is watched, to ask about what is not confirmed.
 #[derive(Clone, Copy, Debug)]
 struct Reask {
     /// Only those who belong to this node.
@@ -283,6 +290,9 @@ impl Engine {
     /// Tells watchers what was answered.
     pub(super) fn take_answers(&mut self, answered: &Answered) {
         for transition in &answered.decided.transitions {
+            if planted::is(Planted::AnswerUntold) {
+                break;
+            }
             self.tell(*transition, answered.decided.at);
         }
         for user in &answered.unseen {
@@ -292,8 +302,8 @@ impl Engine {
         }
     }
 
-    /// Begins to ask about all who are watched and belong to this presence node: it was out of sight, and what it published
-    /// meanwhile may be lost. None: about all. `settle`: it may count everybody offline, and must hear of them first.
+    /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: it was out of sight, and what
+    /// it published meanwhile may be lost. None: about all. `settle`: it may count everybody offline, and must hear of them first.
     pub(super) fn begin_reask(&mut self, node: Option<usize>, settle: bool, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
         let not_before = now.mono.plus_ms(if settle { SETTLE_MS } else { 0 });
@@ -309,7 +319,7 @@ impl Engine {
         }
     }
 
-    /// A bounded piece of the pass. Whoever is passed over is to be confirmed anew, watched or not.
+    /// A bounded piece of the pass. Whoever is watched by name is asked about, answered for or not.
     pub(super) fn reask_slice(&mut self, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
         let Some(mut reask) = upstream.reask.filter(|reask| now.mono >= reask.not_before) else {
@@ -318,8 +328,7 @@ impl Engine {
         let (nodes, lanes) = (&upstream.nodes, &mut upstream.lanes);
         let mut ask = |user: &str| {
             let node = nodes.of(user.as_bytes());
-            let concerned = reask.node.is_none_or(|lost| lost == node);
-            if concerned {
+            if reask.node.is_none_or(|lost| lost == node) {
                 lanes[node].asks.push(user.into());
             }
         };
@@ -328,13 +337,8 @@ impl Engine {
         } else {
             let end = self.presence.users().min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {
-                let user = self.presence.user(slot);
-                let concerned = |lost| lost == nodes.of(user.as_bytes());
-                if reask.node.is_none_or(concerned) {
-                    self.presence.unconfirm(slot);
-                    if self.watches.is_watched(slot.index()) {
-                        ask(user.as_str());
-                    }
+                if self.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot) {
+                    ask(self.presence.user(slot).as_str());
                 }
             }
             reask.slot = end;

@@ -23,7 +23,9 @@ use super::stamps::{CellFile, FIRST_CELL, LEFT, ONLINE, file_bytes, flags_of, ms
 use super::store::Identity;
 use super::vigil::Vigil;
 use super::{CHUNK_SLOTS, Presence, SLOTS_MAX, Slot, Transition, interner};
+use crate::planted::{self, Planted};
 use crate::time::{Now, Unix};
+use crate::wire::User;
 use crate::wire::record::Told;
 
 /// Flag of a mirror's published cell: its presence node has confirmed it since the node was last lost sight of.
@@ -133,11 +135,15 @@ impl Presence {
         !self.is_mirror() || self.published.cell(slot).load(Ordering::Acquire) & CONFIRMED != 0
     }
 
-    /// A mirror has lost sight of the publisher's presence node: what is known stands, and must be asked for anew.
-    pub fn unconfirm(&self, slot: Slot) {
-        if let Some(mirrored) = &self.mirrored {
-            let _alone = mirrored.adopting.lock();
-            self.published.cell(slot).fetch_and(!CONFIRMED, Ordering::AcqRel);
+    /// A mirror has lost sight of the presence node of `these` publishers: what is known of them stands, and must be asked for
+    /// anew. Takes its time: some ten ns a user.
+    pub fn unconfirm(&self, these: impl Fn(User<'_>) -> bool) {
+        let Some(mirrored) = &self.mirrored else { return };
+        for slot in (0..self.users()).map(Slot::new) {
+            if self.is_confirmed(slot) && these(self.user(slot)) {
+                let _alone = mirrored.adopting.lock();
+                self.published.cell(slot).fetch_and(!CONFIRMED, Ordering::AcqRel);
+            }
         }
     }
 
@@ -145,7 +151,8 @@ impl Presence {
     ///
     /// A state with a later `since` replaces the known one; so does an answer that contradicts what was decided before it
     /// was given (the presence node has lost its files, or another one has taken over), with a `since` one later than the
-    /// known one. Anything else at most confirms. Panics if this is no mirror.
+    /// known one. Anything else at most confirms, and only an answer does: what was published may have been on its way for
+    /// long. Panics if this is no mirror.
     pub fn adopt(&self, slot: Slot, told: &Told, source: Source, now: Now) -> Option<Transition> {
         let mirrored = self
             .mirrored
@@ -160,16 +167,20 @@ impl Presence {
             Source::Answered(at) => told.online != was_online && known_ms < at.ms(),
             Source::Published => false,
         };
+        let later = told_ms > known_ms || planted::is(Planted::ToldUnordered) && told_ms != known_ms;
         let since_ms = match () {
-            () if told_ms > known_ms => told_ms,
+            () if later => told_ms,
             () if contradicts => known_ms + 1,
             () => known_ms,
         };
-        let news = since_ms > known_ms || before == 0;
-        let online = if since_ms > known_ms { told.online } else { was_online };
-        // An older telling says nothing of what its node says now.
-        let confirms =
-            told_ms >= known_ms || contradicts || matches!(source, Source::Answered(at) if known_ms < at.ms());
+        let news = later || contradicts || before == 0;
+        let online = if later || contradicts { told.online } else { was_online };
+        // What is published says nothing of what its node says now: it may be late, and the later one may have been lost with the
+        // node's last life.
+        let confirms = match source {
+            Source::Answered(at) => told_ms >= known_ms || contradicts || known_ms < at.ms(),
+            Source::Published => planted::is(Planted::PublishedConfirms) && told_ms >= known_ms,
+        };
         let confirmed = if confirms { CONFIRMED } else { before & CONFIRMED };
         if told_ms >= known_ms || contradicts {
             self.stamp_told(slot, told, online);
@@ -219,7 +230,6 @@ mod tests {
     use super::*;
     use crate::presence::State;
     use crate::time::Mono;
-    use crate::wire::User;
 
     fn at(unix_ms: u64) -> Now {
         Now {
@@ -322,24 +332,34 @@ mod tests {
     #[test]
     fn a_lost_node_leaves_what_is_known_to_be_confirmed() {
         let (presence, bob) = mirror();
+        let answer = |at_ms| {
+            let source = Source::Answered(Unix::from_ms(at_ms));
+            presence.adopt(bob, &told(true, 5_000, at_ms - 100), source, at(at_ms))
+        };
         presence.adopt(bob, &told(true, 5_000, 5_000), Source::Published, at(5_000));
+        assert!(!presence.is_confirmed(bob), "published some time ago");
+        assert_eq!(answer(5_500), None);
         assert!(presence.is_confirmed(bob));
-        presence.unconfirm(bob);
+        presence.unconfirm(|user| user.as_str() == "carol");
+        assert!(presence.is_confirmed(bob));
+        presence.unconfirm(|user| user.as_str() == "bob");
         assert!(!presence.is_confirmed(bob));
-        assert_eq!(presence.state(bob, at(6_000)), state(true, true, 5_000, 5_000));
+        assert_eq!(presence.state(bob, at(6_000)), state(true, true, 5_000, 5_400));
         assert_eq!(
             presence.adopt(bob, &told(false, 4_000, 4_000), Source::Published, at(6_000)),
             None
         );
-        assert!(!presence.is_confirmed(bob), "an older state says nothing of now");
-        let again = presence.adopt(
-            bob,
-            &told(true, 5_000, 5_900),
-            Source::Answered(Unix::from_ms(6_000)),
-            at(6_000),
+        assert_eq!(
+            presence.adopt(bob, &told(true, 5_000, 5_000), Source::Published, at(6_000)),
+            None
         );
-        assert_eq!(again, None);
-        assert!(presence.is_confirmed(bob));
+        assert!(
+            !presence.is_confirmed(bob),
+            "neither an older state nor the same one says anything of now"
+        );
+        assert_eq!(answer(6_000), None);
+        let news = presence.adopt(bob, &told(false, 9_000, 8_000), Source::Published, at(9_000));
+        assert!(news.is_some() && presence.is_confirmed(bob));
     }
 
     #[test]

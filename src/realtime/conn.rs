@@ -62,6 +62,8 @@ pub mod flag {
     pub const EOF: u16 = 1 << 7;
     /// It has been answered at least once.
     pub const SERVED: u16 = 1 << 8;
+    /// It may watch somebody about whom a question is under way.
+    pub const UNSURE: u16 = 1 << 9;
 }
 
 /// A connection's record.

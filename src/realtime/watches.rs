@@ -260,13 +260,7 @@ impl Watches {
             }
             if *entry & MARK != 0 {
                 let target = Target(*entry & !MARK);
-                let of = match target.as_name() {
-                    Some(name) => Marked::Name {
-                        user: self.names.user(name),
-                        answered: self.names.is_answered(name),
-                    },
-                    None => Marked::Slot(target.0),
-                };
+                let of = shown(&self.names, target);
                 let last = follow.marks == 1;
                 if !tell(Mark { of, last }) {
                     break;
@@ -351,6 +345,15 @@ impl Watches {
         self.follows
             .get(conn as usize)
             .is_some_and(|follow| find(self.lists.get(follow.list), target.0).is_ok())
+    }
+
+    /// Whether the stream at `conn` watches anybody such, marked or not.
+    pub fn any(&self, conn: u32, mut such: impl FnMut(Marked<'_>) -> bool) -> bool {
+        let list = self.follows.get(conn as usize).map(|follow| follow.list);
+        let entries = list.map_or(&[][..], |list| self.lists.get(list));
+        entries
+            .iter()
+            .any(|entry| such(shown(&self.names, Target(entry & !MARK))))
     }
 
     /// Whether anybody watches this slot.
@@ -498,6 +501,16 @@ impl Watches {
             edges,
             "the publishers' side knows watches that no stream has"
         );
+    }
+}
+
+fn shown(names: &Names, target: Target) -> Marked<'_> {
+    match target.as_name() {
+        Some(name) => Marked::Name {
+            user: names.user(name),
+            answered: names.is_answered(name),
+        },
+        None => Marked::Slot(target.0),
     }
 }
 

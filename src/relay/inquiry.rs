@@ -11,6 +11,7 @@ use hashbrown::HashSet;
 use super::STATES_PER_REQUEST_MAX;
 use super::backoff::Backoff;
 use crate::engine::SETTLE_MS;
+use crate::planted::{self, Planted};
 use crate::time::Mono;
 
 /// Time between two requests when there is nothing to ask, in ms: so soon a silent node is noticed.
@@ -137,7 +138,8 @@ impl Inquiry {
             self.asked.remove(user);
         }
         self.backoff.reset();
-        let found = self.instance != Some(instance) || (self.overflowed && self.pending.is_empty());
+        let known = |life| life == instance || planted::is(Planted::LifeUnnoticed);
+        let found = !self.instance.is_some_and(known) || (self.overflowed && self.pending.is_empty());
         if found {
             (self.overflowed, self.caught_up) = (false, false);
             self.found_at = now;

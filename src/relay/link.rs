@@ -14,10 +14,11 @@ use parking_lot::{Condvar, Mutex};
 use super::http::{Peer, Said};
 use super::inquiry::{Inquiry, Sighting};
 use super::publisher::Publisher;
-use crate::engine::{Decided, Mail, adopt_answers};
+use crate::engine::{Decided, Mail, adopt_answers, doubt_known};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::Presence;
 use crate::time::{Clock, Mono, Unix, boottime};
+use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
 /// Tells all shards.
@@ -217,8 +218,8 @@ impl Links<Publisher> {
 }
 
 impl Links<Inquiry> {
-    /// Asks these presence nodes; `tell` brings to all shards what came of it.
-    pub fn ask_at(peers: Vec<Peer>, parts: LinkParts, tell: Tell) -> io::Result<Links<Inquiry>> {
+    /// Asks these presence nodes, whose shares `nodes` knows; `tell` brings to all shards what came of it.
+    pub fn ask_at(peers: Vec<Peer>, nodes: Arc<Nodes>, parts: LinkParts, tell: Tell) -> io::Result<Links<Inquiry>> {
         let seed = parts.seed;
         // Until each has been seen there is no telling what is missed.
         parts.presence.set_behind(true);
@@ -230,7 +231,7 @@ impl Links<Inquiry> {
             sum.store(peers.len() as u64, Ordering::Release);
         }
         Links::start(peers, "ask", shared, move |node, peer, station, shared| {
-            inquire(node, peer, station, shared, &*tell);
+            inquire(node, peer, &nodes, station, shared, &*tell);
         })
     }
 }
@@ -289,6 +290,7 @@ fn publish(peer: &Peer, station: &Station<Publisher>, shared: &Shared) {
 fn inquire(
     node: usize,
     peer: &Peer,
+    nodes: &Nodes,
     station: &Station<Inquiry>,
     shared: &Shared,
     tell: &(dyn Fn(&Mail) + Send + Sync),
@@ -344,7 +346,11 @@ fn inquire(
                     "the presence node is in sight; asking it about everybody who is watched"
                 );
                 let settle = sighting == Sighting::Back;
+                // It takes its time, and shards hand over meanwhile.
+                drop(link);
+                doubt_known(&shared.presence, nodes, node);
                 tell(&Mail::Reask { node, settle });
+                link = station.link.lock();
             }
             Sighting::Lost => tracing::warn!(
                 node = peer.base(),

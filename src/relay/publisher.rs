@@ -14,6 +14,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::STATES_PER_REQUEST_MAX;
 use super::backoff::Backoff;
 use crate::engine::SETTLE_MS;
+use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
 use crate::time::{Mono, Now};
 use crate::wire::record::{Record, Status};
@@ -158,7 +159,10 @@ impl Publisher {
 
     /// The request failed: those in it who have not changed since come first again. `too_long`: it was refused as such (413).
     pub fn handle_failure(&mut self, too_long: bool, now: Mono) {
-        let slots = self.in_flight.take().unwrap_or_default();
+        let mut slots = self.in_flight.take().unwrap_or_default();
+        if planted::is(Planted::InFlightForgotten) {
+            slots.clear();
+        }
         if too_long {
             self.states_per_request = (slots.len() / 2).max(1);
         }

@@ -14,6 +14,7 @@ use crate::presence::Presence;
 use crate::relay::{BeatSender, Handle, Inquiry, LinkParts, Links, Peer, Publisher};
 use crate::shard::{Outlet, Shards};
 use crate::time::Clock;
+use crate::wire::nodes::Nodes;
 
 /// Before the shards run.
 pub(super) enum Relay {
@@ -22,6 +23,7 @@ pub(super) enum Relay {
     Realtime {
         beats_to: Vec<SocketAddr>,
         peers: Vec<Peer>,
+        nodes: Arc<Nodes>,
         parts: LinkParts,
         board: Arc<Board>,
         /// Set once the links run. What is asked before is asked again when a link first sees its node.
@@ -65,6 +67,7 @@ impl Relay {
                     .iter()
                     .map(|node| Peer::new(node.http.clone(), &token))
                     .collect(),
+                nodes: Arc::new(super::nodes_of(config)),
                 parts,
                 board: Arc::clone(board),
                 handle: Arc::default(),
@@ -112,12 +115,16 @@ impl Relay {
             Relay::None => Running::None,
             Relay::Presence(links) => Running::Presence(links),
             Relay::Realtime {
-                peers, parts, handle, ..
+                peers,
+                nodes,
+                parts,
+                handle,
+                ..
             } => {
                 let teller = shards.teller();
                 let tell = Arc::new(move |mail: &Mail| teller.tell(mail));
-                let links =
-                    Links::ask_at(peers, parts, tell).map_err(ServeFault::os("start the links to presence nodes"))?;
+                let links = Links::ask_at(peers, nodes, parts, tell)
+                    .map_err(ServeFault::os("start the links to presence nodes"))?;
                 if handle.set(links.handle()).is_err() {
                     unreachable!("set here alone, once");
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Outbound, Role, SETTLE_MS, adopt_answers};
+use greendot::engine::{Mail, Outbound, Role, SETTLE_MS, adopt_answers, doubt_known};
 use greendot::metrics::{Counter, Gauge};
 use greendot::time::Unix;
 use greendot::wire::beat::{FleetKey, Keys, open};
@@ -26,6 +26,11 @@ fn node_of(user: &str) -> usize {
 
 fn unknown(user: &str) -> String {
     record(user, "unknown", None, None)
+}
+
+/// A snapshot after which there is still something to be asked: no id.
+fn snapshot_so_far(records: &[String]) -> String {
+    format!("event: snapshot\ndata: {}\n\n", list(records))
 }
 
 /// A PUT with the fleet's service token.
@@ -86,9 +91,9 @@ fn whoever_is_not_known_is_unknown_until_the_answer_comes() {
         let mut world = realtime(shards);
         let far = usize::from(shards) - 1;
         let (alice, _) = world.stream(0, "watch=bob&watch=carol", 2);
-        world.expect(alice, snapshot(0, &[unknown("bob"), unknown("carol")]));
+        world.expect(alice, snapshot_so_far(&[unknown("bob"), unknown("carol")]));
         let (eve, _) = world.stream(far, "watch=carol", 1);
-        world.expect(eve, snapshot(0, &[unknown("carol")]));
+        world.expect(eve, snapshot_so_far(&[unknown("carol")]));
         let mut asks = asked(&mut world);
         asks.sort();
         let mut expected = [
@@ -121,7 +126,7 @@ fn published_states_are_told_once_and_in_order() {
         let mut world = realtime(shards);
         let far = usize::from(shards) - 1;
         let (alice, _) = world.stream(0, "watch=bob", 1);
-        world.expect(alice, snapshot(0, &[unknown("bob")]));
+        world.expect(alice, snapshot_so_far(&[unknown("bob")]));
         let node = world.connect(far);
         let publish = |world: &mut World, target: &str, body: &str| {
             let request = put(world, target, body);
@@ -130,7 +135,10 @@ fn published_states_are_told_once_and_in_order() {
         let online = record("bob", "online", 100, 100);
         world.at(120);
         publish(&mut world, "/v1/presence/bob", &online);
-        world.expect(alice, told(120, &online));
+        world.expect(alice, told_of_many(&online));
+        // Nothing new, but now it is sure.
+        answer(&mut world, std::slice::from_ref(&online));
+        world.expect_nothing(alice);
         publish(&mut world, "/v1/presence/bob", &online);
         world.expect_nothing(alice);
         let offline = record("bob", "offline", 30_000, 5_000);
@@ -290,6 +298,7 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
 
     world.at(100);
     let lost = node_of("bob");
+    doubt_known(world.presence(), &Nodes::new(NODES), lost);
     world.tell_all(&Mail::Reask {
         node: lost,
         settle: false,
@@ -309,7 +318,7 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     assert_eq!(asks, expected);
     // What is known stands, and is told to whoever asks meanwhile, who has it asked again.
     let (dave, _) = world.stream(0, "watch=bob", 1);
-    world.expect(dave, snapshot(100, &[bob]));
+    world.expect(dave, snapshot_so_far(&[bob]));
     assert_eq!(asked(&mut world), [(lost, vec!["bob".to_owned()])]);
 
     // He went offline while nobody could say so.
@@ -357,7 +366,7 @@ fn while_a_node_is_out_of_sight_nobody_is_told_everything() {
     let late = record("carol", "online", 5, 5);
     answer(&mut world, std::slice::from_ref(&late));
     let (eve, _) = world.stream(0, "watch=carol", 1);
-    world.expect(eve, format!("event: snapshot\ndata: {}\n\n", list(&[late])));
+    world.expect(eve, snapshot_so_far(&[late]));
     let off = record("bob", "offline", 50, 40);
     answer(&mut world, std::slice::from_ref(&off));
     world.expect(alice, told_of_many(&off));

@@ -8,6 +8,7 @@ mod faults;
 mod model;
 #[cfg(feature = "planted")]
 mod planted;
+mod split;
 mod sse;
 mod store;
 mod workload;
@@ -47,9 +48,15 @@ fn plan(seed: u64) -> Plan {
     }
 }
 
+/// Adds to a trace (FNV-1a).
+fn trace(trace: u64, bytes: &[u8]) -> u64 {
+    let add = |trace: u64, byte: &u8| (trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(trace, add)
+}
+
 /// Runs one plan to its end; Err: what went wrong.
 fn run(plan: Plan) -> Result<Outcome, String> {
-    let run = || {
+    caught(plan, || {
         let mut world = World::new(plan);
         for step in 0..plan.steps {
             world.step = step;
@@ -58,7 +65,11 @@ fn run(plan: Plan) -> Result<Outcome, String> {
         }
         world.converge();
         world.outcome()
-    };
+    })
+}
+
+/// Runs a plan; Err: what went wrong, and where.
+fn caught<O>(plan: Plan, run: impl FnOnce() -> O) -> Result<O, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let why = panic
             .downcast_ref::<String>()
@@ -70,9 +81,9 @@ fn run(plan: Plan) -> Result<Outcome, String> {
 }
 
 /// Runs plans on as many threads as there are cores; outcomes in the order of the plans.
-fn run_all(plans: &[Plan]) -> Vec<Result<Outcome, String>> {
+fn run_all<O: Send>(plans: &[Plan], run: fn(Plan) -> Result<O, String>) -> Vec<Result<O, String>> {
     let next = AtomicU64::new(0);
-    let results = Mutex::new(vec![None; plans.len()]);
+    let results = Mutex::new(plans.iter().map(|_| None).collect::<Vec<_>>());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -96,54 +107,57 @@ fn run_all(plans: &[Plan]) -> Vec<Result<Outcome, String>> {
 }
 
 /// The seeds of a test run: one to replay, or a range and some fresh ones.
-fn seeds() -> Vec<u64> {
+fn seeds(usual: u64, fresh: u64) -> Vec<u64> {
     if let Some(seed) = from_env("SIM_SEED") {
         return vec![seed];
     }
-    let count = from_env("SIM_SEEDS").unwrap_or(SEEDS);
-    let fixed = count.saturating_sub(FRESH_SEEDS);
+    let count = from_env("SIM_SEEDS").unwrap_or(usual);
+    let fixed = count.saturating_sub(fresh);
     let first_fresh = fastrand::u64(1 << 32..1 << 40);
-    (1..=fixed)
-        .chain(first_fresh..first_fresh + count.min(FRESH_SEEDS))
-        .collect()
+    (1..=fixed).chain(first_fresh..first_fresh + count.min(fresh)).collect()
 }
 
-#[test]
-fn many_seeds() {
-    let seeds = seeds();
+/// Runs plans and says how long it took; panics if one fails.
+fn all_pass<O: Send>(plans: &[Plan], run: fn(Plan) -> Result<O, String>, lasted_ms: fn(&O) -> u64) -> Vec<O> {
     let began = greendot::time::boottime();
-    let plans: Vec<Plan> = seeds.iter().map(|seed| plan(*seed)).collect();
-    let results = run_all(&plans);
-    let failed: Vec<&String> = results.iter().filter_map(|result| result.as_ref().err()).collect();
-    let mut counters = vec![0; COUNTERS.len()];
-    let mut lasted_ms = 0;
-    for outcome in results.iter().flatten() {
-        lasted_ms += outcome.lasted_ms;
-        for (sum, count) in counters.iter_mut().zip(&outcome.counters) {
-            *sum += count;
-        }
-    }
+    let (passed, failed): (Vec<_>, Vec<_>) = run_all(plans, run).into_iter().partition(Result::is_ok);
+    let failed: Vec<String> = failed.into_iter().filter_map(Result::err).collect();
+    let passed: Vec<O> = passed.into_iter().filter_map(Result::ok).collect();
     for why in failed.iter().take(20) {
         println!("{}", why.lines().next().unwrap_or(""));
     }
     println!(
         "{} seeds (0x{:x} to 0x{:x}), {} s of virtual time in {} ms",
-        seeds.len(),
-        seeds[0],
-        seeds[seeds.len() - 1],
-        lasted_ms / 1_000,
+        plans.len(),
+        plans[0].seed,
+        plans[plans.len() - 1].seed,
+        passed.iter().map(lasted_ms).sum::<u64>() / 1_000,
         greendot::time::boottime().ms_since(began)
     );
-    for (counter, count) in COUNTERS.iter().zip(&counters) {
-        println!("  {counter:?} {count}");
-    }
     assert!(
         failed.is_empty(),
         "{} of {} runs failed; the first:\n{}",
         failed.len(),
-        seeds.len(),
+        plans.len(),
         failed[0]
     );
+    passed
+}
+
+#[test]
+fn many_seeds() {
+    let seeds = seeds(SEEDS, FRESH_SEEDS);
+    let plans: Vec<Plan> = seeds.iter().map(|seed| plan(*seed)).collect();
+    let outcomes = all_pass(&plans, run, |outcome| outcome.lasted_ms);
+    let mut counters = vec![0; COUNTERS.len()];
+    for outcome in &outcomes {
+        for (sum, count) in counters.iter_mut().zip(&outcome.counters) {
+            *sum += count;
+        }
+    }
+    for (counter, count) in COUNTERS.iter().zip(&counters) {
+        println!("  {counter:?} {count}");
+    }
     if seeds.len() >= 100 {
         let missed: Vec<_> = COUNTERS
             .iter()

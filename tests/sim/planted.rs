@@ -2,22 +2,19 @@
 
 use greendot::planted::{Planted, plant};
 
-use crate::{Plan, plan, run};
+use crate::{Plan, plan, run, split};
 
 /// Within so many seeds each bug must be caught.
 const SEEDS: u64 = 60;
 
 /// The first seed whose run fails; panics if none does. The same seed must pass without the bug.
-fn catch(name: &str, bug: Option<Planted>, flagless_mailbox: bool) -> String {
+fn catch<O>(name: &str, bug: Option<Planted>, with: Plan, without: Plan, run: fn(Plan) -> Result<O, String>) -> String {
     for seed in 1..=SEEDS {
         plant(bug);
-        let caught = run(Plan {
-            flagless_mailbox,
-            ..plan(seed)
-        });
+        let caught = run(Plan { seed, ..with });
         plant(None);
         if let Err(why) = caught {
-            if let Err(why) = run(plan(seed)) {
+            if let Err(why) = run(Plan { seed, ..without }) {
                 panic!("fails without {name}, too: {why}");
             }
             let why = why.lines().next().unwrap_or("").to_owned();
@@ -27,25 +24,34 @@ fn catch(name: &str, bug: Option<Planted>, flagless_mailbox: bool) -> String {
     panic!("{name} was not caught within {SEEDS} seeds");
 }
 
-fn each(bugs: &[Planted]) {
+fn each<O>(bugs: &[Planted], plan: Plan, run: fn(Plan) -> Result<O, String>) {
     for bug in bugs {
-        println!("{}", catch(&format!("{bug:?}"), Some(*bug), false));
+        println!("{}", catch(&format!("{bug:?}"), Some(*bug), plan, plan, run));
     }
 }
 
 #[test]
 fn a_mailbox_that_drops_without_its_flag_is_caught() {
-    println!("{}", catch("FlaglessMailbox", None, true));
+    let flagless = Plan {
+        flagless_mailbox: true,
+        ..plan(0)
+    };
+    println!("{}", catch("FlaglessMailbox", None, flagless, plan(0), run));
 }
 
 // Two tests, so that two cores have something to do.
 
 #[test]
 fn planted_bugs_are_caught_first_half() {
-    each(&Planted::ALL[..Planted::ALL.len() / 2]);
+    each(&Planted::ALL[..Planted::ALL.len() / 2], plan(0), run);
 }
 
 #[test]
 fn planted_bugs_are_caught_second_half() {
-    each(&Planted::ALL[Planted::ALL.len() / 2..]);
+    each(&Planted::ALL[Planted::ALL.len() / 2..], plan(0), run);
+}
+
+#[test]
+fn split_planted_bugs_are_caught() {
+    each(&Planted::SPLIT, split::plan(0), split::run);
 }

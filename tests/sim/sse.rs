@@ -17,6 +17,8 @@ pub(crate) struct Event {
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
+    /// Of the header that tells which life of a presence node answers, and its clock.
+    pub(crate) node: Option<String>,
     pub(crate) body: Value,
 }
 
@@ -103,11 +105,12 @@ impl Reader {
             .and_then(|rest| rest.get(..3))
             .and_then(|code| code.parse().ok())
             .ok_or_else(|| format!("a status line reads {status_line:?}"))?;
-        let (mut length, mut media) = (0, "");
+        let (mut length, mut media, mut node) = (0, "", None);
         for line in lines {
             match line.split_once(": ") {
                 Some(("Content-Length", value)) => length = value.parse().map_err(|_| format!("{line:?}"))?,
                 Some(("Content-Type", value)) => media = value,
+                Some(("Greendot-Node", value)) => node = Some(value.to_owned()),
                 Some(_) => {}
                 None => return Err(format!("a header reads {line:?}")),
             }
@@ -137,7 +140,7 @@ impl Reader {
         if status >= 400 && body["status"] != status {
             return Err(format!("a problem of {status} says {body}"));
         }
-        out.push(Read::Response(Response { status, body }));
+        out.push(Read::Response(Response { status, node, body }));
         Ok(Some(total))
     }
 }

@@ -38,6 +38,7 @@ impl Engine {
                 self.posts.letter(shard, Mail::Edited { conn, outcome });
             }
             Mail::Answered(answered) => self.take_answers(&answered),
+            Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
             Mail::Reask { node, settle } => self.begin_reask(Some(node), settle, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }

@@ -1,0 +1,608 @@
+//! What must hold: at each datagram, at each state published, at each event read, and whenever nothing is on its way.
+//!
+//! The truth of a publisher is what its presence node has published, and `model.rs` says what that may be. A real-time node may
+//! only repeat it.
+
+use greendot::presence::{Presence, Slot};
+use greendot::time::Now;
+use greendot::wire::User as Id;
+
+use super::links::{Core, Link};
+use super::{Seen, Split};
+use crate::model::{Left, User};
+use crate::sse::{Event, Response, Told, record};
+
+/// A publisher with a stream is heard of within an interval, and so many ms: a datagram that is not full, the steps of the
+/// vouching, the network.
+const VOUCH_SLACK_MS: u64 = 1_000;
+/// While a node has not been told for longer than this, in ms, what its streams are told is no news up to their ids: a node that
+/// answers questions and takes nothing is not known to be cut off. Resuming elsewhere forgives 10 s of it, less the clocks' distance.
+const UNTOLD_MS_MAX: u64 = 3_000;
+
+/// Of a user without a slot.
+const NEVER_SEEN: Told = Told {
+    online: false,
+    since: None,
+    last_active: None,
+};
+
+/// One publisher.
+pub(super) struct Truth {
+    model: User,
+    /// What has been published, each with the moment since which it has been so (mono).
+    history: Vec<(u64, bool, Option<u64>)>,
+    /// When (mono) a datagram last vouched for it.
+    heard_at: u64,
+}
+
+/// The way of datagrams from a real-time node to a presence node.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Path {
+    /// When (mono) it last lost or held up something; may lie ahead.
+    pub(super) rough_at: u64,
+}
+
+impl Truth {
+    pub(super) fn new(known: bool) -> Truth {
+        Truth {
+            model: User::new(known),
+            history: vec![(0, false, None)],
+            heard_at: 0,
+        }
+    }
+
+    fn was(&self, online: bool, since: Option<u64>) -> bool {
+        self.history.iter().any(|(_, on, at)| (*on, *at) == (online, since))
+    }
+}
+
+impl Split {
+    pub(super) fn user(&self, name: &str) -> usize {
+        let user = self.names.iter().position(|other| other == name);
+        user.unwrap_or_else(|| self.fail(format!("{name:?} is nobody's name")))
+    }
+
+    pub(super) fn rough(&mut self, from: Option<usize>, to: usize) {
+        if let Some(from) = from {
+            let path = &mut self.paths[from - self.presences][to];
+            path.rough_at = path.rough_at.max(self.mono);
+        }
+    }
+
+    fn owned(&self, presence: usize) -> impl Iterator<Item = usize> + use<> {
+        let owners = self.owners.clone();
+        (0..owners.len()).filter(move |user| owners[*user] == presence)
+    }
+
+    /// A node has started: what a presence node had published it still publishes, and it expires nobody for a while.
+    pub(super) fn node_started(&mut self, node: usize) {
+        self.stalled(node, self.mono);
+        if !self.is_presence(node) {
+            return;
+        }
+        let wall = self.wall(node);
+        self.nodes[node].hold_until = self.mono + self.rules.offline_after_ms;
+        for user in self.owned(node) {
+            self.truths[user].model.restarted(wall);
+            let state = self.state(user);
+            let (_, online, since) = *self.truths[user].history.last().expect("begins with one");
+            if (state.online, state.since) != (online, since) {
+                self.fail(format!(
+                    "user {user} was {online} {since:?} before a restart and is {state:?}"
+                ));
+            }
+        }
+    }
+
+    /// A node does less than it should until then (mono).
+    pub(super) fn stalled(&mut self, node: usize, until: u64) {
+        for (realtime, paths) in self.paths.iter_mut().enumerate() {
+            for (presence, path) in paths.iter_mut().enumerate() {
+                if presence == node || realtime + self.presences == node {
+                    path.rough_at = path.rough_at.max(until);
+                }
+            }
+        }
+        self.disturbed(node, until);
+    }
+
+    /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock.
+    fn disturbed(&mut self, node: usize, mono: u64) {
+        let node = &mut self.nodes[node];
+        let ahead_ms = if node.clock_went_back_at > 0 { 1_300 } else { 0 };
+        node.calm_since = node.calm_since.max(mono + ahead_ms + 1);
+    }
+
+    /// A node's wall clock is stepped.
+    pub(super) fn shift_clock(&mut self, node: usize, by_ms: i64) {
+        self.say(|| format!("the clock of node {node} is stepped by {by_ms}"));
+        let before = self.wall(node);
+        self.nodes[node].anchor += by_ms;
+        if let Some(up) = &mut self.nodes[node].up {
+            up.shards.iter_mut().for_each(|shard| shard.wake = 0);
+        }
+        if !self.is_presence(node) {
+            return;
+        }
+        let (wall, mono, rules) = (self.wall(node), self.mono, self.rules);
+        if by_ms > 0 {
+            let at = &mut self.nodes[node];
+            at.hold_until = at.hold_until.max(mono + rules.offline_after_ms);
+        } else {
+            let at = &mut self.nodes[node];
+            at.wall_max = at.wall_max.max(before);
+            at.clock_went_back_at = mono;
+            at.clock_doubtful_until = mono + 4 * rules.beat_skew_max_ms;
+        }
+        self.disturbed(node, mono + rules.sweep_interval_ms);
+        for user in self.owned(node) {
+            let model = &mut self.truths[user].model;
+            if by_ms > 0 {
+                model.active_exactly = None;
+                model.online_due = None;
+            } else {
+                model.clock_went_back(mono, wall, &rules);
+            }
+        }
+    }
+
+    /// A datagram reaches a presence node: read as DESIGN.md section 6 has it.
+    pub(super) fn heard(&mut self, node: usize, bytes: &[u8]) {
+        let Some((head, rest)) = bytes.split_at_checked(16) else {
+            self.fail(format!("a datagram of {} bytes", bytes.len()));
+        };
+        let leave = head[3] & 1 == 1;
+        let sent_at = u64::from_be_bytes(*head.last_chunk().expect("16 bytes have 8"));
+        let mut entries = &rest[..rest.len().saturating_sub(16)];
+        let (wall, mono, rules) = (self.wall(node), self.mono, self.rules);
+        let stale = wall.abs_diff(sent_at) > rules.beat_skew_max_ms;
+        while let Some((length, more)) = entries.split_first() {
+            let (name, more) = more.split_at(usize::from(*length));
+            entries = more;
+            let user = self.user(std::str::from_utf8(name).expect("names are UTF-8"));
+            if self.owners[user] != node {
+                self.fail(format!(
+                    "node {node} hears of user {user}, whose node is {}",
+                    self.owners[user]
+                ));
+            }
+            if stale {
+                continue;
+            }
+            let doubtful = mono < self.nodes[node].clock_doubtful_until;
+            let truth = &mut self.truths[user];
+            if leave {
+                truth.model.leave(sent_at, mono, wall, &rules, doubtful);
+            } else {
+                truth.heard_at = mono;
+                truth.model.known = true;
+                truth.model.beat(sent_at, mono, wall, &rules);
+            }
+            if wall < self.nodes[node].wall_max {
+                truth.model.active_exactly = None;
+            }
+            self.say(|| {
+                format!(
+                    "node {node} hears of {user}, leave {leave}: {:?}",
+                    self.truths[user].model
+                )
+            });
+        }
+    }
+
+    /// What the user's presence node publishes. The node must be up.
+    fn state(&self, user: usize) -> Told {
+        let node = self.owners[user];
+        let state = self.published(&self.up(node).presence, user, self.now(node));
+        state.map_or(NEVER_SEEN, |(_, state)| state)
+    }
+
+    /// What a node's database has of a user with a slot.
+    fn published(&self, presence: &Presence, user: usize, now: Now) -> Option<(Slot, Told)> {
+        let slot = presence.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"))?;
+        let state = presence.state(slot, now);
+        let told = Told {
+            online: state.online,
+            since: state.since.map(|at| at.ms()),
+            last_active: state.last_active.map(|at| at.ms()),
+        };
+        Some((slot, told))
+    }
+
+    /// Looks at what a presence node publishes and holds each change against the model.
+    pub(super) fn observe(&mut self, node: usize) {
+        if !self.is_presence(node) {
+            return;
+        }
+        let (mono, rules) = (self.mono, self.rules);
+        for user in self.owned(node) {
+            let state = self.state(user);
+            let truth = &mut self.truths[user];
+            if state.online {
+                truth.model.online_due = None;
+            } else {
+                truth.model.leave_due = None;
+            }
+            let (_, online, since) = *truth.history.last().expect("begins with one");
+            if (online, since) == (state.online, state.since) {
+                continue;
+            }
+            truth.history.push((mono, state.online, state.since));
+            self.say(|| format!("node {node} publishes: {user} {state:?}"));
+            self.note(format!("{user} {} {:?}", state.online, state.since).as_bytes());
+            *self.up_mut(node).changes.entry(user).or_default() += 1;
+            if state.since <= since {
+                self.fail(format!("user {user}: since went from {since:?} to {:?}", state.since));
+            }
+            let (at, model) = (&self.nodes[node], &self.truths[user].model);
+            let verdict = match (online, state.online) {
+                (false, true) => model.may_go_online(mono, at.clock_went_back_at, &rules),
+                (true, false) => model.may_go_offline(mono, at.hold_until, &rules),
+                _ => Ok(()),
+            };
+            if let Err(why) = verdict {
+                self.fail(format!("user {user} was published {why}: {model:?}"));
+            }
+            if !state.online {
+                self.check_faithful(user);
+                self.truths[user].model.offline_since = mono;
+            }
+        }
+    }
+
+    /// Whoever has a stream at a node whose datagrams all arrive is not found silent.
+    fn check_faithful(&self, user: usize) {
+        let long_ms = self.rules.offline_after_ms + VOUCH_SLACK_MS;
+        let held = self
+            .streams_of(user)
+            .any(|smooth_since| smooth_since + long_ms < self.mono);
+        if held && self.truths[user].model.left == Left::No {
+            let model = &self.truths[user].model;
+            self.fail(format!(
+                "user {user} was published offline and had a stream all the time: {model:?}"
+            ));
+        }
+    }
+
+    /// For each stream of a user, since when (mono) it has been vouched for on a way that loses nothing.
+    fn streams_of(&self, user: usize) -> impl Iterator<Item = u64> {
+        let streams = self.clients.iter().filter(move |client| client.user == Some(user));
+        streams.filter_map(move |client| {
+            let conn = self.conns.get(&client.conn?)?;
+            let path = self.paths[conn.node - self.presences][self.owners[user]];
+            Some(client.live_since?.max(path.rough_at))
+        })
+    }
+
+    /// A queue keeps one entry a publisher, and one more while it is being told.
+    pub(super) fn check_queue(&self, node: usize, at: usize) {
+        let link = &self.up(node).links[at];
+        let most = match link.core {
+            Core::Publisher(_) => 2 * self.owned(node).count(),
+            Core::Inquiry(_) => self.owned(link.peer).count(),
+        };
+        if link.len() > most {
+            self.fail(format!(
+                "{} users wait in a link of node {node}; at most {most} can",
+                link.len()
+            ));
+        }
+    }
+
+    /// A real-time node has taken these states: each was published, and none is told more often than it changed.
+    pub(super) fn check_delivered(&mut self, node: usize, at: usize, told: &[(usize, bool, Option<u64>)]) {
+        for (user, online, since) in told {
+            if !self.truths[*user].was(*online, *since) {
+                self.fail(format!(
+                    "node {node} tells of user {user} {online} {since:?}, which it never published"
+                ));
+            }
+            let up = self.up_mut(node);
+            let changes = up.changes.get(user).copied().unwrap_or(0);
+            let entry = up.links[at].delivered.entry(*user).or_default();
+            *entry = (entry.0 + 1, *online, *since);
+            if entry.0 > changes {
+                let times = entry.0;
+                self.fail(format!("user {user} was told {times} times after {changes} changes"));
+            }
+        }
+    }
+
+    pub(super) fn stream_began(&mut self, client: usize, key: u32) {
+        if self.clients[client].conn == Some(key) {
+            self.clients[client].live_since = Some(self.mono);
+        }
+    }
+
+    /// A client's stream has told something.
+    pub(super) fn event(&mut self, client: usize, key: u32, event: &Event) {
+        if self.clients[client].conn != Some(key) {
+            return;
+        }
+        self.say(|| format!("client {client} reads {event:?}"));
+        let (node, reader) = (self.conns[&key].node, &mut self.clients[client]);
+        match (event.name.as_str(), &reader.stream) {
+            ("hello", None) => {
+                reader.stream = event.data["stream"].as_str().map(str::to_owned);
+                if event.data["watching"] != reader.watched.len() as u64 {
+                    self.fail(format!("client {client} is told {event:?}"));
+                }
+                return;
+            }
+            ("snapshot", Some(_)) => reader.snapshot_seen = true,
+            ("presence", Some(_)) if reader.snapshot_seen => {}
+            _ => self.fail(format!("client {client} reads out of turn: {event:?}")),
+        }
+        let records = match event.data["presence"].as_array() {
+            Some(list) => list.as_slice(),
+            None => std::slice::from_ref(&event.data),
+        };
+        for value in records {
+            self.told(client, key, value);
+        }
+        if let Some(id) = event.id {
+            self.check_id(node, client);
+            let untold =
+                |link: &Link| link.peer == node && link.waiting_since.is_some_and(|at| at + UNTOLD_MS_MAX < self.mono);
+            let presences = self.nodes[..self.presences].iter();
+            if presences
+                .filter_map(|node| node.up.as_ref())
+                .any(|up| up.links.iter().any(untold))
+            {
+                self.saw(Seen::IdTooNew);
+            } else {
+                self.clients[client].last_id = Some(id);
+                self.clients[client].outgrown = false;
+            }
+        }
+    }
+
+    /// An id says that everything up to it has been told: not while a presence node does not answer.
+    fn check_id(&self, node: usize, client: usize) {
+        if let Some(link) = self.up(node).links.iter().find(|link| link.met.is_none()) {
+            let peer = link.peer;
+            self.fail(format!(
+                "client {client} is told an id by node {node}, which has lost node {peer}"
+            ));
+        }
+    }
+
+    /// One record: what was published at some time, never older than before, or unknown as long as nothing is known.
+    fn told(&mut self, client: usize, key: u32, value: &serde_json::Value) {
+        let name = value["user"].as_str().unwrap_or("");
+        let user = self.user(name);
+        let added = self.clients[client].edit.as_ref().map(|(user, _)| *user);
+        if !self.clients[client].watched.contains(&user) && added != Some(user) {
+            self.fail(format!(
+                "client {client} is told of user {user}, whom it does not watch"
+            ));
+        }
+        let (node, opened_at) = (self.conns[&key].node, self.conns[&key].opened_at);
+        if value["status"] == "unknown" {
+            let nothing = value["since"].is_null() && value["last_active"].is_null();
+            let known_at = self.up(node).known_at[user];
+            let told_before = self.clients[client].known.contains(&user);
+            if !nothing || told_before || known_at.is_some_and(|at| at < opened_at) {
+                self.fail(format!(
+                    "client {client} is told by node {node}, which has told of user {user}: {value}"
+                ));
+            }
+            self.saw(Seen::UnknownTold);
+            // It says nothing to whoever knows more from before (client.js does the same).
+            self.clients[client].views.entry(user).or_insert(None);
+            return;
+        }
+        let (_, told) = record(value).unwrap_or_else(|why| self.fail(why));
+        if !self.truths[user].was(told.online, told.since) {
+            let history = &self.truths[user].history;
+            self.fail(format!(
+                "client {client} is told {told:?} of user {user} by node {node}: {history:?}"
+            ));
+        }
+        let mono = self.mono;
+        let up = self.up_mut(node);
+        if told.since.is_some() {
+            if up.floors[user] > told.since {
+                let floor = up.floors[user];
+                self.fail(format!(
+                    "client {client} is told {told:?} of user {user} after {floor:?}"
+                ));
+            }
+            up.floors[user] = told.since;
+            up.known_at[user].get_or_insert(mono);
+        }
+        let reader = &mut self.clients[client];
+        let before = reader.views.insert(user, Some(told)).flatten();
+        if !reader.known.insert(user) && before.is_some_and(|before| before.since > told.since) {
+            self.fail(format!(
+                "client {client} is told {told:?} of user {user} after {before:?}"
+            ));
+        }
+    }
+
+    /// An edit of a client's list was answered.
+    pub(super) fn edited(&mut self, client: usize, key: u32, response: &Response) {
+        self.hang_up(key);
+        let edit = self.clients[client].edit.take_if(|(_, asker)| *asker == key);
+        let Some((user, _)) = edit else {
+            return;
+        };
+        match response.status {
+            200 => {
+                self.clients[client].watched.insert(user);
+                self.clients[client].outgrown = true;
+                self.saw(Seen::Edited);
+            }
+            // The holder's mailbox was full, or took too long: it may have happened, so the stream is of no use any more.
+            503 => self.disconnect(client, 100),
+            status => self.fail(format!("an edit of a live stream is answered {status}")),
+        }
+    }
+
+    /// Between two steps: presence nodes decide in time, streams are vouched for, and where nothing is on its way all agree.
+    pub(super) fn check_moment(&mut self) {
+        self.check_timeliness();
+        self.check_vouching();
+        for realtime in self.presences..self.nodes.len() {
+            if self.nodes[realtime].up.is_some() {
+                self.check_mirror(realtime);
+            }
+        }
+        for client in 0..self.clients.len() {
+            self.check_views(client);
+        }
+    }
+
+    /// Where nothing is on its way, what a real-time node need not ask about is what is published, watched or not.
+    fn check_mirror(&self, realtime: usize) {
+        for user in 0..self.names.len() {
+            if !self.is_settled(realtime, self.owners[user]) {
+                continue;
+            }
+            let mirror = &self.up(realtime).presence;
+            let known = self.published(mirror, user, self.now(realtime));
+            let Some((slot, known)) = known.filter(|(slot, _)| mirror.is_confirmed(*slot)) else {
+                continue;
+            };
+            let state = self.state(user);
+            if (known.online, known.since) != (state.online, state.since) {
+                self.fail(format!(
+                    "node {realtime} is sure that user {user} is {known:?}, {slot:?}, who is {state:?}"
+                ));
+            }
+        }
+    }
+
+    fn check_timeliness(&self) {
+        for node in 0..self.presences {
+            let at = &self.nodes[node];
+            if at.up.is_none() || self.mono < at.calm_since {
+                continue;
+            }
+            let caught_up = self.wall(node) > at.wall_max + self.rules.offline_after_ms + 2_000;
+            let ahead_ms = if caught_up { 0 } else { 1_000 };
+            for user in self.owned(node) {
+                let truth = &self.truths[user];
+                let (_, online, _) = *truth.history.last().expect("begins with one");
+                let in_time = truth
+                    .model
+                    .is_in_time(online, self.mono, at.calm_since, ahead_ms, &self.rules);
+                if let Err(why) = in_time {
+                    self.fail(format!("user {user} is still published {why}: {:?}", truth.model));
+                }
+            }
+        }
+    }
+
+    fn check_vouching(&mut self) {
+        let late_ms = self.rules.beat_interval_ms + VOUCH_SLACK_MS;
+        let mut checked = 0;
+        for user in 0..self.names.len() {
+            if self.nodes[self.owners[user]].up.is_none() {
+                continue;
+            }
+            let heard_at = self.truths[user].heard_at;
+            if self.streams_of(user).any(|since| since + late_ms < self.mono) {
+                checked += 1;
+                if heard_at + late_ms < self.mono {
+                    self.fail(format!(
+                        "user {user} has a stream and was last heard of at {heard_at} ms"
+                    ));
+                }
+            }
+        }
+        *self.seen.entry(Seen::VouchingChecked).or_default() += checked;
+    }
+
+    /// Nothing that a presence node has published is on its way to a real-time node, and that one knows it.
+    fn is_settled(&self, realtime: usize, presence: usize) -> bool {
+        let life = self.nodes[presence].life;
+        self.nodes[presence].up.is_some()
+            && self.is_idle(realtime)
+            && self.is_idle(presence)
+            && self.up(realtime).links[presence].is_settled()
+            && self.up(realtime).links[presence].met == Some(life)
+            && self.up(presence).links[realtime - self.presences].is_settled()
+    }
+
+    /// Where nothing is on its way, a client believes what is published.
+    fn check_views(&mut self, client: usize) {
+        let reader = &self.clients[client];
+        let Some(conn) = reader.conn.and_then(|key| self.conns.get(&key)) else {
+            return;
+        };
+        if !reader.snapshot_seen {
+            return;
+        }
+        let mut compared = 0;
+        for presence in 0..self.presences {
+            if !self.is_settled(conn.node, presence) {
+                continue;
+            }
+            for user in reader
+                .watched
+                .iter()
+                .copied()
+                .filter(|user| self.owners[*user] == presence)
+            {
+                let (state, view) = (self.state(user), reader.views.get(&user));
+                let seen = view.copied().flatten().map(|view| (view.online, view.since));
+                if seen != Some((state.online, state.since)) {
+                    let node = conn.node;
+                    self.fail(format!(
+                        "client {client} of node {node} believes {view:?} of user {user}, who is {state:?}"
+                    ));
+                }
+                compared += 1;
+            }
+        }
+        *self.seen.entry(Seen::ViewsCompared).or_default() += compared;
+    }
+
+    /// At the end: all is settled, all agree, online is who has a stream, and each last state was told.
+    pub(super) fn check_truth(&mut self) {
+        for node in 0..self.nodes.len() {
+            if !self.is_idle(node) {
+                self.fail(format!("in the end node {node} has something to do"));
+            }
+            for link in &self.up(node).links {
+                if !link.is_settled() {
+                    self.fail(format!(
+                        "in the end the link of node {node} to node {} is not settled",
+                        link.peer
+                    ));
+                }
+            }
+        }
+        for client in 0..self.clients.len() {
+            if !self.clients[client].snapshot_seen {
+                self.fail(format!("in the end client {client} has no stream"));
+            }
+            self.check_views(client);
+        }
+        for user in 0..self.names.len() {
+            let (online, state) = (self.streams_of(user).count() > 0, self.state(user));
+            let active = self.truths[user].model.active_exactly;
+            if state.online != online || (active.is_some() && state.last_active != active) {
+                self.fail(format!(
+                    "in the end user {user} is {state:?}: {:?}",
+                    self.truths[user].model
+                ));
+            }
+        }
+        for node in 0..self.presences {
+            for link in &self.up(node).links {
+                for user in self.up(node).changes.keys() {
+                    let told = link.delivered.get(user).map(|(_, online, since)| (*online, *since));
+                    let state = self.state(*user);
+                    if told != Some((state.online, state.since)) {
+                        let peer = link.peer;
+                        self.fail(format!(
+                            "node {peer} was last told {told:?} of user {user}, who is {state:?}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+}
