@@ -6,6 +6,7 @@
 mod harness;
 mod http;
 mod metrics;
+mod netns;
 mod process;
 mod stream;
 
@@ -16,6 +17,7 @@ mod presence;
 mod readers;
 mod restart;
 mod shards;
+mod split;
 mod stall;
 mod start;
 mod store;
