@@ -53,17 +53,11 @@ impl Crowd {
     /// Some of a presence node's publishers leave without a word. Who they are, and who stays.
     fn leave(&mut self, split: &Split<'_>, node: usize, count: usize) -> (Vec<String>, Vec<String>) {
         let of_node = |user: &&String| split.nodes.of(user.as_bytes()) == node;
-        let leavers: Vec<String> = self.users.iter().filter(of_node).take(count).cloned().collect();
+        let leavers: Vec<String> = self.streams.keys().filter(of_node).take(count).cloned().collect();
         for leaver in &leavers {
             self.streams.remove(leaver).expect("it was there");
         }
-        let stayers = self
-            .users
-            .iter()
-            .filter(|user| !leavers.contains(user))
-            .cloned()
-            .collect();
-        (leavers, stayers)
+        (leavers, self.streams.keys().cloned().collect())
     }
 }
 
@@ -71,60 +65,67 @@ fn last_active(split: &Split<'_>, user: &str) -> u64 {
     split.owner(user).server().record(user).last_active()
 }
 
+/// A presence node is gone for longer than a silence: real-time nodes see it, say it, and serve what they know. Then it is back.
+fn lose_and_find(split: &mut Split<'_>, crowd: &mut Crowd, node: usize, power_cut: bool) {
+    let before: BTreeMap<_, _> = crowd
+        .streams
+        .keys()
+        .map(|user| (user.clone(), last_active(split, user)))
+        .collect();
+    let (leavers, stayers) = crowd.leave(split, node, 4);
+    if power_cut {
+        // Nobody is told that connections have ended.
+        split.presence[node].vanish();
+    }
+    split.presence[node].kill();
+    let killed_at = unix_ms();
+
+    for node in &split.realtime {
+        node.expect_nodes_down(1);
+    }
+    pause(OFFLINE_AFTER_MS + 1_000);
+    for (node, watcher) in split.realtime.iter().zip(&mut crowd.watchers) {
+        watcher.read_for(1);
+        watcher.expect_no_flip(&stayers);
+        watcher.expect_no_flip(&leavers);
+        let fresh = Watcher::new(node.front(), &crowd.users);
+        assert_eq!(fresh.view(), watcher.view());
+    }
+
+    split.presence[node].start();
+    let returned_at = unix_ms();
+    for node in &split.realtime {
+        node.expect_nodes_down(0);
+    }
+    for watcher in &mut crowd.watchers {
+        watcher.expect_all(&leavers, false);
+        for leaver in &leavers {
+            let gone = watcher.last(leaver);
+            assert!((before[leaver]..=killed_at).contains(&gone.last_active()), "{gone:?}");
+            // They had time to return.
+            assert!(gone.since() >= returned_at, "{gone:?}");
+        }
+    }
+    pause(OFFLINE_AFTER_MS);
+    for (node, watcher) in split.realtime.iter().zip(&mut crowd.watchers) {
+        watcher.read_for(1);
+        watcher.expect_no_flip(&stayers);
+        let mut fresh = Watcher::new(node.front(), &crowd.users);
+        fresh.expect_all(&stayers, true);
+        assert_eq!(fresh.view(), watcher.view());
+        for user in &crowd.users {
+            let now = split.owner(user).server().record(user);
+            assert_eq!((Some(now.online), now.since), watcher.view()[user.as_str()], "{user}");
+        }
+    }
+}
+
 #[test]
-fn a_presence_node_that_is_killed_and_returns_flips_nobody() {
+fn a_presence_node_that_dies_and_returns_flips_nobody() {
     Split::run(SETUP, |split| {
         let mut crowd = Crowd::gather(split);
-        let users = crowd.users.clone();
-        let before: BTreeMap<_, _> = users
-            .iter()
-            .map(|user| (user.clone(), last_active(split, user)))
-            .collect();
-        split.presence[0].kill();
-        let killed_at = unix_ms();
-        let (leavers, stayers) = crowd.leave(split, 0, 4);
-
-        // Real-time nodes see it, say it, and serve what they know.
-        for node in &split.realtime {
-            node.expect_nodes_down(1);
-        }
-        pause(OFFLINE_AFTER_MS + 1_000);
-        for (node, watcher) in split.realtime.iter().zip(&mut crowd.watchers) {
-            watcher.read_for(1);
-            watcher.expect_no_flip(&users);
-            let fresh = Watcher::new(node.front(), &users);
-            assert_eq!(fresh.view(), watcher.view());
-        }
-
-        split.presence[0].start();
-        for node in &split.realtime {
-            node.expect_nodes_down(0);
-        }
-        let returned_at = unix_ms();
-        for watcher in &mut crowd.watchers {
-            watcher.expect_all(&leavers, false);
-            for leaver in &leavers {
-                let gone = watcher.last(leaver);
-                assert!((before[leaver]..=killed_at).contains(&gone.last_active()), "{gone:?}");
-                // They had time to return.
-                assert!(gone.since() + 1_000 >= returned_at, "{gone:?}");
-            }
-        }
-        pause(OFFLINE_AFTER_MS);
-        for (node, watcher) in split.realtime.iter().zip(&mut crowd.watchers) {
-            watcher.read_for(1);
-            watcher.expect_no_flip(&stayers);
-            let mut fresh = Watcher::new(node.front(), &users);
-            fresh.expect_all(&stayers, true);
-            for user in &users {
-                assert_eq!(fresh.last(user).since, watcher.last(user).since, "{user}");
-                assert_eq!(
-                    split.owner(user).server().record(user).since,
-                    watcher.last(user).since,
-                    "{user}"
-                );
-            }
-        }
+        lose_and_find(split, &mut crowd, 0, false);
+        lose_and_find(split, &mut crowd, 1, true);
     });
 }
 

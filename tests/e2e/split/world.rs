@@ -106,6 +106,7 @@ pub(super) struct Node<'g> {
     http_tap: Option<TcpTap>,
     udp_tap: Option<UdpTap>,
     server: Option<Server>,
+    vanished: bool,
     /// Of servers that were killed.
     logs: String,
 }
@@ -129,6 +130,7 @@ impl<'g> Node<'g> {
             udp_tap: udp_tap.map(|manner| UdpTap::new(here, (ip, UDP_PORT).into(), manner)),
             home,
             server: None,
+            vanished: false,
             logs: String::new(),
         }
     }
@@ -151,7 +153,20 @@ impl<'g> Node<'g> {
         self.udp_tap.as_ref().expect("the setup has taps")
     }
 
+    /// No packet of it gets in or out until it starts again, if there are firewalls here.
+    pub(super) fn vanish(&mut self) {
+        if let Ground::Networks { nodes, .. } = self.ground {
+            nodes[self.place].vanish();
+            self.vanished = true;
+        }
+    }
+
     pub(super) fn start(&mut self) {
+        if let Ground::Networks { nodes, .. } = self.ground
+            && std::mem::take(&mut self.vanished)
+        {
+            nodes[self.place].nft("delete table inet vanished");
+        }
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let home = &self.home;
         let server = self
