@@ -79,6 +79,9 @@ pub enum Outbound {
         node: usize,
         /// Whose state is wanted; each is a legal id, and may have been asked for before.
         users: Vec<Box<str>>,
+        /// The node was out of sight, and a pass over all who are watched has come to these, or goes on without having found
+        /// any. Else somebody has begun to watch them.
+        anew: bool,
     },
     /// To every real-time node: transitions.
     Publish(Arc<Decided>),
@@ -147,6 +150,8 @@ struct Lane {
     /// Those who have just connected.
     fresh: Pack,
     asks: Vec<Box<str>>,
+    /// Those who are watched and must be asked about anew. Some while a pass looks for them, even if it finds nobody.
+    asks_anew: Option<Vec<Box<str>>>,
 }
 
 /// A datagram being filled, and those that are full.
@@ -240,9 +245,13 @@ impl Upstream {
                 }
                 entries += std::mem::take(&mut pack.entries);
             }
+            if let Some(users) = lane.asks_anew.take() {
+                let anew = true;
+                self.outbound.push_back(Outbound::Asks { node, users, anew });
+            }
             if !lane.asks.is_empty() {
-                let users = std::mem::take(&mut lane.asks);
-                self.outbound.push_back(Outbound::Asks { node, users });
+                let (users, anew) = (std::mem::take(&mut lane.asks), false);
+                self.outbound.push_back(Outbound::Asks { node, users, anew });
             }
         }
         entries
@@ -308,11 +317,16 @@ impl Engine {
         let Some(upstream) = &mut self.upstream else { return };
         let Some(mut reask) = upstream.reask else { return };
         let (nodes, lanes) = (&upstream.nodes, &mut upstream.lanes);
+        for (node, lane) in lanes.iter_mut().enumerate() {
+            if reask.node.is_none_or(|lost| lost == node) {
+                lane.asks_anew.get_or_insert_default();
+            }
+        }
         let mut ask = |user: &str| {
             let node = nodes.of(user.as_bytes());
             let concerned = reask.node.is_none_or(|lost| lost == node);
             if concerned {
-                lanes[node].asks.push(user.into());
+                lanes[node].asks_anew.get_or_insert_default().push(user.into());
             }
         };
         if let Some(from) = reask.name {

@@ -37,8 +37,15 @@ pub struct Inquiry {
     in_flight: Option<Vec<Box<str>>>,
     /// The life of the node that answered last; None while it is out of sight.
     instance: Option<u64>,
-    /// Nothing was left to ask about since it was found.
+    /// Everything that was to be asked anew since it was found has been answered.
     caught_up: bool,
+    /// Users that became pending, and users answered for, since the node was found.
+    queued: u64,
+    answered: u64,
+    /// `queued` after the last that was asked anew: so many must be answered for.
+    anew: u64,
+    /// When no more are expected to be asked anew: an interval after the last.
+    anew_until: Mono,
     overflowed: bool,
     users_per_request: usize,
     next_at: Mono,
@@ -54,6 +61,10 @@ impl Inquiry {
             in_flight: None,
             instance: None,
             caught_up: false,
+            queued: 0,
+            answered: 0,
+            anew: 0,
+            anew_until: Mono::default(),
             overflowed: false,
             users_per_request: STATES_PER_REQUEST_MAX,
             next_at: Mono::default(),
@@ -81,8 +92,9 @@ impl Inquiry {
         self.asked.is_empty()
     }
 
-    /// These are to be asked about. While the node is out of sight they need not be: all will be when it is back.
-    pub fn ask(&mut self, users: Vec<Box<str>>, now: Mono) {
+    /// These are to be asked about. While the node is out of sight they need not be: all will be when it is back. `anew`: that is
+    /// why; the node is caught up with once these are answered, whoever else is asked about meanwhile.
+    pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
         if !self.is_in_sight() {
             return;
         }
@@ -93,7 +105,13 @@ impl Inquiry {
             }
             if self.asked.insert(user.clone()) {
                 self.pending.push_back(user);
+                self.queued += 1;
             }
+        }
+        if anew {
+            // Some may have been pending already: they are before those who are now the last.
+            self.anew = self.queued;
+            self.anew_until = now.plus_ms(PROBE_MS);
         }
         if !self.pending.is_empty() {
             self.next_at = self.next_at.min(now);
@@ -123,8 +141,8 @@ impl Inquiry {
     /// The request was answered by this life of the node.
     pub fn handle_answer(&mut self, instance: u64, now: Mono) -> Sighting {
         let answered = self.in_flight.take().unwrap_or_default();
-        // A probe: an interval has passed in which nobody had anything to ask.
-        self.caught_up |= answered.is_empty();
+        self.answered += answered.len() as u64;
+        self.caught_up |= self.answered >= self.anew && now >= self.anew_until && !self.overflowed;
         for user in &answered {
             self.asked.remove(user);
         }
@@ -135,6 +153,7 @@ impl Inquiry {
             self.instance = Some(instance);
             // They will be asked about with all others.
             self.forget();
+            self.anew_until = now.plus_ms(PROBE_MS);
         }
         self.next_at = if self.pending.is_empty() {
             now.plus_ms(PROBE_MS)
@@ -167,6 +186,7 @@ impl Inquiry {
     fn forget(&mut self) {
         self.pending = VecDeque::new();
         self.asked = HashSet::default();
+        (self.queued, self.answered, self.anew) = (0, 0, 0);
     }
 }
 
@@ -193,16 +213,16 @@ mod tests {
     #[test]
     fn each_is_asked_about_once_while_it_waits() {
         let mut inquiry = seen();
-        inquiry.ask(users(&["a", "b", "a"]), at(10));
+        inquiry.ask(users(&["a", "b", "a"]), false, at(10));
         assert_eq!(inquiry.poll_request(at(10)), Some(&users(&["a", "b"])[..]));
-        inquiry.ask(users(&["b", "c"]), at(11));
+        inquiry.ask(users(&["b", "c"]), false, at(11));
         assert_eq!(inquiry.poll_request(at(11)), None, "one at a time");
         assert_eq!(inquiry.next(), Mono::NEVER);
         assert_eq!(inquiry.handle_answer(7, at(12)), Sighting::Same);
         assert_eq!(inquiry.poll_request(at(12)), Some(&users(&["c"])[..]));
         inquiry.handle_answer(7, at(13));
         assert!(inquiry.is_empty());
-        inquiry.ask(users(&["a"]), at(14));
+        inquiry.ask(users(&["a"]), false, at(14));
         assert_eq!(
             inquiry.poll_request(at(14)),
             Some(&users(&["a"])[..]),
@@ -214,10 +234,10 @@ mod tests {
     fn a_silent_node_is_lost_once_and_found_again() {
         let mut inquiry = seen();
         assert_eq!(inquiry.next(), at(PROBE_MS));
-        inquiry.ask(users(&["a"]), at(1));
+        inquiry.ask(users(&["a"]), false, at(1));
         inquiry.poll_request(at(1));
         assert_eq!(inquiry.handle_failure(at(2_001)), Sighting::Lost);
-        inquiry.ask(users(&["b"]), at(2_002));
+        inquiry.ask(users(&["b"]), false, at(2_002));
         assert!(inquiry.is_empty(), "nothing is kept while it is out of sight");
         let retry = inquiry.next();
         assert!(retry > at(2_001) && retry <= at(2_201));
@@ -238,11 +258,52 @@ mod tests {
         assert_eq!(inquiry.handle_answer(8, at(2 * PROBE_MS)), Sighting::Found);
     }
 
+    /// One more question and its answer, and whether everything is known then.
+    fn ask_and_answer(inquiry: &mut Inquiry, user: &str, now: Mono) -> bool {
+        inquiry.ask(users(&[user]), false, now);
+        assert!(inquiry.poll_request(now).is_some_and(|users| !users.is_empty()));
+        assert_eq!(inquiry.handle_answer(7, now), Sighting::Same);
+        inquiry.is_caught_up()
+    }
+
+    #[test]
+    fn new_watchers_without_end_do_not_keep_it_behind() {
+        let mut inquiry = seen();
+        inquiry.ask(users(&["a"]), true, at(300));
+        for (ms, caught_up) in [(400, false), (1_299, false), (1_300, true), (1_400, true)] {
+            assert_eq!(
+                ask_and_answer(&mut inquiry, &format!("new at {ms}"), at(ms)),
+                caught_up,
+                "{ms}"
+            );
+        }
+    }
+
+    #[test]
+    fn it_is_behind_until_all_that_is_asked_anew_is_answered() {
+        let mut inquiry = seen();
+        let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
+        inquiry.ask(many, true, at(10));
+        for caught_up in [false, true] {
+            assert!(inquiry.poll_request(at(2_000)).is_some());
+            inquiry.ask(users(&["new"]), false, at(2_000));
+            inquiry.handle_answer(7, at(2_000));
+            assert_eq!(inquiry.is_caught_up(), caught_up);
+        }
+        // A pass that goes on says so, even if it finds nobody.
+        let mut inquiry = seen();
+        for ms in [900, 1_800, 2_700] {
+            inquiry.ask(Vec::new(), true, at(ms));
+            assert!(!ask_and_answer(&mut inquiry, "new", at(ms)), "{ms}");
+        }
+        assert!(ask_and_answer(&mut inquiry, "new", at(2_700 + PROBE_MS)));
+    }
+
     #[test]
     fn requests_are_bounded_and_can_be_made_shorter() {
         let mut inquiry = seen();
         let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
-        inquiry.ask(many, at(1));
+        inquiry.ask(many, false, at(1));
         assert_eq!(inquiry.poll_request(at(1)).map(<[_]>::len), Some(1_000));
         inquiry.handle_too_many(at(2));
         let retry = inquiry.next();
@@ -259,7 +320,7 @@ mod tests {
     fn more_than_fit_are_all_asked_for_anew() {
         let mut inquiry = seen();
         let user = |n: usize| Box::from(format!("{n}"));
-        inquiry.ask((0..PENDING_MAX + 1).map(user).collect(), at(1));
+        inquiry.ask((0..PENDING_MAX + 1).map(user).collect(), true, at(1));
         assert_eq!(inquiry.len(), PENDING_MAX);
         let mut sightings = 0;
         while !inquiry.is_empty() {

@@ -72,10 +72,10 @@ impl Handle<Publisher> {
 }
 
 impl Handle<Inquiry> {
-    /// A presence node is to be asked about these.
-    pub fn ask(&self, node: usize, users: Vec<Box<str>>) {
+    /// A presence node is to be asked about these; `anew`: because it was out of sight.
+    pub fn ask(&self, node: usize, users: Vec<Box<str>>, anew: bool) {
         let station = &self.stations[node];
-        station.link.lock().ask(users, boottime());
+        station.link.lock().ask(users, anew, boottime());
         station.changed.notify_one();
     }
 }

@@ -95,9 +95,9 @@ impl Relay {
                 let handle = Arc::clone(handle);
                 Box::new(move |outbound| match outbound {
                     Outbound::Beats { node, datagrams } => beats.send(node, &datagrams),
-                    Outbound::Asks { node, users } => {
+                    Outbound::Asks { node, users, anew } => {
                         if let Some(handle) = handle.get() {
-                            handle.ask(node, users);
+                            handle.ask(node, users, anew);
                         }
                     }
                     Outbound::Publish(_) => {}

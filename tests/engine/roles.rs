@@ -57,7 +57,7 @@ fn answer(world: &mut World, records: &[String]) {
 /// Who was asked about, by node.
 fn asked(world: &mut World) -> Vec<(usize, Vec<String>)> {
     let asks = world.outbound().into_iter().filter_map(|(_, outbound)| match outbound {
-        Outbound::Asks { node, users } => Some((node, users.into_iter().map(String::from).collect())),
+        Outbound::Asks { node, users, .. } => Some((node, users.into_iter().map(String::from).collect())),
         _ => None,
     });
     asks.collect()
