@@ -134,7 +134,7 @@ fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
     let setup = Setup {
         flags: &[
             "--beat-interval-ms=1s",
-            "--offline-after-ms=20s",
+            "--offline-after-ms=60s",
             "--sweep-interval-ms=50",
             "--shards=1",
         ],

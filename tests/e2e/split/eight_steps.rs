@@ -3,13 +3,14 @@
 use greendot::time::Unix;
 use greendot::wire::beat::{Keys, open};
 
-use crate::harness::{OFFLINE_AFTER_MS, Record, unix_ms, until};
+use crate::harness::{Record, unix_ms, until};
 use crate::http::Conn;
 use crate::stream::Stream;
 
 use super::tap::{Datagram, Exchange, Manner};
 use super::world::{Setup, Split};
 
+const OFFLINE_AFTER_MS: u64 = 3_000;
 /// Clocks of processes on one machine differ by rounding alone, but each is an anchor that may be so much off, in ms.
 const CLOCK_SLACK_MS: u64 = 1_000;
 
@@ -91,7 +92,7 @@ fn the_eight_steps_on_the_wire() {
     let setup = Setup {
         flags: &[
             "--beat-interval-ms=500",
-            "--offline-after-ms=1500",
+            "--offline-after-ms=3000",
             "--sweep-interval-ms=50",
             "--shards=1",
         ],

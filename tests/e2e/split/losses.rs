@@ -17,7 +17,8 @@ const SETUP: Setup = Setup {
     ],
     presence_flags: &[],
     taps: Some(Manner {
-        delay_ms_max: 400,
+        datagram_delay_ms_max: 400,
+        piece_delay_ms_max: 40,
         twice_percent: 10,
     }),
 };

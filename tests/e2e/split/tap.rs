@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,8 +17,10 @@ use crate::harness::unix_ms;
 /// How things are passed on.
 #[derive(Clone, Copy)]
 pub(super) struct Manner {
-    /// Each datagram, and each piece of a connection, is held for up to so long.
-    pub(super) delay_ms_max: u64,
+    /// Each datagram is held for up to so long.
+    pub(super) datagram_delay_ms_max: u64,
+    /// Each piece of a connection is held for up to so long.
+    pub(super) piece_delay_ms_max: u64,
     /// So many of a hundred datagrams are passed on twice.
     pub(super) twice_percent: u32,
 }
@@ -26,7 +28,8 @@ pub(super) struct Manner {
 impl Manner {
     /// At once, and once.
     pub(super) const PLAIN: Manner = Manner {
-        delay_ms_max: 0,
+        datagram_delay_ms_max: 0,
+        piece_delay_ms_max: 0,
         twice_percent: 0,
     };
 }
@@ -125,7 +128,7 @@ fn pass_datagrams(
             1
         };
         for _ in 0..copies {
-            let due = boottime().plus_ms(random.u64(0..=manner.delay_ms_max));
+            let due = boottime().plus_ms(random.u64(0..=manner.datagram_delay_ms_max));
             held.push(Reverse((due, came.len())));
         }
         came.push(Datagram {
@@ -286,7 +289,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, manner: Manner, record: &Mutex<V
         match from.read(&mut chunk) {
             Ok(0) => break,
             Ok(length) => {
-                std::thread::sleep(Duration::from_millis(random.u64(0..=manner.delay_ms_max)));
+                std::thread::sleep(Duration::from_millis(random.u64(0..=manner.piece_delay_ms_max)));
                 locked(record).extend_from_slice(&chunk[..length]);
                 if to.write_all(&chunk[..length]).is_err() {
                     break;
@@ -299,9 +302,4 @@ fn pass(mut from: TcpStream, mut to: TcpStream, manner: Manner, record: &Mutex<V
     // The end of one way is the end of both: nobody here half-closes.
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
-}
-
-/// Whose datagrams these are.
-pub(super) fn of_host(datagrams: &[Datagram], host: IpAddr) -> Vec<&Datagram> {
-    datagrams.iter().filter(|datagram| datagram.from.ip() == host).collect()
 }

@@ -101,7 +101,7 @@ pub(super) struct Node<'g> {
     /// Its place on the ground.
     place: usize,
     home: Home,
-    pub(super) ip: Ipv4Addr,
+    ip: Ipv4Addr,
     args: Vec<String>,
     http_tap: Option<TcpTap>,
     udp_tap: Option<UdpTap>,
@@ -191,18 +191,14 @@ impl<'g> Node<'g> {
         Stream::open(Conn::to(self.front()), &format!("/v1/stream?user={user}"))
     }
 
-    /// Waits until it is sure that it has been told everything: its events have ids.
+    /// Waits until it is sure that it has been told everything: its events have ids. The questions of those who look do not hold
+    /// that up.
     pub(super) fn expect_caught_up(&self) {
-        let look = || {
+        until("it has caught up", || {
             let mut stream = self.server().stream("watch=nobody");
             stream.expect("hello");
-            let id = stream.expect("snapshot").id;
-            (stream, id)
-        };
-        // Kept, so that the others find nobody known and ask nothing.
-        let (mut kept, _) = look();
-        kept.expect("presence");
-        until("it has caught up", || look().1);
+            stream.expect("snapshot").id
+        });
     }
 
     /// Waits until it says that so many nodes of the other role are out of sight.
