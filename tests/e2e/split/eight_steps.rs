@@ -63,16 +63,22 @@ fn expect_beat_of_bob(split: &Split<'_>, datagram: &Datagram, not_before_ms: u64
     sent_at
 }
 
-/// Step 7: exactly one PUT of `record` to each real-time node, taken by it.
-fn expect_put(split: &Split<'_>, record: &Record) {
-    let body = record_text(record);
+/// Step 7: exactly one PUT of what `told` says to each real-time node, taken by it.
+fn expect_put(split: &Split<'_>, told: &Record) {
     for node in &split.realtime {
         let puts = until("the PUT", || {
             let mut puts = node.http_tap().exchanges("PUT ");
-            puts.retain(|put| put.request.body == body.as_bytes());
+            puts.retain(|put| put.request.body_text().contains(&format!("\"since\":{}", told.since())));
             (puts.first()?.answer.is_some()).then_some(puts)
         });
         assert_eq!(puts.len(), 1, "once");
+        let body = puts[0].request.body_text();
+        let record = Record::of(&serde_json::from_str(body).expect("JSON"));
+        assert_eq!(body, record_text(&record));
+        assert_eq!((record.online, record.since), (told.online, told.since));
+        // A node tells no time that is later than its clock, which may be a little behind.
+        let late_ms = record.last_active() - told.last_active();
+        assert!(late_ms <= CLOCK_SLACK_MS, "{record:?} {told:?}");
         let request = &puts[0].request;
         assert_eq!(request.line, "PUT /v1/presence/bob HTTP/1.1");
         let bearer = format!("Bearer {}", split.key.service_token());
