@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::mail::{Decided, Mail};
+use super::mail::{Decided, Mail, Why};
 use super::{Engine, Role};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -87,6 +87,9 @@ pub enum Outbound {
         node: usize,
         /// Whose state is wanted; each is a legal id, and may have been asked for before.
         users: Vec<Box<str>>,
+        /// The node was out of sight, and a pass over all who are watched has come to these, or goes on without having found
+        /// any. Else somebody has begun to watch them.
+        anew: bool,
     },
     /// To every real-time node: transitions.
     Publish(Arc<Decided>),
@@ -150,7 +153,6 @@ pub(super) struct Upstream {
     nodes: Arc<Nodes>,
     lanes: Vec<Lane>,
     outbound: VecDeque<Outbound>,
-    reask: Option<Reask>,
 }
 
 /// What is gathered for one presence node.
@@ -161,6 +163,9 @@ struct Lane {
     /// Those who have just connected.
     fresh: Pack,
     asks: Vec<Box<str>>,
+    /// Those who are watched and must be asked about anew. Some while a pass looks for them, even if it finds nobody.
+    asks_anew: Option<Vec<Box<str>>>,
+    reask: Option<Reask>,
 }
 
 /// A datagram being filled, and those that are full.
@@ -171,14 +176,14 @@ struct Pack {
     entries: u64,
 }
 
-/// A pass over everything that is watched, to ask about what is not confirmed.
+/// A pass over everything that is watched, to ask one node about what is not confirmed.
 #[derive(Clone, Copy, Debug)]
 struct Reask {
-    /// Only those who belong to this node.
-    node: Option<usize>,
     name: Option<usize>,
     slot: u32,
     not_before: Mono,
+    /// Names that have been answered for are passed over.
+    rest: bool,
 }
 
 impl Pack {
@@ -216,7 +221,6 @@ impl Upstream {
             nodes: Arc::clone(nodes),
             lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),
             outbound: VecDeque::new(),
-            reask: None,
         })
     }
 
@@ -233,9 +237,9 @@ impl Upstream {
 
     /// When something is due to leave.
     pub(super) fn next(&self) -> Mono {
-        let dues = self.lanes.iter().map(|lane| lane.paced.due());
-        let reask = self.reask.map_or(Mono::NEVER, |reask| reask.not_before);
-        dues.min().unwrap_or(Mono::NEVER).min(reask)
+        let reask = |lane: &Lane| lane.reask.map_or(Mono::NEVER, |reask| reask.not_before);
+        let dues = self.lanes.iter().map(|lane| lane.paced.due().min(reask(lane)));
+        dues.min().unwrap_or(Mono::NEVER)
     }
 
     fn gather(&mut self, key: &FleetKey, now: Now) -> u64 {
@@ -252,9 +256,13 @@ impl Upstream {
                 }
                 entries += std::mem::take(&mut pack.entries);
             }
+            if let Some(users) = lane.asks_anew.take() {
+                let anew = true;
+                self.outbound.push_back(Outbound::Asks { node, users, anew });
+            }
             if !lane.asks.is_empty() {
-                let users = std::mem::take(&mut lane.asks);
-                self.outbound.push_back(Outbound::Asks { node, users });
+                let (users, anew) = (std::mem::take(&mut lane.asks), false);
+                self.outbound.push_back(Outbound::Asks { node, users, anew });
             }
         }
         entries
@@ -273,6 +281,13 @@ impl Engine {
             self.counters.add(Counter::BeatsSent, entries);
         }
         upstream.outbound.pop_front()
+    }
+
+    /// Whether a user's presence node is the one at this index.
+    pub(super) fn belongs_to(&self, user: User<'_>, node: usize) -> bool {
+        self.upstream
+            .as_ref()
+            .is_some_and(|upstream| upstream.nodes.of(user.as_bytes()) == node)
     }
 
     /// Asks about a user who is about to be watched, if what is known is not what its presence node says.
@@ -302,38 +317,60 @@ impl Engine {
         }
     }
 
-    /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: it was out of sight, and what
-    /// it published meanwhile may be lost. None: about all. `settle`: it may count everybody offline, and must hear of them first.
-    pub(super) fn begin_reask(&mut self, node: Option<usize>, settle: bool, now: Now) {
+    /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: what it published may be lost.
+    pub(super) fn begin_reask(&mut self, node: usize, why: Why, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
-        let not_before = now.mono.plus_ms(if settle { SETTLE_MS } else { 0 });
-        let under_way = upstream.reask;
-        upstream.reask = Some(Reask {
-            node: under_way.map_or(node, |other| node.filter(|_| other.node == node)),
+        let Some(lane) = upstream.lanes.get_mut(node) else {
+            return;
+        };
+        let not_before = now.mono.plus_ms(if why == Why::Back { SETTLE_MS } else { 0 });
+        let under_way = lane.reask;
+        lane.reask = Some(Reask {
             name: Some(usize::MAX),
             slot: 0,
             not_before: under_way.map_or(not_before, |other| other.not_before.max(not_before)),
+            rest: why == Why::Rest && under_way.is_none_or(|other| other.rest),
         });
-        if settle {
+        if why == Why::Back {
             self.upkeep.vouch_in_a_hurry(now.mono);
         }
     }
 
-    /// A bounded piece of the pass. Whoever is watched by name is asked about, answered for or not.
+    /// Mail was lost: begins to ask about those whom it may have told of.
+    pub(super) fn reask_rest(&mut self, now: Now) {
+        let nodes = self.upstream.as_ref().map_or(0, |upstream| upstream.lanes.len());
+        (0..nodes).for_each(|node| self.begin_reask(node, Why::Rest, now));
+    }
+
+    /// A bounded piece of the passes. Whoever is watched by name is asked about, answered for or not.
     pub(super) fn reask_slice(&mut self, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
-        let Some(mut reask) = upstream.reask.filter(|reask| now.mono >= reask.not_before) else {
-            return;
-        };
-        let (nodes, lanes) = (&upstream.nodes, &mut upstream.lanes);
+        let due = |lane: &Lane| lane.reask.filter(|reask| now.mono >= reask.not_before);
+        let mut first = None;
+        for (node, lane) in upstream.lanes.iter_mut().enumerate() {
+            if let Some(reask) = due(lane) {
+                lane.asks_anew.get_or_insert_default();
+                first = first.or(Some((node, reask)));
+            }
+        }
+        let Some((node, mut reask)) = first else { return };
+        let nodes = &upstream.nodes;
+        let lane = &mut upstream.lanes[node];
+        let asks = lane.asks_anew.get_or_insert_default();
         let mut ask = |user: &str| {
-            let node = nodes.of(user.as_bytes());
-            if reask.node.is_none_or(|lost| lost == node) {
-                lanes[node].asks.push(user.into());
+            if nodes.of(user.as_bytes()) == node {
+                asks.push(user.into());
             }
         };
         if let Some(end) = reask.name {
-            reask.name = self.watches.names_below(end, REASKED_PER_CALL as usize, &mut ask);
+            let rest = reask.rest;
+            reask.name = self
+                .watches
+                .names_below(end, REASKED_PER_CALL as usize, |user, answered| {
+                    if !(rest && answered) {
+                        ask(user);
+                    }
+                });
         } else {
             let end = self.presence.users().min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {
@@ -344,7 +381,7 @@ impl Engine {
             reask.slot = end;
         }
         let done = reask.name.is_none() && reask.slot >= self.presence.users();
-        upstream.reask = (!done).then_some(reask);
+        lane.reask = (!done).then_some(reask);
     }
 }
 
