@@ -121,7 +121,7 @@ impl Inquiry {
         if anew {
             // Some may have been pending already: they are before those who are now the last.
             self.anew = self.queued;
-            self.anew_until = now.plus_ms(PROBE_MS);
+            self.anew_until = self.anew_until.max(now.plus_ms(PROBE_MS));
         }
         if !self.pending.is_empty() && now >= self.settle_until {
             self.next_at = self.next_at.min(now);
@@ -172,7 +172,8 @@ impl Inquiry {
             self.instance = Some(instance);
             self.settle_until = match sighting {
                 Sighting::Back => now.plus_ms(SETTLE_MS),
-                _ => now,
+                // The shards wait as long, if it comes soon after that.
+                _ => self.settle_until,
             };
             // They will be asked about with all others.
             self.forget();
