@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 
 use super::STATES_PER_REQUEST_MAX;
 use super::backoff::Backoff;
+use crate::engine::SETTLE_MS;
 use crate::time::Mono;
 
 /// Time between two requests when there is nothing to ask, in ms: so soon a silent node is noticed.
@@ -22,8 +23,11 @@ const PENDING_MAX: usize = 1 << 20;
 pub enum Sighting {
     /// Nothing new.
     Same,
-    /// It is in sight, and what it published before may be lost: ask for everything that is watched and its.
+    /// It is in sight for the first time, or another life of it is: what it published before may be lost. Ask for everything that
+    /// is watched and its.
     Found,
+    /// It is in sight again. The same, but it may have heard no beats meanwhile: vouch first.
+    Back,
     /// It is out of sight.
     Lost,
 }
@@ -37,6 +41,7 @@ pub struct Inquiry {
     in_flight: Option<Vec<Box<str>>>,
     /// The life of the node that answered last; None while it is out of sight.
     instance: Option<u64>,
+    was_lost: bool,
     /// Everything that was to be asked anew since it was found has been answered.
     caught_up: bool,
     /// Users that became pending, and users answered for, since the node was found.
@@ -44,7 +49,7 @@ pub struct Inquiry {
     answered: u64,
     /// `queued` after the last that was asked anew: so many must be answered for.
     anew: u64,
-    /// When no more are expected to be asked anew: an interval after the last.
+    /// When no more are expected to be asked anew: an interval after the last, and not before that has begun.
     anew_until: Mono,
     overflowed: bool,
     users_per_request: usize,
@@ -60,6 +65,7 @@ impl Inquiry {
             asked: HashSet::default(),
             in_flight: None,
             instance: None,
+            was_lost: false,
             caught_up: false,
             queued: 0,
             answered: 0,
@@ -111,7 +117,7 @@ impl Inquiry {
         if anew {
             // Some may have been pending already: they are before those who are now the last.
             self.anew = self.queued;
-            self.anew_until = now.plus_ms(PROBE_MS);
+            self.anew_until = self.anew_until.max(now.plus_ms(PROBE_MS));
         }
         if !self.pending.is_empty() {
             self.next_at = self.next_at.min(now);
@@ -153,14 +159,18 @@ impl Inquiry {
             self.instance = Some(instance);
             // They will be asked about with all others.
             self.forget();
-            self.anew_until = now.plus_ms(PROBE_MS);
+            self.anew_until = now.plus_ms(SETTLE_MS + PROBE_MS);
         }
         self.next_at = if self.pending.is_empty() {
             now.plus_ms(PROBE_MS)
         } else {
             now
         };
-        if found { Sighting::Found } else { Sighting::Same }
+        match found {
+            true if std::mem::take(&mut self.was_lost) => Sighting::Back,
+            true => Sighting::Found,
+            false => Sighting::Same,
+        }
     }
 
     /// The request was refused as too long (413): shorter ones are made of it.
@@ -178,7 +188,10 @@ impl Inquiry {
         self.forget();
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
         match self.instance.take() {
-            Some(_) => Sighting::Lost,
+            Some(_) => {
+                self.was_lost = true;
+                Sighting::Lost
+            }
             None => Sighting::Same,
         }
     }
@@ -245,7 +258,15 @@ mod tests {
         assert_eq!(inquiry.handle_failure(retry), Sighting::Same);
         let retry = inquiry.next();
         inquiry.poll_request(retry);
-        assert_eq!(inquiry.handle_answer(7, retry), Sighting::Found);
+        assert_eq!(inquiry.handle_answer(7, retry), Sighting::Back);
+        let mut now = retry;
+        for ms in (0..=SETTLE_MS).step_by(PROBE_MS as usize) {
+            assert!(!inquiry.is_caught_up(), "{ms} ms after");
+            now = inquiry.next();
+            inquiry.poll_request(now);
+            assert_eq!(inquiry.handle_answer(7, now), Sighting::Same);
+        }
+        assert!(inquiry.is_caught_up() && now == retry.plus_ms(SETTLE_MS + PROBE_MS));
     }
 
     #[test]
@@ -253,7 +274,6 @@ mod tests {
         let mut inquiry = seen();
         inquiry.poll_request(at(PROBE_MS));
         assert_eq!(inquiry.handle_answer(7, at(PROBE_MS)), Sighting::Same);
-        assert!(inquiry.is_caught_up());
         inquiry.poll_request(at(2 * PROBE_MS));
         assert_eq!(inquiry.handle_answer(8, at(2 * PROBE_MS)), Sighting::Found);
     }
@@ -269,8 +289,14 @@ mod tests {
     #[test]
     fn new_watchers_without_end_do_not_keep_it_behind() {
         let mut inquiry = seen();
-        inquiry.ask(users(&["a"]), true, at(300));
-        for (ms, caught_up) in [(400, false), (1_299, false), (1_300, true), (1_400, true)] {
+        let settled_ms = SETTLE_MS + PROBE_MS;
+        inquiry.ask(users(&["a"]), true, at(SETTLE_MS));
+        for (ms, caught_up) in [
+            (400, false),
+            (settled_ms - 1, false),
+            (settled_ms, true),
+            (settled_ms + 1, true),
+        ] {
             assert_eq!(
                 ask_and_answer(&mut inquiry, &format!("new at {ms}"), at(ms)),
                 caught_up,
@@ -285,18 +311,19 @@ mod tests {
         let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
         inquiry.ask(many, true, at(10));
         for caught_up in [false, true] {
-            assert!(inquiry.poll_request(at(2_000)).is_some());
-            inquiry.ask(users(&["new"]), false, at(2_000));
-            inquiry.handle_answer(7, at(2_000));
+            let now = at(SETTLE_MS + PROBE_MS);
+            assert!(inquiry.poll_request(now).is_some());
+            inquiry.ask(users(&["new"]), false, now);
+            inquiry.handle_answer(7, now);
             assert_eq!(inquiry.is_caught_up(), caught_up);
         }
         // A pass that goes on says so, even if it finds nobody.
         let mut inquiry = seen();
-        for ms in [900, 1_800, 2_700] {
+        for ms in [900, 1_800, 2_700].map(|ms| SETTLE_MS + ms) {
             inquiry.ask(Vec::new(), true, at(ms));
             assert!(!ask_and_answer(&mut inquiry, "new", at(ms)), "{ms}");
         }
-        assert!(ask_and_answer(&mut inquiry, "new", at(2_700 + PROBE_MS)));
+        assert!(ask_and_answer(&mut inquiry, "new", at(SETTLE_MS + 2_700 + PROBE_MS)));
     }
 
     #[test]

@@ -245,7 +245,7 @@ fn publish(peer: &Peer, station: &Station<Publisher>, shared: &Shared) {
             behind: false,
         };
         shared.note(&mut standing, after);
-        if shared.is_stopping() && (link.is_empty() || link.is_failing()) {
+        if shared.is_stopping() && (link.is_failing() || link.next() > boottime()) {
             return;
         }
         let Some(put) = link.poll_request(&shared.presence, shared.clock.now()) else {
@@ -262,7 +262,7 @@ fn publish(peer: &Peer, station: &Station<Publisher>, shared: &Shared) {
             if link.is_failing() {
                 tracing::info!(node = peer.base(), "the real-time node answers again");
             }
-            link.handle_done();
+            link.handle_done(boottime());
             if let Ok(Said { status: 200, body, .. }) = said {
                 let refused = refused_of(&body);
                 shared.board.process.add(Counter::RelayStatesRefused, refused);
@@ -337,13 +337,14 @@ fn inquire(
         };
         match sighting {
             Sighting::Same => {}
-            Sighting::Found => {
+            Sighting::Found | Sighting::Back => {
                 shared.board.process.add(Counter::RelayReasks, 1);
                 tracing::info!(
                     node = peer.base(),
                     "the presence node is in sight; asking it about everybody who is watched"
                 );
-                tell(&Mail::Reask { node });
+                let settle = sighting == Sighting::Back;
+                tell(&Mail::Reask { node, settle });
             }
             Sighting::Lost => tracing::warn!(
                 node = peer.base(),

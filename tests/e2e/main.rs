@@ -9,10 +9,13 @@ mod metrics;
 mod netns;
 mod process;
 mod stream;
+mod terminal;
 
 mod drain;
 mod ids;
 mod limits;
+mod memory;
+mod pinning;
 mod presence;
 mod readers;
 mod restart;
@@ -22,3 +25,4 @@ mod stall;
 mod start;
 mod store;
 mod tools;
+mod vanished;
