@@ -39,6 +39,8 @@ pub struct Publisher {
     /// Those in `order`.
     waiting: HashSet<Slot, foldhash::fast::RandomState>,
     in_flight: Option<Vec<Slot>>,
+    /// When the last request began.
+    begun: Mono,
     states_per_request: usize,
     next_at: Mono,
     /// Since when requests have failed.
@@ -53,6 +55,7 @@ impl Publisher {
             order: VecDeque::new(),
             waiting: HashSet::default(),
             in_flight: None,
+            begun: Mono::default(),
             states_per_request: STATES_PER_REQUEST_MAX,
             next_at: Mono::default(),
             failing_since: None,
@@ -136,6 +139,7 @@ impl Publisher {
             "/v1/presence".to_owned()
         };
         self.in_flight = Some(slots);
+        self.begun = now.mono;
         Some(Put {
             path,
             body,
@@ -167,7 +171,8 @@ impl Publisher {
                 self.order.push_front(slot);
             }
         }
-        self.failing_since.get_or_insert(now);
+        // It may have been out of reach for as long as the request took to fail.
+        self.failing_since.get_or_insert(self.begun);
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
     }
 }
@@ -294,6 +299,19 @@ mod tests {
         assert_eq!(told, [false, true], "{body}");
         node.publisher.handle_done(at(ms + SETTLE_MS).mono);
         assert!(node.publisher.is_empty() && !node.publisher.is_failing());
+    }
+
+    #[test]
+    fn a_request_that_was_not_answered_in_time_is_an_outage() {
+        let empty = Some(("/v1/presence".into(), "{\"presence\":[]}".into()));
+        for (failed_after_ms, next) in [(OUTAGE_MS, empty), (100, None)] {
+            let mut node = Node::new();
+            node.beat("x", 2_000);
+            let first = node.put(2_000);
+            node.publisher.handle_failure(false, at(2_000 + failed_after_ms).mono);
+            // Refused at once: it is told again as it was.
+            assert_eq!(node.put(2_200 + failed_after_ms), next.or(first));
+        }
     }
 
     #[test]

@@ -253,6 +253,10 @@ fn a_link_that_is_cut_for_longer_than_a_silence_is_repaired() {
             watcher.expect_no_flip(&users);
             assert_eq!(Watcher::new(node.front(), &users).view(), watcher.view());
         }
+        // They have tried to say so, in vain.
+        for node in &split.presence {
+            node.server().expect_metric("greendot_nodes_down", |down| down == 2.0);
+        }
         let told_before: Vec<BTreeMap<String, usize>> = crowd.watchers.iter().map(counts).collect();
 
         split.heal();
