@@ -12,6 +12,7 @@ mod http;
 mod inquiry;
 mod link;
 mod publisher;
+mod socket;
 
 pub use beats::BeatSender;
 pub use http::Peer;
