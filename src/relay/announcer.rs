@@ -40,6 +40,8 @@ pub struct Announcer {
     /// Those in `order`.
     waiting: HashSet<Slot, foldhash::fast::RandomState>,
     in_flight: Option<Vec<Slot>>,
+    /// When the last request began.
+    begun: Mono,
     states_per_request: usize,
     next_at: Mono,
     /// When an empty request is due.
@@ -56,6 +58,7 @@ impl Announcer {
             order: VecDeque::new(),
             waiting: HashSet::default(),
             in_flight: None,
+            begun: Mono::default(),
             states_per_request: STATES_PER_REQUEST_MAX,
             next_at: Mono::default(),
             probe_at: Mono::default(),
@@ -138,6 +141,7 @@ impl Announcer {
             "/v1/presence".to_owned()
         };
         self.in_flight = Some(slots);
+        self.begun = now.mono;
         Some(Put {
             path,
             body,
@@ -177,7 +181,8 @@ impl Announcer {
                 self.order.push_front(slot);
             }
         }
-        self.failing_since.get_or_insert(now);
+        // It may have been out of reach for as long as the request took to fail.
+        self.failing_since.get_or_insert(self.begun);
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
         self.probe_at = self.next_at;
     }
@@ -310,6 +315,19 @@ mod tests {
         assert_eq!(told, [false, true], "{body}");
         node.announcer.handle_done(at(ms + SETTLE_MS).mono);
         assert!(node.announcer.is_empty() && !node.announcer.is_failing());
+    }
+
+    #[test]
+    fn a_request_that_was_not_answered_in_time_is_an_outage() {
+        let empty = Some(("/v1/presence".into(), "{\"presence\":[]}".into()));
+        for (failed_after_ms, next) in [(OUTAGE_MS, empty), (100, None)] {
+            let mut node = Node::new();
+            node.beat("x", 2_000);
+            let first = node.put(2_000);
+            node.announcer.handle_failure(false, at(2_000 + failed_after_ms).mono);
+            // Refused at once: it is told again as it was.
+            assert_eq!(node.put(2_200 + failed_after_ms), next.or(first));
+        }
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use ureq::unversioned::resolver::DefaultResolver;
+
+use super::socket::Connect;
 use crate::engine::NODE_HEADER;
 use crate::time::Unix;
 
@@ -40,7 +43,7 @@ impl Remote {
             .user_agent(concat!("greendot/", env!("CARGO_PKG_VERSION")))
             .build();
         Remote {
-            agent: ureq::Agent::new_with_config(config),
+            agent: ureq::Agent::with_parts(config, Connect, DefaultResolver::default()),
             base,
             authorization: format!("Bearer {token}"),
             instance,

@@ -52,7 +52,7 @@ pub struct Inquiry {
     answered: u64,
     /// `queued` after the last that was asked anew: so many must be answered for.
     anew: u64,
-    /// When no more are expected to be asked anew: an interval after the last.
+    /// When no more are expected to be asked anew: an interval after the last, and not before that has begun.
     anew_until: Mono,
     overflowed: bool,
     users_per_request: usize,
@@ -311,8 +311,14 @@ mod tests {
     #[test]
     fn new_watchers_without_end_do_not_keep_it_behind() {
         let mut inquiry = seen();
-        inquiry.ask(users(&["a"]), true, at(300));
-        for (ms, caught_up) in [(400, false), (1_299, false), (1_300, true), (1_400, true)] {
+        let settled_ms = SETTLE_MS + PROBE_MS;
+        inquiry.ask(users(&["a"]), true, at(SETTLE_MS));
+        for (ms, caught_up) in [
+            (400, false),
+            (settled_ms - 1, false),
+            (settled_ms, true),
+            (settled_ms + 1, true),
+        ] {
             assert_eq!(
                 ask_and_answer(&mut inquiry, &format!("new at {ms}"), at(ms)),
                 caught_up,
@@ -327,18 +333,19 @@ mod tests {
         let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
         inquiry.ask(many, true, at(10));
         for caught_up in [false, true] {
-            assert!(inquiry.poll_request(at(2_000)).is_some());
-            inquiry.ask(users(&["new"]), false, at(2_000));
-            inquiry.handle_answer(7, at(2_000));
+            let now = at(SETTLE_MS + PROBE_MS);
+            assert!(inquiry.poll_request(now).is_some());
+            inquiry.ask(users(&["new"]), false, now);
+            inquiry.handle_answer(7, now);
             assert_eq!(inquiry.is_caught_up(), caught_up);
         }
         // A pass that goes on says so, even if it finds nobody.
         let mut inquiry = seen();
-        for ms in [900, 1_800, 2_700] {
+        for ms in [900, 1_800, 2_700].map(|ms| SETTLE_MS + ms) {
             inquiry.ask(Vec::new(), true, at(ms));
             assert!(!ask_and_answer(&mut inquiry, "new", at(ms)), "{ms}");
         }
-        assert!(ask_and_answer(&mut inquiry, "new", at(2_700 + PROBE_MS)));
+        assert!(ask_and_answer(&mut inquiry, "new", at(SETTLE_MS + 2_700 + PROBE_MS)));
     }
 
     #[test]

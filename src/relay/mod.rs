@@ -12,6 +12,7 @@ mod beats;
 mod http;
 mod inquiry;
 mod link;
+mod socket;
 
 pub use announcer::{Announcer, Put};
 pub use beats::BeatSender;
