@@ -547,3 +547,34 @@ impl Series {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Scenario};
+
+    #[test]
+    fn a_watcher_is_ready_when_it_was_told_of_everybody() {
+        let cli = <Cli as clap::Parser>::parse_from(["loadgen", "fanout", "--watchers", "1", "--publishers", "2"]);
+        let Scenario::Fanout(args) = &cli.scenario else {
+            panic!("fanout was asked for")
+        };
+        let mut watchers = Watchers::new(&cli.common, args, 1);
+        let ids = [0, 1].map(|p| String::from_utf8_lossy(&watchers.population.id(FIRST_PUBLISHER + p)).into_owned());
+        let record = |publisher: usize, status: &str, time: &str| {
+            let id = &ids[publisher];
+            format!("{{\"user\":\"{id}\",\"status\":\"{status}\",\"since\":{time},\"last_active\":{time}}}")
+        };
+        let mut tell = |name: &[u8], data: String| {
+            let data = data.into_bytes().into();
+            watchers.event(0, 0, &Event { name, data }, Lasting::default());
+            (watchers.ready, watchers.unreadable, watchers.ledger.deliveries())
+        };
+        let both = format!("{},{}", record(0, "offline", "5"), record(1, "unknown", "null"));
+        assert_eq!(tell(b"snapshot", format!("{{\"presence\":[{both}]}}")), (0, 0, 0));
+        assert_eq!(tell(b"presence", record(1, "offline", "null")), (1, 0, 0));
+        // Known by now: a state without a time is none.
+        assert_eq!(tell(b"presence", record(1, "offline", "null")), (1, 1, 0));
+        assert_eq!(tell(b"presence", record(1, "unknown", "null")), (1, 2, 0));
+    }
+}

@@ -410,3 +410,60 @@ impl Handler for World<'_> {
         self.acts.push(Reverse((back_us, Act::Return(conn))));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Scenario};
+    use std::borrow::Cow;
+
+    const EVENT_NAMES: [&[u8]; 2] = [b"snapshot", b"presence"];
+
+    fn tell(world: &mut World<'_>, snapshot: bool, status: &str, since: Option<u64>) {
+        let user = world.population.id(world.first_user);
+        let user = String::from_utf8_lossy(&user);
+        let time = since.map_or("null".to_owned(), |ms| ms.to_string());
+        let record = format!("{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{time},\"last_active\":{time}}}");
+        let data = if snapshot {
+            format!("{{\"presence\":[{record}]}}")
+        } else {
+            record
+        };
+        let name = EVENT_NAMES[usize::from(!snapshot)];
+        let data = Cow::Owned(data.into_bytes());
+        world.event(0, 0, &Event { name, data }, Lasting::default());
+    }
+
+    /// Contact 0 as it is known, and what was found wrong: unreadable, told twice.
+    fn view(world: &World<'_>) -> (bool, bool, u64, [u64; 2]) {
+        let contact = &world.watchers[0].contacts[0];
+        let wrong = [world.found.unreadable, world.found.doubled];
+        (contact.unknown, contact.online, contact.since, wrong)
+    }
+
+    #[test]
+    fn what_is_unknown_is_not_told_yet() {
+        let line = ["loadgen", "churn", "--users", "1", "--watchers", "1", "--contacts", "1"];
+        let cli = <Cli as clap::Parser>::parse_from(line);
+        let Scenario::Churn(args) = &cli.scenario else {
+            panic!("churn was asked for")
+        };
+        let mut world = World::new(&cli.common, args, Share { first: 0, count: 1 });
+        tell(&mut world, true, "unknown", None);
+        assert_eq!(view(&world), (true, false, 0, [0, 0]));
+        assert!(world.watchers[0].told);
+        // Never seen: there is no time.
+        tell(&mut world, false, "offline", None);
+        assert_eq!(view(&world), (false, false, 0, [0, 0]));
+        tell(&mut world, false, "online", Some(7));
+        assert_eq!(view(&world), (false, true, 7, [0, 0]));
+        // A node that was restarted tells again what had been told, once.
+        tell(&mut world, true, "unknown", None);
+        tell(&mut world, false, "online", Some(7));
+        assert_eq!(view(&world), (false, true, 7, [0, 0]));
+        tell(&mut world, false, "online", Some(7));
+        assert_eq!(view(&world), (false, true, 7, [0, 1]));
+        tell(&mut world, false, "offline", None);
+        assert_eq!(view(&world), (false, true, 7, [1, 1]));
+    }
+}
