@@ -6,12 +6,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use greendot::wire::nodes::Nodes;
 use greendot_loadgen::http::Client;
+use greendot_loadgen::population::Population;
 
 use super::{generate, listening, program, value};
 
 struct Split {
     nodes: Vec<Child>,
+    /// HTTP address and name of each presence node.
+    presence: Vec<(SocketAddr, String)>,
     /// The flags that name all nodes to the generator.
     flags: Vec<String>,
     folder: tempfile::TempDir,
@@ -71,6 +75,7 @@ fn split() -> Option<Split> {
 
     let mut split = Split {
         nodes: Vec::new(),
+        presence: [first, second].map(|(http, udp)| (http, udp.to_string())).into(),
         flags: words(format!(
             "--realtime {} --realtime {} --presence {} --presence {}",
             realtime[0], realtime[1], presence[0], presence[1]
@@ -147,6 +152,24 @@ fn fanout_by_datagram_request_and_put() {
         let report = run(&split, &format!("{fanout} --cause {way} --seed {seed}"));
         let told = ["deliveries", "coalesced", "missing"].map(|name| value(&report, name));
         assert_eq!(told, [1_000.0, 0.0, 0.0], "{way}");
+        check_homes(&split, seed as u64, *way == "put");
+    }
+}
+
+/// Each publisher of a fanout is known to the presence node that it belongs to, and to no other; to none if it was only put.
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn check_homes(split: &Split, seed: u64, only_put: bool) {
+    let nodes = Nodes::new(split.presence.iter().map(|(_, name)| name.as_str()));
+    let population = Population::new(seed);
+    for publisher in (1 << 32)..(1 << 32) + 5 {
+        let id = population.id(publisher);
+        for (node, (http, _)) in split.presence.iter().enumerate() {
+            let path = format!("/v1/presence/{}", String::from_utf8_lossy(&id));
+            let answer = Client::connect(*http).unwrap().call("GET", &path, b"").unwrap();
+            let record: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            let known = record["since"].is_u64();
+            assert_eq!(known, !only_put && nodes.of(&id) == node, "{record} at node {node}");
+        }
     }
 }
 
