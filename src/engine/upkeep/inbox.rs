@@ -100,7 +100,8 @@ impl Engine {
         let presence = &self.presence;
         resync.name = self.watches.names_from(from, CONNS_PER_CALL as usize, |name| {
             let slot = User::parse(name.as_bytes()).ok().and_then(|user| presence.lookup(user));
-            found.extend(slot);
+            // A slot of which a mirror knows nothing says less than the name, which may have been answered for.
+            found.extend(slot.filter(|slot| presence.state(*slot, now).known));
         });
         for slot in found {
             let online = self.presence.state(slot, now).online;
