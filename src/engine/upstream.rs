@@ -7,12 +7,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
+
 use super::mail::{Decided, Mail};
 use super::{Engine, Role};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Source};
-use crate::realtime::watches::Target;
+use crate::realtime::watches::{Marked, Target};
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::beat::{FleetKey, Writer};
@@ -92,6 +94,8 @@ pub struct Answered {
     pub decided: Decided,
     /// Who has never been seen and has no slot.
     pub unseen: Vec<Box<str>>,
+    /// All others who were answered for, news or not.
+    pub sure: Vec<Slot>,
 }
 
 /// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by [`Mail::Answered`]. Returns
@@ -103,6 +107,7 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
             transitions: Vec::new(),
         },
         unseen: Vec::new(),
+        sure: Vec::new(),
     };
     let mut refused = 0;
     for told in answers {
@@ -127,6 +132,7 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
         };
         let news = presence.adopt(slot, told, Source::Answered(as_of), now);
         answered.decided.transitions.extend(news);
+        answered.sure.push(slot);
     }
     (answered, refused)
 }
@@ -144,6 +150,9 @@ pub(super) struct Upstream {
     lanes: Vec<Lane>,
     outbound: VecDeque<Outbound>,
     reask: Option<Reask>,
+    /// Slots that were asked about and whose answer has not come by mail: this shard's streams have not been told it, even if the
+    /// mirror has it.
+    unsure: HashSet<u32, foldhash::fast::RandomState>,
 }
 
 /// What is gathered for one presence node.
@@ -209,6 +218,7 @@ impl Upstream {
             lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),
             outbound: VecDeque::new(),
             reask: None,
+            unsure: HashSet::default(),
         })
     }
 
@@ -279,6 +289,24 @@ impl Engine {
         };
         if !sure {
             upstream.ask(user);
+            upstream.unsure.extend(target.as_slot());
+        }
+    }
+
+    /// Whether this shard has yet to hear the answer about somebody whom the stream watches.
+    pub(super) fn awaits_answer(&self, conn: u32) -> bool {
+        let Some(upstream) = &self.upstream else { return false };
+        self.watches.any(conn, |watched| match watched {
+            Marked::Slot(slot) => upstream.unsure.contains(&slot),
+            Marked::Name { answered, .. } => !answered,
+        })
+    }
+
+    /// All that mail could have told has been told from the published states.
+    pub(super) fn resync_done(&mut self) {
+        if let Some(upstream) = &mut self.upstream {
+            let open = |slot: u32| !self.presence.is_confirmed(Slot::new(slot));
+            upstream.unsure.retain(|slot| open(*slot));
         }
     }
 
@@ -295,6 +323,11 @@ impl Engine {
             self.watches
                 .answer(user, |conn| self.queue.push(conn, self.conns.at(conn), at));
         }
+        if let Some(upstream) = &mut self.upstream {
+            for slot in &answered.sure {
+                upstream.unsure.remove(&slot.index());
+            }
+        }
     }
 
     /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: it was out of sight, and what
@@ -305,6 +338,8 @@ impl Engine {
                 Some(under_way) if under_way.node != node => None,
                 _ => node,
             };
+            // Of those whom nobody watches any more no answer need come.
+            upstream.unsure.retain(|slot| self.watches.is_watched(*slot));
             upstream.reask = Some(Reask {
                 node,
                 name: Some(0),
@@ -317,7 +352,7 @@ impl Engine {
     pub(super) fn reask_slice(&mut self) {
         let Some(upstream) = &mut self.upstream else { return };
         let Some(mut reask) = upstream.reask else { return };
-        let (nodes, lanes) = (&upstream.nodes, &mut upstream.lanes);
+        let (nodes, lanes, unsure) = (&upstream.nodes, &mut upstream.lanes, &mut upstream.unsure);
         let mut ask = |user: &str| {
             let node = nodes.of(user.as_bytes());
             if reask.node.is_none_or(|lost| lost == node) {
@@ -331,6 +366,7 @@ impl Engine {
             for slot in (reask.slot..end).map(Slot::new) {
                 if self.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot) {
                     ask(self.presence.user(slot).as_str());
+                    unsure.insert(slot.index());
                 }
             }
             reask.slot = end;
@@ -343,6 +379,6 @@ impl Engine {
 impl Mail {
     /// What answers amount to in a turn's budget.
     pub(super) fn weight_of_answers(answered: &Answered) -> usize {
-        1 + (answered.decided.transitions.len() + answered.unseen.len()) / 64
+        1 + (answered.sure.len() + answered.unseen.len()) / 64
     }
 }

@@ -92,6 +92,9 @@ impl Engine {
         }
         let done = resync.name.is_none() && resync.slot >= self.presence.users();
         self.upkeep.resync = (!done).then_some(resync);
+        if done {
+            self.resync_done();
+        }
     }
 
     /// Names that have got a slot since: the first transition that would have said so may be lost.
