@@ -29,8 +29,8 @@ use links::Call;
 use node::{Conn, Node};
 
 /// Seeds of a test run, and those of them that are new each time.
-const SEEDS: u64 = 100;
-const FRESH_SEEDS: u64 = 10;
+const SEEDS: u64 = 200;
+const FRESH_SEEDS: u64 = 20;
 const STEPS: u32 = 500;
 /// Turns at one moment after which an engine is found to spin.
 const SPIN_TURNS: u32 = 20_000;
