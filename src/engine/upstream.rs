@@ -297,7 +297,7 @@ impl Engine {
     pub(super) fn awaits_answer(&self, conn: u32) -> bool {
         let Some(upstream) = &self.upstream else { return false };
         self.watches.any(conn, |watched| match watched {
-            Marked::Slot(slot) => upstream.unsure.contains(&slot),
+            Marked::Slot(slot) => upstream.unsure.contains(&slot) || !self.presence.is_confirmed(Slot::new(slot)),
             Marked::Name { answered, .. } => !answered,
         })
     }

@@ -344,7 +344,7 @@ mod tests {
         assert!(presence.is_confirmed(bob));
         presence.unconfirm(|user| user.as_str() == "bob");
         assert!(!presence.is_confirmed(bob));
-        assert_eq!(presence.state(bob, at(6_000)), state(true, true, 5_000, 5_000));
+        assert_eq!(presence.state(bob, at(6_000)), state(true, true, 5_000, 5_400));
         assert_eq!(
             presence.adopt(bob, &told(false, 4_000, 4_000), Source::Published, at(6_000)),
             None
