@@ -4,6 +4,7 @@
 //! by itself. Nothing here runs while the node serves.
 
 mod fleet_key;
+mod heap;
 mod relays;
 mod signals;
 
@@ -88,6 +89,7 @@ impl std::error::Error for ServeFault {}
 
 /// Serves until SIGTERM or SIGINT, drains, and closes the store. Logs through `tracing`, which the caller has set up.
 pub fn run(config: Config) -> Result<(), ServeFault> {
+    heap::set_up();
     if let Err(error) = limits::raise_nofile() {
         tracing::warn!(%error, "the soft limit of file descriptors stays as it is");
     }
@@ -120,9 +122,16 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let shards =
         shard::spawn(bound, parts, &board, &clock, &drained_sender).map_err(ServeFault::os("start the shards"))?;
     let links = relay.start(&shards)?;
+    // A mirror has nothing to write back.
     let flusher = match report {
-        Some(_) => Some(Flushing::start(&config, &presence, &board, &clock)?),
+        Some(_) => Some(start_flusher(&config, &presence, &board, &clock)?),
         None => None,
+    };
+    let heap = {
+        let board = Arc::clone(&board);
+        Background::start("heap", "start the thread that gives memory back", move |stop| {
+            heap::give_back_until(stop, &board);
+        })?
     };
 
     let udp_part = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
@@ -156,6 +165,7 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     drain(&shards, shard_count, config.settings.drain_ms, &drained);
     shards.stop();
     links.stop();
+    heap.stop();
     if let Some(flusher) = flusher {
         flusher.stop();
         presence
@@ -206,28 +216,39 @@ fn open_presence(
     Ok((presence, Some(report)))
 }
 
-/// The background write-back, running.
-struct Flushing {
+fn start_flusher(
+    config: &Config,
+    presence: &Arc<Presence>,
+    board: &Arc<Board>,
+    clock: &Arc<Clock>,
+) -> Result<Background, ServeFault> {
+    let flusher = presence.flusher(config.flush_bytes_per_second_max);
+    let (board, clock) = (Arc::clone(board), Arc::clone(clock));
+    Background::start("flusher", "start the flusher", move |stop| {
+        flush_until(stop, flusher, &board, &clock);
+    })
+}
+
+/// A thread that works until it is stopped.
+struct Background {
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Flushing {
+impl Background {
+    /// `work` ends when the sender of what it is given is gone.
     fn start(
-        config: &Config,
-        presence: &Arc<Presence>,
-        board: &Arc<Board>,
-        clock: &Arc<Clock>,
-    ) -> Result<Flushing, ServeFault> {
+        name: &str,
+        doing: &'static str,
+        work: impl FnOnce(&Receiver<()>) + Send + 'static,
+    ) -> Result<Background, ServeFault> {
         let (stop, stopped) = bounded(0);
-        let flusher = presence.flusher(config.flush_bytes_per_second_max);
-        let (board, clock) = (Arc::clone(board), Arc::clone(clock));
-        let thread = shard::vital_thread("flusher".into(), move || {
-            flush_until(&stopped, flusher, &board, &clock);
+        let thread = shard::vital_thread(name.into(), move || {
+            work(&stopped);
             Ok(())
-        })
-        .map_err(ServeFault::os("start the flusher"))?;
-        Ok(Flushing { stop, thread })
+        });
+        let thread = thread.map_err(ServeFault::os(doing))?;
+        Ok(Background { stop, thread })
     }
 
     fn stop(self) {

@@ -319,6 +319,21 @@ fn a_wall_clock_set_back_while_closed_is_doubted() {
     );
 }
 
+/// The clock goes back and the process dies before it has seen that: stamps from the future tell.
+#[test]
+fn a_wall_clock_set_back_unseen_is_doubted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (presence, _) = open(dir.path(), 1, 0);
+    beat(&presence, "ann", 50_000);
+    drop(presence);
+    let (presence, _) = open(dir.path(), 1, 20_000);
+    let believed = |ms| presence.resumable(at(ms).unix, at(90_000));
+    assert_eq!(
+        [19_999, 20_000, 50_000 + OFFLINE_AFTER_MS, 50_001 + OFFLINE_AFTER_MS].map(believed),
+        [true, false, false, true]
+    );
+}
+
 #[test]
 fn foreign_other_and_damaged_headers_are_refused() {
     for (at, name) in FILES.iter().enumerate() {

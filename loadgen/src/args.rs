@@ -83,6 +83,9 @@ pub struct Common {
     /// What is measured: greendot, or one of the peers of benches/peers
     #[arg(long, global = true, value_enum, default_value_t = Peer::Greendot)]
     pub peer: Peer,
+    /// Most streams that one process holds; above it several processes share them [default: what the descriptor limit allows]
+    #[arg(long, global = true, value_name = "MAX")]
+    pub streams_per_process: Option<usize>,
     /// The part of all streams that this process holds: FIRST:COUNT
     #[arg(long, global = true, hide = true, value_parser = share)]
     pub share: Option<Share>,

@@ -1,15 +1,16 @@
 //! `beats`: beat datagrams at a rate or flat out, and where they were lost.
 
+mod sender;
+
 use std::io;
-use std::net::UdpSocket;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use greendot::wire::beat::Keys;
-use quinn_udp::{Transmit, UdpSocketState};
+use sender::Sender;
 
 use crate::args::{Common, Peer, duration};
-use crate::cause::{USERS_PER_DATAGRAM, datagram, read_keys, udp_to};
+use crate::cause::{USERS_PER_DATAGRAM, datagram, read_keys};
 use crate::clock;
 use crate::effort::Effort;
 use crate::exposition::Exposition;
@@ -23,9 +24,6 @@ use crate::streams::ProgressLine;
 const SIGNED_BYTES_MAX: usize = 256 << 20;
 /// A longer run signs as it sends: a datagram signed ahead would come too late for `beat_skew_max_ms`.
 const SIGNED_AGE_MAX: Duration = Duration::from_secs(10);
-/// Most bytes that one send may carry, all its datagrams together.
-const SEND_BYTES_MAX: usize = 63 << 10;
-
 /// Flags of `beats`.
 #[derive(Args, Clone, Debug)]
 pub struct BeatsArgs {
@@ -50,69 +48,22 @@ pub struct BeatsArgs {
     /// Source ports; the server's shards are chosen by them
     #[arg(long, default_value_t = 16)]
     pub flows: usize,
-    /// One datagram a system call instead of many (UDP GSO)
-    #[arg(long)]
-    pub no_gso: bool,
+    /// How datagrams are handed to the kernel
+    #[arg(long, value_enum, default_value_t = Batching::Auto)]
+    pub batching: Batching,
 }
 
-/// Sends datagrams, many in one call where the kernel cuts them apart (UDP_SEGMENT).
-struct Sender {
-    flows: Vec<(UdpSocket, UdpSocketState)>,
-    next_flow: usize,
-    target: std::net::SocketAddr,
-    datagrams_per_send: usize,
-    blocked: u64,
-}
-
-impl Sender {
-    fn new(common: &Common, args: &BeatsArgs, datagram_bytes: usize) -> io::Result<Sender> {
-        let flows = (0..args.flows.max(1))
-            .map(|_| {
-                let socket = udp_to(common.udp)?;
-                let state = UdpSocketState::new((&socket).into())?;
-                Ok((socket, state))
-            })
-            .collect::<io::Result<Vec<_>>>()?;
-        let segments_max = flows.first().map_or(1, |(_, state)| state.max_gso_segments());
-        let datagrams_per_send = if args.no_gso {
-            1
-        } else {
-            segments_max.min(SEND_BYTES_MAX / datagram_bytes).max(1)
-        };
-        Ok(Sender {
-            flows,
-            next_flow: 0,
-            target: common.udp,
-            datagrams_per_send,
-            blocked: 0,
-        })
-    }
-
-    /// Sends `datagrams`, each of `datagram_bytes`; true if the kernel took them.
-    fn send(&mut self, datagrams: &[u8], datagram_bytes: usize) -> io::Result<bool> {
-        self.next_flow = (self.next_flow + 1) % self.flows.len();
-        let (socket, state) = &self.flows[self.next_flow];
-        let transmit = Transmit {
-            destination: self.target,
-            ecn: None,
-            contents: datagrams,
-            segment_size: (datagrams.len() > datagram_bytes).then_some(datagram_bytes),
-            src_ip: None,
-        };
-        match state.try_send(socket.into(), &transmit) {
-            Ok(()) => Ok(true),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
-                ) =>
-            {
-                self.blocked += 1;
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
-    }
+/// How many datagrams a system call takes, and in what form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Batching {
+    /// gso where the kernel has it, else mmsg
+    Auto,
+    /// Many as one buffer that the kernel cuts apart (UDP_SEGMENT)
+    Gso,
+    /// Many in one call (sendmmsg)
+    Mmsg,
+    /// One a call
+    None,
 }
 
 /// Datagrams signed before the clock starts, so that a flat-out run measures the server and not the signing; taken in turn,
@@ -201,7 +152,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
         sign(
             round
                 .min(SIGNED_BYTES_MAX / datagram_bytes)
-                .max(sender.datagrams_per_send),
+                .max(sender.datagrams_per_send()),
             &mut bytes,
         );
         signed = Some(Signed {
@@ -257,7 +208,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             let intended_us = start_us + (done as f64 * 1e6 / datagram_rate) as u64;
             lag.record(now_us.saturating_sub(intended_us));
         }
-        let count = (due - done).min(sender.datagrams_per_send as u64) as usize;
+        let count = (due - done).min(sender.datagrams_per_send() as u64) as usize;
         let datagrams = match &mut signed {
             Some(signed) => signed.take(count),
             None => {
@@ -266,11 +217,9 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             }
         };
         let count = (datagrams.len() / datagram_bytes) as u64;
-        if sender.send(datagrams, datagram_bytes)? {
-            sent += count;
-        } else {
-            never_sent += if max { 0 } else { count };
-        }
+        let taken = sender.send(datagrams, datagram_bytes)?;
+        sent += taken;
+        never_sent += if max { 0 } else { count - taken };
     }
     let elapsed_us = clock::now_us() - start_us;
     let busy = effort.busy(waited_us);
@@ -285,13 +234,16 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     report.value("users", args.users as f64);
     report.value("entries_per_datagram", entries);
     report.value("datagram_bytes", datagram_bytes as f64);
-    report.value("datagrams_per_send", sender.datagrams_per_send as f64);
+    report.value("datagrams_per_send", sender.datagrams_per_send() as f64);
     report.value("datagrams_sent", sent as f64);
     report.value("datagrams_sent_per_s", sent as f64 / seconds);
     report.value("beats_sent_per_s", sent as f64 * entries / seconds);
     report.value("datagrams_never_sent", never_sent as f64);
-    report.value("sends_refused_by_own_socket", sender.blocked as f64);
+    report.value("sends_refused_by_own_socket", sender.blocked() as f64);
     let lost = after.report(&before, sent, entries, seconds, &mut report);
+    report
+        .notes
+        .push(format!("datagrams were handed to the kernel by {}", sender.way()));
     report.strain(&Strain {
         busy,
         lag_p99_us: lag.percentile_us(99.0),
@@ -317,7 +269,7 @@ fn introduce(
     for (at, users) in all.chunks(part).enumerate() {
         for users in users.chunks(USERS_PER_DATAGRAM) {
             let datagram = datagram(population, users, false, clock::unix_ms(), keys);
-            while !sender.send(&datagram, datagram.len())? {}
+            while sender.send(&datagram, datagram.len())? == 0 {}
         }
         std::thread::sleep(Duration::from_millis(1));
         if at % 64 == 0 {
@@ -451,31 +403,5 @@ mod tests {
         assert_eq!(signed.take(2), [1, 1, 2, 2]);
         assert_eq!(signed.take(2), [3, 3]);
         assert_eq!(signed.take(1), [1, 1]);
-    }
-
-    #[test]
-    fn datagrams_arrive_whole_and_apart() {
-        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-        receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        let args = BeatsArgs {
-            users: 1,
-            rate: 1.0,
-            entries: 1,
-            seconds: Duration::ZERO,
-            introduce: false,
-            shuffle: false,
-            flows: 1,
-            no_gso: false,
-        };
-        let address = receiver.local_addr().unwrap().to_string();
-        let cli = <crate::args::Cli as clap::Parser>::parse_from(["loadgen", "beats", "--udp", &address]);
-        let mut sender = Sender::new(&cli.common, &args, 49).unwrap();
-        let datagrams = [[1; 49], [2; 49], [3; 49]].concat();
-        assert!(sender.send(&datagrams, 49).unwrap());
-        let mut bytes = [0; 100];
-        for number in 1..=3 {
-            assert_eq!(receiver.recv(&mut bytes).unwrap(), 49);
-            assert_eq!(bytes[..49], [number; 49]);
-        }
     }
 }

@@ -1,26 +1,20 @@
 //! The processes that hold the streams, seen from the one that started them.
 //!
-//! Owns the split of N streams into shares below the descriptor limit, the workers' lives, and the sum of what they say.
+//! Owns the sum of what the herds say.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::io;
 use std::time::Duration;
 
-use crate::args::Share;
-use crate::fleet::raise_descriptor_limit;
+use crate::args::Common;
 use crate::herd::{Found, Progress, Word};
 use crate::stats::Latencies;
+use crate::workers::{Workers, share_max, split};
 
-/// Descriptors that a worker needs besides its streams.
-const DESCRIPTORS_RESERVED: u64 = 64;
-
-/// The workers of one run.
+/// The herds of one run.
 pub struct Crew {
-    workers: Vec<Child>,
+    workers: Workers<Word>,
     progress: Vec<Progress>,
     found: Vec<Option<Found>>,
-    words: mpsc::Receiver<(usize, io::Result<Word>)>,
 }
 
 /// What all workers found together.
@@ -52,65 +46,24 @@ pub struct Sum {
     pub gone: Vec<(String, u64)>,
 }
 
-/// `total` streams in shares of at most `share_max`, as equal as can be.
-pub fn split(total: usize, share_max: usize) -> Vec<Share> {
-    let workers = total.div_ceil(share_max.max(1));
-    (0..workers)
-        .map(|worker| {
-            let [first, end] = [worker, worker + 1].map(|w| total * w / workers);
-            Share {
-                first,
-                count: end - first,
-            }
-        })
-        .collect()
-}
-
 impl Crew {
-    /// Starts a worker for each share of `total` streams: this program, with the same arguments.
-    pub fn start(total: usize) -> io::Result<Crew> {
-        let share_max = raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED) as usize;
-        let (sender, words) = mpsc::channel();
-        let mut workers = Vec::new();
-        for (index, share) in split(total, share_max).iter().enumerate() {
-            let mut worker = Command::new(std::env::current_exe()?)
-                .args(std::env::args_os().skip(1))
-                .arg(format!("--share={}:{}", share.first, share.count))
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()?;
-            let out = worker
-                .stdout
-                .take()
-                .ok_or_else(|| io::Error::other("a worker without output"))?;
-            workers.push(worker);
-            let sender = sender.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(out).lines() {
-                    let word = line.and_then(|line| Ok(serde_json::from_str(&line)?));
-                    if sender.send((index, word)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        let count = workers.len();
+    /// Starts a worker for each share of `total` streams.
+    pub fn start(common: &Common, total: usize) -> io::Result<Crew> {
+        let workers = Workers::start(&split(total, share_max(common)))?;
         Ok(Crew {
+            progress: vec![Progress::default(); workers.count()],
+            found: vec![None; workers.count()],
             workers,
-            progress: vec![Progress::default(); count],
-            found: vec![None; count],
-            words,
         })
     }
 
     /// Listens for `wait` and returns the sum of how far all are.
     pub fn listen(&mut self, wait: Duration) -> io::Result<Progress> {
-        match self.words.recv_timeout(wait) {
-            Ok((worker, Ok(Word::Progress(progress)))) => self.progress[worker] = progress,
-            Ok((worker, Ok(Word::Found(found)))) => self.found[worker] = Some(*found),
-            Ok((_, Err(error))) => return Err(error),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("a worker ended before its time")),
+        self.workers.check()?;
+        match self.workers.listen(wait)? {
+            Some((worker, Word::Progress(progress))) => self.progress[worker] = progress,
+            Some((worker, Word::Found(found))) => self.found[worker] = Some(*found),
+            None => {}
         }
         Ok(self.progress.iter().fold(Progress::default(), |sum, p| Progress {
             begun: sum.begun + p.begun,
@@ -122,15 +75,9 @@ impl Crew {
         }))
     }
 
-    /// Gives all workers an order.
+    /// Gives all herds an order.
     pub fn order(&mut self, order: &str) -> io::Result<()> {
-        for worker in &mut self.workers {
-            let Some(input) = &mut worker.stdin else {
-                return Err(io::Error::other("a worker without input"));
-            };
-            writeln!(input, "{order}")?;
-        }
-        Ok(())
+        self.workers.order(order)
     }
 
     /// Has all streams closed and returns what was found.
@@ -139,25 +86,12 @@ impl Crew {
         while self.found.iter().any(Option::is_none) {
             self.listen(Duration::from_secs(30))?;
         }
-        for worker in &mut self.workers {
-            worker.wait()?;
-        }
+        self.workers.wait()?;
         let mut sum = Sum::default();
         for found in self.found.iter().flatten() {
             sum.add(found)?;
         }
         Ok(sum)
-    }
-}
-
-impl Drop for Crew {
-    /// A run that fails leaves no worker behind.
-    fn drop(&mut self) {
-        for worker in &mut self.workers {
-            // One that has ended already is what is wanted.
-            let _ = worker.kill();
-            let _ = worker.wait();
-        }
     }
 }
 
@@ -190,25 +124,5 @@ impl Sum {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_equal_and_complete() {
-        assert_eq!(split(10, 20), [Share { first: 0, count: 10 }]);
-        assert_eq!(
-            split(7, 3),
-            [
-                Share { first: 0, count: 2 },
-                Share { first: 2, count: 2 },
-                Share { first: 4, count: 3 }
-            ]
-        );
-        assert_eq!(split(1_000_000, 19_936).len(), 51);
-        assert_eq!(split(0, 3), []);
     }
 }

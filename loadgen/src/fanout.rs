@@ -1,16 +1,19 @@
 //! `fanout`: transitions on a schedule, and when each watcher was told.
 
+mod reader;
+
 use std::io;
 use std::time::Duration;
 
 use clap::Args;
+use reader::Reader;
 
 use crate::args::{Common, Peer, duration};
 use crate::asks::write_stream_request;
 use crate::cause::Cause;
 use crate::clock;
 use crate::effort::Effort;
-use crate::fleet::{Fleet, Gone, Handler, raise_descriptor_limit};
+use crate::fleet::{Fleet, Gone, Handler};
 use crate::ledger::{Allowance, Ledger};
 use crate::population::Population;
 use crate::procfs;
@@ -20,6 +23,7 @@ use crate::schedule::Schedule;
 use crate::sse::{Event, Lasting};
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
+use crate::workers::{share_max, split};
 
 /// Numbers of the publishers start here, so that they are nobody's who also holds a stream in another run of the seed.
 const FIRST_PUBLISHER: u64 = 1 << 32;
@@ -68,7 +72,11 @@ struct Watchers<'a> {
     args: &'a FanoutArgs,
     common: &'a Common,
     population: Population,
+    /// Watchers whose views the ledger keeps.
+    count: usize,
     ledger: Ledger,
+    /// Deliveries that other processes have in their books.
+    told_elsewhere: u64,
     ready: usize,
     /// Records that each watcher's snapshot has brought; a long snapshot comes in several events.
     snapshot_records: Vec<usize>,
@@ -83,11 +91,15 @@ struct Watchers<'a> {
 
 /// The subcommand.
 pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
-    let limit = raise_descriptor_limit();
-    if args.watchers as u64 + 32 > limit {
+    if let Some(share) = common.share {
+        reader::work(common, args, share)?;
+        return Ok(Report::default());
+    }
+    let shares = split(args.watchers, share_max(common));
+    if shares.len() > 1 && args.lockstep {
         return Err(io::Error::other(format!(
-            "{} watchers need more than the {limit} descriptors allowed",
-            args.watchers
+            "--lockstep needs all watchers in one process, which holds at most {}",
+            share_max(common)
         )));
     }
     let population = Population::new(common.seed);
@@ -98,41 +110,30 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
         cause.change(&population, &publishers, false, clock::unix_ms())?;
         std::thread::sleep(Duration::from_millis(300));
     }
-    let mut fleet = Fleet::new(common.http, 0, args.watchers)?;
-    let start_us = clock::now_us();
-    let mut watchers = Watchers {
-        args,
-        common,
-        population,
-        ledger: Ledger::new(start_us, args.watchers, args.publishers),
-        ready: 0,
-        snapshot_records: vec![0; args.watchers],
-        gone: 0,
-        failed_at_setup: None,
-        online_at_start: 0,
-        unreadable: 0,
-        offline_after_ms: None,
-        last_delivery_us: start_us,
-        started: false,
-    };
+    let mut watchers = Watchers::new(common, args, args.watchers);
     let line = ProgressLine::new(common.quiet);
-    watchers.set_up(&mut fleet, &line)?;
+    let mut reader = Reader::start(common, &shares, &mut watchers, &line)?;
     watchers.check_spacing()?;
 
+    // Stream set-up must not be charged to the first transition.
+    watchers.linger(&mut reader, Duration::from_millis(200))?;
+
     let before = Sample::take(common);
-    let effort = Effort::begin(fleet.asleep_us());
+    let effort = Effort::begin(reader.asleep_us());
     let mut lag = Latencies::default();
     let max = args.rate.is_infinite();
     let first_us = clock::now_us() + if max { 0 } else { 20_000 };
     let series = if max {
-        watchers.back_to_back(&mut fleet, &mut cause, &publishers)?
+        watchers.back_to_back(&mut reader, &mut cause, &publishers)?
     } else {
-        watchers.on_schedule(&mut fleet, &mut cause, &publishers, first_us, &mut lag)?
+        watchers.on_schedule(&mut reader, &mut cause, &publishers, first_us, &mut lag)?
     };
-    let (settled_us, unsettled) = watchers.settle(&mut fleet, &line)?;
-    let busy = effort.busy(fleet.asleep_us());
+    let settled_us = watchers.settle(&mut reader, &line)?;
+    let busy = effort.busy(reader.asleep_us());
     let after = Sample::take(common);
-    watchers.linger(&mut fleet, args.settle)?;
+    watchers.linger(&mut reader, args.settle)?;
+    let busy = busy.max(reader.finish(&shares, &mut watchers)?);
+    let unsettled = watchers.ledger.unsettled();
     if common.peer == Peer::Greendot {
         cause.change(&population, &publishers, false, clock::unix_ms() + AHEAD_MS_MAX)?;
     }
@@ -160,12 +161,39 @@ impl Sample {
     }
 }
 
-impl Watchers<'_> {
-    fn set_up(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<()> {
+impl<'a> Watchers<'a> {
+    fn new(common: &'a Common, args: &'a FanoutArgs, count: usize) -> Watchers<'a> {
         let start_us = clock::now_us();
-        let limit_us = start_us + (self.args.watchers as f64 / self.args.connect_rate * 1e6) as u64 + 30_000_000;
-        let mut schedule = Schedule::new(start_us, self.args.connect_rate, self.args.watchers as u64);
-        while self.ready < self.args.watchers {
+        Watchers {
+            args,
+            common,
+            population: Population::new(common.seed),
+            count,
+            ledger: Ledger::new(start_us, count, args.publishers),
+            told_elsewhere: 0,
+            ready: 0,
+            snapshot_records: vec![0; count],
+            gone: 0,
+            failed_at_setup: None,
+            online_at_start: 0,
+            unreadable: 0,
+            offline_after_ms: None,
+            last_delivery_us: start_us,
+            started: false,
+        }
+    }
+
+    /// Deliveries so far, those to other processes' watchers as well.
+    fn deliveries(&self) -> u64 {
+        self.ledger.deliveries() + self.told_elsewhere
+    }
+
+    fn set_up(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<()> {
+        let rate = self.args.connect_rate * self.count as f64 / self.args.watchers as f64;
+        let start_us = clock::now_us();
+        let limit_us = start_us + (self.count as f64 / rate * 1e6) as u64 + 30_000_000;
+        let mut schedule = Schedule::new(start_us, rate, self.count as u64);
+        while self.ready < self.count {
             let now_us = clock::now_us();
             for _ in 0..32 {
                 let Some((number, _)) = schedule.next_due(now_us) else {
@@ -174,14 +202,14 @@ impl Watchers<'_> {
                 fleet.open(number as usize)?;
             }
             fleet.poll(schedule.next_at_us().unwrap_or(u64::MAX).min(now_us + 50_000), self)?;
-            line.show(&format!("{} of {} watchers", self.ready, self.args.watchers));
+            line.show(&format!("{} of {} watchers", self.ready, self.count));
             if let Some(why) = self.failed_at_setup {
                 return Err(io::Error::other(format!("a watcher's stream failed: {why:?}")));
             }
             if now_us > limit_us {
                 return Err(io::Error::other(format!(
                     "only {} of {} watchers were ready in time",
-                    self.ready, self.args.watchers
+                    self.ready, self.count
                 )));
             }
         }
@@ -192,8 +220,7 @@ impl Watchers<'_> {
             ));
         }
         self.started = true;
-        // Stream set-up must not be charged to the first transition.
-        self.linger(fleet, Duration::from_millis(200))
+        Ok(())
     }
 
     /// A publisher beats once a transition; it must not expire in between.
@@ -211,15 +238,15 @@ impl Watchers<'_> {
 
     fn on_schedule(
         &mut self,
-        fleet: &mut Fleet,
+        reader: &mut Reader,
         cause: &mut Cause,
         publishers: &[u64],
         first_us: u64,
         lag: &mut Latencies,
-    ) -> io::Result<Vec<(f64, f64)>> {
+    ) -> io::Result<Series> {
         let mut schedule = Schedule::new(first_us, self.args.rate, self.args.transitions);
         let mut sent_at_ms = 0;
-        let mut series = Series::new(first_us);
+        let mut series = Series::new(first_us, self.common.server_pid);
         while !schedule.is_over() {
             let now_us = clock::now_us();
             if let Some((number, intended_us)) = schedule.next_due(now_us) {
@@ -230,27 +257,22 @@ impl Watchers<'_> {
                 self.ledger.cause(turn, online, intended_us, clock::unix_ms());
                 cause.change(&self.population, &publishers[turn..=turn], online, sent_at_ms)?;
             }
-            series.note(now_us, self.ledger.deliveries());
-            fleet.poll(schedule.next_at_us().unwrap_or(now_us), self)?;
+            series.note(now_us, self.deliveries());
+            reader.poll(schedule.next_at_us().unwrap_or(now_us), self)?;
         }
-        Ok(series.points)
+        Ok(series)
     }
 
     /// All publishers change together, as fast as their strictly increasing times allow.
-    fn back_to_back(
-        &mut self,
-        fleet: &mut Fleet,
-        cause: &mut Cause,
-        publishers: &[u64],
-    ) -> io::Result<Vec<(f64, f64)>> {
+    fn back_to_back(&mut self, reader: &mut Reader, cause: &mut Cause, publishers: &[u64]) -> io::Result<Series> {
         let rounds = self.args.transitions.div_ceil(publishers.len() as u64);
         let mut sent_at_ms = clock::unix_ms();
-        let mut series = Series::new(clock::now_us());
+        let mut series = Series::new(clock::now_us(), self.common.server_pid);
         for round in 0..rounds {
             let online = round % 2 == 0;
             sent_at_ms = clock::unix_ms().max(sent_at_ms + 1);
             while sent_at_ms > clock::unix_ms() + AHEAD_MS_MAX {
-                fleet.poll(clock::now_us() + 1_000, self)?;
+                reader.poll(clock::now_us() + 1_000, self)?;
             }
             let (now_us, now_ms) = (clock::now_us(), clock::unix_ms());
             self.ledger.begin_round();
@@ -258,45 +280,51 @@ impl Watchers<'_> {
                 self.ledger.cause(publisher, online, now_us, now_ms);
             }
             cause.change(&self.population, publishers, online, sent_at_ms)?;
-            series.note(now_us, self.ledger.deliveries());
-            fleet.poll(now_us, self)?;
+            series.note(now_us, self.deliveries());
+            reader.poll(now_us, self)?;
             let limit_us = now_us + self.args.wait.as_micros() as u64;
             while self.args.lockstep && !self.ledger.round_is_told() && clock::now_us() < limit_us {
-                fleet.poll(clock::now_us() + 5_000, self)?;
-                series.note(clock::now_us(), self.ledger.deliveries());
+                reader.poll(clock::now_us() + 5_000, self)?;
+                series.note(clock::now_us(), self.deliveries());
             }
         }
         // The very same last change again, in case its datagram met a full socket: it changes nothing where it had arrived.
         if self.common.peer == Peer::Greendot {
             for _ in 0..3 {
-                self.linger(fleet, Duration::from_millis(100))?;
+                self.linger(reader, Duration::from_millis(100))?;
                 cause.change(&self.population, publishers, rounds % 2 == 1, sent_at_ms)?;
             }
         }
-        Ok(series.points)
+        Ok(series)
     }
 
     /// Reads until every view is final and nothing more comes, or nothing has come for `--wait`.
-    fn settle(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<(u64, u64)> {
+    fn settle(&mut self, reader: &mut Reader, line: &ProgressLine) -> io::Result<u64> {
         let start_us = clock::now_us();
         loop {
-            let unsettled = self.ledger.unsettled();
-            let quiet_us = clock::now_us() - self.last_delivery_us.max(start_us);
+            let unsettled = match reader {
+                Reader::Here(_) => self.ledger.unsettled(),
+                // The views are elsewhere; all that were caused, told to all, is final for certain.
+                Reader::Workers { .. } => {
+                    (self.ledger.changes() * self.args.watchers as u64).saturating_sub(self.deliveries())
+                }
+            };
+            let quiet_us = clock::now_us().saturating_sub(self.last_delivery_us.max(start_us));
             let settled = unsettled == 0 && quiet_us > QUIET_US;
             if settled || quiet_us > self.args.wait.as_micros() as u64 {
                 line.show("");
-                return Ok((self.last_delivery_us, unsettled));
+                return Ok(self.last_delivery_us);
             }
             line.show(&format!("{unsettled} views to settle"));
-            self.linger(fleet, Duration::from_millis(20))?;
+            self.linger(reader, Duration::from_millis(20))?;
         }
     }
 
-    fn linger(&mut self, fleet: &mut Fleet, time: Duration) -> io::Result<()> {
+    fn linger(&mut self, reader: &mut Reader, time: Duration) -> io::Result<()> {
         let until_us = clock::now_us() + time.as_micros() as u64;
         while clock::now_us() < until_us {
             // In slices: the busy ratio counts waiting, and a far deadline would wait beyond what is read.
-            fleet.poll(until_us, self)?;
+            reader.poll(until_us, self)?;
         }
         Ok(())
     }
@@ -314,7 +342,7 @@ impl Watchers<'_> {
         unsettled: u64,
         busy: f64,
         lag: &Latencies,
-        series: Vec<(f64, f64)>,
+        series: Series,
     ) -> Report {
         let max = self.args.rate.is_infinite();
         let late_us = if max {
@@ -379,7 +407,8 @@ impl Watchers<'_> {
             report.latencies("first watcher", judgement.first);
             report.latencies("last watcher", judgement.last);
         }
-        report.series("deliveries a second", "s", series);
+        report.series("deliveries a second", "s", series.deliveries);
+        report.series("user memory of the server, MiB", "s", series.memory);
         report
     }
 
@@ -456,19 +485,23 @@ impl Handler for Watchers<'_> {
     }
 }
 
-/// Deliveries a second, sampled every quarter of a second.
+/// Deliveries a second and the server's memory, sampled every quarter of a second.
 struct Series {
     start_us: u64,
+    server_pid: Option<u32>,
     last: (u64, u64),
-    points: Vec<(f64, f64)>,
+    deliveries: Vec<(f64, f64)>,
+    memory: Vec<(f64, f64)>,
 }
 
 impl Series {
-    fn new(start_us: u64) -> Series {
+    fn new(start_us: u64, server_pid: Option<u32>) -> Series {
         Series {
             start_us,
+            server_pid,
             last: (start_us, 0),
-            points: Vec::new(),
+            deliveries: Vec::new(),
+            memory: Vec::new(),
         }
     }
 
@@ -476,7 +509,11 @@ impl Series {
         let passed_us = now_us.saturating_sub(self.last.0);
         if passed_us >= 250_000 {
             let rate = (deliveries - self.last.1) as f64 * 1e6 / passed_us as f64;
-            self.points.push(((now_us - self.start_us) as f64 / 1e6, rate));
+            let at_s = (now_us - self.start_us) as f64 / 1e6;
+            self.deliveries.push((at_s, rate));
+            if let Some(used) = self.server_pid.and_then(procfs::memory) {
+                self.memory.push((at_s, used.anonymous_bytes as f64 / 1_048_576.0));
+            }
             self.last = (now_us, deliveries);
         }
     }

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::{self, BufRead, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 
@@ -22,6 +22,7 @@ use crate::record;
 use crate::schedule::Schedule;
 use crate::sse::{Event, Lasting};
 use crate::stats::Latencies;
+use crate::workers::{orders, say};
 
 /// What a herd is to do.
 #[derive(Clone, Debug)]
@@ -110,17 +111,6 @@ pub struct Found {
     pub gone: Vec<(String, u64)>,
 }
 
-/// What the starting process may say, a word a line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Order {
-    /// Reset every connection and come back as clients do.
-    Cut,
-    /// Streams that end from now on come back as clients do (the server is being restarted).
-    Return,
-    /// Close and report.
-    Close,
-}
-
 struct Herd {
     plan: Plan,
     start_us: u64,
@@ -146,7 +136,7 @@ struct Herd {
 /// Runs a herd until it is told to close (or its input ends).
 pub fn run(plan: Plan) -> io::Result<()> {
     let mut fleet = Fleet::new(plan.target, plan.first, plan.count)?;
-    let orders = listen();
+    let orders = orders();
     let own_before = own_bytes();
     let start_us = clock::now_us();
     let mut schedule = Schedule::new(start_us, plan.rate, plan.count as u64);
@@ -157,10 +147,12 @@ pub fn run(plan: Plan) -> io::Result<()> {
     let mut busy = None;
     loop {
         let now_us = clock::now_us();
-        match orders.try_recv() {
-            Ok(Order::Close) | Err(mpsc::TryRecvError::Disconnected) => break,
-            Ok(Order::Cut) => herd.cut(&mut fleet, now_us),
-            Ok(Order::Return) => herd.storm = true,
+        match orders.try_recv().as_deref() {
+            // Reset every connection and come back as clients do.
+            Ok("cut") => herd.cut(&mut fleet, now_us),
+            // Streams that end from now on come back as clients do (the server is being restarted).
+            Ok("return") => herd.storm = true,
+            Ok(_) | Err(mpsc::TryRecvError::Disconnected) => break,
             Err(mpsc::TryRecvError::Empty) => {}
         }
         // A few at a time, so that what comes meanwhile is read.
@@ -379,30 +371,4 @@ impl Handler for Herd {
 
 fn own_bytes() -> u64 {
     procfs::memory(std::process::id()).map_or(0, |memory| memory.anonymous_bytes)
-}
-
-fn say(word: &Word) -> io::Result<()> {
-    let mut line = serde_json::to_vec(word)?;
-    line.push(b'\n');
-    let mut out = io::stdout().lock();
-    out.write_all(&line)?;
-    out.flush()
-}
-
-/// The orders on standard input, as they come; the channel closes with it.
-fn listen() -> mpsc::Receiver<Order> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in io::stdin().lock().lines().map_while(Result::ok) {
-            let order = match line.as_str() {
-                "cut" => Order::Cut,
-                "return" => Order::Return,
-                _ => Order::Close,
-            };
-            if sender.send(order).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
 }

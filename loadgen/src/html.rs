@@ -11,6 +11,8 @@ use crate::{procfs, stats::Latencies};
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 90.0;
+/// Half of the last label stands here.
+const RIGHT: f64 = 40.0;
 const BOTTOM: f64 = 34.0;
 /// Nines shown: 5 is 99.999 %.
 const NINES_MAX: f64 = 5.0;
@@ -110,7 +112,7 @@ fn plot(points: &[(f64, f64)], from: f64, to: f64, ticks: &[(f64, String)], unit
         .fold(0.0f64, |top, (_, y)| top.max(*y))
         .max(f64::MIN_POSITIVE);
     let span = (to - from).max(f64::MIN_POSITIVE);
-    let x = |value: f64| LEFT + (value - from) / span * (WIDTH - LEFT - 20.0);
+    let x = |value: f64| LEFT + (value - from) / span * (WIDTH - LEFT - RIGHT);
     let y = |value: f64| HEIGHT - BOTTOM - value / top * (HEIGHT - BOTTOM - 14.0);
     let mut out = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"100%\" role=\"img\">");
     for step in 0..=4 {
@@ -173,6 +175,6 @@ mod tests {
     #[test]
     fn a_plot_spans_its_box() {
         let svg = plot(&[(0.0, 0.0), (10.0, 4.0)], 0.0, 10.0, &[], "");
-        assert!(svg.contains("points=\"90.0,226.0 740.0,14.0\""), "{svg}");
+        assert!(svg.contains("points=\"90.0,226.0 720.0,14.0\""), "{svg}");
     }
 }

@@ -3,6 +3,8 @@
 //! Owns the judgement of `fanout`: latency of each delivery, and what is missing, coalesced, doubled, out of order, or was
 //! never caused. Never reads a clock. Kept for each told state: 4 bytes a delivery.
 
+use serde::{Deserialize, Serialize};
+
 use crate::stats::Latencies;
 
 /// One change that was caused.
@@ -22,12 +24,23 @@ impl Caused {
 }
 
 /// One state as it was told, identified by its publisher and `since`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Told {
     since: u64,
     online: bool,
     /// When each watcher that was told was told, us after the ledger's start.
     arrivals_us: Vec<u32>,
+}
+
+/// What one process's watchers were told, on its way to the process that knows what was caused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Books {
+    start_us: u64,
+    told: Vec<Vec<Told>>,
+    views: Vec<u64>,
+    doubled: u64,
+    out_of_order: u64,
+    deliveries: u64,
 }
 
 /// The books of one run.
@@ -133,24 +146,71 @@ impl Ledger {
         self.settled += usize::from(is_last(now) && !is_last(*view));
         *view = now;
         self.deliveries += 1;
+        let arrival_us = u32::try_from(now_us.saturating_sub(self.start_us)).unwrap_or(u32::MAX);
+        self.told_mut(publisher, online, since).arrivals_us.push(arrival_us);
+    }
+
+    /// The state of `publisher` that came about at `since`, entered if it was not known.
+    fn told_mut(&mut self, publisher: usize, online: bool, since: u64) -> &mut Told {
         let told = &mut self.told[publisher];
         let at = match told.last() {
             Some(last) if last.since == since => told.len() - 1,
             _ => told.partition_point(|t| t.since < since),
         };
         if told.get(at).is_none_or(|t| t.since != since) {
+            let arrivals_us = Vec::with_capacity(self.watchers.min(1 << 16));
             told.insert(
                 at,
                 Told {
                     since,
                     online,
-                    arrivals_us: Vec::with_capacity(self.watchers.min(1 << 16)),
+                    arrivals_us,
                 },
             );
         }
-        told[at]
-            .arrivals_us
-            .push(u32::try_from(now_us.saturating_sub(self.start_us)).unwrap_or(u32::MAX));
+        &mut told[at]
+    }
+
+    /// What was told, for another process's [`Ledger::absorb`].
+    pub fn into_books(self) -> Books {
+        Books {
+            start_us: self.start_us,
+            told: self.told,
+            views: self.views,
+            doubled: self.doubled,
+            out_of_order: self.out_of_order,
+            deliveries: self.deliveries,
+        }
+    }
+
+    /// Enters what the watchers from number `first` on were told, of whom another process had the books. None if they are of
+    /// other publishers or of more watchers than there are.
+    pub fn absorb(&mut self, first: usize, books: Books) -> Option<()> {
+        let at = first * self.publishers;
+        let views = self.views.get_mut(at..at + books.views.len())?;
+        if books.told.len() != self.publishers {
+            return None;
+        }
+        views.copy_from_slice(&books.views);
+        self.doubled += books.doubled;
+        self.out_of_order += books.out_of_order;
+        self.deliveries += books.deliveries;
+        for (publisher, states) in books.told.into_iter().enumerate() {
+            for Told {
+                since,
+                online,
+                arrivals_us,
+            } in states
+            {
+                let start_us = self.start_us;
+                let shifted = arrivals_us.iter().map(|us| {
+                    let us = (books.start_us + u64::from(*us)).saturating_sub(start_us);
+                    u32::try_from(us).unwrap_or(u32::MAX)
+                });
+                self.told_mut(publisher, online, since).arrivals_us.extend(shifted);
+            }
+        }
+        Some(())
     }
 
     /// States told so far, doubles not counted.
@@ -321,6 +381,31 @@ mod tests {
         assert_eq!((j.first.count(), j.first.max_us()), (3, 400));
         assert_eq!((j.last.count(), j.last.percentile_us(0.0)), (3, 900));
         assert_eq!((l.deliveries(), l.unsettled(), l.changes()), (6, 0, 3));
+    }
+
+    #[test]
+    fn books_kept_by_two_processes_say_the_same() {
+        let mut whole = ledger(3);
+        let mut parts = [Ledger::new(0, 1, 1), Ledger::new(50, 1, 1)];
+        for (watcher, part) in parts.iter_mut().enumerate() {
+            for (n, after_us) in [(0, 400), (1, 500), (1, 500), (2, 1_000_001)] {
+                if (watcher, n) != (1, 1) {
+                    tell(&mut whole, watcher, n, after_us);
+                    tell(part, 0, n, after_us);
+                }
+            }
+        }
+        let mut merged = ledger(3);
+        for (first, part) in parts.into_iter().enumerate() {
+            let text = serde_json::to_string(&part.into_books()).unwrap();
+            merged.absorb(first, serde_json::from_str(&text).unwrap()).unwrap();
+        }
+        assert_eq!(sums(&merged), [1, 0, 0, 2, 1, 0]);
+        assert_eq!(sums(&merged), sums(&whole));
+        assert_eq!((merged.views, merged.told), (whole.views, whole.told));
+        let stranger = Ledger::new(0, 1, 2).into_books();
+        assert!(ledger(1).absorb(0, stranger).is_none());
+        assert!(ledger(1).absorb(2, Ledger::new(0, 1, 1).into_books()).is_none());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! greendot's load generator as a library, so that its parts can be tested.
 //!
 //! From below: clock, effort, procfs, schedule, population, graph, sse, chunked, record, stats; report and html; fleet
-//! (streams), http and exposition (plain requests), cause (what makes a publisher change); herd and crew (very many streams in
-//! several processes); ledger and truth (the judges); then one module for each subcommand. None of it is used by the server.
+//! (streams), http and exposition (plain requests), cause (what makes a publisher change), workers (several processes); herd
+//! and crew (very many streams); ledger and truth (the judges); then one module for each subcommand. The server uses none of it.
 
 pub mod args;
 pub mod asks;
@@ -34,3 +34,4 @@ pub mod stats;
 pub mod storm;
 pub mod streams;
 pub mod truth;
+pub mod workers;

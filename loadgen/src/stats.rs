@@ -6,17 +6,33 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+use serde::{Deserialize, Serialize};
 
 /// Longest latency that is told apart, in us; longer ones count as this.
 pub const LATENCY_US_MAX: u64 = 600_000_000;
 
-/// A histogram of microseconds.
-#[derive(Clone, Debug)]
+/// A histogram of microseconds. Between processes it travels as its V2 encoding.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Self {
         Latencies(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that the crate allows"))
+    }
+}
+
+impl From<Latencies> for String {
+    fn from(latencies: Latencies) -> String {
+        latencies.to_base64()
+    }
+}
+
+impl TryFrom<String> for Latencies {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Latencies, &'static str> {
+        Latencies::from_base64(&text).ok_or("a damaged histogram")
     }
 }
 

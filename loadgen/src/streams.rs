@@ -158,6 +158,31 @@ pub fn ramp(
     }
 }
 
+/// What happened when, sampled every half second.
+#[derive(Default)]
+struct Course {
+    last: (f64, Progress),
+    connects: Vec<(f64, f64)>,
+    told: Vec<(f64, f64)>,
+    memory: Vec<(f64, f64)>,
+}
+
+impl Course {
+    fn note(&mut self, common: &Common, elapsed_s: f64, progress: &Progress) {
+        let passed_s = elapsed_s - self.last.0;
+        if passed_s < 0.5 {
+            return;
+        }
+        let rate = |now: u64, then: u64| (elapsed_s, now.saturating_sub(then) as f64 / passed_s);
+        self.connects.push(rate(progress.connected, self.last.1.connected));
+        self.told.push(rate(progress.presence, self.last.1.presence));
+        if let Some(used) = common.server_pid.and_then(procfs::memory) {
+            self.memory.push((elapsed_s, used.anonymous_bytes as f64 / 1_048_576.0));
+        }
+        self.last = (elapsed_s, *progress);
+    }
+}
+
 /// The subcommand.
 pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     if let Some(share) = common.share {
@@ -167,18 +192,12 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     let mut report = Report::new("streams");
     let line = ProgressLine::new(common.quiet);
     let before = Weight::now(common.server_pid);
-    let mut crew = Crew::start(args.streams)?;
-    let (mut connects, mut memory) = (Vec::new(), Vec::new());
+    let mut crew = Crew::start(common, args.streams)?;
+    let start_us = clock::now_us();
+    let mut course = Course::default();
     let mut ramped_s = 0.0;
-    let mut last = (0.0, 0);
     let reached = ramp(&mut crew, args.streams, args.rate, &line, |elapsed_s, progress| {
-        if elapsed_s - last.0 >= 0.5 {
-            connects.push((elapsed_s, (progress.connected - last.1) as f64 / (elapsed_s - last.0)));
-            if let Some(used) = common.server_pid.and_then(procfs::memory) {
-                memory.push((progress.ready as f64, used.anonymous_bytes as f64 / 1_048_576.0));
-            }
-            last = (elapsed_s, progress.connected);
-        }
+        course.note(common, elapsed_s, &progress);
         ramped_s = elapsed_s;
     })?;
     let ramp_cpu = Weight::now(common.server_pid);
@@ -186,6 +205,7 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     let mut held = reached;
     while clock::now_us() < hold_until_us {
         held = crew.listen(Duration::from_millis(100))?;
+        course.note(common, (clock::now_us() - start_us) as f64 / 1e6, &held);
     }
     let after = Weight::now(common.server_pid);
     let idle_cpu_us = after
@@ -231,7 +251,8 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     report.latencies("connect", sum.connect);
     report.latencies("hello", sum.hello);
     report.latencies("snapshot", sum.snapshot);
-    report.series("connects a second", "s", connects);
-    report.series("user memory of the server, MiB", "streams", memory);
+    report.series("connects a second", "s", course.connects);
+    report.series("states told a second", "s", course.told);
+    report.series("user memory of the server, MiB", "s", course.memory);
     Ok(report)
 }

@@ -78,7 +78,7 @@ fn server(shards: &str) -> Option<Server> {
 
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 fn run(server: &Server, arguments: &[&str]) -> Value {
-    let json = server.folder.path().join("report.json");
+    let json = server.folder.path().join(format!("{}.json", arguments[0]));
     let out = Command::new(env!("CARGO_BIN_EXE_greendot-loadgen"))
         .args(arguments)
         .args([
@@ -127,6 +127,28 @@ fn streams_and_storm() {
         ],
     );
     assert_eq!(value(&report, "streams_held"), 300.0);
+    // Shared among 300 streams, what a process needs anyway would drown what each takes.
+    let arguments = [
+        "streams",
+        "--streams",
+        "8000",
+        "--rate",
+        "8000",
+        "--watch-only",
+        "--hold",
+        "1s",
+    ];
+    let report = run(&server, &arguments);
+    let own_bytes = value(&report, "generator_user_bytes_per_stream");
+    assert!(own_bytes > 32.0 && own_bytes <= 200.0, "{own_bytes} bytes a stream");
+    for series in [
+        "connects a second",
+        "states told a second",
+        "user memory of the server, MiB",
+    ] {
+        let mut all = report["series"].as_array().into_iter().flatten();
+        assert!(all.any(|s| s["name"] == series), "no {series} in {report:#}");
+    }
     assert!(value(&report, "server_user_bytes_per_stream") < 4_096.0);
     let report = run(
         &server,
@@ -165,6 +187,12 @@ fn fanout_by_datagram_and_by_request() {
             (1_000.0, 0.0)
         );
     }
+    let arguments = ["fanout", "--watchers", "50", "--transitions", "20", "--rate", "20"];
+    let report = run(&server, &[&arguments[..], &["--streams-per-process", "20"]].concat());
+    assert_eq!(
+        (value(&report, "deliveries"), value(&report, "missing")),
+        (1_000.0, 0.0)
+    );
     let report = run(
         &server,
         &[
@@ -261,6 +289,67 @@ fn churn_finds_nothing_wrong() {
 }
 
 #[test]
+fn plan_reckons_with_what_was_measured() {
+    let Some(server) = server("1") else { return };
+    let streams = run(
+        &server,
+        &["streams", "--streams", "500", "--rate", "2000", "--hold", "1s"],
+    );
+    let fanout = run(
+        &server,
+        &["fanout", "--watchers", "50", "--transitions", "20", "--rate", "20"],
+    );
+    let beats = run(
+        &server,
+        &["beats", "--users", "1000", "--rate", "20000", "--seconds", "500ms"],
+    );
+    let file = |name: &str| server.folder.path().join(format!("{name}.json")).display().to_string();
+    let costs = [file("streams"), file("fanout"), file("beats")].join(",");
+    let model = [
+        "--sessions-per-day",
+        "8.64",
+        "--contacts",
+        "50",
+        "--peak",
+        "2",
+        "--load",
+        "0.5",
+    ];
+    let report = run(
+        &server,
+        &[&["plan", "--users", "1000000", "--costs", &costs][..], &model].concat(),
+    );
+    // A tenth is online, beats every 10 s; 200 sessions a second begin and end at the peak; 5 of a user's 50 watchers are online.
+    for (name, exact) in [
+        ("online", 100_000.0),
+        ("beats_per_s", 10_000.0),
+        ("connects_per_s", 200.0),
+        ("transitions_per_s", 400.0),
+        ("deliveries_per_s", 2_000.0),
+    ] {
+        assert_eq!(value(&report, &format!("users_1000000_{name}")), exact, "{name}");
+    }
+    let busy_us = 10_000.0 * value(&beats, "server_cpu_us_per_beat")
+        + 2_000.0 * value(&fanout, "server_cpu_us_per_delivery")
+        + 200.0 * value(&streams, "server_cpu_us_per_stream");
+    let rounded = |value: f64| (value * 100.0).round() / 100.0;
+    assert_eq!(value(&report, "users_1000000_cores"), rounded(busy_us / 1e6 / 0.5));
+    // The kernel's share is learnt where slabinfo may be read and did grow: both ends were weighed, the server's is half.
+    let slab = streams["values"]["kernel_slab_bytes_per_stream_both_ends"].as_f64();
+    let kernel_bytes = slab.filter(|bytes| *bytes > 0.0).map_or(4_300.0, |bytes| bytes / 2.0);
+    let stream_bytes = value(&streams, "server_user_bytes_per_stream") + kernel_bytes + 50.0 * 16.0;
+    assert_eq!(
+        value(&report, "users_1000000_memory_gib"),
+        rounded((1e5 * stream_bytes + 1e6 * 64.0) / 1_073_741_824.0)
+    );
+    let notes = report["notes"].to_string();
+    assert!(
+        notes.contains("cores = (beats/s x") && notes.contains("memory = online x"),
+        "{notes}"
+    );
+}
+
+#[test]
 fn cores_starts_its_own_servers() {
     let Some(program) = program() else { return };
     let Some(server) = server("1") else { return };
@@ -269,4 +358,7 @@ fn cores_starts_its_own_servers() {
     let report = run(&server, &["cores", "--max", "2", "--server", &program, "--with", with]);
     assert!(value(&report, "shards_1_beats_accepted_per_s") > 1_000.0);
     assert!(value(&report, "shards_2_shard_1_busy_ratio") >= 0.0);
+    let few = std::thread::available_parallelism().is_ok_and(|cores| cores.get() < 3);
+    let says = report["notes"].to_string().contains("not what another core would add");
+    assert_eq!(says, few, "{report:#}");
 }

@@ -304,14 +304,26 @@ mod tests {
         assert_eq!(declared.len(), tables + 2);
     }
 
-    /// The limit that a row names is a knob's name, or one of the two that are none.
+    /// The limit that a row names is a knob's name, or one of those that are fixed, and the manual knows it.
     #[test]
     fn limits_are_named_as_their_flags() {
         use crate::config::knobs::KNOBS;
+        const FIXED: [&str; 6] = [
+            "body-depth-max",
+            "nofile",
+            "accepts-per-turn",
+            "reads-per-turn",
+            "read-bytes-per-turn",
+            "closes-per-turn",
+        ];
         for row in Counter::ROWS.iter().filter(|row| row.family == "limit_hits") {
             let limit = row.labels[0].1;
-            let known = KNOBS.iter().any(|knob| knob.name == limit) || ["body-depth-max", "nofile"].contains(&limit);
+            let known = KNOBS.iter().any(|knob| knob.name == limit) || FIXED.contains(&limit);
             assert!(known, "{limit}");
+        }
+        let manual = include_str!("../../docs/OPERATIONS.md");
+        for limit in FIXED {
+            assert!(manual.contains(&format!("`{limit}`")), "{limit}");
         }
     }
 }

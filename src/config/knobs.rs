@@ -273,8 +273,8 @@ pub const KNOBS: &[Knob] = &[
         "Most streams written to in one turn"),
     number!(TURN, "mail-per-turn-max", Count count FROM_ONE, settings.mail_per_turn_max,
         "Most pieces of mail from other shards handled in one turn"),
-    number!(TURN, "datagrams-per-turn-max", Count count FROM_ONE, settings.datagrams_per_turn_max,
-        "Most datagrams received in one turn"),
+    number!(TURN, "beats-per-turn-max", Count count FROM_ONE, settings.beats_per_turn_max,
+        "Most beats and goodbyes received in one turn, a refused datagram counting as one; the last system call may bring more"),
     number!(TURN, "mailbox-max", Count count FROM_ONE, settings.mailbox_max,
         "Most pieces of mail waiting for one shard; when full, it reads the published states anew"),
     Knob {

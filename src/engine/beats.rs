@@ -16,30 +16,37 @@ const BATCH: usize = 64;
 type Outcome = Result<(Slot, BeatOutcome), InternFault>;
 
 impl Engine {
-    /// Datagrams arrived.
-    pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) {
+    /// Datagrams arrived. Returns how many beats and goodbyes were worked through, a refused datagram counting as one: what the
+    /// caller's budget (`beats_per_turn_max`) is spent on.
+    pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) -> usize {
         self.counters.add(Counter::DatagramsReceived, datagrams.len() as u64);
         let keys = self.keys.clone();
         let mut batch = Batch::new();
+        let mut worked = 0;
         for datagram in datagrams {
             match open(datagram, &keys, now.unix, self.settings.beat_skew_max_ms) {
                 Ok(beats) if beats.leave => {
                     // In order: a goodbye behind a beat is looked at behind it.
                     self.record_batch(&mut batch, now);
-                    self.leave_all(&beats, now);
+                    worked += self.leave_all(&beats, now);
                 }
                 Ok(beats) => {
                     for user in beats.users() {
+                        worked += 1;
                         if batch.push(user, beats.sent_at) {
                             self.record_batch(&mut batch, now);
                         }
                     }
                 }
-                Err(why) => self.counters.add(refusal(why), 1),
+                Err(why) => {
+                    worked += 1;
+                    self.counters.add(refusal(why), 1);
+                }
             }
         }
         self.record_batch(&mut batch, now);
         self.settle(now);
+        worked
     }
 
     fn record_batch(&mut self, batch: &mut Batch<'_>, now: Now) {
@@ -54,8 +61,11 @@ impl Engine {
         self.counters.add(Counter::BeatsUdp, accepted);
     }
 
-    fn leave_all(&mut self, beats: &Beats<'_>, now: Now) {
+    /// Returns how many goodbyes there were.
+    fn leave_all(&mut self, beats: &Beats<'_>, now: Now) -> usize {
+        let mut worked = 0;
         for user in beats.users() {
+            worked += 1;
             let left = self
                 .presence
                 .lookup(user)
@@ -68,6 +78,7 @@ impl Engine {
                 None => self.counters.add(Counter::LeavesIgnored, 1),
             }
         }
+        worked
     }
 }
 

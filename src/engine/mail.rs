@@ -31,6 +31,8 @@ pub enum Mail {
     Reask {
         /// Its index.
         node: usize,
+        /// It was cut off or away, and may count everybody offline: vouch first.
+        settle: bool,
     },
     /// Back: what the edit came to.
     Edited {

@@ -29,7 +29,7 @@ use hashbrown::HashMap;
 
 pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To};
 pub use routes::NODE_HEADER;
-pub use upstream::{Answered, Datagrams, Outbound, adopt_answers, doubt_known};
+pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers, doubt_known};
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
 use crate::presence::{Presence, Slot, Sweep, Transition};
@@ -222,7 +222,10 @@ impl Engine {
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
-            // Its socket may hold beats for any shard's publishers, and it takes turns to read them all.
+        }
+        if seen.stalled || seen.step.is_some() {
+            // Its socket may hold beats for any shard's publishers, and it takes turns to read them all. And a shard that sleeps through
+            // a step back and one forward sees no step forward, though stamps of the time in between look older by it.
             self.presence.hold_expiries_until(self.silence.held_until());
         }
         let steps = self.upstream.is_some() && self.streams > 0;
@@ -375,8 +378,7 @@ impl Engine {
 
     /// When the next turn must begin at the latest; not later than now if work is left over.
     pub fn poll_timeout(&self) -> Mono {
-        let reasks = self.upstream.as_ref().is_some_and(Upstream::has_backlog);
-        if !self.queue.is_empty() || self.upkeep.has_backlog() || reasks {
+        if !self.queue.is_empty() || self.upkeep.has_backlog() {
             return Mono::default();
         }
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);
@@ -479,7 +481,11 @@ impl Engine {
         }
         self.timers.clear(id.index);
         self.waiting.remove(&id.index);
-        self.conns.remove(id);
+        if self.conns.remove(id) {
+            let places = self.conns.places();
+            self.timers.cut_off(places);
+            self.watches.cut_off(places);
+        }
     }
 
     /// Panics if two tables disagree. For tests and the simulator.

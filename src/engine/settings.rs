@@ -85,8 +85,10 @@ pub struct Settings {
     pub flushes_per_turn_max: usize,
     /// Most pieces of mail from other shards handled in one turn. Default 1,024. Zero is refused. Cost: time per turn.
     pub mail_per_turn_max: usize,
-    /// Most datagrams received in one turn. Default 2,048, some two milliseconds. Zero is refused. Cost: time per turn.
-    pub datagrams_per_turn_max: usize,
+    /// Most beats (and goodbyes) received in one turn; a refused datagram counts as one. Default 16,384: some two milliseconds
+    /// in full datagrams, some fifteen in datagrams of one. Zero is refused. Cost: time per turn. The last system call of
+    /// a turn may bring more; those are worked through too.
+    pub beats_per_turn_max: usize,
     /// Most pieces of mail waiting for one shard; when full, that shard reads the published states anew instead. Default
     /// 4,096. Zero is refused. Cost: a few hundred bytes each while waiting.
     pub mailbox_max: usize,
@@ -118,7 +120,7 @@ static DEFAULT: Settings = Settings {
     sweep_slots_per_turn_max: 1_048_576,
     flushes_per_turn_max: 1_024,
     mail_per_turn_max: 1_024,
-    datagrams_per_turn_max: 2_048,
+    beats_per_turn_max: 16_384,
     mailbox_max: 4_096,
     cors_origins: Vec::new(),
 };
@@ -146,7 +148,7 @@ static TINY: Settings = Settings {
     sweep_slots_per_turn_max: 64,
     flushes_per_turn_max: 2,
     mail_per_turn_max: 2,
-    datagrams_per_turn_max: 2,
+    beats_per_turn_max: 2,
     mailbox_max: 3,
     cors_origins: Vec::new(),
 };
@@ -204,7 +206,7 @@ impl Settings {
             ("sweep-slots-per-turn-max", self.sweep_slots_per_turn_max as u64),
             ("flushes-per-turn-max", self.flushes_per_turn_max as u64),
             ("mail-per-turn-max", self.mail_per_turn_max as u64),
-            ("datagrams-per-turn-max", self.datagrams_per_turn_max as u64),
+            ("beats-per-turn-max", self.beats_per_turn_max as u64),
             ("mailbox-max", self.mailbox_max as u64),
         ];
         for (name, value) in positive {

@@ -8,6 +8,7 @@ mod inbox;
 mod timers;
 
 use super::Engine;
+use super::upstream::REVOUCH_MS;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{Slot, SweepContext};
@@ -25,6 +26,8 @@ pub(super) struct Upkeep {
     sweep_due: Mono,
     sweeping: bool,
     vouch: Pass,
+    /// The pass under way is a short one.
+    hurried: bool,
     drain: Option<Pass>,
     drain_due: Mono,
     sleep_until: Mono,
@@ -74,6 +77,7 @@ impl Upkeep {
                 started: now,
                 cursor: 0,
             },
+            hurried: false,
             drain: None,
             drain_due: now,
             sleep_until: now,
@@ -105,6 +109,15 @@ impl Upkeep {
         self.sleep_until = now.plus_ms(sleep_ms_max);
     }
 
+    /// Vouches for everybody anew, in a short time.
+    pub(super) fn vouch_in_a_hurry(&mut self, now: Mono) {
+        self.vouch = Pass {
+            started: now,
+            cursor: 0,
+        };
+        self.hurried = true;
+    }
+
     /// Mail lost from here on may carry times after the step.
     pub(super) fn clock_stepped(&mut self, to: Unix) {
         self.mail_complete = self.mail_complete.min(to);
@@ -129,14 +142,17 @@ impl Engine {
             self.sweep_slice(now);
         }
         self.resync_slice(now);
-        self.reask_slice();
+        self.reask_slice(now);
         self.drain_step(now);
     }
 
     /// Vouches for the publishers of this shard's streams: all of them once in `beat_interval_ms`, evenly.
     fn vouch(&mut self, now: Now) {
         let places = self.conns.places();
-        let interval_ms = self.settings.beat_interval_ms;
+        let interval_ms = match self.upkeep.hurried {
+            true => REVOUCH_MS.min(self.settings.beat_interval_ms),
+            false => self.settings.beat_interval_ms,
+        };
         let (target, enough) = self.upkeep.vouch.target(now.mono, interval_ms, places);
         for index in self.upkeep.vouch.cursor..target {
             let conn = self.conns.at(index);
@@ -160,6 +176,7 @@ impl Engine {
                 now.mono
             };
             *vouch = Pass { started, cursor: 0 };
+            self.upkeep.hurried = false;
         }
         self.settle(now);
     }

@@ -25,6 +25,13 @@ use crate::wire::record::Told;
 const LINGER_MS: u64 = 200;
 /// Time between two steps of the vouching, in ms: so finely an interval's beats are spread.
 pub(super) const STEP_MS: u64 = 100;
+/// How long a pair of nodes that have lost sight of each other leaves the other's view alone when it is back, in ms. A presence node
+/// that was cut off has heard no beats and counts everybody offline; so the beats come first ([`REVOUCH_MS`]), and neither does the
+/// presence node publish nor the real-time node ask before all real-time nodes have noticed: the longest pause between two tries
+/// and a request that times out.
+pub const SETTLE_MS: u64 = 6_000;
+/// Time in which everybody is vouched for once when a presence node is back, in ms.
+pub(super) const REVOUCH_MS: u64 = 1_000;
 /// Places of the tables that one slice of a pass looks at.
 const REASKED_PER_CALL: u32 = 8_192;
 
@@ -180,6 +187,7 @@ struct Reask {
     node: Option<usize>,
     name: Option<usize>,
     slot: u32,
+    not_before: Mono,
 }
 
 impl Pack {
@@ -236,11 +244,8 @@ impl Upstream {
     /// When something is due to leave.
     pub(super) fn next(&self) -> Mono {
         let dues = self.lanes.iter().map(|lane| lane.paced.due());
-        dues.min().unwrap_or(Mono::NEVER)
-    }
-
-    pub(super) fn has_backlog(&self) -> bool {
-        self.reask.is_some()
+        let reask = self.reask.map_or(Mono::NEVER, |reask| reask.not_before);
+        dues.min().unwrap_or(Mono::NEVER).min(reask)
     }
 
     fn gather(&mut self, key: &FleetKey, now: Now) -> u64 {
@@ -331,27 +336,30 @@ impl Engine {
     }
 
     /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: it was out of sight, and what
-    /// it published meanwhile may be lost. None: about all.
-    pub(super) fn begin_reask(&mut self, node: Option<usize>) {
-        if let Some(upstream) = &mut self.upstream {
-            let node = match upstream.reask {
-                Some(under_way) if under_way.node != node => None,
-                _ => node,
-            };
-            // Of those whom nobody watches any more no answer need come.
-            upstream.unsure.retain(|slot| self.watches.is_watched(*slot));
-            upstream.reask = Some(Reask {
-                node,
-                name: Some(0),
-                slot: 0,
-            });
+    /// it published meanwhile may be lost. None: about all. `settle`: it may count everybody offline, and must hear of them first.
+    pub(super) fn begin_reask(&mut self, node: Option<usize>, settle: bool, now: Now) {
+        let Some(upstream) = &mut self.upstream else { return };
+        let not_before = now.mono.plus_ms(if settle { SETTLE_MS } else { 0 });
+        // Of those whom nobody watches any more no answer need come.
+        upstream.unsure.retain(|slot| self.watches.is_watched(*slot));
+        let under_way = upstream.reask;
+        upstream.reask = Some(Reask {
+            node: under_way.map_or(node, |other| node.filter(|_| other.node == node)),
+            name: Some(usize::MAX),
+            slot: 0,
+            not_before: under_way.map_or(not_before, |other| other.not_before.max(not_before)),
+        });
+        if settle {
+            self.upkeep.vouch_in_a_hurry(now.mono);
         }
     }
 
     /// A bounded piece of the pass. Whoever is watched by name is asked about, answered for or not.
-    pub(super) fn reask_slice(&mut self) {
+    pub(super) fn reask_slice(&mut self, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
-        let Some(mut reask) = upstream.reask else { return };
+        let Some(mut reask) = upstream.reask.filter(|reask| now.mono >= reask.not_before) else {
+            return;
+        };
         let (nodes, lanes, unsure) = (&upstream.nodes, &mut upstream.lanes, &mut upstream.unsure);
         let mut ask = |user: &str| {
             let node = nodes.of(user.as_bytes());
@@ -359,8 +367,8 @@ impl Engine {
                 lanes[node].asks.push(user.into());
             }
         };
-        if let Some(from) = reask.name {
-            reask.name = self.watches.names_from(from, REASKED_PER_CALL as usize, &mut ask);
+        if let Some(end) = reask.name {
+            reask.name = self.watches.names_below(end, REASKED_PER_CALL as usize, &mut ask);
         } else {
             let end = self.presence.users().min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {

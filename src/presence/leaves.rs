@@ -90,13 +90,7 @@ impl Leaves {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(ms: u64) -> Now {
-        Now {
-            mono: Mono::from_micros(ms * 1_000),
-            unix: Unix::from_ms(1_000_000 + ms),
-        }
-    }
+    use crate::presence::tests::at;
 
     #[test]
     fn a_leave_is_remembered_for_twice_the_skew() {

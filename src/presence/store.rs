@@ -282,10 +282,16 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             .resume
             .doubt(created_at, now.unix.plus_ms(resume::AHEAD_MS_MAX));
     }
-    let latest = restore_online(&presence, scan.users).max(watermark);
-    if now.unix < latest {
+    let latest = restore_online(&presence, scan.users);
+    let latest_transition = latest.transition.max(watermark);
+    if now.unix < latest_transition {
         // The wall clock was set back while the store was closed.
-        presence.resume.doubt(now.unix, latest);
+        presence.resume.doubt(now.unix, latest_transition);
+    }
+    if now.unix.plus_ms(resume::AHEAD_MS_MAX) < latest.stamp {
+        // Or before that, and the process ended before it had noticed. Ids told since the latest beat may be later than that.
+        let latest_id = latest.stamp.plus_ms(options.offline_after_ms);
+        presence.resume.doubt(now.unix, latest_id);
     }
     let report = OpenReport {
         users: scan.users,
@@ -497,19 +503,27 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
     }
 }
 
-/// Sets the online bits as published, and has every chunk looked at once. Returns the time of the latest transition.
-fn restore_online(presence: &Presence, users: u32) -> Unix {
+/// The latest times in the maps.
+struct Latest {
+    transition: Unix,
+    stamp: Unix,
+}
+
+/// Sets the online bits as published, and has every chunk looked at once. Returns the latest times.
+fn restore_online(presence: &Presence, users: u32) -> Latest {
     let stamps = &presence.stamps.cells()[..users as usize];
     let published = &presence.published.cells()[..users as usize];
-    let mut latest_ms = 0;
+    let (mut transition_ms, mut stamp_ms) = (0, 0);
     for (word, (cells, stamps)) in published.chunks(64).zip(stamps.chunks(64)).enumerate() {
         let mut bits = 0;
         for (bit, (cell, stamp)) in cells.iter().zip(stamps).enumerate() {
             let cell = cell.load(Ordering::Relaxed);
+            let beat = stamp.load(Ordering::Relaxed);
             bits |= (cell & ONLINE) << bit;
-            latest_ms = latest_ms.max(ms_of(cell));
+            transition_ms = transition_ms.max(ms_of(cell));
+            stamp_ms = stamp_ms.max(ms_of(beat));
             // Online by a beat that the power took, or not offline yet: either way its grace is to come.
-            if cell & ONLINE != 0 && stamp.load(Ordering::Relaxed) & EXPIRED != 0 {
+            if cell & ONLINE != 0 && beat & EXPIRED != 0 {
                 stamp.fetch_and(!EXPIRED, Ordering::Relaxed);
             }
         }
@@ -520,5 +534,8 @@ fn restore_online(presence: &Presence, users: u32) -> Unix {
     for chunk in 0..users.div_ceil(CHUNK_SLOTS) as usize {
         presence.online.raise(chunk, LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
     }
-    Unix::from_ms(latest_ms)
+    Latest {
+        transition: Unix::from_ms(transition_ms),
+        stamp: Unix::from_ms(stamp_ms),
+    }
 }

@@ -19,7 +19,7 @@ struct World {
 }
 
 /// So many ms after the start, by both clocks.
-fn at(ms: u64) -> Now {
+pub(super) fn at(ms: u64) -> Now {
     Now {
         mono: Mono::from_micros(1_000_000_000 + ms * 1_000),
         unix: Unix::from_ms(START_MS + ms),

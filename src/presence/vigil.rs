@@ -89,13 +89,7 @@ fn anchor_ms(now: Now) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(ms: u64) -> Now {
-        Now {
-            mono: Mono::from_micros(ms * 1_000),
-            unix: Unix::from_ms(1_000_000 + ms),
-        }
-    }
+    use crate::presence::tests::at;
 
     #[test]
     fn a_stalled_peer_holds_the_others_but_not_itself() {

@@ -2,7 +2,7 @@
 //!
 //! Owns the publishers' side of the watch lists: who watches whom. A chain is a list of blocks of one size, so that growing
 //! leaves no block behind that nobody wants (a list that moves to the next size class does); the price is one link to three entries.
-//! Never frees memory to the system: a shard that once held a million watches will again.
+//! Never gives memory back by itself: the owner moves what is left of a crowd to a new arena.
 
 /// Entries of a block; the fourth word links to the next block.
 const BLOCK_ENTRIES: u32 = 3;
@@ -130,6 +130,11 @@ impl Chains {
     fn release(&mut self, block: u32) {
         self.blocks[block as usize][0] = self.free;
         self.free = block + 1;
+    }
+    /// Room, in blocks.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.blocks.capacity()
     }
 }
 

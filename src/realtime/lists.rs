@@ -2,7 +2,7 @@
 //!
 //! Owns the streams' side of the watch lists: whom each watches. They come whole and seldom change. A list is eight bytes where it is kept ([`List`]); its
 //! entries live in blocks of a few size classes, so that there is no allocator header and at most a quarter of slack.
-//! Never frees memory to the system: a shard that once held a million watches will again.
+//! Never gives memory back by itself: the owner moves what is left of a crowd to a new arena.
 
 /// A list: where its block starts and how many entries it has. The block's size class follows from the length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +96,12 @@ impl Lists {
     fn release(&mut self, class: usize, offset: u32) {
         self.words[offset as usize] = self.free[class];
         self.free[class] = offset + 1;
+    }
+
+    /// Room, in words.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.words.capacity()
     }
 }
 

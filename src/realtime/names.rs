@@ -1,6 +1,7 @@
 //! Users who are watched and have no slot yet, by name.
 //!
-//! Owns nothing that outlives its watchers: a name goes with the last of them, and the table with the last name.
+//! Owns nothing that outlives its watchers: a name goes with the last of them, and the room it took once most of the names have
+//! gone (see [`Names::is_sparse`]).
 
 use std::hash::BuildHasher;
 
@@ -8,6 +9,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::watchers::Watchers;
+use super::{IDLE_CAPACITY, give_back};
 
 /// The names of a shard.
 #[derive(Debug, Default)]
@@ -52,9 +54,37 @@ impl Names {
             entry.remove();
         }
         self.free.push(name);
-        if self.index.is_empty() {
-            *self = Names::default();
+    }
+
+    /// Most places are free: so many names have gone since the last time that it is worth [`Names::close_gap`] of all that stay,
+    /// and of their `watches`.
+    pub(super) fn is_sparse(&self, watches: usize) -> bool {
+        self.free.len() > IDLE_CAPACITY.max(7 * self.index.len()).max(watches)
+    }
+
+    /// The name at the first place from `from` on that has one.
+    pub(super) fn next_name(&self, from: u32) -> Option<u32> {
+        let rest = self.table.get(from as usize..)?;
+        let ahead = rest.iter().position(|(name, ..)| !name.is_empty())?;
+        Some(from + ahead as u32)
+    }
+
+    /// Moves the name at `from` to `to`, a lower place.
+    pub(super) fn close_gap(&mut self, from: u32, to: u32) {
+        let hash = self.hasher.hash_one(&*self.table[from as usize].0);
+        if let Some(index) = self.index.find_mut(hash, |index| *index == from) {
+            *index = to;
         }
+        self.table.swap(from as usize, to as usize);
+    }
+
+    /// All names have been moved to the first places: gives back what is behind them.
+    pub(super) fn cut_off(&mut self) {
+        self.table.truncate(self.index.len());
+        give_back(&mut self.table);
+        self.free = Vec::new();
+        let rehash = |index: &u32| self.hasher.hash_one(&*self.table[*index as usize].0);
+        self.index.shrink_to(0, rehash);
     }
 
     pub(super) fn user(&self, name: u32) -> &str {
@@ -78,25 +108,30 @@ impl Names {
         &mut self.table[name as usize].1
     }
 
-    /// The names at the next `max` places from `from` on, and where to go on, or None at the end.
-    pub(super) fn page(&self, from: usize, max: usize) -> (impl Iterator<Item = &str>, Option<usize>) {
-        let end = self.table.len().min(from + max);
-        let page = &self.table[from.min(end)..end];
-        let names = page.iter().map(|(name, ..)| &**name).filter(|name| !name.is_empty());
-        (names, (end < self.table.len()).then_some(end))
+    pub(super) fn all_watchers_mut(&mut self) -> impl Iterator<Item = &mut Watchers> {
+        self.table.iter_mut().map(|(_, watchers, _)| watchers)
+    }
+
+    /// The names at the last `max` places below `end`, and where to go on, or None at the beginning. Downwards, because names are
+    /// moved downwards: one that moves between two pages may be met twice, but is never missed.
+    pub(super) fn page(&self, end: usize, max: usize) -> (impl Iterator<Item = &str>, Option<usize>) {
+        let end = self.table.len().min(end);
+        let from = end.saturating_sub(max);
+        let names = self.table[from..end].iter().map(|(name, ..)| &**name);
+        (names.filter(|name| !name.is_empty()), (from > 0).then_some(from))
     }
 
     /// All watchers of all names. Panics if the index and the table disagree. For tests and the simulator.
     pub(super) fn check_invariants(&self) -> impl Iterator<Item = Watchers> {
         assert_eq!(self.index.len(), self.table.len() - self.free.len(), "names");
-        let (names, _) = self.page(0, usize::MAX);
+        let (names, _) = self.page(usize::MAX, usize::MAX);
         names.for_each(|name| assert!(self.find(name).is_some(), "a name is not in its index"));
         self.table.iter().map(|(_, watchers, _)| *watchers)
     }
 
-    /// Places, and names in them.
+    /// Names, and for how many there is room in the table and in the index.
     #[cfg(test)]
-    pub(super) fn sizes(&self) -> (usize, usize) {
-        (self.table.len(), self.index.len())
+    pub(super) fn sizes(&self) -> [usize; 3] {
+        [self.index.len(), self.table.capacity(), self.index.capacity()]
     }
 }

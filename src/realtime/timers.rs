@@ -129,6 +129,13 @@ impl Timers {
         self.set -= 1;
     }
 
+    /// There are only so many connections now, and those that were beyond have no timer set: gives back what they took.
+    pub fn cut_off(&mut self, places: u32) {
+        debug_assert!(self.links.iter().skip(places as usize).all(|link| link.due == NONE));
+        self.links.truncate(places as usize);
+        super::give_back(&mut self.links);
+    }
+
     /// Takes one connection whose timer is due at `now`; its timer is no longer set.
     pub fn pop(&mut self, now: Mono) -> Option<u32> {
         let Tick(now_tick) = self.reached(now);
@@ -239,6 +246,18 @@ mod tests {
         timers.set(1, Tick(0));
         assert_eq!(timers.next(), at(10_048));
         assert_eq!(timers.pop(at(10_048)), Some(1));
+    }
+
+    #[test]
+    fn what_a_crowd_took_is_given_back() {
+        let mut timers = wheel();
+        let tick = timers.tick_in(at(0), 640);
+        (0..100_000).for_each(|index| timers.set(index, tick));
+        (10..100_000).for_each(|index| timers.clear(index));
+        timers.cut_off(10);
+        assert!((10..=1_024).contains(&timers.links.capacity()));
+        let fired = std::iter::from_fn(|| timers.pop(at(640))).count();
+        assert_eq!((fired, timers.next()), (10, Mono::NEVER));
     }
 
     #[test]

@@ -93,4 +93,10 @@ impl WatchersArena {
             None => self.chains.entries(watchers.0).any(|other| other == conn),
         }
     }
+
+    /// Room of the chains, in blocks.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.chains.capacity()
+    }
 }

@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use super::lists::{List, Lists};
 use super::names::Names;
 use super::watchers::{Watchers, WatchersArena};
+use super::{IDLE_CAPACITY, give_back};
 
 /// A stream's entry for one watched publisher, as kept: bit 31 the mark, bit 30 "by name", below it a slot or a name's index.
 const MARK: u32 = 1 << 31;
@@ -53,6 +54,8 @@ pub struct Watches {
     names: Names,
     edges: usize,
     named_edges: usize,
+    /// Most watches since memory was last given back.
+    edges_peak: usize,
     scratch: Vec<u32>,
 }
 
@@ -95,7 +98,7 @@ impl Watches {
         Target(NAMED | name)
     }
 
-    /// The target by that name, if anybody watches by it.
+    /// The target by that name, if anybody watches by it. Good until a watch ends.
     pub fn find_name(&self, user: &str) -> Option<Target> {
         self.names.find(user).map(|name| Target(NAMED | name))
     }
@@ -130,6 +133,12 @@ impl Watches {
 
     /// Makes the stream at `conn` watch `target` no longer. False if it did not.
     pub fn remove(&mut self, conn: u32, target: Target) -> bool {
+        let removed = self.take_out(conn, target);
+        self.give_back();
+        removed
+    }
+
+    fn take_out(&mut self, conn: u32, target: Target) -> bool {
         let Some(follow) = self.follows.get_mut(conn as usize) else {
             return false;
         };
@@ -165,6 +174,7 @@ impl Watches {
         for target in gone {
             self.unlink(target, conn);
         }
+        self.give_back();
     }
 
     /// Ends all watches of the stream at `conn`.
@@ -180,7 +190,16 @@ impl Watches {
         for entry in &entries {
             self.unlink(Target(entry & !MARK), conn);
         }
+        entries.clear();
+        give_back(&mut entries);
         self.scratch = entries;
+        self.give_back();
+    }
+
+    /// There are only so many connections now, and those that were beyond watch nobody: gives back what they took.
+    pub fn cut_off(&mut self, places: u32) {
+        self.follows.truncate(places as usize);
+        give_back(&mut self.follows);
     }
 
     /// Marks a publisher for all who watch it; `first` is called for each stream that had no mark before.
@@ -262,13 +281,14 @@ impl Watches {
         self.watchers
             .each(self.names.watchers(name), |conn| watchers.push(conn));
         for conn in watchers {
-            self.remove(conn, Target(NAMED | name));
+            self.take_out(conn, Target(NAMED | name));
             let had = self.marks(conn);
             self.add(conn, &mut vec![Target::slot(slot)], true);
             if had == 0 && self.marks(conn) > 0 {
                 first(conn);
             }
         }
+        self.give_back();
         true
     }
 
@@ -300,9 +320,10 @@ impl Watches {
         });
     }
 
-    /// Calls `each` with the names at indexes from `from`, at most `max` places on; returns where to go on, or None at the end.
-    pub fn names_from(&self, from: usize, max: usize, mut each: impl FnMut(&str)) -> Option<usize> {
-        let (names, next) = self.names.page(from, max);
+    /// Calls `each` with the names at the last `max` places below `end`; returns where to go on, or None at the beginning. Begin
+    /// with `usize::MAX`. Whatever happens between two calls, none that stays is missed.
+    pub fn names_below(&self, end: usize, max: usize, mut each: impl FnMut(&str)) -> Option<usize> {
+        let (names, next) = self.names.page(end, max);
         names.for_each(&mut each);
         next
     }
@@ -357,6 +378,7 @@ impl Watches {
 
     fn link(&mut self, target: Target, conn: u32) {
         self.edges += 1;
+        self.edges_peak = self.edges_peak.max(self.edges);
         let watchers = match target.as_name() {
             Some(name) => {
                 self.named_edges += 1;
@@ -388,12 +410,56 @@ impl Watches {
         } else if nobody {
             self.by_slot.remove(&target.0);
         }
-        if self.edges == 0 {
-            // What a crowd took is given back with the last of it.
-            self.lists = Lists::default();
-            self.by_slot = HashMap::default();
-            self.watchers = WatchersArena::default();
+    }
+
+    /// Last of whatever ends watches: gives memory back once most of them have gone. Moves at most an eighth of what was there.
+    fn give_back(&mut self) {
+        if self.names.is_sparse(self.named_edges) {
+            self.close_name_gaps();
         }
+        let gone = self.edges_peak - self.edges;
+        if gone > IDLE_CAPACITY.max(7 * self.edges).max(self.follows.len()) {
+            self.pack();
+        }
+    }
+
+    /// Moves the names that are left to the first places. They stay in order, so the lists do.
+    fn close_name_gaps(&mut self) {
+        let (mut from, mut to) = (0, 0);
+        while let Some(name) = self.names.next_name(from) {
+            if name != to {
+                let (lists, follows) = (&mut self.lists, &self.follows);
+                self.watchers.each(self.names.watchers(name), |conn| {
+                    let entries = lists.get_mut(follows[conn as usize].list);
+                    let Ok(at) = find(entries, NAMED | name) else {
+                        unreachable!("both directions of a watch are mutated together")
+                    };
+                    entries[at] = NAMED | to | (entries[at] & MARK);
+                });
+                self.names.close_gap(name, to);
+            }
+            (from, to) = (name + 1, to + 1);
+        }
+        self.names.cut_off();
+    }
+
+    /// Moves what is left of a crowd's watches into arenas of their size.
+    fn pack(&mut self) {
+        let (lists, watchers) = (std::mem::take(&mut self.lists), std::mem::take(&mut self.watchers));
+        for follow in &mut self.follows {
+            let mut moved = List::default();
+            self.lists.set(&mut moved, lists.get(follow.list));
+            follow.list = moved;
+        }
+        let mut move_all = |from: &mut Watchers| {
+            let mut moved = Watchers::default();
+            watchers.each(*from, |conn| self.watchers.insert(&mut moved, conn));
+            *from = moved;
+        };
+        self.by_slot.values_mut().for_each(&mut move_all);
+        self.names.all_watchers_mut().for_each(&mut move_all);
+        self.by_slot.shrink_to_fit();
+        self.edges_peak = self.edges;
     }
 
     /// Panics if the two directions disagree. For tests and the simulator.
@@ -543,6 +609,14 @@ mod tests {
         watches.check_invariants();
     }
 
+    /// For how many entries there is room: names, their index, publishers, words of lists, blocks of chains, streams.
+    fn room(watches: &Watches) -> [usize; 6] {
+        let [_, table, index] = watches.names.sizes();
+        let (words, blocks) = (watches.lists.capacity(), watches.watchers.capacity());
+        let (slots, streams) = (watches.by_slot.capacity(), watches.follows.capacity());
+        [table, index, slots, words, blocks, streams]
+    }
+
     #[test]
     fn names_leave_nothing_behind() {
         let mut watches = Watches::default();
@@ -551,8 +625,125 @@ mod tests {
             watches.add(0, &mut vec![name], true);
             watches.clear(0);
         }
-        assert_eq!(watches.names.sizes(), (0, 0));
-        assert!(watches.is_empty());
+        assert!(watches.is_empty() && watches.names.sizes()[0] == 0);
+        assert!(room(&watches).iter().all(|room| *room <= 1_024), "{:?}", room(&watches));
+    }
+
+    /// 100,000 watches by name and 100,000 by slot, of 100 streams; one of a stream in the middle stays.
+    #[test]
+    fn what_a_crowd_took_is_given_back_though_somebody_stays() {
+        let mut watches = Watches::default();
+        for conn in 0..100 {
+            for n in 0..1_000 {
+                let name = watches.name(&format!("nobody-{conn}-{n}"));
+                let mut targets = vec![name, Target::slot(conn * 1_000 + n)];
+                assert_eq!(watches.add(conn, &mut targets, false), 2);
+            }
+        }
+        let lone = watches.find_name("nobody-50-777").unwrap();
+        watches.mark_where(50, |target| target == lone);
+        for conn in (0..100).filter(|conn| *conn != 50) {
+            watches.clear(conn);
+        }
+        watches.check_invariants();
+        for n in (0..1_000).filter(|n| *n != 777) {
+            let name = watches.find_name(&format!("nobody-50-{n}")).unwrap();
+            watches.remove_all(50, &[Target::slot(50_000 + n), name]);
+        }
+        watches.check_invariants();
+        watches.cut_off(51);
+        assert_eq!((watches.len(), watches.named_len(), watches.marks(50)), (2, 1, 1));
+        // As many as an idle table keeps, and as many more as may go before it is worth moving what stays.
+        assert!(room(&watches).iter().all(|room| *room <= 4_096), "{:?}", room(&watches));
+        let lone = watches.find_name("nobody-50-777").unwrap();
+        assert!(watches.has(50, lone) && watches.has(50, Target::slot(50_777)));
+        let mut told = Vec::new();
+        watches.take_marks(50, 0, |mark| {
+            told.push(format!("{:?}", mark.of));
+            true
+        });
+        assert_eq!(told, ["Name { user: \"nobody-50-777\", answered: false }"]);
+    }
+
+    /// A pass over the names meets each that stays, though most go while it is under way.
+    #[test]
+    fn a_pass_over_names_misses_none_that_stays() {
+        let mut watches = Watches::default();
+        for n in 0..10_000 {
+            let name = watches.name(&format!("{n}"));
+            watches.add(n % 10, &mut vec![name], false);
+        }
+        let mut met = BTreeSet::new();
+        let mut meet = |name: &str| {
+            met.insert(name.to_owned());
+        };
+        let next = watches.names_below(usize::MAX, 5_000, &mut meet);
+        assert_eq!(next, Some(5_000));
+        for conn in 0..9 {
+            watches.clear(conn);
+        }
+        assert_eq!(watches.names.sizes()[0], 1_000);
+        let mut next = next;
+        while let Some(end) = next {
+            next = watches.names_below(end, 100, &mut meet);
+        }
+        let stay: Vec<String> = (0..1_000).map(|n| format!("{}", n * 10 + 9)).collect();
+        assert!(stay.iter().all(|name| met.contains(name)));
+    }
+
+    /// Crowds of names and slots come and go at random, so that what stays is moved again and again.
+    #[test]
+    fn what_is_moved_is_what_was_there() {
+        const CONNS: u32 = 40;
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut watches, mut moves) = (Watches::default(), [0; 2]);
+        let mut model: Vec<BTreeSet<Result<u32, String>>> = vec![BTreeSet::new(); CONNS as usize];
+        for round in 0..3_000_u32 {
+            let conn = random.u32(0..CONNS);
+            let list = &mut model[conn as usize];
+            let before = [watches.lists.capacity(), watches.names.sizes()[1]];
+            let growing = round / 300 % 2 == 0;
+            if growing || random.u8(0..8) == 0 {
+                let count = if growing { 100 } else { 3 };
+                for _ in 0..count {
+                    let n = random.u32(0..20_000);
+                    let (target, key) = match random.bool() {
+                        true => (watches.name(&n.to_string()), Err(n.to_string())),
+                        false => (Target::slot(n), Ok(n)),
+                    };
+                    let added = watches.add(conn, &mut vec![target], random.bool());
+                    assert_eq!(added, usize::from(list.insert(key)));
+                }
+            } else if random.bool() {
+                watches.clear(conn);
+                list.clear();
+            } else if let Some(Err(name)) = list.iter().next_back().cloned() {
+                let resolved = watches.resolve(&name, 1_000_000 + round, |_| ());
+                assert!(resolved);
+                for list in model.iter_mut().filter(|list| list.contains(&Err(name.clone()))) {
+                    list.remove(&Err(name.clone()));
+                    list.insert(Ok(1_000_000 + round));
+                }
+            }
+            let after = [watches.lists.capacity(), watches.names.sizes()[1]];
+            for (moves, (before, after)) in moves.iter_mut().zip(before.iter().zip(&after)) {
+                *moves += u32::from(after < before);
+            }
+            if round % 50 == 0 {
+                watches.check_invariants();
+                for (conn, list) in (0..).zip(&model) {
+                    assert_eq!(watches.of(conn), list.len());
+                    for key in list {
+                        let target = match key {
+                            Ok(slot) => Target::slot(*slot),
+                            Err(name) => watches.find_name(name).expect("it is watched"),
+                        };
+                        assert!(watches.has(conn, target), "{conn} {key:?}");
+                    }
+                }
+            }
+        }
+        assert!(moves.iter().all(|moves| *moves >= 3), "seldom moved: {moves:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 
 use super::STATES_PER_REQUEST_MAX;
 use super::backoff::Backoff;
+use crate::engine::SETTLE_MS;
 use crate::planted::{self, Planted};
 use crate::time::Mono;
 
@@ -23,8 +24,11 @@ const PENDING_MAX: usize = 1 << 20;
 pub enum Sighting {
     /// Nothing new.
     Same,
-    /// It is in sight, and what it published before may be lost: ask for everything that is watched and its.
+    /// It is in sight for the first time, or another life of it is: what it published before may be lost. Ask for everything that
+    /// is watched and its.
     Found,
+    /// It is in sight again. The same, but it may have heard no beats meanwhile: vouch first.
+    Back,
     /// It is out of sight.
     Lost,
 }
@@ -38,8 +42,10 @@ pub struct Inquiry {
     in_flight: Option<Vec<Box<str>>>,
     /// The life of the node that answered last; None while it is out of sight.
     instance: Option<u64>,
-    /// Nothing was left to ask about since it was found.
+    was_lost: bool,
+    /// Nothing was left to ask about for a while since it was found.
     caught_up: bool,
+    found_at: Mono,
     overflowed: bool,
     users_per_request: usize,
     next_at: Mono,
@@ -54,7 +60,9 @@ impl Inquiry {
             asked: HashSet::default(),
             in_flight: None,
             instance: None,
+            was_lost: false,
             caught_up: false,
+            found_at: Mono::default(),
             overflowed: false,
             users_per_request: STATES_PER_REQUEST_MAX,
             next_at: Mono::default(),
@@ -124,8 +132,8 @@ impl Inquiry {
     /// The request was answered by this life of the node.
     pub fn handle_answer(&mut self, instance: u64, now: Mono) -> Sighting {
         let answered = self.in_flight.take().unwrap_or_default();
-        // A probe: an interval has passed in which nobody had anything to ask.
-        self.caught_up |= answered.is_empty();
+        // A probe: an interval has passed in which nobody had anything to ask, and the asking has begun.
+        self.caught_up |= answered.is_empty() && now >= self.found_at.plus_ms(SETTLE_MS + PROBE_MS);
         for user in &answered {
             self.asked.remove(user);
         }
@@ -134,6 +142,7 @@ impl Inquiry {
         let found = !self.instance.is_some_and(known) || (self.overflowed && self.pending.is_empty());
         if found {
             (self.overflowed, self.caught_up) = (false, false);
+            self.found_at = now;
             self.instance = Some(instance);
             // They will be asked about with all others.
             self.forget();
@@ -143,7 +152,11 @@ impl Inquiry {
         } else {
             now
         };
-        if found { Sighting::Found } else { Sighting::Same }
+        match found {
+            true if std::mem::take(&mut self.was_lost) => Sighting::Back,
+            true => Sighting::Found,
+            false => Sighting::Same,
+        }
     }
 
     /// The request was refused as too long (413): shorter ones are made of it.
@@ -161,7 +174,10 @@ impl Inquiry {
         self.forget();
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
         match self.instance.take() {
-            Some(_) => Sighting::Lost,
+            Some(_) => {
+                self.was_lost = true;
+                Sighting::Lost
+            }
             None => Sighting::Same,
         }
     }
@@ -227,7 +243,15 @@ mod tests {
         assert_eq!(inquiry.handle_failure(retry), Sighting::Same);
         let retry = inquiry.next();
         inquiry.poll_request(retry);
-        assert_eq!(inquiry.handle_answer(7, retry), Sighting::Found);
+        assert_eq!(inquiry.handle_answer(7, retry), Sighting::Back);
+        let mut now = retry;
+        for ms in (0..=SETTLE_MS).step_by(PROBE_MS as usize) {
+            assert!(!inquiry.is_caught_up(), "{ms} ms after");
+            now = inquiry.next();
+            inquiry.poll_request(now);
+            assert_eq!(inquiry.handle_answer(7, now), Sighting::Same);
+        }
+        assert!(inquiry.is_caught_up() && now == retry.plus_ms(SETTLE_MS + PROBE_MS));
     }
 
     #[test]
@@ -235,7 +259,6 @@ mod tests {
         let mut inquiry = seen();
         inquiry.poll_request(at(PROBE_MS));
         assert_eq!(inquiry.handle_answer(7, at(PROBE_MS)), Sighting::Same);
-        assert!(inquiry.is_caught_up());
         inquiry.poll_request(at(2 * PROBE_MS));
         assert_eq!(inquiry.handle_answer(8, at(2 * PROBE_MS)), Sighting::Found);
     }

@@ -246,7 +246,7 @@ fn publish(peer: &Peer, station: &Station<Publisher>, shared: &Shared) {
             behind: false,
         };
         shared.note(&mut standing, after);
-        if shared.is_stopping() && (link.is_empty() || link.is_failing()) {
+        if shared.is_stopping() && (link.is_failing() || link.next() > boottime()) {
             return;
         }
         let Some(put) = link.poll_request(&shared.presence, shared.clock.now()) else {
@@ -263,7 +263,7 @@ fn publish(peer: &Peer, station: &Station<Publisher>, shared: &Shared) {
             if link.is_failing() {
                 tracing::info!(node = peer.base(), "the real-time node answers again");
             }
-            link.handle_done();
+            link.handle_done(boottime());
             if let Ok(Said { status: 200, body, .. }) = said {
                 let refused = refused_of(&body);
                 shared.board.process.add(Counter::RelayStatesRefused, refused);
@@ -339,16 +339,17 @@ fn inquire(
         };
         match sighting {
             Sighting::Same => {}
-            Sighting::Found => {
+            Sighting::Found | Sighting::Back => {
                 shared.board.process.add(Counter::RelayReasks, 1);
                 tracing::info!(
                     node = peer.base(),
                     "the presence node is in sight; asking it about everybody who is watched"
                 );
+                let settle = sighting == Sighting::Back;
                 // It takes its time, and shards hand over meanwhile.
                 drop(link);
                 doubt_known(&shared.presence, nodes, node);
-                tell(&Mail::Reask { node });
+                tell(&Mail::Reask { node, settle });
                 link = station.link.lock();
             }
             Sighting::Lost => tracing::warn!(

@@ -1,8 +1,10 @@
 //! A presence node's published states on their way to one real-time node.
 //!
 //! Owns whose state is still to be told, one entry a publisher however often it changes, in the order of the first change.
-//! States are encoded when they are sent, from what they are then, so an outage costs each publisher one record. Without a
-//! kernel: requests and outcomes are values, time is an argument.
+//! States are encoded when they are sent, from what they are then, so an outage costs each publisher one record. After an outage
+//! that may have cut the beats off too, an empty request feels the way, and the states wait until the beats have come
+//! ([`SETTLE_MS`]): nobody is published offline for the outage. Without a kernel: requests and outcomes are values, time is an
+//! argument.
 
 use std::collections::VecDeque;
 
@@ -11,17 +13,21 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::STATES_PER_REQUEST_MAX;
 use super::backoff::Backoff;
+use crate::engine::SETTLE_MS;
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
 use crate::time::{Mono, Now};
 use crate::wire::record::{Record, Status};
+
+/// An outage of this length, in ms, may have cost beats: longer than a node takes to restart its listener.
+const OUTAGE_MS: u64 = 2_000;
 
 /// A request to send: `PUT` with a JSON body.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Put {
     /// `/v1/presence/{user}` for one, `/v1/presence` for several.
     pub path: String,
-    /// One record, or a list of them.
+    /// One record, or a list of them; an empty one feels whether the node is there.
     pub body: Vec<u8>,
     /// How many.
     pub states: usize,
@@ -36,7 +42,8 @@ pub struct Publisher {
     in_flight: Option<Vec<Slot>>,
     states_per_request: usize,
     next_at: Mono,
-    failing: bool,
+    /// Since when requests have failed.
+    failing_since: Option<Mono>,
     backoff: Backoff,
 }
 
@@ -49,7 +56,7 @@ impl Publisher {
             in_flight: None,
             states_per_request: STATES_PER_REQUEST_MAX,
             next_at: Mono::default(),
-            failing: false,
+            failing_since: None,
             backoff: Backoff::new(seed),
         }
     }
@@ -75,7 +82,7 @@ impl Publisher {
 
     /// Whether the last request failed.
     pub fn is_failing(&self) -> bool {
-        self.failing
+        self.failing_since.is_some()
     }
 
     /// When [`Publisher::poll_request`] has something.
@@ -92,7 +99,14 @@ impl Publisher {
         if now.mono < self.next() {
             return None;
         }
-        let count = self.order.len().min(self.states_per_request);
+        let long = self
+            .failing_since
+            .is_some_and(|since| now.mono.ms_since(since) >= OUTAGE_MS);
+        let count = if long {
+            0
+        } else {
+            self.order.len().min(self.states_per_request)
+        };
         let slots: Vec<Slot> = self.order.drain(..count).collect();
         for slot in &slots {
             self.waiting.remove(slot);
@@ -131,11 +145,11 @@ impl Publisher {
     }
 
     /// The request was taken.
-    pub fn handle_done(&mut self) {
-        self.in_flight = None;
-        self.failing = false;
+    pub fn handle_done(&mut self, now: Mono) {
+        let felt = self.in_flight.take().is_some_and(|slots| slots.is_empty());
+        self.failing_since = None;
         self.backoff.reset();
-        self.next_at = Mono::default();
+        self.next_at = if felt { now.plus_ms(SETTLE_MS) } else { now };
         if self.order.is_empty() {
             // What an outage took is given back.
             self.order = VecDeque::new();
@@ -157,7 +171,7 @@ impl Publisher {
                 self.order.push_front(slot);
             }
         }
-        self.failing = true;
+        self.failing_since.get_or_insert(now);
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
     }
 }
@@ -238,7 +252,7 @@ mod tests {
             Some(("/v1/presence/a%2Fb%20%C3%A9".into(), one.into()))
         );
         assert_eq!(node.put(2_000), None, "one at a time");
-        node.publisher.handle_done();
+        node.publisher.handle_done(at(2_000).mono);
         assert_eq!(node.put(2_000), None, "told");
         node.beat("x", 2_001);
         node.beat("y", 2_002);
@@ -267,10 +281,22 @@ mod tests {
             assert_eq!(node.publisher.len(), 2);
             assert!(node.publisher.is_failing());
         }
-        let (path, body) = node.put(ms + 5_000).unwrap();
+        // The way is felt first, and then the beats are waited for.
+        ms += 5_000;
+        assert_eq!(node.put(ms), Some(("/v1/presence".into(), "{\"presence\":[]}".into())));
+        node.publisher.handle_done(at(ms).mono);
+        assert!(!node.publisher.is_failing());
+        assert_eq!(node.put(ms + SETTLE_MS - 1), None);
+        node.beat("y", ms + 3_000);
+        let (path, body) = node.put(ms + SETTLE_MS).unwrap();
         assert_eq!(path, "/v1/presence");
-        assert_eq!(body.matches("\"status\":\"offline\"").count(), 2, "{body}");
-        node.publisher.handle_done();
+        let told: Vec<bool> = body
+            .split("\"status\":\"")
+            .skip(1)
+            .map(|rest| rest.starts_with("online"))
+            .collect();
+        assert_eq!(told, [false, true], "{body}");
+        node.publisher.handle_done(at(ms + SETTLE_MS).mono);
         assert!(node.publisher.is_empty() && !node.publisher.is_failing());
     }
 
@@ -280,7 +306,7 @@ mod tests {
         node.beat("x", 2_000);
         node.put(2_000).unwrap();
         node.look(Slot::new(0), 5_000);
-        node.publisher.handle_done();
+        node.publisher.handle_done(at(5_000).mono);
         let (_, body) = node.put(5_000).unwrap();
         assert_eq!(
             body,
@@ -296,7 +322,7 @@ mod tests {
         }
         node.put(2_000).unwrap();
         node.publisher.handle_failure(true, at(2_000).mono);
-        let put = node.publisher.poll_request(&node.presence, at(9_000)).unwrap();
+        let put = node.publisher.poll_request(&node.presence, at(2_200)).unwrap();
         assert_eq!((put.states, node.publisher.len()), (4, 8));
     }
 }

@@ -17,22 +17,37 @@ use crate::wire::sse;
 
 /// Time without accepting after the descriptors ran out, in ms.
 const PAUSE_MS: u64 = 100;
+/// Time that a connection on the reserve descriptor has to say what it asks for, in ms. Its request comes with the handshake's last
+/// packet or right behind it; whoever says nothing holds up the others.
+const HEARING_MS: u64 = 100;
 /// Connections refused through the reserve descriptor before each pause.
 const REFUSALS_MAX: usize = 32;
 /// Time between two log lines about it, in ms.
 const TELL_INTERVAL_MS: u64 = 10_000;
 /// Reconnect delay told to streams that are refused so, in ms: the mean; half as much either way.
 const REFUSED_RETRY_MS: u64 = 20_000;
+
 /// What became of one attempt to accept.
 pub(super) enum Accepted {
     /// A connection.
     Conn(TcpStream),
     /// One that ended before it was accepted, or the like: try the next.
     Aborted,
-    /// None is waiting.
+    /// None is waiting, or one on the reserve descriptor that has yet to say what it asks for.
     Empty,
     /// No descriptor or no memory for one; accepting pauses.
     NoDescriptor,
+}
+
+/// A connection that is to be refused and has not said yet in which words.
+struct Held {
+    stream: TcpStream,
+    /// What it has sent.
+    seen: Vec<u8>,
+    /// When it is refused in any case.
+    until: Mono,
+    /// An edge was seen since its last read: it may be its own.
+    ready: bool,
 }
 
 /// One shard's listener.
@@ -40,6 +55,8 @@ pub(super) struct Acceptor {
     listener: TcpListener,
     /// Kept so that, when no other is left, one connection at a time can be told so.
     reserve: Option<File>,
+    /// Who is on the reserve descriptor instead.
+    held: Option<Held>,
     /// Connections may be waiting: the edge was seen and no attempt has come back empty since.
     ready: bool,
     resume_at: Mono,
@@ -58,6 +75,7 @@ impl Acceptor {
         Ok(Acceptor {
             listener,
             reserve: open_reserve(),
+            held: None,
             ready: true,
             resume_at: Mono::default(),
             tell_at: Mono::default(),
@@ -66,23 +84,37 @@ impl Acceptor {
         })
     }
 
-    /// The listener's edge was seen.
+    /// An edge of the listener was seen, or of the connection on the reserve descriptor.
     pub(super) fn set_ready(&mut self) {
         self.ready = true;
+        if let Some(held) = &mut self.held {
+            held.ready = true;
+        }
     }
 
     /// Whether an attempt is worth its system call now.
     pub(super) fn is_ready(&self, now: Now) -> bool {
-        self.ready && now.mono >= self.resume_at
+        match &self.held {
+            Some(held) => held.ready || now.mono >= held.until,
+            None => self.ready && now.mono >= self.resume_at,
+        }
     }
 
     /// When accepting resumes, if it pauses and something is waiting.
     pub(super) fn resume_at(&self) -> Mono {
-        if self.ready { self.resume_at } else { Mono::NEVER }
+        match &self.held {
+            Some(held) => held.until,
+            None if self.ready => self.resume_at,
+            None => Mono::NEVER,
+        }
     }
 
-    /// Accepts one connection, non-blocking and with the listener's options.
-    pub(super) fn accept(&mut self, now: Now) -> Accepted {
+    /// Accepts one connection, non-blocking and with the listener's options. `registry` and `token` are those of [`Acceptor::new`].
+    pub(super) fn accept(&mut self, now: Now, registry: &Registry, token: Token) -> Accepted {
+        self.hear_held(now);
+        if self.held.is_some() {
+            return Accepted::Empty;
+        }
         let error = match self.accept_one() {
             Ok(stream) => return Accepted::Conn(stream),
             Err(error) => error,
@@ -94,7 +126,7 @@ impl Acceptor {
             }
             Some(Errno::MFILE | Errno::NFILE) => {
                 self.pause(now, &error);
-                self.refuse_some();
+                self.refuse_some(now, registry, token);
                 Accepted::NoDescriptor
             }
             Some(Errno::NOBUFS | Errno::NOMEM) => {
@@ -119,14 +151,35 @@ impl Acceptor {
         }
     }
 
-    /// Answers some of those that wait, one at a time, with the descriptor kept for that.
-    fn refuse_some(&mut self) {
+    /// Answers some of those that wait, one at a time, with the descriptor kept for that. The first that has not said what it asks
+    /// for stays on it, and the others wait.
+    fn refuse_some(&mut self, now: Now, registry: &Registry, token: Token) {
         // Another thread may have taken the descriptor since; then nobody is answered until it is back.
         let had_reserve = self.reserve.take().is_some();
         if had_reserve {
             for _ in 0..REFUSALS_MAX {
                 match self.accept_one() {
-                    Ok(stream) => self.refuse(&stream),
+                    Ok(stream) => {
+                        let mut held = Held {
+                            stream,
+                            seen: Vec::new(),
+                            until: now.mono.plus_ms(HEARING_MS),
+                            ready: false,
+                        };
+                        let heard = held.hear().or_else(|| {
+                            // Closing ends the registration; bytes that have come since are an edge.
+                            let fd = held.stream.as_raw_fd();
+                            let polled = registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
+                            polled.is_err().then_some(Ask::Other)
+                        });
+                        match heard {
+                            Some(ask) => self.refuse(&held.stream, ask),
+                            None => {
+                                self.held = Some(held);
+                                return;
+                            }
+                        }
+                    }
                     Err(error) => {
                         // Without a free descriptor the kernel does not say whether anybody waits; now it does.
                         self.ready = Errno::from_io_error(&error) != Some(Errno::AGAIN);
@@ -138,25 +191,63 @@ impl Acceptor {
         self.reserve = open_reserve();
     }
 
-    /// Writes what fits into a fresh socket's buffer, which the whole answer does, and reads what has come, so that closing
+    /// Refuses who is on the reserve descriptor once it has said what it asks for, or has had its time.
+    fn hear_held(&mut self, now: Now) {
+        let Some(mut held) = self.held.take() else { return };
+        let heard = held.hear();
+        match heard.or_else(|| (now.mono >= held.until).then_some(Ask::Other)) {
+            Some(ask) => {
+                self.refuse(&held.stream, ask);
+                drop(held);
+                self.reserve = open_reserve();
+            }
+            None => self.held = Some(held),
+        }
+    }
+
+    /// Writes what fits into a fresh socket's buffer, which the whole answer does; what has come has been read, so that closing
     /// does not reset the connection before the answer is read. Whatever fails here, the connection is closed next.
-    fn refuse(&mut self, mut stream: &TcpStream) {
+    fn refuse(&mut self, mut stream: &TcpStream, ask: Ask) {
         self.refused += 1;
-        let mut request = [0; 4_096];
-        let len = stream.read(&mut request).unwrap_or(0);
-        let answered = if is_stream_request(&request[..len]) {
-            // An EventSource never comes back after a status other than 200 (WHATWG HTML 9.2.3).
-            let mut answer = Vec::with_capacity(512);
-            sse::write_stream_head("", &mut answer);
-            let retry_ms = REFUSED_RETRY_MS / 2 + self.refused * 977 % REFUSED_RETRY_MS;
-            sse::write_overloaded(retry_ms, "nofile", &mut answer);
-            stream.write(&answer)
-        } else {
-            stream.write(&self.refusal)
+        let answered = match ask {
+            Ask::Stream => {
+                // An EventSource never comes back after a status other than 200 (WHATWG HTML 9.2.3).
+                let mut answer = Vec::with_capacity(512);
+                sse::write_stream_head("", &mut answer);
+                let retry_ms = REFUSED_RETRY_MS / 2 + self.refused * 977 % REFUSED_RETRY_MS;
+                sse::write_overloaded(retry_ms, "nofile", &mut answer);
+                stream.write(&answer)
+            }
+            Ask::Other => stream.write(&self.refusal),
         };
         let shut = answered.and_then(|_| stream.shutdown(Shutdown::Write));
         if let Err(error) = shut {
             tracing::debug!(%error, "a refused connection did not take its answer");
+        }
+    }
+}
+
+/// What a request asks for, as far as refusing it goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ask {
+    Stream,
+    Other,
+}
+
+impl Held {
+    /// Reads once. None: what it asks for has not come yet.
+    fn hear(&mut self) -> Option<Ask> {
+        self.ready = false;
+        let mut bytes = [0; 4_096];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => Some(Ask::Other),
+            Ok(n) => {
+                self.seen.extend_from_slice(&bytes[..n]);
+                asks_for(&self.seen)
+            }
+            // The deadline reads again, should a signal have interrupted this.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            Err(_) => Some(Ask::Other),
         }
     }
 }
@@ -178,12 +269,17 @@ fn refusal() -> Vec<u8> {
     out
 }
 
-fn is_stream_request(request: &[u8]) -> bool {
-    let path = request.strip_prefix(b"GET ").or_else(|| request.strip_prefix(b"POST "));
-    let Some(rest) = path.and_then(|path| path.strip_prefix(b"/v1/stream")) else {
-        return false;
-    };
-    matches!(rest.first(), Some(b' ' | b'?'))
+/// What a request asks for. None: its first bytes do not tell yet.
+fn asks_for(request: &[u8]) -> Option<Ask> {
+    let starts: [&[u8]; 2] = [b"GET /v1/stream", b"POST /v1/stream"];
+    if let Some(rest) = starts.iter().find_map(|start| request.strip_prefix(*start)) {
+        return rest.first().map(|next| match next {
+            b' ' | b'?' => Ask::Stream,
+            _ => Ask::Other,
+        });
+    }
+    let may_come = starts.iter().any(|start| start.starts_with(request));
+    (!may_come).then_some(Ask::Other)
 }
 
 fn open_reserve() -> Option<File> {
@@ -193,42 +289,149 @@ fn open_reserve() -> Option<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Clock;
 
     #[test]
     fn streams_are_told_from_the_rest() {
-        assert!(is_stream_request(b"GET /v1/stream?user=a HTTP/1.1\r\n"));
-        assert!(is_stream_request(b"POST /v1/stream HTTP/1.1\r\n"));
-        assert!(!is_stream_request(b"POST /v1/stream/1.2.3/watch HTTP/1.1\r\n"));
-        assert!(!is_stream_request(b"GET /v1/presence/a HTTP/1.1\r\n"));
-        assert!(!is_stream_request(b""));
+        for (request, ask) in [
+            ("GET /v1/stream?user=a HTTP/1.1\r\n", Some(Ask::Stream)),
+            ("POST /v1/stream HTTP/1.1\r\n", Some(Ask::Stream)),
+            ("GET /v1/stream?", Some(Ask::Stream)),
+            ("POST /v1/stream/1.2.3/watch HTTP/1.1\r\n", Some(Ask::Other)),
+            ("GET /v1/presence/a HTTP/1.1\r\n", Some(Ask::Other)),
+            ("GET /v1/p", Some(Ask::Other)),
+            ("\r\n", Some(Ask::Other)),
+            ("GET /v1/stream", None),
+            ("POST /v1/s", None),
+            ("P", None),
+            ("", None),
+        ] {
+            assert_eq!(asks_for(request.as_bytes()), ask, "{request:?}");
+        }
     }
+
+    struct Rig {
+        acceptor: Acceptor,
+        poll: mio::Poll,
+        addr: std::net::SocketAddr,
+        now: Now,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let addr = listener.local_addr().unwrap();
+            let poll = mio::Poll::new().unwrap();
+            let acceptor = Acceptor::new(listener, poll.registry(), Token(0)).unwrap();
+            let now = Clock::new().now();
+            Rig {
+                acceptor,
+                poll,
+                addr,
+                now,
+            }
+        }
+
+        fn client(&self, sends: &str) -> TcpStream {
+            let mut client = TcpStream::connect(self.addr).unwrap();
+            client.write_all(sends.as_bytes()).unwrap();
+            client
+        }
+
+        /// What is done when no descriptor is free.
+        fn refuse_some(&mut self) {
+            self.acceptor.ready = true;
+            self.acceptor.refuse_some(self.now, self.poll.registry(), Token(0));
+        }
+
+        /// Waits for an edge, notes it as the loop does, and turns.
+        fn next_edge(&mut self) {
+            let mut events = mio::Events::with_capacity(8);
+            self.poll
+                .poll(&mut events, Some(std::time::Duration::from_secs(30)))
+                .unwrap();
+            assert!(!events.is_empty(), "no edge came");
+            self.acceptor.set_ready();
+            assert!(self.acceptor.is_ready(self.now));
+            self.acceptor.hear_held(self.now);
+        }
+    }
+
+    fn answer(mut client: TcpStream) -> String {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    const OK: &str = "HTTP/1.1 200 OK\r\n";
+    const REFUSED: &str = "HTTP/1.1 503 Service Unavailable\r\n";
 
     #[test]
     fn a_refused_client_reads_why() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let poll = mio::Poll::new().unwrap();
-        let mut acceptor = Acceptor::new(listener, poll.registry(), Token(0)).unwrap();
+        let mut rig = Rig::new();
         for (request, start) in [
-            (
-                "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n",
-                "HTTP/1.1 503 Service Unavailable\r\n",
-            ),
-            (
-                "GET /v1/stream?user=a HTTP/1.1\r\nHost: a\r\n\r\n",
-                "HTTP/1.1 200 OK\r\n",
-            ),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", REFUSED),
+            ("GET /v1/stream?user=a HTTP/1.1\r\nHost: a\r\n\r\n", OK),
         ] {
-            let mut client = TcpStream::connect(addr).unwrap();
-            client.write_all(request.as_bytes()).unwrap();
-            acceptor.ready = true;
-            acceptor.refuse_some();
-            assert!(!acceptor.ready, "nobody else waits");
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).unwrap();
+            let client = rig.client(request);
+            rig.refuse_some();
+            assert!(!rig.acceptor.ready, "nobody else waits");
+            let answer = answer(client);
             assert!(answer.starts_with(start), "{answer}");
-            assert!(acceptor.reserve.is_some());
+            assert!(rig.acceptor.reserve.is_some());
         }
+    }
+
+    #[test]
+    fn who_has_not_asked_yet_is_heard_first() {
+        let mut rig = Rig::new();
+        let mut slow = rig.client("");
+        let next = rig.client("GET /livez HTTP/1.1\r\nHost: a\r\n\r\n");
+        rig.refuse_some();
+        assert!(rig.acceptor.held.is_some() && rig.acceptor.reserve.is_none());
+        assert!(!rig.acceptor.is_ready(rig.now), "there is nothing to do");
+        assert_eq!(rig.acceptor.resume_at(), rig.now.mono.plus_ms(HEARING_MS));
+        // The edge of the listener, which is not theirs.
+        rig.next_edge();
+        assert!(rig.acceptor.held.is_some() && !rig.acceptor.is_ready(rig.now));
+
+        slow.write_all(b"GET /v1/str").unwrap();
+        rig.next_edge();
+        assert!(rig.acceptor.held.is_some(), "it may still be one or the other");
+        slow.write_all(b"eam?user=a HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        rig.next_edge();
+        let told = answer(slow);
+        assert!(told.starts_with(OK) && told.contains("event: overloaded"), "{told}");
+        assert!(rig.acceptor.held.is_none() && rig.acceptor.reserve.is_some());
+        rig.refuse_some();
+        let told = answer(next);
+        assert!(told.starts_with(REFUSED), "{told}");
+    }
+
+    #[test]
+    fn who_says_nothing_is_refused_in_the_end() {
+        let mut rig = Rig::new();
+        let silent = rig.client("");
+        rig.refuse_some();
+        rig.now.mono = rig.now.mono.plus_ms(HEARING_MS - 1);
+        assert!(!rig.acceptor.is_ready(rig.now));
+        rig.now.mono = rig.now.mono.plus_ms(1);
+        assert!(rig.acceptor.is_ready(rig.now));
+        rig.acceptor.hear_held(rig.now);
+        let told = answer(silent);
+        assert!(told.starts_with(REFUSED), "{told}");
+        assert!(rig.acceptor.held.is_none() && rig.acceptor.reserve.is_some());
+    }
+
+    #[test]
+    fn who_goes_away_unheard_holds_nobody_up() {
+        let mut rig = Rig::new();
+        let gone = rig.client("");
+        rig.refuse_some();
+        assert!(rig.acceptor.held.is_some());
+        drop(gone);
+        rig.next_edge();
+        assert!(rig.acceptor.held.is_none() && rig.acceptor.reserve.is_some());
     }
 }

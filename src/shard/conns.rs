@@ -45,18 +45,26 @@ const _: () = assert!(size_of::<usize>() == 8, "a token holds a ConnId");
 
 /// Most connections for which address space is reserved at start (8 bytes each); beyond it the table grows by doubling.
 const CONNS_RESERVED_MAX: usize = 1 << 24;
+/// Entries that are not worth giving back.
+const ENTRIES_KEPT: usize = 4_096;
 
 /// The sockets and the ready queue.
 pub(super) struct Conns {
     entries: Vec<Entry>,
+    reserved: usize,
+    /// Most entries since memory was last given back.
+    entries_peak: usize,
     ready: VecDeque<ConnId>,
 }
 
 impl Conns {
     /// Room for `conns_max` connections; memory that no index has reached yet is reserved, not used.
     pub(super) fn new(conns_max: usize) -> Conns {
+        let reserved = conns_max.min(CONNS_RESERVED_MAX);
         Conns {
-            entries: Vec::with_capacity(conns_max.min(CONNS_RESERVED_MAX)),
+            entries: Vec::with_capacity(reserved),
+            reserved,
+            entries_peak: 0,
             ready: VecDeque::new(),
         }
     }
@@ -66,6 +74,7 @@ impl Conns {
         let index = conn.index as usize;
         if index >= self.entries.len() {
             self.entries.resize_with(index + 1, || Entry { socket: None, tag: 0 });
+            self.entries_peak = self.entries_peak.max(index + 1);
         }
         let entry = &mut self.entries[index];
         // What the index had may still be there: the engine ends a life before the socket's turn to close comes.
@@ -93,7 +102,22 @@ impl Conns {
 
     /// Lets go of a connection. Closing the only descriptor of a socket takes it out of the poll as well.
     pub(super) fn remove(&mut self, conn: ConnId) -> Option<TcpStream> {
-        self.entry_mut(conn)?.socket.take()
+        let socket = self.entry_mut(conn)?.socket.take();
+        if conn.index as usize + 1 == self.entries.len() {
+            while self.entries.pop_if(|entry| entry.socket.is_none()).is_some() {}
+            self.give_back();
+        }
+        socket
+    }
+
+    /// Gives back the memory of a crowd that has gone, and reserves address space for the next: two calls of mremap(2).
+    fn give_back(&mut self) {
+        if self.entries_peak > ENTRIES_KEPT && self.entries.len() <= self.entries_peak / 4 {
+            self.entries.shrink_to_fit();
+            self.entries
+                .reserve_exact(self.reserved.saturating_sub(self.entries.len()));
+            self.entries_peak = self.entries.len();
+        }
     }
 
     /// Whether any of `flags` is set; false if the connection is gone.
@@ -194,6 +218,24 @@ mod tests {
         conns.queue(id(2, 5), flag::FAILED);
         assert!(!conns.has(id(2, 6), flag::FAILED | flag::QUEUED));
         assert_eq!(conns.pop_ready(), None);
+    }
+
+    #[test]
+    fn entries_at_the_end_go_with_their_sockets() {
+        let mut conns = Conns::new(64);
+        for index in 0..6 {
+            conns.insert(id(index, 1), socket());
+        }
+        assert!(conns.remove(id(4, 1)).is_some());
+        assert_eq!(conns.entries.len(), 6);
+        assert!(conns.remove(id(5, 1)).is_some());
+        assert_eq!(conns.entries.len(), 4);
+        assert!(conns.socket(id(5, 1)).is_none() && conns.socket(id(3, 1)).is_some());
+        conns.entries_peak = 4 * ENTRIES_KEPT;
+        assert!(conns.remove(id(3, 1)).is_some());
+        assert_eq!((conns.entries_peak, conns.entries.capacity()), (3, 64));
+        conns.insert(id(3, 2), socket());
+        assert!(conns.socket(id(2, 1)).is_some() && conns.socket(id(3, 2)).is_some());
     }
 
     #[test]

@@ -50,22 +50,24 @@ impl Datagrams {
         self.ready
     }
 
-    /// Receives some `datagrams_max` datagrams and hands them over in batches. The last system call may bring more than were
-    /// still wanted; those are handed over too.
-    pub(super) fn receive(&mut self, datagrams_max: usize, mut hand_over: impl FnMut(&[&[u8]])) -> Received {
+    /// Receives datagrams and hands them over in batches until `hand_over` has answered that it worked through `beats_max`
+    /// beats. How many a datagram holds is seen only then, so the last system call may bring more than were still wanted, and
+    /// those are handed over too: it asks for no more buffers than beats are left, at most [`BATCH_SIZE`], each of which the
+    /// kernel may have filled up to [`BUFFER_BYTES`].
+    pub(super) fn receive(&mut self, beats_max: usize, mut hand_over: impl FnMut(&[&[u8]]) -> usize) -> Received {
         let mut received = Received::default();
-        while self.ready && received.datagrams < datagrams_max {
+        while self.ready && received.beats < beats_max {
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
             let mut chunks = self.buffers.chunks_exact_mut(BUFFER_BYTES);
             let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
                 std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-            let wanted = (datagrams_max - received.datagrams).min(BATCH_SIZE);
+            let wanted = (beats_max - received.beats).min(BATCH_SIZE);
             match self.state.recv(
                 UdpSockRef::from(&self.socket),
                 &mut slices[..wanted],
                 &mut meta[..wanted],
             ) {
-                Ok(buffers) => received.datagrams += split(&self.buffers, &meta[..buffers], &mut hand_over),
+                Ok(buffers) => received.beats += split(&self.buffers, &meta[..buffers], &mut hand_over),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     // Anything but "empty" is an error of the socket (ENOMEM, ENETDOWN) that the next edge finds cured or not.
@@ -81,14 +83,15 @@ impl Datagrams {
 /// What one [`Datagrams::receive`] did.
 #[derive(Debug, Default)]
 pub(super) struct Received {
-    /// Datagrams handed over.
-    pub(super) datagrams: usize,
+    /// Beats that those handed over were worth.
+    pub(super) beats: usize,
     /// Why receiving ended early.
     pub(super) fault: Option<io::Error>,
 }
 
-/// Hands over the datagrams of the filled buffers, at most [`HANDED_MAX`] at a time; returns how many.
-fn split(buffers: &[u8], meta: &[RecvMeta], hand_over: &mut impl FnMut(&[&[u8]])) -> usize {
+/// Hands over the datagrams of the filled buffers, at most [`HANDED_MAX`] at a time; returns the sum of what it
+/// answers.
+fn split(buffers: &[u8], meta: &[RecvMeta], hand_over: &mut impl FnMut(&[&[u8]]) -> usize) -> usize {
     let mut batch: [&[u8]; HANDED_MAX] = [&[]; HANDED_MAX];
     let (mut len, mut total) = (0, 0);
     for (buffer, meta) in buffers.chunks_exact(BUFFER_BYTES).zip(meta) {
@@ -98,9 +101,8 @@ fn split(buffers: &[u8], meta: &[RecvMeta], hand_over: &mut impl FnMut(&[&[u8]])
             let (datagram, behind) = rest.split_at(meta.stride.max(1).min(rest.len()));
             batch[len] = datagram;
             len += 1;
-            total += 1;
             if len == HANDED_MAX {
-                hand_over(&batch);
+                total += hand_over(&batch);
                 len = 0;
             }
             rest = behind;
@@ -110,7 +112,7 @@ fn split(buffers: &[u8], meta: &[RecvMeta], hand_over: &mut impl FnMut(&[&[u8]])
         }
     }
     if len > 0 {
-        hand_over(&batch[..len]);
+        total += hand_over(&batch[..len]);
     }
     total
 }
@@ -144,7 +146,8 @@ mod tests {
         let mut got = Vec::new();
         let metas = [meta(5, 2), meta(3, 3), meta(0, 0)];
         let total = split(&buffers, &metas, &mut |batch: &[&[u8]]| {
-            got.extend(batch.iter().map(|d| d.to_vec()))
+            got.extend(batch.iter().map(|d| d.to_vec()));
+            batch.len()
         });
         assert_eq!(total, 5);
         assert_eq!(got, [&b"aa"[..], b"bb", b"c", b"xyz", b""]);
@@ -155,13 +158,15 @@ mod tests {
         let buffers = vec![7u8; 4 * BUFFER_BYTES];
         let mut rounds = Vec::new();
         let total = split(&buffers, &[meta(640, 10); 4], &mut |batch: &[&[u8]]| {
-            rounds.push(batch.len())
+            rounds.push(batch.len());
+            batch.len()
         });
         assert_eq!(total, 256);
         assert_eq!(rounds, [256]);
         let mut rounds = Vec::new();
         split(&buffers, &[meta(650, 10); 4], &mut |batch: &[&[u8]]| {
-            rounds.push(batch.len())
+            rounds.push(batch.len());
+            batch.len()
         });
         assert_eq!(rounds, [256, 4]);
     }
@@ -169,16 +174,26 @@ mod tests {
     #[test]
     fn what_is_sent_is_handed_over_up_to_the_budget() {
         let (mut datagrams, sender, _poll) = pair();
-        for n in 0..5u8 {
+        for n in 0..50u8 {
             sender.send(&[n; 3]).unwrap();
         }
         let mut got = Vec::new();
-        let mut take = |batch: &[&[u8]]| got.extend(batch.iter().map(|d| d[0]));
-        assert_eq!(datagrams.receive(2, &mut take).datagrams, 2);
+        let mut take = |batch: &[&[u8]]| {
+            got.extend(batch.iter().map(|d| d[0]));
+            // Ten beats in each.
+            10 * batch.len()
+        };
+        assert_eq!(datagrams.receive(1, &mut take).beats, 10, "one buffer");
         assert!(datagrams.is_ready(), "the edge is not used up");
-        let received = datagrams.receive(100, &mut take);
-        assert_eq!((received.datagrams, received.fault.is_none()), (3, true));
+        assert_eq!(
+            datagrams.receive(11, &mut take).beats,
+            110,
+            "eleven buffers, since each may hold one beat"
+        );
+        assert!(datagrams.is_ready());
+        let received = datagrams.receive(10_000, &mut take);
+        assert_eq!((received.beats, received.fault.is_none()), (380, true));
         assert!(!datagrams.is_ready());
-        assert_eq!(got, [0, 1, 2, 3, 4]);
+        assert!(got.iter().copied().eq(0..50));
     }
 }

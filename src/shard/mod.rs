@@ -61,7 +61,7 @@ const WAKER: Token = Token(usize::MAX - 3);
 #[derive(Clone, Copy, Debug)]
 struct Budgets {
     mail: usize,
-    datagrams: usize,
+    beats: usize,
     flushes: usize,
 }
 
@@ -171,12 +171,12 @@ impl Shard {
             return;
         };
         let (engine, now) = (&mut self.engine, self.now);
-        let received = datagrams.receive(self.budgets.datagrams, |batch| engine.handle_beats(batch, now));
+        let received = datagrams.receive(self.budgets.beats, |batch| engine.handle_beats(batch, now));
         if let Some(error) = received.fault {
             tracing::warn!(shard = self.id, %error, "receiving beats failed; the next datagram tries again");
         }
         if datagrams.is_ready() {
-            self.engine.counters().add(Counter::LimitDatagramsPerTurn, 1);
+            self.engine.counters().add(Counter::LimitBeatsPerTurn, 1);
             self.more = true;
         }
     }
@@ -193,6 +193,14 @@ impl Shard {
             let Some(conn) = self.conns.pop_ready() else { break };
             bytes_left = bytes_left.saturating_sub(self.serve(conn));
         }
+        if self.conns.ready_len() > 0 {
+            let reached = if bytes_left == 0 {
+                Counter::LimitReadBytesPerTurn
+            } else {
+                Counter::LimitReadsPerTurn
+            };
+            self.engine.counters().add(reached, 1);
+        }
     }
 
     fn accept(&mut self) {
@@ -201,7 +209,7 @@ impl Shard {
             if !acceptor.is_ready(self.now) {
                 break;
             }
-            match acceptor.accept(self.now) {
+            match acceptor.accept(self.now, self.poll.registry(), LISTENER) {
                 Accepted::Conn(socket) => {
                     let Some(conn) = self.engine.handle_accept(self.now) else {
                         continue;
@@ -223,7 +231,10 @@ impl Shard {
                 }
             }
         }
-        self.more |= acceptor.is_ready(self.now);
+        if acceptor.is_ready(self.now) {
+            self.engine.counters().add(Counter::LimitAcceptsPerTurn, 1);
+            self.more = true;
+        }
         if self.order >= Order::Drain && !acceptor.is_ready(self.now) {
             // Those who were waiting have been accepted, and will be answered; those who come now are refused by the kernel.
             self.acceptor = None;
@@ -385,6 +396,7 @@ impl Shard {
                 }
             }
         }
+        self.engine.counters().add(Counter::LimitClosesPerTurn, 1);
         self.more = true;
     }
 

@@ -132,7 +132,7 @@ pub fn spawn(
                 id,
                 budgets: Budgets {
                     mail: settings.mail_per_turn_max,
-                    datagrams: settings.datagrams_per_turn_max,
+                    beats: settings.beats_per_turn_max,
                     flushes: settings.flushes_per_turn_max,
                 },
                 now: parts.now,

@@ -270,6 +270,10 @@ impl<W: Write> Screen<W> {
     }
 
     fn leave(&mut self) -> Result<(), End> {
+        if self.table {
+            // Ctrl-C is echoed below the table; whoever comes next begins on an empty line.
+            write!(self.out, "\r\x1b[J")?;
+        }
         Ok(self.out.flush()?)
     }
 }

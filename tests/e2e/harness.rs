@@ -12,16 +12,17 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use greendot::engine::settings::STALL_MS;
 use greendot::time::{Clock, Mono, Unix, boottime};
 use greendot::wire::User;
 use greendot::wire::beat::{FleetKey, Keys, Writer};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::http::{Answer, Conn};
 use crate::metrics::Metrics;
 use crate::process::{Lines, Process};
-use crate::stream::Stream;
+use crate::stream::{Stream, records};
 
 /// Longest wait for anything, in ms: far beyond what any machine needs.
 pub(crate) const PATIENCE_MS: u64 = 30_000;
@@ -31,6 +32,9 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Presence in a hurry.
 pub(crate) const BEAT_INTERVAL_MS: u64 = 500;
 pub(crate) const OFFLINE_AFTER_MS: u64 = 1_500;
+const SWEEP_INTERVAL_MS: u64 = 50;
+/// Of the moment of expiry, the sweep's deadline and the wake-up to whole milliseconds, each.
+const ROUNDING_MS: u64 = 3;
 pub(crate) const FAST: &[&str] = &[
     "--beat-interval-ms=500",
     "--offline-after-ms=1500",
@@ -267,6 +271,21 @@ impl Server {
         Stream::open(self.connect(), &format!("/v1/stream?{query}"))
     }
 
+    /// Opens a stream whose list is too long for a URL, and reads how it begins: hello, and the snapshot's records.
+    pub(crate) fn watch(&self, users: &[String]) -> (Stream, Vec<Record>) {
+        let mut conn = self.connect();
+        let body = json!({"watch": users}).to_string();
+        let head = "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length:";
+        conn.send(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes());
+        let mut stream = Stream::answered(conn);
+        stream.expect("hello");
+        let mut told = Vec::new();
+        while told.len() < users.len() {
+            told.extend(records(&stream.expect("snapshot")));
+        }
+        (stream, told)
+    }
+
     pub(crate) fn metrics(&self) -> Metrics {
         Metrics::parse(&self.get("/metrics").text())
     }
@@ -290,6 +309,20 @@ impl Server {
         until(&format!("{series} is as wanted"), || {
             wanted(self.metrics().sum(series)).then_some(())
         });
+    }
+
+    /// That a publisher of a [`FAST`] server was expired in time, both of its times being the server's own.
+    ///
+    /// Never before `offline_after_ms`. At the latest by the next sweep, whose turn begins late by no more than a second:
+    /// a server whose turn comes later than that has been stalled, counts it, and gives its publishers that much longer.
+    pub(crate) fn check_silence(&self, gone: &Record) {
+        let silence_ms = gone.since() - gone.last_active();
+        assert!(!gone.online && silence_ms >= OFFLINE_AFTER_MS, "too early: {gone:?}");
+        let silence_ms_max = OFFLINE_AFTER_MS + SWEEP_INTERVAL_MS + STALL_MS + ROUNDING_MS;
+        if silence_ms > silence_ms_max {
+            let stalls = self.metrics().sum("greendot_stalls_total");
+            assert!(stalls > 0.0, "more than {silence_ms_max} ms and no stall: {gone:?}");
+        }
     }
 
     /// CPU time used so far, in ms.

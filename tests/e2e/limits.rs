@@ -1,8 +1,11 @@
 //! The limits that need a socket and a clock to be reached.
 
+use std::collections::BTreeMap;
+
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Deadline, Home, PATIENCE_MS, Server, pause, unix_ms, until};
+use crate::harness::{Deadline, Home, PATIENCE_MS, Record, Server, pause, unix_ms, until};
 use crate::http::{Conn, Got};
 use crate::stream::{Event, Stream};
 
@@ -121,6 +124,14 @@ fn without_descriptors_it_refuses_waits_and_recovers() {
     );
     assert!(refusal.retry_ms.is_some_and(|retry_ms| retry_ms >= 10_000));
     server.get("/v1/presence/bob").expect_problem(503, "overloaded");
+    // Whose request comes a little behind its connection is told in the right words too.
+    until("a late request is heard", || {
+        let mut late = server.connect();
+        pause(20);
+        late.send(b"GET /v1/stream?watch=bob HTTP/1.1\r\nHost: e2e\r\n\r\n");
+        let told = late.read_to_end();
+        told.starts_with(b"HTTP/1.1 200 OK\r\n").then_some(())
+    });
     server.expect_log("no connection can be accepted; raise the limit");
     assert_eq!(
         server.log().matches("no connection can be accepted").count(),
@@ -188,4 +199,79 @@ fn a_users_limit_refuses_new_users_only() {
     let metrics = server.metrics();
     assert_eq!(metrics.sum("greendot_users"), 3.0);
     assert_eq!(metrics.sum("greendot_users_max"), 3.0);
+}
+
+/// The smallest budgets there are, in two shards' real loops: work is put off again and again, and none is lost.
+#[test]
+fn a_turn_does_no_more_than_its_budgets() {
+    const USERS: usize = 400;
+    const WATCHERS: usize = 8;
+    let home = Home::new();
+    let server = home.serve(&[
+        "--shards=2",
+        "--mail-per-turn-max=1",
+        "--beats-per-turn-max=1",
+        "--flushes-per-turn-max=1",
+        // Nobody goes offline meanwhile.
+        "--beat-interval-ms=30s",
+        "--offline-after-ms=60s",
+    ]);
+    let users: Vec<String> = (0..USERS).map(|n| format!("u{n}")).collect();
+    let mut watchers: Vec<Stream> = (0..WATCHERS).map(|_| server.watch(&users).0).collect();
+
+    // From several ports, so that the kernel gives some to either shard: each user's first beat makes a transition, which one
+    // shard decides and the other hears of by mail. The datagrams are few enough for one socket's buffer to hold all.
+    let senders: Vec<_> = (0..8).map(|_| server.sender()).collect();
+    for (n, user) in users.iter().enumerate() {
+        senders[n % senders.len()].beat(&[user]);
+    }
+    for watcher in &mut watchers {
+        let mut told = BTreeMap::new();
+        while told.len() < USERS {
+            let record = watcher.presence();
+            assert!(record.online, "{record:?}");
+            told.insert(record.user.clone(), record);
+        }
+        watcher.expect_quiet(20);
+        let truth = server.post("/v1/presence/query", &json!({"users": users})).json();
+        for record in truth["presence"].as_array().expect("a list").iter().map(Record::of) {
+            assert_eq!(told.get(&record.user), Some(&record));
+        }
+    }
+    for limit in ["mail-per-turn-max", "beats-per-turn-max", "flushes-per-turn-max"] {
+        assert!(limit_hits(&server, limit) > 0.0, "{limit}");
+    }
+    assert_eq!(
+        server.metrics().sum("greendot_resyncs_total"),
+        0.0,
+        "no mailbox was full"
+    );
+}
+
+/// The budgets that are no settings.
+#[test]
+fn more_than_one_turns_worth_is_served_in_several() {
+    const CONNS: usize = 300;
+    let home = Home::new();
+    let server = home.serve(&["--shards=1"]);
+    let body = vec![b'x'; 20_000];
+    let head = format!(
+        "POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    // All wait in the kernel before the server sees the first: 300 connections with 6 MB.
+    server.process.stop();
+    let mut conns: Vec<Conn> = (0..CONNS)
+        .map(|_| {
+            let mut conn = server.connect();
+            conn.send(&[head.as_bytes(), &body].concat());
+            conn
+        })
+        .collect();
+    server.process.signal(Signal::CONT);
+    for conn in &mut conns {
+        conn.answer().expect_problem(400, "bad-json");
+    }
+    assert!(limit_hits(&server, "accepts-per-turn") > 0.0);
+    assert!(limit_hits(&server, "read-bytes-per-turn") > 0.0);
 }

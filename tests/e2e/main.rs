@@ -6,12 +6,16 @@
 mod harness;
 mod http;
 mod metrics;
+mod netns;
 mod process;
 mod stream;
+mod terminal;
 
 mod drain;
 mod ids;
 mod limits;
+mod memory;
+mod pinning;
 mod presence;
 mod readers;
 mod restart;
@@ -20,3 +24,4 @@ mod stall;
 mod start;
 mod store;
 mod tools;
+mod vanished;

@@ -4,9 +4,6 @@ use serde_json::json;
 
 use crate::harness::{BEAT_INTERVAL_MS, FAST, Home, OFFLINE_AFTER_MS, Record, pause};
 
-/// Far above what a loaded machine adds to a sweep interval.
-const LATE_MS_MAX: u64 = 5_000;
-
 #[test]
 fn a_stream_holds_its_publisher_online() {
     let home = Home::new();
@@ -25,7 +22,8 @@ fn a_stream_holds_its_publisher_online() {
     let told = alice.expect_presence("bob", true);
     let read = server.record("bob");
     assert_eq!((read.online, read.since), (true, told.since));
-    assert!(read.last_active() + LATE_MS_MAX > read.since(), "{read:?}");
+    // The beat that brought him online, or a later one.
+    assert!(read.last_active() >= told.last_active(), "{read:?} after {told:?}");
 
     // The open stream beats for him, and nobody hears of it.
     alice.expect_quiet(OFFLINE_AFTER_MS + 2 * BEAT_INTERVAL_MS);
@@ -38,11 +36,7 @@ fn a_stream_holds_its_publisher_online() {
 
     drop(bob);
     let gone = alice.expect_presence("bob", false);
-    let silence_ms = gone.since() - gone.last_active();
-    assert!(
-        (OFFLINE_AFTER_MS..OFFLINE_AFTER_MS + LATE_MS_MAX).contains(&silence_ms),
-        "{gone:?}"
-    );
+    server.check_silence(&gone);
     assert!(gone.last_active() >= later.last_active());
     assert_eq!(server.record("bob"), gone);
     assert!(server.record("alice").online, "she still has hers");
@@ -76,7 +70,7 @@ fn the_last_of_two_streams_counts() {
     drop(phone);
     alice.expect_quiet(OFFLINE_AFTER_MS + 1_000);
     drop(laptop);
-    alice.expect_presence("bob", false);
+    server.check_silence(&alice.expect_presence("bob", false));
 }
 
 #[test]
@@ -99,7 +93,7 @@ fn beats_and_goodbyes_over_http() {
     assert!(left.last_active() >= told[1].last_active());
     // Bob said nothing, so silence must tell.
     let silent = alice.expect_presence("bob", false);
-    assert!(silent.since() - silent.last_active() >= OFFLINE_AFTER_MS, "{silent:?}");
+    server.check_silence(&silent);
     assert_eq!(
         conn.get("/v1/presence/nobody").json(),
         json!({"user": "nobody", "status": "offline", "since": null, "last_active": null})

@@ -15,13 +15,13 @@ use crate::process::{Lines, Process};
 use crate::stream::{Stream, records};
 
 /// Ids of the greatest length, so that a few hundred of them fill every buffer on the way.
-fn wide_users(count: usize) -> Vec<String> {
+pub(crate) fn wide_users(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{n:0>128}")).collect()
 }
 
 /// A connection that holds little of what it has not read. Its segments are those of a network: with loopback's of 64 KB the
 /// kernel opens a full window again only when the whole buffer is free, and until then shows the sender no progress.
-fn narrow(http: SocketAddr) -> Conn {
+pub(crate) fn narrow(http: SocketAddr) -> Conn {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     // Before connecting, so that the window is never wide.
     socket.set_recv_buffer_size(4_096).expect("it may be made small");
@@ -31,7 +31,7 @@ fn narrow(http: SocketAddr) -> Conn {
 }
 
 /// Asks for a stream with POST, and reads nothing.
-fn ask(conn: &mut Conn, user: Option<&str>, watch: &[String]) {
+pub(crate) fn ask(conn: &mut Conn, user: Option<&str>, watch: &[String]) {
     let body = json!({"user": user, "watch": watch});
     let body = match user {
         Some(_) => body.to_string(),
@@ -83,8 +83,8 @@ fn who_never_reads_is_let_go_and_expires() {
     other.expect_quiet(100);
 }
 
-/// A thousand changes a second of fifty users, until told to stop.
-fn flip(server: &Server, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+/// Changes of fifty users, ten every `pause_ms`, until told to stop.
+fn flip(server: &Server, stop: &Arc<AtomicBool>, pause_ms: u64) -> std::thread::JoinHandle<()> {
     let (sender, stop) = (server.sender(), Arc::clone(stop));
     std::thread::spawn(move || {
         let users = wide_users(50);
@@ -99,43 +99,73 @@ fn flip(server: &Server, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<()> 
                 } else {
                     sender.leave(ten);
                 }
-                pause(10);
+                pause(pause_ms);
             }
         }
     })
 }
 
+/// A tenth of the time that a stall may take, and ten times the 1 KB a second and the hundred changes: as good as 90 s.
 #[test]
 fn who_reads_slowly_stays_and_ends_with_the_right_states() {
-    const SLOW_MS: u64 = 9_000;
+    let flags = ["--write-stall-max-ms=3s", "--outbox-bytes-max=16K"];
+    read_slowly(
+        &flags,
+        9_000,
+        Slowly {
+            bytes: 2_560,
+            every_ms: 250,
+            change_ms: 10,
+        },
+    );
+}
+
+/// With the stall rule as it is by default: 30 s.
+#[test]
+fn who_reads_a_kilobyte_a_second_stays_and_ends_with_the_right_states() {
+    read_slowly(
+        &[],
+        45_000,
+        Slowly {
+            bytes: 1_024,
+            every_ms: 1_000,
+            change_ms: 100,
+        },
+    );
+}
+
+/// How slowly: `bytes` each `every_ms`, while ten users change each `change_ms`.
+struct Slowly {
+    bytes: usize,
+    every_ms: u64,
+    change_ms: u64,
+}
+
+fn read_slowly(flags: &[&str], slow_ms: u64, slowly: Slowly) {
     let home = Home::new();
-    let flags = [
-        "--write-stall-max-ms=3s",
-        "--offline-after-ms=60s",
-        "--outbox-bytes-max=16K",
-    ];
-    let server = home.serve(&flags);
+    let server = home.serve(&[&["--offline-after-ms=90s"], flags].concat());
     let users = wide_users(50);
     let mut slow = narrow(server.http);
     ask(&mut slow, None, &users);
     let mut slow = Stream::answered(slow);
     let stop = Arc::new(AtomicBool::new(false));
-    let flipping = flip(&server, &stop);
+    let flipping = flip(&server, &stop, slowly.change_ms);
 
-    // A tenth of the time that a stall may take, and ten times the 1 KB a second and the hundred changes: as good as 90 s.
-    let until_slow_ends = Deadline::in_ms(SLOW_MS);
+    let until_slow_ends = Deadline::in_ms(slow_ms);
     while until_slow_ends.left().is_some() {
-        let mut few = [0; 2_560];
+        let mut few = vec![0; slowly.bytes];
         let read = std::io::Read::read(&mut slow.conn.socket, &mut few);
         let n = read
             .ok()
             .filter(|n| *n > 0)
             .unwrap_or_else(|| panic!("it was let go: {}", why_evicted(&server)));
         slow.conn.buffer.extend_from_slice(&few[..n]);
-        pause(250);
+        pause(slowly.every_ms);
     }
     stop.store(true, Ordering::Relaxed);
     flipping.join().expect("it only sends");
+    // It was really held up, and states were skipped.
+    assert!(server.metrics().sum("greendot_flushes_partial_total") > 0.0);
 
     // From now on as fast as it can: soon it knows what is.
     let answer = server.post("/v1/presence/query", &json!({"users": users})).json();

@@ -1,9 +1,10 @@
-//! `greendot beat` and `greendot watch` against a real server.
+//! `greendot beat`, `watch` and `top` against a real server.
 
 use rustix::process::Signal;
 
-use crate::harness::{FAST, Home, OFFLINE_AFTER_MS, Record, Server};
+use crate::harness::{FAST, Home, Record, Server};
 use crate::process::{Lines, Process};
+use crate::terminal::{Screen, Terminal};
 
 fn beat(home: &Home, server: &Server, args: &[&str]) -> String {
     let (udp, dir) = (server.udp.to_string(), home.data_dir().display().to_string());
@@ -27,7 +28,7 @@ fn beat_says_that_somebody_is_alive() {
     assert_eq!(words[3..], [&format!("to={}", server.udp), "datagrams=1"]);
     alice.expect_presence("bob", true);
     let gone = alice.expect_presence("bob", false);
-    assert!(gone.since() - gone.last_active() >= OFFLINE_AFTER_MS);
+    server.check_silence(&gone);
 
     // Longer than the silence after which he would be offline.
     let said = beat(&home, &server, &["bob", "--every", "300ms", "--count", "8"]);
@@ -149,4 +150,66 @@ fn top_shows_a_servers_rates() {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{text}");
     assert!(text.lines().count() >= 3, "{text}");
+}
+
+/// A person's own terminal: a table that is drawn anew in place, and Ctrl-C.
+#[test]
+fn watch_draws_a_live_table_in_a_terminal() {
+    const GREEN: u32 = 32;
+    const GREY: u32 = 90;
+    let home = Home::new();
+    let server = home.serve(&["--shards=2"]);
+    let mut terminal = Terminal::new();
+    let modes = terminal.modes();
+    let http = server.http.to_string();
+    let watch = [env!("CARGO_BIN_EXE_greendot"), "watch", "bob", "carol", "--http", &http];
+    // In a session of its own whose terminal this is, or Ctrl-C would reach nobody.
+    let mut command = home.program("setsid", &[&["--ctty"], &watch[..]].concat());
+    let mut process = Process::start(terminal.attach(&mut command));
+
+    let screen = terminal.expect("both were never seen", |screen| {
+        screen.text() == ["\u{25cf} bob    never seen", "\u{25cf} carol  never seen"]
+    });
+    assert_eq!((screen.colour_of_dot(0), screen.colour_of_dot(1)), (GREY, GREY));
+
+    server.sender().beat(&["bob"]);
+    let screen = terminal.expect("bob is online", |screen| {
+        let lines = screen.text();
+        lines.len() == 2 && lines[0].starts_with("\u{25cf} bob    online for ") && lines[0].ends_with(" s")
+    });
+    assert_eq!((screen.colour_of_dot(0), screen.colour_of_dot(1)), (GREEN, GREY));
+    assert_eq!(screen.text()[1], "\u{25cf} carol  never seen");
+    // Time goes by in the same two lines, and nothing was said.
+    let seconds = |screen: &Screen| -> Option<u64> {
+        let lines = screen.text();
+        let [bob, _] = lines.as_slice() else { return None };
+        bob.strip_prefix("\u{25cf} bob    online for ")?
+            .strip_suffix(" s")?
+            .parse()
+            .ok()
+    };
+    terminal.expect("bob is online for seconds", |screen| seconds(screen) >= Some(2));
+
+    terminal.press("\u{3}");
+    assert_eq!(process.wait().code(), Some(0));
+    let screen = terminal.rest();
+    let lines = screen.text();
+    assert_eq!(lines.len(), 2, "the table stays and nothing stands below it: {lines:?}");
+    assert_eq!(screen.cursor(), (2, 0), "where the shell's prompt comes");
+    assert!(screen.is_plain(), "{screen:?}");
+    let after = terminal.modes();
+    assert_eq!(
+        (
+            after.local_modes,
+            after.input_modes,
+            after.output_modes,
+            after.control_modes
+        ),
+        (
+            modes.local_modes,
+            modes.input_modes,
+            modes.output_modes,
+            modes.control_modes
+        )
+    );
 }

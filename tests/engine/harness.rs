@@ -226,7 +226,7 @@ impl World {
     }
 
     /// So many ms pass in which all but one shard take their turns.
-    pub(crate) fn pass_without(&mut self, stalled: usize, ms: u64) {
+    pub(crate) fn pass_without(&mut self, stalled: usize, ms: u64) -> &mut World {
         let until = self.ms + ms;
         while self.ms < until {
             self.ms = (self.ms + 100).min(until);
@@ -234,6 +234,7 @@ impl World {
                 self.turn_of(shard);
             }
         }
+        self
     }
 
     /// The wall clock is stepped.
@@ -359,10 +360,15 @@ impl World {
 
     /// These bytes arrive as a datagram.
     pub(crate) fn datagram(&mut self, shard: usize, bytes: &[u8]) -> &mut World {
+        self.arrive(shard, &[bytes]);
+        self
+    }
+
+    /// These arrive together. Returns what they cost of a turn's budget of beats.
+    pub(crate) fn arrive(&mut self, shard: usize, datagrams: &[&[u8]]) -> usize {
         let now = self.now();
         self.engines[shard].begin_turn(now);
-        self.engines[shard].handle_beats(&[bytes], now);
-        self
+        self.engines[shard].handle_beats(datagrams, now)
     }
 
     /// The key that signs datagrams.

@@ -1,6 +1,8 @@
 //! Every limit is reached, answered, and counted.
 
 use greendot::metrics::{Counter, Gauge};
+use greendot::wire::User;
+use greendot::wire::beat::Writer;
 
 use super::harness::{
     CLOSE, NO_CONTENT, RETRY_AFTER, STREAM_HEAD, World, json, posted, problem, record, request, snapshot,
@@ -321,4 +323,28 @@ fn a_sweep_is_cut_into_turns_and_loses_nobody() {
     assert!(received.contains("\"status\":\"offline\""), "{received}");
     assert!(world.count(0, Counter::LimitSweepSlotsPerTurn) > 1);
     assert!(world.count(0, Counter::SweepCycles) > 90);
+}
+
+#[test]
+fn datagrams_cost_their_beats_and_garbage_costs_one() {
+    let mut world = World::with(1, |_| ());
+    let (now, key) = (world.now().unix, world.key().clone());
+    let sealed = |leave: bool, users: &[&str]| {
+        let mut writer = Writer::new(leave, now, &key);
+        for user in users {
+            assert!(writer.push(User::parse(user.as_bytes()).expect("a legal user")));
+        }
+        writer.seal(&key)
+    };
+    let many: Vec<String> = (0..200).map(|n| format!("u{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let (beats, goodbyes) = (sealed(false, &many), sealed(true, &["u1", "u2", "nobody"]));
+    assert_eq!(world.arrive(0, &[]), 0);
+    assert_eq!(world.arrive(0, &[b""]), 1);
+    assert_eq!(
+        world.arrive(0, &[b"garbage", &beats, &goodbyes, &beats[1..]]),
+        1 + 200 + 3 + 1
+    );
+    assert_eq!(world.count(0, Counter::BeatsUdp), 200);
+    assert_eq!(world.count(0, Counter::LeavesUdp), 2);
 }

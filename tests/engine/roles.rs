@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Outbound, Role, adopt_answers, doubt_known};
+use greendot::engine::{Mail, Outbound, Role, SETTLE_MS, adopt_answers, doubt_known};
 use greendot::metrics::{Counter, Gauge};
 use greendot::time::Unix;
 use greendot::wire::beat::{FleetKey, Keys, open};
@@ -299,7 +299,10 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     world.at(100);
     let lost = node_of("bob");
     doubt_known(world.presence(), &Nodes::new(NODES), lost);
-    world.tell_all(&Mail::Reask { node: lost });
+    world.tell_all(&Mail::Reask {
+        node: lost,
+        settle: false,
+    });
     let mut asks: Vec<String> = Vec::new();
     for (node, users) in asked(&mut world) {
         assert_eq!(node, lost);
@@ -325,6 +328,31 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     for peer in [alice, eve, dave] {
         world.expect(peer, told(9_500, &gone));
     }
+}
+
+#[test]
+fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
+    let mut world = realtime(1);
+    for user in 0..300 {
+        world.stream(0, &format!("user=u{user}&watch=bob"), 1);
+    }
+    answer(&mut world, &[record("bob", "online", 0, 0)]);
+    world.at(30_000);
+    world.outbound();
+    let node = node_of("bob");
+    world.tell_all(&Mail::Reask { node, settle: true });
+    world.at(31_300);
+    let vouched: usize = beats(&mut world).iter().map(|(.., users)| users.len()).sum();
+    assert!((300..=340).contains(&vouched), "{vouched}");
+    world.at(30_000 + SETTLE_MS - 1);
+    let before = world.outbound();
+    assert!(
+        before
+            .iter()
+            .all(|(_, outbound)| matches!(outbound, Outbound::Beats { .. }))
+    );
+    world.at(30_000 + SETTLE_MS);
+    assert_eq!(asked(&mut world), [(node, vec!["bob".to_owned()])]);
 }
 
 #[test]

@@ -137,6 +137,21 @@ fn steps_of_the_wall_clock_flip_nobody() {
     }
 }
 
+/// Bob's owner sees but one step back; the steps were two, and his stamp is from the time in between.
+#[test]
+fn steps_back_and_forward_that_a_shard_sleeps_through_flip_nobody() {
+    let (mut world, watchers) = world(2);
+    for ms in (10_000..=60_000).step_by(10_000) {
+        world.at(ms).beat(0, &["bob"]);
+    }
+    world.at(65_000).step_wall(-60_000).pass_without(1, 500);
+    world.beat(0, &["bob"]).pass_without(1, 100);
+    world.step_wall(20_000).pass_without(1, 900);
+    world.pass(23_000);
+    quiet(&mut world, &watchers);
+    assert!(world.ask(0, "bob").contains("\"status\":\"online\""));
+}
+
 #[test]
 fn a_goodbye_stands_against_what_was_sent_before_it() {
     for shards in [1, 2, 7] {

@@ -84,7 +84,7 @@ impl World {
         self.users[user].vouched(certain, self.mono);
     }
 
-    fn slot(&mut self, user: usize) -> Option<Slot> {
+    pub(crate) fn slot(&mut self, user: usize) -> Option<Slot> {
         if self.slots[user].is_none() {
             let id = Id::parse(self.names[user].as_bytes()).expect("a legal name");
             self.slots[user] = self.presence().lookup(id);

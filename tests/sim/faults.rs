@@ -1,5 +1,7 @@
 //! What goes wrong: stalls, clocks, crashes, power cuts, shutdowns. And what ends well: the last act of each run.
 
+use fastrand::Rng;
+
 use crate::store::Folder;
 use crate::world::{Flushed, Parcel, World};
 
@@ -211,7 +213,7 @@ impl World {
         for user in &mut self.users {
             user.restarted(wall);
         }
-        let shards = self.faults.u16(1..=4);
+        let shards = shard_count(&mut self.faults);
         self.say(|| format!("start with {shards} shards"));
         self.boot(shards);
         // Opening the store has written published.map back, and nothing else.
@@ -227,23 +229,39 @@ impl World {
         self.observe();
     }
 
-    /// The power fails: a start on the files as they were last written back.
+    /// The power fails: a start on the files as they were last written back, with what the kernel has written back by itself since.
     fn cut_power(&mut self) {
         let Some(flushed) = self.flushed.take() else {
             return self.write_back();
         };
+        let slots: Vec<_> = (0..self.names.len()).map(|user| self.slot(user)).collect();
         self.kill();
         self.boot += 1 << 32;
-        self.folder = Folder::copy_of(flushed.folder.path());
-        self.users = flushed.users.clone();
+        let mut random = Rng::with_seed(self.faults.u64(..));
+        let (folder, kept) = self.folder.cut(&flushed.folder, &mut random);
+        self.folder = folder;
+        let pairs = self.users.iter().zip(&flushed.users).zip(slots);
+        let users = pairs.map(|((now, then), slot)| match slot {
+            Some(slot) if (kept.log || then.known) && kept.stamp(slot) => now.clone(),
+            Some(_) if kept.log => then.with_a_slot(),
+            _ => then.clone(),
+        });
+        self.users = users.collect();
         let went_back = self.clock_went_back_at >= flushed.at;
         if went_back {
+            // Stamps of the time before: no more than a second ahead of the clock, they are taken for new ones.
+            self.clock_doubtful_until = self.mono + 4 * self.rules.beat_skew_max_ms;
             let wall = self.wall();
             for user in &mut self.users {
                 user.clock_went_back(self.mono, wall, &self.rules);
             }
         }
-        self.flushed = Some(flushed);
+        // What is on disk now can not be lost by the next cut.
+        self.flushed = Some(Flushed {
+            folder: Folder::copy_of(self.folder.path()),
+            users: self.users.clone(),
+            at: flushed.at,
+        });
         self.start_again();
         for sub in &mut self.subs {
             sub.floors.clear();
@@ -327,4 +345,9 @@ impl World {
             self.collect(at);
         }
     }
+}
+
+/// How many shards a start has.
+pub(crate) fn shard_count(faults: &mut Rng) -> u16 {
+    [1, 2, 3, 4, 4, 7][faults.usize(0..6)]
 }

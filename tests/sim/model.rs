@@ -71,6 +71,14 @@ impl User {
         }
     }
 
+    /// The same, with a slot at least.
+    pub(crate) fn with_a_slot(&self) -> User {
+        User {
+            known: true,
+            ..self.clone()
+        }
+    }
+
     /// A beat that was sent at `sent_at` reached the presence service, authentic and not stale.
     pub(crate) fn beat(&mut self, sent_at: u64, mono: u64, wall: u64, rules: &Rules) {
         match self.left {

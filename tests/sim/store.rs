@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use greendot::presence::{CHUNK_SLOTS, Presence, StoreOptions};
+use fastrand::Rng;
+use greendot::presence::{CHUNK_SLOTS, Presence, Slot, StoreOptions};
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
 
@@ -113,6 +114,25 @@ fn template() -> &'static Path {
     })
 }
 
+/// Pages in which the kernel writes files back; the cells begin on the second.
+const PAGE_BYTES: usize = 4_096;
+const PAGE_CELLS: u32 = PAGE_BYTES as u32 / 8;
+
+/// Of what was not flushed, what a power cut left.
+pub(crate) struct Kept {
+    /// users.log.
+    pub(crate) log: bool,
+    /// Pages of stamps.map.
+    stamps: Vec<bool>,
+}
+
+impl Kept {
+    /// Whether the slot's stamp is as it was when the power failed.
+    pub(crate) fn stamp(&self, slot: Slot) -> bool {
+        self.stamps[1 + (slot.index() / PAGE_CELLS) as usize]
+    }
+}
+
 /// A folder with a store in it; removed when dropped.
 pub(crate) struct Folder(PathBuf);
 
@@ -135,6 +155,40 @@ impl Folder {
     pub(crate) fn take_published(&self, from: &Path) {
         let file = "published.map";
         fs::copy(from.join(file), self.0.join(file)).expect("a copy of a store's file");
+    }
+
+    /// What a power cut leaves of this folder, of which `flushed` is known to be on disk: the kernel may have written back any page
+    /// of the maps by itself, and users.log, which leads, or not.
+    pub(crate) fn cut(&self, flushed: &Folder, random: &mut Rng) -> (Folder, Kept) {
+        let left = Folder::copy_of(&flushed.0);
+        let log = random.bool();
+        if log {
+            fs::copy(self.0.join("users.log"), left.0.join("users.log")).expect("a copy of a store's file");
+        }
+        // Most of the pages, few, all or none.
+        let share = [0.0, 0.1, 0.5, 0.9, 1.0][random.usize(0..5)];
+        let stamps = self.write_back_some("stamps.map", &left, share, random);
+        self.write_back_some("published.map", &left, share, random);
+        (left, Kept { log, stamps })
+    }
+
+    /// Copies some pages of a file to `to`; returns which.
+    fn write_back_some(&self, file: &str, to: &Folder, share: f64, random: &mut Rng) -> Vec<bool> {
+        let read = |folder: &Folder| fs::read(folder.0.join(file)).expect("a store's file");
+        let (as_is, mut written) = (read(self), read(to));
+        // Room that the file was given since is on disk or not, which nobody can tell: it is zero.
+        written.resize(as_is.len(), 0);
+        let pages = as_is.chunks(PAGE_BYTES).zip(written.chunks_mut(PAGE_BYTES));
+        let kept = pages.map(|(as_is, written)| {
+            let kept = random.f64() < share;
+            if kept {
+                written.copy_from_slice(as_is);
+            }
+            kept
+        });
+        let kept = kept.collect();
+        fs::write(to.0.join(file), written).expect("a store's file");
+        kept
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -16,11 +16,14 @@ use greendot::time::{Mono, Now, Unix};
 use greendot::wire::beat::{FleetKey, Keys};
 
 use crate::client::{Conn, Sub, Tear, Want};
+use crate::faults::shard_count;
 use crate::model::{Rules, User};
 use crate::store::{self, EPOCH_MS, Folder};
 
 /// Turns at one moment after which an engine is found to spin.
 const SPIN_TURNS: u32 = 20_000;
+/// Datagrams that one system call brings.
+const DATAGRAMS_PER_RECEIVE: usize = 2;
 /// Vouching is late by at most so much: a turn that comes with the next sweep, and the turn before.
 pub(crate) const VOUCH_SLACK_MS: u64 = 250;
 
@@ -163,7 +166,7 @@ impl World {
     pub(crate) fn new(plan: Plan) -> World {
         let stream = |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
         let mut faults = stream(3);
-        let shards = faults.u16(1..=4);
+        let shards = shard_count(&mut faults);
         let tiny = Settings::tiny();
         // A quarter of the runs leaves time for a stall of one shard to be noticed by the others, and for its beats to be read late.
         let patient = faults.u8(0..4) == 0;
@@ -480,25 +483,21 @@ impl World {
     }
 
     fn read_datagrams(&mut self, at: usize, now: Now) {
-        let mut batch = Vec::new();
-        while batch.len() < self.settings.datagrams_per_turn_max {
-            let Some(datagram) = self.shards[at].datagrams.pop_front() else {
-                break;
-            };
-            batch.push(datagram);
-        }
-        if batch.is_empty() {
-            return;
+        let mut worked = 0;
+        while worked < self.settings.beats_per_turn_max && !self.shards[at].datagrams.is_empty() {
+            let arrived = &mut self.shards[at].datagrams;
+            let taken = arrived.len().min(DATAGRAMS_PER_RECEIVE);
+            let batch: Vec<_> = arrived.drain(..taken).collect();
+            let bytes: Vec<&[u8]> = batch.iter().map(|datagram| &datagram.bytes[..]).collect();
+            for datagram in &batch {
+                self.heard(datagram);
+            }
+            worked += self.shards[at].engine.handle_beats(&bytes, now);
+            self.observe();
         }
         if !self.shards[at].datagrams.is_empty() {
-            self.shards[at].engine.counters().add(Counter::LimitDatagramsPerTurn, 1);
+            self.shards[at].engine.counters().add(Counter::LimitBeatsPerTurn, 1);
         }
-        let bytes: Vec<&[u8]> = batch.iter().map(|datagram| &datagram.bytes[..]).collect();
-        for datagram in &batch {
-            self.heard(datagram);
-        }
-        self.shards[at].engine.handle_beats(&bytes, now);
-        self.observe();
     }
 
     fn accept(&mut self, at: usize, now: Now) {
@@ -748,7 +747,7 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::LimitSweepSlotsPerTurn,
     Counter::LimitFlushesPerTurn,
     Counter::LimitMailPerTurn,
-    Counter::LimitDatagramsPerTurn,
+    Counter::LimitBeatsPerTurn,
     Counter::LimitMailbox,
     Counter::LimitUsers,
     Counter::DatagramShort,

@@ -39,7 +39,7 @@ impl Engine {
             }
             Mail::Answered(answered) => self.take_answers(&answered),
             Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
-            Mail::Reask { node } => self.begin_reask(Some(node)),
+            Mail::Reask { node, settle } => self.begin_reask(Some(node), settle, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }
     }
@@ -52,26 +52,26 @@ impl Engine {
     }
 
     /// This shard's mailbox overflowed: reads the published states anew instead of the mail that was lost.
-    pub fn handle_resync(&mut self, _now: Now) {
+    pub fn handle_resync(&mut self, now: Now) {
         self.counters.add(Counter::Resyncs, 1);
         self.counters.add(Counter::LimitMailbox, 1);
         let floor = self.upkeep.mail_complete.minus_ms(RESYNC_SLACK_MS);
         let floor = self.upkeep.resync.map_or(floor, |resync| resync.floor.min(floor));
         self.upkeep.resync = Some(Resync {
             slot: 0,
-            name: Some(0),
+            name: Some(usize::MAX),
             floor,
         });
         // Answers may have been among what was lost.
-        self.begin_reask(None);
+        self.begin_reask(None, false, now);
     }
 
     pub(super) fn resync_slice(&mut self, now: Now) {
         let Some(mut resync) = self.upkeep.resync else {
             return;
         };
-        if let Some(from) = resync.name {
-            self.resync_names(from, &mut resync, now);
+        if let Some(end) = resync.name {
+            self.resync_names(end, &mut resync, now);
         } else {
             let end = self.presence.users().min(resync.slot.saturating_add(CONNS_PER_CALL));
             for slot in (resync.slot..end).map(Slot::new) {
@@ -98,10 +98,10 @@ impl Engine {
     }
 
     /// Names that have got a slot since: the first transition that would have said so may be lost.
-    fn resync_names(&mut self, from: usize, resync: &mut Resync, now: Now) {
+    fn resync_names(&mut self, end: usize, resync: &mut Resync, now: Now) {
         let mut found = Vec::new();
         let presence = &self.presence;
-        resync.name = self.watches.names_from(from, CONNS_PER_CALL as usize, |name| {
+        resync.name = self.watches.names_below(end, CONNS_PER_CALL as usize, |name| {
             let slot = User::parse(name.as_bytes()).ok().and_then(|user| presence.lookup(user));
             // A slot of which a mirror knows nothing says less than the name, which may have been answered for.
             found.extend(slot.filter(|slot| presence.state(*slot, now).known));

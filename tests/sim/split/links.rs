@@ -292,7 +292,7 @@ impl Split {
             unreachable!("a presence node's links publish")
         };
         match status {
-            Some(204) => publisher.handle_done(),
+            Some(204) => publisher.handle_done(mono),
             Some(413) => publisher.handle_failure(true, mono),
             None => publisher.handle_failure(false, mono),
             Some(status) => self.fail(format!("what was published is answered {status}")),
@@ -343,10 +343,11 @@ impl Split {
         let node = call.link;
         match sighting {
             Sighting::Same => {}
-            Sighting::Found => {
+            Sighting::Found | Sighting::Back => {
                 self.saw(Seen::Found);
                 doubt_known(&self.up(rt).presence, &self.hashing, node);
-                self.tell(rt, &Mail::Reask { node });
+                let settle = sighting == Sighting::Back;
+                self.tell(rt, &Mail::Reask { node, settle });
             }
             Sighting::Lost => self.saw(Seen::Lost),
         }

@@ -340,7 +340,7 @@ impl Split {
     }
 
     fn read_datagrams(&mut self, node: usize, at: usize) {
-        let (now, max) = (self.now(node), self.settings.datagrams_per_turn_max);
+        let (now, max) = (self.now(node), self.settings.beats_per_turn_max);
         let queue = &mut self.shard(node, at).datagrams;
         let batch: Vec<Vec<u8>> = queue.drain(..max.min(queue.len())).collect();
         if batch.is_empty() {

@@ -1,0 +1,401 @@
+//! One process's part of `churn`'s world: who is online, whose links break, and whether what its watchers are told is true.
+//!
+//! Owns the plan of sessions, beats and reconnects, and the views. Judges by [`History`] alone.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::net::SocketAddr;
+
+use super::{ChurnArgs, Found};
+use crate::args::{Common, Share};
+use crate::asks::write_stream_request;
+use crate::cause::Cause;
+use crate::clock;
+use crate::fleet::{Fleet, Gone, Handler};
+use crate::graph::{Choice, Graph};
+use crate::population::{Population, mix};
+use crate::record;
+use crate::sse::{Event, Lasting};
+use crate::streams::ProgressLine;
+use crate::truth::{History, Tolerance, Verdict};
+
+/// Views compared with the truth in one go.
+const VIEWS_PER_CHECK: usize = 4_096;
+/// Numbers of these users start here, apart from those of the other scenarios.
+const FIRST_USER: u64 = 2 << 32;
+
+/// What happens next, and to whom.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Act {
+    Begin(u64),
+    Beat(u64),
+    Break(usize),
+    Return(usize),
+}
+
+struct Contact {
+    user: u64,
+    since: u64,
+    online: bool,
+    /// Found to disagree with the truth, and counted.
+    wrong: bool,
+}
+
+struct Watcher {
+    /// In order of `user`.
+    contacts: Vec<Contact>,
+    /// Its snapshot has come, so its view is to be believed.
+    told: bool,
+}
+
+/// This process's share of users, watchers and the day.
+pub(super) struct World<'a> {
+    args: &'a ChurnArgs,
+    target: SocketAddr,
+    population: Population,
+    /// Number of the first of its users in the population.
+    first_user: u64,
+    histories: Vec<History>,
+    session_end_us: Vec<u64>,
+    watchers: Vec<Watcher>,
+    acts: BinaryHeap<Reverse<(u64, Act)>>,
+    rng: fastrand::Rng,
+    tolerance: Tolerance,
+    beat_interval_ms: u64,
+    checked: usize,
+    start_us: u64,
+    end_us: u64,
+    pub(super) found: Found,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(common: &Common, args: &'a ChurnArgs, share: Share) -> World<'a> {
+        let [first_user, end_user] =
+            [share.first, share.first + share.count].map(|at| args.users * at as u64 / args.watchers.max(1) as u64);
+        let users = end_user - first_user;
+        let graph = Graph {
+            publishers: users,
+            watches: args.contacts,
+            choice: Choice::Zipf { exponent: 0.8 },
+            seed: common.seed,
+        };
+        let watchers = (share.first as u64..(share.first + share.count) as u64)
+            .map(|watcher| {
+                let mut users = graph.watches_of(users + watcher);
+                users.sort_unstable();
+                let contact = |user| Contact {
+                    user,
+                    since: 0,
+                    online: false,
+                    wrong: false,
+                };
+                Watcher {
+                    contacts: users.into_iter().map(contact).collect(),
+                    told: false,
+                }
+            })
+            .collect();
+        World {
+            args,
+            target: common.http,
+            population: Population::new(common.seed),
+            first_user: FIRST_USER + first_user,
+            histories: vec![History::default(); users as usize],
+            session_end_us: vec![0; users as usize],
+            watchers,
+            acts: BinaryHeap::new(),
+            rng: fastrand::Rng::with_seed(mix(common.seed ^ share.first as u64)),
+            tolerance: Tolerance {
+                offline_after_ms: 0,
+                clock_ms: 20,
+                flight_ms: 200,
+                settle_ms: args.settle.as_millis() as u64,
+            },
+            beat_interval_ms: 0,
+            checked: 0,
+            start_us: 0,
+            end_us: 0,
+            found: Found::default(),
+        }
+    }
+
+    /// Opens all watchers and plans everybody's first session.
+    pub(super) fn set_up(&mut self, fleet: &mut Fleet) -> io::Result<()> {
+        let limit_us = clock::now_us() + 30_000_000;
+        for watcher in 0..self.watchers.len() {
+            fleet.open(watcher)?;
+            fleet.poll(clock::now_us() + 200, self)?;
+        }
+        while self.watchers.iter().any(|watcher| !watcher.told) {
+            fleet.poll(clock::now_us() + 20_000, self)?;
+            if clock::now_us() > limit_us || self.found.refused > 0 {
+                return Err(io::Error::other("not every watcher was told hello and snapshot"));
+            }
+        }
+        if self
+            .watchers
+            .iter()
+            .any(|watcher| watcher.contacts.iter().any(|contact| contact.online))
+        {
+            return Err(io::Error::other("a user is online already; choose another --seed"));
+        }
+        if self.beat_interval_ms == 0 || self.tolerance.offline_after_ms <= self.tolerance.settle_ms {
+            return Err(io::Error::other(format!(
+                "the server's hello names offline_after_ms {}; it must be above --settle",
+                self.tolerance.offline_after_ms
+            )));
+        }
+        self.start_us = clock::now_us();
+        self.end_us = self.start_us + (self.args.minutes * 60e6) as u64;
+        for user in 0..self.histories.len() as u64 {
+            let at_us = self.start_us + self.gap_us(self.start_us);
+            self.acts.push(Reverse((at_us, Act::Begin(user))));
+        }
+        for watcher in 0..self.watchers.len() {
+            self.plan_break(watcher, self.start_us);
+        }
+        Ok(())
+    }
+
+    pub(super) fn live(&mut self, fleet: &mut Fleet, cause: &mut Cause, line: &ProgressLine) -> io::Result<()> {
+        let mut next_check_us = self.start_us;
+        loop {
+            let now_us = clock::now_us();
+            if now_us >= self.end_us {
+                line.show("");
+                return Ok(());
+            }
+            for _ in 0..64 {
+                match self.acts.peek() {
+                    Some(Reverse((due_us, act))) if *due_us <= now_us => {
+                        let (due_us, act) = (*due_us, *act);
+                        self.acts.pop();
+                        self.found.lag.record(now_us - due_us);
+                        self.act(act, fleet, cause)?;
+                    }
+                    _ => break,
+                }
+            }
+            let due_us = self.acts.peek().map_or(self.end_us, |Reverse((due_us, _))| *due_us);
+            fleet.poll(due_us.min(next_check_us).min(self.end_us), self)?;
+            if now_us >= next_check_us {
+                next_check_us = now_us + 10_000;
+                self.check_views();
+                let left_s = (self.end_us - now_us.min(self.end_us)) / 1_000_000;
+                line.show(&format!(
+                    "{} states told, {} wrong, {left_s} s to go",
+                    self.found.states, self.found.stale
+                ));
+            }
+        }
+    }
+
+    fn act(&mut self, act: Act, fleet: &mut Fleet, cause: &mut Cause) -> io::Result<()> {
+        let now_us = clock::now_us();
+        match act {
+            Act::Begin(user) => {
+                // Log-normal with sigma 1: most sessions are short, a few very long.
+                let mean_us = self.args.session.as_micros() as f64;
+                let length_us = mean_us * (self.normal() - 0.5).exp();
+                self.session_end_us[user as usize] = now_us + length_us as u64;
+                self.beat(user, now_us, cause)
+            }
+            Act::Beat(user) if now_us >= self.session_end_us[user as usize] => {
+                if self.rng.f64() < self.args.goodbyes {
+                    self.send(user, false, cause)?;
+                    self.found.goodbyes += 1;
+                }
+                let at_us = now_us + self.gap_us(now_us);
+                self.acts.push(Reverse((at_us, Act::Begin(user))));
+                Ok(())
+            }
+            Act::Beat(user) => self.beat(user, now_us, cause),
+            Act::Break(watcher) => {
+                if !fleet.is_closed(watcher) {
+                    fleet.close(watcher, self.rng.bool());
+                    self.watchers[watcher].told = false;
+                    // Away for less time than `retry` says: the server must cope with eager ones.
+                    let back_us = now_us + self.rng.u64(1_000..1_000_000);
+                    self.acts.push(Reverse((back_us, Act::Return(watcher))));
+                }
+                Ok(())
+            }
+            Act::Return(watcher) => {
+                self.found.reconnects += 1;
+                self.plan_break(watcher, now_us);
+                fleet.open(watcher)
+            }
+        }
+    }
+
+    /// One beat, unless the link loses it; and the plan of the next.
+    fn beat(&mut self, user: u64, now_us: u64, cause: &mut Cause) -> io::Result<()> {
+        if self.rng.f64() < self.args.loss {
+            self.found.lost += 1;
+        } else {
+            self.send(user, true, cause)?;
+            self.found.beats += 1;
+        }
+        let end_us = self.session_end_us[user as usize];
+        let next_us = now_us + self.beat_interval_ms * (900 + self.rng.u64(..200));
+        self.acts
+            .push(Reverse((next_us.min(end_us.max(now_us + 1)), Act::Beat(user))));
+        Ok(())
+    }
+
+    fn send(&mut self, user: u64, online: bool, cause: &mut Cause) -> io::Result<()> {
+        let history = &mut self.histories[user as usize];
+        // Strictly later than the last act, or a beat could not undo a goodbye.
+        let sent_at_ms = history.next_ms(clock::unix_ms());
+        history.act(sent_at_ms, !online);
+        cause.change(&self.population, &[self.first_user + user], online, sent_at_ms)
+    }
+
+    /// Time offline before the next session: exponential, shorter at noon than at midnight.
+    fn gap_us(&mut self, now_us: u64) -> u64 {
+        let day = self.end_us.saturating_sub(self.start_us).max(1) as f64;
+        let hour = now_us.saturating_sub(self.start_us) as f64 / day;
+        let crowd = 1.0 - 0.6 * (hour * std::f64::consts::TAU).cos();
+        let share = self.args.online_share.clamp(0.01, 0.99);
+        let mean_us = self.args.session.as_micros() as f64 * (1.0 - share) / share / crowd;
+        (-(1.0 - self.rng.f64()).ln() * mean_us) as u64
+    }
+
+    fn plan_break(&mut self, watcher: usize, now_us: u64) {
+        let mean_us = self.args.link.as_micros() as f64;
+        let at_us = now_us + (-(1.0 - self.rng.f64()).ln() * mean_us) as u64 + 500_000;
+        self.acts.push(Reverse((at_us, Act::Break(watcher))));
+    }
+
+    /// A standard normal variate (Box and Muller).
+    fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.rng.f64()).ln()).sqrt();
+        radius * (self.rng.f64() * std::f64::consts::TAU).cos()
+    }
+
+    /// Compares some views with the truth; all take their turn.
+    fn check_views(&mut self) {
+        let now_ms = clock::unix_ms();
+        let mut budget = VIEWS_PER_CHECK;
+        while budget > 0 && !self.watchers.is_empty() {
+            self.checked = (self.checked + 1) % self.watchers.len();
+            let watcher = &mut self.watchers[self.checked];
+            budget = budget.saturating_sub(watcher.contacts.len().max(1));
+            if !watcher.told {
+                continue;
+            }
+            for contact in &mut watcher.contacts {
+                let truth = self.histories[contact.user as usize].steady(now_ms, &self.tolerance);
+                let wrong = truth.is_some_and(|online| online != contact.online);
+                if wrong && !contact.wrong {
+                    self.found.stale += 1;
+                }
+                contact.wrong = wrong || (contact.wrong && truth.is_none());
+            }
+        }
+    }
+
+    /// Everybody falls silent; when the last has expired, every view must say so.
+    pub(super) fn last_judgement(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<u64> {
+        for watcher in 0..self.watchers.len() {
+            if fleet.is_closed(watcher) {
+                fleet.open(watcher)?;
+            }
+        }
+        let until_us = clock::now_us() + (self.tolerance.offline_after_ms + 2 * self.tolerance.settle_ms) * 1_000;
+        while clock::now_us() < until_us {
+            fleet.poll((clock::now_us() + 100_000).min(until_us), self)?;
+            line.show("waiting until the last user has expired");
+        }
+        line.show("");
+        let online = |watcher: &Watcher| watcher.contacts.iter().filter(|contact| contact.online).count() as u64;
+        let untold = self.watchers.iter().filter(|watcher| !watcher.told).count() as u64;
+        Ok(untold + self.watchers.iter().map(online).sum::<u64>())
+    }
+
+    /// A state told to `watcher`: by itself, or in a snapshot, which may repeat what was known.
+    fn tell(&mut self, watcher: usize, record: &record::Record<'_>, snapshot: bool) {
+        let number = self
+            .population
+            .number(record.user.as_bytes())
+            .and_then(|number| number.checked_sub(self.first_user));
+        let contacts = &mut self.watchers[watcher].contacts;
+        let contact = number.and_then(|user| contacts.binary_search_by_key(&user, |contact| contact.user).ok());
+        let (Some(at), Some(since)) = (contact, record.since) else {
+            // Never seen: all there is to say of it is that it is offline.
+            let never_seen = contact.is_some() && snapshot && !record.online;
+            self.found.unreadable += u64::from(!never_seen);
+            return;
+        };
+        let contact = &mut contacts[at];
+        match since.cmp(&contact.since) {
+            std::cmp::Ordering::Less => return self.found.out_of_order += 1,
+            std::cmp::Ordering::Equal if snapshot => return,
+            std::cmp::Ordering::Equal => return self.found.doubled += 1,
+            std::cmp::Ordering::Greater => {}
+        }
+        contact.since = since;
+        contact.online = record.online;
+        self.found.states += 1;
+        if self.start_us == 0 {
+            // Left by an earlier run of the seed; of that nothing is known.
+            return;
+        }
+        let now_ms = clock::unix_ms();
+        let after = |then_ms: u64| now_ms.saturating_sub(then_ms) * 1_000;
+        match self.histories[contact.user as usize].judge(record.online, since, &self.tolerance) {
+            Verdict::FalseOffline => self.found.false_offline += 1,
+            Verdict::FalseOnline => self.found.false_online += 1,
+            // A snapshot tells late by nature: its stream was not there.
+            _ if snapshot => {}
+            Verdict::CameOnline(beat_ms) => self.found.online.record(after(beat_ms)),
+            Verdict::Left(goodbye_ms) => self.found.goodbye.record(after(goodbye_ms)),
+            Verdict::Expired(beat_ms) => self
+                .found
+                .late_offline
+                .record(after(beat_ms + self.tolerance.offline_after_ms)),
+        }
+    }
+}
+
+impl Handler for World<'_> {
+    fn request(&mut self, conn: usize, lasting: Lasting, out: &mut Vec<u8>) {
+        let users: Vec<u64> = self.watchers[conn]
+            .contacts
+            .iter()
+            .map(|contact| self.first_user + contact.user)
+            .collect();
+        write_stream_request(&self.population, self.target, None, &users, lasting.last_id, out);
+    }
+
+    fn event(&mut self, conn: usize, _now_us: u64, event: &Event<'_>, _lasting: Lasting) {
+        match event.name {
+            b"presence" => match record::parse(&event.data) {
+                Some(record) => self.tell(conn, &record, false),
+                None => self.found.unreadable += 1,
+            },
+            b"snapshot" => {
+                let readable = record::parse_snapshot(&event.data, |record| self.tell(conn, &record, true));
+                self.found.unreadable += u64::from(!readable);
+                self.watchers[conn].told = true;
+            }
+            b"hello" => {
+                let hello: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
+                self.beat_interval_ms = hello["beat_interval_ms"].as_u64().unwrap_or(0);
+                self.tolerance.offline_after_ms = hello["offline_after_ms"].as_u64().unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+
+    fn gone(&mut self, conn: usize, _now_us: u64, why: Gone, lasting: Lasting) {
+        self.watchers[conn].told = false;
+        match why {
+            Gone::Eof | Gone::Reset => self.found.ended += 1,
+            _ => self.found.refused += 1,
+        }
+        let back_us = clock::now_us() + u64::from(lasting.retry_ms.max(100)) * 1_000;
+        self.acts.push(Reverse((back_us, Act::Return(conn))));
+    }
+}

@@ -1,0 +1,102 @@
+//! What a crowd costs once it has gone: nothing.
+
+use serde_json::json;
+
+use crate::harness::{Home, Server, until};
+use crate::http::Conn;
+use crate::stream::{Stream, records};
+
+const STREAMS: usize = 100;
+const WATCHES: usize = 10_000;
+const ASKED: usize = 1_000_000;
+const ASKED_AT_ONCE: usize = 1_000;
+const ASKED_ALONE: usize = 20_000;
+/// What may be left of it, in KiB: buffers of the last few connections, and what the allocator rounds.
+const LEFT_KIB_MAX: u64 = 4_096;
+
+/// Memory of the process that no file backs, in KiB.
+fn anonymous_kib(server: &Server) -> u64 {
+    let path = format!("/proc/{}/smaps_rollup", server.process.pid());
+    let text = std::fs::read_to_string(path).expect("it runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    number.and_then(|number| number.parse().ok()).expect("a number of kB")
+}
+
+/// A million ids by thousands, and some more one by one, pipelined.
+fn ask(server: &Server, round: usize) {
+    let mut conn = server.connect();
+    for batch in 0..ASKED / ASKED_AT_ONCE {
+        let ids: Vec<String> = (0..ASKED_AT_ONCE)
+            .map(|n| format!("asked-{round}-{batch}-{n}"))
+            .collect();
+        let answer = conn.post("/v1/presence/query", &json!({ "users": ids }));
+        assert_eq!(answer.status, 200);
+        let offline = answer.text().matches("\"status\":\"offline\"").count();
+        assert_eq!(offline, ASKED_AT_ONCE);
+    }
+    for batch in 0..ASKED_ALONE / 200 {
+        let requests: String = (0..200)
+            .map(|n| format!("GET /v1/presence/alone-{round}-{batch}-{n} HTTP/1.1\r\nHost: e2e\r\n\r\n"))
+            .collect();
+        conn.send(requests.as_bytes());
+        for _ in 0..200 {
+            assert_eq!(conn.answer().status, 200);
+        }
+    }
+}
+
+fn watch(server: &Server, round: usize, stream: usize) -> Stream {
+    let ids: Vec<String> = (0..WATCHES).map(|n| format!("watched-{round}-{stream}-{n}")).collect();
+    let body = json!({ "watch": ids }).to_string();
+    let mut conn: Conn = server.connect();
+    let head = format!(
+        "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    conn.send((head + &body).as_bytes());
+    let mut stream = Stream::answered(conn);
+    stream.expect("hello");
+    let mut told = 0;
+    while told < WATCHES {
+        told += records(&stream.expect("snapshot")).len();
+    }
+    stream
+}
+
+/// Returns the memory in KiB at its height.
+fn crowd(server: &Server, round: usize) -> u64 {
+    ask(server, round);
+    let streams: Vec<Stream> = (0..STREAMS).map(|stream| watch(server, round, stream)).collect();
+    server.expect_metric("greendot_watches{by=\"name\"}", |watches| {
+        watches == (STREAMS * WATCHES + 1) as f64
+    });
+    let height_kib = anonymous_kib(server);
+    drop(streams);
+    server.expect_metric("greendot_watches{by=\"name\"}", |watches| watches == 1.0);
+    height_kib
+}
+
+/// A million ids that never beat are asked about, and a million watched, of whom one stays watched.
+#[test]
+fn a_million_unknown_ids_leave_no_memory() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=2"]);
+    let mut stays = server.stream("watch=nobody");
+    stays.begin();
+    let fresh_kib = anonymous_kib(&server);
+    for round in 0..2 {
+        let height_kib = crowd(&server, round);
+        assert!(
+            height_kib > fresh_kib + 8 * LEFT_KIB_MAX,
+            "{fresh_kib} to {height_kib} KiB"
+        );
+        let what = format!("back to {fresh_kib} KiB from {height_kib}");
+        until(&what, || {
+            (anonymous_kib(&server) <= fresh_kib + LEFT_KIB_MAX).then_some(())
+        });
+    }
+    assert_eq!(server.metrics().sum("greendot_users"), 0.0);
+    server.sender().beat(&["nobody"]);
+    stays.expect_presence("nobody", true);
+}
