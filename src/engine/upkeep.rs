@@ -28,6 +28,8 @@ pub(super) struct Upkeep {
     vouch: Pass,
     /// The pass under way is a short one.
     hurried: bool,
+    /// And so is the next.
+    hurry_again: bool,
     drain: Option<Pass>,
     drain_due: Mono,
     sleep_until: Mono,
@@ -78,6 +80,7 @@ impl Upkeep {
                 cursor: 0,
             },
             hurried: false,
+            hurry_again: false,
             drain: None,
             drain_due: now,
             sleep_until: now,
@@ -109,8 +112,13 @@ impl Upkeep {
         self.sleep_until = now.plus_ms(sleep_ms_max);
     }
 
-    /// Vouches for everybody anew, in a short time.
+    /// Vouches for everybody anew, in a short time. A short pass under way comes to its end first: nodes that come and go do not keep
+    /// it from those whose turn is last.
     pub(super) fn vouch_in_a_hurry(&mut self, now: Mono) {
+        if self.hurried {
+            self.hurry_again = true;
+            return;
+        }
         self.vouch = Pass {
             started: now,
             cursor: 0,
@@ -176,7 +184,7 @@ impl Engine {
                 now.mono
             };
             *vouch = Pass { started, cursor: 0 };
-            self.upkeep.hurried = false;
+            self.upkeep.hurried = std::mem::take(&mut self.upkeep.hurry_again);
         }
         self.settle(now);
     }
