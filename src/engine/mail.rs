@@ -33,6 +33,8 @@ pub enum Mail {
         node: usize,
         /// It was cut off or away, and may count everybody offline: vouch first.
         settle: bool,
+        /// When it was found to be back: a shard that reads this late is no later for it.
+        found_at: Mono,
     },
     /// Back: what the edit came to.
     Edited {

@@ -170,6 +170,10 @@ struct Lane {
     /// Those who have just connected.
     fresh: Pack,
     asks: Vec<Box<str>>,
+    /// When to ask about everybody of this node who is watched and not confirmed.
+    reask_at: Option<Mono>,
+    /// The pass under way does.
+    reasked: bool,
 }
 
 /// A datagram being filled, and those that are full.
@@ -183,11 +187,8 @@ struct Pack {
 /// A pass over everything that is watched, to ask about what is not confirmed.
 #[derive(Clone, Copy, Debug)]
 struct Reask {
-    /// Only those who belong to this node.
-    node: Option<usize>,
     name: Option<usize>,
     slot: u32,
-    not_before: Mono,
 }
 
 impl Pack {
@@ -243,9 +244,11 @@ impl Upstream {
 
     /// When something is due to leave.
     pub(super) fn next(&self) -> Mono {
-        let dues = self.lanes.iter().map(|lane| lane.paced.due());
-        let reask = self.reask.map_or(Mono::NEVER, |reask| reask.not_before);
-        dues.min().unwrap_or(Mono::NEVER).min(reask)
+        if self.reask.is_some() {
+            return Mono::default();
+        }
+        let due = |lane: &Lane| lane.paced.due().min(lane.reask_at.unwrap_or(Mono::NEVER));
+        self.lanes.iter().map(due).min().unwrap_or(Mono::NEVER)
     }
 
     fn gather(&mut self, key: &FleetKey, now: Now) -> u64 {
@@ -337,18 +340,15 @@ impl Engine {
 
     /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: it was out of sight, and what
     /// it published meanwhile may be lost. None: about all. `settle`: it may count everybody offline, and must hear of them first.
-    pub(super) fn begin_reask(&mut self, node: Option<usize>, settle: bool, now: Now) {
+    pub(super) fn begin_reask(&mut self, node: Option<usize>, settle: bool, found_at: Mono, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
-        let not_before = now.mono.plus_ms(if settle { SETTLE_MS } else { 0 });
+        let not_before = found_at.plus_ms(if settle { SETTLE_MS } else { 0 });
         // Of those whom nobody watches any more no answer need come.
         upstream.unsure.retain(|slot| self.watches.is_watched(*slot));
-        let under_way = upstream.reask;
-        upstream.reask = Some(Reask {
-            node: under_way.map_or(node, |other| node.filter(|_| other.node == node)),
-            name: Some(usize::MAX),
-            slot: 0,
-            not_before: under_way.map_or(not_before, |other| other.not_before.max(not_before)),
-        });
+        let concerned = upstream.lanes.iter_mut().enumerate();
+        for (_, lane) in concerned.filter(|(at, _)| node.is_none_or(|node| node == *at)) {
+            lane.reask_at = lane.reask_at.max(Some(not_before));
+        }
         if settle {
             self.upkeep.vouch_in_a_hurry(now.mono);
         }
@@ -357,14 +357,21 @@ impl Engine {
     /// A bounded piece of the pass. Whoever is watched by name is asked about, answered for or not.
     pub(super) fn reask_slice(&mut self, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
-        let Some(mut reask) = upstream.reask.filter(|reask| now.mono >= reask.not_before) else {
-            return;
-        };
+        for lane in &mut upstream.lanes {
+            if lane.reask_at.take_if(|at| *at <= now.mono).is_some() {
+                lane.reasked = true;
+                upstream.reask = Some(Reask {
+                    name: Some(usize::MAX),
+                    slot: 0,
+                });
+            }
+        }
+        let Some(mut reask) = upstream.reask else { return };
         let (nodes, lanes, unsure) = (&upstream.nodes, &mut upstream.lanes, &mut upstream.unsure);
         let mut ask = |user: &str| {
-            let node = nodes.of(user.as_bytes());
-            if reask.node.is_none_or(|lost| lost == node) {
-                lanes[node].asks.push(user.into());
+            let lane = &mut lanes[nodes.of(user.as_bytes())];
+            if lane.reasked {
+                lane.asks.push(user.into());
             }
         };
         if let Some(end) = reask.name {
@@ -381,6 +388,9 @@ impl Engine {
         }
         let done = reask.name.is_none() && reask.slot >= self.presence.users();
         upstream.reask = (!done).then_some(reask);
+        if done {
+            lanes.iter_mut().for_each(|lane| lane.reasked = false);
+        }
     }
 }
 

@@ -349,7 +349,8 @@ fn inquire(
                 // It takes its time, and shards hand over meanwhile.
                 drop(link);
                 doubt_known(&shared.presence, nodes, node);
-                tell(&Mail::Reask { node, settle });
+                let found_at = now.mono;
+                tell(&Mail::Reask { node, settle, found_at });
                 link = station.link.lock();
             }
             Sighting::Lost => tracing::warn!(

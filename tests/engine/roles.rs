@@ -299,9 +299,11 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     world.at(100);
     let lost = node_of("bob");
     doubt_known(world.presence(), &Nodes::new(NODES), lost);
+    let found_at = world.now().mono;
     world.tell_all(&Mail::Reask {
         node: lost,
         settle: false,
+        found_at,
     });
     let mut asks: Vec<String> = Vec::new();
     for (node, users) in asked(&mut world) {
@@ -340,7 +342,12 @@ fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
     world.at(30_000);
     world.outbound();
     let node = node_of("bob");
-    world.tell_all(&Mail::Reask { node, settle: true });
+    let found_at = world.now().mono;
+    world.tell_all(&Mail::Reask {
+        node,
+        settle: true,
+        found_at,
+    });
     world.at(31_300);
     let vouched: usize = beats(&mut world).iter().map(|(.., users)| users.len()).sum();
     assert!((300..=340).contains(&vouched), "{vouched}");

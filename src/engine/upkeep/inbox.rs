@@ -39,7 +39,7 @@ impl Engine {
             }
             Mail::Answered(answered) => self.take_answers(&answered),
             Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
-            Mail::Reask { node, settle } => self.begin_reask(Some(node), settle, now),
+            Mail::Reask { node, settle, found_at } => self.begin_reask(Some(node), settle, found_at, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }
     }
@@ -63,7 +63,7 @@ impl Engine {
             floor,
         });
         // Answers may have been among what was lost.
-        self.begin_reask(None, false, now);
+        self.begin_reask(None, false, now.mono, now);
     }
 
     pub(super) fn resync_slice(&mut self, now: Now) {

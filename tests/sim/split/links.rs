@@ -347,7 +347,12 @@ impl Split {
                 self.saw(Seen::Found);
                 doubt_known(&self.up(rt).presence, &self.hashing, node);
                 let settle = sighting == Sighting::Back;
-                self.tell(rt, &Mail::Reask { node, settle });
+                if settle {
+                    // Everybody is vouched for from the beginning: somebody's turn is later than it was.
+                    self.stalled(rt, self.mono);
+                }
+                let found_at = now.mono;
+                self.tell(rt, &Mail::Reask { node, settle, found_at });
             }
             Sighting::Lost => self.saw(Seen::Lost),
         }
