@@ -97,7 +97,7 @@ impl Split {
             2 => self.edit(),
             3 => self.say_goodbye(),
             4 => self.move_device(),
-            5 | 6 => self.put_again(),
+            5..=8 => self.put_again(),
             _ => {}
         }
         if self.faults.u32(0..FAULT_ONE_IN) == 0 {
