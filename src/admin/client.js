@@ -33,6 +33,8 @@
     #source = null;
     #stream = null;
     #lastEventId = "";
+    // Whose changes #lastEventId counts: those told when it came.
+    #covered = new Set();
     #editing = false;
     #failures = 0;
     #timer = null;
@@ -96,7 +98,7 @@
     }
 
     #connect() {
-      // Who resumes is told only of changes: users whose state never came are added by an edit, which brings it.
+      // Who resumes is told only of changes since the id: users whom it does not count are added by an edit, which brings their state.
       const resumes = this.#lastEventId !== "";
       const query = new URLSearchParams();
       if (this.#user !== null) query.append("user", this.#user);
@@ -104,7 +106,7 @@
       this.#urlUsers = [];
       let chars = query.toString().length;
       for (const user of this.#wanted) {
-        if (resumes && !this.#records.has(user)) continue;
+        if (resumes && !this.#covered.has(user)) continue;
         chars += new URLSearchParams({ watch: user }).toString().length + 1;
         if (chars > QUERY_CHARS_MAX) break;
         query.append("watch", user);
@@ -116,8 +118,11 @@
         source.addEventListener(kind, (event) => {
           // A source that was replaced or closed may have events in flight.
           if (source !== this.#source) return;
-          if (event.lastEventId) this.#lastEventId = event.lastEventId;
           handle.call(this, event.data === undefined ? undefined : JSON.parse(event.data));
+          // An event without an id of its own has that of the one before.
+          if (!event.lastEventId || event.lastEventId === this.#lastEventId) return;
+          this.#lastEventId = event.lastEventId;
+          this.#covered = new Set([...this.#told].filter((user) => this.#records.has(user)));
         });
       listen("hello", this.#hello);
       listen("snapshot", this.#snapshot);

@@ -150,18 +150,14 @@ impl Engine {
 
     /// Up to when a stream that is told all its marks now has been told everything; None if there is no telling.
     fn told_up_to(&mut self, index: u32, now: Now) -> Option<Unix> {
-        let presence = &*self.presence;
-        let conn = self.conns.at(index);
-        if conn.has(flag::UNSURE) {
+        if self.conns.at(index).has(flag::UNSURE) {
             // Whoever came back elsewhere from that id would not be told of them.
-            let unsure = self.watches.any(index, |watched| match watched {
-                Marked::Slot(slot) => !presence.is_confirmed(Slot::new(slot)),
-                Marked::Name { answered, .. } => !answered,
-            });
-            conn.put(flag::UNSURE, unsure);
+            let unsure = self.awaits_answer(index);
+            self.conns.at(index).put(flag::UNSURE, unsure);
         }
+        let conn = self.conns.at(index);
         let unsure = conn.has(flag::UNSURE) && !planted::is(Planted::IdWhileUnsure);
-        let behind = presence.is_behind() && !planted::is(Planted::IdWhileBehind);
+        let behind = self.presence.is_behind() && !planted::is(Planted::IdWhileBehind);
         (!unsure && !behind).then_some(now.unix)
     }
 

@@ -33,6 +33,8 @@ pub enum Mail {
         node: usize,
         /// Why.
         why: Why,
+        /// When it was found to be back: a shard that reads this late is no later for it.
+        found_at: Mono,
     },
     /// Back: what the edit came to.
     Edited {

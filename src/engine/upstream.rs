@@ -7,12 +7,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
+
 use super::mail::{Decided, Mail, Why};
 use super::{Engine, Role};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Source};
-use crate::realtime::watches::Target;
+use crate::realtime::watches::{Marked, Target};
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::beat::{FleetKey, Writer};
@@ -102,6 +104,8 @@ pub struct Answered {
     pub decided: Decided,
     /// Who has never been seen and has no slot.
     pub unseen: Vec<Box<str>>,
+    /// All others who were answered for, news or not.
+    pub sure: Vec<Slot>,
 }
 
 /// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by [`Mail::Answered`]. Returns
@@ -113,6 +117,7 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
             transitions: Vec::new(),
         },
         unseen: Vec::new(),
+        sure: Vec::new(),
     };
     let mut refused = 0;
     for told in answers {
@@ -137,6 +142,7 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
         };
         let news = presence.adopt(slot, told, Source::Answered(as_of), now);
         answered.decided.transitions.extend(news);
+        answered.sure.push(slot);
     }
     (answered, refused)
 }
@@ -153,6 +159,9 @@ pub(super) struct Upstream {
     nodes: Arc<Nodes>,
     lanes: Vec<Lane>,
     outbound: VecDeque<Outbound>,
+    /// Slots that were asked about and whose answer has not come by mail: this shard's streams have not been told it, even if the
+    /// mirror has it.
+    unsure: HashSet<u32, foldhash::fast::RandomState>,
 }
 
 /// What is gathered for one presence node.
@@ -221,6 +230,7 @@ impl Upstream {
             nodes: Arc::clone(nodes),
             lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),
             outbound: VecDeque::new(),
+            unsure: HashSet::default(),
         })
     }
 
@@ -299,6 +309,24 @@ impl Engine {
         };
         if !sure {
             upstream.ask(user);
+            upstream.unsure.extend(target.as_slot());
+        }
+    }
+
+    /// Whether this shard has yet to hear the answer about somebody whom the stream watches.
+    pub(super) fn awaits_answer(&self, conn: u32) -> bool {
+        let Some(upstream) = &self.upstream else { return false };
+        self.watches.any(conn, |watched| match watched {
+            Marked::Slot(slot) => upstream.unsure.contains(&slot) || !self.presence.is_confirmed(Slot::new(slot)),
+            Marked::Name { answered, .. } => !answered,
+        })
+    }
+
+    /// All that mail could have told has been told from the published states.
+    pub(super) fn resync_done(&mut self) {
+        if let Some(upstream) = &mut self.upstream {
+            let open = |slot: u32| !self.presence.is_confirmed(Slot::new(slot));
+            upstream.unsure.retain(|slot| open(*slot));
         }
     }
 
@@ -315,15 +343,22 @@ impl Engine {
             self.watches
                 .answer(user, |conn| self.queue.push(conn, self.conns.at(conn), at));
         }
+        if let Some(upstream) = &mut self.upstream {
+            for slot in &answered.sure {
+                upstream.unsure.remove(&slot.index());
+            }
+        }
     }
 
     /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: what it published may be lost.
-    pub(super) fn begin_reask(&mut self, node: usize, why: Why, now: Now) {
+    pub(super) fn begin_reask(&mut self, node: usize, why: Why, found_at: Mono) {
         let Some(upstream) = &mut self.upstream else { return };
+        // Of those whom nobody watches any more no answer need come.
+        upstream.unsure.retain(|slot| self.watches.is_watched(*slot));
         let Some(lane) = upstream.lanes.get_mut(node) else {
             return;
         };
-        let not_before = now.mono.plus_ms(if why == Why::Back { SETTLE_MS } else { 0 });
+        let not_before = found_at.plus_ms(if why == Why::Back { SETTLE_MS } else { 0 });
         let under_way = lane.reask;
         lane.reask = Some(Reask {
             name: Some(usize::MAX),
@@ -332,14 +367,14 @@ impl Engine {
             rest: why == Why::Rest && under_way.is_none_or(|other| other.rest),
         });
         if why == Why::Back {
-            self.upkeep.vouch_in_a_hurry(now.mono);
+            self.upkeep.vouch_in_a_hurry(found_at);
         }
     }
 
     /// Mail was lost: begins to ask about those whom it may have told of.
     pub(super) fn reask_rest(&mut self, now: Now) {
         let nodes = self.upstream.as_ref().map_or(0, |upstream| upstream.lanes.len());
-        (0..nodes).for_each(|node| self.begin_reask(node, Why::Rest, now));
+        (0..nodes).for_each(|node| self.begin_reask(node, Why::Rest, now.mono));
     }
 
     /// A bounded piece of the passes. Whoever is watched by name is asked about, answered for or not.
@@ -354,13 +389,15 @@ impl Engine {
             }
         }
         let Some((node, mut reask)) = first else { return };
-        let nodes = &upstream.nodes;
+        let (nodes, unsure) = (&upstream.nodes, &mut upstream.unsure);
         let lane = &mut upstream.lanes[node];
         let asks = lane.asks_anew.get_or_insert_default();
         let mut ask = |user: &str| {
-            if nodes.of(user.as_bytes()) == node {
+            let concerned = nodes.of(user.as_bytes()) == node;
+            if concerned {
                 asks.push(user.into());
             }
+            concerned
         };
         if let Some(end) = reask.name {
             let rest = reask.rest;
@@ -374,8 +411,11 @@ impl Engine {
         } else {
             let end = self.presence.users().min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {
-                if self.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot) {
-                    ask(self.presence.user(slot).as_str());
+                if self.watches.is_watched(slot.index())
+                    && !self.presence.is_confirmed(slot)
+                    && ask(self.presence.user(slot).as_str())
+                {
+                    unsure.insert(slot.index());
                 }
             }
             reask.slot = end;
@@ -388,6 +428,6 @@ impl Engine {
 impl Mail {
     /// What answers amount to in a turn's budget.
     pub(super) fn weight_of_answers(answered: &Answered) -> usize {
-        1 + (answered.decided.transitions.len() + answered.unseen.len()) / 64
+        1 + (answered.sure.len() + answered.unseen.len()) / 64
     }
 }

@@ -30,6 +30,8 @@ use crate::wire::record::Told;
 
 /// Flag of a mirror's published cell: its presence node has confirmed it since the node was last lost sight of.
 const CONFIRMED: u64 = 1 << 1;
+/// Flag of a mirror's published cell: something has been told, if only that the publisher was never seen.
+const KNOWN: u64 = 1 << 2;
 
 /// What a mirror has beside a store.
 pub(super) struct Mirrored {
@@ -221,7 +223,7 @@ impl Presence {
         if told_ms >= known_ms || contradicts {
             self.stamp_told(slot, told, online);
         }
-        let after = pack(since_ms, if online { ONLINE } else { 0 } | confirmed);
+        let after = pack(since_ms, if online { ONLINE } else { 0 } | confirmed | KNOWN);
         if after == before {
             return None;
         }
@@ -361,6 +363,13 @@ mod tests {
         assert_eq!(presence.state(bob, at(2_000)), state(true, false, 0, 0));
         assert!(presence.is_confirmed(bob));
         assert_eq!(presence.adopt(bob, &told(false, 0, 0), source, at(2_000)), None);
+        presence.unconfirm(|_| true);
+        assert!(!presence.is_confirmed(bob));
+        assert_eq!(
+            presence.state(bob, at(2_000)),
+            state(true, false, 0, 0),
+            "doubted and still known"
+        );
         let put = presence.adopt(bob, &told(true, 3_000, 3_000), Source::Published, at(3_000));
         assert_eq!(put, news(bob, true, false));
     }

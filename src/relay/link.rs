@@ -373,7 +373,8 @@ fn inquire(
                     );
                     doubt_known(&shared.presence, nodes, node);
                 }
-                tell(&Mail::Reask { node, why });
+                let found_at = now.mono;
+                tell(&Mail::Reask { node, why, found_at });
             }
         }
         // A node that answers and does not publish here: what changes there is not heard of.

@@ -165,6 +165,28 @@ test("who resumes puts only known users into the URL; the others are added", asy
   }
 });
 
+test("an id says nothing of users who were added since", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  try {
+    const { greendot, source, edits } = start({ watch: ["bob"] });
+    source.hello("1.1.a", 1);
+    source.say("snapshot", { presence: [record("bob", "online", 20)] }, "20");
+    greendot.watch("carol");
+    await settle();
+    // Her node was behind: no id of its own.
+    source.say("presence", record("carol", "online", 10), "20");
+    source.fail(2);
+    mock.timers.tick(1300);
+    assert.deepEqual(FakeSource.last.url.searchParams.getAll("watch"), ["bob"]);
+    assert.equal(FakeSource.last.url.searchParams.get("last_event_id"), "20");
+    FakeSource.last.hello("2.2.b", 1);
+    await settle();
+    assert.deepEqual(edits.at(-1), { stream: "2.2.b", add: ["carol"], remove: [] });
+  } finally {
+    mock.timers.reset();
+  }
+});
+
 test("whoever is watched again at once is still known", async () => {
   const { greendot, source, edits } = start({ watch: ["bob"] });
   source.say("snapshot", { presence: [record("bob", "online", 20)] }, "20");

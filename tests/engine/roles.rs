@@ -285,7 +285,8 @@ fn what_was_not_asked_about_for_want_of_room_is_asked_about_later() {
     // Half of them are answered for: one by slot, the others as never seen.
     answer(&mut world, &[record("u0", "online", 0, 0), unseen("u1"), unseen("u2")]);
     for node in 0..NODES.len() {
-        world.tell_all(&Mail::Reask { node, why: Why::Rest });
+        let (why, found_at) = (Why::Rest, world.now().mono);
+        world.tell_all(&Mail::Reask { node, why, found_at });
     }
     let mut asks: Vec<String> = asked(&mut world).into_iter().flat_map(|(_, users)| users).collect();
     asks.sort();
@@ -384,9 +385,11 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     world.at(100);
     let lost = node_of("bob");
     doubt_known(world.presence(), &Nodes::new(NODES), lost);
+    let found_at = world.now().mono;
     world.tell_all(&Mail::Reask {
         node: lost,
         why: Why::Found,
+        found_at,
     });
     let mut asks: Vec<String> = Vec::new();
     for (node, users) in asked(&mut world) {
@@ -426,7 +429,12 @@ fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
     world.outbound();
     let node = node_of("bob");
     doubt_known(world.presence(), &Nodes::new(NODES), node);
-    world.tell_all(&Mail::Reask { node, why: Why::Back });
+    let found_at = world.now().mono;
+    world.tell_all(&Mail::Reask {
+        node,
+        why: Why::Back,
+        found_at,
+    });
     world.at(31_300);
     let vouched: usize = beats(&mut world).iter().map(|(.., users)| users.len()).sum();
     assert!((300..=345).contains(&vouched), "{vouched}");

@@ -39,7 +39,7 @@ impl Engine {
             }
             Mail::Answered(answered) => self.take_answers(&answered),
             Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
-            Mail::Reask { node, why } => self.begin_reask(node, why, now),
+            Mail::Reask { node, why, found_at } => self.begin_reask(node, why, found_at),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }
     }
@@ -92,6 +92,9 @@ impl Engine {
         }
         let done = resync.name.is_none() && resync.slot >= self.presence.users();
         self.upkeep.resync = (!done).then_some(resync);
+        if done {
+            self.resync_done();
+        }
     }
 
     /// Names that have got a slot since: the first transition that would have said so may be lost.
@@ -100,7 +103,8 @@ impl Engine {
         let presence = &self.presence;
         resync.name = self.watches.names_below(end, CONNS_PER_CALL as usize, |name, _| {
             let slot = User::parse(name.as_bytes()).ok().and_then(|user| presence.lookup(user));
-            found.extend(slot);
+            // A slot of which a mirror knows nothing says less than the name, which may have been answered for.
+            found.extend(slot.filter(|slot| presence.state(*slot, now).known));
         });
         for slot in found {
             let online = self.presence.state(slot, now).online;

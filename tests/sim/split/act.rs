@@ -35,8 +35,8 @@ pub(super) struct Client {
     pub(super) live_since: Option<u64>,
     /// What it believes; None: unknown.
     pub(super) views: BTreeMap<usize, Option<Told>>,
-    /// Whose state the stream has told.
-    pub(super) known: BTreeSet<usize>,
+    /// Whose state the stream has told, and the last `since` of each.
+    pub(super) known: BTreeMap<usize, Option<u64>>,
     pub(super) last_id: Option<u64>,
     /// The list is longer than it was when `last_id` was told: that id says nothing of whom an edit has added.
     pub(super) outgrown: bool,
@@ -75,7 +75,7 @@ impl Split {
                 snapshot_seen: false,
                 live_since: None,
                 views: BTreeMap::new(),
-                known: BTreeSet::new(),
+                known: BTreeMap::new(),
                 last_id: None,
                 outgrown: false,
                 retry_at: self.mono + self.workload.u64(0..2_000),
@@ -97,7 +97,7 @@ impl Split {
             2 => self.edit(),
             3 => self.say_goodbye(),
             4 => self.move_device(),
-            5 | 6 => self.put_again(),
+            5..=8 => self.put_again(),
             _ => {}
         }
         if self.faults.u32(0..FAULT_ONE_IN) == 0 {

@@ -41,6 +41,17 @@ pub(super) struct Link {
     pub(super) delivered: BTreeMap<usize, (u64, bool, Option<u64>)>,
 }
 
+/// A request that published something, as it was sent.
+#[derive(Clone)]
+pub(super) struct Captured {
+    from: usize,
+    from_life: u64,
+    to: usize,
+    /// Of the node that it is for.
+    life: u64,
+    bytes: Arc<[u8]>,
+}
+
 /// A request under way.
 pub(super) struct Call {
     pub(super) from: usize,
@@ -153,7 +164,13 @@ impl Split {
             if self.captured.len() >= CAPTURED_MAX {
                 self.captured.remove(0);
             }
-            self.captured.push((from, to, life, Arc::clone(&bytes)));
+            self.captured.push(Captured {
+                from,
+                from_life: self.nodes[from].life,
+                to,
+                life,
+                bytes: Arc::clone(&bytes),
+            });
         }
         let made = Call {
             from,
@@ -211,10 +228,17 @@ impl Split {
 
     /// A request that published something reaches its node once more.
     pub(super) fn put_again(&mut self) {
-        if self.captured.is_empty() {
+        // More often than not one of a node's life before this one: what that life had still to tell is lost.
+        let all = self.network.u8(0..3) == 0;
+        let picked = |sent: &&Captured| all || sent.from_life < self.nodes[sent.from].life;
+        let sent: Vec<&Captured> = self.captured.iter().filter(picked).collect();
+        if sent.is_empty() {
             return;
         }
-        let (from, to, life, bytes) = self.captured[self.network.usize(0..self.captured.len())].clone();
+        let sent = sent[self.network.usize(0..sent.len())].clone();
+        let Captured {
+            from, to, life, bytes, ..
+        } = sent;
         let parcel = Parcel::Request {
             call: None,
             from,
@@ -351,9 +375,13 @@ impl Split {
                 } else {
                     Why::Found
                 };
-                self.tell(rt, &Mail::Reask { node, why });
+                let found_at = now.mono;
+                self.tell(rt, &Mail::Reask { node, why, found_at });
             }
-            Sighting::Rest => self.tell(rt, &Mail::Reask { node, why: Why::Rest }),
+            Sighting::Rest => {
+                let (why, found_at) = (Why::Rest, now.mono);
+                self.tell(rt, &Mail::Reask { node, why, found_at });
+            }
             Sighting::Lost => self.saw(Seen::Lost),
         }
         let caught_up = |link: &Link| matches!(&link.core, Core::Inquiry(inquiry) if inquiry.is_caught_up());

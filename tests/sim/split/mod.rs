@@ -25,12 +25,12 @@ use crate::store::{self, EPOCH_MS};
 use crate::world::Plan;
 use act::{Client, Device};
 use checks::{Path, Truth};
-use links::Call;
+use links::{Call, Captured};
 use node::{Conn, Node};
 
 /// Seeds of a test run, and those of them that are new each time.
-const SEEDS: u64 = 100;
-const FRESH_SEEDS: u64 = 10;
+const SEEDS: u64 = 200;
+const FRESH_SEEDS: u64 = 20;
 const STEPS: u32 = 500;
 /// Turns at one moment after which an engine is found to spin.
 const SPIN_TURNS: u32 = 20_000;
@@ -155,8 +155,8 @@ pub(crate) struct Split {
     parcels: BTreeMap<(u64, u64), Parcel>,
     parcels_sent: u64,
     calls: BTreeMap<u64, Call>,
-    /// Requests that published something, as they were sent: to which life of which node.
-    captured: Vec<(usize, usize, u64, Arc<[u8]>)>,
+    /// What was published lately.
+    captured: Vec<Captured>,
     conns: BTreeMap<u32, Conn>,
     conns_made: u32,
     clients: Vec<Client>,
