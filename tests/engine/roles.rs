@@ -342,6 +342,7 @@ fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
     world.at(30_000);
     world.outbound();
     let node = node_of("bob");
+    doubt_known(world.presence(), &Nodes::new(NODES), node);
     let found_at = world.now().mono;
     world.tell_all(&Mail::Reask {
         node,
