@@ -108,20 +108,36 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     board.process.set(Gauge::UsersMax, u64::from(config.users_max));
     let (http, udp, udp_buffer_bytes) = (bound.http, bound.udp, bound.udp_buffer_bytes);
     let (drained_sender, drained) = unbounded();
-    let parts = engine_parts(&config, shard_count, &presence, fleet.keys, &board, &clock)?;
-    let relay = Relay::new(
+    let (secret, nodes) = (random()?, Arc::new(nodes_of(&config)));
+    let parts = engine_parts(
         &config,
-        token,
-        random().map(u64::from_ne_bytes)?,
+        shard_count,
+        secret,
+        &nodes,
+        &presence,
+        fleet.keys,
         &board,
         &clock,
-        &presence,
     )?;
-    let outlets = parts.iter().map(|_| relay.outlet()).collect::<Result<Vec<_>, _>>()?;
+    let relay = Relay {
+        config: &config,
+        token,
+        secret,
+        seed: u64::from_ne_bytes(random()?),
+        nodes,
+        board: &board,
+        clock: &clock,
+        presence: &presence,
+    };
+    let ready = relay.prepare()?;
+    let outlets = parts
+        .iter()
+        .map(|_| relay.outlet(&ready))
+        .collect::<Result<Vec<_>, _>>()?;
     let parts = parts.into_iter().zip(outlets).collect();
     let shards =
         shard::spawn(bound, parts, &board, &clock, &drained_sender).map_err(ServeFault::os("start the shards"))?;
-    let links = relay.start(&shards)?;
+    let links = relay.start(ready, &shards)?;
     // A mirror has nothing to write back.
     let flusher = match report {
         Some(_) => Some(start_flusher(&config, &presence, &board, &clock)?),
@@ -302,9 +318,15 @@ fn nodes_of(config: &Config) -> Nodes {
     Nodes::new(config.presence.iter().map(|node| node.udp.as_str()))
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "an engine has these parts; they are named where they go"
+)]
 fn engine_parts(
     config: &Config,
     shards: ShardId,
+    secret: [u8; 32],
+    nodes: &Arc<Nodes>,
     presence: &Arc<Presence>,
     keys: crate::wire::beat::Keys,
     board: &Arc<Board>,
@@ -315,9 +337,9 @@ fn engine_parts(
     let role = match config.half {
         Half::All => Role::All,
         Half::Presence => Role::Presence,
-        Half::Realtime => Role::Realtime(Arc::new(nodes_of(config))),
+        Half::Realtime => Role::Realtime(Arc::clone(nodes)),
     };
-    let (secret, seed) = (random()?, u64::from_ne_bytes(random()?));
+    let seed = u64::from_ne_bytes(random()?);
     let parts = |shard| EngineParts {
         settings: Arc::clone(&settings),
         shard,

@@ -16,6 +16,7 @@ use crate::plan::PlanArgs;
 use crate::query::QueryArgs;
 use crate::storm::StormArgs;
 use crate::streams::StreamsArgs;
+use crate::target::{self, PresenceNode};
 
 /// Open-loop load generator for greendot. Exit code 0: done; 1: the server did something wrong; 2: could not run.
 #[derive(Parser)]
@@ -53,12 +54,18 @@ pub enum Scenario {
 /// Flags of all subcommands.
 #[derive(Args, Clone)]
 pub struct Common {
-    /// The server's HTTP address
-    #[arg(long, global = true, default_value = "127.0.0.1:8080")]
-    pub http: SocketAddr,
-    /// The server's UDP address
-    #[arg(long, global = true, default_value = "127.0.0.1:8081")]
-    pub udp: SocketAddr,
+    /// The server's HTTP address [default: 127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    pub http: Option<SocketAddr>,
+    /// The server's UDP address [default: 127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    pub udp: Option<SocketAddr>,
+    /// Of a split deployment, instead of --http and --udp: a real-time node; repeat it for each
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = target::realtime)]
+    pub realtime: Vec<SocketAddr>,
+    /// Of a split deployment: a presence node, in the same words as its servers were told; repeat it for each
+    #[arg(long, global = true, value_name = "udp://HOST:PORT,http://HOST:PORT", value_parser = target::presence)]
+    pub presence: Vec<PresenceNode>,
     /// The file with the fleet key that the server accepts
     #[arg(long, global = true, default_value = "greendot-data/fleet.key")]
     pub key_file: PathBuf,

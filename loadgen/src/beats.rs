@@ -3,6 +3,7 @@
 mod sender;
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -19,6 +20,7 @@ use crate::procfs;
 use crate::report::Report;
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
+use crate::target::Target;
 
 /// Most bytes of datagrams that are signed ahead.
 const SIGNED_BYTES_MAX: usize = 256 << 20;
@@ -115,6 +117,8 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             "--entries takes 1 to {USERS_PER_DATAGRAM}, --users at least 1"
         )));
     }
+    let target = Target::single(common, "beats")?;
+    let udp = target.presence[0].udp;
     let population = Population::new(common.seed);
     // The bare receiver knows no key; it is sent datagrams of the same size.
     let keys = match common.peer {
@@ -124,7 +128,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     let line = ProgressLine::new(common.quiet);
     let mut users = Vec::new();
     if args.introduce {
-        introduce(common, args, &population, &keys, &line)?;
+        introduce(udp, args, &population, &keys, &line)?;
     }
     let shuffled = args.shuffle.then(|| fastrand::Rng::with_seed(common.seed));
     let mut turns = Turns {
@@ -134,7 +138,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     };
     turns.take(args.entries, &mut users);
     let datagram_bytes = datagram(&population, &users, false, 0, &keys).len();
-    let mut sender = Sender::new(common, args, datagram_bytes)?;
+    let mut sender = Sender::new(udp, args, datagram_bytes)?;
     let mut sign = |count: usize, into: &mut Vec<u8>| {
         into.clear();
         let sent_at_ms = clock::unix_ms();
@@ -162,7 +166,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
         });
     }
 
-    let before = Count::take(common)?;
+    let before = Count::take(common, &target)?;
     let effort = Effort::begin(0);
     let start_us = clock::now_us();
     let end_us = start_us + args.seconds.as_micros() as u64;
@@ -225,7 +229,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     let busy = effort.busy(waited_us);
     // What waits in the server's sockets is still to be counted.
     std::thread::sleep(Duration::from_millis(300));
-    let after = Count::take(common)?;
+    let after = Count::take(common, &target)?;
     line.show("");
 
     let mut report = Report::new("beats");
@@ -257,14 +261,14 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
 
 /// Beats for every user once, slowly enough that nothing is lost: the next part is sent when the last has been counted.
 fn introduce(
-    common: &Common,
+    udp: SocketAddr,
     args: &BeatsArgs,
     population: &Population,
     keys: &Keys,
     line: &ProgressLine,
 ) -> io::Result<()> {
     let all: Vec<u64> = (0..args.users).collect();
-    let mut sender = Sender::new(common, args, greendot::wire::beat::DATAGRAM_BYTES_MAX)?;
+    let mut sender = Sender::new(udp, args, greendot::wire::beat::DATAGRAM_BYTES_MAX)?;
     let part = USERS_PER_DATAGRAM * 64;
     for (at, users) in all.chunks(part).enumerate() {
         for users in users.chunks(USERS_PER_DATAGRAM) {
@@ -287,18 +291,12 @@ pub struct Count {
 }
 
 impl Count {
-    /// Asks both now.
-    pub fn take(common: &Common) -> io::Result<Count> {
+    /// Asks all presence nodes and the kernel now.
+    pub fn take(common: &Common, target: &Target) -> io::Result<Count> {
+        let scrape = || target.presence.iter().map(|node| Exposition::scrape(node.http)).sum();
         Ok(Count {
-            metrics: (common.peer == Peer::Greendot)
-                .then(|| Exposition::scrape(common.http))
-                .transpose()?,
-            socket_drops: common
-                .udp
-                .ip()
-                .is_loopback()
-                .then(|| procfs::udp_drops(common.udp.port()))
-                .flatten(),
+            metrics: (common.peer == Peer::Greendot).then(scrape).transpose()?,
+            socket_drops: target.socket_drops(),
             server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
         })
     }

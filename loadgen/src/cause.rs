@@ -1,4 +1,5 @@
-//! What makes a publisher change: a beat or a goodbye, over UDP or HTTP; for the peers, the event itself.
+//! What makes a publisher change: a beat or a goodbye, over UDP or HTTP; for a real-time node, its record; for the peers, the
+//! event itself.
 //!
 //! Owns the sockets that transitions go out on. Never waits for an answer on the way.
 
@@ -7,6 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
+use clap::ValueEnum;
 use greendot::time::Unix;
 use greendot::wire::User;
 use greendot::wire::beat::{Keys, Writer};
@@ -15,23 +17,42 @@ use crate::args::{Common, Peer};
 use crate::asks::push_users;
 use crate::http::Client;
 use crate::population::{ID_BYTES, Population};
+use crate::target::Target;
 
 /// Users that one datagram takes.
 pub const USERS_PER_DATAGRAM: usize =
     (greendot::wire::beat::DATAGRAM_BYTES_MAX - greendot::wire::beat::HEAD_BYTES - greendot::wire::beat::MAC_BYTES)
         / (ID_BYTES + 1);
 
+/// Records that one `PUT` takes by default (`query_users_max`).
+const RECORDS_PER_PUT: usize = 1_000;
+
+/// How a publisher of greendot is made to change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum How {
+    /// Beat and leave datagrams
+    Udp,
+    /// `POST /v1/beat` and `/v1/leave`
+    Http,
+    /// `PUT /v1/presence` straight to the real-time nodes, as presence nodes publish: the real-time half alone
+    Put,
+}
+
 /// A way to cause transitions.
 pub enum Cause {
-    /// Beat datagrams.
+    /// Beat datagrams, to the presence node that each user belongs to.
     Udp {
-        /// Where from.
-        socket: UdpSocket,
+        /// Which users belong where.
+        target: Target,
+        /// One for each presence node.
+        sockets: Vec<UdpSocket>,
         /// The first one signs.
         keys: Keys,
     },
-    /// `POST /v1/beat` and `/v1/leave`.
-    Http(Box<Client>),
+    /// `POST /v1/beat` and `/v1/leave`, one connection for each presence node.
+    Http(Target, Vec<Client>),
+    /// `PUT /v1/presence`, one connection for each real-time node.
+    Put(Vec<Client>),
     /// bare.c: the event's bytes as a datagram.
     Raw(UdpSocket),
     /// nchan and axum: the event's data posted to `/pub`.
@@ -39,35 +60,72 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The way that suits `common.peer`; `over_http`: requests rather than datagrams, where there is a choice.
-    pub fn new(common: &Common, over_http: bool) -> io::Result<Cause> {
-        Ok(match common.peer {
-            Peer::Greendot if over_http => Cause::Http(Box::new(Client::connect(common.http)?)),
-            Peer::Greendot => Cause::Udp {
-                socket: udp_to(common.udp)?,
+    /// The way that suits `common.peer`; `how`: where there is a choice.
+    pub fn new(common: &Common, target: &Target, how: How) -> io::Result<Cause> {
+        let connect = |to: &SocketAddr| Client::connect(*to);
+        let presence = &target.presence;
+        Ok(match (common.peer, how) {
+            (Peer::Greendot, How::Udp) => Cause::Udp {
+                target: target.clone(),
+                sockets: presence
+                    .iter()
+                    .map(|node| udp_to(node.udp))
+                    .collect::<io::Result<_>>()?,
                 keys: read_keys(&common.key_file)?,
             },
-            Peer::Bare => Cause::Raw(udp_to(common.udp)?),
-            Peer::Nchan | Peer::Axum => Cause::Post(Box::new(Client::connect(common.http)?)),
+            (Peer::Greendot, How::Http) => {
+                let clients = presence.iter().map(|node| connect(&node.http));
+                Cause::Http(target.clone(), clients.collect::<io::Result<_>>()?)
+            }
+            (Peer::Greendot, How::Put) if !target.is_split => {
+                return Err(io::Error::other(
+                    "--cause put is for real-time nodes: name a split deployment by --realtime and --presence",
+                ));
+            }
+            (Peer::Greendot, How::Put) => {
+                let token = read_keys(&common.key_file)?.signing().service_token();
+                let mut clients = target.streams.iter().map(connect).collect::<io::Result<Vec<_>>>()?;
+                clients.iter_mut().for_each(|client| client.authorise(&token));
+                Cause::Put(clients)
+            }
+            (Peer::Bare, _) => Cause::Raw(udp_to(presence[0].udp)?),
+            (Peer::Nchan | Peer::Axum, _) => Cause::Post(Box::new(connect(&presence[0].http)?)),
         })
     }
 
     /// Has `users` go online or offline. `sent_at_ms` must be above that of every earlier change of theirs.
     pub fn change(&mut self, population: &Population, users: &[u64], online: bool, sent_at_ms: u64) -> io::Result<()> {
         match self {
-            Cause::Udp { socket, keys } => {
-                for part in users.chunks(USERS_PER_DATAGRAM) {
-                    let bytes = datagram(population, part, !online, sent_at_ms, keys);
-                    send(socket, &bytes)?;
+            Cause::Udp { target, sockets, keys } => {
+                for (users, socket) in target.spread(population, users).iter().zip(sockets) {
+                    for part in users.chunks(USERS_PER_DATAGRAM) {
+                        send(socket, &datagram(population, part, !online, sent_at_ms, keys))?;
+                    }
                 }
                 Ok(())
             }
-            Cause::Http(client) => {
-                let mut body = b"{\"users\":".to_vec();
-                push_users(population, users.iter().copied(), &mut body);
-                body.push(b'}');
-                client.ask("POST", if online { "/v1/beat" } else { "/v1/leave" }, &body)?;
-                check(client)
+            Cause::Http(target, clients) => {
+                let path = if online { "/v1/beat" } else { "/v1/leave" };
+                for (users, client) in target.spread(population, users).iter().zip(clients) {
+                    if !users.is_empty() {
+                        let mut body = b"{\"users\":".to_vec();
+                        push_users(population, users.iter().copied(), &mut body);
+                        body.push(b'}');
+                        client.ask("POST", path, &body)?;
+                    }
+                    check(client)?;
+                }
+                Ok(())
+            }
+            Cause::Put(clients) => {
+                for part in users.chunks(RECORDS_PER_PUT) {
+                    let records = part.iter().map(|user| record(population, *user, online, sent_at_ms));
+                    let body = format!("{{\"presence\":[{}]}}", records.collect::<Vec<_>>().join(","));
+                    for client in &mut *clients {
+                        client.ask("PUT", "/v1/presence", body.as_bytes())?;
+                    }
+                }
+                clients.iter_mut().try_for_each(check)
             }
             Cause::Raw(socket) => users.iter().try_for_each(|user| {
                 let data = record(population, *user, online, sent_at_ms);
@@ -127,7 +185,7 @@ fn send(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
         .map_err(|e| io::Error::new(e.kind(), format!("UDP: {e}")))
 }
 
-/// The event that a peer is to hand on: what greendot would tell.
+/// The state as a presence node would tell it; for a peer, the event that it is to hand on.
 fn record(population: &Population, user: u64, online: bool, ms: u64) -> String {
     let id = population.id(user);
     let (id, status) = (String::from_utf8_lossy(&id), if online { "online" } else { "offline" });
@@ -171,7 +229,7 @@ mod tests {
         let told = crate::record::parse(text.as_bytes()).unwrap();
         assert_eq!(
             (told.user.as_ref(), told.online, told.since),
-            ("gbgxeq0000000001", false, Some(17))
+            ("gbgxeq0000000001", Some(false), Some(17))
         );
     }
 }

@@ -13,13 +13,14 @@ use world::World;
 
 use crate::args::{Common, Share};
 use crate::beats::Count;
-use crate::cause::Cause;
+use crate::cause::{Cause, How};
 use crate::clock;
 use crate::effort::Effort;
 use crate::fleet::Fleet;
 use crate::report::Report;
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
+use crate::target::Target;
 use crate::workers::{Workers, say, share_max, split};
 
 /// A snapshot of this many records comes in one event; of more the end would not be known when only changes are told.
@@ -99,12 +100,13 @@ pub fn run(common: &Common, args: &ChurnArgs) -> io::Result<Report> {
         say(&live(common, args, share)?)?;
         return Ok(Report::default());
     }
-    let before = Count::take(common)?;
+    let target = Target::new(common)?;
+    let before = Count::take(common, &target)?;
     let found = match shares[..] {
         [share] => live(common, args, share)?,
         _ => gather(args, &shares)?,
     };
-    let after = Count::take(common)?;
+    let after = Count::take(common, &target)?;
     Ok(report(args, found, &before, &after))
 }
 
@@ -112,8 +114,9 @@ pub fn run(common: &Common, args: &ChurnArgs) -> io::Result<Report> {
 /// A process thus knows the truth of everybody whom it judges, and none waits for another.
 fn live(common: &Common, args: &ChurnArgs, share: Share) -> io::Result<Found> {
     let line = ProgressLine::new(common.quiet || common.share.is_some());
-    let mut cause = Cause::new(common, false)?;
-    let mut fleet = Fleet::new(common.http, share.first, share.count)?;
+    let target = Target::new(common)?;
+    let mut cause = Cause::new(common, &target, How::Udp)?;
+    let mut fleet = Fleet::new(target.streams, share.first, share.count)?;
     let mut world = World::new(common, args, share);
     world.set_up(&mut fleet)?;
     let effort = Effort::begin(fleet.asleep_us());

@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use crate::args::Common;
 use crate::exposition::Exposition;
 use crate::report::Report;
+use crate::target::Target;
 
 /// Flags of `cores`.
 #[derive(Args, Clone, Debug)]
@@ -135,6 +136,9 @@ fn parse_listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
 
 /// The subcommand.
 pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
+    if Target::new(common)?.is_split {
+        return Err(io::Error::other("cores starts its own servers, each of both halves"));
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (name, defaults, rate_name, latency_name) = args.scenario.details();
     let mut report = Report::new("cores");

@@ -76,6 +76,15 @@ impl Exposition {
     }
 }
 
+/// The samples of several nodes, one after the other: sums are of all.
+impl std::iter::Sum for Exposition {
+    fn sum<I: Iterator<Item = Exposition>>(parts: I) -> Exposition {
+        Exposition {
+            samples: parts.flat_map(|part| part.samples).collect(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +102,12 @@ mod tests {
         assert_eq!(
             all.by_label("greendot_beats_total", "source"),
             [("udp".to_owned(), 12.0), ("http".to_owned(), 1.0)]
+        );
+        let both: Exposition = [all.clone(), all].into_iter().sum();
+        assert_eq!(both.sum("greendot_users", &[]), 7.0);
+        assert_eq!(
+            both.by_label("greendot_beats_total", "source")[0],
+            ("udp".to_owned(), 24.0)
         );
     }
 }

@@ -1,7 +1,9 @@
 //! `fanout`: transitions on a schedule, and when each watcher was told.
 
+mod events;
 mod reader;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -9,20 +11,18 @@ use clap::Args;
 use reader::Reader;
 
 use crate::args::{Common, Peer, duration};
-use crate::asks::write_stream_request;
-use crate::cause::Cause;
+use crate::cause::{Cause, How};
 use crate::clock;
 use crate::effort::Effort;
-use crate::fleet::{Fleet, Gone, Handler};
+use crate::fleet::{Fleet, Gone};
 use crate::ledger::{Allowance, Ledger};
 use crate::population::Population;
 use crate::procfs;
-use crate::record;
 use crate::report::Report;
 use crate::schedule::Schedule;
-use crate::sse::{Event, Lasting};
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
+use crate::target::Target;
 use crate::workers::{share_max, split};
 
 /// Numbers of the publishers start here, so that they are nobody's who also holds a stream in another run of the seed.
@@ -51,9 +51,9 @@ pub struct FanoutArgs {
     /// With --rate max: the next round only when the last one has been told to all, so that nothing is coalesced
     #[arg(long)]
     pub lockstep: bool,
-    /// Cause them by HTTP requests instead of datagrams
-    #[arg(long)]
-    pub over_http: bool,
+    /// How to cause them
+    #[arg(long, value_enum, default_value_t = How::Udp)]
+    pub cause: How,
     /// Connects a second while the watchers are set up
     #[arg(long, default_value = "5000", value_parser = crate::args::rate)]
     pub connect_rate: f64,
@@ -78,8 +78,11 @@ struct Watchers<'a> {
     /// Deliveries that other processes have in their books.
     told_elsewhere: u64,
     ready: usize,
-    /// Records that each watcher's snapshot has brought; a long snapshot comes in several events.
-    snapshot_records: Vec<usize>,
+    /// States that each watcher was told to set out from; a long snapshot comes in several events, and what a real-time node
+    /// did not know then comes later.
+    told_at_start: Vec<usize>,
+    /// Watchers and publishers of whom a snapshot said "unknown", until more is said.
+    unknown: BTreeSet<(usize, usize)>,
     gone: u64,
     failed_at_setup: Option<Gone>,
     online_at_start: u64,
@@ -104,7 +107,8 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     }
     let population = Population::new(common.seed);
     let publishers: Vec<u64> = (0..args.publishers as u64).map(|p| FIRST_PUBLISHER + p).collect();
-    let mut cause = Cause::new(common, args.over_http)?;
+    let target = Target::new(common)?;
+    let mut cause = Cause::new(common, &target, args.cause)?;
     if common.peer == Peer::Greendot {
         // Whatever an earlier run left behind: everybody is offline before anybody watches.
         cause.change(&population, &publishers, false, clock::unix_ms())?;
@@ -112,13 +116,13 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     }
     let mut watchers = Watchers::new(common, args, args.watchers);
     let line = ProgressLine::new(common.quiet);
-    let mut reader = Reader::start(common, &shares, &mut watchers, &line)?;
+    let mut reader = Reader::start(&target, &shares, &mut watchers, &line)?;
     watchers.check_spacing()?;
 
     // Stream set-up must not be charged to the first transition.
     watchers.linger(&mut reader, Duration::from_millis(200))?;
 
-    let before = Sample::take(common);
+    let before = Sample::take(common, &target);
     let effort = Effort::begin(reader.asleep_us());
     let mut lag = Latencies::default();
     let max = args.rate.is_infinite();
@@ -130,7 +134,7 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     };
     let settled_us = watchers.settle(&mut reader, &line)?;
     let busy = effort.busy(reader.asleep_us());
-    let after = Sample::take(common);
+    let after = Sample::take(common, &target);
     watchers.linger(&mut reader, args.settle)?;
     let busy = busy.max(reader.finish(&shares, &mut watchers)?);
     let unsettled = watchers.ledger.unsettled();
@@ -147,16 +151,11 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(common: &Common) -> Sample {
+    fn take(common: &Common, target: &Target) -> Sample {
         Sample {
             at_us: clock::now_us(),
             server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
-            udp_drops: common
-                .udp
-                .ip()
-                .is_loopback()
-                .then(|| procfs::udp_drops(common.udp.port()))
-                .flatten(),
+            udp_drops: target.socket_drops(),
         }
     }
 }
@@ -172,7 +171,8 @@ impl<'a> Watchers<'a> {
             ledger: Ledger::new(start_us, count, args.publishers),
             told_elsewhere: 0,
             ready: 0,
-            snapshot_records: vec![0; count],
+            told_at_start: vec![0; count],
+            unknown: BTreeSet::new(),
             gone: 0,
             failed_at_setup: None,
             online_at_start: 0,
@@ -223,11 +223,16 @@ impl<'a> Watchers<'a> {
         Ok(())
     }
 
+    /// Whether publishers expire: a real-time node believes what it was told until it is told otherwise.
+    fn expires(&self) -> bool {
+        self.common.peer == Peer::Greendot && self.args.cause != How::Put
+    }
+
     /// A publisher beats once a transition; it must not expire in between.
     fn check_spacing(&self) -> io::Result<()> {
         let between_ms = self.args.publishers as f64 / self.args.rate * 1e3;
         match self.offline_after_ms {
-            Some(offline_after_ms) if self.common.peer == Peer::Greendot && between_ms >= offline_after_ms as f64 => {
+            Some(offline_after_ms) if self.expires() && between_ms >= offline_after_ms as f64 => {
                 Err(io::Error::other(format!(
                     "each publisher would change every {between_ms:.0} ms, but the server expires it after {offline_after_ms} ms: raise --rate or lower --publishers"
                 )))
@@ -410,78 +415,6 @@ impl<'a> Watchers<'a> {
         report.series("deliveries a second", "s", series.deliveries);
         report.series("user memory of the server, MiB", "s", series.memory);
         report
-    }
-
-    fn publisher(&self, user: &str) -> Option<usize> {
-        let number = self.population.number(user.as_bytes())?.checked_sub(FIRST_PUBLISHER)?;
-        usize::try_from(number).ok().filter(|p| *p < self.args.publishers)
-    }
-}
-
-impl Handler for Watchers<'_> {
-    fn request(&mut self, _conn: usize, _lasting: Lasting, out: &mut Vec<u8>) {
-        let publishers: Vec<u64> = (0..self.args.publishers as u64).map(|p| FIRST_PUBLISHER + p).collect();
-        write_stream_request(&self.population, self.common.http, None, &publishers, 0, out);
-    }
-
-    fn opened(&mut self, _conn: usize, _now_us: u64) {
-        self.ready += usize::from(self.common.peer == Peer::Nchan);
-    }
-
-    fn event(&mut self, conn: usize, now_us: u64, event: &Event<'_>, _lasting: Lasting) {
-        match event.name {
-            b"presence" | b"message" => {
-                let told =
-                    record::parse(&event.data).and_then(|r| Some((self.publisher(&r.user)?, r.online, r.since?)));
-                match told {
-                    Some((publisher, online, since)) if self.started => {
-                        self.ledger.tell(conn, publisher, online, since, now_us);
-                        self.last_delivery_us = now_us;
-                    }
-                    Some((publisher, online, since)) => self.ledger.set_view(conn, publisher, online, since),
-                    None => self.unreadable += 1,
-                }
-            }
-            b"snapshot" => {
-                let (mut states, mut online_now) = (Vec::new(), 0);
-                let readable = record::parse_snapshot(&event.data, |record| {
-                    if let Some(publisher) = self.publisher(&record.user) {
-                        states.push((publisher, record.online, record.since.unwrap_or(0)));
-                        online_now += u64::from(record.online);
-                    }
-                });
-                self.unreadable += u64::from(!readable);
-                self.online_at_start += online_now;
-                let records = states.len();
-                for (publisher, online, since) in states {
-                    self.ledger.set_view(conn, publisher, online, since);
-                }
-                let before = self.snapshot_records[conn];
-                // A peer's snapshot is canned: one event, of somebody else.
-                let whole = if self.common.peer == Peer::Greendot {
-                    self.args.publishers
-                } else {
-                    1
-                };
-                let brought = if self.common.peer == Peer::Greendot { records } else { 1 };
-                self.snapshot_records[conn] = before + brought;
-                self.ready += usize::from(before < whole && before + brought >= whole);
-            }
-            b"hello" => {
-                let hello: Option<serde_json::Value> = serde_json::from_slice(&event.data).ok();
-                self.offline_after_ms = hello
-                    .and_then(|hello| hello["offline_after_ms"].as_u64())
-                    .or(self.offline_after_ms);
-            }
-            _ => {}
-        }
-    }
-
-    fn gone(&mut self, _conn: usize, _now_us: u64, why: Gone, _lasting: Lasting) {
-        self.gone += 1;
-        if !self.started {
-            self.failed_at_setup = Some(why);
-        }
     }
 }
 

@@ -40,8 +40,8 @@ pub enum Gone {
 
 /// What the streams of a fleet are for.
 pub trait Handler {
-    /// Appends the request that opens stream `conn`; `lasting`: what its predecessor was told.
-    fn request(&mut self, conn: usize, lasting: Lasting, out: &mut Vec<u8>);
+    /// Appends the request that opens stream `conn` at `host`; `lasting`: what its predecessor was told.
+    fn request(&mut self, conn: usize, host: SocketAddr, lasting: Lasting, out: &mut Vec<u8>);
     /// The connection stands; the request is being sent.
     fn connected(&mut self, conn: usize, now_us: u64) {
         let _ = (conn, now_us);
@@ -77,27 +77,28 @@ enum Phase {
     Body(Chunked),
 }
 
-/// Streams to one server.
+/// Streams to some servers.
 pub struct Fleet {
     poll: Poll,
     events: Events,
     conns: Vec<Conn>,
     buffer: Box<[u8]>,
-    target: SocketAddr,
-    /// Number of the first stream among those of all processes, for the choice of source addresses.
+    /// Never empty.
+    targets: Vec<SocketAddr>,
+    /// Number of the first stream among those of all processes, for the choice of servers and source addresses.
     first: usize,
     asleep_us: u64,
 }
 
 impl Fleet {
-    /// `count` streams to `target`, none of them open; `first`: how many streams other processes of this run have before these.
-    pub fn new(target: SocketAddr, first: usize, count: usize) -> io::Result<Fleet> {
+    /// `count` streams to `targets` in turn (always the same stream to the same one), none of them open; `first`: how many streams other processes of this run have before these.
+    pub fn new(targets: Vec<SocketAddr>, first: usize, count: usize) -> io::Result<Fleet> {
         Ok(Fleet {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_PER_POLL_MAX),
             conns: std::iter::repeat_with(Conn::default).take(count).collect(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
-            target,
+            targets,
             first,
             asleep_us: 0,
         })
@@ -105,15 +106,16 @@ impl Fleet {
 
     /// Begins to connect stream `conn`, which is closed.
     pub fn open(&mut self, conn: usize) -> io::Result<()> {
-        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
+        let target = self.target(conn);
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        if let (SocketAddr::V4(_), true) = (self.target, self.target.ip().is_loopback()) {
+        if let (SocketAddr::V4(_), true) = (target, target.ip().is_loopback()) {
             let number = (self.first + conn) / STREAMS_PER_SOURCE;
             let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 0, 2)) + number as u32);
             choose_port_at_connect(&socket)?;
             socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
         }
-        match socket.connect(&self.target.into()) {
+        match socket.connect(&target.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(error) => return Err(error),
@@ -130,6 +132,10 @@ impl Fleet {
             ..Conn::default()
         };
         Ok(())
+    }
+
+    fn target(&self, conn: usize) -> SocketAddr {
+        self.targets[(self.first + conn) % self.targets.len()]
     }
 
     /// Ends stream `conn`; with a reset if `abrupt`, as a phone that lost its network never would, but a middlebox does.
@@ -183,8 +189,9 @@ impl Fleet {
         self.asleep_us += now_us - before_us;
         for event in &self.events {
             let Token(index) = event.token();
+            let host = self.target(index);
             let conn = &mut self.conns[index];
-            let step = conn.ready(index, event.is_writable(), now_us, &mut self.buffer, handler);
+            let step = conn.ready(index, host, event.is_writable(), now_us, &mut self.buffer, handler);
             now_us = clock::now_us();
             if let Err(why) = step {
                 *conn = Conn {
@@ -202,6 +209,7 @@ impl Conn {
     fn ready(
         &mut self,
         index: usize,
+        host: SocketAddr,
         writable: bool,
         now_us: u64,
         buffer: &mut [u8],
@@ -215,7 +223,7 @@ impl Conn {
             }
             let mut request = Vec::new();
             handler.connected(index, now_us);
-            handler.request(index, self.lasting, &mut request);
+            handler.request(index, host, self.lasting, &mut request);
             self.pending = Some(Box::new(request));
             self.phase = Phase::Sending;
         }

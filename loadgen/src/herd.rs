@@ -27,8 +27,8 @@ use crate::workers::{orders, say};
 /// What a herd is to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The server.
-    pub target: SocketAddr,
+    /// The servers, in turn.
+    pub targets: Vec<SocketAddr>,
     /// Number of the first stream among those of all processes.
     pub first: usize,
     /// Streams of this process.
@@ -135,7 +135,7 @@ struct Herd {
 
 /// Runs a herd until it is told to close (or its input ends).
 pub fn run(plan: Plan) -> io::Result<()> {
-    let mut fleet = Fleet::new(plan.target, plan.first, plan.count)?;
+    let mut fleet = Fleet::new(plan.targets.clone(), plan.first, plan.count)?;
     let orders = orders();
     let own_before = own_bytes();
     let start_us = clock::now_us();
@@ -290,14 +290,14 @@ impl Herd {
 }
 
 impl Handler for Herd {
-    fn request(&mut self, conn: usize, lasting: Lasting, out: &mut Vec<u8>) {
+    fn request(&mut self, conn: usize, host: SocketAddr, lasting: Lasting, out: &mut Vec<u8>) {
         let plan = &self.plan;
         let number = (plan.first + conn) as u64;
         let last_id = lasting.last_id;
         let watches = plan.graph.watches_of(number);
         write_stream_request(
             &plan.population,
-            plan.target,
+            host,
             plan.publish.then_some(number),
             &watches,
             last_id,
@@ -338,7 +338,7 @@ impl Handler for Herd {
                 }
                 if self.storm {
                     let mut offline = 0;
-                    record::parse_snapshot(&event.data, |record| offline += u64::from(!record.online));
+                    record::parse_snapshot(&event.data, |record| offline += u64::from(record.online == Some(false)));
                     self.false_transitions += offline;
                 }
             }

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct Client {
     socket: TcpStream,
     target: SocketAddr,
+    /// Header lines of every request besides the usual ones.
+    headers: String,
     buffer: Vec<u8>,
 }
 
@@ -32,8 +34,14 @@ impl Client {
         Ok(Client {
             socket,
             target,
+            headers: String::new(),
             buffer: Vec::new(),
         })
+    }
+
+    /// From now on every request shows `token` (RFC 6750).
+    pub fn authorise(&mut self, token: &str) {
+        self.headers = format!("Authorization: Bearer {token}\r\n");
     }
 
     /// Asks and waits for the answer.
@@ -45,7 +53,7 @@ impl Client {
     /// Sends a request without waiting for its answer.
     pub fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<()> {
         let mut request = Vec::new();
-        write_request(method, path, self.target, body, &mut request);
+        write_with(method, path, self.target, &self.headers, body, &mut request);
         self.socket.write_all(&request)
     }
 
@@ -100,7 +108,11 @@ impl Client {
 
 /// Appends a request with the headers that every one here has.
 pub fn write_request(method: &str, path: &str, host: SocketAddr, body: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n").as_bytes());
+    write_with(method, path, host, "", body, out);
+}
+
+fn write_with(method: &str, path: &str, host: SocketAddr, headers: &str, body: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}").as_bytes());
     if method != "GET" {
         out.extend_from_slice(
             format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()).as_bytes(),

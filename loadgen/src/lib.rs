@@ -1,7 +1,7 @@
 //! greendot's load generator as a library, so that its parts can be tested.
 //!
-//! From below: clock, effort, procfs, schedule, population, graph, sse, chunked, record, stats; report and html; fleet
-//! (streams), http and exposition (plain requests), cause (what makes a publisher change), workers (several processes); herd
+//! From below: clock, effort, procfs, schedule, population, graph, sse, chunked, record, stats; report and html; target
+//! (which servers); fleet (streams), http and exposition (plain requests), cause (what makes a publisher change), workers (several processes); herd
 //! and crew (very many streams); ledger and truth (the judges); then one module for each subcommand. The server uses none of it.
 
 pub mod args;
@@ -33,5 +33,6 @@ pub mod sse;
 pub mod stats;
 pub mod storm;
 pub mod streams;
+pub mod target;
 pub mod truth;
 pub mod workers;

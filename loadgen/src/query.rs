@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -18,6 +19,7 @@ use crate::procfs;
 use crate::report::Report;
 use crate::schedule::Schedule;
 use crate::stats::{Latencies, Strain};
+use crate::target::Target;
 
 /// Flags of `query`.
 #[derive(Args, Clone, Debug)]
@@ -52,7 +54,7 @@ struct Connection {
 
 struct Load<'a> {
     args: &'a QueryArgs,
-    common: &'a Common,
+    http: SocketAddr,
     population: Population,
     rng: fastrand::Rng,
     latencies: Latencies,
@@ -62,9 +64,10 @@ struct Load<'a> {
 
 /// The subcommand.
 pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
+    let http = Target::single(common, "query")?.presence[0].http;
     let mut load = Load {
         args,
-        common,
+        http,
         population: Population::new(common.seed),
         rng: fastrand::Rng::with_seed(common.seed),
         latencies: Latencies::default(),
@@ -75,7 +78,7 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
     let mut events = Events::with_capacity(256);
     let mut connections = (0..args.connections.max(1))
         .map(|index| {
-            let socket = std::net::TcpStream::connect(common.http)?;
+            let socket = std::net::TcpStream::connect(http)?;
             socket.set_nonblocking(true)?;
             socket.set_nodelay(true)?;
             let mut socket = TcpStream::from_std(socket);
@@ -192,13 +195,7 @@ impl Load<'_> {
                     &mut body,
                 );
                 body.push(b'}');
-                write_request(
-                    "POST",
-                    "/v1/presence/query",
-                    self.common.http,
-                    &body,
-                    &mut connection.unsent,
-                );
+                write_request("POST", "/v1/presence/query", self.http, &body, &mut connection.unsent);
             } else {
                 let out = &mut connection.unsent;
                 out.extend_from_slice(b"GET /v1/presence/");

@@ -11,8 +11,8 @@ use std::borrow::Cow;
 pub struct Record<'a> {
     /// Whose.
     pub user: Cow<'a, str>,
-    /// online, rather than offline.
-    pub online: bool,
+    /// online, rather than offline; None: "unknown", a real-time node was not told yet.
+    pub online: Option<bool>,
     /// Time of the last transition, Unix ms.
     pub since: Option<u64>,
     /// Time of the last beat, Unix ms.
@@ -33,6 +33,7 @@ struct Loose<'a> {
 enum Status {
     Online,
     Offline,
+    Unknown,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +52,11 @@ impl<'a> From<Loose<'a>> for Record<'a> {
         } = loose;
         Record {
             user,
-            online: matches!(status, Status::Online),
+            online: match status {
+                Status::Online => Some(true),
+                Status::Offline => Some(false),
+                Status::Unknown => None,
+            },
             since,
             last_active,
         }
@@ -88,7 +93,7 @@ fn usual(data: &[u8]) -> Option<Record<'_>> {
     let (last_active, rest) = number(rest)?;
     (rest == b"}").then_some(Record {
         user: Cow::Borrowed(user),
-        online,
+        online: Some(online),
         since: Some(since),
         last_active: Some(last_active),
     })
@@ -112,10 +117,10 @@ fn number(text: &[u8]) -> Option<(u64, &[u8])> {
 mod tests {
     use super::*;
 
-    fn bob(online: bool, since: Option<u64>, last_active: Option<u64>) -> Option<Record<'static>> {
+    fn bob(online: impl Into<Option<bool>>, since: Option<u64>, last_active: Option<u64>) -> Option<Record<'static>> {
         Some(Record {
             user: Cow::Borrowed("bob"),
-            online,
+            online: online.into(),
             since,
             last_active,
         })
@@ -142,6 +147,10 @@ mod tests {
             parse(br#" {"status":"online", "last_active":3, "since":12, "user":"b\u006fb", "new":[]} "#),
             bob(true, Some(12), Some(3))
         );
+        assert_eq!(
+            parse(br#"{"user":"bob","status":"unknown","since":null,"last_active":null}"#),
+            bob(None, None, None)
+        );
     }
 
     #[test]
@@ -165,6 +174,6 @@ mod tests {
             br#"{"presence":[{"user":"a","status":"online","since":1,"last_active":2},{"user":"b","status":"offline","since":null,"last_active":null}]}"#,
             |record| told.push((record.user.into_owned(), record.online)),
         ));
-        assert_eq!(told, [("a".to_owned(), true), ("b".to_owned(), false)]);
+        assert_eq!(told, [("a".to_owned(), Some(true)), ("b".to_owned(), Some(false))]);
     }
 }

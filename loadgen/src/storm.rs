@@ -13,6 +13,7 @@ use crate::herd;
 use crate::report::{Report, number};
 use crate::stats::Strain;
 use crate::streams::{ProgressLine, StreamsArgs, ramp};
+use crate::target::Target;
 
 /// Flags of `storm`.
 #[derive(Args, Clone, Debug)]
@@ -31,8 +32,14 @@ pub struct StormArgs {
 /// The subcommand.
 pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     let streams = &args.streams;
+    if Target::new(common)?.is_split && args.restart.is_some() {
+        // A node that has restarted says "unknown" and tells the state a moment later, which looks like a transition.
+        return Err(io::Error::other(
+            "--restart takes one server, named by --http and --udp",
+        ));
+    }
     if let Some(share) = common.share {
-        herd::run(streams.plan(common, share))?;
+        herd::run(streams.plan(common, share)?)?;
         return Ok(Report::default());
     }
     let line = ProgressLine::new(common.quiet);

@@ -14,6 +14,7 @@ use crate::population::Population;
 use crate::procfs;
 use crate::report::{Report, number};
 use crate::stats::Strain;
+use crate::target::Target;
 
 /// Flags of `streams`, and of `storm` for its streams.
 #[derive(Args, Clone, Debug)]
@@ -40,10 +41,10 @@ pub struct StreamsArgs {
 
 impl StreamsArgs {
     /// The herd's plan for `share` of all streams.
-    pub fn plan(&self, common: &Common, share: Share) -> Plan {
+    pub fn plan(&self, common: &Common, share: Share) -> io::Result<Plan> {
         let choice = self.zipf.map_or(Choice::Uniform, |exponent| Choice::Zipf { exponent });
-        Plan {
-            target: common.http,
+        Ok(Plan {
+            targets: Target::new(common)?.streams,
             first: share.first,
             count: share.count,
             rate: self.rate * share.count as f64 / self.streams as f64,
@@ -60,7 +61,7 @@ impl StreamsArgs {
                 Peer::Greendot if self.watch == 0 => Ready::Hello,
                 _ => Ready::Snapshot,
             },
-        }
+        })
     }
 }
 
@@ -185,8 +186,9 @@ impl Course {
 
 /// The subcommand.
 pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
+    Target::new(common)?;
     if let Some(share) = common.share {
-        herd::run(args.plan(common, share))?;
+        herd::run(args.plan(common, share)?)?;
         return Ok(Report::default());
     }
     let mut report = Report::new("streams");

@@ -31,10 +31,8 @@ pub enum Mail {
     Reask {
         /// Its index.
         node: usize,
-        /// It was cut off or away, and may count everybody offline: vouch first.
-        settle: bool,
-        /// When it was found to be back: a shard that reads this late is no later for it.
-        found_at: Mono,
+        /// Why.
+        why: Why,
     },
     /// Back: what the edit came to.
     Edited {
@@ -43,6 +41,17 @@ pub enum Mail {
         /// The new length of the list, or why not.
         outcome: EditOutcome,
     },
+}
+
+/// Why a presence node is to be asked about those who are watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// It is in sight for the first time, or is another life of it.
+    Found,
+    /// It was cut off or away, and may count everybody offline: vouch first.
+    Back,
+    /// Some were not asked about, for there were too many, or mail was lost.
+    Rest,
 }
 
 /// The transitions of one turn of one shard.
@@ -101,9 +110,9 @@ impl Mail {
         }
     }
 
-    /// It is taken even by a full mailbox: somebody waits, and those who wait are bounded elsewhere.
+    /// It is taken even by a full mailbox: somebody waits, and those who wait are bounded elsewhere; or nothing else brings it.
     pub fn must_arrive(&self) -> bool {
-        matches!(self, Mail::Edited { .. })
+        matches!(self, Mail::Edited { .. } | Mail::Reask { .. })
     }
 }
 

@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To};
-pub use routes::NODE_HEADER;
+pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To, Why};
+pub use routes::{NODE_HEADER, instance_of};
 pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers, doubt_known};
 
 use crate::metrics::{Board, Counter, Counters, Gauge};

@@ -74,9 +74,9 @@ impl<'h> Route<'h> {
 
     fn allow(&self, role: &Role) -> &'static str {
         match self {
+            Route::One(_) | Route::Many | Route::Query if is_told(role) => "PUT, OPTIONS",
             Route::Query | Route::Stream => "GET, HEAD, POST, OPTIONS",
             Route::Watch(_) | Route::Beat | Route::Leave => "POST, OPTIONS",
-            Route::One(_) | Route::Many if is_told(role) => "PUT, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -88,7 +88,8 @@ impl<'h> Route<'h> {
                 self,
                 Route::Query | Route::Stream | Route::Watch(_) | Route::Beat | Route::Leave
             ),
-            Method::Put => is_told(role) && matches!(self, Route::One(_) | Route::Many),
+            // A user may be called "query".
+            Method::Put => is_told(role) && matches!(self, Route::One(_) | Route::Many | Route::Query),
             Method::Options => true,
             _ => false,
         }
@@ -97,7 +98,7 @@ impl<'h> Route<'h> {
     /// The halves of the platform that serve it: states are asked of whoever decides them and published to whoever tells them.
     fn is_served_by(&self, role: &Role, method: Method) -> bool {
         match (self, method, role) {
-            (Route::One(_) | Route::Many, Method::Put | Method::Options, _) => true,
+            (Route::One(_) | Route::Many | Route::Query, Method::Put | Method::Options, _) => true,
             (Route::One(_) | Route::Many | Route::Query | Route::Beat | Route::Leave, _, Role::Realtime(_))
             | (Route::Stream | Route::Watch(_), _, Role::Presence) => false,
             _ => true,
@@ -139,7 +140,9 @@ impl Engine {
         if !route.is_served_by(&self.role, head.method) {
             return self.problem(id, &asked, problems::WRONG_ROLE, self.elsewhere(), "", now);
         }
-        if self.conns.at(id.index).has(flag::SURPLUS) && !matches!(asked.call, Call::Health | Call::Metrics) {
+        if self.conns.at(id.index).has(flag::SURPLUS)
+            && !matches!(asked.call, Call::Health | Call::Metrics | Call::PresencePut)
+        {
             return self.refuse_surplus(id, &asked, now);
         }
         if matches!(head.method, Method::Post | Method::Put) && !self.check_body(id, &asked, head, now) {
@@ -149,8 +152,9 @@ impl Engine {
             return;
         }
         match route {
-            Route::One(raw) if head.method == Method::Put => self.put_one(id, &asked, raw, body, now),
-            Route::Many if head.method == Method::Put => self.put_many(id, &asked, body, now),
+            Route::One(raw) if head.method == Method::Put => self.put_one(id, &asked, head.node, raw, body, now),
+            Route::Query if head.method == Method::Put => self.put_one(id, &asked, head.node, "query", body, now),
+            Route::Many if head.method == Method::Put => self.put_many(id, &asked, head.node, body, now),
             Route::One(raw) => self.presence_one(id, &asked, raw, now),
             Route::Query if head.method == Method::Post => self.presence_query(id, &asked, body, now),
             Route::Query => self.presence_one(id, &asked, "query", now),
@@ -271,7 +275,11 @@ impl Engine {
         if let Some(users) = self.users_of(id, asked, body, now) {
             // Tells a node that mirrors this one which life of it answers, and as of when.
             let extra = match self.role {
-                Role::Presence => format!("{NODE_HEADER}: {:016x} {}\r\n", self.instance(), now.unix.ms()),
+                Role::Presence => format!(
+                    "{NODE_HEADER}: {:016x} {}\r\n",
+                    instance_of(&self.secret),
+                    self.presence.published_up_to().ms()
+                ),
                 Role::All | Role::Realtime(_) => String::new(),
             };
             self.presence_list(id, asked, &users, &extra, now);
@@ -308,12 +316,6 @@ impl Engine {
             },
             Some(slot) => record_of(&self.presence, slot, now),
         }
-    }
-
-    /// Tells one life of this process from another.
-    fn instance(&self) -> u64 {
-        let name = blake3::keyed_hash(&self.secret, b"instance");
-        u64::from_be_bytes(*name.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes"))
     }
 
     /// The users of a body `{"users":[..]}`; None if the request has been refused.
@@ -454,9 +456,16 @@ impl Engine {
     }
 }
 
+/// Tells one life of a process from another, by what its engines' secret is.
+pub fn instance_of(secret: &[u8; 32]) -> u64 {
+    let name = blake3::keyed_hash(secret, b"instance");
+    u64::from_be_bytes(*name.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes"))
+}
+
 /// For an answer that must not be kept.
 pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";
-/// Header of a presence node's answer to a query: which life of the node answers (16 hex digits), and its clock, Unix ms.
+/// Header by which a presence node says which life of it speaks (16 hex digits); in an answer to a query also a moment of its clock
+/// (Unix ms) before which it publishes nothing any more.
 pub const NODE_HEADER: &str = "Greendot-Node";
 /// For a refusal that load explains.
 pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";

@@ -4,9 +4,9 @@
 
 use super::Engine;
 use super::http::Asked;
-use super::routes::{BAD_ESCAPE, NO_STORE};
+use super::routes::{BAD_ESCAPE, NO_STORE, RETRY_AFTER};
 use crate::metrics::Counter;
-use crate::presence::Source;
+use crate::presence::{InternFault, Source};
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::User;
@@ -27,7 +27,15 @@ impl Engine {
     }
 
     /// `PUT /v1/presence/{user}`.
-    pub(super) fn put_one(&mut self, id: ConnId, asked: &Asked, raw: &str, body: &[u8], now: Now) {
+    pub(super) fn put_one(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        sender: Option<&str>,
+        raw: &str,
+        body: &[u8],
+        now: Now,
+    ) {
         let Some(bytes) = decode_segment(raw) else {
             return self.problem(id, asked, problems::BAD_USER, BAD_ESCAPE, "", now);
         };
@@ -39,28 +47,53 @@ impl Engine {
             let detail = "the path and the record name different users";
             return self.problem(id, asked, problems::BAD_USER, detail, "", now);
         }
-        self.take_told(id, asked, &[told], now);
+        self.take_told(id, asked, sender, &[told], now);
     }
 
     /// `PUT /v1/presence`.
-    pub(super) fn put_many(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) {
+    pub(super) fn put_many(&mut self, id: ConnId, asked: &Asked, sender: Option<&str>, body: &[u8], now: Now) {
         match parse_told_list(body, self.settings.query_users_max) {
-            Ok(told) => self.take_told(id, asked, &told, now),
+            Ok(told) => self.take_told(id, asked, sender, &told, now),
             Err(fault) => self.bad_body(id, asked, &fault, Counter::LimitQueryUsers, now),
         }
     }
 
-    fn take_told(&mut self, id: ConnId, asked: &Asked, list: &[Told], now: Now) {
+    /// The index of the presence node that a `Greendot-Node` header names, if this node has seen that life of it.
+    fn node_of(&self, sender: &str, now: Now) -> Option<usize> {
+        let instance = sender.split(' ').next()?;
+        self.presence
+            .note_told(u64::from_str_radix(instance, 16).ok()?, now.mono)
+    }
+
+    fn take_told(&mut self, id: ConnId, asked: &Asked, sender: Option<&str>, list: &[Told], now: Now) {
+        let sender = match sender {
+            // By hand: whoever has the service token may say anything.
+            None => None,
+            Some(sender) => match self.node_of(sender, now) {
+                Some(node) => Some(node),
+                None => {
+                    let detail = "this node has not seen the presence node that publishes; it asks all of its --presence each second";
+                    return self.problem(id, asked, problems::OVERLOADED, detail, RETRY_AFTER, now);
+                }
+            },
+        };
         let mut refused = 0;
         for told in list {
             // Checked when it was read.
             let Ok(user) = User::from_text(&told.user) else {
                 continue;
             };
+            if sender.is_some_and(|node| !self.belongs_to(user, node)) {
+                // It had the user before another node was added, and hears no more beats.
+                self.counters.add(Counter::ToldForeign, 1);
+                continue;
+            }
             let slot = match self.presence.intern(user) {
                 Ok(slot) => slot,
                 Err(fault) => {
-                    self.book_intern_fault(fault);
+                    if fault == InternFault::Full {
+                        self.counters.add(Counter::LimitUsers, 1);
+                    }
                     refused += 1;
                     continue;
                 }

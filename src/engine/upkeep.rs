@@ -26,10 +26,8 @@ pub(super) struct Upkeep {
     sweep_due: Mono,
     sweeping: bool,
     vouch: Pass,
-    /// The pass under way is a short one.
-    hurried: bool,
-    /// And so is the next.
-    hurry_again: bool,
+    /// A short pass beside that one.
+    hurried: Option<Pass>,
     drain: Option<Pass>,
     drain_due: Mono,
     sleep_until: Mono,
@@ -79,8 +77,7 @@ impl Upkeep {
                 started: now,
                 cursor: 0,
             },
-            hurried: false,
-            hurry_again: false,
+            hurried: None,
             drain: None,
             drain_due: now,
             sleep_until: now,
@@ -112,18 +109,12 @@ impl Upkeep {
         self.sleep_until = now.plus_ms(sleep_ms_max);
     }
 
-    /// Vouches for everybody anew, in a short time. A short pass under way comes to its end first: nodes that come and go do not keep
-    /// it from those whose turn is last.
+    /// Vouches for everybody in a short time, whenever their turn is.
     pub(super) fn vouch_in_a_hurry(&mut self, now: Mono) {
-        if self.hurried {
-            self.hurry_again = true;
-            return;
-        }
-        self.vouch = Pass {
+        self.hurried = Some(Pass {
             started: now,
             cursor: 0,
-        };
-        self.hurried = true;
+        });
     }
 
     /// Mail lost from here on may carry times after the step.
@@ -156,14 +147,36 @@ impl Engine {
 
     /// Vouches for the publishers of this shard's streams: all of them once in `beat_interval_ms`, evenly.
     fn vouch(&mut self, now: Now) {
-        let places = self.conns.places();
-        let interval_ms = match self.upkeep.hurried {
-            true => REVOUCH_MS.min(self.settings.beat_interval_ms),
-            false => self.settings.beat_interval_ms,
+        let interval_ms = self.settings.beat_interval_ms;
+        let vouch = self.upkeep.vouch;
+        let (vouch, enough) = self.vouch_pass(vouch, interval_ms, now);
+        let over_ms = now.mono.ms_since(vouch.started);
+        self.upkeep.vouch = match enough && over_ms >= interval_ms {
+            false => vouch,
+            // After a long silence the next pass starts now, not in the past.
+            true => Pass {
+                started: if over_ms < 2 * interval_ms {
+                    vouch.started.plus_ms(interval_ms)
+                } else {
+                    now.mono
+                },
+                cursor: 0,
+            },
         };
-        let (target, enough) = self.upkeep.vouch.target(now.mono, interval_ms, places);
-        for index in self.upkeep.vouch.cursor..target {
-            let conn = self.conns.at(index);
+        if let Some(hurried) = self.upkeep.hurried {
+            let (hurried, enough) = self.vouch_pass(hurried, REVOUCH_MS, now);
+            let done = enough && now.mono.ms_since(hurried.started) >= REVOUCH_MS;
+            self.upkeep.hurried = (!done).then_some(hurried);
+        }
+        self.settle(now);
+    }
+
+    /// A bounded piece of a pass that takes `length_ms`; and whether that is as far as it should have come.
+    fn vouch_pass(&mut self, pass: Pass, length_ms: u64, now: Now) -> (Pass, bool) {
+        let (target, enough) = pass.target(now.mono, length_ms, self.conns.places());
+        for index in pass.cursor..target {
+            let Some(id) = self.conns.id_at(index) else { continue };
+            let conn = self.conns.at(id.index);
             if let Some(slot) = conn
                 .publisher()
                 .filter(|_| conn.phase() == Phase::Streaming)
@@ -172,21 +185,9 @@ impl Engine {
                 self.vouch_for(Slot::new(slot), false, now);
             }
         }
-        let vouch = &mut self.upkeep.vouch;
-        vouch.cursor = target;
         self.upkeep.backlog |= !enough;
-        let over_ms = now.mono.ms_since(vouch.started);
-        if enough && over_ms >= interval_ms {
-            // After a long silence the next pass starts now, not in the past.
-            let started = if over_ms < 2 * interval_ms {
-                vouch.started.plus_ms(interval_ms)
-            } else {
-                now.mono
-            };
-            *vouch = Pass { started, cursor: 0 };
-            self.upkeep.hurried = std::mem::take(&mut self.upkeep.hurry_again);
-        }
-        self.settle(now);
+        let cursor = target;
+        (Pass { cursor, ..pass }, enough)
     }
 
     /// Vouches for the publisher of a stream: a beat here, or one to its presence node (`at_once` if it has just connected).

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 
-use super::mail::{Decided, Mail};
+use super::mail::{Decided, Mail, Why};
 use super::{Engine, Role};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -89,6 +89,9 @@ pub enum Outbound {
         node: usize,
         /// Whose state is wanted; each is a legal id, and may have been asked for before.
         users: Vec<Box<str>>,
+        /// The node was out of sight, and a pass over all who are watched has come to these, or goes on without having found
+        /// any. Else somebody has begun to watch them.
+        anew: bool,
     },
     /// To every real-time node: transitions.
     Publish(Arc<Decided>),
@@ -156,7 +159,6 @@ pub(super) struct Upstream {
     nodes: Arc<Nodes>,
     lanes: Vec<Lane>,
     outbound: VecDeque<Outbound>,
-    reask: Option<Reask>,
     /// Slots that were asked about and whose answer has not come by mail: this shard's streams have not been told it, even if the
     /// mirror has it.
     unsure: HashSet<u32, foldhash::fast::RandomState>,
@@ -170,10 +172,9 @@ struct Lane {
     /// Those who have just connected.
     fresh: Pack,
     asks: Vec<Box<str>>,
-    /// When to ask about everybody of this node who is watched and not confirmed.
-    reask_at: Option<Mono>,
-    /// The pass under way does.
-    reasked: bool,
+    /// Those who are watched and must be asked about anew. Some while a pass looks for them, even if it finds nobody.
+    asks_anew: Option<Vec<Box<str>>>,
+    reask: Option<Reask>,
 }
 
 /// A datagram being filled, and those that are full.
@@ -184,11 +185,14 @@ struct Pack {
     entries: u64,
 }
 
-/// A pass over everything that is watched, to ask about what is not confirmed.
+/// A pass over everything that is watched, to ask one node about what is not confirmed.
 #[derive(Clone, Copy, Debug)]
 struct Reask {
     name: Option<usize>,
     slot: u32,
+    not_before: Mono,
+    /// Names that have been answered for are passed over.
+    rest: bool,
 }
 
 impl Pack {
@@ -226,7 +230,6 @@ impl Upstream {
             nodes: Arc::clone(nodes),
             lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),
             outbound: VecDeque::new(),
-            reask: None,
             unsure: HashSet::default(),
         })
     }
@@ -244,11 +247,9 @@ impl Upstream {
 
     /// When something is due to leave.
     pub(super) fn next(&self) -> Mono {
-        if self.reask.is_some() {
-            return Mono::default();
-        }
-        let due = |lane: &Lane| lane.paced.due().min(lane.reask_at.unwrap_or(Mono::NEVER));
-        self.lanes.iter().map(due).min().unwrap_or(Mono::NEVER)
+        let reask = |lane: &Lane| lane.reask.map_or(Mono::NEVER, |reask| reask.not_before);
+        let dues = self.lanes.iter().map(|lane| lane.paced.due().min(reask(lane)));
+        dues.min().unwrap_or(Mono::NEVER)
     }
 
     fn gather(&mut self, key: &FleetKey, now: Now) -> u64 {
@@ -265,9 +266,13 @@ impl Upstream {
                 }
                 entries += std::mem::take(&mut pack.entries);
             }
+            if let Some(users) = lane.asks_anew.take() {
+                let anew = true;
+                self.outbound.push_back(Outbound::Asks { node, users, anew });
+            }
             if !lane.asks.is_empty() {
-                let users = std::mem::take(&mut lane.asks);
-                self.outbound.push_back(Outbound::Asks { node, users });
+                let (users, anew) = (std::mem::take(&mut lane.asks), false);
+                self.outbound.push_back(Outbound::Asks { node, users, anew });
             }
         }
         entries
@@ -286,6 +291,13 @@ impl Engine {
             self.counters.add(Counter::BeatsSent, entries);
         }
         upstream.outbound.pop_front()
+    }
+
+    /// Whether a user's presence node is the one at this index.
+    pub(super) fn belongs_to(&self, user: User<'_>, node: usize) -> bool {
+        self.upstream
+            .as_ref()
+            .is_some_and(|upstream| upstream.nodes.of(user.as_bytes()) == node)
     }
 
     /// Asks about a user who is about to be watched, if what is known is not what its presence node says.
@@ -338,44 +350,62 @@ impl Engine {
         }
     }
 
-    /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: it was out of sight, and what
-    /// it published meanwhile may be lost. None: about all. `settle`: it may count everybody offline, and must hear of them first.
-    pub(super) fn begin_reask(&mut self, node: Option<usize>, settle: bool, found_at: Mono, now: Now) {
+    /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: what it published may be lost.
+    pub(super) fn begin_reask(&mut self, node: usize, why: Why, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
-        let not_before = found_at.plus_ms(if settle { SETTLE_MS } else { 0 });
+        let Some(lane) = upstream.lanes.get_mut(node) else {
+            return;
+        };
         // Of those whom nobody watches any more no answer need come.
         upstream.unsure.retain(|slot| self.watches.is_watched(*slot));
-        let concerned = upstream.lanes.iter_mut().enumerate();
-        for (_, lane) in concerned.filter(|(at, _)| node.is_none_or(|node| node == *at)) {
-            lane.reask_at = lane.reask_at.max(Some(not_before));
-        }
-        if settle {
+        let not_before = now.mono.plus_ms(if why == Why::Back { SETTLE_MS } else { 0 });
+        let under_way = lane.reask;
+        lane.reask = Some(Reask {
+            name: Some(usize::MAX),
+            slot: 0,
+            not_before: under_way.map_or(not_before, |other| other.not_before.max(not_before)),
+            rest: why == Why::Rest && under_way.is_none_or(|other| other.rest),
+        });
+        if why == Why::Back {
             self.upkeep.vouch_in_a_hurry(now.mono);
         }
     }
 
-    /// A bounded piece of the pass. Whoever is watched by name is asked about, answered for or not.
+    /// Mail was lost: begins to ask about those whom it may have told of.
+    pub(super) fn reask_rest(&mut self, now: Now) {
+        let nodes = self.upstream.as_ref().map_or(0, |upstream| upstream.lanes.len());
+        (0..nodes).for_each(|node| self.begin_reask(node, Why::Rest, now));
+    }
+
+    /// A bounded piece of the passes. Whoever is watched by name is asked about, answered for or not.
     pub(super) fn reask_slice(&mut self, now: Now) {
         let Some(upstream) = &mut self.upstream else { return };
-        for lane in &mut upstream.lanes {
-            if lane.reask_at.take_if(|at| *at <= now.mono).is_some() {
-                lane.reasked = true;
-                upstream.reask = Some(Reask {
-                    name: Some(usize::MAX),
-                    slot: 0,
-                });
+        let due = |lane: &Lane| lane.reask.filter(|reask| now.mono >= reask.not_before);
+        let mut first = None;
+        for (node, lane) in upstream.lanes.iter_mut().enumerate() {
+            if let Some(reask) = due(lane) {
+                lane.asks_anew.get_or_insert_default();
+                first = first.or(Some((node, reask)));
             }
         }
-        let Some(mut reask) = upstream.reask else { return };
-        let (nodes, lanes, unsure) = (&upstream.nodes, &mut upstream.lanes, &mut upstream.unsure);
+        let Some((node, mut reask)) = first else { return };
+        let (nodes, unsure) = (&upstream.nodes, &mut upstream.unsure);
+        let lane = &mut upstream.lanes[node];
+        let asks = lane.asks_anew.get_or_insert_default();
         let mut ask = |user: &str| {
-            let lane = &mut lanes[nodes.of(user.as_bytes())];
-            if lane.reasked {
-                lane.asks.push(user.into());
+            if nodes.of(user.as_bytes()) == node {
+                asks.push(user.into());
             }
         };
         if let Some(end) = reask.name {
-            reask.name = self.watches.names_below(end, REASKED_PER_CALL as usize, &mut ask);
+            let rest = reask.rest;
+            reask.name = self
+                .watches
+                .names_below(end, REASKED_PER_CALL as usize, |user, answered| {
+                    if !(rest && answered) {
+                        ask(user);
+                    }
+                });
         } else {
             let end = self.presence.users().min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {
@@ -387,10 +417,7 @@ impl Engine {
             reask.slot = end;
         }
         let done = reask.name.is_none() && reask.slot >= self.presence.users();
-        upstream.reask = (!done).then_some(reask);
-        if done {
-            lanes.iter_mut().for_each(|lane| lane.reasked = false);
-        }
+        lane.reask = (!done).then_some(reask);
     }
 }
 

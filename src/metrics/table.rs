@@ -129,9 +129,10 @@ table! {
         LeavesHttp source = "http",
     }
     Shard Count "beats_sent" "Beats that this real-time node sent to presence nodes" { BeatsSent }
-    Shard Count "told" "States that presence nodes published to this real-time node, by what they were: news, or known already" {
+    Shard Count "told" "States that presence nodes published to this real-time node, by what they were: news, known already, or of a user of another presence node" {
         ToldAdopted kind = "news",
         ToldKnown kind = "known",
+        ToldForeign kind = "foreign",
     }
     Shard Count "leaves_ignored" "Explicit goodbyes that changed nothing" { LeavesIgnored }
 

@@ -24,7 +24,7 @@ use super::store::Identity;
 use super::vigil::Vigil;
 use super::{CHUNK_SLOTS, Presence, SLOTS_MAX, Slot, Transition, interner};
 use crate::planted::{self, Planted};
-use crate::time::{Now, Unix};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Told;
 
@@ -41,6 +41,17 @@ pub(super) struct Mirrored {
     heard: AnonymousArray<AtomicU32>,
     /// A presence node is out of sight: there may be news that has not been told.
     behind: AtomicBool,
+    /// The presence nodes, by their index.
+    lives: Mutex<Vec<Life>>,
+}
+
+/// What is known of a presence node.
+#[derive(Clone, Copy, Default)]
+struct Life {
+    /// Which life of it answered last; None: it never did.
+    instance: Option<u64>,
+    /// When it last published something.
+    told_at: Option<Mono>,
 }
 
 /// How to make a mirror.
@@ -92,7 +103,8 @@ impl Presence {
             mirrored: Some(Mirrored {
                 adopting: Mutex::default(),
                 heard: AnonymousArray::new(users_max as usize)?,
-                behind: AtomicBool::new(false),
+                behind: AtomicBool::new(true),
+                lives: Mutex::default(),
             }),
         };
         presence.stamps.reserve(1)?;
@@ -129,6 +141,30 @@ impl Presence {
         self.mirrored
             .as_ref()
             .is_some_and(|mirrored| mirrored.behind.load(Ordering::Acquire))
+    }
+
+    /// This life of the presence node at this index answers.
+    pub fn note_life(&self, node: usize, instance: u64) {
+        let Some(mirrored) = &self.mirrored else { return };
+        let mut lives = mirrored.lives.lock();
+        if lives.len() <= node {
+            lives.resize(node + 1, Life::default());
+        }
+        lives[node].instance = Some(instance);
+    }
+
+    /// The index of the presence node whose life this is, which is publishing at `now`.
+    pub fn note_told(&self, instance: u64, now: Mono) -> Option<usize> {
+        let mut lives = self.mirrored.as_ref()?.lives.lock();
+        let node = lives.iter().position(|life| life.instance == Some(instance))?;
+        lives[node].told_at = Some(now);
+        Some(node)
+    }
+
+    /// How long ago the presence node at this index last published something, in ms. None: never.
+    pub fn told_age_ms(&self, node: usize, now: Mono) -> Option<u64> {
+        let lives = self.mirrored.as_ref()?.lives.lock();
+        Some(now.ms_since(lives.get(node)?.told_at?))
     }
 
     /// Whether what is known of a publisher is what its presence node says: always, but in a mirror that has not been told
@@ -385,11 +421,30 @@ mod tests {
     #[test]
     fn being_behind_is_said_and_taken_back() {
         let (presence, _) = mirror();
+        assert!(presence.is_behind(), "nothing has been asked yet");
+        presence.set_behind(false);
         assert!(!presence.is_behind());
         presence.set_behind(true);
         assert!(presence.is_behind());
-        presence.set_behind(false);
-        assert!(!presence.is_behind());
+    }
+
+    #[test]
+    fn a_node_is_known_by_its_life() {
+        let (presence, _) = mirror();
+        let mono = |ms| at(ms).mono;
+        assert_eq!(presence.note_told(7, mono(1)), None, "not seen yet");
+        presence.note_life(1, 7);
+        assert_eq!(presence.told_age_ms(1, mono(5)), None);
+        assert_eq!(presence.note_told(7, mono(10)), Some(1));
+        assert_eq!(
+            (presence.told_age_ms(1, mono(15)), presence.told_age_ms(0, mono(15))),
+            (Some(5), None)
+        );
+        presence.note_life(1, 8);
+        assert_eq!(
+            (presence.note_told(7, mono(20)), presence.note_told(8, mono(20))),
+            (None, Some(1))
+        );
     }
 
     #[test]

@@ -209,6 +209,11 @@ impl Presence {
         }
     }
 
+    /// A moment by this node's clock before which no shard publishes any more: what is read after asking is as of it at least.
+    pub fn published_up_to(&self) -> Unix {
+        self.vigil.earliest_turn().unwrap_or(Unix::from_ms(0))
+    }
+
     /// Publishers online (sum over chunks), for metrics.
     pub fn online(&self) -> u64 {
         let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;

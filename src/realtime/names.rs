@@ -114,18 +114,20 @@ impl Names {
 
     /// The names at the last `max` places below `end`, and where to go on, or None at the beginning. Downwards, because names are
     /// moved downwards: one that moves between two pages may be met twice, but is never missed.
-    pub(super) fn page(&self, end: usize, max: usize) -> (impl Iterator<Item = &str>, Option<usize>) {
+    pub(super) fn page(&self, end: usize, max: usize) -> (impl Iterator<Item = (&str, bool)>, Option<usize>) {
         let end = self.table.len().min(end);
         let from = end.saturating_sub(max);
-        let names = self.table[from..end].iter().map(|(name, ..)| &**name);
-        (names.filter(|name| !name.is_empty()), (from > 0).then_some(from))
+        let names = self.table[from..end]
+            .iter()
+            .map(|(name, _, answered)| (&**name, *answered));
+        (names.filter(|(name, _)| !name.is_empty()), (from > 0).then_some(from))
     }
 
     /// All watchers of all names. Panics if the index and the table disagree. For tests and the simulator.
     pub(super) fn check_invariants(&self) -> impl Iterator<Item = Watchers> {
         assert_eq!(self.index.len(), self.table.len() - self.free.len(), "names");
         let (names, _) = self.page(usize::MAX, usize::MAX);
-        names.for_each(|name| assert!(self.find(name).is_some(), "a name is not in its index"));
+        names.for_each(|(name, _)| assert!(self.find(name).is_some(), "a name is not in its index"));
         self.table.iter().map(|(_, watchers, _)| *watchers)
     }
 

@@ -320,11 +320,11 @@ impl Watches {
         });
     }
 
-    /// Calls `each` with the names at the last `max` places below `end`; returns where to go on, or None at the beginning. Begin
+    /// Calls `each` with the names, and whether each has been answered for, at the last `max` places below `end`; returns where to go on, or None at the beginning. Begin
     /// with `usize::MAX`. Whatever happens between two calls, none that stays is missed.
-    pub fn names_below(&self, end: usize, max: usize, mut each: impl FnMut(&str)) -> Option<usize> {
+    pub fn names_below(&self, end: usize, max: usize, mut each: impl FnMut(&str, bool)) -> Option<usize> {
         let (names, next) = self.names.page(end, max);
-        names.for_each(&mut each);
+        names.for_each(|(user, answered)| each(user, answered));
         next
     }
 
@@ -674,7 +674,7 @@ mod tests {
             watches.add(n % 10, &mut vec![name], false);
         }
         let mut met = BTreeSet::new();
-        let mut meet = |name: &str| {
+        let mut meet = |name: &str, _: bool| {
             met.insert(name.to_owned());
         };
         let next = watches.names_below(usize::MAX, 5_000, &mut meet);

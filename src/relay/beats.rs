@@ -16,10 +16,15 @@ use crate::metrics::{Board, Counter};
 /// Datagrams that go out by one system call, from one port.
 const BATCH: usize = 16;
 
+/// The sockets to one node, and whose turn it is.
+struct Ports {
+    sockets: Vec<UdpSocket>,
+    turn: usize,
+}
+
 /// One shard's sockets.
 pub struct BeatSender {
-    nodes: Vec<Vec<UdpSocket>>,
-    turn: usize,
+    nodes: Vec<Ports>,
     board: Arc<Board>,
 }
 
@@ -40,13 +45,14 @@ impl BeatSender {
             Ok(socket)
         };
         let ports = |node: &SocketAddr| {
-            (0..BeatSender::PORTS)
-                .map(|_| connect(*node))
-                .collect::<io::Result<Vec<_>>>()
+            let sockets: io::Result<_> = (0..BeatSender::PORTS).map(|_| connect(*node)).collect();
+            Ok(Ports {
+                sockets: sockets?,
+                turn: 0,
+            })
         };
         Ok(BeatSender {
             nodes: nodes.iter().map(ports).collect::<io::Result<_>>()?,
-            turn: 0,
             board: Arc::clone(board),
         })
     }
@@ -56,8 +62,9 @@ impl BeatSender {
         let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
         let mut sent = 0;
         for batch in slices.chunks(BATCH) {
-            self.turn = (self.turn + 1) % BeatSender::PORTS;
-            sent += send_batch(&self.nodes[node][self.turn], batch);
+            let ports = &mut self.nodes[node];
+            ports.turn = (ports.turn + 1) % BeatSender::PORTS;
+            sent += send_batch(&ports.sockets[ports.turn], batch);
         }
         self.board.process.add(Counter::RelayDatagrams, sent as u64);
         self.board

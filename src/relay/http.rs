@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use ureq::unversioned::resolver::DefaultResolver;
+
+use super::socket::Connect;
 use crate::engine::NODE_HEADER;
 use crate::time::Unix;
 
@@ -11,11 +14,13 @@ const TIMEOUT_MS: u64 = 2_000;
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
 /// Another node's HTTP address.
-pub struct Peer {
+pub struct Remote {
     agent: ureq::Agent,
     /// `http://HOST:PORT`
     base: String,
     authorization: String,
+    /// Which life of this node it is, for [`NODE_HEADER`].
+    instance: u64,
 }
 
 /// What a node said.
@@ -27,9 +32,9 @@ pub(super) struct Said {
     pub(super) body: Vec<u8>,
 }
 
-impl Peer {
-    /// `base` is `http://HOST:PORT`, `token` the service key's.
-    pub fn new(base: String, token: &str) -> Peer {
+impl Remote {
+    /// `base` is `http://HOST:PORT`, `token` the service key's, `instance` tells this life of this node from others.
+    pub fn new(base: String, token: &str, instance: u64) -> Remote {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_millis(TIMEOUT_MS)))
             .http_status_as_error(false)
@@ -37,10 +42,11 @@ impl Peer {
             .proxy(None)
             .user_agent(concat!("greendot/", env!("CARGO_PKG_VERSION")))
             .build();
-        Peer {
-            agent: ureq::Agent::new_with_config(config),
+        Remote {
+            agent: ureq::Agent::with_parts(config, Connect, DefaultResolver::default()),
             base,
             authorization: format!("Bearer {token}"),
+            instance,
         }
     }
 
@@ -51,6 +57,7 @@ impl Peer {
     pub(super) fn put(&self, path: &str, body: &[u8]) -> Result<Said, ureq::Error> {
         let request = self.agent.put(format!("{}{path}", self.base));
         let request = request.header("Authorization", &self.authorization);
+        let request = request.header(NODE_HEADER, format!("{:016x}", self.instance));
         read(request.content_type("application/json").send(body)?)
     }
 

@@ -8,14 +8,12 @@ use std::collections::VecDeque;
 
 use hashbrown::HashSet;
 
-use super::STATES_PER_REQUEST_MAX;
 use super::backoff::Backoff;
+use super::{PROBE_MS, STATES_PER_REQUEST_MAX};
 use crate::engine::SETTLE_MS;
 use crate::planted::{self, Planted};
 use crate::time::Mono;
 
-/// Time between two requests when there is nothing to ask, in ms: so soon a silent node is noticed.
-const PROBE_MS: u64 = 1_000;
 /// Most users waiting to be asked about; beyond, they are forgotten and everything is asked for anew once there is room.
 const PENDING_MAX: usize = 1 << 20;
 
@@ -29,6 +27,8 @@ pub enum Sighting {
     Found,
     /// It is in sight again. The same, but it may have heard no beats meanwhile: vouch first.
     Back,
+    /// There were too many to ask about at once, and there is room again: ask for those who have not been asked about.
+    Rest,
     /// It is out of sight.
     Lost,
 }
@@ -43,9 +43,17 @@ pub struct Inquiry {
     /// The life of the node that answered last; None while it is out of sight.
     instance: Option<u64>,
     was_lost: bool,
-    /// Nothing was left to ask about for a while since it was found.
+    /// Until then it is only looked at: it must hear of everybody first.
+    settle_until: Mono,
+    /// Everything that was to be asked anew since it was found has been answered.
     caught_up: bool,
-    found_at: Mono,
+    /// Users that became pending, and users answered for, since the node was found.
+    queued: u64,
+    answered: u64,
+    /// `queued` after the last that was asked anew: so many must be answered for.
+    anew: u64,
+    /// When no more are expected to be asked anew: an interval after the last, and not before that has begun.
+    anew_until: Mono,
     overflowed: bool,
     users_per_request: usize,
     next_at: Mono,
@@ -62,7 +70,11 @@ impl Inquiry {
             instance: None,
             was_lost: false,
             caught_up: false,
-            found_at: Mono::default(),
+            settle_until: Mono::default(),
+            queued: 0,
+            answered: 0,
+            anew: 0,
+            anew_until: Mono::default(),
             overflowed: false,
             users_per_request: STATES_PER_REQUEST_MAX,
             next_at: Mono::default(),
@@ -90,8 +102,9 @@ impl Inquiry {
         self.asked.is_empty()
     }
 
-    /// These are to be asked about. While the node is out of sight they need not be: all will be when it is back.
-    pub fn ask(&mut self, users: Vec<Box<str>>, now: Mono) {
+    /// These are to be asked about. While the node is out of sight they need not be: all will be when it is back. `anew`: that is
+    /// why; the node is caught up with once these are answered, whoever else is asked about meanwhile.
+    pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
         if !self.is_in_sight() {
             return;
         }
@@ -102,9 +115,15 @@ impl Inquiry {
             }
             if self.asked.insert(user.clone()) {
                 self.pending.push_back(user);
+                self.queued += 1;
             }
         }
-        if !self.pending.is_empty() {
+        if anew {
+            // Some may have been pending already: they are before those who are now the last.
+            self.anew = self.queued;
+            self.anew_until = self.anew_until.max(now.plus_ms(PROBE_MS));
+        }
+        if !self.pending.is_empty() && now >= self.settle_until {
             self.next_at = self.next_at.min(now);
         }
     }
@@ -124,7 +143,11 @@ impl Inquiry {
         if now < self.next() {
             return None;
         }
-        let users = self.pending.len().min(self.users_per_request);
+        // What it says before it has heard of everybody would have to be taken back.
+        let users = match now < self.settle_until {
+            true => 0,
+            false => self.pending.len().min(self.users_per_request),
+        };
         let users = self.pending.drain(..users).collect();
         Some(self.in_flight.insert(users))
     }
@@ -132,37 +155,44 @@ impl Inquiry {
     /// The request was answered by this life of the node.
     pub fn handle_answer(&mut self, instance: u64, now: Mono) -> Sighting {
         let answered = self.in_flight.take().unwrap_or_default();
-        // A probe: an interval has passed in which nobody had anything to ask, and the asking has begun.
-        self.caught_up |= answered.is_empty() && now >= self.found_at.plus_ms(SETTLE_MS + PROBE_MS);
+        self.answered += answered.len() as u64;
+        self.caught_up |= self.answered >= self.anew && now >= self.anew_until && !self.overflowed;
         for user in &answered {
             self.asked.remove(user);
         }
         self.backoff.reset();
         let known = |life| life == instance || planted::is(Planted::LifeUnnoticed);
-        let found = !self.instance.is_some_and(known) || (self.overflowed && self.pending.is_empty());
-        if found {
-            (self.overflowed, self.caught_up) = (false, false);
-            self.found_at = now;
+        let sighting = match self.instance.is_some_and(known) {
+            false if std::mem::take(&mut self.was_lost) => Sighting::Back,
+            false => Sighting::Found,
+            true if self.overflowed && self.pending.is_empty() => Sighting::Rest,
+            true => Sighting::Same,
+        };
+        if matches!(sighting, Sighting::Found | Sighting::Back) {
             self.instance = Some(instance);
+            self.settle_until = match sighting {
+                Sighting::Back => now.plus_ms(SETTLE_MS),
+                // The shards wait as long, if it comes soon after that.
+                _ => self.settle_until,
+            };
             // They will be asked about with all others.
             self.forget();
         }
-        self.next_at = if self.pending.is_empty() {
-            now.plus_ms(PROBE_MS)
-        } else {
-            now
-        };
-        match found {
-            true if std::mem::take(&mut self.was_lost) => Sighting::Back,
-            true => Sighting::Found,
-            false => Sighting::Same,
+        if sighting != Sighting::Same {
+            (self.overflowed, self.caught_up) = (false, false);
+            self.anew_until = self.settle_until.max(now).plus_ms(PROBE_MS);
         }
+        let waits = self.pending.is_empty() || now < self.settle_until;
+        self.next_at = if waits { now.plus_ms(PROBE_MS) } else { now };
+        sighting
     }
 
     /// The request was refused as too long (413): shorter ones are made of it.
     pub fn handle_too_many(&mut self, now: Mono) {
         let users = self.in_flight.take().unwrap_or_default();
-        self.users_per_request = (users.len() / 2).max(1);
+        if users.len() > 1 {
+            self.users_per_request = users.len() / 2;
+        }
         users.into_iter().rev().for_each(|user| self.pending.push_front(user));
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
     }
@@ -185,6 +215,7 @@ impl Inquiry {
     fn forget(&mut self) {
         self.pending = VecDeque::new();
         self.asked = HashSet::default();
+        (self.queued, self.answered, self.anew) = (0, 0, 0);
     }
 }
 
@@ -211,16 +242,16 @@ mod tests {
     #[test]
     fn each_is_asked_about_once_while_it_waits() {
         let mut inquiry = seen();
-        inquiry.ask(users(&["a", "b", "a"]), at(10));
+        inquiry.ask(users(&["a", "b", "a"]), false, at(10));
         assert_eq!(inquiry.poll_request(at(10)), Some(&users(&["a", "b"])[..]));
-        inquiry.ask(users(&["b", "c"]), at(11));
+        inquiry.ask(users(&["b", "c"]), false, at(11));
         assert_eq!(inquiry.poll_request(at(11)), None, "one at a time");
         assert_eq!(inquiry.next(), Mono::NEVER);
         assert_eq!(inquiry.handle_answer(7, at(12)), Sighting::Same);
         assert_eq!(inquiry.poll_request(at(12)), Some(&users(&["c"])[..]));
         inquiry.handle_answer(7, at(13));
         assert!(inquiry.is_empty());
-        inquiry.ask(users(&["a"]), at(14));
+        inquiry.ask(users(&["a"]), false, at(14));
         assert_eq!(
             inquiry.poll_request(at(14)),
             Some(&users(&["a"])[..]),
@@ -232,10 +263,10 @@ mod tests {
     fn a_silent_node_is_lost_once_and_found_again() {
         let mut inquiry = seen();
         assert_eq!(inquiry.next(), at(PROBE_MS));
-        inquiry.ask(users(&["a"]), at(1));
+        inquiry.ask(users(&["a"]), false, at(1));
         inquiry.poll_request(at(1));
         assert_eq!(inquiry.handle_failure(at(2_001)), Sighting::Lost);
-        inquiry.ask(users(&["b"]), at(2_002));
+        inquiry.ask(users(&["b"]), false, at(2_002));
         assert!(inquiry.is_empty(), "nothing is kept while it is out of sight");
         let retry = inquiry.next();
         assert!(retry > at(2_001) && retry <= at(2_201));
@@ -244,13 +275,19 @@ mod tests {
         let retry = inquiry.next();
         inquiry.poll_request(retry);
         assert_eq!(inquiry.handle_answer(7, retry), Sighting::Back);
+        // It hears of everybody before it is asked.
+        inquiry.ask(users(&["c"]), false, retry);
         let mut now = retry;
-        for ms in (0..=SETTLE_MS).step_by(PROBE_MS as usize) {
-            assert!(!inquiry.is_caught_up(), "{ms} ms after");
+        while now < retry.plus_ms(SETTLE_MS) {
+            assert!(!inquiry.is_caught_up());
             now = inquiry.next();
-            inquiry.poll_request(now);
+            let asked = inquiry.poll_request(now).map(<[_]>::len);
+            assert_eq!(asked, Some(usize::from(now >= retry.plus_ms(SETTLE_MS))));
             assert_eq!(inquiry.handle_answer(7, now), Sighting::Same);
         }
+        now = inquiry.next();
+        inquiry.poll_request(now);
+        inquiry.handle_answer(7, now);
         assert!(inquiry.is_caught_up() && now == retry.plus_ms(SETTLE_MS + PROBE_MS));
     }
 
@@ -263,11 +300,59 @@ mod tests {
         assert_eq!(inquiry.handle_answer(8, at(2 * PROBE_MS)), Sighting::Found);
     }
 
+    /// One more question and its answer, and whether everything is known then.
+    fn ask_and_answer(inquiry: &mut Inquiry, user: &str, now: Mono) -> bool {
+        inquiry.ask(users(&[user]), false, now);
+        assert!(inquiry.poll_request(now).is_some_and(|users| !users.is_empty()));
+        assert_eq!(inquiry.handle_answer(7, now), Sighting::Same);
+        inquiry.is_caught_up()
+    }
+
+    #[test]
+    fn new_watchers_without_end_do_not_keep_it_behind() {
+        let mut inquiry = seen();
+        let settled_ms = SETTLE_MS + PROBE_MS;
+        inquiry.ask(users(&["a"]), true, at(SETTLE_MS));
+        for (ms, caught_up) in [
+            (400, false),
+            (settled_ms - 1, false),
+            (settled_ms, true),
+            (settled_ms + 1, true),
+        ] {
+            assert_eq!(
+                ask_and_answer(&mut inquiry, &format!("new at {ms}"), at(ms)),
+                caught_up,
+                "{ms}"
+            );
+        }
+    }
+
+    #[test]
+    fn it_is_behind_until_all_that_is_asked_anew_is_answered() {
+        let mut inquiry = seen();
+        let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
+        inquiry.ask(many, true, at(10));
+        for caught_up in [false, true] {
+            let now = at(SETTLE_MS + PROBE_MS);
+            assert!(inquiry.poll_request(now).is_some());
+            inquiry.ask(users(&["new"]), false, now);
+            inquiry.handle_answer(7, now);
+            assert_eq!(inquiry.is_caught_up(), caught_up);
+        }
+        // A pass that goes on says so, even if it finds nobody.
+        let mut inquiry = seen();
+        for ms in [900, 1_800, 2_700].map(|ms| SETTLE_MS + ms) {
+            inquiry.ask(Vec::new(), true, at(ms));
+            assert!(!ask_and_answer(&mut inquiry, "new", at(ms)), "{ms}");
+        }
+        assert!(ask_and_answer(&mut inquiry, "new", at(SETTLE_MS + 2_700 + PROBE_MS)));
+    }
+
     #[test]
     fn requests_are_bounded_and_can_be_made_shorter() {
         let mut inquiry = seen();
         let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
-        inquiry.ask(many, at(1));
+        inquiry.ask(many, false, at(1));
         assert_eq!(inquiry.poll_request(at(1)).map(<[_]>::len), Some(1_000));
         inquiry.handle_too_many(at(2));
         let retry = inquiry.next();
@@ -284,12 +369,12 @@ mod tests {
     fn more_than_fit_are_all_asked_for_anew() {
         let mut inquiry = seen();
         let user = |n: usize| Box::from(format!("{n}"));
-        inquiry.ask((0..PENDING_MAX + 1).map(user).collect(), at(1));
+        inquiry.ask((0..PENDING_MAX + 1).map(user).collect(), true, at(1));
         assert_eq!(inquiry.len(), PENDING_MAX);
         let mut sightings = 0;
         while !inquiry.is_empty() {
             inquiry.poll_request(at(2));
-            sightings += usize::from(inquiry.handle_answer(7, at(2)) == Sighting::Found);
+            sightings += usize::from(inquiry.handle_answer(7, at(2)) == Sighting::Rest);
         }
         assert_eq!(sightings, 1);
     }

@@ -5,24 +5,31 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::http::{Peer, Said};
+use super::announcer::Announcer;
+use super::http::{Remote, Said};
 use super::inquiry::{Inquiry, Sighting};
-use super::publisher::Publisher;
-use crate::engine::{Decided, Mail, adopt_answers, doubt_known};
+use crate::engine::{Decided, Mail, Why, adopt_answers, doubt_known};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::Presence;
 use crate::time::{Clock, Mono, Unix, boottime};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
+/// A presence node that has published nothing for so long, in ms, not even the empty request that it sends each second, does not
+/// reach this node.
+const UNHEARD_MS: u64 = 4_000;
+
 /// Tells all shards.
 pub type Tell = Arc<dyn Fn(&Mail) + Send + Sync>;
+
+/// Starts a thread without which the process is of no use.
+pub type Spawn<'s> = &'s dyn Fn(String, Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
 
 /// What the links of a node share.
 struct Shared {
@@ -30,26 +37,38 @@ struct Shared {
     clock: Arc<Clock>,
     presence: Arc<Presence>,
     stopping: AtomicBool,
-    /// Sums over the links, for the gauges.
-    queued: AtomicU64,
-    down: AtomicU64,
-    behind: AtomicU64,
+    /// How each link stands.
+    standings: Mutex<Vec<Standing>>,
 }
 
-/// A link's core, and what wakes its thread.
-struct Station<L> {
-    link: Mutex<L>,
+/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to its node.
+struct Station<I> {
+    inbox: Mutex<Vec<I>>,
     changed: Condvar,
 }
 
-/// The running links of a node.
-pub struct Links<L> {
-    stations: Arc<[Station<L>]>,
+/// The running links of a node; `I` is what shards hand over.
+pub struct Links<I> {
+    stations: Arc<[Station<I>]>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl<L> Clone for Handle<L> {
+/// Transitions, for every real-time node.
+pub type Publish = Arc<Decided>;
+
+/// A question to one presence node.
+pub struct Ask {
+    users: Vec<Box<str>>,
+    anew: bool,
+}
+
+/// What a shard needs to hand something over.
+pub struct Handle<I> {
+    stations: Arc<[Station<I>]>,
+}
+
+impl<I> Clone for Handle<I> {
     fn clone(&self) -> Self {
         Handle {
             stations: Arc::clone(&self.stations),
@@ -57,52 +76,40 @@ impl<L> Clone for Handle<L> {
     }
 }
 
-/// What a shard needs to hand something over.
-pub struct Handle<L> {
-    stations: Arc<[Station<L>]>,
-}
-
-impl Handle<Publisher> {
+impl Handle<Publish> {
     /// Every real-time node is to be told of these.
-    pub fn publish(&self, decided: &Decided) {
+    pub fn publish(&self, decided: &Publish) {
         for station in &*self.stations {
-            station.link.lock().mark(&decided.transitions);
-            station.changed.notify_one();
+            station.leave(Arc::clone(decided));
         }
     }
 }
 
-impl Handle<Inquiry> {
-    /// A presence node is to be asked about these.
-    pub fn ask(&self, node: usize, users: Vec<Box<str>>) {
-        let station = &self.stations[node];
-        station.link.lock().ask(users, boottime());
-        station.changed.notify_one();
+impl Handle<Ask> {
+    /// A presence node is to be asked about these; `anew`: because it was out of sight.
+    pub fn ask(&self, node: usize, users: Vec<Box<str>>, anew: bool) {
+        self.stations[node].leave(Ask { users, anew });
     }
 }
 
-/// What a link says of itself before and after a request.
+/// What a link says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 struct Standing {
-    queued: u64,
+    queued: usize,
     down: bool,
-    /// There may be changes that it knows and this node does not.
+    /// There may be changes that its node knows and this one does not.
     behind: bool,
 }
 
 impl Shared {
-    fn note(&self, before: &mut Standing, after: Standing) {
-        let moved = |sum: &AtomicU64, before: u64, after: u64| {
-            sum.fetch_add(after.wrapping_sub(before), Ordering::AcqRel)
-                .wrapping_add(after.wrapping_sub(before))
-        };
-        let queued = moved(&self.queued, before.queued, after.queued);
-        let down = moved(&self.down, u64::from(before.down), u64::from(after.down));
-        let behind = moved(&self.behind, u64::from(before.behind), u64::from(after.behind));
-        *before = after;
-        self.board.process.set(Gauge::RelayQueue, queued);
-        self.board.process.set(Gauge::NodesDown, down);
-        self.presence.set_behind(behind > 0);
+    fn note(&self, node: usize, standing: Standing) {
+        let mut standings = self.standings.lock();
+        standings[node] = standing;
+        let queued: usize = standings.iter().map(|each| each.queued).sum();
+        let down = standings.iter().filter(|each| each.down).count();
+        self.board.process.set(Gauge::RelayQueue, queued as u64);
+        self.board.process.set(Gauge::NodesDown, down as u64);
+        self.presence.set_behind(standings.iter().any(|each| each.behind));
     }
 
     fn is_stopping(&self) -> bool {
@@ -120,37 +127,49 @@ impl Shared {
     }
 }
 
-impl<L> Station<L> {
-    /// Sleeps until something is handed over, or until `until`.
-    fn wait(&self, link: &mut parking_lot::MutexGuard<'_, L>, until: Mono) {
+impl<I> Station<I> {
+    fn leave(&self, item: I) {
+        self.inbox.lock().push(item);
+        self.changed.notify_one();
+    }
+
+    /// What has been left; sleeps until there is something, until `until`, or until the links are stopped.
+    fn take(&self, until: Mono, shared: &Shared) -> Vec<I> {
+        let mut inbox = self.inbox.lock();
         let micros = until.micros_since(boottime()).min(60_000_000);
-        if micros > 0 {
-            self.changed.wait_for(link, Duration::from_micros(micros));
+        if inbox.is_empty() && micros > 0 && !shared.is_stopping() {
+            self.changed.wait_for(&mut inbox, Duration::from_micros(micros));
         }
+        std::mem::take(&mut *inbox)
     }
 }
 
-impl<L: Send + 'static> Links<L> {
+impl<I: Send + 'static> Links<I> {
     fn start(
-        peers: Vec<(Peer, L)>,
+        remotes: Vec<Remote>,
         name: &str,
-        shared: Shared,
-        run: impl Fn(usize, &Peer, &Station<L>, &Shared) + Send + Clone + 'static,
-    ) -> io::Result<Links<L>> {
-        let shared = Arc::new(shared);
-        let (peers, links): (Vec<Peer>, Vec<L>) = peers.into_iter().unzip();
-        let station = |link| Station {
-            link: Mutex::new(link),
+        parts: LinkParts<'_>,
+        run: impl Fn(usize, &Remote, &Station<I>, &Shared) + Send + Clone + 'static,
+    ) -> io::Result<Links<I>> {
+        let station = |_: &Remote| Station {
+            inbox: Mutex::default(),
             changed: Condvar::new(),
         };
-        let stations: Arc<[Station<L>]> = links.into_iter().map(station).collect();
-        let thread = |(node, peer): (usize, Peer)| {
+        let stations: Arc<[Station<I>]> = remotes.iter().map(station).collect();
+        let shared = Arc::new(Shared {
+            board: parts.board,
+            clock: parts.clock,
+            presence: parts.presence,
+            stopping: AtomicBool::new(false),
+            // In a mirror nothing is known before its nodes have been seen.
+            standings: Mutex::new(vec![parts.unseen; remotes.len()]),
+        });
+        let thread = |(node, remote): (usize, Remote)| {
             let (stations, shared, run) = (Arc::clone(&stations), Arc::clone(&shared), run.clone());
-            std::thread::Builder::new()
-                .name(format!("{name}-{node}"))
-                .spawn(move || run(node, &peer, &stations[node], &shared))
+            let work = move || run(node, &remote, &stations[node], &shared);
+            (parts.spawn)(format!("{name}-{node}"), Box::new(work))
         };
-        let threads = peers.into_iter().enumerate().map(thread).collect::<io::Result<_>>()?;
+        let threads = remotes.into_iter().enumerate().map(thread).collect::<io::Result<_>>()?;
         Ok(Links {
             stations,
             shared,
@@ -159,7 +178,7 @@ impl<L: Send + 'static> Links<L> {
     }
 
     /// For the shards.
-    pub fn handle(&self) -> Handle<L> {
+    pub fn handle(&self) -> Handle<I> {
         Handle {
             stations: Arc::clone(&self.stations),
         }
@@ -170,17 +189,17 @@ impl<L: Send + 'static> Links<L> {
         self.shared.stopping.store(true, Ordering::Release);
         for station in &*self.stations {
             // Under the lock, so that no thread is between looking and sleeping.
-            let _link = station.link.lock();
+            let _inbox = station.inbox.lock();
             station.changed.notify_one();
         }
         for thread in self.threads {
-            thread.join().expect("a link's thread does not panic");
+            thread.join().expect("a link's thread returns or ends the process");
         }
     }
 }
 
 /// What every link needs.
-pub struct LinkParts {
+pub struct LinkParts<'s> {
     /// Of jitter.
     pub seed: u64,
     /// What is counted.
@@ -189,86 +208,89 @@ pub struct LinkParts {
     pub clock: Arc<Clock>,
     /// What is published from, or answered into.
     pub presence: Arc<Presence>,
+    /// Starts the threads.
+    pub spawn: Spawn<'s>,
+    unseen: Standing,
 }
 
-impl LinkParts {
-    fn shared(self) -> Shared {
-        Shared {
-            board: self.board,
-            clock: self.clock,
-            presence: self.presence,
-            stopping: AtomicBool::new(false),
-            queued: AtomicU64::new(0),
-            down: AtomicU64::new(0),
-            behind: AtomicU64::new(0),
+impl<'s> LinkParts<'s> {
+    /// Of these.
+    pub fn new(
+        seed: u64,
+        board: &Arc<Board>,
+        clock: &Arc<Clock>,
+        presence: &Arc<Presence>,
+        spawn: Spawn<'s>,
+    ) -> LinkParts<'s> {
+        LinkParts {
+            seed,
+            board: Arc::clone(board),
+            clock: Arc::clone(clock),
+            presence: Arc::clone(presence),
+            spawn,
+            unseen: Standing::default(),
         }
     }
 }
 
-impl Links<Publisher> {
+impl Links<Publish> {
     /// Publishes to these real-time nodes.
-    pub fn publish_to(peers: Vec<Peer>, parts: LinkParts) -> io::Result<Links<Publisher>> {
+    pub fn publish_to(remotes: Vec<Remote>, parts: LinkParts<'_>) -> io::Result<Links<Publish>> {
         let seed = parts.seed;
-        let publisher = |(node, peer)| (peer, Publisher::new(seed ^ node as u64));
-        let peers = peers.into_iter().enumerate().map(publisher).collect();
-        Links::start(peers, "publish", parts.shared(), |_, peer, station, shared| {
-            publish(peer, station, shared);
+        Links::start(remotes, "publish", parts, move |node, remote, station, shared| {
+            publish(node, Announcer::new(seed ^ node as u64), remote, station, shared);
         })
     }
 }
 
-impl Links<Inquiry> {
-    /// Asks these presence nodes, whose shares `nodes` knows; `tell` brings to all shards what came of it.
-    pub fn ask_at(peers: Vec<Peer>, nodes: Arc<Nodes>, parts: LinkParts, tell: Tell) -> io::Result<Links<Inquiry>> {
+impl Links<Ask> {
+    /// Asks these presence nodes, whose users `nodes` tells; `tell` brings to all shards what came of it.
+    pub fn ask_at(remotes: Vec<Remote>, nodes: Arc<Nodes>, parts: LinkParts<'_>, tell: Tell) -> io::Result<Links<Ask>> {
         let seed = parts.seed;
-        // Until each has been seen there is no telling what is missed.
-        parts.presence.set_behind(true);
-        parts.board.process.set(Gauge::NodesDown, peers.len() as u64);
-        let inquiry = |(node, peer)| (peer, Inquiry::new(seed ^ node as u64));
-        let peers: Vec<_> = peers.into_iter().enumerate().map(inquiry).collect();
-        let shared = parts.shared();
-        for sum in [&shared.down, &shared.behind] {
-            sum.store(peers.len() as u64, Ordering::Release);
-        }
-        Links::start(peers, "ask", shared, move |node, peer, station, shared| {
-            inquire(node, peer, &nodes, station, shared, &*tell);
+        let unseen = Standing {
+            queued: 0,
+            down: true,
+            behind: true,
+        };
+        let parts = LinkParts { unseen, ..parts };
+        Links::start(remotes, "ask", parts, move |node, remote, station, shared| {
+            let inquiry = Inquiry::new(seed ^ node as u64);
+            inquire(node, inquiry, remote, station, shared, &nodes, &*tell);
         })
     }
 }
 
-fn publish(peer: &Peer, station: &Station<Publisher>, shared: &Shared) {
-    let mut standing = Standing::default();
-    let mut link = station.link.lock();
+fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<Publish>, shared: &Shared) {
+    let mut warned = false;
     loop {
-        let after = Standing {
-            queued: link.len() as u64,
+        for decided in station.take(link.next(), shared) {
+            link.mark(&decided.transitions);
+        }
+        let standing = Standing {
+            queued: link.len(),
             down: link.is_failing(),
             behind: false,
         };
-        shared.note(&mut standing, after);
-        if shared.is_stopping() && (link.is_failing() || link.next() > boottime()) {
+        shared.note(node, standing);
+        if shared.is_stopping() && (link.is_empty() || link.is_failing() || link.next() > boottime()) {
             return;
         }
         let Some(put) = link.poll_request(&shared.presence, shared.clock.now()) else {
-            let next = link.next();
-            station.wait(&mut link, next);
             continue;
         };
-        drop(link);
-        let said = peer.put(&put.path, &put.body);
-        link = station.link.lock();
+        let said = remote.put(&put.path, &put.body);
         let done = matches!(&said, Ok(said) if matches!(said.status, 200 | 204));
         shared.count(done, put.states);
         if done {
-            if link.is_failing() {
-                tracing::info!(node = peer.base(), "the real-time node answers again");
+            if std::mem::take(&mut warned) {
+                tracing::info!(node = remote.base(), "the real-time node answers again");
             }
             link.handle_done(boottime());
             if let Ok(Said { status: 200, body, .. }) = said {
                 let refused = refused_of(&body);
                 shared.board.process.add(Counter::RelayStatesRefused, refused);
                 tracing::warn!(
-                    node = peer.base(),
+                    node = remote.base(),
                     refused,
                     "the real-time node has no room for some users; raise its --users-max"
                 );
@@ -276,9 +298,11 @@ fn publish(peer: &Peer, station: &Station<Publisher>, shared: &Shared) {
             continue;
         }
         let too_long = matches!(&said, Ok(said) if said.status == 413);
-        if !link.is_failing() {
+        // One that has just started will have seen this node in a moment.
+        let unseen = matches!(&said, Ok(said) if said.status == 503) && !link.was_away(boottime());
+        if !unseen && !std::mem::replace(&mut warned, true) {
             tracing::warn!(
-                node = peer.base(),
+                node = remote.base(),
                 "the real-time node does not take what is published ({}); trying again",
                 reason(&said)
             );
@@ -289,76 +313,85 @@ fn publish(peer: &Peer, station: &Station<Publisher>, shared: &Shared) {
 
 fn inquire(
     node: usize,
-    peer: &Peer,
-    nodes: &Nodes,
-    station: &Station<Inquiry>,
+    mut link: Inquiry,
+    remote: &Remote,
+    station: &Station<Ask>,
     shared: &Shared,
+    nodes: &Nodes,
     tell: &(dyn Fn(&Mail) + Send + Sync),
 ) {
-    let mut standing = Standing {
-        queued: 0,
-        down: true,
-        behind: true,
-    };
-    let mut link = station.link.lock();
+    let mut deaf = false;
     loop {
-        let after = Standing {
-            queued: link.len() as u64,
-            down: !link.is_in_sight(),
-            behind: !link.is_caught_up(),
-        };
-        shared.note(&mut standing, after);
+        for ask in station.take(link.next(), shared) {
+            link.ask(ask.users, ask.anew, boottime());
+        }
         if shared.is_stopping() {
             return;
         }
-        let Some(users) = link.poll_request(boottime()) else {
-            let next = link.next();
-            station.wait(&mut link, next);
-            continue;
-        };
-        let asked = users.len();
-        let body = serde_json::json!({ "users": users }).to_string();
-        drop(link);
-        let said = peer.post("/v1/presence/query", body.as_bytes());
-        let answers = said.as_ref().ok().and_then(|said| answers_of(said, asked));
-        let now = shared.clock.now();
-        if let Some((_, as_of, told)) = answers.as_ref().filter(|(.., told)| !told.is_empty()) {
-            let (answered, refused) = adopt_answers(&shared.presence, told, *as_of, now);
-            shared.board.process.add(Counter::RelayStatesRefused, refused);
-            tell(&Mail::Answered(Arc::new(answered)));
-        }
-        link = station.link.lock();
-        shared.count(answers.is_some(), asked);
-        let sighting = match answers {
-            Some((instance, ..)) => link.handle_answer(instance, now.mono),
-            None if matches!(&said, Ok(said) if said.status == 413) => {
-                link.handle_too_many(now.mono);
-                Sighting::Same
+        if let Some(users) = link.poll_request(boottime()) {
+            let asked = users.len();
+            let body = serde_json::json!({ "users": users }).to_string();
+            let said = remote.post("/v1/presence/query", body.as_bytes());
+            let answers = said.as_ref().ok().and_then(|said| answers_of(said, asked));
+            let now = shared.clock.now();
+            if let Some((instance, as_of, told)) = &answers {
+                shared.presence.note_life(node, *instance);
+                if !told.is_empty() {
+                    let (answered, refused) = adopt_answers(&shared.presence, told, *as_of, now);
+                    shared.board.process.add(Counter::RelayStatesRefused, refused);
+                    tell(&Mail::Answered(Arc::new(answered)));
+                }
             }
-            None => link.handle_failure(now.mono),
-        };
-        match sighting {
-            Sighting::Same => {}
-            Sighting::Found | Sighting::Back => {
-                shared.board.process.add(Counter::RelayReasks, 1);
-                tracing::info!(
-                    node = peer.base(),
-                    "the presence node is in sight; asking it about everybody who is watched"
+            shared.count(answers.is_some(), asked);
+            let sighting = match answers {
+                Some((instance, ..)) => link.handle_answer(instance, now.mono),
+                None if matches!(&said, Ok(said) if said.status == 413) => {
+                    link.handle_too_many(now.mono);
+                    Sighting::Same
+                }
+                None => link.handle_failure(now.mono),
+            };
+            let why = match sighting {
+                Sighting::Same | Sighting::Lost => None,
+                Sighting::Found => Some(Why::Found),
+                Sighting::Back => Some(Why::Back),
+                Sighting::Rest => Some(Why::Rest),
+            };
+            if sighting == Sighting::Lost {
+                tracing::warn!(
+                    node = remote.base(),
+                    "the presence node does not answer ({}); what is known of its publishers stands",
+                    reason(&said)
                 );
-                let settle = sighting == Sighting::Back;
-                // It takes its time, and shards hand over meanwhile.
-                drop(link);
-                doubt_known(&shared.presence, nodes, node);
-                let found_at = now.mono;
-                tell(&Mail::Reask { node, settle, found_at });
-                link = station.link.lock();
             }
-            Sighting::Lost => tracing::warn!(
-                node = peer.base(),
-                "the presence node does not answer ({}); what is known of its publishers stands",
-                reason(&said)
-            ),
+            if let Some(why) = why {
+                if why != Why::Rest {
+                    shared.board.process.add(Counter::RelayReasks, 1);
+                    tracing::info!(
+                        node = remote.base(),
+                        "the presence node is in sight; asking it about everybody who is watched"
+                    );
+                    doubt_known(&shared.presence, nodes, node);
+                }
+                tell(&Mail::Reask { node, why });
+            }
         }
+        // A node that answers and does not publish here: what changes there is not heard of.
+        let silent_ms = shared.presence.told_age_ms(node, boottime());
+        let unheard = link.is_in_sight() && silent_ms.is_none_or(|ms| ms > UNHEARD_MS);
+        if link.is_caught_up() && unheard && !std::mem::replace(&mut deaf, unheard) {
+            tracing::warn!(
+                node = remote.base(),
+                "the presence node answers and publishes nothing to this node; is this one in its --realtime, and reachable from it?"
+            );
+        }
+        deaf &= unheard;
+        let standing = Standing {
+            queued: link.len(),
+            down: !link.is_in_sight(),
+            behind: !link.is_caught_up() || unheard,
+        };
+        shared.note(node, standing);
     }
 }
 
@@ -380,6 +413,7 @@ fn reason(said: &Result<Said, ureq::Error>) -> String {
     match said {
         Err(error) => error.to_string(),
         Ok(Said { status: 401, .. }) => "401: it has another fleet key; give both the same --key-file".into(),
+        Ok(Said { status: 503, .. }) => "503: it has not seen this node, which may be missing in its --presence".into(),
         Ok(Said { status: 405 | 421, .. }) => "it has another role".into(),
         Ok(Said { status: 200, .. }) => "its answer is not that of a presence node".into(),
         Ok(said) => format!("status {}", said.status),

@@ -87,6 +87,8 @@ pub struct Head<'b> {
     pub origin: Option<&'b str>,
     /// Authorization, as sent.
     pub authorization: Option<&'b str>,
+    /// Greendot-Node, as sent.
+    pub node: Option<&'b str>,
 }
 
 /// What the input so far amounts to.

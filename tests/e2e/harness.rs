@@ -100,6 +100,11 @@ impl Home {
         self.folder.path().join("data")
     }
 
+    /// A loopback address that no other home has.
+    pub(crate) fn ip(&self) -> Ipv4Addr {
+        self.ip
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -197,13 +202,15 @@ impl Home {
                 log.lock().expect("no holder panics")
             );
         };
-        let address = |name: &str| -> SocketAddr {
+        let address = |name: &str| -> Option<SocketAddr> {
             let word = line.split(' ').find_map(|word| word.strip_prefix(name));
-            word.and_then(|word| word.parse().ok())
-                .unwrap_or_else(|| panic!("{name} in {line}"))
+            word.map(|word| word.parse().unwrap_or_else(|_| panic!("{name} in {line}")))
         };
-        let (http, udp) = (address("http="), address("udp="));
-        *self.ports.lock().expect("no holder panics") = Some((http, udp));
+        let http = address("http=").unwrap_or_else(|| panic!("no http= in {line}"));
+        let udp = address("udp=");
+        if let Some(udp) = udp {
+            *self.ports.lock().expect("no holder panics") = Some((http, udp));
+        }
         Server {
             process,
             line,
@@ -225,7 +232,8 @@ pub(crate) struct Server {
     pub(crate) stdout: Lines,
     log: Arc<Mutex<String>>,
     pub(crate) http: SocketAddr,
-    pub(crate) udp: SocketAddr,
+    /// None: it receives no beats.
+    pub(crate) udp: Option<SocketAddr>,
     pub(crate) key_file: PathBuf,
 }
 
@@ -240,6 +248,11 @@ impl Server {
         until(&format!("the log says {text:?}"), || {
             self.log().contains(text).then_some(())
         });
+    }
+
+    /// Where it receives beats.
+    pub(crate) fn udp(&self) -> SocketAddr {
+        self.udp.expect("it receives beats")
     }
 
     pub(crate) fn connect(&self) -> Conn {
@@ -296,12 +309,7 @@ impl Server {
     }
 
     pub(crate) fn sender(&self) -> Sender {
-        Sender {
-            socket: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free"),
-            to: self.udp,
-            key: self.key(),
-            last_ms: AtomicU64::new(0),
-        }
+        Sender::new(self.udp(), self.key())
     }
 
     /// Waits until a number of the metrics is as said.
@@ -415,6 +423,15 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
+    pub(crate) fn new(to: SocketAddr, key: FleetKey) -> Sender {
+        Sender {
+            socket: UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free"),
+            to,
+            key,
+            last_ms: AtomicU64::new(0),
+        }
+    }
+
     /// This sender's time: each later than the one before, or a beat in the same millisecond as a goodbye would not undo it.
     fn next_ms(&self) -> u64 {
         let next_ms = unix_ms().max(self.last_ms.load(Ordering::Relaxed) + 1);

@@ -20,6 +20,7 @@ mod presence;
 mod readers;
 mod restart;
 mod shards;
+mod split;
 mod stall;
 mod start;
 mod store;

@@ -12,9 +12,9 @@ fn without_a_command_it_serves_from_the_default_folder() {
     let home = Home::new();
     let [http, udp] = home.addresses();
     let mut server = home.launch(&mut home.command(&[&http, &udp, "--shards=2"]));
-    let expected = format!("listening http={} udp={} shards=2", server.http, server.udp);
+    let expected = format!("listening http={} udp={} shards=2", server.http, server.udp());
     assert_eq!(server.line, expected);
-    assert!(server.http.port() > 0 && server.udp.port() > 0);
+    assert!(server.http.port() > 0 && server.udp().port() > 0);
 
     let data = home.path().join("greendot-data");
     let mut names: Vec<_> = std::fs::read_dir(&data)

@@ -7,7 +7,7 @@ use crate::process::{Lines, Process};
 use crate::terminal::{Screen, Terminal};
 
 fn beat(home: &Home, server: &Server, args: &[&str]) -> String {
-    let (udp, dir) = (server.udp.to_string(), home.data_dir().display().to_string());
+    let (udp, dir) = (server.udp().to_string(), home.data_dir().display().to_string());
     let output = home.run(&[&["beat", "--udp", &udp, "--data-dir", &dir], args].concat());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && error.is_empty(), "{error}");
@@ -25,7 +25,7 @@ fn beat_says_that_somebody_is_alive() {
     let words: Vec<&str> = said.trim_end().split(' ').collect();
     assert_eq!((words[0], words[1]), ("beat", "bob"));
     assert!(words[2].starts_with("sent_at="), "{said}");
-    assert_eq!(words[3..], [&format!("to={}", server.udp), "datagrams=1"]);
+    assert_eq!(words[3..], [&format!("to={}", server.udp()), "datagrams=1"]);
     alice.expect_presence("bob", true);
     let gone = alice.expect_presence("bob", false);
     server.check_silence(&gone);

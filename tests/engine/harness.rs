@@ -111,6 +111,13 @@ impl World {
         World::made(shards, Settings::default(), users_max, role)
     }
 
+    /// One shard of a node of this role, with the default settings, changed.
+    pub(crate) fn with_role(role: Role, change: impl FnOnce(&mut Settings)) -> World {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        World::made(1, settings, USERS_MAX, role)
+    }
+
     fn made(shards: u16, settings: Settings, users_max: u32, role: Role) -> World {
         let mut world = World {
             settings,

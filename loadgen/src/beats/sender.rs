@@ -10,7 +10,6 @@ use quinn_udp::{Transmit, UdpSocketState};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 
 use super::{Batching, BeatsArgs};
-use crate::args::Common;
 use crate::cause::udp_to;
 
 /// Most bytes that one GSO send may carry, all its datagrams together.
@@ -36,10 +35,10 @@ enum Way {
 }
 
 impl Sender {
-    pub(super) fn new(common: &Common, args: &BeatsArgs, datagram_bytes: usize) -> io::Result<Sender> {
+    pub(super) fn new(target: SocketAddr, args: &BeatsArgs, datagram_bytes: usize) -> io::Result<Sender> {
         let flows = (0..args.flows.max(1))
             .map(|_| {
-                let socket = udp_to(common.udp)?;
+                let socket = udp_to(target)?;
                 let state = UdpSocketState::new((&socket).into())?;
                 Ok((socket, state))
             })
@@ -54,7 +53,7 @@ impl Sender {
         Ok(Sender {
             flows,
             next_flow: 0,
-            target: common.udp,
+            target,
             way,
             blocked: 0,
         })
@@ -144,22 +143,12 @@ mod tests {
         for (batching, way) in [("auto", None), ("mmsg", Some(Way::Mmsg)), ("none", Some(Way::Single))] {
             let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
             receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-            let address = receiver.local_addr().unwrap().to_string();
-            let line = [
-                "loadgen",
-                "beats",
-                "--udp",
-                &address,
-                "--flows",
-                "1",
-                "--batching",
-                batching,
-            ];
+            let line = ["loadgen", "beats", "--flows", "1", "--batching", batching];
             let cli = <Cli as clap::Parser>::parse_from(line);
             let Scenario::Beats(args) = &cli.scenario else {
                 panic!("beats was asked for")
             };
-            let mut sender = Sender::new(&cli.common, args, 49).unwrap();
+            let mut sender = Sender::new(receiver.local_addr().unwrap(), args, 49).unwrap();
             assert!(way.is_none_or(|way| way == sender.way), "{:?}", sender.way);
             let datagrams = [[1; 49], [2; 49], [3; 49]].concat();
             for part in datagrams.chunks(49 * sender.datagrams_per_send().min(3)) {

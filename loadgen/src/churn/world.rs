@@ -38,6 +38,8 @@ struct Contact {
     user: u64,
     since: u64,
     online: bool,
+    /// A real-time node has said that it does not know; whatever was known before is no longer to be believed.
+    unknown: bool,
     /// Found to disagree with the truth, and counted.
     wrong: bool,
 }
@@ -52,7 +54,6 @@ struct Watcher {
 /// This process's share of users, watchers and the day.
 pub(super) struct World<'a> {
     args: &'a ChurnArgs,
-    target: SocketAddr,
     population: Population,
     /// Number of the first of its users in the population.
     first_user: u64,
@@ -88,6 +89,7 @@ impl<'a> World<'a> {
                     user,
                     since: 0,
                     online: false,
+                    unknown: false,
                     wrong: false,
                 };
                 Watcher {
@@ -98,7 +100,6 @@ impl<'a> World<'a> {
             .collect();
         World {
             args,
-            target: common.http,
             population: Population::new(common.seed),
             first_user: FIRST_USER + first_user,
             histories: vec![History::default(); users as usize],
@@ -127,7 +128,8 @@ impl<'a> World<'a> {
             fleet.open(watcher)?;
             fleet.poll(clock::now_us() + 200, self)?;
         }
-        while self.watchers.iter().any(|watcher| !watcher.told) {
+        let knows_all = |watcher: &Watcher| watcher.told && !watcher.contacts.iter().any(|contact| contact.unknown);
+        while !self.watchers.iter().all(knows_all) {
             fleet.poll(clock::now_us() + 20_000, self)?;
             if clock::now_us() > limit_us || self.found.refused > 0 {
                 return Err(io::Error::other("not every watcher was told hello and snapshot"));
@@ -285,7 +287,7 @@ impl<'a> World<'a> {
             if !watcher.told {
                 continue;
             }
-            for contact in &mut watcher.contacts {
+            for contact in watcher.contacts.iter_mut().filter(|contact| !contact.unknown) {
                 let truth = self.histories[contact.user as usize].steady(now_ms, &self.tolerance);
                 let wrong = truth.is_some_and(|online| online != contact.online);
                 if wrong && !contact.wrong {
@@ -309,9 +311,10 @@ impl<'a> World<'a> {
             line.show("waiting until the last user has expired");
         }
         line.show("");
-        let online = |watcher: &Watcher| watcher.contacts.iter().filter(|contact| contact.online).count() as u64;
+        let wrong = |contact: &&Contact| contact.online || contact.unknown;
+        let wrong = |watcher: &Watcher| watcher.contacts.iter().filter(wrong).count() as u64;
         let untold = self.watchers.iter().filter(|watcher| !watcher.told).count() as u64;
-        Ok(untold + self.watchers.iter().map(online).sum::<u64>())
+        Ok(untold + self.watchers.iter().map(wrong).sum::<u64>())
     }
 
     /// A state told to `watcher`: by itself, or in a snapshot, which may repeat what was known.
@@ -322,13 +325,21 @@ impl<'a> World<'a> {
             .and_then(|number| number.checked_sub(self.first_user));
         let contacts = &mut self.watchers[watcher].contacts;
         let contact = number.and_then(|user| contacts.binary_search_by_key(&user, |contact| contact.user).ok());
-        let (Some(at), Some(since)) = (contact, record.since) else {
-            // Never seen: all there is to say of it is that it is offline.
-            let never_seen = contact.is_some() && snapshot && !record.online;
-            self.found.unreadable += u64::from(!never_seen);
+        let Some(contact) = contact.map(|at| &mut contacts[at]) else {
+            self.found.unreadable += 1;
             return;
         };
-        let contact = &mut contacts[at];
+        let Some(online) = record.online else {
+            contact.unknown = true;
+            return;
+        };
+        // What follows an unknown belongs to the snapshot that said so.
+        let snapshot = std::mem::take(&mut contact.unknown) || snapshot;
+        let Some(since) = record.since else {
+            // Never seen: all there is to say of it is that it is offline.
+            self.found.unreadable += u64::from(online || !snapshot);
+            return;
+        };
         match since.cmp(&contact.since) {
             std::cmp::Ordering::Less => return self.found.out_of_order += 1,
             std::cmp::Ordering::Equal if snapshot => return,
@@ -336,7 +347,7 @@ impl<'a> World<'a> {
             std::cmp::Ordering::Greater => {}
         }
         contact.since = since;
-        contact.online = record.online;
+        contact.online = online;
         self.found.states += 1;
         if self.start_us == 0 {
             // Left by an earlier run of the seed; of that nothing is known.
@@ -344,7 +355,7 @@ impl<'a> World<'a> {
         }
         let now_ms = clock::unix_ms();
         let after = |then_ms: u64| now_ms.saturating_sub(then_ms) * 1_000;
-        match self.histories[contact.user as usize].judge(record.online, since, &self.tolerance) {
+        match self.histories[contact.user as usize].judge(online, since, &self.tolerance) {
             Verdict::FalseOffline => self.found.false_offline += 1,
             Verdict::FalseOnline => self.found.false_online += 1,
             // A snapshot tells late by nature: its stream was not there.
@@ -360,13 +371,13 @@ impl<'a> World<'a> {
 }
 
 impl Handler for World<'_> {
-    fn request(&mut self, conn: usize, lasting: Lasting, out: &mut Vec<u8>) {
+    fn request(&mut self, conn: usize, host: SocketAddr, lasting: Lasting, out: &mut Vec<u8>) {
         let users: Vec<u64> = self.watchers[conn]
             .contacts
             .iter()
             .map(|contact| self.first_user + contact.user)
             .collect();
-        write_stream_request(&self.population, self.target, None, &users, lasting.last_id, out);
+        write_stream_request(&self.population, host, None, &users, lasting.last_id, out);
     }
 
     fn event(&mut self, conn: usize, _now_us: u64, event: &Event<'_>, _lasting: Lasting) {
@@ -397,5 +408,62 @@ impl Handler for World<'_> {
         }
         let back_us = clock::now_us() + u64::from(lasting.retry_ms.max(100)) * 1_000;
         self.acts.push(Reverse((back_us, Act::Return(conn))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Scenario};
+    use std::borrow::Cow;
+
+    const EVENT_NAMES: [&[u8]; 2] = [b"snapshot", b"presence"];
+
+    fn tell(world: &mut World<'_>, snapshot: bool, status: &str, since: Option<u64>) {
+        let user = world.population.id(world.first_user);
+        let user = String::from_utf8_lossy(&user);
+        let time = since.map_or("null".to_owned(), |ms| ms.to_string());
+        let record = format!("{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{time},\"last_active\":{time}}}");
+        let data = if snapshot {
+            format!("{{\"presence\":[{record}]}}")
+        } else {
+            record
+        };
+        let name = EVENT_NAMES[usize::from(!snapshot)];
+        let data = Cow::Owned(data.into_bytes());
+        world.event(0, 0, &Event { name, data }, Lasting::default());
+    }
+
+    /// Contact 0 as it is known, and what was found wrong: unreadable, told twice.
+    fn view(world: &World<'_>) -> (bool, bool, u64, [u64; 2]) {
+        let contact = &world.watchers[0].contacts[0];
+        let wrong = [world.found.unreadable, world.found.doubled];
+        (contact.unknown, contact.online, contact.since, wrong)
+    }
+
+    #[test]
+    fn what_is_unknown_is_not_told_yet() {
+        let line = ["loadgen", "churn", "--users", "1", "--watchers", "1", "--contacts", "1"];
+        let cli = <Cli as clap::Parser>::parse_from(line);
+        let Scenario::Churn(args) = &cli.scenario else {
+            panic!("churn was asked for")
+        };
+        let mut world = World::new(&cli.common, args, Share { first: 0, count: 1 });
+        tell(&mut world, true, "unknown", None);
+        assert_eq!(view(&world), (true, false, 0, [0, 0]));
+        assert!(world.watchers[0].told);
+        // Never seen: there is no time.
+        tell(&mut world, false, "offline", None);
+        assert_eq!(view(&world), (false, false, 0, [0, 0]));
+        tell(&mut world, false, "online", Some(7));
+        assert_eq!(view(&world), (false, true, 7, [0, 0]));
+        // A node that was restarted tells again what had been told, once.
+        tell(&mut world, true, "unknown", None);
+        tell(&mut world, false, "online", Some(7));
+        assert_eq!(view(&world), (false, true, 7, [0, 0]));
+        tell(&mut world, false, "online", Some(7));
+        assert_eq!(view(&world), (false, true, 7, [0, 1]));
+        tell(&mut world, false, "offline", None);
+        assert_eq!(view(&world), (false, true, 7, [1, 1]));
     }
 }

@@ -16,6 +16,7 @@ use crate::effort::Effort;
 use crate::fleet::Fleet;
 use crate::ledger::Books;
 use crate::streams::ProgressLine;
+use crate::target::Target;
 use crate::workers::{Workers, orders, say};
 
 /// Between two words of a worker, us.
@@ -61,13 +62,13 @@ pub(super) enum Reader {
 impl Reader {
     /// Opens the streams of `watchers`, here if there is one share, and waits until all are ready.
     pub(super) fn start(
-        common: &Common,
+        target: &Target,
         shares: &[Share],
         watchers: &mut Watchers<'_>,
         line: &ProgressLine,
     ) -> io::Result<Reader> {
         if shares.len() <= 1 {
-            let mut fleet = Fleet::new(common.http, 0, watchers.count)?;
+            let mut fleet = Fleet::new(target.streams.clone(), 0, watchers.count)?;
             watchers.set_up(&mut fleet, line)?;
             return Ok(Reader::Here(fleet));
         }
@@ -171,7 +172,7 @@ impl Reader {
 
 /// A worker: reads the streams of `share` until it is told to close (or its input ends), and hands over its books.
 pub(super) fn work(common: &Common, args: &FanoutArgs, share: Share) -> io::Result<()> {
-    let mut fleet = Fleet::new(common.http, share.first, share.count)?;
+    let mut fleet = Fleet::new(Target::new(common)?.streams, share.first, share.count)?;
     let mut watchers = Watchers::new(common, args, share.count);
     let orders = orders();
     watchers.set_up(&mut fleet, &ProgressLine::new(true))?;

@@ -39,7 +39,7 @@ impl Engine {
             }
             Mail::Answered(answered) => self.take_answers(&answered),
             Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
-            Mail::Reask { node, settle, found_at } => self.begin_reask(Some(node), settle, found_at, now),
+            Mail::Reask { node, why } => self.begin_reask(node, why, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }
     }
@@ -63,7 +63,7 @@ impl Engine {
             floor,
         });
         // Answers may have been among what was lost.
-        self.begin_reask(None, false, now.mono, now);
+        self.reask_rest(now);
     }
 
     pub(super) fn resync_slice(&mut self, now: Now) {
@@ -101,7 +101,7 @@ impl Engine {
     fn resync_names(&mut self, end: usize, resync: &mut Resync, now: Now) {
         let mut found = Vec::new();
         let presence = &self.presence;
-        resync.name = self.watches.names_below(end, CONNS_PER_CALL as usize, |name| {
+        resync.name = self.watches.names_below(end, CONNS_PER_CALL as usize, |name, _| {
             let slot = User::parse(name.as_bytes()).ok().and_then(|user| presence.lookup(user));
             // A slot of which a mirror knows nothing says less than the name, which may have been answered for.
             found.extend(slot.filter(|slot| presence.state(*slot, now).known));

@@ -18,6 +18,7 @@ pub(super) struct Fields<'b> {
     pub(super) last_event_id: Option<&'b [u8]>,
     pub(super) origin: Option<&'b str>,
     pub(super) authorization: Option<&'b str>,
+    pub(super) node: Option<&'b str>,
 }
 
 impl<'b> Fields<'b> {
@@ -41,6 +42,7 @@ impl<'b> Fields<'b> {
                 12 if is("content-type") => once(&mut fields.content_type, text(value)?, BadHead)?,
                 13 if is("last-event-id") => once(&mut fields.last_event_id, value, BadHead)?,
                 13 if is("authorization") => once(&mut fields.authorization, text(value)?, BadHead)?,
+                13 if is("greendot-node") => once(&mut fields.node, text(value)?, BadHead)?,
                 14 if is("content-length") => once(&mut fields.content_length, decimal(value)?, BadFraming)?,
                 17 if is("transfer-encoding") => {
                     if fields.chunked {

@@ -76,6 +76,7 @@ fn parse_lines<'b>(
         last_event_id: fields.last_event_id,
         origin: fields.origin,
         authorization: fields.authorization,
+        node: fields.node,
     })
 }
 

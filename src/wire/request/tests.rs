@@ -51,6 +51,7 @@ fn plain(method: Method, path: &str) -> Head<'_> {
         last_event_id: None,
         origin: None,
         authorization: None,
+        node: None,
     }
 }
 
@@ -79,6 +80,7 @@ fn every_field() {
         last_event_id: Some(b"17\xff"),
         origin: Some("https://example.org"),
         authorization: Some("Bearer x"),
+        node: None,
     };
     assert_eq!(parsed(input), Ok(head));
 }

@@ -280,7 +280,7 @@ impl Split {
     pub(super) fn check_queue(&self, node: usize, at: usize) {
         let link = &self.up(node).links[at];
         let most = match link.core {
-            Core::Publisher(_) => 2 * self.owned(node).count(),
+            Core::Announcer(_) => 2 * self.owned(node).count(),
             Core::Inquiry(_) => self.owned(link.peer).count(),
         };
         if link.len() > most {

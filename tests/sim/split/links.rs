@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use greendot::engine::{Mail, adopt_answers, doubt_known};
-use greendot::relay::{Inquiry, Publisher, Sighting};
+use greendot::engine::{Mail, Why, adopt_answers, doubt_known};
+use greendot::relay::{Announcer, Inquiry, Sighting};
 use greendot::time::Unix;
 use greendot::wire::record::{parse_told, parse_told_list};
 
@@ -25,7 +25,7 @@ const CAPTURED_MAX: usize = 40;
 
 /// What a link is made of.
 pub(super) enum Core {
-    Publisher(Publisher),
+    Announcer(Announcer),
     Inquiry(Inquiry),
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Call {
 impl Link {
     pub(super) fn due(&self) -> u64 {
         let next = match &self.core {
-            Core::Publisher(publisher) => publisher.next(),
+            Core::Announcer(publisher) => publisher.next(),
             Core::Inquiry(inquiry) => inquiry.next(),
         };
         next.micros().div_ceil(1_000)
@@ -75,7 +75,7 @@ impl Link {
     /// Users who wait in it.
     pub(super) fn len(&self) -> usize {
         match &self.core {
-            Core::Publisher(publisher) => publisher.len(),
+            Core::Announcer(publisher) => publisher.len(),
             Core::Inquiry(inquiry) => inquiry.len(),
         }
     }
@@ -84,7 +84,7 @@ impl Link {
     pub(super) fn is_settled(&self) -> bool {
         self.len() == 0
             && match &self.core {
-                Core::Publisher(publisher) => !publisher.is_failing(),
+                Core::Announcer(publisher) => !publisher.is_failing(),
                 Core::Inquiry(inquiry) => inquiry.is_in_sight() && inquiry.is_caught_up(),
             }
     }
@@ -100,7 +100,7 @@ impl Split {
         let link = |peer: usize| Link {
             peer,
             core: match self.is_presence(node) {
-                true => Core::Publisher(Publisher::new(seed ^ peer as u64)),
+                true => Core::Announcer(Announcer::new(seed ^ peer as u64)),
                 false => Core::Inquiry(Inquiry::new(seed ^ peer as u64)),
             },
             met: None,
@@ -119,7 +119,7 @@ impl Split {
             let link = &mut up.links[at];
             let peer = link.peer;
             let request = match &mut link.core {
-                Core::Publisher(publisher) => publisher
+                Core::Announcer(publisher) => publisher
                     .poll_request(&up.presence, now)
                     .map(|put| (put.path, put.body, put.states)),
                 Core::Inquiry(inquiry) => inquiry.poll_request(now.mono).map(|users| {
@@ -312,7 +312,7 @@ impl Split {
         let mono = self.now(call.from).mono;
         let status = answer.map(|answer| answer.status);
         let link = &mut self.up_mut(call.from).links[call.link];
-        let Core::Publisher(publisher) = &mut link.core else {
+        let Core::Announcer(publisher) = &mut link.core else {
             unreachable!("a presence node's links publish")
         };
         match status {
@@ -370,14 +370,14 @@ impl Split {
             Sighting::Found | Sighting::Back => {
                 self.saw(Seen::Found);
                 doubt_known(&self.up(rt).presence, &self.hashing, node);
-                let settle = sighting == Sighting::Back;
-                if settle {
-                    // Everybody is vouched for from the beginning: somebody's turn is later than it was.
-                    self.stalled(rt, self.mono);
-                }
-                let found_at = now.mono;
-                self.tell(rt, &Mail::Reask { node, settle, found_at });
+                let why = if sighting == Sighting::Back {
+                    Why::Back
+                } else {
+                    Why::Found
+                };
+                self.tell(rt, &Mail::Reask { node, why });
             }
+            Sighting::Rest => self.tell(rt, &Mail::Reask { node, why: Why::Rest }),
             Sighting::Lost => self.saw(Seen::Lost),
         }
         let caught_up = |link: &Link| matches!(&link.core, Core::Inquiry(inquiry) if inquiry.is_caught_up());

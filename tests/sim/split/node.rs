@@ -455,14 +455,14 @@ impl Split {
                         self.send_datagram(Some(node), to, datagram.to_vec());
                     }
                 }
-                Outbound::Asks { node: of, users } => match &mut self.up_mut(node).links[of].core {
-                    Core::Inquiry(inquiry) => inquiry.ask(users, now.mono),
-                    Core::Publisher(_) => self.fail("a presence node asks".into()),
+                Outbound::Asks { node: of, users, anew } => match &mut self.up_mut(node).links[of].core {
+                    Core::Inquiry(inquiry) => inquiry.ask(users, anew, now.mono),
+                    Core::Announcer(_) => self.fail("a presence node asks".into()),
                 },
                 Outbound::Publish(decided) => {
                     for link in &mut self.up_mut(node).links {
                         match &mut link.core {
-                            Core::Publisher(publisher) => publisher.mark(&decided.transitions),
+                            Core::Announcer(publisher) => publisher.mark(&decided.transitions),
                             Core::Inquiry(_) => unreachable!("a real-time node decides nothing"),
                         }
                     }

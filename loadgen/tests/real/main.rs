@@ -3,6 +3,8 @@
 //! The server is the `greendot` beside the generator in the target folder (`cargo test --workspace` builds both), or
 //! `BENCH_SERVER`. Where there is none, the tests say so and pass.
 
+mod split;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -56,12 +58,7 @@ fn server(shards: &str) -> Option<Server> {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let line = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .find(|line| line.starts_with("listening "))
-        .unwrap();
+    let line = listening(&mut process);
     let address = |name: &str| {
         line.split(' ')
             .find_map(|word| word.strip_prefix(name))
@@ -76,21 +73,28 @@ fn server(shards: &str) -> Option<Server> {
     })
 }
 
+/// The line in which a server says where it listens.
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn listening(process: &mut Child) -> String {
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut lines = lines.map_while(Result::ok);
+    lines.find(|line| line.starts_with("listening ")).unwrap()
+}
+
 fn run(server: &Server, arguments: &[&str]) -> Value {
-    let json = server.folder.path().join(format!("{}.json", arguments[0]));
+    let pid = server.process.id().to_string();
+    let servers = ["--http", &server.http, "--udp", &server.udp, "--server-pid", &pid];
+    generate(server.folder.path(), &[arguments, &servers].concat())
+}
+
+/// Runs the generator with the key in `folder`; its report, which must accuse nobody.
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn generate(folder: &Path, arguments: &[&str]) -> Value {
+    let json = folder.join(format!("{}.json", arguments[0]));
     let out = Command::new(env!("CARGO_BIN_EXE_greendot-loadgen"))
         .args(arguments)
-        .args([
-            "--http",
-            &server.http,
-            "--udp",
-            &server.udp,
-            "--server-pid",
-            &server.process.id().to_string(),
-        ])
         .arg("--key-file")
-        .arg(server.folder.path().join("fleet.key"))
+        .arg(folder.join("fleet.key"))
         .arg("--json")
         .arg(&json)
         .output()
@@ -175,7 +179,7 @@ fn streams_and_storm() {
 #[test]
 fn fanout_by_datagram_and_by_request() {
     let Some(server) = server("2") else { return };
-    for way in [&["--rate", "20"][..], &["--rate", "20", "--over-http"]] {
+    for way in [&["--rate", "20"][..], &["--rate", "20", "--cause", "http"]] {
         let arguments = [
             &["fanout", "--watchers", "50", "--publishers", "2", "--transitions", "20"],
             way,

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use hashbrown::HashSet;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::STATES_PER_REQUEST_MAX;
 use super::backoff::Backoff;
+use super::{PROBE_MS, STATES_PER_REQUEST_MAX};
 use crate::engine::SETTLE_MS;
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
@@ -35,27 +35,33 @@ pub struct Put {
 
 /// The states for one node.
 #[derive(Debug)]
-pub struct Publisher {
+pub struct Announcer {
     order: VecDeque<Slot>,
     /// Those in `order`.
     waiting: HashSet<Slot, foldhash::fast::RandomState>,
     in_flight: Option<Vec<Slot>>,
+    /// When the last request began.
+    begun: Mono,
     states_per_request: usize,
     next_at: Mono,
+    /// When an empty request is due.
+    probe_at: Mono,
     /// Since when requests have failed.
     failing_since: Option<Mono>,
     backoff: Backoff,
 }
 
-impl Publisher {
+impl Announcer {
     /// Nothing to tell. `seed` is of the jitter.
-    pub fn new(seed: u64) -> Publisher {
-        Publisher {
+    pub fn new(seed: u64) -> Announcer {
+        Announcer {
             order: VecDeque::new(),
             waiting: HashSet::default(),
             in_flight: None,
+            begun: Mono::default(),
             states_per_request: STATES_PER_REQUEST_MAX,
             next_at: Mono::default(),
+            probe_at: Mono::default(),
             failing_since: None,
             backoff: Backoff::new(seed),
         }
@@ -85,12 +91,13 @@ impl Publisher {
         self.failing_since.is_some()
     }
 
-    /// When [`Publisher::poll_request`] has something.
+    /// When [`Announcer::poll_request`] has something.
     pub fn next(&self) -> Mono {
-        if self.in_flight.is_some() || self.order.is_empty() {
-            Mono::NEVER
-        } else {
-            self.next_at
+        match self.in_flight {
+            Some(_) => Mono::NEVER,
+            // Nothing to tell: so the node knows that it is told everything.
+            None if self.order.is_empty() => self.next_at.max(self.probe_at),
+            None => self.next_at,
         }
     }
 
@@ -99,10 +106,7 @@ impl Publisher {
         if now.mono < self.next() {
             return None;
         }
-        let long = self
-            .failing_since
-            .is_some_and(|since| now.mono.ms_since(since) >= OUTAGE_MS);
-        let count = if long {
+        let count = if self.was_away(now.mono) {
             0
         } else {
             self.order.len().min(self.states_per_request)
@@ -137,6 +141,7 @@ impl Publisher {
             "/v1/presence".to_owned()
         };
         self.in_flight = Some(slots);
+        self.begun = now.mono;
         Some(Put {
             path,
             body,
@@ -146,10 +151,15 @@ impl Publisher {
 
     /// The request was taken.
     pub fn handle_done(&mut self, now: Mono) {
-        let felt = self.in_flight.take().is_some_and(|slots| slots.is_empty());
+        self.in_flight = None;
+        self.next_at = if self.was_away(now) {
+            now.plus_ms(SETTLE_MS)
+        } else {
+            now
+        };
+        self.probe_at = now.plus_ms(PROBE_MS);
         self.failing_since = None;
         self.backoff.reset();
-        self.next_at = if felt { now.plus_ms(SETTLE_MS) } else { now };
         if self.order.is_empty() {
             // What an outage took is given back.
             self.order = VecDeque::new();
@@ -163,16 +173,23 @@ impl Publisher {
         if planted::is(Planted::InFlightForgotten) {
             slots.clear();
         }
-        if too_long {
-            self.states_per_request = (slots.len() / 2).max(1);
+        if too_long && slots.len() > 1 {
+            self.states_per_request = slots.len() / 2;
         }
         for slot in slots.into_iter().rev() {
             if self.waiting.insert(slot) {
                 self.order.push_front(slot);
             }
         }
-        self.failing_since.get_or_insert(now);
+        // It may have been out of reach for as long as the request took to fail.
+        self.failing_since.get_or_insert(self.begun);
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
+        self.probe_at = self.next_at;
+    }
+
+    /// The node has been out of reach for so long that beats may have been lost too.
+    pub(super) fn was_away(&self, now: Mono) -> bool {
+        self.failing_since.is_some_and(|since| now.ms_since(since) >= OUTAGE_MS)
     }
 }
 
@@ -188,7 +205,7 @@ mod tests {
     struct Node {
         presence: Presence,
         sweep: Sweep,
-        publisher: Publisher,
+        announcer: Announcer,
         _dir: tempfile::TempDir,
     }
 
@@ -213,7 +230,7 @@ mod tests {
             Node {
                 presence: Presence::open(&options, at(1_000)).unwrap().0,
                 sweep: Sweep::new(0, 1),
-                publisher: Publisher::new(1),
+                announcer: Announcer::new(1),
                 _dir: dir,
             }
         }
@@ -233,11 +250,11 @@ mod tests {
             };
             let mut out = Vec::new();
             self.sweep.look(&self.presence, context, slot, &mut out);
-            self.publisher.mark(&out);
+            self.announcer.mark(&out);
         }
 
         fn put(&mut self, ms: u64) -> Option<(String, String)> {
-            let put = self.publisher.poll_request(&self.presence, at(ms))?;
+            let put = self.announcer.poll_request(&self.presence, at(ms))?;
             Some((put.path, String::from_utf8(put.body).unwrap()))
         }
     }
@@ -252,7 +269,7 @@ mod tests {
             Some(("/v1/presence/a%2Fb%20%C3%A9".into(), one.into()))
         );
         assert_eq!(node.put(2_000), None, "one at a time");
-        node.publisher.handle_done(at(2_000).mono);
+        node.announcer.handle_done(at(2_000).mono);
         assert_eq!(node.put(2_000), None, "told");
         node.beat("x", 2_001);
         node.beat("y", 2_002);
@@ -272,20 +289,20 @@ mod tests {
                 node.beat(user, ms);
             }
             if node.put(ms).is_some() {
-                node.publisher.handle_failure(false, at(ms).mono);
+                node.announcer.handle_failure(false, at(ms).mono);
             }
             ms += OFFLINE_AFTER_MS + 1;
             for slot in [0, 1] {
                 node.look(Slot::new(slot), ms);
             }
-            assert_eq!(node.publisher.len(), 2);
-            assert!(node.publisher.is_failing());
+            assert_eq!(node.announcer.len(), 2);
+            assert!(node.announcer.is_failing());
         }
         // The way is felt first, and then the beats are waited for.
         ms += 5_000;
         assert_eq!(node.put(ms), Some(("/v1/presence".into(), "{\"presence\":[]}".into())));
-        node.publisher.handle_done(at(ms).mono);
-        assert!(!node.publisher.is_failing());
+        node.announcer.handle_done(at(ms).mono);
+        assert!(!node.announcer.is_failing());
         assert_eq!(node.put(ms + SETTLE_MS - 1), None);
         node.beat("y", ms + 3_000);
         let (path, body) = node.put(ms + SETTLE_MS).unwrap();
@@ -296,8 +313,21 @@ mod tests {
             .map(|rest| rest.starts_with("online"))
             .collect();
         assert_eq!(told, [false, true], "{body}");
-        node.publisher.handle_done(at(ms + SETTLE_MS).mono);
-        assert!(node.publisher.is_empty() && !node.publisher.is_failing());
+        node.announcer.handle_done(at(ms + SETTLE_MS).mono);
+        assert!(node.announcer.is_empty() && !node.announcer.is_failing());
+    }
+
+    #[test]
+    fn a_request_that_was_not_answered_in_time_is_an_outage() {
+        let empty = Some(("/v1/presence".into(), "{\"presence\":[]}".into()));
+        for (failed_after_ms, next) in [(OUTAGE_MS, empty), (100, None)] {
+            let mut node = Node::new();
+            node.beat("x", 2_000);
+            let first = node.put(2_000);
+            node.announcer.handle_failure(false, at(2_000 + failed_after_ms).mono);
+            // Refused at once: it is told again as it was.
+            assert_eq!(node.put(2_200 + failed_after_ms), next.or(first));
+        }
     }
 
     #[test]
@@ -306,7 +336,7 @@ mod tests {
         node.beat("x", 2_000);
         node.put(2_000).unwrap();
         node.look(Slot::new(0), 5_000);
-        node.publisher.handle_done(at(5_000).mono);
+        node.announcer.handle_done(at(5_000).mono);
         let (_, body) = node.put(5_000).unwrap();
         assert_eq!(
             body,
@@ -321,8 +351,8 @@ mod tests {
             node.beat(&format!("u{user}"), 2_000);
         }
         node.put(2_000).unwrap();
-        node.publisher.handle_failure(true, at(2_000).mono);
-        let put = node.publisher.poll_request(&node.presence, at(2_200)).unwrap();
-        assert_eq!((put.states, node.publisher.len()), (4, 8));
+        node.announcer.handle_failure(true, at(2_000).mono);
+        let put = node.announcer.poll_request(&node.presence, at(2_200)).unwrap();
+        assert_eq!((put.states, node.announcer.len()), (4, 8));
     }
 }

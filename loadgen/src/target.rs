@@ -1,0 +1,237 @@
+//! Which servers are under load: one that does everything, or the two halves of a split deployment.
+//!
+//! Owns how the flags name them and which of them a stream, a beat or a question goes to. Opens no socket.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+
+use greendot::wire::nodes::Nodes;
+
+use crate::args::{Common, Peer};
+use crate::population::Population;
+use crate::procfs;
+
+const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+const UDP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
+
+/// What takes beats and answers queries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PresenceNode {
+    /// `HOST:PORT` of its UDP address as it was typed: by it users are spread, so the servers must have been given the same.
+    pub name: String,
+    /// Where beats go.
+    pub udp: SocketAddr,
+    /// Where queries go, and the question of what was counted.
+    pub http: SocketAddr,
+}
+
+/// The servers of one run.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Where streams are opened, in turn; never empty.
+    pub streams: Vec<SocketAddr>,
+    /// Never empty.
+    pub presence: Vec<PresenceNode>,
+    /// The two are different processes.
+    pub is_split: bool,
+    nodes: Nodes,
+}
+
+impl Target {
+    /// As the flags say; an error if they name half of a split deployment, or both kinds.
+    pub fn new(common: &Common) -> io::Result<Target> {
+        let is_split = !(common.realtime.is_empty() && common.presence.is_empty());
+        if !is_split {
+            let (http, udp) = (common.http.unwrap_or(HTTP_DEFAULT), common.udp.unwrap_or(UDP_DEFAULT));
+            let name = udp.to_string();
+            return Ok(Target::of(vec![http], vec![PresenceNode { name, udp, http }], false));
+        }
+        let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        if common.http.is_some() || common.udp.is_some() {
+            return wrong(
+                "--http and --udp name one server, --realtime and --presence a split deployment: give one kind only",
+            );
+        }
+        if common.realtime.is_empty() {
+            return wrong("--presence without --realtime: streams are opened at real-time nodes, so name them as well");
+        }
+        if common.presence.is_empty() {
+            return wrong(
+                "--realtime without --presence: beats and queries go to presence nodes, so name them as well",
+            );
+        }
+        if common.peer != Peer::Greendot {
+            return wrong("--peer takes --http and --udp: only greendot comes in halves");
+        }
+        let mut names: Vec<&str> = common.presence.iter().map(|node| node.name.as_str()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return wrong("--presence names a node twice: users are spread by these names");
+        }
+        Ok(Target::of(common.realtime.clone(), common.presence.clone(), true))
+    }
+
+    /// The one server of a scenario that is of one server alone; an error if a split deployment was named.
+    pub fn single(common: &Common, scenario: &str) -> io::Result<Target> {
+        let target = Target::new(common)?;
+        if target.is_split {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{scenario} loads one server: give one presence node's addresses as --http and --udp"),
+            ));
+        }
+        Ok(target)
+    }
+
+    fn of(streams: Vec<SocketAddr>, presence: Vec<PresenceNode>, is_split: bool) -> Target {
+        let nodes = Nodes::new(presence.iter().map(|node| node.name.as_str()));
+        Target {
+            streams,
+            presence,
+            is_split,
+            nodes,
+        }
+    }
+
+    /// `users` by the presence node that each belongs to, in the order of [`Target::presence`]; order is kept within a node.
+    pub fn spread(&self, population: &Population, users: &[u64]) -> Vec<Vec<u64>> {
+        let mut parts = vec![Vec::new(); self.presence.len()];
+        for user in users {
+            parts[self.nodes.of(&population.id(*user))].push(*user);
+        }
+        parts
+    }
+
+    /// Datagrams that the presence nodes' sockets have dropped so far; None unless they are all on loopback addresses.
+    pub fn socket_drops(&self) -> Option<u64> {
+        let ports = self.loopback_udp_ports();
+        let all = self.presence.iter().all(|node| node.udp.ip().is_loopback());
+        all.then(|| ports.into_iter().map(procfs::udp_drops).sum()).flatten()
+    }
+
+    /// UDP ports of the presence nodes on this machine's loopback addresses, each once: the kernel's counts are by port.
+    fn loopback_udp_ports(&self) -> Vec<u16> {
+        let local = self.presence.iter().filter(|node| node.udp.ip().is_loopback());
+        let mut ports: Vec<u16> = local.map(|node| node.udp.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+}
+
+/// Reads `HOST:PORT`, or `http://HOST:PORT` as presence nodes are told it.
+pub fn realtime(text: &str) -> Result<SocketAddr, String> {
+    resolve(authority(text.strip_prefix("http://").unwrap_or(text)))
+}
+
+/// Reads `udp://HOST:PORT,http://HOST:PORT`, as real-time nodes are told it.
+pub fn presence(text: &str) -> Result<PresenceNode, String> {
+    let both = text.split_once(',');
+    let (udp, http) = both
+        .and_then(|(udp, http)| Some((udp.trim().strip_prefix("udp://")?, http.trim().strip_prefix("http://")?)))
+        .ok_or("udp://HOST:PORT,http://HOST:PORT expected")?;
+    Ok(PresenceNode {
+        name: authority(udp).to_owned(),
+        udp: resolve(authority(udp))?,
+        http: resolve(authority(http))?,
+    })
+}
+
+fn authority(text: &str) -> &str {
+    text.strip_suffix('/').unwrap_or(text)
+}
+
+fn resolve(authority: &str) -> Result<SocketAddr, String> {
+    let found = authority
+        .to_socket_addrs()
+        .map_err(|e| format!("{authority}: {e}"))?
+        .next();
+    found.ok_or_else(|| format!("{authority} has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser as _;
+
+    fn target(flags: &str) -> Result<Target, String> {
+        let words = ["greendot-loadgen", "fanout"]
+            .into_iter()
+            .chain(flags.split_ascii_whitespace());
+        let common = Cli::try_parse_from(words).map_err(|e| e.to_string())?.common;
+        Target::new(&common).map_err(|e| e.to_string())
+    }
+
+    const A: &str = "--presence udp://127.0.0.1:1,http://127.0.0.1:2";
+    const B: &str = "--presence udp://127.0.0.2:1/,http://127.0.0.2:2/";
+
+    #[test]
+    fn one_server() {
+        let named = target("--http 127.0.0.1:5 --udp 127.0.0.1:6").unwrap();
+        assert_eq!(
+            (named.is_split, named.streams),
+            (false, vec!["127.0.0.1:5".parse().unwrap()])
+        );
+        assert_eq!(named.presence[0].udp, "127.0.0.1:6".parse().unwrap());
+        assert_eq!(named.presence[0].http, "127.0.0.1:5".parse().unwrap());
+        assert_eq!(target("").unwrap().streams, ["127.0.0.1:8080".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_split_deployment() {
+        let split = target(&format!(
+            "--realtime 127.0.0.1:3 --realtime http://127.0.0.1:4/ {A} {B}"
+        ))
+        .unwrap();
+        assert!(split.is_split);
+        assert_eq!(
+            split.streams,
+            ["127.0.0.1:3", "127.0.0.1:4"].map(|a| a.parse().unwrap())
+        );
+        assert_eq!(
+            split.presence[1],
+            PresenceNode {
+                name: "127.0.0.2:1".into(),
+                udp: "127.0.0.2:1".parse().unwrap(),
+                http: "127.0.0.2:2".parse().unwrap(),
+            }
+        );
+        assert_eq!(split.loopback_udp_ports(), [1], "two nodes, one port");
+        let population = Population::new(1);
+        let users: Vec<u64> = (0..100).collect();
+        let parts = split.spread(&population, &users);
+        let nodes = Nodes::new(["127.0.0.1:1", "127.0.0.2:1"]);
+        for (node, part) in parts.iter().enumerate() {
+            assert!(part.len() > 20 && part.is_sorted());
+            assert!(part.iter().all(|user| nodes.of(&population.id(*user)) == node));
+        }
+        assert_eq!(parts.concat().len(), 100);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (flags, why) in [
+            (
+                format!("--realtime 127.0.0.1:3 --http 127.0.0.1:5 {A}"),
+                "give one kind only",
+            ),
+            (format!("--udp 127.0.0.1:5 {A}"), "give one kind only"),
+            ("--realtime 127.0.0.1:3".into(), "--realtime without --presence"),
+            (A.into(), "--presence without --realtime"),
+            (format!("--realtime 127.0.0.1:3 {A} {A}"), "names a node twice"),
+            (
+                format!("--realtime 127.0.0.1:3 --peer axum {A}"),
+                "only greendot comes in halves",
+            ),
+            ("--realtime nowhere".into(), "nowhere"),
+            (
+                "--realtime 127.0.0.1:3 --presence http://127.0.0.1:1,udp://127.0.0.1:2".into(),
+                "udp://HOST:PORT,http://HOST:PORT expected",
+            ),
+        ] {
+            let fault = target(&flags).unwrap_err();
+            assert!(fault.contains(why), "{flags}: {fault}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The generator against the two halves of greendot as processes of their own: two real-time and two presence nodes.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use greendot::wire::nodes::Nodes;
+use greendot_loadgen::http::Client;
+use greendot_loadgen::population::Population;
+
+use super::{generate, listening, program, value};
+
+struct Split {
+    nodes: Vec<Child>,
+    /// HTTP address and name of each presence node.
+    presence: Vec<(SocketAddr, String)>,
+    /// The flags that name all nodes to the generator.
+    flags: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Split {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
+}
+
+/// Addresses that nobody listens at. The nodes of both halves must name each other before any of them runs, so the kernel
+/// cannot choose when they listen; each test's own host keeps their ports apart.
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn free_addresses() -> [(SocketAddr, SocketAddr); 4] {
+    static HOSTS: AtomicU8 = AtomicU8::new(200);
+    let host = IpAddr::V4(Ipv4Addr::new(127, 0, 0, HOSTS.fetch_add(1, Ordering::Relaxed)));
+    // All are held until all are known: no two of them are the same.
+    let held = [(); 4].map(|()| {
+        (
+            TcpListener::bind((host, 0)).unwrap(),
+            UdpSocket::bind((host, 0)).unwrap(),
+        )
+    });
+    held.map(|(tcp, udp)| (tcp.local_addr().unwrap(), udp.local_addr().unwrap()))
+}
+
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn start(program: &Path, folder: &Path, name: &str, arguments: &[String]) -> Child {
+    let mut node = Command::new(program)
+        .arg(name)
+        .args(arguments)
+        .args(["--beat-interval-ms", "500", "--offline-after-ms", "2000"])
+        // A storm's streams are back before anybody has been away for too long, so that it may accuse.
+        .args(["--retry-ms", "300", "--key-file"])
+        .arg(folder.join("fleet.key"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    listening(&mut node);
+    node
+}
+
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn split() -> Option<Split> {
+    let program = program()?;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("fleet.key"), format!("{}\n", "6d".repeat(32))).unwrap();
+    let [first, second, third, fourth] = free_addresses();
+    let presence = [first, second].map(|(http, udp)| format!("udp://{udp},http://{http}"));
+    let realtime = [third, fourth].map(|(http, _)| http);
+    let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+
+    let mut split = Split {
+        nodes: Vec::new(),
+        presence: [first, second].map(|(http, udp)| (http, udp.to_string())).into(),
+        flags: words(format!(
+            "--realtime {} --realtime {} --presence {} --presence {}",
+            realtime[0], realtime[1], presence[0], presence[1]
+        )),
+        folder,
+    };
+    let folder = split.folder.path();
+    for http in realtime {
+        let line = format!(
+            "--http {http} --shards 2 --presence {} --presence {}",
+            presence[0], presence[1]
+        );
+        split.nodes.push(start(&program, folder, "realtime", &words(line)));
+    }
+    for (http, udp) in [first, second] {
+        let data = folder.join(udp.port().to_string());
+        let line = format!(
+            "--http {http} --udp {udp} --shards 1 --realtime http://{} --realtime http://{} --data-dir {}",
+            realtime[0],
+            realtime[1],
+            data.display()
+        );
+        split.nodes.push(start(&program, folder, "presence", &words(line)));
+    }
+    for http in [first.0, second.0, third.0, fourth.0] {
+        await_ready(http);
+    }
+    Some(split)
+}
+
+/// Returns when the node has seen all nodes of the other half; panics if that takes longer than 20 s.
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn await_ready(http: SocketAddr) {
+    let mut client = Client::connect(http).unwrap();
+    for _ in 0..400 {
+        let answer = client.call("GET", "/readyz", b"").unwrap();
+        if (answer.status, &answer.body[..]) == (200, b"ready\n") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{http} is not ready");
+}
+
+/// Runs the generator over the split deployment; nothing may be wrong.
+fn run(split: &Split, line: &str) -> serde_json::Value {
+    let flags = split.flags.iter().map(String::as_str);
+    let arguments: Vec<&str> = line.split(' ').chain(flags).collect();
+    let report = generate(split.folder.path(), &arguments);
+    for wrong in [
+        "missing",
+        "duplicated",
+        "out_of_order",
+        "never_caused",
+        "late",
+        "streams_dropped",
+        "false_offline",
+        "false_online",
+        "stale_views",
+        "final_disagreements",
+    ] {
+        if let Some(count) = report["values"][wrong].as_f64() {
+            assert_eq!(count, 0.0, "{wrong} after {line}: {report:#}");
+        }
+    }
+    report
+}
+
+#[test]
+fn fanout_by_datagram_request_and_put() {
+    let Some(split) = split() else { return };
+    let fanout = "fanout --watchers 50 --publishers 5 --transitions 20 --rate 20";
+    for (seed, way) in ["udp", "http", "put"].iter().enumerate() {
+        let report = run(&split, &format!("{fanout} --cause {way} --seed {seed}"));
+        let told = ["deliveries", "coalesced", "missing"].map(|name| value(&report, name));
+        assert_eq!(told, [1_000.0, 0.0, 0.0], "{way}");
+        check_homes(&split, seed as u64, *way == "put");
+    }
+}
+
+/// Each publisher of a fanout is known to the presence node that it belongs to, and to no other; to none if it was only put.
+#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+fn check_homes(split: &Split, seed: u64, only_put: bool) {
+    let nodes = Nodes::new(split.presence.iter().map(|(_, name)| name.as_str()));
+    let population = Population::new(seed);
+    for publisher in (1 << 32)..(1 << 32) + 5 {
+        let id = population.id(publisher);
+        for (node, (http, _)) in split.presence.iter().enumerate() {
+            let path = format!("/v1/presence/{}", String::from_utf8_lossy(&id));
+            let answer = Client::connect(*http).unwrap().call("GET", &path, b"").unwrap();
+            let record: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            let known = record["since"].is_u64();
+            assert_eq!(known, !only_put && nodes.of(&id) == node, "{record} at node {node}");
+        }
+    }
+}
+
+#[test]
+fn fanout_of_several_processes() {
+    let Some(split) = split() else { return };
+    let line = "fanout --watchers 50 --publishers 2 --transitions 20 --rate 20 --streams-per-process 15";
+    let report = run(&split, line);
+    assert_eq!(value(&report, "deliveries"), 1_000.0);
+}
+
+#[test]
+fn churn_with_loss_finds_nothing_wrong() {
+    let Some(split) = split() else { return };
+    let line = "churn --users 200 --watchers 20 --minutes 0.08 --session 2s --link 2s --loss 0.2";
+    let report = run(&split, line);
+    for name in ["states_told", "goodbyes", "reconnects", "beats_lost_on_purpose"] {
+        assert!(value(&report, name) > 3.0, "{name}");
+    }
+}
+
+#[test]
+fn streams_and_storm_at_real_time_nodes() {
+    let Some(split) = split() else { return };
+    let report = run(&split, "streams --streams 200 --rate 1000 --watch 5 --hold 500ms");
+    assert_eq!(value(&report, "streams_held"), 200.0);
+    let report = run(&split, "storm --seed 2 --streams 100 --rate 1000 --watch 5 --hold 2s");
+    let back = ["streams_back", "given_up"].map(|name| value(&report, name));
+    assert_eq!(back, [100.0, 0.0]);
+}
