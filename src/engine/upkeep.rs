@@ -26,6 +26,9 @@ pub(super) struct Upkeep {
     sweep_due: Mono,
     sweeping: bool,
     vouch: Pass,
+    /// Places of the table that the pass reckons with. It shrinks by a tenth a pass at most: whoever has a place in what is left of a
+    /// large table would else be much later in the next pass than in this one.
+    vouch_places: u32,
     /// A short pass beside that one.
     hurried: Option<Pass>,
     drain: Option<Pass>,
@@ -77,6 +80,7 @@ impl Upkeep {
                 started: now,
                 cursor: 0,
             },
+            vouch_places: 0,
             hurried: None,
             drain: None,
             drain_due: now,
@@ -149,9 +153,15 @@ impl Engine {
     fn vouch(&mut self, now: Now) {
         let interval_ms = self.settings.beat_interval_ms;
         let vouch = self.upkeep.vouch;
-        let (vouch, enough) = self.vouch_pass(vouch, interval_ms, now);
+        self.upkeep.vouch_places = self.upkeep.vouch_places.max(self.conns.places());
+        let (vouch, enough) = self.vouch_pass(vouch, self.upkeep.vouch_places, interval_ms, now);
         let over_ms = now.mono.ms_since(vouch.started);
-        self.upkeep.vouch = match enough && over_ms >= interval_ms {
+        let over = enough && over_ms >= interval_ms;
+        if over {
+            let places = self.upkeep.vouch_places;
+            self.upkeep.vouch_places = places - places / 10;
+        }
+        self.upkeep.vouch = match over {
             false => vouch,
             // After a long silence the next pass starts now, not in the past.
             true => Pass {
@@ -164,7 +174,7 @@ impl Engine {
             },
         };
         if let Some(hurried) = self.upkeep.hurried {
-            let (hurried, enough) = self.vouch_pass(hurried, REVOUCH_MS, now);
+            let (hurried, enough) = self.vouch_pass(hurried, self.conns.places(), REVOUCH_MS, now);
             let done = enough && now.mono.ms_since(hurried.started) >= REVOUCH_MS;
             self.upkeep.hurried = (!done).then_some(hurried);
         }
@@ -172,8 +182,8 @@ impl Engine {
     }
 
     /// A bounded piece of a pass that takes `length_ms`; and whether that is as far as it should have come.
-    fn vouch_pass(&mut self, pass: Pass, length_ms: u64, now: Now) -> (Pass, bool) {
-        let (target, enough) = pass.target(now.mono, length_ms, self.conns.places());
+    fn vouch_pass(&mut self, pass: Pass, places: u32, length_ms: u64, now: Now) -> (Pass, bool) {
+        let (target, enough) = pass.target(now.mono, length_ms, places);
         for index in pass.cursor..target {
             let Some(id) = self.conns.id_at(index) else { continue };
             let conn = self.conns.at(id.index);

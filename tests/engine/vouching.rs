@@ -60,3 +60,23 @@ fn nobody_is_vouched_for_after_the_close() {
     world.at(80_000).expect_open(again).expect_open(stays);
     assert!(world.ask(1, "a").contains("\"offline\""));
 }
+
+#[test]
+fn whoever_stays_when_a_crowd_goes_is_vouched_for_in_time() {
+    let mut world = World::new(1);
+    world.checks = false;
+    let peers: Vec<_> = (0..2_000)
+        .map(|n| world.stream(0, &format!("user=u{n}"), 0).0)
+        .collect();
+    world.at(15_000);
+    for peer in &peers[100..] {
+        world.reset(*peer);
+    }
+    for ms in (15_100..80_000).step_by(100) {
+        world.at(ms);
+        for n in (0..100).step_by(9) {
+            let age = ms - last_active(&world, &format!("u{n}"));
+            assert!(age <= 11_300, "u{n} at {ms} ms: {age}");
+        }
+    }
+}

@@ -197,7 +197,8 @@ impl<'g> Node<'g> {
         until("it has caught up", || {
             let mut stream = self.server().stream("watch=nobody");
             stream.expect("hello");
-            stream.expect("snapshot").id
+            // Whoever is unknown in it is told of once more when the answer has come.
+            stream.expect("snapshot").id.or_else(|| stream.expect("presence").id)
         });
     }
 

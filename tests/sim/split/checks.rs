@@ -12,7 +12,7 @@ use super::{Seen, Split};
 use crate::model::{Left, User};
 use crate::sse::{Event, Response, Told, record};
 
-/// A publisher with a stream is heard of within an interval, and so many ms: a datagram that is not full, the steps of the
+/// A publisher with a stream is heard of within two intervals (a table that shrinks puts it later in the next pass), and so many ms: a datagram that is not full, the steps of the
 /// vouching, the network.
 const VOUCH_SLACK_MS: u64 = 1_000;
 /// While a node has not been told for longer than this, in ms, what its streams are told is no news up to their ids: a node that
@@ -516,7 +516,7 @@ impl Split {
     }
 
     fn check_vouching(&mut self) {
-        let late_ms = self.rules.beat_interval_ms + VOUCH_SLACK_MS;
+        let late_ms = 2 * self.rules.beat_interval_ms + VOUCH_SLACK_MS;
         let mut checked = 0;
         for user in 0..self.names.len() {
             if self.nodes[self.owners[user]].up.is_none() {
