@@ -60,9 +60,9 @@ impl Engine {
 
     /// The index of the presence node that a `Greendot-Node` header names, if this node has seen that life of it.
     fn node_of(&self, sender: &str, now: Now) -> Option<usize> {
-        let instance = sender.split(' ').next()?;
-        self.presence
-            .note_told(u64::from_str_radix(instance, 16).ok()?, now.mono)
+        let (instance, more) = sender.split_once(' ').unwrap_or((sender, ""));
+        let instance = u64::from_str_radix(instance, 16).ok()?;
+        self.presence.note_told(instance, more != "more", now.mono)
     }
 
     fn take_told(&mut self, id: ConnId, asked: &Asked, sender: Option<&str>, list: &[Told], now: Now) {

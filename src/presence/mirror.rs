@@ -50,7 +50,7 @@ pub(super) struct Mirrored {
 struct Life {
     /// Which life of it answered last; None: it never did.
     instance: Option<u64>,
-    /// When it last published something.
+    /// When it last said that everything was told.
     told_at: Option<Mono>,
 }
 
@@ -153,15 +153,17 @@ impl Presence {
         lives[node].instance = Some(instance);
     }
 
-    /// The index of the presence node whose life this is, which is publishing at `now`.
-    pub fn note_told(&self, instance: u64, now: Mono) -> Option<usize> {
+    /// The index of the presence node whose life this is, which is publishing at `now`; `complete`: and has told everything then.
+    pub fn note_told(&self, instance: u64, complete: bool, now: Mono) -> Option<usize> {
         let mut lives = self.mirrored.as_ref()?.lives.lock();
         let node = lives.iter().position(|life| life.instance == Some(instance))?;
-        lives[node].told_at = Some(now);
+        if complete {
+            lives[node].told_at = Some(now);
+        }
         Some(node)
     }
 
-    /// How long ago the presence node at this index last published something, in ms. None: never.
+    /// How long ago the presence node at this index last said that everything was told, in ms. None: never.
     pub fn told_age_ms(&self, node: usize, now: Mono) -> Option<u64> {
         let lives = self.mirrored.as_ref()?.lives.lock();
         Some(now.ms_since(lives.get(node)?.told_at?))
@@ -432,17 +434,21 @@ mod tests {
     fn a_node_is_known_by_its_life() {
         let (presence, _) = mirror();
         let mono = |ms| at(ms).mono;
-        assert_eq!(presence.note_told(7, mono(1)), None, "not seen yet");
+        assert_eq!(presence.note_told(7, true, mono(1)), None, "not seen yet");
         presence.note_life(1, 7);
         assert_eq!(presence.told_age_ms(1, mono(5)), None);
-        assert_eq!(presence.note_told(7, mono(10)), Some(1));
+        assert_eq!(presence.note_told(7, true, mono(10)), Some(1));
+        assert_eq!(presence.note_told(7, false, mono(12)), Some(1), "more is to come");
         assert_eq!(
             (presence.told_age_ms(1, mono(15)), presence.told_age_ms(0, mono(15))),
             (Some(5), None)
         );
         presence.note_life(1, 8);
         assert_eq!(
-            (presence.note_told(7, mono(20)), presence.note_told(8, mono(20))),
+            (
+                presence.note_told(7, true, mono(20)),
+                presence.note_told(8, true, mono(20))
+            ),
             (None, Some(1))
         );
     }

@@ -31,6 +31,8 @@ pub struct Put {
     pub body: Vec<u8>,
     /// How many.
     pub states: usize,
+    /// With these everything has been told.
+    pub complete: bool,
 }
 
 /// The states for one node.
@@ -146,6 +148,7 @@ impl Announcer {
             path,
             body,
             states: count,
+            complete: self.order.is_empty(),
         })
     }
 

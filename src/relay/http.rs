@@ -54,10 +54,11 @@ impl Remote {
         &self.base
     }
 
-    pub(super) fn put(&self, path: &str, body: &[u8]) -> Result<Said, ureq::Error> {
+    /// `complete`: nothing else is to be told.
+    pub(super) fn put(&self, path: &str, body: &[u8], complete: bool) -> Result<Said, ureq::Error> {
         let request = self.agent.put(format!("{}{path}", self.base));
         let request = request.header("Authorization", &self.authorization);
-        let request = request.header(NODE_HEADER, format!("{:016x}", self.instance));
+        let request = request.header(NODE_HEADER, sender(self.instance, complete));
         read(request.content_type("application/json").send(body)?)
     }
 
@@ -77,6 +78,11 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Erro
         node,
         body,
     })
+}
+
+/// How a presence node names itself, and whether it holds something back.
+pub fn sender(instance: u64, complete: bool) -> String {
+    format!("{instance:016x}{}", if complete { "" } else { " more" })
 }
 
 fn parse_node(value: &str) -> Option<(u64, Unix)> {

@@ -21,9 +21,9 @@ use crate::time::{Clock, Mono, Unix, boottime};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
-/// A presence node that has published nothing for so long, in ms, not even the empty request that it sends each second, does not
-/// reach this node.
-const UNHEARD_MS: u64 = 4_000;
+/// A presence node that has not said for so long, in ms, that everything is told, as it does each second, does not reach this node or
+/// holds something back.
+pub const UNHEARD_MS: u64 = 4_000;
 
 /// Tells all shards.
 pub type Tell = Arc<dyn Fn(&Mail) + Send + Sync>;
@@ -278,7 +278,7 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
         let Some(put) = link.poll_request(&shared.presence, shared.clock.now()) else {
             continue;
         };
-        let said = remote.put(&put.path, &put.body);
+        let said = remote.put(&put.path, &put.body, put.complete);
         let done = matches!(&said, Ok(said) if matches!(said.status, 200 | 204));
         shared.count(done, put.states);
         if done {
@@ -383,7 +383,7 @@ fn inquire(
         if link.is_caught_up() && unheard && !std::mem::replace(&mut deaf, unheard) {
             tracing::warn!(
                 node = remote.base(),
-                "the presence node answers and publishes nothing to this node; is this one in its --realtime, and reachable from it?"
+                "the presence node answers and does not tell this node everything; is this one in its --realtime, and reachable from it?"
             );
         }
         deaf &= unheard;

@@ -16,9 +16,9 @@ mod socket;
 
 pub use announcer::{Announcer, Put};
 pub use beats::BeatSender;
-pub use http::Remote;
+pub use http::{Remote, sender};
 pub use inquiry::{Inquiry, Sighting};
-pub use link::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell};
+pub use link::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell, UNHEARD_MS};
 
 /// Time between two requests when there is nothing to say, in ms: so soon a silent node is noticed.
 const PROBE_MS: u64 = 1_000;

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Why, adopt_answers, doubt_known};
-use greendot::relay::{Announcer, Inquiry, Sighting};
+use greendot::engine::{Mail, NODE_HEADER, Why, adopt_answers, doubt_known, instance_of};
+use greendot::relay::{Announcer, Inquiry, Sighting, UNHEARD_MS, sender};
 use greendot::time::Unix;
 use greendot::wire::record::{parse_told, parse_told_list};
 
-use super::node::Who;
+use super::node::{Who, secret_of};
 use super::{Parcel, Seen, Split};
 use crate::client::post;
 use crate::sse::Response;
@@ -121,24 +121,25 @@ impl Split {
             let request = match &mut link.core {
                 Core::Announcer(publisher) => publisher
                     .poll_request(&up.presence, now)
-                    .map(|put| (put.path, put.body, put.states)),
+                    .map(|put| (put.path, put.body, put.states, put.complete)),
                 Core::Inquiry(inquiry) => inquiry.poll_request(now.mono).map(|users| {
                     let body = serde_json::json!({ "users": users }).to_string();
-                    ("/v1/presence/query".to_owned(), body.into_bytes(), users.len())
+                    ("/v1/presence/query".to_owned(), body.into_bytes(), users.len(), true)
                 }),
             };
             let waits = link.len() > 0;
             link.waiting_since = link.waiting_since.filter(|_| waits).or(waits.then_some(mono));
             self.check_queue(node, at);
-            if let Some((path, body, users)) = request {
-                self.call(node, at, peer, &path, &body, users);
+            if let Some((path, body, users, complete)) = request {
+                self.call(node, at, peer, &path, &body, users, complete);
                 sent = true;
             }
         }
         sent
     }
 
-    fn call(&mut self, from: usize, link: usize, to: usize, path: &str, body: &[u8], users: usize) {
+    #[expect(clippy::too_many_arguments, reason = "a request has these parts")]
+    fn call(&mut self, from: usize, link: usize, to: usize, path: &str, body: &[u8], users: usize, complete: bool) {
         let text = std::str::from_utf8(body).expect("JSON is UTF-8");
         let told = if self.is_presence(from) {
             self.told_by(path, body, users)
@@ -147,9 +148,10 @@ impl Split {
         };
         let bytes: Arc<[u8]> = match self.is_presence(from) {
             true => format!(
-                "PUT {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
-                 Content-Length: {}\r\n\r\n{text}",
+                "PUT {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer {}\r\n{NODE_HEADER}: {}\r\n\
+                 Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
                 self.key.service_token(),
+                sender(instance_of(&secret_of(from, self.nodes[from].life)), complete),
                 body.len()
             )
             .into_bytes()
@@ -318,7 +320,8 @@ impl Split {
         match status {
             Some(204) => publisher.handle_done(mono),
             Some(413) => publisher.handle_failure(true, mono),
-            None => publisher.handle_failure(false, mono),
+            // 503: the node has not seen this life of the other yet.
+            None | Some(503) => publisher.handle_failure(false, mono),
             Some(status) => self.fail(format!("what was published is answered {status}")),
         }
         if status == Some(413) {
@@ -344,6 +347,9 @@ impl Split {
                 _ => self.fail(format!("node {rt} is answered {body} by {:?}", answer.node)),
             }
         });
+        if let Some(((instance, _), _)) = &answers {
+            self.up(rt).presence.note_life(call.link, *instance);
+        }
         if let Some(((_, as_of), told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
             let (answered, refused) = adopt_answers(&self.up(rt).presence, told, *as_of, now);
             if refused > 0 {
@@ -386,7 +392,13 @@ impl Split {
         }
         let caught_up = |link: &Link| matches!(&link.core, Core::Inquiry(inquiry) if inquiry.is_caught_up());
         let up = self.up(rt);
-        up.presence.set_behind(!up.links.iter().all(caught_up));
+        let told = |node: usize| {
+            up.presence
+                .told_age_ms(node, now.mono)
+                .is_some_and(|ms| ms <= UNHEARD_MS)
+        };
+        up.presence
+            .set_behind(!up.links.iter().all(caught_up) || !(0..up.links.len()).all(told));
         self.say(|| {
             format!(
                 "node {rt} of node {node}: {sighting:?}, behind: {}",

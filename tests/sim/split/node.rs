@@ -159,8 +159,7 @@ impl Split {
         let presence = Arc::new(presence);
         let board = Arc::new(Board::new(usize::from(shards)));
         let seed = self.plan.seed ^ life << 16 ^ (at as u64) << 8;
-        let mut secret = [at as u8; 32];
-        secret[0] = life as u8;
+        let secret = secret_of(at, life);
         let shard = |shard| Shard {
             engine: Engine::new(EngineParts {
                 settings: Arc::clone(&self.settings),
@@ -405,7 +404,7 @@ impl Split {
                     (Read::Event(event), Who::Stream(client)) => self.event(client, key, &event),
                     (Read::Response(response), Who::Edit(client)) => self.edited(client, key, &response),
                     (Read::Response(response), Who::Call(call)) => self.answer_call(key, call, response),
-                    (Read::Response(response), Who::Nobody) if matches!(response.status, 204 | 413) => {
+                    (Read::Response(response), Who::Nobody) if matches!(response.status, 204 | 413 | 503) => {
                         self.hang_up(key);
                     }
                     (read, who) => self.fail(format!("conn {key} of {who:?} reads {read:?}")),
@@ -478,4 +477,11 @@ impl Split {
         let mail_to = |parcel: &Parcel| matches!(parcel, Parcel::Mail { node: to, .. } if *to == node);
         self.up(node).shards.iter().all(idle) && !self.parcels.values().any(mail_to)
     }
+}
+
+/// Of which a life of a node is made.
+pub(super) fn secret_of(node: usize, life: u64) -> [u8; 32] {
+    let mut secret = [node as u8; 32];
+    secret[0] = life as u8;
+    secret
 }
