@@ -32,8 +32,6 @@ pub enum Planted {
     VouchedOnce,
     /// A real-time node takes over what is published without comparing `since`.
     ToldUnordered,
-    /// What was published passes for what its node says now.
-    PublishedConfirms,
     /// A presence node is found again and nobody is asked about.
     ReaskIgnored,
     /// Another life of a presence node passes for the one before.
@@ -66,9 +64,8 @@ impl Planted {
     ];
 
     /// Those that only a split deployment can have.
-    pub const SPLIT: [Planted; 8] = [
+    pub const SPLIT: [Planted; 7] = [
         Planted::ToldUnordered,
-        Planted::PublishedConfirms,
         Planted::ReaskIgnored,
         Planted::LifeUnnoticed,
         Planted::AnswerUntold,

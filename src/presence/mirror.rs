@@ -219,7 +219,7 @@ impl Presence {
         // node's last life.
         let confirms = match source {
             Source::Answered(at) => told_ms >= known_ms || contradicts || known_ms < at.ms(),
-            Source::Published => planted::is(Planted::PublishedConfirms) && told_ms >= known_ms,
+            Source::Published => false,
         };
         let confirmed = if confirms { CONFIRMED } else { before & CONFIRMED };
         if told_ms >= known_ms || contradicts {
