@@ -42,7 +42,9 @@ fn a_put_that_is_late_doubled_or_out_of_order_changes_nothing() {
         }
         let newest = [0, 1].map(|node: usize| watchers[node].last(&bob[0]).clone());
         let path = format!("/v1/presence/{}", bob[0].replace('-', "%2D"));
-        let puts = split.realtime[0].http_tap().exchanges("PUT ");
+        let mut puts = split.realtime[0].http_tap().exchanges("PUT ");
+        // The others say that there is nothing to tell.
+        puts.retain(|put| put.request.body_text() != "{\"presence\":[]}");
         assert_eq!(puts.len(), 3);
         let bodies: Vec<&[u8]> = puts.iter().map(|put| &put.request.body[..]).collect();
         assert!(
