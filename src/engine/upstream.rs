@@ -26,7 +26,7 @@ const LINGER_MS: u64 = 200;
 /// Time between two steps of the vouching, in ms: so finely an interval's beats are spread.
 pub(super) const STEP_MS: u64 = 100;
 /// How long a pair of nodes that have lost sight of each other leaves the other's view alone when it is back, in ms. A presence node
-/// that was cut off has heard no beats and counts everybody offline; so the beats come first ([`REVOUCH_MS`]), and neither does the
+/// that was cut off has heard no beats and counts everybody offline; so the beats come first (within a second), and neither does the
 /// presence node publish nor the real-time node ask before all real-time nodes have noticed: the longest pause between two tries
 /// and a request that times out.
 pub const SETTLE_MS: u64 = 6_000;
