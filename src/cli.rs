@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
-use crate::config::{Config, Half, Sources};
+use crate::config::{Config, RoleName, Sources};
 use crate::tools::{beat, key, top, watch};
 
 /// What was asked for.
@@ -205,14 +205,14 @@ fn with_knobs(mut command: Command) -> Command {
 pub fn ask(matches: &ArgMatches, variables: Vec<(String, String)>) -> Ask {
     match matches.subcommand() {
         Some(("config", given)) if given.get_flag("markdown") => Ask::ConfigMarkdown,
-        Some(("config", given)) => Ask::Config(of_any_half(sources(given, variables))),
-        Some(("doctor", given)) => Ask::Doctor(of_any_half(sources(given, variables))),
+        Some(("config", given)) => Ask::Config(of_any_role(sources(given, variables))),
+        Some(("doctor", given)) => Ask::Doctor(of_any_role(sources(given, variables))),
         Some(("serve", given)) => Ask::Serve(sources(given, variables)),
-        Some((half @ ("realtime" | "presence"), given)) => Ask::Serve(Sources {
-            half: Some(if half == "realtime" {
-                Half::Realtime
+        Some((name @ ("realtime" | "presence"), given)) => Ask::Serve(Sources {
+            role: Some(if name == "realtime" {
+                RoleName::Realtime
             } else {
-                Half::Presence
+                RoleName::Presence
             }),
             ..sources(given, variables)
         }),
@@ -255,8 +255,8 @@ fn address(given: &ArgMatches, name: &str) -> SocketAddr {
 }
 
 /// For commands that look at a configuration, whichever half it is for.
-fn of_any_half(sources: Sources) -> Sources {
-    Sources { half: None, ..sources }
+fn of_any_role(sources: Sources) -> Sources {
+    Sources { role: None, ..sources }
 }
 
 fn sources(given: &ArgMatches, variables: Vec<(String, String)>) -> Sources {
@@ -266,7 +266,7 @@ fn sources(given: &ArgMatches, variables: Vec<(String, String)>) -> Sources {
         Some((name.to_owned(), values.join(",")))
     };
     Sources {
-        half: Some(Half::All),
+        role: Some(RoleName::All),
         config_file: given.get_one("config").cloned(),
         flags: KNOBS.iter().filter_map(|knob| flag(knob.name)).collect(),
         variables,
@@ -310,7 +310,7 @@ mod tests {
     fn halves_and_repeated_nodes() {
         let line = "greendot realtime --presence udp://a:1,http://a:2 --presence udp://b:1,http://b:2 --key-file k";
         let Ask::Serve(sources) = asked(line) else { panic!() };
-        assert_eq!(sources.half, Some(Half::Realtime));
+        assert_eq!(sources.role, Some(RoleName::Realtime));
         let nodes = "udp://a:1,http://a:2,udp://b:1,http://b:2";
         assert_eq!(
             sources.flags,
@@ -319,7 +319,7 @@ mod tests {
         let Ask::Serve(sources) = asked("greendot presence --realtime http://a:1") else {
             panic!()
         };
-        assert_eq!(sources.half, Some(Half::Presence));
+        assert_eq!(sources.role, Some(RoleName::Presence));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use nodes::{PresenceNode, RealtimeNode};
 
 /// Which half of the platform the process is: the subcommand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Half {
+pub enum RoleName {
     /// `serve`: both.
     #[default]
     All,
@@ -31,7 +31,7 @@ pub enum Half {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// What it is; no knob sets it.
-    pub half: Half,
+    pub role: RoleName,
     /// The presence nodes of a real-time node.
     pub presence: Vec<PresenceNode>,
     /// The real-time nodes of a presence node.
@@ -63,7 +63,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            half: Half::All,
+            role: RoleName::All,
             presence: Vec::new(),
             realtime: Vec::new(),
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
@@ -96,9 +96,9 @@ impl Config {
     /// Holds the values against each other; all faults, each with what to set.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut faults = self.settings.check().err().unwrap_or_default();
-        self.check_half(&mut faults);
+        self.check_role(&mut faults);
         for (name, address) in [("http", self.http), ("udp", self.udp)] {
-            let bound = name == "http" || self.half != Half::Realtime;
+            let bound = name == "http" || self.role != RoleName::Realtime;
             if bound && !self.insecure && !address.ip().to_canonical().is_loopback() {
                 faults.push(format!(
                     "{name} is {address}, which other machines may reach, and nobody has to prove who they are; bind a loopback \
@@ -109,29 +109,29 @@ impl Config {
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    fn check_half(&self, faults: &mut Vec<String>) {
+    fn check_role(&self, faults: &mut Vec<String>) {
         let mut fault = |fault: &str| faults.push(fault.into());
-        if self.half != Half::All && self.key_file.is_none() {
+        if self.role != RoleName::All && self.key_file.is_none() {
             fault(
                 "key-file is not set, and the nodes of a split deployment prove themselves with one key; make it with `greendot \
                  key > fleet.key` and give every node the same --key-file",
             );
         }
-        match self.half {
-            Half::Realtime if self.presence.is_empty() => fault(
+        match self.role {
+            RoleName::Realtime if self.presence.is_empty() => fault(
                 "presence is not set, and a real-time node must know whom to vouch to; set --presence udp://HOST:PORT,http://HOST:PORT, \
                  once for each presence node",
             ),
-            Half::Presence if self.realtime.is_empty() => fault(
+            RoleName::Presence if self.realtime.is_empty() => fault(
                 "realtime is not set, and a presence node must know whom to tell; set --realtime http://HOST:PORT, once for each \
                  real-time node",
             ),
             _ => {}
         }
-        if self.half != Half::Realtime && !self.presence.is_empty() {
+        if self.role != RoleName::Realtime && !self.presence.is_empty() {
             fault("presence is set, which only `greendot realtime` uses; leave it out, or start that");
         }
-        if self.half != Half::Presence && !self.realtime.is_empty() {
+        if self.role != RoleName::Presence && !self.realtime.is_empty() {
             fault("realtime is set, which only `greendot presence` uses; leave it out, or start that");
         }
     }
@@ -239,7 +239,7 @@ pub struct Loaded {
 #[derive(Clone, Default, Debug)]
 pub struct Sources {
     /// The subcommand; None if it is for any of them, and what is set says which: `config`, `doctor`.
-    pub half: Option<Half>,
+    pub role: Option<RoleName>,
     /// `--config`, or None.
     pub config_file: Option<PathBuf>,
     /// Flags given: name without dashes, value.
@@ -257,7 +257,7 @@ pub const CONFIG_VARIABLE: &str = "GREENDOT_CONFIG";
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     let mut loaded = Loaded {
         config: Config {
-            half: sources.half.unwrap_or_default(),
+            role: sources.role.unwrap_or_default(),
             ..Config::default()
         },
         origins: vec![Origin::Default; KNOBS.len()],
@@ -282,11 +282,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
             None => faults.push(format!("--{name}: no such flag")),
         }
     }
-    if sources.half.is_none() {
-        loaded.config.half = match &loaded.config {
-            config if !config.presence.is_empty() => Half::Realtime,
-            config if !config.realtime.is_empty() => Half::Presence,
-            _ => Half::All,
+    if sources.role.is_none() {
+        loaded.config.role = match &loaded.config {
+            config if !config.presence.is_empty() => RoleName::Realtime,
+            config if !config.realtime.is_empty() => RoleName::Presence,
+            _ => RoleName::All,
         };
     }
     // Values that were refused would only be reported a second time.

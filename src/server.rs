@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use crate::config::{Config, Half};
+use crate::config::{Config, RoleName};
 use crate::engine::{EngineParts, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::{Board, Counter, Gauge};
@@ -98,7 +98,7 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let shard_count = config.shard_count();
 
     let (presence, report) = open_presence(&config, shard_count, &clock)?;
-    let made = config.key_file.is_none() && config.half == Half::All;
+    let made = config.key_file.is_none() && config.role == RoleName::All;
     let fleet = fleet_key::load(&config.key_path(), made).map_err(ServeFault::FleetKey)?;
     let token = fleet.keys.signing().service_token();
     let bound = shard::bind(&bind_options(&config, shard_count, &found)).map_err(ServeFault::Bind)?;
@@ -196,17 +196,17 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
 
 /// What to type next.
 fn tell_next(config: &Config, http: SocketAddr) {
-    match config.half {
-        Half::All => {
+    match config.role {
+        RoleName::All => {
             tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
             tracing::info!("and in another terminal: curl -N 'http://{http}/v1/stream?user=bob'");
         }
-        Half::Realtime => {
+        RoleName::Realtime => {
             let nodes: Vec<String> = config.presence.iter().map(ToString::to_string).collect();
             tracing::info!("real-time node; vouching to {}", nodes.join(" and "));
             tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
         }
-        Half::Presence => {
+        RoleName::Presence => {
             let nodes: Vec<&str> = config.realtime.iter().map(|node| node.http.as_str()).collect();
             tracing::info!("presence node; publishing to {}", nodes.join(" and "));
             tracing::info!("try: curl 'http://{http}/v1/presence/alice'");
@@ -220,7 +220,7 @@ fn open_presence(
     shards: ShardId,
     clock: &Clock,
 ) -> Result<(Arc<Presence>, Option<OpenReport>), ServeFault> {
-    if config.half == Half::Realtime {
+    if config.role == RoleName::Realtime {
         let options = MirrorOptions {
             users_max: config.users_max,
             shards,
@@ -305,7 +305,7 @@ fn random<const N: usize>() -> Result<[u8; N], ServeFault> {
 fn bind_options(config: &Config, shards: ShardId, found: &Found) -> BindOptions {
     BindOptions {
         http: config.http,
-        udp: (config.half != Half::Realtime).then_some(config.udp),
+        udp: (config.role != RoleName::Realtime).then_some(config.udp),
         shards,
         backlog: u32::try_from(found.somaxconn.unwrap_or(limits::BACKLOG)).unwrap_or(u32::MAX),
         udp_buffer_bytes: found.rmem_max.unwrap_or(UDP_BUFFER_BYTES) as usize,
@@ -334,10 +334,10 @@ fn engine_parts(
 ) -> Result<Vec<EngineParts>, ServeFault> {
     let settings = Arc::new(config.settings.clone());
     let (keys, now) = (Arc::new(keys), clock.now());
-    let role = match config.half {
-        Half::All => Role::All,
-        Half::Presence => Role::Presence,
-        Half::Realtime => Role::Realtime(Arc::clone(nodes)),
+    let role = match config.role {
+        RoleName::All => Role::All,
+        RoleName::Presence => Role::Presence,
+        RoleName::Realtime => Role::Realtime(Arc::clone(nodes)),
     };
     let seed = u64::from_ne_bytes(random()?);
     let parts = |shard| EngineParts {

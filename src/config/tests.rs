@@ -9,7 +9,7 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
 
 fn load_from(file: Option<&str>, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
     let mut sources = Sources {
-        half: Some(Half::All),
+        role: Some(RoleName::All),
         config_file: None,
         flags: pairs(flags),
         variables: pairs(variables),

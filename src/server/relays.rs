@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use super::ServeFault;
 use crate::config::nodes::PresenceNode;
-use crate::config::{Config, Half};
+use crate::config::{Config, RoleName};
 use crate::engine::{Mail, Outbound, instance_of};
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
@@ -53,14 +53,14 @@ pub(super) enum Running {
 impl Relay<'_> {
     /// What is needed before the shards run.
     pub(super) fn prepare(&self) -> Result<Ready, ServeFault> {
-        Ok(match self.config.half {
-            Half::All => Ready::None,
-            Half::Presence => {
+        Ok(match self.config.role {
+            RoleName::All => Ready::None,
+            RoleName::Presence => {
                 let remotes = self.config.realtime.iter().map(|node| self.remote(&node.http));
                 let links = Links::publish_to(remotes.collect(), self.parts());
                 Ready::Presence(links.map_err(ServeFault::os("start the links to real-time nodes"))?)
             }
-            Half::Realtime => {
+            RoleName::Realtime => {
                 // None has been seen yet.
                 self.board
                     .process

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::config::{Config, Half};
+use crate::config::{Config, RoleName};
 use crate::limits::{Finding, Found, Verdict, judge};
 
 /// 2024-01-01: a wall clock before it was never set.
@@ -20,7 +20,7 @@ pub fn run(config: &Config) -> (String, bool) {
     let shards = config.shard_count();
     let mut findings = judge(config, shards, &Found::read());
     findings.push(addresses(config));
-    if config.half != Half::Realtime {
+    if config.role != RoleName::Realtime {
         findings.extend(folder(config));
     }
     findings.push(clock());
@@ -38,7 +38,7 @@ pub fn run(config: &Config) -> (String, bool) {
 
 /// Whether both addresses can be bound; bound and let go.
 fn addresses(config: &Config) -> Finding {
-    let udp = (config.half != Half::Realtime).then_some(config.udp);
+    let udp = (config.role != RoleName::Realtime).then_some(config.udp);
     let bound = TcpListener::bind(config.http)
         .map_err(|error| (config.http, "http", error))
         .and_then(|_| {
