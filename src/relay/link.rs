@@ -261,7 +261,8 @@ impl Links<Ask> {
 }
 
 fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<Publish>, shared: &Shared) {
-    let mut warned = false;
+    // Why it was last warned.
+    let mut warned = None;
     loop {
         for decided in station.take(link.next(), shared) {
             link.mark(&decided.transitions);
@@ -282,7 +283,7 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
         let done = matches!(&said, Ok(said) if matches!(said.status, 200 | 204));
         shared.count(done, put.states);
         if done {
-            if std::mem::take(&mut warned) {
+            if warned.take().is_some() {
                 tracing::info!(node = remote.base(), "the real-time node answers again");
             }
             link.handle_done(boottime());
@@ -300,12 +301,14 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
         let too_long = matches!(&said, Ok(said) if said.status == 413);
         // One that has just started will have seen this node in a moment.
         let unseen = matches!(&said, Ok(said) if said.status == 503) && !link.was_away(boottime());
-        if !unseen && !std::mem::replace(&mut warned, true) {
+        // Once for each reason in a row: one that was not listening yet may have another key.
+        let why = reason(&said);
+        if !unseen && warned.as_ref() != Some(&why) {
             tracing::warn!(
                 node = remote.base(),
-                "the real-time node does not take what is published ({}); trying again",
-                reason(&said)
+                "the real-time node does not take what is published ({why}); trying again"
             );
+            warned = Some(why);
         }
         link.handle_failure(too_long, boottime());
     }
@@ -321,6 +324,7 @@ fn inquire(
     tell: &(dyn Fn(&Mail) + Send + Sync),
 ) {
     let mut deaf = false;
+    let mut warned = None;
     loop {
         for ask in station.take(link.next(), shared) {
             link.ask(ask.users, ask.anew, boottime());
@@ -357,12 +361,18 @@ fn inquire(
                 Sighting::Back => Some(Why::Back),
                 Sighting::Rest => Some(Why::Rest),
             };
-            if sighting == Sighting::Lost {
-                tracing::warn!(
-                    node = remote.base(),
-                    "the presence node does not answer ({}); what is known of its publishers stands",
-                    reason(&said)
-                );
+            // Once for each reason in a row, and for a node that was never in sight too.
+            if link.is_in_sight() {
+                warned = None;
+            } else {
+                let why = reason(&said);
+                if warned.as_ref() != Some(&why) {
+                    tracing::warn!(
+                        node = remote.base(),
+                        "the presence node does not answer ({why}); what is known of its publishers stands"
+                    );
+                    warned = Some(why);
+                }
             }
             if let Some(why) = why {
                 if why != Why::Rest {

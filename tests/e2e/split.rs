@@ -9,6 +9,7 @@ mod eight_steps;
 mod losses;
 mod puts;
 mod spread;
+mod strangers;
 mod tap;
 mod watcher;
 mod world;
