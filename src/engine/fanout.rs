@@ -62,8 +62,8 @@ impl Records {
     }
 }
 
-/// A publisher's record.
-pub(super) fn record_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
+/// A publisher's record, as it is now.
+pub fn record_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
     let state = presence.state(slot, now);
     Record {
         user: presence.user(slot),

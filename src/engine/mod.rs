@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+pub use fanout::record_of;
 pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To, Why};
 pub use routes::{NODE_HEADER, instance_of};
 pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers, doubt_known};

@@ -66,24 +66,20 @@ impl Engine {
     }
 
     fn take_told(&mut self, id: ConnId, asked: &Asked, sender: Option<&str>, list: &[Told], now: Now) {
-        let sender = match sender {
-            // By hand: whoever has the service token may say anything.
-            None => None,
-            Some(sender) => match self.node_of(sender, now) {
-                Some(node) => Some(node),
-                None => {
-                    let detail = "this node has not seen the presence node that publishes; it asks all of its --presence each second";
-                    return self.problem(id, asked, problems::OVERLOADED, detail, RETRY_AFTER, now);
-                }
-            },
-        };
+        // None: by hand. Whoever has the service token may say anything.
+        let node = sender.map(|sender| self.node_of(sender, now));
+        if node == Some(None) {
+            let detail =
+                "this node has not seen the presence node that publishes; it asks all of its --presence each second";
+            return self.problem(id, asked, problems::OVERLOADED, detail, RETRY_AFTER, now);
+        }
         let mut refused = 0;
         for told in list {
             // Checked when it was read.
             let Ok(user) = User::from_text(&told.user) else {
                 continue;
             };
-            if sender.is_some_and(|node| !self.belongs_to(user, node)) {
+            if node.flatten().is_some_and(|node| !self.belongs_to(user, node)) {
                 // It had the user before another node was added, and hears no more beats.
                 self.counters.add(Counter::ToldForeign, 1);
                 continue;

@@ -226,6 +226,7 @@ impl Upstream {
     /// Some in the one role that has it.
     pub(super) fn of(role: &Role) -> Option<Upstream> {
         let Role::Realtime(nodes) = role else { return None };
+        assert!(!nodes.is_empty(), "a real-time node has presence nodes");
         Some(Upstream {
             nodes: Arc::clone(nodes),
             lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),

@@ -13,11 +13,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::backoff::Backoff;
 use super::{PROBE_MS, STATES_PER_REQUEST_MAX};
-use crate::engine::SETTLE_MS;
+use crate::engine::{SETTLE_MS, record_of};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
 use crate::time::{Mono, Now};
-use crate::wire::record::{Record, Status};
 
 /// An outage of this length, in ms, may have cost beats: longer than a node takes to restart its listener.
 const OUTAGE_MS: u64 = 2_000;
@@ -117,18 +116,9 @@ impl Announcer {
         for slot in &slots {
             self.waiting.remove(slot);
         }
-        let record = |slot: Slot| {
-            let state = presence.state(slot, now);
-            Record {
-                user: presence.user(slot),
-                status: Status::of(state.online),
-                since: state.since,
-                last_active: state.last_active,
-            }
-        };
         let mut body = Vec::new();
         let path = if let [slot] = slots[..] {
-            record(slot).write(&mut body);
+            record_of(presence, slot, now).write(&mut body);
             let user = presence.user(slot);
             format!("/v1/presence/{}", utf8_percent_encode(user.as_str(), NON_ALPHANUMERIC))
         } else {
@@ -137,7 +127,7 @@ impl Announcer {
                 if at > 0 {
                     body.push(b',');
                 }
-                record(*slot).write(&mut body);
+                record_of(presence, *slot, now).write(&mut body);
             }
             body.extend_from_slice(b"]}");
             "/v1/presence".to_owned()

@@ -66,7 +66,7 @@ pub(super) struct Call {
 impl Link {
     pub(super) fn due(&self) -> u64 {
         let next = match &self.core {
-            Core::Announcer(publisher) => publisher.next(),
+            Core::Announcer(announcer) => announcer.next(),
             Core::Inquiry(inquiry) => inquiry.next(),
         };
         next.micros().div_ceil(1_000)
@@ -75,7 +75,7 @@ impl Link {
     /// Users who wait in it.
     pub(super) fn len(&self) -> usize {
         match &self.core {
-            Core::Announcer(publisher) => publisher.len(),
+            Core::Announcer(announcer) => announcer.len(),
             Core::Inquiry(inquiry) => inquiry.len(),
         }
     }
@@ -84,7 +84,7 @@ impl Link {
     pub(super) fn is_settled(&self) -> bool {
         self.len() == 0
             && match &self.core {
-                Core::Announcer(publisher) => !publisher.is_failing(),
+                Core::Announcer(announcer) => !announcer.is_failing(),
                 Core::Inquiry(inquiry) => inquiry.is_in_sight() && inquiry.is_caught_up(),
             }
     }
@@ -119,7 +119,7 @@ impl Split {
             let link = &mut up.links[at];
             let peer = link.peer;
             let request = match &mut link.core {
-                Core::Announcer(publisher) => publisher
+                Core::Announcer(announcer) => announcer
                     .poll_request(&up.presence, now)
                     .map(|put| (put.path, put.body, put.states, put.complete)),
                 Core::Inquiry(inquiry) => inquiry.poll_request(now.mono).map(|users| {
@@ -314,14 +314,14 @@ impl Split {
         let mono = self.now(call.from).mono;
         let status = answer.map(|answer| answer.status);
         let link = &mut self.up_mut(call.from).links[call.link];
-        let Core::Announcer(publisher) = &mut link.core else {
+        let Core::Announcer(announcer) = &mut link.core else {
             unreachable!("a presence node's links publish")
         };
         match status {
-            Some(204) => publisher.handle_done(mono),
-            Some(413) => publisher.handle_failure(true, mono),
+            Some(204) => announcer.handle_done(mono),
+            Some(413) => announcer.handle_failure(true, mono),
             // 503: the node has not seen this life of the other yet.
-            None | Some(503) => publisher.handle_failure(false, mono),
+            None | Some(503) => announcer.handle_failure(false, mono),
             Some(status) => self.fail(format!("what was published is answered {status}")),
         }
         if status == Some(413) {

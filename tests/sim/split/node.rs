@@ -461,7 +461,7 @@ impl Split {
                 Outbound::Publish(decided) => {
                     for link in &mut self.up_mut(node).links {
                         match &mut link.core {
-                            Core::Announcer(publisher) => publisher.mark(&decided.transitions),
+                            Core::Announcer(announcer) => announcer.mark(&decided.transitions),
                             Core::Inquiry(_) => unreachable!("a real-time node decides nothing"),
                         }
                     }
