@@ -134,6 +134,17 @@ mod tests {
         );
         assert_eq!(http("http://a:1,http://a:1"), Err("names http://a:1 twice".into()));
         assert_eq!((http(""), presence("")), (Ok(vec![]), Ok(vec![])));
+        let many = |count: usize| {
+            (1..=count)
+                .map(|port| format!("http://a:{port}"))
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        assert_eq!(http(&many(NODES_MAX)).map(|nodes| nodes.len()), Ok(NODES_MAX));
+        assert_eq!(
+            http(&many(NODES_MAX + 1)),
+            Err("names 1025 nodes; at most 1024 are taken".into())
+        );
         assert_eq!(http("a:1"), Err("has \"a:1\", which is no http://HOST:PORT".into()));
     }
 }

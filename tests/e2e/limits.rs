@@ -275,3 +275,42 @@ fn more_than_one_turns_worth_is_served_in_several() {
     assert!(limit_hits(&server, "accepts-per-turn") > 0.0);
     assert!(limit_hits(&server, "read-bytes-per-turn") > 0.0);
 }
+
+#[test]
+fn more_reads_and_closes_than_one_turn_takes_are_done_in_several() {
+    const IDLE_MS: u64 = 3_000;
+    const CONNS: usize = 1_500;
+    const LARGE: usize = 200;
+    let home = Home::new();
+    let server = home.serve(&["--shards=1", "--keep-alive-idle-ms=3s", "--request-deadline-ms=60s"]);
+    let mut conns: Vec<Conn> = (0..CONNS).map(|_| server.connect()).collect();
+    for conn in &mut conns {
+        assert_eq!(conn.get("/livez").status, 200);
+    }
+    // While it stands still, some say more than one turn reads, and all others something; those are left behind them.
+    server.process.stop();
+    let (large, small) = conns.split_at_mut(LARGE);
+    for conn in &mut *large {
+        conn.send(
+            b"POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n",
+        );
+        conn.send(&[b' '; 60_000]);
+    }
+    for conn in &mut *small {
+        conn.send(b"GET /livez HTTP/1.1\r\nHost: e2e\r\n\r\n");
+    }
+    server.process.signal(Signal::CONT);
+    for conn in large {
+        conn.answer().expect_problem(400, "bad-json");
+    }
+    for conn in small {
+        assert_eq!(conn.answer().status, 200);
+    }
+    assert!(limit_hits(&server, "reads-per-turn") > 0.0);
+    // While it stands still again, all become idle for too long.
+    server.process.stop();
+    pause(IDLE_MS + 1_000);
+    server.process.signal(Signal::CONT);
+    server.expect_metric("greendot_conns", |conns| conns == 1.0);
+    assert!(limit_hits(&server, "closes-per-turn") > 0.0);
+}

@@ -35,6 +35,19 @@ fn serve(home: &Home, flags: &[&str]) -> Server {
     home.launch(command.args(FAST).args(flags))
 }
 
+/// Runs a test in networks of its own, with a server that comments after so much silence and a watcher of who will be gone. Not at
+/// all where there can not be any.
+fn with_watcher(keep_alive: &str, test: impl FnOnce(&Networks, &Server, &mut Stream) + Send) {
+    let Some(networks) = Networks::new() else { return };
+    networks.server.enter(|| {
+        let home = Home::new();
+        let server = serve(&home, &[keep_alive]);
+        let mut watcher = server.stream("watch=gone");
+        watcher.begin();
+        test(&networks, &server, &mut watcher);
+    });
+}
+
 fn evicted(server: &Server) -> [f64; 2] {
     let metrics = server.metrics();
     ["user_timeout", "write_stall"]
@@ -57,13 +70,8 @@ fn expect_let_go(server: &Server, watcher: &mut Stream, reasons: [f64; 2]) {
 /// Bytes are on their way to it: the kernel gives up, by TCP_USER_TIMEOUT.
 #[test]
 fn a_stream_to_a_vanished_peer_ends_and_its_user_expires() {
-    let Some(networks) = Networks::new() else { return };
-    networks.server.enter(|| {
-        let home = Home::new();
-        // What is said to it first is the change: no comment.
-        let server = serve(&home, &["--keep-alive-ms=60s"]);
-        let mut watcher = server.stream("watch=gone");
-        watcher.begin();
+    // What is said to it first is the change: no comment.
+    with_watcher("--keep-alive-ms=60s", |networks, server, watcher| {
         let http = server.http;
         let mut peer = networks
             .client
@@ -74,9 +82,9 @@ fn a_stream_to_a_vanished_peer_ends_and_its_user_expires() {
         // Nothing is said to it, so nobody can know: it is vouched for.
         pause(STALL_MS + OFFLINE_AFTER_MS);
         assert!(server.record("gone").online);
-        assert_eq!(evicted(&server), [0.0; 2]);
+        assert_eq!(evicted(server), [0.0; 2]);
         server.sender().beat(&["bob"]);
-        expect_let_go(&server, &mut watcher, [1.0, 0.0]);
+        expect_let_go(server, watcher, [1.0, 0.0]);
         peer.expect_quiet(100);
     });
 }
@@ -84,22 +92,17 @@ fn a_stream_to_a_vanished_peer_ends_and_its_user_expires() {
 /// Its window is full when it vanishes, and bytes wait in the server: the stall rule.
 #[test]
 fn a_peer_with_a_full_window_that_vanishes_is_let_go() {
-    let Some(networks) = Networks::new() else { return };
-    networks.server.enter(|| {
-        let home = Home::new();
-        let server = serve(&home, &["--keep-alive-ms=200"]);
-        let mut watcher = server.stream("watch=gone");
-        watcher.begin();
-        let (mut slow, _) = slow_peer(&networks, &server);
+    with_watcher("--keep-alive-ms=200", |networks, server, watcher| {
+        let (mut slow, _) = slow_peer(networks, server);
         watcher.expect_presence("gone", true);
         // It gets on, if slowly, for longer than a stall may take.
         for _ in 0..STALL_MS / 100 {
             read(&mut slow, 2_000);
             pause(150);
         }
-        assert_eq!(evicted(&server), [0.0; 2]);
+        assert_eq!(evicted(server), [0.0; 2]);
         networks.client.vanish();
-        expect_let_go(&server, &mut watcher, [0.0, 1.0]);
+        expect_let_go(server, watcher, [0.0, 1.0]);
     });
 }
 
@@ -107,13 +110,8 @@ fn a_peer_with_a_full_window_that_vanishes_is_let_go() {
 /// only the question when it was last heard of finds out.
 #[test]
 fn a_peer_that_was_slow_and_vanishes_is_let_go() {
-    let Some(networks) = Networks::new() else { return };
-    networks.server.enter(|| {
-        let home = Home::new();
-        let server = serve(&home, &["--keep-alive-ms=200"]);
-        let mut watcher = server.stream("watch=gone");
-        watcher.begin();
-        let (mut slow, length) = slow_peer(&networks, &server);
+    with_watcher("--keep-alive-ms=200", |networks, server, watcher| {
+        let (mut slow, length) = slow_peer(networks, server);
         watcher.expect_presence("gone", true);
         while slow.buffer.len() < length - LEFT_BYTES {
             let left = length - LEFT_BYTES - slow.buffer.len();
@@ -121,9 +119,9 @@ fn a_peer_that_was_slow_and_vanishes_is_let_go() {
         }
         // The kernel has the rest; comments join it.
         pause(500);
-        assert_eq!(evicted(&server), [0.0; 2]);
+        assert_eq!(evicted(server), [0.0; 2]);
         networks.client.vanish();
-        expect_let_go(&server, &mut watcher, [1.0, 0.0]);
+        expect_let_go(server, watcher, [1.0, 0.0]);
     });
 }
 

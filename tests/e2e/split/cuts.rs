@@ -7,17 +7,10 @@ use crate::stream::Stream;
 
 use super::tap::Manner;
 use super::watcher::{State, Watcher};
-use super::world::{Setup, Split};
+use super::world::{BEAT_INTERVAL_MS, FAST, OFFLINE_AFTER_MS, Setup, Split};
 
-const BEAT_INTERVAL_MS: u64 = 200;
-const OFFLINE_AFTER_MS: u64 = 4_000;
 const SETUP: Setup = Setup {
-    flags: &[
-        "--beat-interval-ms=200",
-        "--offline-after-ms=4000",
-        "--sweep-interval-ms=50",
-        "--shards=1",
-    ],
+    flags: FAST,
     presence_flags: &[],
     taps: None,
 };

@@ -4,17 +4,12 @@ use crate::harness::pause;
 
 use super::tap::Manner;
 use super::watcher::Watcher;
-use super::world::{Setup, Split};
+use super::world::{FAST, Setup, Split};
 
 const PUBLISHERS_OF_EACH: usize = 30;
 /// Datagrams that vouch for the same publishers within `offline-after-ms`: all must be lost for one to flip, a chance of 1e-20.
 const SETUP: Setup = Setup {
-    flags: &[
-        "--beat-interval-ms=200",
-        "--offline-after-ms=4000",
-        "--sweep-interval-ms=50",
-        "--shards=1",
-    ],
+    flags: FAST,
     presence_flags: &[],
     taps: Some(Manner {
         datagram_delay_ms_max: 400,

@@ -20,6 +20,18 @@ const EACH: usize = 2;
 const HTTP_PORT: u16 = 8_480;
 const UDP_PORT: u16 = 8_481;
 
+/// Flags of nodes that notice a silence soon: see [`OFFLINE_AFTER_MS`].
+pub(super) const FAST: &[&str] = &[
+    "--beat-interval-ms=200",
+    "--offline-after-ms=4000",
+    "--sweep-interval-ms=50",
+    "--shards=1",
+];
+/// Of [`FAST`] nodes.
+pub(super) const BEAT_INTERVAL_MS: u64 = 200;
+/// Of [`FAST`] nodes.
+pub(super) const OFFLINE_AFTER_MS: u64 = 4_000;
+
 /// What to start.
 #[derive(Clone, Copy)]
 pub(super) struct Setup {
