@@ -395,7 +395,10 @@ impl<'a> Watchers<'a> {
         } else {
             report.fail_if(judgement.missing, "states were not told to a watcher");
         }
-        report.fail_if(self.ledger.doubled(), "states were told twice to a watcher");
+        report.fail_if(
+            self.ledger.surplus(),
+            "states were told to a watcher beyond one for each change",
+        );
         report.fail_if(self.ledger.out_of_order(), "states were told after a newer one");
         report.fail_if(judgement.never_caused, "states were told that nothing had caused");
         report.fail_if(judgement.late, "deliveries were late");

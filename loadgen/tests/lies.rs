@@ -114,7 +114,7 @@ fn fanout_in_several_processes_believes_an_honest_server() {
 fn fanout_catches_each_lie() {
     for (lie, accusation) in [
         (Lie::Drop, "states were not told to a watcher"),
-        (Lie::Double, "states were told twice to a watcher"),
+        (Lie::Double, "states were told to a watcher beyond one for each change"),
     ] {
         // One process, and seven that each know a part of what was told.
         for streams_per_process in ["100", "3"] {

@@ -2,7 +2,7 @@
 
 use greendot::metrics::Counter;
 
-use super::harness::{World, record, told};
+use super::harness::{World, record, snapshot, told};
 
 #[test]
 fn what_was_lost_is_told_after_a_resync() {
@@ -41,6 +41,47 @@ fn what_was_lost_is_told_after_a_resync() {
     world.engine(1).check_invariants();
     world.at(2_000).leave(0, &["u15"]);
     assert!(world.received(alice).contains(&record("u15", "offline", 2_000, 2_000)));
+}
+
+/// Delivery is at least once: a state read before the word of it arrives is told again with that word, and stays as it was.
+#[test]
+fn a_state_read_ahead_of_its_mail_is_told_again() {
+    let mut world = World::with(2, |settings| settings.outbox_bytes_max = 2_048);
+    // Behind a snapshot.
+    world.beat(0, &["bob"]).at(10).hold_mail(1, true).leave(0, &["bob"]);
+    let (alice, _) = world.stream(1, "watch=bob", 1);
+    let left = record("bob", "offline", 10, 10);
+    world.expect(alice, snapshot(10, std::slice::from_ref(&left)));
+    world.hold_mail(1, false);
+    world.expect(alice, told(10, &left));
+    world.expect_nothing(alice);
+
+    // In place of a state that was skipped.
+    let users: Vec<String> = (0..40).map(|n| format!("u{n:02}")).collect();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    let (alice, _) = world.stream(1, &format!("watch={}", users.join("&watch=")), 40);
+    world.received(alice);
+    world.stall(alice).at(20).beat(0, &users).turn();
+    world.hold_mail(1, true).at(30).leave(0, &users).turn();
+    let received = world.read(alice, None).received(alice);
+    let told_of = |received: &str, record: String| received.matches(&format!("data: {record}\n\n")).count();
+    let mut skipped = 0;
+    for user in &users {
+        let [online, offline] = [("online", 20), ("offline", 30)]
+            .map(|(status, since)| told_of(&received, record(user, status, since, since)));
+        assert_eq!(online + offline, 1, "{user} in {received}");
+        skipped += offline;
+    }
+    assert!((1..40).contains(&skipped), "{skipped} skipped");
+    let received = world.hold_mail(1, false).received(alice);
+    for user in &users {
+        assert_eq!(
+            told_of(&received, record(user, "offline", 30, 30)),
+            1,
+            "{user} in {received}"
+        );
+    }
+    assert_eq!(received.matches("event: presence").count(), 40);
 }
 
 #[test]

@@ -40,6 +40,9 @@ struct Contact {
     online: bool,
     /// A real-time node has said that it does not know; whatever was known before is no longer to be believed.
     unknown: bool,
+    /// Delivery is at least once: this state may come once more. It came about while the stream was opened, or was told in the
+    /// place of one that was skipped.
+    again: bool,
     /// Found to disagree with the truth, and counted.
     wrong: bool,
 }
@@ -90,6 +93,7 @@ impl<'a> World<'a> {
                     since: 0,
                     online: false,
                     unknown: false,
+                    again: false,
                     wrong: false,
                 };
                 Watcher {
@@ -340,10 +344,14 @@ impl<'a> World<'a> {
             self.found.unreadable += u64::from(online || !snapshot);
             return;
         };
+        let now_ms = clock::unix_ms();
+        let skipped = !snapshot && since > contact.since && online == contact.online;
+        let again = skipped || (snapshot && since + self.tolerance.flight_ms >= now_ms);
+        let again = std::mem::replace(&mut contact.again, again);
         match since.cmp(&contact.since) {
             std::cmp::Ordering::Less => return self.found.out_of_order += 1,
             std::cmp::Ordering::Equal if snapshot => return,
-            std::cmp::Ordering::Equal => return self.found.doubled += 1,
+            std::cmp::Ordering::Equal => return self.found.doubled += u64::from(!again),
             std::cmp::Ordering::Greater => {}
         }
         contact.since = since;
@@ -353,7 +361,6 @@ impl<'a> World<'a> {
             // Left by an earlier run of the seed; of that nothing is known.
             return;
         }
-        let now_ms = clock::unix_ms();
         let after = |then_ms: u64| now_ms.saturating_sub(then_ms) * 1_000;
         match self.histories[contact.user as usize].judge(online, since, &self.tolerance) {
             Verdict::FalseOffline => self.found.false_offline += 1,
@@ -417,6 +424,18 @@ mod tests {
     use crate::args::{Cli, Scenario};
     use std::borrow::Cow;
 
+    fn one_contact() -> Cli {
+        let line = ["loadgen", "churn", "--users", "1", "--watchers", "1", "--contacts", "1"];
+        <Cli as clap::Parser>::parse_from(line)
+    }
+
+    fn world_of(cli: &Cli) -> World<'_> {
+        let Scenario::Churn(args) = &cli.scenario else {
+            panic!("churn was asked for")
+        };
+        World::new(&cli.common, args, Share { first: 0, count: 1 })
+    }
+
     const EVENT_NAMES: [&[u8]; 2] = [b"snapshot", b"presence"];
 
     fn tell(world: &mut World<'_>, snapshot: bool, status: &str, since: Option<u64>) {
@@ -443,12 +462,8 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_not_told_yet() {
-        let line = ["loadgen", "churn", "--users", "1", "--watchers", "1", "--contacts", "1"];
-        let cli = <Cli as clap::Parser>::parse_from(line);
-        let Scenario::Churn(args) = &cli.scenario else {
-            panic!("churn was asked for")
-        };
-        let mut world = World::new(&cli.common, args, Share { first: 0, count: 1 });
+        let cli = one_contact();
+        let mut world = world_of(&cli);
         tell(&mut world, true, "unknown", None);
         assert_eq!(view(&world), (true, false, 0, [0, 0]));
         assert!(world.watchers[0].told);
@@ -465,5 +480,29 @@ mod tests {
         assert_eq!(view(&world), (false, true, 7, [0, 1]));
         tell(&mut world, false, "offline", None);
         assert_eq!(view(&world), (false, true, 7, [1, 1]));
+    }
+
+    #[test]
+    fn a_state_may_come_again_in_place_of_a_skipped_one_or_behind_its_snapshot() {
+        let cli = one_contact();
+        let mut world = world_of(&cli);
+        let doubled = |world: &World<'_>| world.found.doubled;
+        tell(&mut world, true, "offline", Some(5));
+        tell(&mut world, false, "offline", Some(5));
+        assert_eq!(doubled(&world), 1, "long before the snapshot");
+        tell(&mut world, false, "online", Some(6));
+        tell(&mut world, false, "online", Some(6));
+        assert_eq!(doubled(&world), 2, "nothing was skipped");
+        tell(&mut world, false, "online", Some(8));
+        tell(&mut world, false, "online", Some(8));
+        assert_eq!(doubled(&world), 2, "offline was skipped");
+        tell(&mut world, false, "online", Some(8));
+        assert_eq!(doubled(&world), 3, "and only once");
+        let now_ms = clock::unix_ms();
+        tell(&mut world, true, "offline", Some(now_ms));
+        tell(&mut world, false, "offline", Some(now_ms));
+        assert_eq!(doubled(&world), 3, "came about while the stream was opened");
+        tell(&mut world, false, "offline", Some(now_ms));
+        assert_eq!(doubled(&world), 4, "and only once");
     }
 }
