@@ -17,6 +17,7 @@ use constant_time_eq::constant_time_eq_16;
 
 use crate::time::Unix;
 use crate::wire::User;
+use crate::wire::user::{USER_BYTES_MAX, is_suspect};
 
 pub use key::{FleetKey, KeyFault, Keys};
 
@@ -91,8 +92,7 @@ pub struct Beats<'a> {
 impl<'a> Beats<'a> {
     /// The users vouched for, in datagram order; at least one.
     pub fn users(&self) -> impl Iterator<Item = User<'a>> + use<'a> {
-        // `open` has walked the same bytes to their end; each is checked again rather than believed, which costs a few ns.
-        self.entries.map_while(Result::ok)
+        self.entries
     }
 }
 
@@ -119,10 +119,7 @@ pub fn open<'a>(datagram: &'a [u8], keys: &Keys, now: Unix, skew_max_ms: u64) ->
     if now.ms_apart(sent_at) > skew_max_ms {
         return Err(BeatDrop::Stale);
     }
-    let entries = Entries::new(entries);
-    if entries.into_iter().any(|entry| entry.is_err()) {
-        return Err(BeatDrop::Entry);
-    }
+    let entries = Entries::check(entries).ok_or(BeatDrop::Entry)?;
     Ok(Beats {
         leave: flags & FLAG_LEAVE != 0,
         sent_at,
@@ -130,42 +127,68 @@ pub fn open<'a>(datagram: &'a [u8], keys: &Keys, now: Unix, skew_max_ms: u64) ->
     })
 }
 
-/// The entries from `at` on; ends after the first that is none.
+/// The entries from `at` on, each of them a user id.
 #[derive(Clone, Copy, Debug)]
 struct Entries<'a> {
     bytes: &'a [u8],
-    /// `bytes` as text, if all of them are UTF-8. Lengths below 128 are, and an entry is UTF-8 if the whole is and it
-    /// begins and ends between characters. So one validation serves all entries, unless one has length 128 or is bad.
+    /// `bytes` as text, if one look at all of it has shown that every entry is a user id.
     text: Option<&'a str>,
     at: usize,
 }
 
 impl<'a> Entries<'a> {
-    fn new(bytes: &'a [u8]) -> Entries<'a> {
-        Entries {
-            bytes,
-            text: std::str::from_utf8(bytes).ok(),
-            at: 0,
+    /// None if an entry is not a user id or overruns `bytes`.
+    fn check(bytes: &'a [u8]) -> Option<Entries<'a>> {
+        let (mut at, mut longest, mut suspects) = (0, 0, 0);
+        while let Some(length) = bytes.get(at) {
+            if *length == 0 {
+                return None;
+            }
+            longest = longest.max(*length);
+            suspects += usize::from(is_suspect(*length));
+            at += 1 + usize::from(*length);
         }
+        if at != bytes.len() || usize::from(longest) > USER_BYTES_MAX {
+            return None;
+        }
+        // Where all is UTF-8 and the lengths are below 128, each length is a character of its own, so that the ids begin and
+        // end between characters. If the lengths are all that looks like a control character, no id holds one.
+        let plain = longest < 128 && suspects == suspects_in(bytes);
+        let text = if plain { std::str::from_utf8(bytes).ok() } else { None };
+        let entries = Entries { bytes, text, at: 0 };
+        (text.is_some() || entries.all_parse()).then_some(entries)
     }
 
-    fn user(&self, start: usize, end: usize) -> Option<User<'a>> {
-        match self.text {
-            Some(text) => User::from_text(text.get(start..end)?).ok(),
-            None => User::parse(self.bytes.get(start..end)?).ok(),
+    fn all_parse(mut self) -> bool {
+        while self.at < self.bytes.len() {
+            if self.next().is_none() {
+                return false;
+            }
         }
+        true
     }
 }
 
-impl<'a> Iterator for Entries<'a> {
-    type Item = Result<User<'a>, BeatDrop>;
+/// How many bytes look like a part of a control character.
+fn suspects_in(bytes: &[u8]) -> usize {
+    // So few at a time that a byte can count them: the compiler then counts sixteen at once.
+    let chunks = bytes.chunks(usize::from(u8::MAX));
+    chunks
+        .map(|chunk| usize::from(chunk.iter().map(|byte| u8::from(is_suspect(*byte))).sum::<u8>()))
+        .sum()
+}
 
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> Iterator for Entries<'a> {
+    type Item = User<'a>;
+
+    fn next(&mut self) -> Option<User<'a>> {
         let start = self.at + 1;
         let end = start + usize::from(*self.bytes.get(self.at)?);
-        let user = self.user(start, end);
-        self.at = if user.is_some() { end } else { self.bytes.len() };
-        Some(user.ok_or(BeatDrop::Entry))
+        self.at = end;
+        match self.text {
+            Some(text) => text.get(start..end).map(User::vetted),
+            None => User::parse(self.bytes.get(start..end)?).ok(),
+        }
     }
 }
 

@@ -34,15 +34,19 @@ impl<'a> User<'a> {
     /// Checks `text`, for a carrier that has seen to its being UTF-8.
     pub fn from_text(text: &'a str) -> Result<User<'a>, UserFault> {
         check_length(text.as_bytes())?;
-        // C0, DEL, and the byte that leads U+0080 to U+00BF, so C1 too: only these call for a look at characters. Folded
-        // rather than `any`: without an early exit the compiler compares sixteen bytes at once.
-        let suspicious = text.bytes().fold(false, |found, byte| {
-            found | (byte < 0x20) | (byte == 0x7f) | (byte == 0xc2)
-        });
+        // Only suspects call for a look at characters. Folded rather than `any`: without an early exit the compiler compares
+        // sixteen bytes at once.
+        let suspicious = text.bytes().fold(false, |found, byte| found | is_suspect(byte));
         if suspicious && text.chars().any(char::is_control) {
             return Err(UserFault::Control);
         }
         Ok(User(text))
+    }
+
+    /// Text that its carrier has checked as [`User::from_text`] would.
+    pub(super) fn vetted(text: &'a str) -> User<'a> {
+        debug_assert_eq!(User::from_text(text), Ok(User(text)));
+        User(text)
     }
 
     /// The id as text.
@@ -54,6 +58,11 @@ impl<'a> User<'a> {
     pub fn as_bytes(self) -> &'a [u8] {
         self.0.as_bytes()
     }
+}
+
+/// Whether a byte of UTF-8 may belong to a control character: C0, DEL, or the byte that leads U+0080 to U+00BF, so C1 too.
+pub(super) fn is_suspect(byte: u8) -> bool {
+    (byte < 0x20) | (byte == 0x7f) | (byte == 0xc2)
 }
 
 fn check_length(bytes: &[u8]) -> Result<(), UserFault> {

@@ -171,6 +171,17 @@ fn entries() {
     }
 }
 
+/// What entries say when each is taken by itself: nothing if one of them is bad.
+fn one_by_one(mut bytes: &[u8]) -> Option<Vec<String>> {
+    let mut ids = Vec::new();
+    while let Some((length, rest)) = bytes.split_first() {
+        let (id, rest) = rest.split_at_checked(usize::from(*length))?;
+        ids.push(User::parse(id).ok()?.as_str().to_owned());
+        bytes = rest;
+    }
+    Some(ids)
+}
+
 #[test]
 fn a_full_datagram() {
     let mut writer = Writer::new(false, NOW, &key());
@@ -206,5 +217,25 @@ proptest! {
         let sent_at = Unix::from_ms(NOW.ms() - apart_ms);
         let ids: Vec<&str> = users.iter().map(String::as_str).collect();
         prop_assert_eq!(opened(&sealed(leave, sent_at, &ids)), Ok((leave, sent_at.ms(), users)));
+    }
+
+    /// However all entries are looked at in one go, the verdict is that of each by itself.
+    #[test]
+    fn entries_are_judged_as_each_by_itself(
+        ids in prop::collection::vec("[\x00\x1f -~\x7f\u{80}\u{9f}\u{a0}\u{bf}\u{c0}\u{7ff}\u{1f7e2}]{1,3}|[a-z]{31}|[a-zé]{120,128}", 1..8),
+        bent in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let mut entries = Vec::new();
+        for id in ids.iter().filter(|id| id.len() <= USER_BYTES_MAX) {
+            entries.push(id.len() as u8);
+            entries.extend_from_slice(id.as_bytes());
+        }
+        entries.extend_from_slice(b"\x01x");
+        if let Some((at, byte)) = bent {
+            let at = at.index(entries.len());
+            entries[at] = byte;
+        }
+        let judged = opened(&with_entries(&entries)).map(|(_, _, ids)| ids);
+        prop_assert_eq!(judged, one_by_one(&entries).ok_or(BeatDrop::Entry));
     }
 }
