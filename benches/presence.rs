@@ -1,9 +1,11 @@
-//! The beat path, the sweep and the interner at size, the sweep beside a bare scan of as much memory.
+//! The beat path, the sweep and the interner at size; the beat path beside a bare probe, compare and store, the sweep beside a
+//! bare scan of as much memory.
 //!
 //! `GREENDOT_BENCH_USERS=10000000 cargo bench --bench presence` is the size of the budgets (100000000 for the large sweep:
 //! some 7 GB of memory and 5 GB of disk under TMPDIR). The default is small, to be run with the tests. Times are of the thread's
 //! processor time, so that a neighbour who takes the core counts for less (who takes the memory bus still counts).
 
+use std::hash::{BuildHasher, Hasher};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -154,6 +156,16 @@ fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
             stored
         }));
     });
+    let mut bare = Bare::new(users);
+    let mut datagrams = ids.chunks(BATCH_USERS).cycle();
+    group.bench_function("bare probe, compare and store of 70", |bencher| {
+        bencher.iter_custom(cpu_time(|| {
+            ms += 1;
+            let stored = bare.store(datagrams.next().expect("a cycle has no end"), ms);
+            assert_eq!(stored, BATCH_USERS);
+        }));
+    });
+    drop(bare);
     group.throughput(Throughput::Elements(1));
     let mut single = batch.iter().cycle();
     group.bench_function("lookup and record_beat of 1", |bencher| {
@@ -171,6 +183,76 @@ fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
         }));
     });
     group.finish();
+}
+
+/// What a beat costs at least where ids are strings: a probe of a hash table, a compare with the id, a plain store, each ahead
+/// of its use by a whole batch of prefetches. One thread, no growth, nobody ever leaves, nothing survives.
+struct Bare {
+    hasher: foldhash::fast::FixedState,
+    /// Numbers of users plus one, by hash; at most half full.
+    table: Vec<u32>,
+    ids: Vec<[u8; 16]>,
+    stamps: Vec<u64>,
+}
+
+impl Bare {
+    fn new(users: u32) -> Bare {
+        let mut bare = Bare {
+            hasher: foldhash::fast::FixedState::with_seed(7),
+            table: vec![0; (users as usize * 2).next_power_of_two()],
+            ids: (0..users).map(id_of).collect(),
+            stamps: vec![0; users as usize],
+        };
+        for n in 0..users {
+            let mut at = bare.place(&bare.ids[n as usize]);
+            while bare.table[at] != 0 {
+                at = (at + 1) & (bare.table.len() - 1);
+            }
+            bare.table[at] = n + 1;
+        }
+        bare
+    }
+
+    fn place(&self, id: &[u8]) -> usize {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(id);
+        hasher.finish() as usize & (self.table.len() - 1)
+    }
+
+    /// Stamps these users with `ms`; how many there were.
+    fn store(&mut self, ids: &[[u8; 16]], ms: u64) -> usize {
+        let mut places = [0; BATCH_USERS];
+        let mut users = [0; BATCH_USERS];
+        for (place, id) in places.iter_mut().zip(ids) {
+            *place = self.place(id);
+            prefetch(&self.table[*place]);
+        }
+        for (user, place) in users.iter_mut().zip(places) {
+            *user = self.table[place].wrapping_sub(1) as usize;
+            prefetch(self.ids.as_ptr().wrapping_add(*user));
+        }
+        for ((user, mut place), id) in users.iter_mut().zip(places).zip(ids) {
+            while self.ids.get(*user).is_some_and(|other| other != id) {
+                place = (place + 1) & (self.table.len() - 1);
+                *user = self.table[place].wrapping_sub(1) as usize;
+            }
+            prefetch(self.stamps.as_ptr().wrapping_add(*user));
+        }
+        let known = users
+            .iter()
+            .filter(|user| self.stamps.get_mut(**user).map(|stamp| *stamp = ms).is_some());
+        known.count()
+    }
+}
+
+fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint: it never faults, whatever the address.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 fn sweep(criterion: &mut Criterion, presence: &Presence, users: u32) {
