@@ -26,6 +26,8 @@ use crate::target::Target;
 const SIGNED_BYTES_MAX: usize = 256 << 20;
 /// A longer run signs as it sends: a datagram signed ahead would come too late for `beat_skew_max_ms`.
 const SIGNED_AGE_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a server to work through what waits in its sockets, us.
+const SETTLE_US_MAX: u64 = 10_000_000;
 /// Flags of `beats`.
 #[derive(Args, Clone, Debug)]
 pub struct BeatsArgs {
@@ -227,9 +229,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     }
     let elapsed_us = clock::now_us() - start_us;
     let busy = effort.busy(waited_us);
-    // What waits in the server's sockets is still to be counted.
-    std::thread::sleep(Duration::from_millis(300));
-    let after = Count::take(common, &target)?;
+    let after = Count::settled(common, &target)?;
     line.show("");
 
     let mut report = Report::new("beats");
@@ -244,7 +244,8 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     report.value("beats_sent_per_s", sent as f64 * entries / seconds);
     report.value("datagrams_never_sent", never_sent as f64);
     report.value("sends_refused_by_own_socket", sender.blocked() as f64);
-    let lost = after.report(&before, sent, entries, seconds, &mut report);
+    let per_drop = sender.datagrams_per_drop() as f64;
+    let lost = after.report(&before, sent, per_drop, entries, seconds, &mut report);
     report
         .notes
         .push(format!("datagrams were handed to the kernel by {}", sender.way()));
@@ -301,6 +302,24 @@ impl Count {
         })
     }
 
+    /// As [`Count::take`], once what waits in the server's sockets has been counted too: when nothing more is.
+    fn settled(common: &Common, target: &Target) -> io::Result<Count> {
+        let received = |count: &Count| {
+            let metrics = count.metrics.as_ref();
+            metrics.map(|metrics| metrics.sum("greendot_datagrams_received_total", &[]))
+        };
+        let limit_us = clock::now_us() + SETTLE_US_MAX;
+        let mut count = Count::take(common, target)?;
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = Count::take(common, target)?;
+            if received(&now) == received(&count) || clock::now_us() > limit_us {
+                return Ok(now);
+            }
+            count = now;
+        }
+    }
+
     /// Datagrams that the server's socket dropped, and datagrams and beats that the server refused, since `before`.
     pub fn lost_since(&self, before: &Count) -> f64 {
         let dropped = self
@@ -315,7 +334,7 @@ impl Count {
     }
 
     /// Adds what was counted since `before`; returns the datagrams that were lost in the server's socket.
-    fn report(&self, before: &Count, sent: u64, entries: f64, seconds: f64, report: &mut Report) -> f64 {
+    fn report(&self, before: &Count, sent: u64, per_drop: f64, entries: f64, seconds: f64, report: &mut Report) -> f64 {
         let dropped = self
             .socket_drops
             .zip(before.socket_drops)
@@ -324,9 +343,9 @@ impl Count {
             .server_cpu_us
             .zip(before.server_cpu_us)
             .map(|(after, before)| (after - before) as f64);
-        report.value_if("datagrams_dropped_by_server_socket", dropped);
-        let mut lost = dropped.unwrap_or(0.0);
-        let mut received = sent as f64 - lost;
+        report.value_if("drops_by_server_socket", dropped);
+        let drops = dropped.unwrap_or(0.0);
+        let (mut lost, mut received) = (drops, sent as f64 - drops);
         if let (Some(after), Some(before)) = (&self.metrics, &before.metrics) {
             let delta = |family: &str, labels: &[&str]| after.sum(family, labels) - before.sum(family, labels);
             received = delta("greendot_datagrams_received_total", &[]);
@@ -355,9 +374,10 @@ impl Count {
                 }
             }
             report.fail_if(refused as u64, "datagrams or beats were refused");
-            let unaccounted = sent as f64 - received - dropped.unwrap_or(0.0);
-            report.value("datagrams_unaccounted_for", unaccounted);
             lost = sent as f64 - received;
+            let by_socket = dropped_datagrams(drops, lost, per_drop);
+            report.value("datagrams_dropped_by_server_socket", by_socket);
+            report.value("datagrams_unaccounted_for", lost - by_socket);
         }
         report.value("datagrams_lost_ratio", lost / sent.max(1) as f64);
         report.value_if("server_cpu_us_per_datagram", cpu_us.map(|us| us / received.max(1.0)));
@@ -370,9 +390,24 @@ impl Count {
     }
 }
 
+/// How many of the `lost` datagrams a socket's `drops` explain, of which each stands for one datagram up to `per_drop`.
+fn dropped_datagrams(drops: f64, lost: f64, per_drop: f64) -> f64 {
+    lost.clamp(drops, drops * per_drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drop_is_of_a_whole_send() {
+        // Two drops of sends of up to 52: any loss of 2 to 104 is theirs, more is not, and less was counted twice.
+        for (lost, theirs) in [(2.0, 2.0), (90.0, 90.0), (104.0, 104.0), (105.0, 104.0), (1.0, 2.0)] {
+            assert_eq!(dropped_datagrams(2.0, lost, 52.0), theirs);
+        }
+        assert_eq!(dropped_datagrams(0.0, 7.0, 52.0), 0.0);
+        assert_eq!(dropped_datagrams(3.0, 7.0, 1.0), 3.0);
+    }
 
     #[test]
     fn turns_go_round() {

@@ -68,6 +68,15 @@ impl Sender {
         }
     }
 
+    /// Datagrams that a full socket at the other end can drop as one: a segmented send arrives whole where UDP_GRO is set, and
+    /// the kernel counts one drop for it.
+    pub(super) fn datagrams_per_drop(&self) -> usize {
+        match self.way {
+            Way::Gso(segments) => segments,
+            Way::Mmsg | Way::Single => 1,
+        }
+    }
+
     /// The system call in use, for people.
     pub(super) fn way(&self) -> &'static str {
         match self.way {
