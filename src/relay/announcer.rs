@@ -2,13 +2,13 @@
 //!
 //! Owns whose state is still to be told, one entry a publisher however often it changes, in the order of the first change.
 //! States are encoded when they are sent, from what they are then, so an outage costs each publisher one record. After an outage
-//! that may have cut the beats off too, an empty request feels the way, and the states wait until the beats have come
-//! ([`SETTLE_MS`]): nobody is published offline for the outage. Without a kernel: requests and outcomes are values, time is an
-//! argument.
+//! that may have cut the beats off too, an empty request feels the way, and whoever is offline by then is held back until the
+//! beats have come ([`SETTLE_MS`]): nobody is published offline for the outage. Without a kernel: requests and outcomes are
+//! values, time is an argument.
 
 use std::collections::VecDeque;
 
-use hashbrown::HashSet;
+use hashbrown::HashMap;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::backoff::Backoff;
@@ -38,8 +38,12 @@ pub struct Put {
 #[derive(Debug)]
 pub struct Announcer {
     order: VecDeque<Slot>,
-    /// Those in `order`.
-    waiting: HashSet<Slot, foldhash::fast::RandomState>,
+    /// Whoever was found offline while the beats were awaited.
+    held: VecDeque<Slot>,
+    /// Whoever is in `order`, in `held`, or in both.
+    waiting: HashMap<Slot, Waiting, foldhash::fast::RandomState>,
+    /// Until then beats are awaited.
+    settle_until: Mono,
     in_flight: Option<Vec<Slot>>,
     /// When the last request began.
     begun: Mono,
@@ -52,12 +56,21 @@ pub struct Announcer {
     backoff: Backoff,
 }
 
+/// Where a publisher has its one entry each.
+#[derive(Clone, Copy, Default, Debug)]
+struct Waiting {
+    in_order: bool,
+    in_held: bool,
+}
+
 impl Announcer {
     /// Nothing to tell. `seed` is of the jitter.
     pub fn new(seed: u64) -> Announcer {
         Announcer {
             order: VecDeque::new(),
-            waiting: HashSet::default(),
+            held: VecDeque::new(),
+            waiting: HashMap::default(),
+            settle_until: Mono::default(),
             in_flight: None,
             begun: Mono::default(),
             states_per_request: STATES_PER_REQUEST_MAX,
@@ -71,7 +84,10 @@ impl Announcer {
     /// These have changed.
     pub fn mark(&mut self, transitions: &[Transition]) {
         for transition in transitions {
-            if self.waiting.insert(transition.slot) {
+            let waiting = self.waiting.entry(transition.slot).or_default();
+            let is_held = waiting.in_held && !transition.online;
+            if !is_held && !waiting.in_order {
+                waiting.in_order = true;
                 self.order.push_back(transition.slot);
             }
         }
@@ -79,7 +95,7 @@ impl Announcer {
 
     /// Publishers whose state is to be told, or is being told.
     pub fn len(&self) -> usize {
-        self.order.len() + self.in_flight.as_ref().map_or(0, Vec::len)
+        self.waiting.len() + self.in_flight.as_ref().map_or(0, Vec::len)
     }
 
     /// Everything has been told.
@@ -96,9 +112,10 @@ impl Announcer {
     pub fn next(&self) -> Mono {
         match self.in_flight {
             Some(_) => Mono::NEVER,
+            None if !self.order.is_empty() => self.next_at,
+            None if !self.held.is_empty() => self.next_at.max(self.settle_until.min(self.probe_at)),
             // Nothing to tell: so the node knows that it is told everything.
-            None if self.order.is_empty() => self.next_at.max(self.probe_at),
-            None => self.next_at,
+            None => self.next_at.max(self.probe_at),
         }
     }
 
@@ -107,14 +124,12 @@ impl Announcer {
         if now.mono < self.next() {
             return None;
         }
-        let count = if self.was_away(now.mono) {
-            0
-        } else {
-            self.order.len().min(self.states_per_request)
-        };
-        let slots: Vec<Slot> = self.order.drain(..count).collect();
-        for slot in &slots {
-            self.waiting.remove(slot);
+        let mut slots = Vec::new();
+        if !self.was_away(now.mono) {
+            self.take(&mut slots, presence, now);
+            if slots.is_empty() && now.mono < self.next() {
+                return None;
+            }
         }
         let mut body = Vec::new();
         let path = if let [slot] = slots[..] {
@@ -132,31 +147,62 @@ impl Announcer {
             body.extend_from_slice(b"]}");
             "/v1/presence".to_owned()
         };
+        let states = slots.len();
         self.in_flight = Some(slots);
         self.begun = now.mono;
         Some(Put {
             path,
             body,
-            states: count,
-            complete: self.order.is_empty(),
+            states,
+            complete: self.waiting.is_empty(),
         })
+    }
+
+    /// Takes whom to tell of in one request.
+    fn take(&mut self, slots: &mut Vec<Slot>, presence: &Presence, now: Now) {
+        let settled = now.mono >= self.settle_until;
+        if settled {
+            for slot in std::mem::take(&mut self.held).into_iter().rev() {
+                let waiting = self.waiting.entry(slot).or_default();
+                waiting.in_held = false;
+                if !std::mem::replace(&mut waiting.in_order, true) {
+                    self.order.push_front(slot);
+                }
+            }
+        }
+        while slots.len() < self.states_per_request
+            && let Some(slot) = self.order.pop_front()
+        {
+            let waiting = self.waiting.entry(slot).or_default();
+            waiting.in_order = false;
+            // That somebody is online is no conclusion from silence: it need not wait.
+            if !settled && !presence.state(slot, now).online {
+                if !std::mem::replace(&mut waiting.in_held, true) {
+                    self.held.push_back(slot);
+                }
+                continue;
+            }
+            if !waiting.in_held {
+                self.waiting.remove(&slot);
+            }
+            slots.push(slot);
+        }
     }
 
     /// The request was taken.
     pub fn handle_done(&mut self, now: Mono) {
         self.in_flight = None;
-        self.next_at = if self.was_away(now) {
-            now.plus_ms(SETTLE_MS)
-        } else {
-            now
-        };
+        self.next_at = now;
+        if self.was_away(now) {
+            self.settle_until = now.plus_ms(SETTLE_MS);
+        }
         self.probe_at = now.plus_ms(PROBE_MS);
         self.failing_since = None;
         self.backoff.reset();
-        if self.order.is_empty() {
+        if self.waiting.is_empty() {
             // What an outage took is given back.
             self.order = VecDeque::new();
-            self.waiting = HashSet::default();
+            self.waiting = HashMap::default();
         }
     }
 
@@ -170,7 +216,8 @@ impl Announcer {
             self.states_per_request = slots.len() / 2;
         }
         for slot in slots.into_iter().rev() {
-            if self.waiting.insert(slot) {
+            let waiting = self.waiting.entry(slot).or_default();
+            if !std::mem::replace(&mut waiting.in_order, true) {
                 self.order.push_front(slot);
             }
         }
@@ -246,10 +293,15 @@ mod tests {
             self.announcer.mark(&out);
         }
 
+        /// The next request and what it says.
         fn put(&mut self, ms: u64) -> Option<(String, String)> {
             let put = self.announcer.poll_request(&self.presence, at(ms))?;
             Some((put.path, String::from_utf8(put.body).unwrap()))
         }
+    }
+
+    fn record(user: &str, status: &str, since: u64, last_active: u64) -> String {
+        format!("{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{since},\"last_active\":{last_active}}}")
     }
 
     #[test]
@@ -293,21 +345,61 @@ mod tests {
         }
         // The way is felt first, and then the beats are waited for.
         ms += 5_000;
-        assert_eq!(node.put(ms), Some(("/v1/presence".into(), "{\"presence\":[]}".into())));
+        let empty = Some(("/v1/presence".into(), "{\"presence\":[]}".into()));
+        assert_eq!(node.put(ms), empty);
         node.announcer.handle_done(at(ms).mono);
         assert!(!node.announcer.is_failing());
+        assert_eq!(node.put(ms + 1), None);
+        // Of whom a beat has come, that is told at once.
+        node.beat("y", ms + 100);
+        let online = record("y", "online", ms + 100, ms + 100);
+        assert_eq!(node.put(ms + 100), Some(("/v1/presence/y".into(), online)));
+        assert_eq!(node.announcer.len(), 3);
+        node.announcer.handle_done(at(ms + 100).mono);
+        // The node hears that more is to come.
+        let put = node
+            .announcer
+            .poll_request(&node.presence, at(ms + 100 + PROBE_MS))
+            .unwrap();
+        assert_eq!((put.states, put.complete), (0, false));
+        node.announcer.handle_done(at(ms + 100 + PROBE_MS).mono);
+        node.announcer.probe_at = Mono::NEVER;
+        assert_eq!(node.announcer.next(), at(ms + SETTLE_MS).mono);
         assert_eq!(node.put(ms + SETTLE_MS - 1), None);
-        node.beat("y", ms + 3_000);
-        let (path, body) = node.put(ms + SETTLE_MS).unwrap();
-        assert_eq!(path, "/v1/presence");
-        let told: Vec<bool> = body
-            .split("\"status\":\"")
-            .skip(1)
-            .map(|rest| rest.starts_with("online"))
-            .collect();
-        assert_eq!(told, [false, true], "{body}");
+        let offline = record("x", "offline", ms - 5_000, ms - 5_000 - OFFLINE_AFTER_MS - 1);
+        let online = record("y", "online", ms + 100, ms + 100);
+        let both = format!("{{\"presence\":[{offline},{online}]}}");
+        assert_eq!(node.put(ms + SETTLE_MS), Some(("/v1/presence".into(), both)));
         node.announcer.handle_done(at(ms + SETTLE_MS).mono);
         assert!(node.announcer.is_empty() && !node.announcer.is_failing());
+    }
+
+    /// A node that meets a real-time node for the first time, long after its own start, tells of a newcomer at once.
+    #[test]
+    fn whoever_comes_while_others_are_held_back_does_not_wait() {
+        let mut node = Node::new();
+        node.beat("x", 1_000);
+        node.put(1_000).unwrap();
+        node.announcer.handle_failure(false, at(1_000 + OUTAGE_MS).mono);
+        node.put(5_000).unwrap();
+        node.announcer.handle_done(at(5_000).mono);
+        // Held back, and back, and gone again.
+        node.look(Slot::new(0), 5_001);
+        assert_eq!(node.put(5_001), None);
+        node.beat("x", 5_002);
+        assert_eq!(node.put(5_002).unwrap().1, record("x", "online", 5_002, 5_002));
+        node.announcer.handle_done(at(5_002).mono);
+        let gone_at = 5_003 + OFFLINE_AFTER_MS;
+        node.look(Slot::new(0), gone_at);
+        let empty = Some(("/v1/presence".into(), "{\"presence\":[]}".into()));
+        assert_eq!(node.put(gone_at), empty);
+        node.announcer.handle_done(at(gone_at).mono);
+        assert_eq!(node.announcer.len(), 1);
+        // Held twice, told once.
+        let offline = record("x", "offline", gone_at, 5_002);
+        assert_eq!(node.put(5_000 + SETTLE_MS), Some(("/v1/presence/x".into(), offline)));
+        node.announcer.handle_done(at(5_000 + SETTLE_MS).mono);
+        assert!(node.announcer.is_empty());
     }
 
     #[test]
