@@ -1,0 +1,297 @@
+//! Watches by slot and by name against a model of two maps, and what a crowd leaves behind.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn told(watches: &mut Watches, conn: u32) -> Vec<u32> {
+    let mut slots = Vec::new();
+    watches.take_marks(conn, 0, |mark| {
+        let Marked::Slot(slot) = mark.of else {
+            panic!("{mark:?}")
+        };
+        slots.push(slot);
+        true
+    });
+    slots
+}
+
+#[test]
+fn marks_are_told_once() {
+    let mut watches = Watches::default();
+    assert_eq!(
+        watches.add(1, &mut vec![Target::slot(7), Target::slot(3), Target::slot(7)], false),
+        2
+    );
+    assert_eq!(watches.add(2, &mut vec![Target::slot(7)], false), 1);
+    let mut first = Vec::new();
+    assert_eq!(
+        watches.mark(7, |conn| first.push(conn)),
+        MarkCount { marks: 2, coalesced: 0 }
+    );
+    assert_eq!(
+        watches.mark(7, |conn| first.push(conn)),
+        MarkCount { marks: 0, coalesced: 2 }
+    );
+    assert_eq!(
+        watches.mark(3, |conn| first.push(conn)),
+        MarkCount { marks: 1, coalesced: 0 }
+    );
+    assert_eq!(watches.mark(4, |conn| first.push(conn)), MarkCount::default());
+    first.sort_unstable();
+    assert_eq!(first, [1, 2]);
+    assert_eq!(told(&mut watches, 1), [3, 7]);
+    assert_eq!((told(&mut watches, 1), watches.marks(2)), (vec![], 1));
+    watches.check_invariants();
+}
+
+#[test]
+fn a_visit_that_stops_keeps_the_rest() {
+    let mut watches = Watches::default();
+    watches.add(0, &mut (0..5).map(Target::slot).collect(), true);
+    let mut seen = Vec::new();
+    let left = watches.take_marks(0, 0, |mark| {
+        if seen.len() == 2 {
+            return false;
+        }
+        seen.push(format!("{mark:?}"));
+        true
+    });
+    assert_eq!(
+        (left, &seen[..]),
+        (
+            3,
+            &["Mark { of: Slot(0), last: false }", "Mark { of: Slot(1), last: false }"].map(String::from)[..]
+        )
+    );
+    let mut last = String::new();
+    watches.take_marks(0, 0, |mark| {
+        last = format!("{mark:?}");
+        true
+    });
+    assert_eq!(last, "Mark { of: Slot(4), last: true }");
+}
+
+#[test]
+fn a_name_becomes_a_slot_for_whoever_watched_it() {
+    let mut watches = Watches::default();
+    let name = watches.name("bob");
+    watches.add(4, &mut vec![name, Target::slot(1)], false);
+    let same = watches.name("bob");
+    assert_eq!(same, name);
+    watches.add(5, &mut vec![same], false);
+    assert_eq!((watches.named_len(), watches.len()), (2, 3));
+    let mut first = Vec::new();
+    assert!(watches.resolve("bob", 9, |conn| first.push(conn)));
+    assert!(!watches.resolve("bob", 9, |_| unreachable!()));
+    assert_eq!((first, watches.named_len(), watches.len()), (vec![5, 4], 0, 3));
+    assert_eq!(told(&mut watches, 5), [9]);
+    watches.check_invariants();
+}
+
+/// For how many entries there is room: names, their index, publishers, words of lists, blocks of chains, streams.
+fn room(watches: &Watches) -> [usize; 6] {
+    let [_, table, index] = watches.names.sizes();
+    let (words, blocks) = (watches.lists.capacity(), watches.watchers.capacity());
+    let (slots, streams) = (watches.by_slot.capacity(), watches.follows.capacity());
+    [table, index, slots, words, blocks, streams]
+}
+
+#[test]
+fn names_leave_nothing_behind() {
+    let mut watches = Watches::default();
+    for round in 0..1_000 {
+        let name = watches.name(&format!("nobody-{round}"));
+        watches.add(0, &mut vec![name], true);
+        watches.clear(0);
+    }
+    assert!(watches.is_empty() && watches.names.sizes()[0] == 0);
+    assert!(room(&watches).iter().all(|room| *room <= 1_024), "{:?}", room(&watches));
+}
+
+/// 100,000 watches by name and 100,000 by slot, of 100 streams; one of a stream in the middle stays.
+#[test]
+fn what_a_crowd_took_is_given_back_though_somebody_stays() {
+    let mut watches = Watches::default();
+    for conn in 0..100 {
+        for n in 0..1_000 {
+            let name = watches.name(&format!("nobody-{conn}-{n}"));
+            let mut targets = vec![name, Target::slot(conn * 1_000 + n)];
+            assert_eq!(watches.add(conn, &mut targets, false), 2);
+        }
+    }
+    let lone = watches.find_name("nobody-50-777").unwrap();
+    watches.mark_where(50, |target| target == lone);
+    for conn in (0..100).filter(|conn| *conn != 50) {
+        watches.clear(conn);
+    }
+    watches.check_invariants();
+    for n in (0..1_000).filter(|n| *n != 777) {
+        let name = watches.find_name(&format!("nobody-50-{n}")).unwrap();
+        watches.remove_all(50, &[Target::slot(50_000 + n), name]);
+    }
+    watches.check_invariants();
+    watches.cut_off(51);
+    assert_eq!((watches.len(), watches.named_len(), watches.marks(50)), (2, 1, 1));
+    // As many as an idle table keeps, and as many more as may go before it is worth moving what stays.
+    assert!(room(&watches).iter().all(|room| *room <= 4_096), "{:?}", room(&watches));
+    let lone = watches.find_name("nobody-50-777").unwrap();
+    assert!(watches.has(50, lone) && watches.has(50, Target::slot(50_777)));
+    let mut told = Vec::new();
+    watches.take_marks(50, 0, |mark| {
+        told.push(format!("{:?}", mark.of));
+        true
+    });
+    assert_eq!(told, ["Name { user: \"nobody-50-777\", answered: false }"]);
+}
+
+/// A pass over the names meets each that stays, though most go while it is under way.
+#[test]
+fn a_pass_over_names_misses_none_that_stays() {
+    let mut watches = Watches::default();
+    for n in 0..10_000 {
+        let name = watches.name(&format!("{n}"));
+        watches.add(n % 10, &mut vec![name], false);
+    }
+    let mut met = BTreeSet::new();
+    let mut meet = |name: &str, _: bool| {
+        met.insert(name.to_owned());
+    };
+    let next = watches.names_below(usize::MAX, 5_000, &mut meet);
+    assert_eq!(next, Some(5_000));
+    for conn in 0..9 {
+        watches.clear(conn);
+    }
+    assert_eq!(watches.names.sizes()[0], 1_000);
+    let mut next = next;
+    while let Some(end) = next {
+        next = watches.names_below(end, 100, &mut meet);
+    }
+    let stay: Vec<String> = (0..1_000).map(|n| format!("{}", n * 10 + 9)).collect();
+    assert!(stay.iter().all(|name| met.contains(name)));
+}
+
+/// Crowds of names and slots come and go at random, so that what stays is moved again and again.
+#[test]
+fn what_is_moved_is_what_was_there() {
+    const CONNS: u32 = 40;
+    let mut random = fastrand::Rng::with_seed(7);
+    let (mut watches, mut moves) = (Watches::default(), [0; 2]);
+    let mut model: Vec<BTreeSet<Result<u32, String>>> = vec![BTreeSet::new(); CONNS as usize];
+    for round in 0..3_000_u32 {
+        let conn = random.u32(0..CONNS);
+        let list = &mut model[conn as usize];
+        let before = [watches.lists.capacity(), watches.names.sizes()[1]];
+        let growing = round / 300 % 2 == 0;
+        if growing || random.u8(0..8) == 0 {
+            let count = if growing { 100 } else { 3 };
+            for _ in 0..count {
+                let n = random.u32(0..20_000);
+                let (target, key) = match random.bool() {
+                    true => (watches.name(&n.to_string()), Err(n.to_string())),
+                    false => (Target::slot(n), Ok(n)),
+                };
+                let added = watches.add(conn, &mut vec![target], random.bool());
+                assert_eq!(added, usize::from(list.insert(key)));
+            }
+        } else if random.bool() {
+            watches.clear(conn);
+            list.clear();
+        } else if let Some(Err(name)) = list.iter().next_back().cloned() {
+            let resolved = watches.resolve(&name, 1_000_000 + round, |_| ());
+            assert!(resolved);
+            for list in model.iter_mut().filter(|list| list.contains(&Err(name.clone()))) {
+                list.remove(&Err(name.clone()));
+                list.insert(Ok(1_000_000 + round));
+            }
+        }
+        let after = [watches.lists.capacity(), watches.names.sizes()[1]];
+        for (moves, (before, after)) in moves.iter_mut().zip(before.iter().zip(&after)) {
+            *moves += u32::from(after < before);
+        }
+        if round % 50 == 0 {
+            watches.check_invariants();
+            for (conn, list) in (0..).zip(&model) {
+                assert_eq!(watches.of(conn), list.len());
+                for key in list {
+                    let target = match key {
+                        Ok(slot) => Target::slot(*slot),
+                        Err(name) => watches.find_name(name).expect("it is watched"),
+                    };
+                    assert!(watches.has(conn, target), "{conn} {key:?}");
+                }
+            }
+        }
+    }
+    assert!(moves.iter().all(|moves| *moves >= 3), "seldom moved: {moves:?}");
+}
+
+#[test]
+fn a_crowd_comes_and_goes() {
+    let mut watches = Watches::default();
+    for conn in 0..1_000 {
+        watches.add(conn, &mut vec![Target::slot(5)], false);
+    }
+    watches.check_invariants();
+    let mut marked = 0;
+    assert_eq!(watches.mark(5, |_| marked += 1).marks, 1_000);
+    assert_eq!(marked, 1_000);
+    for conn in 0..950 {
+        watches.clear(conn);
+    }
+    watches.check_invariants();
+    assert_eq!(
+        watches.mark(5, |_| ()),
+        MarkCount {
+            marks: 0,
+            coalesced: 50
+        }
+    );
+    for conn in 950..1_000 {
+        assert!(watches.remove(conn, Target::slot(5)));
+    }
+    assert!(!watches.is_watched(5) && watches.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_two_maps(ops in prop::collection::vec((0..5_u8, 0..8_u32, 0..12_u32), 1..300)) {
+        let mut watches = Watches::default();
+        let mut model: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let mut marks: BTreeSet<(u32, u32)> = BTreeSet::new();
+        for (op, conn, slot) in ops {
+            let list = model.entry(conn).or_default();
+            match op {
+                0 | 1 => {
+                    let added = watches.add(conn, &mut vec![Target::slot(slot), Target::slot(slot + 1)], op == 1);
+                    let fresh: Vec<u32> = [slot, slot + 1].into_iter().filter(|slot| list.insert(*slot)).collect();
+                    prop_assert_eq!(added, fresh.len());
+                    if op == 1 {
+                        marks.extend(fresh.into_iter().map(|slot| (conn, slot)));
+                    }
+                }
+                2 => {
+                    prop_assert_eq!(watches.remove(conn, Target::slot(slot)), list.remove(&slot));
+                    marks.remove(&(conn, slot));
+                }
+                3 => {
+                    watches.mark(slot, |_| ());
+                    marks.extend(model.iter().filter(|(_, list)| list.contains(&slot)).map(|(conn, _)| (*conn, slot)));
+                }
+                _ => {
+                    let due: Vec<u32> = marks.iter().filter(|(other, _)| *other == conn).map(|(_, slot)| *slot).collect();
+                    prop_assert_eq!(told(&mut watches, conn), due);
+                    marks.retain(|(other, _)| *other != conn);
+                    if slot > 9 {
+                        watches.clear(conn);
+                        model.remove(&conn);
+                    }
+                }
+            }
+            watches.check_invariants();
+        }
+        for (conn, list) in &model {
+            prop_assert_eq!(watches.of(*conn), list.len());
+        }
+    }
+}
