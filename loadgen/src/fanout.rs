@@ -137,7 +137,7 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     let after = Sample::take(common, &target);
     watchers.linger(&mut reader, args.settle)?;
     let busy = busy.max(reader.finish(&shares, &mut watchers)?);
-    let unsettled = watchers.ledger.unsettled();
+    let unsettled = watchers.ledger.unsettled(&watchers.allowance());
     if common.peer == Peer::Greendot {
         cause.change(&population, &publishers, false, clock::unix_ms() + AHEAD_MS_MAX)?;
     }
@@ -308,7 +308,7 @@ impl<'a> Watchers<'a> {
         let start_us = clock::now_us();
         loop {
             let unsettled = match reader {
-                Reader::Here(_) => self.ledger.unsettled(),
+                Reader::Here(_) => self.ledger.unsettled(&self.allowance()),
                 // The views are elsewhere; all that were caused, told to all, is final for certain.
                 Reader::Workers { .. } => {
                     (self.ledger.changes() * self.args.watchers as u64).saturating_sub(self.deliveries())
@@ -322,6 +322,18 @@ impl<'a> Watchers<'a> {
             }
             line.show(&format!("{unsettled} views to settle"));
             self.linger(reader, Duration::from_millis(20))?;
+        }
+    }
+
+    /// What the judge allows.
+    fn allowance(&self) -> Allowance {
+        let late_us = match self.args.rate.is_infinite() {
+            true => u64::MAX,
+            false => self.args.late_after.as_micros() as u64,
+        };
+        Allowance {
+            settle_us: self.args.settle.as_micros() as u64,
+            late_us,
         }
     }
 
@@ -350,16 +362,7 @@ impl<'a> Watchers<'a> {
         series: Series,
     ) -> Report {
         let max = self.args.rate.is_infinite();
-        let late_us = if max {
-            u64::MAX
-        } else {
-            self.args.late_after.as_micros() as u64
-        };
-        let allowance = Allowance {
-            settle_us: self.args.settle.as_micros() as u64,
-            late_us,
-        };
-        let judgement = self.ledger.judge(&allowance, clock::now_us());
+        let judgement = self.ledger.judge(&self.allowance(), clock::now_us());
         let elapsed_s = settled_us.saturating_sub(first_us).max(1) as f64 / 1e6;
         let deliveries = self.ledger.deliveries() as f64;
         let mut report = Report::new("fanout");
