@@ -68,16 +68,16 @@ pub struct Decided {
 /// An edit of a stream's watch list.
 #[derive(Debug)]
 pub struct Edit {
-    /// The stream's place on the shard addressed.
-    pub index: u32,
-    /// What proves that the asker knows the stream (see `Engine::stream_tag`).
-    pub tag: [u8; 16],
+    /// The stream, of the shard addressed; the asker has shown that it knows it.
+    pub stream: ConnId,
     /// Users to watch, each checked.
     pub add: Vec<String>,
     /// Users to watch no longer, each checked.
     pub remove: Vec<String>,
     /// Who waits for the outcome.
     pub asker: (ShardId, ConnId),
+    /// How long.
+    pub until: Mono,
 }
 
 /// What an edit came to.

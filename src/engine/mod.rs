@@ -513,6 +513,12 @@ impl Engine {
                 "stream {index} has marks and nobody will flush it"
             );
             assert!(live || conn.flags == 0, "a free place has flags");
+            let waits = conn.phase() == Phase::Waiting;
+            assert_eq!(
+                waits,
+                self.waiting.contains_key(&index),
+                "conn {index} waits for an answer, or one waits for nobody"
+            );
         }
         assert_eq!(streams, self.streams, "streams");
     }

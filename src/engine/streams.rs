@@ -238,21 +238,22 @@ impl Engine {
                 return self.bad_body(id, &asked, &fault, Counter::LimitWatchesPerStream, now);
             }
         };
-        let Some((shard, index, tag)) = parse_stream_id(stream).filter(|(shard, ..)| *shard < self.shards) else {
+        // Whoever makes an id up is told so here: only real ones cost another shard anything.
+        let Some((shard, stream)) = self.parse_stream_id(stream) else {
             return self.edited(id, &asked, EditOutcome::Unknown, now);
         };
         let edit = Edit {
-            index,
-            tag,
+            stream,
             add: edit.add,
             remove: edit.remove,
             asker: (self.shard, id),
+            until: now.mono.plus_ms(self.settings.request_deadline_ms),
         };
         if shard == self.shard {
             let outcome = self.apply_edit(&edit, now);
             return self.edited(id, &asked, outcome, now);
         }
-        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
+        let deadline = self.timers.tick_at(edit.until);
         let conn = self.conns.at(id.index);
         conn.go(Phase::Waiting);
         conn.moment = deadline;
@@ -295,8 +296,9 @@ impl Engine {
 
     /// The outcome of an edit that this connection waits for.
     pub(super) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
+        // The asker may be gone, and another one may wait in its place.
         let waits = self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Waiting);
-        if let Some(asked) = self.waiting.remove(&id.index).filter(|_| waits) {
+        if waits && let Some(asked) = self.waiting.remove(&id.index) {
             self.edited(id, &asked, outcome, now);
         }
     }
@@ -316,12 +318,14 @@ impl Engine {
 
     /// Edits the watch list of one of this shard's streams: all of it, or nothing.
     pub(super) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
-        let Some(id) = self.conns.id_at(edit.index).filter(|id| {
-            self.conns.get(*id).is_some_and(|conn| conn.phase() == Phase::Streaming)
-                && constant_time_eq_16(&self.stream_tag(*id), &edit.tag)
-        }) else {
+        let id = edit.stream;
+        if self.conns.get(id).is_none_or(|conn| conn.phase() != Phase::Streaming) {
             return EditOutcome::Unknown;
-        };
+        }
+        // Its asker has been told that it may have happened, and may have asked for something else since.
+        if now.mono > edit.until {
+            return EditOutcome::Busy;
+        }
         let removed: Vec<Target> = self.known_targets(&edit.remove);
         let mut add: Vec<&str> = edit.add.iter().map(String::as_str).collect();
         add.sort_unstable();
@@ -367,15 +371,21 @@ impl Engine {
             .or_else(|| self.watches.find_name(user))
     }
 
-    /// The id of a stream: shard, index and a tag that only this process can make for this life of the connection.
+    /// The id of a stream: shard, place, life, and a tag that only this process can make for them.
     fn stream_id(&self, id: ConnId) -> String {
-        let tag = u128::from_be_bytes(self.stream_tag(id));
-        format!("{}.{}.{tag:032x}", self.shard, id.index)
+        let tag = u128::from_be_bytes(self.stream_tag(self.shard, id));
+        format!("{}.{}.{}.{tag:032x}", self.shard, id.index, id.generation)
     }
 
-    fn stream_tag(&self, id: ConnId) -> [u8; 16] {
+    /// Which stream an id names, if this process made it; the stream may have ended since.
+    fn parse_stream_id(&self, text: &str) -> Option<(ShardId, ConnId)> {
+        let (shard, id, tag) = split_stream_id(text)?;
+        constant_time_eq_16(&self.stream_tag(shard, id), &tag).then_some((shard, id))
+    }
+
+    fn stream_tag(&self, shard: ShardId, id: ConnId) -> [u8; 16] {
         let mut name = [0; 10];
-        name[..2].copy_from_slice(&self.shard.to_be_bytes());
+        name[..2].copy_from_slice(&shard.to_be_bytes());
         name[2..6].copy_from_slice(&id.index.to_be_bytes());
         name[6..].copy_from_slice(&id.generation.to_be_bytes());
         let mut tag = [0; 16];
@@ -395,13 +405,17 @@ fn parse_event_id(text: &str) -> Option<Unix> {
     digits.then(|| text.parse().ok().map(Unix::from_ms)).flatten()
 }
 
-fn parse_stream_id(text: &str) -> Option<(ShardId, u32, [u8; 16])> {
+fn split_stream_id(text: &str) -> Option<(ShardId, ConnId, [u8; 16])> {
     let mut parts = text.split('.');
-    let (shard, index, tag) = (parts.next()?, parts.next()?, parts.next()?);
+    let (shard, index, generation, tag) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = tag.len() == 32 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
     let tag = hex.then(|| u128::from_str_radix(tag, 16).ok()).flatten()?;
     let whole = parts.next().is_none();
-    Some((shard.parse().ok()?, index.parse().ok()?, tag.to_be_bytes())).filter(|_| whole)
+    let id = ConnId {
+        index: index.parse().ok()?,
+        generation: generation.parse().ok()?,
+    };
+    Some((shard.parse().ok()?, id, tag.to_be_bytes())).filter(|_| whole)
 }
 
 #[cfg(test)]
@@ -412,19 +426,25 @@ mod tests {
     fn stream_ids() {
         let tag = "00112233445566778899aabbccddeeff";
         let expected = u128::from_str_radix(tag, 16).unwrap().to_be_bytes();
-        assert_eq!(parse_stream_id(&format!("2.51.{tag}")), Some((2, 51, expected)));
+        let id = ConnId {
+            index: 51,
+            generation: 7,
+        };
+        assert_eq!(split_stream_id(&format!("2.51.7.{tag}")), Some((2, id, expected)));
         for bad in [
             "",
             "2",
             "2.51",
-            "2.51.",
-            "2.51.00",
-            "x.51.0",
-            "2.51.+0112233445566778899aabbccddeeff",
+            "2.51.7",
+            "2.51.7.",
+            "2.51.7.00",
+            "x.51.7.00112233445566778899aabbccddeeff",
+            "2.51.7.+0112233445566778899aabbccddeeff",
+            "2.51.00112233445566778899aabbccddeeff",
         ] {
-            assert_eq!(parse_stream_id(bad), None, "{bad}");
+            assert_eq!(split_stream_id(bad), None, "{bad}");
         }
-        assert_eq!(parse_stream_id(&format!("2.51.{tag}.1")), None);
+        assert_eq!(split_stream_id(&format!("2.51.7.{tag}.1")), None);
     }
 
     #[test]

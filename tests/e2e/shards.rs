@@ -127,12 +127,19 @@ fn refuse_edits_of_no_stream(server: &Server, id: &str) {
     let (place, tag) = id.rsplit_once('.').expect("the tag is last");
     let last = tag.chars().last().expect("a tag has digits");
     let other = if last == '0' { '1' } else { '0' };
-    let (shard, index) = place.split_once('.').expect("shard and index");
+    let numbers: Vec<u32> = place
+        .split('.')
+        .map(|part| part.parse().expect("a number"))
+        .collect();
+    let [shard, index, life] = numbers[..] else {
+        panic!("shard, place and life are in {place}")
+    };
     for guess in [
         format!("{place}.{}{other}", &tag[..tag.len() - 1]),
-        format!("{shard}.{}.{tag}", index.parse::<u32>().expect("a number") + 1),
-        format!("{}.{index}.{tag}", shard.parse::<u32>().expect("a number") + 1),
-        format!("250.{index}.{tag}"),
+        format!("{shard}.{index}.{}.{tag}", life + 1),
+        format!("{shard}.{}.{life}.{tag}", index + 1),
+        format!("{}.{index}.{life}.{tag}", shard + 1),
+        format!("250.{index}.{life}.{tag}"),
         format!("{place}.0"),
         "x".into(),
         "%00".into(),

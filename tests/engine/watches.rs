@@ -79,15 +79,17 @@ fn ids_of_no_stream_are_not_found() {
     let guesses = [
         format!("{place}.{other_tag}"),
         format!("{place}.{:032x}", 0),
-        format!("0.0.{tag}"),
-        format!("7.0.{tag}"),
-        format!("1.4000000000.{tag}"),
+        format!("0.0.0.{tag}"),
+        format!("7.0.0.{tag}"),
+        format!("1.4000000000.0.{tag}"),
+        format!("1.0.1.{tag}"),
         "x".to_owned(),
     ];
     for guess in guesses {
         world.post(editor, &format!("/v1/stream/{guess}/watch"), "{\"add\":[\"x\"]}");
         world.expect(editor, &unknown);
     }
+    assert_eq!(world.count(0, Counter::MailPosted), 0, "guesses cost no other shard anything");
     world.reset(alice);
     // Its place is taken by another connection, which is not taken for it.
     world.stream(1, "", 0);
@@ -109,9 +111,23 @@ fn an_edit_that_no_one_answers() {
         status_and_slug(&answer),
         ("HTTP/1.1 503 Service Unavailable", "overloaded")
     );
-    // Late, and for nobody.
+    // Late, and for nobody: what its asker has asked for since must not be undone.
     world.hold_mail(1, false).expect_nothing(editor).expect_closed(editor);
-    assert_eq!(world.gauge(1, Gauge::WatchesByName), 1);
+    assert_eq!(world.gauge(1, Gauge::WatchesByName), 0);
+}
+
+#[test]
+fn the_outcome_for_one_who_has_gone_is_not_that_of_the_next_in_its_place() {
+    let mut world = World::new(2);
+    let (_, id) = world.stream(1, "", 0);
+    let target = format!("/v1/stream/{id}/watch");
+    let gone = world.connect(0);
+    world.hold_mail(1, true).post(gone, &target, "{\"add\":[\"x\"]}").turn().reset(gone);
+    let next = world.connect(0);
+    world.post(next, &target, "{\"add\":[\"y\",\"z\"]}").turn();
+    world.hold_mail(1, false).expect(next, watching(3)).expect_open(next);
+    world.shut(next).expect_closed(next);
+    assert_eq!(world.gauge(0, Gauge::Conns), 0);
 }
 
 #[test]
