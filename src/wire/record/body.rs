@@ -37,6 +37,23 @@ pub enum BodyFault {
     },
 }
 
+/// Longest part of a parser's complaint that is repeated: it quotes the body, escaped.
+const COMPLAINT_CHARS_MAX: usize = 200;
+
+impl BodyFault {
+    /// What the parser says, cut where it quotes at length, and where.
+    pub(super) fn malformed(error: &serde_json::Error) -> BodyFault {
+        let complaint = error.to_string();
+        BodyFault::Malformed(match complaint.char_indices().nth(COMPLAINT_CHARS_MAX) {
+            None => complaint,
+            Some((end, _)) => {
+                let (line, column) = (error.line(), error.column());
+                format!("{}.. at line {line} column {column}", &complaint[..end])
+            }
+        })
+    }
+}
+
 impl fmt::Display for BodyFault {
     /// What was wrong and what is allowed, for an error's `detail`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,6 +151,14 @@ mod tests {
 
     fn malformed(what: &str) -> BodyFault {
         BodyFault::Malformed(what.into())
+    }
+
+    #[test]
+    fn a_complaint_does_not_repeat_the_body() {
+        let body = format!("{{\"users\":\"{}\"}}", "\u{7f}".repeat(1_000));
+        let expected = format!("invalid type: string \"{}", "\\u{7f}".repeat(100));
+        let expected = format!("{}.. at line 1 column 1011", &expected[..COMPLAINT_CHARS_MAX]);
+        assert_eq!(users(&body), Err(malformed(&expected)));
     }
 
     fn users(body: &str) -> Result<Vec<String>, BodyFault> {

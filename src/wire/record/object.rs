@@ -72,7 +72,7 @@ pub(super) fn parse<const N: usize>(
     let read = object
         .deserialize(&mut json)
         .and_then(|values| json.end().map(|()| values));
-    read.map_err(|error| fault.take().unwrap_or_else(|| BodyFault::Malformed(error.to_string())))
+    read.map_err(|error| fault.take().unwrap_or_else(|| BodyFault::malformed(&error)))
 }
 
 /// Nesting of a JSON text, found before it is parsed. Of a text that is no JSON it is some number, which is enough: the

@@ -70,7 +70,7 @@ fn read<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, BodyFault> {
     if depth(body) > BODY_DEPTH_MAX {
         return Err(BodyFault::TooDeep);
     }
-    serde_json::from_slice(body).map_err(|error| BodyFault::Malformed(error.to_string()))
+    serde_json::from_slice(body).map_err(|error| BodyFault::malformed(&error))
 }
 
 fn check(index: usize, raw: Raw) -> Result<Told, BodyFault> {
