@@ -235,7 +235,9 @@ impl User {
     /// Whether being told online at `mono` is right: it has beaten since it was published offline, not too long ago (by a clock
     /// that has not gone back since), and not said goodbye since.
     pub(crate) fn may_go_online(&self, mono: u64, clock_went_back_at: u64, rules: &Rules) -> Result<(), String> {
-        let late_ms = rules.offline_after_ms + rules.sweep_interval_ms;
+        // A stamp of before a step back is kept by later beats while the clock is behind it by no more than this.
+        let ahead_ms = if clock_went_back_at > 0 { 1_000 } else { 0 };
+        let late_ms = rules.offline_after_ms + rules.sweep_interval_ms + ahead_ms;
         if let Left::Yes { .. } = self.left {
             return Err("online after a goodbye without a later beat".into());
         }
