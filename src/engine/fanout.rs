@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use super::Engine;
 use super::settings::EVENT_BYTES_MAX;
+use super::streams::ID_LAG_MS_MAX;
 use crate::metrics::{Counter, Histogram};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
@@ -17,6 +18,10 @@ use crate::wire::User;
 use crate::wire::record::{Record, Status};
 use crate::wire::sse;
 
+/// Records for which room is kept.
+const IDLE_RECORDS: usize = 1_024;
+/// What turns need falls by one part in so many a turn.
+const NEED_DECAY: usize = 64;
 /// The bytes of a snapshot block that are not records.
 const SNAPSHOT_BYTES: usize = 64;
 
@@ -33,6 +38,8 @@ pub(super) struct Fanout {
 struct Records {
     bytes: Vec<u8>,
     at: HashMap<u32, (u32, u32), foldhash::fast::RandomState>,
+    /// What turns need lately, in bytes and in records: the most, less a little each turn.
+    need: [usize; 2],
 }
 
 impl Fanout {
@@ -46,12 +53,28 @@ impl Fanout {
         if planted::is(Planted::EncodedWhenMarked) {
             return;
         }
-        self.records.bytes.clear();
-        self.records.at.clear();
+        self.records.forget();
     }
 }
 
 impl Records {
+    /// Forgets them, and gives back room that a burst took: clearing a map costs its room each time.
+    fn forget(&mut self) {
+        let used = [self.bytes.len(), self.at.len()];
+        self.bytes.clear();
+        self.at.clear();
+        for (need, used) in self.need.iter_mut().zip(used) {
+            *need = used.max(*need - need.div_ceil(NEED_DECAY));
+        }
+        let [bytes, records] = self.need;
+        if self.bytes.capacity() > 4 * bytes.max(IDLE_RECORDS * EVENT_BYTES_MAX) {
+            self.bytes.shrink_to(2 * bytes);
+        }
+        if self.at.capacity() > 4 * records.max(IDLE_RECORDS) {
+            self.at.shrink_to(2 * records);
+        }
+    }
+
     fn get(&mut self, slot: u32, presence: &Presence, now: Now) -> &[u8] {
         let (from, to) = *self.at.entry(slot).or_insert_with(|| {
             let from = self.bytes.len() as u32;
@@ -158,7 +181,9 @@ impl Engine {
         let conn = self.conns.at(index);
         let unsure = conn.has(flag::UNSURE) && !planted::is(Planted::IdWhileUnsure);
         let behind = self.presence.is_behind() && !planted::is(Planted::IdWhileBehind);
-        (!unsure && !behind).then_some(now.unix)
+        let deaf = self.upkeep.is_behind()
+            || self.presence.published_up_to().plus_ms(ID_LAG_MS_MAX) < now.unix;
+        (!unsure && !behind && !deaf).then_some(now.unix)
     }
 
     /// Returns how many were told.

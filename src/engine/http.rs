@@ -158,6 +158,8 @@ impl Engine {
             let rest = &input[used..];
             let step = match conn.io.as_mut().and_then(|io| io.chunked.take()) {
                 Some(chunked) => self.serve_chunked(id, chunked, rest, now),
+                // RFC 9112 section 2.2: an empty line before a request means nothing.
+                None if rest.starts_with(b"\r\n") => Step::Used(2),
                 None => self.serve_head(id, rest, now),
             };
             match step {
@@ -321,9 +323,12 @@ impl Engine {
         if keep_alive {
             conn.go(Phase::Idle);
             conn.moment = idle;
-            self.timers.set(id.index, idle);
+            self.look_at(id.index, idle);
             self.queue_if_due(id.index, now.mono);
         } else {
+            // A client that meant to go on may have: closed with bytes unread, the answers before them would be lost with it.
+            let unasked = asked.keep_alive && !conn.has(flag::SURPLUS);
+            conn.put(flag::LINGER, unasked || conn.has(flag::LINGER));
             self.end(
                 id,
                 if conn_faulted(status) {

@@ -223,6 +223,7 @@ impl Engine {
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
+            self.upkeep.hold_timers(now.mono);
         }
         if seen.stalled || seen.step.is_some() {
             // Its socket may hold beats for any shard's publishers, and it takes turns to read them all. And a shard that sleeps through
@@ -383,7 +384,8 @@ impl Engine {
             return Mono::default();
         }
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);
-        self.timers.next().min(self.upkeep.next()).min(outbound)
+        let timers = self.upkeep.fires_at(self.timers.next());
+        timers.min(self.upkeep.next()).min(outbound)
     }
 
     /// What has been counted; the shard adds what only it can see, and publishes once a turn.

@@ -24,6 +24,9 @@ use crate::wire::sse;
 
 /// How far back a resumed stream is told again, in ms: mail between shards, and clocks between nodes, may be so late.
 pub(super) const RESUME_SLACK_MS: u64 = 10_000;
+/// A shard that may not have heard of what was published so long ago tells no event ids, in ms: a stream that resumed from one would
+/// not be told of it. Well within the slack, which is also for what an id says of itself.
+pub(super) const ID_LAG_MS_MAX: u64 = RESUME_SLACK_MS / 2;
 
 impl Engine {
     /// `GET` or `POST /v1/stream`.
@@ -144,7 +147,7 @@ impl Engine {
         self.streams += 1;
         self.queue.push(id.index, conn, now.mono);
         let look = self.timers.tick_in(now.mono, self.keep_alive_ms(id.index));
-        self.timers.set(id.index, look);
+        self.look_at(id.index, look);
         if let Some(slot) = publisher {
             self.conns.at(id.index).set_publisher(slot.index());
             self.vouch_for(slot, true, now);
@@ -163,11 +166,13 @@ impl Engine {
     /// event `overloaded`, and the end.
     pub(super) fn overloaded(&mut self, id: ConnId, asked: &Asked, reason: &str, now: Now) {
         self.counters.add_request(Call::Stream, 200);
-        self.counters.add(Counter::EventsOverloaded, 1);
         let retry_ms = self.wide_retry_ms();
         let io = self.conns.at(id.index).io();
         sse::write_stream_head(&asked.cors, &mut io.unsent);
-        sse::write_overloaded(retry_ms, reason, &mut io.unsent);
+        if !asked.head_only {
+            sse::write_overloaded(retry_ms, reason, &mut io.unsent);
+            self.counters.add(Counter::EventsOverloaded, 1);
+        }
         self.end(id, Counter::ClosedOverloaded, now);
     }
 
@@ -257,7 +262,7 @@ impl Engine {
         let conn = self.conns.at(id.index);
         conn.go(Phase::Waiting);
         conn.moment = deadline;
-        self.timers.set(id.index, deadline);
+        self.look_at(id.index, deadline);
         self.waiting.insert(id.index, asked);
         self.posts.letter(shard, Mail::Edit(edit.into()));
     }

@@ -17,6 +17,8 @@ use crate::time::{Mono, Now, Unix};
 
 /// Connections that one call fires, vouches for or drains.
 const CONNS_PER_CALL: u32 = 8_192;
+/// Time after a stall in which a shard reads what came meanwhile: many turns of the most reads that one may make.
+const HEARING_MS: u64 = 1_000;
 /// Longest sleep: a shard whose last turn is older than a few of these counts as stalled for the others.
 pub(super) const SLEEP_MS_MAX: u64 = 500;
 
@@ -37,6 +39,10 @@ pub(super) struct Upkeep {
     resync: Option<Resync>,
     /// Up to when this shard's mail has been complete.
     mail_complete: Unix,
+    /// Mail that was read in this turn had been on its way for long, so more of its age may wait.
+    mail_is_late: bool,
+    /// No connection's timer fires before: its peer may have said in time what has yet to be read.
+    timers_held_until: Mono,
     /// The last call left something over.
     backlog: bool,
 }
@@ -54,6 +60,19 @@ struct Resync {
     slot: u32,
     name: Option<usize>,
     floor: Unix,
+    /// More was lost meanwhile: the floor of another pass behind this one.
+    again: Option<Unix>,
+}
+
+impl Resync {
+    fn new(floor: Unix) -> Resync {
+        Resync {
+            slot: 0,
+            name: Some(usize::MAX),
+            floor,
+            again: None,
+        }
+    }
 }
 
 impl Pass {
@@ -87,6 +106,8 @@ impl Upkeep {
             sleep_until: now,
             resync: None,
             mail_complete: Unix::from_ms(0),
+            mail_is_late: false,
+            timers_held_until: now,
             backlog: false,
         }
     }
@@ -111,6 +132,22 @@ impl Upkeep {
     /// The next turn begins `sleep_ms_max` from now at the latest.
     pub(super) fn turn_began(&mut self, now: Mono, sleep_ms_max: u64) {
         self.sleep_until = now.plus_ms(sleep_ms_max);
+        self.mail_is_late = false;
+    }
+
+    /// This shard was stalled: what came meanwhile is to be read before anybody is held to a deadline.
+    pub(super) fn hold_timers(&mut self, now: Mono) {
+        self.timers_held_until = now.plus_ms(HEARING_MS);
+    }
+
+    /// When a connection's timer that is due at `due` fires.
+    pub(super) fn fires_at(&self, due: Mono) -> Mono {
+        due.max(self.timers_held_until)
+    }
+
+    /// Whether this shard may not have heard of what was published longer ago than a resumed stream is told again.
+    pub(super) fn is_behind(&self) -> bool {
+        self.mail_is_late || self.resync.is_some()
     }
 
     /// Vouches for everybody in a short time, whenever their turn is.

@@ -59,11 +59,16 @@ fn requests_under_way_are_answered_and_told_to_close() {
     let body = format!("{{\"presence\":[{}]}}", unseen("x"));
     world
         .expect(half, json_head(body.len(), CLOSE) + &body)
+        .expect_write_shut(half)
+        // What it had sent on before it could know is not answered, and does not cost it the answer before.
+        .get(half, "/livez")
+        .expect_nothing(half)
+        .shut(half)
         .expect_closed(half);
     world.hold_mail(1, false);
     let answer = world.received(waits);
     assert!(answer.starts_with("HTTP/1.1 404") && answer.contains(CLOSE), "{answer}");
-    world.expect_closed(waits);
+    world.expect_write_shut(waits).shut(waits).expect_closed(waits);
     assert!(world.engine(0).is_drained() && world.engine(1).is_drained());
     let late = world.connect(0);
     world.get(late, "/v1/stream?watch=x");

@@ -416,6 +416,12 @@ impl World {
         self.board.as_ref().expect("the process runs")
     }
 
+    /// A piece of mail finds a shard's mailbox full.
+    pub(crate) fn lose_mail(&mut self, shard: usize) -> &mut World {
+        self.mailboxes[shard].overflowed = true;
+        self
+    }
+
     /// A shard's mail is held back, or taken again.
     pub(crate) fn hold_mail(&mut self, shard: usize, held: bool) -> &mut World {
         self.mailboxes[shard].held = held;
@@ -556,6 +562,13 @@ impl World {
         self.turn();
         let received = std::mem::take(&mut self.clients[peer.0].received);
         String::from_utf8(received).expect("the engine writes UTF-8")
+    }
+
+    /// A peer has received this since the last look, before anybody takes another turn.
+    #[track_caller]
+    pub(crate) fn has_received(&self, peer: Peer, part: &str) {
+        let received = String::from_utf8_lossy(&self.clients[peer.0].received);
+        assert!(received.contains(part), "{part} is not in {received:?}");
     }
 
     /// A peer has received exactly this since the last look.

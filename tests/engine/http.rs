@@ -452,3 +452,17 @@ fn origins_that_may_read() {
         .send(bob, ask("https://any.example"))
         .expect(bob, json_head(body.len(), any) + &body);
 }
+
+/// RFC 9112 section 2.2: an empty line before a request, as old clients send it behind a body, means nothing.
+#[test]
+fn an_empty_line_between_requests_begins_none() {
+    let mut world = World::new(1);
+    let bob = world.connect(0);
+    let get = request("GET", "/v1/presence/x");
+    world.send(bob, format!("{get}\r\n")).expect(bob, json(&unseen("x")));
+    // No request's time runs: it may idle.
+    world.pass(20_000).expect_open(bob);
+    world.send(bob, format!("\r\n\r\n{get}")).expect(bob, json(&unseen("x")));
+    world.send(bob, "\n").turn();
+    assert_eq!(status_and_slug(&world.received(bob)).1, "bad-head");
+}

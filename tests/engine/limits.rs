@@ -35,6 +35,9 @@ fn connections() {
     let received = world.received(stream);
     overloaded(&world, &received, "connections");
     world.expect_closed(stream);
+    let head = world.connect(0);
+    world.send(head, request("HEAD", "/v1/stream?watch=x"));
+    world.expect(head, STREAM_HEAD).expect_closed(head);
     let query = world.connect(0);
     let refusal = problem(
         "503 Service Unavailable",
@@ -51,12 +54,12 @@ fn connections() {
     world.get(health, "/livez");
     assert!(world.received(health).ends_with(&format!("{CLOSE}\r\nok\n")));
     world.expect_closed(health);
-    assert_eq!(world.count(0, Counter::LimitConns), 3);
+    assert_eq!(world.count(0, Counter::LimitConns), 4);
     for _ in 0..64 {
         world.connect(0);
     }
     assert_eq!(world.try_connect(0), None);
-    assert_eq!(world.count(0, Counter::LimitConns), 68);
+    assert_eq!(world.count(0, Counter::LimitConns), 69);
     world.beat(0, &["x"]);
     assert!(world.received(first).starts_with("event: presence"), "nobody made room");
 }
@@ -181,7 +184,7 @@ fn a_connection_may_idle_for_so_long() {
     assert_eq!(world.count(0, Counter::ClosedIdle), 1);
     let mut world = World::with(1, |settings| settings.keep_alive_idle_ms = 0);
     let bob = world.connect(0);
-    world.get(bob, "/v1/presence/x").expect_closed(bob);
+    world.get(bob, "/v1/presence/x").expect_write_shut(bob).shut(bob).expect_closed(bob);
 }
 
 #[test]

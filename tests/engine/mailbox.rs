@@ -2,7 +2,7 @@
 
 use greendot::metrics::Counter;
 
-use super::harness::{World, record, snapshot, told};
+use super::harness::{World, record, snapshot, told, told_of_many};
 
 #[test]
 fn what_was_lost_is_told_after_a_resync() {
@@ -131,4 +131,62 @@ fn a_resync_over_many_slots_takes_many_turns() {
         "{received}"
     );
     assert_eq!(world.count(1, Counter::Resyncs), 1);
+}
+
+#[test]
+fn a_resync_goes_on_while_mail_overflows() {
+    let mut world = World::with(2, |settings| settings.mailbox_max = 1);
+    world.checks = false;
+    world.make_slots(49_152);
+    world.beat(0, &["last"]).at(10).leave(0, &["last"]).at(20);
+    let (alice, _) = world.stream(1, "watch=last", 1);
+    world.expect(alice, snapshot(20, &[record("last", "offline", 10, 10)]));
+    // Each time, shard 0 posts two turns' transitions into a mailbox for one; shard 1 takes a turn.
+    let lose = |world: &mut World, users: [&str; 2]| {
+        for user in users {
+            world.beat(0, &[user]).pass_without(1, 100);
+        }
+        world.pass_without(0, 100);
+    };
+    lose(&mut world, ["x", "last"]);
+    let at = world.ms() - 200;
+    for n in 0..30 {
+        lose(&mut world, [&format!("a{n}"), &format!("b{n}")]);
+    }
+    world.has_received(alice, &record("last", "online", at, at));
+    assert_eq!(world.count(1, Counter::Resyncs), 31);
+}
+
+/// A stream that resumed from an id would never be told of what its shard had not heard of for longer than the slack of a resume.
+#[test]
+fn a_shard_that_hears_late_tells_no_ids() {
+    let mut world = World::new(2);
+    // Shard 1 owns carol, shard 0 owns bob.
+    world.make_slots(4_096);
+    world.beat(1, &["carol"]).turn().make_slots(8_192);
+    world.beat(0, &["bob"]).at(10).leave(0, &["bob", "carol"]).at(20);
+    let (alice, _) = world.stream(1, "watch=bob&watch=carol", 2);
+    world.received(alice);
+
+    // Mail that was long on its way.
+    world.hold_mail(1, true).at(1_000).beat(0, &["bob"]).turn();
+    world.at(7_000).hold_mail(1, false);
+    world.expect(alice, told_of_many(&record("bob", "online", 1_000, 1_000)));
+    world.at(7_100).beat(1, &["carol"]);
+    world.expect(alice, told(7_100, &record("carol", "online", 7_100, 7_100)));
+
+    // A shard that may publish what it decided long ago.
+    world.pass_without(0, 5_100).leave(1, &["carol"]).pass_without(0, 100);
+    world.expect(alice, told_of_many(&record("carol", "offline", 12_200, 12_200)));
+    world.at(12_400).beat(1, &["carol"]);
+    world.expect(alice, told(12_400, &record("carol", "online", 12_400, 12_400)));
+
+    // A resync under way.
+    world.make_slots(100_000);
+    world.at(13_000).lose_mail(1).leave(1, &["carol"]).pass_without(0, 100);
+    let received = world.received(alice);
+    assert!(received.contains(&told_of_many(&record("carol", "offline", 13_000, 13_000))), "{received}");
+    world.at(14_000).beat(1, &["carol"]);
+    let received = world.received(alice);
+    assert!(received.ends_with(&told(14_000, &record("carol", "online", 14_000, 14_000))), "{received}");
 }

@@ -249,3 +249,27 @@ fn who_comes_back_in_the_moment_of_the_goodbye_is_online() {
     world.post(other, "/v1/beat", r#"{"users":["bob"]}"#).turn();
     assert!(world.ask(0, "bob").contains(r#""status":"online""#));
 }
+
+/// What peers said and read while the process stood still counts before any deadline does, however many turns it takes to see it.
+#[test]
+fn a_stall_of_ours_holds_no_peer_to_its_deadlines() {
+    let mut world = World::new(1);
+    world.beat(0, &["bob"]);
+    let slow = world.connect(0);
+    world.send(slow, "GET /v1/presence/b");
+    let (reader, _) = world.stream(0, "watch=bob", 1);
+    world.received(reader);
+    world.stall(reader).at(1_000).leave(0, &["bob"]).turn();
+    world.jump(60_000).turn();
+    world.pass(900).send(slow, "ob HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(world.received(slow).starts_with("HTTP/1.1 200 OK\r\n"));
+    world.read(reader, None);
+    assert!(world.received(reader).contains(&record("bob", "offline", 1_000, 1_000)));
+    world.expect_open(reader);
+    // From then on all is as ever.
+    world.stall(reader).beat(0, &["bob"]).turn();
+    world.send(slow, "GET").pass(31_000);
+    world.expect_closed(reader).expect_closed(slow);
+    assert_eq!(world.count(0, Counter::EvictedWriteStall), 1);
+    assert_eq!(world.count(0, Counter::LimitRequestDeadline), 1);
+}

@@ -8,7 +8,8 @@ use crate::engine::mail::{Decided, EditOutcome, Mail};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{Slot, Transition};
-use crate::time::Now;
+use crate::engine::streams::ID_LAG_MS_MAX;
+use crate::time::{Now, Unix};
 use crate::wire::User;
 
 /// How much older than the last mail seen a lost piece of mail's transitions may be, in ms.
@@ -22,6 +23,7 @@ impl Engine {
         match mail {
             Mail::Transitions(decided) => {
                 let Decided { at, transitions } = &*decided;
+                self.upkeep.mail_is_late |= now.mono.ms_since(*at) > ID_LAG_MS_MAX;
                 for transition in transitions {
                     self.tell(*transition, *at);
                 }
@@ -56,12 +58,15 @@ impl Engine {
         self.counters.add(Counter::Resyncs, 1);
         self.counters.add(Counter::LimitMailbox, 1);
         let floor = self.upkeep.mail_complete.minus_ms(RESYNC_SLACK_MS);
-        let floor = self.upkeep.resync.map_or(floor, |resync| resync.floor.min(floor));
-        self.upkeep.resync = Some(Resync {
-            slot: 0,
-            name: Some(usize::MAX),
-            floor,
-        });
+        match &mut self.upkeep.resync {
+            // Begun anew it would not end before mail stops overflowing.
+            Some(under_way) => under_way.again = Some(under_way.again.map_or(floor, |other| other.min(floor))),
+            None => self.begin_resync(floor, now),
+        }
+    }
+
+    fn begin_resync(&mut self, floor: Unix, now: Now) {
+        self.upkeep.resync = Some(Resync::new(floor));
         // Answers may have been among what was lost.
         self.reask_rest(now);
     }
@@ -91,8 +96,11 @@ impl Engine {
             resync.slot = end;
         }
         let done = resync.name.is_none() && resync.slot >= self.presence.users();
-        self.upkeep.resync = (!done).then_some(resync);
-        if done {
+        match resync.again.filter(|_| done) {
+            Some(floor) => self.begin_resync(floor, now),
+            None => self.upkeep.resync = (!done).then_some(resync),
+        }
+        if self.upkeep.resync.is_none() {
             self.resync_done();
         }
     }

@@ -6,12 +6,16 @@ use super::CONNS_PER_CALL;
 use crate::engine::Engine;
 use crate::metrics::Counter;
 use crate::realtime::conn::flag;
+use crate::realtime::timers::Tick;
 use crate::realtime::{ConnId, Phase};
-use crate::time::{Mono, Now};
+use crate::time::Now;
 use crate::wire::response::problems;
 
 impl Engine {
     pub(super) fn fire_timers(&mut self, now: Now) {
+        if self.upkeep.fires_at(now.mono) > now.mono {
+            return;
+        }
         for _ in 0..CONNS_PER_CALL {
             let Some(index) = self.timers.pop(now.mono) else {
                 return;
@@ -29,9 +33,9 @@ impl Engine {
         let reached = self.timers.reached(now.mono);
         let conn = self.conns.at(id.index);
         let ending = conn.phase() == Phase::Closing;
-        let stalled_since = conn.io.as_ref().and_then(|io| io.stalled_since);
-        let stall_due = stalled_since.map(|since| since.plus_ms(stall_ms));
-        if stall_due.is_some_and(|due| now.mono >= due) {
+        // One whose socket takes bytes again has only yet to be written to.
+        let stalled_since = conn.io.as_ref().and_then(|io| io.stalled_since).filter(|_| conn.has(flag::BLOCKED));
+        if stalled_since.is_some_and(|since| now.mono >= since.plus_ms(stall_ms)) {
             self.counters.add(Counter::LimitWriteStall, 1);
             self.counters.add(Counter::EvictedWriteStall, 1);
             // One that was ending has been counted with its reason.
@@ -43,8 +47,7 @@ impl Engine {
         let due = reached >= conn.moment;
         match conn.phase() {
             Phase::Streaming => {
-                self.keep_alive(id, now);
-                return self.look_sooner(id, stall_due);
+                return self.keep_alive(id, now);
             }
             Phase::Lingering => return self.drop_conn(id),
             // Its stall is not over; nothing else ends it.
@@ -74,14 +77,16 @@ impl Engine {
             _ => {}
         }
         let moment = self.conns.at(id.index).moment;
-        self.timers.set(id.index, moment);
-        self.look_sooner(id, stall_due);
+        self.look_at(id.index, moment);
     }
 
-    fn look_sooner(&mut self, id: ConnId, due: Option<Mono>) {
-        if let Some(due) = due {
-            let tick = self.timers.tick_at(due);
-            self.timers.set_sooner(id.index, tick);
+    /// Looks at a connection at `due`, or when it has stalled for too long if that is sooner.
+    pub(in crate::engine) fn look_at(&mut self, index: u32, due: Tick) {
+        self.timers.set(index, due);
+        let stalled_since = self.conns.at(index).io.as_ref().and_then(|io| io.stalled_since);
+        if let Some(since) = stalled_since {
+            let stall = self.timers.tick_at(since.plus_ms(self.settings.write_stall_max_ms));
+            self.timers.set_sooner(index, stall);
         }
     }
 
@@ -94,9 +99,9 @@ impl Engine {
             conn.put(flag::COMMENT, true);
             self.queue.push(id.index, conn, now.mono);
             let next = self.timers.tick_in(now.mono, period_ms);
-            self.timers.set(id.index, next);
+            self.look_at(id.index, next);
         } else {
-            self.timers.set(id.index, quiet_until);
+            self.look_at(id.index, quiet_until);
         }
     }
 
