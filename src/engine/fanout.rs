@@ -7,7 +7,6 @@ use hashbrown::HashMap;
 
 use super::Engine;
 use super::settings::EVENT_BYTES_MAX;
-use super::streams::ID_LAG_MS_MAX;
 use crate::metrics::{Counter, Histogram};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
@@ -181,9 +180,7 @@ impl Engine {
         let conn = self.conns.at(index);
         let unsure = conn.has(flag::UNSURE) && !planted::is(Planted::IdWhileUnsure);
         let behind = self.presence.is_behind() && !planted::is(Planted::IdWhileBehind);
-        let deaf = self.upkeep.is_behind()
-            || self.presence.published_up_to().plus_ms(ID_LAG_MS_MAX) < now.unix;
-        (!unsure && !behind && !deaf).then_some(now.unix)
+        (!unsure && !behind && !self.upkeep.is_behind()).then_some(now.unix)
     }
 
     /// Returns how many were told.

@@ -232,8 +232,9 @@ impl Engine {
         }
         let steps = self.upstream.is_some() && self.streams > 0;
         let sleep_ms_max = if steps { upstream::STEP_MS } else { upkeep::SLEEP_MS_MAX };
-        self.upkeep.turn_began(now.mono, sleep_ms_max);
         self.presence.note_turn(self.shard, now);
+        let others_are_late = self.presence.published_up_to().plus_ms(streams::ID_LAG_MS_MAX) < now.unix;
+        self.upkeep.turn_began(now.mono, sleep_ms_max, others_are_late);
         self.fanout.forget();
         #[cfg(feature = "planted")]
         self.index_late();

@@ -39,8 +39,8 @@ pub(super) struct Upkeep {
     resync: Option<Resync>,
     /// Up to when this shard's mail has been complete.
     mail_complete: Unix,
-    /// Mail that was read in this turn had been on its way for long, so more of its age may wait.
-    mail_is_late: bool,
+    /// Another shard has not turned for long, or mail read in this turn had been on its way for long: more of that age may come.
+    is_late: bool,
     /// No connection's timer fires before: its peer may have said in time what has yet to be read.
     timers_held_until: Mono,
     /// The last call left something over.
@@ -106,7 +106,7 @@ impl Upkeep {
             sleep_until: now,
             resync: None,
             mail_complete: Unix::from_ms(0),
-            mail_is_late: false,
+            is_late: false,
             timers_held_until: now,
             backlog: false,
         }
@@ -130,9 +130,9 @@ impl Upkeep {
     }
 
     /// The next turn begins `sleep_ms_max` from now at the latest.
-    pub(super) fn turn_began(&mut self, now: Mono, sleep_ms_max: u64) {
+    pub(super) fn turn_began(&mut self, now: Mono, sleep_ms_max: u64, others_are_late: bool) {
         self.sleep_until = now.plus_ms(sleep_ms_max);
-        self.mail_is_late = false;
+        self.is_late = others_are_late;
     }
 
     /// This shard was stalled: what came meanwhile is to be read before anybody is held to a deadline.
@@ -147,7 +147,7 @@ impl Upkeep {
 
     /// Whether this shard may not have heard of what was published longer ago than a resumed stream is told again.
     pub(super) fn is_behind(&self) -> bool {
-        self.mail_is_late || self.resync.is_some()
+        self.is_late || self.resync.is_some()
     }
 
     /// Vouches for everybody in a short time, whenever their turn is.

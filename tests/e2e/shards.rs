@@ -127,10 +127,7 @@ fn refuse_edits_of_no_stream(server: &Server, id: &str) {
     let (place, tag) = id.rsplit_once('.').expect("the tag is last");
     let last = tag.chars().last().expect("a tag has digits");
     let other = if last == '0' { '1' } else { '0' };
-    let numbers: Vec<u32> = place
-        .split('.')
-        .map(|part| part.parse().expect("a number"))
-        .collect();
+    let numbers: Vec<u32> = place.split('.').map(|part| part.parse().expect("a number")).collect();
     let [shard, index, life] = numbers[..] else {
         panic!("shard, place and life are in {place}")
     };

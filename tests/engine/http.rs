@@ -462,7 +462,9 @@ fn an_empty_line_between_requests_begins_none() {
     world.send(bob, format!("{get}\r\n")).expect(bob, json(&unseen("x")));
     // No request's time runs: it may idle.
     world.pass(20_000).expect_open(bob);
-    world.send(bob, format!("\r\n\r\n{get}")).expect(bob, json(&unseen("x")));
+    world
+        .send(bob, format!("\r\n\r\n{get}"))
+        .expect(bob, json(&unseen("x")));
     world.send(bob, "\n").turn();
     assert_eq!(status_and_slug(&world.received(bob)).1, "bad-head");
 }

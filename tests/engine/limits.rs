@@ -184,7 +184,11 @@ fn a_connection_may_idle_for_so_long() {
     assert_eq!(world.count(0, Counter::ClosedIdle), 1);
     let mut world = World::with(1, |settings| settings.keep_alive_idle_ms = 0);
     let bob = world.connect(0);
-    world.get(bob, "/v1/presence/x").expect_write_shut(bob).shut(bob).expect_closed(bob);
+    world
+        .get(bob, "/v1/presence/x")
+        .expect_write_shut(bob)
+        .shut(bob)
+        .expect_closed(bob);
 }
 
 #[test]

@@ -185,8 +185,14 @@ fn a_shard_that_hears_late_tells_no_ids() {
     world.make_slots(100_000);
     world.at(13_000).lose_mail(1).leave(1, &["carol"]).pass_without(0, 100);
     let received = world.received(alice);
-    assert!(received.contains(&told_of_many(&record("carol", "offline", 13_000, 13_000))), "{received}");
+    assert!(
+        received.contains(&told_of_many(&record("carol", "offline", 13_000, 13_000))),
+        "{received}"
+    );
     world.at(14_000).beat(1, &["carol"]);
     let received = world.received(alice);
-    assert!(received.ends_with(&told(14_000, &record("carol", "online", 14_000, 14_000))), "{received}");
+    assert!(
+        received.ends_with(&told(14_000, &record("carol", "online", 14_000, 14_000))),
+        "{received}"
+    );
 }

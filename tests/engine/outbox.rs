@@ -182,7 +182,11 @@ fn changes_between_two_writes_are_one() {
 fn who_asks_on_and_reads_nothing_is_evicted_no_later() {
     let mut world = World::new(1);
     let bob = world.connect(0);
-    world.stall(bob).get(bob, "/v1/presence/x").at(20_000).get(bob, "/v1/presence/x");
+    world
+        .stall(bob)
+        .get(bob, "/v1/presence/x")
+        .at(20_000)
+        .get(bob, "/v1/presence/x");
     world.at(30_000).expect_open(bob).at(30_128).expect_closed(bob);
     assert_eq!(world.count(0, Counter::EvictedWriteStall), 1);
 }

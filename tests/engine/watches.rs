@@ -89,7 +89,11 @@ fn ids_of_no_stream_are_not_found() {
         world.post(editor, &format!("/v1/stream/{guess}/watch"), "{\"add\":[\"x\"]}");
         world.expect(editor, &unknown);
     }
-    assert_eq!(world.count(0, Counter::MailPosted), 0, "guesses cost no other shard anything");
+    assert_eq!(
+        world.count(0, Counter::MailPosted),
+        0,
+        "guesses cost no other shard anything"
+    );
     world.reset(alice);
     // Its place is taken by another connection, which is not taken for it.
     world.stream(1, "", 0);
@@ -122,7 +126,11 @@ fn the_outcome_for_one_who_has_gone_is_not_that_of_the_next_in_its_place() {
     let (_, id) = world.stream(1, "", 0);
     let target = format!("/v1/stream/{id}/watch");
     let gone = world.connect(0);
-    world.hold_mail(1, true).post(gone, &target, "{\"add\":[\"x\"]}").turn().reset(gone);
+    world
+        .hold_mail(1, true)
+        .post(gone, &target, "{\"add\":[\"x\"]}")
+        .turn()
+        .reset(gone);
     let next = world.connect(0);
     world.post(next, &target, "{\"add\":[\"y\",\"z\"]}").turn();
     world.hold_mail(1, false).expect(next, watching(3)).expect_open(next);

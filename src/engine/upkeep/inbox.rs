@@ -5,10 +5,10 @@
 use super::{CONNS_PER_CALL, Resync};
 use crate::engine::Engine;
 use crate::engine::mail::{Decided, EditOutcome, Mail};
+use crate::engine::streams::ID_LAG_MS_MAX;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{Slot, Transition};
-use crate::engine::streams::ID_LAG_MS_MAX;
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
@@ -23,7 +23,7 @@ impl Engine {
         match mail {
             Mail::Transitions(decided) => {
                 let Decided { at, transitions } = &*decided;
-                self.upkeep.mail_is_late |= now.mono.ms_since(*at) > ID_LAG_MS_MAX;
+                self.upkeep.is_late |= now.mono.ms_since(*at) > ID_LAG_MS_MAX;
                 for transition in transitions {
                     self.tell(*transition, *at);
                 }

@@ -34,7 +34,11 @@ impl Engine {
         let conn = self.conns.at(id.index);
         let ending = conn.phase() == Phase::Closing;
         // One whose socket takes bytes again has only yet to be written to.
-        let stalled_since = conn.io.as_ref().and_then(|io| io.stalled_since).filter(|_| conn.has(flag::BLOCKED));
+        let stalled_since = conn
+            .io
+            .as_ref()
+            .and_then(|io| io.stalled_since)
+            .filter(|_| conn.has(flag::BLOCKED));
         if stalled_since.is_some_and(|since| now.mono >= since.plus_ms(stall_ms)) {
             self.counters.add(Counter::LimitWriteStall, 1);
             self.counters.add(Counter::EvictedWriteStall, 1);
