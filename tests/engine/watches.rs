@@ -25,12 +25,15 @@ fn edits_reach_a_stream_on_any_shard() {
             world.expect(editor, watching(3));
             world.expect(
                 alice,
-                told_of_many(&record("bob", "online", 0, 0)) + &told(0, &unseen("eve")),
+                told_of_many(&record("bob", "online", 0, 0))
+                    + &told_of_many(&unseen("carol"))
+                    + &told(0, &unseen("eve")),
             );
+            // Told again though watched already: the asker may have lost what was told before.
             world
                 .post(editor, &path, "{\"add\":[\"bob\"]}")
                 .expect(editor, watching(3));
-            world.expect_nothing(alice);
+            world.expect(alice, told(0, &record("bob", "online", 0, 0)));
             world.post(editor, &path, "{\"remove\":[\"bob\",\"eve\",\"nobody\"]}");
             world.expect(editor, watching(1)).expect_nothing(alice);
             world.post(editor, &path, "{\"add\":[\"bob\"],\"remove\":[\"bob\"]}");
