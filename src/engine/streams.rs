@@ -128,6 +128,7 @@ impl Engine {
             server_time: now.unix.ms(),
             beat_interval_ms: self.settings.beat_interval_ms,
             offline_after_ms: self.settings.offline_after_ms,
+            keep_alive_ms: self.settings.keep_alive_ms,
             retry_ms,
         };
         let conn = self.conns.at(id.index);
