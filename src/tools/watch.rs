@@ -139,6 +139,7 @@ impl<W: Write> Watcher<'_, W> {
 
     /// Reads one stream to its end: why it ended, and how many events told a state.
     fn read_stream(&mut self, mut link: Link, reader: &mut Reader) -> Result<(String, u64), End> {
+        self.view.begin_stream();
         let mut events = 0;
         let mut heard = self.clock.now().mono;
         let mut drawn = Mono::default();
@@ -210,6 +211,9 @@ impl<W: Write> Watcher<'_, W> {
         };
         let records = records.unwrap_or_default();
         changes.extend(records.into_iter().filter(|record| self.view.apply(record)));
+        if let Ok(id) = event.id.parse() {
+            changes.extend(self.view.told_up_to(id));
+        }
     }
 
     fn stopped(&self) -> bool {

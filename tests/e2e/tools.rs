@@ -130,6 +130,22 @@ fn watch_follows_through_a_restart() {
     assert_eq!(watch.process.wait().code(), Some(0));
 }
 
+/// Its stream says so: the times that it told before were later.
+#[test]
+fn watch_believes_a_server_that_has_lost_its_data() {
+    let home = Home::new();
+    let flags = ["--retry-ms=200"];
+    let server = home.serve(&flags);
+    let watch = watch(&home, &server, &["bob"]);
+    assert_eq!(watch.next(), Record::never_seen("bob"));
+    server.sender().beat(&["bob"]);
+    watch.expect("bob", true);
+    server.kill();
+    std::fs::remove_dir_all(home.data_dir()).expect("it is there");
+    let _server = home.serve(&flags);
+    assert_eq!(watch.next(), Record::never_seen("bob"));
+}
+
 #[test]
 fn watch_is_refused_for_good_by_what_will_not_change() {
     let home = Home::new();
