@@ -177,6 +177,7 @@ impl<W: Write> Watcher<'_, W> {
         #[derive(serde::Deserialize)]
         struct Hello {
             server_time: u64,
+            offline_after_ms: u64,
             keep_alive_ms: u64,
         }
         #[derive(serde::Deserialize)]
@@ -191,6 +192,7 @@ impl<W: Write> Watcher<'_, W> {
             "hello" => {
                 if let Ok(hello) = serde_json::from_str::<Hello>(&event.data) {
                     self.server_ahead_ms = (hello.server_time as i64).wrapping_sub(self.clock.now().unix.ms() as i64);
+                    self.view.offline_after_ms = hello.offline_after_ms;
                     self.silence_max_ms = hello.keep_alive_ms.saturating_mul(KEEP_ALIVES_MISSED);
                 }
                 return;

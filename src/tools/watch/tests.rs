@@ -60,7 +60,7 @@ fn hello_says_how_long_a_stream_may_be_silent() {
     for (keep_alive_ms, silence_max_ms) in [(60_000, 180_000), (u64::MAX, u64::MAX)] {
         let hello = Event {
             event: "hello".into(),
-            data: format!(r#"{{"server_time":9,"keep_alive_ms":{keep_alive_ms}}}"#),
+            data: format!(r#"{{"server_time":9,"offline_after_ms":2,"keep_alive_ms":{keep_alive_ms}}}"#),
             id: String::new(),
         };
         watcher.take(&hello, &mut Vec::new(), &mut None);
@@ -91,7 +91,8 @@ fn follows_over_disconnects() {
             "{first}"
         );
         let snapshot = |record: String| format!(r#"{{"presence":[{record}]}}"#);
-        let hello = "event: hello\nretry: 1\ndata: {\"server_time\":9,\"keep_alive_ms\":15000}\n\n";
+        let hello =
+            "event: hello\nretry: 1\ndata: {\"server_time\":9,\"offline_after_ms\":2,\"keep_alive_ms\":15000}\n\n";
         // Torn inside an event.
         let told = format!("{OK}{hello}{}", event("snapshot", "7", &snapshot(bob("offline", 3))));
         let (one, two) = told.split_at(told.len() - 9);

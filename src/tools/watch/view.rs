@@ -36,6 +36,8 @@ pub struct View {
     rows: Vec<Row>,
     /// The stream's last id.
     told_up_to: Option<u64>,
+    /// Silence after which the server calls somebody offline, in ms; as long as no hello has named it, any.
+    pub offline_after_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,7 +64,11 @@ impl View {
                 });
             }
         }
-        View { rows, told_up_to: None }
+        View {
+            rows,
+            told_up_to: None,
+            offline_after_ms: u64::MAX,
+        }
     }
 
     /// What is told from now on is told by another stream.
@@ -126,8 +132,8 @@ impl View {
             let (user, record) = (&row.user, &row.shown);
             let pad = " ".repeat(width - user.chars().count());
             let (dot, words) = match record {
-                Some(record) if record.online() => (GREEN_DOT, words(record, now_ms)),
-                Some(record) => (GREY_DOT, words(record, now_ms)),
+                Some(record) if record.online() => (GREEN_DOT, self.words(record, now_ms)),
+                Some(record) => (GREY_DOT, self.words(record, now_ms)),
                 None => (GREY_DOT, "no answer yet".into()),
             };
             writeln!(out, "{dot} {user}{pad}  {words}").expect("a String takes everything");
@@ -143,6 +149,31 @@ impl View {
         out
     }
 
+    /// `online for 3 min, last active at most 25 s ago`, `offline for 2 h, last active 2 h ago`.
+    fn words(&self, record: &Record, now_ms: u64) -> String {
+        if record.since.is_none() && record.last_active.is_none() && !record.online() {
+            let known = record.status != "unknown";
+            return if known { "never seen" } else { "not known yet" }.into();
+        }
+        let ago_ms = |then: u64| now_ms.saturating_sub(then);
+        let mut words = record.status.clone();
+        if let Some(since) = record.since {
+            words = format!("{words} for {}", span(ago_ms(since)));
+        }
+        match record.last_active.map(ago_ms) {
+            None => {}
+            // A stream tells no beats. But who is online has beaten since the time that would make an absence.
+            Some(ms) if record.online() => {
+                words = format!(
+                    "{words}, last active at most {} ago",
+                    span(ms.min(self.offline_after_ms))
+                );
+            }
+            Some(ms) => words = format!("{words}, last active {} ago", span(ms)),
+        }
+        words
+    }
+
     /// Number of lines of the table.
     pub fn lines(&self) -> usize {
         self.rows.len().min(ROWS_MAX) + usize::from(self.rows.len() > ROWS_MAX)
@@ -151,19 +182,6 @@ impl View {
 
 const GREEN_DOT: &str = "\x1b[32m\u{25cf}\x1b[0m";
 const GREY_DOT: &str = "\x1b[90m\u{25cf}\x1b[0m";
-
-/// `online for 3 min`, `offline for 2 h, last active 2 h ago`.
-pub fn words(record: &Record, now_ms: u64) -> String {
-    let ago = |then: u64| span(now_ms.saturating_sub(then));
-    match (record.online(), record.since, record.last_active) {
-        (true, Some(since), _) => format!("online for {}", ago(since)),
-        (true, None, _) => "online".into(),
-        (false, _, Some(active)) => format!("offline, last active {} ago", ago(active)),
-        (false, Some(since), None) => format!("offline for {}", ago(since)),
-        (false, None, None) if record.status == "unknown" => "not known yet".into(),
-        (false, None, None) => "never seen".into(),
-    }
-}
 
 /// A length of time in its largest whole unit.
 fn span(ms: u64) -> String {
@@ -205,18 +223,30 @@ mod tests {
 
     #[test]
     fn sentences() {
+        let mut view = View::new(&[]);
+        view.offline_after_ms = 25_000;
         let now = 1_000_000_000;
+        let words = |status, since, last_active| view.words(&record("b", status, since, last_active), now);
         assert_eq!(
-            words(&record("b", "online", now - 180_000, now), now),
-            "online for 3 min"
+            words("online", Some(now - 180_000), Some(now - 170_000)),
+            "online for 3 min, last active at most 25 s ago"
         );
         assert_eq!(
-            words(&record("b", "offline", now - 10, now - 7_200_000), now),
-            "offline, last active 2 h ago"
+            words("online", Some(now - 4_000), Some(now - 4_000)),
+            "online for 4 s, last active at most 4 s ago"
         );
-        assert_eq!(words(&record("b", "offline", None, None), now), "never seen");
+        assert_eq!(
+            words("offline", Some(now - 7_175_000), Some(now - 7_200_000)),
+            "offline for 1 h, last active 2 h ago"
+        );
+        assert_eq!(words("offline", Some(now - 60_000), None), "offline for 1 min");
+        assert_eq!(words("offline", None, None), "never seen");
+        assert_eq!(words("unknown", None, None), "not known yet");
         // The server's clock may be ahead of what is estimated.
-        assert_eq!(words(&record("b", "online", now + 5, now), now), "online for 0 s");
+        assert_eq!(
+            words("online", Some(now + 5), Some(now + 5)),
+            "online for 0 s, last active at most 0 s ago"
+        );
     }
 
     #[test]
@@ -231,7 +261,7 @@ mod tests {
         assert!(view.apply(&record("bob", "offline", 11, 10)));
         assert_eq!(
             view.table(5_000),
-            format!("{GREY_DOT} bob    offline, last active 4 s ago\n{GREY_DOT} carol  no answer yet\n")
+            format!("{GREY_DOT} bob    offline for 4 s, last active 4 s ago\n{GREY_DOT} carol  no answer yet\n")
         );
     }
 
