@@ -37,7 +37,7 @@ static const char STREAM_HEAD[] =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n"
     "X-Accel-Buffering: no\r\nConnection: close\r\n\r\n"
     "event: hello\nretry: 3417\ndata: {\"stream\":\"0.1.0123456789abcdef\",\"watching\":1,\"server_time\":1764009600123,"
-    "\"beat_interval_ms\":10000,\"offline_after_ms\":25000}\n\n"
+    "\"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000}\n\n"
     "event: snapshot\nid: 1764009600123\ndata: {\"presence\":[{\"user\":\"gbare00000000000\",\"status\":\"offline\","
     "\"since\":null,\"last_active\":null}]}\n\n";
 static const char ANSWER[] =

@@ -17,45 +17,81 @@
   // Longest query put into the URL, well below the 8 KiB that servers and proxies take; the rest follows as edits.
   const QUERY_CHARS_MAX = 4000;
   const EDIT_USERS_MAX = 1000;
+  const USER_BYTES_MAX = 128;
   const BACKOFF_MS_MIN = 1000;
   const BACKOFF_MS_MAX = 30000;
 
   const EVENTS = ["open", "presence", "snapshot", "disconnect", "overloaded", "goodbye", "error", "close"];
+
+  // The server's rule (src/wire/user.rs): it would refuse the whole edit, or the whole URL, for one that breaks it.
+  function check(user) {
+    const fault =
+      typeof user !== "string" ? "it is not a string"
+      : user === "" ? "it is empty"
+      : new TextEncoder().encode(user).length > USER_BYTES_MAX ? `it is longer than ${USER_BYTES_MAX} bytes`
+      : /\p{Cc}/u.test(user) ? "it holds a control character"
+      : /\p{Cs}/u.test(user) ? "it holds a lone surrogate"
+      : null;
+    if (fault === null) return;
+    const rule = `a user is 1 to ${USER_BYTES_MAX} bytes of UTF-8 without control characters`;
+    throw new RangeError(`${JSON.stringify(String(user))} is no user: ${fault}; ${rule}`);
+  }
 
   class Greendot {
     #base;
     #user;
     #wanted = new Set();
     #told = new Set();
+    // Of #told, those of whom nothing is known and nothing comes: the stream resumes from an id that does not count them.
+    #untold = new Set();
     #urlUsers = [];
+    // What is shown.
     #records = new Map();
+    // Whose shown record is this stream's word, not a former one's.
+    #ours = new Set();
+    // This stream's word on users of whom a former one told something newer.
+    #held = new Map();
     #listeners = new Map(EVENTS.map((kind) => [kind, new Set()]));
     #source = null;
     #stream = null;
     #lastEventId = "";
     // Whose changes #lastEventId counts: those told when it came.
     #covered = new Set();
+    // Of whom this stream has told since then: its next id counts them.
+    #heard = new Set();
     #editing = false;
+    // The edit whose outcome is not certain.
+    #sent = null;
+    // An edit was refused: removals go alone, and so many are added at once.
+    #refused = false;
+    #addMax = EDIT_USERS_MAX;
     #failures = 0;
+    // Sources in a row that the server has refused.
+    #refusals = 0;
     #timer = null;
     #closed = false;
     #EventSource;
     #fetch;
 
     // url: where the server is; "" for the page's own origin. options: user (be online as), watch (users),
-    // and for tests EventSource and fetch.
+    // and for tests EventSource and fetch. Throws a RangeError for what can not be a user's id.
     constructor(url, options = {}) {
       this.#base = String(url ?? "").replace(/\/+$/, "");
       this.#user = options.user ?? null;
       this.#EventSource = options.EventSource ?? globalThis.EventSource;
       this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
-      for (const user of options.watch ?? []) this.#wanted.add(user);
+      if (this.#user !== null) check(this.#user);
+      for (const user of options.watch ?? []) {
+        check(user);
+        this.#wanted.add(user);
+      }
       this.#connect();
     }
 
     // Calls `listener` at each event of that kind; returns the function that ends this.
     //   open(hello)  presence(record, before)  snapshot(records)  disconnect()  overloaded({reason})  goodbye({reason})
-    //   error({status, detail})  close()
+    //   error({status, detail, users})  close()
+    // users: whom the server refuses to let us watch; they are not watched any more.
     on(kind, listener) {
       const listeners = this.#listeners.get(kind);
       if (!listeners) throw new RangeError(`no such event: ${kind}; there are ${EVENTS.join(", ")}`);
@@ -63,7 +99,9 @@
       return () => listeners.delete(listener);
     }
 
+    // All of them, or for one that can not be a user's id a RangeError and none.
     watch(...users) {
+      users.forEach(check);
       for (const user of users) this.#wanted.add(user);
       this.#edit();
     }
@@ -94,7 +132,15 @@
     }
 
     #emit(kind, ...values) {
-      for (const listener of [...this.#listeners.get(kind)]) listener(...values);
+      for (const listener of [...this.#listeners.get(kind)]) {
+        try {
+          listener(...values);
+        } catch (error) {
+          // The application's fault: said where it looks for them, and none of what is still to do here suffers.
+          if (globalThis.reportError) globalThis.reportError(error);
+          else queueMicrotask(() => { throw error; });
+        }
+      }
     }
 
     #connect() {
@@ -104,25 +150,29 @@
       if (this.#user !== null) query.append("user", this.#user);
       if (resumes) query.append("last_event_id", this.#lastEventId);
       this.#urlUsers = [];
+      // An EventSource does not say why it was refused. If it was for a list too long, a shorter one helps, and the rest follows as
+      // edits, whose answers can be read.
+      const charsMax = QUERY_CHARS_MAX >> Math.min(this.#refusals, 12);
       let chars = query.toString().length;
       for (const user of this.#wanted) {
         if (resumes && !this.#covered.has(user)) continue;
         chars += new URLSearchParams({ watch: user }).toString().length + 1;
-        if (chars > QUERY_CHARS_MAX) break;
+        if (chars > charsMax) break;
         query.append("watch", user);
         this.#urlUsers.push(user);
       }
       const source = new this.#EventSource(`${this.#base}/v1/stream?${query}`);
       this.#source = source;
+      let lastEventId = "";
       const listen = (kind, handle) =>
         source.addEventListener(kind, (event) => {
           // A source that was replaced or closed may have events in flight.
           if (source !== this.#source) return;
           handle.call(this, event.data === undefined ? undefined : JSON.parse(event.data));
-          // An event without an id of its own has that of the one before.
-          if (!event.lastEventId || event.lastEventId === this.#lastEventId) return;
-          this.#lastEventId = event.lastEventId;
-          this.#covered = new Set([...this.#told].filter((user) => this.#records.has(user)));
+          // An event without an id of its own has that of the one before, which after a reconnect may be a former stream's.
+          if (source !== this.#source || !event.lastEventId || event.lastEventId === lastEventId) return;
+          lastEventId = event.lastEventId;
+          this.#toldUpTo(lastEventId);
         });
       listen("hello", this.#hello);
       listen("snapshot", this.#snapshot);
@@ -134,9 +184,19 @@
 
     #hello(hello) {
       this.#failures = 0;
+      this.#refusals = 0;
       this.#stream = hello.stream;
+      this.#sent = null;
+      this.#refused = false;
+      this.#addMax = EDIT_USERS_MAX;
+      for (const user of [...this.#records.keys()]) if (!this.#wanted.has(user)) this.#forget(user);
       this.#told = new Set(this.#urlUsers);
-      for (const user of [...this.#records.keys()]) if (!this.#wanted.has(user)) this.#records.delete(user);
+      this.#covered = new Set(this.#urlUsers.filter((user) => this.#covered.has(user)));
+      const resumes = this.#lastEventId !== "";
+      this.#untold = new Set(this.#urlUsers.filter((user) => resumes && !this.#covered.has(user)));
+      this.#ours.clear();
+      this.#held.clear();
+      this.#heard.clear();
       this.#emit("open", hello);
       this.#edit();
     }
@@ -146,18 +206,54 @@
       this.#emit("snapshot", presence);
     }
 
+    // Within a stream the last word counts. Between two it may not: the next may come from a node that has heard less. So what is
+    // older than a former stream's word waits for the stream's next id.
     #apply(record) {
+      const user = record.user;
       // An edit may cross with what was already on its way. Whoever is still told stays known, if nobody hears of it: to
       // watch them again may need no edit, and then brings no state.
-      const wanted = this.#wanted.has(record.user);
-      if (!wanted && !this.#told.has(record.user)) return;
-      const before = this.#records.get(record.user);
-      if (before && (before.since ?? 0) > (record.since ?? 0)) return;
+      if (!this.#wanted.has(user) && !this.#told.has(user)) return;
+      const before = this.#records.get(user);
+      this.#held.delete(user);
       // Another node's not knowing yet takes back nothing.
       if (before && record.status === "unknown") return;
+      this.#untold.delete(user);
+      if (!this.#covered.has(user)) this.#heard.add(user);
+      if (before && !this.#ours.has(user) && (before.since ?? 0) > (record.since ?? 0)) {
+        this.#held.set(user, record);
+      } else {
+        this.#show(record);
+      }
+    }
+
+    // The stream has been told everything up to `id`: what it says replaces what a former one told of that time (the server has
+    // lost it). After a step back of the server's clock ids are small, and take back nothing until they have come up to what is
+    // shown: a node that has heard less looks just so.
+    #toldUpTo(id) {
+      this.#lastEventId = id;
+      // Of whom an edit has yet to be answered may have been told before it.
+      for (const user of this.#heard) {
+        if (!this.#told.has(user)) continue;
+        this.#heard.delete(user);
+        this.#covered.add(user);
+      }
+      for (const [user, record] of this.#held) {
+        if (!((this.#records.get(user).since ?? 0) <= Number(id))) continue;
+        this.#held.delete(user);
+        this.#show(record);
+      }
+    }
+
+    #show(record) {
+      const before = this.#records.get(record.user);
       this.#records.set(record.user, record);
+      this.#ours.add(record.user);
       const same = before && before.status === record.status && before.since === record.since;
-      if (wanted && !same) this.#emit("presence", record, before);
+      if (this.#wanted.has(record.user) && !same) this.#emit("presence", record, before);
+    }
+
+    #forget(user) {
+      for (const known of [this.#records, this.#ours, this.#held, this.#covered, this.#heard]) known.delete(user);
     }
 
     #lost(source) {
@@ -166,6 +262,7 @@
       // CONNECTING: the browser tries again by itself, after the server's `retry`. CLOSED: it never will.
       if (this.#closed || source.readyState !== 2) return;
       this.#source = null;
+      this.#refusals += 1;
       this.#timer = setTimeout(() => this.#connect(), this.#backoff());
     }
 
@@ -175,20 +272,26 @@
       return base * (0.75 + Math.random() / 2);
     }
 
-    // Takes the server's watch list to the wanted one, one request at a time.
+    // Takes the server's watch list to the wanted one, one request at a time. What may have happened or not is sent again as it
+    // was: what the server watches is certain only then.
     async #edit() {
       if (this.#editing) return;
       this.#editing = true;
       try {
         while (this.#stream !== null && !this.#closed) {
-          const add = [...this.#wanted].filter((user) => !this.#told.has(user)).slice(0, EDIT_USERS_MAX);
-          const remove = [...this.#told].filter((user) => !this.#wanted.has(user)).slice(0, EDIT_USERS_MAX);
-          if (add.length + remove.length === 0) return;
-          if (!(await this.#send(this.#stream, { add, remove }))) return;
+          this.#sent ??= this.#next();
+          if (this.#sent === null || !(await this.#send(this.#stream, this.#sent))) return;
         }
       } finally {
         this.#editing = false;
       }
+    }
+
+    #next() {
+      const remove = [...this.#told].filter((user) => !this.#wanted.has(user)).slice(0, EDIT_USERS_MAX);
+      const missing = [...this.#wanted].filter((user) => !this.#told.has(user) || this.#untold.has(user));
+      const add = this.#refused && remove.length > 0 ? [] : missing.slice(0, this.#addMax);
+      return add.length + remove.length === 0 ? null : { add, remove };
     }
 
     // True if there may be more to send now.
@@ -208,19 +311,51 @@
       }
       // Another stream has begun meanwhile: its `hello` has set `told` anew.
       if (stream !== this.#stream) return true;
+      if (status === 0 || status === 408 || status === 429 || status >= 500) {
+        this.#timer = setTimeout(() => this.#edit(), this.#backoff());
+        this.#emit("error", { status, detail });
+        return false;
+      }
+      this.#sent = null;
       if (status >= 200 && status < 300) {
-        for (const user of edit.add) this.#told.add(user);
+        this.#addMax = Math.min(this.#addMax * 2, EDIT_USERS_MAX);
+        for (const user of edit.add) {
+          this.#told.add(user);
+          this.#untold.delete(user);
+        }
         for (const user of edit.remove) {
           this.#told.delete(user);
-          this.#records.delete(user);
+          this.#untold.delete(user);
+          this.#forget(user);
         }
+        return true;
+      }
+      if ((status === 400 || status === 413) && edit.add.length > 0) {
+        this.#narrow(edit, { status, detail });
         return true;
       }
       // 404: the stream has ended, and its end is on the way here; the next `hello` brings everything.
       if (status !== 404) this.#emit("error", { status, detail });
-      const again = status === 0 || status === 429 || status >= 500;
-      if (again) this.#timer = setTimeout(() => this.#edit(), this.#backoff());
       return false;
+    }
+
+    // The server refuses an edit for somebody in it, or for their number: finds out who can be watched, and gives up the others.
+    #narrow(edit, refusal) {
+      this.#refused = true;
+      // Again without the additions, which may need the room.
+      if (edit.remove.length > 0) return;
+      if (edit.add.length > 1) {
+        this.#addMax = Math.ceil(edit.add.length / 2);
+        return;
+      }
+      // 413: not even one more, whoever it is.
+      const full = refusal.status === 413;
+      const users = edit.add.concat(full ? [...this.#wanted].filter((user) => !this.#told.has(user) && user !== edit.add[0]) : []);
+      for (const user of users) {
+        this.#wanted.delete(user);
+        this.#forget(user);
+      }
+      this.#emit("error", { ...refusal, users });
     }
   }
 

@@ -37,8 +37,9 @@ pub struct Settings {
     /// Most that a datagram's `sent_at` may differ from the server's clock, in ms. Default 30,000. At least the 1,000 ms by
     /// which the server's own clock may be off. Cost: recent goodbyes are remembered twice as long.
     pub beat_skew_max_ms: u64,
-    /// Silence on a stream after which a comment line keeps it alive, in ms, jittered. Default 15,000, below the 60 s after
-    /// which common proxies cut. Zero is refused. Cost: one small write per stream and interval.
+    /// Silence on a stream after which at the latest a comment line keeps it alive, in ms, jittered: told to clients in `hello`,
+    /// who choose their read time-out by it. Default 15,000, below the 60 s after which common proxies cut. Zero is refused. Cost:
+    /// one small write per stream and interval.
     pub keep_alive_ms: u64,
     /// Base of the jittered delay before a reader reconnects (`retry:`), in ms; wider while draining and when overloaded.
     /// Default 3,000. Zero is refused: a fleet of readers would reconnect in a tight loop. Costs nothing.

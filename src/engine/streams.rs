@@ -131,6 +131,7 @@ impl Engine {
             server_time: now.unix.ms(),
             beat_interval_ms: self.settings.beat_interval_ms,
             offline_after_ms: self.settings.offline_after_ms,
+            keep_alive_ms: self.settings.keep_alive_ms,
             retry_ms,
         };
         let conn = self.conns.at(id.index);
@@ -340,8 +341,8 @@ impl Engine {
             .filter(|target| self.watches.has(id.index, **target))
             .count();
         let fresh = add.iter().filter(|user| {
-            let target = self.known_target(user);
-            target.is_none_or(|target| removed.binary_search(&target).is_ok() || !self.watches.has(id.index, target))
+            let target = self.watched_as(id.index, user);
+            target.is_none_or(|target| removed.binary_search(&target).is_ok())
         });
         let fresh = fresh.count();
         if self.watches.of(id.index) - gone + fresh > self.settings.watches_per_stream_max {
@@ -351,7 +352,11 @@ impl Engine {
             return EditOutcome::ShardFull;
         }
         self.watches.remove_all(id.index, &removed);
-        let mut targets: Vec<Target> = add.into_iter().map(|user| self.target(user)).collect();
+        let mut targets = Vec::with_capacity(add.len());
+        for user in add {
+            let target = self.target(user);
+            targets.push(self.watched_as(id.index, user).unwrap_or(target));
+        }
         self.watches.add(id.index, &mut targets, true);
         self.conns.at(id.index).put(flag::UNSURE, self.presence.is_mirror());
         self.queue_if_due(id.index, now.mono);
@@ -370,10 +375,11 @@ impl Engine {
         targets
     }
 
-    fn known_target(&self, user: &str) -> Option<Target> {
-        self.slot_of(user)
-            .map(|slot| Target::slot(slot.index()))
-            .or_else(|| self.watches.find_name(user))
+    /// What the stream at `conn` watches a user as, if it does.
+    fn watched_as(&self, conn: u32, user: &str) -> Option<Target> {
+        let slot = self.slot_of(user).map(|slot| Target::slot(slot.index()));
+        let known = slot.into_iter().chain(self.watches.find_name(user));
+        known.into_iter().find(|target| self.watches.has(conn, *target))
     }
 
     /// The id of a stream: shard, place, life, and a tag that only this process can make for them.

@@ -106,23 +106,30 @@ impl Watches {
         self.names.find(user).map(|name| Target(NAMED | name))
     }
 
-    /// Makes the stream at `conn` watch `targets` (in any order, repeats allowed); those added are marked if `mark`. Returns how
-    /// many were not watched before.
+    /// Makes the stream at `conn` watch `targets` (in any order, repeats allowed) and marks all of them if `mark`, those watched
+    /// already too: whoever adds somebody may have lost what was told before. Returns how many were not watched before.
     pub fn add(&mut self, conn: u32, targets: &mut Vec<Target>, mark: bool) -> usize {
         targets.sort_unstable();
         targets.dedup();
         if self.follows.len() <= conn as usize {
             self.follows.resize(conn as usize + 1, Follow::default());
         }
-        let old = self.lists.get(self.follows[conn as usize].list);
-        targets.retain(|target| find(old, target.0).is_err());
         let bit = if mark { MARK } else { 0 };
+        let follow = &mut self.follows[conn as usize];
+        let old = self.lists.get_mut(follow.list);
+        targets.retain(|target| {
+            let Ok(at) = find(old, target.0) else {
+                return true;
+            };
+            follow.marks += u32::from(mark && old[at] & MARK == 0);
+            old[at] |= bit;
+            false
+        });
         let mut merged = std::mem::take(&mut self.scratch);
         merged.clear();
         merged.extend_from_slice(old);
         merged.extend(targets.iter().map(|target| target.0 | bit));
         merged.sort_unstable_by_key(|entry| entry & !MARK);
-        let follow = &mut self.follows[conn as usize];
         self.lists.set(&mut follow.list, &merged);
         if mark {
             follow.marks += targets.len() as u32;

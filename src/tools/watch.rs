@@ -30,8 +30,10 @@ pub struct Options {
     pub http: SocketAddr,
 }
 
-/// Silence after which a stream counts as dead, in ms: three keep-alives missed.
+/// Silence after which a stream counts as dead until its hello has named `keep_alive_ms`, in ms.
 const SILENCE_MAX_MS: u64 = 45_000;
+/// A live stream is never silent for longer than `keep_alive_ms`: so many of them missed, and it is dead.
+const KEEP_ALIVES_MISSED: u64 = 3;
 /// Reconnect delay until the server has named one, in ms.
 const RETRY_MS: u64 = 1_000;
 /// Longest wait between two attempts, in ms.
@@ -59,6 +61,7 @@ pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
         },
         view: View::new(&options.users),
         server_ahead_ms: 0,
+        silence_max_ms: SILENCE_MAX_MS,
     };
     let outcome = watcher.follow();
     let left = watcher.screen.leave();
@@ -90,6 +93,8 @@ struct Watcher<'a, W: Write> {
     view: View,
     /// The server's clock less ours, in ms, as its last `hello` said.
     server_ahead_ms: i64,
+    /// Silence after which the stream counts as dead, in ms.
+    silence_max_ms: u64,
 }
 
 impl<W: Write> Watcher<'_, W> {
@@ -134,6 +139,7 @@ impl<W: Write> Watcher<'_, W> {
 
     /// Reads one stream to its end: why it ended, and how many events told a state.
     fn read_stream(&mut self, mut link: Link, reader: &mut Reader) -> Result<(String, u64), End> {
+        self.view.begin_stream();
         let mut events = 0;
         let mut heard = self.clock.now().mono;
         let mut drawn = Mono::default();
@@ -155,11 +161,9 @@ impl<W: Write> Watcher<'_, W> {
                 return Ok(("interrupted".into(), events));
             }
             let now = self.clock.now();
-            if now.mono.ms_since(heard) > SILENCE_MAX_MS {
-                return Ok((
-                    format!("the stream has been silent for {} s", SILENCE_MAX_MS / 1_000),
-                    events,
-                ));
+            if now.mono.ms_since(heard) > self.silence_max_ms {
+                let silence_s = self.silence_max_ms as f64 / 1_000.0;
+                return Ok((format!("the stream has been silent for {silence_s} s"), events));
             }
             if !changes.is_empty() || now.mono.ms_since(drawn) >= 1_000 {
                 drawn = now.mono;
@@ -173,6 +177,8 @@ impl<W: Write> Watcher<'_, W> {
         #[derive(serde::Deserialize)]
         struct Hello {
             server_time: u64,
+            offline_after_ms: u64,
+            keep_alive_ms: u64,
         }
         #[derive(serde::Deserialize)]
         struct Snapshot {
@@ -186,6 +192,8 @@ impl<W: Write> Watcher<'_, W> {
             "hello" => {
                 if let Ok(hello) = serde_json::from_str::<Hello>(&event.data) {
                     self.server_ahead_ms = (hello.server_time as i64).wrapping_sub(self.clock.now().unix.ms() as i64);
+                    self.view.offline_after_ms = hello.offline_after_ms;
+                    self.silence_max_ms = hello.keep_alive_ms.saturating_mul(KEEP_ALIVES_MISSED);
                 }
                 return;
             }
@@ -205,6 +213,9 @@ impl<W: Write> Watcher<'_, W> {
         };
         let records = records.unwrap_or_default();
         changes.extend(records.into_iter().filter(|record| self.view.apply(record)));
+        if let Ok(id) = event.id.parse() {
+            changes.extend(self.view.told_up_to(id));
+        }
     }
 
     fn stopped(&self) -> bool {

@@ -39,6 +39,8 @@ pub struct Hello<'a> {
     pub beat_interval_ms: u64,
     /// Silence after which a publisher is offline, in ms.
     pub offline_after_ms: u64,
+    /// Longest silence of the stream while it lives, in ms.
+    pub keep_alive_ms: u64,
     /// The reader's reconnect delay, in ms.
     pub retry_ms: u64,
 }
@@ -54,6 +56,7 @@ impl Hello<'_> {
             (b",\"server_time\":", self.server_time),
             (b",\"beat_interval_ms\":", self.beat_interval_ms),
             (b",\"offline_after_ms\":", self.offline_after_ms),
+            (b",\"keep_alive_ms\":", self.keep_alive_ms),
         ] {
             out.extend_from_slice(member);
             write_u64(number, out);
@@ -185,12 +188,13 @@ mod tests {
             server_time: 1_764_009_600_123,
             beat_interval_ms: 10_000,
             offline_after_ms: 25_000,
+            keep_alive_ms: 15_000,
             retry_ms: 3_417,
         };
         assert_eq!(
             text(|out| hello.write(out)),
             "event: hello\nretry: 3417\ndata: {\"stream\":\"2.51.9f3c\\\"\",\"watching\":2,\"server_time\":1764009600123,\
-             \"beat_interval_ms\":10000,\"offline_after_ms\":25000}\n\n"
+             \"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000}\n\n"
         );
         assert_eq!(
             text(|out| write_goodbye(9, out)),

@@ -13,6 +13,7 @@ fn a_stream_holds_its_publisher_online() {
     assert_eq!(hello["watching"], 1);
     assert_eq!(hello["beat_interval_ms"], BEAT_INTERVAL_MS);
     assert_eq!(hello["offline_after_ms"], OFFLINE_AFTER_MS);
+    assert_eq!(hello["keep_alive_ms"], 15_000);
     assert_eq!(snapshot, [Record::never_seen("bob")]);
     assert_eq!(server.record("bob"), Record::never_seen("bob"));
     server.expect_online("alice");

@@ -130,6 +130,22 @@ fn watch_follows_through_a_restart() {
     assert_eq!(watch.process.wait().code(), Some(0));
 }
 
+/// Its stream says so: the times that it told before were later.
+#[test]
+fn watch_believes_a_server_that_has_lost_its_data() {
+    let home = Home::new();
+    let flags = ["--retry-ms=200"];
+    let server = home.serve(&flags);
+    let watch = watch(&home, &server, &["bob"]);
+    assert_eq!(watch.next(), Record::never_seen("bob"));
+    server.sender().beat(&["bob"]);
+    watch.expect("bob", true);
+    server.kill();
+    std::fs::remove_dir_all(home.data_dir()).expect("it is there");
+    let _server = home.serve(&flags);
+    assert_eq!(watch.next(), Record::never_seen("bob"));
+}
+
 #[test]
 fn watch_is_refused_for_good_by_what_will_not_change() {
     let home = Home::new();
@@ -157,6 +173,16 @@ fn top_shows_a_servers_rates() {
 fn watch_draws_a_live_table_in_a_terminal() {
     const GREEN: u32 = 32;
     const GREY: u32 = 90;
+    // For how many seconds bob has been online, and within how many he was last active.
+    let seconds = |screen: &Screen| -> Option<(u64, u64)> {
+        let lines = screen.text();
+        let [bob, _] = lines.as_slice() else { return None };
+        let words = bob
+            .strip_prefix("\u{25cf} bob    online for ")?
+            .strip_suffix(" s ago")?;
+        let (online, active) = words.split_once(" s, last active at most ")?;
+        Some((online.parse().ok()?, active.parse().ok()?))
+    };
     let home = Home::new();
     let server = home.serve(&["--shards=2"]);
     let mut terminal = Terminal::new();
@@ -175,20 +201,12 @@ fn watch_draws_a_live_table_in_a_terminal() {
     server.sender().beat(&["bob"]);
     let screen = terminal.expect("bob is online", |screen| {
         let lines = screen.text();
-        lines.len() == 2 && lines[0].starts_with("\u{25cf} bob    online for ") && lines[0].ends_with(" s")
+        lines.len() == 2 && seconds(screen).is_some()
     });
     assert_eq!((screen.colour_of_dot(0), screen.colour_of_dot(1)), (GREEN, GREY));
     assert_eq!(screen.text()[1], "\u{25cf} carol  never seen");
     // Time goes by in the same two lines, and nothing was said.
-    let seconds = |screen: &Screen| -> Option<u64> {
-        let lines = screen.text();
-        let [bob, _] = lines.as_slice() else { return None };
-        bob.strip_prefix("\u{25cf} bob    online for ")?
-            .strip_suffix(" s")?
-            .parse()
-            .ok()
-    };
-    terminal.expect("bob is online for seconds", |screen| seconds(screen) >= Some(2));
+    terminal.expect("bob is online for seconds", |screen| seconds(screen) >= Some((2, 2)));
 
     terminal.press("\u{3}");
     assert_eq!(process.wait().code(), Some(0));

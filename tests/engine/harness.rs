@@ -646,10 +646,11 @@ impl World {
         let rest = rest.strip_prefix("data: {\"stream\":\"").expect("data");
         let (id, rest) = rest.split_once('"').expect("an id");
         let expected = format!(
-            ",\"watching\":{watching},\"server_time\":{},\"beat_interval_ms\":{},\"offline_after_ms\":{}}}\n\n",
+            ",\"watching\":{watching},\"server_time\":{},\"beat_interval_ms\":{},\"offline_after_ms\":{},\"keep_alive_ms\":{}}}\n\n",
             self.now().unix.ms(),
             self.settings.beat_interval_ms,
-            self.settings.offline_after_ms
+            self.settings.offline_after_ms,
+            self.settings.keep_alive_ms
         );
         let rest = rest
             .strip_prefix(&expected)

@@ -25,12 +25,15 @@ fn edits_reach_a_stream_on_any_shard() {
             world.expect(editor, watching(3));
             world.expect(
                 alice,
-                told_of_many(&record("bob", "online", 0, 0)) + &told(0, &unseen("eve")),
+                told_of_many(&record("bob", "online", 0, 0))
+                    + &told_of_many(&unseen("carol"))
+                    + &told(0, &unseen("eve")),
             );
+            // Told again though watched already: the asker may have lost what was told before.
             world
                 .post(editor, &path, "{\"add\":[\"bob\"]}")
                 .expect(editor, watching(3));
-            world.expect_nothing(alice);
+            world.expect(alice, told(0, &record("bob", "online", 0, 0)));
             world.post(editor, &path, "{\"remove\":[\"bob\",\"eve\",\"nobody\"]}");
             world.expect(editor, watching(1)).expect_nothing(alice);
             world.post(editor, &path, "{\"add\":[\"bob\"],\"remove\":[\"bob\"]}");
@@ -45,6 +48,24 @@ fn edits_reach_a_stream_on_any_shard() {
             world.post(editor, &path, "{}").expect(editor, watching(1));
         }
     }
+}
+
+/// A shard that has yet to hear of a user's first beat still watches by name, and counts the watch once.
+#[test]
+fn whoever_has_just_got_a_slot_is_not_watched_twice() {
+    let mut world = World::with(2, |settings| settings.watches_per_stream_max = 1);
+    let (alice, id) = world.stream(1, "watch=late", 1);
+    world.expect(alice, snapshot(0, &[unseen("late")]));
+    world.hold_mail(1, true).at(100).beat(0, &["late"]).turn();
+    let editor = world.connect(1);
+    world.post(editor, &format!("/v1/stream/{id}/watch"), "{\"add\":[\"late\"]}");
+    world.expect(editor, watching(1));
+    world.expect(alice, told(100, &unseen("late")));
+    world.hold_mail(1, false);
+    world.expect(alice, told(100, &record("late", "online", 100, 100)));
+    world
+        .post(editor, &format!("/v1/stream/{id}/watch"), "{\"remove\":[\"late\"]}")
+        .expect(editor, watching(0));
 }
 
 #[test]

@@ -46,6 +46,23 @@ fn marks_are_told_once() {
 }
 
 #[test]
+fn whoever_is_added_again_is_marked_again() {
+    let mut watches = Watches::default();
+    let both = vec![Target::slot(3), watches.name("never seen")];
+    assert_eq!(watches.add(1, &mut both.clone(), true), 2);
+    assert_eq!((watches.take_marks(1, 0, |_| true), watches.marks(1)), (0, 0));
+    assert_eq!(watches.add(1, &mut both.clone(), true), 0);
+    assert_eq!(watches.marks(1), 2);
+    // Marked already, once.
+    assert_eq!(watches.add(1, &mut both.clone(), true), 0);
+    assert_eq!(watches.marks(1), 2);
+    watches.take_marks(1, 0, |_| true);
+    assert_eq!(watches.add(1, &mut both.clone(), false), 0);
+    assert_eq!(watches.marks(1), 0);
+    watches.check_invariants();
+}
+
+#[test]
 fn a_visit_that_stops_keeps_the_rest() {
     let mut watches = Watches::default();
     watches.add(0, &mut (0..5).map(Target::slot).collect(), true);
@@ -267,7 +284,7 @@ proptest! {
                     let fresh: Vec<u32> = [slot, slot + 1].into_iter().filter(|slot| list.insert(*slot)).collect();
                     prop_assert_eq!(added, fresh.len());
                     if op == 1 {
-                        marks.extend(fresh.into_iter().map(|slot| (conn, slot)));
+                        marks.extend([(conn, slot), (conn, slot + 1)]);
                     }
                 }
                 2 => {

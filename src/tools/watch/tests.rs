@@ -32,6 +32,42 @@ fn event(kind: &str, id: &str, data: &str) -> String {
     format!("event: {kind}\nid: {id}\ndata: {data}\n\n")
 }
 
+fn watcher<'a>(options: &'a Options, clock: &'a Clock, stop: &'a AtomicBool) -> Watcher<'a, Vec<u8>> {
+    Watcher {
+        options,
+        clock,
+        stop,
+        screen: Screen {
+            table: false,
+            out: Vec::new(),
+            drawn: 0,
+        },
+        view: View::new(&options.users),
+        server_ahead_ms: 0,
+        silence_max_ms: SILENCE_MAX_MS,
+    }
+}
+
+#[test]
+fn hello_says_how_long_a_stream_may_be_silent() {
+    let options = Options {
+        users: Vec::new(),
+        user: None,
+        http: SocketAddr::from(([127, 0, 0, 1], 1)),
+    };
+    let (clock, stop) = (Clock::new(), AtomicBool::new(false));
+    let mut watcher = watcher(&options, &clock, &stop);
+    for (keep_alive_ms, silence_max_ms) in [(60_000, 180_000), (u64::MAX, u64::MAX)] {
+        let hello = Event {
+            event: "hello".into(),
+            data: format!(r#"{{"server_time":9,"offline_after_ms":2,"keep_alive_ms":{keep_alive_ms}}}"#),
+            id: String::new(),
+        };
+        watcher.take(&hello, &mut Vec::new(), &mut None);
+        assert_eq!(watcher.silence_max_ms, silence_max_ms);
+    }
+}
+
 /// A server that says goodbye, then refuses, then resumes; and what the client printed meanwhile.
 #[test]
 fn follows_over_disconnects() {
@@ -55,7 +91,8 @@ fn follows_over_disconnects() {
             "{first}"
         );
         let snapshot = |record: String| format!(r#"{{"presence":[{record}]}}"#);
-        let hello = "event: hello\nretry: 1\ndata: {\"server_time\":9}\n\n";
+        let hello =
+            "event: hello\nretry: 1\ndata: {\"server_time\":9,\"offline_after_ms\":2,\"keep_alive_ms\":15000}\n\n";
         // Torn inside an event.
         let told = format!("{OK}{hello}{}", event("snapshot", "7", &snapshot(bob("offline", 3))));
         let (one, two) = told.split_at(told.len() - 9);
@@ -82,18 +119,7 @@ fn follows_over_disconnects() {
         let _ = conn.read(&mut [0; 1]);
     });
     let clock = Clock::new();
-    let mut watcher = Watcher {
-        options: &options,
-        clock: &clock,
-        stop: &stop,
-        screen: Screen {
-            table: false,
-            out: Vec::new(),
-            drawn: 0,
-        },
-        view: View::new(&options.users),
-        server_ahead_ms: 0,
-    };
+    let mut watcher = watcher(&options, &clock, &stop);
     assert!(watcher.follow().is_ok());
     server.join().unwrap();
     let printed = String::from_utf8(watcher.screen.out).unwrap();

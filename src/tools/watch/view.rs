@@ -27,50 +27,113 @@ impl Record {
 const ROWS_MAX: usize = 20;
 
 /// The watched users in the order given, and what is known of each.
+///
+/// A stream's own order is right: the last state told is the state. Between two streams it is not, for the next may come from a
+/// node that has heard less. So what a new stream tells that is older than what a former one told waits for the stream's next id,
+/// which says up to when it has been told everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct View {
-    rows: Vec<(String, Option<Record>)>,
+    rows: Vec<Row>,
+    /// The stream's last id.
+    told_up_to: Option<u64>,
+    /// Silence after which the server calls somebody offline, in ms; as long as no hello has named it, any.
+    pub offline_after_ms: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Row {
+    user: String,
+    shown: Option<Record>,
+    /// `shown` is this stream's word, not a former one's.
+    ours: bool,
+    /// This stream's word that is older than `shown`.
+    held: Option<Record>,
 }
 
 impl View {
     /// Nothing known yet.
     pub fn new(users: &[String]) -> View {
-        let mut rows: Vec<(String, Option<Record>)> = Vec::with_capacity(users.len());
+        let mut rows: Vec<Row> = Vec::with_capacity(users.len());
         for user in users {
-            if rows.iter().all(|(known, _)| known != user) {
-                rows.push((user.clone(), None));
+            if rows.iter().all(|row| row.user != *user) {
+                rows.push(Row {
+                    user: user.clone(),
+                    shown: None,
+                    ours: false,
+                    held: None,
+                });
             }
         }
-        View { rows }
+        View {
+            rows,
+            told_up_to: None,
+            offline_after_ms: u64::MAX,
+        }
     }
 
-    /// Takes a state in; true if it changed what is known of somebody watched. An older state never replaces a newer one.
+    /// What is told from now on is told by another stream.
+    pub fn begin_stream(&mut self) {
+        self.told_up_to = None;
+        for row in &mut self.rows {
+            row.ours = false;
+            row.held = None;
+        }
+    }
+
+    /// Takes a state in; true if it changed what is shown of somebody watched.
     pub fn apply(&mut self, record: &Record) -> bool {
-        let Some((_, known)) = self.rows.iter_mut().find(|(user, _)| *user == record.user) else {
+        let Some(row) = self.rows.iter_mut().find(|row| row.user == record.user) else {
             return false;
         };
-        match known {
+        row.held = None;
+        match &row.shown {
             // Another node's not knowing yet takes back nothing.
             Some(_) if record.status == "unknown" => false,
-            Some(known) if known.since > record.since => false,
-            Some(known) if known == record => false,
-            _ => {
-                *known = Some(record.clone());
-                true
+            Some(shown) if !row.ours && shown.since > record.since => {
+                row.held = Some(record.clone());
+                false
+            }
+            shown => {
+                let changed = shown.as_ref() != Some(record);
+                row.shown = Some(record.clone());
+                row.ours = true;
+                changed
             }
         }
+    }
+
+    /// The stream has been told everything up to `id`: what it says replaces what former streams told of that time (the server has
+    /// lost it). Returns the states that are shown now and were not. An id that comes again says nothing new.
+    ///
+    /// After a step back of the server's clock ids are small, and take back nothing until they have come up to what is shown: a
+    /// node that has heard less looks just so.
+    pub fn told_up_to(&mut self, id: u64) -> Vec<Record> {
+        let mut changes = Vec::new();
+        if self.told_up_to.replace(id) == Some(id) {
+            return changes;
+        }
+        for row in &mut self.rows {
+            let counted = row.shown.as_ref().is_some_and(|shown| shown.since <= Some(id));
+            if let Some(held) = row.held.take_if(|_| counted) {
+                changes.push(held.clone());
+                row.shown = Some(held);
+                row.ours = true;
+            }
+        }
+        changes
     }
 
     /// The table, one line per user, each with its newline. `now_ms` is the server's time.
     pub fn table(&self, now_ms: u64) -> String {
         let mut out = String::new();
         let shown = &self.rows[..self.rows.len().min(ROWS_MAX)];
-        let width = shown.iter().map(|(user, _)| user.chars().count()).max().unwrap_or(0);
-        for (user, record) in shown {
+        let width = shown.iter().map(|row| row.user.chars().count()).max().unwrap_or(0);
+        for row in shown {
+            let (user, record) = (&row.user, &row.shown);
             let pad = " ".repeat(width - user.chars().count());
             let (dot, words) = match record {
-                Some(record) if record.online() => (GREEN_DOT, words(record, now_ms)),
-                Some(record) => (GREY_DOT, words(record, now_ms)),
+                Some(record) if record.online() => (GREEN_DOT, self.words(record, now_ms)),
+                Some(record) => (GREY_DOT, self.words(record, now_ms)),
                 None => (GREY_DOT, "no answer yet".into()),
             };
             writeln!(out, "{dot} {user}{pad}  {words}").expect("a String takes everything");
@@ -79,11 +142,36 @@ impl View {
         if !rest.is_empty() {
             let online = rest
                 .iter()
-                .filter(|(_, record)| record.as_ref().is_some_and(Record::online))
+                .filter(|row| row.shown.as_ref().is_some_and(Record::online))
                 .count();
             writeln!(out, "  and {} more, {online} of them online", rest.len()).expect("a String takes everything");
         }
         out
+    }
+
+    /// `online for 3 min, last active at most 25 s ago`, `offline for 2 h, last active 2 h ago`.
+    fn words(&self, record: &Record, now_ms: u64) -> String {
+        if record.since.is_none() && record.last_active.is_none() && !record.online() {
+            let known = record.status != "unknown";
+            return if known { "never seen" } else { "not known yet" }.into();
+        }
+        let ago_ms = |then: u64| now_ms.saturating_sub(then);
+        let mut words = record.status.clone();
+        if let Some(since) = record.since {
+            words = format!("{words} for {}", span(ago_ms(since)));
+        }
+        match record.last_active.map(ago_ms) {
+            None => {}
+            // A stream tells no beats. But who is online has beaten since the time that would make an absence.
+            Some(ms) if record.online() => {
+                words = format!(
+                    "{words}, last active at most {} ago",
+                    span(ms.min(self.offline_after_ms))
+                );
+            }
+            Some(ms) => words = format!("{words}, last active {} ago", span(ms)),
+        }
+        words
     }
 
     /// Number of lines of the table.
@@ -94,19 +182,6 @@ impl View {
 
 const GREEN_DOT: &str = "\x1b[32m\u{25cf}\x1b[0m";
 const GREY_DOT: &str = "\x1b[90m\u{25cf}\x1b[0m";
-
-/// `online for 3 min`, `offline for 2 h, last active 2 h ago`.
-pub fn words(record: &Record, now_ms: u64) -> String {
-    let ago = |then: u64| span(now_ms.saturating_sub(then));
-    match (record.online(), record.since, record.last_active) {
-        (true, Some(since), _) => format!("online for {}", ago(since)),
-        (true, None, _) => "online".into(),
-        (false, _, Some(active)) => format!("offline, last active {} ago", ago(active)),
-        (false, Some(since), None) => format!("offline for {}", ago(since)),
-        (false, None, None) if record.status == "unknown" => "not known yet".into(),
-        (false, None, None) => "never seen".into(),
-    }
-}
 
 /// A length of time in its largest whole unit.
 fn span(ms: u64) -> String {
@@ -148,18 +223,30 @@ mod tests {
 
     #[test]
     fn sentences() {
+        let mut view = View::new(&[]);
+        view.offline_after_ms = 25_000;
         let now = 1_000_000_000;
+        let words = |status, since, last_active| view.words(&record("b", status, since, last_active), now);
         assert_eq!(
-            words(&record("b", "online", now - 180_000, now), now),
-            "online for 3 min"
+            words("online", Some(now - 180_000), Some(now - 170_000)),
+            "online for 3 min, last active at most 25 s ago"
         );
         assert_eq!(
-            words(&record("b", "offline", now - 10, now - 7_200_000), now),
-            "offline, last active 2 h ago"
+            words("online", Some(now - 4_000), Some(now - 4_000)),
+            "online for 4 s, last active at most 4 s ago"
         );
-        assert_eq!(words(&record("b", "offline", None, None), now), "never seen");
+        assert_eq!(
+            words("offline", Some(now - 7_175_000), Some(now - 7_200_000)),
+            "offline for 1 h, last active 2 h ago"
+        );
+        assert_eq!(words("offline", Some(now - 60_000), None), "offline for 1 min");
+        assert_eq!(words("offline", None, None), "never seen");
+        assert_eq!(words("unknown", None, None), "not known yet");
         // The server's clock may be ahead of what is estimated.
-        assert_eq!(words(&record("b", "online", now + 5, now), now), "online for 0 s");
+        assert_eq!(
+            words("online", Some(now + 5), Some(now + 5)),
+            "online for 0 s, last active at most 0 s ago"
+        );
     }
 
     #[test]
@@ -168,13 +255,55 @@ mod tests {
         assert_eq!(view.lines(), 2);
         assert!(view.apply(&record("bob", "online", 10, 10)));
         assert!(!view.apply(&record("bob", "online", 10, 10)));
+        view.begin_stream();
         assert!(!view.apply(&record("bob", "offline", 9, 9)));
         assert!(!view.apply(&record("eve", "online", 10, 10)));
         assert!(view.apply(&record("bob", "offline", 11, 10)));
         assert_eq!(
             view.table(5_000),
-            format!("{GREY_DOT} bob    offline, last active 4 s ago\n{GREY_DOT} carol  no answer yet\n")
+            format!("{GREY_DOT} bob    offline for 4 s, last active 4 s ago\n{GREY_DOT} carol  no answer yet\n")
         );
+    }
+
+    fn shown(view: &View) -> Record {
+        view.rows[0].shown.clone().expect("bob has been told of")
+    }
+
+    #[test]
+    fn what_the_server_has_lost_is_taken_back_by_an_id() {
+        let mut view = View::new(&["bob".into()]);
+        let (online, never) = (record("bob", "online", 20, 20), record("bob", "offline", None, None));
+        assert!(view.apply(&online));
+        assert_eq!(view.told_up_to(30), []);
+        view.begin_stream();
+        assert!(!view.apply(&never));
+        assert_eq!(shown(&view), online);
+        // Its clock went back, or it has heard less than who told the other.
+        assert_eq!(view.told_up_to(19), []);
+        assert_eq!(view.told_up_to(20), std::slice::from_ref(&never));
+        assert_eq!(shown(&view), never);
+        assert_eq!(view.told_up_to(21), []);
+        // Within a stream the last word counts, whatever its time.
+        assert!(view.apply(&record("bob", "online", 25, 25)));
+        assert!(view.apply(&record("bob", "offline", 24, 24)));
+    }
+
+    #[test]
+    fn only_an_ids_own_stream_is_taken_at_its_word() {
+        let mut view = View::new(&["bob".into()]);
+        let (online, older) = (record("bob", "online", 20, 20), record("bob", "offline", 10, 10));
+        assert!(view.apply(&online));
+        view.begin_stream();
+        assert!(!view.apply(&older));
+        view.begin_stream();
+        // What the stream before said is not this one's word.
+        assert_eq!(view.told_up_to(40), []);
+        // The same id again came before this was said.
+        assert!(!view.apply(&older));
+        assert_eq!(view.told_up_to(40), []);
+        assert!(!view.apply(&record("bob", "unknown", None, None)));
+        assert_eq!(view.told_up_to(41), []);
+        assert_eq!(shown(&view), online);
     }
 
     #[test]

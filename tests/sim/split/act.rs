@@ -35,6 +35,8 @@ pub(super) struct Client {
     pub(super) live_since: Option<u64>,
     /// What it believes; None: unknown.
     pub(super) views: BTreeMap<usize, Option<Told>>,
+    /// What the stream has told that is older than what it believes from a former one.
+    pub(super) held: BTreeMap<usize, Told>,
     /// Whose state the stream has told, and the last `since` of each.
     pub(super) known: BTreeMap<usize, Option<u64>>,
     pub(super) last_id: Option<u64>,
@@ -75,6 +77,7 @@ impl Split {
                 snapshot_seen: false,
                 live_since: None,
                 views: BTreeMap::new(),
+                held: BTreeMap::new(),
                 known: BTreeMap::new(),
                 last_id: None,
                 outgrown: false,
@@ -196,6 +199,7 @@ impl Split {
         client.conn = Some(key);
         let elsewhere = client.node.replace(node).is_some_and(|before| before != node);
         client.known.clear();
+        client.held.clear();
         if last_id.is_none() {
             client.views.clear();
         } else if elsewhere {

@@ -7,6 +7,7 @@ use greendot::presence::{Presence, Slot};
 use greendot::time::Now;
 use greendot::wire::User as Id;
 
+use super::act::Client;
 use super::links::{Core, Link};
 use super::{Seen, Split};
 use crate::model::{Left, User};
@@ -344,6 +345,7 @@ impl Split {
         }
         if let Some(id) = event.id {
             self.check_id(node, client);
+            self.take_back(client, id);
             let untold =
                 |link: &Link| link.peer == node && link.waiting_since.is_some_and(|at| at + UNTOLD_MS_MAX < self.mono);
             let presences = self.nodes[..self.presences].iter();
@@ -368,6 +370,19 @@ impl Split {
                 "client {client} is told an id by node {node}, which has lost node {peer}"
             ));
         }
+    }
+
+    /// An id says that what its stream told counts against what is not newer than the id (client.js does the same).
+    fn take_back(&mut self, client: usize, id: u64) {
+        let Client { views, held, .. } = &mut self.clients[client];
+        held.retain(|user, told| {
+            let view = views.get(user).copied().flatten();
+            let counted = view.is_some_and(|view| view.since <= Some(id));
+            if counted {
+                views.insert(*user, Some(*told));
+            }
+            !counted
+        });
     }
 
     /// After an id the client knows each last change, unless it is so recent that whoever resumes is told of it again.
@@ -429,10 +444,14 @@ impl Split {
         }
         let reader = &mut self.clients[client];
         let before = reader.known.insert(user, told.since);
-        // Another node may know less than the one before: what is older changes nothing (client.js does the same).
+        // Another node may know less than the one before: what is older waits for an id (client.js does the same).
         let view = reader.views.get(&user).copied().flatten();
         if view.is_none_or(|view| view.since <= told.since) {
+            reader.held.remove(&user);
             reader.views.insert(user, Some(told));
+        } else {
+            reader.held.insert(user, told);
+            self.saw(Seen::OlderTold);
         }
         if before.is_some_and(|before| before > told.since) {
             self.fail(format!(

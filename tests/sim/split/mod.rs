@@ -96,9 +96,10 @@ pub(crate) enum Seen {
     ViewsCompared,
     VouchingChecked,
     IdTooNew,
+    OlderTold,
 }
 
-const SEEN: [Seen; 22] = [
+const SEEN: [Seen; 23] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -121,6 +122,7 @@ const SEEN: [Seen; 22] = [
     Seen::ViewsCompared,
     Seen::VouchingChecked,
     Seen::IdTooNew,
+    Seen::OlderTold,
 ];
 
 /// What a run came to.

@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
-const HELLO: &str = r#"{"stream":"0.1.0123456789abcdef","watching":1,"server_time":1764009600123,"beat_interval_ms":10000,"offline_after_ms":25000}"#;
+const HELLO: &str = r#"{"stream":"0.1.0123456789abcdef","watching":1,"server_time":1764009600123,"beat_interval_ms":10000,"offline_after_ms":25000,"keep_alive_ms":15000}"#;
 const SNAPSHOT: &str = r#"{"presence":[{"user":"gaxum00000000000","status":"offline","since":null,"last_active":null}]}"#;
 const RECORD: &str = r#"{"user":"bob","status":"online","since":1764009600123,"last_active":1764009631000}"#;
 
