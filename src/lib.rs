@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod limits;
+pub mod logs;
 pub mod metrics;
 pub mod planted;
 pub mod presence;

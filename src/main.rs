@@ -1,10 +1,11 @@
 //! The `greendot` binary: reads the command line and runs what it asks for.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use greendot::cli::{self, Ask};
 use greendot::config::{self, Config, Loaded, LogFormat, Sources};
+use greendot::logs;
 use greendot::time::Clock;
 use greendot::tools::{beat, doctor, key, top, watch};
 use tracing_subscriber::filter::LevelFilter;
@@ -23,8 +24,12 @@ fn main() -> ExitCode {
         .collect();
     match cli::ask(&cli::command().get_matches(), variables) {
         Ask::Serve(sources) => with_config(&sources, |loaded| {
-            start_logging(&loaded.config);
-            outcome(greendot::server::run(loaded.config).map_err(|fault| fault.to_string()))
+            if let Err(error) = start_logging(&loaded.config) {
+                return outcome(Err(format!("start the log's thread: {error}")));
+            }
+            let served = greendot::server::run(loaded.config).map_err(|fault| fault.to_string());
+            logs::finish();
+            outcome(served)
         }),
         Ask::Config(sources) => with_config(&sources, |loaded| printed(&loaded.to_toml())),
         Ask::ConfigMarkdown => printed(&config::knobs::markdown()),
@@ -48,7 +53,7 @@ fn with_config(sources: &Sources, run: impl FnOnce(Loaded) -> ExitCode) -> ExitC
         Ok(loaded) => run(loaded),
         Err(faults) => {
             for fault in faults {
-                eprintln!("greendot: {fault}");
+                complain(&fault);
             }
             ExitCode::from(EXIT_USAGE)
         }
@@ -59,14 +64,18 @@ fn outcome(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("greendot: {why}");
+            complain(&why);
             ExitCode::FAILURE
         }
     }
 }
 
+/// Nothing is left to be done if stderr is gone; the exit code says it.
+fn complain(why: &str) {
+    let _ = writeln!(std::io::stderr(), "greendot: {why}");
+}
+
 fn printed(text: &str) -> ExitCode {
-    use std::io::Write;
     // Whoever closed the pipe has read enough.
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => outcome(Err(format!("output: {error}"))),
@@ -75,7 +84,8 @@ fn printed(text: &str) -> ExitCode {
 }
 
 /// Logs go to stderr: stdout has the one line that says what is listened on.
-fn start_logging(config: &Config) {
+fn start_logging(config: &Config) -> std::io::Result<()> {
+    let log = logs::start()?;
     let level: LevelFilter = config
         .log_level
         .name()
@@ -83,9 +93,12 @@ fn start_logging(config: &Config) {
         .expect("the names are those of LevelFilter");
     let logs = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr);
+        .with_writer(move || log)
+        // It would say on stderr that stderr takes nothing, and panic.
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Human => logs.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => logs.json().init(),
     }
+    Ok(())
 }

@@ -19,6 +19,7 @@ use super::datagrams::Datagrams;
 use super::mailbox::{Mailbox, Order, Posted};
 use super::{BEATS, Bound, Budgets, EVENTS_MAX, LISTENER, Outlet, READ_BUFFER_BYTES, Shard, WAKER, care};
 use crate::engine::{Engine, EngineParts, Mail, ShardId};
+use crate::logs;
 use crate::metrics::Board;
 use crate::time::Clock;
 
@@ -211,17 +212,28 @@ pub fn vital_thread(
     std::thread::Builder::new().name(name.clone()).spawn(move || {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+            Ok(Err(error)) => end_process(1, || {
                 tracing::error!(thread = name, %error, "failed; the server cannot go on");
-                std::process::exit(1);
-            }
-            Err(_) => {
-                // The panic's own message and place have been written by the hook.
+            }),
+            // The panic's own message and place have been logged by the hook.
+            Err(_) => end_process(PANIC_STATUS, || {
                 tracing::error!(thread = name, "panicked; the server cannot go on");
-                std::process::exit(PANIC_STATUS);
-            }
+            }),
         }
     })
+}
+
+/// Ends the process once `say` has said why, and also if that panics.
+fn end_process(status: i32, say: impl FnOnce()) {
+    struct End(i32);
+    impl Drop for End {
+        fn drop(&mut self) {
+            std::process::exit(self.0);
+        }
+    }
+    let _end = End(status);
+    say();
+    logs::finish();
 }
 
 #[cfg(test)]
