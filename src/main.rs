@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use greendot::cli::{self, Ask};
 use greendot::config::{self, Config, Loaded, LogFormat, Sources};
+use greendot::limits::{self, Found};
 use greendot::logs;
 use greendot::time::Clock;
 use greendot::tools::{beat, doctor, key, top, watch};
@@ -31,7 +32,10 @@ fn main() -> ExitCode {
             logs::finish();
             outcome(served)
         }),
-        Ask::Config(sources) => with_config(&sources, |loaded| printed(&loaded.to_toml())),
+        Ask::Config(sources) => with_config(&sources, |loaded| {
+            let remark = limits::remark(&loaded.config, loaded.config.shard_count(), &Found::read());
+            printed(&(loaded.to_toml() + &remark))
+        }),
         Ask::ConfigMarkdown => printed(&config::knobs::markdown()),
         Ask::Doctor(sources) => with_config(&sources, |loaded| {
             let (report, fit) = doctor::run(&loaded.config);

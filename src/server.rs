@@ -88,7 +88,7 @@ impl fmt::Display for ServeFault {
 impl std::error::Error for ServeFault {}
 
 /// Serves until SIGTERM or SIGINT, drains, and closes the store. Logs through `tracing`, which the caller has set up.
-pub fn run(config: Config) -> Result<(), ServeFault> {
+pub fn run(mut config: Config) -> Result<(), ServeFault> {
     heap::set_up();
     if let Err(error) = limits::raise_nofile() {
         tracing::warn!(%error, "the soft limit of file descriptors stays as it is");
@@ -96,6 +96,8 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let found = Found::read();
     let clock = Arc::new(Clock::new());
     let shard_count = config.shard_count();
+    let warnings = limits::start_up_warnings(&config, shard_count, &found);
+    config.settings.conns_max = limits::conns_max(&config, shard_count, found.nofile_soft);
 
     let (presence, report) = open_presence(&config, shard_count, &clock)?;
     let made = config.key_file.is_none() && config.role == RoleName::All;
@@ -153,7 +155,7 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let udp_part = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
     say_listening(&format!("listening http={http}{udp_part} shards={shard_count}"));
     tracing::info!("limits: {found} udp_buffer={udp_buffer_bytes}");
-    for warning in limits::start_up_warnings(&config) {
+    for warning in warnings {
         tracing::warn!("{warning}");
     }
     if let Some(report) = &report {

@@ -45,13 +45,10 @@ use crate::wire::request::RequestLimits;
 use fanout::Fanout;
 use http::Asked;
 use mail::Posts;
-use settings::Settings;
+use settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use silence::Silence;
 use upkeep::Upkeep;
 use upstream::Upstream;
-
-/// Connections admitted beyond `conns_max` at a time, to be refused politely.
-const SURPLUS_CONNS: usize = 64;
 
 /// Which half of the platform a node is. Decides at start which parts its engines have, and which paths they serve.
 #[derive(Clone, Debug)]

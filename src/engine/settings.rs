@@ -19,6 +19,11 @@ pub const OUTBOX_BYTES_FLOOR: usize = STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX + 
 /// Smallest `head_bytes_max`: `GET /v1/presence/{user}` for a 128-byte id that is percent-encoded throughout (384), and
 /// the headers that browsers send.
 pub const HEAD_BYTES_FLOOR: usize = 1_024;
+/// Connections that a shard admits beyond `conns_max` at a time, to be refused politely or to be let in if they see to the server
+/// itself: health checks, scrapes, published states.
+pub const SURPLUS_CONNS: usize = 64;
+/// Time in which such a connection must begin to ask, in ms: whoever says nothing keeps the others out.
+pub const SURPLUS_HEARING_MS: u64 = 500;
 /// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers' (DESIGN.md section 4).
 pub const STALL_MS: u64 = 1_000;
 

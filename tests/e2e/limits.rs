@@ -105,6 +105,37 @@ fn beyond_conns_max_everybody_is_told_so() {
     });
 }
 
+/// What the descriptors do not allow is not tried: they never run out, so who looks after the server is let in.
+#[test]
+fn connections_leave_descriptors_to_hear_the_others_on() {
+    let home = Home::new();
+    let server = home.serve_after("ulimit -n 300", &["--shards=1"]);
+    // 300 less 64 of the process, 8 of the shard, 64 for the surplus.
+    let mut held: Vec<Stream> = (0..164).map(|_| server.stream("watch=bob")).collect();
+    for stream in &mut held {
+        stream.expect("hello");
+    }
+    // As many as are heard beyond it, and more.
+    for _ in 0..2 {
+        let silent: Vec<Conn> = (0..200).map(|_| server.connect()).collect();
+        drop(silent);
+        until("the silent have gone", || {
+            let mut conn = server.connect();
+            conn.send(b"GET /livez HTTP/1.1\r\nHost: e2e\r\nConnection: close\r\n\r\n");
+            conn.read_to_end().starts_with(b"HTTP/1.1 200 OK\r\n").then_some(())
+        });
+        let (refusal, _) = try_stream(&server, "watch=bob");
+        assert_eq!(
+            (refusal.kind.as_str(), &refusal.data["reason"]),
+            ("overloaded", &"connections".into())
+        );
+    }
+    assert_eq!(limit_hits(&server, "nofile"), 0.0, "{}", server.log());
+    for stream in &mut held {
+        stream.expect("snapshot");
+    }
+}
+
 #[test]
 fn without_descriptors_it_refuses_waits_and_recovers() {
     let home = Home::new();
