@@ -126,8 +126,8 @@ impl Engine {
         // Requests held back wait for their peer to read, not for the peer to send: the stall rule judges that.
         if under_way && conn.phase() == Phase::Idle && !conn.has(flag::PAUSED) {
             conn.go(Phase::Reading);
-            // The first request's time runs from accept, whatever arrives.
-            if conn.has(flag::SERVED) {
+            // The first request's time runs from accept, whatever arrives; a surplus connection's short one was for its first byte.
+            if conn.has(flag::SERVED) || conn.has(flag::SURPLUS) {
                 conn.moment = deadline;
                 self.timers.set_sooner(id.index, deadline);
             }

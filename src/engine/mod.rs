@@ -246,7 +246,11 @@ impl Engine {
         }
         self.counters.add(Counter::ConnsAccepted, 1);
         let id = self.conns.insert();
-        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
+        let mut deadline_ms = self.settings.request_deadline_ms;
+        if surplus {
+            deadline_ms = deadline_ms.min(SURPLUS_HEARING_MS);
+        }
+        let deadline = self.timers.tick_in(now.mono, deadline_ms);
         let conn = self.conns.at(id.index);
         conn.moment = deadline;
         conn.put(flag::SURPLUS, surplus);
