@@ -338,17 +338,7 @@ impl Engine {
 
     /// The CORS lines that answer `origin`.
     pub(super) fn cors(&self, origin: Option<&str>) -> String {
-        let Some(origin) = origin else {
-            return String::new();
-        };
-        let origins = &self.settings.cors_origins;
-        if origins.iter().any(|allowed| allowed == "*") {
-            return "Access-Control-Allow-Origin: *\r\n".to_owned();
-        }
-        if !origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
-            return String::new();
-        }
-        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
+        self.settings.cors_lines(origin)
     }
 
     /// What an answer to `head` must know.

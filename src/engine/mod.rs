@@ -173,11 +173,7 @@ impl Engine {
             "a real-time node mirrors, and no other does"
         );
         Engine {
-            limits: RequestLimits {
-                head_bytes_max: settings.head_bytes_max,
-                header_count_max: settings.header_count_max,
-                body_bytes_max: settings.body_bytes_max,
-            },
+            limits: settings.request_limits(),
             shard: parts.shard,
             shards: parts.shards,
             presence: parts.presence,

@@ -108,7 +108,7 @@ pub fn spawn(
     let mut threads = Vec::with_capacity(parts.len());
     for (((parts, outbound), poll), (listener, datagrams)) in parts.into_iter().zip(polls).zip(sockets) {
         let id = parts.shard;
-        let acceptor = Acceptor::new(listener, poll.registry(), LISTENER)?;
+        let acceptor = Acceptor::new(listener, Arc::clone(&parts.settings), poll.registry(), LISTENER)?;
         let datagrams = datagrams
             .map(|socket| Datagrams::new(socket, poll.registry(), BEATS))
             .transpose()?;
