@@ -304,10 +304,23 @@ impl Engine {
 
     /// The socket failed, was reset, or its peer is gone; the shard has dropped it.
     pub fn handle_closed(&mut self, id: ConnId, _now: Now) {
+        self.gone(id, Counter::ClosedReset);
+    }
+
+    /// The kernel has given up a peer that acknowledged nothing for `write_stall_max_ms`; the shard has dropped it.
+    pub fn handle_timed_out(&mut self, id: ConnId, _now: Now) {
+        if self.conns.get(id).is_some() {
+            self.counters.add(Counter::LimitWriteStall, 1);
+            self.counters.add(Counter::EvictedUserTimeout, 1);
+        }
+        self.gone(id, Counter::ClosedEvicted);
+    }
+
+    fn gone(&mut self, id: ConnId, reason: Counter) {
         if let Some(conn) = self.conns.get(id) {
             // One that was ending has been counted with its reason.
             if !matches!(conn.phase(), Phase::Closing | Phase::Lingering) {
-                self.counters.add(Counter::ClosedReset, 1);
+                self.counters.add(reason, 1);
             }
             self.forget(id);
         }
