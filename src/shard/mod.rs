@@ -413,7 +413,7 @@ impl Shard {
                 }
             }
         }
-        let mut refused = 0;
+        let mut refused = self.doors[usize::from(self.id)].take_refused();
         for (door, batch) in self.doors.iter().zip(&mut self.outgoing) {
             if !batch.is_empty() {
                 refused += door.post(batch, &mut self.bounced).refused;

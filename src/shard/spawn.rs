@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const PANIC_STATUS: i32 = 101;
 pub(super) struct Door {
     pub(super) mailbox: Mailbox<Mail>,
     waker: Waker,
+    /// Pieces that found the mailbox full and whose sender has no counters: its owner counts them.
+    refused: AtomicU64,
 }
 
 impl Door {
@@ -40,6 +43,11 @@ impl Door {
             self.wake();
         }
         posted
+    }
+
+    /// What its owner must count.
+    pub(super) fn take_refused(&self) -> u64 {
+        self.refused.swap(0, Ordering::Relaxed)
     }
 
     fn order(&self, order: Order) {
@@ -92,6 +100,7 @@ pub fn spawn(
         doors.push(Door {
             mailbox: Mailbox::new(parts.settings.mailbox_max),
             waker,
+            refused: AtomicU64::new(0),
         });
         polls.push(poll);
     }
@@ -175,7 +184,8 @@ impl Teller {
     /// Posts a copy to each. A full mailbox becomes a resync.
     pub fn tell(&self, mail: &Mail) {
         for door in &*self.doors {
-            door.post(&mut vec![mail.clone()], &mut Vec::new());
+            let posted = door.post(&mut vec![mail.clone()], &mut Vec::new());
+            door.refused.fetch_add(posted.refused, Ordering::Relaxed);
         }
     }
 }
@@ -268,6 +278,24 @@ mod tests {
             }
         }
         text
+    }
+
+    #[test]
+    fn what_a_teller_finds_no_room_for_is_counted_by_the_shard() {
+        let poll = Poll::new().unwrap();
+        let door = Door {
+            mailbox: Mailbox::new(1),
+            waker: Waker::new(poll.registry(), WAKER).unwrap(),
+            refused: AtomicU64::new(0),
+        };
+        let teller = Teller {
+            doors: Arc::new([door]),
+        };
+        for _ in 0..3 {
+            teller.tell(&Mail::Look(Arc::new([])));
+        }
+        let taken = [teller.doors[0].take_refused(), teller.doors[0].take_refused()];
+        assert_eq!(taken, [2, 0]);
     }
 
     #[test]
