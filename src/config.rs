@@ -307,6 +307,7 @@ impl Loaded {
     fn take_variable(&mut self, name: &str, text: &str, faults: &mut Vec<String>) {
         match KNOBS.iter().position(|knob| knob.variable() == name) {
             Some(row) => self.take(row, text, Origin::Variable(name.into()), name, faults),
+            None if is_service_link(name, text) => {}
             None => {
                 let known = KNOBS.iter().map(Knob::variable).chain([CONFIG_VARIABLE.into()]);
                 faults.push(format!("{name}: no such variable{}", did_you_mean(name, known)));
@@ -397,6 +398,17 @@ fn wanted(kind: Kind) -> &'static str {
         Kind::List => "an array of strings",
         Kind::Switch => "true or false",
     }
+}
+
+/// Whether Kubernetes (or Docker's links, which it follows) set a variable to tell of a service that is named greendot or greendot-something:
+/// `GREENDOT_SERVICE_HOST`, `GREENDOT_PORT=tcp://10.0.0.1:8080`, `GREENDOT_PORT_8080_TCP_ADDR`.
+fn is_service_link(name: &str, text: &str) -> bool {
+    let about_a_port = |(_, rest): (&str, &str)| rest.starts_with(|c: char| c.is_ascii_digit());
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && text.contains("://"))
+        || name.split_once("_PORT_").is_some_and(about_a_port)
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
