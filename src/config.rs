@@ -7,6 +7,7 @@ pub mod knobs;
 pub mod nodes;
 pub mod value;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -245,7 +246,7 @@ pub struct Sources {
     /// Flags given: name without dashes, value.
     pub flags: Vec<(String, String)>,
     /// The whole environment; only names that start with `GREENDOT_` are looked at.
-    pub variables: Vec<(String, String)>,
+    pub variables: Vec<(OsString, OsString)>,
 }
 
 /// What all variables start with.
@@ -265,14 +266,23 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     let mut faults = Vec::new();
     let from_variable = || {
         let named = sources.variables.iter().find(|(name, _)| name == CONFIG_VARIABLE);
-        named.map(|(_, path)| PathBuf::from(path))
+        // Set to nothing: as shells and unit files unset a variable.
+        named
+            .filter(|(_, path)| !path.is_empty())
+            .map(|(_, path)| PathBuf::from(path))
     };
     if let Some(path) = sources.config_file.clone().or_else(from_variable) {
         loaded.take_file(&path, &mut faults);
     }
     for (name, text) in &sources.variables {
-        if name.starts_with(VARIABLE_PREFIX) && name != CONFIG_VARIABLE {
-            loaded.take_variable(name, text, &mut faults);
+        let name = name.to_string_lossy();
+        if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE {
+            continue;
+        }
+        match text.to_str() {
+            Some(text) => loaded.take_variable(&name, text, &mut faults),
+            // Mended, it would name another folder.
+            None => faults.push(format!("{name}: {text:?} is not UTF-8; write it in UTF-8")),
         }
     }
     for (name, text) in &sources.flags {

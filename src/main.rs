@@ -15,15 +15,7 @@ use tracing_subscriber::filter::LevelFilter;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let variables = std::env::vars_os()
-        .map(|(name, value)| {
-            (
-                name.to_string_lossy().into_owned(),
-                value.to_string_lossy().into_owned(),
-            )
-        })
-        .collect();
-    match cli::ask(&cli::command().get_matches(), variables) {
+    match cli::ask(&cli::command().get_matches(), std::env::vars_os().collect()) {
         Ask::Serve(sources) => with_config(&sources, |loaded| {
             if let Err(error) = start_logging(&loaded.config) {
                 return outcome(Err(format!("start the log's thread: {error}")));
