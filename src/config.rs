@@ -94,6 +94,11 @@ impl Config {
         self.key_file.clone().unwrap_or_else(|| self.data_dir.join("fleet.key"))
     }
 
+    /// Whether a missing key file is made.
+    pub fn makes_key(&self) -> bool {
+        self.key_file.is_none() && self.role == RoleName::All
+    }
+
     /// Holds the values against each other; all faults, each with what to set.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut faults = self.settings.check().err().unwrap_or_default();
@@ -114,8 +119,8 @@ impl Config {
         let mut fault = |fault: &str| faults.push(fault.into());
         if self.role != RoleName::All && self.key_file.is_none() {
             fault(
-                "key-file is not set, and the nodes of a split deployment prove themselves with one key; make it with `greendot \
-                 key > fleet.key` and give every node the same --key-file",
+                "key-file is not set, and the nodes of a split deployment prove themselves with one key; make it with `(umask 077; \
+                 greendot key > fleet.key)` and give every node the same --key-file",
             );
         }
         match self.role {

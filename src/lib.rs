@@ -4,6 +4,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod fleet_key;
 pub mod limits;
 pub mod logs;
 pub mod metrics;
