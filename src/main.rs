@@ -40,7 +40,7 @@ fn main() -> ExitCode {
             Ok(text) => printed(&text),
             Err(why) => outcome(Err(why)),
         },
-        Ask::Top(options) => outcome(top::run(&options, &Clock::new())),
+        Ask::Top(options) => outcome(top::run(&options, &Clock::new(), &mut std::io::stdout())),
     }
 }
 
