@@ -2,6 +2,7 @@
 //!
 //! Owns the subcommands and their help. `serve`'s flags are the rows of the knob table. Never runs anything: `main.rs` does.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -202,7 +203,7 @@ fn with_knobs(mut command: Command) -> Command {
 }
 
 /// What `matches` of [`command`] ask for. `variables` is the environment.
-pub fn ask(matches: &ArgMatches, variables: Vec<(String, String)>) -> Ask {
+pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Ask {
     match matches.subcommand() {
         Some(("config", given)) if given.get_flag("markdown") => Ask::ConfigMarkdown,
         Some(("config", given)) => Ask::Config(of_any_role(sources(given, variables))),
@@ -259,7 +260,7 @@ fn of_any_role(sources: Sources) -> Sources {
     Sources { role: None, ..sources }
 }
 
-fn sources(given: &ArgMatches, variables: Vec<(String, String)>) -> Sources {
+fn sources(given: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Sources {
     // A list's flag may be repeated.
     let flag = |name: &str| {
         let values: Vec<&str> = given.get_many::<String>(name)?.map(String::as_str).collect();

@@ -7,6 +7,7 @@ pub mod knobs;
 pub mod nodes;
 pub mod value;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -93,6 +94,11 @@ impl Config {
         self.key_file.clone().unwrap_or_else(|| self.data_dir.join("fleet.key"))
     }
 
+    /// Whether a missing key file is made.
+    pub fn makes_key(&self) -> bool {
+        self.key_file.is_none() && self.role == RoleName::All
+    }
+
     /// Holds the values against each other; all faults, each with what to set.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut faults = self.settings.check().err().unwrap_or_default();
@@ -113,8 +119,8 @@ impl Config {
         let mut fault = |fault: &str| faults.push(fault.into());
         if self.role != RoleName::All && self.key_file.is_none() {
             fault(
-                "key-file is not set, and the nodes of a split deployment prove themselves with one key; make it with `greendot \
-                 key > fleet.key` and give every node the same --key-file",
+                "key-file is not set, and the nodes of a split deployment prove themselves with one key; make it with `(umask 077; \
+                 greendot key > fleet.key)` and give every node the same --key-file",
             );
         }
         match self.role {
@@ -245,7 +251,7 @@ pub struct Sources {
     /// Flags given: name without dashes, value.
     pub flags: Vec<(String, String)>,
     /// The whole environment; only names that start with `GREENDOT_` are looked at.
-    pub variables: Vec<(String, String)>,
+    pub variables: Vec<(OsString, OsString)>,
 }
 
 /// What all variables start with.
@@ -265,14 +271,23 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     let mut faults = Vec::new();
     let from_variable = || {
         let named = sources.variables.iter().find(|(name, _)| name == CONFIG_VARIABLE);
-        named.map(|(_, path)| PathBuf::from(path))
+        // Set to nothing: as shells and unit files unset a variable.
+        named
+            .filter(|(_, path)| !path.is_empty())
+            .map(|(_, path)| PathBuf::from(path))
     };
     if let Some(path) = sources.config_file.clone().or_else(from_variable) {
         loaded.take_file(&path, &mut faults);
     }
     for (name, text) in &sources.variables {
-        if name.starts_with(VARIABLE_PREFIX) && name != CONFIG_VARIABLE {
-            loaded.take_variable(name, text, &mut faults);
+        let name = name.to_string_lossy();
+        if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE {
+            continue;
+        }
+        match text.to_str() {
+            Some(text) => loaded.take_variable(&name, text, &mut faults),
+            // Mended, it would name another folder.
+            None => faults.push(format!("{name}: {text:?} is not UTF-8; write it in UTF-8")),
         }
     }
     for (name, text) in &sources.flags {
@@ -307,6 +322,7 @@ impl Loaded {
     fn take_variable(&mut self, name: &str, text: &str, faults: &mut Vec<String>) {
         match KNOBS.iter().position(|knob| knob.variable() == name) {
             Some(row) => self.take(row, text, Origin::Variable(name.into()), name, faults),
+            None if is_service_link(name, text) => {}
             None => {
                 let known = KNOBS.iter().map(Knob::variable).chain([CONFIG_VARIABLE.into()]);
                 faults.push(format!("{name}: no such variable{}", did_you_mean(name, known)));
@@ -397,6 +413,17 @@ fn wanted(kind: Kind) -> &'static str {
         Kind::List => "an array of strings",
         Kind::Switch => "true or false",
     }
+}
+
+/// Whether Kubernetes (or Docker's links, which it follows) set a variable to tell of a service that is named greendot or greendot-something:
+/// `GREENDOT_SERVICE_HOST`, `GREENDOT_PORT=tcp://10.0.0.1:8080`, `GREENDOT_PORT_8080_TCP_ADDR`.
+fn is_service_link(name: &str, text: &str) -> bool {
+    let about_a_port = |(_, rest): (&str, &str)| rest.starts_with(|c: char| c.is_ascii_digit());
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && text.contains("://"))
+        || name.split_once("_PORT_").is_some_and(about_a_port)
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -9,9 +9,14 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
+use crate::engine::settings::SURPLUS_CONNS;
 
-/// File descriptors beside connections, each shard's own and the process's: listeners, epoll, eventfd, files, logs.
-const NOFILE_RESERVE: u64 = 64;
+/// File descriptors of the process as a whole: files, signals, logs.
+const NOFILE_PROCESS: u64 = 64;
+/// File descriptors of a shard beside connections: listener, UDP socket, epoll, eventfd, the reserve for refusals.
+const NOFILE_SHARD: u64 = 8;
+/// HTTP connections to each node of the other role: one, and the one that follows it.
+const NOFILE_NODE: u64 = 2;
 /// Connections that may wait for accept on each listener; a burst of reconnects beyond it meets SYN drops and 1 s retries.
 pub const BACKLOG: u64 = 4_096;
 /// Receive buffer that holds the beats of a turn that came late, in bytes.
@@ -121,13 +126,31 @@ impl Finding {
 /// Sockets of one shard to each presence node (`relay::BeatSender`).
 const BEAT_PORTS: u64 = crate::relay::BeatSender::PORTS as u64;
 
+/// File descriptors that are not for connections within `conns_max`: the process's, the links' to other nodes, and those on which a
+/// shard hears who comes when it is full.
+fn nofile_reserve(config: &Config, shards: u16) -> u64 {
+    let shard = NOFILE_SHARD + SURPLUS_CONNS as u64 + BEAT_PORTS * config.presence.len() as u64;
+    let nodes = (config.presence.len() + config.realtime.len()) as u64;
+    NOFILE_PROCESS + u64::from(shards) * shard + NOFILE_NODE * nodes
+}
+
+/// Most connections of one shard of `shards` that `nofile` descriptors allow (None: unlimited): `conns_max`, or less, so that the
+/// descriptors never run out. Then a health check and what other nodes publish are still let in, which without a descriptor nothing is.
+/// At most half of the descriptors are held back, however few there are.
+pub fn conns_max(config: &Config, shards: u16, nofile: Option<u64>) -> usize {
+    let configured = config.settings.conns_max;
+    let Some(nofile) = nofile else { return configured };
+    let held_back = nofile_reserve(config, shards).min(nofile / 2);
+    let left = (nofile - held_back) / u64::from(shards);
+    configured.min(usize::try_from(left).unwrap_or(usize::MAX)).max(1)
+}
+
 /// Holds what was found against what `config` needs with `shards` shards.
 pub fn judge(config: &Config, shards: u16, found: &Found) -> Vec<Finding> {
     let conns = (config.settings.conns_max as u64).saturating_mul(u64::from(shards));
-    let fds = conns
-        .saturating_add(NOFILE_RESERVE)
-        .saturating_add(u64::from(shards) * (8 + BEAT_PORTS * config.presence.len() as u64));
-    let mut findings = vec![nofile(fds, conns, found)];
+    let fds = conns.saturating_add(nofile_reserve(config, shards));
+    let taken = conns_max(config, shards, found.nofile_hard);
+    let mut findings = vec![nofile(fds, conns, taken, found)];
     let mut least = |subject, value: Option<u64>, needed: u64, why: &str, setting: &str| {
         let Some(value) = value else { return };
         findings.push(if value >= needed {
@@ -220,7 +243,8 @@ pub fn judge(config: &Config, shards: u16, found: &Found) -> Vec<Finding> {
     findings
 }
 
-fn nofile(fds: u64, conns: u64, found: &Found) -> Finding {
+/// `fds` descriptors are needed for `conns` connections; `taken` of these are taken a shard.
+fn nofile(fds: u64, conns: u64, taken: usize, found: &Found) -> Finding {
     // `serve` lifts the soft limit to the hard one by itself, so the hard one decides.
     let hard = found.nofile_hard.unwrap_or(u64::MAX);
     let shown = if hard == u64::MAX {
@@ -235,16 +259,26 @@ fn nofile(fds: u64, conns: u64, found: &Found) -> Finding {
         Some(nr_open) if nr_open < fds => format!(" after `sysctl -w fs.nr_open={fds}`"),
         _ => String::new(),
     };
-    let verdict = if hard < NOFILE_RESERVE * 2 {
+    let verdict = if hard < NOFILE_PROCESS * 2 {
         Verdict::Fail
     } else {
         Verdict::Warn
     };
     let detail = format!(
-        "{shown} file descriptors are fewer than the {fds} that {conns} connections need; set LimitNOFILE={fds} (systemd) or \
-         `ulimit -Hn {fds}`{nr_open}, or lower --conns-max"
+        "{shown} file descriptors are fewer than the {fds} that {conns} connections need, so a shard takes {taken} of them; set \
+         LimitNOFILE={fds} (systemd) or `ulimit -Hn {fds}`{nr_open}, or lower --conns-max"
     );
     Finding::new(verdict, "nofile", detail)
+}
+
+/// What `greendot config` adds where the machine allows less than is set: a comment line, or nothing.
+pub fn remark(config: &Config, shards: u16, found: &Found) -> String {
+    match (conns_max(config, shards, found.nofile_hard), found.nofile_hard) {
+        (taken, Some(hard)) if taken < config.settings.conns_max => {
+            format!("# conns_max: {hard} file descriptors leave {taken} for each of {shards} shards\n")
+        }
+        _ => String::new(),
+    }
 }
 
 /// Lifts the soft limit of file descriptors to the hard one, which needs no privilege.
@@ -260,8 +294,8 @@ pub fn raise_nofile() -> std::io::Result<()> {
 }
 
 /// What `serve` warns of when it starts: the limits that capacity depends on and that are too low.
-pub fn start_up_warnings(config: &Config) -> Vec<String> {
-    let findings = judge(config, config.shard_count(), &Found::read());
+pub fn start_up_warnings(config: &Config, shards: u16, found: &Found) -> Vec<String> {
+    let findings = judge(config, shards, found);
     let told = findings.into_iter().filter(|finding| finding.verdict > Verdict::Ok);
     told.map(|finding| format!("{}: {}", finding.subject, finding.detail))
         .collect()
@@ -280,6 +314,7 @@ fn kernel_release(text: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::nodes::{PresenceNode, RealtimeNode};
 
     fn plenty() -> Found {
         Found {
@@ -379,8 +414,61 @@ mod tests {
         let findings = judge(&Config::default(), 2, &found);
         assert_eq!(
             findings[0].detail,
-            "4096 file descriptors are fewer than the 200080 that 200000 connections need; set LimitNOFILE=200080 (systemd) or \
-             `ulimit -Hn 200080` after `sysctl -w fs.nr_open=200080`, or lower --conns-max"
+            "4096 file descriptors are fewer than the 200208 that 200000 connections need, so a shard takes 1944 of them; set \
+             LimitNOFILE=200208 (systemd) or `ulimit -Hn 200208` after `sysctl -w fs.nr_open=200208`, or lower --conns-max"
+        );
+    }
+
+    /// 64 for the process; 8, 64 to refuse on and 16 a presence node for each shard; 2 a node.
+    #[test]
+    fn connections_leave_descriptors_for_the_rest() {
+        let with = |presence: &[(&str, &str)], realtime: &[&str]| {
+            let node = |(udp, http): &(&str, &str)| PresenceNode {
+                udp: (*udp).into(),
+                http: (*http).into(),
+            };
+            let http = |http: &&str| RealtimeNode { http: (*http).into() };
+            Config {
+                presence: presence.iter().map(node).collect(),
+                realtime: realtime.iter().map(http).collect(),
+                ..Config::default()
+            }
+        };
+        let alone = with(&[], &[]);
+        assert_eq!(nofile_reserve(&alone, 1), 64 + 72);
+        assert_eq!(nofile_reserve(&alone, 4), 64 + 4 * 72);
+        let nodes = [("a:1", "http://a:2"), ("b:1", "http://b:2")];
+        assert_eq!(nofile_reserve(&with(&nodes, &[]), 3), 64 + 3 * (72 + 32) + 4);
+        assert_eq!(nofile_reserve(&with(&[], &["http://a:2"]), 3), 64 + 3 * 72 + 2);
+
+        let enough = 100_000 * 2 + nofile_reserve(&alone, 2);
+        for (nofile, conns) in [
+            (None, 100_000),
+            (Some(u64::MAX), 100_000),
+            (Some(enough), 100_000),
+            (Some(enough - 1), 99_999),
+            (Some(1_024), (1_024 - 208) / 2),
+            // Half of them at the most is held back, and one connection is always taken.
+            (Some(256), 64),
+            (Some(2), 1),
+            (Some(0), 1),
+        ] {
+            assert_eq!(conns_max(&alone, 2, nofile), conns, "{nofile:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_is_remarked() {
+        let config = Config::default();
+        assert_eq!(remark(&config, 2, &plenty()), "");
+        assert_eq!(remark(&config, 2, &Found::default()), "");
+        let few = Found {
+            nofile_hard: Some(4_096),
+            ..plenty()
+        };
+        assert_eq!(
+            remark(&config, 2, &few),
+            "# conns_max: 4096 file descriptors leave 1944 for each of 2 shards\n"
         );
     }
 

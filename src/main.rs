@@ -1,10 +1,12 @@
 //! The `greendot` binary: reads the command line and runs what it asks for.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use greendot::cli::{self, Ask};
 use greendot::config::{self, Config, Loaded, LogFormat, Sources};
+use greendot::limits::{self, Found};
+use greendot::logs;
 use greendot::time::Clock;
 use greendot::tools::{beat, doctor, key, top, watch};
 use tracing_subscriber::filter::LevelFilter;
@@ -13,20 +15,19 @@ use tracing_subscriber::filter::LevelFilter;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let variables = std::env::vars_os()
-        .map(|(name, value)| {
-            (
-                name.to_string_lossy().into_owned(),
-                value.to_string_lossy().into_owned(),
-            )
-        })
-        .collect();
-    match cli::ask(&cli::command().get_matches(), variables) {
+    match cli::ask(&cli::command().get_matches(), std::env::vars_os().collect()) {
         Ask::Serve(sources) => with_config(&sources, |loaded| {
-            start_logging(&loaded.config);
-            outcome(greendot::server::run(loaded.config).map_err(|fault| fault.to_string()))
+            if let Err(error) = start_logging(&loaded.config) {
+                return outcome(Err(format!("start the log's thread: {error}")));
+            }
+            let served = greendot::server::run(loaded.config).map_err(|fault| fault.to_string());
+            logs::finish();
+            outcome(served)
         }),
-        Ask::Config(sources) => with_config(&sources, |loaded| printed(&loaded.to_toml())),
+        Ask::Config(sources) => with_config(&sources, |loaded| {
+            let remark = limits::remark(&loaded.config, loaded.config.shard_count(), &Found::read());
+            printed(&(loaded.to_toml() + &remark))
+        }),
         Ask::ConfigMarkdown => printed(&config::knobs::markdown()),
         Ask::Doctor(sources) => with_config(&sources, |loaded| {
             let (report, fit) = doctor::run(&loaded.config);
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
             Ok(text) => printed(&text),
             Err(why) => outcome(Err(why)),
         },
-        Ask::Top(options) => outcome(top::run(&options, &Clock::new())),
+        Ask::Top(options) => outcome(top::run(&options, &Clock::new(), &mut std::io::stdout())),
     }
 }
 
@@ -48,7 +49,7 @@ fn with_config(sources: &Sources, run: impl FnOnce(Loaded) -> ExitCode) -> ExitC
         Ok(loaded) => run(loaded),
         Err(faults) => {
             for fault in faults {
-                eprintln!("greendot: {fault}");
+                complain(&fault);
             }
             ExitCode::from(EXIT_USAGE)
         }
@@ -59,14 +60,18 @@ fn outcome(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("greendot: {why}");
+            complain(&why);
             ExitCode::FAILURE
         }
     }
 }
 
+/// Nothing is left to be done if stderr is gone; the exit code says it.
+fn complain(why: &str) {
+    let _ = writeln!(std::io::stderr(), "greendot: {why}");
+}
+
 fn printed(text: &str) -> ExitCode {
-    use std::io::Write;
     // Whoever closed the pipe has read enough.
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => outcome(Err(format!("output: {error}"))),
@@ -75,7 +80,8 @@ fn printed(text: &str) -> ExitCode {
 }
 
 /// Logs go to stderr: stdout has the one line that says what is listened on.
-fn start_logging(config: &Config) {
+fn start_logging(config: &Config) -> std::io::Result<()> {
+    let log = logs::start()?;
     let level: LevelFilter = config
         .log_level
         .name()
@@ -83,9 +89,12 @@ fn start_logging(config: &Config) {
         .expect("the names are those of LevelFilter");
     let logs = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr);
+        .with_writer(move || log)
+        // It would say on stderr that stderr takes nothing, and panic.
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Human => logs.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => logs.json().init(),
     }
+    Ok(())
 }

@@ -3,7 +3,6 @@
 //! Owns the order of starting and stopping, and what is said about it. Each part is told what it needs; none finds another
 //! by itself. Nothing here runs while the node serves.
 
-mod fleet_key;
 mod heap;
 mod relays;
 mod signals;
@@ -20,6 +19,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded}
 
 use crate::config::{Config, RoleName};
 use crate::engine::{EngineParts, Role, ShardId};
+use crate::fleet_key::{self, FleetKeyFault};
 use crate::limits::{self, Found};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::{Flusher, MirrorOptions, OpenReport, Presence, StoreFault, StoreOptions};
@@ -27,8 +27,6 @@ use crate::shard::{self, BindFault, BindOptions, Shards};
 use crate::time::{Clock, boottime};
 use crate::wire::nodes::Nodes;
 use relays::Relay;
-
-pub use fleet_key::FleetKeyFault;
 
 /// Time beyond `drain_ms` that the last answers have, in ms; then they are cut off.
 const DRAIN_MARGIN_MS: u64 = 5_000;
@@ -88,7 +86,7 @@ impl fmt::Display for ServeFault {
 impl std::error::Error for ServeFault {}
 
 /// Serves until SIGTERM or SIGINT, drains, and closes the store. Logs through `tracing`, which the caller has set up.
-pub fn run(config: Config) -> Result<(), ServeFault> {
+pub fn run(mut config: Config) -> Result<(), ServeFault> {
     heap::set_up();
     if let Err(error) = limits::raise_nofile() {
         tracing::warn!(%error, "the soft limit of file descriptors stays as it is");
@@ -96,10 +94,12 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let found = Found::read();
     let clock = Arc::new(Clock::new());
     let shard_count = config.shard_count();
+    let warnings = limits::start_up_warnings(&config, shard_count, &found);
+    config.settings.conns_max = limits::conns_max(&config, shard_count, found.nofile_soft);
 
+    // First: a store of many users takes a while to open, and one made for nothing would be left over.
+    let fleet = fleet_key::load(&config.key_path(), config.makes_key()).map_err(ServeFault::FleetKey)?;
     let (presence, report) = open_presence(&config, shard_count, &clock)?;
-    let made = config.key_file.is_none() && config.role == RoleName::All;
-    let fleet = fleet_key::load(&config.key_path(), made).map_err(ServeFault::FleetKey)?;
     let token = fleet.keys.signing().service_token();
     let bound = shard::bind(&bind_options(&config, shard_count, &found)).map_err(ServeFault::Bind)?;
     let stop_signals = signals::listen().map_err(ServeFault::os("listen for signals"))?;
@@ -153,7 +153,7 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let udp_part = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
     say_listening(&format!("listening http={http}{udp_part} shards={shard_count}"));
     tracing::info!("limits: {found} udp_buffer={udp_buffer_bytes}");
-    for warning in limits::start_up_warnings(&config) {
+    for warning in warnings {
         tracing::warn!("{warning}");
     }
     if let Some(report) = &report {

@@ -5,3 +5,11 @@ pub mod doctor;
 pub mod key;
 pub mod top;
 pub mod watch;
+
+/// What an output that takes nothing more comes to: whoever closed the pipe has read enough.
+fn read_enough(error: &std::io::Error) -> Result<(), String> {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(format!("output: {error}")),
+    }
+}

@@ -151,3 +151,20 @@ fn doctor_fails_where_nothing_can_work() {
     assert_eq!(code, 1, "{out}");
     assert!(out.lines().any(|line| line.starts_with("FAIL data folder")), "{out}");
 }
+
+#[test]
+fn config_says_what_the_machine_does_not_allow() {
+    let dir = folder();
+    let script = "ulimit -n 400; exec \"$0\" config --shards 2";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_greendot")])
+        .current_dir(dir.path())
+        .env_clear()
+        .output()
+        .expect("the shell runs");
+    let out = String::from_utf8(output.stdout).expect("it prints UTF-8");
+    assert!(
+        out.ends_with("\n# conns_max: 400 file descriptors leave 100 for each of 2 shards\n"),
+        "{out}"
+    );
+}

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layer of each module of the crate; a module may name modules of lower layers, and itself.
-const LAYERS: [(&str, u32); 17] = [
+const LAYERS: [(&str, u32); 19] = [
     ("time", 0),
     ("metrics", 0),
+    ("logs", 0),
     ("planted", 0),
     ("wire", 1),
     ("presence", 2),
@@ -19,6 +20,7 @@ const LAYERS: [(&str, u32); 17] = [
     ("shard", 4),
     ("relay", 4),
     ("cluster", 4),
+    ("fleet_key", 4),
     ("config", 5),
     ("limits", 6),
     ("server", 7),

@@ -213,7 +213,7 @@ pub const KNOBS: &[Knob] = &[
         name: "shards",
         group: PLACE,
         kind: Kind::CountOrAuto,
-        doc: "Threads, each with its own sockets and streams, pinned to a core; auto: the cores this process may use",
+        doc: "Threads, each with its own sockets and streams; auto: one for each core that this process may use, pinned to it (as is any number equal to that)",
         get: |config| Some(config.shards.map_or("auto".into(), |shards| shards.to_string())),
         set: |config, text| {
             config.shards = if text == "auto" {

@@ -1,6 +1,7 @@
 //! The nodes of the other role: how their addresses are typed.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use super::value;
 
@@ -65,13 +66,14 @@ fn address<'t>(word: &'t str, scheme: &str) -> Result<&'t str, String> {
     let authority = word.strip_prefix(scheme).ok_or_else(fault)?;
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     let (host, port) = authority.rsplit_once(':').ok_or_else(fault)?;
-    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let numbered = bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok());
     let named = !host.is_empty()
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
     match port.parse::<u16>() {
-        Ok(1..) if bracketed || named => Ok(authority),
+        Ok(1..) if numbered || named => Ok(authority),
         _ => Err(fault()),
     }
 }
@@ -118,6 +120,22 @@ mod tests {
             (
                 "udp://a:1,http://a:2/x",
                 "has \"http://a:2/x\", which is no http://HOST:PORT",
+            ),
+            (
+                "udp://[x]:1,http://a:2",
+                "has \"udp://[x]:1\", which is no udp://HOST:PORT",
+            ),
+            (
+                "udp://[]:1,http://a:2",
+                "has \"udp://[]:1\", which is no udp://HOST:PORT",
+            ),
+            (
+                "udp://a:1,http://[::1/]:2",
+                "has \"http://[::1/]:2\", which is no http://HOST:PORT",
+            ),
+            (
+                "udp://a:1,http://[127.0.0.1]:2",
+                "has \"http://[127.0.0.1]:2\", which is no http://HOST:PORT",
             ),
             ("udp://a:1,http://a:2,udp://a:1,http://b:2", "names a:1 twice"),
         ] {

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
 
 use super::*;
 
@@ -12,7 +13,10 @@ fn load_from(file: Option<&str>, variables: &[(&str, &str)], flags: &[(&str, &st
         role: Some(RoleName::All),
         config_file: None,
         flags: pairs(flags),
-        variables: pairs(variables),
+        variables: variables
+            .iter()
+            .map(|(name, text)| (name.into(), text.into()))
+            .collect(),
     };
     let mut named = tempfile::NamedTempFile::new().unwrap();
     if let Some(text) = file {
@@ -69,6 +73,65 @@ fn the_variable_names_the_file_and_the_flag_wins() {
     assert_eq!(loaded.config.shard_count(), 3);
     let loaded = load_from(Some("shards = \"auto\""), &[(CONFIG_VARIABLE, path)], &[]).unwrap();
     assert_eq!(loaded.config.shards, None);
+}
+
+#[test]
+fn a_variable_set_to_nothing_names_no_file() {
+    assert_eq!(
+        load_from(None, &[(CONFIG_VARIABLE, "")], &[]).unwrap().config,
+        Config::default()
+    );
+}
+
+/// As Kubernetes sets them in every pod beside a service that is named greendot, or greendot-realtime.
+#[test]
+fn variables_of_a_service_are_no_settings() {
+    let set = [
+        ("GREENDOT_SERVICE_HOST", "10.0.0.1"),
+        ("GREENDOT_SERVICE_PORT", "8080"),
+        ("GREENDOT_SERVICE_PORT_HTTP", "8080"),
+        ("GREENDOT_PORT", "tcp://10.0.0.1:8080"),
+        ("GREENDOT_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("GREENDOT_PORT_8080_TCP_PROTO", "tcp"),
+        ("GREENDOT_PORT_8081_UDP_ADDR", "10.0.0.1"),
+        ("GREENDOT_REALTIME_SERVICE_HOST", "10.0.0.2"),
+        ("GREENDOT_REALTIME_PORT", "udp://10.0.0.2:8080"),
+        ("GREENDOT_REALTIME_PORT_8080_TCP_PORT", "8080"),
+        ("GREENDOT_DRAIN_MS", "7"),
+    ];
+    let loaded = load_from(None, &set, &[]).unwrap();
+    assert_eq!(loaded.config.settings.drain_ms, 7);
+    // What a person may have meant is still told.
+    for (name, text) in [
+        ("GREENDOT_PORT", "8080"),
+        ("GREENDOT_PORT_HTTP", "8080"),
+        ("GREENDOT_SERVICE", "a"),
+    ] {
+        let faults = load_from(None, &[(name, text)], &[]).unwrap_err();
+        assert!(
+            faults[0].starts_with(&format!("{name}: no such variable")),
+            "{faults:?}"
+        );
+    }
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_refused() {
+    let variables = |name: &[u8]| {
+        let value = OsString::from_vec(b"/srv/\xe9t\xe9".into());
+        let sources = Sources {
+            variables: vec![(OsString::from_vec(name.into()), value)],
+            ..Sources::default()
+        };
+        load(&sources).map(|loaded| loaded.config)
+    };
+    assert_eq!(
+        variables(b"GREENDOT_DATA_DIR"),
+        Err(vec![
+            "GREENDOT_DATA_DIR: \"/srv/\\xE9t\\xE9\" is not UTF-8; write it in UTF-8".into()
+        ])
+    );
+    assert_eq!(variables(b"OTHER_\xe9"), Ok(Config::default()));
 }
 
 #[test]

@@ -126,8 +126,8 @@ impl Engine {
         // Requests held back wait for their peer to read, not for the peer to send: the stall rule judges that.
         if under_way && conn.phase() == Phase::Idle && !conn.has(flag::PAUSED) {
             conn.go(Phase::Reading);
-            // The first request's time runs from accept, whatever arrives.
-            if conn.has(flag::SERVED) {
+            // The first request's time runs from accept, whatever arrives; a surplus connection's short one was for its first byte.
+            if conn.has(flag::SERVED) || conn.has(flag::SURPLUS) {
                 conn.moment = deadline;
                 self.timers.set_sooner(id.index, deadline);
             }
@@ -343,17 +343,7 @@ impl Engine {
 
     /// The CORS lines that answer `origin`.
     pub(super) fn cors(&self, origin: Option<&str>) -> String {
-        let Some(origin) = origin else {
-            return String::new();
-        };
-        let origins = &self.settings.cors_origins;
-        if origins.iter().any(|allowed| allowed == "*") {
-            return "Access-Control-Allow-Origin: *\r\n".to_owned();
-        }
-        if !origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
-            return String::new();
-        }
-        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
+        self.settings.cors_lines(origin)
     }
 
     /// What an answer to `head` must know.

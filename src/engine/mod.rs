@@ -45,13 +45,10 @@ use crate::wire::request::RequestLimits;
 use fanout::Fanout;
 use http::Asked;
 use mail::Posts;
-use settings::Settings;
+use settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use silence::Silence;
 use upkeep::Upkeep;
 use upstream::Upstream;
-
-/// Connections admitted beyond `conns_max` at a time, to be refused politely.
-const SURPLUS_CONNS: usize = 64;
 
 /// Which half of the platform a node is. Decides at start which parts its engines have, and which paths they serve.
 #[derive(Clone, Debug)]
@@ -176,11 +173,7 @@ impl Engine {
             "a real-time node mirrors, and no other does"
         );
         Engine {
-            limits: RequestLimits {
-                head_bytes_max: settings.head_bytes_max,
-                header_count_max: settings.header_count_max,
-                body_bytes_max: settings.body_bytes_max,
-            },
+            limits: settings.request_limits(),
             shard: parts.shard,
             shards: parts.shards,
             presence: parts.presence,
@@ -251,7 +244,11 @@ impl Engine {
         }
         self.counters.add(Counter::ConnsAccepted, 1);
         let id = self.conns.insert();
-        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
+        let mut deadline_ms = self.settings.request_deadline_ms;
+        if surplus {
+            deadline_ms = deadline_ms.min(SURPLUS_HEARING_MS);
+        }
+        let deadline = self.timers.tick_in(now.mono, deadline_ms);
         let conn = self.conns.at(id.index);
         conn.moment = deadline;
         conn.put(flag::SURPLUS, surplus);
@@ -309,10 +306,23 @@ impl Engine {
 
     /// The socket failed, was reset, or its peer is gone; the shard has dropped it.
     pub fn handle_closed(&mut self, id: ConnId, _now: Now) {
+        self.gone(id, Counter::ClosedReset);
+    }
+
+    /// The kernel has given up a peer that acknowledged nothing for `write_stall_max_ms`; the shard has dropped it.
+    pub fn handle_timed_out(&mut self, id: ConnId, _now: Now) {
+        if self.conns.get(id).is_some() {
+            self.counters.add(Counter::LimitWriteStall, 1);
+            self.counters.add(Counter::EvictedUserTimeout, 1);
+        }
+        self.gone(id, Counter::ClosedEvicted);
+    }
+
+    fn gone(&mut self, id: ConnId, reason: Counter) {
         if let Some(conn) = self.conns.get(id) {
             // One that was ending has been counted with its reason.
             if !matches!(conn.phase(), Phase::Closing | Phase::Lingering) {
-                self.counters.add(Counter::ClosedReset, 1);
+                self.counters.add(reason, 1);
             }
             self.forget(id);
         }

@@ -4,6 +4,7 @@
 //! `config.rs` fills one of these in. Times are `u64` milliseconds, counts and sizes `usize`.
 
 use crate::time::ANCHOR_TOLERANCE_MS;
+use crate::wire::request::RequestLimits;
 
 /// Longest `presence` event in bytes: an id of 128 bytes that are all escaped in JSON (256), the record's other members
 /// (104 with two 20-digit times), the lines `event`, `id` and `data` (64).
@@ -19,6 +20,11 @@ pub const OUTBOX_BYTES_FLOOR: usize = STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX + 
 /// Smallest `head_bytes_max`: `GET /v1/presence/{user}` for a 128-byte id that is percent-encoded throughout (384), and
 /// the headers that browsers send.
 pub const HEAD_BYTES_FLOOR: usize = 1_024;
+/// Connections that a shard admits beyond `conns_max` at a time, to be refused politely or to be let in if they see to the server
+/// itself: health checks, scrapes, published states.
+pub const SURPLUS_CONNS: usize = 64;
+/// Time in which such a connection must begin to ask, in ms: whoever says nothing keeps the others out.
+pub const SURPLUS_HEARING_MS: u64 = 500;
 /// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers' (DESIGN.md section 4).
 pub const STALL_MS: u64 = 1_000;
 
@@ -174,6 +180,33 @@ impl Settings {
     /// Every cap within reach of a short simulated run, and time ten times as fast.
     pub fn tiny() -> Settings {
         TINY.clone()
+    }
+
+    /// The CORS lines that answer `origin`, or nothing.
+    pub fn cors_lines(&self, origin: Option<&str>) -> String {
+        let Some(origin) = origin else {
+            return String::new();
+        };
+        if self.cors_origins.iter().any(|allowed| allowed == "*") {
+            return "Access-Control-Allow-Origin: *\r\n".to_owned();
+        }
+        if !self
+            .cors_origins
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        {
+            return String::new();
+        }
+        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
+    }
+
+    /// The request heads that are taken.
+    pub fn request_limits(&self) -> RequestLimits {
+        RequestLimits {
+            head_bytes_max: self.head_bytes_max,
+            header_count_max: self.header_count_max,
+            body_bytes_max: self.body_bytes_max,
+        }
     }
 
     /// Holds the fields against each other. Each message says what is wrong and what to set; all are given, not the first.

@@ -201,6 +201,7 @@ table! {
     Process Bytes "store_flushed" "Bytes of the store written back" { StoreFlushedBytes }
     Process Count "relay_datagrams" "Beat datagrams handed to the kernel for presence nodes" { RelayDatagrams }
     Process Count "relay_datagrams_lost" "Beat datagrams for presence nodes that the kernel did not take" { RelayDatagramsLost }
+    Process Count "relay_datagrams_refused" "Times that a presence node's host said that nobody receives the beats sent there" { RelayDatagramsRefused }
     Process Count "relay_requests" "Requests to nodes of the other role, by outcome" {
         RelayRequestsDone outcome = "done",
         RelayRequestsFailed outcome = "failed",

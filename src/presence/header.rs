@@ -25,6 +25,13 @@ const CRC_AT: usize = HEADER_BYTES - 4;
 const FLAG_CLEAN: u32 = 1;
 const FLAG_AMBIGUOUS: u32 = 2;
 
+/// The names of a store's files in its folder; the first holds the lock.
+pub const STORE_FILES: [&str; 3] = [
+    Kind::Users.file_name(),
+    Kind::Stamps.file_name(),
+    Kind::Published.file_name(),
+];
+
 /// Which of the three files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {

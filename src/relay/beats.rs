@@ -16,10 +16,16 @@ use crate::metrics::{Board, Counter};
 /// Datagrams that go out by one system call, from one port.
 const BATCH: usize = 16;
 
+/// Sends in a row that met "nobody listens" before it is told: each port has met it twice, so it is no restart's moment.
+const REFUSALS_TOLD: usize = 2 * BeatSender::PORTS;
+
 /// The sockets to one node, and whose turn it is.
 struct Ports {
+    node: SocketAddr,
     sockets: Vec<UdpSocket>,
     turn: usize,
+    /// Batches in a row whose port had been told that nobody listens.
+    refused: usize,
 }
 
 /// One shard's sockets.
@@ -47,8 +53,10 @@ impl BeatSender {
         let ports = |node: &SocketAddr| {
             let sockets: io::Result<_> = (0..BeatSender::PORTS).map(|_| connect(*node)).collect();
             Ok(Ports {
+                node: *node,
                 sockets: sockets?,
                 turn: 0,
+                refused: 0,
             })
         };
         Ok(BeatSender {
@@ -60,12 +68,22 @@ impl BeatSender {
     /// Sends datagrams to a node, by its index.
     pub fn send(&mut self, node: usize, datagrams: &Datagrams) {
         let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
-        let mut sent = 0;
+        let (mut sent, mut refused) = (0, 0);
         for batch in slices.chunks(BATCH) {
             let ports = &mut self.nodes[node];
             ports.turn = (ports.turn + 1) % BeatSender::PORTS;
-            sent += send_batch(&ports.sockets[ports.turn], batch);
+            let outcome = send_batch(&ports.sockets[ports.turn], batch);
+            sent += outcome.taken;
+            refused += u64::from(outcome.refused);
+            ports.refused = if outcome.refused { ports.refused + 1 } else { 0 };
+            if ports.refused == REFUSALS_TOLD {
+                tracing::warn!(
+                    "nobody receives beats at udp://{}, as its host says; users vouched for there will be offline",
+                    ports.node
+                );
+            }
         }
+        self.board.process.add(Counter::RelayDatagramsRefused, refused);
         self.board.process.add(Counter::RelayDatagrams, sent as u64);
         self.board
             .process
@@ -73,10 +91,18 @@ impl BeatSender {
     }
 }
 
-/// Returns how many the kernel took.
-fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> usize {
+/// What became of a batch.
+#[derive(Default)]
+struct Outcome {
+    /// Datagrams that the kernel took.
+    taken: usize,
+    /// An earlier datagram from this port had met nobody (ICMP port unreachable).
+    refused: bool,
+}
+
+fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> Outcome {
     let mut from = 0;
-    let mut taken = 0;
+    let mut outcome = Outcome::default();
     // The first of `from` has been refused once.
     let mut again = false;
     while from < batch.len() {
@@ -89,13 +115,16 @@ fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> usize {
         match sendmmsg(socket, &mut messages, SendFlags::empty()) {
             Ok(count) => {
                 from += count.max(1);
-                taken += count;
+                outcome.taken += count;
                 again = false;
             }
             Err(rustix::io::Errno::INTR) => {}
             // What an earlier datagram met (ICMP: nobody listens) is told by the next call, which then sends nothing: each port
             // would lose one more beat to a node that is back.
-            Err(_) if !again => again = true,
+            Err(error) if !again => {
+                outcome.refused |= error == rustix::io::Errno::CONNREFUSED;
+                again = true;
+            }
             Err(error) => {
                 tracing::debug!(%error, "a beat datagram was not sent");
                 from += 1;
@@ -103,7 +132,7 @@ fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> usize {
             }
         }
     }
-    taken
+    outcome
 }
 
 #[cfg(test)]
@@ -146,6 +175,10 @@ mod tests {
         for _ in 0..2 * BeatSender::PORTS {
             sender.send(0, &beat);
         }
+        // Each port but for its first time.
+        let refused = || board.process.snapshot().counter(Counter::RelayDatagramsRefused);
+        assert_eq!(refused(), BeatSender::PORTS as u64);
+        assert_eq!(sender.nodes[0].refused, BeatSender::PORTS);
         let node = UdpSocket::bind(addr).unwrap();
         node.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         for _ in 0..2 * BeatSender::PORTS {
@@ -154,6 +187,7 @@ mod tests {
         for _ in 0..2 * BeatSender::PORTS {
             assert_eq!(node.recv(&mut [0; 8]).unwrap(), 4);
         }
+        assert_eq!(sender.nodes[0].refused, 0, "somebody listens again");
         let counted = board.process.snapshot();
         let (sent, lost) = (
             counted.counter(Counter::RelayDatagrams),

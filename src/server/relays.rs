@@ -2,9 +2,10 @@
 //!
 //! Owns nothing that a node of both halves needs: there every outlet is a dead end that nothing enters.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::ServeFault;
 use crate::config::nodes::PresenceNode;
@@ -148,13 +149,57 @@ impl Running {
     }
 }
 
+/// Longest wait for a connection while one of a name's addresses is chosen: there are only a few, and none is needed.
+const CHOICE_WAIT: Duration = Duration::from_millis(300);
+
+/// Where a node receives beats. UDP does not say whether anybody is there, so of several addresses one is taken where its HTTP answers.
 fn resolve(node: &PresenceNode) -> Result<SocketAddr, ServeFault> {
     let fault = |source| ServeFault::Node {
         address: node.udp.clone(),
         source,
     };
-    let mut found = node.udp.to_socket_addrs().map_err(fault)?;
-    found
-        .next()
-        .ok_or_else(|| fault(std::io::ErrorKind::AddrNotAvailable.into()))
+    let found: Vec<SocketAddr> = node.udp.to_socket_addrs().map_err(fault)?.collect();
+    let http_port = node.http.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let answers = |udp: SocketAddr| {
+        let http = http_port.map(|port| SocketAddr::new(udp.ip(), port));
+        http.is_some_and(|http| TcpStream::connect_timeout(&http, CHOICE_WAIT).is_ok())
+    };
+    let chosen = choose(&found, answers).ok_or_else(|| fault(std::io::ErrorKind::AddrNotAvailable.into()))?;
+    if found.len() > 1 {
+        tracing::warn!(
+            "udp://{} has {} addresses; beats go to {chosen}. Name the one that the node listens on",
+            node.udp,
+            found.len()
+        );
+    }
+    Ok(chosen)
+}
+
+/// The first that answers, or else the first of IPv4, which a node is likelier to listen on. None: there is none.
+fn choose(found: &[SocketAddr], answers: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
+    if let [only] = found {
+        return Some(*only);
+    }
+    let of = |wanted: &dyn Fn(SocketAddr) -> bool| found.iter().copied().find(|addr| wanted(*addr));
+    of(&answers)
+        .or_else(|| of(&|addr| addr.is_ipv4()))
+        .or_else(|| of(&|_| true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beats_go_where_the_node_answers() {
+        let addrs = ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"].map(|addr| addr.parse::<SocketAddr>().unwrap());
+        let [six, four, other] = addrs;
+        assert_eq!(choose(&addrs, |addr| addr == other), Some(other));
+        assert_eq!(choose(&addrs, |addr| addr.is_ipv6()), Some(six));
+        assert_eq!(choose(&addrs, |_| false), Some(four));
+        assert_eq!(choose(&[six, six], |_| false), Some(six));
+        // One is not asked.
+        assert_eq!(choose(&[six], |_| unreachable!("there is no choice")), Some(six));
+        assert_eq!(choose(&[], |_| true), None);
+    }
 }

@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::logs;
 use crate::shard::vital_thread;
 
 /// A signal that asks the process to end.
@@ -40,6 +41,7 @@ pub(super) fn listen() -> io::Result<Receiver<StopSignal>> {
             && let Some(second) = incoming.next()
         {
             tracing::warn!("got {second} again: exiting without waiting for streams");
+            logs::finish();
             std::process::exit(second.status());
         }
         Ok(())

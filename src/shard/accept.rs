@@ -6,12 +6,15 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 
+use crate::engine::settings::Settings;
 use crate::time::{Mono, Now};
+use crate::wire::request::{Parsed, RequestLimits, parse_head};
 use crate::wire::response::{Answer, problems, write_answer};
 use crate::wire::sse;
 
@@ -20,6 +23,8 @@ const PAUSE_MS: u64 = 100;
 /// Time that a connection on the reserve descriptor has to say what it asks for, in ms. Its request comes with the handshake's last
 /// packet or right behind it; whoever says nothing holds up the others.
 const HEARING_MS: u64 = 100;
+/// Most bytes of a request that is to be refused which are read, so that closing does not reset the connection.
+const HEARD_BYTES_MAX: usize = 65_536;
 /// Connections refused through the reserve descriptor before each pause.
 const REFUSALS_MAX: usize = 32;
 /// Time between two log lines about it, in ms.
@@ -62,15 +67,20 @@ pub(super) struct Acceptor {
     resume_at: Mono,
     /// When the log may be told of a pause again.
     tell_at: Mono,
-    /// The answer to those who ask for no stream.
-    refusal: Vec<u8>,
+    settings: Arc<Settings>,
+    limits: RequestLimits,
     /// Whom the fixed jitter spreads: counts the refused.
     refused: u64,
 }
 
 impl Acceptor {
     /// Takes over a listening socket and registers it.
-    pub(super) fn new(listener: TcpListener, registry: &Registry, token: Token) -> io::Result<Acceptor> {
+    pub(super) fn new(
+        listener: TcpListener,
+        settings: Arc<Settings>,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Acceptor> {
         registry.register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
         Ok(Acceptor {
             listener,
@@ -79,7 +89,8 @@ impl Acceptor {
             ready: true,
             resume_at: Mono::default(),
             tell_at: Mono::default(),
-            refusal: refusal(),
+            limits: settings.request_limits(),
+            settings,
             refused: 0,
         })
     }
@@ -166,14 +177,14 @@ impl Acceptor {
                             until: now.mono.plus_ms(HEARING_MS),
                             ready: false,
                         };
-                        let heard = held.hear().or_else(|| {
+                        let heard = held.hear(&self.limits).or_else(|| {
                             // Closing ends the registration; bytes that have come since are an edge.
                             let fd = held.stream.as_raw_fd();
                             let polled = registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
                             polled.is_err().then_some(Ask::Other)
                         });
                         match heard {
-                            Some(ask) => self.refuse(&held.stream, ask),
+                            Some(ask) => self.refuse(&held, ask),
                             None => {
                                 self.held = Some(held);
                                 return;
@@ -194,10 +205,10 @@ impl Acceptor {
     /// Refuses who is on the reserve descriptor once it has said what it asks for, or has had its time.
     fn hear_held(&mut self, now: Now) {
         let Some(mut held) = self.held.take() else { return };
-        let heard = held.hear();
-        match heard.or_else(|| (now.mono >= held.until).then_some(Ask::Other)) {
+        let heard = held.hear(&self.limits);
+        match heard.or_else(|| (now.mono >= held.until).then(|| asks_for(&held.seen).unwrap_or(Ask::Other))) {
             Some(ask) => {
-                self.refuse(&held.stream, ask);
+                self.refuse(&held, ask);
                 drop(held);
                 self.reserve = open_reserve();
             }
@@ -207,20 +218,27 @@ impl Acceptor {
 
     /// Writes what fits into a fresh socket's buffer, which the whole answer does; what has come has been read, so that closing
     /// does not reset the connection before the answer is read. Whatever fails here, the connection is closed next.
-    fn refuse(&mut self, mut stream: &TcpStream, ask: Ask) {
+    fn refuse(&mut self, held: &Held, ask: Ask) {
         self.refused += 1;
-        let answered = match ask {
+        let origin = match parse_head(&held.seen, &self.limits) {
+            Parsed::Head { head, .. } => head.origin,
+            Parsed::Partial | Parsed::Fault(_) => None,
+        };
+        // Without them a page of another origin is told of an error that it must not look at, and an EventSource never comes back.
+        let cors = self.settings.cors_lines(origin);
+        let answer = match ask {
             Ask::Stream => {
                 // An EventSource never comes back after a status other than 200 (WHATWG HTML 9.2.3).
                 let mut answer = Vec::with_capacity(512);
-                sse::write_stream_head("", &mut answer);
+                sse::write_stream_head(&cors, &mut answer);
                 let retry_ms = REFUSED_RETRY_MS / 2 + self.refused * 977 % REFUSED_RETRY_MS;
                 sse::write_overloaded(retry_ms, "nofile", &mut answer);
-                stream.write(&answer)
+                answer
             }
-            Ask::Other => stream.write(&self.refusal),
+            Ask::Other => refusal(&cors),
         };
-        let shut = answered.and_then(|_| stream.shutdown(Shutdown::Write));
+        let mut stream = &held.stream;
+        let shut = stream.write(&answer).and_then(|_| stream.shutdown(Shutdown::Write));
         if let Err(error) = shut {
             tracing::debug!(%error, "a refused connection did not take its answer");
         }
@@ -235,24 +253,27 @@ enum Ask {
 }
 
 impl Held {
-    /// Reads once. None: what it asks for has not come yet.
-    fn hear(&mut self) -> Option<Ask> {
+    /// Reads what has come, but no more than [`HEARD_BYTES_MAX`] in all. None: what it asks for, and from which origin, has not come yet.
+    fn hear(&mut self, limits: &RequestLimits) -> Option<Ask> {
         self.ready = false;
         let mut bytes = [0; 4_096];
-        match self.stream.read(&mut bytes) {
-            Ok(0) => Some(Ask::Other),
-            Ok(n) => {
-                self.seen.extend_from_slice(&bytes[..n]);
-                asks_for(&self.seen)
+        while self.seen.len() < HEARD_BYTES_MAX {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Some(asks_for(&self.seen).unwrap_or(Ask::Other)),
+                Ok(n) => self.seen.extend_from_slice(&bytes[..n]),
+                // The deadline reads again, should a signal have interrupted this.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    let whole = !matches!(parse_head(&self.seen, limits), Parsed::Partial);
+                    return whole.then(|| asks_for(&self.seen).unwrap_or(Ask::Other));
+                }
+                Err(_) => return Some(Ask::Other),
             }
-            // The deadline reads again, should a signal have interrupted this.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
-            Err(_) => Some(Ask::Other),
         }
+        Some(asks_for(&self.seen).unwrap_or(Ask::Other))
     }
 }
 
-fn refusal() -> Vec<u8> {
+fn refusal(cors: &str) -> Vec<u8> {
     let problem = problems::OVERLOADED;
     let (mut body, mut out) = (Vec::new(), Vec::new());
     problem.write("no file descriptor is free; try again later", &mut body);
@@ -260,7 +281,7 @@ fn refusal() -> Vec<u8> {
         status: problem.status,
         content_type: "application/problem+json",
         body: &body,
-        extra: "Retry-After: 20\r\n",
+        extra: &["Retry-After: 20\r\n", cors].concat(),
         head_only: false,
         keep_alive: false,
         http10: false,
@@ -323,7 +344,11 @@ mod tests {
             listener.set_nonblocking(true).unwrap();
             let addr = listener.local_addr().unwrap();
             let poll = mio::Poll::new().unwrap();
-            let acceptor = Acceptor::new(listener, poll.registry(), Token(0)).unwrap();
+            let settings = Settings {
+                cors_origins: vec!["https://app.example".into()],
+                ..Settings::default()
+            };
+            let acceptor = Acceptor::new(listener, Arc::new(settings), poll.registry(), Token(0)).unwrap();
             let now = Clock::new().now();
             Rig {
                 acceptor,
@@ -407,6 +432,39 @@ mod tests {
         rig.refuse_some();
         let told = answer(next);
         assert!(told.starts_with(REFUSED), "{told}");
+    }
+
+    #[test]
+    fn a_page_of_an_allowed_origin_may_read_why() {
+        const ALLOWED: &str = "\r\nAccess-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n";
+        let mut rig = Rig::new();
+        for target in ["/v1/stream?user=a", "/v1/presence/a"] {
+            for (origin, allowed) in [("https://app.example", true), ("https://other.example", false)] {
+                // The line that matters comes behind the one that says what is asked for.
+                let mut client = rig.client(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n"));
+                rig.refuse_some();
+                assert!(rig.acceptor.held.is_some());
+                client
+                    .write_all(format!("Origin: {origin}\r\n\r\n").as_bytes())
+                    .unwrap();
+                rig.next_edge();
+                let told = answer(client);
+                assert_eq!(told.contains(ALLOWED), allowed, "{target} {origin}: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_never_ends_its_head_is_refused_in_the_end() {
+        let mut rig = Rig::new();
+        let endless = rig.client("GET /v1/stream?user=a HTTP/1.1\r\nHost: a\r\n");
+        rig.refuse_some();
+        rig.acceptor.hear_held(rig.now);
+        assert!(rig.acceptor.held.is_some());
+        rig.now.mono = rig.now.mono.plus_ms(HEARING_MS);
+        rig.acceptor.hear_held(rig.now);
+        let told = answer(endless);
+        assert!(told.starts_with(OK) && told.contains("event: overloaded"), "{told}");
     }
 
     #[test]

@@ -296,9 +296,10 @@ impl Shard {
         let error = error.or_else(|| socket.take_error().ok().flatten());
         // What TCP_USER_TIMEOUT ends a connection with.
         if error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-            self.engine.counters().add(Counter::EvictedUserTimeout, 1);
+            self.engine.handle_timed_out(conn, self.now);
+        } else {
+            self.engine.handle_closed(conn, self.now);
         }
-        self.engine.handle_closed(conn, self.now);
     }
 
     /// Step 5: timers, a slice of the sweep, vouching, drain.
@@ -412,7 +413,7 @@ impl Shard {
                 }
             }
         }
-        let mut refused = 0;
+        let mut refused = self.doors[usize::from(self.id)].take_refused();
         for (door, batch) in self.doors.iter().zip(&mut self.outgoing) {
             if !batch.is_empty() {
                 refused += door.post(batch, &mut self.bounced).refused;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::datagrams::Datagrams;
 use super::mailbox::{Mailbox, Order, Posted};
 use super::{BEATS, Bound, Budgets, EVENTS_MAX, LISTENER, Outlet, READ_BUFFER_BYTES, Shard, WAKER, care};
 use crate::engine::{Engine, EngineParts, Mail, ShardId};
+use crate::logs;
 use crate::metrics::Board;
 use crate::time::Clock;
 
@@ -29,6 +31,8 @@ const PANIC_STATUS: i32 = 101;
 pub(super) struct Door {
     pub(super) mailbox: Mailbox<Mail>,
     waker: Waker,
+    /// Pieces that found the mailbox full and whose sender has no counters: its owner counts them.
+    refused: AtomicU64,
 }
 
 impl Door {
@@ -39,6 +43,11 @@ impl Door {
             self.wake();
         }
         posted
+    }
+
+    /// What its owner must count.
+    pub(super) fn take_refused(&self) -> u64 {
+        self.refused.swap(0, Ordering::Relaxed)
     }
 
     fn order(&self, order: Order) {
@@ -91,13 +100,15 @@ pub fn spawn(
         doors.push(Door {
             mailbox: Mailbox::new(parts.settings.mailbox_max),
             waker,
+            refused: AtomicU64::new(0),
         });
         polls.push(poll);
     }
     let doors: Arc<[Door]> = doors.into();
 
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    let pinned = parts.len() <= cores.len();
+    // Fewer shards than cores share the machine with somebody, perhaps with another node that would choose the same cores.
+    let pinned = parts.len() == cores.len();
     let datagrams = bound
         .datagrams
         .into_iter()
@@ -107,7 +118,7 @@ pub fn spawn(
     let mut threads = Vec::with_capacity(parts.len());
     for (((parts, outbound), poll), (listener, datagrams)) in parts.into_iter().zip(polls).zip(sockets) {
         let id = parts.shard;
-        let acceptor = Acceptor::new(listener, poll.registry(), LISTENER)?;
+        let acceptor = Acceptor::new(listener, Arc::clone(&parts.settings), poll.registry(), LISTENER)?;
         let datagrams = datagrams
             .map(|socket| Datagrams::new(socket, poll.registry(), BEATS))
             .transpose()?;
@@ -174,7 +185,8 @@ impl Teller {
     /// Posts a copy to each. A full mailbox becomes a resync.
     pub fn tell(&self, mail: &Mail) {
         for door in &*self.doors {
-            door.post(&mut vec![mail.clone()], &mut Vec::new());
+            let posted = door.post(&mut vec![mail.clone()], &mut Vec::new());
+            door.refused.fetch_add(posted.refused, Ordering::Relaxed);
         }
     }
 }
@@ -211,17 +223,28 @@ pub fn vital_thread(
     std::thread::Builder::new().name(name.clone()).spawn(move || {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+            Ok(Err(error)) => end_process(1, || {
                 tracing::error!(thread = name, %error, "failed; the server cannot go on");
-                std::process::exit(1);
-            }
-            Err(_) => {
-                // The panic's own message and place have been written by the hook.
+            }),
+            // The panic's own message and place have been logged by the hook.
+            Err(_) => end_process(PANIC_STATUS, || {
                 tracing::error!(thread = name, "panicked; the server cannot go on");
-                std::process::exit(PANIC_STATUS);
-            }
+            }),
         }
     })
+}
+
+/// Ends the process once `say` has said why, and also if that panics.
+fn end_process(status: i32, say: impl FnOnce()) {
+    struct End(i32);
+    impl Drop for End {
+        fn drop(&mut self) {
+            std::process::exit(self.0);
+        }
+    }
+    let _end = End(status);
+    say();
+    logs::finish();
 }
 
 #[cfg(test)]
@@ -256,6 +279,24 @@ mod tests {
             }
         }
         text
+    }
+
+    #[test]
+    fn what_a_teller_finds_no_room_for_is_counted_by_the_shard() {
+        let poll = Poll::new().unwrap();
+        let door = Door {
+            mailbox: Mailbox::new(1),
+            waker: Waker::new(poll.registry(), WAKER).unwrap(),
+            refused: AtomicU64::new(0),
+        };
+        let teller = Teller {
+            doors: Arc::new([door]),
+        };
+        for _ in 0..3 {
+            teller.tell(&Mail::Look(Arc::new([])));
+        }
+        let taken = [teller.doors[0].take_refused(), teller.doors[0].take_refused()];
+        assert_eq!(taken, [2, 0]);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::time::{Clock, Unix};
-use crate::tools::key;
+use crate::time::{Clock, Mono, Unix};
+use crate::tools::{key, read_enough};
 use crate::wire::User;
 use crate::wire::beat::{FleetKey, Writer};
 
@@ -48,7 +48,10 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
         let delivered = send_all(&socket, &datagrams, options.udp);
         match (&delivered, options.every_ms) {
             // A fleet's devices keep beating while the server restarts.
-            (Err(why), Some(_)) => eprintln!("greendot: {why}"),
+            (Err(why), Some(_)) => {
+                // Nor does it end because nobody reads that.
+                let _ = writeln!(std::io::stderr(), "greendot: {why}");
+            }
             (Err(_), None) => return delivered,
             (Ok(()), _) => {
                 let verb = if options.leave { "leave" } else { "beat" };
@@ -59,17 +62,24 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
                     options.udp,
                     datagrams.len()
                 );
-                writeln!(out, "{line}")
-                    .and_then(|()| out.flush())
-                    .map_err(|error| format!("output: {error}"))?;
+                if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+                    return read_enough(&error);
+                }
             }
         }
         sent += 1;
         match options.every_ms {
-            Some(every_ms) if options.count.is_none_or(|count| sent < count) => due = due.plus_ms(every_ms),
+            Some(every_ms) if options.count.is_none_or(|count| sent < count) => due = next_due(due, every_ms, now.mono),
             _ => return Ok(()),
         }
     }
+}
+
+/// When the next beat is due, after one that was due at `due` and sent `now`. Those that were slept through (SIGSTOP, a suspend) are
+/// not owed.
+fn next_due(due: Mono, every_ms: u64, now: Mono) -> Mono {
+    let next = due.plus_ms(every_ms);
+    if next > now { next } else { now.plus_ms(every_ms) }
 }
 
 /// All users, or the first that is none.
@@ -147,6 +157,14 @@ mod tests {
         let mut times = Times::default();
         let given = [5, 5, 3, 9].map(|ms| times.next(Unix::from_ms(ms)).ms());
         assert_eq!(given, [5, 6, 7, 9]);
+    }
+
+    #[test]
+    fn beats_keep_their_rhythm_and_make_up_for_none() {
+        let at = |ms: u64| Mono::default().plus_ms(ms);
+        assert_eq!(next_due(at(1_000), 300, at(1_000)), at(1_300));
+        assert_eq!(next_due(at(1_000), 300, at(1_299)), at(1_300));
+        assert_eq!(next_due(at(1_000), 300, at(9_000)), at(9_300));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::config::{Config, RoleName};
+use crate::fleet_key;
 use crate::limits::{Finding, Found, Verdict, judge};
+use crate::presence::STORE_FILES;
 
 /// 2024-01-01: a wall clock before it was never set.
 const CLOCK_FLOOR_S: i64 = 1_704_067_200;
@@ -20,6 +22,7 @@ pub fn run(config: &Config) -> (String, bool) {
     let shards = config.shard_count();
     let mut findings = judge(config, shards, &Found::read());
     findings.push(addresses(config));
+    findings.push(key(config));
     if config.role != RoleName::Realtime {
         findings.extend(folder(config));
     }
@@ -61,6 +64,25 @@ fn addresses(config: &Config) -> Finding {
     }
 }
 
+/// The key file as a node reads it.
+fn key(config: &Config) -> Finding {
+    let (subject, path) = ("key file", config.key_path());
+    if config.makes_key() && !path.exists() {
+        let detail = format!("{} is made at the first start", path.display());
+        return Finding::new(Verdict::Ok, subject, detail);
+    }
+    match fleet_key::load(&path, false) {
+        Err(fault) => Finding::new(Verdict::Fail, subject, fault.to_string()),
+        Ok(keys) => match keys.open_mode {
+            Some(mode) => {
+                let detail = format!("{} has mode {mode:03o}; run `chmod 600`", path.display());
+                Finding::new(Verdict::Warn, subject, detail)
+            }
+            None => Finding::new(Verdict::Ok, subject, format!("{} can be read", path.display())),
+        },
+    }
+}
+
 fn folder(config: &Config) -> Vec<Finding> {
     let dir = &config.data_dir;
     let Some(existing) = nearest_existing(dir) else {
@@ -71,6 +93,7 @@ fn folder(config: &Config) -> Vec<Finding> {
         )];
     };
     let mut findings = vec![writable(dir, &existing)];
+    findings.extend(store_files(dir));
     if let Some(finding) = locked(dir) {
         findings.push(finding);
     }
@@ -102,9 +125,29 @@ fn writable(dir: &Path, existing: &Path) -> Finding {
     }
 }
 
+/// The store's files that can not be opened as the server opens them: another user's, perhaps.
+fn store_files(dir: &Path) -> Vec<Finding> {
+    let opened = STORE_FILES.map(|name| {
+        let path = dir.join(name);
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open(&path);
+        (path, opened)
+    });
+    let faults = opened.into_iter().filter_map(|(path, opened)| {
+        let error = opened
+            .err()
+            .filter(|error| error.kind() != std::io::ErrorKind::NotFound)?;
+        let detail = format!(
+            "{}: {error}; it must be a file of the user who runs the server",
+            path.display()
+        );
+        Some(Finding::new(Verdict::Fail, "store", detail))
+    });
+    faults.collect()
+}
+
 /// Whether a running server holds the store's lock, which is on users.log; None if there is no store yet.
 fn locked(dir: &Path) -> Option<Finding> {
-    let path = dir.join("users.log");
+    let path = dir.join(STORE_FILES[0]);
     let file = std::fs::File::open(&path).ok()?;
     Some(match file.try_lock_shared() {
         Ok(()) => Finding::new(Verdict::Ok, "lock", "no other process has the store open"),
@@ -182,6 +225,8 @@ fn clock() -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn config(dir: &Path) -> Config {
@@ -212,6 +257,39 @@ mod tests {
             (findings[0].verdict, findings[0].subject),
             (Verdict::Fail, "data folder")
         );
+    }
+
+    #[test]
+    fn a_key_file_that_serve_would_refuse_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        assert_eq!(key(&config).verdict, Verdict::Ok, "it is made");
+        let path = dir.path().join("fleet.key");
+        config.key_file = Some(path.clone());
+        assert_eq!(key(&config).verdict, Verdict::Fail, "a named one is not");
+        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::write(&path, "ab".repeat(32)).unwrap();
+        mode(0o600);
+        assert_eq!(key(&config).verdict, Verdict::Ok);
+        mode(0o644);
+        assert_eq!(key(&config).verdict, Verdict::Warn);
+        std::fs::write(&path, "no key").unwrap();
+        assert_eq!(key(&config).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn a_store_that_can_not_be_opened_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(store_files(dir.path()), []);
+        std::fs::write(dir.path().join("users.log"), "").unwrap();
+        assert_eq!(store_files(dir.path()), []);
+        // What the superuser may not open either.
+        let path = dir.path().join("stamps.map");
+        std::fs::create_dir(&path).unwrap();
+        let found = store_files(dir.path());
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].verdict, found[0].subject), (Verdict::Fail, "store"));
+        assert!(found[0].detail.starts_with(&path.display().to_string()), "{found:?}");
     }
 
     #[test]

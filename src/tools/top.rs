@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::time::{Clock, Mono};
+use crate::tools::read_enough;
 
 /// What `greendot top` was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,9 +21,10 @@ pub struct Options {
 const PERIOD_MS: u64 = 1_000;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Polls and prints until interrupted, or `count` times.
-pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
-    let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build());
+/// Polls and prints on `out` until interrupted, or `count` times. A server that does not answer, for it restarts, is asked again.
+pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
+    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).proxy(None);
+    let agent = ureq::Agent::new_with_config(agent.build());
     let url = format!("http://{}/metrics", options.http);
     let read = || -> Result<(Reading, Mono), String> {
         let body = agent
@@ -34,23 +36,38 @@ pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
             clock.now().mono,
         ))
     };
-    let mut out = std::io::stdout();
-    let terminal = out.is_terminal();
-    let (mut before, mut before_at) = read()?;
+    // Home and clear, so that the table stands still.
+    let clear = if std::io::stdout().is_terminal() {
+        "\x1b[H\x1b[2J"
+    } else {
+        ""
+    };
+    let mut before: Option<(Reading, Mono)> = None;
     let mut shown = 0;
-    while options.count.is_none_or(|count| shown < count) {
+    loop {
+        let (text, answered) = match read() {
+            Ok((after, after_at)) => {
+                let seconds = |before_at| after_at.micros_since(before_at).max(1) as f64 / 1e6;
+                let text = before.map(|(before, before_at)| table(&before, &after, seconds(before_at)));
+                before = Some((after, after_at));
+                (text, Ok(()))
+            }
+            Err(why) => {
+                before = None;
+                (Some(format!("no answer: {why}\n")), Err(why))
+            }
+        };
+        if let Some(text) = text {
+            shown += 1;
+            if let Err(error) = write!(out, "{clear}{text}").and_then(|()| out.flush()) {
+                return read_enough(&error);
+            }
+        }
+        if options.count.is_some_and(|count| shown >= count) {
+            return answered;
+        }
         std::thread::sleep(Duration::from_millis(PERIOD_MS));
-        let (after, after_at) = read()?;
-        let table = table(&before, &after, after_at.micros_since(before_at).max(1) as f64 / 1e6);
-        // Home and clear, so that the table stands still.
-        let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };
-        write!(out, "{clear}{table}")
-            .and_then(|()| out.flush())
-            .map_err(|error| format!("output: {error}"))?;
-        (before, before_at) = (after, after_at);
-        shown += 1;
     }
-    Ok(())
 }
 
 /// One reading: family and shard to the sum of its series. Series without a shard are under the empty one.
@@ -158,6 +175,40 @@ mod tests {
         assert_eq!(rows[0], ["users", "7,", "online", "0"]);
         assert_eq!(rows[2], ["0", "0", "0", "0", "0", "11", "0", "0.0%"]);
         assert_eq!(rows[3], ["10", "0", "0", "7", "0", "0", "0", "25.0%"]);
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_asked_again() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let http = server.local_addr().unwrap();
+        let answers = std::thread::spawn(move || {
+            let body = "greendot_users 7\n";
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            // The first is cut off.
+            for answer in ["", &answer, &answer] {
+                let (mut conn, _) = server.accept().unwrap();
+                let n = std::io::Read::read(&mut conn, &mut [0; 1_024]).unwrap();
+                assert!(n > 0);
+                conn.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let mut out = Vec::new();
+        let options = Options { http, count: Some(2) };
+        run(&options, &Clock::new(), &mut out).unwrap();
+        answers.join().unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = out.lines().collect();
+        assert!(
+            lines[0].starts_with(&format!("no answer: http://{http}/metrics: ")),
+            "{out}"
+        );
+        assert_eq!(lines[1], "users 7, online 0");
+        // Nobody listens there any more.
+        let once = Options { http, count: Some(1) };
+        assert!(run(&once, &Clock::new(), &mut Vec::new()).is_err());
     }
 
     /// Every family that the table names is one that the server exposes.

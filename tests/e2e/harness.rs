@@ -163,10 +163,15 @@ impl Home {
 
     /// Starts `greendot serve` and waits until it listens.
     pub(crate) fn serve(&self, flags: &[&str]) -> Server {
+        self.serve_into(Stdio::piped(), flags)
+    }
+
+    /// The same with its stderr elsewhere; unless that is a pipe of its own, there is no log to look at.
+    pub(crate) fn serve_into(&self, stderr: Stdio, flags: &[&str]) -> Server {
         let data_dir = format!("--data-dir={}", self.data_dir().display());
         let [http, udp] = self.addresses();
         let mut command = self.command(&["serve", &http, &udp, &data_dir]);
-        self.launch(command.args(flags))
+        self.launch(command.args(flags).stderr(stderr))
     }
 
     /// The same after shell commands such as `ulimit -n 64`.
@@ -183,15 +188,16 @@ impl Home {
     pub(crate) fn launch(&self, command: &mut Command) -> Server {
         let mut process = Process::start(command);
         let log = Arc::new(Mutex::new(String::new()));
-        let stderr = process.take_stderr();
         let kept = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut kept = kept.lock().expect("no holder panics");
-                kept.push_str(&line);
-                kept.push('\n');
-            }
-        });
+        if let Some(stderr) = process.try_take_stderr() {
+            std::thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    let mut kept = kept.lock().expect("no holder panics");
+                    kept.push_str(&line);
+                    kept.push('\n');
+                }
+            });
+        }
         let stdout = Lines::of(process.take_stdout());
         let Some(line) = stdout.next() else {
             let status = process.wait();
@@ -348,6 +354,15 @@ impl Server {
             .map(|field| field.parse::<u64>().expect("a number"))
             .sum();
         ticks * 1_000 / rustix::param::clock_ticks_per_second()
+    }
+
+    /// The process may have so many file descriptors from now on; those that it has stay.
+    pub(crate) fn limit_descriptors(&self, count: u64) {
+        let limit = Rlimit {
+            current: Some(count),
+            maximum: Some(count),
+        };
+        prlimit(Some(self.process.pid()), Resource::Nofile, limit).expect("limits may be lowered");
     }
 
     /// Files of the process may not grow beyond so many bytes; None lifts that.

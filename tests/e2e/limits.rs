@@ -105,10 +105,44 @@ fn beyond_conns_max_everybody_is_told_so() {
     });
 }
 
+/// What the descriptors do not allow is not tried: they never run out, so who looks after the server is let in.
+#[test]
+fn connections_leave_descriptors_to_hear_the_others_on() {
+    let home = Home::new();
+    let server = home.serve_after("ulimit -n 300", &["--shards=1"]);
+    // 300 less 64 of the process, 8 of the shard, 64 for the surplus.
+    let mut held: Vec<Stream> = (0..164).map(|_| server.stream("watch=bob")).collect();
+    for stream in &mut held {
+        stream.expect("hello");
+    }
+    // As many as are heard beyond it, and more.
+    for _ in 0..2 {
+        let silent: Vec<Conn> = (0..200).map(|_| server.connect()).collect();
+        drop(silent);
+        until("the silent have gone", || {
+            let mut conn = server.connect();
+            conn.send(b"GET /livez HTTP/1.1\r\nHost: e2e\r\nConnection: close\r\n\r\n");
+            conn.read_to_end().starts_with(b"HTTP/1.1 200 OK\r\n").then_some(())
+        });
+        let (refusal, _) = try_stream(&server, "watch=bob");
+        assert_eq!(
+            (refusal.kind.as_str(), &refusal.data["reason"]),
+            ("overloaded", &"connections".into())
+        );
+    }
+    assert_eq!(limit_hits(&server, "nofile"), 0.0, "{}", server.log());
+    for stream in &mut held {
+        stream.expect("snapshot");
+    }
+}
+
 #[test]
 fn without_descriptors_it_refuses_waits_and_recovers() {
     let home = Home::new();
-    let server = home.serve_after("ulimit -n 64", &["--shards=1", "--conns-max=1000"]);
+    let origin = "https://app.example";
+    let server = home.serve(&["--shards=1", "--conns-max=1000", &format!("--cors-origins={origin}")]);
+    // Fewer than it knows of: connections within conns-max would leave some.
+    server.limit_descriptors(64);
     let mut held = Vec::new();
     let refusal = loop {
         let (first, stream) = try_stream(&server, "watch=bob");
@@ -124,6 +158,18 @@ fn without_descriptors_it_refuses_waits_and_recovers() {
     );
     assert!(refusal.retry_ms.is_some_and(|retry_ms| retry_ms >= 10_000));
     server.get("/v1/presence/bob").expect_problem(503, "overloaded");
+    // A page of another origin is told too, or its EventSource would not come back.
+    until("a page is told", || {
+        let mut page = server.connect();
+        page.send(format!("GET /v1/stream?watch=bob HTTP/1.1\r\nHost: e2e\r\nOrigin: {origin}\r\n\r\n").as_bytes());
+        let told = String::from_utf8(page.read_to_end()).expect("text");
+        told.contains("event: overloaded").then(|| {
+            assert!(
+                told.contains(&format!("\r\nAccess-Control-Allow-Origin: {origin}\r\n")),
+                "{told}"
+            )
+        })
+    });
     // Whose request comes a little behind its connection is told in the right words too.
     until("a late request is heard", || {
         let mut late = server.connect();

@@ -14,6 +14,7 @@ mod terminal;
 mod drain;
 mod ids;
 mod limits;
+mod logs;
 mod memory;
 mod pinning;
 mod presence;

@@ -82,6 +82,19 @@ fn only_cores_that_the_process_may_use_are_taken() {
     assert_eq!(settled(&server, 1)[&0], Cores::from([last]));
 }
 
+/// Two nodes of one shard each on one machine would otherwise sit on the same core.
+#[test]
+fn fewer_shards_than_cores_are_left_to_the_kernel() {
+    let own = own();
+    if own.len() < 2 {
+        eprintln!("skipped: one core, so one shard is as many");
+        return;
+    }
+    let home = Home::new();
+    let server = home.serve(&["--shards=1"]);
+    assert_eq!(settled(&server, 1)[&0], own);
+}
+
 #[test]
 fn more_shards_than_cores_are_left_to_the_kernel() {
     let own = own();

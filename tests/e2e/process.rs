@@ -43,8 +43,13 @@ impl Process {
         self.0.stdout.take().expect("it is piped and taken once")
     }
 
+    /// None: it goes elsewhere, or has been taken.
+    pub(crate) fn try_take_stderr(&mut self) -> Option<ChildStderr> {
+        self.0.stderr.take()
+    }
+
     pub(crate) fn take_stderr(&mut self) -> ChildStderr {
-        self.0.stderr.take().expect("it is piped and taken once")
+        self.try_take_stderr().expect("it is piped and taken once")
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {

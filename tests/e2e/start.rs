@@ -49,15 +49,17 @@ fn without_a_command_it_serves_from_the_default_folder() {
 fn a_low_limit_is_warned_of_with_what_to_set() {
     let home = Home::new();
     let server = home.serve_after("ulimit -n 256", &["--shards=1"]);
-    // 100,000 connections, 64 beside them, 8 for the shard.
-    server.expect_log("256 file descriptors are fewer than the 100072 that 100000 connections need");
+    // 100,000 connections, 64 beside them; 8 and 64 to refuse on for the shard. No more than half is held back.
+    server.expect_log(
+        "256 file descriptors are fewer than the 100136 that 100000 connections need, so a shard takes 128 of them",
+    );
     let log = server.log();
     let warning = log
         .lines()
         .find(|line| line.contains("nofile: 256"))
         .expect("it was said");
     assert!(
-        warning.contains("WARN") && warning.contains("LimitNOFILE=100072"),
+        warning.contains("WARN") && warning.contains("LimitNOFILE=100136"),
         "{warning}"
     );
     assert!(warning.contains("lower --conns-max"), "{warning}");

@@ -168,6 +168,56 @@ fn top_shows_a_servers_rates() {
     assert!(text.lines().count() >= 3, "{text}");
 }
 
+/// `greendot top | head -1`, with nobody at stderr either.
+#[test]
+fn a_closed_pipe_has_read_enough() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=1"]);
+    let (http, udp) = (server.http.to_string(), server.udp().to_string());
+    let key = home.data_dir().join("fleet.key").display().to_string();
+    for args in [
+        &["beat", "bob", "--every", "20ms", "--udp", &udp, "--key-file", &key][..],
+        &["top", "--http", &http],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+        drop(reader);
+        let stderr = writer.try_clone().expect("a descriptor is free");
+        let mut process = Process::start(home.command(args).stdout(writer).stderr(stderr));
+        assert_eq!(process.wait().code(), Some(0), "{args:?}");
+    }
+    drop(server);
+    // It goes on, and what it can not say is no reason to stop.
+    let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+    drop(reader);
+    let args = [
+        "beat",
+        "bob",
+        "--every",
+        "20ms",
+        "--count",
+        "5",
+        "--udp",
+        &udp,
+        "--key-file",
+        &key,
+    ];
+    let mut process = Process::start(home.command(&args).stderr(writer));
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+#[test]
+fn top_asks_the_server_and_no_proxy() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=1"]);
+    let http = server.http.to_string();
+    let mut command = home.command(&["top", "--count", "1", "--http", &http]);
+    let output = command
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// A person's own terminal: a table that is drawn anew in place, and Ctrl-C.
 #[test]
 fn watch_draws_a_live_table_in_a_terminal() {

@@ -60,6 +60,14 @@ fn expect_let_go(server: &Server, watcher: &mut Stream, reasons: [f64; 2]) {
         (evicted(server) != [0.0; 2]).then_some(())
     });
     assert_eq!(evicted(server), reasons);
+    let metrics = server.metrics();
+    for series in [
+        "greendot_conns_closed_total{reason=\"evicted\"}",
+        "greendot_limit_hits_total{limit=\"write-stall-max-ms\"}",
+    ] {
+        assert_eq!(metrics.sum(series), 1.0, "{series}");
+    }
+    assert_eq!(metrics.sum("greendot_conns_closed_total{reason=\"reset\"}"), 0.0);
     server.expect_metric("greendot_streams", |streams| streams == 1.0);
     let gone = watcher.expect_presence("gone", false);
     assert!(gone.since() - gone.last_active() >= OFFLINE_AFTER_MS, "{gone:?}");

@@ -324,6 +324,15 @@ impl World {
         self
     }
 
+    /// The kernel gives the peer up: it acknowledges nothing.
+    pub(crate) fn time_out(&mut self, peer: Peer) -> &mut World {
+        let now = self.now();
+        let client = &mut self.clients[peer.0];
+        client.socket = Socket::Closed;
+        self.engines[client.shard].handle_timed_out(client.id, now);
+        self
+    }
+
     /// The peer reads no more.
     pub(crate) fn stall(&mut self, peer: Peer) -> &mut World {
         self.clients[peer.0].window = 0;

@@ -64,6 +64,50 @@ fn connections() {
     assert!(world.received(first).starts_with("event: presence"), "nobody made room");
 }
 
+/// Who holds one of the places in which a full shard hears what it is asked, and asks nothing, does not hold it for long.
+#[test]
+fn surplus_connections_that_say_nothing_make_room() {
+    let mut world = World::with(1, |settings| settings.conns_max = 1);
+    let first = world.connect(0);
+    world.get(first, "/v1/presence/x").expect(first, json(&unseen("x")));
+    let slow = world.connect(0);
+    let silent: Vec<_> = (1..64).map(|_| world.connect(0)).collect();
+    assert_eq!(world.try_connect(0), None);
+    // What has begun to arrive may take its time, as published states from far away do.
+    let get = request("GET", "/livez");
+    world.send(slow, &get[..9]).at(499);
+    assert_eq!(world.try_connect(0), None);
+    world.at(564);
+    for peer in silent {
+        world.expect_nothing(peer).expect_closed(peer);
+    }
+    let health = world.connect(0);
+    world.get(health, "/livez");
+    assert!(world.received(health).starts_with("HTTP/1.1 200 OK\r\n"));
+    world.at(9_999).send(slow, &get[9..]);
+    assert!(world.received(slow).starts_with("HTTP/1.1 200 OK\r\n"));
+
+    let slower = world.connect(0);
+    world.send(slower, &get[..9]).at(19_998).expect_open(slower).at(20_100);
+    let answer = world.received(slower);
+    assert_eq!(
+        status_and_slug(&answer),
+        ("HTTP/1.1 408 Request Timeout", "request-timeout")
+    );
+    world.expect_open(first);
+}
+
+/// A shorter deadline stays as it is.
+#[test]
+fn surplus_connections_have_no_longer_than_others() {
+    let mut world = World::with(1, |settings| {
+        (settings.conns_max, settings.request_deadline_ms, settings.linger_ms) = (1, 200, 100);
+    });
+    world.connect(0);
+    let silent = world.connect(0);
+    world.at(199).expect_open(silent).at(264).expect_closed(silent);
+}
+
 #[test]
 fn heads() {
     let mut world = World::with(1, |settings| settings.header_count_max = 4);

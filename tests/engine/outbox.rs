@@ -2,7 +2,7 @@
 
 use greendot::metrics::Counter;
 
-use super::harness::{Peer, START, World, record, told};
+use super::harness::{Peer, START, World, record, request, told};
 
 const FLIPS: u64 = 100;
 
@@ -141,6 +141,34 @@ fn who_takes_nothing_is_evicted_and_who_takes_a_little_lives() {
         let expected = record(user, "offline", since, since);
         assert!(received[last - 1..].starts_with(&expected), "{user}");
     }
+}
+
+#[test]
+fn whom_the_kernel_gives_up_is_counted_as_evicted() {
+    let mut world = World::new(1);
+    let dead = reader(&mut world, &publishers(1));
+    let ending = world.connect(0);
+    let last = request("GET", "/v1/presence/x").replace("Host: a\r\n", "Host: a\r\nConnection: close\r\n");
+    world.stall(ending).send(ending, last).turn();
+    let counts = |world: &mut World| {
+        let counted = [
+            Counter::LimitWriteStall,
+            Counter::EvictedUserTimeout,
+            Counter::ClosedEvicted,
+            Counter::ClosedReset,
+            Counter::ClosedDone,
+        ];
+        counted.map(|counter| world.count(0, counter))
+    };
+    assert_eq!(counts(&mut world), [0, 0, 0, 0, 1]);
+    world.time_out(dead);
+    assert_eq!(counts(&mut world), [1, 1, 1, 0, 1]);
+    // One that was ending has been counted with its reason.
+    world.time_out(ending);
+    assert_eq!(counts(&mut world), [2, 2, 1, 0, 1]);
+    // And one that the engine has done with is nobody.
+    world.time_out(ending);
+    assert_eq!(counts(&mut world), [2, 2, 1, 0, 1]);
 }
 
 #[test]

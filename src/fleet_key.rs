@@ -1,11 +1,11 @@
-//! The fleet's key file: read, or made where `serve` owns the folder.
+//! The fleet's key file: read, by a node and by `doctor`, or made where `serve` owns the folder.
 //!
 //! Owns the file's mode and the atomicity of making it: a reader sees a whole key or no file. What the text means is the
 //! wire's.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,13 @@ use crate::wire::beat::{FleetKey, KeyFault, Keys};
 const OTHERS_MASK: u32 = 0o077;
 
 /// Keys and how they were come by.
-pub(super) struct FleetKeys {
+pub struct FleetKeys {
     /// What signs and is accepted.
-    pub(super) keys: Keys,
+    pub keys: Keys,
     /// The file was missing and has been made.
-    pub(super) made: bool,
+    pub made: bool,
     /// The file's permission bits, if others than its owner may use it.
-    pub(super) open_mode: Option<u32>,
+    pub open_mode: Option<u32>,
 }
 
 /// Why there are no keys.
@@ -42,6 +42,10 @@ impl fmt::Display for FleetKeyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match &self.kind {
+            FaultKind::Read(error) if error.kind() == io::ErrorKind::NotFound => write!(
+                f,
+                "{path}: no such key file; make one with `(umask 077; greendot key > {path})`, or name another with --key-file"
+            ),
             FaultKind::Read(error) => write!(
                 f,
                 "{path}: the key file can not be read: {error}; name another with --key-file"
@@ -57,29 +61,31 @@ impl fmt::Display for FleetKeyFault {
 
 impl std::error::Error for FleetKeyFault {}
 
-/// Reads the keys in `path`; if there is no such file and `make_missing`, makes one with a fresh key that only its owner may read.
-pub(super) fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault> {
+/// Reads the keys in `path`; if there is no such file and `make_missing`, makes one with a fresh key that only its owner may read, and
+/// the folder if that is missing too.
+pub fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault> {
     let fault = |kind| FleetKeyFault {
         path: path.to_owned(),
         kind,
     };
-    let (text, made) = match fs::read_to_string(path) {
+    let ((text, mode), made) = match read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && make_missing => {
             let made = make(path).map_err(|error| fault(FaultKind::Make(error)))?;
-            (
-                fs::read_to_string(path).map_err(|error| fault(FaultKind::Read(error)))?,
-                made,
-            )
+            (read(path).map_err(|error| fault(FaultKind::Read(error)))?, made)
         }
         read => (read.map_err(|error| fault(FaultKind::Read(error)))?, false),
     };
     let keys = Keys::parse(&text).map_err(|content| fault(FaultKind::Content(content)))?;
-    let mode = fs::metadata(path)
-        .map_err(|error| fault(FaultKind::Read(error)))?
-        .permissions()
-        .mode();
     let open_mode = (mode & OTHERS_MASK != 0).then_some(mode & 0o7777);
     Ok(FleetKeys { keys, made, open_mode })
+}
+
+/// A file's text and mode: of the one file, whatever its name leads to by then.
+fn read(path: &Path) -> io::Result<(String, u32)> {
+    let mut file = File::open(path)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok((text, file.metadata()?.permissions().mode()))
 }
 
 /// Writes a fresh key beside `path` and links it there. False if somebody else was faster: then theirs counts.
@@ -93,6 +99,7 @@ fn make(path: &Path) -> io::Result<bool> {
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(parent)?;
     let draft = parent.join(format!(".{}.{}", name.display(), std::process::id()));
     let linked = write_new(&draft, &text).and_then(|()| match fs::hard_link(&draft, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -126,7 +133,8 @@ mod tests {
     #[test]
     fn a_missing_file_is_made_once_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("fleet.key");
+        let folder = dir.path().join("data");
+        let path = folder.join("fleet.key");
         let first = load(&path, true).unwrap();
         assert!(first.made);
         assert_eq!(first.open_mode, None);
@@ -136,7 +144,7 @@ mod tests {
         let second = load(&path, true).unwrap();
         assert!(!second.made);
         assert_eq!(second.keys.signing().id(), first.keys.signing().id());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 1, "no draft is left");
     }
 
     #[test]
@@ -153,7 +161,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("other.key");
         let fault = load(&path, false).err().unwrap().to_string();
-        assert!(fault.contains("other.key") && fault.contains("--key-file"), "{fault}");
+        let shown = path.display();
+        assert_eq!(
+            fault,
+            format!(
+                "{shown}: no such key file; make one with `(umask 077; greendot key > {shown})`, or name another with --key-file"
+            )
+        );
         assert!(!path.exists());
     }
 
