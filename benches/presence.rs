@@ -18,8 +18,8 @@ use greendot::wire::User;
 const USERS_DEFAULT: u32 = 200_000;
 /// Users that the interning benchmark may add: more than it can in its time.
 const INTERNED_MAX: u32 = 30_000_000;
-/// Users of a full datagram.
-const BATCH_USERS: usize = 70;
+/// Users whom the engine looks up together.
+const BATCH_USERS: usize = 64;
 const START_MS: u64 = 1_764_009_600_000;
 const OFFLINE_AFTER_MS: u64 = 1_000_000_000;
 
@@ -147,7 +147,7 @@ fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
     let mut ms = 1;
     let mut group = criterion.benchmark_group(format!("presence/{users}"));
     group.throughput(Throughput::Elements(BATCH_USERS as u64));
-    group.bench_function("record_beats of 70", |bencher| {
+    group.bench_function("record_beats of 64", |bencher| {
         bencher.iter_custom(cpu_time(|| {
             ms += 1;
             let mut stored = 0;
@@ -158,7 +158,7 @@ fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
     });
     let mut bare = Bare::new(users);
     let mut datagrams = ids.chunks(BATCH_USERS).cycle();
-    group.bench_function("bare probe, compare and store of 70", |bencher| {
+    group.bench_function("bare probe, compare and store of 64", |bencher| {
         bencher.iter_custom(cpu_time(|| {
             ms += 1;
             let stored = bare.store(datagrams.next().expect("a cycle has no end"), ms);

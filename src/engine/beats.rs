@@ -5,7 +5,7 @@
 
 use super::Engine;
 use crate::metrics::Counter;
-use crate::presence::{BeatOutcome, InternFault, LeaveOutcome, Slot};
+use crate::presence::{BeatOutcome, InternFault, LeaveOutcome, Presence, Slot};
 use crate::time::{Now, Unix};
 use crate::wire::User;
 use crate::wire::beat::{BeatDrop, Beats, open};
@@ -20,21 +20,21 @@ impl Engine {
     /// caller's budget (`beats_per_turn_max`) is spent on.
     pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) -> usize {
         self.counters.add(Counter::DatagramsReceived, datagrams.len() as u64);
-        let keys = self.keys.clone();
+        let (keys, presence) = (self.keys.clone(), self.presence.clone());
         let mut batch = Batch::new();
         let mut worked = 0;
         for datagram in datagrams {
             match open(datagram, &keys, now.unix, self.settings.beat_skew_max_ms) {
                 Ok(beats) if beats.leave => {
                     // In order: a goodbye behind a beat is looked at behind it.
-                    self.record_batch(&mut batch, now);
+                    self.record_batch(&presence, &mut batch, now);
                     worked += self.leave_all(&beats, now);
                 }
                 Ok(beats) => {
                     for user in beats.users() {
                         worked += 1;
                         if batch.push(user, beats.sent_at) {
-                            self.record_batch(&mut batch, now);
+                            self.record_batch(&presence, &mut batch, now);
                         }
                     }
                 }
@@ -44,13 +44,12 @@ impl Engine {
                 }
             }
         }
-        self.record_batch(&mut batch, now);
+        self.record_batch(&presence, &mut batch, now);
         self.settle(now);
         worked
     }
 
-    fn record_batch(&mut self, batch: &mut Batch<'_>, now: Now) {
-        let presence = self.presence.clone();
+    fn record_batch(&mut self, presence: &Presence, batch: &mut Batch<'_>, now: Now) {
         let beats = batch.take();
         let mut accepted = 0;
         presence.record_beats(beats, now, &mut |_, outcome: Outcome| match outcome {

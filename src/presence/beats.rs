@@ -16,7 +16,7 @@ use crate::time::{Now, Unix};
 use crate::wire::User;
 
 /// Users whose cache misses overlap: more than a core can have under way, few enough to live on the stack and in L1.
-const BATCH_USERS: usize = 32;
+const BATCH_USERS: usize = 64;
 
 impl Presence {
     /// Records a beat: one compare-and-swap of the stamp (a plain store could overwrite a LEFT set in between); the slow path for a LEFT slot.

@@ -93,11 +93,11 @@ impl Log {
     }
 
     /// Slot and id of the record at `offset`, which must come from `append` or `scan`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn record(&self, offset: u64) -> (u32, &[u8]) {
-        let head = self.final_bytes(offset, ID_AT as usize);
-        let slot = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
-        (slot, self.final_bytes(offset + ID_AT, usize::from(head[0])))
+        let rest = self.final_bytes(offset, self.end().saturating_sub(offset) as usize);
+        let slot = u32::from_le_bytes([rest[1], rest[2], rest[3], rest[4]]);
+        (slot, &rest[ID_AT as usize..][..usize::from(rest[0])])
     }
 
     /// Where the record after the one at `offset` begins.
@@ -113,7 +113,7 @@ impl Log {
         prefetch(self.file.address(offset + ID_AT + id_bytes as u64 - 1));
     }
 
-    #[inline]
+    #[inline(always)]
     fn final_bytes(&self, offset: u64, length: usize) -> &[u8] {
         assert!(
             offset + length as u64 <= self.end(),
