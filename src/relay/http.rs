@@ -1,8 +1,13 @@
 //! HTTP between nodes, by ureq: one kept-alive connection, short timeouts, no redirects.
 
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
 
 use super::socket::Connect;
 use crate::engine::NODE_HEADER;
@@ -12,6 +17,8 @@ use crate::time::Unix;
 const TIMEOUT_MS: u64 = 2_000;
 /// Longest answer that is read, in bytes: [`super::STATES_PER_REQUEST_MAX`] records of the longest ids, and some.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
+/// Addresses of a node that are tried; what ureq has room for.
+const ADDRESSES_MAX: usize = 16;
 
 /// Another node's HTTP address.
 pub struct Remote {
@@ -35,6 +42,10 @@ pub(super) struct Said {
 impl Remote {
     /// `base` is `http://HOST:PORT`, `token` the service key's, `instance` tells this life of this node from others.
     pub fn new(base: String, token: &str, instance: u64) -> Remote {
+        Remote::at(Addresses::default(), base, token, instance)
+    }
+
+    fn at(addresses: Addresses, base: String, token: &str, instance: u64) -> Remote {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_millis(TIMEOUT_MS)))
             .http_status_as_error(false)
@@ -43,7 +54,7 @@ impl Remote {
             .user_agent(concat!("greendot/", env!("CARGO_PKG_VERSION")))
             .build();
         Remote {
-            agent: ureq::Agent::with_parts(config, Connect, DefaultResolver::default()),
+            agent: ureq::Agent::with_parts(config, Connect, addresses),
             base,
             authorization: format!("Bearer {token}"),
             instance,
@@ -65,6 +76,35 @@ impl Remote {
     pub(super) fn post(&self, path: &str, body: &[u8]) -> Result<Said, ureq::Error> {
         let request = self.agent.post(format!("{}{path}", self.base));
         read(request.content_type("application/json").send(body)?)
+    }
+}
+
+/// A node's addresses, looked up by the first request that finds any, and never again: ureq asks for them before each request, its
+/// own resolver would start a thread for each, and a name service that is slow must not make a node look so. Until then the
+/// link's thread waits for the name service; it has nothing else to do.
+#[derive(Default, Debug)]
+struct Addresses {
+    found: OnceLock<Vec<SocketAddr>>,
+}
+
+impl Resolver for Addresses {
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = match self.found.get() {
+            Some(found) => found,
+            None => {
+                let authority = uri.authority().ok_or(ureq::Error::HostNotFound)?;
+                let found: Vec<SocketAddr> = authority.as_str().to_socket_addrs()?.collect();
+                if found.is_empty() {
+                    return Err(ureq::Error::HostNotFound);
+                }
+                self.found.get_or_init(|| found)
+            }
+        };
+        let mut addresses = self.empty();
+        for address in found.iter().take(ADDRESSES_MAX) {
+            addresses.push(*address);
+        }
+        Ok(addresses)
     }
 }
 
@@ -92,7 +132,46 @@ fn parse_node(value: &str) -> Option<(u64, Unix)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
+
+    #[test]
+    fn a_name_that_was_found_is_not_looked_up_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = Addresses {
+            found: OnceLock::from(vec![listener.local_addr().unwrap()]),
+        };
+        // No name service knows it.
+        let remote = Remote::at(addresses, "http://node.invalid:8080".into(), "token", 1);
+        let node = std::thread::spawn(move || {
+            let (mut conn, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n{}") {
+                let mut bytes = [0; 1_024];
+                let length = conn.read(&mut bytes).unwrap();
+                request.extend_from_slice(&bytes[..length]);
+            }
+            conn.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        assert_eq!(remote.put("/v1/presence", b"{}", true).unwrap().status, 204);
+        let request = node.join().unwrap().to_lowercase();
+        assert!(request.contains("\r\nhost: node.invalid:8080\r\n"), "{request}");
+    }
+
+    #[test]
+    fn a_name_is_looked_up_once_it_is_known() {
+        let addresses = Addresses::default();
+        let look_up = |uri: &str| {
+            let found = addresses.resolve(&uri.parse().unwrap(), &Config::default(), NextTimeout::default());
+            found.map(|found| found.to_vec()).map_err(drop)
+        };
+        let found = Ok(vec!["127.0.0.1:81".parse().unwrap()]);
+        assert_eq!(look_up("http://node.invalid:80"), Err(()));
+        assert_eq!(look_up("http://127.0.0.1:81"), found);
+        assert_eq!(look_up("http://node.invalid:80"), found);
+    }
 
     #[test]
     fn node_headers() {
