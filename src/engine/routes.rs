@@ -140,9 +140,7 @@ impl Engine {
         if !route.is_served_by(&self.role, head.method) {
             return self.problem(id, &asked, problems::WRONG_ROLE, self.elsewhere(), "", now);
         }
-        if self.conns.at(id.index).has(flag::SURPLUS)
-            && !matches!(asked.call, Call::Health | Call::Metrics | Call::PresencePut)
-        {
+        if self.conns.at(id.index).has(flag::SURPLUS) && !self.is_never_surplus(&asked, head) {
             return self.refuse_surplus(id, &asked, now);
         }
         if matches!(head.method, Method::Post | Method::Put) && !self.check_body(id, &asked, head, now) {
@@ -190,6 +188,16 @@ impl Engine {
                 "this is a real-time node, which holds streams; send queries, beats and goodbyes to a presence node"
             }
             false => "this is a presence node; open and edit streams at a real-time node",
+        }
+    }
+
+    /// Whether a request is served beyond the limit of connections too: a full node must be seen to live, and the nodes of the other
+    /// role must reach it.
+    fn is_never_surplus(&self, asked: &Asked, head: &Head<'_>) -> bool {
+        match asked.call {
+            Call::Health | Call::Metrics | Call::PresencePut => true,
+            Call::PresenceQuery => self.is_of_fleet(head),
+            _ => false,
         }
     }
 

@@ -75,6 +75,8 @@ impl Remote {
 
     pub(super) fn post(&self, path: &str, body: &[u8]) -> Result<Said, ureq::Error> {
         let request = self.agent.post(format!("{}{path}", self.base));
+        // Anybody may ask; who shows this is heard by a node that is full.
+        let request = request.header("Authorization", &self.authorization);
         read(request.content_type("application/json").send(body)?)
     }
 }

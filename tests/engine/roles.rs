@@ -276,6 +276,31 @@ fn a_full_node_is_still_told() {
 }
 
 #[test]
+fn a_full_node_still_answers_the_other_half() {
+    let mut world = World::with_role(Role::Presence, |settings| settings.conns_max = 1);
+    world.connect(0);
+    let query = |header: &str| {
+        let body = "{\"users\":[\"bob\"]}";
+        let bytes = body.len();
+        format!(
+            "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\n{header}Content-Type: application/json\r\nContent-Length: \
+             {bytes}\r\n\r\n{body}"
+        )
+    };
+    let (token, wrong) = (world.key().service_token(), "0".repeat(64));
+    for (header, status) in [
+        (format!("Authorization: Bearer {token}\r\n"), 200),
+        (format!("Authorization: Bearer {wrong}\r\n"), 503),
+        (String::new(), 503),
+    ] {
+        let peer = world.connect(0);
+        world.send(peer, query(&header));
+        let answer = world.received(peer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[test]
 fn what_was_not_asked_about_for_want_of_room_is_asked_about_later() {
     let mut world = realtime(1);
     let users: Vec<String> = (0..6).map(|n| format!("u{n}")).collect();

@@ -156,7 +156,10 @@ impl Split {
             )
             .into_bytes()
             .into(),
-            false => post(path, "", text, None).into(),
+            false => {
+                let authorization = format!("Authorization: Bearer {}\r\n", self.key.service_token());
+                post(path, &authorization, text, None).into()
+            }
         };
         self.note(&bytes);
         self.parcels_sent += 1;
