@@ -44,6 +44,10 @@ pub enum Planted {
     IdWhileBehind,
     /// Event ids are told while a question about somebody watched is under way.
     IdWhileUnsure,
+    /// Whose answer was outdated when it came is never asked about again.
+    OutdatedUnasked,
+    /// Who was never seen and comes for the first time is not asked about.
+    NewcomerUnasked,
 }
 
 impl Planted {
@@ -64,7 +68,7 @@ impl Planted {
     ];
 
     /// Those that only a split deployment can have.
-    pub const SPLIT: [Planted; 7] = [
+    pub const SPLIT: [Planted; 9] = [
         Planted::ToldUnordered,
         Planted::ReaskIgnored,
         Planted::LifeUnnoticed,
@@ -72,6 +76,8 @@ impl Planted {
         Planted::InFlightForgotten,
         Planted::IdWhileBehind,
         Planted::IdWhileUnsure,
+        Planted::OutdatedUnasked,
+        Planted::NewcomerUnasked,
     ];
 }
 

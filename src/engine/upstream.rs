@@ -106,10 +106,12 @@ pub struct Answered {
     pub unseen: Vec<Box<str>>,
     /// All others who were answered for, news or not.
     pub sure: Vec<Slot>,
+    /// Of whom something newer was published while the answer was on its way, and nothing is confirmed: to be asked about again.
+    pub outdated: Vec<Box<str>>,
 }
 
-/// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by [`Mail::Answered`]. Returns
-/// also how many found no room.
+/// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by [`Mail::Answered`]; whoever asks
+/// asks again about the `outdated`. Returns also how many found no room.
 pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: Now) -> (Answered, u64) {
     let mut answered = Answered {
         decided: Decided {
@@ -118,6 +120,7 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
         },
         unseen: Vec::new(),
         sure: Vec::new(),
+        outdated: Vec::new(),
     };
     let mut refused = 0;
     for told in answers {
@@ -142,7 +145,11 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
         };
         let news = presence.adopt(slot, told, Source::Answered(as_of), now);
         answered.decided.transitions.extend(news);
-        answered.sure.push(slot);
+        if presence.is_confirmed(slot) {
+            answered.sure.push(slot);
+        } else {
+            answered.outdated.push(told.user.clone());
+        }
     }
     (answered, refused)
 }
@@ -311,6 +318,17 @@ impl Engine {
         if !sure {
             upstream.ask(user);
             upstream.unsure.extend(target.as_slot());
+        }
+    }
+
+    /// Asks about somebody whose first state has been told, if this shard watches it: until then it was known as never seen, by
+    /// name, and what is published confirms nothing.
+    pub(super) fn ask_if_unconfirmed(&mut self, slot: Slot) {
+        let Some(upstream) = &mut self.upstream else { return };
+        let unasked = self.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot);
+        if unasked && !planted::is(Planted::NewcomerUnasked) {
+            upstream.ask(self.presence.user(slot).as_str());
+            upstream.unsure.insert(slot.index());
         }
     }
 

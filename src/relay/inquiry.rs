@@ -37,7 +37,10 @@ pub enum Sighting {
 #[derive(Debug)]
 pub struct Inquiry {
     pending: VecDeque<Box<str>>,
-    /// Those in `pending` or asked about now.
+    /// Whose answer was outdated when it came, and from when on they are pending again.
+    outdated: Vec<Box<str>>,
+    outdated_until: Mono,
+    /// Those in `pending`, in `outdated`, or asked about now.
     asked: HashSet<Box<str>, foldhash::fast::RandomState>,
     in_flight: Option<Vec<Box<str>>>,
     /// The life of the node that answered last; None while it is out of sight.
@@ -65,6 +68,8 @@ impl Inquiry {
     pub fn new(seed: u64) -> Inquiry {
         Inquiry {
             pending: VecDeque::new(),
+            outdated: Vec::new(),
+            outdated_until: Mono::default(),
             asked: HashSet::default(),
             in_flight: None,
             instance: None,
@@ -128,6 +133,22 @@ impl Inquiry {
         }
     }
 
+    /// What was answered of these was outdated when it came: they are asked about again at the next probe, and not at once, for it
+    /// may take the node's clock a while to pass what was published.
+    pub fn ask_again(&mut self, users: Vec<Box<str>>, now: Mono) {
+        if planted::is(Planted::OutdatedUnasked) || !self.is_in_sight() || users.is_empty() {
+            return;
+        }
+        if self.outdated.is_empty() {
+            self.outdated_until = now.plus_ms(PROBE_MS);
+        }
+        for user in users {
+            if self.asked.insert(user.clone()) {
+                self.outdated.push(user);
+            }
+        }
+    }
+
     /// When [`Inquiry::poll_request`] has something.
     pub fn next(&self) -> Mono {
         if self.in_flight.is_some() {
@@ -142,6 +163,10 @@ impl Inquiry {
     pub fn poll_request(&mut self, now: Mono) -> Option<&[Box<str>]> {
         if now < self.next() {
             return None;
+        }
+        if now >= self.outdated_until {
+            self.queued += self.outdated.len() as u64;
+            self.pending.extend(self.outdated.drain(..));
         }
         // What it says before it has heard of everybody would have to be taken back.
         let users = match now < self.settle_until {
@@ -214,6 +239,7 @@ impl Inquiry {
 
     fn forget(&mut self) {
         self.pending = VecDeque::new();
+        self.outdated = Vec::new();
         self.asked = HashSet::default();
         (self.queued, self.answered, self.anew) = (0, 0, 0);
     }
@@ -257,6 +283,33 @@ mod tests {
             Some(&users(&["a"])[..]),
             "answered: may be asked again"
         );
+    }
+
+    #[test]
+    fn whose_answer_was_outdated_is_asked_about_again_at_the_next_probe() {
+        let mut inquiry = seen();
+        inquiry.ask(users(&["a", "b"]), false, at(10));
+        inquiry.poll_request(at(10));
+        inquiry.handle_answer(7, at(20));
+        inquiry.ask_again(users(&["b"]), at(20));
+        assert_eq!((inquiry.len(), inquiry.next()), (1, at(20 + PROBE_MS)));
+        inquiry.ask(users(&["b", "c"]), false, at(30));
+        assert_eq!(inquiry.poll_request(at(30)), Some(&users(&["c"])[..]), "b waits");
+        inquiry.handle_answer(7, at(40));
+        assert_eq!(
+            inquiry.poll_request(at(40 + PROBE_MS)),
+            Some(&users(&["b"])[..]),
+            "as soon as it would be looked at anyway"
+        );
+        inquiry.handle_answer(7, at(1_050));
+        assert!(inquiry.is_empty());
+        // A node that is lost is asked about all who are watched when it is back.
+        inquiry.ask_again(users(&["b"]), at(1_050));
+        inquiry.poll_request(at(2_100));
+        inquiry.handle_failure(at(2_100));
+        assert!(inquiry.is_empty());
+        inquiry.ask_again(users(&["b"]), at(2_100));
+        assert!(inquiry.is_empty());
     }
 
     #[test]

@@ -338,10 +338,12 @@ fn inquire(
             let said = remote.post("/v1/presence/query", body.as_bytes());
             let answers = said.as_ref().ok().and_then(|said| answers_of(said, asked));
             let now = shared.clock.now();
+            let mut outdated = Vec::new();
             if let Some((instance, as_of, told)) = &answers {
                 shared.presence.note_life(node, *instance);
                 if !told.is_empty() {
-                    let (answered, refused) = adopt_answers(&shared.presence, told, *as_of, now);
+                    let (mut answered, refused) = adopt_answers(&shared.presence, told, *as_of, now);
+                    outdated = std::mem::take(&mut answered.outdated);
                     shared.board.process.add(Counter::RelayStatesRefused, refused);
                     tell(&Mail::Answered(Arc::new(answered)));
                 }
@@ -355,6 +357,7 @@ fn inquire(
                 }
                 None => link.handle_failure(now.mono),
             };
+            link.ask_again(outdated, now.mono);
             let why = match sighting {
                 Sighting::Same | Sighting::Lost => None,
                 Sighting::Found => Some(Why::Found),

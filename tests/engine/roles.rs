@@ -161,6 +161,67 @@ fn published_states_are_told_once_and_in_order() {
 }
 
 #[test]
+fn who_comes_for_the_first_time_is_asked_about_so_that_ids_come() {
+    for shards in [1, 3] {
+        let mut world = realtime(shards);
+        let node = world.connect(usize::from(shards) - 1);
+        let publish = |world: &mut World, user: &str, body: &str| {
+            let request = put(world, &format!("/v1/presence/{user}"), body);
+            world.send(node, request).expect(node, NO_CONTENT);
+        };
+        let carol = record("carol", "online", 0, 0);
+        publish(&mut world, "carol", &carol);
+        let (alice, _) = world.stream(0, "watch=bob&watch=carol", 2);
+        world.expect(alice, snapshot_so_far(&[carol.clone(), unknown("bob")]));
+        asked(&mut world);
+        answer(&mut world, &[unseen("bob")]);
+        world.expect(alice, told_of_many(&unseen("bob")));
+        answer(&mut world, std::slice::from_ref(&carol));
+        assert_eq!(asked(&mut world), []);
+
+        world.at(20);
+        let bob = record("bob", "online", 10, 10);
+        publish(&mut world, "bob", &bob);
+        world.expect(alice, told_of_many(&bob));
+        assert_eq!(asked(&mut world), [(node_of("bob"), vec!["bob".into()])]);
+        answer(&mut world, &[bob]);
+        world.at(40);
+        let carol = record("carol", "offline", 30, 0);
+        publish(&mut world, "carol", &carol);
+        world.expect(alice, told(40, &carol));
+    }
+}
+
+#[test]
+fn an_answer_older_than_what_was_published_is_asked_for_again() {
+    let mut world = realtime(1);
+    let (alice, _) = world.stream(0, "watch=bob", 1);
+    world.expect(alice, snapshot_so_far(&[unknown("bob")]));
+    world.at(100);
+    let node = world.connect(0);
+    let (before, after) = (record("bob", "offline", 10, 5), record("bob", "online", 90, 90));
+    let request = put(&world, "/v1/presence/bob", &after);
+    world.send(node, request).expect(node, NO_CONTENT);
+    world.expect(alice, told_of_many(&after));
+    // Computed at 80, read at 100.
+    let at = |world: &mut World, ms: u64, record: &str| {
+        let answers = parse_told_list(list(&[record.to_owned()]).as_bytes(), 1).expect("a record");
+        let (answered, _) = adopt_answers(world.presence(), &answers, Unix::from_ms(START + ms), world.now());
+        let outdated = answered.outdated.clone();
+        world.tell_all(&Mail::Answered(Arc::new(answered)));
+        outdated
+    };
+    assert_eq!(at(&mut world, 80, &before), ["bob".into()]);
+    world.expect_nothing(alice);
+    assert!(at(&mut world, 100, &after).is_empty());
+    world.at(120);
+    let gone = record("bob", "offline", 110, 90);
+    let request = put(&world, "/v1/presence/bob", &gone);
+    world.send(node, request).expect(node, NO_CONTENT);
+    world.expect(alice, told(120, &gone));
+}
+
+#[test]
 fn only_the_service_key_publishes() {
     let mut world = realtime(1);
     let bob = record("bob", "online", 0, 0);

@@ -38,6 +38,8 @@ pub(super) struct Client {
     /// Whose state the stream has told, and the last `since` of each.
     pub(super) known: BTreeMap<usize, Option<u64>>,
     pub(super) last_id: Option<u64>,
+    /// The last event had no id.
+    pub(super) told_without_id: bool,
     /// The list is longer than it was when `last_id` was told: that id says nothing of whom an edit has added.
     pub(super) outgrown: bool,
     /// When it connects again (mono), while it has no stream.
@@ -77,6 +79,7 @@ impl Split {
                 views: BTreeMap::new(),
                 known: BTreeMap::new(),
                 last_id: None,
+                told_without_id: false,
                 outgrown: false,
                 retry_at: self.mono + self.workload.u64(0..2_000),
             };
@@ -342,6 +345,15 @@ impl Split {
         // Links find their nodes again (5 s of backoff and a request that fails), the silent are found silent.
         self.run_until(self.mono + 10_000 + 2 * self.rules.offline_after_ms);
         self.check_truth();
+        // Streams that have been there all the time are told with ids of those who come, if not for the first time, and go now.
+        for client in &mut self.clients {
+            client.told_without_id = false;
+        }
+        for user in 0..self.names.len() {
+            self.send_word(user, false);
+        }
+        self.run_until(self.mono + self.rules.offline_after_ms + 4_000);
+        self.check_ids();
         // Whoever comes back from where it was knows the same, wherever it comes back.
         for client in 0..self.clients.len() {
             self.disconnect(client, 10);

@@ -342,6 +342,7 @@ impl Split {
         for value in records {
             self.told(client, key, value);
         }
+        self.clients[client].told_without_id = event.id.is_none();
         if let Some(id) = event.id {
             self.check_id(node, client);
             let untold =
@@ -575,9 +576,28 @@ impl Split {
                     ));
                 }
                 compared += 1;
+                // Else its events would have no ids any more.
+                let (node, mirror) = (conn.node, &self.up(conn.node).presence);
+                let slot = mirror.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"));
+                let is_unsure = |slot: Slot| mirror.state(slot, self.now(node)).known && !mirror.is_confirmed(slot);
+                if slot.is_some_and(is_unsure) {
+                    self.fail(format!(
+                        "client {client} of node {node} watches user {user}, whom nobody confirms"
+                    ));
+                }
             }
         }
         *self.seen.entry(Seen::ViewsCompared).or_default() += compared;
+    }
+
+    /// All has been settled for long: what streams were told last came with an id, that is, they have been told everything.
+    pub(super) fn check_ids(&mut self) {
+        for client in 0..self.clients.len() {
+            if std::mem::take(&mut self.clients[client].told_without_id) {
+                self.fail(format!("in the end client {client} is told states and no id"));
+            }
+            self.saw(Seen::IdsAwaited);
+        }
     }
 
     /// At the end: all is settled, all agree, online is who has a stream, and each last state was told.

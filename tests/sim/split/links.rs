@@ -353,8 +353,10 @@ impl Split {
         if let Some(((instance, _), _)) = &answers {
             self.up(rt).presence.note_life(call.link, *instance);
         }
+        let mut outdated = Vec::new();
         if let Some(((_, as_of), told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
-            let (answered, refused) = adopt_answers(&self.up(rt).presence, told, *as_of, now);
+            let (mut answered, refused) = adopt_answers(&self.up(rt).presence, told, *as_of, now);
+            outdated = std::mem::take(&mut answered.outdated);
             if refused > 0 {
                 self.fail(format!("node {rt} had no room for {refused} users"));
             }
@@ -372,7 +374,12 @@ impl Split {
             }
             (None, _) => (None, inquiry.handle_failure(now.mono)),
         };
+        let is_outdated = !outdated.is_empty();
+        inquiry.ask_again(outdated, now.mono);
         link.met = met;
+        if is_outdated {
+            self.saw(Seen::Outdated);
+        }
         let node = call.link;
         match sighting {
             Sighting::Same => {}

@@ -96,9 +96,11 @@ pub(crate) enum Seen {
     ViewsCompared,
     VouchingChecked,
     IdTooNew,
+    Outdated,
+    IdsAwaited,
 }
 
-const SEEN: [Seen; 22] = [
+const SEEN: [Seen; 24] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -121,6 +123,8 @@ const SEEN: [Seen; 22] = [
     Seen::ViewsCompared,
     Seen::VouchingChecked,
     Seen::IdTooNew,
+    Seen::Outdated,
+    Seen::IdsAwaited,
 ];
 
 /// What a run came to.
