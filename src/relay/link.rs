@@ -25,6 +25,11 @@ use crate::wire::record::{Told, parse_told_list};
 /// holds something back.
 pub const UNHEARD_MS: u64 = 4_000;
 
+/// The status of what is too long.
+const TOO_LONG: u16 = 413;
+/// The statuses that say that a request is refused for what is in it, and would be again. Others are about the node.
+const REFUSALS: [u16; 5] = [400, TOO_LONG, 414, 422, 431];
+
 /// Tells all shards.
 pub type Tell = Arc<dyn Fn(&Mail) + Send + Sync>;
 
@@ -263,6 +268,8 @@ impl Links<Ask> {
 fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<Publish>, shared: &Shared) {
     // Why it was last warned.
     let mut warned = None;
+    // Why a request was last refused for what is in it, and whether that was said.
+    let (mut refusal, mut refused_one) = (None, false);
     loop {
         for decided in station.take(link.next(), shared) {
             link.mark(&decided.transitions);
@@ -286,7 +293,17 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
             if warned.take().is_some() {
                 tracing::info!(node = remote.base(), "the real-time node answers again");
             }
-            link.handle_done(boottime());
+            if link.handle_done(boottime()).is_some() {
+                shared.board.process.add(Counter::RelayStatesUntold, 1);
+                if !std::mem::replace(&mut refused_one, true) {
+                    tracing::warn!(
+                        node = remote.base(),
+                        "the real-time node refuses some states each by itself ({}); they are passed over. Give all nodes the same \
+                         version and no smaller --body-bytes-max and --head-bytes-max than the default",
+                        refusal.as_deref().unwrap_or("it does not say why")
+                    );
+                }
+            }
             if let Ok(Said { status: 200, body, .. }) = said {
                 let refused = refused_of(&body);
                 shared.board.process.add(Counter::RelayStatesRefused, refused);
@@ -298,7 +315,13 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
             }
             continue;
         }
-        let too_long = matches!(&said, Ok(said) if said.status == 413);
+        if let Ok(Said { status, .. }) = &said
+            && REFUSALS.contains(status)
+        {
+            refusal = Some(reason(&said));
+            link.handle_refusal(*status == TOO_LONG, boottime());
+            continue;
+        }
         // One that has just started will have seen this node in a moment.
         let unseen = matches!(&said, Ok(said) if said.status == 503) && !link.was_away(boottime());
         // Once for each reason in a row: one that was not listening yet may have another key.
@@ -310,7 +333,7 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
             );
             warned = Some(why);
         }
-        link.handle_failure(too_long, boottime());
+        link.handle_failure(boottime());
     }
 }
 
@@ -351,7 +374,7 @@ fn inquire(
             shared.count(answers.is_some(), asked);
             let sighting = match answers {
                 Some((instance, ..)) => link.handle_answer(instance, now.mono),
-                None if matches!(&said, Ok(said) if said.status == 413) => {
+                None if matches!(&said, Ok(said) if said.status == TOO_LONG) => {
                     link.handle_too_many(now.mono);
                     Sighting::Same
                 }

@@ -122,6 +122,42 @@ fn a_put_that_is_late_doubled_or_out_of_order_changes_nothing() {
 }
 
 #[test]
+fn a_state_that_is_refused_does_not_hold_up_the_others() {
+    let setup = Setup {
+        // Too short for the record of a long id.
+        flags: &[
+            "--beat-interval-ms=30s",
+            "--offline-after-ms=60s",
+            "--shards=1",
+            "--body-bytes-max=200",
+        ],
+        presence_flags: &[],
+        taps: None,
+    };
+    Split::run(setup, |split| {
+        let long = "x".repeat(128);
+        let home = split.nodes.of(long.as_bytes());
+        let users = split.users_of(home, 3);
+        let mut watchers = [0, 1].map(|node| Watcher::new(split.realtime[node].front(), &users));
+        let sender = split.sender(home);
+        let all: Vec<&str> = std::iter::once(&long).chain(&users).map(String::as_str).collect();
+        sender.beat(&all);
+        watchers.iter_mut().for_each(|watcher| watcher.expect_all(&users, true));
+        let presence = split.presence[home].server();
+        presence.expect_metric("greendot_relay_states_untold_total", |untold| untold == 2.0);
+        split.expect_all_told();
+        // Again and again: one line for each node.
+        sender.leave(&all);
+        watchers
+            .iter_mut()
+            .for_each(|watcher| watcher.expect_all(&users, false));
+        presence.expect_metric("greendot_relay_states_untold_total", |untold| untold == 4.0);
+        let log = presence.log();
+        assert_eq!(log.matches("refuses some states").count(), 2, "{log}");
+    });
+}
+
+#[test]
 fn each_role_refuses_what_is_the_others() {
     let setup = Setup {
         flags: &["--shards=1"],

@@ -320,12 +320,16 @@ impl Split {
         let Core::Announcer(announcer) = &mut link.core else {
             unreachable!("a presence node's links publish")
         };
+        let mut given_up = None;
         match status {
-            Some(204) => announcer.handle_done(mono),
-            Some(413) => announcer.handle_failure(true, mono),
+            Some(204) => given_up = announcer.handle_done(mono),
+            Some(413) => announcer.handle_refusal(true, mono),
             // 503: the node has not seen this life of the other yet.
-            None | Some(503) => announcer.handle_failure(false, mono),
+            None | Some(503) => announcer.handle_failure(mono),
             Some(status) => self.fail(format!("what was published is answered {status}")),
+        }
+        if let Some(slot) = given_up {
+            self.fail(format!("{slot:?} is not told, and nothing is too long alone"));
         }
         if status == Some(413) {
             self.saw(Seen::TooLong);
