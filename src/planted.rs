@@ -48,6 +48,12 @@ pub enum Planted {
     OutdatedUnasked,
     /// Who was never seen and comes for the first time is not asked about.
     NewcomerUnasked,
+    /// After an outage nobody is vouched for before their turn.
+    HurryIgnored,
+    /// After an outage whoever is offline is published so at once.
+    HoldIgnored,
+    /// After an outage a presence node is asked at once.
+    AskedUnsettled,
 }
 
 impl Planted {

@@ -30,7 +30,7 @@ pub(super) const STEP_MS: u64 = 100;
 /// presence node publish nor the real-time node ask before all real-time nodes have noticed: the longest pause between two tries
 /// and a request that times out.
 pub const SETTLE_MS: u64 = 6_000;
-/// Time in which everybody is vouched for once when a presence node is back, in ms.
+/// Time in which all publishers of a presence node are vouched for once when it is back, in ms.
 pub(super) const REVOUCH_MS: u64 = 1_000;
 /// Places of the tables that one slice of a pass looks at.
 const REASKED_PER_CALL: u32 = 8_192;
@@ -377,7 +377,8 @@ impl Engine {
         let Some(lane) = upstream.lanes.get_mut(node) else {
             return;
         };
-        let not_before = found_at.plus_ms(if why == Why::Back { SETTLE_MS } else { 0 });
+        let settles = why == Why::Back && !planted::is(Planted::AskedUnsettled);
+        let not_before = found_at.plus_ms(if settles { SETTLE_MS } else { 0 });
         let under_way = lane.reask;
         lane.reask = Some(Reask {
             name: Some(usize::MAX),
@@ -386,7 +387,7 @@ impl Engine {
             rest: why == Why::Rest && under_way.is_none_or(|other| other.rest),
         });
         if why == Why::Back {
-            self.upkeep.vouch_in_a_hurry(found_at);
+            self.upkeep.vouch_in_a_hurry(node, found_at);
         }
     }
 

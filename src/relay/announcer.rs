@@ -12,14 +12,11 @@ use hashbrown::HashMap;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::backoff::Backoff;
-use super::{PROBE_MS, STATES_PER_REQUEST_MAX};
+use super::{OUTAGE_MS, PROBE_MS, STATES_PER_REQUEST_MAX};
 use crate::engine::{SETTLE_MS, record_of};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
 use crate::time::{Mono, Now};
-
-/// An outage of this length, in ms, may have cost beats: longer than a node takes to restart its listener.
-const OUTAGE_MS: u64 = 2_000;
 
 /// A request to send: `PUT` with a JSON body.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -202,7 +199,7 @@ impl Announcer {
         let told = self.in_flight.take().map_or(0, |slots| slots.len());
         self.alone = self.alone.saturating_sub(told);
         self.next_at = now;
-        if self.was_away(now) {
+        if self.was_away(now) && !planted::is(Planted::HoldIgnored) {
             self.settle_until = now.plus_ms(SETTLE_MS);
         }
         self.probe_at = now.plus_ms(PROBE_MS);
