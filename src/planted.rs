@@ -74,7 +74,7 @@ impl Planted {
     ];
 
     /// Those that only a split deployment can have.
-    pub const SPLIT: [Planted; 9] = [
+    pub const SPLIT: [Planted; 12] = [
         Planted::ToldUnordered,
         Planted::ReaskIgnored,
         Planted::LifeUnnoticed,
@@ -84,6 +84,9 @@ impl Planted {
         Planted::IdWhileUnsure,
         Planted::OutdatedUnasked,
         Planted::NewcomerUnasked,
+        Planted::HurryIgnored,
+        Planted::HoldIgnored,
+        Planted::AskedUnsettled,
     ];
 }
 

@@ -28,8 +28,6 @@ pub(super) const FAST: &[&str] = &[
     "--shards=1",
 ];
 /// Of [`FAST`] nodes.
-pub(super) const BEAT_INTERVAL_MS: u64 = 200;
-/// Of [`FAST`] nodes.
 pub(super) const OFFLINE_AFTER_MS: u64 = 4_000;
 
 /// What to start.

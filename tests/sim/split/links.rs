@@ -283,7 +283,11 @@ impl Split {
     pub(super) fn answer_call(&mut self, key: u32, call: u64, response: Response) {
         self.conns.get_mut(&key).expect("kept until it has ended").who = Who::Nobody;
         self.hang_up(key);
-        let delay_ms = self.request_delay_ms();
+        let mut delay_ms = self.request_delay_ms();
+        if !self.healed && self.network.u8(0..8) == 0 {
+            // Long enough for what is published meanwhile to overtake it.
+            delay_ms += self.network.u64(100..1_200);
+        }
         let Some(to) = self.calls.get(&call).map(|call| call.from) else {
             return;
         };
@@ -335,6 +339,7 @@ impl Split {
             self.saw(Seen::TooLong);
         }
         if status == Some(204) {
+            self.noticed(call.from, self.up(call.from).links[call.link].peer);
             self.check_delivered(call.from, call.link, &call.told);
         }
     }
@@ -356,6 +361,9 @@ impl Split {
         });
         if let Some(((instance, _), _)) = &answers {
             self.up(rt).presence.note_life(call.link, *instance);
+        }
+        if answers.is_some() {
+            self.noticed(rt, call.link);
         }
         let mut outdated = Vec::new();
         if let Some(((_, as_of), told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
