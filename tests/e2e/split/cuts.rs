@@ -210,15 +210,23 @@ fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
             assert_eq!(returned.last(user).since, crowd.watchers[1].last(user).since, "{user}");
         }
 
-        // One record each of those who changed while it was dead, however often they did.
+        // Of those who changed while it was dead the last state and nothing else, however often they did.
         let puts = split.realtime[0].http_tap().exchanges("PUT ").split_off(told_before);
         for user in &churners {
-            let quoted = format!("\"{user}\"");
-            let told = puts
-                .iter()
-                .filter(|put| put.request.body_text().contains(&quoted))
-                .count();
-            assert_eq!(told, 1, "{user}");
+            let quoted = format!("\"user\":\"{user}\"");
+            let newest = format!(
+                "{quoted},\"status\":\"online\",\"since\":{},",
+                newest[user].expect("online")
+            );
+            let bodies = puts.iter().map(|put| put.request.body_text());
+            let told: Vec<&str> = bodies.filter(|body| body.contains(&quoted)).collect();
+            assert!(!told.is_empty(), "{user}");
+            for body in told {
+                assert!(
+                    body.contains(&newest) && body.matches(&quoted).count() == 1,
+                    "{user}: {body}"
+                );
+            }
         }
     });
 }

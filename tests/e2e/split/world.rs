@@ -66,7 +66,7 @@ impl Ground {
         let node = |node: u8| {
             let namespace = Namespace::new()?;
             let router = Ipv4Addr::new(10, 78, node, 1);
-            hub.connect(router, &namespace, Ipv4Addr::new(10, 78, node, 2));
+            hub.connect(router, &namespace, Ipv4Addr::new(10, 78, node, 2))?;
             namespace.ip(&["route", "add", "default", "via", &router.to_string()]);
             Some(namespace)
         };
