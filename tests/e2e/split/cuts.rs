@@ -122,6 +122,42 @@ fn a_presence_node_that_dies_and_returns_flips_nobody() {
     });
 }
 
+/// What is lost with its files is when each was seen: whoever beats is online again, and whoever does not is offline.
+#[test]
+fn a_presence_node_that_returns_without_its_files_is_told_of_all_who_are_there() {
+    Split::run(SETUP, |split| {
+        let mut crowd = Crowd::gather(split);
+        split.expect_all_told();
+        let (leavers, stayers) = crowd.leave(split, 0, 4);
+        split.presence[0].kill();
+        for node in &split.realtime {
+            node.expect_nodes_down(1);
+        }
+        split.presence[0].lose_files();
+        split.presence[0].start();
+        for node in &split.realtime {
+            node.expect_nodes_down(0);
+        }
+        for (node, watcher) in split.realtime.iter().zip(&mut crowd.watchers) {
+            watcher.expect_all(&leavers, false);
+            watcher.expect_all(&stayers, true);
+            node.expect_caught_up();
+            let mut fresh = Watcher::new(node.front(), &crowd.users);
+            fresh.expect_all(&leavers, false);
+            fresh.expect_all(&stayers, true);
+            for user in &stayers {
+                let now = split.owner(user).server().record(user);
+                assert_eq!((now.online, now.since), (true, fresh.last(user).since), "{user}");
+            }
+        }
+        // It knows nobody of before.
+        for user in &leavers {
+            let forgotten = split.owner(user).server().record(user);
+            assert_eq!(forgotten, crate::harness::Record::never_seen(user));
+        }
+    });
+}
+
 #[test]
 fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
     let setup = Setup {

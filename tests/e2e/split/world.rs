@@ -192,6 +192,11 @@ impl<'g> Node<'g> {
         server.kill();
     }
 
+    /// What it knew is lost.
+    pub(super) fn lose_files(&self) {
+        fs::remove_dir_all(self.home.data_dir()).expect("a folder of our own");
+    }
+
     pub(super) fn server(&self) -> &Server {
         self.server.as_ref().expect("it runs")
     }
