@@ -315,7 +315,8 @@ fn bind_options(config: &Config, shards: ShardId, found: &Found) -> BindOptions 
 
 /// The presence nodes by the names that decide whose is whose.
 fn nodes_of(config: &Config) -> Nodes {
-    Nodes::new(config.presence.iter().map(|node| node.udp.as_str()))
+    let nodes = Nodes::new(config.presence.iter().map(|node| node.udp.as_str()));
+    nodes.answering_at(config.presence.iter().map(|node| node.http.as_str()))
 }
 
 #[expect(

@@ -581,6 +581,41 @@ fn a_resume_tells_what_was_heard_of_since_however_old() {
 }
 
 #[test]
+fn a_real_time_node_says_whose_presence_node_is_which() {
+    let nodes = Nodes::new(NODES).answering_at(["http://10.0.0.1:8080", "http://10.0.0.2:8080"]);
+    let of = |user: &str| nodes.http_of([user.as_bytes()]).expect("it has one").to_owned();
+    assert_eq!(
+        [of("bob"), of("carol")],
+        ["http://10.0.0.2:8080", "http://10.0.0.1:8080"]
+    );
+    let query = of("query");
+    let mut world = World::of_role(1, Role::Realtime(Arc::new(nodes)), 100);
+    let mut refused = |text: String, owner: Option<&str>| {
+        let owner = match owner {
+            Some(http) => format!("the presence node of whom this names: {http}"),
+            None => "the presence node of each user, whose address a request for one user to this node is told".into(),
+        };
+        let peer = world.connect(0);
+        let detail =
+            format!("this is a real-time node, which holds streams; send queries, beats and goodbyes to {owner}");
+        let title = "This node does not serve the path in its role";
+        let expected = problem("421 Misdirected Request", "wrong-role", title, &detail, "");
+        world.send(peer, text).expect(peer, &expected);
+    };
+    let (bob, carol) = (Some("http://10.0.0.2:8080"), Some("http://10.0.0.1:8080"));
+    refused(request("GET", "/v1/presence/b%6fb"), bob);
+    refused(request("GET", "/v1/presence/carol"), carol);
+    refused(request("GET", "/v1/presence/query"), Some(&query));
+    refused(request("GET", "/v1/presence?user=bob"), bob);
+    refused(request("GET", "/v1/presence?user=bob&user=carol"), None);
+    for target in ["/v1/presence/query", "/v1/beat", "/v1/leave"] {
+        refused(super::harness::posted(target, "{\"users\":[\"carol\"]}"), carol);
+        refused(super::harness::posted(target, "{\"users\":[\"carol\",\"bob\"]}"), None);
+        refused(super::harness::posted(target, "{\"users\":"), None);
+    }
+}
+
+#[test]
 fn each_role_serves_its_half() {
     let mut realtime = realtime(1);
     let mut presence = World::of_role(1, Role::Presence, 100);
