@@ -153,7 +153,7 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     let udp_part = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
     say_listening(&format!("listening http={http}{udp_part} shards={shard_count}"));
     tracing::info!("limits: {found} udp_buffer={udp_buffer_bytes}");
-    for warning in limits::start_up_warnings(&config) {
+    for warning in limits::start_up_warnings(&config).into_iter().chain(config.warning()) {
         tracing::warn!("{warning}");
     }
     if let Some(report) = &report {
