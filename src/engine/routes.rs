@@ -287,12 +287,13 @@ impl Engine {
 
     fn presence_query(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) {
         if let Some(users) = self.users_of(id, asked, body, now) {
-            // Tells a node that mirrors this one which life of it answers, and as of when.
+            // Tells a node that mirrors this one which life of it answers, as of when, and what its clock shows.
             let extra = match self.role {
                 Role::Presence => format!(
-                    "{NODE_HEADER}: {:016x} {}\r\n",
+                    "{NODE_HEADER}: {:016x} {} {}\r\n",
                     instance_of(&self.secret),
-                    self.presence.published_up_to().ms()
+                    self.presence.published_up_to().ms(),
+                    now.unix.ms()
                 ),
                 Role::All | Role::Realtime(_) => String::new(),
             };

@@ -213,7 +213,7 @@ impl Engine {
     /// Vouches for the publisher of a stream: a beat here, or one to its presence node (`at_once` if it has just connected).
     pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, now: Now) {
         if let Some(upstream) = &mut self.upstream {
-            return upstream.vouch(self.presence.user(slot), at_once, self.keys.signing(), now);
+            return upstream.vouch(&self.presence, slot, at_once, self.keys.signing(), now);
         }
         // Neither late nor a replay: it comes after every goodbye that has come.
         let outcome = self.presence.record_beat(slot, Unix::LATEST, now);

@@ -203,12 +203,13 @@ struct Reask {
 }
 
 impl Pack {
-    fn push(&mut self, user: User<'_>, key: &FleetKey, now: Now) {
+    /// `sent_at`: what its node's clock shows.
+    fn push(&mut self, user: User<'_>, key: &FleetKey, now: Mono, sent_at: impl Fn() -> Unix) {
         self.entries += 1;
         // Twice at most: an empty datagram has room for any user.
         while !self
             .writer
-            .get_or_insert_with(|| (Writer::new(false, now.unix, key), now.mono))
+            .get_or_insert_with(|| (Writer::new(false, sent_at(), key), now))
             .0
             .push(user)
         {
@@ -242,11 +243,14 @@ impl Upstream {
         })
     }
 
-    /// Says that a publisher is connected: in its turn, or at once.
-    pub(super) fn vouch(&mut self, user: User<'_>, at_once: bool, key: &FleetKey, now: Now) {
-        let lane = &mut self.lanes[self.nodes.of(user.as_bytes())];
+    /// Says that a publisher is connected: in its turn, or at once. By the clock of its node, as far as that is known: a beat goes
+    /// before or after a goodbye that came there as they were sent, whatever this node's clock says.
+    pub(super) fn vouch(&mut self, presence: &Presence, slot: Slot, at_once: bool, key: &FleetKey, now: Now) {
+        let user = presence.user(slot);
+        let node = self.nodes.of(user.as_bytes());
+        let lane = &mut self.lanes[node];
         let pack = if at_once { &mut lane.fresh } else { &mut lane.paced };
-        pack.push(user, key, now);
+        pack.push(user, key, now.mono, || presence.clock_of(node, now));
     }
 
     fn ask(&mut self, user: &str) {

@@ -34,9 +34,20 @@ pub struct Remote {
 #[derive(Debug)]
 pub(super) struct Said {
     pub(super) status: u16,
-    /// Of [`NODE_HEADER`]: which life of the node, and its clock.
-    pub(super) node: Option<(u64, Unix)>,
+    /// Of [`NODE_HEADER`].
+    pub(super) node: Option<Answerer>,
     pub(super) body: Vec<u8>,
+}
+
+/// What a presence node says of itself with an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answerer {
+    /// Which life of it this is.
+    pub instance: u64,
+    /// By its clock: before this it publishes nothing any more, so its answers are as of then.
+    pub as_of: Unix,
+    /// What its clock shows.
+    pub clock: Unix,
 }
 
 impl Remote {
@@ -112,7 +123,7 @@ impl Resolver for Addresses {
 
 fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Error> {
     let header = answer.headers().get(NODE_HEADER);
-    let node = header.and_then(|value| parse_node(value.to_str().ok()?));
+    let node = header.and_then(|value| Answerer::parse(value.to_str().ok()?));
     // Read to the end, or the connection can not be used again.
     let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?;
     Ok(Said {
@@ -127,9 +138,18 @@ pub fn sender(instance: u64, complete: bool) -> String {
     format!("{instance:016x}{}", if complete { "" } else { " more" })
 }
 
-fn parse_node(value: &str) -> Option<(u64, Unix)> {
-    let (instance, ms) = value.split_once(' ')?;
-    Some((u64::from_str_radix(instance, 16).ok()?, Unix::from_ms(ms.parse().ok()?)))
+impl Answerer {
+    /// From a [`NODE_HEADER`].
+    pub fn parse(value: &str) -> Option<Answerer> {
+        let mut words = value.split(' ');
+        let instance = u64::from_str_radix(words.next()?, 16).ok()?;
+        let mut time = || Some(Unix::from_ms(words.next()?.parse().ok()?));
+        Some(Answerer {
+            instance,
+            as_of: time()?,
+            clock: time()?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -177,9 +197,14 @@ mod tests {
 
     #[test]
     fn node_headers() {
-        assert_eq!(parse_node("00ff 17"), Some((255, Unix::from_ms(17))));
-        for bad in ["", "x 1", "1", "1 x", "1 -1"] {
-            assert_eq!(parse_node(bad), None, "{bad}");
+        let answerer = Answerer {
+            instance: 255,
+            as_of: Unix::from_ms(17),
+            clock: Unix::from_ms(19),
+        };
+        assert_eq!(Answerer::parse("00ff 17 19"), Some(answerer));
+        for bad in ["", "x 1 1", "1", "1 1", "1 1 x", "1 -1 1"] {
+            assert_eq!(Answerer::parse(bad), None, "{bad}");
         }
     }
 }

@@ -12,12 +12,12 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::announcer::Announcer;
-use super::http::{Remote, Said};
+use super::http::{Answerer, Remote, Said};
 use super::inquiry::{Inquiry, Sighting};
 use crate::engine::{Decided, Mail, Why, adopt_answers, doubt_known};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::Presence;
-use crate::time::{Clock, Mono, Unix, boottime};
+use crate::time::{Clock, Mono, boottime};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
@@ -46,7 +46,9 @@ struct Shared {
     standings: Mutex<Vec<Standing>>,
 }
 
-/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to its node.
+/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to its node. What is left while it
+/// does, for 2 s at most, is a pointer a turn and shard; the transitions behind it are shared by all links, and dropped when the
+/// slowest has taken over whom they are about.
 struct Station<I> {
     inbox: Mutex<Vec<I>>,
     changed: Condvar,
@@ -362,10 +364,11 @@ fn inquire(
             let answers = said.as_ref().ok().and_then(|said| answers_of(said, asked));
             let now = shared.clock.now();
             let mut outdated = Vec::new();
-            if let Some((instance, as_of, told)) = &answers {
-                shared.presence.note_life(node, *instance);
+            if let Some((answerer, told)) = &answers {
+                shared.presence.note_life(node, answerer.instance);
+                shared.presence.note_clock(node, answerer.clock, now.mono);
                 if !told.is_empty() {
-                    let (mut answered, refused) = adopt_answers(&shared.presence, told, *as_of, now);
+                    let (mut answered, refused) = adopt_answers(&shared.presence, told, answerer.as_of, now);
                     outdated = std::mem::take(&mut answered.outdated);
                     shared.board.process.add(Counter::RelayStatesRefused, refused);
                     tell(&Mail::Answered(Arc::new(answered)));
@@ -373,7 +376,7 @@ fn inquire(
             }
             shared.count(answers.is_some(), asked);
             let sighting = match answers {
-                Some((instance, ..)) => link.handle_answer(instance, now.mono),
+                Some((answerer, _)) => link.handle_answer(answerer.instance, now.mono),
                 None if matches!(&said, Ok(said) if said.status == TOO_LONG) => {
                     link.handle_too_many(now.mono);
                     Sighting::Same
@@ -432,13 +435,13 @@ fn inquire(
     }
 }
 
-/// The answers to a question about so many, which life of the node gave them, and as of when.
-fn answers_of(said: &Said, asked: usize) -> Option<(u64, Unix, Vec<Told>)> {
-    let (instance, as_of) = said.node.filter(|_| said.status == 200)?;
+/// The answers to a question about so many, and who gave them.
+fn answers_of(said: &Said, asked: usize) -> Option<(Answerer, Vec<Told>)> {
+    let answerer = said.node.filter(|_| said.status == 200)?;
     let told = parse_told_list(&said.body, asked)
         .ok()
         .filter(|told| told.len() == asked)?;
-    Some((instance, as_of, told))
+    Some((answerer, told))
 }
 
 fn refused_of(body: &[u8]) -> u64 {

@@ -16,7 +16,7 @@ mod socket;
 
 pub use announcer::{Announcer, Put};
 pub use beats::BeatSender;
-pub use http::{Remote, sender};
+pub use http::{Answerer, Remote, sender};
 pub use inquiry::{Inquiry, Sighting};
 pub use link::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell, UNHEARD_MS};
 

@@ -615,6 +615,27 @@ fn a_real_time_node_says_whose_presence_node_is_which() {
     }
 }
 
+/// Whoever says goodbye over HTTP and is back at once is vouched for later than that, though the node's clock is slow, and a beat that
+/// was sent before is earlier, though it is fast.
+#[test]
+fn beats_carry_the_time_of_the_presence_node() {
+    for ahead_ms in [-60_i64, 60, 5_000] {
+        let mut world = realtime(1);
+        let node = node_of("bob");
+        let clock = |world: &World| Unix::from_ms(world.now().unix.ms().saturating_add_signed(ahead_ms));
+        world.at(1_000);
+        world.presence().note_life(node, 7);
+        world.presence().note_clock(node, clock(&world), world.now().mono);
+        world.at(1_400);
+        world.stream(0, "user=bob", 0);
+        world.stream(0, "user=carol", 0);
+        let sent: Vec<(u64, usize)> = beats(&mut world).into_iter().map(|(at, node, _)| (at, node)).collect();
+        // A millisecond earlier, for it is not known to be later.
+        let of_bob = ((1_399 + ahead_ms) as u64, node);
+        assert_eq!(sent, [of_bob, (1_400, node_of("carol"))]);
+    }
+}
+
 #[test]
 fn each_role_serves_its_half() {
     let mut realtime = realtime(1);
@@ -683,9 +704,10 @@ fn a_presence_node_hands_over_its_transitions_and_names_its_life() {
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
         assert_eq!(body, list(&[record("bob", "online", 0, 0)]));
         let (_, header) = head.split_once("\r\nGreendot-Node: ").expect("the header");
-        let (instance, time) = header.split_once(' ').expect("two words");
+        let (instance, times) = header.split_once(' ').expect("three words");
         assert_eq!(instance.len(), 16);
-        assert_eq!(Unix::from_ms(time.parse().expect("a number")), world.now().unix);
+        let now = world.now().unix.ms();
+        assert_eq!(times, format!("{now} {now}"));
     }
 }
 

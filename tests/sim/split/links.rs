@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use greendot::engine::{Mail, NODE_HEADER, Why, adopt_answers, doubt_known, instance_of};
-use greendot::relay::{Announcer, Inquiry, Sighting, UNHEARD_MS, sender};
+use greendot::relay::{Announcer, Answerer, Inquiry, Sighting, UNHEARD_MS, sender};
 use greendot::time::Unix;
 use greendot::wire::record::{parse_told, parse_told_list};
 
@@ -348,10 +348,7 @@ impl Split {
         let (rt, now) = (call.from, self.now(call.from));
         let status = answer.as_ref().map(|answer| answer.status);
         let answers = answer.filter(|answer| answer.status == 200).map(|answer| {
-            let node = answer.node.as_deref().and_then(|value| value.split_once(' '));
-            let node = node.and_then(|(instance, ms)| {
-                Some((u64::from_str_radix(instance, 16).ok()?, Unix::from_ms(ms.parse().ok()?)))
-            });
+            let node = answer.node.as_deref().and_then(Answerer::parse);
             let body = answer.body.to_string();
             let told = parse_told_list(body.as_bytes(), call.asked).ok();
             match (node, told) {
@@ -359,15 +356,16 @@ impl Split {
                 _ => self.fail(format!("node {rt} is answered {body} by {:?}", answer.node)),
             }
         });
-        if let Some(((instance, _), _)) = &answers {
-            self.up(rt).presence.note_life(call.link, *instance);
+        if let Some((answerer, _)) = &answers {
+            self.up(rt).presence.note_life(call.link, answerer.instance);
+            self.up(rt).presence.note_clock(call.link, answerer.clock, now.mono);
         }
         if answers.is_some() {
             self.noticed(rt, call.link);
         }
         let mut outdated = Vec::new();
-        if let Some(((_, as_of), told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
-            let (mut answered, refused) = adopt_answers(&self.up(rt).presence, told, *as_of, now);
+        if let Some((answerer, told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
+            let (mut answered, refused) = adopt_answers(&self.up(rt).presence, told, answerer.as_of, now);
             outdated = std::mem::take(&mut answered.outdated);
             if refused > 0 {
                 self.fail(format!("node {rt} had no room for {refused} users"));
@@ -379,7 +377,7 @@ impl Split {
             unreachable!("a real-time node's links ask")
         };
         let (met, sighting) = match (&answers, status) {
-            (Some(((instance, _), _)), _) => (Some(call.life), inquiry.handle_answer(*instance, now.mono)),
+            (Some((answerer, _)), _) => (Some(call.life), inquiry.handle_answer(answerer.instance, now.mono)),
             (None, Some(413)) => {
                 inquiry.handle_too_many(now.mono);
                 (link.met, Sighting::Same)
