@@ -61,6 +61,10 @@ pub struct Config {
     pub settings: Settings,
 }
 
+/// In a split deployment a shorter silence may be that of a cut which nobody has noticed yet, in ms: the second between two requests,
+/// the two seconds of one that is not answered, and some.
+const SPLIT_OFFLINE_AFTER_MS_MIN: u64 = 5_000;
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -113,6 +117,17 @@ impl Config {
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// What is allowed and seldom meant.
+    pub fn warning(&self) -> Option<String> {
+        let offline_after_ms = self.settings.offline_after_ms;
+        (self.role != RoleName::All && offline_after_ms < SPLIT_OFFLINE_AFTER_MS_MIN).then(|| {
+            format!(
+                "offline-after-ms is {offline_after_ms}: it takes the nodes of a split deployment some 3 s to notice that they are cut off, and \
+                 who turns offline before is told so; better set it to at least {SPLIT_OFFLINE_AFTER_MS_MIN} on all nodes"
+            )
+        })
     }
 
     fn check_role(&self, faults: &mut Vec<String>) {

@@ -44,6 +44,16 @@ pub enum Planted {
     IdWhileBehind,
     /// Event ids are told while a question about somebody watched is under way.
     IdWhileUnsure,
+    /// Whose answer was outdated when it came is never asked about again.
+    OutdatedUnasked,
+    /// Who was never seen and comes for the first time is not asked about.
+    NewcomerUnasked,
+    /// After an outage nobody is vouched for before their turn.
+    HurryIgnored,
+    /// After an outage whoever is offline is published so at once.
+    HoldIgnored,
+    /// After an outage a presence node is asked at once.
+    AskedUnsettled,
 }
 
 impl Planted {
@@ -64,7 +74,7 @@ impl Planted {
     ];
 
     /// Those that only a split deployment can have.
-    pub const SPLIT: [Planted; 7] = [
+    pub const SPLIT: [Planted; 12] = [
         Planted::ToldUnordered,
         Planted::ReaskIgnored,
         Planted::LifeUnnoticed,
@@ -72,6 +82,11 @@ impl Planted {
         Planted::InFlightForgotten,
         Planted::IdWhileBehind,
         Planted::IdWhileUnsure,
+        Planted::OutdatedUnasked,
+        Planted::NewcomerUnasked,
+        Planted::HurryIgnored,
+        Planted::HoldIgnored,
+        Planted::AskedUnsettled,
     ];
 }
 

@@ -153,7 +153,7 @@ pub fn run(mut config: Config) -> Result<(), ServeFault> {
     let udp_part = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
     say_listening(&format!("listening http={http}{udp_part} shards={shard_count}"));
     tracing::info!("limits: {found} udp_buffer={udp_buffer_bytes}");
-    for warning in warnings {
+    for warning in warnings.into_iter().chain(config.warning()) {
         tracing::warn!("{warning}");
     }
     if let Some(report) = &report {
@@ -315,7 +315,8 @@ fn bind_options(config: &Config, shards: ShardId, found: &Found) -> BindOptions 
 
 /// The presence nodes by the names that decide whose is whose.
 fn nodes_of(config: &Config) -> Nodes {
-    Nodes::new(config.presence.iter().map(|node| node.udp.as_str()))
+    let nodes = Nodes::new(config.presence.iter().map(|node| node.udp.as_str()));
+    nodes.answering_at(config.presence.iter().map(|node| node.http.as_str()))
 }
 
 #[expect(

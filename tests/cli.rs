@@ -55,13 +55,17 @@ fn config_tells_values_and_origins() {
 #[test]
 fn what_can_not_be_meant_ends_with_2_and_starts_nothing() {
     let dir = folder();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (
             &["realtime", "--key-file", "k"],
             "greendot: presence is not set, and a real-time node must know whom to vouch to; set --presence udp://HOST:PORT,http://HOST:PORT",
         ),
         (
             &["presence", "--realtime", "http://127.0.0.1:9"],
+            "greendot: key-file is not set, and the nodes of a split deployment prove themselves with one key",
+        ),
+        (
+            &["realtime", "--presence", "udp://127.0.0.1:9,http://127.0.0.1:9"],
             "greendot: key-file is not set, and the nodes of a split deployment prove themselves with one key",
         ),
         (

@@ -292,3 +292,20 @@ fn operations_page_has_the_table() {
         "print it anew with `greendot config --markdown`"
     );
 }
+
+#[test]
+fn a_silence_shorter_than_a_cut_takes_to_notice_is_warned_of() {
+    for (role, offline_after_ms, warned) in [
+        (RoleName::All, 4_999, false),
+        (RoleName::Presence, 4_999, true),
+        (RoleName::Realtime, 4_999, true),
+        (RoleName::Realtime, 5_000, false),
+    ] {
+        let mut config = Config {
+            role,
+            ..Config::default()
+        };
+        config.settings.offline_after_ms = offline_after_ms;
+        assert_eq!(config.warning().is_some(), warned, "{role:?} {offline_after_ms}");
+    }
+}

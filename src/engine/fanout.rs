@@ -136,6 +136,9 @@ impl Engine {
         }
         self.counters.add(Counter::Marks, count.marks);
         self.counters.add(Counter::MarksCoalesced, count.coalesced);
+        if transition.first {
+            self.ask_if_unconfirmed(transition.slot);
+        }
     }
 
     /// Encodes what a stream must be told, as far as its outbox goes: behind its unsent bytes, or into the shared buffer.

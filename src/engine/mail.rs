@@ -48,7 +48,7 @@ pub enum Mail {
 /// Why a presence node is to be asked about those who are watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
-    /// It is in sight for the first time, or is another life of it.
+    /// It is in sight for the first time, or again after a moment, or is another life of it.
     Found,
     /// It was cut off or away, and may count everybody offline: vouch first.
     Back,

@@ -138,11 +138,10 @@ impl Engine {
             return self.preflight(id, &asked, route.allow(&self.role), now);
         }
         if !route.is_served_by(&self.role, head.method) {
-            return self.problem(id, &asked, problems::WRONG_ROLE, self.elsewhere(), "", now);
+            let detail = self.elsewhere(&route, head, body);
+            return self.problem(id, &asked, problems::WRONG_ROLE, &detail, "", now);
         }
-        if self.conns.at(id.index).has(flag::SURPLUS)
-            && !matches!(asked.call, Call::Health | Call::Metrics | Call::PresencePut)
-        {
+        if self.conns.at(id.index).has(flag::SURPLUS) && !self.is_never_surplus(&asked, head) {
             return self.refuse_surplus(id, &asked, now);
         }
         if matches!(head.method, Method::Post | Method::Put) && !self.check_body(id, &asked, head, now) {
@@ -184,12 +183,27 @@ impl Engine {
     }
 
     /// Where else to go with a path that this role does not serve.
-    fn elsewhere(&self) -> &'static str {
-        match is_told(&self.role) {
-            true => {
-                "this is a real-time node, which holds streams; send queries, beats and goodbyes to a presence node"
+    fn elsewhere(&self, route: &Route<'_>, head: &Head<'_>, body: &[u8]) -> String {
+        let Role::Realtime(nodes) = &self.role else {
+            return "this is a presence node; open and edit streams at a real-time node".to_owned();
+        };
+        let users = users_named(route, head, body, self.settings.query_users_max);
+        let owner = match nodes.http_of(users.iter().map(|user| &**user)) {
+            Some(http) => format!("the presence node of whom this names: {http}"),
+            None => {
+                "the presence node of each user, whose address a request for one user to this node is told".to_owned()
             }
-            false => "this is a presence node; open and edit streams at a real-time node",
+        };
+        format!("this is a real-time node, which holds streams; send queries, beats and goodbyes to {owner}")
+    }
+
+    /// Whether a request is served beyond the limit of connections too: a full node must be seen to live, and the nodes of the other
+    /// role must reach it.
+    fn is_never_surplus(&self, asked: &Asked, head: &Head<'_>) -> bool {
+        match asked.call {
+            Call::Health | Call::Metrics | Call::PresencePut => true,
+            Call::PresenceQuery => self.is_of_fleet(head),
+            _ => false,
         }
     }
 
@@ -273,12 +287,13 @@ impl Engine {
 
     fn presence_query(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) {
         if let Some(users) = self.users_of(id, asked, body, now) {
-            // Tells a node that mirrors this one which life of it answers, and as of when.
+            // Tells a node that mirrors this one which life of it answers, as of when, and what its clock shows.
             let extra = match self.role {
                 Role::Presence => format!(
-                    "{NODE_HEADER}: {:016x} {}\r\n",
+                    "{NODE_HEADER}: {:016x} {} {}\r\n",
                     instance_of(&self.secret),
-                    self.presence.published_up_to().ms()
+                    self.presence.published_up_to().ms(),
+                    now.unix.ms()
                 ),
                 Role::All | Role::Realtime(_) => String::new(),
             };
@@ -471,6 +486,24 @@ pub const NODE_HEADER: &str = "Greendot-Node";
 pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 /// Detail of a bad percent-encoding.
 pub(super) const BAD_ESCAPE: &str = "a % is not followed by two hex digits";
+
+/// Whom a query, beat or goodbye names, as far as it is well formed.
+fn users_named(route: &Route<'_>, head: &Head<'_>, body: &[u8], users_max: usize) -> Vec<Vec<u8>> {
+    match route {
+        Route::One(raw) => decode_segment(raw).into_iter().map(|user| user.to_vec()).collect(),
+        Route::Query if head.method != Method::Post => vec![b"query".to_vec()],
+        Route::Many => {
+            let pairs = query_pairs(head.query.unwrap_or("")).flatten();
+            let users = pairs.filter(|(name, _)| &**name == b"user");
+            users.map(|(_, user)| user.to_vec()).collect()
+        }
+        Route::Query | Route::Beat | Route::Leave => {
+            let users = parse_users(body, users_max).unwrap_or_default();
+            users.into_iter().map(String::into_bytes).collect()
+        }
+        _ => Vec::new(),
+    }
+}
 
 /// Why a user could not be taken in.
 pub(super) fn intern_detail(fault: InternFault) -> &'static str {

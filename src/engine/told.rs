@@ -15,9 +15,14 @@ use crate::wire::request::{Head, decode_segment};
 use crate::wire::response::{Status, problems};
 
 impl Engine {
+    /// Whether the request shows the service key.
+    pub(super) fn is_of_fleet(&self, head: &Head<'_>) -> bool {
+        head.authorization.is_some_and(|header| self.keys.authorises(header))
+    }
+
     /// Whether the request shows the service key; otherwise it has been answered.
     pub(super) fn check_service(&mut self, id: ConnId, asked: &Asked, head: &Head<'_>, now: Now) -> bool {
-        if head.authorization.is_some_and(|header| self.keys.authorises(header)) {
+        if self.is_of_fleet(head) {
             return true;
         }
         let detail = "publishing takes the service token of a fleet key as Authorization: Bearer ..; all nodes share one key file";

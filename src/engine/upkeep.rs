@@ -31,8 +31,8 @@ pub(super) struct Upkeep {
     /// Places of the table that the pass reckons with. It shrinks by a tenth a pass at most: whoever has a place in what is left of a
     /// large table would else be much later in the next pass than in this one.
     vouch_places: u32,
-    /// A short pass beside that one.
-    hurried: Option<Pass>,
+    /// Short passes beside that one, each over the publishers of one presence node.
+    hurried: Vec<(usize, Pass)>,
     drain: Option<Pass>,
     drain_due: Mono,
     sleep_until: Mono,
@@ -100,7 +100,7 @@ impl Upkeep {
                 cursor: 0,
             },
             vouch_places: 0,
-            hurried: None,
+            hurried: Vec::new(),
             drain: None,
             drain_due: now,
             sleep_until: now,
@@ -150,12 +150,17 @@ impl Upkeep {
         self.is_late || self.resync.is_some()
     }
 
-    /// Vouches for everybody in a short time, whenever their turn is.
-    pub(super) fn vouch_in_a_hurry(&mut self, now: Mono) {
-        self.hurried = Some(Pass {
+    /// Vouches for all publishers of a presence node in a short time, whenever their turn is. Others have heard their beats.
+    pub(super) fn vouch_in_a_hurry(&mut self, node: usize, now: Mono) {
+        if planted::is(Planted::HurryIgnored) {
+            return;
+        }
+        let pass = Pass {
             started: now,
             cursor: 0,
-        });
+        };
+        self.hurried.retain(|(other, _)| *other != node);
+        self.hurried.push((node, pass));
     }
 
     /// Mail lost from here on may carry times after the step.
@@ -191,7 +196,7 @@ impl Engine {
         let interval_ms = self.settings.beat_interval_ms;
         let vouch = self.upkeep.vouch;
         self.upkeep.vouch_places = self.upkeep.vouch_places.max(self.conns.places());
-        let (vouch, enough) = self.vouch_pass(vouch, self.upkeep.vouch_places, interval_ms, now);
+        let (vouch, enough) = self.vouch_pass(vouch, None, self.upkeep.vouch_places, interval_ms, now);
         let over_ms = now.mono.ms_since(vouch.started);
         let over = enough && over_ms >= interval_ms;
         if over {
@@ -210,16 +215,19 @@ impl Engine {
                 cursor: 0,
             },
         };
-        if let Some(hurried) = self.upkeep.hurried {
-            let (hurried, enough) = self.vouch_pass(hurried, self.conns.places(), REVOUCH_MS, now);
-            let done = enough && now.mono.ms_since(hurried.started) >= REVOUCH_MS;
-            self.upkeep.hurried = (!done).then_some(hurried);
-        }
+        let mut hurried = std::mem::take(&mut self.upkeep.hurried);
+        hurried.retain_mut(|(node, pass)| {
+            let (on, enough) = self.vouch_pass(*pass, Some(*node), self.conns.places(), REVOUCH_MS, now);
+            *pass = on;
+            !(enough && now.mono.ms_since(pass.started) >= REVOUCH_MS)
+        });
+        self.upkeep.hurried = hurried;
         self.settle(now);
     }
 
-    /// A bounded piece of a pass that takes `length_ms`; and whether that is as far as it should have come.
-    fn vouch_pass(&mut self, pass: Pass, places: u32, length_ms: u64, now: Now) -> (Pass, bool) {
+    /// A bounded piece of a pass that takes `length_ms`, over all publishers or those of one presence node; and whether that is as far
+    /// as it should have come.
+    fn vouch_pass(&mut self, pass: Pass, of: Option<usize>, places: u32, length_ms: u64, now: Now) -> (Pass, bool) {
         let (target, enough) = pass.target(now.mono, length_ms, places);
         for index in pass.cursor..target {
             let Some(id) = self.conns.id_at(index) else { continue };
@@ -228,8 +236,10 @@ impl Engine {
                 .publisher()
                 .filter(|_| conn.phase() == Phase::Streaming)
                 .filter(|_| !planted::is(Planted::VouchedOnce))
+                .map(Slot::new)
+                .filter(|slot| of.is_none_or(|node| self.belongs_to(self.presence.user(*slot), node)))
             {
-                self.vouch_for(Slot::new(slot), false, now);
+                self.vouch_for(slot, false, now);
             }
         }
         self.upkeep.backlog |= !enough;
@@ -240,7 +250,7 @@ impl Engine {
     /// Vouches for the publisher of a stream: a beat here, or one to its presence node (`at_once` if it has just connected).
     pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, now: Now) {
         if let Some(upstream) = &mut self.upstream {
-            return upstream.vouch(self.presence.user(slot), at_once, self.keys.signing(), now);
+            return upstream.vouch(&self.presence, slot, at_once, self.keys.signing(), now);
         }
         // Neither late nor a replay: it comes after every goodbye that has come.
         let outcome = self.presence.record_beat(slot, Unix::LATEST, now);

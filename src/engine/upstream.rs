@@ -30,7 +30,7 @@ pub(super) const STEP_MS: u64 = 100;
 /// presence node publish nor the real-time node ask before all real-time nodes have noticed: the longest pause between two tries
 /// and a request that times out.
 pub const SETTLE_MS: u64 = 6_000;
-/// Time in which everybody is vouched for once when a presence node is back, in ms.
+/// Time in which all publishers of a presence node are vouched for once when it is back, in ms.
 pub(super) const REVOUCH_MS: u64 = 1_000;
 /// Places of the tables that one slice of a pass looks at.
 const REASKED_PER_CALL: u32 = 8_192;
@@ -106,10 +106,12 @@ pub struct Answered {
     pub unseen: Vec<Box<str>>,
     /// All others who were answered for, news or not.
     pub sure: Vec<Slot>,
+    /// Of whom something newer was published while the answer was on its way, and nothing is confirmed: to be asked about again.
+    pub outdated: Vec<Box<str>>,
 }
 
-/// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by [`Mail::Answered`]. Returns
-/// also how many found no room.
+/// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by [`Mail::Answered`]; whoever asks
+/// asks again about the `outdated`. Returns also how many found no room.
 pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: Now) -> (Answered, u64) {
     let mut answered = Answered {
         decided: Decided {
@@ -118,6 +120,7 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
         },
         unseen: Vec::new(),
         sure: Vec::new(),
+        outdated: Vec::new(),
     };
     let mut refused = 0;
     for told in answers {
@@ -142,7 +145,11 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
         };
         let news = presence.adopt(slot, told, Source::Answered(as_of), now);
         answered.decided.transitions.extend(news);
-        answered.sure.push(slot);
+        if presence.is_confirmed(slot) {
+            answered.sure.push(slot);
+        } else {
+            answered.outdated.push(told.user.clone());
+        }
     }
     (answered, refused)
 }
@@ -196,12 +203,13 @@ struct Reask {
 }
 
 impl Pack {
-    fn push(&mut self, user: User<'_>, key: &FleetKey, now: Now) {
+    /// `sent_at`: what its node's clock shows.
+    fn push(&mut self, user: User<'_>, key: &FleetKey, now: Mono, sent_at: impl Fn() -> Unix) {
         self.entries += 1;
         // Twice at most: an empty datagram has room for any user.
         while !self
             .writer
-            .get_or_insert_with(|| (Writer::new(false, now.unix, key), now.mono))
+            .get_or_insert_with(|| (Writer::new(false, sent_at(), key), now))
             .0
             .push(user)
         {
@@ -235,11 +243,14 @@ impl Upstream {
         })
     }
 
-    /// Says that a publisher is connected: in its turn, or at once.
-    pub(super) fn vouch(&mut self, user: User<'_>, at_once: bool, key: &FleetKey, now: Now) {
-        let lane = &mut self.lanes[self.nodes.of(user.as_bytes())];
+    /// Says that a publisher is connected: in its turn, or at once. By the clock of its node, as far as that is known: a beat goes
+    /// before or after a goodbye that came there as they were sent, whatever this node's clock says.
+    pub(super) fn vouch(&mut self, presence: &Presence, slot: Slot, at_once: bool, key: &FleetKey, now: Now) {
+        let user = presence.user(slot);
+        let node = self.nodes.of(user.as_bytes());
+        let lane = &mut self.lanes[node];
         let pack = if at_once { &mut lane.fresh } else { &mut lane.paced };
-        pack.push(user, key, now);
+        pack.push(user, key, now.mono, || presence.clock_of(node, now));
     }
 
     fn ask(&mut self, user: &str) {
@@ -314,6 +325,17 @@ impl Engine {
         }
     }
 
+    /// Asks about somebody whose first state has been told, if this shard watches it: until then it was known as never seen, by
+    /// name, and what is published confirms nothing.
+    pub(super) fn ask_if_unconfirmed(&mut self, slot: Slot) {
+        let Some(upstream) = &mut self.upstream else { return };
+        let unasked = self.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot);
+        if unasked && !planted::is(Planted::NewcomerUnasked) {
+            upstream.ask(self.presence.user(slot).as_str());
+            upstream.unsure.insert(slot.index());
+        }
+    }
+
     /// Whether this shard has yet to hear the answer about somebody whom the stream watches.
     pub(super) fn awaits_answer(&self, conn: u32) -> bool {
         let Some(upstream) = &self.upstream else { return false };
@@ -359,7 +381,8 @@ impl Engine {
         let Some(lane) = upstream.lanes.get_mut(node) else {
             return;
         };
-        let not_before = found_at.plus_ms(if why == Why::Back { SETTLE_MS } else { 0 });
+        let settles = why == Why::Back && !planted::is(Planted::AskedUnsettled);
+        let not_before = found_at.plus_ms(if settles { SETTLE_MS } else { 0 });
         let under_way = lane.reask;
         lane.reask = Some(Reask {
             name: Some(usize::MAX),
@@ -368,7 +391,7 @@ impl Engine {
             rest: why == Why::Rest && under_way.is_none_or(|other| other.rest),
         });
         if why == Why::Back {
-            self.upkeep.vouch_in_a_hurry(found_at);
+            self.upkeep.vouch_in_a_hurry(node, found_at);
         }
     }
 

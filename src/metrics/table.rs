@@ -208,6 +208,7 @@ table! {
     }
     Process Count "relay_states" "States that other nodes were told, or told this one when asked" { RelayStates }
     Process Count "relay_states_refused" "States for which there was no room (users-max)" { RelayStatesRefused }
+    Process Count "relay_states_untold" "States that a real-time node refuses each by itself, passed over" { RelayStatesUntold }
     Process Count "relay_reasks" "Times that a presence node was out of sight and everything watched of it was asked for anew" { RelayReasks }
     Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
 }

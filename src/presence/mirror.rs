@@ -52,6 +52,22 @@ struct Life {
     instance: Option<u64>,
     /// When it last said that everything was told.
     told_at: Option<Mono>,
+    /// Its clock is at least so many ms ahead of [`Mono`], and when that was learnt.
+    ahead_ms: Option<(i64, Mono)>,
+}
+
+/// An answer that says less of a node's clock than is known by no more than this, in ms, was on its way for longer; one that says
+/// even less shows that the clock was set back. So long a request may take.
+const CLOCK_JITTER_MS: i64 = 2_000;
+/// Two clocks drift apart by no more than a millisecond in so many ms.
+const DRIFT_MS: u64 = 1_000;
+
+impl Life {
+    /// What is left of what was learnt.
+    fn ahead_ms(&self, now: Mono) -> Option<i64> {
+        let (ahead_ms, at) = self.ahead_ms?;
+        Some(ahead_ms - (now.ms_since(at) / DRIFT_MS) as i64)
+    }
 }
 
 /// How to make a mirror.
@@ -151,6 +167,30 @@ impl Presence {
             lives.resize(node + 1, Life::default());
         }
         lives[node].instance = Some(instance);
+    }
+
+    /// The presence node at this index has said what its clock shows, some time before `now`.
+    pub fn note_clock(&self, node: usize, clock: Unix, now: Mono) {
+        let Some(mirrored) = &self.mirrored else { return };
+        let mut lives = mirrored.lives.lock();
+        let Some(life) = lives.get_mut(node) else { return };
+        // One less: both are cut off to whole milliseconds.
+        let ahead_ms = clock.ms() as i64 - now.ms() as i64 - 1;
+        let known = life.ahead_ms(now);
+        if known.is_none_or(|known| !(ahead_ms..=ahead_ms + CLOCK_JITTER_MS).contains(&known)) {
+            life.ahead_ms = Some((ahead_ms, now));
+        }
+    }
+
+    /// What the clock of the presence node at this index shows at least; before it has said so, what this one's does.
+    pub fn clock_of(&self, node: usize, now: Now) -> Unix {
+        let ahead_ms = self.mirrored.as_ref().and_then(|mirrored| {
+            let lives = mirrored.lives.lock();
+            lives.get(node)?.ahead_ms(now.mono)
+        });
+        ahead_ms.map_or(now.unix, |ahead_ms| {
+            Unix::from_ms(now.mono.ms().saturating_add_signed(ahead_ms))
+        })
     }
 
     /// The index of the presence node whose life this is, which is publishing at `now`; `complete`: and has told everything then.
@@ -451,6 +491,32 @@ mod tests {
             ),
             (None, Some(1))
         );
+    }
+
+    #[test]
+    fn a_nodes_clock_is_known_from_below() {
+        let (presence, _) = mirror();
+        let now = |mono_ms: u64, unix_ms| Now {
+            mono: Mono::from_micros(mono_ms * 1_000),
+            unix: Unix::from_ms(unix_ms),
+        };
+        let clock = |mono_ms| presence.clock_of(1, now(mono_ms, 70_000)).ms();
+        assert_eq!(clock(10), 70_000, "its own");
+        presence.note_life(1, 7);
+        let learn = |clock_ms, mono_ms| presence.note_clock(1, Unix::from_ms(clock_ms), now(mono_ms, 0).mono);
+        learn(50_000, 100);
+        assert_eq!([clock(100), clock(150)], [49_999, 50_049]);
+        learn(50_080, 200);
+        assert_eq!(clock(200), 50_099, "an answer that took longer");
+        learn(50_210, 300);
+        assert_eq!(clock(300), 50_209, "one that took less");
+        assert_eq!(clock(60_300), 110_149, "clocks drift");
+        learn(108_200, 60_300);
+        assert_eq!(clock(60_300), 110_149);
+        learn(108_100, 60_300);
+        assert_eq!(clock(60_300), 108_099, "set back");
+        learn(200_000, 60_300);
+        assert_eq!(clock(60_300), 199_999, "set forward");
     }
 
     #[test]

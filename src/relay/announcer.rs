@@ -12,14 +12,11 @@ use hashbrown::HashMap;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::backoff::Backoff;
-use super::{PROBE_MS, STATES_PER_REQUEST_MAX};
+use super::{OUTAGE_MS, PROBE_MS, STATES_PER_REQUEST_MAX};
 use crate::engine::{SETTLE_MS, record_of};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Slot, Transition};
 use crate::time::{Mono, Now};
-
-/// An outage of this length, in ms, may have cost beats: longer than a node takes to restart its listener.
-const OUTAGE_MS: u64 = 2_000;
 
 /// A request to send: `PUT` with a JSON body.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +45,10 @@ pub struct Announcer {
     /// When the last request began.
     begun: Mono,
     states_per_request: usize,
+    /// Of a request that was refused for what is in it: so many are sent each alone, to find the one.
+    alone: usize,
+    /// Whoever was refused alone, until the node takes an empty request: it is the state then, not the node.
+    suspect: Option<Slot>,
     next_at: Mono,
     /// When an empty request is due.
     probe_at: Mono,
@@ -74,6 +75,8 @@ impl Announcer {
             in_flight: None,
             begun: Mono::default(),
             states_per_request: STATES_PER_REQUEST_MAX,
+            alone: 0,
+            suspect: None,
             next_at: Mono::default(),
             probe_at: Mono::default(),
             failing_since: None,
@@ -95,7 +98,7 @@ impl Announcer {
 
     /// Publishers whose state is to be told, or is being told.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.in_flight.as_ref().map_or(0, Vec::len)
+        self.waiting.len() + self.in_flight.as_ref().map_or(0, Vec::len) + usize::from(self.suspect.is_some())
     }
 
     /// Everything has been told.
@@ -112,6 +115,7 @@ impl Announcer {
     pub fn next(&self) -> Mono {
         match self.in_flight {
             Some(_) => Mono::NEVER,
+            None if self.suspect.is_some() => self.next_at,
             None if !self.order.is_empty() => self.next_at,
             None if !self.held.is_empty() => self.next_at.max(self.settle_until.min(self.probe_at)),
             // Nothing to tell: so the node knows that it is told everything.
@@ -125,7 +129,7 @@ impl Announcer {
             return None;
         }
         let mut slots = Vec::new();
-        if !self.was_away(now.mono) {
+        if !self.was_away(now.mono) && self.suspect.is_none() {
             self.take(&mut slots, presence, now);
             if slots.is_empty() && now.mono < self.next() {
                 return None;
@@ -154,7 +158,7 @@ impl Announcer {
             path,
             body,
             states,
-            complete: self.waiting.is_empty(),
+            complete: self.waiting.is_empty() && self.suspect.is_none(),
         })
     }
 
@@ -170,7 +174,8 @@ impl Announcer {
                 }
             }
         }
-        while slots.len() < self.states_per_request
+        let most = if self.alone > 0 { 1 } else { self.states_per_request };
+        while slots.len() < most
             && let Some(slot) = self.order.pop_front()
         {
             let waiting = self.waiting.entry(slot).or_default();
@@ -189,42 +194,67 @@ impl Announcer {
         }
     }
 
-    /// The request was taken.
-    pub fn handle_done(&mut self, now: Mono) {
-        self.in_flight = None;
+    /// The request was taken. Returns whose state the node does not take, if that is certain now: it is not told.
+    pub fn handle_done(&mut self, now: Mono) -> Option<Slot> {
+        let told = self.in_flight.take().map_or(0, |slots| slots.len());
+        self.alone = self.alone.saturating_sub(told);
         self.next_at = now;
-        if self.was_away(now) {
+        if self.was_away(now) && !planted::is(Planted::HoldIgnored) {
             self.settle_until = now.plus_ms(SETTLE_MS);
         }
         self.probe_at = now.plus_ms(PROBE_MS);
         self.failing_since = None;
         self.backoff.reset();
+        let given_up = self.suspect.take();
+        self.alone = self.alone.saturating_sub(usize::from(given_up.is_some()));
         if self.waiting.is_empty() {
             // What an outage took is given back.
             self.order = VecDeque::new();
             self.waiting = HashMap::default();
         }
+        given_up
     }
 
-    /// The request failed: those in it who have not changed since come first again. `too_long`: it was refused as such (413).
-    pub fn handle_failure(&mut self, too_long: bool, now: Mono) {
+    /// The request failed: those in it who have not changed since come first again.
+    pub fn handle_failure(&mut self, now: Mono) {
         let mut slots = self.in_flight.take().unwrap_or_default();
         if planted::is(Planted::InFlightForgotten) {
             slots.clear();
         }
-        if too_long && slots.len() > 1 {
-            self.states_per_request = slots.len() / 2;
+        slots.extend(self.suspect.take());
+        self.put_back(slots);
+        // It may have been out of reach for as long as the request took to fail.
+        self.failing_since.get_or_insert(self.begun);
+        self.next_at = now.plus_ms(self.backoff.after_failure_ms());
+        self.probe_at = self.next_at;
+    }
+
+    /// The request was refused for what is in it: shorter ones are made of it, or the one state that it is of is passed over.
+    /// `too_long`: it was refused as such (413), and others of its length would be.
+    pub fn handle_refusal(&mut self, too_long: bool, now: Mono) {
+        match self.in_flight.as_deref() {
+            None | Some([]) => return self.handle_failure(now),
+            Some([slot]) => {
+                self.suspect = Some(*slot);
+                self.in_flight = None;
+                self.next_at = now;
+                return;
+            }
+            Some(slots) if too_long => self.states_per_request = slots.len() / 2,
+            Some(slots) => self.alone = slots.len(),
         }
+        let slots = self.in_flight.take().unwrap_or_default();
+        self.put_back(slots);
+        self.next_at = now;
+    }
+
+    fn put_back(&mut self, slots: Vec<Slot>) {
         for slot in slots.into_iter().rev() {
             let waiting = self.waiting.entry(slot).or_default();
             if !std::mem::replace(&mut waiting.in_order, true) {
                 self.order.push_front(slot);
             }
         }
-        // It may have been out of reach for as long as the request took to fail.
-        self.failing_since.get_or_insert(self.begun);
-        self.next_at = now.plus_ms(self.backoff.after_failure_ms());
-        self.probe_at = self.next_at;
     }
 
     /// The node has been out of reach for so long that beats may have been lost too.
@@ -334,7 +364,7 @@ mod tests {
                 node.beat(user, ms);
             }
             if node.put(ms).is_some() {
-                node.announcer.handle_failure(false, at(ms).mono);
+                node.announcer.handle_failure(at(ms).mono);
             }
             ms += OFFLINE_AFTER_MS + 1;
             for slot in [0, 1] {
@@ -380,7 +410,7 @@ mod tests {
         let mut node = Node::new();
         node.beat("x", 1_000);
         node.put(1_000).unwrap();
-        node.announcer.handle_failure(false, at(1_000 + OUTAGE_MS).mono);
+        node.announcer.handle_failure(at(1_000 + OUTAGE_MS).mono);
         node.put(5_000).unwrap();
         node.announcer.handle_done(at(5_000).mono);
         // Held back, and back, and gone again.
@@ -409,7 +439,7 @@ mod tests {
             let mut node = Node::new();
             node.beat("x", 2_000);
             let first = node.put(2_000);
-            node.announcer.handle_failure(false, at(2_000 + failed_after_ms).mono);
+            node.announcer.handle_failure(at(2_000 + failed_after_ms).mono);
             // Refused at once: it is told again as it was.
             assert_eq!(node.put(2_200 + failed_after_ms), next.or(first));
         }
@@ -436,8 +466,71 @@ mod tests {
             node.beat(&format!("u{user}"), 2_000);
         }
         node.put(2_000).unwrap();
-        node.announcer.handle_failure(true, at(2_000).mono);
-        let put = node.announcer.poll_request(&node.presence, at(2_200)).unwrap();
+        node.announcer.handle_refusal(true, at(2_000).mono);
+        let put = node.announcer.poll_request(&node.presence, at(2_000)).unwrap();
         assert_eq!((put.states, node.announcer.len()), (4, 8));
+    }
+
+    /// Sends all there is to a node that does not take what names one of `bad`; whom it was told of, and who was given up.
+    fn tell_all(node: &mut Node, bad: &[&str], too_long: bool) -> (Vec<usize>, Vec<u32>) {
+        let (mut told, mut given_up) = (Vec::new(), Vec::new());
+        while !node.announcer.is_empty() {
+            let put = node.announcer.poll_request(&node.presence, at(2_000)).unwrap();
+            let body = String::from_utf8(put.body).unwrap();
+            if bad.iter().any(|user| body.contains(&format!("\"{user}\""))) {
+                node.announcer.handle_refusal(too_long, at(2_000).mono);
+            } else {
+                told.push(put.states);
+                given_up.extend(node.announcer.handle_done(at(2_000).mono).map(Slot::index));
+            }
+        }
+        (told, given_up)
+    }
+
+    #[test]
+    fn a_state_that_is_refused_holds_up_nobody() {
+        for too_long in [false, true] {
+            let mut node = Node::new();
+            for user in 0..6 {
+                node.beat(&format!("u{user}"), 2_000);
+            }
+            let (told, given_up) = tell_all(&mut node, &["u2", "u3"], too_long);
+            assert_eq!(given_up, [2, 3]);
+            assert_eq!(told.iter().sum::<usize>(), 4, "{told:?}");
+            assert!(!node.announcer.is_failing());
+            // Of the others later ones go together again, unless they were too many.
+            for user in 10..13 {
+                node.beat(&format!("u{user}"), 2_000);
+            }
+            let more = if too_long { vec![1; 3] } else { vec![3] };
+            assert_eq!(tell_all(&mut node, &[], too_long), (more, vec![]));
+        }
+    }
+
+    #[test]
+    fn a_node_that_refuses_everything_is_told_everything_later() {
+        let mut node = Node::new();
+        node.beat("x", 2_000);
+        node.beat("y", 2_000);
+        let mut ms = 2_000;
+        for _ in 0..20 {
+            if node.put(ms).is_some() {
+                node.announcer.handle_refusal(false, at(ms).mono);
+            }
+            assert_eq!(node.announcer.len(), 2);
+            ms += 100;
+        }
+        assert!(node.announcer.is_failing());
+        let waits = |node: &mut Node| tell_all(node, &[], false).1;
+        ms = 9_000;
+        while !node.announcer.is_empty() {
+            node.beat("x", ms);
+            node.beat("y", ms);
+            if node.put(ms).is_some() {
+                assert_eq!(node.announcer.handle_done(at(ms).mono), None);
+            }
+            ms += 100;
+        }
+        assert!(waits(&mut node).is_empty());
     }
 }

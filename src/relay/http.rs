@@ -1,8 +1,13 @@
 //! HTTP between nodes, by ureq: one kept-alive connection, short timeouts, no redirects.
 
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
 
 use super::socket::Connect;
 use crate::engine::NODE_HEADER;
@@ -12,6 +17,8 @@ use crate::time::Unix;
 const TIMEOUT_MS: u64 = 2_000;
 /// Longest answer that is read, in bytes: [`super::STATES_PER_REQUEST_MAX`] records of the longest ids, and some.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
+/// Addresses of a node that are tried; what ureq has room for.
+const ADDRESSES_MAX: usize = 16;
 
 /// Another node's HTTP address.
 pub struct Remote {
@@ -27,14 +34,29 @@ pub struct Remote {
 #[derive(Debug)]
 pub(super) struct Said {
     pub(super) status: u16,
-    /// Of [`NODE_HEADER`]: which life of the node, and its clock.
-    pub(super) node: Option<(u64, Unix)>,
+    /// Of [`NODE_HEADER`].
+    pub(super) node: Option<Answerer>,
     pub(super) body: Vec<u8>,
+}
+
+/// What a presence node says of itself with an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answerer {
+    /// Which life of it this is.
+    pub instance: u64,
+    /// By its clock: before this it publishes nothing any more, so its answers are as of then.
+    pub as_of: Unix,
+    /// What its clock shows.
+    pub clock: Unix,
 }
 
 impl Remote {
     /// `base` is `http://HOST:PORT`, `token` the service key's, `instance` tells this life of this node from others.
     pub fn new(base: String, token: &str, instance: u64) -> Remote {
+        Remote::at(Addresses::default(), base, token, instance)
+    }
+
+    fn at(addresses: Addresses, base: String, token: &str, instance: u64) -> Remote {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_millis(TIMEOUT_MS)))
             .http_status_as_error(false)
@@ -43,7 +65,7 @@ impl Remote {
             .user_agent(concat!("greendot/", env!("CARGO_PKG_VERSION")))
             .build();
         Remote {
-            agent: ureq::Agent::with_parts(config, Connect, DefaultResolver::default()),
+            agent: ureq::Agent::with_parts(config, Connect, addresses),
             base,
             authorization: format!("Bearer {token}"),
             instance,
@@ -64,13 +86,44 @@ impl Remote {
 
     pub(super) fn post(&self, path: &str, body: &[u8]) -> Result<Said, ureq::Error> {
         let request = self.agent.post(format!("{}{path}", self.base));
+        // Anybody may ask; who shows this is heard by a node that is full.
+        let request = request.header("Authorization", &self.authorization);
         read(request.content_type("application/json").send(body)?)
+    }
+}
+
+/// A node's addresses, looked up by the first request that finds any, and never again: ureq asks for them before each request, its
+/// own resolver would start a thread for each, and a name service that is slow must not make a node look so. Until then the
+/// link's thread waits for the name service; it has nothing else to do.
+#[derive(Default, Debug)]
+struct Addresses {
+    found: OnceLock<Vec<SocketAddr>>,
+}
+
+impl Resolver for Addresses {
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = match self.found.get() {
+            Some(found) => found,
+            None => {
+                let authority = uri.authority().ok_or(ureq::Error::HostNotFound)?;
+                let found: Vec<SocketAddr> = authority.as_str().to_socket_addrs()?.collect();
+                if found.is_empty() {
+                    return Err(ureq::Error::HostNotFound);
+                }
+                self.found.get_or_init(|| found)
+            }
+        };
+        let mut addresses = self.empty();
+        for address in found.iter().take(ADDRESSES_MAX) {
+            addresses.push(*address);
+        }
+        Ok(addresses)
     }
 }
 
 fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Error> {
     let header = answer.headers().get(NODE_HEADER);
-    let node = header.and_then(|value| parse_node(value.to_str().ok()?));
+    let node = header.and_then(|value| Answerer::parse(value.to_str().ok()?));
     // Read to the end, or the connection can not be used again.
     let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?;
     Ok(Said {
@@ -85,20 +138,73 @@ pub fn sender(instance: u64, complete: bool) -> String {
     format!("{instance:016x}{}", if complete { "" } else { " more" })
 }
 
-fn parse_node(value: &str) -> Option<(u64, Unix)> {
-    let (instance, ms) = value.split_once(' ')?;
-    Some((u64::from_str_radix(instance, 16).ok()?, Unix::from_ms(ms.parse().ok()?)))
+impl Answerer {
+    /// From a [`NODE_HEADER`].
+    pub fn parse(value: &str) -> Option<Answerer> {
+        let mut words = value.split(' ');
+        let instance = u64::from_str_radix(words.next()?, 16).ok()?;
+        let mut time = || Some(Unix::from_ms(words.next()?.parse().ok()?));
+        Some(Answerer {
+            instance,
+            as_of: time()?,
+            clock: time()?,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
 
     #[test]
+    fn a_name_that_was_found_is_not_looked_up_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = Addresses {
+            found: OnceLock::from(vec![listener.local_addr().unwrap()]),
+        };
+        // No name service knows it.
+        let remote = Remote::at(addresses, "http://node.invalid:8080".into(), "token", 1);
+        let node = std::thread::spawn(move || {
+            let (mut conn, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n{}") {
+                let mut bytes = [0; 1_024];
+                let length = conn.read(&mut bytes).unwrap();
+                request.extend_from_slice(&bytes[..length]);
+            }
+            conn.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        assert_eq!(remote.put("/v1/presence", b"{}", true).unwrap().status, 204);
+        let request = node.join().unwrap().to_lowercase();
+        assert!(request.contains("\r\nhost: node.invalid:8080\r\n"), "{request}");
+    }
+
+    #[test]
+    fn a_name_is_looked_up_once_it_is_known() {
+        let addresses = Addresses::default();
+        let look_up = |uri: &str| {
+            let found = addresses.resolve(&uri.parse().unwrap(), &Config::default(), NextTimeout::default());
+            found.map(|found| found.to_vec()).map_err(drop)
+        };
+        let found = Ok(vec!["127.0.0.1:81".parse().unwrap()]);
+        assert_eq!(look_up("http://node.invalid:80"), Err(()));
+        assert_eq!(look_up("http://127.0.0.1:81"), found);
+        assert_eq!(look_up("http://node.invalid:80"), found);
+    }
+
+    #[test]
     fn node_headers() {
-        assert_eq!(parse_node("00ff 17"), Some((255, Unix::from_ms(17))));
-        for bad in ["", "x 1", "1", "1 x", "1 -1"] {
-            assert_eq!(parse_node(bad), None, "{bad}");
+        let answerer = Answerer {
+            instance: 255,
+            as_of: Unix::from_ms(17),
+            clock: Unix::from_ms(19),
+        };
+        assert_eq!(Answerer::parse("00ff 17 19"), Some(answerer));
+        for bad in ["", "x 1 1", "1", "1 1", "1 1 x", "1 -1 1"] {
+            assert_eq!(Answerer::parse(bad), None, "{bad}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use hashbrown::HashSet;
 
 use super::backoff::Backoff;
-use super::{PROBE_MS, STATES_PER_REQUEST_MAX};
+use super::{OUTAGE_MS, PROBE_MS, STATES_PER_REQUEST_MAX};
 use crate::engine::SETTLE_MS;
 use crate::planted::{self, Planted};
 use crate::time::Mono;
@@ -22,10 +22,10 @@ const PENDING_MAX: usize = 1 << 20;
 pub enum Sighting {
     /// Nothing new.
     Same,
-    /// It is in sight for the first time, or another life of it is: what it published before may be lost. Ask for everything that
-    /// is watched and its.
+    /// It is in sight for the first time or again, after a moment, or another life of it is: what it published before may be lost. Ask for
+    /// everything that is watched and its.
     Found,
-    /// It is in sight again. The same, but it may have heard no beats meanwhile: vouch first.
+    /// It is in sight after an outage. The same, but it may have heard no beats meanwhile: vouch first.
     Back,
     /// There were too many to ask about at once, and there is room again: ask for those who have not been asked about.
     Rest,
@@ -37,12 +37,17 @@ pub enum Sighting {
 #[derive(Debug)]
 pub struct Inquiry {
     pending: VecDeque<Box<str>>,
-    /// Those in `pending` or asked about now.
+    /// Whose answer was outdated when it came, and from when on they are pending again.
+    outdated: Vec<Box<str>>,
+    outdated_until: Mono,
+    /// Those in `pending`, in `outdated`, or asked about now.
     asked: HashSet<Box<str>, foldhash::fast::RandomState>,
     in_flight: Option<Vec<Box<str>>>,
     /// The life of the node that answered last; None while it is out of sight.
     instance: Option<u64>,
-    was_lost: bool,
+    /// When it last answered, and since when it has not, or was first asked in vain, while it is out of sight.
+    answered_at: Mono,
+    lost_since: Option<Mono>,
     /// Until then it is only looked at: it must hear of everybody first.
     settle_until: Mono,
     /// Everything that was to be asked anew since it was found has been answered.
@@ -65,10 +70,13 @@ impl Inquiry {
     pub fn new(seed: u64) -> Inquiry {
         Inquiry {
             pending: VecDeque::new(),
+            outdated: Vec::new(),
+            outdated_until: Mono::default(),
             asked: HashSet::default(),
             in_flight: None,
             instance: None,
-            was_lost: false,
+            answered_at: Mono::default(),
+            lost_since: None,
             caught_up: false,
             settle_until: Mono::default(),
             queued: 0,
@@ -128,6 +136,22 @@ impl Inquiry {
         }
     }
 
+    /// What was answered of these was outdated when it came: they are asked about again at the next probe, and not at once, for it
+    /// may take the node's clock a while to pass what was published.
+    pub fn ask_again(&mut self, users: Vec<Box<str>>, now: Mono) {
+        if planted::is(Planted::OutdatedUnasked) || !self.is_in_sight() || users.is_empty() {
+            return;
+        }
+        if self.outdated.is_empty() {
+            self.outdated_until = now.plus_ms(PROBE_MS);
+        }
+        for user in users {
+            if self.asked.insert(user.clone()) {
+                self.outdated.push(user);
+            }
+        }
+    }
+
     /// When [`Inquiry::poll_request`] has something.
     pub fn next(&self) -> Mono {
         if self.in_flight.is_some() {
@@ -142,6 +166,14 @@ impl Inquiry {
     pub fn poll_request(&mut self, now: Mono) -> Option<&[Box<str>]> {
         if now < self.next() {
             return None;
+        }
+        if !self.is_in_sight() {
+            // A node that starts while the other is cut off has publishers too by the time it sees it.
+            self.lost_since.get_or_insert(now);
+        }
+        if now >= self.outdated_until {
+            self.queued += self.outdated.len() as u64;
+            self.pending.extend(self.outdated.drain(..));
         }
         // What it says before it has heard of everybody would have to be taken back.
         let users = match now < self.settle_until {
@@ -163,15 +195,17 @@ impl Inquiry {
         self.backoff.reset();
         let known = |life| life == instance || planted::is(Planted::LifeUnnoticed);
         let sighting = match self.instance.is_some_and(known) {
-            false if std::mem::take(&mut self.was_lost) => Sighting::Back,
+            false if self.lost_since.is_some_and(|since| now.ms_since(since) >= OUTAGE_MS) => Sighting::Back,
             false => Sighting::Found,
             true if self.overflowed && self.pending.is_empty() => Sighting::Rest,
             true => Sighting::Same,
         };
+        self.answered_at = now;
+        self.lost_since = None;
         if matches!(sighting, Sighting::Found | Sighting::Back) {
             self.instance = Some(instance);
             self.settle_until = match sighting {
-                Sighting::Back => now.plus_ms(SETTLE_MS),
+                Sighting::Back if !planted::is(Planted::AskedUnsettled) => now.plus_ms(SETTLE_MS),
                 // The shards wait as long, if it comes soon after that.
                 _ => self.settle_until,
             };
@@ -205,7 +239,7 @@ impl Inquiry {
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
         match self.instance.take() {
             Some(_) => {
-                self.was_lost = true;
+                self.lost_since = Some(self.answered_at);
                 Sighting::Lost
             }
             None => Sighting::Same,
@@ -214,6 +248,7 @@ impl Inquiry {
 
     fn forget(&mut self) {
         self.pending = VecDeque::new();
+        self.outdated = Vec::new();
         self.asked = HashSet::default();
         (self.queued, self.answered, self.anew) = (0, 0, 0);
     }
@@ -260,6 +295,33 @@ mod tests {
     }
 
     #[test]
+    fn whose_answer_was_outdated_is_asked_about_again_at_the_next_probe() {
+        let mut inquiry = seen();
+        inquiry.ask(users(&["a", "b"]), false, at(10));
+        inquiry.poll_request(at(10));
+        inquiry.handle_answer(7, at(20));
+        inquiry.ask_again(users(&["b"]), at(20));
+        assert_eq!((inquiry.len(), inquiry.next()), (1, at(20 + PROBE_MS)));
+        inquiry.ask(users(&["b", "c"]), false, at(30));
+        assert_eq!(inquiry.poll_request(at(30)), Some(&users(&["c"])[..]), "b waits");
+        inquiry.handle_answer(7, at(40));
+        assert_eq!(
+            inquiry.poll_request(at(40 + PROBE_MS)),
+            Some(&users(&["b"])[..]),
+            "as soon as it would be looked at anyway"
+        );
+        inquiry.handle_answer(7, at(1_050));
+        assert!(inquiry.is_empty());
+        // A node that is lost is asked about all who are watched when it is back.
+        inquiry.ask_again(users(&["b"]), at(1_050));
+        inquiry.poll_request(at(2_100));
+        inquiry.handle_failure(at(2_100));
+        assert!(inquiry.is_empty());
+        inquiry.ask_again(users(&["b"]), at(2_100));
+        assert!(inquiry.is_empty());
+    }
+
+    #[test]
     fn a_silent_node_is_lost_once_and_found_again() {
         let mut inquiry = seen();
         assert_eq!(inquiry.next(), at(PROBE_MS));
@@ -289,6 +351,33 @@ mod tests {
         inquiry.poll_request(now);
         inquiry.handle_answer(7, now);
         assert!(inquiry.is_caught_up() && now == retry.plus_ms(SETTLE_MS + PROBE_MS));
+    }
+
+    #[test]
+    fn a_node_that_could_not_be_seen_from_the_start_is_back() {
+        for (seen_ms, sighting) in [(OUTAGE_MS - 1, Sighting::Found), (OUTAGE_MS, Sighting::Back)] {
+            let mut inquiry = Inquiry::new(1);
+            inquiry.poll_request(at(5));
+            assert_eq!(inquiry.handle_failure(at(6)), Sighting::Same);
+            inquiry.poll_request(at(5 + seen_ms));
+            assert_eq!(inquiry.handle_answer(7, at(5 + seen_ms)), sighting);
+        }
+    }
+
+    /// One refusal costs no more than questions: the beats have arrived.
+    #[test]
+    fn a_node_that_was_lost_for_a_moment_is_found() {
+        for (failed_ms, back_ms, sighting) in [
+            (PROBE_MS, OUTAGE_MS - 1, Sighting::Found),
+            (PROBE_MS, OUTAGE_MS, Sighting::Back),
+            (OUTAGE_MS, OUTAGE_MS + 200, Sighting::Back),
+        ] {
+            let mut inquiry = seen();
+            inquiry.poll_request(at(PROBE_MS));
+            assert_eq!(inquiry.handle_failure(at(failed_ms)), Sighting::Lost);
+            inquiry.poll_request(at(back_ms));
+            assert_eq!(inquiry.handle_answer(7, at(back_ms)), sighting, "{back_ms}");
+        }
     }
 
     #[test]

@@ -12,18 +12,23 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::announcer::Announcer;
-use super::http::{Remote, Said};
+use super::http::{Answerer, Remote, Said};
 use super::inquiry::{Inquiry, Sighting};
 use crate::engine::{Decided, Mail, Why, adopt_answers, doubt_known};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::Presence;
-use crate::time::{Clock, Mono, Unix, boottime};
+use crate::time::{Clock, Mono, boottime};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
 /// A presence node that has not said for so long, in ms, that everything is told, as it does each second, does not reach this node or
 /// holds something back.
 pub const UNHEARD_MS: u64 = 4_000;
+
+/// The status of what is too long.
+const TOO_LONG: u16 = 413;
+/// The statuses that say that a request is refused for what is in it, and would be again. Others are about the node.
+const REFUSALS: [u16; 5] = [400, TOO_LONG, 414, 422, 431];
 
 /// Tells all shards.
 pub type Tell = Arc<dyn Fn(&Mail) + Send + Sync>;
@@ -41,7 +46,9 @@ struct Shared {
     standings: Mutex<Vec<Standing>>,
 }
 
-/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to its node.
+/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to its node. What is left while it
+/// does, for 2 s at most, is a pointer a turn and shard; the transitions behind it are shared by all links, and dropped when the
+/// slowest has taken over whom they are about.
 struct Station<I> {
     inbox: Mutex<Vec<I>>,
     changed: Condvar,
@@ -263,6 +270,8 @@ impl Links<Ask> {
 fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<Publish>, shared: &Shared) {
     // Why it was last warned.
     let mut warned = None;
+    // Why a request was last refused for what is in it, and whether that was said.
+    let (mut refusal, mut refused_one) = (None, false);
     loop {
         for decided in station.take(link.next(), shared) {
             link.mark(&decided.transitions);
@@ -286,7 +295,17 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
             if warned.take().is_some() {
                 tracing::info!(node = remote.base(), "the real-time node answers again");
             }
-            link.handle_done(boottime());
+            if link.handle_done(boottime()).is_some() {
+                shared.board.process.add(Counter::RelayStatesUntold, 1);
+                if !std::mem::replace(&mut refused_one, true) {
+                    tracing::warn!(
+                        node = remote.base(),
+                        "the real-time node refuses some states each by itself ({}); they are passed over. Give all nodes the same \
+                         version and no smaller --body-bytes-max and --head-bytes-max than the default",
+                        refusal.as_deref().unwrap_or("it does not say why")
+                    );
+                }
+            }
             if let Ok(Said { status: 200, body, .. }) = said {
                 let refused = refused_of(&body);
                 shared.board.process.add(Counter::RelayStatesRefused, refused);
@@ -298,7 +317,13 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
             }
             continue;
         }
-        let too_long = matches!(&said, Ok(said) if said.status == 413);
+        if let Ok(Said { status, .. }) = &said
+            && REFUSALS.contains(status)
+        {
+            refusal = Some(reason(&said));
+            link.handle_refusal(*status == TOO_LONG, boottime());
+            continue;
+        }
         // One that has just started will have seen this node in a moment.
         let unseen = matches!(&said, Ok(said) if said.status == 503) && !link.was_away(boottime());
         // Once for each reason in a row: one that was not listening yet may have another key.
@@ -310,7 +335,7 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
             );
             warned = Some(why);
         }
-        link.handle_failure(too_long, boottime());
+        link.handle_failure(boottime());
     }
 }
 
@@ -338,23 +363,27 @@ fn inquire(
             let said = remote.post("/v1/presence/query", body.as_bytes());
             let answers = said.as_ref().ok().and_then(|said| answers_of(said, asked));
             let now = shared.clock.now();
-            if let Some((instance, as_of, told)) = &answers {
-                shared.presence.note_life(node, *instance);
+            let mut outdated = Vec::new();
+            if let Some((answerer, told)) = &answers {
+                shared.presence.note_life(node, answerer.instance);
+                shared.presence.note_clock(node, answerer.clock, now.mono);
                 if !told.is_empty() {
-                    let (answered, refused) = adopt_answers(&shared.presence, told, *as_of, now);
+                    let (mut answered, refused) = adopt_answers(&shared.presence, told, answerer.as_of, now);
+                    outdated = std::mem::take(&mut answered.outdated);
                     shared.board.process.add(Counter::RelayStatesRefused, refused);
                     tell(&Mail::Answered(Arc::new(answered)));
                 }
             }
             shared.count(answers.is_some(), asked);
             let sighting = match answers {
-                Some((instance, ..)) => link.handle_answer(instance, now.mono),
-                None if matches!(&said, Ok(said) if said.status == 413) => {
+                Some((answerer, _)) => link.handle_answer(answerer.instance, now.mono),
+                None if matches!(&said, Ok(said) if said.status == TOO_LONG) => {
                     link.handle_too_many(now.mono);
                     Sighting::Same
                 }
                 None => link.handle_failure(now.mono),
             };
+            link.ask_again(outdated, now.mono);
             let why = match sighting {
                 Sighting::Same | Sighting::Lost => None,
                 Sighting::Found => Some(Why::Found),
@@ -406,13 +435,13 @@ fn inquire(
     }
 }
 
-/// The answers to a question about so many, which life of the node gave them, and as of when.
-fn answers_of(said: &Said, asked: usize) -> Option<(u64, Unix, Vec<Told>)> {
-    let (instance, as_of) = said.node.filter(|_| said.status == 200)?;
+/// The answers to a question about so many, and who gave them.
+fn answers_of(said: &Said, asked: usize) -> Option<(Answerer, Vec<Told>)> {
+    let answerer = said.node.filter(|_| said.status == 200)?;
     let told = parse_told_list(&said.body, asked)
         .ok()
         .filter(|told| told.len() == asked)?;
-    Some((instance, as_of, told))
+    Some((answerer, told))
 }
 
 fn refused_of(body: &[u8]) -> u64 {

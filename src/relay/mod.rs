@@ -16,11 +16,13 @@ mod socket;
 
 pub use announcer::{Announcer, Put};
 pub use beats::BeatSender;
-pub use http::{Remote, sender};
+pub use http::{Answerer, Remote, sender};
 pub use inquiry::{Inquiry, Sighting};
 pub use link::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell, UNHEARD_MS};
 
 /// Time between two requests when there is nothing to say, in ms: so soon a silent node is noticed.
 const PROBE_MS: u64 = 1_000;
+/// An outage of this length, in ms, may have cost beats: longer than a node takes to restart its listener.
+const OUTAGE_MS: u64 = 2_000;
 /// Most states in one request: the other side's `query_users_max`.
 const STATES_PER_REQUEST_MAX: usize = 1_000;

@@ -1,8 +1,8 @@
 //! The sockets under ureq: given up means gone.
 //!
-//! Owns one difference to ureq's own: a connection that is dropped takes back what the kernel has not delivered yet (SO_LINGER 0).
-//! Otherwise a request that was given up during an outage would still be delivered by the kernel when the outage ends, ahead of
-//! everything that is to come first then.
+//! Owns two differences to ureq's own. A connection that is dropped takes back what the kernel has not delivered yet (SO_LINGER 0):
+//! otherwise a request that was given up during an outage would still be delivered by the kernel when the outage ends, ahead of
+//! everything that is to come first then. And a peer that reads little by little gets no more time than one that does not.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,6 +11,8 @@ use std::time::Duration;
 use socket2::SockRef;
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+
+use crate::time::boottime;
 
 /// Makes [`Socket`]s.
 #[derive(Debug)]
@@ -69,9 +71,23 @@ impl Transport for Socket {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.stream.set_write_timeout(limit(timeout))?;
-        let output = &self.buffers.output()[..amount];
-        self.stream.write_all(output).map_err(|error| fault(error, timeout))
+        let until = limit(timeout).map(|left| boottime().plus_ms(left.as_millis() as u64));
+        let mut output = &self.buffers.output()[..amount];
+        while !output.is_empty() {
+            if let Some(until) = until {
+                let left_ms = until.ms_since(boottime());
+                if left_ms == 0 {
+                    return Err(Error::Timeout(timeout.reason));
+                }
+                self.stream.set_write_timeout(Some(Duration::from_millis(left_ms)))?;
+            }
+            match self.stream.write(output) {
+                Ok(taken) => output = &output[taken..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(fault(error, timeout)),
+            }
+        }
+        Ok(())
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -107,6 +123,38 @@ mod tests {
         // A reset, where an orderly end would read as one.
         let read = peer.read(&mut [0]).map_err(|error| error.kind());
         assert_eq!(read, Err(ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn a_peer_that_trickles_gets_no_more_time() {
+        const BYTES: usize = 8 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = open(listener.local_addr().unwrap(), None).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        // Or the kernel would take it all.
+        SockRef::from(&stream).set_send_buffer_size(1 << 16).unwrap();
+        SockRef::from(&peer).set_recv_buffer_size(1 << 16).unwrap();
+        let mut socket = Socket {
+            stream,
+            buffers: LazyBuffers::new(16, BYTES),
+        };
+        // Takes something well within each timeout, and all of it well beyond.
+        let reader = std::thread::spawn(move || {
+            let mut bytes = vec![0; 1 << 17];
+            while peer.read(&mut bytes).is_ok_and(|length| length > 0) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let timeout = NextTimeout {
+            after: Duration::from_millis(300).into(),
+            reason: ureq::Timeout::Global,
+            ..NextTimeout::default()
+        };
+        socket.buffers().output();
+        let sent = socket.transmit_output(BYTES, timeout);
+        assert!(matches!(sent, Err(Error::Timeout(_))), "{sent:?}");
+        drop(socket);
+        reader.join().unwrap();
     }
 
     #[test]

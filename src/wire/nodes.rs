@@ -8,6 +8,8 @@
 #[derive(Clone, Debug, Default)]
 pub struct Nodes {
     seeds: Vec<u64>,
+    /// Where each answers over HTTP; none if that is not known here.
+    http: Vec<Box<str>>,
 }
 
 impl Nodes {
@@ -15,7 +17,24 @@ impl Nodes {
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Nodes {
         Nodes {
             seeds: names.into_iter().map(|name| digest(name.as_bytes())).collect(),
+            http: Vec::new(),
         }
+    }
+
+    /// The same, with where each answers over HTTP, in the order of the names. This decides nothing.
+    pub fn answering_at<'a>(self, http: impl IntoIterator<Item = &'a str>) -> Nodes {
+        Nodes {
+            http: http.into_iter().map(Box::from).collect(),
+            ..self
+        }
+    }
+
+    /// Where the node of all of these users answers over HTTP. None: they have several, or it is not known.
+    pub fn http_of<'u>(&self, users: impl IntoIterator<Item = &'u [u8]>) -> Option<&str> {
+        let mut owners = users.into_iter().map(|user| self.of(user));
+        let owner = owners.next()?;
+        let http = self.http.get(owner)?;
+        owners.all(|other| other == owner).then_some(http)
     }
 
     /// How many there are.
@@ -100,6 +119,11 @@ mod tests {
             .map(|user| nodes.of(user.as_bytes()))
             .into();
         assert_eq!(of, [1, 1, 0, 0, 1, 1]);
+        assert_eq!(nodes.http_of([&b"bob"[..]]), None);
+        let nodes = nodes.answering_at(["http://a:1", "http://b:1"]);
+        let http_of = |users: &[&'static str]| nodes.http_of(users.iter().map(|user| user.as_bytes()));
+        assert_eq!(http_of(&["alice", "bob"]), Some("http://b:1"));
+        assert_eq!((http_of(&["bob", "carol"]), http_of(&[])), (None, None));
         assert_eq!(Nodes::default().of(b"x"), 0);
         assert_eq!(Nodes::new(["only"]).of(b"x"), 0);
     }

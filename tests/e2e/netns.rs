@@ -1,8 +1,8 @@
 //! Networks of their own: namespaces, cables between them, and packets that are lost.
 //!
 //! Owns what it makes in the kernel: a namespace and its cables go with their [`Namespace`], also when a test panics. Needs the right
-//! to make them (root) and the commands `ip` and `nft`; where either is missing [`Namespace::new`] says so on stderr and there is
-//! none, so that a test can be skipped for all to see.
+//! to make them (root), the commands `ip` and `nft`, and a kernel with veth and nf_tables; where one is missing
+//! [`Namespace::new`] or [`Namespace::connect`] says so on stderr and there is none, so that a test can be skipped for all to see.
 
 use std::fs::File;
 use std::io::Write;
@@ -29,33 +29,34 @@ impl Namespace {
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
         let made = try_run("nft", &["--version"], "").and_then(|()| try_run("ip", &["netns", "add", &name], ""));
-        if let Err(why) = made {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            // Not captured by the test harness, as what print! says would be.
-            let _ = writeln!(
-                std::io::stderr(),
-                "notice: {test} is skipped: no network namespace: {why}"
-            );
-            return None;
-        }
+        made.map_err(|why| say_missing(&why)).ok()?;
         let file = File::open(format!("/run/netns/{name}")).expect("ip has made it");
         let namespace = Namespace { name, file };
         namespace.ip(&["link", "set", "lo", "up"]);
+        let firewall = namespace.try_nft("table inet any {}");
+        firewall.map_err(|why| say_missing(&why)).ok()?;
         Some(namespace)
     }
 
-    /// A cable (a veth pair) between two namespaces, each end with its address in the same /24.
-    pub(crate) fn connect(&self, address: Ipv4Addr, other: &Namespace, other_address: Ipv4Addr) {
+    /// A cable (a veth pair) between two namespaces, each end with its address in the same /24. None: there are no cables here,
+    /// which has been said.
+    pub(crate) fn connect(&self, address: Ipv4Addr, other: &Namespace, other_address: Ipv4Addr) -> Option<()> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let cable = NEXT.fetch_add(1, Ordering::Relaxed);
         // Device names have 15 bytes at most.
         let (here, there) = (format!("gd{cable}a"), format!("gd{cable}b"));
         let pair = ["link", "add", &here, "type", "veth", "peer", "name", &there];
-        self.ip(&[&pair[..], &["netns", &other.name]].concat());
+        let made = try_run(
+            "ip",
+            &[&["-n", &self.name], &pair[..], &["netns", &other.name]].concat(),
+            "",
+        );
+        made.map_err(|why| say_missing(&why)).ok()?;
         for (end, device, address) in [(self, here, address), (other, there, other_address)] {
             end.ip(&["address", "add", &format!("{address}/24"), "dev", &device]);
             end.ip(&["link", "set", &device, "up"]);
         }
+        Some(())
     }
 
     /// Runs `work` in a thread inside. Sockets that it opens, threads and processes that it starts stay inside.
@@ -75,7 +76,11 @@ impl Namespace {
 
     /// Gives `script` to nft(8) inside.
     pub(crate) fn nft(&self, script: &str) {
-        must_run("ip", &["netns", "exec", &self.name, "nft", "-f", "-"], script);
+        self.try_nft(script).unwrap_or_else(|why| panic!("nft {script}: {why}"));
+    }
+
+    fn try_nft(&self, script: &str) -> Result<(), String> {
+        try_run("ip", &["netns", "exec", &self.name, "nft", "-f", "-"], script)
     }
 
     /// From now on no packet gets in or out: to the others this host has vanished without a word.
@@ -95,6 +100,12 @@ impl Drop for Namespace {
             eprintln!("namespace {} is left: {why}", self.name);
         }
     }
+}
+
+/// Not captured by the test harness, as what print! says would be.
+fn say_missing(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "notice: {test} has no network of its own: {why}");
 }
 
 fn must_run(program: &str, args: &[&str], input: &str) {

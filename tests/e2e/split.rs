@@ -6,8 +6,10 @@
 
 mod cuts;
 mod eight_steps;
+mod hang;
 mod losses;
 mod puts;
+mod readme;
 mod spread;
 mod strangers;
 mod tap;

@@ -22,7 +22,7 @@ impl Networks {
     /// None: there can not be any here, which has been said.
     fn new() -> Option<Networks> {
         let (server, client) = (Namespace::new()?, Namespace::new()?);
-        server.connect(SERVER, &client, CLIENT);
+        server.connect(SERVER, &client, CLIENT)?;
         Some(Networks { server, client })
     }
 }

@@ -161,6 +161,67 @@ fn published_states_are_told_once_and_in_order() {
 }
 
 #[test]
+fn who_comes_for_the_first_time_is_asked_about_so_that_ids_come() {
+    for shards in [1, 3] {
+        let mut world = realtime(shards);
+        let node = world.connect(usize::from(shards) - 1);
+        let publish = |world: &mut World, user: &str, body: &str| {
+            let request = put(world, &format!("/v1/presence/{user}"), body);
+            world.send(node, request).expect(node, NO_CONTENT);
+        };
+        let carol = record("carol", "online", 0, 0);
+        publish(&mut world, "carol", &carol);
+        let (alice, _) = world.stream(0, "watch=bob&watch=carol", 2);
+        world.expect(alice, snapshot_so_far(&[carol.clone(), unknown("bob")]));
+        asked(&mut world);
+        answer(&mut world, &[unseen("bob")]);
+        world.expect(alice, told_of_many(&unseen("bob")));
+        answer(&mut world, std::slice::from_ref(&carol));
+        assert_eq!(asked(&mut world), []);
+
+        world.at(20);
+        let bob = record("bob", "online", 10, 10);
+        publish(&mut world, "bob", &bob);
+        world.expect(alice, told_of_many(&bob));
+        assert_eq!(asked(&mut world), [(node_of("bob"), vec!["bob".into()])]);
+        answer(&mut world, &[bob]);
+        world.at(40);
+        let carol = record("carol", "offline", 30, 0);
+        publish(&mut world, "carol", &carol);
+        world.expect(alice, told(40, &carol));
+    }
+}
+
+#[test]
+fn an_answer_older_than_what_was_published_is_asked_for_again() {
+    let mut world = realtime(1);
+    let (alice, _) = world.stream(0, "watch=bob", 1);
+    world.expect(alice, snapshot_so_far(&[unknown("bob")]));
+    world.at(100);
+    let node = world.connect(0);
+    let (before, after) = (record("bob", "offline", 10, 5), record("bob", "online", 90, 90));
+    let request = put(&world, "/v1/presence/bob", &after);
+    world.send(node, request).expect(node, NO_CONTENT);
+    world.expect(alice, told_of_many(&after));
+    // Computed at 80, read at 100.
+    let at = |world: &mut World, ms: u64, record: &str| {
+        let answers = parse_told_list(list(&[record.to_owned()]).as_bytes(), 1).expect("a record");
+        let (answered, _) = adopt_answers(world.presence(), &answers, Unix::from_ms(START + ms), world.now());
+        let outdated = answered.outdated.clone();
+        world.tell_all(&Mail::Answered(Arc::new(answered)));
+        outdated
+    };
+    assert_eq!(at(&mut world, 80, &before), ["bob".into()]);
+    world.expect_nothing(alice);
+    assert!(at(&mut world, 100, &after).is_empty());
+    world.at(120);
+    let gone = record("bob", "offline", 110, 90);
+    let request = put(&world, "/v1/presence/bob", &gone);
+    world.send(node, request).expect(node, NO_CONTENT);
+    world.expect(alice, told(120, &gone));
+}
+
+#[test]
 fn only_the_service_key_publishes() {
     let mut world = realtime(1);
     let bob = record("bob", "online", 0, 0);
@@ -273,6 +334,31 @@ fn a_full_node_is_still_told() {
     let stranger = world.connect(0);
     world.send(stranger, put_as("", "/v1/presence/bob", &record("bob", "online", 0, 0)));
     assert!(world.received(stranger).starts_with("HTTP/1.1 401 "));
+}
+
+#[test]
+fn a_full_node_still_answers_the_other_half() {
+    let mut world = World::with_role(Role::Presence, |settings| settings.conns_max = 1);
+    world.connect(0);
+    let query = |header: &str| {
+        let body = "{\"users\":[\"bob\"]}";
+        let bytes = body.len();
+        format!(
+            "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\n{header}Content-Type: application/json\r\nContent-Length: \
+             {bytes}\r\n\r\n{body}"
+        )
+    };
+    let (token, wrong) = (world.key().service_token(), "0".repeat(64));
+    for (header, status) in [
+        (format!("Authorization: Bearer {token}\r\n"), 200),
+        (format!("Authorization: Bearer {wrong}\r\n"), 503),
+        (String::new(), 503),
+    ] {
+        let peer = world.connect(0);
+        world.send(peer, query(&header));
+        let answer = world.received(peer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
 }
 
 #[test]
@@ -436,8 +522,14 @@ fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
         found_at,
     });
     world.at(31_300);
-    let vouched: usize = beats(&mut world).iter().map(|(.., users)| users.len()).sum();
-    assert!((300..=345).contains(&vouched), "{vouched}");
+    // The lost one's within a second; the other's in their turn, some of theirs too.
+    let mut vouched = [0, 0];
+    for (_, node, users) in beats(&mut world) {
+        vouched[node] += users.len();
+    }
+    let of_node = (0..300).filter(|n| node_of(&format!("u{n}")) == node).count();
+    assert!((of_node..=of_node + 30).contains(&vouched[node]), "{vouched:?}");
+    assert!((5..=30).contains(&vouched[1 - node]), "{vouched:?}");
     world.at(30_000 + SETTLE_MS - 1);
     let before = world.outbound();
     assert!(
@@ -486,6 +578,62 @@ fn a_resume_tells_what_was_heard_of_since_however_old() {
     let query = format!("watch=bob&watch=carol&last_event_id={}", START + 80_000);
     let (alice, _) = world.stream(0, &query, 2);
     world.expect(alice, snapshot(100_000, &[off]));
+}
+
+#[test]
+fn a_real_time_node_says_whose_presence_node_is_which() {
+    let nodes = Nodes::new(NODES).answering_at(["http://10.0.0.1:8080", "http://10.0.0.2:8080"]);
+    let of = |user: &str| nodes.http_of([user.as_bytes()]).expect("it has one").to_owned();
+    assert_eq!(
+        [of("bob"), of("carol")],
+        ["http://10.0.0.2:8080", "http://10.0.0.1:8080"]
+    );
+    let query = of("query");
+    let mut world = World::of_role(1, Role::Realtime(Arc::new(nodes)), 100);
+    let mut refused = |text: String, owner: Option<&str>| {
+        let owner = match owner {
+            Some(http) => format!("the presence node of whom this names: {http}"),
+            None => "the presence node of each user, whose address a request for one user to this node is told".into(),
+        };
+        let peer = world.connect(0);
+        let detail =
+            format!("this is a real-time node, which holds streams; send queries, beats and goodbyes to {owner}");
+        let title = "This node does not serve the path in its role";
+        let expected = problem("421 Misdirected Request", "wrong-role", title, &detail, "");
+        world.send(peer, text).expect(peer, &expected);
+    };
+    let (bob, carol) = (Some("http://10.0.0.2:8080"), Some("http://10.0.0.1:8080"));
+    refused(request("GET", "/v1/presence/b%6fb"), bob);
+    refused(request("GET", "/v1/presence/carol"), carol);
+    refused(request("GET", "/v1/presence/query"), Some(&query));
+    refused(request("GET", "/v1/presence?user=bob"), bob);
+    refused(request("GET", "/v1/presence?user=bob&user=carol"), None);
+    for target in ["/v1/presence/query", "/v1/beat", "/v1/leave"] {
+        refused(super::harness::posted(target, "{\"users\":[\"carol\"]}"), carol);
+        refused(super::harness::posted(target, "{\"users\":[\"carol\",\"bob\"]}"), None);
+        refused(super::harness::posted(target, "{\"users\":"), None);
+    }
+}
+
+/// Whoever says goodbye over HTTP and is back at once is vouched for later than that, though the node's clock is slow, and a beat that
+/// was sent before is earlier, though it is fast.
+#[test]
+fn beats_carry_the_time_of_the_presence_node() {
+    for ahead_ms in [-60_i64, 60, 5_000] {
+        let mut world = realtime(1);
+        let node = node_of("bob");
+        let clock = |world: &World| Unix::from_ms(world.now().unix.ms().saturating_add_signed(ahead_ms));
+        world.at(1_000);
+        world.presence().note_life(node, 7);
+        world.presence().note_clock(node, clock(&world), world.now().mono);
+        world.at(1_400);
+        world.stream(0, "user=bob", 0);
+        world.stream(0, "user=carol", 0);
+        let sent: Vec<(u64, usize)> = beats(&mut world).into_iter().map(|(at, node, _)| (at, node)).collect();
+        // A millisecond earlier, for it is not known to be later.
+        let of_bob = ((1_399 + ahead_ms) as u64, node);
+        assert_eq!(sent, [of_bob, (1_400, node_of("carol"))]);
+    }
 }
 
 #[test]
@@ -556,9 +704,10 @@ fn a_presence_node_hands_over_its_transitions_and_names_its_life() {
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
         assert_eq!(body, list(&[record("bob", "online", 0, 0)]));
         let (_, header) = head.split_once("\r\nGreendot-Node: ").expect("the header");
-        let (instance, time) = header.split_once(' ').expect("two words");
+        let (instance, times) = header.split_once(' ').expect("three words");
         assert_eq!(instance.len(), 16);
-        assert_eq!(Unix::from_ms(time.parse().expect("a number")), world.now().unix);
+        let now = world.now().unix.ms();
+        assert_eq!(times, format!("{now} {now}"));
     }
 }
 

@@ -8,7 +8,7 @@ use crate::http::Conn;
 use crate::stream::Stream;
 
 use super::tap::{Datagram, Exchange, Manner};
-use super::world::{Node, Setup, Split};
+use super::world::{Setup, Split};
 
 const OFFLINE_AFTER_MS: u64 = 3_000;
 /// Clocks of processes on one machine differ by rounding alone, but each is an anchor that may be so much off, in ms.
@@ -63,7 +63,7 @@ fn expect_beat_of_bob(split: &Split<'_>, datagram: &Datagram, not_before_ms: u64
     sent_at
 }
 
-/// Step 7: exactly one PUT of what `told` says to each real-time node, taken by it.
+/// Step 7: a PUT of what `told` says to each real-time node, taken by it. (One that was not answered in time comes again as it was.)
 fn expect_put(split: &Split<'_>, told: &Record) {
     for node in &split.realtime {
         let puts = until("the PUT", || {
@@ -71,8 +71,8 @@ fn expect_put(split: &Split<'_>, told: &Record) {
             puts.retain(|put| put.request.body_text().contains(&format!("\"since\":{}", told.since())));
             (puts.first()?.answer.is_some()).then_some(puts)
         });
-        assert_eq!(puts.len(), 1, "once");
         let body = puts[0].request.body_text();
+        assert!(puts.iter().all(|put| put.request.body_text() == body), "{puts:?}");
         let record = Record::of(&serde_json::from_str(body).expect("JSON"));
         assert_eq!(body, record_text(&record));
         assert_eq!((record.online, record.since), (told.online, told.since));
@@ -238,12 +238,12 @@ fn the_eight_steps_on_the_wire() {
         let gets = presence.http_tap().exchanges("GET /v1/presence/bob HTTP/1.1");
         expect_record(gets.last().expect("just asked"), &record_text(&offline));
         // The others say that there is nothing to tell.
-        let told = |node: &Node<'_>| {
+        for node in &split.realtime {
             let puts = node.http_tap().exchanges("PUT ");
-            puts.iter()
-                .filter(|put| put.request.body_text() != "{\"presence\":[]}")
-                .count()
-        };
-        assert_eq!(split.realtime.iter().map(told).sum::<usize>(), 4);
+            let mut told: Vec<&str> = puts.iter().map(|put| put.request.body_text()).collect();
+            told.retain(|body| *body != "{\"presence\":[]}");
+            told.dedup();
+            assert_eq!(told.len(), 2, "{told:?}");
+        }
     });
 }

@@ -28,8 +28,6 @@ pub(super) const FAST: &[&str] = &[
     "--shards=1",
 ];
 /// Of [`FAST`] nodes.
-pub(super) const BEAT_INTERVAL_MS: u64 = 200;
-/// Of [`FAST`] nodes.
 pub(super) const OFFLINE_AFTER_MS: u64 = 4_000;
 
 /// What to start.
@@ -68,7 +66,7 @@ impl Ground {
         let node = |node: u8| {
             let namespace = Namespace::new()?;
             let router = Ipv4Addr::new(10, 78, node, 1);
-            hub.connect(router, &namespace, Ipv4Addr::new(10, 78, node, 2));
+            hub.connect(router, &namespace, Ipv4Addr::new(10, 78, node, 2))?;
             namespace.ip(&["route", "add", "default", "via", &router.to_string()]);
             Some(namespace)
         };
@@ -192,6 +190,11 @@ impl<'g> Node<'g> {
         let server = self.server.take().expect("it runs");
         self.logs.push_str(&server.log());
         server.kill();
+    }
+
+    /// What it knew is lost.
+    pub(super) fn lose_files(&self) {
+        fs::remove_dir_all(self.home.data_dir()).expect("a folder of our own");
     }
 
     pub(super) fn server(&self) -> &Server {

@@ -13,6 +13,8 @@ use crate::sse::Told;
 
 /// One in so many steps has a fault.
 const FAULT_ONE_IN: u32 = 14;
+/// So long after an outage that is to be seen by itself everybody has been told, in ms.
+const UNDISTURBED_MS: u64 = 14_000;
 /// Devices that beat on their own.
 const DEVICES: usize = 3;
 /// Most whom a stream watches from its beginning.
@@ -40,6 +42,8 @@ pub(super) struct Client {
     /// Whose state the stream has told, and the last `since` of each.
     pub(super) known: BTreeMap<usize, Option<u64>>,
     pub(super) last_id: Option<u64>,
+    /// The last event had no id.
+    pub(super) told_without_id: bool,
     /// The list is longer than it was when `last_id` was told: that id says nothing of whom an edit has added.
     pub(super) outgrown: bool,
     /// When it connects again (mono), while it has no stream.
@@ -80,6 +84,7 @@ impl Split {
                 held: BTreeMap::new(),
                 known: BTreeMap::new(),
                 last_id: None,
+                told_without_id: false,
                 outgrown: false,
                 retry_at: self.mono + self.workload.u64(0..2_000),
             };
@@ -103,7 +108,7 @@ impl Split {
             5..=8 => self.put_again(),
             _ => {}
         }
-        if self.faults.u32(0..FAULT_ONE_IN) == 0 {
+        if self.faults.u32(0..FAULT_ONE_IN) == 0 && self.mono >= self.undisturbed_until {
             match self.faults.u8(0..12) {
                 0..=3 => self.partition(),
                 4 | 5 => self.crash(true),
@@ -209,6 +214,9 @@ impl Split {
 
     fn end_stream(&mut self) {
         let client = self.workload.usize(0..self.clients.len());
+        if self.mono < self.undisturbed_until {
+            return;
+        }
         let away_ms = match self.workload.u8(0..3) {
             0 => self.workload.u64(0..200),
             1 => self.workload.u64(200..4_000),
@@ -272,13 +280,15 @@ impl Split {
         let length_ms = match self.faults.u8(0..3) {
             0 => self.faults.u64(100..3_000),
             1 => self.faults.u64(3_000..9_000),
-            _ => self.faults.u64(9_000..20_000),
+            _ => self.faults.u64(9_000..15_000 + self.rules.offline_after_ms),
         };
         let until = self.mono + length_ms;
         self.say(|| format!("nodes {presence} and {realtime} are cut off until {until}"));
+        if length_ms > self.rules.offline_after_ms && self.faults.bool() {
+            self.undisturbed_until = until + UNDISTURBED_MS;
+        }
         self.cuts.insert((presence, realtime), until);
-        let path = &mut self.paths[realtime - self.presences][presence];
-        path.rough_at = path.rough_at.max(until);
+        self.cut_off(presence, realtime, until);
         self.saw(Seen::Partition);
     }
 
@@ -333,7 +343,9 @@ impl Split {
     /// The last act: everything heals, and everybody must end up knowing the truth.
     pub(super) fn converge(&mut self) {
         self.healed = true;
-        self.cuts.clear();
+        for (presence, realtime) in std::mem::take(&mut self.cuts).into_keys() {
+            self.cut_off(presence, realtime, self.mono);
+        }
         self.devices.clear();
         self.parcels
             .retain(|_, parcel| !matches!(parcel, Parcel::Request { call: None, .. }));
@@ -346,6 +358,15 @@ impl Split {
         // Links find their nodes again (5 s of backoff and a request that fails), the silent are found silent.
         self.run_until(self.mono + 10_000 + 2 * self.rules.offline_after_ms);
         self.check_truth();
+        // Streams that have been there all the time are told with ids of those who come, if not for the first time, and go now.
+        for client in &mut self.clients {
+            client.told_without_id = false;
+        }
+        for user in 0..self.names.len() {
+            self.send_word(user, false);
+        }
+        self.run_until(self.mono + self.rules.offline_after_ms + 4_000);
+        self.check_ids();
         // Whoever comes back from where it was knows the same, wherever it comes back.
         for client in 0..self.clients.len() {
             self.disconnect(client, 10);

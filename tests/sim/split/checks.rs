@@ -20,6 +20,12 @@ const VOUCH_SLACK_MS: u64 = 1_000;
 /// answers questions and takes nothing is not known to be cut off. Resuming elsewhere forgives 10 s of it, less the clocks' distance.
 const UNTOLD_MS_MAX: u64 = 3_000;
 
+/// A shorter cut may end before it is noticed that beats may be lost.
+const CUT_MS_MIN: u64 = 10_000;
+/// Both nodes notice that a cut is over within so many ms, or requests were lost: a request that times out and the longest pause.
+const NOTICED_MS: u64 = 4_300;
+/// So long after a cut somebody may be told for whom nobody has vouched, in ms: `SETTLE_MS` and some.
+const SETTLED_MS: u64 = 7_000;
 /// A change may come so much later than an id that should count it, in ms: a silent node is noticed in 3 s.
 const FORGIVEN_MS: u64 = 7_000;
 /// Of a user without a slot.
@@ -34,15 +40,31 @@ pub(super) struct Truth {
     model: User,
     /// What has been published, each with the moment since which it has been so (mono).
     history: Vec<(u64, bool, Option<u64>)>,
-    /// When (mono) a datagram last vouched for it.
+    /// When (mono) a datagram last vouched for it, and when one last said goodbye.
     heard_at: u64,
+    left_at: u64,
 }
 
 /// The way of datagrams from a real-time node to a presence node.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Path {
     /// When (mono) it last lost or held up something; may lie ahead.
     pub(super) rough_at: u64,
+    /// From when to when (mono) it was so for another reason than a cut.
+    faults: Vec<(u64, u64)>,
+    cut: Cut,
+}
+
+/// The last time that a real-time and a presence node did not reach each other.
+#[derive(Clone, Copy, Default)]
+struct Cut {
+    /// From when to when (mono); may last.
+    from: u64,
+    to: u64,
+    /// The lives of both nodes then.
+    lives: [u64; 2],
+    /// When (mono) each of them first reached the other again.
+    noticed_at: [Option<u64>; 2],
 }
 
 impl Truth {
@@ -51,6 +73,7 @@ impl Truth {
             model: User::new(known),
             history: vec![(0, false, None)],
             heard_at: 0,
+            left_at: 0,
         }
     }
 
@@ -65,10 +88,43 @@ impl Split {
         user.unwrap_or_else(|| self.fail(format!("{name:?} is nobody's name")))
     }
 
+    /// A datagram is lost or late.
     pub(super) fn rough(&mut self, from: Option<usize>, to: usize) {
         if let Some(from) = from {
+            let cut = self.is_cut(from, to);
             let path = &mut self.paths[from - self.presences][to];
             path.rough_at = path.rough_at.max(self.mono);
+            if !cut {
+                path.faults.push((self.mono, self.mono));
+            }
+        }
+    }
+
+    /// A presence and a real-time node do not reach each other until then (mono).
+    pub(super) fn cut_off(&mut self, presence: usize, realtime: usize, until: u64) {
+        let mono = self.mono;
+        let lives = [presence, realtime].map(|node| self.nodes[node].life);
+        let path = &mut self.paths[realtime - self.presences][presence];
+        path.rough_at = path.rough_at.max(until);
+        if path.cut.to > mono && path.cut.lives == lives {
+            path.cut.to = until;
+        } else {
+            path.cut = Cut {
+                from: mono,
+                to: until,
+                lives,
+                noticed_at: [None; 2],
+            };
+        }
+    }
+
+    /// A node's request to another was answered as it should be.
+    pub(super) fn noticed(&mut self, from: usize, to: usize) {
+        let mono = self.mono;
+        let (presence, realtime) = (from.min(to), from.max(to));
+        let cut = &mut self.paths[realtime - self.presences][presence].cut;
+        if mono > cut.to {
+            cut.noticed_at[usize::from(from == realtime)].get_or_insert(mono);
         }
     }
 
@@ -103,6 +159,7 @@ impl Split {
             for (presence, path) in paths.iter_mut().enumerate() {
                 if presence == node || realtime + self.presences == node {
                     path.rough_at = path.rough_at.max(until);
+                    path.faults.push((self.mono, until));
                 }
             }
         }
@@ -175,6 +232,7 @@ impl Split {
             let doubtful = mono < self.nodes[node].clock_doubtful_until;
             let truth = &mut self.truths[user];
             if leave {
+                truth.left_at = mono;
                 truth.model.leave(sent_at, mono, wall, &rules, doubtful);
             } else {
                 truth.heard_at = mono;
@@ -272,7 +330,7 @@ impl Split {
         let streams = self.clients.iter().filter(move |client| client.user == Some(user));
         streams.filter_map(move |client| {
             let conn = self.conns.get(&client.conn?)?;
-            let path = self.paths[conn.node - self.presences][self.owners[user]];
+            let path = &self.paths[conn.node - self.presences][self.owners[user]];
             Some(client.live_since?.max(path.rough_at))
         })
     }
@@ -343,6 +401,7 @@ impl Split {
         for value in records {
             self.told(client, key, value);
         }
+        self.clients[client].told_without_id = event.id.is_none();
         if let Some(id) = event.id {
             self.check_id(node, client);
             self.take_back(client, id);
@@ -430,6 +489,7 @@ impl Split {
                 "client {client} is told {told:?} of user {user} by node {node}: {history:?}"
             ));
         }
+        self.check_outage(client, node, user, told);
         let mono = self.mono;
         let up = self.up_mut(node);
         if told.since.is_some() {
@@ -458,6 +518,48 @@ impl Split {
                 "client {client} is told {told:?} of user {user} after {before:?}"
             ));
         }
+    }
+
+    /// Whoever was connected behind a cut all the time is not told offline there for the silence that was the cut's.
+    fn check_outage(&mut self, client: usize, node: usize, user: usize, told: Told) {
+        let cut = self.paths[node - self.presences][self.owners[user]].cut;
+        if !self.stayed_behind(cut, node, user) {
+            return;
+        }
+        let in_cut = |at: u64| at > cut.from && at <= cut.to;
+        let mut history = self.truths[user].history.iter();
+        let silenced = history.find(|(at, online, _)| in_cut(*at) && !online);
+        match silenced {
+            Some(_) if told.online => self.saw(Seen::OutageHidden),
+            Some((at, _, since)) if *since == told.since => self.fail(format!(
+                "client {client} is told by node {node}, cut off from {} to {} ms, that user {user} is offline since {at} ms, who was \
+                 connected there",
+                cut.from, cut.to
+            )),
+            _ => {}
+        }
+    }
+
+    /// Whether a user had a stream at a real-time node before, in and after a cut that is over, and nothing else stood in the way of
+    /// its being heard of again before anybody is told.
+    fn stayed_behind(&self, cut: Cut, node: usize, user: usize) -> bool {
+        let owner = self.owners[user];
+        let (mono, long_ms) = (self.mono, CUT_MS_MIN);
+        let path = &self.paths[node - self.presences][owner];
+        let calm = [cut.to.saturating_sub(SETTLED_MS), cut.to + SETTLED_MS];
+        let in_time = |noticed: &Option<u64>| noticed.unwrap_or(mono) <= cut.to + NOTICED_MS;
+        cut.to < mono
+            && cut.to - cut.from >= long_ms
+            && cut.lives == [owner, node].map(|node| self.nodes[node].life)
+            && cut.noticed_at.iter().all(in_time)
+            && !path.faults.iter().any(|(from, to)| *from <= calm[1] && *to >= calm[0])
+            && self.truths[user].model.left == Left::No
+            && self.truths[user].left_at < calm[0]
+            && self.clients.iter().any(|client| {
+                let here = |key: &u32| self.conns.get(key).is_some_and(|conn| conn.node == node);
+                let held = client.live_since.is_some_and(|since| since < cut.from);
+                client.user == Some(user) && held && client.conn.as_ref().is_some_and(here)
+            })
     }
 
     /// An edit of a client's list was answered.
@@ -594,9 +696,28 @@ impl Split {
                     ));
                 }
                 compared += 1;
+                // Else its events would have no ids any more.
+                let (node, mirror) = (conn.node, &self.up(conn.node).presence);
+                let slot = mirror.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"));
+                let is_unsure = |slot: Slot| mirror.state(slot, self.now(node)).known && !mirror.is_confirmed(slot);
+                if slot.is_some_and(is_unsure) {
+                    self.fail(format!(
+                        "client {client} of node {node} watches user {user}, whom nobody confirms"
+                    ));
+                }
             }
         }
         *self.seen.entry(Seen::ViewsCompared).or_default() += compared;
+    }
+
+    /// All has been settled for long: what streams were told last came with an id, that is, they have been told everything.
+    pub(super) fn check_ids(&mut self) {
+        for client in 0..self.clients.len() {
+            if std::mem::take(&mut self.clients[client].told_without_id) {
+                self.fail(format!("in the end client {client} is told states and no id"));
+            }
+            self.saw(Seen::IdsAwaited);
+        }
     }
 
     /// At the end: all is settled, all agree, online is who has a stream, and each last state was told.

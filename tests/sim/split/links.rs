@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use greendot::engine::{Mail, NODE_HEADER, Why, adopt_answers, doubt_known, instance_of};
-use greendot::relay::{Announcer, Inquiry, Sighting, UNHEARD_MS, sender};
+use greendot::relay::{Announcer, Answerer, Inquiry, Sighting, UNHEARD_MS, sender};
 use greendot::time::Unix;
 use greendot::wire::record::{parse_told, parse_told_list};
 
@@ -156,7 +156,10 @@ impl Split {
             )
             .into_bytes()
             .into(),
-            false => post(path, "", text, None).into(),
+            false => {
+                let authorization = format!("Authorization: Bearer {}\r\n", self.key.service_token());
+                post(path, &authorization, text, None).into()
+            }
         };
         self.note(&bytes);
         self.parcels_sent += 1;
@@ -280,7 +283,11 @@ impl Split {
     pub(super) fn answer_call(&mut self, key: u32, call: u64, response: Response) {
         self.conns.get_mut(&key).expect("kept until it has ended").who = Who::Nobody;
         self.hang_up(key);
-        let delay_ms = self.request_delay_ms();
+        let mut delay_ms = self.request_delay_ms();
+        if !self.healed && self.network.u8(0..8) == 0 {
+            // Long enough for what is published meanwhile to overtake it.
+            delay_ms += self.network.u64(100..1_200);
+        }
         let Some(to) = self.calls.get(&call).map(|call| call.from) else {
             return;
         };
@@ -317,17 +324,22 @@ impl Split {
         let Core::Announcer(announcer) = &mut link.core else {
             unreachable!("a presence node's links publish")
         };
+        let mut given_up = None;
         match status {
-            Some(204) => announcer.handle_done(mono),
-            Some(413) => announcer.handle_failure(true, mono),
+            Some(204) => given_up = announcer.handle_done(mono),
+            Some(413) => announcer.handle_refusal(true, mono),
             // 503: the node has not seen this life of the other yet.
-            None | Some(503) => announcer.handle_failure(false, mono),
+            None | Some(503) => announcer.handle_failure(mono),
             Some(status) => self.fail(format!("what was published is answered {status}")),
+        }
+        if let Some(slot) = given_up {
+            self.fail(format!("{slot:?} is not told, and nothing is too long alone"));
         }
         if status == Some(413) {
             self.saw(Seen::TooLong);
         }
         if status == Some(204) {
+            self.noticed(call.from, self.up(call.from).links[call.link].peer);
             self.check_delivered(call.from, call.link, &call.told);
         }
     }
@@ -336,10 +348,7 @@ impl Split {
         let (rt, now) = (call.from, self.now(call.from));
         let status = answer.as_ref().map(|answer| answer.status);
         let answers = answer.filter(|answer| answer.status == 200).map(|answer| {
-            let node = answer.node.as_deref().and_then(|value| value.split_once(' '));
-            let node = node.and_then(|(instance, ms)| {
-                Some((u64::from_str_radix(instance, 16).ok()?, Unix::from_ms(ms.parse().ok()?)))
-            });
+            let node = answer.node.as_deref().and_then(Answerer::parse);
             let body = answer.body.to_string();
             let told = parse_told_list(body.as_bytes(), call.asked).ok();
             match (node, told) {
@@ -347,11 +356,17 @@ impl Split {
                 _ => self.fail(format!("node {rt} is answered {body} by {:?}", answer.node)),
             }
         });
-        if let Some(((instance, _), _)) = &answers {
-            self.up(rt).presence.note_life(call.link, *instance);
+        if let Some((answerer, _)) = &answers {
+            self.up(rt).presence.note_life(call.link, answerer.instance);
+            self.up(rt).presence.note_clock(call.link, answerer.clock, now.mono);
         }
-        if let Some(((_, as_of), told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
-            let (answered, refused) = adopt_answers(&self.up(rt).presence, told, *as_of, now);
+        if answers.is_some() {
+            self.noticed(rt, call.link);
+        }
+        let mut outdated = Vec::new();
+        if let Some((answerer, told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
+            let (mut answered, refused) = adopt_answers(&self.up(rt).presence, told, answerer.as_of, now);
+            outdated = std::mem::take(&mut answered.outdated);
             if refused > 0 {
                 self.fail(format!("node {rt} had no room for {refused} users"));
             }
@@ -362,14 +377,19 @@ impl Split {
             unreachable!("a real-time node's links ask")
         };
         let (met, sighting) = match (&answers, status) {
-            (Some(((instance, _), _)), _) => (Some(call.life), inquiry.handle_answer(*instance, now.mono)),
+            (Some((answerer, _)), _) => (Some(call.life), inquiry.handle_answer(answerer.instance, now.mono)),
             (None, Some(413)) => {
                 inquiry.handle_too_many(now.mono);
                 (link.met, Sighting::Same)
             }
             (None, _) => (None, inquiry.handle_failure(now.mono)),
         };
+        let is_outdated = !outdated.is_empty();
+        inquiry.ask_again(outdated, now.mono);
         link.met = met;
+        if is_outdated {
+            self.saw(Seen::Outdated);
+        }
         let node = call.link;
         match sighting {
             Sighting::Same => {}
