@@ -3,7 +3,6 @@
 mod sender;
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -28,6 +27,13 @@ const SIGNED_BYTES_MAX: usize = 256 << 20;
 const SIGNED_AGE_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a server to work through what waits in its sockets, us.
 const SETTLE_US_MAX: u64 = 10_000_000;
+/// Without another datagram counted for this long, us, none waits to be counted any more.
+const QUIET_US: u64 = 2_000_000;
+/// Users who are introduced before the server is asked whether it has counted them.
+const INTRODUCED_AT_ONCE: usize = USERS_PER_DATAGRAM * 64;
+/// How often they are introduced at most.
+const INTRODUCTIONS_MAX: u32 = 5;
+
 /// Flags of `beats`.
 #[derive(Args, Clone, Debug)]
 pub struct BeatsArgs {
@@ -130,7 +136,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     let line = ProgressLine::new(common.quiet);
     let mut users = Vec::new();
     if args.introduce {
-        introduce(udp, args, &population, &keys, &line)?;
+        introduce(common, &target, args, &population, &keys, &line)?;
     }
     let shuffled = args.shuffle.then(|| fastrand::Rng::with_seed(common.seed));
     let mut turns = Turns {
@@ -229,7 +235,8 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     }
     let elapsed_us = clock::now_us() - start_us;
     let busy = effort.busy(waited_us);
-    let after = Count::settled(common, &target)?;
+    let per_drop = sender.datagrams_per_drop() as f64;
+    let after = Count::settled(common, &target, &before, sent, per_drop)?;
     line.show("");
 
     let mut report = Report::new("beats");
@@ -244,7 +251,11 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     report.value("beats_sent_per_s", sent as f64 * entries / seconds);
     report.value("datagrams_never_sent", never_sent as f64);
     report.value("sends_refused_by_own_socket", sender.blocked() as f64);
-    let per_drop = sender.datagrams_per_drop() as f64;
+    if never_sent as f64 > sent as f64 * 0.001 {
+        report.doubts.push(format!(
+            "{never_sent} datagrams were never sent: this machine's own socket refused them"
+        ));
+    }
     let lost = after.report(&before, sent, per_drop, entries, seconds, &mut report);
     report
         .notes
@@ -252,36 +263,60 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     report.strain(&Strain {
         busy,
         lag_p99_us: lag.percentile_us(99.0),
-        measured_p99_us: 0,
-        server_gave_way: lost > sent as f64 * 0.001,
+        server_gave_way: max && lost > sent as f64 * 0.001,
     });
     report.latencies("generator lag", lag);
     report.series("beats sent a second", "s", series);
     Ok(report)
 }
 
-/// Beats for every user once, slowly enough that nothing is lost: the next part is sent when the last has been counted.
+/// Beats for every user once, and slowly enough that nothing is lost: the next part is sent when the server has counted the last,
+/// which is sent again if it was not whole. An error unless the server then knows them all.
 fn introduce(
-    udp: SocketAddr,
+    common: &Common,
+    target: &Target,
     args: &BeatsArgs,
     population: &Population,
     keys: &Keys,
     line: &ProgressLine,
 ) -> io::Result<()> {
     let all: Vec<u64> = (0..args.users).collect();
-    let mut sender = Sender::new(udp, args, greendot::wire::beat::DATAGRAM_BYTES_MAX)?;
-    let part = USERS_PER_DATAGRAM * 64;
-    for (at, users) in all.chunks(part).enumerate() {
-        for users in users.chunks(USERS_PER_DATAGRAM) {
-            let datagram = datagram(population, users, false, clock::unix_ms(), keys);
-            while sender.send(&datagram, datagram.len())? == 0 {}
+    let mut sender = Sender::new(target.presence[0].udp, args, greendot::wire::beat::DATAGRAM_BYTES_MAX)?;
+    for (at, users) in all.chunks(INTRODUCED_AT_ONCE).enumerate() {
+        let mut tries = 0;
+        loop {
+            let before = Count::take(common, target)?;
+            let mut sent = 0;
+            for users in users.chunks(USERS_PER_DATAGRAM) {
+                let datagram = datagram(population, users, false, clock::unix_ms(), keys);
+                while sender.send(&datagram, datagram.len())? == 0 {}
+                sent += 1;
+            }
+            if Count::await_received(common, target, &before, sent)? {
+                break;
+            }
+            tries += 1;
+            if tries == INTRODUCTIONS_MAX {
+                return Err(io::Error::other(format!(
+                    "--introduce: the server did not count {sent} datagrams sent at once, {tries} times over"
+                )));
+            }
         }
-        std::thread::sleep(Duration::from_millis(1));
         if at % 64 == 0 {
-            line.show(&format!("introduced {} of {} users", at * part, args.users));
+            line.show(&format!(
+                "introduced {} of {} users",
+                at * INTRODUCED_AT_ONCE,
+                args.users
+            ));
         }
     }
-    Ok(())
+    match Count::take(common, target)?.sum("greendot_users") {
+        Some(known) if known < args.users as f64 => Err(io::Error::other(format!(
+            "--introduce: the server knows {known} users after {} were introduced (see its --users-max)",
+            args.users
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What server and kernel had counted at one moment.
@@ -302,18 +337,57 @@ impl Count {
         })
     }
 
-    /// As [`Count::take`], once what waits in the server's sockets has been counted too: when nothing more is.
-    fn settled(common: &Common, target: &Target) -> io::Result<Count> {
-        let received = |count: &Count| {
-            let metrics = count.metrics.as_ref();
-            metrics.map(|metrics| metrics.sum("greendot_datagrams_received_total", &[]))
-        };
-        let limit_us = clock::now_us() + SETTLE_US_MAX;
+    /// The sum of all samples of a family; None where nothing is counted (a peer).
+    fn sum(&self, family: &str) -> Option<f64> {
+        self.metrics.as_ref().map(|metrics| metrics.sum(family, &[]))
+    }
+
+    /// Datagrams received since `before`; all of `sent` where nothing is counted.
+    fn received_since(&self, before: &Count, sent: u64) -> f64 {
+        let received = |count: &Count| count.sum("greendot_datagrams_received_total");
+        received(self)
+            .zip(received(before))
+            .map_or(sent as f64, |(after, before)| after - before)
+    }
+
+    fn dropped_since(&self, before: &Count) -> Option<f64> {
+        self.socket_drops
+            .zip(before.socket_drops)
+            .map(|(after, before)| after.saturating_sub(before) as f64)
+    }
+
+    /// Waits until the server has received `sent` datagrams since `before`; false if it did not.
+    fn await_received(common: &Common, target: &Target, before: &Count, sent: u64) -> io::Result<bool> {
+        let limit_us = clock::now_us() + QUIET_US;
+        loop {
+            if Count::take(common, target)?.received_since(before, sent) >= sent as f64 {
+                return Ok(true);
+            }
+            if clock::now_us() > limit_us {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// As [`Count::take`], once what waits in the server's sockets has been counted too: when all that was sent is accounted for, or
+    /// nothing more has come for a while. (A server that has no core for a moment counts nothing either.)
+    fn settled(common: &Common, target: &Target, before: &Count, sent: u64, per_drop: f64) -> io::Result<Count> {
+        let start_us = clock::now_us();
         let mut count = Count::take(common, target)?;
+        let mut changed_us = start_us;
         loop {
             std::thread::sleep(Duration::from_millis(200));
             let now = Count::take(common, target)?;
-            if received(&now) == received(&count) || clock::now_us() > limit_us {
+            let now_us = clock::now_us();
+            let received = now.received_since(before, sent);
+            let is_quiet = received == count.received_since(before, sent);
+            let lost = sent as f64 - received;
+            let is_explained = lost == dropped_datagrams(now.dropped_since(before).unwrap_or(0.0), lost, per_drop);
+            if !is_quiet {
+                changed_us = now_us;
+            }
+            if is_quiet && (is_explained || now_us > changed_us + QUIET_US) || now_us > start_us + SETTLE_US_MAX {
                 return Ok(now);
             }
             count = now;
@@ -322,10 +396,7 @@ impl Count {
 
     /// Datagrams that the server's socket dropped, and datagrams and beats that the server refused, since `before`.
     pub fn lost_since(&self, before: &Count) -> f64 {
-        let dropped = self
-            .socket_drops
-            .zip(before.socket_drops)
-            .map_or(0.0, |(after, before)| (after - before) as f64);
+        let dropped = self.dropped_since(before).unwrap_or(0.0);
         let refused = |count: &Count| {
             let sum = |family| count.metrics.as_ref().map_or(0.0, |metrics| metrics.sum(family, &[]));
             sum("greendot_datagrams_refused_total") + sum("greendot_beats_refused_total")
@@ -333,16 +404,22 @@ impl Count {
         dropped + refused(self) - refused(before)
     }
 
+    /// How often a presence node was stalled since `before`.
+    pub fn stalls_since(&self, before: &Count) -> f64 {
+        let stalls = |count: &Count| {
+            let metrics = count.metrics.as_ref();
+            metrics.map_or(0.0, |metrics| metrics.sum("greendot_stalls_total", &[]))
+        };
+        stalls(self) - stalls(before)
+    }
+
     /// Adds what was counted since `before`; returns the datagrams that were lost in the server's socket.
     fn report(&self, before: &Count, sent: u64, per_drop: f64, entries: f64, seconds: f64, report: &mut Report) -> f64 {
-        let dropped = self
-            .socket_drops
-            .zip(before.socket_drops)
-            .map(|(after, before)| (after - before) as f64);
+        let dropped = self.dropped_since(before);
         let cpu_us = self
             .server_cpu_us
             .zip(before.server_cpu_us)
-            .map(|(after, before)| (after - before) as f64);
+            .map(|(after, before)| after.saturating_sub(before) as f64);
         report.value_if("drops_by_server_socket", dropped);
         let drops = dropped.unwrap_or(0.0);
         let (mut lost, mut received) = (drops, sent as f64 - drops);
@@ -378,6 +455,19 @@ impl Count {
             let by_socket = dropped_datagrams(drops, lost, per_drop);
             report.value("datagrams_dropped_by_server_socket", by_socket);
             report.value("datagrams_unaccounted_for", lost - by_socket);
+            if received == 0.0 && sent > 0 {
+                report.doubts.push(
+                    "the server counted none of the datagrams sent: do --http and --udp name the same one?".to_owned(),
+                );
+            } else if lost < by_socket {
+                report
+                    .doubts
+                    .push("the server received more than was sent: somebody else beats as well".to_owned());
+            }
+            // On the way to another machine much may happen; on this one a datagram is received or dropped by a socket.
+            if dropped.is_some() && lost > by_socket {
+                report.fail_if((lost - by_socket) as u64, "datagrams are unaccounted for");
+            }
         }
         report.value("datagrams_lost_ratio", lost / sent.max(1) as f64);
         report.value_if("server_cpu_us_per_datagram", cpu_us.map(|us| us / received.max(1.0)));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::Value as Json;
 
+use crate::affinity::spawn_unpinned;
 use crate::args::Common;
 use crate::exposition::Exposition;
 use crate::report::Report;
@@ -77,7 +78,8 @@ struct Server {
 impl Server {
     fn start(program: &Path, shards: usize) -> io::Result<Server> {
         let folder = std::env::temp_dir().join(format!("greendot-loadgen-{}-{shards}", std::process::id()));
-        let mut process = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args([
                 "serve",
                 "--http",
@@ -90,8 +92,8 @@ impl Server {
             .arg("--data-dir")
             .arg(&folder)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+            .stderr(Stdio::null());
+        let mut process = spawn_unpinned(&mut command)
             .map_err(|e| io::Error::new(e.kind(), format!("--server {}: {e}", program.display())))?;
         let out = process.stdout.take();
         let unknown: SocketAddr = ([0, 0, 0, 0], 0).into();

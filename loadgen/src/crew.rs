@@ -70,6 +70,7 @@ impl Crew {
             connected: sum.connected + p.connected,
             ready: sum.ready + p.ready,
             gone: sum.gone + p.gone,
+            lost: sum.lost + p.lost,
             presence: sum.presence + p.presence,
             own_bytes: sum.own_bytes + p.own_bytes,
         }))
@@ -115,6 +116,7 @@ impl Sum {
         sum.connected += p.connected;
         sum.ready += p.ready;
         sum.gone += p.gone;
+        sum.lost += p.lost;
         sum.presence += p.presence;
         sum.own_bytes += p.own_bytes;
         for (name, count) in &found.gone {

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use greendot_loadgen::args::{Cli, Common, Scenario};
 use greendot_loadgen::report::Report;
-use greendot_loadgen::{beats, churn, cores, fanout, plan, query, storm, streams};
+use greendot_loadgen::{affinity, beats, churn, cores, fanout, plan, query, storm, streams};
 
 fn main() -> ExitCode {
     let Cli { scenario, common } = Cli::parse();
-    match pin(&common).and_then(|()| run(&scenario, &common)) {
+    let pinned = common.pin.map_or(Ok(()), affinity::pin);
+    match pinned.and_then(|()| run(&scenario, &common)) {
         // A worker has told its parent everything already.
         Ok(_) if common.share.is_some() => ExitCode::SUCCESS,
         // The parent is gone, and with it whoever wanted to know.
@@ -33,13 +34,6 @@ fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
         Scenario::Cores(args) => cores::run(common, args),
         Scenario::Plan(args) => plan::run(common, args),
     }
-}
-
-fn pin(common: &Common) -> std::io::Result<()> {
-    let Some(core) = common.pin else { return Ok(()) };
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(core);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
 fn fail(error: std::io::Error) -> ExitCode {

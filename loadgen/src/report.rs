@@ -100,11 +100,11 @@ impl Report {
         }
     }
 
-    /// Adds what the generator knows of itself and judges it.
+    /// Adds what the generator knows of itself and judges by it what has been added before: every latency there is.
     pub fn strain(&mut self, strain: &stats::Strain) {
         self.value("generator_busy_ratio", strain.busy);
         self.value("generator_lag_p99_us", strain.lag_p99_us as f64);
-        self.doubts.extend(stats::doubts(strain));
+        self.doubts.extend(stats::doubts(strain, &self.latencies));
     }
 
     /// A number by its name.
@@ -193,9 +193,21 @@ impl Report {
         })
     }
 
-    /// Prints the table unless `quiet`, writes the files asked for, and says how the process should end.
+    /// What is said even by a quiet run: what the server did wrong, and why the run must not be published.
+    fn complaints(&self) -> String {
+        let failures = self.failures.iter().map(|failure| ("FAILED", failure));
+        let doubts = self.doubts.iter().map(|doubt| ("NOT CERTIFIED", doubt));
+        failures.chain(doubts).fold(String::new(), |mut out, (kind, text)| {
+            let _ = writeln!(out, "greendot-loadgen {}: {kind}: {text}", self.scenario);
+            out
+        })
+    }
+
+    /// Prints the table, or only complaints if `quiet`, writes the files asked for, and says how the process should end.
     pub fn publish(&self, quiet: bool, json_path: Option<&Path>, html_path: Option<&Path>) -> io::Result<ExitCode> {
-        if !quiet {
+        if quiet {
+            eprint!("{}", self.complaints());
+        } else {
             print!("{}", self.table());
         }
         if let Some(path) = json_path {
@@ -294,6 +306,11 @@ mod tests {
             busy: 0.95,
             ..stats::Strain::default()
         });
+        assert_eq!(
+            report.complaints(),
+            "greendot-loadgen streams: FAILED: 2 streams dropped\n\
+            greendot-loadgen streams: NOT CERTIFIED: the generator was busy 95 % of the time (limit 90 %): the server may take more\n"
+        );
         assert!(report.table().ends_with(
             "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the time (limit 90 %): the server may take more\n"
         ));

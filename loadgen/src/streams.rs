@@ -213,7 +213,7 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     let idle_cpu_us = after
         .server_cpu_us
         .zip(ramp_cpu.server_cpu_us)
-        .map(|(after, before)| after - before);
+        .map(|(after, before)| after.saturating_sub(before));
     let sum = crew.finish()?;
 
     report.value("streams_asked", args.streams as f64);
@@ -243,16 +243,14 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     report
         .notes
         .push("both ends of every connection are on this machine: kernel memory is counted for both".to_owned());
-    let strain = Strain {
-        busy: sum.busy,
-        lag_p99_us: sum.lag.percentile_us(99.0),
-        measured_p99_us: sum.hello.percentile_us(99.0).max(sum.connect.percentile_us(99.0)),
-        server_gave_way: false,
-    };
-    report.strain(&strain);
     report.latencies("connect", sum.connect);
     report.latencies("hello", sum.hello);
     report.latencies("snapshot", sum.snapshot);
+    report.strain(&Strain {
+        busy: sum.busy,
+        lag_p99_us: sum.lag.percentile_us(99.0),
+        server_gave_way: false,
+    });
     report.series("connects a second", "s", course.connects);
     report.series("states told a second", "s", course.told);
     report.series("user memory of the server, MiB", "s", course.memory);
