@@ -16,7 +16,8 @@ use crate::effort::Effort;
 use crate::exposition::Exposition;
 use crate::population::Population;
 use crate::procfs;
-use crate::report::Report;
+use crate::report::{MEMORY_SERIES, Report};
+use crate::shards::Work;
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
 use crate::target::Target;
@@ -187,7 +188,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     };
     let (mut sent, mut never_sent, mut waited_us) = (0u64, 0u64, 0u64);
     let mut lag = Latencies::default();
-    let mut series = Vec::new();
+    let (mut series, mut memory) = (Vec::new(), Vec::new());
     let mut last = (start_us, 0);
     loop {
         let now_us = clock::now_us();
@@ -197,7 +198,9 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
         }
         if now_us - last.0 >= 250_000 {
             let rate = (sent - last.1) as f64 * args.entries as f64 * 1e6 / (now_us - last.0) as f64;
-            series.push(((now_us - start_us) as f64 / 1e6, rate));
+            let at_s = (now_us - start_us) as f64 / 1e6;
+            series.push((at_s, rate));
+            memory.extend(procfs::user_mib(common.server_pid).map(|mib| (at_s, mib)));
             line.show(&format!("{} beats/s", crate::report::number(rate.round())));
             last = (now_us, sent);
         }
@@ -267,6 +270,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     });
     report.latencies("generator lag", lag);
     report.series("beats sent a second", "s", series);
+    report.series(MEMORY_SERIES, "s", memory);
     Ok(report)
 }
 
@@ -450,6 +454,7 @@ impl Count {
                     }
                 }
             }
+            Work::of(after).report(&Work::of(before), seconds, report);
             report.fail_if(refused as u64, "datagrams or beats were refused");
             lost = sent as f64 - received;
             let by_socket = dropped_datagrams(drops, lost, per_drop);

@@ -87,6 +87,8 @@ struct Found {
     refused: u64,
     /// How often the process was not at work for a while.
     stalls: u64,
+    /// States told in each half second of the day.
+    told: Vec<u64>,
     /// Hellos whose time contradicts that of earlier ones.
     clock_set: u64,
 }
@@ -153,9 +155,24 @@ fn gather(args: &ChurnArgs, shares: &[Share]) -> io::Result<Found> {
     Ok(all)
 }
 
+/// Length of a step of [`Found::told`], us.
+const STEP_US: u64 = 500_000;
+
 impl Found {
+    /// A state was told at `since_start_us` of the day.
+    fn tell(&mut self, since_start_us: u64) {
+        let step = (since_start_us / STEP_US) as usize;
+        self.told.resize(self.told.len().max(step + 1), 0);
+        self.told[step] += 1;
+        self.states += 1;
+    }
+
     fn add(&mut self, other: &Found) {
         self.busy = self.busy.max(other.busy);
+        self.told.resize(self.told.len().max(other.told.len()), 0);
+        for (sum, part) in self.told.iter_mut().zip(&other.told) {
+            *sum += part;
+        }
         for (sum, part) in [
             (&mut self.lag, &other.lag),
             (&mut self.online, &other.online),
@@ -243,10 +260,28 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
     report.latencies("online: beat to told", found.online);
     report.latencies("goodbye to told", found.goodbye);
     report.latencies("late offline: expiry to told", found.late_offline);
+    let step_s = STEP_US as f64 / 1e6;
+    let told = found.told.iter().enumerate();
+    let told = told.map(|(step, count)| ((step + 1) as f64 * step_s, *count as f64 / step_s));
+    report.series("states told a second", "s", told.collect());
     report.strain(&Strain {
         busy: found.busy,
         lag_p99_us: found.lag.percentile_us(99.0),
         server_gave_way: false,
     });
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_processes_were_told_adds_up_step_by_step() {
+        let (mut one, mut other) = (Found::default(), Found::default());
+        [0, 499_999, 500_000].iter().for_each(|us| one.tell(*us));
+        [1_700_000].iter().for_each(|us| other.tell(*us));
+        one.add(&other);
+        assert_eq!((one.told, one.states), (vec![2, 1, 0, 1], 4));
+    }
 }

@@ -14,13 +14,15 @@ use crate::args::{Common, Peer, duration};
 use crate::cause::{Cause, How};
 use crate::clock;
 use crate::effort::Effort;
+use crate::exposition::Exposition;
 use crate::fleet::{Fleet, Gone};
 use crate::ledger::{Allowance, Ledger};
 use crate::population::Population;
 use crate::procfs;
-use crate::report::Report;
+use crate::report::{MEMORY_SERIES, Report};
 use crate::schedule::Schedule;
 use crate::server_clock::ServerClock;
+use crate::shards::Work;
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
 use crate::target::Target;
@@ -162,6 +164,7 @@ struct Sample {
     at_us: u64,
     server_cpu_us: Option<u64>,
     udp_drops: Option<u64>,
+    work: Work,
 }
 
 impl Sample {
@@ -170,6 +173,11 @@ impl Sample {
             at_us: clock::now_us(),
             server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
             udp_drops: target.socket_drops(),
+            // A server that does not answer now fails in what is measured. The nodes of a split deployment would be mixed up.
+            work: match Exposition::scrape(target.streams[0]) {
+                Ok(metrics) if common.peer == Peer::Greendot && !target.is_split => Work::of(&metrics),
+                _ => Work::default(),
+            },
         }
     }
 }
@@ -428,6 +436,7 @@ impl<'a> Watchers<'a> {
         report.value_if("server_cpu_us_per_delivery", cpu_us.map(|us| us / deliveries.max(1.0)));
         let server_busy = cpu_us.map(|us| us / (after.at_us - before.at_us).max(1) as f64);
         report.value_if("server_cores_busy", server_busy);
+        after.work.report(&before.work, elapsed_s, &mut report);
         report.value("coalesced", judgement.coalesced as f64);
         report.value("missing", judgement.missing as f64);
         report.value("unsettled", unsettled as f64);
@@ -468,7 +477,7 @@ impl<'a> Watchers<'a> {
             server_gave_way: max && server_busy.is_some_and(|busy| busy > 0.95),
         });
         report.series("deliveries a second", "s", series.deliveries);
-        report.series("user memory of the server, MiB", "s", series.memory);
+        report.series(MEMORY_SERIES, "s", series.memory);
         report
     }
 }
@@ -499,9 +508,8 @@ impl Series {
             let rate = (deliveries - self.last.1) as f64 * 1e6 / passed_us as f64;
             let at_s = (now_us - self.start_us) as f64 / 1e6;
             self.deliveries.push((at_s, rate));
-            if let Some(used) = self.server_pid.and_then(procfs::memory) {
-                self.memory.push((at_s, used.anonymous_bytes as f64 / 1_048_576.0));
-            }
+            self.memory
+                .extend(procfs::user_mib(self.server_pid).map(|mib| (at_s, mib)));
             self.last = (now_us, deliveries);
         }
     }

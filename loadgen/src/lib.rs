@@ -1,6 +1,6 @@
 //! greendot's load generator as a library, so that its parts can be tested.
 //!
-//! From below: clock, affinity, effort, procfs, schedule, population, graph, sse, chunked, record, server_clock, stats; report and html; target
+//! From below: clock, affinity, effort, procfs, schedule, population, graph, sse, chunked, record, server_clock, stats; report, html and shards; target
 //! (which servers); fleet (streams), http and exposition (plain requests), cause (what makes a publisher change), workers (several processes); herd
 //! and crew (very many streams); ledger and truth (the judges); then one module for each subcommand. The server uses none of it.
 
@@ -31,6 +31,7 @@ pub mod record;
 pub mod report;
 pub mod schedule;
 pub mod server_clock;
+pub mod shards;
 pub mod sse;
 pub mod stats;
 pub mod storm;

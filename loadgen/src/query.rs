@@ -13,12 +13,14 @@ use crate::args::{Common, Peer, duration};
 use crate::asks::push_users;
 use crate::clock;
 use crate::effort::Effort;
+use crate::exposition::Exposition;
 use crate::http::{parse_answer, write_request};
 use crate::population::Population;
 use crate::procfs;
 use crate::record;
-use crate::report::Report;
+use crate::report::{MEMORY_SERIES, Report};
 use crate::schedule::Schedule;
+use crate::shards::Work;
 use crate::stats::{Latencies, Strain};
 use crate::target::Target;
 
@@ -91,6 +93,12 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
     let mut events = Events::with_capacity(256);
     let mut connections: Vec<Connection> = (0..args.connections.max(1)).map(|_| Connection::default()).collect();
 
+    let work = || {
+        (common.peer == Peer::Greendot)
+            .then(|| Exposition::scrape(http))
+            .transpose()
+    };
+    let before = work()?;
     let cpu_before_us = common.server_pid.and_then(procfs::cpu_us);
     let effort = Effort::begin(0);
     let start_us = clock::now_us();
@@ -110,6 +118,8 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
             connections[index].send()?;
         }
     }
+    let (mut answered, mut memory) = (Vec::new(), Vec::new());
+    let mut last = (start_us, 0);
     let mut asleep_us = 0;
     let mut next = 0;
     // After the last request answers are awaited for a while; those that never come are counted.
@@ -121,6 +131,12 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
             load.open(&mut connections, next, &poll)?;
             load.ask(&mut connections[next], intended_us, 1);
             connections[next].send()?;
+        }
+        if now_us - last.0 >= 250_000 {
+            let at_s = (now_us - start_us) as f64 / 1e6;
+            answered.push((at_s, (load.answers - last.1) as f64 * 1e6 / (now_us - last.0) as f64));
+            memory.extend(procfs::user_mib(common.server_pid).map(|mib| (at_s, mib)));
+            last = (now_us, load.answers);
         }
         let waiting = connections.iter().any(|connection| !connection.asked_us.is_empty());
         if now_us >= end_us && (max || schedule.is_over()) && !waiting {
@@ -176,6 +192,9 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
     );
     let server_busy = cpu_us.map(|us| us / elapsed_us as f64);
     report.value_if("server_cores_busy", server_busy);
+    if let (Some(before), Some(after)) = (before, work()?) {
+        Work::of(&after).report(&Work::of(&before), elapsed_us as f64 / 1e6, &mut report);
+    }
     report.fail_if(unanswered as u64, "requests were not answered");
     report.fail_if(load.not_200, "answers had another status than 200");
     report.fail_if(load.wrong, "answers were not of those asked about");
@@ -185,6 +204,8 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
         lag_p99_us: lag.percentile_us(99.0),
         server_gave_way: max && server_busy.is_some_and(|busy| busy > 0.95),
     });
+    report.series("answers a second", "s", answered);
+    report.series(MEMORY_SERIES, "s", memory);
     Ok(report)
 }
 

@@ -11,7 +11,8 @@ use crate::args::Common;
 use crate::clock;
 use crate::crew::Crew;
 use crate::herd;
-use crate::report::{Report, number};
+use crate::procfs;
+use crate::report::{MEMORY_SERIES, Report, number};
 use crate::stats::Strain;
 use crate::streams::{ProgressLine, StreamsArgs, ramp};
 use crate::target::Target;
@@ -74,6 +75,7 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     }
     let total = streams.streams as u64;
     let mut connects = Connects::new(ramped.connected);
+    let mut memory = Vec::new();
     let mut back_s = None;
     while back_s.is_none() && clock::now_us() < cut_us + args.patience.as_micros() as u64 {
         let progress = crew.listen(Duration::from_millis(100))?;
@@ -88,7 +90,9 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
         if restart.is_none() && progress.lost >= total && progress.ready == total {
             back_s = Some(elapsed_s);
         }
-        connects.note(elapsed_s, progress.connected, back_s.is_some());
+        if connects.note(elapsed_s, progress.connected, back_s.is_some()) {
+            memory.extend(procfs::user_mib(common.server_pid).map(|mib| (elapsed_s, mib)));
+        }
         line.show(&format!(
             "{} of {} streams back",
             number(progress.ready as f64),
@@ -146,6 +150,7 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
         server_gave_way: false,
     });
     report.series("connects a second", "s after the cut", connects.points);
+    report.series(MEMORY_SERIES, "s after the cut", memory);
     Ok(report)
 }
 
@@ -166,15 +171,18 @@ impl Connects {
     }
 
     /// `connected`, since the beginning of the run, at `elapsed_s`; the last window may be shorter than the others.
-    fn note(&mut self, elapsed_s: f64, connected: u64, is_last: bool) {
+    /// True if a window ended.
+    fn note(&mut self, elapsed_s: f64, connected: u64, is_last: bool) -> bool {
         let (since_s, before) = self.last;
         let passed_s = elapsed_s - since_s;
-        if passed_s >= Self::WINDOW_S || is_last {
+        let ends = passed_s >= Self::WINDOW_S || is_last;
+        if ends {
             // A rest much shorter than a window would make a peak of its own out of a few connects.
             let rate = connected.saturating_sub(before) as f64 / passed_s.max(Self::WINDOW_S / 5.0);
             self.points.push((elapsed_s, rate));
             self.last = (elapsed_s, connected);
         }
+        ends
     }
 
     fn peak(&self) -> f64 {

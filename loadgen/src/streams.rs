@@ -8,11 +8,13 @@ use clap::Args;
 use crate::args::{Common, Peer, Share, duration};
 use crate::clock;
 use crate::crew::Crew;
+use crate::exposition::Exposition;
 use crate::graph::{Choice, Graph};
 use crate::herd::{self, Plan, Progress, Ready};
 use crate::population::Population;
 use crate::procfs;
-use crate::report::{Report, number};
+use crate::report::{MEMORY_SERIES, Report, number};
+use crate::shards::Work;
 use crate::stats::Strain;
 use crate::target::Target;
 
@@ -177,16 +179,15 @@ impl Course {
         let rate = |now: u64, then: u64| (elapsed_s, now.saturating_sub(then) as f64 / passed_s);
         self.connects.push(rate(progress.connected, self.last.1.connected));
         self.told.push(rate(progress.presence, self.last.1.presence));
-        if let Some(used) = common.server_pid.and_then(procfs::memory) {
-            self.memory.push((elapsed_s, used.anonymous_bytes as f64 / 1_048_576.0));
-        }
+        self.memory
+            .extend(procfs::user_mib(common.server_pid).map(|mib| (elapsed_s, mib)));
         self.last = (elapsed_s, *progress);
     }
 }
 
 /// The subcommand.
 pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
-    Target::new(common)?;
+    let target = Target::new(common)?;
     if let Some(share) = common.share {
         herd::run(args.plan(common, share)?)?;
         return Ok(Report::default());
@@ -194,6 +195,12 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     let mut report = Report::new("streams");
     let line = ProgressLine::new(common.quiet);
     let before = Weight::now(common.server_pid);
+    // The nodes of a split deployment would be mixed up.
+    let work = || {
+        let of_one = common.peer == Peer::Greendot && !target.is_split;
+        of_one.then(|| Exposition::scrape(target.streams[0])).transpose()
+    };
+    let work_before = work()?;
     let mut crew = Crew::start(common, args.streams)?;
     let start_us = clock::now_us();
     let mut course = Course::default();
@@ -203,6 +210,7 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
         ramped_s = elapsed_s;
     })?;
     let ramp_cpu = Weight::now(common.server_pid);
+    let work_after = work()?;
     let hold_until_us = clock::now_us() + args.hold.as_micros() as u64;
     let mut held = reached;
     while clock::now_us() < hold_until_us {
@@ -227,6 +235,9 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
         ..after
     };
     user_memory.report(&before, held.ready, &mut report);
+    if let (Some(before), Some(after)) = (work_before, work_after) {
+        Work::of(&after).report(&Work::of(&before), ramped_s, &mut report);
+    }
     report.value_if("server_cpu_s_while_held", idle_cpu_us.map(|us| us as f64 / 1e6));
     report.value("presence_events_received", sum.progress.presence as f64);
     report.value(
@@ -253,6 +264,6 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     });
     report.series("connects a second", "s", course.connects);
     report.series("states told a second", "s", course.told);
-    report.series("user memory of the server, MiB", "s", course.memory);
+    report.series(MEMORY_SERIES, "s", course.memory);
     Ok(report)
 }

@@ -463,11 +463,11 @@ impl<'a> World<'a> {
         }
         contact.since = since;
         contact.online = online;
-        self.found.states += 1;
         if self.start_us == 0 {
             // Left by an earlier run of the seed; of that nothing is known.
             return;
         }
+        self.found.tell(now_us.saturating_sub(self.start_us));
         let user = contact.user as usize;
         let from_us = now_us.saturating_sub((now_ms.saturating_sub(since) + self.tolerance.flight_ms) * 1_000);
         let tolerance = Tolerance {
