@@ -138,7 +138,7 @@ fn live(common: &Common, args: &ChurnArgs, share: Share) -> io::Result<Found> {
 
 /// Has a process live for each share and adds up what they saw.
 fn gather(args: &ChurnArgs, shares: &[Share]) -> io::Result<Found> {
-    let mut workers: Workers<Found> = Workers::start(shares)?;
+    let mut workers: Workers<Found> = Workers::start(shares, &[])?;
     let limit_us = clock::now_us() + (args.minutes * 60e6) as u64 + 120_000_000;
     let (mut all, mut heard) = (Found::default(), 0);
     while heard < shares.len() {

@@ -47,9 +47,9 @@ pub struct Sum {
 }
 
 impl Crew {
-    /// Starts a worker for each share of `total` streams.
-    pub fn start(common: &Common, total: usize) -> io::Result<Crew> {
-        let workers = Workers::start(&split(total, share_max(common)))?;
+    /// Starts a worker for each share of `total` streams; `more`: flags besides those that this process was given.
+    pub fn start(common: &Common, total: usize, more: &[&str]) -> io::Result<Crew> {
+        let workers = Workers::start(&split(total, share_max(common)), more)?;
         Ok(Crew {
             progress: vec![Progress::default(); workers.count()],
             found: vec![None; workers.count()],

@@ -41,6 +41,20 @@ pub struct StreamsArgs {
     pub hold: Duration,
 }
 
+/// Flags of `streams` alone.
+#[derive(Args, Clone, Debug)]
+pub struct HoldArgs {
+    /// The streams
+    #[command(flatten)]
+    pub streams: StreamsArgs,
+    /// Hold as many streams without watches first, so that a watch is weighed apart from its stream
+    #[arg(long)]
+    pub weigh_watches: bool,
+    /// This worker's streams are those without watches
+    #[arg(long, hide = true)]
+    pub unwatching: bool,
+}
+
 impl StreamsArgs {
     /// The herd's plan for `share` of all streams.
     pub fn plan(&self, common: &Common, share: Share) -> io::Result<Plan> {
@@ -185,12 +199,42 @@ impl Course {
     }
 }
 
+/// Holds all streams without watches for a moment; the server's user memory then.
+fn weigh_unwatching(common: &Common, args: &StreamsArgs, line: &ProgressLine) -> io::Result<Option<u64>> {
+    let mut crew = Crew::start(common, args.streams, &["--unwatching"])?;
+    let ramped = ramp(&mut crew, args.streams, args.rate, line, |_, _| {})?;
+    if ramped.ready < args.streams as u64 {
+        return Err(io::Error::other(format!(
+            "--weigh-watches: only {} of {} streams were ready",
+            ramped.ready, args.streams
+        )));
+    }
+    let until_us = clock::now_us() + args.hold.as_micros() as u64;
+    while clock::now_us() < until_us {
+        crew.listen(Duration::from_millis(100))?;
+    }
+    let bytes = common
+        .server_pid
+        .and_then(procfs::memory)
+        .map(|used| used.anonymous_bytes);
+    crew.finish()?;
+    // The server has to see that they are gone.
+    std::thread::sleep(Duration::from_secs(1));
+    Ok(bytes)
+}
+
 /// The subcommand.
-pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
+pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
+    let args = &all.streams;
     let target = Target::new(common)?;
     if let Some(share) = common.share {
+        let watch = if all.unwatching { 0 } else { args.watch };
+        let args = StreamsArgs { watch, ..args.clone() };
         herd::run(args.plan(common, share)?)?;
         return Ok(Report::default());
+    }
+    if all.weigh_watches && (args.watch == 0 || common.server_pid.is_none()) {
+        return Err(io::Error::other("--weigh-watches needs --watch and --server-pid"));
     }
     let mut report = Report::new("streams");
     let line = ProgressLine::new(common.quiet);
@@ -200,8 +244,13 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
         let of_one = common.peer == Peer::Greendot && !target.is_split;
         of_one.then(|| Exposition::scrape(target.streams[0])).transpose()
     };
+    let unwatching_bytes = match all.weigh_watches {
+        true => weigh_unwatching(common, args, &line)?,
+        false => None,
+    };
+    let cpu_before_us = common.server_pid.and_then(procfs::cpu_us);
     let work_before = work()?;
-    let mut crew = Crew::start(common, args.streams)?;
+    let mut crew = Crew::start(common, args.streams, &[])?;
     let start_us = clock::now_us();
     let mut course = Course::default();
     let mut ramped_s = 0.0;
@@ -234,7 +283,22 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
         server_cpu_us: ramp_cpu.server_cpu_us,
         ..after
     };
+    let before = Weight {
+        server_cpu_us: cpu_before_us,
+        ..before
+    };
     user_memory.report(&before, held.ready, &mut report);
+    if let (Some(bytes), Some(empty), Some(full)) = (unwatching_bytes, before.server, after.server) {
+        let each = |bytes: u64, empty: u64| (bytes as f64 - empty as f64) / args.streams as f64;
+        report.value(
+            "server_user_bytes_per_stream_unwatching",
+            each(bytes, empty.anonymous_bytes),
+        );
+        report.value(
+            "server_user_bytes_per_watch",
+            each(full.anonymous_bytes, bytes) / f64::from(args.watch),
+        );
+    }
     if let (Some(before), Some(after)) = (work_before, work_after) {
         Work::of(&after).report(&Work::of(&before), ramped_s, &mut report);
     }

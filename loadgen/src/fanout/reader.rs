@@ -76,7 +76,7 @@ impl Reader {
             watchers.set_up(&mut fleet, line)?;
             return Ok(Reader::Here(fleet));
         }
-        let mut workers = Workers::start(shares)?;
+        let mut workers = Workers::start(shares, &[])?;
         let mut ready = 0;
         while ready < shares.len() {
             workers.check()?;

@@ -183,6 +183,22 @@ fn streams() {
 }
 
 #[test]
+fn a_watch_is_weighed_apart_from_its_stream() {
+    let Some(server) = server_with(Turn::alone(), "1", &[]) else {
+        return;
+    };
+    let report = run(
+        &server,
+        &words("streams --streams 4000 --rate 4000 --watch 10 --hold 1s --weigh-watches"),
+    );
+    let [all, alone, watch] =
+        ["stream", "stream_unwatching", "watch"].map(|of| value(&report, &format!("server_user_bytes_per_{of}")));
+    assert!((all - alone - 10.0 * watch).abs() < 1.0, "{all} {alone} {watch}");
+    // The pages of some tables weigh a lot among so few; a watch takes a few bytes on either side.
+    assert!(alone > 0.0 && (4.0..100.0).contains(&watch), "{all} {alone} {watch}");
+}
+
+#[test]
 fn storm() {
     // All are back long before anybody has been away for too long, so that a storm may accuse.
     let flags = [
@@ -440,7 +456,9 @@ fn plan_reckons_with_what_was_measured() {
     ] {
         assert_eq!(value(&report, &format!("users_1000000_{name}")), exact, "{name}");
     }
-    let busy_us = 10_000.0 * value(&beats, "server_cpu_us_per_beat")
+    // A keep-alive was not measured: 12 us, every 15 s.
+    let busy_us = 100_000.0 / 15.0 * 12.0
+        + 10_000.0 * value(&beats, "server_cpu_us_per_beat")
         + 2_000.0 * value(&fanout, "server_cpu_us_per_delivery")
         + 200.0 * value(&streams, "server_cpu_us_per_stream");
     let rounded = |value: f64| (value * 100.0).round() / 100.0;
@@ -455,7 +473,15 @@ fn plan_reckons_with_what_was_measured() {
     );
     let notes = report["notes"].to_string();
     assert!(
-        notes.contains("cores = (beats/s x") && notes.contains("memory = online x"),
+        [
+            "cores = (beats/s x",
+            "memory = online x",
+            "nodes = the larger of",
+            "network out = (deliveries/s x 230",
+            "in = (beats/s x 18"
+        ]
+        .iter()
+        .all(|formula| notes.contains(formula)),
         "{notes}"
     );
 }
