@@ -55,10 +55,10 @@ pub enum Scenario {
 #[derive(Args, Clone)]
 pub struct Common {
     /// The server's HTTP address [default: 127.0.0.1:8080]
-    #[arg(long, global = true, value_name = "IP:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = target::resolve)]
     pub http: Option<SocketAddr>,
     /// The server's UDP address [default: 127.0.0.1:8081]
-    #[arg(long, global = true, value_name = "IP:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = target::resolve)]
     pub udp: Option<SocketAddr>,
     /// Of a split deployment, instead of --http and --udp: a real-time node; repeat it for each
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = target::realtime)]

@@ -39,6 +39,8 @@ pub struct Plan {
     pub population: Population,
     /// Who watches whom.
     pub graph: Graph,
+    /// States that make a first snapshot whole: a long list comes in several events. 0: one event is a whole one.
+    pub states: u32,
     /// Whether each stream makes its holder a publisher.
     pub publish: bool,
     /// What makes a stream ready.
@@ -119,6 +121,8 @@ struct Herd {
     /// When each stream should have been opened, us after the start.
     intended_us: Vec<u32>,
     ready: Vec<bool>,
+    /// States that each stream was told by its first snapshot so far.
+    told: Vec<u32>,
     progress: Progress,
     connect: Latencies,
     hello: Latencies,
@@ -232,6 +236,7 @@ impl Herd {
             start_us,
             intended_us: vec![0; plan.count],
             ready: vec![false; plan.count],
+            told: vec![0; plan.count],
             progress: Progress::default(),
             connect: Latencies::default(),
             hello: Latencies::default(),
@@ -251,6 +256,7 @@ impl Herd {
 
     fn begin(&mut self, fleet: &mut Fleet, conn: usize, intended_us: u64) -> io::Result<()> {
         self.intended_us[conn] = u32::try_from(intended_us - self.start_us).unwrap_or(u32::MAX);
+        self.told[conn] = 0;
         self.progress.begun += u64::from(!self.storm);
         fleet.open(conn)
     }
@@ -314,6 +320,19 @@ impl Herd {
                 self.back.record(us);
             }
         }
+    }
+
+    /// Whether the snapshot in `data` tells the last of what the stream was to be told. Whoever comes back is told what has changed, of
+    /// which only the server knows how much it is.
+    fn is_whole(&mut self, conn: usize, data: &[u8]) -> bool {
+        let whole = self.plan.states;
+        if self.storm || whole == 0 {
+            return true;
+        }
+        let before = self.told[conn];
+        let records = memchr::memmem::find_iter(data, b"\"user\":").count();
+        self.told[conn] = before + records as u32;
+        before < whole && self.told[conn] >= whole
     }
 
     fn unready(&mut self, conn: usize) {
@@ -383,9 +402,11 @@ impl Handler for Herd {
                 }
             }
             b"snapshot" => {
-                self.snapshot.record(self.since_intended_us(conn, now_us));
-                if self.plan.ready == Ready::Snapshot {
-                    self.made_ready(conn, now_us);
+                if self.is_whole(conn, &event.data) {
+                    self.snapshot.record(self.since_intended_us(conn, now_us));
+                    if self.plan.ready == Ready::Snapshot {
+                        self.made_ready(conn, now_us);
+                    }
                 }
                 if self.storm {
                     let mut offline = 0;
@@ -422,4 +443,71 @@ impl Handler for Herd {
 
 fn own_bytes() -> u64 {
     procfs::memory(std::process::id()).map_or(0, |memory| memory.anonymous_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::graph::Choice;
+
+    fn herd(watches: u32) -> Herd {
+        let plan = Plan {
+            targets: vec!["127.0.0.1:1".parse().unwrap()],
+            first: 0,
+            count: 2,
+            rate: 10.0,
+            population: Population::new(1),
+            graph: Graph {
+                publishers: 10,
+                watches,
+                choice: Choice::Uniform,
+                seed: 1,
+            },
+            states: watches,
+            publish: true,
+            ready: Ready::Snapshot,
+        };
+        Herd::new(plan, 0)
+    }
+
+    fn snapshot(herd: &mut Herd, conn: usize, users: usize) -> (u64, u64) {
+        let record = "{\"user\":\"x\",\"status\":\"online\",\"since\":1,\"last_active\":1}";
+        let data = format!("{{\"presence\":[{}]}}", vec![record; users].join(","));
+        let event = Event {
+            name: b"snapshot",
+            data: Cow::Owned(data.into_bytes()),
+        };
+        herd.event(conn, 1_000, &event, Lasting::default());
+        (herd.snapshot.count(), herd.progress.ready)
+    }
+
+    #[test]
+    fn a_snapshot_in_several_events_is_one() {
+        let mut h = herd(5);
+        assert_eq!(snapshot(&mut h, 0, 3), (0, 0));
+        assert_eq!(snapshot(&mut h, 0, 2), (1, 1));
+        assert_eq!(snapshot(&mut h, 0, 1), (1, 1));
+        assert_eq!(snapshot(&mut h, 1, 5), (2, 2));
+        let mut unwatching = herd(0);
+        assert_eq!(snapshot(&mut unwatching, 0, 0), (1, 1));
+    }
+
+    /// A client waits for as long as it was told, and browsers for 3 s if they were told nothing.
+    #[test]
+    fn a_stream_comes_back_when_its_retry_says() {
+        let mut h = herd(0);
+        h.storm = true;
+        let told = |retry_ms| Lasting { retry_ms, last_id: 0 };
+        h.gone(0, 5_000_000, Gone::Eof, told(700));
+        assert_eq!(h.next_return_us(), 5_700_000);
+        h.returning.clear();
+        h.gone(1, 5_000_000, Gone::Reset, told(0));
+        assert!((8_000_000..8_100_000).contains(&h.next_return_us()));
+        h.returning.clear();
+        // After an answer like this an EventSource gives up.
+        h.gone(1, 5_000_000, Gone::Status(503), told(700));
+        assert_eq!((h.next_return_us(), h.given_up), (u64::MAX, 1));
+    }
 }

@@ -71,6 +71,10 @@ impl StreamsArgs {
                 choice,
                 seed: common.seed,
             },
+            states: match common.peer {
+                Peer::Greendot => u64::from(self.watch).min((self.streams as u64).saturating_sub(1)) as u32,
+                _ => 0,
+            },
             publish: !self.watch_only,
             ready: match common.peer {
                 Peer::Nchan => Ready::Head,
@@ -101,19 +105,20 @@ impl Weight {
         }
     }
 
-    /// Adds what was used since `before`, for each of `streams`.
-    pub fn report(&self, before: &Weight, streams: u64, report: &mut Report) {
+    /// Adds what was used since `before`, for each of `streams`, of which this machine has both ends or one.
+    pub fn report(&self, before: &Weight, streams: u64, both_ends: bool, report: &mut Report) {
+        let ends = if both_ends { "both_ends" } else { "this_end" };
         let each =
             |after: Option<u64>, before: Option<u64>| Some((after? as f64 - before? as f64) / streams.max(1) as f64);
         let server = |of: fn(procfs::Memory) -> u64| each(self.server.map(of), before.server.map(of));
         report.value_if("server_user_bytes_per_stream", server(|m| m.anonymous_bytes));
         report.value_if("server_rss_bytes_per_stream", server(|m| m.rss_bytes));
         report.value_if(
-            "kernel_slab_bytes_per_stream_both_ends",
+            &format!("kernel_slab_bytes_per_stream_{ends}"),
             each(self.slab_bytes, before.slab_bytes),
         );
         report.value_if(
-            "kernel_tcp_buffer_bytes_per_stream_both_ends",
+            &format!("kernel_tcp_buffer_bytes_per_stream_{ends}"),
             each(self.tcp_bytes, before.tcp_bytes),
         );
         report.value_if(
@@ -287,7 +292,8 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
         server_cpu_us: cpu_before_us,
         ..before
     };
-    user_memory.report(&before, held.ready, &mut report);
+    let both_ends = target.streams_are_local();
+    user_memory.report(&before, held.ready, both_ends, &mut report);
     if let (Some(bytes), Some(empty), Some(full)) = (unwatching_bytes, before.server, after.server) {
         let each = |bytes: u64, empty: u64| (bytes as f64 - empty as f64) / args.streams as f64;
         report.value(
@@ -315,9 +321,11 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
         args.streams as u64 - held.ready.min(args.streams as u64),
         "streams were not held to the end",
     );
-    report
-        .notes
-        .push("both ends of every connection are on this machine: kernel memory is counted for both".to_owned());
+    let note = match both_ends {
+        true => "both ends of every connection are on this machine: kernel memory is counted for both",
+        false => "the server is on another machine: kernel memory is that of the generator's end",
+    };
+    report.notes.push(note.to_owned());
     report.latencies("connect", sum.connect);
     report.latencies("hello", sum.hello);
     report.latencies("snapshot", sum.snapshot);

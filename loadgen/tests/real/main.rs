@@ -240,6 +240,17 @@ fn fanout_by_datagram_and_by_request() {
     }
 }
 
+/// More publishers than one request may name.
+#[test]
+fn fanout_of_many_publishers_by_request() {
+    let Some(server) = server_with(Turn::alone(), "1", &[]) else {
+        return;
+    };
+    let line = "fanout --watchers 2 --publishers 1500 --transitions 3000 --rate max --lockstep --cause http";
+    let report = run(&server, &words(line));
+    assert_eq!(value(&report, "deliveries"), 6_000.0, "{report:#}");
+}
+
 #[test]
 fn fanout_back_to_back() {
     let Some(server) = server_with(Turn::alone(), "2", &[]) else {
