@@ -266,7 +266,7 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     report.strain(&Strain {
         busy,
         lag_p99_us: lag.percentile_us(99.0),
-        server_gave_way: max && lost > sent as f64 * 0.001,
+        server_gave_way: server_gave_way(args.rate, lost, sent),
     });
     report.latencies("generator lag", lag);
     report.series("beats sent a second", "s", series);
@@ -485,6 +485,11 @@ impl Count {
     }
 }
 
+/// Whether the server took less than it was offered flat out. At a rate it need not take more than that: a busy generator has no excuse.
+fn server_gave_way(rate: f64, lost: f64, sent: u64) -> bool {
+    rate.is_infinite() && lost > sent as f64 * 0.001
+}
+
 /// How many of the `lost` datagrams a socket's `drops` explain, of which each stands for one datagram up to `per_drop`.
 fn dropped_datagrams(drops: f64, lost: f64, per_drop: f64) -> f64 {
     lost.clamp(drops, drops * per_drop)
@@ -493,6 +498,13 @@ fn dropped_datagrams(drops: f64, lost: f64, per_drop: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_flat_out_may_a_server_give_way() {
+        assert!(server_gave_way(f64::INFINITY, 2.0, 1_000));
+        assert!(!server_gave_way(f64::INFINITY, 1.0, 1_000));
+        assert!(!server_gave_way(1e6, 500.0, 1_000));
+    }
 
     #[test]
     fn a_drop_is_of_a_whole_send() {

@@ -173,11 +173,11 @@ impl Sample {
             at_us: clock::now_us(),
             server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
             udp_drops: target.socket_drops(),
-            // A server that does not answer now fails in what is measured. The nodes of a split deployment would be mixed up.
-            work: match Exposition::scrape(target.streams[0]) {
-                Ok(metrics) if common.peer == Peer::Greendot && !target.is_split => Work::of(&metrics),
-                _ => Work::default(),
-            },
+            // The nodes of a split deployment would be mixed up.
+            work: (common.peer == Peer::Greendot && !target.is_split)
+                .then(|| Exposition::scrape(target.streams[0]).ok())
+                .flatten()
+                .map_or_else(Work::default, |metrics| Work::of(&metrics)),
         }
     }
 }

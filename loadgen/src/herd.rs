@@ -494,6 +494,22 @@ mod tests {
         assert_eq!(snapshot(&mut unwatching, 0, 0), (1, 1));
     }
 
+    /// What the generator's effort is measured for: the way up, and the way back of all.
+    #[test]
+    fn a_storm_is_over_when_all_were_lost_and_are_back() {
+        let mut h = herd(0);
+        assert!(!h.is_settled());
+        (0..2).for_each(|conn| h.made_ready(conn, 1_000));
+        assert!(h.is_settled());
+        h.storm = true;
+        assert!(!h.is_settled(), "ordered, but not cut yet");
+        (0..2).for_each(|conn| h.unready(conn));
+        h.made_ready(0, 2_000);
+        assert!(!h.is_settled());
+        h.made_ready(1, 2_000);
+        assert!(h.is_settled());
+    }
+
     /// A client waits for as long as it was told, and browsers for 3 s if they were told nothing.
     #[test]
     fn a_stream_comes_back_when_its_retry_says() {
