@@ -15,7 +15,7 @@ use crate::fanout::FanoutArgs;
 use crate::plan::PlanArgs;
 use crate::query::QueryArgs;
 use crate::storm::StormArgs;
-use crate::streams::StreamsArgs;
+use crate::streams::HoldArgs;
 use crate::target::{self, PresenceNode};
 
 /// Open-loop load generator for greendot. Exit code 0: done; 1: the server did something wrong; 2: could not run.
@@ -34,7 +34,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Scenario {
     /// Ramp to N event streams, hold them, and weigh the server
-    Streams(StreamsArgs),
+    Streams(HoldArgs),
     /// Transitions on a schedule, and when each watcher was told
     Fanout(FanoutArgs),
     /// Beat datagrams at a rate or flat out, and where they were lost
@@ -55,10 +55,10 @@ pub enum Scenario {
 #[derive(Args, Clone)]
 pub struct Common {
     /// The server's HTTP address [default: 127.0.0.1:8080]
-    #[arg(long, global = true, value_name = "IP:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = target::resolve)]
     pub http: Option<SocketAddr>,
     /// The server's UDP address [default: 127.0.0.1:8081]
-    #[arg(long, global = true, value_name = "IP:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = target::resolve)]
     pub udp: Option<SocketAddr>,
     /// Of a split deployment, instead of --http and --udp: a real-time node; repeat it for each
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = target::realtime)]

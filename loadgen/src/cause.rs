@@ -24,8 +24,8 @@ pub const USERS_PER_DATAGRAM: usize =
     (greendot::wire::beat::DATAGRAM_BYTES_MAX - greendot::wire::beat::HEAD_BYTES - greendot::wire::beat::MAC_BYTES)
         / (ID_BYTES + 1);
 
-/// Records that one `PUT` takes by default (`query_users_max`).
-const RECORDS_PER_PUT: usize = 1_000;
+/// Users, or their records, that one request takes by default (`query_users_max`).
+const USERS_PER_REQUEST: usize = 1_000;
 
 /// How a publisher of greendot is made to change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -107,9 +107,9 @@ impl Cause {
             Cause::Http(target, clients) => {
                 let path = if online { "/v1/beat" } else { "/v1/leave" };
                 for (users, client) in target.spread(population, users).iter().zip(clients) {
-                    if !users.is_empty() {
+                    for part in users.chunks(USERS_PER_REQUEST) {
                         let mut body = b"{\"users\":".to_vec();
-                        push_users(population, users.iter().copied(), &mut body);
+                        push_users(population, part.iter().copied(), &mut body);
                         body.push(b'}');
                         client.ask("POST", path, &body)?;
                     }
@@ -118,7 +118,7 @@ impl Cause {
                 Ok(())
             }
             Cause::Put(clients) => {
-                for part in users.chunks(RECORDS_PER_PUT) {
+                for part in users.chunks(USERS_PER_REQUEST) {
                     let records = part.iter().map(|user| record(population, *user, online, sent_at_ms));
                     let body = format!("{{\"presence\":[{}]}}", records.collect::<Vec<_>>().join(","));
                     for client in &mut *clients {

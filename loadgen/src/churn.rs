@@ -2,12 +2,14 @@
 //!
 //! Owns the split among processes and the report; one process's part of the day is `world`'s.
 
+mod holds;
 mod world;
 
 use std::io;
 use std::time::Duration;
 
 use clap::Args;
+use holds::Holds;
 use serde::{Deserialize, Serialize};
 use world::World;
 
@@ -77,11 +79,18 @@ struct Found {
     false_offline: u64,
     false_online: u64,
     stale: u64,
+    contradictions: u64,
     doubled: u64,
     out_of_order: u64,
     unreadable: u64,
     ended: u64,
     refused: u64,
+    /// How often the process was not at work for a while.
+    stalls: u64,
+    /// States told in each half second of the day.
+    told: Vec<u64>,
+    /// Hellos whose time contradicts that of earlier ones.
+    clock_set: u64,
 }
 
 /// The subcommand.
@@ -116,9 +125,10 @@ fn live(common: &Common, args: &ChurnArgs, share: Share) -> io::Result<Found> {
     let line = ProgressLine::new(common.quiet || common.share.is_some());
     let target = Target::new(common)?;
     let mut cause = Cause::new(common, &target, How::Udp)?;
+    let holds = Holds::watch(target.presence.iter().map(|node| node.http).collect());
     let mut fleet = Fleet::new(target.streams, share.first, share.count)?;
     let mut world = World::new(common, args, share);
-    world.set_up(&mut fleet)?;
+    world.set_up(&mut fleet, holds)?;
     let effort = Effort::begin(fleet.asleep_us());
     world.live(&mut fleet, &mut cause, &line)?;
     world.found.busy = effort.busy(fleet.asleep_us());
@@ -128,7 +138,7 @@ fn live(common: &Common, args: &ChurnArgs, share: Share) -> io::Result<Found> {
 
 /// Has a process live for each share and adds up what they saw.
 fn gather(args: &ChurnArgs, shares: &[Share]) -> io::Result<Found> {
-    let mut workers: Workers<Found> = Workers::start(shares)?;
+    let mut workers: Workers<Found> = Workers::start(shares, &[])?;
     let limit_us = clock::now_us() + (args.minutes * 60e6) as u64 + 120_000_000;
     let (mut all, mut heard) = (Found::default(), 0);
     while heard < shares.len() {
@@ -145,9 +155,24 @@ fn gather(args: &ChurnArgs, shares: &[Share]) -> io::Result<Found> {
     Ok(all)
 }
 
+/// Length of a step of [`Found::told`], us.
+const STEP_US: u64 = 500_000;
+
 impl Found {
+    /// A state was told at `since_start_us` of the day.
+    fn tell(&mut self, since_start_us: u64) {
+        let step = (since_start_us / STEP_US) as usize;
+        self.told.resize(self.told.len().max(step + 1), 0);
+        self.told[step] += 1;
+        self.states += 1;
+    }
+
     fn add(&mut self, other: &Found) {
         self.busy = self.busy.max(other.busy);
+        self.told.resize(self.told.len().max(other.told.len()), 0);
+        for (sum, part) in self.told.iter_mut().zip(&other.told) {
+            *sum += part;
+        }
         for (sum, part) in [
             (&mut self.lag, &other.lag),
             (&mut self.online, &other.online),
@@ -166,6 +191,9 @@ impl Found {
             (&mut self.false_offline, other.false_offline),
             (&mut self.false_online, other.false_online),
             (&mut self.stale, other.stale),
+            (&mut self.contradictions, other.contradictions),
+            (&mut self.stalls, other.stalls),
+            (&mut self.clock_set, other.clock_set),
             (&mut self.doubled, other.doubled),
             (&mut self.out_of_order, other.out_of_order),
             (&mut self.unreadable, other.unreadable),
@@ -191,8 +219,10 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
         ("false_online", found.false_online),
         ("stale_views", found.stale),
         ("final_disagreements", found.disagreements),
+        ("contradictions", found.contradictions),
         ("duplicated", found.doubled),
         ("out_of_order", found.out_of_order),
+        ("generator_stalls", found.stalls),
     ] {
         report.value(name, value as f64);
     }
@@ -200,28 +230,58 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
     report.fail_if(found.false_online, "states said online of somebody who had not beaten");
     report.fail_if(found.stale, "views disagreed with what had long been so");
     report.fail_if(found.disagreements, "final views disagreed with the truth");
+    report.fail_if(
+        found.contradictions,
+        "states contradicted what had been told of the same time",
+    );
     report.fail_if(found.doubled, "states were told twice on one stream");
     report.fail_if(found.out_of_order, "states were told after a newer one");
     report.fail_if(found.unreadable, "events could not be read");
     report.fail_if(found.ended, "streams were ended by the server");
     report.fail_if(found.refused, "streams were refused");
+    if found.clock_set > 0 {
+        report.doubts.push(
+            "the server's clock was set while the day went on: when its states came about is not known".to_owned(),
+        );
+    }
+    let stalls = after.stalls_since(before);
+    report.value("server_stalls", stalls);
+    if stalls > 0.0 {
+        report
+            .notes
+            .push("the server was stalled and then held expiries, as it should: who expired meanwhile was not expected to be told".to_owned());
+    }
     let dropped = after.lost_since(before);
     if dropped > 0.0 {
         report.doubts.push(format!(
             "{dropped} datagrams were dropped or refused by the server: the truth is not known"
         ));
     }
-    report.strain(&Strain {
-        busy: found.busy,
-        lag_p99_us: found.lag.percentile_us(99.0),
-        measured_p99_us: found
-            .online
-            .percentile_us(99.0)
-            .max(found.late_offline.percentile_us(99.0)),
-        server_gave_way: false,
-    });
     report.latencies("online: beat to told", found.online);
     report.latencies("goodbye to told", found.goodbye);
     report.latencies("late offline: expiry to told", found.late_offline);
+    let step_s = STEP_US as f64 / 1e6;
+    let told = found.told.iter().enumerate();
+    let told = told.map(|(step, count)| ((step + 1) as f64 * step_s, *count as f64 / step_s));
+    report.series("states told a second", "s", told.collect());
+    report.strain(&Strain {
+        busy: found.busy,
+        lag_p99_us: found.lag.percentile_us(99.0),
+        server_gave_way: false,
+    });
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_processes_were_told_adds_up_step_by_step() {
+        let (mut one, mut other) = (Found::default(), Found::default());
+        [0, 499_999, 500_000].iter().for_each(|us| one.tell(*us));
+        [1_700_000].iter().for_each(|us| other.tell(*us));
+        one.add(&other);
+        assert_eq!((one.told, one.states), (vec![2, 1, 0, 1], 4));
+    }
 }

@@ -47,9 +47,9 @@ pub struct Sum {
 }
 
 impl Crew {
-    /// Starts a worker for each share of `total` streams.
-    pub fn start(common: &Common, total: usize) -> io::Result<Crew> {
-        let workers = Workers::start(&split(total, share_max(common)))?;
+    /// Starts a worker for each share of `total` streams; `more`: flags besides those that this process was given.
+    pub fn start(common: &Common, total: usize, more: &[&str]) -> io::Result<Crew> {
+        let workers = Workers::start(&split(total, share_max(common)), more)?;
         Ok(Crew {
             progress: vec![Progress::default(); workers.count()],
             found: vec![None; workers.count()],
@@ -70,6 +70,7 @@ impl Crew {
             connected: sum.connected + p.connected,
             ready: sum.ready + p.ready,
             gone: sum.gone + p.gone,
+            lost: sum.lost + p.lost,
             presence: sum.presence + p.presence,
             own_bytes: sum.own_bytes + p.own_bytes,
         }))
@@ -115,6 +116,7 @@ impl Sum {
         sum.connected += p.connected;
         sum.ready += p.ready;
         sum.gone += p.gone;
+        sum.lost += p.lost;
         sum.presence += p.presence;
         sum.own_bytes += p.own_bytes;
         for (name, count) in &found.gone {

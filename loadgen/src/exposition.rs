@@ -23,7 +23,8 @@ impl Exposition {
         Ok(Exposition::parse(&String::from_utf8_lossy(&answer.body)))
     }
 
-    fn parse(text: &str) -> Exposition {
+    /// Reads the text format.
+    pub fn parse(text: &str) -> Exposition {
         let samples = text
             .lines()
             .filter(|line| !line.starts_with('#'))

@@ -14,12 +14,15 @@ use crate::args::{Common, Peer, duration};
 use crate::cause::{Cause, How};
 use crate::clock;
 use crate::effort::Effort;
+use crate::exposition::Exposition;
 use crate::fleet::{Fleet, Gone};
 use crate::ledger::{Allowance, Ledger};
 use crate::population::Population;
 use crate::procfs;
-use crate::report::Report;
+use crate::report::{MEMORY_SERIES, Report};
 use crate::schedule::Schedule;
+use crate::server_clock::ServerClock;
+use crate::shards::Work;
 use crate::stats::{Latencies, Strain};
 use crate::streams::ProgressLine;
 use crate::target::Target;
@@ -29,6 +32,9 @@ use crate::workers::{share_max, split};
 const FIRST_PUBLISHER: u64 = 1 << 32;
 /// How far the senders' time may run ahead of the clock, ms; far below any `beat_skew_max_ms`.
 const AHEAD_MS_MAX: u64 = 500;
+
+/// What a turn of the server may take at most without its being a stall, ms.
+const SLACK_MS_MAX: f64 = 1_000.0;
 
 /// A server that has told all finals and then nothing for this long, us, has told all.
 const QUIET_US: u64 = 200_000;
@@ -88,7 +94,16 @@ struct Watchers<'a> {
     online_at_start: u64,
     unreadable: u64,
     offline_after_ms: Option<u64>,
+    server_clock: ServerClock,
+    /// When each watcher asked for its stream.
+    asked_us: Vec<u64>,
     last_delivery_us: u64,
+    /// From the first change on.
+    effort: Option<Effort>,
+    /// How busy this thread was until the last delivery, 0 to 1: the waiting after it strains nobody.
+    busy: f64,
+    /// The delivery up to which `busy` is known, us.
+    busy_until_us: u64,
     started: bool,
 }
 
@@ -122,8 +137,10 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     // Stream set-up must not be charged to the first transition.
     watchers.linger(&mut reader, Duration::from_millis(200))?;
 
+    watchers.ledger.set_slack(watchers.slack_ms());
     let before = Sample::take(common, &target);
-    let effort = Effort::begin(reader.asleep_us());
+    reader.begin()?;
+    watchers.effort = Some(Effort::begin(reader.asleep_us()));
     let mut lag = Latencies::default();
     let max = args.rate.is_infinite();
     let first_us = clock::now_us() + if max { 0 } else { 20_000 };
@@ -133,10 +150,9 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
         watchers.on_schedule(&mut reader, &mut cause, &publishers, first_us, &mut lag)?
     };
     let settled_us = watchers.settle(&mut reader, &line)?;
-    let busy = effort.busy(reader.asleep_us());
     let after = Sample::take(common, &target);
     watchers.linger(&mut reader, args.settle)?;
-    let busy = busy.max(reader.finish(&shares, &mut watchers)?);
+    let busy = reader.finish(&shares, &mut watchers)?.max(watchers.busy);
     let unsettled = watchers.ledger.unsettled(&watchers.allowance());
     if common.peer == Peer::Greendot {
         cause.change(&population, &publishers, false, clock::unix_ms() + AHEAD_MS_MAX)?;
@@ -148,6 +164,7 @@ struct Sample {
     at_us: u64,
     server_cpu_us: Option<u64>,
     udp_drops: Option<u64>,
+    work: Work,
 }
 
 impl Sample {
@@ -156,6 +173,11 @@ impl Sample {
             at_us: clock::now_us(),
             server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
             udp_drops: target.socket_drops(),
+            // The nodes of a split deployment would be mixed up.
+            work: (common.peer == Peer::Greendot && !target.is_split)
+                .then(|| Exposition::scrape(target.streams[0]).ok())
+                .flatten()
+                .map_or_else(Work::default, |metrics| Work::of(&metrics)),
         }
     }
 }
@@ -178,8 +200,39 @@ impl<'a> Watchers<'a> {
             online_at_start: 0,
             unreadable: 0,
             offline_after_ms: None,
+            server_clock: ServerClock::default(),
+            asked_us: vec![start_us; count],
             last_delivery_us: start_us,
+            effort: None,
+            busy: 0.0,
+            busy_until_us: 0,
             started: false,
+        }
+    }
+
+    /// What the clock that states are told by says at `now_us`, Unix ms: the server's, unless they are handed on as they are sent.
+    fn sent_ms(&self, now_us: u64) -> u64 {
+        if self.server_clock.is_known() && self.args.cause != How::Put {
+            self.server_clock.unix_ms(now_us)
+        } else {
+            clock::unix_ms()
+        }
+    }
+
+    /// By how much a state may seem to have come about before its cause was sent, ms. A server reads its clock once a turn, and a turn
+    /// may be kept from its core; up to a quarter of the time between two changes of a publisher neither is taken for the other.
+    fn slack_ms(&self) -> u64 {
+        let between_ms = self.args.publishers as f64 / self.args.rate * 1e3;
+        self.server_clock.slack_ms() + (between_ms / 4.0).min(SLACK_MS_MAX) as u64
+    }
+
+    /// Measures how busy this thread has been, if anything was delivered since it was last measured.
+    fn note_effort(&mut self, reader: &Reader) {
+        if let Some(effort) = &self.effort
+            && self.last_delivery_us > self.busy_until_us
+        {
+            self.busy = effort.busy(reader.asleep_us());
+            self.busy_until_us = self.last_delivery_us;
         }
     }
 
@@ -259,12 +312,13 @@ impl<'a> Watchers<'a> {
                 let online = (number as usize / publishers.len()).is_multiple_of(2);
                 sent_at_ms = clock::unix_ms().max(sent_at_ms + 1);
                 lag.record(now_us - intended_us);
-                self.ledger.cause(turn, online, intended_us, clock::unix_ms());
+                self.ledger.cause(turn, online, intended_us, self.sent_ms(now_us));
                 cause.change(&self.population, &publishers[turn..=turn], online, sent_at_ms)?;
             }
             series.note(now_us, self.deliveries());
             reader.poll(schedule.next_at_us().unwrap_or(now_us), self)?;
         }
+        self.note_effort(reader);
         Ok(series)
     }
 
@@ -279,7 +333,8 @@ impl<'a> Watchers<'a> {
             while sent_at_ms > clock::unix_ms() + AHEAD_MS_MAX {
                 reader.poll(clock::now_us() + 1_000, self)?;
             }
-            let (now_us, now_ms) = (clock::now_us(), clock::unix_ms());
+            let now_us = clock::now_us();
+            let now_ms = self.sent_ms(now_us);
             self.ledger.begin_round();
             for publisher in 0..publishers.len() {
                 self.ledger.cause(publisher, online, now_us, now_ms);
@@ -293,6 +348,7 @@ impl<'a> Watchers<'a> {
                 series.note(clock::now_us(), self.deliveries());
             }
         }
+        self.note_effort(reader);
         // The very same last change again, in case its datagram met a full socket: it changes nothing where it had arrived.
         if self.common.peer == Peer::Greendot {
             for _ in 0..3 {
@@ -342,6 +398,7 @@ impl<'a> Watchers<'a> {
         while clock::now_us() < until_us {
             // In slices: the busy ratio counts waiting, and a far deadline would wait beyond what is read.
             reader.poll(until_us, self)?;
+            self.note_effort(reader);
         }
         Ok(())
     }
@@ -375,12 +432,14 @@ impl<'a> Watchers<'a> {
         let cpu_us = after
             .server_cpu_us
             .zip(before.server_cpu_us)
-            .map(|(after, before)| (after - before) as f64);
+            .map(|(after, before)| after.saturating_sub(before) as f64);
         report.value_if("server_cpu_us_per_delivery", cpu_us.map(|us| us / deliveries.max(1.0)));
         let server_busy = cpu_us.map(|us| us / (after.at_us - before.at_us).max(1) as f64);
         report.value_if("server_cores_busy", server_busy);
+        after.work.report(&before.work, elapsed_s, &mut report);
         report.value("coalesced", judgement.coalesced as f64);
         report.value("missing", judgement.missing as f64);
+        report.value("unsettled", unsettled as f64);
         report.value("duplicated", self.ledger.doubled() as f64);
         report.value("out_of_order", self.ledger.out_of_order() as f64);
         report.value("never_caused", judgement.never_caused as f64);
@@ -389,15 +448,15 @@ impl<'a> Watchers<'a> {
         let drops = after
             .udp_drops
             .zip(before.udp_drops)
-            .map(|(after, before)| after - before);
+            .map(|(after, before)| after.saturating_sub(before));
         report.value_if("datagrams_dropped_by_socket", drops.map(|d| d as f64));
         let lossy = max && drops.is_some_and(|d| d > 0);
         if lossy {
             report.notes.push("datagrams met a full socket, so not every change reached the server: states never told may never have been".to_owned());
-            report.fail_if(unsettled, "final states were never told");
         } else {
             report.fail_if(judgement.missing, "states were not told to a watcher");
         }
+        report.fail_if(unsettled, "final states were never told");
         report.fail_if(
             self.ledger.surplus(),
             "states were told to a watcher beyond one for each change",
@@ -407,19 +466,18 @@ impl<'a> Watchers<'a> {
         report.fail_if(judgement.late, "deliveries were late");
         report.fail_if(self.unreadable, "events could not be read");
         report.fail_if(self.gone, "streams ended");
-        report.strain(&Strain {
-            busy,
-            lag_p99_us: lag.percentile_us(99.0),
-            measured_p99_us: if max { 0 } else { judgement.each.percentile_us(99.0) },
-            server_gave_way: max && server_busy.is_some_and(|busy| busy > 0.95),
-        });
         if !max {
             report.latencies("each delivery", judgement.each);
             report.latencies("first watcher", judgement.first);
             report.latencies("last watcher", judgement.last);
         }
+        report.strain(&Strain {
+            busy,
+            lag_p99_us: lag.percentile_us(99.0),
+            server_gave_way: max && server_busy.is_some_and(|busy| busy > 0.95),
+        });
         report.series("deliveries a second", "s", series.deliveries);
-        report.series("user memory of the server, MiB", "s", series.memory);
+        report.series(MEMORY_SERIES, "s", series.memory);
         report
     }
 }
@@ -450,9 +508,8 @@ impl Series {
             let rate = (deliveries - self.last.1) as f64 * 1e6 / passed_us as f64;
             let at_s = (now_us - self.start_us) as f64 / 1e6;
             self.deliveries.push((at_s, rate));
-            if let Some(used) = self.server_pid.and_then(procfs::memory) {
-                self.memory.push((at_s, used.anonymous_bytes as f64 / 1_048_576.0));
-            }
+            self.memory
+                .extend(procfs::user_mib(self.server_pid).map(|mib| (at_s, mib)));
             self.last = (now_us, deliveries);
         }
     }

@@ -77,6 +77,14 @@ enum Phase {
     Body(Chunked),
 }
 
+/// What an edge of a socket said.
+#[derive(Clone, Copy)]
+struct Edge {
+    writable: bool,
+    /// The other end has sent its last byte.
+    closed: bool,
+}
+
 /// Streams to some servers.
 pub struct Fleet {
     poll: Poll,
@@ -191,7 +199,11 @@ impl Fleet {
             let Token(index) = event.token();
             let host = self.target(index);
             let conn = &mut self.conns[index];
-            let step = conn.ready(index, host, event.is_writable(), now_us, &mut self.buffer, handler);
+            let edge = Edge {
+                writable: event.is_writable(),
+                closed: event.is_read_closed(),
+            };
+            let step = conn.ready(index, host, edge, now_us, &mut self.buffer, handler);
             now_us = clock::now_us();
             if let Err(why) = step {
                 *conn = Conn {
@@ -210,7 +222,7 @@ impl Conn {
         &mut self,
         index: usize,
         host: SocketAddr,
-        writable: bool,
+        edge: Edge,
         now_us: u64,
         buffer: &mut [u8],
         handler: &mut impl Handler,
@@ -219,7 +231,7 @@ impl Conn {
         let Some(socket) = &self.socket else { return Ok(()) };
         if self.phase == Phase::Connecting {
             if socket.take_error().is_ok_and(|error| error.is_some()) || socket.peer_addr().is_err() {
-                return if writable { Err(Gone::Refused) } else { Ok(()) };
+                return if edge.writable { Err(Gone::Refused) } else { Ok(()) };
             }
             let mut request = Vec::new();
             handler.connected(index, now_us);
@@ -230,7 +242,11 @@ impl Conn {
         if self.phase == Phase::Sending {
             self.send()?;
         }
-        self.read(index, buffer, handler)
+        // What answers a request that is not whole yet is read when it is.
+        if self.phase == Phase::Sending {
+            return Ok(());
+        }
+        self.read(index, edge.closed, buffer, handler)
     }
 
     fn send(&mut self) -> Result<(), Gone> {
@@ -250,14 +266,15 @@ impl Conn {
         Ok(())
     }
 
-    fn read(&mut self, index: usize, buffer: &mut [u8], handler: &mut impl Handler) -> Result<(), Gone> {
+    /// Reads what has come. The last bytes and the end may come in one edge (`closed`), of which there is no second: then to the end.
+    fn read(&mut self, index: usize, closed: bool, buffer: &mut [u8], handler: &mut impl Handler) -> Result<(), Gone> {
         while let Some(socket) = &mut self.socket {
             match socket.read(buffer) {
                 Ok(0) => return Err(Gone::Eof),
                 Ok(read) => {
                     self.bytes(index, clock::now_us(), &buffer[..read], handler)?;
                     // Less than was asked for: the socket is empty, and an edge will tell when it no longer is.
-                    if read < buffer.len() {
+                    if read < buffer.len() && !closed {
                         return Ok(());
                     }
                 }
@@ -352,6 +369,56 @@ pub fn raise_descriptor_limit() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a stream was told.
+    #[derive(Default)]
+    struct Told {
+        events: Vec<String>,
+        gone: Vec<(Gone, u32)>,
+    }
+
+    impl Handler for Told {
+        fn request(&mut self, _conn: usize, _host: SocketAddr, _lasting: Lasting, out: &mut Vec<u8>) {
+            out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
+        }
+
+        fn event(&mut self, _conn: usize, _now_us: u64, event: &Event<'_>, _lasting: Lasting) {
+            self.events.push(String::from_utf8(event.name.to_vec()).unwrap());
+        }
+
+        fn gone(&mut self, _conn: usize, _now_us: u64, why: Gone, lasting: Lasting) {
+            self.gone.push((why, lasting.retry_ms));
+        }
+    }
+
+    /// A server may say its last and close before the stream is looked at again: `overloaded`, `goodbye`.
+    #[test]
+    fn the_last_bytes_and_the_end_may_come_together() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut fleet = Fleet::new(vec![listener.local_addr().unwrap()], 0, 1).unwrap();
+        let mut told = Told::default();
+        fleet.open(0).unwrap();
+        let (mut socket, _) = listener.accept().unwrap();
+        while fleet.conns[0].phase != Phase::Head {
+            fleet.poll(clock::now_us() + 10_000, &mut told).unwrap();
+        }
+        let mut request = [0; 18];
+        socket.read_exact(&mut request).unwrap();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        socket
+            .write_all(format!("{head}event: overloaded\nretry: 700\ndata: {{}}\n\n").as_bytes())
+            .unwrap();
+        // Both are in the kernel before the fleet looks.
+        drop(socket);
+        for _ in 0..5 {
+            fleet.poll(clock::now_us() + 10_000, &mut told).unwrap();
+        }
+        assert_eq!(
+            (told.events, told.gone),
+            (vec!["overloaded".to_owned()], vec![(Gone::Eof, 700)])
+        );
+        assert!(fleet.is_closed(0));
+    }
 
     #[test]
     fn an_idle_stream_takes_few_bytes() {

@@ -106,6 +106,17 @@ mod tests {
         assert_ne!(g.watches_of(7), Graph { seed: 2, ..g }.watches_of(7));
     }
 
+    /// Runs of another day, and of another machine, have the same graph.
+    #[test]
+    fn the_lists_of_seed_1() {
+        let lists = |choice| [0, 7].map(|watcher| graph(1_000, 5, choice).watches_of(watcher));
+        assert_eq!(lists(Choice::Uniform), UNIFORM);
+        assert_eq!(lists(Choice::Zipf { exponent: 1.0 }), ZIPF);
+    }
+
+    const UNIFORM: [[u64; 5]; 2] = [[625, 271, 312, 27, 421], [994, 530, 676, 799, 15]];
+    const ZIPF: [[u64; 5]; 2] = [[8, 130, 95, 816, 41], [0, 18, 5, 1, 888]];
+
     #[test]
     fn lists_are_distinct_and_without_oneself() {
         for choice in [

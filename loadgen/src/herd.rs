@@ -39,6 +39,8 @@ pub struct Plan {
     pub population: Population,
     /// Who watches whom.
     pub graph: Graph,
+    /// States that make a first snapshot whole: a long list comes in several events. 0: one event is a whole one.
+    pub states: u32,
     /// Whether each stream makes its holder a publisher.
     pub publish: bool,
     /// What makes a stream ready.
@@ -76,6 +78,8 @@ pub struct Progress {
     pub ready: u64,
     /// Streams that ended without being told to, or never came about.
     pub gone: u64,
+    /// Ready streams that were cut or ended in the storm: how often, not how many are away.
+    pub lost: u64,
     /// Presence events received.
     pub presence: u64,
     /// Anonymous memory of this process less what it had before its first stream, bytes.
@@ -97,7 +101,7 @@ pub struct Found {
     pub back: String,
     /// How late connects were begun.
     pub lag: String,
-    /// Share of the ramp in which it was not waiting; holding streams strains nobody.
+    /// Share of the ramp, or of the way back after a cut, in which it was not waiting: the larger one.
     pub busy: f64,
     /// States told after the cut that say somebody went offline, or came online: nobody did.
     pub false_transitions: u64,
@@ -117,6 +121,8 @@ struct Herd {
     /// When each stream should have been opened, us after the start.
     intended_us: Vec<u32>,
     ready: Vec<bool>,
+    /// States that each stream was told by its first snapshot so far.
+    told: Vec<u32>,
     progress: Progress,
     connect: Latencies,
     hello: Latencies,
@@ -135,23 +141,29 @@ struct Herd {
 
 /// Runs a herd until it is told to close (or its input ends).
 pub fn run(plan: Plan) -> io::Result<()> {
+    // What it holds for its streams counts from here on, the table of them too.
+    let own_before = own_bytes();
     let mut fleet = Fleet::new(plan.targets.clone(), plan.first, plan.count)?;
     let orders = orders();
-    let own_before = own_bytes();
     let start_us = clock::now_us();
     let mut schedule = Schedule::new(start_us, plan.rate, plan.count as u64);
     let mut lag = Latencies::default();
     let mut herd = Herd::new(plan, start_us);
     let mut next_word_us = start_us;
-    let effort = Effort::begin(0);
-    let mut busy = None;
+    let mut strain = Strain::begin(0);
     loop {
         let now_us = clock::now_us();
         match orders.try_recv().as_deref() {
             // Reset every connection and come back as clients do.
-            Ok("cut") => herd.cut(&mut fleet, now_us),
+            Ok("cut") => {
+                strain.begin_again(fleet.asleep_us());
+                herd.cut(&mut fleet, now_us);
+            }
             // Streams that end from now on come back as clients do (the server is being restarted).
-            Ok("return") => herd.storm = true,
+            Ok("return") => {
+                strain.begin_again(fleet.asleep_us());
+                herd.storm = true;
+            }
             Ok(_) | Err(mpsc::TryRecvError::Disconnected) => break,
             Err(mpsc::TryRecvError::Empty) => {}
         }
@@ -163,8 +175,8 @@ pub fn run(plan: Plan) -> io::Result<()> {
             lag.record(now_us - intended_us);
             herd.begin(&mut fleet, number as usize, intended_us)?;
         }
-        if schedule.is_over() && busy.is_none() {
-            busy = Some(effort.busy(fleet.asleep_us()));
+        if schedule.is_over() && herd.is_settled() {
+            strain.end(fleet.asleep_us());
         }
         herd.bring_back(&mut fleet, now_us, &mut lag)?;
         if now_us >= next_word_us {
@@ -181,10 +193,41 @@ pub fn run(plan: Plan) -> io::Result<()> {
         fleet.poll(wake_us, &mut herd)?;
     }
     say(&Word::Found(Box::new(Found {
-        busy: busy.unwrap_or_else(|| effort.busy(fleet.asleep_us())),
+        busy: strain.finish(fleet.asleep_us()),
         lag: lag.to_base64(),
         ..herd.found()
     })))
+}
+
+/// How hard the ramp was, and coming back after a cut; holding streams strains nobody.
+struct Strain {
+    effort: Option<Effort>,
+    busy: f64,
+}
+
+impl Strain {
+    fn begin(asleep_us: u64) -> Strain {
+        Strain {
+            effort: Some(Effort::begin(asleep_us)),
+            busy: 0.0,
+        }
+    }
+
+    fn begin_again(&mut self, asleep_us: u64) {
+        self.end(asleep_us);
+        self.effort = Some(Effort::begin(asleep_us));
+    }
+
+    fn end(&mut self, asleep_us: u64) {
+        if let Some(effort) = self.effort.take() {
+            self.busy = self.busy.max(effort.busy(asleep_us));
+        }
+    }
+
+    fn finish(mut self, asleep_us: u64) -> f64 {
+        self.end(asleep_us);
+        self.busy
+    }
 }
 
 impl Herd {
@@ -193,6 +236,7 @@ impl Herd {
             start_us,
             intended_us: vec![0; plan.count],
             ready: vec![false; plan.count],
+            told: vec![0; plan.count],
             progress: Progress::default(),
             connect: Latencies::default(),
             hello: Latencies::default(),
@@ -212,6 +256,7 @@ impl Herd {
 
     fn begin(&mut self, fleet: &mut Fleet, conn: usize, intended_us: u64) -> io::Result<()> {
         self.intended_us[conn] = u32::try_from(intended_us - self.start_us).unwrap_or(u32::MAX);
+        self.told[conn] = 0;
         self.progress.begun += u64::from(!self.storm);
         fleet.open(conn)
     }
@@ -253,6 +298,16 @@ impl Herd {
         Ok(())
     }
 
+    /// Whether nothing is left to wait for: all are ready or gone for good; in a storm, all have been cut and are ready again.
+    fn is_settled(&self) -> bool {
+        let Progress { ready, gone, lost, .. } = self.progress;
+        let count = self.plan.count as u64;
+        match self.storm {
+            true => lost >= count && ready == count,
+            false => ready + gone >= count,
+        }
+    }
+
     fn since_intended_us(&self, conn: usize, now_us: u64) -> u64 {
         now_us.saturating_sub(self.start_us + u64::from(self.intended_us[conn]))
     }
@@ -267,8 +322,23 @@ impl Herd {
         }
     }
 
+    /// Whether the snapshot in `data` tells the last of what the stream was to be told. Whoever comes back is told what has changed, of
+    /// which only the server knows how much it is.
+    fn is_whole(&mut self, conn: usize, data: &[u8]) -> bool {
+        let whole = self.plan.states;
+        if self.storm || whole == 0 {
+            return true;
+        }
+        let before = self.told[conn];
+        let records = memchr::memmem::find_iter(data, b"\"user\":").count();
+        self.told[conn] = before + records as u32;
+        before < whole && self.told[conn] >= whole
+    }
+
     fn unready(&mut self, conn: usize) {
-        self.progress.ready -= u64::from(std::mem::replace(&mut self.ready[conn], false));
+        let was_ready = u64::from(std::mem::replace(&mut self.ready[conn], false));
+        self.progress.ready -= was_ready;
+        self.progress.lost += if self.storm { was_ready } else { 0 };
     }
 
     fn found(&self) -> Found {
@@ -332,9 +402,11 @@ impl Handler for Herd {
                 }
             }
             b"snapshot" => {
-                self.snapshot.record(self.since_intended_us(conn, now_us));
-                if self.plan.ready == Ready::Snapshot {
-                    self.made_ready(conn, now_us);
+                if self.is_whole(conn, &event.data) {
+                    self.snapshot.record(self.since_intended_us(conn, now_us));
+                    if self.plan.ready == Ready::Snapshot {
+                        self.made_ready(conn, now_us);
+                    }
                 }
                 if self.storm {
                     let mut offline = 0;
@@ -372,3 +444,6 @@ impl Handler for Herd {
 fn own_bytes() -> u64 {
     procfs::memory(std::process::id()).map_or(0, |memory| memory.anonymous_bytes)
 }
+
+#[cfg(test)]
+mod tests;

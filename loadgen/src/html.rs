@@ -27,10 +27,14 @@ pub fn page(report: &Report) -> String {
         body{{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:0 1em;color:#222}}\
         table{{border-collapse:collapse}}td{{padding:.1em 1em .1em 0}}td+td{{text-align:right;font-variant-numeric:tabular-nums}}\
         code{{background:#f2f2f2;padding:.1em .3em}}.bad{{color:#b00020}}svg{{font:11px system-ui,sans-serif}}</style>\
-        <h1>{title}</h1><p><code>{}</code><br>greendot-loadgen {} on {}</p>",
+        <h1>{title}</h1><p><code>{}</code><br>greendot-loadgen {} on {}{}</p>",
         escape(&command()),
         env!("CARGO_PKG_VERSION"),
         escape(&procfs::machine()),
+        match &report.servers[..] {
+            [] => String::new(),
+            versions => format!("<br>greendot {}", escape(&versions.join(", "))),
+        },
     );
     for failure in &report.failures {
         let _ = write!(out, "<p class=\"bad\">Failed: {}</p>", escape(failure));
@@ -66,15 +70,17 @@ pub fn page(report: &Report) -> String {
     out
 }
 
+/// How many nines a share has: 0.9 has one, 0.999 three.
+fn nines(share: f64) -> f64 {
+    if share >= 1.0 {
+        NINES_MAX
+    } else {
+        (-(1.0 - share).log10()).min(NINES_MAX)
+    }
+}
+
 /// Percentiles, the horizontal axis linear in nines (0, 90, 99, 99.9 ..), the vertical one in microseconds.
 fn percentile_plot(latencies: &Latencies) -> String {
-    let nines = |share: f64| {
-        if share >= 1.0 {
-            NINES_MAX
-        } else {
-            (-(1.0 - share).log10()).min(NINES_MAX)
-        }
-    };
     let points: Vec<(f64, f64)> = latencies
         .curve()
         .iter()
@@ -170,6 +176,50 @@ mod tests {
         assert_eq!(page.matches("</script>").count(), 1);
         assert!(page.contains(">99.9 %</text>"));
         assert!(!page.contains("http://") && !page.contains("https://"));
+    }
+
+    #[test]
+    fn the_axis_is_linear_in_nines() {
+        for (share, expected) in [
+            (0.0, 0.0),
+            (0.9, 1.0),
+            (0.99, 2.0),
+            (0.999, 3.0),
+            (0.999_99, 5.0),
+            (1.0, 5.0),
+        ] {
+            assert!((nines(share) - expected).abs() < 1e-9, "{share}: {}", nines(share));
+        }
+        // Half as many again are above p50 as above p75: as far apart as p99 and p99.5.
+        assert!((nines(0.75) - nines(0.5) - (nines(0.995) - nines(0.99))).abs() < 1e-9);
+        let mut latencies = Latencies::default();
+        (1..=1_000).for_each(|us| latencies.record(us));
+        let svg = percentile_plot(&latencies);
+        // Six labels from 90 to 720, as far apart.
+        for (label, x) in [
+            ("0", 90.0),
+            ("90", 216.0),
+            ("99", 342.0),
+            ("99.9", 468.0),
+            ("99.99", 594.0),
+            ("99.999", 720.0),
+        ] {
+            assert!(
+                svg.contains(&format!(
+                    "<text x=\"{x:.1}\" y=\"248\" text-anchor=\"middle\">{label} %</text>"
+                )),
+                "{svg}"
+            );
+        }
+        // The median stands where half of all are: 0.301 nines, at half the height.
+        assert!(
+            svg.contains(&format!(
+                " {:.1},{:.1} ",
+                90.0 + 126.0 * std::f64::consts::LOG10_2,
+                226.0 - 212.0 * 0.5
+            )),
+            "{svg}"
+        );
     }
 
     #[test]

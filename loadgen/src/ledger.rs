@@ -5,25 +5,32 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::server_clock::ServerClock;
 use crate::stats::Latencies;
 
 /// One change that was caused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Caused {
     intended_us: u64,
-    /// When it was really sent, Unix ms.
+    /// When it was really sent, Unix ms by the clock that `since` is of.
     sent_ms: u64,
     online: bool,
 }
 
 impl Caused {
+    /// Whether a state may be this change: it says the same, and came about after this was sent.
+    fn explains(&self, online: bool, since: u64, slack_ms: u64) -> bool {
+        self.online == online && self.sent_ms <= since + slack_ms
+    }
+
     /// Whether a view shows this change, the last one of its publisher.
-    fn is_told_by(&self, view: u64) -> bool {
-        self.online == (view & 1 == 1) && (view >> 1) + CLOCK_SLACK_MS >= self.sent_ms
+    fn is_told_by(&self, view: u64, slack_ms: u64) -> bool {
+        self.explains(view & 1 == 1, view >> 1, slack_ms)
     }
 }
 
-/// One state as it was told, identified by its publisher and `since`.
+/// One state as it was told, identified by its publisher, `since` and status: who is told another status with the same `since` is
+/// told another state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Told {
     since: u64,
@@ -50,6 +57,8 @@ pub struct Ledger {
     start_us: u64,
     watchers: usize,
     publishers: usize,
+    /// By how much a state may seem to have come about before its cause was sent.
+    slack_ms: u64,
     caused: Vec<Vec<Caused>>,
     told: Vec<Vec<Told>>,
     /// For each watcher, for each publisher: `since << 1 | online` of the last state told; 0: none.
@@ -91,9 +100,6 @@ pub struct Allowance {
     pub late_us: u64,
 }
 
-/// Milliseconds by which the server's clock and ours, on one machine, may seem apart: both are rounded, and slewed apart a little.
-const CLOCK_SLACK_MS: u64 = 20;
-
 impl Ledger {
     /// Empty books for `watchers`, each following all of `publishers`.
     pub fn new(start_us: u64, watchers: usize, publishers: usize) -> Ledger {
@@ -101,6 +107,7 @@ impl Ledger {
             start_us,
             watchers,
             publishers,
+            slack_ms: ServerClock::default().slack_ms(),
             caused: vec![Vec::new(); publishers],
             told: vec![Vec::new(); publishers],
             views: vec![0; watchers * publishers],
@@ -112,7 +119,12 @@ impl Ledger {
         }
     }
 
-    /// A change is sent now (`sent_ms`, Unix), which should have been sent at `intended_us`.
+    /// A state may seem to have come about this much before its cause was sent.
+    pub fn set_slack(&mut self, slack_ms: u64) {
+        self.slack_ms = slack_ms;
+    }
+
+    /// A change is sent now (`sent_ms`, Unix, by the clock that `since` is of), which should have been sent at `intended_us`.
     pub fn cause(&mut self, publisher: usize, online: bool, intended_us: u64, sent_ms: u64) {
         self.caused[publisher].push(Caused {
             intended_us,
@@ -148,8 +160,8 @@ impl Ledger {
         if order.is_eq() {
             return self.doubled += 1;
         }
-        let last = self.caused[publisher].last().copied();
-        let is_last = |view: u64| last.is_some_and(|last| last.is_told_by(view));
+        let (last, slack_ms) = (self.caused[publisher].last().copied(), self.slack_ms);
+        let is_last = |view: u64| last.is_some_and(|last| last.is_told_by(view, slack_ms));
         let now = since << 1 | u64::from(online);
         self.settled += usize::from(is_last(now) && !is_last(*view));
         *view = now;
@@ -162,10 +174,10 @@ impl Ledger {
     fn told_mut(&mut self, publisher: usize, online: bool, since: u64) -> &mut Told {
         let told = &mut self.told[publisher];
         let at = match told.last() {
-            Some(last) if last.since == since => told.len() - 1,
-            _ => told.partition_point(|t| t.since < since),
+            Some(last) if (last.since, last.online) == (since, online) => told.len() - 1,
+            _ => told.partition_point(|t| (t.since, t.online) < (since, online)),
         };
-        if told.get(at).is_none_or(|t| t.since != since) {
+        if told.get(at).is_none_or(|t| (t.since, t.online) != (since, online)) {
             let arrivals_us = Vec::with_capacity(self.watchers.min(1 << 16));
             told.insert(
                 at,
@@ -263,7 +275,7 @@ impl Ledger {
         let is_unsettled = |(at, view): &(usize, &u64)| {
             finals[at % self.publishers].is_some_and(|(last, in_burst)| {
                 let is_same = (*view & 1 == 1) == last.online;
-                !(last.is_told_by(**view) || in_burst && is_same)
+                !(last.is_told_by(**view, self.slack_ms) || in_burst && is_same)
             })
         };
         self.views.iter().enumerate().filter(is_unsettled).count() as u64
@@ -287,7 +299,7 @@ impl Ledger {
     fn judge_publisher(&self, publisher: usize, allowance: &Allowance, end_us: u64, judgement: &mut Judgement) {
         let (caused, told) = (&self.caused[publisher], &self.told[publisher]);
         let mut told_of: Vec<Option<&Told>> = vec![None; caused.len()];
-        for (number, told) in match_states(caused, told).into_iter().zip(told) {
+        for (number, told) in match_states(caused, told, self.slack_ms).into_iter().zip(told) {
             match number {
                 Some(number) => told_of[number] = Some(told),
                 None => judgement.never_caused += told.arrivals_us.len() as u64,
@@ -338,229 +350,33 @@ fn ends_in_burst(caused: &[Caused], allowance: &Allowance) -> bool {
 
 /// For each told state, in order, the number of the change that it is.
 ///
-/// As many told as caused: one is the other. Otherwise, from the last one back: the latest change, not yet given away, to that status,
-/// that had been sent when the state came about. (A server that skips a state skips it for a newer one.)
-fn match_states(caused: &[Caused], told: &[Told]) -> Vec<Option<usize>> {
-    if caused.len() == told.len() && caused.iter().zip(told).all(|(c, t)| c.online == t.online) {
+/// As many told as caused, each one at its time: one is the other. Otherwise, from the last one back: the latest change, not yet given
+/// away, to that status, that had been sent when the state came about. (A server that skips a state skips it for a newer one.) Of two
+/// that are said to have come about at the same time one is a lie: the one that fewer were told, or that would be an
+/// earlier change.
+fn match_states(caused: &[Caused], told: &[Told], slack_ms: u64) -> Vec<Option<usize>> {
+    let explains = |change: &Caused, told: &Told| change.explains(told.online, told.since, slack_ms);
+    if caused.len() == told.len() && caused.iter().zip(told).all(|(change, told)| explains(change, told)) {
         return (0..told.len()).map(Some).collect();
     }
     let mut numbers = vec![None; told.len()];
-    let mut below = caused.len();
-    for (at, told) in told.iter().enumerate().rev() {
-        let found = caused[..below]
-            .iter()
-            .rposition(|c| c.online == told.online && c.sent_ms <= told.since + CLOCK_SLACK_MS);
-        if let Some(number) = found {
+    let (mut below, mut end) = (caused.len(), told.len());
+    for same in told.chunk_by(|a, b| a.since == b.since).rev() {
+        let start = end - same.len();
+        let found = (start..end)
+            .filter_map(|at| {
+                let number = caused[..below].iter().rposition(|change| explains(change, &told[at]))?;
+                Some((told[at].arrivals_us.len(), number, at))
+            })
+            .max();
+        if let Some((_, number, at)) = found {
             numbers[at] = Some(number);
             below = number;
         }
+        end = start;
     }
     numbers
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALLOW: Allowance = Allowance {
-        settle_us: 50_000,
-        late_us: 1_000_000,
-    };
-
-    /// Two watchers of one publisher; changes every 100 ms, the first one online, sent at 1,000 ms.
-    fn ledger(changes: u64) -> Ledger {
-        let mut ledger = Ledger::new(0, 2, 1);
-        for n in 0..changes {
-            ledger.cause(0, n % 2 == 0, n * 100_000, 1_000 + n * 100);
-        }
-        ledger
-    }
-
-    fn tell(ledger: &mut Ledger, watcher: usize, number: u64, after_us: u64) {
-        ledger.tell(
-            watcher,
-            0,
-            number.is_multiple_of(2),
-            1_000 + number * 100 + 1,
-            number * 100_000 + after_us,
-        );
-    }
-
-    /// Missing, coalesced, never caused, late, doubled, out of order.
-    fn sums(ledger: &Ledger) -> [u64; 6] {
-        let j = ledger.judge(&ALLOW, 10_000_000);
-        [
-            j.missing,
-            j.coalesced,
-            j.never_caused,
-            j.late,
-            ledger.doubled(),
-            ledger.out_of_order(),
-        ]
-    }
-
-    #[test]
-    fn all_is_well() {
-        let mut l = ledger(3);
-        for n in 0..3 {
-            tell(&mut l, 0, n, 400);
-            tell(&mut l, 1, n, 900);
-        }
-        assert_eq!(sums(&l), [0; 6]);
-        let j = l.judge(&ALLOW, 10_000_000);
-        assert_eq!((j.each.count(), j.each.max_us()), (6, 900));
-        assert_eq!((j.first.count(), j.first.max_us()), (3, 400));
-        assert_eq!((j.last.count(), j.last.percentile_us(0.0)), (3, 900));
-        assert_eq!((l.deliveries(), l.unsettled(&ALLOW), l.changes()), (6, 0, 3));
-    }
-
-    #[test]
-    fn books_kept_by_two_processes_say_the_same() {
-        let mut whole = ledger(3);
-        let mut parts = [Ledger::new(0, 1, 1), Ledger::new(50, 1, 1)];
-        for (watcher, part) in parts.iter_mut().enumerate() {
-            for (n, after_us) in [(0, 400), (1, 500), (1, 500), (2, 1_000_001)] {
-                if (watcher, n) != (1, 1) {
-                    tell(&mut whole, watcher, n, after_us);
-                    tell(part, 0, n, after_us);
-                }
-            }
-        }
-        let mut merged = ledger(3);
-        for (first, part) in parts.into_iter().enumerate() {
-            let text = serde_json::to_string(&part.into_books()).unwrap();
-            merged.absorb(first, serde_json::from_str(&text).unwrap()).unwrap();
-        }
-        assert_eq!(sums(&merged), [1, 0, 0, 2, 1, 0]);
-        assert_eq!(sums(&merged), sums(&whole));
-        assert_eq!((merged.surplus(), whole.surplus()), (1, 1));
-        assert_eq!((&merged.tellings[..], &whole.tellings[..]), (&[4, 2][..], &[4, 2][..]));
-        assert_eq!((merged.views, merged.told), (whole.views, whole.told));
-        let stranger = Ledger::new(0, 1, 2).into_books();
-        assert!(ledger(1).absorb(0, stranger).is_none());
-        assert!(ledger(1).absorb(2, Ledger::new(0, 1, 1).into_books()).is_none());
-    }
-
-    #[test]
-    fn a_dropped_event_is_missing() {
-        let mut l = ledger(3);
-        for n in 0..3 {
-            tell(&mut l, 0, n, 400);
-        }
-        tell(&mut l, 1, 0, 400);
-        tell(&mut l, 1, 2, 400);
-        assert_eq!(sums(&l), [1, 0, 0, 0, 0, 0]);
-    }
-
-    #[test]
-    fn a_dropped_final_event_is_missing_and_unsettled() {
-        let mut l = ledger(2);
-        (0..2).for_each(|n| tell(&mut l, 0, n, 400));
-        tell(&mut l, 1, 0, 400);
-        assert_eq!(l.unsettled(&ALLOW), 1);
-        assert_eq!(sums(&l), [1, 0, 0, 0, 0, 0]);
-    }
-
-    #[test]
-    fn there_and_back_in_one_burst_is_no_change() {
-        let mut l = Ledger::new(0, 2, 1);
-        for n in 0..4 {
-            l.cause(0, n % 2 == 0, 0, 1_000);
-        }
-        // Both set out from offline and are told nothing; then one is told online alone.
-        assert_eq!((sums(&l), l.unsettled(&ALLOW)), ([0, 8, 0, 0, 0, 0], 0));
-        l.tell(0, 0, true, 1_001, 400);
-        assert_eq!((sums(&l), l.unsettled(&ALLOW)), ([1, 6, 0, 0, 0, 0], 1));
-    }
-
-    #[test]
-    fn an_earlier_state_that_says_the_same_is_not_the_last() {
-        let mut l = ledger(3);
-        (0..2).for_each(|watcher| tell(&mut l, watcher, 0, 400));
-        assert_eq!(l.unsettled(&ALLOW), 2);
-        (0..2).for_each(|watcher| tell(&mut l, watcher, 2, 400));
-        assert_eq!(l.unsettled(&ALLOW), 0);
-    }
-
-    #[test]
-    fn a_round_ends_when_all_are_told() {
-        let mut l = ledger(1);
-        l.begin_round();
-        tell(&mut l, 0, 0, 400);
-        assert!(!l.round_is_told());
-        tell(&mut l, 0, 0, 400);
-        assert!(!l.round_is_told());
-        tell(&mut l, 1, 0, 400);
-        assert!(l.round_is_told());
-        l.begin_round();
-        assert!(!l.round_is_told());
-    }
-
-    #[test]
-    fn an_event_told_to_nobody_is_missing() {
-        let mut l = ledger(5);
-        for n in [0, 3, 4] {
-            tell(&mut l, 0, n, 400);
-            tell(&mut l, 1, n, 400);
-        }
-        assert_eq!(sums(&l), [4, 0, 0, 0, 0, 0]);
-    }
-
-    #[test]
-    fn a_skipped_state_is_coalesced_while_others_are_still_told() {
-        let mut l = ledger(3);
-        tell(&mut l, 0, 0, 400);
-        tell(&mut l, 1, 0, 400);
-        // Told to the one only 90 ms after, when the next is due: the other was still waiting and may skip it.
-        tell(&mut l, 0, 1, 90_000);
-        tell(&mut l, 0, 2, 95_000);
-        tell(&mut l, 1, 2, 95_000);
-        assert_eq!(sums(&l), [0, 1, 0, 0, 0, 0]);
-    }
-
-    #[test]
-    fn a_doubled_event_and_one_out_of_order() {
-        let mut l = ledger(2);
-        for n in [0, 1, 1, 0] {
-            tell(&mut l, 0, n, 400);
-            tell(&mut l, 1, n, 400);
-        }
-        assert_eq!(sums(&l), [0, 0, 0, 0, 2, 2]);
-        assert_eq!(l.surplus(), 2);
-    }
-
-    #[test]
-    fn a_state_told_again_in_place_of_a_skipped_one_is_no_surplus() {
-        let mut l = ledger(3);
-        for n in [0, 2, 2] {
-            tell(&mut l, 0, n, 400);
-        }
-        for n in [0, 1, 2] {
-            tell(&mut l, 1, n, 400);
-        }
-        assert_eq!((l.doubled(), l.surplus()), (1, 0));
-        tell(&mut l, 0, 2, 500);
-        assert_eq!((l.doubled(), l.surplus()), (2, 1));
-        tell(&mut l, 1, 2, 500);
-        assert_eq!((l.doubled(), l.surplus()), (3, 2));
-    }
-
-    #[test]
-    fn a_delayed_event_is_late() {
-        let mut l = ledger(1);
-        tell(&mut l, 0, 0, 400);
-        tell(&mut l, 1, 0, 1_000_001);
-        assert_eq!(sums(&l), [0, 0, 0, 1, 0, 0]);
-    }
-
-    #[test]
-    fn a_flip_that_nobody_caused() {
-        let mut l = ledger(1);
-        for watcher in 0..2 {
-            tell(&mut l, watcher, 0, 400);
-            l.tell(watcher, 0, false, 1_050, 50_000);
-        }
-        assert_eq!(l.unsettled(&ALLOW), 2);
-        assert_eq!(sums(&l), [0, 0, 2, 0, 0, 0]);
-    }
-}
+mod tests;

@@ -1,9 +1,10 @@
 //! greendot's load generator as a library, so that its parts can be tested.
 //!
-//! From below: clock, effort, procfs, schedule, population, graph, sse, chunked, record, stats; report and html; target
+//! From below: clock, affinity, effort, procfs, schedule, population, graph, sse, chunked, record, server_clock, stats; report, html and shards; target
 //! (which servers); fleet (streams), http and exposition (plain requests), cause (what makes a publisher change), workers (several processes); herd
 //! and crew (very many streams); ledger and truth (the judges); then one module for each subcommand. The server uses none of it.
 
+pub mod affinity;
 pub mod args;
 pub mod asks;
 pub mod beats;
@@ -29,6 +30,8 @@ pub mod query;
 pub mod record;
 pub mod report;
 pub mod schedule;
+pub mod server_clock;
+pub mod shards;
 pub mod sse;
 pub mod stats;
 pub mod storm;

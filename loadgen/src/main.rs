@@ -4,18 +4,21 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use greendot_loadgen::args::{Cli, Common, Scenario};
+use greendot_loadgen::args::{Cli, Common, Peer, Scenario};
+use greendot_loadgen::exposition::Exposition;
 use greendot_loadgen::report::Report;
-use greendot_loadgen::{beats, churn, cores, fanout, plan, query, storm, streams};
+use greendot_loadgen::target::Target;
+use greendot_loadgen::{affinity, beats, churn, cores, fanout, plan, query, storm, streams};
 
 fn main() -> ExitCode {
     let Cli { scenario, common } = Cli::parse();
-    match pin(&common).and_then(|()| run(&scenario, &common)) {
+    let pinned = common.pin.map_or(Ok(()), affinity::pin);
+    match pinned.and_then(|()| run(&scenario, &common)) {
         // A worker has told its parent everything already.
         Ok(_) if common.share.is_some() => ExitCode::SUCCESS,
         // The parent is gone, and with it whoever wanted to know.
         Err(error) if common.share.is_some() && error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        Ok(report) => report
+        Ok(mut report) => name_servers(&mut report, &scenario, &common)
             .publish(common.quiet, common.json.as_deref(), common.report.as_deref())
             .unwrap_or_else(fail),
         Err(error) => fail(error),
@@ -35,11 +38,17 @@ fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
     }
 }
 
-fn pin(common: &Common) -> std::io::Result<()> {
-    let Some(core) = common.pin else { return Ok(()) };
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(core);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+/// Has the report say which servers it is of. One that has gone by now can not be asked, and that is no fault of the run.
+fn name_servers<'a>(report: &'a mut Report, scenario: &Scenario, common: &Common) -> &'a Report {
+    let starts_its_own = matches!(scenario, Scenario::Cores(_) | Scenario::Plan(_));
+    if let (Ok(target), Peer::Greendot, false) = (Target::new(common), common.peer, starts_its_own) {
+        let presence = target.presence.iter().map(|node| node.http);
+        let nodes = presence.chain(target.streams.iter().copied());
+        nodes
+            .flat_map(Exposition::scrape)
+            .for_each(|metrics| report.server(&metrics));
+    }
+    report
 }
 
 fn fail(error: std::io::Error) -> ExitCode {

@@ -30,6 +30,9 @@ pub struct PlanArgs {
     /// Seconds between two beats
     #[arg(long, default_value_t = 10.0)]
     pub beat_interval_s: f64,
+    /// Seconds of silence after which a stream is sent a comment (the server's keep_alive_ms)
+    #[arg(long, default_value_t = 15.0)]
+    pub keep_alive_s: f64,
     /// How much more than the day's mean happens at the peak
     #[arg(long, default_value_t = 3.0)]
     pub peak: f64,
@@ -60,6 +63,7 @@ struct Costs {
     user_bytes: f64,
     beat_us: f64,
     delivery_us: f64,
+    keep_alive_us: f64,
     connect_us: f64,
 }
 
@@ -71,11 +75,24 @@ const ASSUMED: Costs = Costs {
     user_bytes: 64.0,
     beat_us: 0.1,
     delivery_us: 12.0,
+    keep_alive_us: 12.0,
     connect_us: 36.0,
 };
 
 /// Bytes of one presence event on the wire, with its share of TCP and IP.
 const EVENT_BYTES: f64 = 230.0;
+/// Bytes of a keep-alive: a colon and a line feed in a segment of its own.
+const KEEP_ALIVE_BYTES: f64 = 54.0;
+/// Bytes of an answer's head and hello, with TCP's handshake.
+const HELLO_BYTES: f64 = 700.0;
+/// Bytes of one watched user in a snapshot.
+const RECORD_BYTES: f64 = 105.0;
+/// Bytes of a stream's request without its list, with TCP's handshake.
+const REQUEST_BYTES: f64 = 300.0;
+/// Bytes of one user in that list.
+const WATCH_BYTES: f64 = 23.0;
+/// Bytes with which a client acknowledges a segment.
+const ACK_BYTES: f64 = 52.0;
 /// Bytes of a beat in a full datagram, headers shared.
 const BEAT_BYTES: f64 = 18.0;
 
@@ -87,8 +104,10 @@ struct Need {
     transitions_per_s: f64,
     deliveries_per_s: f64,
     connects_per_s: f64,
+    keep_alives_per_s: f64,
     cores: f64,
     memory_gib: f64,
+    in_mbit_per_s: f64,
     out_mbit_per_s: f64,
     nodes: f64,
 }
@@ -101,12 +120,21 @@ fn need(users: f64, args: &PlanArgs, costs: &Costs) -> Need {
     // A user is in as many lists as lists have entries, and those lists are open whose owners are online.
     let deliveries_per_s = transitions_per_s * args.contacts * args.online_share;
     let connects_per_s = sessions_per_s;
-    let busy_us =
-        beats_per_s * costs.beat_us + deliveries_per_s * costs.delivery_us + connects_per_s * costs.connect_us;
+    let keep_alives_per_s = online / args.keep_alive_s;
+    let busy_us = beats_per_s * costs.beat_us
+        + deliveries_per_s * costs.delivery_us
+        + keep_alives_per_s * costs.keep_alive_us
+        + connects_per_s * costs.connect_us;
     let cores = busy_us / 1e6 / args.load;
     let stream_bytes = costs.stream_bytes + costs.kernel_bytes + args.contacts * costs.watch_bytes;
     let memory_gib = (online * stream_bytes + users * costs.user_bytes) / 1_073_741_824.0;
-    let out_mbit_per_s = (deliveries_per_s * EVENT_BYTES + beats_per_s * BEAT_BYTES) * 8.0 / 1e6;
+    let told_bytes = deliveries_per_s * EVENT_BYTES
+        + keep_alives_per_s * KEEP_ALIVE_BYTES
+        + connects_per_s * (HELLO_BYTES + args.contacts * RECORD_BYTES);
+    let heard_bytes = beats_per_s * BEAT_BYTES
+        + connects_per_s * (REQUEST_BYTES + args.contacts * WATCH_BYTES)
+        + (deliveries_per_s + keep_alives_per_s) * ACK_BYTES;
+    let [in_mbit_per_s, out_mbit_per_s] = [heard_bytes, told_bytes].map(|bytes| bytes * 8.0 / 1e6);
     let nodes = (cores / args.node_cores)
         .max(memory_gib / args.node_gib)
         .ceil()
@@ -117,8 +145,10 @@ fn need(users: f64, args: &PlanArgs, costs: &Costs) -> Need {
         transitions_per_s,
         deliveries_per_s,
         connects_per_s,
+        keep_alives_per_s,
         cores,
         memory_gib,
+        in_mbit_per_s,
         out_mbit_per_s,
         nodes,
     }
@@ -138,6 +168,8 @@ fn learn(costs: &mut Costs, report: &Json) -> Vec<&'static str> {
             if report["values"]["watches_per_stream"].as_f64() == Some(0.0) {
                 take(&mut costs.stream_bytes, "server_user_bytes_per_stream", 1.0);
             }
+            take(&mut costs.stream_bytes, "server_user_bytes_per_stream_unwatching", 1.0);
+            take(&mut costs.watch_bytes, "server_user_bytes_per_watch", 1.0);
             // Both ends were measured; the server's is half.
             take(&mut costs.kernel_bytes, "kernel_slab_bytes_per_stream_both_ends", 0.5);
             take(&mut costs.connect_us, "server_cpu_us_per_stream", 1.0);
@@ -149,10 +181,33 @@ fn learn(costs: &mut Costs, report: &Json) -> Vec<&'static str> {
     learnt
 }
 
+/// What a stream and a watch take, from two runs of `streams` that held streams with different numbers of watches.
+fn learn_watches(costs: &mut Costs, reports: &[Json]) -> bool {
+    let weighed: Vec<(f64, f64)> = reports
+        .iter()
+        .filter(|report| report["scenario"] == "streams")
+        .filter_map(|report| {
+            let value = |name: &str| report["values"][name].as_f64();
+            Some((value("watches_per_stream")?, value("server_user_bytes_per_stream")?))
+        })
+        .collect();
+    let by_watches = |a: &&(f64, f64), b: &&(f64, f64)| a.0.total_cmp(&b.0);
+    let (Some(few), Some(many)) = (weighed.iter().min_by(by_watches), weighed.iter().max_by(by_watches)) else {
+        return false;
+    };
+    let watch_bytes = (many.1 - few.1) / (many.0 - few.0);
+    let learns = many.0 > few.0 && watch_bytes > 0.0;
+    if learns {
+        (costs.watch_bytes, costs.stream_bytes) = (watch_bytes, few.1 - few.0 * watch_bytes);
+    }
+    learns
+}
+
 /// The subcommand.
 pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
     let mut costs = ASSUMED;
     let mut report = Report::new("plan");
+    let mut reports = Vec::new();
     for path in &args.costs {
         let text = fs::read(path).map_err(|e| io::Error::new(e.kind(), format!("--costs {}: {e}", path.display())))?;
         let measured: Json = serde_json::from_slice(&text)?;
@@ -160,6 +215,12 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
         report
             .notes
             .push(format!("measured, from {}: {}", path.display(), learnt.join(", ")));
+        reports.push(measured);
+    }
+    if learn_watches(&mut costs, &reports) {
+        report.notes.push(
+            "measured, from two runs of streams with different --watch: bytes of a stream and of a watch".to_owned(),
+        );
     }
     let Costs {
         stream_bytes,
@@ -168,36 +229,63 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
         user_bytes,
         beat_us,
         delivery_us,
+        keep_alive_us,
         connect_us,
     } = costs;
     report.notes.push(format!(
-        "costs: stream {} + kernel {} bytes, watch {watch_bytes} bytes, known user {user_bytes} bytes, beat {beat_us:.3} us, delivery {delivery_us:.2} us, \
-         connect {connect_us:.1} us of one core; what no --costs file gave is the project's goal, not a measurement",
+        "costs: stream {} + kernel {} bytes, watch {} bytes, known user {user_bytes} bytes; beat {beat_us:.3} us, delivery {delivery_us:.2} us, \
+         keep-alive {keep_alive_us:.2} us, connect {connect_us:.1} us of one core; what no --costs file gave is the project's goal, not a measurement",
         number(stream_bytes),
         number(kernel_bytes),
+        number(watch_bytes),
+    ));
+    report.notes.push(format!(
+        "on the wire, TCP and IP included: event {EVENT_BYTES} bytes, keep-alive {KEEP_ALIVE_BYTES}, hello {HELLO_BYTES}, record of a snapshot {RECORD_BYTES}, \
+         request {REQUEST_BYTES}, user in its list {WATCH_BYTES}, acknowledgement {ACK_BYTES}, beat {BEAT_BYTES}"
     ));
     for users in &args.users {
         let n = need(*users as f64, args, &costs);
+        let whole = |value: f64| number(value.round());
+        let contacts = args.contacts;
         report.notes.push(format!(
-            "{} users: online = users x {} = {}; beats/s = online / {} s = {}; sessions/s at the peak = users x {} / 86,400 x {} = {}; \
-             transitions/s = 2 x sessions/s; deliveries/s = transitions/s x {} contacts x {} online = {}; cores = (beats/s x {beat_us:.3} + deliveries/s x \
-             {delivery_us:.2} + sessions/s x {connect_us:.1}) us / {} load = {:.1}; memory = online x ({} + {} + {} x {watch_bytes}) + users x {user_bytes} bytes",
+            "{} users: online = users x {} = {}; beats/s = online / {} s = {}; keep-alives/s = online / {} s = {}; sessions/s at the peak = users x {} / \
+             86,400 x {} = {}; transitions/s = 2 x sessions/s = {}; deliveries/s = transitions/s x {contacts} contacts x {} online = {}",
             number(*users as f64),
             args.online_share,
             number(n.online),
             args.beat_interval_s,
-            number(n.beats_per_s.round()),
+            whole(n.beats_per_s),
+            args.keep_alive_s,
+            whole(n.keep_alives_per_s),
             args.sessions_per_day,
             args.peak,
-            number(n.connects_per_s.round()),
-            args.contacts,
+            whole(n.connects_per_s),
+            whole(n.transitions_per_s),
             args.online_share,
-            number(n.deliveries_per_s.round()),
+            whole(n.deliveries_per_s),
+        ));
+        report.notes.push(format!(
+            "{} users: cores = (beats/s x {beat_us:.3} + deliveries/s x {delivery_us:.2} + keep-alives/s x {keep_alive_us:.2} + sessions/s x {connect_us:.1}) us / {} \
+             load = {:.1}; memory = online x ({} + {} + {contacts} x {}) + users x {user_bytes} bytes = {:.1} GiB; nodes = the larger of cores / {} and \
+             GiB / {}, rounded up = {}",
+            number(*users as f64),
             args.load,
             n.cores,
             number(stream_bytes),
             number(kernel_bytes),
-            args.contacts,
+            number(watch_bytes),
+            n.memory_gib,
+            args.node_cores,
+            args.node_gib,
+            number(n.nodes),
+        ));
+        report.notes.push(format!(
+            "{} users: network out = (deliveries/s x {EVENT_BYTES} + keep-alives/s x {KEEP_ALIVE_BYTES} + sessions/s x ({HELLO_BYTES} + {contacts} x \
+             {RECORD_BYTES})) bytes = {} Mbit/s; in = (beats/s x {BEAT_BYTES} + sessions/s x ({REQUEST_BYTES} + {contacts} x {WATCH_BYTES}) + \
+             (deliveries/s + keep-alives/s) x {ACK_BYTES}) bytes = {} Mbit/s",
+            number(*users as f64),
+            whole(n.out_mbit_per_s),
+            whole(n.in_mbit_per_s),
         ));
         for (name, value) in [
             ("online", n.online),
@@ -205,8 +293,10 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
             ("transitions_per_s", n.transitions_per_s),
             ("deliveries_per_s", n.deliveries_per_s),
             ("connects_per_s", n.connects_per_s),
+            ("keep_alives_per_s", n.keep_alives_per_s),
             ("cores", n.cores),
             ("memory_gib", n.memory_gib),
+            ("network_in_mbit_per_s", n.in_mbit_per_s),
             ("network_out_mbit_per_s", n.out_mbit_per_s),
             ("nodes", n.nodes),
         ] {
@@ -227,6 +317,7 @@ mod tests {
             sessions_per_day: 8.64,
             contacts: 50.0,
             beat_interval_s: 10.0,
+            keep_alive_s: 20.0,
             peak: 2.0,
             load: 0.5,
             node_cores: 8.0,
@@ -253,15 +344,42 @@ mod tests {
             (n.transitions_per_s.round(), n.deliveries_per_s.round()),
             (400.0, 2_000.0)
         );
-        // (10,000 x 0.1 + 2,000 x 12 + 200 x 36) us a second, at half load.
-        assert!((n.cores - 0.0644).abs() < 1e-9, "{}", n.cores);
+        assert_eq!(n.keep_alives_per_s, 5_000.0);
+        // (10,000 x 0.1 + 2,000 x 12 + 5,000 x 12 + 200 x 36) us a second, at half load.
+        assert!((n.cores - 0.1844).abs() < 1e-9, "{}", n.cores);
+        // 2,000 x 230 + 5,000 x 54 + 200 x (700 + 50 x 105) bytes; 10,000 x 18 + 200 x (300 + 50 x 23) + 7,000 x 52.
+        assert!((n.out_mbit_per_s - 1.92 * 8.0).abs() < 1e-9, "{}", n.out_mbit_per_s);
+        assert!((n.in_mbit_per_s - 0.834 * 8.0).abs() < 1e-9, "{}", n.in_mbit_per_s);
         // 100,000 x (160 + 3,040 + 50 x 16) + 1,000,000 x 64 bytes.
         assert!((n.memory_gib * 1_073_741_824.0 - 464e6).abs() < 1.0);
         assert_eq!(n.nodes, 1.0);
-        assert_eq!(
-            need(1e9, &args(), &ASSUMED).nodes,
-            (need(1e9, &args(), &ASSUMED).memory_gib / 32.0).ceil()
-        );
+        // Of a thousand million, whichever runs out first.
+        let big = need(1e9, &args(), &ASSUMED);
+        assert_eq!(big.nodes, (big.cores / 8.0).ceil());
+        let many_cores = PlanArgs {
+            node_cores: 1_000.0,
+            ..args()
+        };
+        assert_eq!(need(1e9, &many_cores, &ASSUMED).nodes, (big.memory_gib / 32.0).ceil());
+    }
+
+    #[test]
+    fn two_weighings_tell_streams_and_watches_apart() {
+        let weighed = |watches: f64, bytes: f64| {
+            let values = serde_json::json!({"watches_per_stream": watches, "server_user_bytes_per_stream": bytes});
+            serde_json::json!({"scenario": "streams", "values": values})
+        };
+        let mut costs = ASSUMED;
+        assert!(!learn_watches(&mut costs, &[weighed(5.0, 160.0), weighed(5.0, 170.0)]));
+        assert!(!learn_watches(&mut costs, &[]));
+        assert_eq!(costs, ASSUMED);
+        assert!(learn_watches(&mut costs, &[weighed(20.0, 340.0), weighed(5.0, 160.0)]));
+        assert_eq!((costs.watch_bytes, costs.stream_bytes), (12.0, 100.0));
+        let one = serde_json::json!({"scenario": "streams", "values": {
+            "watches_per_stream": 10.0, "server_user_bytes_per_stream_unwatching": 90.0, "server_user_bytes_per_watch": 13.0}});
+        let learnt = ["server_user_bytes_per_stream_unwatching", "server_user_bytes_per_watch"];
+        assert_eq!(learn(&mut costs, &one), learnt);
+        assert_eq!((costs.watch_bytes, costs.stream_bytes), (13.0, 90.0));
     }
 
     #[test]

@@ -18,6 +18,11 @@ pub fn memory(pid: u32) -> Option<Memory> {
     parse_memory(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)
 }
 
+/// Private memory of process `pid`, if one is named, MiB.
+pub fn user_mib(pid: Option<u32>) -> Option<f64> {
+    Some(memory(pid?)?.anonymous_bytes as f64 / 1_048_576.0)
+}
+
 fn parse_memory(text: &str) -> Option<Memory> {
     let kib = |name: &str| {
         text.lines()

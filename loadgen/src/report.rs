@@ -9,8 +9,12 @@ use std::{fs, io};
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::exposition::Exposition;
 use crate::stats::Latencies;
 use crate::{procfs, stats};
+
+/// The name of the series of [`procfs::user_mib`].
+pub const MEMORY_SERIES: &str = "user memory of the server, MiB";
 
 /// One number found.
 #[derive(Clone, PartialEq, Debug)]
@@ -37,6 +41,8 @@ pub struct Series {
 pub struct Report {
     /// The subcommand.
     pub scenario: String,
+    /// The servers' versions, each once; empty where they were not told.
+    pub servers: Vec<String>,
     /// Numbers, in the order in which they are printed.
     pub values: Vec<Value>,
     /// Histograms with their names.
@@ -57,6 +63,15 @@ impl Report {
         Report {
             scenario: scenario.to_owned(),
             ..Report::default()
+        }
+    }
+
+    /// Adds what a server says of its version.
+    pub fn server(&mut self, metrics: &Exposition) {
+        for (version, _) in metrics.by_label("greendot_build_info", "version") {
+            if !self.servers.contains(&version) {
+                self.servers.push(version);
+            }
         }
     }
 
@@ -100,11 +115,11 @@ impl Report {
         }
     }
 
-    /// Adds what the generator knows of itself and judges it.
+    /// Adds what the generator knows of itself and judges by it what has been added before: every latency there is.
     pub fn strain(&mut self, strain: &stats::Strain) {
         self.value("generator_busy_ratio", strain.busy);
         self.value("generator_lag_p99_us", strain.lag_p99_us as f64);
-        self.doubts.extend(stats::doubts(strain));
+        self.doubts.extend(stats::doubts(strain, &self.latencies));
     }
 
     /// A number by its name.
@@ -182,6 +197,7 @@ impl Report {
             "scenario": self.scenario,
             "command": command(),
             "version": env!("CARGO_PKG_VERSION"),
+            "servers": self.servers,
             "machine": procfs::machine(),
             "certified": self.doubts.is_empty() && self.failures.is_empty(),
             "doubts": self.doubts,
@@ -193,9 +209,21 @@ impl Report {
         })
     }
 
-    /// Prints the table unless `quiet`, writes the files asked for, and says how the process should end.
+    /// What is said even by a quiet run: what the server did wrong, and why the run must not be published.
+    fn complaints(&self) -> String {
+        let failures = self.failures.iter().map(|failure| ("FAILED", failure));
+        let doubts = self.doubts.iter().map(|doubt| ("NOT CERTIFIED", doubt));
+        failures.chain(doubts).fold(String::new(), |mut out, (kind, text)| {
+            let _ = writeln!(out, "greendot-loadgen {}: {kind}: {text}", self.scenario);
+            out
+        })
+    }
+
+    /// Prints the table, or only complaints if `quiet`, writes the files asked for, and says how the process should end.
     pub fn publish(&self, quiet: bool, json_path: Option<&Path>, html_path: Option<&Path>) -> io::Result<ExitCode> {
-        if !quiet {
+        if quiet {
+            eprint!("{}", self.complaints());
+        } else {
             print!("{}", self.table());
         }
         if let Some(path) = json_path {
@@ -214,16 +242,16 @@ impl Report {
 
 /// The command line as typed, for whoever wants to repeat the run.
 pub fn command() -> String {
-    std::env::args()
-        .map(|arg| {
-            if arg.contains([' ', '\'', '"', '$', '&']) {
-                format!("'{}'", arg.replace('\'', "'\\''"))
-            } else {
-                arg
-            }
-        })
-        .collect::<Vec<_>>()
-        .join(" ")
+    std::env::args().map(|arg| quoted(&arg)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell must be given it: what might mean something to one is quoted.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// A number with as many digits as tell something, thousands apart.
@@ -269,6 +297,46 @@ mod tests {
     }
 
     #[test]
+    fn a_shell_reads_back_what_was_typed() {
+        let words = [
+            "--rate",
+            "a b",
+            "it's",
+            "",
+            "*",
+            "$HOME",
+            "a;b",
+            "(x)",
+            "~",
+            "#",
+            "`x`",
+            "\\",
+            "a|b>c",
+            "!",
+            "\n",
+            "1,2=3:/%@+",
+        ];
+        let line = words.map(quoted).join(" ");
+        assert!(line.starts_with("--rate 'a b' 'it'\\''s' '' '*' "), "{line}");
+        let out = std::process::Command::new("sh")
+            .args(["-c", &format!("printf '%s\\0' {line}")])
+            .output()
+            .unwrap();
+        let read = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(read.trim_end_matches('\0').split('\0').collect::<Vec<_>>(), words);
+    }
+
+    #[test]
+    fn the_versions_of_the_servers() {
+        let mut report = Report::new("beats");
+        report.server(&Exposition::parse("greendot_build_info{version=\"1.2.3\"} 1\n"));
+        report.server(&Exposition::parse(
+            "greendot_build_info{version=\"1.2.3\"} 1\ngreendot_users 5\n",
+        ));
+        assert_eq!(report.json()["servers"], json!(["1.2.3"]));
+    }
+
+    #[test]
     fn numbers_for_people() {
         assert_eq!(
             [0.0, 999.0, 1_000.0, 1_234_567.8, -1_234.0, 0.5].map(number),
@@ -294,6 +362,11 @@ mod tests {
             busy: 0.95,
             ..stats::Strain::default()
         });
+        assert_eq!(
+            report.complaints(),
+            "greendot-loadgen streams: FAILED: 2 streams dropped\n\
+            greendot-loadgen streams: NOT CERTIFIED: the generator was busy 95 % of the time (limit 90 %): the server may take more\n"
+        );
         assert!(report.table().ends_with(
             "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the time (limit 90 %): the server may take more\n"
         ));

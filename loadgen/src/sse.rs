@@ -153,8 +153,10 @@ fn take_block(input: &[u8], lasting: &mut Lasting, each: &mut impl FnMut(&Event<
                 }
             },
             b"id" if !value.contains(&0) => next.last_id = decimal(value).unwrap_or(0),
+            // Unlike an id it counts from its own line on, whether or not the block comes to its end.
             b"retry" => {
-                next.retry_ms = decimal(value).map_or(next.retry_ms, |ms| u32::try_from(ms).unwrap_or(u32::MAX))
+                next.retry_ms = decimal(value).map_or(next.retry_ms, |ms| u32::try_from(ms).unwrap_or(u32::MAX));
+                lasting.retry_ms = next.retry_ms;
             }
             _ => {}
         }
@@ -249,6 +251,12 @@ mod tests {
         assert_eq!(read(&[b"event: e\nid: 9\n\ndata: d\n\n"]), [told("message", "d", 9, 0)]);
         // An unfinished block is never told, nor does its id count.
         assert_eq!(read(&[b"data: d\nid: 4\n"]), []);
+        // But its delay does, once its line is whole.
+        let (mut reader, mut lasting) = (Reader::default(), Lasting::default());
+        for (bytes, retry_ms) in [(&b"id: 4\nretry: 70"[..], 0), (b"0\nretry: 9x\n", 700)] {
+            reader.feed(bytes, &mut lasting, |_, _| {}).unwrap();
+            assert_eq!(lasting, Lasting { retry_ms, last_id: 0 });
+        }
         // Only the first byte order mark is one.
         assert_eq!(
             read(&["\u{feff}\u{feff}data: d\n\ndata: e\n\n".as_bytes()]),

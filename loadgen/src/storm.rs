@@ -1,16 +1,18 @@
 //! `storm`: all streams are cut at once and come back as clients do.
 
 use std::io;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use clap::Args;
 
+use crate::affinity::spawn_unpinned;
 use crate::args::Common;
 use crate::clock;
 use crate::crew::Crew;
 use crate::herd;
-use crate::report::{Report, number};
+use crate::procfs;
+use crate::report::{MEMORY_SERIES, Report, number};
 use crate::stats::Strain;
 use crate::streams::{ProgressLine, StreamsArgs, ramp};
 use crate::target::Target;
@@ -29,6 +31,9 @@ pub struct StormArgs {
     pub patience: Duration,
 }
 
+/// Within this time every herd has heard an order.
+const ORDER_HEARD: Duration = Duration::from_millis(100);
+
 /// The subcommand.
 pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     let streams = &args.streams;
@@ -43,7 +48,7 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
         return Ok(Report::default());
     }
     let line = ProgressLine::new(common.quiet);
-    let mut crew = Crew::start(common, streams.streams)?;
+    let mut crew = Crew::start(common, streams.streams, &[])?;
     let ramped = ramp(&mut crew, streams.streams, streams.rate, &line, |_, _| {})?;
     if ramped.ready < streams.streams as u64 {
         return Err(io::Error::other(format!(
@@ -57,31 +62,36 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
         crew.listen(Duration::from_millis(100))?;
     }
     let cut_us = clock::now_us();
+    let mut restart = None;
     match &args.restart {
         None => crew.order("cut")?,
         Some(command) => {
             crew.order("return")?;
-            let status = Command::new("sh").args(["-c", command]).status()?;
-            if !status.success() {
-                return Err(io::Error::other(format!("--restart ended with {status}")));
-            }
+            // A stream that ends before its herd has heard of the storm would be gone for good.
+            std::thread::sleep(ORDER_HEARD);
+            // Beside the streams: what they say meanwhile must not wait for it.
+            restart = Some(spawn_unpinned(Command::new("sh").args(["-c", command]))?);
         }
     }
-    let mut connects = Vec::new();
-    let (mut peak, mut last, mut was_down) = (0.0f64, (0.0, ramped.connected), false);
+    let total = streams.streams as u64;
+    let mut connects = Connects::new(ramped.connected);
+    let mut memory = Vec::new();
     let mut back_s = None;
     while back_s.is_none() && clock::now_us() < cut_us + args.patience.as_micros() as u64 {
         let progress = crew.listen(Duration::from_millis(100))?;
         let elapsed_s = (clock::now_us() - cut_us) as f64 / 1e6;
-        if elapsed_s - last.0 >= 0.5 {
-            let rate = (progress.connected - last.1) as f64 / (elapsed_s - last.0);
-            peak = peak.max(rate);
-            connects.push((elapsed_s, rate));
-            last = (elapsed_s, progress.connected);
+        if let Some(status) = restart.as_mut().map(Child::try_wait).transpose()?.flatten() {
+            restart = None;
+            if !status.success() {
+                return Err(io::Error::other(format!("--restart ended with {status}")));
+            }
         }
-        was_down |= progress.ready < streams.streams as u64;
-        if was_down && progress.ready == streams.streams as u64 {
+        // However short the outage: each stream was lost once, and is there.
+        if restart.is_none() && progress.lost >= total && progress.ready == total {
             back_s = Some(elapsed_s);
+        }
+        if connects.note(elapsed_s, progress.connected, back_s.is_some()) {
+            memory.extend(procfs::user_mib(common.server_pid).map(|mib| (elapsed_s, mib)));
         }
         line.show(&format!(
             "{} of {} streams back",
@@ -90,6 +100,11 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
         ));
     }
     line.show("");
+    if let Some(mut restart) = restart {
+        restart.kill()?;
+        restart.wait()?;
+        return Err(io::Error::other("--restart did not end within --patience"));
+    }
     // A transition that the storm caused would be told now at the latest.
     let quiet_until_us = clock::now_us() + 1_000_000;
     let mut held = ramped;
@@ -102,7 +117,7 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     report.value("streams", streams.streams as f64);
     report.value("streams_back", held.ready as f64);
     report.value_if("all_back_s", back_s);
-    report.value("connects_per_s_peak", peak);
+    report.value("connects_per_s_peak", connects.peak());
     report.value("reconnects", (sum.progress.connected - ramped.connected) as f64);
     report.value("false_transitions", sum.false_transitions as f64);
     report.value("given_up", sum.given_up as f64);
@@ -128,13 +143,67 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
         sum.given_up,
         "reconnects were answered in a way after which a browser gives up",
     );
+    report.latencies("back (from the end of its retry delay)", sum.back);
     report.strain(&Strain {
         busy: sum.busy,
         lag_p99_us: sum.lag.percentile_us(99.0),
-        measured_p99_us: sum.back.percentile_us(99.0),
         server_gave_way: false,
     });
-    report.latencies("back (from the end of its retry delay)", sum.back);
-    report.series("connects a second", "s after the cut", connects);
+    report.series("connects a second", "s after the cut", connects.points);
+    report.series(MEMORY_SERIES, "s after the cut", memory);
     Ok(report)
+}
+
+/// Connects a second, in windows of half a second.
+struct Connects {
+    last: (f64, u64),
+    points: Vec<(f64, f64)>,
+}
+
+impl Connects {
+    const WINDOW_S: f64 = 0.5;
+
+    fn new(connected: u64) -> Connects {
+        Connects {
+            last: (0.0, connected),
+            points: Vec::new(),
+        }
+    }
+
+    /// `connected`, since the beginning of the run, at `elapsed_s`; the last window may be shorter than the others.
+    /// True if a window ended.
+    fn note(&mut self, elapsed_s: f64, connected: u64, is_last: bool) -> bool {
+        let (since_s, before) = self.last;
+        let passed_s = elapsed_s - since_s;
+        let ends = passed_s >= Self::WINDOW_S || is_last;
+        if ends {
+            // A rest much shorter than a window would make a peak of its own out of a few connects.
+            let rate = connected.saturating_sub(before) as f64 / passed_s.max(Self::WINDOW_S / 5.0);
+            self.points.push((elapsed_s, rate));
+            self.last = (elapsed_s, connected);
+        }
+        ends
+    }
+
+    fn peak(&self) -> f64 {
+        self.points.iter().map(|(_, rate)| *rate).fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_window_counts_although_it_is_short() {
+        let mut connects = Connects::new(100);
+        connects.note(0.2, 100, false);
+        connects.note(0.5, 150, false);
+        connects.note(0.75, 400, true);
+        assert_eq!(connects.points, [(0.5, 100.0), (0.75, 1_000.0)]);
+        assert_eq!(connects.peak(), 1_000.0);
+        let mut at_once = Connects::new(0);
+        at_once.note(0.01, 100, true);
+        assert_eq!(at_once.points, [(0.01, 1_000.0)]);
+    }
 }

@@ -8,11 +8,13 @@ use clap::Args;
 use crate::args::{Common, Peer, Share, duration};
 use crate::clock;
 use crate::crew::Crew;
+use crate::exposition::Exposition;
 use crate::graph::{Choice, Graph};
 use crate::herd::{self, Plan, Progress, Ready};
 use crate::population::Population;
 use crate::procfs;
-use crate::report::{Report, number};
+use crate::report::{MEMORY_SERIES, Report, number};
+use crate::shards::Work;
 use crate::stats::Strain;
 use crate::target::Target;
 
@@ -39,6 +41,20 @@ pub struct StreamsArgs {
     pub hold: Duration,
 }
 
+/// Flags of `streams` alone.
+#[derive(Args, Clone, Debug)]
+pub struct HoldArgs {
+    /// The streams
+    #[command(flatten)]
+    pub streams: StreamsArgs,
+    /// Hold as many streams without watches first, so that a watch is weighed apart from its stream
+    #[arg(long)]
+    pub weigh_watches: bool,
+    /// This worker's streams are those without watches
+    #[arg(long, hide = true)]
+    pub unwatching: bool,
+}
+
 impl StreamsArgs {
     /// The herd's plan for `share` of all streams.
     pub fn plan(&self, common: &Common, share: Share) -> io::Result<Plan> {
@@ -54,6 +70,10 @@ impl StreamsArgs {
                 watches: self.watch,
                 choice,
                 seed: common.seed,
+            },
+            states: match common.peer {
+                Peer::Greendot => u64::from(self.watch).min((self.streams as u64).saturating_sub(1)) as u32,
+                _ => 0,
             },
             publish: !self.watch_only,
             ready: match common.peer {
@@ -85,19 +105,20 @@ impl Weight {
         }
     }
 
-    /// Adds what was used since `before`, for each of `streams`.
-    pub fn report(&self, before: &Weight, streams: u64, report: &mut Report) {
+    /// Adds what was used since `before`, for each of `streams`, of which this machine has both ends or one.
+    pub fn report(&self, before: &Weight, streams: u64, both_ends: bool, report: &mut Report) {
+        let ends = if both_ends { "both_ends" } else { "this_end" };
         let each =
             |after: Option<u64>, before: Option<u64>| Some((after? as f64 - before? as f64) / streams.max(1) as f64);
         let server = |of: fn(procfs::Memory) -> u64| each(self.server.map(of), before.server.map(of));
         report.value_if("server_user_bytes_per_stream", server(|m| m.anonymous_bytes));
         report.value_if("server_rss_bytes_per_stream", server(|m| m.rss_bytes));
         report.value_if(
-            "kernel_slab_bytes_per_stream_both_ends",
+            &format!("kernel_slab_bytes_per_stream_{ends}"),
             each(self.slab_bytes, before.slab_bytes),
         );
         report.value_if(
-            "kernel_tcp_buffer_bytes_per_stream_both_ends",
+            &format!("kernel_tcp_buffer_bytes_per_stream_{ends}"),
             each(self.tcp_bytes, before.tcp_bytes),
         );
         report.value_if(
@@ -177,24 +198,64 @@ impl Course {
         let rate = |now: u64, then: u64| (elapsed_s, now.saturating_sub(then) as f64 / passed_s);
         self.connects.push(rate(progress.connected, self.last.1.connected));
         self.told.push(rate(progress.presence, self.last.1.presence));
-        if let Some(used) = common.server_pid.and_then(procfs::memory) {
-            self.memory.push((elapsed_s, used.anonymous_bytes as f64 / 1_048_576.0));
-        }
+        self.memory
+            .extend(procfs::user_mib(common.server_pid).map(|mib| (elapsed_s, mib)));
         self.last = (elapsed_s, *progress);
     }
 }
 
+/// Holds all streams without watches for a moment; the server's user memory then.
+fn weigh_unwatching(common: &Common, args: &StreamsArgs, line: &ProgressLine) -> io::Result<Option<u64>> {
+    let mut crew = Crew::start(common, args.streams, &["--unwatching"])?;
+    let ramped = ramp(&mut crew, args.streams, args.rate, line, |_, _| {})?;
+    if ramped.ready < args.streams as u64 {
+        return Err(io::Error::other(format!(
+            "--weigh-watches: only {} of {} streams were ready",
+            ramped.ready, args.streams
+        )));
+    }
+    let until_us = clock::now_us() + args.hold.as_micros() as u64;
+    while clock::now_us() < until_us {
+        crew.listen(Duration::from_millis(100))?;
+    }
+    let bytes = common
+        .server_pid
+        .and_then(procfs::memory)
+        .map(|used| used.anonymous_bytes);
+    crew.finish()?;
+    // The server has to see that they are gone.
+    std::thread::sleep(Duration::from_secs(1));
+    Ok(bytes)
+}
+
 /// The subcommand.
-pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
-    Target::new(common)?;
+pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
+    let args = &all.streams;
+    let target = Target::new(common)?;
     if let Some(share) = common.share {
+        let watch = if all.unwatching { 0 } else { args.watch };
+        let args = StreamsArgs { watch, ..args.clone() };
         herd::run(args.plan(common, share)?)?;
         return Ok(Report::default());
+    }
+    if all.weigh_watches && (args.watch == 0 || common.server_pid.is_none()) {
+        return Err(io::Error::other("--weigh-watches needs --watch and --server-pid"));
     }
     let mut report = Report::new("streams");
     let line = ProgressLine::new(common.quiet);
     let before = Weight::now(common.server_pid);
-    let mut crew = Crew::start(common, args.streams)?;
+    // The nodes of a split deployment would be mixed up.
+    let work = || {
+        let of_one = common.peer == Peer::Greendot && !target.is_split;
+        of_one.then(|| Exposition::scrape(target.streams[0])).transpose()
+    };
+    let unwatching_bytes = match all.weigh_watches {
+        true => weigh_unwatching(common, args, &line)?,
+        false => None,
+    };
+    let cpu_before_us = common.server_pid.and_then(procfs::cpu_us);
+    let work_before = work()?;
+    let mut crew = Crew::start(common, args.streams, &[])?;
     let start_us = clock::now_us();
     let mut course = Course::default();
     let mut ramped_s = 0.0;
@@ -203,6 +264,7 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
         ramped_s = elapsed_s;
     })?;
     let ramp_cpu = Weight::now(common.server_pid);
+    let work_after = work()?;
     let hold_until_us = clock::now_us() + args.hold.as_micros() as u64;
     let mut held = reached;
     while clock::now_us() < hold_until_us {
@@ -213,7 +275,7 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
     let idle_cpu_us = after
         .server_cpu_us
         .zip(ramp_cpu.server_cpu_us)
-        .map(|(after, before)| after - before);
+        .map(|(after, before)| after.saturating_sub(before));
     let sum = crew.finish()?;
 
     report.value("streams_asked", args.streams as f64);
@@ -226,7 +288,26 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
         server_cpu_us: ramp_cpu.server_cpu_us,
         ..after
     };
-    user_memory.report(&before, held.ready, &mut report);
+    let before = Weight {
+        server_cpu_us: cpu_before_us,
+        ..before
+    };
+    let both_ends = target.streams_are_local();
+    user_memory.report(&before, held.ready, both_ends, &mut report);
+    if let (Some(bytes), Some(empty), Some(full)) = (unwatching_bytes, before.server, after.server) {
+        let each = |bytes: u64, empty: u64| (bytes as f64 - empty as f64) / args.streams as f64;
+        report.value(
+            "server_user_bytes_per_stream_unwatching",
+            each(bytes, empty.anonymous_bytes),
+        );
+        report.value(
+            "server_user_bytes_per_watch",
+            each(full.anonymous_bytes, bytes) / f64::from(args.watch),
+        );
+    }
+    if let (Some(before), Some(after)) = (work_before, work_after) {
+        Work::of(&after).report(&Work::of(&before), ramped_s, &mut report);
+    }
     report.value_if("server_cpu_s_while_held", idle_cpu_us.map(|us| us as f64 / 1e6));
     report.value("presence_events_received", sum.progress.presence as f64);
     report.value(
@@ -240,21 +321,21 @@ pub fn run(common: &Common, args: &StreamsArgs) -> io::Result<Report> {
         args.streams as u64 - held.ready.min(args.streams as u64),
         "streams were not held to the end",
     );
-    report
-        .notes
-        .push("both ends of every connection are on this machine: kernel memory is counted for both".to_owned());
-    let strain = Strain {
-        busy: sum.busy,
-        lag_p99_us: sum.lag.percentile_us(99.0),
-        measured_p99_us: sum.hello.percentile_us(99.0).max(sum.connect.percentile_us(99.0)),
-        server_gave_way: false,
+    let note = match both_ends {
+        true => "both ends of every connection are on this machine: kernel memory is counted for both",
+        false => "the server is on another machine: kernel memory is that of the generator's end",
     };
-    report.strain(&strain);
+    report.notes.push(note.to_owned());
     report.latencies("connect", sum.connect);
     report.latencies("hello", sum.hello);
     report.latencies("snapshot", sum.snapshot);
+    report.strain(&Strain {
+        busy: sum.busy,
+        lag_p99_us: sum.lag.percentile_us(99.0),
+        server_gave_way: false,
+    });
     report.series("connects a second", "s", course.connects);
     report.series("states told a second", "s", course.told);
-    report.series("user memory of the server, MiB", "s", course.memory);
+    report.series(MEMORY_SERIES, "s", course.memory);
     Ok(report)
 }

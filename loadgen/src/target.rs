@@ -1,6 +1,6 @@
 //! Which servers are under load: one that does everything, or the two halves of a split deployment.
 //!
-//! Owns how the flags name them and which of them a stream, a beat or a question goes to. Opens no socket.
+//! Owns how the flags name them and which of them a stream, a beat or a question goes to. Opens no connection.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -93,6 +93,13 @@ impl Target {
         }
     }
 
+    /// Whether all streams end on this machine: what the kernel needs for both ends is then counted here.
+    pub fn streams_are_local(&self) -> bool {
+        // An address that can be bound is one of ours.
+        let is_ours = |address: &SocketAddr| std::net::UdpSocket::bind((address.ip(), 0)).is_ok();
+        self.streams.iter().all(is_ours)
+    }
+
     /// `users` by the presence node that each belongs to, in the order of [`Target::presence`]; order is kept within a node.
     pub fn spread(&self, population: &Population, users: &[u64]) -> Vec<Vec<u64>> {
         let mut parts = vec![Vec::new(); self.presence.len()];
@@ -141,12 +148,17 @@ fn authority(text: &str) -> &str {
     text.strip_suffix('/').unwrap_or(text)
 }
 
-fn resolve(authority: &str) -> Result<SocketAddr, String> {
-    let found = authority
+/// Reads `HOST:PORT`. Of several addresses the first of IPv4: servers listen there unless told otherwise, whatever comes first of
+/// `localhost`.
+pub fn resolve(authority: &str) -> Result<SocketAddr, String> {
+    let found: Vec<SocketAddr> = authority
         .to_socket_addrs()
         .map_err(|e| format!("{authority}: {e}"))?
-        .next();
-    found.ok_or_else(|| format!("{authority} has no address"))
+        .collect();
+    let v4 = found.iter().find(|address| address.is_ipv4());
+    v4.or(found.first())
+        .copied()
+        .ok_or_else(|| format!("{authority} has no address"))
 }
 
 #[cfg(test)]
@@ -170,11 +182,16 @@ mod tests {
     fn one_server() {
         let named = target("--http 127.0.0.1:5 --udp 127.0.0.1:6").unwrap();
         assert_eq!(
-            (named.is_split, named.streams),
+            (named.is_split, named.streams.clone()),
             (false, vec!["127.0.0.1:5".parse().unwrap()])
         );
         assert_eq!(named.presence[0].udp, "127.0.0.1:6".parse().unwrap());
         assert_eq!(named.presence[0].http, "127.0.0.1:5".parse().unwrap());
+        let by_name = target("--http localhost:5 --udp localhost:6").unwrap();
+        assert_eq!(by_name.streams, named.streams);
+        assert!(by_name.streams_are_local());
+        // A network of documentation (RFC 5737): nobody's.
+        assert!(!target("--http 192.0.2.1:5").unwrap().streams_are_local());
         assert_eq!(target("").unwrap().streams, ["127.0.0.1:8080".parse().unwrap()]);
     }
 

@@ -16,19 +16,42 @@ pub struct Tolerance {
     pub settle_ms: u64,
 }
 
+/// A beat or a goodbye.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Act {
+    /// When it was sent, Unix ms.
+    pub at_ms: u64,
+    /// A goodbye.
+    pub goodbye: bool,
+    /// How much later than it should have been, ms: what is told of it is late by that too.
+    pub late_ms: u32,
+    /// How long the sending took, ms: it may have left at any time within.
+    pub took_ms: u32,
+}
+
+impl Act {
+    fn intended_ms(&self) -> u64 {
+        self.at_ms.saturating_sub(u64::from(self.late_ms))
+    }
+
+    /// When it has surely arrived.
+    fn arrived_ms(&self, tolerance: &Tolerance) -> u64 {
+        self.at_ms + u64::from(self.took_ms) + tolerance.flight_ms
+    }
+}
+
 /// What a publisher did, in order of time.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// (when, whether it was a goodbye)
-    acts: Vec<(u64, bool)>,
+    acts: Vec<Act>,
 }
 
 /// What is to be said of a told state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Online, caused by the beat sent at this time.
+    /// Online, caused by the beat that should have been sent at this time.
     CameOnline(u64),
-    /// Offline, caused by the goodbye sent at this time.
+    /// Offline, caused by the goodbye that should have been sent at this time.
     Left(u64),
     /// Offline, because nothing came since the beat sent at this time.
     Expired(u64),
@@ -39,44 +62,48 @@ pub enum Verdict {
 }
 
 impl History {
-    /// A beat or a goodbye was sent; never earlier than the last one.
-    pub fn act(&mut self, at_ms: u64, goodbye: bool) {
-        self.acts.push((at_ms, goodbye));
+    /// A beat or a goodbye is sent; never earlier than the last one.
+    pub fn act(&mut self, act: Act) {
+        self.acts.push(act);
+    }
+
+    /// The last act has left.
+    pub fn sent(&mut self, took_ms: u32) {
+        if let Some(last) = self.acts.last_mut() {
+            last.took_ms = took_ms;
+        }
     }
 
     /// The time for an act that is sent now: later than every act before.
     pub fn next_ms(&self, now_ms: u64) -> u64 {
-        self.acts.last().map_or(now_ms, |(at, _)| now_ms.max(at + 1))
+        self.acts.last().map_or(now_ms, |act| now_ms.max(act.at_ms + 1))
+    }
+
+    /// Whether silence, and no goodbye, is what makes the publisher offline if it is.
+    pub fn ends_in_silence(&self) -> bool {
+        self.acts.last().is_some_and(|act| !act.goodbye)
     }
 
     /// Judges a told state by the time of its transition.
     pub fn judge(&self, online: bool, since_ms: u64, tolerance: &Tolerance) -> Verdict {
+        let before = |act: &&Act| act.at_ms > since_ms + tolerance.clock_ms;
+        let recent = self.acts.iter().rev().skip_while(before);
         if online {
             // A beat that was on its way, or has just been sent.
-            let recent = self
-                .acts
-                .iter()
-                .rev()
-                .skip_while(|(at, _)| *at > since_ms + tolerance.clock_ms);
             let beat = recent
-                .take_while(|(at, _)| at + tolerance.flight_ms + tolerance.clock_ms >= since_ms)
-                .find(|(_, goodbye)| !goodbye);
-            return beat.map_or(Verdict::FalseOnline, |(at, _)| Verdict::CameOnline(*at));
+                .take_while(|act| act.arrived_ms(tolerance) + tolerance.clock_ms >= since_ms)
+                .find(|act| !act.goodbye);
+            return beat.map_or(Verdict::FalseOnline, |act| Verdict::CameOnline(act.intended_ms()));
         }
-        let recent = self
-            .acts
-            .iter()
-            .rev()
-            .skip_while(|(at, _)| *at > since_ms + tolerance.clock_ms);
-        for (at, goodbye) in recent {
-            if *goodbye {
-                return Verdict::Left(*at);
+        for act in recent {
+            if act.goodbye {
+                return Verdict::Left(act.intended_ms());
             }
-            if since_ms + tolerance.clock_ms >= at + tolerance.offline_after_ms {
-                return Verdict::Expired(*at);
+            if since_ms + tolerance.clock_ms >= act.at_ms + tolerance.offline_after_ms {
+                return Verdict::Expired(act.at_ms);
             }
             // A beat that was still on its way does not count, whatever came before it does.
-            if at + tolerance.flight_ms < since_ms {
+            if act.arrived_ms(tolerance) < since_ms {
                 return Verdict::FalseOffline;
             }
         }
@@ -86,23 +113,22 @@ impl History {
     /// Whether the publisher is online at `now_ms`; None unless that has been so for `settle_ms`.
     pub fn steady(&self, now_ms: u64, tolerance: &Tolerance) -> Option<bool> {
         let from_ms = now_ms.saturating_sub(tolerance.settle_ms);
-        let [began, end] = [from_ms, now_ms].map(|ms| self.acts.partition_point(|(at, _)| *at <= ms));
-        let state_after = |act: Option<&(u64, bool)>, ms: u64| match act {
-            Some((at, false)) => ms < at + tolerance.offline_after_ms,
-            _ => false,
+        let [began, end] = [from_ms, now_ms].map(|ms| self.acts.partition_point(|act| act.at_ms <= ms));
+        let state_after = |act: Option<&Act>, ms: u64| {
+            act.is_some_and(|act| !act.goodbye && ms < act.at_ms + tolerance.offline_after_ms)
         };
         let at_start = state_after(self.acts[..began].last(), from_ms);
         let mut last = self.acts[..began].last();
         for act in &self.acts[began..end] {
             // A beat while offline, a goodbye while online, or an expiry before this act: a flip within the window.
-            if state_after(last, act.0) != at_start || act.1 == at_start {
+            if state_after(last, act.at_ms) != at_start || act.goodbye == at_start {
                 return None;
             }
             last = Some(act);
         }
         // An expiry at the edge belongs to either side.
-        let edge = last.is_some_and(|(at, goodbye)| {
-            !goodbye && (at + tolerance.offline_after_ms).abs_diff(now_ms) <= tolerance.clock_ms
+        let edge = last.is_some_and(|act| {
+            !act.goodbye && (act.at_ms + tolerance.offline_after_ms).abs_diff(now_ms) <= tolerance.clock_ms
         });
         (!edge && state_after(last, now_ms) == at_start).then_some(at_start)
     }
@@ -121,7 +147,14 @@ mod tests {
 
     fn history(acts: &[(u64, bool)]) -> History {
         let mut history = History::default();
-        acts.iter().for_each(|(at, goodbye)| history.act(*at, *goodbye));
+        acts.iter().for_each(|(at, goodbye)| {
+            history.act(Act {
+                at_ms: *at,
+                goodbye: *goodbye,
+                late_ms: 0,
+                took_ms: 0,
+            })
+        });
         history
     }
 
@@ -154,6 +187,24 @@ mod tests {
         let h = history(&[(10_000, false), (12_001, false)]);
         assert_eq!(h.judge(false, 12_005, &T), Verdict::Expired(10_000));
         assert_eq!(h.judge(false, 12_052, &T), Verdict::FalseOffline);
+    }
+
+    #[test]
+    fn what_left_late_counts_from_when_it_should_have() {
+        let mut h = history(&[]);
+        h.act(Act {
+            at_ms: 10_000,
+            goodbye: false,
+            late_ms: 300,
+            took_ms: 0,
+        });
+        assert_eq!(h.judge(true, 10_003, &T), Verdict::CameOnline(9_700));
+        // Silence counts from when it was really sent.
+        assert_eq!(h.judge(false, 12_000, &T), Verdict::Expired(10_000));
+        assert_eq!(h.judge(true, 10_061, &T), Verdict::FalseOnline);
+        h.sent(500);
+        assert_eq!(h.judge(true, 10_560, &T), Verdict::CameOnline(9_700));
+        assert_eq!(h.judge(true, 10_561, &T), Verdict::FalseOnline);
     }
 
     #[test]

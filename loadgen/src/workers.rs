@@ -46,8 +46,8 @@ pub fn split(total: usize, share_max: usize) -> Vec<Share> {
 }
 
 impl<W: DeserializeOwned> Workers<W> {
-    /// Starts a worker for each of `shares`: this program, with the same arguments.
-    pub fn start(shares: &[Share]) -> io::Result<Workers<W>> {
+    /// Starts a worker for each of `shares`: this program, with the same arguments and `more`.
+    pub fn start(shares: &[Share], more: &[&str]) -> io::Result<Workers<W>> {
         let (sender, lines) = mpsc::channel();
         let mut workers = Workers {
             processes: Vec::new(),
@@ -57,6 +57,7 @@ impl<W: DeserializeOwned> Workers<W> {
         for (index, share) in shares.iter().enumerate() {
             let mut process = Command::new(std::env::current_exe()?)
                 .args(std::env::args_os().skip(1))
+                .args(more)
                 .arg(format!("--share={}:{}", share.first, share.count))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())

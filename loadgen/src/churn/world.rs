@@ -7,6 +7,7 @@ use std::collections::BinaryHeap;
 use std::io;
 use std::net::SocketAddr;
 
+use super::holds::Holds;
 use super::{ChurnArgs, Found};
 use crate::args::{Common, Share};
 use crate::asks::write_stream_request;
@@ -16,14 +17,21 @@ use crate::fleet::{Fleet, Gone, Handler};
 use crate::graph::{Choice, Graph};
 use crate::population::{Population, mix};
 use crate::record;
+use crate::server_clock::ServerClock;
 use crate::sse::{Event, Lasting};
 use crate::streams::ProgressLine;
-use crate::truth::{History, Tolerance, Verdict};
+use crate::truth::{self, History, Tolerance, Verdict};
 
 /// Views compared with the truth in one go.
 const VIEWS_PER_CHECK: usize = 4_096;
 /// Numbers of these users start here, apart from those of the other scenarios.
 const FIRST_USER: u64 = 2 << 32;
+/// A beat may be on its way, or wait for its turn at the server, for this long, ms; a quarter of `offline_after_ms` if that is less.
+const FLIGHT_MS_MAX: u64 = 1_000;
+/// Between two passes of the loop at most; a longer gap is a stall of ours, us.
+const GAP_US_MAX: u64 = 50_000;
+/// A server's clock that says otherwise than it said by this much has been set, ms (it follows the wall clock from 1 s on).
+const CLOCK_SET_MS_MIN: u64 = 900;
 
 /// What happens next, and to whom.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -67,6 +75,14 @@ pub(super) struct World<'a> {
     rng: fastrand::Rng,
     tolerance: Tolerance,
     beat_interval_ms: u64,
+    server_clock: ServerClock,
+    /// When each watcher asked for its stream.
+    asked_us: Vec<u64>,
+    /// When this process was last seen at work.
+    pulse_us: u64,
+    /// When it was not: the end and the length of each stall, us. Of what went on meanwhile it cannot know when.
+    stalls: Vec<(u64, u64)>,
+    holds: Option<Holds>,
     checked: usize,
     start_us: u64,
     end_us: u64,
@@ -113,11 +129,16 @@ impl<'a> World<'a> {
             rng: fastrand::Rng::with_seed(mix(common.seed ^ share.first as u64)),
             tolerance: Tolerance {
                 offline_after_ms: 0,
-                clock_ms: 20,
-                flight_ms: 200,
+                clock_ms: ServerClock::default().slack_ms(),
+                flight_ms: FLIGHT_MS_MAX,
                 settle_ms: args.settle.as_millis() as u64,
             },
             beat_interval_ms: 0,
+            server_clock: ServerClock::default(),
+            asked_us: vec![0; share.count],
+            pulse_us: clock::now_us(),
+            stalls: Vec::new(),
+            holds: None,
             checked: 0,
             start_us: 0,
             end_us: 0,
@@ -125,8 +146,39 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Opens all watchers and plans everybody's first session.
-    pub(super) fn set_up(&mut self, fleet: &mut Fleet) -> io::Result<()> {
+    /// Notes that this process is at work at `now_us`.
+    fn pulse(&mut self, now_us: u64) {
+        let gap_us = now_us.saturating_sub(self.pulse_us);
+        if gap_us > GAP_US_MAX {
+            self.stalls.push((now_us, gap_us));
+            self.found.stalls += 1;
+        }
+        self.pulse_us = now_us;
+    }
+
+    /// How long it was not at work after `from_us`, ms.
+    fn stalled_ms(&self, from_us: u64) -> u64 {
+        let late = self.stalls.iter().rev().take_while(|(end_us, _)| *end_us >= from_us);
+        late.map(|(_, length_us)| length_us).sum::<u64>().div_ceil(1_000)
+    }
+
+    /// How long a state may have stood at `now_us` without having been told, ms: while we were stalled, and as long after, nobody
+    /// could have told us.
+    fn settle_ms(&self, now_us: u64) -> u64 {
+        let settle_us = self.tolerance.settle_ms * 1_000;
+        let recent = self.stalls.iter().rev();
+        let recent = recent.take_while(|(end_us, length_us)| end_us + length_us + settle_us >= now_us);
+        self.tolerance.settle_ms + recent.map(|(_, length_us)| length_us).sum::<u64>().div_ceil(1_000)
+    }
+
+    /// What the server's clock says at `now_us`, Unix ms.
+    fn unix_ms(&self, now_us: u64) -> u64 {
+        self.server_clock.unix_ms(now_us)
+    }
+
+    /// Opens all watchers and plans everybody's first session; `holds`: whether the server may be late on purpose.
+    pub(super) fn set_up(&mut self, fleet: &mut Fleet, holds: Holds) -> io::Result<()> {
+        self.holds = Some(holds);
         let limit_us = clock::now_us() + 30_000_000;
         for watcher in 0..self.watchers.len() {
             fleet.open(watcher)?;
@@ -152,7 +204,9 @@ impl<'a> World<'a> {
                 self.tolerance.offline_after_ms
             )));
         }
+        self.tolerance.clock_ms = self.server_clock.slack_ms();
         self.start_us = clock::now_us();
+        (self.pulse_us, self.stalls, self.found.stalls) = (self.start_us, Vec::new(), 0);
         self.end_us = self.start_us + (self.args.minutes * 60e6) as u64;
         for user in 0..self.histories.len() as u64 {
             let at_us = self.start_us + self.gap_us(self.start_us);
@@ -168,6 +222,7 @@ impl<'a> World<'a> {
         let mut next_check_us = self.start_us;
         loop {
             let now_us = clock::now_us();
+            self.pulse(now_us);
             if now_us >= self.end_us {
                 line.show("");
                 return Ok(());
@@ -178,7 +233,7 @@ impl<'a> World<'a> {
                         let (due_us, act) = (*due_us, *act);
                         self.acts.pop();
                         self.found.lag.record(now_us - due_us);
-                        self.act(act, fleet, cause)?;
+                        self.act(act, due_us, fleet, cause)?;
                     }
                     _ => break,
                 }
@@ -187,7 +242,7 @@ impl<'a> World<'a> {
             fleet.poll(due_us.min(next_check_us).min(self.end_us), self)?;
             if now_us >= next_check_us {
                 next_check_us = now_us + 10_000;
-                self.check_views();
+                self.check_views(now_us);
                 let left_s = (self.end_us - now_us.min(self.end_us)) / 1_000_000;
                 line.show(&format!(
                     "{} states told, {} wrong, {left_s} s to go",
@@ -197,26 +252,27 @@ impl<'a> World<'a> {
         }
     }
 
-    fn act(&mut self, act: Act, fleet: &mut Fleet, cause: &mut Cause) -> io::Result<()> {
+    /// Does what was due at `due_us`. What follows from it is planned from then, so that falling behind makes nothing rarer.
+    fn act(&mut self, act: Act, due_us: u64, fleet: &mut Fleet, cause: &mut Cause) -> io::Result<()> {
         let now_us = clock::now_us();
         match act {
             Act::Begin(user) => {
                 // Log-normal with sigma 1: most sessions are short, a few very long.
                 let mean_us = self.args.session.as_micros() as f64;
                 let length_us = mean_us * (self.normal() - 0.5).exp();
-                self.session_end_us[user as usize] = now_us + length_us as u64;
-                self.beat(user, now_us, cause)
+                self.session_end_us[user as usize] = due_us + length_us as u64;
+                self.beat(user, due_us, cause)
             }
-            Act::Beat(user) if now_us >= self.session_end_us[user as usize] => {
+            Act::Beat(user) if due_us >= self.session_end_us[user as usize] => {
                 if self.rng.f64() < self.args.goodbyes {
-                    self.send(user, false, cause)?;
+                    self.send(user, false, due_us, cause)?;
                     self.found.goodbyes += 1;
                 }
-                let at_us = now_us + self.gap_us(now_us);
+                let at_us = due_us + self.gap_us(due_us);
                 self.acts.push(Reverse((at_us, Act::Begin(user))));
                 Ok(())
             }
-            Act::Beat(user) => self.beat(user, now_us, cause),
+            Act::Beat(user) => self.beat(user, due_us, cause),
             Act::Break(watcher) => {
                 if !fleet.is_closed(watcher) {
                     fleet.close(watcher, self.rng.bool());
@@ -236,26 +292,41 @@ impl<'a> World<'a> {
     }
 
     /// One beat, unless the link loses it; and the plan of the next.
-    fn beat(&mut self, user: u64, now_us: u64, cause: &mut Cause) -> io::Result<()> {
+    fn beat(&mut self, user: u64, due_us: u64, cause: &mut Cause) -> io::Result<()> {
         if self.rng.f64() < self.args.loss {
             self.found.lost += 1;
         } else {
-            self.send(user, true, cause)?;
+            self.send(user, true, due_us, cause)?;
             self.found.beats += 1;
         }
-        let end_us = self.session_end_us[user as usize];
-        let next_us = now_us + self.beat_interval_ms * (900 + self.rng.u64(..200));
-        self.acts
-            .push(Reverse((next_us.min(end_us.max(now_us + 1)), Act::Beat(user))));
+        let next_us = self.next_beat_us(user, due_us);
+        self.acts.push(Reverse((next_us, Act::Beat(user))));
         Ok(())
     }
 
-    fn send(&mut self, user: u64, online: bool, cause: &mut Cause) -> io::Result<()> {
+    /// When the beat after the one that was due at `due_us` is, or the end of the session, if that is earlier.
+    fn next_beat_us(&mut self, user: u64, due_us: u64) -> u64 {
+        let end_us = self.session_end_us[user as usize];
+        let next_us = due_us + self.beat_interval_ms * (900 + self.rng.u64(..200));
+        next_us.min(end_us.max(due_us + 1))
+    }
+
+    fn send(&mut self, user: u64, online: bool, due_us: u64, cause: &mut Cause) -> io::Result<()> {
+        let now_us = clock::now_us();
+        let now_ms = self.unix_ms(now_us);
         let history = &mut self.histories[user as usize];
         // Strictly later than the last act, or a beat could not undo a goodbye.
-        let sent_at_ms = history.next_ms(clock::unix_ms());
-        history.act(sent_at_ms, !online);
-        cause.change(&self.population, &[self.first_user + user], online, sent_at_ms)
+        let at_ms = history.next_ms(now_ms);
+        let ms = |us: u64| u32::try_from(us / 1_000).unwrap_or(u32::MAX);
+        history.act(truth::Act {
+            at_ms,
+            goodbye: !online,
+            late_ms: ms(now_us.saturating_sub(due_us)),
+            took_ms: 0,
+        });
+        cause.change(&self.population, &[self.first_user + user], online, at_ms)?;
+        self.histories[user as usize].sent(ms(clock::now_us() - now_us));
+        Ok(())
     }
 
     /// Time offline before the next session: exponential, shorter at noon than at midnight.
@@ -281,8 +352,17 @@ impl<'a> World<'a> {
     }
 
     /// Compares some views with the truth; all take their turn.
-    fn check_views(&mut self) {
-        let now_ms = clock::unix_ms();
+    fn check_views(&mut self, now_us: u64) {
+        let now_ms = self.unix_ms(now_us);
+        let tolerance = Tolerance {
+            settle_ms: self.settle_ms(now_us),
+            ..self.tolerance
+        };
+        let settle_us = tolerance.settle_ms * 1_000;
+        let may_hold = self
+            .holds
+            .as_ref()
+            .is_some_and(|holds| holds.may_hold(now_us, settle_us));
         let mut budget = VIEWS_PER_CHECK;
         while budget > 0 && !self.watchers.is_empty() {
             self.checked = (self.checked + 1) % self.watchers.len();
@@ -292,7 +372,9 @@ impl<'a> World<'a> {
                 continue;
             }
             for contact in watcher.contacts.iter_mut().filter(|contact| !contact.unknown) {
-                let truth = self.histories[contact.user as usize].steady(now_ms, &self.tolerance);
+                let history = &self.histories[contact.user as usize];
+                let is_put_off = may_hold && contact.online && history.ends_in_silence();
+                let truth = history.steady(now_ms, &tolerance).filter(|_| !is_put_off);
                 let wrong = truth.is_some_and(|online| online != contact.online);
                 if wrong && !contact.wrong {
                     self.found.stale += 1;
@@ -309,9 +391,27 @@ impl<'a> World<'a> {
                 fleet.open(watcher)?;
             }
         }
-        let until_us = clock::now_us() + (self.tolerance.offline_after_ms + 2 * self.tolerance.settle_ms) * 1_000;
-        while clock::now_us() < until_us {
-            fleet.poll((clock::now_us() + 100_000).min(until_us), self)?;
+        let settle_us = self.tolerance.settle_ms * 1_000;
+        let grace_us = self.tolerance.offline_after_ms * 1_000 + 2 * settle_us;
+        let mut until_us = clock::now_us() + grace_us;
+        // A server that was stalled holds expiries for offline_after_ms at most.
+        let limit_us = until_us + grace_us;
+        loop {
+            let now_us = clock::now_us();
+            self.pulse(now_us);
+            let may_hold = self
+                .holds
+                .as_ref()
+                .is_some_and(|holds| holds.may_hold(now_us, settle_us));
+            // What is told while we are stalled is read a moment later.
+            let was_stalled = self.settle_ms(now_us) > self.tolerance.settle_ms;
+            if may_hold || was_stalled {
+                until_us = until_us.max(now_us + settle_us);
+            }
+            if now_us >= until_us.min(limit_us) {
+                break;
+            }
+            fleet.poll(now_us + 10_000, self)?;
             line.show("waiting until the last user has expired");
         }
         line.show("");
@@ -323,6 +423,8 @@ impl<'a> World<'a> {
 
     /// A state told to `watcher`: by itself, or in a snapshot, which may repeat what was known.
     fn tell(&mut self, watcher: usize, record: &record::Record<'_>, snapshot: bool) {
+        let now_us = self.pulse_us;
+        let now_ms = self.unix_ms(now_us);
         let number = self
             .population
             .number(record.user.as_bytes())
@@ -340,29 +442,40 @@ impl<'a> World<'a> {
         // What follows an unknown belongs to the snapshot that said so.
         let snapshot = std::mem::take(&mut contact.unknown) || snapshot;
         let Some(since) = record.since else {
-            // Never seen: all there is to say of it is that it is offline.
+            // Never seen: all there is to say of it is that it is offline. A snapshot replaces what was known, and must not forget.
             self.found.unreadable += u64::from(online || !snapshot);
+            self.found.contradictions += u64::from(snapshot && contact.since > 0);
+            contact.online &= !snapshot;
             return;
         };
-        let now_ms = clock::unix_ms();
         let skipped = !snapshot && since > contact.since && online == contact.online;
         let again = skipped || (snapshot && since + self.tolerance.flight_ms >= now_ms);
         let again = std::mem::replace(&mut contact.again, again);
         match since.cmp(&contact.since) {
             std::cmp::Ordering::Less => return self.found.out_of_order += 1,
+            std::cmp::Ordering::Equal if online != contact.online => {
+                contact.online = online;
+                return self.found.contradictions += 1;
+            }
             std::cmp::Ordering::Equal if snapshot => return,
             std::cmp::Ordering::Equal => return self.found.doubled += u64::from(!again),
             std::cmp::Ordering::Greater => {}
         }
         contact.since = since;
         contact.online = online;
-        self.found.states += 1;
         if self.start_us == 0 {
             // Left by an earlier run of the seed; of that nothing is known.
             return;
         }
+        self.found.tell(now_us.saturating_sub(self.start_us));
+        let user = contact.user as usize;
+        let from_us = now_us.saturating_sub((now_ms.saturating_sub(since) + self.tolerance.flight_ms) * 1_000);
+        let tolerance = Tolerance {
+            flight_ms: self.tolerance.flight_ms + self.stalled_ms(from_us),
+            ..self.tolerance
+        };
         let after = |then_ms: u64| now_ms.saturating_sub(then_ms) * 1_000;
-        match self.histories[contact.user as usize].judge(online, since, &self.tolerance) {
+        match self.histories[user].judge(online, since, &tolerance) {
             Verdict::FalseOffline => self.found.false_offline += 1,
             Verdict::FalseOnline => self.found.false_online += 1,
             // A snapshot tells late by nature: its stream was not there.
@@ -387,7 +500,12 @@ impl Handler for World<'_> {
         write_stream_request(&self.population, host, None, &users, lasting.last_id, out);
     }
 
-    fn event(&mut self, conn: usize, _now_us: u64, event: &Event<'_>, _lasting: Lasting) {
+    fn connected(&mut self, conn: usize, now_us: u64) {
+        self.asked_us[conn] = now_us;
+    }
+
+    fn event(&mut self, conn: usize, now_us: u64, event: &Event<'_>, _lasting: Lasting) {
+        self.pulse(now_us.max(self.pulse_us));
         match event.name {
             b"presence" => match record::parse(&event.data) {
                 Some(record) => self.tell(conn, &record, false),
@@ -400,8 +518,17 @@ impl Handler for World<'_> {
             }
             b"hello" => {
                 let hello: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
-                self.beat_interval_ms = hello["beat_interval_ms"].as_u64().unwrap_or(0);
-                self.tolerance.offline_after_ms = hello["offline_after_ms"].as_u64().unwrap_or(0);
+                let ms = |name: &str| hello[name].as_u64().unwrap_or(0);
+                self.beat_interval_ms = ms("beat_interval_ms");
+                self.tolerance.offline_after_ms = ms("offline_after_ms");
+                self.tolerance.flight_ms = FLIGHT_MS_MAX.min(self.tolerance.offline_after_ms / 4);
+                let mut server_clock = self.server_clock;
+                server_clock.hello(self.asked_us[conn], now_us, ms("server_time"));
+                if self.start_us == 0 {
+                    self.server_clock = server_clock;
+                } else if server_clock.was_set_by_ms() >= CLOCK_SET_MS_MIN {
+                    self.found.clock_set += 1;
+                }
             }
             _ => {}
         }
@@ -419,90 +546,4 @@ impl Handler for World<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::args::{Cli, Scenario};
-    use std::borrow::Cow;
-
-    fn one_contact() -> Cli {
-        let line = ["loadgen", "churn", "--users", "1", "--watchers", "1", "--contacts", "1"];
-        <Cli as clap::Parser>::parse_from(line)
-    }
-
-    fn world_of(cli: &Cli) -> World<'_> {
-        let Scenario::Churn(args) = &cli.scenario else {
-            panic!("churn was asked for")
-        };
-        World::new(&cli.common, args, Share { first: 0, count: 1 })
-    }
-
-    const EVENT_NAMES: [&[u8]; 2] = [b"snapshot", b"presence"];
-
-    fn tell(world: &mut World<'_>, snapshot: bool, status: &str, since: Option<u64>) {
-        let user = world.population.id(world.first_user);
-        let user = String::from_utf8_lossy(&user);
-        let time = since.map_or("null".to_owned(), |ms| ms.to_string());
-        let record = format!("{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{time},\"last_active\":{time}}}");
-        let data = if snapshot {
-            format!("{{\"presence\":[{record}]}}")
-        } else {
-            record
-        };
-        let name = EVENT_NAMES[usize::from(!snapshot)];
-        let data = Cow::Owned(data.into_bytes());
-        world.event(0, 0, &Event { name, data }, Lasting::default());
-    }
-
-    /// Contact 0 as it is known, and what was found wrong: unreadable, told twice.
-    fn view(world: &World<'_>) -> (bool, bool, u64, [u64; 2]) {
-        let contact = &world.watchers[0].contacts[0];
-        let wrong = [world.found.unreadable, world.found.doubled];
-        (contact.unknown, contact.online, contact.since, wrong)
-    }
-
-    #[test]
-    fn what_is_unknown_is_not_told_yet() {
-        let cli = one_contact();
-        let mut world = world_of(&cli);
-        tell(&mut world, true, "unknown", None);
-        assert_eq!(view(&world), (true, false, 0, [0, 0]));
-        assert!(world.watchers[0].told);
-        // Never seen: there is no time.
-        tell(&mut world, false, "offline", None);
-        assert_eq!(view(&world), (false, false, 0, [0, 0]));
-        tell(&mut world, false, "online", Some(7));
-        assert_eq!(view(&world), (false, true, 7, [0, 0]));
-        // A node that was restarted tells again what had been told, once.
-        tell(&mut world, true, "unknown", None);
-        tell(&mut world, false, "online", Some(7));
-        assert_eq!(view(&world), (false, true, 7, [0, 0]));
-        tell(&mut world, false, "online", Some(7));
-        assert_eq!(view(&world), (false, true, 7, [0, 1]));
-        tell(&mut world, false, "offline", None);
-        assert_eq!(view(&world), (false, true, 7, [1, 1]));
-    }
-
-    #[test]
-    fn a_state_may_come_again_in_place_of_a_skipped_one_or_behind_its_snapshot() {
-        let cli = one_contact();
-        let mut world = world_of(&cli);
-        let doubled = |world: &World<'_>| world.found.doubled;
-        tell(&mut world, true, "offline", Some(5));
-        tell(&mut world, false, "offline", Some(5));
-        assert_eq!(doubled(&world), 1, "long before the snapshot");
-        tell(&mut world, false, "online", Some(6));
-        tell(&mut world, false, "online", Some(6));
-        assert_eq!(doubled(&world), 2, "nothing was skipped");
-        tell(&mut world, false, "online", Some(8));
-        tell(&mut world, false, "online", Some(8));
-        assert_eq!(doubled(&world), 2, "offline was skipped");
-        tell(&mut world, false, "online", Some(8));
-        assert_eq!(doubled(&world), 3, "and only once");
-        let now_ms = clock::unix_ms();
-        tell(&mut world, true, "offline", Some(now_ms));
-        tell(&mut world, false, "offline", Some(now_ms));
-        assert_eq!(doubled(&world), 3, "came about while the stream was opened");
-        tell(&mut world, false, "offline", Some(now_ms));
-        assert_eq!(doubled(&world), 4, "and only once");
-    }
-}
+mod tests;

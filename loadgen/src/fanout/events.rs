@@ -17,6 +17,10 @@ impl Handler for Watchers<'_> {
         write_stream_request(&self.population, host, None, &publishers, 0, out);
     }
 
+    fn connected(&mut self, conn: usize, now_us: u64) {
+        self.asked_us[conn] = now_us;
+    }
+
     fn opened(&mut self, _conn: usize, _now_us: u64) {
         self.ready += usize::from(self.common.peer == Peer::Nchan);
     }
@@ -64,10 +68,12 @@ impl Handler for Watchers<'_> {
                 self.told_to_start(conn, if self.common.peer == Peer::Greendot { told } else { 1 });
             }
             b"hello" => {
-                let hello: Option<serde_json::Value> = serde_json::from_slice(&event.data).ok();
-                self.offline_after_ms = hello
-                    .and_then(|hello| hello["offline_after_ms"].as_u64())
-                    .or(self.offline_after_ms);
+                let hello: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
+                self.offline_after_ms = hello["offline_after_ms"].as_u64().or(self.offline_after_ms);
+                // A peer's hello is canned, and its time is none.
+                if let (Some(unix_ms), Peer::Greendot) = (hello["server_time"].as_u64(), self.common.peer) {
+                    self.server_clock.hello(self.asked_us[conn], now_us, unix_ms);
+                }
             }
             _ => {}
         }

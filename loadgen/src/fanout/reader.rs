@@ -15,6 +15,7 @@ use crate::clock;
 use crate::effort::Effort;
 use crate::fleet::Fleet;
 use crate::ledger::Books;
+use crate::server_clock::ServerClock;
 use crate::streams::ProgressLine;
 use crate::target::Target;
 use crate::workers::{Workers, orders, say};
@@ -30,7 +31,10 @@ const BOOKS_WAIT_US: u64 = 60_000_000;
 #[derive(Serialize, Deserialize)]
 pub(super) enum Word {
     /// All its streams are ready.
-    Ready { offline_after_ms: Option<u64> },
+    Ready {
+        offline_after_ms: Option<u64>,
+        server_clock: ServerClock,
+    },
     /// How many states it was told, and when the last one.
     Progress { deliveries: u64, last_delivery_us: u64 },
     /// Everything, and its last word.
@@ -72,12 +76,20 @@ impl Reader {
             watchers.set_up(&mut fleet, line)?;
             return Ok(Reader::Here(fleet));
         }
-        let mut workers = Workers::start(shares)?;
+        let mut workers = Workers::start(shares, &[])?;
         let mut ready = 0;
         while ready < shares.len() {
             workers.check()?;
-            if let Some((_, Word::Ready { offline_after_ms })) = workers.listen(Duration::from_millis(100))? {
+            if let Some((
+                _,
+                Word::Ready {
+                    offline_after_ms,
+                    server_clock,
+                },
+            )) = workers.listen(Duration::from_millis(100))?
+            {
                 watchers.offline_after_ms = offline_after_ms;
+                watchers.server_clock.merge(server_clock);
                 ready += 1;
             }
             line.show(&format!(
@@ -92,6 +104,14 @@ impl Reader {
             accounts: shares.iter().map(|_| None).collect(),
             asleep_us: 0,
         })
+    }
+
+    /// The first change is caused now: what it costs to read is measured from here on.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        match self {
+            Reader::Here(_) => Ok(()),
+            Reader::Workers { workers, .. } => workers.order("begin"),
+        }
     }
 
     /// How long it has waited in all, us.
@@ -178,17 +198,25 @@ pub(super) fn work(common: &Common, args: &FanoutArgs, share: Share) -> io::Resu
     watchers.set_up(&mut fleet, &ProgressLine::new(true))?;
     say(&Word::Ready {
         offline_after_ms: watchers.offline_after_ms,
+        server_clock: watchers.server_clock,
     })?;
-    let effort = Effort::begin(fleet.asleep_us());
+    let mut effort = Effort::begin(fleet.asleep_us());
+    let mut busy = 0.0;
     let mut said = 0;
     let mut next_word_us = 0;
-    while let Err(TryRecvError::Empty) = orders.try_recv() {
+    loop {
+        match orders.try_recv().as_deref() {
+            Ok("begin") => effort = Effort::begin(fleet.asleep_us()),
+            Ok(_) | Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {}
+        }
         let now_us = clock::now_us();
         if now_us >= next_word_us {
             next_word_us = now_us + WORD_INTERVAL_US;
             let deliveries = watchers.ledger.deliveries();
             if deliveries > said {
                 said = deliveries;
+                busy = effort.busy(fleet.asleep_us());
                 say(&Word::Progress {
                     deliveries,
                     last_delivery_us: watchers.last_delivery_us,
@@ -198,7 +226,7 @@ pub(super) fn work(common: &Common, args: &FanoutArgs, share: Share) -> io::Resu
         fleet.poll(next_word_us, &mut watchers)?;
     }
     say(&Word::Books(Box::new(Account {
-        busy: effort.busy(fleet.asleep_us()),
+        busy,
         gone: watchers.gone,
         unreadable: watchers.unreadable,
         books: watchers.ledger.into_books(),

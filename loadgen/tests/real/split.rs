@@ -10,7 +10,7 @@ use greendot::wire::nodes::Nodes;
 use greendot_loadgen::http::Client;
 use greendot_loadgen::population::Population;
 
-use super::{generate, listening, program, value};
+use super::{Turn, all_told, generate, listening, program, value};
 
 struct Split {
     nodes: Vec<Child>,
@@ -19,6 +19,7 @@ struct Split {
     /// The flags that name all nodes to the generator.
     flags: Vec<String>,
     folder: tempfile::TempDir,
+    _turn: Turn,
 }
 
 impl Drop for Split {
@@ -51,7 +52,7 @@ fn start(program: &Path, folder: &Path, name: &str, arguments: &[String]) -> Chi
     let mut node = Command::new(program)
         .arg(name)
         .args(arguments)
-        .args(["--beat-interval-ms", "500", "--offline-after-ms", "2000"])
+        .args(["--beat-interval-ms", "500", "--offline-after-ms", "4000"])
         // A storm's streams are back before anybody has been away for too long, so that it may accuse.
         .args(["--retry-ms", "300", "--key-file"])
         .arg(folder.join("fleet.key"))
@@ -81,6 +82,7 @@ fn split() -> Option<Split> {
             realtime[0], realtime[1], presence[0], presence[1]
         )),
         folder,
+        _turn: Turn::beside(),
     };
     let folder = split.folder.path();
     for http in realtime {
@@ -125,9 +127,10 @@ fn run(split: &Split, line: &str) -> serde_json::Value {
     let flags = split.flags.iter().map(String::as_str);
     let arguments: Vec<&str> = line.split(' ').chain(flags).collect();
     let report = generate(split.folder.path(), &arguments);
+    // Twice is not wrong by itself, delivery is at least once: the judge knows when it is.
     for wrong in [
         "missing",
-        "duplicated",
+        "contradictions",
         "out_of_order",
         "never_caused",
         "late",
@@ -150,8 +153,7 @@ fn fanout_by_datagram_request_and_put() {
     let fanout = "fanout --watchers 50 --publishers 5 --transitions 20 --rate 20";
     for (seed, way) in ["udp", "http", "put"].iter().enumerate() {
         let report = run(&split, &format!("{fanout} --cause {way} --seed {seed}"));
-        let told = ["deliveries", "coalesced", "missing"].map(|name| value(&report, name));
-        assert_eq!(told, [1_000.0, 0.0, 0.0], "{way}");
+        all_told(&report, 1_000.0);
         check_homes(&split, seed as u64, *way == "put");
     }
 }
@@ -176,15 +178,15 @@ fn check_homes(split: &Split, seed: u64, only_put: bool) {
 #[test]
 fn fanout_of_several_processes() {
     let Some(split) = split() else { return };
-    let line = "fanout --watchers 50 --publishers 2 --transitions 20 --rate 20 --streams-per-process 15";
+    let line = "fanout --watchers 50 --publishers 4 --transitions 20 --rate 20 --streams-per-process 15";
     let report = run(&split, line);
-    assert_eq!(value(&report, "deliveries"), 1_000.0);
+    all_told(&report, 1_000.0);
 }
 
 #[test]
 fn churn_with_loss_finds_nothing_wrong() {
     let Some(split) = split() else { return };
-    let line = "churn --users 200 --watchers 20 --minutes 0.08 --session 2s --link 2s --loss 0.2";
+    let line = "churn --users 200 --watchers 20 --minutes 0.15 --session 2s --link 2s --loss 0.2 --settle 2s";
     let report = run(&split, line);
     for name in ["states_told", "goodbyes", "reconnects", "beats_lost_on_purpose"] {
         assert!(value(&report, name) > 3.0, "{name}");
