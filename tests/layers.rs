@@ -64,9 +64,9 @@ fn sources() -> Vec<(String, PathBuf, String)> {
         .collect()
 }
 
-/// The code of a file without comments and without its tests.
+/// The code of a file without comments and without its tests, where these stand at its end: `mod tests;` ends nothing.
 fn code(text: &str) -> String {
-    let end = text.find("\n#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let lines = text[..end].lines().map(|line| line.split("//").next().unwrap_or(""));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -147,5 +147,10 @@ fn the_check_sees_what_it_must() {
     assert_eq!(
         code("use a; // crate::b\n//! crate::c\nfn f() {}\n#[cfg(test)]\nmod tests { use crate::d; }"),
         "use a; \n\nfn f() {}"
+    );
+    // Tests in a file of their own are named where modules are: at the top.
+    assert_eq!(
+        code("mod a;\n#[cfg(test)]\nmod tests;\nuse crate::b;"),
+        "mod a;\n#[cfg(test)]\nmod tests;\nuse crate::b;"
     );
 }
