@@ -27,6 +27,9 @@ pub struct Flusher {
     bytes_per_second: u64,
     step: Step,
     cycle: Cycle,
+    /// Cells up to which the two files' lengths are known to be on disk; none at first.
+    stamps_lasting: u32,
+    published_lasting: u32,
 }
 
 /// What one slice did.
@@ -65,6 +68,8 @@ impl Flusher {
             bytes_per_second: bytes_per_second.max(1),
             step: Step::Log,
             cycle: Cycle::default(),
+            stamps_lasting: 0,
+            published_lasting: 0,
         }
     }
 
@@ -149,8 +154,9 @@ impl Flusher {
         Ok((bytes, (at < chunks).then_some(at)))
     }
 
+    /// A slice's `sync_range` has waited for its cells and their metadata, so nothing is left but the files' lengths, where these have
+    /// grown: to write all of a file back here would write all that has changed since its slice, unpaced.
     fn headers(&mut self, now: Now) -> io::Result<FlushReport> {
-        // The files' lengths, where they have grown, and then what stands on them.
         let Cycle {
             began_at,
             watermark,
@@ -158,12 +164,20 @@ impl Flusher {
             published_capacity,
             ..
         } = self.cycle;
-        self.presence.stamps.file().sync()?;
-        self.presence.mark_stamps_synced(stamps_capacity)?;
-        self.presence.published.file().sync()?;
+        let (stamps, published) = (self.presence.stamps.file(), self.presence.published.file());
+        if stamps_capacity > self.stamps_lasting {
+            stamps.sync()?;
+            self.presence.mark_stamps_synced(stamps_capacity)?;
+            stamps.sync_range(0, FIRST_CELL)?;
+            self.stamps_lasting = stamps_capacity;
+        }
+        if published_capacity > self.published_lasting {
+            published.sync()?;
+            self.published_lasting = published_capacity;
+        }
         self.presence
             .mark_published_synced(published_capacity, watermark, false)?;
-        self.presence.published.file().sync_range(0, FIRST_CELL)?;
+        published.sync_range(0, FIRST_CELL)?;
         self.step = Step::Log;
         let cycle_ms = now.mono.ms_since(began_at);
         Ok(FlushReport {
