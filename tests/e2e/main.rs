@@ -15,6 +15,7 @@ mod drain;
 mod ids;
 mod limits;
 mod memory;
+mod overflow;
 mod pinning;
 mod presence;
 mod readers;
