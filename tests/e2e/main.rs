@@ -12,6 +12,7 @@ mod stream;
 mod terminal;
 
 mod drain;
+mod every_limit;
 mod ids;
 mod limits;
 mod memory;

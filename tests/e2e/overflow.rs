@@ -13,13 +13,13 @@ const WATCHERS: usize = 4;
 
 /// What a server must be told to have no room for mail, and no time for much in a turn: each datagram is a turn of its own, hence a
 /// piece of mail.
-pub(crate) const CRAMPED: &[&str] = &["--shards=2", "--mailbox-max=1", "--beats-per-turn-max=1"];
+const CRAMPED: &[&str] = &["--shards=2", "--mailbox-max=1", "--beats-per-turn-max=1"];
 
 /// Watchers on either shard, each with what it was told last of everybody.
-pub(crate) struct Watchers(Vec<(Stream, BTreeMap<String, Record>)>);
+struct Watchers(Vec<(Stream, BTreeMap<String, Record>)>);
 
 impl Watchers {
-    pub(crate) fn open(server: &Server, users: &[String]) -> Watchers {
+    fn open(server: &Server, users: &[String]) -> Watchers {
         let mut watchers = Vec::new();
         let mut missing = [WATCHERS; 2];
         while missing != [0; 2] {
@@ -39,7 +39,7 @@ impl Watchers {
     }
 
     /// Reads until each of them believes what is so.
-    pub(crate) fn expect_truth(&mut self, server: &Server, users: &[String]) {
+    fn expect_truth(&mut self, server: &Server, users: &[String]) {
         let answer = server.post("/v1/presence/query", &json!({"users": users})).json();
         let records = answer["presence"].as_array().expect("a list").iter().map(Record::of);
         let truth: BTreeMap<String, Option<u64>> = records.map(|record| (record.user.clone(), record.since)).collect();
@@ -54,7 +54,7 @@ impl Watchers {
 }
 
 /// Everybody comes or goes, each in a datagram of his own.
-pub(crate) fn burst(sender: &Sender, users: &[String], leave: bool) {
+fn burst(sender: &Sender, users: &[String], leave: bool) {
     for user in users {
         if leave {
             sender.leave(&[user]);
@@ -66,7 +66,7 @@ pub(crate) fn burst(sender: &Sender, users: &[String], leave: bool) {
 
 /// All of the users are of one shard's chunk, so the other shard's watchers hear of each change by mail, or by the resync.
 #[test]
-fn a_full_mailbox_makes_its_shard_look_for_itself() {
+pub(crate) fn a_full_mailbox_makes_its_shard_look_for_itself() {
     let home = Home::new();
     let slow = ["--beat-interval-ms=30s", "--offline-after-ms=60s"];
     let server = home.serve(&[CRAMPED, &slow].concat());
