@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::harness::skipped;
+
 /// One network namespace, with its loopback device up.
 pub(crate) struct Namespace {
     name: String,
@@ -30,12 +32,7 @@ impl Namespace {
         );
         let made = try_run("nft", &["--version"], "").and_then(|()| try_run("ip", &["netns", "add", &name], ""));
         if let Err(why) = made {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            // Not captured by the test harness, as what print! says would be.
-            let _ = writeln!(
-                std::io::stderr(),
-                "notice: {test} is skipped: no network namespace: {why}"
-            );
+            skipped(&format!("no network namespace: {why}"));
             return None;
         }
         let file = File::open(format!("/run/netns/{name}")).expect("ip has made it");
