@@ -12,19 +12,18 @@ use super::{CHUNK_SLOTS, Presence};
 use crate::time::{Mono, Now, Unix};
 
 const CHUNK_BYTES: u64 = CHUNK_SLOTS as u64 * 8;
-/// Bytes written back by one slice at most: short enough that a budget is kept evenly.
+/// Bytes written back by one slice at most, and no more than a second's: short enough that a budget is kept evenly.
 const SLICE_BYTES_MAX: u64 = 4 << 20;
 /// Chunks asked by one slice at most.
 const SLICE_CHUNKS_MAX: u32 = 64 << 10;
 /// A cycle begins at most this often.
 const CYCLE_MS_MIN: u64 = 1_000;
-/// Longest rest between two slices.
-const PAUSE_MS_MAX: u64 = 1_000;
 
 /// Writes back in rolling slices; runs on a thread of its own.
 pub struct Flusher {
     presence: Arc<Presence>,
     bytes_per_second: u64,
+    slice_bytes_max: u64,
     step: Step,
     cycle: Cycle,
     /// Cells up to which the two files' lengths are known to be on disk; none at first.
@@ -66,11 +65,18 @@ impl Flusher {
         Flusher {
             presence,
             bytes_per_second: bytes_per_second.max(1),
+            slice_bytes_max: SLICE_BYTES_MAX.min(bytes_per_second),
             step: Step::Log,
             cycle: Cycle::default(),
             stamps_lasting: 0,
             published_lasting: 0,
         }
+    }
+
+    /// The budget's part of a cycle's length, in ms, when everything about `users` users has changed; the disk's comes on top.
+    pub fn cycle_ms(users: u32, bytes_per_second: u64) -> u64 {
+        let maps_bytes = 2 * u64::from(users.div_ceil(CHUNK_SLOTS)) * CHUNK_BYTES;
+        (maps_bytes.saturating_mul(1_000) / bytes_per_second.max(1)).max(CYCLE_MS_MIN)
     }
 
     /// Does the next bit of work, and says how long to rest. Blocks for as long as the disk takes.
@@ -79,7 +85,7 @@ impl Flusher {
     pub fn slice(&mut self, now: Now) -> io::Result<FlushReport> {
         if self.presence.is_closed() {
             return Ok(FlushReport {
-                pause_ms: PAUSE_MS_MAX,
+                pause_ms: CYCLE_MS_MIN,
                 ..FlushReport::default()
             });
         }
@@ -127,10 +133,10 @@ impl Flusher {
         let chunks = self.presence.users().div_ceil(CHUNK_SLOTS);
         let last = chunks.min(chunk.saturating_add(SLICE_CHUNKS_MAX));
         let (mut bytes, mut at) = (0, chunk);
-        while at < last && bytes < SLICE_BYTES_MAX {
+        while at < last && bytes < self.slice_bytes_max {
             let first = at;
             // Beats for publishers who are online leave no flag: where somebody is online, stamps change.
-            while at < last && bytes < SLICE_BYTES_MAX {
+            while at < last && bytes < self.slice_bytes_max {
                 let flagged = online.lower(at as usize, flag);
                 if !(flagged || flag == STAMPS_DIRTY && online.count(at as usize) > 0) {
                     break;
@@ -188,7 +194,7 @@ impl Flusher {
     }
 
     fn report(&self, bytes: u64) -> FlushReport {
-        let pause_ms = (bytes.saturating_mul(1_000) / self.bytes_per_second).min(PAUSE_MS_MAX);
+        let pause_ms = bytes.saturating_mul(1_000) / self.bytes_per_second;
         FlushReport {
             bytes,
             cycle_ms: None,

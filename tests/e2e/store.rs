@@ -125,6 +125,24 @@ fn a_bad_key_file_is_refused() {
     );
 }
 
+#[test]
+fn a_lost_map_is_made_anew_and_its_loss_told() {
+    for (name, lost) in [("stamps.map", "last_active"), ("published.map", "since")] {
+        let home = closed_home();
+        std::fs::remove_file(home.data_dir().join(name)).expect("it is there");
+        let server = home.serve(SLOW);
+        server.expect_log(&format!("{name} was missing and was made anew"));
+        let log = server.log();
+        assert!(log.contains(&format!("the {lost} of all 1 users is lost")), "{log}");
+        server.expect_online("bob");
+        // Once: it is there now.
+        server.kill();
+        let server = home.serve(SLOW);
+        server.expect_log("write-back: a cycle takes up to 1.0 s now and 4.0 s with users_max 16777216");
+        assert!(!server.log().contains("made anew"), "{}", server.log());
+    }
+}
+
 fn wide_user(n: u32) -> String {
     format!("{n:0>128}")
 }
