@@ -11,7 +11,7 @@ use crate::process::{Lines, Process};
 const SLOW: &[&str] = &["--beat-interval-ms=30s", "--offline-after-ms=60s", "--shards=2"];
 
 /// Every file of a folder, byte by byte.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(folder).expect("the folder is there");
     let paths = entries.map(|entry| entry.expect("it can be read").path());
     paths
