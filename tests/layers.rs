@@ -138,6 +138,21 @@ fn crates_have_their_keepers() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What the simulator drives gets its time as an argument, or its runs would not be functions of their seeds.
+#[test]
+fn clocks_are_read_in_the_shell_only() {
+    let mut wrong = Vec::new();
+    for (module, path, text) in sources() {
+        let code = code(&text);
+        let sans_io = ["wire", "presence", "realtime", "admin", "engine"].contains(&module.as_str());
+        let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
+        if sans_io && words.into_iter().any(|word| word == "boottime" || word == "Clock") {
+            wrong.push(format!("{}: {module} reads a clock", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_check_sees_what_it_must() {
     assert_eq!(

@@ -186,7 +186,9 @@ fn expect_full(server: &Server, known: u32) {
     assert_eq!(server.post("/v1/beat", &json!({"users": ["bob"]})).status, 204);
     watcher.expect_presence("bob", true);
     assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 1.0);
-    server.expect_log("no room for new users: the store's files cannot grow");
+    let told = "no room for new users: the store's files cannot grow";
+    server.expect_log(told);
+    assert_eq!(server.log().matches(told).count(), 1, "once, however many are refused");
 }
 
 #[test]
