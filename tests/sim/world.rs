@@ -513,7 +513,11 @@ impl World {
                 Some(id) => {
                     self.shards[at].conns.insert((id.index, id.generation), key);
                 }
-                None => self.ended(key),
+                // One too many even to be refused in words.
+                None => {
+                    conn.listens = false;
+                    self.ended(key);
+                }
             }
         }
     }
