@@ -172,7 +172,7 @@ impl World {
         self.keep_flushed();
     }
 
-    fn keep_flushed(&mut self) {
+    pub(crate) fn keep_flushed(&mut self) {
         self.flushed = Some(Flushed {
             folder: Folder::copy_of(self.folder.path()),
             users: self.users.clone(),
