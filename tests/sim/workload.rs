@@ -510,11 +510,12 @@ impl World {
         self.cast(datagram);
     }
 
-    /// All whom one stream watches come or go at once.
+    /// All whom one stream watches come or go at once, but for the faithful.
     fn shake(&mut self) {
         let sub = self.workload.usize(0..self.subs.len());
-        let users: Vec<usize> = self.subs[sub].watched.iter().copied().collect();
-        if users.is_empty() || users.iter().any(|user| FAITHFUL.contains(user)) {
+        let watched = self.subs[sub].watched.iter().copied();
+        let users: Vec<usize> = watched.filter(|user| !FAITHFUL.contains(user)).collect();
+        if users.is_empty() {
             return;
         }
         let (leave, sent_at) = (self.workload.bool(), self.wall());
