@@ -194,18 +194,25 @@ impl Folder {
         let read = |folder: &Folder| fs::read(path(folder)).expect("a store's file");
         let (as_is, mut written) = (read(self), read(to));
         written.resize(as_is.len().max(written.len()), 0);
-        let (known, flushed) = *records(&written).last().expect("the template has users");
-        let records = records(&as_is);
-        let (_, end) = *records.last().expect("no fewer than were flushed");
+        // Behind what was flushed there may be half a record of an earlier cut.
+        let whole = |written: &[u8]| {
+            let bytes = as_is.iter().zip(written).skip(FIRST_RECORD);
+            let same = bytes.take_while(|(one, other)| one == other).count();
+            let whole = records(&as_is)
+                .into_iter()
+                .take_while(|(_, end)| *end <= FIRST_RECORD + same);
+            whole.last().expect("the template has users")
+        };
+        let ((_, flushed), (_, end)) = (whole(&written), whole(&as_is));
         let torn = match random.u8(0..4) {
             0 => flushed,
             1 => end,
             _ => random.usize(flushed..=end),
         };
         written[flushed..torn].copy_from_slice(&as_is[flushed..torn]);
+        let (slots, _) = whole(&written);
         fs::write(path(to), written).expect("a store's file");
-        let whole = records.iter().take_while(|(_, end)| *end <= torn);
-        whole.last().map_or(known, |(slots, _)| *slots)
+        slots
     }
 
     /// Copies some pages of a file to `to`; returns which.
