@@ -10,7 +10,6 @@ mod signals;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -157,7 +156,7 @@ pub fn run(mut config: Config) -> Result<(), ServeFault> {
         tracing::warn!("{warning}");
     }
     if let Some(report) = &report {
-        tell_store(&config.data_dir, report);
+        tell_store(&config, report);
     }
     if fleet.made {
         tracing::info!("made a fleet key in {}", config.key_path().display());
@@ -364,7 +363,7 @@ fn say_listening(line: &str) {
     }
 }
 
-fn tell_store(dir: &Path, report: &OpenReport) {
+fn tell_store(config: &Config, report: &OpenReport) {
     let OpenReport { users, online, .. } = report;
     let before = match report {
         OpenReport { power_cut: true, .. } => "the power was cut since",
@@ -373,12 +372,32 @@ fn tell_store(dir: &Path, report: &OpenReport) {
     };
     tracing::info!(
         "store {}: {users} users known, {online} held online until they have had time to return; {before}",
-        dir.display()
+        config.data_dir.display()
+    );
+    let bytes_per_second = config.flush_bytes_per_second_max;
+    let seconds = |users| Flusher::cycle_ms(users, bytes_per_second) as f64 / 1_000.0;
+    tracing::info!(
+        "write-back: a cycle takes up to {:.1} s now and {:.1} s with users_max {}; a power cut loses at most one, a crash nothing",
+        seconds(*users),
+        seconds(config.users_max),
+        config.users_max
     );
     if report.torn_bytes > 0 {
         tracing::warn!(
             "cut {} bytes of an unfinished record from the end of users.log",
             report.torn_bytes
+        );
+    }
+    if report.stamps_rebuilt {
+        tracing::warn!(
+            "stamps.map was missing and was made anew: the last_active of all {users} users is lost; to have it back, stop the \
+             server at once and restore the whole folder from a backup"
+        );
+    }
+    if report.published_rebuilt {
+        tracing::warn!(
+            "published.map was missing and was made anew from the stamps: the since of all {users} users is lost; to have it \
+             back, stop the server at once and restore the whole folder from a backup"
         );
     }
 }

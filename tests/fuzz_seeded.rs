@@ -37,6 +37,11 @@ fn beat() {
 }
 
 #[test]
+fn key_file() {
+    run("key_file", fuzz::key_file, KEY_FILES);
+}
+
+#[test]
 fn record_bodies() {
     run("record_bodies", fuzz::record_bodies, BODIES);
 }
@@ -77,6 +82,12 @@ const ENTRIES: &[&[u8]] = &[
         longest[0] = 128;
         longest
     },
+];
+const KEY_FILES: &[&[u8]] = &[
+    b"# signs\n000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\n  ffeeddccbbaa99887766554433221100FFEEDDCCBBAA99887766554433221100\r\n",
+    b"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F",
+    b"\n#\n \t\n",
+    b"00\n",
 ];
 const BODIES: &[&[u8]] = &[
     b"{\"users\":[\"a\",\"b\",\"a\"]}",

@@ -66,9 +66,9 @@ fn sources() -> Vec<(String, PathBuf, String)> {
         .collect()
 }
 
-/// The code of a file without comments and without its tests.
+/// The code of a file without comments and without its tests, where these stand at its end: `mod tests;` ends nothing.
 fn code(text: &str) -> String {
-    let end = text.find("\n#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let lines = text[..end].lines().map(|line| line.split("//").next().unwrap_or(""));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -140,6 +140,21 @@ fn crates_have_their_keepers() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What the simulator drives gets its time as an argument, or its runs would not be functions of their seeds.
+#[test]
+fn clocks_are_read_in_the_shell_only() {
+    let mut wrong = Vec::new();
+    for (module, path, text) in sources() {
+        let code = code(&text);
+        let sans_io = ["wire", "presence", "realtime", "admin", "engine"].contains(&module.as_str());
+        let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
+        if sans_io && words.into_iter().any(|word| word == "boottime" || word == "Clock") {
+            wrong.push(format!("{}: {module} reads a clock", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_check_sees_what_it_must() {
     assert_eq!(
@@ -149,5 +164,10 @@ fn the_check_sees_what_it_must() {
     assert_eq!(
         code("use a; // crate::b\n//! crate::c\nfn f() {}\n#[cfg(test)]\nmod tests { use crate::d; }"),
         "use a; \n\nfn f() {}"
+    );
+    // Tests in a file of their own are named where modules are: at the top.
+    assert_eq!(
+        code("mod a;\n#[cfg(test)]\nmod tests;\nuse crate::b;"),
+        "mod a;\n#[cfg(test)]\nmod tests;\nuse crate::b;"
     );
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greendot::presence::{
-    BeatOutcome, InternFault, OpenReport, Presence, Slot, StoreFault, StoreFaultKind, StoreOptions, Sweep,
+    BeatOutcome, Flusher, InternFault, OpenReport, Presence, Slot, StoreFault, StoreFaultKind, StoreOptions, Sweep,
     SweepContext, Transition,
 };
 use greendot::time::{Mono, Now, Unix};
@@ -287,6 +287,71 @@ fn only_what_may_have_changed_is_written_back() {
         open(dir.path(), 1, 7_000).1.clean,
         "the closed store's flusher kept its hands off"
     );
+}
+
+/// Also one of less than a slice's usual size.
+#[test]
+fn a_small_budget_is_kept() {
+    const CHUNK_BYTES: u64 = 32 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let presence = Arc::new(open(dir.path(), 1, 0).0);
+    for n in 0..3 * 4_096 {
+        beat(&presence, &n.to_string(), 0);
+    }
+    let stamps = |bytes_per_second| {
+        let mut flusher = presence.flusher(bytes_per_second);
+        flusher.slice(at(0)).unwrap();
+        let report = flusher.slice(at(0)).unwrap();
+        (report.bytes, report.pause_ms)
+    };
+    // The smallest that can be set; two chunks a second; all of what is left.
+    assert_eq!(stamps(4_096), (CHUNK_BYTES, 8_000));
+    assert_eq!(stamps(2 * CHUNK_BYTES), (2 * CHUNK_BYTES, 1_000));
+    beat(&presence, "0", 1);
+    assert_eq!(stamps(1 << 20), (CHUNK_BYTES, 31));
+}
+
+#[test]
+fn a_cycle_is_as_long_as_its_bytes() {
+    let mib = 1 << 20;
+    assert_eq!(Flusher::cycle_ms(0, 64 * mib), 1_000);
+    assert_eq!(Flusher::cycle_ms(1_000_000, 64 * mib), 1_000);
+    assert_eq!(Flusher::cycle_ms(1 << 24, 64 * mib), 4_000);
+    assert_eq!(Flusher::cycle_ms(1 << 24, mib), 256_000);
+}
+
+/// Bytes of pages that this thread has found clean and made dirty (proc_pid_io(5)); on a file system without a disk none.
+fn dirtied_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/thread-self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.map_or(0, |bytes| bytes.parse().expect("a number of bytes"))
+}
+
+/// The end of a cycle leaves alone what has changed since its slice: that is the next cycle's.
+#[test]
+fn the_end_of_a_cycle_writes_no_cells() {
+    let dir = tempfile::tempdir().unwrap();
+    let presence = Arc::new(open(dir.path(), 1, 0).0);
+    let mut flusher = presence.flusher(u64::MAX);
+    // Nobody else writes this disk's pages back in the same moment, three times in a row.
+    let quiet = (0..3).any(|round| {
+        let ms = round * 1_000;
+        beat(&presence, "ann", ms);
+        sweep(&presence, ms, false);
+        flusher.slice(at(ms)).unwrap();
+        let stamps = flusher.slice(at(ms)).unwrap();
+        assert_eq!(stamps.bytes, 32 << 10);
+        // The page is dirty again, and stays so.
+        beat(&presence, "ann", ms + 1);
+        flusher.slice(at(ms)).unwrap();
+        let end = flusher.slice(at(ms)).unwrap();
+        assert!(end.cycle_ms.is_some());
+        let before = dirtied_bytes();
+        beat(&presence, "ann", ms + 2);
+        // The first cycle of a run writes all: the files' lengths.
+        round > 0 && dirtied_bytes() == before
+    });
+    assert!(quiet, "each cycle ended with a write of what its slice had written");
 }
 
 #[test]

@@ -242,7 +242,7 @@ pub const KNOBS: &[Knob] = &[
     number!(CONNS, "body-bytes-max", Bytes bytes 1..=1 << 30, settings.body_bytes_max,
         "Longest request body; beyond: 413"),
     number!(CONNS, "request-deadline-ms", Millis millis FROM_ONE_MS, settings.request_deadline_ms,
-        "Time for a whole request to arrive, from accept or the end of the previous answer; no byte extends it; beyond: 408"),
+        "Time for a whole request to arrive, from accept or the first byte of a later one; no byte extends it; beyond: 408"),
     number!(CONNS, "keep-alive-idle-ms", Millis millis FROM_ZERO_MS, settings.keep_alive_idle_ms,
         "Time that a connection may wait between two requests; 0 closes after each answer"),
     number!(CONNS, "linger-ms", Millis millis FROM_ZERO_MS, settings.linger_ms,

@@ -64,8 +64,8 @@ pub struct Settings {
     /// Longest request body in bytes, decoded. Default 1,048,576. Zero is refused. Cost: so much memory per connection that
     /// is still sending its body.
     pub body_bytes_max: usize,
-    /// Time for a whole request to arrive, in ms from accept or from the end of the previous answer, never extended by a
-    /// byte. Default 10,000. Zero is refused. Costs nothing; it bounds what a slow sender can hold.
+    /// Time for a whole request to arrive, in ms from accept or, of a later request, from its first byte; never extended by
+    /// a byte. Default 10,000. Zero is refused. Costs nothing; it bounds what a slow sender can hold.
     pub request_deadline_ms: u64,
     /// Time that a connection may wait between two requests, in ms. Default 75,000. Zero closes after each answer.
     /// Cost: a connection each.

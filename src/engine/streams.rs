@@ -221,10 +221,13 @@ impl Engine {
                     }
                 }
                 b"user" if ask.user.is_none() => ask.user = Some(user("user", 0)?),
-                b"last_event_id" => ask.last_event_id = std::str::from_utf8(&value).ok().map(str::to_owned),
+                b"last_event_id" if ask.last_event_id.is_none() => {
+                    ask.last_event_id = Some(String::from_utf8_lossy(&value).into_owned());
+                }
                 b"user" => {
                     return Err(Refused::Query("user stands twice: a stream has one holder".to_owned()));
                 }
+                b"last_event_id" => return Err(Refused::Query("last_event_id stands twice".to_owned())),
                 other => {
                     let other = String::from_utf8_lossy(other);
                     let detail =

@@ -12,21 +12,23 @@ use super::{CHUNK_SLOTS, Presence};
 use crate::time::{Mono, Now, Unix};
 
 const CHUNK_BYTES: u64 = CHUNK_SLOTS as u64 * 8;
-/// Bytes written back by one slice at most: short enough that a budget is kept evenly.
+/// Bytes written back by one slice at most, and no more than a second's: short enough that a budget is kept evenly.
 const SLICE_BYTES_MAX: u64 = 4 << 20;
 /// Chunks asked by one slice at most.
 const SLICE_CHUNKS_MAX: u32 = 64 << 10;
 /// A cycle begins at most this often.
 const CYCLE_MS_MIN: u64 = 1_000;
-/// Longest rest between two slices.
-const PAUSE_MS_MAX: u64 = 1_000;
 
 /// Writes back in rolling slices; runs on a thread of its own.
 pub struct Flusher {
     presence: Arc<Presence>,
     bytes_per_second: u64,
+    slice_bytes_max: u64,
     step: Step,
     cycle: Cycle,
+    /// Cells up to which the two files' lengths are known to be on disk; none at first.
+    stamps_lasting: u32,
+    published_lasting: u32,
 }
 
 /// What one slice did.
@@ -63,9 +65,18 @@ impl Flusher {
         Flusher {
             presence,
             bytes_per_second: bytes_per_second.max(1),
+            slice_bytes_max: SLICE_BYTES_MAX.min(bytes_per_second),
             step: Step::Log,
             cycle: Cycle::default(),
+            stamps_lasting: 0,
+            published_lasting: 0,
         }
+    }
+
+    /// The budget's part of a cycle's length, in ms, when everything about `users` users has changed; the disk's comes on top.
+    pub fn cycle_ms(users: u32, bytes_per_second: u64) -> u64 {
+        let maps_bytes = 2 * u64::from(users.div_ceil(CHUNK_SLOTS)) * CHUNK_BYTES;
+        (maps_bytes.saturating_mul(1_000) / bytes_per_second.max(1)).max(CYCLE_MS_MIN)
     }
 
     /// Does the next bit of work, and says how long to rest. Blocks for as long as the disk takes.
@@ -74,7 +85,7 @@ impl Flusher {
     pub fn slice(&mut self, now: Now) -> io::Result<FlushReport> {
         if self.presence.is_closed() {
             return Ok(FlushReport {
-                pause_ms: PAUSE_MS_MAX,
+                pause_ms: CYCLE_MS_MIN,
                 ..FlushReport::default()
             });
         }
@@ -122,10 +133,10 @@ impl Flusher {
         let chunks = self.presence.users().div_ceil(CHUNK_SLOTS);
         let last = chunks.min(chunk.saturating_add(SLICE_CHUNKS_MAX));
         let (mut bytes, mut at) = (0, chunk);
-        while at < last && bytes < SLICE_BYTES_MAX {
+        while at < last && bytes < self.slice_bytes_max {
             let first = at;
             // Beats for publishers who are online leave no flag: where somebody is online, stamps change.
-            while at < last && bytes < SLICE_BYTES_MAX {
+            while at < last && bytes < self.slice_bytes_max {
                 let flagged = online.lower(at as usize, flag);
                 if !(flagged || flag == STAMPS_DIRTY && online.count(at as usize) > 0) {
                     break;
@@ -149,8 +160,9 @@ impl Flusher {
         Ok((bytes, (at < chunks).then_some(at)))
     }
 
+    /// A slice's `sync_range` has waited for its cells and their metadata, so nothing is left but the files' lengths, where these have
+    /// grown: to write all of a file back here would write all that has changed since its slice, unpaced.
     fn headers(&mut self, now: Now) -> io::Result<FlushReport> {
-        // The files' lengths, where they have grown, and then what stands on them.
         let Cycle {
             began_at,
             watermark,
@@ -158,12 +170,20 @@ impl Flusher {
             published_capacity,
             ..
         } = self.cycle;
-        self.presence.stamps.file().sync()?;
-        self.presence.mark_stamps_synced(stamps_capacity)?;
-        self.presence.published.file().sync()?;
+        let (stamps, published) = (self.presence.stamps.file(), self.presence.published.file());
+        if stamps_capacity > self.stamps_lasting {
+            stamps.sync()?;
+            self.presence.mark_stamps_synced(stamps_capacity)?;
+            stamps.sync_range(0, FIRST_CELL)?;
+            self.stamps_lasting = stamps_capacity;
+        }
+        if published_capacity > self.published_lasting {
+            published.sync()?;
+            self.published_lasting = published_capacity;
+        }
         self.presence
             .mark_published_synced(published_capacity, watermark, false)?;
-        self.presence.published.file().sync_range(0, FIRST_CELL)?;
+        published.sync_range(0, FIRST_CELL)?;
         self.step = Step::Log;
         let cycle_ms = now.mono.ms_since(began_at);
         Ok(FlushReport {
@@ -174,7 +194,7 @@ impl Flusher {
     }
 
     fn report(&self, bytes: u64) -> FlushReport {
-        let pause_ms = (bytes.saturating_mul(1_000) / self.bytes_per_second).min(PAUSE_MS_MAX);
+        let pause_ms = bytes.saturating_mul(1_000) / self.bytes_per_second;
         FlushReport {
             bytes,
             cycle_ms: None,

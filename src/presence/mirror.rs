@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
@@ -115,7 +115,7 @@ impl Presence {
             resume: Resume::new(identity.created_at(), None),
             identity,
             beat_skew_ms_max: 0,
-            growth_logged_ms: AtomicU64::new(0),
+            growth_failing: AtomicBool::new(false),
             mirrored: Some(Mirrored {
                 adopting: Mutex::default(),
                 heard: AnonymousArray::new(users_max as usize)?,

@@ -23,9 +23,8 @@ mod sweep;
 mod tests;
 mod vigil;
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::epoch::{self, Guard};
 use parking_lot::Mutex;
@@ -37,7 +36,7 @@ pub use mirror::{MirrorOptions, Source};
 pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 
-use crate::time::{Mono, Now, Unix, boottime};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use interner::{AppendFault, Interner};
 use leaves::Leaves;
@@ -89,8 +88,8 @@ pub struct Presence {
     resume: Resume,
     identity: Identity,
     beat_skew_ms_max: u64,
-    /// Mono ms at which a failure to grow was last logged.
-    growth_logged_ms: AtomicU64,
+    /// The last new user found no room in the files, which has been logged.
+    growth_failing: AtomicBool,
     /// Of a mirror alone.
     mirrored: Option<Mirrored>,
 }
@@ -113,7 +112,7 @@ pub struct State {
 pub enum InternFault {
     /// `users_max` reached.
     Full,
-    /// The files could not grow (disk full, file size limit); logged with the OS error once per second at most.
+    /// The files could not grow (disk full, file size limit); logged with the OS error, once until there is room again.
     NoSpace,
 }
 
@@ -165,26 +164,16 @@ impl Presence {
             self.stamps.reserve(index + 1)?;
             self.published.reserve(index + 1)
         };
-        self.interner.intern(user, hash, guard, reserve).map_err(|fault| {
-            if let AppendFault::NoSpace(error) = &fault {
-                self.log_growth_failure(error);
+        let made = self.interner.intern(user, hash, guard, reserve);
+        // A line for each row of failures: a disk that is full stays so for a while.
+        match &made {
+            Ok(_) if self.growth_failing.load(Ordering::Relaxed) => self.growth_failing.store(false, Ordering::Relaxed),
+            Err(AppendFault::NoSpace(error)) if !self.growth_failing.swap(true, Ordering::Relaxed) => {
+                tracing::error!(%error, users = self.users(), "no room for new users: the store's files cannot grow");
             }
-            InternFault::from(&fault)
-        })
-    }
-
-    fn log_growth_failure(&self, error: &io::Error) {
-        let now_ms = boottime().ms();
-        let last_ms = self.growth_logged_ms.load(Ordering::Relaxed);
-        let due = last_ms == 0 || now_ms.saturating_sub(last_ms) >= 1_000;
-        let ours = || {
-            self.growth_logged_ms
-                .compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        };
-        if due && ours() {
-            tracing::error!(%error, users = self.users(), "no room for new users: the store's files cannot grow");
+            _ => {}
         }
+        made.map_err(|fault| InternFault::from(&fault))
     }
 
     /// The user of a slot.

@@ -144,7 +144,8 @@ impl MappedFile {
         self.map.as_ptr().wrapping_add(offset as usize)
     }
 
-    /// Writes back the pages of a range and waits for the disk.
+    /// Writes back the pages of a range and waits for the disk: `msync(MS_SYNC)`, which in Linux is an fdatasync of the range (the
+    /// metadata that its bytes need and the disk's own cache included), and writes no other page of the file.
     pub(super) fn sync_range(&self, offset: u64, length: u64) -> io::Result<()> {
         self.map.flush_range(offset as usize, length as usize)
     }

@@ -262,7 +262,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         resume: Resume::new(identity.created_at, last.and_then(|header| header.ambiguous)),
         identity,
         beat_skew_ms_max: options.beat_skew_max_ms,
-        growth_logged_ms: AtomicU64::new(0),
+        growth_failing: AtomicBool::new(false),
         mirrored: None,
     };
     for cells in [&presence.stamps, &presence.published] {

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use crate::time::Unix;
-use crate::wire::beat::{self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, Keys, MAC_BYTES};
+use crate::wire::beat::{self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, KeyFault, Keys, MAC_BYTES};
 use crate::wire::record::{self, Record};
 use crate::wire::request::{
     self, ChunkDecoder, Framing, Head, Method, Parsed, RequestFault, RequestLimits, decode_segment, parse_head,
@@ -73,6 +73,47 @@ fn check_head(head: &Head<'_>, bytes: &[u8]) {
             .all(|byte| byte.is_ascii_graphic())
     );
     assert!(!head.http10 || (head.framing != Framing::Chunked && !head.expect_continue));
+}
+
+/// A key file: its keys are its lines of digits, of which the first signs, and what is refused is refused for the line it names.
+pub fn key_file(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let is_key = |line: &str| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut expected = None;
+    for (at, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let digits = line.to_ascii_lowercase();
+        let line = at + 1;
+        if !is_key(&digits) {
+            expected = Some(KeyFault::NotHex { line });
+        } else if lines.iter().any(|(_, other)| *other == digits) {
+            expected = Some(KeyFault::Twice { line });
+        }
+        if expected.is_some() {
+            break;
+        }
+        lines.push((line, digits));
+    }
+    if lines.is_empty() && expected.is_none() {
+        expected = Some(KeyFault::Empty);
+    }
+    match (Keys::parse(&text), expected) {
+        (Err(fault), Some(expected)) => assert_eq!(fault, expected),
+        (Ok(keys), None) => {
+            assert_eq!(keys.signing().to_hex(), lines[0].1);
+            for (_, digits) in &lines {
+                let key = FleetKey::from_hex(digits).expect("digits of a key");
+                assert!(
+                    keys.authorises(&format!("Bearer {}", key.service_token())),
+                    "each is accepted"
+                );
+            }
+        }
+        (parsed, expected) => panic!("{parsed:?} instead of {expected:?}"),
+    }
 }
 
 /// A chunked body: the same however it is torn, never beyond the limit, and what is encoded is decoded.

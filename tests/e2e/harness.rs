@@ -4,7 +4,7 @@
 //! [`Home`] has a loopback address of its own, so that a server that is started again finds its ports free. What time it is
 //! comes from the server's answers wherever two times are compared.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -66,6 +66,12 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(deadline.left().is_some(), "waited in vain: {what}");
         std::thread::sleep(LOOK_INTERVAL);
     }
+}
+
+/// Says that the running test is skipped where all can see it: what `print!` says would be captured.
+pub(crate) fn skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "notice: {test} is skipped: {why}");
 }
 
 pub(crate) fn pause(ms: u64) {

@@ -9,21 +9,21 @@ use crate::harness::{Deadline, Home, PATIENCE_MS, Record, Server, pause, unix_ms
 use crate::http::{Conn, Got};
 use crate::stream::{Event, Stream};
 
-fn limit_hits(server: &Server, limit: &str) -> f64 {
+pub(crate) fn limit_hits(server: &Server, limit: &str) -> f64 {
     server
         .metrics()
         .sum(&format!("greendot_limit_hits_total{{limit=\"{limit}\"}}"))
 }
 
 /// Asks for a stream and reads what it begins with: `hello`, or a refusal to its end.
-fn try_stream(server: &Server, query: &str) -> (Event, Stream) {
+pub(crate) fn try_stream(server: &Server, query: &str) -> (Event, Stream) {
     let mut stream = server.stream(query);
     let first = stream.next();
     (first, stream)
 }
 
 #[test]
-fn a_request_has_a_deadline_that_no_byte_extends() {
+pub(crate) fn a_request_has_a_deadline_that_no_byte_extends() {
     let home = Home::new();
     let server = home.serve(&["--request-deadline-ms=800", "--linger-ms=200", "--shards=1"]);
     let began_at = unix_ms();
@@ -55,7 +55,7 @@ fn a_request_has_a_deadline_that_no_byte_extends() {
 }
 
 #[test]
-fn a_connection_may_idle_so_long() {
+pub(crate) fn a_connection_may_idle_so_long() {
     let home = Home::new();
     let server = home.serve(&["--keep-alive-idle-ms=700", "--shards=1"]);
     let mut conn = server.connect();
@@ -76,7 +76,7 @@ fn a_connection_may_idle_so_long() {
 }
 
 #[test]
-fn beyond_conns_max_everybody_is_told_so() {
+pub(crate) fn beyond_conns_max_everybody_is_told_so() {
     let home = Home::new();
     let server = home.serve(&["--conns-max=4", "--shards=1", "--retry-ms=500"]);
     let mut held: Vec<Stream> = (0..4).map(|n| server.stream(&format!("user=u{n}"))).collect();
@@ -137,7 +137,7 @@ fn connections_leave_descriptors_to_hear_the_others_on() {
 }
 
 #[test]
-fn without_descriptors_it_refuses_waits_and_recovers() {
+pub(crate) fn without_descriptors_it_refuses_waits_and_recovers() {
     let home = Home::new();
     let origin = "https://app.example";
     let server = home.serve(&["--shards=1", "--conns-max=1000", &format!("--cors-origins={origin}")]);
@@ -226,7 +226,7 @@ fn silence_on_a_stream_is_broken_by_comments() {
 }
 
 #[test]
-fn a_users_limit_refuses_new_users_only() {
+pub(crate) fn a_users_limit_refuses_new_users_only() {
     let home = Home::new();
     let server = home.serve(&["--users-max=3", "--shards=2"]);
     assert_eq!(server.post("/v1/beat", &json!({"users": ["a", "b", "c"]})).status, 204);
@@ -249,7 +249,7 @@ fn a_users_limit_refuses_new_users_only() {
 
 /// The smallest budgets there are, in two shards' real loops: work is put off again and again, and none is lost.
 #[test]
-fn a_turn_does_no_more_than_its_budgets() {
+pub(crate) fn a_turn_does_no_more_than_its_budgets() {
     const USERS: usize = 400;
     const WATCHERS: usize = 8;
     let home = Home::new();
@@ -296,7 +296,7 @@ fn a_turn_does_no_more_than_its_budgets() {
 
 /// The budgets that are no settings.
 #[test]
-fn more_than_one_turns_worth_is_served_in_several() {
+pub(crate) fn more_than_one_turns_worth_is_served_in_several() {
     const CONNS: usize = 300;
     let home = Home::new();
     let server = home.serve(&["--shards=1"]);
@@ -323,7 +323,7 @@ fn more_than_one_turns_worth_is_served_in_several() {
 }
 
 #[test]
-fn more_reads_and_closes_than_one_turn_takes_are_done_in_several() {
+pub(crate) fn more_reads_and_closes_than_one_turn_takes_are_done_in_several() {
     const IDLE_MS: u64 = 3_000;
     const CONNS: usize = 1_500;
     const LARGE: usize = 200;

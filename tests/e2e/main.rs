@@ -12,10 +12,12 @@ mod stream;
 mod terminal;
 
 mod drain;
+mod every_limit;
 mod ids;
 mod limits;
 mod logs;
 mod memory;
+mod overflow;
 mod pinning;
 mod presence;
 mod readers;

@@ -19,8 +19,8 @@ pub(crate) fn wide_users(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{n:0>128}")).collect()
 }
 
-/// A connection that holds little of what it has not read. Its segments are those of a network: with loopback's of 64 KB the
-/// kernel opens a full window again only when the whole buffer is free, and until then shows the sender no progress.
+/// A connection that holds little of what it has not read, in small pieces: a kernel frees what has been read by whole socket
+/// buffers, which on loopback are up to 64 KB, and until then shows the sender no progress (see docs/DECISIONS.md).
 pub(crate) fn narrow(http: SocketAddr) -> Conn {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     // Before connecting, so that the window is never wide.

@@ -36,6 +36,28 @@ impl Beating {
     }
 }
 
+/// Fills the sockets of a server that stands still, so that every beat of that time is lost: of nobody does a beat that waited tell
+/// that he has not been silent.
+fn drown(server: &Server) -> f64 {
+    const DATAGRAMS: usize = 40_000;
+    let sender = server.sender();
+    for _ in 0..DATAGRAMS {
+        sender.send(&[0; 1_400]);
+    }
+    DATAGRAMS as f64
+}
+
+/// That not all of so many came in: the sockets were full.
+fn expect_drowned(server: &Server, sent: f64) {
+    let refused = server
+        .metrics()
+        .sum("greendot_datagrams_refused_total{reason=\"magic\"}");
+    assert!(
+        refused > 0.0 && refused < sent,
+        "{refused} of {sent} datagrams found room"
+    );
+}
+
 fn devices(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("device {n}")).collect()
 }
@@ -64,6 +86,7 @@ fn sixty_seconds_of_sigstop_flip_none_of_ten_thousand() {
     let mut watcher = watch_all(&server, &users[..500]);
 
     server.process.stop();
+    let sent = drown(&server);
     watcher.expect_quiet(60_000);
     server.process.signal(Signal::CONT);
     // Expiries are held again for offline_after_ms; not until that is over does it show that nobody was missed.
@@ -73,6 +96,7 @@ fn sixty_seconds_of_sigstop_flip_none_of_ten_thousand() {
     server.expect_metric("greendot_sweep_cycles_total", |cycles| cycles >= swept + 4.0);
     watcher.expect_quiet(100);
 
+    expect_drowned(&server, sent);
     let metrics = server.metrics();
     assert!(metrics.sum("greendot_stalls_total") >= 1.0, "the stop was seen");
     assert_eq!(metrics.sum("greendot_transitions_total{to=\"offline\"}"), 0.0);
@@ -92,12 +116,15 @@ fn a_stopped_server_takes_nobody_for_silent() {
     let mut watcher = watch_all(&server, &users);
     let before = server.metrics();
 
+    let mut sent = 0.0;
     for _ in 0..2 {
         server.process.stop();
+        sent += drown(&server);
         pause(2 * OFFLINE_AFTER_MS + 500);
         server.process.signal(Signal::CONT);
         watcher.expect_quiet(OFFLINE_AFTER_MS + 500);
     }
+    expect_drowned(&server, sent);
     let after = server.metrics();
     let transitions = |metrics: &crate::metrics::Metrics| metrics.sum("greendot_transitions_total");
     assert_eq!(transitions(&after), transitions(&before));

@@ -97,6 +97,30 @@ fn a_stream_to_a_vanished_peer_ends_and_its_user_expires() {
     });
 }
 
+/// Nothing ever changes for it and it was never slow: the comment that nobody acknowledges is all there is to find it by.
+#[test]
+fn an_idle_peer_that_vanishes_is_found_by_a_comment() {
+    with_watcher("--keep-alive-ms=500", |networks, server, watcher| {
+        let http = server.http;
+        let mut peer = networks
+            .client
+            .enter(|| Stream::open(Conn::to(http), "/v1/stream?user=gone"));
+        peer.begin();
+        watcher.expect_presence("gone", true);
+        // Comments are acknowledged for longer than one may stay without.
+        pause(STALL_MS + 500);
+        assert_eq!(evicted(server), [0.0; 2]);
+        networks.client.vanish();
+        expect_let_go(server, watcher, [1.0, 0.0]);
+        let metrics = server.metrics();
+        assert_eq!(metrics.sum("greendot_flushes_partial_total"), 0.0);
+        let told = |kind: &str| metrics.sum(&format!("greendot_events_total{{kind=\"{kind}\"}}"));
+        // The watcher's, of whom is gone.
+        assert_eq!(told("presence"), 2.0);
+        assert!(told("keep_alive") > 0.0);
+    });
+}
+
 /// Its window is full when it vanishes, and bytes wait in the server: the stall rule.
 #[test]
 fn a_peer_with_a_full_window_that_vanishes_is_let_go() {

@@ -355,7 +355,12 @@ fn bodies_that_are_not_understood() {
         );
     }
     assert_eq!(world.count(0, Counter::LimitBodyDepth), 1);
-    for query in ["watch=a&x=1", "watch=%zz", "user=a&user=b"] {
+    for query in [
+        "watch=a&x=1",
+        "watch=%zz",
+        "user=a&user=b",
+        "last_event_id=1&last_event_id=1",
+    ] {
         world.get(bob, &format!("/v1/stream?{query}"));
         let answer = world.received(bob);
         assert_eq!(

@@ -398,6 +398,13 @@ impl World {
             if !conn.reset {
                 self.client_reads(key);
             }
+            let conn = &self.conns[&key];
+            if conn.listens && !conn.reset && !self.drain && !conn.wants.is_empty() {
+                self.fail(format!(
+                    "conn {key} said no more, and is not answered: {:?}",
+                    conn.wants
+                ));
+            }
             let conn = self.conns.get_mut(&key).expect("kept until both ends are gone");
             conn.half_closed = true;
             self.client_gone(key);

@@ -45,6 +45,8 @@ pub(crate) struct Conn {
     /// The client has shut its sending half; it has been told to the server.
     pub(crate) half_closed: bool,
     pub(crate) eof_told: bool,
+    /// The client has said all that it will and waits for an answer, which must come.
+    pub(crate) listens: bool,
     /// The client is gone for good; the server finds out when it looks.
     pub(crate) reset: bool,
     /// The server reads nothing until it says so.
@@ -91,6 +93,7 @@ impl Conn {
             tear,
             half_closed: false,
             eof_told: false,
+            listens: false,
             reset: false,
             paused: false,
             room: usize::MAX,

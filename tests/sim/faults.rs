@@ -172,7 +172,7 @@ impl World {
         self.keep_flushed();
     }
 
-    fn keep_flushed(&mut self) {
+    pub(crate) fn keep_flushed(&mut self) {
         self.flushed = Some(Flushed {
             folder: Folder::copy_of(self.folder.path()),
             users: self.users.clone(),
@@ -242,8 +242,8 @@ impl World {
         self.folder = folder;
         let pairs = self.users.iter().zip(&flushed.users).zip(slots);
         let users = pairs.map(|((now, then), slot)| match slot {
-            Some(slot) if (kept.log || then.known) && kept.stamp(slot) => now.clone(),
-            Some(_) if kept.log => then.with_a_slot(),
+            Some(slot) if kept.knows(slot) && kept.stamp(slot) => now.clone(),
+            Some(slot) if kept.knows(slot) => then.with_a_slot(),
             _ => then.clone(),
         });
         self.users = users.collect();

@@ -158,7 +158,10 @@ fn many_seeds() {
     for (counter, count) in COUNTERS.iter().zip(&counters) {
         println!("  {counter:?} {count}");
     }
+    let torn_tails: u64 = outcomes.iter().map(|outcome| outcome.torn_tails).sum();
+    println!("  torn tails of users.log {torn_tails}");
     if seeds.len() >= 100 {
+        assert!(torn_tails > 0, "no power cut left half a record");
         let missed: Vec<_> = COUNTERS
             .iter()
             .zip(&counters)

@@ -116,17 +116,36 @@ fn template() -> &'static Path {
 
 /// Pages in which the kernel writes files back; the cells begin on the second.
 const PAGE_BYTES: usize = 4_096;
+/// Where users.log begins.
+const FIRST_RECORD: usize = 128;
 const PAGE_CELLS: u32 = PAGE_BYTES as u32 / 8;
+
+/// Of each record of a users.log, how many slots there are with it and where it ends: a length, a slot of four bytes, so many
+/// bytes of id, a checksum of four.
+fn records(log: &[u8]) -> Vec<(u32, usize)> {
+    let mut ends = Vec::new();
+    let mut at = FIRST_RECORD;
+    while log[at] != 0 {
+        at += 1 + 4 + usize::from(log[at]) + 4;
+        ends.push((ends.len() as u32 + 1, at));
+    }
+    ends
+}
 
 /// Of what was not flushed, what a power cut left.
 pub(crate) struct Kept {
-    /// users.log.
-    pub(crate) log: bool,
+    /// Slots whose records in users.log are whole.
+    slots: u32,
     /// Pages of stamps.map.
     stamps: Vec<bool>,
 }
 
 impl Kept {
+    /// Whether users.log knows the slot.
+    pub(crate) fn knows(&self, slot: Slot) -> bool {
+        slot.index() < self.slots
+    }
+
     /// Whether the slot's stamp is as it was when the power failed.
     pub(crate) fn stamp(&self, slot: Slot) -> bool {
         self.stamps[1 + (slot.index() / PAGE_CELLS) as usize]
@@ -158,18 +177,42 @@ impl Folder {
     }
 
     /// What a power cut leaves of this folder, of which `flushed` is known to be on disk: the kernel may have written back any page
-    /// of the maps by itself, and users.log, which leads, or not.
+    /// of the maps by itself, and of what was appended to users.log, which leads, all, nothing, or so many bytes.
     pub(crate) fn cut(&self, flushed: &Folder, random: &mut Rng) -> (Folder, Kept) {
         let left = Folder::copy_of(&flushed.0);
-        let log = random.bool();
-        if log {
-            fs::copy(self.0.join("users.log"), left.0.join("users.log")).expect("a copy of a store's file");
-        }
+        let slots = self.write_back_appended(&left, random);
         // Most of the pages, few, all or none.
         let share = [0.0, 0.1, 0.5, 0.9, 1.0][random.usize(0..5)];
         let stamps = self.write_back_some("stamps.map", &left, share, random);
         self.write_back_some("published.map", &left, share, random);
-        (left, Kept { log, stamps })
+        (left, Kept { slots, stamps })
+    }
+
+    /// Copies what was appended to users.log to `to`, up to some byte; returns how many slots that makes.
+    fn write_back_appended(&self, to: &Folder, random: &mut Rng) -> u32 {
+        let path = |folder: &Folder| folder.0.join("users.log");
+        let read = |folder: &Folder| fs::read(path(folder)).expect("a store's file");
+        let (as_is, mut written) = (read(self), read(to));
+        written.resize(as_is.len().max(written.len()), 0);
+        // Behind what was flushed there may be half a record of an earlier cut.
+        let whole = |written: &[u8]| {
+            let bytes = as_is.iter().zip(written).skip(FIRST_RECORD);
+            let same = bytes.take_while(|(one, other)| one == other).count();
+            let whole = records(&as_is)
+                .into_iter()
+                .take_while(|(_, end)| *end <= FIRST_RECORD + same);
+            whole.last().expect("the template has users")
+        };
+        let ((_, flushed), (_, end)) = (whole(&written), whole(&as_is));
+        let torn = match random.u8(0..4) {
+            0 => flushed,
+            1 => end,
+            _ => random.usize(flushed..=end),
+        };
+        written[flushed..torn].copy_from_slice(&as_is[flushed..torn]);
+        let (slots, _) = whole(&written);
+        fs::write(path(to), written).expect("a store's file");
+        slots
     }
 
     /// Copies some pages of a file to `to`; returns which.

@@ -23,6 +23,7 @@ pub(crate) const ACTIONS: &[Weighted] = &[
     ("pipeline", 3, World::pipeline),
     ("garbage", 3, World::garbage),
     ("slow request", 2, World::slow_request),
+    ("last request", 3, World::last_request),
     ("crowd", 1, World::crowd),
     ("udp beat", 24, World::udp_beat),
     ("udp leave", 4, World::udp_leave),
@@ -266,6 +267,9 @@ impl World {
             &post(&format!("/v1/stream/{stream}/watch"), "", &body, chunk),
             Want::Edit { sub },
         );
+        if self.workload.u8(0..4) == 0 {
+            self.listen(key);
+        }
     }
 
     fn some_stream(&mut self) -> Option<u32> {
@@ -414,6 +418,31 @@ impl World {
         }
     }
 
+    /// A request behind which the client shuts its sending half.
+    fn last_request(&mut self) {
+        let key = self.connect();
+        let (bytes, want) = match self.workload.u8(0..3) {
+            0 => self.query_bytes(),
+            1 => {
+                let (bytes, users) = self.beat_bytes("/v1/beat", 3);
+                (bytes, Want::Beat(users))
+            }
+            _ => {
+                let (bytes, users) = self.beat_bytes("/v1/leave", 2);
+                (bytes, Want::Leave(users))
+            }
+        };
+        self.ask(key, &bytes, want);
+        self.listen(key);
+    }
+
+    /// The client of a connection with one request under way shuts its sending half and waits for the answer.
+    fn listen(&mut self, key: u32) {
+        let conn = self.conns.get_mut(&key).expect("it has just asked");
+        conn.half_closed = true;
+        conn.listens = true;
+    }
+
     /// More connections than a shard takes.
     fn crowd(&mut self) {
         for _ in 0..self.workload.usize(4..24) {
@@ -481,11 +510,12 @@ impl World {
         self.cast(datagram);
     }
 
-    /// All whom one stream watches come or go at once.
+    /// All whom one stream watches come or go at once, but for the faithful.
     fn shake(&mut self) {
         let sub = self.workload.usize(0..self.subs.len());
-        let users: Vec<usize> = self.subs[sub].watched.iter().copied().collect();
-        if users.is_empty() || users.iter().any(|user| FAITHFUL.contains(user)) {
+        let watched = self.subs[sub].watched.iter().copied();
+        let users: Vec<usize> = watched.filter(|user| !FAITHFUL.contains(user)).collect();
+        if users.is_empty() {
             return;
         }
         let (leave, sent_at) = (self.workload.bool(), self.wall());

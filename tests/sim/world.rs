@@ -46,6 +46,8 @@ pub(crate) struct Outcome {
     /// Sums over all engines, by counter.
     pub(crate) counters: Vec<u64>,
     /// Virtual time, in ms.
+    /// Starts that found an unfinished record at the end of users.log.
+    pub(crate) torn_tails: u64,
     pub(crate) lasted_ms: u64,
 }
 
@@ -160,6 +162,7 @@ pub(crate) struct World {
     pub(crate) trace: u64,
     pub(crate) counters: Vec<u64>,
     pub(crate) reads: Vec<crate::sse::Read>,
+    pub(crate) torn_tails: u64,
 }
 
 impl World {
@@ -229,9 +232,12 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             counters: vec![0; COUNTERS.len()],
             reads: Vec::new(),
+            torn_tails: 0,
         };
         world.boot(shards);
         world.populate();
+        // The template was closed, so all of it is on disk.
+        world.keep_flushed();
         world
     }
 
@@ -251,7 +257,9 @@ impl World {
         self.boot += 1;
         let now = self.now();
         let options = store::options(self.folder.path(), shards, self.boot_id(), &self.settings);
-        let (presence, _) = Presence::open(&options, now).unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
+        let (presence, report) =
+            Presence::open(&options, now).unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
+        self.torn_tails += u64::from(report.torn_bytes > 0);
         let presence = Arc::new(presence);
         self.flusher = Some(presence.flusher(u64::MAX));
         let board = Arc::new(Board::new(usize::from(shards)));
@@ -513,7 +521,11 @@ impl World {
                 Some(id) => {
                     self.shards[at].conns.insert((id.index, id.generation), key);
                 }
-                None => self.ended(key),
+                // One too many even to be refused in words.
+                None => {
+                    conn.listens = false;
+                    self.ended(key);
+                }
             }
         }
     }
@@ -725,6 +737,7 @@ impl World {
         Outcome {
             trace: self.trace,
             counters: self.counters,
+            torn_tails: self.torn_tails,
             lasted_ms: self.mono,
         }
     }

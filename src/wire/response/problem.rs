@@ -162,6 +162,32 @@ mod tests {
         }
     }
 
+    /// A row each, in this order: `| \`slug\` | status | when |`.
+    #[test]
+    fn the_protocol_lists_every_problem() {
+        let page = include_str!("../../../docs/PROTOCOL.md");
+        let (_, table) = page
+            .split_once("| `type` ends in | status | when |\n|---|---|---|\n")
+            .unwrap();
+        let rows = table.lines().take_while(|line| line.starts_with('|'));
+        let listed: Vec<(&str, &str)> = rows
+            .map(|row| {
+                let mut cells = row.trim_matches('|').split('|').map(str::trim);
+                (cells.next().unwrap().trim_matches('`'), cells.next().unwrap())
+            })
+            .collect();
+        let codes: Vec<String> = PROBLEMS
+            .iter()
+            .map(|problem| problem.status.code().to_string())
+            .collect();
+        let expected: Vec<(&str, &str)> = PROBLEMS
+            .iter()
+            .zip(&codes)
+            .map(|(problem, code)| (problem.slug, code.as_str()))
+            .collect();
+        assert_eq!(listed, expected);
+    }
+
     #[test]
     fn statuses_of_faults() {
         let codes = RequestFault::ALL.map(|fault| problem_of(fault).0.status.code());
