@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
@@ -25,6 +25,11 @@ pub(super) struct MappedFile {
     map: MmapRaw,
     /// Bytes that the file has and that the file system has promised; below the reservation. Only grows.
     bytes: AtomicU64,
+    /// The disk may lack pages that the kernel takes for written back.
+    doubted: AtomicBool,
+    /// Syncs to come that write nothing back that counts, and say so.
+    #[cfg(test)]
+    pub(super) failing_syncs: AtomicU32,
 }
 
 impl MappedFile {
@@ -44,6 +49,9 @@ impl MappedFile {
             path,
             map,
             bytes: AtomicU64::new(bytes),
+            doubted: AtomicBool::new(false),
+            #[cfg(test)]
+            failing_syncs: AtomicU32::new(0),
         })
     }
 
@@ -147,12 +155,68 @@ impl MappedFile {
     /// Writes back the pages of a range and waits for the disk: `msync(MS_SYNC)`, which in Linux is an fdatasync of the range (the
     /// metadata that its bytes need and the disk's own cache included), and writes no other page of the file.
     pub(super) fn sync_range(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.map.flush_range(offset as usize, length as usize)
+        self.checked(self.map.flush_range(offset as usize, length as usize))
     }
 
     /// Writes back everything and waits for the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.checked(self.file.sync_data())
+    }
+
+    fn checked(&self, synced: io::Result<()>) -> io::Result<()> {
+        #[cfg(test)]
+        let synced = synced.and_then(|()| {
+            let failing = |left: u32| left.checked_sub(1);
+            match self
+                .failing_syncs
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, failing)
+            {
+                Ok(_) => Err(Errno::IO.into()),
+                Err(_) => Ok(()),
+            }
+        });
+        if synced.is_err() {
+            self.doubt();
+        }
+        synced
+    }
+
+    /// Whether a sync has failed, of whatever page: the kernel says so once and leaves the pages that it could not write marked
+    /// as clean, so that the next sync succeeds without them. Until all that may have changed was made dirty again (`rewrite`,
+    /// `dirty`) and then synced, no sync of this file is to be believed.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
+    }
+
+    /// Everything was made dirty again since the last failure, and synced.
+    pub(super) fn believe(&self) {
+        self.doubted.store(false, Ordering::Release);
+    }
+
+    /// Makes the pages of a range of bytes dirty by writing these to themselves.
+    ///
+    /// # Safety
+    /// Nobody else writes the bytes while this runs.
+    pub(super) unsafe fn rewrite(&self, from: u64, to: u64) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { self.bytes_at(from, (to - from) as usize) };
+        self.file.write_all_at(bytes, from)
+    }
+
+    /// Makes the pages of a range of cells dirty.
+    pub(super) fn dirty(&self, offset: u64, length: u64) {
+        for page in self
+            .cells(offset, (length / 8) as usize)
+            .chunks((PAGE_BYTES / 8) as usize)
+        {
+            let cell = page[0].load(Ordering::Relaxed);
+            // Not an `or` with nothing, of which a compiler makes a load. Where it fails, another's store has made the page dirty.
+            let _ = page[0].compare_exchange(cell, cell, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// Replaces the bytes at the file's start in one system call, so that neither kill -9 nor (within a disk sector) a power

@@ -95,6 +95,16 @@ impl CellFile {
         Ok(())
     }
 
+    /// Writes back everything and waits for the disk: all of it where a sync has failed.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if self.file.is_doubted() {
+            self.file.dirty(FIRST_CELL, u64::from(self.capacity()) * 8);
+        }
+        self.file.sync()?;
+        self.file.believe();
+        Ok(())
+    }
+
     /// All cells.
     #[inline]
     pub(super) fn cells(&self) -> &[AtomicU64] {

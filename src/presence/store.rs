@@ -76,8 +76,23 @@ pub(super) struct Identity {
 }
 
 impl Presence {
+    /// Has users.log on disk up to `end`, and says so in its header.
+    pub(super) fn sync_log(&self, end: u64) -> io::Result<()> {
+        let file = self.interner.log().file();
+        if file.is_doubted() {
+            let synced_bytes = self.identity.synced_bytes.load(Ordering::Acquire);
+            // The header's page too, in which records follow it.
+            self.mark_log_synced(synced_bytes)?;
+            // SAFETY: the log's bytes before `end` are never written again.
+            unsafe { file.rewrite(synced_bytes, end.max(synced_bytes)) }?;
+        }
+        file.sync()?;
+        file.believe();
+        self.mark_log_synced(end)
+    }
+
     /// Everything before `synced_bytes` of users.log is on disk: says so in its header.
-    pub(super) fn mark_log_synced(&self, synced_bytes: u64) -> io::Result<()> {
+    fn mark_log_synced(&self, synced_bytes: u64) -> io::Result<()> {
         self.identity.synced_bytes.fetch_max(synced_bytes, Ordering::AcqRel);
         let mut header = self.identity.header(Kind::Users);
         header.synced_bytes = self.identity.synced_bytes.load(Ordering::Acquire);
@@ -129,18 +144,13 @@ impl Presence {
     /// Errors: the disk's; the store is then not marked, and opens as after a crash.
     pub fn close(&self, now: Now) -> io::Result<()> {
         self.identity.closed.store(true, Ordering::Release);
-        let (end, stamps, published) = (
-            self.interner.log().end(),
-            self.stamps.capacity(),
-            self.published.capacity(),
-        );
+        let (stamps, published) = (self.stamps.capacity(), self.published.capacity());
+        self.sync_log(self.interner.log().end())?;
         self.interner.log().file().sync()?;
-        self.mark_log_synced(end)?;
-        self.interner.log().file().sync()?;
-        self.stamps.file().sync()?;
+        self.stamps.sync()?;
         self.mark_stamps_synced(stamps)?;
         self.stamps.file().sync()?;
-        self.published.file().sync()?;
+        self.published.sync()?;
         self.mark_published_synced(published, now.unix, true)?;
         self.published.file().sync()
     }
@@ -272,6 +282,15 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         if !clean {
             zero_beyond(cells, scan.users);
         }
+    }
+    if !clean && !store_is_new {
+        // What the last run could not write back may be in the page cache, marked as written.
+        [
+            presence.interner.log().file(),
+            presence.stamps.file(),
+            presence.published.file(),
+        ]
+        .map(MappedFile::doubt);
     }
     let published_rebuilt = published_missing && !store_is_new && scan.users > 0;
     let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
