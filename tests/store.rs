@@ -653,6 +653,56 @@ fn an_empty_users_log_alone_is_a_new_store() {
     );
 }
 
+/// The power fails in a store's first second: what the kernel had not written back by itself is zeros.
+#[test]
+fn what_a_power_cut_leaves_of_a_first_moment_is_a_new_store() {
+    for blank in [&["users.log"][..], &["users.log", "stamps.map"], &FILES] {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open(dir.path(), 1, 0);
+        beat(&presence, "ann", 0);
+        sweep(&presence, 0, false);
+        drop(presence);
+        for name in blank {
+            let bytes = fs::metadata(dir.path().join(name)).unwrap().len();
+            fs::write(dir.path().join(name), vec![0; bytes as usize]).unwrap();
+        }
+        let (presence, report) = open(dir.path(), 2, 1_000);
+        assert_eq!(
+            report,
+            OpenReport {
+                clean: true,
+                ..OpenReport::default()
+            }
+        );
+        assert_eq!(sweep(&presence, 1_000, false), []);
+        let bob = presence.intern(user("bob")).unwrap();
+        let state = presence.state(bob, at(1_000));
+        assert_eq!((state.online, state.since, state.last_active), (false, None, None));
+        drop(presence);
+        assert_eq!(open(dir.path(), 2, 2_000).1.users, 1);
+    }
+}
+
+#[test]
+fn a_header_lost_before_what_follows_it_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_store(dir.path());
+    patch(dir.path(), "users.log", 0, &[0; 128]);
+    assert_refused(dir.path(), StoreFaultKind::Foreign, &["users.log", "magic"]);
+}
+
+/// Its headers are on disk when a new store opens, and on disk they are clean: another write makes the page dirty.
+#[test]
+fn a_new_store_is_on_disk_before_anything_is_put_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_presence, _) = open(dir.path(), 1, 0);
+    for (name, magic) in FILES.iter().zip([b"GDUSERS", b"GDSTAMP", b"GDPUBLI"]) {
+        let before = dirtied_bytes();
+        patch(dir.path(), name, 0, magic);
+        assert!(before == 0 || dirtied_bytes() > before, "{name}");
+    }
+}
+
 #[test]
 fn a_small_store_is_small_on_disk() {
     let dir = tempfile::tempdir().unwrap();

@@ -185,20 +185,24 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         let path = path.to_owned();
         move |error| StoreFault::os(path, doing, error)
     };
+    let made_dirs: Vec<&Path> = options.dir.ancestors().take_while(|dir| !dir.exists()).collect();
     fs::create_dir_all(&options.dir).map_err(os("make the folder", &options.dir))?;
 
-    // Read and check.
-    let users = Found::open(&options.dir, Kind::Users)?;
-    lock(&users)?;
-    let stamps = Found::look(&options.dir, Kind::Stamps)?;
-    let published = Found::look(&options.dir, Kind::Published)?;
+    // Read and check; nothing before the lock, or another process could still be writing it.
+    let (users_path, users_file) = open_file(&options.dir, Kind::Users)?;
+    lock(&users_path, &users_file)?;
+    let users = Found::read(Kind::Users, users_path, users_file)?;
+    // A map of which nothing was ever marked as synced, without its users, is what a power cut has left of a store's first moments.
+    let stale = |map: &Found| users.header.is_none() && map.header.is_some_and(|header| header.capacity == 0);
+    let stamps = Found::look(&options.dir, Kind::Stamps)?.filter(|map| !stale(map));
+    let published = Found::look(&options.dir, Kind::Published)?.filter(|map| !stale(map));
     if users.header.is_none() && (stamps.is_some() || published.is_some()) {
         return Err(StoreFault::new(
             StoreFaultKind::Missing,
             users.path,
             0,
             "users.log of the maps beside it",
-            "no such file, or an empty one",
+            "no such file, or one without a record of them",
         ));
     }
     for map in [&stamps, &published].into_iter().flatten() {
@@ -285,12 +289,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     }
     if !clean && !store_is_new {
         // What the last run could not write back may be in the page cache, marked as written.
-        [
-            presence.interner.log().file(),
-            presence.stamps.file(),
-            presence.published.file(),
-        ]
-        .map(MappedFile::doubt);
+        let log = presence.interner.log().file();
+        [log, presence.stamps.file(), presence.published.file()]
+            .into_iter()
+            .for_each(MappedFile::doubt);
     }
     let published_rebuilt = published_missing && !store_is_new && scan.users > 0;
     let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
@@ -321,12 +323,49 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         stamps_rebuilt: stamps_missing && !store_is_new && scan.users > 0,
         published_rebuilt,
     };
+    if store_is_new || stamps_missing || published_missing {
+        // The leader first. No cell is written before there is a header that says whose it is.
+        for file in [presence.interner.log().file(), presence.stamps.file()] {
+            file.sync().map_err(os("write", file.path()))?;
+        }
+    }
     // Not clean from here on, and of this boot; the watermark stays until the first flush.
     presence
         .mark_published_synced(last.map_or(0, |header| header.capacity), watermark, false)
         .and_then(|()| presence.published.file().sync())
         .map_err(os("mark as open", presence.published.file().path()))?;
+    if store_is_new || stamps_missing || published_missing {
+        let parents = made_dirs.iter().filter_map(|dir| dir.parent());
+        for dir in std::iter::once(options.dir.as_path()).chain(parents) {
+            sync_dir(dir).map_err(os("write", dir))?;
+        }
+    }
     Ok((presence, report))
+}
+
+/// Has the names in a folder on disk.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    let here = dir.as_os_str().is_empty();
+    match File::open(if here { Path::new(".") } else { dir })?.sync_all() {
+        // A file system that does not do this for folders.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
+}
+
+/// Opens a file of the store, made if missing.
+fn open_file(dir: &Path, kind: Kind) -> Result<(PathBuf, File), StoreFault> {
+    let path = dir.join(kind.file_name());
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
+    match file {
+        Ok(file) => Ok((path, file)),
+        Err(error) => Err(StoreFault::os(path, "open", error)),
+    }
 }
 
 /// A file of the store as it is before anything is written.
@@ -335,31 +374,22 @@ struct Found {
     path: PathBuf,
     file: File,
     bytes: u64,
-    /// None: empty, so it was just made, now or by a process that was killed at once.
+    /// None: empty or nothing but zeros, so it was just made, now or by a process that was killed at once or lost its power.
     header: Option<Header>,
 }
 
 impl Found {
-    /// Opens a file, made if missing, and checks its header.
-    fn open(dir: &Path, kind: Kind) -> Result<Found, StoreFault> {
-        let path = dir.join(kind.file_name());
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let mut file = file.map_err(|error| StoreFault::os(path.clone(), "open", error))?;
-        let bytes = file
-            .metadata()
-            .map_err(|error| StoreFault::os(path.clone(), "read", error))?
-            .len();
+    /// Reads the header of a file and checks it.
+    fn read(kind: Kind, path: PathBuf, mut file: File) -> Result<Found, StoreFault> {
         let mut start = Vec::with_capacity(HEADER_BYTES);
-        (&mut file)
-            .take(HEADER_BYTES as u64)
-            .read_to_end(&mut start)
-            .map_err(|error| StoreFault::os(path.clone(), "read", error))?;
-        let header = match start.is_empty() {
+        let mut read = || {
+            let bytes = file.metadata()?.len();
+            (&mut file).take(HEADER_BYTES as u64).read_to_end(&mut start)?;
+            let blank = start.iter().all(|byte| *byte == 0) && is_zero(&mut file)?;
+            io::Result::Ok((bytes, blank))
+        };
+        let (bytes, blank) = read().map_err(|error| StoreFault::os(path.clone(), "read", error))?;
+        let header = match blank {
             true => None,
             false => Some(Header::decode(kind, &start).map_err(|fault| StoreFault::header(path.clone(), kind, fault))?),
         };
@@ -378,12 +408,23 @@ impl Found {
         match path.try_exists() {
             Err(error) => Err(StoreFault::os(path, "look for", error)),
             Ok(false) => Ok(None),
-            Ok(true) => Found::open(dir, kind).map(|found| found.header.is_some().then_some(found)),
+            Ok(true) => {
+                let (path, file) = open_file(dir, kind)?;
+                Found::read(kind, path, file).map(|found| found.header.is_some().then_some(found))
+            }
         }
     }
 
+    /// The file that was found, or else one without a header.
     fn or_new(found: Option<Found>, dir: &Path, kind: Kind) -> Result<Found, StoreFault> {
-        found.map_or_else(|| Found::open(dir, kind), Ok)
+        let new = |(path, file)| Found {
+            kind,
+            path,
+            file,
+            bytes: 0,
+            header: None,
+        };
+        found.map_or_else(|| open_file(dir, kind).map(new), Ok)
     }
 
     /// A map must be of the same store as users.log and as long as its header says.
@@ -427,17 +468,29 @@ impl Found {
     }
 }
 
-fn lock(users: &Found) -> Result<(), StoreFault> {
-    match users.file.try_lock() {
+fn lock(path: &Path, file: &File) -> Result<(), StoreFault> {
+    match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(StoreFault::new(
             StoreFaultKind::Locked,
-            users.path.clone(),
+            path.to_owned(),
             0,
             "a store that no process has open",
             "another process's lock",
         )),
-        Err(TryLockError::Error(error)) => Err(StoreFault::os(users.path.clone(), "lock", error)),
+        Err(TryLockError::Error(error)) => Err(StoreFault::os(path.to_owned(), "lock", error)),
+    }
+}
+
+/// Whether what is left to read is nothing but zeros.
+fn is_zero(file: &mut File) -> io::Result<bool> {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(true),
+            bytes if buffer[..bytes].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
+        }
     }
 }
 
