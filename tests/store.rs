@@ -575,6 +575,25 @@ fn a_torn_tail_is_cut_and_its_cells_are_zeroed() {
     );
 }
 
+/// On disk, before a slot is given anew: another write makes the page of its cell dirty.
+#[test]
+fn cells_without_a_record_are_zero_on_disk_when_the_store_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_store(dir.path());
+    let (presence, _) = open(dir.path(), 1, 100);
+    let eve = beat(&presence, "eve", 100);
+    sweep(&presence, 100, false);
+    drop(presence);
+    patch(dir.path(), "users.log", BOB_AT + 12 + 11, &[0]);
+    let (_presence, report) = open(dir.path(), 1, 200);
+    assert_eq!(report.torn_bytes, 11);
+    for name in &FILES[1..] {
+        let before = dirtied_bytes();
+        patch(dir.path(), name, FIRST_CELL + 8 * u64::from(eve.index()), &[0; 8]);
+        assert!(before == 0 || dirtied_bytes() > before, "{name}");
+    }
+}
+
 #[test]
 fn a_log_that_is_read_in_parts_is_read_whole() {
     const USERS: u32 = 400_000;

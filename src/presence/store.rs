@@ -258,8 +258,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         torn_bytes(&log_file, scan.end)
     };
     if torn_bytes > 0 {
+        // On disk at once: records behind the torn one could come back after what is put in its place.
         log_file
             .cut(scan.end)
+            .and_then(|()| log_file.sync())
             .map_err(os("cut the torn tail of", &users_path))?;
     }
     let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
@@ -283,8 +285,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         cells
             .reserve(scan.users.max(1))
             .map_err(os("make room in", cells.file().path()))?;
-        if !clean {
-            zero_beyond(cells, scan.users);
+        // On disk before these slots are given anew: another power cut could keep the new record and the old cells.
+        if !clean && zero_beyond(cells, scan.users) {
+            let file = cells.file();
+            file.sync().map_err(os("write", file.path()))?;
         }
     }
     if !clean && !store_is_new {
@@ -546,13 +550,17 @@ fn torn_bytes(file: &MappedFile, end: u64) -> u64 {
         .map_or(0, |last| last as u64 + 1)
 }
 
-/// Slots that users.log does not know have no cells: a power cut may have kept these and lost their records.
-fn zero_beyond(cells: &CellFile, users: u32) {
+/// Slots that users.log does not know have no cells: a power cut may have kept these and lost their records. Whether there
+/// were any.
+fn zero_beyond(cells: &CellFile, users: u32) -> bool {
+    let mut found = false;
     for cell in &cells.cells()[users as usize..] {
         if cell.load(Ordering::Relaxed) != 0 {
             cell.store(0, Ordering::Relaxed);
+            found = true;
         }
     }
+    found
 }
 
 /// After a power cut, or without a published.map: who was published online, or was fresh when the last stamp was written, is
