@@ -399,6 +399,79 @@ fn a_wall_clock_set_back_unseen_is_doubted() {
     );
 }
 
+/// Its transitions stay in the files, and are no reason to doubt anew at the next start.
+#[test]
+fn a_clock_that_was_ahead_is_forgiven_after_a_restart() {
+    const YEAR_MS: u64 = 365 * 86_400_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (presence, _) = open(dir.path(), 1, 0);
+    let now = |mono_ms: u64, ms: u64| Now {
+        mono: at(mono_ms).mono,
+        unix: at(ms).unix,
+    };
+    presence.note_clock_step(at(10_000).unix, now(10_000, YEAR_MS));
+    let ann = beat(&presence, "ann", YEAR_MS);
+    assert_eq!(sweep(&presence, YEAR_MS, false).len(), 1);
+    presence.note_clock_step(at(YEAR_MS + 5_000).unix, now(15_000, 15_000));
+    presence.record_leave(ann, at(15_000).unix, at(15_000));
+    assert_eq!(sweep(&presence, 15_000, false).len(), 1);
+    assert_eq!(presence.state(ann, at(15_000)).since, Some(at(YEAR_MS + 1).unix));
+    presence.close(at(20_000)).unwrap();
+    drop(presence);
+    let (presence, _) = open(dir.path(), 1, 30_000);
+    let since = presence.state(ann, at(30_000)).since;
+    assert_eq!(since, Some(at(YEAR_MS + 1).unix), "it never goes back");
+    let believed = |ids: [u64; 3]| ids.map(|ms| presence.resumable(at(ms).unix, at(2 * YEAR_MS)));
+    assert_eq!(believed([9_000, 16_000, 40_000]), [true; 3]);
+    assert_eq!(
+        believed([YEAR_MS, YEAR_MS + 5_000, YEAR_MS + 5_001]),
+        [false, false, true]
+    );
+}
+
+#[test]
+fn a_cell_with_an_impossible_time_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let presence = Arc::new(open(dir.path(), 1, 0).0);
+    let slots = ["ann", "bob", "eve"].map(|id| beat(&presence, id, 0));
+    let mut flusher = presence.flusher(u64::MAX);
+    while flusher.slice(at(0)).unwrap().cycle_ms.is_none() {}
+    drop((flusher, presence));
+    let [ann, bob, eve] = slots;
+    let cell = |slot: Slot| FIRST_CELL + 8 * u64::from(slot.index());
+    let impossible = (START_MS + 86_400_001) << 8;
+    patch(dir.path(), "stamps.map", cell(ann), &impossible.to_le_bytes());
+    patch(
+        dir.path(),
+        "stamps.map",
+        cell(bob),
+        &(impossible - (1 << 8)).to_le_bytes(),
+    );
+    patch(dir.path(), "published.map", cell(eve), &[0xff; 8]);
+    let (presence, report) = open(dir.path(), 1, 0);
+    assert_eq!((report.users, report.online), (3, 1));
+    let state = |slot| presence.state(slot, at(0));
+    assert_eq!(
+        (state(ann).last_active, state(bob).last_active),
+        (None, Some(at(0).unix))
+    );
+    assert_eq!((state(eve).online, state(eve).since), (true, Some(at(0).unix)));
+}
+
+#[test]
+fn an_impossible_time_is_not_when_the_power_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let presence = open(dir.path(), 1, 0).0;
+    let [ann, bob] = ["ann", "bob"].map(|id| beat(&presence, id, 0));
+    drop(presence);
+    let cell = FIRST_CELL + 8 * u64::from(ann.index());
+    patch(dir.path(), "stamps.map", cell, &[0xff; 8]);
+    let (presence, report) = open(dir.path(), 2, 50_000);
+    assert_eq!((report.power_cut, report.online), (true, 1));
+    assert!(presence.state(bob, at(50_000)).online);
+    assert!(presence.resumable(at(51_001).unix, at(60_000)));
+}
+
 #[test]
 fn foreign_other_and_damaged_headers_are_refused() {
     for (at, name) in FILES.iter().enumerate() {

@@ -56,6 +56,9 @@ pub const SLOTS_MAX: u32 = 1 << 30;
 /// Slots of one chunk: the unit of ownership, of skipping in the sweep and of growth. A multiple of 64.
 pub const CHUNK_SLOTS: u32 = 4_096;
 
+/// Doubtful event ids further ahead of the clock than this, in ms, are worth a line in the log.
+const DOUBT_AHEAD_MS_MAX: u64 = 60_000;
+
 impl Slot {
     /// From an index below [`SLOTS_MAX`].
     pub const fn new(index: u32) -> Slot {
@@ -216,15 +219,32 @@ impl Presence {
         self.resume.resumable(id, now.unix)
     }
 
-    /// An engine saw the wall clock step from `from` to `to`: a step back makes the time between ambiguous for
+    /// An engine saw the wall clock step from `from` to `now`: a step back makes what was lived through in between ambiguous for
     /// [`Presence::resumable`]. (That other shards hold expiries until they have seen it too comes from
     /// [`Presence::note_turn`].)
-    pub fn note_clock_step(&self, from: Unix, to: Unix) {
-        if to < from {
-            self.resume.doubt(to, from);
+    pub fn note_clock_step(&self, from: Unix, now: Now) {
+        if self.resume.stepped(from, now) {
+            self.warn_of_doubt(now.unix);
             if let Err(error) = self.mark_doubt() {
                 tracing::warn!(%error, "published.map's header could not be written: a crash would forget a step of the clock");
             }
+        }
+    }
+
+    /// Says up to when event ids of a time to come will not be believed.
+    fn warn_of_doubt(&self, now: Unix) {
+        let windows = self.resume.ambiguous();
+        let ahead = windows
+            .into_iter()
+            .flatten()
+            .find(|(_, to)| *to > now.plus_ms(DOUBT_AHEAD_MS_MAX));
+        if let Some((from, to)) = ahead {
+            let (from_ms, to_ms) = (from.ms().max(now.ms()), to.ms());
+            tracing::warn!(
+                from_ms,
+                to_ms,
+                "the wall clock has been ahead: when it says these Unix ms again, streams that resume get full snapshots"
+            );
         }
     }
 

@@ -22,10 +22,13 @@ use super::log::{self, FIRST_RECORD, Log};
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
 use super::region::{MappedFile, survive_file_size_limit};
 use super::resume::{self, Resume};
-use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, ms_of, pack};
+use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
 use super::vigil::Vigil;
 use super::{CHUNK_SLOTS, Presence, SLOTS_MAX};
 use crate::time::{Now, Unix};
+
+/// A cell further ahead of the clock and of the last flush than this, in ms, is damaged: a day.
+const IMPOSSIBLE_AHEAD_MS: u64 = 86_400_000;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -268,6 +271,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let (stamps_missing, published_missing) = (stamps.is_none(), published.is_none());
     let stamps = Found::or_new(stamps, &options.dir, Kind::Stamps)?.map(&identity, reserved)?;
     let published = Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
+    let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
     let presence = Presence {
         interner: rebuilt.finish(Log::new(log_file, scan.end), users_max),
         stamps: CellFile::new(stamps),
@@ -275,7 +279,13 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         online: Online::new(users_max).map_err(os("reserve memory for", &options.dir))?,
         leaves: Mutex::new(Leaves::new(options.beat_skew_max_ms)),
         vigil: Vigil::new(options.shards),
-        resume: Resume::new(identity.created_at, last.and_then(|header| header.ambiguous)),
+        resume: Resume::new(
+            identity.created_at,
+            last.map_or([None; 2], |header| header.ambiguous),
+            // How long a run went on that did not end cleanly is not known.
+            if clean { watermark } else { now.unix },
+            now,
+        ),
         identity,
         beat_skew_ms_max: options.beat_skew_max_ms,
         growth_failing: AtomicBool::new(false),
@@ -299,7 +309,20 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             .for_each(MappedFile::doubt);
     }
     let published_rebuilt = published_missing && !store_is_new && scan.users > 0;
-    let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
+    let impossible = |ms: u64| {
+        let last_ms = now.unix.max(watermark).plus_ms(IMPOSSIBLE_AHEAD_MS).ms();
+        ms > last_ms && !presence.resume.explains(Unix::from_ms(ms))
+    };
+    let replaced = [(&presence.stamps, 0), (&presence.published, now.unix.ms())]
+        .map(|(cells, ms)| replace(cells, scan.users, impossible, ms));
+    if replaced != [0; 2] {
+        let [stamps, published] = replaced;
+        tracing::warn!(
+            stamps,
+            published,
+            "cells with impossible times, which only damage can have made, were given others"
+        );
+    }
     if power_cut || published_rebuilt {
         republish(&presence, scan.users, options.offline_after_ms, now);
         // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id; and a step back of the clock may be lost too.
@@ -307,7 +330,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             .resume
             .doubt(created_at, now.unix.plus_ms(resume::AHEAD_MS_MAX));
     }
-    let latest = restore_online(&presence, scan.users);
+    let latest = restore_online(&presence, scan.users, now.unix);
     let latest_transition = latest.transition.max(watermark);
     if now.unix < latest_transition {
         // The wall clock was set back while the store was closed.
@@ -318,6 +341,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         let latest_id = latest.stamp.plus_ms(options.offline_after_ms);
         presence.resume.doubt(now.unix, latest_id);
     }
+    presence.warn_of_doubt(now.unix);
     let report = OpenReport {
         users: scan.users,
         online: presence.online() as u32,
@@ -563,6 +587,20 @@ fn zero_beyond(cells: &CellFile, users: u32) -> bool {
     found
 }
 
+/// Gives `ms` to cells with an impossible time: one of them would have everybody else silent since long, and event ids doubtful
+/// for as long. Returns how many.
+fn replace(cells: &CellFile, users: u32, impossible: impl Fn(u64) -> bool, ms: u64) -> u32 {
+    let mut replaced = 0;
+    for cell in &cells.cells()[..users as usize] {
+        let value = cell.load(Ordering::Relaxed);
+        if impossible(ms_of(value)) {
+            cell.store(pack(ms, flags_of(value)), Ordering::Relaxed);
+            replaced += 1;
+        }
+    }
+    replaced
+}
+
 /// After a power cut, or without a published.map: who was published online, or was fresh when the last stamp was written, is
 /// online, with a transition now, for nobody knows what watchers were told last.
 fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
@@ -589,8 +627,13 @@ struct Latest {
     stamp: Unix,
 }
 
-/// Sets the online bits as published, and has every chunk looked at once. Returns the latest times.
-fn restore_online(presence: &Presence, users: u32) -> Latest {
+/// Sets the online bits as published, and has every chunk looked at once. Returns the latest times, less those to come that a
+/// step back of the clock has explained.
+fn restore_online(presence: &Presence, users: u32, now: Unix) -> Latest {
+    let later = |latest: u64, ms: u64| {
+        let explained = ms > latest && ms > now.ms() && presence.resume.explains(Unix::from_ms(ms));
+        if explained { latest } else { latest.max(ms) }
+    };
     let stamps = &presence.stamps.cells()[..users as usize];
     let published = &presence.published.cells()[..users as usize];
     let (mut transition_ms, mut stamp_ms) = (0, 0);
@@ -600,8 +643,8 @@ fn restore_online(presence: &Presence, users: u32) -> Latest {
             let cell = cell.load(Ordering::Relaxed);
             let beat = stamp.load(Ordering::Relaxed);
             bits |= (cell & ONLINE) << bit;
-            transition_ms = transition_ms.max(ms_of(cell));
-            stamp_ms = stamp_ms.max(ms_of(beat));
+            transition_ms = later(transition_ms, ms_of(cell));
+            stamp_ms = later(stamp_ms, ms_of(beat));
             // Online by a beat that the power took, or not offline yet: either way its grace is to come.
             if cell & ONLINE != 0 && beat & EXPIRED != 0 {
                 stamp.fetch_and(!EXPIRED, Ordering::Relaxed);

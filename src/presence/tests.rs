@@ -608,8 +608,14 @@ fn ids_are_resumable_but_for_a_step_back() {
     let believed = |ms: u64| world.presence.resumable(at(ms).unix, at(100_000));
     assert!(believed(0) && believed(100_000) && believed(101_000));
     assert!(!believed(101_001) && !world.presence.resumable(at(0).unix.minus_ms(1), at(100_000)));
-    world.presence.note_clock_step(at(10_000).unix, at(50_000).unix);
+    let stepped = |mono_ms, from_ms, to_ms| {
+        let (mono, unix) = (at(mono_ms).mono, at(to_ms).unix);
+        world.presence.note_clock_step(at(from_ms).unix, Now { mono, unix });
+    };
+    stepped(10_000, 10_000, 50_000);
     assert!(believed(20_000), "a step forward doubts nothing");
-    world.presence.note_clock_step(at(50_000).unix, at(10_000).unix);
-    assert!(believed(9_999) && !believed(10_000) && !believed(50_000) && believed(50_001));
+    stepped(20_000, 60_000, 10_000);
+    // What was lived through before and after that step, and a second.
+    assert!(believed(9_999) && !believed(10_000) && !believed(11_000) && believed(11_001));
+    assert!(believed(48_999) && !believed(49_000) && !believed(60_000) && believed(60_001));
 }
