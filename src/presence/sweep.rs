@@ -95,9 +95,8 @@ impl Sweep {
             return true;
         };
         let mut pass = Pass::new(self, presence, context, out.len().saturating_add(transitions_max));
-        let users = presence.users();
         let mut budget = i64::from(slots_max);
-        while cursor.chunk < users.div_ceil(CHUNK_SLOTS) {
+        while cursor.chunk < presence.users().div_ceil(CHUNK_SLOTS) {
             if budget <= 0 {
                 self.cursor = Some(cursor);
                 return false;
@@ -110,7 +109,9 @@ impl Sweep {
                 cursor.chunk += u32::from(self.shards);
                 continue;
             }
-            let words = users
+            // Asked after that: a slot that was made before the flag was raised is read, or its beat would wait for the next one.
+            let words = presence
+                .users()
                 .saturating_sub(cursor.chunk * CHUNK_SLOTS)
                 .min(CHUNK_SLOTS)
                 .div_ceil(WORD_SLOTS as u32);

@@ -595,6 +595,42 @@ fn beats_that_cross_sweeps_are_healed_by_the_next() {
     }
 }
 
+/// One beat for each chunk, of a slot made while its owner sweeps: the chunk's flag is all that tells of it.
+#[test]
+fn a_first_beat_that_crosses_a_sweep_is_not_passed_over() {
+    let mut world = World::new();
+    let World { presence, sweep, .. } = &mut world;
+    let stop = AtomicBool::new(false);
+    let mut out = Vec::new();
+    let context = SweepContext {
+        now: at(1),
+        offline_after_ms: OFFLINE_AFTER_MS,
+        hold_expiries: false,
+    };
+    std::thread::scope(|scope| {
+        let (presence, stop) = (&*presence, &stop);
+        scope.spawn(move || {
+            for n in 0..100 * CHUNK_SLOTS {
+                let slot = presence.intern(user(&n.to_string())).unwrap();
+                if n % CHUNK_SLOTS == CHUNK_SLOTS / 2 {
+                    presence.record_beat(slot, at(1).unix, at(1));
+                }
+            }
+            stop.store(true, Ordering::Release);
+        });
+        while !stop.load(Ordering::Acquire) {
+            sweep.begin();
+            sweep.slice(presence, context, u32::MAX, usize::MAX, &mut out);
+        }
+    });
+    sweep.begin();
+    sweep.slice(presence, context, u32::MAX, usize::MAX, &mut out);
+    let mut slots: Vec<u32> = out.iter().map(|transition| transition.slot.index()).collect();
+    slots.sort_unstable();
+    let beaten: Vec<u32> = (0..100).map(|chunk| chunk * CHUNK_SLOTS + CHUNK_SLOTS / 2).collect();
+    assert_eq!(slots, beaten);
+}
+
 #[test]
 #[should_panic = "index out of bounds"]
 fn a_slot_beyond_the_files_is_a_crash_not_a_stray_write() {
