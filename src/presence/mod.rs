@@ -262,6 +262,12 @@ impl Presence {
         self.vigil.hold_until(until);
     }
 
+    /// Drops some goodbyes that no late beat can matter to any more; to be called regularly. Returns how many have been forgotten
+    /// before that because too many came at once.
+    pub fn tend_leaves(&self, now: Now) -> u64 {
+        self.leaves.lock().tend(now.mono)
+    }
+
     /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the disk.
     pub fn flusher(self: &Arc<Presence>, bytes_per_second: u64) -> Flusher {
         Flusher::new(Arc::clone(self), bytes_per_second)
