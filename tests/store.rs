@@ -298,11 +298,20 @@ fn a_small_budget_is_kept() {
     for n in 0..3 * 4_096 {
         beat(&presence, &n.to_string(), 0);
     }
+    let told = |report: greendot::presence::FlushReport| (report.bytes, report.pause_ms);
+    // 9 bytes and an id of 1 to 5, for each user.
+    let log_bytes = 9 * 12_288 + 10 + 90 * 2 + 900 * 3 + 9_000 * 4 + 2_288 * 5;
+    let mut flusher = presence.flusher(100_000);
+    assert_eq!(told(flusher.slice(at(0)).unwrap()), (100_000, 1_000));
+    assert_eq!(
+        told(flusher.slice(at(0)).unwrap()),
+        (log_bytes - 100_000, (log_bytes - 100_000) / 100)
+    );
+    drop(flusher);
     let stamps = |bytes_per_second| {
         let mut flusher = presence.flusher(bytes_per_second);
         flusher.slice(at(0)).unwrap();
-        let report = flusher.slice(at(0)).unwrap();
-        (report.bytes, report.pause_ms)
+        told(flusher.slice(at(0)).unwrap())
     };
     // The smallest that can be set; two chunks a second; all of what is left.
     assert_eq!(stamps(4_096), (CHUNK_BYTES, 8_000));

@@ -26,7 +26,8 @@ pub struct Flusher {
     slice_bytes_max: u64,
     step: Step,
     cycle: Cycle,
-    /// Cells up to which the two files' lengths are known to be on disk; none at first.
+    /// Bytes of users.log, and cells of the maps, up to which the files' lengths are known to be on disk; none at first.
+    log_lasting: u64,
     stamps_lasting: u32,
     published_lasting: u32,
 }
@@ -44,7 +45,8 @@ pub struct FlushReport {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Log,
+    Begin,
+    Log { from: u64 },
     Stamps { chunk: u32 },
     Published { chunk: u32 },
     Headers,
@@ -66,8 +68,9 @@ impl Flusher {
             presence,
             bytes_per_second: bytes_per_second.max(1),
             slice_bytes_max: SLICE_BYTES_MAX.min(bytes_per_second),
-            step: Step::Log,
+            step: Step::Begin,
             cycle: Cycle::default(),
+            log_lasting: 0,
             stamps_lasting: 0,
             published_lasting: 0,
         }
@@ -91,7 +94,11 @@ impl Flusher {
             });
         }
         let done = match self.step {
-            Step::Log => self.log(now),
+            Step::Begin => {
+                self.begin(now);
+                self.log(self.presence.log_synced_bytes())
+            }
+            Step::Log { from } => self.log(from),
             Step::Stamps { chunk } => self
                 .cells(&self.presence.stamps, STAMPS_DIRTY, chunk)
                 .map(|(bytes, next)| {
@@ -108,14 +115,13 @@ impl Flusher {
             Step::Headers => self.headers(now),
         };
         if done.is_err() {
-            self.step = Step::Log;
-            (self.stamps_lasting, self.published_lasting) = (0, 0);
+            self.step = Step::Begin;
+            (self.log_lasting, self.stamps_lasting, self.published_lasting) = (0, 0, 0);
         }
         done
     }
 
-    /// users.log first: a slot is on disk before the header says that its stamps may be.
-    fn log(&mut self, now: Now) -> io::Result<FlushReport> {
+    fn begin(&mut self, now: Now) {
         let presence = &self.presence;
         self.cycle = Cycle {
             began_at: now.mono,
@@ -127,12 +133,33 @@ impl Flusher {
             published_capacity: presence.published.capacity(),
             log_end: presence.interner.log().end(),
         };
-        let bytes = presence.log_bytes_unsynced(self.cycle.log_end);
-        if bytes > 0 {
-            presence.sync_log(self.cycle.log_end)?;
+    }
+
+    /// users.log first: a slot is on disk before the header says that its stamps may be. Marked when all of it is, for a mark
+    /// must be where a record ends.
+    fn log(&mut self, from: u64) -> io::Result<FlushReport> {
+        let presence = &self.presence;
+        let end = self.cycle.log_end;
+        let to = end.min(from.saturating_add(self.slice_bytes_max));
+        if to > from {
+            presence.sync_log_range(from, to)?;
+        }
+        if to < end {
+            self.step = Step::Log { from: to };
+            return Ok(self.report(to - from));
+        }
+        if end > presence.log_synced_bytes() {
+            let file = presence.interner.log().file();
+            let length = file.len_bytes();
+            if length > self.log_lasting {
+                file.sync()?;
+                self.log_lasting = length;
+            }
+            file.believe();
+            presence.mark_log_synced(end)?;
         }
         self.step = Step::Stamps { chunk: 0 };
-        Ok(self.report(bytes))
+        Ok(self.report(to.saturating_sub(from)))
     }
 
     /// Writes back runs of chunks that may be dirty, or of all if the file is doubted, from `chunk` on; returns the bytes and where
@@ -203,7 +230,7 @@ impl Flusher {
         self.presence
             .mark_published_synced(published_capacity, watermark, false)?;
         published.sync_range(0, FIRST_CELL)?;
-        self.step = Step::Log;
+        self.step = Step::Begin;
         let cycle_ms = now.mono.ms_since(began_at);
         Ok(FlushReport {
             bytes: 0,

@@ -79,23 +79,21 @@ pub(super) struct Identity {
 }
 
 impl Presence {
-    /// Has users.log on disk up to `end`, and says so in its header.
-    pub(super) fn sync_log(&self, end: u64) -> io::Result<()> {
+    /// Has the bytes of users.log from `from`, up to which it is on disk, to `to`, up to which there are records, on disk as well.
+    pub(super) fn sync_log_range(&self, from: u64, to: u64) -> io::Result<()> {
         let file = self.interner.log().file();
         if file.is_doubted() {
-            let synced_bytes = self.identity.synced_bytes.load(Ordering::Acquire);
             // The header's page too, in which records follow it.
-            self.mark_log_synced(synced_bytes)?;
-            // SAFETY: the log's bytes before `end` are never written again.
-            unsafe { file.rewrite(synced_bytes, end.max(synced_bytes)) }?;
+            self.mark_log_synced(self.log_synced_bytes())?;
+            // SAFETY: the log's bytes before its end are never written again.
+            unsafe { file.rewrite(from, to) }?;
+            file.sync_range(0, FIRST_RECORD)?;
         }
-        file.sync()?;
-        file.believe();
-        self.mark_log_synced(end)
+        file.sync_range(from, to - from)
     }
 
     /// Everything before `synced_bytes` of users.log is on disk: says so in its header.
-    fn mark_log_synced(&self, synced_bytes: u64) -> io::Result<()> {
+    pub(super) fn mark_log_synced(&self, synced_bytes: u64) -> io::Result<()> {
         self.identity.synced_bytes.fetch_max(synced_bytes, Ordering::AcqRel);
         let mut header = self.identity.header(Kind::Users);
         header.synced_bytes = self.identity.synced_bytes.load(Ordering::Acquire);
@@ -132,9 +130,9 @@ impl Presence {
         self.published.file().write_start(&header.encode())
     }
 
-    /// Bytes of users.log before `end` that are not known to be on disk.
-    pub(super) fn log_bytes_unsynced(&self, end: u64) -> u64 {
-        end.saturating_sub(self.identity.synced_bytes.load(Ordering::Acquire))
+    /// Up to where users.log is known to be on disk.
+    pub(super) fn log_synced_bytes(&self) -> u64 {
+        self.identity.synced_bytes.load(Ordering::Acquire)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -148,8 +146,11 @@ impl Presence {
     pub fn close(&self, now: Now) -> io::Result<()> {
         self.identity.closed.store(true, Ordering::Release);
         let (stamps, published) = (self.stamps.capacity(), self.published.capacity());
-        self.sync_log(self.interner.log().end())?;
-        self.interner.log().file().sync()?;
+        let (log, end) = (self.interner.log().file(), self.interner.log().end());
+        self.sync_log_range(self.log_synced_bytes().min(end), end)?;
+        log.sync()?;
+        self.mark_log_synced(end)?;
+        log.sync()?;
         self.stamps.sync()?;
         self.mark_stamps_synced(stamps)?;
         self.stamps.file().sync()?;
