@@ -40,7 +40,7 @@ use crate::wire::User;
 use interner::{AppendFault, Interner};
 use leaves::Leaves;
 use mirror::Mirrored;
-use online::Online;
+use online::{LOOK, Online};
 use resume::Resume;
 use stamps::{CellFile, ONLINE};
 use store::Identity;
@@ -225,6 +225,9 @@ impl Presence {
     pub fn note_clock_step(&self, from: Unix, now: Now) {
         if self.resume.stepped(from, now) {
             self.warn_of_doubt(now.unix);
+            // Stamps of those who are offline are ahead now too, and nobody would look at them.
+            let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
+            (0..chunks).for_each(|chunk| self.online.raise(chunk, LOOK));
             if let Err(error) = self.mark_doubt() {
                 tracing::warn!(%error, "published.map's header could not be written: a crash would forget a step of the clock");
             }

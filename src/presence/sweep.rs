@@ -208,7 +208,9 @@ impl<'a> Pass<'a> {
         let stamps = &self.presence.stamps.cells()[first as usize..first as usize + WORD_SLOTS];
         let stamps: &[_; WORD_SLOTS] = stamps.try_into().expect("sliced to this length");
         // A hold does not put this off: it would make whoever is ahead fresh anew when it ends.
-        if any_ahead && !self.presence.vigil.others_unsettled(self.shard, self.now) {
+        if any_ahead && self.presence.vigil.others_unsettled(self.shard, self.now) {
+            self.presence.online.raise(chunk_of(Slot::new(first)), LOOK);
+        } else if any_ahead {
             for (bit, stamp) in stamps.iter().enumerate() {
                 if self.bounds.is_ahead(stamp.load(Ordering::Relaxed)) {
                     self.clamp(Slot::new(first + bit as u32));

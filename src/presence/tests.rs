@@ -368,6 +368,37 @@ fn stamps_from_the_future_are_clamped() {
     assert_eq!(world.state(ann, 200_000).2, Some(50_000));
 }
 
+/// Whoever is offline when the clock is set back, and in a chunk with nobody online.
+#[test]
+fn stamps_from_the_future_are_clamped_where_all_is_quiet() {
+    let mut world = World::with(1 << 20, 2);
+    let ann = world.slot("ann");
+    world.presence.note_turn(0, at(100_000));
+    world.presence.note_turn(1, at(100_000));
+    world.beat(ann, 100_000);
+    world.swept(at(100_000));
+    world.leave(ann, 100_000);
+    assert_eq!(world.swept(at(100_000)), [offline(ann)]);
+    assert_eq!(world.swept(at(100_000)), []);
+    let stepped = |mono_ms, unix_ms| Now {
+        mono: at(mono_ms).mono,
+        unix: at(unix_ms).unix,
+    };
+    world
+        .presence
+        .note_clock_step(at(100_001).unix, stepped(100_001, 10_000));
+    world.presence.note_turn(0, stepped(100_001, 10_000));
+    assert_eq!(world.swept(stepped(100_001, 10_000)), []);
+    assert_eq!(
+        world.state(ann, 200_000).2,
+        Some(100_000),
+        "the other shard may still stamp so"
+    );
+    world.presence.note_turn(1, stepped(100_002, 10_001));
+    assert_eq!(world.swept(stepped(100_003, 10_002)), []);
+    assert_eq!(world.state(ann, 200_000).2, Some(10_002));
+}
+
 #[test]
 fn a_goodbye_stands_against_older_beats_only() {
     let mut world = World::new();
