@@ -333,7 +333,7 @@ fn a_cycle_is_as_long_as_its_bytes() {
 fn dirtied_bytes() -> u64 {
     let io = fs::read_to_string("/proc/thread-self/io").unwrap_or_default();
     let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    line.map_or(0, |bytes| bytes.parse().unwrap())
+    line.map_or(0, |bytes| bytes.parse().expect("a number"))
 }
 
 /// The end of a cycle leaves alone what has changed since its slice: that is the next cycle's.

@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 pub use fault::{StoreFault, StoreFaultKind};
 pub use flusher::{FlushReport, Flusher};
 pub use mirror::{MirrorOptions, Source};
+pub use region::copies_on_write;
 pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 

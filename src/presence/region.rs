@@ -38,10 +38,14 @@ impl MappedFile {
         let bytes = file.metadata()?.len();
         let reserved = reserved_bytes.max(bytes).next_multiple_of(PAGE_BYTES);
         let length = usize::try_from(reserved).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        // A copy may have holes where the original had blocks; a page behind one could not be written on a full disk.
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes.max(1)) {
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
+        // A copy may have holes where the original had blocks, or blocks that it shares with it; a page behind either could not be
+        // written on a full disk. Most file systems know no shared blocks.
+        for flags in [FallocateFlags::empty(), FallocateFlags::UNSHARE_RANGE] {
+            match rustix::fs::fallocate(&file, flags, 0, bytes.max(1)) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(Errno::INVAL) if flags.contains(FallocateFlags::UNSHARE_RANGE) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let map = MmapOptions::new().len(length).map_raw(&file)?;
         Ok(MappedFile {
@@ -224,6 +228,13 @@ impl MappedFile {
     pub(super) fn write_start(&self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, 0)
     }
+}
+
+/// Whether a path is on a file system that writes every change to new blocks (btrfs, ZFS, bcachefs): on a full disk it keeps none
+/// of its promises, and a store into a mapped page kills the process. Magic numbers of statfs(2).
+pub fn copies_on_write(path: &Path) -> bool {
+    let magic = rustix::fs::statfs(path).map_or(0, |stat| stat.f_type as u64);
+    [0x9123_683e, 0x2fc1_2fc1, 0xca45_1a4e].contains(&(magic & 0xffff_ffff))
 }
 
 fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {

@@ -20,7 +20,7 @@ use super::interner;
 use super::leaves::Leaves;
 use super::log::{self, FIRST_RECORD, Log};
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
-use super::region::{MappedFile, survive_file_size_limit};
+use super::region::{MappedFile, copies_on_write, survive_file_size_limit};
 use super::resume::{self, Resume};
 use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
 use super::vigil::Vigil;
@@ -191,6 +191,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     };
     let made_dirs: Vec<&Path> = options.dir.ancestors().take_while(|dir| !dir.exists()).collect();
     fs::create_dir_all(&options.dir).map_err(os("make the folder", &options.dir))?;
+    if copies_on_write(&options.dir) {
+        let dir = options.dir.display();
+        tracing::warn!(%dir, "the data folder is on a copy-on-write file system: when it is full, a beat can kill this process");
+    }
 
     // Read and check; nothing before the lock, or another process could still be writing it.
     let (users_path, users_file) = open_file(&options.dir, Kind::Users)?;
