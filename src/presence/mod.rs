@@ -6,6 +6,7 @@
 mod beats;
 mod fault;
 mod flusher;
+mod found;
 mod fresh;
 mod header;
 mod index;
