@@ -298,11 +298,20 @@ fn a_small_budget_is_kept() {
     for n in 0..3 * 4_096 {
         beat(&presence, &n.to_string(), 0);
     }
+    let told = |report: greendot::presence::FlushReport| (report.bytes, report.pause_ms);
+    // 9 bytes and an id of 1 to 5, for each user.
+    let log_bytes = 9 * 12_288 + 10 + 90 * 2 + 900 * 3 + 9_000 * 4 + 2_288 * 5;
+    let mut flusher = presence.flusher(100_000);
+    assert_eq!(told(flusher.slice(at(0)).unwrap()), (100_000, 1_000));
+    assert_eq!(
+        told(flusher.slice(at(0)).unwrap()),
+        (log_bytes - 100_000, (log_bytes - 100_000) / 100)
+    );
+    drop(flusher);
     let stamps = |bytes_per_second| {
         let mut flusher = presence.flusher(bytes_per_second);
         flusher.slice(at(0)).unwrap();
-        let report = flusher.slice(at(0)).unwrap();
-        (report.bytes, report.pause_ms)
+        told(flusher.slice(at(0)).unwrap())
     };
     // The smallest that can be set; two chunks a second; all of what is left.
     assert_eq!(stamps(4_096), (CHUNK_BYTES, 8_000));
@@ -397,6 +406,79 @@ fn a_wall_clock_set_back_unseen_is_doubted() {
         [19_999, 20_000, 50_000 + OFFLINE_AFTER_MS, 50_001 + OFFLINE_AFTER_MS].map(believed),
         [true, false, false, true]
     );
+}
+
+/// Its transitions stay in the files, and are no reason to doubt anew at the next start.
+#[test]
+fn a_clock_that_was_ahead_is_forgiven_after_a_restart() {
+    const YEAR_MS: u64 = 365 * 86_400_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (presence, _) = open(dir.path(), 1, 0);
+    let now = |mono_ms: u64, ms: u64| Now {
+        mono: at(mono_ms).mono,
+        unix: at(ms).unix,
+    };
+    presence.note_clock_step(at(10_000).unix, now(10_000, YEAR_MS));
+    let ann = beat(&presence, "ann", YEAR_MS);
+    assert_eq!(sweep(&presence, YEAR_MS, false).len(), 1);
+    presence.note_clock_step(at(YEAR_MS + 5_000).unix, now(15_000, 15_000));
+    presence.record_leave(ann, at(15_000).unix, at(15_000));
+    assert_eq!(sweep(&presence, 15_000, false).len(), 1);
+    assert_eq!(presence.state(ann, at(15_000)).since, Some(at(YEAR_MS + 1).unix));
+    presence.close(at(20_000)).unwrap();
+    drop(presence);
+    let (presence, _) = open(dir.path(), 1, 30_000);
+    let since = presence.state(ann, at(30_000)).since;
+    assert_eq!(since, Some(at(YEAR_MS + 1).unix), "it never goes back");
+    let believed = |ids: [u64; 3]| ids.map(|ms| presence.resumable(at(ms).unix, at(2 * YEAR_MS)));
+    assert_eq!(believed([9_000, 16_000, 40_000]), [true; 3]);
+    assert_eq!(
+        believed([YEAR_MS, YEAR_MS + 5_000, YEAR_MS + 5_001]),
+        [false, false, true]
+    );
+}
+
+#[test]
+fn a_cell_with_an_impossible_time_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let presence = Arc::new(open(dir.path(), 1, 0).0);
+    let slots = ["ann", "bob", "eve"].map(|id| beat(&presence, id, 0));
+    let mut flusher = presence.flusher(u64::MAX);
+    while flusher.slice(at(0)).unwrap().cycle_ms.is_none() {}
+    drop((flusher, presence));
+    let [ann, bob, eve] = slots;
+    let cell = |slot: Slot| FIRST_CELL + 8 * u64::from(slot.index());
+    let impossible = (START_MS + 86_400_001) << 8;
+    patch(dir.path(), "stamps.map", cell(ann), &impossible.to_le_bytes());
+    patch(
+        dir.path(),
+        "stamps.map",
+        cell(bob),
+        &(impossible - (1 << 8)).to_le_bytes(),
+    );
+    patch(dir.path(), "published.map", cell(eve), &[0xff; 8]);
+    let (presence, report) = open(dir.path(), 1, 0);
+    assert_eq!((report.users, report.online), (3, 1));
+    let state = |slot| presence.state(slot, at(0));
+    assert_eq!(
+        (state(ann).last_active, state(bob).last_active),
+        (None, Some(at(0).unix))
+    );
+    assert_eq!((state(eve).online, state(eve).since), (true, Some(at(0).unix)));
+}
+
+#[test]
+fn an_impossible_time_is_not_when_the_power_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let presence = open(dir.path(), 1, 0).0;
+    let [ann, bob] = ["ann", "bob"].map(|id| beat(&presence, id, 0));
+    drop(presence);
+    let cell = FIRST_CELL + 8 * u64::from(ann.index());
+    patch(dir.path(), "stamps.map", cell, &[0xff; 8]);
+    let (presence, report) = open(dir.path(), 2, 50_000);
+    assert_eq!((report.power_cut, report.online), (true, 1));
+    assert!(presence.state(bob, at(50_000)).online);
+    assert!(presence.resumable(at(51_001).unix, at(60_000)));
 }
 
 #[test]
@@ -575,6 +657,25 @@ fn a_torn_tail_is_cut_and_its_cells_are_zeroed() {
     );
 }
 
+/// On disk, before a slot is given anew: another write makes the page of its cell dirty.
+#[test]
+fn cells_without_a_record_are_zero_on_disk_when_the_store_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_store(dir.path());
+    let (presence, _) = open(dir.path(), 1, 100);
+    let eve = beat(&presence, "eve", 100);
+    sweep(&presence, 100, false);
+    drop(presence);
+    patch(dir.path(), "users.log", BOB_AT + 12 + 11, &[0]);
+    let (_presence, report) = open(dir.path(), 1, 200);
+    assert_eq!(report.torn_bytes, 11);
+    for name in &FILES[1..] {
+        let before = dirtied_bytes();
+        patch(dir.path(), name, FIRST_CELL + 8 * u64::from(eve.index()), &[0; 8]);
+        assert!(before == 0 || dirtied_bytes() > before, "{name}");
+    }
+}
+
 #[test]
 fn a_log_that_is_read_in_parts_is_read_whole() {
     const USERS: u32 = 400_000;
@@ -651,6 +752,56 @@ fn an_empty_users_log_alone_is_a_new_store() {
             ..OpenReport::default()
         }
     );
+}
+
+/// The power fails in a store's first second: what the kernel had not written back by itself is zeros.
+#[test]
+fn what_a_power_cut_leaves_of_a_first_moment_is_a_new_store() {
+    for blank in [&["users.log"][..], &["users.log", "stamps.map"], &FILES] {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open(dir.path(), 1, 0);
+        beat(&presence, "ann", 0);
+        sweep(&presence, 0, false);
+        drop(presence);
+        for name in blank {
+            let bytes = fs::metadata(dir.path().join(name)).unwrap().len();
+            fs::write(dir.path().join(name), vec![0; bytes as usize]).unwrap();
+        }
+        let (presence, report) = open(dir.path(), 2, 1_000);
+        assert_eq!(
+            report,
+            OpenReport {
+                clean: true,
+                ..OpenReport::default()
+            }
+        );
+        assert_eq!(sweep(&presence, 1_000, false), []);
+        let bob = presence.intern(user("bob")).unwrap();
+        let state = presence.state(bob, at(1_000));
+        assert_eq!((state.online, state.since, state.last_active), (false, None, None));
+        drop(presence);
+        assert_eq!(open(dir.path(), 2, 2_000).1.users, 1);
+    }
+}
+
+#[test]
+fn a_header_lost_before_what_follows_it_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_store(dir.path());
+    patch(dir.path(), "users.log", 0, &[0; 128]);
+    assert_refused(dir.path(), StoreFaultKind::Foreign, &["users.log", "magic"]);
+}
+
+/// Its headers are on disk when a new store opens, and on disk they are clean: another write makes the page dirty.
+#[test]
+fn a_new_store_is_on_disk_before_anything_is_put_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_presence, _) = open(dir.path(), 1, 0);
+    for (name, magic) in FILES.iter().zip([b"GDUSERS", b"GDSTAMP", b"GDPUBLI"]) {
+        let before = dirtied_bytes();
+        patch(dir.path(), name, 0, magic);
+        assert!(before == 0 || dirtied_bytes() > before, "{name}");
+    }
 }
 
 #[test]

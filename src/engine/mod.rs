@@ -211,7 +211,7 @@ impl Engine {
         let seen = self.silence.observe(now, self.poll_timeout());
         if let Some((from, to)) = seen.step {
             self.counters.add(Counter::ClockSteps, 1);
-            self.presence.note_clock_step(from, to);
+            self.presence.note_clock_step(from, now);
             self.upkeep.clock_stepped(to);
         }
         if seen.stalled {

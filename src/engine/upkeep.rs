@@ -180,6 +180,8 @@ impl Engine {
             if let Some(sweep) = &mut self.sweep {
                 sweep.begin();
                 self.upkeep.sweeping = true;
+                self.counters
+                    .add(Counter::LeavesForgotten, self.presence.tend_leaves(now));
             }
         }
         self.vouch(now);

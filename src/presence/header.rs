@@ -11,11 +11,13 @@
 //!  32  8  synced bytes: everything before is on disk (users.log)
 //!  40  8  watermark, Unix ms: every transition up to it is on disk (published.map)
 //!  48 16  kernel boot id of the last run (published.map)
-//!  64  4  flags: bit 0 closed cleanly, bit 1 ambiguous window present (published.map)
+//!  64  4  flags: bit 0 closed cleanly, bits 1 and 2 ambiguous windows present (published.map)
 //!  72  8  ambiguous window: first Unix ms      80  8  last Unix ms
+//!  88  8  the second one: first Unix ms        96  8  last Unix ms
 //! 124  4  CRC32C of the 124 bytes before
 //! ```
 
+use super::resume::Windows;
 use crate::time::Unix;
 
 /// Bytes of a header; within one disk sector.
@@ -23,7 +25,8 @@ pub(super) const HEADER_BYTES: usize = 128;
 const VERSION: u32 = 1;
 const CRC_AT: usize = HEADER_BYTES - 4;
 const FLAG_CLEAN: u32 = 1;
-const FLAG_AMBIGUOUS: u32 = 2;
+/// Of each ambiguous window, its flag and where it is.
+const AMBIGUOUS: [(u32, usize); 2] = [(2, 72), (4, 88)];
 
 /// The names of a store's files in its folder; the first holds the lock.
 pub const STORE_FILES: [&str; 3] = [
@@ -69,7 +72,7 @@ pub(super) struct Header {
     pub(super) watermark: Unix,
     pub(super) boot_id: [u8; 16],
     pub(super) clean: bool,
-    pub(super) ambiguous: Option<(Unix, Unix)>,
+    pub(super) ambiguous: Windows,
 }
 
 /// What is wrong with a header.
@@ -92,14 +95,20 @@ impl Header {
             watermark: Unix::from_ms(0),
             boot_id: [0; 16],
             clean: false,
-            ambiguous: None,
+            ambiguous: [None; 2],
         }
     }
 
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
-        let (from, to) = self.ambiguous.unwrap_or_default();
-        let flags = u32::from(self.clean) * FLAG_CLEAN + u32::from(self.ambiguous.is_some()) * FLAG_AMBIGUOUS;
+        let mut flags = u32::from(self.clean) * FLAG_CLEAN;
+        for (window, (flag, at)) in self.ambiguous.iter().zip(AMBIGUOUS) {
+            if let Some((from, to)) = window {
+                flags |= flag;
+                out[at..at + 8].copy_from_slice(&from.ms().to_le_bytes());
+                out[at + 8..at + 16].copy_from_slice(&to.ms().to_le_bytes());
+            }
+        }
         out[0..8].copy_from_slice(self.kind.magic());
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
         out[12..16].copy_from_slice(&self.capacity.to_le_bytes());
@@ -109,8 +118,6 @@ impl Header {
         out[40..48].copy_from_slice(&self.watermark.ms().to_le_bytes());
         out[48..64].copy_from_slice(&self.boot_id);
         out[64..68].copy_from_slice(&flags.to_le_bytes());
-        out[72..80].copy_from_slice(&from.ms().to_le_bytes());
-        out[80..88].copy_from_slice(&to.ms().to_le_bytes());
         let crc = crc32c::crc32c(&out[..CRC_AT]);
         out[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         out
@@ -149,7 +156,9 @@ impl Header {
             watermark: Unix::from_ms(u64_at(40)),
             boot_id: array(bytes, 48),
             clean: flags & FLAG_CLEAN != 0,
-            ambiguous: (flags & FLAG_AMBIGUOUS != 0).then(|| (Unix::from_ms(u64_at(72)), Unix::from_ms(u64_at(80)))),
+            ambiguous: AMBIGUOUS.map(|(flag, at)| {
+                (flags & flag != 0).then(|| (Unix::from_ms(u64_at(at)), Unix::from_ms(u64_at(at + 8))))
+            }),
         })
     }
 }
@@ -169,7 +178,7 @@ mod tests {
         header.watermark = Unix::from_ms(5_000);
         header.boot_id = [9; 16];
         header.clean = true;
-        header.ambiguous = Some((Unix::from_ms(3), Unix::from_ms(4)));
+        header.ambiguous = [(3, 4), (5, 6)].map(|(from, to)| Some((Unix::from_ms(from), Unix::from_ms(to))));
         assert_eq!(Header::decode(Kind::Published, &header.encode()), Ok(header));
     }
 

@@ -5,10 +5,12 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::epoch::Guard;
-use foldhash::quality::FixedState;
+use foldhash::SharedSeed;
+use foldhash::quality::SeedableRandomState;
 use parking_lot::Mutex;
 
 use super::index::{Index, Pile, Probe};
@@ -26,7 +28,7 @@ pub(super) struct Interner {
     log: Log,
     index: Index,
     /// Seeded at random, so that nobody can prepare ids that collide.
-    hasher: FixedState,
+    hasher: SeedableRandomState,
     /// Offset of the first record of each group.
     groups: AnonymousArray<AtomicU64>,
     users: AtomicU32,
@@ -54,7 +56,7 @@ impl From<&AppendFault> for InternFault {
 /// The parts of an interner that a scan of the log fills.
 pub(super) struct Rebuilt {
     index: Index,
-    hasher: FixedState,
+    hasher: SeedableRandomState,
     groups: AnonymousArray<AtomicU64>,
     users: u32,
 }
@@ -63,9 +65,7 @@ pub(super) struct Rebuilt {
 ///
 /// Errors: no memory, no random numbers. What is wrong with the log is in the [`Scan`].
 pub(super) fn rebuild(bytes: &[u8], log_bytes: u64, users_max: u32) -> io::Result<(Rebuilt, Scan)> {
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed).map_err(io::Error::other)?;
-    let hasher = FixedState::with_seed(u64::from_le_bytes(seed));
+    let hasher = random_hasher()?;
     let groups: AnonymousArray<AtomicU64> = AnonymousArray::new(users_max.div_ceil(GROUP_SLOTS) as usize)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let parts = (log_bytes / PART_BYTES_MIN).clamp(1, cores) as usize;
@@ -225,8 +225,18 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     same.unwrap_or_else(|| a == b)
 }
 
+/// Both of its seeds are secret: with foldhash's fixed shared one, ids that end alike collide whatever the other is.
+fn random_hasher() -> io::Result<SeedableRandomState> {
+    static SHARED: OnceLock<SharedSeed> = OnceLock::new();
+    let mut seeds = [[0; 8]; 2];
+    getrandom::fill(seeds.as_flattened_mut()).map_err(io::Error::other)?;
+    let [seed, shared] = seeds.map(u64::from_le_bytes);
+    let shared = SHARED.get_or_init(|| SharedSeed::from_u64(shared));
+    Ok(SeedableRandomState::with_seed(seed, shared))
+}
+
 #[inline]
-fn hash(hasher: &FixedState, id: &[u8]) -> u64 {
+fn hash(hasher: &SeedableRandomState, id: &[u8]) -> u64 {
     let mut hasher = hasher.build_hasher();
     hasher.write(id);
     hasher.finish()
@@ -248,5 +258,19 @@ mod tests {
                 assert!(!same(&a, &b), "byte {at} of {length}");
             }
         }
+    }
+
+    #[test]
+    fn what_collides_under_the_fixed_seed_does_not_here() {
+        let id = |n: u64| [n.to_ne_bytes(), 0x3f84_d5b5_b547_0917_u64.to_ne_bytes()].concat();
+        let hashes = |hasher: &SeedableRandomState| [1, 2, 3].map(|n| hash(hasher, &id(n)));
+        let fixed = SeedableRandomState::with_seed(7, SharedSeed::global_fixed());
+        let [first, second, third] = hashes(&fixed);
+        assert!(
+            first == second && second == third,
+            "foldhash has other seeds: the ids above no longer show it"
+        );
+        let [first, second, third] = hashes(&random_hasher().unwrap());
+        assert!(first != second && second != third);
     }
 }

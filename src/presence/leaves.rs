@@ -1,7 +1,7 @@
 //! Recent goodbyes, so that a beat sent before one does not undo it, however late it arrives.
 //!
 //! Owns the table: for each slot the newest `sent_at` of a leave, kept for twice `beat_skew_max_ms`: a datagram is refused
-//! elsewhere once it is older than that. One entry a slot, cleaned up little by little. Does not know when a *beat* was sent
+//! elsewhere once it is older than that. One entry a slot, [`LEAVES_MAX`] at most, cleaned up little by little. Does not know when a *beat* was sent
 //! once it has been accepted (stamps hold the receiver's clock), so a leave that was overtaken by a newer beat and was never
 //! seen before still logs its user out, until the next beat.
 
@@ -11,6 +11,11 @@ use std::collections::{HashMap, VecDeque};
 use super::Slot;
 use crate::time::{Mono, Now, Unix};
 
+/// Goodbyes remembered at most; beyond, the oldest is forgotten for the newest, and a beat sent before it is judged by its stamp
+/// alone. So many are 4,369 a second for a minute; they take 17 MB, and to make room for as many takes the lock for some 10 ms.
+pub(super) const LEAVES_MAX: usize = 1 << 18;
+/// Expired entries dropped by one call of `tend`.
+const DROPPED_PER_TEND_MAX: usize = 1_024;
 /// Expired entries dropped by one insertion: more than one, so that the table shrinks while it is used.
 const DROPPED_PER_INSERT_MAX: usize = 4;
 /// Entries that an empty table may keep room for.
@@ -22,6 +27,8 @@ pub(super) struct Leaves {
     /// One record an entry, oldest first; an entry that was renewed since goes to the back when its record comes up.
     expiries: VecDeque<(Mono, Slot)>,
     skew_ms_max: u64,
+    /// Entries that had to go before their time, since this was last asked for.
+    forgotten: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +43,7 @@ impl Leaves {
             by_slot: HashMap::default(),
             expiries: VecDeque::new(),
             skew_ms_max,
+            forgotten: 0,
         }
     }
 
@@ -49,7 +57,14 @@ impl Leaves {
 
     /// Remembers a leave that `sent_at` has just shown to be the newest.
     pub(super) fn insert(&mut self, slot: Slot, sent_at: Unix, now: Now) {
-        self.drop_expired(now.mono);
+        self.drop_expired(now.mono, DROPPED_PER_INSERT_MAX);
+        if self.by_slot.len() >= LEAVES_MAX
+            && !self.by_slot.contains_key(&slot.index())
+            && let Some((_, oldest)) = self.expiries.pop_front()
+        {
+            self.by_slot.remove(&oldest.index());
+            self.forgotten += 1;
+        }
         let leave = Leave {
             sent_at,
             kept_until: now.mono.plus_ms(self.skew_ms_max.saturating_mul(2)),
@@ -64,8 +79,15 @@ impl Leaves {
         debug_assert_eq!(self.by_slot.len(), self.expiries.len());
     }
 
-    fn drop_expired(&mut self, now: Mono) {
-        for _ in 0..DROPPED_PER_INSERT_MAX {
+    /// Drops some of what has expired, whether or not others leave. Returns how many were forgotten before their time since the
+    /// last call.
+    pub(super) fn tend(&mut self, now: Mono) -> u64 {
+        self.drop_expired(now, DROPPED_PER_TEND_MAX);
+        std::mem::take(&mut self.forgotten)
+    }
+
+    fn drop_expired(&mut self, now: Mono, count_max: usize) {
+        for _ in 0..count_max {
             match self.expiries.front() {
                 Some((at, slot)) if *at <= now => {
                     let slot = *slot;
@@ -117,6 +139,40 @@ mod tests {
         leaves.insert(Slot::new(1), at(200_000).unix, at(200_000));
         leaves.insert(Slot::new(1), at(200_000).unix, at(200_000));
         assert_eq!(leaves.by_slot.len(), 1);
+    }
+
+    #[test]
+    fn the_table_empties_without_another_leave() {
+        let mut leaves = Leaves::new(30_000);
+        for slot in 0..2_000 {
+            leaves.insert(Slot::new(slot), at(0).unix, at(0));
+        }
+        assert_eq!(leaves.tend(at(59_999).mono), 0);
+        assert_eq!(leaves.by_slot.len(), 2_000);
+        assert_eq!(leaves.tend(at(60_000).mono), 0);
+        assert_eq!(leaves.by_slot.len(), 976);
+        leaves.tend(at(60_000).mono);
+        assert_eq!((leaves.by_slot.len(), leaves.by_slot.capacity()), (0, 0));
+        assert_eq!((leaves.expiries.len(), leaves.expiries.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn beyond_its_limit_the_oldest_are_forgotten() {
+        let mut leaves = Leaves::new(30_000);
+        let slots = LEAVES_MAX as u32;
+        for slot in 0..slots {
+            leaves.insert(Slot::new(slot), at(0).unix, at(0));
+        }
+        leaves.insert(Slot::new(0), at(1).unix, at(1));
+        assert_eq!(leaves.tend(at(1).mono), 0, "it is remembered already");
+        for slot in slots..slots + 3 {
+            leaves.insert(Slot::new(slot), at(2).unix, at(2));
+        }
+        assert_eq!(leaves.by_slot.len(), LEAVES_MAX);
+        assert_eq!(leaves.sent_at(Slot::new(2), at(2)), None);
+        assert_eq!(leaves.sent_at(Slot::new(3), at(2)), Some(at(0).unix));
+        assert_eq!(leaves.sent_at(Slot::new(slots + 2), at(2)), Some(at(2).unix));
+        assert_eq!([leaves.tend(at(2).mono), leaves.tend(at(2).mono)], [3, 0]);
     }
 
     #[test]

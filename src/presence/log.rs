@@ -18,10 +18,17 @@ pub(super) const RECORD_OVERHEAD_BYTES: usize = 1 + 4 + 4;
 const RECORD_BYTES_MAX: usize = RECORD_OVERHEAD_BYTES + USER_BYTES_MAX;
 const ID_AT: u64 = 5;
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
+/// A shard waits for it.
+const GROWTH_BYTES_MAX: u64 = 32 << 20;
 
 /// Address space that `users_max` users can need.
 pub(super) fn reserved_bytes(users_max: u32) -> u64 {
     (FIRST_RECORD + u64::from(users_max) * RECORD_BYTES_MAX as u64 + 1).next_multiple_of(PAGE_BYTES)
+}
+
+/// Bytes by which a log that has so many grows.
+fn growth_bytes(have: u64) -> u64 {
+    (have / 8).clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX)
 }
 
 /// The log, open for reading by all and for appending by one at a time.
@@ -86,7 +93,7 @@ impl Log {
     fn grow(&self, needed_bytes: u64) -> io::Result<()> {
         let have = self.file.len_bytes();
         let needed = needed_bytes.next_multiple_of(PAGE_BYTES);
-        let wanted = (have + (have / 8).max(GROWTH_BYTES_MIN)).next_multiple_of(PAGE_BYTES);
+        let wanted = (have + growth_bytes(have)).next_multiple_of(PAGE_BYTES);
         let generous = wanted.clamp(needed, self.file.reserved_bytes().max(needed));
         // Where there is no room to be generous there may be enough for this one.
         self.file.grow(generous).or_else(|_| self.file.grow(needed))
@@ -273,6 +280,19 @@ mod tests {
                 fault: None
             }
         );
+    }
+
+    #[test]
+    fn growth_is_an_eighth_within_bounds() {
+        let mib = 1 << 20;
+        for (have, step) in [
+            (0, mib),
+            (64 * mib, 8 * mib),
+            (256 * mib, 32 * mib),
+            (4_096 * mib, 32 * mib),
+        ] {
+            assert_eq!(growth_bytes(have), step);
+        }
     }
 
     #[test]

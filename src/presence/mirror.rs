@@ -112,7 +112,7 @@ impl Presence {
             // Nobody beats here, so nobody's goodbye needs remembering.
             leaves: Mutex::new(Leaves::new(0)),
             vigil: Vigil::new(options.shards),
-            resume: Resume::new(identity.created_at(), None),
+            resume: Resume::new(identity.created_at(), [None; 2], now.unix, now),
             identity,
             beat_skew_ms_max: 0,
             growth_failing: AtomicBool::new(false),

@@ -6,6 +6,7 @@
 mod beats;
 mod fault;
 mod flusher;
+mod found;
 mod fresh;
 mod header;
 mod index;
@@ -33,6 +34,7 @@ pub use fault::{StoreFault, StoreFaultKind};
 pub use flusher::{FlushReport, Flusher};
 pub use header::STORE_FILES;
 pub use mirror::{MirrorOptions, Source};
+pub use region::copies_on_write;
 pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 
@@ -41,7 +43,7 @@ use crate::wire::User;
 use interner::{AppendFault, Interner};
 use leaves::Leaves;
 use mirror::Mirrored;
-use online::Online;
+use online::{LOOK, Online};
 use resume::Resume;
 use stamps::{CellFile, ONLINE};
 use store::Identity;
@@ -56,6 +58,9 @@ pub const SLOTS_MAX: u32 = 1 << 30;
 
 /// Slots of one chunk: the unit of ownership, of skipping in the sweep and of growth. A multiple of 64.
 pub const CHUNK_SLOTS: u32 = 4_096;
+
+/// Doubtful event ids further ahead of the clock than this, in ms, are worth a line in the log.
+const DOUBT_AHEAD_MS_MAX: u64 = 60_000;
 
 impl Slot {
     /// From an index below [`SLOTS_MAX`].
@@ -217,15 +222,35 @@ impl Presence {
         self.resume.resumable(id, now.unix)
     }
 
-    /// An engine saw the wall clock step from `from` to `to`: a step back makes the time between ambiguous for
+    /// An engine saw the wall clock step from `from` to `now`: a step back makes what was lived through in between ambiguous for
     /// [`Presence::resumable`]. (That other shards hold expiries until they have seen it too comes from
     /// [`Presence::note_turn`].)
-    pub fn note_clock_step(&self, from: Unix, to: Unix) {
-        if to < from {
-            self.resume.doubt(to, from);
+    pub fn note_clock_step(&self, from: Unix, now: Now) {
+        if self.resume.stepped(from, now) {
+            self.warn_of_doubt(now.unix);
+            // Stamps of those who are offline are ahead now too, and nobody would look at them.
+            let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
+            (0..chunks).for_each(|chunk| self.online.raise(chunk, LOOK));
             if let Err(error) = self.mark_doubt() {
                 tracing::warn!(%error, "published.map's header could not be written: a crash would forget a step of the clock");
             }
+        }
+    }
+
+    /// Says up to when event ids of a time to come will not be believed.
+    fn warn_of_doubt(&self, now: Unix) {
+        let windows = self.resume.ambiguous();
+        let ahead = windows
+            .into_iter()
+            .flatten()
+            .find(|(_, to)| *to > now.plus_ms(DOUBT_AHEAD_MS_MAX));
+        if let Some((from, to)) = ahead {
+            let (from_ms, to_ms) = (from.ms().max(now.ms()), to.ms());
+            tracing::warn!(
+                from_ms,
+                to_ms,
+                "the wall clock has been ahead: when it says these Unix ms again, streams that resume get full snapshots"
+            );
         }
     }
 
@@ -241,6 +266,12 @@ impl Presence {
     /// Nobody is expired by any shard before `until`: for a shard that found itself stalled and has not yet heard everyone.
     pub fn hold_expiries_until(&self, until: Mono) {
         self.vigil.hold_until(until);
+    }
+
+    /// Drops some goodbyes that no late beat can matter to any more; to be called regularly. Returns how many have been forgotten
+    /// before that because too many came at once.
+    pub fn tend_leaves(&self, now: Now) -> u64 {
+        self.leaves.lock().tend(now.mono)
     }
 
     /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the disk.

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
@@ -25,6 +25,11 @@ pub(super) struct MappedFile {
     map: MmapRaw,
     /// Bytes that the file has and that the file system has promised; below the reservation. Only grows.
     bytes: AtomicU64,
+    /// The disk may lack pages that the kernel takes for written back.
+    doubted: AtomicBool,
+    /// Syncs to come that write nothing back that counts, and say so.
+    #[cfg(test)]
+    pub(super) failing_syncs: AtomicU32,
 }
 
 impl MappedFile {
@@ -33,10 +38,14 @@ impl MappedFile {
         let bytes = file.metadata()?.len();
         let reserved = reserved_bytes.max(bytes).next_multiple_of(PAGE_BYTES);
         let length = usize::try_from(reserved).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        // A copy may have holes where the original had blocks; a page behind one could not be written on a full disk.
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes.max(1)) {
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
+        // A copy may have holes where the original had blocks, or blocks that it shares with it; a page behind either could not be
+        // written on a full disk. Most file systems know no shared blocks.
+        for flags in [FallocateFlags::empty(), FallocateFlags::UNSHARE_RANGE] {
+            match rustix::fs::fallocate(&file, flags, 0, bytes.max(1)) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(Errno::INVAL) if flags.contains(FallocateFlags::UNSHARE_RANGE) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let map = MmapOptions::new().len(length).map_raw(&file)?;
         Ok(MappedFile {
@@ -44,6 +53,9 @@ impl MappedFile {
             path,
             map,
             bytes: AtomicU64::new(bytes),
+            doubted: AtomicBool::new(false),
+            #[cfg(test)]
+            failing_syncs: AtomicU32::new(0),
         })
     }
 
@@ -147,12 +159,68 @@ impl MappedFile {
     /// Writes back the pages of a range and waits for the disk: `msync(MS_SYNC)`, which in Linux is an fdatasync of the range (the
     /// metadata that its bytes need and the disk's own cache included), and writes no other page of the file.
     pub(super) fn sync_range(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.map.flush_range(offset as usize, length as usize)
+        self.checked(self.map.flush_range(offset as usize, length as usize))
     }
 
     /// Writes back everything and waits for the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.checked(self.file.sync_data())
+    }
+
+    fn checked(&self, synced: io::Result<()>) -> io::Result<()> {
+        #[cfg(test)]
+        let synced = synced.and_then(|()| {
+            let failing = |left: u32| left.checked_sub(1);
+            match self
+                .failing_syncs
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, failing)
+            {
+                Ok(_) => Err(Errno::IO.into()),
+                Err(_) => Ok(()),
+            }
+        });
+        if synced.is_err() {
+            self.doubt();
+        }
+        synced
+    }
+
+    /// Whether a sync has failed, of whatever page: the kernel says so once and leaves the pages that it could not write marked
+    /// as clean, so that the next sync succeeds without them. Until all that may have changed was made dirty again (`rewrite`,
+    /// `dirty`) and then synced, no sync of this file is to be believed.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
+    }
+
+    /// Everything was made dirty again since the last failure, and synced.
+    pub(super) fn believe(&self) {
+        self.doubted.store(false, Ordering::Release);
+    }
+
+    /// Makes the pages of a range of bytes dirty by writing these to themselves.
+    ///
+    /// # Safety
+    /// Nobody else writes the bytes while this runs.
+    pub(super) unsafe fn rewrite(&self, from: u64, to: u64) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { self.bytes_at(from, (to - from) as usize) };
+        self.file.write_all_at(bytes, from)
+    }
+
+    /// Makes the pages of a range of cells dirty.
+    pub(super) fn dirty(&self, offset: u64, length: u64) {
+        for page in self
+            .cells(offset, (length / 8) as usize)
+            .chunks((PAGE_BYTES / 8) as usize)
+        {
+            let cell = page[0].load(Ordering::Relaxed);
+            // Not an `or` with nothing, of which a compiler makes a load. Where it fails, another's store has made the page dirty.
+            let _ = page[0].compare_exchange(cell, cell, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// Replaces the bytes at the file's start in one system call, so that neither kill -9 nor (within a disk sector) a power
@@ -160,6 +228,13 @@ impl MappedFile {
     pub(super) fn write_start(&self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, 0)
     }
+}
+
+/// Whether a path is on a file system that writes every change to new blocks (btrfs, ZFS, bcachefs): on a full disk it keeps none
+/// of its promises, and a store into a mapped page kills the process. Magic numbers of statfs(2).
+pub fn copies_on_write(path: &Path) -> bool {
+    let magic = rustix::fs::statfs(path).map_or(0, |stat| stat.f_type as u64);
+    [0x9123_683e, 0x2fc1_2fc1, 0xca45_1a4e].contains(&(magic & 0xffff_ffff))
 }
 
 fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {

@@ -22,6 +22,8 @@ pub(super) const AHEAD_MS_MAX: u64 = 1_000;
 const FLAGS: u64 = 0xff;
 const FLAG_BITS: u32 = 8;
 const GROWTH_SLOTS_MIN: u32 = 64 << 10;
+/// 32 MiB: a shard waits for it.
+const GROWTH_SLOTS_MAX: u32 = 4 << 20;
 
 pub(super) const fn pack(ms: u64, flags: u64) -> u64 {
     ms << FLAG_BITS | flags & FLAGS
@@ -49,6 +51,11 @@ pub(super) fn file_bytes(slots: u32) -> u64 {
 fn slots_of(bytes: u64) -> u32 {
     let slots = bytes.saturating_sub(FIRST_CELL) / 8;
     u32::try_from(slots).unwrap_or(u32::MAX) / CHUNK_SLOTS * CHUNK_SLOTS
+}
+
+/// Cells by which a file that has so many grows.
+fn growth_slots(have: u32) -> u32 {
+    (have / 4).clamp(GROWTH_SLOTS_MIN, GROWTH_SLOTS_MAX)
 }
 
 /// The cells of one file.
@@ -81,7 +88,7 @@ impl CellFile {
         if slots <= have {
             return Ok(());
         }
-        let step = GROWTH_SLOTS_MIN.max(have / 4);
+        let step = growth_slots(have);
         let reserved = slots_of(self.file.reserved_bytes());
         let needed = slots.next_multiple_of(CHUNK_SLOTS);
         let generous = have
@@ -92,6 +99,16 @@ impl CellFile {
         let grow = |wanted| self.file.grow(file_bytes(wanted)).map(|()| wanted);
         let grown = grow(generous).or_else(|_| grow(needed))?;
         self.capacity.store(grown, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes back everything and waits for the disk: all of it where a sync has failed.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if self.file.is_doubted() {
+            self.file.dirty(FIRST_CELL, u64::from(self.capacity()) * 8);
+        }
+        self.file.sync()?;
+        self.file.believe();
         Ok(())
     }
 
@@ -111,5 +128,18 @@ impl CellFile {
     #[inline]
     pub(super) fn prefetch(&self, slot: Slot) {
         prefetch(self.file.address(FIRST_CELL + u64::from(slot.index()) * 8));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_a_quarter_within_bounds() {
+        let cases = [(0, 65_536), (1 << 20, 1 << 18), (1 << 24, 4 << 20), (1 << 30, 4 << 20)];
+        for (have, step) in cases {
+            assert_eq!(growth_slots(have), step);
+        }
     }
 }

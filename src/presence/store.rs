@@ -7,25 +7,29 @@
 //! A missing stamps.map is made anew (nobody has a last activity; who was published online has until the grace after boot); a
 //! missing published.map is made anew from the stamps, as after a power cut. A missing users.log beside the others is refused.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::fault::{StoreFault, StoreFaultKind};
-use super::header::{HEADER_BYTES, Header, Kind};
+use super::found::{Found, lock, open_file};
+use super::header::{Header, Kind};
 use super::interner;
 use super::leaves::Leaves;
 use super::log::{self, FIRST_RECORD, Log};
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
-use super::region::{MappedFile, survive_file_size_limit};
+use super::region::{MappedFile, copies_on_write, survive_file_size_limit};
 use super::resume::{self, Resume};
-use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, ms_of, pack};
+use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
 use super::vigil::Vigil;
 use super::{CHUNK_SLOTS, Presence, SLOTS_MAX};
 use crate::time::{Now, Unix};
+
+/// A cell further ahead of the clock and of the last flush than this, in ms, is damaged: a day.
+const IMPOSSIBLE_AHEAD_MS: u64 = 86_400_000;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -76,6 +80,19 @@ pub(super) struct Identity {
 }
 
 impl Presence {
+    /// Has the bytes of users.log from `from`, up to which it is on disk, to `to`, up to which there are records, on disk as well.
+    pub(super) fn sync_log_range(&self, from: u64, to: u64) -> io::Result<()> {
+        let file = self.interner.log().file();
+        if file.is_doubted() {
+            // The header's page too, in which records follow it.
+            self.mark_log_synced(self.log_synced_bytes())?;
+            // SAFETY: the log's bytes before its end are never written again.
+            unsafe { file.rewrite(from, to) }?;
+            file.sync_range(0, FIRST_RECORD)?;
+        }
+        file.sync_range(from, to - from)
+    }
+
     /// Everything before `synced_bytes` of users.log is on disk: says so in its header.
     pub(super) fn mark_log_synced(&self, synced_bytes: u64) -> io::Result<()> {
         self.identity.synced_bytes.fetch_max(synced_bytes, Ordering::AcqRel);
@@ -114,9 +131,9 @@ impl Presence {
         self.published.file().write_start(&header.encode())
     }
 
-    /// Bytes of users.log before `end` that are not known to be on disk.
-    pub(super) fn log_bytes_unsynced(&self, end: u64) -> u64 {
-        end.saturating_sub(self.identity.synced_bytes.load(Ordering::Acquire))
+    /// Up to where users.log is known to be on disk.
+    pub(super) fn log_synced_bytes(&self) -> u64 {
+        self.identity.synced_bytes.load(Ordering::Acquire)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -129,18 +146,16 @@ impl Presence {
     /// Errors: the disk's; the store is then not marked, and opens as after a crash.
     pub fn close(&self, now: Now) -> io::Result<()> {
         self.identity.closed.store(true, Ordering::Release);
-        let (end, stamps, published) = (
-            self.interner.log().end(),
-            self.stamps.capacity(),
-            self.published.capacity(),
-        );
-        self.interner.log().file().sync()?;
+        let (stamps, published) = (self.stamps.capacity(), self.published.capacity());
+        let (log, end) = (self.interner.log().file(), self.interner.log().end());
+        self.sync_log_range(self.log_synced_bytes().min(end), end)?;
+        log.sync()?;
         self.mark_log_synced(end)?;
-        self.interner.log().file().sync()?;
-        self.stamps.file().sync()?;
+        log.sync()?;
+        self.stamps.sync()?;
         self.mark_stamps_synced(stamps)?;
         self.stamps.file().sync()?;
-        self.published.file().sync()?;
+        self.published.sync()?;
         self.mark_published_synced(published, now.unix, true)?;
         self.published.file().sync()
     }
@@ -175,20 +190,28 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         let path = path.to_owned();
         move |error| StoreFault::os(path, doing, error)
     };
+    let made_dirs: Vec<&Path> = options.dir.ancestors().take_while(|dir| !dir.exists()).collect();
     fs::create_dir_all(&options.dir).map_err(os("make the folder", &options.dir))?;
+    if copies_on_write(&options.dir) {
+        let dir = options.dir.display();
+        tracing::warn!(%dir, "the data folder is on a copy-on-write file system: when it is full, a beat can kill this process");
+    }
 
-    // Read and check.
-    let users = Found::open(&options.dir, Kind::Users)?;
-    lock(&users)?;
-    let stamps = Found::look(&options.dir, Kind::Stamps)?;
-    let published = Found::look(&options.dir, Kind::Published)?;
+    // Read and check; nothing before the lock, or another process could still be writing it.
+    let (users_path, users_file) = open_file(&options.dir, Kind::Users)?;
+    lock(&users_path, &users_file)?;
+    let users = Found::read(Kind::Users, users_path, users_file)?;
+    // A map of which nothing was ever marked as synced, without its users, is what a power cut has left of a store's first moments.
+    let stale = |map: &Found| users.header.is_none() && map.header.is_some_and(|header| header.capacity == 0);
+    let stamps = Found::look(&options.dir, Kind::Stamps)?.filter(|map| !stale(map));
+    let published = Found::look(&options.dir, Kind::Published)?.filter(|map| !stale(map));
     if users.header.is_none() && (stamps.is_some() || published.is_some()) {
         return Err(StoreFault::new(
             StoreFaultKind::Missing,
             users.path,
             0,
             "users.log of the maps beside it",
-            "no such file, or an empty one",
+            "no such file, or one without a record of them",
         ));
     }
     for map in [&stamps, &published].into_iter().flatten() {
@@ -244,14 +267,17 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         torn_bytes(&log_file, scan.end)
     };
     if torn_bytes > 0 {
+        // On disk at once: records behind the torn one could come back after what is put in its place.
         log_file
             .cut(scan.end)
+            .and_then(|()| log_file.sync())
             .map_err(os("cut the torn tail of", &users_path))?;
     }
     let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
     let (stamps_missing, published_missing) = (stamps.is_none(), published.is_none());
     let stamps = Found::or_new(stamps, &options.dir, Kind::Stamps)?.map(&identity, reserved)?;
     let published = Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
+    let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
     let presence = Presence {
         interner: rebuilt.finish(Log::new(log_file, scan.end), users_max),
         stamps: CellFile::new(stamps),
@@ -259,7 +285,13 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         online: Online::new(users_max).map_err(os("reserve memory for", &options.dir))?,
         leaves: Mutex::new(Leaves::new(options.beat_skew_max_ms)),
         vigil: Vigil::new(options.shards),
-        resume: Resume::new(identity.created_at, last.and_then(|header| header.ambiguous)),
+        resume: Resume::new(
+            identity.created_at,
+            last.map_or([None; 2], |header| header.ambiguous),
+            // How long a run went on that did not end cleanly is not known.
+            if clean { watermark } else { now.unix },
+            now,
+        ),
         identity,
         beat_skew_ms_max: options.beat_skew_max_ms,
         growth_failing: AtomicBool::new(false),
@@ -269,12 +301,34 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         cells
             .reserve(scan.users.max(1))
             .map_err(os("make room in", cells.file().path()))?;
-        if !clean {
-            zero_beyond(cells, scan.users);
+        // On disk before these slots are given anew: another power cut could keep the new record and the old cells.
+        if !clean && zero_beyond(cells, scan.users) {
+            let file = cells.file();
+            file.sync().map_err(os("write", file.path()))?;
         }
     }
+    if !clean && !store_is_new {
+        // What the last run could not write back may be in the page cache, marked as written.
+        let log = presence.interner.log().file();
+        [log, presence.stamps.file(), presence.published.file()]
+            .into_iter()
+            .for_each(MappedFile::doubt);
+    }
     let published_rebuilt = published_missing && !store_is_new && scan.users > 0;
-    let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
+    let impossible = |ms: u64| {
+        let last_ms = now.unix.max(watermark).plus_ms(IMPOSSIBLE_AHEAD_MS).ms();
+        ms > last_ms && !presence.resume.explains(Unix::from_ms(ms))
+    };
+    let replaced = [(&presence.stamps, 0), (&presence.published, now.unix.ms())]
+        .map(|(cells, ms)| replace(cells, scan.users, impossible, ms));
+    if replaced != [0; 2] {
+        let [stamps, published] = replaced;
+        tracing::warn!(
+            stamps,
+            published,
+            "cells with impossible times, which only damage can have made, were given others"
+        );
+    }
     if power_cut || published_rebuilt {
         republish(&presence, scan.users, options.offline_after_ms, now);
         // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id; and a step back of the clock may be lost too.
@@ -282,7 +336,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             .resume
             .doubt(created_at, now.unix.plus_ms(resume::AHEAD_MS_MAX));
     }
-    let latest = restore_online(&presence, scan.users);
+    let latest = restore_online(&presence, scan.users, now.unix);
     let latest_transition = latest.transition.max(watermark);
     if now.unix < latest_transition {
         // The wall clock was set back while the store was closed.
@@ -293,6 +347,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         let latest_id = latest.stamp.plus_ms(options.offline_after_ms);
         presence.resume.doubt(now.unix, latest_id);
     }
+    presence.warn_of_doubt(now.unix);
     let report = OpenReport {
         users: scan.users,
         online: presence.online() as u32,
@@ -302,123 +357,33 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         stamps_rebuilt: stamps_missing && !store_is_new && scan.users > 0,
         published_rebuilt,
     };
+    if store_is_new || stamps_missing || published_missing {
+        // The leader first. No cell is written before there is a header that says whose it is.
+        for file in [presence.interner.log().file(), presence.stamps.file()] {
+            file.sync().map_err(os("write", file.path()))?;
+        }
+    }
     // Not clean from here on, and of this boot; the watermark stays until the first flush.
     presence
         .mark_published_synced(last.map_or(0, |header| header.capacity), watermark, false)
         .and_then(|()| presence.published.file().sync())
         .map_err(os("mark as open", presence.published.file().path()))?;
+    if store_is_new || stamps_missing || published_missing {
+        let parents = made_dirs.iter().filter_map(|dir| dir.parent());
+        for dir in std::iter::once(options.dir.as_path()).chain(parents) {
+            sync_dir(dir).map_err(os("write", dir))?;
+        }
+    }
     Ok((presence, report))
 }
 
-/// A file of the store as it is before anything is written.
-struct Found {
-    kind: Kind,
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-    /// None: empty, so it was just made, now or by a process that was killed at once.
-    header: Option<Header>,
-}
-
-impl Found {
-    /// Opens a file, made if missing, and checks its header.
-    fn open(dir: &Path, kind: Kind) -> Result<Found, StoreFault> {
-        let path = dir.join(kind.file_name());
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let mut file = file.map_err(|error| StoreFault::os(path.clone(), "open", error))?;
-        let bytes = file
-            .metadata()
-            .map_err(|error| StoreFault::os(path.clone(), "read", error))?
-            .len();
-        let mut start = Vec::with_capacity(HEADER_BYTES);
-        (&mut file)
-            .take(HEADER_BYTES as u64)
-            .read_to_end(&mut start)
-            .map_err(|error| StoreFault::os(path.clone(), "read", error))?;
-        let header = match start.is_empty() {
-            true => None,
-            false => Some(Header::decode(kind, &start).map_err(|fault| StoreFault::header(path.clone(), kind, fault))?),
-        };
-        Ok(Found {
-            kind,
-            path,
-            file,
-            bytes,
-            header,
-        })
-    }
-
-    /// The same for a file that may be missing, or as good as missing.
-    fn look(dir: &Path, kind: Kind) -> Result<Option<Found>, StoreFault> {
-        let path = dir.join(kind.file_name());
-        match path.try_exists() {
-            Err(error) => Err(StoreFault::os(path, "look for", error)),
-            Ok(false) => Ok(None),
-            Ok(true) => Found::open(dir, kind).map(|found| found.header.is_some().then_some(found)),
-        }
-    }
-
-    fn or_new(found: Option<Found>, dir: &Path, kind: Kind) -> Result<Found, StoreFault> {
-        found.map_or_else(|| Found::open(dir, kind), Ok)
-    }
-
-    /// A map must be of the same store as users.log and as long as its header says.
-    fn check_beside(&self, users: &Found) -> Result<(), StoreFault> {
-        let (Some(header), Some(leader)) = (self.header, users.header) else {
-            return Ok(());
-        };
-        if header.store_id != leader.store_id {
-            return Err(StoreFault::new(
-                StoreFaultKind::OtherStore,
-                self.path.clone(),
-                16,
-                format!("store id {:016x} as in users.log", leader.store_id),
-                format!("{:016x}", header.store_id),
-            ));
-        }
-        let expected = file_bytes(header.capacity);
-        if header.capacity > 0 && self.bytes < expected {
-            return Err(StoreFault::new(
-                StoreFaultKind::Truncated,
-                self.path.clone(),
-                self.bytes,
-                format!("{expected} bytes for {} slots", header.capacity),
-                "the end of the file",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Maps the file, with a first header if it has none.
-    fn map(self, identity: &Identity, reserved_bytes: u64) -> Result<MappedFile, StoreFault> {
-        let path = self.path.clone();
-        let map = || {
-            if self.header.is_none() {
-                let header = identity.header(self.kind).encode();
-                std::os::unix::fs::FileExt::write_all_at(&self.file, &header, 0)?;
-            }
-            MappedFile::map(self.file, self.path, reserved_bytes)
-        };
-        map().map_err(|error| StoreFault::os(path, "map", error))
-    }
-}
-
-fn lock(users: &Found) -> Result<(), StoreFault> {
-    match users.file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(StoreFault::new(
-            StoreFaultKind::Locked,
-            users.path.clone(),
-            0,
-            "a store that no process has open",
-            "another process's lock",
-        )),
-        Err(TryLockError::Error(error)) => Err(StoreFault::os(users.path.clone(), "lock", error)),
+/// Has the names in a folder on disk.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    let here = dir.as_os_str().is_empty();
+    match File::open(if here { Path::new(".") } else { dir })?.sync_all() {
+        // A file system that does not do this for folders.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
     }
 }
 
@@ -474,13 +439,31 @@ fn torn_bytes(file: &MappedFile, end: u64) -> u64 {
         .map_or(0, |last| last as u64 + 1)
 }
 
-/// Slots that users.log does not know have no cells: a power cut may have kept these and lost their records.
-fn zero_beyond(cells: &CellFile, users: u32) {
+/// Slots that users.log does not know have no cells: a power cut may have kept these and lost their records. Whether there
+/// were any.
+fn zero_beyond(cells: &CellFile, users: u32) -> bool {
+    let mut found = false;
     for cell in &cells.cells()[users as usize..] {
         if cell.load(Ordering::Relaxed) != 0 {
             cell.store(0, Ordering::Relaxed);
+            found = true;
         }
     }
+    found
+}
+
+/// Gives `ms` to cells with an impossible time: one of them would have everybody else silent since long, and event ids doubtful
+/// for as long. Returns how many.
+fn replace(cells: &CellFile, users: u32, impossible: impl Fn(u64) -> bool, ms: u64) -> u32 {
+    let mut replaced = 0;
+    for cell in &cells.cells()[..users as usize] {
+        let value = cell.load(Ordering::Relaxed);
+        if impossible(ms_of(value)) {
+            cell.store(pack(ms, flags_of(value)), Ordering::Relaxed);
+            replaced += 1;
+        }
+    }
+    replaced
 }
 
 /// After a power cut, or without a published.map: who was published online, or was fresh when the last stamp was written, is
@@ -509,8 +492,13 @@ struct Latest {
     stamp: Unix,
 }
 
-/// Sets the online bits as published, and has every chunk looked at once. Returns the latest times.
-fn restore_online(presence: &Presence, users: u32) -> Latest {
+/// Sets the online bits as published, and has every chunk looked at once. Returns the latest times, less those to come that a
+/// step back of the clock has explained.
+fn restore_online(presence: &Presence, users: u32, now: Unix) -> Latest {
+    let later = |latest: u64, ms: u64| {
+        let explained = ms > latest && ms > now.ms() && presence.resume.explains(Unix::from_ms(ms));
+        if explained { latest } else { latest.max(ms) }
+    };
     let stamps = &presence.stamps.cells()[..users as usize];
     let published = &presence.published.cells()[..users as usize];
     let (mut transition_ms, mut stamp_ms) = (0, 0);
@@ -520,8 +508,8 @@ fn restore_online(presence: &Presence, users: u32) -> Latest {
             let cell = cell.load(Ordering::Relaxed);
             let beat = stamp.load(Ordering::Relaxed);
             bits |= (cell & ONLINE) << bit;
-            transition_ms = transition_ms.max(ms_of(cell));
-            stamp_ms = stamp_ms.max(ms_of(beat));
+            transition_ms = later(transition_ms, ms_of(cell));
+            stamp_ms = later(stamp_ms, ms_of(beat));
             // Online by a beat that the power took, or not offline yet: either way its grace is to come.
             if cell & ONLINE != 0 && beat & EXPIRED != 0 {
                 stamp.fetch_and(!EXPIRED, Ordering::Relaxed);

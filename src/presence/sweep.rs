@@ -95,9 +95,8 @@ impl Sweep {
             return true;
         };
         let mut pass = Pass::new(self, presence, context, out.len().saturating_add(transitions_max));
-        let users = presence.users();
         let mut budget = i64::from(slots_max);
-        while cursor.chunk < users.div_ceil(CHUNK_SLOTS) {
+        while cursor.chunk < presence.users().div_ceil(CHUNK_SLOTS) {
             if budget <= 0 {
                 self.cursor = Some(cursor);
                 return false;
@@ -110,7 +109,9 @@ impl Sweep {
                 cursor.chunk += u32::from(self.shards);
                 continue;
             }
-            let words = users
+            // Asked after that: a slot that was made before the flag was raised is read, or its beat would wait for the next one.
+            let words = presence
+                .users()
                 .saturating_sub(cursor.chunk * CHUNK_SLOTS)
                 .min(CHUNK_SLOTS)
                 .div_ceil(WORD_SLOTS as u32);
@@ -207,7 +208,9 @@ impl<'a> Pass<'a> {
         let stamps = &self.presence.stamps.cells()[first as usize..first as usize + WORD_SLOTS];
         let stamps: &[_; WORD_SLOTS] = stamps.try_into().expect("sliced to this length");
         // A hold does not put this off: it would make whoever is ahead fresh anew when it ends.
-        if any_ahead && !self.presence.vigil.others_unsettled(self.shard, self.now) {
+        if any_ahead && self.presence.vigil.others_unsettled(self.shard, self.now) {
+            self.presence.online.raise(chunk_of(Slot::new(first)), LOOK);
+        } else if any_ahead {
             for (bit, stamp) in stamps.iter().enumerate() {
                 if self.bounds.is_ahead(stamp.load(Ordering::Relaxed)) {
                     self.clamp(Slot::new(first + bit as u32));

@@ -368,6 +368,37 @@ fn stamps_from_the_future_are_clamped() {
     assert_eq!(world.state(ann, 200_000).2, Some(50_000));
 }
 
+/// Whoever is offline when the clock is set back, and in a chunk with nobody online.
+#[test]
+fn stamps_from_the_future_are_clamped_where_all_is_quiet() {
+    let mut world = World::with(1 << 20, 2);
+    let ann = world.slot("ann");
+    world.presence.note_turn(0, at(100_000));
+    world.presence.note_turn(1, at(100_000));
+    world.beat(ann, 100_000);
+    world.swept(at(100_000));
+    world.leave(ann, 100_000);
+    assert_eq!(world.swept(at(100_000)), [offline(ann)]);
+    assert_eq!(world.swept(at(100_000)), []);
+    let stepped = |mono_ms, unix_ms| Now {
+        mono: at(mono_ms).mono,
+        unix: at(unix_ms).unix,
+    };
+    world
+        .presence
+        .note_clock_step(at(100_001).unix, stepped(100_001, 10_000));
+    world.presence.note_turn(0, stepped(100_001, 10_000));
+    assert_eq!(world.swept(stepped(100_001, 10_000)), []);
+    assert_eq!(
+        world.state(ann, 200_000).2,
+        Some(100_000),
+        "the other shard may still stamp so"
+    );
+    world.presence.note_turn(1, stepped(100_002, 10_001));
+    assert_eq!(world.swept(stepped(100_003, 10_002)), []);
+    assert_eq!(world.state(ann, 200_000).2, Some(10_002));
+}
+
 #[test]
 fn a_goodbye_stands_against_older_beats_only() {
     let mut world = World::new();
@@ -595,6 +626,42 @@ fn beats_that_cross_sweeps_are_healed_by_the_next() {
     }
 }
 
+/// One beat for each chunk, of a slot made while its owner sweeps: the chunk's flag is all that tells of it.
+#[test]
+fn a_first_beat_that_crosses_a_sweep_is_not_passed_over() {
+    let mut world = World::new();
+    let World { presence, sweep, .. } = &mut world;
+    let stop = AtomicBool::new(false);
+    let mut out = Vec::new();
+    let context = SweepContext {
+        now: at(1),
+        offline_after_ms: OFFLINE_AFTER_MS,
+        hold_expiries: false,
+    };
+    std::thread::scope(|scope| {
+        let (presence, stop) = (&*presence, &stop);
+        scope.spawn(move || {
+            for n in 0..100 * CHUNK_SLOTS {
+                let slot = presence.intern(user(&n.to_string())).unwrap();
+                if n % CHUNK_SLOTS == CHUNK_SLOTS / 2 {
+                    presence.record_beat(slot, at(1).unix, at(1));
+                }
+            }
+            stop.store(true, Ordering::Release);
+        });
+        while !stop.load(Ordering::Acquire) {
+            sweep.begin();
+            sweep.slice(presence, context, u32::MAX, usize::MAX, &mut out);
+        }
+    });
+    sweep.begin();
+    sweep.slice(presence, context, u32::MAX, usize::MAX, &mut out);
+    let mut slots: Vec<u32> = out.iter().map(|transition| transition.slot.index()).collect();
+    slots.sort_unstable();
+    let beaten: Vec<u32> = (0..100).map(|chunk| chunk * CHUNK_SLOTS + CHUNK_SLOTS / 2).collect();
+    assert_eq!(slots, beaten);
+}
+
 #[test]
 #[should_panic = "index out of bounds"]
 fn a_slot_beyond_the_files_is_a_crash_not_a_stray_write() {
@@ -608,8 +675,14 @@ fn ids_are_resumable_but_for_a_step_back() {
     let believed = |ms: u64| world.presence.resumable(at(ms).unix, at(100_000));
     assert!(believed(0) && believed(100_000) && believed(101_000));
     assert!(!believed(101_001) && !world.presence.resumable(at(0).unix.minus_ms(1), at(100_000)));
-    world.presence.note_clock_step(at(10_000).unix, at(50_000).unix);
+    let stepped = |mono_ms, from_ms, to_ms| {
+        let (mono, unix) = (at(mono_ms).mono, at(to_ms).unix);
+        world.presence.note_clock_step(at(from_ms).unix, Now { mono, unix });
+    };
+    stepped(10_000, 10_000, 50_000);
     assert!(believed(20_000), "a step forward doubts nothing");
-    world.presence.note_clock_step(at(50_000).unix, at(10_000).unix);
-    assert!(believed(9_999) && !believed(10_000) && !believed(50_000) && believed(50_001));
+    stepped(20_000, 60_000, 10_000);
+    // What was lived through before and after that step, and a second.
+    assert!(believed(9_999) && !believed(10_000) && !believed(11_000) && believed(11_001));
+    assert!(believed(48_999) && !believed(49_000) && !believed(60_000) && believed(60_001));
 }

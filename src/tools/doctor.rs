@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::config::{Config, RoleName};
 use crate::fleet_key;
 use crate::limits::{Finding, Found, Verdict, judge};
-use crate::presence::STORE_FILES;
+use crate::presence::{STORE_FILES, copies_on_write};
 
 /// 2024-01-01: a wall clock before it was never set.
 const CLOCK_FLOOR_S: i64 = 1_704_067_200;
@@ -198,6 +198,11 @@ fn file_system(path: &Path) -> Finding {
             Verdict::Warn,
             subject,
             "in memory: everything is forgotten when the machine restarts; use a disk",
+        ),
+        _ if copies_on_write(path) => Finding::new(
+            Verdict::Warn,
+            subject,
+            "copy-on-write: when it is full, the server can be killed by a beat; use ext4 or XFS, or watch the free space",
         ),
         magic => Finding::new(Verdict::Ok, subject, format!("local (type {magic:#x})")),
     }
