@@ -209,10 +209,10 @@ impl Engine {
     /// First call of every turn: looks for stalls, suspends and steps of the wall clock.
     pub fn begin_turn(&mut self, now: Now) {
         let seen = self.silence.observe(now, self.poll_timeout());
-        if let Some((from, to)) = seen.step {
+        if let Some((from, _)) = seen.step {
             self.counters.add(Counter::ClockSteps, 1);
             self.presence.note_clock_step(from, now);
-            self.upkeep.clock_stepped(to);
+            self.upkeep.clock_stepped(from, now);
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);

@@ -8,6 +8,7 @@ mod inbox;
 mod timers;
 
 use super::Engine;
+use super::streams::RESUME_SLACK_MS;
 use super::upstream::REVOUCH_MS;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -41,6 +42,8 @@ pub(super) struct Upkeep {
     mail_complete: Unix,
     /// Another shard has not turned for long, or mail read in this turn had been on its way for long: more of that age may come.
     is_late: bool,
+    /// Before it, what was published before a forward step of the wall clock may be on its way, and looks as old as the step is long.
+    step_hidden_until: Mono,
     /// No connection's timer fires before: its peer may have said in time what has yet to be read.
     timers_held_until: Mono,
     /// The last call left something over.
@@ -107,6 +110,7 @@ impl Upkeep {
             resync: None,
             mail_complete: Unix::from_ms(0),
             is_late: false,
+            step_hidden_until: now,
             timers_held_until: now,
             backlog: false,
         }
@@ -132,7 +136,7 @@ impl Upkeep {
     /// The next turn begins `sleep_ms_max` from now at the latest.
     pub(super) fn turn_began(&mut self, now: Mono, sleep_ms_max: u64, others_are_late: bool) {
         self.sleep_until = now.plus_ms(sleep_ms_max);
-        self.is_late = others_are_late;
+        self.is_late = others_are_late || now < self.step_hidden_until;
     }
 
     /// This shard was stalled: what came meanwhile is to be read before anybody is held to a deadline.
@@ -163,9 +167,13 @@ impl Upkeep {
         self.hurried.push((node, pass));
     }
 
-    /// Mail lost from here on may carry times after the step.
-    pub(super) fn clock_stepped(&mut self, to: Unix) {
-        self.mail_complete = self.mail_complete.min(to);
+    /// The wall clock was stepped. Back: mail lost from here on may carry times after the step. Forward: until mail of before has surely
+    /// come, an id would say more than the slack of a resume makes up for.
+    pub(super) fn clock_stepped(&mut self, from: Unix, now: Now) {
+        self.mail_complete = self.mail_complete.min(now.unix);
+        if now.unix > from {
+            self.step_hidden_until = now.mono.plus_ms(RESUME_SLACK_MS);
+        }
     }
 }
 

@@ -196,3 +196,26 @@ fn a_shard_that_hears_late_tells_no_ids() {
         "{received}"
     );
 }
+
+/// What was published just before looks an hour old after it: no slack of a resume reaches back so far.
+#[test]
+fn no_id_is_told_for_a_while_after_a_forward_step() {
+    let mut world = World::new(2);
+    world.make_slots(4_096);
+    world.beat(1, &["carol"]).turn().make_slots(8_192);
+    world.beat(0, &["bob"]).at(10).leave(0, &["bob", "carol"]).at(20);
+    let (alice, _) = world.stream(1, "watch=bob&watch=carol", 2);
+    world.received(alice);
+    const STEP: u64 = 3_600_000;
+    world.at(1_000).hold_mail(1, true).beat(0, &["bob"]).turn();
+    world.step_wall(STEP as i64).at(2_000).beat(1, &["carol"]);
+    let carol = |status, ms: u64| record("carol", status, STEP + ms, STEP + ms);
+    world.expect(alice, told_of_many(&carol("online", 2_000)));
+    world.hold_mail(1, false);
+    world.expect(alice, told_of_many(&record("bob", "online", 1_000, 1_000)));
+    // The first turn after the step was at 1,000 ms.
+    world.at(10_990).leave(1, &["carol"]);
+    world.expect(alice, told_of_many(&carol("offline", 10_990)));
+    world.at(11_100).beat(1, &["carol"]);
+    world.expect(alice, told(STEP + 11_100, &carol("online", 11_100)));
+}
