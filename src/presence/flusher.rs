@@ -85,7 +85,7 @@ impl Flusher {
     /// Does the next bit of work, and says how long to rest. Blocks for as long as the disk takes.
     ///
     /// Errors: the disk's. The next slice begins the cycle again, and the cycle then writes all of the file that failed, for
-    /// nobody says what the disk lacks (see [`MappedFile::is_doubted`]). The caller rests before that.
+    /// nobody says what the disk lacks (see `MappedFile::is_doubted`). The caller rests before that.
     pub fn slice(&mut self, now: Now) -> io::Result<FlushReport> {
         if self.presence.is_closed() {
             return Ok(FlushReport {
