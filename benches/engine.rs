@@ -1,7 +1,8 @@
-//! What one shard's engine costs without a kernel: beats, watches, fan-out, requests, connects. Time is virtual.
+//! What one shard's engine costs without a kernel: beats, watches, fan-out, requests, connects.
+//! Time is virtual.
 //!
-//! `cargo bench --bench engine` is the size of the budgets, 10,000,000 users known (some 700 MB under TMPDIR);
-//! `GREENDOT_BENCH_USERS=1000000` makes it smaller. The crowds keep their sizes.
+//! `cargo bench --bench engine` is the size of the budgets, 10,000,000 users known (some 700 MB
+//! under TMPDIR); `GREENDOT_BENCH_USERS=1000000` makes it smaller. The crowds keep their sizes.
 
 use std::time::Duration;
 
@@ -67,18 +68,21 @@ fn beats(group: &mut Group<'_>, rig: &mut Rig, entries: usize, users: u32) {
         .collect();
     let mut batches = batches.iter().cycle();
     group.throughput(Throughput::Elements((BATCH * entries) as u64));
-    group.bench_function(format!("handle_beats, {BATCH} datagrams of {entries}"), |bencher| {
-        let before = rig.engine.counters().counter(Counter::BeatsUdp);
-        let mut given = 0;
-        bencher.iter(|| {
-            given += BATCH * entries;
-            let now = rig.begin();
-            rig.engine
-                .handle_beats(batches.next().expect("a cycle has no end"), now);
-        });
-        let taken = rig.engine.counters().counter(Counter::BeatsUdp) - before;
-        assert_eq!(taken, given as u64, "every beat was taken");
-    });
+    group.bench_function(
+        format!("handle_beats, {BATCH} datagrams of {entries}"),
+        |bencher| {
+            let before = rig.engine.counters().counter(Counter::BeatsUdp);
+            let mut given = 0;
+            bencher.iter(|| {
+                given += BATCH * entries;
+                let now = rig.begin();
+                rig.engine
+                    .handle_beats(batches.next().expect("a cycle has no end"), now);
+            });
+            let taken = rig.engine.counters().counter(Counter::BeatsUdp) - before;
+            assert_eq!(taken, given as u64, "every beat was taken");
+        },
+    );
 }
 
 fn requests(group: &mut Group<'_>, rig: &mut Rig) {
@@ -128,7 +132,11 @@ fn connect(group: &mut Group<'_>, rig: &mut Rig) {
                 let now = rig.begin();
                 let conn = rig.connect();
                 assert!(rig.engine.handle_bytes(conn, request.as_bytes(), now));
-                assert_eq!(rig.flush().writes, 1, "head, hello and snapshot in one write");
+                assert_eq!(
+                    rig.flush().writes,
+                    1,
+                    "head, hello and snapshot in one write"
+                );
                 rig.engine.handle_closed(conn, now);
             });
             let told = rig.engine.counters().counter(Counter::StatesDelivered) - before;
@@ -157,11 +165,14 @@ fn one_publisher(group: &mut Group<'_>, rig: &mut Rig) {
     }
 }
 
-/// A hundred publishers come or go at once, and each of a thousand streams watches them all: what a state costs.
+/// A hundred publishers come or go at once, and each of a thousand streams watches them all: what a
+/// state costs.
 fn many_publishers(group: &mut Group<'_>, rig: &mut Rig) {
     const WATCHERS: usize = 1_000;
     const PUBLISHERS: u32 = 100;
-    let streams: Vec<_> = (0..WATCHERS).map(|_| rig.stream(100..100 + PUBLISHERS)).collect();
+    let streams: Vec<_> = (0..WATCHERS)
+        .map(|_| rig.stream(100..100 + PUBLISHERS))
+        .collect();
     let mut leave = false;
     let states = WATCHERS as u64 * u64::from(PUBLISHERS);
     group.throughput(Throughput::Elements(states));
@@ -173,7 +184,8 @@ fn many_publishers(group: &mut Group<'_>, rig: &mut Rig) {
             leave = !leave;
             let now = rig.begin();
             let datagrams = [rig.datagram(100..150, leave), rig.datagram(150..200, leave)];
-            rig.engine.handle_beats(&[&datagrams[0], &datagrams[1]], now);
+            rig.engine
+                .handle_beats(&[&datagrams[0], &datagrams[1]], now);
             assert_eq!(rig.flush().writes, WATCHERS);
         });
         let told = rig.engine.counters().counter(Counter::StatesDelivered) - before;
@@ -240,7 +252,9 @@ fn watches_of_a_crowd(group: &mut Group<'_>) {
                 coalesced: 0,
             };
             assert_eq!((count, queued), (expected, CROWD));
-            let left: usize = (0..CROWD).map(|conn| watches.take_marks(conn, 0, |_| true)).sum();
+            let left: usize = (0..CROWD)
+                .map(|conn| watches.take_marks(conn, 0, |_| true))
+                .sum();
             assert_eq!(left, 0);
         });
     });

@@ -1,9 +1,14 @@
-//! Instructions of the hot paths, counted by callgrind: the same on a busy machine as on an idle one.
+//! Instructions of the hot paths, counted by callgrind: the same on a busy machine as on an idle
+//! one.
 //!
-//! `tests/instructions` runs these and holds them against `instructions.baseline`. Stores are small: this counts work, not
-//! cache misses. Each body gives back what it was given, so that nothing is dropped inside it.
+//! `tests/instructions` runs these and holds them against `instructions.baseline`. Stores are
+//! small: this counts work, not cache misses. Each body gives back what it was given, so that
+//! nothing is dropped inside it.
 
-#![expect(missing_docs, reason = "gungraun's macros make public items of the benches")]
+#![expect(
+    missing_docs,
+    reason = "gungraun's macros make public items of the benches"
+)]
 
 use std::hint::black_box;
 
@@ -59,7 +64,9 @@ fn open_beats((rig, datagram, entries): (Rig, Box<[u8]>, usize)) -> (Rig, Box<[u
 
 fn singles() -> (Rig, Vec<Box<[u8]>>) {
     let mut rig = Rig::new(USERS);
-    let datagrams = (0..64).map(|n| rig.datagram(n * 97..n * 97 + 1, false)).collect();
+    let datagrams = (0..64)
+        .map(|n| rig.datagram(n * 97..n * 97 + 1, false))
+        .collect();
     rig.begin();
     (rig, datagrams)
 }
@@ -85,9 +92,10 @@ fn record_beats((rig, ids): (Rig, Vec<[u8; 16]>)) -> (Rig, Vec<[u8; 16]>) {
     let now = rig.now();
     let beats: [(User<'_>, Unix); FULL] = std::array::from_fn(|n| (user(&ids[n]), now.unix));
     let mut stored = 0;
-    rig.presence.record_beats(black_box(&beats), now, &mut |_, outcome| {
-        stored += usize::from(outcome.is_ok())
-    });
+    rig.presence
+        .record_beats(black_box(&beats), now, &mut |_, outcome| {
+            stored += usize::from(outcome.is_ok())
+        });
     assert_eq!(stored, FULL);
     (rig, ids)
 }
@@ -106,7 +114,8 @@ fn watching() -> (Rig, Box<[u8]>) {
 #[library_benchmark]
 #[bench::of_64(watching())]
 fn states((mut rig, datagram): (Rig, Box<[u8]>)) -> (Rig, Box<[u8]>) {
-    rig.engine.handle_beats(black_box(&[&datagram[..]]), rig.now());
+    rig.engine
+        .handle_beats(black_box(&[&datagram[..]]), rig.now());
     assert_eq!(rig.flush().writes, 1);
     assert_eq!(rig.engine.counters().counter(Counter::EventsPresence), 64);
     (rig, datagram)
@@ -127,7 +136,8 @@ fn watched() -> (Rig, Box<[u8]>) {
 #[library_benchmark]
 #[bench::to_512(watched())]
 fn fan_out((mut rig, datagram): (Rig, Box<[u8]>)) -> (Rig, Box<[u8]>) {
-    rig.engine.handle_beats(black_box(&[&datagram[..]]), rig.now());
+    rig.engine
+        .handle_beats(black_box(&[&datagram[..]]), rig.now());
     assert_eq!(rig.flush().writes, 512);
     (rig, datagram)
 }
@@ -152,9 +162,17 @@ fn context(rig: &Rig) -> SweepContext {
 
 #[library_benchmark]
 #[bench::of_65536_online(swept())]
-fn sweep((rig, mut sweep, mut out): (Rig, Sweep, Vec<Transition>)) -> (Rig, Sweep, Vec<Transition>) {
+fn sweep(
+    (rig, mut sweep, mut out): (Rig, Sweep, Vec<Transition>),
+) -> (Rig, Sweep, Vec<Transition>) {
     sweep.begin();
-    assert!(sweep.slice(black_box(&rig.presence), context(&rig), u32::MAX, usize::MAX, &mut out));
+    assert!(sweep.slice(
+        black_box(&rig.presence),
+        context(&rig),
+        u32::MAX,
+        usize::MAX,
+        &mut out
+    ));
     assert!(out.is_empty(), "nobody came or went");
     (rig, sweep, out)
 }
@@ -205,7 +223,10 @@ fn asking() -> (Rig, String) {
 #[bench::of_10_watches(asking())]
 fn connect((mut rig, request): (Rig, String)) -> (Rig, String) {
     let conn = rig.connect();
-    assert!(rig.engine.handle_bytes(conn, black_box(request.as_bytes()), rig.now()));
+    assert!(
+        rig.engine
+            .handle_bytes(conn, black_box(request.as_bytes()), rig.now())
+    );
     assert_eq!(rig.flush().writes, 1);
     rig.engine.handle_closed(conn, rig.now());
     (rig, request)

@@ -1,9 +1,10 @@
-//! The beat path, the sweep and the interner at size; the beat path beside a bare probe, compare and store, the sweep beside a
-//! bare scan of as much memory.
+//! The beat path, the sweep and the interner at size; the beat path beside a bare probe, compare
+//! and store, the sweep beside a bare scan of as much memory.
 //!
-//! `GREENDOT_BENCH_USERS=10000000 cargo bench --bench presence` is the size of the budgets (100000000 for the large sweep:
-//! some 7 GB of memory and 5 GB of disk under TMPDIR). The default is small, to be run with the tests. Times are of the thread's
-//! processor time, so that a neighbour who takes the core counts for less (who takes the memory bus still counts).
+//! `GREENDOT_BENCH_USERS=10000000 cargo bench --bench presence` is the size of the budgets
+//! (100000000 for the large sweep: some 7 GB of memory and 5 GB of disk under TMPDIR). The default
+//! is small, to be run with the tests. Times are of the thread's processor time, so that a
+//! neighbour who takes the core counts for less (who takes the memory bus still counts).
 
 use std::hash::{BuildHasher, Hasher};
 use std::hint::black_box;
@@ -58,12 +59,16 @@ fn options(dir: &std::path::Path, users_max: u32) -> StoreOptions {
 
 /// A store in which everybody is online.
 fn all_online(dir: &std::path::Path, users: u32) -> Presence {
-    let (presence, _) = Presence::open(&options(dir, users + INTERNED_MAX), at(0)).expect("room under TMPDIR");
+    let (presence, _) =
+        Presence::open(&options(dir, users + INTERNED_MAX), at(0)).expect("room under TMPDIR");
     let began = boottime();
     for n in 0..users {
         presence.intern(user(&id_of(n))).expect("room under TMPDIR");
     }
-    eprintln!("{users} users interned in {} ms", boottime().ms_since(began));
+    eprintln!(
+        "{users} users interned in {} ms",
+        boottime().ms_since(began)
+    );
     let began = boottime();
     for n in 0..users {
         presence.record_beat(Slot::new(n), at(0).unix, at(0));
@@ -112,7 +117,11 @@ fn main() {
     presence = Presence::open(&options(dir.path(), users + INTERNED_MAX), at(1))
         .expect("just closed")
         .0;
-    eprintln!("{} users opened in {} ms", presence.users(), boottime().ms_since(began));
+    eprintln!(
+        "{} users opened in {} ms",
+        presence.users(),
+        boottime().ms_since(began)
+    );
     criterion.final_summary();
 }
 
@@ -141,7 +150,9 @@ fn thread_time() -> Duration {
 
 fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
     let mut random = fastrand::Rng::with_seed(7);
-    let ids: Vec<[u8; 16]> = (0..BATCH_USERS * 20_000).map(|_| id_of(random.u32(0..users))).collect();
+    let ids: Vec<[u8; 16]> = (0..BATCH_USERS * 20_000)
+        .map(|_| id_of(random.u32(0..users)))
+        .collect();
     let batch: Vec<(User<'_>, Unix)> = ids.iter().map(|id| (user(id), at(1).unix)).collect();
     let mut datagrams = batch.chunks(BATCH_USERS).cycle();
     let mut ms = 1;
@@ -152,7 +163,9 @@ fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
             ms += 1;
             let mut stored = 0;
             let datagram = datagrams.next().expect("a cycle has no end");
-            presence.record_beats(datagram, at(ms), &mut |_, outcome| stored += u32::from(outcome.is_ok()));
+            presence.record_beats(datagram, at(ms), &mut |_, outcome| {
+                stored += u32::from(outcome.is_ok())
+            });
             stored
         }));
     });
@@ -185,8 +198,9 @@ fn beats(criterion: &mut Criterion, presence: &Presence, users: u32) {
     group.finish();
 }
 
-/// What a beat costs at least where ids are strings: a probe of a hash table, a compare with the id, a plain store, each ahead
-/// of its use by a whole batch of prefetches. One thread, no growth, nobody ever leaves, nothing survives.
+/// What a beat costs at least where ids are strings: a probe of a hash table, a compare with the
+/// id, a plain store, each ahead of its use by a whole batch of prefetches. One thread, no growth,
+/// nobody ever leaves, nothing survives.
 struct Bare {
     hasher: foldhash::fast::FixedState,
     /// Numbers of users plus one, by hash; at most half full.
@@ -238,9 +252,12 @@ impl Bare {
             }
             prefetch(self.stamps.as_ptr().wrapping_add(*user));
         }
-        let known = users
-            .iter()
-            .filter(|user| self.stamps.get_mut(**user).map(|stamp| *stamp = ms).is_some());
+        let known = users.iter().filter(|user| {
+            self.stamps
+                .get_mut(**user)
+                .map(|stamp| *stamp = ms)
+                .is_some()
+        });
         known.count()
     }
 }

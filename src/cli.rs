@@ -1,6 +1,7 @@
 //! The command line: what may be typed, and what it asks for.
 //!
-//! Owns the subcommands and their help. `serve`'s flags are the rows of the knob table. Never runs anything: `main.rs` does.
+//! Owns the subcommands and their help. `serve`'s flags are the rows of the knob table. Never runs
+//! anything: `main.rs` does.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -34,8 +35,10 @@ pub enum Ask {
     Top(top::Options),
 }
 
-const AFTER_HELP: &str = "Every flag of `serve` is also a variable (GREENDOT_BEAT_INTERVAL_MS for --beat-interval-ms) and a key \
-of the file named by --config (beat_interval_ms). Flags win over variables, variables over the file. `greendot config` shows \
+const AFTER_HELP: &str = "Every flag of `serve` is also a variable (GREENDOT_BEAT_INTERVAL_MS \
+                          for --beat-interval-ms) and a key \
+of the file named by --config (beat_interval_ms). Flags win over variables, variables over the \
+file. `greendot config` shows \
 the effective values and where each came from.";
 
 /// The grammar.
@@ -43,9 +46,13 @@ pub fn command() -> Command {
     let version = env!("CARGO_PKG_VERSION");
     with_knobs(Command::new("greendot"))
         .version(version)
-        .about("Real-time presence server: who is online, when each was last active, pushed the moment it changes")
+        .about(
+            "Real-time presence server: who is online, when each was last active, pushed the \
+                moment it changes",
+        )
         .long_about(
-            "Real-time presence server: who is online, when each was last active, pushed the moment it changes.\n\n\
+            "Real-time presence server: who is online, when each was last active, pushed the \
+             moment it changes.\n\n\
              Without a command it serves.",
         )
         .after_help(AFTER_HELP)
@@ -58,12 +65,18 @@ pub fn command() -> Command {
         )
         .subcommand(
             with_knobs(Command::new("realtime"))
-                .about("Run a real-time node: streams and watches, vouching for its publishers to presence nodes")
+                .about(
+                    "Run a real-time node: streams and watches, vouching for its publishers \
+                        to presence nodes",
+                )
                 .after_help(AFTER_HELP),
         )
         .subcommand(
             with_knobs(Command::new("presence"))
-                .about("Run a presence node: beats, sweep and queries, publishing to real-time nodes")
+                .about(
+                    "Run a presence node: beats, sweep and queries, publishing to real-time \
+                        nodes",
+                )
                 .after_help(AFTER_HELP),
         )
         .subcommand(watch_command())
@@ -78,14 +91,17 @@ pub fn command() -> Command {
                         .help("Print all flags as Markdown tables instead"),
                 ),
         )
-        .subcommand(
-            with_knobs(Command::new("doctor"))
-                .about("Check this machine's limits against what the configuration needs; takes the flags of serve, realtime and presence"),
-        )
+        .subcommand(with_knobs(Command::new("doctor")).about(
+            "Check this machine's limits against what the configuration needs; takes \
+                        the flags of serve, realtime and presence",
+        ))
         .subcommand(
             Command::new("key")
                 .about("Print a fresh fleet key")
-                .arg(path_arg("id").help("Print the id of each key in this file instead; the first signs")),
+                .arg(path_arg("id").help(
+                    "Print the id of each key in this file instead; the \
+                 first signs",
+                )),
         )
         .subcommand(
             Command::new("top")
@@ -103,7 +119,10 @@ pub fn command() -> Command {
 
 fn watch_command() -> Command {
     Command::new("watch")
-        .about("Follow users in the terminal: a live table, or one line per change if the output is no terminal")
+        .about(
+            "Follow users in the terminal: a live table, or one line per change if the output \
+                is no terminal",
+        )
         .arg(users_arg().help("Whom to watch"))
         .arg(
             Arg::new("user")
@@ -122,7 +141,9 @@ fn beat_command() -> Command {
             Arg::new("every")
                 .long("every")
                 .value_name("TIME")
-                .value_parser(|text: &str| value::millis(text, &(1..=86_400_000)).map_err(|why| format!("it {why}")))
+                .value_parser(|text: &str| {
+                    value::millis(text, &(1..=86_400_000)).map_err(|why| format!("it {why}"))
+                })
                 .help("Keep beating, this often: 10s"),
         )
         .arg(
@@ -161,7 +182,10 @@ fn beat_command() -> Command {
 }
 
 fn users_arg() -> Arg {
-    Arg::new("users").value_name("USER").required(true).num_args(1..)
+    Arg::new("users")
+        .value_name("USER")
+        .required(true)
+        .num_args(1..)
 }
 
 fn http_arg() -> Arg {
@@ -189,10 +213,15 @@ fn with_knobs(mut command: Command) -> Command {
             Some(value) if !value.is_empty() => format!("{} [default: {value}]", knob.doc),
             _ => knob.doc.into(),
         };
-        let mut arg = Arg::new(knob.name).long(knob.name).value_name(knob.kind.placeholder());
+        let mut arg = Arg::new(knob.name)
+            .long(knob.name)
+            .value_name(knob.kind.placeholder());
         arg = arg.help(help).help_heading(knob.group);
         if knob.kind == Kind::Switch {
-            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+            arg = arg
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true");
         }
         if knob.kind == Kind::List {
             arg = arg.action(ArgAction::Append);
@@ -223,10 +252,15 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Ask {
             count: given.get_one("count").copied(),
             leave: given.get_flag("leave"),
             udp: address(given, "udp"),
-            key_file: given.get_one::<PathBuf>("key-file").cloned().unwrap_or_else(|| {
-                let folder = given.get_one::<PathBuf>("data-dir").expect("it has a default");
-                folder.join("fleet.key")
-            }),
+            key_file: given
+                .get_one::<PathBuf>("key-file")
+                .cloned()
+                .unwrap_or_else(|| {
+                    let folder = given
+                        .get_one::<PathBuf>("data-dir")
+                        .expect("it has a default");
+                    folder.join("fleet.key")
+                }),
         }),
         Some(("watch", given)) => Ask::Watch(watch::Options {
             users: users(given),
@@ -257,13 +291,19 @@ fn address(given: &ArgMatches, name: &str) -> SocketAddr {
 
 /// For commands that look at a configuration, whichever half it is for.
 fn of_any_role(sources: Sources) -> Sources {
-    Sources { role: None, ..sources }
+    Sources {
+        role: None,
+        ..sources
+    }
 }
 
 fn sources(given: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Sources {
     // A list's flag may be repeated.
     let flag = |name: &str| {
-        let values: Vec<&str> = given.get_many::<String>(name)?.map(String::as_str).collect();
+        let values: Vec<&str> = given
+            .get_many::<String>(name)?
+            .map(String::as_str)
+            .collect();
         Some((name.to_owned(), values.join(",")))
     };
     Sources {
@@ -297,7 +337,10 @@ mod tests {
             let Ask::Serve(sources) = asked(line) else {
                 panic!("{line}")
             };
-            let flags = [("insecure".into(), "true".into()), ("retry-ms".into(), "5s".into())];
+            let flags = [
+                ("insecure".into(), "true".into()),
+                ("retry-ms".into(), "5s".into()),
+            ];
             assert_eq!(sources.flags, flags);
         }
         let Ask::Serve(sources) = asked("greendot --insecure=false --config a.toml") else {
@@ -309,13 +352,19 @@ mod tests {
 
     #[test]
     fn halves_and_repeated_nodes() {
-        let line = "greendot realtime --presence udp://a:1,http://a:2 --presence udp://b:1,http://b:2 --key-file k";
-        let Ask::Serve(sources) = asked(line) else { panic!() };
+        let line = "greendot realtime --presence udp://a:1,http://a:2 --presence \
+                    udp://b:1,http://b:2 --key-file k";
+        let Ask::Serve(sources) = asked(line) else {
+            panic!()
+        };
         assert_eq!(sources.role, Some(RoleName::Realtime));
         let nodes = "udp://a:1,http://a:2,udp://b:1,http://b:2";
         assert_eq!(
             sources.flags,
-            [("key-file".into(), "k".into()), ("presence".into(), nodes.into())]
+            [
+                ("key-file".into(), "k".into()),
+                ("presence".into(), nodes.into())
+            ]
         );
         let Ask::Serve(sources) = asked("greendot presence --realtime http://a:1") else {
             panic!()
@@ -333,13 +382,21 @@ mod tests {
             key_file("greendot beat bob"),
             PathBuf::from("./greendot-data/fleet.key")
         );
-        assert_eq!(key_file("greendot beat bob --data-dir d"), PathBuf::from("d/fleet.key"));
-        assert_eq!(key_file("greendot beat bob --key-file k"), PathBuf::from("k"));
+        assert_eq!(
+            key_file("greendot beat bob --data-dir d"),
+            PathBuf::from("d/fleet.key")
+        );
+        assert_eq!(
+            key_file("greendot beat bob --key-file k"),
+            PathBuf::from("k")
+        );
     }
 
     #[test]
     fn beat_options() {
-        let Ask::Beat(options) = asked("greendot beat bob carol --every 10s --count 3 --udp 127.0.0.1:9") else {
+        let Ask::Beat(options) =
+            asked("greendot beat bob carol --every 10s --count 3 --udp 127.0.0.1:9")
+        else {
             panic!()
         };
         assert_eq!(
@@ -352,7 +409,10 @@ mod tests {
             "greendot beat bob --leave --every 1s",
             "greendot beat bob --every 0",
         ] {
-            assert!(command().try_get_matches_from(line.split(' ')).is_err(), "{line}");
+            assert!(
+                command().try_get_matches_from(line.split(' ')).is_err(),
+                "{line}"
+            );
         }
     }
 

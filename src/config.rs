@@ -1,7 +1,8 @@
 //! What the process was told: flags over `GREENDOT_*` variables over a TOML file over defaults.
 //!
-//! Owns the merging, the origin of every value, and the checks that need more than one of them. The rows are in
-//! [`knobs`]. Reads the named file and nothing else: arguments and environment are handed in.
+//! Owns the merging, the origin of every value, and the checks that need more than one of them. The
+//! rows are in [`knobs`]. Reads the named file and nothing else: arguments and environment are
+//! handed in.
 
 pub mod knobs;
 pub mod nodes;
@@ -61,8 +62,8 @@ pub struct Config {
     pub settings: Settings,
 }
 
-/// In a split deployment a shorter silence may be that of a cut which nobody has noticed yet, in ms: the second between two requests,
-/// the two seconds of one that is not answered, and some.
+/// In a split deployment a shorter silence may be that of a cut which nobody has noticed yet, in
+/// ms: the second between two requests, the two seconds of one that is not answered, and some.
 const SPLIT_OFFLINE_AFTER_MS_MIN: u64 = 5_000;
 
 impl Default for Config {
@@ -87,15 +88,20 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Number of shards: as told, or the cores that this process may run on (its affinity mask, read now).
+    /// Number of shards: as told, or the cores that this process may run on (its affinity mask,
+    /// read now).
     pub fn shard_count(&self) -> u16 {
-        let cores = || core_affinity::get_core_ids().map_or(1, |cores| cores.len().clamp(1, 256) as u16);
+        let cores =
+            || core_affinity::get_core_ids().map_or(1, |cores| cores.len().clamp(1, 256) as u16);
         self.shards.unwrap_or_else(cores)
     }
 
-    /// Where the fleet keys are: `key_file`, or `fleet.key` in the data folder, which `serve` makes if it is missing.
+    /// Where the fleet keys are: `key_file`, or `fleet.key` in the data folder, which `serve` makes
+    /// if it is missing.
     pub fn key_path(&self) -> PathBuf {
-        self.key_file.clone().unwrap_or_else(|| self.data_dir.join("fleet.key"))
+        self.key_file
+            .clone()
+            .unwrap_or_else(|| self.data_dir.join("fleet.key"))
     }
 
     /// Whether a missing key file is made.
@@ -111,12 +117,17 @@ impl Config {
             let bound = name == "http" || self.role != RoleName::Realtime;
             if bound && !self.insecure && !address.ip().to_canonical().is_loopback() {
                 faults.push(format!(
-                    "{name} is {address}, which other machines may reach, and nobody has to prove who they are; bind a loopback \
+                    "{name} is {address}, which other machines may reach, and nobody has to \
+                     prove who they are; bind a loopback \
                      address such as 127.0.0.1, or allow it with --insecure"
                 ));
             }
         }
-        if faults.is_empty() { Ok(()) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults)
+        }
     }
 
     /// What is allowed and seldom meant.
@@ -124,8 +135,10 @@ impl Config {
         let offline_after_ms = self.settings.offline_after_ms;
         (self.role != RoleName::All && offline_after_ms < SPLIT_OFFLINE_AFTER_MS_MIN).then(|| {
             format!(
-                "offline-after-ms is {offline_after_ms}: it takes the nodes of a split deployment some 3 s to notice that they are cut off, and \
-                 who turns offline before is told so; better set it to at least {SPLIT_OFFLINE_AFTER_MS_MIN} on all nodes"
+                "offline-after-ms is {offline_after_ms}: it takes the nodes of a split \
+                 deployment some 3 s to notice that they are cut off, and \
+                 who turns offline before is told so; better set it to at least \
+                 {SPLIT_OFFLINE_AFTER_MS_MIN} on all nodes"
             )
         })
     }
@@ -134,26 +147,33 @@ impl Config {
         let mut fault = |fault: &str| faults.push(fault.into());
         if self.role != RoleName::All && self.key_file.is_none() {
             fault(
-                "key-file is not set, and the nodes of a split deployment prove themselves with one key; make it with `(umask 077; \
+                "key-file is not set, and the nodes of a split deployment prove themselves with \
+                 one key; make it with `(umask 077; \
                  greendot key > fleet.key)` and give every node the same --key-file",
             );
         }
         match self.role {
             RoleName::Realtime if self.presence.is_empty() => fault(
-                "presence is not set, and a real-time node must know whom to vouch to; set --presence udp://HOST:PORT,http://HOST:PORT, \
+                "presence is not set, and a real-time node must know whom to vouch to; set \
+                 --presence udp://HOST:PORT,http://HOST:PORT, \
                  once for each presence node",
             ),
             RoleName::Presence if self.realtime.is_empty() => fault(
-                "realtime is not set, and a presence node must know whom to tell; set --realtime http://HOST:PORT, once for each \
+                "realtime is not set, and a presence node must know whom to tell; set --realtime \
+                 http://HOST:PORT, once for each \
                  real-time node",
             ),
             _ => {}
         }
         if self.role != RoleName::Realtime && !self.presence.is_empty() {
-            fault("presence is set, which only `greendot realtime` uses; leave it out, or start that");
+            fault(
+                "presence is set, which only `greendot realtime` uses; leave it out, or start that",
+            );
         }
         if self.role != RoleName::Presence && !self.realtime.is_empty() {
-            fault("realtime is set, which only `greendot presence` uses; leave it out, or start that");
+            fault(
+                "realtime is set, which only `greendot presence` uses; leave it out, or start that",
+            );
         }
     }
 }
@@ -259,7 +279,8 @@ pub struct Loaded {
 /// What was typed, before it means anything.
 #[derive(Clone, Default, Debug)]
 pub struct Sources {
-    /// The subcommand; None if it is for any of them, and what is set says which: `config`, `doctor`.
+    /// The subcommand; None if it is for any of them, and what is set says which: `config`,
+    /// `doctor`.
     pub role: Option<RoleName>,
     /// `--config`, or None.
     pub config_file: Option<PathBuf>,
@@ -274,7 +295,8 @@ pub const VARIABLE_PREFIX: &str = "GREENDOT_";
 /// The variable that names the file, as `--config` does.
 pub const CONFIG_VARIABLE: &str = "GREENDOT_CONFIG";
 
-/// Merges `sources` and checks the result. The error is every fault found, each a sentence for the user.
+/// Merges `sources` and checks the result. The error is every fault found, each a sentence for the
+/// user.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     let mut loaded = Loaded {
         config: Config {
@@ -285,7 +307,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     };
     let mut faults = Vec::new();
     let from_variable = || {
-        let named = sources.variables.iter().find(|(name, _)| name == CONFIG_VARIABLE);
+        let named = sources
+            .variables
+            .iter()
+            .find(|(name, _)| name == CONFIG_VARIABLE);
         // Set to nothing: as shells and unit files unset a variable.
         named
             .filter(|(_, path)| !path.is_empty())
@@ -323,11 +348,22 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     if faults.is_empty() {
         faults = loaded.config.check().err().unwrap_or_default();
     }
-    if faults.is_empty() { Ok(loaded) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(loaded)
+    } else {
+        Err(faults)
+    }
 }
 
 impl Loaded {
-    fn take(&mut self, row: usize, text: &str, origin: Origin, place: &str, faults: &mut Vec<String>) {
+    fn take(
+        &mut self,
+        row: usize,
+        text: &str,
+        origin: Origin,
+        place: &str,
+        faults: &mut Vec<String>,
+    ) {
         match (KNOBS[row].set)(&mut self.config, text) {
             Ok(()) => self.origins[row] = origin,
             Err(why) => faults.push(format!("{place}: {text:?} {why}")),
@@ -339,8 +375,14 @@ impl Loaded {
             Some(row) => self.take(row, text, Origin::Variable(name.into()), name, faults),
             None if is_service_link(name, text) => {}
             None => {
-                let known = KNOBS.iter().map(Knob::variable).chain([CONFIG_VARIABLE.into()]);
-                faults.push(format!("{name}: no such variable{}", did_you_mean(name, known)));
+                let known = KNOBS
+                    .iter()
+                    .map(Knob::variable)
+                    .chain([CONFIG_VARIABLE.into()]);
+                faults.push(format!(
+                    "{name}: no such variable{}",
+                    did_you_mean(name, known)
+                ));
             }
         }
     }
@@ -399,20 +441,23 @@ impl Loaded {
     }
 }
 
-/// A file's value as it would be typed on the command line; None if it is of a type that the knob does not take.
+/// A file's value as it would be typed on the command line; None if it is of a type that the knob
+/// does not take.
 fn typed(kind: Kind, value: &toml::de::DeValue<'_>) -> Option<String> {
     use toml::de::DeValue;
     match (kind, value) {
         (Kind::List, DeValue::Array(words)) => {
-            let words: Option<Vec<&str>> = words.iter().map(|word| word.get_ref().as_str()).collect();
+            let words: Option<Vec<&str>> =
+                words.iter().map(|word| word.get_ref().as_str()).collect();
             words.map(|words| words.join(","))
         }
         (Kind::Switch, DeValue::Boolean(on)) => Some(on.to_string()),
-        (Kind::Millis | Kind::Bytes | Kind::Count | Kind::CountOrAuto, DeValue::Integer(number)) => {
-            i64::from_str_radix(number.as_str(), number.radix())
-                .ok()
-                .map(|number| number.to_string())
-        }
+        (
+            Kind::Millis | Kind::Bytes | Kind::Count | Kind::CountOrAuto,
+            DeValue::Integer(number),
+        ) => i64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .map(|number| number.to_string()),
         (Kind::Switch, DeValue::String(_)) => None,
         (_, DeValue::String(text)) => Some(text.to_string()),
         _ => None,
@@ -430,8 +475,9 @@ fn wanted(kind: Kind) -> &'static str {
     }
 }
 
-/// Whether Kubernetes (or Docker's links, which it follows) set a variable to tell of a service that is named greendot or greendot-something:
-/// `GREENDOT_SERVICE_HOST`, `GREENDOT_PORT=tcp://10.0.0.1:8080`, `GREENDOT_PORT_8080_TCP_ADDR`.
+/// Whether Kubernetes (or Docker's links, which it follows) set a variable to tell of a service
+/// that is named greendot or greendot-something: `GREENDOT_SERVICE_HOST`,
+/// `GREENDOT_PORT=tcp://10.0.0.1:8080`, `GREENDOT_PORT_8080_TCP_ADDR`.
 fn is_service_link(name: &str, text: &str) -> bool {
     let about_a_port = |(_, rest): (&str, &str)| rest.starts_with(|c: char| c.is_ascii_digit());
     name.ends_with("_SERVICE_HOST")
@@ -442,7 +488,11 @@ fn is_service_link(name: &str, text: &str) -> bool {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
+    text.bytes()
+        .take(offset)
+        .filter(|&byte| byte == b'\n')
+        .count()
+        + 1
 }
 
 /// `; did you mean X?`, where one of `known` is near.

@@ -1,7 +1,7 @@
 //! The fleet's key file: read, by a node and by `doctor`, or made where `serve` owns the folder.
 //!
-//! Owns the file's mode and the atomicity of making it: a reader sees a whole key or no file. What the text means is the
-//! wire's.
+//! Owns the file's mode and the atomicity of making it: a reader sees a whole key or no file. What
+//! the text means is the wire's.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -44,7 +44,8 @@ impl fmt::Display for FleetKeyFault {
         match &self.kind {
             FaultKind::Read(error) if error.kind() == io::ErrorKind::NotFound => write!(
                 f,
-                "{path}: no such key file; make one with `(umask 077; greendot key > {path})`, or name another with --key-file"
+                "{path}: no such key file; make one with `(umask 077; greendot key > {path})`, \
+                 or name another with --key-file"
             ),
             FaultKind::Read(error) => write!(
                 f,
@@ -52,17 +53,21 @@ impl fmt::Display for FleetKeyFault {
             ),
             FaultKind::Make(error) => write!(
                 f,
-                "{path}: no key file can be made: {error}; make the folder writable, or name a file with --key-file"
+                "{path}: no key file can be made: {error}; make the folder writable, or name a \
+                 file with --key-file"
             ),
-            FaultKind::Content(fault) => write!(f, "{path}: {fault}; mend the file, or name another with --key-file"),
+            FaultKind::Content(fault) => write!(
+                f,
+                "{path}: {fault}; mend the file, or name another with --key-file"
+            ),
         }
     }
 }
 
 impl std::error::Error for FleetKeyFault {}
 
-/// Reads the keys in `path`; if there is no such file and `make_missing`, makes one with a fresh key that only its owner may read, and
-/// the folder if that is missing too.
+/// Reads the keys in `path`; if there is no such file and `make_missing`, makes one with a fresh
+/// key that only its owner may read, and the folder if that is missing too.
 pub fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault> {
     let fault = |kind| FleetKeyFault {
         path: path.to_owned(),
@@ -71,13 +76,20 @@ pub fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault>
     let ((text, mode), made) = match read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && make_missing => {
             let made = make(path).map_err(|error| fault(FaultKind::Make(error)))?;
-            (read(path).map_err(|error| fault(FaultKind::Read(error)))?, made)
+            (
+                read(path).map_err(|error| fault(FaultKind::Read(error)))?,
+                made,
+            )
         }
         read => (read.map_err(|error| fault(FaultKind::Read(error)))?, false),
     };
     let keys = Keys::parse(&text).map_err(|content| fault(FaultKind::Content(content)))?;
     let open_mode = (mode & OTHERS_MASK != 0).then_some(mode & 0o7777);
-    Ok(FleetKeys { keys, made, open_mode })
+    Ok(FleetKeys {
+        keys,
+        made,
+        open_mode,
+    })
 }
 
 /// A file's text and mode: of the one file, whatever its name leads to by then.
@@ -88,7 +100,8 @@ fn read(path: &Path) -> io::Result<(String, u32)> {
     Ok((text, file.metadata()?.permissions().mode()))
 }
 
-/// Writes a fresh key beside `path` and links it there. False if somebody else was faster: then theirs counts.
+/// Writes a fresh key beside `path` and links it there. False if somebody else was faster: then
+/// theirs counts.
 fn make(path: &Path) -> io::Result<bool> {
     let mut key = [0u8; 32];
     getrandom::fill(&mut key).map_err(io::Error::other)?;
@@ -138,7 +151,10 @@ mod tests {
         let first = load(&path, true).unwrap();
         assert!(first.made);
         assert_eq!(first.open_mode, None);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.len(), 65);
         let second = load(&path, true).unwrap();
@@ -165,7 +181,8 @@ mod tests {
         assert_eq!(
             fault,
             format!(
-                "{shown}: no such key file; make one with `(umask 077; greendot key > {shown})`, or name another with --key-file"
+                "{shown}: no such key file; make one with `(umask 077; greendot key > {shown})`, \
+                 or name another with --key-file"
             )
         );
         assert!(!path.exists());

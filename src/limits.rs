@@ -1,7 +1,8 @@
 //! The machine's limits: what they are, and what the configuration needs of them.
 //!
-//! Owns the reading of /proc and of resource limits, and the judgement, which is a pure function of the two. Changes one
-//! thing only: [`raise_nofile`] lifts the soft file descriptor limit to the hard one.
+//! Owns the reading of /proc and of resource limits, and the judgement, which is a pure function of
+//! the two. Changes one thing only: [`raise_nofile`] lifts the soft file descriptor limit to the
+//! hard one.
 
 use std::fmt;
 use std::path::Path;
@@ -13,11 +14,13 @@ use crate::engine::settings::SURPLUS_CONNS;
 
 /// File descriptors of the process as a whole: files, signals, logs.
 const NOFILE_PROCESS: u64 = 64;
-/// File descriptors of a shard beside connections: listener, UDP socket, epoll, eventfd, the reserve for refusals.
+/// File descriptors of a shard beside connections: listener, UDP socket, epoll, eventfd, the
+/// reserve for refusals.
 const NOFILE_SHARD: u64 = 8;
 /// HTTP connections to each node of the other role: one, and the one that follows it.
 const NOFILE_NODE: u64 = 2;
-/// Connections that may wait for accept on each listener; a burst of reconnects beyond it meets SYN drops and 1 s retries.
+/// Connections that may wait for accept on each listener; a burst of reconnects beyond it meets SYN
+/// drops and 1 s retries.
 pub const BACKLOG: u64 = 4_096;
 /// Receive buffer that holds the beats of a turn that came late, in bytes.
 const RMEM_NEEDED_BYTES: u64 = 4 << 20;
@@ -71,7 +74,12 @@ impl Found {
                 None
             },
             conntrack_max: number("/proc/sys/net/netfilter/nf_conntrack_max"),
-            kernel: kernel_release(rustix::system::uname().release().to_str().unwrap_or_default()),
+            kernel: kernel_release(
+                rustix::system::uname()
+                    .release()
+                    .to_str()
+                    .unwrap_or_default(),
+            ),
         }
     }
 }
@@ -79,7 +87,9 @@ impl Found {
 impl fmt::Display for Found {
     /// The line of the start-up message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |value: Option<u64>, none: &str| value.map_or_else(|| none.to_owned(), |value| value.to_string());
+        let shown = |value: Option<u64>, none: &str| {
+            value.map_or_else(|| none.to_owned(), |value| value.to_string())
+        };
         write!(
             f,
             "nofile={} somaxconn={} rmem_max={}",
@@ -126,23 +136,28 @@ impl Finding {
 /// Sockets of one shard to each presence node (`relay::BeatSender`).
 const BEAT_PORTS: u64 = crate::relay::BeatSender::PORTS as u64;
 
-/// File descriptors that are not for connections within `conns_max`: the process's, the links' to other nodes, and those on which a
-/// shard hears who comes when it is full.
+/// File descriptors that are not for connections within `conns_max`: the process's, the links' to
+/// other nodes, and those on which a shard hears who comes when it is full.
 fn nofile_reserve(config: &Config, shards: u16) -> u64 {
     let shard = NOFILE_SHARD + SURPLUS_CONNS as u64 + BEAT_PORTS * config.presence.len() as u64;
     let nodes = (config.presence.len() + config.realtime.len()) as u64;
     NOFILE_PROCESS + u64::from(shards) * shard + NOFILE_NODE * nodes
 }
 
-/// Most connections of one shard of `shards` that `nofile` descriptors allow (None: unlimited): `conns_max`, or less, so that the
-/// descriptors never run out. Then a health check and what other nodes publish are still let in, which without a descriptor nothing is.
-/// At most half of the descriptors are held back, however few there are.
+/// Most connections of one shard of `shards` that `nofile` descriptors allow (None: unlimited):
+/// `conns_max`, or less, so that the descriptors never run out. Then a health check and what other
+/// nodes publish are still let in, which without a descriptor nothing is. At most half of the
+/// descriptors are held back, however few there are.
 pub fn conns_max(config: &Config, shards: u16, nofile: Option<u64>) -> usize {
     let configured = config.settings.conns_max;
-    let Some(nofile) = nofile else { return configured };
+    let Some(nofile) = nofile else {
+        return configured;
+    };
     let held_back = nofile_reserve(config, shards).min(nofile / 2);
     let left = (nofile - held_back) / u64::from(shards);
-    configured.min(usize::try_from(left).unwrap_or(usize::MAX)).max(1)
+    configured
+        .min(usize::try_from(left).unwrap_or(usize::MAX))
+        .max(1)
 }
 
 /// Holds what was found against what `config` needs with `shards` shards.
@@ -201,7 +216,10 @@ pub fn judge(config: &Config, shards: u16, found: &Found) -> Vec<Finding> {
         "pages for all TCP sockets; beyond it the kernel drops data",
         &tcp_mem,
     );
-    let conntrack = format!("sysctl -w net.netfilter.nf_conntrack_max={}", conns.saturating_mul(2));
+    let conntrack = format!(
+        "sysctl -w net.netfilter.nf_conntrack_max={}",
+        conns.saturating_mul(2)
+    );
     least(
         "nf_conntrack_max",
         found.conntrack_max,
@@ -212,21 +230,28 @@ pub fn judge(config: &Config, shards: u16, found: &Found) -> Vec<Finding> {
     if let Some((from, to)) = found.port_range {
         let ports = to.saturating_sub(from) + 1;
         // Only for whoever connects: one address has so many ports towards one listener.
-        let detail =
-            format!("{from} to {to}: {ports} connections from one client or proxy address; more need more addresses");
+        let detail = format!(
+            "{from} to {to}: {ports} connections from one client or proxy address; more need \
+             more addresses"
+        );
         findings.push(Finding::new(Verdict::Ok, "ip_local_port_range", detail));
     }
     if let Some((major, minor)) = found.kernel {
         findings.push(match (major, minor) {
             (0..=2, _) | (3, 0..=8) => {
-                let detail =
-                    format!("{major}.{minor} has no SO_REUSEPORT, which each shard's own listener needs; 3.9 has");
+                let detail = format!(
+                    "{major}.{minor} has no SO_REUSEPORT, which each shard's own \
+                             listener needs; 3.9 has"
+                );
                 Finding::new(Verdict::Fail, "kernel", detail)
             }
             (3, _) | (4, 0..=4) => Finding::new(
                 Verdict::Fail,
                 "kernel",
-                format!("{major}.{minor} can not spread datagrams over shards (SO_ATTACH_REUSEPORT_CBPF); 4.5 can"),
+                format!(
+                    "{major}.{minor} can not spread datagrams over shards \
+                         (SO_ATTACH_REUSEPORT_CBPF); 4.5 can"
+                ),
             ),
             (4, _) => Finding::new(
                 Verdict::Warn,
@@ -265,17 +290,24 @@ fn nofile(fds: u64, conns: u64, taken: usize, found: &Found) -> Finding {
         Verdict::Warn
     };
     let detail = format!(
-        "{shown} file descriptors are fewer than the {fds} that {conns} connections need, so a shard takes {taken} of them; set \
+        "{shown} file descriptors are fewer than the {fds} that {conns} connections need, so a \
+         shard takes {taken} of them; set \
          LimitNOFILE={fds} (systemd) or `ulimit -Hn {fds}`{nr_open}, or lower --conns-max"
     );
     Finding::new(verdict, "nofile", detail)
 }
 
-/// What `greendot config` adds where the machine allows less than is set: a comment line, or nothing.
+/// What `greendot config` adds where the machine allows less than is set: a comment line, or
+/// nothing.
 pub fn remark(config: &Config, shards: u16, found: &Found) -> String {
-    match (conns_max(config, shards, found.nofile_hard), found.nofile_hard) {
+    match (
+        conns_max(config, shards, found.nofile_hard),
+        found.nofile_hard,
+    ) {
         (taken, Some(hard)) if taken < config.settings.conns_max => {
-            format!("# conns_max: {hard} file descriptors leave {taken} for each of {shards} shards\n")
+            format!(
+                "# conns_max: {hard} file descriptors leave {taken} for each of {shards} shards\n"
+            )
         }
         _ => String::new(),
     }
@@ -296,14 +328,18 @@ pub fn raise_nofile() -> std::io::Result<()> {
 /// What `serve` warns of when it starts: the limits that capacity depends on and that are too low.
 pub fn start_up_warnings(config: &Config, shards: u16, found: &Found) -> Vec<String> {
     let findings = judge(config, shards, found);
-    let told = findings.into_iter().filter(|finding| finding.verdict > Verdict::Ok);
+    let told = findings
+        .into_iter()
+        .filter(|finding| finding.verdict > Verdict::Ok);
     told.map(|finding| format!("{}: {}", finding.subject, finding.detail))
         .collect()
 }
 
 fn proc_numbers(path: impl AsRef<Path>) -> Vec<u64> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.split_whitespace().map_while(|word| word.parse().ok()).collect()
+    text.split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect()
 }
 
 fn kernel_release(text: &str) -> Option<(u64, u64)> {
@@ -343,7 +379,11 @@ mod tests {
     #[test]
     fn plenty_is_enough() {
         assert_eq!(bad(&plenty()), []);
-        assert_eq!(bad(&Found::default()), [], "what can not be read is not blamed");
+        assert_eq!(
+            bad(&Found::default()),
+            [],
+            "what can not be read is not blamed"
+        );
     }
 
     #[test]
@@ -414,8 +454,10 @@ mod tests {
         let findings = judge(&Config::default(), 2, &found);
         assert_eq!(
             findings[0].detail,
-            "4096 file descriptors are fewer than the 200208 that 200000 connections need, so a shard takes 1944 of them; set \
-             LimitNOFILE=200208 (systemd) or `ulimit -Hn 200208` after `sysctl -w fs.nr_open=200208`, or lower --conns-max"
+            "4096 file descriptors are fewer than the 200208 that 200000 connections need, so a \
+             shard takes 1944 of them; set \
+             LimitNOFILE=200208 (systemd) or `ulimit -Hn 200208` after `sysctl -w \
+             fs.nr_open=200208`, or lower --conns-max"
         );
     }
 
@@ -427,7 +469,9 @@ mod tests {
                 udp: (*udp).into(),
                 http: (*http).into(),
             };
-            let http = |http: &&str| RealtimeNode { http: (*http).into() };
+            let http = |http: &&str| RealtimeNode {
+                http: (*http).into(),
+            };
             Config {
                 presence: presence.iter().map(node).collect(),
                 realtime: realtime.iter().map(http).collect(),
@@ -438,8 +482,14 @@ mod tests {
         assert_eq!(nofile_reserve(&alone, 1), 64 + 72);
         assert_eq!(nofile_reserve(&alone, 4), 64 + 4 * 72);
         let nodes = [("a:1", "http://a:2"), ("b:1", "http://b:2")];
-        assert_eq!(nofile_reserve(&with(&nodes, &[]), 3), 64 + 3 * (72 + 32) + 4);
-        assert_eq!(nofile_reserve(&with(&[], &["http://a:2"]), 3), 64 + 3 * 72 + 2);
+        assert_eq!(
+            nofile_reserve(&with(&nodes, &[]), 3),
+            64 + 3 * (72 + 32) + 4
+        );
+        assert_eq!(
+            nofile_reserve(&with(&[], &["http://a:2"]), 3),
+            64 + 3 * 72 + 2
+        );
 
         let enough = 100_000 * 2 + nofile_reserve(&alone, 2);
         for (nofile, conns) in [

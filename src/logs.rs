@@ -1,8 +1,8 @@
 //! Log lines on their way to stderr: a bounded queue, and the one thread that writes them.
 //!
-//! Owns the rule that no thread of the server waits for whoever reads its log, or dies with them: a line that finds the queue full or
-//! that stderr refuses is lost and counted, and the log says how many were, once it can. Knows no format: `tracing-subscriber` makes
-//! the lines.
+//! Owns the rule that no thread of the server waits for whoever reads its log, or dies with them: a
+//! line that finds the queue full or that stderr refuses is lost and counted, and the log says how
+//! many were, once it can. Knows no format: `tracing-subscriber` makes the lines.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
@@ -20,24 +20,27 @@ const FINISH_WAIT: Duration = Duration::from_secs(1);
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Starts the writer's thread, and sends panics' messages the same way: the standard hook writes to stderr by itself, and a thread that
-/// can neither go on nor end the process is the worst of all.
+/// Starts the writer's thread, and sends panics' messages the same way: the standard hook writes to
+/// stderr by itself, and a thread that can neither go on nor end the process is the worst of all.
 pub fn start() -> io::Result<&'static Log> {
     let (log, entries) = Log::new();
     let lost = Arc::clone(&log.lost);
-    std::thread::Builder::new().name("log".into()).spawn(move || {
-        write_all(&entries, &mut io::stderr(), &lost, |lost| {
-            tracing::warn!(
-                lost,
-                "log lines were lost: stderr took none, or not as fast as they came"
-            );
-        });
-    })?;
+    std::thread::Builder::new()
+        .name("log".into())
+        .spawn(move || {
+            write_all(&entries, &mut io::stderr(), &lost, |lost| {
+                tracing::warn!(
+                    lost,
+                    "log lines were lost: stderr took none, or not as fast as they came"
+                );
+            });
+        })?;
     std::panic::set_hook(Box::new(tell_panic));
     Ok(LOG.get_or_init(|| log))
 }
 
-/// Waits until what has been logged is written: a second at the most, for stderr may take nothing any more.
+/// Waits until what has been logged is written: a second at the most, for stderr may take nothing
+/// any more.
 pub fn finish() {
     if let Some(log) = LOG.get() {
         log.finish(FINISH_WAIT);
@@ -89,8 +92,14 @@ impl Write for &Log {
     }
 }
 
-/// Writes what comes until nobody can send any more; `tell` is told how many lines were lost once nothing waits and the last was taken.
-fn write_all(entries: &Receiver<Entry>, out: &mut impl Write, lost: &AtomicU64, tell: impl Fn(u64)) {
+/// Writes what comes until nobody can send any more; `tell` is told how many lines were lost once
+/// nothing waits and the last was taken.
+fn write_all(
+    entries: &Receiver<Entry>,
+    out: &mut impl Write,
+    lost: &AtomicU64,
+    tell: impl Fn(u64),
+) {
     for entry in entries {
         let Entry::Line(line) = entry else { continue };
         if out.write_all(&line).is_err() {
@@ -146,7 +155,9 @@ mod tests {
         drop(log);
         let taken = Vec::new();
         let (mut sink, told) = (Sink { taken, refused }, RefCell::new(Vec::new()));
-        write_all(entries, &mut sink, &lost, |lost| told.borrow_mut().push(lost));
+        write_all(entries, &mut sink, &lost, |lost| {
+            told.borrow_mut().push(lost)
+        });
         (sink.taken, told.into_inner())
     }
 

@@ -25,7 +25,8 @@ fn main() -> ExitCode {
             outcome(served)
         }),
         Ask::Config(sources) => with_config(&sources, |loaded| {
-            let remark = limits::remark(&loaded.config, loaded.config.shard_count(), &Found::read());
+            let remark =
+                limits::remark(&loaded.config, loaded.config.shard_count(), &Found::read());
             printed(&(loaded.to_toml() + &remark))
         }),
         Ask::ConfigMarkdown => printed(&config::knobs::markdown()),
@@ -74,7 +75,9 @@ fn complain(why: &str) {
 fn printed(text: &str) -> ExitCode {
     // Whoever closed the pipe has read enough.
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => outcome(Err(format!("output: {error}"))),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            outcome(Err(format!("output: {error}")))
+        }
         _ => ExitCode::SUCCESS,
     }
 }

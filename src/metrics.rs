@@ -1,8 +1,9 @@
 //! The table of everything that is counted, and the cells it is counted in.
 //!
-//! Owns names, labels and help texts, one row each; nothing else spells a metric. An engine adds to plain [`Counters`] of
-//! its own and publishes them once a turn into its [`SharedCounters`], from which any thread may read; so the hot path
-//! pays one add, and no lock. Never formats: `admin/exposition.rs` does.
+//! Owns names, labels and help texts, one row each; nothing else spells a metric. An engine adds to
+//! plain [`Counters`] of its own and publishes them once a turn into its [`SharedCounters`], from
+//! which any thread may read; so the hot path pays one add, and no lock. Never formats:
+//! `admin/exposition.rs` does.
 
 mod table;
 
@@ -10,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use table::{Call, Counter, Gauge, Histogram, REQUESTS, Row, Scope, StatusClass, Unit};
 
-/// Upper bounds of the histograms' buckets, in microseconds, each inclusive; a last one takes the rest.
+/// Upper bounds of the histograms' buckets, in microseconds, each inclusive; a last one takes the
+/// rest.
 pub const BUCKET_BOUNDS_MICROS: [u64; 18] = [
-    10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000,
+    10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000,
+    500_000, 1_000_000, 2_500_000, 10_000_000,
 ];
 /// Buckets of a histogram, the one without a bound included.
 pub const BUCKETS: usize = BUCKET_BOUNDS_MICROS.len() + 1;
@@ -109,7 +111,8 @@ impl Counters {
         self.cells[GAUGES_AT + gauge as usize]
     }
 
-    /// A histogram's buckets, not cumulative, in the order of [`BUCKET_BOUNDS_MICROS`] and the rest.
+    /// A histogram's buckets, not cumulative, in the order of [`BUCKET_BOUNDS_MICROS`] and the
+    /// rest.
     pub fn buckets(&self, histogram: Histogram) -> &[u64] {
         let at = histogram_at(histogram);
         &self.cells[at..at + BUCKETS]
@@ -121,7 +124,8 @@ impl Counters {
     }
 }
 
-/// One writer's counts as others see them. Each number is whole; two of them may be of different turns.
+/// One writer's counts as others see them. Each number is whole; two of them may be of different
+/// turns.
 #[derive(Debug)]
 pub struct SharedCounters {
     cells: Box<[AtomicU64; CELLS]>,
@@ -148,7 +152,8 @@ impl SharedCounters {
         }
     }
 
-    /// Adds to a counter at once: for threads without a turn (the flusher), each with cells that no engine publishes into.
+    /// Adds to a counter at once: for threads without a turn (the flusher), each with cells that no
+    /// engine publishes into.
     pub fn add(&self, counter: Counter, n: u64) {
         self.cells[counter as usize].fetch_add(n, Ordering::Relaxed);
     }
@@ -173,7 +178,8 @@ impl SharedCounters {
     }
 }
 
-/// All that `/metrics` shows: one set of cells per shard, and one for the process as a whole, which any thread may add to.
+/// All that `/metrics` shows: one set of cells per shard, and one for the process as a whole, which
+/// any thread may add to.
 #[derive(Debug)]
 pub struct Board {
     /// By shard; each written by its shard alone.
@@ -207,7 +213,10 @@ mod tests {
     fn rows_have_unique_series_and_help() {
         let mut seen = BTreeSet::new();
         for row in all_rows() {
-            assert!(seen.insert((row.family, row.unit as u8, row.labels)), "{row:?} twice");
+            assert!(
+                seen.insert((row.family, row.unit as u8, row.labels)),
+                "{row:?} twice"
+            );
             assert!(row.help.len() > 5 && !row.help.ends_with('.'), "{row:?}");
             let plain = |s: &str| s.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
             assert!(plain(row.family), "{row:?}");
@@ -249,7 +258,13 @@ mod tests {
         assert_eq!(counters.counter(Counter::StoreFlushErrors), 3);
         assert_eq!(counters.requests(Call::PresenceOne, StatusClass::Good), 1);
         assert_eq!(counters.requests(Call::Other, StatusClass::Server), 1);
-        assert_eq!((counters.gauge(Gauge::Conns), counters.gauge(Gauge::Draining)), (7, 1));
+        assert_eq!(
+            (
+                counters.gauge(Gauge::Conns),
+                counters.gauge(Gauge::Draining)
+            ),
+            (7, 1)
+        );
         assert_eq!(counters.buckets(Histogram::DeliveryLatency)[BUCKETS - 1], 2);
     }
 
@@ -276,7 +291,10 @@ mod tests {
         board.process.set(Gauge::Users, 9);
         assert_eq!(board.shards[1].snapshot(), counters);
         assert_eq!(board.shards[0].snapshot(), Counters::new());
-        assert_eq!(board.process.snapshot().counter(Counter::StoreFlushCycles), 2);
+        assert_eq!(
+            board.process.snapshot().counter(Counter::StoreFlushCycles),
+            2
+        );
         assert_eq!(board.process.snapshot().gauge(Gauge::Users), 9);
     }
 

@@ -1,7 +1,8 @@
-//! Bugs planted on purpose, for the simulator's proof that it would notice them (`tests/sim`, docs/SIMULATION.md).
+//! Bugs planted on purpose, for the simulator's proof that it would notice them (`tests/sim`,
+//! docs/SIMULATION.md).
 //!
-//! Without the feature `planted` (never on in a build that serves) [`is`] is a constant false and every hook is compiled away. With
-//! it, each thread has at most one bug at a time.
+//! Without the feature `planted` (never on in a build that serves) [`is`] is a constant false and
+//! every hook is compiled away. With it, each thread has at most one bug at a time.
 
 /// A bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,7 +1,8 @@
-//! `greendot serve`, `realtime` and `presence`: builds one node out of its parts, waits for a signal, takes it apart again.
+//! `greendot serve`, `realtime` and `presence`: builds one node out of its parts, waits for a
+//! signal, takes it apart again.
 //!
-//! Owns the order of starting and stopping, and what is said about it. Each part is told what it needs; none finds another
-//! by itself. Nothing here runs while the node serves.
+//! Owns the order of starting and stopping, and what is said about it. Each part is told what it
+//! needs; none finds another by itself. Nothing here runs while the node serves.
 
 mod heap;
 mod relays;
@@ -74,7 +75,8 @@ impl fmt::Display for ServeFault {
             ServeFault::Node { address, source } => {
                 write!(
                     f,
-                    "--presence udp://{address}: no such address: {source}; name a host that resolves"
+                    "--presence udp://{address}: no such address: {source}; name a host that \
+                     resolves"
                 )
             }
             ServeFault::Os { doing, source } => write!(f, "{doing}: {source}"),
@@ -84,7 +86,8 @@ impl fmt::Display for ServeFault {
 
 impl std::error::Error for ServeFault {}
 
-/// Serves until SIGTERM or SIGINT, drains, and closes the store. Logs through `tracing`, which the caller has set up.
+/// Serves until SIGTERM or SIGINT, drains, and closes the store. Logs through `tracing`, which the
+/// caller has set up.
 pub fn run(mut config: Config) -> Result<(), ServeFault> {
     heap::set_up();
     if let Err(error) = limits::raise_nofile() {
@@ -96,15 +99,20 @@ pub fn run(mut config: Config) -> Result<(), ServeFault> {
     let warnings = limits::start_up_warnings(&config, shard_count, &found);
     config.settings.conns_max = limits::conns_max(&config, shard_count, found.nofile_soft);
 
-    // First: a store of many users takes a while to open, and one made for nothing would be left over.
-    let fleet = fleet_key::load(&config.key_path(), config.makes_key()).map_err(ServeFault::FleetKey)?;
+    // First: a store of many users takes a while to open, and one made for nothing would be left
+    // over.
+    let fleet =
+        fleet_key::load(&config.key_path(), config.makes_key()).map_err(ServeFault::FleetKey)?;
     let (presence, report) = open_presence(&config, shard_count, &clock)?;
     let token = fleet.keys.signing().service_token();
-    let bound = shard::bind(&bind_options(&config, shard_count, &found)).map_err(ServeFault::Bind)?;
+    let bound =
+        shard::bind(&bind_options(&config, shard_count, &found)).map_err(ServeFault::Bind)?;
     let stop_signals = signals::listen().map_err(ServeFault::os("listen for signals"))?;
 
     let board = Arc::new(Board::new(usize::from(shard_count)));
-    board.process.set(Gauge::UsersMax, u64::from(config.users_max));
+    board
+        .process
+        .set(Gauge::UsersMax, u64::from(config.users_max));
     let (http, udp, udp_buffer_bytes) = (bound.http, bound.udp, bound.udp_buffer_bytes);
     let (drained_sender, drained) = unbounded();
     let (secret, nodes) = (random()?, Arc::new(nodes_of(&config)));
@@ -134,8 +142,8 @@ pub fn run(mut config: Config) -> Result<(), ServeFault> {
         .map(|_| relay.outlet(&ready))
         .collect::<Result<Vec<_>, _>>()?;
     let parts = parts.into_iter().zip(outlets).collect();
-    let shards =
-        shard::spawn(bound, parts, &board, &clock, &drained_sender).map_err(ServeFault::os("start the shards"))?;
+    let shards = shard::spawn(bound, parts, &board, &clock, &drained_sender)
+        .map_err(ServeFault::os("start the shards"))?;
     let links = relay.start(ready, &shards)?;
     // A mirror has nothing to write back.
     let flusher = match report {
@@ -144,13 +152,19 @@ pub fn run(mut config: Config) -> Result<(), ServeFault> {
     };
     let heap = {
         let board = Arc::clone(&board);
-        Background::start("heap", "start the thread that gives memory back", move |stop| {
-            heap::give_back_until(stop, &board);
-        })?
+        Background::start(
+            "heap",
+            "start the thread that gives memory back",
+            move |stop| {
+                heap::give_back_until(stop, &board);
+            },
+        )?
     };
 
     let udp_part = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
-    say_listening(&format!("listening http={http}{udp_part} shards={shard_count}"));
+    say_listening(&format!(
+        "listening http={http}{udp_part} shards={shard_count}"
+    ));
     tracing::info!("limits: {found} udp_buffer={udp_buffer_bytes}");
     for warning in warnings.into_iter().chain(config.warning()) {
         tracing::warn!("{warning}");
@@ -183,9 +197,9 @@ pub fn run(mut config: Config) -> Result<(), ServeFault> {
     heap.stop();
     if let Some(flusher) = flusher {
         flusher.stop();
-        presence
-            .close(clock.now())
-            .map_err(ServeFault::os("write the store back; it will open as after a crash"))?;
+        presence.close(clock.now()).map_err(ServeFault::os(
+            "write the store back; it will open as after a crash",
+        ))?;
         tracing::info!("stopped; the store is written back");
     } else {
         tracing::info!("stopped");
@@ -206,7 +220,11 @@ fn tell_next(config: &Config, http: SocketAddr) {
             tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
         }
         RoleName::Presence => {
-            let nodes: Vec<&str> = config.realtime.iter().map(|node| node.http.as_str()).collect();
+            let nodes: Vec<&str> = config
+                .realtime
+                .iter()
+                .map(|node| node.http.as_str())
+                .collect();
             tracing::info!("presence node; publishing to {}", nodes.join(" and "));
             tracing::info!("try: curl 'http://{http}/v1/presence/alice'");
         }
@@ -224,7 +242,8 @@ fn open_presence(
             users_max: config.users_max,
             shards,
         };
-        let mirror = Presence::mirror(options, clock.now()).map_err(ServeFault::os("reserve memory for users"))?;
+        let mirror = Presence::mirror(options, clock.now())
+            .map_err(ServeFault::os("reserve memory for users"))?;
         return Ok((Arc::new(mirror), None));
     }
     let (presence, report) = open_store(config, shards, clock)?;
@@ -268,11 +287,17 @@ impl Background {
 
     fn stop(self) {
         drop(self.stop);
-        self.thread.join().expect("a vital thread returns or ends the process");
+        self.thread
+            .join()
+            .expect("a vital thread returns or ends the process");
     }
 }
 
-fn open_store(config: &Config, shards: ShardId, clock: &Clock) -> Result<(Arc<Presence>, OpenReport), ServeFault> {
+fn open_store(
+    config: &Config,
+    shards: ShardId,
+    clock: &Clock,
+) -> Result<(Arc<Presence>, OpenReport), ServeFault> {
     let options = StoreOptions {
         dir: config.data_dir.clone(),
         users_max: config.users_max,
@@ -285,8 +310,8 @@ fn open_store(config: &Config, shards: ShardId, clock: &Clock) -> Result<(Arc<Pr
     Ok((Arc::new(presence), report))
 }
 
-/// What tells one boot of the machine from another. Where it can not be read each start counts as one: a crash is then taken
-/// for a power cut, which is the careful reading.
+/// What tells one boot of the machine from another. Where it can not be read each start counts as
+/// one: a crash is then taken for a power cut, which is the careful reading.
 fn boot_id() -> Result<[u8; 16], ServeFault> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     match u128::from_str_radix(&text.trim().replace('-', ""), 16) {
@@ -297,7 +322,8 @@ fn boot_id() -> Result<[u8; 16], ServeFault> {
 
 fn random<const N: usize>() -> Result<[u8; N], ServeFault> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| ServeFault::os("get random bytes")(io::Error::other(error)))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| ServeFault::os("get random bytes")(io::Error::other(error)))?;
     Ok(bytes)
 }
 
@@ -366,18 +392,22 @@ fn say_listening(line: &str) {
 fn tell_store(config: &Config, report: &OpenReport) {
     let OpenReport { users, online, .. } = report;
     let before = match report {
-        OpenReport { power_cut: true, .. } => "the power was cut since",
+        OpenReport {
+            power_cut: true, ..
+        } => "the power was cut since",
         OpenReport { clean: false, .. } => "it was not closed last time",
         _ => "it was closed cleanly",
     };
     tracing::info!(
-        "store {}: {users} users known, {online} held online until they have had time to return; {before}",
+        "store {}: {users} users known, {online} held online until they have had time to return; \
+         {before}",
         config.data_dir.display()
     );
     let bytes_per_second = config.flush_bytes_per_second_max;
     let seconds = |users| Flusher::cycle_ms(users, bytes_per_second) as f64 / 1_000.0;
     tracing::info!(
-        "write-back: a cycle takes up to {:.1} s now and {:.1} s with users_max {}; a power cut loses at most one, a crash nothing",
+        "write-back: a cycle takes up to {:.1} s now and {:.1} s with users_max {}; a power cut \
+         loses at most one, a crash nothing",
         seconds(*users),
         seconds(config.users_max),
         config.users_max
@@ -390,13 +420,15 @@ fn tell_store(config: &Config, report: &OpenReport) {
     }
     if report.stamps_rebuilt {
         tracing::warn!(
-            "stamps.map was missing and was made anew: the last_active of all {users} users is lost; to have it back, stop the \
+            "stamps.map was missing and was made anew: the last_active of all {users} users is \
+             lost; to have it back, stop the \
              server at once and restore the whole folder from a backup"
         );
     }
     if report.published_rebuilt {
         tracing::warn!(
-            "published.map was missing and was made anew from the stamps: the since of all {users} users is lost; to have it \
+            "published.map was missing and was made anew from the stamps: the since of all \
+             {users} users is lost; to have it \
              back, stop the server at once and restore the whole folder from a backup"
         );
     }
@@ -408,7 +440,9 @@ fn drain(shards: &Shards, shard_count: ShardId, drain_ms: u64, drained: &Receive
     for left in (1..=shard_count).rev() {
         let wait = Duration::from_millis(deadline.ms_since(boottime()));
         if drained.recv_timeout(wait).is_err() {
-            tracing::warn!("{left} shards still have connections that do not end; they are cut off");
+            tracing::warn!(
+                "{left} shards still have connections that do not end; they are cut off"
+            );
             return;
         }
     }
@@ -434,7 +468,8 @@ fn flush_until(stop: &Receiver<()>, mut flusher: Flusher, board: &Board, clock: 
                 board.process.add(Counter::StoreFlushErrors, 1);
                 // Once per row of failures: a disk that is full stays so for a while.
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::error!(%error, "the store could not be written back; trying again every {FLUSH_RETRY_MS} ms");
+                    tracing::error!(%error, "the store could not be written back; trying again \
+                     every {FLUSH_RETRY_MS} ms");
                 }
                 FLUSH_RETRY_MS
             }

@@ -1,15 +1,18 @@
 //! The two kinds of time and the only clock.
 //!
-//! Owns the reading of CLOCK_BOOTTIME and CLOCK_REALTIME and the anchor between them. Everything else takes a [`Now`] as
-//! an argument: the engine cannot read a clock, so the simulator can be one. All arithmetic saturates.
+//! Owns the reading of CLOCK_BOOTTIME and CLOCK_REALTIME and the anchor between them. Everything
+//! else takes a [`Now`] as an argument: the engine cannot read a clock, so the simulator can be
+//! one. All arithmetic saturates.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// Microseconds of CLOCK_BOOTTIME: never steps, counts through a suspend, means nothing on another machine. For timeouts.
+/// Microseconds of CLOCK_BOOTTIME: never steps, counts through a suspend, means nothing on another
+/// machine. For timeouts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Mono(u64);
 
-/// Milliseconds since 1970-01-01T00:00:00Z: may step, means the same everywhere. For files and the wire.
+/// Milliseconds since 1970-01-01T00:00:00Z: may step, means the same everywhere. For files and the
+/// wire.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Unix(u64);
 
@@ -95,14 +98,16 @@ impl Unix {
     }
 }
 
-/// How far, in ms, the anchored time may be off the wall clock before it is anchored anew. A smaller step is left to NTP's slewing.
+/// How far, in ms, the anchored time may be off the wall clock before it is anchored anew. A
+/// smaller step is left to NTP's slewing.
 pub const ANCHOR_TOLERANCE_MS: u64 = 1_000;
 
 /// Two readings further apart than this, in ms, are not of one moment.
 const TOGETHER_MS: u64 = 100;
 
-/// The process's clock, shared by all threads: `unix` is an anchor plus `mono`, so it moves evenly between two steps of the
-/// wall clock, and a step reaches every shard as one jump of `unix` against `mono`, which the engine looks for.
+/// The process's clock, shared by all threads: `unix` is an anchor plus `mono`, so it moves evenly
+/// between two steps of the wall clock, and a step reaches every shard as one jump of `unix`
+/// against `mono`, which the engine looks for.
 #[derive(Debug)]
 pub struct Clock {
     /// Unix ms less Mono ms.
@@ -125,18 +130,22 @@ impl Clock {
 
     /// Reads both clocks; anchors anew where the wall clock was stepped.
     pub fn now(&self) -> Now {
-        // Before the clocks: an anchor that another thread sets meanwhile is newer than what is read here.
+        // Before the clocks: an anchor that another thread sets meanwhile is newer than what is
+        // read here.
         let mut anchor = self.anchor_ms.load(Ordering::Acquire);
         let (mono, wall) = read_together();
         let mono_ms = mono.ms() as i64;
         let off = wall - (mono_ms + anchor);
         if off.unsigned_abs() > ANCHOR_TOLERANCE_MS {
-            // Whoever is first decides; a second thread that saw the same step takes the first one's anchor.
+            // Whoever is first decides; a second thread that saw the same step takes the first
+            // one's anchor.
             let fresh = wall - mono_ms;
-            anchor = match self
-                .anchor_ms
-                .compare_exchange(anchor, fresh, Ordering::AcqRel, Ordering::Acquire)
-            {
+            anchor = match self.anchor_ms.compare_exchange(
+                anchor,
+                fresh,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => fresh,
                 Err(other) => other,
             };
@@ -148,7 +157,8 @@ impl Clock {
     }
 }
 
-/// Both clocks, read within [`TOGETHER_MS`]: a thread that was stopped between the two would see a step that never was.
+/// Both clocks, read within [`TOGETHER_MS`]: a thread that was stopped between the two would see a
+/// step that never was.
 fn read_together() -> (Mono, i64) {
     loop {
         let (mono, wall) = (boottime(), wall_ms());
@@ -177,7 +187,10 @@ mod tests {
     fn arithmetic_saturates() {
         assert_eq!(Mono::NEVER.plus_ms(1), Mono::NEVER);
         assert_eq!(Mono::from_micros(1_999).ms(), 1);
-        assert_eq!(Mono::from_micros(5_000).ms_since(Mono::from_micros(9_000)), 0);
+        assert_eq!(
+            Mono::from_micros(5_000).ms_since(Mono::from_micros(9_000)),
+            0
+        );
         assert_eq!(Unix::from_ms(5).minus_ms(9), Unix::from_ms(0));
         assert_eq!(Unix::from_ms(5).ms_apart(Unix::from_ms(9)), 4);
     }

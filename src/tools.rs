@@ -1,4 +1,5 @@
-//! The client commands: each a small program around the library. Run by `main.rs`; the server never names them.
+//! The client commands: each a small program around the library. Run by `main.rs`; the server never
+//! names them.
 
 pub mod beat;
 pub mod doctor;

@@ -6,12 +6,20 @@ use std::process::{Command, Output};
 fn greendot(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_greendot"));
     command.current_dir(dir).args(args).env_clear();
-    let Output { status, stdout, stderr } = command
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
         .envs(variables.iter().copied())
         .output()
         .expect("the binary runs");
     let text = |bytes| String::from_utf8(bytes).expect("it prints UTF-8");
-    (status.code().expect("it exits by itself"), text(stdout), text(stderr))
+    (
+        status.code().expect("it exits by itself"),
+        text(stdout),
+        text(stderr),
+    )
 }
 
 fn folder() -> tempfile::TempDir {
@@ -22,7 +30,10 @@ fn folder() -> tempfile::TempDir {
 fn version_and_help() {
     let dir = folder();
     let version = format!("greendot {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(greendot(dir.path(), &["--version"], &[]), (0, version, String::new()));
+    assert_eq!(
+        greendot(dir.path(), &["--version"], &[]),
+        (0, version, String::new())
+    );
     let (code, help, _) = greendot(dir.path(), &["--help"], &[]);
     assert_eq!(code, 0);
     for command in [
@@ -35,7 +46,8 @@ fn version_and_help() {
 #[test]
 fn config_tells_values_and_origins() {
     let dir = folder();
-    std::fs::write(dir.path().join("g.toml"), "\nretry_ms = \"5s\"\n").expect("the file can be written");
+    std::fs::write(dir.path().join("g.toml"), "\nretry_ms = \"5s\"\n")
+        .expect("the file can be written");
     let args = ["config", "--config", "g.toml", "--shards", "3"];
     let (code, out, err) = greendot(dir.path(), &args, &[("GREENDOT_DRAIN_MS", "1m")]);
     assert_eq!((code, err.as_str()), (0, ""));
@@ -58,15 +70,22 @@ fn what_can_not_be_meant_ends_with_2_and_starts_nothing() {
     let cases: [(&[&str], &str); 8] = [
         (
             &["realtime", "--key-file", "k"],
-            "greendot: presence is not set, and a real-time node must know whom to vouch to; set --presence udp://HOST:PORT,http://HOST:PORT",
+            "greendot: presence is not set, and a real-time node must know whom to vouch to; set \
+             --presence udp://HOST:PORT,http://HOST:PORT",
         ),
         (
             &["presence", "--realtime", "http://127.0.0.1:9"],
-            "greendot: key-file is not set, and the nodes of a split deployment prove themselves with one key",
+            "greendot: key-file is not set, and the nodes of a split deployment prove themselves \
+             with one key",
         ),
         (
-            &["realtime", "--presence", "udp://127.0.0.1:9,http://127.0.0.1:9"],
-            "greendot: key-file is not set, and the nodes of a split deployment prove themselves with one key",
+            &[
+                "realtime",
+                "--presence",
+                "udp://127.0.0.1:9,http://127.0.0.1:9",
+            ],
+            "greendot: key-file is not set, and the nodes of a split deployment prove themselves \
+             with one key",
         ),
         (
             &["serve", "--realtime", "http://127.0.0.1:9"],
@@ -102,7 +121,12 @@ fn what_can_not_be_meant_ends_with_2_and_starts_nothing() {
             "greendot: GREENDOT_SHARD: no such variable; did you mean GREENDOT_SHARDS?\n"
         )
     );
-    assert_eq!(std::fs::read_dir(dir.path()).expect("the folder is there").count(), 0);
+    assert_eq!(
+        std::fs::read_dir(dir.path())
+            .expect("the folder is there")
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -124,7 +148,10 @@ fn a_client_without_its_server_says_so() {
     let (code, _, err) = greendot(dir.path(), &["beat", "bob"], &[]);
     assert_eq!(code, 1);
     assert!(
-        err.starts_with("greendot: ./greendot-data/fleet.key: no such key file; `greendot serve` makes fleet.key"),
+        err.starts_with(
+            "greendot: ./greendot-data/fleet.key: no such key file; `greendot serve` \
+                         makes fleet.key"
+        ),
         "{err}"
     );
     // A port that was free a moment ago.
@@ -141,7 +168,9 @@ fn a_client_without_its_server_says_so() {
         (code, err),
         (
             1,
-            format!("greendot: {port}: nobody receives datagrams there; is `greendot serve` running?\n")
+            format!(
+                "greendot: {port}: nobody receives datagrams there; is `greendot serve` running?\n"
+            )
         )
     );
 }
@@ -151,9 +180,16 @@ fn doctor_fails_where_nothing_can_work() {
     let dir = folder();
     std::fs::write(dir.path().join("f"), "").expect("the file can be written");
     let free = ["--http", "127.0.0.1:0", "--udp", "127.0.0.1:0"];
-    let (code, out, _) = greendot(dir.path(), &[&["doctor", "--data-dir", "f/d"], &free[..]].concat(), &[]);
+    let (code, out, _) = greendot(
+        dir.path(),
+        &[&["doctor", "--data-dir", "f/d"], &free[..]].concat(),
+        &[],
+    );
     assert_eq!(code, 1, "{out}");
-    assert!(out.lines().any(|line| line.starts_with("FAIL data folder")), "{out}");
+    assert!(
+        out.lines().any(|line| line.starts_with("FAIL data folder")),
+        "{out}"
+    );
 }
 
 #[test]

@@ -1,6 +1,8 @@
-//! The fuzz bodies of the wire parsers on stable: a fixed number of seeded mutations of valid inputs.
+//! The fuzz bodies of the wire parsers on stable: a fixed number of seeded mutations of valid
+//! inputs.
 //!
-//! The same inputs every time. `FUZZ_SEED` and `FUZZ_INPUTS` widen a run; libFuzzer in `fuzz/` searches further.
+//! The same inputs every time. `FUZZ_SEED` and `FUZZ_INPUTS` widen a run; libFuzzer in `fuzz/`
+//! searches further.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -48,9 +50,12 @@ fn record_bodies() {
 
 const REQUESTS: &[&[u8]] = &[
     b"GET /v1/presence/bob HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n",
-    b"GET /v1/stream?user=alice&watch=bob HTTP/1.1\r\nHost: a\r\nLast-Event-ID: 17\r\nOrigin: https://a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"\r\nPOST http://a:80/v1/beat?x HTTP/1.1\r\nHost: [::1]:80\r\nContent-Type: application/json\r\nContent-Length: 14\r\nExpect: 100-continue\r\n\r\n{\"users\":[\"a\"]}",
-    b"PUT /a HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\nConnection: close, x\r\n\r\n0\r\n\r\n",
+    b"GET /v1/stream?user=alice&watch=bob HTTP/1.1\r\nHost: a\r\nLast-Event-ID: 17\r\nOrigin: \
+      https://a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\r\nPOST http://a:80/v1/beat?x HTTP/1.1\r\nHost: [::1]:80\r\nContent-Type: \
+      application/json\r\nContent-Length: 14\r\nExpect: 100-continue\r\n\r\n{\"users\":[\"a\"]}",
+    b"PUT /a HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\nConnection: close, x\r\n\r\n0\r\n\
+      \r\n",
     b"OPTIONS * HTTP/1.0\r\nConnection: keep-alive\r\nAuthorization: Bearer x\r\n\r\n",
     b"A / HTTP/2.0\r\na:b\r\nc:d\r\ne:f\r\ng:h\r\n\r\n",
 ];
@@ -67,7 +72,8 @@ const TARGETS: &[&[u8]] = &[
     "\u{1F7E2}=\u{e9}%F0%9F%9F%A2".as_bytes(),
 ];
 const STREAMS: &[&[u8]] = &[
-    b"\x03event: hello\nretry: 3417\ndata: {\"stream\":\"2.51\"}\n\nevent: presence\nid: 17\ndata: {}\n\n:\n",
+    b"\x03event: hello\nretry: 3417\ndata: {\"stream\":\"2.51\"}\n\nevent: presence\nid: 17\n\
+      data: {}\n\n:\n",
     b"\x01\xef\xbb\xbfdata: a\r\ndata: b\r\n\r\nid\r\rdata\r\r",
     b"\x00id: 1\0\nid: 2\nretry: x\ndata:\n\n: x\n\ndata\ndata\n\n",
     b"\x10data: \xf0\x9f\x9f\xa2\xff\n\n",
@@ -84,8 +90,10 @@ const ENTRIES: &[&[u8]] = &[
     },
 ];
 const KEY_FILES: &[&[u8]] = &[
-    b"# signs\n000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\n  ffeeddccbbaa99887766554433221100FFEEDDCCBBAA99887766554433221100\r\n",
-    b"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F",
+    b"# signs\n000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\n  \
+      ffeeddccbbaa99887766554433221100FFEEDDCCBBAA99887766554433221100\r\n",
+    b"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\
+      000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F",
     b"\n#\n \t\n",
     b"00\n",
 ];

@@ -1,4 +1,5 @@
-//! Imports go down only: reads the `use` lines and the paths of `src/` and holds the layers of DESIGN.md section 10.
+//! Imports go down only: reads the `use` lines and the paths of `src/` and holds the layers of
+//! DESIGN.md section 10.
 
 #![expect(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
@@ -53,7 +54,12 @@ fn sources() -> Vec<(String, PathBuf, String)> {
     walk(&src, &mut files);
     files.sort();
     let module = |path: &Path| {
-        let first = path.strip_prefix(&src).unwrap().components().next().unwrap();
+        let first = path
+            .strip_prefix(&src)
+            .unwrap()
+            .components()
+            .next()
+            .unwrap();
         Path::new(first.as_os_str())
             .file_stem()
             .unwrap()
@@ -62,14 +68,25 @@ fn sources() -> Vec<(String, PathBuf, String)> {
     };
     files
         .iter()
-        .map(|path| (module(path), path.clone(), fs::read_to_string(path).unwrap()))
+        .map(|path| {
+            (
+                module(path),
+                path.clone(),
+                fs::read_to_string(path).unwrap(),
+            )
+        })
         .collect()
 }
 
-/// The code of a file without comments and without its tests, where these stand at its end: `mod tests;` ends nothing.
+/// The code of a file without comments and without its tests, where these stand at its end: `mod
+/// tests;` ends nothing.
 fn code(text: &str) -> String {
-    let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
-    let lines = text[..end].lines().map(|line| line.split("//").next().unwrap_or(""));
+    let end = text
+        .find("\n#[cfg(test)]\nmod tests {")
+        .unwrap_or(text.len());
+    let lines = text[..end]
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(""));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -91,7 +108,12 @@ fn named(code: &str, root: &str) -> Vec<String> {
                     .collect()
             }
         };
-        names.extend(group.into_iter().filter(|name| !name.is_empty()).map(str::to_owned));
+        names.extend(
+            group
+                .into_iter()
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned),
+        );
     }
     names
 }
@@ -106,7 +128,10 @@ fn imports_go_down_only() {
         let own = *layers
             .get(module.as_str())
             .unwrap_or_else(|| panic!("{module} has no layer: {}", path.display()));
-        for name in ["crate::", "greendot::"].iter().flat_map(|root| named(&code, root)) {
+        for name in ["crate::", "greendot::"]
+            .iter()
+            .flat_map(|root| named(&code, root))
+        {
             let Some(layer) = layers.get(name.as_str()) else {
                 continue;
             };
@@ -123,7 +148,11 @@ fn imports_go_down_only() {
         checked > 50,
         "the check saw only {checked} imports: has the layout changed?"
     );
-    assert!(wrong.is_empty(), "imports that do not go down:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "imports that do not go down:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -133,22 +162,31 @@ fn crates_have_their_keepers() {
         let code = code(&text);
         for (name, keepers) in KEEPERS {
             if code.contains(&format!("{name}::")) && !keepers.contains(&module.as_str()) {
-                wrong.push(format!("{}: {name} is for {keepers:?} only", path.display()));
+                wrong.push(format!(
+                    "{}: {name} is for {keepers:?} only",
+                    path.display()
+                ));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What the simulator drives gets its time as an argument, or its runs would not be functions of their seeds.
+/// What the simulator drives gets its time as an argument, or its runs would not be functions of
+/// their seeds.
 #[test]
 fn clocks_are_read_in_the_shell_only() {
     let mut wrong = Vec::new();
     for (module, path, text) in sources() {
         let code = code(&text);
-        let sans_io = ["wire", "presence", "realtime", "admin", "engine"].contains(&module.as_str());
+        let sans_io =
+            ["wire", "presence", "realtime", "admin", "engine"].contains(&module.as_str());
         let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
-        if sans_io && words.into_iter().any(|word| word == "boottime" || word == "Clock") {
+        if sans_io
+            && words
+                .into_iter()
+                .any(|word| word == "boottime" || word == "Clock")
+        {
             wrong.push(format!("{}: {module} reads a clock", path.display()));
         }
     }
@@ -158,11 +196,16 @@ fn clocks_are_read_in_the_shell_only() {
 #[test]
 fn the_check_sees_what_it_must() {
     assert_eq!(
-        named("use crate::{time::Now, wire};\nlet x = crate::engine::Mail;", "crate::"),
+        named(
+            "use crate::{time::Now, wire};\nlet x = crate::engine::Mail;",
+            "crate::"
+        ),
         ["time", "wire", "engine"]
     );
     assert_eq!(
-        code("use a; // crate::b\n//! crate::c\nfn f() {}\n#[cfg(test)]\nmod tests { use crate::d; }"),
+        code(
+            "use a; // crate::b\n//! crate::c\nfn f() {}\n#[cfg(test)]\nmod tests { use crate::d; }"
+        ),
         "use a; \n\nfn f() {}"
     );
     // Tests in a file of their own are named where modules are: at the top.

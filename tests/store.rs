@@ -1,4 +1,5 @@
-//! The store's files through faults: locks, foreign and damaged files, full disks, restarts, power cuts.
+//! The store's files through faults: locks, foreign and damaged files, full disks, restarts, power
+//! cuts.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -6,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greendot::presence::{
-    BeatOutcome, Flusher, InternFault, OpenReport, Presence, Slot, StoreFault, StoreFaultKind, StoreOptions, Sweep,
-    SweepContext, Transition,
+    BeatOutcome, Flusher, InternFault, OpenReport, Presence, Slot, StoreFault, StoreFaultKind,
+    StoreOptions, Sweep, SweepContext, Transition,
 };
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
@@ -111,7 +112,10 @@ fn assert_refused(dir: &Path, kind: StoreFaultKind, told: &[&str]) {
     let fault = fault(dir);
     assert_eq!(fault.kind(), kind, "{fault}");
     for part in told {
-        assert!(fault.to_string().contains(part), "{fault}: does not say {part}");
+        assert!(
+            fault.to_string().contains(part),
+            "{fault}: does not say {part}"
+        );
     }
     assert_eq!(contents(dir), before, "a refused file was changed");
 }
@@ -121,7 +125,11 @@ fn a_second_open_is_refused_until_the_first_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let (first, _) = open(dir.path(), 1, 0);
     beat(&first, "ann", 0);
-    assert_refused(dir.path(), StoreFaultKind::Locked, &["users.log", "another process"]);
+    assert_refused(
+        dir.path(),
+        StoreFaultKind::Locked,
+        &["users.log", "another process"],
+    );
     drop(first);
     assert_eq!(open(dir.path(), 1, 0).1.users, 1);
 }
@@ -147,10 +155,16 @@ fn a_clean_restart_flips_nobody() {
         (state.online, state.since, state.last_active),
         (true, Some(at(0).unix), Some(at(0).unix))
     );
-    assert!(presence.resumable(at(5).unix, at(100_000)), "nothing was lost");
+    assert!(
+        presence.resumable(at(5).unix, at(100_000)),
+        "nothing was lost"
+    );
     let transitions = sweep(&presence, 125_001, false);
     assert_eq!(
-        transitions.iter().map(|t| (t.online, t.first)).collect::<Vec<_>>(),
+        transitions
+            .iter()
+            .map(|t| (t.online, t.first))
+            .collect::<Vec<_>>(),
         [(false, false); 2]
     );
 }
@@ -176,7 +190,10 @@ fn a_crash_loses_nothing() {
             ..OpenReport::default()
         }
     );
-    assert_eq!(presence.state(ann, at(8_000)).last_active, Some(at(7_000).unix));
+    assert_eq!(
+        presence.state(ann, at(8_000)).last_active,
+        Some(at(7_000).unix)
+    );
     let transitions = sweep(&presence, 8_000, true);
     assert_eq!(
         transitions,
@@ -209,7 +226,11 @@ fn a_power_cut_leaves_what_was_flushed() {
     let zoe = beat(&presence, "zoe", 0);
     sweep(&presence, 0, false);
     beat(&presence, "ann", 30_000);
-    assert_eq!(sweep(&presence, 30_000, false).len(), 2, "bob and zoe go offline");
+    assert_eq!(
+        sweep(&presence, 30_000, false).len(),
+        2,
+        "bob and zoe go offline"
+    );
     beat(&presence, "bob", 40_000);
     let mut flusher = presence.flusher(u64::MAX);
     let mut reports = Vec::new();
@@ -237,14 +258,27 @@ fn a_power_cut_leaves_what_was_flushed() {
         }
     );
     let online = |slot| presence.state(slot, at(90_000));
-    // Ann was published, bob fresh when the last stamp was written; nobody knows what was told of them last.
-    assert_eq!((online(ann).online, online(ann).since), (true, Some(at(90_000).unix)));
-    assert_eq!((online(bob).online, online(bob).since), (true, Some(at(90_000).unix)));
-    assert_eq!((online(zoe).online, online(zoe).since), (false, Some(at(30_000).unix)));
+    // Ann was published, bob fresh when the last stamp was written; nobody knows what was told of
+    // them last.
+    assert_eq!(
+        (online(ann).online, online(ann).since),
+        (true, Some(at(90_000).unix))
+    );
+    assert_eq!(
+        (online(bob).online, online(bob).since),
+        (true, Some(at(90_000).unix))
+    );
+    assert_eq!(
+        (online(zoe).online, online(zoe).since),
+        (false, Some(at(30_000).unix))
+    );
     assert_eq!(sweep(&presence, 90_000, true), []);
     let believed = |ms| presence.resumable(at(ms).unix, at(95_000));
     // What a stream was told after its last id may be lost, however old that id is.
-    assert_eq!([0, 40_000, 91_000, 91_001].map(believed), [false, false, false, true]);
+    assert_eq!(
+        [0, 40_000, 91_000, 91_001].map(believed),
+        [false, false, false, true]
+    );
     // The doubt is kept.
     presence.close(at(95_000)).unwrap();
     drop(presence);
@@ -262,8 +296,12 @@ fn only_what_may_have_changed_is_written_back() {
     let mut flusher = presence.flusher(1 << 20);
     // Bytes of the log, of the stamps, of the published cells; then the rest of the second.
     let mut cycle = |ms: u64| {
-        let [log, stamps, published, headers] = [0, 1, 2, 3].map(|n| flusher.slice(at(ms + n)).unwrap());
-        assert_eq!((headers.bytes, headers.cycle_ms, headers.pause_ms), (0, Some(3), 997));
+        let [log, stamps, published, headers] =
+            [0, 1, 2, 3].map(|n| flusher.slice(at(ms + n)).unwrap());
+        assert_eq!(
+            (headers.bytes, headers.cycle_ms, headers.pause_ms),
+            (0, Some(3), 997)
+        );
         [log.bytes, stamps.bytes, published.bytes]
     };
     assert_eq!(cycle(0), [12, CHUNK_BYTES, CHUNK_BYTES]);
@@ -272,7 +310,11 @@ fn only_what_may_have_changed_is_written_back() {
     presence.record_leave(ann, at(2_000).unix, at(2_000));
     sweep(&presence, 2_000, false);
     assert_eq!(cycle(3_000), [0, CHUNK_BYTES, CHUNK_BYTES]);
-    assert_eq!(cycle(4_000), [0, 0, 0], "a store that sleeps writes nothing");
+    assert_eq!(
+        cycle(4_000),
+        [0, 0, 0],
+        "a store that sleeps writes nothing"
+    );
     beat(&presence, "ann", 5_000);
     let reports = [0, 1].map(|n| flusher.slice(at(5_000 + n)).unwrap());
     assert_eq!(
@@ -329,10 +371,13 @@ fn a_cycle_is_as_long_as_its_bytes() {
     assert_eq!(Flusher::cycle_ms(1 << 24, mib), 256_000);
 }
 
-/// Bytes of pages that this thread has found clean and made dirty (proc_pid_io(5)); on a file system without a disk none.
+/// Bytes of pages that this thread has found clean and made dirty (proc_pid_io(5)); on a file
+/// system without a disk none.
 fn dirtied_bytes() -> u64 {
     let io = fs::read_to_string("/proc/thread-self/io").unwrap_or_default();
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    let line = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: "));
     line.map_or(0, |bytes| bytes.parse().expect("a number of bytes"))
 }
 
@@ -360,7 +405,10 @@ fn the_end_of_a_cycle_writes_no_cells() {
         // The first cycle of a run writes all: the files' lengths.
         round > 0 && dirtied_bytes() == before
     });
-    assert!(quiet, "each cycle ended with a write of what its slice had written");
+    assert!(
+        quiet,
+        "each cycle ended with a write of what its slice had written"
+    );
 }
 
 #[test]
@@ -403,7 +451,13 @@ fn a_wall_clock_set_back_unseen_is_doubted() {
     let (presence, _) = open(dir.path(), 1, 20_000);
     let believed = |ms| presence.resumable(at(ms).unix, at(90_000));
     assert_eq!(
-        [19_999, 20_000, 50_000 + OFFLINE_AFTER_MS, 50_001 + OFFLINE_AFTER_MS].map(believed),
+        [
+            19_999,
+            20_000,
+            50_000 + OFFLINE_AFTER_MS,
+            50_001 + OFFLINE_AFTER_MS
+        ]
+        .map(believed),
         [true, false, false, true]
     );
 }
@@ -424,7 +478,10 @@ fn a_clock_that_was_ahead_is_forgiven_after_a_restart() {
     presence.note_clock_step(at(YEAR_MS + 5_000).unix, now(15_000, 15_000));
     presence.record_leave(ann, at(15_000).unix, at(15_000));
     assert_eq!(sweep(&presence, 15_000, false).len(), 1);
-    assert_eq!(presence.state(ann, at(15_000)).since, Some(at(YEAR_MS + 1).unix));
+    assert_eq!(
+        presence.state(ann, at(15_000)).since,
+        Some(at(YEAR_MS + 1).unix)
+    );
     presence.close(at(20_000)).unwrap();
     drop(presence);
     let (presence, _) = open(dir.path(), 1, 30_000);
@@ -449,7 +506,12 @@ fn a_cell_with_an_impossible_time_is_replaced() {
     let [ann, bob, eve] = slots;
     let cell = |slot: Slot| FIRST_CELL + 8 * u64::from(slot.index());
     let impossible = (START_MS + 86_400_001) << 8;
-    patch(dir.path(), "stamps.map", cell(ann), &impossible.to_le_bytes());
+    patch(
+        dir.path(),
+        "stamps.map",
+        cell(ann),
+        &impossible.to_le_bytes(),
+    );
     patch(
         dir.path(),
         "stamps.map",
@@ -464,7 +526,10 @@ fn a_cell_with_an_impossible_time_is_replaced() {
         (state(ann).last_active, state(bob).last_active),
         (None, Some(at(0).unix))
     );
-    assert_eq!((state(eve).online, state(eve).since), (true, Some(at(0).unix)));
+    assert_eq!(
+        (state(eve).online, state(eve).since),
+        (true, Some(at(0).unix))
+    );
 }
 
 #[test]
@@ -488,7 +553,11 @@ fn foreign_other_and_damaged_headers_are_refused() {
         closed_store(dir.path());
         let good = contents(dir.path())[at].clone();
         patch(dir.path(), name, 0, b"ELF");
-        assert_refused(dir.path(), StoreFaultKind::Foreign, &[name, "offset 0", "magic"]);
+        assert_refused(
+            dir.path(),
+            StoreFaultKind::Foreign,
+            &[name, "offset 0", "magic"],
+        );
         patch(dir.path(), name, 0, &good[..8]);
         patch(dir.path(), name, 8, &[2]);
         assert_refused(
@@ -541,7 +610,11 @@ fn files_of_two_stores_are_refused() {
     for name in &FILES[1..] {
         let own = fs::read(dir.path().join(name)).unwrap();
         fs::copy(other.path().join(name), dir.path().join(name)).unwrap();
-        assert_refused(dir.path(), StoreFaultKind::OtherStore, &[name, "offset 16", "store id"]);
+        assert_refused(
+            dir.path(),
+            StoreFaultKind::OtherStore,
+            &[name, "offset 16", "store id"],
+        );
         fs::write(dir.path().join(name), own).unwrap();
     }
 }
@@ -644,7 +717,10 @@ fn a_torn_tail_is_cut_and_its_cells_are_zeroed() {
     assert_eq!(presence.intern(user("leo")), Ok(zoe));
     for slot in [eve, zoe] {
         let state = presence.state(slot, at(200));
-        assert_eq!((state.online, state.since, state.last_active), (false, None, None));
+        assert_eq!(
+            (state.online, state.since, state.last_active),
+            (false, None, None)
+        );
     }
     drop(presence);
     assert_eq!(
@@ -671,7 +747,12 @@ fn cells_without_a_record_are_zero_on_disk_when_the_store_opens() {
     assert_eq!(report.torn_bytes, 11);
     for name in &FILES[1..] {
         let before = dirtied_bytes();
-        patch(dir.path(), name, FIRST_CELL + 8 * u64::from(eve.index()), &[0; 8]);
+        patch(
+            dir.path(),
+            name,
+            FIRST_CELL + 8 * u64::from(eve.index()),
+            &[0; 8],
+        );
         assert!(before == 0 || dirtied_bytes() > before, "{name}");
     }
 }
@@ -701,7 +782,8 @@ fn a_log_that_is_read_in_parts_is_read_whole() {
     assert_eq!(presence.intern(user("one more")), Ok(Slot::new(USERS)));
     presence.close(at(200)).unwrap();
     drop(presence);
-    // Records are 27 bytes. The first damage counts, in whichever part; those behind it are not looked at.
+    // Records are 27 bytes. The first damage counts, in whichever part; those behind it are not
+    // looked at.
     let record = |n: u64| ANN_AT + 27 * n;
     patch(dir.path(), "users.log", record(390_000) + 9, b"!");
     assert_refused(
@@ -754,7 +836,8 @@ fn an_empty_users_log_alone_is_a_new_store() {
     );
 }
 
-/// The power fails in a store's first second: what the kernel had not written back by itself is zeros.
+/// The power fails in a store's first second: what the kernel had not written back by itself is
+/// zeros.
 #[test]
 fn what_a_power_cut_leaves_of_a_first_moment_is_a_new_store() {
     for blank in [&["users.log"][..], &["users.log", "stamps.map"], &FILES] {
@@ -778,7 +861,10 @@ fn what_a_power_cut_leaves_of_a_first_moment_is_a_new_store() {
         assert_eq!(sweep(&presence, 1_000, false), []);
         let bob = presence.intern(user("bob")).unwrap();
         let state = presence.state(bob, at(1_000));
-        assert_eq!((state.online, state.since, state.last_active), (false, None, None));
+        assert_eq!(
+            (state.online, state.since, state.last_active),
+            (false, None, None)
+        );
         drop(presence);
         assert_eq!(open(dir.path(), 2, 2_000).1.users, 1);
     }
@@ -792,7 +878,8 @@ fn a_header_lost_before_what_follows_it_is_refused() {
     assert_refused(dir.path(), StoreFaultKind::Foreign, &["users.log", "magic"]);
 }
 
-/// Its headers are on disk when a new store opens, and on disk they are clean: another write makes the page dirty.
+/// Its headers are on disk when a new store opens, and on disk they are clean: another write makes
+/// the page dirty.
 #[test]
 fn a_new_store_is_on_disk_before_anything_is_put_in() {
     let dir = tempfile::tempdir().unwrap();
@@ -848,7 +935,10 @@ fn a_full_disk_refuses_new_users_and_keeps_the_rest() {
     let (presence, report) = open(dir.path(), 1, 100);
     assert_eq!((report.users, report.torn_bytes), (presence.users(), 0));
     assert!(presence.users() > 90_000);
-    assert_eq!(presence.intern(user("one more")), Ok(Slot::new(report.users)));
+    assert_eq!(
+        presence.intern(user("one more")),
+        Ok(Slot::new(report.users))
+    );
 }
 
 /// In a process of its own: the limit is the process's.

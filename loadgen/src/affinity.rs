@@ -1,4 +1,5 @@
-//! Which cores this process runs on, and that the servers which it starts do not inherit the choice.
+//! Which cores this process runs on, and that the servers which it starts do not inherit the
+//! choice.
 //!
 //! Owns `--pin`.
 
@@ -20,7 +21,8 @@ pub fn pin(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Starts a process that may run wherever this one might before it was pinned. A child inherits the cores of the thread that starts it.
+/// Starts a process that may run wherever this one might before it was pinned. A child inherits the
+/// cores of the thread that starts it.
 pub fn spawn_unpinned(command: &mut Command) -> io::Result<Child> {
     let Some(before) = BEFORE.get() else {
         return command.spawn();

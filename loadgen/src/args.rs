@@ -1,6 +1,7 @@
 //! The command line.
 //!
-//! Owns flags and their units. Durations are `10s`, `2m`, `500ms` or plain seconds; rates are a number a second or `max`.
+//! Owns flags and their units. Durations are `10s`, `2m`, `500ms` or plain seconds; rates are a
+//! number a second or `max`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ use crate::storm::StormArgs;
 use crate::streams::HoldArgs;
 use crate::target::{self, PresenceNode};
 
-/// Open-loop load generator for greendot. Exit code 0: done; 1: the server did something wrong; 2: could not run.
+/// Open-loop load generator for greendot. Exit code 0: done; 1: the server did something wrong; 2:
+/// could not run.
 #[derive(Parser)]
 #[command(version, about)]
 pub struct Cli {
@@ -63,7 +65,8 @@ pub struct Common {
     /// Of a split deployment, instead of --http and --udp: a real-time node; repeat it for each
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = target::realtime)]
     pub realtime: Vec<SocketAddr>,
-    /// Of a split deployment: a presence node, in the same words as its servers were told; repeat it for each
+    /// Of a split deployment: a presence node, in the same words as its servers were told; repeat
+    /// it for each
     #[arg(long, global = true, value_name = "udp://HOST:PORT,http://HOST:PORT", value_parser = target::presence)]
     pub presence: Vec<PresenceNode>,
     /// The file with the fleet key that the server accepts
@@ -90,7 +93,8 @@ pub struct Common {
     /// What is measured: greendot, or one of the peers of benches/peers
     #[arg(long, global = true, value_enum, default_value_t = Peer::Greendot)]
     pub peer: Peer,
-    /// Most streams that one process holds; above it several processes share them [default: what the descriptor limit allows]
+    /// Most streams that one process holds; above it several processes share them [default: what
+    /// the descriptor limit allows]
     #[arg(long, global = true, value_name = "MAX")]
     pub streams_per_process: Option<usize>,
     /// The part of all streams that this process holds: FIRST:COUNT

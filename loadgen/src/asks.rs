@@ -1,6 +1,7 @@
 //! The requests that open streams.
 //!
-//! Owns the choice between a URL and a body: lists that would not fit a request head of 8 KiB go as JSON.
+//! Owns the choice between a URL and a body: lists that would not fit a request head of 8 KiB go as
+//! JSON.
 
 use std::net::SocketAddr;
 
@@ -10,7 +11,8 @@ use crate::population::{ID_BYTES, Population};
 /// Watches named in a URL at most: `&watch=` and an id take 23 bytes.
 const WATCHES_IN_URL_MAX: usize = 250;
 
-/// Appends the request for a stream of `user` (None: of nobody) that watches `watches`, resuming from `last_id` unless 0.
+/// Appends the request for a stream of `user` (None: of nobody) that watches `watches`, resuming
+/// from `last_id` unless 0.
 pub fn write_stream_request(
     population: &Population,
     host: SocketAddr,
@@ -33,7 +35,9 @@ pub fn write_stream_request(
     user.into_iter().for_each(|user| pair(b"user=", user));
     watches.iter().for_each(|watch| pair(b"watch=", *watch));
     out.extend_from_slice(&target);
-    out.extend_from_slice(format!(" HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n").as_bytes());
+    out.extend_from_slice(
+        format!(" HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n").as_bytes(),
+    );
     if last_id > 0 {
         out.extend_from_slice(format!("Last-Event-ID: {last_id}\r\n").as_bytes());
     }
@@ -93,7 +97,8 @@ mod tests {
     fn short_lists_go_in_the_url() {
         assert_eq!(
             request(Some(1), &[2, 3], 7),
-            "GET /v1/stream?user=gbgxeq0000000001&watch=gbgxeq0000000002&watch=gbgxeq0000000003 HTTP/1.1\r\n\
+            "GET /v1/stream?user=gbgxeq0000000001&watch=gbgxeq0000000002&watch=gbgxeq0000000003 \
+             HTTP/1.1\r\n\
              Host: 127.0.0.1:80\r\nAccept: text/event-stream\r\nLast-Event-ID: 7\r\n\r\n"
         );
         assert_eq!(

@@ -25,7 +25,8 @@ use crate::target::Target;
 
 /// Most bytes of datagrams that are signed ahead.
 const SIGNED_BYTES_MAX: usize = 256 << 20;
-/// A longer run signs as it sends: a datagram signed ahead would come too late for `beat_skew_max_ms`.
+/// A longer run signs as it sends: a datagram signed ahead would come too late for
+/// `beat_skew_max_ms`.
 const SIGNED_AGE_MAX: Duration = Duration::from_secs(10);
 /// Users who are introduced before the server is asked whether it has counted them.
 const INTRODUCED_AT_ONCE: usize = USERS_PER_DATAGRAM * 64;
@@ -74,8 +75,8 @@ pub enum Batching {
     None,
 }
 
-/// Datagrams signed before the clock starts, so that a flat-out run measures the server and not the signing; taken in turn,
-/// again from the start at the end.
+/// Datagrams signed before the clock starts, so that a flat-out run measures the server and not the
+/// signing; taken in turn, again from the start at the end.
 struct Signed {
     bytes: Vec<u8>,
     datagram_bytes: usize,
@@ -129,7 +130,9 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     // The bare receiver knows no key; it is sent datagrams of the same size.
     let keys = match common.peer {
         Peer::Greendot => read_keys(&common.key_file)?,
-        _ => Keys::parse(&"0f".repeat(32)).map_err(|fault| io::Error::other(format!("{fault:?}")))?,
+        _ => {
+            Keys::parse(&"0f".repeat(32)).map_err(|fault| io::Error::other(format!("{fault:?}")))?
+        }
     };
     let line = ProgressLine::new(common.quiet);
     let mut users = Vec::new();
@@ -194,7 +197,8 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
             break;
         }
         if now_us - last.0 >= 250_000 {
-            let rate = (sent - last.1) as f64 * args.entries as f64 * 1e6 / (now_us - last.0) as f64;
+            let rate =
+                (sent - last.1) as f64 * args.entries as f64 * 1e6 / (now_us - last.0) as f64;
             let at_s = (now_us - start_us) as f64 / 1e6;
             series.push((at_s, rate));
             memory.extend(procfs::user_mib(common.server_pid).map(|mib| (at_s, mib)));
@@ -257,9 +261,10 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
         ));
     }
     let lost = after.report(&before, sent, per_drop, entries, seconds, &mut report);
-    report
-        .notes
-        .push(format!("datagrams were handed to the kernel by {}", sender.way()));
+    report.notes.push(format!(
+        "datagrams were handed to the kernel by {}",
+        sender.way()
+    ));
     report.strain(&Strain {
         busy,
         lag_p99_us: lag.percentile_us(99.0),
@@ -271,8 +276,9 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Beats for every user once, and slowly enough that nothing is lost: the next part is sent when the server has counted the last,
-/// which is sent again if it was not whole. An error unless the server then knows them all.
+/// Beats for every user once, and slowly enough that nothing is lost: the next part is sent when
+/// the server has counted the last, which is sent again if it was not whole. An error unless the
+/// server then knows them all.
 fn introduce(
     common: &Common,
     target: &Target,
@@ -282,7 +288,11 @@ fn introduce(
     line: &ProgressLine,
 ) -> io::Result<()> {
     let all: Vec<u64> = (0..args.users).collect();
-    let mut sender = Sender::new(target.presence[0].udp, args, greendot::wire::beat::DATAGRAM_BYTES_MAX)?;
+    let mut sender = Sender::new(
+        target.presence[0].udp,
+        args,
+        greendot::wire::beat::DATAGRAM_BYTES_MAX,
+    )?;
     for (at, users) in all.chunks(INTRODUCED_AT_ONCE).enumerate() {
         let mut tries = 0;
         loop {
@@ -299,7 +309,8 @@ fn introduce(
             tries += 1;
             if tries == INTRODUCTIONS_MAX {
                 return Err(io::Error::other(format!(
-                    "--introduce: the server did not count {sent} datagrams sent at once, {tries} times over"
+                    "--introduce: the server did not count {sent} datagrams sent at once, \
+                     {tries} times over"
                 )));
             }
         }
@@ -313,14 +324,16 @@ fn introduce(
     }
     match Count::take(common, target)?.sum("greendot_users") {
         Some(known) if known < args.users as f64 => Err(io::Error::other(format!(
-            "--introduce: the server knows {known} users after {} were introduced (see its --users-max)",
+            "--introduce: the server knows {known} users after {} were introduced (see its \
+             --users-max)",
             args.users
         ))),
         _ => Ok(()),
     }
 }
 
-/// Whether the server took less than it was offered flat out. At a rate it need not take more than that: a busy generator has no excuse.
+/// Whether the server took less than it was offered flat out. At a rate it need not take more than
+/// that: a busy generator has no excuse.
 fn server_gave_way(rate: f64, lost: f64, sent: u64) -> bool {
     rate.is_infinite() && lost > sent as f64 * 0.001
 }

@@ -1,5 +1,5 @@
-//! What makes a publisher change: a beat or a goodbye, over UDP or HTTP; for a real-time node, its record; for the peers, the
-//! event itself.
+//! What makes a publisher change: a beat or a goodbye, over UDP or HTTP; for a real-time node, its
+//! record; for the peers, the event itself.
 //!
 //! Owns the sockets that transitions go out on. Never waits for an answer on the way.
 
@@ -20,9 +20,10 @@ use crate::population::{ID_BYTES, Population};
 use crate::target::Target;
 
 /// Users that one datagram takes.
-pub const USERS_PER_DATAGRAM: usize =
-    (greendot::wire::beat::DATAGRAM_BYTES_MAX - greendot::wire::beat::HEAD_BYTES - greendot::wire::beat::MAC_BYTES)
-        / (ID_BYTES + 1);
+pub const USERS_PER_DATAGRAM: usize = (greendot::wire::beat::DATAGRAM_BYTES_MAX
+    - greendot::wire::beat::HEAD_BYTES
+    - greendot::wire::beat::MAC_BYTES)
+    / (ID_BYTES + 1);
 
 /// Users, or their records, that one request takes by default (`query_users_max`).
 const USERS_PER_REQUEST: usize = 1_000;
@@ -34,7 +35,8 @@ pub enum How {
     Udp,
     /// `POST /v1/beat` and `/v1/leave`
     Http,
-    /// `PUT /v1/presence` straight to the real-time nodes, as presence nodes publish: the real-time half alone
+    /// `PUT /v1/presence` straight to the real-time nodes, as presence nodes publish: the real-time
+    /// half alone
     Put,
 }
 
@@ -79,13 +81,20 @@ impl Cause {
             }
             (Peer::Greendot, How::Put) if !target.is_split => {
                 return Err(io::Error::other(
-                    "--cause put is for real-time nodes: name a split deployment by --realtime and --presence",
+                    "--cause put is for real-time nodes: name a split deployment by --realtime \
+                     and --presence",
                 ));
             }
             (Peer::Greendot, How::Put) => {
                 let token = read_keys(&common.key_file)?.signing().service_token();
-                let mut clients = target.streams.iter().map(connect).collect::<io::Result<Vec<_>>>()?;
-                clients.iter_mut().for_each(|client| client.authorise(&token));
+                let mut clients = target
+                    .streams
+                    .iter()
+                    .map(connect)
+                    .collect::<io::Result<Vec<_>>>()?;
+                clients
+                    .iter_mut()
+                    .for_each(|client| client.authorise(&token));
                 Cause::Put(clients)
             }
             (Peer::Bare, _) => Cause::Raw(udp_to(presence[0].udp)?),
@@ -93,13 +102,27 @@ impl Cause {
         })
     }
 
-    /// Has `users` go online or offline. `sent_at_ms` must be above that of every earlier change of theirs.
-    pub fn change(&mut self, population: &Population, users: &[u64], online: bool, sent_at_ms: u64) -> io::Result<()> {
+    /// Has `users` go online or offline. `sent_at_ms` must be above that of every earlier change of
+    /// theirs.
+    pub fn change(
+        &mut self,
+        population: &Population,
+        users: &[u64],
+        online: bool,
+        sent_at_ms: u64,
+    ) -> io::Result<()> {
         match self {
-            Cause::Udp { target, sockets, keys } => {
+            Cause::Udp {
+                target,
+                sockets,
+                keys,
+            } => {
                 for (users, socket) in target.spread(population, users).iter().zip(sockets) {
                     for part in users.chunks(USERS_PER_DATAGRAM) {
-                        send(socket, &datagram(population, part, !online, sent_at_ms, keys))?;
+                        send(
+                            socket,
+                            &datagram(population, part, !online, sent_at_ms, keys),
+                        )?;
                     }
                 }
                 Ok(())
@@ -119,8 +142,13 @@ impl Cause {
             }
             Cause::Put(clients) => {
                 for part in users.chunks(USERS_PER_REQUEST) {
-                    let records = part.iter().map(|user| record(population, *user, online, sent_at_ms));
-                    let body = format!("{{\"presence\":[{}]}}", records.collect::<Vec<_>>().join(","));
+                    let records = part
+                        .iter()
+                        .map(|user| record(population, *user, online, sent_at_ms));
+                    let body = format!(
+                        "{{\"presence\":[{}]}}",
+                        records.collect::<Vec<_>>().join(",")
+                    );
                     for client in &mut *clients {
                         client.ask("PUT", "/v1/presence", body.as_bytes())?;
                     }
@@ -136,7 +164,11 @@ impl Cause {
             }),
             Cause::Post(client) => {
                 for user in users {
-                    client.ask("POST", "/pub", record(population, *user, online, sent_at_ms).as_bytes())?;
+                    client.ask(
+                        "POST",
+                        "/pub",
+                        record(population, *user, online, sent_at_ms).as_bytes(),
+                    )?;
                 }
                 check(client)
             }
@@ -145,7 +177,13 @@ impl Cause {
 }
 
 /// A datagram for `users`, at most [`USERS_PER_DATAGRAM`].
-pub fn datagram(population: &Population, users: &[u64], leave: bool, sent_at_ms: u64, keys: &Keys) -> Vec<u8> {
+pub fn datagram(
+    population: &Population,
+    users: &[u64],
+    leave: bool,
+    sent_at_ms: u64,
+    keys: &Keys,
+) -> Vec<u8> {
     let key = keys.signing();
     let mut writer = Writer::new(leave, Unix::from_ms(sent_at_ms), key);
     for user in users {
@@ -188,12 +226,19 @@ fn send(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
 /// The state as a presence node would tell it; for a peer, the event that it is to hand on.
 fn record(population: &Population, user: u64, online: bool, ms: u64) -> String {
     let id = population.id(user);
-    let (id, status) = (String::from_utf8_lossy(&id), if online { "online" } else { "offline" });
+    let (id, status) = (
+        String::from_utf8_lossy(&id),
+        if online { "online" } else { "offline" },
+    );
     format!("{{\"user\":\"{id}\",\"status\":\"{status}\",\"since\":{ms},\"last_active\":{ms}}}")
 }
 
 fn check(client: &mut Client) -> io::Result<()> {
-    match client.answers_so_far()?.iter().find(|answer| answer.status >= 300) {
+    match client
+        .answers_so_far()?
+        .iter()
+        .find(|answer| answer.status >= 300)
+    {
         Some(bad) => Err(io::Error::other(format!(
             "{}: {}",
             bad.status,

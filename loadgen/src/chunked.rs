@@ -22,11 +22,19 @@ pub enum Chunked {
 impl Chunked {
     /// The start of a body.
     pub fn new(chunked: bool) -> Chunked {
-        if chunked { Chunked::Size(0) } else { Chunked::Plain }
+        if chunked {
+            Chunked::Size(0)
+        } else {
+            Chunked::Plain
+        }
     }
 
     /// Hands the body's bytes in `input` to `each`; true once the last chunk has come.
-    pub fn decode(&mut self, mut input: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), Gone>) -> Result<bool, Gone> {
+    pub fn decode(
+        &mut self,
+        mut input: &[u8],
+        mut each: impl FnMut(&[u8]) -> Result<(), Gone>,
+    ) -> Result<bool, Gone> {
         while let Some(&byte) = input.first() {
             *self = match *self {
                 Chunked::Plain => {
@@ -85,7 +93,10 @@ mod tests {
 
     #[test]
     fn a_plain_body_is_itself() {
-        assert_eq!(decode(false, &[b"5\r\na", b"b"]), Ok((b"5\r\nab".to_vec(), false)));
+        assert_eq!(
+            decode(false, &[b"5\r\na", b"b"]),
+            Ok((b"5\r\nab".to_vec(), false))
+        );
     }
 
     #[test]

@@ -25,7 +25,8 @@ use crate::streams::ProgressLine;
 use crate::target::Target;
 use crate::workers::{Workers, say, share_max, split};
 
-/// A snapshot of this many records comes in one event; of more the end would not be known when only changes are told.
+/// A snapshot of this many records comes in one event; of more the end would not be known when only
+/// changes are told.
 const CONTACTS_MAX: u32 = 400;
 /// Flags of `churn`.
 #[derive(Args, Clone, Debug)]
@@ -57,7 +58,8 @@ pub struct ChurnArgs {
     /// Mean time after which a watcher's link breaks and it comes back
     #[arg(long, default_value = "20s", value_parser = crate::args::duration)]
     pub link: Duration,
-    /// A state that has been so for this long must have been told; at least the server's sweep interval
+    /// A state that has been so for this long must have been told; at least the server's sweep
+    /// interval
     #[arg(long, default_value = "1s", value_parser = crate::args::duration)]
     pub settle: Duration,
 }
@@ -96,7 +98,9 @@ struct Found {
 /// The subcommand.
 pub fn run(common: &Common, args: &ChurnArgs) -> io::Result<Report> {
     if args.contacts > CONTACTS_MAX {
-        return Err(io::Error::other(format!("--contacts takes at most {CONTACTS_MAX}")));
+        return Err(io::Error::other(format!(
+            "--contacts takes at most {CONTACTS_MAX}"
+        )));
     }
     let shares = split(args.watchers.max(1), share_max(common));
     if shares.len() as u64 > args.users {
@@ -119,8 +123,9 @@ pub fn run(common: &Common, args: &ChurnArgs) -> io::Result<Report> {
     Ok(report(args, found, &before, &after))
 }
 
-/// The day of one process's part of the world: its share of the watchers, and as large a share of the users, whom only they watch.
-/// A process thus knows the truth of everybody whom it judges, and none waits for another.
+/// The day of one process's part of the world: its share of the watchers, and as large a share of
+/// the users, whom only they watch. A process thus knows the truth of everybody whom it judges, and
+/// none waits for another.
 fn live(common: &Common, args: &ChurnArgs, share: Share) -> io::Result<Found> {
     let line = ProgressLine::new(common.quiet || common.share.is_some());
     let target = Target::new(common)?;
@@ -226,8 +231,14 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
     ] {
         report.value(name, value as f64);
     }
-    report.fail_if(found.false_offline, "states said offline of somebody who had beaten");
-    report.fail_if(found.false_online, "states said online of somebody who had not beaten");
+    report.fail_if(
+        found.false_offline,
+        "states said offline of somebody who had beaten",
+    );
+    report.fail_if(
+        found.false_online,
+        "states said online of somebody who had not beaten",
+    );
     report.fail_if(found.stale, "views disagreed with what had long been so");
     report.fail_if(found.disagreements, "final views disagreed with the truth");
     report.fail_if(
@@ -241,15 +252,19 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
     report.fail_if(found.refused, "streams were refused");
     if found.clock_set > 0 {
         report.doubts.push(
-            "the server's clock was set while the day went on: when its states came about is not known".to_owned(),
+            "the server's clock was set while the day went on: when its states came about is not \
+             known"
+                .to_owned(),
         );
     }
     let stalls = after.stalls_since(before);
     report.value("server_stalls", stalls);
     if stalls > 0.0 {
-        report
-            .notes
-            .push("the server was stalled and then held expiries, as it should: who expired meanwhile was not expected to be told".to_owned());
+        report.notes.push(
+            "the server was stalled and then held expiries, as it should: who expired \
+                   meanwhile was not expected to be told"
+                .to_owned(),
+        );
     }
     let dropped = after.lost_since(before);
     if dropped > 0.0 {

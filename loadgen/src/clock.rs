@@ -1,4 +1,5 @@
-//! The generator's clock: microseconds of CLOCK_MONOTONIC for latencies, Unix ms for what goes on the wire.
+//! The generator's clock: microseconds of CLOCK_MONOTONIC for latencies, Unix ms for what goes on
+//! the wire.
 //!
 //! Owns every reading of a clock in this crate. Never sleeps.
 

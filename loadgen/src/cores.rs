@@ -1,4 +1,5 @@
-//! `cores`: one scenario against servers of 1 to N shards, the picture an operator chooses a number of cores by.
+//! `cores`: one scenario against servers of 1 to N shards, the picture an operator chooses a number
+//! of cores by.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
@@ -75,10 +76,18 @@ impl What {
             },
             What::Fanout => Details {
                 name: "fanout",
-                defaults: &[("--rate", "max"), ("--publishers", "50"), ("--transitions", "5000")],
+                defaults: &[
+                    ("--rate", "max"),
+                    ("--publishers", "50"),
+                    ("--transitions", "5000"),
+                ],
                 rate: "deliveries_per_s",
                 latencies: &["last watcher"],
-                paced: &[("--rate", "20"), ("--publishers", "10"), ("--transitions", "60")],
+                paced: &[
+                    ("--rate", "20"),
+                    ("--publishers", "10"),
+                    ("--transitions", "60"),
+                ],
             },
             What::Streams => Details {
                 name: "streams",
@@ -91,7 +100,8 @@ impl What {
     }
 }
 
-/// The words of `--with`, and those defaults that they do not give: `--rate 5` and `--rate=5` both do.
+/// The words of `--with`, and those defaults that they do not give: `--rate 5` and `--rate=5` both
+/// do.
 fn flags<'a>(with: &'a str, defaults: &[(&'a str, &'a str)]) -> Vec<&'a str> {
     let mut words: Vec<&str> = with.split_ascii_whitespace().collect();
     let given = |words: &[&str], flag: &str| {
@@ -118,7 +128,8 @@ struct Server {
 
 impl Server {
     fn start(program: &Path, shards: usize) -> io::Result<Server> {
-        let folder = std::env::temp_dir().join(format!("greendot-loadgen-{}-{shards}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("greendot-loadgen-{}-{shards}", std::process::id()));
         let mut command = Command::new(program);
         command
             .args([
@@ -134,8 +145,9 @@ impl Server {
             .arg(&folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let mut process = spawn_unpinned(&mut command)
-            .map_err(|e| io::Error::new(e.kind(), format!("--server {}: {e}", program.display())))?;
+        let mut process = spawn_unpinned(&mut command).map_err(|e| {
+            io::Error::new(e.kind(), format!("--server {}: {e}", program.display()))
+        })?;
         let out = process.stdout.take();
         let unknown: SocketAddr = ([0, 0, 0, 0], 0).into();
         let mut server = Server {
@@ -180,7 +192,9 @@ fn parse_listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
 /// The subcommand.
 pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
     if Target::new(common)?.is_split {
-        return Err(io::Error::other("cores starts its own servers, each of both halves"));
+        return Err(io::Error::other(
+            "cores starts its own servers, each of both halves",
+        ));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let details = args.scenario.details();
@@ -199,7 +213,11 @@ pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
         let mut fast = p99_us(&found, &details);
         let mut all = vec![found];
         if fast.is_none() && !details.paced.is_empty() {
-            let paced: Vec<&str> = details.paced.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
+            let paced: Vec<&str> = details
+                .paced
+                .iter()
+                .flat_map(|(flag, value)| [*flag, *value])
+                .collect();
             let found = run_scenario(common, common.seed + 1, &server, &details, &paced)?;
             fast = p99_us(&found, &details);
             all.push(found);
@@ -219,7 +237,13 @@ pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
             }
         }
         for found in &all {
-            let texts = |kind: &str| found[kind].as_array().into_iter().flatten().filter_map(Json::as_str);
+            let texts = |kind: &str| {
+                found[kind]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Json::as_str)
+            };
             let told = |text: &str| format!("{shards} shards: {text}");
             report.failures.extend(texts("failures").map(told));
             report.doubts.extend(texts("doubts").map(told));
@@ -237,7 +261,8 @@ pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
     }
     if args.max + 1 > cores {
         report.notes.push(format!(
-            "{cores} cores: with {} shards and the generator more threads work than there are cores, so from {cores} shards on the picture shows how they \
+            "{cores} cores: with {} shards and the generator more threads work than there are \
+             cores, so from {cores} shards on the picture shows how they \
              share them, not what another core would add",
             args.max
         ));
@@ -256,9 +281,19 @@ fn p99_us(found: &Json, details: &Details) -> Option<f64> {
     all.find_map(|name| found["latencies"][*name]["percentiles"]["p99"].as_f64())
 }
 
-fn run_scenario(common: &Common, seed: u64, server: &Server, details: &Details, flags: &[&str]) -> io::Result<Json> {
+fn run_scenario(
+    common: &Common,
+    seed: u64,
+    server: &Server,
+    details: &Details,
+    flags: &[&str],
+) -> io::Result<Json> {
     let json = server.folder.join("loadgen.json");
-    let (http, udp, seed) = (server.http.to_string(), server.udp.to_string(), seed.to_string());
+    let (http, udp, seed) = (
+        server.http.to_string(),
+        server.udp.to_string(),
+        seed.to_string(),
+    );
     let status = Command::new(std::env::current_exe()?)
         .arg(details.name)
         .args(flags)
@@ -271,7 +306,10 @@ fn run_scenario(common: &Common, seed: u64, server: &Server, details: &Details, 
         .args(common.pin.map(|core| format!("--pin={core}")))
         .status()?;
     if status.code() != Some(0) && status.code() != Some(1) {
-        return Err(io::Error::other(format!("{} ended with {status}", details.name)));
+        return Err(io::Error::other(format!(
+            "{} ended with {status}",
+            details.name
+        )));
     }
     Ok(serde_json::from_slice(&std::fs::read(&json)?)?)
 }

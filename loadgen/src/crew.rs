@@ -47,7 +47,8 @@ pub struct Sum {
 }
 
 impl Crew {
-    /// Starts a worker for each share of `total` streams; `more`: flags besides those that this process was given.
+    /// Starts a worker for each share of `total` streams; `more`: flags besides those that this
+    /// process was given.
     pub fn start(common: &Common, total: usize, more: &[&str]) -> io::Result<Crew> {
         let workers = Workers::start(&split(total, share_max(common)), more)?;
         Ok(Crew {
@@ -65,15 +66,18 @@ impl Crew {
             Some((worker, Word::Found(found))) => self.found[worker] = Some(*found),
             None => {}
         }
-        Ok(self.progress.iter().fold(Progress::default(), |sum, p| Progress {
-            begun: sum.begun + p.begun,
-            connected: sum.connected + p.connected,
-            ready: sum.ready + p.ready,
-            gone: sum.gone + p.gone,
-            lost: sum.lost + p.lost,
-            presence: sum.presence + p.presence,
-            own_bytes: sum.own_bytes + p.own_bytes,
-        }))
+        Ok(self
+            .progress
+            .iter()
+            .fold(Progress::default(), |sum, p| Progress {
+                begun: sum.begun + p.begun,
+                connected: sum.connected + p.connected,
+                ready: sum.ready + p.ready,
+                gone: sum.gone + p.gone,
+                lost: sum.lost + p.lost,
+                presence: sum.presence + p.presence,
+                own_bytes: sum.own_bytes + p.own_bytes,
+            }))
     }
 
     /// Gives all herds an order.
@@ -99,7 +103,8 @@ impl Crew {
 impl Sum {
     fn add(&mut self, found: &Found) -> io::Result<()> {
         let read = |text: &str| {
-            Latencies::from_base64(text).ok_or_else(|| io::Error::other("a worker's histogram is damaged"))
+            Latencies::from_base64(text)
+                .ok_or_else(|| io::Error::other("a worker's histogram is damaged"))
         };
         self.connect.merge(&read(&found.connect)?);
         self.hello.merge(&read(&found.hello)?);

@@ -1,7 +1,8 @@
 //! How hard the generator's own thread had to work.
 //!
-//! Owns the sum of two shares of the time: not waiting in poll, and waiting for a core that another process had. The
-//! second one is what a generator on a crowded machine would otherwise charge to the server.
+//! Owns the sum of two shares of the time: not waiting in poll, and waiting for a core that another
+//! process had. The second one is what a generator on a crowded machine would otherwise charge to
+//! the server.
 
 use std::fs;
 
@@ -25,7 +26,8 @@ impl Effort {
         }
     }
 
-    /// Share of the time since the beginning, 0 to 1, in which the thread worked or was kept from working.
+    /// Share of the time since the beginning, 0 to 1, in which the thread worked or was kept from
+    /// working.
     pub fn busy(&self, asleep_us: u64) -> f64 {
         let elapsed_us = (clock::now_us() - self.start_us).max(1);
         let kept_us = run_delay_us() - self.run_delay_us;

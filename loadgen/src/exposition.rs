@@ -18,7 +18,10 @@ impl Exposition {
     pub fn scrape(target: SocketAddr) -> io::Result<Exposition> {
         let answer = Client::connect(target)?.call("GET", "/metrics", b"")?;
         if answer.status != 200 {
-            return Err(io::Error::other(format!("/metrics answered {}", answer.status)));
+            return Err(io::Error::other(format!(
+                "/metrics answered {}",
+                answer.status
+            )));
         }
         Ok(Exposition::parse(&String::from_utf8_lossy(&answer.body)))
     }
@@ -50,7 +53,8 @@ impl Exposition {
             .sum()
     }
 
-    /// The samples of `family` by the value of `label`, in the order of the text; the same value twice is added up.
+    /// The samples of `family` by the value of `label`, in the order of the text; the same value
+    /// twice is added up.
     pub fn by_label(&self, family: &str, label: &str) -> Vec<(String, f64)> {
         let mut sums: Vec<(String, f64)> = Vec::new();
         for (name, value) in self.matching(family) {
@@ -93,8 +97,10 @@ mod tests {
     #[test]
     fn sums_and_labels() {
         let text = "# HELP greendot_beats Beats\n# TYPE greendot_beats counter\n\
-            greendot_beats_total{source=\"udp\",shard=\"0\"} 5\ngreendot_beats_total{source=\"udp\",shard=\"1\"} 7 1764009600\n\
-            greendot_beats_total{source=\"http\",shard=\"0\"} 1\ngreendot_beats_total_more 9\ngreendot_users 3.5\n# EOF\n";
+            greendot_beats_total{source=\"udp\",shard=\"0\"} 5\n\
+            greendot_beats_total{source=\"udp\",shard=\"1\"} 7 1764009600\n\
+            greendot_beats_total{source=\"http\",shard=\"0\"} 1\ngreendot_beats_total_more 9\n\
+            greendot_users 3.5\n# EOF\n";
         let all = Exposition::parse(text);
         assert_eq!(all.sum("greendot_beats_total", &[]), 13.0);
         assert_eq!(all.sum("greendot_beats_total", &["source=\"udp\""]), 12.0);

@@ -28,7 +28,8 @@ use crate::streams::ProgressLine;
 use crate::target::Target;
 use crate::workers::{share_max, split};
 
-/// Numbers of the publishers start here, so that they are nobody's who also holds a stream in another run of the seed.
+/// Numbers of the publishers start here, so that they are nobody's who also holds a stream in
+/// another run of the seed.
 const FIRST_PUBLISHER: u64 = 1 << 32;
 /// How far the senders' time may run ahead of the clock, ms; far below any `beat_skew_max_ms`.
 const AHEAD_MS_MAX: u64 = 500;
@@ -54,7 +55,8 @@ pub struct FanoutArgs {
     /// Transitions a second; max: back to back, all publishers in every datagram
     #[arg(long, default_value = "5", value_parser = crate::args::rate)]
     pub rate: f64,
-    /// With --rate max: the next round only when the last one has been told to all, so that nothing is coalesced
+    /// With --rate max: the next round only when the last one has been told to all, so that nothing
+    /// is coalesced
     #[arg(long)]
     pub lockstep: bool,
     /// How to cause them
@@ -84,8 +86,8 @@ struct Watchers<'a> {
     /// Deliveries that other processes have in their books.
     told_elsewhere: u64,
     ready: usize,
-    /// States that each watcher was told to set out from; a long snapshot comes in several events, and what a real-time node
-    /// did not know then comes later.
+    /// States that each watcher was told to set out from; a long snapshot comes in several events,
+    /// and what a real-time node did not know then comes later.
     told_at_start: Vec<usize>,
     /// Watchers and publishers of whom a snapshot said "unknown", until more is said.
     unknown: BTreeSet<(usize, usize)>,
@@ -100,7 +102,8 @@ struct Watchers<'a> {
     last_delivery_us: u64,
     /// From the first change on.
     effort: Option<Effort>,
-    /// How busy this thread was until the last delivery, 0 to 1: the waiting after it strains nobody.
+    /// How busy this thread was until the last delivery, 0 to 1: the waiting after it strains
+    /// nobody.
     busy: f64,
     /// The delivery up to which `busy` is known, us.
     busy_until_us: u64,
@@ -121,7 +124,9 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
         )));
     }
     let population = Population::new(common.seed);
-    let publishers: Vec<u64> = (0..args.publishers as u64).map(|p| FIRST_PUBLISHER + p).collect();
+    let publishers: Vec<u64> = (0..args.publishers as u64)
+        .map(|p| FIRST_PUBLISHER + p)
+        .collect();
     let target = Target::new(common)?;
     let mut cause = Cause::new(common, &target, args.cause)?;
     if common.peer == Peer::Greendot {
@@ -155,9 +160,16 @@ pub fn run(common: &Common, args: &FanoutArgs) -> io::Result<Report> {
     let busy = reader.finish(&shares, &mut watchers)?.max(watchers.busy);
     let unsettled = watchers.ledger.unsettled(&watchers.allowance());
     if common.peer == Peer::Greendot {
-        cause.change(&population, &publishers, false, clock::unix_ms() + AHEAD_MS_MAX)?;
+        cause.change(
+            &population,
+            &publishers,
+            false,
+            clock::unix_ms() + AHEAD_MS_MAX,
+        )?;
     }
-    Ok(watchers.report(&before, &after, first_us, settled_us, unsettled, busy, &lag, series))
+    Ok(watchers.report(
+        &before, &after, first_us, settled_us, unsettled, busy, &lag, series,
+    ))
 }
 
 struct Sample {
@@ -210,7 +222,8 @@ impl<'a> Watchers<'a> {
         }
     }
 
-    /// What the clock that states are told by says at `now_us`, Unix ms: the server's, unless they are handed on as they are sent.
+    /// What the clock that states are told by says at `now_us`, Unix ms: the server's, unless they
+    /// are handed on as they are sent.
     fn sent_ms(&self, now_us: u64) -> u64 {
         if self.server_clock.is_known() && self.args.cause != How::Put {
             self.server_clock.unix_ms(now_us)
@@ -219,14 +232,16 @@ impl<'a> Watchers<'a> {
         }
     }
 
-    /// By how much a state may seem to have come about before its cause was sent, ms. A server reads its clock once a turn, and a turn
-    /// may be kept from its core; up to a quarter of the time between two changes of a publisher neither is taken for the other.
+    /// By how much a state may seem to have come about before its cause was sent, ms. A server
+    /// reads its clock once a turn, and a turn may be kept from its core; up to a quarter of the
+    /// time between two changes of a publisher neither is taken for the other.
     fn slack_ms(&self) -> u64 {
         let between_ms = self.args.publishers as f64 / self.args.rate * 1e3;
         self.server_clock.slack_ms() + (between_ms / 4.0).min(SLACK_MS_MAX) as u64
     }
 
-    /// Measures how busy this thread has been, if anything was delivered since it was last measured.
+    /// Measures how busy this thread has been, if anything was delivered since it was last
+    /// measured.
     fn note_effort(&mut self, reader: &Reader) {
         if let Some(effort) = &self.effort
             && self.last_delivery_us > self.busy_until_us
@@ -254,10 +269,18 @@ impl<'a> Watchers<'a> {
                 };
                 fleet.open(number as usize)?;
             }
-            fleet.poll(schedule.next_at_us().unwrap_or(u64::MAX).min(now_us + 50_000), self)?;
+            fleet.poll(
+                schedule
+                    .next_at_us()
+                    .unwrap_or(u64::MAX)
+                    .min(now_us + 50_000),
+                self,
+            )?;
             line.show(&format!("{} of {} watchers", self.ready, self.count));
             if let Some(why) = self.failed_at_setup {
-                return Err(io::Error::other(format!("a watcher's stream failed: {why:?}")));
+                return Err(io::Error::other(format!(
+                    "a watcher's stream failed: {why:?}"
+                )));
             }
             if now_us > limit_us {
                 return Err(io::Error::other(format!(
@@ -276,7 +299,8 @@ impl<'a> Watchers<'a> {
         Ok(())
     }
 
-    /// Whether publishers expire: a real-time node believes what it was told until it is told otherwise.
+    /// Whether publishers expire: a real-time node believes what it was told until it is told
+    /// otherwise.
     fn expires(&self) -> bool {
         self.common.peer == Peer::Greendot && self.args.cause != How::Put
     }
@@ -287,7 +311,8 @@ impl<'a> Watchers<'a> {
         match self.offline_after_ms {
             Some(offline_after_ms) if self.expires() && between_ms >= offline_after_ms as f64 => {
                 Err(io::Error::other(format!(
-                    "each publisher would change every {between_ms:.0} ms, but the server expires it after {offline_after_ms} ms: raise --rate or lower --publishers"
+                    "each publisher would change every {between_ms:.0} ms, but the server \
+                     expires it after {offline_after_ms} ms: raise --rate or lower --publishers"
                 )))
             }
             _ => Ok(()),
@@ -312,8 +337,14 @@ impl<'a> Watchers<'a> {
                 let online = (number as usize / publishers.len()).is_multiple_of(2);
                 sent_at_ms = clock::unix_ms().max(sent_at_ms + 1);
                 lag.record(now_us - intended_us);
-                self.ledger.cause(turn, online, intended_us, self.sent_ms(now_us));
-                cause.change(&self.population, &publishers[turn..=turn], online, sent_at_ms)?;
+                self.ledger
+                    .cause(turn, online, intended_us, self.sent_ms(now_us));
+                cause.change(
+                    &self.population,
+                    &publishers[turn..=turn],
+                    online,
+                    sent_at_ms,
+                )?;
             }
             series.note(now_us, self.deliveries());
             reader.poll(schedule.next_at_us().unwrap_or(now_us), self)?;
@@ -323,7 +354,12 @@ impl<'a> Watchers<'a> {
     }
 
     /// All publishers change together, as fast as their strictly increasing times allow.
-    fn back_to_back(&mut self, reader: &mut Reader, cause: &mut Cause, publishers: &[u64]) -> io::Result<Series> {
+    fn back_to_back(
+        &mut self,
+        reader: &mut Reader,
+        cause: &mut Cause,
+        publishers: &[u64],
+    ) -> io::Result<Series> {
         let rounds = self.args.transitions.div_ceil(publishers.len() as u64);
         let mut sent_at_ms = clock::unix_ms();
         let mut series = Series::new(clock::now_us(), self.common.server_pid);
@@ -349,7 +385,8 @@ impl<'a> Watchers<'a> {
             }
         }
         self.note_effort(reader);
-        // The very same last change again, in case its datagram met a full socket: it changes nothing where it had arrived.
+        // The very same last change again, in case its datagram met a full socket: it changes
+        // nothing where it had arrived.
         if self.common.peer == Peer::Greendot {
             for _ in 0..3 {
                 self.linger(reader, Duration::from_millis(100))?;
@@ -366,9 +403,8 @@ impl<'a> Watchers<'a> {
             let unsettled = match reader {
                 Reader::Here(_) => self.ledger.unsettled(&self.allowance()),
                 // The views are elsewhere; all that were caused, told to all, is final for certain.
-                Reader::Workers { .. } => {
-                    (self.ledger.changes() * self.args.watchers as u64).saturating_sub(self.deliveries())
-                }
+                Reader::Workers { .. } => (self.ledger.changes() * self.args.watchers as u64)
+                    .saturating_sub(self.deliveries()),
             };
             let quiet_us = clock::now_us().saturating_sub(self.last_delivery_us.max(start_us));
             let settled = unsettled == 0 && quiet_us > QUIET_US;
@@ -396,7 +432,8 @@ impl<'a> Watchers<'a> {
     fn linger(&mut self, reader: &mut Reader, time: Duration) -> io::Result<()> {
         let until_us = clock::now_us() + time.as_micros() as u64;
         while clock::now_us() < until_us {
-            // In slices: the busy ratio counts waiting, and a far deadline would wait beyond what is read.
+            // In slices: the busy ratio counts waiting, and a far deadline would wait beyond what
+            // is read.
             reader.poll(until_us, self)?;
             self.note_effort(reader);
         }
@@ -433,7 +470,10 @@ impl<'a> Watchers<'a> {
             .server_cpu_us
             .zip(before.server_cpu_us)
             .map(|(after, before)| after.saturating_sub(before) as f64);
-        report.value_if("server_cpu_us_per_delivery", cpu_us.map(|us| us / deliveries.max(1.0)));
+        report.value_if(
+            "server_cpu_us_per_delivery",
+            cpu_us.map(|us| us / deliveries.max(1.0)),
+        );
         let server_busy = cpu_us.map(|us| us / (after.at_us - before.at_us).max(1) as f64);
         report.value_if("server_cores_busy", server_busy);
         after.work.report(&before.work, elapsed_s, &mut report);
@@ -452,7 +492,11 @@ impl<'a> Watchers<'a> {
         report.value_if("datagrams_dropped_by_socket", drops.map(|d| d as f64));
         let lossy = max && drops.is_some_and(|d| d > 0);
         if lossy {
-            report.notes.push("datagrams met a full socket, so not every change reached the server: states never told may never have been".to_owned());
+            report.notes.push(
+                "datagrams met a full socket, so not every change reached the \
+                               server: states never told may never have been"
+                    .to_owned(),
+            );
         } else {
             report.fail_if(judgement.missing, "states were not told to a watcher");
         }
@@ -461,8 +505,14 @@ impl<'a> Watchers<'a> {
             self.ledger.surplus(),
             "states were told to a watcher beyond one for each change",
         );
-        report.fail_if(self.ledger.out_of_order(), "states were told after a newer one");
-        report.fail_if(judgement.never_caused, "states were told that nothing had caused");
+        report.fail_if(
+            self.ledger.out_of_order(),
+            "states were told after a newer one",
+        );
+        report.fail_if(
+            judgement.never_caused,
+            "states were told that nothing had caused",
+        );
         report.fail_if(judgement.late, "deliveries were late");
         report.fail_if(self.unreadable, "events could not be read");
         report.fail_if(self.gone, "streams ended");

@@ -1,7 +1,8 @@
 //! Very many event streams on one thread: connect, ask, read, tell.
 //!
-//! Owns the sockets and what each needs between two reads (about 60 bytes); what a stream means is its [`Handler`]'s
-//! business. Edge-triggered, one registration a stream, one read buffer for all. Never blocks except in [`Fleet::poll`].
+//! Owns the sockets and what each needs between two reads (about 60 bytes); what a stream means is
+//! its [`Handler`]'s business. Edge-triggered, one registration a stream, one read buffer for all.
+//! Never blocks except in [`Fleet::poll`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -16,8 +17,9 @@ use crate::chunked::Chunked;
 use crate::clock;
 use crate::sse::{Event, Lasting, Reader};
 
-/// Streams that share one source address. Far below the number of ephemeral ports: the kernel searches for a free one, even
-/// ones first, and once half of them are taken a connect costs ten times as much.
+/// Streams that share one source address. Far below the number of ephemeral ports: the kernel
+/// searches for a free one, even ones first, and once half of them are taken a connect costs ten
+/// times as much.
 const STREAMS_PER_SOURCE: usize = 4_000;
 const EVENTS_PER_POLL_MAX: usize = 256;
 const READ_BYTES: usize = 256 << 10;
@@ -40,7 +42,8 @@ pub enum Gone {
 
 /// What the streams of a fleet are for.
 pub trait Handler {
-    /// Appends the request that opens stream `conn` at `host`; `lasting`: what its predecessor was told.
+    /// Appends the request that opens stream `conn` at `host`; `lasting`: what its predecessor was
+    /// told.
     fn request(&mut self, conn: usize, host: SocketAddr, lasting: Lasting, out: &mut Vec<u8>);
     /// The connection stands; the request is being sent.
     fn connected(&mut self, conn: usize, now_us: u64) {
@@ -63,7 +66,10 @@ struct Conn {
     reader: Reader,
     lasting: Lasting,
     /// Request bytes not yet sent, then answer bytes before the head's end.
-    #[expect(clippy::box_collection, reason = "one word for an idle stream; a Vec would be three")]
+    #[expect(
+        clippy::box_collection,
+        reason = "one word for an idle stream; a Vec would be three"
+    )]
     pending: Option<Box<Vec<u8>>>,
 }
 
@@ -93,13 +99,15 @@ pub struct Fleet {
     buffer: Box<[u8]>,
     /// Never empty.
     targets: Vec<SocketAddr>,
-    /// Number of the first stream among those of all processes, for the choice of servers and source addresses.
+    /// Number of the first stream among those of all processes, for the choice of servers and
+    /// source addresses.
     first: usize,
     asleep_us: u64,
 }
 
 impl Fleet {
-    /// `count` streams to `targets` in turn (always the same stream to the same one), none of them open; `first`: how many streams other processes of this run have before these.
+    /// `count` streams to `targets` in turn (always the same stream to the same one), none of them
+    /// open; `first`: how many streams other processes of this run have before these.
     pub fn new(targets: Vec<SocketAddr>, first: usize, count: usize) -> io::Result<Fleet> {
         Ok(Fleet {
             poll: Poll::new()?,
@@ -115,7 +123,11 @@ impl Fleet {
     /// Begins to connect stream `conn`, which is closed.
     pub fn open(&mut self, conn: usize) -> io::Result<()> {
         let target = self.target(conn);
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(target),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         socket.set_nonblocking(true)?;
         if let (SocketAddr::V4(_), true) = (target, target.ip().is_loopback()) {
             let number = (self.first + conn) / STREAMS_PER_SOURCE;
@@ -129,9 +141,11 @@ impl Fleet {
             Err(error) => return Err(error),
         }
         let mut socket = TcpStream::from_std(socket.into());
-        self.poll
-            .registry()
-            .register(&mut socket, Token(conn), Interest::READABLE | Interest::WRITABLE)?;
+        self.poll.registry().register(
+            &mut socket,
+            Token(conn),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
         let lasting = self.conns[conn].lasting;
         self.conns[conn] = Conn {
             socket: Some(socket),
@@ -146,7 +160,8 @@ impl Fleet {
         self.targets[(self.first + conn) % self.targets.len()]
     }
 
-    /// Ends stream `conn`; with a reset if `abrupt`, as a phone that lost its network never would, but a middlebox does.
+    /// Ends stream `conn`; with a reset if `abrupt`, as a phone that lost its network never would,
+    /// but a middlebox does.
     pub fn close(&mut self, conn: usize, abrupt: bool) {
         let conn = &mut self.conns[conn];
         if let (Some(socket), true) = (&conn.socket, abrupt) {
@@ -184,12 +199,16 @@ impl Fleet {
         self.asleep_us
     }
 
-    /// Waits until `deadline_us` at most and handles what has come, one batch. Within the last ms before the deadline it
-    /// polls without sleeping: epoll knows only whole ms, and a schedule kept to the ms would be charged to the server.
+    /// Waits until `deadline_us` at most and handles what has come, one batch. Within the last ms
+    /// before the deadline it polls without sleeping: epoll knows only whole ms, and a schedule
+    /// kept to the ms would be charged to the server.
     pub fn poll(&mut self, deadline_us: u64, handler: &mut impl Handler) -> io::Result<()> {
         let before_us = clock::now_us();
         let left_ms = deadline_us.saturating_sub(before_us) / 1_000;
-        match self.poll.poll(&mut self.events, Some(Duration::from_millis(left_ms))) {
+        match self
+            .poll
+            .poll(&mut self.events, Some(Duration::from_millis(left_ms)))
+        {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             result => result?,
         }
@@ -228,10 +247,17 @@ impl Conn {
         handler: &mut impl Handler,
     ) -> Result<(), Gone> {
         // An event of a socket that was closed earlier in the same batch.
-        let Some(socket) = &self.socket else { return Ok(()) };
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
         if self.phase == Phase::Connecting {
-            if socket.take_error().is_ok_and(|error| error.is_some()) || socket.peer_addr().is_err() {
-                return if edge.writable { Err(Gone::Refused) } else { Ok(()) };
+            if socket.take_error().is_ok_and(|error| error.is_some()) || socket.peer_addr().is_err()
+            {
+                return if edge.writable {
+                    Err(Gone::Refused)
+                } else {
+                    Ok(())
+                };
             }
             let mut request = Vec::new();
             handler.connected(index, now_us);
@@ -266,14 +292,22 @@ impl Conn {
         Ok(())
     }
 
-    /// Reads what has come. The last bytes and the end may come in one edge (`closed`), of which there is no second: then to the end.
-    fn read(&mut self, index: usize, closed: bool, buffer: &mut [u8], handler: &mut impl Handler) -> Result<(), Gone> {
+    /// Reads what has come. The last bytes and the end may come in one edge (`closed`), of which
+    /// there is no second: then to the end.
+    fn read(
+        &mut self,
+        index: usize,
+        closed: bool,
+        buffer: &mut [u8],
+        handler: &mut impl Handler,
+    ) -> Result<(), Gone> {
         while let Some(socket) = &mut self.socket {
             match socket.read(buffer) {
                 Ok(0) => return Err(Gone::Eof),
                 Ok(read) => {
                     self.bytes(index, clock::now_us(), &buffer[..read], handler)?;
-                    // Less than was asked for: the socket is empty, and an edge will tell when it no longer is.
+                    // Less than was asked for: the socket is empty, and an edge will tell when it
+                    // no longer is.
                     if read < buffer.len() && !closed {
                         return Ok(());
                     }
@@ -286,20 +320,35 @@ impl Conn {
         Ok(())
     }
 
-    fn bytes(&mut self, index: usize, now_us: u64, bytes: &[u8], handler: &mut impl Handler) -> Result<(), Gone> {
+    fn bytes(
+        &mut self,
+        index: usize,
+        now_us: u64,
+        bytes: &[u8],
+        handler: &mut impl Handler,
+    ) -> Result<(), Gone> {
         let Phase::Body(mut chunked) = self.phase else {
             return self.head(index, now_us, bytes, handler);
         };
         let (reader, lasting) = (&mut self.reader, &mut self.lasting);
-        let mut each = |event: &Event<'_>, lasting: Lasting| handler.event(index, now_us, event, lasting);
+        let mut each =
+            |event: &Event<'_>, lasting: Lasting| handler.event(index, now_us, event, lasting);
         let whole = chunked.decode(bytes, |body| {
-            reader.feed(body, lasting, &mut each).map_err(|_| Gone::Malformed)
+            reader
+                .feed(body, lasting, &mut each)
+                .map_err(|_| Gone::Malformed)
         })?;
         self.phase = Phase::Body(chunked);
         if whole { Err(Gone::Eof) } else { Ok(()) }
     }
 
-    fn head(&mut self, index: usize, now_us: u64, bytes: &[u8], handler: &mut impl Handler) -> Result<(), Gone> {
+    fn head(
+        &mut self,
+        index: usize,
+        now_us: u64,
+        bytes: &[u8],
+        handler: &mut impl Handler,
+    ) -> Result<(), Gone> {
         let mut head = self.pending.take().unwrap_or_default();
         head.extend_from_slice(bytes);
         let mut headers = [httparse::EMPTY_HEADER; 64];
@@ -319,7 +368,8 @@ impl Conn {
         }
         let header = |name: &str, value: &str| {
             answer.headers.iter().any(|h| {
-                h.name.eq_ignore_ascii_case(name) && h.value.to_ascii_lowercase().starts_with(value.as_bytes())
+                h.name.eq_ignore_ascii_case(name)
+                    && h.value.to_ascii_lowercase().starts_with(value.as_bytes())
             })
         };
         if !header("content-type", "text/event-stream") {
@@ -331,10 +381,12 @@ impl Conn {
     }
 }
 
-/// Lets the kernel choose the port when the peer is known, so that a port serves many peers and none is searched for.
+/// Lets the kernel choose the port when the peer is known, so that a port serves many peers and
+/// none is searched for.
 fn choose_port_at_connect(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the option's value is one int that outlives the call.
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the option's value is one
+    // int that outlives the call.
     let failed = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -378,12 +430,19 @@ mod tests {
     }
 
     impl Handler for Told {
-        fn request(&mut self, _conn: usize, _host: SocketAddr, _lasting: Lasting, out: &mut Vec<u8>) {
+        fn request(
+            &mut self,
+            _conn: usize,
+            _host: SocketAddr,
+            _lasting: Lasting,
+            out: &mut Vec<u8>,
+        ) {
             out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
         }
 
         fn event(&mut self, _conn: usize, _now_us: u64, event: &Event<'_>, _lasting: Lasting) {
-            self.events.push(String::from_utf8(event.name.to_vec()).unwrap());
+            self.events
+                .push(String::from_utf8(event.name.to_vec()).unwrap());
         }
 
         fn gone(&mut self, _conn: usize, _now_us: u64, why: Gone, lasting: Lasting) {
@@ -391,7 +450,8 @@ mod tests {
         }
     }
 
-    /// A server may say its last and close before the stream is looked at again: `overloaded`, `goodbye`.
+    /// A server may say its last and close before the stream is looked at again: `overloaded`,
+    /// `goodbye`.
     #[test]
     fn the_last_bytes_and_the_end_may_come_together() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -9,7 +9,8 @@ use crate::population::mix;
 pub enum Choice {
     /// Each publisher equally likely.
     Uniform,
-    /// Publisher number `r - 1` with probability proportional to `r` to the minus `exponent` (above 0).
+    /// Publisher number `r - 1` with probability proportional to `r` to the minus `exponent` (above
+    /// 0).
     Zipf {
         /// Steepness; contact lists of social networks are near 1.
         exponent: f64,
@@ -36,7 +37,8 @@ impl Graph {
         let others = self.publishers - u64::from(watcher < self.publishers);
         let wanted = u64::from(self.watches).min(others) as usize;
         let mut list: Vec<u64> = Vec::with_capacity(wanted);
-        // A steep Zipf redraws the same few again and again: after enough draws the rest is taken in order.
+        // A steep Zipf redraws the same few again and again: after enough draws the rest is taken
+        // in order.
         let mut draws_left = 64 * wanted;
         let mut next_in_order = 0;
         while list.len() < wanted {
@@ -58,7 +60,8 @@ impl Graph {
     }
 }
 
-/// A rank from 1 to `n`, by rejection from the inverted integral (Hörmann and Derflinger 1996): no table, about one draw.
+/// A rank from 1 to `n`, by rejection from the inverted integral (Hörmann and Derflinger 1996): no
+/// table, about one draw.
 fn zipf(rng: &mut fastrand::Rng, n: u64, exponent: f64) -> u64 {
     let integral = |x: f64| {
         if exponent == 1.0 {

@@ -1,7 +1,8 @@
-//! One process's share of many streams: opens them on a schedule, holds them, cuts them, brings them back.
+//! One process's share of many streams: opens them on a schedule, holds them, cuts them, brings
+//! them back.
 //!
-//! Owns what `streams` and `storm` do to sockets. Talks to the process that started it in lines of JSON (out) and words
-//! (in); judges nothing. About 90 bytes of user memory a stream.
+//! Owns what `streams` and `storm` do to sockets. Talks to the process that started it in lines of
+//! JSON (out) and words (in); judges nothing. About 90 bytes of user memory a stream.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -39,7 +40,8 @@ pub struct Plan {
     pub population: Population,
     /// Who watches whom.
     pub graph: Graph,
-    /// States that make a first snapshot whole: a long list comes in several events. 0: one event is a whole one.
+    /// States that make a first snapshot whole: a long list comes in several events. 0: one event
+    /// is a whole one.
     pub states: u32,
     /// Whether each stream makes its holder a publisher.
     pub publish: bool,
@@ -91,7 +93,8 @@ pub struct Progress {
 pub struct Found {
     /// Its final progress.
     pub progress: Progress,
-    /// From the intended connect to the head, hello and snapshot; and the generator's lag. HdrHistogram V2, base64.
+    /// From the intended connect to the head, hello and snapshot; and the generator's lag.
+    /// HdrHistogram V2, base64.
     pub connect: String,
     /// See `connect`.
     pub hello: String,
@@ -101,7 +104,8 @@ pub struct Found {
     pub back: String,
     /// How late connects were begun.
     pub lag: String,
-    /// Share of the ramp, or of the way back after a cut, in which it was not waiting: the larger one.
+    /// Share of the ramp, or of the way back after a cut, in which it was not waiting: the larger
+    /// one.
     pub busy: f64,
     /// States told after the cut that say somebody went offline, or came online: nobody did.
     pub false_transitions: u64,
@@ -109,7 +113,8 @@ pub struct Found {
     pub given_up: u64,
     /// Longest reconnect delay that a stream was told, ms.
     pub retry_ms_max: u32,
-    /// Longest time, ms, for which a stream may be away without its user going offline, by the server's hello; 0: not told.
+    /// Longest time, ms, for which a stream may be away without its user going offline, by the
+    /// server's hello; 0: not told.
     pub away_ms_max: u64,
     /// Refused, ended and broken streams, by name.
     pub gone: Vec<(String, u64)>,
@@ -278,14 +283,22 @@ impl Herd {
             0 => 3_000_000 + self.rng.u64(..100_000),
             ms => u64::from(ms) * 1_000,
         };
-        self.returning.push(Reverse((now_us + wait_us, conn as u32)));
+        self.returning
+            .push(Reverse((now_us + wait_us, conn as u32)));
     }
 
     fn next_return_us(&self) -> u64 {
-        self.returning.peek().map_or(u64::MAX, |Reverse((due_us, _))| *due_us)
+        self.returning
+            .peek()
+            .map_or(u64::MAX, |Reverse((due_us, _))| *due_us)
     }
 
-    fn bring_back(&mut self, fleet: &mut Fleet, now_us: u64, lag: &mut Latencies) -> io::Result<()> {
+    fn bring_back(
+        &mut self,
+        fleet: &mut Fleet,
+        now_us: u64,
+        lag: &mut Latencies,
+    ) -> io::Result<()> {
         for _ in 0..32 {
             if self.next_return_us() > now_us {
                 break;
@@ -298,9 +311,12 @@ impl Herd {
         Ok(())
     }
 
-    /// Whether nothing is left to wait for: all are ready or gone for good; in a storm, all have been cut and are ready again.
+    /// Whether nothing is left to wait for: all are ready or gone for good; in a storm, all have
+    /// been cut and are ready again.
     fn is_settled(&self) -> bool {
-        let Progress { ready, gone, lost, .. } = self.progress;
+        let Progress {
+            ready, gone, lost, ..
+        } = self.progress;
         let count = self.plan.count as u64;
         match self.storm {
             true => lost >= count && ready == count,
@@ -322,8 +338,8 @@ impl Herd {
         }
     }
 
-    /// Whether the snapshot in `data` tells the last of what the stream was to be told. Whoever comes back is told what has changed, of
-    /// which only the server knows how much it is.
+    /// Whether the snapshot in `data` tells the last of what the stream was to be told. Whoever
+    /// comes back is told what has changed, of which only the server knows how much it is.
     fn is_whole(&mut self, conn: usize, data: &[u8]) -> bool {
         let whole = self.plan.states;
         if self.storm || whole == 0 {
@@ -353,7 +369,11 @@ impl Herd {
             given_up: self.given_up,
             retry_ms_max: self.retry_ms_max,
             away_ms_max: self.away_ms_max,
-            gone: names.map(str::to_owned).into_iter().zip(self.gone).collect(),
+            gone: names
+                .map(str::to_owned)
+                .into_iter()
+                .zip(self.gone)
+                .collect(),
             ..Found::default()
         }
     }
@@ -392,9 +412,11 @@ impl Handler for Herd {
                 self.retry_ms_max = self.retry_ms_max.max(lasting.retry_ms);
                 // The same for all streams: one is read.
                 if self.away_ms_max == 0 {
-                    let hello: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
+                    let hello: serde_json::Value =
+                        serde_json::from_slice(&event.data).unwrap_or_default();
                     let ms = |name: &str| hello[name].as_u64().unwrap_or(0);
-                    self.away_ms_max = ms("offline_after_ms").saturating_sub(ms("beat_interval_ms"));
+                    self.away_ms_max =
+                        ms("offline_after_ms").saturating_sub(ms("beat_interval_ms"));
                 }
                 self.hello.record(self.since_intended_us(conn, now_us));
                 if self.plan.ready == Ready::Hello {
@@ -410,7 +432,9 @@ impl Handler for Herd {
                 }
                 if self.storm {
                     let mut offline = 0;
-                    record::parse_snapshot(&event.data, |record| offline += u64::from(record.online == Some(false)));
+                    record::parse_snapshot(&event.data, |record| {
+                        offline += u64::from(record.online == Some(false))
+                    });
                     self.false_transitions += offline;
                 }
             }

@@ -1,7 +1,7 @@
 //! A report as one self-contained HTML page: no script, no file beside it.
 //!
-//! Owns the plots: percentiles with the axis linear in nines, and series. The raw histograms and all values are embedded
-//! as JSON, so that a page is also a data file.
+//! Owns the plots: percentiles with the axis linear in nines, and series. The raw histograms and
+//! all values are embedded as JSON, so that a page is also a data file.
 
 use std::fmt::Write as _;
 
@@ -23,10 +23,14 @@ pub fn page(report: &Report) -> String {
     let title = escape(&report.scenario);
     let _ = write!(
         out,
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>greendot-loadgen {title}</title><style>\
-        body{{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:0 1em;color:#222}}\
-        table{{border-collapse:collapse}}td{{padding:.1em 1em .1em 0}}td+td{{text-align:right;font-variant-numeric:tabular-nums}}\
-        code{{background:#f2f2f2;padding:.1em .3em}}.bad{{color:#b00020}}svg{{font:11px system-ui,sans-serif}}</style>\
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>greendot-loadgen \
+         {title}</title><style>\
+        body{{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:0 \
+        1em;color:#222}}\
+        table{{border-collapse:collapse}}td{{padding:.1em 1em .1em \
+        0}}td+td{{text-align:right;font-variant-numeric:tabular-nums}}\
+        code{{background:#f2f2f2;padding:.1em .3em}}.bad{{color:#b00020}}svg{{font:11px \
+        system-ui,sans-serif}}</style>\
         <h1>{title}</h1><p><code>{}</code><br>greendot-loadgen {} on {}{}</p>",
         escape(&command()),
         env!("CARGO_PKG_VERSION"),
@@ -47,11 +51,21 @@ pub fn page(report: &Report) -> String {
     }
     out.push_str("<table>");
     for value in &report.values {
-        let _ = write!(out, "<tr><td>{}<td>{}", escape(&value.name), number(value.value));
+        let _ = write!(
+            out,
+            "<tr><td>{}<td>{}",
+            escape(&value.name),
+            number(value.value)
+        );
     }
     out.push_str("</table>");
     for (name, latencies) in &report.latencies {
-        let _ = write!(out, "<h2>{} latency</h2>{}", escape(name), percentile_plot(latencies));
+        let _ = write!(
+            out,
+            "<h2>{} latency</h2>{}",
+            escape(name),
+            percentile_plot(latencies)
+        );
     }
     for series in &report.series {
         let _ = write!(
@@ -79,7 +93,8 @@ fn nines(share: f64) -> f64 {
     }
 }
 
-/// Percentiles, the horizontal axis linear in nines (0, 90, 99, 99.9 ..), the vertical one in microseconds.
+/// Percentiles, the horizontal axis linear in nines (0, 90, 99, 99.9 ..), the vertical one in
+/// microseconds.
 fn percentile_plot(latencies: &Latencies) -> String {
     let points: Vec<(f64, f64)> = latencies
         .curve()
@@ -104,10 +119,17 @@ fn percentile_plot(latencies: &Latencies) -> String {
 fn series_plot(points: &[(f64, f64)], axis: &str) -> String {
     let (from, to) = points
         .iter()
-        .fold((f64::MAX, f64::MIN), |(from, to), (x, _)| (from.min(*x), to.max(*x)));
+        .fold((f64::MAX, f64::MIN), |(from, to), (x, _)| {
+            (from.min(*x), to.max(*x))
+        });
     let ticks: Vec<(f64, String)> = (0..=4)
         .map(|n| from + (to - from) * f64::from(n) / 4.0)
-        .map(|x| (x, format!("{} {axis}", number((x * 1_000.0).round() / 1_000.0))))
+        .map(|x| {
+            (
+                x,
+                format!("{} {axis}", number((x * 1_000.0).round() / 1_000.0)),
+            )
+        })
         .collect();
     plot(points, from, to, &ticks, "")
 }
@@ -125,7 +147,8 @@ fn plot(points: &[(f64, f64)], from: f64, to: f64, ticks: &[(f64, String)], unit
         let value = top * f64::from(step) / 4.0;
         let _ = write!(
             out,
-            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{1:.1}\" y2=\"{1:.1}\" stroke=\"#ddd\"/><text x=\"{0}\" y=\"{2:.1}\" text-anchor=\"end\">{3} {unit}</text>",
+            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{1:.1}\" y2=\"{1:.1}\" \
+             stroke=\"#ddd\"/><text x=\"{0}\" y=\"{2:.1}\" text-anchor=\"end\">{3} {unit}</text>",
             LEFT - 6.0,
             y(value),
             y(value) + 4.0,
@@ -153,7 +176,9 @@ fn plot(points: &[(f64, f64)], from: f64, to: f64, ticks: &[(f64, String)], unit
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -188,7 +213,11 @@ mod tests {
             (0.999_99, 5.0),
             (1.0, 5.0),
         ] {
-            assert!((nines(share) - expected).abs() < 1e-9, "{share}: {}", nines(share));
+            assert!(
+                (nines(share) - expected).abs() < 1e-9,
+                "{share}: {}",
+                nines(share)
+            );
         }
         // Half as many again are above p50 as above p75: as far apart as p99 and p99.5.
         assert!((nines(0.75) - nines(0.5) - (nines(0.995) - nines(0.99))).abs() < 1e-9);

@@ -111,11 +111,24 @@ pub fn write_request(method: &str, path: &str, host: SocketAddr, body: &[u8], ou
     write_with(method, path, host, "", body, out);
 }
 
-fn write_with(method: &str, path: &str, host: SocketAddr, headers: &str, body: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}").as_bytes());
+fn write_with(
+    method: &str,
+    path: &str,
+    host: SocketAddr,
+    headers: &str,
+    body: &[u8],
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(
+        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}").as_bytes(),
+    );
     if method != "GET" {
         out.extend_from_slice(
-            format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()).as_bytes(),
+            format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            )
+            .as_bytes(),
         );
     }
     out.extend_from_slice(b"\r\n");
@@ -167,7 +180,10 @@ pub fn parse_answer(input: &[u8]) -> io::Result<Option<(Answer, usize)>> {
 fn dechunk(input: &[u8]) -> Result<Option<(Vec<u8>, usize)>, ()> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
-        let Some((line, size)) = httparse::parse_chunk_size(&input[at..]).map_err(|_| ())?.complete() else {
+        let Some((line, size)) = httparse::parse_chunk_size(&input[at..])
+            .map_err(|_| ())?
+            .complete()
+        else {
             return Ok(None);
         };
         let (data, end) = (at + line, at + line + size as usize);
@@ -211,7 +227,8 @@ mod tests {
         let text = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP";
         assert_eq!(parse(text), Some((200, "ok".to_owned(), 40)));
         assert_eq!(parse(&text[..39]), None);
-        let text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n1\r\n!\r\n0\r\n\r\nX";
+        let text =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n1\r\n!\r\n0\r\n\r\nX";
         assert_eq!(parse(text), Some((200, "ok!".to_owned(), text.len() - 1)));
         for cut in 0..text.len() - 1 {
             assert_eq!(parse(&text[..cut]), None);
@@ -226,10 +243,17 @@ mod tests {
     #[test]
     fn requests() {
         let mut out = Vec::new();
-        write_request("POST", "/v1/beat", "127.0.0.1:8080".parse().unwrap(), b"{}", &mut out);
+        write_request(
+            "POST",
+            "/v1/beat",
+            "127.0.0.1:8080".parse().unwrap(),
+            b"{}",
+            &mut out,
+        );
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "POST /v1/beat HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+            "POST /v1/beat HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nContent-Type: application/json\r\n\
+             Content-Length: 2\r\n\r\n{}"
         );
     }
 }

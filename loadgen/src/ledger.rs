@@ -1,7 +1,8 @@
 //! What was caused, what was told to whom, and how the two compare.
 //!
-//! Owns the judgement of `fanout`: latency of each delivery, and what is missing, coalesced, doubled, out of order, or was
-//! never caused. Never reads a clock. Kept for each told state: 4 bytes a delivery; for each watcher and publisher: 12 bytes.
+//! Owns the judgement of `fanout`: latency of each delivery, and what is missing, coalesced,
+//! doubled, out of order, or was never caused. Never reads a clock. Kept for each told state: 4
+//! bytes a delivery; for each watcher and publisher: 12 bytes.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +30,8 @@ impl Caused {
     }
 }
 
-/// One state as it was told, identified by its publisher, `since` and status: who is told another status with the same `since` is
-/// told another state.
+/// One state as it was told, identified by its publisher, `since` and status: who is told another
+/// status with the same `since` is told another state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Told {
     since: u64,
@@ -94,7 +95,8 @@ pub struct Judgement {
 /// What the judge allows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Allowance {
-    /// A state that stood this long, us, after it was last told to anybody (or, told to nobody, after it was caused), should have been told to all.
+    /// A state that stood this long, us, after it was last told to anybody (or, told to nobody,
+    /// after it was caused), should have been told to all.
     pub settle_us: u64,
     /// A delivery that takes longer is late, us.
     pub late_us: u64,
@@ -124,7 +126,8 @@ impl Ledger {
         self.slack_ms = slack_ms;
     }
 
-    /// A change is sent now (`sent_ms`, Unix, by the clock that `since` is of), which should have been sent at `intended_us`.
+    /// A change is sent now (`sent_ms`, Unix, by the clock that `since` is of), which should have
+    /// been sent at `intended_us`.
     pub fn cause(&mut self, publisher: usize, online: bool, intended_us: u64, sent_ms: u64) {
         self.caused[publisher].push(Caused {
             intended_us,
@@ -149,7 +152,14 @@ impl Ledger {
     }
 
     /// A watcher was told a state.
-    pub fn tell(&mut self, watcher: usize, publisher: usize, online: bool, since: u64, now_us: u64) {
+    pub fn tell(
+        &mut self,
+        watcher: usize,
+        publisher: usize,
+        online: bool,
+        since: u64,
+        now_us: u64,
+    ) {
         let pair = watcher * self.publishers + publisher;
         let view = &mut self.views[pair];
         let order = since.cmp(&(*view >> 1));
@@ -167,7 +177,9 @@ impl Ledger {
         *view = now;
         self.deliveries += 1;
         let arrival_us = u32::try_from(now_us.saturating_sub(self.start_us)).unwrap_or(u32::MAX);
-        self.told_mut(publisher, online, since).arrivals_us.push(arrival_us);
+        self.told_mut(publisher, online, since)
+            .arrivals_us
+            .push(arrival_us);
     }
 
     /// The state of `publisher` that came about at `since`, entered if it was not known.
@@ -177,7 +189,10 @@ impl Ledger {
             Some(last) if (last.since, last.online) == (since, online) => told.len() - 1,
             _ => told.partition_point(|t| (t.since, t.online) < (since, online)),
         };
-        if told.get(at).is_none_or(|t| (t.since, t.online) != (since, online)) {
+        if told
+            .get(at)
+            .is_none_or(|t| (t.since, t.online) != (since, online))
+        {
             let arrivals_us = Vec::with_capacity(self.watchers.min(1 << 16));
             told.insert(
                 at,
@@ -204,8 +219,8 @@ impl Ledger {
         }
     }
 
-    /// Enters what the watchers from number `first` on were told, of whom another process had the books. None if they are of
-    /// other publishers or of more watchers than there are.
+    /// Enters what the watchers from number `first` on were told, of whom another process had the
+    /// books. None if they are of other publishers or of more watchers than there are.
     pub fn absorb(&mut self, first: usize, books: Books) -> Option<()> {
         let at = first * self.publishers;
         let views = self.views.get_mut(at..at + books.views.len())?;
@@ -229,7 +244,9 @@ impl Ledger {
                     let us = (books.start_us + u64::from(*us)).saturating_sub(start_us);
                     u32::try_from(us).unwrap_or(u32::MAX)
                 });
-                self.told_mut(publisher, online, since).arrivals_us.extend(shifted);
+                self.told_mut(publisher, online, since)
+                    .arrivals_us
+                    .extend(shifted);
             }
         }
         Some(())
@@ -245,9 +262,10 @@ impl Ledger {
         self.doubled
     }
 
-    /// Tellings beyond one a change, summed over watchers and publishers. Delivery is at least once: where a newer state is
-    /// decided on one shard while another one is about to tell the last, it tells the newer one in its place, and again when
-    /// word of it comes. A double that stands for no skipped state has no such excuse.
+    /// Tellings beyond one a change, summed over watchers and publishers. Delivery is at least
+    /// once: where a newer state is decided on one shard while another one is about to tell the
+    /// last, it tells the newer one in its place, and again when word of it comes. A double that
+    /// stands for no skipped state has no such excuse.
     pub fn surplus(&self) -> u64 {
         let changes = self.caused.iter().map(|caused| caused.len() as u64).cycle();
         let surplus = |(told, changes): (&u32, u64)| u64::from(*told).saturating_sub(changes);
@@ -264,8 +282,9 @@ impl Ledger {
         self.caused.iter().map(|caused| caused.len() as u64).sum()
     }
 
-    /// Watched publishers, counted for each watcher, whose state is not told as it was last caused. A state that came about
-    /// before the last change was sent is an earlier one, even if it says the same, unless both belong to one burst.
+    /// Watched publishers, counted for each watcher, whose state is not told as it was last caused.
+    /// A state that came about before the last change was sent is an earlier one, even if it says
+    /// the same, unless both belong to one burst.
     pub fn unsettled(&self, allowance: &Allowance) -> u64 {
         let finals: Vec<Option<(Caused, bool)>> = self
             .caused
@@ -296,10 +315,19 @@ impl Ledger {
         views.filter(|view| (**view & 1 == 1) != online).count() as u64
     }
 
-    fn judge_publisher(&self, publisher: usize, allowance: &Allowance, end_us: u64, judgement: &mut Judgement) {
+    fn judge_publisher(
+        &self,
+        publisher: usize,
+        allowance: &Allowance,
+        end_us: u64,
+        judgement: &mut Judgement,
+    ) {
         let (caused, told) = (&self.caused[publisher], &self.told[publisher]);
         let mut told_of: Vec<Option<&Told>> = vec![None; caused.len()];
-        for (number, told) in match_states(caused, told, self.slack_ms).into_iter().zip(told) {
+        for (number, told) in match_states(caused, told, self.slack_ms)
+            .into_iter()
+            .zip(told)
+        {
             match number {
                 Some(number) => told_of[number] = Some(told),
                 None => judgement.never_caused += told.arrivals_us.len() as u64,
@@ -321,13 +349,19 @@ impl Ledger {
                     judgement.late += u64::from(us > allowance.late_us);
                     last_us = last_us.max(arrival_us);
                 }
-                judgement.first.record(first_us.saturating_sub(change.intended_us));
+                judgement
+                    .first
+                    .record(first_us.saturating_sub(change.intended_us));
                 if receivers == self.watchers {
-                    judgement.last.record(last_us.saturating_sub(change.intended_us));
+                    judgement
+                        .last
+                        .record(last_us.saturating_sub(change.intended_us));
                 }
             }
             let skipped = (self.watchers - receivers) as u64;
-            let stood_until_us = caused.get(number + 1).map_or(end_us, |next| next.intended_us);
+            let stood_until_us = caused
+                .get(number + 1)
+                .map_or(end_us, |next| next.intended_us);
             let is_final = number + 1 == caused.len();
             if is_final && ends_in_burst(caused, allowance) {
                 let wrong = skipped.min(self.views_unlike(publisher, change.online));
@@ -342,21 +376,28 @@ impl Ledger {
     }
 }
 
-/// Whether the last change may be back to what was told before: there and back within one burst is no change for whoever was
-/// told what it came back to.
+/// Whether the last change may be back to what was told before: there and back within one burst is
+/// no change for whoever was told what it came back to.
 fn ends_in_burst(caused: &[Caused], allowance: &Allowance) -> bool {
     matches!(caused, [.., before, last] if last.intended_us - before.intended_us <= allowance.settle_us)
 }
 
 /// For each told state, in order, the number of the change that it is.
 ///
-/// As many told as caused, each one at its time: one is the other. Otherwise, from the last one back: the latest change, not yet given
-/// away, to that status, that had been sent when the state came about. (A server that skips a state skips it for a newer one.) Of two
-/// that are said to have come about at the same time one is a lie: the one that fewer were told, or that would be an
+/// As many told as caused, each one at its time: one is the other. Otherwise, from the last one
+/// back: the latest change, not yet given away, to that status, that had been sent when the state
+/// came about. (A server that skips a state skips it for a newer one.) Of two that are said to have
+/// come about at the same time one is a lie: the one that fewer were told, or that would be an
 /// earlier change.
 fn match_states(caused: &[Caused], told: &[Told], slack_ms: u64) -> Vec<Option<usize>> {
-    let explains = |change: &Caused, told: &Told| change.explains(told.online, told.since, slack_ms);
-    if caused.len() == told.len() && caused.iter().zip(told).all(|(change, told)| explains(change, told)) {
+    let explains =
+        |change: &Caused, told: &Told| change.explains(told.online, told.since, slack_ms);
+    if caused.len() == told.len()
+        && caused
+            .iter()
+            .zip(told)
+            .all(|(change, told)| explains(change, told))
+    {
         return (0..told.len()).map(Some).collect();
     }
     let mut numbers = vec![None; told.len()];
@@ -365,7 +406,9 @@ fn match_states(caused: &[Caused], told: &[Told], slack_ms: u64) -> Vec<Option<u
         let start = end - same.len();
         let found = (start..end)
             .filter_map(|at| {
-                let number = caused[..below].iter().rposition(|change| explains(change, &told[at]))?;
+                let number = caused[..below]
+                    .iter()
+                    .rposition(|change| explains(change, &told[at]))?;
                 Some((told[at].arrivals_us.len(), number, at))
             })
             .max();

@@ -1,8 +1,10 @@
 //! greendot's load generator as a library, so that its parts can be tested.
 //!
-//! From below: clock, affinity, effort, procfs, schedule, population, graph, sse, chunked, record, server_clock, stats; report, html and shards; target
-//! (which servers); fleet (streams), http and exposition (plain requests), cause (what makes a publisher change), workers (several processes); herd
-//! and crew (very many streams); ledger and truth (the judges); then one module for each subcommand. The server uses none of it.
+//! From below: clock, affinity, effort, procfs, schedule, population, graph, sse, chunked, record,
+//! server_clock, stats; report, html and shards; target (which servers); fleet (streams), http and
+//! exposition (plain requests), cause (what makes a publisher change), workers (several processes);
+//! herd and crew (very many streams); ledger and truth (the judges); then one module for each
+//! subcommand. The server uses none of it.
 
 pub mod affinity;
 pub mod args;

@@ -17,9 +17,15 @@ fn main() -> ExitCode {
         // A worker has told its parent everything already.
         Ok(_) if common.share.is_some() => ExitCode::SUCCESS,
         // The parent is gone, and with it whoever wanted to know.
-        Err(error) if common.share.is_some() && error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) if common.share.is_some() && error.kind() == ErrorKind::BrokenPipe => {
+            ExitCode::FAILURE
+        }
         Ok(mut report) => name_servers(&mut report, &scenario, &common)
-            .publish(common.quiet, common.json.as_deref(), common.report.as_deref())
+            .publish(
+                common.quiet,
+                common.json.as_deref(),
+                common.report.as_deref(),
+            )
             .unwrap_or_else(fail),
         Err(error) => fail(error),
     }
@@ -38,10 +44,12 @@ fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
     }
 }
 
-/// Has the report say which servers it is of. One that has gone by now can not be asked, and that is no fault of the run.
+/// Has the report say which servers it is of. One that has gone by now can not be asked, and that
+/// is no fault of the run.
 fn name_servers<'a>(report: &'a mut Report, scenario: &Scenario, common: &Common) -> &'a Report {
     let starts_its_own = matches!(scenario, Scenario::Cores(_) | Scenario::Plan(_));
-    if let (Ok(target), Peer::Greendot, false) = (Target::new(common), common.peer, starts_its_own) {
+    if let (Ok(target), Peer::Greendot, false) = (Target::new(common), common.peer, starts_its_own)
+    {
         let presence = target.presence.iter().map(|node| node.http);
         let nodes = presence.chain(target.streams.iter().copied());
         nodes

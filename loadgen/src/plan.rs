@@ -1,6 +1,7 @@
 //! `plan`: cores, memory, network and nodes for a number of users, with the arithmetic shown.
 //!
-//! Owns the model. Every cost comes from measured runs (`--costs`, the JSON of earlier ones) or from a stated assumption.
+//! Owns the model. Every cost comes from measured runs (`--costs`, the JSON of earlier ones) or
+//! from a stated assumption.
 
 use std::fs;
 use std::io;
@@ -16,7 +17,11 @@ use crate::report::{Report, number};
 #[derive(Args, Clone, Debug)]
 pub struct PlanArgs {
     /// Users known, comma-separated
-    #[arg(long, value_delimiter = ',', default_value = "1000000,100000000,1000000000")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1000000,100000000,1000000000"
+    )]
     pub users: Vec<u64>,
     /// Share of them online at the peak
     #[arg(long, default_value_t = 0.1)]
@@ -67,7 +72,8 @@ struct Costs {
     connect_us: f64,
 }
 
-/// Where nothing was measured: the goals of the project, so that a plan without measurements says what is hoped for.
+/// Where nothing was measured: the goals of the project, so that a plan without measurements says
+/// what is hoped for.
 const ASSUMED: Costs = Costs {
     stream_bytes: 160.0,
     watch_bytes: 16.0,
@@ -117,7 +123,8 @@ fn need(users: f64, args: &PlanArgs, costs: &Costs) -> Need {
     let sessions_per_s = users * args.sessions_per_day / 86_400.0 * args.peak;
     let beats_per_s = online / args.beat_interval_s;
     let transitions_per_s = 2.0 * sessions_per_s;
-    // A user is in as many lists as lists have entries, and those lists are open whose owners are online.
+    // A user is in as many lists as lists have entries, and those lists are open whose owners are
+    // online.
     let deliveries_per_s = transitions_per_s * args.contacts * args.online_share;
     let connects_per_s = sessions_per_s;
     let keep_alives_per_s = online / args.keep_alive_s;
@@ -168,10 +175,18 @@ fn learn(costs: &mut Costs, report: &Json) -> Vec<&'static str> {
             if report["values"]["watches_per_stream"].as_f64() == Some(0.0) {
                 take(&mut costs.stream_bytes, "server_user_bytes_per_stream", 1.0);
             }
-            take(&mut costs.stream_bytes, "server_user_bytes_per_stream_unwatching", 1.0);
+            take(
+                &mut costs.stream_bytes,
+                "server_user_bytes_per_stream_unwatching",
+                1.0,
+            );
             take(&mut costs.watch_bytes, "server_user_bytes_per_watch", 1.0);
             // Both ends were measured; the server's is half.
-            take(&mut costs.kernel_bytes, "kernel_slab_bytes_per_stream_both_ends", 0.5);
+            take(
+                &mut costs.kernel_bytes,
+                "kernel_slab_bytes_per_stream_both_ends",
+                0.5,
+            );
             take(&mut costs.connect_us, "server_cpu_us_per_stream", 1.0);
         }
         Some("fanout") => take(&mut costs.delivery_us, "server_cpu_us_per_delivery", 1.0),
@@ -181,18 +196,25 @@ fn learn(costs: &mut Costs, report: &Json) -> Vec<&'static str> {
     learnt
 }
 
-/// What a stream and a watch take, from two runs of `streams` that held streams with different numbers of watches.
+/// What a stream and a watch take, from two runs of `streams` that held streams with different
+/// numbers of watches.
 fn learn_watches(costs: &mut Costs, reports: &[Json]) -> bool {
     let weighed: Vec<(f64, f64)> = reports
         .iter()
         .filter(|report| report["scenario"] == "streams")
         .filter_map(|report| {
             let value = |name: &str| report["values"][name].as_f64();
-            Some((value("watches_per_stream")?, value("server_user_bytes_per_stream")?))
+            Some((
+                value("watches_per_stream")?,
+                value("server_user_bytes_per_stream")?,
+            ))
         })
         .collect();
     let by_watches = |a: &&(f64, f64), b: &&(f64, f64)| a.0.total_cmp(&b.0);
-    let (Some(few), Some(many)) = (weighed.iter().min_by(by_watches), weighed.iter().max_by(by_watches)) else {
+    let (Some(few), Some(many)) = (
+        weighed.iter().min_by(by_watches),
+        weighed.iter().max_by(by_watches),
+    ) else {
         return false;
     };
     let watch_bytes = (many.1 - few.1) / (many.0 - few.0);
@@ -209,17 +231,22 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
     let mut report = Report::new("plan");
     let mut reports = Vec::new();
     for path in &args.costs {
-        let text = fs::read(path).map_err(|e| io::Error::new(e.kind(), format!("--costs {}: {e}", path.display())))?;
+        let text = fs::read(path)
+            .map_err(|e| io::Error::new(e.kind(), format!("--costs {}: {e}", path.display())))?;
         let measured: Json = serde_json::from_slice(&text)?;
         let learnt = learn(&mut costs, &measured);
-        report
-            .notes
-            .push(format!("measured, from {}: {}", path.display(), learnt.join(", ")));
+        report.notes.push(format!(
+            "measured, from {}: {}",
+            path.display(),
+            learnt.join(", ")
+        ));
         reports.push(measured);
     }
     if learn_watches(&mut costs, &reports) {
         report.notes.push(
-            "measured, from two runs of streams with different --watch: bytes of a stream and of a watch".to_owned(),
+            "measured, from two runs of streams with different --watch: bytes of a stream and of \
+             a watch"
+                .to_owned(),
         );
     }
     let Costs {
@@ -233,23 +260,29 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
         connect_us,
     } = costs;
     report.notes.push(format!(
-        "costs: stream {} + kernel {} bytes, watch {} bytes, known user {user_bytes} bytes; beat {beat_us:.3} us, delivery {delivery_us:.2} us, \
-         keep-alive {keep_alive_us:.2} us, connect {connect_us:.1} us of one core; what no --costs file gave is the project's goal, not a measurement",
+        "costs: stream {} + kernel {} bytes, watch {} bytes, known user {user_bytes} bytes; beat \
+         {beat_us:.3} us, delivery {delivery_us:.2} us, \
+         keep-alive {keep_alive_us:.2} us, connect {connect_us:.1} us of one core; what no \
+         --costs file gave is the project's goal, not a measurement",
         number(stream_bytes),
         number(kernel_bytes),
         number(watch_bytes),
     ));
     report.notes.push(format!(
-        "on the wire, TCP and IP included: event {EVENT_BYTES} bytes, keep-alive {KEEP_ALIVE_BYTES}, hello {HELLO_BYTES}, record of a snapshot {RECORD_BYTES}, \
-         request {REQUEST_BYTES}, user in its list {WATCH_BYTES}, acknowledgement {ACK_BYTES}, beat {BEAT_BYTES}"
+        "on the wire, TCP and IP included: event {EVENT_BYTES} bytes, keep-alive \
+         {KEEP_ALIVE_BYTES}, hello {HELLO_BYTES}, record of a snapshot {RECORD_BYTES}, \
+         request {REQUEST_BYTES}, user in its list {WATCH_BYTES}, acknowledgement {ACK_BYTES}, \
+         beat {BEAT_BYTES}"
     ));
     for users in &args.users {
         let n = need(*users as f64, args, &costs);
         let whole = |value: f64| number(value.round());
         let contacts = args.contacts;
         report.notes.push(format!(
-            "{} users: online = users x {} = {}; beats/s = online / {} s = {}; keep-alives/s = online / {} s = {}; sessions/s at the peak = users x {} / \
-             86,400 x {} = {}; transitions/s = 2 x sessions/s = {}; deliveries/s = transitions/s x {contacts} contacts x {} online = {}",
+            "{} users: online = users x {} = {}; beats/s = online / {} s = {}; keep-alives/s = \
+             online / {} s = {}; sessions/s at the peak = users x {} / \
+             86,400 x {} = {}; transitions/s = 2 x sessions/s = {}; deliveries/s = transitions/s \
+             x {contacts} contacts x {} online = {}",
             number(*users as f64),
             args.online_share,
             number(n.online),
@@ -265,8 +298,10 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
             whole(n.deliveries_per_s),
         ));
         report.notes.push(format!(
-            "{} users: cores = (beats/s x {beat_us:.3} + deliveries/s x {delivery_us:.2} + keep-alives/s x {keep_alive_us:.2} + sessions/s x {connect_us:.1}) us / {} \
-             load = {:.1}; memory = online x ({} + {} + {contacts} x {}) + users x {user_bytes} bytes = {:.1} GiB; nodes = the larger of cores / {} and \
+            "{} users: cores = (beats/s x {beat_us:.3} + deliveries/s x {delivery_us:.2} + \
+             keep-alives/s x {keep_alive_us:.2} + sessions/s x {connect_us:.1}) us / {} \
+             load = {:.1}; memory = online x ({} + {} + {contacts} x {}) + users x {user_bytes} \
+             bytes = {:.1} GiB; nodes = the larger of cores / {} and \
              GiB / {}, rounded up = {}",
             number(*users as f64),
             args.load,
@@ -280,8 +315,10 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
             number(n.nodes),
         ));
         report.notes.push(format!(
-            "{} users: network out = (deliveries/s x {EVENT_BYTES} + keep-alives/s x {KEEP_ALIVE_BYTES} + sessions/s x ({HELLO_BYTES} + {contacts} x \
-             {RECORD_BYTES})) bytes = {} Mbit/s; in = (beats/s x {BEAT_BYTES} + sessions/s x ({REQUEST_BYTES} + {contacts} x {WATCH_BYTES}) + \
+            "{} users: network out = (deliveries/s x {EVENT_BYTES} + keep-alives/s x \
+             {KEEP_ALIVE_BYTES} + sessions/s x ({HELLO_BYTES} + {contacts} x \
+             {RECORD_BYTES})) bytes = {} Mbit/s; in = (beats/s x {BEAT_BYTES} + sessions/s x \
+             ({REQUEST_BYTES} + {contacts} x {WATCH_BYTES}) + \
              (deliveries/s + keep-alives/s) x {ACK_BYTES}) bytes = {} Mbit/s",
             number(*users as f64),
             whole(n.out_mbit_per_s),
@@ -300,7 +337,10 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
             ("network_out_mbit_per_s", n.out_mbit_per_s),
             ("nodes", n.nodes),
         ] {
-            report.value(&format!("users_{users}_{name}"), (value * 100.0).round() / 100.0);
+            report.value(
+                &format!("users_{users}_{name}"),
+                (value * 100.0).round() / 100.0,
+            );
         }
     }
     Ok(report)
@@ -347,9 +387,18 @@ mod tests {
         assert_eq!(n.keep_alives_per_s, 5_000.0);
         // (10,000 x 0.1 + 2,000 x 12 + 5,000 x 12 + 200 x 36) us a second, at half load.
         assert!((n.cores - 0.1844).abs() < 1e-9, "{}", n.cores);
-        // 2,000 x 230 + 5,000 x 54 + 200 x (700 + 50 x 105) bytes; 10,000 x 18 + 200 x (300 + 50 x 23) + 7,000 x 52.
-        assert!((n.out_mbit_per_s - 1.92 * 8.0).abs() < 1e-9, "{}", n.out_mbit_per_s);
-        assert!((n.in_mbit_per_s - 0.834 * 8.0).abs() < 1e-9, "{}", n.in_mbit_per_s);
+        // 2,000 x 230 + 5,000 x 54 + 200 x (700 + 50 x 105) bytes; 10,000 x 18 + 200 x (300 + 50 x
+        // 23) + 7,000 x 52.
+        assert!(
+            (n.out_mbit_per_s - 1.92 * 8.0).abs() < 1e-9,
+            "{}",
+            n.out_mbit_per_s
+        );
+        assert!(
+            (n.in_mbit_per_s - 0.834 * 8.0).abs() < 1e-9,
+            "{}",
+            n.in_mbit_per_s
+        );
         // 100,000 x (160 + 3,040 + 50 x 16) + 1,000,000 x 64 bytes.
         assert!((n.memory_gib * 1_073_741_824.0 - 464e6).abs() < 1.0);
         assert_eq!(n.nodes, 1.0);
@@ -360,7 +409,10 @@ mod tests {
             node_cores: 1_000.0,
             ..args()
         };
-        assert_eq!(need(1e9, &many_cores, &ASSUMED).nodes, (big.memory_gib / 32.0).ceil());
+        assert_eq!(
+            need(1e9, &many_cores, &ASSUMED).nodes,
+            (big.memory_gib / 32.0).ceil()
+        );
     }
 
     #[test]
@@ -370,14 +422,23 @@ mod tests {
             serde_json::json!({"scenario": "streams", "values": values})
         };
         let mut costs = ASSUMED;
-        assert!(!learn_watches(&mut costs, &[weighed(5.0, 160.0), weighed(5.0, 170.0)]));
+        assert!(!learn_watches(
+            &mut costs,
+            &[weighed(5.0, 160.0), weighed(5.0, 170.0)]
+        ));
         assert!(!learn_watches(&mut costs, &[]));
         assert_eq!(costs, ASSUMED);
-        assert!(learn_watches(&mut costs, &[weighed(20.0, 340.0), weighed(5.0, 160.0)]));
+        assert!(learn_watches(
+            &mut costs,
+            &[weighed(20.0, 340.0), weighed(5.0, 160.0)]
+        ));
         assert_eq!((costs.watch_bytes, costs.stream_bytes), (12.0, 100.0));
         let one = serde_json::json!({"scenario": "streams", "values": {
             "watches_per_stream": 10.0, "server_user_bytes_per_stream_unwatching": 90.0, "server_user_bytes_per_watch": 13.0}});
-        let learnt = ["server_user_bytes_per_stream_unwatching", "server_user_bytes_per_watch"];
+        let learnt = [
+            "server_user_bytes_per_stream_unwatching",
+            "server_user_bytes_per_watch",
+        ];
         assert_eq!(learn(&mut costs, &one), learnt);
         assert_eq!((costs.watch_bytes, costs.stream_bytes), (13.0, 90.0));
     }
@@ -389,7 +450,10 @@ mod tests {
             "watches_per_stream": 0.0, "server_user_bytes_per_stream": 150.0, "kernel_slab_bytes_per_stream_both_ends": 8_000.0}});
         assert_eq!(
             learn(&mut costs, &report),
-            ["server_user_bytes_per_stream", "kernel_slab_bytes_per_stream_both_ends"]
+            [
+                "server_user_bytes_per_stream",
+                "kernel_slab_bytes_per_stream_both_ends"
+            ]
         );
         assert_eq!(
             costs,

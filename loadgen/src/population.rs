@@ -1,7 +1,8 @@
 //! Who is in the world: user ids made from a number and back.
 //!
-//! Owns the form of the ids: 16 bytes, `g`, five letters that stand for the seed, ten hex digits of the user's number. Two
-//! runs with different seeds therefore never share a user, on whatever server they run.
+//! Owns the form of the ids: 16 bytes, `g`, five letters that stand for the seed, ten hex digits of
+//! the user's number. Two runs with different seeds therefore never share a user, on whatever
+//! server they run.
 
 /// Bytes of every id that the generator makes.
 pub const ID_BYTES: usize = 16;
@@ -69,7 +70,10 @@ mod tests {
     #[test]
     fn an_id_names_its_number() {
         let p = Population::new(1);
-        assert_eq!(std::str::from_utf8(&p.id(0x2a)).unwrap(), "gbgxeq000000002a");
+        assert_eq!(
+            std::str::from_utf8(&p.id(0x2a)).unwrap(),
+            "gbgxeq000000002a"
+        );
         for number in [0, 1, 0xff, 0xff_ffff_ffff] {
             assert_eq!(p.number(&p.id(number)), Some(number));
         }

@@ -1,6 +1,7 @@
 //! What the kernel says of the server, of the machine and of the sockets between.
 //!
-//! Owns the parsing of /proc. Every reader takes text, so that tests need no kernel; what is missing is None, never 0.
+//! Owns the parsing of /proc. Every reader takes text, so that tests need no kernel; what is
+//! missing is None, never 0.
 
 use std::fs;
 
@@ -35,7 +36,8 @@ fn parse_memory(text: &str) -> Option<Memory> {
     })
 }
 
-/// CPU time that all threads of process `pid` have used, us. Nanosecond accounting where the kernel keeps it.
+/// CPU time that all threads of process `pid` have used, us. Nanosecond accounting where the kernel
+/// keeps it.
 pub fn cpu_us(pid: u32) -> Option<u64> {
     let mut total_ns = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
@@ -52,12 +54,16 @@ pub fn cpu_us(pid: u32) -> Option<u64> {
 }
 
 fn parse_stat_ticks(text: &str) -> Option<u64> {
-    // The command, in parentheses, may hold anything; fields are counted from its last ')': state is field 3.
-    let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
+    // The command, in parentheses, may hold anything; fields are counted from its last ')': state
+    // is field 3.
+    let mut fields = text[text.rfind(')')? + 1..]
+        .split_ascii_whitespace()
+        .skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-/// Bytes in all slab caches of the kernel (needs root); sockets, epoll entries, dentries and inodes live there.
+/// Bytes in all slab caches of the kernel (needs root); sockets, epoll entries, dentries and inodes
+/// live there.
 pub fn slab_bytes() -> Option<u64> {
     parse_slab(
         &fs::read_to_string("/proc/slabinfo").ok()?,
@@ -95,7 +101,8 @@ fn parse_sockstat(text: &str) -> Option<u64> {
     first_number(line.split("mem").nth(1)?)
 }
 
-/// Datagrams that the sockets bound to UDP `port` dropped because their buffer was full, since each was opened.
+/// Datagrams that the sockets bound to UDP `port` dropped because their buffer was full, since each
+/// was opened.
 pub fn udp_drops(port: u16) -> Option<u64> {
     let v4 = fs::read_to_string("/proc/net/udp").ok()?;
     let v6 = fs::read_to_string("/proc/net/udp6").unwrap_or_default();
@@ -126,7 +133,12 @@ pub fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo")
         .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1).map(str::to_owned))
+        .find_map(|line| {
+            line.strip_prefix("model name")?
+                .split(": ")
+                .nth(1)
+                .map(str::to_owned)
+        })
         .unwrap_or_else(|| "unknown processor".to_owned());
     let kib = read("/proc/meminfo")
         .lines()
@@ -151,7 +163,8 @@ mod tests {
 
     #[test]
     fn smaps_rollup() {
-        let text = "5581-7ffd ---p 00000000 00:00 0 [rollup]\nRss:                1452 kB\nPss:                 300 kB\nAnonymous:           100 kB\n";
+        let text = "5581-7ffd ---p 00000000 00:00 0 [rollup]\nRss:                1452 kB\n\
+                    Pss:                 300 kB\nAnonymous:           100 kB\n";
         assert_eq!(
             parse_memory(text),
             Some(Memory {
@@ -171,25 +184,33 @@ mod tests {
 
     #[test]
     fn slabinfo() {
-        let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables\n\
-            TCP 10 12 2432 13 8 : tunables 0 0 0 : slabdata 3 4 0\nkmalloc-8 512 512 8 512 1 : tunables 0 0 0 : slabdata 1 1 0\n";
+        let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize> \
+                    <objperslab> <pagesperslab> : tunables\n\
+            TCP 10 12 2432 13 8 : tunables 0 0 0 : slabdata 3 4 0\nkmalloc-8 512 512 8 512 1 : \
+            tunables 0 0 0 : slabdata 1 1 0\n";
         assert_eq!(parse_slab(text, 4_096), Some((4 * 8 + 1) * 4_096));
     }
 
     #[test]
     fn sockstat() {
         assert_eq!(
-            parse_sockstat("sockets: used 18\nTCP: inuse 1 orphan 0 tw 2 alloc 1 mem 102\nUDP: inuse 0 mem 3\n"),
+            parse_sockstat(
+                "sockets: used 18\nTCP: inuse 1 orphan 0 tw 2 alloc 1 mem 102\nUDP: inuse 0 mem 3\n"
+            ),
             Some(102)
         );
     }
 
     #[test]
     fn drops_of_one_port_on_all_its_sockets() {
-        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
-            \x20 1: 0100007F:1F91 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0000000000000000 5\n\
-            \x20 2: 0100007F:1F91 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0000000000000000 7\n\
-            \x20 3: 0100007F:1F92 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0000000000000000 9\n";
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
+                    retrnsmt   uid  timeout inode ref pointer drops\n\
+            \x20 1: 0100007F:1F91 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
+            0        0 1 2 0000000000000000 5\n\
+            \x20 2: 0100007F:1F91 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
+            0        0 1 2 0000000000000000 7\n\
+            \x20 3: 0100007F:1F92 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
+            0        0 1 2 0000000000000000 9\n";
         assert_eq!(parse_udp_drops(text, 0x1f91), 12);
         assert_eq!(parse_udp_drops(text, 1), 0);
     }

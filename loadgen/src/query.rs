@@ -47,7 +47,8 @@ pub struct QueryArgs {
     pub batch: usize,
 }
 
-/// A connection; opened when it is first asked over, and again when the server has closed it while it was idle.
+/// A connection; opened when it is first asked over, and again when the server has closed it while
+/// it was idle.
 #[derive(Default)]
 struct Connection {
     socket: Option<TcpStream>,
@@ -91,7 +92,9 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
     };
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(256);
-    let mut connections: Vec<Connection> = (0..args.connections.max(1)).map(|_| Connection::default()).collect();
+    let mut connections: Vec<Connection> = (0..args.connections.max(1))
+        .map(|_| Connection::default())
+        .collect();
 
     let work = || {
         (common.peer == Peer::Greendot)
@@ -134,11 +137,16 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
         }
         if now_us - last.0 >= 250_000 {
             let at_s = (now_us - start_us) as f64 / 1e6;
-            answered.push((at_s, (load.answers - last.1) as f64 * 1e6 / (now_us - last.0) as f64));
+            answered.push((
+                at_s,
+                (load.answers - last.1) as f64 * 1e6 / (now_us - last.0) as f64,
+            ));
             memory.extend(procfs::user_mib(common.server_pid).map(|mib| (at_s, mib)));
             last = (now_us, load.answers);
         }
-        let waiting = connections.iter().any(|connection| !connection.asked_us.is_empty());
+        let waiting = connections
+            .iter()
+            .any(|connection| !connection.asked_us.is_empty());
         if now_us >= end_us && (max || schedule.is_over()) && !waiting {
             break;
         }
@@ -148,7 +156,9 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
             .min(now_us + 100_000);
         match poll.poll(
             &mut events,
-            Some(Duration::from_millis(wake_us.saturating_sub(now_us) / 1_000)),
+            Some(Duration::from_millis(
+                wake_us.saturating_sub(now_us) / 1_000,
+            )),
         ) {
             // Stopped and continued, perhaps.
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -167,7 +177,10 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
             }
         }
     }
-    let unanswered: usize = connections.iter().map(|connection| connection.asked_us.len()).sum();
+    let unanswered: usize = connections
+        .iter()
+        .map(|connection| connection.asked_us.len())
+        .sum();
     let elapsed_us = (clock::now_us() - start_us).max(1);
     let busy = effort.busy(asleep_us);
     let cpu_us = common
@@ -181,7 +194,10 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
     report.value("connections", args.connections as f64);
     report.value("users_per_request", args.batch as f64);
     report.value("answers", load.answers as f64);
-    report.value("answers_per_s", load.answers as f64 * 1e6 / elapsed_us as f64);
+    report.value(
+        "answers_per_s",
+        load.answers as f64 * 1e6 / elapsed_us as f64,
+    );
     report.value("unanswered", unanswered as f64);
     report.value("answers_not_200", load.not_200 as f64);
     report.value("answers_of_others", load.wrong as f64);
@@ -198,7 +214,14 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
     report.fail_if(unanswered as u64, "requests were not answered");
     report.fail_if(load.not_200, "answers had another status than 200");
     report.fail_if(load.wrong, "answers were not of those asked about");
-    report.latencies(if max { "answer (closed loop)" } else { "answer" }, load.latencies);
+    report.latencies(
+        if max {
+            "answer (closed loop)"
+        } else {
+            "answer"
+        },
+        load.latencies,
+    );
     report.strain(&Strain {
         busy,
         lag_p99_us: lag.percentile_us(99.0),
@@ -211,12 +234,20 @@ pub fn run(common: &Common, args: &QueryArgs) -> io::Result<Report> {
 
 impl Load<'_> {
     /// Begins to connect, unless that was done.
-    fn open(&mut self, connections: &mut [Connection], index: usize, poll: &Poll) -> io::Result<()> {
+    fn open(
+        &mut self,
+        connections: &mut [Connection],
+        index: usize,
+        poll: &Poll,
+    ) -> io::Result<()> {
         if connections[index].socket.is_none() {
             let mut socket = TcpStream::connect(self.http)?;
             socket.set_nodelay(true)?;
-            poll.registry()
-                .register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            poll.registry().register(
+                &mut socket,
+                Token(index),
+                Interest::READABLE | Interest::WRITABLE,
+            )?;
             connections[index].socket = Some(socket);
             self.opened += 1;
         }
@@ -228,11 +259,19 @@ impl Load<'_> {
             connection.asked_us.push_back(intended_us);
             if self.args.batch > 1 {
                 let mut body = b"{\"users\":".to_vec();
-                let users: Vec<u64> = (0..self.args.batch).map(|_| self.rng.u64(..self.args.users)).collect();
+                let users: Vec<u64> = (0..self.args.batch)
+                    .map(|_| self.rng.u64(..self.args.users))
+                    .collect();
                 push_users(&self.population, users.iter().copied(), &mut body);
                 connection.users.extend(users);
                 body.push(b'}');
-                write_request("POST", "/v1/presence/query", self.http, &body, &mut connection.unsent);
+                write_request(
+                    "POST",
+                    "/v1/presence/query",
+                    self.http,
+                    &body,
+                    &mut connection.unsent,
+                );
             } else {
                 let out = &mut connection.unsent;
                 let user = self.rng.u64(..self.args.users);
@@ -287,7 +326,11 @@ impl Load<'_> {
 }
 
 /// Whether an answer tells the records of `users`, in this order.
-fn is_of(population: &Population, mut users: impl ExactSizeIterator<Item = u64>, body: &[u8]) -> bool {
+fn is_of(
+    population: &Population,
+    mut users: impl ExactSizeIterator<Item = u64>,
+    body: &[u8],
+) -> bool {
     if users.len() > 1 {
         let mut same = true;
         let is_list = record::parse_snapshot(body, |record| {
@@ -332,15 +375,22 @@ mod tests {
         let record = |user: u64| {
             let id = population.id(user);
             let id = String::from_utf8_lossy(&id);
-            format!("{{\"user\":\"{id}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}")
+            format!(
+                "{{\"user\":\"{id}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}"
+            )
         };
-        let is_of = |users: &[u64], body: &str| is_of(&population, users.iter().copied(), body.as_bytes());
+        let is_of =
+            |users: &[u64], body: &str| is_of(&population, users.iter().copied(), body.as_bytes());
         assert!(is_of(&[1], &record(1)) && !is_of(&[1], &record(2)) && !is_of(&[1], "ok"));
         assert!(is_of(&[1], &record(1).replace(':', ": ")));
         let list = |users: &[u64]| {
             format!(
                 "{{\"presence\":[{}]}}",
-                users.iter().map(|u| record(*u)).collect::<Vec<_>>().join(",")
+                users
+                    .iter()
+                    .map(|u| record(*u))
+                    .collect::<Vec<_>>()
+                    .join(",")
             )
         };
         assert!(is_of(&[1, 2], &list(&[1, 2])));

@@ -1,7 +1,8 @@
 //! Presence records as the server tells them, read quickly and strictly.
 //!
-//! The usual layout is matched byte by byte; whatever differs goes through serde_json, so any legal JSON of the same
-//! meaning is understood, only more slowly. Never guesses: what is no record is None.
+//! The usual layout is matched byte by byte; whatever differs goes through serde_json, so any legal
+//! JSON of the same meaning is understood, only more slowly. Never guesses: what is no record is
+//! None.
 
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -65,10 +66,15 @@ impl<'a> From<Loose<'a>> for Record<'a> {
 
 /// Reads the data of an `event: presence`.
 pub fn parse(data: &[u8]) -> Option<Record<'_>> {
-    usual(data).or_else(|| serde_json::from_slice::<Loose<'_>>(data).ok().map(Record::from))
+    usual(data).or_else(|| {
+        serde_json::from_slice::<Loose<'_>>(data)
+            .ok()
+            .map(Record::from)
+    })
 }
 
-/// Reads the data of an `event: snapshot`; calls `each` for every record. False if it is no snapshot.
+/// Reads the data of an `event: snapshot`; calls `each` for every record. False if it is no
+/// snapshot.
 pub fn parse_snapshot(data: &[u8], mut each: impl FnMut(Record<'_>)) -> bool {
     let Ok(snapshot) = serde_json::from_slice::<Snapshot<'_>>(data) else {
         return false;
@@ -117,7 +123,11 @@ fn number(text: &[u8]) -> Option<(u64, &[u8])> {
 mod tests {
     use super::*;
 
-    fn bob(online: impl Into<Option<bool>>, since: Option<u64>, last_active: Option<u64>) -> Option<Record<'static>> {
+    fn bob(
+        online: impl Into<Option<bool>>,
+        since: Option<u64>,
+        last_active: Option<u64>,
+    ) -> Option<Record<'static>> {
         Some(Record {
             user: Cow::Borrowed("bob"),
             online: online.into(),
@@ -174,6 +184,9 @@ mod tests {
             br#"{"presence":[{"user":"a","status":"online","since":1,"last_active":2},{"user":"b","status":"offline","since":null,"last_active":null}]}"#,
             |record| told.push((record.user.into_owned(), record.online)),
         ));
-        assert_eq!(told, [("a".to_owned(), Some(true)), ("b".to_owned(), Some(false))]);
+        assert_eq!(
+            told,
+            [("a".to_owned(), Some(true)), ("b".to_owned(), Some(false))]
+        );
     }
 }

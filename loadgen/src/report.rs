@@ -115,7 +115,8 @@ impl Report {
         }
     }
 
-    /// Adds what the generator knows of itself and judges by it what has been added before: every latency there is.
+    /// Adds what the generator knows of itself and judges by it what has been added before: every
+    /// latency there is.
     pub fn strain(&mut self, strain: &stats::Strain) {
         self.value("generator_busy_ratio", strain.busy);
         self.value("generator_lag_p99_us", strain.lag_p99_us as f64);
@@ -172,7 +173,11 @@ impl Report {
 
     /// The JSON for machines, histograms and all.
     pub fn json(&self) -> Json {
-        let values: Map<String, Json> = self.values.iter().map(|v| (v.name.clone(), json!(v.value))).collect();
+        let values: Map<String, Json> = self
+            .values
+            .iter()
+            .map(|v| (v.name.clone(), json!(v.value)))
+            .collect();
         let latencies: Map<String, Json> = self
             .latencies
             .iter()
@@ -209,18 +214,27 @@ impl Report {
         })
     }
 
-    /// What is said even by a quiet run: what the server did wrong, and why the run must not be published.
+    /// What is said even by a quiet run: what the server did wrong, and why the run must not be
+    /// published.
     fn complaints(&self) -> String {
         let failures = self.failures.iter().map(|failure| ("FAILED", failure));
         let doubts = self.doubts.iter().map(|doubt| ("NOT CERTIFIED", doubt));
-        failures.chain(doubts).fold(String::new(), |mut out, (kind, text)| {
-            let _ = writeln!(out, "greendot-loadgen {}: {kind}: {text}", self.scenario);
-            out
-        })
+        failures
+            .chain(doubts)
+            .fold(String::new(), |mut out, (kind, text)| {
+                let _ = writeln!(out, "greendot-loadgen {}: {kind}: {text}", self.scenario);
+                out
+            })
     }
 
-    /// Prints the table, or only complaints if `quiet`, writes the files asked for, and says how the process should end.
-    pub fn publish(&self, quiet: bool, json_path: Option<&Path>, html_path: Option<&Path>) -> io::Result<ExitCode> {
+    /// Prints the table, or only complaints if `quiet`, writes the files asked for, and says how
+    /// the process should end.
+    pub fn publish(
+        &self,
+        quiet: bool,
+        json_path: Option<&Path>,
+        html_path: Option<&Path>,
+    ) -> io::Result<ExitCode> {
         if quiet {
             eprint!("{}", self.complaints());
         } else {
@@ -242,7 +256,10 @@ impl Report {
 
 /// The command line as typed, for whoever wants to repeat the run.
 pub fn command() -> String {
-    std::env::args().map(|arg| quoted(&arg)).collect::<Vec<_>>().join(" ")
+    std::env::args()
+        .map(|arg| quoted(&arg))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A word as a shell must be given it: what might mean something to one is quoted.
@@ -317,19 +334,27 @@ mod tests {
             "1,2=3:/%@+",
         ];
         let line = words.map(quoted).join(" ");
-        assert!(line.starts_with("--rate 'a b' 'it'\\''s' '' '*' "), "{line}");
+        assert!(
+            line.starts_with("--rate 'a b' 'it'\\''s' '' '*' "),
+            "{line}"
+        );
         let out = std::process::Command::new("sh")
             .args(["-c", &format!("printf '%s\\0' {line}")])
             .output()
             .unwrap();
         let read = String::from_utf8(out.stdout).unwrap();
-        assert_eq!(read.trim_end_matches('\0').split('\0').collect::<Vec<_>>(), words);
+        assert_eq!(
+            read.trim_end_matches('\0').split('\0').collect::<Vec<_>>(),
+            words
+        );
     }
 
     #[test]
     fn the_versions_of_the_servers() {
         let mut report = Report::new("beats");
-        report.server(&Exposition::parse("greendot_build_info{version=\"1.2.3\"} 1\n"));
+        report.server(&Exposition::parse(
+            "greendot_build_info{version=\"1.2.3\"} 1\n",
+        ));
         report.server(&Exposition::parse(
             "greendot_build_info{version=\"1.2.3\"} 1\ngreendot_users 5\n",
         ));
@@ -352,8 +377,10 @@ mod tests {
             "streams\n\
             \x20 streams_held                    18,000\n\
             \x20 user_bytes_per_stream          152.250\n\
-            \x20 latency, us                count        p50        p90        p99      p99.9        max\n\
-            \x20 hello                        100         50         90         99        100        100\n\
+            \x20 latency, us                count        p50        p90        p99      \
+            p99.9        max\n\
+            \x20 hello                        100         50         90         99        \
+            100        100\n\
             \x20 certified: the generator was not the bottleneck\n"
         );
         report.fail_if(0, "nothing");
@@ -365,10 +392,12 @@ mod tests {
         assert_eq!(
             report.complaints(),
             "greendot-loadgen streams: FAILED: 2 streams dropped\n\
-            greendot-loadgen streams: NOT CERTIFIED: the generator was busy 95 % of the time (limit 90 %): the server may take more\n"
+            greendot-loadgen streams: NOT CERTIFIED: the generator was busy 95 % of the time \
+            (limit 90 %): the server may take more\n"
         );
         assert!(report.table().ends_with(
-            "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the time (limit 90 %): the server may take more\n"
+            "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the \
+             time (limit 90 %): the server may take more\n"
         ));
     }
 
@@ -381,7 +410,9 @@ mod tests {
         );
         assert_eq!(json["latencies"]["hello"]["percentiles"]["p99"], 99);
         assert_eq!(json["certified"], true);
-        let text = json["latencies"]["hello"]["hdr_v2_base64"].as_str().unwrap();
+        let text = json["latencies"]["hello"]["hdr_v2_base64"]
+            .as_str()
+            .unwrap();
         assert_eq!(Latencies::from_base64(text).unwrap().count(), 100);
     }
 }

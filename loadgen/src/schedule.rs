@@ -1,8 +1,9 @@
 //! The open loop: when each thing is due, whether or not the server has kept up.
 //!
-//! Owns the arithmetic of a constant rate. Never reads a clock: the caller says what time it is. A latency counts from
-//! [`Schedule::intended_us`], so a stall of the server (or of the generator) is charged to everything that should have
-//! happened meanwhile (coordinated omission, as wrk2 corrects it).
+//! Owns the arithmetic of a constant rate. Never reads a clock: the caller says what time it is. A
+//! latency counts from [`Schedule::intended_us`], so a stall of the server (or of the generator) is
+//! charged to everything that should have happened meanwhile (coordinated omission, as wrk2
+//! corrects it).
 
 /// `count` things at a constant rate from `start_us` on.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -15,7 +16,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of `count` things, `rate` a second (`f64::INFINITY`: all at once), the first at `start_us`.
+    /// A schedule of `count` things, `rate` a second (`f64::INFINITY`: all at once), the first at
+    /// `start_us`.
     pub fn new(start_us: u64, rate: f64, count: u64) -> Schedule {
         Schedule {
             start_us,
@@ -82,7 +84,10 @@ mod tests {
     #[test]
     fn a_late_caller_is_told_the_intended_times() {
         let mut s = Schedule::new(0, 1_000.0, 3);
-        assert_eq!(drain(&mut s, 1_000_000), vec![(0, 0), (1, 1_000), (2, 2_000)]);
+        assert_eq!(
+            drain(&mut s, 1_000_000),
+            vec![(0, 0), (1, 1_000), (2, 2_000)]
+        );
         assert!(s.is_over());
         assert_eq!(s.next_at_us(), None);
         assert_eq!(s.done(), 3);
@@ -98,6 +103,9 @@ mod tests {
     #[test]
     fn a_rate_that_divides_no_microsecond_does_not_drift() {
         let s = Schedule::new(0, 3.0, 4);
-        assert_eq!([0, 1, 2, 3].map(|i| s.intended_us(i)), [0, 333_333, 666_666, 1_000_000]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|i| s.intended_us(i)),
+            [0, 333_333, 666_666, 1_000_000]
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! The server's wall clock, as its hellos tell it.
 //!
-//! Owns the distance between that clock and our monotonic one: states are told with the server's times, and judging them by our own
-//! wall clock would accuse a server that is set otherwise. Never reads a clock. Neither does a step of ours matter.
+//! Owns the distance between that clock and our monotonic one: states are told with the server's
+//! times, and judging them by our own wall clock would accuse a server that is set otherwise. Never
+//! reads a clock. Neither does a step of ours matter.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,14 +26,16 @@ impl Default for ServerClock {
 }
 
 impl ServerClock {
-    /// A clock that reads `unix_ms` when ours says `now_us`: where the server says nothing of its time, our own wall clock.
+    /// A clock that reads `unix_ms` when ours says `now_us`: where the server says nothing of its
+    /// time, our own wall clock.
     pub fn known(unix_ms: u64, now_us: u64) -> ServerClock {
         let mut clock = ServerClock::default();
         clock.hello(now_us, now_us, unix_ms);
         clock
     }
 
-    /// The server named the time `unix_ms` after it was asked at `asked_us` and before that was heard at `heard_us`.
+    /// The server named the time `unix_ms` after it was asked at `asked_us` and before that was
+    /// heard at `heard_us`.
     pub fn hello(&mut self, asked_us: u64, heard_us: u64, unix_ms: u64) {
         self.merge(ServerClock {
             low_us: (unix_ms * 1_000) as i64 - heard_us as i64,
@@ -61,7 +64,8 @@ impl ServerClock {
         (now_us.saturating_add_signed(offset_us)) / 1_000
     }
 
-    /// By how much that may be wrong, ms. Bounds that contradict each other are those of a clock that was set meanwhile.
+    /// By how much that may be wrong, ms. Bounds that contradict each other are those of a clock
+    /// that was set meanwhile.
     pub fn slack_ms(&self) -> u64 {
         let apart_us = if self.is_known() {
             self.low_us.abs_diff(self.high_us)
@@ -71,7 +75,8 @@ impl ServerClock {
         SLACK_MS + apart_us / 2_000
     }
 
-    /// By how much the server's clock was set, at least, if it was: what it said contradicts what it had said, ms.
+    /// By how much the server's clock was set, at least, if it was: what it said contradicts what
+    /// it had said, ms.
     pub fn was_set_by_ms(&self) -> u64 {
         let apart_us = self.low_us.saturating_sub(self.high_us);
         u64::try_from(apart_us / 1_000).unwrap_or(0)

@@ -1,6 +1,7 @@
 //! How busy each of the server's shards was.
 //!
-//! Owns the ratio of work to time: of the time of the load, not of what was set up before or waited for after.
+//! Owns the ratio of work to time: of the time of the load, not of what was set up before or waited
+//! for after.
 
 use crate::exposition::Exposition;
 use crate::report::Report;
@@ -35,11 +36,15 @@ mod tests {
 
     #[test]
     fn a_shard_is_busy_for_a_share_of_the_load() {
-        let work = |busy: [f64; 2]| Work(vec![("0".to_owned(), busy[0]), ("1".to_owned(), busy[1])]);
+        let work =
+            |busy: [f64; 2]| Work(vec![("0".to_owned(), busy[0]), ("1".to_owned(), busy[1])]);
         let mut report = Report::new("beats");
         work([3.0, 9.0]).report(&work([1.0, 1.0]), 4.0, &mut report);
         assert_eq!(
-            (report.get("shard_0_busy_ratio"), report.get("shard_1_busy_ratio")),
+            (
+                report.get("shard_0_busy_ratio"),
+                report.get("shard_1_busy_ratio")
+            ),
             (Some(0.5), Some(1.0))
         );
     }

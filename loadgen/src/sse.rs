@@ -1,7 +1,9 @@
-//! A reader of event streams (WHATWG HTML, "Server-sent events", 9.2.6), made for very many streams.
+//! A reader of event streams (WHATWG HTML, "Server-sent events", 9.2.6), made for very many
+//! streams.
 //!
-//! Written apart from the server's own reader on purpose: a mistake in one is then seen by the other. At rest, between two
-//! blocks, a stream costs 16 bytes here; only an unfinished block is kept. Never allocates for a block that arrives whole.
+//! Written apart from the server's own reader on purpose: a mistake in one is then seen by the
+//! other. At rest, between two blocks, a stream costs 16 bytes here; only an unfinished block is
+//! kept. Never allocates for a block that arrives whole.
 
 use std::borrow::Cow;
 
@@ -27,7 +29,10 @@ pub struct Lasting {
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
     /// The unfinished block. Boxed twice so that an idle stream pays one word.
-    #[expect(clippy::box_collection, reason = "one word for an idle stream; a Vec would be three")]
+    #[expect(
+        clippy::box_collection,
+        reason = "one word for an idle stream; a Vec would be three"
+    )]
     carry: Option<Box<Vec<u8>>>,
     /// A byte order mark can no longer come.
     started: bool,
@@ -95,8 +100,13 @@ struct Block {
     ended_with_cr: bool,
 }
 
-/// Reads the block at the start of `input` up to and with its blank line, or a comment line alone; None if it is not whole.
-fn take_block(input: &[u8], lasting: &mut Lasting, each: &mut impl FnMut(&Event<'_>, Lasting)) -> Option<Block> {
+/// Reads the block at the start of `input` up to and with its blank line, or a comment line alone;
+/// None if it is not whole.
+fn take_block(
+    input: &[u8],
+    lasting: &mut Lasting,
+    each: &mut impl FnMut(&Event<'_>, Lasting),
+) -> Option<Block> {
     let mut at = 0;
     let mut name: &[u8] = b"";
     let mut data: Option<Cow<'_, [u8]>> = None;
@@ -127,7 +137,8 @@ fn take_block(input: &[u8], lasting: &mut Lasting, each: &mut impl FnMut(&Event<
             });
         }
         if line[0] == b':' {
-            // A comment before any field stands for itself, so that a keep-alive leaves nothing to carry.
+            // A comment before any field stands for itself, so that a keep-alive leaves nothing to
+            // carry.
             if start == 0 {
                 return Some(Block {
                     bytes: at,
@@ -139,7 +150,9 @@ fn take_block(input: &[u8], lasting: &mut Lasting, each: &mut impl FnMut(&Event<
         let (field, value) = match memchr::memchr(b':', line) {
             Some(colon) => (
                 &line[..colon],
-                line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..]),
+                line[colon + 1..]
+                    .strip_prefix(b" ")
+                    .unwrap_or(&line[colon + 1..]),
             ),
             None => (line, &b""[..]),
         };
@@ -153,9 +166,11 @@ fn take_block(input: &[u8], lasting: &mut Lasting, each: &mut impl FnMut(&Event<
                 }
             },
             b"id" if !value.contains(&0) => next.last_id = decimal(value).unwrap_or(0),
-            // Unlike an id it counts from its own line on, whether or not the block comes to its end.
+            // Unlike an id it counts from its own line on, whether or not the block comes to its
+            // end.
             b"retry" => {
-                next.retry_ms = decimal(value).map_or(next.retry_ms, |ms| u32::try_from(ms).unwrap_or(u32::MAX));
+                next.retry_ms = decimal(value)
+                    .map_or(next.retry_ms, |ms| u32::try_from(ms).unwrap_or(u32::MAX));
                 lasting.retry_ms = next.retry_ms;
             }
             _ => {}
@@ -169,9 +184,11 @@ fn decimal(text: &[u8]) -> Option<u64> {
         return None;
     }
     text.iter().try_fold(0u64, |number, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
+        digit.is_ascii_digit().then(|| {
+            number
+                .saturating_mul(10)
+                .saturating_add(u64::from(digit - b'0'))
+        })
     })
 }
 
@@ -182,12 +199,18 @@ mod tests {
     type Told = (String, String, u64, u32);
 
     fn read(pieces: &[&[u8]]) -> Vec<Told> {
-        let (mut reader, mut lasting, mut told) = (Reader::default(), Lasting::default(), Vec::new());
+        let (mut reader, mut lasting, mut told) =
+            (Reader::default(), Lasting::default(), Vec::new());
         for piece in pieces {
             reader
                 .feed(piece, &mut lasting, |event, lasting| {
                     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-                    told.push((text(event.name), text(&event.data), lasting.last_id, lasting.retry_ms));
+                    told.push((
+                        text(event.name),
+                        text(&event.data),
+                        lasting.last_id,
+                        lasting.retry_ms,
+                    ));
                 })
                 .unwrap();
         }
@@ -205,7 +228,10 @@ mod tests {
             [told("message", "YHOO\n+2\n10", 0, 0)]
         );
         assert_eq!(
-            read(&[b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n"]),
+            read(&[
+                b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\n\
+                     data:  third event\n\n"
+            ]),
             [
                 told("message", "first event", 1, 0),
                 told("message", "second event", 0, 0),
@@ -230,13 +256,18 @@ mod tests {
             told("message", "c", 17, 3_417),
         ];
         for end in ["\n", "\r", "\r\n"] {
-            let text = "\u{feff}event: hello\nretry: 3417\ndata: {}\n\n:\n:\nevent: presence\nid: 17\ndata: a\n: within\ndata: b\n\ndata: c\n\n"
+            let text = "\u{feff}event: hello\nretry: 3417\ndata: {}\n\n:\n:\nevent: presence\n\
+                        id: 17\ndata: a\n: within\ndata: b\n\ndata: c\n\n"
                 .replace('\n', end);
             let bytes = text.as_bytes();
             assert_eq!(read(&[bytes]), expected);
             assert_eq!(read(&bytes.chunks(1).collect::<Vec<_>>()), expected);
             for cut in 0..bytes.len() {
-                assert_eq!(read(&[&bytes[..cut], &bytes[cut..]]), expected, "{end:?} {cut}");
+                assert_eq!(
+                    read(&[&bytes[..cut], &bytes[cut..]]),
+                    expected,
+                    "{end:?} {cut}"
+                );
             }
         }
     }
@@ -248,14 +279,23 @@ mod tests {
             [told("message", "d", 0, 0)]
         );
         // Without data there is no event, but the id counts.
-        assert_eq!(read(&[b"event: e\nid: 9\n\ndata: d\n\n"]), [told("message", "d", 9, 0)]);
+        assert_eq!(
+            read(&[b"event: e\nid: 9\n\ndata: d\n\n"]),
+            [told("message", "d", 9, 0)]
+        );
         // An unfinished block is never told, nor does its id count.
         assert_eq!(read(&[b"data: d\nid: 4\n"]), []);
         // But its delay does, once its line is whole.
         let (mut reader, mut lasting) = (Reader::default(), Lasting::default());
         for (bytes, retry_ms) in [(&b"id: 4\nretry: 70"[..], 0), (b"0\nretry: 9x\n", 700)] {
             reader.feed(bytes, &mut lasting, |_, _| {}).unwrap();
-            assert_eq!(lasting, Lasting { retry_ms, last_id: 0 });
+            assert_eq!(
+                lasting,
+                Lasting {
+                    retry_ms,
+                    last_id: 0
+                }
+            );
         }
         // Only the first byte order mark is one.
         assert_eq!(
@@ -268,7 +308,9 @@ mod tests {
     fn an_idle_stream_is_small() {
         assert_eq!(size_of::<Reader>(), 16);
         let (mut reader, mut lasting) = (Reader::default(), Lasting::default());
-        reader.feed(b"data: x\n\n:\n", &mut lasting, |_, _| {}).unwrap();
+        reader
+            .feed(b"data: x\n\n:\n", &mut lasting, |_, _| {})
+            .unwrap();
         assert!(reader.carry.is_none());
     }
 }

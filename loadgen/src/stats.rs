@@ -1,6 +1,7 @@
 //! Latency histograms and whether a run may be believed.
 //!
-//! Owns the rules of certification. Latencies are microseconds, kept with three significant digits from 1 us to 10 min.
+//! Owns the rules of certification. Latencies are microseconds, kept with three significant digits
+//! from 1 us to 10 min.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +19,10 @@ pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Self {
-        Latencies(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that the crate allows"))
+        Latencies(
+            Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
+                .expect("constant bounds that the crate allows"),
+        )
     }
 }
 
@@ -113,7 +117,8 @@ pub struct Strain {
     pub busy: f64,
     /// p99 of how late it did what was due, us.
     pub lag_p99_us: u64,
-    /// The schedule was "as fast as possible" and the server visibly gave way first (loss, or unread answers).
+    /// The schedule was "as fast as possible" and the server visibly gave way first (loss, or
+    /// unread answers).
     pub server_gave_way: bool,
 }
 
@@ -135,7 +140,8 @@ pub fn doubts(strain: &Strain, measured: &[(String, Latencies)]) -> Vec<String> 
         let p99_us = latencies.percentile_us(99.0);
         if latencies.count() > 0 && lag_us * 10 > p99_us {
             doubts.push(format!(
-                "the generator's own lag (p99 {lag_us} us) is above a tenth of the p99 of \"{name}\" ({p99_us} us)"
+                "the generator's own lag (p99 {lag_us} us) is above a tenth of the p99 of \
+                 \"{name}\" ({p99_us} us)"
             ));
         }
     }
@@ -169,14 +175,19 @@ mod tests {
         );
         latencies.record(0);
         latencies.record(u64::MAX);
-        assert_eq!((latencies.count(), latencies.percentile_us(0.0)), (1_002, 1));
+        assert_eq!(
+            (latencies.count(), latencies.percentile_us(0.0)),
+            (1_002, 1)
+        );
         assert!(latencies.max_us() >= LATENCY_US_MAX);
     }
 
     #[test]
     fn histograms_survive_their_encoding() {
         let mut latencies = Latencies::default();
-        [3, 70, 70, 900_000].iter().for_each(|us| latencies.record(*us));
+        [3, 70, 70, 900_000]
+            .iter()
+            .for_each(|us| latencies.record(*us));
         let text = latencies.to_base64();
         assert!(text.starts_with("HISTE"), "{text}");
         let mut read = Latencies::from_base64(&text).unwrap();
@@ -213,7 +224,10 @@ mod tests {
         // Every latency that is published, not only the longest.
         assert_eq!(
             doubts(&fine, &measured),
-            ["the generator's own lag (p99 100 us) is above a tenth of the p99 of \"first\" (500 us)"]
+            [
+                "the generator's own lag (p99 100 us) is above a tenth of the p99 of \"first\" \
+                 (500 us)"
+            ]
         );
         let late = Strain {
             lag_p99_us: 101,

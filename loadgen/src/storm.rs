@@ -38,7 +38,8 @@ const ORDER_HEARD: Duration = Duration::from_millis(100);
 pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     let streams = &args.streams;
     if Target::new(common)?.is_split && args.restart.is_some() {
-        // A node that has restarted says "unknown" and tells the state a moment later, which looks like a transition.
+        // A node that has restarted says "unknown" and tells the state a moment later, which looks
+        // like a transition.
         return Err(io::Error::other(
             "--restart takes one server, named by --http and --udp",
         ));
@@ -118,7 +119,10 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     report.value("streams_back", held.ready as f64);
     report.value_if("all_back_s", back_s);
     report.value("connects_per_s_peak", connects.peak());
-    report.value("reconnects", (sum.progress.connected - ramped.connected) as f64);
+    report.value(
+        "reconnects",
+        (sum.progress.connected - ramped.connected) as f64,
+    );
     report.value("false_transitions", sum.false_transitions as f64);
     report.value("given_up", sum.given_up as f64);
     for (name, count) in &sum.gone {
@@ -130,11 +134,17 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     );
     report.value("retry_ms_max", f64::from(sum.retry_ms_max));
     // A user whose stream comes back later than the server's patience did leave.
-    if u64::from(sum.retry_ms_max) < sum.away_ms_max && back_s.is_some_and(|s| s * 1e3 < sum.away_ms_max as f64) {
-        report.fail_if(sum.false_transitions, "transitions were told although nobody left");
+    if u64::from(sum.retry_ms_max) < sum.away_ms_max
+        && back_s.is_some_and(|s| s * 1e3 < sum.away_ms_max as f64)
+    {
+        report.fail_if(
+            sum.false_transitions,
+            "transitions were told although nobody left",
+        );
     } else {
         report.notes.push(format!(
-            "some streams were away for longer than offline_after_ms less beat_interval_ms ({} ms), so their users truly went offline: \
+            "some streams were away for longer than offline_after_ms less beat_interval_ms ({} \
+             ms), so their users truly went offline: \
              transitions are no failure of this run",
             sum.away_ms_max
         ));
@@ -170,8 +180,8 @@ impl Connects {
         }
     }
 
-    /// `connected`, since the beginning of the run, at `elapsed_s`; the last window may be shorter than the others.
-    /// True if a window ended.
+    /// `connected`, since the beginning of the run, at `elapsed_s`; the last window may be shorter
+    /// than the others. True if a window ended.
     fn note(&mut self, elapsed_s: f64, connected: u64, is_last: bool) -> bool {
         let (since_s, before) = self.last;
         let passed_s = elapsed_s - since_s;
@@ -186,7 +196,10 @@ impl Connects {
     }
 
     fn peak(&self) -> f64 {
-        self.points.iter().map(|(_, rate)| *rate).fold(0.0, f64::max)
+        self.points
+            .iter()
+            .map(|(_, rate)| *rate)
+            .fold(0.0, f64::max)
     }
 }
 

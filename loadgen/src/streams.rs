@@ -58,7 +58,9 @@ pub struct HoldArgs {
 impl StreamsArgs {
     /// The herd's plan for `share` of all streams.
     pub fn plan(&self, common: &Common, share: Share) -> io::Result<Plan> {
-        let choice = self.zipf.map_or(Choice::Uniform, |exponent| Choice::Zipf { exponent });
+        let choice = self
+            .zipf
+            .map_or(Choice::Uniform, |exponent| Choice::Zipf { exponent });
         Ok(Plan {
             targets: Target::new(common)?.streams,
             first: share.first,
@@ -72,7 +74,9 @@ impl StreamsArgs {
                 seed: common.seed,
             },
             states: match common.peer {
-                Peer::Greendot => u64::from(self.watch).min((self.streams as u64).saturating_sub(1)) as u32,
+                Peer::Greendot => {
+                    u64::from(self.watch).min((self.streams as u64).saturating_sub(1)) as u32
+                }
                 _ => 0,
             },
             publish: !self.watch_only,
@@ -105,13 +109,19 @@ impl Weight {
         }
     }
 
-    /// Adds what was used since `before`, for each of `streams`, of which this machine has both ends or one.
+    /// Adds what was used since `before`, for each of `streams`, of which this machine has both
+    /// ends or one.
     pub fn report(&self, before: &Weight, streams: u64, both_ends: bool, report: &mut Report) {
         let ends = if both_ends { "both_ends" } else { "this_end" };
-        let each =
-            |after: Option<u64>, before: Option<u64>| Some((after? as f64 - before? as f64) / streams.max(1) as f64);
-        let server = |of: fn(procfs::Memory) -> u64| each(self.server.map(of), before.server.map(of));
-        report.value_if("server_user_bytes_per_stream", server(|m| m.anonymous_bytes));
+        let each = |after: Option<u64>, before: Option<u64>| {
+            Some((after? as f64 - before? as f64) / streams.max(1) as f64)
+        };
+        let server =
+            |of: fn(procfs::Memory) -> u64| each(self.server.map(of), before.server.map(of));
+        report.value_if(
+            "server_user_bytes_per_stream",
+            server(|m| m.anonymous_bytes),
+        );
         report.value_if("server_rss_bytes_per_stream", server(|m| m.rss_bytes));
         report.value_if(
             &format!("kernel_slab_bytes_per_stream_{ends}"),
@@ -151,7 +161,8 @@ impl ProgressLine {
     }
 }
 
-/// Waits until all `total` streams are ready or given up, for 30 s beyond the schedule at most; `each` sees all progress.
+/// Waits until all `total` streams are ready or given up, for 30 s beyond the schedule at most;
+/// `each` sees all progress.
 pub fn ramp(
     crew: &mut Crew,
     total: usize,
@@ -196,8 +207,10 @@ impl Course {
             return;
         }
         let rate = |now: u64, then: u64| (elapsed_s, now.saturating_sub(then) as f64 / passed_s);
-        self.connects.push(rate(progress.connected, self.last.1.connected));
-        self.told.push(rate(progress.presence, self.last.1.presence));
+        self.connects
+            .push(rate(progress.connected, self.last.1.connected));
+        self.told
+            .push(rate(progress.presence, self.last.1.presence));
         self.memory
             .extend(procfs::user_mib(common.server_pid).map(|mib| (elapsed_s, mib)));
         self.last = (elapsed_s, *progress);
@@ -205,7 +218,11 @@ impl Course {
 }
 
 /// Holds all streams without watches for a moment; the server's user memory then.
-fn weigh_unwatching(common: &Common, args: &StreamsArgs, line: &ProgressLine) -> io::Result<Option<u64>> {
+fn weigh_unwatching(
+    common: &Common,
+    args: &StreamsArgs,
+    line: &ProgressLine,
+) -> io::Result<Option<u64>> {
     let mut crew = Crew::start(common, args.streams, &["--unwatching"])?;
     let ramped = ramp(&mut crew, args.streams, args.rate, line, |_, _| {})?;
     if ramped.ready < args.streams as u64 {
@@ -234,12 +251,17 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
     let target = Target::new(common)?;
     if let Some(share) = common.share {
         let watch = if all.unwatching { 0 } else { args.watch };
-        let args = StreamsArgs { watch, ..args.clone() };
+        let args = StreamsArgs {
+            watch,
+            ..args.clone()
+        };
         herd::run(args.plan(common, share)?)?;
         return Ok(Report::default());
     }
     if all.weigh_watches && (args.watch == 0 || common.server_pid.is_none()) {
-        return Err(io::Error::other("--weigh-watches needs --watch and --server-pid"));
+        return Err(io::Error::other(
+            "--weigh-watches needs --watch and --server-pid",
+        ));
     }
     let mut report = Report::new("streams");
     let line = ProgressLine::new(common.quiet);
@@ -247,7 +269,9 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
     // The nodes of a split deployment would be mixed up.
     let work = || {
         let of_one = common.peer == Peer::Greendot && !target.is_split;
-        of_one.then(|| Exposition::scrape(target.streams[0])).transpose()
+        of_one
+            .then(|| Exposition::scrape(target.streams[0]))
+            .transpose()
     };
     let unwatching_bytes = match all.weigh_watches {
         true => weigh_unwatching(common, args, &line)?,
@@ -259,10 +283,16 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
     let start_us = clock::now_us();
     let mut course = Course::default();
     let mut ramped_s = 0.0;
-    let reached = ramp(&mut crew, args.streams, args.rate, &line, |elapsed_s, progress| {
-        course.note(common, elapsed_s, &progress);
-        ramped_s = elapsed_s;
-    })?;
+    let reached = ramp(
+        &mut crew,
+        args.streams,
+        args.rate,
+        &line,
+        |elapsed_s, progress| {
+            course.note(common, elapsed_s, &progress);
+            ramped_s = elapsed_s;
+        },
+    )?;
     let ramp_cpu = Weight::now(common.server_pid);
     let work_after = work()?;
     let hold_until_us = clock::now_us() + args.hold.as_micros() as u64;
@@ -294,7 +324,8 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
     };
     let both_ends = target.streams_are_local();
     user_memory.report(&before, held.ready, both_ends, &mut report);
-    if let (Some(bytes), Some(empty), Some(full)) = (unwatching_bytes, before.server, after.server) {
+    if let (Some(bytes), Some(empty), Some(full)) = (unwatching_bytes, before.server, after.server)
+    {
         let each = |bytes: u64, empty: u64| (bytes as f64 - empty as f64) / args.streams as f64;
         report.value(
             "server_user_bytes_per_stream_unwatching",
@@ -308,7 +339,10 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
     if let (Some(before), Some(after)) = (work_before, work_after) {
         Work::of(&after).report(&Work::of(&before), ramped_s, &mut report);
     }
-    report.value_if("server_cpu_s_while_held", idle_cpu_us.map(|us| us as f64 / 1e6));
+    report.value_if(
+        "server_cpu_s_while_held",
+        idle_cpu_us.map(|us| us as f64 / 1e6),
+    );
     report.value("presence_events_received", sum.progress.presence as f64);
     report.value(
         "generator_user_bytes_per_stream",
@@ -322,7 +356,9 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
         "streams were not held to the end",
     );
     let note = match both_ends {
-        true => "both ends of every connection are on this machine: kernel memory is counted for both",
+        true => {
+            "both ends of every connection are on this machine: kernel memory is counted for both"
+        }
         false => "the server is on another machine: kernel memory is that of the generator's end",
     };
     report.notes.push(note.to_owned());

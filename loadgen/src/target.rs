@@ -1,6 +1,7 @@
 //! Which servers are under load: one that does everything, or the two halves of a split deployment.
 //!
-//! Owns how the flags name them and which of them a stream, a beat or a question goes to. Opens no connection.
+//! Owns how the flags name them and which of them a stream, a beat or a question goes to. Opens no
+//! connection.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -11,13 +12,16 @@ use crate::args::{Common, Peer};
 use crate::population::Population;
 use crate::procfs;
 
-const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
-const UDP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
+const HTTP_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+const UDP_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
 
 /// What takes beats and answers queries.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PresenceNode {
-    /// `HOST:PORT` of its UDP address as it was typed: by it users are spread, so the servers must have been given the same.
+    /// `HOST:PORT` of its UDP address as it was typed: by it users are spread, so the servers must
+    /// have been given the same.
     pub name: String,
     /// Where beats go.
     pub udp: SocketAddr,
@@ -42,42 +46,66 @@ impl Target {
     pub fn new(common: &Common) -> io::Result<Target> {
         let is_split = !(common.realtime.is_empty() && common.presence.is_empty());
         if !is_split {
-            let (http, udp) = (common.http.unwrap_or(HTTP_DEFAULT), common.udp.unwrap_or(UDP_DEFAULT));
+            let (http, udp) = (
+                common.http.unwrap_or(HTTP_DEFAULT),
+                common.udp.unwrap_or(UDP_DEFAULT),
+            );
             let name = udp.to_string();
-            return Ok(Target::of(vec![http], vec![PresenceNode { name, udp, http }], false));
+            return Ok(Target::of(
+                vec![http],
+                vec![PresenceNode { name, udp, http }],
+                false,
+            ));
         }
         let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if common.http.is_some() || common.udp.is_some() {
             return wrong(
-                "--http and --udp name one server, --realtime and --presence a split deployment: give one kind only",
+                "--http and --udp name one server, --realtime and --presence a split deployment: \
+                 give one kind only",
             );
         }
         if common.realtime.is_empty() {
-            return wrong("--presence without --realtime: streams are opened at real-time nodes, so name them as well");
+            return wrong(
+                "--presence without --realtime: streams are opened at real-time nodes, so name \
+                 them as well",
+            );
         }
         if common.presence.is_empty() {
             return wrong(
-                "--realtime without --presence: beats and queries go to presence nodes, so name them as well",
+                "--realtime without --presence: beats and queries go to presence nodes, so name \
+                 them as well",
             );
         }
         if common.peer != Peer::Greendot {
             return wrong("--peer takes --http and --udp: only greendot comes in halves");
         }
-        let mut names: Vec<&str> = common.presence.iter().map(|node| node.name.as_str()).collect();
+        let mut names: Vec<&str> = common
+            .presence
+            .iter()
+            .map(|node| node.name.as_str())
+            .collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             return wrong("--presence names a node twice: users are spread by these names");
         }
-        Ok(Target::of(common.realtime.clone(), common.presence.clone(), true))
+        Ok(Target::of(
+            common.realtime.clone(),
+            common.presence.clone(),
+            true,
+        ))
     }
 
-    /// The one server of a scenario that is of one server alone; an error if a split deployment was named.
+    /// The one server of a scenario that is of one server alone; an error if a split deployment was
+    /// named.
     pub fn single(common: &Common, scenario: &str) -> io::Result<Target> {
         let target = Target::new(common)?;
         if target.is_split {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{scenario} loads one server: give one presence node's addresses as --http and --udp"),
+                format!(
+                    "{scenario} loads one server: give one presence node's addresses as --http \
+                     and --udp"
+                ),
             ));
         }
         Ok(target)
@@ -93,14 +121,16 @@ impl Target {
         }
     }
 
-    /// Whether all streams end on this machine: what the kernel needs for both ends is then counted here.
+    /// Whether all streams end on this machine: what the kernel needs for both ends is then counted
+    /// here.
     pub fn streams_are_local(&self) -> bool {
         // An address that can be bound is one of ours.
         let is_ours = |address: &SocketAddr| std::net::UdpSocket::bind((address.ip(), 0)).is_ok();
         self.streams.iter().all(is_ours)
     }
 
-    /// `users` by the presence node that each belongs to, in the order of [`Target::presence`]; order is kept within a node.
+    /// `users` by the presence node that each belongs to, in the order of [`Target::presence`];
+    /// order is kept within a node.
     pub fn spread(&self, population: &Population, users: &[u64]) -> Vec<Vec<u64>> {
         let mut parts = vec![Vec::new(); self.presence.len()];
         for user in users {
@@ -109,16 +139,22 @@ impl Target {
         parts
     }
 
-    /// Datagrams that the presence nodes' sockets have dropped so far; None unless they are all on loopback addresses.
+    /// Datagrams that the presence nodes' sockets have dropped so far; None unless they are all on
+    /// loopback addresses.
     pub fn socket_drops(&self) -> Option<u64> {
         let ports = self.loopback_udp_ports();
         let all = self.presence.iter().all(|node| node.udp.ip().is_loopback());
-        all.then(|| ports.into_iter().map(procfs::udp_drops).sum()).flatten()
+        all.then(|| ports.into_iter().map(procfs::udp_drops).sum())
+            .flatten()
     }
 
-    /// UDP ports of the presence nodes on this machine's loopback addresses, each once: the kernel's counts are by port.
+    /// UDP ports of the presence nodes on this machine's loopback addresses, each once: the
+    /// kernel's counts are by port.
     fn loopback_udp_ports(&self) -> Vec<u16> {
-        let local = self.presence.iter().filter(|node| node.udp.ip().is_loopback());
+        let local = self
+            .presence
+            .iter()
+            .filter(|node| node.udp.ip().is_loopback());
         let mut ports: Vec<u16> = local.map(|node| node.udp.port()).collect();
         ports.sort_unstable();
         ports.dedup();
@@ -135,7 +171,12 @@ pub fn realtime(text: &str) -> Result<SocketAddr, String> {
 pub fn presence(text: &str) -> Result<PresenceNode, String> {
     let both = text.split_once(',');
     let (udp, http) = both
-        .and_then(|(udp, http)| Some((udp.trim().strip_prefix("udp://")?, http.trim().strip_prefix("http://")?)))
+        .and_then(|(udp, http)| {
+            Some((
+                udp.trim().strip_prefix("udp://")?,
+                http.trim().strip_prefix("http://")?,
+            ))
+        })
         .ok_or("udp://HOST:PORT,http://HOST:PORT expected")?;
     Ok(PresenceNode {
         name: authority(udp).to_owned(),
@@ -148,8 +189,8 @@ fn authority(text: &str) -> &str {
     text.strip_suffix('/').unwrap_or(text)
 }
 
-/// Reads `HOST:PORT`. Of several addresses the first of IPv4: servers listen there unless told otherwise, whatever comes first of
-/// `localhost`.
+/// Reads `HOST:PORT`. Of several addresses the first of IPv4: servers listen there unless told
+/// otherwise, whatever comes first of `localhost`.
 pub fn resolve(authority: &str) -> Result<SocketAddr, String> {
     let found: Vec<SocketAddr> = authority
         .to_socket_addrs()
@@ -171,7 +212,9 @@ mod tests {
         let words = ["greendot-loadgen", "fanout"]
             .into_iter()
             .chain(flags.split_ascii_whitespace());
-        let common = Cli::try_parse_from(words).map_err(|e| e.to_string())?.common;
+        let common = Cli::try_parse_from(words)
+            .map_err(|e| e.to_string())?
+            .common;
         Target::new(&common).map_err(|e| e.to_string())
     }
 
@@ -192,7 +235,10 @@ mod tests {
         assert!(by_name.streams_are_local());
         // A network of documentation (RFC 5737): nobody's.
         assert!(!target("--http 192.0.2.1:5").unwrap().streams_are_local());
-        assert_eq!(target("").unwrap().streams, ["127.0.0.1:8080".parse().unwrap()]);
+        assert_eq!(
+            target("").unwrap().streams,
+            ["127.0.0.1:8080".parse().unwrap()]
+        );
     }
 
     #[test]
@@ -221,7 +267,10 @@ mod tests {
         let nodes = Nodes::new(["127.0.0.1:1", "127.0.0.2:1"]);
         for (node, part) in parts.iter().enumerate() {
             assert!(part.len() > 20 && part.is_sorted());
-            assert!(part.iter().all(|user| nodes.of(&population.id(*user)) == node));
+            assert!(
+                part.iter()
+                    .all(|user| nodes.of(&population.id(*user)) == node)
+            );
         }
         assert_eq!(parts.concat().len(), 100);
     }
@@ -234,9 +283,15 @@ mod tests {
                 "give one kind only",
             ),
             (format!("--udp 127.0.0.1:5 {A}"), "give one kind only"),
-            ("--realtime 127.0.0.1:3".into(), "--realtime without --presence"),
+            (
+                "--realtime 127.0.0.1:3".into(),
+                "--realtime without --presence",
+            ),
             (A.into(), "--presence without --realtime"),
-            (format!("--realtime 127.0.0.1:3 {A} {A}"), "names a node twice"),
+            (
+                format!("--realtime 127.0.0.1:3 {A} {A}"),
+                "names a node twice",
+            ),
             (
                 format!("--realtime 127.0.0.1:3 --peer axum {A}"),
                 "only greendot comes in halves",

@@ -1,7 +1,7 @@
 //! The truth of who is online, from the beats and goodbyes that were sent.
 //!
-//! Owns the judgement of `churn`: each told state, and each watcher's view at any moment, against the history of its
-//! publisher. Never reads a clock and sends nothing. Times are Unix ms.
+//! Owns the judgement of `churn`: each told state, and each watcher's view at any moment, against
+//! the history of its publisher. Never reads a clock and sends nothing. Times are Unix ms.
 
 /// What the truth allows for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +76,9 @@ impl History {
 
     /// The time for an act that is sent now: later than every act before.
     pub fn next_ms(&self, now_ms: u64) -> u64 {
-        self.acts.last().map_or(now_ms, |act| now_ms.max(act.at_ms + 1))
+        self.acts
+            .last()
+            .map_or(now_ms, |act| now_ms.max(act.at_ms + 1))
     }
 
     /// Whether silence, and no goodbye, is what makes the publisher offline if it is.
@@ -93,7 +95,9 @@ impl History {
             let beat = recent
                 .take_while(|act| act.arrived_ms(tolerance) + tolerance.clock_ms >= since_ms)
                 .find(|act| !act.goodbye);
-            return beat.map_or(Verdict::FalseOnline, |act| Verdict::CameOnline(act.intended_ms()));
+            return beat.map_or(Verdict::FalseOnline, |act| {
+                Verdict::CameOnline(act.intended_ms())
+            });
         }
         for act in recent {
             if act.goodbye {
@@ -113,14 +117,16 @@ impl History {
     /// Whether the publisher is online at `now_ms`; None unless that has been so for `settle_ms`.
     pub fn steady(&self, now_ms: u64, tolerance: &Tolerance) -> Option<bool> {
         let from_ms = now_ms.saturating_sub(tolerance.settle_ms);
-        let [began, end] = [from_ms, now_ms].map(|ms| self.acts.partition_point(|act| act.at_ms <= ms));
+        let [began, end] =
+            [from_ms, now_ms].map(|ms| self.acts.partition_point(|act| act.at_ms <= ms));
         let state_after = |act: Option<&Act>, ms: u64| {
             act.is_some_and(|act| !act.goodbye && ms < act.at_ms + tolerance.offline_after_ms)
         };
         let at_start = state_after(self.acts[..began].last(), from_ms);
         let mut last = self.acts[..began].last();
         for act in &self.acts[began..end] {
-            // A beat while offline, a goodbye while online, or an expiry before this act: a flip within the window.
+            // A beat while offline, a goodbye while online, or an expiry before this act: a flip
+            // within the window.
             if state_after(last, act.at_ms) != at_start || act.goodbye == at_start {
                 return None;
             }
@@ -128,7 +134,8 @@ impl History {
         }
         // An expiry at the edge belongs to either side.
         let edge = last.is_some_and(|act| {
-            !act.goodbye && (act.at_ms + tolerance.offline_after_ms).abs_diff(now_ms) <= tolerance.clock_ms
+            !act.goodbye
+                && (act.at_ms + tolerance.offline_after_ms).abs_diff(now_ms) <= tolerance.clock_ms
         });
         (!edge && state_after(last, now_ms) == at_start).then_some(at_start)
     }
@@ -179,7 +186,10 @@ mod tests {
         let h = history(&[(10_000, false), (11_000, true)]);
         assert_eq!(h.judge(false, 11_002, &T), Verdict::Left(11_000));
         assert_eq!(h.judge(false, 10_500, &T), Verdict::FalseOffline);
-        assert_eq!(History::default().judge(false, 1, &T), Verdict::FalseOffline);
+        assert_eq!(
+            History::default().judge(false, 1, &T),
+            Verdict::FalseOffline
+        );
     }
 
     #[test]

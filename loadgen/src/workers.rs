@@ -1,7 +1,8 @@
-//! This program run several times over, each process with a share of the streams: what a process may hold is limited.
+//! This program run several times over, each process with a share of the streams: what a process
+//! may hold is limited.
 //!
-//! Owns the split into shares below the descriptor limit, the workers' lives, and the lines of JSON they speak. What the
-//! lines mean is their readers' business.
+//! Owns the split into shares below the descriptor limit, the workers' lives, and the lines of JSON
+//! they speak. What the lines mean is their readers' business.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::marker::PhantomData;
@@ -28,7 +29,9 @@ pub struct Workers<W> {
 /// Most streams that one process of this run may hold.
 pub fn share_max(common: &Common) -> usize {
     let limit = raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED) as usize;
-    common.streams_per_process.map_or(limit, |most| most.clamp(1, limit))
+    common
+        .streams_per_process
+        .map_or(limit, |most| most.clamp(1, limit))
 }
 
 /// `total` in shares of at most `share_max`, as equal as can be.
@@ -86,7 +89,9 @@ impl<W: DeserializeOwned> Workers<W> {
         match self.lines.recv_timeout(wait) {
             Ok((worker, line)) => Ok(Some((worker, serde_json::from_str(&line?)?))),
             Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("all workers ended before their time")),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(io::Error::other("all workers ended before their time"))
+            }
         }
     }
 
@@ -158,7 +163,13 @@ mod tests {
 
     #[test]
     fn shares_are_equal_and_complete() {
-        assert_eq!(split(10, 20), [Share { first: 0, count: 10 }]);
+        assert_eq!(
+            split(10, 20),
+            [Share {
+                first: 0,
+                count: 10
+            }]
+        );
         assert_eq!(
             split(7, 3),
             [

@@ -1,4 +1,5 @@
-//! The generator against a server that lies: honest, it passes; each lie is named and ends with exit code 1.
+//! The generator against a server that lies: honest, it passes; each lie is named and ends with
+//! exit code 1.
 
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 mod fake;
@@ -16,7 +17,12 @@ fn run(manners: Manners, arguments: &[&str]) -> (i32, Value) {
 }
 
 fn run_against(fake: &Fake, arguments: &[&str]) -> (i32, Value) {
-    run_at(fake, &fake.http.to_string(), &fake.udp.to_string(), arguments)
+    run_at(
+        fake,
+        &fake.http.to_string(),
+        &fake.udp.to_string(),
+        arguments,
+    )
 }
 
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
@@ -42,25 +48,43 @@ fn run_at(fake: &Fake, http: &str, udp: &str, arguments: &[&str]) -> (i32, Value
     (code, report)
 }
 
-/// What a report's page must have: a plot for every histogram and series, the command, version and machine, the raw
-/// histograms, and nothing to load.
+/// What a report's page must have: a plot for every histogram and series, the command, version and
+/// machine, the raw histograms, and nothing to load.
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 fn check_page(page: &str, report: &Value) {
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
     let latencies = report["latencies"].as_object().unwrap();
     let series = report["series"].as_array().unwrap();
-    assert_eq!(page.matches("<polyline").count(), latencies.len() + series.len());
+    assert_eq!(
+        page.matches("<polyline").count(),
+        latencies.len() + series.len()
+    );
     for (name, latency) in latencies {
         assert!(page.contains(&format!("<h2>{name} latency</h2>")), "{name}");
-        assert!(page.contains(latency["hdr_v2_base64"].as_str().unwrap()), "{name}");
+        assert!(
+            page.contains(latency["hdr_v2_base64"].as_str().unwrap()),
+            "{name}"
+        );
     }
     for name in series.iter().map(|s| s["name"].as_str().unwrap()) {
         assert!(page.contains(&format!("<h2>{name}</h2>")), "{name}");
     }
     let nines = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
-    assert!(latencies.is_empty() || nines.iter().all(|tick| page.contains(&format!(">{tick}</text>"))));
-    let version = format!("greendot-loadgen {} on ", report["version"].as_str().unwrap());
-    assert!(page.contains("<code>") && page.contains(&version) && page.contains(report["machine"].as_str().unwrap()));
+    assert!(
+        latencies.is_empty()
+            || nines
+                .iter()
+                .all(|tick| page.contains(&format!(">{tick}</text>")))
+    );
+    let version = format!(
+        "greendot-loadgen {} on ",
+        report["version"].as_str().unwrap()
+    );
+    assert!(
+        page.contains("<code>")
+            && page.contains(&version)
+            && page.contains(report["machine"].as_str().unwrap())
+    );
     for loads in ["http://", "https://", "src=", "href=", "url(", "@import"] {
         assert!(!page.contains(loads), "the page loads something: {loads}");
     }
@@ -85,7 +109,10 @@ fn lying(lie: Lie) -> Manners {
 /// 20 watchers are told of 12 changes, 100 ms apart: 240 deliveries.
 fn fanout_with(lie: Lie, more: &[&str]) -> (i32, Value) {
     let line = "fanout --watchers 20 --transitions 12 --rate 10 --settle 40ms --wait 2s";
-    run(lying(lie), &[&line.split(' ').collect::<Vec<_>>(), more].concat())
+    run(
+        lying(lie),
+        &[&line.split(' ').collect::<Vec<_>>(), more].concat(),
+    )
 }
 
 fn value(report: &Value, name: &str) -> f64 {
@@ -108,14 +135,15 @@ fn fanout_believes_an_honest_server() {
 /// One process, and seven that each know a part of what was told.
 const PROCESSES: [&[&str]; 2] = [&[], &["--streams-per-process", "3"]];
 
-/// Every seventh of the 240 is wrong, and nothing else. Where this machine dawdled, what stood only for a moment before the next
-/// change came is rightly called skipped.
+/// Every seventh of the 240 is wrong, and nothing else. Where this machine dawdled, what stood only
+/// for a moment before the next change came is rightly called skipped.
 #[test]
 fn fanout_catches_what_is_not_told() {
     for more in PROCESSES {
         let (code, report) = fanout_with(Lie::Drop, more);
         assert_eq!(code, 1);
-        let [missing, coalesced, unsettled] = ["missing", "coalesced", "unsettled"].map(|name| value(&report, name));
+        let [missing, coalesced, unsettled] =
+            ["missing", "coalesced", "unsettled"].map(|name| value(&report, name));
         // Of the last change, events 224, 231 and 238.
         assert_eq!((missing + coalesced, unsettled), (34.0, 3.0), "{report:#}");
         assert!(missing > 3.0, "{report:#}");
@@ -131,7 +159,8 @@ fn fanout_catches_what_is_not_told() {
 fn fanout_catches_what_is_told_twice() {
     for more in PROCESSES {
         let (code, report) = fanout_with(Lie::Double, more);
-        let failures = serde_json::json!(["34 states were told to a watcher beyond one for each change"]);
+        let failures =
+            serde_json::json!(["34 states were told to a watcher beyond one for each change"]);
         assert_eq!((code, &report["failures"]), (1, &failures), "{report:#}");
     }
 }
@@ -139,10 +168,12 @@ fn fanout_catches_what_is_told_twice() {
 #[test]
 fn fanout_catches_what_nothing_caused() {
     for more in PROCESSES {
-        // A state of its own; in place of the right one, with its time; before its cause, which then changes nothing.
+        // A state of its own; in place of the right one, with its time; before its cause, which
+        // then changes nothing.
         for lie in [Lie::Flip, Lie::Opposite, Lie::Premature(40)] {
             let (code, report) = fanout_with(lie, more);
-            let accused = accusations(&report).contains(&"states were told that nothing had caused");
+            let accused =
+                accusations(&report).contains(&"states were told that nothing had caused");
             assert!(code == 1 && accused, "{lie:?}: {report:#}");
             if lie == Lie::Opposite {
                 assert_eq!(value(&report, "never_caused"), 34.0, "{report:#}");
@@ -153,7 +184,8 @@ fn fanout_catches_what_nothing_caused() {
 
 #[test]
 fn fanout_catches_what_is_late() {
-    // Behind newer ones of the same publisher they are out of order; the last ones, told to nobody after, are late.
+    // Behind newer ones of the same publisher they are out of order; the last ones, told to nobody
+    // after, are late.
     let (code, report) = fanout_with(Lie::Delay(900), &["--late-after", "700ms"]);
     assert_eq!(code, 1);
     assert!(
@@ -164,13 +196,16 @@ fn fanout_catches_what_is_late() {
 
 /// 7 s of a world in which everybody is heard of twice a second and expires after 2 s.
 fn churn(lie: Lie, more: &[&str]) -> (i32, Value) {
-    let line =
-        "churn --users 60 --watchers 12 --contacts 20 --minutes 0.12 --loss 0.3 --session 2s --link 3s --settle 1s";
+    let line = "churn --users 60 --watchers 12 --contacts 20 --minutes 0.12 --loss 0.3 --session \
+                2s --link 3s --settle 1s";
     let manners = Manners {
         offline_after_ms: 2_000,
         ..lying(lie)
     };
-    run(manners, &[&line.split(' ').collect::<Vec<_>>(), more].concat())
+    run(
+        manners,
+        &[&line.split(' ').collect::<Vec<_>>(), more].concat(),
+    )
 }
 
 #[test]
@@ -179,8 +214,17 @@ fn churn_believes_an_honest_server() {
         for more in [&[][..], &["--streams-per-process", "5"]] {
             scope.spawn(move || {
                 let (code, report) = churn(Lie::Honest, more);
-                assert_eq!((code, &report["failures"]), (0, &serde_json::json!([])), "{report:#}");
-                for name in ["states_told", "beats_lost_on_purpose", "goodbyes", "reconnects"] {
+                assert_eq!(
+                    (code, &report["failures"]),
+                    (0, &serde_json::json!([])),
+                    "{report:#}"
+                );
+                for name in [
+                    "states_told",
+                    "beats_lost_on_purpose",
+                    "goodbyes",
+                    "reconnects",
+                ] {
                     assert!(value(&report, name) > 3.0, "{name}: {report:#}");
                 }
             });
@@ -192,12 +236,32 @@ fn churn_believes_an_honest_server() {
 fn churn_catches_each_lie() {
     let several = &["--streams-per-process", "5"][..];
     let lies = [
-        (Lie::Drop, &[][..], "views disagreed with what had long been so"),
+        (
+            Lie::Drop,
+            &[][..],
+            "views disagreed with what had long been so",
+        ),
         (Lie::Double, &[], "states were told twice on one stream"),
-        (Lie::Flip, &[], "states said online of somebody who had not beaten"),
-        (Lie::Opposite, &[], "views disagreed with what had long been so"),
-        (Lie::Delay(2_500), &[], "views disagreed with what had long been so"),
-        (Lie::Impatient, &[], "states said offline of somebody who had beaten"),
+        (
+            Lie::Flip,
+            &[],
+            "states said online of somebody who had not beaten",
+        ),
+        (
+            Lie::Opposite,
+            &[],
+            "views disagreed with what had long been so",
+        ),
+        (
+            Lie::Delay(2_500),
+            &[],
+            "views disagreed with what had long been so",
+        ),
+        (
+            Lie::Impatient,
+            &[],
+            "states said offline of somebody who had beaten",
+        ),
         (Lie::Deaf, &[], "final views disagreed with the truth"),
         (
             Lie::WrongSnapshot,
@@ -210,7 +274,11 @@ fn churn_catches_each_lie() {
             "states contradicted what had been told of the same time",
         ),
         (Lie::Double, several, "states were told twice on one stream"),
-        (Lie::Drop, several, "views disagreed with what had long been so"),
+        (
+            Lie::Drop,
+            several,
+            "views disagreed with what had long been so",
+        ),
     ];
     // Side by side: each mostly waits.
     std::thread::scope(|scope| {
@@ -218,7 +286,10 @@ fn churn_catches_each_lie() {
             scope.spawn(move || {
                 let (code, report) = churn(lie, more);
                 assert_eq!(code, 1, "{lie:?}");
-                assert!(accusations(&report).contains(&accusation), "{lie:?}: {report:#}");
+                assert!(
+                    accusations(&report).contains(&accusation),
+                    "{lie:?}: {report:#}"
+                );
                 if lie == Lie::Double {
                     assert_eq!(accusations(&report), [accusation], "{report:#}");
                 }
@@ -239,8 +310,9 @@ fn words(line: &str) -> Vec<&str> {
     line.split(' ').collect()
 }
 
-/// A server that does nothing for 600 ms once, while things fall due at a steady rate: they wait for it, all of them, and from when they
-/// were due. Who counts from when it sends, or sends the next when the last is answered, would see one long wait.
+/// A server that does nothing for 600 ms once, while things fall due at a steady rate: they wait
+/// for it, all of them, and from when they were due. Who counts from when it sends, or sends the
+/// next when the last is answered, would see one long wait.
 #[test]
 fn a_pause_of_the_server_is_charged_to_all_that_fell_due_meanwhile() {
     let paused = Manners {
@@ -253,7 +325,11 @@ fn a_pause_of_the_server_is_charged_to_all_that_fell_due_meanwhile() {
             "each delivery",
             20 * 4,
         ),
-        ("query --rate 200 --seconds 1500ms --connections 4", "answer", 100),
+        (
+            "query --rate 200 --seconds 1500ms --connections 4",
+            "answer",
+            100,
+        ),
         ("streams --streams 100 --rate 100 --hold 100ms", "hello", 50),
     ] {
         let (code, report) = run(paused, &words(line));
@@ -288,7 +364,13 @@ fn run_lagging(line: &str) -> (Option<i32>, Value, String) {
         .unwrap();
     let signal = |name: &str| {
         let pid = generator.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     std::thread::sleep(Duration::from_millis(1_200));
     signal("-STOP");
@@ -311,9 +393,17 @@ fn a_generator_that_lags_certifies_nothing() {
         "query --rate 200 --seconds 2500ms --connections 4",
     ] {
         let (code, report, complaint) = run_lagging(line);
-        // The server did nothing wrong; but the run says, even a quiet one, that it is not to be published.
-        assert_eq!((code, &report["certified"]), (Some(0), &false.into()), "{report:#}");
-        assert!(value(&report, "generator_lag_p99_us") > 300_000.0, "{report:#}");
+        // The server did nothing wrong; but the run says, even a quiet one, that it is not to be
+        // published.
+        assert_eq!(
+            (code, &report["certified"]),
+            (Some(0), &false.into()),
+            "{report:#}"
+        );
+        assert!(
+            value(&report, "generator_lag_p99_us") > 300_000.0,
+            "{report:#}"
+        );
         assert!(
             complaint.contains("NOT CERTIFIED: the generator's own lag"),
             "{complaint}"
@@ -324,17 +414,30 @@ fn a_generator_that_lags_certifies_nothing() {
         } else {
             "each delivery"
         };
-        assert!(from_us(&report, latency, 100_000).1 >= 500_000, "{report:#}");
+        assert!(
+            from_us(&report, latency, 100_000).1 >= 500_000,
+            "{report:#}"
+        );
     }
 }
 
 #[test]
 fn streams_and_queries_run_to_their_end() {
     let honest = Manners::default();
-    let (code, report) = run(honest, &words("streams --streams 50 --rate 500 --watch 3 --hold 300ms"));
-    assert_eq!((code, value(&report, "streams_held")), (0, 50.0), "{report:#}");
+    let (code, report) = run(
+        honest,
+        &words("streams --streams 50 --rate 500 --watch 3 --hold 300ms"),
+    );
+    assert_eq!(
+        (code, value(&report, "streams_held")),
+        (0, 50.0),
+        "{report:#}"
+    );
     assert_eq!(report["latencies"]["snapshot"]["count"], 50);
-    let (code, report) = run(honest, &words("query --rate 200 --seconds 500ms --connections 4"));
+    let (code, report) = run(
+        honest,
+        &words("query --rate 200 --seconds 500ms --connections 4"),
+    );
     assert_eq!((code, value(&report, "answers")), (0, 100.0), "{report:#}");
     let (code, report) = run(
         honest,
@@ -346,10 +449,15 @@ fn streams_and_queries_run_to_their_end() {
 #[test]
 fn a_query_is_answered_of_those_asked_about() {
     let manners = Manners {
-        answer: Some("{\"user\":\"bob\",\"status\":\"offline\",\"since\":null,\"last_active\":null}"),
+        answer: Some(
+            "{\"user\":\"bob\",\"status\":\"offline\",\"since\":null,\"last_active\":null}",
+        ),
         ..Manners::default()
     };
-    let (code, report) = run(manners, &words("query --rate 100 --seconds 300ms --connections 2"));
+    let (code, report) = run(
+        manners,
+        &words("query --rate 100 --seconds 300ms --connections 2"),
+    );
     assert_eq!(
         (code, accusations(&report)),
         (1, vec!["answers were not of those asked about"])
@@ -363,7 +471,10 @@ fn slow_queries_open_their_connections_again() {
         idle_ms: 200,
         ..Manners::default()
     };
-    let (code, report) = run(manners, &words("query --rate 5 --seconds 2s --connections 2"));
+    let (code, report) = run(
+        manners,
+        &words("query --rate 5 --seconds 2s --connections 2"),
+    );
     assert_eq!((code, value(&report, "answers")), (0, 10.0), "{report:#}");
     assert!(value(&report, "connections_opened") > 5.0, "{report:#}");
 }
@@ -372,12 +483,22 @@ fn slow_queries_open_their_connections_again() {
 fn beats_are_counted_by_the_server_or_the_run_is_worth_nothing() {
     let line = words("beats --rate 2000 --users 100 --entries 10 --seconds 500ms --introduce");
     let (code, report) = run(Manners::default(), &line);
-    assert_eq!((code, value(&report, "datagrams_sent")), (0, 100.0), "{report:#}");
+    assert_eq!(
+        (code, value(&report, "datagrams_sent")),
+        (0, 100.0),
+        "{report:#}"
+    );
     assert_eq!(value(&report, "beats_accepted"), 1_000.0);
     let line = words("beats --rate 2000 --users 100 --entries 10 --seconds 500ms");
     let (code, report) = run(lying(Lie::Miscount), &line);
-    assert_eq!((code, accusations(&report)), (1, vec!["datagrams are unaccounted for"]));
-    assert!(value(&report, "datagrams_unaccounted_for") > 10.0, "{report:#}");
+    assert_eq!(
+        (code, accusations(&report)),
+        (1, vec!["datagrams are unaccounted for"])
+    );
+    assert!(
+        value(&report, "datagrams_unaccounted_for") > 10.0,
+        "{report:#}"
+    );
     let (_, report) = run(lying(Lie::Mute), &line);
     let doubts = report["doubts"].to_string();
     assert!(doubts.contains("counted none of the datagrams"), "{doubts}");
@@ -390,24 +511,37 @@ fn beats_that_nobody_receives_were_never_sent() {
     // Nobody listens there, and the kernel says so after the first.
     let nobody = std::net::UdpSocket::bind("127.0.0.9:0").and_then(|socket| socket.local_addr());
     let udp = nobody.expect("a port").to_string();
-    let line = "beats --rate 2000 --users 100 --entries 10 --seconds 500ms --flows 1 --batching none";
+    let line =
+        "beats --rate 2000 --users 100 --entries 10 --seconds 500ms --flows 1 --batching none";
     let (_, report) = run_at(&fake, &fake.http.to_string(), &udp, &words(line));
-    let [sent, never_sent] = ["datagrams_sent", "datagrams_never_sent"].map(|name| value(&report, name));
+    let [sent, never_sent] =
+        ["datagrams_sent", "datagrams_never_sent"].map(|name| value(&report, name));
     assert_eq!(sent + never_sent, 100.0, "{report:#}");
     assert!(never_sent > 10.0, "{report:#}");
-    assert!(report["doubts"].to_string().contains("were never sent"), "{report:#}");
+    assert!(
+        report["doubts"].to_string().contains("were never sent"),
+        "{report:#}"
+    );
 }
 
 #[test]
 fn storm_catches_false_transitions() {
-    // The fake knows nothing of its streams' users, so its snapshots say offline: a storm must call that false transitions.
+    // The fake knows nothing of its streams' users, so its snapshots say offline: a storm must call
+    // that false transitions.
     let (code, report) = run(
         Manners::default(),
         &words("storm --streams 30 --rate 500 --watch 2 --hold 200ms"),
     );
-    assert_eq!((code, value(&report, "streams_back")), (1, 30.0), "{report:#}");
+    assert_eq!(
+        (code, value(&report, "streams_back")),
+        (1, 30.0),
+        "{report:#}"
+    );
     assert_eq!(value(&report, "false_transitions"), 60.0);
-    assert_eq!(accusations(&report), ["transitions were told although nobody left"]);
+    assert_eq!(
+        accusations(&report),
+        ["transitions were told although nobody left"]
+    );
 }
 
 /// Clients come back after the delay that they were told, and say what they were told last.
@@ -417,15 +551,25 @@ fn storm_comes_back_as_clients_do() {
         retry_ms: 2_000,
         ..Manners::default()
     });
-    let (code, report) = run_against(&fake, &words("storm --streams 5 --rate 500 --watch 2 --hold 200ms"));
-    assert_eq!((code, value(&report, "streams_back")), (1, 5.0), "{report:#}");
+    let (code, report) = run_against(
+        &fake,
+        &words("storm --streams 5 --rate 500 --watch 2 --hold 200ms"),
+    );
+    assert_eq!(
+        (code, value(&report, "streams_back")),
+        (1, 5.0),
+        "{report:#}"
+    );
     assert_eq!(
         (value(&report, "reconnects"), value(&report, "retry_ms_max")),
         (5.0, 2_000.0)
     );
     let seen = fake.seen();
     let (first, again) = seen.asked.split_at(5);
-    assert!(first.iter().all(|asked| asked.last_event_id.is_none()), "{seen:#?}");
+    assert!(
+        first.iter().all(|asked| asked.last_event_id.is_none()),
+        "{seen:#?}"
+    );
     assert!(
         again.len() == 5 && again.iter().all(|asked| asked.last_event_id.is_some()),
         "{seen:#?}"
@@ -434,7 +578,10 @@ fn storm_comes_back_as_clients_do() {
     // Half of it, lest a moment in which the fake had no core is held against the generator.
     for asked in again {
         assert!(asked.at_ms >= cut_ms + 1_000, "{cut_ms}: {asked:?}");
-        assert!(first.iter().any(|before| before.target == asked.target), "{asked:?}");
+        assert!(
+            first.iter().any(|before| before.target == asked.target),
+            "{asked:?}"
+        );
     }
 }
 
@@ -454,5 +601,8 @@ fn storm_sees_the_shortest_outage() {
         value(&report, "all_back_s") < 20.0 && value(&report, "connects_per_s_peak") > 0.0,
         "{report:#}"
     );
-    assert!(report["series"].to_string().contains("connects a second"), "{report:#}");
+    assert!(
+        report["series"].to_string().contains("connects a second"),
+        "{report:#}"
+    );
 }

@@ -1,6 +1,7 @@
 //! `/metrics`: the counter table in Prometheus' text format.
 //!
-//! Owns the mapping from rows and cells to families and series. The format itself is prometheus-client's.
+//! Owns the mapping from rows and cells to families and series. The format itself is
+//! prometheus-client's.
 
 use std::fmt;
 
@@ -11,7 +12,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{self, Registry};
 
 use crate::metrics::{
-    BUCKET_BOUNDS_MICROS, Board, Call, Counter, Counters, Gauge, Histogram, REQUESTS, Row, Scope, StatusClass, Unit,
+    BUCKET_BOUNDS_MICROS, Board, Call, Counter, Counters, Gauge, Histogram, REQUESTS, Row, Scope,
+    StatusClass, Unit,
 };
 
 /// Content type of [`render`].
@@ -81,7 +83,12 @@ impl Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
-        let mut build = encoder.encode_descriptor("build", "The program that answers", None, MetricType::Info)?;
+        let mut build = encoder.encode_descriptor(
+            "build",
+            "The program that answers",
+            None,
+            MetricType::Info,
+        )?;
         build.encode_info(&version)?;
 
         let requests = |cells: &Counters| {
@@ -116,8 +123,12 @@ impl Collector for Snapshot {
                 MetricType::Counter,
                 cells_of,
                 |series, value| match value {
-                    Scaled::Whole(value) => series.encode_counter::<NoLabelSet, u64, f64>(&value, None),
-                    Scaled::Seconds(value) => series.encode_counter::<NoLabelSet, f64, f64>(&value, None),
+                    Scaled::Whole(value) => {
+                        series.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+                    }
+                    Scaled::Seconds(value) => {
+                        series.encode_counter::<NoLabelSet, f64, f64>(&value, None)
+                    }
                 },
             )?;
         }
@@ -140,14 +151,20 @@ impl Collector for Snapshot {
         }
         for &histogram in Histogram::ALL {
             let row = histogram.row();
-            let cells_of = |cells: &Counters| vec![(row.labels.to_vec(), Spread::of(cells, histogram))];
+            let cells_of =
+                |cells: &Counters| vec![(row.labels.to_vec(), Spread::of(cells, histogram))];
             self.family(
                 &mut encoder,
                 row,
                 MetricType::Histogram,
                 cells_of,
                 |series, spread: Spread| {
-                    series.encode_histogram::<NoLabelSet>(spread.sum_seconds, spread.count, &spread.buckets, None)
+                    series.encode_histogram::<NoLabelSet>(
+                        spread.sum_seconds,
+                        spread.count,
+                        &spread.buckets,
+                        None,
+                    )
                 },
             )?;
         }
@@ -233,7 +250,11 @@ mod tests {
     fn series_are_as_counted() {
         let text = render(&board());
         let expected = [
-            concat!("greendot_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            concat!(
+                "greendot_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
             "# TYPE greendot_beats_total counter",
             "# HELP greendot_beats_total Beats accepted, by source",
             "greendot_beats_total{source=\"udp\",shard=\"0\"} 0",
@@ -255,7 +276,10 @@ mod tests {
             "greendot_limit_hits_total{limit=\"watches-per-stream-max\",shard=\"0\"} 0",
         ];
         for line in expected {
-            assert!(text.lines().any(|given| given == line), "{line} is not in\n{text}");
+            assert!(
+                text.lines().any(|given| given == line),
+                "{line} is not in\n{text}"
+            );
         }
     }
 
@@ -264,7 +288,8 @@ mod tests {
     fn every_line_parses() {
         let text = render(&board());
         assert!(text.ends_with('\n'));
-        let (mut declared, mut series, mut family) = (BTreeSet::new(), BTreeSet::new(), String::new());
+        let (mut declared, mut series, mut family) =
+            (BTreeSet::new(), BTreeSet::new(), String::new());
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, help) = rest.split_once(' ').unwrap();
@@ -292,7 +317,10 @@ mod tests {
                     for label in inner.split(',') {
                         let (key, value) = label.split_once('=').unwrap();
                         assert!(
-                            !key.is_empty() && value.len() > 2 && value.starts_with('"') && value.ends_with('"'),
+                            !key.is_empty()
+                                && value.len() > 2
+                                && value.starts_with('"')
+                                && value.ends_with('"'),
                             "{line}"
                         );
                     }
@@ -304,7 +332,8 @@ mod tests {
         assert_eq!(declared.len(), tables + 2);
     }
 
-    /// The limit that a row names is a knob's name, or one of those that are fixed, and the manual knows it.
+    /// The limit that a row names is a knob's name, or one of those that are fixed, and the manual
+    /// knows it.
     #[test]
     fn limits_are_named_as_their_flags() {
         use crate::config::knobs::KNOBS;
@@ -316,7 +345,10 @@ mod tests {
             "read-bytes-per-turn",
             "closes-per-turn",
         ];
-        for row in Counter::ROWS.iter().filter(|row| row.family == "limit_hits") {
+        for row in Counter::ROWS
+            .iter()
+            .filter(|row| row.family == "limit_hits")
+        {
             let limit = row.labels[0].1;
             let known = KNOBS.iter().any(|knob| knob.name == limit) || FIXED.contains(&limit);
             assert!(known, "{limit}");

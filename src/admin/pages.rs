@@ -13,7 +13,10 @@ pub struct Page {
 pub fn page(path: &str) -> Option<Page> {
     let (content_type, body): (_, &[u8]) = match path {
         "/" => ("text/html; charset=utf-8", include_bytes!("dashboard.html")),
-        "/client.js" => ("text/javascript; charset=utf-8", include_bytes!("client.js")),
+        "/client.js" => (
+            "text/javascript; charset=utf-8",
+            include_bytes!("client.js"),
+        ),
         "/openapi.json" => ("application/json", include_bytes!("openapi.json")),
         _ => return None,
     };
@@ -55,7 +58,10 @@ mod tests {
         ] {
             for rest in text.split(attribute).skip(1) {
                 let target = rest.split('"').next().unwrap();
-                assert!(allowed.contains(&target) || target.starts_with("data:"), "{target}");
+                assert!(
+                    allowed.contains(&target) || target.starts_with("data:"),
+                    "{target}"
+                );
             }
         }
     }
@@ -67,11 +73,18 @@ mod tests {
         let metrics = crate::admin::exposition::render(&crate::metrics::Board::new(1));
         let mut names = BTreeSet::new();
         for call in [".get(\"", "rate(\"", "grown(\""] {
-            names.extend(text.split(call).skip(1).map(|rest| rest.split('"').next().unwrap()));
+            names.extend(
+                text.split(call)
+                    .skip(1)
+                    .map(|rest| rest.split('"').next().unwrap()),
+            );
         }
         assert!(names.len() >= 8, "{names:?}");
         for name in names {
-            assert!(metrics.contains(&format!("# TYPE greendot_{name} ")), "{name}");
+            assert!(
+                metrics.contains(&format!("# TYPE greendot_{name} ")),
+                "{name}"
+            );
         }
     }
 

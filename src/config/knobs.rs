@@ -1,5 +1,5 @@
-//! The table of knobs: one row for each thing that can be set, from which flags, variables, file keys, `greendot config`
-//! and the table in docs/OPERATIONS.md all come.
+//! The table of knobs: one row for each thing that can be set, from which flags, variables, file
+//! keys, `greendot config` and the table in docs/OPERATIONS.md all come.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -50,7 +50,8 @@ impl Kind {
 
 /// One thing that can be set.
 pub struct Knob {
-    /// The flag without its dashes. The variable is `GREENDOT_` and this in capitals, the file key this; with `_` for `-`.
+    /// The flag without its dashes. The variable is `GREENDOT_` and this in capitals, the file key
+    /// this; with `_` for `-`.
     pub name: &'static str,
     /// Heading in help and docs.
     pub group: &'static str,
@@ -67,7 +68,10 @@ pub struct Knob {
 impl Knob {
     /// `GREENDOT_BEAT_INTERVAL_MS`
     pub fn variable(&self) -> String {
-        format!("{VARIABLE_PREFIX}{}", self.name.replace('-', "_").to_uppercase())
+        format!(
+            "{VARIABLE_PREFIX}{}",
+            self.name.replace('-', "_").to_uppercase()
+        )
     }
 
     /// `beat_interval_ms`
@@ -84,7 +88,10 @@ impl Knob {
             Kind::CountOrAuto if value != "auto" => value,
             Kind::Address | Kind::Path | Kind::Word | Kind::CountOrAuto => quoted(&value),
             Kind::List => {
-                let words: Vec<_> = value::list(&value).iter().map(|word| quoted(word)).collect();
+                let words: Vec<_> = value::list(&value)
+                    .iter()
+                    .map(|word| quoted(word))
+                    .collect();
                 format!("[{}]", words.join(", "))
             }
         })
@@ -108,7 +115,8 @@ macro_rules! number {
             get: |config| Some(config.$($field).+.to_string()),
             set: |config, text| {
                 let number = value::$parse(text, &$allowed)?;
-                config.$($field).+ = number.try_into().map_err(|_| String::from("is too large for this machine"))?;
+                config.$($field).+ = number.try_into().map_err(|_| String::from("is too large \
+                 for this machine"))?;
                 Ok(())
             },
         }
@@ -152,15 +160,22 @@ pub const KNOBS: &[Knob] = &[
         name: "key-file",
         group: PLACE,
         kind: Kind::Path,
-        doc: "Fleet keys, one a line of 64 hex digits, the first signs; unset: fleet.key in the data folder, made if missing (`serve` alone)",
-        get: |config| config.key_file.as_ref().map(|path| path.display().to_string()),
+        doc: "Fleet keys, one a line of 64 hex digits, the first signs; unset: fleet.key in the \
+              data folder, made if missing (`serve` alone)",
+        get: |config| {
+            config
+                .key_file
+                .as_ref()
+                .map(|path| path.display().to_string())
+        },
         set: |config, text| path(text).map(|path| config.key_file = Some(path)),
     },
     Knob {
         name: "presence",
         group: PLACE,
         kind: Kind::List,
-        doc: "Of `greendot realtime`: udp://HOST:PORT,http://HOST:PORT of a presence node; repeat it for each, the same on every node",
+        doc: "Of `greendot realtime`: udp://HOST:PORT,http://HOST:PORT of a presence node; \
+              repeat it for each, the same on every node",
         get: |config| {
             Some(
                 config
@@ -194,7 +209,8 @@ pub const KNOBS: &[Knob] = &[
         name: "insecure",
         group: PLACE,
         kind: Kind::Switch,
-        doc: "Allow addresses that other machines can reach, although nobody has to prove who they are",
+        doc: "Allow addresses that other machines can reach, although nobody has to prove who \
+              they are",
         get: |config| Some(config.insecure.to_string()),
         set: |config, text| value::switch(text).map(|value| config.insecure = value),
     },
@@ -202,7 +218,8 @@ pub const KNOBS: &[Knob] = &[
         name: "cors-origins",
         group: PLACE,
         kind: Kind::List,
-        doc: "Web origins (scheme://host[:port]) whose pages may call the API, or *; none: only greendot's own page",
+        doc: "Web origins (scheme://host[:port]) whose pages may call the API, or *; none: only \
+              greendot's own page",
         get: |config| Some(config.settings.cors_origins.join(",")),
         set: |config, text| {
             config.settings.cors_origins = value::list(text);
@@ -213,24 +230,34 @@ pub const KNOBS: &[Knob] = &[
         name: "shards",
         group: PLACE,
         kind: Kind::CountOrAuto,
-        doc: "Threads, each with its own sockets and streams; auto: one for each core that this process may use, pinned to it (as is any number equal to that)",
-        get: |config| Some(config.shards.map_or("auto".into(), |shards| shards.to_string())),
+        doc: "Threads, each with its own sockets and streams; auto: one for each core that this \
+              process may use, pinned to it (as is any number equal to that)",
+        get: |config| {
+            Some(
+                config
+                    .shards
+                    .map_or("auto".into(), |shards| shards.to_string()),
+            )
+        },
         set: |config, text| {
             config.shards = if text == "auto" {
                 None
             } else {
-                let number = value::count(text, &(1..=256)).map_err(|why| format!("{why}, nor auto"))?;
+                let number =
+                    value::count(text, &(1..=256)).map_err(|why| format!("{why}, nor auto"))?;
                 u16::try_from(number).ok()
             };
             Ok(())
         },
     },
     number!(TIME, "beat-interval-ms", Millis millis FROM_ONE_MS, settings.beat_interval_ms,
-        "How often a publisher is vouched for; told to clients, and the period of the beats for open streams"),
+        "How often a publisher is vouched for; told to clients, and the period of the beats for \
+         open streams"),
     number!(TIME, "offline-after-ms", Millis millis FROM_ONE_MS, settings.offline_after_ms,
         "Silence after which a publisher is offline; at least twice beat-interval-ms"),
     number!(TIME, "sweep-interval-ms", Millis millis FROM_ONE_MS, settings.sweep_interval_ms,
-        "Time between two sweeps over the publishers: the most by which offline is told late; at most half of offline-after-ms"),
+        "Time between two sweeps over the publishers: the most by which offline is told late; at \
+         most half of offline-after-ms"),
     number!(TIME, "beat-skew-max-ms", Millis millis FROM_ONE_MS, settings.beat_skew_max_ms,
         "Most that a datagram's own time may differ from the server's; at least 1000"),
     number!(CONNS, "conns-max", Count count FROM_ONE, settings.conns_max,
@@ -242,31 +269,40 @@ pub const KNOBS: &[Knob] = &[
     number!(CONNS, "body-bytes-max", Bytes bytes 1..=1 << 30, settings.body_bytes_max,
         "Longest request body; beyond: 413"),
     number!(CONNS, "request-deadline-ms", Millis millis FROM_ONE_MS, settings.request_deadline_ms,
-        "Time for a whole request to arrive, from accept or the first byte of a later one; no byte extends it; beyond: 408"),
+        "Time for a whole request to arrive, from accept or the first byte of a later one; no \
+         byte extends it; beyond: 408"),
     number!(CONNS, "keep-alive-idle-ms", Millis millis FROM_ZERO_MS, settings.keep_alive_idle_ms,
         "Time that a connection may wait between two requests; 0 closes after each answer"),
     number!(CONNS, "linger-ms", Millis millis FROM_ZERO_MS, settings.linger_ms,
-        "Time for which a refused request's remaining bytes are read and dropped, so that the client reads the refusal"),
+        "Time for which a refused request's remaining bytes are read and dropped, so that the \
+         client reads the refusal"),
     number!(CONNS, "query-users-max", Count count FROM_ONE, settings.query_users_max,
         "Most users in one query, beat or leave over HTTP; beyond: 413"),
     number!(CONNS, "watches-per-stream-max", Count count FROM_ONE, settings.watches_per_stream_max,
         "Most publishers that one stream may watch; beyond: 413"),
     number!(CONNS, "watches-per-shard-max", Count count 1..=1 << 28, settings.watches_per_shard_max,
-        "Most watches of one shard, at most 16 bytes each; beyond, new watches are refused and streams kept"),
+        "Most watches of one shard, at most 16 bytes each; beyond, new watches are refused and \
+         streams kept"),
     number!(CONNS, "outbox-bytes-max", Bytes bytes OUTBOX_BYTES_FLOOR as u64..=1 << 30, settings.outbox_bytes_max,
-        "Bytes encoded for one stream and not yet written; beyond, only marks are kept until the reader catches up"),
+        "Bytes encoded for one stream and not yet written; beyond, only marks are kept until the \
+         reader catches up"),
     number!(CONNS, "write-stall-max-ms", Millis millis FROM_ONE_MS, settings.write_stall_max_ms,
-        "Time that a peer may acknowledge nothing while bytes are waiting; then it is evicted (also TCP_USER_TIMEOUT, for one that keeps up)"),
+        "Time that a peer may acknowledge nothing while bytes are waiting; then it is evicted \
+         (also TCP_USER_TIMEOUT, for one that keeps up)"),
     number!(CONNS, "keep-alive-ms", Millis millis FROM_ONE_MS, settings.keep_alive_ms,
-        "Silence on a stream after which a comment line is sent; keep it below what proxies cut at"),
+        "Silence on a stream after which a comment line is sent; keep it below what proxies cut \
+         at"),
     number!(CONNS, "retry-ms", Millis millis FROM_ONE_MS, settings.retry_ms,
-        "Base of the jittered delay before a reader reconnects; wider while draining or overloaded"),
+        "Base of the jittered delay before a reader reconnects; wider while draining or \
+         overloaded"),
     number!(CONNS, "drain-ms", Millis millis FROM_ZERO_MS, settings.drain_ms,
         "Time over which streams are closed after SIGTERM; 0 closes all at once"),
     number!(STORE, "users-max", Count count 1..=SLOTS_MAX as u64, users_max,
-        "Most users ever known; some 160 bytes of address space each; beyond, new users' beats are refused"),
+        "Most users ever known; some 160 bytes of address space each; beyond, new users' beats \
+         are refused"),
     number!(STORE, "flush-bytes-per-second-max", Bytes bytes 4_096..=1 << 40, flush_bytes_per_second_max,
-        "Budget of the background write-back; stamp bytes divided by this is what a power cut may lose (a crash loses nothing)"),
+        "Budget of the background write-back; stamp bytes divided by this is what a power cut \
+         may lose (a crash loses nothing)"),
     number!(TURN, "sweep-slots-per-turn-max", Count count FROM_ONE, settings.sweep_slots_per_turn_max,
         "Most publishers swept in one turn"),
     number!(TURN, "flushes-per-turn-max", Count count FROM_ONE, settings.flushes_per_turn_max,
@@ -274,7 +310,8 @@ pub const KNOBS: &[Knob] = &[
     number!(TURN, "mail-per-turn-max", Count count FROM_ONE, settings.mail_per_turn_max,
         "Most pieces of mail from other shards handled in one turn"),
     number!(TURN, "beats-per-turn-max", Count count FROM_ONE, settings.beats_per_turn_max,
-        "Most beats and goodbyes received in one turn, a refused datagram counting as one; the last system call may bring more"),
+        "Most beats and goodbyes received in one turn, a refused datagram counting as one; the \
+         last system call may bring more"),
     number!(TURN, "mailbox-max", Count count FROM_ONE, settings.mailbox_max,
         "Most pieces of mail waiting for one shard; when full, it reads the published states anew"),
     Knob {
@@ -303,7 +340,8 @@ fn path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// The flags, variables and keys as a Markdown table, one section per group: the source of docs/OPERATIONS.md's.
+/// The flags, variables and keys as a Markdown table, one section per group: the source of
+/// docs/OPERATIONS.md's.
 pub fn markdown() -> String {
     let defaults = Config::default();
     let mut out = String::new();

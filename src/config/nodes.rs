@@ -8,7 +8,8 @@ use super::value;
 /// A presence node, as a real-time node names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PresenceNode {
-    /// `HOST:PORT` that takes beats. Also the node's name, by which publishers are spread: the same on every node.
+    /// `HOST:PORT` that takes beats. Also the node's name, by which publishers are spread: the same
+    /// on every node.
     pub udp: String,
     /// `http://HOST:PORT` that answers queries.
     pub http: String,
@@ -55,7 +56,10 @@ pub(super) fn realtime(text: &str) -> Result<Vec<RealtimeNode>, String> {
             http: format!("http://{}", address(word, "http://")?),
         })
     };
-    let nodes = value::list(text).iter().map(node).collect::<Result<Vec<_>, String>>()?;
+    let nodes = value::list(text)
+        .iter()
+        .map(node)
+        .collect::<Result<Vec<_>, String>>()?;
     distinct(nodes.iter().map(|node| node.http.as_str()))?;
     Ok(nodes)
 }
@@ -66,7 +70,9 @@ fn address<'t>(word: &'t str, scheme: &str) -> Result<&'t str, String> {
     let authority = word.strip_prefix(scheme).ok_or_else(fault)?;
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     let (host, port) = authority.rsplit_once(':').ok_or_else(fault)?;
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let numbered = bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok());
     let named = !host.is_empty()
         && host
@@ -83,7 +89,10 @@ fn distinct<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), String> {
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(format!("names {} twice", pair[0])),
-        None if names.len() > NODES_MAX => Err(format!("names {} nodes; at most {NODES_MAX} are taken", names.len())),
+        None if names.len() > NODES_MAX => Err(format!(
+            "names {} nodes; at most {NODES_MAX} are taken",
+            names.len()
+        )),
         None => Ok(()),
     }
 }
@@ -99,7 +108,9 @@ mod tests {
             http: http.into(),
         };
         assert_eq!(
-            presence("udp://10.0.0.1:8081,http://10.0.0.1:8080/, udp://[::1]:1,http://p-2.example:2"),
+            presence(
+                "udp://10.0.0.1:8081,http://10.0.0.1:8080/, udp://[::1]:1,http://p-2.example:2"
+            ),
             Ok(vec![
                 node("10.0.0.1:8081", "http://10.0.0.1:8080"),
                 node("[::1]:1", "http://p-2.example:2")
@@ -111,12 +122,18 @@ mod tests {
                 "http://a:1,udp://a:2",
                 "has \"http://a:1\", which is no udp://HOST:PORT",
             ),
-            ("udp://a,http://a:2", "has \"udp://a\", which is no udp://HOST:PORT"),
+            (
+                "udp://a,http://a:2",
+                "has \"udp://a\", which is no udp://HOST:PORT",
+            ),
             (
                 "udp://a:1,https://a:2",
                 "has \"https://a:2\", which is no http://HOST:PORT",
             ),
-            ("udp://a:0,http://a:2", "has \"udp://a:0\", which is no udp://HOST:PORT"),
+            (
+                "udp://a:0,http://a:2",
+                "has \"udp://a:0\", which is no udp://HOST:PORT",
+            ),
             (
                 "udp://a:1,http://a:2/x",
                 "has \"http://a:2/x\", which is no http://HOST:PORT",
@@ -137,7 +154,10 @@ mod tests {
                 "udp://a:1,http://[127.0.0.1]:2",
                 "has \"http://[127.0.0.1]:2\", which is no http://HOST:PORT",
             ),
-            ("udp://a:1,http://a:2,udp://a:1,http://b:2", "names a:1 twice"),
+            (
+                "udp://a:1,http://a:2,udp://a:1,http://b:2",
+                "names a:1 twice",
+            ),
         ] {
             assert_eq!(presence(bad), Err(why.into()), "{bad}");
         }
@@ -145,12 +165,17 @@ mod tests {
 
     #[test]
     fn realtime_nodes() {
-        let http = |text: &str| realtime(text).map(|nodes| nodes.into_iter().map(|node| node.http).collect::<Vec<_>>());
+        let http = |text: &str| {
+            realtime(text).map(|nodes| nodes.into_iter().map(|node| node.http).collect::<Vec<_>>())
+        };
         assert_eq!(
             http("http://a:1,http://b:2"),
             Ok(vec!["http://a:1".into(), "http://b:2".into()])
         );
-        assert_eq!(http("http://a:1,http://a:1"), Err("names http://a:1 twice".into()));
+        assert_eq!(
+            http("http://a:1,http://a:1"),
+            Err("names http://a:1 twice".into())
+        );
         assert_eq!((http(""), presence("")), (Ok(vec![]), Ok(vec![])));
         let many = |count: usize| {
             (1..=count)
@@ -158,11 +183,17 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join(",")
         };
-        assert_eq!(http(&many(NODES_MAX)).map(|nodes| nodes.len()), Ok(NODES_MAX));
+        assert_eq!(
+            http(&many(NODES_MAX)).map(|nodes| nodes.len()),
+            Ok(NODES_MAX)
+        );
         assert_eq!(
             http(&many(NODES_MAX + 1)),
             Err("names 1025 nodes; at most 1024 are taken".into())
         );
-        assert_eq!(http("a:1"), Err("has \"a:1\", which is no http://HOST:PORT".into()));
+        assert_eq!(
+            http("a:1"),
+            Err("has \"a:1\", which is no http://HOST:PORT".into())
+        );
     }
 }

@@ -5,10 +5,16 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
-    list.iter().map(|&(name, value)| (name.into(), value.into())).collect()
+    list.iter()
+        .map(|&(name, value)| (name.into(), value.into()))
+        .collect()
 }
 
-fn load_from(file: Option<&str>, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
+fn load_from(
+    file: Option<&str>,
+    variables: &[(&str, &str)],
+    flags: &[(&str, &str)],
+) -> Result<Loaded, Vec<String>> {
     let mut sources = Sources {
         role: Some(RoleName::All),
         config_file: None,
@@ -25,7 +31,12 @@ fn load_from(file: Option<&str>, variables: &[(&str, &str)], flags: &[(&str, &st
     }
     // The file's name differs from run to run; its faults are compared without it.
     let prefix = named.path().display().to_string();
-    load(&sources).map_err(|faults| faults.iter().map(|fault| fault.replace(&prefix, "FILE")).collect())
+    load(&sources).map_err(|faults| {
+        faults
+            .iter()
+            .map(|fault| fault.replace(&prefix, "FILE"))
+            .collect()
+    })
 }
 
 fn origin_of(loaded: &Loaded, name: &str) -> String {
@@ -37,8 +48,16 @@ fn origin_of(loaded: &Loaded, name: &str) -> String {
 fn defaults_pass() {
     let loaded = load_from(None, &[("PATH", "/bin"), ("GREENDOTS", "no matter")], &[]).unwrap();
     assert_eq!(loaded.config, Config::default());
-    assert!(loaded.origins.iter().all(|origin| *origin == Origin::Default));
-    assert_eq!(loaded.config.key_path(), PathBuf::from("./greendot-data/fleet.key"));
+    assert!(
+        loaded
+            .origins
+            .iter()
+            .all(|origin| *origin == Origin::Default)
+    );
+    assert_eq!(
+        loaded.config.key_path(),
+        PathBuf::from("./greendot-data/fleet.key")
+    );
     assert!(loaded.config.shard_count() >= 1);
 }
 
@@ -48,7 +67,10 @@ fn flags_over_variables_over_file() {
     let variables = [("GREENDOT_DRAIN_MS", "20"), ("GREENDOT_LINGER_MS", "30")];
     let loaded = load_from(Some(file), &variables, &[("linger-ms", "300ms")]).unwrap();
     let settings = &loaded.config.settings;
-    assert_eq!((settings.retry_ms, settings.drain_ms, settings.linger_ms), (1, 20, 300));
+    assert_eq!(
+        (settings.retry_ms, settings.drain_ms, settings.linger_ms),
+        (1, 20, 300)
+    );
     assert!(origin_of(&loaded, "retry-ms").ends_with(":2"));
     let written = "conns_max = 600_000\nmailbox_max = 0x10\nkey_file = 'a'\n";
     let loaded_too = load_from(Some(written), &[], &[]).unwrap();
@@ -78,12 +100,15 @@ fn the_variable_names_the_file_and_the_flag_wins() {
 #[test]
 fn a_variable_set_to_nothing_names_no_file() {
     assert_eq!(
-        load_from(None, &[(CONFIG_VARIABLE, "")], &[]).unwrap().config,
+        load_from(None, &[(CONFIG_VARIABLE, "")], &[])
+            .unwrap()
+            .config,
         Config::default()
     );
 }
 
-/// As Kubernetes sets them in every pod beside a service that is named greendot, or greendot-realtime.
+/// As Kubernetes sets them in every pod beside a service that is named greendot, or
+/// greendot-realtime.
 #[test]
 fn variables_of_a_service_are_no_settings() {
     let set = [
@@ -151,14 +176,19 @@ fn what_is_unknown_is_named_with_its_nearest() {
 
 #[test]
 fn what_is_wrong_is_named_with_what_is_allowed() {
-    let file =
-        "beat_interval_ms = 1.5\nhttp = \"localhost:80\"\ncors_origins = [\"http://a\", 1]\ninsecure = \"true\"\n";
-    let found = load_from(Some(file), &[("GREENDOT_SHARDS", "0")], &[("log-format", "xml")]);
+    let file = "beat_interval_ms = 1.5\nhttp = \"localhost:80\"\ncors_origins = [\"http://a\", \
+                1]\ninsecure = \"true\"\n";
+    let found = load_from(
+        Some(file),
+        &[("GREENDOT_SHARDS", "0")],
+        &[("log-format", "xml")],
+    );
     assert_eq!(
         found.unwrap_err(),
         [
             "FILE:1: beat_interval_ms: takes a whole number, or a string with a unit",
-            "FILE:2: http: \"localhost:80\" is not an IP address and a port; write 127.0.0.1:8080 or [::1]:8080 (port 0: the \
+            "FILE:2: http: \"localhost:80\" is not an IP address and a port; write \
+             127.0.0.1:8080 or [::1]:8080 (port 0: the \
              kernel picks one)",
             "FILE:3: cors_origins: takes an array of strings",
             "FILE:4: insecure: takes true or false",
@@ -170,8 +200,16 @@ fn what_is_wrong_is_named_with_what_is_allowed() {
 
 #[test]
 fn files_that_are_none() {
-    assert_eq!(load_from(Some("a = 1\nb = = 2\n"), &[], &[]).unwrap_err().len(), 1);
-    assert!(load_from(Some("a = 1\nb = = 2\n"), &[], &[]).unwrap_err()[0].starts_with("FILE:2: not TOML: "));
+    assert_eq!(
+        load_from(Some("a = 1\nb = = 2\n"), &[], &[])
+            .unwrap_err()
+            .len(),
+        1
+    );
+    assert!(
+        load_from(Some("a = 1\nb = = 2\n"), &[], &[]).unwrap_err()[0]
+            .starts_with("FILE:2: not TOML: ")
+    );
     let sources = Sources {
         config_file: Some("/nonexistent/x.toml".into()),
         ..Sources::default()
@@ -181,17 +219,32 @@ fn files_that_are_none() {
 
 #[test]
 fn only_loopback_without_insecure() {
-    for address in ["0.0.0.0:80", "192.0.2.1:0", "[::]:80", "[::ffff:192.0.2.1]:80"] {
+    for address in [
+        "0.0.0.0:80",
+        "192.0.2.1:0",
+        "[::]:80",
+        "[::ffff:192.0.2.1]:80",
+    ] {
         let found = load_from(None, &[], &[("http", address)]).unwrap_err();
         assert!(
-            found[0].starts_with(&format!("http is {address}, which other machines may reach")),
+            found[0].starts_with(&format!(
+                "http is {address}, which other machines may reach"
+            )),
             "{found:?}"
         );
         let insecure = ("insecure", "true");
         assert!(load_from(None, &[], &[("http", address), insecure]).is_ok());
     }
-    for address in ["127.0.0.1:0", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
-        assert!(load_from(None, &[], &[("udp", address)]).is_ok(), "{address}");
+    for address in [
+        "127.0.0.1:0",
+        "127.9.9.9:80",
+        "[::1]:80",
+        "[::ffff:127.0.0.1]:80",
+    ] {
+        assert!(
+            load_from(None, &[], &[("udp", address)]).is_ok(),
+            "{address}"
+        );
     }
 }
 
@@ -219,7 +272,9 @@ fn what_is_printed_loads_again() {
     let defaults = load_from(None, &[], &[]).unwrap();
     assert!(defaults.to_toml().contains("\n# key_file is unset"));
     assert_eq!(
-        load_from(Some(&defaults.to_toml()), &[], &[]).unwrap().config,
+        load_from(Some(&defaults.to_toml()), &[], &[])
+            .unwrap()
+            .config,
         Config::default()
     );
 }
@@ -259,12 +314,18 @@ fn rows_are_sound() {
         };
         (knob.set)(&mut config, other).unwrap();
         assert_eq!((knob.get)(&config).as_deref(), Some(other), "{}", knob.name);
-        let changed = KNOBS.iter().filter(|each| (each.get)(&config) != (each.get)(&defaults));
-        assert_eq!(changed.map(|each| each.name).collect::<Vec<_>>(), [knob.name]);
+        let changed = KNOBS
+            .iter()
+            .filter(|each| (each.get)(&config) != (each.get)(&defaults));
+        assert_eq!(
+            changed.map(|each| each.name).collect::<Vec<_>>(),
+            [knob.name]
+        );
     }
 }
 
-/// Every field of `Settings` has its row: what its `Debug` names and what the rows name are the same.
+/// Every field of `Settings` has its row: what its `Debug` names and what the rows name are the
+/// same.
 #[test]
 fn every_setting_has_its_row() {
     let shown = format!("{:#?}", Settings::default());
@@ -306,6 +367,10 @@ fn a_silence_shorter_than_a_cut_takes_to_notice_is_warned_of() {
             ..Config::default()
         };
         config.settings.offline_after_ms = offline_after_ms;
-        assert_eq!(config.warning().is_some(), warned, "{role:?} {offline_after_ms}");
+        assert_eq!(
+            config.warning().is_some(),
+            warned,
+            "{role:?} {offline_after_ms}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Values as people type them: durations, sizes, counts, switches, lists.
 //!
-//! Owns the grammar of a value and the sentence that says what is allowed. Knows neither flags nor files.
+//! Owns the grammar of a value and the sentence that says what is allowed. Knows neither flags nor
+//! files.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -9,7 +10,8 @@ use std::ops::RangeInclusive;
 pub fn millis(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
     let why = || {
         format!(
-            "is not a time of {} to {} ms; write milliseconds, or a whole number with ms, s, m, h or d: 10000, 10s",
+            "is not a time of {} to {} ms; write milliseconds, or a whole number with ms, s, m, \
+             h or d: 10000, 10s",
             allowed.start(),
             allowed.end()
         )
@@ -26,11 +28,13 @@ pub fn millis(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> 
     number(digits, factor, allowed).ok_or_else(why)
 }
 
-/// Bytes: a bare number, or one with `K`, `M` or `G` (powers of 1,024), with or without `B` or `iB`.
+/// Bytes: a bare number, or one with `K`, `M` or `G` (powers of 1,024), with or without `B` or
+/// `iB`.
 pub fn bytes(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
     let why = || {
         format!(
-            "is not a size of {} to {} bytes; write bytes, or a whole number with K, M or G (of 1024): 65536, 64K",
+            "is not a size of {} to {} bytes; write bytes, or a whole number with K, M or G (of \
+             1024): 65536, 64K",
             allowed.start(),
             allowed.end()
         )
@@ -48,8 +52,13 @@ pub fn bytes(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
 
 /// A count: digits, `_` between them allowed.
 pub fn count(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
-    number(text, 1, allowed)
-        .ok_or_else(|| format!("is not a whole number from {} to {}", allowed.start(), allowed.end()))
+    number(text, 1, allowed).ok_or_else(|| {
+        format!(
+            "is not a whole number from {} to {}",
+            allowed.start(),
+            allowed.end()
+        )
+    })
 }
 
 /// `true` or `false`.
@@ -63,7 +72,8 @@ pub fn switch(text: &str) -> Result<bool, String> {
 
 /// An IP address and a port.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    let why = "is not an IP address and a port; write 127.0.0.1:8080 or [::1]:8080 (port 0: the kernel picks one)";
+    let why = "is not an IP address and a port; write 127.0.0.1:8080 or [::1]:8080 (port 0: the \
+               kernel picks one)";
     text.parse().map_err(|_| why.into())
 }
 
@@ -88,7 +98,9 @@ fn number(digits: &str, factor: u64, allowed: &RangeInclusive<u64>) -> Option<u6
         return None;
     }
     let value: u64 = digits.replace('_', "").parse().ok()?;
-    value.checked_mul(factor).filter(|value| allowed.contains(value))
+    value
+        .checked_mul(factor)
+        .filter(|value| allowed.contains(value))
 }
 
 #[cfg(test)]
@@ -127,7 +139,8 @@ mod tests {
         assert_eq!(
             millis("0", &(1..=5)),
             Err(
-                "is not a time of 1 to 5 ms; write milliseconds, or a whole number with ms, s, m, h or d: 10000, 10s"
+                "is not a time of 1 to 5 ms; write milliseconds, or a whole number with ms, s, \
+                 m, h or d: 10000, 10s"
                     .into()
             )
         );

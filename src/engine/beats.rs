@@ -1,7 +1,7 @@
 //! Beat datagrams: from bytes to stamps.
 //!
-//! Owns the order of checks and their counters. Allocates nothing per beat: users borrow their datagram and go on in batches, so
-//! that the cache misses of one overlap those of the others.
+//! Owns the order of checks and their counters. Allocates nothing per beat: users borrow their
+//! datagram and go on in batches, so that the cache misses of one overlap those of the others.
 
 use super::Engine;
 use crate::metrics::Counter;
@@ -16,10 +16,11 @@ const BATCH: usize = 64;
 type Outcome = Result<(Slot, BeatOutcome), InternFault>;
 
 impl Engine {
-    /// Datagrams arrived. Returns how many beats and goodbyes were worked through, a refused datagram counting as one: what the
-    /// caller's budget (`beats_per_turn_max`) is spent on.
+    /// Datagrams arrived. Returns how many beats and goodbyes were worked through, a refused
+    /// datagram counting as one: what the caller's budget (`beats_per_turn_max`) is spent on.
     pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) -> usize {
-        self.counters.add(Counter::DatagramsReceived, datagrams.len() as u64);
+        self.counters
+            .add(Counter::DatagramsReceived, datagrams.len() as u64);
         let (keys, presence) = (self.keys.clone(), self.presence.clone());
         let mut batch = Batch::new();
         let mut worked = 0;
@@ -65,10 +66,9 @@ impl Engine {
         let mut worked = 0;
         for user in beats.users() {
             worked += 1;
-            let left = self
-                .presence
-                .lookup(user)
-                .filter(|slot| self.presence.record_leave(*slot, beats.sent_at, now) == LeaveOutcome::Left);
+            let left = self.presence.lookup(user).filter(|slot| {
+                self.presence.record_leave(*slot, beats.sent_at, now) == LeaveOutcome::Left
+            });
             match left {
                 Some(slot) => {
                     self.counters.add(Counter::LeavesUdp, 1);

@@ -1,7 +1,8 @@
 //! From marks to bytes.
 //!
-//! Owns the moment at which a state is encoded: when its stream is flushed, from the state as it is then. A publisher's record is
-//! encoded once a turn and copied to each of its watchers. Never keeps a state for anybody; marks are kept instead.
+//! Owns the moment at which a state is encoded: when its stream is flushed, from the state as it is
+//! then. A publisher's record is encoded once a turn and copied to each of its watchers. Never
+//! keeps a state for anybody; marks are kept instead.
 
 use hashbrown::HashMap;
 
@@ -57,7 +58,8 @@ impl Fanout {
 }
 
 impl Records {
-    /// Forgets them, and gives back room that a burst took: clearing a map costs its room each time.
+    /// Forgets them, and gives back room that a burst took: clearing a map costs its room each
+    /// time.
     fn forget(&mut self) {
         let used = [self.bytes.len(), self.at.len()];
         self.bytes.clear();
@@ -99,8 +101,8 @@ pub fn record_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
     }
 }
 
-/// The record of a user without a slot: never seen, or in a mirror not answered for yet. Names were checked before they were
-/// watched.
+/// The record of a user without a slot: never seen, or in a mirror not answered for yet. Names were
+/// checked before they were watched.
 fn unseen<'n>(presence: &Presence, name: &'n str, answered: bool) -> Option<Record<'n>> {
     let user = User::parse(name.as_bytes()).ok()?;
     Some(Record {
@@ -116,7 +118,8 @@ fn unseen<'n>(presence: &Presence, name: &'n str, answered: bool) -> Option<Reco
 }
 
 impl Engine {
-    /// A publisher's state has changed: whoever watches it on this shard must be told. `at` is when it was decided.
+    /// A publisher's state has changed: whoever watches it on this shard must be told. `at` is when
+    /// it was decided.
     pub(super) fn tell(&mut self, transition: Transition, at: Mono) {
         let slot = transition.slot.index();
         if !planted::is(Planted::EncodedWhenMarked) {
@@ -125,14 +128,19 @@ impl Engine {
         let mut queue = |conn: u32| self.queue.push(conn, self.conns.at(conn), at);
         let resolves = transition.first && !planted::is(Planted::NameNeverResolved);
         if resolves && self.watches.named_len() > 0 {
-            self.watches
-                .resolve(self.presence.user(transition.slot).as_str(), slot, &mut queue);
+            self.watches.resolve(
+                self.presence.user(transition.slot).as_str(),
+                slot,
+                &mut queue,
+            );
         }
         let count = self.watches.mark(slot, &mut queue);
         if planted::is(Planted::EncodedWhenMarked) && count.marks > 0 {
             let unix = Unix::from_ms(u64::MAX);
             self.fanout.records.at.remove(&slot);
-            self.fanout.records.get(slot, &self.presence, Now { mono: at, unix });
+            self.fanout
+                .records
+                .get(slot, &self.presence, Now { mono: at, unix });
         }
         self.counters.add(Counter::Marks, count.marks);
         self.counters.add(Counter::MarksCoalesced, count.coalesced);
@@ -141,7 +149,8 @@ impl Engine {
         }
     }
 
-    /// Encodes what a stream must be told, as far as its outbox goes: behind its unsent bytes, or into the shared buffer.
+    /// Encodes what a stream must be told, as far as its outbox goes: behind its unsent bytes, or
+    /// into the shared buffer.
     pub(super) fn encode(&mut self, index: u32, shared: bool, since: Mono, now: Now) {
         let conn = self.conns.at(index);
         let (mut out, sent_bytes) = if shared {
@@ -154,7 +163,9 @@ impl Engine {
         let end = sent_bytes + self.settings.outbox_bytes_max;
         if conn.has(flag::SNAPSHOT) {
             self.encode_snapshot(index, end, &mut out, now);
-        } else if self.watches.marks(index) > 0 && self.encode_changes(index, end, &mut out, now) > 0 {
+        } else if self.watches.marks(index) > 0
+            && self.encode_changes(index, end, &mut out, now) > 0
+        {
             self.counters
                 .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
         }
@@ -173,7 +184,8 @@ impl Engine {
         }
     }
 
-    /// Up to when a stream that is told all its marks now has been told everything; None if there is no telling.
+    /// Up to when a stream that is told all its marks now has been told everything; None if there
+    /// is no telling.
     fn told_up_to(&mut self, index: u32, now: Now) -> Option<Unix> {
         if self.conns.at(index).has(flag::UNSURE) {
             // Whoever came back elsewhere from that id would not be told of them.
@@ -199,7 +211,9 @@ impl Engine {
             }
             let id = up_to.filter(|_| mark.last);
             match mark.of {
-                Marked::Slot(slot) => sse::write_presence_encoded(records.get(slot, presence, now), id, out),
+                Marked::Slot(slot) => {
+                    sse::write_presence_encoded(records.get(slot, presence, now), id, out)
+                }
                 Marked::Name { user, answered } => {
                     if let Some(record) = unseen(presence, user, answered) {
                         sse::write_presence(&record, id, out);

@@ -1,7 +1,8 @@
 //! From bytes to requests: framing, pipelining, deadlines, back-pressure.
 //!
-//! Owns what a connection does until it becomes a stream. A request is served when it is whole, in order; while its answers wait
-//! for the peer, the next ones wait too, and reading pauses. Never decides what a request means: `routes.rs` does.
+//! Owns what a connection does until it becomes a stream. A request is served when it is whole, in
+//! order; while its answers wait for the peer, the next ones wait too, and reading pauses. Never
+//! decides what a request means: `routes.rs` does.
 
 use super::Engine;
 use super::settings::OUTBOX_BYTES_FLOOR;
@@ -10,7 +11,9 @@ use crate::realtime::conn::{Chunked, flag};
 use crate::realtime::{ConnId, Phase};
 use crate::time::Now;
 use crate::wire::request::{Framing, Head, Method, Parsed, RequestFault, parse_head};
-use crate::wire::response::{Answer, CONTINUE, PROBLEM_CONTENT_TYPE, Problem, Status, problem_of, write_answer};
+use crate::wire::response::{
+    Answer, CONTINUE, PROBLEM_CONTENT_TYPE, Problem, Status, problem_of, write_answer,
+};
 
 /// What an answer must know of the request.
 #[derive(Clone, Debug)]
@@ -59,10 +62,13 @@ impl Engine {
                 self.keep(id, bytes[used..].to_vec(), now);
             }
         }
-        self.conns.get(id).is_none_or(|conn| !conn.has(flag::PAUSED))
+        self.conns
+            .get(id)
+            .is_none_or(|conn| !conn.has(flag::PAUSED))
     }
 
-    /// The peer closed its sending half: a request that is whole is answered, a stream's reader is gone.
+    /// The peer closed its sending half: a request that is whole is answered, a stream's reader is
+    /// gone.
     pub fn handle_eof(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -98,7 +104,9 @@ impl Engine {
                 self.counters.add(Counter::ClosedPeer, 1);
                 self.drop_conn(id);
             }
-            Phase::Idle | Phase::Reading if conn.has(flag::EOF) => self.end(id, Counter::ClosedPeer, now),
+            Phase::Idle | Phase::Reading if conn.has(flag::EOF) => {
+                self.end(id, Counter::ClosedPeer, now)
+            }
             _ => self.resumes.push_back(id),
         }
     }
@@ -114,19 +122,24 @@ impl Engine {
 
     /// Keeps what could not be used yet.
     fn keep(&mut self, id: ConnId, input: Vec<u8>, now: Now) {
-        let deadline = self.timers.tick_in(now.mono, self.settings.request_deadline_ms);
+        let deadline = self
+            .timers
+            .tick_in(now.mono, self.settings.request_deadline_ms);
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let under_way = !input.is_empty() || conn.io.as_ref().is_some_and(|io| io.chunked.is_some());
+        let under_way =
+            !input.is_empty() || conn.io.as_ref().is_some_and(|io| io.chunked.is_some());
         if !input.is_empty() {
             conn.io().input = input;
         }
         conn.tidy();
-        // Requests held back wait for their peer to read, not for the peer to send: the stall rule judges that.
+        // Requests held back wait for their peer to read, not for the peer to send: the stall rule
+        // judges that.
         if under_way && conn.phase() == Phase::Idle && !conn.has(flag::PAUSED) {
             conn.go(Phase::Reading);
-            // The first request's time runs from accept, whatever arrives; a surplus connection's short one was for its first byte.
+            // The first request's time runs from accept, whatever arrives; a surplus connection's
+            // short one was for its first byte.
             if conn.has(flag::SERVED) || conn.has(flag::SURPLUS) {
                 conn.moment = deadline;
                 self.timers.set_sooner(id.index, deadline);
@@ -210,8 +223,17 @@ impl Engine {
         }
     }
 
-    fn serve_chunked(&mut self, id: ConnId, mut chunked: Box<Chunked>, rest: &[u8], now: Now) -> Step {
-        let step = match chunked.decoder.decode(rest, &mut chunked.body, &self.limits) {
+    fn serve_chunked(
+        &mut self,
+        id: ConnId,
+        mut chunked: Box<Chunked>,
+        rest: &[u8],
+        now: Now,
+    ) -> Step {
+        let step = match chunked
+            .decoder
+            .decode(rest, &mut chunked.body, &self.limits)
+        {
             Ok(step) => step,
             Err(fault) => return self.refuse(id, fault, rest, now),
         };
@@ -243,7 +265,9 @@ impl Engine {
     /// Refuses a request on its form: nothing behind it can be trusted, so the connection ends.
     fn refuse(&mut self, id: ConnId, fault: RequestFault, rest: &[u8], now: Now) -> Step {
         let limit = match fault {
-            RequestFault::TargetTooLong | RequestFault::HeadTooLarge => Some(Counter::LimitHeadBytes),
+            RequestFault::TargetTooLong | RequestFault::HeadTooLarge => {
+                Some(Counter::LimitHeadBytes)
+            }
             RequestFault::TooManyHeaders => Some(Counter::LimitHeaderCount),
             RequestFault::BodyTooLarge => Some(Counter::LimitBodyBytes),
             _ => None,
@@ -256,7 +280,8 @@ impl Engine {
         Step::Used(rest.len())
     }
 
-    /// Answers with a problem and ends the connection, reading a little more so that the peer reads the answer.
+    /// Answers with a problem and ends the connection, reading a little more so that the peer reads
+    /// the answer.
     pub(super) fn fail(&mut self, id: ConnId, problem: Problem, detail: &str, now: Now) {
         let asked = Asked {
             call: Call::Other,
@@ -270,12 +295,28 @@ impl Engine {
     }
 
     /// Answers with a problem.
-    pub(super) fn problem(&mut self, id: ConnId, asked: &Asked, problem: Problem, detail: &str, extra: &str, now: Now) {
+    pub(super) fn problem(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        problem: Problem,
+        detail: &str,
+        extra: &str,
+        now: Now,
+    ) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         problem.write(detail, &mut body);
         let extra = [extra, &asked.cors].concat();
-        self.answer_with(id, asked, problem.status, PROBLEM_CONTENT_TYPE, &body, &extra, now);
+        self.answer_with(
+            id,
+            asked,
+            problem.status,
+            PROBLEM_CONTENT_TYPE,
+            &body,
+            &extra,
+            now,
+        );
         self.body = body;
     }
 
@@ -302,10 +343,14 @@ impl Engine {
     ) {
         self.counters.add_request(asked.call, status.code());
         let draining = self.upkeep.is_draining();
-        let idle = self.timers.tick_in(now.mono, self.settings.keep_alive_idle_ms);
+        let idle = self
+            .timers
+            .tick_in(now.mono, self.settings.keep_alive_idle_ms);
         let conn = self.conns.at(id.index);
-        let keep_alive =
-            asked.keep_alive && !draining && !conn.has(flag::SURPLUS) && self.settings.keep_alive_idle_ms > 0;
+        let keep_alive = asked.keep_alive
+            && !draining
+            && !conn.has(flag::SURPLUS)
+            && self.settings.keep_alive_idle_ms > 0;
         let answer = Answer {
             status,
             content_type,
@@ -326,7 +371,8 @@ impl Engine {
             self.look_at(id.index, idle);
             self.queue_if_due(id.index, now.mono);
         } else {
-            // A client that meant to go on may have: closed with bytes unread, the answers before them would be lost with it.
+            // A client that meant to go on may have: closed with bytes unread, the answers before
+            // them would be lost with it.
             let unasked = asked.keep_alive && !conn.has(flag::SURPLUS);
             conn.put(flag::LINGER, unasked || conn.has(flag::LINGER));
             self.end(

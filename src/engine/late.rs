@@ -1,4 +1,5 @@
-//! A bug planted for the simulator: the snapshot is taken a turn before its watches are indexed (see `crate::planted`).
+//! A bug planted for the simulator: the snapshot is taken a turn before its watches are indexed
+//! (see `crate::planted`).
 
 use super::Engine;
 use crate::realtime::watches::Target;
@@ -9,7 +10,8 @@ use crate::time::Now;
 pub(super) type Late = Vec<(ConnId, Vec<String>)>;
 
 impl Engine {
-    /// Encodes a stream's snapshot at once and takes its watches out of the index until the next turn.
+    /// Encodes a stream's snapshot at once and takes its watches out of the index until the next
+    /// turn.
     pub(super) fn index_later(&mut self, id: ConnId, users: &[String], now: Now) {
         self.encode(id.index, false, now.mono, now);
         if self.watches.marks(id.index) == 0 {
@@ -21,7 +23,10 @@ impl Engine {
     /// Indexes what was put off.
     pub(super) fn index_late(&mut self) {
         for (id, users) in std::mem::take(&mut self.late) {
-            let streaming = self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Streaming);
+            let streaming = self
+                .conns
+                .get(id)
+                .is_some_and(|conn| conn.phase() == Phase::Streaming);
             if streaming {
                 let mut targets: Vec<Target> = users.iter().map(|user| self.target(user)).collect();
                 self.watches.add(id.index, &mut targets, false);

@@ -1,8 +1,8 @@
 //! What engines tell each other.
 //!
-//! Owns the vocabulary between shards and the letters waiting to be posted. Mail is a hint, never the truth: the truth is in the
-//! published states, so mail that a full mailbox does not take costs a resync and nothing else. Edits and their replies are the
-//! exception: somebody waits for them.
+//! Owns the vocabulary between shards and the letters waiting to be posted. Mail is a hint, never
+//! the truth: the truth is in the published states, so mail that a full mailbox does not take costs
+//! a resync and nothing else. Edits and their replies are the exception: somebody waits for them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,14 +20,15 @@ pub type ShardId = u16;
 pub enum Mail {
     /// From a slot's owner to all others: what it decided in one turn.
     Transitions(Arc<Decided>),
-    /// To a slot's owner: these need a look before the next sweep (a beat while offline, or a goodbye).
+    /// To a slot's owner: these need a look before the next sweep (a beat while offline, or a
+    /// goodbye).
     Look(Arc<[Slot]>),
     /// To the shard that holds a stream: edit its watch list.
     Edit(Arc<Edit>),
     /// To all shards of a real-time node: what its presence nodes answered.
     Answered(Arc<Answered>),
-    /// To all shards of a real-time node: a presence node was out of sight and is back; ask about everybody who is watched and
-    /// belongs to it.
+    /// To all shards of a real-time node: a presence node was out of sight and is back; ask about
+    /// everybody who is watched and belongs to it.
     Reask {
         /// Its index.
         node: usize,
@@ -101,7 +102,8 @@ impl Mail {
         matches!(self, Mail::Edit(_))
     }
 
-    /// How much of a turn's budget of mail it is: an edit of ten thousand watches is more than a hint.
+    /// How much of a turn's budget of mail it is: an edit of ten thousand watches is more than a
+    /// hint.
     pub fn weight(&self) -> usize {
         match self {
             Mail::Edit(edit) => 1 + (edit.add.len() + edit.remove.len()) / 64,
@@ -112,7 +114,8 @@ impl Mail {
         }
     }
 
-    /// It is taken even by a full mailbox: somebody waits, and those who wait are bounded elsewhere; or nothing else brings it.
+    /// It is taken even by a full mailbox: somebody waits, and those who wait are bounded
+    /// elsewhere; or nothing else brings it.
     pub fn must_arrive(&self) -> bool {
         matches!(self, Mail::Edited { .. } | Mail::Reask { .. })
     }
@@ -178,7 +181,11 @@ impl Posts {
 
     /// What other nodes must be told.
     pub(super) fn poll_publish(&mut self) -> Option<Arc<Decided>> {
-        if self.published { self.take_decided() } else { None }
+        if self.published {
+            self.take_decided()
+        } else {
+            None
+        }
     }
 
     fn take_decided(&mut self) -> Option<Arc<Decided>> {

@@ -1,12 +1,14 @@
 //! One shard without a kernel.
 //!
-//! Bytes, batches of beats, mail and a [`Now`] go in; bytes to write, closes, mail and one deadline come out. Owns a shard's
-//! connections, watches and timers and its share of the sweep; shares the presence database with the other shards. Reads no
-//! clock, opens no socket, spawns nothing, and returns no error for what a peer sent: the peer is answered and counted.
+//! Bytes, batches of beats, mail and a [`Now`] go in; bytes to write, closes, mail and one deadline
+//! come out. Owns a shard's connections, watches and timers and its share of the sweep; shares the
+//! presence database with the other shards. Reads no clock, opens no socket, spawns nothing, and
+//! returns no error for what a peer sent: the peer is answered and counted.
 //!
-//! How to drive it, each turn: [`Engine::begin_turn`] first; then any number of `handle_*`; [`Engine::handle_timeout`]; then
-//! poll until dry: [`Engine::poll_flush`] (each answered by [`Engine::handle_flushed`]), [`Engine::poll_close`],
-//! [`Engine::poll_resume`], [`Engine::poll_mail`], [`Engine::poll_outbound`]; sleep until [`Engine::poll_timeout`].
+//! How to drive it, each turn: [`Engine::begin_turn`] first; then any number of `handle_*`;
+//! [`Engine::handle_timeout`]; then poll until dry: [`Engine::poll_flush`] (each answered by
+//! [`Engine::handle_flushed`]), [`Engine::poll_close`], [`Engine::poll_resume`],
+//! [`Engine::poll_mail`], [`Engine::poll_outbound`]; sleep until [`Engine::poll_timeout`].
 
 mod beats;
 mod fanout;
@@ -50,14 +52,16 @@ use silence::Silence;
 use upkeep::Upkeep;
 use upstream::Upstream;
 
-/// Which half of the platform a node is. Decides at start which parts its engines have, and which paths they serve.
+/// Which half of the platform a node is. Decides at start which parts its engines have, and which
+/// paths they serve.
 #[derive(Clone, Debug)]
 pub enum Role {
     /// Both halves: streams and stamps in one process.
     All,
     /// Stamps and sweep; publishes transitions to real-time nodes.
     Presence,
-    /// Streams and watches; vouches for its publishers to these presence nodes, whose states it mirrors.
+    /// Streams and watches; vouches for its publishers to these presence nodes, whose states it
+    /// mirrors.
     Realtime(Arc<Nodes>),
 }
 
@@ -219,15 +223,25 @@ impl Engine {
             self.upkeep.hold_timers(now.mono);
         }
         if seen.stalled || seen.step.is_some() {
-            // Its socket may hold beats for any shard's publishers, and it takes turns to read them all. And a shard that sleeps through
-            // a step back and one forward sees no step forward, though stamps of the time in between look older by it.
+            // Its socket may hold beats for any shard's publishers, and it takes turns to read them
+            // all. And a shard that sleeps through a step back and one forward sees no step
+            // forward, though stamps of the time in between look older by it.
             self.presence.hold_expiries_until(self.silence.held_until());
         }
         let steps = self.upstream.is_some() && self.streams > 0;
-        let sleep_ms_max = if steps { upstream::STEP_MS } else { upkeep::SLEEP_MS_MAX };
+        let sleep_ms_max = if steps {
+            upstream::STEP_MS
+        } else {
+            upkeep::SLEEP_MS_MAX
+        };
         self.presence.note_turn(self.shard, now);
-        let others_are_late = self.presence.published_up_to().plus_ms(streams::ID_LAG_MS_MAX) < now.unix;
-        self.upkeep.turn_began(now.mono, sleep_ms_max, others_are_late);
+        let others_are_late = self
+            .presence
+            .published_up_to()
+            .plus_ms(streams::ID_LAG_MS_MAX)
+            < now.unix;
+        self.upkeep
+            .turn_began(now.mono, sleep_ms_max, others_are_late);
         self.fanout.forget();
         #[cfg(feature = "planted")]
         self.index_late();
@@ -265,8 +279,8 @@ impl Engine {
         self.queue_if_due(id.index, now.mono);
     }
 
-    /// The socket took the first `n` bytes of the last [`Engine::poll_flush`]. If it took fewer than were offered, the
-    /// connection is left alone until [`Engine::handle_writable`].
+    /// The socket took the first `n` bytes of the last [`Engine::poll_flush`]. If it took fewer
+    /// than were offered, the connection is left alone until [`Engine::handle_writable`].
     pub fn handle_flushed(&mut self, id: ConnId, n: usize, now: Now) {
         let Some(flushing) = self.flushing.take() else {
             return;
@@ -286,7 +300,9 @@ impl Engine {
             Written::All => self.flushed(id, now),
             Written::Some => {
                 self.counters.add(Counter::FlushesPartial, 1);
-                let stall = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
+                let stall = self
+                    .timers
+                    .tick_in(now.mono, self.settings.write_stall_max_ms);
                 self.timers.set_sooner(id.index, stall);
             }
         }
@@ -309,7 +325,8 @@ impl Engine {
         self.gone(id, Counter::ClosedReset);
     }
 
-    /// The kernel has given up a peer that acknowledged nothing for `write_stall_max_ms`; the shard has dropped it.
+    /// The kernel has given up a peer that acknowledged nothing for `write_stall_max_ms`; the shard
+    /// has dropped it.
     pub fn handle_timed_out(&mut self, id: ConnId, _now: Now) {
         if self.conns.get(id).is_some() {
             self.counters.add(Counter::LimitWriteStall, 1);
@@ -328,8 +345,8 @@ impl Engine {
         }
     }
 
-    /// Next bytes to write; must be answered by [`Engine::handle_flushed`] before the next call. How many flushes a turn may
-    /// take is the caller's budget (`flushes_per_turn_max`).
+    /// Next bytes to write; must be answered by [`Engine::handle_flushed`] before the next call.
+    /// How many flushes a turn may take is the caller's budget (`flushes_per_turn_max`).
     pub fn poll_flush(&mut self, now: Now) -> Option<Flush<'_>> {
         let (id, shared) = loop {
             let (index, since) = self.queue.pop()?;
@@ -375,7 +392,8 @@ impl Engine {
         self.closes.pop_front()
     }
 
-    /// A connection whose reading was paused and may go on: what its socket has said meanwhile is to be read now.
+    /// A connection whose reading was paused and may go on: what its socket has said meanwhile is
+    /// to be read now.
     pub fn poll_resume(&mut self) -> Option<ConnId> {
         self.resumes.pop_front()
     }
@@ -404,7 +422,10 @@ impl Engine {
         let gauges = [
             (Gauge::Conns, self.conns.len()),
             (Gauge::Streams, self.streams),
-            (Gauge::WatchesBySlot, self.watches.len() - self.watches.named_len()),
+            (
+                Gauge::WatchesBySlot,
+                self.watches.len() - self.watches.named_len(),
+            ),
             (Gauge::WatchesByName, self.watches.named_len()),
             (Gauge::ExpiriesHeld, usize::from(self.silence.is_holding())),
         ];
@@ -438,7 +459,9 @@ impl Engine {
     /// Ends a connection: what is unsent goes out first.
     fn end(&mut self, id: ConnId, reason: Counter, now: Now) {
         self.counters.add(reason, 1);
-        let stall = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
+        let stall = self
+            .timers
+            .tick_in(now.mono, self.settings.write_stall_max_ms);
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -489,7 +512,11 @@ impl Engine {
 
     /// Takes a connection out of every table.
     fn forget(&mut self, id: ConnId) {
-        if self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Streaming) {
+        if self
+            .conns
+            .get(id)
+            .is_some_and(|conn| conn.phase() == Phase::Streaming)
+        {
             self.streams -= 1;
             self.watches.clear(id.index);
         }

@@ -83,23 +83,32 @@ impl<'h> Route<'h> {
 
     fn allows(&self, method: Method, role: &Role) -> bool {
         match method {
-            Method::Get | Method::Head => !matches!(self, Route::Watch(_) | Route::Beat | Route::Leave),
+            Method::Get | Method::Head => {
+                !matches!(self, Route::Watch(_) | Route::Beat | Route::Leave)
+            }
             Method::Post => matches!(
                 self,
                 Route::Query | Route::Stream | Route::Watch(_) | Route::Beat | Route::Leave
             ),
             // A user may be called "query".
-            Method::Put => is_told(role) && matches!(self, Route::One(_) | Route::Many | Route::Query),
+            Method::Put => {
+                is_told(role) && matches!(self, Route::One(_) | Route::Many | Route::Query)
+            }
             Method::Options => true,
             _ => false,
         }
     }
 
-    /// The halves of the platform that serve it: states are asked of whoever decides them and published to whoever tells them.
+    /// The halves of the platform that serve it: states are asked of whoever decides them and
+    /// published to whoever tells them.
     fn is_served_by(&self, role: &Role, method: Method) -> bool {
         match (self, method, role) {
             (Route::One(_) | Route::Many | Route::Query, Method::Put | Method::Options, _) => true,
-            (Route::One(_) | Route::Many | Route::Query | Route::Beat | Route::Leave, _, Role::Realtime(_))
+            (
+                Route::One(_) | Route::Many | Route::Query | Route::Beat | Route::Leave,
+                _,
+                Role::Realtime(_),
+            )
             | (Route::Stream | Route::Watch(_), _, Role::Presence) => false,
             _ => true,
         }
@@ -132,7 +141,14 @@ impl Engine {
         if !route.allows(head.method, &self.role) {
             let allow = format!("Allow: {}\r\n", route.allow(&self.role));
             let detail = format!("the path takes {}", route.allow(&self.role));
-            return self.problem(id, &asked, problems::METHOD_NOT_ALLOWED, &detail, &allow, now);
+            return self.problem(
+                id,
+                &asked,
+                problems::METHOD_NOT_ALLOWED,
+                &detail,
+                &allow,
+                now,
+            );
         }
         if head.method == Method::Options {
             return self.preflight(id, &asked, route.allow(&self.role), now);
@@ -144,30 +160,50 @@ impl Engine {
         if self.conns.at(id.index).has(flag::SURPLUS) && !self.is_never_surplus(&asked, head) {
             return self.refuse_surplus(id, &asked, now);
         }
-        if matches!(head.method, Method::Post | Method::Put) && !self.check_body(id, &asked, head, now) {
+        if matches!(head.method, Method::Post | Method::Put)
+            && !self.check_body(id, &asked, head, now)
+        {
             return;
         }
         if head.method == Method::Put && !self.check_service(id, &asked, head, now) {
             return;
         }
         match route {
-            Route::One(raw) if head.method == Method::Put => self.put_one(id, &asked, head.node, raw, body, now),
-            Route::Query if head.method == Method::Put => self.put_one(id, &asked, head.node, "query", body, now),
-            Route::Many if head.method == Method::Put => self.put_many(id, &asked, head.node, body, now),
+            Route::One(raw) if head.method == Method::Put => {
+                self.put_one(id, &asked, head.node, raw, body, now)
+            }
+            Route::Query if head.method == Method::Put => {
+                self.put_one(id, &asked, head.node, "query", body, now)
+            }
+            Route::Many if head.method == Method::Put => {
+                self.put_many(id, &asked, head.node, body, now)
+            }
             Route::One(raw) => self.presence_one(id, &asked, raw, now),
-            Route::Query if head.method == Method::Post => self.presence_query(id, &asked, body, now),
+            Route::Query if head.method == Method::Post => {
+                self.presence_query(id, &asked, body, now)
+            }
             Route::Query => self.presence_one(id, &asked, "query", now),
             Route::Many => self.presence_many(id, &asked, head.query.unwrap_or(""), now),
             Route::Stream => self.stream(id, &asked, head, body, now),
             Route::Watch(stream) => self.edit(id, asked, stream, body, now),
             Route::Beat => self.beat(id, &asked, body, now),
             Route::Leave => self.leave(id, &asked, body, now),
-            Route::Live => self.answer_with(id, &asked, Status::Ok, "text/plain", b"ok\n", NO_STORE, now),
+            Route::Live => {
+                self.answer_with(id, &asked, Status::Ok, "text/plain", b"ok\n", NO_STORE, now)
+            }
             Route::Ready => self.ready(id, &asked, now),
             Route::Metrics => self.metrics(id, &asked, now),
             Route::Page(page) => {
                 let extra = format!("Cache-Control: no-cache\r\n{}", asked.cors);
-                self.answer_with(id, &asked, Status::Ok, page.content_type, page.body, &extra, now);
+                self.answer_with(
+                    id,
+                    &asked,
+                    Status::Ok,
+                    page.content_type,
+                    page.body,
+                    &extra,
+                    now,
+                );
             }
         }
     }
@@ -190,15 +226,18 @@ impl Engine {
         let users = users_named(route, head, body, self.settings.query_users_max);
         let owner = match nodes.http_of(users.iter().map(|user| &**user)) {
             Some(http) => format!("the presence node of whom this names: {http}"),
-            None => {
-                "the presence node of each user, whose address a request for one user to this node is told".to_owned()
-            }
+            None => "the presence node of each user, whose address a request for one user to this \
+                 node is told"
+                .to_owned(),
         };
-        format!("this is a real-time node, which holds streams; send queries, beats and goodbyes to {owner}")
+        format!(
+            "this is a real-time node, which holds streams; send queries, beats and goodbyes to \
+             {owner}"
+        )
     }
 
-    /// Whether a request is served beyond the limit of connections too: a full node must be seen to live, and the nodes of the other
-    /// role must reach it.
+    /// Whether a request is served beyond the limit of connections too: a full node must be seen to
+    /// live, and the nodes of the other role must reach it.
     fn is_never_surplus(&self, asked: &Asked, head: &Head<'_>) -> bool {
         match asked.call {
             Call::Health | Call::Metrics | Call::PresencePut => true,
@@ -287,7 +326,8 @@ impl Engine {
 
     fn presence_query(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) {
         if let Some(users) = self.users_of(id, asked, body, now) {
-            // Tells a node that mirrors this one which life of it answers, as of when, and what its clock shows.
+            // Tells a node that mirrors this one which life of it answers, as of when, and what its
+            // clock shows.
             let extra = match self.role {
                 Role::Presence => format!(
                     "{NODE_HEADER}: {:016x} {} {}\r\n",
@@ -301,7 +341,14 @@ impl Engine {
         }
     }
 
-    fn presence_list(&mut self, id: ConnId, asked: &Asked, users: &[String], extra: &str, now: Now) {
+    fn presence_list(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        users: &[String],
+        extra: &str,
+        now: Now,
+    ) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         body.extend_from_slice(b"{\"presence\":[");
@@ -316,7 +363,15 @@ impl Engine {
         }
         body.extend_from_slice(b"]}");
         let extra = [NO_STORE, &asked.cors, extra].concat();
-        self.answer_with(id, asked, Status::Ok, "application/json", &body, &extra, now);
+        self.answer_with(
+            id,
+            asked,
+            Status::Ok,
+            "application/json",
+            &body,
+            &extra,
+            now,
+        );
         self.body = body;
     }
 
@@ -334,7 +389,13 @@ impl Engine {
     }
 
     /// The users of a body `{"users":[..]}`; None if the request has been refused.
-    fn users_of(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) -> Option<Vec<String>> {
+    fn users_of(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        body: &[u8],
+        now: Now,
+    ) -> Option<Vec<String>> {
         match parse_users(body, self.settings.query_users_max) {
             Ok(users) => Some(users),
             Err(fault) => {
@@ -345,21 +406,38 @@ impl Engine {
     }
 
     /// Answers a body that was refused; `limit` is what it hit if it was too long a list.
-    pub(super) fn bad_body(&mut self, id: ConnId, asked: &Asked, fault: &BodyFault, limit: Counter, now: Now) {
+    pub(super) fn bad_body(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        fault: &BodyFault,
+        limit: Counter,
+        now: Now,
+    ) {
         let (problem, detail) = match fault {
             BodyFault::Malformed(detail) => (problems::BAD_JSON, detail.clone()),
             BodyFault::TooDeep => {
                 self.counters.add(Counter::LimitBodyDepth, 1);
-                (problems::BAD_JSON, "the body is nested more than 8 deep".to_owned())
+                (
+                    problems::BAD_JSON,
+                    "the body is nested more than 8 deep".to_owned(),
+                )
             }
-            BodyFault::User { member, index, fault } => {
-                (problems::BAD_USER, format!("{member}[{index}]: {}", fault.explain()))
-            }
+            BodyFault::User {
+                member,
+                index,
+                fault,
+            } => (
+                problems::BAD_USER,
+                format!("{member}[{index}]: {}", fault.explain()),
+            ),
             BodyFault::TooMany { member, max, given } => {
                 self.counters.add(limit, 1);
                 (
                     problems::TOO_MANY_USERS,
-                    format!("{member} names {given} users or more; at most {max} are taken at once"),
+                    format!(
+                        "{member} names {given} users or more; at most {max} are taken at once"
+                    ),
                 )
             }
         };
@@ -389,7 +467,14 @@ impl Engine {
         self.settle(now);
         match refused {
             None => self.answer_with(id, asked, Status::NoContent, "", b"", &asked.cors, now),
-            Some(fault) => self.problem(id, asked, problems::OVERLOADED, intern_detail(fault), RETRY_AFTER, now),
+            Some(fault) => self.problem(
+                id,
+                asked,
+                problems::OVERLOADED,
+                intern_detail(fault),
+                RETRY_AFTER,
+                now,
+            ),
         }
     }
 
@@ -418,7 +503,13 @@ impl Engine {
     }
 
     /// Counts a beat and has the owner look at a publisher that may have come online.
-    pub(super) fn book_beat(&mut self, slot: crate::presence::Slot, outcome: BeatOutcome, source: Counter, now: Now) {
+    pub(super) fn book_beat(
+        &mut self,
+        slot: crate::presence::Slot,
+        outcome: BeatOutcome,
+        source: Counter,
+        now: Now,
+    ) {
         match outcome {
             BeatOutcome::Stored => self.counters.add(source, 1),
             BeatOutcome::StoredOffline => {
@@ -444,7 +535,8 @@ impl Engine {
             let detail = "the server is shutting down";
             return self.problem(id, asked, problems::DRAINING, detail, RETRY_AFTER, now);
         }
-        // Degraded is ready: what is known is served, and sending the streams away would help nobody.
+        // Degraded is ready: what is known is served, and sending the streams away would help
+        // nobody.
         let degraded = self.board.process.gauge(Gauge::NodesDown) > 0;
         let body: &[u8] = if degraded {
             b"degraded: some nodes of the other role do not answer\n"
@@ -474,13 +566,18 @@ impl Engine {
 /// Tells one life of a process from another, by what its engines' secret is.
 pub fn instance_of(secret: &[u8; 32]) -> u64 {
     let name = blake3::keyed_hash(secret, b"instance");
-    u64::from_be_bytes(*name.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes"))
+    u64::from_be_bytes(
+        *name
+            .as_bytes()
+            .first_chunk()
+            .expect("a BLAKE3 hash has 32 bytes"),
+    )
 }
 
 /// For an answer that must not be kept.
 pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";
-/// Header by which a presence node says which life of it speaks (16 hex digits); in an answer to a query also a moment of its clock
-/// (Unix ms) before which it publishes nothing any more.
+/// Header by which a presence node says which life of it speaks (16 hex digits); in an answer to a
+/// query also a moment of its clock (Unix ms) before which it publishes nothing any more.
 pub const NODE_HEADER: &str = "Greendot-Node";
 /// For a refusal that load explains.
 pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
@@ -490,7 +587,10 @@ pub(super) const BAD_ESCAPE: &str = "a % is not followed by two hex digits";
 /// Whom a query, beat or goodbye names, as far as it is well formed.
 fn users_named(route: &Route<'_>, head: &Head<'_>, body: &[u8], users_max: usize) -> Vec<Vec<u8>> {
     match route {
-        Route::One(raw) => decode_segment(raw).into_iter().map(|user| user.to_vec()).collect(),
+        Route::One(raw) => decode_segment(raw)
+            .into_iter()
+            .map(|user| user.to_vec())
+            .collect(),
         Route::Query if head.method != Method::Post => vec![b"query".to_vec()],
         Route::Many => {
             let pairs = query_pairs(head.query.unwrap_or("")).flatten();
@@ -510,7 +610,8 @@ pub(super) fn intern_detail(fault: InternFault) -> &'static str {
     match fault {
         InternFault::Full => "the server knows as many users as it may (users_max)",
         InternFault::NoSpace => {
-            "the server's data folder cannot grow: its disk is full or its files have reached a limit"
+            "the server's data folder cannot grow: its disk is full or its files have reached a \
+             limit"
         }
     }
 }

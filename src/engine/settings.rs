@@ -1,15 +1,18 @@
-//! What an engine may be told: intervals and limits, one field each, with its unit, default, meaning of zero and cost.
+//! What an engine may be told: intervals and limits, one field each, with its unit, default,
+//! meaning of zero and cost.
 //!
-//! Owns the defaults, the `tiny` preset and the checks between fields. Never reads a file, a flag or the environment:
-//! `config.rs` fills one of these in. Times are `u64` milliseconds, counts and sizes `usize`.
+//! Owns the defaults, the `tiny` preset and the checks between fields. Never reads a file, a flag
+//! or the environment: `config.rs` fills one of these in. Times are `u64` milliseconds, counts and
+//! sizes `usize`.
 
 use crate::time::ANCHOR_TOLERANCE_MS;
 use crate::wire::request::RequestLimits;
 
-/// Longest `presence` event in bytes: an id of 128 bytes that are all escaped in JSON (256), the record's other members
-/// (104 with two 20-digit times), the lines `event`, `id` and `data` (64).
+/// Longest `presence` event in bytes: an id of 128 bytes that are all escaped in JSON (256), the
+/// record's other members (104 with two 20-digit times), the lines `event`, `id` and `data` (64).
 pub const EVENT_BYTES_MAX: usize = 512;
-/// Longest response head of a stream in bytes, CORS lines with an origin of [`ORIGIN_BYTES_MAX`] included.
+/// Longest response head of a stream in bytes, CORS lines with an origin of [`ORIGIN_BYTES_MAX`]
+/// included.
 pub const STREAM_HEAD_BYTES_MAX: usize = 1_024;
 /// Longest `hello` block in bytes.
 pub const HELLO_BYTES_MAX: usize = 512;
@@ -17,90 +20,111 @@ pub const HELLO_BYTES_MAX: usize = 512;
 pub const ORIGIN_BYTES_MAX: usize = 256;
 /// Smallest `outbox_bytes_max`: what a stream is told at once, and one event.
 pub const OUTBOX_BYTES_FLOOR: usize = STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX + EVENT_BYTES_MAX;
-/// Smallest `head_bytes_max`: `GET /v1/presence/{user}` for a 128-byte id that is percent-encoded throughout (384), and
-/// the headers that browsers send.
+/// Smallest `head_bytes_max`: `GET /v1/presence/{user}` for a 128-byte id that is percent-encoded
+/// throughout (384), and the headers that browsers send.
 pub const HEAD_BYTES_FLOOR: usize = 1_024;
-/// Connections that a shard admits beyond `conns_max` at a time, to be refused politely or to be let in if they see to the server
-/// itself: health checks, scrapes, published states.
+/// Connections that a shard admits beyond `conns_max` at a time, to be refused politely or to be
+/// let in if they see to the server itself: health checks, scrapes, published states.
 pub const SURPLUS_CONNS: usize = 64;
-/// Time in which such a connection must begin to ask, in ms: whoever says nothing keeps the others out.
+/// Time in which such a connection must begin to ask, in ms: whoever says nothing keeps the others
+/// out.
 pub const SURPLUS_HEARING_MS: u64 = 500;
-/// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers' (DESIGN.md section 4).
+/// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers'
+/// (DESIGN.md section 4).
 pub const STALL_MS: u64 = 1_000;
 
-/// Everything an engine is told at start. Plain data; [`Settings::check`] holds the fields against each other.
+/// Everything an engine is told at start. Plain data; [`Settings::check`] holds the fields against
+/// each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// How often a publisher is vouched for, in ms: told to clients in `hello`, and the period at which the platform beats
-    /// for its own streams. Default 10,000. Zero is refused. Cost: one stamp write per stream and interval.
+    /// How often a publisher is vouched for, in ms: told to clients in `hello`, and the period at
+    /// which the platform beats for its own streams. Default 10,000. Zero is refused. Cost: one
+    /// stamp write per stream and interval.
     pub beat_interval_ms: u64,
-    /// Silence after which a publisher is offline, in ms. Default 25,000: two lost beats and the sweep's delay are
-    /// forgiven. At least twice `beat_interval_ms`. Costs nothing; smaller values make false offlines likelier.
+    /// Silence after which a publisher is offline, in ms. Default 25,000: two lost beats and the
+    /// sweep's delay are forgiven. At least twice `beat_interval_ms`. Costs nothing; smaller values
+    /// make false offlines likelier.
     pub offline_after_ms: u64,
-    /// Time from the start of one sweep over a shard's slots to the next, in ms: the most by which an offline is told late.
-    /// Default 250. Zero is refused; at most half of `offline_after_ms`. Cost: 8 bytes read per known active slot and sweep.
+    /// Time from the start of one sweep over a shard's slots to the next, in ms: the most by which
+    /// an offline is told late. Default 250. Zero is refused; at most half of `offline_after_ms`.
+    /// Cost: 8 bytes read per known active slot and sweep.
     pub sweep_interval_ms: u64,
-    /// Most that a datagram's `sent_at` may differ from the server's clock, in ms. Default 30,000. At least the 1,000 ms by
-    /// which the server's own clock may be off. Cost: recent goodbyes are remembered twice as long.
+    /// Most that a datagram's `sent_at` may differ from the server's clock, in ms. Default 30,000.
+    /// At least the 1,000 ms by which the server's own clock may be off. Cost: recent goodbyes are
+    /// remembered twice as long.
     pub beat_skew_max_ms: u64,
-    /// Silence on a stream after which at the latest a comment line keeps it alive, in ms, jittered: told to clients in `hello`,
-    /// who choose their read time-out by it. Default 15,000, below the 60 s after which common proxies cut. Zero is refused. Cost:
-    /// one small write per stream and interval.
+    /// Silence on a stream after which at the latest a comment line keeps it alive, in ms,
+    /// jittered: told to clients in `hello`, who choose their read time-out by it. Default 15,000,
+    /// below the 60 s after which common proxies cut. Zero is refused. Cost: one small write per
+    /// stream and interval.
     pub keep_alive_ms: u64,
-    /// Base of the jittered delay before a reader reconnects (`retry:`), in ms; wider while draining and when overloaded.
-    /// Default 3,000. Zero is refused: a fleet of readers would reconnect in a tight loop. Costs nothing.
+    /// Base of the jittered delay before a reader reconnects (`retry:`), in ms; wider while
+    /// draining and when overloaded. Default 3,000. Zero is refused: a fleet of readers would
+    /// reconnect in a tight loop. Costs nothing.
     pub retry_ms: u64,
-    /// Time over which streams are closed after SIGTERM, in ms. Default 10,000. Zero closes all at once, and all their
-    /// readers return together. Costs nothing.
+    /// Time over which streams are closed after SIGTERM, in ms. Default 10,000. Zero closes all at
+    /// once, and all their readers return together. Costs nothing.
     pub drain_ms: u64,
-    /// Most connections of one shard, streams included. Default 100,000. Zero is refused. Cost: one file descriptor and the
-    /// kernel's 4 KB each, and at most 160 bytes of greendot's memory while idle.
+    /// Most connections of one shard, streams included. Default 100,000. Zero is refused. Cost: one
+    /// file descriptor and the kernel's 4 KB each, and at most 160 bytes of greendot's memory while
+    /// idle.
     pub conns_max: usize,
-    /// Longest request line and headers in bytes. Default 8,192. At least 1,024. Cost: so much memory per connection that is
-    /// still sending its head.
+    /// Longest request line and headers in bytes. Default 8,192. At least 1,024. Cost: so much
+    /// memory per connection that is still sending its head.
     pub head_bytes_max: usize,
-    /// Most headers of one request. Default 64. Zero is refused: HTTP/1.1 needs Host. Cost: a few bytes of stack each.
+    /// Most headers of one request. Default 64. Zero is refused: HTTP/1.1 needs Host. Cost: a few
+    /// bytes of stack each.
     pub header_count_max: usize,
-    /// Longest request body in bytes, decoded. Default 1,048,576. Zero is refused. Cost: so much memory per connection that
-    /// is still sending its body.
+    /// Longest request body in bytes, decoded. Default 1,048,576. Zero is refused. Cost: so much
+    /// memory per connection that is still sending its body.
     pub body_bytes_max: usize,
-    /// Time for a whole request to arrive, in ms from accept or, of a later request, from its first byte; never extended by
-    /// a byte. Default 10,000. Zero is refused. Costs nothing; it bounds what a slow sender can hold.
+    /// Time for a whole request to arrive, in ms from accept or, of a later request, from its first
+    /// byte; never extended by a byte. Default 10,000. Zero is refused. Costs nothing; it bounds
+    /// what a slow sender can hold.
     pub request_deadline_ms: u64,
-    /// Time that a connection may wait between two requests, in ms. Default 75,000. Zero closes after each answer.
-    /// Cost: a connection each.
+    /// Time that a connection may wait between two requests, in ms. Default 75,000. Zero closes
+    /// after each answer. Cost: a connection each.
     pub keep_alive_idle_ms: u64,
-    /// Most publishers that one stream may watch. Default 10,000. Zero is refused. Cost: at most 16 bytes each.
+    /// Most publishers that one stream may watch. Default 10,000. Zero is refused. Cost: at most 16
+    /// bytes each.
     pub watches_per_stream_max: usize,
-    /// Most watches of one shard. Default 50,000,000. At least `watches_per_stream_max`. Cost: at most 16 bytes each, when used.
+    /// Most watches of one shard. Default 50,000,000. At least `watches_per_stream_max`. Cost: at
+    /// most 16 bytes each, when used.
     pub watches_per_shard_max: usize,
-    /// Most users in one presence query, beat or leave over HTTP. Default 1,000. Zero is refused. Cost: some 200 bytes of
-    /// answer each, written in one turn.
+    /// Most users in one presence query, beat or leave over HTTP. Default 1,000. Zero is refused.
+    /// Cost: some 200 bytes of answer each, written in one turn.
     pub query_users_max: usize,
-    /// Bytes that may be encoded for one stream and not yet written to its socket. Default 65,536. Beyond it nothing more is
-    /// encoded and only marks are kept. Cost: so much memory per reader that is slower than its events.
+    /// Bytes that may be encoded for one stream and not yet written to its socket. Default 65,536.
+    /// Beyond it nothing more is encoded and only marks are kept. Cost: so much memory per reader
+    /// that is slower than its events.
     pub outbox_bytes_max: usize,
-    /// Time that a peer may acknowledge nothing while bytes are waiting, in ms; then it is evicted. Also the sockets'
-    /// TCP_USER_TIMEOUT. Default 30,000. Zero is refused. Cost: a dead peer is held so long.
+    /// Time that a peer may acknowledge nothing while bytes are waiting, in ms; then it is evicted.
+    /// Also the sockets' TCP_USER_TIMEOUT. Default 30,000. Zero is refused. Cost: a dead peer is
+    /// held so long.
     pub write_stall_max_ms: u64,
-    /// Time for which a refused request's remaining bytes are read and dropped, in ms, so that the client reads the refusal
-    /// before its own sending fails. Default 1,000. Zero closes at once. Cost: a connection for so long.
+    /// Time for which a refused request's remaining bytes are read and dropped, in ms, so that the
+    /// client reads the refusal before its own sending fails. Default 1,000. Zero closes at once.
+    /// Cost: a connection for so long.
     pub linger_ms: u64,
-    /// Most slots swept in one turn. Default 1,048,576, some half a millisecond. Zero is refused. Cost: time per turn.
+    /// Most slots swept in one turn. Default 1,048,576, some half a millisecond. Zero is refused.
+    /// Cost: time per turn.
     pub sweep_slots_per_turn_max: usize,
-    /// Most outboxes flushed in one turn. Default 1,024, some ten milliseconds of `send`. Zero is refused. Cost: time per turn.
+    /// Most outboxes flushed in one turn. Default 1,024, some ten milliseconds of `send`. Zero is
+    /// refused. Cost: time per turn.
     pub flushes_per_turn_max: usize,
-    /// Most pieces of mail from other shards handled in one turn. Default 1,024. Zero is refused. Cost: time per turn.
+    /// Most pieces of mail from other shards handled in one turn. Default 1,024. Zero is refused.
+    /// Cost: time per turn.
     pub mail_per_turn_max: usize,
-    /// Most beats (and goodbyes) received in one turn; a refused datagram counts as one. Default 16,384: some two milliseconds
-    /// in full datagrams, some fifteen in datagrams of one. Zero is refused. Cost: time per turn. The last system call of
-    /// a turn may bring more; those are worked through too.
+    /// Most beats (and goodbyes) received in one turn; a refused datagram counts as one. Default
+    /// 16,384: some two milliseconds in full datagrams, some fifteen in datagrams of one. Zero is
+    /// refused. Cost: time per turn. The last system call of a turn may bring more; those are
+    /// worked through too.
     pub beats_per_turn_max: usize,
-    /// Most pieces of mail waiting for one shard; when full, that shard reads the published states anew instead. Default
-    /// 4,096. Zero is refused. Cost: a few hundred bytes each while waiting.
+    /// Most pieces of mail waiting for one shard; when full, that shard reads the published states
+    /// anew instead. Default 4,096. Zero is refused. Cost: a few hundred bytes each while waiting.
     pub mailbox_max: usize,
-    /// Web origins that may read the API from a browser: `scheme://host[:port]`, or `*` for any. Default none, so that only
-    /// pages served by greendot itself can. Costs nothing.
+    /// Web origins that may read the API from a browser: `scheme://host[:port]`, or `*` for any.
+    /// Default none, so that only pages served by greendot itself can. Costs nothing.
     pub cors_origins: Vec<String>,
 }
 
@@ -160,14 +184,19 @@ static TINY: Settings = Settings {
     cors_origins: Vec::new(),
 };
 
-// Both presets are right by construction: what `check` demands of a configuration holds for them when this compiles.
-const _: () = assert!(EVENT_BYTES_MAX + STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX <= DEFAULT.outbox_bytes_max);
+// Both presets are right by construction: what `check` demands of a configuration holds for them
+// when this compiles.
+const _: () =
+    assert!(EVENT_BYTES_MAX + STREAM_HEAD_BYTES_MAX + HELLO_BYTES_MAX <= DEFAULT.outbox_bytes_max);
 const _: () = assert!(ORIGIN_BYTES_MAX * 2 < STREAM_HEAD_BYTES_MAX);
-const _: () = assert!(DEFAULT.head_bytes_max >= HEAD_BYTES_FLOOR && TINY.head_bytes_max >= HEAD_BYTES_FLOOR);
+const _: () =
+    assert!(DEFAULT.head_bytes_max >= HEAD_BYTES_FLOOR && TINY.head_bytes_max >= HEAD_BYTES_FLOOR);
 const _: () = assert!(DEFAULT.offline_after_ms >= 2 * DEFAULT.beat_interval_ms);
 const _: () = assert!(TINY.offline_after_ms >= 2 * TINY.beat_interval_ms);
 const _: () = assert!(2 * DEFAULT.sweep_interval_ms <= DEFAULT.offline_after_ms);
-const _: () = assert!(DEFAULT.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS && TINY.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS);
+const _: () = assert!(
+    DEFAULT.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS && TINY.beat_skew_max_ms >= ANCHOR_TOLERANCE_MS
+);
 const _: () = assert!(DEFAULT.watches_per_stream_max <= DEFAULT.watches_per_shard_max);
 
 impl Default for Settings {
@@ -209,7 +238,8 @@ impl Settings {
         }
     }
 
-    /// Holds the fields against each other. Each message says what is wrong and what to set; all are given, not the first.
+    /// Holds the fields against each other. Each message says what is wrong and what to set; all
+    /// are given, not the first.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut faults = Vec::new();
         self.check_zeroes(&mut faults);
@@ -217,10 +247,17 @@ impl Settings {
         self.check_sizes(&mut faults);
         for origin in &self.cors_origins {
             if let Some(why) = origin_fault(origin) {
-                faults.push(format!("cors-origins has {origin:?}, which {why}; set it to `scheme://host[:port]`, or to `*` for any origin"));
+                faults.push(format!(
+                    "cors-origins has {origin:?}, which {why}; set it to \
+                                     `scheme://host[:port]`, or to `*` for any origin"
+                ));
             }
         }
-        if faults.is_empty() { Ok(()) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults)
+        }
     }
 
     fn check_zeroes(&self, faults: &mut Vec<String>) {
@@ -237,7 +274,10 @@ impl Settings {
             ("watches-per-stream-max", self.watches_per_stream_max as u64),
             ("query-users-max", self.query_users_max as u64),
             ("write-stall-max-ms", self.write_stall_max_ms),
-            ("sweep-slots-per-turn-max", self.sweep_slots_per_turn_max as u64),
+            (
+                "sweep-slots-per-turn-max",
+                self.sweep_slots_per_turn_max as u64,
+            ),
             ("flushes-per-turn-max", self.flushes_per_turn_max as u64),
             ("mail-per-turn-max", self.mail_per_turn_max as u64),
             ("beats-per-turn-max", self.beats_per_turn_max as u64),
@@ -256,7 +296,8 @@ impl Settings {
         let (beat, offline) = (self.beat_interval_ms, self.offline_after_ms);
         if offline < beat.saturating_mul(2) {
             faults.push(format!(
-                "offline-after-ms ({offline}) is less than twice beat-interval-ms ({beat}), so one lost beat would turn a user \
+                "offline-after-ms ({offline}) is less than twice beat-interval-ms ({beat}), so \
+                 one lost beat would turn a user \
                  offline; set offline-after-ms to at least {} or beat-interval-ms to at most {}",
                 beat.saturating_mul(2),
                 offline / 2
@@ -265,21 +306,25 @@ impl Settings {
         let sweep = self.sweep_interval_ms;
         if sweep.saturating_mul(2) > offline {
             faults.push(format!(
-                "sweep-interval-ms ({sweep}) is more than half of offline-after-ms ({offline}), so offline would be told far too \
+                "sweep-interval-ms ({sweep}) is more than half of offline-after-ms ({offline}), \
+                 so offline would be told far too \
                  late; set sweep-interval-ms to at most {}",
                 offline / 2
             ));
         }
         if self.beat_skew_max_ms < ANCHOR_TOLERANCE_MS {
             faults.push(format!(
-                "beat-skew-max-ms ({}) is less than the {ANCHOR_TOLERANCE_MS} ms by which the server's own clock may be off, so \
-                 honest beats would be refused; set beat-skew-max-ms to at least {ANCHOR_TOLERANCE_MS}",
+                "beat-skew-max-ms ({}) is less than the {ANCHOR_TOLERANCE_MS} ms by which the \
+                 server's own clock may be off, so \
+                 honest beats would be refused; set beat-skew-max-ms to at least \
+                 {ANCHOR_TOLERANCE_MS}",
                 self.beat_skew_max_ms
             ));
         }
         if self.linger_ms > self.request_deadline_ms {
             faults.push(format!(
-                "linger-ms ({}) is more than request-deadline-ms ({}), so a refused request would be held longer than a good one; \
+                "linger-ms ({}) is more than request-deadline-ms ({}), so a refused request \
+                 would be held longer than a good one; \
                  set linger-ms to at most {}",
                 self.linger_ms, self.request_deadline_ms, self.request_deadline_ms
             ));
@@ -289,28 +334,34 @@ impl Settings {
     fn check_sizes(&self, faults: &mut Vec<String>) {
         if self.outbox_bytes_max < OUTBOX_BYTES_FLOOR {
             faults.push(format!(
-                "outbox-bytes-max ({}) can not hold a stream's head, its hello and one event; set it to at least {OUTBOX_BYTES_FLOOR}",
+                "outbox-bytes-max ({}) can not hold a stream's head, its hello and one event; \
+                 set it to at least {OUTBOX_BYTES_FLOOR}",
                 self.outbox_bytes_max
             ));
         }
         if self.head_bytes_max < HEAD_BYTES_FLOOR {
             faults.push(format!(
-                "head-bytes-max ({}) can not hold the request for a user id of 128 bytes and a browser's headers; set it to at \
+                "head-bytes-max ({}) can not hold the request for a user id of 128 bytes and a \
+                 browser's headers; set it to at \
                  least {HEAD_BYTES_FLOOR}",
                 self.head_bytes_max
             ));
         }
         if self.watches_per_shard_max < self.watches_per_stream_max {
             faults.push(format!(
-                "watches-per-shard-max ({}) is less than watches-per-stream-max ({}), so the latter could never be used; set \
+                "watches-per-shard-max ({}) is less than watches-per-stream-max ({}), so the \
+                 latter could never be used; set \
                  watches-per-shard-max to at least {}",
-                self.watches_per_shard_max, self.watches_per_stream_max, self.watches_per_stream_max
+                self.watches_per_shard_max,
+                self.watches_per_stream_max,
+                self.watches_per_stream_max
             ));
         }
     }
 }
 
-/// Why `origin` can be no value of `Access-Control-Allow-Origin` (WHATWG Fetch: a serialized origin, or `*`).
+/// Why `origin` can be no value of `Access-Control-Allow-Origin` (WHATWG Fetch: a serialized
+/// origin, or `*`).
 fn origin_fault(origin: &str) -> Option<&'static str> {
     if origin == "*" {
         return None;
@@ -318,13 +369,19 @@ fn origin_fault(origin: &str) -> Option<&'static str> {
     if origin.len() > ORIGIN_BYTES_MAX {
         return Some("is longer than 256 bytes");
     }
-    // An origin is compared byte by byte with what browsers send, and copied into a header: visible ASCII, lower case.
-    if !origin.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()) {
+    // An origin is compared byte by byte with what browsers send, and copied into a header: visible
+    // ASCII, lower case.
+    if !origin
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
+    {
         return Some("holds something other than lower-case visible ASCII");
     }
     match origin.split_once("://") {
         None => Some("has no scheme"),
-        Some((scheme, host)) if scheme.is_empty() || host.is_empty() => Some("has no scheme or no host"),
+        Some((scheme, host)) if scheme.is_empty() || host.is_empty() => {
+            Some("has no scheme or no host")
+        }
         Some((_, host)) if host.contains(['/', '?', '#', '@', ',', '*']) => {
             Some("holds more than a scheme, a host and a port")
         }
@@ -353,7 +410,8 @@ mod tests {
         assert_eq!(
             faults(|s| s.offline_after_ms = 19_999),
             [
-                "offline-after-ms (19999) is less than twice beat-interval-ms (10000), so one lost beat would turn a user offline; \
+                "offline-after-ms (19999) is less than twice beat-interval-ms (10000), so one \
+                 lost beat would turn a user offline; \
               set offline-after-ms to at least 20000 or beat-interval-ms to at most 9999"
             ]
         );
@@ -364,13 +422,22 @@ mod tests {
     fn each_rule_has_its_boundary() {
         let one = |change: fn(&mut Settings), name: &str| {
             let found = faults(change);
-            assert!(found.len() == 1 && found[0].starts_with(name), "{name}: {found:?}");
+            assert!(
+                found.len() == 1 && found[0].starts_with(name),
+                "{name}: {found:?}"
+            );
         };
         one(|s| s.sweep_interval_ms = 12_501, "sweep-interval-ms");
         one(|s| s.beat_skew_max_ms = 999, "beat-skew-max-ms");
         one(|s| s.linger_ms = 10_001, "linger-ms");
-        one(|s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1, "outbox-bytes-max");
-        one(|s| s.head_bytes_max = HEAD_BYTES_FLOOR - 1, "head-bytes-max");
+        one(
+            |s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1,
+            "outbox-bytes-max",
+        );
+        one(
+            |s| s.head_bytes_max = HEAD_BYTES_FLOOR - 1,
+            "head-bytes-max",
+        );
         one(|s| s.watches_per_shard_max = 9_999, "watches-per-shard-max");
         one(|s| s.mailbox_max = 0, "mailbox-max");
         let none = faults(|s| {
@@ -405,7 +472,12 @@ mod tests {
 
     #[test]
     fn origins() {
-        for good in ["*", "https://example.com", "http://localhost:3000", "http://[::1]:8080"] {
+        for good in [
+            "*",
+            "https://example.com",
+            "http://localhost:3000",
+            "http://[::1]:8080",
+        ] {
             assert_eq!(origin_fault(good), None, "{good}");
         }
         for bad in [

@@ -1,7 +1,8 @@
 //! Whose silence was it? (Lifeguard, DESIGN.md section 4.)
 //!
-//! Owns the judgement that this process, not its publishers, was silent: a stalled turn, a suspend, a step of the wall clock, or
-//! a restart. Until the doubt is over nobody may be expired. Sees nothing but the sequence of `Now`s.
+//! Owns the judgement that this process, not its publishers, was silent: a stalled turn, a suspend,
+//! a step of the wall clock, or a restart. Until the doubt is over nobody may be expired. Sees
+//! nothing but the sequence of `Now`s.
 
 use crate::engine::settings::STALL_MS;
 use crate::planted::{self, Planted};
@@ -47,11 +48,13 @@ impl Silence {
             self.hold(now.mono.plus_ms(gap_ms.min(self.offline_after_ms)));
         }
         let expected = self.last.unix.plus_ms(now.mono.ms_since(self.last.mono));
-        // The clock anchors anew only beyond its tolerance; the margin is for two roundings to a millisecond.
+        // The clock anchors anew only beyond its tolerance; the margin is for two roundings to a
+        // millisecond.
         if expected.ms_apart(now.unix) >= ANCHOR_TOLERANCE_MS - 2 {
             seen.step = Some((expected, now.unix));
             if now.unix > expected && !planted::is(Planted::StepExpires) {
-                // All stamps look older by the step: only a whole offline_after_ms tells who is silent.
+                // All stamps look older by the step: only a whole offline_after_ms tells who is
+                // silent.
                 self.hold(now.mono.plus_ms(self.offline_after_ms));
             }
         }
@@ -101,17 +104,29 @@ mod tests {
     fn a_stall_holds_for_its_own_length_at_most_offline_after() {
         let mut silence = Silence::new(at(0, 0), 1);
         silence.offline_after_ms = 25_000;
-        assert_eq!(silence.observe(at(900, 900), at(0, 0).mono), Seen::default());
+        assert_eq!(
+            silence.observe(at(900, 900), at(0, 0).mono),
+            Seen::default()
+        );
         // Promised for 1,150; a second late is no stall yet.
-        assert_eq!(silence.observe(at(2_150, 2_150), at(1_150, 0).mono), Seen::default());
+        assert_eq!(
+            silence.observe(at(2_150, 2_150), at(1_150, 0).mono),
+            Seen::default()
+        );
         assert!(!silence.holds(at(2_150, 0).mono));
         let stalled = Seen {
             stalled: true,
             step: None,
         };
-        assert_eq!(silence.observe(at(7_400, 7_400), at(2_400, 0).mono), stalled);
+        assert_eq!(
+            silence.observe(at(7_400, 7_400), at(2_400, 0).mono),
+            stalled
+        );
         assert!(silence.holds(at(12_399, 0).mono) && !silence.holds(at(12_400, 0).mono));
-        assert_eq!(silence.observe(at(100_000, 100_000), at(7_650, 0).mono), stalled);
+        assert_eq!(
+            silence.observe(at(100_000, 100_000), at(7_650, 0).mono),
+            stalled
+        );
         assert!(silence.holds(at(124_999, 0).mono) && !silence.holds(at(125_000, 0).mono));
     }
 
@@ -126,8 +141,16 @@ mod tests {
         );
         assert!(silence.holds(at(25_249, 0).mono) && !silence.holds(at(25_250, 0).mono));
         let back = silence.observe(at(30_000, 13_600_000), at(30_000, 0).mono);
-        assert_eq!(back.step, Some((Unix::from_ms(13_630_000), Unix::from_ms(13_600_000))));
+        assert_eq!(
+            back.step,
+            Some((Unix::from_ms(13_630_000), Unix::from_ms(13_600_000)))
+        );
         assert!(!silence.holds(at(30_000, 0).mono));
-        assert_eq!(silence.observe(at(30_100, 13_600_600), at(30_100, 0).mono).step, None);
+        assert_eq!(
+            silence
+                .observe(at(30_100, 13_600_600), at(30_100, 0).mono)
+                .step,
+            None
+        );
     }
 }

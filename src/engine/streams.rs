@@ -1,7 +1,8 @@
 //! Streams: opening one, editing its watch list from any shard.
 //!
-//! Owns the stream's id and the order in which a watch is indexed before its state is read, so that no change falls between the
-//! two. Edits for a stream on another shard travel as mail; whoever asked waits.
+//! Owns the stream's id and the order in which a watch is indexed before its state is read, so that
+//! no change falls between the two. Edits for a stream on another shard travel as mail; whoever
+//! asked waits.
 
 use constant_time_eq::constant_time_eq_16;
 
@@ -22,15 +23,24 @@ use crate::wire::request::{Head, Method, query_pairs};
 use crate::wire::response::problems;
 use crate::wire::sse;
 
-/// How far back a resumed stream is told again, in ms: mail between shards, and clocks between nodes, may be so late.
+/// How far back a resumed stream is told again, in ms: mail between shards, and clocks between
+/// nodes, may be so late.
 pub(super) const RESUME_SLACK_MS: u64 = 10_000;
-/// A shard that may not have heard of what was published so long ago tells no event ids, in ms: a stream that resumed from one would
-/// not be told of it. Well within the slack, which is also for what an id says of itself.
+/// A shard that may not have heard of what was published so long ago tells no event ids, in ms: a
+/// stream that resumed from one would not be told of it. Well within the slack, which is also for
+/// what an id says of itself.
 pub(super) const ID_LAG_MS_MAX: u64 = RESUME_SLACK_MS / 2;
 
 impl Engine {
     /// `GET` or `POST /v1/stream`.
-    pub(super) fn stream(&mut self, id: ConnId, asked: &Asked, head: &Head<'_>, body: &[u8], now: Now) {
+    pub(super) fn stream(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        head: &Head<'_>,
+        body: &[u8],
+        now: Now,
+    ) {
         if asked.head_only {
             return self.stream_head(id, asked, now);
         }
@@ -77,7 +87,11 @@ impl Engine {
         resume: Option<Unix>,
         now: Now,
     ) {
-        let publisher = match ask.user.as_deref().and_then(|user| User::parse(user.as_bytes()).ok()) {
+        let publisher = match ask
+            .user
+            .as_deref()
+            .and_then(|user| User::parse(user.as_bytes()).ok())
+        {
             None => None,
             Some(user) => match self.presence.intern(user) {
                 Ok(slot) => Some(slot),
@@ -163,8 +177,8 @@ impl Engine {
         self.end(id, Counter::ClosedDone, now);
     }
 
-    /// Refuses a stream for load in the one way after which an EventSource comes back: 200, a long jittered `retry:`, the
-    /// event `overloaded`, and the end.
+    /// Refuses a stream for load in the one way after which an EventSource comes back: 200, a long
+    /// jittered `retry:`, the event `overloaded`, and the end.
     pub(super) fn overloaded(&mut self, id: ConnId, asked: &Asked, reason: &str, now: Now) {
         self.counters.add_request(Call::Stream, 200);
         let retry_ms = self.wide_retry_ms();
@@ -205,7 +219,11 @@ impl Engine {
             let (name, value) = pair.ok_or_else(|| Refused::Query(BAD_ESCAPE.to_owned()))?;
             let user = |member, index| match User::parse(&value) {
                 Ok(user) => Ok(user.as_str().to_owned()),
-                Err(fault) => Err(Refused::Body(BodyFault::User { member, index, fault })),
+                Err(fault) => Err(Refused::Body(BodyFault::User {
+                    member,
+                    index,
+                    fault,
+                })),
             };
             match &*name {
                 b"watch" => {
@@ -225,13 +243,19 @@ impl Engine {
                     ask.last_event_id = Some(String::from_utf8_lossy(&value).into_owned());
                 }
                 b"user" => {
-                    return Err(Refused::Query("user stands twice: a stream has one holder".to_owned()));
+                    return Err(Refused::Query(
+                        "user stands twice: a stream has one holder".to_owned(),
+                    ));
                 }
-                b"last_event_id" => return Err(Refused::Query("last_event_id stands twice".to_owned())),
+                b"last_event_id" => {
+                    return Err(Refused::Query("last_event_id stands twice".to_owned()));
+                }
                 other => {
                     let other = String::from_utf8_lossy(other);
-                    let detail =
-                        format!("{other:?} is not known here; a stream takes user, watch (repeated) and last_event_id");
+                    let detail = format!(
+                        "{other:?} is not known here; a stream takes user, watch (repeated) and \
+                         last_event_id"
+                    );
                     return Err(Refused::Query(detail));
                 }
             }
@@ -279,13 +303,15 @@ impl Engine {
                 return self.answer_json(id, asked, body.as_bytes(), now);
             }
             EditOutcome::Unknown => {
-                let detail = "no stream with this id is open; a stream's id is in its hello event and ends with it";
+                let detail = "no stream with this id is open; a stream's id is in its hello \
+                              event and ends with it";
                 return self.problem(id, asked, problems::UNKNOWN_STREAM, detail, "", now);
             }
             EditOutcome::StreamFull => {
                 self.counters.add(Counter::LimitWatchesPerStream, 1);
                 let max = self.settings.watches_per_stream_max;
-                let detail = format!("the stream would watch more than {max} users; nothing was changed");
+                let detail =
+                    format!("the stream would watch more than {max} users; nothing was changed");
                 return self.problem(id, asked, problems::TOO_MANY_USERS, &detail, "", now);
             }
             EditOutcome::ShardFull => {
@@ -306,7 +332,10 @@ impl Engine {
     /// The outcome of an edit that this connection waits for.
     pub(super) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
         // The asker may be gone, and another one may wait in its place.
-        let waits = self.conns.get(id).is_some_and(|conn| conn.phase() == Phase::Waiting);
+        let waits = self
+            .conns
+            .get(id)
+            .is_some_and(|conn| conn.phase() == Phase::Waiting);
         if waits && let Some(asked) = self.waiting.remove(&id.index) {
             self.edited(id, &asked, outcome, now);
         }
@@ -320,7 +349,8 @@ impl Engine {
                 keep_alive: false,
                 ..asked
             };
-            let detail = "the shard that holds the stream has not answered; the edit may have happened";
+            let detail =
+                "the shard that holds the stream has not answered; the edit may have happened";
             self.problem(id, &asked, problems::OVERLOADED, detail, RETRY_AFTER, now);
         }
     }
@@ -328,10 +358,15 @@ impl Engine {
     /// Edits the watch list of one of this shard's streams: all of it, or nothing.
     pub(super) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
         let id = edit.stream;
-        if self.conns.get(id).is_none_or(|conn| conn.phase() != Phase::Streaming) {
+        if self
+            .conns
+            .get(id)
+            .is_none_or(|conn| conn.phase() != Phase::Streaming)
+        {
             return EditOutcome::Unknown;
         }
-        // Its asker has been told that it may have happened, and may have asked for something else since.
+        // Its asker has been told that it may have happened, and may have asked for something else
+        // since.
         if now.mono > edit.until {
             return EditOutcome::Busy;
         }
@@ -361,12 +396,15 @@ impl Engine {
             targets.push(self.watched_as(id.index, user).unwrap_or(target));
         }
         self.watches.add(id.index, &mut targets, true);
-        self.conns.at(id.index).put(flag::UNSURE, self.presence.is_mirror());
+        self.conns
+            .at(id.index)
+            .put(flag::UNSURE, self.presence.is_mirror());
         self.queue_if_due(id.index, now.mono);
         EditOutcome::Watching(self.watches.of(id.index))
     }
 
-    /// All that `users` may be watched as: a user who has just got a slot may still be watched by name.
+    /// All that `users` may be watched as: a user who has just got a slot may still be watched by
+    /// name.
     fn known_targets(&self, users: &[String]) -> Vec<Target> {
         let mut targets = Vec::new();
         for user in users {
@@ -382,7 +420,9 @@ impl Engine {
     fn watched_as(&self, conn: u32, user: &str) -> Option<Target> {
         let slot = self.slot_of(user).map(|slot| Target::slot(slot.index()));
         let known = slot.into_iter().chain(self.watches.find_name(user));
-        known.into_iter().find(|target| self.watches.has(conn, *target))
+        known
+            .into_iter()
+            .find(|target| self.watches.has(conn, *target))
     }
 
     /// The id of a stream: shard, place, life, and a tag that only this process can make for them.
@@ -416,12 +456,15 @@ enum Refused {
 
 fn parse_event_id(text: &str) -> Option<Unix> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok().map(Unix::from_ms)).flatten()
+    digits
+        .then(|| text.parse().ok().map(Unix::from_ms))
+        .flatten()
 }
 
 fn split_stream_id(text: &str) -> Option<(ShardId, ConnId, [u8; 16])> {
     let mut parts = text.split('.');
-    let (shard, index, generation, tag) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (shard, index, generation, tag) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = tag.len() == 32 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
     let tag = hex.then(|| u128::from_str_radix(tag, 16).ok()).flatten()?;
     let whole = parts.next().is_none();
@@ -444,7 +487,10 @@ mod tests {
             index: 51,
             generation: 7,
         };
-        assert_eq!(split_stream_id(&format!("2.51.7.{tag}")), Some((2, id, expected)));
+        assert_eq!(
+            split_stream_id(&format!("2.51.7.{tag}")),
+            Some((2, id, expected))
+        );
         for bad in [
             "",
             "2",
@@ -463,7 +509,10 @@ mod tests {
 
     #[test]
     fn event_ids() {
-        assert_eq!(parse_event_id("1764009600123"), Some(Unix::from_ms(1_764_009_600_123)));
+        assert_eq!(
+            parse_event_id("1764009600123"),
+            Some(Unix::from_ms(1_764_009_600_123))
+        );
         for bad in ["", "-1", "+1", "1.5", "99999999999999999999999", "x"] {
             assert_eq!(parse_event_id(bad), None, "{bad}");
         }

@@ -1,6 +1,8 @@
-//! What presence nodes publish to a real-time node: `PUT /v1/presence/{user}` and `PUT /v1/presence`.
+//! What presence nodes publish to a real-time node: `PUT /v1/presence/{user}` and `PUT
+//!/v1/presence`.
 //!
-//! Owns who may (the service key) and what is said back. Taken over means told: the transitions go the way of all others.
+//! Owns who may (the service key) and what is said back. Taken over means told: the transitions go
+//! the way of all others.
 
 use super::Engine;
 use super::http::Asked;
@@ -17,15 +19,23 @@ use crate::wire::response::{Status, problems};
 impl Engine {
     /// Whether the request shows the service key.
     pub(super) fn is_of_fleet(&self, head: &Head<'_>) -> bool {
-        head.authorization.is_some_and(|header| self.keys.authorises(header))
+        head.authorization
+            .is_some_and(|header| self.keys.authorises(header))
     }
 
     /// Whether the request shows the service key; otherwise it has been answered.
-    pub(super) fn check_service(&mut self, id: ConnId, asked: &Asked, head: &Head<'_>, now: Now) -> bool {
+    pub(super) fn check_service(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        head: &Head<'_>,
+        now: Now,
+    ) -> bool {
         if self.is_of_fleet(head) {
             return true;
         }
-        let detail = "publishing takes the service token of a fleet key as Authorization: Bearer ..; all nodes share one key file";
+        let detail = "publishing takes the service token of a fleet key as Authorization: Bearer \
+                      ..; all nodes share one key file";
         let extra = "WWW-Authenticate: Bearer\r\n";
         self.problem(id, asked, problems::UNAUTHORIZED, detail, extra, now);
         false
@@ -56,26 +66,41 @@ impl Engine {
     }
 
     /// `PUT /v1/presence`.
-    pub(super) fn put_many(&mut self, id: ConnId, asked: &Asked, sender: Option<&str>, body: &[u8], now: Now) {
+    pub(super) fn put_many(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        sender: Option<&str>,
+        body: &[u8],
+        now: Now,
+    ) {
         match parse_told_list(body, self.settings.query_users_max) {
             Ok(told) => self.take_told(id, asked, sender, &told, now),
             Err(fault) => self.bad_body(id, asked, &fault, Counter::LimitQueryUsers, now),
         }
     }
 
-    /// The index of the presence node that a `Greendot-Node` header names, if this node has seen that life of it.
+    /// The index of the presence node that a `Greendot-Node` header names, if this node has seen
+    /// that life of it.
     fn node_of(&self, sender: &str, now: Now) -> Option<usize> {
         let (instance, more) = sender.split_once(' ').unwrap_or((sender, ""));
         let instance = u64::from_str_radix(instance, 16).ok()?;
         self.presence.note_told(instance, more != "more", now.mono)
     }
 
-    fn take_told(&mut self, id: ConnId, asked: &Asked, sender: Option<&str>, list: &[Told], now: Now) {
+    fn take_told(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        sender: Option<&str>,
+        list: &[Told],
+        now: Now,
+    ) {
         // None: by hand. Whoever has the service token may say anything.
         let node = sender.map(|sender| self.node_of(sender, now));
         if node == Some(None) {
-            let detail =
-                "this node has not seen the presence node that publishes; it asks all of its --presence each second";
+            let detail = "this node has not seen the presence node that publishes; it asks all \
+                          of its --presence each second";
             return self.problem(id, asked, problems::OVERLOADED, detail, RETRY_AFTER, now);
         }
         let mut refused = 0;
@@ -84,7 +109,10 @@ impl Engine {
             let Ok(user) = User::from_text(&told.user) else {
                 continue;
             };
-            if node.flatten().is_some_and(|node| !self.belongs_to(user, node)) {
+            if node
+                .flatten()
+                .is_some_and(|node| !self.belongs_to(user, node))
+            {
                 // It had the user before another node was added, and hears no more beats.
                 self.counters.add(Counter::ToldForeign, 1);
                 continue;

@@ -1,7 +1,8 @@
 //! What happens because time passes: timers, sweep, vouching, resync, drain.
 //!
-//! Owns the cursors of the passes over a shard's connections and slots. Each call does a bounded piece of each; what is left over
-//! makes the next turn begin at once. Never scans all of anything in one call.
+//! Owns the cursors of the passes over a shard's connections and slots. Each call does a bounded
+//! piece of each; what is left over makes the next turn begin at once. Never scans all of anything
+//! in one call.
 
 mod drain;
 mod inbox;
@@ -18,9 +19,11 @@ use crate::time::{Mono, Now, Unix};
 
 /// Connections that one call fires, vouches for or drains.
 const CONNS_PER_CALL: u32 = 8_192;
-/// Time after a stall in which a shard reads what came meanwhile: many turns of the most reads that one may make.
+/// Time after a stall in which a shard reads what came meanwhile: many turns of the most reads that
+/// one may make.
 const HEARING_MS: u64 = 1_000;
-/// Longest sleep: a shard whose last turn is older than a few of these counts as stalled for the others.
+/// Longest sleep: a shard whose last turn is older than a few of these counts as stalled for the
+/// others.
 pub(super) const SLEEP_MS_MAX: u64 = 500;
 
 /// The cursors.
@@ -29,8 +32,9 @@ pub(super) struct Upkeep {
     sweep_due: Mono,
     sweeping: bool,
     vouch: Pass,
-    /// Places of the table that the pass reckons with. It shrinks by a tenth a pass at most: whoever has a place in what is left of a
-    /// large table would else be much later in the next pass than in this one.
+    /// Places of the table that the pass reckons with. It shrinks by a tenth a pass at most:
+    /// whoever has a place in what is left of a large table would else be much later in the next
+    /// pass than in this one.
     vouch_places: u32,
     /// Short passes beside that one, each over the publishers of one presence node.
     hurried: Vec<(usize, Pass)>,
@@ -40,9 +44,11 @@ pub(super) struct Upkeep {
     resync: Option<Resync>,
     /// Up to when this shard's mail has been complete.
     mail_complete: Unix,
-    /// Another shard has not turned for long, or mail read in this turn had been on its way for long: more of that age may come.
+    /// Another shard has not turned for long, or mail read in this turn had been on its way for
+    /// long: more of that age may come.
     is_late: bool,
-    /// Before it, what was published before a forward step of the wall clock may be on its way, and looks as old as the step is long.
+    /// Before it, what was published before a forward step of the wall clock may be on its way, and
+    /// looks as old as the step is long.
     step_hidden_until: Mono,
     /// No connection's timer fires before: its peer may have said in time what has yet to be read.
     timers_held_until: Mono,
@@ -79,8 +85,8 @@ impl Resync {
 }
 
 impl Pass {
-    /// How far the pass should have come at `now` if it takes `length_ms` over `places`, at most [`CONNS_PER_CALL`] further; and
-    /// whether that is as far as it should be.
+    /// How far the pass should have come at `now` if it takes `length_ms` over `places`, at most
+    /// [`CONNS_PER_CALL`] further; and whether that is as far as it should be.
     fn target(&self, now: Mono, length_ms: u64, places: u32) -> (u32, bool) {
         let elapsed_ms = now.ms_since(self.started).min(length_ms);
         let due = if length_ms == 0 {
@@ -139,7 +145,8 @@ impl Upkeep {
         self.is_late = others_are_late || now < self.step_hidden_until;
     }
 
-    /// This shard was stalled: what came meanwhile is to be read before anybody is held to a deadline.
+    /// This shard was stalled: what came meanwhile is to be read before anybody is held to a
+    /// deadline.
     pub(super) fn hold_timers(&mut self, now: Mono) {
         self.timers_held_until = now.plus_ms(HEARING_MS);
     }
@@ -149,12 +156,14 @@ impl Upkeep {
         due.max(self.timers_held_until)
     }
 
-    /// Whether this shard may not have heard of what was published longer ago than a resumed stream is told again.
+    /// Whether this shard may not have heard of what was published longer ago than a resumed stream
+    /// is told again.
     pub(super) fn is_behind(&self) -> bool {
         self.is_late || self.resync.is_some()
     }
 
-    /// Vouches for all publishers of a presence node in a short time, whenever their turn is. Others have heard their beats.
+    /// Vouches for all publishers of a presence node in a short time, whenever their turn is.
+    /// Others have heard their beats.
     pub(super) fn vouch_in_a_hurry(&mut self, node: usize, now: Mono) {
         if planted::is(Planted::HurryIgnored) {
             return;
@@ -167,8 +176,9 @@ impl Upkeep {
         self.hurried.push((node, pass));
     }
 
-    /// The wall clock was stepped. Back: mail lost from here on may carry times after the step. Forward: until mail of before has surely
-    /// come, an id would say more than the slack of a resume makes up for.
+    /// The wall clock was stepped. Back: mail lost from here on may carry times after the step.
+    /// Forward: until mail of before has surely come, an id would say more than the slack of a
+    /// resume makes up for.
     pub(super) fn clock_stepped(&mut self, from: Unix, now: Now) {
         self.mail_complete = self.mail_complete.min(now.unix);
         if now.unix > from {
@@ -201,12 +211,14 @@ impl Engine {
         self.drain_step(now);
     }
 
-    /// Vouches for the publishers of this shard's streams: all of them once in `beat_interval_ms`, evenly.
+    /// Vouches for the publishers of this shard's streams: all of them once in `beat_interval_ms`,
+    /// evenly.
     fn vouch(&mut self, now: Now) {
         let interval_ms = self.settings.beat_interval_ms;
         let vouch = self.upkeep.vouch;
         self.upkeep.vouch_places = self.upkeep.vouch_places.max(self.conns.places());
-        let (vouch, enough) = self.vouch_pass(vouch, None, self.upkeep.vouch_places, interval_ms, now);
+        let (vouch, enough) =
+            self.vouch_pass(vouch, None, self.upkeep.vouch_places, interval_ms, now);
         let over_ms = now.mono.ms_since(vouch.started);
         let over = enough && over_ms >= interval_ms;
         if over {
@@ -227,7 +239,8 @@ impl Engine {
         };
         let mut hurried = std::mem::take(&mut self.upkeep.hurried);
         hurried.retain_mut(|(node, pass)| {
-            let (on, enough) = self.vouch_pass(*pass, Some(*node), self.conns.places(), REVOUCH_MS, now);
+            let (on, enough) =
+                self.vouch_pass(*pass, Some(*node), self.conns.places(), REVOUCH_MS, now);
             *pass = on;
             !(enough && now.mono.ms_since(pass.started) >= REVOUCH_MS)
         });
@@ -235,19 +248,30 @@ impl Engine {
         self.settle(now);
     }
 
-    /// A bounded piece of a pass that takes `length_ms`, over all publishers or those of one presence node; and whether that is as far
-    /// as it should have come.
-    fn vouch_pass(&mut self, pass: Pass, of: Option<usize>, places: u32, length_ms: u64, now: Now) -> (Pass, bool) {
+    /// A bounded piece of a pass that takes `length_ms`, over all publishers or those of one
+    /// presence node; and whether that is as far as it should have come.
+    fn vouch_pass(
+        &mut self,
+        pass: Pass,
+        of: Option<usize>,
+        places: u32,
+        length_ms: u64,
+        now: Now,
+    ) -> (Pass, bool) {
         let (target, enough) = pass.target(now.mono, length_ms, places);
         for index in pass.cursor..target {
-            let Some(id) = self.conns.id_at(index) else { continue };
+            let Some(id) = self.conns.id_at(index) else {
+                continue;
+            };
             let conn = self.conns.at(id.index);
             if let Some(slot) = conn
                 .publisher()
                 .filter(|_| conn.phase() == Phase::Streaming)
                 .filter(|_| !planted::is(Planted::VouchedOnce))
                 .map(Slot::new)
-                .filter(|slot| of.is_none_or(|node| self.belongs_to(self.presence.user(*slot), node)))
+                .filter(|slot| {
+                    of.is_none_or(|node| self.belongs_to(self.presence.user(*slot), node))
+                })
             {
                 self.vouch_for(slot, false, now);
             }
@@ -257,7 +281,8 @@ impl Engine {
         (Pass { cursor, ..pass }, enough)
     }
 
-    /// Vouches for the publisher of a stream: a beat here, or one to its presence node (`at_once` if it has just connected).
+    /// Vouches for the publisher of a stream: a beat here, or one to its presence node (`at_once`
+    /// if it has just connected).
     pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, now: Now) {
         if let Some(upstream) = &mut self.upstream {
             return upstream.vouch(&self.presence, slot, at_once, self.keys.signing(), now);
@@ -289,7 +314,8 @@ impl Engine {
         );
         self.transitions = transitions;
         self.upkeep.sweeping = !done;
-        self.counters.add(Counter::SweepSlots, sweep.take_slots_read());
+        self.counters
+            .add(Counter::SweepSlots, sweep.take_slots_read());
         if done {
             self.counters.add(Counter::SweepCycles, 1);
         } else {

@@ -1,8 +1,10 @@
-//! A real-time node's link to the presence nodes: for whom to vouch, whom to ask about, what was answered.
+//! A real-time node's link to the presence nodes: for whom to vouch, whom to ask about, what was
+//! answered.
 //!
-//! Owns the beat datagrams until they are sealed and the questions until they are taken. Vouching for everybody once in an
-//! interval fills datagrams as they come by; a publisher who has just connected gets one at once. Opens no socket: the relay
-//! sends both. Which node a publisher belongs to is the wire's (`wire/nodes.rs`).
+//! Owns the beat datagrams until they are sealed and the questions until they are taken. Vouching
+//! for everybody once in an interval fills datagrams as they come by; a publisher who has just
+//! connected gets one at once. Opens no socket: the relay sends both. Which node a publisher
+//! belongs to is the wire's (`wire/nodes.rs`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,10 +27,11 @@ use crate::wire::record::Told;
 const LINGER_MS: u64 = 200;
 /// Time between two steps of the vouching, in ms: so finely an interval's beats are spread.
 pub(super) const STEP_MS: u64 = 100;
-/// How long a pair of nodes that have lost sight of each other leaves the other's view alone when it is back, in ms. A presence node
-/// that was cut off has heard no beats and counts everybody offline; so the beats come first (within a second), and neither does the
-/// presence node publish nor the real-time node ask before all real-time nodes have noticed: the longest pause between two tries
-/// and a request that times out.
+/// How long a pair of nodes that have lost sight of each other leaves the other's view alone when
+/// it is back, in ms. A presence node that was cut off has heard no beats and counts everybody
+/// offline; so the beats come first (within a second), and neither does the presence node publish
+/// nor the real-time node ask before all real-time nodes have noticed: the longest pause between
+/// two tries and a request that times out.
 pub const SETTLE_MS: u64 = 6_000;
 /// Time in which all publishers of a presence node are vouched for once when it is back, in ms.
 pub(super) const REVOUCH_MS: u64 = 1_000;
@@ -45,7 +48,9 @@ pub struct Datagrams {
 impl<'d> FromIterator<&'d [u8]> for Datagrams {
     fn from_iter<I: IntoIterator<Item = &'d [u8]>>(datagrams: I) -> Datagrams {
         let mut all = Datagrams::default();
-        datagrams.into_iter().for_each(|datagram| all.push(datagram));
+        datagrams
+            .into_iter()
+            .for_each(|datagram| all.push(datagram));
         all
     }
 }
@@ -59,7 +64,9 @@ impl Datagrams {
     /// Each of them, in the order in which they were sealed.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[start..*end])
     }
 
     /// How many.
@@ -89,8 +96,8 @@ pub enum Outbound {
         node: usize,
         /// Whose state is wanted; each is a legal id, and may have been asked for before.
         users: Vec<Box<str>>,
-        /// The node was out of sight, and a pass over all who are watched has come to these, or goes on without having found
-        /// any. Else somebody has begun to watch them.
+        /// The node was out of sight, and a pass over all who are watched has come to these, or
+        /// goes on without having found any. Else somebody has begun to watch them.
         anew: bool,
     },
     /// To every real-time node: transitions.
@@ -106,13 +113,20 @@ pub struct Answered {
     pub unseen: Vec<Box<str>>,
     /// All others who were answered for, news or not.
     pub sure: Vec<Slot>,
-    /// Of whom something newer was published while the answer was on its way, and nothing is confirmed: to be asked about again.
+    /// Of whom something newer was published while the answer was on its way, and nothing is
+    /// confirmed: to be asked about again.
     pub outdated: Vec<Box<str>>,
 }
 
-/// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by [`Mail::Answered`]; whoever asks
-/// asks again about the `outdated`. Returns also how many found no room.
-pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: Now) -> (Answered, u64) {
+/// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by
+/// [`Mail::Answered`]; whoever asks asks again about the `outdated`. Returns also how many found no
+/// room.
+pub fn adopt_answers(
+    presence: &Presence,
+    answers: &[Told],
+    as_of: Unix,
+    now: Now,
+) -> (Answered, u64) {
     let mut answered = Answered {
         decided: Decided {
             at: now.mono,
@@ -154,8 +168,9 @@ pub fn adopt_answers(presence: &Presence, answers: &[Told], as_of: Unix, now: No
     (answered, refused)
 }
 
-/// A presence node was out of this mirror's sight, by its index: what is known of its publishers is to be confirmed anew. The
-/// shards are told by [`Mail::Reask`] then, which asks about those who are watched.
+/// A presence node was out of this mirror's sight, by its index: what is known of its publishers is
+/// to be confirmed anew. The shards are told by [`Mail::Reask`] then, which asks about those who
+/// are watched.
 pub fn doubt_known(presence: &Presence, nodes: &Nodes, node: usize) {
     presence.unconfirm(|user| nodes.of(user.as_bytes()) == node);
 }
@@ -166,8 +181,8 @@ pub(super) struct Upstream {
     nodes: Arc<Nodes>,
     lanes: Vec<Lane>,
     outbound: VecDeque<Outbound>,
-    /// Slots that were asked about and whose answer has not come by mail: this shard's streams have not been told it, even if the
-    /// mirror has it.
+    /// Slots that were asked about and whose answer has not come by mail: this shard's streams have
+    /// not been told it, even if the mirror has it.
     unsure: HashSet<u32, foldhash::fast::RandomState>,
 }
 
@@ -179,7 +194,8 @@ struct Lane {
     /// Those who have just connected.
     fresh: Pack,
     asks: Vec<Box<str>>,
-    /// Those who are watched and must be asked about anew. Some while a pass looks for them, even if it finds nobody.
+    /// Those who are watched and must be asked about anew. Some while a pass looks for them, even
+    /// if it finds nobody.
     asks_anew: Option<Vec<Box<str>>>,
     reask: Option<Reask>,
 }
@@ -233,7 +249,9 @@ impl Pack {
 impl Upstream {
     /// Some in the one role that has it.
     pub(super) fn of(role: &Role) -> Option<Upstream> {
-        let Role::Realtime(nodes) = role else { return None };
+        let Role::Realtime(nodes) = role else {
+            return None;
+        };
         assert!(!nodes.is_empty(), "a real-time node has presence nodes");
         Some(Upstream {
             nodes: Arc::clone(nodes),
@@ -243,24 +261,41 @@ impl Upstream {
         })
     }
 
-    /// Says that a publisher is connected: in its turn, or at once. By the clock of its node, as far as that is known: a beat goes
-    /// before or after a goodbye that came there as they were sent, whatever this node's clock says.
-    pub(super) fn vouch(&mut self, presence: &Presence, slot: Slot, at_once: bool, key: &FleetKey, now: Now) {
+    /// Says that a publisher is connected: in its turn, or at once. By the clock of its node, as
+    /// far as that is known: a beat goes before or after a goodbye that came there as they were
+    /// sent, whatever this node's clock says.
+    pub(super) fn vouch(
+        &mut self,
+        presence: &Presence,
+        slot: Slot,
+        at_once: bool,
+        key: &FleetKey,
+        now: Now,
+    ) {
         let user = presence.user(slot);
         let node = self.nodes.of(user.as_bytes());
         let lane = &mut self.lanes[node];
-        let pack = if at_once { &mut lane.fresh } else { &mut lane.paced };
+        let pack = if at_once {
+            &mut lane.fresh
+        } else {
+            &mut lane.paced
+        };
         pack.push(user, key, now.mono, || presence.clock_of(node, now));
     }
 
     fn ask(&mut self, user: &str) {
-        self.lanes[self.nodes.of(user.as_bytes())].asks.push(user.into());
+        self.lanes[self.nodes.of(user.as_bytes())]
+            .asks
+            .push(user.into());
     }
 
     /// When something is due to leave.
     pub(super) fn next(&self) -> Mono {
         let reask = |lane: &Lane| lane.reask.map_or(Mono::NEVER, |reask| reask.not_before);
-        let dues = self.lanes.iter().map(|lane| lane.paced.due().min(reask(lane)));
+        let dues = self
+            .lanes
+            .iter()
+            .map(|lane| lane.paced.due().min(reask(lane)));
         dues.min().unwrap_or(Mono::NEVER)
     }
 
@@ -280,11 +315,13 @@ impl Upstream {
             }
             if let Some(users) = lane.asks_anew.take() {
                 let anew = true;
-                self.outbound.push_back(Outbound::Asks { node, users, anew });
+                self.outbound
+                    .push_back(Outbound::Asks { node, users, anew });
             }
             if !lane.asks.is_empty() {
                 let (users, anew) = (std::mem::take(&mut lane.asks), false);
-                self.outbound.push_back(Outbound::Asks { node, users, anew });
+                self.outbound
+                    .push_back(Outbound::Asks { node, users, anew });
             }
         }
         entries
@@ -312,9 +349,12 @@ impl Engine {
             .is_some_and(|upstream| upstream.nodes.of(user.as_bytes()) == node)
     }
 
-    /// Asks about a user who is about to be watched, if what is known is not what its presence node says.
+    /// Asks about a user who is about to be watched, if what is known is not what its presence node
+    /// says.
     pub(super) fn ask_if_unsure(&mut self, user: &str, target: Target) {
-        let Some(upstream) = &mut self.upstream else { return };
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
         let sure = match target.as_slot() {
             Some(slot) => self.presence.is_confirmed(Slot::new(slot)),
             None => self.watches.is_answered(target),
@@ -325,10 +365,12 @@ impl Engine {
         }
     }
 
-    /// Asks about somebody whose first state has been told, if this shard watches it: until then it was known as never seen, by
-    /// name, and what is published confirms nothing.
+    /// Asks about somebody whose first state has been told, if this shard watches it: until then it
+    /// was known as never seen, by name, and what is published confirms nothing.
     pub(super) fn ask_if_unconfirmed(&mut self, slot: Slot) {
-        let Some(upstream) = &mut self.upstream else { return };
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
         let unasked = self.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot);
         if unasked && !planted::is(Planted::NewcomerUnasked) {
             upstream.ask(self.presence.user(slot).as_str());
@@ -338,9 +380,13 @@ impl Engine {
 
     /// Whether this shard has yet to hear the answer about somebody whom the stream watches.
     pub(super) fn awaits_answer(&self, conn: u32) -> bool {
-        let Some(upstream) = &self.upstream else { return false };
+        let Some(upstream) = &self.upstream else {
+            return false;
+        };
         self.watches.any(conn, |watched| match watched {
-            Marked::Slot(slot) => upstream.unsure.contains(&slot) || !self.presence.is_confirmed(Slot::new(slot)),
+            Marked::Slot(slot) => {
+                upstream.unsure.contains(&slot) || !self.presence.is_confirmed(Slot::new(slot))
+            }
             Marked::Name { answered, .. } => !answered,
         })
     }
@@ -373,11 +419,16 @@ impl Engine {
         }
     }
 
-    /// Begins to ask about all who are watched, belong to this presence node and are not confirmed: what it published may be lost.
+    /// Begins to ask about all who are watched, belong to this presence node and are not confirmed:
+    /// what it published may be lost.
     pub(super) fn begin_reask(&mut self, node: usize, why: Why, found_at: Mono) {
-        let Some(upstream) = &mut self.upstream else { return };
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
         // Of those whom nobody watches any more no answer need come.
-        upstream.unsure.retain(|slot| self.watches.is_watched(*slot));
+        upstream
+            .unsure
+            .retain(|slot| self.watches.is_watched(*slot));
         let Some(lane) = upstream.lanes.get_mut(node) else {
             return;
         };
@@ -397,13 +448,19 @@ impl Engine {
 
     /// Mail was lost: begins to ask about those whom it may have told of.
     pub(super) fn reask_rest(&mut self, now: Now) {
-        let nodes = self.upstream.as_ref().map_or(0, |upstream| upstream.lanes.len());
+        let nodes = self
+            .upstream
+            .as_ref()
+            .map_or(0, |upstream| upstream.lanes.len());
         (0..nodes).for_each(|node| self.begin_reask(node, Why::Rest, now.mono));
     }
 
-    /// A bounded piece of the passes. Whoever is watched by name is asked about, answered for or not.
+    /// A bounded piece of the passes. Whoever is watched by name is asked about, answered for or
+    /// not.
     pub(super) fn reask_slice(&mut self, now: Now) {
-        let Some(upstream) = &mut self.upstream else { return };
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
         let due = |lane: &Lane| lane.reask.filter(|reask| now.mono >= reask.not_before);
         let mut first = None;
         for (node, lane) in upstream.lanes.iter_mut().enumerate() {
@@ -412,7 +469,9 @@ impl Engine {
                 first = first.or(Some((node, reask)));
             }
         }
-        let Some((node, mut reask)) = first else { return };
+        let Some((node, mut reask)) = first else {
+            return;
+        };
         let (nodes, unsure) = (&upstream.nodes, &mut upstream.unsure);
         let lane = &mut upstream.lanes[node];
         let asks = lane.asks_anew.get_or_insert_default();
@@ -425,15 +484,18 @@ impl Engine {
         };
         if let Some(end) = reask.name {
             let rest = reask.rest;
-            reask.name = self
-                .watches
-                .names_below(end, REASKED_PER_CALL as usize, |user, answered| {
-                    if !(rest && answered) {
-                        ask(user);
-                    }
-                });
+            reask.name =
+                self.watches
+                    .names_below(end, REASKED_PER_CALL as usize, |user, answered| {
+                        if !(rest && answered) {
+                            ask(user);
+                        }
+                    });
         } else {
-            let end = self.presence.users().min(reask.slot.saturating_add(REASKED_PER_CALL));
+            let end = self
+                .presence
+                .users()
+                .min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {
                 if self.watches.is_watched(slot.index())
                     && !self.presence.is_confirmed(slot)

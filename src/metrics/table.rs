@@ -2,7 +2,8 @@
 //!
 //! Owns the spelling of what is counted. Knows no cell.
 
-/// What a row's numbers count, hence the suffix of its family's name and the factor to the base unit.
+/// What a row's numbers count, hence the suffix of its family's name and the factor to the base
+/// unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unit {
     /// A count of things.
@@ -22,7 +23,8 @@ pub enum Scope {
     Process,
 }
 
-/// One time series (per shard, where its scope says so). Rows of the same family stand together and share help and unit.
+/// One time series (per shard, where its scope says so). Rows of the same family stand together and
+/// share help and unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Row {
     /// Family, without `greendot_`, unit and `_total`.
@@ -119,7 +121,8 @@ table! {
         BeatsHttp source = "http",
         BeatsStream source = "stream",
     }
-    Shard Count "beats_refused" "Beats refused one by one, by reason: sent before an accepted leave, or no room for a new user" {
+    Shard Count "beats_refused" "Beats refused one by one, by reason: sent before an accepted \
+                                 leave, or no room for a new user" {
         BeatBeforeLeave reason = "before_leave",
         BeatUsersFull reason = "users_max",
         BeatNoSpace reason = "no_space",
@@ -129,13 +132,15 @@ table! {
         LeavesHttp source = "http",
     }
     Shard Count "beats_sent" "Beats that this real-time node sent to presence nodes" { BeatsSent }
-    Shard Count "told" "States that presence nodes published to this real-time node, by what they were: news, known already, or of a user of another presence node" {
+    Shard Count "told" "States that presence nodes published to this real-time node, by what \
+                        they were: news, known already, or of a user of another presence node" {
         ToldAdopted kind = "news",
         ToldKnown kind = "known",
         ToldForeign kind = "foreign",
     }
     Shard Count "leaves_ignored" "Explicit goodbyes that changed nothing" { LeavesIgnored }
-    Shard Count "leaves_forgotten" "Explicit goodbyes forgotten early because more than 262144 came within twice beat-skew-max-ms" { LeavesForgotten }
+    Shard Count "leaves_forgotten" "Explicit goodbyes forgotten early because more than 262144 \
+                                    came within twice beat-skew-max-ms" { LeavesForgotten }
 
     Shard Count "transitions" "Transitions decided by this shard, by direction" {
         TransitionsOnline to = "online",
@@ -147,7 +152,8 @@ table! {
     Shard Count "clock_steps" "Steps of the wall clock seen" { ClockSteps }
 
     Shard Count "marks" "Publishers marked as changed in a stream's outbox" { Marks }
-    Shard Count "marks_coalesced" "Marks that found the publisher marked already: a state that this reader skips" { MarksCoalesced }
+    Shard Count "marks_coalesced" "Marks that found the publisher marked already: a state that \
+                                   this reader skips" { MarksCoalesced }
     Shard Count "states_delivered" "Presence states encoded for streams" { StatesDelivered }
     Shard Count "events" "Events written to streams, by kind" {
         EventsHello kind = "hello",
@@ -159,7 +165,8 @@ table! {
     }
     Shard Count "flushes" "Writes to connections" { Flushes }
     Shard Count "flushes_partial" "Writes that the kernel took only in part" { FlushesPartial }
-    Shard Count "resumes" "Streams begun with a last event id, by what they were told: what changed since, or everything" {
+    Shard Count "resumes" "Streams begun with a last event id, by what they were told: what \
+                           changed since, or everything" {
         ResumesPartial kind = "partial",
         ResumesFull kind = "full",
     }
@@ -167,10 +174,12 @@ table! {
     Shard Count "mail_posted" "Pieces of mail posted to other shards" { MailPosted }
     Shard Count "mail_received" "Pieces of mail handled" { MailReceived }
     Shard Count "mail_overflows" "Pieces of mail that found a full mailbox" { MailOverflows }
-    Shard Count "resyncs" "Times that this shard read the published states anew because its mailbox had been full" { Resyncs }
+    Shard Count "resyncs" "Times that this shard read the published states anew because its \
+                           mailbox had been full" { Resyncs }
 
     Shard Micros "turn_busy" "Time spent working in turns" { TurnBusy }
-    Shard Micros "turn_elapsed" "Time passed, working or asleep; busy / elapsed is the shard's load" { TurnElapsed }
+    Shard Micros "turn_elapsed" "Time passed, working or asleep; busy / elapsed is the shard's \
+                                 load" { TurnElapsed }
 
     Shard Count "limit_hits" "Times that a limit was reached, by the limit's flag" {
         LimitConns limit = "conns-max",
@@ -198,19 +207,27 @@ table! {
         LimitFileDescriptors limit = "nofile",
     }
 
-    Process Count "store_flush_cycles" "Times that the whole store was written back" { StoreFlushCycles }
+    Process Count "store_flush_cycles" "Times that the whole store was written \
+                                        back" { StoreFlushCycles }
     Process Bytes "store_flushed" "Bytes of the store written back" { StoreFlushedBytes }
-    Process Count "relay_datagrams" "Beat datagrams handed to the kernel for presence nodes" { RelayDatagrams }
-    Process Count "relay_datagrams_lost" "Beat datagrams for presence nodes that the kernel did not take" { RelayDatagramsLost }
-    Process Count "relay_datagrams_refused" "Times that a presence node's host said that nobody receives the beats sent there" { RelayDatagramsRefused }
+    Process Count "relay_datagrams" "Beat datagrams handed to the kernel for presence \
+                                     nodes" { RelayDatagrams }
+    Process Count "relay_datagrams_lost" "Beat datagrams for presence nodes that the kernel did \
+     not take" { RelayDatagramsLost }
+    Process Count "relay_datagrams_refused" "Times that a presence node's host said that nobody \
+     receives the beats sent there" { RelayDatagramsRefused }
     Process Count "relay_requests" "Requests to nodes of the other role, by outcome" {
         RelayRequestsDone outcome = "done",
         RelayRequestsFailed outcome = "failed",
     }
-    Process Count "relay_states" "States that other nodes were told, or told this one when asked" { RelayStates }
-    Process Count "relay_states_refused" "States for which there was no room (users-max)" { RelayStatesRefused }
-    Process Count "relay_states_untold" "States that a real-time node refuses each by itself, passed over" { RelayStatesUntold }
-    Process Count "relay_reasks" "Times that a presence node was out of sight and everything watched of it was asked for anew" { RelayReasks }
+    Process Count "relay_states" "States that other nodes were told, or told this one when \
+                                  asked" { RelayStates }
+    Process Count "relay_states_refused" "States for which there was no room \
+     (users-max)" { RelayStatesRefused }
+    Process Count "relay_states_untold" "States that a real-time node refuses each by itself, \
+     passed over" { RelayStatesUntold }
+    Process Count "relay_reasks" "Times that a presence node was out of sight and everything \
+                                  watched of it was asked for anew" { RelayReasks }
     Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
 }
 
@@ -220,17 +237,21 @@ table! {
 
     Shard Count "conns" "Connections open, streams included" { Conns }
     Shard Count "streams" "Streams open" { Streams }
-    Shard Count "watches" "Watches held, by what they name: a user with a slot, or an id that has never beaten" {
+    Shard Count "watches" "Watches held, by what they name: a user with a slot, or an id that \
+                           has never beaten" {
         WatchesBySlot by = "slot",
         WatchesByName by = "name",
     }
-    Shard Count "expiries_held" "1 while nobody is expired because this process, not its publishers, may have been silent" { ExpiriesHeld }
+    Shard Count "expiries_held" "1 while nobody is expired because this process, not its \
+                                 publishers, may have been silent" { ExpiriesHeld }
     Shard Count "mailbox_depth" "Pieces of mail waiting at the last turn" { MailboxDepth }
     Process Count "users" "Users known" { Users }
     Process Count "users_max" "Most users that the store may hold" { UsersMax }
     Process Count "users_online" "Users published as online" { UsersOnline }
-    Process Micros "store_flush_cycle" "Time that the last write-back of the whole store took: what a power cut may lose" { StoreFlushCycle }
-    Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to be asked for" { RelayQueue }
+    Process Micros "store_flush_cycle" "Time that the last write-back of the whole store took: \
+                                        what a power cut may lose" { StoreFlushCycle }
+    Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to \
+                                 be asked for" { RelayQueue }
     Process Count "nodes_down" "Nodes of the other role that do not answer" { NodesDown }
     Process Count "draining" "1 while shutting down" { Draining }
 }
@@ -240,8 +261,10 @@ table! {
     Histogram, ROWS:
 
     Shard Micros "turn_duration" "Time that a turn worked" { TurnDuration }
-    Shard Micros "sweep_duration" "Working time of a whole sweep over this shard's slots" { SweepDuration }
-    Shard Micros "delivery_latency" "From a transition's decision to the write that tells it to a stream" { DeliveryLatency }
+    Shard Micros "sweep_duration" "Working time of a whole sweep over this shard's \
+                                   slots" { SweepDuration }
+    Shard Micros "delivery_latency" "From a transition's decision to the write that tells it to \
+                                     a stream" { DeliveryLatency }
 }
 
 /// Makes the enum of one label's values.

@@ -1,7 +1,7 @@
 //! Beats and goodbyes: what they do to a stamp.
 //!
-//! Owns the beat path: hash, probe, compare, one compare-and-swap; no lock, no allocation, and in a batch the cache misses of
-//! the users overlap. Never publishes: that is the owner's, by its sweep.
+//! Owns the beat path: hash, probe, compare, one compare-and-swap; no lock, no allocation, and in a
+//! batch the cache misses of the users overlap. Never publishes: that is the owner's, by its sweep.
 
 use std::sync::atomic::Ordering;
 
@@ -15,11 +15,13 @@ use crate::planted::{self, Planted};
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
-/// Users whose cache misses overlap: more than a core can have under way, few enough to live on the stack and in L1.
+/// Users whose cache misses overlap: more than a core can have under way, few enough to live on the
+/// stack and in L1.
 const BATCH_USERS: usize = 64;
 
 impl Presence {
-    /// Records a beat: one compare-and-swap of the stamp (a plain store could overwrite a LEFT set in between); the slow path for a LEFT slot.
+    /// Records a beat: one compare-and-swap of the stamp (a plain store could overwrite a LEFT set
+    /// in between); the slow path for a LEFT slot.
     pub fn record_beat(&self, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
         if !self.stamp_unless_left(slot, now) {
             return self.beat_on_left(slot, sent_at, now);
@@ -27,8 +29,8 @@ impl Presence {
         self.stored(slot)
     }
 
-    /// Looks up and prefetches for a batch of users, each with its sender's time, then records: `each(index, outcome)`, in
-    /// the order given; users without a slot get `intern`.
+    /// Looks up and prefetches for a batch of users, each with its sender's time, then records:
+    /// `each(index, outcome)`, in the order given; users without a slot get `intern`.
     pub fn record_beats(
         &self,
         beats: &[(User<'_>, Unix)],
@@ -55,7 +57,8 @@ impl Presence {
             for (i, (user, _)) in beats.iter().enumerate() {
                 let first = offsets[i].and_then(|offset| self.interner.slot_at(offset, *user));
                 // Another user with the same tag: seldom, so its misses need not overlap.
-                slots[i] = first.or_else(|| probes[i].find_map(|offset| self.interner.slot_at(offset, *user)));
+                slots[i] = first
+                    .or_else(|| probes[i].find_map(|offset| self.interner.slot_at(offset, *user)));
                 if let Some(slot) = slots[i] {
                     self.stamps.prefetch(slot);
                     self.online.prefetch(slot);
@@ -75,11 +78,15 @@ impl Presence {
     pub fn record_leave(&self, slot: Slot, sent_at: Unix, now: Now) -> LeaveOutcome {
         let cell = self.stamps.cell(slot);
         let mut leaves = self.leaves.lock();
-        if leaves.sent_at(slot, now).is_some_and(|newest| sent_at <= newest) {
+        if leaves
+            .sent_at(slot, now)
+            .is_some_and(|newest| sent_at <= newest)
+        {
             return LeaveOutcome::Ignored;
         }
         let before = cell.load(Ordering::Acquire);
-        // Older than any beat can be that made this stamp: undoing it would log out whoever came back.
+        // Older than any beat can be that made this stamp: undoing it would log out whoever came
+        // back.
         let beaten_since = before & LEFT == 0
             && sent_at.plus_ms(self.beat_skew_ms_max).ms() < ms_of(before)
             && ms_of(before) <= now.unix.plus_ms(AHEAD_MS_MAX).ms();
@@ -115,7 +122,8 @@ impl Presence {
             if stamped == stamp {
                 return true;
             }
-            // SeqCst: the stamp must be out before the online bit is read (see `Presence::publish`).
+            // SeqCst: the stamp must be out before the online bit is read (see
+            // `Presence::publish`).
             match cell.compare_exchange_weak(stamp, stamped, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(other) => stamp = other,
@@ -132,35 +140,44 @@ impl Presence {
         BeatOutcome::StoredOffline
     }
 
-    /// A beat for a slot that has LEFT: it counts only if it was sent after the goodbye. The goodbye stays in the table until
-    /// it expires, or its replay would count as a new one.
+    /// A beat for a slot that has LEFT: it counts only if it was sent after the goodbye. The
+    /// goodbye stays in the table until it expires, or its replay would count as a new one.
     #[cold]
     fn beat_on_left(&self, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
         let cell = self.stamps.cell(slot);
         let leaves = self.leaves.lock();
         let stamp = cell.load(Ordering::Acquire);
-        // Leaves are recorded under the lock, so LEFT cannot come back while it is held; it may have gone before.
+        // Leaves are recorded under the lock, so LEFT cannot come back while it is held; it may
+        // have gone before.
         if stamp & LEFT != 0 {
             let refused = match leaves.sent_at(slot, now) {
                 Some(left_at) => sent_at <= left_at,
-                // Forgotten: so long ago that any beat which is not stale was sent after it, or by a restart; then the time at
-                // which the goodbye came is the best that is known. A stamp ahead of every honest sender is from before a step.
+                // Forgotten: so long ago that any beat which is not stale was sent after it, or by
+                // a restart; then the time at which the goodbye came is the best that is known. A
+                // stamp ahead of every honest sender is from before a step.
                 None => {
                     let left_ms = ms_of(stamp);
-                    left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms() && sent_at.ms() <= left_ms
+                    left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms()
+                        && sent_at.ms() <= left_ms
                 }
             };
             if refused && !planted::is(Planted::GoodbyeUndone) {
                 return BeatOutcome::BeforeLeave;
             }
             let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-                (stamp & LEFT != 0).then(|| pack(newer_ms(ms_of(stamp), now.unix), flags_of(stamp) & !(LEFT | EXPIRED)))
+                (stamp & LEFT != 0).then(|| {
+                    pack(
+                        newer_ms(ms_of(stamp), now.unix),
+                        flags_of(stamp) & !(LEFT | EXPIRED),
+                    )
+                })
             });
             debug_assert!(came_back.is_ok(), "LEFT is cleared under the lock only");
         } else {
             self.stamp_unless_left(slot, now);
         }
-        // Even if the bit still says online: the goodbye may be on its way through the owner's sweep.
+        // Even if the bit still says online: the goodbye may be on its way through the owner's
+        // sweep.
         self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
         if self.online.has(slot) {
             BeatOutcome::Stored

@@ -113,14 +113,24 @@ impl StoreFault {
 
     fn advice(&self) -> &'static str {
         match self.kind {
-            StoreFaultKind::Locked => "stop the other process, or give this one a data folder of its own",
-            StoreFaultKind::Os => "check the path, its permissions, the free space and the file size limit",
+            StoreFaultKind::Locked => {
+                "stop the other process, or give this one a data folder of its own"
+            }
+            StoreFaultKind::Os => {
+                "check the path, its permissions, the free space and the file size limit"
+            }
             StoreFaultKind::Foreign => "this is not greendot's file: check the data folder's path",
-            StoreFaultKind::Version => "use the greendot version that wrote it, or start with an empty data folder",
-            StoreFaultKind::Truncated | StoreFaultKind::HeaderDamaged | StoreFaultKind::RecordDamaged => {
+            StoreFaultKind::Version => {
+                "use the greendot version that wrote it, or start with an empty data folder"
+            }
+            StoreFaultKind::Truncated
+            | StoreFaultKind::HeaderDamaged
+            | StoreFaultKind::RecordDamaged => {
                 "restore the data folder from a backup, or move it away and start with an empty one"
             }
-            StoreFaultKind::OtherStore => "files of two stores were mixed: put back the ones that belong together",
+            StoreFaultKind::OtherStore => {
+                "files of two stores were mixed: put back the ones that belong together"
+            }
             StoreFaultKind::Missing => {
                 "put users.log back, or move the other files away and start with an empty folder"
             }

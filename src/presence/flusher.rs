@@ -1,7 +1,8 @@
 //! Writes the store back to disk, a little at a time, in the order that a power cut may interrupt.
 //!
-//! Owns the cycle: users.log, then stamps, then published, then the headers that say how far the disk is. Only chunks that
-//! may have changed are written. Runs on a thread of its own and shares no lock with the beat path; never decides anything.
+//! Owns the cycle: users.log, then stamps, then published, then the headers that say how far the
+//! disk is. Only chunks that may have changed are written. Runs on a thread of its own and shares
+//! no lock with the beat path; never decides anything.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use super::{CHUNK_SLOTS, Presence};
 use crate::time::{Mono, Now, Unix};
 
 const CHUNK_BYTES: u64 = CHUNK_SLOTS as u64 * 8;
-/// Bytes written back by one slice at most, and no more than a second's: short enough that a budget is kept evenly.
+/// Bytes written back by one slice at most, and no more than a second's: short enough that a budget
+/// is kept evenly.
 const SLICE_BYTES_MAX: u64 = 4 << 20;
 /// Chunks asked by one slice at most.
 const SLICE_CHUNKS_MAX: u32 = 64 << 10;
@@ -26,7 +28,8 @@ pub struct Flusher {
     slice_bytes_max: u64,
     step: Step,
     cycle: Cycle,
-    /// Bytes of users.log, and cells of the maps, up to which the files' lengths are known to be on disk; none at first.
+    /// Bytes of users.log, and cells of the maps, up to which the files' lengths are known to be on
+    /// disk; none at first.
     log_lasting: u64,
     stamps_lasting: u32,
     published_lasting: u32,
@@ -76,7 +79,8 @@ impl Flusher {
         }
     }
 
-    /// The budget's part of a cycle's length, in ms, when everything about `users` users has changed; the disk's comes on top.
+    /// The budget's part of a cycle's length, in ms, when everything about `users` users has
+    /// changed; the disk's comes on top.
     pub fn cycle_ms(users: u32, bytes_per_second: u64) -> u64 {
         let maps_bytes = 2 * u64::from(users.div_ceil(CHUNK_SLOTS)) * CHUNK_BYTES;
         (maps_bytes.saturating_mul(1_000) / bytes_per_second.max(1)).max(CYCLE_MS_MIN)
@@ -84,8 +88,9 @@ impl Flusher {
 
     /// Does the next bit of work, and says how long to rest. Blocks for as long as the disk takes.
     ///
-    /// Errors: the disk's. The next slice begins the cycle again, and the cycle then writes all of the file that failed, for
-    /// nobody says what the disk lacks (see `MappedFile::is_doubted`). The caller rests before that.
+    /// Errors: the disk's. The next slice begins the cycle again, and the cycle then writes all of
+    /// the file that failed, for nobody says what the disk lacks (see `MappedFile::is_doubted`).
+    /// The caller rests before that.
     pub fn slice(&mut self, now: Now) -> io::Result<FlushReport> {
         if self.presence.is_closed() {
             return Ok(FlushReport {
@@ -99,24 +104,29 @@ impl Flusher {
                 self.log(self.presence.log_synced_bytes())
             }
             Step::Log { from } => self.log(from),
-            Step::Stamps { chunk } => self
-                .cells(&self.presence.stamps, STAMPS_DIRTY, chunk)
-                .map(|(bytes, next)| {
-                    self.step = next.map_or(Step::Published { chunk: 0 }, |chunk| Step::Stamps { chunk });
-                    self.report(bytes)
-                }),
-            Step::Published { chunk } => {
-                self.cells(&self.presence.published, PUBLISHED_DIRTY, chunk)
+            Step::Stamps { chunk } => {
+                self.cells(&self.presence.stamps, STAMPS_DIRTY, chunk)
                     .map(|(bytes, next)| {
-                        self.step = next.map_or(Step::Headers, |chunk| Step::Published { chunk });
+                        self.step = next
+                            .map_or(Step::Published { chunk: 0 }, |chunk| Step::Stamps { chunk });
                         self.report(bytes)
                     })
             }
+            Step::Published { chunk } => self
+                .cells(&self.presence.published, PUBLISHED_DIRTY, chunk)
+                .map(|(bytes, next)| {
+                    self.step = next.map_or(Step::Headers, |chunk| Step::Published { chunk });
+                    self.report(bytes)
+                }),
             Step::Headers => self.headers(now),
         };
         if done.is_err() {
             self.step = Step::Begin;
-            (self.log_lasting, self.stamps_lasting, self.published_lasting) = (0, 0, 0);
+            (
+                self.log_lasting,
+                self.stamps_lasting,
+                self.published_lasting,
+            ) = (0, 0, 0);
         }
         done
     }
@@ -135,8 +145,8 @@ impl Flusher {
         };
     }
 
-    /// users.log first: a slot is on disk before the header says that its stamps may be. Marked when all of it is, for a mark
-    /// must be where a record ends.
+    /// users.log first: a slot is on disk before the header says that its stamps may be. Marked
+    /// when all of it is, for a mark must be where a record ends.
     fn log(&mut self, from: u64) -> io::Result<FlushReport> {
         let presence = &self.presence;
         let end = self.cycle.log_end;
@@ -162,8 +172,8 @@ impl Flusher {
         Ok(self.report(to.saturating_sub(from)))
     }
 
-    /// Writes back runs of chunks that may be dirty, or of all if the file is doubted, from `chunk` on; returns the bytes and where
-    /// to go on.
+    /// Writes back runs of chunks that may be dirty, or of all if the file is doubted, from `chunk`
+    /// on; returns the bytes and where to go on.
     fn cells(&self, cells: &CellFile, flag: u8, chunk: u32) -> io::Result<(u64, Option<u32>)> {
         let online = &self.presence.online;
         let doubted = cells.file().is_doubted();
@@ -172,7 +182,8 @@ impl Flusher {
         let (mut bytes, mut at) = (0, chunk);
         while at < last && bytes < self.slice_bytes_max {
             let first = at;
-            // Beats for publishers who are online leave no flag: where somebody is online, stamps change.
+            // Beats for publishers who are online leave no flag: where somebody is online, stamps
+            // change.
             while at < last && bytes < self.slice_bytes_max {
                 let flagged = online.lower(at as usize, flag);
                 if !(flagged || doubted || flag == STAMPS_DIRTY && online.count(at as usize) > 0) {
@@ -200,14 +211,16 @@ impl Flusher {
         }
         let next = (at < chunks).then_some(at);
         if doubted && next.is_none() {
-            // A failure begins the cycle again: all of this pass, which began with the first chunk, has succeeded.
+            // A failure begins the cycle again: all of this pass, which began with the first chunk,
+            // has succeeded.
             cells.file().believe();
         }
         Ok((bytes, next))
     }
 
-    /// A slice's `sync_range` has waited for its cells and their metadata, so nothing is left but the files' lengths, where these have
-    /// grown: to write all of a file back here would write all that has changed since its slice, unpaced.
+    /// A slice's `sync_range` has waited for its cells and their metadata, so nothing is left but
+    /// the files' lengths, where these have grown: to write all of a file back here would write all
+    /// that has changed since its slice, unpaced.
     fn headers(&mut self, now: Now) -> io::Result<FlushReport> {
         let Cycle {
             began_at,
@@ -305,11 +318,14 @@ mod tests {
     /// Pages that this thread has found clean and made dirty (proc_pid_io(5)).
     fn dirtied_pages() -> u64 {
         let io = fs::read_to_string("/proc/thread-self/io").unwrap_or_default();
-        let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        let line = io
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes: "));
         line.map_or(0, |bytes| bytes.parse::<u64>().unwrap()) / 4_096
     }
 
-    /// So many pages at least were made dirty by `doing`; on a file system without a disk none ever is.
+    /// So many pages at least were made dirty by `doing`; on a file system without a disk none ever
+    /// is.
     fn assert_dirties(pages: u64, doing: impl FnOnce()) {
         let before = dirtied_pages();
         doing();
@@ -328,8 +344,13 @@ mod tests {
         assert!(flusher.slice(at(1)).is_err());
         assert_eq!(header(log.file(), Kind::Users).synced_bytes, synced);
         // 41 bytes a record.
-        assert_dirties(10, || assert_eq!(flusher.slice(at(2)).unwrap().bytes, 41_000));
-        assert_eq!(header(log.file(), Kind::Users).synced_bytes, synced + 41_000);
+        assert_dirties(10, || {
+            assert_eq!(flusher.slice(at(2)).unwrap().bytes, 41_000)
+        });
+        assert_eq!(
+            header(log.file(), Kind::Users).synced_bytes,
+            synced + 41_000
+        );
         assert!(!log.file().is_doubted());
     }
 
@@ -370,7 +391,10 @@ mod tests {
         let cut_short = |presence: &Presence, flusher: &mut Flusher| {
             presence.record_leave(Slot::new(0), at(1).unix, at(1));
             fail_next_sync(presence.stamps.file());
-            (0..2).map(|_| flusher.slice(at(1))).filter(Result::is_err).count()
+            (0..2)
+                .map(|_| flusher.slice(at(1)))
+                .filter(Result::is_err)
+                .count()
         };
         assert_eq!(cut_short(&presence, &mut flusher), 1);
         assert_dirties(3 * 8, || presence.close(at(2)).unwrap());
@@ -383,6 +407,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(store(dir.path(), 3 * CHUNK_SLOTS));
         let mut reopened = None;
-        assert_dirties(2 * 3 * 8, || reopened = Some(store(dir.path(), 3 * CHUNK_SLOTS)));
+        assert_dirties(2 * 3 * 8, || {
+            reopened = Some(store(dir.path(), 3 * CHUNK_SLOTS))
+        });
     }
 }

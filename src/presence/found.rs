@@ -1,6 +1,7 @@
 //! The files of a store as they are found, before anything is written.
 //!
-//! Owns opening, locking and reading a header, and what counts as no file at all. Decides nothing about the store.
+//! Owns opening, locking and reading a header, and what counts as no file at all. Decides nothing
+//! about the store.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
@@ -47,7 +48,8 @@ pub(super) struct Found {
     pub(super) path: PathBuf,
     file: File,
     pub(super) bytes: u64,
-    /// None: empty or nothing but zeros, so it was just made, now or by a process that was killed at once or lost its power.
+    /// None: empty or nothing but zeros, so it was just made, now or by a process that was killed
+    /// at once or lost its power.
     pub(super) header: Option<Header>,
 }
 
@@ -57,14 +59,19 @@ impl Found {
         let mut start = Vec::with_capacity(HEADER_BYTES);
         let mut read = || {
             let bytes = file.metadata()?.len();
-            (&mut file).take(HEADER_BYTES as u64).read_to_end(&mut start)?;
+            (&mut file)
+                .take(HEADER_BYTES as u64)
+                .read_to_end(&mut start)?;
             let blank = start.iter().all(|byte| *byte == 0) && is_zero(&mut file)?;
             io::Result::Ok((bytes, blank))
         };
         let (bytes, blank) = read().map_err(|error| StoreFault::os(path.clone(), "read", error))?;
         let header = match blank {
             true => None,
-            false => Some(Header::decode(kind, &start).map_err(|fault| StoreFault::header(path.clone(), kind, fault))?),
+            false => Some(
+                Header::decode(kind, &start)
+                    .map_err(|fault| StoreFault::header(path.clone(), kind, fault))?,
+            ),
         };
         Ok(Found {
             kind,
@@ -89,7 +96,11 @@ impl Found {
     }
 
     /// The file that was found, or else one without a header.
-    pub(super) fn or_new(found: Option<Found>, dir: &Path, kind: Kind) -> Result<Found, StoreFault> {
+    pub(super) fn or_new(
+        found: Option<Found>,
+        dir: &Path,
+        kind: Kind,
+    ) -> Result<Found, StoreFault> {
         let new = |(path, file)| Found {
             kind,
             path,
@@ -128,7 +139,11 @@ impl Found {
     }
 
     /// Maps the file, with a first header if it has none.
-    pub(super) fn map(self, identity: &Identity, reserved_bytes: u64) -> Result<MappedFile, StoreFault> {
+    pub(super) fn map(
+        self,
+        identity: &Identity,
+        reserved_bytes: u64,
+    ) -> Result<MappedFile, StoreFault> {
         let path = self.path.clone();
         let map = || {
             if self.header.is_none() {

@@ -1,7 +1,8 @@
 //! 64 stamps at a time: which are fresh. The inner loop of the sweep.
 //!
-//! Owns the comparison, by AVX2 where the processor has it and by plain atomic loads elsewhere. Reads stamps that others are
-//! writing: each is read once, whole; their order among each other does not matter. Never writes, never decides.
+//! Owns the comparison, by AVX2 where the processor has it and by plain atomic loads elsewhere.
+//! Reads stamps that others are writing: each is read once, whole; their order among each other
+//! does not matter. Never writes, never decides.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +13,8 @@ use crate::time::Unix;
 /// Stamps compared at once: a bit each in the answer.
 pub(super) const WORD_SLOTS: usize = 64;
 
-/// Bounds on a stamp as stored, compared as signed numbers: beyond 2^55 ms a stamp is damage, and neither fresh nor ahead.
+/// Bounds on a stamp as stored, compared as signed numbers: beyond 2^55 ms a stamp is damage, and
+/// neither fresh nor ahead.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Fresh stamps are above this.
@@ -121,9 +123,10 @@ fn avx2(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
     let mut any_ahead = _mm256_setzero_si256();
     for (step, four) in stamps.chunks_exact(4).enumerate() {
         let loaded: __m256i;
-        // The compiler may not see a vector load of memory that other threads write: to it that would be a data race. In
-        // assembly it is four relaxed loads at once: x86 does not tear an aligned eight-byte lane in practice.
-        // SAFETY: reads the 32 bytes of `four`, and nothing else; unaligned is allowed.
+        // The compiler may not see a vector load of memory that other threads write: to it that
+        // would be a data race. In assembly it is four relaxed loads at once: x86 does not tear an
+        // aligned eight-byte lane in practice. SAFETY: reads the 32 bytes of `four`, and nothing
+        // else; unaligned is allowed.
         unsafe {
             core::arch::asm!(
                 "vmovdqu {loaded}, ymmword ptr [{from}]",
@@ -132,7 +135,8 @@ fn avx2(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
                 options(nostack, preserves_flags, readonly),
             );
         }
-        // The sign bit of each lane says: above `stale`, and neither LEFT (bit 0) nor EXPIRED (bit 7), moved to the sign, is set.
+        // The sign bit of each lane says: above `stale`, and neither LEFT (bit 0) nor EXPIRED (bit
+        // 7), moved to the sign, is set.
         let left = _mm256_slli_epi64::<63>(loaded);
         let gone = _mm256_or_si256(left, _mm256_slli_epi64::<56>(loaded));
         let is_fresh = _mm256_andnot_si256(gone, _mm256_cmpgt_epi64(loaded, stale));
@@ -170,12 +174,19 @@ mod tests {
             any_ahead: false,
         };
         assert_eq!(scalar(&word_of(&stamps), bounds), expected);
-        assert_eq!(Comparison::detect().word(&word_of(&stamps), bounds), expected);
+        assert_eq!(
+            Comparison::detect().word(&word_of(&stamps), bounds),
+            expected
+        );
         stamps[5] = pack(101_000, 0xfe);
         assert!(!scalar(&word_of(&stamps), bounds).any_ahead);
         stamps[5] = pack(101_001, LEFT);
         assert!(scalar(&word_of(&stamps), bounds).any_ahead);
-        assert!(Comparison::detect().word(&word_of(&stamps), bounds).any_ahead);
+        assert!(
+            Comparison::detect()
+                .word(&word_of(&stamps), bounds)
+                .any_ahead
+        );
     }
 
     #[test]

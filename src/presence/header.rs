@@ -157,7 +157,8 @@ impl Header {
             boot_id: array(bytes, 48),
             clean: flags & FLAG_CLEAN != 0,
             ambiguous: AMBIGUOUS.map(|(flag, at)| {
-                (flags & flag != 0).then(|| (Unix::from_ms(u64_at(at)), Unix::from_ms(u64_at(at + 8))))
+                (flags & flag != 0)
+                    .then(|| (Unix::from_ms(u64_at(at)), Unix::from_ms(u64_at(at + 8))))
             }),
         })
     }
@@ -178,8 +179,12 @@ mod tests {
         header.watermark = Unix::from_ms(5_000);
         header.boot_id = [9; 16];
         header.clean = true;
-        header.ambiguous = [(3, 4), (5, 6)].map(|(from, to)| Some((Unix::from_ms(from), Unix::from_ms(to))));
-        assert_eq!(Header::decode(Kind::Published, &header.encode()), Ok(header));
+        header.ambiguous =
+            [(3, 4), (5, 6)].map(|(from, to)| Some((Unix::from_ms(from), Unix::from_ms(to))));
+        assert_eq!(
+            Header::decode(Kind::Published, &header.encode()),
+            Ok(header)
+        );
     }
 
     #[test]
@@ -191,7 +196,9 @@ mod tests {
         );
         assert_eq!(
             Header::decode(Kind::Users, &good),
-            Err(HeaderFault::Magic { found: *b"GDSTAMP\0" })
+            Err(HeaderFault::Magic {
+                found: *b"GDSTAMP\0"
+            })
         );
         let mut other = good;
         other[8] = 2;

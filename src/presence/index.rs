@@ -1,8 +1,9 @@
 //! Hash index of users.log: from the hash of an id to the offsets of the records that may hold it.
 //!
-//! Owns the tables. Reading takes no lock; one writer at a time. Many small segments grow one by one, each by a quarter, so
-//! that a growth moves few entries and memory stays near the need. An entry is `tag 24 bits | offset 40 bits` (0: free). The
-//! place of an entry follows from its tag, so a growth never reads a record. Never compares ids: that is the interner's.
+//! Owns the tables. Reading takes no lock; one writer at a time. Many small segments grow one by
+//! one, each by a quarter, so that a growth moves few entries and memory stays near the need. An
+//! entry is `tag 24 bits | offset 40 bits` (0: free). The place of an entry follows from its tag,
+//! so a growth never reads a record. Never compares ids: that is the interner's.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -52,11 +53,15 @@ impl Index {
         }
     }
 
-    /// An index of all records sorted into `piles` (as many as there are threads to fill the tables), each at its final size.
+    /// An index of all records sorted into `piles` (as many as there are threads to fill the
+    /// tables), each at its final size.
     pub(super) fn build(users_max: u32, mut piles: Vec<Pile>) -> Index {
         let mut index = Index::new(users_max);
         let share = index.segments.len().div_ceil(piles.len().max(1));
-        let mut piles: Vec<_> = piles.iter_mut().map(|pile| pile.entries.chunks_mut(share)).collect();
+        let mut piles: Vec<_> = piles
+            .iter_mut()
+            .map(|pile| pile.entries.chunks_mut(share))
+            .collect();
         std::thread::scope(|scope| {
             for segments in index.segments.chunks_mut(share) {
                 let mut of_segments: Vec<_> = piles.iter_mut().filter_map(Iterator::next).collect();
@@ -86,7 +91,8 @@ impl Index {
         let table = self.segments[self.segment_of(hash)]
             .table
             .load(Ordering::Acquire, guard);
-        // SAFETY: null or a table that was published with Release and is freed only after every guard pinned now is gone.
+        // SAFETY: null or a table that was published with Release and is freed only after every
+        // guard pinned now is gone.
         match unsafe { table.as_ref() } {
             None => Probe::EMPTY,
             Some(table) => {
@@ -110,7 +116,8 @@ impl Index {
         let table = unsafe { current.as_ref() };
         let length = table.map_or(0, |table| table.entries.len());
         let entry = entry_of(hash, offset);
-        // At most four fifths full: a walk for an absent id then reads two cache lines, seldom more.
+        // At most four fifths full: a walk for an absent id then reads two cache lines, seldom
+        // more.
         if (used + 1) * 5 > length * 4 {
             let grown = Table::with_length((length + length / 4).max(length + TABLE_ENTRIES_MIN));
             for old in table.iter().flat_map(|table| table.entries.iter()) {
@@ -122,7 +129,8 @@ impl Index {
             grown.put(entry);
             segment.table.store(Owned::new(grown), Ordering::Release);
             if !current.is_null() {
-                // SAFETY: no longer reachable from the segment; `insert` has one caller at a time, so it is retired once.
+                // SAFETY: no longer reachable from the segment; `insert` has one caller at a time,
+                // so it is retired once.
                 unsafe { guard.defer_destroy(current) };
             }
         } else if let Some(table) = table {
@@ -152,7 +160,8 @@ impl Pile {
 }
 
 impl Segment {
-    /// Makes the table of a segment that has none, with the room that growths would have left on average.
+    /// Makes the table of a segment that has none, with the room that growths would have left on
+    /// average.
     fn fill(&mut self, piles: &[Vec<u64>]) {
         let used: usize = piles.iter().map(Vec::len).sum();
         if used == 0 {
@@ -169,7 +178,8 @@ impl Drop for Index {
     fn drop(&mut self) {
         for segment in &mut self.segments {
             let table = std::mem::replace(&mut segment.table, epoch::Atomic::null());
-            // SAFETY: `&mut self`: no reader is left, and the table was not retired, for it was still in its segment.
+            // SAFETY: `&mut self`: no reader is left, and the table was not retired, for it was
+            // still in its segment.
             drop(unsafe { table.try_into_owned() });
         }
     }
@@ -186,7 +196,11 @@ impl Table {
         let length = self.entries.len();
         let mut position = place(entry >> OFFSET_BITS, length);
         while self.entries[position].load(Ordering::Relaxed) != 0 {
-            position = if position + 1 == length { 0 } else { position + 1 };
+            position = if position + 1 == length {
+                0
+            } else {
+                position + 1
+            };
         }
         self.entries[position].store(entry, Ordering::Release);
     }
@@ -204,7 +218,8 @@ impl Probe<'_> {
     pub(super) fn prefetch(&self) {
         if let Some(entry) = self.entries.get(self.position) {
             prefetch(entry);
-            // Most walks are shorter than this: on another line only if this one starts near its line's end.
+            // Most walks are shorter than this: on another line only if this one starts near its
+            // line's end.
             prefetch(std::ptr::from_ref(entry).wrapping_add(WALK_ENTRIES));
         }
     }
@@ -271,7 +286,10 @@ mod tests {
             assert!(index.probe(hash(n), &guard).any(|offset| offset == n));
         }
         for n in 1..=50_000 {
-            assert!(index.probe(hash(n), &guard).any(|offset| offset == n), "{n}");
+            assert!(
+                index.probe(hash(n), &guard).any(|offset| offset == n),
+                "{n}"
+            );
         }
         let entries: usize = index
             .segments
@@ -282,7 +300,10 @@ mod tests {
                 unsafe { table.as_ref() }.map_or(0, |table| table.entries.len())
             })
             .sum();
-        assert!(entries * 8 <= 50_000 * 13, "{entries} entries for 50,000 users");
+        assert!(
+            entries * 8 <= 50_000 * 13,
+            "{entries} entries for 50,000 users"
+        );
     }
 
     #[test]
@@ -315,7 +336,13 @@ mod tests {
         for offset in 1..=5 {
             index.insert(u64::MAX, offset, &guard);
         }
-        assert_eq!(index.probe(u64::MAX, &guard).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-        assert_eq!(index.probe(0, &guard).collect::<Vec<_>>(), Vec::<u64>::new());
+        assert_eq!(
+            index.probe(u64::MAX, &guard).collect::<Vec<_>>(),
+            [1, 2, 3, 4, 5]
+        );
+        assert_eq!(
+            index.probe(0, &guard).collect::<Vec<_>>(),
+            Vec::<u64>::new()
+        );
     }
 }

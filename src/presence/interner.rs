@@ -1,7 +1,7 @@
 //! User id to slot and back: exact, append-only, read without a lock.
 //!
-//! Owns the index over users.log and the one lock under which a slot is made. An id's bytes are stored once, in the log, and
-//! compared there. Never decides who may have a slot.
+//! Owns the index over users.log and the one lock under which a slot is made. An id's bytes are
+//! stored once, in the log, and compared there. Never decides who may have a slot.
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -19,7 +19,8 @@ use super::region::AnonymousArray;
 use super::{InternFault, Slot};
 use crate::wire::User;
 
-/// Slots that share one stored record offset; the others' are found by walking, some 25 bytes a step.
+/// Slots that share one stored record offset; the others' are found by walking, some 25 bytes a
+/// step.
 const GROUP_SLOTS: u32 = 8;
 /// Bytes of log that are worth a thread at boot.
 const PART_BYTES_MIN: u64 = 4 << 20;
@@ -61,12 +62,14 @@ pub(super) struct Rebuilt {
     users: u32,
 }
 
-/// Reads a log of about `log_bytes` and builds what is found of it, on as many threads as there are cores if it is long.
+/// Reads a log of about `log_bytes` and builds what is found of it, on as many threads as there are
+/// cores if it is long.
 ///
 /// Errors: no memory, no random numbers. What is wrong with the log is in the [`Scan`].
 pub(super) fn rebuild(bytes: &[u8], log_bytes: u64, users_max: u32) -> io::Result<(Rebuilt, Scan)> {
     let hasher = random_hasher()?;
-    let groups: AnonymousArray<AtomicU64> = AnonymousArray::new(users_max.div_ceil(GROUP_SLOTS) as usize)?;
+    let groups: AnonymousArray<AtomicU64> =
+        AnonymousArray::new(users_max.div_ceil(GROUP_SLOTS) as usize)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let parts = (log_bytes / PART_BYTES_MIN).clamp(1, cores) as usize;
     let starts = log::split(bytes, log_bytes, parts);
@@ -90,7 +93,9 @@ pub(super) fn rebuild(bytes: &[u8], log_bytes: u64, users_max: u32) -> io::Resul
     };
     let found: Vec<(Pile, Scan)> = std::thread::scope(|scope| {
         let part = &part;
-        let threads: Vec<_> = (0..starts.len()).map(|from| scope.spawn(move || part(from))).collect();
+        let threads: Vec<_> = (0..starts.len())
+            .map(|from| scope.spawn(move || part(from)))
+            .collect();
         threads
             .into_iter()
             .map(|thread| thread.join().expect("a scan does not panic"))
@@ -165,7 +170,8 @@ impl Interner {
             .find_map(|offset| self.slot_at(offset, user))
     }
 
-    /// The user's slot, made if need be. `reserve` is asked for room for the slot before anything is written.
+    /// The user's slot, made if need be. `reserve` is asked for room for the slot before anything
+    /// is written.
     pub(super) fn intern(
         &self,
         user: User<'_>,
@@ -182,7 +188,10 @@ impl Interner {
             return Err(AppendFault::Full);
         }
         reserve(index).map_err(AppendFault::NoSpace)?;
-        let offset = self.log.append(index, user.as_bytes()).map_err(AppendFault::NoSpace)?;
+        let offset = self
+            .log
+            .append(index, user.as_bytes())
+            .map_err(AppendFault::NoSpace)?;
         if index.is_multiple_of(GROUP_SLOTS) {
             self.groups[(index / GROUP_SLOTS) as usize].store(offset, Ordering::Relaxed);
         }
@@ -201,12 +210,14 @@ impl Interner {
         }
         let (found, id) = self.log.record(offset);
         debug_assert_eq!(found, slot.index());
-        User::parse(id).expect("the log holds legal ids: appended from a User, or checked by the scan")
+        User::parse(id)
+            .expect("the log holds legal ids: appended from a User, or checked by the scan")
     }
 }
 
-/// Whether two ids are the same. Of common lengths by two or four overlapping words instead of a call: what follows a cache miss is kept
-/// short enough that the processor begins the next ones meanwhile.
+/// Whether two ids are the same. Of common lengths by two or four overlapping words instead of a
+/// call: what follows a cache miss is kept short enough that the processor begins the next ones
+/// meanwhile.
 #[inline(always)]
 fn same(a: &[u8], b: &[u8]) -> bool {
     fn words<const N: usize>(a: &[u8], b: &[u8]) -> Option<bool> {
@@ -225,7 +236,8 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     same.unwrap_or_else(|| a == b)
 }
 
-/// Both of its seeds are secret: with foldhash's fixed shared one, ids that end alike collide whatever the other is.
+/// Both of its seeds are secret: with foldhash's fixed shared one, ids that end alike collide
+/// whatever the other is.
 fn random_hasher() -> io::Result<SeedableRandomState> {
     static SHARED: OnceLock<SharedSeed> = OnceLock::new();
     let mut seeds = [[0; 8]; 2];

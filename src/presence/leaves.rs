@@ -1,9 +1,10 @@
 //! Recent goodbyes, so that a beat sent before one does not undo it, however late it arrives.
 //!
-//! Owns the table: for each slot the newest `sent_at` of a leave, kept for twice `beat_skew_max_ms`: a datagram is refused
-//! elsewhere once it is older than that. One entry a slot, [`LEAVES_MAX`] at most, cleaned up little by little. Does not know when a *beat* was sent
-//! once it has been accepted (stamps hold the receiver's clock), so a leave that was overtaken by a newer beat and was never
-//! seen before still logs its user out, until the next beat.
+//! Owns the table: for each slot the newest `sent_at` of a leave, kept for twice
+//! `beat_skew_max_ms`: a datagram is refused elsewhere once it is older than that. One entry a
+//! slot, [`LEAVES_MAX`] at most, cleaned up little by little. Does not know when a *beat* was sent
+//! once it has been accepted (stamps hold the receiver's clock), so a leave that was overtaken by a
+//! newer beat and was never seen before still logs its user out, until the next beat.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -11,12 +12,14 @@ use std::collections::{HashMap, VecDeque};
 use super::Slot;
 use crate::time::{Mono, Now, Unix};
 
-/// Goodbyes remembered at most; beyond, the oldest is forgotten for the newest, and a beat sent before it is judged by its stamp
-/// alone. So many are 4,369 a second for a minute; they take 17 MB, and to make room for as many takes the lock for some 10 ms.
+/// Goodbyes remembered at most; beyond, the oldest is forgotten for the newest, and a beat sent
+/// before it is judged by its stamp alone. So many are 4,369 a second for a minute; they take 17
+/// MB, and to make room for as many takes the lock for some 10 ms.
 pub(super) const LEAVES_MAX: usize = 1 << 18;
 /// Expired entries dropped by one call of `tend`.
 const DROPPED_PER_TEND_MAX: usize = 1_024;
-/// Expired entries dropped by one insertion: more than one, so that the table shrinks while it is used.
+/// Expired entries dropped by one insertion: more than one, so that the table shrinks while it is
+/// used.
 const DROPPED_PER_INSERT_MAX: usize = 4;
 /// Entries that an empty table may keep room for.
 const IDLE_CAPACITY: usize = 1_024;
@@ -24,7 +27,8 @@ const IDLE_CAPACITY: usize = 1_024;
 #[derive(Debug)]
 pub(super) struct Leaves {
     by_slot: HashMap<u32, Leave, foldhash::fast::RandomState>,
-    /// One record an entry, oldest first; an entry that was renewed since goes to the back when its record comes up.
+    /// One record an entry, oldest first; an entry that was renewed since goes to the back when its
+    /// record comes up.
     expiries: VecDeque<(Mono, Slot)>,
     skew_ms_max: u64,
     /// Entries that had to go before their time, since this was last asked for.
@@ -47,8 +51,9 @@ impl Leaves {
         }
     }
 
-    /// When the slot's newest leave was sent, if one is remembered. One that no datagram could carry any more, because the wall
-    /// clock was stepped back by more than the skew since, says nothing.
+    /// When the slot's newest leave was sent, if one is remembered. One that no datagram could
+    /// carry any more, because the wall clock was stepped back by more than the skew since, says
+    /// nothing.
     pub(super) fn sent_at(&self, slot: Slot, now: Now) -> Option<Unix> {
         let leave = self.by_slot.get(&slot.index())?;
         let possible = leave.sent_at <= now.unix.plus_ms(self.skew_ms_max);
@@ -79,8 +84,8 @@ impl Leaves {
         debug_assert_eq!(self.by_slot.len(), self.expiries.len());
     }
 
-    /// Drops some of what has expired, whether or not others leave. Returns how many were forgotten before their time since the
-    /// last call.
+    /// Drops some of what has expired, whether or not others leave. Returns how many were forgotten
+    /// before their time since the last call.
     pub(super) fn tend(&mut self, now: Mono) -> u64 {
         self.drop_expired(now, DROPPED_PER_TEND_MAX);
         std::mem::take(&mut self.forgotten)
@@ -93,7 +98,9 @@ impl Leaves {
                     let slot = *slot;
                     self.expiries.pop_front();
                     match self.by_slot.get(&slot.index()) {
-                        Some(leave) if leave.kept_until > now => self.expiries.push_back((leave.kept_until, slot)),
+                        Some(leave) if leave.kept_until > now => {
+                            self.expiries.push_back((leave.kept_until, slot))
+                        }
                         _ => {
                             self.by_slot.remove(&slot.index());
                         }
@@ -135,7 +142,10 @@ mod tests {
             leaves.insert(Slot::new(9_999), at(70_000).unix, at(70_000 + n));
         }
         assert_eq!(leaves.by_slot.len(), 2);
-        assert_eq!(leaves.sent_at(Slot::new(0), at(99_999)), Some(at(40_000).unix));
+        assert_eq!(
+            leaves.sent_at(Slot::new(0), at(99_999)),
+            Some(at(40_000).unix)
+        );
         leaves.insert(Slot::new(1), at(200_000).unix, at(200_000));
         leaves.insert(Slot::new(1), at(200_000).unix, at(200_000));
         assert_eq!(leaves.by_slot.len(), 1);
@@ -171,7 +181,10 @@ mod tests {
         assert_eq!(leaves.by_slot.len(), LEAVES_MAX);
         assert_eq!(leaves.sent_at(Slot::new(2), at(2)), None);
         assert_eq!(leaves.sent_at(Slot::new(3), at(2)), Some(at(0).unix));
-        assert_eq!(leaves.sent_at(Slot::new(slots + 2), at(2)), Some(at(2).unix));
+        assert_eq!(
+            leaves.sent_at(Slot::new(slots + 2), at(2)),
+            Some(at(2).unix)
+        );
         assert_eq!([leaves.tend(at(2).mono), leaves.tend(at(2).mono)], [3, 0]);
     }
 

@@ -1,8 +1,9 @@
 //! users.log: every user that has a slot, in slot order.
 //!
-//! Owns the record format, appending and the scan at boot. A record is `len u8, slot u32, id bytes, CRC32C u32` (little
-//! endian, the CRC over all before it); record n is slot n; the first zero length byte is the end. Bytes before `end` are
-//! never written again, so they are read without a lock. Never decides which user gets a slot.
+//! Owns the record format, appending and the scan at boot. A record is `len u8, slot u32, id bytes,
+//! CRC32C u32` (little endian, the CRC over all before it); record n is slot n; the first zero
+//! length byte is the end. Bytes before `end` are never written again, so they are read without a
+//! lock. Never decides which user gets a slot.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +47,8 @@ pub(super) struct RecordFault {
     pub(super) found: String,
 }
 
-/// What a scan found: `users` good records up to `end`, and why it stopped there if not for a zero length byte.
+/// What a scan found: `users` good records up to `end`, and why it stopped there if not for a zero
+/// length byte.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Scan {
     pub(super) users: u32,
@@ -72,7 +74,8 @@ impl Log {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Appends the record of a slot; returns its offset. One caller at a time (the interner's lock).
+    /// Appends the record of a slot; returns its offset. One caller at a time (the interner's
+    /// lock).
     ///
     /// Errors: the file could not grow; nothing has changed then.
     pub(super) fn append(&self, slot: u32, id: &[u8]) -> io::Result<u64> {
@@ -126,7 +129,8 @@ impl Log {
             offset + length as u64 <= self.end(),
             "an offset that no record begins at"
         );
-        // SAFETY: bytes before `end` are never written again (`append` starts at `end`, and it only grows).
+        // SAFETY: bytes before `end` are never written again (`append` starts at `end`, and it only
+        // grows).
         unsafe { self.file.bytes_at(offset, length) }
     }
 }
@@ -154,8 +158,9 @@ pub(super) const START: Start = Start {
     slot: 0,
 };
 
-/// Places that part a log of about `log_bytes` into `parts` of about one length, found by hopping from record to record and
-/// checking nothing: a part is to be believed only if the scan of the one before it ends where it starts.
+/// Places that part a log of about `log_bytes` into `parts` of about one length, found by hopping
+/// from record to record and checking nothing: a part is to be believed only if the scan of the one
+/// before it ends where it starts.
 pub(super) fn split(bytes: &[u8], log_bytes: u64, parts: usize) -> Vec<Start> {
     let mut starts = vec![START];
     let mut at = START;
@@ -174,8 +179,14 @@ pub(super) fn split(bytes: &[u8], log_bytes: u64, parts: usize) -> Vec<Start> {
     starts
 }
 
-/// Reads the records of a log from one place to another or to the end, telling `each` slot, offset and id.
-pub(super) fn scan(bytes: &[u8], from: Start, to: Option<Start>, mut each: impl FnMut(u32, u64, &[u8])) -> Scan {
+/// Reads the records of a log from one place to another or to the end, telling `each` slot, offset
+/// and id.
+pub(super) fn scan(
+    bytes: &[u8],
+    from: Start,
+    to: Option<Start>,
+    mut each: impl FnMut(u32, u64, &[u8]),
+) -> Scan {
     let mut offset = from.offset as usize;
     let mut users = from.slot;
     let mut fault = None;
@@ -204,7 +215,8 @@ pub(super) fn scan(bytes: &[u8], from: Start, to: Option<Start>, mut each: impl 
     }
 }
 
-/// The id of the record at the start of `bytes`, if it is a record and of this slot; else where, what was expected, what found.
+/// The id of the record at the start of `bytes`, if it is a record and of this slot; else where,
+/// what was expected, what found.
 fn check(bytes: &[u8], slot: u32) -> Result<&[u8], (usize, String, String)> {
     let length = usize::from(bytes[0]);
     if length > USER_BYTES_MAX {
@@ -240,7 +252,11 @@ fn check(bytes: &[u8], slot: u32) -> Result<&[u8], (usize, String, String)> {
     let id = &checked[ID_AT as usize..];
     match User::parse(id) {
         Ok(_) => Ok(id),
-        Err(fault) => Err((ID_AT as usize, "a legal user id".to_owned(), fault.explain().to_owned())),
+        Err(fault) => Err((
+            ID_AT as usize,
+            "a legal user id".to_owned(),
+            fault.explain().to_owned(),
+        )),
     }
 }
 
@@ -352,7 +368,11 @@ mod tests {
             }
             assert_eq!(slots, (0..100).collect::<Vec<_>>());
         }
-        assert_eq!(split(&bytes, 10 * log_bytes, 2), [START], "the hop ends with the log");
+        assert_eq!(
+            split(&bytes, 10 * log_bytes, 2),
+            [START],
+            "the hop ends with the log"
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! A presence database that others fill: what a real-time node has been told of publishers whose stamps are elsewhere.
+//! A presence database that others fill: what a real-time node has been told of publishers whose
+//! stamps are elsewhere.
 //!
-//! Owns the rule by which a told state becomes the known one: `since` decides, so that a late, repeated or reordered telling
-//! changes nothing. Lives in memory (three memfds) and dies with the process. Nobody sweeps it: whoever is told writes, one at
-//! a time, and a publisher's status changes only because its presence node says so.
+//! Owns the rule by which a told state becomes the known one: `since` decides, so that a late,
+//! repeated or reordered telling changes nothing. Lives in memory (three memfds) and dies with the
+//! process. Nobody sweeps it: whoever is told writes, one at a time, and a publisher's status
+//! changes only because its presence node says so.
 
 use std::fs::File;
 use std::io;
@@ -28,9 +30,11 @@ use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Told;
 
-/// Flag of a mirror's published cell: its presence node has confirmed it since the node was last lost sight of.
+/// Flag of a mirror's published cell: its presence node has confirmed it since the node was last
+/// lost sight of.
 const CONFIRMED: u64 = 1 << 1;
-/// Flag of a mirror's published cell: something has been told, if only that the publisher was never seen.
+/// Flag of a mirror's published cell: something has been told, if only that the publisher was never
+/// seen.
 const KNOWN: u64 = 1 << 2;
 
 /// What a mirror has beside a store.
@@ -56,8 +60,9 @@ struct Life {
     ahead_ms: Option<(i64, Mono)>,
 }
 
-/// An answer that says less of a node's clock than is known by no more than this, in ms, was on its way for longer; one that says
-/// even less shows that the clock was set back. So long a request may take.
+/// An answer that says less of a node's clock than is known by no more than this, in ms, was on its
+/// way for longer; one that says even less shows that the clock was set back. So long a request may
+/// take.
 const CLOCK_JITTER_MS: i64 = 2_000;
 /// Two clocks drift apart by no more than a millisecond in so many ms.
 const DRIFT_MS: u64 = 1_000;
@@ -84,7 +89,8 @@ pub struct MirrorOptions {
 pub enum Source {
     /// Published: decided some time ago and on its way since.
     Published,
-    /// Answered to a question, as of this moment of the presence node's clock: contradicts what was decided before it.
+    /// Answered to a question, as of this moment of the presence node's clock: contradicts what was
+    /// decided before it.
     Answered(Unix),
 }
 
@@ -100,7 +106,8 @@ impl Presence {
             identity.header(Kind::Users),
             log::reserved_bytes(users_max),
         )?;
-        let (rebuilt, scan) = interner::rebuild(&[0; FIRST_RECORD as usize + 1], FIRST_RECORD, users_max)?;
+        let (rebuilt, scan) =
+            interner::rebuild(&[0; FIRST_RECORD as usize + 1], FIRST_RECORD, users_max)?;
         debug_assert_eq!((scan.users, scan.end), (0, FIRST_RECORD), "an empty log");
         let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
         let cells = |kind| memory(kind, identity.header(kind), reserved).map(CellFile::new);
@@ -133,8 +140,9 @@ impl Presence {
         self.mirrored.is_some()
     }
 
-    /// Whether a watcher who was told everything up to `at` may not have been told the publisher's last change. In a mirror what
-    /// counts is when it was heard of here, however old the change was.
+    /// Whether a watcher who was told everything up to `at` may not have been told the publisher's
+    /// last change. In a mirror what counts is when it was heard of here, however old the change
+    /// was.
     pub fn changed_since(&self, slot: Slot, at: Unix) -> bool {
         let Some(mirrored) = &self.mirrored else {
             let published = self.published.cell(slot).load(Ordering::Acquire);
@@ -152,7 +160,8 @@ impl Presence {
         }
     }
 
-    /// Whether there may be changes that this node has not been told: no watcher can be told everything up to now.
+    /// Whether there may be changes that this node has not been told: no watcher can be told
+    /// everything up to now.
     pub fn is_behind(&self) -> bool {
         self.mirrored
             .as_ref()
@@ -161,7 +170,9 @@ impl Presence {
 
     /// This life of the presence node at this index answers.
     pub fn note_life(&self, node: usize, instance: u64) {
-        let Some(mirrored) = &self.mirrored else { return };
+        let Some(mirrored) = &self.mirrored else {
+            return;
+        };
         let mut lives = mirrored.lives.lock();
         if lives.len() <= node {
             lives.resize(node + 1, Life::default());
@@ -171,9 +182,13 @@ impl Presence {
 
     /// The presence node at this index has said what its clock shows, some time before `now`.
     pub fn note_clock(&self, node: usize, clock: Unix, now: Mono) {
-        let Some(mirrored) = &self.mirrored else { return };
+        let Some(mirrored) = &self.mirrored else {
+            return;
+        };
         let mut lives = mirrored.lives.lock();
-        let Some(life) = lives.get_mut(node) else { return };
+        let Some(life) = lives.get_mut(node) else {
+            return;
+        };
         // One less: both are cut off to whole milliseconds.
         let ahead_ms = clock.ms() as i64 - now.ms() as i64 - 1;
         let known = life.ahead_ms(now);
@@ -182,7 +197,8 @@ impl Presence {
         }
     }
 
-    /// What the clock of the presence node at this index shows at least; before it has said so, what this one's does.
+    /// What the clock of the presence node at this index shows at least; before it has said so,
+    /// what this one's does.
     pub fn clock_of(&self, node: usize, now: Now) -> Unix {
         let ahead_ms = self.mirrored.as_ref().and_then(|mirrored| {
             let lives = mirrored.lives.lock();
@@ -193,46 +209,56 @@ impl Presence {
         })
     }
 
-    /// The index of the presence node whose life this is, which is publishing at `now`; `complete`: and has told everything then.
+    /// The index of the presence node whose life this is, which is publishing at `now`; `complete`:
+    /// and has told everything then.
     pub fn note_told(&self, instance: u64, complete: bool, now: Mono) -> Option<usize> {
         let mut lives = self.mirrored.as_ref()?.lives.lock();
-        let node = lives.iter().position(|life| life.instance == Some(instance))?;
+        let node = lives
+            .iter()
+            .position(|life| life.instance == Some(instance))?;
         if complete {
             lives[node].told_at = Some(now);
         }
         Some(node)
     }
 
-    /// How long ago the presence node at this index last said that everything was told, in ms. None: never.
+    /// How long ago the presence node at this index last said that everything was told, in ms.
+    /// None: never.
     pub fn told_age_ms(&self, node: usize, now: Mono) -> Option<u64> {
         let lives = self.mirrored.as_ref()?.lives.lock();
         Some(now.ms_since(lives.get(node)?.told_at?))
     }
 
-    /// Whether what is known of a publisher is what its presence node says: always, but in a mirror that has not been told
-    /// since it lost sight of that node.
+    /// Whether what is known of a publisher is what its presence node says: always, but in a mirror
+    /// that has not been told since it lost sight of that node.
     pub fn is_confirmed(&self, slot: Slot) -> bool {
         !self.is_mirror() || self.published.cell(slot).load(Ordering::Acquire) & CONFIRMED != 0
     }
 
-    /// A mirror has lost sight of the presence node of `these` publishers: what is known of them stands, and must be asked for
-    /// anew. Takes its time: some ten ns a user.
+    /// A mirror has lost sight of the presence node of `these` publishers: what is known of them
+    /// stands, and must be asked for anew. Takes its time: some ten ns a user.
     pub fn unconfirm(&self, these: impl Fn(User<'_>) -> bool) {
-        let Some(mirrored) = &self.mirrored else { return };
+        let Some(mirrored) = &self.mirrored else {
+            return;
+        };
         for slot in (0..self.users()).map(Slot::new) {
             if self.is_confirmed(slot) && these(self.user(slot)) {
                 let _alone = mirrored.adopting.lock();
-                self.published.cell(slot).fetch_and(!CONFIRMED, Ordering::AcqRel);
+                self.published
+                    .cell(slot)
+                    .fetch_and(!CONFIRMED, Ordering::AcqRel);
             }
         }
     }
 
-    /// Takes over what a mirror was told of a publisher. Some: that is news, and its watchers must be told.
+    /// Takes over what a mirror was told of a publisher. Some: that is news, and its watchers must
+    /// be told.
     ///
-    /// A state with a later `since` replaces the known one; so does an answer that contradicts what was decided before it
-    /// was given (the presence node has lost its files, or another one has taken over), with a `since` one later than the
-    /// known one. Anything else at most confirms, and only an answer does: what was published may have been on its way for
-    /// long. Panics if this is no mirror.
+    /// A state with a later `since` replaces the known one; so does an answer that contradicts what
+    /// was decided before it was given (the presence node has lost its files, or another one has
+    /// taken over), with a `since` one later than the known one. Anything else at most confirms,
+    /// and only an answer does: what was published may have been on its way for long. Panics if
+    /// this is no mirror.
     pub fn adopt(&self, slot: Slot, told: &Told, source: Source, now: Now) -> Option<Transition> {
         let mirrored = self
             .mirrored
@@ -247,25 +273,37 @@ impl Presence {
             Source::Answered(at) => told.online != was_online && known_ms < at.ms(),
             Source::Published => false,
         };
-        let later = told_ms > known_ms || planted::is(Planted::ToldUnordered) && told_ms != known_ms;
+        let later =
+            told_ms > known_ms || planted::is(Planted::ToldUnordered) && told_ms != known_ms;
         let since_ms = match () {
             () if later => told_ms,
             () if contradicts => known_ms + 1,
             () => known_ms,
         };
         let news = later || contradicts || before == 0;
-        let online = if later || contradicts { told.online } else { was_online };
-        // What is published says nothing of what its node says now: it may be late, and the later one may have been lost with the
-        // node's last life.
+        let online = if later || contradicts {
+            told.online
+        } else {
+            was_online
+        };
+        // What is published says nothing of what its node says now: it may be late, and the later
+        // one may have been lost with the node's last life.
         let confirms = match source {
             Source::Answered(at) => told_ms >= known_ms || contradicts || known_ms < at.ms(),
             Source::Published => false,
         };
-        let confirmed = if confirms { CONFIRMED } else { before & CONFIRMED };
+        let confirmed = if confirms {
+            CONFIRMED
+        } else {
+            before & CONFIRMED
+        };
         if told_ms >= known_ms || contradicts {
             self.stamp_told(slot, told, online);
         }
-        let after = pack(since_ms, if online { ONLINE } else { 0 } | confirmed | KNOWN);
+        let after = pack(
+            since_ms,
+            if online { ONLINE } else { 0 } | confirmed | KNOWN,
+        );
         if after == before {
             return None;
         }
@@ -275,7 +313,10 @@ impl Presence {
         }
         self.online.set(slot, online);
         let heard_s = now.unix.ms_since(self.identity.created_at()) / 1_000 + 1;
-        mirrored.heard[slot.index() as usize].store(u32::try_from(heard_s).unwrap_or(u32::MAX), Ordering::Release);
+        mirrored.heard[slot.index() as usize].store(
+            u32::try_from(heard_s).unwrap_or(u32::MAX),
+            Ordering::Release,
+        );
         Some(Transition {
             slot,
             online,
@@ -302,7 +343,11 @@ fn memory(kind: Kind, header: Header, reserved_bytes: u64) -> io::Result<MappedF
     if kind != Kind::Users {
         file.set_len(FIRST_CELL)?;
     }
-    MappedFile::map(file, PathBuf::from(format!("memory/{name}")), reserved_bytes)
+    MappedFile::map(
+        file,
+        PathBuf::from(format!("memory/{name}")),
+        reserved_bytes,
+    )
 }
 
 #[cfg(test)]
@@ -349,14 +394,23 @@ mod tests {
     }
 
     fn news(slot: Slot, online: bool, first: bool) -> Option<Transition> {
-        Some(Transition { slot, online, first })
+        Some(Transition {
+            slot,
+            online,
+            first,
+        })
     }
 
     #[test]
     fn since_decides() {
         let (presence, bob) = mirror();
         let put = |online, since, last_active| {
-            presence.adopt(bob, &told(online, since, last_active), Source::Published, at(9_000))
+            presence.adopt(
+                bob,
+                &told(online, since, last_active),
+                Source::Published,
+                at(9_000),
+            )
         };
         let known = || presence.state(bob, at(9_000));
         assert_eq!(known(), state(false, false, 0, 0));
@@ -379,7 +433,11 @@ mod tests {
             presence.adopt(bob, &told(online, since, since), source, at(9_000))
         };
         presence.adopt(bob, &told(true, 5_000, 5_000), Source::Published, at(9_000));
-        assert_eq!(answer(false, 4_000, 5_000), None, "computed before it came online");
+        assert_eq!(
+            answer(false, 4_000, 5_000),
+            None,
+            "computed before it came online"
+        );
         assert_eq!(
             answer(true, 4_000, 6_000),
             None,
@@ -390,7 +448,10 @@ mod tests {
             news(bob, false, false),
             "never seen, by a node without its files"
         );
-        assert_eq!(presence.state(bob, at(9_000)), state(true, false, 5_001, 5_000));
+        assert_eq!(
+            presence.state(bob, at(9_000)),
+            state(true, false, 5_001, 5_000)
+        );
         assert_eq!(answer(true, 7_000, 8_000), news(bob, true, false));
     }
 
@@ -404,7 +465,10 @@ mod tests {
         );
         assert_eq!(presence.state(bob, at(2_000)), state(true, false, 0, 0));
         assert!(presence.is_confirmed(bob));
-        assert_eq!(presence.adopt(bob, &told(false, 0, 0), source, at(2_000)), None);
+        assert_eq!(
+            presence.adopt(bob, &told(false, 0, 0), source, at(2_000)),
+            None
+        );
         presence.unconfirm(|_| true);
         assert!(!presence.is_confirmed(bob));
         assert_eq!(
@@ -431,9 +495,17 @@ mod tests {
         assert!(presence.is_confirmed(bob));
         presence.unconfirm(|user| user.as_str() == "bob");
         assert!(!presence.is_confirmed(bob));
-        assert_eq!(presence.state(bob, at(6_000)), state(true, true, 5_000, 5_400));
         assert_eq!(
-            presence.adopt(bob, &told(false, 4_000, 4_000), Source::Published, at(6_000)),
+            presence.state(bob, at(6_000)),
+            state(true, true, 5_000, 5_400)
+        );
+        assert_eq!(
+            presence.adopt(
+                bob,
+                &told(false, 4_000, 4_000),
+                Source::Published,
+                at(6_000)
+            ),
             None
         );
         assert_eq!(
@@ -445,7 +517,12 @@ mod tests {
             "neither an older state nor the same one says anything of now"
         );
         assert_eq!(answer(6_000), None);
-        let news = presence.adopt(bob, &told(false, 9_000, 8_000), Source::Published, at(9_000));
+        let news = presence.adopt(
+            bob,
+            &told(false, 9_000, 8_000),
+            Source::Published,
+            at(9_000),
+        );
         assert!(news.is_some() && presence.is_confirmed(bob));
     }
 
@@ -454,9 +531,22 @@ mod tests {
         let (presence, bob) = mirror();
         let changed = |at_ms| presence.changed_since(bob, Unix::from_ms(at_ms));
         assert!(changed(50_000), "unknown");
-        presence.adopt(bob, &told(true, 20_000, 20_000), Source::Published, at(60_500));
-        assert_eq!([20_001, 60_499, 60_999, 61_000].map(changed), [true, true, true, false]);
-        presence.adopt(bob, &told(true, 20_000, 21_000), Source::Published, at(90_000));
+        presence.adopt(
+            bob,
+            &told(true, 20_000, 20_000),
+            Source::Published,
+            at(60_500),
+        );
+        assert_eq!(
+            [20_001, 60_499, 60_999, 61_000].map(changed),
+            [true, true, true, false]
+        );
+        presence.adopt(
+            bob,
+            &told(true, 20_000, 21_000),
+            Source::Published,
+            at(90_000),
+        );
         assert!(!changed(61_000), "nothing new");
     }
 
@@ -478,9 +568,16 @@ mod tests {
         presence.note_life(1, 7);
         assert_eq!(presence.told_age_ms(1, mono(5)), None);
         assert_eq!(presence.note_told(7, true, mono(10)), Some(1));
-        assert_eq!(presence.note_told(7, false, mono(12)), Some(1), "more is to come");
         assert_eq!(
-            (presence.told_age_ms(1, mono(15)), presence.told_age_ms(0, mono(15))),
+            presence.note_told(7, false, mono(12)),
+            Some(1),
+            "more is to come"
+        );
+        assert_eq!(
+            (
+                presence.told_age_ms(1, mono(15)),
+                presence.told_age_ms(0, mono(15))
+            ),
             (Some(5), None)
         );
         presence.note_life(1, 8);
@@ -503,7 +600,9 @@ mod tests {
         let clock = |mono_ms| presence.clock_of(1, now(mono_ms, 70_000)).ms();
         assert_eq!(clock(10), 70_000, "its own");
         presence.note_life(1, 7);
-        let learn = |clock_ms, mono_ms| presence.note_clock(1, Unix::from_ms(clock_ms), now(mono_ms, 0).mono);
+        let learn = |clock_ms, mono_ms| {
+            presence.note_clock(1, Unix::from_ms(clock_ms), now(mono_ms, 0).mono)
+        };
         learn(50_000, 100);
         assert_eq!([clock(100), clock(150)], [49_999, 50_049]);
         learn(50_080, 200);
@@ -524,8 +623,15 @@ mod tests {
         let (presence, _) = mirror();
         for user in 0..70_000 {
             let id = format!("user-{user}");
-            let slot = presence.intern(User::parse(id.as_bytes()).unwrap()).unwrap();
-            presence.adopt(slot, &told(user % 2 == 0, 2_000, 2_000), Source::Published, at(2_000));
+            let slot = presence
+                .intern(User::parse(id.as_bytes()).unwrap())
+                .unwrap();
+            presence.adopt(
+                slot,
+                &told(user % 2 == 0, 2_000, 2_000),
+                Source::Published,
+                at(2_000),
+            );
         }
         assert_eq!((presence.users(), presence.online()), (70_001, 35_000));
         presence.check_invariants();

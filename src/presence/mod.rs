@@ -1,7 +1,8 @@
 //! Who is online: interner, stamps, published states, sweep, files. Knows no connection.
 //!
-//! Owns the presence database of one node and its folder. Shared by all shards through `&Presence`; what each slot's owner
-//! alone may do goes through its [`Sweep`]. Never reads a clock, never knows who watches.
+//! Owns the presence database of one node and its folder. Shared by all shards through `&Presence`;
+//! what each slot's owner alone may do goes through its [`Sweep`]. Never reads a clock, never knows
+//! who watches.
 
 mod beats;
 mod fault;
@@ -56,7 +57,8 @@ pub struct Slot(u32);
 /// Most slots a store can have: the two top bits of a u32 are kept for the watch lists.
 pub const SLOTS_MAX: u32 = 1 << 30;
 
-/// Slots of one chunk: the unit of ownership, of skipping in the sweep and of growth. A multiple of 64.
+/// Slots of one chunk: the unit of ownership, of skipping in the sweep and of growth. A multiple of
+/// 64.
 pub const CHUNK_SLOTS: u32 = 4_096;
 
 /// Doubtful event ids further ahead of the clock than this, in ms, are worth a line in the log.
@@ -108,7 +110,8 @@ pub struct State {
     pub since: Option<Unix>,
     /// Last beat, clamped to now; None: never.
     pub last_active: Option<Unix>,
-    /// False in a mirror that has not been told of the publisher: the other fields then mean nothing.
+    /// False in a mirror that has not been told of the publisher: the other fields then mean
+    /// nothing.
     pub known: bool,
 }
 
@@ -117,7 +120,8 @@ pub struct State {
 pub enum InternFault {
     /// `users_max` reached.
     Full,
-    /// The files could not grow (disk full, file size limit); logged with the OS error, once until there is room again.
+    /// The files could not grow (disk full, file size limit); logged with the OS error, once until
+    /// there is room again.
     NoSpace,
 }
 
@@ -137,21 +141,25 @@ pub enum BeatOutcome {
 pub enum LeaveOutcome {
     /// LEFT set; the owner must look now.
     Left,
-    /// Already LEFT, or older than what it would undo (a beat with a later `sent_at` is not tracked; see leaves.rs).
+    /// Already LEFT, or older than what it would undo (a beat with a later `sent_at` is not
+    /// tracked; see leaves.rs).
     Ignored,
 }
 
 impl Presence {
-    /// Opens (or makes) the store in a folder; applies the restart rule. Locks the folder: one process at a time.
+    /// Opens (or makes) the store in a folder; applies the restart rule. Locks the folder: one
+    /// process at a time.
     ///
-    /// From then on a write beyond RLIMIT_FSIZE is an error instead of a SIGXFSZ in the whole process.
+    /// From then on a write beyond RLIMIT_FSIZE is an error instead of a SIGXFSZ in the whole
+    /// process.
     pub fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenReport), StoreFault> {
         store::open(options, now)
     }
 
     /// The slot of a user that has one. Lock-free.
     pub fn lookup(&self, user: User<'_>) -> Option<Slot> {
-        self.interner.find(user, self.interner.hash(user), &epoch::pin())
+        self.interner
+            .find(user, self.interner.hash(user), &epoch::pin())
     }
 
     /// The slot of a user, made if need be. Lock-free when it exists.
@@ -172,9 +180,14 @@ impl Presence {
         let made = self.interner.intern(user, hash, guard, reserve);
         // A line for each row of failures: a disk that is full stays so for a while.
         match &made {
-            Ok(_) if self.growth_failing.load(Ordering::Relaxed) => self.growth_failing.store(false, Ordering::Relaxed),
-            Err(AppendFault::NoSpace(error)) if !self.growth_failing.swap(true, Ordering::Relaxed) => {
-                tracing::error!(%error, users = self.users(), "no room for new users: the store's files cannot grow");
+            Ok(_) if self.growth_failing.load(Ordering::Relaxed) => {
+                self.growth_failing.store(false, Ordering::Relaxed)
+            }
+            Err(AppendFault::NoSpace(error))
+                if !self.growth_failing.swap(true, Ordering::Relaxed) =>
+            {
+                tracing::error!(%error, users = self.users(), "no room for new users: the \
+                 store's files cannot grow");
             }
             _ => {}
         }
@@ -204,7 +217,8 @@ impl Presence {
         }
     }
 
-    /// A moment by this node's clock before which no shard publishes any more: what is read after asking is as of it at least.
+    /// A moment by this node's clock before which no shard publishes any more: what is read after
+    /// asking is as of it at least.
     pub fn published_up_to(&self) -> Unix {
         self.vigil.earliest_turn().unwrap_or(Unix::from_ms(0))
     }
@@ -212,19 +226,21 @@ impl Presence {
     /// Publishers online (sum over chunks), for metrics.
     pub fn online(&self) -> u64 {
         let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
-        (0..chunks).map(|chunk| u64::from(self.online.count(chunk))).sum()
+        (0..chunks)
+            .map(|chunk| u64::from(self.online.count(chunk)))
+            .sum()
     }
 
-    /// Whether a reconnect that has been told everything up to `id` may be told only what changed since (less slack): false
-    /// for an id from the future, from before this store existed, or from a window made ambiguous by a backward step or a
-    /// power cut.
+    /// Whether a reconnect that has been told everything up to `id` may be told only what changed
+    /// since (less slack): false for an id from the future, from before this store existed, or from
+    /// a window made ambiguous by a backward step or a power cut.
     pub fn resumable(&self, id: Unix, now: Now) -> bool {
         self.resume.resumable(id, now.unix)
     }
 
-    /// An engine saw the wall clock step from `from` to `now`: a step back makes what was lived through in between ambiguous for
-    /// [`Presence::resumable`]. (That other shards hold expiries until they have seen it too comes from
-    /// [`Presence::note_turn`].)
+    /// An engine saw the wall clock step from `from` to `now`: a step back makes what was lived
+    /// through in between ambiguous for [`Presence::resumable`]. (That other shards hold expiries
+    /// until they have seen it too comes from [`Presence::note_turn`].)
     pub fn note_clock_step(&self, from: Unix, now: Now) {
         if self.resume.stepped(from, now) {
             self.warn_of_doubt(now.unix);
@@ -232,7 +248,8 @@ impl Presence {
             let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
             (0..chunks).for_each(|chunk| self.online.raise(chunk, LOOK));
             if let Err(error) = self.mark_doubt() {
-                tracing::warn!(%error, "published.map's header could not be written: a crash would forget a step of the clock");
+                tracing::warn!(%error, "published.map's header could not be written: a crash \
+                                        would forget a step of the clock");
             }
         }
     }
@@ -249,38 +266,41 @@ impl Presence {
             tracing::warn!(
                 from_ms,
                 to_ms,
-                "the wall clock has been ahead: when it says these Unix ms again, streams that resume get full snapshots"
+                "the wall clock has been ahead: when it says these Unix ms again, streams that \
+                 resume get full snapshots"
             );
         }
     }
 
-    /// A shard says that its turn began at `now`: the first thing in a turn, before any beat is recorded with this `now`, and
-    /// at least once a second even when idle.
+    /// A shard says that its turn began at `now`: the first thing in a turn, before any beat is
+    /// recorded with this `now`, and at least once a second even when idle.
     ///
-    /// No sweep expires anyone while another shard's last turn is older than 2 s (its socket may hold the beats) or was by
-    /// another wall clock (it was stepped).
+    /// No sweep expires anyone while another shard's last turn is older than 2 s (its socket may
+    /// hold the beats) or was by another wall clock (it was stepped).
     pub fn note_turn(&self, shard: u16, now: Now) {
         self.vigil.note_turn(shard, now);
     }
 
-    /// Nobody is expired by any shard before `until`: for a shard that found itself stalled and has not yet heard everyone.
+    /// Nobody is expired by any shard before `until`: for a shard that found itself stalled and has
+    /// not yet heard everyone.
     pub fn hold_expiries_until(&self, until: Mono) {
         self.vigil.hold_until(until);
     }
 
-    /// Drops some goodbyes that no late beat can matter to any more; to be called regularly. Returns how many have been forgotten
-    /// before that because too many came at once.
+    /// Drops some goodbyes that no late beat can matter to any more; to be called regularly.
+    /// Returns how many have been forgotten before that because too many came at once.
     pub fn tend_leaves(&self, now: Now) -> u64 {
         self.leaves.lock().tend(now.mono)
     }
 
-    /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the disk.
+    /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the
+    /// disk.
     pub fn flusher(self: &Arc<Presence>, bytes_per_second: u64) -> Flusher {
         Flusher::new(Arc::clone(self), bytes_per_second)
     }
 
-    /// Checks that bits, counts and published cells agree. For tests and the simulator: reads everything, and needs the
-    /// owners to be quiet.
+    /// Checks that bits, counts and published cells agree. For tests and the simulator: reads
+    /// everything, and needs the owners to be quiet.
     pub fn check_invariants(&self) {
         let users = self.users();
         assert!(
@@ -290,7 +310,11 @@ impl Presence {
         let mut counted = vec![0; users.div_ceil(CHUNK_SLOTS) as usize];
         for slot in (0..users).map(Slot::new) {
             let published = self.published.cell(slot).load(Ordering::Acquire) & ONLINE != 0;
-            assert_eq!(published, self.online.has(slot), "published cell and bit of {slot:?}");
+            assert_eq!(
+                published,
+                self.online.has(slot),
+                "published cell and bit of {slot:?}"
+            );
             counted[online::chunk_of(slot)] += u32::from(published);
         }
         for (chunk, count) in counted.iter().enumerate() {

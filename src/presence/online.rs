@@ -1,7 +1,8 @@
 //! Which slots are published online, one bit each, and what each chunk needs.
 //!
-//! Owns the bits, the counts per chunk and the chunk flags: memory only, rebuilt at boot. The bit and the count of a slot are
-//! written by its owner alone; the flags by anybody. Never touches a file.
+//! Owns the bits, the counts per chunk and the chunk flags: memory only, rebuilt at boot. The bit
+//! and the count of a slot are written by its owner alone; the flags by anybody. Never touches a
+//! file.
 
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -51,7 +52,8 @@ impl Online {
         prefetch(&self.bits[(slot.index() / 64) as usize]);
     }
 
-    /// Sets or clears the bit of a slot. Only its owner calls this, when it has just published the change.
+    /// Sets or clears the bit of a slot. Only its owner calls this, when it has just published the
+    /// change.
     pub(super) fn set(&self, slot: Slot, online: bool) {
         let word = &self.bits[(slot.index() / 64) as usize];
         let bit = 1 << (slot.index() % 64);

@@ -1,7 +1,8 @@
 //! Memory that is reserved once and grows in place: mapped files and anonymous arrays of atomics.
 //!
-//! Owns the mappings and the rule that nobody touches a byte of a file which the file does not have yet (a SIGBUS), nor one
-//! for which the file system has not promised room (also a SIGBUS, when the disk fills). Knows nothing of what is stored.
+//! Owns the mappings and the rule that nobody touches a byte of a file which the file does not have
+//! yet (a SIGBUS), nor one for which the file system has not promised room (also a SIGBUS, when the
+//! disk fills). Knows nothing of what is stored.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +24,8 @@ pub(super) struct MappedFile {
     file: File,
     path: PathBuf,
     map: MmapRaw,
-    /// Bytes that the file has and that the file system has promised; below the reservation. Only grows.
+    /// Bytes that the file has and that the file system has promised; below the reservation. Only
+    /// grows.
     bytes: AtomicU64,
     /// The disk may lack pages that the kernel takes for written back.
     doubted: AtomicBool,
@@ -38,8 +40,9 @@ impl MappedFile {
         let bytes = file.metadata()?.len();
         let reserved = reserved_bytes.max(bytes).next_multiple_of(PAGE_BYTES);
         let length = usize::try_from(reserved).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        // A copy may have holes where the original had blocks, or blocks that it shares with it; a page behind either could not be
-        // written on a full disk. Most file systems know no shared blocks.
+        // A copy may have holes where the original had blocks, or blocks that it shares with it; a
+        // page behind either could not be written on a full disk. Most file systems know no shared
+        // blocks.
         for flags in [FallocateFlags::empty(), FallocateFlags::UNSHARE_RANGE] {
             match rustix::fs::fallocate(&file, flags, 0, bytes.max(1)) {
                 Ok(()) | Err(Errno::OPNOTSUPP) => {}
@@ -71,7 +74,8 @@ impl MappedFile {
         self.map.len() as u64
     }
 
-    /// Makes the file at least `to_bytes` long, with blocks behind every byte. One caller at a time.
+    /// Makes the file at least `to_bytes` long, with blocks behind every byte. One caller at a
+    /// time.
     ///
     /// Errors: whatever `fallocate` says (ENOSPC, EFBIG, EDQUOT); the file is then as it was.
     pub(super) fn grow(&self, to_bytes: u64) -> io::Result<()> {
@@ -85,11 +89,13 @@ impl MappedFile {
                 "the reserved address space is used up",
             ));
         }
-        let result = match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have, to_bytes - have) {
-            // A file system without preallocation: zeros written are as good, only slower.
-            Err(Errno::OPNOTSUPP) => write_zeros(&self.file, have, to_bytes),
-            other => other.map_err(io::Error::from),
-        };
+        let result =
+            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have, to_bytes - have)
+            {
+                // A file system without preallocation: zeros written are as good, only slower.
+                Err(Errno::OPNOTSUPP) => write_zeros(&self.file, have, to_bytes),
+                other => other.map_err(io::Error::from),
+            };
         if let Err(error) = result {
             // Some file systems leave part of what did not fit; nobody has seen those bytes.
             self.file.set_len(have)?;
@@ -99,7 +105,8 @@ impl MappedFile {
         Ok(())
     }
 
-    /// Cuts the file to `to_bytes` and grows it back with zeros. For opening only: `&mut` proves that no byte is being read.
+    /// Cuts the file to `to_bytes` and grows it back with zeros. For opening only: `&mut` proves
+    /// that no byte is being read.
     pub(super) fn cut(&mut self, to_bytes: u64) -> io::Result<()> {
         let had = self.len_bytes();
         self.file.set_len(to_bytes)?;
@@ -137,17 +144,20 @@ impl MappedFile {
         );
         // SAFETY: the file has these bytes (asserted), so they are inside the mapping.
         let start = unsafe { self.map.as_mut_ptr().add(offset as usize) };
-        // SAFETY: `bytes` is ordinary memory, the target is mapped, and the caller promises that it is ours alone.
+        // SAFETY: `bytes` is ordinary memory, the target is mapped, and the caller promises that it
+        // is ours alone.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
     }
 
-    /// Cells of eight bytes from `offset` (a multiple of eight). Only ever read and written as atomics.
+    /// Cells of eight bytes from `offset` (a multiple of eight). Only ever read and written as
+    /// atomics.
     pub(super) fn cells(&self, offset: u64, count: usize) -> &[AtomicU64] {
         debug_assert!(offset.is_multiple_of(8) && offset + count as u64 * 8 <= self.len_bytes());
         // SAFETY: within the mapping, whose start is page aligned.
         let start = unsafe { self.map.as_ptr().add(offset as usize) };
-        // SAFETY: mapped for as long as `self`, aligned, any bits are legal, and this module's users touch the cells of a
-        // file only through here; the exclusive lock on the store keeps other processes away.
+        // SAFETY: mapped for as long as `self`, aligned, any bits are legal, and this module's
+        // users touch the cells of a file only through here; the exclusive lock on the store keeps
+        // other processes away.
         unsafe { std::slice::from_raw_parts(start.cast(), count) }
     }
 
@@ -156,8 +166,9 @@ impl MappedFile {
         self.map.as_ptr().wrapping_add(offset as usize)
     }
 
-    /// Writes back the pages of a range and waits for the disk: `msync(MS_SYNC)`, which in Linux is an fdatasync of the range (the
-    /// metadata that its bytes need and the disk's own cache included), and writes no other page of the file.
+    /// Writes back the pages of a range and waits for the disk: `msync(MS_SYNC)`, which in Linux is
+    /// an fdatasync of the range (the metadata that its bytes need and the disk's own cache
+    /// included), and writes no other page of the file.
     pub(super) fn sync_range(&self, offset: u64, length: u64) -> io::Result<()> {
         self.checked(self.map.flush_range(offset as usize, length as usize))
     }
@@ -185,9 +196,10 @@ impl MappedFile {
         synced
     }
 
-    /// Whether a sync has failed, of whatever page: the kernel says so once and leaves the pages that it could not write marked
-    /// as clean, so that the next sync succeeds without them. Until all that may have changed was made dirty again (`rewrite`,
-    /// `dirty`) and then synced, no sync of this file is to be believed.
+    /// Whether a sync has failed, of whatever page: the kernel says so once and leaves the pages
+    /// that it could not write marked as clean, so that the next sync succeeds without them. Until
+    /// all that may have changed was made dirty again (`rewrite`, `dirty`) and then synced, no sync
+    /// of this file is to be believed.
     pub(super) fn is_doubted(&self) -> bool {
         self.doubted.load(Ordering::Acquire)
     }
@@ -218,20 +230,22 @@ impl MappedFile {
             .chunks((PAGE_BYTES / 8) as usize)
         {
             let cell = page[0].load(Ordering::Relaxed);
-            // Not an `or` with nothing, of which a compiler makes a load. Where it fails, another's store has made the page dirty.
+            // Not an `or` with nothing, of which a compiler makes a load. Where it fails, another's
+            // store has made the page dirty.
             let _ = page[0].compare_exchange(cell, cell, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// Replaces the bytes at the file's start in one system call, so that neither kill -9 nor (within a disk sector) a power
-    /// cut leaves half a header.
+    /// Replaces the bytes at the file's start in one system call, so that neither kill -9 nor
+    /// (within a disk sector) a power cut leaves half a header.
     pub(super) fn write_start(&self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, 0)
     }
 }
 
-/// Whether a path is on a file system that writes every change to new blocks (btrfs, ZFS, bcachefs): on a full disk it keeps none
-/// of its promises, and a store into a mapped page kills the process. Magic numbers of statfs(2).
+/// Whether a path is on a file system that writes every change to new blocks (btrfs, ZFS,
+/// bcachefs): on a full disk it keeps none of its promises, and a store into a mapped page kills
+/// the process. Magic numbers of statfs(2).
 pub fn copies_on_write(path: &Path) -> bool {
     let magic = rustix::fs::statfs(path).map_or(0, |stat| stat.f_type as u64);
     [0x9123_683e, 0x2fc1_2fc1, 0xca45_1a4e].contains(&(magic & 0xffff_ffff))
@@ -248,13 +262,13 @@ fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a write beyond RLIMIT_FSIZE fail with EFBIG instead of killing the process with SIGXFSZ. Called by every opening of
-/// a store: no server wants to die of it.
+/// Makes a write beyond RLIMIT_FSIZE fail with EFBIG instead of killing the process with SIGXFSZ.
+/// Called by every opening of a store: no server wants to die of it.
 pub(super) fn survive_file_size_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // A handler that does nothing rather than SIG_IGN: signal-hook keeps other handlers in the chain. Where it can't be
-        // installed the default stays, which is no worse than not asking.
+        // A handler that does nothing rather than SIG_IGN: signal-hook keeps other handlers in the
+        // chain. Where it can't be installed the default stays, which is no worse than not asking.
         let seen = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, seen);
     });
@@ -295,7 +309,8 @@ impl<T: ZeroedAtomic> std::ops::Deref for AnonymousArray<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: page aligned, `count` values long, zeroed by the kernel, legal for T and shareable (ZeroedAtomic).
+        // SAFETY: page aligned, `count` values long, zeroed by the kernel, legal for T and
+        // shareable (ZeroedAtomic).
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.count) }
     }
 }

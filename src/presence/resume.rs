@@ -1,7 +1,8 @@
 //! Which event ids (Unix ms up to which a watcher was told everything) may still be believed.
 //!
-//! Owns the ambiguous windows: times that were lived through twice, or whose transitions a power cut may have taken. Two windows
-//! for all of them, widened, never narrowed: an id in one costs a full snapshot and nothing else.
+//! Owns the ambiguous windows: times that were lived through twice, or whose transitions a power
+//! cut may have taken. Two windows for all of them, widened, never narrowed: an id in one costs a
+//! full snapshot and nothing else.
 
 use parking_lot::Mutex;
 
@@ -9,16 +10,19 @@ use crate::time::{Now, Unix};
 
 /// An id may be this far ahead of the clock, in ms: the shards' turns do not begin together.
 pub(super) const AHEAD_MS_MAX: u64 = 1_000;
-/// Clocks further apart than this, in ms, are before and after a step (which is more than 1 s, see `time::Clock`).
+/// Clocks further apart than this, in ms, are before and after a step (which is more than 1 s, see
+/// `time::Clock`).
 const STEP_MS: u64 = 500;
 
-/// A transition a millisecond is later than the clock by at most this after a step back, in ms: ten minutes' worth.
+/// A transition a millisecond is later than the clock by at most this after a step back, in ms: ten
+/// minutes' worth.
 const SINCE_AHEAD_MS: u64 = 600_000;
 
 /// From the first time to the last, both included.
 pub(super) type Window = (Unix, Unix);
 
-/// Two, so that the time of a clock that was far ahead does not take with it all between that and another window.
+/// Two, so that the time of a clock that was far ahead does not take with it all between that and
+/// another window.
 pub(super) type Windows = [Option<Window>; 2];
 
 #[derive(Debug)]
@@ -32,7 +36,8 @@ struct Life {
     ambiguous: Windows,
     /// What the clocks last said together.
     clock: Now,
-    /// Times before the present one that nobody has lived through: the wall clock was stepped over them, the last time that it was.
+    /// Times before the present one that nobody has lived through: the wall clock was stepped over
+    /// them, the last time that it was.
     gap: Option<Window>,
 }
 
@@ -55,8 +60,8 @@ impl Resume {
         id >= self.created_at && id <= now.plus_ms(AHEAD_MS_MAX) && !doubtful
     }
 
-    /// Whether a time that is yet to come is known from when the clock was ahead. Transitions since then may bear somewhat later ones:
-    /// a publisher's strictly increase.
+    /// Whether a time that is yet to come is known from when the clock was ahead. Transitions since
+    /// then may bear somewhat later ones: a publisher's strictly increase.
     pub(super) fn explains(&self, time: Unix) -> bool {
         let mut windows = self.ambiguous().into_iter().flatten();
         windows.any(|(from, to)| (from..=to.plus_ms(SINCE_AHEAD_MS)).contains(&time))
@@ -67,8 +72,8 @@ impl Resume {
         self.life.lock().doubt(from, to);
     }
 
-    /// The wall clock, which would say `from`, says `now`. True if that makes ids doubtful: it was stepped back over times that have been
-    /// lived through, and no other shard has told so before.
+    /// The wall clock, which would say `from`, says `now`. True if that makes ids doubtful: it was
+    /// stepped back over times that have been lived through, and no other shard has told so before.
     pub(super) fn stepped(&self, from: Unix, now: Now) -> bool {
         let life = &mut *self.life.lock();
         let expected = life.clock.unix.plus_ms(now.mono.ms_since(life.clock.mono));
@@ -82,7 +87,8 @@ impl Resume {
             return false;
         }
         match life.gap {
-            // Back over it: what is doubtful lies behind it, and before it if the clock is set back that far.
+            // Back over it: what is doubtful lies behind it, and before it if the clock is set back
+            // that far.
             Some((first, last)) if to < last => {
                 life.doubt(last, from);
                 if to < first {
@@ -102,7 +108,12 @@ impl Resume {
 
 impl Life {
     fn doubt(&mut self, from: Unix, to: Unix) {
-        let mut windows: Vec<Window> = self.ambiguous.into_iter().flatten().chain([(from, to)]).collect();
+        let mut windows: Vec<Window> = self
+            .ambiguous
+            .into_iter()
+            .flatten()
+            .chain([(from, to)])
+            .collect();
         windows.sort_unstable();
         let apart_ms = |windows: &[Window], i: usize| windows[i].0.ms_since(windows[i - 1].1);
         // Those that overlap are one; and of three the two that are closest.
@@ -155,20 +166,27 @@ mod tests {
             believed(&resume, [999, 1_000, 5_000, 6_000, 6_001], 5_000),
             [false, true, true, true, false]
         );
-        let windows = |windows: [(u64, u64); 2]| windows.map(|(from, to)| Some((unix(from), unix(to))));
+        let windows =
+            |windows: [(u64, u64); 2]| windows.map(|(from, to)| Some((unix(from), unix(to))));
         resume.doubt(unix(3_000), unix(4_000));
         assert_eq!(
             believed(&resume, [2_999, 3_000, 4_000, 4_001], 5_000),
             [true, false, false, true]
         );
         resume.doubt(unix(2_000), unix(2_100));
-        assert_eq!(resume.ambiguous(), windows([(2_000, 2_100), (3_000, 4_000)]));
+        assert_eq!(
+            resume.ambiguous(),
+            windows([(2_000, 2_100), (3_000, 4_000)])
+        );
         assert_eq!(
             believed(&resume, [1_999, 2_000, 2_500, 4_000, 4_001], 5_000),
             [true, false, true, false, true]
         );
         resume.doubt(unix(4_900), unix(5_000));
-        assert_eq!(resume.ambiguous(), windows([(2_000, 4_000), (4_900, 5_000)]));
+        assert_eq!(
+            resume.ambiguous(),
+            windows([(2_000, 4_000), (4_900, 5_000)])
+        );
         resume.doubt(unix(3_500), unix(4_950));
         assert_eq!(resume.ambiguous(), [Some((unix(2_000), unix(5_000))), None]);
     }
@@ -190,7 +208,10 @@ mod tests {
             YEAR_MS + 3_600_000,
             YEAR_MS + 3_600_001,
         ];
-        assert_eq!(believed(&resume, ids, 2 * YEAR_MS), [true, false, false, true]);
+        assert_eq!(
+            believed(&resume, ids, 2 * YEAR_MS),
+            [true, false, false, true]
+        );
     }
 
     #[test]
@@ -198,7 +219,9 @@ mod tests {
         let resume = new();
         resume.stepped(unix(50_000), now(49_000, 1_000_000));
         assert!(resume.stepped(unix(1_010_000), now(59_000, 20_000)));
-        let ids = [19_999, 20_000, 51_000, 51_001, 998_999, 999_000, 1_010_000, 1_010_001];
+        let ids = [
+            19_999, 20_000, 51_000, 51_001, 998_999, 999_000, 1_010_000, 1_010_001,
+        ];
         assert_eq!(
             believed(&resume, ids, 2_000_000),
             [true, false, false, true, true, false, false, true]
@@ -212,7 +235,13 @@ mod tests {
     fn a_store_that_was_opened_with_a_clock_ahead_has_not_lived_since_it_was_closed() {
         let resume = Resume::new(unix(1_000), [None; 2], unix(50_000), now(0, YEAR_MS));
         assert!(resume.stepped(unix(YEAR_MS + 9_000), now(9_000, 60_000)));
-        assert_eq!(believed(&resume, [50_000, 60_000, 70_000], 70_000), [true; 3]);
-        assert_eq!(believed(&resume, [YEAR_MS, YEAR_MS + 9_000], 2 * YEAR_MS), [false; 2]);
+        assert_eq!(
+            believed(&resume, [50_000, 60_000, 70_000], 70_000),
+            [true; 3]
+        );
+        assert_eq!(
+            believed(&resume, [YEAR_MS, YEAR_MS + 9_000], 2 * YEAR_MS),
+            [false; 2]
+        );
     }
 }

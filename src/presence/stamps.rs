@@ -1,6 +1,7 @@
 //! One u64 a slot in a mapped file: stamps.map and published.map.
 //!
-//! Owns the packing (Unix ms in the high 56 bits, flags in the low 8) and the growth of the files. Never decides anything.
+//! Owns the packing (Unix ms in the high 56 bits, flags in the low 8) and the growth of the files.
+//! Never decides anything.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -13,11 +14,13 @@ use crate::time::Unix;
 pub(super) const FIRST_CELL: u64 = PAGE_BYTES;
 /// Flag of a stamp: an explicit leave; not fresh whatever the time.
 pub(super) const LEFT: u64 = 1;
-/// Flag of a stamp: its silence has been published. Not fresh until the next beat, even if the wall clock goes back to when it was.
+/// Flag of a stamp: its silence has been published. Not fresh until the next beat, even if the wall
+/// clock goes back to when it was.
 pub(super) const EXPIRED: u64 = 1 << 7;
 /// Flag of a published cell: online.
 pub(super) const ONLINE: u64 = 1;
-/// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is clamped.
+/// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is
+/// clamped.
 pub(super) const AHEAD_MS_MAX: u64 = 1_000;
 const FLAGS: u64 = 0xff;
 const FLAG_BITS: u32 = 8;
@@ -82,7 +85,8 @@ impl CellFile {
         self.capacity.load(Ordering::Acquire)
     }
 
-    /// Makes room for at least `slots`, at most for what was reserved, some more if there is space. One caller at a time.
+    /// Makes room for at least `slots`, at most for what was reserved, some more if there is space.
+    /// One caller at a time.
     pub(super) fn reserve(&self, slots: u32) -> io::Result<()> {
         let have = self.capacity();
         if slots <= have {
@@ -137,7 +141,12 @@ mod tests {
 
     #[test]
     fn growth_is_a_quarter_within_bounds() {
-        let cases = [(0, 65_536), (1 << 20, 1 << 18), (1 << 24, 4 << 20), (1 << 30, 4 << 20)];
+        let cases = [
+            (0, 65_536),
+            (1 << 20, 1 << 18),
+            (1 << 24, 4 << 20),
+            (1 << 30, 4 << 20),
+        ];
         for (have, step) in cases {
             assert_eq!(growth_slots(have), step);
         }

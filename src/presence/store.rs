@@ -1,11 +1,12 @@
 //! Opening and closing the folder: three files, one lock, the restart rule.
 //!
-//! Owns the order in which files are checked, made and marked. users.log leads: it is locked for the whole store, and cells of
-//! slots that it does not know are zeroed. Nothing is written before everything was found good. Never touches a slot while
-//! the store runs.
+//! Owns the order in which files are checked, made and marked. users.log leads: it is locked for
+//! the whole store, and cells of slots that it does not know are zeroed. Nothing is written before
+//! everything was found good. Never touches a slot while the store runs.
 //!
-//! A missing stamps.map is made anew (nobody has a last activity; who was published online has until the grace after boot); a
-//! missing published.map is made anew from the stamps, as after a power cut. A missing users.log beside the others is refused.
+//! A missing stamps.map is made anew (nobody has a last activity; who was published online has
+//! until the grace after boot); a missing published.map is made anew from the stamps, as after a
+//! power cut. A missing users.log beside the others is refused.
 
 use std::fs::{self, File};
 use std::io;
@@ -36,15 +37,18 @@ const IMPOSSIBLE_AHEAD_MS: u64 = 86_400_000;
 pub struct StoreOptions {
     /// Folder, made if missing.
     pub dir: PathBuf,
-    /// Most users; the address space reserved (some 160 bytes a user), not memory. At most [`SLOTS_MAX`].
+    /// Most users; the address space reserved (some 160 bytes a user), not memory. At most
+    /// [`SLOTS_MAX`].
     pub users_max: u32,
-    /// Silence after which a publisher is offline, in ms: after a power cut, who was silent for less when it came is online.
+    /// Silence after which a publisher is offline, in ms: after a power cut, who was silent for
+    /// less when it came is online.
     pub offline_after_ms: u64,
     /// How far a datagram's `sent_at` may be off, in ms; a leave is remembered for twice that.
     pub beat_skew_max_ms: u64,
     /// Shards that will call `note_turn`.
     pub shards: u16,
-    /// /proc/sys/kernel/random/boot_id: another one than last time, without a clean close, is a power cut.
+    ////proc/sys/kernel/random/boot_id: another one than last time, without a clean close, is a
+    /// power cut.
     pub boot_id: [u8; 16],
 }
 
@@ -80,7 +84,8 @@ pub(super) struct Identity {
 }
 
 impl Presence {
-    /// Has the bytes of users.log from `from`, up to which it is on disk, to `to`, up to which there are records, on disk as well.
+    /// Has the bytes of users.log from `from`, up to which it is on disk, to `to`, up to which
+    /// there are records, on disk as well.
     pub(super) fn sync_log_range(&self, from: u64, to: u64) -> io::Result<()> {
         let file = self.interner.log().file();
         if file.is_doubted() {
@@ -95,7 +100,9 @@ impl Presence {
 
     /// Everything before `synced_bytes` of users.log is on disk: says so in its header.
     pub(super) fn mark_log_synced(&self, synced_bytes: u64) -> io::Result<()> {
-        self.identity.synced_bytes.fetch_max(synced_bytes, Ordering::AcqRel);
+        self.identity
+            .synced_bytes
+            .fetch_max(synced_bytes, Ordering::AcqRel);
         let mut header = self.identity.header(Kind::Users);
         header.synced_bytes = self.identity.synced_bytes.load(Ordering::Acquire);
         self.interner.log().file().write_start(&header.encode())
@@ -108,20 +115,30 @@ impl Presence {
         self.stamps.file().write_start(&header.encode())
     }
 
-    /// Every transition up to `watermark` is on disk, and `capacity` as above: says so in the header.
-    pub(super) fn mark_published_synced(&self, capacity: u32, watermark: Unix, clean: bool) -> io::Result<()> {
+    /// Every transition up to `watermark` is on disk, and `capacity` as above: says so in the
+    /// header.
+    pub(super) fn mark_published_synced(
+        &self,
+        capacity: u32,
+        watermark: Unix,
+        clean: bool,
+    ) -> io::Result<()> {
         let mut said = self.identity.published.lock();
         *said = (capacity, watermark, clean);
         self.write_published_header(*said)
     }
 
-    /// The ambiguous window has been widened: says so in the header at once, or a crash would forget it.
+    /// The ambiguous window has been widened: says so in the header at once, or a crash would
+    /// forget it.
     pub(super) fn mark_doubt(&self) -> io::Result<()> {
         let said = self.identity.published.lock();
         self.write_published_header(*said)
     }
 
-    fn write_published_header(&self, (capacity, watermark, clean): (u32, Unix, bool)) -> io::Result<()> {
+    fn write_published_header(
+        &self,
+        (capacity, watermark, clean): (u32, Unix, bool),
+    ) -> io::Result<()> {
         let mut header = self.identity.header(Kind::Published);
         header.capacity = capacity;
         header.watermark = watermark;
@@ -140,8 +157,8 @@ impl Presence {
         self.identity.closed.load(Ordering::Acquire)
     }
 
-    /// Writes everything back and marks the store as closed cleanly. The shards and the flusher have stopped before; the
-    /// folder's lock goes with the last reference.
+    /// Writes everything back and marks the store as closed cleanly. The shards and the flusher
+    /// have stopped before; the folder's lock goes with the last reference.
     ///
     /// Errors: the disk's; the store is then not marked, and opens as after a crash.
     pub fn close(&self, now: Now) -> io::Result<()> {
@@ -190,19 +207,27 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         let path = path.to_owned();
         move |error| StoreFault::os(path, doing, error)
     };
-    let made_dirs: Vec<&Path> = options.dir.ancestors().take_while(|dir| !dir.exists()).collect();
+    let made_dirs: Vec<&Path> = options
+        .dir
+        .ancestors()
+        .take_while(|dir| !dir.exists())
+        .collect();
     fs::create_dir_all(&options.dir).map_err(os("make the folder", &options.dir))?;
     if copies_on_write(&options.dir) {
         let dir = options.dir.display();
-        tracing::warn!(%dir, "the data folder is on a copy-on-write file system: when it is full, a beat can kill this process");
+        tracing::warn!(%dir, "the data folder is on a copy-on-write file system: when it is \
+                              full, a beat can kill this process");
     }
 
     // Read and check; nothing before the lock, or another process could still be writing it.
     let (users_path, users_file) = open_file(&options.dir, Kind::Users)?;
     lock(&users_path, &users_file)?;
     let users = Found::read(Kind::Users, users_path, users_file)?;
-    // A map of which nothing was ever marked as synced, without its users, is what a power cut has left of a store's first moments.
-    let stale = |map: &Found| users.header.is_none() && map.header.is_some_and(|header| header.capacity == 0);
+    // A map of which nothing was ever marked as synced, without its users, is what a power cut has
+    // left of a store's first moments.
+    let stale = |map: &Found| {
+        users.header.is_none() && map.header.is_some_and(|header| header.capacity == 0)
+    };
     let stamps = Found::look(&options.dir, Kind::Stamps)?.filter(|map| !stale(map));
     let published = Found::look(&options.dir, Kind::Published)?.filter(|map| !stale(map));
     if users.header.is_none() && (stamps.is_some() || published.is_some()) {
@@ -256,8 +281,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let mut log_file = users.map(&identity, log::reserved_bytes(users_max))?;
     // What was synced is a good guess at the log's length: the rest of the file is room to grow.
     let log_bytes = synced_bytes.max(log_file.len_bytes() / 2);
-    let (rebuilt, scan) =
-        interner::rebuild(all_bytes(&log_file), log_bytes, users_max).map_err(os("reserve memory for", &users_path))?;
+    let (rebuilt, scan) = interner::rebuild(all_bytes(&log_file), log_bytes, users_max)
+        .map_err(os("reserve memory for", &users_path))?;
     check_scan(&users_path, &scan, synced_bytes, users_max)?;
 
     // From here on the files are ours to write.
@@ -267,7 +292,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         torn_bytes(&log_file, scan.end)
     };
     if torn_bytes > 0 {
-        // On disk at once: records behind the torn one could come back after what is put in its place.
+        // On disk at once: records behind the torn one could come back after what is put in its
+        // place.
         log_file
             .cut(scan.end)
             .and_then(|()| log_file.sync())
@@ -276,7 +302,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
     let (stamps_missing, published_missing) = (stamps.is_none(), published.is_none());
     let stamps = Found::or_new(stamps, &options.dir, Kind::Stamps)?.map(&identity, reserved)?;
-    let published = Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
+    let published =
+        Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
     let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
     let presence = Presence {
         interner: rebuilt.finish(Log::new(log_file, scan.end), users_max),
@@ -301,7 +328,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         cells
             .reserve(scan.users.max(1))
             .map_err(os("make room in", cells.file().path()))?;
-        // On disk before these slots are given anew: another power cut could keep the new record and the old cells.
+        // On disk before these slots are given anew: another power cut could keep the new record
+        // and the old cells.
         if !clean && zero_beyond(cells, scan.users) {
             let file = cells.file();
             file.sync().map_err(os("write", file.path()))?;
@@ -331,7 +359,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     }
     if power_cut || published_rebuilt {
         republish(&presence, scan.users, options.offline_after_ms, now);
-        // Not from the watermark on: what a watcher was told after its last id may be lost, however old that id; and a step back of the clock may be lost too.
+        // Not from the watermark on: what a watcher was told after its last id may be lost, however
+        // old that id; and a step back of the clock may be lost too.
         presence
             .resume
             .doubt(created_at, now.unix.plus_ms(resume::AHEAD_MS_MAX));
@@ -343,7 +372,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         presence.resume.doubt(now.unix, latest_transition);
     }
     if now.unix.plus_ms(resume::AHEAD_MS_MAX) < latest.stamp {
-        // Or before that, and the process ended before it had noticed. Ids told since the latest beat may be later than that.
+        // Or before that, and the process ended before it had noticed. Ids told since the latest
+        // beat may be later than that.
         let latest_id = latest.stamp.plus_ms(options.offline_after_ms);
         presence.resume.doubt(now.unix, latest_id);
     }
@@ -394,12 +424,18 @@ fn random_id() -> io::Result<u64> {
 }
 
 fn all_bytes(file: &MappedFile) -> &[u8] {
-    // SAFETY: nobody writes the file: this process is still opening the store, and the lock keeps others away.
+    // SAFETY: nobody writes the file: this process is still opening the store, and the lock keeps
+    // others away.
     unsafe { file.bytes_at(0, file.len_bytes() as usize) }
 }
 
 /// Damage before the synced mark is not a torn write.
-fn check_scan(path: &Path, scan: &log::Scan, synced_bytes: u64, users_max: u32) -> Result<(), StoreFault> {
+fn check_scan(
+    path: &Path,
+    scan: &log::Scan,
+    synced_bytes: u64,
+    users_max: u32,
+) -> Result<(), StoreFault> {
     if scan.end < synced_bytes {
         let (offset, expected, found) = match &scan.fault {
             Some(fault) => (fault.offset, fault.expected.clone(), fault.found.clone()),
@@ -439,8 +475,8 @@ fn torn_bytes(file: &MappedFile, end: u64) -> u64 {
         .map_or(0, |last| last as u64 + 1)
 }
 
-/// Slots that users.log does not know have no cells: a power cut may have kept these and lost their records. Whether there
-/// were any.
+/// Slots that users.log does not know have no cells: a power cut may have kept these and lost their
+/// records. Whether there were any.
 fn zero_beyond(cells: &CellFile, users: u32) -> bool {
     let mut found = false;
     for cell in &cells.cells()[users as usize..] {
@@ -452,8 +488,8 @@ fn zero_beyond(cells: &CellFile, users: u32) -> bool {
     found
 }
 
-/// Gives `ms` to cells with an impossible time: one of them would have everybody else silent since long, and event ids doubtful
-/// for as long. Returns how many.
+/// Gives `ms` to cells with an impossible time: one of them would have everybody else silent since
+/// long, and event ids doubtful for as long. Returns how many.
 fn replace(cells: &CellFile, users: u32, impossible: impl Fn(u64) -> bool, ms: u64) -> u32 {
     let mut replaced = 0;
     for cell in &cells.cells()[..users as usize] {
@@ -466,8 +502,9 @@ fn replace(cells: &CellFile, users: u32, impossible: impl Fn(u64) -> bool, ms: u
     replaced
 }
 
-/// After a power cut, or without a published.map: who was published online, or was fresh when the last stamp was written, is
-/// online, with a transition now, for nobody knows what watchers were told last.
+/// After a power cut, or without a published.map: who was published online, or was fresh when the
+/// last stamp was written, is online, with a transition now, for nobody knows what watchers were
+/// told last.
 fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
     let stamps = &presence.stamps.cells()[..users as usize];
     let published = &presence.published.cells()[..users as usize];
@@ -477,11 +514,18 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
         .max()
         .unwrap_or(0);
     for (stamp, published) in stamps.iter().zip(published) {
-        let (stamp, before) = (stamp.load(Ordering::Relaxed), published.load(Ordering::Relaxed));
-        let was_fresh =
-            stamp & (LEFT | EXPIRED) == 0 && ms_of(stamp) != 0 && newest_ms - ms_of(stamp) <= offline_after_ms;
+        let (stamp, before) = (
+            stamp.load(Ordering::Relaxed),
+            published.load(Ordering::Relaxed),
+        );
+        let was_fresh = stamp & (LEFT | EXPIRED) == 0
+            && ms_of(stamp) != 0
+            && newest_ms - ms_of(stamp) <= offline_after_ms;
         if was_fresh || before & ONLINE != 0 {
-            published.store(pack(now.unix.ms().max(ms_of(before) + 1), ONLINE), Ordering::Relaxed);
+            published.store(
+                pack(now.unix.ms().max(ms_of(before) + 1), ONLINE),
+                Ordering::Relaxed,
+            );
         }
     }
 }
@@ -492,8 +536,8 @@ struct Latest {
     stamp: Unix,
 }
 
-/// Sets the online bits as published, and has every chunk looked at once. Returns the latest times, less those to come that a
-/// step back of the clock has explained.
+/// Sets the online bits as published, and has every chunk looked at once. Returns the latest times,
+/// less those to come that a step back of the clock has explained.
 fn restore_online(presence: &Presence, users: u32, now: Unix) -> Latest {
     let later = |latest: u64, ms: u64| {
         let explained = ms > latest && ms > now.ms() && presence.resume.explains(Unix::from_ms(ms));
@@ -510,7 +554,8 @@ fn restore_online(presence: &Presence, users: u32, now: Unix) -> Latest {
             bits |= (cell & ONLINE) << bit;
             transition_ms = later(transition_ms, ms_of(cell));
             stamp_ms = later(stamp_ms, ms_of(beat));
-            // Online by a beat that the power took, or not offline yet: either way its grace is to come.
+            // Online by a beat that the power took, or not offline yet: either way its grace is to
+            // come.
             if cell & ONLINE != 0 && beat & EXPIRED != 0 {
                 stamp.fetch_and(!EXPIRED, Ordering::Relaxed);
             }
@@ -520,7 +565,9 @@ fn restore_online(presence: &Presence, users: u32, now: Unix) -> Latest {
         }
     }
     for chunk in 0..users.div_ceil(CHUNK_SLOTS) as usize {
-        presence.online.raise(chunk, LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
+        presence
+            .online
+            .raise(chunk, LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
     }
     Latest {
         transition: Unix::from_ms(transition_ms),

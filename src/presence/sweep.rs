@@ -1,11 +1,12 @@
 //! Finds the slots whose freshness differs from what is published, and publishes the difference.
 //!
-//! Owns one shard's cursor over its chunks. Only a slot's owner runs this for it, so published cells and online bits have one
-//! writer. Never reads a clock, never touches a connection. Cost: eight bytes and one bit for each slot of a chunk in which
-//! somebody is online or something was stamped; nothing but a flag for the others.
+//! Owns one shard's cursor over its chunks. Only a slot's owner runs this for it, so published
+//! cells and online bits have one writer. Never reads a clock, never touches a connection. Cost:
+//! eight bytes and one bit for each slot of a chunk in which somebody is online or something was
+//! stamped; nothing but a flag for the others.
 //!
-//! Every race heals: whatever crosses a sweep is still there for the next one, because a chunk with a transition is looked at
-//! once more.
+//! Every race heals: whatever crosses a sweep is still there for the next one, because a chunk with
+//! a transition is looked at once more.
 
 use std::sync::atomic::Ordering;
 
@@ -78,11 +79,13 @@ impl Sweep {
         });
     }
 
-    /// Sweeps at most `slots_max` slots (rounded up to 64; a skipped chunk counts as one); appends at most
-    /// `transitions_max` transitions, the rest is found by the next slice. True when the cycle is complete.
+    /// Sweeps at most `slots_max` slots (rounded up to 64; a skipped chunk counts as one); appends
+    /// at most `transitions_max` transitions, the rest is found by the next slice. True when the
+    /// cycle is complete.
     ///
-    /// Expiries are held beside `context.hold_expiries` while another shard is stalled or has not seen a step of the clock
-    /// (see [`Presence::note_turn`]), and while [`Presence::hold_expiries_until`] says so.
+    /// Expiries are held beside `context.hold_expiries` while another shard is stalled or has not
+    /// seen a step of the clock (see [`Presence::note_turn`]), and while
+    /// [`Presence::hold_expiries_until`] says so.
     pub fn slice(
         &mut self,
         presence: &Presence,
@@ -94,7 +97,12 @@ impl Sweep {
         let Some(mut cursor) = self.cursor.take() else {
             return true;
         };
-        let mut pass = Pass::new(self, presence, context, out.len().saturating_add(transitions_max));
+        let mut pass = Pass::new(
+            self,
+            presence,
+            context,
+            out.len().saturating_add(transitions_max),
+        );
         let mut budget = i64::from(slots_max);
         while cursor.chunk < presence.users().div_ceil(CHUNK_SLOTS) {
             if budget <= 0 {
@@ -109,7 +117,8 @@ impl Sweep {
                 cursor.chunk += u32::from(self.shards);
                 continue;
             }
-            // Asked after that: a slot that was made before the flag was raised is read, or its beat would wait for the next one.
+            // Asked after that: a slot that was made before the flag was raised is read, or its
+            // beat would wait for the next one.
             let words = presence
                 .users()
                 .saturating_sub(cursor.chunk * CHUNK_SLOTS)
@@ -117,8 +126,8 @@ impl Sweep {
                 .div_ceil(WORD_SLOTS as u32);
             while cursor.word < words && budget > 0 {
                 if !pass.word(cursor.chunk * CHUNK_WORDS + cursor.word, out) {
-                    // Full in the middle of a word: what is left of it shows when it is read again. At word 0 the chunk
-                    // would be asked again, and must say yes.
+                    // Full in the middle of a word: what is left of it shows when it is read again.
+                    // At word 0 the chunk would be asked again, and must say yes.
                     presence.online.raise(chunk, LOOK);
                     self.cursor = Some(cursor);
                     return false;
@@ -143,8 +152,18 @@ impl Sweep {
     }
 
     /// Looks at one owned slot now (a beat came while it was offline, or a leave).
-    pub fn look(&mut self, presence: &Presence, context: SweepContext, slot: Slot, out: &mut Vec<Transition>) {
-        debug_assert_eq!(slot.owner(self.shards), self.shard, "only a slot's owner publishes it");
+    pub fn look(
+        &mut self,
+        presence: &Presence,
+        context: SweepContext,
+        slot: Slot,
+        out: &mut Vec<Transition>,
+    ) {
+        debug_assert_eq!(
+            slot.owner(self.shards),
+            self.shard,
+            "only a slot's owner publishes it"
+        );
         let mut pass = Pass::new(self, presence, context, usize::MAX);
         let stamp = presence.stamps.cell(slot).load(Ordering::Acquire);
         if pass.bounds.is_ahead(stamp) {
@@ -168,7 +187,12 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(sweep: &Sweep, presence: &'a Presence, context: SweepContext, out_max: usize) -> Pass<'a> {
+    fn new(
+        sweep: &Sweep,
+        presence: &'a Presence,
+        context: SweepContext,
+        out_max: usize,
+    ) -> Pass<'a> {
         Pass {
             presence,
             comparison: sweep.comparison,
@@ -180,8 +204,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Whether expiries are held, asked after the stamps were read: a peer that had already stamped by another clock has said
-    /// so by now.
+    /// Whether expiries are held, asked after the stamps were read: a peer that had already stamped
+    /// by another clock has said so by now.
     fn holds(&self) -> bool {
         self.hold || self.presence.vigil.must_hold(self.shard, self.now)
     }
@@ -238,8 +262,8 @@ impl<'a> Pass<'a> {
         true
     }
 
-    /// Brings a stamp from the future back to the present: it was made before the wall clock was stepped back, and would keep
-    /// its publisher online until then.
+    /// Brings a stamp from the future back to the present: it was made before the wall clock was
+    /// stepped back, and would keep its publisher online until then.
     fn clamp(&self, slot: Slot) {
         let cell = self.presence.stamps.cell(slot);
         let _ = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
@@ -250,7 +274,8 @@ impl<'a> Pass<'a> {
         self.presence.online.raise(chunk_of(slot), STAMPS_DIRTY);
     }
 
-    /// Says in the stamp itself that its silence is being published, so that only another beat makes it fresh. False: it changed.
+    /// Says in the stamp itself that its silence is being published, so that only another beat
+    /// makes it fresh. False: it changed.
     fn expire(&self, slot: Slot, stamp: u64) -> bool {
         self.presence
             .stamps
@@ -277,16 +302,22 @@ impl<'a> Pass<'a> {
 }
 
 impl Presence {
-    /// Writes a transition: the published cell, then the bit, so that whoever sees the bit sees the state.
+    /// Writes a transition: the published cell, then the bit, so that whoever sees the bit sees the
+    /// state.
     pub(super) fn publish(&self, slot: Slot, online: bool, now: Now) -> Transition {
         let cell = self.published.cell(slot);
         let previous = cell.load(Ordering::Relaxed);
-        // Strictly increasing, whatever the clock does: watchers order the states of a publisher by it.
+        // Strictly increasing, whatever the clock does: watchers order the states of a publisher by
+        // it.
         let since_ms = now.unix.ms().max(ms_of(previous) + 1);
-        cell.store(pack(since_ms, if online { ONLINE } else { 0 }), Ordering::Release);
+        cell.store(
+            pack(since_ms, if online { ONLINE } else { 0 }),
+            Ordering::Release,
+        );
         self.online.set(slot, online);
         // A beat that crossed this saw the old bit and told nobody; the next sweep looks once more.
-        self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
+        self.online
+            .raise(chunk_of(slot), LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
         Transition {
             slot,
             online,
@@ -328,7 +359,9 @@ mod tests {
             };
             sweep.begin();
             assert!(sweep.slice(&presence, context, 4_096, 16, &mut out));
-            out.iter().map(|transition| transition.online).collect::<Vec<_>>()
+            out.iter()
+                .map(|transition| transition.online)
+                .collect::<Vec<_>>()
         };
         let bob = presence.intern(User::parse(b"bob").unwrap()).unwrap();
         let beat = |now: Now| presence.record_beat(bob, now.unix, now);

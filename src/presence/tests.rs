@@ -120,7 +120,11 @@ impl World {
     fn state(&self, slot: Slot, ms: u64) -> (bool, Option<u64>, Option<u64>) {
         let state = self.presence.state(slot, at(ms));
         let since_start = |time: Option<Unix>| time.map(|unix| unix.ms() - START_MS);
-        (state.online, since_start(state.since), since_start(state.last_active))
+        (
+            state.online,
+            since_start(state.since),
+            since_start(state.last_active),
+        )
     }
 }
 
@@ -135,12 +139,19 @@ fn a_user_has_one_slot_whatever_its_length() {
         assert_eq!(world.presence.lookup(user(id)), None);
         assert_eq!(world.presence.intern(user(id)), Ok(Slot::new(index as u32)));
         assert_eq!(world.presence.intern(user(id)), Ok(Slot::new(index as u32)));
-        assert_eq!(world.presence.lookup(user(id)), Some(Slot::new(index as u32)));
+        assert_eq!(
+            world.presence.lookup(user(id)),
+            Some(Slot::new(index as u32))
+        );
         assert_eq!(world.presence.user(Slot::new(index as u32)), user(id));
     }
     assert_eq!(world.presence.users(), 6);
     assert_eq!(world.presence.lookup(user("b")), None);
-    assert_eq!(world.presence.users(), 6, "a question leaves nothing behind");
+    assert_eq!(
+        world.presence.users(),
+        6,
+        "a question leaves nothing behind"
+    );
 }
 
 #[test]
@@ -148,16 +159,28 @@ fn growth_keeps_every_user_and_users_max_is_exact() {
     let users_max = 70_000;
     let world = World::with(users_max, 1);
     for n in 0..users_max {
-        assert_eq!(world.presence.intern(user(&format!("user-{n}"))), Ok(Slot::new(n)));
+        assert_eq!(
+            world.presence.intern(user(&format!("user-{n}"))),
+            Ok(Slot::new(n))
+        );
     }
-    assert_eq!(world.presence.intern(user("one more")), Err(InternFault::Full));
+    assert_eq!(
+        world.presence.intern(user("one more")),
+        Err(InternFault::Full)
+    );
     for n in 0..users_max {
         let id = format!("user-{n}");
         assert_eq!(world.presence.lookup(user(&id)), Some(Slot::new(n)));
         assert_eq!(world.presence.user(Slot::new(n)).as_str(), id);
     }
-    assert_eq!(world.beat(Slot::new(users_max - 1), 5), BeatOutcome::StoredOffline);
-    assert_eq!(world.state(Slot::new(users_max - 1), 5), (false, None, Some(5)));
+    assert_eq!(
+        world.beat(Slot::new(users_max - 1), 5),
+        BeatOutcome::StoredOffline
+    );
+    assert_eq!(
+        world.state(Slot::new(users_max - 1), 5),
+        (false, None, Some(5))
+    );
 }
 
 #[test]
@@ -185,7 +208,10 @@ fn threads_that_intern_the_same_users_agree() {
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(world.presence.users() as usize, USERS);
     assert!(slots.iter().all(|of_thread| *of_thread == slots[0]));
@@ -221,7 +247,10 @@ fn the_last_slot_of_a_chunk_and_the_first_of_the_next_are_swept() {
     world.beat(last, 0);
     world.beat(first, 0);
     assert_eq!(world.presence.online(), 0);
-    assert_eq!(world.swept(at(1)), [online(last, true), online(first, true)]);
+    assert_eq!(
+        world.swept(at(1)),
+        [online(last, true), online(first, true)]
+    );
     assert_eq!(world.presence.online(), 2);
     assert_eq!(world.swept(at(25_001)), [offline(last), offline(first)]);
     assert_eq!(world.presence.online(), 0);
@@ -249,18 +278,32 @@ fn shards_sweep_their_own_chunks_and_no_others() {
 #[test]
 fn a_slice_keeps_to_both_budgets_and_loses_nothing() {
     let mut world = World::new();
-    let slots: Vec<Slot> = (0..3 * CHUNK_SLOTS).map(|n| world.slot(&format!("user-{n}"))).collect();
+    let slots: Vec<Slot> = (0..3 * CHUNK_SLOTS)
+        .map(|n| world.slot(&format!("user-{n}")))
+        .collect();
     for slot in &slots {
         world.beat(*slot, 0);
     }
     let context = world.context(at(1));
     let mut out = Vec::new();
     world.sweep.begin();
-    assert!(!world.sweep.slice(&world.presence, context, 64, usize::MAX, &mut out));
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, 64, usize::MAX, &mut out)
+    );
     assert_eq!(out.len(), 64);
-    assert!(!world.sweep.slice(&world.presence, context, u32::MAX, 10, &mut out));
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, 10, &mut out)
+    );
     assert_eq!(out.len(), 74);
-    assert!(!world.sweep.slice(&world.presence, context, u32::MAX, 0, &mut out));
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, 0, &mut out)
+    );
     assert_eq!(out.len(), 74);
     world.sweep.begin();
     assert!(
@@ -268,15 +311,29 @@ fn a_slice_keeps_to_both_budgets_and_loses_nothing() {
             .sweep
             .slice(&world.presence, context, u32::MAX, usize::MAX, &mut out)
     );
-    assert_eq!(out, slots.iter().map(|slot| online(*slot, true)).collect::<Vec<_>>());
+    assert_eq!(
+        out,
+        slots
+            .iter()
+            .map(|slot| online(*slot, true))
+            .collect::<Vec<_>>()
+    );
     // The very first word can be where a slice is full.
     let mut world = World::new();
     let ann = world.slot("ann");
     world.beat(ann, 0);
     let mut out = Vec::new();
     world.sweep.begin();
-    assert!(!world.sweep.slice(&world.presence, context, u32::MAX, 0, &mut out));
-    assert!(world.sweep.slice(&world.presence, context, u32::MAX, 1, &mut out));
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, 0, &mut out)
+    );
+    assert!(
+        world
+            .sweep
+            .slice(&world.presence, context, u32::MAX, 1, &mut out)
+    );
     assert_eq!(out, [online(ann, true)]);
 }
 
@@ -290,8 +347,16 @@ fn skipped_chunks_count_against_the_budget() {
     let context = world.context(at(1));
     let mut out = Vec::new();
     world.sweep.begin();
-    assert!(!world.sweep.slice(&world.presence, context, 9, usize::MAX, &mut out));
-    assert!(world.sweep.slice(&world.presence, context, 9, usize::MAX, &mut out));
+    assert!(
+        !world
+            .sweep
+            .slice(&world.presence, context, 9, usize::MAX, &mut out)
+    );
+    assert!(
+        world
+            .sweep
+            .slice(&world.presence, context, 9, usize::MAX, &mut out)
+    );
 }
 
 #[test]
@@ -326,7 +391,11 @@ fn a_stalled_or_stepped_peer_holds_expiries() {
         unix: at(26_001).unix.minus_ms(3_600_000),
     };
     world.presence.note_turn(1, stepped);
-    assert_eq!(world.swept(at(26_002)), [], "shard 1 stamps by another clock");
+    assert_eq!(
+        world.swept(at(26_002)),
+        [],
+        "shard 1 stamps by another clock"
+    );
     world.presence.note_turn(1, at(26_003));
     world.presence.hold_expiries_until(at(27_000).mono);
     assert_eq!(world.swept(at(26_999)), []);
@@ -354,8 +423,12 @@ fn stamps_from_the_future_are_clamped() {
     let (ann, bob) = (world.slot("ann"), world.slot("bob"));
     world.beat(ann, 100_000);
     world.beat(bob, 100_000);
-    assert_eq!(world.swept(at(100_000)), [online(ann, true), online(bob, true)]);
-    // A step back by 90 s: a beat is stored as of now, and without one the sweep brings the stamp back.
+    assert_eq!(
+        world.swept(at(100_000)),
+        [online(ann, true), online(bob, true)]
+    );
+    // A step back by 90 s: a beat is stored as of now, and without one the sweep brings the stamp
+    // back.
     assert_eq!(world.state(ann, 10_000).2, Some(10_000));
     assert_eq!(world.beat(ann, 10_000), BeatOutcome::Stored);
     assert_eq!(world.state(ann, 200_000).2, Some(10_000));
@@ -421,7 +494,9 @@ fn a_goodbye_stands_against_older_beats_only() {
             BeatOutcome::BeforeLeave
         );
         assert_eq!(
-            world.presence.record_leave(ann, at(2_000).unix, at(late_ms)),
+            world
+                .presence
+                .record_leave(ann, at(2_000).unix, at(late_ms)),
             LeaveOutcome::Ignored
         );
     }
@@ -473,11 +548,15 @@ fn a_forgotten_goodbye_refuses_only_what_is_older_than_it() {
     );
     // A leave that no beat of this stamp can be older than.
     assert_eq!(
-        world.presence.record_leave(ann, at(39_999).unix, at(70_001)),
+        world
+            .presence
+            .record_leave(ann, at(39_999).unix, at(70_001)),
         LeaveOutcome::Ignored
     );
     assert_eq!(
-        world.presence.record_leave(ann, at(40_000).unix, at(70_001)),
+        world
+            .presence
+            .record_leave(ann, at(40_000).unix, at(70_001)),
         LeaveOutcome::Left
     );
 }
@@ -515,7 +594,9 @@ fn a_batch_is_told_in_order_and_makes_slots() {
     let mut told = Vec::new();
     world
         .presence
-        .record_beats(&beats, at(10), &mut |i, outcome| told.push((i, outcome.unwrap())));
+        .record_beats(&beats, at(10), &mut |i, outcome| {
+            told.push((i, outcome.unwrap()))
+        });
     for (i, (index, (slot, outcome))) in told.iter().enumerate() {
         assert_eq!(*index, i);
         assert_eq!(world.presence.user(*slot), beats[i].0);
@@ -543,7 +624,8 @@ fn a_full_store_still_takes_the_beats_of_those_it_knows() {
     assert_eq!(told, [ann, Err(InternFault::Full), ann]);
 }
 
-/// Beats older than the goodbye hammer a slot from several threads while it leaves: none may undo it.
+/// Beats older than the goodbye hammer a slot from several threads while it leaves: none may undo
+/// it.
 #[test]
 fn older_beats_racing_a_goodbye_never_undo_it() {
     let mut world = World::new();
@@ -580,12 +662,15 @@ fn older_beats_racing_a_goodbye_never_undo_it() {
     world.swept(at(2_000));
 }
 
-/// Two shards record, one sweeps: when all is quiet, one more sweep makes published and stamps agree.
+/// Two shards record, one sweeps: when all is quiet, one more sweep makes published and stamps
+/// agree.
 #[test]
 fn beats_that_cross_sweeps_are_healed_by_the_next() {
     let mut world = World::new();
     let slots: Vec<Slot> = (0..200).map(|n| world.slot(&format!("user-{n}"))).collect();
-    let World { presence, sweep, .. } = &mut world;
+    let World {
+        presence, sweep, ..
+    } = &mut world;
     let context = |ms| SweepContext {
         now: at(ms),
         offline_after_ms: 10,
@@ -620,17 +705,24 @@ fn beats_that_cross_sweeps_are_healed_by_the_next() {
     }
     // Each slot's transitions alternate, beginning with online.
     for slot in &slots {
-        for (n, transition) in out.iter().filter(|transition| transition.slot == *slot).enumerate() {
+        for (n, transition) in out
+            .iter()
+            .filter(|transition| transition.slot == *slot)
+            .enumerate()
+        {
             assert_eq!((transition.online, transition.first), (n % 2 == 0, n == 0));
         }
     }
 }
 
-/// One beat for each chunk, of a slot made while its owner sweeps: the chunk's flag is all that tells of it.
+/// One beat for each chunk, of a slot made while its owner sweeps: the chunk's flag is all that
+/// tells of it.
 #[test]
 fn a_first_beat_that_crosses_a_sweep_is_not_passed_over() {
     let mut world = World::new();
-    let World { presence, sweep, .. } = &mut world;
+    let World {
+        presence, sweep, ..
+    } = &mut world;
     let stop = AtomicBool::new(false);
     let mut out = Vec::new();
     let context = SweepContext {
@@ -656,9 +748,14 @@ fn a_first_beat_that_crosses_a_sweep_is_not_passed_over() {
     });
     sweep.begin();
     sweep.slice(presence, context, u32::MAX, usize::MAX, &mut out);
-    let mut slots: Vec<u32> = out.iter().map(|transition| transition.slot.index()).collect();
+    let mut slots: Vec<u32> = out
+        .iter()
+        .map(|transition| transition.slot.index())
+        .collect();
     slots.sort_unstable();
-    let beaten: Vec<u32> = (0..100).map(|chunk| chunk * CHUNK_SLOTS + CHUNK_SLOTS / 2).collect();
+    let beaten: Vec<u32> = (0..100)
+        .map(|chunk| chunk * CHUNK_SLOTS + CHUNK_SLOTS / 2)
+        .collect();
     assert_eq!(slots, beaten);
 }
 
@@ -674,10 +771,17 @@ fn ids_are_resumable_but_for_a_step_back() {
     let world = World::new();
     let believed = |ms: u64| world.presence.resumable(at(ms).unix, at(100_000));
     assert!(believed(0) && believed(100_000) && believed(101_000));
-    assert!(!believed(101_001) && !world.presence.resumable(at(0).unix.minus_ms(1), at(100_000)));
+    assert!(
+        !believed(101_001)
+            && !world
+                .presence
+                .resumable(at(0).unix.minus_ms(1), at(100_000))
+    );
     let stepped = |mono_ms, from_ms, to_ms| {
         let (mono, unix) = (at(mono_ms).mono, at(to_ms).unix);
-        world.presence.note_clock_step(at(from_ms).unix, Now { mono, unix });
+        world
+            .presence
+            .note_clock_step(at(from_ms).unix, Now { mono, unix });
     };
     stepped(10_000, 10_000, 50_000);
     assert!(believed(20_000), "a step forward doubts nothing");

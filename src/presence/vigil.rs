@@ -1,7 +1,8 @@
 //! May a silence be believed? Watches the shards' own turns.
 //!
-//! Owns when each shard last began a turn and with which clock. While one of them is stalled (its socket may hold the beats)
-//! or has another idea of the wall clock (it was just stepped), nobody may be expired. Never decides about a slot.
+//! Owns when each shard last began a turn and with which clock. While one of them is stalled (its
+//! socket may hold the beats) or has another idea of the wall clock (it was just stepped), nobody
+//! may be expired. Never decides about a slot.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -9,9 +10,11 @@ use crossbeam::utils::CachePadded;
 
 use crate::time::{Mono, Now, Unix};
 
-/// A shard whose last turn began longer ago than this, in ms, is stalled: a second, and a second's grace.
+/// A shard whose last turn began longer ago than this, in ms, is stalled: a second, and a second's
+/// grace.
 const STALLED_MS: u64 = 2_000;
-/// Clocks further apart than this, in ms, are before and after a step (which is more than 1 s, see `time::Clock`).
+/// Clocks further apart than this, in ms, are before and after a step (which is more than 1 s, see
+/// `time::Clock`).
 const STEP_MS: u64 = 500;
 const NEVER: u64 = u64::MAX;
 
@@ -54,7 +57,8 @@ impl Vigil {
 
     /// Whether `shard`, which has read stamps at `now`, must not take a silence for an absence.
     pub(super) fn must_hold(&self, shard: u16, now: Now) -> bool {
-        now.mono.micros() < self.hold_until.load(Ordering::Acquire) || self.others_unsettled(shard, now)
+        now.mono.micros() < self.hold_until.load(Ordering::Acquire)
+            || self.others_unsettled(shard, now)
     }
 
     /// Whether another shard is stalled, or may still stamp by another clock than that of `now`.
@@ -75,7 +79,8 @@ impl Vigil {
             .iter()
             .filter_map(|turn| {
                 let began_at = turn.began_at.load(Ordering::Acquire);
-                let unix_ms = Mono::from_micros(began_at).ms() as i64 + turn.anchor_ms.load(Ordering::Acquire);
+                let unix_ms = Mono::from_micros(began_at).ms() as i64
+                    + turn.anchor_ms.load(Ordering::Acquire);
                 (began_at != NEVER).then(|| Unix::from_ms(u64::try_from(unix_ms).unwrap_or(0)))
             })
             .min()
@@ -116,7 +121,10 @@ mod tests {
             unix: at(ms).unix.minus_ms(3_600_000),
         };
         vigil.note_turn(0, stepped(10_100));
-        assert!(vigil.must_hold(1, at(10_100)), "this shard's clock is the old one");
+        assert!(
+            vigil.must_hold(1, at(10_100)),
+            "this shard's clock is the old one"
+        );
         assert!(
             vigil.must_hold(0, stepped(10_100)),
             "the other's beats bear the old time"

@@ -1,13 +1,15 @@
 //! Unordered sets of u32 that come and go one at a time, by the million, in one arena.
 //!
-//! Owns the publishers' side of the watch lists: who watches whom. A chain is a list of blocks of one size, so that growing
-//! leaves no block behind that nobody wants (a list that moves to the next size class does); the price is one link to three entries.
-//! Never gives memory back by itself: the owner moves what is left of a crowd to a new arena.
+//! Owns the publishers' side of the watch lists: who watches whom. A chain is a list of blocks of
+//! one size, so that growing leaves no block behind that nobody wants (a list that moves to the
+//! next size class does); the price is one link to three entries. Never gives memory back by
+//! itself: the owner moves what is left of a crowd to a new arena.
 
 /// Entries of a block; the fourth word links to the next block.
 const BLOCK_ENTRIES: u32 = 3;
 
-/// A chain: its newest block, which is the only one that may be part full, and how many entries it has.
+/// A chain: its newest block, which is the only one that may be part full, and how many entries it
+/// has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chain {
     pub(super) block: u32,
@@ -104,7 +106,10 @@ impl Chains {
         while left > 0 {
             let held = (left - 1) % BLOCK_ENTRIES + 1;
             let words = &self.blocks[block as usize];
-            if let Some(at) = words[..held as usize].iter().position(|other| *other == entry) {
+            if let Some(at) = words[..held as usize]
+                .iter()
+                .position(|other| *other == entry)
+            {
                 return Some((block, at as u32));
             }
             left -= held;
@@ -158,7 +163,10 @@ mod tests {
             for entry in 0..10 {
                 chains.insert(&mut chain, entry);
             }
-            assert_eq!((sorted(&chains, chain), chain.len()), ((0..10).collect(), 10));
+            assert_eq!(
+                (sorted(&chains, chain), chain.len()),
+                ((0..10).collect(), 10)
+            );
             assert!(!chains.remove(&mut chain, 10));
             if round % 2 == 0 {
                 chains.clear(&mut chain);

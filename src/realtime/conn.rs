@@ -1,8 +1,9 @@
 //! The connection table: a slab of small fixed records with generations.
 //!
-//! Owns a connection's phase and the buffers of one that has bytes waiting. An idle stream has none: its record is 24 bytes.
-//! Never reads a socket; the shard keeps those, by the same index. The lowest free place is used first and free places at the end
-//! are cut off, so that what a crowd took is given back once it has gone.
+//! Owns a connection's phase and the buffers of one that has bytes waiting. An idle stream has
+//! none: its record is 24 bytes. Never reads a socket; the shard keeps those, by the same index.
+//! The lowest free place is used first and free places at the end are cut off, so that what a crowd
+//! took is given back once it has gone.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,8 +13,8 @@ use crate::time::Mono;
 use super::give_back;
 use super::timers::Tick;
 
-/// Names one life of one connection: `index` is dense and reused, `generation` tells the lives apart, so that a late event finds
-/// nobody rather than a stranger.
+/// Names one life of one connection: `index` is dense and reused, `generation` tells the lives
+/// apart, so that a late event finds nobody rather than a stranger.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnId {
     /// Place in the table.
@@ -37,8 +38,9 @@ pub enum Phase {
     Streaming,
     /// What is unsent goes out, then it is closed; input is thrown away.
     Closing,
-    /// Everything is sent and our half is shut: input is thrown away until the peer closes or the linger time is over, so that
-    /// a peer still sending reads the refusal instead of a reset (RFC 9112 9.6).
+    /// Everything is sent and our half is shut: input is thrown away until the peer closes or the
+    /// linger time is over, so that a peer still sending reads the refusal instead of a reset (RFC
+    /// 9112 9.6).
     Lingering,
 }
 
@@ -76,7 +78,8 @@ pub struct Conn {
     phase: Phase,
     /// The slot that a stream vouches for, plus one; 0: none.
     publisher: u32,
-    /// The moment that matters to the phase: a deadline, or for a stream the time of its last written byte.
+    /// The moment that matters to the phase: a deadline, or for a stream the time of its last
+    /// written byte.
     pub moment: Tick,
     /// Bytes that wait, either way. None for an idle one.
     pub io: Option<Box<Io>>,
@@ -118,7 +121,8 @@ impl Io {
         &self.unsent[self.sent_bytes..]
     }
 
-    /// Drops the sent bytes in front once they are half of all, so that each byte is moved once at most.
+    /// Drops the sent bytes in front once they are half of all, so that each byte is moved once at
+    /// most.
     pub fn forget_sent(&mut self) {
         if self.sent_bytes * 2 >= self.unsent.len() {
             self.unsent.drain(..self.sent_bytes);
@@ -209,8 +213,8 @@ impl Conn {
 #[derive(Debug, Default)]
 pub struct Conns {
     table: Vec<Conn>,
-    /// Free places, lowest first, and places that have been cut off since they were freed. The table grows only when this is
-    /// empty, so no place stands in it twice.
+    /// Free places, lowest first, and places that have been cut off since they were freed. The
+    /// table grows only when this is empty, so no place stands in it twice.
     free: BinaryHeap<Reverse<u32>>,
     live: usize,
     /// The first generation of a place that is made (again): see [`first_generation`].
@@ -239,9 +243,12 @@ impl Conns {
         }
     }
 
-    /// Ends a life; its place is free for the next, or cut off with the free places at the end. True if places were cut off.
+    /// Ends a life; its place is free for the next, or cut off with the free places at the end.
+    /// True if places were cut off.
     pub fn remove(&mut self, id: ConnId) -> bool {
-        let Some(conn) = self.get_mut(id) else { return false };
+        let Some(conn) = self.get_mut(id) else {
+            return false;
+        };
         *conn = Conn::free(conn.generation.wrapping_add(1));
         self.live -= 1;
         if id.index + 1 < self.places() {
@@ -256,7 +263,8 @@ impl Conns {
         true
     }
 
-    /// Drops places that have been cut off from `free` once they are most of it: as many lives ended since as are looked at.
+    /// Drops places that have been cut off from `free` once they are most of it: as many lives
+    /// ended since as are looked at.
     fn forget_cut_off(&mut self) {
         let (places, free) = (self.places(), self.table.len() - self.live);
         if self.free.len() > 2 * free {
@@ -311,9 +319,10 @@ impl Conns {
     }
 }
 
-/// The generation at which a place that was cut off at `cut` may begin again, if others may at `floor`: one that is later than
-/// all its lives, so that a stale [`ConnId`] still finds nobody. Later is meant around the wrap of a u32, and of its low 24 bits,
-/// which are all that the table of sockets keeps.
+/// The generation at which a place that was cut off at `cut` may begin again, if others may at
+/// `floor`: one that is later than all its lives, so that a stale [`ConnId`] still finds nobody.
+/// Later is meant around the wrap of a u32, and of its low 24 bits, which are all that the table of
+/// sockets keeps.
 fn first_generation(floor: u32, cut: u32) -> u32 {
     const LOW_BITS: u32 = (1 << 24) - 1;
     let ahead = cut.wrapping_sub(floor);
@@ -338,10 +347,16 @@ mod tests {
         conns.remove(first);
         assert!(conns.get(first).is_none() && conns.is_empty());
         let second = conns.insert();
-        assert_eq!((second.index, second.generation), (first.index, first.generation + 1));
+        assert_eq!(
+            (second.index, second.generation),
+            (first.index, first.generation + 1)
+        );
         assert!(conns.get(first).is_none());
         conns.remove(first);
-        assert_eq!((conns.len(), conns.get(second).unwrap().publisher()), (1, None));
+        assert_eq!(
+            (conns.len(), conns.get(second).unwrap().publisher()),
+            (1, None)
+        );
     }
 
     #[test]
@@ -375,7 +390,8 @@ mod tests {
         assert_eq!(first_generation((1 << 24) + 9, 1), (1 << 24) + 9);
     }
 
-    /// The lowest place is used first; the table ends with the last who lives, and its memory with it.
+    /// The lowest place is used first; the table ends with the last who lives, and its memory with
+    /// it.
     #[test]
     fn what_a_crowd_took_is_given_back() {
         let mut conns = Conns::default();
@@ -384,7 +400,10 @@ mod tests {
         for id in ids.iter().filter(|id| **id != stays) {
             conns.remove(*id);
         }
-        assert_eq!((conns.len(), conns.places(), conns.free.len()), (1, 1_001, 1_000));
+        assert_eq!(
+            (conns.len(), conns.places(), conns.free.len()),
+            (1, 1_001, 1_000)
+        );
         assert!(conns.table.capacity() <= 4_096 && conns.free.capacity() <= 4_096);
         assert_eq!(conns.insert().index, 0);
         assert!(conns.get(stays).is_some());

@@ -1,10 +1,12 @@
 //! Short ordered lists of u32 by the million, in one arena.
 //!
-//! Owns the streams' side of the watch lists: whom each watches. They come whole and seldom change. A list is eight bytes where it is kept ([`List`]); its
-//! entries live in blocks of a few size classes, so that there is no allocator header and at most a quarter of slack.
-//! Never gives memory back by itself: the owner moves what is left of a crowd to a new arena.
+//! Owns the streams' side of the watch lists: whom each watches. They come whole and seldom change.
+//! A list is eight bytes where it is kept ([`List`]); its entries live in blocks of a few size
+//! classes, so that there is no allocator header and at most a quarter of slack. Never gives memory
+//! back by itself: the owner moves what is left of a crowd to a new arena.
 
-/// A list: where its block starts and how many entries it has. The block's size class follows from the length.
+/// A list: where its block starts and how many entries it has. The block's size class follows from
+/// the length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct List {
     offset: u32,
@@ -60,8 +62,10 @@ impl Lists {
         if old != new {
             let offset = new.map_or(0, |class| self.allocate(class));
             let kept = list.len.min(len) as usize;
-            self.words
-                .copy_within(list.offset as usize..list.offset as usize + kept, offset as usize);
+            self.words.copy_within(
+                list.offset as usize..list.offset as usize + kept,
+                offset as usize,
+            );
             if let Some(class) = old {
                 self.release(class, list.offset);
             }

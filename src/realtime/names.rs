@@ -1,7 +1,7 @@
 //! Users who are watched and have no slot yet, by name.
 //!
-//! Owns nothing that outlives its watchers: a name goes with the last of them, and the room it took once most of the names have
-//! gone (see [`Names::is_sparse`]).
+//! Owns nothing that outlives its watchers: a name goes with the last of them, and the room it took
+//! once most of the names have gone (see [`Names::is_sparse`]).
 
 use std::hash::BuildHasher;
 
@@ -42,7 +42,8 @@ impl Names {
             }
         };
         let rehash = |index: &u32| self.hasher.hash_one(&*self.table[*index as usize].0);
-        self.index.insert_unique(self.hasher.hash_one(user), index, rehash);
+        self.index
+            .insert_unique(self.hasher.hash_one(user), index, rehash);
         index
     }
 
@@ -56,8 +57,8 @@ impl Names {
         self.free.push(name);
     }
 
-    /// Most places are free: so many names have gone since the last time that it is worth [`Names::close_gap`] of all that stay,
-    /// and of their `watches`.
+    /// Most places are free: so many names have gone since the last time that it is worth
+    /// [`Names::close_gap`] of all that stay, and of their `watches`.
     pub(super) fn is_sparse(&self, watches: usize) -> bool {
         self.free.len() > IDLE_CAPACITY.max(7 * self.index.len()).max(watches)
     }
@@ -112,28 +113,46 @@ impl Names {
         self.table.iter_mut().map(|(_, watchers, _)| watchers)
     }
 
-    /// The names at the last `max` places below `end`, and where to go on, or None at the beginning. Downwards, because names are
-    /// moved downwards: one that moves between two pages may be met twice, but is never missed.
-    pub(super) fn page(&self, end: usize, max: usize) -> (impl Iterator<Item = (&str, bool)>, Option<usize>) {
+    /// The names at the last `max` places below `end`, and where to go on, or None at the
+    /// beginning. Downwards, because names are moved downwards: one that moves between two pages
+    /// may be met twice, but is never missed.
+    pub(super) fn page(
+        &self,
+        end: usize,
+        max: usize,
+    ) -> (impl Iterator<Item = (&str, bool)>, Option<usize>) {
         let end = self.table.len().min(end);
         let from = end.saturating_sub(max);
         let names = self.table[from..end]
             .iter()
             .map(|(name, _, answered)| (&**name, *answered));
-        (names.filter(|(name, _)| !name.is_empty()), (from > 0).then_some(from))
+        (
+            names.filter(|(name, _)| !name.is_empty()),
+            (from > 0).then_some(from),
+        )
     }
 
-    /// All watchers of all names. Panics if the index and the table disagree. For tests and the simulator.
+    /// All watchers of all names. Panics if the index and the table disagree. For tests and the
+    /// simulator.
     pub(super) fn check_invariants(&self) -> impl Iterator<Item = Watchers> {
-        assert_eq!(self.index.len(), self.table.len() - self.free.len(), "names");
+        assert_eq!(
+            self.index.len(),
+            self.table.len() - self.free.len(),
+            "names"
+        );
         let (names, _) = self.page(usize::MAX, usize::MAX);
-        names.for_each(|(name, _)| assert!(self.find(name).is_some(), "a name is not in its index"));
+        names
+            .for_each(|(name, _)| assert!(self.find(name).is_some(), "a name is not in its index"));
         self.table.iter().map(|(_, watchers, _)| *watchers)
     }
 
     /// Names, and for how many there is room in the table and in the index.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 3] {
-        [self.index.len(), self.table.capacity(), self.index.capacity()]
+        [
+            self.index.len(),
+            self.table.capacity(),
+            self.index.capacity(),
+        ]
     }
 }

@@ -1,22 +1,24 @@
 //! Which streams to flush, in which order, and what a write leaves over.
 //!
-//! Owns the queue of connections with something to say and the rule of what happens to bytes that the socket did not take. An
-//! outbox holds what to tell (marks, in [`super::watches`]) and at most a bounded rest of bytes already encoded; it never holds
-//! a state twice.
+//! Owns the queue of connections with something to say and the rule of what happens to bytes that
+//! the socket did not take. An outbox holds what to tell (marks, in [`super::watches`]) and at most
+//! a bounded rest of bytes already encoded; it never holds a state twice.
 
 use std::collections::VecDeque;
 
 use super::conn::{Conn, flag};
 use crate::time::Mono;
 
-/// Connections to flush, first come first served, each with the moment of the first thing it has to say.
+/// Connections to flush, first come first served, each with the moment of the first thing it has to
+/// say.
 #[derive(Debug, Default)]
 pub struct FlushQueue {
     queue: VecDeque<(u32, Mono)>,
 }
 
 impl FlushQueue {
-    /// Queues a connection unless it is queued, or its socket takes nothing (then it is queued when the socket does).
+    /// Queues a connection unless it is queued, or its socket takes nothing (then it is queued when
+    /// the socket does).
     pub fn push(&mut self, index: u32, conn: &mut Conn, since: Mono) {
         if conn.flags & (flag::QUEUED | flag::BLOCKED) == 0 {
             conn.put(flag::QUEUED, true);
@@ -24,8 +26,9 @@ impl FlushQueue {
         }
     }
 
-    /// The next one and since when it has something to say. An entry outlives its connection: what comes out may be another
-    /// life at that index, queued or not, so the caller asks for [`flag::QUEUED`] and clears it.
+    /// The next one and since when it has something to say. An entry outlives its connection: what
+    /// comes out may be another life at that index, queued or not, so the caller asks for
+    /// [`flag::QUEUED`] and clears it.
     pub fn pop(&mut self) -> Option<(u32, Mono)> {
         self.queue.pop_front()
     }
@@ -50,7 +53,8 @@ pub enum Written {
     Some,
 }
 
-/// Books a write of `n` bytes. `offered`: the bytes of a connection that had none unsent; None when its unsent ones were offered.
+/// Books a write of `n` bytes. `offered`: the bytes of a connection that had none unsent; None when
+/// its unsent ones were offered.
 pub fn book(conn: &mut Conn, offered: Option<&[u8]>, n: usize, now: Mono) -> Written {
     if let Some(bytes) = offered {
         debug_assert!(conn.unsent_bytes() == 0 && n <= bytes.len());
@@ -88,7 +92,10 @@ mod tests {
     use crate::realtime::Conns;
 
     fn waiting(conn: &Conn) -> (&[u8], Option<Mono>) {
-        conn.io.as_ref().map(|io| (io.unsent(), io.stalled_since)).unwrap()
+        conn.io
+            .as_ref()
+            .map(|io| (io.unsent(), io.stalled_since))
+            .unwrap()
     }
 
     #[test]
@@ -96,9 +103,15 @@ mod tests {
         let mut conns = Conns::default();
         let id = conns.insert();
         let conn = conns.get_mut(id).unwrap();
-        assert_eq!(book(conn, Some(b"abcdef"), 6, Mono::default()), Written::All);
+        assert_eq!(
+            book(conn, Some(b"abcdef"), 6, Mono::default()),
+            Written::All
+        );
         assert!(conn.io.is_none());
-        assert_eq!(book(conn, Some(b"abcdef"), 2, Mono::from_micros(5)), Written::Some);
+        assert_eq!(
+            book(conn, Some(b"abcdef"), 2, Mono::from_micros(5)),
+            Written::Some
+        );
         assert_eq!(waiting(conn), (&b"cdef"[..], Some(Mono::from_micros(5))));
         assert_eq!(book(conn, None, 0, Mono::from_micros(6)), Written::Some);
         assert_eq!(conn.io().stalled_since, Some(Mono::from_micros(5)));
@@ -129,7 +142,10 @@ mod tests {
         let mut queue = FlushQueue::default();
         queue.push(id.index, conns.at(0), Mono::from_micros(1));
         queue.push(id.index, conns.at(0), Mono::from_micros(2));
-        assert_eq!((queue.len(), queue.pop()), (1, Some((0, Mono::from_micros(1)))));
+        assert_eq!(
+            (queue.len(), queue.pop()),
+            (1, Some((0, Mono::from_micros(1))))
+        );
         conns.at(0).put(flag::QUEUED, false);
         conns.at(0).put(flag::BLOCKED, true);
         queue.push(id.index, conns.at(0), Mono::from_micros(3));

@@ -1,8 +1,9 @@
 //! One timer a connection, in a wheel of intrusive lists.
 //!
-//! Owns when each connection is looked at next; never what for: the engine decides that from the connection's phase. A
-//! deadline that moves later is not moved here: the connection is looked at early, found not due and set again, so that
-//! writing to a stream costs its timer nothing. Cost: 12 bytes a connection, O(1) to set, one pass over the due.
+//! Owns when each connection is looked at next; never what for: the engine decides that from the
+//! connection's phase. A deadline that moves later is not moved here: the connection is looked at
+//! early, found not due and set again, so that writing to a stream costs its timer nothing. Cost:
+//! 12 bytes a connection, O(1) to set, one pass over the due.
 
 use crate::time::Mono;
 
@@ -73,7 +74,8 @@ impl Timers {
         )
     }
 
-    /// Sets (or moves) the timer of the connection at `index` to `tick`, or a turn of the wheel from now if that is sooner.
+    /// Sets (or moves) the timer of the connection at `index` to `tick`, or a turn of the wheel
+    /// from now if that is sooner.
     pub fn set(&mut self, index: u32, tick: Tick) {
         self.clear(index);
         if self.links.len() <= index as usize {
@@ -86,7 +88,9 @@ impl Timers {
                 },
             );
         }
-        let due = tick.0.clamp(self.fired + 1, self.fired + WHEEL_TICKS as u32 - 1);
+        let due = tick
+            .0
+            .clamp(self.fired + 1, self.fired + WHEEL_TICKS as u32 - 1);
         let head = due as usize % WHEEL_TICKS;
         let next = self.heads[head];
         self.links[index as usize] = Link {
@@ -104,14 +108,23 @@ impl Timers {
 
     /// Sets the timer of the connection at `index` to `tick` unless it fires before that already.
     pub fn set_sooner(&mut self, index: u32, tick: Tick) {
-        if self.links.get(index as usize).is_none_or(|link| link.due > tick.0) {
+        if self
+            .links
+            .get(index as usize)
+            .is_none_or(|link| link.due > tick.0)
+        {
             self.set(index, tick);
         }
     }
 
     /// Forgets the timer of the connection at `index`.
     pub fn clear(&mut self, index: u32) {
-        let Some(link) = self.links.get(index as usize).copied().filter(|link| link.due != NONE) else {
+        let Some(link) = self
+            .links
+            .get(index as usize)
+            .copied()
+            .filter(|link| link.due != NONE)
+        else {
             return;
         };
         let head = link.due as usize % WHEEL_TICKS;
@@ -129,9 +142,15 @@ impl Timers {
         self.set -= 1;
     }
 
-    /// There are only so many connections now, and those that were beyond have no timer set: gives back what they took.
+    /// There are only so many connections now, and those that were beyond have no timer set: gives
+    /// back what they took.
     pub fn cut_off(&mut self, places: u32) {
-        debug_assert!(self.links.iter().skip(places as usize).all(|link| link.due == NONE));
+        debug_assert!(
+            self.links
+                .iter()
+                .skip(places as usize)
+                .all(|link| link.due == NONE)
+        );
         self.links.truncate(places as usize);
         super::give_back(&mut self.links);
     }
@@ -155,11 +174,13 @@ impl Timers {
 
     /// When the first timer fires; [`Mono::NEVER`] if none is set.
     pub fn next(&self) -> Mono {
-        self.next_due()
-            .map_or(Mono::NEVER, |due| self.epoch.plus_ms(u64::from(due) * TICK_MS))
+        self.next_due().map_or(Mono::NEVER, |due| {
+            self.epoch.plus_ms(u64::from(due) * TICK_MS)
+        })
     }
 
-    /// The tick of the first filled head after `fired`; all set timers lie within one turn of the wheel.
+    /// The tick of the first filled head after `fired`; all set timers lie within one turn of the
+    /// wheel.
     fn next_due(&self) -> Option<u32> {
         if self.set == 0 {
             return None;

@@ -1,7 +1,7 @@
 //! The publishers' side: who watches one publisher.
 //!
-//! Owns the choice of form: a chain for a few, a compressed bitmap for a crowd, so that neither a hundred thousand subscriptions nor
-//! as many ends cost a scan each.
+//! Owns the choice of form: a chain for a few, a compressed bitmap for a crowd, so that neither a
+//! hundred thousand subscriptions nor as many ends cost a scan each.
 
 use roaring::RoaringBitmap;
 

@@ -1,8 +1,9 @@
 //! Who watches whom on this shard, both ways, and what each stream must still be told.
 //!
-//! Owns the two indexes (stream -> publishers, publisher -> streams), the marks, and the watches by name of users that have no
-//! slot yet. Only this type mutates any of them, so they cannot disagree. A mark is one bit of a watch: marking twice costs
-//! nothing more. Cost: 4 bytes a watch on the stream's side and about 6 on the publisher's, 12 bytes a stream, about 20 a watched
+//! Owns the two indexes (stream -> publishers, publisher -> streams), the marks, and the watches by
+//! name of users that have no slot yet. Only this type mutates any of them, so they cannot
+//! disagree. A mark is one bit of a watch: marking twice costs nothing more. Cost: 4 bytes a watch
+//! on the stream's side and about 6 on the publisher's, 12 bytes a stream, about 20 a watched
 //! publisher.
 
 #[cfg(test)]
@@ -15,7 +16,8 @@ use super::names::Names;
 use super::watchers::{Watchers, WatchersArena};
 use super::{IDLE_CAPACITY, give_back};
 
-/// A stream's entry for one watched publisher, as kept: bit 31 the mark, bit 30 "by name", below it a slot or a name's index.
+/// A stream's entry for one watched publisher, as kept: bit 31 the mark, bit 30 "by name", below it
+/// a slot or a name's index.
 const MARK: u32 = 1 << 31;
 const NAMED: u32 = 1 << 30;
 
@@ -95,9 +97,13 @@ pub struct MarkCount {
 }
 
 impl Watches {
-    /// The target for a user without a slot, made if need be. Give it to [`Watches::add`] before anything else happens.
+    /// The target for a user without a slot, made if need be. Give it to [`Watches::add`] before
+    /// anything else happens.
     pub fn name(&mut self, user: &str) -> Target {
-        let name = self.names.find(user).unwrap_or_else(|| self.names.insert(user));
+        let name = self
+            .names
+            .find(user)
+            .unwrap_or_else(|| self.names.insert(user));
         Target(NAMED | name)
     }
 
@@ -106,8 +112,9 @@ impl Watches {
         self.names.find(user).map(|name| Target(NAMED | name))
     }
 
-    /// Makes the stream at `conn` watch `targets` (in any order, repeats allowed) and marks all of them if `mark`, those watched
-    /// already too: whoever adds somebody may have lost what was told before. Returns how many were not watched before.
+    /// Makes the stream at `conn` watch `targets` (in any order, repeats allowed) and marks all of
+    /// them if `mark`, those watched already too: whoever adds somebody may have lost what was told
+    /// before. Returns how many were not watched before.
     pub fn add(&mut self, conn: u32, targets: &mut Vec<Target>, mark: bool) -> usize {
         targets.sort_unstable();
         targets.dedup();
@@ -161,7 +168,8 @@ impl Watches {
         true
     }
 
-    /// Makes the stream at `conn` watch none of `targets` (in ascending order) any more, in one pass over its list.
+    /// Makes the stream at `conn` watch none of `targets` (in ascending order) any more, in one
+    /// pass over its list.
     pub fn remove_all(&mut self, conn: u32, targets: &[Target]) {
         debug_assert!(targets.is_sorted());
         let Some(follow) = self.follows.get_mut(conn as usize) else {
@@ -206,13 +214,15 @@ impl Watches {
         self.give_back();
     }
 
-    /// There are only so many connections now, and those that were beyond watch nobody: gives back what they took.
+    /// There are only so many connections now, and those that were beyond watch nobody: gives back
+    /// what they took.
     pub fn cut_off(&mut self, places: u32) {
         self.follows.truncate(places as usize);
         give_back(&mut self.follows);
     }
 
-    /// Marks a publisher for all who watch it; `first` is called for each stream that had no mark before.
+    /// Marks a publisher for all who watch it; `first` is called for each stream that had no mark
+    /// before.
     pub fn mark(&mut self, slot: u32, mut first: impl FnMut(u32)) -> MarkCount {
         let mut done = MarkCount::default();
         let Some(watchers) = self.by_slot.get(&slot).copied() else {
@@ -253,12 +263,18 @@ impl Watches {
         follow.marks as usize
     }
 
-    /// Visits the marked watches of the stream at `conn`: those from position `start` on, then those before it. A mark is cleared
-    /// when `tell` returns true, and the visit ends when it returns false. Returns how many marks are left.
+    /// Visits the marked watches of the stream at `conn`: those from position `start` on, then
+    /// those before it. A mark is cleared when `tell` returns true, and the visit ends when it
+    /// returns false. Returns how many marks are left.
     ///
-    /// A caller that can not tell all at once gives another `start` each time: else publishers at the end of the list would wait
-    /// for as long as those at its beginning keep changing.
-    pub fn take_marks(&mut self, conn: u32, start: usize, mut tell: impl FnMut(Mark<'_>) -> bool) -> usize {
+    /// A caller that can not tell all at once gives another `start` each time: else publishers at
+    /// the end of the list would wait for as long as those at its beginning keep changing.
+    pub fn take_marks(
+        &mut self,
+        conn: u32,
+        start: usize,
+        mut tell: impl FnMut(Mark<'_>) -> bool,
+    ) -> usize {
         let Some(follow) = self.follows.get_mut(conn as usize) else {
             return 0;
         };
@@ -282,7 +298,8 @@ impl Watches {
         follow.marks as usize
     }
 
-    /// The user has a slot: watches by name become watches by slot, marked; `first` as in [`Watches::mark`]. True if anybody watched by that name.
+    /// The user has a slot: watches by name become watches by slot, marked; `first` as in
+    /// [`Watches::mark`]. True if anybody watched by that name.
     pub fn resolve(&mut self, user: &str, slot: u32, mut first: impl FnMut(u32)) -> bool {
         let Some(name) = self.names.find(user) else {
             return false;
@@ -304,12 +321,19 @@ impl Watches {
 
     /// Whether [`Watches::answer`] was told of this name. False for a slot.
     pub fn is_answered(&self, target: Target) -> bool {
-        target.as_name().is_some_and(|name| self.names.is_answered(name))
+        target
+            .as_name()
+            .is_some_and(|name| self.names.is_answered(name))
     }
 
-    /// Nobody has ever seen the user, says who knows: those who watch by that name are marked; `first` as in [`Watches::mark`].
+    /// Nobody has ever seen the user, says who knows: those who watch by that name are marked;
+    /// `first` as in [`Watches::mark`].
     pub fn answer(&mut self, user: &str, mut first: impl FnMut(u32)) {
-        let Some(name) = self.names.find(user).filter(|name| !self.names.is_answered(*name)) else {
+        let Some(name) = self
+            .names
+            .find(user)
+            .filter(|name| !self.names.is_answered(*name))
+        else {
             return;
         };
         self.names.set_answered(name);
@@ -330,9 +354,15 @@ impl Watches {
         });
     }
 
-    /// Calls `each` with the names, and whether each has been answered for, at the last `max` places below `end`; returns where to go on, or None at the beginning. Begin
-    /// with `usize::MAX`. Whatever happens between two calls, none that stays is missed.
-    pub fn names_below(&self, end: usize, max: usize, mut each: impl FnMut(&str, bool)) -> Option<usize> {
+    /// Calls `each` with the names, and whether each has been answered for, at the last `max`
+    /// places below `end`; returns where to go on, or None at the beginning. Begin with
+    /// `usize::MAX`. Whatever happens between two calls, none that stays is missed.
+    pub fn names_below(
+        &self,
+        end: usize,
+        max: usize,
+        mut each: impl FnMut(&str, bool),
+    ) -> Option<usize> {
         let (names, next) = self.names.page(end, max);
         names.for_each(|(user, answered)| each(user, answered));
         next
@@ -347,7 +377,9 @@ impl Watches {
 
     /// Watches of the stream at `conn`.
     pub fn of(&self, conn: u32) -> usize {
-        self.follows.get(conn as usize).map_or(0, |follow| follow.list.len())
+        self.follows
+            .get(conn as usize)
+            .map_or(0, |follow| follow.list.len())
     }
 
     /// Whether the stream at `conn` watches `target`.
@@ -422,7 +454,8 @@ impl Watches {
         }
     }
 
-    /// Last of whatever ends watches: gives memory back once most of them have gone. Moves at most an eighth of what was there.
+    /// Last of whatever ends watches: gives memory back once most of them have gone. Moves at most
+    /// an eighth of what was there.
     fn give_back(&mut self) {
         if self.names.is_sparse(self.named_edges) {
             self.close_name_gaps();
@@ -455,7 +488,10 @@ impl Watches {
 
     /// Moves what is left of a crowd's watches into arenas of their size.
     fn pack(&mut self) {
-        let (lists, watchers) = (std::mem::take(&mut self.lists), std::mem::take(&mut self.watchers));
+        let (lists, watchers) = (
+            std::mem::take(&mut self.lists),
+            std::mem::take(&mut self.watchers),
+        );
         for follow in &mut self.follows {
             let mut moved = List::default();
             self.lists.set(&mut moved, lists.get(follow.list));
@@ -479,7 +515,9 @@ impl Watches {
             let entries = self.lists.get(follow.list);
             edges += entries.len();
             assert!(
-                entries.windows(2).all(|pair| pair[0] & !MARK < pair[1] & !MARK),
+                entries
+                    .windows(2)
+                    .all(|pair| pair[0] & !MARK < pair[1] & !MARK),
                 "stream {conn}'s list is out of order"
             );
             assert_eq!(
@@ -494,7 +532,8 @@ impl Watches {
                     Some(name) => Some(self.names.watchers(name)),
                     None => self.by_slot.get(&target.0).copied(),
                 };
-                let linked = watchers.is_some_and(|watchers| self.watchers.contains(watchers, conn));
+                let linked =
+                    watchers.is_some_and(|watchers| self.watchers.contains(watchers, conn));
                 assert!(
                     linked,
                     "stream {conn} watches {target:?} and the publisher's side does not know"

@@ -1,10 +1,11 @@
 //! A presence node's published states on their way to one real-time node.
 //!
-//! Owns whose state is still to be told, one entry a publisher however often it changes, in the order of the first change.
-//! States are encoded when they are sent, from what they are then, so an outage costs each publisher one record. After an outage
-//! that may have cut the beats off too, an empty request feels the way, and whoever is offline by then is held back until the
-//! beats have come ([`SETTLE_MS`]): nobody is published offline for the outage. Without a kernel: requests and outcomes are
-//! values, time is an argument.
+//! Owns whose state is still to be told, one entry a publisher however often it changes, in the
+//! order of the first change. States are encoded when they are sent, from what they are then, so an
+//! outage costs each publisher one record. After an outage that may have cut the beats off too, an
+//! empty request feels the way, and whoever is offline by then is held back until the beats have
+//! come ([`SETTLE_MS`]): nobody is published offline for the outage. Without a kernel: requests and
+//! outcomes are values, time is an argument.
 
 use std::collections::VecDeque;
 
@@ -45,9 +46,11 @@ pub struct Announcer {
     /// When the last request began.
     begun: Mono,
     states_per_request: usize,
-    /// Of a request that was refused for what is in it: so many are sent each alone, to find the one.
+    /// Of a request that was refused for what is in it: so many are sent each alone, to find the
+    /// one.
     alone: usize,
-    /// Whoever was refused alone, until the node takes an empty request: it is the state then, not the node.
+    /// Whoever was refused alone, until the node takes an empty request: it is the state then, not
+    /// the node.
     suspect: Option<Slot>,
     next_at: Mono,
     /// When an empty request is due.
@@ -98,7 +101,9 @@ impl Announcer {
 
     /// Publishers whose state is to be told, or is being told.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.in_flight.as_ref().map_or(0, Vec::len) + usize::from(self.suspect.is_some())
+        self.waiting.len()
+            + self.in_flight.as_ref().map_or(0, Vec::len)
+            + usize::from(self.suspect.is_some())
     }
 
     /// Everything has been told.
@@ -139,7 +144,10 @@ impl Announcer {
         let path = if let [slot] = slots[..] {
             record_of(presence, slot, now).write(&mut body);
             let user = presence.user(slot);
-            format!("/v1/presence/{}", utf8_percent_encode(user.as_str(), NON_ALPHANUMERIC))
+            format!(
+                "/v1/presence/{}",
+                utf8_percent_encode(user.as_str(), NON_ALPHANUMERIC)
+            )
         } else {
             body.extend_from_slice(b"{\"presence\":[");
             for (at, slot) in slots.iter().enumerate() {
@@ -174,7 +182,11 @@ impl Announcer {
                 }
             }
         }
-        let most = if self.alone > 0 { 1 } else { self.states_per_request };
+        let most = if self.alone > 0 {
+            1
+        } else {
+            self.states_per_request
+        };
         while slots.len() < most
             && let Some(slot) = self.order.pop_front()
         {
@@ -194,7 +206,8 @@ impl Announcer {
         }
     }
 
-    /// The request was taken. Returns whose state the node does not take, if that is certain now: it is not told.
+    /// The request was taken. Returns whose state the node does not take, if that is certain now:
+    /// it is not told.
     pub fn handle_done(&mut self, now: Mono) -> Option<Slot> {
         let told = self.in_flight.take().map_or(0, |slots| slots.len());
         self.alone = self.alone.saturating_sub(told);
@@ -229,8 +242,9 @@ impl Announcer {
         self.probe_at = self.next_at;
     }
 
-    /// The request was refused for what is in it: shorter ones are made of it, or the one state that it is of is passed over.
-    /// `too_long`: it was refused as such (413), and others of its length would be.
+    /// The request was refused for what is in it: shorter ones are made of it, or the one state
+    /// that it is of is passed over. `too_long`: it was refused as such (413), and others of its
+    /// length would be.
     pub fn handle_refusal(&mut self, too_long: bool, now: Mono) {
         match self.in_flight.as_deref() {
             None | Some([]) => return self.handle_failure(now),
@@ -259,7 +273,8 @@ impl Announcer {
 
     /// The node has been out of reach for so long that beats may have been lost too.
     pub(super) fn was_away(&self, now: Mono) -> bool {
-        self.failing_since.is_some_and(|since| now.ms_since(since) >= OUTAGE_MS)
+        self.failing_since
+            .is_some_and(|since| now.ms_since(since) >= OUTAGE_MS)
     }
 }
 
@@ -306,7 +321,10 @@ mod tests {
         }
 
         fn beat(&mut self, user: &str, ms: u64) {
-            let slot = self.presence.intern(User::parse(user.as_bytes()).unwrap()).unwrap();
+            let slot = self
+                .presence
+                .intern(User::parse(user.as_bytes()).unwrap())
+                .unwrap();
             self.presence.record_beat(slot, Unix::LATEST, at(ms));
             self.look(slot, ms);
         }
@@ -331,7 +349,9 @@ mod tests {
     }
 
     fn record(user: &str, status: &str, since: u64, last_active: u64) -> String {
-        format!("{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{since},\"last_active\":{last_active}}}")
+        format!(
+            "{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{since},\"last_active\":{last_active}}}"
+        )
     }
 
     #[test]
@@ -396,15 +416,24 @@ mod tests {
         node.announcer.probe_at = Mono::NEVER;
         assert_eq!(node.announcer.next(), at(ms + SETTLE_MS).mono);
         assert_eq!(node.put(ms + SETTLE_MS - 1), None);
-        let offline = record("x", "offline", ms - 5_000, ms - 5_000 - OFFLINE_AFTER_MS - 1);
+        let offline = record(
+            "x",
+            "offline",
+            ms - 5_000,
+            ms - 5_000 - OFFLINE_AFTER_MS - 1,
+        );
         let online = record("y", "online", ms + 100, ms + 100);
         let both = format!("{{\"presence\":[{offline},{online}]}}");
-        assert_eq!(node.put(ms + SETTLE_MS), Some(("/v1/presence".into(), both)));
+        assert_eq!(
+            node.put(ms + SETTLE_MS),
+            Some(("/v1/presence".into(), both))
+        );
         node.announcer.handle_done(at(ms + SETTLE_MS).mono);
         assert!(node.announcer.is_empty() && !node.announcer.is_failing());
     }
 
-    /// A node that meets a real-time node for the first time, long after its own start, tells of a newcomer at once.
+    /// A node that meets a real-time node for the first time, long after its own start, tells of a
+    /// newcomer at once.
     #[test]
     fn whoever_comes_while_others_are_held_back_does_not_wait() {
         let mut node = Node::new();
@@ -417,7 +446,10 @@ mod tests {
         node.look(Slot::new(0), 5_001);
         assert_eq!(node.put(5_001), None);
         node.beat("x", 5_002);
-        assert_eq!(node.put(5_002).unwrap().1, record("x", "online", 5_002, 5_002));
+        assert_eq!(
+            node.put(5_002).unwrap().1,
+            record("x", "online", 5_002, 5_002)
+        );
         node.announcer.handle_done(at(5_002).mono);
         let gone_at = 5_003 + OFFLINE_AFTER_MS;
         node.look(Slot::new(0), gone_at);
@@ -427,7 +459,10 @@ mod tests {
         assert_eq!(node.announcer.len(), 1);
         // Held twice, told once.
         let offline = record("x", "offline", gone_at, 5_002);
-        assert_eq!(node.put(5_000 + SETTLE_MS), Some(("/v1/presence/x".into(), offline)));
+        assert_eq!(
+            node.put(5_000 + SETTLE_MS),
+            Some(("/v1/presence/x".into(), offline))
+        );
         node.announcer.handle_done(at(5_000 + SETTLE_MS).mono);
         assert!(node.announcer.is_empty());
     }
@@ -439,7 +474,8 @@ mod tests {
             let mut node = Node::new();
             node.beat("x", 2_000);
             let first = node.put(2_000);
-            node.announcer.handle_failure(at(2_000 + failed_after_ms).mono);
+            node.announcer
+                .handle_failure(at(2_000 + failed_after_ms).mono);
             // Refused at once: it is told again as it was.
             assert_eq!(node.put(2_200 + failed_after_ms), next.or(first));
         }
@@ -467,15 +503,22 @@ mod tests {
         }
         node.put(2_000).unwrap();
         node.announcer.handle_refusal(true, at(2_000).mono);
-        let put = node.announcer.poll_request(&node.presence, at(2_000)).unwrap();
+        let put = node
+            .announcer
+            .poll_request(&node.presence, at(2_000))
+            .unwrap();
         assert_eq!((put.states, node.announcer.len()), (4, 8));
     }
 
-    /// Sends all there is to a node that does not take what names one of `bad`; whom it was told of, and who was given up.
+    /// Sends all there is to a node that does not take what names one of `bad`; whom it was told
+    /// of, and who was given up.
     fn tell_all(node: &mut Node, bad: &[&str], too_long: bool) -> (Vec<usize>, Vec<u32>) {
         let (mut told, mut given_up) = (Vec::new(), Vec::new());
         while !node.announcer.is_empty() {
-            let put = node.announcer.poll_request(&node.presence, at(2_000)).unwrap();
+            let put = node
+                .announcer
+                .poll_request(&node.presence, at(2_000))
+                .unwrap();
             let body = String::from_utf8(put.body).unwrap();
             if bad.iter().any(|user| body.contains(&format!("\"{user}\""))) {
                 node.announcer.handle_refusal(too_long, at(2_000).mono);

@@ -1,4 +1,5 @@
-//! When to try again: after each failure in a row twice as late, up to a cap, and never in step with others.
+//! When to try again: after each failure in a row twice as late, up to a cap, and never in step
+//! with others.
 
 /// Delay after the first failure, in ms.
 const FIRST_MS: u64 = 200;
@@ -26,7 +27,9 @@ impl Backoff {
 
     /// The delay after one more failure, in ms: between half of what is due and all of it.
     pub(super) fn after_failure_ms(&mut self) -> u64 {
-        let due_ms = FIRST_MS.saturating_mul(1 << self.failures.min(16)).min(CAP_MS);
+        let due_ms = FIRST_MS
+            .saturating_mul(1 << self.failures.min(16))
+            .min(CAP_MS);
         self.failures = self.failures.saturating_add(1);
         due_ms / 2 + self.random.u64(0..=due_ms / 2)
     }
@@ -41,7 +44,10 @@ mod tests {
         let mut backoff = Backoff::new(1);
         for due_ms in [200, 400, 800, 1_600, 2_000, 2_000] {
             let delay_ms = backoff.after_failure_ms();
-            assert!((due_ms / 2..=due_ms).contains(&delay_ms), "{delay_ms} of {due_ms}");
+            assert!(
+                (due_ms / 2..=due_ms).contains(&delay_ms),
+                "{delay_ms} of {due_ms}"
+            );
         }
         backoff.reset();
         assert!(backoff.after_failure_ms() <= 200);
@@ -51,7 +57,9 @@ mod tests {
     fn two_do_not_keep_step() {
         let delays = |seed| {
             let mut backoff = Backoff::new(seed);
-            (0..8).map(|_| backoff.after_failure_ms()).collect::<Vec<_>>()
+            (0..8)
+                .map(|_| backoff.after_failure_ms())
+                .collect::<Vec<_>>()
         };
         assert_ne!(delays(1), delays(2));
     }

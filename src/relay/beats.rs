@@ -1,8 +1,9 @@
 //! Beat datagrams on their way to the presence nodes.
 //!
-//! Owns one shard's sockets: several to each node, used in turn, so that what spreads packets by their addresses (a card's
-//! receive queues, SO_REUSEPORT) has something to spread. A datagram that the kernel does not take is lost and counted, like one
-//! that the network loses: the next beat is at most an interval away.
+//! Owns one shard's sockets: several to each node, used in turn, so that what spreads packets by
+//! their addresses (a card's receive queues, SO_REUSEPORT) has something to spread. A datagram that
+//! the kernel does not take is lost and counted, like one that the network loses: the next beat is
+//! at most an interval away.
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
@@ -16,7 +17,8 @@ use crate::metrics::{Board, Counter};
 /// Datagrams that go out by one system call, from one port.
 const BATCH: usize = 16;
 
-/// Sends in a row that met "nobody listens" before it is told: each port has met it twice, so it is no restart's moment.
+/// Sends in a row that met "nobody listens" before it is told: each port has met it twice, so it is
+/// no restart's moment.
 const REFUSALS_TOLD: usize = 2 * BeatSender::PORTS;
 
 /// The sockets to one node, and whose turn it is.
@@ -67,7 +69,10 @@ impl BeatSender {
 
     /// Sends datagrams to a node, by its index.
     pub fn send(&mut self, node: usize, datagrams: &Datagrams) {
-        let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
+        let slices: Vec<[IoSlice<'_>; 1]> = datagrams
+            .iter()
+            .map(|datagram| [IoSlice::new(datagram)])
+            .collect();
         let (mut sent, mut refused) = (0, 0);
         for batch in slices.chunks(BATCH) {
             let ports = &mut self.nodes[node];
@@ -75,15 +80,22 @@ impl BeatSender {
             let outcome = send_batch(&ports.sockets[ports.turn], batch);
             sent += outcome.taken;
             refused += u64::from(outcome.refused);
-            ports.refused = if outcome.refused { ports.refused + 1 } else { 0 };
+            ports.refused = if outcome.refused {
+                ports.refused + 1
+            } else {
+                0
+            };
             if ports.refused == REFUSALS_TOLD {
                 tracing::warn!(
-                    "nobody receives beats at udp://{}, as its host says; users vouched for there will be offline",
+                    "nobody receives beats at udp://{}, as its host says; users vouched for \
+                     there will be offline",
                     ports.node
                 );
             }
         }
-        self.board.process.add(Counter::RelayDatagramsRefused, refused);
+        self.board
+            .process
+            .add(Counter::RelayDatagramsRefused, refused);
         self.board.process.add(Counter::RelayDatagrams, sent as u64);
         self.board
             .process
@@ -106,7 +118,10 @@ fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> Outcome {
     // The first of `from` has been refused once.
     let mut again = false;
     while from < batch.len() {
-        let mut controls: Vec<_> = batch[from..].iter().map(|_| SendAncillaryBuffer::default()).collect();
+        let mut controls: Vec<_> = batch[from..]
+            .iter()
+            .map(|_| SendAncillaryBuffer::default())
+            .collect();
         let mut messages: Vec<MMsgHdr<'_>> = batch[from..]
             .iter()
             .zip(&mut controls)
@@ -119,8 +134,8 @@ fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> Outcome {
                 again = false;
             }
             Err(rustix::io::Errno::INTR) => {}
-            // What an earlier datagram met (ICMP: nobody listens) is told by the next call, which then sends nothing: each port
-            // would lose one more beat to a node that is back.
+            // What an earlier datagram met (ICMP: nobody listens) is told by the next call, which
+            // then sends nothing: each port would lose one more beat to a node that is back.
             Err(error) if !again => {
                 outcome.refused |= error == rustix::io::Errno::CONNREFUSED;
                 again = true;
@@ -161,7 +176,10 @@ mod tests {
             assert_eq!(received, sent);
         }
         assert_eq!(ports.len(), BeatSender::PORTS);
-        assert_eq!(board.process.snapshot().counter(Counter::RelayDatagrams), 800);
+        assert_eq!(
+            board.process.snapshot().counter(Counter::RelayDatagrams),
+            800
+        );
     }
 
     #[test]
@@ -176,11 +194,17 @@ mod tests {
             sender.send(0, &beat);
         }
         // Each port but for its first time.
-        let refused = || board.process.snapshot().counter(Counter::RelayDatagramsRefused);
+        let refused = || {
+            board
+                .process
+                .snapshot()
+                .counter(Counter::RelayDatagramsRefused)
+        };
         assert_eq!(refused(), BeatSender::PORTS as u64);
         assert_eq!(sender.nodes[0].refused, BeatSender::PORTS);
         let node = UdpSocket::bind(addr).unwrap();
-        node.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        node.set_read_timeout(Some(std::time::Duration::from_secs(10)))
+            .unwrap();
         for _ in 0..2 * BeatSender::PORTS {
             sender.send(0, &beat);
         }

@@ -13,9 +13,11 @@ use super::socket::Connect;
 use crate::engine::NODE_HEADER;
 use crate::time::Unix;
 
-/// Longest time for a whole request and its answer, in ms: a node that takes longer is out of sight.
+/// Longest time for a whole request and its answer, in ms: a node that takes longer is out of
+/// sight.
 const TIMEOUT_MS: u64 = 2_000;
-/// Longest answer that is read, in bytes: [`super::STATES_PER_REQUEST_MAX`] records of the longest ids, and some.
+/// Longest answer that is read, in bytes: [`super::STATES_PER_REQUEST_MAX`] records of the longest
+/// ids, and some.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Addresses of a node that are tried; what ureq has room for.
 const ADDRESSES_MAX: usize = 16;
@@ -51,7 +53,8 @@ pub struct Answerer {
 }
 
 impl Remote {
-    /// `base` is `http://HOST:PORT`, `token` the service key's, `instance` tells this life of this node from others.
+    /// `base` is `http://HOST:PORT`, `token` the service key's, `instance` tells this life of this
+    /// node from others.
     pub fn new(base: String, token: &str, instance: u64) -> Remote {
         Remote::at(Addresses::default(), base, token, instance)
     }
@@ -92,16 +95,22 @@ impl Remote {
     }
 }
 
-/// A node's addresses, looked up by the first request that finds any, and never again: ureq asks for them before each request, its
-/// own resolver would start a thread for each, and a name service that is slow must not make a node look so. Until then the
-/// link's thread waits for the name service; it has nothing else to do.
+/// A node's addresses, looked up by the first request that finds any, and never again: ureq asks
+/// for them before each request, its own resolver would start a thread for each, and a name service
+/// that is slow must not make a node look so. Until then the link's thread waits for the name
+/// service; it has nothing else to do.
 #[derive(Default, Debug)]
 struct Addresses {
     found: OnceLock<Vec<SocketAddr>>,
 }
 
 impl Resolver for Addresses {
-    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _: &Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let found = match self.found.get() {
             Some(found) => found,
             None => {
@@ -125,7 +134,11 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Erro
     let header = answer.headers().get(NODE_HEADER);
     let node = header.and_then(|value| Answerer::parse(value.to_str().ok()?));
     // Read to the end, or the connection can not be used again.
-    let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?;
+    let body = answer
+        .body_mut()
+        .with_config()
+        .limit(ANSWER_BYTES_MAX)
+        .read_to_vec()?;
     Ok(Said {
         status: answer.status().as_u16(),
         node,
@@ -179,14 +192,21 @@ mod tests {
         });
         assert_eq!(remote.put("/v1/presence", b"{}", true).unwrap().status, 204);
         let request = node.join().unwrap().to_lowercase();
-        assert!(request.contains("\r\nhost: node.invalid:8080\r\n"), "{request}");
+        assert!(
+            request.contains("\r\nhost: node.invalid:8080\r\n"),
+            "{request}"
+        );
     }
 
     #[test]
     fn a_name_is_looked_up_once_it_is_known() {
         let addresses = Addresses::default();
         let look_up = |uri: &str| {
-            let found = addresses.resolve(&uri.parse().unwrap(), &Config::default(), NextTimeout::default());
+            let found = addresses.resolve(
+                &uri.parse().unwrap(),
+                &Config::default(),
+                NextTimeout::default(),
+            );
             found.map(|found| found.to_vec()).map_err(drop)
         };
         let found = Ok(vec!["127.0.0.1:81".parse().unwrap()]);

@@ -1,8 +1,9 @@
 //! A real-time node's questions to one presence node, and whether that node is in sight.
 //!
-//! Owns who is still to be asked about, one request at a time, and the conclusion that what the node published may have been
-//! lost: it did not answer for a while, or another life of it answers. Then everything that is watched is asked for anew, so
-//! while it is out of sight nothing is kept. Without a kernel: requests and answers are values, time is an argument.
+//! Owns who is still to be asked about, one request at a time, and the conclusion that what the
+//! node published may have been lost: it did not answer for a while, or another life of it answers.
+//! Then everything that is watched is asked for anew, so while it is out of sight nothing is kept.
+//! Without a kernel: requests and answers are values, time is an argument.
 
 use std::collections::VecDeque;
 
@@ -14,7 +15,8 @@ use crate::engine::SETTLE_MS;
 use crate::planted::{self, Planted};
 use crate::time::Mono;
 
-/// Most users waiting to be asked about; beyond, they are forgotten and everything is asked for anew once there is room.
+/// Most users waiting to be asked about; beyond, they are forgotten and everything is asked for
+/// anew once there is room.
 const PENDING_MAX: usize = 1 << 20;
 
 /// What a request's outcome says of the node.
@@ -22,12 +24,14 @@ const PENDING_MAX: usize = 1 << 20;
 pub enum Sighting {
     /// Nothing new.
     Same,
-    /// It is in sight for the first time or again, after a moment, or another life of it is: what it published before may be lost. Ask for
-    /// everything that is watched and its.
+    /// It is in sight for the first time or again, after a moment, or another life of it is: what
+    /// it published before may be lost. Ask for everything that is watched and its.
     Found,
-    /// It is in sight after an outage. The same, but it may have heard no beats meanwhile: vouch first.
+    /// It is in sight after an outage. The same, but it may have heard no beats meanwhile: vouch
+    /// first.
     Back,
-    /// There were too many to ask about at once, and there is room again: ask for those who have not been asked about.
+    /// There were too many to ask about at once, and there is room again: ask for those who have
+    /// not been asked about.
     Rest,
     /// It is out of sight.
     Lost,
@@ -45,7 +49,8 @@ pub struct Inquiry {
     in_flight: Option<Vec<Box<str>>>,
     /// The life of the node that answered last; None while it is out of sight.
     instance: Option<u64>,
-    /// When it last answered, and since when it has not, or was first asked in vain, while it is out of sight.
+    /// When it last answered, and since when it has not, or was first asked in vain, while it is
+    /// out of sight.
     answered_at: Mono,
     lost_since: Option<Mono>,
     /// Until then it is only looked at: it must hear of everybody first.
@@ -57,7 +62,8 @@ pub struct Inquiry {
     answered: u64,
     /// `queued` after the last that was asked anew: so many must be answered for.
     anew: u64,
-    /// When no more are expected to be asked anew: an interval after the last, and not before that has begun.
+    /// When no more are expected to be asked anew: an interval after the last, and not before that
+    /// has begun.
     anew_until: Mono,
     overflowed: bool,
     users_per_request: usize,
@@ -95,7 +101,8 @@ impl Inquiry {
         self.instance.is_some()
     }
 
-    /// Whether everything watched has been asked about since the node was found: before, changes may be unknown.
+    /// Whether everything watched has been asked about since the node was found: before, changes
+    /// may be unknown.
     pub fn is_caught_up(&self) -> bool {
         self.caught_up
     }
@@ -110,8 +117,9 @@ impl Inquiry {
         self.asked.is_empty()
     }
 
-    /// These are to be asked about. While the node is out of sight they need not be: all will be when it is back. `anew`: that is
-    /// why; the node is caught up with once these are answered, whoever else is asked about meanwhile.
+    /// These are to be asked about. While the node is out of sight they need not be: all will be
+    /// when it is back. `anew`: that is why; the node is caught up with once these are answered,
+    /// whoever else is asked about meanwhile.
     pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
         if !self.is_in_sight() {
             return;
@@ -136,8 +144,8 @@ impl Inquiry {
         }
     }
 
-    /// What was answered of these was outdated when it came: they are asked about again at the next probe, and not at once, for it
-    /// may take the node's clock a while to pass what was published.
+    /// What was answered of these was outdated when it came: they are asked about again at the next
+    /// probe, and not at once, for it may take the node's clock a while to pass what was published.
     pub fn ask_again(&mut self, users: Vec<Box<str>>, now: Mono) {
         if planted::is(Planted::OutdatedUnasked) || !self.is_in_sight() || users.is_empty() {
             return;
@@ -161,14 +169,15 @@ impl Inquiry {
         }
     }
 
-    /// The users of the next request, if it is time; none of them makes it a probe. One request at a time: its outcome comes
-    /// first.
+    /// The users of the next request, if it is time; none of them makes it a probe. One request at
+    /// a time: its outcome comes first.
     pub fn poll_request(&mut self, now: Mono) -> Option<&[Box<str>]> {
         if now < self.next() {
             return None;
         }
         if !self.is_in_sight() {
-            // A node that starts while the other is cut off has publishers too by the time it sees it.
+            // A node that starts while the other is cut off has publishers too by the time it sees
+            // it.
             self.lost_since.get_or_insert(now);
         }
         if now >= self.outdated_until {
@@ -195,7 +204,13 @@ impl Inquiry {
         self.backoff.reset();
         let known = |life| life == instance || planted::is(Planted::LifeUnnoticed);
         let sighting = match self.instance.is_some_and(known) {
-            false if self.lost_since.is_some_and(|since| now.ms_since(since) >= OUTAGE_MS) => Sighting::Back,
+            false
+                if self
+                    .lost_since
+                    .is_some_and(|since| now.ms_since(since) >= OUTAGE_MS) =>
+            {
+                Sighting::Back
+            }
             false => Sighting::Found,
             true if self.overflowed && self.pending.is_empty() => Sighting::Rest,
             true => Sighting::Same,
@@ -227,7 +242,10 @@ impl Inquiry {
         if users.len() > 1 {
             self.users_per_request = users.len() / 2;
         }
-        users.into_iter().rev().for_each(|user| self.pending.push_front(user));
+        users
+            .into_iter()
+            .rev()
+            .for_each(|user| self.pending.push_front(user));
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
     }
 
@@ -268,7 +286,11 @@ mod tests {
 
     fn seen() -> Inquiry {
         let mut inquiry = Inquiry::new(1);
-        assert_eq!(inquiry.poll_request(at(0)), Some(&[][..]), "a probe at once");
+        assert_eq!(
+            inquiry.poll_request(at(0)),
+            Some(&[][..]),
+            "a probe at once"
+        );
         assert_eq!(inquiry.handle_answer(7, at(0)), Sighting::Found);
         assert!(!inquiry.is_caught_up());
         inquiry
@@ -303,7 +325,11 @@ mod tests {
         inquiry.ask_again(users(&["b"]), at(20));
         assert_eq!((inquiry.len(), inquiry.next()), (1, at(20 + PROBE_MS)));
         inquiry.ask(users(&["b", "c"]), false, at(30));
-        assert_eq!(inquiry.poll_request(at(30)), Some(&users(&["c"])[..]), "b waits");
+        assert_eq!(
+            inquiry.poll_request(at(30)),
+            Some(&users(&["c"])[..]),
+            "b waits"
+        );
         inquiry.handle_answer(7, at(40));
         assert_eq!(
             inquiry.poll_request(at(40 + PROBE_MS)),
@@ -329,7 +355,10 @@ mod tests {
         inquiry.poll_request(at(1));
         assert_eq!(inquiry.handle_failure(at(2_001)), Sighting::Lost);
         inquiry.ask(users(&["b"]), false, at(2_002));
-        assert!(inquiry.is_empty(), "nothing is kept while it is out of sight");
+        assert!(
+            inquiry.is_empty(),
+            "nothing is kept while it is out of sight"
+        );
         let retry = inquiry.next();
         assert!(retry > at(2_001) && retry <= at(2_201));
         assert_eq!(inquiry.poll_request(retry), Some(&[][..]));
@@ -355,7 +384,10 @@ mod tests {
 
     #[test]
     fn a_node_that_could_not_be_seen_from_the_start_is_back() {
-        for (seen_ms, sighting) in [(OUTAGE_MS - 1, Sighting::Found), (OUTAGE_MS, Sighting::Back)] {
+        for (seen_ms, sighting) in [
+            (OUTAGE_MS - 1, Sighting::Found),
+            (OUTAGE_MS, Sighting::Back),
+        ] {
             let mut inquiry = Inquiry::new(1);
             inquiry.poll_request(at(5));
             assert_eq!(inquiry.handle_failure(at(6)), Sighting::Same);
@@ -392,7 +424,11 @@ mod tests {
     /// One more question and its answer, and whether everything is known then.
     fn ask_and_answer(inquiry: &mut Inquiry, user: &str, now: Mono) -> bool {
         inquiry.ask(users(&[user]), false, now);
-        assert!(inquiry.poll_request(now).is_some_and(|users| !users.is_empty()));
+        assert!(
+            inquiry
+                .poll_request(now)
+                .is_some_and(|users| !users.is_empty())
+        );
         assert_eq!(inquiry.handle_answer(7, now), Sighting::Same);
         inquiry.is_caught_up()
     }
@@ -434,7 +470,11 @@ mod tests {
             inquiry.ask(Vec::new(), true, at(ms));
             assert!(!ask_and_answer(&mut inquiry, "new", at(ms)), "{ms}");
         }
-        assert!(ask_and_answer(&mut inquiry, "new", at(SETTLE_MS + 2_700 + PROBE_MS)));
+        assert!(ask_and_answer(
+            &mut inquiry,
+            "new",
+            at(SETTLE_MS + 2_700 + PROBE_MS)
+        ));
     }
 
     #[test]
@@ -445,7 +485,9 @@ mod tests {
         assert_eq!(inquiry.poll_request(at(1)).map(<[_]>::len), Some(1_000));
         inquiry.handle_too_many(at(2));
         let retry = inquiry.next();
-        let next = inquiry.poll_request(retry).map(|users| (users.len(), users[0].clone()));
+        let next = inquiry
+            .poll_request(retry)
+            .map(|users| (users.len(), users[0].clone()));
         assert_eq!(next, Some((500, "user-0".into())));
         inquiry.handle_answer(7, retry);
         assert_eq!(

@@ -1,7 +1,7 @@
 //! The threads that drive the links: one for each node of the other role.
 //!
-//! Owns the hand-over from the shards (a lock held for a push), the waiting, and what is told back: answers and sightings. Never
-//! holds a lock while it talks to a node.
+//! Owns the hand-over from the shards (a lock held for a push), the waiting, and what is told back:
+//! answers and sightings. Never holds a lock while it talks to a node.
 
 use std::io;
 use std::sync::Arc;
@@ -21,13 +21,14 @@ use crate::time::{Clock, Mono, boottime};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
-/// A presence node that has not said for so long, in ms, that everything is told, as it does each second, does not reach this node or
-/// holds something back.
+/// A presence node that has not said for so long, in ms, that everything is told, as it does each
+/// second, does not reach this node or holds something back.
 pub const UNHEARD_MS: u64 = 4_000;
 
 /// The status of what is too long.
 const TOO_LONG: u16 = 413;
-/// The statuses that say that a request is refused for what is in it, and would be again. Others are about the node.
+/// The statuses that say that a request is refused for what is in it, and would be again. Others
+/// are about the node.
 const REFUSALS: [u16; 5] = [400, TOO_LONG, 414, 422, 431];
 
 /// Tells all shards.
@@ -46,9 +47,10 @@ struct Shared {
     standings: Mutex<Vec<Standing>>,
 }
 
-/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to its node. What is left while it
-/// does, for 2 s at most, is a pointer a turn and shard; the transitions behind it are shared by all links, and dropped when the
-/// slowest has taken over whom they are about.
+/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to
+/// its node. What is left while it does, for 2 s at most, is a pointer a turn and shard; the
+/// transitions behind it are shared by all links, and dropped when the slowest has taken over whom
+/// they are about.
 struct Station<I> {
     inbox: Mutex<Vec<I>>,
     changed: Condvar,
@@ -116,7 +118,8 @@ impl Shared {
         let down = standings.iter().filter(|each| each.down).count();
         self.board.process.set(Gauge::RelayQueue, queued as u64);
         self.board.process.set(Gauge::NodesDown, down as u64);
-        self.presence.set_behind(standings.iter().any(|each| each.behind));
+        self.presence
+            .set_behind(standings.iter().any(|each| each.behind));
     }
 
     fn is_stopping(&self) -> bool {
@@ -140,12 +143,14 @@ impl<I> Station<I> {
         self.changed.notify_one();
     }
 
-    /// What has been left; sleeps until there is something, until `until`, or until the links are stopped.
+    /// What has been left; sleeps until there is something, until `until`, or until the links are
+    /// stopped.
     fn take(&self, until: Mono, shared: &Shared) -> Vec<I> {
         let mut inbox = self.inbox.lock();
         let micros = until.micros_since(boottime()).min(60_000_000);
         if inbox.is_empty() && micros > 0 && !shared.is_stopping() {
-            self.changed.wait_for(&mut inbox, Duration::from_micros(micros));
+            self.changed
+                .wait_for(&mut inbox, Duration::from_micros(micros));
         }
         std::mem::take(&mut *inbox)
     }
@@ -176,7 +181,11 @@ impl<I: Send + 'static> Links<I> {
             let work = move || run(node, &remote, &stations[node], &shared);
             (parts.spawn)(format!("{name}-{node}"), Box::new(work))
         };
-        let threads = remotes.into_iter().enumerate().map(thread).collect::<io::Result<_>>()?;
+        let threads = remotes
+            .into_iter()
+            .enumerate()
+            .map(thread)
+            .collect::<io::Result<_>>()?;
         Ok(Links {
             stations,
             shared,
@@ -200,7 +209,9 @@ impl<I: Send + 'static> Links<I> {
             station.changed.notify_one();
         }
         for thread in self.threads {
-            thread.join().expect("a link's thread returns or ends the process");
+            thread
+                .join()
+                .expect("a link's thread returns or ends the process");
         }
     }
 }
@@ -244,15 +255,32 @@ impl Links<Publish> {
     /// Publishes to these real-time nodes.
     pub fn publish_to(remotes: Vec<Remote>, parts: LinkParts<'_>) -> io::Result<Links<Publish>> {
         let seed = parts.seed;
-        Links::start(remotes, "publish", parts, move |node, remote, station, shared| {
-            publish(node, Announcer::new(seed ^ node as u64), remote, station, shared);
-        })
+        Links::start(
+            remotes,
+            "publish",
+            parts,
+            move |node, remote, station, shared| {
+                publish(
+                    node,
+                    Announcer::new(seed ^ node as u64),
+                    remote,
+                    station,
+                    shared,
+                );
+            },
+        )
     }
 }
 
 impl Links<Ask> {
-    /// Asks these presence nodes, whose users `nodes` tells; `tell` brings to all shards what came of it.
-    pub fn ask_at(remotes: Vec<Remote>, nodes: Arc<Nodes>, parts: LinkParts<'_>, tell: Tell) -> io::Result<Links<Ask>> {
+    /// Asks these presence nodes, whose users `nodes` tells; `tell` brings to all shards what came
+    /// of it.
+    pub fn ask_at(
+        remotes: Vec<Remote>,
+        nodes: Arc<Nodes>,
+        parts: LinkParts<'_>,
+        tell: Tell,
+    ) -> io::Result<Links<Ask>> {
         let seed = parts.seed;
         let unseen = Standing {
             queued: 0,
@@ -260,14 +288,25 @@ impl Links<Ask> {
             behind: true,
         };
         let parts = LinkParts { unseen, ..parts };
-        Links::start(remotes, "ask", parts, move |node, remote, station, shared| {
-            let inquiry = Inquiry::new(seed ^ node as u64);
-            inquire(node, inquiry, remote, station, shared, &nodes, &*tell);
-        })
+        Links::start(
+            remotes,
+            "ask",
+            parts,
+            move |node, remote, station, shared| {
+                let inquiry = Inquiry::new(seed ^ node as u64);
+                inquire(node, inquiry, remote, station, shared, &nodes, &*tell);
+            },
+        )
     }
 }
 
-fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<Publish>, shared: &Shared) {
+fn publish(
+    node: usize,
+    mut link: Announcer,
+    remote: &Remote,
+    station: &Station<Publish>,
+    shared: &Shared,
+) {
     // Why it was last warned.
     let mut warned = None;
     // Why a request was last refused for what is in it, and whether that was said.
@@ -282,7 +321,9 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
             behind: false,
         };
         shared.note(node, standing);
-        if shared.is_stopping() && (link.is_empty() || link.is_failing() || link.next() > boottime()) {
+        if shared.is_stopping()
+            && (link.is_empty() || link.is_failing() || link.next() > boottime())
+        {
             return;
         }
         let Some(put) = link.poll_request(&shared.presence, shared.clock.now()) else {
@@ -300,15 +341,23 @@ fn publish(node: usize, mut link: Announcer, remote: &Remote, station: &Station<
                 if !std::mem::replace(&mut refused_one, true) {
                     tracing::warn!(
                         node = remote.base(),
-                        "the real-time node refuses some states each by itself ({}); they are passed over. Give all nodes the same \
-                         version and no smaller --body-bytes-max and --head-bytes-max than the default",
+                        "the real-time node refuses some states each by itself ({}); they are \
+                         passed over. Give all nodes the same \
+                         version and no smaller --body-bytes-max and --head-bytes-max than the \
+                         default",
                         refusal.as_deref().unwrap_or("it does not say why")
                     );
                 }
             }
-            if let Ok(Said { status: 200, body, .. }) = said {
+            if let Ok(Said {
+                status: 200, body, ..
+            }) = said
+            {
                 let refused = refused_of(&body);
-                shared.board.process.add(Counter::RelayStatesRefused, refused);
+                shared
+                    .board
+                    .process
+                    .add(Counter::RelayStatesRefused, refused);
                 tracing::warn!(
                     node = remote.base(),
                     refused,
@@ -368,9 +417,13 @@ fn inquire(
                 shared.presence.note_life(node, answerer.instance);
                 shared.presence.note_clock(node, answerer.clock, now.mono);
                 if !told.is_empty() {
-                    let (mut answered, refused) = adopt_answers(&shared.presence, told, answerer.as_of, now);
+                    let (mut answered, refused) =
+                        adopt_answers(&shared.presence, told, answerer.as_of, now);
                     outdated = std::mem::take(&mut answered.outdated);
-                    shared.board.process.add(Counter::RelayStatesRefused, refused);
+                    shared
+                        .board
+                        .process
+                        .add(Counter::RelayStatesRefused, refused);
                     tell(&Mail::Answered(Arc::new(answered)));
                 }
             }
@@ -398,7 +451,8 @@ fn inquire(
                 if warned.as_ref() != Some(&why) {
                     tracing::warn!(
                         node = remote.base(),
-                        "the presence node does not answer ({why}); what is known of its publishers stands"
+                        "the presence node does not answer ({why}); what is known of its \
+                         publishers stands"
                     );
                     warned = Some(why);
                 }
@@ -413,7 +467,11 @@ fn inquire(
                     doubt_known(&shared.presence, nodes, node);
                 }
                 let found_at = now.mono;
-                tell(&Mail::Reask { node, why, found_at });
+                tell(&Mail::Reask {
+                    node,
+                    why,
+                    found_at,
+                });
             }
         }
         // A node that answers and does not publish here: what changes there is not heard of.
@@ -422,7 +480,8 @@ fn inquire(
         if link.is_caught_up() && unheard && !std::mem::replace(&mut deaf, unheard) {
             tracing::warn!(
                 node = remote.base(),
-                "the presence node answers and does not tell this node everything; is this one in its --realtime, and reachable from it?"
+                "the presence node answers and does not tell this node everything; is this one \
+                 in its --realtime, and reachable from it?"
             );
         }
         deaf &= unheard;
@@ -452,9 +511,15 @@ fn refused_of(body: &[u8]) -> u64 {
 fn reason(said: &Result<Said, ureq::Error>) -> String {
     match said {
         Err(error) => error.to_string(),
-        Ok(Said { status: 401, .. }) => "401: it has another fleet key; give both the same --key-file".into(),
-        Ok(Said { status: 503, .. }) => "503: it has not seen this node, which may be missing in its --presence".into(),
-        Ok(Said { status: 405 | 421, .. }) => "it has another role".into(),
+        Ok(Said { status: 401, .. }) => {
+            "401: it has another fleet key; give both the same --key-file".into()
+        }
+        Ok(Said { status: 503, .. }) => {
+            "503: it has not seen this node, which may be missing in its --presence".into()
+        }
+        Ok(Said {
+            status: 405 | 421, ..
+        }) => "it has another role".into(),
         Ok(Said { status: 200, .. }) => "its answer is not that of a presence node".into(),
         Ok(said) => format!("status {}", said.status),
     }

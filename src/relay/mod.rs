@@ -1,8 +1,10 @@
-//! The split roles' wires: beats out and questions (real-time nodes), published states out (presence nodes).
+//! The split roles' wires: beats out and questions (real-time nodes), published states out
+//! (presence nodes).
 //!
-//! Owns what is between an engine's [`Outbound`] and another node: queues that keep one entry a publisher, retries, and what is
-//! concluded from a node's silence. [`Inquiry`] and [`Announcer`] are such a link without a kernel; [`Links`] drives them, each
-//! on a thread of its own, so that a slow node holds up nobody else. Never decides who is online.
+//! Owns what is between an engine's [`Outbound`] and another node: queues that keep one entry a
+//! publisher, retries, and what is concluded from a node's silence. [`Inquiry`] and [`Announcer`]
+//! are such a link without a kernel; [`Links`] drives them, each on a thread of its own, so that a
+//! slow node holds up nobody else. Never decides who is online.
 //!
 //! [`Outbound`]: crate::engine::Outbound
 
@@ -22,7 +24,8 @@ pub use link::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell, UNHEARD_MS};
 
 /// Time between two requests when there is nothing to say, in ms: so soon a silent node is noticed.
 const PROBE_MS: u64 = 1_000;
-/// An outage of this length, in ms, may have cost beats: longer than a node takes to restart its listener.
+/// An outage of this length, in ms, may have cost beats: longer than a node takes to restart its
+/// listener.
 const OUTAGE_MS: u64 = 2_000;
 /// Most states in one request: the other side's `query_users_max`.
 const STATES_PER_REQUEST_MAX: usize = 1_000;

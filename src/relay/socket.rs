@@ -1,8 +1,9 @@
 //! The sockets under ureq: given up means gone.
 //!
-//! Owns two differences to ureq's own. A connection that is dropped takes back what the kernel has not delivered yet (SO_LINGER 0):
-//! otherwise a request that was given up during an outage would still be delivered by the kernel when the outage ends, ahead of
-//! everything that is to come first then. And a peer that reads little by little gets no more time than one that does not.
+//! Owns two differences to ureq's own. A connection that is dropped takes back what the kernel has
+//! not delivered yet (SO_LINGER 0): otherwise a request that was given up during an outage would
+//! still be delivered by the kernel when the outage ends, ahead of everything that is to come first
+//! then. And a peer that reads little by little gets no more time than one that does not.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use ureq::Error;
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
 
 use crate::time::boottime;
 
@@ -28,7 +31,11 @@ pub(super) struct Socket {
 impl Connector for Connect {
     type Out = Socket;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Socket>, Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<Socket>, Error> {
         let share = details.addrs.len().max(1) as u32;
         let mut outcome = Err(Error::HostNotFound);
         for addr in &details.addrs {
@@ -55,7 +62,9 @@ fn open(addr: SocketAddr, limit: Option<Duration>) -> Result<TcpStream, Error> {
 
 /// What is left, and not nothing: the kernel takes that for an endless wait.
 fn limit(timeout: NextTimeout) -> Option<Duration> {
-    timeout.not_zero().map(|left| (*left).max(Duration::from_millis(1)))
+    timeout
+        .not_zero()
+        .map(|left| (*left).max(Duration::from_millis(1)))
 }
 
 fn fault(error: std::io::Error, timeout: NextTimeout) -> Error {
@@ -79,7 +88,8 @@ impl Transport for Socket {
                 if left_ms == 0 {
                     return Err(Error::Timeout(timeout.reason));
                 }
-                self.stream.set_write_timeout(Some(Duration::from_millis(left_ms)))?;
+                self.stream
+                    .set_write_timeout(Some(Duration::from_millis(left_ms)))?;
             }
             match self.stream.write(output) {
                 Ok(taken) => output = &output[taken..],
@@ -93,7 +103,10 @@ impl Transport for Socket {
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.set_read_timeout(limit(timeout))?;
         let input = self.buffers.input_append_buf();
-        let amount = self.stream.read(input).map_err(|error| fault(error, timeout))?;
+        let amount = self
+            .stream
+            .read(input)
+            .map_err(|error| fault(error, timeout))?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
@@ -117,7 +130,11 @@ mod tests {
     #[test]
     fn what_is_given_up_is_gone() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = open(listener.local_addr().unwrap(), Some(Duration::from_secs(10))).unwrap();
+        let stream = open(
+            listener.local_addr().unwrap(),
+            Some(Duration::from_secs(10)),
+        )
+        .unwrap();
         let (mut peer, _) = listener.accept().unwrap();
         drop(stream);
         // A reset, where an orderly end would read as one.
@@ -132,7 +149,9 @@ mod tests {
         let stream = open(listener.local_addr().unwrap(), None).unwrap();
         let (mut peer, _) = listener.accept().unwrap();
         // Or the kernel would take it all.
-        SockRef::from(&stream).set_send_buffer_size(1 << 16).unwrap();
+        SockRef::from(&stream)
+            .set_send_buffer_size(1 << 16)
+            .unwrap();
         SockRef::from(&peer).set_recv_buffer_size(1 << 16).unwrap();
         let mut socket = Socket {
             stream,

@@ -1,6 +1,7 @@
 //! The split roles' part of a node: which links it has, and how shards and links reach each other.
 //!
-//! Owns nothing that a node of both halves needs: there every outlet is a dead end that nothing enters.
+//! Owns nothing that a node of both halves needs: there every outlet is a dead end that nothing
+//! enters.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, OnceLock};
@@ -39,7 +40,8 @@ pub(super) enum Ready {
     Presence(Links<Publish>),
     Realtime {
         beats_to: Vec<SocketAddr>,
-        /// Set once the links run. What is asked before is asked again when a link first sees its node.
+        /// Set once the links run. What is asked before is asked again when a link first sees its
+        /// node.
         handle: Arc<OnceLock<Handle<Ask>>>,
     },
 }
@@ -57,9 +59,15 @@ impl Relay<'_> {
         Ok(match self.config.role {
             RoleName::All => Ready::None,
             RoleName::Presence => {
-                let remotes = self.config.realtime.iter().map(|node| self.remote(&node.http));
+                let remotes = self
+                    .config
+                    .realtime
+                    .iter()
+                    .map(|node| self.remote(&node.http));
                 let links = Links::publish_to(remotes.collect(), self.parts());
-                Ready::Presence(links.map_err(ServeFault::os("start the links to real-time nodes"))?)
+                Ready::Presence(
+                    links.map_err(ServeFault::os("start the links to real-time nodes"))?,
+                )
             }
             RoleName::Realtime => {
                 // None has been seen yet.
@@ -67,7 +75,12 @@ impl Relay<'_> {
                     .process
                     .set(Gauge::NodesDown, self.config.presence.len() as u64);
                 Ready::Realtime {
-                    beats_to: self.config.presence.iter().map(resolve).collect::<Result<_, _>>()?,
+                    beats_to: self
+                        .config
+                        .presence
+                        .iter()
+                        .map(resolve)
+                        .collect::<Result<_, _>>()?,
                     handle: Arc::default(),
                 }
             }
@@ -111,9 +124,18 @@ impl Relay<'_> {
             Ready::Realtime { handle, .. } => {
                 let teller = shards.teller();
                 let tell = Arc::new(move |mail: &Mail| teller.tell(mail));
-                let remotes = self.config.presence.iter().map(|node| self.remote(&node.http));
-                let links = Links::ask_at(remotes.collect(), Arc::clone(&self.nodes), self.parts(), tell)
-                    .map_err(ServeFault::os("start the links to presence nodes"))?;
+                let remotes = self
+                    .config
+                    .presence
+                    .iter()
+                    .map(|node| self.remote(&node.http));
+                let links = Links::ask_at(
+                    remotes.collect(),
+                    Arc::clone(&self.nodes),
+                    self.parts(),
+                    tell,
+                )
+                .map_err(ServeFault::os("start the links to presence nodes"))?;
                 if handle.set(links.handle()).is_err() {
                     unreachable!("set here alone, once");
                 }
@@ -131,7 +153,8 @@ impl Relay<'_> {
     }
 }
 
-/// A server without one of its links would tell some of its users the truth and the others what was once true.
+/// A server without one of its links would tell some of its users the truth and the others what was
+/// once true.
 fn spawn(name: String, work: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
     shard::vital_thread(name, move || {
         work();
@@ -149,25 +172,32 @@ impl Running {
     }
 }
 
-/// Longest wait for a connection while one of a name's addresses is chosen: there are only a few, and none is needed.
+/// Longest wait for a connection while one of a name's addresses is chosen: there are only a few,
+/// and none is needed.
 const CHOICE_WAIT: Duration = Duration::from_millis(300);
 
-/// Where a node receives beats. UDP does not say whether anybody is there, so of several addresses one is taken where its HTTP answers.
+/// Where a node receives beats. UDP does not say whether anybody is there, so of several addresses
+/// one is taken where its HTTP answers.
 fn resolve(node: &PresenceNode) -> Result<SocketAddr, ServeFault> {
     let fault = |source| ServeFault::Node {
         address: node.udp.clone(),
         source,
     };
     let found: Vec<SocketAddr> = node.udp.to_socket_addrs().map_err(fault)?.collect();
-    let http_port = node.http.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let http_port = node
+        .http
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok());
     let answers = |udp: SocketAddr| {
         let http = http_port.map(|port| SocketAddr::new(udp.ip(), port));
         http.is_some_and(|http| TcpStream::connect_timeout(&http, CHOICE_WAIT).is_ok())
     };
-    let chosen = choose(&found, answers).ok_or_else(|| fault(std::io::ErrorKind::AddrNotAvailable.into()))?;
+    let chosen = choose(&found, answers)
+        .ok_or_else(|| fault(std::io::ErrorKind::AddrNotAvailable.into()))?;
     if found.len() > 1 {
         tracing::warn!(
-            "udp://{} has {} addresses; beats go to {chosen}. Name the one that the node listens on",
+            "udp://{} has {} addresses; beats go to {chosen}. Name the one that the node listens \
+             on",
             node.udp,
             found.len()
         );
@@ -175,7 +205,8 @@ fn resolve(node: &PresenceNode) -> Result<SocketAddr, ServeFault> {
     Ok(chosen)
 }
 
-/// The first that answers, or else the first of IPv4, which a node is likelier to listen on. None: there is none.
+/// The first that answers, or else the first of IPv4, which a node is likelier to listen on. None:
+/// there is none.
 fn choose(found: &[SocketAddr], answers: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
     if let [only] = found {
         return Some(*only);
@@ -192,14 +223,18 @@ mod tests {
 
     #[test]
     fn beats_go_where_the_node_answers() {
-        let addrs = ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"].map(|addr| addr.parse::<SocketAddr>().unwrap());
+        let addrs = ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"]
+            .map(|addr| addr.parse::<SocketAddr>().unwrap());
         let [six, four, other] = addrs;
         assert_eq!(choose(&addrs, |addr| addr == other), Some(other));
         assert_eq!(choose(&addrs, |addr| addr.is_ipv6()), Some(six));
         assert_eq!(choose(&addrs, |_| false), Some(four));
         assert_eq!(choose(&[six, six], |_| false), Some(six));
         // One is not asked.
-        assert_eq!(choose(&[six], |_| unreachable!("there is no choice")), Some(six));
+        assert_eq!(
+            choose(&[six], |_| unreachable!("there is no choice")),
+            Some(six)
+        );
         assert_eq!(choose(&[], |_| true), None);
     }
 }

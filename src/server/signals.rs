@@ -29,8 +29,8 @@ impl fmt::Display for StopSignal {
     }
 }
 
-/// From now on the first of the signals is sent to the receiver, and the second exits at once: what has been accepted is in
-/// the mapped files, which outlive the process.
+/// From now on the first of the signals is sent to the receiver, and the second exits at once: what
+/// has been accepted is in the mapped files, which outlive the process.
 pub(super) fn listen() -> io::Result<Receiver<StopSignal>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (sender, receiver) = bounded(1);

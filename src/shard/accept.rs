@@ -1,6 +1,8 @@
-//! Accepts connections: within a budget, and without spinning when there is no file descriptor left.
+//! Accepts connections: within a budget, and without spinning when there is no file descriptor
+//! left.
 //!
-//! Owns the listener and the reserve descriptor. Decides nothing about who may connect: that is the engine's.
+//! Owns the listener and the reserve descriptor. Decides nothing about who may connect: that is the
+//! engine's.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,10 +22,12 @@ use crate::wire::sse;
 
 /// Time without accepting after the descriptors ran out, in ms.
 const PAUSE_MS: u64 = 100;
-/// Time that a connection on the reserve descriptor has to say what it asks for, in ms. Its request comes with the handshake's last
-/// packet or right behind it; whoever says nothing holds up the others.
+/// Time that a connection on the reserve descriptor has to say what it asks for, in ms. Its request
+/// comes with the handshake's last packet or right behind it; whoever says nothing holds up the
+/// others.
 const HEARING_MS: u64 = 100;
-/// Most bytes of a request that is to be refused which are read, so that closing does not reset the connection.
+/// Most bytes of a request that is to be refused which are read, so that closing does not reset the
+/// connection.
 const HEARD_BYTES_MAX: usize = 65_536;
 /// Connections refused through the reserve descriptor before each pause.
 const REFUSALS_MAX: usize = 32;
@@ -81,7 +85,11 @@ impl Acceptor {
         registry: &Registry,
         token: Token,
     ) -> io::Result<Acceptor> {
-        registry.register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
+        registry.register(
+            &mut SourceFd(&listener.as_raw_fd()),
+            token,
+            Interest::READABLE,
+        )?;
         Ok(Acceptor {
             listener,
             reserve: open_reserve(),
@@ -120,7 +128,8 @@ impl Acceptor {
         }
     }
 
-    /// Accepts one connection, non-blocking and with the listener's options. `registry` and `token` are those of [`Acceptor::new`].
+    /// Accepts one connection, non-blocking and with the listener's options. `registry` and `token`
+    /// are those of [`Acceptor::new`].
     pub(super) fn accept(&mut self, now: Now, registry: &Registry, token: Token) -> Accepted {
         self.hear_held(now);
         if self.held.is_some() {
@@ -144,28 +153,34 @@ impl Acceptor {
                 self.pause(now, &error);
                 Accepted::NoDescriptor
             }
-            // accept(2): errors already pending on the new socket are passed on here; they are that peer's, not ours.
+            // accept(2): errors already pending on the new socket are passed on here; they are that
+            // peer's, not ours.
             _ => Accepted::Aborted,
         }
     }
 
     fn accept_one(&self) -> io::Result<TcpStream> {
         let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
-        Ok(TcpStream::from(rustix::net::accept_with(&self.listener, flags)?))
+        Ok(TcpStream::from(rustix::net::accept_with(
+            &self.listener,
+            flags,
+        )?))
     }
 
     fn pause(&mut self, now: Now, error: &io::Error) {
         self.resume_at = now.mono.plus_ms(PAUSE_MS);
         if now.mono >= self.tell_at {
             self.tell_at = now.mono.plus_ms(TELL_INTERVAL_MS);
-            tracing::warn!(%error, "no connection can be accepted; raise the limit (ulimit -n, LimitNOFILE=)");
+            tracing::warn!(%error, "no connection can be accepted; raise the limit (ulimit -n, \
+                                    LimitNOFILE=)");
         }
     }
 
-    /// Answers some of those that wait, one at a time, with the descriptor kept for that. The first that has not said what it asks
-    /// for stays on it, and the others wait.
+    /// Answers some of those that wait, one at a time, with the descriptor kept for that. The first
+    /// that has not said what it asks for stays on it, and the others wait.
     fn refuse_some(&mut self, now: Now, registry: &Registry, token: Token) {
-        // Another thread may have taken the descriptor since; then nobody is answered until it is back.
+        // Another thread may have taken the descriptor since; then nobody is answered until it is
+        // back.
         let had_reserve = self.reserve.take().is_some();
         if had_reserve {
             for _ in 0..REFUSALS_MAX {
@@ -178,9 +193,11 @@ impl Acceptor {
                             ready: false,
                         };
                         let heard = held.hear(&self.limits).or_else(|| {
-                            // Closing ends the registration; bytes that have come since are an edge.
+                            // Closing ends the registration; bytes that have come since are an
+                            // edge.
                             let fd = held.stream.as_raw_fd();
-                            let polled = registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
+                            let polled =
+                                registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
                             polled.is_err().then_some(Ask::Other)
                         });
                         match heard {
@@ -192,7 +209,8 @@ impl Acceptor {
                         }
                     }
                     Err(error) => {
-                        // Without a free descriptor the kernel does not say whether anybody waits; now it does.
+                        // Without a free descriptor the kernel does not say whether anybody waits;
+                        // now it does.
                         self.ready = Errno::from_io_error(&error) != Some(Errno::AGAIN);
                         break;
                     }
@@ -202,11 +220,16 @@ impl Acceptor {
         self.reserve = open_reserve();
     }
 
-    /// Refuses who is on the reserve descriptor once it has said what it asks for, or has had its time.
+    /// Refuses who is on the reserve descriptor once it has said what it asks for, or has had its
+    /// time.
     fn hear_held(&mut self, now: Now) {
-        let Some(mut held) = self.held.take() else { return };
+        let Some(mut held) = self.held.take() else {
+            return;
+        };
         let heard = held.hear(&self.limits);
-        match heard.or_else(|| (now.mono >= held.until).then(|| asks_for(&held.seen).unwrap_or(Ask::Other))) {
+        match heard.or_else(|| {
+            (now.mono >= held.until).then(|| asks_for(&held.seen).unwrap_or(Ask::Other))
+        }) {
             Some(ask) => {
                 self.refuse(&held, ask);
                 drop(held);
@@ -216,19 +239,22 @@ impl Acceptor {
         }
     }
 
-    /// Writes what fits into a fresh socket's buffer, which the whole answer does; what has come has been read, so that closing
-    /// does not reset the connection before the answer is read. Whatever fails here, the connection is closed next.
+    /// Writes what fits into a fresh socket's buffer, which the whole answer does; what has come
+    /// has been read, so that closing does not reset the connection before the answer is read.
+    /// Whatever fails here, the connection is closed next.
     fn refuse(&mut self, held: &Held, ask: Ask) {
         self.refused += 1;
         let origin = match parse_head(&held.seen, &self.limits) {
             Parsed::Head { head, .. } => head.origin,
             Parsed::Partial | Parsed::Fault(_) => None,
         };
-        // Without them a page of another origin is told of an error that it must not look at, and an EventSource never comes back.
+        // Without them a page of another origin is told of an error that it must not look at, and
+        // an EventSource never comes back.
         let cors = self.settings.cors_lines(origin);
         let answer = match ask {
             Ask::Stream => {
-                // An EventSource never comes back after a status other than 200 (WHATWG HTML 9.2.3).
+                // An EventSource never comes back after a status other than 200 (WHATWG HTML
+                // 9.2.3).
                 let mut answer = Vec::with_capacity(512);
                 sse::write_stream_head(&cors, &mut answer);
                 let retry_ms = REFUSED_RETRY_MS / 2 + self.refused * 977 % REFUSED_RETRY_MS;
@@ -238,7 +264,9 @@ impl Acceptor {
             Ask::Other => refusal(&cors),
         };
         let mut stream = &held.stream;
-        let shut = stream.write(&answer).and_then(|_| stream.shutdown(Shutdown::Write));
+        let shut = stream
+            .write(&answer)
+            .and_then(|_| stream.shutdown(Shutdown::Write));
         if let Err(error) = shut {
             tracing::debug!(%error, "a refused connection did not take its answer");
         }
@@ -253,7 +281,8 @@ enum Ask {
 }
 
 impl Held {
-    /// Reads what has come, but no more than [`HEARD_BYTES_MAX`] in all. None: what it asks for, and from which origin, has not come yet.
+    /// Reads what has come, but no more than [`HEARD_BYTES_MAX`] in all. None: what it asks for,
+    /// and from which origin, has not come yet.
     fn hear(&mut self, limits: &RequestLimits) -> Option<Ask> {
         self.ready = false;
         let mut bytes = [0; 4_096];
@@ -262,7 +291,12 @@ impl Held {
                 Ok(0) => return Some(asks_for(&self.seen).unwrap_or(Ask::Other)),
                 Ok(n) => self.seen.extend_from_slice(&bytes[..n]),
                 // The deadline reads again, should a signal have interrupted this.
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) =>
+                {
                     let whole = !matches!(parse_head(&self.seen, limits), Parsed::Partial);
                     return whole.then(|| asks_for(&self.seen).unwrap_or(Ask::Other));
                 }
@@ -348,7 +382,8 @@ mod tests {
                 cors_origins: vec!["https://app.example".into()],
                 ..Settings::default()
             };
-            let acceptor = Acceptor::new(listener, Arc::new(settings), poll.registry(), Token(0)).unwrap();
+            let acceptor =
+                Acceptor::new(listener, Arc::new(settings), poll.registry(), Token(0)).unwrap();
             let now = Clock::new().now();
             Rig {
                 acceptor,
@@ -367,7 +402,8 @@ mod tests {
         /// What is done when no descriptor is free.
         fn refuse_some(&mut self) {
             self.acceptor.ready = true;
-            self.acceptor.refuse_some(self.now, self.poll.registry(), Token(0));
+            self.acceptor
+                .refuse_some(self.now, self.poll.registry(), Token(0));
         }
 
         /// Waits for an edge, notes it as the loop does, and turns.
@@ -423,11 +459,18 @@ mod tests {
 
         slow.write_all(b"GET /v1/str").unwrap();
         rig.next_edge();
-        assert!(rig.acceptor.held.is_some(), "it may still be one or the other");
-        slow.write_all(b"eam?user=a HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert!(
+            rig.acceptor.held.is_some(),
+            "it may still be one or the other"
+        );
+        slow.write_all(b"eam?user=a HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
         rig.next_edge();
         let told = answer(slow);
-        assert!(told.starts_with(OK) && told.contains("event: overloaded"), "{told}");
+        assert!(
+            told.starts_with(OK) && told.contains("event: overloaded"),
+            "{told}"
+        );
         assert!(rig.acceptor.held.is_none() && rig.acceptor.reserve.is_some());
         rig.refuse_some();
         let told = answer(next);
@@ -436,10 +479,14 @@ mod tests {
 
     #[test]
     fn a_page_of_an_allowed_origin_may_read_why() {
-        const ALLOWED: &str = "\r\nAccess-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n";
+        const ALLOWED: &str =
+            "\r\nAccess-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n";
         let mut rig = Rig::new();
         for target in ["/v1/stream?user=a", "/v1/presence/a"] {
-            for (origin, allowed) in [("https://app.example", true), ("https://other.example", false)] {
+            for (origin, allowed) in [
+                ("https://app.example", true),
+                ("https://other.example", false),
+            ] {
                 // The line that matters comes behind the one that says what is asked for.
                 let mut client = rig.client(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n"));
                 rig.refuse_some();
@@ -464,7 +511,10 @@ mod tests {
         rig.now.mono = rig.now.mono.plus_ms(HEARING_MS);
         rig.acceptor.hear_held(rig.now);
         let told = answer(endless);
-        assert!(told.starts_with(OK) && told.contains("event: overloaded"), "{told}");
+        assert!(
+            told.starts_with(OK) && told.contains("event: overloaded"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Binds a node's sockets: for each shard a TCP listener and a UDP socket, all on the same two ports (SO_REUSEPORT).
+//! Binds a node's sockets: for each shard a TCP listener and a UDP socket, all on the same two
+//! ports (SO_REUSEPORT).
 //!
-//! Owns the socket options. What a listener has, each accepted socket inherits (Linux), so accepting sets none.
+//! Owns the socket options. What a listener has, each accepted socket inherits (Linux), so
+//! accepting sets none.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -9,8 +11,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Bytes that a connection may hold in the kernel unsent before it counts as full: below it a stream's next states are
-/// encoded late, hence fresh, and hardly any kernel memory is held for a slow reader.
+/// Bytes that a connection may hold in the kernel unsent before it counts as full: below it a
+/// stream's next states are encoded late, hence fresh, and hardly any kernel memory is held for a
+/// slow reader.
 const NOTSENT_LOWAT_BYTES: u32 = 16_384;
 
 /// What to bind.
@@ -63,8 +66,12 @@ impl std::fmt::Display for BindFault {
                 f,
                 "; another process has it: stop that one, or choose another port with --{flag}"
             ),
-            io::ErrorKind::AddrNotAvailable => write!(f, "; no interface of this machine has that address"),
-            io::ErrorKind::PermissionDenied => write!(f, "; ports below 1024 need CAP_NET_BIND_SERVICE"),
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, "; no interface of this machine has that address")
+            }
+            io::ErrorKind::PermissionDenied => {
+                write!(f, "; ports below 1024 need CAP_NET_BIND_SERVICE")
+            }
             _ => Ok(()),
         }
     }
@@ -84,7 +91,10 @@ pub fn bind(options: &BindOptions) -> Result<Bound, BindFault> {
         addr: options.http,
         source,
     };
-    let listeners = bind_group(options.http, shards, |addr, share| listener(addr, share, options)).map_err(http)?;
+    let listeners = bind_group(options.http, shards, |addr, share| {
+        listener(addr, share, options)
+    })
+    .map_err(http)?;
     let listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from).collect();
     let mut bound = Bound {
         http: listeners[0].local_addr().map_err(http)?,
@@ -106,11 +116,15 @@ pub fn bind(options: &BindOptions) -> Result<Bound, BindFault> {
 
 impl Bound {
     fn bind_datagrams(&mut self, addr: SocketAddr, options: &BindOptions) -> io::Result<()> {
-        let sockets = bind_group(addr, options.shards, |addr, share| datagram(addr, share, options))?;
+        let sockets = bind_group(addr, options.shards, |addr, share| {
+            datagram(addr, share, options)
+        })?;
         if options.shards > 1 {
-            // Linux 4.5; a sandbox may forbid it. Without it all works, and some shards have more to do.
+            // Linux 4.5; a sandbox may forbid it. Without it all works, and some shards have more
+            // to do.
             if let Err(error) = steer_evenly(&sockets[0], options.shards) {
-                tracing::warn!(%error, "the kernel does not spread datagrams by lot, but by a hash of their addresses: less evenly");
+                tracing::warn!(%error, "the kernel does not spread datagrams by lot, but by a \
+                                        hash of their addresses: less evenly");
             }
         }
         self.udp_buffer_bytes = sockets[0].recv_buffer_size()?;
@@ -120,24 +134,30 @@ impl Bound {
     }
 }
 
-/// Spreads datagrams over a group's sockets by lot (socket(7), SO_ATTACH_REUSEPORT_CBPF). The kernel's own choice, a hash of the
-/// addresses, gives a few senders' ports to the sockets as it falls: some shard would get twice another's beats. Which shard
-/// takes a beat does not matter: any may store it.
+/// Spreads datagrams over a group's sockets by lot (socket(7), SO_ATTACH_REUSEPORT_CBPF). The
+/// kernel's own choice, a hash of the addresses, gives a few senders' ports to the sockets as it
+/// falls: some shard would get twice another's beats. Which shard takes a beat does not matter: any
+/// may store it.
 fn steer_evenly(socket: &Socket, sockets: u16) -> io::Result<()> {
-    // Classic BPF (linux/filter.h): A = random; A %= sockets; return A, the index in the order of binding.
+    // Classic BPF (linux/filter.h): A = random; A %= sockets; return A, the index in the order of
+    // binding.
     let mut program = [
         instruction(
             libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
             (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32,
         ),
-        instruction(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::from(sockets)),
+        instruction(
+            libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K,
+            u32::from(sockets),
+        ),
         instruction(libc::BPF_RET | libc::BPF_A, 0),
     ];
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
     };
-    // SAFETY: `filter` and the program it points to live until the call returns, which copies them; the length is the struct's.
+    // SAFETY: `filter` and the program it points to live until the call returns, which copies them;
+    // the length is the struct's.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -166,21 +186,26 @@ fn instruction(code: u32, k: u32) -> libc::sock_filter {
 /// Whether a socket shares its port from the start.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Share {
-    /// Bound without SO_REUSEPORT, which is set afterwards: the port is claimed against every other process, where
-    /// SO_REUSEPORT from the start would quietly join another server of the same user and take half of its clients.
+    /// Bound without SO_REUSEPORT, which is set afterwards: the port is claimed against every other
+    /// process, where SO_REUSEPORT from the start would quietly join another server of the same
+    /// user and take half of its clients.
     Afterwards,
     /// Bound with SO_REUSEPORT, beside the first.
     FromTheStart,
 }
 
-/// Binds `shards` sockets to one port. The first claims it (or chooses it, for port 0), the others join it.
+/// Binds `shards` sockets to one port. The first claims it (or chooses it, for port 0), the others
+/// join it.
 fn bind_group(
     addr: SocketAddr,
     shards: u16,
     bind_one: impl Fn(SocketAddr, Share) -> io::Result<Socket>,
 ) -> io::Result<Vec<Socket>> {
     let first = bind_one(addr, Share::Afterwards)?;
-    let chosen = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let chosen = first
+        .local_addr()?
+        .as_socket()
+        .ok_or(io::ErrorKind::AddrNotAvailable)?;
     let mut sockets = vec![first];
     for _ in 1..shards {
         sockets.push(bind_one(chosen, Share::FromTheStart)?);
@@ -264,7 +289,10 @@ mod tests {
             let socket = SockRef::from(&stream);
             assert!(socket.tcp_nodelay().unwrap());
             assert!(socket.keepalive().unwrap());
-            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(30_000)));
+            assert_eq!(
+                socket.tcp_user_timeout().unwrap(),
+                Some(Duration::from_millis(30_000))
+            );
             assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT_BYTES);
         }
     }
@@ -298,13 +326,22 @@ mod tests {
             ..options(2)
         };
         let fault = bind(&again).unwrap_err();
-        assert_eq!((fault.flag, fault.source.kind()), ("http", io::ErrorKind::AddrInUse));
+        assert_eq!(
+            (fault.flag, fault.source.kind()),
+            ("http", io::ErrorKind::AddrInUse)
+        );
         let again = BindOptions {
             udp: first.udp,
             ..options(2)
         };
         let fault = bind(&again).unwrap_err();
-        assert_eq!((fault.flag, fault.source.kind()), ("udp", io::ErrorKind::AddrInUse));
-        assert!(fault.to_string().contains("choose another port with --udp"), "{fault}");
+        assert_eq!(
+            (fault.flag, fault.source.kind()),
+            ("udp", io::ErrorKind::AddrInUse)
+        );
+        assert!(
+            fault.to_string().contains("choose another port with --udp"),
+            "{fault}"
+        );
     }
 }

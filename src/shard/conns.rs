@@ -1,7 +1,9 @@
-//! A shard's sockets, by connection: eight bytes each, and the queue of those that may have something to read.
+//! A shard's sockets, by connection: eight bytes each, and the queue of those that may have
+//! something to read.
 //!
-//! Owns the sockets and what their edges said. Knows no request and no stream: what the bytes mean is the engine's. A
-//! [`ConnId`] or event of a connection that is gone finds nothing; it never finds the stranger that has its index now.
+//! Owns the sockets and what their edges said. Knows no request and no stream: what the bytes mean
+//! is the engine's. A [`ConnId`] or event of a connection that is gone finds nothing; it never
+//! finds the stranger that has its index now.
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -35,15 +37,19 @@ pub(super) mod flag {
 
 struct Entry {
     socket: Option<TcpStream>,
-    /// The generation's low 24 bits, then flags. A stale id lives for a turn or two, within which an index is not reused
-    /// 2^24 times.
+    /// The generation's low 24 bits, then flags. A stale id lives for a turn or two, within which
+    /// an index is not reused 2^24 times.
     tag: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() == 8, "the shard's share of a connection's memory");
+const _: () = assert!(
+    size_of::<Entry>() == 8,
+    "the shard's share of a connection's memory"
+);
 const _: () = assert!(size_of::<usize>() == 8, "a token holds a ConnId");
 
-/// Most connections for which address space is reserved at start (8 bytes each); beyond it the table grows by doubling.
+/// Most connections for which address space is reserved at start (8 bytes each); beyond it the
+/// table grows by doubling.
 const CONNS_RESERVED_MAX: usize = 1 << 24;
 /// Entries that are not worth giving back.
 const ENTRIES_KEPT: usize = 4_096;
@@ -58,7 +64,8 @@ pub(super) struct Conns {
 }
 
 impl Conns {
-    /// Room for `conns_max` connections; memory that no index has reached yet is reserved, not used.
+    /// Room for `conns_max` connections; memory that no index has reached yet is reserved, not
+    /// used.
     pub(super) fn new(conns_max: usize) -> Conns {
         let reserved = conns_max.min(CONNS_RESERVED_MAX);
         Conns {
@@ -73,11 +80,15 @@ impl Conns {
     pub(super) fn insert(&mut self, conn: ConnId, socket: TcpStream) {
         let index = conn.index as usize;
         if index >= self.entries.len() {
-            self.entries.resize_with(index + 1, || Entry { socket: None, tag: 0 });
+            self.entries.resize_with(index + 1, || Entry {
+                socket: None,
+                tag: 0,
+            });
             self.entries_peak = self.entries_peak.max(index + 1);
         }
         let entry = &mut self.entries[index];
-        // What the index had may still be there: the engine ends a life before the socket's turn to close comes.
+        // What the index had may still be there: the engine ends a life before the socket's turn to
+        // close comes.
         *entry = Entry {
             socket: Some(socket),
             tag: conn.generation << flag::BITS,
@@ -86,7 +97,8 @@ impl Conns {
 
     fn entry(&self, conn: ConnId) -> Option<&Entry> {
         let entry = self.entries.get(conn.index as usize)?;
-        (entry.socket.is_some() && entry.tag >> flag::BITS == conn.generation << flag::BITS >> flag::BITS)
+        (entry.socket.is_some()
+            && entry.tag >> flag::BITS == conn.generation << flag::BITS >> flag::BITS)
             .then_some(entry)
     }
 
@@ -100,17 +112,23 @@ impl Conns {
         self.entry(conn)?.socket.as_ref()
     }
 
-    /// Lets go of a connection. Closing the only descriptor of a socket takes it out of the poll as well.
+    /// Lets go of a connection. Closing the only descriptor of a socket takes it out of the poll as
+    /// well.
     pub(super) fn remove(&mut self, conn: ConnId) -> Option<TcpStream> {
         let socket = self.entry_mut(conn)?.socket.take();
         if conn.index as usize + 1 == self.entries.len() {
-            while self.entries.pop_if(|entry| entry.socket.is_none()).is_some() {}
+            while self
+                .entries
+                .pop_if(|entry| entry.socket.is_none())
+                .is_some()
+            {}
             self.give_back();
         }
         socket
     }
 
-    /// Gives back the memory of a crowd that has gone, and reserves address space for the next: two calls of mremap(2).
+    /// Gives back the memory of a crowd that has gone, and reserves address space for the next: two
+    /// calls of mremap(2).
     fn give_back(&mut self) {
         if self.entries_peak > ENTRIES_KEPT && self.entries.len() <= self.entries_peak / 4 {
             self.entries.shrink_to_fit();
@@ -244,7 +262,10 @@ mod tests {
         conns.insert(id(0, u32::MAX), socket());
         assert!(conns.socket(id(0, u32::MAX)).is_some());
         assert!(conns.socket(id(0, u32::MAX - 1)).is_none());
-        assert!(!conns.has(id(0, u32::MAX), flag::MASK), "no flag is set at first");
+        assert!(
+            !conns.has(id(0, u32::MAX), flag::MASK),
+            "no flag is set at first"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Beat datagrams off the socket: many per system call, and where the kernel merged some (GRO), split again.
+//! Beat datagrams off the socket: many per system call, and where the kernel merged some (GRO),
+//! split again.
 //!
 //! Owns the receive buffers, preallocated once. Never looks into a datagram and never answers one.
 
@@ -9,9 +10,11 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 
-/// Bytes of one receive buffer: what the kernel merges into one (GRO) is at most one IP packet long.
+/// Bytes of one receive buffer: what the kernel merges into one (GRO) is at most one IP packet
+/// long.
 const BUFFER_BYTES: usize = 65_536;
-/// Datagrams handed over at once. Enough for what one `recvmmsg` of unmerged ones brings; merged ones take several rounds.
+/// Datagrams handed over at once. Enough for what one `recvmmsg` of unmerged ones brings; merged
+/// ones take several rounds.
 const HANDED_MAX: usize = 256;
 
 const _: () = assert!(BATCH_SIZE <= HANDED_MAX);
@@ -27,10 +30,18 @@ pub(super) struct Datagrams {
 
 impl Datagrams {
     /// Takes over a bound socket and registers it.
-    pub(super) fn new(socket: std::net::UdpSocket, registry: &Registry, token: Token) -> io::Result<Datagrams> {
+    pub(super) fn new(
+        socket: std::net::UdpSocket,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Datagrams> {
         // Also switches GRO on, where the kernel has it.
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+        registry.register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            token,
+            Interest::READABLE,
+        )?;
         let buffers = vec![0; BUFFER_BYTES * BATCH_SIZE].into_boxed_slice();
         Ok(Datagrams {
             socket,
@@ -50,11 +61,16 @@ impl Datagrams {
         self.ready
     }
 
-    /// Receives datagrams and hands them over in batches until `hand_over` has answered that it worked through `beats_max`
-    /// beats. How many a datagram holds is seen only then, so the last system call may bring more than were still wanted, and
-    /// those are handed over too: it asks for no more buffers than beats are left, at most [`BATCH_SIZE`], each of which the
-    /// kernel may have filled up to [`BUFFER_BYTES`].
-    pub(super) fn receive(&mut self, beats_max: usize, mut hand_over: impl FnMut(&[&[u8]]) -> usize) -> Received {
+    /// Receives datagrams and hands them over in batches until `hand_over` has answered that it
+    /// worked through `beats_max` beats. How many a datagram holds is seen only then, so the last
+    /// system call may bring more than were still wanted, and those are handed over too: it asks
+    /// for no more buffers than beats are left, at most [`BATCH_SIZE`], each of which the kernel
+    /// may have filled up to [`BUFFER_BYTES`].
+    pub(super) fn receive(
+        &mut self,
+        beats_max: usize,
+        mut hand_over: impl FnMut(&[&[u8]]) -> usize,
+    ) -> Received {
         let mut received = Received::default();
         while self.ready && received.beats < beats_max {
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
@@ -67,10 +83,13 @@ impl Datagrams {
                 &mut slices[..wanted],
                 &mut meta[..wanted],
             ) {
-                Ok(buffers) => received.beats += split(&self.buffers, &meta[..buffers], &mut hand_over),
+                Ok(buffers) => {
+                    received.beats += split(&self.buffers, &meta[..buffers], &mut hand_over)
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    // Anything but "empty" is an error of the socket (ENOMEM, ENETDOWN) that the next edge finds cured or not.
+                    // Anything but "empty" is an error of the socket (ENOMEM, ENETDOWN) that the
+                    // next edge finds cured or not.
                     self.ready = false;
                     received.fault = (error.kind() != io::ErrorKind::WouldBlock).then_some(error);
                 }
@@ -89,14 +108,19 @@ pub(super) struct Received {
     pub(super) fault: Option<io::Error>,
 }
 
-/// Hands over the datagrams of the filled buffers, at most [`HANDED_MAX`] at a time; returns the sum of what it
-/// answers.
-fn split(buffers: &[u8], meta: &[RecvMeta], hand_over: &mut impl FnMut(&[&[u8]]) -> usize) -> usize {
+/// Hands over the datagrams of the filled buffers, at most [`HANDED_MAX`] at a time; returns the
+/// sum of what it answers.
+fn split(
+    buffers: &[u8],
+    meta: &[RecvMeta],
+    hand_over: &mut impl FnMut(&[&[u8]]) -> usize,
+) -> usize {
     let mut batch: [&[u8]; HANDED_MAX] = [&[]; HANDED_MAX];
     let (mut len, mut total) = (0, 0);
     for (buffer, meta) in buffers.chunks_exact(BUFFER_BYTES).zip(meta) {
         let mut rest = &buffer[..meta.len.min(BUFFER_BYTES)];
-        // At least once: an empty datagram (stride 0) is refused and counted like any other that is too short.
+        // At least once: an empty datagram (stride 0) is refused and counted like any other that is
+        // too short.
         loop {
             let (datagram, behind) = rest.split_at(meta.stride.max(1).min(rest.len()));
             batch[len] = datagram;

@@ -1,7 +1,8 @@
 //! The queue between threads: one mailbox per shard, filled by the others, emptied by its owner.
 //!
-//! Owns the bound, what happens beyond it, and the decision to wake. Never blocks for longer than a push or a swap, never
-//! drops mail without raising the resync flag, and never wakes a shard that will look anyway.
+//! Owns the bound, what happens beyond it, and the decision to wake. Never blocks for longer than a
+//! push or a swap, never drops mail without raising the resync flag, and never wakes a shard that
+//! will look anyway.
 
 use std::collections::VecDeque;
 
@@ -47,7 +48,8 @@ pub(crate) struct Posted {
     pub(crate) wake: bool,
 }
 
-/// One shard's mailbox. Knows whether its owner sleeps; waking it is the caller's, who is told when to.
+/// One shard's mailbox. Knows whether its owner sleeps; waking it is the caller's, who is told when
+/// to.
 #[derive(Debug)]
 pub(crate) struct Mailbox<M> {
     shared: Mutex<Shared<M>>,
@@ -59,7 +61,8 @@ struct Shared<M> {
     mail: VecDeque<M>,
     resync: bool,
     order: Order,
-    /// The owner is, or is about to be, in its sleep. Under the lock with the mail, so that neither side can miss the other.
+    /// The owner is, or is about to be, in its sleep. Under the lock with the mail, so that neither
+    /// side can miss the other.
     asleep: bool,
 }
 
@@ -79,7 +82,12 @@ impl<M> Mailbox<M> {
     }
 
     /// Posts all of `batch` in order, under one lock; what bounces is pushed to `bounced`.
-    pub(crate) fn post(&self, batch: &mut Vec<M>, care: impl Fn(&M) -> Care, bounced: &mut Vec<M>) -> Posted {
+    pub(crate) fn post(
+        &self,
+        batch: &mut Vec<M>,
+        care: impl Fn(&M) -> Care,
+        bounced: &mut Vec<M>,
+    ) -> Posted {
         let mut posted = Posted::default();
         let (mut taken, mut dropped) = (false, false);
         let mut shared = self.shared.lock();
@@ -105,7 +113,8 @@ impl<M> Mailbox<M> {
         posted
     }
 
-    /// Gives an order; one that was overtaken by a later one is ignored. True: the owner must be woken.
+    /// Gives an order; one that was overtaken by a later one is ignored. True: the owner must be
+    /// woken.
     #[must_use]
     pub(crate) fn order(&self, order: Order) -> bool {
         let mut shared = self.shared.lock();
@@ -113,7 +122,8 @@ impl<M> Mailbox<M> {
         std::mem::take(&mut shared.asleep)
     }
 
-    /// For the owner: swaps the mail for `inbox`, if that is empty, and tells what else there is. The owner counts as awake.
+    /// For the owner: swaps the mail for `inbox`, if that is empty, and tells what else there is.
+    /// The owner counts as awake.
     pub(crate) fn take(&self, inbox: &mut VecDeque<M>) -> Notice {
         let mut shared = self.shared.lock();
         if inbox.is_empty() {
@@ -126,8 +136,8 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// For the owner, right before it sleeps: false if there is something to look at first. From true until the next
-    /// [`Mailbox::take`] senders wake it.
+    /// For the owner, right before it sleeps: false if there is something to look at first. From
+    /// true until the next [`Mailbox::take`] senders wake it.
     #[must_use]
     pub(crate) fn fall_asleep(&self, seen: Order) -> bool {
         let mut shared = self.shared.lock();
@@ -207,7 +217,10 @@ mod tests {
         let mailbox = Mailbox::new(2);
         let mut inbox = VecDeque::from([7]);
         mailbox.post(&mut vec![1, 2, 3], care, &mut Vec::new());
-        assert!(mailbox.take(&mut inbox).resync, "told even while the inbox is in use");
+        assert!(
+            mailbox.take(&mut inbox).resync,
+            "told even while the inbox is in use"
+        );
         assert_eq!(inbox, [7]);
         inbox.clear();
         mailbox.take(&mut inbox);
@@ -233,7 +246,10 @@ mod tests {
         let mailbox = Mailbox::new(0);
         assert!(mailbox.fall_asleep(Order::Run));
         assert!(mailbox.post(&mut vec![1], care, &mut Vec::new()).wake);
-        assert!(!mailbox.fall_asleep(Order::Run), "the flag must be looked at first");
+        assert!(
+            !mailbox.fall_asleep(Order::Run),
+            "the flag must be looked at first"
+        );
     }
 
     #[test]

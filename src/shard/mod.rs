@@ -1,8 +1,9 @@
-//! The loop around one engine: sockets, mail and the clock in, bytes out. The only place that uses mio.
+//! The loop around one engine: sockets, mail and the clock in, bytes out. The only place that uses
+//! mio.
 //!
-//! Owns one shard's sockets and its budgets. Decides nothing about requests, streams or presence: that is the engine's. A
-//! turn is one pass of ten steps, each with a budget; what a step leaves over makes the next sleep zero. No step allocates
-//! per event.
+//! Owns one shard's sockets and its budgets. Decides nothing about requests, streams or presence:
+//! that is the engine's. A turn is one pass of ten steps, each with a budget; what a step leaves
+//! over makes the next sleep zero. No step allocates per event.
 
 mod accept;
 mod bind;
@@ -37,22 +38,26 @@ use crate::time::{Clock, Mono, Now, boottime};
 pub use bind::{BindFault, BindOptions, Bound, bind};
 pub use spawn::{Drained, Shards, Teller, spawn, vital_thread};
 
-/// Bytes of the one buffer that all reads share. A read that fills it less has emptied the socket (epoll(7)).
+/// Bytes of the one buffer that all reads share. A read that fills it less has emptied the socket
+/// (epoll(7)).
 const READ_BUFFER_BYTES: usize = 65_536;
 /// Edges taken from the kernel at once.
 const EVENTS_MAX: usize = 1_024;
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN_MAX: usize = 256;
-/// Reads in one turn: each connection that has more than one buffer's worth waits for the others in between.
+/// Reads in one turn: each connection that has more than one buffer's worth waits for the others in
+/// between.
 const READS_PER_TURN_MAX: usize = 1_024;
 /// Bytes read in one turn.
 const READ_BYTES_PER_TURN_MAX: usize = 4 << 20;
 /// Connections closed in one turn.
 const CLOSES_PER_TURN_MAX: usize = 1_024;
-/// Longest sleep, in microseconds: every shard turns at least once a second, by which the others know that it lives.
+/// Longest sleep, in microseconds: every shard turns at least once a second, by which the others
+/// know that it lives.
 const SLEEP_MAX_MICROS: u64 = 1_000_000;
 
-// A generation reaches u32::MAX after four billion lives of one index, and no shard has 2^32 - 3 connections.
+// A generation reaches u32::MAX after four billion lives of one index, and no shard has 2^32 - 3
+// connections.
 const LISTENER: Token = Token(usize::MAX - 1);
 const BEATS: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
@@ -134,13 +139,17 @@ impl Shard {
         let before = self.now;
         self.now = self.clock.now();
         let elapsed_micros = self.now.mono.micros_since(before.mono);
-        self.engine.counters().add(Counter::TurnElapsed, elapsed_micros);
+        self.engine
+            .counters()
+            .add(Counter::TurnElapsed, elapsed_micros);
         self.engine.begin_turn(self.now);
     }
 
     /// Step 2: orders and mail of other threads.
     fn take_mail(&mut self) {
-        let notice = self.doors[usize::from(self.id)].mailbox.take(&mut self.inbox);
+        let notice = self.doors[usize::from(self.id)]
+            .mailbox
+            .take(&mut self.inbox);
         if notice.order > Order::Run && self.order == Order::Run {
             self.engine.begin_drain(self.now);
             if let Some(acceptor) = &mut self.acceptor {
@@ -152,10 +161,14 @@ impl Shard {
         if notice.resync {
             self.engine.handle_resync(self.now);
         }
-        self.engine.counters().set(Gauge::MailboxDepth, self.inbox.len() as u64);
+        self.engine
+            .counters()
+            .set(Gauge::MailboxDepth, self.inbox.len() as u64);
         let mut budget = self.budgets.mail;
         while budget > 0 {
-            let Some(mail) = self.inbox.pop_front() else { return };
+            let Some(mail) = self.inbox.pop_front() else {
+                return;
+            };
             budget = budget.saturating_sub(mail.weight());
             self.engine.handle_mail(mail, self.now);
         }
@@ -167,13 +180,19 @@ impl Shard {
 
     /// Step 3: beat datagrams.
     fn receive_beats(&mut self) {
-        let Some(datagrams) = self.datagrams.as_mut().filter(|datagrams| datagrams.is_ready()) else {
+        let Some(datagrams) = self
+            .datagrams
+            .as_mut()
+            .filter(|datagrams| datagrams.is_ready())
+        else {
             return;
         };
         let (engine, now) = (&mut self.engine, self.now);
-        let received = datagrams.receive(self.budgets.beats, |batch| engine.handle_beats(batch, now));
+        let received =
+            datagrams.receive(self.budgets.beats, |batch| engine.handle_beats(batch, now));
         if let Some(error) = received.fault {
-            tracing::warn!(shard = self.id, %error, "receiving beats failed; the next datagram tries again");
+            tracing::warn!(shard = self.id, %error, "receiving beats failed; the next datagram \
+             tries again");
         }
         if datagrams.is_ready() {
             self.engine.counters().add(Counter::LimitBeatsPerTurn, 1);
@@ -190,7 +209,9 @@ impl Shard {
             if bytes_left == 0 {
                 break;
             }
-            let Some(conn) = self.conns.pop_ready() else { break };
+            let Some(conn) = self.conns.pop_ready() else {
+                break;
+            };
             bytes_left = bytes_left.saturating_sub(self.serve(conn));
         }
         if self.conns.ready_len() > 0 {
@@ -204,7 +225,9 @@ impl Shard {
     }
 
     fn accept(&mut self) {
-        let Some(acceptor) = &mut self.acceptor else { return };
+        let Some(acceptor) = &mut self.acceptor else {
+            return;
+        };
         for _ in 0..ACCEPTS_PER_TURN_MAX {
             if !acceptor.is_ready(self.now) {
                 break;
@@ -216,10 +239,16 @@ impl Shard {
                     };
                     let fd = socket.as_raw_fd();
                     self.conns.insert(conn, socket);
-                    // Once for its whole life: an edge each for data, room and end, and no call per write.
+                    // Once for its whole life: an edge each for data, room and end, and no call per
+                    // write.
                     let both = Interest::READABLE | Interest::WRITABLE;
-                    if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token_of(conn), both) {
-                        tracing::warn!(shard = self.id, %error, "a connection could not be polled and was closed");
+                    if let Err(error) =
+                        self.poll
+                            .registry()
+                            .register(&mut SourceFd(&fd), token_of(conn), both)
+                    {
+                        tracing::warn!(shard = self.id, %error, "a connection could not be \
+                         polled and was closed");
                         self.conns.remove(conn);
                         self.engine.handle_closed(conn, self.now);
                     }
@@ -236,7 +265,8 @@ impl Shard {
             self.more = true;
         }
         if self.order >= Order::Drain && !acceptor.is_ready(self.now) {
-            // Those who were waiting have been accepted, and will be answered; those who come now are refused by the kernel.
+            // Those who were waiting have been accepted, and will be answered; those who come now
+            // are refused by the kernel.
             self.acceptor = None;
         }
     }
@@ -272,7 +302,10 @@ impl Shard {
                 0
             }
             Ok(n) => {
-                if !self.engine.handle_bytes(conn, &self.read_buffer[..n], self.now) {
+                if !self
+                    .engine
+                    .handle_bytes(conn, &self.read_buffer[..n], self.now)
+                {
                     self.conns.set(conn, flag::PAUSED);
                 } else if n == READ_BUFFER_BYTES || self.conns.has(conn, flag::READ_CLOSED) {
                     self.conns.queue(conn, 0);
@@ -290,9 +323,12 @@ impl Shard {
         }
     }
 
-    /// Lets go of a connection whose socket failed: with `error`, or as an edge told, which does not say why.
+    /// Lets go of a connection whose socket failed: with `error`, or as an edge told, which does
+    /// not say why.
     fn fail(&mut self, conn: ConnId, error: Option<io::Error>) {
-        let Some(socket) = self.conns.remove(conn) else { return };
+        let Some(socket) = self.conns.remove(conn) else {
+            return;
+        };
         let error = error.or_else(|| socket.take_error().ok().flatten());
         // What TCP_USER_TIMEOUT ends a connection with.
         if error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
@@ -311,7 +347,10 @@ impl Shard {
         self.sweep_micros += boottime().micros_since(began);
         let counters = self.engine.counters();
         if counters.counter(Counter::SweepCycles) > cycles {
-            counters.observe(Histogram::SweepDuration, std::mem::take(&mut self.sweep_micros));
+            counters.observe(
+                Histogram::SweepDuration,
+                std::mem::take(&mut self.sweep_micros),
+            );
         }
         if self.order == Order::Drain
             && self.engine.is_drained()
@@ -356,9 +395,10 @@ impl Shard {
         self.more = true;
     }
 
-    /// Leaves a peer whose window is full to the engine, which lets it go when no write gets on. TCP_USER_TIMEOUT would end it
-    /// however steadily it reads: Linux counts it from the first probe of a closed window, and a window that opens by less than
-    /// the next segment does not begin the count anew (tcp_probe_timer, tcp_ack_probe).
+    /// Leaves a peer whose window is full to the engine, which lets it go when no write gets on.
+    /// TCP_USER_TIMEOUT would end it however steadily it reads: Linux counts it from the first
+    /// probe of a closed window, and a window that opens by less than the next segment does not
+    /// begin the count anew (tcp_probe_timer, tcp_ack_probe).
     fn lift_user_timeout(&mut self, conn: ConnId) {
         if !self.conns.has(conn, flag::UNTIMED) {
             self.conns.set(conn, flag::UNTIMED);
@@ -366,8 +406,8 @@ impl Shard {
         }
     }
 
-    /// The peer has caught up: the kernel may watch over it again. Until then each flush asks whether it is dead, and a stream is
-    /// flushed at least once in its keep-alive period.
+    /// The peer has caught up: the kernel may watch over it again. Until then each flush asks
+    /// whether it is dead, and a stream is flushed at least once in its keep-alive period.
     fn restore_user_timeout(&mut self, conn: ConnId) {
         self.conns.clear(conn, flag::UNTIMED);
         self.set_user_timeout(conn, Some(self.user_timeout));
@@ -384,7 +424,9 @@ impl Shard {
     /// Step 7: ends what the engine has done with.
     fn close(&mut self) {
         for _ in 0..CLOSES_PER_TURN_MAX {
-            let Some(close) = self.engine.poll_close() else { return };
+            let Some(close) = self.engine.poll_close() else {
+                return;
+            };
             match close.how {
                 CloseHow::Close => drop(self.conns.remove(close.conn)),
                 CloseHow::ShutdownWrite => {
@@ -401,14 +443,19 @@ impl Shard {
         self.more = true;
     }
 
-    /// Step 8: hands this turn's mail over, one lock per shard, and wakes who sleeps; and what is for other nodes.
+    /// Step 8: hands this turn's mail over, one lock per shard, and wakes who sleeps; and what is
+    /// for other nodes.
     fn post_mail(&mut self) {
         while let Some(letter) = self.engine.poll_mail() {
             match letter.to {
                 To::Shard(shard) => self.outgoing[usize::from(shard)].push(letter.mail),
                 To::Others => {
                     let own = usize::from(self.id);
-                    let others = self.outgoing.iter_mut().enumerate().filter(|(shard, _)| *shard != own);
+                    let others = self
+                        .outgoing
+                        .iter_mut()
+                        .enumerate()
+                        .filter(|(shard, _)| *shard != own);
                     others.for_each(|(_, batch)| batch.push(letter.mail.clone()));
                 }
             }
@@ -447,14 +494,21 @@ impl Shard {
         // Flushes and closes of this turn may have made room for more bytes.
         self.queue_resumed();
         self.more |= self.conns.ready_len() > 0;
-        let accepting = self.acceptor.as_ref().map_or(Mono::NEVER, Acceptor::resume_at);
+        let accepting = self
+            .acceptor
+            .as_ref()
+            .map_or(Mono::NEVER, Acceptor::resume_at);
         let deadline = self.engine.poll_timeout().min(accepting);
         let mut sleep_micros = if self.more {
             0
         } else {
             deadline.micros_since(ended).min(SLEEP_MAX_MICROS)
         };
-        if sleep_micros > 0 && !self.doors[usize::from(self.id)].mailbox.fall_asleep(self.order) {
+        if sleep_micros > 0
+            && !self.doors[usize::from(self.id)]
+                .mailbox
+                .fall_asleep(self.order)
+        {
             sleep_micros = 0;
         }
         // mio rounds up to whole milliseconds, so a deadline is past when its turn begins.
@@ -493,7 +547,9 @@ impl Shard {
                         flags |= flag::WRITABLE;
                     }
                     // Closed both ways after the end was told: no other edge will say so.
-                    if event.is_error() || (event.is_write_closed() && self.conns.has(conn, flag::EOF)) {
+                    if event.is_error()
+                        || (event.is_write_closed() && self.conns.has(conn, flag::EOF))
+                    {
                         flags |= flag::FAILED;
                     }
                     if event.is_readable() || flags != 0 {

@@ -1,7 +1,7 @@
 //! What the kernel knows of a peer that has once been too slow.
 //!
-//! Owns two questions to a socket: has the peer acknowledged all, and when did it last acknowledge anything. Asked only of connections
-//! whose TCP_USER_TIMEOUT is lifted.
+//! Owns two questions to a socket: has the peer acknowledged all, and when did it last acknowledge
+//! anything. Asked only of connections whose TCP_USER_TIMEOUT is lifted.
 
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
@@ -30,7 +30,8 @@ pub(super) fn ask(socket: &TcpStream, patience: Duration) -> Peer {
 /// SIOCOUTQ, tcp(7): bytes written and not acknowledged.
 fn unacknowledged_bytes(socket: &TcpStream) -> Option<u32> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the descriptor is open while `socket` is borrowed, and SIOCOUTQ (= TIOCOUTQ) writes one int.
+    // SAFETY: the descriptor is open while `socket` is borrowed, and SIOCOUTQ (= TIOCOUTQ) writes
+    // one int.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     (result == 0).then(|| u32::try_from(bytes).ok()).flatten()
 }
@@ -41,7 +42,8 @@ fn last_heard(socket: &TcpStream) -> Option<Duration> {
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     let at = (&raw mut info).cast();
-    // SAFETY: the descriptor is open while `socket` is borrowed; the kernel writes at most `length` bytes to `info`.
+    // SAFETY: the descriptor is open while `socket` is borrowed; the kernel writes at most `length`
+    // bytes to `info`.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -1,7 +1,8 @@
 //! Starts the shards' threads, gives them orders, waits for them.
 //!
-//! Owns the doors (a mailbox and what wakes its owner) and the rule that no thread of the process dies alone: a server
-//! that serves some of its users is worse than one that a supervisor starts again.
+//! Owns the doors (a mailbox and what wakes its owner) and the rule that no thread of the process
+//! dies alone: a server that serves some of its users is worse than one that a supervisor starts
+//! again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +19,9 @@ use super::accept::Acceptor;
 use super::conns::Conns;
 use super::datagrams::Datagrams;
 use super::mailbox::{Mailbox, Order, Posted};
-use super::{BEATS, Bound, Budgets, EVENTS_MAX, LISTENER, Outlet, READ_BUFFER_BYTES, Shard, WAKER, care};
+use super::{
+    BEATS, Bound, Budgets, EVENTS_MAX, LISTENER, Outlet, READ_BUFFER_BYTES, Shard, WAKER, care,
+};
 use crate::engine::{Engine, EngineParts, Mail, ShardId};
 use crate::logs;
 use crate::metrics::Board;
@@ -73,7 +76,10 @@ pub struct Drained {
 impl Drained {
     pub(super) fn tell(self) {
         if self.channel.send(self.shard).is_err() {
-            tracing::debug!(shard = self.shard, "drained after the wait for it had ended");
+            tracing::debug!(
+                shard = self.shard,
+                "drained after the wait for it had ended"
+            );
         }
     }
 }
@@ -84,7 +90,8 @@ pub struct Shards {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts one thread per set of parts, on the sockets of `bound`, each with its outlet; each tells `drained` once it has drained.
+/// Starts one thread per set of parts, on the sockets of `bound`, each with its outlet; each tells
+/// `drained` once it has drained.
 pub fn spawn(
     bound: Bound,
     parts: Vec<(EngineParts, Outlet)>,
@@ -107,7 +114,8 @@ pub fn spawn(
     let doors: Arc<[Door]> = doors.into();
 
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    // Fewer shards than cores share the machine with somebody, perhaps with another node that would choose the same cores.
+    // Fewer shards than cores share the machine with somebody, perhaps with another node that would
+    // choose the same cores.
     let pinned = parts.len() == cores.len();
     let datagrams = bound
         .datagrams
@@ -116,9 +124,16 @@ pub fn spawn(
         .chain(std::iter::repeat_with(|| None));
     let sockets = bound.listeners.into_iter().zip(datagrams);
     let mut threads = Vec::with_capacity(parts.len());
-    for (((parts, outbound), poll), (listener, datagrams)) in parts.into_iter().zip(polls).zip(sockets) {
+    for (((parts, outbound), poll), (listener, datagrams)) in
+        parts.into_iter().zip(polls).zip(sockets)
+    {
         let id = parts.shard;
-        let acceptor = Acceptor::new(listener, Arc::clone(&parts.settings), poll.registry(), LISTENER)?;
+        let acceptor = Acceptor::new(
+            listener,
+            Arc::clone(&parts.settings),
+            poll.registry(),
+            LISTENER,
+        )?;
         let datagrams = datagrams
             .map(|socket| Datagrams::new(socket, poll.registry(), BEATS))
             .transpose()?;
@@ -136,7 +151,11 @@ pub fn spawn(
             if let Some(core) = core
                 && !core_affinity::set_for_current(core)
             {
-                tracing::warn!(shard = id, core = core.id, "could not be pinned to its core");
+                tracing::warn!(
+                    shard = id,
+                    core = core.id,
+                    "could not be pinned to its core"
+                );
             }
             let settings = Arc::clone(&parts.settings);
             let shard = Shard {
@@ -209,29 +228,33 @@ impl Shards {
         self.doors.iter().for_each(|door| door.order(Order::Stop));
         for thread in self.threads {
             // A thread that panicked has ended the process before it could be joined.
-            thread.join().expect("a vital thread returns or ends the process");
+            thread
+                .join()
+                .expect("a vital thread returns or ends the process");
         }
     }
 }
 
-/// Runs `work` on a thread without which the process is of no use: if it fails or panics, that is logged and the process
-/// exits, with 1 or 101. What was accepted is in the mapped files.
+/// Runs `work` on a thread without which the process is of no use: if it fails or panics, that is
+/// logged and the process exits, with 1 or 101. What was accepted is in the mapped files.
 pub fn vital_thread(
     name: String,
     work: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.clone()).spawn(move || {
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => end_process(1, || {
-                tracing::error!(thread = name, %error, "failed; the server cannot go on");
-            }),
-            // The panic's own message and place have been logged by the hook.
-            Err(_) => end_process(PANIC_STATUS, || {
-                tracing::error!(thread = name, "panicked; the server cannot go on");
-            }),
-        }
-    })
+    std::thread::Builder::new()
+        .name(name.clone())
+        .spawn(move || {
+            match catch_unwind(AssertUnwindSafe(work)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => end_process(1, || {
+                    tracing::error!(thread = name, %error, "failed; the server cannot go on");
+                }),
+                // The panic's own message and place have been logged by the hook.
+                Err(_) => end_process(PANIC_STATUS, || {
+                    tracing::error!(thread = name, "panicked; the server cannot go on");
+                }),
+            }
+        })
 }
 
 /// Ends the process once `say` has said why, and also if that panics.
@@ -295,7 +318,10 @@ mod tests {
         for _ in 0..3 {
             teller.tell(&Mail::Look(Arc::new([])));
         }
-        let taken = [teller.doors[0].take_refused(), teller.doors[0].take_refused()];
+        let taken = [
+            teller.doors[0].take_refused(),
+            teller.doors[0].take_refused(),
+        ];
         assert_eq!(taken, [2, 0]);
     }
 
@@ -343,11 +369,13 @@ mod tests {
         let bound = bind(&options).unwrap();
         let http = bound.http;
         let (sender, drained) = unbounded();
-        let outlet = || -> Outlet { Box::new(|_| unreachable!("a node of its own has nobody to send to")) };
+        let outlet =
+            || -> Outlet { Box::new(|_| unreachable!("a node of its own has nobody to send to")) };
         let parts = (0..SHARDS).map(|shard| (parts(shard), outlet())).collect();
         let shards = spawn(bound, parts, &board, &clock, &sender).unwrap();
 
-        // Twelve watchers, which the kernel spreads over the shards, and a publisher on one of them.
+        // Twelve watchers, which the kernel spreads over the shards, and a publisher on one of
+        // them.
         let mut watchers: Vec<_> = (0..12).map(|_| ask(http, "/v1/stream?watch=bob")).collect();
         for watcher in &mut watchers {
             assert!(read_until(watcher, "event: snapshot").starts_with("HTTP/1.1 200 OK\r\n"));

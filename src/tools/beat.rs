@@ -1,6 +1,7 @@
 //! `greendot beat`: real beat datagrams from the command line.
 //!
-//! Owns the splitting of users over datagrams and the order of their times. The format is `wire::beat`'s.
+//! Owns the splitting of users over datagrams and the order of their times. The format is
+//! `wire::beat`'s.
 
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
@@ -69,29 +70,38 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
         }
         sent += 1;
         match options.every_ms {
-            Some(every_ms) if options.count.is_none_or(|count| sent < count) => due = next_due(due, every_ms, now.mono),
+            Some(every_ms) if options.count.is_none_or(|count| sent < count) => {
+                due = next_due(due, every_ms, now.mono)
+            }
             _ => return Ok(()),
         }
     }
 }
 
-/// When the next beat is due, after one that was due at `due` and sent `now`. Those that were slept through (SIGSTOP, a suspend) are
-/// not owed.
+/// When the next beat is due, after one that was due at `due` and sent `now`. Those that were slept
+/// through (SIGSTOP, a suspend) are not owed.
 fn next_due(due: Mono, every_ms: u64, now: Mono) -> Mono {
     let next = due.plus_ms(every_ms);
-    if next > now { next } else { now.plus_ms(every_ms) }
+    if next > now {
+        next
+    } else {
+        now.plus_ms(every_ms)
+    }
 }
 
 /// All users, or the first that is none.
 pub(crate) fn parse_users(users: &[String]) -> Result<Vec<User<'_>>, String> {
     users
         .iter()
-        .map(|user| User::parse(user.as_bytes()).map_err(|fault| format!("{user:?}: {}", fault.explain())))
+        .map(|user| {
+            User::parse(user.as_bytes()).map_err(|fault| format!("{user:?}: {}", fault.explain()))
+        })
         .collect()
 }
 
-/// The sender's times: each later than the one before, even where two beats fall into one millisecond or the clock steps
-/// back, for a beat that is not newer than a goodbye does not undo it.
+/// The sender's times: each later than the one before, even where two beats fall into one
+/// millisecond or the clock steps back, for a beat that is not newer than a goodbye does not undo
+/// it.
 #[derive(Default)]
 struct Times {
     last_ms: u64,
@@ -131,8 +141,13 @@ fn connect(to: SocketAddr) -> Result<UdpSocket, String> {
 fn send_all(socket: &UdpSocket, datagrams: &[Vec<u8>], to: SocketAddr) -> Result<(), String> {
     for datagram in datagrams {
         let sent = socket.send(datagram).map(|_| ());
-        // Beats are never answered, but a host on which nobody receives says so (ICMP port unreachable).
-        let told = sent.and_then(|()| socket.take_error().and_then(|error| error.map_or(Ok(()), Err)));
+        // Beats are never answered, but a host on which nobody receives says so (ICMP port
+        // unreachable).
+        let told = sent.and_then(|()| {
+            socket
+                .take_error()
+                .and_then(|error| error.map_or(Ok(()), Err))
+        });
         told.map_err(|error| match error.kind() {
             std::io::ErrorKind::ConnectionRefused => {
                 format!("{to}: nobody receives datagrams there; is `greendot serve` running?")
@@ -211,7 +226,9 @@ mod tests {
         }
         let out = String::from_utf8(out).unwrap();
         assert_eq!(
-            out.lines().filter(|line| line.starts_with("beat bob sent_at=")).count(),
+            out.lines()
+                .filter(|line| line.starts_with("beat bob sent_at="))
+                .count(),
             3,
             "{out}"
         );

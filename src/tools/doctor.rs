@@ -1,6 +1,7 @@
 //! `greendot doctor`: is this machine fit for this configuration?
 //!
-//! Owns the checks that touch something: the data folder, the clock, the addresses. Limits are judged by `limits`.
+//! Owns the checks that touch something: the data folder, the clock, the addresses. Limits are
+//! judged by `limits`.
 
 use std::fmt::Write;
 use std::net::{TcpListener, UdpSocket};
@@ -34,9 +35,15 @@ pub fn run(config: &Config) -> (String, bool) {
             Verdict::Warn => "WARN",
             Verdict::Fail => "FAIL",
         };
-        writeln!(out, "{verdict} {:<20} {}", finding.subject, finding.detail).expect("a String takes everything");
+        writeln!(out, "{verdict} {:<20} {}", finding.subject, finding.detail)
+            .expect("a String takes everything");
     }
-    (out, findings.iter().all(|finding| finding.verdict < Verdict::Fail))
+    (
+        out,
+        findings
+            .iter()
+            .all(|finding| finding.verdict < Verdict::Fail),
+    )
 }
 
 /// Whether both addresses can be bound; bound and let go.
@@ -46,21 +53,33 @@ fn addresses(config: &Config) -> Finding {
         .map_err(|error| (config.http, "http", error))
         .and_then(|_| {
             udp.map_or(Ok(()), |udp| {
-                UdpSocket::bind(udp).map(drop).map_err(|error| (udp, "udp", error))
+                UdpSocket::bind(udp)
+                    .map(drop)
+                    .map_err(|error| (udp, "udp", error))
             })
         });
     let udp = udp.map_or(String::new(), |udp| format!(" and udp {udp}"));
     match bound {
-        Ok(()) => Finding::new(Verdict::Ok, "addresses", format!("free: http {}{udp}", config.http)),
-        // A running server is no fault of the machine's.
-        Err((address, name, error)) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::new(
-            Verdict::Warn,
+        Ok(()) => Finding::new(
+            Verdict::Ok,
             "addresses",
-            format!("{address} is in use, perhaps by a running server; stop it, or set --{name}"),
+            format!("free: http {}{udp}", config.http),
         ),
-        Err((address, name, error)) => {
-            Finding::new(Verdict::Fail, "addresses", format!("{address}: {error}; set --{name}"))
+        // A running server is no fault of the machine's.
+        Err((address, name, error)) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Finding::new(
+                Verdict::Warn,
+                "addresses",
+                format!(
+                    "{address} is in use, perhaps by a running server; stop it, or set --{name}"
+                ),
+            )
         }
+        Err((address, name, error)) => Finding::new(
+            Verdict::Fail,
+            "addresses",
+            format!("{address}: {error}; set --{name}"),
+        ),
     }
 }
 
@@ -78,7 +97,11 @@ fn key(config: &Config) -> Finding {
                 let detail = format!("{} has mode {mode:03o}; run `chmod 600`", path.display());
                 Finding::new(Verdict::Warn, subject, detail)
             }
-            None => Finding::new(Verdict::Ok, subject, format!("{} can be read", path.display())),
+            None => Finding::new(
+                Verdict::Ok,
+                subject,
+                format!("{} can be read", path.display()),
+            ),
         },
     }
 }
@@ -106,14 +129,24 @@ fn folder(config: &Config) -> Vec<Finding> {
 
 fn nearest_existing(dir: &Path) -> Option<PathBuf> {
     let absolute = std::path::absolute(dir).ok()?;
-    absolute.ancestors().find(|path| path.exists()).map(Path::to_path_buf)
+    absolute
+        .ancestors()
+        .find(|path| path.exists())
+        .map(Path::to_path_buf)
 }
 
 fn writable(dir: &Path, existing: &Path) -> Finding {
     let probe = existing.join(format!(".greendot-doctor-{}", std::process::id()));
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&probe);
+    let made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&probe);
     match made.and_then(|_| std::fs::remove_file(&probe)) {
-        Ok(()) => Finding::new(Verdict::Ok, "data folder", format!("{} can be written", dir.display())),
+        Ok(()) => Finding::new(
+            Verdict::Ok,
+            "data folder",
+            format!("{} can be written", dir.display()),
+        ),
         Err(error) => Finding::new(
             Verdict::Fail,
             "data folder",
@@ -129,7 +162,10 @@ fn writable(dir: &Path, existing: &Path) -> Finding {
 fn store_files(dir: &Path) -> Vec<Finding> {
     let opened = STORE_FILES.map(|name| {
         let path = dir.join(name);
-        let opened = std::fs::OpenOptions::new().read(true).write(true).open(&path);
+        let opened = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path);
         (path, opened)
     });
     let faults = opened.into_iter().filter_map(|(path, opened)| {
@@ -145,14 +181,18 @@ fn store_files(dir: &Path) -> Vec<Finding> {
     faults.collect()
 }
 
-/// Whether a running server holds the store's lock, which is on users.log; None if there is no store yet.
+/// Whether a running server holds the store's lock, which is on users.log; None if there is no
+/// store yet.
 fn locked(dir: &Path) -> Option<Finding> {
     let path = dir.join(STORE_FILES[0]);
     let file = std::fs::File::open(&path).ok()?;
     Some(match file.try_lock_shared() {
         Ok(()) => Finding::new(Verdict::Ok, "lock", "no other process has the store open"),
         Err(_) => {
-            let detail = format!("{} is locked: a server is running on this folder", path.display());
+            let detail = format!(
+                "{} is locked: a server is running on this folder",
+                path.display()
+            );
             Finding::new(Verdict::Warn, "lock", detail)
         }
     })
@@ -163,10 +203,15 @@ fn space(config: &Config, free_bytes: u64) -> Finding {
     let needed = u64::from(config.users_max) * (8 + 8 + 32);
     let mib = |bytes: u64| bytes >> 20;
     if free_bytes >= needed {
-        return Finding::new(Verdict::Ok, "free space", format!("{} MiB", mib(free_bytes)));
+        return Finding::new(
+            Verdict::Ok,
+            "free space",
+            format!("{} MiB", mib(free_bytes)),
+        );
     }
     let detail = format!(
-        "{} MiB are less than the some {} MiB that --users-max {} may come to; free some, or lower it",
+        "{} MiB are less than the some {} MiB that --users-max {} may come to; free some, or \
+         lower it",
         mib(free_bytes),
         mib(needed),
         config.users_max
@@ -185,14 +230,19 @@ fn space(config: &Config, free_bytes: u64) -> Finding {
 fn file_system(path: &Path) -> Finding {
     let subject = "file system";
     let Ok(stat) = rustix::fs::statfs(path) else {
-        return Finding::new(Verdict::Warn, subject, format!("{}: unknown", path.display()));
+        return Finding::new(
+            Verdict::Warn,
+            subject,
+            format!("{}: unknown", path.display()),
+        );
     };
     // Magic numbers of statfs(2). Mapped files and locks are what a network file system does worst.
     match stat.f_type as u64 {
         0x6969 | 0xff53_4d42 | 0xfe53_4d42 | 0x517b => Finding::new(
             Verdict::Fail,
             subject,
-            "a network file system, on which mapped files and locks can not be relied on; use a local disk",
+            "a network file system, on which mapped files and locks can not be relied on; use a \
+             local disk",
         ),
         0x0102_1994 | 0x8584_58f6 => Finding::new(
             Verdict::Warn,
@@ -202,7 +252,8 @@ fn file_system(path: &Path) -> Finding {
         _ if copies_on_write(path) => Finding::new(
             Verdict::Warn,
             subject,
-            "copy-on-write: when it is full, the server can be killed by a beat; use ext4 or XFS, or watch the free space",
+            "copy-on-write: when it is full, the server can be killed by a beat; use ext4 or \
+             XFS, or watch the free space",
         ),
         magic => Finding::new(Verdict::Ok, subject, format!("local (type {magic:#x})")),
     }
@@ -212,7 +263,8 @@ fn file_system(path: &Path) -> Finding {
 fn clock() -> Finding {
     let seconds = clock_gettime(ClockId::Realtime).tv_sec;
     if seconds < CLOCK_FLOOR_S {
-        let detail = "the wall clock stands before 2024; set it, or every device's beat will be refused as stale";
+        let detail = "the wall clock stands before 2024; set it, or every device's beat will be \
+                      refused as stale";
         return Finding::new(Verdict::Fail, "clock", detail);
     }
     let synchronised = Path::new("/run/systemd/timesync/synchronized").exists()
@@ -222,8 +274,8 @@ fn clock() -> Finding {
     if synchronised {
         Finding::new(Verdict::Ok, "clock", "set, and kept by a time service")
     } else {
-        let detail =
-            "no sign of a time service; run chrony or systemd-timesyncd, or devices' beats may be refused as stale";
+        let detail = "no sign of a time service; run chrony or systemd-timesyncd, or devices' \
+                      beats may be refused as stale";
         Finding::new(Verdict::Warn, "clock", detail)
     }
 }
@@ -272,7 +324,8 @@ mod tests {
         let path = dir.path().join("fleet.key");
         config.key_file = Some(path.clone());
         assert_eq!(key(&config).verdict, Verdict::Fail, "a named one is not");
-        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mode =
+            |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         std::fs::write(&path, "ab".repeat(32)).unwrap();
         mode(0o600);
         assert_eq!(key(&config).verdict, Verdict::Ok);
@@ -293,8 +346,14 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         let found = store_files(dir.path());
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].verdict, found[0].subject), (Verdict::Fail, "store"));
-        assert!(found[0].detail.starts_with(&path.display().to_string()), "{found:?}");
+        assert_eq!(
+            (found[0].verdict, found[0].subject),
+            (Verdict::Fail, "store")
+        );
+        assert!(
+            found[0].detail.starts_with(&path.display().to_string()),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub fn run(options: &Options) -> Result<String, String> {
 /// 32 random bytes from the kernel in 64 hex digits.
 pub fn fresh() -> Result<String, String> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| format!("the kernel gave no random bytes: {error}"))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| format!("the kernel gave no random bytes: {error}"))?;
     let mut hex = String::with_capacity(64);
     for byte in bytes {
         write!(hex, "{byte:02x}").expect("a String takes everything");
@@ -40,7 +41,8 @@ pub fn read(path: &Path) -> Result<Keys, String> {
 fn read_text(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => format!(
-            "{}: no such key file; `greendot serve` makes fleet.key in its data folder: name that folder with --data-dir, or a \
+            "{}: no such key file; `greendot serve` makes fleet.key in its data folder: name \
+             that folder with --data-dir, or a \
              key file with --key-file",
             path.display()
         ),
@@ -96,14 +98,22 @@ mod tests {
             id_of: Some(path.clone()),
         })
         .unwrap();
-        assert_eq!(printed, format!("{:08x} signs\n{:08x}\n", id(&one), id(&two)));
+        assert_eq!(
+            printed,
+            format!("{:08x} signs\n{:08x}\n", id(&one), id(&two))
+        );
     }
 
     #[test]
     fn faults_name_the_file_and_the_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k");
-        let fault = || read(&path).err().unwrap().replace(&path.display().to_string(), "K");
+        let fault = || {
+            read(&path)
+                .err()
+                .unwrap()
+                .replace(&path.display().to_string(), "K")
+        };
         assert!(fault().starts_with("K: no such key file; `greendot serve` makes fleet.key"));
         std::fs::write(&path, "# none\n").unwrap();
         assert_eq!(fault(), "K: no key in it; `greendot key` prints one");

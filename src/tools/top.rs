@@ -1,4 +1,5 @@
-//! `greendot top`: a server's vital rates, shard by shard, from two readings of /metrics a second apart.
+//! `greendot top`: a server's vital rates, shard by shard, from two readings of /metrics a second
+//! apart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,9 +22,12 @@ pub struct Options {
 const PERIOD_MS: u64 = 1_000;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Polls and prints on `out` until interrupted, or `count` times. A server that does not answer, for it restarts, is asked again.
+/// Polls and prints on `out` until interrupted, or `count` times. A server that does not answer,
+/// for it restarts, is asked again.
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
-    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).proxy(None);
+    let agent = ureq::Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .proxy(None);
     let agent = ureq::Agent::new_with_config(agent.build());
     let url = format!("http://{}/metrics", options.http);
     let read = || -> Result<(Reading, Mono), String> {
@@ -48,7 +52,8 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
         let (text, answered) = match read() {
             Ok((after, after_at)) => {
                 let seconds = |before_at| after_at.micros_since(before_at).max(1) as f64 / 1e6;
-                let text = before.map(|(before, before_at)| table(&before, &after, seconds(before_at)));
+                let text =
+                    before.map(|(before, before_at)| table(&before, &after, seconds(before_at)));
                 before = Some((after, after_at));
                 (text, Ok(()))
             }
@@ -70,7 +75,8 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
     }
 }
 
-/// One reading: family and shard to the sum of its series. Series without a shard are under the empty one.
+/// One reading: family and shard to the sum of its series. Series without a shard are under the
+/// empty one.
 #[derive(Debug, Default)]
 struct Reading {
     sums: BTreeMap<(String, String), f64>,
@@ -89,7 +95,10 @@ impl Reading {
                 .and_then(|(_, rest)| rest.split_once('"'))
                 .map_or("", |(shard, _)| shard);
             if let Ok(value) = value.parse::<f64>() {
-                *reading.sums.entry((family.into(), shard.into())).or_default() += value;
+                *reading
+                    .sums
+                    .entry((family.into(), shard.into()))
+                    .or_default() += value;
             }
         }
         reading
@@ -171,7 +180,10 @@ mod tests {
              greendot_turn_elapsed_seconds_total{shard=\"10\"} 2\n",
         );
         let table = table(&before, &after, 2.0);
-        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
         assert_eq!(rows[0], ["users", "7,", "online", "0"]);
         assert_eq!(rows[2], ["0", "0", "0", "0", "0", "11", "0", "0.0%"]);
         assert_eq!(rows[3], ["10", "0", "0", "7", "0", "0", "0", "25.0%"]);
@@ -196,7 +208,10 @@ mod tests {
             }
         });
         let mut out = Vec::new();
-        let options = Options { http, count: Some(2) };
+        let options = Options {
+            http,
+            count: Some(2),
+        };
         run(&options, &Clock::new(), &mut out).unwrap();
         answers.join().unwrap();
         let out = String::from_utf8(out).unwrap();
@@ -207,7 +222,10 @@ mod tests {
         );
         assert_eq!(lines[1], "users 7, online 0");
         // Nobody listens there any more.
-        let once = Options { http, count: Some(1) };
+        let once = Options {
+            http,
+            count: Some(1),
+        };
         assert!(run(&once, &Clock::new(), &mut Vec::new()).is_err());
     }
 
@@ -217,7 +235,10 @@ mod tests {
         let text = crate::admin::exposition::render(&crate::metrics::Board::new(1));
         let reading = Reading::parse(&text);
         for family in ["greendot_users", "greendot_users_online"] {
-            assert!(reading.sums.contains_key(&(family.into(), String::new())), "{family}");
+            assert!(
+                reading.sums.contains_key(&(family.into(), String::new())),
+                "{family}"
+            );
         }
         let by_shard = [
             "conns",
@@ -231,7 +252,9 @@ mod tests {
         ];
         for family in by_shard {
             assert!(
-                reading.sums.contains_key(&(format!("greendot_{family}"), "0".into())),
+                reading
+                    .sums
+                    .contains_key(&(format!("greendot_{family}"), "0".into())),
                 "{family}"
             );
         }

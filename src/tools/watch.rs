@@ -1,7 +1,8 @@
 //! `greendot watch`: a terminal client of the stream.
 //!
-//! Owns the reconnecting: Last-Event-ID, the server's `retry`, jitter, backoff while refused. The socket is `link.rs`'s,
-//! the words are `view.rs`'s. A table where the output is a terminal, else one JSON record per change.
+//! Owns the reconnecting: Last-Event-ID, the server's `retry`, jitter, backoff while refused. The
+//! socket is `link.rs`'s, the words are `view.rs`'s. A table where the output is a terminal, else
+//! one JSON record per change.
 
 mod link;
 pub mod view;
@@ -32,7 +33,8 @@ pub struct Options {
 
 /// Silence after which a stream counts as dead until its hello has named `keep_alive_ms`, in ms.
 const SILENCE_MAX_MS: u64 = 45_000;
-/// A live stream is never silent for longer than `keep_alive_ms`: so many of them missed, and it is dead.
+/// A live stream is never silent for longer than `keep_alive_ms`: so many of them missed, and it is
+/// dead.
 const KEEP_ALIVES_MISSED: u64 = 3;
 /// Reconnect delay until the server has named one, in ms.
 const RETRY_MS: u64 = 1_000;
@@ -47,7 +49,8 @@ pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| format!("signals: {error}"))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| format!("signals: {error}"))?;
     }
     let stdout = std::io::stdout();
     let mut watcher = Watcher {
@@ -117,8 +120,13 @@ impl<W: Write> Watcher<'_, W> {
                         last_event_id = reader.last_event_id().into();
                     }
                     retry_ms = reader.retry_ms().unwrap_or(retry_ms);
-                    // A stream that told nothing is no success: the server may be refusing for load.
-                    failures = if events > 0 { 0 } else { failures.saturating_add(1) };
+                    // A stream that told nothing is no success: the server may be refusing for
+                    // load.
+                    failures = if events > 0 {
+                        0
+                    } else {
+                        failures.saturating_add(1)
+                    };
                     why
                 }
                 Err(Refusal::ForNow(why)) => {
@@ -129,8 +137,10 @@ impl<W: Write> Watcher<'_, W> {
             };
             if !self.stopped() {
                 let wait_ms = wait_ms(retry_ms, failures, fastrand::f64());
-                self.screen
-                    .notice(&format!("{why}; again in {:.1} s", wait_ms as f64 / 1_000.0))?;
+                self.screen.notice(&format!(
+                    "{why}; again in {:.1} s",
+                    wait_ms as f64 / 1_000.0
+                ))?;
                 self.sleep(wait_ms);
             }
         }
@@ -163,7 +173,10 @@ impl<W: Write> Watcher<'_, W> {
             let now = self.clock.now();
             if now.mono.ms_since(heard) > self.silence_max_ms {
                 let silence_s = self.silence_max_ms as f64 / 1_000.0;
-                return Ok((format!("the stream has been silent for {silence_s} s"), events));
+                return Ok((
+                    format!("the stream has been silent for {silence_s} s"),
+                    events,
+                ));
             }
             if !changes.is_empty() || now.mono.ms_since(drawn) >= 1_000 {
                 drawn = now.mono;
@@ -191,7 +204,8 @@ impl<W: Write> Watcher<'_, W> {
         let records = match event.event.as_str() {
             "hello" => {
                 if let Ok(hello) = serde_json::from_str::<Hello>(&event.data) {
-                    self.server_ahead_ms = (hello.server_time as i64).wrapping_sub(self.clock.now().unix.ms() as i64);
+                    self.server_ahead_ms =
+                        (hello.server_time as i64).wrapping_sub(self.clock.now().unix.ms() as i64);
                     self.view.offline_after_ms = hello.offline_after_ms;
                     self.silence_max_ms = hello.keep_alive_ms.saturating_mul(KEEP_ALIVES_MISSED);
                 }
@@ -206,7 +220,9 @@ impl<W: Write> Watcher<'_, W> {
                 ));
                 return;
             }
-            "snapshot" => serde_json::from_str::<Snapshot>(&event.data).map(|snapshot| snapshot.presence),
+            "snapshot" => {
+                serde_json::from_str::<Snapshot>(&event.data).map(|snapshot| snapshot.presence)
+            }
             "presence" => serde_json::from_str::<Record>(&event.data).map(|record| vec![record]),
             // Kinds that a later server may have are none of this client's business.
             _ => return,
@@ -230,7 +246,8 @@ impl<W: Write> Watcher<'_, W> {
     }
 }
 
-/// The server's `retry`, doubled for each failure in a row, with a quarter of jitter either way (`unit` is in 0..1).
+/// The server's `retry`, doubled for each failure in a row, with a quarter of jitter either way
+/// (`unit` is in 0..1).
 fn wait_ms(retry_ms: u64, failures: u32, unit: f64) -> u64 {
     let doubled = retry_ms.saturating_mul(1 << failures.saturating_sub(1).min(10));
     let base = doubled.min(BACKOFF_MAX_MS.max(retry_ms));

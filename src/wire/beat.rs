@@ -1,7 +1,7 @@
 //! The beat datagram (DESIGN.md section 6), both ways.
 //!
-//! Owns the byte layout, the fleet keys and the order of checks. Never answers, never looks a user up, never reads a
-//! clock. Opening a datagram allocates nothing.
+//! Owns the byte layout, the fleet keys and the order of checks. Never answers, never looks a user
+//! up, never reads a clock. Opening a datagram allocates nothing.
 //!
 //! ```text
 //! 0   2  magic "GD"          3  1  flags: bit 0 LEAVE           8  8  sent_at, Unix ms
@@ -96,14 +96,23 @@ impl<'a> Beats<'a> {
     }
 }
 
-/// Checks one datagram in the order short, magic, version, key, mac (constant time), stale, entry. Nothing of it is
-/// believed before its MAC.
-pub fn open<'a>(datagram: &'a [u8], keys: &Keys, now: Unix, skew_max_ms: u64) -> Result<Beats<'a>, BeatDrop> {
+/// Checks one datagram in the order short, magic, version, key, mac (constant time), stale, entry.
+/// Nothing of it is believed before its MAC.
+pub fn open<'a>(
+    datagram: &'a [u8],
+    keys: &Keys,
+    now: Unix,
+    skew_max_ms: u64,
+) -> Result<Beats<'a>, BeatDrop> {
     if !(DATAGRAM_BYTES_MIN..=DATAGRAM_BYTES_MAX).contains(&datagram.len()) {
         return Err(BeatDrop::Short);
     }
-    let (signed, mac) = datagram.split_last_chunk::<MAC_BYTES>().ok_or(BeatDrop::Short)?;
-    let (head, entries) = signed.split_first_chunk::<HEAD_BYTES>().ok_or(BeatDrop::Short)?;
+    let (signed, mac) = datagram
+        .split_last_chunk::<MAC_BYTES>()
+        .ok_or(BeatDrop::Short)?;
+    let (head, entries) = signed
+        .split_first_chunk::<HEAD_BYTES>()
+        .ok_or(BeatDrop::Short)?;
     let [m0, m1, version, flags, k0, k1, k2, k3, sent_at @ ..] = *head;
     if [m0, m1] != MAGIC {
         return Err(BeatDrop::Magic);
@@ -111,7 +120,9 @@ pub fn open<'a>(datagram: &'a [u8], keys: &Keys, now: Unix, skew_max_ms: u64) ->
     if version != VERSION || flags & !FLAG_LEAVE != 0 {
         return Err(BeatDrop::Version);
     }
-    let key = keys.find(u32::from_be_bytes([k0, k1, k2, k3])).ok_or(BeatDrop::Key)?;
+    let key = keys
+        .find(u32::from_be_bytes([k0, k1, k2, k3]))
+        .ok_or(BeatDrop::Key)?;
     if !constant_time_eq_16(&key.mac(signed), mac) {
         return Err(BeatDrop::Mac);
     }
@@ -151,10 +162,15 @@ impl<'a> Entries<'a> {
         if at != bytes.len() || usize::from(longest) > USER_BYTES_MAX {
             return None;
         }
-        // Where all is UTF-8 and the lengths are below 128, each length is a character of its own, so that the ids begin and
-        // end between characters. If the lengths are all that looks like a control character, no id holds one.
+        // Where all is UTF-8 and the lengths are below 128, each length is a character of its own,
+        // so that the ids begin and end between characters. If the lengths are all that looks like
+        // a control character, no id holds one.
         let plain = longest < 128 && suspects == suspects_in(bytes);
-        let text = if plain { std::str::from_utf8(bytes).ok() } else { None };
+        let text = if plain {
+            std::str::from_utf8(bytes).ok()
+        } else {
+            None
+        };
         let entries = Entries { bytes, text, at: 0 };
         (text.is_some() || entries.all_parse()).then_some(entries)
     }
@@ -174,7 +190,14 @@ fn suspects_in(bytes: &[u8]) -> usize {
     // So few at a time that a byte can count them: the compiler then counts sixteen at once.
     let chunks = bytes.chunks(usize::from(u8::MAX));
     chunks
-        .map(|chunk| usize::from(chunk.iter().map(|byte| u8::from(is_suspect(*byte))).sum::<u8>()))
+        .map(|chunk| {
+            usize::from(
+                chunk
+                    .iter()
+                    .map(|byte| u8::from(is_suspect(*byte)))
+                    .sum::<u8>(),
+            )
+        })
         .sum()
 }
 
@@ -192,7 +215,8 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Writes datagrams: `push` until it says full, then `seal`; or `seal_in_place` and `restart`, which keep the buffer.
+/// Writes datagrams: `push` until it says full, then `seal`; or `seal_in_place` and `restart`,
+/// which keep the buffer.
 #[derive(Clone, Debug)]
 pub struct Writer {
     /// Head and entries; after a seal the MAC too.
@@ -245,7 +269,11 @@ impl Writer {
 
     /// Appends the MAC and lends the bytes; [`Writer::restart`] comes next.
     pub fn seal_in_place(&mut self, key: &FleetKey) -> &[u8] {
-        debug_assert_eq!(self.bytes[4..8], key.id().to_be_bytes(), "started under another key");
+        debug_assert_eq!(
+            self.bytes[4..8],
+            key.id().to_be_bytes(),
+            "started under another key"
+        );
         let mac = key.mac(&self.bytes);
         self.bytes.extend_from_slice(&mac);
         &self.bytes

@@ -1,7 +1,8 @@
-//! What must hold of the wire parsers for any bytes at all: one function a parser, each with real assertions.
+//! What must hold of the wire parsers for any bytes at all: one function a parser, each with real
+//! assertions.
 //!
-//! Owns the bodies that `fuzz/` drives with libFuzzer and `tests/fuzz_seeded.rs` with seeded mutations on stable. Never
-//! used by the server; compiled always, so that it cannot fall behind.
+//! Owns the bodies that `fuzz/` drives with libFuzzer and `tests/fuzz_seeded.rs` with seeded
+//! mutations on stable. Never used by the server; compiled always, so that it cannot fall behind.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -9,11 +10,13 @@ use std::fmt::Debug;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use crate::time::Unix;
-use crate::wire::beat::{self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, KeyFault, Keys, MAC_BYTES};
+use crate::wire::beat::{
+    self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, KeyFault, Keys, MAC_BYTES,
+};
 use crate::wire::record::{self, Record};
 use crate::wire::request::{
-    self, ChunkDecoder, Framing, Head, Method, Parsed, RequestFault, RequestLimits, decode_segment, parse_head,
-    query_pairs,
+    self, ChunkDecoder, Framing, Head, Method, Parsed, RequestFault, RequestLimits, decode_segment,
+    parse_head, query_pairs,
 };
 use crate::wire::response::{PROBLEMS, problem_of};
 use crate::wire::sse::{self, Event, Reader};
@@ -32,21 +35,32 @@ const LIMITS: [RequestLimits; 2] = [
         body_bytes_max: 16,
     },
 ];
-/// Prefixes and pieces tried for one input at most: torn everywhere if short, at some places if long.
+/// Prefixes and pieces tried for one input at most: torn everywhere if short, at some places if
+/// long.
 const CUTS_MAX: usize = 256;
 
-/// A head, whole and torn: an answer never changes with more input, and no head has a line that ends in less than CR LF.
+/// A head, whole and torn: an answer never changes with more input, and no head has a line that
+/// ends in less than CR LF.
 pub fn request(data: &[u8]) {
     for limits in &LIMITS {
         let whole = parse_head(data, limits);
         for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
             let part = parse_head(&data[..cut], limits);
-            assert!(part == Parsed::Partial || part == whole, "{part:?} became {whole:?}");
+            assert!(
+                part == Parsed::Partial || part == whole,
+                "{part:?} became {whole:?}"
+            );
         }
         match whole {
-            Parsed::Partial => assert!(data.len() < limits.head_bytes_max, "an endless head is refused"),
+            Parsed::Partial => assert!(
+                data.len() < limits.head_bytes_max,
+                "an endless head is refused"
+            ),
             Parsed::Fault(fault) => assert!(PROBLEMS.contains(&problem_of(fault).0)),
-            Parsed::Head { ref head, head_bytes } => {
+            Parsed::Head {
+                ref head,
+                head_bytes,
+            } => {
                 assert!(head_bytes <= data.len().min(limits.head_bytes_max));
                 check_head(head, &data[..head_bytes]);
                 assert_eq!(parse_head(&data[..head_bytes], limits), whole);
@@ -75,7 +89,8 @@ fn check_head(head: &Head<'_>, bytes: &[u8]) {
     assert!(!head.http10 || (head.framing != Framing::Chunked && !head.expect_continue));
 }
 
-/// A key file: its keys are its lines of digits, of which the first signs, and what is refused is refused for the line it names.
+/// A key file: its keys are its lines of digits, of which the first signs, and what is refused is
+/// refused for the line it names.
 pub fn key_file(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let is_key = |line: &str| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -116,13 +131,18 @@ pub fn key_file(data: &[u8]) {
     }
 }
 
-/// A chunked body: the same however it is torn, never beyond the limit, and what is encoded is decoded.
+/// A chunked body: the same however it is torn, never beyond the limit, and what is encoded is
+/// decoded.
 pub fn chunked(data: &[u8]) {
     let (&seed, rest) = data.split_first().unwrap_or((&0, &[]));
     let piece = usize::from(seed) % 16 + 1;
     for limits in &LIMITS {
         let whole = decode_chunks(rest, rest.len().max(1), limits);
-        assert_eq!(decode_chunks(rest, piece, limits), whole, "in pieces of {piece}");
+        assert_eq!(
+            decode_chunks(rest, piece, limits),
+            whole,
+            "in pieces of {piece}"
+        );
         assert_eq!(decode_chunks(rest, 1, limits), whole, "byte by byte");
         if let Ok((body, consumed, _)) = whole {
             assert!(body.len() <= limits.body_bytes_max.min(rest.len()));
@@ -144,7 +164,11 @@ pub fn chunked(data: &[u8]) {
     );
 }
 
-fn decode_chunks(input: &[u8], piece: usize, limits: &RequestLimits) -> Result<(Vec<u8>, usize, bool), RequestFault> {
+fn decode_chunks(
+    input: &[u8],
+    piece: usize,
+    limits: &RequestLimits,
+) -> Result<(Vec<u8>, usize, bool), RequestFault> {
     let mut decoder = ChunkDecoder::default();
     let mut body = Vec::new();
     let mut consumed = 0;
@@ -154,12 +178,17 @@ fn decode_chunks(input: &[u8], piece: usize, limits: &RequestLimits) -> Result<(
         if step.done {
             return Ok((body, consumed, true));
         }
-        assert_eq!(step.consumed, part.len(), "all of it is taken until the body is whole");
+        assert_eq!(
+            step.consumed,
+            part.len(),
+            "all of it is taken until the body is whole"
+        );
     }
     Ok((body, consumed, false))
 }
 
-/// A path segment and a query: decoded once, so that what comes out, encoded again, comes out again.
+/// A path segment and a query: decoded once, so that what comes out, encoded again, comes out
+/// again.
 pub fn target_query(data: &[u8]) {
     let raw = String::from_utf8_lossy(data);
     if let Some(decoded) = decode_segment(&raw) {
@@ -172,15 +201,23 @@ pub fn target_query(data: &[u8]) {
     }
 
     let pairs: Vec<_> = query_pairs(&raw).collect();
-    assert_eq!(pairs.len(), raw.split('&').filter(|pair| !pair.is_empty()).count());
+    assert_eq!(
+        pairs.len(),
+        raw.split('&').filter(|pair| !pair.is_empty()).count()
+    );
     for pair in pairs.into_iter().flatten() {
-        let encode = |bytes| percent_encode(bytes, NON_ALPHANUMERIC).to_string().replace("%20", "+");
+        let encode = |bytes| {
+            percent_encode(bytes, NON_ALPHANUMERIC)
+                .to_string()
+                .replace("%20", "+")
+        };
         let again = format!("{}={}", encode(&pair.0), encode(&pair.1));
         assert_eq!(query_pairs(&again).collect::<Vec<_>>(), [Some(pair)]);
     }
 }
 
-/// An event stream: the same events however it is torn; and any text put into an event is read back out of it.
+/// An event stream: the same events however it is torn; and any text put into an event is read back
+/// out of it.
 pub fn sse_reader(data: &[u8]) {
     let (&seed, rest) = data.split_first().unwrap_or((&0, &[]));
     let whole = read_events(rest, rest.len().max(1));
@@ -203,7 +240,10 @@ pub fn sse_reader(data: &[u8]) {
         panic!("one block made {} events", events.len())
     };
     assert_eq!(event.event, "overloaded");
-    assert_eq!(json(event.data.as_bytes()), serde_json::json!({ "reason": text }));
+    assert_eq!(
+        json(event.data.as_bytes()),
+        serde_json::json!({ "reason": text })
+    );
 }
 
 fn read_events(stream: &[u8], piece: usize) -> (Vec<Event>, String, Option<u64>) {
@@ -215,8 +255,9 @@ fn read_events(stream: &[u8], piece: usize) -> (Vec<Event>, String, Option<u64>)
     (events, reader.last_event_id().to_owned(), reader.retry_ms())
 }
 
-/// A datagram: as it stands; as the entries of one that is signed, which opens exactly if they are legal ids and is then
-/// what the writer makes of them; and that one with a bit flipped, which never opens.
+/// A datagram: as it stands; as the entries of one that is signed, which opens exactly if they are
+/// legal ids and is then what the writer makes of them; and that one with a bit flipped, which
+/// never opens.
 pub fn beat(data: &[u8]) {
     const KEY: [u8; 32] = [7; 32];
     let key = FleetKey::new(KEY);
@@ -242,7 +283,11 @@ pub fn beat(data: &[u8]) {
             assert_eq!(Some(&users), expected.as_ref());
             let mut writer = beat::Writer::new(beats.leave, beats.sent_at, &key);
             assert!(users.into_iter().all(|user| writer.push(user)));
-            assert_eq!(writer.seal(&key), datagram, "there is one way to write what was read");
+            assert_eq!(
+                writer.seal(&key),
+                datagram,
+                "there is one way to write what was read"
+            );
         }
     }
 
@@ -265,12 +310,16 @@ fn walk_entries(mut rest: &[u8]) -> Option<Vec<User<'_>>> {
     Some(users)
 }
 
-/// JSON bodies: what is taken in is JSON by serde_json's word too, holds legal ids only and, written again, is taken in
-/// as the same; and any legal id in a record is read back out of it.
+/// JSON bodies: what is taken in is JSON by serde_json's word too, holds legal ids only and,
+/// written again, is taken in as the same; and any legal id in a record is read back out of it.
 pub fn record_bodies(data: &[u8]) {
     const LIST_MAX: usize = 4;
-    let legal =
-        |users: &[String]| users.len() <= LIST_MAX && users.iter().all(|user| User::parse(user.as_bytes()).is_ok());
+    let legal = |users: &[String]| {
+        users.len() <= LIST_MAX
+            && users
+                .iter()
+                .all(|user| User::parse(user.as_bytes()).is_ok())
+    };
     if let Some(users) = taken(data, |body| record::parse_users(body, LIST_MAX)) {
         assert!(legal(&users));
         let again = serde_json::json!({ "users": users }).to_string();
@@ -279,7 +328,10 @@ pub fn record_bodies(data: &[u8]) {
     if let Some(edit) = taken(data, |body| record::parse_watch_edit(body, LIST_MAX)) {
         assert!(legal(&edit.add) && legal(&edit.remove));
         let again = serde_json::json!({ "remove": edit.remove, "add": edit.add }).to_string();
-        assert_eq!(record::parse_watch_edit(again.as_bytes(), LIST_MAX), Ok(edit));
+        assert_eq!(
+            record::parse_watch_edit(again.as_bytes(), LIST_MAX),
+            Ok(edit)
+        );
     }
     if let Some(ask) = taken(data, |body| record::parse_stream_ask(body, LIST_MAX)) {
         assert!(legal(&ask.watch) && legal(ask.user.as_slice()));

@@ -30,7 +30,10 @@ pub(crate) fn write_u64(number: u64, out: &mut Vec<u8>) {
 pub(crate) fn write_str(text: &str, out: &mut Vec<u8>) {
     let needs_escape = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
     // Folded rather than `any`: without an early exit the compiler compares sixteen bytes at once.
-    if text.bytes().fold(false, |found, byte| found | needs_escape(byte)) {
+    if text
+        .bytes()
+        .fold(false, |found, byte| found | needs_escape(byte))
+    {
         serde_json::to_writer(out, text).expect("a str is JSON and a Vec takes every write");
         return;
     }

@@ -1,6 +1,8 @@
-//! Bytes to values and back: HTTP requests and responses, server-sent events, beat datagrams, presence records.
+//! Bytes to values and back: HTTP requests and responses, server-sent events, beat datagrams,
+//! presence records.
 //!
-//! Owns every format that leaves or enters the process. Never opens a socket, never reads a clock, never panics on a byte.
+//! Owns every format that leaves or enters the process. Never opens a socket, never reads a clock,
+//! never panics on a byte.
 
 pub mod beat;
 #[doc(hidden)]

@@ -1,8 +1,10 @@
-//! Which of several presence nodes a publisher belongs to: rendezvous hashing (Thaler and Ravishankar, 1998).
+//! Which of several presence nodes a publisher belongs to: rendezvous hashing (Thaler and
+//! Ravishankar, 1998).
 //!
-//! Owns the choice, which must come out the same on every node: it depends on the user's bytes and the nodes' names alone, not
-//! on their order. Adding a node moves only the share that becomes its own. Never knows whether a node is alive: a publisher
-//! whose node is down belongs to it all the same, for its stamp is there.
+//! Owns the choice, which must come out the same on every node: it depends on the user's bytes and
+//! the nodes' names alone, not on their order. Adding a node moves only the share that becomes its
+//! own. Never knows whether a node is alive: a publisher whose node is down belongs to it all the
+//! same, for its stamp is there.
 
 /// Presence nodes by name. A node's index is its place in the list given.
 #[derive(Clone, Debug, Default)]
@@ -16,12 +18,16 @@ impl Nodes {
     /// From names that are the same on every node, such as `10.0.0.1:8081`.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Nodes {
         Nodes {
-            seeds: names.into_iter().map(|name| digest(name.as_bytes())).collect(),
+            seeds: names
+                .into_iter()
+                .map(|name| digest(name.as_bytes()))
+                .collect(),
             http: Vec::new(),
         }
     }
 
-    /// The same, with where each answers over HTTP, in the order of the names. This decides nothing.
+    /// The same, with where each answers over HTTP, in the order of the names. This decides
+    /// nothing.
     pub fn answering_at<'a>(self, http: impl IntoIterator<Item = &'a str>) -> Nodes {
         Nodes {
             http: http.into_iter().map(Box::from).collect(),
@@ -29,7 +35,8 @@ impl Nodes {
         }
     }
 
-    /// Where the node of all of these users answers over HTTP. None: they have several, or it is not known.
+    /// Where the node of all of these users answers over HTTP. None: they have several, or it is
+    /// not known.
     pub fn http_of<'u>(&self, users: impl IntoIterator<Item = &'u [u8]>) -> Option<&str> {
         let mut owners = users.into_iter().map(|user| self.of(user));
         let owner = owners.next()?;
@@ -47,8 +54,8 @@ impl Nodes {
         self.seeds.is_empty()
     }
 
-    /// The index of the node that `user` belongs to; 0 if there are none. Costs one hash of the user and a multiplication or two
-    /// for each node.
+    /// The index of the node that `user` belongs to; 0 if there are none. Costs one hash of the
+    /// user and a multiplication or two for each node.
     pub fn of(&self, user: &[u8]) -> usize {
         if self.seeds.len() < 2 {
             return 0;
@@ -63,11 +70,15 @@ impl Nodes {
 
 fn digest(bytes: &[u8]) -> u64 {
     let hash = blake3::hash(bytes);
-    let first = hash.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes");
+    let first = hash
+        .as_bytes()
+        .first_chunk()
+        .expect("a BLAKE3 hash has 32 bytes");
     u64::from_le_bytes(*first)
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): every bit of the sum depends on every bit given.
+/// The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): every bit of the sum depends on every
+/// bit given.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -93,7 +104,10 @@ mod tests {
     fn shares_are_even_and_the_order_does_not_matter() {
         let names = ["10.0.0.1:8081", "10.0.0.2:8081", "10.0.0.3:8081"];
         let shares = counts(&names);
-        assert!(shares.iter().all(|share| share.abs_diff(USERS / 3) < 300), "{shares:?}");
+        assert!(
+            shares.iter().all(|share| share.abs_diff(USERS / 3) < 300),
+            "{shares:?}"
+        );
         let turned = counts(&[names[2], names[0], names[1]]);
         assert_eq!(turned, [shares[2], shares[0], shares[1]]);
     }
@@ -105,7 +119,11 @@ mod tests {
         let mut moved: u32 = 0;
         for user in (0..USERS).map(|user| user.to_le_bytes()) {
             if few.of(&user) != many.of(&user) {
-                assert_eq!(many.of(&user), 3, "moved between nodes that were there before");
+                assert_eq!(
+                    many.of(&user),
+                    3,
+                    "moved between nodes that were there before"
+                );
                 moved += 1;
             }
         }
@@ -121,7 +139,8 @@ mod tests {
         assert_eq!(of, [1, 1, 0, 0, 1, 1]);
         assert_eq!(nodes.http_of([&b"bob"[..]]), None);
         let nodes = nodes.answering_at(["http://a:1", "http://b:1"]);
-        let http_of = |users: &[&'static str]| nodes.http_of(users.iter().map(|user| user.as_bytes()));
+        let http_of =
+            |users: &[&'static str]| nodes.http_of(users.iter().map(|user| user.as_bytes()));
         assert_eq!(http_of(&["alice", "bob"]), Some("http://b:1"));
         assert_eq!((http_of(&["bob", "carol"]), http_of(&[])), (None, None));
         assert_eq!(Nodes::default().of(b"x"), 0);

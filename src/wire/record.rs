@@ -1,7 +1,7 @@
 //! The JSON of presence: records both ways, lists of users in.
 //!
-//! Owns the form of a record and of every request body. Every user that comes out of a body is a legal one. Never looks
-//! anybody up.
+//! Owns the form of a record and of every request body. Every user that comes out of a body is a
+//! legal one. Never looks anybody up.
 
 mod body;
 mod object;
@@ -11,7 +11,10 @@ use crate::time::Unix;
 use crate::wire::User;
 use crate::wire::json::{write_str, write_u64};
 
-pub use body::{BODY_DEPTH_MAX, BodyFault, StreamAsk, WatchEdit, parse_stream_ask, parse_users, parse_watch_edit};
+pub use body::{
+    BODY_DEPTH_MAX, BodyFault, StreamAsk, WatchEdit, parse_stream_ask, parse_users,
+    parse_watch_edit,
+};
 pub use told::{Told, parse_told, parse_told_list};
 
 /// One publisher's state as told to anybody who asks or watches.
@@ -41,7 +44,11 @@ pub enum Status {
 impl Status {
     /// Online or offline.
     pub const fn of(online: bool) -> Status {
-        if online { Status::Online } else { Status::Offline }
+        if online {
+            Status::Online
+        } else {
+            Status::Offline
+        }
     }
 
     /// Its value in JSON.
@@ -55,7 +62,8 @@ impl Status {
 }
 
 impl Record<'_> {
-    /// Appends `{"user":"bob","status":"online","since":1,"last_active":2}`, members in this order, no spaces.
+    /// Appends `{"user":"bob","status":"online","since":1,"last_active":2}`, members in this order,
+    /// no spaces.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"user\":");
         write_str(self.user.as_str(), out);

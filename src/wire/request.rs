@@ -1,8 +1,10 @@
-//! HTTP/1.x requests: head, framing, body, target (RFC 9112), stricter than httparse where it is lenient.
+//! HTTP/1.x requests: head, framing, body, target (RFC 9112), stricter than httparse where it is
+//! lenient.
 //!
-//! Owns the words of a request and the order of its parts: `scan` finds where the head ends and refuses stray control
-//! bytes, `head` and `fields` give the lines a meaning, `target` takes targets apart, `chunk` chunked bodies. Never
-//! routes, never answers, never holds bytes between calls.
+//! Owns the words of a request and the order of its parts: `scan` finds where the head ends and
+//! refuses stray control bytes, `head` and `fields` give the lines a meaning, `target` takes
+//! targets apart, `chunk` chunked bodies. Never routes, never answers, never holds bytes between
+//! calls.
 
 mod chunk;
 mod fields;
@@ -19,7 +21,8 @@ pub use target::{QueryPair, decode_segment, query_pairs};
 /// Bounds of a request (DESIGN.md section 8).
 #[derive(Clone, Copy, Debug)]
 pub struct RequestLimits {
-    /// Longest head in bytes: blank lines before it, request line, headers and the final blank line together.
+    /// Longest head in bytes: blank lines before it, request line, headers and the final blank line
+    /// together.
     pub head_bytes_max: usize,
     /// Most header lines.
     pub header_count_max: usize,
@@ -52,11 +55,13 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// Refuses a declared length beyond `body_bytes_max` before a byte of the body is taken in. A chunked body is held
-    /// to the same limit by [`ChunkDecoder`].
+    /// Refuses a declared length beyond `body_bytes_max` before a byte of the body is taken in. A
+    /// chunked body is held to the same limit by [`ChunkDecoder`].
     pub fn check(self, limits: &RequestLimits) -> Result<(), RequestFault> {
         match self {
-            Framing::Length(bytes) if bytes > limits.body_bytes_max as u64 => Err(RequestFault::BodyTooLarge),
+            Framing::Length(bytes) if bytes > limits.body_bytes_max as u64 => {
+                Err(RequestFault::BodyTooLarge)
+            }
             Framing::None | Framing::Length(_) | Framing::Chunked => Ok(()),
         }
     }
@@ -67,13 +72,15 @@ impl Framing {
 pub struct Head<'b> {
     /// Method.
     pub method: Method,
-    /// Path as sent, percent-encoded, always starting with '/' (absolute-form reduced to its path; `*` for OPTIONS *).
+    /// Path as sent, percent-encoded, always starting with '/' (absolute-form reduced to its path;
+    /// `*` for OPTIONS *).
     pub path: &'b str,
     /// After the first '?', as sent.
     pub query: Option<&'b str>,
     /// HTTP/1.0 rather than 1.1.
     pub http10: bool,
-    /// The connection may carry another request after this one (version and Connection header together).
+    /// The connection may carry another request after this one (version and Connection header
+    /// together).
     pub keep_alive: bool,
     /// `Expect: 100-continue` was sent (HTTP/1.1 only).
     pub expect_continue: bool,
@@ -110,7 +117,8 @@ pub enum Parsed<'b> {
 /// Why a request was refused on its form alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestFault {
-    /// 400: the head is not HTTP (bare LF or CR, bad token, obs-fold, NUL, a header twice that may stand once ...).
+    /// 400: the head is not HTTP (bare LF or CR, bad token, obs-fold, NUL, a header twice that may
+    /// stand once ...).
     BadHead,
     /// 400: no Host, two, or one that is not `host[:port]`.
     BadHost,

@@ -1,7 +1,8 @@
 //! HTTP/1.1 responses: heads and whole answers.
 //!
-//! Owns the status line and the headers that every answer carries. Which answer, and what its body says, is decided
-//! elsewhere; errors are [`Problem`]s. `Date` is left out: an origin server need not send one it has no reason to.
+//! Owns the status line and the headers that every answer carries. Which answer, and what its body
+//! says, is decided elsewhere; errors are [`Problem`]s. `Date` is left out: an origin server need
+//! not send one it has no reason to.
 
 mod problem;
 
@@ -84,7 +85,8 @@ pub struct Answer<'a> {
     pub extra: &'a str,
     /// Send the head alone (HEAD), Content-Length as if with the body.
     pub head_only: bool,
-    /// Whether the connection stays open; else `Connection: close`. An HTTP/1.0 peer is told `Connection: keep-alive`.
+    /// Whether the connection stays open; else `Connection: close`. An HTTP/1.0 peer is told
+    /// `Connection: keep-alive`.
     pub keep_alive: bool,
     /// The peer speaks HTTP/1.0.
     pub http10: bool,
@@ -174,7 +176,11 @@ mod tests {
     fn status_lines_say_their_code() {
         for problem in PROBLEMS {
             let code = format!("HTTP/1.1 {} ", problem.status.code());
-            assert!(problem.status.line().starts_with(&code), "{:?}", problem.status);
+            assert!(
+                problem.status.line().starts_with(&code),
+                "{:?}",
+                problem.status
+            );
         }
     }
 }

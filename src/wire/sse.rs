@@ -1,7 +1,7 @@
 //! Server-sent events (WHATWG HTML, "Server-sent events"): the stream's blocks out, a reader in.
 //!
-//! Owns the form of each block that a stream carries (DESIGN.md section 5). Never decides whom to tell or when; a record
-//! encoded once can be appended to any number of streams.
+//! Owns the form of each block that a stream carries (DESIGN.md section 5). Never decides whom to
+//! tell or when; a record encoded once can be appended to any number of streams.
 
 mod reader;
 
@@ -14,12 +14,14 @@ pub use reader::{Event, Reader};
 /// The lone comment line that keeps a stream alive.
 pub const KEEP_ALIVE: &[u8] = b":\n";
 
-/// The response head of a stream: 200, text/event-stream, no-store, no-transform, X-Accel-Buffering: no, `Connection: close`
-/// (the body ends with the connection; no chunk headers, so that one event's bytes serve every stream).
-/// `extra`: further header lines (CORS), each `Name: value\r\n`, or empty.
+/// The response head of a stream: 200, text/event-stream, no-store, no-transform,
+/// X-Accel-Buffering: no, `Connection: close` (the body ends with the connection; no chunk headers,
+/// so that one event's bytes serve every stream). `extra`: further header lines (CORS), each `Name:
+/// value\r\n`, or empty.
 pub fn write_stream_head(extra: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n\
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, \
+          no-transform\r\n\
           X-Accel-Buffering: no\r\nConnection: close\r\n",
     );
     out.extend_from_slice(extra.as_bytes());
@@ -79,14 +81,16 @@ pub fn write_overloaded(retry_ms: u64, reason: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n\n");
 }
 
-/// Appends `event: presence\n[id: N\n]data: {record}\n\n`. With an id, the stream has been told everything up to it.
+/// Appends `event: presence\n[id: N\n]data: {record}\n\n`. With an id, the stream has been told
+/// everything up to it.
 pub fn write_presence(record: &Record<'_>, id: Option<Unix>, out: &mut Vec<u8>) {
     open_presence(id, out);
     record.write(out);
     out.extend_from_slice(b"\n\n");
 }
 
-/// [`write_presence`] of a record that [`Record::write`] has encoded: once a turn, for every stream.
+/// [`write_presence`] of a record that [`Record::write`] has encoded: once a turn, for every
+/// stream.
 pub fn write_presence_encoded(record: &[u8], id: Option<Unix>, out: &mut Vec<u8>) {
     open_presence(id, out);
     out.extend_from_slice(record);
@@ -101,9 +105,9 @@ fn open_presence(id: Option<Unix>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"data: ");
 }
 
-/// Begins a snapshot block. Follow with any number of [`write_snapshot_append`] and one [`write_snapshot_close`] on the
-/// same buffer; the id may be given here, as DESIGN.md section 5 shows it, or at the close when it is not known yet
-/// whether this part is the last.
+/// Begins a snapshot block. Follow with any number of [`write_snapshot_append`] and one
+/// [`write_snapshot_close`] on the same buffer; the id may be given here, as DESIGN.md section 5
+/// shows it, or at the close when it is not known yet whether this part is the last.
 pub fn write_snapshot_open(id: Option<Unix>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: snapshot\n");
     if let Some(id) = id {
@@ -124,8 +128,8 @@ pub fn write_snapshot_append_encoded(record: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(record);
 }
 
-/// Ends a snapshot block; `id` if this is the last part and the opening did not give it (the order of fields in a block
-/// is free).
+/// Ends a snapshot block; `id` if this is the last part and the opening did not give it (the order
+/// of fields in a block is free).
 pub fn write_snapshot_close(id: Option<Unix>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"]}\n");
     if let Some(id) = id {
@@ -178,7 +182,8 @@ mod tests {
         }
     }
 
-    const OFFLINE: &str = r#"{"user":"bob","status":"offline","since":1764009604000,"last_active":1764009579000}"#;
+    const OFFLINE: &str =
+        r#"{"user":"bob","status":"offline","since":1764009604000,"last_active":1764009579000}"#;
 
     #[test]
     fn blocks() {
@@ -193,7 +198,8 @@ mod tests {
         };
         assert_eq!(
             text(|out| hello.write(out)),
-            "event: hello\nretry: 3417\ndata: {\"stream\":\"2.51.9f3c\\\"\",\"watching\":2,\"server_time\":1764009600123,\
+            "event: hello\nretry: 3417\ndata: \
+             {\"stream\":\"2.51.9f3c\\\"\",\"watching\":2,\"server_time\":1764009600123,\
              \"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000}\n\n"
         );
         assert_eq!(
@@ -206,7 +212,8 @@ mod tests {
         );
         assert_eq!(
             text(|out| write_stream_head("Vary: Origin\r\n", out)),
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n\
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, \
+             no-transform\r\n\
              X-Accel-Buffering: no\r\nConnection: close\r\nVary: Origin\r\n\r\n"
         );
     }
@@ -220,7 +227,10 @@ mod tests {
         );
         let block = format!("event: presence\nid: 7\ndata: {OFFLINE}\n\n");
         assert_eq!(text(|out| write_presence(&bob(false), id, out)), block);
-        assert_eq!(text(|out| write_presence_encoded(OFFLINE.as_bytes(), id, out)), block);
+        assert_eq!(
+            text(|out| write_presence_encoded(OFFLINE.as_bytes(), id, out)),
+            block
+        );
     }
 
     #[test]
@@ -239,14 +249,20 @@ mod tests {
                 write_snapshot_close(closing, out);
             })
         };
-        assert_eq!(whole(0, None, None), ":\nevent: snapshot\ndata: {\"presence\":[]}\n\n");
+        assert_eq!(
+            whole(0, None, None),
+            ":\nevent: snapshot\ndata: {\"presence\":[]}\n\n"
+        );
         assert_eq!(
             whole(1, id, None),
             format!(":\nevent: snapshot\nid: 7\ndata: {{\"presence\":[{OFFLINE}]}}\n\n")
         );
         assert_eq!(
             whole(3, None, id),
-            format!(":\nevent: snapshot\ndata: {{\"presence\":[{OFFLINE},{OFFLINE},{OFFLINE}]}}\nid: 7\n\n")
+            format!(
+                ":\nevent: snapshot\ndata: {{\"presence\":[{OFFLINE},{OFFLINE},{OFFLINE}]}}\nid: \
+                 7\n\n"
+            )
         );
     }
 

@@ -3,8 +3,9 @@
 /// Longest user id in bytes (DESIGN.md section 2).
 pub const USER_BYTES_MAX: usize = 128;
 
-/// A user id known to be legal: 1 to [`USER_BYTES_MAX`] bytes of UTF-8 without control characters (Unicode category Cc:
-/// C0, DEL and C1). Every door (URL, JSON, datagram, file) makes one of these, so all accept and refuse the same.
+/// A user id known to be legal: 1 to [`USER_BYTES_MAX`] bytes of UTF-8 without control characters
+/// (Unicode category Cc: C0, DEL and C1). Every door (URL, JSON, datagram, file) makes one of
+/// these, so all accept and refuse the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct User<'a>(&'a str);
 
@@ -25,7 +26,8 @@ impl<'a> User<'a> {
     /// Fills a place of an array until a user is put there.
     pub const NOBODY: User<'static> = User("-");
 
-    /// Checks `bytes`, which have been unescaped by their carrier (percent-decoding, JSON) exactly once.
+    /// Checks `bytes`, which have been unescaped by their carrier (percent-decoding, JSON) exactly
+    /// once.
     pub fn parse(bytes: &'a [u8]) -> Result<User<'a>, UserFault> {
         check_length(bytes)?;
         User::from_text(std::str::from_utf8(bytes).map_err(|_| UserFault::NotUtf8)?)
@@ -34,9 +36,11 @@ impl<'a> User<'a> {
     /// Checks `text`, for a carrier that has seen to its being UTF-8.
     pub fn from_text(text: &'a str) -> Result<User<'a>, UserFault> {
         check_length(text.as_bytes())?;
-        // Only suspects call for a look at characters. Folded rather than `any`: without an early exit the compiler compares
-        // sixteen bytes at once.
-        let suspicious = text.bytes().fold(false, |found, byte| found | is_suspect(byte));
+        // Only suspects call for a look at characters. Folded rather than `any`: without an early
+        // exit the compiler compares sixteen bytes at once.
+        let suspicious = text
+            .bytes()
+            .fold(false, |found, byte| found | is_suspect(byte));
         if suspicious && text.chars().any(char::is_control) {
             return Err(UserFault::Control);
         }
@@ -60,7 +64,8 @@ impl<'a> User<'a> {
     }
 }
 
-/// Whether a byte of UTF-8 may belong to a control character: C0, DEL, or the byte that leads U+0080 to U+00BF, so C1 too.
+/// Whether a byte of UTF-8 may belong to a control character: C0, DEL, or the byte that leads
+/// U+0080 to U+00BF, so C1 too.
 pub(super) fn is_suspect(byte: u8) -> bool {
     (byte < 0x20) | (byte == 0x7f) | (byte == 0xc2)
 }

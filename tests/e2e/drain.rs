@@ -61,17 +61,39 @@ fn streams_are_closed_spread_over_the_drain() {
         .iter()
         .map(|(goodbye, _)| goodbye.retry_ms.expect("when to come back"))
         .collect();
-    let (least, most) = (retries.iter().min().expect("some"), retries.iter().max().expect("some"));
+    let (least, most) = (
+        retries.iter().min().expect("some"),
+        retries.iter().max().expect("some"),
+    );
     // From retry-ms to eleven times it: 50 of them within a third of that are one chance in 10^20.
-    assert!(*least >= 400 && *most <= 4_400 && most - least > 1_300, "{retries:?}");
-    let last_ms = ends.iter().map(|(_, at)| at - signalled_at).max().expect("some");
-    assert!(last_ms >= DRAIN_MS / 2, "all were closed within {last_ms} ms");
-    let early = ends.iter().filter(|(_, at)| at - signalled_at < DRAIN_MS / 4).count();
-    assert!(early < STREAMS / 2, "{early} of {STREAMS} were closed at once");
+    assert!(
+        *least >= 400 && *most <= 4_400 && most - least > 1_300,
+        "{retries:?}"
+    );
+    let last_ms = ends
+        .iter()
+        .map(|(_, at)| at - signalled_at)
+        .max()
+        .expect("some");
+    assert!(
+        last_ms >= DRAIN_MS / 2,
+        "all were closed within {last_ms} ms"
+    );
+    let early = ends
+        .iter()
+        .filter(|(_, at)| at - signalled_at < DRAIN_MS / 4)
+        .count();
+    assert!(
+        early < STREAMS / 2,
+        "{early} of {STREAMS} were closed at once"
+    );
 
     assert_eq!(server.process.wait().code(), Some(0));
     server.expect_log("stopped; the store is written back");
-    assert!(std::net::TcpStream::connect(server.http).is_err(), "nobody listens");
+    assert!(
+        std::net::TcpStream::connect(server.http).is_err(),
+        "nobody listens"
+    );
 }
 
 #[test]
@@ -89,7 +111,10 @@ fn a_request_under_way_is_answered() {
     });
     conn.send(b"\r\n");
     let answer = conn.answer();
-    assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+    assert_eq!(
+        (answer.status, answer.field("connection")),
+        (200, Some("close"))
+    );
     assert_eq!(server.process.wait().code(), Some(0));
 }
 
@@ -119,7 +144,9 @@ fn a_drain_of_no_time_is_a_drain() {
     let mut stream = server.stream("watch=bob");
     stream.begin();
     server.process.signal(Signal::TERM);
-    let goodbye = stream.next_by(Deadline::in_ms(PATIENCE_MS)).expect("a goodbye");
+    let goodbye = stream
+        .next_by(Deadline::in_ms(PATIENCE_MS))
+        .expect("a goodbye");
     assert_eq!(goodbye.kind, "goodbye");
     assert_eq!(server.process.wait().code(), Some(0));
 }

@@ -38,20 +38,32 @@ const LIMITS: [(&str, Reached); 23] = [
     ("query-users-max", Reached::Here(query_users)),
     ("watches-per-stream-max", Reached::Here(watches_per_stream)),
     ("watches-per-shard-max", Reached::Here(watches_per_shard)),
-    ("sweep-slots-per-turn-max", Reached::Here(sweep_slots_per_turn)),
+    (
+        "sweep-slots-per-turn-max",
+        Reached::Here(sweep_slots_per_turn),
+    ),
     ("outbox-bytes-max", Reached::Here(outbox_bytes)),
     ("write-stall-max-ms", Reached::Here(write_stall)),
     (
         "mailbox-max",
         Reached::By(overflow::a_full_mailbox_makes_its_shard_look_for_itself),
     ),
-    ("conns-max", Reached::By(limits::beyond_conns_max_everybody_is_told_so)),
+    (
+        "conns-max",
+        Reached::By(limits::beyond_conns_max_everybody_is_told_so),
+    ),
     (
         "request-deadline-ms",
         Reached::By(limits::a_request_has_a_deadline_that_no_byte_extends),
     ),
-    ("keep-alive-idle-ms", Reached::By(limits::a_connection_may_idle_so_long)),
-    ("users-max", Reached::By(limits::a_users_limit_refuses_new_users_only)),
+    (
+        "keep-alive-idle-ms",
+        Reached::By(limits::a_connection_may_idle_so_long),
+    ),
+    (
+        "users-max",
+        Reached::By(limits::a_users_limit_refuses_new_users_only),
+    ),
     (
         "nofile",
         Reached::By(limits::without_descriptors_it_refuses_waits_and_recovers),
@@ -116,7 +128,13 @@ fn every_limit_is_reached_refused_and_counted() {
 
 fn head_bytes(server: &Server) {
     let mut conn = server.connect();
-    conn.send(format!("GET /livez HTTP/1.1\r\nHost: e2e\r\nX: {}\r\n\r\n", "x".repeat(1_000)).as_bytes());
+    conn.send(
+        format!(
+            "GET /livez HTTP/1.1\r\nHost: e2e\r\nX: {}\r\n\r\n",
+            "x".repeat(1_000)
+        )
+        .as_bytes(),
+    );
     conn.answer().expect_problem(431, "head-too-large");
     let answer = server.get(&format!("/v1/presence/{}", "x".repeat(1_000)));
     answer.expect_problem(414, "target-too-long");
@@ -124,9 +142,21 @@ fn head_bytes(server: &Server) {
 
 fn header_count(server: &Server) {
     let mut conn = server.connect();
-    conn.send(format!("GET /livez HTTP/1.1\r\nHost: e2e\r\n{}\r\n", "X: y\r\n".repeat(7)).as_bytes());
+    conn.send(
+        format!(
+            "GET /livez HTTP/1.1\r\nHost: e2e\r\n{}\r\n",
+            "X: y\r\n".repeat(7)
+        )
+        .as_bytes(),
+    );
     assert_eq!(conn.answer().status, 200);
-    conn.send(format!("GET /livez HTTP/1.1\r\nHost: e2e\r\n{}\r\n", "X: y\r\n".repeat(8)).as_bytes());
+    conn.send(
+        format!(
+            "GET /livez HTTP/1.1\r\nHost: e2e\r\n{}\r\n",
+            "X: y\r\n".repeat(8)
+        )
+        .as_bytes(),
+    );
     conn.answer().expect_problem(431, "too-many-headers");
 }
 
@@ -137,7 +167,11 @@ fn body_bytes(server: &Server) {
 }
 
 fn body_depth(server: &Server) {
-    let body = format!("{{\"users\":[],\"more\":{}{}}}", "[".repeat(8), "]".repeat(8));
+    let body = format!(
+        "{{\"users\":[],\"more\":{}{}}}",
+        "[".repeat(8),
+        "]".repeat(8)
+    );
     let answer = server.connect().post_bytes("/v1/beat", body.as_bytes());
     answer.expect_problem(400, "bad-json");
 }
@@ -145,9 +179,15 @@ fn body_depth(server: &Server) {
 fn query_users(server: &Server) {
     let eleven = json!({"users": (0..11).map(|n| n.to_string()).collect::<Vec<_>>()});
     for path in ["/v1/presence/query", "/v1/beat", "/v1/leave"] {
-        server.post(path, &eleven).expect_problem(413, "too-many-users");
+        server
+            .post(path, &eleven)
+            .expect_problem(413, "too-many-users");
     }
-    assert_eq!(server.metrics().sum("greendot_users"), 0.0, "nobody of them has beaten");
+    assert_eq!(
+        server.metrics().sum("greendot_users"),
+        0.0,
+        "nobody of them has beaten"
+    );
 }
 
 fn watches_per_stream(server: &Server) {
@@ -180,7 +220,9 @@ fn sweep_slots_per_turn(server: &Server) {
     server.sender().beat(&users);
     server.expect_metric("greendot_users", |known| known == 200.0);
     let swept = server.metrics().sum("greendot_sweep_cycles_total");
-    server.expect_metric("greendot_sweep_cycles_total", |cycles| cycles >= swept + 3.0);
+    server.expect_metric("greendot_sweep_cycles_total", |cycles| {
+        cycles >= swept + 3.0
+    });
 }
 
 /// Nothing is refused: a snapshot that does not fit comes in parts.
@@ -196,8 +238,9 @@ fn write_stall(server: &Server) {
     });
     let mut stuck = narrow(server.http);
     ask(&mut stuck, None, &wide_users(400));
-    server.expect_metric("greendot_conns_evicted_total{reason=\"write_stall\"}", |evicted| {
-        evicted == 1.0
-    });
+    server.expect_metric(
+        "greendot_conns_evicted_total{reason=\"write_stall\"}",
+        |evicted| evicted == 1.0,
+    );
     assert!(!stuck.read_to_end().is_empty());
 }

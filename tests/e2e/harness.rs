@@ -1,8 +1,9 @@
-//! The world around one real server: its process, its data folder, its address, and clients that speak to it.
+//! The world around one real server: its process, its data folder, its address, and clients that
+//! speak to it.
 //!
-//! Each wait has a deadline. Ports are the kernel's choice; each
-//! [`Home`] has a loopback address of its own, so that a server that is started again finds its ports free. What time it is
-//! comes from the server's answers wherever two times are compared.
+//! Each wait has a deadline. Ports are the kernel's choice; each [`Home`] has a loopback address of
+//! its own, so that a server that is started again finds its ports free. What time it is comes from
+//! the server's answers wherever two times are compared.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -68,7 +69,8 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Says that the running test is skipped where all can see it: what `print!` says would be captured.
+/// Says that the running test is skipped where all can see it: what `print!` says would be
+/// captured.
 pub(crate) fn skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(std::io::stderr(), "notice: {test} is skipped: {why}");
@@ -117,7 +119,11 @@ impl Home {
 
     pub(crate) fn addresses(&self) -> [String; 2] {
         let any = SocketAddr::from((self.ip, 0));
-        let (http, udp) = self.ports.lock().expect("no holder panics").unwrap_or((any, any));
+        let (http, udp) = self
+            .ports
+            .lock()
+            .expect("no holder panics")
+            .unwrap_or((any, any));
         [format!("--http={http}"), format!("--udp={udp}")]
     }
 
@@ -158,7 +164,10 @@ impl Home {
         let (stdout, stderr) = (gather(Box::new(stdout)), gather(Box::new(stderr)));
         let status = process.wait();
         let bytes = |thread: std::thread::JoinHandle<std::io::Result<Vec<u8>>>| {
-            thread.join().expect("it only reads").expect("a pipe can be read")
+            thread
+                .join()
+                .expect("it only reads")
+                .expect("a pipe can be read")
         };
         Output {
             status,
@@ -172,7 +181,8 @@ impl Home {
         self.serve_into(Stdio::piped(), flags)
     }
 
-    /// The same with its stderr elsewhere; unless that is a pipe of its own, there is no log to look at.
+    /// The same with its stderr elsewhere; unless that is a pipe of its own, there is no log to
+    /// look at.
     pub(crate) fn serve_into(&self, stderr: Stdio, flags: &[&str]) -> Server {
         let data_dir = format!("--data-dir={}", self.data_dir().display());
         let [http, udp] = self.addresses();
@@ -186,7 +196,10 @@ impl Home {
         let [http, udp] = self.addresses();
         let script = format!("{shell}; exec \"$0\" \"$@\"");
         let binary = env!("CARGO_BIN_EXE_greendot");
-        let mut command = self.program("sh", &["-c", &script, binary, "serve", &http, &udp, &data_dir]);
+        let mut command = self.program(
+            "sh",
+            &["-c", &script, binary, "serve", &http, &udp, &data_dir],
+        );
         self.launch(command.args(flags))
     }
 
@@ -286,9 +299,12 @@ impl Server {
         Record::of(&answer.json())
     }
 
-    /// Waits until a user is online, which the shard that owns the user decides in a turn of its own.
+    /// Waits until a user is online, which the shard that owns the user decides in a turn of its
+    /// own.
     pub(crate) fn expect_online(&self, user: &str) {
-        until(&format!("{user} is online"), || self.record(user).online.then_some(()));
+        until(&format!("{user} is online"), || {
+            self.record(user).online.then_some(())
+        });
     }
 
     /// Opens a stream: `user=alice&watch=bob`.
@@ -296,11 +312,13 @@ impl Server {
         Stream::open(self.connect(), &format!("/v1/stream?{query}"))
     }
 
-    /// Opens a stream whose list is too long for a URL, and reads how it begins: hello, and the snapshot's records.
+    /// Opens a stream whose list is too long for a URL, and reads how it begins: hello, and the
+    /// snapshot's records.
     pub(crate) fn watch(&self, users: &[String]) -> (Stream, Vec<Record>) {
         let mut conn = self.connect();
         let body = json!({"watch": users}).to_string();
-        let head = "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length:";
+        let head = "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+                    Content-Length:";
         conn.send(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes());
         let mut stream = Stream::answered(conn);
         stream.expect("hello");
@@ -317,7 +335,10 @@ impl Server {
 
     pub(crate) fn key(&self) -> FleetKey {
         let text = std::fs::read_to_string(&self.key_file).expect("the server made it");
-        Keys::parse(&text).expect("it is a key file").signing().clone()
+        Keys::parse(&text)
+            .expect("it is a key file")
+            .signing()
+            .clone()
     }
 
     pub(crate) fn sender(&self) -> Sender {
@@ -331,24 +352,34 @@ impl Server {
         });
     }
 
-    /// That a publisher of a [`FAST`] server was expired in time, both of its times being the server's own.
+    /// That a publisher of a [`FAST`] server was expired in time, both of its times being the
+    /// server's own.
     ///
-    /// Never before `offline_after_ms`. At the latest by the next sweep, whose turn begins late by no more than a second:
-    /// a server whose turn comes later than that has been stalled, counts it, and gives its publishers that much longer.
+    /// Never before `offline_after_ms`. At the latest by the next sweep, whose turn begins late by
+    /// no more than a second: a server whose turn comes later than that has been stalled, counts
+    /// it, and gives its publishers that much longer.
     pub(crate) fn check_silence(&self, gone: &Record) {
         let silence_ms = gone.since() - gone.last_active();
-        assert!(!gone.online && silence_ms >= OFFLINE_AFTER_MS, "too early: {gone:?}");
+        assert!(
+            !gone.online && silence_ms >= OFFLINE_AFTER_MS,
+            "too early: {gone:?}"
+        );
         let silence_ms_max = OFFLINE_AFTER_MS + SWEEP_INTERVAL_MS + STALL_MS + ROUNDING_MS;
         if silence_ms > silence_ms_max {
             let stalls = self.metrics().sum("greendot_stalls_total");
-            assert!(stalls > 0.0, "more than {silence_ms_max} ms and no stall: {gone:?}");
+            assert!(
+                stalls > 0.0,
+                "more than {silence_ms_max} ms and no stall: {gone:?}"
+            );
         }
     }
 
     /// CPU time used so far, in ms.
     pub(crate) fn cpu_ms(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).expect("it runs");
-        // After the name, which may hold anything: state is field 3, utime 14, stime 15 (proc(5)), in ticks of 10 ms.
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).expect("it runs");
+        // After the name, which may hold anything: state is field 3, utime 14, stime 15 (proc(5)),
+        // in ticks of 10 ms.
         let fields: Vec<&str> = stat
             .rsplit(')')
             .next()
@@ -377,7 +408,8 @@ impl Server {
             current: bytes,
             maximum: None,
         };
-        prlimit(Some(self.process.pid()), Resource::Fsize, limit).expect("soft limits may be moved");
+        prlimit(Some(self.process.pid()), Resource::Fsize, limit)
+            .expect("soft limits may be moved");
     }
 
     /// Asks for a graceful end and waits for it.
@@ -403,7 +435,9 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn of(json: &Value) -> Record {
-        let members = json.as_object().unwrap_or_else(|| panic!("a record: {json}"));
+        let members = json
+            .as_object()
+            .unwrap_or_else(|| panic!("a record: {json}"));
         assert_eq!(members.len(), 4, "{json}");
         Record {
             user: json["user"].as_str().expect("a user").into(),
@@ -453,7 +487,8 @@ impl Sender {
         }
     }
 
-    /// This sender's time: each later than the one before, or a beat in the same millisecond as a goodbye would not undo it.
+    /// This sender's time: each later than the one before, or a beat in the same millisecond as a
+    /// goodbye would not undo it.
     fn next_ms(&self) -> u64 {
         let next_ms = unix_ms().max(self.last_ms.load(Ordering::Relaxed) + 1);
         self.last_ms.store(next_ms, Ordering::Relaxed);
@@ -461,7 +496,9 @@ impl Sender {
     }
 
     pub(crate) fn send(&self, datagram: &[u8]) {
-        self.socket.send_to(datagram, self.to).expect("loopback takes it");
+        self.socket
+            .send_to(datagram, self.to)
+            .expect("loopback takes it");
     }
 
     pub(crate) fn beat(&self, users: &[&str]) {

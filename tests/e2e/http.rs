@@ -1,6 +1,7 @@
 //! A plain HTTP/1.1 client: one connection, whole answers.
 //!
-//! Shares no code with the server. Writes what it is told, so that requests may be cut, glued together or wrong.
+//! Shares no code with the server. Writes what it is told, so that requests may be cut, glued
+//! together or wrong.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,7 +29,10 @@ pub(crate) enum Got {
 
 impl Conn {
     pub(crate) fn to(http: SocketAddr) -> Conn {
-        Conn::over(TcpStream::connect_timeout(&http, Duration::from_millis(PATIENCE_MS)).expect("the server listens"))
+        Conn::over(
+            TcpStream::connect_timeout(&http, Duration::from_millis(PATIENCE_MS))
+                .expect("the server listens"),
+        )
     }
 
     pub(crate) fn over(socket: TcpStream) -> Conn {
@@ -48,7 +52,9 @@ impl Conn {
         let Some(left) = deadline.left() else {
             return Got::Nothing;
         };
-        self.socket.set_read_timeout(Some(left)).expect("the wait is not zero");
+        self.socket
+            .set_read_timeout(Some(left))
+            .expect("the wait is not zero");
         let mut chunk = [0; 65_536];
         match self.socket.read(&mut chunk) {
             Ok(0) => Got::End,
@@ -57,7 +63,9 @@ impl Conn {
                 Got::Bytes
             }
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Got::Nothing,
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
+                    Got::Nothing
+                }
                 _ => Got::End,
             },
         }
@@ -86,7 +94,8 @@ impl Conn {
 
     pub(crate) fn post_bytes(&mut self, target: &str, body: &[u8]) -> Answer {
         let head = format!(
-            "POST {target} HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "POST {target} HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
             body.len()
         );
         self.send(&[head.as_bytes(), body].concat());
@@ -108,13 +117,17 @@ impl Conn {
         let head = String::from_utf8(head).expect("a head is text");
         let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
         let status_line = lines.next().expect("a status line");
-        let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+        let status = status_line
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3));
         let field = |line: &str| {
             let (name, value) = line.split_once(": ").expect("a field");
             (name.to_lowercase(), value.to_owned())
         };
         Answer {
-            status: status.and_then(|status| status.parse().ok()).expect("a status"),
+            status: status
+                .and_then(|status| status.parse().ok())
+                .expect("a status"),
             fields: lines.map(field).collect(),
             body: Vec::new(),
         }
@@ -136,7 +149,9 @@ impl Conn {
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
 }
 
 /// An answer.

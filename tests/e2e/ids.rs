@@ -36,7 +36,11 @@ fn datagram(key: &FleetKey, id: &[u8]) -> Vec<u8> {
 #[test]
 fn legal_ids_are_the_same_user_everywhere() {
     let home = Home::new();
-    let server = home.serve(&["--shards=2", "--beat-interval-ms=30s", "--offline-after-ms=60s"]);
+    let server = home.serve(&[
+        "--shards=2",
+        "--beat-interval-ms=30s",
+        "--offline-after-ms=60s",
+    ]);
     let longest = "x".repeat(128);
     let longest_wide = "\u{1f7e2}".repeat(32);
     let ids = [
@@ -65,7 +69,11 @@ fn legal_ids_are_the_same_user_everywhere() {
     for (n, id) in ids.iter().enumerate() {
         match n % 3 {
             0 => sender.send(&datagram(&sender.key, id.as_bytes())),
-            1 => assert_eq!(server.post("/v1/beat", &json!({"users": [id]})).status, 204, "{id}"),
+            1 => assert_eq!(
+                server.post("/v1/beat", &json!({"users": [id]})).status,
+                204,
+                "{id}"
+            ),
             _ => drop(server.stream(&format!("user={}", escaped(id.as_bytes())))),
         }
         server.expect_metric("greendot_users", |users| users == n as f64 + 1.0);
@@ -81,7 +89,9 @@ fn legal_ids_are_the_same_user_everywhere() {
     sorted.sort_unstable();
     let named: Vec<&str> = told.iter().map(|record| record.user.as_str()).collect();
     assert_eq!(named, sorted);
-    let listed = server.post("/v1/presence/query", &json!({"users": ids})).json();
+    let listed = server
+        .post("/v1/presence/query", &json!({"users": ids}))
+        .json();
     for (n, id) in ids.iter().enumerate() {
         let by_path = server.record(&escaped(id.as_bytes()));
         assert_eq!((by_path.user.as_str(), by_path.online), (*id, true));
@@ -90,7 +100,12 @@ fn legal_ids_are_the_same_user_everywhere() {
             .json();
         assert_eq!(Record::of(&by_query["presence"][0]), by_path);
         assert_eq!(Record::of(&listed["presence"][n]), by_path);
-        assert!(told.contains(&by_path) || told.iter().any(|record| record.user == *id && record.online));
+        assert!(
+            told.contains(&by_path)
+                || told
+                    .iter()
+                    .any(|record| record.user == *id && record.online)
+        );
     }
     // In a query a plus is a space, in a path it is a plus; and nothing is decoded twice.
     let first = |target: &str| Record::of(&server.get(target).json()["presence"][0]).user;
@@ -190,7 +205,8 @@ fn asking_for_unknown_ids_leaves_nothing() {
     let mut watcher = server.connect();
     let body = json!({"watch": names}).to_string();
     let head = format!(
-        "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
     watcher.send((head + &body).as_bytes());
@@ -200,8 +216,15 @@ fn asking_for_unknown_ids_leaves_nothing() {
     while told < names.len() {
         told += crate::stream::records(&stream.expect("snapshot")).len();
     }
-    server.expect_metric("greendot_watches{by=\"name\"}", |watches| watches == 5_000.0);
-    assert_eq!(server.post("/v1/leave", &json!({"users": ["nobody-1"]})).status, 204);
+    server.expect_metric("greendot_watches{by=\"name\"}", |watches| {
+        watches == 5_000.0
+    });
+    assert_eq!(
+        server
+            .post("/v1/leave", &json!({"users": ["nobody-1"]}))
+            .status,
+        204
+    );
     assert_eq!(server.metrics().sum("greendot_users"), 0.0);
     assert!(
         std::fs::read(&log).expect("it is there") == before,

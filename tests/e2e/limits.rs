@@ -35,7 +35,10 @@ pub(crate) fn a_request_has_a_deadline_that_no_byte_extends() {
         if slow.read(Deadline::in_ms(50)) != Got::Nothing {
             break;
         }
-        assert!(unix_ms() < began_at + PATIENCE_MS, "the request goes on for ever");
+        assert!(
+            unix_ms() < began_at + PATIENCE_MS,
+            "the request goes on for ever"
+        );
         slow.send(format!("X-{n}: y\r\n").as_bytes());
     }
     let answer = slow.answer();
@@ -48,8 +51,10 @@ pub(crate) fn a_request_has_a_deadline_that_no_byte_extends() {
 
     // The time of a body counts as well.
     let mut posting = server.connect();
-    posting
-        .send(b"POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{");
+    posting.send(
+        b"POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+                Content-Length: 99\r\n\r\n{",
+    );
     posting.answer().expect_problem(408, "request-timeout");
     assert_eq!(limit_hits(&server, "request-deadline-ms"), 3.0);
 }
@@ -63,14 +68,20 @@ pub(crate) fn a_connection_may_idle_so_long() {
         assert_eq!(conn.get("/livez").status, 200);
         pause(250);
     }
-    assert_eq!(conn.get("/livez").status, 200, "each request begins the wait anew");
+    assert_eq!(
+        conn.get("/livez").status,
+        200,
+        "each request begins the wait anew"
+    );
     let answered_at = unix_ms();
     assert!(conn.read_to_end().is_empty(), "closed without a word");
     let idle_ms = unix_ms() - answered_at;
     assert!((690..PATIENCE_MS).contains(&idle_ms), "{idle_ms}");
     assert_eq!(limit_hits(&server, "keep-alive-idle-ms"), 1.0);
     assert_eq!(
-        server.metrics().sum("greendot_conns_closed_total{reason=\"idle\"}"),
+        server
+            .metrics()
+            .sum("greendot_conns_closed_total{reason=\"idle\"}"),
         1.0
     );
 }
@@ -79,7 +90,9 @@ pub(crate) fn a_connection_may_idle_so_long() {
 pub(crate) fn beyond_conns_max_everybody_is_told_so() {
     let home = Home::new();
     let server = home.serve(&["--conns-max=4", "--shards=1", "--retry-ms=500"]);
-    let mut held: Vec<Stream> = (0..4).map(|n| server.stream(&format!("user=u{n}"))).collect();
+    let mut held: Vec<Stream> = (0..4)
+        .map(|n| server.stream(&format!("user=u{n}")))
+        .collect();
     held.iter_mut().for_each(|stream| drop(stream.begin()));
 
     let answer = server.get("/v1/presence/u0");
@@ -95,7 +108,12 @@ pub(crate) fn beyond_conns_max_everybody_is_told_so() {
     // Who watches over the server is let in.
     assert_eq!(server.get("/readyz").status, 200);
     assert!(limit_hits(&server, "conns-max") >= 3.0);
-    assert_eq!(server.metrics().sum("greendot_events_total{kind=\"overloaded\"}"), 1.0);
+    assert_eq!(
+        server
+            .metrics()
+            .sum("greendot_events_total{kind=\"overloaded\"}"),
+        1.0
+    );
     held.iter_mut().for_each(|stream| stream.expect_quiet(10));
 
     held.pop();
@@ -105,7 +123,8 @@ pub(crate) fn beyond_conns_max_everybody_is_told_so() {
     });
 }
 
-/// What the descriptors do not allow is not tried: they never run out, so who looks after the server is let in.
+/// What the descriptors do not allow is not tried: they never run out, so who looks after the
+/// server is let in.
 #[test]
 fn connections_leave_descriptors_to_hear_the_others_on() {
     let home = Home::new();
@@ -122,7 +141,9 @@ fn connections_leave_descriptors_to_hear_the_others_on() {
         until("the silent have gone", || {
             let mut conn = server.connect();
             conn.send(b"GET /livez HTTP/1.1\r\nHost: e2e\r\nConnection: close\r\n\r\n");
-            conn.read_to_end().starts_with(b"HTTP/1.1 200 OK\r\n").then_some(())
+            conn.read_to_end()
+                .starts_with(b"HTTP/1.1 200 OK\r\n")
+                .then_some(())
         });
         let (refusal, _) = try_stream(&server, "watch=bob");
         assert_eq!(
@@ -140,7 +161,11 @@ fn connections_leave_descriptors_to_hear_the_others_on() {
 pub(crate) fn without_descriptors_it_refuses_waits_and_recovers() {
     let home = Home::new();
     let origin = "https://app.example";
-    let server = home.serve(&["--shards=1", "--conns-max=1000", &format!("--cors-origins={origin}")]);
+    let server = home.serve(&[
+        "--shards=1",
+        "--conns-max=1000",
+        &format!("--cors-origins={origin}"),
+    ]);
     // Fewer than it knows of: connections within conns-max would leave some.
     server.limit_descriptors(64);
     let mut held = Vec::new();
@@ -157,11 +182,16 @@ pub(crate) fn without_descriptors_it_refuses_waits_and_recovers() {
         ("overloaded", &"nofile".into())
     );
     assert!(refusal.retry_ms.is_some_and(|retry_ms| retry_ms >= 10_000));
-    server.get("/v1/presence/bob").expect_problem(503, "overloaded");
+    server
+        .get("/v1/presence/bob")
+        .expect_problem(503, "overloaded");
     // A page of another origin is told too, or its EventSource would not come back.
     until("a page is told", || {
         let mut page = server.connect();
-        page.send(format!("GET /v1/stream?watch=bob HTTP/1.1\r\nHost: e2e\r\nOrigin: {origin}\r\n\r\n").as_bytes());
+        page.send(
+            format!("GET /v1/stream?watch=bob HTTP/1.1\r\nHost: e2e\r\nOrigin: {origin}\r\n\r\n")
+                .as_bytes(),
+        );
         let told = String::from_utf8(page.read_to_end()).expect("text");
         told.contains("event: overloaded").then(|| {
             assert!(
@@ -180,7 +210,10 @@ pub(crate) fn without_descriptors_it_refuses_waits_and_recovers() {
     });
     server.expect_log("no connection can be accepted; raise the limit");
     assert_eq!(
-        server.log().matches("no connection can be accepted").count(),
+        server
+            .log()
+            .matches("no connection can be accepted")
+            .count(),
         1,
         "{}",
         server.log()
@@ -191,10 +224,14 @@ pub(crate) fn without_descriptors_it_refuses_waits_and_recovers() {
     let before_ms = server.cpu_ms();
     pause(1_000);
     let used_ms = server.cpu_ms() - before_ms;
-    assert!(used_ms < 500, "{used_ms} ms of CPU in a second of nothing to do");
+    assert!(
+        used_ms < 500,
+        "{used_ms} ms of CPU in a second of nothing to do"
+    );
     waiting.clear();
     // Nobody who was in has been dropped.
-    held.iter_mut().for_each(|stream| drop(stream.expect("snapshot")));
+    held.iter_mut()
+        .for_each(|stream| drop(stream.expect("snapshot")));
 
     held.truncate(10);
     let (first, mut stream) = until("there are descriptors again", || {
@@ -203,7 +240,10 @@ pub(crate) fn without_descriptors_it_refuses_waits_and_recovers() {
     });
     assert_eq!(first.data["watching"], 1);
     stream.expect("snapshot");
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["bob"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["bob"]})).status,
+        204
+    );
     for stream in held.iter_mut().chain([&mut stream]) {
         stream.expect_presence("bob", true);
     }
@@ -222,32 +262,49 @@ fn silence_on_a_stream_is_broken_by_comments() {
         (stream.comments >= 3).then_some(())
     });
     // Jittered by at most a quarter.
-    assert!(unix_ms() - quiet_from >= 3 * 300 - 100, "comments come too often");
+    assert!(
+        unix_ms() - quiet_from >= 3 * 300 - 100,
+        "comments come too often"
+    );
 }
 
 #[test]
 pub(crate) fn a_users_limit_refuses_new_users_only() {
     let home = Home::new();
     let server = home.serve(&["--users-max=3", "--shards=2"]);
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["a", "b", "c"]})).status, 204);
+    assert_eq!(
+        server
+            .post("/v1/beat", &json!({"users": ["a", "b", "c"]}))
+            .status,
+        204
+    );
     server
         .post("/v1/beat", &json!({"users": ["a", "d", "e"]}))
         .expect_problem(503, "overloaded");
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["c"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["c"]})).status,
+        204
+    );
     server.sender().beat(&["f", "a"]);
-    server.expect_metric("greendot_beats_refused_total{reason=\"users_max\"}", |refused| {
-        refused == 3.0
-    });
+    server.expect_metric(
+        "greendot_beats_refused_total{reason=\"users_max\"}",
+        |refused| refused == 3.0,
+    );
     let (refusal, _) = try_stream(&server, "user=g");
     assert_eq!(refusal.kind, "overloaded");
-    server.expect_metric("greendot_limit_hits_total{limit=\"users-max\"}", |hits| hits == 4.0);
-    server.expect_metric("greendot_beats_total{source=\"http\"}", |beats| beats == 5.0);
+    server.expect_metric("greendot_limit_hits_total{limit=\"users-max\"}", |hits| {
+        hits == 4.0
+    });
+    server.expect_metric("greendot_beats_total{source=\"http\"}", |beats| {
+        beats == 5.0
+    });
     let metrics = server.metrics();
     assert_eq!(metrics.sum("greendot_users"), 3.0);
     assert_eq!(metrics.sum("greendot_users_max"), 3.0);
 }
 
-/// The smallest budgets there are, in two shards' real loops: work is put off again and again, and none is lost.
+/// The smallest budgets there are, in two shards' real loops: work is put off again and again, and
+/// none is lost.
 #[test]
 pub(crate) fn a_turn_does_no_more_than_its_budgets() {
     const USERS: usize = 400;
@@ -265,8 +322,9 @@ pub(crate) fn a_turn_does_no_more_than_its_budgets() {
     let users: Vec<String> = (0..USERS).map(|n| format!("u{n}")).collect();
     let mut watchers: Vec<Stream> = (0..WATCHERS).map(|_| server.watch(&users).0).collect();
 
-    // From several ports, so that the kernel gives some to either shard: each user's first beat makes a transition, which one
-    // shard decides and the other hears of by mail. The datagrams are few enough for one socket's buffer to hold all.
+    // From several ports, so that the kernel gives some to either shard: each user's first beat
+    // makes a transition, which one shard decides and the other hears of by mail. The datagrams are
+    // few enough for one socket's buffer to hold all.
     let senders: Vec<_> = (0..8).map(|_| server.sender()).collect();
     for (n, user) in users.iter().enumerate() {
         senders[n % senders.len()].beat(&[user]);
@@ -279,12 +337,23 @@ pub(crate) fn a_turn_does_no_more_than_its_budgets() {
             told.insert(record.user.clone(), record);
         }
         watcher.expect_quiet(20);
-        let truth = server.post("/v1/presence/query", &json!({"users": users})).json();
-        for record in truth["presence"].as_array().expect("a list").iter().map(Record::of) {
+        let truth = server
+            .post("/v1/presence/query", &json!({"users": users}))
+            .json();
+        for record in truth["presence"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(Record::of)
+        {
             assert_eq!(told.get(&record.user), Some(&record));
         }
     }
-    for limit in ["mail-per-turn-max", "beats-per-turn-max", "flushes-per-turn-max"] {
+    for limit in [
+        "mail-per-turn-max",
+        "beats-per-turn-max",
+        "flushes-per-turn-max",
+    ] {
         assert!(limit_hits(&server, limit) > 0.0, "{limit}");
     }
     assert_eq!(
@@ -302,7 +371,8 @@ pub(crate) fn more_than_one_turns_worth_is_served_in_several() {
     let server = home.serve(&["--shards=1"]);
     let body = vec![b'x'; 20_000];
     let head = format!(
-        "POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
     // All wait in the kernel before the server sees the first: 300 connections with 6 MB.
@@ -328,17 +398,23 @@ pub(crate) fn more_reads_and_closes_than_one_turn_takes_are_done_in_several() {
     const CONNS: usize = 1_500;
     const LARGE: usize = 200;
     let home = Home::new();
-    let server = home.serve(&["--shards=1", "--keep-alive-idle-ms=3s", "--request-deadline-ms=60s"]);
+    let server = home.serve(&[
+        "--shards=1",
+        "--keep-alive-idle-ms=3s",
+        "--request-deadline-ms=60s",
+    ]);
     let mut conns: Vec<Conn> = (0..CONNS).map(|_| server.connect()).collect();
     for conn in &mut conns {
         assert_eq!(conn.get("/livez").status, 200);
     }
-    // While it stands still, some say more than one turn reads, and all others something; those are left behind them.
+    // While it stands still, some say more than one turn reads, and all others something; those are
+    // left behind them.
     server.process.stop();
     let (large, small) = conns.split_at_mut(LARGE);
     for conn in &mut *large {
         conn.send(
-            b"POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n",
+            b"POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+              Content-Length: 60000\r\n\r\n",
         );
         conn.send(&[b' '; 60_000]);
     }

@@ -1,4 +1,5 @@
-//! A server whose log goes nowhere: its reader has died, or reads nothing any more, or the disk is full.
+//! A server whose log goes nowhere: its reader has died, or reads nothing any more, or the disk is
+//! full.
 
 use std::fs::{File, OpenOptions};
 use std::io::{PipeReader, PipeWriter, Write};
@@ -55,7 +56,10 @@ fn a_dead_reader_of_the_log_costs_nothing_but_the_log() {
 #[test]
 fn a_full_disk_under_the_log_costs_nothing_but_the_log() {
     let home = Home::new();
-    let full = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let full = OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("Linux has it");
     let server = home.serve_into(Stdio::from(full), &["--shards=1", "--drain-ms=100"]);
     exhaust_descriptors(&server);
     drains(server);

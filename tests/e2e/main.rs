@@ -1,7 +1,8 @@
 //! The real binary over loopback: what only a kernel, a file system and a process can show.
 //!
-//! Every server is a process of its own with its own folder and address, so all tests run side by side. None asserts how fast
-//! something is: only what comes, in which order, and not before its time.
+//! Every server is a process of its own with its own folder and address, so all tests run side by
+//! side. None asserts how fast something is: only what comes, in which order, and not before its
+//! time.
 
 mod harness;
 mod http;

@@ -18,16 +18,21 @@ const ASKED_AT_ONCE: usize = 1_000;
 const PIPELINED: usize = 64;
 /// Where the cells of a map begin.
 const FIRST_CELL: usize = 4_096;
-/// What may be left of it, in KiB: buffers of the last few connections, and what the allocator rounds.
+/// What may be left of it, in KiB: buffers of the last few connections, and what the allocator
+/// rounds.
 const LEFT_KIB_MAX: u64 = 4_096;
 
 /// Memory of the process that no file backs, in KiB.
 fn anonymous_kib(server: &Server) -> u64 {
     let path = format!("/proc/{}/smaps_rollup", server.process.pid());
     let text = std::fs::read_to_string(path).expect("it runs");
-    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Anonymous:"));
     let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    number.and_then(|number| number.parse().ok()).expect("a number of kB")
+    number
+        .and_then(|number| number.parse().ok())
+        .expect("a number of kB")
 }
 
 /// A million ids by thousands.
@@ -47,7 +52,9 @@ fn ask(server: &Server, round: usize) {
 /// A million others one by one, each with a GET of its own.
 fn ask_alone(server: &Server, round: usize) {
     let id = |n: usize| format!("alone-{round}-{n:07}");
-    let body = |id: &str| format!("{{\"user\":\"{id}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}");
+    let body = |id: &str| {
+        format!("{{\"user\":\"{id}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}")
+    };
     let request = |n| format!("GET /v1/presence/{} HTTP/1.1\r\nHost: e2e\r\n\r\n", id(n));
     let mut conn = server.connect();
     // All ids are of one length, and so are the answers.
@@ -61,9 +68,14 @@ fn ask_alone(server: &Server, round: usize) {
     for batch in 0..ASKED / PIPELINED {
         let numbers = batch * PIPELINED..(batch + 1) * PIPELINED;
         conn.send(numbers.clone().map(request).collect::<String>().as_bytes());
-        conn.socket.read_exact(&mut answers).expect("as many answers");
+        conn.socket
+            .read_exact(&mut answers)
+            .expect("as many answers");
         for (n, answer) in numbers.zip(answers.chunks(length)) {
-            assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(body(&id(n)).as_bytes()));
+            assert!(
+                answer.starts_with(b"HTTP/1.1 200 OK\r\n")
+                    && answer.ends_with(body(&id(n)).as_bytes())
+            );
         }
     }
 }
@@ -85,11 +97,14 @@ fn on_disk(home: &Home) -> BTreeMap<String, (usize, Vec<u8>)> {
 }
 
 fn watch(server: &Server, round: usize, stream: usize) -> Stream {
-    let ids: Vec<String> = (0..WATCHES).map(|n| format!("watched-{round}-{stream}-{n}")).collect();
+    let ids: Vec<String> = (0..WATCHES)
+        .map(|n| format!("watched-{round}-{stream}-{n}"))
+        .collect();
     let body = json!({ "watch": ids }).to_string();
     let mut conn: Conn = server.connect();
     let head = format!(
-        "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
     conn.send((head + &body).as_bytes());
@@ -106,7 +121,9 @@ fn watch(server: &Server, round: usize, stream: usize) -> Stream {
 fn crowd(server: &Server, round: usize) -> u64 {
     ask(server, round);
     ask_alone(server, round);
-    let streams: Vec<Stream> = (0..STREAMS).map(|stream| watch(server, round, stream)).collect();
+    let streams: Vec<Stream> = (0..STREAMS)
+        .map(|stream| watch(server, round, stream))
+        .collect();
     server.expect_metric("greendot_watches{by=\"name\"}", |watches| {
         watches == (STREAMS * WATCHES + 1) as f64
     });
@@ -116,7 +133,8 @@ fn crowd(server: &Server, round: usize) -> u64 {
     height_kib
 }
 
-/// Two million ids that never beat are asked about, half of them by a GET each, and a million watched, of whom one stays watched.
+/// Two million ids that never beat are asked about, half of them by a GET each, and a million
+/// watched, of whom one stays watched.
 #[test]
 fn a_million_unknown_ids_leave_nothing() {
     let home = Home::new();

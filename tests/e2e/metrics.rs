@@ -1,4 +1,5 @@
-//! The text of `/metrics` (Prometheus' text format 0.0.4): that it parses, what it lists, and that it counts exactly.
+//! The text of `/metrics` (Prometheus' text format 0.0.4): that it parses, what it lists, and that
+//! it counts exactly.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,16 +74,28 @@ fn sample(line: &str) -> Sample {
     let (series, value) = line.rsplit_once(' ').expect("a number ends the line");
     let (name, labels) = match series.split_once('{') {
         None => (series, ""),
-        Some((name, rest)) => (name, rest.strip_suffix('}').expect("a brace closes the labels")),
+        Some((name, rest)) => (
+            name,
+            rest.strip_suffix('}').expect("a brace closes the labels"),
+        ),
     };
     let label = |pair: &str| {
         let (name, value) = pair.split_once('=').expect("a label");
-        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-        (name.to_owned(), value.expect("a value is quoted").to_owned())
+        let value = value
+            .strip_prefix('"')
+            .and_then(|value| value.strip_suffix('"'));
+        (
+            name.to_owned(),
+            value.expect("a value is quoted").to_owned(),
+        )
     };
     Sample {
         name: name.to_owned(),
-        labels: labels.split(',').filter(|pair| !pair.is_empty()).map(label).collect(),
+        labels: labels
+            .split(',')
+            .filter(|pair| !pair.is_empty())
+            .map(label)
+            .collect(),
         value: value.parse().unwrap_or_else(|_| panic!("{line}")),
     }
 }
@@ -111,7 +124,10 @@ fn every_name_in_the_manual_is_on_the_page() {
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
     for kind in ["counter", "gauge", "histogram"] {
-        assert!(metrics.families.values().any(|given| given == kind), "{kind}");
+        assert!(
+            metrics.families.values().any(|given| given == kind),
+            "{kind}"
+        );
     }
 }
 
@@ -125,14 +141,21 @@ fn counters_move_by_what_happened() {
     // A goodbye, and then the first beat once more: not newer than the goodbye.
     server.expect_metric("greendot_beats_total{source=\"udp\"}", |beats| beats == 3.0);
     // Each is published by the shard that owns it, in a turn of its own.
-    server.expect_metric("greendot_transitions_total{to=\"online\"}", |told| told == 3.0);
-    sender.vouch(true, sent_at + 1, &["a"]);
-    server.expect_metric("greendot_leaves_total{source=\"udp\"}", |leaves| leaves == 1.0);
-    server.expect_metric("greendot_transitions_total{to=\"offline\"}", |told| told == 1.0);
-    sender.vouch(false, sent_at, &["a"]);
-    server.expect_metric("greendot_beats_refused_total{reason=\"before_leave\"}", |refused| {
-        refused == 1.0
+    server.expect_metric("greendot_transitions_total{to=\"online\"}", |told| {
+        told == 3.0
     });
+    sender.vouch(true, sent_at + 1, &["a"]);
+    server.expect_metric("greendot_leaves_total{source=\"udp\"}", |leaves| {
+        leaves == 1.0
+    });
+    server.expect_metric("greendot_transitions_total{to=\"offline\"}", |told| {
+        told == 1.0
+    });
+    sender.vouch(false, sent_at, &["a"]);
+    server.expect_metric(
+        "greendot_beats_refused_total{reason=\"before_leave\"}",
+        |refused| refused == 1.0,
+    );
 
     // One datagram for each reason to refuse one.
     let sealed = |sent_at_ms: u64| {
@@ -215,7 +238,9 @@ fn the_shards_work_is_measured() {
     stream.begin();
     server.sender().beat(&["b"]);
     stream.expect_presence("b", true);
-    server.expect_metric("greendot_delivery_latency_seconds_count", |told| told >= 1.0);
+    server.expect_metric("greendot_delivery_latency_seconds_count", |told| {
+        told >= 1.0
+    });
 }
 
 #[test]
@@ -237,7 +262,11 @@ fn pages_that_come_with_the_server() {
         assert!(!answer.body.is_empty(), "{target}");
         conn.send(format!("HEAD {target} HTTP/1.1\r\nHost: e2e\r\n\r\n").as_bytes());
         let head = conn.head();
-        assert_eq!(head.field("content-length"), answer.field("content-length"), "{target}");
+        assert_eq!(
+            head.field("content-length"),
+            answer.field("content-length"),
+            "{target}"
+        );
     }
     let described = conn.get("/openapi.json").json();
     for path in [

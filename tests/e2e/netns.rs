@@ -1,8 +1,10 @@
 //! Networks of their own: namespaces, cables between them, and packets that are lost.
 //!
-//! Owns what it makes in the kernel: a namespace and its cables go with their [`Namespace`], also when a test panics. Needs the right
-//! to make them (root), the commands `ip` and `nft`, and a kernel with veth and nf_tables; where one is missing
-//! [`Namespace::new`] or [`Namespace::connect`] says so on stderr and there is none, so that a test can be skipped for all to see.
+//! Owns what it makes in the kernel: a namespace and its cables go with their [`Namespace`], also
+//! when a test panics. Needs the right to make them (root), the commands `ip` and `nft`, and a
+//! kernel with veth and nf_tables; where one is missing [`Namespace::new`] or
+//! [`Namespace::connect`] says so on stderr and there is none, so that a test can be skipped for
+//! all to see.
 
 use std::fs::File;
 use std::io::Write;
@@ -28,7 +30,8 @@ impl Namespace {
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
-        let made = try_run("nft", &["--version"], "").and_then(|()| try_run("ip", &["netns", "add", &name], ""));
+        let made = try_run("nft", &["--version"], "")
+            .and_then(|()| try_run("ip", &["netns", "add", &name], ""));
         made.map_err(|why| say_missing(&why)).ok()?;
         let file = File::open(format!("/run/netns/{name}")).expect("ip has made it");
         let namespace = Namespace { name, file };
@@ -38,9 +41,14 @@ impl Namespace {
         Some(namespace)
     }
 
-    /// A cable (a veth pair) between two namespaces, each end with its address in the same /24. None: there are no cables here,
-    /// which has been said.
-    pub(crate) fn connect(&self, address: Ipv4Addr, other: &Namespace, other_address: Ipv4Addr) -> Option<()> {
+    /// A cable (a veth pair) between two namespaces, each end with its address in the same /24.
+    /// None: there are no cables here, which has been said.
+    pub(crate) fn connect(
+        &self,
+        address: Ipv4Addr,
+        other: &Namespace,
+        other_address: Ipv4Addr,
+    ) -> Option<()> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let cable = NEXT.fetch_add(1, Ordering::Relaxed);
         // Device names have 15 bytes at most.
@@ -59,10 +67,12 @@ impl Namespace {
         Some(())
     }
 
-    /// Runs `work` in a thread inside. Sockets that it opens, threads and processes that it starts stay inside.
+    /// Runs `work` in a thread inside. Sockets that it opens, threads and processes that it starts
+    /// stay inside.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
-            move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).expect("who may make it");
+            move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("who may make it");
             work()
         };
         let joined = std::thread::scope(|scope| scope.spawn(inside).join());
@@ -76,11 +86,16 @@ impl Namespace {
 
     /// Gives `script` to nft(8) inside.
     pub(crate) fn nft(&self, script: &str) {
-        self.try_nft(script).unwrap_or_else(|why| panic!("nft {script}: {why}"));
+        self.try_nft(script)
+            .unwrap_or_else(|why| panic!("nft {script}: {why}"));
     }
 
     fn try_nft(&self, script: &str) -> Result<(), String> {
-        try_run("ip", &["netns", "exec", &self.name, "nft", "-f", "-"], script)
+        try_run(
+            "ip",
+            &["netns", "exec", &self.name, "nft", "-f", "-"],
+            script,
+        )
     }
 
     /// From now on no packet gets in or out: to the others this host has vanished without a word.
@@ -105,7 +120,10 @@ impl Drop for Namespace {
 /// Not captured by the test harness, as what print! says would be.
 fn say_missing(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "notice: {test} has no network of its own: {why}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "notice: {test} has no network of its own: {why}"
+    );
 }
 
 fn must_run(program: &str, args: &[&str], input: &str) {
@@ -119,7 +137,9 @@ fn try_run(program: &str, args: &[&str], input: &str) -> Result<(), String> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| format!("{program}: {error}"))?;
     let mut stdin = child.stdin.take().expect("it is piped");
     // One that does not read it has failed, and says why.
     let _ = stdin.write_all(input.as_bytes());

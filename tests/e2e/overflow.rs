@@ -11,8 +11,8 @@ const USERS: usize = 300;
 /// Of each shard.
 const WATCHERS: usize = 4;
 
-/// What a server must be told to have no room for mail, and no time for much in a turn: each datagram is a turn of its own, hence a
-/// piece of mail.
+/// What a server must be told to have no room for mail, and no time for much in a turn: each
+/// datagram is a turn of its own, hence a piece of mail.
 const CRAMPED: &[&str] = &["--shards=2", "--mailbox-max=1", "--beats-per-turn-max=1"];
 
 /// Watchers on either shard, each with what it was told last of everybody.
@@ -40,13 +40,23 @@ impl Watchers {
 
     /// Reads until each of them believes what is so.
     fn expect_truth(&mut self, server: &Server, users: &[String]) {
-        let answer = server.post("/v1/presence/query", &json!({"users": users})).json();
-        let records = answer["presence"].as_array().expect("a list").iter().map(Record::of);
-        let truth: BTreeMap<String, Option<u64>> = records.map(|record| (record.user.clone(), record.since)).collect();
+        let answer = server
+            .post("/v1/presence/query", &json!({"users": users}))
+            .json();
+        let records = answer["presence"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(Record::of);
+        let truth: BTreeMap<String, Option<u64>> = records
+            .map(|record| (record.user.clone(), record.since))
+            .collect();
         for (stream, told) in &mut self.0 {
             while truth.iter().any(|(user, since)| told[user].since != *since) {
                 let record = stream.presence();
-                let before = told.insert(record.user.clone(), record.clone()).expect("it is watched");
+                let before = told
+                    .insert(record.user.clone(), record.clone())
+                    .expect("it is watched");
                 assert!(before.since <= record.since, "{record:?} after {before:?}");
             }
         }
@@ -64,7 +74,8 @@ fn burst(sender: &Sender, users: &[String], leave: bool) {
     }
 }
 
-/// All of the users are of one shard's chunk, so the other shard's watchers hear of each change by mail, or by the resync.
+/// All of the users are of one shard's chunk, so the other shard's watchers hear of each change by
+/// mail, or by the resync.
 #[test]
 pub(crate) fn a_full_mailbox_makes_its_shard_look_for_itself() {
     let home = Home::new();
@@ -83,5 +94,8 @@ pub(crate) fn a_full_mailbox_makes_its_shard_look_for_itself() {
     assert!(metrics.sum("greendot_mail_overflows_total") > 0.0);
     let resyncs = metrics.sum("greendot_resyncs_total");
     assert!(resyncs > 0.0);
-    assert_eq!(metrics.sum("greendot_limit_hits_total{limit=\"mailbox-max\"}"), resyncs);
+    assert_eq!(
+        metrics.sum("greendot_limit_hits_total{limit=\"mailbox-max\"}"),
+        resyncs
+    );
 }

@@ -1,4 +1,5 @@
-//! On which cores the shards' threads of a running server may run, as the kernel tells it (proc(5)).
+//! On which cores the shards' threads of a running server may run, as the kernel tells it
+//! (proc(5)).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,9 @@ fn cores(list: &str) -> Cores {
 }
 
 fn allowed(status: &str) -> Cores {
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     cores(list.expect("Linux tells it").trim())
 }
 
@@ -32,7 +35,10 @@ fn shards(server: &Server) -> BTreeMap<usize, Cores> {
         let name = read("comm");
         if let Some(shard) = name.trim_end().strip_prefix("shard-") {
             let shard = shard.parse().expect("a shard's number");
-            assert!(found.insert(shard, allowed(&read("status"))).is_none(), "{name}");
+            assert!(
+                found.insert(shard, allowed(&read("status"))).is_none(),
+                "{name}"
+            );
         }
     }
     found

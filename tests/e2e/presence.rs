@@ -1,4 +1,5 @@
-//! Who is online: streams that open and close, what their watchers are told, and what anybody reads meanwhile.
+//! Who is online: streams that open and close, what their watchers are told, and what anybody reads
+//! meanwhile.
 
 use serde_json::json;
 
@@ -24,7 +25,10 @@ fn a_stream_holds_its_publisher_online() {
     let read = server.record("bob");
     assert_eq!((read.online, read.since), (true, told.since));
     // The beat that brought him online, or a later one.
-    assert!(read.last_active() >= told.last_active(), "{read:?} after {told:?}");
+    assert!(
+        read.last_active() >= told.last_active(),
+        "{read:?} after {told:?}"
+    );
 
     // The open stream beats for him, and nobody hears of it.
     alice.expect_quiet(OFFLINE_AFTER_MS + 2 * BEAT_INTERVAL_MS);
@@ -81,13 +85,18 @@ fn beats_and_goodbyes_over_http() {
     let mut alice = server.stream("watch=bob&watch=carol");
     alice.begin();
     let mut conn = server.connect();
-    assert_eq!(conn.post("/v1/beat", &json!({"users": ["bob", "carol"]})).status, 204);
+    assert_eq!(
+        conn.post("/v1/beat", &json!({"users": ["bob", "carol"]}))
+            .status,
+        204
+    );
     let mut told = [alice.presence(), alice.presence()];
     told.sort_by(|one, other| one.user.cmp(&other.user));
     assert!(told[0].user == "bob" && told[1].user == "carol" && told[0].online && told[1].online);
 
     assert_eq!(
-        conn.post("/v1/leave", &json!({"users": ["carol", "nobody"]})).status,
+        conn.post("/v1/leave", &json!({"users": ["carol", "nobody"]}))
+            .status,
         204
     );
     let left = alice.expect_presence("carol", false);
@@ -100,9 +109,14 @@ fn beats_and_goodbyes_over_http() {
         json!({"user": "nobody", "status": "offline", "since": null, "last_active": null})
     );
 
-    let both = conn.get("/v1/presence?user=carol&user=bob&user=dave").json();
+    let both = conn
+        .get("/v1/presence?user=carol&user=bob&user=dave")
+        .json();
     let posted = conn
-        .post("/v1/presence/query", &json!({"users": ["carol", "bob", "dave"]}))
+        .post(
+            "/v1/presence/query",
+            &json!({"users": ["carol", "bob", "dave"]}),
+        )
         .json();
     assert_eq!(both, posted);
     let records: Vec<_> = both["presence"]
@@ -122,7 +136,9 @@ fn a_resumed_stream_is_told_what_changed_and_no_more() {
     let id = server.stream("watch=bob").begin().0["server_time"]
         .as_u64()
         .expect("a time");
-    server.expect_metric("greendot_transitions_total{to=\"offline\"}", |gone| gone == 1.0);
+    server.expect_metric("greendot_transitions_total{to=\"offline\"}", |gone| {
+        gone == 1.0
+    });
     let all = || server.stream("watch=bob&watch=carol").begin().1;
     assert_eq!(all(), [server.record("bob"), Record::never_seen("carol")]);
     let resumed = |query: &str| {
@@ -137,15 +153,25 @@ fn a_resumed_stream_is_told_what_changed_and_no_more() {
         "carol has not changed"
     );
     assert_eq!(resumed("1").len(), 2, "before the folder existed");
-    assert_eq!(resumed(&(id + 3_600_000).to_string()).len(), 2, "from the future");
+    assert_eq!(
+        resumed(&(id + 3_600_000).to_string()).len(),
+        2,
+        "from the future"
+    );
     assert_eq!(resumed("bob").len(), 2, "no time at all");
-    server.expect_metric("greendot_resumes_total{kind=\"partial\"}", |resumes| resumes == 1.0);
-    server.expect_metric("greendot_resumes_total{kind=\"full\"}", |resumes| resumes == 3.0);
+    server.expect_metric("greendot_resumes_total{kind=\"partial\"}", |resumes| {
+        resumes == 1.0
+    });
+    server.expect_metric("greendot_resumes_total{kind=\"full\"}", |resumes| {
+        resumes == 3.0
+    });
 
     // The header is newer than the query, which an EventSource repeats.
     let mut conn = server.connect();
-    let request =
-        format!("GET /v1/stream?watch=carol&last_event_id=1 HTTP/1.1\r\nHost: e2e\r\nLast-Event-ID: {id}\r\n\r\n");
+    let request = format!(
+        "GET /v1/stream?watch=carol&last_event_id=1 HTTP/1.1\r\nHost: e2e\r\nLast-Event-ID: \
+         {id}\r\n\r\n"
+    );
     conn.send(request.as_bytes());
     assert_eq!(crate::stream::Stream::answered(conn).begin().1, []);
 }

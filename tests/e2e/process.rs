@@ -36,7 +36,10 @@ impl Process {
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
         let stopped = waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("it is our child");
-        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "it has ended");
+        assert!(
+            stopped.is_some_and(|(_, status)| status.stopped()),
+            "it has ended"
+        );
     }
 
     pub(crate) fn take_stdout(&mut self) -> ChildStdout {
@@ -53,7 +56,9 @@ impl Process {
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        until("a process ends", || self.0.try_wait().expect("it is our child"))
+        until("a process ends", || {
+            self.0.try_wait().expect("it is our child")
+        })
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
@@ -95,7 +100,10 @@ impl Lines {
 
     /// The next one; None: there are no more.
     pub(crate) fn next(&self) -> Option<String> {
-        match self.incoming.recv_timeout(Duration::from_millis(PATIENCE_MS)) {
+        match self
+            .incoming
+            .recv_timeout(Duration::from_millis(PATIENCE_MS))
+        {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("no line came"),

@@ -9,7 +9,9 @@ use rustix::process::Signal;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Deadline, FAST, Home, OFFLINE_AFTER_MS, PATIENCE_MS, Record, Server, pause, until};
+use crate::harness::{
+    Deadline, FAST, Home, OFFLINE_AFTER_MS, PATIENCE_MS, Record, Server, pause, until,
+};
 use crate::http::{Conn, Got};
 use crate::process::{Lines, Process};
 use crate::stream::{Stream, records};
@@ -19,12 +21,15 @@ pub(crate) fn wide_users(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{n:0>128}")).collect()
 }
 
-/// A connection that holds little of what it has not read, in small pieces: a kernel frees what has been read by whole socket
-/// buffers, which on loopback are up to 64 KB, and until then shows the sender no progress (see docs/DECISIONS.md).
+/// A connection that holds little of what it has not read, in small pieces: a kernel frees what has
+/// been read by whole socket buffers, which on loopback are up to 64 KB, and until then shows the
+/// sender no progress (see docs/DECISIONS.md).
 pub(crate) fn narrow(http: SocketAddr) -> Conn {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     // Before connecting, so that the window is never wide.
-    socket.set_recv_buffer_size(4_096).expect("it may be made small");
+    socket
+        .set_recv_buffer_size(4_096)
+        .expect("it may be made small");
     socket.set_tcp_mss(536).expect("it may be made small");
     socket.connect(&http.into()).expect("the server listens");
     Conn::over(socket.into())
@@ -37,7 +42,8 @@ pub(crate) fn ask(conn: &mut Conn, user: Option<&str>, watch: &[String]) {
         Some(_) => body.to_string(),
         None => json!({"watch": watch}).to_string(),
     };
-    let head = "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length:";
+    let head = "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+                Content-Length:";
     conn.send(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes());
 }
 
@@ -47,8 +53,16 @@ fn evictions(server: &Server) -> f64 {
 
 fn why_evicted(server: &Server) -> String {
     let metrics = server.metrics();
-    let of = |reason: &str| metrics.sum(&format!("greendot_conns_evicted_total{{reason=\"{reason}\"}}"));
-    format!("write_stall {}, user_timeout {}", of("write_stall"), of("user_timeout"))
+    let of = |reason: &str| {
+        metrics.sum(&format!(
+            "greendot_conns_evicted_total{{reason=\"{reason}\"}}"
+        ))
+    };
+    format!(
+        "write_stall {}, user_timeout {}",
+        of("write_stall"),
+        of("user_timeout")
+    )
 }
 
 #[test]
@@ -72,7 +86,10 @@ fn who_never_reads_is_let_go_and_expires() {
     let [bob, gone] = told;
     assert_eq!((bob.user.as_str(), bob.online), ("bob", false));
     assert_eq!((gone.user.as_str(), gone.online), ("stuck", false));
-    assert!(gone.since() - gone.last_active() >= OFFLINE_AFTER_MS, "{gone:?}");
+    assert!(
+        gone.since() - gone.last_active() >= OFFLINE_AFTER_MS,
+        "{gone:?}"
+    );
     // What had been written can still be read; then comes the end, within a record.
     let read = stuck.read_to_end();
     assert!(
@@ -105,7 +122,8 @@ fn flip(server: &Server, stop: &Arc<AtomicBool>, pause_ms: u64) -> std::thread::
     })
 }
 
-/// A tenth of the time that a stall may take, and ten times the 1 KB a second and the hundred changes: as good as 90 s.
+/// A tenth of the time that a stall may take, and ten times the 1 KB a second and the hundred
+/// changes: as good as 90 s.
 #[test]
 fn who_reads_slowly_stays_and_ends_with_the_right_states() {
     let flags = ["--write-stall-max-ms=3s", "--outbox-bytes-max=16K"];
@@ -168,8 +186,14 @@ fn read_slowly(flags: &[&str], slow_ms: u64, slowly: Slowly) {
     assert!(server.metrics().sum("greendot_flushes_partial_total") > 0.0);
 
     // From now on as fast as it can: soon it knows what is.
-    let answer = server.post("/v1/presence/query", &json!({"users": users})).json();
-    let states = answer["presence"].as_array().expect("a list").iter().map(Record::of);
+    let answer = server
+        .post("/v1/presence/query", &json!({"users": users}))
+        .json();
+    let states = answer["presence"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(Record::of);
     let is: BTreeMap<String, (bool, Option<u64>)> = states
         .map(|record| (record.user, (record.online, record.since)))
         .collect();
@@ -188,7 +212,10 @@ fn read_slowly(flags: &[&str], slow_ms: u64, slowly: Slowly) {
         events += new.len();
         for record in new {
             let before = told.insert(record.user, (record.online, record.since));
-            assert!(before.is_none_or(|(_, since)| since <= record.since), "time went back");
+            assert!(
+                before.is_none_or(|(_, since)| since <= record.since),
+                "time went back"
+            );
         }
     }
     let metrics = server.metrics();
@@ -202,11 +229,16 @@ fn read_slowly(flags: &[&str], slow_ms: u64, slowly: Slowly) {
     slow.expect_quiet(300);
 }
 
-/// A process that does not run any more, whose kernel still answers: the nearest thing to a dead peer that needs no network.
+/// A process that does not run any more, whose kernel still answers: the nearest thing to a dead
+/// peer that needs no network.
 #[test]
 fn a_stopped_reader_is_let_go_and_its_user_expires() {
     let home = Home::new();
-    let flags = ["--write-stall-max-ms=1s", "--shards=2", "--keep-alive-ms=100"];
+    let flags = [
+        "--write-stall-max-ms=1s",
+        "--shards=2",
+        "--keep-alive-ms=100",
+    ];
     let server = home.serve(&[FAST, &flags].concat());
     let mut alice = server.stream("watch=dead");
     alice.begin();
@@ -232,11 +264,16 @@ fn a_stopped_reader_is_let_go_and_its_user_expires() {
             }
         })
     };
-    until("the dead one is let go", || (evictions(&server) == 1.0).then_some(()));
+    until("the dead one is let go", || {
+        (evictions(&server) == 1.0).then_some(())
+    });
     stop.store(true, Ordering::Relaxed);
     flipping.join().expect("it only sends");
     let gone = alice.expect_presence("dead", false);
-    assert!(gone.since() - gone.last_active() >= OFFLINE_AFTER_MS, "{gone:?}");
+    assert!(
+        gone.since() - gone.last_active() >= OFFLINE_AFTER_MS,
+        "{gone:?}"
+    );
     assert!(server.metrics().sum("greendot_streams") >= 1.0);
     dead.signal(Signal::CONT);
 }
@@ -260,7 +297,9 @@ fn who_does_not_read_answers_is_not_read_either() {
     assert_eq!(server.get("/livez").status, 200);
     until("it is let go", || (evictions(&server) == 1.0).then_some(()));
     let deadline = Deadline::in_ms(PATIENCE_MS);
-    until("the end", || (greedy.read(deadline) == Got::End).then_some(()));
+    until("the end", || {
+        (greedy.read(deadline) == Got::End).then_some(())
+    });
     assert!(
         greedy.buffer.len() < 4 << 20,
         "{} bytes were kept for it",

@@ -15,7 +15,10 @@ fn who_returns_after_a_crash_was_never_gone() {
     server.kill();
 
     let server = home.serve(FAST);
-    server.expect_log("1 users known, 1 held online until they have had time to return; it was not closed last time");
+    server.expect_log(
+        "1 users known, 1 held online until they have had time to return; it was \
+                       not closed last time",
+    );
     let read = server.record("bob");
     assert_eq!((read.online, read.since), (true, before.since));
     assert!(read.last_active() >= before.last_active());
@@ -49,7 +52,10 @@ fn who_does_not_return_goes_with_his_true_last_beat() {
     let server = home.serve(FAST);
     let mut alice = server.stream("watch=bob");
     let (_, snapshot) = alice.begin();
-    assert_eq!((snapshot[0].online, snapshot[0].since), (true, before.since));
+    assert_eq!(
+        (snapshot[0].online, snapshot[0].since),
+        (true, before.since)
+    );
     let gone = alice.expect_presence("bob", false);
     // He beat once more at most between the reading and the kill.
     assert!(
@@ -66,7 +72,11 @@ fn who_does_not_return_goes_with_his_true_last_beat() {
 fn published_states_survive_a_stop() {
     let home = Home::new();
     // Nobody turns offline by silence while the two are compared.
-    let flags = ["--beat-interval-ms=30s", "--offline-after-ms=60s", "--drain-ms=0"];
+    let flags = [
+        "--beat-interval-ms=30s",
+        "--offline-after-ms=60s",
+        "--drain-ms=0",
+    ];
     let server = home.serve(&flags);
     let sender = server.sender();
     sender.beat(&["bob", "carol", "d\u{e9}j\u{e0} vu/%2F"]);
@@ -80,7 +90,9 @@ fn published_states_survive_a_stop() {
     assert_eq!(server.terminate().code(), Some(0));
 
     let server = home.serve(&flags);
-    server.expect_log("3 users known, 2 held online until they have had time to return; it was closed cleanly");
+    server.expect_log(
+        "3 users known, 2 held online until they have had time to return; it was closed cleanly",
+    );
     assert_eq!(users.map(|user| server.record(user)), before);
     // The key is the same, so the same sender is believed.
     sender.beat(&["erin"]);
@@ -100,7 +112,9 @@ fn many_crashes_lose_nothing() {
         let borrowed: Vec<&str> = new.iter().map(String::as_str).collect();
         sender.beat(&borrowed);
         known.extend(new);
-        server.expect_metric("greendot_users_online", |online| online == known.len() as f64);
+        server.expect_metric("greendot_users_online", |online| {
+            online == known.len() as f64
+        });
         server.kill();
     }
     let server = home.serve(&flags);

@@ -26,7 +26,10 @@ impl Watcher {
     }
 
     fn shard(&self) -> &str {
-        self.id.split('.').next().expect("an id begins with its shard")
+        self.id
+            .split('.')
+            .next()
+            .expect("an id begins with its shard")
     }
 
     fn online(&self, user: &str) -> Option<bool> {
@@ -63,7 +66,9 @@ fn everything_meets(shards: usize) {
     let users: Vec<String> = (0..PUBLISHERS).map(|n| format!("p{n}")).collect();
     let query: String = users.iter().map(|user| format!("watch={user}&")).collect();
     let query = query.trim_end_matches('&');
-    let mut watchers: Vec<Watcher> = (0..WATCHERS).map(|_| Watcher::open(&server, query)).collect();
+    let mut watchers: Vec<Watcher> = (0..WATCHERS)
+        .map(|_| Watcher::open(&server, query))
+        .collect();
     let used: BTreeSet<&str> = watchers.iter().map(Watcher::shard).collect();
     // One chance in eight million that the kernel puts all on one of two.
     assert!(used.len() > usize::from(shards > 1), "{used:?}");
@@ -74,7 +79,10 @@ fn everything_meets(shards: usize) {
     for (n, user) in users.iter().enumerate() {
         match n % 3 {
             0 => streams.push(server.stream(&format!("user={user}"))),
-            1 => assert_eq!(server.post("/v1/beat", &json!({"users": [user]})).status, 204),
+            1 => assert_eq!(
+                server.post("/v1/beat", &json!({"users": [user]})).status,
+                204
+            ),
             _ => server.sender().beat(&[user]),
         }
     }
@@ -95,13 +103,20 @@ fn everything_meets(shards: usize) {
             );
             watcher.expect(&format!("late{n}"), false);
         }
-        let answer = server.post(&target, &json!({"remove": ["late1", "late2", "late3", "p0"]}));
+        let answer = server.post(
+            &target,
+            &json!({"remove": ["late1", "late2", "late3", "p0"]}),
+        );
         assert_eq!(answer.json(), json!({"watching": PUBLISHERS}));
     }
     sender.beat(&["late0", "late1"]);
     for watcher in &mut watchers {
         watcher.expect("late0", true);
-        assert_ne!(watcher.online("late1"), Some(true), "nobody watches her any more");
+        assert_ne!(
+            watcher.online("late1"),
+            Some(true),
+            "nobody watches her any more"
+        );
     }
 
     // Nobody's goodbye and everybody's silence are told to all.
@@ -110,7 +125,11 @@ fn everything_meets(shards: usize) {
         for user in &users[1..] {
             watcher.expect(user, false);
         }
-        assert_eq!(watcher.online("p0"), Some(true), "he is not watched any more");
+        assert_eq!(
+            watcher.online("p0"),
+            Some(true),
+            "he is not watched any more"
+        );
     }
 
     refuse_edits_of_no_stream(&server, &watchers[0].id);
@@ -127,7 +146,10 @@ fn refuse_edits_of_no_stream(server: &Server, id: &str) {
     let (place, tag) = id.rsplit_once('.').expect("the tag is last");
     let last = tag.chars().last().expect("a tag has digits");
     let other = if last == '0' { '1' } else { '0' };
-    let numbers: Vec<u32> = place.split('.').map(|part| part.parse().expect("a number")).collect();
+    let numbers: Vec<u32> = place
+        .split('.')
+        .map(|part| part.parse().expect("a number"))
+        .collect();
     let [shard, index, life] = numbers[..] else {
         panic!("shard, place and life are in {place}")
     };
@@ -145,7 +167,11 @@ fn refuse_edits_of_no_stream(server: &Server, id: &str) {
         answer.expect_problem(404, "unknown-stream");
     }
     let target = format!("/v1/stream/{id}/watch");
-    assert_eq!(server.post(&target, &json!({"add": []})).status, 200, "the true one");
+    assert_eq!(
+        server.post(&target, &json!({"add": []})).status,
+        200,
+        "the true one"
+    );
 }
 
 #[test]
@@ -173,7 +199,10 @@ fn an_edit_is_all_or_nothing() {
         server
             .post(&target, &json!({"add": ["c", "d"]}))
             .expect_problem(413, "too-many-users");
-        assert_eq!(server.post(&target, &json!({})).json(), json!({"watching": 2}));
+        assert_eq!(
+            server.post(&target, &json!({})).json(),
+            json!({"watching": 2})
+        );
     }
     let answer = server.post(&target, &json!({"add": ["c", "d"], "remove": ["a"]}));
     assert_eq!(answer.json(), json!({"watching": 3}));
@@ -184,7 +213,11 @@ fn an_edit_is_all_or_nothing() {
 fn slots_of_every_owner() {
     const OWNERS: usize = 7;
     let home = Home::new();
-    let flags = ["--shards=7", "--beat-interval-ms=30s", "--offline-after-ms=60s"];
+    let flags = [
+        "--shards=7",
+        "--beat-interval-ms=30s",
+        "--offline-after-ms=60s",
+    ];
     let server = home.serve(&flags);
     let sender = server.sender();
     let slots = greendot::presence::CHUNK_SLOTS as usize;
@@ -200,7 +233,9 @@ fn slots_of_every_owner() {
             + 1.0;
         server.expect_metric("greendot_users", |known| known == so_far);
     }
-    let chosen: Vec<String> = (0..OWNERS).map(|owner| (owner * slots + 7).to_string()).collect();
+    let chosen: Vec<String> = (0..OWNERS)
+        .map(|owner| (owner * slots + 7).to_string())
+        .collect();
     let chosen: Vec<&str> = chosen.iter().map(String::as_str).collect();
     let query: String = chosen.iter().map(|user| format!("watch={user}&")).collect();
     let mut watchers: Vec<Watcher> = (0..8)

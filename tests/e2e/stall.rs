@@ -36,8 +36,8 @@ impl Beating {
     }
 }
 
-/// Fills the sockets of a server that stands still, so that every beat of that time is lost: of nobody does a beat that waited tell
-/// that he has not been silent.
+/// Fills the sockets of a server that stands still, so that every beat of that time is lost: of
+/// nobody does a beat that waited tell that he has not been silent.
 fn drown(server: &Server) -> f64 {
     const DATAGRAMS: usize = 40_000;
     let sender = server.sender();
@@ -64,17 +64,23 @@ fn devices(count: usize) -> Vec<String> {
 
 /// A stream of a server with two shards.
 fn watch_all(server: &Server, users: &[String]) -> Stream {
-    // What one shard decided may be on its way to the other, and would be told once more after the snapshot that has it.
+    // What one shard decided may be on its way to the other, and would be told once more after the
+    // snapshot that has it.
     until("all mail has come", || {
         let metrics = server.metrics();
-        (metrics.sum("greendot_mail_posted_total") == metrics.sum("greendot_mail_received_total")).then_some(())
+        (metrics.sum("greendot_mail_posted_total") == metrics.sum("greendot_mail_received_total"))
+            .then_some(())
     });
     let (stream, told) = server.watch(users);
-    assert!(told.iter().all(|record| record.online), "all are online to begin with");
+    assert!(
+        told.iter().all(|record| record.online),
+        "all are online to begin with"
+    );
     stream
 }
 
-/// With the intervals that a server has if nothing is said: offline after 25 s, sweeps every 250 ms.
+/// With the intervals that a server has if nothing is said: offline after 25 s, sweeps every 250
+/// ms.
 #[test]
 fn sixty_seconds_of_sigstop_flip_none_of_ten_thousand() {
     const USERS: usize = 10_000;
@@ -89,18 +95,30 @@ fn sixty_seconds_of_sigstop_flip_none_of_ten_thousand() {
     let sent = drown(&server);
     watcher.expect_quiet(60_000);
     server.process.signal(Signal::CONT);
-    // Expiries are held again for offline_after_ms; not until that is over does it show that nobody was missed.
+    // Expiries are held again for offline_after_ms; not until that is over does it show that nobody
+    // was missed.
     watcher.expect_quiet(25_000);
     server.expect_metric("greendot_expiries_held", |held| held == 0.0);
     let swept = server.metrics().sum("greendot_sweep_cycles_total");
-    server.expect_metric("greendot_sweep_cycles_total", |cycles| cycles >= swept + 4.0);
+    server.expect_metric("greendot_sweep_cycles_total", |cycles| {
+        cycles >= swept + 4.0
+    });
     watcher.expect_quiet(100);
 
     expect_drowned(&server, sent);
     let metrics = server.metrics();
-    assert!(metrics.sum("greendot_stalls_total") >= 1.0, "the stop was seen");
-    assert_eq!(metrics.sum("greendot_transitions_total{to=\"offline\"}"), 0.0);
-    assert_eq!(metrics.sum("greendot_transitions_total{to=\"online\"}"), USERS as f64);
+    assert!(
+        metrics.sum("greendot_stalls_total") >= 1.0,
+        "the stop was seen"
+    );
+    assert_eq!(
+        metrics.sum("greendot_transitions_total{to=\"offline\"}"),
+        0.0
+    );
+    assert_eq!(
+        metrics.sum("greendot_transitions_total{to=\"online\"}"),
+        USERS as f64
+    );
     assert_eq!(metrics.sum("greendot_users_online"), USERS as f64);
     beating.stop();
 }
@@ -128,14 +146,20 @@ fn a_stopped_server_takes_nobody_for_silent() {
     let after = server.metrics();
     let transitions = |metrics: &crate::metrics::Metrics| metrics.sum("greendot_transitions_total");
     assert_eq!(transitions(&after), transitions(&before));
-    assert!(after.sum("greendot_stalls_total") >= 2.0, "each stop was seen");
+    assert!(
+        after.sum("greendot_stalls_total") >= 2.0,
+        "each stop was seen"
+    );
 
     // Their own silence is told, for all of them and once.
     beating.stop();
     for _ in 0..USERS {
         let told = watcher.presence();
         assert!(!told.online, "{told:?}");
-        assert!(told.since() - told.last_active() >= OFFLINE_AFTER_MS, "{told:?}");
+        assert!(
+            told.since() - told.last_active() >= OFFLINE_AFTER_MS,
+            "{told:?}"
+        );
     }
     watcher.expect_quiet(300);
 }

@@ -12,7 +12,11 @@ fn without_a_command_it_serves_from_the_default_folder() {
     let home = Home::new();
     let [http, udp] = home.addresses();
     let mut server = home.launch(&mut home.command(&[&http, &udp, "--shards=2"]));
-    let expected = format!("listening http={} udp={} shards=2", server.http, server.udp());
+    let expected = format!(
+        "listening http={} udp={} shards=2",
+        server.http,
+        server.udp()
+    );
     assert_eq!(server.line, expected);
     assert!(server.http.port() > 0 && server.udp().port() > 0);
 
@@ -22,7 +26,10 @@ fn without_a_command_it_serves_from_the_default_folder() {
         .map(|entry| entry.expect("it can be read").file_name())
         .collect();
     names.sort();
-    assert_eq!(names, ["fleet.key", "published.map", "stamps.map", "users.log"]);
+    assert_eq!(
+        names,
+        ["fleet.key", "published.map", "stamps.map", "users.log"]
+    );
     let mode = std::fs::metadata(data.join("fleet.key"))
         .expect("it is there")
         .permissions()
@@ -33,7 +40,10 @@ fn without_a_command_it_serves_from_the_default_folder() {
         "limits: nofile=",
         " somaxconn=",
         "made a fleet key in ./greendot-data/fleet.key",
-        &format!("try: curl -N 'http://{}/v1/stream?user=alice&watch=bob'", server.http),
+        &format!(
+            "try: curl -N 'http://{}/v1/stream?user=alice&watch=bob'",
+            server.http
+        ),
     ] {
         server.expect_log(said);
     }
@@ -49,9 +59,11 @@ fn without_a_command_it_serves_from_the_default_folder() {
 fn a_low_limit_is_warned_of_with_what_to_set() {
     let home = Home::new();
     let server = home.serve_after("ulimit -n 256", &["--shards=1"]);
-    // 100,000 connections, 64 beside them; 8 and 64 to refuse on for the shard. No more than half is held back.
+    // 100,000 connections, 64 beside them; 8 and 64 to refuse on for the shard. No more than half
+    // is held back.
     server.expect_log(
-        "256 file descriptors are fewer than the 100136 that 100000 connections need, so a shard takes 128 of them",
+        "256 file descriptors are fewer than the 100136 that 100000 connections need, so a shard \
+         takes 128 of them",
     );
     let log = server.log();
     let warning = log
@@ -74,15 +86,22 @@ fn a_low_limit_is_warned_of_with_what_to_set() {
 fn a_taken_port_is_told_with_its_flag() {
     let http = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
-    let taken = [http.local_addr(), udp.local_addr()].map(|address| address.expect("it is bound").to_string());
-    for (flag, address, other) in [("--http", &taken[0], "--udp"), ("--udp", &taken[1], "--http")] {
+    let taken = [http.local_addr(), udp.local_addr()]
+        .map(|address| address.expect("it is bound").to_string());
+    for (flag, address, other) in [
+        ("--http", &taken[0], "--udp"),
+        ("--udp", &taken[1], "--http"),
+    ] {
         let home = Home::new();
         let output = home.run(&["serve", flag, address, other, "127.0.0.1:0"]);
         let error = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(1), "{error}");
         assert!(output.stdout.is_empty());
         let expected = format!("greendot: {flag} {address}: Address already in use");
-        assert!(error.lines().any(|line| line.starts_with(&expected)), "{error}");
+        assert!(
+            error.lines().any(|line| line.starts_with(&expected)),
+            "{error}"
+        );
     }
 }
 
@@ -115,7 +134,8 @@ fn an_address_that_others_can_reach_needs_insecure() {
 fn flags_go_before_variables_before_the_file_before_defaults() {
     let home = Home::new();
     let file = home.path().join("g.toml");
-    std::fs::write(&file, "retry_ms = 1001\ndrain_ms = 1001\nlinger_ms = 801\n").expect("it can be written");
+    std::fs::write(&file, "retry_ms = 1001\ndrain_ms = 1001\nlinger_ms = 801\n")
+        .expect("it can be written");
     let mut command = home.command(&["config", "--config=g.toml", "--retry-ms=1003"]);
     command
         .env("GREENDOT_RETRY_MS", "1002")
@@ -156,8 +176,12 @@ fn logs_can_be_json_and_never_name_a_user() {
     server.expect_log("and in another terminal");
     let log = server.log();
     for line in log.lines() {
-        let entry: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-        assert!(entry["level"].is_string() && entry["timestamp"].is_string(), "{line}");
+        let entry: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        assert!(
+            entry["level"].is_string() && entry["timestamp"].is_string(),
+            "{line}"
+        );
     }
     for user in ["nobody-must-read-this", "nor-this", "nor-that"] {
         assert!(!log.contains(user), "{log}");

@@ -8,7 +8,11 @@ use serde_json::json;
 use crate::harness::{Home, Server, pause, skipped};
 use crate::process::{Lines, Process};
 
-const SLOW: &[&str] = &["--beat-interval-ms=30s", "--offline-after-ms=60s", "--shards=2"];
+const SLOW: &[&str] = &[
+    "--beat-interval-ms=30s",
+    "--offline-after-ms=60s",
+    "--shards=2",
+];
 
 /// Every file of a folder, byte by byte.
 pub(crate) fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -16,7 +20,11 @@ pub(crate) fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let paths = entries.map(|entry| entry.expect("it can be read").path());
     paths
         .map(|path| {
-            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
             (name, std::fs::read(&path).expect("it can be read"))
         })
         .collect()
@@ -26,7 +34,12 @@ pub(crate) fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn expect_refusal(home: &Home, says: &[&str]) {
     let before = contents(&home.data_dir());
     let data_dir = format!("--data-dir={}", home.data_dir().display());
-    let output = home.run(&["serve", "--http=127.0.0.1:0", "--udp=127.0.0.1:0", &data_dir]);
+    let output = home.run(&[
+        "serve",
+        "--http=127.0.0.1:0",
+        "--udp=127.0.0.1:0",
+        &data_dir,
+    ]);
     let error = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(output.stdout.is_empty(), "it never listened");
@@ -38,7 +51,10 @@ fn expect_refusal(home: &Home, says: &[&str]) {
         assert!(fault.contains(part), "{part:?} in {fault}");
     }
     let after = contents(&home.data_dir());
-    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>()
+    );
     for (name, bytes) in &before {
         assert!(after[name] == *bytes, "{name} has changed");
     }
@@ -48,7 +64,10 @@ fn expect_refusal(home: &Home, says: &[&str]) {
 fn closed_home() -> Home {
     let home = Home::new();
     let server = home.serve(SLOW);
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["bob"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["bob"]})).status,
+        204
+    );
     assert_eq!(server.terminate().code(), Some(0));
     home
 }
@@ -57,9 +76,17 @@ fn closed_home() -> Home {
 fn one_process_at_a_time() {
     let home = Home::new();
     let server = home.serve(SLOW);
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["bob"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["bob"]})).status,
+        204
+    );
     let data_dir = format!("--data-dir={}", home.data_dir().display());
-    let output = home.run(&["serve", "--http=127.0.0.1:0", "--udp=127.0.0.1:0", &data_dir]);
+    let output = home.run(&[
+        "serve",
+        "--http=127.0.0.1:0",
+        "--udp=127.0.0.1:0",
+        &data_dir,
+    ]);
     let error = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(
@@ -68,7 +95,10 @@ fn one_process_at_a_time() {
     );
     // The first goes on as if nothing had been.
     server.expect_online("bob");
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["carol"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["carol"]})).status,
+        204
+    );
     assert_eq!(server.metrics().sum("greendot_users"), 2.0);
     server.kill();
     home.serve(SLOW).expect_online("carol");
@@ -84,7 +114,10 @@ fn truncated_files_are_refused() {
     ] {
         let home = closed_home();
         let path = home.data_dir().join(name);
-        let file = std::fs::File::options().write(true).open(&path).expect("it is there");
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .expect("it is there");
         file.set_len(bytes).expect("it can be cut");
         drop(file);
         expect_refusal(&home, &[name, "restore the data folder from a backup"]);
@@ -99,7 +132,12 @@ fn foreign_files_are_refused() {
         std::fs::write(&path, "PK\x03\x04 not ours ".repeat(1_000)).expect("it can be written");
         expect_refusal(
             &home,
-            &[name, "at offset 0", "PK\\x03\\x04", "this is not greendot's file"],
+            &[
+                name,
+                "at offset 0",
+                "PK\\x03\\x04",
+                "this is not greendot's file",
+            ],
         );
     }
 }
@@ -107,7 +145,11 @@ fn foreign_files_are_refused() {
 #[test]
 fn files_of_two_stores_are_refused() {
     let (home, other) = (closed_home(), closed_home());
-    std::fs::copy(other.data_dir().join("stamps.map"), home.data_dir().join("stamps.map")).expect("a copy");
+    std::fs::copy(
+        other.data_dir().join("stamps.map"),
+        home.data_dir().join("stamps.map"),
+    )
+    .expect("a copy");
     expect_refusal(&home, &["stamps.map", "files of two stores were mixed"]);
 }
 
@@ -116,7 +158,12 @@ fn a_bad_key_file_is_refused() {
     let home = closed_home();
     std::fs::write(home.data_dir().join("fleet.key"), "abc\n").expect("it can be written");
     let data_dir = format!("--data-dir={}", home.data_dir().display());
-    let output = home.run(&["serve", "--http=127.0.0.1:0", "--udp=127.0.0.1:0", &data_dir]);
+    let output = home.run(&[
+        "serve",
+        "--http=127.0.0.1:0",
+        "--udp=127.0.0.1:0",
+        &data_dir,
+    ]);
     let error = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(
@@ -133,12 +180,17 @@ fn a_lost_map_is_made_anew_and_its_loss_told() {
         let server = home.serve(SLOW);
         server.expect_log(&format!("{name} was missing and was made anew"));
         let log = server.log();
-        assert!(log.contains(&format!("the {lost} of all 1 users is lost")), "{log}");
+        assert!(
+            log.contains(&format!("the {lost} of all 1 users is lost")),
+            "{log}"
+        );
         server.expect_online("bob");
         // Once: it is there now.
         server.kill();
         let server = home.serve(SLOW);
-        server.expect_log("write-back: a cycle takes up to 1.0 s now and 4.0 s with users_max 16777216");
+        server.expect_log(
+            "write-back: a cycle takes up to 1.0 s now and 4.0 s with users_max 16777216",
+        );
         assert!(!server.log().contains("made anew"), "{}", server.log());
     }
 }
@@ -160,7 +212,9 @@ fn fill(server: &Server) -> u32 {
             assert!(answer.text().contains("cannot grow"), "{}", answer.text());
             assert!(answer.field("retry-after").is_some());
             let known = server.metrics().sum("greendot_users") as u32 - 1;
-            server.expect_metric(REFUSED, |refused| refused == f64::from((batch + 1) * 500 - known));
+            server.expect_metric(REFUSED, |refused| {
+                refused == f64::from((batch + 1) * 500 - known)
+            });
             return known;
         }
     }
@@ -175,27 +229,46 @@ fn expect_full(server: &Server, known: u32) {
     sender.beat(&[&new[0], "bob", &new[1]]);
     server.expect_metric(REFUSED, |now| now == before + 2.0);
     let overloaded = server.stream(&format!("user={}", new[0])).rest();
-    assert_eq!((overloaded.len(), overloaded[0].kind.as_str()), (1, "overloaded"));
+    assert_eq!(
+        (overloaded.len(), overloaded[0].kind.as_str()),
+        (1, "overloaded")
+    );
     // Whoever is known is served as ever.
     let mut watcher = server.stream(&format!("watch=bob&watch={}", wide_user(0)));
     watcher.begin();
-    assert_eq!(server.post("/v1/leave", &json!({"users": ["bob"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/leave", &json!({"users": ["bob"]})).status,
+        204
+    );
     watcher.expect_presence("bob", false);
     // A beat in the same millisecond as the goodbye would not be newer.
     pause(5);
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["bob"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["bob"]})).status,
+        204
+    );
     watcher.expect_presence("bob", true);
-    assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 1.0);
+    assert_eq!(
+        server.metrics().sum("greendot_users"),
+        f64::from(known) + 1.0
+    );
     let told = "no room for new users: the store's files cannot grow";
     server.expect_log(told);
-    assert_eq!(server.log().matches(told).count(), 1, "once, however many are refused");
+    assert_eq!(
+        server.log().matches(told).count(),
+        1,
+        "once, however many are refused"
+    );
 }
 
 #[test]
 fn a_file_size_limit_refuses_new_users_only() {
     let home = Home::new();
     let server = home.serve(SLOW);
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["bob"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["bob"]})).status,
+        204
+    );
     let log = home.data_dir().join("users.log");
     server.limit_file_bytes(Some(std::fs::metadata(&log).expect("it is there").len()));
     let known = fill(&server);
@@ -203,16 +276,29 @@ fn a_file_size_limit_refuses_new_users_only() {
 
     // As soon as there is room, there is room.
     server.limit_file_bytes(None);
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["late"]})).status, 204);
-    assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 2.0);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["late"]})).status,
+        204
+    );
+    assert_eq!(
+        server.metrics().sum("greendot_users"),
+        f64::from(known) + 2.0
+    );
     server.kill();
 
     let server = home.serve(SLOW);
-    assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 2.0);
+    assert_eq!(
+        server.metrics().sum("greendot_users"),
+        f64::from(known) + 2.0
+    );
     for user in [&wide_user(known - 1), "late", "bob"] {
         server.expect_online(user);
     }
-    assert!(!server.log().contains("unfinished record"), "{}", server.log());
+    assert!(
+        !server.log().contains("unfinished record"),
+        "{}",
+        server.log()
+    );
 }
 
 /// A small file system of its own, which goes with its holder: a process in a mount namespace.
@@ -223,7 +309,9 @@ impl SmallDisk {
     fn mount(home: &Home, bytes: u64) -> Option<SmallDisk> {
         std::fs::create_dir(home.data_dir()).expect("it can be made");
         let dir = home.data_dir().display().to_string();
-        let script = format!("mount -t tmpfs -o size={bytes} greendot '{dir}' && echo mounted && exec sleep 300");
+        let script = format!(
+            "mount -t tmpfs -o size={bytes} greendot '{dir}' && echo mounted && exec sleep 300"
+        );
         let mut command = home.program("unshare", &["--mount", "sh", "-c", &script]);
         let mut holder = Process::try_start(&mut command)?;
         let mounted = Lines::of(holder.take_stdout()).next()? == "mounted";
@@ -235,10 +323,15 @@ impl SmallDisk {
         let data_dir = format!("--data-dir={}", home.data_dir().display());
         let [http, udp] = home.addresses();
         let binary = env!("CARGO_BIN_EXE_greendot");
-        let mut command = home.program("nsenter", &[&namespace, binary, "serve", &http, &udp, &data_dir]);
+        let mut command = home.program(
+            "nsenter",
+            &[&namespace, binary, "serve", &http, &udp, &data_dir],
+        );
         let mut server = home.launch(command.args(SLOW));
         let key_file = home.data_dir().join("fleet.key");
-        let inside = key_file.strip_prefix("/").expect("the folder's path is absolute");
+        let inside = key_file
+            .strip_prefix("/")
+            .expect("the folder's path is absolute");
         server.key_file = Path::new(&format!("/proc/{}/root", self.0.pid())).join(inside);
         server
     }
@@ -247,18 +340,25 @@ impl SmallDisk {
 #[test]
 fn a_full_disk_refuses_new_users_only() {
     let home = Home::new();
-    // The three files as they begin have 2 MiB; users.log grows by one more, for which there is no room.
+    // The three files as they begin have 2 MiB; users.log grows by one more, for which there is no
+    // room.
     let Some(disk) = SmallDisk::mount(&home, 5 << 19) else {
         return skipped("no file system can be mounted");
     };
     let server = disk.serve(&home);
-    assert_eq!(server.post("/v1/beat", &json!({"users": ["bob"]})).status, 204);
+    assert_eq!(
+        server.post("/v1/beat", &json!({"users": ["bob"]})).status,
+        204
+    );
     let known = fill(&server);
     expect_full(&server, known);
     server.kill();
 
     let server = disk.serve(&home);
-    assert_eq!(server.metrics().sum("greendot_users"), f64::from(known) + 1.0);
+    assert_eq!(
+        server.metrics().sum("greendot_users"),
+        f64::from(known) + 1.0
+    );
     server.expect_online(&wide_user(known - 1));
     server.expect_online("bob");
     assert_eq!(server.terminate().code(), Some(0));
@@ -278,7 +378,10 @@ fn no_room_for_the_first_file_is_told() {
     let output = home.run_program("sh", &["-c", &script]);
     let error = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("the free space and the file size limit"), "{error}");
+    assert!(
+        error.contains("the free space and the file size limit"),
+        "{error}"
+    );
     // With room it starts in the same folder.
     assert_eq!(home.serve(SLOW).get("/readyz").status, 200);
 }

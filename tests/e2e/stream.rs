@@ -1,4 +1,5 @@
-//! A reader of event streams (WHATWG HTML, "Server-sent events"), written from the standard; shares no code with the server.
+//! A reader of event streams (WHATWG HTML, "Server-sent events"), written from the standard; shares
+//! no code with the server.
 
 use std::collections::VecDeque;
 
@@ -84,7 +85,8 @@ impl Stream {
         event
     }
 
-    /// The two events with which every stream begins: the data of hello, and the snapshot's records.
+    /// The two events with which every stream begins: the data of hello, and the snapshot's
+    /// records.
     pub(crate) fn begin(&mut self) -> (Value, Vec<Record>) {
         let hello = self.expect("hello");
         let snapshot = self.expect("snapshot");
@@ -100,7 +102,11 @@ impl Stream {
     /// The next event, which says that `user` is online or not.
     pub(crate) fn expect_presence(&mut self, user: &str, online: bool) -> Record {
         let record = self.presence();
-        assert_eq!((record.user.as_str(), record.online), (user, online), "{record:?}");
+        assert_eq!(
+            (record.user.as_str(), record.online),
+            (user, online),
+            "{record:?}"
+        );
         record
     }
 

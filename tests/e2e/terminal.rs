@@ -1,7 +1,8 @@
-//! A terminal with a program in it: a pseudoterminal of the kernel's, and a screen of as much of ECMA-48 as a table needs.
+//! A terminal with a program in it: a pseudoterminal of the kernel's, and a screen of as much of
+//! ECMA-48 as a table needs.
 //!
-//! Shares no code with the program. An escape sequence that it does not know fails the test, since nothing then says what a
-//! person would see.
+//! Shares no code with the program. An escape sequence that it does not know fails the test, since
+//! nothing then says what a person would see.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -139,8 +140,9 @@ impl Screen {
         (self.row, self.column)
     }
 
-    /// Whether it is as a shell wants to find it: no colour left on, long lines wrapped, no sequence cut short. The sequences
-    /// that hide the cursor or take another screen are none that [`Screen`] knows.
+    /// Whether it is as a shell wants to find it: no colour left on, long lines wrapped, no
+    /// sequence cut short. The sequences that hide the cursor or take another screen are none that
+    /// [`Screen`] knows.
     pub(crate) fn is_plain(&self) -> bool {
         self.colour == 0 && !self.no_wrap && self.pending.is_empty()
     }
@@ -198,7 +200,10 @@ impl Screen {
     }
 
     fn obey(&mut self, sequence: &str) {
-        let number = |text: &str| text.parse::<u32>().unwrap_or_else(|_| panic!("{sequence:?}"));
+        let number = |text: &str| {
+            text.parse::<u32>()
+                .unwrap_or_else(|_| panic!("{sequence:?}"))
+        };
         match sequence
             .strip_prefix("\u{1b}[")
             .map(|rest| rest.split_at(rest.len() - 1))

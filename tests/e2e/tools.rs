@@ -7,7 +7,10 @@ use crate::process::{Lines, Process};
 use crate::terminal::{Screen, Terminal};
 
 fn beat(home: &Home, server: &Server, args: &[&str]) -> String {
-    let (udp, dir) = (server.udp().to_string(), home.data_dir().display().to_string());
+    let (udp, dir) = (
+        server.udp().to_string(),
+        home.data_dir().display().to_string(),
+    );
     let output = home.run(&[&["beat", "--udp", &udp, "--data-dir", &dir], args].concat());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && error.is_empty(), "{error}");
@@ -88,17 +91,28 @@ impl Watch {
 
     fn expect(&self, user: &str, online: bool) {
         let record = self.next();
-        assert_eq!((record.user.as_str(), record.online), (user, online), "{record:?}");
+        assert_eq!(
+            (record.user.as_str(), record.online),
+            (user, online),
+            "{record:?}"
+        );
     }
 }
 
 #[test]
 fn watch_follows_through_a_restart() {
     let home = Home::new();
-    let flags = ["--beat-interval-ms=1s", "--offline-after-ms=3s", "--retry-ms=200"];
+    let flags = [
+        "--beat-interval-ms=1s",
+        "--offline-after-ms=3s",
+        "--retry-ms=200",
+    ];
     let server = home.serve(&flags);
     let mut watch = watch(&home, &server, &["bob", "carol", "--user", "alice"]);
-    assert_eq!([watch.next(), watch.next()], ["bob", "carol"].map(Record::never_seen));
+    assert_eq!(
+        [watch.next(), watch.next()],
+        ["bob", "carol"].map(Record::never_seen)
+    );
     server.expect_online("alice");
 
     let sender = server.sender();
@@ -107,22 +121,31 @@ fn watch_follows_through_a_restart() {
     let before = server.record("bob");
 
     server.kill();
-    let notice = watch
-        .stderr
-        .find("says when it tries again", |line| line.contains("; again in "));
+    let notice = watch.stderr.find("says when it tries again", |line| {
+        line.contains("; again in ")
+    });
     let wait = notice
         .rsplit_once("again in ")
         .and_then(|(_, rest)| rest.strip_suffix(" s"));
-    let wait_s: f64 = wait.and_then(|wait| wait.parse().ok()).expect("a number of seconds");
-    // The server's retry of 200 to 300 ms, jittered by a quarter; without one it would be 0.8 s or more.
+    let wait_s: f64 = wait
+        .and_then(|wait| wait.parse().ok())
+        .expect("a number of seconds");
+    // The server's retry of 200 to 300 ms, jittered by a quarter; without one it would be 0.8 s or
+    // more.
     assert!((0.1..=0.4).contains(&wait_s), "{notice}");
 
     let server = home.serve(&flags);
     // Bob was online and is: nothing to say. He does not return, so silence tells.
     let gone = watch.next();
-    assert_eq!((gone.user.as_str(), gone.online), ("bob", false), "{gone:?}");
+    assert_eq!(
+        (gone.user.as_str(), gone.online),
+        ("bob", false),
+        "{gone:?}"
+    );
     assert_eq!(gone.last_active, before.last_active);
-    server.expect_metric("greendot_resumes_total{kind=\"partial\"}", |resumes| resumes == 1.0);
+    server.expect_metric("greendot_resumes_total{kind=\"partial\"}", |resumes| {
+        resumes == 1.0
+    });
     sender.beat(&["carol"]);
     watch.expect("carol", true);
 
@@ -154,7 +177,10 @@ fn watch_is_refused_for_good_by_what_will_not_change() {
     let output = home.run(&["watch", "bob", "carol", "--http", &http]);
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).expect("text");
-    assert!(error.starts_with("greendot: ") && error.contains("413"), "{error}");
+    assert!(
+        error.starts_with("greendot: ") && error.contains("413"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -176,7 +202,16 @@ fn a_closed_pipe_has_read_enough() {
     let (http, udp) = (server.http.to_string(), server.udp().to_string());
     let key = home.data_dir().join("fleet.key").display().to_string();
     for args in [
-        &["beat", "bob", "--every", "20ms", "--udp", &udp, "--key-file", &key][..],
+        &[
+            "beat",
+            "bob",
+            "--every",
+            "20ms",
+            "--udp",
+            &udp,
+            "--key-file",
+            &key,
+        ][..],
         &["top", "--http", &http],
     ] {
         let (reader, writer) = std::io::pipe().expect("a pipe can be made");
@@ -226,7 +261,9 @@ fn watch_draws_a_live_table_in_a_terminal() {
     // For how many seconds bob has been online, and within how many he was last active.
     let seconds = |screen: &Screen| -> Option<(u64, u64)> {
         let lines = screen.text();
-        let [bob, _] = lines.as_slice() else { return None };
+        let [bob, _] = lines.as_slice() else {
+            return None;
+        };
         let words = bob
             .strip_prefix("\u{25cf} bob    online for ")?
             .strip_suffix(" s ago")?;
@@ -238,7 +275,14 @@ fn watch_draws_a_live_table_in_a_terminal() {
     let mut terminal = Terminal::new();
     let modes = terminal.modes();
     let http = server.http.to_string();
-    let watch = [env!("CARGO_BIN_EXE_greendot"), "watch", "bob", "carol", "--http", &http];
+    let watch = [
+        env!("CARGO_BIN_EXE_greendot"),
+        "watch",
+        "bob",
+        "carol",
+        "--http",
+        &http,
+    ];
     // In a session of its own whose terminal this is, or Ctrl-C would reach nobody.
     let mut command = home.program("setsid", &[&["--ctty"], &watch[..]].concat());
     let mut process = Process::start(terminal.attach(&mut command));
@@ -246,23 +290,35 @@ fn watch_draws_a_live_table_in_a_terminal() {
     let screen = terminal.expect("both were never seen", |screen| {
         screen.text() == ["\u{25cf} bob    never seen", "\u{25cf} carol  never seen"]
     });
-    assert_eq!((screen.colour_of_dot(0), screen.colour_of_dot(1)), (GREY, GREY));
+    assert_eq!(
+        (screen.colour_of_dot(0), screen.colour_of_dot(1)),
+        (GREY, GREY)
+    );
 
     server.sender().beat(&["bob"]);
     let screen = terminal.expect("bob is online", |screen| {
         let lines = screen.text();
         lines.len() == 2 && seconds(screen).is_some()
     });
-    assert_eq!((screen.colour_of_dot(0), screen.colour_of_dot(1)), (GREEN, GREY));
+    assert_eq!(
+        (screen.colour_of_dot(0), screen.colour_of_dot(1)),
+        (GREEN, GREY)
+    );
     assert_eq!(screen.text()[1], "\u{25cf} carol  never seen");
     // Time goes by in the same two lines, and nothing was said.
-    terminal.expect("bob is online for seconds", |screen| seconds(screen) >= Some((2, 2)));
+    terminal.expect("bob is online for seconds", |screen| {
+        seconds(screen) >= Some((2, 2))
+    });
 
     terminal.press("\u{3}");
     assert_eq!(process.wait().code(), Some(0));
     let screen = terminal.rest();
     let lines = screen.text();
-    assert_eq!(lines.len(), 2, "the table stays and nothing stands below it: {lines:?}");
+    assert_eq!(
+        lines.len(),
+        2,
+        "the table stays and nothing stands below it: {lines:?}"
+    );
     assert_eq!(screen.cursor(), (2, 0), "where the shell's prompt comes");
     assert!(screen.is_plain(), "{screen:?}");
     let after = terminal.modes();

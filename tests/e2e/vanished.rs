@@ -1,4 +1,5 @@
-//! Peers that vanish without a word: power, cable or mobile network gone. Each test has a network of its own.
+//! Peers that vanish without a word: power, cable or mobile network gone. Each test has a network
+//! of its own.
 
 use std::net::Ipv4Addr;
 
@@ -31,14 +32,24 @@ fn serve(home: &Home, flags: &[&str]) -> Server {
     let data_dir = format!("--data-dir={}", home.data_dir().display());
     let (http, udp) = (format!("--http={SERVER}:0"), format!("--udp={SERVER}:0"));
     let stall = format!("--write-stall-max-ms={STALL_MS}");
-    let mut command = home.command(&["serve", &http, &udp, &data_dir, &stall, "--insecure", "--shards=1"]);
+    let mut command = home.command(&[
+        "serve",
+        &http,
+        &udp,
+        &data_dir,
+        &stall,
+        "--insecure",
+        "--shards=1",
+    ]);
     home.launch(command.args(FAST).args(flags))
 }
 
-/// Runs a test in networks of its own, with a server that comments after so much silence and a watcher of who will be gone. Not at
-/// all where there can not be any.
+/// Runs a test in networks of its own, with a server that comments after so much silence and a
+/// watcher of who will be gone. Not at all where there can not be any.
 fn with_watcher(keep_alive: &str, test: impl FnOnce(&Networks, &Server, &mut Stream) + Send) {
-    let Some(networks) = Networks::new() else { return };
+    let Some(networks) = Networks::new() else {
+        return;
+    };
     networks.server.enter(|| {
         let home = Home::new();
         let server = serve(&home, &[keep_alive]);
@@ -50,11 +61,15 @@ fn with_watcher(keep_alive: &str, test: impl FnOnce(&Networks, &Server, &mut Str
 
 fn evicted(server: &Server) -> [f64; 2] {
     let metrics = server.metrics();
-    ["user_timeout", "write_stall"]
-        .map(|reason| metrics.sum(&format!("greendot_conns_evicted_total{{reason=\"{reason}\"}}")))
+    ["user_timeout", "write_stall"].map(|reason| {
+        metrics.sum(&format!(
+            "greendot_conns_evicted_total{{reason=\"{reason}\"}}"
+        ))
+    })
 }
 
-/// The server has let one go, for the first of [`evicted`]'s reasons or the second, and its user expires by the normal rule.
+/// The server has let one go, for the first of [`evicted`]'s reasons or the second, and its user
+/// expires by the normal rule.
 fn expect_let_go(server: &Server, watcher: &mut Stream, reasons: [f64; 2]) {
     until("the vanished one is let go", || {
         (evicted(server) != [0.0; 2]).then_some(())
@@ -67,10 +82,16 @@ fn expect_let_go(server: &Server, watcher: &mut Stream, reasons: [f64; 2]) {
     ] {
         assert_eq!(metrics.sum(series), 1.0, "{series}");
     }
-    assert_eq!(metrics.sum("greendot_conns_closed_total{reason=\"reset\"}"), 0.0);
+    assert_eq!(
+        metrics.sum("greendot_conns_closed_total{reason=\"reset\"}"),
+        0.0
+    );
     server.expect_metric("greendot_streams", |streams| streams == 1.0);
     let gone = watcher.expect_presence("gone", false);
-    assert!(gone.since() - gone.last_active() >= OFFLINE_AFTER_MS, "{gone:?}");
+    assert!(
+        gone.since() - gone.last_active() >= OFFLINE_AFTER_MS,
+        "{gone:?}"
+    );
     // It was vouched for until it was let go, and no longer.
     assert_eq!(server.record("gone"), gone);
 }
@@ -97,7 +118,8 @@ fn a_stream_to_a_vanished_peer_ends_and_its_user_expires() {
     });
 }
 
-/// Nothing ever changes for it and it was never slow: the comment that nobody acknowledges is all there is to find it by.
+/// Nothing ever changes for it and it was never slow: the comment that nobody acknowledges is all
+/// there is to find it by.
 #[test]
 fn an_idle_peer_that_vanishes_is_found_by_a_comment() {
     with_watcher("--keep-alive-ms=500", |networks, server, watcher| {
@@ -138,8 +160,8 @@ fn a_peer_with_a_full_window_that_vanishes_is_let_go() {
     });
 }
 
-/// It was slow, so the kernel's timeout is lifted, and all that waited is in the kernel's hands when it vanishes: nothing stalls, and
-/// only the question when it was last heard of finds out.
+/// It was slow, so the kernel's timeout is lifted, and all that waited is in the kernel's hands
+/// when it vanishes: nothing stalls, and only the question when it was last heard of finds out.
 #[test]
 fn a_peer_that_was_slow_and_vanishes_is_let_go() {
     with_watcher("--keep-alive-ms=200", |networks, server, watcher| {
@@ -157,10 +179,12 @@ fn a_peer_that_was_slow_and_vanishes_is_let_go() {
     });
 }
 
-/// What the peer leaves unread of its snapshot: more than its own kernel holds, less than the server's does.
+/// What the peer leaves unread of its snapshot: more than its own kernel holds, less than the
+/// server's does.
 const LEFT_BYTES: usize = 12_000;
 
-/// A peer in the other network that holds gone online and reads nothing of a long snapshot yet, and the snapshot's length.
+/// A peer in the other network that holds gone online and reads nothing of a long snapshot yet, and
+/// the snapshot's length.
 fn slow_peer(networks: &Networks, server: &Server) -> (Conn, usize) {
     let (http, users) = (server.http, wide_users(4_000));
     let length = {
@@ -168,7 +192,11 @@ fn slow_peer(networks: &Networks, server: &Server) -> (Conn, usize) {
         ask(&mut fast, None, &users);
         until("the snapshot is whole", || {
             fast.read(Deadline::in_ms(LOOK_INTERVAL.as_millis() as u64));
-            let records = fast.buffer.windows(7).filter(|window| window == b"\"user\":").count();
+            let records = fast
+                .buffer
+                .windows(7)
+                .filter(|window| window == b"\"user\":")
+                .count();
             (records == users.len() && fast.buffer.ends_with(b"\n\n")).then_some(fast.buffer.len())
         })
     };

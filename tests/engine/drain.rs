@@ -20,7 +20,10 @@ fn streams_end_spread_over_the_drain_with_a_wide_retry() {
     let mut open = 100;
     for ms in (1_000..=11_020).step_by(20) {
         world.at(ms);
-        let closed = streams.iter().filter(|stream| world.is_closed(**stream)).count();
+        let closed = streams
+            .iter()
+            .filter(|stream| world.is_closed(**stream))
+            .count();
         let due = (ms - 1_000) as usize / 100;
         assert!(closed.abs_diff(due.min(100)) <= 1, "{closed} at {ms} ms");
         open = 100 - closed;
@@ -52,23 +55,38 @@ fn requests_under_way_are_answered_and_told_to_close() {
     let waits = world.connect(0);
     world.hold_mail(1, true);
     world
-        .post(waits, &format!("/v1/stream/{id}/watch"), "{\"add\":[\"x\"]}")
+        .post(
+            waits,
+            &format!("/v1/stream/{id}/watch"),
+            "{\"add\":[\"x\"]}",
+        )
         .turn();
-    world.drain().at(1_000).expect_nothing(half).expect_open(half);
+    world
+        .drain()
+        .at(1_000)
+        .expect_nothing(half)
+        .expect_open(half);
     world.send(half, &post[40..]);
     let body = format!("{{\"presence\":[{}]}}", unseen("x"));
     world
         .expect(half, json_head(body.len(), CLOSE) + &body)
         .expect_write_shut(half)
-        // What it had sent on before it could know is not answered, and does not cost it the answer before.
+        // What it had sent on before it could know is not answered, and does not cost it the answer
+        // before.
         .get(half, "/livez")
         .expect_nothing(half)
         .shut(half)
         .expect_closed(half);
     world.hold_mail(1, false);
     let answer = world.received(waits);
-    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains(CLOSE), "{answer}");
-    world.expect_write_shut(waits).shut(waits).expect_closed(waits);
+    assert!(
+        answer.starts_with("HTTP/1.1 404") && answer.contains(CLOSE),
+        "{answer}"
+    );
+    world
+        .expect_write_shut(waits)
+        .shut(waits)
+        .expect_closed(waits);
     assert!(world.engine(0).is_drained() && world.engine(1).is_drained());
     let late = world.connect(0);
     world.get(late, "/v1/stream?watch=x");
@@ -81,9 +99,13 @@ fn requests_under_way_are_answered_and_told_to_close() {
 #[test]
 fn a_drain_without_time_ends_all_at_once_and_states_survive() {
     let mut world = World::with(1, |settings| settings.drain_ms = 0);
-    let streams: Vec<_> = (0..50).map(|n| world.stream(0, &format!("user=u{n}"), 0).0).collect();
+    let streams: Vec<_> = (0..50)
+        .map(|n| world.stream(0, &format!("user=u{n}"), 0).0)
+        .collect();
     let asker = world.connect(0);
-    world.get(asker, "/v1/presence/x").expect(asker, json(&unseen("x")));
+    world
+        .get(asker, "/v1/presence/x")
+        .expect(asker, json(&unseen("x")));
     world.drain();
     for stream in streams {
         world.expect_closed(stream);

@@ -9,7 +9,8 @@ fn smuggled() -> String {
     posted("/v1/beat", "{\"users\":[\"victim\"]}")
 }
 
-/// The refusal of `input`, after checking that nothing behind it ran and that the connection ends with a linger.
+/// The refusal of `input`, after checking that nothing behind it ran and that the connection ends
+/// with a linger.
 #[track_caller]
 fn refused(input: &str) -> (String, String) {
     let mut world = World::new(1);
@@ -25,7 +26,10 @@ fn refused(input: &str) -> (String, String) {
     assert_eq!(answer.matches("\r\nContent-Type: ").count(), 1);
     let (status, slug) = status_and_slug(&answer);
     (
-        status.strip_prefix("HTTP/1.1 ").expect("a status").to_owned(),
+        status
+            .strip_prefix("HTTP/1.1 ")
+            .expect("a status")
+            .to_owned(),
         slug.to_owned(),
     )
 }
@@ -34,7 +38,11 @@ fn refused(input: &str) -> (String, String) {
 fn heads() {
     let cases: &[(&str, &str, &str)] = &[
         ("GET / HTTP/1.1\nHost: a\n\n", "400 Bad Request", "bad-head"),
-        ("GET / HTTP/1.1\r\nHost: a\n\r\n", "400 Bad Request", "bad-head"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "400 Bad Request",
+            "bad-head",
+        ),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nX: b\rc\r\n\r\n",
             "400 Bad Request",
@@ -45,16 +53,32 @@ fn heads() {
             "400 Bad Request",
             "bad-head",
         ),
-        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "400 Bad Request", "bad-head"),
-        ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request", "bad-head"),
-        ("GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request", "bad-head"),
+        (
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "400 Bad Request",
+            "bad-head",
+        ),
+        (
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "400 Bad Request",
+            "bad-head",
+        ),
+        (
+            "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "400 Bad Request",
+            "bad-head",
+        ),
         ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request", "bad-host"),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
             "400 Bad Request",
             "bad-host",
         ),
-        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "400 Bad Request", "bad-host"),
+        (
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "400 Bad Request",
+            "bad-host",
+        ),
         (
             "GET http://u@h/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "400 Bad Request",
@@ -77,7 +101,11 @@ fn heads() {
         ),
     ];
     for (input, status, slug) in cases {
-        assert_eq!(refused(input), (status.to_string(), slug.to_string()), "{input:?}");
+        assert_eq!(
+            refused(input),
+            (status.to_string(), slug.to_string()),
+            "{input:?}"
+        );
     }
 }
 
@@ -109,14 +137,26 @@ fn lengths() {
             "400 Bad Request",
             "bad-framing",
         ),
-        ("Transfer-Encoding: chunked, chunked", "400 Bad Request", "bad-framing"),
+        (
+            "Transfer-Encoding: chunked, chunked",
+            "400 Bad Request",
+            "bad-framing",
+        ),
         (
             "Transfer-Encoding: gzip, chunked",
             "501 Not Implemented",
             "unknown-coding",
         ),
-        ("Transfer-Encoding: xchunked", "501 Not Implemented", "unknown-coding"),
-        ("Content-Length: 1048577", "413 Content Too Large", "body-too-large"),
+        (
+            "Transfer-Encoding: xchunked",
+            "501 Not Implemented",
+            "unknown-coding",
+        ),
+        (
+            "Content-Length: 1048577",
+            "413 Content Too Large",
+            "body-too-large",
+        ),
         (
             "Content-Length: 99999999999999999999999999",
             "413 Content Too Large",
@@ -124,11 +164,20 @@ fn lengths() {
         ),
     ];
     for (lines, status, slug) in cases {
-        let input = format!("POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{lines}\r\n\r\n");
-        assert_eq!(refused(&input), (status.to_string(), slug.to_string()), "{lines:?}");
+        let input = format!(
+            "POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{lines}\r\n\r\n"
+        );
+        assert_eq!(
+            refused(&input),
+            (status.to_string(), slug.to_string()),
+            "{lines:?}"
+        );
     }
     let old = "POST /v1/beat HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
-    assert_eq!(refused(old), ("400 Bad Request".into(), "bad-framing".into()));
+    assert_eq!(
+        refused(old),
+        ("400 Bad Request".into(), "bad-framing".into())
+    );
 }
 
 #[test]
@@ -144,13 +193,22 @@ fn chunks() {
         ("2\r\n{}\n0\r\n", "400 Bad Request", "bad-chunk"),
         ("0\r\nx: y\n\r\n", "400 Bad Request", "bad-chunk"),
         ("100001\r\n", "413 Content Too Large", "body-too-large"),
-        ("ffffffffffffffff\r\n", "413 Content Too Large", "body-too-large"),
+        (
+            "ffffffffffffffff\r\n",
+            "413 Content Too Large",
+            "body-too-large",
+        ),
     ];
     for (chunk, status, slug) in cases {
         let input = format!(
-            "POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"
+            "POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{chunk}"
         );
-        assert_eq!(refused(&input), (status.to_string(), slug.to_string()), "{chunk:?}");
+        assert_eq!(
+            refused(&input),
+            (status.to_string(), slug.to_string()),
+            "{chunk:?}"
+        );
     }
 }
 
@@ -164,8 +222,10 @@ fn what_stood_before_the_fault_is_answered() {
         "400 Bad Request",
         "bad-head",
         "The request head is not valid HTTP/1.1",
-        "a line does not end in CR LF, or holds a byte or a form that HTTP does not allow there; percent-encode what is \
-         not ASCII, do not fold header lines, and send Content-Type, Origin, Authorization and Last-Event-ID once at most",
+        "a line does not end in CR LF, or holds a byte or a form that HTTP does not allow there; \
+         percent-encode what is \
+         not ASCII, do not fold header lines, and send Content-Type, Origin, Authorization and \
+         Last-Event-ID once at most",
         "Connection: close\r\n",
     );
     world
@@ -181,7 +241,9 @@ fn a_refused_peer_is_listened_to_until_it_ends_or_a_second_is_over() {
     let head = "POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n";
     let ends = world.connect(0);
     world.send(ends, head).turn().expect_write_shut(ends);
-    world.send(ends, "x".repeat(100_000)).expect_write_shut(ends);
+    world
+        .send(ends, "x".repeat(100_000))
+        .expect_write_shut(ends);
     world.shut(ends).expect_closed(ends);
     let goes_on = world.connect(0);
     world.send(goes_on, head).expect_write_shut(goes_on);

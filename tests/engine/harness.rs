@@ -1,8 +1,10 @@
-//! The world around the engines: a clock, peers with sockets that take what they are told to, mailboxes with a bound, a store.
+//! The world around the engines: a clock, peers with sockets that take what they are told to,
+//! mailboxes with a bound, a store.
 //!
-//! Verbs put something in ([`World::send`], [`World::beat`], [`World::at`]) or say exactly what must have come out
-//! ([`World::expect`] and its like); the latter first let every engine take turns until all are quiet. Nothing happens that
-//! was not told: time stands still between two verbs.
+//! Verbs put something in ([`World::send`], [`World::beat`], [`World::at`]) or say exactly what
+//! must have come out ([`World::expect`] and its like); the latter first let every engine take
+//! turns until all are quiet. Nothing happens that was not told: time stands still between two
+//! verbs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -153,7 +155,11 @@ impl World {
                 let users_max = self.users_max;
                 Presence::mirror(MirrorOptions { users_max, shards }, self.now()).expect("memory")
             }
-            _ => Presence::open(&options, self.now()).expect("the store opens").0,
+            _ => {
+                Presence::open(&options, self.now())
+                    .expect("the store opens")
+                    .0
+            }
         };
         let presence = Arc::new(presence);
         let board = Arc::new(Board::new(usize::from(shards)));
@@ -203,7 +209,8 @@ impl World {
         self.ms
     }
 
-    /// It is so many ms after the world's beginning; on the way every engine wakes when it wants to.
+    /// It is so many ms after the world's beginning; on the way every engine wakes when it wants
+    /// to.
     pub(crate) fn at(&mut self, ms: u64) -> &mut World {
         assert!(ms >= self.ms, "time does not go back");
         self.turn();
@@ -343,7 +350,9 @@ impl World {
     pub(crate) fn read(&mut self, peer: Peer, bytes: impl Into<Option<usize>>) -> &mut World {
         let now = self.now();
         let client = &mut self.clients[peer.0];
-        client.window = bytes.into().map_or(usize::MAX, |n| client.window.saturating_add(n));
+        client.window = bytes
+            .into()
+            .map_or(usize::MAX, |n| client.window.saturating_add(n));
         if client.blocked && client.socket != Socket::Closed {
             client.blocked = false;
             self.engines[client.shard].begin_turn(now);
@@ -364,7 +373,13 @@ impl World {
     }
 
     /// A datagram that was sent at another time than now.
-    pub(crate) fn datagram_of(&mut self, shard: usize, users: &[&str], sent_at: Unix, leave: bool) -> &mut World {
+    pub(crate) fn datagram_of(
+        &mut self,
+        shard: usize,
+        users: &[&str],
+        sent_at: Unix,
+        leave: bool,
+    ) -> &mut World {
         let mut writer = Writer::new(leave, sent_at, &self.key);
         for user in users {
             let user = User::parse(user.as_bytes()).expect("a legal user");
@@ -462,7 +477,8 @@ impl World {
         panic!("an engine spins at {} ms", self.ms);
     }
 
-    /// One turn of one shard, in the order that `Engine` asks for; whether it wants another at once.
+    /// One turn of one shard, in the order that `Engine` asks for; whether it wants another at
+    /// once.
     fn turn_of(&mut self, shard: usize) -> bool {
         let now = self.now();
         let engine = &mut self.engines[shard];
@@ -534,7 +550,9 @@ impl World {
     fn deliver(&mut self, from: usize, letter: Letter, now: Now) {
         let to: Vec<usize> = match letter.to {
             To::Shard(shard) => vec![usize::from(shard)],
-            To::Others => (0..self.engines.len()).filter(|shard| *shard != from).collect(),
+            To::Others => (0..self.engines.len())
+                .filter(|shard| *shard != from)
+                .collect(),
         };
         for shard in to {
             assert_ne!(shard, from, "mail to oneself");
@@ -627,7 +645,8 @@ impl World {
         self.clients[peer.0].paused
     }
 
-    /// Opens a stream on a new connection, checks its head and its hello, and gives the stream's id; what follows is left.
+    /// Opens a stream on a new connection, checks its head and its hello, and gives the stream's
+    /// id; what follows is left.
     #[track_caller]
     pub(crate) fn stream(&mut self, shard: usize, query: &str, watching: usize) -> (Peer, String) {
         let peer = self.connect(shard);
@@ -640,7 +659,8 @@ impl World {
         (peer, id)
     }
 
-    /// A peer has received a stream's head and hello; gives the stream's id and leaves what follows.
+    /// A peer has received a stream's head and hello; gives the stream's id and leaves what
+    /// follows.
     #[track_caller]
     pub(crate) fn expect_hello(&mut self, peer: Peer, watching: usize) -> String {
         let received = self.received(peer);
@@ -692,7 +712,8 @@ fn client_of(clients: &mut [Client], shard: usize, id: ConnId) -> &mut Client {
 }
 
 /// A stream's response head.
-pub(crate) const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n\
+pub(crate) const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                                      Cache-Control: no-store, no-transform\r\n\
      X-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
 
 /// A request without a body.
@@ -703,7 +724,8 @@ pub(crate) fn request(method: &str, target: &str) -> String {
 /// A POST of JSON.
 pub(crate) fn posted(target: &str, json: &str) -> String {
     format!(
-        "POST {target} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+        "POST {target} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: \
+         {}\r\n\r\n{json}",
         json.len()
     )
 }
@@ -716,7 +738,8 @@ pub(crate) fn json(body: &str) -> String {
 /// Its head, with further header lines.
 pub(crate) fn json_head(bytes: usize, extra: &str) -> String {
     format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\nCache-Control: no-store\r\n{extra}\r\n"
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n\
+         Cache-Control: no-store\r\n{extra}\r\n"
     )
 }
 
@@ -732,7 +755,8 @@ pub(crate) fn problem(status: &str, slug: &str, title: &str, detail: &str, extra
         "{{\"type\":\"https://greendot.dev/problems/{slug}\",\"title\":\"{title}\",\"status\":{code},\"detail\":\"{detail}\"}}"
     );
     format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n{extra}\r\n{body}",
+        "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
+         {extra}\r\n{body}",
         body.len()
     )
 }

@@ -3,14 +3,17 @@
 use greendot::metrics::{Call, Counter, StatusClass};
 
 use super::harness::{
-    CLOSE, NO_CONTENT, RETRY_AFTER, World, json, json_head, posted, problem, request, status_and_slug, unseen,
+    CLOSE, NO_CONTENT, RETRY_AFTER, World, json, json_head, posted, problem, request,
+    status_and_slug, unseen,
 };
 
 #[test]
 fn a_connection_is_kept_and_closed_as_asked() {
     let mut world = World::new(1);
     let bob = world.connect(0);
-    world.get(bob, "/v1/presence/bob").expect(bob, json(&unseen("bob")));
+    world
+        .get(bob, "/v1/presence/bob")
+        .expect(bob, json(&unseen("bob")));
     world
         .get(bob, "/v1/presence/eve")
         .expect(bob, json(&unseen("eve")))
@@ -42,8 +45,14 @@ fn http_1_0_is_closed_unless_it_asks_to_be_kept() {
         .expect_closed(old);
     let kept = world.connect(0);
     world
-        .send(kept, "GET /v1/presence/bob HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n")
-        .expect(kept, json_head(body.len(), "Connection: keep-alive\r\n") + &body)
+        .send(
+            kept,
+            "GET /v1/presence/bob HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
+        )
+        .expect(
+            kept,
+            json_head(body.len(), "Connection: keep-alive\r\n") + &body,
+        )
         .expect_open(kept);
 }
 
@@ -83,9 +92,11 @@ fn a_reader_that_stalls_stops_its_own_requests_and_loses_none() {
     world.get(other, "/livez");
     world.expect(
         other,
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nCache-Control: no-store\r\n\r\nok\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nCache-Control: \
+         no-store\r\n\r\nok\n",
     );
-    // It reads slowly, longer than a request may take and a connection may idle: the pause is not its own silence.
+    // It reads slowly, longer than a request may take and a connection may idle: the pause is not
+    // its own silence.
     let mut received = String::new();
     for _ in 0..40 {
         world.pass(5_000).read(bob, 900);
@@ -105,7 +116,10 @@ fn the_time_of_a_request_held_back_runs_from_when_it_is_looked_at() {
     let bob = world.connect(0);
     let get = request("GET", "/v1/presence/x");
     world.stall(bob);
-    world.send(bob, get.clone() + &get[..10]).at(9_000).read(bob, None);
+    world
+        .send(bob, get.clone() + &get[..10])
+        .at(9_000)
+        .read(bob, None);
     world.expect(bob, json(&unseen("x")));
     world.at(18_000).send(bob, &get[10..]);
     world.expect(bob, json(&unseen("x"))).expect_open(bob);
@@ -115,13 +129,20 @@ fn the_time_of_a_request_held_back_runs_from_when_it_is_looked_at() {
 fn a_half_closed_peer_still_gets_its_answers() {
     let mut world = World::new(1);
     let bob = world.connect(0);
-    world.stall(bob).get(bob, "/v1/presence/bob").shut(bob).turn();
+    world
+        .stall(bob)
+        .get(bob, "/v1/presence/bob")
+        .shut(bob)
+        .turn();
     world
         .read(bob, None)
         .expect(bob, json(&unseen("bob")))
         .expect_closed(bob);
     let silent = world.connect(0);
-    world.shut(silent).expect_nothing(silent).expect_closed(silent);
+    world
+        .shut(silent)
+        .expect_nothing(silent)
+        .expect_closed(silent);
     let half = world.connect(0);
     world
         .send(half, "GET /v1/pres")
@@ -136,10 +157,14 @@ fn a_half_closed_peer_with_requests_held_back_gets_all_answers() {
     let mut world = World::with(1, |settings| settings.outbox_bytes_max = 2_048);
     let bob = world.connect(0);
     world.stall(bob);
-    let asked: String = (0..50).map(|_| request("GET", "/v1/presence/bob")).collect();
+    let asked: String = (0..50)
+        .map(|_| request("GET", "/v1/presence/bob"))
+        .collect();
     world.send(bob, asked).shut(bob).turn();
     world.read(bob, None);
-    world.expect(bob, json(&unseen("bob")).repeat(50)).expect_closed(bob);
+    world
+        .expect(bob, json(&unseen("bob")).repeat(50))
+        .expect_closed(bob);
 }
 
 #[test]
@@ -153,7 +178,9 @@ fn head_is_the_answer_without_its_body() {
     let answer = world.received(bob);
     assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n") && answer.ends_with("\r\n\r\n"));
     world.send(bob, request("HEAD", "/v1/stream?watch=x"));
-    world.expect(bob, super::harness::STREAM_HEAD).expect_closed(bob);
+    world
+        .expect(bob, super::harness::STREAM_HEAD)
+        .expect_closed(bob);
 }
 
 #[test]
@@ -163,7 +190,8 @@ fn a_client_that_waits_to_be_asked_is_asked_once() {
     let body = "{\"users\":[\"x\"]}";
     let head = |length: usize| {
         format!(
-            "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n\
+            "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+             Expect: 100-continue\r\n\
              Content-Length: {length}\r\n\r\n"
         )
     };
@@ -178,7 +206,9 @@ fn a_client_that_waits_to_be_asked_is_asked_once() {
         .send(bob, rest)
         .expect(bob, &answer);
     // All at once: nobody waits.
-    world.send(bob, head(body.len()) + body).expect(bob, &answer);
+    world
+        .send(bob, head(body.len()) + body)
+        .expect(bob, &answer);
     // Too large: refused without being asked for.
     world.send(bob, head(1_048_577));
     world.expect(
@@ -213,10 +243,15 @@ fn a_client_that_waits_to_be_asked_is_asked_once() {
 #[test]
 fn bodies_may_be_torn_at_every_byte() {
     let query = "{\"users\":[\"é\",\"x\"]}";
-    let answer = json(&format!("{{\"presence\":[{},{}]}}", unseen("é"), unseen("x")));
+    let answer = json(&format!(
+        "{{\"presence\":[{},{}]}}",
+        unseen("é"),
+        unseen("x")
+    ));
     let length = posted("/v1/presence/query", query);
     let chunked = format!(
-        "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\nContent-Type: application/json; charset=utf-8\r\n\
+        "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\nContent-Type: application/json; \
+         charset=utf-8\r\n\
          Transfer-Encoding: chunked\r\n\r\n5\r\n{}\r\n{:x};a=b\r\n{}\r\n0\r\nTrailer: x\r\n\r\n",
         &query[..5],
         query.len() - 5,
@@ -257,7 +292,10 @@ fn targets_in_absolute_form_and_for_the_whole_server() {
         "HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, OPTIONS\r\n\r\n",
     );
     world.send(bob, request("OPTIONS", "/v1/beat"));
-    world.expect(bob, "HTTP/1.1 204 No Content\r\nAllow: POST, OPTIONS\r\n\r\n");
+    world.expect(
+        bob,
+        "HTTP/1.1 204 No Content\r\nAllow: POST, OPTIONS\r\n\r\n",
+    );
 }
 
 #[test]
@@ -296,7 +334,9 @@ fn paths_methods_and_media_that_are_not_served() {
         ("GET", "/v1/beat", "POST, OPTIONS"),
         ("GET", "/v1/stream/0.0.00/watch", "POST, OPTIONS"),
     ] {
-        world.send(bob, request(method, path)).expect(bob, not_allowed(allow));
+        world
+            .send(bob, request(method, path))
+            .expect(bob, not_allowed(allow));
     }
     world.send(bob, request("POST", "/v1/leave"));
     world.expect(
@@ -380,7 +420,11 @@ fn beats_and_goodbyes_over_http() {
         .post(bob, "/v1/beat", "{\"users\":[\"bob\",\"eve\"]}")
         .expect(bob, NO_CONTENT);
     let online = |user| super::harness::record(user, "online", 0, 0);
-    world.post(bob, "/v1/presence/query", "{\"users\":[\"eve\",\"bob\",\"eve\"]}");
+    world.post(
+        bob,
+        "/v1/presence/query",
+        "{\"users\":[\"eve\",\"bob\",\"eve\"]}",
+    );
     let body = format!(
         "{{\"presence\":[{},{},{}]}}",
         online("eve"),
@@ -391,14 +435,25 @@ fn beats_and_goodbyes_over_http() {
     world.get(bob, "/v1/presence?user=bob&user=zoe");
     world.expect(
         bob,
-        json(&format!("{{\"presence\":[{},{}]}}", online("bob"), unseen("zoe"))),
+        json(&format!(
+            "{{\"presence\":[{},{}]}}",
+            online("bob"),
+            unseen("zoe")
+        )),
     );
     world.at(5);
     world
         .post(bob, "/v1/leave", "{\"users\":[\"bob\",\"zoe\"]}")
         .expect(bob, NO_CONTENT);
-    assert_eq!(world.ask(0, "bob"), super::harness::record("bob", "offline", 5, 5));
-    let counted = [Counter::BeatsHttp, Counter::LeavesHttp, Counter::LeavesIgnored];
+    assert_eq!(
+        world.ask(0, "bob"),
+        super::harness::record("bob", "offline", 5, 5)
+    );
+    let counted = [
+        Counter::BeatsHttp,
+        Counter::LeavesHttp,
+        Counter::LeavesIgnored,
+    ];
     assert_eq!(counted.map(|counter| world.count(0, counter)), [2, 1, 1]);
 }
 
@@ -408,7 +463,8 @@ fn health() {
     let bob = world.connect(0);
     let text = |body: &str| {
         format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\r\n{body}",
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nCache-Control: \
+             no-store\r\n\r\n{body}",
             body.len()
         )
     };
@@ -432,13 +488,17 @@ fn origins_that_may_read() {
         settings.cors_origins = vec!["https://app.example".into()];
     });
     let bob = world.connect(0);
-    let ask = |origin: &str| format!("GET /v1/presence/bob HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\n\r\n");
+    let ask = |origin: &str| {
+        format!("GET /v1/presence/bob HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\n\r\n")
+    };
     let body = unseen("bob");
     let cors = "Access-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n";
     world
         .send(bob, ask("https://app.example"))
         .expect(bob, json_head(body.len(), cors) + &body);
-    world.send(bob, ask("https://evil.example")).expect(bob, json(&body));
+    world
+        .send(bob, ask("https://evil.example"))
+        .expect(bob, json(&body));
     world.send(
         bob,
         "OPTIONS /v1/beat HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example\r\n\r\n",
@@ -446,8 +506,10 @@ fn origins_that_may_read() {
     world.expect(
         bob,
         format!(
-            "HTTP/1.1 204 No Content\r\nAllow: POST, OPTIONS\r\n{cors}Access-Control-Allow-Methods: GET, HEAD, POST\r\n\
-             Access-Control-Allow-Headers: Content-Type, Last-Event-ID\r\nAccess-Control-Max-Age: 86400\r\n\r\n"
+            "HTTP/1.1 204 No Content\r\nAllow: POST, OPTIONS\r\n\
+             {cors}Access-Control-Allow-Methods: GET, HEAD, POST\r\n\
+             Access-Control-Allow-Headers: Content-Type, Last-Event-ID\r\n\
+             Access-Control-Max-Age: 86400\r\n\r\n"
         ),
     );
     let mut world = World::with(1, |settings| settings.cors_origins = vec!["*".into()]);
@@ -458,13 +520,16 @@ fn origins_that_may_read() {
         .expect(bob, json_head(body.len(), any) + &body);
 }
 
-/// RFC 9112 section 2.2: an empty line before a request, as old clients send it behind a body, means nothing.
+/// RFC 9112 section 2.2: an empty line before a request, as old clients send it behind a body,
+/// means nothing.
 #[test]
 fn an_empty_line_between_requests_begins_none() {
     let mut world = World::new(1);
     let bob = world.connect(0);
     let get = request("GET", "/v1/presence/x");
-    world.send(bob, format!("{get}\r\n")).expect(bob, json(&unseen("x")));
+    world
+        .send(bob, format!("{get}\r\n"))
+        .expect(bob, json(&unseen("x")));
     // No request's time runs: it may idle.
     world.pass(20_000).expect_open(bob);
     world

@@ -6,8 +6,8 @@ use greendot::wire::User;
 use greendot::wire::beat::Writer;
 
 use super::harness::{
-    CLOSE, NO_CONTENT, RETRY_AFTER, STREAM_HEAD, World, json, posted, problem, record, request, snapshot,
-    status_and_slug, unseen,
+    CLOSE, NO_CONTENT, RETRY_AFTER, STREAM_HEAD, World, json, posted, problem, record, request,
+    snapshot, status_and_slug, unseen,
 };
 
 /// A stream's refusal for load, after checking that its retry is wide.
@@ -53,7 +53,11 @@ fn connections() {
         .expect_closed(query);
     let health = world.connect(0);
     world.get(health, "/livez");
-    assert!(world.received(health).ends_with(&format!("{CLOSE}\r\nok\n")));
+    assert!(
+        world
+            .received(health)
+            .ends_with(&format!("{CLOSE}\r\nok\n"))
+    );
     world.expect_closed(health);
     assert_eq!(world.count(0, Counter::LimitConns), 4);
     for _ in 0..64 {
@@ -62,15 +66,21 @@ fn connections() {
     assert_eq!(world.try_connect(0), None);
     assert_eq!(world.count(0, Counter::LimitConns), 69);
     world.beat(0, &["x"]);
-    assert!(world.received(first).starts_with("event: presence"), "nobody made room");
+    assert!(
+        world.received(first).starts_with("event: presence"),
+        "nobody made room"
+    );
 }
 
-/// Who holds one of the places in which a full shard hears what it is asked, and asks nothing, does not hold it for long.
+/// Who holds one of the places in which a full shard hears what it is asked, and asks nothing, does
+/// not hold it for long.
 #[test]
 fn surplus_connections_that_say_nothing_make_room() {
     let mut world = World::with(1, |settings| settings.conns_max = 1);
     let first = world.connect(0);
-    world.get(first, "/v1/presence/x").expect(first, json(&unseen("x")));
+    world
+        .get(first, "/v1/presence/x")
+        .expect(first, json(&unseen("x")));
     let slow = world.connect(0);
     let silent: Vec<_> = (1..64).map(|_| world.connect(0)).collect();
     assert_eq!(world.try_connect(0), None);
@@ -89,7 +99,11 @@ fn surplus_connections_that_say_nothing_make_room() {
     assert!(world.received(slow).starts_with("HTTP/1.1 200 OK\r\n"));
 
     let slower = world.connect(0);
-    world.send(slower, &get[..9]).at(19_998).expect_open(slower).at(20_100);
+    world
+        .send(slower, &get[..9])
+        .at(19_998)
+        .expect_open(slower)
+        .at(20_100);
     let answer = world.received(slower);
     assert_eq!(
         status_and_slug(&answer),
@@ -102,11 +116,19 @@ fn surplus_connections_that_say_nothing_make_room() {
 #[test]
 fn surplus_connections_have_no_longer_than_others() {
     let mut world = World::with(1, |settings| {
-        (settings.conns_max, settings.request_deadline_ms, settings.linger_ms) = (1, 200, 100);
+        (
+            settings.conns_max,
+            settings.request_deadline_ms,
+            settings.linger_ms,
+        ) = (1, 200, 100);
     });
     world.connect(0);
     let silent = world.connect(0);
-    world.at(199).expect_open(silent).at(264).expect_closed(silent);
+    world
+        .at(199)
+        .expect_open(silent)
+        .at(264)
+        .expect_closed(silent);
 }
 
 #[test]
@@ -121,14 +143,26 @@ fn heads() {
         (status.to_owned(), slug.to_owned())
     };
     let too_large = "HTTP/1.1 431 Request Header Fields Too Large".to_owned();
-    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(8_192));
-    assert_eq!(refused(&mut world, long), (too_large.clone(), "head-too-large".into()));
+    let long = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(8_192)
+    );
+    assert_eq!(
+        refused(&mut world, long),
+        (too_large.clone(), "head-too-large".into())
+    );
     let target = request("GET", &format!("/{}", "x".repeat(8_192)));
-    let too_long = ("HTTP/1.1 414 URI Too Long".to_owned(), "target-too-long".to_owned());
+    let too_long = (
+        "HTTP/1.1 414 URI Too Long".to_owned(),
+        "target-too-long".to_owned(),
+    );
     assert_eq!(refused(&mut world, target), too_long);
     assert_eq!(world.count(0, Counter::LimitHeadBytes), 2);
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(4));
-    assert_eq!(refused(&mut world, many), (too_large, "too-many-headers".into()));
+    assert_eq!(
+        refused(&mut world, many),
+        (too_large, "too-many-headers".into())
+    );
     assert_eq!(world.count(0, Counter::LimitHeaderCount), 1);
     // Exactly at the limits all is well.
     let bob = world.connect(0);
@@ -153,7 +187,10 @@ fn bodies() {
     let eve = world.connect(0);
     world.send(
         eve,
-        format!("POST /v1/beat HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n{body}\r\n1\r\n"),
+        format!(
+            "POST /v1/beat HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n\
+                 {body}\r\n1\r\n"
+        ),
     );
     let answer = world.received(eve);
     assert_eq!(
@@ -179,7 +216,10 @@ fn a_requests_time_runs_from_accept_and_no_byte_extends_it() {
     for peer in [silent, slow, body] {
         world.expect_nothing(peer).expect_open(peer);
     }
-    world.at(10_064).expect_nothing(silent).expect_closed(silent);
+    world
+        .at(10_064)
+        .expect_nothing(silent)
+        .expect_closed(silent);
     let timeout = problem(
         "408 Request Timeout",
         "request-timeout",
@@ -199,9 +239,16 @@ fn a_second_requests_time_runs_from_its_beginning() {
     let mut world = World::new(1);
     let bob = world.connect(0);
     let get = request("GET", "/v1/presence/x");
-    world.at(9_000).send(bob, &get).expect(bob, json(&unseen("x")));
+    world
+        .at(9_000)
+        .send(bob, &get)
+        .expect(bob, json(&unseen("x")));
     world.at(50_000).send(bob, &get[..5]);
-    world.at(55_000).send(bob, &get[5..9]).at(59_999).expect_nothing(bob);
+    world
+        .at(55_000)
+        .send(bob, &get[5..9])
+        .at(59_999)
+        .expect_nothing(bob);
     world.at(60_064);
     let answer = world.received(bob);
     assert_eq!(
@@ -214,7 +261,9 @@ fn a_second_requests_time_runs_from_its_beginning() {
 fn a_connection_may_idle_for_so_long() {
     let mut world = World::new(1);
     let bob = world.connect(0);
-    world.get(bob, "/v1/presence/x").expect(bob, json(&unseen("x")));
+    world
+        .get(bob, "/v1/presence/x")
+        .expect(bob, json(&unseen("x")));
     world
         .at(74_000)
         .get(bob, "/v1/presence/x")
@@ -337,16 +386,18 @@ fn users() {
     world.beat(0, &["a", "b", "c"]);
     assert_eq!(world.count(0, Counter::BeatUsersFull), 1);
     let bob = world.connect(0);
-    world.post(bob, "/v1/beat", "{\"users\":[\"d\",\"a\"]}").expect(
-        bob,
-        problem(
-            "503 Service Unavailable",
-            "overloaded",
-            "The server is at a limit",
-            "the server knows as many users as it may (users_max)",
-            RETRY_AFTER,
-        ),
-    );
+    world
+        .post(bob, "/v1/beat", "{\"users\":[\"d\",\"a\"]}")
+        .expect(
+            bob,
+            problem(
+                "503 Service Unavailable",
+                "overloaded",
+                "The server is at a limit",
+                "the server knows as many users as it may (users_max)",
+                RETRY_AFTER,
+            ),
+        );
     let stream = world.connect(0);
     world.get(stream, "/v1/stream?user=e");
     let received = world.received(stream);
@@ -384,7 +435,10 @@ fn goodbyes_beyond_those_remembered_are_counted() {
     world.make_slots(262_144 + 5);
     let (presence, now) = (world.presence().clone(), world.now());
     for slot in (0..presence.users()).map(Slot::new) {
-        assert_eq!(presence.record_leave(slot, now.unix, now), LeaveOutcome::Left);
+        assert_eq!(
+            presence.record_leave(slot, now.unix, now),
+            LeaveOutcome::Left
+        );
     }
     world.pass(1_000);
     assert_eq!(world.count(0, Counter::LeavesForgotten), 5);

@@ -40,15 +40,24 @@ fn what_was_lost_is_told_after_a_resync() {
     // Nothing is left by name, and later changes come by mail again.
     world.engine(1).check_invariants();
     world.at(2_000).leave(0, &["u15"]);
-    assert!(world.received(alice).contains(&record("u15", "offline", 2_000, 2_000)));
+    assert!(
+        world
+            .received(alice)
+            .contains(&record("u15", "offline", 2_000, 2_000))
+    );
 }
 
-/// Delivery is at least once: a state read before the word of it arrives is told again with that word, and stays as it was.
+/// Delivery is at least once: a state read before the word of it arrives is told again with that
+/// word, and stays as it was.
 #[test]
 fn a_state_read_ahead_of_its_mail_is_told_again() {
     let mut world = World::with(2, |settings| settings.outbox_bytes_max = 2_048);
     // Behind a snapshot.
-    world.beat(0, &["bob"]).at(10).hold_mail(1, true).leave(0, &["bob"]);
+    world
+        .beat(0, &["bob"])
+        .at(10)
+        .hold_mail(1, true)
+        .leave(0, &["bob"]);
     let (alice, _) = world.stream(1, "watch=bob", 1);
     let left = record("bob", "offline", 10, 10);
     world.expect(alice, snapshot(10, std::slice::from_ref(&left)));
@@ -64,7 +73,8 @@ fn a_state_read_ahead_of_its_mail_is_told_again() {
     world.stall(alice).at(20).beat(0, &users).turn();
     world.hold_mail(1, true).at(30).leave(0, &users).turn();
     let received = world.read(alice, None).received(alice);
-    let told_of = |received: &str, record: String| received.matches(&format!("data: {record}\n\n")).count();
+    let told_of =
+        |received: &str, record: String| received.matches(&format!("data: {record}\n\n")).count();
     let mut skipped = 0;
     for user in &users {
         let [online, offline] = [("online", 20), ("offline", 30)]
@@ -157,14 +167,19 @@ fn a_resync_goes_on_while_mail_overflows() {
     assert_eq!(world.count(1, Counter::Resyncs), 31);
 }
 
-/// A stream that resumed from an id would never be told of what its shard had not heard of for longer than the slack of a resume.
+/// A stream that resumed from an id would never be told of what its shard had not heard of for
+/// longer than the slack of a resume.
 #[test]
 fn a_shard_that_hears_late_tells_no_ids() {
     let mut world = World::new(2);
     // Shard 1 owns carol, shard 0 owns bob.
     world.make_slots(4_096);
     world.beat(1, &["carol"]).turn().make_slots(8_192);
-    world.beat(0, &["bob"]).at(10).leave(0, &["bob", "carol"]).at(20);
+    world
+        .beat(0, &["bob"])
+        .at(10)
+        .leave(0, &["bob", "carol"])
+        .at(20);
     let (alice, _) = world.stream(1, "watch=bob&watch=carol", 2);
     world.received(alice);
 
@@ -176,14 +191,27 @@ fn a_shard_that_hears_late_tells_no_ids() {
     world.expect(alice, told(7_100, &record("carol", "online", 7_100, 7_100)));
 
     // A shard that may publish what it decided long ago.
-    world.pass_without(0, 5_100).leave(1, &["carol"]).pass_without(0, 100);
-    world.expect(alice, told_of_many(&record("carol", "offline", 12_200, 12_200)));
+    world
+        .pass_without(0, 5_100)
+        .leave(1, &["carol"])
+        .pass_without(0, 100);
+    world.expect(
+        alice,
+        told_of_many(&record("carol", "offline", 12_200, 12_200)),
+    );
     world.at(12_400).beat(1, &["carol"]);
-    world.expect(alice, told(12_400, &record("carol", "online", 12_400, 12_400)));
+    world.expect(
+        alice,
+        told(12_400, &record("carol", "online", 12_400, 12_400)),
+    );
 
     // A resync under way.
     world.make_slots(100_000);
-    world.at(13_000).lose_mail(1).leave(1, &["carol"]).pass_without(0, 100);
+    world
+        .at(13_000)
+        .lose_mail(1)
+        .leave(1, &["carol"])
+        .pass_without(0, 100);
     let received = world.received(alice);
     assert!(
         received.contains(&told_of_many(&record("carol", "offline", 13_000, 13_000))),
@@ -197,13 +225,18 @@ fn a_shard_that_hears_late_tells_no_ids() {
     );
 }
 
-/// What was published just before looks an hour old after it: no slack of a resume reaches back so far.
+/// What was published just before looks an hour old after it: no slack of a resume reaches back so
+/// far.
 #[test]
 fn no_id_is_told_for_a_while_after_a_forward_step() {
     let mut world = World::new(2);
     world.make_slots(4_096);
     world.beat(1, &["carol"]).turn().make_slots(8_192);
-    world.beat(0, &["bob"]).at(10).leave(0, &["bob", "carol"]).at(20);
+    world
+        .beat(0, &["bob"])
+        .at(10)
+        .leave(0, &["bob", "carol"])
+        .at(20);
     let (alice, _) = world.stream(1, "watch=bob&watch=carol", 2);
     world.received(alice);
     const STEP: u64 = 3_600_000;

@@ -1,4 +1,5 @@
-//! Engines without a kernel: inputs and exact outputs, in virtual time (see `harness.rs` for the verbs).
+//! Engines without a kernel: inputs and exact outputs, in virtual time (see `harness.rs` for the
+//! verbs).
 
 mod drain;
 mod framing;

@@ -50,14 +50,19 @@ fn a_reader_that_stops_costs_its_marks_and_then_gets_each_final_state_once() {
         flip(&mut world, &users, n % 2 == 1);
         // Nobody else waits: each change in the very turn.
         let received = world.received(quick);
-        assert_eq!(received.matches("event: presence\n").count(), 1_000, "flip {n}");
+        assert_eq!(
+            received.matches("event: presence\n").count(),
+            1_000,
+            "flip {n}"
+        );
         assert_eq!(received.matches("\nid: ").count(), 1);
     }
     assert_eq!(world.ms(), 60_000);
     let max = world.settings.outbox_bytes_max;
     let bytes = world.count(0, Counter::BytesOut);
     world.engine(0).check_invariants();
-    // What was encoded before it stopped, stale by now, is told first; then every state once, as it is now.
+    // What was encoded before it stopped, stale by now, is told first; then every state once, as it
+    // is now.
     let stale_max = max / 80;
     world.read(slow, None);
     let received = world.received(slow);
@@ -70,7 +75,10 @@ fn a_reader_that_stops_costs_its_marks_and_then_gets_each_final_state_once() {
     // Only the last event says up to when everything has been told.
     let (_, last) = received.trim_end().rsplit_once("\n\n").unwrap();
     let id = START + 60_000;
-    assert!(last.starts_with(&format!("event: presence\nid: {id}\n")), "{last}");
+    assert!(
+        last.starts_with(&format!("event: presence\nid: {id}\n")),
+        "{last}"
+    );
     let sent = world.count(0, Counter::BytesOut) - bytes;
     assert!(sent as usize <= max + 1_000 * 150, "{sent}");
     // Of 100 marks for each publisher it had one at a time.
@@ -89,7 +97,11 @@ fn a_stale_state_never_follows_a_newer_one() {
     let mut lines = String::new();
     for n in 1..=60 {
         world.at(n * 300);
-        flip(&mut world, &users[(n as usize * 7) % 90..][..10], n % 2 == 0);
+        flip(
+            &mut world,
+            &users[(n as usize * 7) % 90..][..10],
+            n % 2 == 0,
+        );
         world.read(slow, 333);
         lines += &world.received(slow);
     }
@@ -148,7 +160,8 @@ fn whom_the_kernel_gives_up_is_counted_as_evicted() {
     let mut world = World::new(1);
     let dead = reader(&mut world, &publishers(1));
     let ending = world.connect(0);
-    let last = request("GET", "/v1/presence/x").replace("Host: a\r\n", "Host: a\r\nConnection: close\r\n");
+    let last =
+        request("GET", "/v1/presence/x").replace("Host: a\r\n", "Host: a\r\nConnection: close\r\n");
     world.stall(ending).send(ending, last).turn();
     let counts = |world: &mut World| {
         let counted = [
@@ -178,9 +191,13 @@ fn a_closing_reader_gets_the_rest_and_costs_no_turns() {
     let bob = world.connect(0);
     world.stall(bob);
     let ask = serde_json::json!({ "users": users }).to_string();
-    let head = "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let head = "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+                Content-Type: application/json\r\n";
     world
-        .send(bob, format!("{head}Content-Length: {}\r\n\r\n{ask}", ask.len()))
+        .send(
+            bob,
+            format!("{head}Content-Length: {}\r\n\r\n{ask}", ask.len()),
+        )
         .turn();
     let mut received = 0;
     for second in 0..60 {
@@ -189,7 +206,11 @@ fn a_closing_reader_gets_the_rest_and_costs_no_turns() {
         received += world.received(bob).len();
     }
     assert_eq!(received, 6_000);
-    world.at(88_000).expect_open(bob).at(89_128).expect_closed(bob);
+    world
+        .at(88_000)
+        .expect_open(bob)
+        .at(89_128)
+        .expect_closed(bob);
     assert_eq!(world.count(0, Counter::EvictedWriteStall), 1);
 }
 
@@ -215,6 +236,10 @@ fn who_asks_on_and_reads_nothing_is_evicted_no_later() {
         .get(bob, "/v1/presence/x")
         .at(20_000)
         .get(bob, "/v1/presence/x");
-    world.at(30_000).expect_open(bob).at(30_128).expect_closed(bob);
+    world
+        .at(30_000)
+        .expect_open(bob)
+        .at(30_128)
+        .expect_closed(bob);
     assert_eq!(world.count(0, Counter::EvictedWriteStall), 1);
 }

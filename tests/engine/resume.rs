@@ -50,7 +50,11 @@ fn only_what_changed_since() {
     world.expect(slack, snapshot(100_000, &[a(), b()]));
     let none = resumed(&mut world, "", Some(&since(20_000)));
     world.expect(none, snapshot(100_000, &[b()]));
-    let both = resumed(&mut world, &format!("&last_event_id={START}"), Some(&since(30_000)));
+    let both = resumed(
+        &mut world,
+        &format!("&last_event_id={START}"),
+        Some(&since(30_000)),
+    );
     world.expect(both, snapshot(100_000, &[b()]));
     let post = world.connect(0);
     let ask = format!(

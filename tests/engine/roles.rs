@@ -1,4 +1,5 @@
-//! The two halves of the platform: what a node of one role says, and what it hands over for the other.
+//! The two halves of the platform: what a node of one role says, and what it hands over for the
+//! other.
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use greendot::wire::nodes::Nodes;
 use greendot::wire::record::parse_told_list;
 
 use super::harness::{
-    NO_CONTENT, Peer, START, World, json, problem, record, request, snapshot, status_and_slug, told, told_of_many,
-    unseen,
+    NO_CONTENT, Peer, START, World, json, problem, record, request, snapshot, status_and_slug,
+    told, told_of_many, unseen,
 };
 
 const NODES: [&str; 2] = ["10.0.0.1:8081", "10.0.0.2:8081"];
@@ -44,7 +45,8 @@ fn put(world: &World, target: &str, body: &str) -> String {
 fn put_as(header: &str, target: &str, body: &str) -> String {
     let bytes = body.len();
     format!(
-        "PUT {target} HTTP/1.1\r\nHost: a\r\n{header}Content-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n{body}"
+        "PUT {target} HTTP/1.1\r\nHost: a\r\n{header}Content-Type: application/json\r\n\
+         Content-Length: {bytes}\r\n\r\n{body}"
     )
 }
 
@@ -63,10 +65,16 @@ fn answer(world: &mut World, records: &[String]) {
 
 /// Who was asked about, by node.
 fn asked(world: &mut World) -> Vec<(usize, Vec<String>)> {
-    let asks = world.outbound().into_iter().filter_map(|(_, outbound)| match outbound {
-        Outbound::Asks { node, users, .. } => Some((node, users.into_iter().map(String::from).collect::<Vec<_>>())),
-        _ => None,
-    });
+    let asks = world
+        .outbound()
+        .into_iter()
+        .filter_map(|(_, outbound)| match outbound {
+            Outbound::Asks { node, users, .. } => Some((
+                node,
+                users.into_iter().map(String::from).collect::<Vec<_>>(),
+            )),
+            _ => None,
+        });
     // A pass that goes on says so even if it finds nobody.
     asks.filter(|(_, users)| !users.is_empty()).collect()
 }
@@ -155,7 +163,8 @@ fn published_states_are_told_once_and_in_order() {
         // Late, and out of order.
         publish(&mut world, "/v1/presence", &list(&[online]));
         world.expect_nothing(alice);
-        let counts = [Counter::ToldAdopted, Counter::ToldKnown].map(|counter| world.count(far, counter));
+        let counts =
+            [Counter::ToldAdopted, Counter::ToldKnown].map(|counter| world.count(far, counter));
         assert_eq!(counts, [3, 2]);
     }
 }
@@ -199,14 +208,22 @@ fn an_answer_older_than_what_was_published_is_asked_for_again() {
     world.expect(alice, snapshot_so_far(&[unknown("bob")]));
     world.at(100);
     let node = world.connect(0);
-    let (before, after) = (record("bob", "offline", 10, 5), record("bob", "online", 90, 90));
+    let (before, after) = (
+        record("bob", "offline", 10, 5),
+        record("bob", "online", 90, 90),
+    );
     let request = put(&world, "/v1/presence/bob", &after);
     world.send(node, request).expect(node, NO_CONTENT);
     world.expect(alice, told_of_many(&after));
     // Computed at 80, read at 100.
     let at = |world: &mut World, ms: u64, record: &str| {
         let answers = parse_told_list(list(&[record.to_owned()]).as_bytes(), 1).expect("a record");
-        let (answered, _) = adopt_answers(world.presence(), &answers, Unix::from_ms(START + ms), world.now());
+        let (answered, _) = adopt_answers(
+            world.presence(),
+            &answers,
+            Unix::from_ms(START + ms),
+            world.now(),
+        );
         let outdated = answered.outdated.clone();
         world.tell_all(&Mail::Answered(Arc::new(answered)));
         outdated
@@ -229,10 +246,14 @@ fn only_the_service_key_publishes() {
         "401 Unauthorized",
         "unauthorized",
         "The request does not prove that it may do this",
-        "publishing takes the service token of a fleet key as Authorization: Bearer ..; all nodes share one key file",
+        "publishing takes the service token of a fleet key as Authorization: Bearer ..; all \
+         nodes share one key file",
         "WWW-Authenticate: Bearer\r\n",
     );
-    let other = format!("Authorization: Bearer {}\r\n", FleetKey::new([8; 32]).service_token());
+    let other = format!(
+        "Authorization: Bearer {}\r\n",
+        FleetKey::new([8; 32]).service_token()
+    );
     for header in ["", "Authorization: Basic eA==\r\n", &other] {
         let peer = world.connect(0);
         world
@@ -262,7 +283,9 @@ fn only_the_service_key_publishes() {
             "{target} {body}"
         );
     }
-    let many: Vec<String> = (0..1_001).map(|n| record(&format!("u{n}"), "online", 1, 1)).collect();
+    let many: Vec<String> = (0..1_001)
+        .map(|n| record(&format!("u{n}"), "online", 1, 1))
+        .collect();
     let (status, slug) = bad(&mut world, "/v1/presence", &list(&many));
     assert_eq!(
         (status.as_str(), slug.as_str()),
@@ -301,7 +324,10 @@ fn a_node_publishes_only_its_own_users_once_it_has_been_seen() {
     // A life that is over publishes no more.
     world.presence().note_life(owner, 9);
     assert_eq!(publish(&mut world, 7, &[]), "503");
-    assert_eq!(world.presence().told_age_ms(owner, world.now().mono), Some(0));
+    assert_eq!(
+        world.presence().told_age_ms(owner, world.now().mono),
+        Some(0)
+    );
 }
 
 #[test]
@@ -332,7 +358,10 @@ fn a_full_node_is_still_told() {
     assert_eq!(world.presence().online(), 1);
     // Nobody else gets in that way.
     let stranger = world.connect(0);
-    world.send(stranger, put_as("", "/v1/presence/bob", &record("bob", "online", 0, 0)));
+    world.send(
+        stranger,
+        put_as("", "/v1/presence/bob", &record("bob", "online", 0, 0)),
+    );
     assert!(world.received(stranger).starts_with("HTTP/1.1 401 "));
 }
 
@@ -344,7 +373,8 @@ fn a_full_node_still_answers_the_other_half() {
         let body = "{\"users\":[\"bob\"]}";
         let bytes = body.len();
         format!(
-            "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\n{header}Content-Type: application/json\r\nContent-Length: \
+            "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\n{header}Content-Type: \
+             application/json\r\nContent-Length: \
              {bytes}\r\n\r\n{body}"
         )
     };
@@ -357,7 +387,10 @@ fn a_full_node_still_answers_the_other_half() {
         let peer = world.connect(0);
         world.send(peer, query(&header));
         let answer = world.received(peer);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
     }
 }
 
@@ -369,12 +402,22 @@ fn what_was_not_asked_about_for_want_of_room_is_asked_about_later() {
     world.stream(0, &watch.join("&"), 6);
     asked(&mut world);
     // Half of them are answered for: one by slot, the others as never seen.
-    answer(&mut world, &[record("u0", "online", 0, 0), unseen("u1"), unseen("u2")]);
+    answer(
+        &mut world,
+        &[record("u0", "online", 0, 0), unseen("u1"), unseen("u2")],
+    );
     for node in 0..NODES.len() {
         let (why, found_at) = (Why::Rest, world.now().mono);
-        world.tell_all(&Mail::Reask { node, why, found_at });
+        world.tell_all(&Mail::Reask {
+            node,
+            why,
+            found_at,
+        });
     }
-    let mut asks: Vec<String> = asked(&mut world).into_iter().flat_map(|(_, users)| users).collect();
+    let mut asks: Vec<String> = asked(&mut world)
+        .into_iter()
+        .flat_map(|(_, users)| users)
+        .collect();
     asks.sort();
     assert_eq!(asks, users[3..]);
 }
@@ -383,10 +426,17 @@ fn what_was_not_asked_about_for_want_of_room_is_asked_about_later() {
 fn who_finds_no_room_is_said_and_does_not_hold_up_the_others() {
     let mut world = World::of_role(1, Role::Realtime(Arc::new(Nodes::new(NODES))), 2);
     let peer = world.connect(0);
-    let records: Vec<String> = ["a", "b", "c", "d"].map(|user| record(user, "online", 1, 1)).into();
+    let records: Vec<String> = ["a", "b", "c", "d"]
+        .map(|user| record(user, "online", 1, 1))
+        .into();
     let request = put(&world, "/v1/presence", &list(&records));
-    world.send(peer, request).expect(peer, json("{\"refused\":2}"));
-    assert_eq!((world.presence().users(), world.presence().online()), (2, 2));
+    world
+        .send(peer, request)
+        .expect(peer, json("{\"refused\":2}"));
+    assert_eq!(
+        (world.presence().users(), world.presence().online()),
+        (2, 2)
+    );
     assert_eq!(world.count(0, Counter::LimitUsers), 2);
 }
 
@@ -395,7 +445,10 @@ fn a_holder_is_vouched_for_at_once_and_then_in_turn() {
     let mut world = realtime(1);
     world.at(1_234);
     world.stream(0, "user=bob", 0);
-    assert_eq!(beats(&mut world), [(1_234, node_of("bob"), vec!["bob".to_owned()])]);
+    assert_eq!(
+        beats(&mut world),
+        [(1_234, node_of("bob"), vec!["bob".to_owned()])]
+    );
     let mut seen = Vec::new();
     for ms in (1_300..42_000).step_by(50) {
         world.at(ms);
@@ -460,7 +513,11 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     let bob = record("bob", "online", 10, 30);
     answer(
         &mut world,
-        &[bob.clone(), record("carol", "offline", 20, 15), unseen("nobody")],
+        &[
+            bob.clone(),
+            record("carol", "offline", 20, 15),
+            unseen("nobody"),
+        ],
     );
     let peers: [Peer; 2] = [alice, eve];
     for peer in peers {
@@ -527,8 +584,13 @@ fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
     for (_, node, users) in beats(&mut world) {
         vouched[node] += users.len();
     }
-    let of_node = (0..300).filter(|n| node_of(&format!("u{n}")) == node).count();
-    assert!((of_node..=of_node + 30).contains(&vouched[node]), "{vouched:?}");
+    let of_node = (0..300)
+        .filter(|n| node_of(&format!("u{n}")) == node)
+        .count();
+    assert!(
+        (of_node..=of_node + 30).contains(&vouched[node]),
+        "{vouched:?}"
+    );
     assert!((5..=30).contains(&vouched[1 - node]), "{vouched:?}");
     world.at(30_000 + SETTLE_MS - 1);
     let before = world.outbound();
@@ -567,7 +629,10 @@ fn a_resume_tells_what_was_heard_of_since_however_old() {
     let mut world = realtime(1);
     answer(
         &mut world,
-        &[record("bob", "online", 0, 0), record("carol", "online", 0, 0)],
+        &[
+            record("bob", "online", 0, 0),
+            record("carol", "online", 0, 0),
+        ],
     );
     world.at(100_000);
     // Decided long ago, and on its way since.
@@ -583,7 +648,12 @@ fn a_resume_tells_what_was_heard_of_since_however_old() {
 #[test]
 fn a_real_time_node_says_whose_presence_node_is_which() {
     let nodes = Nodes::new(NODES).answering_at(["http://10.0.0.1:8080", "http://10.0.0.2:8080"]);
-    let of = |user: &str| nodes.http_of([user.as_bytes()]).expect("it has one").to_owned();
+    let of = |user: &str| {
+        nodes
+            .http_of([user.as_bytes()])
+            .expect("it has one")
+            .to_owned()
+    };
     assert_eq!(
         [of("bob"), of("carol")],
         ["http://10.0.0.2:8080", "http://10.0.0.1:8080"]
@@ -593,11 +663,15 @@ fn a_real_time_node_says_whose_presence_node_is_which() {
     let mut refused = |text: String, owner: Option<&str>| {
         let owner = match owner {
             Some(http) => format!("the presence node of whom this names: {http}"),
-            None => "the presence node of each user, whose address a request for one user to this node is told".into(),
+            None => "the presence node of each user, whose address a request for one user to \
+                     this node is told"
+                .into(),
         };
         let peer = world.connect(0);
-        let detail =
-            format!("this is a real-time node, which holds streams; send queries, beats and goodbyes to {owner}");
+        let detail = format!(
+            "this is a real-time node, which holds streams; send queries, beats and goodbyes to \
+             {owner}"
+        );
         let title = "This node does not serve the path in its role";
         let expected = problem("421 Misdirected Request", "wrong-role", title, &detail, "");
         world.send(peer, text).expect(peer, &expected);
@@ -609,27 +683,39 @@ fn a_real_time_node_says_whose_presence_node_is_which() {
     refused(request("GET", "/v1/presence?user=bob"), bob);
     refused(request("GET", "/v1/presence?user=bob&user=carol"), None);
     for target in ["/v1/presence/query", "/v1/beat", "/v1/leave"] {
-        refused(super::harness::posted(target, "{\"users\":[\"carol\"]}"), carol);
-        refused(super::harness::posted(target, "{\"users\":[\"carol\",\"bob\"]}"), None);
+        refused(
+            super::harness::posted(target, "{\"users\":[\"carol\"]}"),
+            carol,
+        );
+        refused(
+            super::harness::posted(target, "{\"users\":[\"carol\",\"bob\"]}"),
+            None,
+        );
         refused(super::harness::posted(target, "{\"users\":"), None);
     }
 }
 
-/// Whoever says goodbye over HTTP and is back at once is vouched for later than that, though the node's clock is slow, and a beat that
-/// was sent before is earlier, though it is fast.
+/// Whoever says goodbye over HTTP and is back at once is vouched for later than that, though the
+/// node's clock is slow, and a beat that was sent before is earlier, though it is fast.
 #[test]
 fn beats_carry_the_time_of_the_presence_node() {
     for ahead_ms in [-60_i64, 60, 5_000] {
         let mut world = realtime(1);
         let node = node_of("bob");
-        let clock = |world: &World| Unix::from_ms(world.now().unix.ms().saturating_add_signed(ahead_ms));
+        let clock =
+            |world: &World| Unix::from_ms(world.now().unix.ms().saturating_add_signed(ahead_ms));
         world.at(1_000);
         world.presence().note_life(node, 7);
-        world.presence().note_clock(node, clock(&world), world.now().mono);
+        world
+            .presence()
+            .note_clock(node, clock(&world), world.now().mono);
         world.at(1_400);
         world.stream(0, "user=bob", 0);
         world.stream(0, "user=carol", 0);
-        let sent: Vec<(u64, usize)> = beats(&mut world).into_iter().map(|(at, node, _)| (at, node)).collect();
+        let sent: Vec<(u64, usize)> = beats(&mut world)
+            .into_iter()
+            .map(|(at, node, _)| (at, node))
+            .collect();
         // A millisecond earlier, for it is not known to be later.
         let of_bob = ((1_399 + ahead_ms) as u64, node);
         assert_eq!(sent, [of_bob, (1_400, node_of("carol"))]);
@@ -718,7 +804,11 @@ fn the_other_role_out_of_reach_is_degraded_and_ready() {
         let peer = world.connect(0);
         world.get(peer, "/readyz");
         let received = world.received(peer);
-        received.split_once("\r\n\r\n").expect("an answer").1.to_owned()
+        received
+            .split_once("\r\n\r\n")
+            .expect("an answer")
+            .1
+            .to_owned()
     };
     assert_eq!(answer(&mut world), "ready\n");
     world.board().process.set(Gauge::NodesDown, 1);

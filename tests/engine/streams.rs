@@ -12,7 +12,10 @@ fn hello_snapshot_and_every_change() {
     let online = |user, ms| record(user, "online", ms, ms);
     world.expect(
         alice,
-        snapshot(1_000, &[online("carol", 0), online("alice", 1_000), unseen("bob")]),
+        snapshot(
+            1_000,
+            &[online("carol", 0), online("alice", 1_000), unseen("bob")],
+        ),
     );
     let (bob, _) = world.at(2_000).stream(0, "user=bob", 0);
     world.expect(bob, snapshot(2_000, &[]));
@@ -20,7 +23,8 @@ fn hello_snapshot_and_every_change() {
     world.at(3_000).leave(0, &["carol"]).leave(0, &["bob"]);
     world.expect(
         alice,
-        told_of_many(&record("carol", "offline", 3_000, 3_000)) + &told(3_000, &record("bob", "offline", 3_000, 3_000)),
+        told_of_many(&record("carol", "offline", 3_000, 3_000))
+            + &told(3_000, &record("bob", "offline", 3_000, 3_000)),
     );
     assert_eq!(world.gauge(0, Gauge::Streams), 2);
     world.reset(bob).shut(alice).expect_closed(alice);
@@ -32,7 +36,11 @@ fn hello_snapshot_and_every_change() {
 fn a_stream_by_post_and_on_an_old_protocol() {
     let mut world = World::new(1);
     let bob = world.connect(0);
-    world.post(bob, "/v1/stream", "{\"user\":\"bob\",\"watch\":[\"x\",\"x\"]}");
+    world.post(
+        bob,
+        "/v1/stream",
+        "{\"user\":\"bob\",\"watch\":[\"x\",\"x\"]}",
+    );
     world.expect_hello(bob, 1);
     world.expect(bob, snapshot(0, &[unseen("x")]));
     let old = world.connect(0);
@@ -83,7 +91,8 @@ fn silence_is_broken_by_a_comment_and_other_writes_put_it_off() {
         }
     }
     assert_eq!(firsts.len(), 20);
-    // Between three quarters of keep_alive_ms and the whole, two ticks of 64 ms later at most, and not all together.
+    // Between three quarters of keep_alive_ms and the whole, two ticks of 64 ms later at most, and
+    // not all together.
     assert!(
         firsts.iter().all(|ms| (11_250..=15_128 + 64).contains(ms)),
         "{firsts:?}"
@@ -122,13 +131,24 @@ fn a_large_snapshot_comes_in_parts_and_the_last_has_the_id() {
     let mut seen = Vec::new();
     for (at, part) in parts.iter().enumerate() {
         assert!(part.len() < 8_192);
-        let body = part.strip_prefix("event: snapshot\ndata: {\"presence\":[").unwrap();
+        let body = part
+            .strip_prefix("event: snapshot\ndata: {\"presence\":[")
+            .unwrap();
         let (records, id) = body.split_once("]}").unwrap();
         let last = at + 1 == parts.len();
-        let expected = if last { format!("\nid: {START}") } else { String::new() };
+        let expected = if last {
+            format!("\nid: {START}")
+        } else {
+            String::new()
+        };
         assert_eq!(id, expected);
-        let records: Vec<serde_json::Value> = serde_json::from_str(&format!("[{records}]")).unwrap();
-        seen.extend(records.iter().map(|one| one["user"].as_str().unwrap().to_owned()));
+        let records: Vec<serde_json::Value> =
+            serde_json::from_str(&format!("[{records}]")).unwrap();
+        seen.extend(
+            records
+                .iter()
+                .map(|one| one["user"].as_str().unwrap().to_owned()),
+        );
     }
     seen.sort();
     assert_eq!(seen, users, "each exactly once");

@@ -28,7 +28,11 @@ fn events(world: &mut World, peer: Peer) -> String {
 fn quiet(world: &mut World, watchers: &[Peer]) {
     for watcher in watchers {
         let received = world.received(*watcher);
-        assert!(!received.contains("event:"), "at {} ms: {received}", world.ms());
+        assert!(
+            !received.contains("event:"),
+            "at {} ms: {received}",
+            world.ms()
+        );
     }
 }
 
@@ -90,7 +94,10 @@ fn a_stall_and_a_suspend_flip_nobody() {
             world.at(woke + 39_250);
             let offline = world.ask(0, "bob");
             assert!(offline.contains("\"status\":\"offline\""), "{offline}");
-            assert!(offline.ends_with(&format!("{}}}", START + woke + 14_000)), "{offline}");
+            assert!(
+                offline.ends_with(&format!("{}}}", START + woke + 14_000)),
+                "{offline}"
+            );
         }
     }
 }
@@ -116,7 +123,14 @@ fn a_stalled_shard_with_beats_in_its_socket_holds_the_other() {
 
 #[test]
 fn steps_of_the_wall_clock_flip_nobody() {
-    for step_ms in [3_600_000, -3_600_000, 86_400_000, -86_400_000, 5_000, -5_000] {
+    for step_ms in [
+        3_600_000,
+        -3_600_000,
+        86_400_000,
+        -86_400_000,
+        5_000,
+        -5_000,
+    ] {
         for shards in [1, 2] {
             let (mut world, watchers) = world(shards);
             for ms in (10_000..=60_000).step_by(10_000) {
@@ -132,12 +146,16 @@ fn steps_of_the_wall_clock_flip_nobody() {
             quiet(&mut world, &watchers);
             world.at(175_250);
             let offline = world.ask(0, "bob");
-            assert!(offline.contains("\"status\":\"offline\""), "{step_ms}: {offline}");
+            assert!(
+                offline.contains("\"status\":\"offline\""),
+                "{step_ms}: {offline}"
+            );
         }
     }
 }
 
-/// Bob's owner sees but one step back; the steps were two, and his stamp is from the time in between.
+/// Bob's owner sees but one step back; the steps were two, and his stamp is from the time in
+/// between.
 #[test]
 fn steps_back_and_forward_that_a_shard_sleeps_through_flip_nobody() {
     let (mut world, watchers) = world(2);
@@ -159,7 +177,10 @@ fn a_goodbye_stands_against_what_was_sent_before_it() {
         let last = usize::from(shards) - 1;
         world.at(10_000).leave(0, &["bob"]);
         for watcher in &watchers {
-            world.expect(*watcher, told(10_000, &record("bob", "offline", 10_000, 10_000)));
+            world.expect(
+                *watcher,
+                told(10_000, &record("bob", "offline", 10_000, 10_000)),
+            );
         }
         let sent_at = |ms| greendot::time::Unix::from_ms(START + ms);
         // Late, duplicated, replayed; and another goodbye.
@@ -172,7 +193,9 @@ fn a_goodbye_stands_against_what_was_sent_before_it() {
         for watcher in &watchers {
             assert_eq!(events(&mut world, *watcher), "");
         }
-        let refused: u64 = (0..=last).map(|n| world.count(n, Counter::BeatBeforeLeave)).sum();
+        let refused: u64 = (0..=last)
+            .map(|n| world.count(n, Counter::BeatBeforeLeave))
+            .sum();
         assert_eq!(refused, 8);
         let at = world.ms();
         world.datagram_of(last, &["bob"], sent_at(10_001), false);
@@ -228,11 +251,15 @@ fn a_restart_keeps_who_was_online_until_the_grace_is_over() {
             received.ends_with(&told(since, &record("zoe", "offline", since, 25_001))),
             "{received}"
         );
-        assert_eq!(world.ask(0, "bob"), record("bob", "online", 25_001, 120_000));
+        assert_eq!(
+            world.ask(0, "bob"),
+            record("bob", "online", 25_001, 120_000)
+        );
     }
 }
 
-/// A page that is reloaded: its goodbye and its next stream come in one moment, or the goodbye's sender is ahead of the clock.
+/// A page that is reloaded: its goodbye and its next stream come in one moment, or the goodbye's
+/// sender is ahead of the clock.
 #[test]
 fn who_comes_back_in_the_moment_of_the_goodbye_is_online() {
     let (mut world, _) = world(1);
@@ -250,7 +277,8 @@ fn who_comes_back_in_the_moment_of_the_goodbye_is_online() {
     assert!(world.ask(0, "bob").contains(r#""status":"online""#));
 }
 
-/// What peers said and read while the process stood still counts before any deadline does, however many turns it takes to see it.
+/// What peers said and read while the process stood still counts before any deadline does, however
+/// many turns it takes to see it.
 #[test]
 fn a_stall_of_ours_holds_no_peer_to_its_deadlines() {
     let mut world = World::new(1);
@@ -264,7 +292,11 @@ fn a_stall_of_ours_holds_no_peer_to_its_deadlines() {
     world.pass(900).send(slow, "ob HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(world.received(slow).starts_with("HTTP/1.1 200 OK\r\n"));
     world.read(reader, None);
-    assert!(world.received(reader).contains(&record("bob", "offline", 1_000, 1_000)));
+    assert!(
+        world
+            .received(reader)
+            .contains(&record("bob", "offline", 1_000, 1_000))
+    );
     world.expect_open(reader);
     // From then on all is as ever.
     world.stall(reader).beat(0, &["bob"]).turn();

@@ -48,7 +48,9 @@ fn legal_ones_are_one_user_at_every_door() {
         let mut world = World::new(1);
         let in_json = serde_json::to_string(user).expect("a string");
         let path = format!("/v1/presence/{}", escaped(user.as_bytes()));
-        let absent = format!("{{\"user\":{in_json},\"status\":\"offline\",\"since\":null,\"last_active\":null}}");
+        let absent = format!(
+            "{{\"user\":{in_json},\"status\":\"offline\",\"since\":null,\"last_active\":null}}"
+        );
         let bob = world.connect(0);
         world.get(bob, &path).expect(bob, json(&absent));
         let bytes = datagram(&world, user.as_bytes());
@@ -58,14 +60,25 @@ fn legal_ones_are_one_user_at_every_door() {
             .post(bob, "/v1/beat", &format!("{{\"users\":[{in_json}]}}"))
             .expect(bob, NO_CONTENT);
         let (_, _) = world.stream(0, &format!("user={}", escaped(user.as_bytes())), 0);
-        assert_eq!(world.presence().users(), 1, "one user at all doors: {user:?}");
+        assert_eq!(
+            world.presence().users(),
+            1,
+            "one user at all doors: {user:?}"
+        );
         let present = absent
             .replace("offline", "online")
             .replace("null", &super::harness::START.to_string());
         world.get(bob, &path).expect(bob, json(&present));
-        world.get(bob, &format!("/v1/presence?user={}", escaped(user.as_bytes())));
+        world.get(
+            bob,
+            &format!("/v1/presence?user={}", escaped(user.as_bytes())),
+        );
         world.expect(bob, json(&format!("{{\"presence\":[{present}]}}")));
-        world.post(bob, "/v1/presence/query", &format!("{{\"users\":[{in_json}]}}"));
+        world.post(
+            bob,
+            "/v1/presence/query",
+            &format!("{{\"users\":[{in_json}]}}"),
+        );
         world.expect(bob, json(&format!("{{\"presence\":[{present}]}}")));
     }
 }
@@ -77,8 +90,12 @@ fn percent_encoding_is_undone_once_and_a_plus_is_a_space_in_queries_only() {
     world
         .get(bob, "/v1/presence/a%252Fb")
         .expect(bob, json(&unseen("a%2Fb")));
-    world.get(bob, "/v1/presence/a%2Fb").expect(bob, json(&unseen("a/b")));
-    world.get(bob, "/v1/presence/a+b").expect(bob, json(&unseen("a+b")));
+    world
+        .get(bob, "/v1/presence/a%2Fb")
+        .expect(bob, json(&unseen("a/b")));
+    world
+        .get(bob, "/v1/presence/a+b")
+        .expect(bob, json(&unseen("a+b")));
     world.get(bob, "/v1/presence?user=a+b&user=a%2Bb&user=a%252Fb");
     let all = [unseen("a b"), unseen("a+b"), unseen("a%2Fb")].join(",");
     world.expect(bob, json(&format!("{{\"presence\":[{all}]}}")));
@@ -94,7 +111,10 @@ fn illegal_ones_are_refused_at_every_door() {
         (b"a\0b", "the user id holds a control character"),
         (b"a\nb", "the user id holds a control character"),
         (b"\x7f", "the user id holds a control character"),
-        ("a\u{85}".as_bytes(), "the user id holds a control character"),
+        (
+            "a\u{85}".as_bytes(),
+            "the user id holds a control character",
+        ),
         (b"\xff", "the user id is not UTF-8"),
         (b"\xc3", "the user id is not UTF-8"),
         (b"\xed\xa0\x80", "the user id is not UTF-8"),
@@ -102,9 +122,19 @@ fn illegal_ones_are_refused_at_every_door() {
     let mut world = World::new(1);
     let bob = world.connect(0);
     for (user, why) in cases {
-        let refusal = |detail: &str| problem("400 Bad Request", "bad-user", "A user id is not legal", detail, "");
+        let refusal = |detail: &str| {
+            problem(
+                "400 Bad Request",
+                "bad-user",
+                "A user id is not legal",
+                detail,
+                "",
+            )
+        };
         let raw = escaped(user);
-        world.get(bob, &format!("/v1/presence/{raw}")).expect(bob, refusal(why));
+        world
+            .get(bob, &format!("/v1/presence/{raw}"))
+            .expect(bob, refusal(why));
         world
             .get(bob, &format!("/v1/presence?user={raw}"))
             .expect(bob, refusal(why));
@@ -119,19 +149,27 @@ fn illegal_ones_are_refused_at_every_door() {
         } else {
             let body = [b"{\"users\":[\"", *user, b"\"]}"].concat();
             let mut post = format!(
-                "POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                "POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\n\r\n",
                 body.len()
             )
             .into_bytes();
             post.extend_from_slice(&body);
             world.send(bob, post);
             let answer = world.received(bob);
-            assert_eq!(status_and_slug(&answer), ("HTTP/1.1 400 Bad Request", "bad-json"));
+            assert_eq!(
+                status_and_slug(&answer),
+                ("HTTP/1.1 400 Bad Request", "bad-json")
+            );
         }
         let refused = world.count(0, Counter::DatagramEntry);
         let bytes = datagram(&world, user);
         world.datagram(0, &bytes);
-        assert_eq!(world.count(0, Counter::DatagramEntry), refused + 1, "{user:?}");
+        assert_eq!(
+            world.count(0, Counter::DatagramEntry),
+            refused + 1,
+            "{user:?}"
+        );
     }
     let bad_escape = problem(
         "400 Bad Request",

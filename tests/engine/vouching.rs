@@ -9,7 +9,12 @@ fn last_active(world: &World, user: &str) -> u64 {
     let presence = world.presence();
     let user = greendot::wire::User::parse(user.as_bytes()).expect("a legal user");
     let slot = presence.lookup(user).expect("a slot");
-    presence.state(slot, world.now()).last_active.expect("a beat").ms() - START
+    presence
+        .state(slot, world.now())
+        .last_active
+        .expect("a beat")
+        .ms()
+        - START
 }
 
 #[test]
@@ -35,7 +40,10 @@ fn every_holder_is_vouched_for_while_the_table_grows() {
     let beats = world.count(0, Counter::BeatsStream);
     world.at(200_000);
     let in_ten = (world.count(0, Counter::BeatsStream) - beats) as f64 / 10.025;
-    assert!((999.0..1_101.0).contains(&in_ten), "once an interval each: {in_ten}");
+    assert!(
+        (999.0..1_101.0).contains(&in_ten),
+        "once an interval each: {in_ten}"
+    );
     assert_eq!(world.count(0, Counter::TransitionsOffline), 0);
 }
 

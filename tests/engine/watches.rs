@@ -3,7 +3,8 @@
 use greendot::metrics::{Counter, Gauge};
 
 use super::harness::{
-    RETRY_AFTER, World, json, problem, record, snapshot, status_and_slug, told, told_of_many, unseen,
+    RETRY_AFTER, World, json, problem, record, snapshot, status_and_slug, told, told_of_many,
+    unseen,
 };
 
 fn watching(n: usize) -> String {
@@ -21,7 +22,11 @@ fn edits_reach_a_stream_on_any_shard() {
         for from in 0..usize::from(shards) {
             let editor = world.connect(from);
             let path = format!("/v1/stream/{id}/watch");
-            world.post(editor, &path, "{\"add\":[\"bob\",\"bob\",\"eve\",\"carol\"]}");
+            world.post(
+                editor,
+                &path,
+                "{\"add\":[\"bob\",\"bob\",\"eve\",\"carol\"]}",
+            );
             world.expect(editor, watching(3));
             world.expect(
                 alice,
@@ -50,7 +55,8 @@ fn edits_reach_a_stream_on_any_shard() {
     }
 }
 
-/// A shard that has yet to hear of a user's first beat still watches by name, and counts the watch once.
+/// A shard that has yet to hear of a user's first beat still watches by name, and counts the watch
+/// once.
 #[test]
 fn whoever_has_just_got_a_slot_is_not_watched_twice() {
     let mut world = World::with(2, |settings| settings.watches_per_stream_max = 1);
@@ -58,13 +64,21 @@ fn whoever_has_just_got_a_slot_is_not_watched_twice() {
     world.expect(alice, snapshot(0, &[unseen("late")]));
     world.hold_mail(1, true).at(100).beat(0, &["late"]).turn();
     let editor = world.connect(1);
-    world.post(editor, &format!("/v1/stream/{id}/watch"), "{\"add\":[\"late\"]}");
+    world.post(
+        editor,
+        &format!("/v1/stream/{id}/watch"),
+        "{\"add\":[\"late\"]}",
+    );
     world.expect(editor, watching(1));
     world.expect(alice, told(100, &unseen("late")));
     world.hold_mail(1, false);
     world.expect(alice, told(100, &record("late", "online", 100, 100)));
     world
-        .post(editor, &format!("/v1/stream/{id}/watch"), "{\"remove\":[\"late\"]}")
+        .post(
+            editor,
+            &format!("/v1/stream/{id}/watch"),
+            "{\"remove\":[\"late\"]}",
+        )
         .expect(editor, watching(0));
 }
 
@@ -107,7 +121,11 @@ fn ids_of_no_stream_are_not_found() {
         "x".to_owned(),
     ];
     for guess in guesses {
-        world.post(editor, &format!("/v1/stream/{guess}/watch"), "{\"add\":[\"x\"]}");
+        world.post(
+            editor,
+            &format!("/v1/stream/{guess}/watch"),
+            "{\"add\":[\"x\"]}",
+        );
         world.expect(editor, &unknown);
     }
     assert_eq!(
@@ -129,15 +147,26 @@ fn an_edit_that_no_one_answers() {
     let (_, id) = world.stream(1, "", 0);
     let editor = world.connect(0);
     world.hold_mail(1, true);
-    world.post(editor, &format!("/v1/stream/{id}/watch"), "{\"add\":[\"x\"]}");
-    world.expect_nothing(editor).at(9_900).expect_nothing(editor).at(10_100);
+    world.post(
+        editor,
+        &format!("/v1/stream/{id}/watch"),
+        "{\"add\":[\"x\"]}",
+    );
+    world
+        .expect_nothing(editor)
+        .at(9_900)
+        .expect_nothing(editor)
+        .at(10_100);
     let answer = world.received(editor);
     assert_eq!(
         status_and_slug(&answer),
         ("HTTP/1.1 503 Service Unavailable", "overloaded")
     );
     // Late, and for nobody: what its asker has asked for since must not be undone.
-    world.hold_mail(1, false).expect_nothing(editor).expect_closed(editor);
+    world
+        .hold_mail(1, false)
+        .expect_nothing(editor)
+        .expect_closed(editor);
     assert_eq!(world.gauge(1, Gauge::WatchesByName), 0);
 }
 
@@ -154,7 +183,10 @@ fn the_outcome_for_one_who_has_gone_is_not_that_of_the_next_in_its_place() {
         .reset(gone);
     let next = world.connect(0);
     world.post(next, &target, "{\"add\":[\"y\",\"z\"]}").turn();
-    world.hold_mail(1, false).expect(next, watching(3)).expect_open(next);
+    world
+        .hold_mail(1, false)
+        .expect(next, watching(3))
+        .expect_open(next);
     world.shut(next).expect_closed(next);
     assert_eq!(world.gauge(0, Gauge::Conns), 0);
 }
@@ -165,7 +197,11 @@ fn an_edit_that_finds_a_full_mailbox() {
     let (_, id) = world.stream(1, "", 0);
     world.hold_mail(1, true).beat(0, &["bob"]).turn();
     let editor = world.connect(0);
-    world.post(editor, &format!("/v1/stream/{id}/watch"), "{\"add\":[\"x\"]}");
+    world.post(
+        editor,
+        &format!("/v1/stream/{id}/watch"),
+        "{\"add\":[\"x\"]}",
+    );
     let busy = problem(
         "503 Service Unavailable",
         "overloaded",
@@ -216,7 +252,9 @@ fn whoever_is_only_asked_about_leaves_nothing_behind() {
     }
     let streams: Vec<_> = (0..10)
         .map(|stream| {
-            let users: Vec<String> = (0..10_000).map(|n| format!("nobody-{stream}-{n}")).collect();
+            let users: Vec<String> = (0..10_000)
+                .map(|n| format!("nobody-{stream}-{n}"))
+                .collect();
             let peer = world.connect(0);
             let ask = serde_json::json!({ "watch": users }).to_string();
             world.post(peer, "/v1/stream", &ask).turn();

@@ -1,4 +1,5 @@
-//! What must hold: at each turn, at each byte offered, at each event read, and whenever nothing is on its way.
+//! What must hold: at each turn, at each byte offered, at each event read, and whenever nothing is
+//! on its way.
 
 use greendot::presence::Slot;
 use greendot::wire::User as Id;
@@ -35,7 +36,12 @@ impl World {
         let wall = self.wall();
         self.users[user].beat(sent_at, self.mono, wall, &self.rules);
         self.doubt_activity(user);
-        self.say(|| format!("beat of {user} sent at {sent_at}, now {wall}: {:?}", self.users[user]));
+        self.say(|| {
+            format!(
+                "beat of {user} sent at {sent_at}, now {wall}: {:?}",
+                self.users[user]
+            )
+        });
     }
 
     pub(crate) fn leave(&mut self, user: usize, sent_at: u64) {
@@ -50,7 +56,8 @@ impl World {
         });
     }
 
-    /// While the clock has not caught up with where it has been, a stamp may be ahead of it by less than a second, and stay.
+    /// While the clock has not caught up with where it has been, a stamp may be ahead of it by less
+    /// than a second, and stay.
     fn doubt_activity(&mut self, user: usize) {
         if self.wall() < self.wall_max {
             self.users[user].active_exactly = None;
@@ -129,11 +136,16 @@ impl World {
             self.note(format!("{user} {} {:?}", state.online, state.since).as_bytes());
             self.say(|| format!("published: {user} {state:?}"));
             if state.since <= since {
-                self.fail(format!("user {user}: since went from {since:?} to {:?}", state.since));
+                self.fail(format!(
+                    "user {user}: since went from {since:?} to {:?}",
+                    state.since
+                ));
             }
             let model = &self.users[user];
             let verdict = match (online, state.online) {
-                (false, true) => model.may_go_online(self.mono, self.clock_went_back_at, &self.rules),
+                (false, true) => {
+                    model.may_go_online(self.mono, self.clock_went_back_at, &self.rules)
+                }
                 (true, false) => model.may_go_offline(self.mono, self.hold_until, &self.rules),
                 _ => Ok(()),
             };
@@ -147,10 +159,14 @@ impl World {
         }
     }
 
-    /// Our silence is not theirs: whoever beats all the time is not found silent because a shard did not read its socket. (The
-    /// usual settings of these runs are too impatient for that: the others notice a stalled shard after two seconds.)
+    /// Our silence is not theirs: whoever beats all the time is not found silent because a shard
+    /// did not read its socket. (The usual settings of these runs are too impatient for that: the
+    /// others notice a stalled shard after two seconds.)
     fn check_faithful(&self, user: usize) {
-        let beats = self.devices.iter().any(|device| device.faithful && device.user == user);
+        let beats = self
+            .devices
+            .iter()
+            .any(|device| device.faithful && device.user == user);
         let settled = self.mono > self.jolted_at + 12_000;
         if self.patient && beats && settled && self.users[user].left == Left::No {
             self.fail(format!(
@@ -168,7 +184,8 @@ impl World {
         }
     }
 
-    /// What an engine has just encoded must be true now, and must concern somebody whom the stream watches.
+    /// What an engine has just encoded must be true now, and must concern somebody whom the stream
+    /// watches.
     pub(crate) fn check_offer(&mut self, key: u32, bytes: &[u8]) {
         let conn = self.conns.get_mut(&key).expect("open");
         let known = (conn.offered_bytes - conn.taken_bytes) as usize;
@@ -193,13 +210,17 @@ impl World {
             for (user, told) in self.told(&event) {
                 let subscriber = &self.subs[sub];
                 if !subscriber.watched.contains(&user) && !subscriber.perhaps.contains(&user) {
-                    self.fail(format!("conn {key} is told of user {user}, whom it does not watch"));
+                    self.fail(format!(
+                        "conn {key} is told of user {user}, whom it does not watch"
+                    ));
                 }
                 let state = self.state(user);
                 // A watch by name does not see the slot before the mail that says so.
                 let unseen = user >= store::known_users() && !told.online && told.since.is_none();
                 if (told.online, told.since) != (state.online, state.since) && !unseen {
-                    self.fail(format!("conn {key} is told {told:?} of user {user}, who is {state:?}"));
+                    self.fail(format!(
+                        "conn {key} is told {told:?} of user {user}, who is {state:?}"
+                    ));
                 }
             }
         }
@@ -209,10 +230,17 @@ impl World {
     fn told(&self, event: &Event) -> Vec<(usize, Told)> {
         let records = match event.name.as_str() {
             "presence" => vec![&event.data],
-            "snapshot" => event.data["presence"].as_array().into_iter().flatten().collect(),
+            "snapshot" => event.data["presence"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .collect(),
             _ => Vec::new(),
         };
-        records.into_iter().map(|value| self.known_record(value)).collect()
+        records
+            .into_iter()
+            .map(|value| self.known_record(value))
+            .collect()
     }
 
     fn known_record(&self, value: &serde_json::Value) -> (usize, Told) {
@@ -252,7 +280,9 @@ impl World {
         let Some(want) = conn.wants.pop_front() else {
             // A server that has waited too long for a request says so unasked.
             if response.status != 408 {
-                self.fail(format!("conn {key} is answered {response:?} and has asked nothing"));
+                self.fail(format!(
+                    "conn {key} is answered {response:?} and has asked nothing"
+                ));
             }
             return;
         };
@@ -285,7 +315,11 @@ impl World {
         let one = [body.clone()];
         let records = body["presence"].as_array().map_or(&one[..], |list| list);
         if records.len() != users.len() {
-            self.fail(format!("{} records for {} users", records.len(), users.len()));
+            self.fail(format!(
+                "{} records for {} users",
+                records.len(),
+                users.len()
+            ));
         }
         for (value, asked) in records.iter().zip(users) {
             let (user, told) = self.known_record(value);
@@ -301,7 +335,8 @@ impl World {
             });
             if user != *asked || !(held || between) {
                 self.fail(format!(
-                    "asked for user {asked} at {asked_at}: {told:?} of user {user}, who was {states:?}"
+                    "asked for user {asked} at {asked_at}: {told:?} of user {user}, who was \
+                     {states:?}"
                 ));
             }
         }
@@ -316,9 +351,9 @@ impl World {
         self.say(|| format!("sub {sub} +{add:?} -{remove:?}: {response:?}"));
         let subscriber = &mut self.subs[sub];
         let nothing_changed = matches!(response.status, 404 | 413)
-            || response.body["detail"]
-                .as_str()
-                .is_some_and(|detail| detail.ends_with("nothing was changed") || detail.ends_with("try again later"));
+            || response.body["detail"].as_str().is_some_and(|detail| {
+                detail.ends_with("nothing was changed") || detail.ends_with("try again later")
+            });
         if response.status == 200 {
             for user in remove.iter().filter(|user| !add.contains(user)) {
                 subscriber.perhaps.remove(user);
@@ -348,7 +383,8 @@ impl World {
 
     fn event(&mut self, key: u32, event: &Event) {
         let Some(sub) = self.conns[&key].sub else {
-            // A stream that was never to be: it would have been refused for its list, had there been room to read it.
+            // A stream that was never to be: it would have been refused for its list, had there
+            // been room to read it.
             if event.name == "overloaded" {
                 return;
             }
@@ -381,8 +417,12 @@ impl World {
             let subscriber = &mut self.subs[sub];
             if let Some(since) = told.since {
                 let floor = subscriber.floors.get(&user).copied();
-                if floor.is_some_and(|(last, online)| since < last || (since == last && online != told.online)) {
-                    self.fail(format!("sub {sub} is told {told:?} of user {user} after {floor:?}"));
+                if floor.is_some_and(|(last, online)| {
+                    since < last || (since == last && online != told.online)
+                }) {
+                    self.fail(format!(
+                        "sub {sub} is told {told:?} of user {user} after {floor:?}"
+                    ));
                 }
                 subscriber.floors.insert(user, (since, told.online));
             }
@@ -392,7 +432,10 @@ impl World {
 
     /// The server's sending half is shut: the client reads the rest and goes.
     pub(crate) fn ended(&mut self, key: u32) {
-        let conn = self.conns.get_mut(&key).expect("kept until both ends are gone");
+        let conn = self
+            .conns
+            .get_mut(&key)
+            .expect("kept until both ends are gone");
         if !conn.ended {
             conn.ended = true;
             if !conn.reset {
@@ -405,7 +448,10 @@ impl World {
                     conn.wants
                 ));
             }
-            let conn = self.conns.get_mut(&key).expect("kept until both ends are gone");
+            let conn = self
+                .conns
+                .get_mut(&key)
+                .expect("kept until both ends are gone");
             conn.half_closed = true;
             self.client_gone(key);
         }
@@ -429,19 +475,34 @@ impl World {
     /// Nothing is on its way between the shards, and none has work left.
     fn is_quiet(&self) -> bool {
         let idle = |shard: &crate::world::Shard| {
-            shard.wake > self.mono && shard.stalled_until <= self.mono && shard.mailbox.is_empty() && !shard.resync
+            shard.wake > self.mono
+                && shard.stalled_until <= self.mono
+                && shard.mailbox.is_empty()
+                && !shard.resync
         };
-        self.shards.iter().all(idle) && !self.parcels.values().any(|parcel| matches!(parcel, Parcel::Mail(..)))
+        self.shards.iter().all(idle)
+            && !self
+                .parcels
+                .values()
+                .any(|parcel| matches!(parcel, Parcel::Mail(..)))
     }
 
-    /// Where nothing is on its way, each reader that keeps up knows what is published, and what is published is in time.
+    /// Where nothing is on its way, each reader that keeps up knows what is published, and what is
+    /// published is in time.
     pub(crate) fn check_views(&mut self) {
-        if self.mono >= self.calm_since && self.shards.iter().all(|shard| shard.stalled_until <= self.mono) {
+        if self.mono >= self.calm_since
+            && self
+                .shards
+                .iter()
+                .all(|shard| shard.stalled_until <= self.mono)
+        {
             let caught_up = self.wall() > self.wall_max + self.rules.offline_after_ms + 2_000;
             let ahead_ms = if caught_up { 0 } else { 1_000 };
             for (user, model) in self.users.iter().enumerate() {
                 let (_, online, _) = *self.published[user].last().expect("begins with one");
-                if let Err(why) = model.is_in_time(online, self.mono, self.calm_since, ahead_ms, &self.rules) {
+                if let Err(why) =
+                    model.is_in_time(online, self.mono, self.calm_since, ahead_ms, &self.rules)
+                {
                     self.fail(format!("user {user} is still published {why}: {model:?}"));
                 }
             }
@@ -461,7 +522,9 @@ impl World {
                 let state = self.state(user);
                 let view = self.subs[sub].views.get(&user);
                 if view.map(|view| (view.online, view.since)) != Some((state.online, state.since)) {
-                    self.fail(format!("sub {sub} believes {view:?} of user {user}, who is {state:?}"));
+                    self.fail(format!(
+                        "sub {sub} believes {view:?} of user {user}, who is {state:?}"
+                    ));
                 }
             }
         }
@@ -479,7 +542,10 @@ impl World {
                 .filter(|conn| conn.live_since.is_some() && conn.user == Some(user));
             let (online, state) = (streams.count() > 0, self.state(user));
             if state.online != online {
-                self.fail(format!("in the end user {user} is {state:?}: {:?}", self.users[user]));
+                self.fail(format!(
+                    "in the end user {user} is {state:?}: {:?}",
+                    self.users[user]
+                ));
             }
             let active = self.users[user].active_exactly;
             if active.is_some() && state.last_active != active {

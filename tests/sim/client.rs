@@ -52,7 +52,8 @@ pub(crate) struct Conn {
     /// The server reads nothing until it says so.
     pub(crate) paused: bool,
 
-    /// Bytes that the socket takes before the reader reads again; usize::MAX for a reader that keeps up.
+    /// Bytes that the socket takes before the reader reads again; usize::MAX for a reader that
+    /// keeps up.
     pub(crate) room: usize,
     /// Taken by the socket, not read by the client.
     pub(crate) unread: Vec<u8>,
@@ -124,7 +125,11 @@ impl Conn {
 
     /// Nothing is on its way in either direction.
     pub(crate) fn is_calm(&self) -> bool {
-        self.accepted && !self.blocked && self.unread.is_empty() && self.room == usize::MAX && !self.ended
+        self.accepted
+            && !self.blocked
+            && self.unread.is_empty()
+            && self.room == usize::MAX
+            && !self.ended
     }
 }
 
@@ -175,7 +180,9 @@ pub(crate) fn get(target: &str, headers: &str) -> Vec<u8> {
 
 /// A POST of JSON, with its length or in chunks of a few bytes.
 pub(crate) fn post(target: &str, headers: &str, body: &str, chunk: Option<usize>) -> Vec<u8> {
-    let head = format!("POST {target} HTTP/1.1\r\nHost: sim\r\nContent-Type: application/json\r\n{headers}");
+    let head = format!(
+        "POST {target} HTTP/1.1\r\nHost: sim\r\nContent-Type: application/json\r\n{headers}"
+    );
     let Some(chunk) = chunk else {
         return format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes();
     };

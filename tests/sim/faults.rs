@@ -1,4 +1,5 @@
-//! What goes wrong: stalls, clocks, crashes, power cuts, shutdowns. And what ends well: the last act of each run.
+//! What goes wrong: stalls, clocks, crashes, power cuts, shutdowns. And what ends well: the last
+//! act of each run.
 
 use fastrand::Rng;
 
@@ -38,13 +39,14 @@ impl World {
         }
     }
 
-    /// The next moment at which sweeps begin: where the shards look at the stamps while others are still reading their sockets, and
-    /// where an expiry is decided to the millisecond.
+    /// The next moment at which sweeps begin: where the shards look at the stamps while others are
+    /// still reading their sockets, and where an expiry is decided to the millisecond.
     fn on_grid(&self, mono: u64) -> u64 {
         mono.next_multiple_of(self.rules.sweep_interval_ms)
     }
 
-    /// One shard, some or all of them are not driven for a while; what comes for them waits in their sockets.
+    /// One shard, some or all of them are not driven for a while; what comes for them waits in
+    /// their sockets.
     fn stall(&mut self) {
         let length_ms = match self.faults.u8(0..4) {
             0 => self.faults.u64(50..900),
@@ -69,10 +71,14 @@ impl World {
         }
     }
 
-    /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock: less than a second of that is
-    /// let be.
+    /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock:
+    /// less than a second of that is let be.
     pub(crate) fn disturbed_until(&mut self, mono: u64) {
-        let ahead_ms = if self.clock_went_back_at > 0 { 1_300 } else { 0 };
+        let ahead_ms = if self.clock_went_back_at > 0 {
+            1_300
+        } else {
+            0
+        };
         self.calm_since = self.calm_since.max(mono + ahead_ms + 1);
     }
 
@@ -87,7 +93,9 @@ impl World {
         // The silence is counted from the turn that was promised, at most a sweep later.
         let gap_ms = length_ms.saturating_sub(self.rules.sweep_interval_ms + 1);
         if gap_ms > greendot::engine::settings::STALL_MS {
-            self.hold_until = self.hold_until.max(wake + gap_ms.min(self.rules.offline_after_ms));
+            self.hold_until = self
+                .hold_until
+                .max(wake + gap_ms.min(self.rules.offline_after_ms));
         }
     }
 
@@ -203,7 +211,8 @@ impl World {
             _ => self.faults.u64(2_000..20_000),
         };
         self.mono = self.on_grid(self.mono + down_ms);
-        self.parcels.retain(|_, parcel| matches!(parcel, Parcel::Datagram(..)));
+        self.parcels
+            .retain(|_, parcel| matches!(parcel, Parcel::Datagram(..)));
         self.lose_datagrams();
         self.put_off_devices();
     }
@@ -229,7 +238,8 @@ impl World {
         self.observe();
     }
 
-    /// The power fails: a start on the files as they were last written back, with what the kernel has written back by itself since.
+    /// The power fails: a start on the files as they were last written back, with what the kernel
+    /// has written back by itself since.
     fn cut_power(&mut self) {
         let Some(flushed) = self.flushed.take() else {
             return self.write_back();
@@ -249,7 +259,8 @@ impl World {
         self.users = users.collect();
         let went_back = self.clock_went_back_at >= flushed.at;
         if went_back {
-            // Stamps of the time before: no more than a second ahead of the clock, they are taken for new ones.
+            // Stamps of the time before: no more than a second ahead of the clock, they are taken
+            // for new ones.
             self.clock_doubtful_until = self.mono + 4 * self.rules.beat_skew_max_ms;
             let wall = self.wall();
             for user in &mut self.users {
@@ -266,7 +277,8 @@ impl World {
         for sub in &mut self.subs {
             sub.floors.clear();
             if went_back {
-                // Ids of a time that the store does not remember: from its future now, from its past once the clock is there.
+                // Ids of a time that the store does not remember: from its future now, from its
+                // past once the clock is there.
                 sub.last_id = None;
             }
         }
@@ -303,13 +315,23 @@ impl World {
             self.wake(at);
         }
         let s = &self.settings;
-        let longest_ms =
-            s.drain_ms + s.write_stall_max_ms + s.request_deadline_ms + s.keep_alive_idle_ms + s.linger_ms + 500;
+        let longest_ms = s.drain_ms
+            + s.write_stall_max_ms
+            + s.request_deadline_ms
+            + s.keep_alive_idle_ms
+            + s.linger_ms
+            + 500;
         self.run_until(self.mono + longest_ms);
         for at in 0..self.shards.len() {
             if !self.shards[at].engine.is_drained() {
-                let left: Vec<String> = self.shards[at].conns.keys().map(|id| format!("{id:?}")).collect();
-                self.fail(format!("shard {at} is not drained after {longest_ms} ms: {left:?}"));
+                let left: Vec<String> = self.shards[at]
+                    .conns
+                    .keys()
+                    .map(|id| format!("{id:?}"))
+                    .collect();
+                self.fail(format!(
+                    "shard {at} is not drained after {longest_ms} ms: {left:?}"
+                ));
             }
         }
         let now = self.now();

@@ -1,6 +1,8 @@
-//! The simulator: several engines in a seeded world of faults, an oracle, and its own proof that it would notice.
+//! The simulator: several engines in a seeded world of faults, an oracle, and its own proof that it
+//! would notice.
 //!
-//! `cargo test --test sim` runs some hundred seeds; docs/SIMULATION.md says what it models, how to replay a run and how to add to it.
+//! `cargo test --test sim` runs some hundred seeds; docs/SIMULATION.md says what it models, how to
+//! replay a run and how to add to it.
 
 mod checks;
 mod client;
@@ -114,13 +116,20 @@ fn seeds(usual: u64, fresh: u64) -> Vec<u64> {
     let count = from_env("SIM_SEEDS").unwrap_or(usual);
     let fixed = count.saturating_sub(fresh);
     let first_fresh = fastrand::u64(1 << 32..1 << 40);
-    (1..=fixed).chain(first_fresh..first_fresh + count.min(fresh)).collect()
+    (1..=fixed)
+        .chain(first_fresh..first_fresh + count.min(fresh))
+        .collect()
 }
 
 /// Runs plans and says how long it took; panics if one fails.
-fn all_pass<O: Send>(plans: &[Plan], run: fn(Plan) -> Result<O, String>, lasted_ms: fn(&O) -> u64) -> Vec<O> {
+fn all_pass<O: Send>(
+    plans: &[Plan],
+    run: fn(Plan) -> Result<O, String>,
+    lasted_ms: fn(&O) -> u64,
+) -> Vec<O> {
     let began = greendot::time::boottime();
-    let (passed, failed): (Vec<_>, Vec<_>) = run_all(plans, run).into_iter().partition(Result::is_ok);
+    let (passed, failed): (Vec<_>, Vec<_>) =
+        run_all(plans, run).into_iter().partition(Result::is_ok);
     let failed: Vec<String> = failed.into_iter().filter_map(Result::err).collect();
     let passed: Vec<O> = passed.into_iter().filter_map(Result::ok).collect();
     for why in failed.iter().take(20) {

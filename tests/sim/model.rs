@@ -1,8 +1,9 @@
 //! The oracle: what must be true of each user, from the beats and goodbyes that were accepted.
 //!
-//! Shares nothing with the server but the meaning of its settings. Where the server may honestly do either of two things (a
-//! goodbye whose record a restart lost, the exact moment at which a stream was vouched for) the model keeps an interval and
-//! claims only what holds at both ends. `mono` is in ms since the simulation began, `wall` in Unix ms.
+//! Shares nothing with the server but the meaning of its settings. Where the server may honestly do
+//! either of two things (a goodbye whose record a restart lost, the exact moment at which a stream
+//! was vouched for) the model keeps an interval and claims only what holds at both ends. `mono` is
+//! in ms since the simulation began, `wall` in Unix ms.
 
 /// What the model needs to know of the settings.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +18,8 @@ pub(crate) struct Rules {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Left {
     No,
-    /// Beats sent up to `lo` do not undo it, those sent after `hi` do; in between the server may do either.
+    /// Beats sent up to `lo` do not undo it, those sent after `hi` do; in between the server may do
+    /// either.
     Yes {
         lo: u64,
         hi: u64,
@@ -42,9 +44,11 @@ pub(crate) struct User {
     left_at: u64,
     /// When (mono) it was last published offline.
     pub(crate) offline_since: u64,
-    /// The newest goodbye: when it was sent, by the sender's clock, and until when (mono) the server remembers it.
+    /// The newest goodbye: when it was sent, by the sender's clock, and until when (mono) the
+    /// server remembers it.
     goodbye: Option<(u64, u64)>,
-    /// The server's memory of goodbyes was lost, or its clock went back: `goodbye` may count or not.
+    /// The server's memory of goodbyes was lost, or its clock went back: `goodbye` may count or
+    /// not.
     goodbye_doubtful: bool,
     /// Wall time of the last accepted beat or goodbye, if it is known exactly.
     pub(crate) active_exactly: Option<u64>,
@@ -96,7 +100,10 @@ impl User {
         }
         self.left = Left::No;
         self.leave_due = None;
-        if self.beat_lo.is_none_or(|beat| mono > beat + rules.offline_after_ms) {
+        if self
+            .beat_lo
+            .is_none_or(|beat| mono > beat + rules.offline_after_ms)
+        {
             self.online_due = None;
         }
         self.beat_lo = Some(mono);
@@ -106,7 +113,14 @@ impl User {
     }
 
     /// A goodbye that was sent at `sent_at` reached the presence service, authentic and not stale.
-    pub(crate) fn leave(&mut self, sent_at: u64, mono: u64, wall: u64, rules: &Rules, clock_doubtful: bool) {
+    pub(crate) fn leave(
+        &mut self,
+        sent_at: u64,
+        mono: u64,
+        wall: u64,
+        rules: &Rules,
+        clock_doubtful: bool,
+    ) {
         if !self.known {
             return;
         }
@@ -156,7 +170,9 @@ impl User {
                 hi: other.max(hi),
             },
         };
-        let newest = self.goodbye.map_or(sent_at, |(newest, _)| newest.max(sent_at));
+        let newest = self
+            .goodbye
+            .map_or(sent_at, |(newest, _)| newest.max(sent_at));
         self.goodbye = Some((newest, u64::MAX));
         self.goodbye_doubtful = true;
         self.active_exactly = None;
@@ -164,8 +180,8 @@ impl User {
         self.leave_due = None;
     }
 
-    /// A stream of this user's is open: it may have been vouched for at any moment up to now, and, if `certain_from` is
-    /// given, surely was at some moment since then.
+    /// A stream of this user's is open: it may have been vouched for at any moment up to now, and,
+    /// if `certain_from` is given, surely was at some moment since then.
     pub(crate) fn vouched(&mut self, certain_from: Option<u64>, mono: u64) {
         match self.left {
             Left::Yes { lo, hi } => {
@@ -197,7 +213,8 @@ impl User {
         }
     }
 
-    /// The process was started anew: the table of goodbyes is gone, the time at which one came is what is left of it.
+    /// The process was started anew: the table of goodbyes is gone, the time at which one came is
+    /// what is left of it.
     pub(crate) fn restarted(&mut self, wall: u64) {
         self.goodbye_doubtful = true;
         self.online_due = None;
@@ -212,30 +229,45 @@ impl User {
         }
     }
 
-    /// Whether going offline at `mono` is right: after a goodbye, or after a silence of more than `offline_after_ms` outside
-    /// the time in which nobody may be expired.
-    pub(crate) fn may_go_offline(&self, mono: u64, hold_until: u64, rules: &Rules) -> Result<(), String> {
+    /// Whether going offline at `mono` is right: after a goodbye, or after a silence of more than
+    /// `offline_after_ms` outside the time in which nobody may be expired.
+    pub(crate) fn may_go_offline(
+        &self,
+        mono: u64,
+        hold_until: u64,
+        rules: &Rules,
+    ) -> Result<(), String> {
         if self.left != Left::No {
             return Ok(());
         }
         let Some(beat) = self.beat_lo else {
             return Ok(());
         };
-        // To the millisecond, but for whom a hold ends just then: a clock stepped forward has made all stamps old.
+        // To the millisecond, but for whom a hold ends just then: a clock stepped forward has made
+        // all stamps old.
         let earliest = beat + rules.offline_after_ms + u64::from(mono != hold_until);
         if mono < earliest {
             return Err(format!("offline {} ms after an accepted beat", mono - beat));
         }
         if mono < hold_until {
-            return Err(format!("offline {} ms before anybody may be", hold_until - mono));
+            return Err(format!(
+                "offline {} ms before anybody may be",
+                hold_until - mono
+            ));
         }
         Ok(())
     }
 
-    /// Whether being told online at `mono` is right: it has beaten since it was published offline, not too long ago (by a clock
-    /// that has not gone back since), and not said goodbye since.
-    pub(crate) fn may_go_online(&self, mono: u64, clock_went_back_at: u64, rules: &Rules) -> Result<(), String> {
-        // A stamp of before a step back is kept by later beats while the clock is behind it by no more than this.
+    /// Whether being told online at `mono` is right: it has beaten since it was published offline,
+    /// not too long ago (by a clock that has not gone back since), and not said goodbye since.
+    pub(crate) fn may_go_online(
+        &self,
+        mono: u64,
+        clock_went_back_at: u64,
+        rules: &Rules,
+    ) -> Result<(), String> {
+        // A stamp of before a step back is kept by later beats while the clock is behind it by no
+        // more than this.
         let ahead_ms = if clock_went_back_at > 0 { 1_000 } else { 0 };
         let late_ms = rules.offline_after_ms + rules.sweep_interval_ms + ahead_ms;
         if let Left::Yes { .. } = self.left {
@@ -247,15 +279,21 @@ impl User {
                 "online without a beat since it was offline, {} ms after the last",
                 mono - beat
             )),
-            Some(beat) if mono > beat + late_ms && self.beat_lo.is_some_and(|lo| clock_went_back_at < lo) => {
-                Err(format!("online {} ms after the last accepted beat", mono - beat))
+            Some(beat)
+                if mono > beat + late_ms
+                    && self.beat_lo.is_some_and(|lo| clock_went_back_at < lo) =>
+            {
+                Err(format!(
+                    "online {} ms after the last accepted beat",
+                    mono - beat
+                ))
             }
             Some(_) => Ok(()),
         }
     }
 
-    /// Whether being published as `online` at `mono` is still right, given that nothing has disturbed the process since
-    /// `calm_since`.
+    /// Whether being published as `online` at `mono` is still right, given that nothing has
+    /// disturbed the process since `calm_since`.
     ///
     /// `ahead_ms`: stamps may be so far ahead of the clock.
     pub(crate) fn is_in_time(
@@ -270,14 +308,22 @@ impl User {
         if online {
             let silent_since = self.beat_hi.unwrap_or(0).max(calm_since);
             if mono > silent_since + rules.offline_after_ms + sweep_ms + ahead_ms {
-                return Err(format!("online after {} ms of silence", mono - silent_since));
+                return Err(format!(
+                    "online after {} ms of silence",
+                    mono - silent_since
+                ));
             }
-            if let Some(due) = self.leave_due.filter(|due| mono > due.max(&calm_since) + sweep_ms) {
+            if let Some(due) = self
+                .leave_due
+                .filter(|due| mono > due.max(&calm_since) + sweep_ms)
+            {
                 return Err(format!("online {} ms after a goodbye", mono - due));
             }
         } else if self.left == Left::No
             && let Some(due) = self.online_due
-            && self.beat_lo.is_some_and(|beat| mono <= beat + rules.offline_after_ms)
+            && self
+                .beat_lo
+                .is_some_and(|beat| mono <= beat + rules.offline_after_ms)
             && mono > due.max(calm_since) + sweep_ms
         {
             return Err(format!("offline {} ms after a beat", mono - due));

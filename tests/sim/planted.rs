@@ -1,4 +1,5 @@
-//! The simulator's own proof: bugs are planted, and each must be caught within a few seeds that pass without it.
+//! The simulator's own proof: bugs are planted, and each must be caught within a few seeds that
+//! pass without it.
 
 use greendot::planted::{Planted, plant};
 
@@ -8,7 +9,13 @@ use crate::{Plan, plan, run, split};
 const SEEDS: u64 = 60;
 
 /// The first seed whose run fails; panics if none does. The same seed must pass without the bug.
-fn catch<O>(name: &str, bug: Option<Planted>, with: Plan, without: Plan, run: fn(Plan) -> Result<O, String>) -> String {
+fn catch<O>(
+    name: &str,
+    bug: Option<Planted>,
+    with: Plan,
+    without: Plan,
+    run: fn(Plan) -> Result<O, String>,
+) -> String {
     for seed in 1..=SEEDS {
         plant(bug);
         let caught = run(Plan { seed, ..with });
@@ -26,7 +33,10 @@ fn catch<O>(name: &str, bug: Option<Planted>, with: Plan, without: Plan, run: fn
 
 fn each<O>(bugs: &[Planted], plan: Plan, run: fn(Plan) -> Result<O, String>) {
     for bug in bugs {
-        println!("{}", catch(&format!("{bug:?}"), Some(*bug), plan, plan, run));
+        println!(
+            "{}",
+            catch(&format!("{bug:?}"), Some(*bug), plan, plan, run)
+        );
     }
 }
 

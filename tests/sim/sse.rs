@@ -1,7 +1,9 @@
-//! What a client makes of the bytes it reads: an HTTP/1.1 response reader and an event-stream reader of the simulator's own.
+//! What a client makes of the bytes it reads: an HTTP/1.1 response reader and an event-stream
+//! reader of the simulator's own.
 //!
-//! Shares no code with the server: what the server writes is held against the standards as read here. Anything out of form is
-//! an `Err` with what was wrong, which the world turns into a failed run.
+//! Shares no code with the server: what the server writes is held against the standards as read
+//! here. Anything out of form is an `Err` with what was wrong, which the world turns into a failed
+//! run.
 
 use serde_json::Value;
 
@@ -69,8 +71,8 @@ impl Reader {
             let Some(data) = self.data.take() else {
                 return Err("a block of a stream has no data".into());
             };
-            let data =
-                serde_json::from_str(&data).map_err(|error| format!("an event's data is not JSON: {error}: {data}"))?;
+            let data = serde_json::from_str(&data)
+                .map_err(|error| format!("an event's data is not JSON: {error}: {data}"))?;
             let (name, id) = (std::mem::take(&mut self.name), self.id.take());
             out.push(Read::Event(Event { name, data, id }));
             return Ok(());
@@ -85,7 +87,9 @@ impl Reader {
         match line.split_once(": ") {
             Some(("event", name)) => self.name = name.to_owned(),
             Some(("data", data)) if self.data.is_none() => self.data = Some(data.to_owned()),
-            Some(("id", id)) => self.id = Some(id.parse().map_err(|_| format!("id {id} is no time"))?),
+            Some(("id", id)) => {
+                self.id = Some(id.parse().map_err(|_| format!("id {id} is no time"))?)
+            }
             Some(("retry", ms)) if ms.parse::<u64>().is_ok_and(|ms| ms > 0) => {}
             _ => return Err(format!("a stream has the line {line:?}")),
         }
@@ -108,7 +112,9 @@ impl Reader {
         let (mut length, mut media, mut node) = (0, "", None);
         for line in lines {
             match line.split_once(": ") {
-                Some(("Content-Length", value)) => length = value.parse().map_err(|_| format!("{line:?}"))?,
+                Some(("Content-Length", value)) => {
+                    length = value.parse().map_err(|_| format!("{line:?}"))?
+                }
                 Some(("Content-Type", value)) => media = value,
                 Some(("Greendot-Node", value)) => node = Some(value.to_owned()),
                 Some(_) => {}
@@ -129,9 +135,8 @@ impl Reader {
         }
         let body = &self.bytes[end + 4..total];
         let body = match media {
-            "application/json" | "application/problem+json" => {
-                serde_json::from_slice(body).map_err(|error| format!("an answer's body is not JSON: {error}"))?
-            }
+            "application/json" | "application/problem+json" => serde_json::from_slice(body)
+                .map_err(|error| format!("an answer's body is not JSON: {error}"))?,
             _ => Value::Null,
         };
         if (status >= 400) != (media == "application/problem+json") {

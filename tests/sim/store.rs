@@ -1,7 +1,8 @@
 //! The store's files: a template with the chunk borders where they hurt, and copies of it.
 //!
-//! The template is made once a process and copied for each run: fillers take the slots between, so that the users whom the
-//! runs are about sit on both sides of each border of a chunk, its last slot included.
+//! The template is made once a process and copied for each run: fillers take the slots between, so
+//! that the users whom the runs are about sit on both sides of each border of a chunk, its last
+//! slot included.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,8 @@ pub(crate) fn users_max() -> u32 {
     template_slots() + ROOM
 }
 
-/// Names of all kinds: short, long and escaped throughout, multi-byte, and with what means something in a URL.
+/// Names of all kinds: short, long and escaped throughout, multi-byte, and with what means
+/// something in a URL.
 fn name(index: usize) -> String {
     match index % 6 {
         0 => format!("u{index}"),
@@ -80,7 +82,9 @@ fn root() -> &'static Path {
     static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
     ROOT.get_or_init(|| {
         let shm = Path::new("/dev/shm");
-        let made = tempfile::Builder::new().prefix("greendot-sim-").tempdir_in(shm);
+        let made = tempfile::Builder::new()
+            .prefix("greendot-sim-")
+            .tempdir_in(shm);
         made.or_else(|_| tempfile::tempdir())
             .expect("a folder for the runs' stores")
     })
@@ -96,7 +100,8 @@ fn template() -> &'static Path {
             unix: Unix::from_ms(EPOCH_MS - 1_000),
         };
         let settings = greendot::engine::settings::Settings::tiny();
-        let (presence, _) = Presence::open(&options(&dir, 1, 1, &settings), now).expect("a new store opens");
+        let (presence, _) =
+            Presence::open(&options(&dir, 1, 1, &settings), now).expect("a new store opens");
         let mut names = users().into_iter();
         for slot in 0..template_slots() {
             let into = slot % CHUNK_SLOTS;
@@ -107,7 +112,13 @@ fn template() -> &'static Path {
                 format!("f{slot}")
             };
             let user = User::parse(name.as_bytes()).expect("a legal name");
-            assert_eq!(presence.intern(user).expect("room for the template").index(), slot);
+            assert_eq!(
+                presence
+                    .intern(user)
+                    .expect("room for the template")
+                    .index(),
+                slot
+            );
         }
         presence.close(now).expect("the template is written");
         dir
@@ -120,8 +131,8 @@ const PAGE_BYTES: usize = 4_096;
 const FIRST_RECORD: usize = 128;
 const PAGE_CELLS: u32 = PAGE_BYTES as u32 / 8;
 
-/// Of each record of a users.log, how many slots there are with it and where it ends: a length, a slot of four bytes, so many
-/// bytes of id, a checksum of four.
+/// Of each record of a users.log, how many slots there are with it and where it ends: a length, a
+/// slot of four bytes, so many bytes of id, a checksum of four.
 fn records(log: &[u8]) -> Vec<(u32, usize)> {
     let mut ends = Vec::new();
     let mut at = FIRST_RECORD;
@@ -176,8 +187,9 @@ impl Folder {
         fs::copy(from.join(file), self.0.join(file)).expect("a copy of a store's file");
     }
 
-    /// What a power cut leaves of this folder, of which `flushed` is known to be on disk: the kernel may have written back any page
-    /// of the maps by itself, and of what was appended to users.log, which leads, all, nothing, or so many bytes.
+    /// What a power cut leaves of this folder, of which `flushed` is known to be on disk: the
+    /// kernel may have written back any page of the maps by itself, and of what was appended to
+    /// users.log, which leads, all, nothing, or so many bytes.
     pub(crate) fn cut(&self, flushed: &Folder, random: &mut Rng) -> (Folder, Kept) {
         let left = Folder::copy_of(&flushed.0);
         let slots = self.write_back_appended(&left, random);
@@ -188,7 +200,8 @@ impl Folder {
         (left, Kept { slots, stamps })
     }
 
-    /// Copies what was appended to users.log to `to`, up to some byte; returns how many slots that makes.
+    /// Copies what was appended to users.log to `to`, up to some byte; returns how many slots that
+    /// makes.
     fn write_back_appended(&self, to: &Folder, random: &mut Rng) -> u32 {
         let path = |folder: &Folder| folder.0.join("users.log");
         let read = |folder: &Folder| fs::read(path(folder)).expect("a store's file");

@@ -7,7 +7,8 @@ use greendot::wire::beat::{FleetKey, Writer};
 use crate::client::{Conn, Sub, Tear, Want, escape, get, json_list, post};
 use crate::world::{Datagram, Device, Parcel, World};
 
-/// Users of whom nothing is heard but the beats of their faithful devices; they sit in different chunks, one in a last slot.
+/// Users of whom nothing is heard but the beats of their faithful devices; they sit in different
+/// chunks, one in a last slot.
 const FAITHFUL: [usize; 3] = [2, 9, 16];
 
 /// An action and its weight.
@@ -40,7 +41,10 @@ impl World {
     pub(crate) fn populate(&mut self) {
         for _ in 0..self.workload.usize(4..14) {
             let user = (self.workload.u8(0..3) > 0).then(|| self.any_user());
-            self.subs.push(Sub { user, ..Sub::default() });
+            self.subs.push(Sub {
+                user,
+                ..Sub::default()
+            });
         }
         for _ in 0..self.workload.usize(2..7) {
             let user = self.any_user();
@@ -80,7 +84,9 @@ impl World {
     }
 
     fn any_users(&mut self, max: usize) -> Vec<usize> {
-        (0..self.workload.usize(1..=max)).map(|_| self.any_user()).collect()
+        (0..self.workload.usize(1..=max))
+            .map(|_| self.any_user())
+            .collect()
     }
 
     fn any_shard(&mut self) -> usize {
@@ -88,7 +94,10 @@ impl World {
     }
 
     fn named(&self, users: &[usize]) -> Vec<&str> {
-        users.iter().map(|user| self.names[*user].as_str()).collect()
+        users
+            .iter()
+            .map(|user| self.names[*user].as_str())
+            .collect()
     }
 
     /// A connection to some shard, in the accept queue.
@@ -116,7 +125,8 @@ impl World {
 
     /// An idle connection that is no stream, or a new one.
     fn api_conn(&mut self) -> u32 {
-        let idle = |conn: &Conn| conn.plain && !conn.half_closed && !conn.reset && conn.wants.len() < 4;
+        let idle =
+            |conn: &Conn| conn.plain && !conn.half_closed && !conn.reset && conn.wants.len() < 4;
         let open: Vec<u32> = self
             .conns
             .iter()
@@ -218,7 +228,11 @@ impl World {
 
     fn edit(&mut self) {
         let sub = self.workload.usize(0..self.subs.len());
-        let Some(stream) = self.subs[sub].stream.clone().filter(|_| self.subs[sub].edit.is_none()) else {
+        let Some(stream) = self.subs[sub]
+            .stream
+            .clone()
+            .filter(|_| self.subs[sub].edit.is_none())
+        else {
             return;
         };
         let add = if self.workload.u8(0..4) > 0 {
@@ -238,7 +252,10 @@ impl World {
         };
         // Whom it may watch or not is left alone, so that each outcome is clear.
         let perhaps = &self.subs[sub].perhaps;
-        let add: Vec<usize> = add.into_iter().filter(|user| !perhaps.contains(user)).collect();
+        let add: Vec<usize> = add
+            .into_iter()
+            .filter(|user| !perhaps.contains(user))
+            .collect();
         let body = format!(
             "{{\"add\":{},\"remove\":{}}}",
             json_list(&self.named(&add)),
@@ -315,7 +332,10 @@ impl World {
         match self.workload.u8(0..3) {
             0 => {
                 users = vec![self.any_user()];
-                bytes = get(&format!("/v1/presence/{}", escape(&self.names[users[0]])), "");
+                bytes = get(
+                    &format!("/v1/presence/{}", escape(&self.names[users[0]])),
+                    "",
+                );
             }
             1 => {
                 users = self.any_users(2);
@@ -391,7 +411,8 @@ impl World {
             4 => post("/v1/beat", "", &deep, None),
             5 => post("/v1/beat", "", &format!("{{\"users\":{five}}}"), None),
             6 => b"GET / HTTP/1.1\nHost: sim\n\n".to_vec(),
-            7 => b"POST /v1/beat HTTP/1.1\r\nHost: sim\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            7 => b"POST /v1/beat HTTP/1.1\r\nHost: sim\r\nContent-Length: 1\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n"
                 .to_vec(),
             8 => get(&format!("/v1/stream?{}", seven.join("&")), ""),
             9 => post(
@@ -436,7 +457,8 @@ impl World {
         self.listen(key);
     }
 
-    /// The client of a connection with one request under way shuts its sending half and waits for the answer.
+    /// The client of a connection with one request under way shuts its sending half and waits for
+    /// the answer.
     fn listen(&mut self, key: u32) {
         let conn = self.conns.get_mut(&key).expect("it has just asked");
         conn.half_closed = true;
@@ -571,10 +593,15 @@ impl World {
         self.send(Parcel::Datagram(shard, datagram), 0);
     }
 
-    /// Devices beat on their own, on the grid of the sweeps, where expiry is decided to the millisecond.
+    /// Devices beat on their own, on the grid of the sweeps, where expiry is decided to the
+    /// millisecond.
     pub(crate) fn fire_devices(&mut self) {
         for at in 0..self.devices.len() {
-            let Device { user, due, faithful } = self.devices[at];
+            let Device {
+                user,
+                due,
+                faithful,
+            } = self.devices[at];
             if due > self.mono {
                 continue;
             }

@@ -1,7 +1,9 @@
-//! The world: several engines of one node, one virtual clock, and what happens between them and their clients.
+//! The world: several engines of one node, one virtual clock, and what happens between them and
+//! their clients.
 //!
-//! Owns time, the mailboxes, the sockets and the turn, driven as the shard thread drives it. Never sleeps: the clock jumps to the
-//! next thing due. What the clients want is in `workload.rs`, what goes wrong in `faults.rs`, what must hold in `checks.rs`.
+//! Owns time, the mailboxes, the sockets and the turn, driven as the shard thread drives it. Never
+//! sleeps: the clock jumps to the next thing due. What the clients want is in `workload.rs`, what
+//! goes wrong in `faults.rs`, what must hold in `checks.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -167,16 +169,26 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(plan: Plan) -> World {
-        let stream = |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
+        let stream =
+            |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
         let mut faults = stream(3);
         let shards = shard_count(&mut faults);
         let tiny = Settings::tiny();
-        // A quarter of the runs leaves time for a stall of one shard to be noticed by the others, and for its beats to be read late.
+        // A quarter of the runs leaves time for a stall of one shard to be noticed by the others,
+        // and for its beats to be read late.
         let patient = faults.u8(0..4) == 0;
         let settings = Settings {
             sweep_slots_per_turn_max: [256, 1_024, 1_024, 4_096][faults.usize(0..4)],
-            offline_after_ms: if patient { 6_000 } else { tiny.offline_after_ms },
-            beat_skew_max_ms: if patient { 12_000 } else { tiny.beat_skew_max_ms },
+            offline_after_ms: if patient {
+                6_000
+            } else {
+                tiny.offline_after_ms
+            },
+            beat_skew_max_ms: if patient {
+                12_000
+            } else {
+                tiny.beat_skew_max_ms
+            },
             ..tiny
         };
         assert_eq!(settings.check(), Ok(()));
@@ -190,7 +202,9 @@ impl World {
         let keys = Keys::parse(&key.to_hex()).expect("one key");
         let names = store::users();
         let known = store::known_users();
-        let users: Vec<User> = (0..names.len()).map(|user| User::new(user < known)).collect();
+        let users: Vec<User> = (0..names.len())
+            .map(|user| User::new(user < known))
+            .collect();
         let mut world = World {
             plan,
             step: 0,
@@ -257,8 +271,8 @@ impl World {
         self.boot += 1;
         let now = self.now();
         let options = store::options(self.folder.path(), shards, self.boot_id(), &self.settings);
-        let (presence, report) =
-            Presence::open(&options, now).unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
+        let (presence, report) = Presence::open(&options, now)
+            .unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
         self.torn_tails += u64::from(report.torn_bytes > 0);
         let presence = Arc::new(presence);
         self.flusher = Some(presence.flusher(u64::MAX));
@@ -309,7 +323,8 @@ impl World {
     /// Ends the run: names what is needed to see it again.
     pub(crate) fn fail(&self, why: String) -> ! {
         panic!(
-            "{why}\n  at step {} ({} ms, {} shards); replay with\n  SIM_SEED=0x{:x} SIM_STEPS={} cargo test --test sim",
+            "{why}\n  at step {} ({} ms, {} shards); replay with\n  SIM_SEED=0x{:x} SIM_STEPS={} \
+             cargo test --test sim",
             self.step,
             self.mono,
             self.shards.len(),
@@ -335,7 +350,8 @@ impl World {
     /// Sends something through the network, to arrive after `delay_ms`.
     pub(crate) fn send(&mut self, parcel: Parcel, delay_ms: u64) {
         self.parcels_sent += 1;
-        self.parcels.insert((self.mono + delay_ms, self.parcels_sent), parcel);
+        self.parcels
+            .insert((self.mono + delay_ms, self.parcels_sent), parcel);
     }
 
     /// Lets everything happen that is due up to `until`, and makes it that time.
@@ -358,7 +374,11 @@ impl World {
                 self.mono = next;
             }
             self.fire_devices();
-            while let Some(entry) = self.parcels.first_entry().filter(|entry| entry.key().0 <= self.mono) {
+            while let Some(entry) = self
+                .parcels
+                .first_entry()
+                .filter(|entry| entry.key().0 <= self.mono)
+            {
                 let parcel = entry.remove();
                 self.deliver(parcel);
             }
@@ -413,7 +433,10 @@ impl World {
         let full = self.shards[to].mailbox.len() >= self.settings.mailbox_max;
         if full && !mail.must_arrive() {
             let now = self.now();
-            self.shards[to].engine.counters().add(Counter::LimitMailbox, 1);
+            self.shards[to]
+                .engine
+                .counters()
+                .add(Counter::LimitMailbox, 1);
             if mail.bounces() {
                 let Mail::Edit(edit) = &mail else {
                     unreachable!("only edits bounce")
@@ -471,7 +494,11 @@ impl World {
             self.shards[at].engine.check_invariants();
         }
 
-        let wake = self.shards[at].engine.poll_timeout().micros().div_ceil(1_000);
+        let wake = self.shards[at]
+            .engine
+            .poll_timeout()
+            .micros()
+            .div_ceil(1_000);
         let more = self.has_input(at);
         self.shards[at].wake = if more { 0 } else { wake };
     }
@@ -480,7 +507,8 @@ impl World {
         let shard = &self.shards[at];
         let conn_input = |key: &u32| {
             let conn = &self.conns[key];
-            let readable = !conn.paused && (!conn.inbound.is_empty() || (conn.half_closed && !conn.eof_told));
+            let readable =
+                !conn.paused && (!conn.inbound.is_empty() || (conn.half_closed && !conn.eof_told));
             conn.reset || readable || (conn.blocked && conn.room > 0)
         };
         shard.resync
@@ -504,7 +532,10 @@ impl World {
             self.observe();
         }
         if !self.shards[at].datagrams.is_empty() {
-            self.shards[at].engine.counters().add(Counter::LimitBeatsPerTurn, 1);
+            self.shards[at]
+                .engine
+                .counters()
+                .add(Counter::LimitBeatsPerTurn, 1);
         }
     }
 
@@ -600,7 +631,8 @@ impl World {
             };
             match want {
                 Want::Beat(users) if beats + refused > 0 => {
-                    // Refused means that there was no room for one of them; the others' beats counted.
+                    // Refused means that there was no room for one of them; the others' beats
+                    // counted.
                     if beats > 0 {
                         beats -= 1;
                     } else {
@@ -640,12 +672,19 @@ impl World {
             let key = self.shards[at].conns[&(id.index, id.generation)];
             self.settle_served(at, key, before);
         }
-        self.shards[at].engine.counters().add(Counter::LimitFlushesPerTurn, 1);
+        self.shards[at]
+            .engine
+            .counters()
+            .add(Counter::LimitFlushesPerTurn, 1);
     }
 
     /// The engine offers bytes to a socket: how many does it take?
     fn offered(&mut self, at: usize, id: ConnId, bytes: &[u8]) -> usize {
-        let Some(key) = self.shards[at].conns.get(&(id.index, id.generation)).copied() else {
+        let Some(key) = self.shards[at]
+            .conns
+            .get(&(id.index, id.generation))
+            .copied()
+        else {
             self.fail(format!("bytes for {id:?}, which is closed"));
         };
         self.note(bytes);
@@ -674,7 +713,11 @@ impl World {
         while let Some(close) = self.shards[at].engine.poll_close() {
             let id = close.conn;
             self.note(format!("{close:?}").as_bytes());
-            let Some(key) = self.shards[at].conns.get(&(id.index, id.generation)).copied() else {
+            let Some(key) = self.shards[at]
+                .conns
+                .get(&(id.index, id.generation))
+                .copied()
+            else {
                 self.fail(format!("{close:?} of a conn that is not open"));
             };
             match close.how {
@@ -683,7 +726,11 @@ impl World {
             }
         }
         while let Some(id) = self.shards[at].engine.poll_resume() {
-            if let Some(key) = self.shards[at].conns.get(&(id.index, id.generation)).copied() {
+            if let Some(key) = self.shards[at]
+                .conns
+                .get(&(id.index, id.generation))
+                .copied()
+            {
                 let conn = self.conns.get_mut(&key).expect("open");
                 conn.paused = false;
             }
@@ -709,7 +756,9 @@ impl World {
             self.note(format!("{to:?}{mail:?}").as_bytes());
             let targets: Vec<usize> = match to {
                 To::Shard(shard) => vec![usize::from(shard)],
-                To::Others => (0..self.shards.len()).filter(|shard| *shard != at).collect(),
+                To::Others => (0..self.shards.len())
+                    .filter(|shard| *shard != at)
+                    .collect(),
             };
             for target in targets {
                 if target == at || target >= self.shards.len() {

@@ -28,7 +28,13 @@ pub struct Count {
 impl Count {
     /// Asks all presence nodes and the kernel now.
     pub fn take(common: &Common, target: &Target) -> io::Result<Count> {
-        let scrape = || target.presence.iter().map(|node| Exposition::scrape(node.http)).sum();
+        let scrape = || {
+            target
+                .presence
+                .iter()
+                .map(|node| Exposition::scrape(node.http))
+                .sum()
+        };
         Ok(Count {
             metrics: (common.peer == Peer::Greendot).then(scrape).transpose()?,
             socket_drops: target.socket_drops(),
@@ -38,7 +44,9 @@ impl Count {
 
     /// The sum of all samples of a family; None where nothing is counted (a peer).
     pub(super) fn sum(&self, family: &str) -> Option<f64> {
-        self.metrics.as_ref().map(|metrics| metrics.sum(family, &[]))
+        self.metrics
+            .as_ref()
+            .map(|metrics| metrics.sum(family, &[]))
     }
 
     /// Datagrams received since `before`; all of `sent` where nothing is counted.
@@ -56,7 +64,12 @@ impl Count {
     }
 
     /// Waits until the server has received `sent` datagrams since `before`; false if it did not.
-    pub(super) fn await_received(common: &Common, target: &Target, before: &Count, sent: u64) -> io::Result<bool> {
+    pub(super) fn await_received(
+        common: &Common,
+        target: &Target,
+        before: &Count,
+        sent: u64,
+    ) -> io::Result<bool> {
         let limit_us = clock::now_us() + QUIET_US;
         loop {
             if Count::take(common, target)?.received_since(before, sent) >= sent as f64 {
@@ -69,8 +82,9 @@ impl Count {
         }
     }
 
-    /// As [`Count::take`], once what waits in the server's sockets has been counted too: when all that was sent is accounted for, or
-    /// nothing more has come for a while. (A server that has no core for a moment counts nothing either.)
+    /// As [`Count::take`], once what waits in the server's sockets has been counted too: when all
+    /// that was sent is accounted for, or nothing more has come for a while. (A server that has no
+    /// core for a moment counts nothing either.)
     pub(super) fn settled(
         common: &Common,
         target: &Target,
@@ -88,22 +102,31 @@ impl Count {
             let received = now.received_since(before, sent);
             let is_quiet = received == count.received_since(before, sent);
             let lost = sent as f64 - received;
-            let is_explained = lost == dropped_datagrams(now.dropped_since(before).unwrap_or(0.0), lost, per_drop);
+            let is_explained =
+                lost == dropped_datagrams(now.dropped_since(before).unwrap_or(0.0), lost, per_drop);
             if !is_quiet {
                 changed_us = now_us;
             }
-            if is_quiet && (is_explained || now_us > changed_us + QUIET_US) || now_us > start_us + SETTLE_US_MAX {
+            if is_quiet && (is_explained || now_us > changed_us + QUIET_US)
+                || now_us > start_us + SETTLE_US_MAX
+            {
                 return Ok(now);
             }
             count = now;
         }
     }
 
-    /// Datagrams that the server's socket dropped, and datagrams and beats that the server refused, since `before`.
+    /// Datagrams that the server's socket dropped, and datagrams and beats that the server refused,
+    /// since `before`.
     pub fn lost_since(&self, before: &Count) -> f64 {
         let dropped = self.dropped_since(before).unwrap_or(0.0);
         let refused = |count: &Count| {
-            let sum = |family| count.metrics.as_ref().map_or(0.0, |metrics| metrics.sum(family, &[]));
+            let sum = |family| {
+                count
+                    .metrics
+                    .as_ref()
+                    .map_or(0.0, |metrics| metrics.sum(family, &[]))
+            };
             sum("greendot_datagrams_refused_total") + sum("greendot_beats_refused_total")
         };
         dropped + refused(self) - refused(before)
@@ -118,7 +141,8 @@ impl Count {
         stalls(self) - stalls(before)
     }
 
-    /// Adds what was counted since `before`; returns the datagrams that were lost in the server's socket.
+    /// Adds what was counted since `before`; returns the datagrams that were lost in the server's
+    /// socket.
     pub(super) fn report(
         &self,
         before: &Count,
@@ -137,14 +161,19 @@ impl Count {
         let drops = dropped.unwrap_or(0.0);
         let (mut lost, mut received) = (drops, sent as f64 - drops);
         if let (Some(after), Some(before)) = (&self.metrics, &before.metrics) {
-            let delta = |family: &str, labels: &[&str]| after.sum(family, labels) - before.sum(family, labels);
+            let delta = |family: &str, labels: &[&str]| {
+                after.sum(family, labels) - before.sum(family, labels)
+            };
             received = delta("greendot_datagrams_received_total", &[]);
             let accepted = delta("greendot_beats_total", &["source=\"udp\""]);
             report.value("datagrams_received", received);
             report.value("beats_accepted", accepted);
             report.value("beats_accepted_per_s", accepted / seconds);
             let mut refused = 0.0;
-            for family in ["greendot_datagrams_refused_total", "greendot_beats_refused_total"] {
+            for family in [
+                "greendot_datagrams_refused_total",
+                "greendot_beats_refused_total",
+            ] {
                 for (reason, now) in after.by_label(family, "reason") {
                     let then = before
                         .by_label(family, "reason")
@@ -155,7 +184,9 @@ impl Count {
                         report.value(
                             &format!(
                                 "{}_{reason}",
-                                family.trim_start_matches("greendot_").trim_end_matches("_total")
+                                family
+                                    .trim_start_matches("greendot_")
+                                    .trim_end_matches("_total")
                             ),
                             now - then,
                         );
@@ -171,20 +202,27 @@ impl Count {
             report.value("datagrams_unaccounted_for", lost - by_socket);
             if received == 0.0 && sent > 0 {
                 report.doubts.push(
-                    "the server counted none of the datagrams sent: do --http and --udp name the same one?".to_owned(),
+                    "the server counted none of the datagrams sent: do --http and --udp name the \
+                     same one?"
+                        .to_owned(),
                 );
             } else if lost < by_socket {
-                report
-                    .doubts
-                    .push("the server received more than was sent: somebody else beats as well".to_owned());
+                report.doubts.push(
+                    "the server received more than was sent: somebody else beats as well"
+                        .to_owned(),
+                );
             }
-            // On the way to another machine much may happen; on this one a datagram is received or dropped by a socket.
+            // On the way to another machine much may happen; on this one a datagram is received or
+            // dropped by a socket.
             if dropped.is_some() && lost > by_socket {
                 report.fail_if((lost - by_socket) as u64, "datagrams are unaccounted for");
             }
         }
         report.value("datagrams_lost_ratio", lost / sent.max(1) as f64);
-        report.value_if("server_cpu_us_per_datagram", cpu_us.map(|us| us / received.max(1.0)));
+        report.value_if(
+            "server_cpu_us_per_datagram",
+            cpu_us.map(|us| us / received.max(1.0)),
+        );
         report.value_if(
             "server_cpu_us_per_beat",
             cpu_us.map(|us| us / received.max(1.0) / entries),
@@ -194,7 +232,8 @@ impl Count {
     }
 }
 
-/// How many of the `lost` datagrams a socket's `drops` explain, of which each stands for one datagram up to `per_drop`.
+/// How many of the `lost` datagrams a socket's `drops` explain, of which each stands for one
+/// datagram up to `per_drop`.
 fn dropped_datagrams(drops: f64, lost: f64, per_drop: f64) -> f64 {
     lost.clamp(drops, drops * per_drop)
 }
@@ -205,8 +244,15 @@ mod tests {
 
     #[test]
     fn a_drop_is_of_a_whole_send() {
-        // Two drops of sends of up to 52: any loss of 2 to 104 is theirs, more is not, and less was counted twice.
-        for (lost, theirs) in [(2.0, 2.0), (90.0, 90.0), (104.0, 104.0), (105.0, 104.0), (1.0, 2.0)] {
+        // Two drops of sends of up to 52: any loss of 2 to 104 is theirs, more is not, and less was
+        // counted twice.
+        for (lost, theirs) in [
+            (2.0, 2.0),
+            (90.0, 90.0),
+            (104.0, 104.0),
+            (105.0, 104.0),
+            (1.0, 2.0),
+        ] {
             assert_eq!(dropped_datagrams(2.0, lost, 52.0), theirs);
         }
         assert_eq!(dropped_datagrams(0.0, 7.0, 52.0), 0.0);

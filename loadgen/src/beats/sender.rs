@@ -1,7 +1,7 @@
 //! Datagrams out, many in one system call.
 //!
-//! Owns the sockets and the choice between GSO, sendmmsg and single sends. Where the kernel offers GSO and a device on the way
-//! then refuses it, sendmmsg takes over for the rest of the run.
+//! Owns the sockets and the choice between GSO, sendmmsg and single sends. Where the kernel offers
+//! GSO and a device on the way then refuses it, sendmmsg takes over for the rest of the run.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
@@ -35,7 +35,11 @@ enum Way {
 }
 
 impl Sender {
-    pub(super) fn new(target: SocketAddr, args: &BeatsArgs, datagram_bytes: usize) -> io::Result<Sender> {
+    pub(super) fn new(
+        target: SocketAddr,
+        args: &BeatsArgs,
+        datagram_bytes: usize,
+    ) -> io::Result<Sender> {
         let flows = (0..args.flows.max(1))
             .map(|_| {
                 let socket = udp_to(target)?;
@@ -43,11 +47,17 @@ impl Sender {
                 Ok((socket, state))
             })
             .collect::<io::Result<Vec<_>>>()?;
-        let segments_max = flows.first().map_or(1, |(_, state)| state.max_gso_segments());
+        let segments_max = flows
+            .first()
+            .map_or(1, |(_, state)| state.max_gso_segments());
         let way = match (args.batching, segments_max) {
             (Batching::None, _) => Way::Single,
             (Batching::Mmsg, _) | (Batching::Auto, 0..=1) => Way::Mmsg,
-            (Batching::Gso, 0..=1) => return Err(io::Error::other("--batching gso: this kernel has no UDP_SEGMENT")),
+            (Batching::Gso, 0..=1) => {
+                return Err(io::Error::other(
+                    "--batching gso: this kernel has no UDP_SEGMENT",
+                ));
+            }
             (_, segments) => Way::Gso(segments.min(SEND_BYTES_MAX / datagram_bytes).max(1)),
         };
         Ok(Sender {
@@ -68,8 +78,8 @@ impl Sender {
         }
     }
 
-    /// Datagrams that a full socket at the other end can drop as one: a segmented send arrives whole where UDP_GRO is set, and
-    /// the kernel counts one drop for it.
+    /// Datagrams that a full socket at the other end can drop as one: a segmented send arrives
+    /// whole where UDP_GRO is set, and the kernel counts one drop for it.
     pub(super) fn datagrams_per_drop(&self) -> usize {
         match self.way {
             Way::Gso(segments) => segments,
@@ -91,7 +101,8 @@ impl Sender {
         self.blocked
     }
 
-    /// Sends `datagrams`, each of `datagram_bytes`; how many of them, from the first on, the kernel took.
+    /// Sends `datagrams`, each of `datagram_bytes`; how many of them, from the first on, the kernel
+    /// took.
     pub(super) fn send(&mut self, datagrams: &[u8], datagram_bytes: usize) -> io::Result<u64> {
         self.next_flow = (self.next_flow + 1) % self.flows.len();
         let count = (datagrams.len() / datagram_bytes) as u64;
@@ -110,7 +121,12 @@ impl Sender {
             }
         };
         match taken {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::ConnectionRefused
+                ) =>
+            {
                 self.blocked += 1;
                 Ok(0)
             }
@@ -131,7 +147,10 @@ fn send_many(socket: &UdpSocket, datagrams: &[u8], datagram_bytes: usize) -> io:
         .take(MESSAGES_MAX)
         .map(|datagram| [IoSlice::new(datagram)])
         .collect();
-    let mut controls: Vec<_> = slices.iter().map(|_| SendAncillaryBuffer::default()).collect();
+    let mut controls: Vec<_> = slices
+        .iter()
+        .map(|_| SendAncillaryBuffer::default())
+        .collect();
     let mut messages: Vec<_> = slices
         .iter()
         .zip(&mut controls)
@@ -149,9 +168,15 @@ mod tests {
 
     #[test]
     fn datagrams_arrive_whole_and_apart_however_they_are_sent() {
-        for (batching, way) in [("auto", None), ("mmsg", Some(Way::Mmsg)), ("none", Some(Way::Single))] {
+        for (batching, way) in [
+            ("auto", None),
+            ("mmsg", Some(Way::Mmsg)),
+            ("none", Some(Way::Single)),
+        ] {
             let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-            receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            receiver
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
             let line = ["loadgen", "beats", "--flows", "1", "--batching", batching];
             let cli = <Cli as clap::Parser>::parse_from(line);
             let Scenario::Beats(args) = &cli.scenario else {

@@ -1,4 +1,5 @@
-//! Whether the server may be holding expiries: after a stall of its own it puts off telling anybody offline for silence, as it should.
+//! Whether the server may be holding expiries: after a stall of its own it puts off telling anybody
+//! offline for silence, as it should.
 //!
 //! Owns the thread that asks. A server that does not answer may be stalled, and hold them next.
 
@@ -39,7 +40,9 @@ impl Holds {
                 if let Ok(all) = answers.collect::<Result<Vec<_>, _>>() {
                     let all: Exposition = all.into_iter().sum();
                     let stalls = all.sum("greendot_stalls_total", &[]);
-                    let stalled = stalls_before.replace(stalls).is_some_and(|before| before != stalls);
+                    let stalled = stalls_before
+                        .replace(stalls)
+                        .is_some_and(|before| before != stalls);
                     let now_us = clock::now_us();
                     if stalled || all.sum("greendot_expiries_held", &[]) > 0.0 {
                         asker.held_us.store(now_us, Ordering::Relaxed);
@@ -52,9 +55,11 @@ impl Holds {
         Holds(known)
     }
 
-    /// Whether an expiry that was due before `now_us` may have been put off; `settle_us`: within this it would have been told.
+    /// Whether an expiry that was due before `now_us` may have been put off; `settle_us`: within
+    /// this it would have been told.
     pub(super) fn may_hold(&self, now_us: u64, settle_us: u64) -> bool {
-        let [answered_us, held_us] = [&self.0.answered_us, &self.0.held_us].map(|us| us.load(Ordering::Relaxed));
+        let [answered_us, held_us] =
+            [&self.0.answered_us, &self.0.held_us].map(|us| us.load(Ordering::Relaxed));
         now_us > answered_us + SILENCE_US_MAX || (held_us > 0 && now_us < held_us + settle_us)
     }
 }

@@ -1,4 +1,5 @@
-//! One process's part of `churn`'s world: who is online, whose links break, and whether what its watchers are told is true.
+//! One process's part of `churn`'s world: who is online, whose links break, and whether what its
+//! watchers are told is true.
 //!
 //! Owns the plan of sessions, beats and reconnects, and the views. Judges by [`History`] alone.
 
@@ -26,11 +27,13 @@ use crate::truth::{self, History, Tolerance, Verdict};
 const VIEWS_PER_CHECK: usize = 4_096;
 /// Numbers of these users start here, apart from those of the other scenarios.
 const FIRST_USER: u64 = 2 << 32;
-/// A beat may be on its way, or wait for its turn at the server, for this long, ms; a quarter of `offline_after_ms` if that is less.
+/// A beat may be on its way, or wait for its turn at the server, for this long, ms; a quarter of
+/// `offline_after_ms` if that is less.
 const FLIGHT_MS_MAX: u64 = 1_000;
 /// Between two passes of the loop at most; a longer gap is a stall of ours, us.
 const GAP_US_MAX: u64 = 50_000;
-/// A server's clock that says otherwise than it said by this much has been set, ms (it follows the wall clock from 1 s on).
+/// A server's clock that says otherwise than it said by this much has been set, ms (it follows the
+/// wall clock from 1 s on).
 const CLOCK_SET_MS_MIN: u64 = 900;
 
 /// What happens next, and to whom.
@@ -46,10 +49,11 @@ struct Contact {
     user: u64,
     since: u64,
     online: bool,
-    /// A real-time node has said that it does not know; whatever was known before is no longer to be believed.
+    /// A real-time node has said that it does not know; whatever was known before is no longer to
+    /// be believed.
     unknown: bool,
-    /// Delivery is at least once: this state may come once more. It came about while the stream was opened, or was told in the
-    /// place of one that was skipped.
+    /// Delivery is at least once: this state may come once more. It came about while the stream was
+    /// opened, or was told in the place of one that was skipped.
     again: bool,
     /// Found to disagree with the truth, and counted.
     wrong: bool,
@@ -80,7 +84,8 @@ pub(super) struct World<'a> {
     asked_us: Vec<u64>,
     /// When this process was last seen at work.
     pulse_us: u64,
-    /// When it was not: the end and the length of each stall, us. Of what went on meanwhile it cannot know when.
+    /// When it was not: the end and the length of each stall, us. Of what went on meanwhile it
+    /// cannot know when.
     stalls: Vec<(u64, u64)>,
     holds: Option<Holds>,
     checked: usize,
@@ -91,8 +96,8 @@ pub(super) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(super) fn new(common: &Common, args: &'a ChurnArgs, share: Share) -> World<'a> {
-        let [first_user, end_user] =
-            [share.first, share.first + share.count].map(|at| args.users * at as u64 / args.watchers.max(1) as u64);
+        let [first_user, end_user] = [share.first, share.first + share.count]
+            .map(|at| args.users * at as u64 / args.watchers.max(1) as u64);
         let users = end_user - first_user;
         let graph = Graph {
             publishers: users,
@@ -158,17 +163,28 @@ impl<'a> World<'a> {
 
     /// How long it was not at work after `from_us`, ms.
     fn stalled_ms(&self, from_us: u64) -> u64 {
-        let late = self.stalls.iter().rev().take_while(|(end_us, _)| *end_us >= from_us);
-        late.map(|(_, length_us)| length_us).sum::<u64>().div_ceil(1_000)
+        let late = self
+            .stalls
+            .iter()
+            .rev()
+            .take_while(|(end_us, _)| *end_us >= from_us);
+        late.map(|(_, length_us)| length_us)
+            .sum::<u64>()
+            .div_ceil(1_000)
     }
 
-    /// How long a state may have stood at `now_us` without having been told, ms: while we were stalled, and as long after, nobody
-    /// could have told us.
+    /// How long a state may have stood at `now_us` without having been told, ms: while we were
+    /// stalled, and as long after, nobody could have told us.
     fn settle_ms(&self, now_us: u64) -> u64 {
         let settle_us = self.tolerance.settle_ms * 1_000;
         let recent = self.stalls.iter().rev();
-        let recent = recent.take_while(|(end_us, length_us)| end_us + length_us + settle_us >= now_us);
-        self.tolerance.settle_ms + recent.map(|(_, length_us)| length_us).sum::<u64>().div_ceil(1_000)
+        let recent =
+            recent.take_while(|(end_us, length_us)| end_us + length_us + settle_us >= now_us);
+        self.tolerance.settle_ms
+            + recent
+                .map(|(_, length_us)| length_us)
+                .sum::<u64>()
+                .div_ceil(1_000)
     }
 
     /// What the server's clock says at `now_us`, Unix ms.
@@ -176,7 +192,8 @@ impl<'a> World<'a> {
         self.server_clock.unix_ms(now_us)
     }
 
-    /// Opens all watchers and plans everybody's first session; `holds`: whether the server may be late on purpose.
+    /// Opens all watchers and plans everybody's first session; `holds`: whether the server may be
+    /// late on purpose.
     pub(super) fn set_up(&mut self, fleet: &mut Fleet, holds: Holds) -> io::Result<()> {
         self.holds = Some(holds);
         let limit_us = clock::now_us() + 30_000_000;
@@ -184,11 +201,15 @@ impl<'a> World<'a> {
             fleet.open(watcher)?;
             fleet.poll(clock::now_us() + 200, self)?;
         }
-        let knows_all = |watcher: &Watcher| watcher.told && !watcher.contacts.iter().any(|contact| contact.unknown);
+        let knows_all = |watcher: &Watcher| {
+            watcher.told && !watcher.contacts.iter().any(|contact| contact.unknown)
+        };
         while !self.watchers.iter().all(knows_all) {
             fleet.poll(clock::now_us() + 20_000, self)?;
             if clock::now_us() > limit_us || self.found.refused > 0 {
-                return Err(io::Error::other("not every watcher was told hello and snapshot"));
+                return Err(io::Error::other(
+                    "not every watcher was told hello and snapshot",
+                ));
             }
         }
         if self
@@ -196,9 +217,12 @@ impl<'a> World<'a> {
             .iter()
             .any(|watcher| watcher.contacts.iter().any(|contact| contact.online))
         {
-            return Err(io::Error::other("a user is online already; choose another --seed"));
+            return Err(io::Error::other(
+                "a user is online already; choose another --seed",
+            ));
         }
-        if self.beat_interval_ms == 0 || self.tolerance.offline_after_ms <= self.tolerance.settle_ms {
+        if self.beat_interval_ms == 0 || self.tolerance.offline_after_ms <= self.tolerance.settle_ms
+        {
             return Err(io::Error::other(format!(
                 "the server's hello names offline_after_ms {}; it must be above --settle",
                 self.tolerance.offline_after_ms
@@ -218,7 +242,12 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    pub(super) fn live(&mut self, fleet: &mut Fleet, cause: &mut Cause, line: &ProgressLine) -> io::Result<()> {
+    pub(super) fn live(
+        &mut self,
+        fleet: &mut Fleet,
+        cause: &mut Cause,
+        line: &ProgressLine,
+    ) -> io::Result<()> {
         let mut next_check_us = self.start_us;
         loop {
             let now_us = clock::now_us();
@@ -238,7 +267,10 @@ impl<'a> World<'a> {
                     _ => break,
                 }
             }
-            let due_us = self.acts.peek().map_or(self.end_us, |Reverse((due_us, _))| *due_us);
+            let due_us = self
+                .acts
+                .peek()
+                .map_or(self.end_us, |Reverse((due_us, _))| *due_us);
             fleet.poll(due_us.min(next_check_us).min(self.end_us), self)?;
             if now_us >= next_check_us {
                 next_check_us = now_us + 10_000;
@@ -252,8 +284,15 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Does what was due at `due_us`. What follows from it is planned from then, so that falling behind makes nothing rarer.
-    fn act(&mut self, act: Act, due_us: u64, fleet: &mut Fleet, cause: &mut Cause) -> io::Result<()> {
+    /// Does what was due at `due_us`. What follows from it is planned from then, so that falling
+    /// behind makes nothing rarer.
+    fn act(
+        &mut self,
+        act: Act,
+        due_us: u64,
+        fleet: &mut Fleet,
+        cause: &mut Cause,
+    ) -> io::Result<()> {
         let now_us = clock::now_us();
         match act {
             Act::Begin(user) => {
@@ -304,7 +343,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// When the beat after the one that was due at `due_us` is, or the end of the session, if that is earlier.
+    /// When the beat after the one that was due at `due_us` is, or the end of the session, if that
+    /// is earlier.
     fn next_beat_us(&mut self, user: u64, due_us: u64) -> u64 {
         let end_us = self.session_end_us[user as usize];
         let next_us = due_us + self.beat_interval_ms * (900 + self.rng.u64(..200));
@@ -371,7 +411,11 @@ impl<'a> World<'a> {
             if !watcher.told {
                 continue;
             }
-            for contact in watcher.contacts.iter_mut().filter(|contact| !contact.unknown) {
+            for contact in watcher
+                .contacts
+                .iter_mut()
+                .filter(|contact| !contact.unknown)
+            {
                 let history = &self.histories[contact.user as usize];
                 let is_put_off = may_hold && contact.online && history.ends_in_silence();
                 let truth = history.steady(now_ms, &tolerance).filter(|_| !is_put_off);
@@ -385,7 +429,11 @@ impl<'a> World<'a> {
     }
 
     /// Everybody falls silent; when the last has expired, every view must say so.
-    pub(super) fn last_judgement(&mut self, fleet: &mut Fleet, line: &ProgressLine) -> io::Result<u64> {
+    pub(super) fn last_judgement(
+        &mut self,
+        fleet: &mut Fleet,
+        line: &ProgressLine,
+    ) -> io::Result<u64> {
         for watcher in 0..self.watchers.len() {
             if fleet.is_closed(watcher) {
                 fleet.open(watcher)?;
@@ -430,7 +478,11 @@ impl<'a> World<'a> {
             .number(record.user.as_bytes())
             .and_then(|number| number.checked_sub(self.first_user));
         let contacts = &mut self.watchers[watcher].contacts;
-        let contact = number.and_then(|user| contacts.binary_search_by_key(&user, |contact| contact.user).ok());
+        let contact = number.and_then(|user| {
+            contacts
+                .binary_search_by_key(&user, |contact| contact.user)
+                .ok()
+        });
         let Some(contact) = contact.map(|at| &mut contacts[at]) else {
             self.found.unreadable += 1;
             return;
@@ -442,7 +494,8 @@ impl<'a> World<'a> {
         // What follows an unknown belongs to the snapshot that said so.
         let snapshot = std::mem::take(&mut contact.unknown) || snapshot;
         let Some(since) = record.since else {
-            // Never seen: all there is to say of it is that it is offline. A snapshot replaces what was known, and must not forget.
+            // Never seen: all there is to say of it is that it is offline. A snapshot replaces what
+            // was known, and must not forget.
             self.found.unreadable += u64::from(online || !snapshot);
             self.found.contradictions += u64::from(snapshot && contact.since > 0);
             contact.online &= !snapshot;
@@ -469,7 +522,8 @@ impl<'a> World<'a> {
         }
         self.found.tell(now_us.saturating_sub(self.start_us));
         let user = contact.user as usize;
-        let from_us = now_us.saturating_sub((now_ms.saturating_sub(since) + self.tolerance.flight_ms) * 1_000);
+        let from_us = now_us
+            .saturating_sub((now_ms.saturating_sub(since) + self.tolerance.flight_ms) * 1_000);
         let tolerance = Tolerance {
             flight_ms: self.tolerance.flight_ms + self.stalled_ms(from_us),
             ..self.tolerance
@@ -512,12 +566,14 @@ impl Handler for World<'_> {
                 None => self.found.unreadable += 1,
             },
             b"snapshot" => {
-                let readable = record::parse_snapshot(&event.data, |record| self.tell(conn, &record, true));
+                let readable =
+                    record::parse_snapshot(&event.data, |record| self.tell(conn, &record, true));
                 self.found.unreadable += u64::from(!readable);
                 self.watchers[conn].told = true;
             }
             b"hello" => {
-                let hello: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
+                let hello: serde_json::Value =
+                    serde_json::from_slice(&event.data).unwrap_or_default();
                 let ms = |name: &str| hello[name].as_u64().unwrap_or(0);
                 self.beat_interval_ms = ms("beat_interval_ms");
                 self.tolerance.offline_after_ms = ms("offline_after_ms");

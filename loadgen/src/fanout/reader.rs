@@ -1,7 +1,9 @@
-//! Who reads the watchers' streams of a `fanout`: this process, or several workers where there are too many for one.
+//! Who reads the watchers' streams of a `fanout`: this process, or several workers where there are
+//! too many for one.
 //!
-//! Owns what the two have in common, and what workers say. A worker only keeps the books of its watchers: what was caused it
-//! need not know, because the process that causes it judges all books together.
+//! Owns what the two have in common, and what workers say. A worker only keeps the books of its
+//! watchers: what was caused it need not know, because the process that causes it judges all books
+//! together.
 
 use std::io;
 use std::sync::mpsc::TryRecvError;
@@ -36,7 +38,10 @@ pub(super) enum Word {
         server_clock: ServerClock,
     },
     /// How many states it was told, and when the last one.
-    Progress { deliveries: u64, last_delivery_us: u64 },
+    Progress {
+        deliveries: u64,
+        last_delivery_us: u64,
+    },
     /// Everything, and its last word.
     Books(Box<Account>),
 }
@@ -131,7 +136,9 @@ impl Reader {
             asleep_us,
         } = self
         else {
-            let Reader::Here(fleet) = self else { return Ok(()) };
+            let Reader::Here(fleet) = self else {
+                return Ok(());
+            };
             return fleet.poll(until_us, watchers);
         };
         workers.check()?;
@@ -157,8 +164,13 @@ impl Reader {
         Ok(())
     }
 
-    /// Ends the streams and brings all books together; how busy the busiest worker was, 0 if there are none.
-    pub(super) fn finish(&mut self, shares: &[Share], watchers: &mut Watchers<'_>) -> io::Result<f64> {
+    /// Ends the streams and brings all books together; how busy the busiest worker was, 0 if there
+    /// are none.
+    pub(super) fn finish(
+        &mut self,
+        shares: &[Share],
+        watchers: &mut Watchers<'_>,
+    ) -> io::Result<f64> {
         if let Reader::Workers { workers, .. } = self {
             workers.order("close")?;
         }
@@ -171,7 +183,10 @@ impl Reader {
             }
             self.poll(clock::now_us() + 100_000, watchers)?;
         }
-        let Reader::Workers { workers, accounts, .. } = self else {
+        let Reader::Workers {
+            workers, accounts, ..
+        } = self
+        else {
             return Ok(0.0);
         };
         workers.wait()?;
@@ -190,7 +205,8 @@ impl Reader {
     }
 }
 
-/// A worker: reads the streams of `share` until it is told to close (or its input ends), and hands over its books.
+/// A worker: reads the streams of `share` until it is told to close (or its input ends), and hands
+/// over its books.
 pub(super) fn work(common: &Common, args: &FanoutArgs, share: Share) -> io::Result<()> {
     let mut fleet = Fleet::new(Target::new(common)?.streams, share.first, share.count)?;
     let mut watchers = Watchers::new(common, args, share.count);

@@ -66,7 +66,10 @@ fn a_storm_is_over_when_all_were_lost_and_are_back() {
 fn a_stream_comes_back_when_its_retry_says() {
     let mut h = herd(0);
     h.storm = true;
-    let told = |retry_ms| Lasting { retry_ms, last_id: 0 };
+    let told = |retry_ms| Lasting {
+        retry_ms,
+        last_id: 0,
+    };
     h.gone(0, 5_000_000, Gone::Eof, told(700));
     assert_eq!(h.next_return_us(), 5_700_000);
     h.returning.clear();

@@ -49,7 +49,10 @@ fn all_is_well() {
     assert_eq!((j.each.count(), j.each.max_us()), (6, 900));
     assert_eq!((j.first.count(), j.first.max_us()), (3, 400));
     assert_eq!((j.last.count(), j.last.percentile_us(0.0)), (3, 900));
-    assert_eq!((l.deliveries(), l.unsettled(&ALLOW), l.changes()), (6, 0, 3));
+    assert_eq!(
+        (l.deliveries(), l.unsettled(&ALLOW), l.changes()),
+        (6, 0, 3)
+    );
 }
 
 #[test]
@@ -67,16 +70,25 @@ fn books_kept_by_two_processes_say_the_same() {
     let mut merged = ledger(3);
     for (first, part) in parts.into_iter().enumerate() {
         let text = serde_json::to_string(&part.into_books()).unwrap();
-        merged.absorb(first, serde_json::from_str(&text).unwrap()).unwrap();
+        merged
+            .absorb(first, serde_json::from_str(&text).unwrap())
+            .unwrap();
     }
     assert_eq!(sums(&merged), [1, 0, 0, 2, 1, 0]);
     assert_eq!(sums(&merged), sums(&whole));
     assert_eq!((merged.surplus(), whole.surplus()), (1, 1));
-    assert_eq!((&merged.tellings[..], &whole.tellings[..]), (&[4, 2][..], &[4, 2][..]));
+    assert_eq!(
+        (&merged.tellings[..], &whole.tellings[..]),
+        (&[4, 2][..], &[4, 2][..])
+    );
     assert_eq!((merged.views, merged.told), (whole.views, whole.told));
     let stranger = Ledger::new(0, 1, 2).into_books();
     assert!(ledger(1).absorb(0, stranger).is_none());
-    assert!(ledger(1).absorb(2, Ledger::new(0, 1, 1).into_books()).is_none());
+    assert!(
+        ledger(1)
+            .absorb(2, Ledger::new(0, 1, 1).into_books())
+            .is_none()
+    );
 }
 
 #[test]
@@ -149,7 +161,8 @@ fn a_skipped_state_is_coalesced_while_others_are_still_told() {
     let mut l = ledger(3);
     tell(&mut l, 0, 0, 400);
     tell(&mut l, 1, 0, 400);
-    // Told to the one only 90 ms after, when the next is due: the other was still waiting and may skip it.
+    // Told to the one only 90 ms after, when the next is due: the other was still waiting and may
+    // skip it.
     tell(&mut l, 0, 1, 90_000);
     tell(&mut l, 0, 2, 95_000);
     tell(&mut l, 1, 2, 95_000);
@@ -204,7 +217,13 @@ fn another_status_with_the_same_time_is_another_state() {
     let mut lied_to = ledger(4);
     for n in 0..4 {
         tell(&mut lied_to, 0, n, 400);
-        lied_to.tell(1, 0, n.is_multiple_of(2) && n != 2, 1_001 + n * 100, n * 100_000 + 400);
+        lied_to.tell(
+            1,
+            0,
+            n.is_multiple_of(2) && n != 2,
+            1_001 + n * 100,
+            n * 100_000 + 400,
+        );
     }
     assert_eq!(sums(&l), [1, 0, 0, 0, 0, 0]);
     assert_eq!(sums(&lied_to), [1, 0, 1, 0, 0, 0]);
@@ -212,7 +231,8 @@ fn another_status_with_the_same_time_is_another_state() {
 
 #[test]
 fn a_state_that_comes_before_its_cause_is_none() {
-    // Offline is told 50 ms after online, and again nothing when the publisher leaves 100 ms after it came.
+    // Offline is told 50 ms after online, and again nothing when the publisher leaves 100 ms after
+    // it came.
     let mut l = ledger(4);
     for n in 0..4 {
         let early_ms = if n % 2 == 1 { 50 } else { 0 };

@@ -1,4 +1,5 @@
-//! A presence server small enough to be seen through: one thread, all users in a map. It can be told to lie.
+//! A presence server small enough to be seen through: one thread, all users in a map. It can be
+//! told to lie.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -25,7 +26,8 @@ pub(crate) enum Lie {
     Flip,
     /// Sends the opposite in its place, with the right time.
     Opposite,
-    /// Tells whoever came online offline this many ms later, so that the real goodbye changes nothing.
+    /// Tells whoever came online offline this many ms later, so that the real goodbye changes
+    /// nothing.
     Premature(u64),
     /// Tells an online user offline too early: after half the time.
     Impatient,
@@ -207,7 +209,8 @@ impl World {
             let is_counted = self.manners.lie != Lie::Miscount || !self.handled.is_multiple_of(7);
             self.counted.datagrams += u64::from(is_counted);
             if let Ok(beats) = open(&datagram[..length], &keys, Unix::from_ms(now), 30_000) {
-                let users: Vec<String> = beats.users().map(|user| user.as_str().to_owned()).collect();
+                let users: Vec<String> =
+                    beats.users().map(|user| user.as_str().to_owned()).collect();
                 self.counted.beats += if beats.leave { 0 } else { users.len() as u64 };
                 users
                     .iter()
@@ -217,7 +220,9 @@ impl World {
             }
         }
         let Manners {
-            lie, offline_after_ms, ..
+            lie,
+            offline_after_ms,
+            ..
         } = self.manners;
         let is_expired = |user: &User| match lie {
             Lie::Premature(after_ms) => now >= user.since + after_ms,
@@ -273,12 +278,19 @@ impl World {
     }
 
     fn flip(&mut self, name: &str, online: bool, now: u64) {
-        let Some(user) = self.users.get_mut(name) else { return };
+        let Some(user) = self.users.get_mut(name) else {
+            return;
+        };
         user.online = online;
         user.since = now.max(user.since + 1);
         let user = *user;
-        let event =
-            |user: User| format!("event: presence\nid: {now}\ndata: {}\n\n", record(name, Some(user))).into_bytes();
+        let event = |user: User| {
+            format!(
+                "event: presence\nid: {now}\ndata: {}\n\n",
+                record(name, Some(user))
+            )
+            .into_bytes()
+        };
         for conn in &mut self.conns {
             if !conn
                 .watching
@@ -335,7 +347,8 @@ impl World {
             .windows(4)
             .position(|window| window == b"\r\n\r\n")
         {
-            let head = String::from_utf8(self.conns[at].received.drain(..end + 4).collect()).unwrap();
+            let head =
+                String::from_utf8(self.conns[at].received.drain(..end + 4).collect()).unwrap();
             self.handle();
             self.answer(at, &head, unix_ms());
         }
@@ -366,7 +379,8 @@ impl World {
                 ..
             } = self.manners;
             let text = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nevent: hello\nretry: {retry_ms}\n\
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n\
+                 event: hello\nretry: {retry_ms}\n\
                  data: {{\"stream\":\"1\",\"watching\":{},\"server_time\":{now},\"beat_interval_ms\":500,\"offline_after_ms\":{offline_after_ms}}}\n\n\
                  event: snapshot\nid: {now}\ndata: {{\"presence\":[{}]}}\n\n",
                 watching.len(),
@@ -381,7 +395,13 @@ impl World {
                 (_, Some(answer)) => answer.to_owned(),
                 _ => record(name, self.users.get(name).copied()),
             };
-            self.conns[at].send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+            self.conns[at].send(
+                format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+                .as_bytes(),
+            );
         }
     }
 
@@ -410,8 +430,10 @@ impl World {
             return "# EOF\n".to_owned();
         }
         format!(
-            "greendot_build_info{{version=\"fake\"}} 1\ngreendot_users {}\ngreendot_datagrams_received_total {datagrams}\n\
-             greendot_beats_total{{source=\"udp\"}} {beats}\ngreendot_datagrams_refused_total{{reason=\"mac\"}} {refused}\n# EOF\n",
+            "greendot_build_info{{version=\"fake\"}} 1\ngreendot_users {}\n\
+             greendot_datagrams_received_total {datagrams}\n\
+             greendot_beats_total{{source=\"udp\"}} {beats}\n\
+             greendot_datagrams_refused_total{{reason=\"mac\"}} {refused}\n# EOF\n",
             self.users.len()
         )
     }
@@ -433,11 +455,18 @@ impl Conn {
 fn record(name: &str, user: Option<User>) -> String {
     match user {
         Some(User {
-            online, since, beat, ..
+            online,
+            since,
+            beat,
+            ..
         }) if since > 0 => {
             let status = if online { "online" } else { "offline" };
-            format!("{{\"user\":\"{name}\",\"status\":\"{status}\",\"since\":{since},\"last_active\":{beat}}}")
+            format!(
+                "{{\"user\":\"{name}\",\"status\":\"{status}\",\"since\":{since},\"last_active\":{beat}}}"
+            )
         }
-        _ => format!("{{\"user\":\"{name}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}"),
+        _ => format!(
+            "{{\"user\":\"{name}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}"
+        ),
     }
 }

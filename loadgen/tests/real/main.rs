@@ -1,7 +1,7 @@
 //! Every subcommand for a second or two against the real server: nothing is to be found wrong.
 //!
-//! The server is the `greendot` beside the generator in the target folder (`cargo test --workspace` builds both), or
-//! `BENCH_SERVER`. Where there is none, the tests say so and pass.
+//! The server is the `greendot` beside the generator in the target folder (`cargo test --workspace`
+//! builds both), or `BENCH_SERVER`. Where there is none, the tests say so and pass.
 
 mod restart;
 mod split;
@@ -21,7 +21,8 @@ struct Server {
     _turn: Turn,
 }
 
-/// Floods run alone, or they would drown what other tests measure at the same time; the others run side by side.
+/// Floods run alone, or they would drown what other tests measure at the same time; the others run
+/// side by side.
 static TURNS: RwLock<()> = RwLock::new(());
 
 #[expect(dead_code, reason = "held, not read")]
@@ -61,7 +62,8 @@ fn program() -> Option<PathBuf> {
     serves.then_some(program)
 }
 
-/// Beats every half second, expires after 4 s: short enough to see expiries, long enough for a machine that dawdles.
+/// Beats every half second, expires after 4 s: short enough to see expiries, long enough for a
+/// machine that dawdles.
 fn server(turn: Turn, shards: &str) -> Option<Server> {
     server_with(
         turn,
@@ -117,7 +119,14 @@ fn listening(process: &mut Child) -> String {
 
 fn run(server: &Server, arguments: &[&str]) -> Value {
     let pid = server.process.id().to_string();
-    let servers = ["--http", &server.http, "--udp", &server.udp, "--server-pid", &pid];
+    let servers = [
+        "--http",
+        &server.http,
+        "--udp",
+        &server.udp,
+        "--server-pid",
+        &pid,
+    ];
     generate(server.folder.path(), &[arguments, &servers].concat())
 }
 
@@ -137,7 +146,11 @@ fn generate(folder: &Path, arguments: &[&str]) -> Value {
         String::from_utf8_lossy(&out.stdout),
         String::from_utf8_lossy(&out.stderr),
     );
-    assert_eq!(out.status.code(), Some(0), "{arguments:?}\n{told}{complaint}");
+    assert_eq!(
+        out.status.code(),
+        Some(0),
+        "{arguments:?}\n{told}{complaint}"
+    );
     serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()
 }
 
@@ -176,7 +189,10 @@ fn streams() {
             "user memory of the server, MiB",
         ] {
             let mut all = report["series"].as_array().into_iter().flatten();
-            assert!(all.any(|s| s["name"] == series), "no {series} in {report:#}");
+            assert!(
+                all.any(|s| s["name"] == series),
+                "no {series} in {report:#}"
+            );
         }
         assert!(value(&report, "server_user_bytes_per_stream") < 4_096.0);
     }
@@ -191,11 +207,17 @@ fn a_watch_is_weighed_apart_from_its_stream() {
         &server,
         &words("streams --streams 4000 --rate 4000 --watch 10 --hold 1s --weigh-watches"),
     );
-    let [all, alone, watch] =
-        ["stream", "stream_unwatching", "watch"].map(|of| value(&report, &format!("server_user_bytes_per_{of}")));
-    assert!((all - alone - 10.0 * watch).abs() < 1.0, "{all} {alone} {watch}");
+    let [all, alone, watch] = ["stream", "stream_unwatching", "watch"]
+        .map(|of| value(&report, &format!("server_user_bytes_per_{of}")));
+    assert!(
+        (all - alone - 10.0 * watch).abs() < 1.0,
+        "{all} {alone} {watch}"
+    );
     // The pages of some tables weigh a lot among so few; a watch takes a few bytes on either side.
-    assert!(alone > 0.0 && (4.0..100.0).contains(&watch), "{all} {alone} {watch}");
+    assert!(
+        alone > 0.0 && (4.0..100.0).contains(&watch),
+        "{all} {alone} {watch}"
+    );
 }
 
 #[test]
@@ -212,8 +234,17 @@ fn storm() {
     let Some(server) = server_with(Turn::beside(), "2", &flags) else {
         return;
     };
-    let report = run(&server, &words("storm --streams 100 --rate 1000 --watch 5 --hold 1s"));
-    let found = ["streams_back", "given_up", "reconnects", "false_transitions"].map(|name| value(&report, name));
+    let report = run(
+        &server,
+        &words("storm --streams 100 --rate 1000 --watch 5 --hold 1s"),
+    );
+    let found = [
+        "streams_back",
+        "given_up",
+        "reconnects",
+        "false_transitions",
+    ]
+    .map(|name| value(&report, name));
     assert_eq!(found, [100.0, 0.0, 100.0, 0.0]);
     assert!(
         report["notes"].as_array().is_some_and(Vec::is_empty),
@@ -221,10 +252,16 @@ fn storm() {
     );
 }
 
-/// All that was caused was told, or skipped for what came next where this machine dawdled; `run` has seen that nobody is accused.
+/// All that was caused was told, or skipped for what came next where this machine dawdled; `run`
+/// has seen that nobody is accused.
 fn all_told(report: &Value, states: f64) {
-    let [deliveries, coalesced, missing] = ["deliveries", "coalesced", "missing"].map(|name| value(report, name));
-    assert_eq!((deliveries + coalesced, missing), (states, 0.0), "{report:#}");
+    let [deliveries, coalesced, missing] =
+        ["deliveries", "coalesced", "missing"].map(|name| value(report, name));
+    assert_eq!(
+        (deliveries + coalesced, missing),
+        (states, 0.0),
+        "{report:#}"
+    );
     assert!(deliveries > states / 2.0, "{report:#}");
 }
 
@@ -234,7 +271,10 @@ fn fanout_by_datagram_and_by_request() {
         return;
     };
     let fanout = "fanout --watchers 50 --publishers 4 --transitions 20 --rate 20";
-    for (seed, more) in ["", " --cause http", " --streams-per-process 20"].iter().enumerate() {
+    for (seed, more) in ["", " --cause http", " --streams-per-process 20"]
+        .iter()
+        .enumerate()
+    {
         let report = run(&server, &words(&format!("{fanout} --seed {seed}{more}")));
         all_told(&report, 1_000.0);
     }
@@ -246,7 +286,8 @@ fn fanout_of_many_publishers_by_request() {
     let Some(server) = server_with(Turn::alone(), "1", &[]) else {
         return;
     };
-    let line = "fanout --watchers 2 --publishers 1500 --transitions 3000 --rate max --lockstep --cause http";
+    let line = "fanout --watchers 2 --publishers 1500 --transitions 3000 --rate max --lockstep \
+                --cause http";
     let report = run(&server, &words(line));
     assert_eq!(value(&report, "deliveries"), 6_000.0, "{report:#}");
 }
@@ -261,11 +302,15 @@ fn fanout_back_to_back() {
         &words("fanout --watchers 20 --publishers 10 --transitions 2000 --rate max"),
     );
     assert_eq!(
-        (value(&report, "transitions"), value(&report, "never_caused")),
+        (
+            value(&report, "transitions"),
+            value(&report, "never_caused")
+        ),
         (2_000.0, 0.0)
     );
     // In lockstep nothing is skipped, however long it takes.
-    let lockstep = "fanout --seed 2 --watchers 20 --publishers 10 --transitions 200 --rate max --lockstep";
+    let lockstep =
+        "fanout --seed 2 --watchers 20 --publishers 10 --transitions 200 --rate max --lockstep";
     let report = run(&server, &words(lockstep));
     let told = ["deliveries", "coalesced", "missing"].map(|name| value(&report, name));
     assert_eq!(told, [4_000.0, 0.0, 0.0], "{report:#}");
@@ -310,9 +355,13 @@ fn beats_are_all_accounted_for() {
             batching,
         ];
         let report = run(&server, &flat_out);
-        assert_eq!(value(&report, "datagrams_unaccounted_for"), 0.0, "{report:#}");
-        let [sent, received, dropped] =
-            ["sent", "received", "dropped_by_server_socket"].map(|name| value(&report, &format!("datagrams_{name}")));
+        assert_eq!(
+            value(&report, "datagrams_unaccounted_for"),
+            0.0,
+            "{report:#}"
+        );
+        let [sent, received, dropped] = ["sent", "received", "dropped_by_server_socket"]
+            .map(|name| value(&report, &format!("datagrams_{name}")));
         assert_eq!(sent, received + dropped);
         assert!(received > 0.0, "{report:#}");
     }
@@ -327,7 +376,9 @@ fn beats_with_another_key_are_refused() {
     std::fs::write(&key, "7".repeat(64)).unwrap();
     let json = server.folder.path().join("refused.json");
     let out = Command::new(env!("CARGO_BIN_EXE_greendot-loadgen"))
-        .args(words("beats --users 100 --entries 10 --rate 1000 --seconds 500ms"))
+        .args(words(
+            "beats --users 100 --entries 10 --rate 1000 --seconds 500ms",
+        ))
         .args(["--http", &server.http, "--udp", &server.udp])
         .arg("--key-file")
         .arg(key)
@@ -345,7 +396,10 @@ fn beats_with_another_key_are_refused() {
     .map(|name| value(&report, name));
     assert_eq!(found, [50.0, 50.0, 50.0, 0.0], "{report:#}");
     let failures = serde_json::json!(["50 datagrams or beats were refused"]);
-    assert_eq!((out.status.code(), &report["failures"]), (Some(1), &failures));
+    assert_eq!(
+        (out.status.code(), &report["failures"]),
+        (Some(1), &failures)
+    );
 }
 
 #[test]
@@ -362,7 +416,10 @@ fn introduce_fails_where_not_all_can_be_known() {
         .unwrap();
     let complaint = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{complaint}");
-    assert!(complaint.contains("after 100000 were introduced"), "{complaint}");
+    assert!(
+        complaint.contains("after 100000 were introduced"),
+        "{complaint}"
+    );
 }
 
 #[test]
@@ -419,7 +476,12 @@ fn churn_finds_nothing_wrong() {
             "2s",
         ],
     );
-    for name in ["states_told", "goodbyes", "reconnects", "beats_lost_on_purpose"] {
+    for name in [
+        "states_told",
+        "goodbyes",
+        "reconnects",
+        "beats_lost_on_purpose",
+    ] {
         assert!(value(&report, name) > 3.0, "{name}");
     }
 }
@@ -431,17 +493,48 @@ fn plan_reckons_with_what_was_measured() {
     };
     let streams = run(
         &server,
-        &["streams", "--streams", "500", "--rate", "2000", "--hold", "1s"],
+        &[
+            "streams",
+            "--streams",
+            "500",
+            "--rate",
+            "2000",
+            "--hold",
+            "1s",
+        ],
     );
     let fanout = run(
         &server,
-        &["fanout", "--watchers", "50", "--transitions", "20", "--rate", "20"],
+        &[
+            "fanout",
+            "--watchers",
+            "50",
+            "--transitions",
+            "20",
+            "--rate",
+            "20",
+        ],
     );
     let beats = run(
         &server,
-        &["beats", "--users", "1000", "--rate", "20000", "--seconds", "500ms"],
+        &[
+            "beats",
+            "--users",
+            "1000",
+            "--rate",
+            "20000",
+            "--seconds",
+            "500ms",
+        ],
     );
-    let file = |name: &str| server.folder.path().join(format!("{name}.json")).display().to_string();
+    let file = |name: &str| {
+        server
+            .folder
+            .path()
+            .join(format!("{name}.json"))
+            .display()
+            .to_string()
+    };
     let costs = [file("streams"), file("fanout"), file("beats")].join(",");
     let model = [
         "--sessions-per-day",
@@ -455,9 +548,14 @@ fn plan_reckons_with_what_was_measured() {
     ];
     let report = run(
         &server,
-        &[&["plan", "--users", "1000000", "--costs", &costs][..], &model].concat(),
+        &[
+            &["plan", "--users", "1000000", "--costs", &costs][..],
+            &model,
+        ]
+        .concat(),
     );
-    // A tenth is online, beats every 10 s; 200 sessions a second begin and end at the peak; 5 of a user's 50 watchers are online.
+    // A tenth is online, beats every 10 s; 200 sessions a second begin and end at the peak; 5 of a
+    // user's 50 watchers are online.
     for (name, exact) in [
         ("online", 100_000.0),
         ("beats_per_s", 10_000.0),
@@ -465,7 +563,11 @@ fn plan_reckons_with_what_was_measured() {
         ("transitions_per_s", 400.0),
         ("deliveries_per_s", 2_000.0),
     ] {
-        assert_eq!(value(&report, &format!("users_1000000_{name}")), exact, "{name}");
+        assert_eq!(
+            value(&report, &format!("users_1000000_{name}")),
+            exact,
+            "{name}"
+        );
     }
     // A keep-alive was not measured: 12 us, every 15 s.
     let busy_us = 100_000.0 / 15.0 * 12.0
@@ -473,10 +575,16 @@ fn plan_reckons_with_what_was_measured() {
         + 2_000.0 * value(&fanout, "server_cpu_us_per_delivery")
         + 200.0 * value(&streams, "server_cpu_us_per_stream");
     let rounded = |value: f64| (value * 100.0).round() / 100.0;
-    assert_eq!(value(&report, "users_1000000_cores"), rounded(busy_us / 1e6 / 0.5));
-    // The kernel's share is learnt where slabinfo may be read and did grow: both ends were weighed, the server's is half.
+    assert_eq!(
+        value(&report, "users_1000000_cores"),
+        rounded(busy_us / 1e6 / 0.5)
+    );
+    // The kernel's share is learnt where slabinfo may be read and did grow: both ends were weighed,
+    // the server's is half.
     let slab = streams["values"]["kernel_slab_bytes_per_stream_both_ends"].as_f64();
-    let kernel_bytes = slab.filter(|bytes| *bytes > 0.0).map_or(4_300.0, |bytes| bytes / 2.0);
+    let kernel_bytes = slab
+        .filter(|bytes| *bytes > 0.0)
+        .map_or(4_300.0, |bytes| bytes / 2.0);
     let stream_bytes = value(&streams, "server_user_bytes_per_stream") + kernel_bytes + 50.0 * 16.0;
     assert_eq!(
         value(&report, "users_1000000_memory_gib"),
@@ -520,22 +628,32 @@ fn cores_starts_its_own_servers() {
     };
     let names = |report: &Value| -> Vec<String> {
         let all = report["series"].as_array().into_iter().flatten();
-        all.filter_map(|s| Some(s["name"].as_str()?.to_owned())).collect()
+        all.filter_map(|s| Some(s["name"].as_str()?.to_owned()))
+            .collect()
     };
     let (report, shares) = (
-        cores("beats", "--users 1000 --seconds 500ms --rate=200000 --entries 10"),
+        cores(
+            "beats",
+            "--users 1000 --seconds 500ms --rate=200000 --entries 10",
+        ),
         ["shard 0's busy ratio", "shard 1's busy ratio"],
     );
-    assert_eq!(names(&report), [&["beats_accepted_per_s"][..], &shares].concat());
+    assert_eq!(
+        names(&report),
+        [&["beats_accepted_per_s"][..], &shares].concat()
+    );
     assert!(value(&report, "shards_1_beats_accepted_per_s") > 1_000.0);
     // 10,000 datagrams in half a second are some work for whoever has them.
-    let both = ["shards_2_shard_0_busy_ratio", "shards_2_shard_1_busy_ratio"].map(|name| value(&report, name));
+    let both = ["shards_2_shard_0_busy_ratio", "shards_2_shard_1_busy_ratio"]
+        .map(|name| value(&report, name));
     assert!(
         value(&report, "shards_1_shard_0_busy_ratio") > 0.0 && both.iter().sum::<f64>() > 0.0,
         "{report:#}"
     );
     assert!(
-        report["servers"].as_array().is_some_and(|versions| versions.len() == 1),
+        report["servers"]
+            .as_array()
+            .is_some_and(|versions| versions.len() == 1),
         "{report:#}"
     );
     for (scenario, with, rate) in [
@@ -547,10 +665,16 @@ fn cores_starts_its_own_servers() {
         ),
     ] {
         let report = cores(scenario, with);
-        assert_eq!(names(&report), [&[rate, "p99, us"][..], &shares].concat(), "{report:#}");
+        assert_eq!(
+            names(&report),
+            [&[rate, "p99, us"][..], &shares].concat(),
+            "{report:#}"
+        );
         assert!(value(&report, "shards_2_p99_us") > 0.0);
     }
     let few = std::thread::available_parallelism().is_ok_and(|cores| cores.get() < 3);
-    let says = report["notes"].to_string().contains("not what another core would add");
+    let says = report["notes"]
+        .to_string()
+        .contains("not what another core would add");
     assert_eq!(says, few, "{report:#}");
 }

@@ -1,4 +1,5 @@
-//! `storm --restart`: the server is restarted in good order, and killed, while all streams are open.
+//! `storm --restart`: the server is restarted in good order, and killed, while all streams are
+//! open.
 
 use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
@@ -20,25 +21,37 @@ impl Drop for Service {
     }
 }
 
-/// `stop SIGNAL` ends the server and waits for that; `start` begins another one at the same addresses with the same files, and returns
-/// when it listens. Both are for a shell.
+/// `stop SIGNAL` ends the server and waits for that; `start` begins another one at the same
+/// addresses with the same files, and returns when it listens. Both are for a shell.
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 fn service(host: &str) -> Option<(Service, String, String)> {
     let program = program()?;
     let folder = tempfile::tempdir().unwrap();
-    // The addresses must be the same before and after, so the kernel cannot choose; each test has a host to itself.
-    let http = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().to_string();
-    let udp = UdpSocket::bind((host, 0)).unwrap().local_addr().unwrap().to_string();
+    // The addresses must be the same before and after, so the kernel cannot choose; each test has a
+    // host to itself.
+    let http = TcpListener::bind((host, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let udp = UdpSocket::bind((host, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
     let at = folder.path().display();
     // Whoever waits for the shell's output must not wait for the server's.
     let start = format!(
-        "{} serve --http {http} --udp {udp} --shards 2 --data-dir {at}/data --key-file {at}/fleet.key --beat-interval-ms 500 \
-         --offline-after-ms 10000 --retry-ms 300 --drain-ms 2000 > {at}/out 2> {at}/err < /dev/null & echo $! > {at}/pid; \
+        "{} serve --http {http} --udp {udp} --shards 2 --data-dir {at}/data --key-file \
+         {at}/fleet.key --beat-interval-ms 500 \
+         --offline-after-ms 10000 --retry-ms 300 --drain-ms 2000 > {at}/out 2> {at}/err < \
+         /dev/null & echo $! > {at}/pid; \
          for i in $(seq 200); do grep -q ^listening {at}/out && exit 0; sleep 0.05; done; exit 1",
         program.display()
     );
     let stop = format!(
-        "pid=$(cat {at}/pid); kill -SIGNAL $pid; while grep -qs '^State:.[^ZX]' /proc/$pid/status; do sleep 0.02; done; : > {at}/out; "
+        "pid=$(cat {at}/pid); kill -SIGNAL $pid; while grep -qs '^State:.[^ZX]' \
+         /proc/$pid/status; do sleep 0.02; done; : > {at}/out; "
     );
     std::fs::write(folder.path().join("fleet.key"), "6d".repeat(32)).unwrap();
     std::fs::write(folder.path().join("out"), "").unwrap();
@@ -48,7 +61,13 @@ fn service(host: &str) -> Option<(Service, String, String)> {
         udp,
         _turn: Turn::beside(),
     };
-    assert!(Command::new("sh").args(["-c", &start]).status().unwrap().success());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &start])
+            .status()
+            .unwrap()
+            .success()
+    );
     Some((service, stop, start))
 }
 
@@ -57,10 +76,18 @@ fn all_come_back(host: &str, signal: &str) {
         return;
     };
     let restart = format!("{}{start}", stop.replace("SIGNAL", signal));
-    let servers = ["--http", &service.http, "--udp", &service.udp, "--restart", &restart];
+    let servers = [
+        "--http",
+        &service.http,
+        "--udp",
+        &service.udp,
+        "--restart",
+        &restart,
+    ];
     let storm = words("storm --streams 100 --rate 1000 --watch 5 --hold 1s");
     let report = generate(service.folder.path(), &[&storm[..], &servers].concat());
-    let [back, given_up, flips] = ["streams_back", "given_up", "false_transitions"].map(|name| value(&report, name));
+    let [back, given_up, flips] =
+        ["streams_back", "given_up", "false_transitions"].map(|name| value(&report, name));
     assert_eq!((back, given_up), (100.0, 0.0), "{report:#}");
     assert!(value(&report, "reconnects") >= 100.0, "{report:#}");
     // Nobody was away for so long that it would be true.

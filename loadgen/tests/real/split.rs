@@ -1,4 +1,5 @@
-//! The generator against the two halves of greendot as processes of their own: two real-time and two presence nodes.
+//! The generator against the two halves of greendot as processes of their own: two real-time and
+//! two presence nodes.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -31,12 +32,18 @@ impl Drop for Split {
     }
 }
 
-/// Addresses that nobody listens at. The nodes of both halves must name each other before any of them runs, so the kernel
-/// cannot choose when they listen; each test's own host keeps their ports apart.
+/// Addresses that nobody listens at. The nodes of both halves must name each other before any of
+/// them runs, so the kernel cannot choose when they listen; each test's own host keeps their ports
+/// apart.
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 fn free_addresses() -> [(SocketAddr, SocketAddr); 4] {
     static HOSTS: AtomicU8 = AtomicU8::new(200);
-    let host = IpAddr::V4(Ipv4Addr::new(127, 0, 0, HOSTS.fetch_add(1, Ordering::Relaxed)));
+    let host = IpAddr::V4(Ipv4Addr::new(
+        127,
+        0,
+        0,
+        HOSTS.fetch_add(1, Ordering::Relaxed),
+    ));
     // All are held until all are known: no two of them are the same.
     let held = [(); 4].map(|()| {
         (
@@ -53,7 +60,8 @@ fn start(program: &Path, folder: &Path, name: &str, arguments: &[String]) -> Chi
         .arg(name)
         .args(arguments)
         .args(["--beat-interval-ms", "500", "--offline-after-ms", "4000"])
-        // A storm's streams are back before anybody has been away for too long, so that it may accuse.
+        // A storm's streams are back before anybody has been away for too long, so that it may
+        // accuse.
         .args(["--retry-ms", "300", "--key-file"])
         .arg(folder.join("fleet.key"))
         .stdout(Stdio::piped())
@@ -68,7 +76,11 @@ fn start(program: &Path, folder: &Path, name: &str, arguments: &[String]) -> Chi
 fn split() -> Option<Split> {
     let program = program()?;
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("fleet.key"), format!("{}\n", "6d".repeat(32))).unwrap();
+    std::fs::write(
+        folder.path().join("fleet.key"),
+        format!("{}\n", "6d".repeat(32)),
+    )
+    .unwrap();
     let [first, second, third, fourth] = free_addresses();
     let presence = [first, second].map(|(http, udp)| format!("udp://{udp},http://{http}"));
     let realtime = [third, fourth].map(|(http, _)| http);
@@ -76,7 +88,9 @@ fn split() -> Option<Split> {
 
     let mut split = Split {
         nodes: Vec::new(),
-        presence: [first, second].map(|(http, udp)| (http, udp.to_string())).into(),
+        presence: [first, second]
+            .map(|(http, udp)| (http, udp.to_string()))
+            .into(),
         flags: words(format!(
             "--realtime {} --realtime {} --presence {} --presence {}",
             realtime[0], realtime[1], presence[0], presence[1]
@@ -90,17 +104,22 @@ fn split() -> Option<Split> {
             "--http {http} --shards 2 --presence {} --presence {}",
             presence[0], presence[1]
         );
-        split.nodes.push(start(&program, folder, "realtime", &words(line)));
+        split
+            .nodes
+            .push(start(&program, folder, "realtime", &words(line)));
     }
     for (http, udp) in [first, second] {
         let data = folder.join(udp.port().to_string());
         let line = format!(
-            "--http {http} --udp {udp} --shards 1 --realtime http://{} --realtime http://{} --data-dir {}",
+            "--http {http} --udp {udp} --shards 1 --realtime http://{} --realtime http://{} \
+             --data-dir {}",
             realtime[0],
             realtime[1],
             data.display()
         );
-        split.nodes.push(start(&program, folder, "presence", &words(line)));
+        split
+            .nodes
+            .push(start(&program, folder, "presence", &words(line)));
     }
     for http in [first.0, second.0, third.0, fourth.0] {
         await_ready(http);
@@ -108,7 +127,8 @@ fn split() -> Option<Split> {
     Some(split)
 }
 
-/// Returns when the node has seen all nodes of the other half; panics if that takes longer than 20 s.
+/// Returns when the node has seen all nodes of the other half; panics if that takes longer than 20
+/// s.
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 fn await_ready(http: SocketAddr) {
     let mut client = Client::connect(http).unwrap();
@@ -158,7 +178,8 @@ fn fanout_by_datagram_request_and_put() {
     }
 }
 
-/// Each publisher of a fanout is known to the presence node that it belongs to, and to no other; to none if it was only put.
+/// Each publisher of a fanout is known to the presence node that it belongs to, and to no other; to
+/// none if it was only put.
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 fn check_homes(split: &Split, seed: u64, only_put: bool) {
     let nodes = Nodes::new(split.presence.iter().map(|(_, name)| name.as_str()));
@@ -167,10 +188,17 @@ fn check_homes(split: &Split, seed: u64, only_put: bool) {
         let id = population.id(publisher);
         for (node, (http, _)) in split.presence.iter().enumerate() {
             let path = format!("/v1/presence/{}", String::from_utf8_lossy(&id));
-            let answer = Client::connect(*http).unwrap().call("GET", &path, b"").unwrap();
+            let answer = Client::connect(*http)
+                .unwrap()
+                .call("GET", &path, b"")
+                .unwrap();
             let record: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
             let known = record["since"].is_u64();
-            assert_eq!(known, !only_put && nodes.of(&id) == node, "{record} at node {node}");
+            assert_eq!(
+                known,
+                !only_put && nodes.of(&id) == node,
+                "{record} at node {node}"
+            );
         }
     }
 }
@@ -178,7 +206,8 @@ fn check_homes(split: &Split, seed: u64, only_put: bool) {
 #[test]
 fn fanout_of_several_processes() {
     let Some(split) = split() else { return };
-    let line = "fanout --watchers 50 --publishers 4 --transitions 20 --rate 20 --streams-per-process 15";
+    let line =
+        "fanout --watchers 50 --publishers 4 --transitions 20 --rate 20 --streams-per-process 15";
     let report = run(&split, line);
     all_told(&report, 1_000.0);
 }
@@ -186,9 +215,15 @@ fn fanout_of_several_processes() {
 #[test]
 fn churn_with_loss_finds_nothing_wrong() {
     let Some(split) = split() else { return };
-    let line = "churn --users 200 --watchers 20 --minutes 0.15 --session 2s --link 2s --loss 0.2 --settle 2s";
+    let line = "churn --users 200 --watchers 20 --minutes 0.15 --session 2s --link 2s --loss 0.2 \
+                --settle 2s";
     let report = run(&split, line);
-    for name in ["states_told", "goodbyes", "reconnects", "beats_lost_on_purpose"] {
+    for name in [
+        "states_told",
+        "goodbyes",
+        "reconnects",
+        "beats_lost_on_purpose",
+    ] {
         assert!(value(&report, name) > 3.0, "{name}");
     }
 }
@@ -196,9 +231,15 @@ fn churn_with_loss_finds_nothing_wrong() {
 #[test]
 fn streams_and_storm_at_real_time_nodes() {
     let Some(split) = split() else { return };
-    let report = run(&split, "streams --streams 200 --rate 1000 --watch 5 --hold 500ms");
+    let report = run(
+        &split,
+        "streams --streams 200 --rate 1000 --watch 5 --hold 500ms",
+    );
     assert_eq!(value(&report, "streams_held"), 200.0);
-    let report = run(&split, "storm --seed 2 --streams 100 --rate 1000 --watch 5 --hold 2s");
+    let report = run(
+        &split,
+        "storm --seed 2 --streams 100 --rate 1000 --watch 5 --hold 2s",
+    );
     let back = ["streams_back", "given_up"].map(|name| value(&report, name));
     assert_eq!(back, [100.0, 0.0]);
 }

@@ -1,6 +1,7 @@
 //! Graceful shutdown.
 //!
-//! Owns the order in which connections end, spread over `drain_ms` so that their clients do not come back together.
+//! Owns the order in which connections end, spread over `drain_ms` so that their clients do not
+//! come back together.
 
 use super::Pass;
 use crate::engine::Engine;
@@ -16,7 +17,8 @@ const DRAIN_STEP_MS: u64 = 20;
 const GOODBYE_BYTES_MAX: usize = 256;
 
 impl Engine {
-    /// Graceful shutdown: streams are closed one after the other over `drain_ms`, with a wide `retry:`.
+    /// Graceful shutdown: streams are closed one after the other over `drain_ms`, with a wide
+    /// `retry:`.
     pub fn begin_drain(&mut self, now: Now) {
         if self.upkeep.drain.is_none() {
             self.upkeep.drain = Some(Pass {
@@ -33,7 +35,11 @@ impl Engine {
     }
 
     pub(super) fn drain_step(&mut self, now: Now) {
-        let Some(drain) = self.upkeep.drain.filter(|_| now.mono >= self.upkeep.drain_due) else {
+        let Some(drain) = self
+            .upkeep
+            .drain
+            .filter(|_| now.mono >= self.upkeep.drain_due)
+        else {
             return;
         };
         let (target, enough) = drain.target(now.mono, self.settings.drain_ms, self.conns.places());
@@ -43,7 +49,8 @@ impl Engine {
             }
         }
         // At the end it goes round again: for who was answered, or accepted, behind the cursor.
-        let round_again = target >= self.conns.places() && now.mono.ms_since(drain.started) >= self.settings.drain_ms;
+        let round_again = target >= self.conns.places()
+            && now.mono.ms_since(drain.started) >= self.settings.drain_ms;
         self.upkeep.drain = Some(Pass {
             cursor: if round_again { 0 } else { target },
             ..drain

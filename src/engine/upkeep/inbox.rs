@@ -41,7 +41,11 @@ impl Engine {
             }
             Mail::Answered(answered) => self.take_answers(&answered),
             Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
-            Mail::Reask { node, why, found_at } => self.begin_reask(node, why, found_at),
+            Mail::Reask {
+                node,
+                why,
+                found_at,
+            } => self.begin_reask(node, why, found_at),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }
     }
@@ -53,14 +57,17 @@ impl Engine {
         }
     }
 
-    /// This shard's mailbox overflowed: reads the published states anew instead of the mail that was lost.
+    /// This shard's mailbox overflowed: reads the published states anew instead of the mail that
+    /// was lost.
     pub fn handle_resync(&mut self, now: Now) {
         self.counters.add(Counter::Resyncs, 1);
         self.counters.add(Counter::LimitMailbox, 1);
         let floor = self.upkeep.mail_complete.minus_ms(RESYNC_SLACK_MS);
         match &mut self.upkeep.resync {
             // Begun anew it would not end before mail stops overflowing.
-            Some(under_way) => under_way.again = Some(under_way.again.map_or(floor, |other| other.min(floor))),
+            Some(under_way) => {
+                under_way.again = Some(under_way.again.map_or(floor, |other| other.min(floor)))
+            }
             None => self.begin_resync(floor, now),
         }
     }
@@ -78,7 +85,10 @@ impl Engine {
         if let Some(end) = resync.name {
             self.resync_names(end, &mut resync, now);
         } else {
-            let end = self.presence.users().min(resync.slot.saturating_add(CONNS_PER_CALL));
+            let end = self
+                .presence
+                .users()
+                .min(resync.slot.saturating_add(CONNS_PER_CALL));
             for slot in (resync.slot..end).map(Slot::new) {
                 let told = !planted::is(Planted::DeafResync);
                 if told && self.presence.changed_since(slot, resync.floor) {
@@ -109,11 +119,16 @@ impl Engine {
     fn resync_names(&mut self, end: usize, resync: &mut Resync, now: Now) {
         let mut found = Vec::new();
         let presence = &self.presence;
-        resync.name = self.watches.names_below(end, CONNS_PER_CALL as usize, |name, _| {
-            let slot = User::parse(name.as_bytes()).ok().and_then(|user| presence.lookup(user));
-            // A slot of which a mirror knows nothing says less than the name, which may have been answered for.
-            found.extend(slot.filter(|slot| presence.state(*slot, now).known));
-        });
+        resync.name = self
+            .watches
+            .names_below(end, CONNS_PER_CALL as usize, |name, _| {
+                let slot = User::parse(name.as_bytes())
+                    .ok()
+                    .and_then(|user| presence.lookup(user));
+                // A slot of which a mirror knows nothing says less than the name, which may have
+                // been answered for.
+                found.extend(slot.filter(|slot| presence.state(*slot, now).known));
+            });
         for slot in found {
             let online = self.presence.state(slot, now).online;
             self.tell(

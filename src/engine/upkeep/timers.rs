@@ -56,11 +56,16 @@ impl Engine {
             Phase::Lingering => return self.drop_conn(id),
             // Its stall is not over; nothing else ends it.
             Phase::Closing if due => {
-                conn.moment = self.timers.tick_in(now.mono, self.settings.write_stall_max_ms);
+                conn.moment = self
+                    .timers
+                    .tick_in(now.mono, self.settings.write_stall_max_ms);
             }
-            // It is neither idle nor slow to ask: its requests wait until it has read. Only a stall ends that.
+            // It is neither idle nor slow to ask: its requests wait until it has read. Only a stall
+            // ends that.
             Phase::Idle | Phase::Reading if due && conn.has(flag::PAUSED) => {
-                conn.moment = self.timers.tick_in(now.mono, self.settings.keep_alive_idle_ms);
+                conn.moment = self
+                    .timers
+                    .tick_in(now.mono, self.settings.keep_alive_idle_ms);
             }
             Phase::Idle if due => {
                 let idle = conn.has(flag::SERVED);
@@ -74,7 +79,8 @@ impl Engine {
             }
             Phase::Reading if due => {
                 self.counters.add(Counter::LimitRequestDeadline, 1);
-                let detail = "the request was not complete in time; its time is counted from its beginning";
+                let detail =
+                    "the request was not complete in time; its time is counted from its beginning";
                 return self.fail(id, problems::REQUEST_TIMEOUT, detail, now);
             }
             Phase::Waiting if due => return self.abandon_edit(id, now),
@@ -87,14 +93,22 @@ impl Engine {
     /// Looks at a connection at `due`, or when it has stalled for too long if that is sooner.
     pub(in crate::engine) fn look_at(&mut self, index: u32, due: Tick) {
         self.timers.set(index, due);
-        let stalled_since = self.conns.at(index).io.as_ref().and_then(|io| io.stalled_since);
+        let stalled_since = self
+            .conns
+            .at(index)
+            .io
+            .as_ref()
+            .and_then(|io| io.stalled_since);
         if let Some(since) = stalled_since {
-            let stall = self.timers.tick_at(since.plus_ms(self.settings.write_stall_max_ms));
+            let stall = self
+                .timers
+                .tick_at(since.plus_ms(self.settings.write_stall_max_ms));
             self.timers.set_sooner(index, stall);
         }
     }
 
-    /// A stream that has been silent for its time says a comment; one that has not is looked at again when it would have been.
+    /// A stream that has been silent for its time says a comment; one that has not is looked at
+    /// again when it would have been.
     fn keep_alive(&mut self, id: ConnId, now: Now) {
         let period_ms = self.keep_alive_ms(id.index);
         let quiet_until = self.timers.later(self.conns.at(id.index).moment, period_ms);
@@ -109,7 +123,8 @@ impl Engine {
         }
     }
 
-    /// A stream's own keep-alive period: up to a quarter shorter, so that streams opened together do not speak together.
+    /// A stream's own keep-alive period: up to a quarter shorter, so that streams opened together
+    /// do not speak together.
     pub(in crate::engine) fn keep_alive_ms(&self, index: u32) -> u64 {
         let base = self.settings.keep_alive_ms;
         let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);

@@ -20,24 +20,40 @@ fn told(watches: &mut Watches, conn: u32) -> Vec<u32> {
 fn marks_are_told_once() {
     let mut watches = Watches::default();
     assert_eq!(
-        watches.add(1, &mut vec![Target::slot(7), Target::slot(3), Target::slot(7)], false),
+        watches.add(
+            1,
+            &mut vec![Target::slot(7), Target::slot(3), Target::slot(7)],
+            false
+        ),
         2
     );
     assert_eq!(watches.add(2, &mut vec![Target::slot(7)], false), 1);
     let mut first = Vec::new();
     assert_eq!(
         watches.mark(7, |conn| first.push(conn)),
-        MarkCount { marks: 2, coalesced: 0 }
+        MarkCount {
+            marks: 2,
+            coalesced: 0
+        }
     );
     assert_eq!(
         watches.mark(7, |conn| first.push(conn)),
-        MarkCount { marks: 0, coalesced: 2 }
+        MarkCount {
+            marks: 0,
+            coalesced: 2
+        }
     );
     assert_eq!(
         watches.mark(3, |conn| first.push(conn)),
-        MarkCount { marks: 1, coalesced: 0 }
+        MarkCount {
+            marks: 1,
+            coalesced: 0
+        }
     );
-    assert_eq!(watches.mark(4, |conn| first.push(conn)), MarkCount::default());
+    assert_eq!(
+        watches.mark(4, |conn| first.push(conn)),
+        MarkCount::default()
+    );
     first.sort_unstable();
     assert_eq!(first, [1, 2]);
     assert_eq!(told(&mut watches, 1), [3, 7]);
@@ -50,7 +66,10 @@ fn whoever_is_added_again_is_marked_again() {
     let mut watches = Watches::default();
     let both = vec![Target::slot(3), watches.name("never seen")];
     assert_eq!(watches.add(1, &mut both.clone(), true), 2);
-    assert_eq!((watches.take_marks(1, 0, |_| true), watches.marks(1)), (0, 0));
+    assert_eq!(
+        (watches.take_marks(1, 0, |_| true), watches.marks(1)),
+        (0, 0)
+    );
     assert_eq!(watches.add(1, &mut both.clone(), true), 0);
     assert_eq!(watches.marks(1), 2);
     // Marked already, once.
@@ -78,7 +97,11 @@ fn a_visit_that_stops_keeps_the_rest() {
         (left, &seen[..]),
         (
             3,
-            &["Mark { of: Slot(0), last: false }", "Mark { of: Slot(1), last: false }"].map(String::from)[..]
+            &[
+                "Mark { of: Slot(0), last: false }",
+                "Mark { of: Slot(1), last: false }"
+            ]
+            .map(String::from)[..]
         )
     );
     let mut last = String::new();
@@ -101,12 +124,16 @@ fn a_name_becomes_a_slot_for_whoever_watched_it() {
     let mut first = Vec::new();
     assert!(watches.resolve("bob", 9, |conn| first.push(conn)));
     assert!(!watches.resolve("bob", 9, |_| unreachable!()));
-    assert_eq!((first, watches.named_len(), watches.len()), (vec![5, 4], 0, 3));
+    assert_eq!(
+        (first, watches.named_len(), watches.len()),
+        (vec![5, 4], 0, 3)
+    );
     assert_eq!(told(&mut watches, 5), [9]);
     watches.check_invariants();
 }
 
-/// For how many entries there is room: names, their index, publishers, words of lists, blocks of chains, streams.
+/// For how many entries there is room: names, their index, publishers, words of lists, blocks of
+/// chains, streams.
 fn room(watches: &Watches) -> [usize; 6] {
     let [_, table, index] = watches.names.sizes();
     let (words, blocks) = (watches.lists.capacity(), watches.watchers.capacity());
@@ -123,10 +150,15 @@ fn names_leave_nothing_behind() {
         watches.clear(0);
     }
     assert!(watches.is_empty() && watches.names.sizes()[0] == 0);
-    assert!(room(&watches).iter().all(|room| *room <= 1_024), "{:?}", room(&watches));
+    assert!(
+        room(&watches).iter().all(|room| *room <= 1_024),
+        "{:?}",
+        room(&watches)
+    );
 }
 
-/// 100,000 watches by name and 100,000 by slot, of 100 streams; one of a stream in the middle stays.
+/// 100,000 watches by name and 100,000 by slot, of 100 streams; one of a stream in the middle
+/// stays.
 #[test]
 fn what_a_crowd_took_is_given_back_though_somebody_stays() {
     let mut watches = Watches::default();
@@ -149,9 +181,17 @@ fn what_a_crowd_took_is_given_back_though_somebody_stays() {
     }
     watches.check_invariants();
     watches.cut_off(51);
-    assert_eq!((watches.len(), watches.named_len(), watches.marks(50)), (2, 1, 1));
-    // As many as an idle table keeps, and as many more as may go before it is worth moving what stays.
-    assert!(room(&watches).iter().all(|room| *room <= 4_096), "{:?}", room(&watches));
+    assert_eq!(
+        (watches.len(), watches.named_len(), watches.marks(50)),
+        (2, 1, 1)
+    );
+    // As many as an idle table keeps, and as many more as may go before it is worth moving what
+    // stays.
+    assert!(
+        room(&watches).iter().all(|room| *room <= 4_096),
+        "{:?}",
+        room(&watches)
+    );
     let lone = watches.find_name("nobody-50-777").unwrap();
     assert!(watches.has(50, lone) && watches.has(50, Target::slot(50_777)));
     let mut told = Vec::new();
@@ -217,7 +257,10 @@ fn what_is_moved_is_what_was_there() {
         } else if let Some(Err(name)) = list.iter().next_back().cloned() {
             let resolved = watches.resolve(&name, 1_000_000 + round, |_| ());
             assert!(resolved);
-            for list in model.iter_mut().filter(|list| list.contains(&Err(name.clone()))) {
+            for list in model
+                .iter_mut()
+                .filter(|list| list.contains(&Err(name.clone())))
+            {
                 list.remove(&Err(name.clone()));
                 list.insert(Ok(1_000_000 + round));
             }
@@ -240,7 +283,10 @@ fn what_is_moved_is_what_was_there() {
             }
         }
     }
-    assert!(moves.iter().all(|moves| *moves >= 3), "seldom moved: {moves:?}");
+    assert!(
+        moves.iter().all(|moves| *moves >= 3),
+        "seldom moved: {moves:?}"
+    );
 }
 
 #[test]

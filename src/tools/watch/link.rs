@@ -1,7 +1,7 @@
 //! One connection to `/v1/stream`: request out, response head in, then the stream's bytes.
 //!
-//! A bare socket rather than an HTTP client: what matters here is the silence between two reads, which clients do not
-//! offer to bound.
+//! A bare socket rather than an HTTP client: what matters here is the silence between two reads,
+//! which clients do not offer to bound.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -53,7 +53,9 @@ impl Link {
     ) -> Result<Link, Refusal> {
         let for_now = |error: std::io::Error| Refusal::ForNow(format!("{to}: {error}"));
         let socket = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT).map_err(for_now)?;
-        socket.set_read_timeout(Some(CONNECT_TIMEOUT)).map_err(for_now)?;
+        socket
+            .set_read_timeout(Some(CONNECT_TIMEOUT))
+            .map_err(for_now)?;
         (&socket)
             .write_all(&request(to, user, watch, last_event_id))
             .map_err(for_now)?;
@@ -65,10 +67,16 @@ impl Link {
             let _ = (&socket).take(REFUSAL_BYTES_MAX).read_to_end(&mut body);
             return Err(refusal(to, status, &body));
         }
-        socket.set_read_timeout(Some(READ_TIMEOUT)).map_err(for_now)?;
+        socket
+            .set_read_timeout(Some(READ_TIMEOUT))
+            .map_err(for_now)?;
         let early = head_bytes..buffer.len();
         buffer.resize(buffer.len().max(HEAD_BYTES_MAX), 0);
-        Ok(Link { socket, buffer, early })
+        Ok(Link {
+            socket,
+            buffer,
+            early,
+        })
     }
 
     /// What came next, within [`READ_TIMEOUT`].
@@ -81,14 +89,17 @@ impl Link {
             Ok(0) => Got::End("the server closed the stream".into()),
             Ok(n) => Got::Bytes(&self.buffer[..n]),
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Got::Nothing,
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
+                    Got::Nothing
+                }
                 _ => Got::End(error.to_string()),
             },
         }
     }
 }
 
-/// HTTP/1.0, so that no proxy on the way cuts the stream into chunks; POST, so that no list is too long.
+/// HTTP/1.0, so that no proxy on the way cuts the stream into chunks; POST, so that no list is too
+/// long.
 fn request(to: SocketAddr, user: Option<&str>, watch: &[String], last_event_id: &str) -> Vec<u8> {
     let body = match user {
         Some(user) => serde_json::json!({"user": user, "watch": watch}),
@@ -101,7 +112,8 @@ fn request(to: SocketAddr, user: Option<&str>, watch: &[String], last_event_id: 
         format!("Last-Event-ID: {last_event_id}\r\n")
     };
     let head = format!(
-        "POST /v1/stream HTTP/1.0\r\nHost: {to}\r\nAccept: text/event-stream\r\nContent-Type: application/json\r\n\
+        "POST /v1/stream HTTP/1.0\r\nHost: {to}\r\nAccept: text/event-stream\r\nContent-Type: \
+         application/json\r\n\
          Content-Length: {}\r\n{resume}\r\n",
         body.len()
     );
@@ -109,7 +121,11 @@ fn request(to: SocketAddr, user: Option<&str>, watch: &[String], last_event_id: 
 }
 
 /// Reads up to the head's end: status and length of the head. More may be in `buffer`.
-fn read_head(mut socket: &TcpStream, buffer: &mut Vec<u8>, to: SocketAddr) -> Result<(u16, usize), Refusal> {
+fn read_head(
+    mut socket: &TcpStream,
+    buffer: &mut Vec<u8>,
+    to: SocketAddr,
+) -> Result<(u16, usize), Refusal> {
     let for_now = |why: String| Refusal::ForNow(format!("{to}: {why}"));
     let mut chunk = [0; 4_096];
     while buffer.len() < HEAD_BYTES_MAX {
@@ -123,19 +139,27 @@ fn read_head(mut socket: &TcpStream, buffer: &mut Vec<u8>, to: SocketAddr) -> Re
         }
         buffer.extend_from_slice(&chunk[..n]);
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
-            let status = status_of(&buffer[..end]).ok_or_else(|| Refusal::ForGood(format!("{to}: no HTTP server")))?;
+            let status = status_of(&buffer[..end])
+                .ok_or_else(|| Refusal::ForGood(format!("{to}: no HTTP server")))?;
             return Ok((status, end + 4));
         }
     }
-    Err(Refusal::ForGood(format!("{to}: the answer's head does not end")))
+    Err(Refusal::ForGood(format!(
+        "{to}: the answer's head does not end"
+    )))
 }
 
-/// The status code of a head (RFC 9112 section 4); the headers of a stream hold nothing that this client decides on.
+/// The status code of a head (RFC 9112 section 4); the headers of a stream hold nothing that this
+/// client decides on.
 fn status_of(head: &[u8]) -> Option<u16> {
     let line = std::str::from_utf8(head.split(|&byte| byte == b'\r').next()?).ok()?;
     let code = line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?;
     let three_digits = code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit());
-    if three_digits { code.parse().ok() } else { None }
+    if three_digits {
+        code.parse().ok()
+    } else {
+        None
+    }
 }
 
 fn refusal(to: SocketAddr, status: u16, body: &[u8]) -> Refusal {
@@ -165,8 +189,10 @@ mod tests {
         let asked = String::from_utf8(request(to, Some("me\""), &["bob".into()], "17")).unwrap();
         assert_eq!(
             asked,
-            "POST /v1/stream HTTP/1.0\r\nHost: 127.0.0.1:8080\r\nAccept: text/event-stream\r\nContent-Type: application/json\r\n\
-             Content-Length: 31\r\nLast-Event-ID: 17\r\n\r\n{\"user\":\"me\\\"\",\"watch\":[\"bob\"]}"
+            "POST /v1/stream HTTP/1.0\r\nHost: 127.0.0.1:8080\r\nAccept: text/event-stream\r\n\
+             Content-Type: application/json\r\n\
+             Content-Length: 31\r\nLast-Event-ID: 17\r\n\r\n\
+             {\"user\":\"me\\\"\",\"watch\":[\"bob\"]}"
         );
         assert!(
             !String::from_utf8(request(to, None, &[], ""))

@@ -32,7 +32,11 @@ fn event(kind: &str, id: &str, data: &str) -> String {
     format!("event: {kind}\nid: {id}\ndata: {data}\n\n")
 }
 
-fn watcher<'a>(options: &'a Options, clock: &'a Clock, stop: &'a AtomicBool) -> Watcher<'a, Vec<u8>> {
+fn watcher<'a>(
+    options: &'a Options,
+    clock: &'a Clock,
+    stop: &'a AtomicBool,
+) -> Watcher<'a, Vec<u8>> {
     Watcher {
         options,
         clock,
@@ -60,7 +64,9 @@ fn hello_says_how_long_a_stream_may_be_silent() {
     for (keep_alive_ms, silence_max_ms) in [(60_000, 180_000), (u64::MAX, u64::MAX)] {
         let hello = Event {
             event: "hello".into(),
-            data: format!(r#"{{"server_time":9,"offline_after_ms":2,"keep_alive_ms":{keep_alive_ms}}}"#),
+            data: format!(
+                r#"{{"server_time":9,"offline_after_ms":2,"keep_alive_ms":{keep_alive_ms}}}"#
+            ),
             id: String::new(),
         };
         watcher.take(&hello, &mut Vec::new(), &mut None);
@@ -80,7 +86,9 @@ fn follows_over_disconnects() {
     let stop = Arc::new(AtomicBool::new(false));
     let stop_too = Arc::clone(&stop);
     let server = std::thread::spawn(move || {
-        let bob = |status, since| format!(r#"{{"user":"bob","status":"{status}","since":{since},"last_active":5}}"#);
+        let bob = |status, since| {
+            format!(r#"{{"user":"bob","status":"{status}","since":{since},"last_active":5}}"#)
+        };
         let (mut conn, first) = accept(&listener);
         assert!(
             first.starts_with("POST /v1/stream HTTP/1.0\r\n") && !first.contains("Last-Event-ID"),
@@ -91,10 +99,13 @@ fn follows_over_disconnects() {
             "{first}"
         );
         let snapshot = |record: String| format!(r#"{{"presence":[{record}]}}"#);
-        let hello =
-            "event: hello\nretry: 1\ndata: {\"server_time\":9,\"offline_after_ms\":2,\"keep_alive_ms\":15000}\n\n";
+        let hello = "event: hello\nretry: 1\ndata: \
+                     {\"server_time\":9,\"offline_after_ms\":2,\"keep_alive_ms\":15000}\n\n";
         // Torn inside an event.
-        let told = format!("{OK}{hello}{}", event("snapshot", "7", &snapshot(bob("offline", 3))));
+        let told = format!(
+            "{OK}{hello}{}",
+            event("snapshot", "7", &snapshot(bob("offline", 3)))
+        );
         let (one, two) = told.split_at(told.len() - 9);
         conn.write_all(one.as_bytes()).unwrap();
         conn.write_all(two.as_bytes()).unwrap();
@@ -104,15 +115,19 @@ fn follows_over_disconnects() {
 
         let (mut conn, second) = accept(&listener);
         assert!(second.contains("\r\nLast-Event-ID: 8\r\n"), "{second}");
-        conn.write_all(b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n").unwrap();
+        conn.write_all(b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
         drop(conn);
 
         let (mut conn, third) = accept(&listener);
         assert!(third.contains("\r\nLast-Event-ID: 8\r\n"), "{third}");
         // The same state again is no change; an unknown kind is ignored.
-        let again = event("snapshot", "9", &snapshot(bob("offline", 3))) + &event("weather", "9", "{}");
-        conn.write_all(format!("{OK}{again}{}", event("presence", "10", &bob("online", 10))).as_bytes())
-            .unwrap();
+        let again =
+            event("snapshot", "9", &snapshot(bob("offline", 3))) + &event("weather", "9", "{}");
+        conn.write_all(
+            format!("{OK}{again}{}", event("presence", "10", &bob("online", 10))).as_bytes(),
+        )
+        .unwrap();
         // Read to the client's end, which comes when it has been told to stop.
         std::thread::sleep(Duration::from_millis(300));
         stop_too.store(true, Ordering::Relaxed);

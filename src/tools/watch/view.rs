@@ -23,20 +23,23 @@ impl Record {
     }
 }
 
-/// Most rows of the table: it is redrawn in place, which a table taller than the terminal cannot be.
+/// Most rows of the table: it is redrawn in place, which a table taller than the terminal cannot
+/// be.
 const ROWS_MAX: usize = 20;
 
 /// The watched users in the order given, and what is known of each.
 ///
-/// A stream's own order is right: the last state told is the state. Between two streams it is not, for the next may come from a
-/// node that has heard less. So what a new stream tells that is older than what a former one told waits for the stream's next id,
-/// which says up to when it has been told everything.
+/// A stream's own order is right: the last state told is the state. Between two streams it is not,
+/// for the next may come from a node that has heard less. So what a new stream tells that is older
+/// than what a former one told waits for the stream's next id, which says up to when it has been
+/// told everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct View {
     rows: Vec<Row>,
     /// The stream's last id.
     told_up_to: Option<u64>,
-    /// Silence after which the server calls somebody offline, in ms; as long as no hello has named it, any.
+    /// Silence after which the server calls somebody offline, in ms; as long as no hello has named
+    /// it, any.
     pub offline_after_ms: u64,
 }
 
@@ -102,18 +105,22 @@ impl View {
         }
     }
 
-    /// The stream has been told everything up to `id`: what it says replaces what former streams told of that time (the server has
-    /// lost it). Returns the states that are shown now and were not. An id that comes again says nothing new.
+    /// The stream has been told everything up to `id`: what it says replaces what former streams
+    /// told of that time (the server has lost it). Returns the states that are shown now and were
+    /// not. An id that comes again says nothing new.
     ///
-    /// After a step back of the server's clock ids are small, and take back nothing until they have come up to what is shown: a
-    /// node that has heard less looks just so.
+    /// After a step back of the server's clock ids are small, and take back nothing until they have
+    /// come up to what is shown: a node that has heard less looks just so.
     pub fn told_up_to(&mut self, id: u64) -> Vec<Record> {
         let mut changes = Vec::new();
         if self.told_up_to.replace(id) == Some(id) {
             return changes;
         }
         for row in &mut self.rows {
-            let counted = row.shown.as_ref().is_some_and(|shown| shown.since <= Some(id));
+            let counted = row
+                .shown
+                .as_ref()
+                .is_some_and(|shown| shown.since <= Some(id));
             if let Some(held) = row.held.take_if(|_| counted) {
                 changes.push(held.clone());
                 row.shown = Some(held);
@@ -127,7 +134,11 @@ impl View {
     pub fn table(&self, now_ms: u64) -> String {
         let mut out = String::new();
         let shown = &self.rows[..self.rows.len().min(ROWS_MAX)];
-        let width = shown.iter().map(|row| row.user.chars().count()).max().unwrap_or(0);
+        let width = shown
+            .iter()
+            .map(|row| row.user.chars().count())
+            .max()
+            .unwrap_or(0);
         for row in shown {
             let (user, record) = (&row.user, &row.shown);
             let pad = " ".repeat(width - user.chars().count());
@@ -144,7 +155,8 @@ impl View {
                 .iter()
                 .filter(|row| row.shown.as_ref().is_some_and(Record::online))
                 .count();
-            writeln!(out, "  and {} more, {online} of them online", rest.len()).expect("a String takes everything");
+            writeln!(out, "  and {} more, {online} of them online", rest.len())
+                .expect("a String takes everything");
         }
         out
     }
@@ -162,7 +174,8 @@ impl View {
         }
         match record.last_active.map(ago_ms) {
             None => {}
-            // A stream tells no beats. But who is online has beaten since the time that would make an absence.
+            // A stream tells no beats. But who is online has beaten since the time that would make
+            // an absence.
             Some(ms) if record.online() => {
                 words = format!(
                     "{words}, last active at most {} ago",
@@ -203,7 +216,12 @@ pub fn line(record: &Record) -> String {
 mod tests {
     use super::*;
 
-    fn record(user: &str, status: &str, since: impl Into<Option<u64>>, last_active: impl Into<Option<u64>>) -> Record {
+    fn record(
+        user: &str,
+        status: &str,
+        since: impl Into<Option<u64>>,
+        last_active: impl Into<Option<u64>>,
+    ) -> Record {
         Record {
             user: user.into(),
             status: status.into(),
@@ -214,7 +232,15 @@ mod tests {
 
     #[test]
     fn spans() {
-        let given = [0, 59_999, 60_000, 3_599_999, 3_600_000, 172_799_999, 172_800_000];
+        let given = [
+            0,
+            59_999,
+            60_000,
+            3_599_999,
+            3_600_000,
+            172_799_999,
+            172_800_000,
+        ];
         assert_eq!(
             given.map(span),
             ["0 s", "59 s", "1 min", "59 min", "1 h", "47 h", "2 days"]
@@ -226,7 +252,8 @@ mod tests {
         let mut view = View::new(&[]);
         view.offline_after_ms = 25_000;
         let now = 1_000_000_000;
-        let words = |status, since, last_active| view.words(&record("b", status, since, last_active), now);
+        let words =
+            |status, since, last_active| view.words(&record("b", status, since, last_active), now);
         assert_eq!(
             words("online", Some(now - 180_000), Some(now - 170_000)),
             "online for 3 min, last active at most 25 s ago"
@@ -239,7 +266,10 @@ mod tests {
             words("offline", Some(now - 7_175_000), Some(now - 7_200_000)),
             "offline for 1 h, last active 2 h ago"
         );
-        assert_eq!(words("offline", Some(now - 60_000), None), "offline for 1 min");
+        assert_eq!(
+            words("offline", Some(now - 60_000), None),
+            "offline for 1 min"
+        );
         assert_eq!(words("offline", None, None), "never seen");
         assert_eq!(words("unknown", None, None), "not known yet");
         // The server's clock may be ahead of what is estimated.
@@ -261,7 +291,10 @@ mod tests {
         assert!(view.apply(&record("bob", "offline", 11, 10)));
         assert_eq!(
             view.table(5_000),
-            format!("{GREY_DOT} bob    offline for 4 s, last active 4 s ago\n{GREY_DOT} carol  no answer yet\n")
+            format!(
+                "{GREY_DOT} bob    offline for 4 s, last active 4 s ago\n{GREY_DOT} carol  no \
+                 answer yet\n"
+            )
         );
     }
 
@@ -272,7 +305,10 @@ mod tests {
     #[test]
     fn what_the_server_has_lost_is_taken_back_by_an_id() {
         let mut view = View::new(&["bob".into()]);
-        let (online, never) = (record("bob", "online", 20, 20), record("bob", "offline", None, None));
+        let (online, never) = (
+            record("bob", "online", 20, 20),
+            record("bob", "offline", None, None),
+        );
         assert!(view.apply(&online));
         assert_eq!(view.told_up_to(30), []);
         view.begin_stream();
@@ -291,7 +327,10 @@ mod tests {
     #[test]
     fn only_an_ids_own_stream_is_taken_at_its_word() {
         let mut view = View::new(&["bob".into()]);
-        let (online, older) = (record("bob", "online", 20, 20), record("bob", "offline", 10, 10));
+        let (online, older) = (
+            record("bob", "online", 20, 20),
+            record("bob", "offline", 10, 10),
+        );
         assert!(view.apply(&online));
         view.begin_stream();
         assert!(!view.apply(&older));

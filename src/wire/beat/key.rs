@@ -1,6 +1,7 @@
 //! Fleet keys: what signs and opens a beat datagram.
 //!
-//! Owns the key file's text and the id by which a datagram names its key. Never makes a key: randomness is the caller's.
+//! Owns the key file's text and the id by which a datagram names its key. Never makes a key:
+//! randomness is the caller's.
 
 use std::fmt;
 
@@ -21,7 +22,8 @@ pub struct FleetKey {
 }
 
 impl FleetKey {
-    /// From 32 bytes; the id is the first 31 bits of a BLAKE3 `derive_key` of the key, so a key names itself.
+    /// From 32 bytes; the id is the first 31 bits of a BLAKE3 `derive_key` of the key, so a key
+    /// names itself.
     pub fn new(bytes: [u8; 32]) -> FleetKey {
         let [a, b, c, d, ..] = blake3::derive_key(ID_CONTEXT, &bytes);
         FleetKey {
@@ -47,8 +49,8 @@ impl FleetKey {
         self.id
     }
 
-    /// The service key's token: 64 hex digits, derived from the fleet key, which it does not give away. A node shows it to
-    /// another as `Authorization: Bearer ..` (RFC 6750).
+    /// The service key's token: 64 hex digits, derived from the fleet key, which it does not give
+    /// away. A node shows it to another as `Authorization: Bearer ..` (RFC 6750).
     pub fn service_token(&self) -> String {
         blake3::Hash::from_bytes(blake3::derive_key(SERVICE_CONTEXT, &self.bytes))
             .to_hex()
@@ -58,7 +60,10 @@ impl FleetKey {
     /// Keyed BLAKE3 of `bytes`, truncated.
     pub(super) fn mac(&self, bytes: &[u8]) -> [u8; MAC_BYTES] {
         let hash = blake3::keyed_hash(&self.bytes, bytes);
-        *hash.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes")
+        *hash
+            .as_bytes()
+            .first_chunk()
+            .expect("a BLAKE3 hash has 32 bytes")
     }
 }
 
@@ -73,7 +78,9 @@ impl Eq for FleetKey {}
 impl fmt::Debug for FleetKey {
     /// The id alone: a key must not reach a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FleetKey").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("FleetKey")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -146,16 +153,22 @@ impl Keys {
         &self.signing
     }
 
-    /// Whether an `Authorization` header's value is the service token of one of the keys. Takes as long for a wrong one.
+    /// Whether an `Authorization` header's value is the service token of one of the keys. Takes as
+    /// long for a wrong one.
     pub fn authorises(&self, header: &str) -> bool {
-        let scheme = header.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("Bearer "));
-        let Some(given) = scheme.and_then(|_| blake3::Hash::from_hex(header[7..].trim()).ok()) else {
+        let scheme = header
+            .get(..7)
+            .filter(|scheme| scheme.eq_ignore_ascii_case("Bearer "));
+        let Some(given) = scheme.and_then(|_| blake3::Hash::from_hex(header[7..].trim()).ok())
+        else {
             return false;
         };
         let keys = std::iter::once(&self.signing).chain(&self.others);
         // blake3::Hash compares in constant time.
         keys.fold(false, |found, key| {
-            found | (given == blake3::Hash::from_bytes(blake3::derive_key(SERVICE_CONTEXT, &key.bytes)))
+            found
+                | (given
+                    == blake3::Hash::from_bytes(blake3::derive_key(SERVICE_CONTEXT, &key.bytes)))
         })
     }
 
@@ -178,7 +191,10 @@ mod tests {
         assert_eq!(FleetKey::from_hex(&key.to_hex()), Some(key.clone()));
         assert_eq!(key.id(), 964_074_028, "the id is part of the wire format");
         assert!(FleetKey::new([8; 32]).id() != key.id());
-        assert_eq!(format!("{key:?}"), format!("FleetKey {{ id: {}, .. }}", key.id()));
+        assert_eq!(
+            format!("{key:?}"),
+            format!("FleetKey {{ id: {}, .. }}", key.id())
+        );
     }
 
     #[test]
@@ -195,7 +211,10 @@ mod tests {
         let fault = |text: &str| Keys::parse(text).unwrap_err();
         assert_eq!(fault(""), KeyFault::Empty);
         assert_eq!(fault("\n# none\n"), KeyFault::Empty);
-        assert_eq!(fault(&format!("{first}\n\n{first}")), KeyFault::Twice { line: 3 });
+        assert_eq!(
+            fault(&format!("{first}\n\n{first}")),
+            KeyFault::Twice { line: 3 }
+        );
         for bad in [
             "x",
             &first[1..],
@@ -204,7 +223,11 @@ mod tests {
             &format!("{}g", &first[1..]),
             &"é".repeat(32),
         ] {
-            assert_eq!(fault(&format!("# a\n{bad}")), KeyFault::NotHex { line: 2 }, "{bad}");
+            assert_eq!(
+                fault(&format!("# a\n{bad}")),
+                KeyFault::NotHex { line: 2 },
+                "{bad}"
+            );
         }
         assert_eq!(
             KeyFault::NotHex { line: 2 }.to_string(),
@@ -214,7 +237,11 @@ mod tests {
 
     #[test]
     fn service_tokens() {
-        let (first, second, other) = (FleetKey::new([1; 32]), FleetKey::new([2; 32]), FleetKey::new([3; 32]));
+        let (first, second, other) = (
+            FleetKey::new([1; 32]),
+            FleetKey::new([2; 32]),
+            FleetKey::new([3; 32]),
+        );
         let keys = Keys::parse(&format!("{}\n{}\n", first.to_hex(), second.to_hex())).unwrap();
         for key in [&first, &second] {
             assert!(keys.authorises(&format!("Bearer {}", key.service_token())));

@@ -12,7 +12,12 @@ fn key() -> FleetKey {
 }
 
 fn keys() -> Keys {
-    Keys::parse(&format!("{}\n{}\n", key().to_hex(), FleetKey::new([8; 32]).to_hex())).unwrap()
+    Keys::parse(&format!(
+        "{}\n{}\n",
+        key().to_hex(),
+        FleetKey::new([8; 32]).to_hex()
+    ))
+    .unwrap()
 }
 
 fn user(id: &str) -> User<'_> {
@@ -59,7 +64,10 @@ fn layout() {
         datagram[datagram.len() - MAC_BYTES..],
         blake3::keyed_hash(&[7; 32], &expected).as_bytes()[..MAC_BYTES]
     );
-    assert_eq!(opened(&datagram), Ok((true, NOW.ms(), vec!["bob".into(), "é".into()])));
+    assert_eq!(
+        opened(&datagram),
+        Ok((true, NOW.ms(), vec!["bob".into(), "é".into()]))
+    );
     assert_eq!(
         opened(&sealed(false, NOW, &["x"])),
         Ok((false, NOW.ms(), vec!["x".into()]))
@@ -115,11 +123,18 @@ fn keys_by_id() {
 
     let mut writer = Writer::new(false, NOW, &FleetKey::new([9; 32]));
     assert!(writer.push(user("x")));
-    assert_eq!(opened(&writer.seal(&FleetKey::new([9; 32]))), Err(BeatDrop::Key));
+    assert_eq!(
+        opened(&writer.seal(&FleetKey::new([9; 32]))),
+        Err(BeatDrop::Key)
+    );
 
     let mut device = sealed(false, NOW, &["x"])[..HEAD_BYTES + 2].to_vec();
     device[4] |= 0x80;
-    assert_eq!(opened(&signed(&device)), Err(BeatDrop::Key), "no device keys");
+    assert_eq!(
+        opened(&signed(&device)),
+        Err(BeatDrop::Key),
+        "no device keys"
+    );
 }
 
 #[test]
@@ -192,9 +207,15 @@ fn a_full_datagram() {
     }
     assert!(!writer.is_empty());
     assert_eq!(count, (DATAGRAM_BYTES_MAX - HEAD_BYTES - MAC_BYTES) / 17);
-    assert!(writer.push(user("six")), "what does not fit leaves room for what does");
+    assert!(
+        writer.push(user("six")),
+        "what does not fit leaves room for what does"
+    );
     let datagram = writer.seal_in_place(&key()).to_vec();
-    assert_eq!(opened(&datagram).map(|(_, _, users)| users.len()), Ok(count + 1));
+    assert_eq!(
+        opened(&datagram).map(|(_, _, users)| users.len()),
+        Ok(count + 1)
+    );
 
     writer.restart(true, NOW, &key());
     assert!(writer.push(user("x")));
@@ -204,7 +225,10 @@ fn a_full_datagram() {
 #[test]
 fn labels() {
     let labels = BeatDrop::ALL.map(BeatDrop::label);
-    assert_eq!(labels, ["short", "magic", "version", "key", "mac", "stale", "entry"]);
+    assert_eq!(
+        labels,
+        ["short", "magic", "version", "key", "mac", "stale", "entry"]
+    );
 }
 
 proptest! {
@@ -222,7 +246,8 @@ proptest! {
     /// However all entries are looked at in one go, the verdict is that of each by itself.
     #[test]
     fn entries_are_judged_as_each_by_itself(
-        ids in prop::collection::vec("[\x00\x1f -~\x7f\u{80}\u{9f}\u{a0}\u{bf}\u{c0}\u{7ff}\u{1f7e2}]{1,3}|[a-z]{31}|[a-zé]{120,128}", 1..8),
+        ids in prop::collection::vec("[\x00\x1f \
+                                      -~\x7f\u{80}\u{9f}\u{a0}\u{bf}\u{c0}\u{7ff}\u{1f7e2}]{1,3}|[a-z]{31}|[a-zé]{120,128}", 1..8),
         bent in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
     ) {
         let mut entries = Vec::new();

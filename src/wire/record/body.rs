@@ -62,9 +62,16 @@ impl fmt::Display for BodyFault {
             BodyFault::TooDeep => {
                 write!(f, "the body is nested deeper than {BODY_DEPTH_MAX} levels")
             }
-            BodyFault::User { member, index, fault } => write!(f, "{member}, entry {index}: {}", fault.explain()),
+            BodyFault::User {
+                member,
+                index,
+                fault,
+            } => write!(f, "{member}, entry {index}: {}", fault.explain()),
             BodyFault::TooMany { member, max, given } => {
-                write!(f, "{member} has {given} entries; at most {max} are taken at once")
+                write!(
+                    f,
+                    "{member} has {given} entries; at most {max} are taken at once"
+                )
             }
         }
     }
@@ -120,8 +127,9 @@ pub struct StreamAsk {
     pub last_event_id: Option<String>,
 }
 
-/// Reads the JSON body of `POST /v1/stream`: `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}`, all
-/// optional; null is the same as leaving a single one out.
+/// Reads the JSON body of `POST /v1/stream`:
+/// `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}`, all optional; null is the
+/// same as leaving a single one out.
 pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, BodyFault> {
     const MEMBERS: [Member; 3] = [
         Member {
@@ -137,7 +145,12 @@ pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, Body
             kind: Kind::Text,
         },
     ];
-    let [user, watch, last_event_id] = parse(body, MEMBERS, &["user", "watch", "last_event_id"], watch_max)?;
+    let [user, watch, last_event_id] = parse(
+        body,
+        MEMBERS,
+        &["user", "watch", "last_event_id"],
+        watch_max,
+    )?;
     Ok(StreamAsk {
         user: user.and_then(Value::into_text),
         watch: watch.map(Value::into_users).unwrap_or_default(),
@@ -157,7 +170,10 @@ mod tests {
     fn a_complaint_does_not_repeat_the_body() {
         let body = format!("{{\"users\":\"{}\"}}", "\u{7f}".repeat(1_000));
         let expected = format!("invalid type: string \"{}", "\\u{7f}".repeat(100));
-        let expected = format!("{}.. at line 1 column 1011", &expected[..COMPLAINT_CHARS_MAX]);
+        let expected = format!(
+            "{}.. at line 1 column 1011",
+            &expected[..COMPLAINT_CHARS_MAX]
+        );
         assert_eq!(users(&body), Err(malformed(&expected)));
     }
 
@@ -187,7 +203,9 @@ mod tests {
         assert_eq!(users("{}"), Err(malformed("missing field `users`")));
         assert_eq!(
             users(r#"{"users":[],"user":"x"}"#),
-            Err(malformed("unknown field `user`, expected `users` at line 1 column 18"))
+            Err(malformed(
+                "unknown field `user`, expected `users` at line 1 column 18"
+            ))
         );
         assert_eq!(
             users("{\"users\":[],\n\"users\":[]}"),
@@ -241,8 +259,14 @@ mod tests {
             })
         };
         assert_eq!(users(r#"{"users":[""]}"#), fault(0, UserFault::Empty));
-        assert_eq!(users(r#"{"users":["a","\u0000"]}"#), fault(1, UserFault::Control));
-        assert_eq!(users(r#"{"users":["a","b","\u0085"]}"#), fault(2, UserFault::Control));
+        assert_eq!(
+            users(r#"{"users":["a","\u0000"]}"#),
+            fault(1, UserFault::Control)
+        );
+        assert_eq!(
+            users(r#"{"users":["a","b","\u0085"]}"#),
+            fault(2, UserFault::Control)
+        );
         assert_eq!(
             users(&format!(r#"{{"users":["{}"]}}"#, "x".repeat(129))),
             fault(0, UserFault::TooLong)
@@ -321,7 +345,10 @@ mod tests {
     fn stream_asks() {
         let ask = |body: &str| parse_stream_ask(body.as_bytes(), 2);
         assert_eq!(ask("{}"), Ok(StreamAsk::default()));
-        assert_eq!(ask(r#"{"user":null,"last_event_id":null}"#), Ok(StreamAsk::default()));
+        assert_eq!(
+            ask(r#"{"user":null,"last_event_id":null}"#),
+            Ok(StreamAsk::default())
+        );
         assert_eq!(
             ask(r#"{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}"#),
             Ok(StreamAsk {
@@ -361,7 +388,10 @@ mod tests {
             detail(r#"{"users":["a","a","a","a"]}"#),
             "users has 4 entries; at most 3 are taken at once"
         );
-        assert_eq!(detail("[[[[[[[[["), "the body is nested deeper than 8 levels");
+        assert_eq!(
+            detail("[[[[[[[[["),
+            "the body is nested deeper than 8 levels"
+        );
         assert_eq!(
             detail("{}"),
             "the body is not of the form expected: missing field `users`"

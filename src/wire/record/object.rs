@@ -1,8 +1,8 @@
 //! Reads a JSON object of known members.
 //!
-//! Owns the bounds: nesting is checked before the parser starts, and a list is read into memory no further than its limit;
-//! what lies beyond is only counted. Unknown members are refused, since a misspelt optional one would otherwise do nothing
-//! in silence, and so are repeated ones.
+//! Owns the bounds: nesting is checked before the parser starts, and a list is read into memory no
+//! further than its limit; what lies beyond is only counted. Unknown members are refused, since a
+//! misspelt optional one would otherwise do nothing in silence, and so are repeated ones.
 
 use std::cell::Cell;
 use std::fmt;
@@ -51,7 +51,8 @@ impl Value {
     }
 }
 
-/// Reads an object of these members, each at most once and no others; `names` are their names again, in serde's form.
+/// Reads an object of these members, each at most once and no others; `names` are their names
+/// again, in serde's form.
 pub(super) fn parse<const N: usize>(
     body: &[u8],
     members: [Member; N],
@@ -75,8 +76,8 @@ pub(super) fn parse<const N: usize>(
     read.map_err(|error| fault.take().unwrap_or_else(|| BodyFault::malformed(&error)))
 }
 
-/// Nesting of a JSON text, found before it is parsed. Of a text that is no JSON it is some number, which is enough: the
-/// parser refuses the rest.
+/// Nesting of a JSON text, found before it is parsed. Of a text that is no JSON it is some number,
+/// which is enough: the parser refuses the rest.
 pub(super) fn depth(body: &[u8]) -> usize {
     let mut open: usize = 0;
     let mut deepest = 0;

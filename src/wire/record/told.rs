@@ -1,7 +1,8 @@
 //! Records in: what one node tells another of its publishers (DESIGN.md section 1, steps 1 and 7).
 //!
-//! Owns their checks: every user is a legal id, every time fits a published state. A record's `status` is online or offline;
-//! "unknown" is what a real-time node says for itself and never what it is told.
+//! Owns their checks: every user is a legal id, every time fits a published state. A record's
+//! `status` is online or offline; "unknown" is what a real-time node says for itself and never what
+//! it is told.
 
 use serde::Deserialize;
 
@@ -52,7 +53,8 @@ pub fn parse_told(body: &[u8]) -> Result<Told, BodyFault> {
     check(0, read(body)?)
 }
 
-/// Reads `{"presence":[record..]}`, at most `records_max` of them: the body of `PUT /v1/presence` and the answer to a query.
+/// Reads `{"presence":[record..]}`, at most `records_max` of them: the body of `PUT /v1/presence`
+/// and the answer to a query.
 pub fn parse_told_list(body: &[u8], records_max: usize) -> Result<Vec<Told>, BodyFault> {
     let list: RawList = read(body)?;
     if list.presence.len() > records_max {
@@ -153,9 +155,15 @@ mod tests {
             malformed("record 1: a time is no Unix time in ms")
         );
         for (record, part) in [
-            (r#"{"user":"b","status":"unknown"}"#, "unknown variant `unknown`"),
+            (
+                r#"{"user":"b","status":"unknown"}"#,
+                "unknown variant `unknown`",
+            ),
             (r#"{"user":"b"}"#, "missing field `status`"),
-            (r#"{"user":"b","status":"offline","since":-1}"#, "invalid value"),
+            (
+                r#"{"user":"b","status":"offline","since":-1}"#,
+                "invalid value",
+            ),
         ] {
             let BodyFault::Malformed(why) = list(record) else {
                 panic!("{record}")
@@ -170,7 +178,10 @@ mod tests {
                 given: 3
             }
         );
-        assert_eq!(parse_told("[".repeat(9).as_bytes()), Err(BodyFault::TooDeep));
+        assert_eq!(
+            parse_told("[".repeat(9).as_bytes()),
+            Err(BodyFault::TooDeep)
+        );
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! Chunked bodies (RFC 9112 section 7.1), both ways.
 //!
-//! Owns the decoder, which keeps a few numbers and no bytes between calls, and the encoder that clients and tests use.
-//! Extensions and trailers are checked and thrown away. Never takes in a byte beyond `body_bytes_max`.
+//! Owns the decoder, which keeps a few numbers and no bytes between calls, and the encoder that
+//! clients and tests use. Extensions and trailers are checked and thrown away. Never takes in a
+//! byte beyond `body_bytes_max`.
 
 use super::{RequestFault, RequestLimits};
 
@@ -10,11 +11,13 @@ pub const CHUNK_EXTENSION_BYTES_MAX: usize = 256;
 /// A size of this many hex digits cannot overflow a `u64`.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-/// Incremental decoder of one chunked body. May be fed at any split; after a refusal it only repeats it.
+/// Incremental decoder of one chunked body. May be fed at any split; after a refusal it only
+/// repeats it.
 #[derive(Clone, Debug, Default)]
 pub struct ChunkDecoder {
     state: State,
-    /// Bytes of extensions and trailers so far: a peer may not make up for a small body with an endless frame.
+    /// Bytes of extensions and trailers so far: a peer may not make up for a small body with an
+    /// endless frame.
     discarded_bytes: usize,
     trailer_count: usize,
 }
@@ -61,13 +64,17 @@ enum State {
 
 impl Default for State {
     fn default() -> State {
-        State::Size { value: 0, digits: 0 }
+        State::Size {
+            value: 0,
+            digits: 0,
+        }
     }
 }
 
 impl ChunkDecoder {
-    /// Takes what it can from `input` and appends the decoded bytes to `body`, which never grows beyond `body_bytes_max`:
-    /// a chunk that announces more than there is room for is refused at its size line.
+    /// Takes what it can from `input` and appends the decoded bytes to `body`, which never grows
+    /// beyond `body_bytes_max`: a chunk that announces more than there is room for is refused at
+    /// its size line.
     pub fn decode(
         &mut self,
         input: &[u8],
@@ -103,12 +110,21 @@ impl ChunkDecoder {
     }
 
     /// The state after one byte outside a chunk's data.
-    fn step(&mut self, byte: u8, body_bytes: usize, limits: &RequestLimits) -> Result<State, RequestFault> {
+    fn step(
+        &mut self,
+        byte: u8,
+        body_bytes: usize,
+        limits: &RequestLimits,
+    ) -> Result<State, RequestFault> {
         Ok(match (self.state, byte) {
-            (State::Size { value, digits }, _) if byte.is_ascii_hexdigit() && digits < SIZE_DIGITS_MAX => State::Size {
-                value: value << 4 | u64::from(hex_value(byte)),
-                digits: digits + 1,
-            },
+            (State::Size { value, digits }, _)
+                if byte.is_ascii_hexdigit() && digits < SIZE_DIGITS_MAX =>
+            {
+                State::Size {
+                    value: value << 4 | u64::from(hex_value(byte)),
+                    digits: digits + 1,
+                }
+            }
             (State::Size { value, digits: 1.. }, b'\r' | b';') => {
                 if value > limits.body_bytes_max.saturating_sub(body_bytes) as u64 {
                     return Err(RequestFault::BodyTooLarge);
@@ -119,7 +135,9 @@ impl ChunkDecoder {
                 }
             }
             (State::Extension { value, .. }, b'\r') => State::SizeLf { value },
-            (State::Extension { value, bytes }, b'\t' | b' '..=b'~' | 0x80..) if bytes < CHUNK_EXTENSION_BYTES_MAX => {
+            (State::Extension { value, bytes }, b'\t' | b' '..=b'~' | 0x80..)
+                if bytes < CHUNK_EXTENSION_BYTES_MAX =>
+            {
                 self.discard(limits)?;
                 State::Extension {
                     value,
@@ -207,7 +225,11 @@ mod tests {
     };
 
     /// Feeds `input` in pieces of `piece` bytes: the body and how much was used, or the refusal.
-    fn fed(input: &[u8], piece: usize, limits: &RequestLimits) -> Result<(Vec<u8>, usize, bool), RequestFault> {
+    fn fed(
+        input: &[u8],
+        piece: usize,
+        limits: &RequestLimits,
+    ) -> Result<(Vec<u8>, usize, bool), RequestFault> {
         let mut decoder = ChunkDecoder::default();
         let mut body = Vec::new();
         let mut consumed = 0;
@@ -217,7 +239,11 @@ mod tests {
             if step.done {
                 return Ok((body, consumed, true));
             }
-            assert_eq!(step.consumed, part.len(), "everything is taken until the body is whole");
+            assert_eq!(
+                step.consumed,
+                part.len(),
+                "everything is taken until the body is whole"
+            );
         }
         Ok((body, consumed, false))
     }
@@ -235,7 +261,10 @@ mod tests {
         let ok = |body: &[u8], consumed| Ok((body.to_vec(), consumed, true));
         assert_eq!(decoded(b"0\r\n\r\nnext"), ok(b"", 5));
         assert_eq!(decoded(b"5\r\nhello\r\n0\r\n\r\nGET"), ok(b"hello", 15));
-        assert_eq!(decoded(b"0000000000000005\r\nhello\r\n000\r\n\r\n"), ok(b"hello", 32));
+        assert_eq!(
+            decoded(b"0000000000000005\r\nhello\r\n000\r\n\r\n"),
+            ok(b"hello", 32)
+        );
         assert_eq!(
             decoded(b"A;a=b;c=\"d\"\r\n0123456789\r\na\r\n0123456789\r\n0;x\r\n\r\n"),
             ok(b"01234567890123456789", 47)
@@ -285,7 +314,12 @@ mod tests {
             b"0\r\nA: b\rc",
             b"0\r\nA: \0",
         ] {
-            assert_eq!(decoded(bad), Err(RequestFault::BadChunk), "{}", bad.escape_ascii());
+            assert_eq!(
+                decoded(bad),
+                Err(RequestFault::BadChunk),
+                "{}",
+                bad.escape_ascii()
+            );
         }
     }
 
@@ -297,13 +331,17 @@ mod tests {
             "at the size line, before the data"
         );
         assert_eq!(decoded(b"15;"), Err(RequestFault::BodyTooLarge));
-        assert_eq!(decoded(b"ffffffffffffffff\r\n"), Err(RequestFault::BodyTooLarge));
+        assert_eq!(
+            decoded(b"ffffffffffffffff\r\n"),
+            Err(RequestFault::BodyTooLarge)
+        );
         assert_eq!(
             decoded(b"14\r\n01234567890123456789\r\n1\r\n"),
             Err(RequestFault::BodyTooLarge)
         );
 
-        let extension = |bytes: usize| [b"0;".to_vec(), vec![b'x'; bytes - 1], b"\r\n\r\n".to_vec()].concat();
+        let extension =
+            |bytes: usize| [b"0;".to_vec(), vec![b'x'; bytes - 1], b"\r\n\r\n".to_vec()].concat();
         assert!(decoded(&extension(CHUNK_EXTENSION_BYTES_MAX)).is_ok());
         assert_eq!(
             decoded(&extension(CHUNK_EXTENSION_BYTES_MAX + 1)),
@@ -318,7 +356,10 @@ mod tests {
             "extensions of a body are bounded together"
         );
 
-        assert_eq!(decoded(b"0\r\na:\r\nb:\r\nc:"), Err(RequestFault::TooManyHeaders));
+        assert_eq!(
+            decoded(b"0\r\na:\r\nb:\r\nc:"),
+            Err(RequestFault::TooManyHeaders)
+        );
         let long = [b"0\r\na:".to_vec(), vec![b'x'; 300]].concat();
         assert!(decoded(&long[..long.len() - 1]).is_ok());
         assert_eq!(decoded(&long), Err(RequestFault::HeadTooLarge));
@@ -328,7 +369,10 @@ mod tests {
     fn a_refusal_stands() {
         let mut decoder = ChunkDecoder::default();
         let mut body = Vec::new();
-        assert_eq!(decoder.decode(b"x", &mut body, &LIMITS), Err(RequestFault::BadChunk));
+        assert_eq!(
+            decoder.decode(b"x", &mut body, &LIMITS),
+            Err(RequestFault::BadChunk)
+        );
         assert_eq!(
             decoder.decode(b"0\r\n\r\n", &mut body, &LIMITS),
             Err(RequestFault::BadChunk)
@@ -340,8 +384,16 @@ mod tests {
     fn nothing_is_taken_after_the_end() {
         let mut decoder = ChunkDecoder::default();
         let mut body = Vec::new();
-        let done = |consumed| Ok(BodyStep { consumed, done: true });
-        assert_eq!(decoder.decode(b"0\r\n\r\n1\r\n", &mut body, &LIMITS), done(5));
+        let done = |consumed| {
+            Ok(BodyStep {
+                consumed,
+                done: true,
+            })
+        };
+        assert_eq!(
+            decoder.decode(b"0\r\n\r\n1\r\n", &mut body, &LIMITS),
+            done(5)
+        );
         assert_eq!(decoder.decode(b"1\r\n", &mut body, &LIMITS), done(0));
     }
 

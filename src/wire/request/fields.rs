@@ -1,11 +1,12 @@
 //! The headers that the server looks at, and the framing that two of them name.
 //!
-//! Owns which may stand once, and the refusal of every message whose end could be found in two ways (RFC 9112 section 6.3).
+//! Owns which may stand once, and the refusal of every message whose end could be found in two ways
+//! (RFC 9112 section 6.3).
 
 use super::{Framing, RequestFault};
 
-/// The headers that the server looks at. All but Connection and Expect may stand once at most: which of two would count
-/// is what an attacker hopes that two servers decide differently.
+/// The headers that the server looks at. All but Connection and Expect may stand once at most:
+/// which of two would count is what an attacker hopes that two servers decide differently.
 #[derive(Default)]
 pub(super) struct Fields<'b> {
     pub(super) host: Option<&'b [u8]>,
@@ -41,9 +42,13 @@ impl<'b> Fields<'b> {
                 10 if is("connection") => fields.read_connection(value),
                 12 if is("content-type") => once(&mut fields.content_type, text(value)?, BadHead)?,
                 13 if is("last-event-id") => once(&mut fields.last_event_id, value, BadHead)?,
-                13 if is("authorization") => once(&mut fields.authorization, text(value)?, BadHead)?,
+                13 if is("authorization") => {
+                    once(&mut fields.authorization, text(value)?, BadHead)?
+                }
                 13 if is("greendot-node") => once(&mut fields.node, text(value)?, BadHead)?,
-                14 if is("content-length") => once(&mut fields.content_length, decimal(value)?, BadFraming)?,
+                14 if is("content-length") => {
+                    once(&mut fields.content_length, decimal(value)?, BadFraming)?
+                }
                 17 if is("transfer-encoding") => {
                     if fields.chunked {
                         return Err(BadFraming);
@@ -86,13 +91,15 @@ fn text(value: &[u8]) -> Result<&str, RequestFault> {
     std::str::from_utf8(value).map_err(|_| RequestFault::BadHead)
 }
 
-/// One or more ASCII digits and nothing else; saturates, as RFC 9110 8.6 wants no overflow to be taken for a length.
+/// One or more ASCII digits and nothing else; saturates, as RFC 9110 8.6 wants no overflow to be
+/// taken for a length.
 fn decimal(value: &[u8]) -> Result<u64, RequestFault> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(RequestFault::BadFraming);
     }
     Ok(value.iter().fold(0_u64, |sum, digit| {
-        sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+        sum.saturating_mul(10)
+            .saturating_add(u64::from(digit - b'0'))
     }))
 }
 
@@ -101,7 +108,8 @@ fn check_coding(value: &[u8]) -> Result<(), RequestFault> {
         return Ok(());
     }
     // "chunked, chunked" and "chunked," are no other coding, only no single one.
-    let is_chunked_or_empty = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked");
+    let is_chunked_or_empty =
+        |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked");
     if value
         .split(|&byte| byte == b',')
         .map(<[u8]>::trim_ascii)

@@ -1,7 +1,8 @@
 //! Gives the lines of a head their meaning.
 //!
-//! Owns the request line and what version, Host and Connection mean together (RFC 9112, sections 3 and 9; RFC 9110,
-//! sections 7.2 and 10.1.1). httparse splits the lines; it is called only once the whole head is there. No allocation for a head of at most [`HEADERS_ON_STACK`] headers.
+//! Owns the request line and what version, Host and Connection mean together (RFC 9112, sections 3
+//! and 9; RFC 9110, sections 7.2 and 10.1.1). httparse splits the lines; it is called only once the
+//! whole head is there. No allocation for a head of at most [`HEADERS_ON_STACK`] headers.
 
 use std::mem::MaybeUninit;
 
@@ -10,14 +11,15 @@ use super::scan::{Extent, scan};
 use super::target::{is_authority, split_target};
 use super::{Head, Method, Parsed, RequestFault, RequestLimits};
 
-/// Headers parsed into an array on the stack; beyond it (only if the limit allows more) into a vector.
+/// Headers parsed into an array on the stack; beyond it (only if the limit allows more) into a
+/// vector.
 const HEADERS_ON_STACK: usize = 64;
 
-/// Parses one head from the start of `input` (leading CRLFs before the request line are skipped and counted in
-/// `head_bytes`, RFC 9112 2.2).
+/// Parses one head from the start of `input` (leading CRLFs before the request line are skipped and
+/// counted in `head_bytes`, RFC 9112 2.2).
 ///
-/// An answer other than `Partial` stays the same however much more input follows. While the head is not whole, a call
-/// costs one pass over at most `head_bytes_max` bytes.
+/// An answer other than `Partial` stays the same however much more input follows. While the head is
+/// not whole, a call costs one pass over at most `head_bytes_max` bytes.
 pub fn parse_head<'b>(input: &'b [u8], limits: &RequestLimits) -> Parsed<'b> {
     let extent = match scan(input, limits) {
         Ok(Some(extent)) => extent,
@@ -25,9 +27,17 @@ pub fn parse_head<'b>(input: &'b [u8], limits: &RequestLimits) -> Parsed<'b> {
         Err(fault) => return Parsed::Fault(fault),
     };
     let parsed = if extent.header_count <= HEADERS_ON_STACK {
-        parse_lines(input, extent, &mut [const { MaybeUninit::uninit() }; HEADERS_ON_STACK])
+        parse_lines(
+            input,
+            extent,
+            &mut [const { MaybeUninit::uninit() }; HEADERS_ON_STACK],
+        )
     } else {
-        parse_lines(input, extent, &mut vec![MaybeUninit::uninit(); extent.header_count])
+        parse_lines(
+            input,
+            extent,
+            &mut vec![MaybeUninit::uninit(); extent.header_count],
+        )
     };
     match parsed {
         Ok(head) => Parsed::Head {
@@ -47,12 +57,15 @@ fn parse_lines<'b>(
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(lines, headers) {
         Ok(httparse::Status::Complete(bytes)) if bytes == lines.len() => {}
-        Err(httparse::Error::Version) if names_other_version(&input[extent.start..extent.line_end]) => {
+        Err(httparse::Error::Version)
+            if names_other_version(&input[extent.start..extent.line_end]) =>
+        {
             return Err(RequestFault::BadVersion);
         }
         Ok(_) | Err(_) => return Err(RequestFault::BadHead),
     }
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
+    else {
         return Err(RequestFault::BadHead);
     };
     let method = method_of(method)?;
@@ -80,8 +93,8 @@ fn parse_lines<'b>(
     })
 }
 
-/// Whether a request line that httparse refused for its version has a well-formed one as its third word (RFC 9112 2.3): then it is
-/// another version rather than no HTTP at all.
+/// Whether a request line that httparse refused for its version has a well-formed one as its third
+/// word (RFC 9112 2.3): then it is another version rather than no HTTP at all.
 fn names_other_version(line: &[u8]) -> bool {
     let line = line.strip_suffix(b"\r\n").unwrap_or(line);
     let version = line.splitn(3, |&byte| byte == b' ').nth(2);

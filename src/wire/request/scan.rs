@@ -1,12 +1,14 @@
 //! Finds where a head ends, and refuses on the way what no head may hold.
 //!
-//! Owns the bounds of a head and the rule that every line ends in CR LF (RFC 9112 2.2 lets a recipient take a lone LF;
-//! two recipients that disagree about it can be played against each other). Eight bytes a step, so that a peer that
-//! sends its head byte by byte costs little each time it is looked at again. Never gives a line a meaning.
+//! Owns the bounds of a head and the rule that every line ends in CR LF (RFC 9112 2.2 lets a
+//! recipient take a lone LF; two recipients that disagree about it can be played against each
+//! other). Eight bytes a step, so that a peer that sends its head byte by byte costs little each
+//! time it is looked at again. Never gives a line a meaning.
 
 use super::{RequestFault, RequestLimits};
 
-/// Blank lines skipped before a request line (RFC 9112 2.2: at least one, for clients that add CRLF after a POST body).
+/// Blank lines skipped before a request line (RFC 9112 2.2: at least one, for clients that add CRLF
+/// after a POST body).
 const BLANK_LINES_MAX: usize = 4;
 
 /// Where a head stands in its input.
@@ -22,7 +24,8 @@ pub(super) struct Extent {
     pub(super) header_count: usize,
 }
 
-/// The head at the start of `input`; `None` while its end has not come and may still come within the limits.
+/// The head at the start of `input`; `None` while its end has not come and may still come within
+/// the limits.
 ///
 /// Decides on the first byte that is wrong, so a longer input never changes a refusal.
 pub(super) fn scan(input: &[u8], limits: &RequestLimits) -> Result<Option<Extent>, RequestFault> {
@@ -86,7 +89,8 @@ fn next_control(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(*eight);
-        // The high bit of every byte that is below 0x20. A borrow may mark bytes above a true one, never below it, so the lowest mark is exact.
+        // The high bit of every byte that is below 0x20. A borrow may mark bytes above a true one,
+        // never below it, so the lowest mark is exact.
         let below = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
         if below != 0 {
             return Some(at + below.trailing_zeros() as usize / 8);
@@ -125,7 +129,10 @@ mod tests {
             found(0, 16, 27, 1)
         );
         assert_eq!(scan(b"\r\n\r\nG\r\n\r\n", &LIMITS), found(4, 7, 9, 0));
-        assert_eq!(scan(b"G\r\na:\tb\r\nc: d\r\n\r\n", &LIMITS), found(0, 3, 17, 2));
+        assert_eq!(
+            scan(b"G\r\na:\tb\r\nc: d\r\n\r\n", &LIMITS),
+            found(0, 3, 17, 2)
+        );
         assert_eq!(scan(b"", &LIMITS), Ok(None));
         assert_eq!(scan(b"G\r\na: b\r\n\r", &LIMITS), Ok(None));
     }

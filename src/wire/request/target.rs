@@ -1,7 +1,8 @@
 //! Request targets: taken apart into path and query, and percent-decoded exactly once.
 //!
-//! Owns the forms of RFC 9112 section 3.2, RFC 3986 section 2.1 and the query form of application/x-www-form-urlencoded.
-//! Never decodes what it decoded, never judges the bytes that come out: [`crate::wire::User`] does.
+//! Owns the forms of RFC 9112 section 3.2, RFC 3986 section 2.1 and the query form of
+//! application/x-www-form-urlencoded. Never decodes what it decoded, never judges the bytes that
+//! come out: [`crate::wire::User`] does.
 
 use std::borrow::Cow;
 
@@ -9,7 +10,8 @@ use percent_encoding::percent_decode_str;
 
 use super::{Method, RequestFault};
 
-/// Percent-decodes a path segment exactly once ('+' stays '+'); None on a bad escape. Borrowed when nothing was escaped.
+/// Percent-decodes a path segment exactly once ('+' stays '+'); None on a bad escape. Borrowed when
+/// nothing was escaped.
 pub fn decode_segment(raw: &str) -> Option<Cow<'_, [u8]>> {
     escapes_are_whole(raw.as_bytes()).then(|| percent_decode_str(raw).into())
 }
@@ -17,8 +19,9 @@ pub fn decode_segment(raw: &str) -> Option<Cow<'_, [u8]>> {
 /// Name and value of a query's pair, decoded.
 pub type QueryPair<'q> = (Cow<'q, [u8]>, Cow<'q, [u8]>);
 
-/// The name=value pairs of a query, each decoded once ('+' is a space: application/x-www-form-urlencoded); None for a
-/// pair with a bad escape. A pair without '=' has an empty value; nothing between two '&' is no pair.
+/// The name=value pairs of a query, each decoded once ('+' is a space:
+/// application/x-www-form-urlencoded); None for a pair with a bad escape. A pair without '=' has an
+/// empty value; nothing between two '&' is no pair.
 pub fn query_pairs(raw: &str) -> impl Iterator<Item = Option<QueryPair<'_>>> {
     raw.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -34,21 +37,29 @@ fn decode_form(raw: &str) -> Option<Cow<'_, [u8]>> {
     decode_segment(&spaced).map(|decoded| Cow::Owned(decoded.into_owned()))
 }
 
-/// Whether every '%' is followed by two hex digits; percent-encoding would pass a broken one through as it stands.
+/// Whether every '%' is followed by two hex digits; percent-encoding would pass a broken one
+/// through as it stands.
 fn escapes_are_whole(raw: &[u8]) -> bool {
     let mut rest = raw;
     while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
         match rest[at + 1..] {
-            [high, low, ref after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest = after,
+            [high, low, ref after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                rest = after
+            }
             _ => return false,
         }
     }
     true
 }
 
-/// Path and query of a request target in origin-form, absolute-form or asterisk-form (RFC 9112 3.2).
-pub(super) fn split_target(method: Method, target: &str) -> Result<(&str, Option<&str>), RequestFault> {
-    // httparse lets bytes through that no URI holds: those above ASCII, and the '#' that would begin a fragment.
+/// Path and query of a request target in origin-form, absolute-form or asterisk-form (RFC 9112
+/// 3.2).
+pub(super) fn split_target(
+    method: Method,
+    target: &str,
+) -> Result<(&str, Option<&str>), RequestFault> {
+    // httparse lets bytes through that no URI holds: those above ASCII, and the '#' that would
+    // begin a fragment.
     if !target.is_ascii() || target.as_bytes().contains(&b'#') {
         return Err(RequestFault::BadHead);
     }
@@ -78,20 +89,29 @@ fn strip_scheme(target: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
 }
 
-/// Whether `text` is `host[:port]` (RFC 9110 7.2, RFC 3986 3.2.2): no user information, which RFC 9110 4.2.4 has us
-/// refuse. An empty one stands for a target without authority and is legal in the Host header alone.
+/// Whether `text` is `host[:port]` (RFC 9110 7.2, RFC 3986 3.2.2): no user information, which RFC
+/// 9110 4.2.4 has us refuse. An empty one stands for a target without authority and is legal in the
+/// Host header alone.
 pub(super) fn is_authority(text: &[u8], may_be_empty: bool) -> bool {
     let (host, port) = if let [b'[', rest @ ..] = text {
         let Some(end) = rest.iter().position(|&byte| byte == b']') else {
             return false;
         };
         let literal = &rest[..end];
-        if literal.is_empty() || !literal.iter().all(|&byte| byte == b':' || is_reg_name(byte)) {
+        if literal.is_empty()
+            || !literal
+                .iter()
+                .all(|&byte| byte == b':' || is_reg_name(byte))
+        {
             return false;
         }
         (literal, &rest[end + 1..])
     } else {
-        let (host, port) = text.split_at(text.iter().position(|&byte| byte == b':').unwrap_or(text.len()));
+        let (host, port) = text.split_at(
+            text.iter()
+                .position(|&byte| byte == b':')
+                .unwrap_or(text.len()),
+        );
         if !reg_name_is_whole(host) {
             return false;
         }
@@ -110,7 +130,11 @@ fn reg_name_is_whole(host: &[u8]) -> bool {
     loop {
         match rest {
             [] => return true,
-            [b'%', high, low, after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest = after,
+            [b'%', high, low, after @ ..]
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                rest = after
+            }
             [byte, after @ ..] if is_reg_name(*byte) => rest = after,
             _ => return false,
         }
@@ -133,7 +157,10 @@ mod tests {
         assert_eq!(decoded(""), Some(vec![]));
         assert_eq!(decoded("a%2Fb+c%20%e9%00"), Some(b"a/b+c \xe9\0".to_vec()));
         assert_eq!(decoded("%252F"), Some(b"%2F".to_vec()), "once, not twice");
-        assert_eq!(decoded("%F0%9F%9F%A2"), Some("\u{1F7E2}".as_bytes().to_vec()));
+        assert_eq!(
+            decoded("%F0%9F%9F%A2"),
+            Some("\u{1F7E2}".as_bytes().to_vec())
+        );
         for bad in ["%", "a%", "%2", "%2g", "%g2", "%%41", "%25%", "%+1", "% 1"] {
             assert_eq!(decode_segment(bad), None, "{bad}");
         }
@@ -146,7 +173,8 @@ mod tests {
                 .map(|pair| pair.map(|(name, value)| (name.into_owned(), value.into_owned())))
                 .collect::<Vec<_>>()
         };
-        let pair = |name: &str, value: &str| Some((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        let pair =
+            |name: &str, value: &str| Some((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
         assert_eq!(pairs(""), []);
         assert_eq!(pairs("&&"), []);
         assert_eq!(

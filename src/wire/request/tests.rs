@@ -65,8 +65,10 @@ fn an_ordinary_head() {
 
 #[test]
 fn every_field() {
-    let input = b"\r\n\r\nPOST /v1/stream?user=al%20ice&watch=b?c HTTP/1.1\r\nhost: [::1]:80\r\nContent-TYPE:application/json\r\n\
-        Last-Event-ID: 17\xff\r\nOrigin: \t https://example.org \r\nAuthorization: Bearer x\r\nConnection: TE, Close\r\n\
+    let input = b"\r\n\r\nPOST /v1/stream?user=al%20ice&watch=b?c HTTP/1.1\r\nhost: [::1]:80\r\n\
+                  Content-TYPE:application/json\r\n\
+        Last-Event-ID: 17\xff\r\nOrigin: \t https://example.org \r\nAuthorization: Bearer x\r\n\
+        Connection: TE, Close\r\n\
         Expect: 100-Continue\r\nContent-Length: 007\r\nX: \r\n\r\n";
     let head = Head {
         method: Method::Post,
@@ -115,7 +117,11 @@ fn methods() {
     }
     for name in ["get", "TRACE", "BREW", "G!#$%&'*+-.^_`|~1"] {
         let input = format!("{name} / HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!(parsed(input.as_bytes()), Err(RequestFault::UnknownMethod), "{name}");
+        assert_eq!(
+            parsed(input.as_bytes()),
+            Err(RequestFault::UnknownMethod),
+            "{name}"
+        );
     }
     assert_eq!(
         parsed(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"),
@@ -132,18 +138,35 @@ fn targets() {
     let to = |path: &str, query: Option<&str>| Ok((path.to_owned(), query.map(str::to_owned)));
     assert_eq!(split("GET", "/"), to("/", None));
     assert_eq!(split("GET", "/?"), to("/", Some("")));
-    assert_eq!(split("GET", "/a/b%2Fc?d=e?f"), to("/a/b%2Fc", Some("d=e?f")));
+    assert_eq!(
+        split("GET", "/a/b%2Fc?d=e?f"),
+        to("/a/b%2Fc", Some("d=e?f"))
+    );
     assert_eq!(split("GET", "//a"), to("//a", None));
-    assert_eq!(split("GET", "http://example.org:80/a?b"), to("/a", Some("b")));
+    assert_eq!(
+        split("GET", "http://example.org:80/a?b"),
+        to("/a", Some("b"))
+    );
     assert_eq!(split("GET", "HTTPS://[::1]/a"), to("/a", None));
     assert_eq!(split("GET", "http://example.org"), to("/", None));
-    assert_eq!(split("GET", "http://example.org?x=/y"), to("/", Some("x=/y")));
+    assert_eq!(
+        split("GET", "http://example.org?x=/y"),
+        to("/", Some("x=/y"))
+    );
     assert_eq!(split("OPTIONS", "*"), to("*", None));
-    for bad in ["*", "a", "a/b", "?a", "ftp://a/", "http:/a", "/a#b", "/\u{e9}", "a:443"] {
+    for bad in [
+        "*", "a", "a/b", "?a", "ftp://a/", "http:/a", "/a#b", "/\u{e9}", "a:443",
+    ] {
         assert_eq!(split("GET", bad), Err(RequestFault::BadHead), "{bad}");
     }
     assert_eq!(split("OPTIONS", "*a"), Err(RequestFault::BadHead));
-    for bad in ["http:///a", "http://u@b/a", "http://a:x/", "http://:80/", "http://?a"] {
+    for bad in [
+        "http:///a",
+        "http://u@b/a",
+        "http://a:x/",
+        "http://:80/",
+        "http://?a",
+    ] {
         assert_eq!(split("GET", bad), Err(RequestFault::BadHost), "{bad}");
     }
 }
@@ -168,7 +191,11 @@ fn request_lines_that_are_none() {
         "\u{e9} / HTTP/1.1",
     ] {
         let input = format!("{bad}\r\nHost: a\r\n\r\n");
-        assert_eq!(parsed(input.as_bytes()), Err(RequestFault::BadHead), "{bad}");
+        assert_eq!(
+            parsed(input.as_bytes()),
+            Err(RequestFault::BadHead),
+            "{bad}"
+        );
     }
     assert_eq!(
         parsed(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -180,9 +207,16 @@ fn request_lines_that_are_none() {
 fn versions() {
     for version in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0", "HTTP/9.9"] {
         let input = format!("GET / {version}\r\nHost: a\r\n\r\n");
-        assert_eq!(parsed(input.as_bytes()), Err(RequestFault::BadVersion), "{version}");
+        assert_eq!(
+            parsed(input.as_bytes()),
+            Err(RequestFault::BadVersion),
+            "{version}"
+        );
     }
-    assert_eq!(parsed(b"PRI * HTTP/2.0\r\n\r\n"), Err(RequestFault::BadVersion));
+    assert_eq!(
+        parsed(b"PRI * HTTP/2.0\r\n\r\n"),
+        Err(RequestFault::BadVersion)
+    );
     assert_eq!(
         parsed(b"GET / HTTP/1.0\r\n\r\n"),
         Ok(Head {
@@ -214,7 +248,8 @@ fn connections() {
 
 #[test]
 fn hosts() {
-    let host = |value: &str| parsed(format!("GET / HTTP/1.1\r\nHost:{value}\r\n\r\n").as_bytes()).err();
+    let host =
+        |value: &str| parsed(format!("GET / HTTP/1.1\r\nHost:{value}\r\n\r\n").as_bytes()).err();
     for good in [
         "",
         " a",
@@ -230,11 +265,15 @@ fn hosts() {
         assert_eq!(host(good), None, "{good}");
     }
     for bad in [
-        ":80", "a:b", "a:123456", "a b", "a/b", "u@a", "[::1", "[]", "[::1]x", "a,b@", "a%2", "\u{e9}", "::1", "a:8:9",
+        ":80", "a:b", "a:123456", "a b", "a/b", "u@a", "[::1", "[]", "[::1]x", "a,b@", "a%2",
+        "\u{e9}", "::1", "a:8:9",
     ] {
         assert_eq!(host(bad), Some(RequestFault::BadHost), "{bad}");
     }
-    assert_eq!(parsed(b"GET / HTTP/1.1\r\n\r\n"), Err(RequestFault::BadHost));
+    assert_eq!(
+        parsed(b"GET / HTTP/1.1\r\n\r\n"),
+        Err(RequestFault::BadHost)
+    );
     assert_eq!(
         fault("Host: a\r\n"),
         Some(RequestFault::BadHost),
@@ -258,9 +297,17 @@ fn framings() {
         framing("Content-Length: 99999999999999999999999\r\n"),
         Ok(Framing::Length(u64::MAX))
     );
-    assert_eq!(framing("Transfer-Encoding: chunked\r\n"), Ok(Framing::Chunked));
-    assert_eq!(framing("TRANSFER-ENCODING: \t ChunKed \r\n"), Ok(Framing::Chunked));
-    for bad in ["", "+1", "-1", "1,1", "1, 1", "0x1", "1 1", "1.0", "a", "\u{661}"] {
+    assert_eq!(
+        framing("Transfer-Encoding: chunked\r\n"),
+        Ok(Framing::Chunked)
+    );
+    assert_eq!(
+        framing("TRANSFER-ENCODING: \t ChunKed \r\n"),
+        Ok(Framing::Chunked)
+    );
+    for bad in [
+        "", "+1", "-1", "1,1", "1, 1", "0x1", "1 1", "1.0", "a", "\u{661}",
+    ] {
         assert_eq!(
             fault(&format!("Content-Length: {bad}\r\n")),
             Some(RequestFault::BadFraming),
@@ -307,7 +354,10 @@ fn framings() {
 #[test]
 fn lengths_are_held_to_the_limit() {
     assert_eq!(Framing::Length(100).check(&LIMITS), Ok(()));
-    assert_eq!(Framing::Length(101).check(&LIMITS), Err(RequestFault::BodyTooLarge));
+    assert_eq!(
+        Framing::Length(101).check(&LIMITS),
+        Err(RequestFault::BodyTooLarge)
+    );
     assert_eq!(
         Framing::Length(u64::MAX).check(&LIMITS),
         Err(RequestFault::BodyTooLarge)
@@ -340,7 +390,12 @@ fn headers_that_are_none() {
         "Authorization: a\r\nAuthorization: b\r\n",
         "Last-Event-ID: 1\r\nLast-Event-ID: 2\r\n",
     ] {
-        assert_eq!(fault(bad), Some(RequestFault::BadHead), "{}", bad.escape_debug());
+        assert_eq!(
+            fault(bad),
+            Some(RequestFault::BadHead),
+            "{}",
+            bad.escape_debug()
+        );
     }
     assert_eq!(
         parsed(b"GET / HTTP/1.1\r\n Host: a\r\n\r\n"),
@@ -356,7 +411,10 @@ fn expectations() {
     let expects = |lines| parsed(&with(lines)).map(|head| head.expect_continue);
     assert_eq!(expects("Expect: 100-continue\r\n"), Ok(true));
     assert_eq!(expects(""), Ok(false));
-    assert_eq!(expects("Expect: 100-continue, x\r\n"), Err(RequestFault::BadExpect));
+    assert_eq!(
+        expects("Expect: 100-continue, x\r\n"),
+        Err(RequestFault::BadExpect)
+    );
     assert_eq!(expects("Expect:\r\n"), Err(RequestFault::BadExpect));
 }
 

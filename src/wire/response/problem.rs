@@ -1,6 +1,7 @@
 //! Errors as the client reads them: problem+json (RFC 9457).
 //!
-//! Owns the closed list of problems. A slug, once published, keeps its meaning; what was wrong this time is the `detail`.
+//! Owns the closed list of problems. A slug, once published, keeps its meaning; what was wrong this
+//! time is the `detail`.
 
 use super::Status;
 use crate::wire::json::{write_str, write_u64};
@@ -9,7 +10,8 @@ use crate::wire::request::RequestFault;
 /// Content-Type of a written [`Problem`].
 pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
 
-/// A problem's stable identity: `type` is `https://greendot.dev/problems/{slug}` (documented in docs/PROTOCOL.md), `title` fixed.
+/// A problem's stable identity: `type` is `https://greendot.dev/problems/{slug}` (documented in
+/// docs/PROTOCOL.md), `title` fixed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Problem {
     /// HTTP status.
@@ -35,7 +37,8 @@ impl Problem {
     }
 }
 
-/// Declares each problem once: its name here, its status, slug and title, and its row in [`PROBLEMS`].
+/// Declares each problem once: its name here, its status, slug and title, and its row in
+/// [`PROBLEMS`].
 macro_rules! table {
     ($($name:ident: $status:ident, $slug:literal, $title:literal;)*) => {
         /// The problems by name.
@@ -47,7 +50,8 @@ macro_rules! table {
             )*
         }
 
-        /// Every problem the server can answer with, for docs and openapi; tests hold that docs list each slug.
+        /// Every problem the server can answer with, for docs and openapi; tests hold that docs
+        /// list each slug.
         pub const PROBLEMS: &[Problem] = &[$(problems::$name),*];
     };
 }
@@ -63,13 +67,15 @@ table! {
     UNAUTHORIZED: Unauthorized, "unauthorized", "The request does not prove that it may do this";
     NOT_FOUND: NotFound, "not-found", "Nothing is found at this path";
     UNKNOWN_STREAM: NotFound, "unknown-stream", "No such stream is open";
-    METHOD_NOT_ALLOWED: MethodNotAllowed, "method-not-allowed", "The path does not take this method";
+    METHOD_NOT_ALLOWED: MethodNotAllowed, "method-not-allowed", "The path does not take this \
+     method";
     REQUEST_TIMEOUT: RequestTimeout, "request-timeout", "The request did not arrive in time";
     LENGTH_REQUIRED: LengthRequired, "length-required", "The request needs a body";
     BODY_TOO_LARGE: ContentTooLarge, "body-too-large", "The request body is too large";
     TOO_MANY_USERS: ContentTooLarge, "too-many-users", "The request names too many users";
     TARGET_TOO_LONG: UriTooLong, "target-too-long", "The request line is too long";
-    UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType, "unsupported-media-type", "The request body has the wrong media type";
+    UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType, "unsupported-media-type", "The request body \
+     has the wrong media type";
     BAD_EXPECT: ExpectationFailed, "bad-expect", "The expectation is not understood";
     WRONG_ROLE: MisdirectedRequest, "wrong-role", "This node does not serve the path in its role";
     TOO_MANY_REQUESTS: TooManyRequests, "too-many-requests", "Too many requests or streams";
@@ -88,8 +94,10 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
     match fault {
         RequestFault::BadHead => (
             problems::BAD_HEAD,
-            "a line does not end in CR LF, or holds a byte or a form that HTTP does not allow there; percent-encode what is \
-             not ASCII, do not fold header lines, and send Content-Type, Origin, Authorization and Last-Event-ID once at most",
+            "a line does not end in CR LF, or holds a byte or a form that HTTP does not allow \
+             there; percent-encode what is \
+             not ASCII, do not fold header lines, and send Content-Type, Origin, Authorization \
+             and Last-Event-ID once at most",
         ),
         RequestFault::BadHost => (
             problems::BAD_HOST,
@@ -97,11 +105,13 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
         ),
         RequestFault::BadFraming => (
             problems::BAD_FRAMING,
-            "send exactly one Content-Length of digits only, or exactly one Transfer-Encoding: chunked (HTTP/1.1 only), never both",
+            "send exactly one Content-Length of digits only, or exactly one Transfer-Encoding: \
+             chunked (HTTP/1.1 only), never both",
         ),
         RequestFault::BadChunk => (
             problems::BAD_CHUNK,
-            "a chunk is a size of 1 to 16 hex digits, CR LF, that many bytes, CR LF; the last has size 0",
+            "a chunk is a size of 1 to 16 hex digits, CR LF, that many bytes, CR LF; the last \
+             has size 0",
         ),
         RequestFault::BodyTooLarge => (
             problems::BODY_TOO_LARGE,
@@ -109,12 +119,17 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
         ),
         RequestFault::TargetTooLong => (
             problems::TARGET_TOO_LONG,
-            "the request line is longer than the server takes; send long lists as a JSON body with POST",
+            "the request line is longer than the server takes; send long lists as a JSON body \
+             with POST",
         ),
-        RequestFault::BadExpect => (problems::BAD_EXPECT, "only Expect: 100-continue is understood"),
+        RequestFault::BadExpect => (
+            problems::BAD_EXPECT,
+            "only Expect: 100-continue is understood",
+        ),
         RequestFault::HeadTooLarge => (
             problems::HEAD_TOO_LARGE,
-            "the request line and headers together are longer than the server takes; send fewer or shorter headers",
+            "the request line and headers together are longer than the server takes; send fewer \
+             or shorter headers",
         ),
         RequestFault::TooManyHeaders => (problems::TOO_MANY_HEADERS, "send fewer header lines"),
         RequestFault::UnknownMethod => (
@@ -155,7 +170,9 @@ mod tests {
                 problem.slug
             );
             assert!(
-                PROBLEMS[..index].iter().all(|other| other.slug != problem.slug),
+                PROBLEMS[..index]
+                    .iter()
+                    .all(|other| other.slug != problem.slug),
                 "{} twice",
                 problem.slug
             );
@@ -173,7 +190,10 @@ mod tests {
         let listed: Vec<(&str, &str)> = rows
             .map(|row| {
                 let mut cells = row.trim_matches('|').split('|').map(str::trim);
-                (cells.next().unwrap().trim_matches('`'), cells.next().unwrap())
+                (
+                    cells.next().unwrap().trim_matches('`'),
+                    cells.next().unwrap(),
+                )
             })
             .collect();
         let codes: Vec<String> = PROBLEMS
@@ -191,7 +211,10 @@ mod tests {
     #[test]
     fn statuses_of_faults() {
         let codes = RequestFault::ALL.map(|fault| problem_of(fault).0.status.code());
-        assert_eq!(codes, [400, 400, 400, 400, 413, 414, 417, 431, 431, 501, 501, 505]);
+        assert_eq!(
+            codes,
+            [400, 400, 400, 400, 413, 414, 417, 431, 431, 501, 501, 505]
+        );
         for fault in RequestFault::ALL {
             assert!(PROBLEMS.contains(&problem_of(fault).0));
         }

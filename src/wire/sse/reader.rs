@@ -1,7 +1,8 @@
 //! Reads an event stream as WHATWG HTML's "Interpreting an event stream" has it.
 //!
-//! Owns the line splitting and the fields of the block being read. Never reconnects: the caller does, with
-//! [`Reader::last_event_id`] and [`Reader::retry_ms`]. Holds one block at a time, which is as long as its sender makes it.
+//! Owns the line splitting and the fields of the block being read. Never reconnects: the caller
+//! does, with [`Reader::last_event_id`] and [`Reader::retry_ms`]. Holds one block at a time, which
+//! is as long as its sender makes it.
 
 use std::mem;
 
@@ -16,9 +17,9 @@ pub struct Event {
     pub id: String,
 }
 
-/// Incremental reader: CR, LF and CRLF split anywhere, a leading BOM, comments, multi-line data, `id` with NUL ignored,
-/// `retry` of digits only, no dispatch on empty data (but the id still counts). A block that the stream's end cuts off
-/// is never dispatched.
+/// Incremental reader: CR, LF and CRLF split anywhere, a leading BOM, comments, multi-line data,
+/// `id` with NUL ignored, `retry` of digits only, no dispatch on empty data (but the id still
+/// counts). A block that the stream's end cuts off is never dispatched.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
     /// The unfinished line.
@@ -101,7 +102,10 @@ impl Reader {
             }
             b"id" if !value.contains(&0) => self.id = String::from_utf8_lossy(value).into_owned(),
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
-                let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+                let add = |sum: u64, digit: &u8| {
+                    sum.saturating_mul(10)
+                        .saturating_add(u64::from(digit - b'0'))
+                };
                 self.retry_ms = Some(value.iter().fold(0, add));
             }
             _ => {}
@@ -112,7 +116,8 @@ impl Reader {
         self.last_event_id.clone_from(&self.id);
         let event = mem::take(&mut self.event);
         let mut data = mem::take(&mut self.data);
-        // Every data line left a '\n', so an empty one still makes an event; the last '\n' is not part of it.
+        // Every data line left a '\n', so an empty one still makes an event; the last '\n' is not
+        // part of it.
         if data.pop().is_none() {
             return;
         }
@@ -141,7 +146,8 @@ mod tests {
         }
     }
 
-    /// The events of `stream`, after checking that every way to tear it in two, and byte by byte, gives the same.
+    /// The events of `stream`, after checking that every way to tear it in two, and byte by byte,
+    /// gives the same.
     fn read(stream: &[u8]) -> (Vec<Event>, Reader) {
         let feed = |parts: &[&[u8]]| {
             let mut reader = Reader::default();
@@ -153,13 +159,24 @@ mod tests {
         };
         let whole = feed(&[stream]);
         let facts = |(events, reader): &(Vec<Event>, Reader)| {
-            (events.clone(), reader.last_event_id().to_owned(), reader.retry_ms())
+            (
+                events.clone(),
+                reader.last_event_id().to_owned(),
+                reader.retry_ms(),
+            )
         };
         for cut in 0..=stream.len() {
             let (left, right) = stream.split_at(cut);
-            assert_eq!(facts(&feed(&[left, b"", right])), facts(&whole), "cut at {cut}");
+            assert_eq!(
+                facts(&feed(&[left, b"", right])),
+                facts(&whole),
+                "cut at {cut}"
+            );
         }
-        assert_eq!(facts(&feed(&stream.chunks(1).collect::<Vec<_>>())), facts(&whole));
+        assert_eq!(
+            facts(&feed(&stream.chunks(1).collect::<Vec<_>>())),
+            facts(&whole)
+        );
         whole
     }
 
@@ -174,8 +191,10 @@ mod tests {
             [event("message", "YHOO\n+2\n10", "")]
         );
 
-        let (found, reader) =
-            read(b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n");
+        let (found, reader) = read(
+            b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  \
+                   third event\n\n",
+        );
         let expected = [
             event("message", "first event", "1"),
             event("message", "second event", ""),
@@ -215,7 +234,11 @@ mod tests {
     #[test]
     fn bom_and_encoding() {
         assert_eq!(events("\u{feff}data: a\n\n"), [event("message", "a", "")]);
-        assert_eq!(events("\u{feff}\u{feff}data: a\n\n"), [], "only one is stripped");
+        assert_eq!(
+            events("\u{feff}\u{feff}data: a\n\n"),
+            [],
+            "only one is stripped"
+        );
         assert_eq!(events("\n\u{feff}data: a\n\n"), [], "and only at the start");
         let (found, _) = read(b"data: \xf0\x9f\x9f\xa2\xff\xc3\n\n");
         assert_eq!(found, [event("message", "\u{1F7E2}\u{fffd}\u{fffd}", "")]);
@@ -228,7 +251,10 @@ mod tests {
             [event("message", "a", "")],
             "a type does not outlive its block"
         );
-        assert_eq!(events("Data: a\n data: b\ndata : c\nfoo: d\n:data: e\n\n"), []);
+        assert_eq!(
+            events("Data: a\n data: b\ndata : c\nfoo: d\n:data: e\n\n"),
+            []
+        );
         assert_eq!(events("data: a: b\n\n"), [event("message", "a: b", "")]);
         assert_eq!(events("id: 1\0\ndata: a\n\n"), [event("message", "a", "")]);
         assert_eq!(

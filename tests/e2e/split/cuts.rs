@@ -1,4 +1,5 @@
-//! Nodes that die and links that are cut: nobody flips who should not, and afterwards every watcher sees what is.
+//! Nodes that die and links that are cut: nobody flips who should not, and afterwards every watcher
+//! sees what is.
 
 use std::collections::BTreeMap;
 
@@ -33,9 +34,12 @@ impl Crowd {
         ]
         .concat();
         let mut watchers = [0, 1].map(|node| Watcher::new(split.realtime[node].front(), &users));
-        let publish = |(n, user): (usize, &String)| (user.clone(), split.realtime[n % 2].publish(user));
+        let publish =
+            |(n, user): (usize, &String)| (user.clone(), split.realtime[n % 2].publish(user));
         let streams = users.iter().enumerate().map(publish).collect();
-        watchers.iter_mut().for_each(|watcher| watcher.expect_all(&users, true));
+        watchers
+            .iter_mut()
+            .for_each(|watcher| watcher.expect_all(&users, true));
         Crowd {
             users,
             streams,
@@ -44,9 +48,20 @@ impl Crowd {
     }
 
     /// Some of a presence node's publishers leave without a word. Who they are, and who stays.
-    fn leave(&mut self, split: &Split<'_>, node: usize, count: usize) -> (Vec<String>, Vec<String>) {
+    fn leave(
+        &mut self,
+        split: &Split<'_>,
+        node: usize,
+        count: usize,
+    ) -> (Vec<String>, Vec<String>) {
         let of_node = |user: &&String| split.nodes.of(user.as_bytes()) == node;
-        let leavers: Vec<String> = self.streams.keys().filter(of_node).take(count).cloned().collect();
+        let leavers: Vec<String> = self
+            .streams
+            .keys()
+            .filter(of_node)
+            .take(count)
+            .cloned()
+            .collect();
         for leaver in &leavers {
             self.streams.remove(leaver).expect("it was there");
         }
@@ -58,7 +73,8 @@ fn last_active(split: &Split<'_>, user: &str) -> u64 {
     split.owner(user).server().record(user).last_active()
 }
 
-/// A presence node is gone for longer than a silence: real-time nodes see it, say it, and serve what they know. Then it is back.
+/// A presence node is gone for longer than a silence: real-time nodes see it, say it, and serve
+/// what they know. Then it is back.
 fn lose_and_find(split: &mut Split<'_>, crowd: &mut Crowd, node: usize, power_cut: bool) {
     let before: BTreeMap<_, _> = crowd
         .streams
@@ -94,7 +110,10 @@ fn lose_and_find(split: &mut Split<'_>, crowd: &mut Crowd, node: usize, power_cu
         watcher.expect_all(&leavers, false);
         for leaver in &leavers {
             let gone = watcher.last(leaver);
-            assert!((before[leaver]..=killed_at).contains(&gone.last_active()), "{gone:?}");
+            assert!(
+                (before[leaver]..=killed_at).contains(&gone.last_active()),
+                "{gone:?}"
+            );
             // They had time to return.
             assert!(gone.since() >= returned_at, "{gone:?}");
         }
@@ -108,7 +127,11 @@ fn lose_and_find(split: &mut Split<'_>, crowd: &mut Crowd, node: usize, power_cu
         assert_eq!(fresh.view(), watcher.view());
         for user in &crowd.users {
             let now = split.owner(user).server().record(user);
-            assert_eq!((Some(now.online), now.since), watcher.view()[user.as_str()], "{user}");
+            assert_eq!(
+                (Some(now.online), now.since),
+                watcher.view()[user.as_str()],
+                "{user}"
+            );
         }
     }
 }
@@ -122,7 +145,8 @@ fn a_presence_node_that_dies_and_returns_flips_nobody() {
     });
 }
 
-/// What is lost with its files is when each was seen: whoever beats is online again, and whoever does not is offline.
+/// What is lost with its files is when each was seen: whoever beats is online again, and whoever
+/// does not is offline.
 #[test]
 fn a_presence_node_that_returns_without_its_files_is_told_of_all_who_are_there() {
     Split::run(SETUP, |split| {
@@ -147,7 +171,11 @@ fn a_presence_node_that_returns_without_its_files_is_told_of_all_who_are_there()
             fresh.expect_all(&stayers, true);
             for user in &stayers {
                 let now = split.owner(user).server().record(user);
-                assert_eq!((now.online, now.since), (true, fresh.last(user).since), "{user}");
+                assert_eq!(
+                    (now.online, now.since),
+                    (true, fresh.last(user).since),
+                    "{user}"
+                );
             }
         }
         // It knows nobody of before.
@@ -185,11 +213,19 @@ fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
         let rest = |crowd: &mut Crowd| std::mem::take(&mut crowd.streams);
         let mut homeless = Vec::new();
         for (n, (user, stream)) in rest(&mut crowd).into_iter().enumerate() {
-            let of_killed = crowd.users.iter().position(|known| *known == user).expect("known") % 2 == 0;
+            let of_killed = crowd
+                .users
+                .iter()
+                .position(|known| *known == user)
+                .expect("known")
+                % 2
+                == 0;
             match of_killed {
                 // Some reconnect to the other node at once, some wait for theirs.
                 true if n % 4 == 0 => {
-                    crowd.streams.insert(user.clone(), split.realtime[1].publish(&user));
+                    crowd
+                        .streams
+                        .insert(user.clone(), split.realtime[1].publish(&user));
                 }
                 true => homeless.push(user),
                 false => {
@@ -204,19 +240,31 @@ fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
         let calm = online();
         for _ in 0..6 {
             sender.beat(&churners_by_ref);
-            until("they come", || (online() >= calm + CHURNERS as f64).then_some(()));
+            until("they come", || {
+                (online() >= calm + CHURNERS as f64).then_some(())
+            });
             sender.leave(&churners_by_ref);
             until("they go", || (online() <= calm).then_some(()));
             let queue = relay("greendot_relay_queue");
-            assert!(queue <= 2.0 * (PUBLISHERS_OF_EACH + CHURNERS) as f64, "{queue}");
+            assert!(
+                queue <= 2.0 * (PUBLISHERS_OF_EACH + CHURNERS) as f64,
+                "{queue}"
+            );
         }
         sender.beat(&churners_by_ref);
         until("they come to stay", || {
             (online() >= calm + CHURNERS as f64).then_some(())
         });
         let record = |user: &String| split.owner(user).server().record(user);
-        let newest: BTreeMap<_, _> = churners.iter().map(|user| (user.clone(), record(user).since)).collect();
-        let told_newest = |watcher: &Watcher| churners.iter().all(|user| watcher.last(user).since == newest[user]);
+        let newest: BTreeMap<_, _> = churners
+            .iter()
+            .map(|user| (user.clone(), record(user).since))
+            .collect();
+        let told_newest = |watcher: &Watcher| {
+            churners
+                .iter()
+                .all(|user| watcher.last(user).since == newest[user])
+        };
         let mut elsewhere = Watcher::new(split.realtime[1].front(), &churners);
         elsewhere.read_until("the living node is told", told_newest);
         elsewhere.expect_all(&churners, true);
@@ -243,11 +291,19 @@ fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
         crowd.watchers[1].read_for(300);
         crowd.watchers[1].expect_no_flip(&crowd.users);
         for user in &crowd.users {
-            assert_eq!(returned.last(user).since, crowd.watchers[1].last(user).since, "{user}");
+            assert_eq!(
+                returned.last(user).since,
+                crowd.watchers[1].last(user).since,
+                "{user}"
+            );
         }
 
-        // Of those who changed while it was dead the last state and nothing else, however often they did.
-        let puts = split.realtime[0].http_tap().exchanges("PUT ").split_off(told_before);
+        // Of those who changed while it was dead the last state and nothing else, however often
+        // they did.
+        let puts = split.realtime[0]
+            .http_tap()
+            .exchanges("PUT ")
+            .split_off(told_before);
         for user in &churners {
             let quoted = format!("\"user\":\"{user}\"");
             let newest = format!(
@@ -267,7 +323,8 @@ fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
     });
 }
 
-/// Beats are so rare that many would not be heard of again in their turn before anybody is told that they are silent.
+/// Beats are so rare that many would not be heard of again in their turn before anybody is told
+/// that they are silent.
 #[test]
 fn a_link_that_is_cut_for_longer_than_a_silence_is_repaired() {
     const RARE_BEAT_MS: u64 = 9_000;
@@ -306,7 +363,8 @@ fn a_link_that_is_cut_for_longer_than_a_silence_is_repaired() {
         }
         // They have tried to say so, in vain.
         for node in &split.presence {
-            node.server().expect_metric("greendot_nodes_down", |down| down == 2.0);
+            node.server()
+                .expect_metric("greendot_nodes_down", |down| down == 2.0);
         }
         let told_before: Vec<BTreeMap<String, usize>> = crowd.watchers.iter().map(counts).collect();
 
@@ -317,20 +375,31 @@ fn a_link_that_is_cut_for_longer_than_a_silence_is_repaired() {
         }
         for (watcher, told_before) in crowd.watchers.iter_mut().zip(&told_before) {
             watcher.read_until("all have turned", |watcher| {
-                stayers
+                stayers.iter().all(|user| {
+                    watcher.last(user).since > since[user].since
+                        && watcher.last(user).online == Some(true)
+                }) && leavers
                     .iter()
-                    .all(|user| watcher.last(user).since > since[user].since && watcher.last(user).online == Some(true))
-                    && leavers.iter().all(|user| watcher.last(user).online == Some(false))
+                    .all(|user| watcher.last(user).online == Some(false))
             });
             watcher.read_for(RARE_BEAT_MS / 2);
             for user in &users {
                 let now = &split.owner(user).server().record(user);
                 let last = watcher.last(user);
-                assert_eq!((last.online, last.since), (Some(now.online), now.since), "{user}");
-                // One state: nobody hears of a silence that was the cut's. (A PUT that was not answered in time comes again.)
+                assert_eq!(
+                    (last.online, last.since),
+                    (Some(now.online), now.since),
+                    "{user}"
+                );
+                // One state: nobody hears of a silence that was the cut's. (A PUT that was not
+                // answered in time comes again.)
                 let told = &watcher.known(user)[told_before[user]..];
-                let final_state = |state: &&State| (state.online, state.since) == (last.online, last.since);
-                assert!(!told.is_empty() && told.iter().all(final_state), "{user}: {told:?}");
+                let final_state =
+                    |state: &&State| (state.online, state.since) == (last.online, last.since);
+                assert!(
+                    !told.is_empty() && told.iter().all(final_state),
+                    "{user}: {told:?}"
+                );
             }
             for user in &leavers {
                 let gone = watcher.last(user);

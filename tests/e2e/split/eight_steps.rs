@@ -11,7 +11,8 @@ use super::tap::{Datagram, Exchange, Manner};
 use super::world::{Setup, Split};
 
 const OFFLINE_AFTER_MS: u64 = 3_000;
-/// Clocks of processes on one machine differ by rounding alone, but each is an anchor that may be so much off, in ms.
+/// Clocks of processes on one machine differ by rounding alone, but each is an anchor that may be
+/// so much off, in ms.
 const CLOCK_SLACK_MS: u64 = 1_000;
 
 fn text(bytes: &[u8]) -> &str {
@@ -21,7 +22,9 @@ fn text(bytes: &[u8]) -> &str {
 fn record_text(record: &Record) -> String {
     let status = if record.online { "online" } else { "offline" };
     let (user, since, last_active) = (&record.user, record.since(), record.last_active());
-    format!(r#"{{"user":"{user}","status":"{status}","since":{since},"last_active":{last_active}}}"#)
+    format!(
+        r#"{{"user":"{user}","status":"{status}","since":{since},"last_active":{last_active}}}"#
+    )
 }
 
 /// The body of an answer that has a length, after its head was checked.
@@ -35,7 +38,9 @@ fn expect_record(exchange: &Exchange, body: &str) {
 /// What a client said and was told through a node's tap: the connection whose request begins so.
 fn conversation(split: &Split<'_>, realtime: usize, start: &str) -> (String, String) {
     let all = split.realtime[realtime].http_tap().bytes();
-    let mut found = all.iter().filter(|(asked, _)| asked.starts_with(start.as_bytes()));
+    let mut found = all
+        .iter()
+        .filter(|(asked, _)| asked.starts_with(start.as_bytes()));
     let (asked, answered) = found.next().expect("it has asked");
     assert!(found.next().is_none(), "two ask {start}");
     (text(asked).to_owned(), text(answered).to_owned())
@@ -59,20 +64,31 @@ fn expect_beat_of_bob(split: &Split<'_>, datagram: &Datagram, not_before_ms: u64
     let keys = Keys::single(split.key.clone());
     let opened = open(bytes, &keys, Unix::from_ms(sent_at), 0).expect("any node takes it");
     assert!(!opened.leave && opened.sent_at == Unix::from_ms(sent_at));
-    assert_eq!(opened.users().map(|user| user.as_str()).collect::<Vec<_>>(), ["bob"]);
+    assert_eq!(
+        opened.users().map(|user| user.as_str()).collect::<Vec<_>>(),
+        ["bob"]
+    );
     sent_at
 }
 
-/// Step 7: a PUT of what `told` says to each real-time node, taken by it. (One that was not answered in time comes again as it was.)
+/// Step 7: a PUT of what `told` says to each real-time node, taken by it. (One that was not
+/// answered in time comes again as it was.)
 fn expect_put(split: &Split<'_>, told: &Record) {
     for node in &split.realtime {
         let puts = until("the PUT", || {
             let mut puts = node.http_tap().exchanges("PUT ");
-            puts.retain(|put| put.request.body_text().contains(&format!("\"since\":{}", told.since())));
+            puts.retain(|put| {
+                put.request
+                    .body_text()
+                    .contains(&format!("\"since\":{}", told.since()))
+            });
             (puts.first()?.answer.is_some()).then_some(puts)
         });
         let body = puts[0].request.body_text();
-        assert!(puts.iter().all(|put| put.request.body_text() == body), "{puts:?}");
+        assert!(
+            puts.iter().all(|put| put.request.body_text() == body),
+            "{puts:?}"
+        );
         let record = Record::of(&serde_json::from_str(body).expect("JSON"));
         assert_eq!(body, record_text(&record));
         assert_eq!((record.online, record.since), (told.online, told.since));
@@ -84,7 +100,10 @@ fn expect_put(split: &Split<'_>, told: &Record) {
         let bearer = format!("Bearer {}", split.key.service_token());
         assert_eq!(request.field("authorization"), Some(bearer.as_str()));
         assert_eq!(request.field("content-type"), Some("application/json"));
-        assert_eq!(request.field("content-length"), Some(body.len().to_string().as_str()));
+        assert_eq!(
+            request.field("content-length"),
+            Some(body.len().to_string().as_str())
+        );
         let answer = puts[0].answer.as_ref().expect("waited for");
         assert_eq!(
             (answer.line.as_str(), answer.body.len()),
@@ -118,7 +137,9 @@ fn the_eight_steps_on_the_wire() {
 
         // 1 and 2: alice asks for bob's status, and nobody has ever seen him.
         assert_eq!(asks(200), Record::never_seen("bob"));
-        let gets = presence.http_tap().exchanges("GET /v1/presence/bob HTTP/1.1");
+        let gets = presence
+            .http_tap()
+            .exchanges("GET /v1/presence/bob HTTP/1.1");
         expect_record(
             &gets[0],
             r#"{"user":"bob","status":"offline","since":null,"last_active":null}"#,
@@ -130,16 +151,25 @@ fn the_eight_steps_on_the_wire() {
         let snapshot = alice.expect("snapshot").data;
         assert_eq!(snapshot["presence"][0]["status"], "unknown");
         assert_eq!(alice.presence(), Record::never_seen("bob"));
-        let questions = presence.http_tap().exchanges("POST /v1/presence/query HTTP/1.1");
+        let questions = presence
+            .http_tap()
+            .exchanges("POST /v1/presence/query HTTP/1.1");
         let question = questions
             .iter()
             .find(|asked| asked.request.body == br#"{"users":["bob"]}"#);
-        let answer = question.expect("it was asked").answer.as_ref().expect("and answered");
+        let answer = question
+            .expect("it was asked")
+            .answer
+            .as_ref()
+            .expect("and answered");
         let unseen = r#"{"user":"bob","status":"offline","since":null,"last_active":null}"#;
         assert_eq!(answer.body_text(), format!(r#"{{"presence":[{unseen}]}}"#));
         assert!(answer.field("greendot-node").is_some());
         let (asked, told) = conversation(split, 0, "GET /v1/stream");
-        assert_eq!(asked, "GET /v1/stream?watch=bob HTTP/1.1\r\nHost: e2e\r\n\r\n");
+        assert_eq!(
+            asked,
+            "GET /v1/stream?watch=bob HTTP/1.1\r\nHost: e2e\r\n\r\n"
+        );
         let (head, events) = told.split_once("\r\n\r\n").expect("a head");
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         for field in [
@@ -147,12 +177,20 @@ fn the_eight_steps_on_the_wire() {
             "Cache-Control: no-store, no-transform",
             "X-Accel-Buffering: no",
         ] {
-            assert!(head.split("\r\n").any(|line| line == field), "{field} in {head}");
+            assert!(
+                head.split("\r\n").any(|line| line == field),
+                "{field} in {head}"
+            );
         }
         let blocks: Vec<&str> = events.split_terminator("\n\n").collect();
-        let lines: Vec<Vec<&str>> = blocks.iter().map(|block| block.split('\n').collect()).collect();
+        let lines: Vec<Vec<&str>> = blocks
+            .iter()
+            .map(|block| block.split('\n').collect())
+            .collect();
         let number = |line: &str, name: &str| {
-            let value = line.strip_prefix(name).unwrap_or_else(|| panic!("{name} in {line}"));
+            let value = line
+                .strip_prefix(name)
+                .unwrap_or_else(|| panic!("{name} in {line}"));
             value.parse::<u64>().expect("a number")
         };
         let [greeting, first, second] = &lines[..] else {
@@ -180,7 +218,10 @@ fn the_eight_steps_on_the_wire() {
         let opened_at = unix_ms();
         let bob = split.realtime[1].publish("bob");
         let (asked, told) = conversation(split, 1, "GET /v1/stream");
-        assert_eq!(asked, "GET /v1/stream?user=bob HTTP/1.1\r\nHost: e2e\r\n\r\n");
+        assert_eq!(
+            asked,
+            "GET /v1/stream?user=bob HTTP/1.1\r\nHost: e2e\r\n\r\n"
+        );
         assert!(told.starts_with("HTTP/1.1 200 OK\r\n"), "{told}");
 
         // 8, when 5 to 7 have happened: alice is told.
@@ -219,7 +260,8 @@ fn the_eight_steps_on_the_wire() {
         // 7: the platform is told, every node of it.
         expect_put(split, &online);
 
-        // He leaves without a word: the beats end, and so does his presence, with the true time of the last of them.
+        // He leaves without a word: the beats end, and so does his presence, with the true time of
+        // the last of them.
         drop(bob);
         let offline = alice.expect_presence("bob", false);
         assert!(
@@ -235,7 +277,9 @@ fn the_eight_steps_on_the_wire() {
         );
         expect_put(split, &offline);
         assert_eq!(asks(200), offline);
-        let gets = presence.http_tap().exchanges("GET /v1/presence/bob HTTP/1.1");
+        let gets = presence
+            .http_tap()
+            .exchanges("GET /v1/presence/bob HTTP/1.1");
         expect_record(gets.last().expect("just asked"), &record_text(&offline));
         // The others say that there is nothing to tell.
         for node in &split.realtime {

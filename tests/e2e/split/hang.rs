@@ -10,7 +10,11 @@ use super::world::{Setup, Split};
 
 const SETUP: Setup = Setup {
     // Nobody turns offline by silence here: not even those whose node hangs.
-    flags: &["--beat-interval-ms=1s", "--offline-after-ms=60s", "--shards=1"],
+    flags: &[
+        "--beat-interval-ms=1s",
+        "--offline-after-ms=60s",
+        "--shards=1",
+    ],
     presence_flags: &[],
     taps: Some(Manner::PLAIN),
 };
@@ -25,7 +29,9 @@ fn a_node_that_hangs_holds_up_nobody_and_is_told_what_is() {
         let sender = split.sender(0);
         let mut watchers = [0, 1].map(|node| Watcher::new(split.realtime[node].front(), &users));
         sender.beat(&by_ref);
-        watchers.iter_mut().for_each(|watcher| watcher.expect_all(&users, true));
+        watchers
+            .iter_mut()
+            .for_each(|watcher| watcher.expect_all(&users, true));
         split.expect_all_told();
 
         split.realtime[0].server().process.stop();
@@ -46,9 +52,14 @@ fn a_node_that_hangs_holds_up_nobody_and_is_told_what_is() {
 
         split.realtime[0].server().process.signal(Signal::CONT);
         let record = |user: &String| presence.record(user);
-        let newest: BTreeMap<_, _> = users.iter().map(|user| (user, record(user).since)).collect();
+        let newest: BTreeMap<_, _> = users
+            .iter()
+            .map(|user| (user, record(user).since))
+            .collect();
         watchers[0].read_until("the final states", |watcher| {
-            users.iter().all(|user| watcher.last(user).since == newest[user])
+            users
+                .iter()
+                .all(|user| watcher.last(user).since == newest[user])
         });
         watchers[0].expect_all(gone, false);
         watchers[0].expect_all(there, true);
@@ -76,7 +87,11 @@ fn many_states_go_over_one_connection() {
         let failed_before = failed();
         let put = format!("PUT /v1/presence/{} ", bob[0].replace('-', "%2D"));
         let connections = || {
-            let asked = split.realtime[0].http_tap().bytes().into_iter().map(|(asked, _)| asked);
+            let asked = split.realtime[0]
+                .http_tap()
+                .bytes()
+                .into_iter()
+                .map(|(asked, _)| asked);
             let puts = asked.map(|asked| String::from_utf8_lossy(&asked).matches(&put).count());
             puts.filter(|puts| *puts > 0).collect::<Vec<usize>>()
         };

@@ -7,7 +7,8 @@ use super::watcher::Watcher;
 use super::world::{FAST, Setup, Split};
 
 const PUBLISHERS_OF_EACH: usize = 30;
-/// Datagrams that vouch for the same publishers within `offline-after-ms`: all must be lost for one to flip, a chance of 1e-20.
+/// Datagrams that vouch for the same publishers within `offline-after-ms`: all must be lost for one
+/// to flip, a chance of 1e-20.
 const SETUP: Setup = Setup {
     flags: FAST,
     presence_flags: &[],
@@ -48,14 +49,20 @@ fn beats_lost_late_doubled_and_out_of_order_flip_nobody() {
         for node in &split.presence {
             let (went, out_of_order) = node.udp_tap().passed_on();
             (sent, reordered) = (sent + went, reordered + out_of_order);
-            received += node.server().metrics().sum("greendot_datagrams_received_total");
+            received += node
+                .server()
+                .metrics()
+                .sum("greendot_datagrams_received_total");
         }
         assert!(
             reordered > sent / 50,
             "{reordered} of {sent} came before an earlier one"
         );
         let came = received / sent as f64;
-        assert!(!lossy || (0.75..0.99).contains(&came), "{received} of {sent} arrived");
+        assert!(
+            !lossy || (0.75..0.99).contains(&came),
+            "{received} of {sent} arrived"
+        );
 
         // Who leaves is found out all the same.
         drop(publishers);

@@ -5,7 +5,8 @@ use crate::http::Conn;
 use crate::stream::Stream;
 
 const README: &str = include_str!("../../../README.md");
-/// Where the commands put the nodes: replaced by an address that nobody else has, so that their ports are free.
+/// Where the commands put the nodes: replaced by an address that nobody else has, so that their
+/// ports are free.
 const LOCALHOST: &str = "127.0.0.1";
 
 #[test]
@@ -34,7 +35,9 @@ fn the_four_commands_of_the_readme_work() {
     }
 
     // What README.md tells to type next.
-    let clients = README.lines().filter_map(|line| line.strip_prefix("$ curl -N '"));
+    let clients = README
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ curl -N '"));
     let clients = clients.filter_map(|line| {
         let (address, target) = line.trim_end_matches('\'').split_once('/')?;
         let port = address.strip_prefix(LOCALHOST)?.strip_prefix(":73")?;
@@ -45,8 +48,9 @@ fn the_four_commands_of_the_readme_work() {
         panic!("{streams:?}")
     };
     assert_ne!(alice.0, bob.0, "one at each real-time node");
-    let open =
-        |(address, target): &(String, String)| Stream::open(Conn::to(address.parse().expect("an address")), target);
+    let open = |(address, target): &(String, String)| {
+        Stream::open(Conn::to(address.parse().expect("an address")), target)
+    };
     let mut alice = open(alice);
     alice.expect("hello");
     alice.expect("snapshot");

@@ -1,4 +1,5 @@
-//! How beats are spread: over datagrams, source ports, the interval, and the shards that receive them.
+//! How beats are spread: over datagrams, source ports, the interval, and the shards that receive
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,14 +36,22 @@ fn sum(split: &Split<'_>, series: &str) -> f64 {
 #[test]
 fn beats_are_spread_over_shards_ports_and_the_interval() {
     let setup = Setup {
-        flags: &["--beat-interval-ms=500", "--offline-after-ms=10s", "--shards=2"],
+        flags: &[
+            "--beat-interval-ms=500",
+            "--offline-after-ms=10s",
+            "--shards=2",
+        ],
         presence_flags: &[],
         taps: Some(Manner::PLAIN),
     };
     Split::run(setup, |split| {
         raise_nofile().expect("the hard limit is ours to use");
         // Past the taps, which would need four descriptors and two threads for each.
-        let publish = |n: usize| split.realtime[n % 2].server().stream(&format!("user={}", publisher(n)));
+        let publish = |n: usize| {
+            split.realtime[n % 2]
+                .server()
+                .stream(&format!("user={}", publisher(n)))
+        };
         let publishers: Vec<_> = (0..PUBLISHERS).map(publish).collect();
         let online = |split: &Split<'_>| -> f64 {
             split
@@ -51,7 +60,9 @@ fn beats_are_spread_over_shards_ports_and_the_interval() {
                 .map(|node| node.server().metrics().sum("greendot_users_online"))
                 .sum()
         };
-        until("all are online", || (online(split) == PUBLISHERS as f64).then_some(()));
+        until("all are online", || {
+            (online(split) == PUBLISHERS as f64).then_some(())
+        });
 
         // From here on nobody connects: every beat comes in its turn.
         let beats_of_shard = |node: usize, shard: usize| {
@@ -59,12 +70,21 @@ fn beats_are_spread_over_shards_ports_and_the_interval() {
             split.presence[node].server().metrics().sum(&series)
         };
         let shares = |node: usize| [0, 1].map(|shard| beats_of_shard(node, shard));
-        let counted =
-            || ["greendot_beats_sent_total", "greendot_relay_datagrams_total"].map(|series| sum(split, series));
+        let counted = || {
+            [
+                "greendot_beats_sent_total",
+                "greendot_relay_datagrams_total",
+            ]
+            .map(|series| sum(split, series))
+        };
         let came = |node: usize| split.presence[node].udp_tap().datagrams().len();
-        let (before, counted_before, came_before) = ([0, 1].map(shares), counted(), [0, 1].map(came));
+        let (before, counted_before, came_before) =
+            ([0, 1].map(shares), counted(), [0, 1].map(came));
         until("enough datagrams have come", || {
-            let least = [0, 1].map(|node| came(node) - came_before[node]).into_iter().min();
+            let least = [0, 1]
+                .map(|node| came(node) - came_before[node])
+                .into_iter()
+                .min();
             (least >= Some(DATAGRAMS as usize)).then_some(())
         });
         let (after, counted_after) = ([0, 1].map(shares), counted());
@@ -78,15 +98,27 @@ fn beats_are_spread_over_shards_ports_and_the_interval() {
 
         // As many entries as fit.
         let [beats, datagrams] = [0, 1].map(|n| counted_after[n] - counted_before[n]);
-        assert!(beats / datagrams > ENTRIES_MAX as f64 * 0.9, "{beats} in {datagrams}");
+        assert!(
+            beats / datagrams > ENTRIES_MAX as f64 * 0.9,
+            "{beats} in {datagrams}"
+        );
 
         let keys = Keys::single(split.key.clone());
         for (node, came_before) in came_before.into_iter().enumerate() {
-            let datagrams = split.presence[node].udp_tap().datagrams().split_off(came_before);
+            let datagrams = split.presence[node]
+                .udp_tap()
+                .datagrams()
+                .split_off(came_before);
             let mut sent = [Sent::default(), Sent::default()];
             for datagram in datagrams {
                 assert!(datagram.bytes.len() <= DATAGRAM_BYTES_MAX);
-                let beats = open(&datagram.bytes, &keys, Unix::from_ms(datagram.at_ms), 60_000).expect("it is whole");
+                let beats = open(
+                    &datagram.bytes,
+                    &keys,
+                    Unix::from_ms(datagram.at_ms),
+                    60_000,
+                )
+                .expect("it is whole");
                 let users: Vec<usize> = beats
                     .users()
                     .map(|user| user.as_str().parse().expect("digits"))
@@ -118,13 +150,17 @@ impl Sent {
     fn add(&mut self, datagram: &Datagram, beats: usize) {
         self.ports.insert(datagram.from.port());
         let fifth = datagram.at_ms % BEAT_INTERVAL_MS / (BEAT_INTERVAL_MS / 5);
-        self.intervals.entry(datagram.at_ms / BEAT_INTERVAL_MS).or_default()[fifth as usize] += beats;
+        self.intervals
+            .entry(datagram.at_ms / BEAT_INTERVAL_MS)
+            .or_default()[fifth as usize] += beats;
     }
 
-    /// How much of an interval's beats its fullest fifth has. On a machine that is busy with others some intervals are bursts; not
-    /// most.
+    /// How much of an interval's beats its fullest fifth has. On a machine that is busy with others
+    /// some intervals are bursts; not most.
     fn median_peak_percent(&self) -> usize {
-        let peak = |fifths: &[usize; 5]| 100 * fifths.iter().max().expect("five") / fifths.iter().sum::<usize>();
+        let peak = |fifths: &[usize; 5]| {
+            100 * fifths.iter().max().expect("five") / fifths.iter().sum::<usize>()
+        };
         let mut peaks: Vec<usize> = self.intervals.values().map(peak).collect();
         peaks.sort_unstable();
         peaks[peaks.len() / 2]

@@ -21,7 +21,8 @@ struct Pair {
 impl Pair {
     fn start(same_key: bool, publish_to: impl Fn(Ipv4Addr) -> String) -> Pair {
         let homes = [Home::new(), Home::new()];
-        let [first, second] = [0, 1].map(|_| String::from_utf8(homes[0].run(&["key"]).stdout).expect("text"));
+        let [first, second] =
+            [0, 1].map(|_| String::from_utf8(homes[0].run(&["key"]).stdout).expect("text"));
         let texts = [&first, if same_key { &first } else { &second }];
         let key_files = [0, 1].map(|at| {
             let path = homes[at].path().join("fleet.key");
@@ -75,7 +76,8 @@ fn a_presence_node_that_publishes_elsewhere_leaves_the_ids_out() {
     assert_eq!(late.expect("snapshot").id, None);
     pair.presence
         .expect_log("the real-time node does not take what is published");
-    pair.presence.expect_metric("greendot_nodes_down", |down| down == 1.0);
+    pair.presence
+        .expect_metric("greendot_nodes_down", |down| down == 1.0);
 }
 
 #[test]
@@ -90,7 +92,8 @@ fn nodes_with_different_keys_believe_nothing_of_each_other() {
         .expect_log("it has another fleet key; give both the same --key-file");
     // What alice's node vouches for is refused, and so is what bob's publishes.
     let refused = "greendot_datagrams_refused_total{reason=\"key\"}";
-    pair.presence.expect_metric(refused, |refused| refused >= 2.0);
+    pair.presence
+        .expect_metric(refused, |refused| refused >= 2.0);
     assert!(!pair.presence.record("alice").online);
     until("publishing is refused", || {
         let refused = pair
@@ -113,7 +116,9 @@ fn a_node_of_another_role_is_no_presence_node() {
         &format!("--http={}:0", other.ip()),
         &format!("--presence=udp://{},http://{}", all.udp(), all.http),
     ]));
-    realtime.expect_log("the presence node does not answer (its answer is not that of a presence node)");
+    realtime.expect_log(
+        "the presence node does not answer (its answer is not that of a presence node)",
+    );
     realtime.expect_metric("greendot_nodes_down", |down| down == 1.0);
     let mut alice = realtime.stream("watch=bob");
     alice.expect("hello");

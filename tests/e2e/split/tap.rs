@@ -1,6 +1,8 @@
-//! Taps: relays between nodes that write down what they pass on, and may be slow, out of order and repetitive about it.
+//! Taps: relays between nodes that write down what they pass on, and may be slow, out of order and
+//! repetitive about it.
 //!
-//! Owns the recordings. A tap whose target is gone passes that on: it closes what was connected to it.
+//! Owns the recordings. A tap whose target is gone passes that on: it closes what was connected to
+//! it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -65,7 +67,11 @@ impl UdpTap {
             came: Arc::default(),
             went: Arc::default(),
         };
-        let (stop, came, went) = (Arc::clone(&tap.stop), Arc::clone(&tap.came), Arc::clone(&tap.went));
+        let (stop, came, went) = (
+            Arc::clone(&tap.stop),
+            Arc::clone(&tap.came),
+            Arc::clone(&tap.went),
+        );
         std::thread::spawn(move || pass_datagrams(&socket, target, manner, &stop, &came, &went));
         tap
     }
@@ -75,10 +81,14 @@ impl UdpTap {
         locked(&self.came).clone()
     }
 
-    /// How many were passed on, repetitions included, and how many of these before one that had come earlier.
+    /// How many were passed on, repetitions included, and how many of these before one that had
+    /// come earlier.
     pub(super) fn passed_on(&self) -> (usize, usize) {
         let went = locked(&self.went);
-        (went.len(), went.windows(2).filter(|pair| pair[0] > pair[1]).count())
+        (
+            went.len(),
+            went.windows(2).filter(|pair| pair[0] > pair[1]).count(),
+        )
     }
 }
 
@@ -242,19 +252,27 @@ impl TcpTap {
     /// The bytes of each connection so far: what was asked and what was answered.
     pub(super) fn bytes(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let recordings = locked(&self.recordings);
-        let both = |recording: &Arc<Recording>| (locked(&recording.asked).clone(), locked(&recording.answered).clone());
+        let both = |recording: &Arc<Recording>| {
+            (
+                locked(&recording.asked).clone(),
+                locked(&recording.answered).clone(),
+            )
+        };
         recordings.iter().map(both).collect()
     }
 
-    /// Whole requests whose line begins with `start`, with their answers; those of one connection in their order.
+    /// Whole requests whose line begins with `start`, with their answers; those of one connection
+    /// in their order.
     pub(super) fn exchanges(&self, start: &str) -> Vec<Exchange> {
         let mut found = Vec::new();
         for (asked, answered) in self.bytes() {
             let mut answers = Message::parse_all(&answered).into_iter();
-            let exchanges = Message::parse_all(&asked).into_iter().map(|request| Exchange {
-                request,
-                answer: answers.next(),
-            });
+            let exchanges = Message::parse_all(&asked)
+                .into_iter()
+                .map(|request| Exchange {
+                    request,
+                    answer: answers.next(),
+                });
             found.extend(exchanges.filter(|exchange| exchange.request.line.starts_with(start)));
         }
         found
@@ -289,7 +307,9 @@ fn pass(mut from: TcpStream, mut to: TcpStream, manner: Manner, record: &Mutex<V
         match from.read(&mut chunk) {
             Ok(0) => break,
             Ok(length) => {
-                std::thread::sleep(Duration::from_millis(random.u64(0..=manner.piece_delay_ms_max)));
+                std::thread::sleep(Duration::from_millis(
+                    random.u64(0..=manner.piece_delay_ms_max),
+                ));
                 locked(record).extend_from_slice(&chunk[..length]);
                 if to.write_all(&chunk[..length]).is_err() {
                     break;

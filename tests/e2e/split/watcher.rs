@@ -1,7 +1,7 @@
 //! A watcher who keeps everything told of each publisher, in order.
 //!
-//! Owns the check that no watcher may ever see broken: `since` grows from one change of a publisher to the next, and what was known
-//! is never unknown again.
+//! Owns the check that no watcher may ever see broken: `since` grows from one change of a publisher
+//! to the next, and what was known is never unknown again.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,11 +23,13 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn since(&self) -> u64 {
-        self.since.unwrap_or_else(|| panic!("a transition: {self:?}"))
+        self.since
+            .unwrap_or_else(|| panic!("a transition: {self:?}"))
     }
 
     pub(super) fn last_active(&self) -> u64 {
-        self.last_active.unwrap_or_else(|| panic!("a beat: {self:?}"))
+        self.last_active
+            .unwrap_or_else(|| panic!("a beat: {self:?}"))
     }
 }
 
@@ -43,7 +45,8 @@ impl Watcher {
         let mut conn = Conn::to(http);
         let body = serde_json::json!({ "watch": users }).to_string();
         let head = format!(
-            "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "POST /v1/stream HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
             body.len()
         );
         conn.send(&[head.as_bytes(), body.as_bytes()].concat());
@@ -116,7 +119,9 @@ impl Watcher {
     /// Waits until all of `users` are online, or all are not, by what was told last.
     pub(super) fn expect_all(&mut self, users: &[String], online: bool) {
         self.read_until(&format!("{users:?} online: {online}"), |watcher| {
-            users.iter().all(|user| watcher.last(user).online == Some(online))
+            users
+                .iter()
+                .all(|user| watcher.last(user).online == Some(online))
         });
     }
 
@@ -127,13 +132,19 @@ impl Watcher {
 
     /// All that was told of a user, except that nothing was known.
     pub(super) fn known(&self, user: &str) -> Vec<&State> {
-        self.told[user].iter().filter(|state| state.online.is_some()).collect()
+        self.told[user]
+            .iter()
+            .filter(|state| state.online.is_some())
+            .collect()
     }
 
     /// What is believed of each user: online, and since when.
     pub(super) fn view(&self) -> BTreeMap<&str, (Option<bool>, Option<u64>)> {
         let believed = |user: &String| (self.last(user).online, self.last(user).since);
-        self.told.keys().map(|user| (user.as_str(), believed(user))).collect()
+        self.told
+            .keys()
+            .map(|user| (user.as_str(), believed(user)))
+            .collect()
     }
 
     /// That each of these came online once and has not turned since.
@@ -141,8 +152,14 @@ impl Watcher {
         for user in users {
             let mut told = self.known(user);
             told.dedup_by_key(|state| state.since);
-            let turns = told.iter().skip_while(|state| state.online == Some(false)).count();
-            assert!(turns == 1 && self.last(user).online == Some(true), "{user}: {told:?}");
+            let turns = told
+                .iter()
+                .skip_while(|state| state.online == Some(false))
+                .count();
+            assert!(
+                turns == 1 && self.last(user).online == Some(true),
+                "{user}: {told:?}"
+            );
         }
     }
 }

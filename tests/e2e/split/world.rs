@@ -1,4 +1,5 @@
-//! Two real-time and two presence nodes around a hub: how they are started, reached, killed and cut off.
+//! Two real-time and two presence nodes around a hub: how they are started, reached, killed and cut
+//! off.
 
 use std::fs;
 use std::io::Write;
@@ -44,7 +45,10 @@ pub(super) struct Setup {
 /// Where the nodes are.
 enum Ground {
     /// Each in its own network. The hub's routes between them.
-    Networks { hub: Namespace, nodes: Vec<Namespace> },
+    Networks {
+        hub: Namespace,
+        nodes: Vec<Namespace>,
+    },
     /// All on this machine's loopback device.
     Loopback,
 }
@@ -53,7 +57,8 @@ impl Ground {
     fn new() -> Ground {
         Ground::networks().unwrap_or_else(|| {
             let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            let notice = "runs all the same, on loopback addresses and without what needs a firewall";
+            let notice =
+                "runs all the same, on loopback addresses and without what needs a firewall";
             // Not captured by the test harness, as what print! says would be.
             let _ = writeln!(std::io::stderr(), "notice: {test} {notice}");
             Ground::Loopback
@@ -147,12 +152,16 @@ impl<'g> Node<'g> {
 
     /// Where other nodes, and clients who want to be on record, find it.
     pub(super) fn front(&self) -> SocketAddr {
-        self.http_tap.as_ref().map_or((self.ip, HTTP_PORT).into(), |tap| tap.at)
+        self.http_tap
+            .as_ref()
+            .map_or((self.ip, HTTP_PORT).into(), |tap| tap.at)
     }
 
     /// Where other nodes send beats.
     pub(super) fn beat_front(&self) -> SocketAddr {
-        self.udp_tap.as_ref().map_or((self.ip, UDP_PORT).into(), |tap| tap.at)
+        self.udp_tap
+            .as_ref()
+            .map_or((self.ip, UDP_PORT).into(), |tap| tap.at)
     }
 
     pub(super) fn http_tap(&self) -> &TcpTap {
@@ -206,14 +215,17 @@ impl<'g> Node<'g> {
         Stream::open(Conn::to(self.front()), &format!("/v1/stream?user={user}"))
     }
 
-    /// Waits until it is sure that it has been told everything: its events have ids. The questions of those who look do not hold
-    /// that up.
+    /// Waits until it is sure that it has been told everything: its events have ids. The questions
+    /// of those who look do not hold that up.
     pub(super) fn expect_caught_up(&self) {
         until("it has caught up", || {
             let mut stream = self.server().stream("watch=nobody");
             stream.expect("hello");
             // Whoever is unknown in it is told of once more when the answer has come.
-            stream.expect("snapshot").id.or_else(|| stream.expect("presence").id)
+            stream
+                .expect("snapshot")
+                .id
+                .or_else(|| stream.expect("presence").id)
         });
     }
 
@@ -248,14 +260,23 @@ impl Split<'_> {
     fn start<'g>(ground: &'g Ground, setup: &Setup) -> Split<'g> {
         let hub = Home::new();
         let text = String::from_utf8(hub.run(&["key"]).stdout).expect("text");
-        let mut realtime: Vec<_> = (0..EACH).map(|place| Node::new(ground, place, &hub, setup)).collect();
+        let mut realtime: Vec<_> = (0..EACH)
+            .map(|place| Node::new(ground, place, &hub, setup))
+            .collect();
         let mut presence: Vec<_> = (EACH..2 * EACH)
             .map(|place| Node::new(ground, place, &hub, setup))
             .collect();
-        let names: Vec<String> = presence.iter().map(|node| node.beat_front().to_string()).collect();
-        let presence_nodes = presence
+        let names: Vec<String> = presence
             .iter()
-            .map(|node| format!("--presence=udp://{},http://{}", node.beat_front(), node.front()));
+            .map(|node| node.beat_front().to_string())
+            .collect();
+        let presence_nodes = presence.iter().map(|node| {
+            format!(
+                "--presence=udp://{},http://{}",
+                node.beat_front(),
+                node.front()
+            )
+        });
         let presence_nodes: Vec<String> = presence_nodes.collect();
         let realtime_nodes = realtime
             .iter()
@@ -281,14 +302,25 @@ impl Split<'_> {
             args
         };
         for node in &mut presence {
-            node.args = [vec!["presence".into()], common(node), realtime_nodes.clone()].concat();
+            node.args = [
+                vec!["presence".into()],
+                common(node),
+                realtime_nodes.clone(),
+            ]
+            .concat();
             node.args.push(format!("--udp={}:{UDP_PORT}", node.ip));
-            node.args.push(format!("--data-dir={}", node.home.data_dir().display()));
+            node.args
+                .push(format!("--data-dir={}", node.home.data_dir().display()));
             node.args
                 .extend(setup.presence_flags.iter().map(|flag| (*flag).to_owned()));
         }
         for node in &mut realtime {
-            node.args = [vec!["realtime".into()], common(node), presence_nodes.clone()].concat();
+            node.args = [
+                vec!["realtime".into()],
+                common(node),
+                presence_nodes.clone(),
+            ]
+            .concat();
         }
         let mut split = Split {
             ground,
@@ -326,7 +358,8 @@ impl Split<'_> {
         Sender::new(self.presence[node].server().udp(), self.key.clone())
     }
 
-    /// Cuts what the hub passes on between nodes; clients in the hub are not concerned. False: there is no firewall here.
+    /// Cuts what the hub passes on between nodes; clients in the hub are not concerned. False:
+    /// there is no firewall here.
     pub(super) fn cut(&self) -> bool {
         let Ground::Networks { hub, .. } = self.ground else {
             return false;
@@ -346,7 +379,8 @@ impl Split<'_> {
         }
     }
 
-    /// From now on presence nodes lose so many of a hundred datagrams. False: there is no firewall here.
+    /// From now on presence nodes lose so many of a hundred datagrams. False: there is no firewall
+    /// here.
     pub(super) fn lose_percent(&self, percent: u32) -> bool {
         let Ground::Networks { nodes, .. } = self.ground else {
             return false;
@@ -367,7 +401,8 @@ impl Split<'_> {
     /// Waits until nothing waits to be told to any real-time node.
     pub(super) fn expect_all_told(&self) {
         for node in &self.presence {
-            let told = || (node.server().metrics().sum("greendot_relay_queue") == 0.0).then_some(());
+            let told =
+                || (node.server().metrics().sum("greendot_relay_queue") == 0.0).then_some(());
             until("everything is told", told);
         }
     }
@@ -378,7 +413,12 @@ impl Drop for Split<'_> {
         if std::thread::panicking() {
             for node in self.realtime.iter().chain(&self.presence) {
                 let log = node.server.as_ref().map(Server::log).unwrap_or_default();
-                eprintln!("node {} ({}):\n{}{log}", node.place, node.args.join(" "), node.logs);
+                eprintln!(
+                    "node {} ({}):\n{}{log}",
+                    node.place,
+                    node.args.join(" "),
+                    node.logs
+                );
             }
         }
     }

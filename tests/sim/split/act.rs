@@ -44,7 +44,8 @@ pub(super) struct Client {
     pub(super) last_id: Option<u64>,
     /// The last event had no id.
     pub(super) told_without_id: bool,
-    /// The list is longer than it was when `last_id` was told: that id says nothing of whom an edit has added.
+    /// The list is longer than it was when `last_id` was told: that id says nothing of whom an edit
+    /// has added.
     pub(super) outgrown: bool,
     /// When it connects again (mono), while it has no stream.
     retry_at: u64,
@@ -135,7 +136,10 @@ impl Split {
             }
         }
         for client in 0..self.clients.len() {
-            if self.clients[client].due().is_some_and(|due| due <= self.mono) {
+            if self.clients[client]
+                .due()
+                .is_some_and(|due| due <= self.mono)
+            {
                 self.connect(client);
             }
         }
@@ -202,7 +206,10 @@ impl Split {
         let key = self.open(node, shard, Who::Stream(client), bytes);
         let client = &mut self.clients[client];
         client.conn = Some(key);
-        let elsewhere = client.node.replace(node).is_some_and(|before| before != node);
+        let elsewhere = client
+            .node
+            .replace(node)
+            .is_some_and(|before| before != node);
         client.known.clear();
         client.held.clear();
         if last_id.is_none() {
@@ -267,13 +274,22 @@ impl Split {
         }
         let node = self.conns[conn].node;
         let target = format!("/v1/stream/{stream}/watch");
-        let body = format!("{{\"add\":{},\"remove\":[]}}", json_list(&[&self.names[user]]));
+        let body = format!(
+            "{{\"add\":{},\"remove\":[]}}",
+            json_list(&[&self.names[user]])
+        );
         let shard = self.workload.usize(0..self.up(node).shards.len());
-        let key = self.open(node, shard, Who::Edit(client), post(&target, "", &body, None).into());
+        let key = self.open(
+            node,
+            shard,
+            Who::Edit(client),
+            post(&target, "", &body, None).into(),
+        );
         self.clients[client].edit = Some((user, key));
     }
 
-    /// A presence and a real-time node lose sight of each other, now and then for longer than a silence may last.
+    /// A presence and a real-time node lose sight of each other, now and then for longer than a
+    /// silence may last.
     fn partition(&mut self) {
         let presence = self.faults.usize(0..self.presences);
         let realtime = self.faults.usize(self.presences..self.nodes.len());
@@ -312,13 +328,16 @@ impl Split {
         }
     }
 
-    /// Some shards of a node are not driven for a while: those of a presence node for less than would make it forgive others.
+    /// Some shards of a node are not driven for a while: those of a presence node for less than
+    /// would make it forgive others.
     fn stall(&mut self) {
         let node = self.faults.usize(0..self.nodes.len());
         let most_ms = if self.is_presence(node) { 900 } else { 4_000 };
         let until = self.mono + self.faults.u64(50..most_ms);
         let picks = self.faults.u8(1..);
-        let Some(up) = &mut self.nodes[node].up else { return };
+        let Some(up) = &mut self.nodes[node].up else {
+            return;
+        };
         for (at, shard) in up.shards.iter_mut().enumerate() {
             if picks >> at & 1 == 1 {
                 shard.stalled_until = until;
@@ -355,10 +374,12 @@ impl Split {
         for client in &mut self.clients {
             client.retry_at = client.retry_at.min(self.mono + 500);
         }
-        // Links find their nodes again (5 s of backoff and a request that fails), the silent are found silent.
+        // Links find their nodes again (5 s of backoff and a request that fails), the silent are
+        // found silent.
         self.run_until(self.mono + 10_000 + 2 * self.rules.offline_after_ms);
         self.check_truth();
-        // Streams that have been there all the time are told with ids of those who come, if not for the first time, and go now.
+        // Streams that have been there all the time are told with ids of those who come, if not for
+        // the first time, and go now.
         for client in &mut self.clients {
             client.told_without_id = false;
         }

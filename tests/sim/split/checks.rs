@@ -1,7 +1,8 @@
-//! What must hold: at each datagram, at each state published, at each event read, and whenever nothing is on its way.
+//! What must hold: at each datagram, at each state published, at each event read, and whenever
+//! nothing is on its way.
 //!
-//! The truth of a publisher is what its presence node has published, and `model.rs` says what that may be. A real-time node may
-//! only repeat it.
+//! The truth of a publisher is what its presence node has published, and `model.rs` says what that
+//! may be. A real-time node may only repeat it.
 
 use greendot::presence::{Presence, Slot};
 use greendot::time::Now;
@@ -13,20 +14,25 @@ use super::{Seen, Split};
 use crate::model::{Left, User};
 use crate::sse::{Event, Response, Told, record};
 
-/// A publisher with a stream is heard of within two intervals (a table that shrinks puts it later in the next pass), and so many ms: a datagram that is not full, the steps of the
-/// vouching, the network.
+/// A publisher with a stream is heard of within two intervals (a table that shrinks puts it later
+/// in the next pass), and so many ms: a datagram that is not full, the steps of the vouching, the
+/// network.
 const VOUCH_SLACK_MS: u64 = 1_000;
-/// While a node has not been told for longer than this, in ms, what its streams are told is no news up to their ids: a node that
-/// answers questions and takes nothing is not known to be cut off. Resuming elsewhere forgives 10 s of it, less the clocks' distance.
+/// While a node has not been told for longer than this, in ms, what its streams are told is no news
+/// up to their ids: a node that answers questions and takes nothing is not known to be cut off.
+/// Resuming elsewhere forgives 10 s of it, less the clocks' distance.
 const UNTOLD_MS_MAX: u64 = 3_000;
 
 /// A shorter cut may end before it is noticed that beats may be lost.
 const CUT_MS_MIN: u64 = 10_000;
-/// Both nodes notice that a cut is over within so many ms, or requests were lost: a request that times out and the longest pause.
+/// Both nodes notice that a cut is over within so many ms, or requests were lost: a request that
+/// times out and the longest pause.
 const NOTICED_MS: u64 = 4_300;
-/// So long after a cut somebody may be told for whom nobody has vouched, in ms: `SETTLE_MS` and some.
+/// So long after a cut somebody may be told for whom nobody has vouched, in ms: `SETTLE_MS` and
+/// some.
 const SETTLED_MS: u64 = 7_000;
-/// A change may come so much later than an id that should count it, in ms: a silent node is noticed in 3 s.
+/// A change may come so much later than an id that should count it, in ms: a silent node is noticed
+/// in 3 s.
 const FORGIVEN_MS: u64 = 7_000;
 /// Of a user without a slot.
 const NEVER_SEEN: Told = Told {
@@ -78,7 +84,9 @@ impl Truth {
     }
 
     fn was(&self, online: bool, since: Option<u64>) -> bool {
-        self.history.iter().any(|(_, on, at)| (*on, *at) == (online, since))
+        self.history
+            .iter()
+            .any(|(_, on, at)| (*on, *at) == (online, since))
     }
 }
 
@@ -133,7 +141,8 @@ impl Split {
         (0..owners.len()).filter(move |user| owners[*user] == presence)
     }
 
-    /// A node has started: what a presence node had published it still publishes, and it expires nobody for a while.
+    /// A node has started: what a presence node had published it still publishes, and it expires
+    /// nobody for a while.
     pub(super) fn node_started(&mut self, node: usize) {
         self.stalled(node, self.mono);
         if !self.is_presence(node) {
@@ -169,7 +178,11 @@ impl Split {
     /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock.
     fn disturbed(&mut self, node: usize, mono: u64) {
         let node = &mut self.nodes[node];
-        let ahead_ms = if node.clock_went_back_at > 0 { 1_300 } else { 0 };
+        let ahead_ms = if node.clock_went_back_at > 0 {
+            1_300
+        } else {
+            0
+        };
         node.calm_since = node.calm_since.max(mono + ahead_ms + 1);
     }
 
@@ -260,7 +273,8 @@ impl Split {
 
     /// What a node's database has of a user with a slot.
     fn published(&self, presence: &Presence, user: usize, now: Now) -> Option<(Slot, Told)> {
-        let slot = presence.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"))?;
+        let slot =
+            presence.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"))?;
         let state = presence.state(slot, now);
         let told = Told {
             online: state.online,
@@ -293,7 +307,10 @@ impl Split {
             self.note(format!("{user} {} {:?}", state.online, state.since).as_bytes());
             *self.up_mut(node).changes.entry(user).or_default() += 1;
             if state.since <= since {
-                self.fail(format!("user {user}: since went from {since:?} to {:?}", state.since));
+                self.fail(format!(
+                    "user {user}: since went from {since:?} to {:?}",
+                    state.since
+                ));
             }
             let (at, model) = (&self.nodes[node], &self.truths[user].model);
             let verdict = match (online, state.online) {
@@ -325,9 +342,13 @@ impl Split {
         }
     }
 
-    /// For each stream of a user, since when (mono) it has been vouched for on a way that loses nothing.
+    /// For each stream of a user, since when (mono) it has been vouched for on a way that loses
+    /// nothing.
     fn streams_of(&self, user: usize) -> impl Iterator<Item = u64> {
-        let streams = self.clients.iter().filter(move |client| client.user == Some(user));
+        let streams = self
+            .clients
+            .iter()
+            .filter(move |client| client.user == Some(user));
         streams.filter_map(move |client| {
             let conn = self.conns.get(&client.conn?)?;
             let path = &self.paths[conn.node - self.presences][self.owners[user]];
@@ -350,8 +371,14 @@ impl Split {
         }
     }
 
-    /// A real-time node has taken these states: each was published, and none is told more often than it changed.
-    pub(super) fn check_delivered(&mut self, node: usize, at: usize, told: &[(usize, bool, Option<u64>)]) {
+    /// A real-time node has taken these states: each was published, and none is told more often
+    /// than it changed.
+    pub(super) fn check_delivered(
+        &mut self,
+        node: usize,
+        at: usize,
+        told: &[(usize, bool, Option<u64>)],
+    ) {
         for (user, online, since) in told {
             if !self.truths[*user].was(*online, *since) {
                 self.fail(format!(
@@ -364,7 +391,9 @@ impl Split {
             *entry = (entry.0 + 1, *online, *since);
             if entry.0 > changes {
                 let times = entry.0;
-                self.fail(format!("user {user} was told {times} times after {changes} changes"));
+                self.fail(format!(
+                    "user {user} was told {times} times after {changes} changes"
+                ));
             }
         }
     }
@@ -405,8 +434,12 @@ impl Split {
         if let Some(id) = event.id {
             self.check_id(node, client);
             self.take_back(client, id);
-            let untold =
-                |link: &Link| link.peer == node && link.waiting_since.is_some_and(|at| at + UNTOLD_MS_MAX < self.mono);
+            let untold = |link: &Link| {
+                link.peer == node
+                    && link
+                        .waiting_since
+                        .is_some_and(|at| at + UNTOLD_MS_MAX < self.mono)
+            };
             let presences = self.nodes[..self.presences].iter();
             if presences
                 .filter_map(|node| node.up.as_ref())
@@ -421,7 +454,8 @@ impl Split {
         }
     }
 
-    /// An id says that everything up to it has been told: not while a presence node does not answer.
+    /// An id says that everything up to it has been told: not while a presence node does not
+    /// answer.
     fn check_id(&self, node: usize, client: usize) {
         if let Some(link) = self.up(node).links.iter().find(|link| link.met.is_none()) {
             let peer = link.peer;
@@ -431,7 +465,8 @@ impl Split {
         }
     }
 
-    /// An id says that what its stream told counts against what is not newer than the id (client.js does the same).
+    /// An id says that what its stream told counts against what is not newer than the id (client.js
+    /// does the same).
     fn take_back(&mut self, client: usize, id: u64) {
         let Client { views, held, .. } = &mut self.clients[client];
         held.retain(|user, told| {
@@ -444,20 +479,23 @@ impl Split {
         });
     }
 
-    /// After an id the client knows each last change, unless it is so recent that whoever resumes is told of it again.
+    /// After an id the client knows each last change, unless it is so recent that whoever resumes
+    /// is told of it again.
     fn check_told(&self, client: usize, node: usize) {
         for user in &self.clients[client].watched {
             let (at, _, since) = *self.truths[*user].history.last().expect("begins with one");
             let view = self.clients[client].views.get(user).copied().flatten();
             if at + FORGIVEN_MS < self.mono && view.is_none_or(|view| view.since < since) {
                 self.fail(format!(
-                    "client {client} is told an id by node {node} and believes {view:?} of user {user}, who changed at {at} ms"
+                    "client {client} is told an id by node {node} and believes {view:?} of user \
+                     {user}, who changed at {at} ms"
                 ));
             }
         }
     }
 
-    /// One record: what was published at some time, never older than before, or unknown as long as nothing is known.
+    /// One record: what was published at some time, never older than before, or unknown as long as
+    /// nothing is known.
     fn told(&mut self, client: usize, key: u32, value: &serde_json::Value) {
         let name = value["user"].as_str().unwrap_or("");
         let user = self.user(name);
@@ -504,7 +542,8 @@ impl Split {
         }
         let reader = &mut self.clients[client];
         let before = reader.known.insert(user, told.since);
-        // Another node may know less than the one before: what is older waits for an id (client.js does the same).
+        // Another node may know less than the one before: what is older waits for an id (client.js
+        // does the same).
         let view = reader.views.get(&user).copied().flatten();
         if view.is_none_or(|view| view.since <= told.since) {
             reader.held.remove(&user);
@@ -520,7 +559,8 @@ impl Split {
         }
     }
 
-    /// Whoever was connected behind a cut all the time is not told offline there for the silence that was the cut's.
+    /// Whoever was connected behind a cut all the time is not told offline there for the silence
+    /// that was the cut's.
     fn check_outage(&mut self, client: usize, node: usize, user: usize, told: Told) {
         let cut = self.paths[node - self.presences][self.owners[user]].cut;
         if !self.stayed_behind(cut, node, user) {
@@ -532,7 +572,8 @@ impl Split {
         match silenced {
             Some(_) if told.online => self.saw(Seen::OutageHidden),
             Some((at, _, since)) if *since == told.since => self.fail(format!(
-                "client {client} is told by node {node}, cut off from {} to {} ms, that user {user} is offline since {at} ms, who was \
+                "client {client} is told by node {node}, cut off from {} to {} ms, that user \
+                 {user} is offline since {at} ms, who was \
                  connected there",
                 cut.from, cut.to
             )),
@@ -540,8 +581,8 @@ impl Split {
         }
     }
 
-    /// Whether a user had a stream at a real-time node before, in and after a cut that is over, and nothing else stood in the way of
-    /// its being heard of again before anybody is told.
+    /// Whether a user had a stream at a real-time node before, in and after a cut that is over, and
+    /// nothing else stood in the way of its being heard of again before anybody is told.
     fn stayed_behind(&self, cut: Cut, node: usize, user: usize) -> bool {
         let owner = self.owners[user];
         let (mono, long_ms) = (self.mono, CUT_MS_MIN);
@@ -552,7 +593,10 @@ impl Split {
             && cut.to - cut.from >= long_ms
             && cut.lives == [owner, node].map(|node| self.nodes[node].life)
             && cut.noticed_at.iter().all(in_time)
-            && !path.faults.iter().any(|(from, to)| *from <= calm[1] && *to >= calm[0])
+            && !path
+                .faults
+                .iter()
+                .any(|(from, to)| *from <= calm[1] && *to >= calm[0])
             && self.truths[user].model.left == Left::No
             && self.truths[user].left_at < calm[0]
             && self.clients.iter().any(|client| {
@@ -565,7 +609,9 @@ impl Split {
     /// An edit of a client's list was answered.
     pub(super) fn edited(&mut self, client: usize, key: u32, response: &Response) {
         self.hang_up(key);
-        let edit = self.clients[client].edit.take_if(|(_, asker)| *asker == key);
+        let edit = self.clients[client]
+            .edit
+            .take_if(|(_, asker)| *asker == key);
         let Some((user, _)) = edit else {
             return;
         };
@@ -575,13 +621,15 @@ impl Split {
                 self.clients[client].outgrown = true;
                 self.saw(Seen::Edited);
             }
-            // The holder's mailbox was full, or took too long: it may have happened, so the stream is of no use any more.
+            // The holder's mailbox was full, or took too long: it may have happened, so the stream
+            // is of no use any more.
             503 => self.disconnect(client, 100),
             status => self.fail(format!("an edit of a live stream is answered {status}")),
         }
     }
 
-    /// Between two steps: presence nodes decide in time, streams are vouched for, and where nothing is on its way all agree.
+    /// Between two steps: presence nodes decide in time, streams are vouched for, and where nothing
+    /// is on its way all agree.
     pub(super) fn check_moment(&mut self) {
         self.check_timeliness();
         self.check_vouching();
@@ -595,7 +643,8 @@ impl Split {
         }
     }
 
-    /// Where nothing is on its way, what a real-time node need not ask about is what is published, watched or not.
+    /// Where nothing is on its way, what a real-time node need not ask about is what is published,
+    /// watched or not.
     fn check_mirror(&self, realtime: usize) {
         for user in 0..self.names.len() {
             if !self.is_settled(realtime, self.owners[user]) {
@@ -609,7 +658,8 @@ impl Split {
             let state = self.state(user);
             if (known.online, known.since) != (state.online, state.since) {
                 self.fail(format!(
-                    "node {realtime} is sure that user {user} is {known:?}, {slot:?}, who is {state:?}"
+                    "node {realtime} is sure that user {user} is {known:?}, {slot:?}, who is \
+                     {state:?}"
                 ));
             }
         }
@@ -626,11 +676,15 @@ impl Split {
             for user in self.owned(node) {
                 let truth = &self.truths[user];
                 let (_, online, _) = *truth.history.last().expect("begins with one");
-                let in_time = truth
-                    .model
-                    .is_in_time(online, self.mono, at.calm_since, ahead_ms, &self.rules);
+                let in_time =
+                    truth
+                        .model
+                        .is_in_time(online, self.mono, at.calm_since, ahead_ms, &self.rules);
                 if let Err(why) = in_time {
-                    self.fail(format!("user {user} is still published {why}: {:?}", truth.model));
+                    self.fail(format!(
+                        "user {user} is still published {why}: {:?}",
+                        truth.model
+                    ));
                 }
             }
         }
@@ -644,7 +698,10 @@ impl Split {
                 continue;
             }
             let heard_at = self.truths[user].heard_at;
-            if self.streams_of(user).any(|since| since + late_ms < self.mono) {
+            if self
+                .streams_of(user)
+                .any(|since| since + late_ms < self.mono)
+            {
                 checked += 1;
                 if heard_at + late_ms < self.mono {
                     self.fail(format!(
@@ -656,7 +713,8 @@ impl Split {
         *self.seen.entry(Seen::VouchingChecked).or_default() += checked;
     }
 
-    /// Nothing that a presence node has published is on its way to a real-time node, and that one knows it.
+    /// Nothing that a presence node has published is on its way to a real-time node, and that one
+    /// knows it.
     fn is_settled(&self, realtime: usize, presence: usize) -> bool {
         let life = self.nodes[presence].life;
         self.nodes[presence].up.is_some()
@@ -688,18 +746,25 @@ impl Split {
                 .filter(|user| self.owners[*user] == presence)
             {
                 let (state, view) = (self.state(user), reader.views.get(&user));
-                let seen = view.copied().flatten().map(|view| (view.online, view.since));
+                let seen = view
+                    .copied()
+                    .flatten()
+                    .map(|view| (view.online, view.since));
                 if seen != Some((state.online, state.since)) {
                     let node = conn.node;
                     self.fail(format!(
-                        "client {client} of node {node} believes {view:?} of user {user}, who is {state:?}"
+                        "client {client} of node {node} believes {view:?} of user {user}, who is \
+                         {state:?}"
                     ));
                 }
                 compared += 1;
                 // Else its events would have no ids any more.
                 let (node, mirror) = (conn.node, &self.up(conn.node).presence);
-                let slot = mirror.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"));
-                let is_unsure = |slot: Slot| mirror.state(slot, self.now(node)).known && !mirror.is_confirmed(slot);
+                let slot =
+                    mirror.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"));
+                let is_unsure = |slot: Slot| {
+                    mirror.state(slot, self.now(node)).known && !mirror.is_confirmed(slot)
+                };
                 if slot.is_some_and(is_unsure) {
                     self.fail(format!(
                         "client {client} of node {node} watches user {user}, whom nobody confirms"
@@ -710,17 +775,21 @@ impl Split {
         *self.seen.entry(Seen::ViewsCompared).or_default() += compared;
     }
 
-    /// All has been settled for long: what streams were told last came with an id, that is, they have been told everything.
+    /// All has been settled for long: what streams were told last came with an id, that is, they
+    /// have been told everything.
     pub(super) fn check_ids(&mut self) {
         for client in 0..self.clients.len() {
             if std::mem::take(&mut self.clients[client].told_without_id) {
-                self.fail(format!("in the end client {client} is told states and no id"));
+                self.fail(format!(
+                    "in the end client {client} is told states and no id"
+                ));
             }
             self.saw(Seen::IdsAwaited);
         }
     }
 
-    /// At the end: all is settled, all agree, online is who has a stream, and each last state was told.
+    /// At the end: all is settled, all agree, online is who has a stream, and each last state was
+    /// told.
     pub(super) fn check_truth(&mut self) {
         for node in 0..self.nodes.len() {
             if !self.is_idle(node) {
@@ -754,7 +823,10 @@ impl Split {
         for node in 0..self.presences {
             for link in &self.up(node).links {
                 for user in self.up(node).changes.keys() {
-                    let told = link.delivered.get(user).map(|(_, online, since)| (*online, *since));
+                    let told = link
+                        .delivered
+                        .get(user)
+                        .map(|(_, online, since)| (*online, *since));
                     let state = self.state(*user);
                     if told != Some((state.online, state.since)) {
                         let peer = link.peer;

@@ -1,7 +1,9 @@
-//! The links between nodes, driven as `src/relay/link.rs` drives them, and the network that carries them.
+//! The links between nodes, driven as `src/relay/link.rs` drives them, and the network that carries
+//! them.
 //!
-//! Owns what the network does to a datagram, a request and an answer: it loses, delays, repeats and reorders them. A request is
-//! real bytes on a connection of its own to the other node's engine; its answer is read from what that engine writes.
+//! Owns what the network does to a datagram, a request and an answer: it loses, delays, repeats and
+//! reorders them. A request is real bytes on a connection of its own to the other node's engine;
+//! its answer is read from what that engine writes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,11 +126,19 @@ impl Split {
                     .map(|put| (put.path, put.body, put.states, put.complete)),
                 Core::Inquiry(inquiry) => inquiry.poll_request(now.mono).map(|users| {
                     let body = serde_json::json!({ "users": users }).to_string();
-                    ("/v1/presence/query".to_owned(), body.into_bytes(), users.len(), true)
+                    (
+                        "/v1/presence/query".to_owned(),
+                        body.into_bytes(),
+                        users.len(),
+                        true,
+                    )
                 }),
             };
             let waits = link.len() > 0;
-            link.waiting_since = link.waiting_since.filter(|_| waits).or(waits.then_some(mono));
+            link.waiting_since = link
+                .waiting_since
+                .filter(|_| waits)
+                .or(waits.then_some(mono));
             self.check_queue(node, at);
             if let Some((path, body, users, complete)) = request {
                 self.call(node, at, peer, &path, &body, users, complete);
@@ -139,7 +149,16 @@ impl Split {
     }
 
     #[expect(clippy::too_many_arguments, reason = "a request has these parts")]
-    fn call(&mut self, from: usize, link: usize, to: usize, path: &str, body: &[u8], users: usize, complete: bool) {
+    fn call(
+        &mut self,
+        from: usize,
+        link: usize,
+        to: usize,
+        path: &str,
+        body: &[u8],
+        users: usize,
+        complete: bool,
+    ) {
         let text = std::str::from_utf8(body).expect("JSON is UTF-8");
         let told = if self.is_presence(from) {
             self.told_by(path, body, users)
@@ -148,16 +167,24 @@ impl Split {
         };
         let bytes: Arc<[u8]> = match self.is_presence(from) {
             true => format!(
-                "PUT {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer {}\r\n{NODE_HEADER}: {}\r\n\
+                "PUT {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer {}\r\n{NODE_HEADER}: \
+                 {}\r\n\
                  Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
                 self.key.service_token(),
-                sender(instance_of(&secret_of(from, self.nodes[from].life)), complete),
+                sender(
+                    instance_of(&secret_of(from, self.nodes[from].life)),
+                    complete
+                ),
                 body.len()
             )
             .into_bytes()
             .into(),
             false => {
-                let authorization = format!("Authorization: Bearer {}\r\n", self.key.service_token());
+                let authorization = format!(
+                    "Authorization: Bearer \
+                 {}\r\n",
+                    self.key.service_token()
+                );
                 post(path, &authorization, text, None).into()
             }
         };
@@ -233,7 +260,8 @@ impl Split {
 
     /// A request that published something reaches its node once more.
     pub(super) fn put_again(&mut self) {
-        // More often than not one of a node's life before this one: what that life had still to tell is lost.
+        // More often than not one of a node's life before this one: what that life had still to
+        // tell is lost.
         let all = self.network.u8(0..3) == 0;
         let picked = |sent: &&Captured| all || sent.from_life < self.nodes[sent.from].life;
         let sent: Vec<&Captured> = self.captured.iter().filter(picked).collect();
@@ -242,7 +270,11 @@ impl Split {
         }
         let sent = sent[self.network.usize(0..sent.len())].clone();
         let Captured {
-            from, to, life, bytes, ..
+            from,
+            to,
+            life,
+            bytes,
+            ..
         } = sent;
         let parcel = Parcel::Request {
             call: None,
@@ -255,9 +287,16 @@ impl Split {
         self.send(parcel, delay_ms);
     }
 
-    /// A request reaches its node, if that node still lives. (A connection does not outlive its node: a new life of it never sees
-    /// what was sent to the one before.)
-    pub(super) fn deliver_request(&mut self, call: Option<u64>, from: usize, to: usize, life: u64, bytes: &Arc<[u8]>) {
+    /// A request reaches its node, if that node still lives. (A connection does not outlive its
+    /// node: a new life of it never sees what was sent to the one before.)
+    pub(super) fn deliver_request(
+        &mut self,
+        call: Option<u64>,
+        from: usize,
+        to: usize,
+        life: u64,
+        bytes: &Arc<[u8]>,
+    ) {
         if self.is_cut(from, to) {
             return;
         }
@@ -281,7 +320,10 @@ impl Split {
 
     /// A node has answered: the answer goes back, unless it gets lost.
     pub(super) fn answer_call(&mut self, key: u32, call: u64, response: Response) {
-        self.conns.get_mut(&key).expect("kept until it has ended").who = Who::Nobody;
+        self.conns
+            .get_mut(&key)
+            .expect("kept until it has ended")
+            .who = Who::Nobody;
         self.hang_up(key);
         let mut delay_ms = self.request_delay_ms();
         if !self.healed && self.network.u8(0..8) == 0 {
@@ -333,7 +375,9 @@ impl Split {
             Some(status) => self.fail(format!("what was published is answered {status}")),
         }
         if let Some(slot) = given_up {
-            self.fail(format!("{slot:?} is not told, and nothing is too long alone"));
+            self.fail(format!(
+                "{slot:?} is not told, and nothing is too long alone"
+            ));
         }
         if status == Some(413) {
             self.saw(Seen::TooLong);
@@ -358,14 +402,17 @@ impl Split {
         });
         if let Some((answerer, _)) = &answers {
             self.up(rt).presence.note_life(call.link, answerer.instance);
-            self.up(rt).presence.note_clock(call.link, answerer.clock, now.mono);
+            self.up(rt)
+                .presence
+                .note_clock(call.link, answerer.clock, now.mono);
         }
         if answers.is_some() {
             self.noticed(rt, call.link);
         }
         let mut outdated = Vec::new();
         if let Some((answerer, told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
-            let (mut answered, refused) = adopt_answers(&self.up(rt).presence, told, answerer.as_of, now);
+            let (mut answered, refused) =
+                adopt_answers(&self.up(rt).presence, told, answerer.as_of, now);
             outdated = std::mem::take(&mut answered.outdated);
             if refused > 0 {
                 self.fail(format!("node {rt} had no room for {refused} users"));
@@ -377,7 +424,10 @@ impl Split {
             unreachable!("a real-time node's links ask")
         };
         let (met, sighting) = match (&answers, status) {
-            (Some((answerer, _)), _) => (Some(call.life), inquiry.handle_answer(answerer.instance, now.mono)),
+            (Some((answerer, _)), _) => (
+                Some(call.life),
+                inquiry.handle_answer(answerer.instance, now.mono),
+            ),
             (None, Some(413)) => {
                 inquiry.handle_too_many(now.mono);
                 (link.met, Sighting::Same)
@@ -402,15 +452,30 @@ impl Split {
                     Why::Found
                 };
                 let found_at = now.mono;
-                self.tell(rt, &Mail::Reask { node, why, found_at });
+                self.tell(
+                    rt,
+                    &Mail::Reask {
+                        node,
+                        why,
+                        found_at,
+                    },
+                );
             }
             Sighting::Rest => {
                 let (why, found_at) = (Why::Rest, now.mono);
-                self.tell(rt, &Mail::Reask { node, why, found_at });
+                self.tell(
+                    rt,
+                    &Mail::Reask {
+                        node,
+                        why,
+                        found_at,
+                    },
+                );
             }
             Sighting::Lost => self.saw(Seen::Lost),
         }
-        let caught_up = |link: &Link| matches!(&link.core, Core::Inquiry(inquiry) if inquiry.is_caught_up());
+        let caught_up =
+            |link: &Link| matches!(&link.core, Core::Inquiry(inquiry) if inquiry.is_caught_up());
         let up = self.up(rt);
         let told = |node: usize| {
             up.presence

@@ -1,8 +1,10 @@
 //! The split world: presence nodes, real-time nodes, and the network between them.
 //!
-//! Owns time, what is on its way, and what the run is made of. One virtual clock drives all; each node has a wall clock of its own.
-//! How a node's shards turn is in `node.rs`, the links between nodes in `links.rs`, what clients do and what goes wrong in `act.rs`,
-//! what must hold in `checks.rs`. Each engine is driven as the shard thread drives it, each link as the relay's thread does.
+//! Owns time, what is on its way, and what the run is made of. One virtual clock drives all; each
+//! node has a wall clock of its own. How a node's shards turn is in `node.rs`, the links between
+//! nodes in `links.rs`, what clients do and what goes wrong in `act.rs`, what must hold in
+//! `checks.rs`. Each engine is driven as the shard thread drives it, each link as the relay's
+//! thread does.
 
 mod act;
 mod checks;
@@ -40,7 +42,8 @@ const NODES_MAX: usize = 3;
 const SHARDS_MAX: u16 = 3;
 /// Clients, each with a stream most of the time.
 const CLIENTS: usize = 7;
-/// A wall clock is off by at most so much, in ms: both ways, two nodes' clocks stay well within the slack of a resumed stream.
+/// A wall clock is off by at most so much, in ms: both ways, two nodes' clocks stay well within the
+/// slack of a resumed stream.
 const WALL_OFF_MS_MAX: i64 = 1_500;
 
 /// Something on its way.
@@ -158,7 +161,8 @@ pub(crate) struct Split {
     nodes: Vec<Node>,
     presences: usize,
     hashing: Arc<Nodes>,
-    /// Until then (mono) nobody ends a stream and nothing else goes wrong: an outage is to be seen by itself.
+    /// Until then (mono) nobody ends a stream and nothing else goes wrong: an outage is to be seen
+    /// by itself.
     undisturbed_until: u64,
     /// Pairs of a presence and a real-time node that do not reach each other, and until when.
     cuts: BTreeMap<(usize, usize), u64>,
@@ -185,7 +189,8 @@ pub(crate) struct Split {
 
 impl Split {
     fn new(plan: Plan) -> Split {
-        let stream = |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
+        let stream =
+            |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
         let mut faults = stream(13);
         let (presences, realtimes) = (faults.usize(1..=NODES_MAX), faults.usize(1..=NODES_MAX));
         let tiny = Settings::tiny();
@@ -221,9 +226,14 @@ impl Split {
         let mut names = store::users();
         // For all of these every store has room.
         names.truncate(names.len() - 1);
-        let addresses: Vec<String> = (0..presences).map(|node| format!("10.0.0.{node}:8081")).collect();
+        let addresses: Vec<String> = (0..presences)
+            .map(|node| format!("10.0.0.{node}:8081"))
+            .collect();
         let hashing = Nodes::new(addresses.iter().map(String::as_str));
-        let owners = names.iter().map(|name| hashing.of(name.as_bytes())).collect();
+        let owners = names
+            .iter()
+            .map(|name| hashing.of(name.as_bytes()))
+            .collect();
         let known = store::known_users();
         let mut split = Split {
             plan,
@@ -251,7 +261,9 @@ impl Split {
             conns_made: 0,
             clients: Vec::new(),
             devices: Vec::new(),
-            truths: (0..names.len()).map(|user| Truth::new(user < known)).collect(),
+            truths: (0..names.len())
+                .map(|user| Truth::new(user < known))
+                .collect(),
             names,
             owners,
             paths: vec![vec![Path::default(); presences]; realtimes],
@@ -315,7 +327,8 @@ impl Split {
 
     fn send(&mut self, parcel: Parcel, delay_ms: u64) {
         self.parcels_sent += 1;
-        self.parcels.insert((self.mono + delay_ms, self.parcels_sent), parcel);
+        self.parcels
+            .insert((self.mono + delay_ms, self.parcels_sent), parcel);
     }
 
     fn is_cut(&self, one: usize, other: usize) -> bool {
@@ -329,7 +342,11 @@ impl Split {
         let nodes = self.nodes.iter().map(Node::due);
         let devices = self.devices.iter().map(|device| device.due);
         let clients = self.clients.iter().filter_map(Client::due);
-        let dues = parcel.into_iter().chain(nodes).chain(devices).chain(clients);
+        let dues = parcel
+            .into_iter()
+            .chain(nodes)
+            .chain(devices)
+            .chain(clients);
         dues.min().unwrap_or(u64::MAX)
     }
 
@@ -343,7 +360,11 @@ impl Split {
                 self.mono = next;
             }
             self.fire_clients();
-            while let Some(entry) = self.parcels.first_entry().filter(|entry| entry.key().0 <= self.mono) {
+            while let Some(entry) = self
+                .parcels
+                .first_entry()
+                .filter(|entry| entry.key().0 <= self.mono)
+            {
                 let parcel = entry.remove();
                 self.deliver(parcel);
             }
@@ -430,7 +451,12 @@ fn split_many_seeds() {
     let seeds = crate::seeds(SEEDS, FRESH_SEEDS);
     let plans: Vec<Plan> = seeds.iter().map(|seed| plan(*seed)).collect();
     let outcomes = crate::all_pass(&plans, run, |outcome| outcome.lasted_ms);
-    let sum = |what: &Seen| outcomes.iter().filter_map(|outcome| outcome.seen.get(what)).sum();
+    let sum = |what: &Seen| {
+        outcomes
+            .iter()
+            .filter_map(|outcome| outcome.seen.get(what))
+            .sum()
+    };
     let counts: Vec<(Seen, u64)> = SEEN.iter().map(|what| (*what, sum(what))).collect();
     for (what, count) in &counts {
         println!("  {what:?} {count}");

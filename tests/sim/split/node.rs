@@ -41,7 +41,8 @@ pub(super) struct Up {
     pub(super) presence: Arc<Presence>,
     pub(super) shards: Vec<Shard>,
     pub(super) links: Vec<Link>,
-    /// By user, what a real-time node's streams have been told: the latest `since`, and when (mono) one was first told any.
+    /// By user, what a real-time node's streams have been told: the latest `since`, and when (mono)
+    /// one was first told any.
     pub(super) floors: Vec<Option<u64>>,
     pub(super) known_at: Vec<Option<u64>>,
     /// By user, how often a presence node has changed what it publishes.
@@ -143,7 +144,8 @@ impl Split {
             Some(folder) => {
                 let options = store::options(folder.path(), shards, 1, &self.settings);
                 let opened = Presence::open(&options, now);
-                let (presence, _) = opened.unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
+                let (presence, _) =
+                    opened.unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
                 (Role::Presence, presence)
             }
             None => {
@@ -335,7 +337,11 @@ impl Split {
         let shard = self.shard(node, at);
         let wake = shard.engine.poll_timeout().micros().div_ceil(1_000);
         let input = shard.resync || !shard.mailbox.is_empty() || !shard.datagrams.is_empty();
-        shard.wake = if input || !shard.inputs.is_empty() { 0 } else { wake };
+        shard.wake = if input || !shard.inputs.is_empty() {
+            0
+        } else {
+            wake
+        };
     }
 
     fn read_datagrams(&mut self, node: usize, at: usize) {
@@ -364,7 +370,10 @@ impl Split {
                         self.fail(format!("conn {key} was not even refused"));
                     };
                     shard.conns.insert((id.index, id.generation), key);
-                    self.conns.get_mut(&key).expect("kept until it has ended").id = Some(id);
+                    self.conns
+                        .get_mut(&key)
+                        .expect("kept until it has ended")
+                        .id = Some(id);
                     let half = self.network.usize(0..=bytes.len());
                     for part in [&bytes[..half], &bytes[half..]] {
                         self.shard(node, at).engine.handle_bytes(id, part, now);
@@ -402,9 +411,15 @@ impl Split {
                     (Read::Comment, Who::Stream(_)) => {}
                     (Read::StreamHead, Who::Stream(client)) => self.stream_began(client, key),
                     (Read::Event(event), Who::Stream(client)) => self.event(client, key, &event),
-                    (Read::Response(response), Who::Edit(client)) => self.edited(client, key, &response),
-                    (Read::Response(response), Who::Call(call)) => self.answer_call(key, call, response),
-                    (Read::Response(response), Who::Nobody) if matches!(response.status, 204 | 413 | 503) => {
+                    (Read::Response(response), Who::Edit(client)) => {
+                        self.edited(client, key, &response)
+                    }
+                    (Read::Response(response), Who::Call(call)) => {
+                        self.answer_call(key, call, response)
+                    }
+                    (Read::Response(response), Who::Nobody)
+                        if matches!(response.status, 204 | 413 | 503) =>
+                    {
                         self.hang_up(key);
                     }
                     (read, who) => self.fail(format!("conn {key} of {who:?} reads {read:?}")),
@@ -449,12 +464,19 @@ impl Split {
         let now = self.now(node);
         while let Some(outbound) = self.shard(node, at).engine.poll_outbound(now) {
             match outbound {
-                Outbound::Beats { node: to, datagrams } => {
+                Outbound::Beats {
+                    node: to,
+                    datagrams,
+                } => {
                     for datagram in datagrams.iter() {
                         self.send_datagram(Some(node), to, datagram.to_vec());
                     }
                 }
-                Outbound::Asks { node: of, users, anew } => match &mut self.up_mut(node).links[of].core {
+                Outbound::Asks {
+                    node: of,
+                    users,
+                    anew,
+                } => match &mut self.up_mut(node).links[of].core {
                     Core::Inquiry(inquiry) => inquiry.ask(users, anew, now.mono),
                     Core::Announcer(_) => self.fail("a presence node asks".into()),
                 },
@@ -474,7 +496,8 @@ impl Split {
     pub(super) fn is_idle(&self, node: usize) -> bool {
         let rests = |shard: &Shard| shard.wake > self.mono && shard.stalled_until <= self.mono;
         let idle = |shard: &Shard| rests(shard) && shard.mailbox.is_empty() && !shard.resync;
-        let mail_to = |parcel: &Parcel| matches!(parcel, Parcel::Mail { node: to, .. } if *to == node);
+        let mail_to =
+            |parcel: &Parcel| matches!(parcel, Parcel::Mail { node: to, .. } if *to == node);
         self.up(node).shards.iter().all(idle) && !self.parcels.values().any(mail_to)
     }
 }

@@ -1,8 +1,10 @@
-//! A stock SSE server, as axum's documentation has it: a tokio broadcast channel, one task a stream.
+//! A stock SSE server, as axum's documentation has it: a tokio broadcast channel, one task a
+//! stream.
 //!
 //!     peer-axum PORT [THREADS]
 //!
-//! `GET /v1/stream` is told hello, snapshot and whatever is posted to `/pub`; `GET /v1/presence/{user}` answers a canned record.
+//! `GET /v1/stream` is told hello, snapshot and whatever is posted to `/pub`; `GET
+//!/v1/presence/{user}` answers a canned record.
 
 use std::convert::Infallible;
 

@@ -3,7 +3,16 @@ use crate::args::{Cli, Scenario};
 use std::borrow::Cow;
 
 fn one_contact() -> Cli {
-    let line = ["loadgen", "churn", "--users", "1", "--watchers", "1", "--contacts", "1"];
+    let line = [
+        "loadgen",
+        "churn",
+        "--users",
+        "1",
+        "--watchers",
+        "1",
+        "--contacts",
+        "1",
+    ];
     <Cli as clap::Parser>::parse_from(line)
 }
 
@@ -22,7 +31,9 @@ fn tell(world: &mut World<'_>, snapshot: bool, status: &str, since: Option<u64>)
     let user = world.population.id(world.first_user);
     let user = String::from_utf8_lossy(&user);
     let time = since.map_or("null".to_owned(), |ms| ms.to_string());
-    let record = format!("{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{time},\"last_active\":{time}}}");
+    let record = format!(
+        "{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{time},\"last_active\":{time}}}"
+    );
     let data = if snapshot {
         format!("{{\"presence\":[{record}]}}")
     } else {
@@ -30,7 +41,12 @@ fn tell(world: &mut World<'_>, snapshot: bool, status: &str, since: Option<u64>)
     };
     let name = EVENT_NAMES[usize::from(!snapshot)];
     let data = Cow::Owned(data.into_bytes());
-    world.event(0, clock::now_us(), &Event { name, data }, Lasting::default());
+    world.event(
+        0,
+        clock::now_us(),
+        &Event { name, data },
+        Lasting::default(),
+    );
 }
 
 /// Contact 0 as it is known, and what was found wrong: unreadable, told twice.
@@ -90,7 +106,12 @@ fn a_state_may_come_again_in_place_of_a_skipped_one_or_behind_its_snapshot() {
 fn a_snapshot_must_not_contradict_what_was_told() {
     let cli = one_contact();
     let mut world = world_of(&cli);
-    let seen = |world: &World<'_>| (world.found.contradictions, world.watchers[0].contacts[0].online);
+    let seen = |world: &World<'_>| {
+        (
+            world.found.contradictions,
+            world.watchers[0].contacts[0].online,
+        )
+    };
     tell(&mut world, true, "offline", None);
     tell(&mut world, false, "online", Some(7));
     tell(&mut world, true, "online", Some(7));
