@@ -133,8 +133,8 @@ impl Finding {
     }
 }
 
-/// Sockets of one shard to each presence node (`relay::BeatSender`).
-const BEAT_PORTS: u64 = crate::relay::BeatSender::PORTS as u64;
+/// Sockets of one shard to each presence node (`links::BeatSender`).
+const BEAT_PORTS: u64 = crate::links::BeatSender::PORTS as u64;
 
 /// File descriptors that are not for connections within `conns_max`: the process's, the links' to
 /// other nodes, and those on which a shard hears who comes when it is full.

@@ -5,7 +5,7 @@
 //! needs; none finds another by itself. Nothing here runs while the node serves.
 
 mod heap;
-mod relays;
+mod links;
 mod signals;
 
 use std::fmt;
@@ -26,7 +26,7 @@ use crate::presence::{Flusher, MirrorOptions, OpenReport, Presence, StoreFault, 
 use crate::shard::{self, BindFault, BindOptions, Shards};
 use crate::time::{Clock, boottime};
 use crate::wire::nodes::Nodes;
-use relays::Relay;
+use links::Wiring;
 
 /// Time beyond `drain_ms` that the last answers have, in ms; then they are cut off.
 const DRAIN_MARGIN_MS: u64 = 5_000;
@@ -126,7 +126,7 @@ pub fn run(mut config: Config) -> Result<(), ServeFault> {
         &board,
         &clock,
     )?;
-    let relay = Relay {
+    let wiring = Wiring {
         config: &config,
         token,
         secret,
@@ -136,15 +136,15 @@ pub fn run(mut config: Config) -> Result<(), ServeFault> {
         clock: &clock,
         presence: &presence,
     };
-    let ready = relay.prepare()?;
+    let ready = wiring.prepare()?;
     let outlets = parts
         .iter()
-        .map(|_| relay.outlet(&ready))
+        .map(|_| wiring.outlet(&ready))
         .collect::<Result<Vec<_>, _>>()?;
     let parts = parts.into_iter().zip(outlets).collect();
     let shards = shard::spawn(bound, parts, &board, &clock, &drained_sender)
         .map_err(ServeFault::os("start the shards"))?;
-    let links = relay.start(ready, &shards)?;
+    let links = wiring.start(ready, &shards)?;
     // A mirror has nothing to write back.
     let flusher = match report {
         Some(_) => Some(start_flusher(&config, &presence, &board, &clock)?),

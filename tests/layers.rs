@@ -19,7 +19,7 @@ const LAYERS: [(&str, u32); 19] = [
     ("admin", 2),
     ("engine", 3),
     ("shard", 4),
-    ("relay", 4),
+    ("links", 4),
     ("cluster", 4),
     ("fleet_key", 4),
     ("config", 5),

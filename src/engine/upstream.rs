@@ -3,7 +3,7 @@
 //!
 //! Owns the beat datagrams until they are sealed and the questions until they are taken. Vouching
 //! for everybody once in an interval fills datagrams as they come by; a publisher who has just
-//! connected gets one at once. Opens no socket: the relay sends both. Which node a publisher
+//! connected gets one at once. Opens no socket: the links send both. Which node a publisher
 //! belongs to is the wire's (`wire/nodes.rs`).
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! The links between nodes, driven as `src/relay/link.rs` drives them, and the network that carries
+//! The links between nodes, driven as `src/links/link.rs` drives them, and the network that carries
 //! them.
 //!
 //! Owns what the network does to a datagram, a request and an answer: it loses, delays, repeats and
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use greendot::engine::{Mail, NODE_HEADER, Why, adopt_answers, doubt_known, instance_of};
-use greendot::relay::{Announcer, Answerer, Inquiry, Sighting, UNHEARD_MS, sender};
+use greendot::links::{Announcer, Answerer, Inquiry, Sighting, UNHEARD_MS, sender};
 use greendot::time::Unix;
 use greendot::wire::record::{parse_told, parse_told_list};
 
@@ -18,7 +18,7 @@ use super::{Parcel, Seen, Split};
 use crate::client::post;
 use crate::sse::Response;
 
-/// A request that takes longer has failed, in ms (`src/relay/http.rs`).
+/// A request that takes longer has failed, in ms (`src/links/http.rs`).
 const TIMEOUT_MS: u64 = 2_000;
 /// A datagram that takes longer makes its path a rough one, in ms.
 const LATE_MS: u64 = 300;

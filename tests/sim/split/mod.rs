@@ -3,7 +3,7 @@
 //! Owns time, what is on its way, and what the run is made of. One virtual clock drives all; each
 //! node has a wall clock of its own. How a node's shards turn is in `node.rs`, the links between
 //! nodes in `links.rs`, what clients do and what goes wrong in `act.rs`, what must hold in
-//! `checks.rs`. Each engine is driven as the shard thread drives it, each link as the relay's
+//! `checks.rs`. Each engine is driven as the shard thread drives it, each link as its
 //! thread does.
 
 mod act;

@@ -12,15 +12,15 @@ use super::ServeFault;
 use crate::config::nodes::PresenceNode;
 use crate::config::{Config, RoleName};
 use crate::engine::{Mail, Outbound, instance_of};
+use crate::links::{Ask, BeatSender, Handle, LinkParts, Links, Publish, Remote};
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
-use crate::relay::{Ask, BeatSender, Handle, LinkParts, Links, Publish, Remote};
 use crate::shard::{self, Outlet, Shards};
 use crate::time::Clock;
 use crate::wire::nodes::Nodes;
 
 /// What a node's links are made of.
-pub(super) struct Relay<'n> {
+pub(super) struct Wiring<'n> {
     pub(super) config: &'n Config,
     /// Of the service key.
     pub(super) token: String,
@@ -53,7 +53,7 @@ pub(super) enum Running {
     Realtime(Links<Ask>),
 }
 
-impl Relay<'_> {
+impl Wiring<'_> {
     /// What is needed before the shards run.
     pub(super) fn prepare(&self) -> Result<Ready, ServeFault> {
         Ok(match self.config.role {
