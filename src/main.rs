@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             if let Err(error) = start_logging(&loaded.config) {
                 return outcome(Err(format!("start the log's thread: {error}")));
             }
-            let served = greendot::server::run(loaded.config).map_err(|fault| fault.to_string());
+            let served = greendot::node::run(loaded.config).map_err(|fault| fault.to_string());
             logs::finish();
             outcome(served)
         }),

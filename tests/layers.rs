@@ -24,7 +24,7 @@ const LAYERS: [(&str, u32); 19] = [
     ("fleet_key", 4),
     ("config", 5),
     ("limits", 6),
-    ("server", 7),
+    ("node", 7),
     ("tools", 7),
     ("cli", 8),
     ("main", 9),
@@ -32,7 +32,7 @@ const LAYERS: [(&str, u32); 19] = [
 
 /// Crates that only one module may use, and why it is that one.
 const KEEPERS: [(&str, &[&str]); 4] = [
-    ("mio", &["shard", "server"]),
+    ("mio", &["shard", "node"]),
     ("memmap2", &["presence"]),
     ("httparse", &["wire"]),
     ("prometheus_client", &["admin"]),

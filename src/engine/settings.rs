@@ -2,7 +2,7 @@
 //! meaning of zero and cost.
 //!
 //! Owns the defaults, the `tiny` preset and the checks between fields. Never reads a file, a flag
-//! or the environment: `config.rs` fills one of these in. Times are `u64` milliseconds, counts and
+//! or the environment: `config/` fills one of these in. Times are `u64` milliseconds, counts and
 //! sizes `usize`.
 
 use crate::time::ANCHOR_TOLERANCE_MS;
