@@ -1,6 +1,5 @@
 //! greendot: a real-time presence server.
 
-pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod engine;
@@ -10,6 +9,7 @@ pub mod links;
 pub mod logs;
 pub mod metrics;
 pub mod node;
+pub mod pages;
 pub mod planted;
 pub mod presence;
 pub mod realtime;

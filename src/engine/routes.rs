@@ -5,8 +5,8 @@
 use super::fanout::record_of;
 use super::http::Asked;
 use super::{Engine, Role};
-use crate::admin;
 use crate::metrics::{Call, Counter, Gauge};
+use crate::pages;
 use crate::presence::{BeatOutcome, InternFault, LeaveOutcome};
 use crate::realtime::ConnId;
 use crate::realtime::conn::flag;
@@ -28,7 +28,7 @@ enum Route<'h> {
     Live,
     Ready,
     Metrics,
-    Page(admin::Page),
+    Page(pages::Page),
 }
 
 impl<'h> Route<'h> {
@@ -52,7 +52,7 @@ impl<'h> Route<'h> {
                         .filter(|id| !id.contains('/'))
                         .map(Route::Watch);
                 }
-                return admin::page(path).map(Route::Page);
+                return pages::page(path).map(Route::Page);
             }
         })
     }
@@ -550,12 +550,12 @@ impl Engine {
         let process = &self.board.process;
         process.set(Gauge::Users, u64::from(self.presence.users()));
         process.set(Gauge::UsersOnline, self.presence.online());
-        let text = admin::exposition::render(&self.board);
+        let text = pages::exposition::render(&self.board);
         self.answer_with(
             id,
             asked,
             Status::Ok,
-            admin::exposition::CONTENT_TYPE,
+            pages::exposition::CONTENT_TYPE,
             text.as_bytes(),
             NO_STORE,
             now,

@@ -3,7 +3,7 @@
 //! Owns names, labels and help texts, one row each; nothing else spells a metric. An engine adds to
 //! plain [`Counters`] of its own and publishes them once a turn into its [`SharedCounters`], from
 //! which any thread may read; so the hot path pays one add, and no lock. Never formats:
-//! `admin/exposition.rs` does.
+//! `pages/exposition.rs` does.
 
 mod table;
 

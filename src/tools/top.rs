@@ -232,7 +232,7 @@ mod tests {
     /// Every family that the table names is one that the server exposes.
     #[test]
     fn its_families_exist() {
-        let text = crate::admin::exposition::render(&crate::metrics::Board::new(1));
+        let text = crate::pages::exposition::render(&crate::metrics::Board::new(1));
         let reading = Reading::parse(&text);
         for family in ["greendot_users", "greendot_users_online"] {
             assert!(

@@ -3,7 +3,7 @@
 
 const { test, mock } = require("node:test");
 const assert = require("node:assert/strict");
-require("../../src/admin/client.js");
+require("../../src/web/client.js");
 
 class FakeSource {
   static all = [];

@@ -1,4 +1,4 @@
-//! The static pages, compiled in: `/`, `/client.js`, `/openapi.json`.
+//! The files of `src/web/`, compiled in: `/`, `/client.js`, `/openapi.json`.
 
 /// A page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,12 +12,15 @@ pub struct Page {
 /// The page at `path`, if there is one.
 pub fn page(path: &str) -> Option<Page> {
     let (content_type, body): (_, &[u8]) = match path {
-        "/" => ("text/html; charset=utf-8", include_bytes!("dashboard.html")),
+        "/" => (
+            "text/html; charset=utf-8",
+            include_bytes!("../web/dashboard.html"),
+        ),
         "/client.js" => (
             "text/javascript; charset=utf-8",
-            include_bytes!("client.js"),
+            include_bytes!("../web/client.js"),
         ),
-        "/openapi.json" => ("application/json", include_bytes!("openapi.json")),
+        "/openapi.json" => ("application/json", include_bytes!("../web/openapi.json")),
         _ => return None,
     };
     Some(Page { content_type, body })
@@ -70,7 +73,7 @@ mod tests {
     #[test]
     fn the_dashboard_reads_metrics_that_exist() {
         let text = std::str::from_utf8(page("/").unwrap().body).unwrap();
-        let metrics = crate::admin::exposition::render(&crate::metrics::Board::new(1));
+        let metrics = crate::pages::exposition::render(&crate::metrics::Board::new(1));
         let mut names = BTreeSet::new();
         for call in [".get(\"", "rate(\"", "grown(\""] {
             names.extend(
