@@ -11,15 +11,14 @@
 //! [`Engine::poll_mail`], [`Engine::poll_outbound`]; sleep until [`Engine::poll_timeout`].
 
 mod beats;
+mod calls;
+mod conn;
 mod fanout;
-mod http;
 #[cfg(feature = "planted")]
 mod late;
 mod mail;
-mod routes;
 pub mod settings;
 mod silence;
-mod streams;
 mod told;
 mod upkeep;
 mod upstream;
@@ -29,9 +28,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+pub use calls::{NODE_HEADER, instance_of};
 pub use fanout::record_of;
 pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To, Why};
-pub use routes::{NODE_HEADER, instance_of};
 pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers, doubt_known};
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
@@ -44,8 +43,8 @@ use crate::time::{Mono, Now};
 use crate::wire::beat::Keys;
 use crate::wire::nodes::Nodes;
 use crate::wire::request::RequestLimits;
+use conn::http::Asked;
 use fanout::Fanout;
-use http::Asked;
 use mail::Posts;
 use settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use silence::Silence;
@@ -238,7 +237,7 @@ impl Engine {
         let others_are_late = self
             .presence
             .published_up_to()
-            .plus_ms(streams::ID_LAG_MS_MAX)
+            .plus_ms(calls::stream::ID_LAG_MS_MAX)
             < now.unix;
         self.upkeep
             .turn_began(now.mono, sleep_ms_max, others_are_late);

@@ -5,8 +5,8 @@
 //! the way of all others.
 
 use super::Engine;
-use super::http::Asked;
-use super::routes::{BAD_ESCAPE, NO_STORE, RETRY_AFTER};
+use super::calls::{BAD_ESCAPE, NO_STORE, RETRY_AFTER};
+use super::conn::http::Asked;
 use crate::metrics::Counter;
 use crate::presence::{InternFault, Source};
 use crate::realtime::ConnId;

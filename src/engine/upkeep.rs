@@ -9,7 +9,7 @@ mod inbox;
 mod timers;
 
 use super::Engine;
-use super::streams::RESUME_SLACK_MS;
+use super::calls::stream::RESUME_SLACK_MS;
 use super::upstream::REVOUCH_MS;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};

@@ -4,8 +4,8 @@
 
 use super::{CONNS_PER_CALL, Resync};
 use crate::engine::Engine;
+use crate::engine::calls::stream::ID_LAG_MS_MAX;
 use crate::engine::mail::{Decided, EditOutcome, Mail};
-use crate::engine::streams::ID_LAG_MS_MAX;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{Slot, Transition};

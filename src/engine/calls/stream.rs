@@ -6,10 +6,10 @@
 
 use constant_time_eq::constant_time_eq_16;
 
-use super::Engine;
-use super::http::Asked;
-use super::mail::{Edit, EditOutcome, Mail, ShardId};
-use super::routes::{BAD_ESCAPE, RETRY_AFTER, intern_detail};
+use super::{BAD_ESCAPE, RETRY_AFTER, intern_detail};
+use crate::engine::Engine;
+use crate::engine::conn::http::Asked;
+use crate::engine::mail::{Edit, EditOutcome, Mail, ShardId};
 use crate::metrics::{Call, Counter};
 use crate::planted::{self, Planted};
 use crate::presence::Slot;
@@ -25,15 +25,15 @@ use crate::wire::sse;
 
 /// How far back a resumed stream is told again, in ms: mail between shards, and clocks between
 /// nodes, may be so late.
-pub(super) const RESUME_SLACK_MS: u64 = 10_000;
+pub(in crate::engine) const RESUME_SLACK_MS: u64 = 10_000;
 /// A shard that may not have heard of what was published so long ago tells no event ids, in ms: a
 /// stream that resumed from one would not be told of it. Well within the slack, which is also for
 /// what an id says of itself.
-pub(super) const ID_LAG_MS_MAX: u64 = RESUME_SLACK_MS / 2;
+pub(in crate::engine) const ID_LAG_MS_MAX: u64 = RESUME_SLACK_MS / 2;
 
 impl Engine {
     /// `GET` or `POST /v1/stream`.
-    pub(super) fn stream(
+    pub(in crate::engine) fn stream(
         &mut self,
         id: ConnId,
         asked: &Asked,
@@ -179,7 +179,13 @@ impl Engine {
 
     /// Refuses a stream for load in the one way after which an EventSource comes back: 200, a long
     /// jittered `retry:`, the event `overloaded`, and the end.
-    pub(super) fn overloaded(&mut self, id: ConnId, asked: &Asked, reason: &str, now: Now) {
+    pub(in crate::engine) fn overloaded(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        reason: &str,
+        now: Now,
+    ) {
         self.counters.add_request(Call::Stream, 200);
         let retry_ms = self.wide_retry_ms();
         let io = self.conns.at(id.index).io();
@@ -192,13 +198,13 @@ impl Engine {
     }
 
     /// A reconnect delay that spreads a crowd over ten times the usual one, or over the drain.
-    pub(super) fn wide_retry_ms(&mut self) -> u64 {
+    pub(in crate::engine) fn wide_retry_ms(&mut self) -> u64 {
         let base = self.settings.retry_ms;
         base + self.random.u64(0..=(base * 10).max(self.settings.drain_ms))
     }
 
     /// What a user id stands for on this shard: its slot, or its name until it has one.
-    pub(super) fn target(&mut self, user: &str) -> Target {
+    pub(in crate::engine) fn target(&mut self, user: &str) -> Target {
         let target = match self.slot_of(user) {
             Some(slot) => Target::slot(slot.index()),
             None => self.watches.name(user),
@@ -264,7 +270,14 @@ impl Engine {
     }
 
     /// `POST /v1/stream/{stream}/watch`.
-    pub(super) fn edit(&mut self, id: ConnId, asked: Asked, stream: &str, body: &[u8], now: Now) {
+    pub(in crate::engine) fn edit(
+        &mut self,
+        id: ConnId,
+        asked: Asked,
+        stream: &str,
+        body: &[u8],
+        now: Now,
+    ) {
         let edit = match parse_watch_edit(body, self.settings.watches_per_stream_max) {
             Ok(edit) => edit,
             Err(fault) => {
@@ -330,7 +343,7 @@ impl Engine {
     }
 
     /// The outcome of an edit that this connection waits for.
-    pub(super) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
+    pub(in crate::engine) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
         // The asker may be gone, and another one may wait in its place.
         let waits = self
             .conns
@@ -342,7 +355,7 @@ impl Engine {
     }
 
     /// The other shard has not answered in time.
-    pub(super) fn abandon_edit(&mut self, id: ConnId, now: Now) {
+    pub(in crate::engine) fn abandon_edit(&mut self, id: ConnId, now: Now) {
         if let Some(asked) = self.waiting.remove(&id.index) {
             // Closed, so that an outcome that comes late is not taken for that of a later edit.
             let asked = Asked {
@@ -356,7 +369,7 @@ impl Engine {
     }
 
     /// Edits the watch list of one of this shard's streams: all of it, or nothing.
-    pub(super) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
+    pub(in crate::engine) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
         let id = edit.stream;
         if self
             .conns

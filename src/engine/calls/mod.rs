@@ -1,9 +1,11 @@
 //! From a request to its answer: which call it is, whether it is well formed, who serves it.
 //!
-//! Owns the table of paths and methods. Streams are opened in `streams.rs`.
+//! Owns the table of paths and methods. Streams are opened in `stream.rs`.
 
+pub(super) mod stream;
+
+use super::conn::http::Asked;
 use super::fanout::record_of;
-use super::http::Asked;
 use super::{Engine, Role};
 use crate::metrics::{Call, Counter, Gauge};
 use crate::pages;

@@ -2,10 +2,10 @@
 //!
 //! Owns what a connection does until it becomes a stream. A request is served when it is whole, in
 //! order; while its answers wait for the peer, the next ones wait too, and reading pauses. Never
-//! decides what a request means: `routes.rs` does.
+//! decides what a request means: `calls/` does.
 
-use super::Engine;
-use super::settings::OUTBOX_BYTES_FLOOR;
+use crate::engine::Engine;
+use crate::engine::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::{Call, Counter};
 use crate::realtime::conn::{Chunked, flag};
 use crate::realtime::{ConnId, Phase};
@@ -17,13 +17,13 @@ use crate::wire::response::{
 
 /// What an answer must know of the request.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) call: Call,
-    pub(super) head_only: bool,
-    pub(super) keep_alive: bool,
-    pub(super) http10: bool,
+pub(in crate::engine) struct Asked {
+    pub(in crate::engine) call: Call,
+    pub(in crate::engine) head_only: bool,
+    pub(in crate::engine) keep_alive: bool,
+    pub(in crate::engine) http10: bool,
     /// CORS header lines, or empty.
-    pub(super) cors: String,
+    pub(in crate::engine) cors: String,
 }
 
 /// How far one look at the input got.
@@ -88,7 +88,7 @@ impl Engine {
     }
 
     /// Answers have gone out: goes on with the requests that waited for that.
-    pub(super) fn serve_held(&mut self, id: ConnId, now: Now) {
+    pub(in crate::engine) fn serve_held(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.index);
         conn.put(flag::PAUSED, false);
         let input = std::mem::take(&mut conn.io().input);
@@ -282,7 +282,7 @@ impl Engine {
 
     /// Answers with a problem and ends the connection, reading a little more so that the peer reads
     /// the answer.
-    pub(super) fn fail(&mut self, id: ConnId, problem: Problem, detail: &str, now: Now) {
+    pub(in crate::engine) fn fail(&mut self, id: ConnId, problem: Problem, detail: &str, now: Now) {
         let asked = Asked {
             call: Call::Other,
             head_only: false,
@@ -295,7 +295,7 @@ impl Engine {
     }
 
     /// Answers with a problem.
-    pub(super) fn problem(
+    pub(in crate::engine) fn problem(
         &mut self,
         id: ConnId,
         asked: &Asked,
@@ -321,7 +321,13 @@ impl Engine {
     }
 
     /// Answers 200 with JSON.
-    pub(super) fn answer_json(&mut self, id: ConnId, asked: &Asked, body: &[u8], now: Now) {
+    pub(in crate::engine) fn answer_json(
+        &mut self,
+        id: ConnId,
+        asked: &Asked,
+        body: &[u8],
+        now: Now,
+    ) {
         let extra = ["Cache-Control: no-store\r\n", &asked.cors].concat();
         self.answer_with(id, asked, Status::Ok, "application/json", body, &extra, now);
     }
@@ -331,7 +337,7 @@ impl Engine {
         clippy::too_many_arguments,
         reason = "an answer has these parts; the callers above name the usual ones"
     )]
-    pub(super) fn answer_with(
+    pub(in crate::engine) fn answer_with(
         &mut self,
         id: ConnId,
         asked: &Asked,
@@ -388,12 +394,12 @@ impl Engine {
     }
 
     /// The CORS lines that answer `origin`.
-    pub(super) fn cors(&self, origin: Option<&str>) -> String {
+    pub(in crate::engine) fn cors(&self, origin: Option<&str>) -> String {
         self.settings.cors_lines(origin)
     }
 
     /// What an answer to `head` must know.
-    pub(super) fn asked(&self, call: Call, head: &Head<'_>) -> Asked {
+    pub(in crate::engine) fn asked(&self, call: Call, head: &Head<'_>) -> Asked {
         Asked {
             call,
             head_only: head.method == Method::Head,
