@@ -182,9 +182,10 @@ fn sweep(
 fn record(mut out: Vec<u8>) -> Vec<u8> {
     let record = Record {
         user: user(b"user-00000000001"),
-        status: greendot::wire::record::Status::Online,
+        status: greendot::status::Status::Online,
         since: Some(Unix::from_ms(1_764_009_600_123)),
         last_active: Some(Unix::from_ms(1_764_009_631_000)),
+        stale: false,
     };
     black_box(record).write(&mut out);
     assert_eq!(out.len(), 95);

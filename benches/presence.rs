@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use greendot::presence::{Presence, Slot, StoreOptions, Sweep, SweepContext};
+use greendot::presence::{Presence, StoreOptions, Sweep, SweepContext};
+use greendot::slot::Slot;
 use greendot::time::{Mono, Now, Unix, boottime};
 use greendot::wire::User;
 

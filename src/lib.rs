@@ -14,6 +14,8 @@ pub mod planted;
 pub mod presence;
 pub mod realtime;
 pub mod shard;
+pub mod slot;
+pub mod status;
 pub mod time;
 pub mod tools;
 pub mod wire;

@@ -8,11 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layer of each module of the crate; a module may name modules of lower layers, and itself.
-const LAYERS: [(&str, u32); 19] = [
+const LAYERS: [(&str, u32); 21] = [
     ("time", 0),
     ("metrics", 0),
     ("logs", 0),
     ("planted", 0),
+    ("slot", 0),
+    ("status", 0),
     ("wire", 1),
     ("presence", 2),
     ("realtime", 2),

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greendot::presence::{
-    BeatOutcome, Flusher, InternFault, OpenReport, Presence, Slot, StoreFault, StoreFaultKind,
+    BeatOutcome, Flusher, InternFault, OpenReport, Presence, StoreFault, StoreFaultKind,
     StoreOptions, Sweep, SweepContext, Transition,
 };
+use greendot::slot::Slot;
+use greendot::status::Status;
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
 
@@ -152,7 +154,7 @@ fn a_clean_restart_flips_nobody() {
     let ann = presence.lookup(user("ann")).unwrap();
     let state = presence.state(ann, at(100_000));
     assert_eq!(
-        (state.online, state.since, state.last_active),
+        (state.status.is_online(), state.since, state.last_active),
         (true, Some(at(0).unix), Some(at(0).unix))
     );
     assert!(
@@ -163,7 +165,7 @@ fn a_clean_restart_flips_nobody() {
     assert_eq!(
         transitions
             .iter()
-            .map(|t| (t.online, t.first))
+            .map(|t| (t.status.is_online(), t.first))
             .collect::<Vec<_>>(),
         [(false, false); 2]
     );
@@ -200,12 +202,12 @@ fn a_crash_loses_nothing() {
         [
             Transition {
                 slot: bob,
-                online: false,
+                status: Status::Offline,
                 first: false
             },
             Transition {
                 slot: eve,
-                online: true,
+                status: Status::Online,
                 first: true
             }
         ]
@@ -261,15 +263,15 @@ fn a_power_cut_leaves_what_was_flushed() {
     // Ann was published, bob fresh when the last stamp was written; nobody knows what was told of
     // them last.
     assert_eq!(
-        (online(ann).online, online(ann).since),
+        (online(ann).status.is_online(), online(ann).since),
         (true, Some(at(90_000).unix))
     );
     assert_eq!(
-        (online(bob).online, online(bob).since),
+        (online(bob).status.is_online(), online(bob).since),
         (true, Some(at(90_000).unix))
     );
     assert_eq!(
-        (online(zoe).online, online(zoe).since),
+        (online(zoe).status.is_online(), online(zoe).since),
         (false, Some(at(30_000).unix))
     );
     assert_eq!(sweep(&presence, 90_000, true), []);
@@ -527,7 +529,7 @@ fn a_cell_with_an_impossible_time_is_replaced() {
         (None, Some(at(0).unix))
     );
     assert_eq!(
-        (state(eve).online, state(eve).since),
+        (state(eve).status.is_online(), state(eve).since),
         (true, Some(at(0).unix))
     );
 }
@@ -542,7 +544,7 @@ fn an_impossible_time_is_not_when_the_power_failed() {
     patch(dir.path(), "stamps.map", cell, &[0xff; 8]);
     let (presence, report) = open(dir.path(), 2, 50_000);
     assert_eq!((report.power_cut, report.online), (true, 1));
-    assert!(presence.state(bob, at(50_000)).online);
+    assert!(presence.state(bob, at(50_000)).status.is_online());
     assert!(presence.resumable(at(51_001).unix, at(60_000)));
 }
 
@@ -718,7 +720,7 @@ fn a_torn_tail_is_cut_and_its_cells_are_zeroed() {
     for slot in [eve, zoe] {
         let state = presence.state(slot, at(200));
         assert_eq!(
-            (state.online, state.since, state.last_active),
+            (state.status.is_online(), state.since, state.last_active),
             (false, None, None)
         );
     }
@@ -862,7 +864,7 @@ fn what_a_power_cut_leaves_of_a_first_moment_is_a_new_store() {
         let bob = presence.intern(user("bob")).unwrap();
         let state = presence.state(bob, at(1_000));
         assert_eq!(
-            (state.online, state.since, state.last_active),
+            (state.status.is_online(), state.since, state.last_active),
             (false, None, None)
         );
         drop(presence);
@@ -975,7 +977,7 @@ fn fill_under_a_file_size_limit(dir: &Path) {
         sweep(&presence, 1, false),
         [Transition {
             slot: last,
-            online: true,
+            status: Status::Online,
             first: true
         }]
     );

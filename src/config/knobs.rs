@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::config::nodes::{self, PresenceNode};
 use crate::config::{Config, LogFormat, LogLevel, VARIABLE_PREFIX, value};
 use crate::engine::settings::{HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
-use crate::presence::SLOTS_MAX;
+use crate::slot::SLOTS_MAX;
 
 /// What kind of value a knob takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,7 +5,8 @@
 
 use super::Engine;
 use crate::metrics::Counter;
-use crate::presence::{BeatOutcome, InternFault, LeaveOutcome, Presence, Slot};
+use crate::presence::{BeatOutcome, InternFault, LeaveOutcome, Presence};
+use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
 use crate::wire::beat::{BeatDrop, Beats, open};

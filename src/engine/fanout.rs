@@ -10,12 +10,14 @@ use super::Engine;
 use super::settings::EVENT_BYTES_MAX;
 use crate::metrics::{Counter, Histogram};
 use crate::planted::{self, Planted};
-use crate::presence::{Presence, Slot, Transition};
+use crate::presence::{Presence, Transition};
 use crate::realtime::conn::flag;
 use crate::realtime::watches::Marked;
+use crate::slot::Slot;
+use crate::status::Status;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
-use crate::wire::record::{Record, Status};
+use crate::wire::record::Record;
 use crate::wire::sse;
 
 /// Records for which room is kept.
@@ -91,13 +93,10 @@ pub fn record_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
     let state = presence.state(slot, now);
     Record {
         user: presence.user(slot),
-        status: if state.known {
-            Status::of(state.online)
-        } else {
-            Status::Unknown
-        },
+        status: state.status,
         since: state.since,
         last_active: state.last_active,
+        stale: false,
     }
 }
 
@@ -105,16 +104,12 @@ pub fn record_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
 /// checked before they were watched.
 fn unseen<'n>(presence: &Presence, name: &'n str, answered: bool) -> Option<Record<'n>> {
     let user = User::parse(name.as_bytes()).ok()?;
-    Some(Record {
-        user,
-        status: if answered || !presence.is_mirror() {
-            Status::Offline
-        } else {
-            Status::Unknown
-        },
-        since: None,
-        last_active: None,
-    })
+    let status = if answered || !presence.is_mirror() {
+        Status::Offline
+    } else {
+        Status::Unknown
+    };
+    Some(Record::timeless(user, status))
 }
 
 impl Engine {

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::upstream::Answered;
-use crate::presence::{Slot, Transition};
+use crate::presence::Transition;
 use crate::realtime::ConnId;
+use crate::slot::Slot;
 use crate::time::Mono;
 
 /// Index of a shard.

@@ -34,11 +34,12 @@ pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To, Why};
 pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers, doubt_known};
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
-use crate::presence::{Presence, Slot, Sweep, Transition};
+use crate::presence::{Presence, Sweep, Transition};
 use crate::realtime::outbox::{FlushQueue, Written, book};
 use crate::realtime::timers::Timers;
 use crate::realtime::watches::Watches;
 use crate::realtime::{ConnId, Conns, Phase, conn::flag};
+use crate::slot::Slot;
 use crate::time::{Mono, Now};
 use crate::wire::beat::Keys;
 use crate::wire::nodes::Nodes;

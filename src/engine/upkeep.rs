@@ -13,8 +13,9 @@ use super::calls::stream::RESUME_SLACK_MS;
 use super::upstream::REVOUCH_MS;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
-use crate::presence::{Slot, SweepContext};
+use crate::presence::SweepContext;
 use crate::realtime::Phase;
+use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
 
 /// Connections that one call fires, vouches for or drains.
@@ -339,7 +340,7 @@ impl Engine {
         }
         let mut transitions = std::mem::take(&mut self.transitions);
         for transition in &transitions {
-            let kind = if transition.online {
+            let kind = if transition.status.is_online() {
                 Counter::TransitionsOnline
             } else {
                 Counter::TransitionsOffline

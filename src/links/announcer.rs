@@ -16,7 +16,8 @@ use super::backoff::Backoff;
 use super::{OUTAGE_MS, PROBE_MS, STATES_PER_REQUEST_MAX};
 use crate::engine::{SETTLE_MS, record_of};
 use crate::planted::{self, Planted};
-use crate::presence::{Presence, Slot, Transition};
+use crate::presence::{Presence, Transition};
+use crate::slot::Slot;
 use crate::time::{Mono, Now};
 
 /// A request to send: `PUT` with a JSON body.
@@ -91,7 +92,7 @@ impl Announcer {
     pub fn mark(&mut self, transitions: &[Transition]) {
         for transition in transitions {
             let waiting = self.waiting.entry(transition.slot).or_default();
-            let is_held = waiting.in_held && !transition.online;
+            let is_held = waiting.in_held && !transition.status.is_online();
             if !is_held && !waiting.in_order {
                 waiting.in_order = true;
                 self.order.push_back(transition.slot);
@@ -193,7 +194,7 @@ impl Announcer {
             let waiting = self.waiting.entry(slot).or_default();
             waiting.in_order = false;
             // That somebody is online is no conclusion from silence: it need not wait.
-            if !settled && !presence.state(slot, now).online {
+            if !settled && !presence.state(slot, now).status.is_online() {
                 if !std::mem::replace(&mut waiting.in_held, true) {
                     self.held.push_back(slot);
                 }

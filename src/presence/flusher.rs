@@ -7,9 +7,10 @@
 use std::io;
 use std::sync::Arc;
 
+use super::Presence;
 use super::online::{PUBLISHED_DIRTY, STAMPS_DIRTY};
 use super::stamps::{CellFile, FIRST_CELL};
-use super::{CHUNK_SLOTS, Presence};
+use crate::slot::CHUNK_SLOTS;
 use crate::time::{Mono, Now, Unix};
 
 const CHUNK_BYTES: u64 = CHUNK_SLOTS as u64 * 8;
@@ -268,11 +269,12 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::Ordering;
 
+    use super::super::StoreOptions;
     use super::super::header::{Header, Kind};
     use super::super::region::MappedFile;
     use super::super::tests::at;
-    use super::super::{Slot, StoreOptions};
     use super::*;
+    use crate::slot::Slot;
     use crate::wire::User;
 
     /// A store with so many users, one cycle old.

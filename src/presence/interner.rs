@@ -13,10 +13,11 @@ use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 use parking_lot::Mutex;
 
+use super::InternFault;
 use super::index::{Index, Pile, Probe};
 use super::log::{self, Log, Scan};
 use super::region::AnonymousArray;
-use super::{InternFault, Slot};
+use crate::slot::Slot;
 use crate::wire::User;
 
 /// Slots that share one stored record offset; the others' are found by walking, some 25 bytes a

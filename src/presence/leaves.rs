@@ -9,7 +9,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
-use super::Slot;
+use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
 
 /// Goodbyes remembered at most; beyond, the oldest is forgotten for the newest, and a beat sent

@@ -21,21 +21,25 @@ use super::log::{self, FIRST_RECORD, Log};
 use super::online::Online;
 use super::region::{AnonymousArray, MappedFile};
 use super::resume::Resume;
-use super::stamps::{CellFile, FIRST_CELL, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
+use super::stamps::{
+    CellFile, FIRST_CELL, LEFT, file_bytes, flags_of, ms_of, pack, told_flags, told_status,
+};
 use super::store::Identity;
 use super::vigil::Vigil;
-use super::{CHUNK_SLOTS, Presence, SLOTS_MAX, Slot, Transition, interner};
+use super::{Presence, Transition, interner};
 use crate::planted::{self, Planted};
+use crate::slot::{CHUNK_SLOTS, SLOTS_MAX, Slot};
+use crate::status::Status;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Told;
 
 /// Flag of a mirror's published cell: its presence node has confirmed it since the node was last
 /// lost sight of.
-const CONFIRMED: u64 = 1 << 1;
+const CONFIRMED: u64 = 1 << 3;
 /// Flag of a mirror's published cell: something has been told, if only that the publisher was never
 /// seen.
-const KNOWN: u64 = 1 << 2;
+const KNOWN: u64 = 1 << 4;
 
 /// What a mirror has beside a store.
 pub(super) struct Mirrored {
@@ -267,10 +271,10 @@ impl Presence {
         let _alone = mirrored.adopting.lock();
         let cell = self.published.cell(slot);
         let before = cell.load(Ordering::Relaxed);
-        let (known_ms, was_online) = (ms_of(before), before & ONLINE != 0);
+        let (known_ms, was) = (ms_of(before), told_status(before));
         let told_ms = told.since.map_or(0, Unix::ms);
         let contradicts = match source {
-            Source::Answered(at) => told.online != was_online && known_ms < at.ms(),
+            Source::Answered(at) => told.status != was && known_ms < at.ms(),
             Source::Published => false,
         };
         let later =
@@ -281,10 +285,10 @@ impl Presence {
             () => known_ms,
         };
         let news = later || contradicts || before == 0;
-        let online = if later || contradicts {
-            told.online
+        let status = if later || contradicts {
+            told.status
         } else {
-            was_online
+            was
         };
         // What is published says nothing of what its node says now: it may be late, and the later
         // one may have been lost with the node's last life.
@@ -298,12 +302,9 @@ impl Presence {
             before & CONFIRMED
         };
         if told_ms >= known_ms || contradicts {
-            self.stamp_told(slot, told, online);
+            self.stamp_told(slot, told, status);
         }
-        let after = pack(
-            since_ms,
-            if online { ONLINE } else { 0 } | confirmed | KNOWN,
-        );
+        let after = pack(since_ms, told_flags(status) | confirmed | KNOWN);
         if after == before {
             return None;
         }
@@ -311,7 +312,7 @@ impl Presence {
         if !news {
             return None;
         }
-        self.online.set(slot, online);
+        self.online.set(slot, status.is_online());
         let heard_s = now.unix.ms_since(self.identity.created_at()) / 1_000 + 1;
         mirrored.heard[slot.index() as usize].store(
             u32::try_from(heard_s).unwrap_or(u32::MAX),
@@ -319,17 +320,17 @@ impl Presence {
         );
         Some(Transition {
             slot,
-            online,
+            status,
             first: before == 0,
         })
     }
 
-    fn stamp_told(&self, slot: Slot, told: &Told, online: bool) {
+    fn stamp_told(&self, slot: Slot, told: &Told, status: Status) {
         let stamp = self.stamps.cell(slot);
         let known = stamp.load(Ordering::Relaxed);
         let last_active_ms = told.last_active.map_or(0, Unix::ms).max(ms_of(known));
         // Not fresh: nobody sweeps a mirror, but nobody who reads a stamp shall be misled either.
-        let flags = flags_of(known) & !LEFT | if online { 0 } else { LEFT };
+        let flags = flags_of(known) & !LEFT | if status.is_online() { 0 } else { LEFT };
         stamp.store(pack(last_active_ms, flags), Ordering::Release);
     }
 }
@@ -363,13 +364,14 @@ mod tests {
         }
     }
 
-    fn told(online: bool, since: u64, last_active: u64) -> Told {
+    fn told(status: Status, since: u64, last_active: u64) -> Told {
         let time = |ms| (ms > 0).then(|| Unix::from_ms(ms));
         Told {
             user: "bob".into(),
-            online,
+            status,
             since: time(since),
             last_active: time(last_active),
+            stale: false,
         }
     }
 
@@ -383,20 +385,19 @@ mod tests {
         (presence, bob)
     }
 
-    fn state(known: bool, online: bool, since: u64, last_active: u64) -> State {
+    fn state(status: Status, since: u64, last_active: u64) -> State {
         let time = |ms| (ms > 0).then(|| Unix::from_ms(ms));
         State {
-            online,
+            status,
             since: time(since),
             last_active: time(last_active),
-            known,
         }
     }
 
-    fn news(slot: Slot, online: bool, first: bool) -> Option<Transition> {
+    fn news(slot: Slot, status: Status, first: bool) -> Option<Transition> {
         Some(Transition {
             slot,
-            online,
+            status,
             first,
         })
     }
@@ -404,55 +405,82 @@ mod tests {
     #[test]
     fn since_decides() {
         let (presence, bob) = mirror();
-        let put = |online, since, last_active| {
+        let put = |status, since, last_active| {
             presence.adopt(
                 bob,
-                &told(online, since, last_active),
+                &told(status, since, last_active),
                 Source::Published,
                 at(9_000),
             )
         };
         let known = || presence.state(bob, at(9_000));
-        assert_eq!(known(), state(false, false, 0, 0));
-        assert_eq!(put(true, 5_000, 5_000), news(bob, true, true));
-        assert_eq!(put(true, 5_000, 5_000), None, "repeated");
-        assert_eq!(put(false, 8_000, 7_500), news(bob, false, false));
-        assert_eq!(put(true, 5_000, 5_100), None, "late");
-        assert_eq!(put(true, 8_000, 7_600), None, "another of the same time");
-        assert_eq!(known(), state(true, false, 8_000, 7_600));
-        assert_eq!(put(true, 8_001, 8_001), news(bob, true, false));
+        assert_eq!(known(), state(Status::Unknown, 0, 0));
+        assert_eq!(
+            put(Status::Online, 5_000, 5_000),
+            news(bob, Status::Online, true)
+        );
+        assert_eq!(put(Status::Online, 5_000, 5_000), None, "repeated");
+        assert_eq!(
+            put(Status::Offline, 8_000, 7_500),
+            news(bob, Status::Offline, false)
+        );
+        assert_eq!(put(Status::Online, 5_000, 5_100), None, "late");
+        assert_eq!(
+            put(Status::Online, 8_000, 7_600),
+            None,
+            "another of the same time"
+        );
+        assert_eq!(known(), state(Status::Offline, 8_000, 7_600));
+        assert_eq!(
+            put(Status::Online, 8_001, 8_001),
+            news(bob, Status::Online, false)
+        );
         assert_eq!(presence.online(), 1);
+        assert_eq!(
+            put(Status::Busy, 8_002, 8_001),
+            news(bob, Status::Busy, false)
+        );
+        assert_eq!(known(), state(Status::Busy, 8_002, 8_001));
+        assert_eq!(presence.online(), 1, "busy is here");
         presence.check_invariants();
     }
 
     #[test]
     fn an_answer_contradicts_what_was_decided_before_it() {
         let (presence, bob) = mirror();
-        let answer = |online, since, at_ms| {
+        let answer = |status, since, at_ms| {
             let source = Source::Answered(Unix::from_ms(at_ms));
-            presence.adopt(bob, &told(online, since, since), source, at(9_000))
+            presence.adopt(bob, &told(status, since, since), source, at(9_000))
         };
-        presence.adopt(bob, &told(true, 5_000, 5_000), Source::Published, at(9_000));
+        presence.adopt(
+            bob,
+            &told(Status::Online, 5_000, 5_000),
+            Source::Published,
+            at(9_000),
+        );
         assert_eq!(
-            answer(false, 4_000, 5_000),
+            answer(Status::Offline, 4_000, 5_000),
             None,
             "computed before it came online"
         );
         assert_eq!(
-            answer(true, 4_000, 6_000),
+            answer(Status::Online, 4_000, 6_000),
             None,
             "online since earlier: no change to tell"
         );
         assert_eq!(
-            answer(false, 0, 6_000),
-            news(bob, false, false),
+            answer(Status::Offline, 0, 6_000),
+            news(bob, Status::Offline, false),
             "never seen, by a node without its files"
         );
         assert_eq!(
             presence.state(bob, at(9_000)),
-            state(true, false, 5_001, 5_000)
+            state(Status::Offline, 5_001, 5_000)
         );
-        assert_eq!(answer(true, 7_000, 8_000), news(bob, true, false));
+        assert_eq!(
+            answer(Status::Online, 7_000, 8_000),
+            news(bob, Status::Online, false)
+        );
     }
 
     #[test]
@@ -460,24 +488,29 @@ mod tests {
         let (presence, bob) = mirror();
         let source = Source::Answered(Unix::from_ms(2_000));
         assert_eq!(
-            presence.adopt(bob, &told(false, 0, 0), source, at(2_000)),
-            news(bob, false, true)
+            presence.adopt(bob, &told(Status::Offline, 0, 0), source, at(2_000)),
+            news(bob, Status::Offline, true)
         );
-        assert_eq!(presence.state(bob, at(2_000)), state(true, false, 0, 0));
+        assert_eq!(presence.state(bob, at(2_000)), state(Status::Offline, 0, 0));
         assert!(presence.is_confirmed(bob));
         assert_eq!(
-            presence.adopt(bob, &told(false, 0, 0), source, at(2_000)),
+            presence.adopt(bob, &told(Status::Offline, 0, 0), source, at(2_000)),
             None
         );
         presence.unconfirm(|_| true);
         assert!(!presence.is_confirmed(bob));
         assert_eq!(
             presence.state(bob, at(2_000)),
-            state(true, false, 0, 0),
+            state(Status::Offline, 0, 0),
             "doubted and still known"
         );
-        let put = presence.adopt(bob, &told(true, 3_000, 3_000), Source::Published, at(3_000));
-        assert_eq!(put, news(bob, true, false));
+        let put = presence.adopt(
+            bob,
+            &told(Status::Online, 3_000, 3_000),
+            Source::Published,
+            at(3_000),
+        );
+        assert_eq!(put, news(bob, Status::Online, false));
     }
 
     #[test]
@@ -485,9 +518,19 @@ mod tests {
         let (presence, bob) = mirror();
         let answer = |at_ms| {
             let source = Source::Answered(Unix::from_ms(at_ms));
-            presence.adopt(bob, &told(true, 5_000, at_ms - 100), source, at(at_ms))
+            presence.adopt(
+                bob,
+                &told(Status::Online, 5_000, at_ms - 100),
+                source,
+                at(at_ms),
+            )
         };
-        presence.adopt(bob, &told(true, 5_000, 5_000), Source::Published, at(5_000));
+        presence.adopt(
+            bob,
+            &told(Status::Online, 5_000, 5_000),
+            Source::Published,
+            at(5_000),
+        );
         assert!(!presence.is_confirmed(bob), "published some time ago");
         assert_eq!(answer(5_500), None);
         assert!(presence.is_confirmed(bob));
@@ -497,19 +540,24 @@ mod tests {
         assert!(!presence.is_confirmed(bob));
         assert_eq!(
             presence.state(bob, at(6_000)),
-            state(true, true, 5_000, 5_400)
+            state(Status::Online, 5_000, 5_400)
         );
         assert_eq!(
             presence.adopt(
                 bob,
-                &told(false, 4_000, 4_000),
+                &told(Status::Offline, 4_000, 4_000),
                 Source::Published,
                 at(6_000)
             ),
             None
         );
         assert_eq!(
-            presence.adopt(bob, &told(true, 5_000, 5_000), Source::Published, at(6_000)),
+            presence.adopt(
+                bob,
+                &told(Status::Online, 5_000, 5_000),
+                Source::Published,
+                at(6_000)
+            ),
             None
         );
         assert!(
@@ -519,7 +567,7 @@ mod tests {
         assert_eq!(answer(6_000), None);
         let news = presence.adopt(
             bob,
-            &told(false, 9_000, 8_000),
+            &told(Status::Offline, 9_000, 8_000),
             Source::Published,
             at(9_000),
         );
@@ -533,7 +581,7 @@ mod tests {
         assert!(changed(50_000), "unknown");
         presence.adopt(
             bob,
-            &told(true, 20_000, 20_000),
+            &told(Status::Online, 20_000, 20_000),
             Source::Published,
             at(60_500),
         );
@@ -543,7 +591,7 @@ mod tests {
         );
         presence.adopt(
             bob,
-            &told(true, 20_000, 21_000),
+            &told(Status::Online, 20_000, 21_000),
             Source::Published,
             at(90_000),
         );
@@ -628,7 +676,15 @@ mod tests {
                 .unwrap();
             presence.adopt(
                 slot,
-                &told(user % 2 == 0, 2_000, 2_000),
+                &told(
+                    if user % 2 == 0 {
+                        Status::Online
+                    } else {
+                        Status::Offline
+                    },
+                    2_000,
+                    2_000,
+                ),
                 Source::Published,
                 at(2_000),
             );

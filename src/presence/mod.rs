@@ -39,6 +39,8 @@ pub use region::copies_on_write;
 pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 
+use crate::slot::{CHUNK_SLOTS, Slot};
+use crate::status::Status;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use interner::{AppendFault, Interner};
@@ -50,37 +52,8 @@ use stamps::{CellFile, ONLINE};
 use store::Identity;
 use vigil::Vigil;
 
-/// Dense index of a publisher; below 2^30.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Slot(u32);
-
-/// Most slots a store can have: the two top bits of a u32 are kept for the watch lists.
-pub const SLOTS_MAX: u32 = 1 << 30;
-
-/// Slots of one chunk: the unit of ownership, of skipping in the sweep and of growth. A multiple of
-/// 64.
-pub const CHUNK_SLOTS: u32 = 4_096;
-
 /// Doubtful event ids further ahead of the clock than this, in ms, are worth a line in the log.
 const DOUBT_AHEAD_MS_MAX: u64 = 60_000;
-
-impl Slot {
-    /// From an index below [`SLOTS_MAX`].
-    pub const fn new(index: u32) -> Slot {
-        debug_assert!(index < SLOTS_MAX);
-        Slot(index)
-    }
-
-    /// The index.
-    pub const fn index(self) -> u32 {
-        self.0
-    }
-
-    /// Which of `shards` shards decides this slot's transitions.
-    pub const fn owner(self, shards: u16) -> u16 {
-        ((self.0 / CHUNK_SLOTS) % shards as u32) as u16
-    }
-}
 
 /// The shared presence database of one node: used by every shard through `&self`.
 ///
@@ -104,15 +77,20 @@ pub struct Presence {
 /// A publisher's published state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct State {
-    /// Online or offline.
-    pub online: bool,
+    /// What it is; unknown in a mirror alone, which has not been told of the publisher: the other
+    /// fields then mean nothing.
+    pub status: Status,
     /// Last transition; None: never had one.
     pub since: Option<Unix>,
     /// Last beat, clamped to now; None: never.
     pub last_active: Option<Unix>,
-    /// False in a mirror that has not been told of the publisher: the other fields then mean
-    /// nothing.
-    pub known: bool,
+}
+
+impl State {
+    /// Whether anything was ever told of the publisher.
+    pub fn is_known(&self) -> bool {
+        self.status != Status::Unknown
+    }
 }
 
 /// Why a slot was not made.
@@ -209,11 +187,14 @@ impl Presence {
         let published = self.published.cell(slot).load(Ordering::Acquire);
         let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
         State {
-            online: published & ONLINE != 0,
+            // A mirror's cell that was told of anything has a time or a flag.
+            status: if published == 0 && self.is_mirror() {
+                Status::Unknown
+            } else {
+                stamps::told_status(published)
+            },
             since: stamps::time_of(published, Unix::from_ms(u64::MAX)),
             last_active: stamps::time_of(stamp, now.unix),
-            // A mirror's cell that was told of anything has a time or a flag.
-            known: published != 0 || !self.is_mirror(),
         }
     }
 

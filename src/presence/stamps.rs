@@ -7,7 +7,8 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::region::{MappedFile, PAGE_BYTES, prefetch};
-use super::{CHUNK_SLOTS, Slot};
+use crate::slot::{CHUNK_SLOTS, Slot};
+use crate::status::Status;
 use crate::time::Unix;
 
 /// Where the cells begin: the header has a page of its own.
@@ -19,6 +20,9 @@ pub(super) const LEFT: u64 = 1;
 pub(super) const EXPIRED: u64 = 1 << 7;
 /// Flag of a published cell: online.
 pub(super) const ONLINE: u64 = 1;
+/// Flags of a published cell that is online: in which way. Two bits; 3 is not used.
+const TOLD_AWAY: u64 = 1 << 1;
+const TOLD_BUSY: u64 = 2 << 1;
 /// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is
 /// clamped.
 pub(super) const AHEAD_MS_MAX: u64 = 1_000;
@@ -38,6 +42,28 @@ pub(super) const fn ms_of(cell: u64) -> u64 {
 
 pub(super) const fn flags_of(cell: u64) -> u64 {
     cell & FLAGS
+}
+
+/// The flags of a published cell that say a status.
+pub(super) const fn told_flags(status: Status) -> u64 {
+    match status {
+        Status::Online => ONLINE,
+        Status::Away => ONLINE | TOLD_AWAY,
+        Status::Busy => ONLINE | TOLD_BUSY,
+        Status::Offline | Status::Unknown => 0,
+    }
+}
+
+/// The status that a published cell says.
+pub(super) const fn told_status(published: u64) -> Status {
+    if published & ONLINE == 0 {
+        return Status::Offline;
+    }
+    match published & (TOLD_AWAY | TOLD_BUSY) {
+        TOLD_AWAY => Status::Away,
+        TOLD_BUSY => Status::Busy,
+        _ => Status::Online,
+    }
 }
 
 /// The time of a cell unless it has none, not later than `now`.
@@ -138,6 +164,13 @@ impl CellFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_read_as_it_was_said() {
+        for status in Status::ALL.into_iter().take(4) {
+            assert_eq!(told_status(pack(7, told_flags(status))), status);
+        }
+    }
 
     #[test]
     fn growth_is_a_quarter_within_bounds() {

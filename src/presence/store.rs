@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::Presence;
 use super::fault::{StoreFault, StoreFaultKind};
 use super::found::{Found, lock, open_file};
 use super::header::{Header, Kind};
@@ -26,7 +27,7 @@ use super::region::{MappedFile, copies_on_write, survive_file_size_limit};
 use super::resume::{self, Resume};
 use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
 use super::vigil::Vigil;
-use super::{CHUNK_SLOTS, Presence, SLOTS_MAX};
+use crate::slot::{CHUNK_SLOTS, SLOTS_MAX};
 use crate::time::{Now, Unix};
 
 /// A cell further ahead of the clock and of the last flush than this, in ms, is damaged: a day.

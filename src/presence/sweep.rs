@@ -10,11 +10,13 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Presence;
 use super::fresh::{Bounds, Comparison, WORD_SLOTS};
 use super::online::{CHUNK_WORDS, LOOK, PUBLISHED_DIRTY, STAMPS_DIRTY, chunk_of};
-use super::stamps::{EXPIRED, ONLINE, flags_of, ms_of, pack};
-use super::{CHUNK_SLOTS, Presence, Slot};
+use super::stamps::{EXPIRED, flags_of, ms_of, pack, told_flags};
 use crate::planted::{self, Planted};
+use crate::slot::{CHUNK_SLOTS, Slot};
+use crate::status::Status;
 use crate::time::Now;
 
 /// One transition, decided and already written to `published` by the slot's owner.
@@ -22,8 +24,8 @@ use crate::time::Now;
 pub struct Transition {
     /// Whose.
     pub slot: Slot,
-    /// To online rather than to offline.
-    pub online: bool,
+    /// What it has become.
+    pub status: Status,
     /// The slot's first ever: watches by name must be turned into watches by slot.
     pub first: bool,
 }
@@ -297,30 +299,32 @@ impl<'a> Pass<'a> {
             // A beat has just come.
             return;
         }
-        out.push(self.presence.publish(slot, fresh, self.now));
+        let status = if fresh {
+            Status::Online
+        } else {
+            Status::Offline
+        };
+        out.push(self.presence.publish(slot, status, self.now));
     }
 }
 
 impl Presence {
     /// Writes a transition: the published cell, then the bit, so that whoever sees the bit sees the
     /// state.
-    pub(super) fn publish(&self, slot: Slot, online: bool, now: Now) -> Transition {
+    pub(super) fn publish(&self, slot: Slot, status: Status, now: Now) -> Transition {
         let cell = self.published.cell(slot);
         let previous = cell.load(Ordering::Relaxed);
         // Strictly increasing, whatever the clock does: watchers order the states of a publisher by
         // it.
         let since_ms = now.unix.ms().max(ms_of(previous) + 1);
-        cell.store(
-            pack(since_ms, if online { ONLINE } else { 0 }),
-            Ordering::Release,
-        );
-        self.online.set(slot, online);
+        cell.store(pack(since_ms, told_flags(status)), Ordering::Release);
+        self.online.set(slot, status.is_online());
         // A beat that crossed this saw the old bit and told nobody; the next sweep looks once more.
         self.online
             .raise(chunk_of(slot), LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
         Transition {
             slot,
-            online,
+            status,
             first: previous == 0,
         }
     }
@@ -360,7 +364,7 @@ mod tests {
             sweep.begin();
             assert!(sweep.slice(&presence, context, 4_096, 16, &mut out));
             out.iter()
-                .map(|transition| transition.online)
+                .map(|transition| transition.status.is_online())
                 .collect::<Vec<_>>()
         };
         let bob = presence.intern(User::parse(b"bob").unwrap()).unwrap();

@@ -33,7 +33,7 @@ fn user(id: &str) -> User<'_> {
 fn online(slot: Slot, first: bool) -> Transition {
     Transition {
         slot,
-        online: true,
+        status: Status::Online,
         first,
     }
 }
@@ -41,7 +41,7 @@ fn online(slot: Slot, first: bool) -> Transition {
 fn offline(slot: Slot) -> Transition {
     Transition {
         slot,
-        online: false,
+        status: Status::Offline,
         first: false,
     }
 }
@@ -121,7 +121,7 @@ impl World {
         let state = self.presence.state(slot, at(ms));
         let since_start = |time: Option<Unix>| time.map(|unix| unix.ms() - START_MS);
         (
-            state.online,
+            state.status.is_online(),
             since_start(state.since),
             since_start(state.last_active),
         )
@@ -710,7 +710,10 @@ fn beats_that_cross_sweeps_are_healed_by_the_next() {
             .filter(|transition| transition.slot == *slot)
             .enumerate()
         {
-            assert_eq!((transition.online, transition.first), (n % 2 == 0, n == 0));
+            assert_eq!(
+                (transition.status.is_online(), transition.first),
+                (n % 2 == 0, n == 0)
+            );
         }
     }
 }

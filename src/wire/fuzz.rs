@@ -9,6 +9,7 @@ use std::fmt::Debug;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
+use crate::status::Status;
 use crate::time::Unix;
 use crate::wire::beat::{
     self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, KeyFault, Keys, MAC_BYTES,
@@ -360,10 +361,8 @@ pub fn record_bodies(data: &[u8]) {
         Ok(user) => {
             let mut out = Vec::new();
             Record {
-                user,
-                status: record::Status::Online,
-                since: None,
                 last_active: Some(Unix::from_ms(u64::MAX)),
+                ..Record::timeless(user, Status::Online)
             }
             .write(&mut out);
             let expected = serde_json::json!({ "user": user.as_str(), "status": "online", "since": null, "last_active": u64::MAX });
@@ -378,9 +377,10 @@ fn write_told(told: &record::Told, out: &mut Vec<u8>) {
     let user = User::parse(told.user.as_bytes()).expect("a told user is legal");
     let record = Record {
         user,
-        status: record::Status::of(told.online),
+        status: told.status,
         since: told.since,
         last_active: told.last_active,
+        stale: told.stale,
     };
     record.write(out);
 }

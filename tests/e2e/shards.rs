@@ -220,7 +220,7 @@ fn slots_of_every_owner() {
     ];
     let server = home.serve(&flags);
     let sender = server.sender();
-    let slots = greendot::presence::CHUNK_SLOTS as usize;
+    let slots = greendot::slot::CHUNK_SLOTS as usize;
     let users: Vec<String> = (0..slots * OWNERS).map(|n| format!("{n}")).collect();
     for batch in users.chunks(500) {
         let batch: Vec<&str> = batch.iter().map(String::as_str).collect();

@@ -1,7 +1,8 @@
 //! Every limit is reached, answered, and counted.
 
 use greendot::metrics::{Counter, Gauge};
-use greendot::presence::{LeaveOutcome, Slot};
+use greendot::presence::LeaveOutcome;
+use greendot::slot::Slot;
 use greendot::wire::User;
 use greendot::wire::beat::Writer;
 

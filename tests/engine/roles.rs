@@ -779,7 +779,7 @@ fn a_presence_node_hands_over_its_transitions_and_names_its_life() {
                 decided
                     .transitions
                     .iter()
-                    .map(|transition| (transition.slot.index(), transition.online)),
+                    .map(|transition| (transition.slot.index(), transition.status.is_online())),
             );
         }
         assert_eq!(published, [(0, true), (1, true)]);

@@ -1,7 +1,7 @@
 //! What must hold: at each turn, at each byte offered, at each event read, and whenever nothing is
 //! on its way.
 
-use greendot::presence::Slot;
+use greendot::slot::Slot;
 use greendot::wire::User as Id;
 
 use crate::client::Want;
@@ -111,7 +111,7 @@ impl World {
             |slot| {
                 let state = self.presence().state(slot, now);
                 Told {
-                    online: state.online,
+                    online: state.status.is_online(),
                     since: state.since.map(|since| since.ms()),
                     last_active: state.last_active.map(|at| at.ms()),
                 }

@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
-use greendot::presence::{CHUNK_SLOTS, Presence, Slot, StoreOptions};
+use greendot::presence::{Presence, StoreOptions};
+use greendot::slot::{CHUNK_SLOTS, Slot};
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
 

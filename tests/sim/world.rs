@@ -12,8 +12,9 @@ use fastrand::Rng;
 use greendot::engine::settings::Settings;
 use greendot::engine::{CloseHow, Engine, EngineParts, Letter, Mail, To};
 use greendot::metrics::{Board, Call, Counter, StatusClass};
-use greendot::presence::{Flusher, Presence, Slot};
+use greendot::presence::{Flusher, Presence};
 use greendot::realtime::ConnId;
+use greendot::slot::Slot;
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::beat::{FleetKey, Keys};
 

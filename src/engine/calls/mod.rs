@@ -14,7 +14,7 @@ use crate::realtime::ConnId;
 use crate::realtime::conn::flag;
 use crate::time::{Now, Unix};
 use crate::wire::User;
-use crate::wire::record::{self, BodyFault, Record, parse_users};
+use crate::wire::record::{BodyFault, Record, parse_users};
 use crate::wire::request::{Framing, Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Status, problems};
 
@@ -380,12 +380,7 @@ impl Engine {
     /// A user's state as told to whoever asks.
     fn record<'u>(&'u self, user: User<'u>, now: Now) -> Record<'u> {
         match self.presence.lookup(user) {
-            None => Record {
-                user,
-                status: record::Status::Offline,
-                since: None,
-                last_active: None,
-            },
+            None => Record::timeless(user, crate::status::Status::Offline),
             Some(slot) => record_of(&self.presence, slot, now),
         }
     }
@@ -507,7 +502,7 @@ impl Engine {
     /// Counts a beat and has the owner look at a publisher that may have come online.
     pub(super) fn book_beat(
         &mut self,
-        slot: crate::presence::Slot,
+        slot: crate::slot::Slot,
         outcome: BeatOutcome,
         source: Counter,
         now: Now,

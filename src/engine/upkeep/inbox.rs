@@ -8,7 +8,8 @@ use crate::engine::calls::stream::ID_LAG_MS_MAX;
 use crate::engine::mail::{Decided, EditOutcome, Mail};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
-use crate::presence::{Slot, Transition};
+use crate::presence::Transition;
+use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
@@ -92,11 +93,11 @@ impl Engine {
             for slot in (resync.slot..end).map(Slot::new) {
                 let told = !planted::is(Planted::DeafResync);
                 if told && self.presence.changed_since(slot, resync.floor) {
-                    let online = self.presence.state(slot, now).online;
+                    let status = self.presence.state(slot, now).status;
                     self.tell(
                         Transition {
                             slot,
-                            online,
+                            status,
                             first: false,
                         },
                         now.mono,
@@ -127,14 +128,14 @@ impl Engine {
                     .and_then(|user| presence.lookup(user));
                 // A slot of which a mirror knows nothing says less than the name, which may have
                 // been answered for.
-                found.extend(slot.filter(|slot| presence.state(*slot, now).known));
+                found.extend(slot.filter(|slot| presence.state(*slot, now).is_known()));
             });
         for slot in found {
-            let online = self.presence.state(slot, now).online;
+            let status = self.presence.state(slot, now).status;
             self.tell(
                 Transition {
                     slot,
-                    online,
+                    status,
                     first: true,
                 },
                 now.mono,

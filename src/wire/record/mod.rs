@@ -7,6 +7,7 @@ mod body;
 mod object;
 mod told;
 
+use crate::status::Status;
 use crate::time::Unix;
 use crate::wire::User;
 use crate::wire::json::{write_str, write_u64};
@@ -28,54 +29,42 @@ pub struct Record<'a> {
     pub since: Option<Unix>,
     /// Time of the last beat; None: never seen, or unknown.
     pub last_active: Option<Unix>,
+    /// The state is the last one known, and there may be a newer one: its source is out of sight.
+    pub stale: bool,
 }
 
-/// A publisher's status.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Status {
-    /// Vouched for within `offline_after_ms`.
-    Online,
-    /// Not.
-    Offline,
-    /// A real-time node has not heard from the publisher's presence node yet.
-    Unknown,
-}
-
-impl Status {
-    /// Online or offline.
-    pub const fn of(online: bool) -> Status {
-        if online {
-            Status::Online
-        } else {
-            Status::Offline
+impl<'a> Record<'a> {
+    /// Of a publisher of whom no time is known.
+    pub const fn timeless(user: User<'a>, status: Status) -> Record<'a> {
+        Record {
+            user,
+            status,
+            since: None,
+            last_active: None,
+            stale: false,
         }
     }
 
-    /// Its value in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Status::Online => "online",
-            Status::Offline => "offline",
-            Status::Unknown => "unknown",
-        }
-    }
-}
-
-impl Record<'_> {
     /// Appends `{"user":"bob","status":"online","since":1,"last_active":2}`, members in this order,
-    /// no spaces.
+    /// no spaces; `,"stale":true` last if it is.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"user\":");
         write_str(self.user.as_str(), out);
         out.extend_from_slice(match self.status {
             Status::Online => &b",\"status\":\"online\",\"since\":"[..],
+            Status::Away => b",\"status\":\"away\",\"since\":",
+            Status::Busy => b",\"status\":\"busy\",\"since\":",
             Status::Offline => b",\"status\":\"offline\",\"since\":",
             Status::Unknown => b",\"status\":\"unknown\",\"since\":",
         });
         write_time(self.since, out);
         out.extend_from_slice(b",\"last_active\":");
         write_time(self.last_active, out);
-        out.push(b'}');
+        out.extend_from_slice(if self.stale {
+            &b",\"stale\":true}"[..]
+        } else {
+            b"}"
+        });
     }
 }
 
@@ -105,29 +94,31 @@ mod tests {
             status: Status::Online,
             since: Some(Unix::from_ms(1_764_009_600_123)),
             last_active: Some(Unix::from_ms(1_764_009_631_000)),
+            stale: false,
         };
         assert_eq!(
             written(&bob),
             r#"{"user":"bob","status":"online","since":1764009600123,"last_active":1764009631000}"#
         );
-        let never = Record {
-            user: User::parse("a\"\\/\u{2028}é".as_bytes()).unwrap(),
-            status: Status::Offline,
-            since: None,
-            last_active: None,
-        };
+        let strange = User::parse("a\"\\/\u{2028}é".as_bytes()).unwrap();
+        let never = Record::timeless(strange, Status::Offline);
         assert_eq!(
             written(&never),
             "{\"user\":\"a\\\"\\\\/\u{2028}é\",\"status\":\"offline\",\"since\":null,\"last_active\":null}"
         );
-        let unasked = Record {
-            status: Status::Unknown,
-            user: User::parse(b"c").unwrap(),
-            ..never
-        };
+        let unasked = Record::timeless(User::parse(b"c").unwrap(), Status::Unknown);
         assert_eq!(
             written(&unasked),
             r#"{"user":"c","status":"unknown","since":null,"last_active":null}"#
+        );
+        let doubted = Record {
+            status: Status::Away,
+            stale: true,
+            ..bob
+        };
+        assert_eq!(
+            written(&doubted),
+            r#"{"user":"bob","status":"away","since":1764009600123,"last_active":1764009631000,"stale":true}"#
         );
     }
 
@@ -135,18 +126,23 @@ mod tests {
         #[test]
         fn serde_json_reads_it(
             id in "[^\\p{Cc}]{1,32}",
-            status in prop::sample::select(&[Status::Online, Status::Offline, Status::Unknown][..]),
+            status in prop::sample::select(&Status::ALL[..]),
             since in any::<Option<u64>>(),
             last_active in any::<Option<u64>>(),
+            stale in any::<bool>(),
         ) {
             let record = Record {
                 user: User::parse(id.as_bytes()).unwrap(),
                 status,
                 since: since.map(Unix::from_ms),
                 last_active: last_active.map(Unix::from_ms),
+                stale,
             };
             let read: serde_json::Value = serde_json::from_str(&written(&record)).unwrap();
-            let expected = serde_json::json!({"user": id, "status": status.name(), "since": since, "last_active": last_active});
+            let mut expected = serde_json::json!({"user": id, "status": status.name(), "since": since, "last_active": last_active});
+            if stale {
+                expected["stale"] = true.into();
+            }
             prop_assert_eq!(read, expected);
         }
     }

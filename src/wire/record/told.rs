@@ -1,13 +1,14 @@
 //! Records in: what one node tells another of its publishers (DESIGN.md section 1, steps 1 and 7).
 //!
 //! Owns their checks: every user is a legal id, every time fits a published state. A record's
-//! `status` is online or offline; "unknown" is what a real-time node says for itself and never what
-//! it is told.
+//! `status` is online, away, busy or offline; "unknown" is what a real-time node says for itself and
+//! never what it is told.
 
 use serde::Deserialize;
 
 use super::body::{BODY_DEPTH_MAX, BodyFault};
 use super::object::depth;
+use crate::status::Status;
 use crate::time::Unix;
 use crate::wire::User;
 
@@ -19,12 +20,14 @@ const MS_MAX: u64 = (1 << 56) - 1;
 pub struct Told {
     /// Whose; a legal id.
     pub user: Box<str>,
-    /// Online or offline.
-    pub online: bool,
+    /// Anything but unknown.
+    pub status: Status,
     /// Time of the last transition by the teller's clock; None: never seen.
     pub since: Option<Unix>,
     /// Time of the last beat by the teller's clock; None: never seen.
     pub last_active: Option<Unix>,
+    /// The teller says that it may not know the newest state itself.
+    pub stale: bool,
 }
 
 // Members that are not known are passed over: nodes are upgraded one by one.
@@ -34,12 +37,16 @@ struct Raw {
     status: RawStatus,
     since: Option<u64>,
     last_active: Option<u64>,
+    #[serde(default)]
+    stale: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RawStatus {
     Online,
+    Away,
+    Busy,
     Offline,
 }
 
@@ -87,15 +94,21 @@ fn check(index: usize, raw: Raw) -> Result<Told, BodyFault> {
     }
     // Zero is how a published state says "never".
     let time = |ms: Option<u64>| ms.filter(|ms| *ms > 0).map(Unix::from_ms);
-    let online = matches!(raw.status, RawStatus::Online);
-    if online && time(raw.since).is_none() {
+    let status = match raw.status {
+        RawStatus::Online => Status::Online,
+        RawStatus::Away => Status::Away,
+        RawStatus::Busy => Status::Busy,
+        RawStatus::Offline => Status::Offline,
+    };
+    if status.is_online() && time(raw.since).is_none() {
         return malformed("whoever is online came online at some time; `since` has none");
     }
     Ok(Told {
         user: user.as_str().into(),
-        online,
+        status,
         since: time(raw.since),
         last_active: time(raw.last_active),
+        stale: raw.stale,
     })
 }
 
@@ -103,17 +116,18 @@ fn check(index: usize, raw: Raw) -> Result<Told, BodyFault> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Record, Status};
+    use super::super::Record;
     use super::*;
     use crate::wire::UserFault;
 
-    fn told(user: &str, online: bool, since: u64, last_active: u64) -> Told {
+    fn told(user: &str, status: Status, since: u64, last_active: u64) -> Told {
         let time = |ms| (ms > 0).then(|| Unix::from_ms(ms));
         Told {
             user: user.into(),
-            online,
+            status,
             since: time(since),
             last_active: time(last_active),
+            stale: false,
         }
     }
 
@@ -121,14 +135,31 @@ mod tests {
     fn records_and_lists() {
         let bob = r#"{"user":"bob","status":"online","since":5,"last_active":7}"#;
         let carol = r#"{"last_active":null,"since":null,"status":"offline","user":"c\u00e9"}"#;
-        assert_eq!(parse_told(bob.as_bytes()), Ok(told("bob", true, 5, 7)));
+        assert_eq!(
+            parse_told(bob.as_bytes()),
+            Ok(told("bob", Status::Online, 5, 7))
+        );
         assert_eq!(
             parse_told_list(format!("{{\"presence\":[{bob},{carol}]}}").as_bytes(), 2),
-            Ok(vec![told("bob", true, 5, 7), told("cé", false, 0, 0)])
+            Ok(vec![
+                told("bob", Status::Online, 5, 7),
+                told("cé", Status::Offline, 0, 0)
+            ])
         );
         assert_eq!(parse_told_list(br#"{"presence":[],"x":1}"#, 0), Ok(vec![]));
         let newer = r#"{"user":"bob","status":"online","since":5,"last_active":7,"mood":"calm"}"#;
-        assert_eq!(parse_told(newer.as_bytes()), Ok(told("bob", true, 5, 7)));
+        assert_eq!(
+            parse_told(newer.as_bytes()),
+            Ok(told("bob", Status::Online, 5, 7))
+        );
+        let stale = r#"{"user":"bob","status":"busy","since":5,"last_active":7,"stale":true}"#;
+        assert_eq!(
+            parse_told(stale.as_bytes()),
+            Ok(Told {
+                stale: true,
+                ..told("bob", Status::Busy, 5, 7)
+            })
+        );
     }
 
     #[test]
@@ -188,19 +219,22 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             id in "[^\\p{Cc}]{1,32}",
-            online in any::<bool>(),
+            status in prop::sample::select(&[Status::Online, Status::Away, Status::Busy, Status::Offline][..]),
             since in 1..MS_MAX,
             last_active in 1..MS_MAX,
+            stale in any::<bool>(),
         ) {
             let record = Record {
                 user: User::parse(id.as_bytes()).unwrap(),
-                status: Status::of(online),
+                status,
                 since: Some(Unix::from_ms(since)),
                 last_active: Some(Unix::from_ms(last_active)),
+                stale,
             };
             let mut out = Vec::new();
             record.write(&mut out);
-            prop_assert_eq!(parse_told(&out), Ok(told(&id, online, since, last_active)));
+            let expected = Told { stale, ..told(&id, status, since, last_active) };
+            prop_assert_eq!(parse_told(&out), Ok(expected));
         }
     }
 }

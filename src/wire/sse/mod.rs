@@ -164,8 +164,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::status::Status;
     use crate::wire::User;
-    use crate::wire::record::Status;
 
     fn text(write: impl Fn(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -173,12 +173,13 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn bob(online: bool) -> Record<'static> {
+    fn bob(status: Status) -> Record<'static> {
         Record {
             user: User::parse(b"bob").unwrap(),
-            status: Status::of(online),
+            status,
             since: Some(Unix::from_ms(1_764_009_604_000)),
             last_active: Some(Unix::from_ms(1_764_009_579_000)),
+            stale: false,
         }
     }
 
@@ -222,11 +223,14 @@ mod tests {
     fn presence() {
         let id = Some(Unix::from_ms(7));
         assert_eq!(
-            text(|out| write_presence(&bob(false), None, out)),
+            text(|out| write_presence(&bob(Status::Offline), None, out)),
             format!("event: presence\ndata: {OFFLINE}\n\n")
         );
         let block = format!("event: presence\nid: 7\ndata: {OFFLINE}\n\n");
-        assert_eq!(text(|out| write_presence(&bob(false), id, out)), block);
+        assert_eq!(
+            text(|out| write_presence(&bob(Status::Offline), id, out)),
+            block
+        );
         assert_eq!(
             text(|out| write_presence_encoded(OFFLINE.as_bytes(), id, out)),
             block
@@ -242,7 +246,7 @@ mod tests {
                 write_snapshot_open(opening, out);
                 for index in 0..records {
                     match index % 2 {
-                        0 => write_snapshot_append(&bob(false), out),
+                        0 => write_snapshot_append(&bob(Status::Offline), out),
                         _ => write_snapshot_append_encoded(OFFLINE.as_bytes(), out),
                     }
                 }
@@ -281,7 +285,7 @@ mod tests {
             write_snapshot_open(None, &mut out);
             for user in &users {
                 let user = User::parse(user.as_bytes()).unwrap();
-                write_snapshot_append(&Record { user, ..bob(true) }, &mut out);
+                write_snapshot_append(&Record { user, ..bob(Status::Online) }, &mut out);
             }
             write_snapshot_close(Some(Unix::from_ms(id)), &mut out);
             let records: Vec<_> = users

@@ -4,7 +4,8 @@
 //! The truth of a publisher is what its presence node has published, and `model.rs` says what that
 //! may be. A real-time node may only repeat it.
 
-use greendot::presence::{Presence, Slot};
+use greendot::presence::Presence;
+use greendot::slot::Slot;
 use greendot::time::Now;
 use greendot::wire::User as Id;
 
@@ -277,7 +278,7 @@ impl Split {
             presence.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"))?;
         let state = presence.state(slot, now);
         let told = Told {
-            online: state.online,
+            online: state.status.is_online(),
             since: state.since.map(|at| at.ms()),
             last_active: state.last_active.map(|at| at.ms()),
         };
@@ -763,7 +764,7 @@ impl Split {
                 let slot =
                     mirror.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"));
                 let is_unsure = |slot: Slot| {
-                    mirror.state(slot, self.now(node)).known && !mirror.is_confirmed(slot)
+                    mirror.state(slot, self.now(node)).is_known() && !mirror.is_confirmed(slot)
                 };
                 if slot.is_some_and(is_unsure) {
                     self.fail(format!(

@@ -236,9 +236,13 @@ impl Split {
             _ => parse_told(body).map(|told| vec![told]),
         };
         let told = told.unwrap_or_else(|fault| self.fail(format!("{path} is sent {fault:?}")));
-        let known = told
-            .iter()
-            .map(|told| (self.user(&told.user), told.online, told.since.map(Unix::ms)));
+        let known = told.iter().map(|told| {
+            (
+                self.user(&told.user),
+                told.status.is_online(),
+                told.since.map(Unix::ms),
+            )
+        });
         known.collect()
     }
 
