@@ -1,0 +1,101 @@
+//! The threads that work behind the shards: one writes the store back, one gives freed memory back.
+//!
+//! Owns how they are started and stopped. None of them serves a connection.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::build::Common;
+use super::{ServeFault, heap};
+use crate::metrics::{Board, Counter, Gauge};
+use crate::presence::Flusher;
+use crate::shard;
+use crate::time::Clock;
+
+/// Rest of the flusher after a failure, in ms.
+const FLUSH_RETRY_MS: u64 = 1_000;
+
+/// A thread that works until it is stopped.
+pub(super) struct Background {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Background {
+    /// `work` ends when the sender of what it is given is gone.
+    pub(super) fn start(
+        name: &str,
+        doing: &'static str,
+        work: impl FnOnce(&Receiver<()>) + Send + 'static,
+    ) -> Result<Background, ServeFault> {
+        let (stop, stopped) = bounded(0);
+        let thread = shard::vital_thread(name.into(), move || {
+            work(&stopped);
+            Ok(())
+        });
+        let thread = thread.map_err(ServeFault::os(doing))?;
+        Ok(Background { stop, thread })
+    }
+
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        self.thread
+            .join()
+            .expect("a vital thread returns or ends the process");
+    }
+}
+
+/// Starts the thread that writes the store back.
+pub(super) fn start_flusher(common: &Common) -> Result<Background, ServeFault> {
+    let flusher = common
+        .presence
+        .flusher(common.config.flush_bytes_per_second_max);
+    let (board, clock) = (Arc::clone(&common.board), Arc::clone(&common.clock));
+    Background::start("flusher", "start the flusher", move |stop| {
+        flush_until(stop, flusher, &board, &clock);
+    })
+}
+
+/// Starts the thread that gives freed memory back.
+pub(super) fn start_heap(board: &Arc<Board>) -> Result<Background, ServeFault> {
+    let board = Arc::clone(board);
+    let doing = "start the thread that gives memory back";
+    Background::start("heap", doing, move |stop| {
+        heap::give_back_until(stop, &board);
+    })
+}
+
+/// Writes the store back, slice by slice, until the sender of `stop` is dropped.
+fn flush_until(stop: &Receiver<()>, mut flusher: Flusher, board: &Board, clock: &Clock) {
+    let mut failing = false;
+    loop {
+        let pause_ms = match flusher.slice(clock.now()) {
+            Ok(report) => {
+                failing = false;
+                board.process.add(Counter::StoreFlushedBytes, report.bytes);
+                if let Some(cycle_ms) = report.cycle_ms {
+                    board.process.add(Counter::StoreFlushCycles, 1);
+                    board
+                        .process
+                        .set(Gauge::StoreFlushCycle, cycle_ms.saturating_mul(1_000));
+                }
+                report.pause_ms
+            }
+            Err(error) => {
+                board.process.add(Counter::StoreFlushErrors, 1);
+                // Once per row of failures: a disk that is full stays so for a while.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "the store could not be written back; trying again \
+                     every {FLUSH_RETRY_MS} ms");
+                }
+                FLUSH_RETRY_MS
+            }
+        };
+        if stop.recv_timeout(Duration::from_millis(pause_ms)) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}

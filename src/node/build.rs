@@ -1,0 +1,132 @@
+//! The parts of a node, made from its configuration.
+//!
+//! Owns the translation of the configuration into what each part is told. Starts nothing but the
+//! store.
+
+use std::io;
+use std::sync::Arc;
+
+use super::ServeFault;
+use crate::config::{Config, RoleName};
+use crate::engine::{EngineParts, Role, ShardId};
+use crate::limits::{self, Found};
+use crate::metrics::Board;
+use crate::presence::{MirrorOptions, OpenReport, Presence, StoreOptions};
+use crate::shard::BindOptions;
+use crate::time::Clock;
+use crate::wire::beat::Keys;
+use crate::wire::nodes::Nodes;
+
+/// UDP receive buffer asked for where rmem_max can not be read, in bytes.
+const UDP_BUFFER_BYTES: u64 = 4 << 20;
+
+/// The database: the store, or what a real-time node keeps in memory of it.
+pub(super) fn open_presence(
+    config: &Config,
+    shards: ShardId,
+    clock: &Clock,
+) -> Result<(Arc<Presence>, Option<OpenReport>), ServeFault> {
+    if config.role == RoleName::Realtime {
+        let options = MirrorOptions {
+            users_max: config.users_max,
+            shards,
+        };
+        let mirror = Presence::mirror(options, clock.now())
+            .map_err(ServeFault::os("reserve memory for users"))?;
+        return Ok((Arc::new(mirror), None));
+    }
+    let (presence, report) = open_store(config, shards, clock)?;
+    Ok((presence, Some(report)))
+}
+
+fn open_store(
+    config: &Config,
+    shards: ShardId,
+    clock: &Clock,
+) -> Result<(Arc<Presence>, OpenReport), ServeFault> {
+    let options = StoreOptions {
+        dir: config.data_dir.clone(),
+        users_max: config.users_max,
+        offline_after_ms: config.settings.offline_after_ms,
+        beat_skew_max_ms: config.settings.beat_skew_max_ms,
+        shards,
+        boot_id: boot_id()?,
+    };
+    let (presence, report) = Presence::open(&options, clock.now()).map_err(ServeFault::Store)?;
+    Ok((Arc::new(presence), report))
+}
+
+/// What tells one boot of the machine from another. Where it can not be read each start counts as
+/// one: a crash is then taken for a power cut, which is the careful reading.
+fn boot_id() -> Result<[u8; 16], ServeFault> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    match u128::from_str_radix(&text.trim().replace('-', ""), 16) {
+        Ok(id) => Ok(id.to_be_bytes()),
+        Err(_) => random(),
+    }
+}
+
+pub(super) fn random<const N: usize>() -> Result<[u8; N], ServeFault> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| ServeFault::os("get random bytes")(io::Error::other(error)))?;
+    Ok(bytes)
+}
+
+pub(super) fn bind_options(config: &Config, shards: ShardId, found: &Found) -> BindOptions {
+    BindOptions {
+        http: config.http,
+        udp: (config.role != RoleName::Realtime).then_some(config.udp),
+        shards,
+        backlog: u32::try_from(found.somaxconn.unwrap_or(limits::BACKLOG)).unwrap_or(u32::MAX),
+        udp_buffer_bytes: found.rmem_max.unwrap_or(UDP_BUFFER_BYTES) as usize,
+        write_stall_max_ms: config.settings.write_stall_max_ms,
+    }
+}
+
+/// The presence nodes by the names that decide whose is whose.
+pub(super) fn nodes_of(config: &Config) -> Nodes {
+    let nodes = Nodes::new(config.presence.iter().map(|node| node.udp.as_str()));
+    nodes.answering_at(config.presence.iter().map(|node| node.http.as_str()))
+}
+
+/// What the threads of a node share.
+pub(super) struct Common {
+    pub(super) config: Config,
+    pub(super) shards: ShardId,
+    pub(super) clock: Arc<Clock>,
+    pub(super) board: Arc<Board>,
+    pub(super) presence: Arc<Presence>,
+    /// The presence nodes; none but in a real-time node.
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) keys: Arc<Keys>,
+    /// What stream ids are made of; names this life of the node.
+    pub(super) secret: [u8; 32],
+}
+
+impl Common {
+    /// What each shard's engine is made of.
+    pub(super) fn engine_parts(&self) -> Result<Vec<EngineParts>, ServeFault> {
+        let settings = Arc::new(self.config.settings.clone());
+        let now = self.clock.now();
+        let role = match self.config.role {
+            RoleName::All => Role::All,
+            RoleName::Presence => Role::Presence,
+            RoleName::Realtime => Role::Realtime(Arc::clone(&self.nodes)),
+        };
+        let seed = u64::from_ne_bytes(random()?);
+        let parts = |shard| EngineParts {
+            settings: Arc::clone(&settings),
+            shard,
+            shards: self.shards,
+            role: role.clone(),
+            presence: Arc::clone(&self.presence),
+            keys: Arc::clone(&self.keys),
+            secret: self.secret,
+            seed: seed.wrapping_add(u64::from(shard)),
+            board: Arc::clone(&self.board),
+            now,
+        };
+        Ok((0..self.shards).map(parts).collect())
+    }
+}

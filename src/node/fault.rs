@@ -1,0 +1,59 @@
+//! Why a node did not start, or did not stop cleanly.
+
+use std::fmt;
+use std::io;
+
+use crate::fleet_key::FleetKeyFault;
+use crate::presence::StoreFault;
+use crate::shard::BindFault;
+
+/// Why the node did not start, or did not stop cleanly.
+#[derive(Debug)]
+pub enum ServeFault {
+    /// The presence database.
+    Store(StoreFault),
+    /// The fleet's key file.
+    FleetKey(FleetKeyFault),
+    /// A socket.
+    Bind(BindFault),
+    /// A node of the other role has no address.
+    Node {
+        /// As given.
+        address: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Anything else that the system refused.
+    Os {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl ServeFault {
+    pub(super) fn os(doing: &'static str) -> impl Fn(io::Error) -> ServeFault {
+        move |source| ServeFault::Os { doing, source }
+    }
+}
+
+impl fmt::Display for ServeFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeFault::Store(fault) => fault.fmt(f),
+            ServeFault::FleetKey(fault) => fault.fmt(f),
+            ServeFault::Bind(fault) => fault.fmt(f),
+            ServeFault::Node { address, source } => {
+                write!(
+                    f,
+                    "--presence udp://{address}: no such address: {source}; name a host that \
+                     resolves"
+                )
+            }
+            ServeFault::Os { doing, source } => write!(f, "{doing}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeFault {}

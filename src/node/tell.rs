@@ -1,0 +1,104 @@
+//! What a node says of itself when it starts.
+//!
+//! Owns the sentences, and which of them hold. Says nothing while the node serves.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use crate::config::{Config, RoleName};
+use crate::engine::ShardId;
+use crate::presence::{Flusher, OpenReport};
+
+/// The one line on stdout; scripts wait for it.
+pub(super) fn listening(http: SocketAddr, udp: Option<SocketAddr>, shards: ShardId) {
+    let udp = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
+    let line = format!("listening http={http}{udp} shards={shards}");
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "stdout did not take the line: {line}");
+    }
+}
+
+/// In which state the store was found, what was lost with it, and what a power cut may cost.
+pub(super) fn store(config: &Config, report: &OpenReport) {
+    let OpenReport { users, online, .. } = report;
+    let before = match report {
+        OpenReport {
+            power_cut: true, ..
+        } => "the power was cut since",
+        OpenReport { clean: false, .. } => "it was not closed last time",
+        _ => "it was closed cleanly",
+    };
+    tracing::info!(
+        "store {}: {users} users known, {online} held online until they have had time to return; \
+         {before}",
+        config.data_dir.display()
+    );
+    let bytes_per_second = config.flush_bytes_per_second_max;
+    let seconds = |users| Flusher::cycle_ms(users, bytes_per_second) as f64 / 1_000.0;
+    tracing::info!(
+        "write-back: a cycle takes up to {:.1} s now and {:.1} s with users_max {}; a power cut \
+         loses at most one, a crash nothing",
+        seconds(*users),
+        seconds(config.users_max),
+        config.users_max
+    );
+    if report.torn_bytes > 0 {
+        tracing::warn!(
+            "cut {} bytes of an unfinished record from the end of users.log",
+            report.torn_bytes
+        );
+    }
+    if report.stamps_rebuilt {
+        tracing::warn!(
+            "stamps.map was missing and was made anew: the last_active of all {users} users is \
+             lost; to have it back, stop the \
+             server at once and restore the whole folder from a backup"
+        );
+    }
+    if report.published_rebuilt {
+        tracing::warn!(
+            "published.map was missing and was made anew from the stamps: the since of all \
+             {users} users is lost; to have it \
+             back, stop the server at once and restore the whole folder from a backup"
+        );
+    }
+}
+
+/// Whether the fleet key was made, and whether others may read it.
+pub(super) fn fleet_key(config: &Config, made: bool, open_mode: Option<u32>) {
+    let path = config.key_path();
+    if made {
+        tracing::info!("made a fleet key in {}", path.display());
+    }
+    if let Some(mode) = open_mode {
+        tracing::warn!(
+            "{} has mode {mode:03o}: others may read the fleet key; run `chmod 600`",
+            path.display()
+        );
+    }
+}
+
+/// What to type next.
+pub(super) fn next(config: &Config, http: SocketAddr) {
+    match config.role {
+        RoleName::All => {
+            tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
+            tracing::info!("and in another terminal: curl -N 'http://{http}/v1/stream?user=bob'");
+        }
+        RoleName::Realtime => {
+            let nodes: Vec<String> = config.presence.iter().map(ToString::to_string).collect();
+            tracing::info!("real-time node; vouching to {}", nodes.join(" and "));
+            tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
+        }
+        RoleName::Presence => {
+            let nodes: Vec<&str> = config
+                .realtime
+                .iter()
+                .map(|node| node.http.as_str())
+                .collect();
+            tracing::info!("presence node; publishing to {}", nodes.join(" and "));
+            tracing::info!("try: curl 'http://{http}/v1/presence/alice'");
+        }
+    }
+}
