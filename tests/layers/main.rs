@@ -1,0 +1,118 @@
+//! Imports go down only: every path that the sources name is held against the tables below, which
+//! are the layers of docs/ARCHITECTURE.md as a list of edges.
+
+#![expect(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
+
+mod judge;
+mod paths;
+mod tests;
+mod tree;
+
+/// A name, and names.
+type Table = &'static [(&'static str, &'static str)];
+
+/// Each module, and what it may name. From the ground up: what a row names stands in rows above it.
+///
+/// The list is exact: an edge that no source has any more must go. A part of a folder may have a
+/// row of its own (`engine::calls`); what has none belongs to the row of the folder around it.
+#[rustfmt::skip]
+const EDGES: Table = &[
+    ("time", ""),
+    ("logs", ""),
+    ("metrics", ""),
+    ("planted", ""),
+    ("slot", ""),
+    ("status", ""),
+    ("wire", "status time"),
+    ("presence", "planted slot status time wire"),
+    ("realtime", "time wire"),
+    ("pages", "metrics"),
+    ("engine", "metrics pages planted presence realtime slot status time wire"),
+    ("shard", "engine logs metrics realtime time wire"),
+    ("links", "engine metrics planted presence slot time wire"),
+    ("fleet_key", "wire"),
+    ("config", "engine slot"),
+    ("limits", "config engine links"),
+    ("node", "config engine fleet_key limits links logs metrics presence shard time wire"),
+    ("tools", "config fleet_key limits presence time wire"),
+    ("cli", "config tools"),
+    ("main", "cli config limits logs node time tools"),
+    ("loadgen", "time wire"),
+];
+
+/// What the tests of a module, which are compiled with it, may name beside.
+const EDGES_OF_TESTS: Table = &[
+    ("pages", "config wire"),
+    ("shard", "presence"),
+    ("tools", "metrics pages"),
+];
+
+/// Neither may ever name the other, whatever EDGES says.
+const STRANGERS: &[(&str, &str)] = &[("presence", "realtime"), ("shard", "links")];
+
+/// What no kernel is needed for: the simulators drive it, and a run is a function of its seed.
+const PURE: &[&str] = &["wire", "presence", "realtime", "pages", "engine"];
+
+/// What asks the kernel, or reads a clock. Tests may.
+const KERNEL: &[&str] = &[
+    "std::net",
+    "std::thread",
+    "std::fs",
+    "std::time",
+    "std::process",
+    "rustix",
+    "libc",
+    "socket2",
+    "quinn_udp",
+    "greendot::time::Clock",
+    "greendot::time::boottime",
+];
+
+/// Crates that only these modules may name.
+const KEEPERS: Table = &[
+    ("mio", "shard"),
+    ("memmap2", "presence"),
+    ("httparse", "wire"),
+    ("prometheus_client", "pages"),
+];
+
+/// What breaks a rule and is known: the file, what it names, since when it is known and why it is
+/// so. One that is not needed any more must go.
+const KNOWN: &[(&str, &str, &str)] = &[
+    ("src/presence/found.rs", "std::fs", FILES),
+    ("src/presence/index.rs", "std::thread", CORES),
+    ("src/presence/interner.rs", "std::thread", CORES),
+    (
+        "src/presence/mirror.rs",
+        "rustix",
+        "2026-11-28: a mirror's cells stand in a memfd",
+    ),
+    (
+        "src/presence/mirror.rs",
+        "std::fs",
+        "2026-11-28: a mirror's cells stand in a memfd",
+    ),
+    ("src/presence/region.rs", "rustix", FILES),
+    ("src/presence/region.rs", "std::fs", FILES),
+    ("src/presence/store.rs", "std::fs", FILES),
+];
+const FILES: &str = "2026-11-28: files belong below presence, into store";
+const CORES: &str = "2026-11-28: users.log is read on all cores at the start";
+
+#[test]
+fn imports_go_down_only() {
+    let faults = judge::edges(&tree::files());
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn what_is_pure_asks_no_kernel_and_crates_have_their_keepers() {
+    let faults = judge::kernel(&tree::files());
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn the_tables_are_sound() {
+    let faults = judge::tables();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
