@@ -6,8 +6,8 @@
 
 use hashbrown::HashMap;
 
-use super::Engine;
 use super::settings::EVENT_BYTES_MAX;
+use super::{Engine, horizon};
 use crate::metrics::{Counter, Histogram};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Transition};
@@ -187,10 +187,13 @@ impl Engine {
             let unsure = self.awaits_answer(index);
             self.conns.at(index).put(flag::UNSURE, unsure);
         }
-        let conn = self.conns.at(index);
-        let unsure = conn.has(flag::UNSURE) && !planted::is(Planted::IdWhileUnsure);
-        let behind = self.presence.is_behind() && !planted::is(Planted::IdWhileBehind);
-        (!unsure && !behind && !self.upkeep.is_behind()).then_some(now.unix)
+        let unanswered = self.conns.at(index).has(flag::UNSURE);
+        let source = horizon::source(self.presence.is_behind(), unanswered, now);
+        let told = self.horizon.told_up_to(source, now);
+        if let Err(why) = told {
+            self.counters.add(why.counter(), 1);
+        }
+        told.ok()
     }
 
     /// Returns how many were told.

@@ -14,6 +14,7 @@ mod beats;
 mod calls;
 mod conn;
 mod fanout;
+mod horizon;
 #[cfg(feature = "planted")]
 mod late;
 mod mail;
@@ -46,8 +47,9 @@ use crate::wire::nodes::Nodes;
 use crate::wire::request::RequestLimits;
 use conn::http::Asked;
 use fanout::Fanout;
+use horizon::Horizon;
 use mail::Posts;
-use settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
+use settings::{SLEEP_MS_MAX, SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use silence::Silence;
 use upkeep::Upkeep;
 use upstream::Upstream;
@@ -144,6 +146,7 @@ pub struct Engine {
     body: Vec<u8>,
 
     silence: Silence,
+    horizon: Horizon,
     /// None where nobody's stamps are kept.
     sweep: Option<Sweep>,
     upstream: Option<Upstream>,
@@ -197,6 +200,7 @@ impl Engine {
             late: Vec::new(),
             body: Vec::new(),
             silence: Silence::new(now, settings.offline_after_ms),
+            horizon: Horizon::new(now.mono),
             sweep: (!mirrors).then(|| Sweep::new(parts.shard, parts.shards)),
             upstream: Upstream::of(&parts.role),
             upkeep: Upkeep::new(now.mono),
@@ -216,7 +220,7 @@ impl Engine {
         if let Some((from, _)) = seen.step {
             self.counters.add(Counter::ClockSteps, 1);
             self.presence.note_clock_step(from, now);
-            self.upkeep.clock_stepped(from, now);
+            self.horizon.clock_stepped(from, now);
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
@@ -232,16 +236,12 @@ impl Engine {
         let sleep_ms_max = if steps {
             upstream::STEP_MS
         } else {
-            upkeep::SLEEP_MS_MAX
+            SLEEP_MS_MAX
         };
         self.presence.note_turn(self.shard, now);
-        let others_are_late = self
-            .presence
-            .published_up_to()
-            .plus_ms(calls::stream::ID_LAG_MS_MAX)
-            < now.unix;
-        self.upkeep
-            .turn_began(now.mono, sleep_ms_max, others_are_late);
+        self.upkeep.turn_began(now.mono, sleep_ms_max);
+        self.horizon
+            .turn_began(self.presence.published_up_to(), now);
         self.fanout.forget();
         #[cfg(feature = "planted")]
         self.index_late();

@@ -32,6 +32,9 @@ pub const SURPLUS_HEARING_MS: u64 = 500;
 /// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers'
 /// (DESIGN.md section 4).
 pub const STALL_MS: u64 = 1_000;
+/// Longest sleep of a shard, in ms: one whose last turn is older than a few of these counts as
+/// stalled for the others.
+pub const SLEEP_MS_MAX: u64 = 500;
 
 /// Everything an engine is told at start. Plain data; [`Settings::check`] holds the fields against
 /// each other.

@@ -9,7 +9,6 @@ mod inbox;
 mod timers;
 
 use super::Engine;
-use super::calls::stream::RESUME_SLACK_MS;
 use super::upstream::REVOUCH_MS;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -23,9 +22,6 @@ const CONNS_PER_CALL: u32 = 8_192;
 /// Time after a stall in which a shard reads what came meanwhile: many turns of the most reads that
 /// one may make.
 const HEARING_MS: u64 = 1_000;
-/// Longest sleep: a shard whose last turn is older than a few of these counts as stalled for the
-/// others.
-pub(super) const SLEEP_MS_MAX: u64 = 500;
 
 /// The cursors.
 #[derive(Debug)]
@@ -43,14 +39,6 @@ pub(super) struct Upkeep {
     drain_due: Mono,
     sleep_until: Mono,
     resync: Option<Resync>,
-    /// Up to when this shard's mail has been complete.
-    mail_complete: Unix,
-    /// Another shard has not turned for long, or mail read in this turn had been on its way for
-    /// long: more of that age may come.
-    is_late: bool,
-    /// Before it, what was published before a forward step of the wall clock may be on its way, and
-    /// looks as old as the step is long.
-    step_hidden_until: Mono,
     /// No connection's timer fires before: its peer may have said in time what has yet to be read.
     timers_held_until: Mono,
     /// The last call left something over.
@@ -115,9 +103,6 @@ impl Upkeep {
             drain_due: now,
             sleep_until: now,
             resync: None,
-            mail_complete: Unix::from_ms(0),
-            is_late: false,
-            step_hidden_until: now,
             timers_held_until: now,
             backlog: false,
         }
@@ -141,9 +126,8 @@ impl Upkeep {
     }
 
     /// The next turn begins `sleep_ms_max` from now at the latest.
-    pub(super) fn turn_began(&mut self, now: Mono, sleep_ms_max: u64, others_are_late: bool) {
+    pub(super) fn turn_began(&mut self, now: Mono, sleep_ms_max: u64) {
         self.sleep_until = now.plus_ms(sleep_ms_max);
-        self.is_late = others_are_late || now < self.step_hidden_until;
     }
 
     /// This shard was stalled: what came meanwhile is to be read before anybody is held to a
@@ -155,12 +139,6 @@ impl Upkeep {
     /// When a connection's timer that is due at `due` fires.
     pub(super) fn fires_at(&self, due: Mono) -> Mono {
         due.max(self.timers_held_until)
-    }
-
-    /// Whether this shard may not have heard of what was published longer ago than a resumed stream
-    /// is told again.
-    pub(super) fn is_behind(&self) -> bool {
-        self.is_late || self.resync.is_some()
     }
 
     /// Vouches for all publishers of a presence node in a short time, whenever their turn is.
@@ -175,16 +153,6 @@ impl Upkeep {
         };
         self.hurried.retain(|(other, _)| *other != node);
         self.hurried.push((node, pass));
-    }
-
-    /// The wall clock was stepped. Back: mail lost from here on may carry times after the step.
-    /// Forward: until mail of before has surely come, an id would say more than the slack of a
-    /// resume makes up for.
-    pub(super) fn clock_stepped(&mut self, from: Unix, now: Now) {
-        self.mail_complete = self.mail_complete.min(now.unix);
-        if now.unix > from {
-            self.step_hidden_until = now.mono.plus_ms(RESUME_SLACK_MS);
-        }
     }
 }
 

@@ -170,6 +170,23 @@ table! {
         ResumesPartial kind = "partial",
         ResumesFull kind = "full",
     }
+    Shard Count "resumes_refused" "Streams begun with a last event id and told everything, by \
+                                   reason: the id is no time, or one that the store does not \
+                                   believe" {
+        ResumeRefusedUnreadable reason = "unreadable",
+        ResumeRefusedBeforeStore reason = "before_store",
+        ResumeRefusedFuture reason = "future",
+        ResumeRefusedAmbiguous reason = "ambiguous",
+    }
+    Shard Count "event_ids_withheld" "Writes of states to streams without an event id because \
+                                      something may not have been told, by reason" {
+        IdWithheldUnanswered reason = "unanswered",
+        IdWithheldSource reason = "source",
+        IdWithheldShard reason = "shard",
+        IdWithheldMail reason = "mail",
+        IdWithheldResync reason = "resync",
+        IdWithheldClockStep reason = "clock_step",
+    }
 
     Shard Count "mail_posted" "Pieces of mail posted to other shards" { MailPosted }
     Shard Count "mail_received" "Pieces of mail handled" { MailReceived }

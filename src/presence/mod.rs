@@ -36,6 +36,7 @@ pub use flusher::{FlushReport, Flusher};
 pub use header::STORE_FILES;
 pub use mirror::{MirrorOptions, Source};
 pub use region::copies_on_write;
+pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
 pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 
@@ -50,6 +51,7 @@ use online::{LOOK, Online};
 use resume::Resume;
 use stamps::{CellFile, ONLINE};
 use store::Identity;
+pub use vigil::STALLED_MS;
 use vigil::Vigil;
 
 /// Doubtful event ids further ahead of the clock than this, in ms, are worth a line in the log.
@@ -213,9 +215,9 @@ impl Presence {
     }
 
     /// Whether a reconnect that has been told everything up to `id` may be told only what changed
-    /// since (less slack): false for an id from the future, from before this store existed, or from
+    /// since (less slack). Fails for an id from the future, from before this store existed, or from
     /// a window made ambiguous by a backward step or a power cut.
-    pub fn resumable(&self, id: Unix, now: Now) -> bool {
+    pub fn resumable(&self, id: Unix, now: Now) -> Result<(), Unresumable> {
         self.resume.resumable(id, now.unix)
     }
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::time::{Now, Unix};
 
 /// An id may be this far ahead of the clock, in ms: the shards' turns do not begin together.
-pub(super) const AHEAD_MS_MAX: u64 = 1_000;
+pub const AHEAD_MS_MAX: u64 = 1_000;
 /// Clocks further apart than this, in ms, are before and after a step (which is more than 1 s, see
 /// `time::Clock`).
 const STEP_MS: u64 = 500;
@@ -24,6 +24,17 @@ pub(super) type Window = (Unix, Unix);
 /// Two, so that the time of a clock that was far ahead does not take with it all between that and
 /// another window.
 pub(super) type Windows = [Option<Window>; 2];
+
+/// Why an event id is not believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unresumable {
+    /// It is older than this store.
+    BeforeStore,
+    /// It is yet to come.
+    Future,
+    /// Its time was lived through twice, or a power cut may have taken what was told then.
+    Ambiguous,
+}
 
 #[derive(Debug)]
 pub(super) struct Resume {
@@ -54,10 +65,18 @@ impl Resume {
         }
     }
 
-    pub(super) fn resumable(&self, id: Unix, now: Unix) -> bool {
+    pub(super) fn resumable(&self, id: Unix, now: Unix) -> Result<(), Unresumable> {
+        if id < self.created_at {
+            return Err(Unresumable::BeforeStore);
+        }
+        if id > now.plus_ms(AHEAD_MS_MAX) {
+            return Err(Unresumable::Future);
+        }
         let mut windows = self.ambiguous().into_iter().flatten();
-        let doubtful = windows.any(|(from, to)| (from..=to).contains(&id));
-        id >= self.created_at && id <= now.plus_ms(AHEAD_MS_MAX) && !doubtful
+        match windows.any(|(from, to)| (from..=to).contains(&id)) {
+            true => Err(Unresumable::Ambiguous),
+            false => Ok(()),
+        }
     }
 
     /// Whether a time that is yet to come is known from when the clock was ahead. Transitions since
@@ -156,7 +175,7 @@ mod tests {
     }
 
     fn believed<const N: usize>(resume: &Resume, ids: [u64; N], now_ms: u64) -> [bool; N] {
-        ids.map(|id| resume.resumable(unix(id), unix(now_ms)))
+        ids.map(|id| resume.resumable(unix(id), unix(now_ms)).is_ok())
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::time::{Mono, Now, Unix};
 
 /// A shard whose last turn began longer ago than this, in ms, is stalled: a second, and a second's
 /// grace.
-const STALLED_MS: u64 = 2_000;
+pub const STALLED_MS: u64 = 2_000;
 /// Clocks further apart than this, in ms, are before and after a step (which is more than 1 s, see
 /// `time::Clock`).
 const STEP_MS: u64 = 500;

@@ -87,6 +87,15 @@ fn everything_when_the_id_says_nothing() {
         world.expect(peer, snapshot(100_000, &[a(), b(), unseen("n")]));
     }
     assert_eq!(world.count(0, Counter::ResumesFull), 2 * ids.len() as u64);
+    let reasons = [
+        (Counter::ResumeRefusedFuture, 2),
+        (Counter::ResumeRefusedBeforeStore, 2),
+        (Counter::ResumeRefusedUnreadable, 3),
+        (Counter::ResumeRefusedAmbiguous, 0),
+    ];
+    for (reason, count) in reasons {
+        assert_eq!(world.count(0, reason), 2 * count, "{reason:?}");
+    }
     let fresh = resumed(&mut world, "", None);
     world.expect(fresh, snapshot(100_000, &[a(), b(), unseen("n")]));
     assert_eq!(world.count(0, Counter::ResumesFull), 2 * ids.len() as u64);
@@ -104,6 +113,7 @@ fn times_lived_through_twice_say_nothing() {
     );
     world.expect_hello(peer, 1);
     world.expect(peer, snapshot(40_000, &[unseen("n")]));
+    assert_eq!(world.count(0, Counter::ResumeRefusedAmbiguous), 1);
 }
 
 #[test]

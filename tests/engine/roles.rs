@@ -618,10 +618,12 @@ fn while_a_node_is_out_of_sight_nobody_is_told_everything() {
     let off = record("bob", "offline", 50, 40);
     answer(&mut world, std::slice::from_ref(&off));
     world.expect(alice, told_of_many(&off));
+    assert_eq!(world.count(0, Counter::IdWithheldSource), 2);
     world.presence().set_behind(false);
     let on = record("bob", "online", 60, 60);
     answer(&mut world, std::slice::from_ref(&on));
     world.expect(alice, told(100, &on));
+    assert_eq!(world.count(0, Counter::IdWithheldSource), 2);
 }
 
 #[test]

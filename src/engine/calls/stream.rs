@@ -7,11 +7,10 @@
 use constant_time_eq::constant_time_eq_16;
 
 use super::{BAD_ESCAPE, RETRY_AFTER, intern_detail};
-use crate::engine::Engine;
 use crate::engine::conn::http::Asked;
 use crate::engine::mail::{Edit, EditOutcome, Mail, ShardId};
+use crate::engine::{Engine, horizon};
 use crate::metrics::{Call, Counter};
-use crate::planted::{self, Planted};
 use crate::realtime::conn::flag;
 use crate::realtime::watches::Target;
 use crate::realtime::{ConnId, Phase};
@@ -22,14 +21,6 @@ use crate::wire::record::{BodyFault, StreamAsk, parse_stream_ask, parse_watch_ed
 use crate::wire::request::{Head, Method, query_pairs};
 use crate::wire::response::problems;
 use crate::wire::sse;
-
-/// How far back a resumed stream is told again, in ms: mail between shards, and clocks between
-/// nodes, may be so late.
-pub(in crate::engine) const RESUME_SLACK_MS: u64 = 10_000;
-/// A shard that may not have heard of what was published so long ago tells no event ids, in ms: a
-/// stream that resumed from one would not be told of it. Well within the slack, which is also for
-/// what an id says of itself.
-pub(in crate::engine) const ID_LAG_MS_MAX: u64 = RESUME_SLACK_MS / 2;
 
 impl Engine {
     /// `GET` or `POST /v1/stream`.
@@ -70,12 +61,9 @@ impl Engine {
             return self.overloaded(id, asked, "watches", now);
         }
         // The header is newer: a reconnecting EventSource repeats its first URL.
-        let last_event_id = match head.last_event_id {
-            Some(header) => std::str::from_utf8(header).ok(),
-            None => ask.last_event_id.as_deref(),
-        };
-        let resume = last_event_id.and_then(parse_event_id);
-        self.open_stream(id, asked, &ask, last_event_id.is_some(), resume, now);
+        let asked_for = ask.last_event_id.as_deref().map(str::as_bytes);
+        let last_event_id = head.last_event_id.or(asked_for);
+        self.open_stream(id, asked, &ask, last_event_id, now);
     }
 
     fn open_stream(
@@ -83,8 +71,7 @@ impl Engine {
         id: ConnId,
         asked: &Asked,
         ask: &StreamAsk,
-        resumes: bool,
-        resume: Option<Unix>,
+        last_event_id: Option<&[u8]>,
         now: Now,
     ) {
         let publisher = match ask
@@ -105,34 +92,36 @@ impl Engine {
         // Indexed first, read later: what changes in between is told twice rather than never.
         let mut targets: Vec<Target> = ask.watch.iter().map(|user| self.target(user)).collect();
         self.watches.add(id.index, &mut targets, false);
-        let partial = resume.filter(|at| self.presence.resumable(*at, now));
+        let since = last_event_id.and_then(|last| self.resumes_from(last, now));
         let presence = &self.presence;
         self.watches
-            .mark_where(id.index, |target| match (partial, target.as_slot()) {
+            .mark_where(id.index, |target| match (since, target.as_slot()) {
                 (None, _) => true,
                 // Never seen by anybody; unless that is yet to be asked.
                 (Some(_), None) => presence.is_mirror(),
-                (Some(at), Some(slot)) => {
-                    let slack_ms = match planted::is(Planted::ResumeWithoutSlack) {
-                        true => 0,
-                        false => RESUME_SLACK_MS,
-                    };
-                    presence.changed_since(Slot::new(slot), at.minus_ms(slack_ms))
-                }
+                (Some(since), Some(slot)) => presence.changed_since(Slot::new(slot), since),
             });
-        if resumes {
-            let kind = if partial.is_some() {
-                Counter::ResumesPartial
-            } else {
-                Counter::ResumesFull
-            };
-            self.counters.add(kind, 1);
-        }
         self.begin_stream(id, asked, publisher, now);
         #[cfg(feature = "planted")]
-        if planted::is(Planted::SnapshotBeforeWatch) {
+        if crate::planted::is(crate::planted::Planted::SnapshotBeforeWatch) {
             self.index_later(id, &ask.watch, now);
         }
+    }
+
+    /// Since when a stream that was told this event id is told what has changed; None: it is told
+    /// everything.
+    fn resumes_from(&mut self, last_event_id: &[u8], now: Now) -> Option<Unix> {
+        let judge = |id| self.presence.resumable(id, now);
+        let since = horizon::resumes_from(last_event_id, judge);
+        if let Err(why) = since {
+            self.counters.add(why.counter(), 1);
+        }
+        let kind = match since {
+            Ok(_) => Counter::ResumesPartial,
+            Err(_) => Counter::ResumesFull,
+        };
+        self.counters.add(kind, 1);
+        since.ok()
     }
 
     /// Moves the connection into its new life and says hello.
@@ -467,13 +456,6 @@ enum Refused {
     Body(BodyFault),
 }
 
-fn parse_event_id(text: &str) -> Option<Unix> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| text.parse().ok().map(Unix::from_ms))
-        .flatten()
-}
-
 fn split_stream_id(text: &str) -> Option<(ShardId, ConnId, [u8; 16])> {
     let mut parts = text.split('.');
     let (shard, index, generation, tag) =
@@ -518,16 +500,5 @@ mod tests {
             assert_eq!(split_stream_id(bad), None, "{bad}");
         }
         assert_eq!(split_stream_id(&format!("2.51.7.{tag}.1")), None);
-    }
-
-    #[test]
-    fn event_ids() {
-        assert_eq!(
-            parse_event_id("1764009600123"),
-            Some(Unix::from_ms(1_764_009_600_123))
-        );
-        for bad in ["", "-1", "+1", "1.5", "99999999999999999999999", "x"] {
-            assert_eq!(parse_event_id(bad), None, "{bad}");
-        }
     }
 }

@@ -4,7 +4,6 @@
 
 use super::{CONNS_PER_CALL, Resync};
 use crate::engine::Engine;
-use crate::engine::calls::stream::ID_LAG_MS_MAX;
 use crate::engine::mail::{Decided, EditOutcome, Mail};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -13,18 +12,18 @@ use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
-/// How much older than the last mail seen a lost piece of mail's transitions may be, in ms.
-const RESYNC_SLACK_MS: u64 = 60_000;
-
 impl Engine {
     /// Mail from another shard.
     pub fn handle_mail(&mut self, mail: Mail, now: Now) {
         self.counters.add(Counter::MailReceived, 1);
-        self.upkeep.mail_complete = now.unix;
+        let decided_at = match &mail {
+            Mail::Transitions(decided) => Some(decided.at),
+            _ => None,
+        };
+        self.horizon.mail_read(decided_at, now);
         match mail {
             Mail::Transitions(decided) => {
                 let Decided { at, transitions } = &*decided;
-                self.upkeep.is_late |= now.mono.ms_since(*at) > ID_LAG_MS_MAX;
                 for transition in transitions {
                     self.tell(*transition, *at);
                 }
@@ -63,7 +62,7 @@ impl Engine {
     pub fn handle_resync(&mut self, now: Now) {
         self.counters.add(Counter::Resyncs, 1);
         self.counters.add(Counter::LimitMailbox, 1);
-        let floor = self.upkeep.mail_complete.minus_ms(RESYNC_SLACK_MS);
+        let floor = self.horizon.mail_lost();
         match &mut self.upkeep.resync {
             // Begun anew it would not end before mail stops overflowing.
             Some(under_way) => {
@@ -112,6 +111,7 @@ impl Engine {
             None => self.upkeep.resync = (!done).then_some(resync),
         }
         if self.upkeep.resync.is_none() {
+            self.horizon.resync_ended();
             self.resync_done();
         }
     }
