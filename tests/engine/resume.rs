@@ -105,14 +105,23 @@ fn everything_when_the_id_says_nothing() {
 fn times_lived_through_twice_say_nothing() {
     let mut world = world();
     world.step_wall(-60_000).turn();
-    let peer = world.connect(0);
-    let id = START + 70_000;
-    world.send(
-        peer,
-        format!("GET /v1/stream?watch=n HTTP/1.1\r\nHost: a\r\nLast-Event-ID: {id}\r\n\r\n"),
-    );
-    world.expect_hello(peer, 1);
-    world.expect(peer, snapshot(40_000, &[unseen("n")]));
+    let resumed = |world: &mut World| {
+        let peer = world.connect(0);
+        let id = START + 70_000;
+        world.send(
+            peer,
+            format!("GET /v1/stream?watch=n HTTP/1.1\r\nHost: a\r\nLast-Event-ID: {id}\r\n\r\n"),
+        );
+        world.expect_hello(peer, 1);
+        peer
+    };
+    let early = resumed(&mut world);
+    world.expect(early, snapshot(40_000, &[unseen("n")]));
+    assert_eq!(world.count(0, Counter::ResumeRefusedFuture), 1);
+    // Once the clock has come there again.
+    world.at(135_000);
+    let again = resumed(&mut world);
+    world.expect(again, snapshot(75_000, &[unseen("n")]));
     assert_eq!(world.count(0, Counter::ResumeRefusedAmbiguous), 1);
 }
 
