@@ -285,7 +285,7 @@ fn a_power_cut_leaves_what_was_flushed() {
     presence.close(at(95_000)).unwrap();
     drop(presence);
     let (presence, report) = open(cut.path(), 2, 96_000);
-    assert!(report.clean && !presence.resumable(at(60_000).unix, at(96_000)).is_ok());
+    assert!(report.clean && presence.resumable(at(60_000).unix, at(96_000)).is_err());
 }
 
 #[test]
@@ -662,7 +662,7 @@ fn maps_without_their_users_are_refused_and_lost_maps_are_made_anew() {
         }
     );
     assert!(
-        !presence.resumable(at(5).unix, at(50_000)).is_ok(),
+        presence.resumable(at(5).unix, at(50_000)).is_err(),
         "nobody knows what was told"
     );
 }
