@@ -179,14 +179,14 @@ pub const KNOBS: &[Knob] = &[
         get: |config| {
             Some(
                 config
-                    .presence
+                    .presence_nodes
                     .iter()
                     .map(PresenceNode::to_string)
                     .collect::<Vec<_>>()
                     .join(","),
             )
         },
-        set: |config, text| nodes::presence(text).map(|nodes| config.presence = nodes),
+        set: |config, text| nodes::presence(text).map(|nodes| config.presence_nodes = nodes),
     },
     Knob {
         name: "realtime",
@@ -196,14 +196,14 @@ pub const KNOBS: &[Knob] = &[
         get: |config| {
             Some(
                 config
-                    .realtime
+                    .realtime_nodes
                     .iter()
                     .map(|node| node.http.clone())
                     .collect::<Vec<_>>()
                     .join(","),
             )
         },
-        set: |config, text| nodes::realtime(text).map(|nodes| config.realtime = nodes),
+        set: |config, text| nodes::realtime(text).map(|nodes| config.realtime_nodes = nodes),
     },
     Knob {
         name: "insecure",

@@ -2,6 +2,9 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 
+use std::ffi::OsString;
+
+use super::knobs::{KNOBS, Kind};
 use super::*;
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {

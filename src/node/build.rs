@@ -86,8 +86,8 @@ pub(super) fn bind_options(config: &Config, shards: ShardId, found: &Found) -> B
 
 /// The presence nodes by the names that decide whose is whose.
 pub(super) fn nodes_of(config: &Config) -> Nodes {
-    let nodes = Nodes::new(config.presence.iter().map(|node| node.udp.as_str()));
-    nodes.answering_at(config.presence.iter().map(|node| node.http.as_str()))
+    let nodes = Nodes::new(config.presence_nodes.iter().map(|node| node.udp.as_str()));
+    nodes.answering_at(config.presence_nodes.iter().map(|node| node.http.as_str()))
 }
 
 /// What the threads of a node share.

@@ -61,7 +61,7 @@ impl Wiring<'_> {
             RoleName::Presence => {
                 let remotes = self
                     .config
-                    .realtime
+                    .realtime_nodes
                     .iter()
                     .map(|node| self.remote(&node.http));
                 let links = Links::publish_to(remotes.collect(), self.parts());
@@ -73,11 +73,11 @@ impl Wiring<'_> {
                 // None has been seen yet.
                 self.board
                     .process
-                    .set(Gauge::NodesDown, self.config.presence.len() as u64);
+                    .set(Gauge::NodesDown, self.config.presence_nodes.len() as u64);
                 Ready::Realtime {
                     beats_to: self
                         .config
-                        .presence
+                        .presence_nodes
                         .iter()
                         .map(resolve)
                         .collect::<Result<_, _>>()?,
@@ -126,7 +126,7 @@ impl Wiring<'_> {
                 let tell = Arc::new(move |mail: &Mail| teller.tell(mail));
                 let remotes = self
                     .config
-                    .presence
+                    .presence_nodes
                     .iter()
                     .map(|node| self.remote(&node.http));
                 let links = Links::ask_at(

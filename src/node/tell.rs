@@ -87,13 +87,17 @@ pub(super) fn next(config: &Config, http: SocketAddr) {
             tracing::info!("and in another terminal: curl -N 'http://{http}/v1/stream?user=bob'");
         }
         RoleName::Realtime => {
-            let nodes: Vec<String> = config.presence.iter().map(ToString::to_string).collect();
+            let nodes: Vec<String> = config
+                .presence_nodes
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             tracing::info!("real-time node; vouching to {}", nodes.join(" and "));
             tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
         }
         RoleName::Presence => {
             let nodes: Vec<&str> = config
-                .realtime
+                .realtime_nodes
                 .iter()
                 .map(|node| node.http.as_str())
                 .collect();
