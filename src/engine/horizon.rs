@@ -16,7 +16,7 @@ use crate::time::{ANCHOR_TOLERANCE_MS, Mono, Now, Unix};
 const RESUME_SLACK_MS: u64 = 10_000;
 /// A shard that may not have heard of what was published so long ago tells no event ids, in ms: a
 /// stream that resumed from one would not be told of it.
-const LAG_MS_MAX: u64 = 5_000;
+pub const LAG_MS_MAX: u64 = 5_000;
 /// What the slack leaves for clocks of two nodes, in ms: a stream may resume at another one.
 const CLOCKS_APART_MS: u64 = 2_000;
 /// How much older than the last mail seen a lost piece of mail's transitions may be, in ms.

@@ -31,8 +31,11 @@ use hashbrown::HashMap;
 
 pub use calls::{NODE_HEADER, instance_of};
 pub use fanout::record_of;
+pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To, Why};
-pub use upstream::{Answered, Datagrams, Outbound, SETTLE_MS, adopt_answers, doubt_known};
+pub use upstream::{
+    Answered, Datagrams, Outbound, REVOUCH_MS, SETTLE_MS, adopt_answers, doubt_known,
+};
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
 use crate::presence::{Presence, Sweep, Transition};

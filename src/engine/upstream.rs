@@ -30,12 +30,11 @@ const LINGER_MS: u64 = 200;
 pub(super) const STEP_MS: u64 = 100;
 /// How long a pair of nodes that have lost sight of each other leaves the other's view alone when
 /// it is back, in ms. A presence node that was cut off has heard no beats and counts everybody
-/// offline; so the beats come first (within a second), and neither does the presence node publish
-/// nor the real-time node ask before all real-time nodes have noticed: the longest pause between
-/// two tries and a request that times out.
+/// offline; so the beats come first, and neither does the presence node publish nor the real-time
+/// node ask before all real-time nodes have noticed. The links hold it against their own times.
 pub const SETTLE_MS: u64 = 6_000;
 /// Time in which all publishers of a presence node are vouched for once when it is back, in ms.
-pub(super) const REVOUCH_MS: u64 = 1_000;
+pub const REVOUCH_MS: u64 = 1_000;
 /// Places of the tables that one slice of a pass looks at.
 const REASKED_PER_CALL: u32 = 8_192;
 

@@ -4,7 +4,7 @@
 /// Delay after the first failure, in ms.
 const FIRST_MS: u64 = 200;
 /// Longest delay, in ms. A link that works carries a request a second anyway.
-const CAP_MS: u64 = 2_000;
+pub(super) const CAP_MS: u64 = 2_000;
 
 /// Failures in a row, and the jitter.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::time::Unix;
 
 /// Longest time for a whole request and its answer, in ms: a node that takes longer is out of
 /// sight.
-const TIMEOUT_MS: u64 = 2_000;
+pub(super) const TIMEOUT_MS: u64 = 2_000;
 /// Longest answer that is read, in bytes: [`super::STATES_PER_REQUEST_MAX`] records of the longest
 /// ids, and some.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;

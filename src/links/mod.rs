@@ -22,10 +22,21 @@ pub use http::{Answerer, Remote, sender};
 pub use inquiry::{Inquiry, Sighting};
 pub use link::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell, UNHEARD_MS};
 
+use crate::engine::{ID_LAG_MS_MAX, REVOUCH_MS, SETTLE_MS};
+
 /// Time between two requests when there is nothing to say, in ms: so soon a silent node is noticed.
 const PROBE_MS: u64 = 1_000;
 /// An outage of this length, in ms, may have cost beats: longer than a node takes to restart its
 /// listener.
 const OUTAGE_MS: u64 = 2_000;
+
+// Before a pair of nodes that was cut off says anything, every real-time node has noticed that the
+// link is back (the longest pause between two tries, and a request that times out) and has vouched.
+const _: () = assert!(backoff::CAP_MS + http::TIMEOUT_MS + REVOUCH_MS <= SETTLE_MS);
+// A node that is well says each PROBE_MS that all is told: one request lost is no silence.
+const _: () = assert!(PROBE_MS + http::TIMEOUT_MS <= UNHEARD_MS);
+// Event ids are told while a silence is not noticed yet.
+const _: () = assert!(UNHEARD_MS <= ID_LAG_MS_MAX);
+
 /// Most states in one request: the other side's `query_users_max`.
 const STATES_PER_REQUEST_MAX: usize = 1_000;

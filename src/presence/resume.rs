@@ -6,13 +6,11 @@
 
 use parking_lot::Mutex;
 
+use super::vigil::STEP_MS;
 use crate::time::{Now, Unix};
 
 /// An id may be this far ahead of the clock, in ms: the shards' turns do not begin together.
 pub const AHEAD_MS_MAX: u64 = 1_000;
-/// Clocks further apart than this, in ms, are before and after a step (which is more than 1 s, see
-/// `time::Clock`).
-const STEP_MS: u64 = 500;
 
 /// A transition a millisecond is later than the clock by at most this after a step back, in ms: ten
 /// minutes' worth.

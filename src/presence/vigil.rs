@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
-use crate::time::{Mono, Now, Unix};
+use crate::time::{ANCHOR_TOLERANCE_MS, Mono, Now, Unix};
 
 /// A shard whose last turn began longer ago than this, in ms, is stalled: a second, and a second's
 /// grace.
 pub const STALLED_MS: u64 = 2_000;
-/// Clocks further apart than this, in ms, are before and after a step (which is more than 1 s, see
-/// `time::Clock`).
-const STEP_MS: u64 = 500;
+/// Clocks further apart than this, in ms, are before and after a step.
+pub(super) const STEP_MS: u64 = 500;
 const NEVER: u64 = u64::MAX;
+
+// The clock is anchored anew only beyond its tolerance, so a step is longer than that.
+const _: () = assert!(STEP_MS < ANCHOR_TOLERANCE_MS);
 
 pub(super) struct Vigil {
     turns: Box<[CachePadded<Turn>]>,
