@@ -97,7 +97,29 @@ pub enum EditOutcome {
     Busy,
 }
 
+/// What must become of a piece of mail that finds a full mailbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IfFull {
+    /// Dropped: the addressee is told to resync, which replaces it.
+    Resync,
+    /// Handed back to the sender, who answers for it.
+    Bounce,
+    /// Taken all the same; its senders bound how many there can be.
+    Deliver,
+}
+
 impl Mail {
+    /// What becomes of it in a full mailbox.
+    pub fn if_full(&self) -> IfFull {
+        if self.must_arrive() {
+            IfFull::Deliver
+        } else if self.bounces() {
+            IfFull::Bounce
+        } else {
+            IfFull::Resync
+        }
+    }
+
     /// A full mailbox hands it back to its sender, who answers for it.
     pub fn bounces(&self) -> bool {
         matches!(self, Mail::Edit(_))

@@ -21,6 +21,7 @@ mod mail;
 pub mod settings;
 mod silence;
 mod told;
+pub mod turn;
 mod upkeep;
 mod upstream;
 
@@ -32,7 +33,7 @@ use hashbrown::HashMap;
 pub use calls::{NODE_HEADER, instance_of};
 pub use fanout::record_of;
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
-pub use mail::{Decided, Edit, EditOutcome, Letter, Mail, ShardId, To, Why};
+pub use mail::{Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Why};
 pub use upstream::{
     Answered, Datagrams, Outbound, REVOUCH_MS, SETTLE_MS, adopt_answers, doubt_known,
 };

@@ -181,7 +181,7 @@ fn start_shards(
         .into_iter()
         .map(with_outlet)
         .collect::<Result<Vec<_>, ServeFault>>()?;
-    let shards = shard::spawn(bound, parts, &common.board, &common.clock, drained)
+    let shards = shard::spawn(bound, parts, &common.clock, drained)
         .map_err(ServeFault::os("start the shards"))?;
     let links = wiring.start(ready, &shards)?;
     Ok((shards, links))

@@ -15,6 +15,7 @@ use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 
 use crate::engine::settings::Settings;
+use crate::engine::turn::Accepted;
 use crate::time::{Mono, Now};
 use crate::wire::request::{Parsed, RequestLimits, parse_head};
 use crate::wire::response::{Answer, problems, write_answer};
@@ -35,18 +36,6 @@ const REFUSALS_MAX: usize = 32;
 const TELL_INTERVAL_MS: u64 = 10_000;
 /// Reconnect delay told to streams that are refused so, in ms: the mean; half as much either way.
 const REFUSED_RETRY_MS: u64 = 20_000;
-
-/// What became of one attempt to accept.
-pub(super) enum Accepted {
-    /// A connection.
-    Conn(TcpStream),
-    /// One that ended before it was accepted, or the like: try the next.
-    Aborted,
-    /// None is waiting, or one on the reserve descriptor that has yet to say what it asks for.
-    Empty,
-    /// No descriptor or no memory for one; accepting pauses.
-    NoDescriptor,
-}
 
 /// A connection that is to be refused and has not said yet in which words.
 struct Held {
@@ -130,13 +119,18 @@ impl Acceptor {
 
     /// Accepts one connection, non-blocking and with the listener's options. `registry` and `token`
     /// are those of [`Acceptor::new`].
-    pub(super) fn accept(&mut self, now: Now, registry: &Registry, token: Token) -> Accepted {
+    pub(super) fn accept(
+        &mut self,
+        now: Now,
+        registry: &Registry,
+        token: Token,
+    ) -> Accepted<TcpStream> {
         self.hear_held(now);
         if self.held.is_some() {
             return Accepted::Empty;
         }
         let error = match self.accept_one() {
-            Ok(stream) => return Accepted::Conn(stream),
+            Ok(stream) => return Accepted::Socket(stream),
             Err(error) => error,
         };
         match Errno::from_io_error(&error) {

@@ -24,8 +24,6 @@ pub(super) struct Datagrams {
     socket: std::net::UdpSocket,
     state: UdpSocketState,
     buffers: Box<[u8]>,
-    /// The socket may hold datagrams: its edge was seen and no read has come back empty since.
-    ready: bool,
 }
 
 impl Datagrams {
@@ -47,65 +45,30 @@ impl Datagrams {
             socket,
             state,
             buffers,
-            ready: true,
         })
     }
 
-    /// The socket's edge was seen.
-    pub(super) fn set_ready(&mut self) {
-        self.ready = true;
-    }
-
-    /// Whether there may be more to receive.
-    pub(super) fn is_ready(&self) -> bool {
-        self.ready
-    }
-
-    /// Receives datagrams and hands them over in batches until `hand_over` has answered that it
-    /// worked through `beats_max` beats. How many a datagram holds is seen only then, so the last
-    /// system call may bring more than were still wanted, and those are handed over too: it asks
-    /// for no more buffers than beats are left, at most [`BATCH_SIZE`], each of which the kernel
-    /// may have filled up to [`BUFFER_BYTES`].
+    /// One system call's worth of datagrams, handed over in batches to `hand_over`, which answers
+    /// how many beats each was; returns their sum. How many a datagram holds is seen only then, so
+    /// the call may bring more than were wanted: it asks for no more buffers than `beats_max`, at
+    /// most [`BATCH_SIZE`], each of which the kernel may have filled up to [`BUFFER_BYTES`].
     pub(super) fn receive(
         &mut self,
         beats_max: usize,
         mut hand_over: impl FnMut(&[&[u8]]) -> usize,
-    ) -> Received {
-        let mut received = Received::default();
-        while self.ready && received.beats < beats_max {
-            let mut meta = [RecvMeta::default(); BATCH_SIZE];
-            let mut chunks = self.buffers.chunks_exact_mut(BUFFER_BYTES);
-            let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
-                std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-            let wanted = (beats_max - received.beats).min(BATCH_SIZE);
-            match self.state.recv(
-                UdpSockRef::from(&self.socket),
-                &mut slices[..wanted],
-                &mut meta[..wanted],
-            ) {
-                Ok(buffers) => {
-                    received.beats += split(&self.buffers, &meta[..buffers], &mut hand_over)
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    // Anything but "empty" is an error of the socket (ENOMEM, ENETDOWN) that the
-                    // next edge finds cured or not.
-                    self.ready = false;
-                    received.fault = (error.kind() != io::ErrorKind::WouldBlock).then_some(error);
-                }
-            }
-        }
-        received
+    ) -> io::Result<usize> {
+        let mut meta = [RecvMeta::default(); BATCH_SIZE];
+        let mut chunks = self.buffers.chunks_exact_mut(BUFFER_BYTES);
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let wanted = beats_max.min(BATCH_SIZE);
+        let buffers = self.state.recv(
+            UdpSockRef::from(&self.socket),
+            &mut slices[..wanted],
+            &mut meta[..wanted],
+        )?;
+        Ok(split(&self.buffers, &meta[..buffers], &mut hand_over))
     }
-}
-
-/// What one [`Datagrams::receive`] did.
-#[derive(Debug, Default)]
-pub(super) struct Received {
-    /// Beats that those handed over were worth.
-    pub(super) beats: usize,
-    /// Why receiving ended early.
-    pub(super) fault: Option<io::Error>,
 }
 
 /// Hands over the datagrams of the filled buffers, at most [`HANDED_MAX`] at a time; returns the
@@ -196,9 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_handed_over_up_to_the_budget() {
+    fn what_is_sent_is_handed_over_by_the_buffer() {
         let (mut datagrams, sender, _poll) = pair();
-        for n in 0..50u8 {
+        for n in 0..20u8 {
             sender.send(&[n; 3]).unwrap();
         }
         let mut got = Vec::new();
@@ -207,17 +170,15 @@ mod tests {
             // Ten beats in each.
             10 * batch.len()
         };
-        assert_eq!(datagrams.receive(1, &mut take).beats, 10, "one buffer");
-        assert!(datagrams.is_ready(), "the edge is not used up");
+        assert_eq!(datagrams.receive(1, &mut take).unwrap(), 10, "one buffer");
         assert_eq!(
-            datagrams.receive(11, &mut take).beats,
+            datagrams.receive(11, &mut take).unwrap(),
             110,
             "eleven buffers, since each may hold one beat"
         );
-        assert!(datagrams.is_ready());
-        let received = datagrams.receive(10_000, &mut take);
-        assert_eq!((received.beats, received.fault.is_none()), (380, true));
-        assert!(!datagrams.is_ready());
-        assert!(got.iter().copied().eq(0..50));
+        assert_eq!(datagrams.receive(10_000, &mut take).unwrap(), 80);
+        let empty = datagrams.receive(10_000, &mut take).unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+        assert!(got.iter().copied().eq(0..20));
     }
 }

@@ -8,50 +8,22 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-/// What must become of a piece of mail that finds the mailbox full.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Care {
-    /// Dropped: the owner is told to resync, which replaces it.
-    Resync,
-    /// Handed back to the sender, who answers for it.
-    Bounce,
-    /// Taken all the same; its senders bound how many there can be.
-    Deliver,
-}
-
-/// What the process wants of a shard.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Order {
-    /// Serve.
-    Run,
-    /// Shut down gracefully; go on turning, others may need this shard's answers.
-    Drain,
-    /// Leave the loop.
-    Stop,
-}
-
-/// What the owner finds besides mail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Notice {
-    /// Mail was dropped since the last look.
-    pub(crate) resync: bool,
-    /// The latest order.
-    pub(crate) order: Order,
-}
+use crate::engine::IfFull;
+use crate::engine::turn::{Notice, Order};
 
 /// What became of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Posted {
+pub struct Posted {
     /// Pieces that found it full, bounced or dropped.
-    pub(crate) refused: u64,
+    pub refused: u64,
     /// The owner sleeps and must be woken; told to one sender only.
-    pub(crate) wake: bool,
+    pub wake: bool,
 }
 
 /// One shard's mailbox. Knows whether its owner sleeps; waking it is the caller's, who is told when
 /// to.
 #[derive(Debug)]
-pub(crate) struct Mailbox<M> {
+pub struct Mailbox<M> {
     shared: Mutex<Shared<M>>,
     mail_max: usize,
 }
@@ -60,6 +32,8 @@ pub(crate) struct Mailbox<M> {
 struct Shared<M> {
     mail: VecDeque<M>,
     resync: bool,
+    /// Told pieces that found it full; the owner counts them.
+    refused: u64,
     order: Order,
     /// The owner is, or is about to be, in its sleep. Under the lock with the mail, so that neither
     /// side can miss the other.
@@ -68,10 +42,11 @@ struct Shared<M> {
 
 impl<M> Mailbox<M> {
     /// An empty mailbox that takes `mail_max` pieces.
-    pub(crate) fn new(mail_max: usize) -> Mailbox<M> {
+    pub fn new(mail_max: usize) -> Mailbox<M> {
         let shared = Shared {
             mail: VecDeque::new(),
             resync: false,
+            refused: 0,
             order: Order::Run,
             asleep: false,
         };
@@ -82,10 +57,10 @@ impl<M> Mailbox<M> {
     }
 
     /// Posts all of `batch` in order, under one lock; what bounces is pushed to `bounced`.
-    pub(crate) fn post(
+    pub fn post(
         &self,
         batch: &mut Vec<M>,
-        care: impl Fn(&M) -> Care,
+        if_full: impl Fn(&M) -> IfFull,
         bounced: &mut Vec<M>,
     ) -> Posted {
         let mut posted = Posted::default();
@@ -93,18 +68,18 @@ impl<M> Mailbox<M> {
         let mut shared = self.shared.lock();
         for mail in batch.drain(..) {
             let fate = if shared.mail.len() < self.mail_max {
-                Care::Deliver
+                IfFull::Deliver
             } else {
-                care(&mail)
+                if_full(&mail)
             };
             match fate {
-                Care::Deliver => {
+                IfFull::Deliver => {
                     shared.mail.push_back(mail);
                     taken = true;
                     continue;
                 }
-                Care::Bounce => bounced.push(mail),
-                Care::Resync => dropped = true,
+                IfFull::Bounce => bounced.push(mail),
+                IfFull::Resync => dropped = true,
             }
             posted.refused += 1;
         }
@@ -113,10 +88,21 @@ impl<M> Mailbox<M> {
         posted
     }
 
+    /// Posts one piece for a sender that has no counters: the owner counts it if it finds no room.
+    /// True: the owner must be woken.
+    #[must_use]
+    pub fn tell(&self, mail: M, if_full: impl Fn(&M) -> IfFull) -> bool {
+        let posted = self.post(&mut vec![mail], if_full, &mut Vec::new());
+        if posted.refused > 0 {
+            self.shared.lock().refused += posted.refused;
+        }
+        posted.wake
+    }
+
     /// Gives an order; one that was overtaken by a later one is ignored. True: the owner must be
     /// woken.
     #[must_use]
-    pub(crate) fn order(&self, order: Order) -> bool {
+    pub fn order(&self, order: Order) -> bool {
         let mut shared = self.shared.lock();
         shared.order = shared.order.max(order);
         std::mem::take(&mut shared.asleep)
@@ -124,7 +110,7 @@ impl<M> Mailbox<M> {
 
     /// For the owner: swaps the mail for `inbox`, if that is empty, and tells what else there is.
     /// The owner counts as awake.
-    pub(crate) fn take(&self, inbox: &mut VecDeque<M>) -> Notice {
+    pub fn take(&self, inbox: &mut VecDeque<M>) -> Notice {
         let mut shared = self.shared.lock();
         if inbox.is_empty() {
             std::mem::swap(&mut shared.mail, inbox);
@@ -132,6 +118,7 @@ impl<M> Mailbox<M> {
         shared.asleep = false;
         Notice {
             resync: std::mem::take(&mut shared.resync),
+            refused: std::mem::take(&mut shared.refused),
             order: shared.order,
         }
     }
@@ -139,7 +126,7 @@ impl<M> Mailbox<M> {
     /// For the owner, right before it sleeps: false if there is something to look at first. From
     /// true until the next [`Mailbox::take`] senders wake it.
     #[must_use]
-    pub(crate) fn fall_asleep(&self, seen: Order) -> bool {
+    pub fn fall_asleep(&self, seen: Order) -> bool {
         let mut shared = self.shared.lock();
         shared.asleep = shared.mail.is_empty() && !shared.resync && shared.order == seen;
         shared.asleep
@@ -151,11 +138,11 @@ mod tests {
     use super::*;
 
     /// Hundreds bounce, thousands must arrive.
-    fn care(mail: &u32) -> Care {
+    fn if_full(mail: &u32) -> IfFull {
         match mail {
-            0..100 => Care::Resync,
-            100..1_000 => Care::Bounce,
-            _ => Care::Deliver,
+            0..100 => IfFull::Resync,
+            100..1_000 => IfFull::Bounce,
+            _ => IfFull::Deliver,
         }
     }
 
@@ -163,12 +150,13 @@ mod tests {
     fn keeps_the_order_and_is_empty_afterwards() {
         let mailbox = Mailbox::new(10);
         let (mut inbox, mut bounced) = (VecDeque::new(), Vec::new());
-        mailbox.post(&mut vec![1, 2], care, &mut bounced);
-        mailbox.post(&mut vec![3], care, &mut bounced);
+        mailbox.post(&mut vec![1, 2], if_full, &mut bounced);
+        mailbox.post(&mut vec![3], if_full, &mut bounced);
         assert_eq!(
             mailbox.take(&mut inbox),
             Notice {
                 resync: false,
+                refused: 0,
                 order: Order::Run
             }
         );
@@ -182,7 +170,7 @@ mod tests {
     fn full_means_resync_bounce_or_beyond() {
         let mailbox = Mailbox::new(2);
         let (mut inbox, mut bounced) = (VecDeque::new(), Vec::new());
-        let posted = mailbox.post(&mut vec![100, 1, 2, 101, 1_000, 3], care, &mut bounced);
+        let posted = mailbox.post(&mut vec![100, 1, 2, 101, 1_000, 3], if_full, &mut bounced);
         assert_eq!(
             posted,
             Posted {
@@ -198,12 +186,27 @@ mod tests {
     }
 
     #[test]
+    fn the_owner_counts_what_was_told_and_found_no_room() {
+        let mailbox = Mailbox::new(1);
+        assert!(mailbox.fall_asleep(Order::Run));
+        assert!(mailbox.tell(1, if_full), "it sleeps");
+        assert!(!mailbox.tell(2, if_full));
+        assert!(!mailbox.tell(1_000, if_full), "taken beyond the bound");
+        assert!(!mailbox.tell(3, if_full));
+        let mut inbox = VecDeque::new();
+        let notice = mailbox.take(&mut inbox);
+        assert_eq!((notice.resync, notice.refused), (true, 2));
+        assert_eq!(inbox, [1, 1_000]);
+        assert_eq!(mailbox.take(&mut inbox).refused, 0);
+    }
+
+    #[test]
     fn a_bounce_alone_neither_wakes_nor_resyncs() {
         let mailbox = Mailbox::new(0);
         let mut bounced = Vec::new();
         assert!(mailbox.fall_asleep(Order::Run));
         assert_eq!(
-            mailbox.post(&mut vec![100], care, &mut bounced),
+            mailbox.post(&mut vec![100], if_full, &mut bounced),
             Posted {
                 refused: 1,
                 wake: false
@@ -216,7 +219,7 @@ mod tests {
     fn an_inbox_in_use_is_left_alone() {
         let mailbox = Mailbox::new(2);
         let mut inbox = VecDeque::from([7]);
-        mailbox.post(&mut vec![1, 2, 3], care, &mut Vec::new());
+        mailbox.post(&mut vec![1, 2, 3], if_full, &mut Vec::new());
         assert!(
             mailbox.take(&mut inbox).resync,
             "told even while the inbox is in use"
@@ -230,7 +233,7 @@ mod tests {
     #[test]
     fn wakes_only_who_sleeps_and_only_once() {
         let mailbox = Mailbox::new(10);
-        let post = |mail| mailbox.post(&mut vec![mail], care, &mut Vec::new()).wake;
+        let post = |mail| mailbox.post(&mut vec![mail], if_full, &mut Vec::new()).wake;
         assert!(!post(1), "awake: it will look");
         assert!(!mailbox.fall_asleep(Order::Run), "there is mail");
         assert!(!post(2));
@@ -245,7 +248,7 @@ mod tests {
     fn a_dropped_piece_wakes_too() {
         let mailbox = Mailbox::new(0);
         assert!(mailbox.fall_asleep(Order::Run));
-        assert!(mailbox.post(&mut vec![1], care, &mut Vec::new()).wake);
+        assert!(mailbox.post(&mut vec![1], if_full, &mut Vec::new()).wake);
         assert!(
             !mailbox.fall_asleep(Order::Run),
             "the flag must be looked at first"

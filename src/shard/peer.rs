@@ -7,16 +7,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// How a peer is getting on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Peer {
-    /// It has acknowledged all that was written.
-    CaughtUp,
-    /// Something is not acknowledged yet.
-    Behind,
-    /// Something is not acknowledged, and no acknowledgement of any kind has come for `patience`.
-    Dead,
-}
+use crate::engine::turn::Peer;
 
 /// Asks. A socket that does not answer is taken for one that is behind.
 pub(super) fn ask(socket: &TcpStream, patience: Duration) -> Peer {

@@ -4,11 +4,9 @@
 //! dies alone: a server that serves some of its users is worse than one that a supervisor starts
 //! again.
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,15 +14,12 @@ use crossbeam::channel::Sender;
 use mio::{Events, Poll, Waker};
 
 use super::accept::Acceptor;
-use super::conns::Conns;
 use super::datagrams::Datagrams;
-use super::mailbox::{Mailbox, Order, Posted};
-use super::{
-    BEATS, Bound, Budgets, EVENTS_MAX, LISTENER, Outlet, READ_BUFFER_BYTES, Shard, WAKER, care,
-};
-use crate::engine::{Engine, EngineParts, Mail, ShardId};
+use super::mailbox::Mailbox;
+use super::{BEATS, Bound, EVENTS_MAX, LISTENER, Os, Outlet, WAKER, run};
+use crate::engine::turn::{Budgets, Driver, Order};
+use crate::engine::{EngineParts, Mail, ShardId};
 use crate::logs;
-use crate::metrics::Board;
 use crate::time::Clock;
 
 /// Exit status of a process one of whose threads panicked; Rust's own for its main thread.
@@ -34,23 +29,23 @@ const PANIC_STATUS: i32 = 101;
 pub(super) struct Door {
     pub(super) mailbox: Mailbox<Mail>,
     waker: Waker,
-    /// Pieces that found the mailbox full and whose sender has no counters: its owner counts them.
-    refused: AtomicU64,
 }
 
 impl Door {
-    /// Posts a batch and wakes its reader if that sleeps.
-    pub(super) fn post(&self, batch: &mut Vec<Mail>, bounced: &mut Vec<Mail>) -> Posted {
-        let posted = self.mailbox.post(batch, care, bounced);
+    /// Posts a batch and wakes its reader if that sleeps. Returns how many pieces found no room.
+    pub(super) fn post(&self, batch: &mut Vec<Mail>, bounced: &mut Vec<Mail>) -> u64 {
+        let posted = self.mailbox.post(batch, Mail::if_full, bounced);
         if posted.wake {
             self.wake();
         }
-        posted
+        posted.refused
     }
 
-    /// What its owner must count.
-    pub(super) fn take_refused(&self) -> u64 {
-        self.refused.swap(0, Ordering::Relaxed)
+    /// Posts one piece for a sender that counts nothing, and wakes its reader if that sleeps.
+    fn tell(&self, mail: Mail) {
+        if self.mailbox.tell(mail, Mail::if_full) {
+            self.wake();
+        }
     }
 
     fn order(&self, order: Order) {
@@ -95,7 +90,6 @@ pub struct Shards {
 pub fn spawn(
     bound: Bound,
     parts: Vec<(EngineParts, Outlet)>,
-    board: &Arc<Board>,
     clock: &Arc<Clock>,
     drained: &Sender<ShardId>,
 ) -> io::Result<Shards> {
@@ -107,7 +101,6 @@ pub fn spawn(
         doors.push(Door {
             mailbox: Mailbox::new(parts.settings.mailbox_max),
             waker,
-            refused: AtomicU64::new(0),
         });
         polls.push(poll);
     }
@@ -142,7 +135,7 @@ pub fn spawn(
         } else {
             None
         };
-        let (board, clock, doors) = (Arc::clone(board), Arc::clone(clock), Arc::clone(&doors));
+        let (clock, doors) = (Arc::clone(clock), Arc::clone(&doors));
         let on_drained = Drained {
             shard: id,
             channel: drained.clone(),
@@ -157,37 +150,23 @@ pub fn spawn(
                     "could not be pinned to its core"
                 );
             }
-            let settings = Arc::clone(&parts.settings);
-            let shard = Shard {
+            let budgets = Budgets::of(&parts.settings);
+            let user_timeout = Duration::from_millis(parts.settings.write_stall_max_ms);
+            // Made here, on the core that will use its memory.
+            let driver = Driver::new(parts, budgets);
+            let os = Os {
                 id,
-                budgets: Budgets {
-                    mail: settings.mail_per_turn_max,
-                    beats: settings.beats_per_turn_max,
-                    flushes: settings.flushes_per_turn_max,
-                },
-                now: parts.now,
-                // Made here, on the core that will use its memory.
-                engine: Engine::new(parts),
                 poll,
                 events: Events::with_capacity(EVENTS_MAX),
                 clock,
-                more: false,
-                sweep_micros: 0,
                 acceptor: Some(acceptor),
-                conns: Conns::new(settings.conns_max),
-                user_timeout: Duration::from_millis(settings.write_stall_max_ms),
-                read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
                 datagrams,
-                outbound,
-                outgoing: (0..doors.len()).map(|_| Vec::new()).collect(),
+                user_timeout,
                 doors,
-                inbox: VecDeque::new(),
-                bounced: Vec::new(),
-                order: Order::Run,
+                outbound,
                 on_drained: Some(on_drained),
-                board,
             };
-            shard.run()
+            run(driver, os)
         })?;
         threads.push(thread);
     }
@@ -203,10 +182,7 @@ pub struct Teller {
 impl Teller {
     /// Posts a copy to each. A full mailbox becomes a resync.
     pub fn tell(&self, mail: &Mail) {
-        for door in &*self.doors {
-            let posted = door.post(&mut vec![mail.clone()], &mut Vec::new());
-            door.refused.fetch_add(posted.refused, Ordering::Relaxed);
-        }
+        self.doors.iter().for_each(|door| door.tell(mail.clone()));
     }
 }
 
@@ -281,6 +257,7 @@ mod tests {
     use super::*;
     use crate::engine::Role;
     use crate::engine::settings::Settings;
+    use crate::metrics::Board;
     use crate::presence::{Presence, StoreOptions};
     use crate::wire::beat::{FleetKey, Keys};
 
@@ -302,27 +279,6 @@ mod tests {
             }
         }
         text
-    }
-
-    #[test]
-    fn what_a_teller_finds_no_room_for_is_counted_by_the_shard() {
-        let poll = Poll::new().unwrap();
-        let door = Door {
-            mailbox: Mailbox::new(1),
-            waker: Waker::new(poll.registry(), WAKER).unwrap(),
-            refused: AtomicU64::new(0),
-        };
-        let teller = Teller {
-            doors: Arc::new([door]),
-        };
-        for _ in 0..3 {
-            teller.tell(&Mail::Look(Arc::new([])));
-        }
-        let taken = [
-            teller.doors[0].take_refused(),
-            teller.doors[0].take_refused(),
-        ];
-        assert_eq!(taken, [2, 0]);
     }
 
     #[test]
@@ -372,7 +328,7 @@ mod tests {
         let outlet =
             || -> Outlet { Box::new(|_| unreachable!("a node of its own has nobody to send to")) };
         let parts = (0..SHARDS).map(|shard| (parts(shard), outlet())).collect();
-        let shards = spawn(bound, parts, &board, &clock, &sender).unwrap();
+        let shards = spawn(bound, parts, &clock, &sender).unwrap();
 
         // Twelve watchers, which the kernel spreads over the shards, and a publisher on one of
         // them.

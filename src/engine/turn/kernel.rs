@@ -1,0 +1,172 @@
+//! What only a kernel can do for a turn, and the words in which it is asked and answers.
+//!
+//! Owns the seam: [`Kernel`] has one implementation that makes system calls and several that make
+//! them up. An implementation does what it is told and reports what came of it. It decides nothing:
+//! what a result means, and what is done next, is the driver's.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::engine::{Engine, Mail, Outbound, ShardId};
+use crate::realtime::ConnId;
+use crate::time::{Mono, Now};
+
+/// What only a kernel can do for a [`Driver`](super::Driver). No call blocks.
+pub trait Kernel {
+    /// One connection's socket.
+    type Socket;
+
+    /// The time; read once a turn.
+    fn now(&mut self) -> Now;
+
+    /// The time within a turn. Between two pieces of work it says how long they took.
+    fn mono(&mut self) -> Mono;
+
+    /// Swaps the mail that has come for `inbox`, if that is empty, and tells what else has come.
+    fn take_mail(&mut self, inbox: &mut VecDeque<Mail>) -> Notice;
+
+    /// Posts all of `batch` to another shard, in order; what bounces is pushed to `bounced`.
+    /// Returns how many pieces found its mailbox full.
+    fn post(&mut self, to: ShardId, batch: &mut Vec<Mail>, bounced: &mut Vec<Mail>) -> u64;
+
+    /// Takes what is for other nodes.
+    fn send(&mut self, outbound: Outbound);
+
+    /// One system call's worth of datagrams, handed over in batches to `take`, which answers how
+    /// many beats each was. No more than `beats_max` datagrams are asked for; one buffer may hold
+    /// several that the kernel merged. Returns the beats; an error if there are no datagrams.
+    fn receive(
+        &mut self,
+        beats_max: usize,
+        take: impl FnMut(&[&[u8]]) -> usize,
+    ) -> io::Result<usize>;
+
+    /// Somebody may be waiting to be accepted.
+    fn look_for_clients(&mut self);
+
+    /// Whether [`Kernel::accept`] is worth a call now.
+    fn may_accept(&self, now: Now) -> bool;
+
+    /// When it will be, if no edge says so before.
+    fn accepts_at(&self) -> Mono;
+
+    /// Accepts one connection.
+    fn accept(&mut self, now: Now) -> Accepted<Self::Socket>;
+
+    /// Closes the listener: those who come from now on are refused by the kernel.
+    fn stop_listening(&mut self);
+
+    /// Has the edges of a socket told from now on, for the whole of its life.
+    fn watch(&mut self, conn: ConnId, socket: &Self::Socket) -> io::Result<()>;
+
+    /// Reads what has come, at most as much as `buffer` holds; 0 is the end. Less than it holds
+    /// means that the socket is empty: what comes later is told by an edge.
+    fn read(&mut self, socket: &mut Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes as much as the socket takes now. What it does not take now is offered again after an
+    /// edge has told of room.
+    fn write(&mut self, socket: &mut Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Shuts our sending half.
+    fn shut_down(&mut self, socket: &mut Self::Socket) -> io::Result<()>;
+
+    /// Closes a socket, which ends its edges.
+    fn close(&mut self, socket: Self::Socket);
+
+    /// The error that an edge told of.
+    fn error(&mut self, socket: &Self::Socket) -> Option<io::Error>;
+
+    /// How a peer is getting on with what was written to it.
+    fn peer(&mut self, socket: &Self::Socket) -> Peer;
+
+    /// Whether the kernel itself ends a connection whose peer acknowledges nothing for
+    /// `write_stall_max_ms` (TCP_USER_TIMEOUT); it does so from the beginning.
+    fn watch_over(&mut self, socket: &Self::Socket, on: bool);
+
+    /// False if something has come that must be looked at before sleeping. From true until the next
+    /// [`Kernel::take_mail`] whoever posts mail or an order later than `seen` wakes this shard.
+    fn fall_asleep(&mut self, seen: Order) -> bool;
+
+    /// The engine has drained; told once.
+    fn drained(&mut self);
+
+    /// The engine has just done a piece of work. For simulators, which look at it in between.
+    fn worked(&mut self, _piece: Piece<'_, Self::Socket>, _engine: &mut Engine) {}
+}
+
+/// A piece of a turn's work.
+#[derive(Debug)]
+pub enum Piece<'a, S> {
+    /// All mail that the turn's budget allowed.
+    Mail,
+    /// A batch of datagrams.
+    Beats,
+    /// Bytes of one connection.
+    Bytes(&'a S),
+    /// Timers, sweep and the like.
+    Timers,
+    /// One flush.
+    Flush(&'a S),
+}
+
+/// What the process wants of a shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Order {
+    /// Serve.
+    Run,
+    /// Shut down gracefully; go on turning, others may need this shard's answers.
+    Drain,
+    /// Leave the loop.
+    Stop,
+}
+
+/// What a shard finds besides mail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Notice {
+    /// Mail was dropped since the last look.
+    pub resync: bool,
+    /// Pieces that found the mailbox full and whose sender has no counters.
+    pub refused: u64,
+    /// The latest order.
+    pub order: Order,
+}
+
+/// What became of one attempt to accept.
+#[derive(Debug)]
+pub enum Accepted<S> {
+    /// A connection.
+    Socket(S),
+    /// One that ended before it was accepted, or the like: try the next.
+    Aborted,
+    /// None is waiting, or one on the reserve descriptor that has yet to say what it asks for.
+    Empty,
+    /// No descriptor or no memory for one; accepting pauses.
+    NoDescriptor,
+}
+
+/// What an edge told of one socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Edge {
+    /// Bytes have come, or the end.
+    pub readable: bool,
+    /// There is room for bytes.
+    pub writable: bool,
+    /// The peer has shut its sending half: no other edge will tell of bytes.
+    pub read_closed: bool,
+    /// Nothing can be sent any more.
+    pub write_closed: bool,
+    /// Reset, timed out, or the like.
+    pub error: bool,
+}
+
+/// How a peer is getting on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// It has acknowledged all that was written.
+    CaughtUp,
+    /// Something is not acknowledged yet.
+    Behind,
+    /// Something is not acknowledged, and no acknowledgement of any kind has come for
+    /// `write_stall_max_ms`.
+    Dead,
+}
