@@ -16,6 +16,7 @@ pub mod realtime;
 pub mod shard;
 pub mod slot;
 pub mod status;
+pub mod store;
 pub mod time;
 pub mod tools;
 pub mod wire;

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greendot::presence::{
-    BeatOutcome, Flusher, InternFault, OpenReport, Presence, StoreFault, StoreFaultKind,
-    StoreOptions, Sweep, SweepContext, Transition,
+    BeatOutcome, Flusher, InternFault, OpenReport, Presence, StoreOptions, Sweep, SweepContext,
+    Transition,
 };
 use greendot::slot::Slot;
 use greendot::status::Status;
+use greendot::store::{StoreFault, StoreFaultKind};
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
 

@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 
 use crate::fleet_key::FleetKeyFault;
-use crate::presence::StoreFault;
 use crate::shard::BindFault;
+use crate::store::StoreFault;
 
 /// Why the node did not start, or did not stop cleanly.
 #[derive(Debug)]

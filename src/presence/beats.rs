@@ -9,10 +9,10 @@ use crossbeam::epoch;
 
 use super::index::Probe;
 use super::online::{LOOK, STAMPS_DIRTY, chunk_of};
-use super::stamps::{AHEAD_MS_MAX, EXPIRED, LEFT, flags_of, ms_of, pack};
 use super::{BeatOutcome, InternFault, LeaveOutcome, Presence};
 use crate::planted::{self, Planted};
 use crate::slot::Slot;
+use crate::store::map::{AHEAD_MS_MAX, EXPIRED, LEFT, flags_of, ms_of, pack};
 use crate::time::{Now, Unix};
 use crate::wire::User;
 

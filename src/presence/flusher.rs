@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::Presence;
 use super::online::{PUBLISHED_DIRTY, STAMPS_DIRTY};
-use super::stamps::{CellFile, FIRST_CELL};
 use crate::slot::CHUNK_SLOTS;
+use crate::store::map::{CellFile, FIRST_CELL};
 use crate::time::{Mono, Now, Unix};
 
 const CHUNK_BYTES: u64 = CHUNK_SLOTS as u64 * 8;
@@ -270,11 +270,11 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::super::StoreOptions;
-    use super::super::header::{Header, Kind};
-    use super::super::region::MappedFile;
     use super::super::tests::at;
     use super::*;
     use crate::slot::Slot;
+    use crate::store::header::{Header, Kind};
+    use crate::store::region::MappedFile;
     use crate::wire::User;
 
     /// A store with so many users, one cycle old.

@@ -6,8 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::stamps::{AHEAD_MS_MAX, EXPIRED, LEFT, pack};
 use crate::planted::{self, Planted};
+use crate::store::map::{AHEAD_MS_MAX, EXPIRED, LEFT, pack};
 use crate::time::Unix;
 
 /// Stamps compared at once: a bit each in the answer.

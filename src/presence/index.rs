@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::epoch::{self, Guard, Owned};
 
-use super::region::prefetch;
+use crate::store::region::prefetch;
 
 const OFFSET_BITS: u32 = 40;
 const TAG_BITS: u32 = 24;

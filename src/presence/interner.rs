@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 
 use super::InternFault;
 use super::index::{Index, Pile, Probe};
-use super::log::{self, Log, Scan};
-use super::region::AnonymousArray;
 use crate::slot::Slot;
+use crate::store::log::{self, Log, Scan};
+use crate::store::region::AnonymousArray;
 use crate::wire::User;
 
 /// Slots that share one stored record offset; the others' are found by walking, some 25 bytes a

@@ -15,21 +15,21 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
 
-use super::header::{Header, Kind};
 use super::leaves::Leaves;
-use super::log::{self, FIRST_RECORD, Log};
 use super::online::Online;
-use super::region::{AnonymousArray, MappedFile};
 use super::resume::Resume;
-use super::stamps::{
-    CellFile, FIRST_CELL, LEFT, file_bytes, flags_of, ms_of, pack, told_flags, told_status,
-};
 use super::store::Identity;
 use super::vigil::Vigil;
 use super::{Presence, Transition, interner};
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, SLOTS_MAX, Slot};
 use crate::status::Status;
+use crate::store::header::{Header, Kind};
+use crate::store::log::{self, FIRST_RECORD, Log};
+use crate::store::map::{
+    CellFile, FIRST_CELL, LEFT, file_bytes, flags_of, ms_of, pack, told_flags, told_status,
+};
+use crate::store::region::{AnonymousArray, MappedFile};
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Told;

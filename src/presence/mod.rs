@@ -5,20 +5,14 @@
 //! who watches.
 
 mod beats;
-mod fault;
 mod flusher;
-mod found;
 mod fresh;
-mod header;
 mod index;
 mod interner;
 mod leaves;
-mod log;
 mod mirror;
 mod online;
-mod region;
 mod resume;
-mod stamps;
 mod store;
 mod sweep;
 #[cfg(test)]
@@ -31,17 +25,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::epoch::{self, Guard};
 use parking_lot::Mutex;
 
-pub use fault::{StoreFault, StoreFaultKind};
 pub use flusher::{FlushReport, Flusher};
-pub use header::STORE_FILES;
 pub use mirror::{MirrorOptions, Source};
-pub use region::copies_on_write;
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
 pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
+use crate::store::StoreFault;
+use crate::store::map::{self, CellFile, ONLINE};
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use interner::{AppendFault, Interner};
@@ -49,7 +42,6 @@ use leaves::Leaves;
 use mirror::Mirrored;
 use online::{LOOK, Online};
 use resume::Resume;
-use stamps::{CellFile, ONLINE};
 use store::Identity;
 pub use vigil::STALLED_MS;
 use vigil::Vigil;
@@ -193,10 +185,10 @@ impl Presence {
             status: if published == 0 && self.is_mirror() {
                 Status::Unknown
             } else {
-                stamps::told_status(published)
+                map::told_status(published)
             },
-            since: stamps::time_of(published, Unix::from_ms(u64::MAX)),
-            last_active: stamps::time_of(stamp, now.unix),
+            since: map::time_of(published, Unix::from_ms(u64::MAX)),
+            last_active: map::time_of(stamp, now.unix),
         }
     }
 

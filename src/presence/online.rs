@@ -7,8 +7,8 @@
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::region::{AnonymousArray, prefetch};
 use crate::slot::{CHUNK_SLOTS, Slot};
+use crate::store::region::{AnonymousArray, prefetch};
 
 /// Chunk flag: the next sweep must look, even if nobody is online in it.
 pub(super) const LOOK: u8 = 1;

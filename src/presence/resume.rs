@@ -7,6 +7,7 @@
 use parking_lot::Mutex;
 
 use super::vigil::STEP_MS;
+use crate::store::header::{Window, Windows};
 use crate::time::{Now, Unix};
 
 /// An id may be this far ahead of the clock, in ms: the shards' turns do not begin together.
@@ -15,13 +16,6 @@ pub const AHEAD_MS_MAX: u64 = 1_000;
 /// A transition a millisecond is later than the clock by at most this after a step back, in ms: ten
 /// minutes' worth.
 const SINCE_AHEAD_MS: u64 = 600_000;
-
-/// From the first time to the last, both included.
-pub(super) type Window = (Unix, Unix);
-
-/// Two, so that the time of a clock that was far ahead does not take with it all between that and
-/// another window.
-pub(super) type Windows = [Option<Window>; 2];
 
 /// Why an event id is not believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

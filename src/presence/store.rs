@@ -16,18 +16,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::Presence;
-use super::fault::{StoreFault, StoreFaultKind};
-use super::found::{Found, lock, open_file};
-use super::header::{Header, Kind};
 use super::interner;
 use super::leaves::Leaves;
-use super::log::{self, FIRST_RECORD, Log};
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
-use super::region::{MappedFile, copies_on_write, survive_file_size_limit};
 use super::resume::{self, Resume};
-use super::stamps::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
 use super::vigil::Vigil;
 use crate::slot::{CHUNK_SLOTS, SLOTS_MAX};
+use crate::store::fault::{StoreFault, StoreFaultKind};
+use crate::store::found::{Found, lock, open_file};
+use crate::store::header::{Header, Kind};
+use crate::store::log::{self, FIRST_RECORD, Log};
+use crate::store::map::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
+use crate::store::region::{MappedFile, copies_on_write, survive_file_size_limit};
 use crate::time::{Now, Unix};
 
 /// A cell further ahead of the clock and of the last flush than this, in ms, is damaged: a day.
@@ -279,7 +279,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     };
     let created_at = identity.created_at;
     let users_path = users.path.clone();
-    let mut log_file = users.map(&identity, log::reserved_bytes(users_max))?;
+    let mut log_file = users.map(identity.header(Kind::Users), log::reserved_bytes(users_max))?;
     // What was synced is a good guess at the log's length: the rest of the file is room to grow.
     let log_bytes = synced_bytes.max(log_file.len_bytes() / 2);
     let (rebuilt, scan) = interner::rebuild(all_bytes(&log_file), log_bytes, users_max)
@@ -302,9 +302,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     }
     let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
     let (stamps_missing, published_missing) = (stamps.is_none(), published.is_none());
-    let stamps = Found::or_new(stamps, &options.dir, Kind::Stamps)?.map(&identity, reserved)?;
-    let published =
-        Found::or_new(published, &options.dir, Kind::Published)?.map(&identity, reserved)?;
+    let stamps = Found::or_new(stamps, &options.dir, Kind::Stamps)?
+        .map(identity.header(Kind::Stamps), reserved)?;
+    let published = Found::or_new(published, &options.dir, Kind::Published)?
+        .map(identity.header(Kind::Published), reserved)?;
     let watermark = last.map_or(Unix::from_ms(0), |header| header.watermark);
     let presence = Presence {
         interner: rebuilt.finish(Log::new(log_file, scan.end), users_max),

@@ -13,10 +13,10 @@ use std::sync::atomic::Ordering;
 use super::Presence;
 use super::fresh::{Bounds, Comparison, WORD_SLOTS};
 use super::online::{CHUNK_WORDS, LOOK, PUBLISHED_DIRTY, STAMPS_DIRTY, chunk_of};
-use super::stamps::{EXPIRED, flags_of, ms_of, pack, told_flags};
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
+use crate::store::map::{EXPIRED, flags_of, ms_of, pack, told_flags};
 use crate::time::Now;
 
 /// One transition, decided and already written to `published` by the slot's owner.

@@ -3,8 +3,8 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::stamps::{LEFT, pack};
 use super::*;
+use crate::store::map::{LEFT, pack};
 
 const OFFLINE_AFTER_MS: u64 = 25_000;
 const SKEW_MS: u64 = 30_000;

@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::config::{Config, RoleName};
 use crate::fleet_key;
 use crate::limits::{Finding, Found, Verdict, judge};
-use crate::presence::{STORE_FILES, copies_on_write};
+use crate::store::{STORE_FILES, copies_on_write};
 
 /// 2024-01-01: a wall clock before it was never set.
 const CLOCK_FLOOR_S: i64 = 1_704_067_200;

@@ -24,7 +24,8 @@ const EDGES: Table = &[
     ("slot", ""),
     ("status", ""),
     ("wire", "status time"),
-    ("presence", "planted slot status time wire"),
+    ("store", "slot time wire"),
+    ("presence", "planted slot status store time wire"),
     ("realtime", "time wire"),
     ("pages", "metrics"),
     ("engine", "metrics pages planted presence realtime slot status time wire"),
@@ -33,8 +34,8 @@ const EDGES: Table = &[
     ("fleet_key", "wire"),
     ("config", "engine slot"),
     ("limits", "config engine links"),
-    ("node", "config engine fleet_key limits links logs metrics presence shard time wire"),
-    ("tools", "config fleet_key limits presence time wire"),
+    ("node", "config engine fleet_key limits links logs metrics presence shard store time wire"),
+    ("tools", "config fleet_key limits store time wire"),
     ("cli", "config tools"),
     ("main", "cli config limits logs node time tools"),
     ("loadgen", "time wire"),
@@ -71,7 +72,7 @@ const KERNEL: &[&str] = &[
 /// Crates that only these modules may name.
 const KEEPERS: Table = &[
     ("mio", "shard"),
-    ("memmap2", "presence"),
+    ("memmap2", "store"),
     ("httparse", "wire"),
     ("prometheus_client", "pages"),
 ];
@@ -79,7 +80,6 @@ const KEEPERS: Table = &[
 /// What breaks a rule and is known: the file, what it names, since when it is known and why it is
 /// so. One that is not needed any more must go.
 const KNOWN: &[(&str, &str, &str)] = &[
-    ("src/presence/found.rs", "std::fs", FILES),
     ("src/presence/index.rs", "std::thread", CORES),
     ("src/presence/interner.rs", "std::thread", CORES),
     (
@@ -92,8 +92,6 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "std::fs",
         "2026-11-28: a mirror's cells stand in a memfd",
     ),
-    ("src/presence/region.rs", "rustix", FILES),
-    ("src/presence/region.rs", "std::fs", FILES),
     ("src/presence/store.rs", "std::fs", FILES),
 ];
 const FILES: &str = "2026-11-28: files belong below presence, into store";

@@ -12,40 +12,40 @@ use crate::status::Status;
 use crate::time::Unix;
 
 /// Where the cells begin: the header has a page of its own.
-pub(super) const FIRST_CELL: u64 = PAGE_BYTES;
+pub(crate) const FIRST_CELL: u64 = PAGE_BYTES;
 /// Flag of a stamp: an explicit leave; not fresh whatever the time.
-pub(super) const LEFT: u64 = 1;
+pub(crate) const LEFT: u64 = 1;
 /// Flag of a stamp: its silence has been published. Not fresh until the next beat, even if the wall
 /// clock goes back to when it was.
-pub(super) const EXPIRED: u64 = 1 << 7;
+pub(crate) const EXPIRED: u64 = 1 << 7;
 /// Flag of a published cell: online.
-pub(super) const ONLINE: u64 = 1;
+pub(crate) const ONLINE: u64 = 1;
 /// Flags of a published cell that is online: in which way. Two bits; 3 is not used.
 const TOLD_AWAY: u64 = 1 << 1;
 const TOLD_BUSY: u64 = 2 << 1;
 /// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is
 /// clamped.
-pub(super) const AHEAD_MS_MAX: u64 = 1_000;
+pub(crate) const AHEAD_MS_MAX: u64 = 1_000;
 const FLAGS: u64 = 0xff;
 const FLAG_BITS: u32 = 8;
 const GROWTH_SLOTS_MIN: u32 = 64 << 10;
 /// 32 MiB: a shard waits for it.
 const GROWTH_SLOTS_MAX: u32 = 4 << 20;
 
-pub(super) const fn pack(ms: u64, flags: u64) -> u64 {
+pub(crate) const fn pack(ms: u64, flags: u64) -> u64 {
     ms << FLAG_BITS | flags & FLAGS
 }
 
-pub(super) const fn ms_of(cell: u64) -> u64 {
+pub(crate) const fn ms_of(cell: u64) -> u64 {
     cell >> FLAG_BITS
 }
 
-pub(super) const fn flags_of(cell: u64) -> u64 {
+pub(crate) const fn flags_of(cell: u64) -> u64 {
     cell & FLAGS
 }
 
 /// The flags of a published cell that say a status.
-pub(super) const fn told_flags(status: Status) -> u64 {
+pub(crate) const fn told_flags(status: Status) -> u64 {
     match status {
         Status::Online => ONLINE,
         Status::Away => ONLINE | TOLD_AWAY,
@@ -55,7 +55,7 @@ pub(super) const fn told_flags(status: Status) -> u64 {
 }
 
 /// The status that a published cell says.
-pub(super) const fn told_status(published: u64) -> Status {
+pub(crate) const fn told_status(published: u64) -> Status {
     if published & ONLINE == 0 {
         return Status::Offline;
     }
@@ -67,12 +67,12 @@ pub(super) const fn told_status(published: u64) -> Status {
 }
 
 /// The time of a cell unless it has none, not later than `now`.
-pub(super) fn time_of(cell: u64, now: Unix) -> Option<Unix> {
+pub(crate) fn time_of(cell: u64, now: Unix) -> Option<Unix> {
     (ms_of(cell) != 0).then(|| Unix::from_ms(ms_of(cell)).min(now))
 }
 
 /// Bytes of a file of so many cells.
-pub(super) fn file_bytes(slots: u32) -> u64 {
+pub(crate) fn file_bytes(slots: u32) -> u64 {
     FIRST_CELL + u64::from(slots) * 8
 }
 
@@ -88,14 +88,14 @@ fn growth_slots(have: u32) -> u32 {
 }
 
 /// The cells of one file.
-pub(super) struct CellFile {
+pub(crate) struct CellFile {
     file: MappedFile,
     /// Cells that the file has room for; a multiple of CHUNK_SLOTS; only grows.
     capacity: AtomicU32,
 }
 
 impl CellFile {
-    pub(super) fn new(file: MappedFile) -> CellFile {
+    pub(crate) fn new(file: MappedFile) -> CellFile {
         let capacity = slots_of(file.len_bytes());
         CellFile {
             file,
@@ -103,17 +103,17 @@ impl CellFile {
         }
     }
 
-    pub(super) fn file(&self) -> &MappedFile {
+    pub(crate) fn file(&self) -> &MappedFile {
         &self.file
     }
 
-    pub(super) fn capacity(&self) -> u32 {
+    pub(crate) fn capacity(&self) -> u32 {
         self.capacity.load(Ordering::Acquire)
     }
 
     /// Makes room for at least `slots`, at most for what was reserved, some more if there is space.
     /// One caller at a time.
-    pub(super) fn reserve(&self, slots: u32) -> io::Result<()> {
+    pub(crate) fn reserve(&self, slots: u32) -> io::Result<()> {
         let have = self.capacity();
         if slots <= have {
             return Ok(());
@@ -133,7 +133,7 @@ impl CellFile {
     }
 
     /// Writes back everything and waits for the disk: all of it where a sync has failed.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    pub(crate) fn sync(&self) -> io::Result<()> {
         if self.file.is_doubted() {
             self.file.dirty(FIRST_CELL, u64::from(self.capacity()) * 8);
         }
@@ -144,19 +144,19 @@ impl CellFile {
 
     /// All cells.
     #[inline]
-    pub(super) fn cells(&self) -> &[AtomicU64] {
+    pub(crate) fn cells(&self) -> &[AtomicU64] {
         self.file.cells(FIRST_CELL, self.capacity() as usize)
     }
 
     /// The cell of a slot that has been made.
     #[inline]
-    pub(super) fn cell(&self, slot: Slot) -> &AtomicU64 {
+    pub(crate) fn cell(&self, slot: Slot) -> &AtomicU64 {
         &self.cells()[slot.index() as usize]
     }
 
     /// Fetches the line of a slot's cell.
     #[inline]
-    pub(super) fn prefetch(&self, slot: Slot) {
+    pub(crate) fn prefetch(&self, slot: Slot) {
         prefetch(self.file.address(FIRST_CELL + u64::from(slot.index()) * 8));
     }
 }

@@ -13,9 +13,9 @@ use super::region::{MappedFile, PAGE_BYTES, prefetch};
 use crate::wire::{USER_BYTES_MAX, User};
 
 /// Where the first record begins.
-pub(super) const FIRST_RECORD: u64 = HEADER_BYTES as u64;
+pub(crate) const FIRST_RECORD: u64 = HEADER_BYTES as u64;
 /// Bytes of a record beside the id.
-pub(super) const RECORD_OVERHEAD_BYTES: usize = 1 + 4 + 4;
+pub(crate) const RECORD_OVERHEAD_BYTES: usize = 1 + 4 + 4;
 const RECORD_BYTES_MAX: usize = RECORD_OVERHEAD_BYTES + USER_BYTES_MAX;
 const ID_AT: u64 = 5;
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
@@ -23,7 +23,7 @@ const GROWTH_BYTES_MIN: u64 = 1 << 20;
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
 
 /// Address space that `users_max` users can need.
-pub(super) fn reserved_bytes(users_max: u32) -> u64 {
+pub(crate) fn reserved_bytes(users_max: u32) -> u64 {
     (FIRST_RECORD + u64::from(users_max) * RECORD_BYTES_MAX as u64 + 1).next_multiple_of(PAGE_BYTES)
 }
 
@@ -33,7 +33,7 @@ fn growth_bytes(have: u64) -> u64 {
 }
 
 /// The log, open for reading by all and for appending by one at a time.
-pub(super) struct Log {
+pub(crate) struct Log {
     file: MappedFile,
     /// Bytes before this are records, complete and final.
     end: AtomicU64,
@@ -41,36 +41,36 @@ pub(super) struct Log {
 
 /// The first thing in the log that is not a record.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct RecordFault {
-    pub(super) offset: u64,
-    pub(super) expected: String,
-    pub(super) found: String,
+pub(crate) struct RecordFault {
+    pub(crate) offset: u64,
+    pub(crate) expected: String,
+    pub(crate) found: String,
 }
 
 /// What a scan found: `users` good records up to `end`, and why it stopped there if not for a zero
 /// length byte.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Scan {
-    pub(super) users: u32,
-    pub(super) end: u64,
-    pub(super) fault: Option<RecordFault>,
+pub(crate) struct Scan {
+    pub(crate) users: u32,
+    pub(crate) end: u64,
+    pub(crate) fault: Option<RecordFault>,
 }
 
 impl Log {
     /// A log whose records end at `end`, as [`scan`] found it.
-    pub(super) fn new(file: MappedFile, end: u64) -> Log {
+    pub(crate) fn new(file: MappedFile, end: u64) -> Log {
         Log {
             file,
             end: AtomicU64::new(end),
         }
     }
 
-    pub(super) fn file(&self) -> &MappedFile {
+    pub(crate) fn file(&self) -> &MappedFile {
         &self.file
     }
 
     /// Bytes written so far.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.end.load(Ordering::Acquire)
     }
 
@@ -78,7 +78,7 @@ impl Log {
     /// lock).
     ///
     /// Errors: the file could not grow; nothing has changed then.
-    pub(super) fn append(&self, slot: u32, id: &[u8]) -> io::Result<u64> {
+    pub(crate) fn append(&self, slot: u32, id: &[u8]) -> io::Result<u64> {
         let mut record = [0; RECORD_BYTES_MAX];
         let length = encode(&mut record, slot, id);
         let offset = self.end();
@@ -104,20 +104,20 @@ impl Log {
 
     /// Slot and id of the record at `offset`, which must come from `append` or `scan`.
     #[inline(always)]
-    pub(super) fn record(&self, offset: u64) -> (u32, &[u8]) {
+    pub(crate) fn record(&self, offset: u64) -> (u32, &[u8]) {
         let rest = self.final_bytes(offset, self.end().saturating_sub(offset) as usize);
         let slot = u32::from_le_bytes([rest[1], rest[2], rest[3], rest[4]]);
         (slot, &rest[ID_AT as usize..][..usize::from(rest[0])])
     }
 
     /// Where the record after the one at `offset` begins.
-    pub(super) fn next_offset(&self, offset: u64) -> u64 {
+    pub(crate) fn next_offset(&self, offset: u64) -> u64 {
         offset + RECORD_OVERHEAD_BYTES as u64 + u64::from(self.final_bytes(offset, 1)[0])
     }
 
     /// Fetches the record at `offset` up to the end of its id, if that has `id_bytes`.
     #[inline]
-    pub(super) fn prefetch(&self, offset: u64, id_bytes: usize) {
+    pub(crate) fn prefetch(&self, offset: u64, id_bytes: usize) {
         prefetch(self.file.address(offset));
         // A record of a common length lies on two lines one time in three.
         prefetch(self.file.address(offset + ID_AT + id_bytes as u64 - 1));
@@ -147,13 +147,13 @@ fn encode(record: &mut [u8; RECORD_BYTES_MAX], slot: u32, id: &[u8]) -> usize {
 
 /// A place in the log at which the record of `slot` begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Start {
-    pub(super) offset: u64,
-    pub(super) slot: u32,
+pub(crate) struct Start {
+    pub(crate) offset: u64,
+    pub(crate) slot: u32,
 }
 
 /// Where the log begins.
-pub(super) const START: Start = Start {
+pub(crate) const START: Start = Start {
     offset: FIRST_RECORD,
     slot: 0,
 };
@@ -161,7 +161,7 @@ pub(super) const START: Start = Start {
 /// Places that part a log of about `log_bytes` into `parts` of about one length, found by hopping
 /// from record to record and checking nothing: a part is to be believed only if the scan of the one
 /// before it ends where it starts.
-pub(super) fn split(bytes: &[u8], log_bytes: u64, parts: usize) -> Vec<Start> {
+pub(crate) fn split(bytes: &[u8], log_bytes: u64, parts: usize) -> Vec<Start> {
     let mut starts = vec![START];
     let mut at = START;
     for part in 1..parts as u64 {
@@ -181,7 +181,7 @@ pub(super) fn split(bytes: &[u8], log_bytes: u64, parts: usize) -> Vec<Start> {
 
 /// Reads the records of a log from one place to another or to the end, telling `each` slot, offset
 /// and id.
-pub(super) fn scan(
+pub(crate) fn scan(
     bytes: &[u8],
     from: Start,
     to: Option<Start>,

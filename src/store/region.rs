@@ -17,10 +17,10 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 /// Bytes of a page; offsets of cells and reservations are multiples of it.
-pub(super) const PAGE_BYTES: u64 = 4_096;
+pub(crate) const PAGE_BYTES: u64 = 4_096;
 
 /// A file mapped shared and writable, with address space reserved beyond its end.
-pub(super) struct MappedFile {
+pub(crate) struct MappedFile {
     file: File,
     path: PathBuf,
     map: MmapRaw,
@@ -31,12 +31,12 @@ pub(super) struct MappedFile {
     doubted: AtomicBool,
     /// Syncs to come that write nothing back that counts, and say so.
     #[cfg(test)]
-    pub(super) failing_syncs: AtomicU32,
+    pub(crate) failing_syncs: AtomicU32,
 }
 
 impl MappedFile {
     /// Maps `file` with room for `reserved_bytes`, or for what it has if that is more.
-    pub(super) fn map(file: File, path: PathBuf, reserved_bytes: u64) -> io::Result<MappedFile> {
+    pub(crate) fn map(file: File, path: PathBuf, reserved_bytes: u64) -> io::Result<MappedFile> {
         let bytes = file.metadata()?.len();
         let reserved = reserved_bytes.max(bytes).next_multiple_of(PAGE_BYTES);
         let length = usize::try_from(reserved).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -62,15 +62,15 @@ impl MappedFile {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn len_bytes(&self) -> u64 {
+    pub(crate) fn len_bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
     }
 
-    pub(super) fn reserved_bytes(&self) -> u64 {
+    pub(crate) fn reserved_bytes(&self) -> u64 {
         self.map.len() as u64
     }
 
@@ -78,7 +78,7 @@ impl MappedFile {
     /// time.
     ///
     /// Errors: whatever `fallocate` says (ENOSPC, EFBIG, EDQUOT); the file is then as it was.
-    pub(super) fn grow(&self, to_bytes: u64) -> io::Result<()> {
+    pub(crate) fn grow(&self, to_bytes: u64) -> io::Result<()> {
         let have = self.len_bytes();
         if to_bytes <= have {
             return Ok(());
@@ -107,7 +107,7 @@ impl MappedFile {
 
     /// Cuts the file to `to_bytes` and grows it back with zeros. For opening only: `&mut` proves
     /// that no byte is being read.
-    pub(super) fn cut(&mut self, to_bytes: u64) -> io::Result<()> {
+    pub(crate) fn cut(&mut self, to_bytes: u64) -> io::Result<()> {
         let had = self.len_bytes();
         self.file.set_len(to_bytes)?;
         self.bytes.store(to_bytes, Ordering::Release);
@@ -118,7 +118,7 @@ impl MappedFile {
     ///
     /// # Safety
     /// Nobody writes these bytes while the slice lives.
-    pub(super) unsafe fn bytes_at(&self, offset: u64, length: usize) -> &[u8] {
+    pub(crate) unsafe fn bytes_at(&self, offset: u64, length: usize) -> &[u8] {
         assert!(
             offset
                 .checked_add(length as u64)
@@ -135,7 +135,7 @@ impl MappedFile {
     ///
     /// # Safety
     /// Nobody else reads or writes the bytes written while this runs.
-    pub(super) unsafe fn write_at(&self, offset: u64, bytes: &[u8]) {
+    pub(crate) unsafe fn write_at(&self, offset: u64, bytes: &[u8]) {
         assert!(
             offset
                 .checked_add(bytes.len() as u64)
@@ -151,7 +151,7 @@ impl MappedFile {
 
     /// Cells of eight bytes from `offset` (a multiple of eight). Only ever read and written as
     /// atomics.
-    pub(super) fn cells(&self, offset: u64, count: usize) -> &[AtomicU64] {
+    pub(crate) fn cells(&self, offset: u64, count: usize) -> &[AtomicU64] {
         debug_assert!(offset.is_multiple_of(8) && offset + count as u64 * 8 <= self.len_bytes());
         // SAFETY: within the mapping, whose start is page aligned.
         let start = unsafe { self.map.as_ptr().add(offset as usize) };
@@ -162,19 +162,19 @@ impl MappedFile {
     }
 
     /// The address of a byte of the mapping, for prefetching: never read through.
-    pub(super) fn address(&self, offset: u64) -> *const u8 {
+    pub(crate) fn address(&self, offset: u64) -> *const u8 {
         self.map.as_ptr().wrapping_add(offset as usize)
     }
 
     /// Writes back the pages of a range and waits for the disk: `msync(MS_SYNC)`, which in Linux is
     /// an fdatasync of the range (the metadata that its bytes need and the disk's own cache
     /// included), and writes no other page of the file.
-    pub(super) fn sync_range(&self, offset: u64, length: u64) -> io::Result<()> {
+    pub(crate) fn sync_range(&self, offset: u64, length: u64) -> io::Result<()> {
         self.checked(self.map.flush_range(offset as usize, length as usize))
     }
 
     /// Writes back everything and waits for the disk.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    pub(crate) fn sync(&self) -> io::Result<()> {
         self.checked(self.file.sync_data())
     }
 
@@ -200,16 +200,16 @@ impl MappedFile {
     /// that it could not write marked as clean, so that the next sync succeeds without them. Until
     /// all that may have changed was made dirty again (`rewrite`, `dirty`) and then synced, no sync
     /// of this file is to be believed.
-    pub(super) fn is_doubted(&self) -> bool {
+    pub(crate) fn is_doubted(&self) -> bool {
         self.doubted.load(Ordering::Acquire)
     }
 
-    pub(super) fn doubt(&self) {
+    pub(crate) fn doubt(&self) {
         self.doubted.store(true, Ordering::Release);
     }
 
     /// Everything was made dirty again since the last failure, and synced.
-    pub(super) fn believe(&self) {
+    pub(crate) fn believe(&self) {
         self.doubted.store(false, Ordering::Release);
     }
 
@@ -217,14 +217,14 @@ impl MappedFile {
     ///
     /// # Safety
     /// Nobody else writes the bytes while this runs.
-    pub(super) unsafe fn rewrite(&self, from: u64, to: u64) -> io::Result<()> {
+    pub(crate) unsafe fn rewrite(&self, from: u64, to: u64) -> io::Result<()> {
         // SAFETY: the caller's promise.
         let bytes = unsafe { self.bytes_at(from, (to - from) as usize) };
         self.file.write_all_at(bytes, from)
     }
 
     /// Makes the pages of a range of cells dirty.
-    pub(super) fn dirty(&self, offset: u64, length: u64) {
+    pub(crate) fn dirty(&self, offset: u64, length: u64) {
         for page in self
             .cells(offset, (length / 8) as usize)
             .chunks((PAGE_BYTES / 8) as usize)
@@ -238,7 +238,7 @@ impl MappedFile {
 
     /// Replaces the bytes at the file's start in one system call, so that neither kill -9 nor
     /// (within a disk sector) a power cut leaves half a header.
-    pub(super) fn write_start(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_start(&self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, 0)
     }
 }
@@ -264,7 +264,7 @@ fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
 
 /// Makes a write beyond RLIMIT_FSIZE fail with EFBIG instead of killing the process with SIGXFSZ.
 /// Called by every opening of a store: no server wants to die of it.
-pub(super) fn survive_file_size_limit() {
+pub(crate) fn survive_file_size_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // A handler that does nothing rather than SIG_IGN: signal-hook keeps other handlers in the
@@ -278,7 +278,7 @@ pub(super) fn survive_file_size_limit() {
 ///
 /// # Safety
 /// Zero bytes are a legal value, and `&Self` from many threads is sound.
-pub(super) unsafe trait ZeroedAtomic: Sync {}
+pub(crate) unsafe trait ZeroedAtomic: Sync {}
 // SAFETY: an atomic integer; zero is a value.
 unsafe impl ZeroedAtomic for AtomicU8 {}
 // SAFETY: an atomic integer; zero is a value.
@@ -287,14 +287,14 @@ unsafe impl ZeroedAtomic for AtomicU32 {}
 unsafe impl ZeroedAtomic for AtomicU64 {}
 
 /// An array of zeroed atomics whose untouched pages cost nothing.
-pub(super) struct AnonymousArray<T> {
+pub(crate) struct AnonymousArray<T> {
     map: MmapRaw,
     count: usize,
     of: PhantomData<T>,
 }
 
 impl<T: ZeroedAtomic> AnonymousArray<T> {
-    pub(super) fn new(count: usize) -> io::Result<AnonymousArray<T>> {
+    pub(crate) fn new(count: usize) -> io::Result<AnonymousArray<T>> {
         let bytes = (count * size_of::<T>()).max(1);
         let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
         Ok(AnonymousArray {
@@ -317,7 +317,7 @@ impl<T: ZeroedAtomic> std::ops::Deref for AnonymousArray<T> {
 
 /// Asks the processor to fetch the cache line of an address that will be needed soon.
 #[inline(always)]
-pub(super) fn prefetch<T>(address: *const T) {
+pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint: it never faults, whatever the address.
     unsafe {

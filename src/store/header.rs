@@ -17,11 +17,16 @@
 //! 124  4  CRC32C of the 124 bytes before
 //! ```
 
-use super::resume::Windows;
 use crate::time::Unix;
 
+/// Times of which event ids are not believed, from the first to the last, both included.
+pub(crate) type Window = (Unix, Unix);
+/// Two, so that the time of a clock that was far ahead does not take with it all between that and
+/// another window.
+pub(crate) type Windows = [Option<Window>; 2];
+
 /// Bytes of a header; within one disk sector.
-pub(super) const HEADER_BYTES: usize = 128;
+pub(crate) const HEADER_BYTES: usize = 128;
 const VERSION: u32 = 1;
 const CRC_AT: usize = HEADER_BYTES - 4;
 const FLAG_CLEAN: u32 = 1;
@@ -37,14 +42,14 @@ pub const STORE_FILES: [&str; 3] = [
 
 /// Which of the three files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Users,
     Stamps,
     Published,
 }
 
 impl Kind {
-    pub(super) const fn file_name(self) -> &'static str {
+    pub(crate) const fn file_name(self) -> &'static str {
         match self {
             Kind::Users => "users.log",
             Kind::Stamps => "stamps.map",
@@ -63,21 +68,21 @@ impl Kind {
 
 /// What a header says; fields that its file has no use for are zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Header {
-    pub(super) kind: Kind,
-    pub(super) capacity: u32,
-    pub(super) store_id: u64,
-    pub(super) created_at: Unix,
-    pub(super) synced_bytes: u64,
-    pub(super) watermark: Unix,
-    pub(super) boot_id: [u8; 16],
-    pub(super) clean: bool,
-    pub(super) ambiguous: Windows,
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) capacity: u32,
+    pub(crate) store_id: u64,
+    pub(crate) created_at: Unix,
+    pub(crate) synced_bytes: u64,
+    pub(crate) watermark: Unix,
+    pub(crate) boot_id: [u8; 16],
+    pub(crate) clean: bool,
+    pub(crate) ambiguous: Windows,
 }
 
 /// What is wrong with a header.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum HeaderFault {
+pub(crate) enum HeaderFault {
     Short { bytes: u64 },
     Magic { found: [u8; 8] },
     Version { found: u32 },
@@ -85,7 +90,7 @@ pub(super) enum HeaderFault {
 }
 
 impl Header {
-    pub(super) fn new(kind: Kind, store_id: u64, created_at: Unix) -> Header {
+    pub(crate) fn new(kind: Kind, store_id: u64, created_at: Unix) -> Header {
         Header {
             kind,
             capacity: 0,
@@ -99,7 +104,7 @@ impl Header {
         }
     }
 
-    pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
+    pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         let mut flags = u32::from(self.clean) * FLAG_CLEAN;
         for (window, (flag, at)) in self.ambiguous.iter().zip(AMBIGUOUS) {
@@ -124,7 +129,7 @@ impl Header {
     }
 
     /// Reads what `encode` wrote. `bytes` is the start of the file, shorter only if the file is.
-    pub(super) fn decode(kind: Kind, bytes: &[u8]) -> Result<Header, HeaderFault> {
+    pub(crate) fn decode(kind: Kind, bytes: &[u8]) -> Result<Header, HeaderFault> {
         let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Err(HeaderFault::Short {
                 bytes: bytes.len() as u64,

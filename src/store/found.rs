@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::fault::{StoreFault, StoreFaultKind};
 use super::header::{HEADER_BYTES, Header, Kind};
+use super::map::file_bytes;
 use super::region::MappedFile;
-use super::stamps::file_bytes;
-use super::store::Identity;
 
 /// Opens a file of the store, made if missing.
-pub(super) fn open_file(dir: &Path, kind: Kind) -> Result<(PathBuf, File), StoreFault> {
+pub(crate) fn open_file(dir: &Path, kind: Kind) -> Result<(PathBuf, File), StoreFault> {
     let path = dir.join(kind.file_name());
     let file = File::options()
         .read(true)
@@ -28,7 +27,7 @@ pub(super) fn open_file(dir: &Path, kind: Kind) -> Result<(PathBuf, File), Store
     }
 }
 
-pub(super) fn lock(path: &Path, file: &File) -> Result<(), StoreFault> {
+pub(crate) fn lock(path: &Path, file: &File) -> Result<(), StoreFault> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(StoreFault::new(
@@ -43,19 +42,18 @@ pub(super) fn lock(path: &Path, file: &File) -> Result<(), StoreFault> {
 }
 
 /// A file of the store as it is before anything is written.
-pub(super) struct Found {
-    kind: Kind,
-    pub(super) path: PathBuf,
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
     file: File,
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// None: empty or nothing but zeros, so it was just made, now or by a process that was killed
     /// at once or lost its power.
-    pub(super) header: Option<Header>,
+    pub(crate) header: Option<Header>,
 }
 
 impl Found {
     /// Reads the header of a file and checks it.
-    pub(super) fn read(kind: Kind, path: PathBuf, mut file: File) -> Result<Found, StoreFault> {
+    pub(crate) fn read(kind: Kind, path: PathBuf, mut file: File) -> Result<Found, StoreFault> {
         let mut start = Vec::with_capacity(HEADER_BYTES);
         let mut read = || {
             let bytes = file.metadata()?.len();
@@ -74,7 +72,6 @@ impl Found {
             ),
         };
         Ok(Found {
-            kind,
             path,
             file,
             bytes,
@@ -83,7 +80,7 @@ impl Found {
     }
 
     /// The same for a file that may be missing, or as good as missing.
-    pub(super) fn look(dir: &Path, kind: Kind) -> Result<Option<Found>, StoreFault> {
+    pub(crate) fn look(dir: &Path, kind: Kind) -> Result<Option<Found>, StoreFault> {
         let path = dir.join(kind.file_name());
         match path.try_exists() {
             Err(error) => Err(StoreFault::os(path, "look for", error)),
@@ -96,13 +93,12 @@ impl Found {
     }
 
     /// The file that was found, or else one without a header.
-    pub(super) fn or_new(
+    pub(crate) fn or_new(
         found: Option<Found>,
         dir: &Path,
         kind: Kind,
     ) -> Result<Found, StoreFault> {
         let new = |(path, file)| Found {
-            kind,
             path,
             file,
             bytes: 0,
@@ -112,7 +108,7 @@ impl Found {
     }
 
     /// A map must be of the same store as users.log and as long as its header says.
-    pub(super) fn check_beside(&self, users: &Found) -> Result<(), StoreFault> {
+    pub(crate) fn check_beside(&self, users: &Found) -> Result<(), StoreFault> {
         let (Some(header), Some(leader)) = (self.header, users.header) else {
             return Ok(());
         };
@@ -138,17 +134,12 @@ impl Found {
         Ok(())
     }
 
-    /// Maps the file, with a first header if it has none.
-    pub(super) fn map(
-        self,
-        identity: &Identity,
-        reserved_bytes: u64,
-    ) -> Result<MappedFile, StoreFault> {
+    /// Maps the file, with `first` as its header if it has none.
+    pub(crate) fn map(self, first: Header, reserved_bytes: u64) -> Result<MappedFile, StoreFault> {
         let path = self.path.clone();
         let map = || {
             if self.header.is_none() {
-                let header = identity.header(self.kind).encode();
-                std::os::unix::fs::FileExt::write_all_at(&self.file, &header, 0)?;
+                std::os::unix::fs::FileExt::write_all_at(&self.file, &first.encode(), 0)?;
             }
             MappedFile::map(self.file, self.path, reserved_bytes)
         };

@@ -43,7 +43,7 @@ pub enum StoreFaultKind {
 }
 
 impl StoreFault {
-    pub(super) fn new(
+    pub(crate) fn new(
         kind: StoreFaultKind,
         path: PathBuf,
         offset: u64,
@@ -60,7 +60,7 @@ impl StoreFault {
         }
     }
 
-    pub(super) fn os(path: PathBuf, doing: &'static str, error: io::Error) -> StoreFault {
+    pub(crate) fn os(path: PathBuf, doing: &'static str, error: io::Error) -> StoreFault {
         let found = error.to_string();
         StoreFault {
             kind: StoreFaultKind::Os,
@@ -72,7 +72,7 @@ impl StoreFault {
         }
     }
 
-    pub(super) fn header(path: PathBuf, kind: Kind, fault: HeaderFault) -> StoreFault {
+    pub(crate) fn header(path: PathBuf, kind: Kind, fault: HeaderFault) -> StoreFault {
         let name = kind.file_name();
         match fault {
             HeaderFault::Short { bytes } => StoreFault::new(
