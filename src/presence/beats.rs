@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 
 use crossbeam::epoch;
 
+use super::fresh::{AHEAD_MS_MAX, GONE};
 use super::index::Probe;
 use super::online::{LOOK, STAMPS_DIRTY, chunk_of};
 use super::{BeatOutcome, InternFault, LeaveOutcome, Presence};
 use crate::planted::{self, Planted};
 use crate::slot::Slot;
-use crate::store::map::{AHEAD_MS_MAX, EXPIRED, LEFT, flags_of, ms_of, pack};
+use crate::store::cells::{Stamp, StampFlags};
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
@@ -88,18 +89,18 @@ impl Presence {
         let before = cell.load(Ordering::Acquire);
         // Older than any beat can be that made this stamp: undoing it would log out whoever came
         // back.
-        let beaten_since = before & LEFT == 0
-            && sent_at.plus_ms(self.beat_skew_ms_max).ms() < ms_of(before)
-            && ms_of(before) <= now.unix.plus_ms(AHEAD_MS_MAX).ms();
+        let beaten_since = !before.has(StampFlags::LEFT)
+            && sent_at.plus_ms(self.beat_skew_ms_max).ms() < before.ms()
+            && before.ms() <= now.unix.plus_ms(AHEAD_MS_MAX).ms();
         if beaten_since {
             return LeaveOutcome::Ignored;
         }
         leaves.insert(slot, sent_at, now);
         let left = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-            (stamp & LEFT == 0).then(|| match ms_of(stamp) {
+            (!stamp.has(StampFlags::LEFT)).then(|| match stamp.ms() {
                 // A slot that was made and never beat stays without a last activity.
-                0 => pack(0, flags_of(stamp) | LEFT),
-                ms => pack(newer_ms(ms, now.unix), flags_of(stamp) | LEFT),
+                0 => stamp.with(StampFlags::LEFT),
+                _ => newer(stamp, now.unix).with(StampFlags::LEFT),
             })
         });
         if left.is_err() {
@@ -115,11 +116,10 @@ impl Presence {
         let cell = self.stamps.cell(slot);
         let mut stamp = cell.load(Ordering::Relaxed);
         loop {
-            if stamp & LEFT != 0 {
+            if stamp.has(StampFlags::LEFT) {
                 return false;
             }
-            let flags = flags_of(stamp) & !EXPIRED;
-            let stamped = pack(newer_ms(ms_of(stamp), now.unix), flags);
+            let stamped = newer(stamp, now.unix).without(StampFlags::EXPIRED);
             if stamped == stamp {
                 return true;
             }
@@ -150,14 +150,14 @@ impl Presence {
         let stamp = cell.load(Ordering::Acquire);
         // Leaves are recorded under the lock, so LEFT cannot come back while it is held; it may
         // have gone before.
-        if stamp & LEFT != 0 {
+        if stamp.has(StampFlags::LEFT) {
             let refused = match leaves.sent_at(slot, now) {
                 Some(left_at) => sent_at <= left_at,
                 // Forgotten: so long ago that any beat which is not stale was sent after it, or by
                 // a restart; then the time at which the goodbye came is the best that is known. A
                 // stamp ahead of every honest sender is from before a step.
                 None => {
-                    let left_ms = ms_of(stamp);
+                    let left_ms = stamp.ms();
                     left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms()
                         && sent_at.ms() <= left_ms
                 }
@@ -166,12 +166,8 @@ impl Presence {
                 return BeatOutcome::BeforeLeave;
             }
             let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-                (stamp & LEFT != 0).then(|| {
-                    pack(
-                        newer_ms(ms_of(stamp), now.unix),
-                        flags_of(stamp) & !(LEFT | EXPIRED),
-                    )
-                })
+                let left = stamp.has(StampFlags::LEFT);
+                left.then(|| newer(stamp, now.unix).without(GONE))
             });
             debug_assert!(came_back.is_ok(), "LEFT is cleared under the lock only");
         } else {
@@ -188,12 +184,13 @@ impl Presence {
     }
 }
 
-/// The stamp's new time: it never goes back, unless it was ahead of the clock.
+/// The stamp with its new time: it never goes back, unless it was ahead of the clock.
 #[inline]
-fn newer_ms(stamp_ms: u64, now: Unix) -> u64 {
-    if stamp_ms > now.plus_ms(AHEAD_MS_MAX).ms() {
+fn newer(stamp: Stamp, now: Unix) -> Stamp {
+    let ms = if stamp.ms() > now.plus_ms(AHEAD_MS_MAX).ms() {
         now.ms()
     } else {
-        stamp_ms.max(now.ms())
-    }
+        stamp.ms().max(now.ms())
+    };
+    Stamp::new(Unix::from_ms(ms), stamp.flags())
 }

@@ -175,7 +175,12 @@ impl Flusher {
 
     /// Writes back runs of chunks that may be dirty, or of all if the file is doubted, from `chunk`
     /// on; returns the bytes and where to go on.
-    fn cells(&self, cells: &CellFile, flag: u8, chunk: u32) -> io::Result<(u64, Option<u32>)> {
+    fn cells<V: Sync>(
+        &self,
+        cells: &CellFile<V>,
+        flag: u8,
+        chunk: u32,
+    ) -> io::Result<(u64, Option<u32>)> {
         let online = &self.presence.online;
         let doubted = cells.file().is_doubted();
         let chunks = self.presence.users().div_ceil(CHUNK_SLOTS);

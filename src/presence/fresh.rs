@@ -4,11 +4,17 @@
 //! Reads stamps that others are writing: each is read once, whole; their order among each other
 //! does not matter. Never writes, never decides.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::planted::{self, Planted};
-use crate::store::map::{AHEAD_MS_MAX, EXPIRED, LEFT, pack};
+use crate::store::cells::{Stamp, StampCell, StampFlags};
 use crate::time::Unix;
+
+/// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is
+/// clamped.
+pub(super) const AHEAD_MS_MAX: u64 = 1_000;
+/// Of a stamp that is not fresh whatever its time.
+pub(super) const GONE: StampFlags = StampFlags::LEFT.and(StampFlags::EXPIRED);
 
 /// Stamps compared at once: a bit each in the answer.
 pub(super) const WORD_SLOTS: usize = 64;
@@ -38,8 +44,8 @@ impl Bounds {
         let too_short_ms = u64::from(planted::is(Planted::FreshTooShort));
         let oldest_ms = now.minus_ms(offline_after_ms).ms().max(1) + too_short_ms;
         Bounds {
-            stale: signed(pack(oldest_ms, 0)) - 1,
-            ahead: signed(pack(now.plus_ms(AHEAD_MS_MAX).ms(), u64::MAX)),
+            stale: Stamp::least_order(Unix::from_ms(oldest_ms)) - 1,
+            ahead: Stamp::most_order(now.plus_ms(AHEAD_MS_MAX)),
         }
     }
 
@@ -53,18 +59,14 @@ impl Bounds {
 
     /// The same question for one stamp.
     #[inline]
-    pub(super) fn is_fresh(self, stamp: u64) -> bool {
-        stamp & (LEFT | EXPIRED) == 0 && stamp as i64 > self.stale
+    pub(super) fn is_fresh(self, stamp: Stamp) -> bool {
+        !stamp.has(GONE) && stamp.order() > self.stale
     }
 
     #[inline]
-    pub(super) fn is_ahead(self, stamp: u64) -> bool {
-        stamp as i64 > self.ahead
+    pub(super) fn is_ahead(self, stamp: Stamp) -> bool {
+        stamp.order() > self.ahead
     }
-}
-
-fn signed(cell: u64) -> i64 {
-    i64::try_from(cell).unwrap_or(i64::MAX)
 }
 
 /// The comparison, as this processor does it best.
@@ -90,7 +92,7 @@ impl Comparison {
     }
 
     #[inline]
-    pub(super) fn word(self, stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
+    pub(super) fn word(self, stamps: &[StampCell; WORD_SLOTS], bounds: Bounds) -> Word {
         match self {
             Comparison::Scalar => scalar(stamps, bounds),
             #[cfg(target_arch = "x86_64")]
@@ -100,7 +102,7 @@ impl Comparison {
     }
 }
 
-fn scalar(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
+fn scalar(stamps: &[StampCell; WORD_SLOTS], bounds: Bounds) -> Word {
     let mut word = Word {
         fresh: 0,
         any_ahead: false,
@@ -115,7 +117,7 @@ fn scalar(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn avx2(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
+fn avx2(stamps: &[StampCell; WORD_SLOTS], bounds: Bounds) -> Word {
     use core::arch::x86_64::*;
     let stale = _mm256_set1_epi64x(bounds.stale);
     let ahead = _mm256_set1_epi64x(bounds.ahead);
@@ -135,10 +137,11 @@ fn avx2(stamps: &[AtomicU64; WORD_SLOTS], bounds: Bounds) -> Word {
                 options(nostack, preserves_flags, readonly),
             );
         }
-        // The sign bit of each lane says: above `stale`, and neither LEFT (bit 0) nor EXPIRED (bit
-        // 7), moved to the sign, is set.
-        let left = _mm256_slli_epi64::<63>(loaded);
-        let gone = _mm256_or_si256(left, _mm256_slli_epi64::<56>(loaded));
+        // The sign bit of each lane says: above `stale`, and neither LEFT nor EXPIRED, moved to the
+        // sign, is set.
+        let left = _mm256_slli_epi64::<{ StampFlags::LEFT.to_sign() }>(loaded);
+        let expired = _mm256_slli_epi64::<{ StampFlags::EXPIRED.to_sign() }>(loaded);
+        let gone = _mm256_or_si256(left, expired);
         let is_fresh = _mm256_andnot_si256(gone, _mm256_cmpgt_epi64(loaded, stale));
         any_ahead = _mm256_or_si256(any_ahead, _mm256_cmpgt_epi64(loaded, ahead));
         fresh |= (_mm256_movemask_pd(_mm256_castsi256_pd(is_fresh)) as u64) << (step * 4);
@@ -154,21 +157,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::cells::CellValue;
 
-    fn word_of(stamps: &[u64; WORD_SLOTS]) -> [AtomicU64; WORD_SLOTS] {
-        std::array::from_fn(|i| AtomicU64::new(stamps[i]))
+    fn word_of(stamps: &[Stamp; WORD_SLOTS]) -> [StampCell; WORD_SLOTS] {
+        std::array::from_fn(|i| StampCell::new(stamps[i]))
+    }
+
+    fn plain(ms: u64) -> Stamp {
+        Stamp::new(Unix::from_ms(ms), StampFlags::default())
+    }
+
+    /// With every flag that says nothing of freshness.
+    fn flagged(ms: u64) -> Stamp {
+        Stamp::from_bits(plain(ms).bits() | 0xff).without(GONE)
     }
 
     #[test]
     fn the_boundary_is_exact() {
         let bounds = Bounds::new(Unix::from_ms(100_000), 25_000);
-        let mut stamps = [0; WORD_SLOTS];
-        stamps[0] = pack(75_000, 0);
-        stamps[1] = pack(74_999, 0x7e);
-        stamps[2] = pack(75_000, LEFT);
-        stamps[3] = pack(75_000, EXPIRED);
-        stamps[4] = pack(75_000, 0x7e);
-        stamps[63] = pack(100_000, 0);
+        let mut stamps = [Stamp::default(); WORD_SLOTS];
+        stamps[0] = plain(75_000);
+        stamps[1] = flagged(74_999);
+        stamps[2] = plain(75_000).with(StampFlags::LEFT);
+        stamps[3] = plain(75_000).with(StampFlags::EXPIRED);
+        stamps[4] = flagged(75_000);
+        stamps[63] = plain(100_000);
         let expected = Word {
             fresh: 1 | 1 << 4 | 1 << 63,
             any_ahead: false,
@@ -178,9 +191,9 @@ mod tests {
             Comparison::detect().word(&word_of(&stamps), bounds),
             expected
         );
-        stamps[5] = pack(101_000, 0xfe);
+        stamps[5] = flagged(101_000).with(StampFlags::EXPIRED);
         assert!(!scalar(&word_of(&stamps), bounds).any_ahead);
-        stamps[5] = pack(101_001, LEFT);
+        stamps[5] = plain(101_001).with(StampFlags::LEFT);
         assert!(scalar(&word_of(&stamps), bounds).any_ahead);
         assert!(
             Comparison::detect()
@@ -192,17 +205,18 @@ mod tests {
     #[test]
     fn no_beat_is_never_fresh() {
         let bounds = Bounds::new(Unix::from_ms(10), 25_000);
-        assert!(!bounds.is_fresh(0) && bounds.is_fresh(pack(1, 0)));
-        assert!(Bounds::not_left().is_fresh(0) && !Bounds::not_left().is_fresh(LEFT));
+        assert!(!bounds.is_fresh(Stamp::default()) && bounds.is_fresh(plain(1)));
+        let any = Bounds::not_left();
+        assert!(any.is_fresh(Stamp::default()) && !any.is_fresh(plain(0).with(StampFlags::LEFT)));
     }
 
     proptest! {
         #[test]
         fn both_ways_agree(
-            seeds in prop::collection::vec(prop_oneof![any::<u64>(), (0_u64..200_000, prop_oneof![0_u64..4, 126_u64..132]).prop_map(|(ms, flags)| pack(ms, flags))], WORD_SLOTS),
+            bits in prop::collection::vec(prop_oneof![any::<u64>(), (0_u64..200_000, 0_u64..256).prop_map(|(ms, flags)| plain(ms).bits() | flags)], WORD_SLOTS),
             now_ms in 0_u64..200_000,
         ) {
-            let stamps: [u64; WORD_SLOTS] = seeds.try_into().unwrap();
+            let stamps: [Stamp; WORD_SLOTS] = std::array::from_fn(|i| Stamp::from_bits(bits[i]));
             for bounds in [Bounds::new(Unix::from_ms(now_ms), 25_000), Bounds::not_left()] {
                 prop_assert_eq!(Comparison::detect().word(&word_of(&stamps), bounds), scalar(&word_of(&stamps), bounds));
             }

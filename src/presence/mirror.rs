@@ -24,22 +24,14 @@ use super::{Presence, Transition, interner};
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, SLOTS_MAX, Slot};
 use crate::status::Status;
+use crate::store::cells::{Published, PublishedFlags, Stamp, StampFlags};
 use crate::store::header::{Header, Kind};
 use crate::store::log::{self, FIRST_RECORD, Log};
-use crate::store::map::{
-    CellFile, FIRST_CELL, LEFT, file_bytes, flags_of, ms_of, pack, told_flags, told_status,
-};
+use crate::store::map::{CellFile, FIRST_CELL, file_bytes};
 use crate::store::region::{AnonymousArray, MappedFile};
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Told;
-
-/// Flag of a mirror's published cell: its presence node has confirmed it since the node was last
-/// lost sight of.
-const CONFIRMED: u64 = 1 << 3;
-/// Flag of a mirror's published cell: something has been told, if only that the publisher was never
-/// seen.
-const KNOWN: u64 = 1 << 4;
 
 /// What a mirror has beside a store.
 pub(super) struct Mirrored {
@@ -114,11 +106,11 @@ impl Presence {
             interner::rebuild(&[0; FIRST_RECORD as usize + 1], FIRST_RECORD, users_max)?;
         debug_assert_eq!((scan.users, scan.end), (0, FIRST_RECORD), "an empty log");
         let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
-        let cells = |kind| memory(kind, identity.header(kind), reserved).map(CellFile::new);
+        let map = |kind| memory(kind, identity.header(kind), reserved);
         let presence = Presence {
             interner: rebuilt.finish(Log::new(log_file, FIRST_RECORD), users_max),
-            stamps: cells(Kind::Stamps)?,
-            published: cells(Kind::Published)?,
+            stamps: CellFile::new(map(Kind::Stamps)?),
+            published: CellFile::new(map(Kind::Published)?),
             online: Online::new(users_max)?,
             // Nobody beats here, so nobody's goodbye needs remembering.
             leaves: Mutex::new(Leaves::new(0)),
@@ -150,7 +142,7 @@ impl Presence {
     pub fn changed_since(&self, slot: Slot, at: Unix) -> bool {
         let Some(mirrored) = &self.mirrored else {
             let published = self.published.cell(slot).load(Ordering::Acquire);
-            return ms_of(published) > at.ms();
+            return published.since_ms() > at.ms();
         };
         let heard_s = u64::from(mirrored.heard[slot.index() as usize].load(Ordering::Acquire));
         // Its second's end: a second too many is told twice.
@@ -236,7 +228,8 @@ impl Presence {
     /// Whether what is known of a publisher is what its presence node says: always, but in a mirror
     /// that has not been told since it lost sight of that node.
     pub fn is_confirmed(&self, slot: Slot) -> bool {
-        !self.is_mirror() || self.published.cell(slot).load(Ordering::Acquire) & CONFIRMED != 0
+        let published = self.published.cell(slot).load(Ordering::Acquire);
+        !self.is_mirror() || published.has(PublishedFlags::CONFIRMED)
     }
 
     /// A mirror has lost sight of the presence node of `these` publishers: what is known of them
@@ -248,9 +241,12 @@ impl Presence {
         for slot in (0..self.users()).map(Slot::new) {
             if self.is_confirmed(slot) && these(self.user(slot)) {
                 let _alone = mirrored.adopting.lock();
-                self.published
-                    .cell(slot)
-                    .fetch_and(!CONFIRMED, Ordering::AcqRel);
+                let cell = self.published.cell(slot);
+                let unconfirmed = cell.load(Ordering::Relaxed);
+                cell.store(
+                    unconfirmed.without(PublishedFlags::CONFIRMED),
+                    Ordering::Release,
+                );
             }
         }
     }
@@ -271,7 +267,7 @@ impl Presence {
         let _alone = mirrored.adopting.lock();
         let cell = self.published.cell(slot);
         let before = cell.load(Ordering::Relaxed);
-        let (known_ms, was) = (ms_of(before), told_status(before));
+        let (known_ms, was) = (before.since_ms(), before.status());
         let told_ms = told.since.map_or(0, Unix::ms);
         let contradicts = match source {
             Source::Answered(at) => told.status != was && known_ms < at.ms(),
@@ -284,7 +280,7 @@ impl Presence {
             () if contradicts => known_ms + 1,
             () => known_ms,
         };
-        let news = later || contradicts || before == 0;
+        let news = later || contradicts || before == Published::NEVER;
         let status = if later || contradicts {
             told.status
         } else {
@@ -296,15 +292,14 @@ impl Presence {
             Source::Answered(at) => told_ms >= known_ms || contradicts || known_ms < at.ms(),
             Source::Published => false,
         };
-        let confirmed = if confirms {
-            CONFIRMED
-        } else {
-            before & CONFIRMED
-        };
         if told_ms >= known_ms || contradicts {
             self.stamp_told(slot, told, status);
         }
-        let after = pack(since_ms, told_flags(status) | confirmed | KNOWN);
+        let since = Unix::from_ms(since_ms);
+        let mut after = Published::new(since, status).with(PublishedFlags::KNOWN);
+        if confirms || before.has(PublishedFlags::CONFIRMED) {
+            after = after.with(PublishedFlags::CONFIRMED);
+        }
         if after == before {
             return None;
         }
@@ -321,17 +316,24 @@ impl Presence {
         Some(Transition {
             slot,
             status,
-            first: before == 0,
+            first: before == Published::NEVER,
         })
     }
 
     fn stamp_told(&self, slot: Slot, told: &Told, status: Status) {
         let stamp = self.stamps.cell(slot);
         let known = stamp.load(Ordering::Relaxed);
-        let last_active_ms = told.last_active.map_or(0, Unix::ms).max(ms_of(known));
+        let last_active_ms = told.last_active.map_or(0, Unix::ms).max(known.ms());
         // Not fresh: nobody sweeps a mirror, but nobody who reads a stamp shall be misled either.
-        let flags = flags_of(known) & !LEFT | if status.is_online() { 0 } else { LEFT };
-        stamp.store(pack(last_active_ms, flags), Ordering::Release);
+        let flags = if status.is_online() {
+            StampFlags::default()
+        } else {
+            StampFlags::LEFT
+        };
+        stamp.store(
+            Stamp::new(Unix::from_ms(last_active_ms), flags),
+            Ordering::Release,
+        );
     }
 }
 

@@ -34,7 +34,8 @@ pub use sweep::{Sweep, SweepContext, Transition};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 use crate::store::StoreFault;
-use crate::store::map::{self, CellFile, ONLINE};
+use crate::store::cells::{Published, Stamp};
+use crate::store::map::CellFile;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use interner::{AppendFault, Interner};
@@ -54,8 +55,8 @@ const DOUBT_AHEAD_MS_MAX: u64 = 60_000;
 /// A method that takes a [`Slot`] panics if this store never made it.
 pub struct Presence {
     interner: Interner,
-    stamps: CellFile,
-    published: CellFile,
+    stamps: CellFile<Stamp>,
+    published: CellFile<Published>,
     online: Online,
     leaves: Mutex<Leaves>,
     vigil: Vigil,
@@ -182,13 +183,13 @@ impl Presence {
         let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
         State {
             // A mirror's cell that was told of anything has a time or a flag.
-            status: if published == 0 && self.is_mirror() {
+            status: if published == Published::NEVER && self.is_mirror() {
                 Status::Unknown
             } else {
-                map::told_status(published)
+                published.status()
             },
-            since: map::time_of(published, Unix::from_ms(u64::MAX)),
-            last_active: map::time_of(stamp, now.unix),
+            since: published.since(),
+            last_active: stamp.at().map(|at| at.min(now.unix)),
         }
     }
 
@@ -284,7 +285,11 @@ impl Presence {
         );
         let mut counted = vec![0; users.div_ceil(CHUNK_SLOTS) as usize];
         for slot in (0..users).map(Slot::new) {
-            let published = self.published.cell(slot).load(Ordering::Acquire) & ONLINE != 0;
+            let published = self
+                .published
+                .cell(slot)
+                .load(Ordering::Acquire)
+                .is_online();
             assert_eq!(
                 published,
                 self.online.has(slot),

@@ -22,11 +22,13 @@ use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
 use super::resume::{self, Resume};
 use super::vigil::Vigil;
 use crate::slot::{CHUNK_SLOTS, SLOTS_MAX};
+use crate::status::Status;
+use crate::store::cells::{CellValue, Published, Stamp, StampFlags};
 use crate::store::fault::{StoreFault, StoreFaultKind};
 use crate::store::found::{Found, lock, open_file};
 use crate::store::header::{Header, Kind};
 use crate::store::log::{self, FIRST_RECORD, Log};
-use crate::store::map::{CellFile, EXPIRED, LEFT, ONLINE, file_bytes, flags_of, ms_of, pack};
+use crate::store::map::{CellFile, file_bytes};
 use crate::store::region::{MappedFile, copies_on_write, survive_file_size_limit};
 use crate::time::{Now, Unix};
 
@@ -326,17 +328,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         growth_failing: AtomicBool::new(false),
         mirrored: None,
     };
-    for cells in [&presence.stamps, &presence.published] {
-        cells
-            .reserve(scan.users.max(1))
-            .map_err(os("make room in", cells.file().path()))?;
-        // On disk before these slots are given anew: another power cut could keep the new record
-        // and the old cells.
-        if !clean && zero_beyond(cells, scan.users) {
-            let file = cells.file();
-            file.sync().map_err(os("write", file.path()))?;
-        }
-    }
+    prepare(&presence.stamps, scan.users, clean)?;
+    prepare(&presence.published, scan.users, clean)?;
     if !clean && !store_is_new {
         // What the last run could not write back may be in the page cache, marked as written.
         let log = presence.interner.log().file();
@@ -349,10 +342,13 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         let last_ms = now.unix.max(watermark).plus_ms(IMPOSSIBLE_AHEAD_MS).ms();
         ms > last_ms && !presence.resume.explains(Unix::from_ms(ms))
     };
-    let replaced = [(&presence.stamps, 0), (&presence.published, now.unix.ms())]
-        .map(|(cells, ms)| replace(cells, scan.users, impossible, ms));
-    if replaced != [0; 2] {
-        let [stamps, published] = replaced;
+    let stamps = replace(&presence.stamps, scan.users, |stamp| {
+        impossible(stamp.ms()).then(|| Stamp::new(Unix::from_ms(0), stamp.flags()))
+    });
+    let published = replace(&presence.published, scan.users, |published| {
+        impossible(published.since_ms()).then(|| Published::new(now.unix, published.status()))
+    });
+    if stamps + published > 0 {
         tracing::warn!(
             stamps,
             published,
@@ -477,27 +473,47 @@ fn torn_bytes(file: &MappedFile, end: u64) -> u64 {
         .map_or(0, |last| last as u64 + 1)
 }
 
+/// Makes room for the cells of all slots, and none of more.
+fn prepare<V: CellValue + Sync>(
+    cells: &CellFile<V>,
+    users: u32,
+    clean: bool,
+) -> Result<(), StoreFault> {
+    let file = cells.file();
+    let fault = |doing| move |error| StoreFault::os(file.path().to_owned(), doing, error);
+    cells.reserve(users.max(1)).map_err(fault("make room in"))?;
+    // On disk before these slots are given anew: another power cut could keep the new record and
+    // the old cells.
+    if !clean && zero_beyond(cells, users) {
+        file.sync().map_err(fault("write"))?;
+    }
+    Ok(())
+}
+
 /// Slots that users.log does not know have no cells: a power cut may have kept these and lost their
 /// records. Whether there were any.
-fn zero_beyond(cells: &CellFile, users: u32) -> bool {
+fn zero_beyond<V: CellValue + Sync>(cells: &CellFile<V>, users: u32) -> bool {
     let mut found = false;
     for cell in &cells.cells()[users as usize..] {
-        if cell.load(Ordering::Relaxed) != 0 {
-            cell.store(0, Ordering::Relaxed);
+        if cell.load(Ordering::Relaxed).bits() != 0 {
+            cell.store(V::from_bits(0), Ordering::Relaxed);
             found = true;
         }
     }
     found
 }
 
-/// Gives `ms` to cells with an impossible time: one of them would have everybody else silent since
-/// long, and event ids doubtful for as long. Returns how many.
-fn replace(cells: &CellFile, users: u32, impossible: impl Fn(u64) -> bool, ms: u64) -> u32 {
+/// Gives another value to cells with an impossible time: one of them would have everybody else
+/// silent since long, and event ids doubtful for as long. Returns how many.
+fn replace<V: CellValue + Sync>(
+    cells: &CellFile<V>,
+    users: u32,
+    better: impl Fn(V) -> Option<V>,
+) -> u32 {
     let mut replaced = 0;
     for cell in &cells.cells()[..users as usize] {
-        let value = cell.load(Ordering::Relaxed);
-        if impossible(ms_of(value)) {
-            cell.store(pack(ms, flags_of(value)), Ordering::Relaxed);
+        if let Some(value) = better(cell.load(Ordering::Relaxed)) {
+            cell.store(value, Ordering::Relaxed);
             replaced += 1;
         }
     }
@@ -512,7 +528,7 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
     let published = &presence.published.cells()[..users as usize];
     let newest_ms = stamps
         .iter()
-        .map(|stamp| ms_of(stamp.load(Ordering::Relaxed)))
+        .map(|stamp| stamp.load(Ordering::Relaxed).ms())
         .max()
         .unwrap_or(0);
     for (stamp, published) in stamps.iter().zip(published) {
@@ -520,14 +536,16 @@ fn republish(presence: &Presence, users: u32, offline_after_ms: u64, now: Now) {
             stamp.load(Ordering::Relaxed),
             published.load(Ordering::Relaxed),
         );
-        let was_fresh = stamp & (LEFT | EXPIRED) == 0
-            && ms_of(stamp) != 0
-            && newest_ms - ms_of(stamp) <= offline_after_ms;
-        if was_fresh || before & ONLINE != 0 {
-            published.store(
-                pack(now.unix.ms().max(ms_of(before) + 1), ONLINE),
-                Ordering::Relaxed,
-            );
+        let was_fresh = !stamp.has(StampFlags::LEFT.and(StampFlags::EXPIRED))
+            && stamp.ms() != 0
+            && newest_ms - stamp.ms() <= offline_after_ms;
+        if was_fresh || before.is_online() {
+            let since = Unix::from_ms(now.unix.ms().max(before.since_ms() + 1));
+            let status = match before.status() {
+                Status::Offline | Status::Unknown => Status::Online,
+                here => here,
+            };
+            published.store(Published::new(since, status), Ordering::Relaxed);
         }
     }
 }
@@ -553,13 +571,13 @@ fn restore_online(presence: &Presence, users: u32, now: Unix) -> Latest {
         for (bit, (cell, stamp)) in cells.iter().zip(stamps).enumerate() {
             let cell = cell.load(Ordering::Relaxed);
             let beat = stamp.load(Ordering::Relaxed);
-            bits |= (cell & ONLINE) << bit;
-            transition_ms = later(transition_ms, ms_of(cell));
-            stamp_ms = later(stamp_ms, ms_of(beat));
+            bits |= u64::from(cell.is_online()) << bit;
+            transition_ms = later(transition_ms, cell.since_ms());
+            stamp_ms = later(stamp_ms, beat.ms());
             // Online by a beat that the power took, or not offline yet: either way its grace is to
             // come.
-            if cell & ONLINE != 0 && beat & EXPIRED != 0 {
-                stamp.fetch_and(!EXPIRED, Ordering::Relaxed);
+            if cell.is_online() && beat.has(StampFlags::EXPIRED) {
+                stamp.store(beat.without(StampFlags::EXPIRED), Ordering::Relaxed);
             }
         }
         if bits != 0 {

@@ -16,8 +16,8 @@ use super::online::{CHUNK_WORDS, LOOK, PUBLISHED_DIRTY, STAMPS_DIRTY, chunk_of};
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
-use crate::store::map::{EXPIRED, flags_of, ms_of, pack, told_flags};
-use crate::time::Now;
+use crate::store::cells::{Published, Stamp, StampFlags};
+use crate::time::{Now, Unix};
 
 /// One transition, decided and already written to `published` by the slot's owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -271,18 +271,23 @@ impl<'a> Pass<'a> {
         let _ = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
             self.bounds
                 .is_ahead(stamp)
-                .then(|| pack(self.now.unix.ms(), flags_of(stamp)))
+                .then(|| Stamp::new(self.now.unix, stamp.flags()))
         });
         self.presence.online.raise(chunk_of(slot), STAMPS_DIRTY);
     }
 
     /// Says in the stamp itself that its silence is being published, so that only another beat
     /// makes it fresh. False: it changed.
-    fn expire(&self, slot: Slot, stamp: u64) -> bool {
+    fn expire(&self, slot: Slot, stamp: Stamp) -> bool {
         self.presence
             .stamps
             .cell(slot)
-            .compare_exchange(stamp, stamp | EXPIRED, Ordering::SeqCst, Ordering::Relaxed)
+            .compare_exchange(
+                stamp,
+                stamp.with(StampFlags::EXPIRED),
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            )
             .is_ok()
     }
 
@@ -316,8 +321,8 @@ impl Presence {
         let previous = cell.load(Ordering::Relaxed);
         // Strictly increasing, whatever the clock does: watchers order the states of a publisher by
         // it.
-        let since_ms = now.unix.ms().max(ms_of(previous) + 1);
-        cell.store(pack(since_ms, told_flags(status)), Ordering::Release);
+        let since = Unix::from_ms(now.unix.ms().max(previous.since_ms() + 1));
+        cell.store(Published::new(since, status), Ordering::Release);
         self.online.set(slot, status.is_online());
         // A beat that crossed this saw the old bit and told nobody; the next sweep looks once more.
         self.online
@@ -325,7 +330,7 @@ impl Presence {
         Transition {
             slot,
             status,
-            first: previous == 0,
+            first: previous == Published::NEVER,
         }
     }
 }
@@ -334,7 +339,7 @@ impl Presence {
 mod tests {
     use super::super::{LeaveOutcome, StoreOptions};
     use super::*;
-    use crate::time::{Mono, Unix};
+    use crate::time::Mono;
     use crate::wire::User;
 
     #[test]

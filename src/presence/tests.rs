@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::store::map::{LEFT, pack};
+use crate::store::cells::StampFlags;
 
 const OFFLINE_AFTER_MS: u64 = 25_000;
 const SKEW_MS: u64 = 30_000;
@@ -648,7 +648,7 @@ fn older_beats_racing_a_goodbye_never_undo_it() {
             );
             for _ in 0..20 {
                 let stamp = world.presence.stamps.cell(ann).load(Ordering::SeqCst);
-                assert_eq!(stamp & LEFT, LEFT, "undone in round {round}");
+                assert!(stamp.has(StampFlags::LEFT), "undone in round {round}");
             }
             // Sent after the goodbye: this one does undo it.
             let sent_at = at(round).unix.plus_ms(1);
@@ -699,7 +699,7 @@ fn beats_that_cross_sweeps_are_healed_by_the_next() {
         let stamp = presence.stamps.cell(*slot).load(Ordering::SeqCst);
         assert_eq!(
             presence.online.has(*slot),
-            stamp >= pack(START_MS + 1_990, 0),
+            stamp.ms() >= START_MS + 1_990,
             "{slot:?}"
         );
     }

@@ -1,75 +1,20 @@
-//! One u64 a slot in a mapped file: stamps.map and published.map.
+//! One cell a slot in a mapped file: stamps.map and published.map.
 //!
-//! Owns the packing (Unix ms in the high 56 bits, flags in the low 8) and the growth of the files.
-//! Never decides anything.
+//! Owns the growth of the files and the way to a slot's cell. Never decides what a cell says.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::cells::Cell;
 use super::region::{MappedFile, PAGE_BYTES, prefetch};
 use crate::slot::{CHUNK_SLOTS, Slot};
-use crate::status::Status;
-use crate::time::Unix;
 
 /// Where the cells begin: the header has a page of its own.
 pub(crate) const FIRST_CELL: u64 = PAGE_BYTES;
-/// Flag of a stamp: an explicit leave; not fresh whatever the time.
-pub(crate) const LEFT: u64 = 1;
-/// Flag of a stamp: its silence has been published. Not fresh until the next beat, even if the wall
-/// clock goes back to when it was.
-pub(crate) const EXPIRED: u64 = 1 << 7;
-/// Flag of a published cell: online.
-pub(crate) const ONLINE: u64 = 1;
-/// Flags of a published cell that is online: in which way. Two bits; 3 is not used.
-const TOLD_AWAY: u64 = 1 << 1;
-const TOLD_BUSY: u64 = 2 << 1;
-/// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is
-/// clamped.
-pub(crate) const AHEAD_MS_MAX: u64 = 1_000;
-const FLAGS: u64 = 0xff;
-const FLAG_BITS: u32 = 8;
 const GROWTH_SLOTS_MIN: u32 = 64 << 10;
 /// 32 MiB: a shard waits for it.
 const GROWTH_SLOTS_MAX: u32 = 4 << 20;
-
-pub(crate) const fn pack(ms: u64, flags: u64) -> u64 {
-    ms << FLAG_BITS | flags & FLAGS
-}
-
-pub(crate) const fn ms_of(cell: u64) -> u64 {
-    cell >> FLAG_BITS
-}
-
-pub(crate) const fn flags_of(cell: u64) -> u64 {
-    cell & FLAGS
-}
-
-/// The flags of a published cell that say a status.
-pub(crate) const fn told_flags(status: Status) -> u64 {
-    match status {
-        Status::Online => ONLINE,
-        Status::Away => ONLINE | TOLD_AWAY,
-        Status::Busy => ONLINE | TOLD_BUSY,
-        Status::Offline | Status::Unknown => 0,
-    }
-}
-
-/// The status that a published cell says.
-pub(crate) const fn told_status(published: u64) -> Status {
-    if published & ONLINE == 0 {
-        return Status::Offline;
-    }
-    match published & (TOLD_AWAY | TOLD_BUSY) {
-        TOLD_AWAY => Status::Away,
-        TOLD_BUSY => Status::Busy,
-        _ => Status::Online,
-    }
-}
-
-/// The time of a cell unless it has none, not later than `now`.
-pub(crate) fn time_of(cell: u64, now: Unix) -> Option<Unix> {
-    (ms_of(cell) != 0).then(|| Unix::from_ms(ms_of(cell)).min(now))
-}
 
 /// Bytes of a file of so many cells.
 pub(crate) fn file_bytes(slots: u32) -> u64 {
@@ -87,18 +32,20 @@ fn growth_slots(have: u32) -> u32 {
     (have / 4).clamp(GROWTH_SLOTS_MIN, GROWTH_SLOTS_MAX)
 }
 
-/// The cells of one file.
-pub(crate) struct CellFile {
+/// The cells of one file, which hold a `V` each.
+pub(crate) struct CellFile<V> {
     file: MappedFile,
+    of: PhantomData<V>,
     /// Cells that the file has room for; a multiple of CHUNK_SLOTS; only grows.
     capacity: AtomicU32,
 }
 
-impl CellFile {
-    pub(crate) fn new(file: MappedFile) -> CellFile {
+impl<V: Sync> CellFile<V> {
+    pub(crate) fn new(file: MappedFile) -> CellFile<V> {
         let capacity = slots_of(file.len_bytes());
         CellFile {
             file,
+            of: PhantomData,
             capacity: AtomicU32::new(capacity),
         }
     }
@@ -144,13 +91,13 @@ impl CellFile {
 
     /// All cells.
     #[inline]
-    pub(crate) fn cells(&self) -> &[AtomicU64] {
+    pub(crate) fn cells(&self) -> &[Cell<V>] {
         self.file.cells(FIRST_CELL, self.capacity() as usize)
     }
 
     /// The cell of a slot that has been made.
     #[inline]
-    pub(crate) fn cell(&self, slot: Slot) -> &AtomicU64 {
+    pub(crate) fn cell(&self, slot: Slot) -> &Cell<V> {
         &self.cells()[slot.index() as usize]
     }
 
@@ -164,13 +111,6 @@ impl CellFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_status_is_read_as_it_was_said() {
-        for status in Status::ALL.into_iter().take(4) {
-            assert_eq!(told_status(pack(7, told_flags(status))), status);
-        }
-    }
 
     #[test]
     fn growth_is_a_quarter_within_bounds() {

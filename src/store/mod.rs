@@ -3,6 +3,7 @@
 //! Owns the formats (docs/FORMATS.md), the mappings and what is checked before a byte is believed.
 //! Knows nothing of beats, sweeps or watchers, and never names the layers above.
 
+pub mod cells;
 pub(crate) mod fault;
 pub(crate) mod found;
 pub(crate) mod header;

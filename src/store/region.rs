@@ -151,12 +151,18 @@ impl MappedFile {
 
     /// Cells of eight bytes from `offset` (a multiple of eight). Only ever read and written as
     /// atomics.
-    pub(crate) fn cells(&self, offset: u64, count: usize) -> &[AtomicU64] {
+    pub(crate) fn cells<T: ZeroedAtomic>(&self, offset: u64, count: usize) -> &[T] {
+        const {
+            assert!(
+                size_of::<T>() == 8 && align_of::<T>() == 8,
+                "a cell is eight bytes"
+            )
+        };
         debug_assert!(offset.is_multiple_of(8) && offset + count as u64 * 8 <= self.len_bytes());
         // SAFETY: within the mapping, whose start is page aligned.
         let start = unsafe { self.map.as_ptr().add(offset as usize) };
-        // SAFETY: mapped for as long as `self`, aligned, any bits are legal, and this module's
-        // users touch the cells of a file only through here; the exclusive lock on the store keeps
+        // SAFETY: mapped for as long as `self`, aligned, any bits are legal (ZeroedAtomic), and
+        // this module's users touch the cells of a file only through here; the exclusive lock on the store keeps
         // other processes away.
         unsafe { std::slice::from_raw_parts(start.cast(), count) }
     }
@@ -226,7 +232,7 @@ impl MappedFile {
     /// Makes the pages of a range of cells dirty.
     pub(crate) fn dirty(&self, offset: u64, length: u64) {
         for page in self
-            .cells(offset, (length / 8) as usize)
+            .cells::<AtomicU64>(offset, (length / 8) as usize)
             .chunks((PAGE_BYTES / 8) as usize)
         {
             let cell = page[0].load(Ordering::Relaxed);
@@ -274,16 +280,16 @@ pub(crate) fn survive_file_size_limit() {
     });
 }
 
-/// What an anonymous array may hold: atomics, for which zero bytes are a value and sharing is safe.
+/// What an anonymous array may hold: atomics, for which any bytes are a value and sharing is safe.
 ///
 /// # Safety
-/// Zero bytes are a legal value, and `&Self` from many threads is sound.
+/// Any bytes are a legal value, and `&Self` from many threads is sound.
 pub(crate) unsafe trait ZeroedAtomic: Sync {}
-// SAFETY: an atomic integer; zero is a value.
+// SAFETY: an atomic integer; any bytes are a value.
 unsafe impl ZeroedAtomic for AtomicU8 {}
-// SAFETY: an atomic integer; zero is a value.
+// SAFETY: an atomic integer; any bytes are a value.
 unsafe impl ZeroedAtomic for AtomicU32 {}
-// SAFETY: an atomic integer; zero is a value.
+// SAFETY: an atomic integer; any bytes are a value.
 unsafe impl ZeroedAtomic for AtomicU64 {}
 
 /// An array of zeroed atomics whose untouched pages cost nothing.

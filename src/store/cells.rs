@@ -1,0 +1,390 @@
+//! What the cells of the two maps say, bit by bit.
+//!
+//! Owns the two layouts and every flag, each named here alone with who may set it. A [`Stamp`] and a
+//! [`Published`] are types, so that a flag of one can not be asked of the other. Never decides what
+//! a cell should say.
+//!
+//! ```
+//! use greendot::store::cells::{Published, PublishedFlags, Stamp, StampFlags};
+//! assert!(!Stamp::default().has(StampFlags::LEFT));
+//! assert!(!Published::default().has(PublishedFlags::ONLINE));
+//! ```
+//!
+//! ```compile_fail
+//! use greendot::store::cells::{Published, StampFlags};
+//! assert!(!Published::default().has(StampFlags::LEFT));
+//! ```
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::region::ZeroedAtomic;
+use crate::status::Status;
+use crate::time::Unix;
+
+const FLAG_BITS: u32 = 8;
+/// Largest time in ms that a cell can hold.
+const MS_MAX: u64 = u64::MAX >> FLAG_BITS;
+
+/// A slot's stamp: when its publisher was last heard of. Zero: never.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Stamp(u64);
+
+/// Flags of a [`Stamp`].
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct StampFlags(u8);
+
+/// A slot's published state. Zero: nothing was ever published of it.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Published(u64);
+
+/// Flags of a [`Published`].
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublishedFlags(u8);
+
+impl StampFlags {
+    /// An explicit goodbye: not fresh whatever the time. Set by who records a goodbye, cleared by
+    /// who records a beat that counts.
+    pub const LEFT: StampFlags = StampFlags(1);
+    /// The silence has been published: not fresh until the next beat, even if the wall clock goes
+    /// back to when it was. Set by the slot's owner in its sweep, cleared by who records a beat.
+    pub const EXPIRED: StampFlags = StampFlags(1 << 7);
+
+    /// How far to the left of its place a flag is the sign of the cell.
+    pub(crate) const fn to_sign(self) -> i32 {
+        assert!(self.0.is_power_of_two(), "one flag");
+        63 - self.0.trailing_zeros() as i32
+    }
+}
+
+impl PublishedFlags {
+    /// The publisher is here in some way. Set and cleared by who publishes: the slot's owner, in a
+    /// mirror whoever is told.
+    pub const ONLINE: PublishedFlags = PublishedFlags(1);
+    /// Of an online one, in which way: two bits, of which 3 is not used. Set with ONLINE.
+    const AWAY: PublishedFlags = PublishedFlags(1 << 1);
+    const BUSY: PublishedFlags = PublishedFlags(2 << 1);
+    const STATUS: PublishedFlags = PublishedFlags(3 << 1);
+    /// Of a mirror, never in a file: its presence node has confirmed the state since the node was
+    /// last lost sight of. Set and cleared by who adopts.
+    pub const CONFIRMED: PublishedFlags = PublishedFlags(1 << 3);
+    /// Of a mirror, never in a file: something has been told, if only that the publisher was never
+    /// seen. Set by who adopts.
+    pub const KNOWN: PublishedFlags = PublishedFlags(1 << 4);
+}
+
+impl Stamp {
+    /// Heard of at `at`.
+    #[inline]
+    pub const fn new(at: Unix, flags: StampFlags) -> Stamp {
+        Stamp(at.ms() << FLAG_BITS | flags.0 as u64)
+    }
+
+    /// The time in ms; 0: never.
+    #[inline]
+    pub const fn ms(self) -> u64 {
+        self.0 >> FLAG_BITS
+    }
+
+    /// The time unless there is none.
+    #[inline]
+    pub fn at(self) -> Option<Unix> {
+        (self.ms() != 0).then(|| Unix::from_ms(self.ms()))
+    }
+
+    /// All flags.
+    #[inline]
+    pub const fn flags(self) -> StampFlags {
+        StampFlags(self.0 as u8)
+    }
+
+    /// Whether any of these flags is set.
+    #[inline]
+    pub const fn has(self, flags: StampFlags) -> bool {
+        self.0 & flags.0 as u64 != 0
+    }
+
+    /// The same with these flags set.
+    #[inline]
+    pub const fn with(self, flags: StampFlags) -> Stamp {
+        Stamp(self.0 | flags.0 as u64)
+    }
+
+    /// The same with these flags cleared.
+    #[inline]
+    pub const fn without(self, flags: StampFlags) -> Stamp {
+        Stamp(self.0 & !(flags.0 as u64))
+    }
+
+    /// As the sweep compares stamps: a later one is greater, whatever the flags; a time beyond half
+    /// of what fits is damage, and negative.
+    #[inline]
+    pub const fn order(self) -> i64 {
+        self.0 as i64
+    }
+
+    /// The least that a stamp of this time can be in that order.
+    pub(crate) const fn least_order(at: Unix) -> i64 {
+        order_of(at, 0)
+    }
+
+    /// The most that a stamp of this time can be in that order.
+    pub(crate) const fn most_order(at: Unix) -> i64 {
+        order_of(at, u8::MAX)
+    }
+}
+
+/// Of a bound: a time that no good stamp has is beyond all of them.
+const fn order_of(at: Unix, flags: u8) -> i64 {
+    if at.ms() > MS_MAX / 2 {
+        return i64::MAX;
+    }
+    Stamp::new(at, StampFlags(flags)).order()
+}
+
+impl Published {
+    /// Nothing was ever published.
+    pub const NEVER: Published = Published(0);
+
+    /// `status` since `since`.
+    #[inline]
+    pub const fn new(since: Unix, status: Status) -> Published {
+        let flags = match status {
+            Status::Online => PublishedFlags::ONLINE,
+            Status::Away => PublishedFlags::ONLINE.and(PublishedFlags::AWAY),
+            Status::Busy => PublishedFlags::ONLINE.and(PublishedFlags::BUSY),
+            Status::Offline | Status::Unknown => PublishedFlags(0),
+        };
+        Published(since.ms() << FLAG_BITS | flags.0 as u64)
+    }
+
+    /// The time of the last transition in ms; 0: never.
+    #[inline]
+    pub const fn since_ms(self) -> u64 {
+        self.0 >> FLAG_BITS
+    }
+
+    /// The time of the last transition unless there was none.
+    #[inline]
+    pub fn since(self) -> Option<Unix> {
+        (self.since_ms() != 0).then(|| Unix::from_ms(self.since_ms()))
+    }
+
+    /// The status; offline if nothing was ever published.
+    #[inline]
+    pub const fn status(self) -> Status {
+        if !self.is_online() {
+            return Status::Offline;
+        }
+        match PublishedFlags(self.0 as u8 & PublishedFlags::STATUS.0) {
+            PublishedFlags::AWAY => Status::Away,
+            PublishedFlags::BUSY => Status::Busy,
+            _ => Status::Online,
+        }
+    }
+
+    /// Whether the publisher is here in some way.
+    #[inline]
+    pub const fn is_online(self) -> bool {
+        self.has(PublishedFlags::ONLINE)
+    }
+
+    /// Whether any of these flags is set.
+    #[inline]
+    pub const fn has(self, flags: PublishedFlags) -> bool {
+        self.0 & flags.0 as u64 != 0
+    }
+
+    /// The same with these flags set.
+    #[inline]
+    pub const fn with(self, flags: PublishedFlags) -> Published {
+        Published(self.0 | flags.0 as u64)
+    }
+
+    /// The same with these flags cleared.
+    #[inline]
+    pub const fn without(self, flags: PublishedFlags) -> Published {
+        Published(self.0 & !(flags.0 as u64))
+    }
+}
+
+impl StampFlags {
+    /// These and those.
+    #[inline]
+    pub const fn and(self, other: StampFlags) -> StampFlags {
+        StampFlags(self.0 | other.0)
+    }
+}
+
+impl PublishedFlags {
+    /// These and those.
+    #[inline]
+    pub const fn and(self, other: PublishedFlags) -> PublishedFlags {
+        PublishedFlags(self.0 | other.0)
+    }
+}
+
+impl fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stamp({} ms, {:08b})", self.ms(), self.flags().0)
+    }
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Published({} ms, {:08b})", self.since_ms(), self.0 as u8)
+    }
+}
+
+/// What a cell can hold: a value of 64 bits.
+pub trait CellValue: Copy {
+    /// From what the cell holds; any bits are legal.
+    fn from_bits(bits: u64) -> Self;
+    /// What the cell holds.
+    fn bits(self) -> u64;
+}
+
+impl CellValue for Stamp {
+    #[inline]
+    fn from_bits(bits: u64) -> Stamp {
+        Stamp(bits)
+    }
+
+    #[inline]
+    fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl CellValue for Published {
+    #[inline]
+    fn from_bits(bits: u64) -> Published {
+        Published(bits)
+    }
+
+    #[inline]
+    fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// A cell that many threads read and write: an [`AtomicU64`] that knows what it holds.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Cell<V> {
+    bits: AtomicU64,
+    of: PhantomData<V>,
+}
+
+/// A cell of stamps.map.
+pub type StampCell = Cell<Stamp>;
+/// A cell of published.map.
+pub type PublishedCell = Cell<Published>;
+
+// SAFETY: an atomic integer beside nothing; any bytes are a value of it.
+unsafe impl<V: Sync> ZeroedAtomic for Cell<V> {}
+
+impl<V: CellValue> Cell<V> {
+    /// Holding `value`.
+    pub fn new(value: V) -> Cell<V> {
+        Cell {
+            bits: AtomicU64::new(value.bits()),
+            of: PhantomData,
+        }
+    }
+
+    /// See [`AtomicU64::load`].
+    #[inline]
+    pub fn load(&self, order: Ordering) -> V {
+        V::from_bits(self.bits.load(order))
+    }
+
+    /// See [`AtomicU64::store`].
+    #[inline]
+    pub fn store(&self, value: V, order: Ordering) {
+        self.bits.store(value.bits(), order);
+    }
+
+    /// See [`AtomicU64::compare_exchange`].
+    ///
+    /// Errors: it held something else, which is given back.
+    #[inline]
+    pub fn compare_exchange(
+        &self,
+        current: V,
+        new: V,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<V, V> {
+        self.bits
+            .compare_exchange(current.bits(), new.bits(), success, failure)
+            .map(V::from_bits)
+            .map_err(V::from_bits)
+    }
+
+    /// See [`AtomicU64::compare_exchange_weak`].
+    ///
+    /// Errors: it held something else, or by chance; what it held is given back.
+    #[inline]
+    pub fn compare_exchange_weak(
+        &self,
+        current: V,
+        new: V,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<V, V> {
+        self.bits
+            .compare_exchange_weak(current.bits(), new.bits(), success, failure)
+            .map(V::from_bits)
+            .map_err(V::from_bits)
+    }
+
+    /// See [`AtomicU64::fetch_update`].
+    ///
+    /// Errors: `change` said no to what it held, which is given back.
+    #[inline]
+    pub fn fetch_update(
+        &self,
+        set: Ordering,
+        fetch: Ordering,
+        mut change: impl FnMut(V) -> Option<V>,
+    ) -> Result<V, V> {
+        self.bits
+            .fetch_update(set, fetch, |bits| {
+                change(V::from_bits(bits)).map(CellValue::bits)
+            })
+            .map(V::from_bits)
+            .map_err(V::from_bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_as_it_was_published() {
+        for status in [Status::Online, Status::Away, Status::Busy, Status::Offline] {
+            let cell = Published::new(Unix::from_ms(7), status);
+            assert_eq!((cell.status(), cell.since_ms()), (status, 7));
+            assert_eq!(cell.is_online(), status.is_online());
+        }
+        assert_eq!(Published::NEVER.since(), None);
+    }
+
+    #[test]
+    fn flags_do_not_touch_times() {
+        let stamp = Stamp::new(Unix::from_ms(5), StampFlags::LEFT).with(StampFlags::EXPIRED);
+        assert!(stamp.has(StampFlags::LEFT) && stamp.has(StampFlags::EXPIRED));
+        let came_back = stamp.without(StampFlags::LEFT.and(StampFlags::EXPIRED));
+        assert_eq!(
+            came_back,
+            Stamp::new(Unix::from_ms(5), StampFlags::default())
+        );
+        assert!(came_back.order() < Stamp::least_order(Unix::from_ms(6)));
+        assert!(stamp.order() <= Stamp::most_order(Unix::from_ms(5)));
+    }
+}
