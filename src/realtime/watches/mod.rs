@@ -6,15 +6,17 @@
 //! on the stream's side and about 6 on the publisher's, 12 bytes a stream, about 20 a watched
 //! publisher.
 
+mod marks;
+mod room;
 #[cfg(test)]
 mod tests;
 
 use hashbrown::HashMap;
 
+use super::give_back;
 use super::lists::{List, Lists};
 use super::names::Names;
 use super::watchers::{Watchers, WatchersArena};
-use super::{IDLE_CAPACITY, give_back};
 
 /// A stream's entry for one watched publisher, as kept: bit 31 the mark, bit 30 "by name", below it
 /// a slot or a name's index.
@@ -214,144 +216,11 @@ impl Watches {
         self.give_back();
     }
 
-    /// There are only so many connections now, and those that were beyond watch nobody: gives back
-    /// what they took.
-    pub fn cut_off(&mut self, places: u32) {
-        self.follows.truncate(places as usize);
-        give_back(&mut self.follows);
-    }
-
-    /// Marks a publisher for all who watch it; `first` is called for each stream that had no mark
-    /// before.
-    pub fn mark(&mut self, slot: u32, mut first: impl FnMut(u32)) -> MarkCount {
-        let mut done = MarkCount::default();
-        let Some(watchers) = self.by_slot.get(&slot).copied() else {
-            return done;
-        };
-        let (lists, follows) = (&mut self.lists, &mut self.follows);
-        self.watchers.each(watchers, |conn| {
-            let follow = &mut follows[conn as usize];
-            let entries = lists.get_mut(follow.list);
-            let Ok(at) = find(entries, slot) else {
-                unreachable!("both directions of a watch are mutated together")
-            };
-            if entries[at] & MARK != 0 {
-                done.coalesced += 1;
-                return;
-            }
-            entries[at] |= MARK;
-            done.marks += 1;
-            follow.marks += 1;
-            if follow.marks == 1 {
-                first(conn);
-            }
-        });
-        done
-    }
-
-    /// Marks those watches of one stream that `choose` picks; returns how many marks it has.
-    pub fn mark_where(&mut self, conn: u32, mut choose: impl FnMut(Target) -> bool) -> usize {
-        let Some(follow) = self.follows.get_mut(conn as usize) else {
-            return 0;
-        };
-        for entry in self.lists.get_mut(follow.list) {
-            if *entry & MARK == 0 && choose(Target(*entry)) {
-                *entry |= MARK;
-                follow.marks += 1;
-            }
-        }
-        follow.marks as usize
-    }
-
-    /// Visits the marked watches of the stream at `conn`: those from position `start` on, then
-    /// those before it. A mark is cleared when `tell` returns true, and the visit ends when it
-    /// returns false. Returns how many marks are left.
-    ///
-    /// A caller that can not tell all at once gives another `start` each time: else publishers at
-    /// the end of the list would wait for as long as those at its beginning keep changing.
-    pub fn take_marks(
-        &mut self,
-        conn: u32,
-        start: usize,
-        mut tell: impl FnMut(Mark<'_>) -> bool,
-    ) -> usize {
-        let Some(follow) = self.follows.get_mut(conn as usize) else {
-            return 0;
-        };
-        let entries = self.lists.get_mut(follow.list);
-        let (before, from) = entries.split_at_mut(start.min(entries.len()));
-        for entry in from.iter_mut().chain(before) {
-            if follow.marks == 0 {
-                break;
-            }
-            if *entry & MARK != 0 {
-                let target = Target(*entry & !MARK);
-                let of = shown(&self.names, target);
-                let last = follow.marks == 1;
-                if !tell(Mark { of, last }) {
-                    break;
-                }
-                *entry = target.0;
-                follow.marks -= 1;
-            }
-        }
-        follow.marks as usize
-    }
-
-    /// The user has a slot: watches by name become watches by slot, marked; `first` as in
-    /// [`Watches::mark`]. True if anybody watched by that name.
-    pub fn resolve(&mut self, user: &str, slot: u32, mut first: impl FnMut(u32)) -> bool {
-        let Some(name) = self.names.find(user) else {
-            return false;
-        };
-        let mut watchers = Vec::new();
-        self.watchers
-            .each(self.names.watchers(name), |conn| watchers.push(conn));
-        for conn in watchers {
-            self.take_out(conn, Target(NAMED | name));
-            let had = self.marks(conn);
-            self.add(conn, &mut vec![Target::slot(slot)], true);
-            if had == 0 && self.marks(conn) > 0 {
-                first(conn);
-            }
-        }
-        self.give_back();
-        true
-    }
-
     /// Whether [`Watches::answer`] was told of this name. False for a slot.
     pub fn is_answered(&self, target: Target) -> bool {
         target
             .as_name()
             .is_some_and(|name| self.names.is_answered(name))
-    }
-
-    /// Nobody has ever seen the user, says who knows: those who watch by that name are marked;
-    /// `first` as in [`Watches::mark`].
-    pub fn answer(&mut self, user: &str, mut first: impl FnMut(u32)) {
-        let Some(name) = self
-            .names
-            .find(user)
-            .filter(|name| !self.names.is_answered(*name))
-        else {
-            return;
-        };
-        self.names.set_answered(name);
-        let (lists, follows) = (&mut self.lists, &mut self.follows);
-        self.watchers.each(self.names.watchers(name), |conn| {
-            let follow = &mut follows[conn as usize];
-            let entries = lists.get_mut(follow.list);
-            let Ok(at) = find(entries, NAMED | name) else {
-                unreachable!("both directions of a watch are mutated together")
-            };
-            if entries[at] & MARK == 0 {
-                entries[at] |= MARK;
-                follow.marks += 1;
-                if follow.marks == 1 {
-                    first(conn);
-                }
-            }
-        });
     }
 
     /// Calls `each` with the names, and whether each has been answered for, at the last `max`
@@ -452,104 +321,6 @@ impl Watches {
         } else if nobody {
             self.by_slot.remove(&target.0);
         }
-    }
-
-    /// Last of whatever ends watches: gives memory back once most of them have gone. Moves at most
-    /// an eighth of what was there.
-    fn give_back(&mut self) {
-        if self.names.is_sparse(self.named_edges) {
-            self.close_name_gaps();
-        }
-        let gone = self.edges_peak - self.edges;
-        if gone > IDLE_CAPACITY.max(7 * self.edges).max(self.follows.len()) {
-            self.pack();
-        }
-    }
-
-    /// Moves the names that are left to the first places. They stay in order, so the lists do.
-    fn close_name_gaps(&mut self) {
-        let (mut from, mut to) = (0, 0);
-        while let Some(name) = self.names.next_name(from) {
-            if name != to {
-                let (lists, follows) = (&mut self.lists, &self.follows);
-                self.watchers.each(self.names.watchers(name), |conn| {
-                    let entries = lists.get_mut(follows[conn as usize].list);
-                    let Ok(at) = find(entries, NAMED | name) else {
-                        unreachable!("both directions of a watch are mutated together")
-                    };
-                    entries[at] = NAMED | to | (entries[at] & MARK);
-                });
-                self.names.close_gap(name, to);
-            }
-            (from, to) = (name + 1, to + 1);
-        }
-        self.names.cut_off();
-    }
-
-    /// Moves what is left of a crowd's watches into arenas of their size.
-    fn pack(&mut self) {
-        let (lists, watchers) = (
-            std::mem::take(&mut self.lists),
-            std::mem::take(&mut self.watchers),
-        );
-        for follow in &mut self.follows {
-            let mut moved = List::default();
-            self.lists.set(&mut moved, lists.get(follow.list));
-            follow.list = moved;
-        }
-        let mut move_all = |from: &mut Watchers| {
-            let mut moved = Watchers::default();
-            watchers.each(*from, |conn| self.watchers.insert(&mut moved, conn));
-            *from = moved;
-        };
-        self.by_slot.values_mut().for_each(&mut move_all);
-        self.names.all_watchers_mut().for_each(&mut move_all);
-        self.by_slot.shrink_to_fit();
-        self.edges_peak = self.edges;
-    }
-
-    /// Panics if the two directions disagree. For tests and the simulator.
-    pub fn check_invariants(&self) {
-        let mut edges = 0;
-        for (conn, follow) in self.follows.iter().enumerate() {
-            let entries = self.lists.get(follow.list);
-            edges += entries.len();
-            assert!(
-                entries
-                    .windows(2)
-                    .all(|pair| pair[0] & !MARK < pair[1] & !MARK),
-                "stream {conn}'s list is out of order"
-            );
-            assert_eq!(
-                entries.iter().filter(|entry| **entry & MARK != 0).count(),
-                follow.marks as usize,
-                "stream {conn}'s marks"
-            );
-            for entry in entries {
-                let target = Target(entry & !MARK);
-                let conn = conn as u32;
-                let watchers = match target.as_name() {
-                    Some(name) => Some(self.names.watchers(name)),
-                    None => self.by_slot.get(&target.0).copied(),
-                };
-                let linked =
-                    watchers.is_some_and(|watchers| self.watchers.contains(watchers, conn));
-                assert!(
-                    linked,
-                    "stream {conn} watches {target:?} and the publisher's side does not know"
-                );
-            }
-        }
-        assert_eq!(edges, self.edges, "watches in all");
-        let length = |watchers: Watchers| self.watchers.len(watchers);
-        let few: usize = self.names.check_invariants().map(length).sum();
-        assert_eq!(few, self.named_edges, "watches by name in all");
-        let back: usize = self.by_slot.values().copied().map(length).sum();
-        assert_eq!(
-            back + few,
-            edges,
-            "the publishers' side knows watches that no stream has"
-        );
     }
 }
 

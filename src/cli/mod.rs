@@ -35,11 +35,11 @@ pub enum Ask {
     Top(top::Options),
 }
 
-const AFTER_HELP: &str = "Every flag of `serve` is also a variable (GREENDOT_BEAT_INTERVAL_MS \
-                          for --beat-interval-ms) and a key \
-of the file named by --config (beat_interval_ms). Flags win over variables, variables over the \
-file. `greendot config` shows \
-the effective values and where each came from.";
+const AFTER_HELP: &str = "\
+    Every flag of `serve` is also a variable (GREENDOT_BEAT_INTERVAL_MS for --beat-interval-ms) \
+    and a key of the file named by --config (beat_interval_ms). Flags win over variables, \
+    variables over the file. `greendot config` shows the effective values and where each came \
+    from.";
 
 /// The grammar.
 pub fn command() -> Command {
@@ -58,26 +58,24 @@ pub fn command() -> Command {
         .after_help(AFTER_HELP)
         .args_conflicts_with_subcommands(true)
         .disable_help_subcommand(true)
-        .subcommand(
-            with_knobs(Command::new("serve"))
-                .about("Run the server (the default)")
-                .after_help(AFTER_HELP),
-        )
-        .subcommand(
-            with_knobs(Command::new("realtime"))
-                .about(
-                    "Run a real-time node: streams and watches, vouching for its publishers \
-                        to presence nodes",
-                )
-                .after_help(AFTER_HELP),
-        )
-        .subcommand(
-            with_knobs(Command::new("presence"))
-                .about(
-                    "Run a presence node: beats, sweep and queries, publishing to real-time \
-                        nodes",
-                )
-                .after_help(AFTER_HELP),
+        .subcommands(
+            [
+                ("serve", "Run the server (the default)"),
+                (
+                    "realtime",
+                    "Run a real-time node: streams and watches, vouching for its publishers to \
+                     presence nodes",
+                ),
+                (
+                    "presence",
+                    "Run a presence node: beats, sweep and queries, publishing to real-time nodes",
+                ),
+            ]
+            .map(|(role, about)| {
+                with_knobs(Command::new(role))
+                    .about(about)
+                    .after_help(AFTER_HELP)
+            }),
         )
         .subcommand(watch_command())
         .subcommand(beat_command())
@@ -95,26 +93,8 @@ pub fn command() -> Command {
             "Check this machine's limits against what the configuration needs; takes \
                         the flags of serve, realtime and presence",
         ))
-        .subcommand(
-            Command::new("key")
-                .about("Print a fresh fleet key")
-                .arg(path_arg("id").help(
-                    "Print the id of each key in this file instead; the \
-                 first signs",
-                )),
-        )
-        .subcommand(
-            Command::new("top")
-                .about("Show a server's vital rates, shard by shard")
-                .arg(http_arg())
-                .arg(
-                    Arg::new("count")
-                        .long("count")
-                        .value_name("N")
-                        .value_parser(value_parser!(u64))
-                        .help("Stop after N refreshes"),
-                ),
-        )
+        .subcommand(key_command())
+        .subcommand(top_command())
 }
 
 fn watch_command() -> Command {
@@ -178,6 +158,25 @@ fn beat_command() -> Command {
             path_arg("data-dir")
                 .default_value("./greendot-data")
                 .help("The server's data folder, whose fleet.key is used"),
+        )
+}
+
+fn key_command() -> Command {
+    Command::new("key")
+        .about("Print a fresh fleet key")
+        .arg(path_arg("id").help("Print the id of each key in this file instead; the first signs"))
+}
+
+fn top_command() -> Command {
+    Command::new("top")
+        .about("Show a server's vital rates, shard by shard")
+        .arg(http_arg())
+        .arg(
+            Arg::new("count")
+                .long("count")
+                .value_name("N")
+                .value_parser(value_parser!(u64))
+                .help("Stop after N refreshes"),
         )
 }
 
@@ -315,111 +314,4 @@ fn sources(given: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Sources 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn asked(line: &str) -> Ask {
-        let matches = command().try_get_matches_from(line.split(' ')).unwrap();
-        ask(&matches, Vec::new())
-    }
-
-    #[test]
-    fn the_grammar_is_sound() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn serve_is_the_default() {
-        for line in [
-            "greendot --retry-ms 5s --insecure",
-            "greendot serve --retry-ms 5s --insecure",
-        ] {
-            let Ask::Serve(sources) = asked(line) else {
-                panic!("{line}")
-            };
-            let flags = [
-                ("insecure".into(), "true".into()),
-                ("retry-ms".into(), "5s".into()),
-            ];
-            assert_eq!(sources.flags, flags);
-        }
-        let Ask::Serve(sources) = asked("greendot --insecure=false --config a.toml") else {
-            panic!()
-        };
-        assert_eq!(sources.flags, [("insecure".into(), "false".into())]);
-        assert_eq!(sources.config_file, Some(PathBuf::from("a.toml")));
-    }
-
-    #[test]
-    fn halves_and_repeated_nodes() {
-        let line = "greendot realtime --presence udp://a:1,http://a:2 --presence \
-                    udp://b:1,http://b:2 --key-file k";
-        let Ask::Serve(sources) = asked(line) else {
-            panic!()
-        };
-        assert_eq!(sources.role, Some(RoleName::Realtime));
-        let nodes = "udp://a:1,http://a:2,udp://b:1,http://b:2";
-        assert_eq!(
-            sources.flags,
-            [
-                ("key-file".into(), "k".into()),
-                ("presence".into(), nodes.into())
-            ]
-        );
-        let Ask::Serve(sources) = asked("greendot presence --realtime http://a:1") else {
-            panic!()
-        };
-        assert_eq!(sources.role, Some(RoleName::Presence));
-    }
-
-    #[test]
-    fn beat_finds_its_key() {
-        let key_file = |line| match asked(line) {
-            Ask::Beat(options) => options.key_file,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(
-            key_file("greendot beat bob"),
-            PathBuf::from("./greendot-data/fleet.key")
-        );
-        assert_eq!(
-            key_file("greendot beat bob --data-dir d"),
-            PathBuf::from("d/fleet.key")
-        );
-        assert_eq!(
-            key_file("greendot beat bob --key-file k"),
-            PathBuf::from("k")
-        );
-    }
-
-    #[test]
-    fn beat_options() {
-        let Ask::Beat(options) =
-            asked("greendot beat bob carol --every 10s --count 3 --udp 127.0.0.1:9")
-        else {
-            panic!()
-        };
-        assert_eq!(
-            (options.users, options.every_ms, options.count),
-            (vec!["bob".into(), "carol".into()], Some(10_000), Some(3))
-        );
-        for line in [
-            "greendot beat",
-            "greendot beat bob --count 2",
-            "greendot beat bob --leave --every 1s",
-            "greendot beat bob --every 0",
-        ] {
-            assert!(
-                command().try_get_matches_from(line.split(' ')).is_err(),
-                "{line}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_does_not_work_yet_is_not_listed() {
-        for name in ["token", "store"] {
-            assert!(command().find_subcommand(name).is_none());
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,106 @@
+use super::*;
+
+fn asked(line: &str) -> Ask {
+    let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+    ask(&matches, Vec::new())
+}
+
+#[test]
+fn the_grammar_is_sound() {
+    command().debug_assert();
+}
+
+#[test]
+fn serve_is_the_default() {
+    for line in [
+        "greendot --retry-ms 5s --insecure",
+        "greendot serve --retry-ms 5s --insecure",
+    ] {
+        let Ask::Serve(sources) = asked(line) else {
+            panic!("{line}")
+        };
+        let flags = [
+            ("insecure".into(), "true".into()),
+            ("retry-ms".into(), "5s".into()),
+        ];
+        assert_eq!(sources.flags, flags);
+    }
+    let Ask::Serve(sources) = asked("greendot --insecure=false --config a.toml") else {
+        panic!()
+    };
+    assert_eq!(sources.flags, [("insecure".into(), "false".into())]);
+    assert_eq!(sources.config_file, Some(PathBuf::from("a.toml")));
+}
+
+#[test]
+fn halves_and_repeated_nodes() {
+    let line = "greendot realtime --presence udp://a:1,http://a:2 --presence \
+                udp://b:1,http://b:2 --key-file k";
+    let Ask::Serve(sources) = asked(line) else {
+        panic!()
+    };
+    assert_eq!(sources.role, Some(RoleName::Realtime));
+    let nodes = "udp://a:1,http://a:2,udp://b:1,http://b:2";
+    assert_eq!(
+        sources.flags,
+        [
+            ("key-file".into(), "k".into()),
+            ("presence".into(), nodes.into())
+        ]
+    );
+    let Ask::Serve(sources) = asked("greendot presence --realtime http://a:1") else {
+        panic!()
+    };
+    assert_eq!(sources.role, Some(RoleName::Presence));
+}
+
+#[test]
+fn beat_finds_its_key() {
+    let key_file = |line| match asked(line) {
+        Ask::Beat(options) => options.key_file,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        key_file("greendot beat bob"),
+        PathBuf::from("./greendot-data/fleet.key")
+    );
+    assert_eq!(
+        key_file("greendot beat bob --data-dir d"),
+        PathBuf::from("d/fleet.key")
+    );
+    assert_eq!(
+        key_file("greendot beat bob --key-file k"),
+        PathBuf::from("k")
+    );
+}
+
+#[test]
+fn beat_options() {
+    let Ask::Beat(options) =
+        asked("greendot beat bob carol --every 10s --count 3 --udp 127.0.0.1:9")
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (options.users, options.every_ms, options.count),
+        (vec!["bob".into(), "carol".into()], Some(10_000), Some(3))
+    );
+    for line in [
+        "greendot beat",
+        "greendot beat bob --count 2",
+        "greendot beat bob --leave --every 1s",
+        "greendot beat bob --every 0",
+    ] {
+        assert!(
+            command().try_get_matches_from(line.split(' ')).is_err(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_work_yet_is_not_listed() {
+    for name in ["token", "store"] {
+        assert!(command().find_subcommand(name).is_none());
+    }
+}
