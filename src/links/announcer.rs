@@ -22,20 +22,20 @@ use crate::time::{Mono, Now};
 
 /// A request to send: `PUT` with a JSON body.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Put {
+pub(super) struct Put {
     /// `/v1/presence/{user}` for one, `/v1/presence` for several.
-    pub path: String,
+    pub(super) path: String,
     /// One record, or a list of them; an empty one feels whether the node is there.
-    pub body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     /// How many.
-    pub states: usize,
+    pub(super) states: usize,
     /// With these everything has been told.
-    pub complete: bool,
+    pub(super) complete: bool,
 }
 
 /// The states for one node.
 #[derive(Debug)]
-pub struct Announcer {
+pub(super) struct Announcer {
     order: VecDeque<Slot>,
     /// Whoever was found offline while the beats were awaited.
     held: VecDeque<Slot>,
@@ -70,7 +70,7 @@ struct Waiting {
 
 impl Announcer {
     /// Nothing to tell. `seed` is of the jitter.
-    pub fn new(seed: u64) -> Announcer {
+    pub(super) fn new(seed: u64) -> Announcer {
         Announcer {
             order: VecDeque::new(),
             held: VecDeque::new(),
@@ -89,7 +89,7 @@ impl Announcer {
     }
 
     /// These have changed.
-    pub fn mark(&mut self, transitions: &[Transition]) {
+    pub(super) fn mark(&mut self, transitions: &[Transition]) {
         for transition in transitions {
             let waiting = self.waiting.entry(transition.slot).or_default();
             let is_held = waiting.in_held && !transition.status.is_online();
@@ -101,24 +101,24 @@ impl Announcer {
     }
 
     /// Publishers whose state is to be told, or is being told.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
             + self.in_flight.as_ref().map_or(0, Vec::len)
             + usize::from(self.suspect.is_some())
     }
 
     /// Everything has been told.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Whether the last request failed.
-    pub fn is_failing(&self) -> bool {
+    pub(super) fn is_failing(&self) -> bool {
         self.failing_since.is_some()
     }
 
     /// When [`Announcer::poll_request`] has something.
-    pub fn next(&self) -> Mono {
+    pub(super) fn next(&self) -> Mono {
         match self.in_flight {
             Some(_) => Mono::NEVER,
             None if self.suspect.is_some() => self.next_at,
@@ -130,7 +130,7 @@ impl Announcer {
     }
 
     /// The next request, if it is time. One at a time: its outcome comes first.
-    pub fn poll_request(&mut self, presence: &Presence, now: Now) -> Option<Put> {
+    pub(super) fn poll_request(&mut self, presence: &Presence, now: Now) -> Option<Put> {
         if now.mono < self.next() {
             return None;
         }
@@ -209,7 +209,7 @@ impl Announcer {
 
     /// The request was taken. Returns whose state the node does not take, if that is certain now:
     /// it is not told.
-    pub fn handle_done(&mut self, now: Mono) -> Option<Slot> {
+    pub(super) fn handle_done(&mut self, now: Mono) -> Option<Slot> {
         let told = self.in_flight.take().map_or(0, |slots| slots.len());
         self.alone = self.alone.saturating_sub(told);
         self.next_at = now;
@@ -230,7 +230,7 @@ impl Announcer {
     }
 
     /// The request failed: those in it who have not changed since come first again.
-    pub fn handle_failure(&mut self, now: Mono) {
+    pub(super) fn handle_failure(&mut self, now: Mono) {
         let mut slots = self.in_flight.take().unwrap_or_default();
         if planted::is(Planted::InFlightForgotten) {
             slots.clear();
@@ -246,7 +246,7 @@ impl Announcer {
     /// The request was refused for what is in it: shorter ones are made of it, or the one state
     /// that it is of is passed over. `too_long`: it was refused as such (413), and others of its
     /// length would be.
-    pub fn handle_refusal(&mut self, too_long: bool, now: Mono) {
+    pub(super) fn handle_refusal(&mut self, too_long: bool, now: Mono) {
         match self.in_flight.as_deref() {
             None | Some([]) => return self.handle_failure(now),
             Some([slot]) => {
@@ -281,70 +281,33 @@ impl Announcer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::{OFFLINE_AFTER_MS, Store, at};
     use super::*;
-    use crate::presence::{StoreOptions, Sweep, SweepContext};
-    use crate::time::Unix;
-    use crate::wire::User;
-
-    const OFFLINE_AFTER_MS: u64 = 2_500;
 
     struct Node {
-        presence: Presence,
-        sweep: Sweep,
+        store: Store,
         announcer: Announcer,
-        _dir: tempfile::TempDir,
-    }
-
-    fn at(ms: u64) -> Now {
-        Now {
-            mono: Mono::from_micros(ms * 1_000),
-            unix: Unix::from_ms(ms),
-        }
     }
 
     impl Node {
         fn new() -> Node {
-            let dir = tempfile::tempdir().unwrap();
-            let options = StoreOptions {
-                dir: dir.path().to_owned(),
-                users_max: 10_000,
-                offline_after_ms: OFFLINE_AFTER_MS,
-                beat_skew_max_ms: 3_000,
-                shards: 1,
-                boot_id: [1; 16],
-            };
             Node {
-                presence: Presence::open(&options, at(1_000)).unwrap().0,
-                sweep: Sweep::new(0, 1),
+                store: Store::new(),
                 announcer: Announcer::new(1),
-                _dir: dir,
             }
         }
 
         fn beat(&mut self, user: &str, ms: u64) {
-            let slot = self
-                .presence
-                .intern(User::parse(user.as_bytes()).unwrap())
-                .unwrap();
-            self.presence.record_beat(slot, Unix::LATEST, at(ms));
-            self.look(slot, ms);
+            self.announcer.mark(&self.store.beat(user, ms));
         }
 
         fn look(&mut self, slot: Slot, ms: u64) {
-            self.presence.note_turn(0, at(ms));
-            let context = SweepContext {
-                now: at(ms),
-                offline_after_ms: OFFLINE_AFTER_MS,
-                hold_expiries: false,
-            };
-            let mut out = Vec::new();
-            self.sweep.look(&self.presence, context, slot, &mut out);
-            self.announcer.mark(&out);
+            self.announcer.mark(&self.store.look(slot, ms));
         }
 
         /// The next request and what it says.
         fn put(&mut self, ms: u64) -> Option<(String, String)> {
-            let put = self.announcer.poll_request(&self.presence, at(ms))?;
+            let put = self.announcer.poll_request(&self.store.presence, at(ms))?;
             Some((put.path, String::from_utf8(put.body).unwrap()))
         }
     }
@@ -410,7 +373,7 @@ mod tests {
         // The node hears that more is to come.
         let put = node
             .announcer
-            .poll_request(&node.presence, at(ms + 100 + PROBE_MS))
+            .poll_request(&node.store.presence, at(ms + 100 + PROBE_MS))
             .unwrap();
         assert_eq!((put.states, put.complete), (0, false));
         node.announcer.handle_done(at(ms + 100 + PROBE_MS).mono);
@@ -506,7 +469,7 @@ mod tests {
         node.announcer.handle_refusal(true, at(2_000).mono);
         let put = node
             .announcer
-            .poll_request(&node.presence, at(2_000))
+            .poll_request(&node.store.presence, at(2_000))
             .unwrap();
         assert_eq!((put.states, node.announcer.len()), (4, 8));
     }
@@ -518,7 +481,7 @@ mod tests {
         while !node.announcer.is_empty() {
             let put = node
                 .announcer
-                .poll_request(&node.presence, at(2_000))
+                .poll_request(&node.store.presence, at(2_000))
                 .unwrap();
             let body = String::from_utf8(put.body).unwrap();
             if bad.iter().any(|user| body.contains(&format!("\"{user}\""))) {

@@ -9,6 +9,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
+use super::reply::{Fault, Reply, Request, Said};
 use super::socket::Connect;
 use crate::engine::NODE_HEADER;
 use crate::time::Unix;
@@ -28,17 +29,6 @@ pub struct Remote {
     /// `http://HOST:PORT`
     base: String,
     authorization: String,
-    /// Which life of this node it is, for [`NODE_HEADER`].
-    instance: u64,
-}
-
-/// What a node said.
-#[derive(Debug)]
-pub(super) struct Said {
-    pub(super) status: u16,
-    /// Of [`NODE_HEADER`].
-    pub(super) node: Option<Answerer>,
-    pub(super) body: Vec<u8>,
 }
 
 /// What a presence node says of itself with an answer.
@@ -53,13 +43,12 @@ pub struct Answerer {
 }
 
 impl Remote {
-    /// `base` is `http://HOST:PORT`, `token` the service key's, `instance` tells this life of this
-    /// node from others.
-    pub fn new(base: String, token: &str, instance: u64) -> Remote {
-        Remote::at(Addresses::default(), base, token, instance)
+    /// `base` is `http://HOST:PORT`, `token` the service key's.
+    pub fn new(base: String, token: &str) -> Remote {
+        Remote::at(Addresses::default(), base, token)
     }
 
-    fn at(addresses: Addresses, base: String, token: &str, instance: u64) -> Remote {
+    fn at(addresses: Addresses, base: String, token: &str) -> Remote {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_millis(TIMEOUT_MS)))
             .http_status_as_error(false)
@@ -71,7 +60,6 @@ impl Remote {
             agent: ureq::Agent::with_parts(config, Connect, addresses),
             base,
             authorization: format!("Bearer {token}"),
-            instance,
         }
     }
 
@@ -79,19 +67,28 @@ impl Remote {
         &self.base
     }
 
-    /// `complete`: nothing else is to be told.
-    pub(super) fn put(&self, path: &str, body: &[u8], complete: bool) -> Result<Said, ureq::Error> {
-        let request = self.agent.put(format!("{}{path}", self.base));
-        let request = request.header("Authorization", &self.authorization);
-        let request = request.header(NODE_HEADER, sender(self.instance, complete));
-        read(request.content_type("application/json").send(body)?)
+    /// Sends a request and waits for its answer, for [`TIMEOUT_MS`] at most.
+    pub(super) fn send(&self, request: &Request) -> Reply {
+        self.try_send(request)
+            .map_err(|error| Fault(error.to_string()))
     }
 
-    pub(super) fn post(&self, path: &str, body: &[u8]) -> Result<Said, ureq::Error> {
-        let request = self.agent.post(format!("{}{path}", self.base));
+    fn try_send(&self, request: &Request) -> Result<Said, ureq::Error> {
+        let uri = format!("{}{}", self.base, request.path);
+        let mut builder = match request.method {
+            "PUT" => self.agent.put(uri),
+            _ => self.agent.post(uri),
+        };
         // Anybody may ask; who shows this is heard by a node that is full.
-        let request = request.header("Authorization", &self.authorization);
-        read(request.content_type("application/json").send(body)?)
+        builder = builder.header("Authorization", &self.authorization);
+        if let Some((name, value)) = &request.field {
+            builder = builder.header(*name, value);
+        }
+        read(
+            builder
+                .content_type("application/json")
+                .send(&request.body[..])?,
+        )
     }
 }
 
@@ -178,7 +175,7 @@ mod tests {
             found: OnceLock::from(vec![listener.local_addr().unwrap()]),
         };
         // No name service knows it.
-        let remote = Remote::at(addresses, "http://node.invalid:8080".into(), "token", 1);
+        let remote = Remote::at(addresses, "http://node.invalid:8080".into(), "token");
         let node = std::thread::spawn(move || {
             let (mut conn, _) = listener.accept().unwrap();
             let mut request = Vec::new();
@@ -190,7 +187,14 @@ mod tests {
             conn.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
             String::from_utf8(request).unwrap()
         });
-        assert_eq!(remote.put("/v1/presence", b"{}", true).unwrap().status, 204);
+        let request = Request {
+            method: "PUT",
+            path: "/v1/presence".into(),
+            field: None,
+            body: b"{}".to_vec(),
+            states: 0,
+        };
+        assert_eq!(remote.send(&request).unwrap().status, 204);
         let request = node.join().unwrap().to_lowercase();
         assert!(
             request.contains("\r\nhost: node.invalid:8080\r\n"),

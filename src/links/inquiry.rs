@@ -21,7 +21,7 @@ const PENDING_MAX: usize = 1 << 20;
 
 /// What a request's outcome says of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sighting {
+pub(super) enum Sighting {
     /// Nothing new.
     Same,
     /// It is in sight for the first time or again, after a moment, or another life of it is: what
@@ -39,7 +39,7 @@ pub enum Sighting {
 
 /// The questions to one node.
 #[derive(Debug)]
-pub struct Inquiry {
+pub(super) struct Inquiry {
     pending: VecDeque<Box<str>>,
     /// Whose answer was outdated when it came, and from when on they are pending again.
     outdated: Vec<Box<str>>,
@@ -73,7 +73,7 @@ pub struct Inquiry {
 
 impl Inquiry {
     /// To a node that has not been seen yet. `seed` is of the jitter.
-    pub fn new(seed: u64) -> Inquiry {
+    pub(super) fn new(seed: u64) -> Inquiry {
         Inquiry {
             pending: VecDeque::new(),
             outdated: Vec::new(),
@@ -97,30 +97,31 @@ impl Inquiry {
     }
 
     /// Whether the node answered last time.
-    pub fn is_in_sight(&self) -> bool {
+    pub(super) fn is_in_sight(&self) -> bool {
         self.instance.is_some()
     }
 
     /// Whether everything watched has been asked about since the node was found: before, changes
     /// may be unknown.
-    pub fn is_caught_up(&self) -> bool {
+    pub(super) fn is_caught_up(&self) -> bool {
         self.caught_up
     }
 
     /// Users whose answers are outstanding.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.asked.len()
     }
 
     /// Nobody to ask about.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
         self.asked.is_empty()
     }
 
     /// These are to be asked about. While the node is out of sight they need not be: all will be
     /// when it is back. `anew`: that is why; the node is caught up with once these are answered,
     /// whoever else is asked about meanwhile.
-    pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
+    pub(super) fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
         if !self.is_in_sight() {
             return;
         }
@@ -146,7 +147,7 @@ impl Inquiry {
 
     /// What was answered of these was outdated when it came: they are asked about again at the next
     /// probe, and not at once, for it may take the node's clock a while to pass what was published.
-    pub fn ask_again(&mut self, users: Vec<Box<str>>, now: Mono) {
+    pub(super) fn ask_again(&mut self, users: &[Box<str>], now: Mono) {
         if planted::is(Planted::OutdatedUnasked) || !self.is_in_sight() || users.is_empty() {
             return;
         }
@@ -155,13 +156,13 @@ impl Inquiry {
         }
         for user in users {
             if self.asked.insert(user.clone()) {
-                self.outdated.push(user);
+                self.outdated.push(user.clone());
             }
         }
     }
 
     /// When [`Inquiry::poll_request`] has something.
-    pub fn next(&self) -> Mono {
+    pub(super) fn next(&self) -> Mono {
         if self.in_flight.is_some() {
             Mono::NEVER
         } else {
@@ -171,7 +172,7 @@ impl Inquiry {
 
     /// The users of the next request, if it is time; none of them makes it a probe. One request at
     /// a time: its outcome comes first.
-    pub fn poll_request(&mut self, now: Mono) -> Option<&[Box<str>]> {
+    pub(super) fn poll_request(&mut self, now: Mono) -> Option<&[Box<str>]> {
         if now < self.next() {
             return None;
         }
@@ -194,7 +195,7 @@ impl Inquiry {
     }
 
     /// The request was answered by this life of the node.
-    pub fn handle_answer(&mut self, instance: u64, now: Mono) -> Sighting {
+    pub(super) fn handle_answer(&mut self, instance: u64, now: Mono) -> Sighting {
         let answered = self.in_flight.take().unwrap_or_default();
         self.answered += answered.len() as u64;
         self.caught_up |= self.answered >= self.anew && now >= self.anew_until && !self.overflowed;
@@ -237,7 +238,7 @@ impl Inquiry {
     }
 
     /// The request was refused as too long (413): shorter ones are made of it.
-    pub fn handle_too_many(&mut self, now: Mono) {
+    pub(super) fn handle_too_many(&mut self, now: Mono) {
         let users = self.in_flight.take().unwrap_or_default();
         if users.len() > 1 {
             self.users_per_request = users.len() / 2;
@@ -250,7 +251,7 @@ impl Inquiry {
     }
 
     /// The request failed, or was answered with something else.
-    pub fn handle_failure(&mut self, now: Mono) -> Sighting {
+    pub(super) fn handle_failure(&mut self, now: Mono) -> Sighting {
         self.in_flight = None;
         self.caught_up = false;
         self.forget();
@@ -322,7 +323,7 @@ mod tests {
         inquiry.ask(users(&["a", "b"]), false, at(10));
         inquiry.poll_request(at(10));
         inquiry.handle_answer(7, at(20));
-        inquiry.ask_again(users(&["b"]), at(20));
+        inquiry.ask_again(&users(&["b"]), at(20));
         assert_eq!((inquiry.len(), inquiry.next()), (1, at(20 + PROBE_MS)));
         inquiry.ask(users(&["b", "c"]), false, at(30));
         assert_eq!(
@@ -339,11 +340,11 @@ mod tests {
         inquiry.handle_answer(7, at(1_050));
         assert!(inquiry.is_empty());
         // A node that is lost is asked about all who are watched when it is back.
-        inquiry.ask_again(users(&["b"]), at(1_050));
+        inquiry.ask_again(&users(&["b"]), at(1_050));
         inquiry.poll_request(at(2_100));
         inquiry.handle_failure(at(2_100));
         assert!(inquiry.is_empty());
-        inquiry.ask_again(users(&["b"]), at(2_100));
+        inquiry.ask_again(&users(&["b"]), at(2_100));
         assert!(inquiry.is_empty());
     }
 

@@ -2,25 +2,34 @@
 //! (presence nodes).
 //!
 //! Owns what is between an engine's [`Outbound`] and another node: queues that keep one entry a
-//! publisher, retries, and what is concluded from a node's silence. [`Inquiry`] and [`Announcer`]
-//! are such a link without a kernel; [`Links`] drives them, each on a thread of its own, so that a
-//! slow node holds up nobody else. Never decides who is online.
+//! publisher, retries, and what is concluded from a node's answers and its silence. [`Publishing`]
+//! and [`Asking`] are the two links without a kernel: time is an argument, requests, replies and
+//! effects are values. [`Links`] drives them, each on a thread of its own, so that a slow node holds
+//! up nobody else; the simulator drives the same. Never decides who is online.
 //!
 //! [`Outbound`]: crate::engine::Outbound
 
 mod announcer;
+mod asking;
 mod backoff;
 mod beats;
+mod effect;
+#[cfg(test)]
+mod fixture;
 mod http;
 mod inquiry;
-mod link;
+mod publishing;
+mod reply;
 mod socket;
+mod threads;
 
-pub use announcer::{Announcer, Put};
+pub use asking::Asking;
 pub use beats::BeatSender;
+pub use effect::{Effect, Notice};
 pub use http::{Answerer, Remote, sender};
-pub use inquiry::{Inquiry, Sighting};
-pub use link::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell, UNHEARD_MS};
+pub use publishing::Publishing;
+pub use reply::{Fault, Reply, Request, Said};
+pub use threads::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell};
 
 use crate::engine::{ID_LAG_MS_MAX, REVOUCH_MS, SETTLE_MS};
 
@@ -40,3 +49,17 @@ const _: () = assert!(UNHEARD_MS <= ID_LAG_MS_MAX);
 
 /// Most states in one request: the other side's `query_users_max`.
 const STATES_PER_REQUEST_MAX: usize = 1_000;
+/// A presence node that has not said for so long, in ms, that everything is told, as it does each
+/// second, does not reach this node or holds something back.
+const UNHEARD_MS: u64 = 4_000;
+
+/// How a link stands.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Standing {
+    /// Publishers whose state is to be told or asked for.
+    pub queued: usize,
+    /// The last request failed, or none has succeeded yet.
+    pub down: bool,
+    /// There may be changes that its node knows and this one does not.
+    pub behind: bool,
+}

@@ -64,7 +64,8 @@ impl Wiring<'_> {
                     .realtime_nodes
                     .iter()
                     .map(|node| self.remote(&node.http));
-                let links = Links::publish_to(remotes.collect(), self.parts());
+                let instance = instance_of(&self.secret);
+                let links = Links::publish_to(remotes.collect(), instance, self.parts());
                 Ready::Presence(
                     links.map_err(ServeFault::os("start the links to real-time nodes"))?,
                 )
@@ -145,7 +146,7 @@ impl Wiring<'_> {
     }
 
     fn remote(&self, http: &str) -> Remote {
-        Remote::new(http.to_owned(), &self.token, instance_of(&self.secret))
+        Remote::new(http.to_owned(), &self.token)
     }
 
     fn parts(&self) -> LinkParts<'static> {

@@ -361,13 +361,13 @@ impl Split {
     pub(super) fn check_queue(&self, node: usize, at: usize) {
         let link = &self.up(node).links[at];
         let most = match link.core {
-            Core::Announcer(_) => 2 * self.owned(node).count(),
-            Core::Inquiry(_) => self.owned(link.peer).count(),
+            Core::Publishing(_) => 2 * self.owned(node).count(),
+            Core::Asking(_) => self.owned(link.peer).count(),
         };
-        if link.len() > most {
+        let queued = self.standing(node, at).queued;
+        if queued > most {
             self.fail(format!(
-                "{} users wait in a link of node {node}; at most {most} can",
-                link.len()
+                "{queued} users wait in a link of node {node}; at most {most} can"
             ));
         }
     }
@@ -721,9 +721,9 @@ impl Split {
         self.nodes[presence].up.is_some()
             && self.is_idle(realtime)
             && self.is_idle(presence)
-            && self.up(realtime).links[presence].is_settled()
+            && self.is_link_settled(realtime, presence)
             && self.up(realtime).links[presence].met == Some(life)
-            && self.up(presence).links[realtime - self.presences].is_settled()
+            && self.is_link_settled(presence, realtime - self.presences)
     }
 
     /// Where nothing is on its way, a client believes what is published.
@@ -796,8 +796,8 @@ impl Split {
             if !self.is_idle(node) {
                 self.fail(format!("in the end node {node} has something to do"));
             }
-            for link in &self.up(node).links {
-                if !link.is_settled() {
+            for (at, link) in self.up(node).links.iter().enumerate() {
+                if !self.is_link_settled(node, at) {
                     self.fail(format!(
                         "in the end the link of node {node} to node {} is not settled",
                         link.peer

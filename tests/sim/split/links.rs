@@ -1,21 +1,24 @@
-//! The links between nodes, driven as `src/links/link.rs` drives them, and the network that carries
-//! them.
+//! The links between nodes, and the network that carries them.
 //!
-//! Owns what the network does to a datagram, a request and an answer: it loses, delays, repeats and
-//! reorders them. A request is real bytes on a connection of its own to the other node's engine;
-//! its answer is read from what that engine writes.
+//! Owns what the network does to a datagram, a request and an answer: it loses, delays, repeats,
+//! reorders and refuses them. A request is real bytes on a connection of its own to the other node's
+//! engine; its answer is read from what that engine writes. What an answer means is decided by the
+//! links themselves, which are the ones that serve (`greendot::links`); what they want done is
+//! carried out here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use greendot::engine::{Mail, NODE_HEADER, Why, adopt_answers, doubt_known, instance_of};
-use greendot::links::{Announcer, Answerer, Inquiry, Sighting, UNHEARD_MS, sender};
+use greendot::engine::{Mail, Why, instance_of};
+use greendot::links::{
+    Answerer, Asking, Effect, Fault, Notice, Publishing, Reply, Request, Said, Standing,
+};
+use greendot::metrics::Counter;
 use greendot::time::Unix;
 use greendot::wire::record::{parse_told, parse_told_list};
 
 use super::node::{Who, secret_of};
 use super::{Parcel, Seen, Split};
-use crate::client::post;
 use crate::sse::Response;
 
 /// A request that takes longer has failed, in ms (`src/links/http.rs`).
@@ -24,11 +27,15 @@ const TIMEOUT_MS: u64 = 2_000;
 const LATE_MS: u64 = 300;
 /// Requests that are kept, to be sent again.
 const CAPTURED_MAX: usize = 40;
+/// What a node, or something before it, may answer instead of taking a request.
+const REFUSALS: [u16; 9] = [400, 401, 413, 414, 421, 422, 431, 500, 503];
+/// Those that are about what is in the request.
+const OF_CONTENT: [u16; 5] = [400, 413, 414, 422, 431];
 
 /// What a link is made of.
 pub(super) enum Core {
-    Announcer(Announcer),
-    Inquiry(Inquiry),
+    Publishing(Publishing),
+    Asking(Asking),
 }
 
 /// A link from one node to another.
@@ -37,6 +44,8 @@ pub(super) struct Link {
     pub(super) core: Core,
     /// The last request was answered as it should be, by this life of the peer.
     pub(super) met: Option<u64>,
+    /// What it last said to the log.
+    said: Option<Notice>,
     /// Since when (mono) something has been waiting to be told.
     pub(super) waiting_since: Option<u64>,
     /// By user, how often it was told, and what last: online, since.
@@ -68,27 +77,10 @@ pub(super) struct Call {
 impl Link {
     pub(super) fn due(&self) -> u64 {
         let next = match &self.core {
-            Core::Announcer(announcer) => announcer.next(),
-            Core::Inquiry(inquiry) => inquiry.next(),
+            Core::Publishing(link) => link.next(),
+            Core::Asking(link) => link.next(),
         };
         next.micros().div_ceil(1_000)
-    }
-
-    /// Users who wait in it.
-    pub(super) fn len(&self) -> usize {
-        match &self.core {
-            Core::Announcer(announcer) => announcer.len(),
-            Core::Inquiry(inquiry) => inquiry.len(),
-        }
-    }
-
-    /// Nothing that its node knows is missed by the other, for all that it can say.
-    pub(super) fn is_settled(&self) -> bool {
-        self.len() == 0
-            && match &self.core {
-                Core::Announcer(announcer) => !announcer.is_failing(),
-                Core::Inquiry(inquiry) => inquiry.is_in_sight() && inquiry.is_caught_up(),
-            }
     }
 }
 
@@ -102,10 +94,14 @@ impl Split {
         let link = |peer: usize| Link {
             peer,
             core: match self.is_presence(node) {
-                true => Core::Announcer(Announcer::new(seed ^ peer as u64)),
-                false => Core::Inquiry(Inquiry::new(seed ^ peer as u64)),
+                true => Core::Publishing(Publishing::new(
+                    seed ^ peer as u64,
+                    instance_of(&secret_of(node, self.nodes[node].life)),
+                )),
+                false => Core::Asking(Asking::new(seed ^ peer as u64, peer)),
             },
             met: None,
+            said: None,
             waiting_since: None,
             delivered: BTreeMap::new(),
         };
@@ -121,73 +117,63 @@ impl Split {
             let link = &mut up.links[at];
             let peer = link.peer;
             let request = match &mut link.core {
-                Core::Announcer(announcer) => announcer
-                    .poll_request(&up.presence, now)
-                    .map(|put| (put.path, put.body, put.states, put.complete)),
-                Core::Inquiry(inquiry) => inquiry.poll_request(now.mono).map(|users| {
-                    let body = serde_json::json!({ "users": users }).to_string();
-                    (
-                        "/v1/presence/query".to_owned(),
-                        body.into_bytes(),
-                        users.len(),
-                        true,
-                    )
-                }),
+                Core::Publishing(link) => link.poll_request(&up.presence, now),
+                Core::Asking(link) => link.poll_request(now.mono),
             };
-            let waits = link.len() > 0;
+            let waits = self.standing(node, at).queued > 0;
+            let link = &mut self.up_mut(node).links[at];
             link.waiting_since = link
                 .waiting_since
                 .filter(|_| waits)
                 .or(waits.then_some(mono));
             self.check_queue(node, at);
-            if let Some((path, body, users, complete)) = request {
-                self.call(node, at, peer, &path, &body, users, complete);
+            if let Some(request) = request {
+                self.call(node, at, peer, &request);
                 sent = true;
             }
         }
         sent
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a request has these parts")]
-    fn call(
-        &mut self,
-        from: usize,
-        link: usize,
-        to: usize,
-        path: &str,
-        body: &[u8],
-        users: usize,
-        complete: bool,
-    ) {
+    /// How a link stands.
+    pub(super) fn standing(&self, node: usize, at: usize) -> Standing {
+        let up = self.up(node);
+        match &up.links[at].core {
+            Core::Publishing(link) => link.standing(),
+            Core::Asking(link) => link.standing(&up.presence, self.now(node).mono),
+        }
+    }
+
+    /// Nothing that its node knows is missed by the other, for all that it can say.
+    pub(super) fn is_link_settled(&self, node: usize, at: usize) -> bool {
+        let standing = self.standing(node, at);
+        let caught_up = match &self.up(node).links[at].core {
+            Core::Publishing(_) => true,
+            Core::Asking(link) => link.is_caught_up(),
+        };
+        standing.queued == 0 && !standing.down && caught_up
+    }
+
+    fn call(&mut self, from: usize, link: usize, to: usize, request: &Request) {
+        let (method, path, body) = (request.method, &request.path, &request.body);
         let text = std::str::from_utf8(body).expect("JSON is UTF-8");
         let told = if self.is_presence(from) {
-            self.told_by(path, body, users)
+            self.told_by(path, body, request.states)
         } else {
             Vec::new()
         };
-        let bytes: Arc<[u8]> = match self.is_presence(from) {
-            true => format!(
-                "PUT {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer {}\r\n{NODE_HEADER}: \
-                 {}\r\n\
-                 Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
-                self.key.service_token(),
-                sender(
-                    instance_of(&secret_of(from, self.nodes[from].life)),
-                    complete
-                ),
-                body.len()
-            )
-            .into_bytes()
-            .into(),
-            false => {
-                let authorization = format!(
-                    "Authorization: Bearer \
-                 {}\r\n",
-                    self.key.service_token()
-                );
-                post(path, &authorization, text, None).into()
-            }
-        };
+        let field = request.field.as_ref();
+        let field = field.map_or(String::new(), |(name, value)| {
+            format!("{name}: {value}\r\n")
+        });
+        let bytes: Arc<[u8]> = format!(
+            "{method} {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer {}\r\n{field}\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
+            self.key.service_token(),
+            body.len()
+        )
+        .into_bytes()
+        .into();
         self.note(&bytes);
         self.parcels_sent += 1;
         let (call, life) = (self.parcels_sent, self.nodes[to].life);
@@ -208,7 +194,7 @@ impl Split {
             from,
             link,
             life,
-            asked: users,
+            asked: request.states,
             told,
         };
         self.calls.insert(call, made);
@@ -216,6 +202,20 @@ impl Split {
         let delay_ms = self.request_delay_ms();
         if self.is_rough() {
             self.saw(Seen::RequestLost);
+        } else if let Some(status) = self.refusal(request) {
+            self.saw(Seen::Refused);
+            let answer = Response {
+                status,
+                node: None,
+                body: serde_json::Value::Null,
+            };
+            self.send(
+                Parcel::Answer {
+                    call,
+                    answer: Some(answer),
+                },
+                delay_ms,
+            );
         } else {
             let call = Some(call);
             let parcel = Parcel::Request {
@@ -227,6 +227,17 @@ impl Split {
             };
             self.send(parcel, delay_ms);
         }
+    }
+
+    /// Now and then a request is not let through.
+    fn refusal(&mut self, request: &Request) -> Option<u16> {
+        if self.healed || self.network.u8(0..24) > 0 {
+            return None;
+        }
+        let status = REFUSALS[self.network.usize(0..REFUSALS.len())];
+        // Nothing is too long alone: else its state would be passed over.
+        let alone = request.method == "PUT" && request.states < 2;
+        (!alone || !OF_CONTENT.contains(&status)).then_some(status)
     }
 
     /// Who is told to be what by a request that publishes.
@@ -365,135 +376,102 @@ impl Split {
 
     fn put_outcome(&mut self, call: &Call, answer: Option<Response>) {
         let mono = self.now(call.from).mono;
-        let status = answer.map(|answer| answer.status);
+        let reply = reply_of(answer);
+        let status = reply.as_ref().map_or(0, |said| said.status);
         let link = &mut self.up_mut(call.from).links[call.link];
-        let Core::Announcer(announcer) = &mut link.core else {
+        let Core::Publishing(core) = &mut link.core else {
             unreachable!("a presence node's links publish")
         };
-        let mut given_up = None;
+        let effects = core.handle_reply(&reply, mono);
+        self.carry_out(call.from, call.link, effects);
         match status {
-            Some(204) => given_up = announcer.handle_done(mono),
-            Some(413) => announcer.handle_refusal(true, mono),
-            // 503: the node has not seen this life of the other yet.
-            None | Some(503) => announcer.handle_failure(mono),
-            Some(status) => self.fail(format!("what was published is answered {status}")),
-        }
-        if let Some(slot) = given_up {
-            self.fail(format!(
-                "{slot:?} is not told, and nothing is too long alone"
-            ));
-        }
-        if status == Some(413) {
-            self.saw(Seen::TooLong);
-        }
-        if status == Some(204) {
-            self.noticed(call.from, self.up(call.from).links[call.link].peer);
-            self.check_delivered(call.from, call.link, &call.told);
+            204 => {
+                self.noticed(call.from, self.up(call.from).links[call.link].peer);
+                self.check_delivered(call.from, call.link, &call.told);
+            }
+            413 => self.saw(Seen::TooLong),
+            status if status == 0 || REFUSALS.contains(&status) => {}
+            status => self.fail(format!("what was published is answered {status}")),
         }
     }
 
     fn query_outcome(&mut self, call: &Call, answer: Option<Response>) {
         let (rt, now) = (call.from, self.now(call.from));
-        let status = answer.as_ref().map(|answer| answer.status);
-        let answers = answer.filter(|answer| answer.status == 200).map(|answer| {
-            let node = answer.node.as_deref().and_then(Answerer::parse);
-            let body = answer.body.to_string();
-            let told = parse_told_list(body.as_bytes(), call.asked).ok();
-            match (node, told) {
-                (Some(node), Some(told)) if told.len() == call.asked => (node, told),
-                _ => self.fail(format!("node {rt} is answered {body} by {:?}", answer.node)),
-            }
-        });
-        if let Some((answerer, _)) = &answers {
-            self.up(rt).presence.note_life(call.link, answerer.instance);
-            self.up(rt)
-                .presence
-                .note_clock(call.link, answerer.clock, now.mono);
-        }
-        if answers.is_some() {
-            self.noticed(rt, call.link);
-        }
-        let mut outdated = Vec::new();
-        if let Some((answerer, told)) = answers.as_ref().filter(|(_, told)| !told.is_empty()) {
-            let (mut answered, refused) =
-                adopt_answers(&self.up(rt).presence, told, answerer.as_of, now);
-            outdated = std::mem::take(&mut answered.outdated);
-            if refused > 0 {
-                self.fail(format!("node {rt} had no room for {refused} users"));
-            }
-            self.tell(rt, &Mail::Answered(Arc::new(answered)));
-        }
-        let link = &mut self.up_mut(rt).links[call.link];
-        let Core::Inquiry(inquiry) = &mut link.core else {
+        let reply = reply_of(answer);
+        let answered = reply.as_ref().is_ok_and(|said| said.status == 200);
+        let too_long = reply.as_ref().is_ok_and(|said| said.status == 413);
+        let hashing = Arc::clone(&self.hashing);
+        let up = self.up_mut(rt);
+        let link = &mut up.links[call.link];
+        let Core::Asking(core) = &mut link.core else {
             unreachable!("a real-time node's links ask")
         };
-        let (met, sighting) = match (&answers, status) {
-            (Some((answerer, _)), _) => (
-                Some(call.life),
-                inquiry.handle_answer(answerer.instance, now.mono),
-            ),
-            (None, Some(413)) => {
-                inquiry.handle_too_many(now.mono);
-                (link.met, Sighting::Same)
-            }
-            (None, _) => (None, inquiry.handle_failure(now.mono)),
-        };
-        let is_outdated = !outdated.is_empty();
-        inquiry.ask_again(outdated, now.mono);
-        link.met = met;
-        if is_outdated {
-            self.saw(Seen::Outdated);
+        let mut effects = core.handle_reply(&reply, &up.presence, &hashing, now);
+        effects.extend(core.look(&up.presence, now.mono));
+        let is_done =
+            |effect: &Effect| matches!(effect, Effect::Count(Counter::RelayRequestsDone, _));
+        if answered && !effects.iter().any(is_done) {
+            self.fail(format!(
+                "{} users are asked about, and the answer is {reply:?}",
+                call.asked
+            ));
         }
-        let node = call.link;
-        match sighting {
-            Sighting::Same => {}
-            Sighting::Found | Sighting::Back => {
-                self.saw(Seen::Found);
-                doubt_known(&self.up(rt).presence, &self.hashing, node);
-                let why = if sighting == Sighting::Back {
-                    Why::Back
-                } else {
-                    Why::Found
-                };
-                let found_at = now.mono;
-                self.tell(
-                    rt,
-                    &Mail::Reask {
-                        node,
-                        why,
-                        found_at,
-                    },
-                );
-            }
-            Sighting::Rest => {
-                let (why, found_at) = (Why::Rest, now.mono);
-                self.tell(
-                    rt,
-                    &Mail::Reask {
-                        node,
-                        why,
-                        found_at,
-                    },
-                );
-            }
-            Sighting::Lost => self.saw(Seen::Lost),
+        let was_met = link.met.is_some();
+        if answered {
+            link.met = Some(call.life);
+        } else if !too_long {
+            link.met = None;
         }
-        let caught_up =
-            |link: &Link| matches!(&link.core, Core::Inquiry(inquiry) if inquiry.is_caught_up());
-        let up = self.up(rt);
-        let told = |node: usize| {
-            up.presence
-                .told_age_ms(node, now.mono)
-                .is_some_and(|ms| ms <= UNHEARD_MS)
-        };
-        up.presence
-            .set_behind(!up.links.iter().all(caught_up) || !(0..up.links.len()).all(told));
-        self.say(|| {
-            format!(
-                "node {rt} of node {node}: {sighting:?}, behind: {}",
-                up.presence.is_behind()
-            )
-        });
+        if answered {
+            self.noticed(rt, call.link);
+        } else if was_met && !too_long {
+            self.saw(Seen::Lost);
+        }
+        self.carry_out(rt, call.link, effects);
+        let behind = (0..self.up(rt).links.len()).any(|at| self.standing(rt, at).behind);
+        self.up(rt).presence.set_behind(behind);
+        self.say(|| format!("node {rt} of node {}, behind: {behind}", call.link));
+    }
+
+    /// What a link wants done.
+    fn carry_out(&mut self, node: usize, at: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Count(Counter::RelayStatesUntold, states) => self.fail(format!(
+                    "{states} states are not told, and nothing is too long alone"
+                )),
+                Effect::Count(Counter::RelayStatesRefused, states @ 1..) => {
+                    self.fail(format!("there was no room for {states} users"))
+                }
+                Effect::Count(..) => {}
+                Effect::Tell(mail) => {
+                    match &mail {
+                        Mail::Reask { why, .. } if *why != Why::Rest => self.saw(Seen::Found),
+                        Mail::Answered(answered) if !answered.outdated.is_empty() => {
+                            self.saw(Seen::Outdated)
+                        }
+                        _ => {}
+                    }
+                    self.tell(node, &mail);
+                }
+                Effect::Say(notice) => self.check_notice(node, at, notice),
+            }
+        }
+    }
+
+    /// A node is warned of once for each reason in a row.
+    fn check_notice(&mut self, node: usize, at: usize, notice: Notice) {
+        self.say(|| format!("node {node} says of link {at}: {notice}"));
+        let said = &mut self.up_mut(node).links[at].said;
+        let once = notice.is_warning() && notice != Notice::Untold;
+        let again = once && said.as_ref() == Some(&notice);
+        *said = Some(notice.clone());
+        if again {
+            self.fail(format!("node {node} says twice of link {at}: {notice}"));
+        }
+        if notice.is_warning() {
+            self.saw(Seen::Warned);
+        }
     }
 
     /// A datagram goes on its way, once, twice or not at all.
@@ -521,4 +499,14 @@ impl Split {
         }
         self.send(Parcel::Datagram { from, to, bytes }, delay_ms);
     }
+}
+
+/// As the thread that sends requests hands it over.
+fn reply_of(answer: Option<Response>) -> Reply {
+    let answer = answer.ok_or_else(|| Fault("no answer".into()))?;
+    Ok(Said {
+        status: answer.status,
+        node: answer.node.as_deref().and_then(Answerer::parse),
+        body: answer.body.to_string().into_bytes(),
+    })
 }

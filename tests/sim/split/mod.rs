@@ -85,6 +85,8 @@ pub(crate) enum Seen {
     RequestLate,
     PutAgain,
     TooLong,
+    Refused,
+    Warned,
     Partition,
     PresenceCrash,
     RealtimeCrash,
@@ -105,7 +107,7 @@ pub(crate) enum Seen {
     OutageHidden,
 }
 
-const SEEN: [Seen; 26] = [
+const SEEN: [Seen; 28] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -114,6 +116,8 @@ const SEEN: [Seen; 26] = [
     Seen::RequestLate,
     Seen::PutAgain,
     Seen::TooLong,
+    Seen::Refused,
+    Seen::Warned,
     Seen::Partition,
     Seen::PresenceCrash,
     Seen::RealtimeCrash,

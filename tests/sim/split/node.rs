@@ -477,14 +477,14 @@ impl Split {
                     users,
                     anew,
                 } => match &mut self.up_mut(node).links[of].core {
-                    Core::Inquiry(inquiry) => inquiry.ask(users, anew, now.mono),
-                    Core::Announcer(_) => self.fail("a presence node asks".into()),
+                    Core::Asking(link) => link.ask(users, anew, now.mono),
+                    Core::Publishing(_) => self.fail("a presence node asks".into()),
                 },
                 Outbound::Publish(decided) => {
                     for link in &mut self.up_mut(node).links {
                         match &mut link.core {
-                            Core::Announcer(announcer) => announcer.mark(&decided.transitions),
-                            Core::Inquiry(_) => unreachable!("a real-time node decides nothing"),
+                            Core::Publishing(link) => link.mark(&decided.transitions),
+                            Core::Asking(_) => unreachable!("a real-time node decides nothing"),
                         }
                     }
                 }

@@ -1,0 +1,373 @@
+//! A real-time node's link to one presence node, without a kernel: what it is asked, and what each
+//! of its answers means.
+//!
+//! Owns what is concluded: that the node is in sight, what must be doubted and asked for anew, that
+//! it does not tell everything; and what is warned of, once for each reason in a row. Who waits to
+//! be asked about is the [`Inquiry`]'s. Time is an argument; requests, replies and effects are
+//! values.
+
+use std::sync::Arc;
+
+use super::effect::{Effect, Notice};
+use super::inquiry::{Inquiry, Sighting};
+use super::reply::{Meaning, Reply, Request, reason};
+use super::{Answerer, Standing, UNHEARD_MS};
+use crate::engine::{Mail, Why, adopt_answers, doubt_known};
+use crate::metrics::Counter;
+use crate::presence::Presence;
+use crate::time::{Mono, Now};
+use crate::wire::nodes::Nodes;
+use crate::wire::record::{Told, parse_told_list};
+
+/// The link.
+#[derive(Debug)]
+pub struct Asking {
+    inquiry: Inquiry,
+    /// The presence node's index.
+    node: usize,
+    /// Users in the request under way.
+    asked: usize,
+    /// Why it was last warned, while the node is out of sight.
+    warned: Option<String>,
+    /// It was warned that the node does not tell everything.
+    untold_said: bool,
+}
+
+impl Asking {
+    /// To the presence node at this index, which has not been seen yet. `seed` is of the jitter.
+    pub fn new(seed: u64, node: usize) -> Asking {
+        Asking {
+            inquiry: Inquiry::new(seed),
+            node,
+            asked: 0,
+            warned: None,
+            untold_said: false,
+        }
+    }
+
+    /// These are to be asked about; see [`Inquiry::ask`].
+    pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
+        self.inquiry.ask(users, anew, now);
+    }
+
+    /// When [`Asking::poll_request`] has something.
+    pub fn next(&self) -> Mono {
+        self.inquiry.next()
+    }
+
+    /// The next request, if it is time. One at a time: its reply comes first.
+    pub fn poll_request(&mut self, now: Mono) -> Option<Request> {
+        let users = self.inquiry.poll_request(now)?;
+        self.asked = users.len();
+        Some(Request {
+            method: "POST",
+            path: "/v1/presence/query".into(),
+            field: None,
+            body: serde_json::json!({ "users": users })
+                .to_string()
+                .into_bytes(),
+            states: users.len(),
+        })
+    }
+
+    /// What came of the request: answers are taken over by the mirror.
+    pub fn handle_reply(
+        &mut self,
+        reply: &Reply,
+        presence: &Presence,
+        nodes: &Nodes,
+        now: Now,
+    ) -> Vec<Effect> {
+        let answers = answers_of(reply, self.asked);
+        let mut effects = counts(answers.is_some(), self.asked);
+        let mut answered = None;
+        if let Some((answerer, told)) = &answers {
+            presence.note_life(self.node, answerer.instance);
+            presence.note_clock(self.node, answerer.clock, now.mono);
+            if !told.is_empty() {
+                let (adopted, refused) = adopt_answers(presence, told, answerer.as_of, now);
+                let adopted = Arc::new(adopted);
+                effects.push(Effect::Count(Counter::RelayStatesRefused, refused));
+                effects.push(Effect::Tell(Mail::Answered(Arc::clone(&adopted))));
+                answered = Some(adopted);
+            }
+        }
+        let sighting = match answers {
+            Some((answerer, _)) => self.inquiry.handle_answer(answerer.instance, now.mono),
+            None if Meaning::of(reply) == Meaning::TooLong => {
+                self.inquiry.handle_too_many(now.mono);
+                Sighting::Same
+            }
+            None => self.inquiry.handle_failure(now.mono),
+        };
+        if let Some(answered) = answered {
+            self.inquiry.ask_again(&answered.outdated, now.mono);
+        }
+        // For a node that was never in sight too.
+        if self.inquiry.is_in_sight() {
+            self.warned = None;
+        } else {
+            let why = reason(reply);
+            if self.warned.as_ref() != Some(&why) {
+                effects.push(Effect::Say(Notice::NotAnswering(why.clone())));
+                self.warned = Some(why);
+            }
+        }
+        self.conclude(sighting, presence, nodes, now.mono, &mut effects);
+        effects
+    }
+
+    /// What a sighting means for what is known.
+    fn conclude(
+        &self,
+        sighting: Sighting,
+        presence: &Presence,
+        nodes: &Nodes,
+        now: Mono,
+        effects: &mut Vec<Effect>,
+    ) {
+        let why = match sighting {
+            Sighting::Same | Sighting::Lost => return,
+            Sighting::Found => Why::Found,
+            Sighting::Back => Why::Back,
+            Sighting::Rest => Why::Rest,
+        };
+        if why != Why::Rest {
+            effects.push(Effect::Count(Counter::RelayReasks, 1));
+            effects.push(Effect::Say(Notice::InSight));
+            doubt_known(presence, nodes, self.node);
+        }
+        effects.push(Effect::Tell(Mail::Reask {
+            node: self.node,
+            why,
+            found_at: now,
+        }));
+    }
+
+    /// A node that answers and does not publish here: what changes there is not heard of. To be
+    /// called after each reply, and when [`Asking::next`] has come.
+    pub fn look(&mut self, presence: &Presence, now: Mono) -> Vec<Effect> {
+        let unheard = self.inquiry.is_in_sight() && self.is_unheard(presence, now);
+        let warns = unheard && self.inquiry.is_caught_up() && !self.untold_said;
+        self.untold_said = unheard && (self.untold_said || warns);
+        warns
+            .then_some(Effect::Say(Notice::Untold))
+            .into_iter()
+            .collect()
+    }
+
+    /// How it stands.
+    pub fn standing(&self, presence: &Presence, now: Mono) -> Standing {
+        Standing {
+            queued: self.inquiry.len(),
+            down: !self.inquiry.is_in_sight(),
+            behind: !self.inquiry.is_caught_up() || self.is_unheard(presence, now),
+        }
+    }
+
+    /// Everybody who is watched has been asked about since the node was found.
+    pub fn is_caught_up(&self) -> bool {
+        self.inquiry.is_caught_up()
+    }
+
+    fn is_unheard(&self, presence: &Presence, now: Mono) -> bool {
+        let silent_ms = presence.told_age_ms(self.node, now);
+        silent_ms.is_none_or(|ms| ms > UNHEARD_MS)
+    }
+}
+
+fn counts(answered: bool, asked: usize) -> Vec<Effect> {
+    if answered {
+        vec![
+            Effect::Count(Counter::RelayRequestsDone, 1),
+            Effect::Count(Counter::RelayStates, asked as u64),
+        ]
+    } else {
+        vec![Effect::Count(Counter::RelayRequestsFailed, 1)]
+    }
+}
+
+/// The answers to a question about so many, and who gave them.
+fn answers_of(reply: &Reply, asked: usize) -> Option<(Answerer, Vec<Told>)> {
+    let said = reply.as_ref().ok().filter(|said| said.status == 200)?;
+    let told = parse_told_list(&said.body, asked).ok()?;
+    (told.len() == asked).then_some((said.node?, told))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::at;
+    use super::super::reply::{Said, lost, said};
+    use super::super::{OUTAGE_MS, PROBE_MS};
+    use super::*;
+    use crate::presence::MirrorOptions;
+    use crate::time::Unix;
+
+    const FAILED: &str = "Count(RelayRequestsFailed, 1)";
+    const DONE: &str = "Count(RelayRequestsDone, 1)";
+
+    struct World {
+        presence: Presence,
+        nodes: Nodes,
+        link: Asking,
+        ms: u64,
+    }
+
+    impl World {
+        fn new() -> World {
+            let options = MirrorOptions {
+                users_max: 100,
+                shards: 1,
+            };
+            World {
+                presence: Presence::mirror(options, at(1_000)).unwrap(),
+                nodes: Nodes::new(["127.0.0.1:1"]),
+                link: Asking::new(1, 0),
+                ms: 1_000,
+            }
+        }
+
+        fn poll(&mut self) -> Request {
+            self.ms = self.ms.max(self.link.next().ms());
+            let request = self.link.poll_request(at(self.ms).mono);
+            request.expect("it is time")
+        }
+
+        /// What the next request comes to, in words.
+        fn reply(&mut self, reply: &Reply) -> Vec<String> {
+            let (now, presence) = (at(self.ms), &self.presence);
+            let mut effects = self.link.handle_reply(reply, presence, &self.nodes, now);
+            effects.extend(self.link.look(presence, now.mono));
+            let words = |effect: &Effect| match effect {
+                Effect::Tell(Mail::Answered(answered)) => format!(
+                    "Answered({}, {})",
+                    answered.sure.len(),
+                    answered.unseen.len()
+                ),
+                Effect::Tell(Mail::Reask { why, .. }) => format!("Reask({why:?})"),
+                other => format!("{other:?}"),
+            };
+            effects.iter().map(words).collect()
+        }
+
+        fn found() -> World {
+            let mut world = World::new();
+            world.poll();
+            world.reply(&answer(""));
+            world
+        }
+
+        fn ask(&mut self, users: &[&str]) {
+            let users = users.iter().map(|user| Box::from(*user)).collect();
+            self.link.ask(users, true, at(self.ms).mono);
+        }
+
+        fn standing(&self) -> Standing {
+            self.link.standing(&self.presence, at(self.ms).mono)
+        }
+    }
+
+    /// By life 7 of the node.
+    fn answer(records: &str) -> Reply {
+        let node = Answerer {
+            instance: 7,
+            as_of: Unix::from_ms(900),
+            clock: Unix::from_ms(900),
+        };
+        Ok(Said {
+            status: 200,
+            node: Some(node),
+            body: format!(r#"{{"presence":[{records}]}}"#).into_bytes(),
+        })
+    }
+
+    #[test]
+    fn a_node_is_found_and_asked() {
+        let mut world = World::new();
+        assert!(world.standing().down && world.standing().behind);
+        let request = world.poll();
+        assert_eq!(
+            (request.method, &*request.path, &*request.body),
+            ("POST", "/v1/presence/query", &br#"{"users":[]}"#[..])
+        );
+        let found = [
+            DONE,
+            "Count(RelayStates, 0)",
+            "Count(RelayReasks, 1)",
+            "Say(InSight)",
+            "Reask(Found)",
+        ];
+        assert_eq!(world.reply(&answer("")), found);
+        world.ask(&["a", "b"]);
+        assert_eq!(world.standing().queued, 2);
+        assert_eq!(world.poll().states, 2);
+        let records = concat!(
+            r#"{"user":"a","status":"online","since":500,"last_active":800},"#,
+            r#"{"user":"b","status":"offline","since":null,"last_active":null}"#
+        );
+        let (asked, refused) = ("Count(RelayStates, 2)", "Count(RelayStatesRefused, 0)");
+        let answered = [DONE, asked, refused, "Answered(1, 1)"];
+        assert_eq!(world.reply(&answer(records)), answered);
+        assert_eq!(world.standing().queued, 0);
+    }
+
+    #[test]
+    fn a_node_out_of_sight_is_warned_of_once_for_each_reason() {
+        let mut world = World::new();
+        let warned = |why: &str| format!("Say(NotAnswering({why:?}))");
+        let not_its = warned("its answer is not that of a presence node");
+        for (reply, warned) in [
+            (lost(), Some(warned("timeout"))),
+            (lost(), None),
+            (said(404), Some(warned("status 404"))),
+            (said(400), Some(warned("status 400"))),
+            (said(400), None),
+            (said(200), Some(not_its)),
+        ] {
+            world.poll();
+            let effects = std::iter::once(FAILED.to_owned()).chain(warned);
+            assert_eq!(world.reply(&reply), effects.collect::<Vec<_>>());
+            assert!(world.standing().down);
+        }
+        world.ms += OUTAGE_MS;
+        world.poll();
+        assert_eq!(world.reply(&answer("")).last().unwrap(), "Reask(Back)");
+        world.poll();
+        assert_eq!(world.reply(&lost()), [FAILED, &warned("timeout")]);
+    }
+
+    #[test]
+    fn a_question_that_is_too_long_is_made_shorter_and_the_node_stays_in_sight() {
+        let mut world = World::found();
+        world.ask(&["a", "b", "c", "d"]);
+        assert_eq!(world.poll().states, 4);
+        assert_eq!(world.reply(&said(413)), [FAILED]);
+        assert_eq!((world.standing().queued, world.standing().down), (4, false));
+        assert_eq!(world.poll().states, 2);
+    }
+
+    #[test]
+    fn an_answer_about_others_than_were_asked_for_is_none() {
+        let mut world = World::found();
+        world.ask(&["a"]);
+        world.poll();
+        assert_eq!(world.reply(&answer(""))[0], FAILED);
+        assert!(world.standing().down);
+    }
+
+    #[test]
+    fn a_node_that_answers_and_tells_nothing_is_warned_of_once() {
+        let mut world = World::new();
+        let mut said = Vec::new();
+        for _ in 0..10 {
+            world.poll();
+            said.extend(world.reply(&answer("")));
+            world.ms += PROBE_MS;
+        }
+        said.retain(|effect| effect == "Say(Untold)");
+        assert_eq!(said.len(), 1);
+        assert!(world.standing().behind && !world.standing().down);
+        world.presence.note_told(7, true, at(world.ms).mono);
+        assert!(!world.standing().behind);
+    }
+}

@@ -1,0 +1,288 @@
+//! A presence node's link to one real-time node, without a kernel: what is published to it, and
+//! what each of its answers means.
+//!
+//! Owns what is warned of and when: once for each reason in a row. Which states are told and when
+//! is the [`Announcer`]'s. Time is an argument; requests, replies and effects are values.
+
+use super::announcer::Announcer;
+use super::effect::{Effect, Notice};
+use super::reply::{Meaning, Reply, Request, Said, reason};
+use super::{Standing, sender};
+use crate::engine::NODE_HEADER;
+use crate::metrics::Counter;
+use crate::presence::{Presence, Transition};
+use crate::time::{Mono, Now};
+
+/// The link.
+#[derive(Debug)]
+pub struct Publishing {
+    announcer: Announcer,
+    /// Which life of this node it is.
+    instance: u64,
+    /// States in the request under way.
+    states: usize,
+    /// Why it was last warned, until the node takes something.
+    warned: Option<String>,
+    /// Why a request was last refused for what is in it, and whether that was said.
+    refusal: Option<String>,
+    refusal_said: bool,
+}
+
+impl Publishing {
+    /// Nothing to tell. `seed` is of the jitter, `instance` tells this life of this node from
+    /// others.
+    pub fn new(seed: u64, instance: u64) -> Publishing {
+        Publishing {
+            announcer: Announcer::new(seed),
+            instance,
+            states: 0,
+            warned: None,
+            refusal: None,
+            refusal_said: false,
+        }
+    }
+
+    /// These have changed.
+    pub fn mark(&mut self, transitions: &[Transition]) {
+        self.announcer.mark(transitions);
+    }
+
+    /// When [`Publishing::poll_request`] has something.
+    pub fn next(&self) -> Mono {
+        self.announcer.next()
+    }
+
+    /// The next request, if it is time. One at a time: its reply comes first.
+    pub fn poll_request(&mut self, presence: &Presence, now: Now) -> Option<Request> {
+        let put = self.announcer.poll_request(presence, now)?;
+        self.states = put.states;
+        Some(Request {
+            method: "PUT",
+            path: put.path,
+            field: Some((NODE_HEADER, sender(self.instance, put.complete))),
+            body: put.body,
+            states: put.states,
+        })
+    }
+
+    /// What came of the request.
+    pub fn handle_reply(&mut self, reply: &Reply, now: Mono) -> Vec<Effect> {
+        match Meaning::of(reply) {
+            Meaning::Done => self.taken(reply, now),
+            meaning @ (Meaning::TooLong | Meaning::Refused) => {
+                self.refusal = Some(reason(reply));
+                self.announcer
+                    .handle_refusal(meaning == Meaning::TooLong, now);
+                vec![Effect::Count(Counter::RelayRequestsFailed, 1)]
+            }
+            Meaning::Failed => self.failed(reply, now),
+        }
+    }
+
+    fn taken(&mut self, reply: &Reply, now: Mono) -> Vec<Effect> {
+        let mut effects = vec![
+            Effect::Count(Counter::RelayRequestsDone, 1),
+            Effect::Count(Counter::RelayStates, self.states as u64),
+        ];
+        if self.warned.take().is_some() {
+            effects.push(Effect::Say(Notice::TakesAgain));
+        }
+        if self.announcer.handle_done(now).is_some() {
+            effects.push(Effect::Count(Counter::RelayStatesUntold, 1));
+            if !std::mem::replace(&mut self.refusal_said, true) {
+                let why = self.refusal.clone();
+                let why = why.unwrap_or_else(|| "it does not say why".into());
+                effects.push(Effect::Say(Notice::StatesRefused(why)));
+            }
+        }
+        if let Ok(said) = reply
+            && said.status == 200
+        {
+            let refused = refused_of(said);
+            effects.push(Effect::Count(Counter::RelayStatesRefused, refused));
+            effects.push(Effect::Say(Notice::NoRoom(refused)));
+        }
+        effects
+    }
+
+    fn failed(&mut self, reply: &Reply, now: Mono) -> Vec<Effect> {
+        let mut effects = vec![Effect::Count(Counter::RelayRequestsFailed, 1)];
+        // One that has just started will have seen this node in a moment.
+        let unseen =
+            matches!(reply, Ok(said) if said.status == 503) && !self.announcer.was_away(now);
+        let why = reason(reply);
+        // One that was not listening yet may have another key: each reason is said.
+        if !unseen && self.warned.as_ref() != Some(&why) {
+            effects.push(Effect::Say(Notice::NotTaken(why.clone())));
+            self.warned = Some(why);
+        }
+        self.announcer.handle_failure(now);
+        effects
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            queued: self.announcer.len(),
+            down: self.announcer.is_failing(),
+            behind: false,
+        }
+    }
+
+    /// A node that stops has nothing left to tell here, or nobody to tell it to.
+    pub fn may_stop(&self, now: Mono) -> bool {
+        let announcer = &self.announcer;
+        announcer.is_empty() || announcer.is_failing() || announcer.next() > now
+    }
+}
+
+fn refused_of(said: &Said) -> u64 {
+    let body: Option<serde_json::Value> = serde_json::from_slice(&said.body).ok();
+    body.and_then(|body| body["refused"].as_u64()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Store, at};
+    use super::super::reply::{lost, said};
+    use super::super::{OUTAGE_MS, PROBE_MS};
+    use super::*;
+
+    const FAILED: &str = "Count(RelayRequestsFailed, 1)";
+    const DONE: &str = "Count(RelayRequestsDone, 1)";
+
+    /// A link with the states of some users to tell, and the time.
+    struct World {
+        store: Store,
+        link: Publishing,
+        ms: u64,
+    }
+
+    impl World {
+        fn new(users: &[&str]) -> World {
+            let (mut store, mut link) = (Store::new(), Publishing::new(1, 0xa7));
+            users
+                .iter()
+                .for_each(|user| link.mark(&store.beat(user, 2_000)));
+            let ms = 2_000;
+            World { store, link, ms }
+        }
+
+        /// How many states the next request tells, when it is time.
+        fn poll(&mut self) -> usize {
+            self.ms = self.ms.max(self.link.next().ms());
+            let request = self.link.poll_request(&self.store.presence, at(self.ms));
+            request.expect("it is time").states
+        }
+
+        fn reply(&mut self, reply: &Reply) -> Vec<String> {
+            let effects = self.link.handle_reply(reply, at(self.ms).mono);
+            effects.iter().map(|effect| format!("{effect:?}")).collect()
+        }
+
+        fn queued_and_down(&self) -> (usize, bool) {
+            let standing = self.link.standing();
+            (standing.queued, standing.down)
+        }
+    }
+
+    #[test]
+    fn a_request_says_who_tells_and_whether_that_is_all() {
+        let mut world = World::new(&["bob"]);
+        let request = world
+            .link
+            .poll_request(&world.store.presence, at(2_000))
+            .unwrap();
+        assert_eq!(
+            (request.method, &*request.path, request.states),
+            ("PUT", "/v1/presence/bob", 1)
+        );
+        let field = Some((NODE_HEADER, "00000000000000a7".to_owned()));
+        assert_eq!(request.field, field);
+        let states = "Count(RelayStates, 1)";
+        assert_eq!(world.reply(&said(204)), [DONE, states]);
+    }
+
+    #[test]
+    fn a_node_that_fails_is_warned_of_once_for_each_reason_and_told_again() {
+        let mut world = World::new(&["bob", "carol"]);
+        let not_taken = |why: &str| format!("Say(NotTaken({why:?}))");
+        for (reply, warned) in [
+            (lost(), Some(not_taken("timeout"))),
+            (lost(), None),
+            (said(500), Some(not_taken("status 500"))),
+            (said(500), None),
+            (lost(), Some(not_taken("timeout"))),
+        ] {
+            // After an outage an empty request feels the way.
+            world.poll();
+            let effects = std::iter::once(FAILED.to_owned()).chain(warned);
+            assert_eq!(world.reply(&reply), effects.collect::<Vec<_>>());
+            assert_eq!(world.queued_and_down(), (2, true));
+        }
+        world.poll();
+        assert_eq!(world.reply(&said(204)).last().unwrap(), "Say(TakesAgain)");
+        assert!(!world.link.standing().down);
+    }
+
+    #[test]
+    fn a_node_that_has_just_started_is_not_warned_of() {
+        let mut world = World::new(&["bob"]);
+        let began = world.ms;
+        while world.ms < began + OUTAGE_MS {
+            world.poll();
+            let effects = world.reply(&said(503));
+            assert_eq!(
+                effects.len(),
+                1 + usize::from(world.ms >= began + OUTAGE_MS)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_refused_for_its_content_is_made_shorter() {
+        for status in [400, 413, 414, 422, 431] {
+            let mut world = World::new(&["bob", "carol"]);
+            assert_eq!(world.poll(), 2);
+            assert_eq!(world.reply(&said(status)), [FAILED], "{status}");
+            assert_eq!(world.queued_and_down(), (2, false));
+            assert_eq!(world.poll(), 1, "{status}");
+            // One that is refused alone is passed over once an empty request is taken.
+            assert_eq!(world.reply(&said(status)), [FAILED]);
+            assert_eq!(world.poll(), 0);
+            let effects = world.reply(&said(204));
+            let refused = format!("Say(StatesRefused(\"status {status}\"))");
+            let untold = "Count(RelayStatesUntold, 1)";
+            assert_eq!(effects[2..], [untold, &refused]);
+            assert_eq!(world.poll(), 1);
+            assert_eq!(world.reply(&said(204)).len(), 2);
+            assert_eq!(world.link.standing(), Standing::default());
+        }
+    }
+
+    #[test]
+    fn a_node_without_room_says_for_how_many() {
+        let mut world = World::new(&["bob"]);
+        world.poll();
+        let body = br#"{"refused":3}"#.to_vec();
+        let (status, node) = (200, None);
+        let effects = world.reply(&Ok(Said { status, node, body }));
+        assert_eq!(
+            effects[2..],
+            ["Count(RelayStatesRefused, 3)", "Say(NoRoom(3))"]
+        );
+    }
+
+    #[test]
+    fn it_may_stop_when_there_is_nothing_to_tell_or_nobody_to_tell_it_to() {
+        let mut world = World::new(&["bob"]);
+        assert!(!world.link.may_stop(at(world.ms).mono));
+        world.poll();
+        world.reply(&lost());
+        assert!(world.link.may_stop(at(world.ms).mono));
+        world.poll();
+        world.reply(&said(204));
+        assert!(world.link.may_stop(at(world.ms).mono));
+        assert_eq!(world.link.next(), at(world.ms + PROBE_MS).mono);
+    }
+}

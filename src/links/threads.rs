@@ -1,0 +1,335 @@
+//! The threads that drive the links: one for each node of the other role.
+//!
+//! Owns the hand-over from the shards (a lock held for a push), the waiting, and the sending; the
+//! links decide ([`Publishing`], [`Asking`]), and what they want done is carried out here. Never
+//! holds a lock while it talks to a node.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Standing;
+use super::asking::Asking;
+use super::effect::Effect;
+use super::http::Remote;
+use super::publishing::Publishing;
+use crate::engine::{Decided, Mail};
+use crate::metrics::{Board, Gauge};
+use crate::presence::Presence;
+use crate::time::{Clock, Mono, boottime};
+use crate::wire::nodes::Nodes;
+
+/// Tells all shards.
+pub type Tell = Arc<dyn Fn(&Mail) + Send + Sync>;
+
+/// Starts a thread without which the process is of no use.
+pub type Spawn<'s> = &'s dyn Fn(String, Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
+
+/// What the links of a node share.
+struct Shared {
+    board: Arc<Board>,
+    clock: Arc<Clock>,
+    presence: Arc<Presence>,
+    stopping: AtomicBool,
+    /// How each link stands.
+    standings: Mutex<Vec<Standing>>,
+}
+
+/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to
+/// its node. What is left while it does, for 2 s at most, is a pointer a turn and shard; the
+/// transitions behind it are shared by all links, and dropped when the slowest has taken over whom
+/// they are about.
+struct Station<I> {
+    inbox: Mutex<Vec<I>>,
+    changed: Condvar,
+}
+
+/// The running links of a node; `I` is what shards hand over.
+pub struct Links<I> {
+    stations: Arc<[Station<I>]>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Transitions, for every real-time node.
+pub type Publish = Arc<Decided>;
+
+/// A question to one presence node.
+pub struct Ask {
+    users: Vec<Box<str>>,
+    anew: bool,
+}
+
+/// What a shard needs to hand something over.
+pub struct Handle<I> {
+    stations: Arc<[Station<I>]>,
+}
+
+impl<I> Clone for Handle<I> {
+    fn clone(&self) -> Self {
+        Handle {
+            stations: Arc::clone(&self.stations),
+        }
+    }
+}
+
+impl Handle<Publish> {
+    /// Every real-time node is to be told of these.
+    pub fn publish(&self, decided: &Publish) {
+        for station in &*self.stations {
+            station.leave(Arc::clone(decided));
+        }
+    }
+}
+
+impl Handle<Ask> {
+    /// A presence node is to be asked about these; `anew`: because it was out of sight.
+    pub fn ask(&self, node: usize, users: Vec<Box<str>>, anew: bool) {
+        self.stations[node].leave(Ask { users, anew });
+    }
+}
+
+impl Shared {
+    fn note(&self, node: usize, standing: Standing) {
+        let mut standings = self.standings.lock();
+        standings[node] = standing;
+        let queued: usize = standings.iter().map(|each| each.queued).sum();
+        let down = standings.iter().filter(|each| each.down).count();
+        self.board.process.set(Gauge::RelayQueue, queued as u64);
+        self.board.process.set(Gauge::NodesDown, down as u64);
+        self.presence
+            .set_behind(standings.iter().any(|each| each.behind));
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Carries out what a link wants done.
+    fn carry_out(&self, effects: Vec<Effect>, remote: &Remote, tell: &Tell) {
+        for effect in effects {
+            match effect {
+                Effect::Count(counter, by) => self.board.process.add(counter, by),
+                Effect::Tell(mail) => tell(&mail),
+                Effect::Say(notice) if notice.is_warning() => {
+                    tracing::warn!(node = remote.base(), "{notice}");
+                }
+                Effect::Say(notice) => tracing::info!(node = remote.base(), "{notice}"),
+            }
+        }
+    }
+}
+
+impl<I> Station<I> {
+    fn leave(&self, item: I) {
+        self.inbox.lock().push(item);
+        self.changed.notify_one();
+    }
+
+    /// What has been left; sleeps until there is something, until `until`, or until the links are
+    /// stopped.
+    fn take(&self, until: Mono, shared: &Shared) -> Vec<I> {
+        let mut inbox = self.inbox.lock();
+        let micros = until.micros_since(boottime()).min(60_000_000);
+        if inbox.is_empty() && micros > 0 && !shared.is_stopping() {
+            self.changed
+                .wait_for(&mut inbox, Duration::from_micros(micros));
+        }
+        std::mem::take(&mut *inbox)
+    }
+}
+
+impl<I: Send + 'static> Links<I> {
+    fn start(
+        remotes: Vec<Remote>,
+        name: &str,
+        parts: LinkParts<'_>,
+        run: impl Fn(usize, &Remote, &Station<I>, &Shared) + Send + Clone + 'static,
+    ) -> io::Result<Links<I>> {
+        let station = |_: &Remote| Station {
+            inbox: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        let stations: Arc<[Station<I>]> = remotes.iter().map(station).collect();
+        let shared = Arc::new(Shared {
+            board: parts.board,
+            clock: parts.clock,
+            presence: parts.presence,
+            stopping: AtomicBool::new(false),
+            // In a mirror nothing is known before its nodes have been seen.
+            standings: Mutex::new(vec![parts.unseen; remotes.len()]),
+        });
+        let thread = |(node, remote): (usize, Remote)| {
+            let (stations, shared, run) = (Arc::clone(&stations), Arc::clone(&shared), run.clone());
+            let work = move || run(node, &remote, &stations[node], &shared);
+            (parts.spawn)(format!("{name}-{node}"), Box::new(work))
+        };
+        let threads = remotes
+            .into_iter()
+            .enumerate()
+            .map(thread)
+            .collect::<io::Result<_>>()?;
+        Ok(Links {
+            stations,
+            shared,
+            threads,
+        })
+    }
+
+    /// For the shards.
+    pub fn handle(&self) -> Handle<I> {
+        Handle {
+            stations: Arc::clone(&self.stations),
+        }
+    }
+
+    /// Ends the threads: what is queued is sent first, unless its node does not answer.
+    pub fn stop(self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        for station in &*self.stations {
+            // Under the lock, so that no thread is between looking and sleeping.
+            let _inbox = station.inbox.lock();
+            station.changed.notify_one();
+        }
+        for thread in self.threads {
+            thread
+                .join()
+                .expect("a link's thread returns or ends the process");
+        }
+    }
+}
+
+/// What every link needs.
+pub struct LinkParts<'s> {
+    /// Of jitter.
+    pub seed: u64,
+    /// What is counted.
+    pub board: Arc<Board>,
+    /// The process's.
+    pub clock: Arc<Clock>,
+    /// What is published from, or answered into.
+    pub presence: Arc<Presence>,
+    /// Starts the threads.
+    pub spawn: Spawn<'s>,
+    unseen: Standing,
+}
+
+impl<'s> LinkParts<'s> {
+    /// Of these.
+    pub fn new(
+        seed: u64,
+        board: &Arc<Board>,
+        clock: &Arc<Clock>,
+        presence: &Arc<Presence>,
+        spawn: Spawn<'s>,
+    ) -> LinkParts<'s> {
+        LinkParts {
+            seed,
+            board: Arc::clone(board),
+            clock: Arc::clone(clock),
+            presence: Arc::clone(presence),
+            spawn,
+            unseen: Standing::default(),
+        }
+    }
+}
+
+impl Links<Publish> {
+    /// Publishes to these real-time nodes; `instance` tells this life of this node from others.
+    ///
+    /// Errors: a thread could not be started.
+    pub fn publish_to(
+        remotes: Vec<Remote>,
+        instance: u64,
+        parts: LinkParts<'_>,
+    ) -> io::Result<Links<Publish>> {
+        let seed = parts.seed;
+        let run = move |node, remote: &Remote, station: &Station<Publish>, shared: &Shared| {
+            let link = Publishing::new(seed ^ node as u64, instance);
+            publish(node, link, remote, station, shared);
+        };
+        Links::start(remotes, "publish", parts, run)
+    }
+}
+
+impl Links<Ask> {
+    /// Asks these presence nodes, whose users `nodes` tells; `tell` brings to all shards what came
+    /// of it.
+    ///
+    /// Errors: a thread could not be started.
+    pub fn ask_at(
+        remotes: Vec<Remote>,
+        nodes: Arc<Nodes>,
+        parts: LinkParts<'_>,
+        tell: Tell,
+    ) -> io::Result<Links<Ask>> {
+        let seed = parts.seed;
+        let unseen = Standing {
+            queued: 0,
+            down: true,
+            behind: true,
+        };
+        let parts = LinkParts { unseen, ..parts };
+        let run = move |node, remote: &Remote, station: &Station<Ask>, shared: &Shared| {
+            let link = Asking::new(seed ^ node as u64, node);
+            ask(node, link, remote, station, shared, &nodes, &tell);
+        };
+        Links::start(remotes, "ask", parts, run)
+    }
+}
+
+fn publish(
+    node: usize,
+    mut link: Publishing,
+    remote: &Remote,
+    station: &Station<Publish>,
+    shared: &Shared,
+) {
+    // A presence node's shards are told nothing by its links.
+    let tell: Tell = Arc::new(|_| {});
+    loop {
+        for decided in station.take(link.next(), shared) {
+            link.mark(&decided.transitions);
+        }
+        shared.note(node, link.standing());
+        if shared.is_stopping() && link.may_stop(boottime()) {
+            return;
+        }
+        let Some(request) = link.poll_request(&shared.presence, shared.clock.now()) else {
+            continue;
+        };
+        let reply = remote.send(&request);
+        shared.carry_out(link.handle_reply(&reply, boottime()), remote, &tell);
+    }
+}
+
+fn ask(
+    node: usize,
+    mut link: Asking,
+    remote: &Remote,
+    station: &Station<Ask>,
+    shared: &Shared,
+    nodes: &Nodes,
+    tell: &Tell,
+) {
+    loop {
+        for ask in station.take(link.next(), shared) {
+            link.ask(ask.users, ask.anew, boottime());
+        }
+        if shared.is_stopping() {
+            return;
+        }
+        if let Some(request) = link.poll_request(boottime()) {
+            let reply = remote.send(&request);
+            let effects = link.handle_reply(&reply, &shared.presence, nodes, shared.clock.now());
+            shared.carry_out(effects, remote, tell);
+        }
+        let effects = link.look(&shared.presence, boottime());
+        shared.carry_out(effects, remote, tell);
+        shared.note(node, link.standing(&shared.presence, boottime()));
+    }
+}
