@@ -1,6 +1,5 @@
 //! `beats`: beat datagrams at a rate or flat out, and where they were lost.
 
-mod count;
 mod sender;
 
 use std::io;
@@ -10,18 +9,18 @@ use clap::{Args, ValueEnum};
 use greendot::wire::beat::Keys;
 use sender::Sender;
 
-pub use count::Count;
-
-use crate::args::{Common, Peer, duration};
 use crate::cause::{USERS_PER_DATAGRAM, datagram, read_keys};
 use crate::clock;
+use crate::common::{Common, Peer};
+use crate::count::Count;
 use crate::effort::Effort;
 use crate::population::Population;
 use crate::procfs;
+use crate::progress::ProgressLine;
 use crate::report::{MEMORY_SERIES, Report};
 use crate::stats::{Latencies, Strain};
-use crate::streams::ProgressLine;
 use crate::target::Target;
+use crate::units::duration;
 
 /// Most bytes of datagrams that are signed ahead.
 const SIGNED_BYTES_MAX: usize = 256 << 20;
@@ -40,7 +39,7 @@ pub struct BeatsArgs {
     #[arg(long, default_value_t = 100_000)]
     pub users: u64,
     /// Beats (not datagrams) a second, or max
-    #[arg(long, default_value = "100000", value_parser = crate::args::rate)]
+    #[arg(long, default_value = "100000", value_parser = crate::units::rate)]
     pub rate: f64,
     /// Users in each datagram
     #[arg(long, default_value_t = 70)]

@@ -13,8 +13,8 @@ use greendot::time::Unix;
 use greendot::wire::User;
 use greendot::wire::beat::{Keys, Writer};
 
-use crate::args::{Common, Peer};
 use crate::asks::push_users;
+use crate::common::{Common, Peer};
 use crate::http::Client;
 use crate::population::{ID_BYTES, Population};
 use crate::target::Target;

@@ -2,7 +2,7 @@
 //!
 //! Owns 8 bytes of state a stream. Trailers are not expected of an event stream and end it.
 
-use crate::fleet::Gone;
+use crate::gone::Gone;
 
 /// Where in the framing a body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,15 +13,15 @@ use holds::Holds;
 use serde::{Deserialize, Serialize};
 use world::World;
 
-use crate::args::{Common, Share};
-use crate::beats::Count;
 use crate::cause::{Cause, How};
 use crate::clock;
+use crate::common::{Common, Share};
+use crate::count::Count;
 use crate::effort::Effort;
 use crate::fleet::Fleet;
+use crate::progress::ProgressLine;
 use crate::report::Report;
 use crate::stats::{Latencies, Strain};
-use crate::streams::ProgressLine;
 use crate::target::Target;
 use crate::workers::{Workers, say, share_max, split};
 
@@ -47,7 +47,7 @@ pub struct ChurnArgs {
     #[arg(long, default_value_t = 0.05)]
     pub loss: f64,
     /// Mean length of a session
-    #[arg(long, default_value = "10s", value_parser = crate::args::duration)]
+    #[arg(long, default_value = "10s", value_parser = crate::units::duration)]
     pub session: Duration,
     /// Share of the users who are online, averaged over the day
     #[arg(long, default_value_t = 0.3)]
@@ -56,11 +56,11 @@ pub struct ChurnArgs {
     #[arg(long, default_value_t = 0.5)]
     pub goodbyes: f64,
     /// Mean time after which a watcher's link breaks and it comes back
-    #[arg(long, default_value = "20s", value_parser = crate::args::duration)]
+    #[arg(long, default_value = "20s", value_parser = crate::units::duration)]
     pub link: Duration,
     /// A state that has been so for this long must have been told; at least the server's sweep
     /// interval
-    #[arg(long, default_value = "1s", value_parser = crate::args::duration)]
+    #[arg(long, default_value = "1s", value_parser = crate::units::duration)]
     pub settle: Duration,
 }
 

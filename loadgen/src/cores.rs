@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value as Json;
 
 use crate::affinity::spawn_unpinned;
-use crate::args::Common;
+use crate::common::Common;
 use crate::report::Report;
 use crate::target::Target;
 

@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::args::Common;
+use crate::common::Common;
 use crate::herd::{Found, Progress, Word};
 use crate::stats::Latencies;
 use crate::workers::{Workers, share_max, split};

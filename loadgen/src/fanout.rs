@@ -10,22 +10,24 @@ use std::time::Duration;
 use clap::Args;
 use reader::Reader;
 
-use crate::args::{Common, Peer, duration};
 use crate::cause::{Cause, How};
 use crate::clock;
+use crate::common::{Common, Peer};
 use crate::effort::Effort;
 use crate::exposition::Exposition;
-use crate::fleet::{Fleet, Gone};
+use crate::fleet::Fleet;
+use crate::gone::Gone;
 use crate::ledger::{Allowance, Ledger};
 use crate::population::Population;
 use crate::procfs;
+use crate::progress::ProgressLine;
 use crate::report::{MEMORY_SERIES, Report};
 use crate::schedule::Schedule;
 use crate::server_clock::ServerClock;
 use crate::shards::Work;
 use crate::stats::{Latencies, Strain};
-use crate::streams::ProgressLine;
 use crate::target::Target;
+use crate::units::duration;
 use crate::workers::{share_max, split};
 
 /// Numbers of the publishers start here, so that they are nobody's who also holds a stream in
@@ -53,7 +55,7 @@ pub struct FanoutArgs {
     #[arg(long, default_value_t = 50)]
     pub transitions: u64,
     /// Transitions a second; max: back to back, all publishers in every datagram
-    #[arg(long, default_value = "5", value_parser = crate::args::rate)]
+    #[arg(long, default_value = "5", value_parser = crate::units::rate)]
     pub rate: f64,
     /// With --rate max: the next round only when the last one has been told to all, so that nothing
     /// is coalesced
@@ -63,7 +65,7 @@ pub struct FanoutArgs {
     #[arg(long, value_enum, default_value_t = How::Udp)]
     pub cause: How,
     /// Connects a second while the watchers are set up
-    #[arg(long, default_value = "5000", value_parser = crate::args::rate)]
+    #[arg(long, default_value = "5000", value_parser = crate::units::rate)]
     pub connect_rate: f64,
     /// A state that stood this long should have been told to everybody
     #[arg(long, default_value = "250ms", value_parser = duration)]

@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::chunked::Chunked;
 use crate::clock;
+use crate::gone::Gone;
 use crate::sse::{Event, Lasting, Reader};
 
 /// Streams that share one source address. Far below the number of ephemeral ports: the kernel
@@ -24,21 +25,6 @@ const STREAMS_PER_SOURCE: usize = 4_000;
 const EVENTS_PER_POLL_MAX: usize = 256;
 const READ_BYTES: usize = 256 << 10;
 const HEAD_BYTES_MAX: usize = 16 << 10;
-
-/// Why a stream is no more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Gone {
-    /// No connection came about.
-    Refused,
-    /// Answered with this status instead of 200.
-    Status(u16),
-    /// What came was not HTTP, or not an event stream.
-    Malformed,
-    /// The server ended it in order.
-    Eof,
-    /// The connection broke.
-    Reset,
-}
 
 /// What the streams of a fleet are for.
 pub trait Handler {

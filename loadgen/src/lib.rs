@@ -1,25 +1,29 @@
 //! greendot's load generator as a library, so that its parts can be tested.
 //!
-//! From below: clock, affinity, effort, procfs, schedule, population, graph, sse, chunked, record,
-//! server_clock, stats; report, html and shards; target (which servers); fleet (streams), http and
+//! The ground: clock, units, gone, schedule, population, stats and the like. On it: report, html
+//! and shards; common (flags of all), servers and target (which servers); fleet (streams), http and
 //! exposition (plain requests), cause (what makes a publisher change), workers (several processes);
 //! herd and crew (very many streams); ledger and truth (the judges); then one module for each
-//! subcommand. The server uses none of it.
+//! subcommand, which owns its flags; cli above them. `tests/layers` holds the order. The server
+//! uses none of it.
 
 pub mod affinity;
-pub mod args;
 pub mod asks;
 pub mod beats;
 pub mod cause;
 pub mod chunked;
 pub mod churn;
+pub mod cli;
 pub mod clock;
+pub mod common;
 pub mod cores;
+pub mod count;
 pub mod crew;
 pub mod effort;
 pub mod exposition;
 pub mod fanout;
 pub mod fleet;
+pub mod gone;
 pub mod graph;
 pub mod herd;
 pub mod html;
@@ -28,11 +32,13 @@ pub mod ledger;
 pub mod plan;
 pub mod population;
 pub mod procfs;
+pub mod progress;
 pub mod query;
 pub mod record;
 pub mod report;
 pub mod schedule;
 pub mod server_clock;
+pub mod servers;
 pub mod shards;
 pub mod sse;
 pub mod stats;
@@ -40,4 +46,5 @@ pub mod storm;
 pub mod streams;
 pub mod target;
 pub mod truth;
+pub mod units;
 pub mod workers;

@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use greendot_loadgen::args::{Cli, Common, Peer, Scenario};
+use greendot_loadgen::cli::{Cli, Scenario};
+use greendot_loadgen::common::{Common, Peer};
 use greendot_loadgen::exposition::Exposition;
 use greendot_loadgen::report::Report;
 use greendot_loadgen::target::Target;
-use greendot_loadgen::{affinity, beats, churn, cores, fanout, plan, query, storm, streams};
+use greendot_loadgen::{affinity, beats, churn, cores, fanout, html, plan, query, storm, streams};
 
 fn main() -> ExitCode {
     let Cli { scenario, common } = Cli::parse();
@@ -20,13 +21,10 @@ fn main() -> ExitCode {
         Err(error) if common.share.is_some() && error.kind() == ErrorKind::BrokenPipe => {
             ExitCode::FAILURE
         }
-        Ok(mut report) => name_servers(&mut report, &scenario, &common)
-            .publish(
-                common.quiet,
-                common.json.as_deref(),
-                common.report.as_deref(),
-            )
-            .unwrap_or_else(fail),
+        Ok(mut report) => {
+            name_servers(&mut report, &scenario, &common);
+            publish(&report, &common).unwrap_or_else(fail)
+        }
         Err(error) => fail(error),
     }
 }
@@ -46,7 +44,7 @@ fn run(scenario: &Scenario, common: &Common) -> std::io::Result<Report> {
 
 /// Has the report say which servers it is of. One that has gone by now can not be asked, and that
 /// is no fault of the run.
-fn name_servers<'a>(report: &'a mut Report, scenario: &Scenario, common: &Common) -> &'a Report {
+fn name_servers(report: &mut Report, scenario: &Scenario, common: &Common) {
     let starts_its_own = matches!(scenario, Scenario::Cores(_) | Scenario::Plan(_));
     if let (Ok(target), Peer::Greendot, false) = (Target::new(common), common.peer, starts_its_own)
     {
@@ -56,7 +54,14 @@ fn name_servers<'a>(report: &'a mut Report, scenario: &Scenario, common: &Common
             .flat_map(Exposition::scrape)
             .for_each(|metrics| report.server(&metrics));
     }
-    report
+}
+
+/// The page first, so that what is printed last says how the run ended.
+fn publish(report: &Report, common: &Common) -> std::io::Result<ExitCode> {
+    if let Some(path) = &common.report {
+        std::fs::write(path, html::page(report))?;
+    }
+    report.publish(common.quiet, common.json.as_deref())
 }
 
 fn fail(error: std::io::Error) -> ExitCode {

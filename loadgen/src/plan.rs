@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value as Json;
 
-use crate::args::Common;
+use crate::common::Common;
 use crate::report::{Report, number};
 
 /// Flags of `plan`.

@@ -9,9 +9,9 @@ use clap::Args;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::args::{Common, Peer, duration};
 use crate::asks::push_users;
 use crate::clock;
+use crate::common::{Common, Peer};
 use crate::effort::Effort;
 use crate::exposition::Exposition;
 use crate::http::{parse_answer, write_request};
@@ -23,6 +23,7 @@ use crate::schedule::Schedule;
 use crate::shards::Work;
 use crate::stats::{Latencies, Strain};
 use crate::target::Target;
+use crate::units::duration;
 
 /// Flags of `query`.
 #[derive(Args, Clone, Debug)]
@@ -31,7 +32,7 @@ pub struct QueryArgs {
     #[arg(long, default_value_t = 10_000)]
     pub users: u64,
     /// Requests a second, or max: each connection asks again as soon as it is answered
-    #[arg(long, default_value = "5000", value_parser = crate::args::rate)]
+    #[arg(long, default_value = "5000", value_parser = crate::units::rate)]
     pub rate: f64,
     /// How long
     #[arg(long, default_value = "5s", value_parser = duration)]

@@ -227,14 +227,9 @@ impl Report {
             })
     }
 
-    /// Prints the table, or only complaints if `quiet`, writes the files asked for, and says how
+    /// Prints the table, or only complaints if `quiet`, writes the file asked for, and says how
     /// the process should end.
-    pub fn publish(
-        &self,
-        quiet: bool,
-        json_path: Option<&Path>,
-        html_path: Option<&Path>,
-    ) -> io::Result<ExitCode> {
+    pub fn publish(&self, quiet: bool, json_path: Option<&Path>) -> io::Result<ExitCode> {
         if quiet {
             eprint!("{}", self.complaints());
         } else {
@@ -242,9 +237,6 @@ impl Report {
         }
         if let Some(path) = json_path {
             fs::write(path, format!("{:#}\n", self.json()))?;
-        }
-        if let Some(path) = html_path {
-            fs::write(path, crate::html::page(self))?;
         }
         Ok(if self.failures.is_empty() {
             ExitCode::SUCCESS

@@ -7,14 +7,15 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::affinity::spawn_unpinned;
-use crate::args::Common;
 use crate::clock;
+use crate::common::Common;
 use crate::crew::Crew;
 use crate::herd;
 use crate::procfs;
+use crate::progress::ProgressLine;
 use crate::report::{MEMORY_SERIES, Report, number};
 use crate::stats::Strain;
-use crate::streams::{ProgressLine, StreamsArgs, ramp};
+use crate::streams::{StreamsArgs, ramp};
 use crate::target::Target;
 
 /// Flags of `storm`.
@@ -27,7 +28,7 @@ pub struct StormArgs {
     #[arg(long, value_name = "COMMAND")]
     pub restart: Option<String>,
     /// Give up when not all are back after this long
-    #[arg(long, default_value = "60s", value_parser = crate::args::duration)]
+    #[arg(long, default_value = "60s", value_parser = crate::units::duration)]
     pub patience: Duration,
 }
 

@@ -1,22 +1,24 @@
 //! `streams`: ramp to N event streams, hold them, and weigh the server.
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::args::{Common, Peer, Share, duration};
 use crate::clock;
+use crate::common::{Common, Peer, Share};
 use crate::crew::Crew;
 use crate::exposition::Exposition;
 use crate::graph::{Choice, Graph};
 use crate::herd::{self, Plan, Progress, Ready};
 use crate::population::Population;
 use crate::procfs;
+use crate::progress::ProgressLine;
 use crate::report::{MEMORY_SERIES, Report, number};
 use crate::shards::Work;
 use crate::stats::Strain;
 use crate::target::Target;
+use crate::units::duration;
 
 /// Flags of `streams`, and of `storm` for its streams.
 #[derive(Args, Clone, Debug)]
@@ -25,7 +27,7 @@ pub struct StreamsArgs {
     #[arg(long, default_value_t = 1_000)]
     pub streams: usize,
     /// Connects a second
-    #[arg(long, default_value = "2000", value_parser = crate::args::rate)]
+    #[arg(long, default_value = "2000", value_parser = crate::units::rate)]
     pub rate: f64,
     /// Publishers that each stream watches
     #[arg(long, default_value_t = 0)]
@@ -135,29 +137,6 @@ impl Weight {
             "server_cpu_us_per_stream",
             each(self.server_cpu_us, before.server_cpu_us),
         );
-    }
-}
-
-/// A line on standard error that is written over, unless nobody looks.
-pub struct ProgressLine {
-    shown: bool,
-}
-
-impl ProgressLine {
-    /// Shown unless quiet or not a terminal.
-    pub fn new(quiet: bool) -> ProgressLine {
-        ProgressLine {
-            shown: !quiet && io::stderr().is_terminal(),
-        }
-    }
-
-    /// Shows `text`.
-    pub fn show(&self, text: &str) {
-        if self.shown {
-            let mut out = io::stderr().lock();
-            // Nobody is told that the line for looking at could not be written.
-            let _ = write!(out, "\r\x1b[K{text}").and_then(|()| out.flush());
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::args::{Common, Share};
+use crate::common::{Common, Share};
 use crate::fleet::raise_descriptor_limit;
 
 /// Descriptors that a worker needs besides its streams.

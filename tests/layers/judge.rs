@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::tree::{File, Name, is_below};
-use crate::{EDGES, EDGES_OF_TESTS, KEEPERS, KERNEL, KNOWN, PURE, STRANGERS, Table};
+use crate::{EDGES, EDGES_OF_TESTS, KEEPERS, KERNEL, KNOWN, LOADGEN, PURE, STRANGERS, Table};
 
 /// From, to, and whether only tests have it.
 type Edge = (&'static str, &'static str, bool);
@@ -55,6 +55,35 @@ fn edge(from: &'static str, name: &Name) -> Result<Option<Edge>, String> {
     } else {
         Err(format!("EDGES has no edge {from} -> {to}"))
     }
+}
+
+/// Rows of LOADGEN: what a module names stands in an earlier row.
+pub(crate) fn loadgen(files: &[File]) -> Vec<String> {
+    let top = |module: &'_ str| module.split("::").next().unwrap_or_default().to_owned();
+    let height = |module: &str| {
+        LOADGEN
+            .iter()
+            .position(|row| row.split_whitespace().any(|name| name == top(module)))
+    };
+    let mut faults = Vec::new();
+    for file in files {
+        let Some(from) = file.module.strip_prefix("loadgen::") else {
+            continue;
+        };
+        if height(from).is_none() {
+            faults.push(format!("{}: LOADGEN has no {from}", file.path));
+        }
+        for name in &file.names {
+            let Some(to) = name.path.strip_prefix("loadgen::") else {
+                continue;
+            };
+            let is_own = top(to) == top(from);
+            if !is_own && height(to).is_none_or(|to| Some(to) >= height(from)) {
+                faults.push(fault(file, name, "LOADGEN has it no lower"));
+            }
+        }
+    }
+    faults
 }
 
 /// PURE, KERNEL and KEEPERS, less what is KNOWN.

@@ -41,6 +41,22 @@ const EDGES: Table = &[
     ("loadgen", "time wire"),
 ];
 
+/// The load generator's modules from the ground up: each names those of earlier rows only, so there
+/// is no circle. Above the last row stand its `lib.rs` and `main.rs`.
+#[rustfmt::skip]
+const LOADGEN: &[&str] = &[
+    "affinity clock gone http population procfs progress record schedule server_clock servers",
+    "sse stats truth units",
+    "asks chunked common effort exposition graph ledger",
+    "fleet report target",
+    "cause html shards workers",
+    "count herd",
+    "crew",
+    "beats churn cores fanout plan query streams",
+    "storm",
+    "cli",
+];
+
 /// What the tests of a module, which are compiled with it, may name beside.
 const EDGES_OF_TESTS: Table = &[
     ("pages", "config wire"),
@@ -100,6 +116,12 @@ const CORES: &str = "2026-11-28: users.log is read on all cores at the start";
 #[test]
 fn imports_go_down_only() {
     let faults = judge::edges(&tree::files());
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn the_load_generator_has_no_circle() {
+    let faults = judge::loadgen(&tree::files());
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 

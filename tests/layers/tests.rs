@@ -249,3 +249,27 @@ fn a_pure_module_asks_no_kernel() {
         ]
     );
 }
+
+#[test]
+fn the_load_generator_goes_down() {
+    assert_eq!(
+        judge::loadgen(&files(&[
+            ("loadgen/src/sse.rs", "use crate::sse::inner::A;"),
+            (
+                "loadgen/src/crew.rs",
+                "use crate::herd; use crate::cli::Cli;"
+            ),
+            (
+                "loadgen/src/beats/sender.rs",
+                "use super::super::churn::World;"
+            ),
+            ("loadgen/src/nowhere.rs", ""),
+            ("loadgen/src/main.rs", "use greendot_loadgen::cli::Cli;"),
+        ])),
+        [
+            "loadgen/src/crew.rs:1: loadgen::cli::Cli: LOADGEN has it no lower",
+            "loadgen/src/beats/sender.rs:1: loadgen::churn::World: LOADGEN has it no lower",
+            "loadgen/src/nowhere.rs: LOADGEN has no nowhere",
+        ]
+    );
+}

@@ -164,7 +164,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::args::{Cli, Scenario};
+    use crate::common;
 
     #[test]
     fn datagrams_arrive_whole_and_apart_however_they_are_sent() {
@@ -177,12 +177,9 @@ mod tests {
             receiver
                 .set_read_timeout(Some(Duration::from_secs(2)))
                 .unwrap();
-            let line = ["loadgen", "beats", "--flows", "1", "--batching", batching];
-            let cli = <Cli as clap::Parser>::parse_from(line);
-            let Scenario::Beats(args) = &cli.scenario else {
-                panic!("beats was asked for")
-            };
-            let mut sender = Sender::new(receiver.local_addr().unwrap(), args, 49).unwrap();
+            let line = format!("--flows 1 --batching {batching}");
+            let (_, args) = common::parsed(&line).unwrap();
+            let mut sender = Sender::new(receiver.local_addr().unwrap(), &args, 49).unwrap();
             assert!(way.is_none_or(|way| way == sender.way), "{:?}", sender.way);
             let datagrams = [[1; 49], [2; 49], [3; 49]].concat();
             for part in datagrams.chunks(49 * sender.datagrams_per_send().min(3)) {

@@ -10,17 +10,18 @@ use std::net::SocketAddr;
 
 use super::holds::Holds;
 use super::{ChurnArgs, Found};
-use crate::args::{Common, Share};
 use crate::asks::write_stream_request;
 use crate::cause::Cause;
 use crate::clock;
-use crate::fleet::{Fleet, Gone, Handler};
+use crate::common::{Common, Share};
+use crate::fleet::{Fleet, Handler};
+use crate::gone::Gone;
 use crate::graph::{Choice, Graph};
 use crate::population::{Population, mix};
+use crate::progress::ProgressLine;
 use crate::record;
 use crate::server_clock::ServerClock;
 use crate::sse::{Event, Lasting};
-use crate::streams::ProgressLine;
 use crate::truth::{self, History, Tolerance, Verdict};
 
 /// Views compared with the truth in one go.

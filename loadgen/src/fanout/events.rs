@@ -6,9 +6,10 @@
 use std::net::SocketAddr;
 
 use super::{FIRST_PUBLISHER, Watchers};
-use crate::args::Peer;
 use crate::asks::write_stream_request;
-use crate::fleet::{Gone, Handler};
+use crate::common::Peer;
+use crate::fleet::Handler;
+use crate::gone::Gone;
 use crate::record;
 use crate::sse::{Event, Lasting};
 
@@ -140,22 +141,12 @@ impl Watchers<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Cli, Scenario};
+    use crate::common;
 
     #[test]
     fn a_watcher_is_ready_when_it_was_told_of_everybody() {
-        let cli = <Cli as clap::Parser>::parse_from([
-            "loadgen",
-            "fanout",
-            "--watchers",
-            "1",
-            "--publishers",
-            "2",
-        ]);
-        let Scenario::Fanout(args) = &cli.scenario else {
-            panic!("fanout was asked for")
-        };
-        let mut watchers = Watchers::new(&cli.common, args, 1);
+        let (common, args) = common::parsed("--watchers 1 --publishers 2").unwrap();
+        let mut watchers = Watchers::new(&common, &args, 1);
         let ids = [0, 1].map(|p| {
             String::from_utf8_lossy(&watchers.population.id(FIRST_PUBLISHER + p)).into_owned()
         });

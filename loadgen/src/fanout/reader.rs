@@ -12,13 +12,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{FanoutArgs, Watchers};
-use crate::args::{Common, Share};
 use crate::clock;
+use crate::common::{Common, Share};
 use crate::effort::Effort;
 use crate::fleet::Fleet;
 use crate::ledger::Books;
+use crate::progress::ProgressLine;
 use crate::server_clock::ServerClock;
-use crate::streams::ProgressLine;
 use crate::target::Target;
 use crate::workers::{Workers, orders, say};
 

@@ -1,26 +1,13 @@
 use super::*;
-use crate::args::{Cli, Scenario};
+use crate::common;
 use std::borrow::Cow;
 
-fn one_contact() -> Cli {
-    let line = [
-        "loadgen",
-        "churn",
-        "--users",
-        "1",
-        "--watchers",
-        "1",
-        "--contacts",
-        "1",
-    ];
-    <Cli as clap::Parser>::parse_from(line)
+fn one_contact() -> (Common, ChurnArgs) {
+    common::parsed("--users 1 --watchers 1 --contacts 1").unwrap()
 }
 
-fn world_of(cli: &Cli) -> World<'_> {
-    let Scenario::Churn(args) = &cli.scenario else {
-        panic!("churn was asked for")
-    };
-    let mut world = World::new(&cli.common, args, Share { first: 0, count: 1 });
+fn world_of(flags: &(Common, ChurnArgs)) -> World<'_> {
+    let mut world = World::new(&flags.0, &flags.1, Share { first: 0, count: 1 });
     world.server_clock = ServerClock::known(clock::unix_ms(), clock::now_us());
     world
 }

@@ -5,8 +5,8 @@
 use std::io;
 use std::time::Duration;
 
-use crate::args::{Common, Peer};
 use crate::clock;
+use crate::common::{Common, Peer};
 use crate::exposition::Exposition;
 use crate::procfs;
 use crate::report::Report;
