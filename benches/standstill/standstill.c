@@ -266,7 +266,8 @@ static void *run_writer(void *unused) {
     return unused;
 }
 
-/* A child freezes and thaws, so that the end of this process leaves nothing frozen. */
+/* A child freezes and thaws, out of reach of signals to this process's group, so that no end of
+ * this process leaves anything frozen. */
 static void *run_freezer(void *unused) {
     struct stat here, above, root;
     char up[4096];
@@ -281,6 +282,7 @@ static void *run_freezer(void *unused) {
     _Atomic int *state = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t child = fork();
     if (child == 0) {
+        setsid();
         sleep(freeze_at);
         *state = ioctl(fd, FIFREEZE, 0) ? 3 : 1;
         sleep(*state == 1 ? freeze_for : 0);

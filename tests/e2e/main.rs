@@ -4,6 +4,7 @@
 //! side. None asserts how fast something is: only what comes, in which order, and not before its
 //! time.
 
+mod disk;
 mod harness;
 mod http;
 mod metrics;
@@ -26,6 +27,7 @@ mod restart;
 mod shards;
 mod split;
 mod stall;
+mod standstill;
 mod start;
 mod store;
 mod tools;

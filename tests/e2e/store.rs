@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::disk::Disk;
 use crate::harness::{Home, Server, pause, skipped};
-use crate::process::{Lines, Process};
 
 const SLOW: &[&str] = &[
     "--beat-interval-ms=30s",
@@ -301,51 +301,15 @@ fn a_file_size_limit_refuses_new_users_only() {
     );
 }
 
-/// A small file system of its own, which goes with its holder: a process in a mount namespace.
-struct SmallDisk(Process);
-
-impl SmallDisk {
-    /// Mounts it on the home's data folder; None where that is not permitted.
-    fn mount(home: &Home, bytes: u64) -> Option<SmallDisk> {
-        std::fs::create_dir(home.data_dir()).expect("it can be made");
-        let dir = home.data_dir().display().to_string();
-        let script = format!(
-            "mount -t tmpfs -o size={bytes} greendot '{dir}' && echo mounted && exec sleep 300"
-        );
-        let mut command = home.program("unshare", &["--mount", "sh", "-c", &script]);
-        let mut holder = Process::try_start(&mut command)?;
-        let mounted = Lines::of(holder.take_stdout()).next()? == "mounted";
-        mounted.then_some(SmallDisk(holder))
-    }
-
-    fn serve(&self, home: &Home) -> Server {
-        let namespace = format!("--mount=/proc/{}/ns/mnt", self.0.pid());
-        let data_dir = format!("--data-dir={}", home.data_dir().display());
-        let [http, udp] = home.addresses();
-        let binary = env!("CARGO_BIN_EXE_greendot");
-        let mut command = home.program(
-            "nsenter",
-            &[&namespace, binary, "serve", &http, &udp, &data_dir],
-        );
-        let mut server = home.launch(command.args(SLOW));
-        let key_file = home.data_dir().join("fleet.key");
-        let inside = key_file
-            .strip_prefix("/")
-            .expect("the folder's path is absolute");
-        server.key_file = Path::new(&format!("/proc/{}/root", self.0.pid())).join(inside);
-        server
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_new_users_only() {
     let home = Home::new();
     // The three files as they begin have 2 MiB; users.log grows by one more, for which there is no
     // room.
-    let Some(disk) = SmallDisk::mount(&home, 5 << 19) else {
+    let Some(disk) = Disk::tmpfs(&home, 5 << 19) else {
         return skipped("no file system can be mounted");
     };
-    let server = disk.serve(&home);
+    let server = disk.serve(&home, SLOW);
     assert_eq!(
         server.post("/v1/beat", &json!({"users": ["bob"]})).status,
         204
@@ -354,7 +318,7 @@ fn a_full_disk_refuses_new_users_only() {
     expect_full(&server, known);
     server.kill();
 
-    let server = disk.serve(&home);
+    let server = disk.serve(&home, SLOW);
     assert_eq!(
         server.metrics().sum("greendot_users"),
         f64::from(known) + 1.0
@@ -362,7 +326,7 @@ fn a_full_disk_refuses_new_users_only() {
     server.expect_online(&wide_user(known - 1));
     server.expect_online("bob");
     assert_eq!(server.terminate().code(), Some(0));
-    let server = disk.serve(&home);
+    let server = disk.serve(&home, SLOW);
     server.expect_log("it was closed cleanly");
 }
 
