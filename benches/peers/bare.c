@@ -1,20 +1,21 @@
 /* bare: what the kernel alone costs.
  *
- * One thread, level-triggered epoll, one int of user memory per stream, canned bytes, one send() per delivery. Owns no
- * presence: it never parses JSON, keeps no state of a publisher and decides nothing. It is the denominator of the ratios
- * in docs/PERFORMANCE.md.
+ * One thread, level-triggered epoll, one int of user memory per stream, canned bytes, one send()
+ * per delivery. Owns no presence: it never parses JSON, keeps no state of a publisher and decides
+ * nothing. It is the denominator of the ratios in docs/PERFORMANCE.md.
  *
  *   bare HTTP_PORT UDP_PORT [BATCH_MS]
  *
  * HTTP  GET or POST /v1/stream.. -> stream head, hello, snapshot; the connection becomes a watcher
  *       anything else     -> 200 with a canned presence record, keep-alive, one answer per blank line read (pipelining)
- * UDP   a datagram's payload, as it is, is sent to every watcher. A payload that starts with '#' and a decimal number N
+ * UDP   a datagram's payload, as it is, is sent to every watcher. A payload that starts with '#'
+ * and a decimal number N
  *       and a line feed goes, without that line, to the first N watchers only.
- * With BATCH_MS > 0 payloads for all watchers are collected for that long and share one send() per watcher.
+ * With BATCH_MS > 0 payloads for all watchers are collected for that long and share one send() per
+ * watcher.
  *
- * Limits that a product may not have: a request head must arrive in one read, and a send that would block is dropped
- * (counted; the count is printed on SIGTERM).
- */
+ * Limits that a product may not have: a request head must arrive in one read, and a send that would
+ * block is dropped (counted; the count is printed on SIGTERM). /
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

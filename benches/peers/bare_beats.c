@@ -2,9 +2,9 @@
  *
  *   bare_beats UDP_PORT SECONDS
  *
- * One thread, one socket, blocking recvmmsg of up to 64 datagrams. Starts counting at the first datagram and prints one
- * line after SECONDS: datagrams, bytes, elapsed and CPU seconds. No GRO, no MAC, no look-up: the limit of the socket layer.
- */
+ * One thread, one socket, blocking recvmmsg of up to 64 datagrams. Starts counting at the first
+ * datagram and prints one line after SECONDS: datagrams, bytes, elapsed and CPU seconds. No GRO, no
+ * MAC, no look-up: the limit of the socket layer. /
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -5,33 +5,50 @@
 //   greendot.on("presence", (record) => console.log(record.user, record.status));
 //   greendot.watch("carol"); greendot.unwatch("bob"); greendot.close();
 //
-// A record is { user, status: "online" | "offline" | "unknown", since, last_active }, both times in Unix ms or null.
-// "unknown" is what a node of a split deployment says until it has asked.
+// A record is { user, status: "online" | "offline" | "unknown", since, last_active }, both times in
+// Unix ms or null. "unknown" is what a node of a split deployment says until it has asked.
 //
-// An EventSource repeats its first URL when it reconnects, so after each `hello` the server watches what that URL named.
-// `wanted` is what the application watches, `told` what the server does; edits are what takes one to the other, and a
-// reconnect or a list that no URL could hold need nothing more.
+// An EventSource repeats its first URL when it reconnects, so after each `hello` the server watches
+// what that URL named. `wanted` is what the application watches, `told` what the server does; edits
+// are what takes one to the other, and a reconnect or a list that no URL could hold need nothing
+// more.
 (() => {
   "use strict";
 
-  // Longest query put into the URL, well below the 8 KiB that servers and proxies take; the rest follows as edits.
+  // Longest query put into the URL, well below the 8 KiB that servers and proxies take; the rest
+  // follows as edits.
   const QUERY_CHARS_MAX = 4000;
   const EDIT_USERS_MAX = 1000;
   const USER_BYTES_MAX = 128;
   const BACKOFF_MS_MIN = 1000;
   const BACKOFF_MS_MAX = 30000;
 
-  const EVENTS = ["open", "presence", "snapshot", "disconnect", "overloaded", "goodbye", "error", "close"];
+  const EVENTS = [
+    "open",
+    "presence",
+    "snapshot",
+    "disconnect",
+    "overloaded",
+    "goodbye",
+    "error",
+    "close",
+  ];
 
-  // The server's rule (src/wire/user.rs): it would refuse the whole edit, or the whole URL, for one that breaks it.
+  // The server's rule (src/wire/user.rs): it would refuse the whole edit, or the whole URL, for one
+  // that breaks it.
   function check(user) {
     const fault =
-      typeof user !== "string" ? "it is not a string"
-      : user === "" ? "it is empty"
-      : new TextEncoder().encode(user).length > USER_BYTES_MAX ? `it is longer than ${USER_BYTES_MAX} bytes`
-      : /\p{Cc}/u.test(user) ? "it holds a control character"
-      : /\p{Cs}/u.test(user) ? "it holds a lone surrogate"
-      : null;
+      typeof user !== "string"
+        ? "it is not a string"
+        : user === ""
+          ? "it is empty"
+          : new TextEncoder().encode(user).length > USER_BYTES_MAX
+            ? `it is longer than ${USER_BYTES_MAX} bytes`
+            : /\p{Cc}/u.test(user)
+              ? "it holds a control character"
+              : /\p{Cs}/u.test(user)
+                ? "it holds a lone surrogate"
+                : null;
     if (fault === null) return;
     const rule = `a user is 1 to ${USER_BYTES_MAX} bytes of UTF-8 without control characters`;
     throw new RangeError(`${JSON.stringify(String(user))} is no user: ${fault}; ${rule}`);
@@ -42,7 +59,8 @@
     #user;
     #wanted = new Set();
     #told = new Set();
-    // Of #told, those of whom nothing is known and nothing comes: the stream resumes from an id that does not count them.
+    // Of #told, those of whom nothing is known and nothing comes: the stream resumes from an id
+    // that does not count them.
     #untold = new Set();
     #urlUsers = [];
     // What is shown.
@@ -73,8 +91,9 @@
     #EventSource;
     #fetch;
 
-    // url: where the server is; "" for the page's own origin. options: user (be online as), watch (users),
-    // and for tests EventSource and fetch. Throws a RangeError for what can not be a user's id.
+    // url: where the server is; "" for the page's own origin. options: user (be online as), watch
+    // (users), and for tests EventSource and fetch. Throws a RangeError for what can not be a
+    // user's id.
     constructor(url, options = {}) {
       this.#base = String(url ?? "").replace(/\/+$/, "");
       this.#user = options.user ?? null;
@@ -94,7 +113,8 @@
     // users: whom the server refuses to let us watch; they are not watched any more.
     on(kind, listener) {
       const listeners = this.#listeners.get(kind);
-      if (!listeners) throw new RangeError(`no such event: ${kind}; there are ${EVENTS.join(", ")}`);
+      if (!listeners)
+        throw new RangeError(`no such event: ${kind}; there are ${EVENTS.join(", ")}`);
       listeners.add(listener);
       return () => listeners.delete(listener);
     }
@@ -120,7 +140,8 @@
       return [...this.#wanted];
     }
 
-    // Ends the stream for good. If it made somebody online, the server sees them go when their beats end.
+    // Ends the stream for good. If it made somebody online, the server sees them go when their
+    // beats end.
     close() {
       if (this.#closed) return;
       this.#closed = true;
@@ -136,22 +157,27 @@
         try {
           listener(...values);
         } catch (error) {
-          // The application's fault: said where it looks for them, and none of what is still to do here suffers.
+          // The application's fault: said where it looks for them, and none of what is still to do
+          // here suffers.
           if (globalThis.reportError) globalThis.reportError(error);
-          else queueMicrotask(() => { throw error; });
+          else
+            queueMicrotask(() => {
+              throw error;
+            });
         }
       }
     }
 
     #connect() {
-      // Who resumes is told only of changes since the id: users whom it does not count are added by an edit, which brings their state.
+      // Who resumes is told only of changes since the id: users whom it does not count are added by
+      // an edit, which brings their state.
       const resumes = this.#lastEventId !== "";
       const query = new URLSearchParams();
       if (this.#user !== null) query.append("user", this.#user);
       if (resumes) query.append("last_event_id", this.#lastEventId);
       this.#urlUsers = [];
-      // An EventSource does not say why it was refused. If it was for a list too long, a shorter one helps, and the rest follows as
-      // edits, whose answers can be read.
+      // An EventSource does not say why it was refused. If it was for a list too long, a shorter
+      // one helps, and the rest follows as edits, whose answers can be read.
       const charsMax = QUERY_CHARS_MAX >> Math.min(this.#refusals, 12);
       let chars = query.toString().length;
       for (const user of this.#wanted) {
@@ -169,8 +195,10 @@
           // A source that was replaced or closed may have events in flight.
           if (source !== this.#source) return;
           handle.call(this, event.data === undefined ? undefined : JSON.parse(event.data));
-          // An event without an id of its own has that of the one before, which after a reconnect may be a former stream's.
-          if (source !== this.#source || !event.lastEventId || event.lastEventId === lastEventId) return;
+          // An event without an id of its own has that of the one before, which after a reconnect
+          // may be a former stream's.
+          if (source !== this.#source || !event.lastEventId || event.lastEventId === lastEventId)
+            return;
           lastEventId = event.lastEventId;
           this.#toldUpTo(lastEventId);
         });
@@ -206,12 +234,13 @@
       this.#emit("snapshot", presence);
     }
 
-    // Within a stream the last word counts. Between two it may not: the next may come from a node that has heard less. So what is
-    // older than a former stream's word waits for the stream's next id.
+    // Within a stream the last word counts. Between two it may not: the next may come from a node
+    // that has heard less. So what is older than a former stream's word waits for the stream's next
+    // id.
     #apply(record) {
       const user = record.user;
-      // An edit may cross with what was already on its way. Whoever is still told stays known, if nobody hears of it: to
-      // watch them again may need no edit, and then brings no state.
+      // An edit may cross with what was already on its way. Whoever is still told stays known, if
+      // nobody hears of it: to watch them again may need no edit, and then brings no state.
       if (!this.#wanted.has(user) && !this.#told.has(user)) return;
       const before = this.#records.get(user);
       this.#held.delete(user);
@@ -226,9 +255,10 @@
       }
     }
 
-    // The stream has been told everything up to `id`: what it says replaces what a former one told of that time (the server has
-    // lost it). After a step back of the server's clock ids are small, and take back nothing until they have come up to what is
-    // shown: a node that has heard less looks just so.
+    // The stream has been told everything up to `id`: what it says replaces what a former one told
+    // of that time (the server has lost it). After a step back of the server's clock ids are small,
+    // and take back nothing until they have come up to what is shown: a node that has heard less
+    // looks just so.
     #toldUpTo(id) {
       this.#lastEventId = id;
       // Of whom an edit has yet to be answered may have been told before it.
@@ -253,13 +283,15 @@
     }
 
     #forget(user) {
-      for (const known of [this.#records, this.#ours, this.#held, this.#covered, this.#heard]) known.delete(user);
+      for (const known of [this.#records, this.#ours, this.#held, this.#covered, this.#heard])
+        known.delete(user);
     }
 
     #lost(source) {
       this.#stream = null;
       this.#emit("disconnect");
-      // CONNECTING: the browser tries again by itself, after the server's `retry`. CLOSED: it never will.
+      // CONNECTING: the browser tries again by itself, after the server's `retry`. CLOSED: it never
+      // will.
       if (this.#closed || source.readyState !== 2) return;
       this.#source = null;
       this.#refusals += 1;
@@ -272,8 +304,8 @@
       return base * (0.75 + Math.random() / 2);
     }
 
-    // Takes the server's watch list to the wanted one, one request at a time. What may have happened or not is sent again as it
-    // was: what the server watches is certain only then.
+    // Takes the server's watch list to the wanted one, one request at a time. What may have
+    // happened or not is sent again as it was: what the server watches is certain only then.
     async #edit() {
       if (this.#editing) return;
       this.#editing = true;
@@ -288,8 +320,12 @@
     }
 
     #next() {
-      const remove = [...this.#told].filter((user) => !this.#wanted.has(user)).slice(0, EDIT_USERS_MAX);
-      const missing = [...this.#wanted].filter((user) => !this.#told.has(user) || this.#untold.has(user));
+      const remove = [...this.#told]
+        .filter((user) => !this.#wanted.has(user))
+        .slice(0, EDIT_USERS_MAX);
+      const missing = [...this.#wanted].filter(
+        (user) => !this.#told.has(user) || this.#untold.has(user),
+      );
       const add = this.#refused && remove.length > 0 ? [] : missing.slice(0, this.#addMax);
       return add.length + remove.length === 0 ? null : { add, remove };
     }
@@ -299,13 +335,17 @@
       let status = 0;
       let detail = "no answer";
       try {
-        const answer = await this.#fetch(`${this.#base}/v1/stream/${encodeURIComponent(stream)}/watch`, {
-          method: "POST",
-          headers: { "Content-Type": "application/json" },
-          body: JSON.stringify(edit),
-        });
+        const answer = await this.#fetch(
+          `${this.#base}/v1/stream/${encodeURIComponent(stream)}/watch`,
+          {
+            method: "POST",
+            headers: { "Content-Type": "application/json" },
+            body: JSON.stringify(edit),
+          },
+        );
         status = answer.status;
-        if (!answer.ok) detail = (await answer.json().catch(() => ({}))).detail ?? answer.statusText;
+        if (!answer.ok)
+          detail = (await answer.json().catch(() => ({}))).detail ?? answer.statusText;
       } catch (error) {
         detail = String(error);
       }
@@ -334,12 +374,14 @@
         this.#narrow(edit, { status, detail });
         return true;
       }
-      // 404: the stream has ended, and its end is on the way here; the next `hello` brings everything.
+      // 404: the stream has ended, and its end is on the way here; the next `hello` brings
+      // everything.
       if (status !== 404) this.#emit("error", { status, detail });
       return false;
     }
 
-    // The server refuses an edit for somebody in it, or for their number: finds out who can be watched, and gives up the others.
+    // The server refuses an edit for somebody in it, or for their number: finds out who can be
+    // watched, and gives up the others.
     #narrow(edit, refusal) {
       this.#refused = true;
       // Again without the additions, which may need the room.
@@ -350,7 +392,11 @@
       }
       // 413: not even one more, whoever it is.
       const full = refusal.status === 413;
-      const users = edit.add.concat(full ? [...this.#wanted].filter((user) => !this.#told.has(user) && user !== edit.add[0]) : []);
+      const users = edit.add.concat(
+        full
+          ? [...this.#wanted].filter((user) => !this.#told.has(user) && user !== edit.add[0])
+          : [],
+      );
       for (const user of users) {
         this.#wanted.delete(user);
         this.#forget(user);

@@ -51,8 +51,18 @@ function start(options = {}, answer = () => ({ ok: true, status: 200 })) {
   };
   const greendot = new Greendot("http://server/", { ...options, EventSource: FakeSource, fetch });
   const seen = [];
-  for (const kind of ["open", "presence", "disconnect", "overloaded", "goodbye", "error", "close"]) {
-    greendot.on(kind, (value) => seen.push(kind === "presence" ? `${value.user} ${value.status}` : kind));
+  for (const kind of [
+    "open",
+    "presence",
+    "disconnect",
+    "overloaded",
+    "goodbye",
+    "error",
+    "close",
+  ]) {
+    greendot.on(kind, (value) =>
+      seen.push(kind === "presence" ? `${value.user} ${value.status}` : kind),
+    );
   }
   return { greendot, edits, seen, source: FakeSource.last };
 }
@@ -209,7 +219,11 @@ test("whoever is watched again at once is still known", async () => {
 test("whoever was removed and is watched again during a disconnect is added", async () => {
   const { greendot, source, edits } = start({ watch: ["bob", "carol"] });
   source.hello("1.1.a", 2);
-  source.say("snapshot", { presence: [record("bob", "online", 20), record("carol", "online", 20)] }, "20");
+  source.say(
+    "snapshot",
+    { presence: [record("bob", "online", 20), record("carol", "online", 20)] },
+    "20",
+  );
   greendot.unwatch("bob");
   await settle();
   source.say("presence", record("carol", "offline", 30), "30");
@@ -250,7 +264,11 @@ test("a source made anew does not resume for whoever was removed", async () => {
   try {
     const { greendot, source, edits } = start({ watch: ["bob", "carol"] });
     source.hello("1.1.a", 2);
-    source.say("snapshot", { presence: [record("bob", "online", 20), record("carol", "online", 20)] }, "20");
+    source.say(
+      "snapshot",
+      { presence: [record("bob", "online", 20), record("carol", "online", 20)] },
+      "20",
+    );
     greendot.unwatch("bob");
     await settle();
     source.fail(2);
@@ -268,11 +286,19 @@ test("a source made anew does not resume for whoever was removed", async () => {
 test("an id takes back what the server has lost", () => {
   const { greendot, source, seen } = start({ watch: ["bob", "carol", "dave"] });
   source.hello("1.1.a", 3);
-  source.say("snapshot", { presence: ["bob", "carol", "dave"].map((user) => record(user, "online", 20)) }, "20");
+  source.say(
+    "snapshot",
+    { presence: ["bob", "carol", "dave"].map((user) => record(user, "online", 20)) },
+    "20",
+  );
   source.fail(0);
   seen.length = 0;
   source.hello("2.2.b", 3, "20");
-  source.say("snapshot", { presence: [record("bob", "offline", null), record("dave", "unknown", null)] }, "20");
+  source.say(
+    "snapshot",
+    { presence: [record("bob", "offline", null), record("dave", "unknown", null)] },
+    "20",
+  );
   assert.deepEqual(seen, ["open"]);
   source.say("snapshot", { presence: [record("carol", "offline", 10)] }, "30");
   assert.deepEqual(seen, ["open", "bob offline", "carol offline"]);
@@ -285,12 +311,20 @@ test("an id takes back what the server has lost", () => {
 test("an id takes back nothing that is newer, and nothing that another stream said", () => {
   const { greendot, source, seen } = start({ watch: ["bob", "carol"] });
   source.hello("1.1.a", 2);
-  source.say("snapshot", { presence: [record("bob", "online", 50), record("carol", "online", 50)] }, "50");
+  source.say(
+    "snapshot",
+    { presence: [record("bob", "online", 50), record("carol", "online", 50)] },
+    "50",
+  );
   source.fail(0);
   source.hello("2.2.b", 2, "50");
   seen.length = 0;
   // A node that has heard less, or a clock that went back.
-  source.say("snapshot", { presence: [record("bob", "offline", 10), record("carol", "offline", 10)] }, "49");
+  source.say(
+    "snapshot",
+    { presence: [record("bob", "offline", 10), record("carol", "offline", 10)] },
+    "49",
+  );
   assert.deepEqual(seen, []);
   source.say("presence", record("carol", "offline", 60), "60");
   assert.deepEqual(seen, ["carol offline", "bob offline"]);
@@ -341,10 +375,15 @@ test("a refused edit is told and not repeated; an overloaded server's is", async
 });
 
 test("an edit of uncertain outcome is made again as it was", async () => {
-  for (const uncertain of [() => ({ ok: false, status: 503, json: async () => ({}) }), () => Promise.reject(new Error("cut"))]) {
+  for (const uncertain of [
+    () => ({ ok: false, status: 503, json: async () => ({}) }),
+    () => Promise.reject(new Error("cut")),
+  ]) {
     mock.timers.enable({ apis: ["setTimeout"] });
     try {
-      const { greendot, source, edits } = start({ watch: ["bob"] }, (count) => (count === 1 ? uncertain() : { ok: true, status: 200 }));
+      const { greendot, source, edits } = start({ watch: ["bob"] }, (count) =>
+        count === 1 ? uncertain() : { ok: true, status: 200 },
+      );
       source.hello("1.1.a", 1);
       greendot.unwatch("bob");
       greendot.watch("carol");
@@ -368,14 +407,27 @@ test("what can not be a user's id is refused at once", () => {
   const good = ["x".repeat(128), "\u00e9".repeat(64), "\u{1F7E2}", "a/b%2F+ "];
   const { greendot, source } = start({ watch: good });
   assert.deepEqual(greendot.watching, good);
-  const bad = ["", "x".repeat(129), "\u00e9".repeat(65), "a\u0000", "\u001f", "\u007f", "\u009f", "\ud800", "a\udc00b", 7, null];
+  const bad = [
+    "",
+    "x".repeat(129),
+    "\u00e9".repeat(65),
+    "a\u0000",
+    "\u001f",
+    "\u007f",
+    "\u009f",
+    "\ud800",
+    "a\udc00b",
+    7,
+    null,
+  ];
   for (const user of bad) {
     assert.throws(() => greendot.watch("dave", user), RangeError, JSON.stringify(user));
     assert.throws(() => start({ watch: [user] }), RangeError);
     if (user !== null) assert.throws(() => start({ user }), RangeError);
   }
   assert.throws(() => greendot.watch("a\u0007b"), {
-    message: '"a\\u0007b" is no user: it holds a control character; a user is 1 to 128 bytes of UTF-8 without control characters',
+    message:
+      '"a\\u0007b" is no user: it holds a control character; a user is 1 to 128 bytes of UTF-8 without control characters',
   });
   assert.deepEqual(greendot.watching, good);
   assert.equal(FakeSource.last, source);
@@ -429,17 +481,30 @@ test("an edit that is refused with its removals is made without its additions fi
     greendot.watch("carol");
   });
   const remove = { add: [], remove: ["bob"] };
-  assert.deepEqual(edits, [{ add: ["x"], remove: [] }, { add: ["carol"], remove: ["bob"] }, remove, { add: ["carol"], remove: [] }]);
+  assert.deepEqual(edits, [
+    { add: ["x"], remove: [] },
+    { add: ["carol"], remove: ["bob"] },
+    remove,
+    { add: ["carol"], remove: [] },
+  ]);
   assert.deepEqual([[...watched], errors], [["x", "carol"], []]);
 });
 
 test("whom the server takes for no user is given up alone", async () => {
   const users = Array.from({ length: 1000 }, (_, n) => `u${n}`);
   const fault = (_, { add }) => (add.includes("u7") || add.includes("u801") ? 400 : 200);
-  const { greendot, watched, edits, errors } = await against(fault, [], (greendot) => greendot.watch(...users));
-  assert.deepEqual([...watched], users.filter((user) => user !== "u7" && user !== "u801"));
+  const { greendot, watched, edits, errors } = await against(fault, [], (greendot) =>
+    greendot.watch(...users),
+  );
+  assert.deepEqual(
+    [...watched],
+    users.filter((user) => user !== "u7" && user !== "u801"),
+  );
   assert.deepEqual(greendot.watching, [...watched]);
-  assert.deepEqual(errors, ["u7", "u801"].map((user) => ({ status: 400, detail: "why", users: [user] })));
+  assert.deepEqual(
+    errors,
+    ["u7", "u801"].map((user) => ({ status: 400, detail: "why", users: [user] })),
+  );
   assert.ok(edits.length < 80, `${edits.length} edits`);
 });
 
@@ -476,7 +541,11 @@ test("a listener that throws is reported and stops nothing", async () => {
     }
     greendot.watch("dave");
     source.hello("1.1.a", 2);
-    source.say("snapshot", { presence: [record("bob", "online", 5), record("carol", "online", 5)] }, "10");
+    source.say(
+      "snapshot",
+      { presence: [record("bob", "online", 5), record("carol", "online", 5)] },
+      "10",
+    );
     await settle();
     assert.deepEqual(reported, ["open", "presence", "presence"]);
     assert.deepEqual(seen, ["open", "bob online", "carol online"]);
@@ -487,7 +556,11 @@ test("a listener that throws is reported and stops nothing", async () => {
 });
 
 test("an edit of a stream that has ended is silent", async () => {
-  const { greendot, source, seen } = start({}, () => ({ ok: false, status: 404, json: async () => ({}) }));
+  const { greendot, source, seen } = start({}, () => ({
+    ok: false,
+    status: 404,
+    json: async () => ({}),
+  }));
   source.hello("1.1.a", 0);
   greendot.watch("bob");
   await settle();
