@@ -80,6 +80,34 @@ impl Engine {
         }
         worked
     }
+
+    /// Counts a beat and has the owner look at a publisher that may have come online.
+    pub(super) fn book_beat(
+        &mut self,
+        slot: Slot,
+        outcome: BeatOutcome,
+        source: Counter,
+        now: Now,
+    ) {
+        match outcome {
+            BeatOutcome::Stored => self.counters.add(source, 1),
+            BeatOutcome::StoredOffline => {
+                self.counters.add(source, 1);
+                self.look(slot, now);
+            }
+            BeatOutcome::BeforeLeave => self.counters.add(Counter::BeatBeforeLeave, 1),
+        }
+    }
+
+    pub(super) fn book_intern_fault(&mut self, fault: InternFault) {
+        match fault {
+            InternFault::Full => {
+                self.counters.add(Counter::BeatUsersFull, 1);
+                self.counters.add(Counter::LimitUsers, 1);
+            }
+            InternFault::NoSpace => self.counters.add(Counter::BeatNoSpace, 1),
+        }
+    }
 }
 
 /// Users with the time their sender vouched for them, up to [`BATCH`].

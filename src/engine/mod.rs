@@ -49,7 +49,7 @@ use crate::time::{Mono, Now};
 use crate::wire::beat::Keys;
 use crate::wire::nodes::Nodes;
 use crate::wire::request::RequestLimits;
-use conn::http::Asked;
+use calls::Pending;
 use fanout::Fanout;
 use horizon::Horizon;
 use mail::Posts;
@@ -158,7 +158,7 @@ pub struct Engine {
     transitions: Vec<Transition>,
 
     /// Requests that wait for another shard, by connection.
-    waiting: HashMap<u32, Asked, foldhash::fast::RandomState>,
+    waiting: HashMap<u32, Pending, foldhash::fast::RandomState>,
     posts: Posts,
     closes: VecDeque<Close>,
     resumes: VecDeque<ConnId>,

@@ -6,4 +6,4 @@
 pub mod exposition;
 mod files;
 
-pub use files::{Page, page};
+pub use files::{API, CLIENT, DASHBOARD, Page};

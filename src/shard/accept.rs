@@ -18,7 +18,7 @@ use crate::engine::settings::Settings;
 use crate::engine::turn::Accepted;
 use crate::time::{Mono, Now};
 use crate::wire::request::{Parsed, RequestLimits, parse_head};
-use crate::wire::response::{Answer, problems, write_answer};
+use crate::wire::response::{Answer, Asker, problems, write_answer};
 use crate::wire::sse;
 
 /// Time without accepting after the descriptors ran out, in ms.
@@ -244,22 +244,29 @@ impl Acceptor {
         };
         // Without them a page of another origin is told of an error that it must not look at, and
         // an EventSource never comes back.
-        let cors = self.settings.cors_lines(origin);
+        let asker = Asker {
+            cors: self.settings.cors_lines(origin),
+            ..Asker::default()
+        };
         let answer = match ask {
             Ask::Stream => {
                 // An EventSource never comes back after a status other than 200 (WHATWG HTML
                 // 9.2.3).
-                let mut answer = Vec::with_capacity(512);
-                sse::write_stream_head(&cors, &mut answer);
+                let mut body = Vec::new();
                 let retry_ms = REFUSED_RETRY_MS / 2 + self.refused * 977 % REFUSED_RETRY_MS;
-                sse::write_overloaded(retry_ms, "nofile", &mut answer);
-                answer
+                sse::write_overloaded(retry_ms, "nofile", &mut body);
+                Answer::events(body)
             }
-            Ask::Other => refusal(&cors),
+            Ask::Other => {
+                let detail = "no file descriptor is free; try again later";
+                Answer::problem(problems::OVERLOADED, detail).with_lines("Retry-After: 20\r\n")
+            }
         };
+        let mut bytes = Vec::new();
+        write_answer(&mut bytes, &answer, &asker);
         let mut stream = &held.stream;
         let shut = stream
-            .write(&answer)
+            .write(&bytes)
             .and_then(|_| stream.shutdown(Shutdown::Write));
         if let Err(error) = shut {
             tracing::debug!(%error, "a refused connection did not take its answer");
@@ -299,23 +306,6 @@ impl Held {
         }
         Some(asks_for(&self.seen).unwrap_or(Ask::Other))
     }
-}
-
-fn refusal(cors: &str) -> Vec<u8> {
-    let problem = problems::OVERLOADED;
-    let (mut body, mut out) = (Vec::new(), Vec::new());
-    problem.write("no file descriptor is free; try again later", &mut body);
-    let answer = Answer {
-        status: problem.status,
-        content_type: "application/problem+json",
-        body: &body,
-        extra: &["Retry-After: 20\r\n", cors].concat(),
-        head_only: false,
-        keep_alive: false,
-        http10: false,
-    };
-    write_answer(&mut out, &answer);
-    out
 }
 
 /// What a request asks for. None: its first bytes do not tell yet.

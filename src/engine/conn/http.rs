@@ -4,27 +4,17 @@
 //! order; while its answers wait for the peer, the next ones wait too, and reading pauses. Never
 //! decides what a request means: `calls/` does.
 
+use std::borrow::Cow;
+
 use crate::engine::Engine;
+use crate::engine::calls::Pending;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::{Call, Counter};
 use crate::realtime::conn::{Chunked, flag};
 use crate::realtime::{ConnId, Phase};
 use crate::time::Now;
-use crate::wire::request::{Framing, Head, Method, Parsed, RequestFault, parse_head};
-use crate::wire::response::{
-    Answer, CONTINUE, PROBLEM_CONTENT_TYPE, Problem, Status, problem_of, write_answer,
-};
-
-/// What an answer must know of the request.
-#[derive(Clone, Debug)]
-pub(in crate::engine) struct Asked {
-    pub(in crate::engine) call: Call,
-    pub(in crate::engine) head_only: bool,
-    pub(in crate::engine) keep_alive: bool,
-    pub(in crate::engine) http10: bool,
-    /// CORS header lines, or empty.
-    pub(in crate::engine) cors: String,
-}
+use crate::wire::request::{Framing, Head, Parsed, RequestFault, parse_head};
+use crate::wire::response::{Answer, Asker, CONTINUE, Ends, Problem, problem_of, write_answer};
 
 /// How far one look at the input got.
 enum Step {
@@ -280,136 +270,79 @@ impl Engine {
         Step::Used(rest.len())
     }
 
-    /// Answers with a problem and ends the connection, reading a little more so that the peer reads
-    /// the answer.
+    /// Answers what is no request, and ends the connection, reading a little more so that the peer
+    /// reads the answer.
     pub(in crate::engine) fn fail(&mut self, id: ConnId, problem: Problem, detail: &str, now: Now) {
-        let asked = Asked {
+        let pending = Pending {
             call: Call::Other,
-            head_only: false,
-            keep_alive: false,
-            http10: false,
-            cors: String::new(),
+            asker: Asker::default(),
         };
         self.conns.at(id.index).put(flag::LINGER, true);
-        self.problem(id, &asked, problem, detail, "", now);
+        self.answer(id, pending, Answer::problem(problem, detail), now);
     }
 
-    /// Answers with a problem.
-    pub(in crate::engine) fn problem(
+    /// Sends an answer, and moves the connection on: to its next request, or to its end.
+    pub(in crate::engine) fn answer(
         &mut self,
         id: ConnId,
-        asked: &Asked,
-        problem: Problem,
-        detail: &str,
-        extra: &str,
+        mut pending: Pending,
+        answer: Answer,
         now: Now,
     ) {
-        let mut body = std::mem::take(&mut self.body);
-        body.clear();
-        problem.write(detail, &mut body);
-        let extra = [extra, &asked.cors].concat();
-        self.answer_with(
-            id,
-            asked,
-            problem.status,
-            PROBLEM_CONTENT_TYPE,
-            &body,
-            &extra,
-            now,
-        );
-        self.body = body;
-    }
-
-    /// Answers 200 with JSON.
-    pub(in crate::engine) fn answer_json(
-        &mut self,
-        id: ConnId,
-        asked: &Asked,
-        body: &[u8],
-        now: Now,
-    ) {
-        let extra = ["Cache-Control: no-store\r\n", &asked.cors].concat();
-        self.answer_with(id, asked, Status::Ok, "application/json", body, &extra, now);
-    }
-
-    /// Appends an answer, and moves the connection on: to its next request, or to its end.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an answer has these parts; the callers above name the usual ones"
-    )]
-    pub(in crate::engine) fn answer_with(
-        &mut self,
-        id: ConnId,
-        asked: &Asked,
-        status: Status,
-        content_type: &str,
-        body: &[u8],
-        extra: &str,
-        now: Now,
-    ) {
-        self.counters.add_request(asked.call, status.code());
         let draining = self.upkeep.is_draining();
         let idle = self
             .timers
             .tick_in(now.mono, self.settings.keep_alive_idle_ms);
         let conn = self.conns.at(id.index);
-        let keep_alive = asked.keep_alive
-            && !draining
-            && !conn.has(flag::SURPLUS)
-            && self.settings.keep_alive_idle_ms > 0;
-        let answer = Answer {
-            status,
-            content_type,
-            body,
-            extra,
-            head_only: asked.head_only,
-            keep_alive,
-            http10: asked.http10,
-        };
-        let io = conn.io();
-        write_answer(&mut io.unsent, &answer);
-        io.continued = false;
-        io.need_bytes = 0;
-        conn.put(flag::SERVED, true);
+        let counted = answer.ends == Ends::Counted;
+        // A client that meant to go on may have: closed with bytes unread, the answers before them
+        // would be lost with it.
+        let unasked = pending.asker.keep_alive && counted && !conn.has(flag::SURPLUS);
+        let keep_alive = unasked && !draining && self.settings.keep_alive_idle_ms > 0;
+        pending.asker.keep_alive = keep_alive;
+        self.send(id.index, &pending, &answer);
+        let conn = self.conns.at(id.index);
         if keep_alive {
             conn.go(Phase::Idle);
             conn.moment = idle;
             self.look_at(id.index, idle);
             self.queue_if_due(id.index, now.mono);
         } else {
-            // A client that meant to go on may have: closed with bytes unread, the answers before
-            // them would be lost with it.
-            let unasked = asked.keep_alive && !conn.has(flag::SURPLUS);
             conn.put(flag::LINGER, unasked || conn.has(flag::LINGER));
-            self.end(
-                id,
-                if conn_faulted(status) {
-                    Counter::ClosedFault
-                } else {
-                    Counter::ClosedDone
-                },
-                now,
-            );
+            let reason = match answer.status.code() {
+                400..500 => Counter::ClosedFault,
+                _ => Counter::ClosedDone,
+            };
+            self.end(id, reason, now);
+        }
+        self.reuse(answer);
+    }
+
+    /// Counts an answer and appends it to what the connection has to send.
+    pub(in crate::engine) fn send(&mut self, index: u32, pending: &Pending, answer: &Answer) {
+        self.counters
+            .add_request(pending.call, answer.status.code());
+        let conn = self.conns.at(index);
+        conn.put(flag::SERVED, true);
+        let io = conn.io();
+        write_answer(&mut io.unsent, answer, &pending.asker);
+        io.continued = false;
+        io.need_bytes = 0;
+    }
+
+    /// An empty buffer for the body of an answer, with the room that others took before.
+    pub(in crate::engine) fn scratch(&mut self) -> Vec<u8> {
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        body
+    }
+
+    /// Keeps the room of a body that was made in [`Engine::scratch`].
+    fn reuse(&mut self, answer: Answer) {
+        if let Cow::Owned(body) = answer.body
+            && self.body.capacity() == 0
+        {
+            self.body = body;
         }
     }
-
-    /// The CORS lines that answer `origin`.
-    pub(in crate::engine) fn cors(&self, origin: Option<&str>) -> String {
-        self.settings.cors_lines(origin)
-    }
-
-    /// What an answer to `head` must know.
-    pub(in crate::engine) fn asked(&self, call: Call, head: &Head<'_>) -> Asked {
-        Asked {
-            call,
-            head_only: head.method == Method::Head,
-            keep_alive: head.keep_alive,
-            http10: head.http10,
-            cors: self.cors(head.origin),
-        }
-    }
-}
-
-fn conn_faulted(status: Status) -> bool {
-    (400..500).contains(&status.code())
 }

@@ -83,7 +83,7 @@ impl Engine {
                     "the request was not complete in time; its time is counted from its beginning";
                 return self.fail(id, problems::REQUEST_TIMEOUT, detail, now);
             }
-            Phase::Waiting if due => return self.abandon_edit(id, now),
+            Phase::Waiting if due => return self.abandon_parked(id, now),
             _ => {}
         }
         let moment = self.conns.at(id.index).moment;

@@ -1,12 +1,16 @@
 //! HTTP/1.1 responses: heads and whole answers.
 //!
-//! Owns the status line and the headers that every answer carries. Which answer, and what its body
-//! says, is decided elsewhere; errors are [`Problem`]s. `Date` is left out: an origin server need
-//! not send one it has no reason to.
+//! Owns what an answer is made of, for whom it is written, and the header lines that answers have in
+//! common ([`write_answer`] alone writes them). Which answer, and what its body says, is decided
+//! elsewhere; errors are [`Problem`]s. `Date` is left out: an origin server need not send one it has
+//! no reason to.
 
 mod problem;
 
+use std::borrow::Cow;
+
 use crate::wire::json::write_u64;
+use crate::wire::request::{Head, Method};
 
 pub use problem::{PROBLEM_CONTENT_TYPE, PROBLEMS, Problem, problem_of, problems};
 
@@ -72,44 +76,162 @@ impl Status {
     }
 }
 
-/// What a whole answer is made of; written by [`write_answer`].
-#[derive(Clone, Debug)]
-pub struct Answer<'a> {
+/// What a request is answered, whoever asked; [`write_answer`] writes it as the asker takes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
     /// Status.
     pub status: Status,
     /// Content-Type, e.g. `application/json`; ignored when the status has no body.
-    pub content_type: &'a str,
+    pub content_type: &'static str,
     /// Body; ignored when the status has none.
-    pub body: &'a [u8],
-    /// Extra header lines, each `Name: value\r\n`, or empty.
-    pub extra: &'a str,
-    /// Send the head alone (HEAD), Content-Length as if with the body.
-    pub head_only: bool,
-    /// Whether the connection stays open; else `Connection: close`. An HTTP/1.0 peer is told
-    /// `Connection: keep-alive`.
-    pub keep_alive: bool,
-    /// The peer speaks HTTP/1.0.
-    pub http10: bool,
+    pub body: Cow<'static, [u8]>,
+    /// How its end is found.
+    pub ends: Ends,
+    /// Who may keep it.
+    pub cache: Cache,
+    /// Header lines that this answer has and others have not, each `Name: value\r\n`, or empty.
+    pub lines: Cow<'static, str>,
 }
 
-/// Appends status line, headers, body.
-pub fn write_answer(out: &mut Vec<u8>, answer: &Answer<'_>) {
-    out.extend_from_slice(answer.status.line().as_bytes());
+/// How the end of an answer's body is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ends {
+    /// By Content-Length.
+    Counted,
+    /// By the end of the connection.
+    WithConnection,
+}
+
+/// What an answer says of its keeping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cache {
+    /// Nothing: its status or method says it.
+    Unsaid,
+    /// Keep it, and ask each time whether it is still so.
+    Revalidate,
+    /// Do not keep it.
+    Never,
+    /// Do not keep it, and pass it on as it is.
+    NeverNorTransform,
+}
+
+impl Cache {
+    const fn line(self) -> &'static str {
+        match self {
+            Cache::Unsaid => "",
+            Cache::Revalidate => "Cache-Control: no-cache\r\n",
+            Cache::Never => "Cache-Control: no-store\r\n",
+            Cache::NeverNorTransform => "Cache-Control: no-store, no-transform\r\n",
+        }
+    }
+}
+
+impl Answer {
+    /// 200 with a body that is true now and need not be later.
+    pub fn ok(content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Answer {
+        Answer {
+            status: Status::Ok,
+            content_type,
+            body: body.into(),
+            ends: Ends::Counted,
+            cache: Cache::Never,
+            lines: Cow::Borrowed(""),
+        }
+    }
+
+    /// [`Answer::ok`] with JSON.
+    pub fn json(body: impl Into<Cow<'static, [u8]>>) -> Answer {
+        Answer::ok("application/json", body)
+    }
+
+    /// 204.
+    pub fn no_content() -> Answer {
+        Answer {
+            status: Status::NoContent,
+            cache: Cache::Unsaid,
+            ..Answer::ok("", &b""[..])
+        }
+    }
+
+    /// An error; `detail` says what was wrong this time and what to do.
+    pub fn problem(problem: Problem, detail: &str) -> Answer {
+        let mut body = Vec::new();
+        problem.write(detail, &mut body);
+        Answer {
+            status: problem.status,
+            cache: Cache::Unsaid,
+            ..Answer::ok(PROBLEM_CONTENT_TYPE, body)
+        }
+    }
+
+    /// An event stream (WHATWG HTML, "Server-sent events"): what it says at once, if anything. Not
+    /// counted, and so without chunk heads: one event's bytes serve every stream.
+    pub fn events(body: impl Into<Cow<'static, [u8]>>) -> Answer {
+        Answer {
+            ends: Ends::WithConnection,
+            cache: Cache::NeverNorTransform,
+            lines: Cow::Borrowed("X-Accel-Buffering: no\r\n"),
+            ..Answer::ok("text/event-stream", body)
+        }
+    }
+
+    /// The same with this answer's own header lines, each `Name: value\r\n`.
+    pub fn with_lines(self, lines: impl Into<Cow<'static, str>>) -> Answer {
+        let lines = lines.into();
+        Answer { lines, ..self }
+    }
+}
+
+/// Whom an answer is written for: what of a request's head outlives it until it is answered.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Asker {
+    /// It wants the head alone (HEAD), Content-Length as if with the body.
+    pub head_only: bool,
+    /// The connection stays open; else `Connection: close`. An HTTP/1.0 peer is told `Connection:
+    /// keep-alive`.
+    pub keep_alive: bool,
+    /// It speaks HTTP/1.0.
+    pub http10: bool,
+    /// The CORS lines that its origin is told, or empty.
+    pub cors: String,
+}
+
+impl Asker {
+    /// Who sent `head`, whose origin is told `cors`.
+    pub fn of(head: &Head<'_>, cors: String) -> Asker {
+        Asker {
+            head_only: head.method == Method::Head,
+            keep_alive: head.keep_alive,
+            http10: head.http10,
+            cors,
+        }
+    }
+}
+
+/// Appends status line, headers, body. The one place that knows what lines answers have in common.
+pub fn write_answer(out: &mut Vec<u8>, answer: &Answer, asker: &Asker) {
+    let mut text = |text: &str| out.extend_from_slice(text.as_bytes());
+    text(answer.status.line());
     if answer.status.has_body() {
-        out.extend_from_slice(b"Content-Type: ");
-        out.extend_from_slice(answer.content_type.as_bytes());
-        out.extend_from_slice(b"\r\nContent-Length: ");
+        text("Content-Type: ");
+        text(answer.content_type);
+        text("\r\n");
+    }
+    if answer.status.has_body() && answer.ends == Ends::Counted {
+        text("Content-Length: ");
         write_u64(answer.body.len() as u64, out);
         out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(answer.extra.as_bytes());
-    out.extend_from_slice(match (answer.keep_alive, answer.http10) {
-        (false, _) => b"Connection: close\r\n\r\n",
-        (true, true) => b"Connection: keep-alive\r\n\r\n",
-        (true, false) => b"\r\n",
-    });
-    if answer.status.has_body() && !answer.head_only {
-        out.extend_from_slice(answer.body);
+    let connection = match (answer.ends, asker.keep_alive, asker.http10) {
+        (Ends::WithConnection, ..) | (_, false, _) => "Connection: close\r\n\r\n",
+        (Ends::Counted, true, true) => "Connection: keep-alive\r\n\r\n",
+        (Ends::Counted, true, false) => "\r\n",
+    };
+    for lines in [answer.cache.line(), &answer.lines, &asker.cors, connection] {
+        out.extend_from_slice(lines.as_bytes());
+    }
+    if answer.status.has_body() && !asker.head_only {
+        out.extend_from_slice(&answer.body);
     }
 }
 
@@ -120,55 +242,75 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 mod tests {
     use super::*;
 
-    fn written(answer: &Answer<'_>) -> String {
+    fn written(answer: &Answer, asker: &Asker) -> String {
         let mut out = Vec::new();
-        write_answer(&mut out, answer);
+        write_answer(&mut out, answer, asker);
         String::from_utf8(out).unwrap()
     }
 
-    #[test]
-    fn answers() {
-        let answer = Answer {
-            status: Status::Ok,
-            content_type: "application/json",
-            body: b"{\"watching\":2}",
-            extra: "",
-            head_only: false,
+    /// An asker of HTTP/1.1 who goes on.
+    fn asker() -> Asker {
+        Asker {
             keep_alive: true,
-            http10: false,
+            ..Asker::default()
+        }
+    }
+
+    #[test]
+    fn one_answer_for_several_askers() {
+        let answer = Answer::json(&b"{\"watching\":2}"[..]);
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\
+                    Cache-Control: no-store\r\n";
+        let body = "{\"watching\":2}";
+        assert_eq!(written(&answer, &asker()), format!("{head}\r\n{body}"));
+        let head_only = true;
+        let heads = Asker {
+            head_only,
+            ..asker()
         };
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n";
-        assert_eq!(written(&answer), format!("{head}\r\n{{\"watching\":2}}"));
+        assert_eq!(written(&answer, &heads), format!("{head}\r\n"));
+        let http10 = true;
+        let old = Asker { http10, ..asker() };
         assert_eq!(
-            written(&Answer {
-                head_only: true,
-                ..answer.clone()
-            }),
-            format!("{head}\r\n")
+            written(&answer, &old),
+            format!("{head}Connection: keep-alive\r\n\r\n{body}")
         );
+        let leaves = Asker {
+            http10,
+            ..Asker::default()
+        };
         assert_eq!(
-            written(&Answer {
-                http10: true,
-                extra: "Allow: GET\r\n",
-                head_only: true,
-                ..answer.clone()
-            }),
-            format!("{head}Allow: GET\r\nConnection: keep-alive\r\n\r\n")
+            written(&answer, &leaves),
+            format!("{head}Connection: close\r\n\r\n{body}")
         );
+        let cors = "Access-Control-Allow-Origin: *\r\n".to_owned();
+        let page = Asker { cors, ..asker() };
         assert_eq!(
-            written(&Answer {
-                keep_alive: false,
-                http10: true,
-                ..answer.clone()
-            }),
-            format!("{head}Connection: close\r\n\r\n{{\"watching\":2}}")
+            written(&answer.with_lines("Allow: GET\r\n"), &page),
+            format!("{head}Allow: GET\r\nAccess-Control-Allow-Origin: *\r\n\r\n{body}")
         );
+    }
+
+    #[test]
+    fn answers_of_each_kind() {
         assert_eq!(
-            written(&Answer {
-                status: Status::NoContent,
-                ..answer
-            }),
+            written(&Answer::no_content(), &asker()),
             "HTTP/1.1 204 No Content\r\n\r\n"
+        );
+        let problem = Answer::problem(problems::OVERLOADED, "later");
+        assert_eq!(
+            written(&problem.with_lines("Retry-After: 5\r\n"), &Asker::default()),
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
+             Content-Length: 116\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
+             {\"type\":\"https://greendot.dev/problems/overloaded\",\
+             \"title\":\"The server is at a limit\",\"status\":503,\"detail\":\"later\"}"
+        );
+        // However the asker would go on: its end is the connection's.
+        assert_eq!(
+            written(&Answer::events(&b"data:\n\n"[..]), &asker()),
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+             Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
+             Connection: close\r\n\r\ndata:\n\n"
         );
     }
 

@@ -14,20 +14,6 @@ pub use reader::{Event, Reader};
 /// The lone comment line that keeps a stream alive.
 pub const KEEP_ALIVE: &[u8] = b":\n";
 
-/// The response head of a stream: 200, text/event-stream, no-store, no-transform,
-/// X-Accel-Buffering: no, `Connection: close` (the body ends with the connection; no chunk headers,
-/// so that one event's bytes serve every stream). `extra`: further header lines (CORS), each `Name:
-/// value\r\n`, or empty.
-pub fn write_stream_head(extra: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, \
-          no-transform\r\n\
-          X-Accel-Buffering: no\r\nConnection: close\r\n",
-    );
-    out.extend_from_slice(extra.as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
 /// The first block of a stream.
 #[derive(Clone, Debug)]
 pub struct Hello<'a> {
@@ -210,12 +196,6 @@ mod tests {
         assert_eq!(
             text(|out| write_overloaded(60_000, "streams\n", out)),
             "event: overloaded\nretry: 60000\ndata: {\"reason\":\"streams\\n\"}\n\n"
-        );
-        assert_eq!(
-            text(|out| write_stream_head("Vary: Origin\r\n", out)),
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, \
-             no-transform\r\n\
-             X-Accel-Buffering: no\r\nConnection: close\r\nVary: Origin\r\n\r\n"
         );
     }
 

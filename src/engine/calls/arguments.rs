@@ -1,0 +1,258 @@
+//! From a request's parts to the arguments of a row's function.
+//!
+//! Owns how a refusal of an argument reads. What a body looks like is the wire's.
+
+use std::borrow::Cow;
+
+use super::Served;
+use super::table::{Row, Serve};
+use crate::engine::Engine;
+use crate::metrics::Counter;
+use crate::pages::Page;
+use crate::realtime::ConnId;
+use crate::time::Now;
+use crate::wire::record::{
+    BodyFault, StreamAsk, Told, parse_stream_ask, parse_told, parse_told_list, parse_users,
+    parse_watch_edit,
+};
+use crate::wire::request::{Head, Method, decode_segment, query_pairs};
+use crate::wire::response::{Answer, Cache, problems};
+use crate::wire::{User, UserFault};
+
+/// Detail of a bad percent-encoding.
+const BAD_ESCAPE: &str = "a % is not followed by two hex digits";
+
+/// Why an argument was refused.
+enum Fault {
+    /// The query is not understood; what and what would be.
+    Query(Cow<'static, str>),
+    /// A user in the path or the query of a question is none; why.
+    User(&'static str),
+    /// The body, or what a query says in its place.
+    Body(BodyFault),
+}
+
+impl From<BodyFault> for Fault {
+    fn from(fault: BodyFault) -> Fault {
+        Fault::Body(fault)
+    }
+}
+
+impl From<UserFault> for Fault {
+    fn from(fault: UserFault) -> Fault {
+        Fault::User(fault.explain())
+    }
+}
+
+impl Engine {
+    /// Reads what a row takes and serves it. Err: it was refused.
+    pub(super) fn serve_call(
+        &mut self,
+        id: ConnId,
+        row: &Row,
+        segment: &str,
+        head: &Head<'_>,
+        body: &[u8],
+        now: Now,
+    ) -> Result<Served, Answer> {
+        let (users_max, watch_max) = (
+            self.settings.query_users_max,
+            self.settings.watches_per_stream_max,
+        );
+        let query = head.query.unwrap_or("");
+        let users_limit = Counter::LimitQueryUsers;
+        let watch_limit = Counter::LimitWatchesPerStream;
+        Ok(match row.serve {
+            Serve::Bare(serve) => serve(self, now).into(),
+            Serve::Fixed(page) => fixed(page).into(),
+            Serve::One(serve) => {
+                let bytes = self.read(unescaped(segment), users_limit)?;
+                let user = self.read(User::parse(&bytes), users_limit)?;
+                serve(self, user, now).into()
+            }
+            Serve::Listed(serve) => {
+                let users = self.read(listed(query, users_max), users_limit)?;
+                serve(self, &users, now).into()
+            }
+            Serve::Users(serve) => {
+                let users = self.read(parse_users(body, users_max), users_limit)?;
+                serve(self, &users, now).into()
+            }
+            Serve::Record(serve) => {
+                let told = self.read(record(segment, body), users_limit)?;
+                serve(self, &[told], head.node, now).into()
+            }
+            Serve::Records(serve) => {
+                let told = self.read(parse_told_list(body, users_max), users_limit)?;
+                serve(self, &told, head.node, now).into()
+            }
+            // Its head alone: no stream begins.
+            Serve::Opens(_) if head.method == Method::Head => Answer::events(&b""[..]).into(),
+            Serve::Opens(serve) => {
+                let ask = match head.method {
+                    Method::Post => parse_stream_ask(body, watch_max).map_err(Fault::from),
+                    _ => stream_asked(query, watch_max),
+                };
+                let mut ask = self.read(ask, watch_limit)?;
+                // The header is newer: a reconnecting EventSource repeats its first URL.
+                if let Some(id) = head.last_event_id {
+                    ask.last_event_id = Some(String::from_utf8_lossy(id).into_owned());
+                }
+                serve(self, ask, now)
+            }
+            Serve::Edits(serve) => {
+                let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;
+                serve(self, id, segment, edit, now)
+            }
+        })
+    }
+
+    /// Refuses what was not understood; `limit` is what it hit if it was too long a list.
+    fn read<T>(
+        &mut self,
+        result: Result<T, impl Into<Fault>>,
+        limit: Counter,
+    ) -> Result<T, Answer> {
+        result.map_err(|fault| self.refusal(&fault.into(), limit))
+    }
+
+    fn refusal(&mut self, fault: &Fault, limit: Counter) -> Answer {
+        let fault = match fault {
+            Fault::Query(detail) => return Answer::problem(problems::BAD_QUERY, detail),
+            Fault::User(detail) => return Answer::problem(problems::BAD_USER, detail),
+            Fault::Body(fault) => fault,
+        };
+        match fault {
+            BodyFault::Malformed(detail) => Answer::problem(problems::BAD_JSON, detail),
+            BodyFault::TooDeep => {
+                self.counters.add(Counter::LimitBodyDepth, 1);
+                Answer::problem(problems::BAD_JSON, "the body is nested more than 8 deep")
+            }
+            BodyFault::User {
+                member,
+                index,
+                fault,
+            } => {
+                let detail = format!("{member}[{index}]: {}", fault.explain());
+                Answer::problem(problems::BAD_USER, &detail)
+            }
+            BodyFault::TooMany { member, max, given } => {
+                self.counters.add(limit, 1);
+                let detail = format!(
+                    "{member} names {given} users or more; at most {max} are taken at once"
+                );
+                Answer::problem(problems::TOO_MANY_USERS, &detail)
+            }
+        }
+    }
+}
+
+fn fixed(page: &'static Page) -> Answer {
+    Answer {
+        cache: Cache::Revalidate,
+        ..Answer::ok(page.content_type, page.body)
+    }
+}
+
+fn unescaped(segment: &str) -> Result<Cow<'_, [u8]>, Fault> {
+    decode_segment(segment).ok_or(Fault::User(BAD_ESCAPE))
+}
+
+/// The users of `user=a&user=b`, at most `max`.
+fn listed(query: &str, max: usize) -> Result<Vec<String>, Fault> {
+    let mut users = Vec::new();
+    for pair in query_pairs(query) {
+        let (name, value) = pair.ok_or(Fault::Query(BAD_ESCAPE.into()))?;
+        if &*name != b"user" {
+            let detail = "the query takes user=.., as often as there are users to ask for";
+            return Err(Fault::Query(detail.into()));
+        }
+        users.push(User::parse(&value)?.as_str().to_owned());
+    }
+    if users.len() > max {
+        return Err(too_many("user", max, users.len()));
+    }
+    Ok(users)
+}
+
+fn too_many(member: &'static str, max: usize, given: usize) -> Fault {
+    Fault::Body(BodyFault::TooMany { member, max, given })
+}
+
+/// The state in a body, of the user in the path.
+fn record(segment: &str, body: &[u8]) -> Result<Told, Fault> {
+    let bytes = unescaped(segment)?;
+    let told = parse_told(body)?;
+    if told.user.as_bytes() != &*bytes {
+        return Err(Fault::User("the path and the record name different users"));
+    }
+    Ok(told)
+}
+
+/// What the query of a stream asks for.
+fn stream_asked(query: &str, watch_max: usize) -> Result<StreamAsk, Fault> {
+    let mut ask = StreamAsk::default();
+    for pair in query_pairs(query) {
+        let (name, value) = pair.ok_or(Fault::Query(BAD_ESCAPE.into()))?;
+        let user = |member, index| match User::parse(&value) {
+            Ok(user) => Ok(user.as_str().to_owned()),
+            Err(fault) => Err(BodyFault::User {
+                member,
+                index,
+                fault,
+            }),
+        };
+        match &*name {
+            b"watch" => {
+                ask.watch.push(user("watch", ask.watch.len())?);
+                if ask.watch.len() > watch_max {
+                    return Err(too_many("watch", watch_max, ask.watch.len()));
+                }
+            }
+            b"user" if ask.user.is_none() => ask.user = Some(user("user", 0)?),
+            b"last_event_id" if ask.last_event_id.is_none() => {
+                ask.last_event_id = Some(String::from_utf8_lossy(&value).into_owned());
+            }
+            b"user" => {
+                let detail = "user stands twice: a stream has one holder";
+                return Err(Fault::Query(detail.into()));
+            }
+            b"last_event_id" => return Err(Fault::Query("last_event_id stands twice".into())),
+            other => {
+                let other = String::from_utf8_lossy(other);
+                let detail = format!(
+                    "{other:?} is not known here; a stream takes user, watch (repeated) and \
+                     last_event_id"
+                );
+                return Err(Fault::Query(detail.into()));
+            }
+        }
+    }
+    Ok(ask)
+}
+
+/// Whom a query, beat or goodbye names, as far as it is well formed.
+pub(super) fn users_named(
+    row: &Row,
+    segment: &str,
+    head: &Head<'_>,
+    body: &[u8],
+    users_max: usize,
+) -> Vec<Vec<u8>> {
+    match row.serve {
+        Serve::One(_) => {
+            let user = decode_segment(segment);
+            user.into_iter().map(Cow::into_owned).collect()
+        }
+        Serve::Listed(_) => {
+            let pairs = query_pairs(head.query.unwrap_or("")).flatten();
+            let users = pairs.filter(|(name, _)| &**name == b"user");
+            users.map(|(_, user)| user.into_owned()).collect()
+        }
+        Serve::Users(_) => {
+            let users = parse_users(body, users_max).unwrap_or_default();
+            users.into_iter().map(String::into_bytes).collect()
+        }
+        _ => Vec::new(),
+    }
+}

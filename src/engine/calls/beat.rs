@@ -1,0 +1,33 @@
+//! `POST /v1/beat`: proofs of life over a connection.
+
+use super::{intern_detail, overloaded};
+use crate::engine::Engine;
+use crate::metrics::Counter;
+use crate::time::{Now, Unix};
+use crate::wire::User;
+use crate::wire::response::Answer;
+
+pub(super) fn beat(engine: &mut Engine, users: &[String], now: Now) -> Answer {
+    let mut refused = None;
+    for user in users {
+        let Ok(user) = User::parse(user.as_bytes()) else {
+            continue;
+        };
+        match engine.presence.intern(user) {
+            Ok(slot) => {
+                // Neither late nor a replay: it comes after every goodbye that has come.
+                let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);
+                engine.book_beat(slot, outcome, Counter::BeatsHttp, now);
+            }
+            Err(fault) => {
+                engine.book_intern_fault(fault);
+                refused = Some(fault);
+            }
+        }
+    }
+    engine.settle(now);
+    match refused {
+        None => Answer::no_content(),
+        Some(fault) => overloaded(intern_detail(fault)),
+    }
+}

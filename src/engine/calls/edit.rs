@@ -1,0 +1,149 @@
+//! `POST /v1/stream/{stream}/watch`: a stream's watch list is edited, from any shard.
+//!
+//! Owns both ends: what asks, and what is done where the stream is. An edit for a stream on another
+//! shard travels as mail, and the request is parked until the outcome is back.
+
+use super::{Served, overloaded, stream_id};
+use crate::engine::Engine;
+use crate::engine::mail::{Edit, EditOutcome, Mail};
+use crate::metrics::Counter;
+use crate::realtime::conn::flag;
+use crate::realtime::watches::Target;
+use crate::realtime::{ConnId, Phase};
+use crate::time::Now;
+use crate::wire::record::WatchEdit;
+use crate::wire::response::{Answer, problems};
+
+pub(super) fn edit(
+    engine: &mut Engine,
+    asker: ConnId,
+    stream: &str,
+    edit: WatchEdit,
+    now: Now,
+) -> Served {
+    // Who makes an id up is told so here: only real ones cost another shard anything.
+    let Some((shard, stream)) = stream_id::parse(&engine.secret, stream) else {
+        return engine.edited(EditOutcome::Unknown).into();
+    };
+    let edit = Edit {
+        stream,
+        add: edit.add,
+        remove: edit.remove,
+        asker: (engine.shard, asker),
+        until: now.mono.plus_ms(engine.settings.request_deadline_ms),
+    };
+    if shard == engine.shard {
+        let outcome = engine.apply_edit(&edit, now);
+        return engine.edited(outcome).into();
+    }
+    let until = edit.until;
+    engine.posts.letter(shard, Mail::Edit(edit.into()));
+    Served::Parked { until }
+}
+
+impl Engine {
+    /// The outcome of an edit that a parked request waits for.
+    pub(in crate::engine) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
+        if let Some(pending) = self.unpark(id) {
+            let answer = self.edited(outcome);
+            self.answer(id, pending, answer, now);
+        }
+    }
+
+    fn edited(&mut self, outcome: EditOutcome) -> Answer {
+        match outcome {
+            EditOutcome::Watching(watching) => {
+                Answer::json(format!("{{\"watching\":{watching}}}").into_bytes())
+            }
+            EditOutcome::Unknown => {
+                let detail = "no stream with this id is open; a stream's id is in its hello event \
+                              and ends with it";
+                Answer::problem(problems::UNKNOWN_STREAM, detail)
+            }
+            EditOutcome::StreamFull => {
+                self.counters.add(Counter::LimitWatchesPerStream, 1);
+                let max = self.settings.watches_per_stream_max;
+                let detail =
+                    format!("the stream would watch more than {max} users; nothing was changed");
+                Answer::problem(problems::TOO_MANY_USERS, &detail)
+            }
+            EditOutcome::ShardFull => {
+                self.counters.add(Counter::LimitWatchesPerShard, 1);
+                overloaded("the server holds as many watches as it may; nothing was changed")
+            }
+            EditOutcome::Busy => {
+                overloaded("the shard that holds the stream is busy; nothing was changed")
+            }
+        }
+    }
+
+    /// Edits the watch list of one of this shard's streams: all of it, or nothing.
+    pub(in crate::engine) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
+        let id = edit.stream;
+        if self
+            .conns
+            .get(id)
+            .is_none_or(|conn| conn.phase() != Phase::Streaming)
+        {
+            return EditOutcome::Unknown;
+        }
+        // Its asker has been told that it may have happened, and may have asked for something else
+        // since.
+        if now.mono > edit.until {
+            return EditOutcome::Busy;
+        }
+        let removed: Vec<Target> = self.known_targets(&edit.remove);
+        let mut add: Vec<&str> = edit.add.iter().map(String::as_str).collect();
+        add.sort_unstable();
+        add.dedup();
+        let gone = removed
+            .iter()
+            .filter(|target| self.watches.has(id.index, **target))
+            .count();
+        let fresh = add.iter().filter(|user| {
+            let target = self.watched_as(id.index, user);
+            target.is_none_or(|target| removed.binary_search(&target).is_ok())
+        });
+        let fresh = fresh.count();
+        if self.watches.of(id.index) - gone + fresh > self.settings.watches_per_stream_max {
+            return EditOutcome::StreamFull;
+        }
+        if self.watches.len() - gone + fresh > self.settings.watches_per_shard_max {
+            return EditOutcome::ShardFull;
+        }
+        self.watches.remove_all(id.index, &removed);
+        let mut targets = Vec::with_capacity(add.len());
+        for user in add {
+            let target = self.target(user);
+            targets.push(self.watched_as(id.index, user).unwrap_or(target));
+        }
+        self.watches.add(id.index, &mut targets, true);
+        self.conns
+            .at(id.index)
+            .put(flag::UNSURE, self.presence.is_mirror());
+        self.queue_if_due(id.index, now.mono);
+        EditOutcome::Watching(self.watches.of(id.index))
+    }
+
+    /// All that `users` may be watched as: a user who has just got a slot may still be watched by
+    /// name.
+    fn known_targets(&self, users: &[String]) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for user in users {
+            targets.extend(self.slot_of(user).map(|slot| Target::slot(slot.index())));
+            targets.extend(self.watches.find_name(user));
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+
+    /// What the stream at `conn` watches a user as, if it does.
+    fn watched_as(&self, conn: u32, user: &str) -> Option<Target> {
+        let slot = self.slot_of(user).map(|slot| Target::slot(slot.index()));
+        let known = slot.into_iter().chain(self.watches.find_name(user));
+        known
+            .into_iter()
+            .find(|target| self.watches.has(conn, *target))
+    }
+}

@@ -1,0 +1,29 @@
+//! `POST /v1/leave`: goodbyes over a connection.
+
+use crate::engine::Engine;
+use crate::metrics::Counter;
+use crate::presence::LeaveOutcome;
+use crate::time::Now;
+use crate::wire::User;
+use crate::wire::response::Answer;
+
+pub(super) fn leave(engine: &mut Engine, users: &[String], now: Now) -> Answer {
+    for user in users {
+        let slot = User::parse(user.as_bytes())
+            .ok()
+            .and_then(|user| engine.presence.lookup(user));
+        let Some(slot) = slot else {
+            engine.counters.add(Counter::LeavesIgnored, 1);
+            continue;
+        };
+        match engine.presence.record_leave(slot, now.unix, now) {
+            LeaveOutcome::Left => {
+                engine.counters.add(Counter::LeavesHttp, 1);
+                engine.look(slot, now);
+            }
+            LeaveOutcome::Ignored => engine.counters.add(Counter::LeavesIgnored, 1),
+        }
+    }
+    engine.settle(now);
+    Answer::no_content()
+}

@@ -1,0 +1,37 @@
+//! Calls about the node itself: whether it lives, whether it is ready, what it has counted.
+
+use super::RETRY_AFTER;
+use crate::engine::Engine;
+use crate::metrics::Gauge;
+use crate::pages::exposition;
+use crate::time::Now;
+use crate::wire::response::{Answer, problems};
+
+/// `GET /livez`.
+pub(super) fn live(_engine: &mut Engine, _now: Now) -> Answer {
+    Answer::ok("text/plain", &b"ok\n"[..])
+}
+
+/// `GET /readyz`.
+pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
+    if engine.upkeep.is_draining() {
+        let problem = Answer::problem(problems::DRAINING, "the server is shutting down");
+        return problem.with_lines(RETRY_AFTER);
+    }
+    // Degraded is ready: what is known is served, and sending the streams away would help nobody.
+    let degraded = engine.board.process.gauge(Gauge::NodesDown) > 0;
+    let body: &'static [u8] = match degraded {
+        true => b"degraded: some nodes of the other role do not answer\n",
+        false => b"ready\n",
+    };
+    Answer::ok("text/plain", body)
+}
+
+/// `GET /metrics`.
+pub(super) fn metrics(engine: &mut Engine, _now: Now) -> Answer {
+    let process = &engine.board.process;
+    process.set(Gauge::Users, u64::from(engine.presence.users()));
+    process.set(Gauge::UsersOnline, engine.presence.online());
+    let text = exposition::render(&engine.board);
+    Answer::ok(exposition::CONTENT_TYPE, text.into_bytes())
+}

@@ -1,0 +1,72 @@
+//! Questions: who is online, and since when.
+
+use crate::engine::fanout::record_of;
+use crate::engine::{Engine, Role};
+use crate::status::Status;
+use crate::time::Now;
+use crate::wire::User;
+use crate::wire::record::Record;
+use crate::wire::response::Answer;
+
+/// Header by which a presence node says which life of it speaks (16 hex digits); in an answer to a
+/// query also a moment of its clock (Unix ms) before which it publishes nothing any more.
+pub const NODE_HEADER: &str = "Greendot-Node";
+
+/// Tells one life of a process from another, by what its engines' secret is.
+pub fn instance_of(secret: &[u8; 32]) -> u64 {
+    let name = blake3::keyed_hash(secret, b"instance");
+    u64::from_be_bytes(
+        *name
+            .as_bytes()
+            .first_chunk()
+            .expect("a BLAKE3 hash has 32 bytes"),
+    )
+}
+
+/// `GET /v1/presence/{user}`.
+pub(super) fn one(engine: &mut Engine, user: User<'_>, now: Now) -> Answer {
+    let mut body = engine.scratch();
+    record(engine, user, now).write(&mut body);
+    Answer::json(body)
+}
+
+/// `GET /v1/presence`.
+pub(super) fn many(engine: &mut Engine, users: &[String], now: Now) -> Answer {
+    let mut body = engine.scratch();
+    body.extend_from_slice(b"{\"presence\":[");
+    for (at, user) in users.iter().enumerate() {
+        if at > 0 {
+            body.push(b',');
+        }
+        // Checked when it was read.
+        if let Ok(user) = User::parse(user.as_bytes()) {
+            record(engine, user, now).write(&mut body);
+        }
+    }
+    body.extend_from_slice(b"]}");
+    Answer::json(body)
+}
+
+/// `POST /v1/presence/query`.
+pub(super) fn query(engine: &mut Engine, users: &[String], now: Now) -> Answer {
+    let answer = many(engine, users, now);
+    match engine.role {
+        // Tells a node that mirrors this one which life of it answers, as of when, and what its
+        // clock shows.
+        Role::Presence => answer.with_lines(format!(
+            "{NODE_HEADER}: {:016x} {} {}\r\n",
+            instance_of(&engine.secret),
+            engine.presence.published_up_to().ms(),
+            now.unix.ms()
+        )),
+        Role::All | Role::Realtime(_) => answer,
+    }
+}
+
+/// A user's state as told to those who ask.
+fn record<'u>(engine: &'u Engine, user: User<'u>, now: Now) -> Record<'u> {
+    match engine.presence.lookup(user) {
+        None => Record::timeless(user, Status::Offline),
+        Some(slot) => record_of(&engine.presence, slot, now),
+    }
+}

@@ -1,0 +1,256 @@
+//! The table of calls: a row an endpoint.
+//!
+//! Owns which paths take which methods, which nodes serve them, who may call, and what stands in
+//! for them beyond the limit of connections. A new endpoint is a row here and a function in a file
+//! beside; docs/PROTOCOL.md and `web/openapi.json` list the same rows, and tests hold that they do.
+//! Never looks at more of a request than its method and path.
+//!
+//! All listeners serve all rows. An operator's listener, when there is one, is one more column.
+
+#[cfg(test)]
+mod tests;
+
+use super::{Served, beat, edit, leave, node, query, stream};
+use crate::engine::{Engine, Role, told};
+use crate::metrics::Call;
+use crate::pages::{API, CLIENT, DASHBOARD};
+use crate::realtime::ConnId;
+use crate::time::Now;
+use crate::wire::User;
+use crate::wire::record::{StreamAsk, Told, WatchEdit};
+use crate::wire::request::Method;
+use crate::wire::response::Answer;
+
+use Call::{
+    Beat, Health, Leave, Metrics, Page, PresenceMany, PresenceOne, PresencePut, PresenceQuery,
+    Stream, StreamWatch,
+};
+use Method::{Get, Post, Put};
+use Roles::{Decides, Every, Mirrors, Streams};
+use Serve::{Bare, Edits, Fixed, Listed, One, Opens, Record, Records, Users};
+use Surplus::{Allowed, Fleet, Later, Refused};
+use Who::{Open, Service};
+
+/// Every endpoint. Where two paths match, the row is the first that takes the method: a user may be
+/// called "query".
+#[rustfmt::skip] // A row a line.
+const TABLE: &[Row] = &[
+    row(Post, "/v1/presence/query",  PresenceQuery, Decides, Open,    Fleet,   Users(query::query)),
+    row(Get,  "/v1/presence/{user}", PresenceOne,   Decides, Open,    Refused, One(query::one)),
+    row(Put,  "/v1/presence/{user}", PresencePut,   Mirrors, Service, Allowed, Record(told::put)),
+    row(Get,  "/v1/presence",        PresenceMany,  Decides, Open,    Refused, Listed(query::many)),
+    row(Put,  "/v1/presence",        PresencePut,   Mirrors, Service, Allowed, Records(told::put)),
+    row(Get,  "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
+    row(Post, "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
+    row(Post, STREAM_WATCH,          StreamWatch,   Streams, Open,    Refused, Edits(edit::edit)),
+    row(Post, "/v1/beat",            Beat,          Decides, Open,    Refused, Users(beat::beat)),
+    row(Post, "/v1/leave",           Leave,         Decides, Open,    Refused, Users(leave::leave)),
+    row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
+    row(Get,  "/readyz",             Health,        Every,   Open,    Allowed, Bare(node::ready)),
+    row(Get,  "/metrics",            Metrics,       Every,   Open,    Allowed, Bare(node::metrics)),
+    row(Get,  "/",                   Page,          Every,   Open,    Refused, Fixed(&DASHBOARD)),
+    row(Get,  "/client.js",          Page,          Every,   Open,    Refused, Fixed(&CLIENT)),
+    row(Get,  "/openapi.json",       Page,          Every,   Open,    Refused, Fixed(&API)),
+];
+
+const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
+
+/// An endpoint.
+pub(super) struct Row {
+    /// Its method; what takes GET takes HEAD, and every path takes OPTIONS.
+    pub(super) method: Method,
+    /// Its path as openapi writes it: one segment may be in braces.
+    pub(super) path: &'static str,
+    /// Where in `path` the segment in braces begins and ends.
+    braces: Option<(usize, usize)>,
+    /// What its requests are counted as.
+    pub(super) call: Call,
+    /// Which nodes serve it.
+    pub(super) roles: Roles,
+    /// Who may call.
+    pub(super) who: Who,
+    /// What it is worth beyond the limit of connections.
+    pub(super) surplus: Surplus,
+    /// What it takes, and the function that serves it with that.
+    pub(super) serve: Serve,
+}
+
+/// Which nodes serve a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Roles {
+    /// All.
+    Every,
+    /// Those that decide who is online. A real-time node names the presence node to ask instead.
+    Decides,
+    /// Those that hold streams. A presence node says that it does not.
+    Streams,
+    /// Those that are told who is online. On all others the path does not take the method.
+    Mirrors,
+}
+
+/// Who may call. Users' tokens, scopes of services and an operator's token will be further
+/// variants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Who {
+    /// Everybody.
+    Open,
+    /// Who shows the service token of a fleet key.
+    Service,
+}
+
+/// What becomes of a call on a connection that was admitted beyond the limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Surplus {
+    /// It is refused.
+    Refused,
+    /// It is refused in the one way after which an EventSource comes back.
+    Later,
+    /// It is served if it shows the service token: nodes of the other role must reach this one.
+    Fleet,
+    /// It is served: a full node must be seen to live.
+    Allowed,
+}
+
+/// What a call takes, parsed and checked, and the function that serves it with that.
+#[derive(Clone, Copy)]
+pub(super) enum Serve {
+    /// Nothing.
+    Bare(fn(&mut Engine, Now) -> Answer),
+    /// Nothing, and its answer is always the same.
+    Fixed(&'static crate::pages::Page),
+    /// The user in the path.
+    One(fn(&mut Engine, User<'_>, Now) -> Answer),
+    /// The users of the query `user=a&user=b`.
+    Listed(fn(&mut Engine, &[String], Now) -> Answer),
+    /// The users of the body `{"users":[..]}`.
+    Users(fn(&mut Engine, &[String], Now) -> Answer),
+    /// The state of the user in the path, from the body, and which life of a node says so.
+    Record(fn(&mut Engine, &[Told], Option<&str>, Now) -> Answer),
+    /// The states of the body `{"presence":[..]}`, and which life of a node says so.
+    Records(fn(&mut Engine, &[Told], Option<&str>, Now) -> Answer),
+    /// What a stream is to be: in the query of a GET, in the body of a POST.
+    Opens(fn(&mut Engine, StreamAsk, Now) -> Served),
+    /// Who asks, the stream in the path, and the edit of the body.
+    Edits(fn(&mut Engine, ConnId, &str, WatchEdit, Now) -> Served),
+}
+
+const fn row(
+    method: Method,
+    path: &'static str,
+    call: Call,
+    roles: Roles,
+    who: Who,
+    surplus: Surplus,
+    serve: Serve,
+) -> Row {
+    Row {
+        method,
+        path,
+        braces: braces_of(path.as_bytes()),
+        call,
+        roles,
+        who,
+        surplus,
+        serve,
+    }
+}
+
+const fn braces_of(path: &[u8]) -> Option<(usize, usize)> {
+    let (mut at, mut open) = (0, None);
+    while at < path.len() {
+        match (path[at], open) {
+            (b'{', None) => open = Some(at),
+            (b'}', Some(open)) => return Some((open, at + 1)),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+impl Row {
+    /// What stands in `path` for the segment in braces, nothing if there are none; None if the path
+    /// is another.
+    fn segment<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let Some((open, close)) = self.braces else {
+            return (self.path == path).then_some("");
+        };
+        let rest = path.strip_prefix(&self.path[..open])?;
+        let segment = rest.strip_suffix(&self.path[close..])?;
+        (!segment.is_empty() && !segment.contains('/')).then_some(segment)
+    }
+
+    fn takes(&self, method: Method) -> bool {
+        self.method == method || (self.method == Get && method == Method::Head)
+    }
+
+    /// Whether the call has a JSON body.
+    pub(super) fn has_body(&self) -> bool {
+        match self.serve {
+            Bare(_) | Fixed(_) | One(_) | Listed(_) => false,
+            Users(_) | Record(_) | Records(_) | Edits(_) => true,
+            Opens(_) => self.method == Post,
+        }
+    }
+}
+
+impl Roles {
+    /// Whether a node of this role serves the call.
+    pub(super) fn include(self, role: &Role) -> bool {
+        match (self, role) {
+            (Roles::Every, _) => true,
+            (Roles::Decides, role) => !matches!(role, Role::Realtime(_)),
+            (Roles::Streams, role) => !matches!(role, Role::Presence),
+            (Roles::Mirrors, role) => matches!(role, Role::Realtime(_)),
+        }
+    }
+}
+
+/// A path that has rows.
+pub(super) struct Place<'p> {
+    path: &'p str,
+    first: &'static Row,
+}
+
+impl<'p> Place<'p> {
+    /// The place of a path. None if no row has it.
+    pub(super) fn of(path: &'p str) -> Option<Place<'p>> {
+        let first = TABLE.iter().find(|row| row.segment(path).is_some())?;
+        Some(Place { path, first })
+    }
+
+    fn rows(&self) -> impl Iterator<Item = (&'static Row, &'p str)> {
+        let path = self.path;
+        TABLE
+            .iter()
+            .filter_map(move |row| Some((row, row.segment(path)?)))
+    }
+
+    /// What requests are counted as that no row of the path takes.
+    pub(super) fn call(&self) -> Call {
+        self.first.call
+    }
+
+    /// The row that takes the method, and the segment of the path that it has in braces. It may be
+    /// one that nodes of another role serve.
+    pub(super) fn row(&self, method: Method, role: &Role) -> Option<(&'static Row, &'p str)> {
+        let (row, segment) = self.rows().find(|(row, _)| row.takes(method))?;
+        let known = row.roles != Roles::Mirrors || row.roles.include(role);
+        known.then_some((row, segment))
+    }
+
+    /// The methods that the path takes on a node of this role, as `Allow` lists them; if other
+    /// nodes serve it, those that it takes there.
+    pub(super) fn allow(&self, role: &Role) -> String {
+        let here = |row: &Row| row.roles.include(role);
+        let elsewhere = !self.rows().any(|(row, _)| here(row));
+        let mut allow = String::new();
+        for (method, names) in [(Get, "GET, HEAD, "), (Post, "POST, "), (Put, "PUT, ")] {
+            let mut rows = self.rows().filter(|(row, _)| row.method == method);
+            if rows.any(|(row, _)| elsewhere || here(row)) {
+                allow.push_str(names);
+            }
+        }
+        allow + "OPTIONS"
+    }
+}
