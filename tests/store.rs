@@ -509,7 +509,7 @@ fn a_cell_with_an_impossible_time_is_replaced() {
     drop((flusher, presence));
     let [ann, bob, eve] = slots;
     let cell = |slot: Slot| FIRST_CELL + 8 * u64::from(slot.index());
-    let impossible = (START_MS + 86_400_001) << 8;
+    let impossible = (START_MS + 86_400_001) << 20;
     patch(
         dir.path(),
         "stamps.map",
@@ -520,7 +520,7 @@ fn a_cell_with_an_impossible_time_is_replaced() {
         dir.path(),
         "stamps.map",
         cell(bob),
-        &(impossible - (1 << 8)).to_le_bytes(),
+        &(impossible - (1 << 20)).to_le_bytes(),
     );
     patch(dir.path(), "published.map", cell(eve), &[0xff; 8]);
     let (presence, report) = open(dir.path(), 1, 0);
@@ -563,11 +563,17 @@ fn foreign_other_and_damaged_headers_are_refused() {
             &[name, "offset 0", "magic"],
         );
         patch(dir.path(), name, 0, &good[..8]);
-        patch(dir.path(), name, 8, &[2]);
+        patch(dir.path(), name, 8, &[1]);
         assert_refused(
             dir.path(),
             StoreFaultKind::Version,
-            &[name, "offset 8", "version 1", "version 2"],
+            &[
+                name,
+                "offset 8",
+                "version 2",
+                "version 1",
+                "use the greendot that wrote it",
+            ],
         );
         patch(dir.path(), name, 8, &good[8..9]);
         patch(dir.path(), name, 30, &[good[30] ^ 1]);
@@ -579,6 +585,23 @@ fn foreign_other_and_damaged_headers_are_refused() {
         patch(dir.path(), name, 30, &good[30..31]);
         assert_eq!(open(dir.path(), 1, 20).1.users, 2);
     }
+}
+
+#[test]
+fn each_opening_is_a_generation() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_store(dir.path());
+    let generations = || {
+        let files = contents(dir.path()).into_iter();
+        let generation = |bytes: Vec<u8>| u64::from_le_bytes(bytes[24..32].try_into().unwrap());
+        files.map(generation).collect::<Vec<_>>()
+    };
+    assert_eq!(generations(), [1; 3]);
+    drop(open(dir.path(), 1, 20));
+    assert_eq!(generations(), [2; 3]);
+    fs::remove_file(dir.path().join("published.map")).unwrap();
+    drop(open(dir.path(), 1, 30));
+    assert_eq!(generations(), [3; 3], "the others remember it");
 }
 
 #[test]

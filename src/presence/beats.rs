@@ -25,7 +25,7 @@ impl Presence {
     /// Records a beat: one compare-and-swap of the stamp (a plain store could overwrite a LEFT set
     /// in between); the slow path for a LEFT slot.
     pub fn record_beat(&self, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
-        if !self.stamp_unless_left(slot, now) {
+        if !self.stamp_unless_left(slot, sent_at, now) {
             return self.beat_on_left(slot, sent_at, now);
         }
         self.stored(slot)
@@ -100,7 +100,7 @@ impl Presence {
             (!stamp.has(StampFlags::LEFT)).then(|| match stamp.ms() {
                 // A slot that was made and never beat stays without a last activity.
                 0 => stamp.with(StampFlags::LEFT),
-                _ => newer(stamp, now.unix).with(StampFlags::LEFT),
+                _ => newer(stamp, sent_at, now.unix).with(StampFlags::LEFT),
             })
         });
         if left.is_err() {
@@ -112,14 +112,14 @@ impl Presence {
 
     /// Stamps a slot with this moment; false, and nothing done, if it has LEFT.
     #[inline]
-    fn stamp_unless_left(&self, slot: Slot, now: Now) -> bool {
+    fn stamp_unless_left(&self, slot: Slot, sent_at: Unix, now: Now) -> bool {
         let cell = self.stamps.cell(slot);
         let mut stamp = cell.load(Ordering::Relaxed);
         loop {
             if stamp.has(StampFlags::LEFT) {
                 return false;
             }
-            let stamped = newer(stamp, now.unix).without(StampFlags::EXPIRED);
+            let stamped = newer(stamp, sent_at, now.unix).without(StampFlags::EXPIRED);
             if stamped == stamp {
                 return true;
             }
@@ -167,11 +167,11 @@ impl Presence {
             }
             let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
                 let left = stamp.has(StampFlags::LEFT);
-                left.then(|| newer(stamp, now.unix).without(GONE))
+                left.then(|| newer(stamp, sent_at, now.unix).without(GONE))
             });
             debug_assert!(came_back.is_ok(), "LEFT is cleared under the lock only");
         } else {
-            self.stamp_unless_left(slot, now);
+            self.stamp_unless_left(slot, sent_at, now);
         }
         // Even if the bit still says online: the goodbye may be on its way through the owner's
         // sweep.
@@ -184,13 +184,14 @@ impl Presence {
     }
 }
 
-/// The stamp with its new time: it never goes back, unless it was ahead of the clock.
+/// The stamp after something sent at `sent_at` has come: neither of its times goes back, unless they
+/// were ahead of the clock. What was sent is never dated later than it was received.
 #[inline]
-fn newer(stamp: Stamp, now: Unix) -> Stamp {
-    let ms = if stamp.ms() > now.plus_ms(AHEAD_MS_MAX).ms() {
-        now.ms()
-    } else {
-        stamp.ms().max(now.ms())
-    };
-    Stamp::new(Unix::from_ms(ms), stamp.flags())
+fn newer(stamp: Stamp, sent_at: Unix, now: Unix) -> Stamp {
+    let sent = sent_at.min(now);
+    if stamp.ms() > now.plus_ms(AHEAD_MS_MAX).ms() {
+        return Stamp::new(now, sent, stamp.flags());
+    }
+    let received = Unix::from_ms(stamp.ms().max(now.ms()));
+    Stamp::new(received, sent.max(stamp.sent()), stamp.flags())
 }

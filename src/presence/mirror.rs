@@ -323,7 +323,8 @@ impl Presence {
     fn stamp_told(&self, slot: Slot, told: &Told, status: Status) {
         let stamp = self.stamps.cell(slot);
         let known = stamp.load(Ordering::Relaxed);
-        let last_active_ms = told.last_active.map_or(0, Unix::ms).max(known.ms());
+        let told_ms = told.last_active.map_or(0, Unix::ms).max(known.ms());
+        let last_active = Unix::from_ms(told_ms).min(Stamp::LATEST);
         // Not fresh: nobody sweeps a mirror, but nobody who reads a stamp shall be misled either.
         let flags = if status.is_online() {
             StampFlags::default()
@@ -331,7 +332,7 @@ impl Presence {
             StampFlags::LEFT
         };
         stamp.store(
-            Stamp::new(Unix::from_ms(last_active_ms), flags),
+            Stamp::new(last_active, last_active, flags),
             Ordering::Release,
         );
     }

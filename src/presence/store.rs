@@ -77,6 +77,7 @@ pub struct OpenReport {
 /// What the headers of this run say beside what changes with every flush.
 pub(super) struct Identity {
     store_id: u64,
+    generation: u64,
     created_at: Unix,
     boot_id: [u8; 16],
     synced_bytes: AtomicU64,
@@ -186,6 +187,7 @@ impl Identity {
     pub(super) fn passing(now: Now) -> io::Result<Identity> {
         Ok(Identity {
             store_id: random_id()?,
+            generation: 0,
             created_at: now.unix,
             boot_id: [0; 16],
             synced_bytes: AtomicU64::new(FIRST_RECORD),
@@ -199,7 +201,7 @@ impl Identity {
     }
 
     pub(super) fn header(&self, kind: Kind) -> Header {
-        Header::new(kind, self.store_id, self.created_at)
+        Header::new(kind, self.store_id, self.generation, self.created_at)
     }
 }
 
@@ -261,9 +263,20 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let clean = last.is_some_and(|header| header.clean);
     let power_cut = last.is_some_and(|header| !header.clean && header.boot_id != options.boot_id);
     let store_is_new = users.header.is_none();
+    let generation = 1 + [
+        users.header,
+        stamps.as_ref().and_then(|found| found.header),
+        last,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|header| header.generation)
+    .max()
+    .unwrap_or(0);
     let identity = match users.header {
         Some(header) => Identity {
             store_id: header.store_id,
+            generation,
             created_at: header.created_at,
             boot_id: options.boot_id,
             synced_bytes: AtomicU64::new(synced_bytes),
@@ -272,6 +285,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         },
         None => Identity {
             store_id: random_id().map_err(os("get random bytes for", &users.path))?,
+            generation,
             created_at: now.unix,
             boot_id: options.boot_id,
             synced_bytes: AtomicU64::new(FIRST_RECORD),
@@ -303,6 +317,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
             .map_err(os("cut the torn tail of", &users_path))?;
     }
     let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
+    let stamps_capacity = stamps
+        .as_ref()
+        .and_then(|found| found.header)
+        .map_or(0, |header| header.capacity);
     let (stamps_missing, published_missing) = (stamps.is_none(), published.is_none());
     let stamps = Found::or_new(stamps, &options.dir, Kind::Stamps)?
         .map(identity.header(Kind::Stamps), reserved)?;
@@ -343,7 +361,8 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         ms > last_ms && !presence.resume.explains(Unix::from_ms(ms))
     };
     let stamps = replace(&presence.stamps, scan.users, |stamp| {
-        impossible(stamp.ms()).then(|| Stamp::new(Unix::from_ms(0), stamp.flags()))
+        let never = Unix::from_ms(0);
+        impossible(stamp.ms()).then(|| Stamp::new(never, never, stamp.flags()))
     });
     let published = replace(&presence.published, scan.users, |published| {
         impossible(published.since_ms()).then(|| Published::new(now.unix, published.status()))
@@ -385,6 +404,11 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         stamps_rebuilt: stamps_missing && !store_is_new && scan.users > 0,
         published_rebuilt,
     };
+    // Of this generation; on disk when they may, for published.map's will say it too.
+    presence
+        .mark_log_synced(synced_bytes)
+        .and_then(|()| presence.mark_stamps_synced(stamps_capacity))
+        .map_err(os("mark as open", &options.dir))?;
     if store_is_new || stamps_missing || published_missing {
         // The leader first. No cell is written before there is a header that says whose it is.
         for file in [presence.interner.log().file(), presence.stamps.file()] {

@@ -269,9 +269,10 @@ impl<'a> Pass<'a> {
     fn clamp(&self, slot: Slot) {
         let cell = self.presence.stamps.cell(slot);
         let _ = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-            self.bounds
-                .is_ahead(stamp)
-                .then(|| Stamp::new(self.now.unix, stamp.flags()))
+            self.bounds.is_ahead(stamp).then(|| {
+                let now = self.now.unix;
+                Stamp::new(now, stamp.sent().min(now), stamp.flags())
+            })
         });
         self.presence.online.raise(chunk_of(slot), STAMPS_DIRTY);
     }

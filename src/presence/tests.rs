@@ -128,6 +128,35 @@ impl World {
     }
 }
 
+/// The latest time received and the latest time sent, whichever beat brought it.
+#[test]
+fn a_stamp_keeps_when_the_latest_beat_was_sent() {
+    let world = World::new();
+    let ann = world.slot("ann");
+    let times = |world: &World| {
+        let stamp = world.presence.stamps.cell(ann).load(Ordering::Relaxed);
+        (stamp.ms() - START_MS, stamp.sent().ms() - START_MS)
+    };
+    let beat = |world: &World, sent_ms: u64, ms| {
+        let sent_at = Unix::from_ms(START_MS + sent_ms);
+        world.presence.record_beat(ann, sent_at, at(ms));
+    };
+    beat(&world, 1_600, 2_000);
+    assert_eq!(times(&world), (2_000, 1_600));
+    beat(&world, 800, 2_003);
+    assert_eq!(times(&world), (2_003, 1_600), "an older one that came late");
+    beat(&world, 9_999, 2_010);
+    assert_eq!(
+        times(&world),
+        (2_010, 2_000),
+        "sent by a clock that is ahead"
+    );
+    world
+        .presence
+        .record_leave(ann, Unix::from_ms(START_MS + 2_020), at(2_100));
+    assert_eq!(times(&world), (2_100, 2_016), "a goodbye was sent too");
+}
+
 #[test]
 fn a_user_has_one_slot_whatever_its_length() {
     let world = World::new();

@@ -24,10 +24,25 @@ use crate::status::Status;
 use crate::time::Unix;
 
 const FLAG_BITS: u32 = 8;
-/// Largest time in ms that a cell can hold.
-const MS_MAX: u64 = u64::MAX >> FLAG_BITS;
+const BEHIND_BITS: u32 = 12;
+const BEHIND_STEPS_MAX: u64 = (1 << BEHIND_BITS) - 1;
+/// Sending times are kept to a step of 2^4 = 16 ms of the Unix clock.
+const STEP_BITS: u32 = 4;
 
-/// A slot's stamp: when its publisher was last heard of. Zero: never.
+/// How far the latest sending time can lie behind the latest time received, in ms.
+pub const BEHIND_MS_MAX: u64 = BEHIND_STEPS_MAX << STEP_BITS;
+
+/// A slot's stamp: when its publisher was last heard of, and up to when what was heard had been
+/// sent. Zero: never.
+///
+/// ```text
+/// 63                                  20 19         8 7      0
+/// | received: Unix ms, 44 bits          | behind, 12 | flags 8 |
+/// ```
+///
+/// `behind`: so many steps of 16 ms the latest sending time lies behind the latest time received,
+/// counted from step to step of the Unix clock. So it is exact to one step, and stays as it was
+/// however often the time received moves on.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Stamp(u64);
@@ -37,6 +52,11 @@ pub struct Stamp(u64);
 pub struct StampFlags(u8);
 
 /// A slot's published state. Zero: nothing was ever published of it.
+///
+/// ```text
+/// 63                                                8 7      0
+/// | since: Unix ms of the last transition, 56 bits   | flags 8 |
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Published(u64);
@@ -51,7 +71,18 @@ impl StampFlags {
     pub const LEFT: StampFlags = StampFlags(1);
     /// The silence has been published: not fresh until the next beat, even if the wall clock goes
     /// back to when it was. Set by the slot's owner in its sweep, cleared by who records a beat.
-    pub const EXPIRED: StampFlags = StampFlags(1 << 7);
+    pub const EXPIRED: StampFlags = StampFlags(1 << 1);
+    /// What the publisher says of itself: online, away, busy, as numbers from 0; 3 is not used.
+    /// Reserved: nobody sets it yet.
+    pub const STATUS: StampFlags = StampFlags(3 << 2);
+    /// Told to nobody as here. Reserved: nobody sets it yet.
+    pub const INVISIBLE: StampFlags = StampFlags(1 << 4);
+    /// Reserved: nobody sets it, and who writes a stamp leaves it as it is.
+    pub const SPARE_5: StampFlags = StampFlags(1 << 5);
+    /// Reserved, as SPARE_5.
+    pub const SPARE_6: StampFlags = StampFlags(1 << 6);
+    /// Reserved, as SPARE_5.
+    pub const SPARE_7: StampFlags = StampFlags(1 << 7);
 
     /// How far to the left of its place a flag is the sign of the cell.
     pub(crate) const fn to_sign(self) -> i32 {
@@ -64,35 +95,56 @@ impl PublishedFlags {
     /// The publisher is here in some way. Set and cleared by who publishes: the slot's owner, in a
     /// mirror whoever is told.
     pub const ONLINE: PublishedFlags = PublishedFlags(1);
-    /// Of an online one, in which way: two bits, of which 3 is not used. Set with ONLINE.
+    /// The told status of one who is here: online, away, busy, as numbers from 0; 3 is not used.
+    /// Set with ONLINE.
+    pub const STATUS: PublishedFlags = PublishedFlags(3 << 1);
     const AWAY: PublishedFlags = PublishedFlags(1 << 1);
     const BUSY: PublishedFlags = PublishedFlags(2 << 1);
-    const STATUS: PublishedFlags = PublishedFlags(3 << 1);
     /// Of a mirror, never in a file: its presence node has confirmed the state since the node was
     /// last lost sight of. Set and cleared by who adopts.
     pub const CONFIRMED: PublishedFlags = PublishedFlags(1 << 3);
     /// Of a mirror, never in a file: something has been told, if only that the publisher was never
     /// seen. Set by who adopts.
     pub const KNOWN: PublishedFlags = PublishedFlags(1 << 4);
+    /// Reserved: nobody sets it.
+    pub const SPARE_5: PublishedFlags = PublishedFlags(1 << 5);
+    /// Reserved, as SPARE_5.
+    pub const SPARE_6: PublishedFlags = PublishedFlags(1 << 6);
+    /// Reserved, as SPARE_5.
+    pub const SPARE_7: PublishedFlags = PublishedFlags(1 << 7);
 }
 
 impl Stamp {
-    /// Heard of at `at`.
+    /// The latest time that fits.
+    pub const LATEST: Unix = Unix::from_ms(u64::MAX >> (BEHIND_BITS + FLAG_BITS));
+
+    /// Last heard of at `received`, at most [`Stamp::LATEST`]; the latest of what was heard was sent
+    /// at `sent`, not later.
     #[inline]
-    pub const fn new(at: Unix, flags: StampFlags) -> Stamp {
-        Stamp(at.ms() << FLAG_BITS | flags.0 as u64)
+    pub fn new(received: Unix, sent: Unix, flags: StampFlags) -> Stamp {
+        debug_assert!(received <= Stamp::LATEST && sent <= received);
+        let behind = (received.ms() >> STEP_BITS) - (sent.ms() >> STEP_BITS);
+        let times = received.ms() << BEHIND_BITS | behind.min(BEHIND_STEPS_MAX);
+        Stamp(times << FLAG_BITS | u64::from(flags.0))
     }
 
-    /// The time in ms; 0: never.
+    /// The latest time received, in ms; 0: never.
     #[inline]
     pub const fn ms(self) -> u64 {
-        self.0 >> FLAG_BITS
+        self.0 >> (BEHIND_BITS + FLAG_BITS)
     }
 
-    /// The time unless there is none.
+    /// The latest time received unless there is none.
     #[inline]
     pub fn at(self) -> Option<Unix> {
         (self.ms() != 0).then(|| Unix::from_ms(self.ms()))
+    }
+
+    /// When the latest of what was heard had been sent, cut off to a step.
+    #[inline]
+    pub const fn sent(self) -> Unix {
+        let behind = self.0 >> FLAG_BITS & BEHIND_STEPS_MAX;
+        Unix::from_ms((self.ms() >> STEP_BITS).saturating_sub(behind) << STEP_BITS)
     }
 
     /// All flags.
@@ -128,21 +180,17 @@ impl Stamp {
 
     /// The least that a stamp of this time can be in that order.
     pub(crate) const fn least_order(at: Unix) -> i64 {
-        order_of(at, 0)
+        if at.ms() > Stamp::LATEST.ms() / 2 {
+            // A time that no good stamp has is beyond all of them.
+            return i64::MAX;
+        }
+        (at.ms() << (BEHIND_BITS + FLAG_BITS)) as i64
     }
 
     /// The most that a stamp of this time can be in that order.
     pub(crate) const fn most_order(at: Unix) -> i64 {
-        order_of(at, u8::MAX)
+        Stamp::least_order(at) | ((1 << (BEHIND_BITS + FLAG_BITS)) - 1)
     }
-}
-
-/// Of a bound: a time that no good stamp has is beyond all of them.
-const fn order_of(at: Unix, flags: u8) -> i64 {
-    if at.ms() > MS_MAX / 2 {
-        return i64::MAX;
-    }
-    Stamp::new(at, StampFlags(flags)).order()
 }
 
 impl Published {
@@ -229,7 +277,8 @@ impl PublishedFlags {
 
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stamp({} ms, {:08b})", self.ms(), self.flags().0)
+        let (sent_ms, flags) = (self.sent().ms(), self.flags().0);
+        write!(f, "Stamp({} ms, sent {sent_ms}, {flags:08b})", self.ms())
     }
 }
 
@@ -375,16 +424,72 @@ mod tests {
         assert_eq!(Published::NEVER.since(), None);
     }
 
+    fn stamp(received_ms: u64, sent_ms: u64) -> Stamp {
+        let flags = StampFlags::default();
+        Stamp::new(Unix::from_ms(received_ms), Unix::from_ms(sent_ms), flags)
+    }
+
     #[test]
     fn flags_do_not_touch_times() {
-        let stamp = Stamp::new(Unix::from_ms(5), StampFlags::LEFT).with(StampFlags::EXPIRED);
-        assert!(stamp.has(StampFlags::LEFT) && stamp.has(StampFlags::EXPIRED));
-        let came_back = stamp.without(StampFlags::LEFT.and(StampFlags::EXPIRED));
-        assert_eq!(
-            came_back,
-            Stamp::new(Unix::from_ms(5), StampFlags::default())
-        );
+        let at = Unix::from_ms(5);
+        let gone = stamp(5, 5).with(StampFlags::LEFT).with(StampFlags::EXPIRED);
+        assert!(gone.has(StampFlags::LEFT) && gone.has(StampFlags::EXPIRED));
+        let came_back = gone.without(StampFlags::LEFT.and(StampFlags::EXPIRED));
+        assert_eq!(came_back, stamp(5, 5));
         assert!(came_back.order() < Stamp::least_order(Unix::from_ms(6)));
-        assert!(stamp.order() <= Stamp::most_order(Unix::from_ms(5)));
+        assert!(came_back.order() >= Stamp::least_order(at));
+        assert!(gone.order() <= Stamp::most_order(at));
+        assert_eq!(Stamp::least_order(Unix::from_ms(1 << 43)), i64::MAX);
+    }
+
+    /// The bytes of docs/FORMATS.md.
+    #[test]
+    fn the_layout_is_as_documented() {
+        let received = 1_764_009_600_123;
+        let cell = stamp(received, received - 1_000).with(StampFlags::LEFT);
+        assert_eq!(cell.bits(), received << 20 | 62 << 8 | 1);
+        let busy = Published::new(Unix::from_ms(received), Status::Busy);
+        assert_eq!(busy.bits(), received << 8 | 0b101);
+        let flags = [
+            StampFlags::LEFT,
+            StampFlags::EXPIRED,
+            StampFlags::STATUS,
+            StampFlags::INVISIBLE,
+            StampFlags::SPARE_5,
+            StampFlags::SPARE_6,
+            StampFlags::SPARE_7,
+        ];
+        assert_eq!(flags.map(|flags| flags.0), [1, 2, 12, 16, 32, 64, 128]);
+        let flags = [
+            PublishedFlags::ONLINE,
+            PublishedFlags::STATUS,
+            PublishedFlags::CONFIRMED,
+            PublishedFlags::KNOWN,
+            PublishedFlags::SPARE_5,
+            PublishedFlags::SPARE_6,
+            PublishedFlags::SPARE_7,
+        ];
+        assert_eq!(flags.map(|flags| flags.0), [1, 6, 8, 16, 32, 64, 128]);
+    }
+
+    #[test]
+    fn a_sending_time_is_exact_to_a_step() {
+        assert_eq!(BEHIND_MS_MAX, 65_520);
+        for sent_ms in [0, 15, 16, 17, 99_999, 100_000] {
+            let sent = stamp(100_000, sent_ms).sent().ms();
+            let oldest = 100_000 - BEHIND_MS_MAX;
+            assert_eq!(sent, (sent_ms / 16 * 16).max(oldest), "sent at {sent_ms}");
+        }
+        // Damage, which says that it was sent before the Unix clock began.
+        assert_eq!(Stamp(5 << 20 | 0xfff00).sent().ms(), 0);
+    }
+
+    #[test]
+    fn a_sending_time_does_not_move_with_the_time_received() {
+        let mut cell = stamp(100_000, 99_937);
+        for received in 100_001..100_100 {
+            cell = stamp(received, cell.sent().ms());
+            assert_eq!(cell.sent().ms(), 99_936);
+        }
     }
 }

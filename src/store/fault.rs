@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::header::{HeaderFault, Kind};
+use super::header::{HeaderFault, Kind, VERSION};
 
 /// Why a store could not be opened. Display names file, offset, expected, found and what to do.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl StoreFault {
                 StoreFaultKind::Version,
                 path,
                 8,
-                "version 1",
+                format!("version {VERSION} of {name}"),
                 format!("version {found}"),
             ),
             HeaderFault::Crc { expected, found } => StoreFault::new(
@@ -121,7 +121,8 @@ impl StoreFault {
             }
             StoreFaultKind::Foreign => "this is not greendot's file: check the data folder's path",
             StoreFaultKind::Version => {
-                "use the greendot version that wrote it, or start with an empty data folder"
+                "use the greendot that wrote it, or move the data folder away and start with an empty \
+                 one"
             }
             StoreFaultKind::Truncated
             | StoreFaultKind::HeaderDamaged

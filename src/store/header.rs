@@ -4,18 +4,22 @@
 //!
 //! ```text
 //!   0  8  magic "GDUSERS\0", "GDSTAMP\0" or "GDPUBLI\0"
-//!   8  4  version = 1
+//!   8  4  version = 2
 //!  12  4  capacity in slots known to be on disk (maps)
 //!  16  8  store id: random, the same in the three files
-//!  24  8  created at, Unix ms
-//!  32  8  synced bytes: everything before is on disk (users.log)
-//!  40  8  watermark, Unix ms: every transition up to it is on disk (published.map)
-//!  48 16  kernel boot id of the last run (published.map)
-//!  64  4  flags: bit 0 closed cleanly, bits 1 and 2 ambiguous windows present (published.map)
-//!  72  8  ambiguous window: first Unix ms      80  8  last Unix ms
-//!  88  8  the second one: first Unix ms        96  8  last Unix ms
+//!  24  8  generation: one more at each opening for writing
+//!  32  8  created at, Unix ms
+//!  40  8  synced bytes: everything before is on disk (users.log)
+//!  48  8  watermark, Unix ms: every transition up to it is on disk (published.map)
+//!  56 16  kernel boot id of the last run (published.map)
+//!  72  4  flags: bit 0 closed cleanly, bits 1 and 2 ambiguous windows present (published.map)
+//!  80  8  ambiguous window: first Unix ms      88  8  last Unix ms
+//!  96  8  the second one: first Unix ms       104  8  last Unix ms
 //! 124  4  CRC32C of the 124 bytes before
 //! ```
+//!
+//! What no row names is zero. A header says the generation of the opening that wrote it, so the
+//! store's is the greatest of the three.
 
 use crate::time::Unix;
 
@@ -27,11 +31,11 @@ pub(crate) type Windows = [Option<Window>; 2];
 
 /// Bytes of a header; within one disk sector.
 pub(crate) const HEADER_BYTES: usize = 128;
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const CRC_AT: usize = HEADER_BYTES - 4;
 const FLAG_CLEAN: u32 = 1;
 /// Of each ambiguous window, its flag and where it is.
-const AMBIGUOUS: [(u32, usize); 2] = [(2, 72), (4, 88)];
+const AMBIGUOUS: [(u32, usize); 2] = [(2, 80), (4, 96)];
 
 /// The names of a store's files in its folder; the first holds the lock.
 pub const STORE_FILES: [&str; 3] = [
@@ -72,6 +76,7 @@ pub(crate) struct Header {
     pub(crate) kind: Kind,
     pub(crate) capacity: u32,
     pub(crate) store_id: u64,
+    pub(crate) generation: u64,
     pub(crate) created_at: Unix,
     pub(crate) synced_bytes: u64,
     pub(crate) watermark: Unix,
@@ -90,11 +95,12 @@ pub(crate) enum HeaderFault {
 }
 
 impl Header {
-    pub(crate) fn new(kind: Kind, store_id: u64, created_at: Unix) -> Header {
+    pub(crate) fn new(kind: Kind, store_id: u64, generation: u64, created_at: Unix) -> Header {
         Header {
             kind,
             capacity: 0,
             store_id,
+            generation,
             created_at,
             synced_bytes: 0,
             watermark: Unix::from_ms(0),
@@ -118,17 +124,20 @@ impl Header {
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
         out[12..16].copy_from_slice(&self.capacity.to_le_bytes());
         out[16..24].copy_from_slice(&self.store_id.to_le_bytes());
-        out[24..32].copy_from_slice(&self.created_at.ms().to_le_bytes());
-        out[32..40].copy_from_slice(&self.synced_bytes.to_le_bytes());
-        out[40..48].copy_from_slice(&self.watermark.ms().to_le_bytes());
-        out[48..64].copy_from_slice(&self.boot_id);
-        out[64..68].copy_from_slice(&flags.to_le_bytes());
+        out[24..32].copy_from_slice(&self.generation.to_le_bytes());
+        out[32..40].copy_from_slice(&self.created_at.ms().to_le_bytes());
+        out[40..48].copy_from_slice(&self.synced_bytes.to_le_bytes());
+        out[48..56].copy_from_slice(&self.watermark.ms().to_le_bytes());
+        out[56..72].copy_from_slice(&self.boot_id);
+        out[72..76].copy_from_slice(&flags.to_le_bytes());
         let crc = crc32c::crc32c(&out[..CRC_AT]);
         out[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
     /// Reads what `encode` wrote. `bytes` is the start of the file, shorter only if the file is.
+    ///
+    /// Errors: it is no header, one of another file or version, or damaged.
     pub(crate) fn decode(kind: Kind, bytes: &[u8]) -> Result<Header, HeaderFault> {
         let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Err(HeaderFault::Short {
@@ -151,15 +160,16 @@ impl Header {
             return Err(HeaderFault::Crc { expected, found });
         }
         let u64_at = |at| u64::from_le_bytes(array(bytes, at));
-        let flags = u32::from_le_bytes(array(bytes, 64));
+        let flags = u32::from_le_bytes(array(bytes, 72));
         Ok(Header {
             kind,
             capacity: u32::from_le_bytes(array(bytes, 12)),
             store_id: u64_at(16),
-            created_at: Unix::from_ms(u64_at(24)),
-            synced_bytes: u64_at(32),
-            watermark: Unix::from_ms(u64_at(40)),
-            boot_id: array(bytes, 48),
+            generation: u64_at(24),
+            created_at: Unix::from_ms(u64_at(32)),
+            synced_bytes: u64_at(40),
+            watermark: Unix::from_ms(u64_at(48)),
+            boot_id: array(bytes, 56),
             clean: flags & FLAG_CLEAN != 0,
             ambiguous: AMBIGUOUS.map(|(flag, at)| {
                 (flags & flag != 0)
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut header = Header::new(Kind::Published, 7, Unix::from_ms(1_000));
+        let mut header = Header::new(Kind::Published, 7, 3, Unix::from_ms(1_000));
         header.capacity = 4_096;
         header.watermark = Unix::from_ms(5_000);
         header.boot_id = [9; 16];
@@ -194,7 +204,7 @@ mod tests {
 
     #[test]
     fn each_fault_is_told() {
-        let good = Header::new(Kind::Stamps, 7, Unix::from_ms(1_000)).encode();
+        let good = Header::new(Kind::Stamps, 7, 3, Unix::from_ms(1_000)).encode();
         assert_eq!(
             Header::decode(Kind::Stamps, &good[..127]),
             Err(HeaderFault::Short { bytes: 127 })
@@ -206,10 +216,10 @@ mod tests {
             })
         );
         let mut other = good;
-        other[8] = 2;
+        other[8] = 1;
         assert_eq!(
             Header::decode(Kind::Stamps, &other),
-            Err(HeaderFault::Version { found: 2 })
+            Err(HeaderFault::Version { found: 1 })
         );
         let mut damaged = good;
         damaged[20] ^= 1;
