@@ -78,19 +78,8 @@ impl Snapshot {
         }
         Ok(())
     }
-}
 
-impl Collector for Snapshot {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let version = [("version", env!("CARGO_PKG_VERSION"))];
-        let mut build = encoder.encode_descriptor(
-            "build",
-            "The program that answers",
-            None,
-            MetricType::Info,
-        )?;
-        build.encode_info(&version)?;
-
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let requests = |cells: &Counters| {
             let each = |&call: &Call| {
                 let of_call = move |&class: &StatusClass| {
@@ -104,24 +93,21 @@ impl Collector for Snapshot {
             Call::ALL.iter().flat_map(each).collect()
         };
         self.family(
-            &mut encoder,
+            encoder,
             &REQUESTS,
             MetricType::Counter,
             requests,
             |series, value| series.encode_counter::<NoLabelSet, u64, f64>(&value, None),
-        )?;
+        )
+    }
 
+    fn counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for rows in families(Counter::ROWS) {
-            let cells_of = |cells: &Counters| {
-                rows.iter()
-                    .map(|&(at, row)| (row.labels.to_vec(), scaled(row.unit, cells.counters()[at])))
-                    .collect()
-            };
             self.family(
-                &mut encoder,
+                encoder,
                 rows[0].1,
                 MetricType::Counter,
-                cells_of,
+                |cells| values(&rows, cells.counters()),
                 |series, value| match value {
                     Scaled::Whole(value) => {
                         series.encode_counter::<NoLabelSet, u64, f64>(&value, None)
@@ -132,32 +118,33 @@ impl Collector for Snapshot {
                 },
             )?;
         }
+        Ok(())
+    }
+
+    fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for rows in families(Gauge::ROWS) {
-            let cells_of = |cells: &Counters| {
-                rows.iter()
-                    .map(|&(at, row)| (row.labels.to_vec(), scaled(row.unit, cells.gauges()[at])))
-                    .collect()
-            };
             self.family(
-                &mut encoder,
+                encoder,
                 rows[0].1,
                 MetricType::Gauge,
-                cells_of,
+                |cells| values(&rows, cells.gauges()),
                 |series, value| match value {
                     Scaled::Whole(value) => series.encode_gauge(&value),
                     Scaled::Seconds(value) => series.encode_gauge(&value),
                 },
             )?;
         }
+        Ok(())
+    }
+
+    fn histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for &histogram in Histogram::ALL {
             let row = histogram.row();
-            let cells_of =
-                |cells: &Counters| vec![(row.labels.to_vec(), Spread::of(cells, histogram))];
             self.family(
-                &mut encoder,
+                encoder,
                 row,
                 MetricType::Histogram,
-                cells_of,
+                |cells| vec![(row.labels.to_vec(), Spread::of(cells, histogram))],
                 |series, spread: Spread| {
                     series.encode_histogram::<NoLabelSet>(
                         spread.sum_seconds,
@@ -170,6 +157,26 @@ impl Collector for Snapshot {
         }
         Ok(())
     }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let help = "The program that answers";
+        let mut build = encoder.encode_descriptor("build", help, None, MetricType::Info)?;
+        build.encode_info(&version)?;
+        self.requests(&mut encoder)?;
+        self.counters(&mut encoder)?;
+        self.gauges(&mut encoder)?;
+        self.histograms(&mut encoder)
+    }
+}
+
+/// Labels and values of a family's rows.
+fn values(rows: &[(usize, &'static Row)], cells: &[u64]) -> Vec<(Labels<'static>, Scaled)> {
+    let value =
+        |&(at, row): &(usize, &'static Row)| (row.labels.to_vec(), scaled(row.unit, cells[at]));
+    rows.iter().map(value).collect()
 }
 
 /// Rows of the same family together, each with its index in the table.
