@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-pub use calls::{NODE_HEADER, instance_of};
+pub use calls::{NODE_HEADER, Refusals, instance_of};
 pub use fanout::record_of;
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Why};

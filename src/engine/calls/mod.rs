@@ -11,6 +11,7 @@ mod edit;
 mod leave;
 mod node;
 mod query;
+mod refusal;
 pub(super) mod stream;
 mod stream_id;
 mod table;
@@ -27,6 +28,7 @@ use stream::NewStream;
 use table::{Place, Row, Surplus, Who};
 
 pub use query::{NODE_HEADER, instance_of};
+pub use refusal::Refusals;
 
 /// What a call comes to.
 pub(super) enum Served {

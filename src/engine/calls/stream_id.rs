@@ -1,6 +1,6 @@
 //! The id of a stream: shard, place, life, and a tag that only this process can make for them.
 //!
-//! Owns its text. Whoever knows an id may edit the stream, on any shard.
+//! Owns its text. An id is the permission to edit its stream, on any shard.
 
 use constant_time_eq::constant_time_eq_16;
 

@@ -39,7 +39,7 @@ impl Engine {
                 return false;
             }
             Phase::Idle | Phase::Reading => {}
-            // A stream's reader has nothing to say, and whoever is being closed has said enough.
+            // A stream's reader has nothing to say, and one that is being closed has said enough.
             _ => return true,
         }
         match conn.io.as_mut().map(|io| std::mem::take(&mut io.input)) {

@@ -206,6 +206,14 @@ impl Roles {
     }
 }
 
+/// Whether a call begins a stream, on the nodes that hold streams.
+pub(super) fn begins_stream(method: Method, path: &str) -> bool {
+    Place::of(path).is_some_and(|place| {
+        let mut rows = place.rows();
+        rows.any(|(row, _)| row.takes(method) && row.surplus == Later)
+    })
+}
+
 /// A path that has rows.
 pub(super) struct Place<'p> {
     path: &'p str,

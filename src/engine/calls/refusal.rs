@@ -1,0 +1,198 @@
+//! The refusal of a connection that no engine takes: there is no descriptor on which it could stay.
+//!
+//! Owns what it is answered, by what it has asked for so far. Holds no connection: who accepted it
+//! reads, writes and closes.
+
+use std::sync::Arc;
+
+use super::table::begins_stream;
+use crate::engine::settings::Settings;
+use crate::wire::request::{Head, Method, Parsed, RequestLimits, parse_head};
+use crate::wire::response::{Answer, Asker, problems, write_answer};
+use crate::wire::sse;
+
+/// Reconnect delay that a refused stream is told, in ms: the mean; half as much either way.
+const RETRY_MS: u64 = 20_000;
+/// A step through the delays that is not a divisor of them: the refused come back one by one.
+const RETRY_STEP_MS: u64 = 977;
+
+/// Refuses connections.
+pub struct Refusals {
+    settings: Arc<Settings>,
+    limits: RequestLimits,
+    /// So many so far: whom the fixed jitter spreads.
+    refused: u64,
+}
+
+impl Refusals {
+    /// Refuses in the words of these settings.
+    pub fn new(settings: Arc<Settings>) -> Refusals {
+        Refusals {
+            limits: settings.request_limits(),
+            settings,
+            refused: 0,
+        }
+    }
+
+    /// The bytes that answer a connection of which `heard` has come. None: `more_may_come`, and what
+    /// it asks for has not come yet.
+    pub fn answer(&mut self, heard: &[u8], more_may_come: bool) -> Option<Vec<u8>> {
+        let head = match parse_head(heard, &self.limits) {
+            Parsed::Partial if more_may_come => return None,
+            Parsed::Head { head, .. } => Some(head),
+            Parsed::Partial | Parsed::Fault(_) => None,
+        };
+        self.refused += 1;
+        let asked = match &head {
+            Some(head) => Some((head.method, head.path)),
+            None => torn(heard),
+        };
+        let answer = match asked {
+            Some((method, path)) if begins_stream(method, path) => self.later(),
+            _ => {
+                let detail = "no file descriptor is free; try again later";
+                Answer::problem(problems::OVERLOADED, detail).with_lines("Retry-After: 20\r\n")
+            }
+        };
+        let mut bytes = Vec::new();
+        write_answer(&mut bytes, &answer, &self.asker(head.as_ref()));
+        Some(bytes)
+    }
+
+    /// An EventSource never comes back after a status other than 200 (WHATWG HTML 9.2.3).
+    fn later(&self) -> Answer {
+        let retry_ms = RETRY_MS / 2 + self.refused * RETRY_STEP_MS % RETRY_MS;
+        let mut body = Vec::new();
+        sse::write_overloaded(retry_ms, "nofile", &mut body);
+        Answer::events(body)
+    }
+
+    /// Without CORS lines a page of another origin is told of an error that it must not look at,
+    /// and an EventSource never comes back.
+    fn asker(&self, head: Option<&Head<'_>>) -> Asker {
+        head.map_or_else(Asker::default, |head| Asker {
+            keep_alive: false,
+            ..Asker::of(head, self.settings.cors_lines(head.origin))
+        })
+    }
+}
+
+/// Method and path of a request line whose head is torn or refused, if the path is whole.
+fn torn(heard: &[u8]) -> Option<(Method, &str)> {
+    let line = std::str::from_utf8(heard.split(|byte| *byte == b'\r').next()?).ok()?;
+    let (method, rest) = line.split_once(' ')?;
+    let method = match method {
+        "GET" => Method::Get,
+        "POST" => Method::Post,
+        _ => return None,
+    };
+    let (path, _) = rest.split_once([' ', '?'])?;
+    Some((method, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusals() -> Refusals {
+        Refusals::new(Arc::new(Settings {
+            cors_origins: vec!["https://app.example".into()],
+            ..Settings::default()
+        }))
+    }
+
+    fn refused(heard: &str, more_may_come: bool) -> Option<String> {
+        let bytes = refusals().answer(heard.as_bytes(), more_may_come)?;
+        Some(String::from_utf8(bytes).unwrap())
+    }
+
+    const PROBLEM: &str = "{\"type\":\"https://greendot.dev/problems/overloaded\",\
+                           \"title\":\"The server is at a limit\",\"status\":503,\
+                           \"detail\":\"no file descriptor is free; try again later\"}";
+
+    fn problem(cors: &str) -> String {
+        format!(
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
+             Content-Length: {}\r\nRetry-After: 20\r\n{cors}Connection: close\r\n\r\n{PROBLEM}",
+            PROBLEM.len()
+        )
+    }
+
+    fn later(cors: &str) -> String {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+             Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
+             {cors}Connection: close\r\n\r\n\
+             event: overloaded\nretry: 10977\ndata: {{\"reason\":\"nofile\"}}\n\n"
+        )
+    }
+
+    #[test]
+    fn a_whole_request_is_refused_in_its_own_words() {
+        let whole = |line: &str| format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+        for (line, answer) in [
+            ("GET /v1/stream?user=a", later("")),
+            ("POST /v1/stream", later("")),
+            ("GET /livez", problem("")),
+            ("POST /v1/stream/1.2.3/watch", problem("")),
+            ("PUT /v1/stream", problem("")),
+        ] {
+            assert_eq!(refused(&whole(line), true), Some(answer), "{line}");
+        }
+        let (head, _) = later("")
+            .split_once("event:")
+            .map(|(a, b)| (a.to_owned(), b.len()))
+            .unwrap();
+        assert_eq!(refused(&whole("HEAD /v1/stream"), true), Some(head));
+    }
+
+    #[test]
+    fn a_listed_origin_may_read_it() {
+        let cors = "Access-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n";
+        let from = |path: &str| {
+            format!("GET {path} HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example\r\n\r\n")
+        };
+        assert_eq!(refused(&from("/v1/stream"), true), Some(later(cors)));
+        assert_eq!(refused(&from("/livez"), true), Some(problem(cors)));
+    }
+
+    /// Who has not said all is waited for, and judged by what there is when the time is over.
+    #[test]
+    fn a_torn_request() {
+        for (heard, answer) in [
+            ("", problem("")),
+            ("P", problem("")),
+            ("GET /v1/stream", problem("")),
+            ("GET /v1/stream?", later("")),
+            ("POST /v1/stream HTTP/1.1\r\nHost:", later("")),
+            ("POST /v1/stream/1.2.3/watch HTTP/1.1\r\n", problem("")),
+            ("GET /v1/presence/a HTTP/1.1\r\n", problem("")),
+        ] {
+            assert_eq!(refused(heard, true), None, "{heard:?}");
+            assert_eq!(refused(heard, false), Some(answer), "{heard:?}");
+        }
+        // No head, and never will be.
+        assert_eq!(refused("\n", true), Some(problem("")));
+        assert_eq!(
+            refused("GET /v1/stream HTTP/1.1\r\n\r\n", true),
+            Some(later(""))
+        );
+    }
+
+    #[test]
+    fn refused_streams_come_back_one_by_one() {
+        let mut refusals = refusals();
+        let mut delays: Vec<u64> = (0..20_000)
+            .map(|_| {
+                let bytes = refusals.answer(b"GET /v1/stream?", false).unwrap();
+                let text = String::from_utf8(bytes).unwrap();
+                let (_, rest) = text.split_once("retry: ").unwrap();
+                rest.split('\n').next().unwrap().parse().unwrap()
+            })
+            .collect();
+        delays.sort_unstable();
+        delays.dedup();
+        assert_eq!(delays.len(), 20_000);
+        assert_eq!((delays[0], delays[19_999]), (10_000, 29_999));
+    }
+}
