@@ -7,15 +7,15 @@
  *   bare HTTP_PORT UDP_PORT [BATCH_MS]
  *
  * HTTP  GET or POST /v1/stream.. -> stream head, hello, snapshot; the connection becomes a watcher
- *       anything else     -> 200 with a canned presence record, keep-alive, one answer per blank line read (pipelining)
+ *       anything else     -> 200 with a canned presence record, keep-alive, one answer per blank
+ *                            line read (pipelining)
  * UDP   a datagram's payload, as it is, is sent to every watcher. A payload that starts with '#'
- * and a decimal number N
- *       and a line feed goes, without that line, to the first N watchers only.
+ *       and a decimal number N and a line feed goes, without that line, to the first N watchers only.
  * With BATCH_MS > 0 payloads for all watchers are collected for that long and share one send() per
  * watcher.
  *
  * Limits that a product may not have: a request head must arrive in one read, and a send that would
- * block is dropped (counted; the count is printed on SIGTERM). /
+ * block is dropped (counted; the count is printed on SIGTERM). */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -35,15 +35,19 @@
 enum { EVENTS_MAX = 512, READ_BYTES = 65536, BATCH_BYTES = 1 << 20, WATCHERS_MAX = 1 << 20 };
 
 static const char STREAM_HEAD[] =
-    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n"
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    "Cache-Control: no-store, no-transform\r\n"
     "X-Accel-Buffering: no\r\nConnection: close\r\n\r\n"
-    "event: hello\nretry: 3417\ndata: {\"stream\":\"0.1.0123456789abcdef\",\"watching\":1,\"server_time\":1764009600123,"
+    "event: hello\nretry: 3417\n"
+    "data: {\"stream\":\"0.1.0123456789abcdef\",\"watching\":1,\"server_time\":1764009600123,"
     "\"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000}\n\n"
-    "event: snapshot\nid: 1764009600123\ndata: {\"presence\":[{\"user\":\"gbare00000000000\",\"status\":\"offline\","
+    "event: snapshot\nid: 1764009600123\n"
+    "data: {\"presence\":[{\"user\":\"gbare00000000000\",\"status\":\"offline\","
     "\"since\":null,\"last_active\":null}]}\n\n";
 static const char ANSWER[] =
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 86\r\n\r\n"
-    "{\"user\":\"bob\",\"status\":\"online\",\"since\":1764009600123,\"last_active\":1764009631000}    ";
+    "{\"user\":\"bob\",\"status\":\"online\",\"since\":1764009600123,"
+    "\"last_active\":1764009631000}    ";
 
 static int *watchers; /* the int per stream */
 static int watcher_count;
@@ -69,7 +73,8 @@ static int listening_socket(int type, int port) {
         if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes) < 0)
             setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
     }
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0) die("bind");
     if (type == SOCK_STREAM && listen(fd, 65535) < 0) die("listen");
     return fd;
@@ -100,7 +105,8 @@ static void handle_request(int fd) {
         if (n == 0 || errno != EAGAIN) drop_connection(fd);
         return;
     }
-    bool stream = n > 15 && (memcmp(in, "GET /v1/stream", 14) == 0 || memcmp(in, "POST /v1/stream", 15) == 0);
+    bool stream = n > 15 && (memcmp(in, "GET /v1/stream", 14) == 0 ||
+                             memcmp(in, "POST /v1/stream", 15) == 0);
     if (stream && watcher_count < WATCHERS_MAX) {
         if (send(fd, STREAM_HEAD, sizeof STREAM_HEAD - 1, MSG_NOSIGNAL) < 0) blocked++;
         watchers[watcher_count++] = fd;
@@ -162,7 +168,9 @@ int main(int argc, char **argv) {
             int fd = events[i].data.fd;
             if (fd == listener) {
                 int conn, one = 1;
-                for (int k = 0; k < 64 && (conn = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0; k++) {
+                for (int k = 0; k < 64; k++) {
+                    conn = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+                    if (conn < 0) break;
                     setsockopt(conn, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
                     struct epoll_event added = {.events = EPOLLIN, .data.fd = conn};
                     if (epoll_ctl(poll, EPOLL_CTL_ADD, conn, &added) < 0) close(conn);
@@ -182,7 +190,8 @@ int main(int argc, char **argv) {
                 if (!batch_ms) {
                     deliver(bytes, length, count);
                 } else {
-                    if (batched + length > sizeof batch) deliver(batch, batched, watcher_count), batched = 0;
+                    if (batched + length > sizeof batch)
+                        deliver(batch, batched, watcher_count), batched = 0;
                     if (!batched) batch_due = now_us() + batch_ms * 1000LL;
                     memcpy(batch + batched, bytes, length);
                     batched += length;

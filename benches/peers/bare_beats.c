@@ -4,7 +4,7 @@
  *
  * One thread, one socket, blocking recvmmsg of up to 64 datagrams. Starts counting at the first
  * datagram and prints one line after SECONDS: datagrams, bytes, elapsed and CPU seconds. No GRO, no
- * MAC, no look-up: the limit of the socket layer. /
+ * MAC, no look-up: the limit of the socket layer. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -42,7 +42,8 @@ int main(int argc, char **argv) {
     struct timeval tick = {.tv_usec = 100000}; /* so that the end is noticed without traffic */
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tick, sizeof tick);
     struct sockaddr_in at = {
-        .sin_family = AF_INET, .sin_port = htons(atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        .sin_family = AF_INET, .sin_port = htons(atoi(argv[1])),
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0) {
         perror("bind");
         return 1;
@@ -66,7 +67,8 @@ int main(int argc, char **argv) {
         for (int i = 0; i < n; i++) total_bytes += messages[i].msg_len;
     }
     double elapsed = now_s() - start, cpu = cpu_s() - cpu_start;
-    printf("datagrams=%llu bytes=%llu elapsed_s=%.3f cpu_s=%.3f datagrams_per_s=%.0f cpu_us_per_datagram=%.3f\n", datagrams,
+    printf("datagrams=%llu bytes=%llu elapsed_s=%.3f cpu_s=%.3f "
+           "datagrams_per_s=%.0f cpu_us_per_datagram=%.3f\n", datagrams,
            total_bytes, elapsed, cpu, datagrams / elapsed, cpu * 1e6 / datagrams);
     return 0;
 }

@@ -21,7 +21,12 @@ pub struct Common {
     pub realtime: Vec<SocketAddr>,
     /// Of a split deployment: a presence node, in the same words as its servers were told; repeat
     /// it for each
-    #[arg(long, global = true, value_name = "udp://HOST:PORT,http://HOST:PORT", value_parser = servers::presence)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "udp://HOST:PORT,http://HOST:PORT",
+        value_parser = servers::presence
+    )]
     pub presence: Vec<PresenceNode>,
     /// The file with the fleet key that the server accepts
     #[arg(long, global = true, default_value = "greendot-data/fleet.key")]

@@ -379,7 +379,8 @@ impl Ledger {
 /// Whether the last change may be back to what was told before: there and back within one burst is
 /// no change for whoever was told what it came back to.
 fn ends_in_burst(caused: &[Caused], allowance: &Allowance) -> bool {
-    matches!(caused, [.., before, last] if last.intended_us - before.intended_us <= allowance.settle_us)
+    let settle_us = allowance.settle_us;
+    matches!(caused, [.., before, last] if last.intended_us - before.intended_us <= settle_us)
 }
 
 /// For each told state, in order, the number of the change that it is.

@@ -418,7 +418,9 @@ mod tests {
     #[test]
     fn two_weighings_tell_streams_and_watches_apart() {
         let weighed = |watches: f64, bytes: f64| {
-            let values = serde_json::json!({"watches_per_stream": watches, "server_user_bytes_per_stream": bytes});
+            let values = serde_json::json!({
+                "watches_per_stream": watches, "server_user_bytes_per_stream": bytes
+            });
             serde_json::json!({"scenario": "streams", "values": values})
         };
         let mut costs = ASSUMED;
@@ -434,7 +436,8 @@ mod tests {
         ));
         assert_eq!((costs.watch_bytes, costs.stream_bytes), (12.0, 100.0));
         let one = serde_json::json!({"scenario": "streams", "values": {
-            "watches_per_stream": 10.0, "server_user_bytes_per_stream_unwatching": 90.0, "server_user_bytes_per_watch": 13.0}});
+            "watches_per_stream": 10.0, "server_user_bytes_per_stream_unwatching": 90.0,
+            "server_user_bytes_per_watch": 13.0}});
         let learnt = [
             "server_user_bytes_per_stream_unwatching",
             "server_user_bytes_per_watch",
@@ -447,7 +450,8 @@ mod tests {
     fn measurements_replace_assumptions() {
         let mut costs = ASSUMED;
         let report = serde_json::json!({"scenario": "streams", "values": {
-            "watches_per_stream": 0.0, "server_user_bytes_per_stream": 150.0, "kernel_slab_bytes_per_stream_both_ends": 8_000.0}});
+            "watches_per_stream": 0.0, "server_user_bytes_per_stream": 150.0,
+            "kernel_slab_bytes_per_stream_both_ends": 8_000.0}});
         assert_eq!(
             learn(&mut costs, &report),
             [

@@ -106,7 +106,10 @@ const FROM_ONE: RangeInclusive<u64> = 1..=1 << 30;
 
 /// Rows whose value is a number in `Settings` or `Config`.
 macro_rules! number {
-    ($group:expr, $name:literal, $kind:ident $parse:ident $allowed:expr, $($field:ident).+, $doc:literal) => {
+    (
+        $group:expr, $name:literal, $kind:ident $parse:ident $allowed:expr, $($field:ident).+,
+        $doc:literal
+    ) => {
         Knob {
             name: $name,
             group: $group,
@@ -262,7 +265,8 @@ pub const KNOBS: &[Knob] = &[
         "Most that a datagram's own time may differ from the server's; at least 1000"),
     number!(CONNS, "conns-max", Count count FROM_ONE, settings.conns_max,
         "Most connections of one shard, streams included; each needs a file descriptor"),
-    number!(CONNS, "head-bytes-max", Bytes bytes HEAD_BYTES_FLOOR as u64..=1 << 20, settings.head_bytes_max,
+    number!(CONNS, "head-bytes-max", Bytes bytes HEAD_BYTES_FLOOR as u64..=1 << 20,
+        settings.head_bytes_max,
         "Longest request line and headers; beyond: 414 or 431"),
     number!(CONNS, "header-count-max", Count count 1..=1_000, settings.header_count_max,
         "Most headers of one request; beyond: 431"),
@@ -283,7 +287,8 @@ pub const KNOBS: &[Knob] = &[
     number!(CONNS, "watches-per-shard-max", Count count 1..=1 << 28, settings.watches_per_shard_max,
         "Most watches of one shard, at most 16 bytes each; beyond, new watches are refused and \
          streams kept"),
-    number!(CONNS, "outbox-bytes-max", Bytes bytes OUTBOX_BYTES_FLOOR as u64..=1 << 30, settings.outbox_bytes_max,
+    number!(CONNS, "outbox-bytes-max", Bytes bytes OUTBOX_BYTES_FLOOR as u64..=1 << 30,
+        settings.outbox_bytes_max,
         "Bytes encoded for one stream and not yet written; beyond, only marks are kept until the \
          reader catches up"),
     number!(CONNS, "write-stall-max-ms", Millis millis FROM_ONE_MS, settings.write_stall_max_ms,
@@ -300,10 +305,12 @@ pub const KNOBS: &[Knob] = &[
     number!(STORE, "users-max", Count count 1..=SLOTS_MAX as u64, users_max,
         "Most users ever known; some 160 bytes of address space each; beyond, new users' beats \
          are refused"),
-    number!(STORE, "flush-bytes-per-second-max", Bytes bytes 4_096..=1 << 40, flush_bytes_per_second_max,
+    number!(STORE, "flush-bytes-per-second-max", Bytes bytes 4_096..=1 << 40,
+        flush_bytes_per_second_max,
         "Budget of the background write-back; stamp bytes divided by this is what a power cut \
          may lose (a crash loses nothing)"),
-    number!(TURN, "sweep-slots-per-turn-max", Count count FROM_ONE, settings.sweep_slots_per_turn_max,
+    number!(TURN, "sweep-slots-per-turn-max", Count count FROM_ONE,
+        settings.sweep_slots_per_turn_max,
         "Most publishers swept in one turn"),
     number!(TURN, "flushes-per-turn-max", Count count FROM_ONE, settings.flushes_per_turn_max,
         "Most streams written to in one turn"),
@@ -340,8 +347,8 @@ fn path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// The flags, variables and keys as a Markdown table, one section per group: the source of
-/// docs/OPERATIONS.md's.
+/// The flags as Markdown, a section for each group and an item for each flag: what
+/// docs/OPERATIONS.md holds of them.
 pub fn markdown() -> String {
     let defaults = Config::default();
     let mut out = String::new();
@@ -349,22 +356,35 @@ pub fn markdown() -> String {
     for knob in KNOBS {
         if knob.group != group {
             group = knob.group;
-            out.push_str(&format!(
-                "\n**{group}**\n\n| flag | value | default | what it does |\n|---|---|---|---|\n"
-            ));
+            out.push_str(&format!("\n**{group}**\n\n"));
         }
         let default = match (knob.get)(&defaults) {
             Some(value) if value.is_empty() => "none".into(),
             Some(value) => format!("`{value}`"),
             None => "unset".into(),
         };
-        out.push_str(&format!(
-            "| `--{}` | {} | {} | {} |\n",
-            knob.name,
-            knob.kind.placeholder(),
-            default,
-            knob.doc
-        ));
+        let (name, kind, doc) = (knob.name, knob.kind.placeholder(), knob.doc);
+        push_item(
+            &mut out,
+            &format!("`--{name}` {kind}, default {default}. {doc}."),
+        );
     }
     out
+}
+
+/// Appends an item of a list, at most 100 columns wide.
+fn push_item(out: &mut String, text: &str) {
+    out.push('-');
+    let mut columns = 1;
+    for word in text.split(' ') {
+        let width = 1 + word.chars().count();
+        if columns + width > 100 {
+            out.push_str("\n ");
+            columns = 1;
+        }
+        out.push(' ');
+        out.push_str(word);
+        columns += width;
+    }
+    out.push('\n');
 }

@@ -4,8 +4,8 @@
 //! Owns what is between an engine's [`Outbound`] and another node: queues that keep one entry a
 //! publisher, retries, and what is concluded from a node's answers and its silence. [`Publishing`]
 //! and [`Asking`] are the two links without a kernel: time is an argument, requests, replies and
-//! effects are values. [`Links`] drives them, each on a thread of its own, so that a slow node holds
-//! up nobody else; the simulator drives the same. Never decides who is online.
+//! effects are values. [`Links`] drives them, each on a thread of its own, so that a slow node
+//! holds up nobody else; the simulator drives the same. Never decides who is online.
 //!
 //! [`Outbound`]: crate::engine::Outbound
 

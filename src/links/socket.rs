@@ -116,7 +116,8 @@ impl Transport for Socket {
         if self.stream.set_nonblocking(true).is_err() {
             return false;
         }
-        let quiet = matches!(self.stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+        let peeked = self.stream.peek(&mut [0]).map_err(|error| error.kind());
+        let quiet = peeked == Err(ErrorKind::WouldBlock);
         quiet && self.stream.set_nonblocking(false).is_ok()
     }
 }

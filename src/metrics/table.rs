@@ -286,7 +286,10 @@ table! {
 
 /// Makes the enum of one label's values.
 macro_rules! label {
-    ($(#[$meta:meta])* $kind:ident { $( $(#[$doc:meta])* $variant:ident = $value:literal ),+ $(,)? }) => {
+    (
+        $(#[$meta:meta])* $kind:ident
+        { $( $(#[$doc:meta])* $variant:ident = $value:literal ),+ $(,)? }
+    ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(usize)]

@@ -1,7 +1,7 @@
 //! The pages that a server shows of itself: metrics, dashboard, browser client, API description.
 //!
-//! Pure: the files of `src/web/`, compiled in, or text made from a snapshot. Knows no connection and
-//! no request.
+//! Pure: the files of `src/web/`, compiled in, or text made from a snapshot. Knows no connection
+//! and no request.
 
 pub mod exposition;
 mod files;

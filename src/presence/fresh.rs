@@ -213,12 +213,22 @@ mod tests {
     proptest! {
         #[test]
         fn both_ways_agree(
-            bits in prop::collection::vec(prop_oneof![any::<u64>(), (0_u64..200_000, 0_u64..1 << 20).prop_map(|(ms, flags)| plain(ms).bits() | flags)], WORD_SLOTS),
+            bits in prop::collection::vec(
+                prop_oneof![
+                    any::<u64>(),
+                    (0_u64..200_000, 0_u64..1 << 20)
+                        .prop_map(|(ms, flags)| plain(ms).bits() | flags)
+                ],
+                WORD_SLOTS
+            ),
             now_ms in 0_u64..200_000,
         ) {
             let stamps: [Stamp; WORD_SLOTS] = std::array::from_fn(|i| Stamp::from_bits(bits[i]));
             for bounds in [Bounds::new(Unix::from_ms(now_ms), 25_000), Bounds::not_left()] {
-                prop_assert_eq!(Comparison::detect().word(&word_of(&stamps), bounds), scalar(&word_of(&stamps), bounds));
+                prop_assert_eq!(
+                    Comparison::detect().word(&word_of(&stamps), bounds),
+                    scalar(&word_of(&stamps), bounds)
+                );
             }
         }
     }

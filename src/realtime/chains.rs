@@ -181,7 +181,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn many_chains_behave_as_sets(ops in prop::collection::vec((0..5_usize, 0..24_u32, 0..9_u8), 1..500)) {
+        fn many_chains_behave_as_sets(
+            ops in prop::collection::vec((0..5_usize, 0..24_u32, 0..9_u8), 1..500)
+        ) {
             let mut chains = Chains::default();
             let mut heads = [Chain::EMPTY; 5];
             let mut models: [BTreeSet<u32>; 5] = Default::default();
@@ -200,7 +202,8 @@ mod tests {
                     }
                 }
                 for (head, model) in heads.iter().zip(&models) {
-                    prop_assert_eq!(sorted(&chains, *head), model.iter().copied().collect::<Vec<_>>());
+                    let expected: Vec<u32> = model.iter().copied().collect();
+                    prop_assert_eq!(sorted(&chains, *head), expected);
                 }
             }
         }

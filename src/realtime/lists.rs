@@ -153,7 +153,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn many_lists_behave_as_vectors(ops in prop::collection::vec((0..6_usize, 0..3_u8, any::<u32>()), 1..400)) {
+        fn many_lists_behave_as_vectors(
+            ops in prop::collection::vec((0..6_usize, 0..3_u8, any::<u32>()), 1..400)
+        ) {
             let mut lists = Lists::default();
             let mut heads = [List::default(); 6];
             let mut models: [Vec<u32>; 6] = Default::default();

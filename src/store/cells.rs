@@ -1,8 +1,8 @@
 //! What the cells of the two maps say, bit by bit.
 //!
-//! Owns the two layouts and every flag, each named here alone with who may set it. A [`Stamp`] and a
-//! [`Published`] are types, so that a flag of one can not be asked of the other. Never decides what
-//! a cell should say.
+//! Owns the two layouts and every flag, each named here alone with who may set it. A [`Stamp`] and
+//! a [`Published`] are types, so that a flag of one can not be asked of the other. Never decides
+//! what a cell should say.
 //!
 //! ```
 //! use greendot::store::cells::{Published, PublishedFlags, Stamp, StampFlags};

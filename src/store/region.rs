@@ -162,8 +162,8 @@ impl MappedFile {
         // SAFETY: within the mapping, whose start is page aligned.
         let start = unsafe { self.map.as_ptr().add(offset as usize) };
         // SAFETY: mapped for as long as `self`, aligned, any bits are legal (ZeroedAtomic), and
-        // this module's users touch the cells of a file only through here; the exclusive lock on the store keeps
-        // other processes away.
+        // this module's users touch the cells of a file only through here; the exclusive lock on
+        // the store keeps other processes away.
         unsafe { std::slice::from_raw_parts(start.cast(), count) }
     }
 

@@ -1,7 +1,8 @@
 // greendot's browser client: who is online, pushed the moment it changes.
 //
 //   <script src="https://presence.example.com/client.js"></script>
-//   const greendot = new Greendot("https://presence.example.com", { user: "alice", watch: ["bob"] });
+//   const where = "https://presence.example.com";
+//   const greendot = new Greendot(where, { user: "alice", watch: ["bob"] });
 //   greendot.on("presence", (record) => console.log(record.user, record.status));
 //   greendot.watch("carol"); greendot.unwatch("bob"); greendot.close();
 //
@@ -108,7 +109,8 @@
     }
 
     // Calls `listener` at each event of that kind; returns the function that ends this.
-    //   open(hello)  presence(record, before)  snapshot(records)  disconnect()  overloaded({reason})  goodbye({reason})
+    //   open(hello)  presence(record, before)  snapshot(records)  disconnect()
+    //   overloaded({reason})  goodbye({reason})
     //   error({status, detail, users})  close()
     // users: whom the server refuses to let us watch; they are not watched any more.
     on(kind, listener) {

@@ -336,7 +336,9 @@ pub fn record_bodies(data: &[u8]) {
     }
     if let Some(ask) = taken(data, |body| record::parse_stream_ask(body, LIST_MAX)) {
         assert!(legal(&ask.watch) && legal(ask.user.as_slice()));
-        let again = serde_json::json!({ "watch": ask.watch, "user": ask.user, "last_event_id": ask.last_event_id });
+        let again = serde_json::json!({
+            "watch": ask.watch, "user": ask.user, "last_event_id": ask.last_event_id
+        });
         assert_eq!(
             record::parse_stream_ask(again.to_string().as_bytes(), LIST_MAX),
             Ok(ask)
@@ -365,7 +367,9 @@ pub fn record_bodies(data: &[u8]) {
                 ..Record::timeless(user, Status::Online)
             }
             .write(&mut out);
-            let expected = serde_json::json!({ "user": user.as_str(), "status": "online", "since": null, "last_active": u64::MAX });
+            let expected = serde_json::json!({
+                "user": user.as_str(), "status": "online", "since": null, "last_active": u64::MAX
+            });
             assert_eq!(json(&out), expected);
         }
         Err(UserFault::Empty) => assert!(data.is_empty()),

@@ -239,7 +239,7 @@ test("whoever was removed and is watched again during a disconnect is added", as
   assert.equal(greendot.get("bob").status, "offline");
 });
 
-test("whoever was removed, and is watched again before a resumed stream was told so, is added", async () => {
+test("a user removed and watched again before a resumed stream was told so is added", async () => {
   let answers;
   const { greendot, source, edits } = start({ watch: ["bob"] }, (count) =>
     count === 1 ? { ok: true, status: 200 } : new Promise((done) => (answers = done)),
@@ -427,7 +427,8 @@ test("what can not be a user's id is refused at once", () => {
   }
   assert.throws(() => greendot.watch("a\u0007b"), {
     message:
-      '"a\\u0007b" is no user: it holds a control character; a user is 1 to 128 bytes of UTF-8 without control characters',
+      '"a\\u0007b" is no user: it holds a control character; ' +
+      "a user is 1 to 128 bytes of UTF-8 without control characters",
   });
   assert.deepEqual(greendot.watching, good);
   assert.equal(FakeSource.last, source);

@@ -326,8 +326,10 @@ proptest! {
             let list = model.entry(conn).or_default();
             match op {
                 0 | 1 => {
-                    let added = watches.add(conn, &mut vec![Target::slot(slot), Target::slot(slot + 1)], op == 1);
-                    let fresh: Vec<u32> = [slot, slot + 1].into_iter().filter(|slot| list.insert(*slot)).collect();
+                    let mut targets = vec![Target::slot(slot), Target::slot(slot + 1)];
+                    let added = watches.add(conn, &mut targets, op == 1);
+                    let both = [slot, slot + 1].into_iter();
+                    let fresh: Vec<u32> = both.filter(|slot| list.insert(*slot)).collect();
                     prop_assert_eq!(added, fresh.len());
                     if op == 1 {
                         marks.extend([(conn, slot), (conn, slot + 1)]);
@@ -339,10 +341,12 @@ proptest! {
                 }
                 3 => {
                     watches.mark(slot, |_| ());
-                    marks.extend(model.iter().filter(|(_, list)| list.contains(&slot)).map(|(conn, _)| (*conn, slot)));
+                    let watching = model.iter().filter(|(_, list)| list.contains(&slot));
+                    marks.extend(watching.map(|(conn, _)| (*conn, slot)));
                 }
                 _ => {
-                    let due: Vec<u32> = marks.iter().filter(|(other, _)| *other == conn).map(|(_, slot)| *slot).collect();
+                    let due = marks.iter().filter(|(other, _)| *other == conn);
+                    let due: Vec<u32> = due.map(|(_, slot)| *slot).collect();
                     prop_assert_eq!(told(&mut watches, conn), due);
                     marks.retain(|(other, _)| *other != conn);
                     if slot > 9 {

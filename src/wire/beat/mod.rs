@@ -4,9 +4,14 @@
 //! up, never reads a clock. Opening a datagram allocates nothing.
 //!
 //! ```text
-//! 0   2  magic "GD"          3  1  flags: bit 0 LEAVE           8  8  sent_at, Unix ms
-//! 2   1  version = 1         4  4  key id                      16  .. entries: len u8, user bytes; repeated
-//!                                                             end 16 MAC: keyed BLAKE3, truncated, of all before it
+//! at  bytes
+//! 0       2  magic "GD"
+//! 2       1  version = 1
+//! 3       1  flags: bit 0 LEAVE
+//! 4       4  key id
+//! 8       8  sent_at, Unix ms
+//! 16      .. entries: len u8, user bytes; repeated
+//! end    16  MAC: keyed BLAKE3, truncated, of all before it
 //! ```
 
 mod key;

@@ -104,7 +104,8 @@ mod tests {
         let never = Record::timeless(strange, Status::Offline);
         assert_eq!(
             written(&never),
-            "{\"user\":\"a\\\"\\\\/\u{2028}é\",\"status\":\"offline\",\"since\":null,\"last_active\":null}"
+            "{\"user\":\"a\\\"\\\\/\u{2028}é\",\"status\":\"offline\",\
+             \"since\":null,\"last_active\":null}"
         );
         let unasked = Record::timeless(User::parse(b"c").unwrap(), Status::Unknown);
         assert_eq!(
@@ -118,7 +119,8 @@ mod tests {
         };
         assert_eq!(
             written(&doubted),
-            r#"{"user":"bob","status":"away","since":1764009600123,"last_active":1764009631000,"stale":true}"#
+            "{\"user\":\"bob\",\"status\":\"away\",\"since\":1764009600123,\
+             \"last_active\":1764009631000,\"stale\":true}"
         );
     }
 
@@ -139,7 +141,9 @@ mod tests {
                 stale,
             };
             let read: serde_json::Value = serde_json::from_str(&written(&record)).unwrap();
-            let mut expected = serde_json::json!({"user": id, "status": status.name(), "since": since, "last_active": last_active});
+            let mut expected = serde_json::json!({
+                "user": id, "status": status.name(), "since": since, "last_active": last_active
+            });
             if stale {
                 expected["stale"] = true.into();
             }

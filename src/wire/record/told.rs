@@ -1,8 +1,8 @@
 //! Records in: what one node tells another of its publishers (DESIGN.md section 1, steps 1 and 7).
 //!
 //! Owns their checks: every user is a legal id, every time fits a published state. A record's
-//! `status` is online, away, busy or offline; "unknown" is what a real-time node says for itself and
-//! never what it is told.
+//! `status` is online, away, busy or offline; "unknown" is what a real-time node says for itself
+//! and never what it is told.
 
 use serde::Deserialize;
 
@@ -219,7 +219,9 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             id in "[^\\p{Cc}]{1,32}",
-            status in prop::sample::select(&[Status::Online, Status::Away, Status::Busy, Status::Offline][..]),
+            status in prop::sample::select(
+                &[Status::Online, Status::Away, Status::Busy, Status::Offline][..]
+            ),
             since in 1..MS_MAX,
             last_active in 1..MS_MAX,
             stale in any::<bool>(),

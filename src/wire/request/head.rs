@@ -98,7 +98,11 @@ fn parse_lines<'b>(
 fn names_other_version(line: &[u8]) -> bool {
     let line = line.strip_suffix(b"\r\n").unwrap_or(line);
     let version = line.splitn(3, |&byte| byte == b' ').nth(2);
-    matches!(version, Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit())
+    let number = version.and_then(|version| version.strip_prefix(b"HTTP/"));
+    number.is_some_and(|number| match number {
+        [major, b'.', minor] => major.is_ascii_digit() && minor.is_ascii_digit(),
+        _ => false,
+    })
 }
 
 fn method_of(name: &str) -> Result<Method, RequestFault> {

@@ -46,7 +46,8 @@ macro_rules! table {
             use super::{Problem, Status};
             $(
                 #[doc = concat!($title, ".")]
-                pub const $name: Problem = Problem { status: Status::$status, slug: $slug, title: $title };
+                pub const $name: Problem =
+                    Problem { status: Status::$status, slug: $slug, title: $title };
             )*
         }
 
@@ -154,7 +155,9 @@ mod tests {
         problems::BAD_USER.write("users[2]: the user id is \"empty\"\n", &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            r#"{"type":"https://greendot.dev/problems/bad-user","title":"A user id is not legal","status":400,"detail":"users[2]: the user id is \"empty\"\n"}"#
+            r#"{"type":"https://greendot.dev/problems/bad-user","title":"A user id is not legal","#
+                .to_owned()
+                + r#""status":400,"detail":"users[2]: the user id is \"empty\"\n"}"#
         );
     }
 

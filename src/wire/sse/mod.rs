@@ -261,7 +261,8 @@ mod tests {
             let mut out = Vec::new();
             let mut expected = Vec::new();
             write_overloaded(5, &reason, &mut out);
-            expected.push((String::from("overloaded"), serde_json::json!({"reason": reason}), String::new()));
+            let data = serde_json::json!({"reason": reason});
+            expected.push((String::from("overloaded"), data, String::new()));
             write_snapshot_open(None, &mut out);
             for user in &users {
                 let user = User::parse(user.as_bytes()).unwrap();
@@ -270,9 +271,13 @@ mod tests {
             write_snapshot_close(Some(Unix::from_ms(id)), &mut out);
             let records: Vec<_> = users
                 .iter()
-                .map(|user| serde_json::json!({"user": user, "status": "online", "since": 1_764_009_604_000_u64, "last_active": 1_764_009_579_000_u64}))
+                .map(|user| serde_json::json!({
+                    "user": user, "status": "online",
+                    "since": 1_764_009_604_000_u64, "last_active": 1_764_009_579_000_u64
+                }))
                 .collect();
-            expected.push((String::from("snapshot"), serde_json::json!({"presence": records}), id.to_string()));
+            let data = serde_json::json!({"presence": records});
+            expected.push((String::from("snapshot"), data, id.to_string()));
 
             let mut reader = Reader::default();
             let mut events = Vec::new();
@@ -283,7 +288,8 @@ mod tests {
                 }
                 let (part, after) = rest.split_at(rest.len().min(*cut));
                 reader.feed(part, &mut |event| {
-                    events.push((event.event.clone(), serde_json::from_str(&event.data).unwrap(), event.id.clone()));
+                    let data = serde_json::from_str(&event.data).unwrap();
+                    events.push((event.event.clone(), data, event.id.clone()));
                 });
                 rest = after;
             }

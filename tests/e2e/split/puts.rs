@@ -94,7 +94,10 @@ fn a_put_that_is_late_doubled_or_out_of_order_changes_nothing() {
         });
 
         // Without the service token nobody is believed, however new what they say is.
-        let forged = json!({"user": bob[0], "status": "offline", "since": newest[0].since() + 60_000, "last_active": null});
+        let forged = json!({
+            "user": bob[0], "status": "offline",
+            "since": newest[0].since() + 60_000, "last_active": null
+        });
         let forged = forged.to_string();
         let longer = format!("{token}0");
         let basic = token.replace("Bearer", "Basic");

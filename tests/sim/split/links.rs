@@ -1,10 +1,10 @@
 //! The links between nodes, and the network that carries them.
 //!
 //! Owns what the network does to a datagram, a request and an answer: it loses, delays, repeats,
-//! reorders and refuses them. A request is real bytes on a connection of its own to the other node's
-//! engine; its answer is read from what that engine writes. What an answer means is decided by the
-//! links themselves, which are the ones that serve (`greendot::links`); what they want done is
-//! carried out here.
+//! reorders and refuses them. A request is real bytes on a connection of its own to the other
+//! node's engine; its answer is read from what that engine writes. What an answer means is decided
+//! by the links themselves, which are the ones that serve (`greendot::links`); what they want done
+//! is carried out here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

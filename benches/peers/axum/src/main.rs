@@ -18,14 +18,28 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
-const HELLO: &str = r#"{"stream":"0.1.0123456789abcdef","watching":1,"server_time":1764009600123,"beat_interval_ms":10000,"offline_after_ms":25000,"keep_alive_ms":15000}"#;
-const SNAPSHOT: &str = r#"{"presence":[{"user":"gaxum00000000000","status":"offline","since":null,"last_active":null}]}"#;
-const RECORD: &str = r#"{"user":"bob","status":"online","since":1764009600123,"last_active":1764009631000}"#;
+const HELLO: &str = concat!(
+    r#"{"stream":"0.1.0123456789abcdef","watching":1,"server_time":1764009600123,"#,
+    r#""beat_interval_ms":10000,"offline_after_ms":25000,"keep_alive_ms":15000}"#
+);
+const SNAPSHOT: &str = concat!(
+    r#"{"presence":[{"user":"gaxum00000000000","status":"offline","#,
+    r#""since":null,"last_active":null}]}"#
+);
+const RECORD: &str = concat!(
+    r#"{"user":"bob","status":"online","since":1764009600123,"#,
+    r#""last_active":1764009631000}"#
+);
 
 type Events = broadcast::Sender<String>;
 
-async fn subscribe(State(events): State<Events>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let first = [Event::default().event("hello").data(HELLO), Event::default().event("snapshot").data(SNAPSHOT)];
+async fn subscribe(
+    State(events): State<Events>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let first = [
+        Event::default().event("hello").data(HELLO),
+        Event::default().event("snapshot").data(SNAPSHOT),
+    ];
     let later = BroadcastStream::new(events.subscribe())
         // A reader that fell behind the channel skips what it lost, as the documentation has it.
         .filter_map(async |event| event.ok())

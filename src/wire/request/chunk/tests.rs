@@ -183,7 +183,10 @@ fn nothing_is_taken_after_the_end() {
 
 proptest! {
     #[test]
-    fn encode_decode(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8), piece in 1_usize..64) {
+    fn encode_decode(
+        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8),
+        piece in 1_usize..64
+    ) {
         let limits = RequestLimits { body_bytes_max: 1_000, ..LIMITS };
         let mut encoded = Vec::new();
         for chunk in &chunks {
