@@ -61,11 +61,15 @@ fn requests_under_way_are_answered_and_told_to_close() {
             "{\"add\":[\"x\"]}",
         )
         .turn();
-    world
-        .drain()
-        .at(1_000)
-        .expect_nothing(half)
-        .expect_open(half);
+    // Who was waiting to be accepted is answered; who comes later finds nobody.
+    let late = world.drain().connect(0);
+    world.get(late, "/v1/stream?watch=x");
+    let received = world.received(late);
+    assert!(received.starts_with(&format!("{STREAM_HEAD}event: overloaded\nretry: ")));
+    assert!(received.ends_with("data: {\"reason\":\"draining\"}\n\n"));
+    world.expect_closed(late);
+    assert_eq!(world.try_connect(0), None);
+    world.at(1_000).expect_nothing(half).expect_open(half);
     world.send(half, &post[40..]);
     let body = format!("{{\"presence\":[{}]}}", unseen("x"));
     world
@@ -88,12 +92,6 @@ fn requests_under_way_are_answered_and_told_to_close() {
         .shut(waits)
         .expect_closed(waits);
     assert!(world.engine(0).is_drained() && world.engine(1).is_drained());
-    let late = world.connect(0);
-    world.get(late, "/v1/stream?watch=x");
-    let received = world.received(late);
-    assert!(received.starts_with(&format!("{STREAM_HEAD}event: overloaded\nretry: ")));
-    assert!(received.ends_with("data: {\"reason\":\"draining\"}\n\n"));
-    world.expect_closed(late);
 }
 
 #[test]

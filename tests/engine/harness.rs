@@ -6,17 +6,19 @@
 //! turns until all are quiet. Nothing happens that was not told: time stands still between two
 //! verbs.
 
-use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use greendot::engine::settings::Settings;
-use greendot::engine::{CloseHow, Engine, EngineParts, Letter, Mail, Outbound, Role, To};
+use greendot::engine::turn::{Budgets, Driver, Edge, Order};
+use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role};
 use greendot::metrics::{Board, Counter, Gauge};
 use greendot::presence::{MirrorOptions, Presence, StoreOptions};
-use greendot::realtime::ConnId;
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
 use greendot::wire::beat::{FleetKey, Keys, Writer};
+
+use super::kernel::{Client, Door, Made, Outside, Socket};
 
 /// Unix ms at which every world begins.
 pub(crate) const START: u64 = 1_764_009_600_000;
@@ -31,43 +33,6 @@ const TURNS_MAX: usize = 2_000;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Peer(usize);
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Socket {
-    Open,
-    WriteShut,
-    Closed,
-}
-
-#[derive(Debug)]
-struct Client {
-    shard: usize,
-    id: ConnId,
-    socket: Socket,
-    /// What has arrived since the last `expect`.
-    received: Vec<u8>,
-    /// Bytes that the socket still takes.
-    window: usize,
-    blocked: bool,
-    /// The engine reads no more; what is sent waits here.
-    paused: bool,
-    waiting: Vec<u8>,
-    eof_waits: bool,
-}
-
-#[derive(Default)]
-struct Mailbox {
-    mail: VecDeque<Mail>,
-    overflowed: bool,
-    /// Mail is posted into it and not taken out.
-    held: bool,
-}
-
-impl Mailbox {
-    fn wants_a_turn(&self) -> bool {
-        !self.held && (self.overflowed || !self.mail.is_empty())
-    }
-}
-
 /// Some engines of one node, and all that is around them.
 pub(crate) struct World {
     pub(crate) settings: Settings,
@@ -80,11 +45,8 @@ pub(crate) struct World {
     dir: tempfile::TempDir,
     presence: Option<Arc<Presence>>,
     board: Option<Arc<Board>>,
-    engines: Vec<Engine>,
-    mailboxes: Vec<Mailbox>,
-    /// What the engines had for other nodes since the last look, and which shard had it.
-    outbound: Vec<(usize, Outbound)>,
-    clients: Vec<Client>,
+    drivers: Vec<Driver<usize>>,
+    outside: Outside,
     key: FleetKey,
     /// Whether the engines' tables are held against each other after each turn.
     pub(crate) checks: bool,
@@ -130,10 +92,17 @@ impl World {
             dir: tempfile::tempdir().expect("a folder for the store"),
             presence: None,
             board: None,
-            engines: Vec::new(),
-            mailboxes: Vec::new(),
-            outbound: Vec::new(),
-            clients: Vec::new(),
+            drivers: Vec::new(),
+            outside: Outside {
+                now: Now::default(),
+                order: Order::Run,
+                doors: Vec::new(),
+                outbound: Vec::new(),
+                clients: Vec::new(),
+                connecting: None,
+                datagrams: Vec::new(),
+                beats: 0,
+            },
             key: FleetKey::new([7; 32]),
             checks: true,
         };
@@ -164,7 +133,7 @@ impl World {
         let presence = Arc::new(presence);
         let board = Arc::new(Board::new(usize::from(shards)));
         for shard in 0..shards {
-            self.engines.push(Engine::new(EngineParts {
+            let parts = EngineParts {
                 settings: Arc::new(self.settings.clone()),
                 shard,
                 shards,
@@ -175,8 +144,11 @@ impl World {
                 seed: 40 + u64::from(shard),
                 board: board.clone(),
                 now: self.now(),
-            }));
-            self.mailboxes.push(Mailbox::default());
+            };
+            let budgets = Budgets::of(&self.settings);
+            self.drivers.push(Driver::new(parts, budgets));
+            let door = Door::new(self.settings.mailbox_max);
+            self.outside.doors.push(door);
         }
         self.presence = Some(presence);
         self.board = Some(board);
@@ -184,11 +156,12 @@ impl World {
 
     /// The process is killed and started again on its files, after so long.
     pub(crate) fn restart(&mut self, down_ms: u64) {
-        let shards = self.engines.len() as u16;
-        self.engines.clear();
-        self.mailboxes.clear();
+        let shards = self.drivers.len() as u16;
+        self.drivers.clear();
+        self.outside.doors.clear();
+        self.outside.order = Order::Run;
         self.presence = None;
-        for client in &mut self.clients {
+        for client in &mut self.outside.clients {
             client.socket = Socket::Closed;
         }
         self.ms += down_ms;
@@ -215,7 +188,8 @@ impl World {
         assert!(ms >= self.ms, "time does not go back");
         self.turn();
         loop {
-            let next = self.engines.iter().map(Engine::poll_timeout).min();
+            let drivers = self.drivers.iter_mut();
+            let next = drivers.map(|driver| driver.engine().poll_timeout()).min();
             let next_ms = next.map_or(u64::MAX, |next| next.micros().div_ceil(1_000)) - BOOT_MS;
             if next_ms >= ms {
                 break;
@@ -244,7 +218,7 @@ impl World {
         let until = self.ms + ms;
         while self.ms < until {
             self.ms = (self.ms + 100).min(until);
-            for shard in (0..self.engines.len()).filter(|shard| *shard != stalled) {
+            for shard in (0..self.drivers.len()).filter(|shard| *shard != stalled) {
                 self.turn_of(shard);
             }
         }
@@ -266,37 +240,46 @@ impl World {
 
     /// A peer connects to a shard, which may have no place even for a refusal.
     pub(crate) fn try_connect(&mut self, shard: usize) -> Option<Peer> {
-        let now = self.now();
-        self.engines[shard].begin_turn(now);
-        let id = self.engines[shard].handle_accept(now)?;
-        self.clients.push(Client {
-            shard,
-            id,
-            socket: Socket::Open,
-            received: Vec::new(),
-            window: usize::MAX,
-            blocked: false,
-            paused: false,
-            waiting: Vec::new(),
-            eof_waits: false,
-        });
-        Some(Peer(self.clients.len() - 1))
+        let peer = self.outside.clients.len();
+        self.outside.clients.push(Client::new(shard));
+        self.outside.connecting = Some(peer);
+        self.serve(shard);
+        self.outside.connecting = None;
+        self.outside.clients[peer].id.map(|_| Peer(peer))
+    }
+
+    /// A shard looks at its listener and its sockets, and does nothing else yet.
+    fn serve(&mut self, shard: usize) {
+        let (driver, mut kernel) = self.shard(shard);
+        driver.begin(&mut kernel);
+        driver.serve_sockets(&mut kernel);
+    }
+
+    fn shard(&mut self, shard: usize) -> (&mut Driver<usize>, Made<'_>) {
+        self.outside.now = self.now();
+        let outside = &mut self.outside;
+        (&mut self.drivers[shard], Made { outside, shard })
+    }
+
+    /// An edge of a peer's connection is told and acted on.
+    fn edge(&mut self, peer: Peer, edge: Edge) {
+        let client = &self.outside.clients[peer.0];
+        let (shard, id) = (client.shard, client.id.expect("accepted"));
+        self.drivers[shard].note_edge(id, edge);
+        self.serve(shard);
     }
 
     /// Bytes arrive from a peer.
     pub(crate) fn send(&mut self, peer: Peer, bytes: impl AsRef<[u8]>) -> &mut World {
-        let now = self.now();
-        let client = &mut self.clients[peer.0];
-        if client.socket == Socket::Closed {
-            return self;
+        let client = &mut self.outside.clients[peer.0];
+        if client.socket != Socket::Closed {
+            client.sent.extend(bytes.as_ref());
+            let readable = Edge {
+                readable: true,
+                ..Edge::default()
+            };
+            self.edge(peer, readable);
         }
-        if client.paused {
-            client.waiting.extend_from_slice(bytes.as_ref());
-            return self;
-        }
-        let engine = &mut self.engines[client.shard];
-        engine.begin_turn(now);
-        client.paused = !engine.handle_bytes(client.id, bytes.as_ref(), now);
         self
     }
 
@@ -312,51 +295,54 @@ impl World {
 
     /// The peer closes its sending half.
     pub(crate) fn shut(&mut self, peer: Peer) -> &mut World {
-        let now = self.now();
-        let client = &mut self.clients[peer.0];
-        if client.paused {
-            client.eof_waits = true;
-        } else if client.socket != Socket::Closed {
-            self.engines[client.shard].handle_eof(client.id, now);
-        }
+        self.outside.clients[peer.0].ended = true;
+        let ended = Edge {
+            readable: true,
+            read_closed: true,
+            ..Edge::default()
+        };
+        self.edge(peer, ended);
         self
     }
 
     /// The peer's connection is reset.
     pub(crate) fn reset(&mut self, peer: Peer) -> &mut World {
-        let now = self.now();
-        let client = &mut self.clients[peer.0];
-        client.socket = Socket::Closed;
-        self.engines[client.shard].handle_closed(client.id, now);
-        self
+        self.break_off(peer, ErrorKind::ConnectionReset)
     }
 
     /// The kernel gives the peer up: it acknowledges nothing.
     pub(crate) fn time_out(&mut self, peer: Peer) -> &mut World {
-        let now = self.now();
-        let client = &mut self.clients[peer.0];
-        client.socket = Socket::Closed;
-        self.engines[client.shard].handle_timed_out(client.id, now);
+        self.break_off(peer, ErrorKind::TimedOut)
+    }
+
+    fn break_off(&mut self, peer: Peer, error: ErrorKind) -> &mut World {
+        self.outside.clients[peer.0].error = Some(error);
+        let failed = Edge {
+            error: true,
+            ..Edge::default()
+        };
+        self.edge(peer, failed);
         self
     }
 
     /// The peer reads no more.
     pub(crate) fn stall(&mut self, peer: Peer) -> &mut World {
-        self.clients[peer.0].window = 0;
+        self.outside.clients[peer.0].window = 0;
         self
     }
 
     /// The peer reads so many bytes more, or all from now on.
     pub(crate) fn read(&mut self, peer: Peer, bytes: impl Into<Option<usize>>) -> &mut World {
-        let now = self.now();
-        let client = &mut self.clients[peer.0];
+        let client = &mut self.outside.clients[peer.0];
         client.window = bytes
             .into()
             .map_or(usize::MAX, |n| client.window.saturating_add(n));
-        if client.blocked && client.socket != Socket::Closed {
-            client.blocked = false;
-            self.engines[client.shard].begin_turn(now);
-            self.engines[client.shard].handle_writable(client.id, now);
+        if std::mem::take(&mut client.blocked) {
+            let room = Edge {
+                writable: true,
+                ..Edge::default()
+            };
+            self.edge(peer, room);
         }
         self.turn();
         self
@@ -397,9 +383,13 @@ impl World {
 
     /// These arrive together. Returns what they cost of a turn's budget of beats.
     pub(crate) fn arrive(&mut self, shard: usize, datagrams: &[&[u8]]) -> usize {
-        let now = self.now();
-        self.engines[shard].begin_turn(now);
-        self.engines[shard].handle_beats(datagrams, now)
+        self.outside.datagrams = datagrams.iter().map(|bytes| bytes.to_vec()).collect();
+        self.outside.beats = 0;
+        let (driver, mut kernel) = self.shard(shard);
+        driver.note_datagrams();
+        driver.begin(&mut kernel);
+        driver.receive_beats(&mut kernel);
+        self.outside.beats
     }
 
     /// The key that signs datagrams.
@@ -421,15 +411,17 @@ impl World {
 
     /// Every shard begins to drain.
     pub(crate) fn drain(&mut self) -> &mut World {
-        let now = self.now();
-        for engine in &mut self.engines {
-            engine.begin_drain(now);
+        self.outside.order = Order::Drain;
+        for shard in 0..self.drivers.len() {
+            let (driver, mut kernel) = self.shard(shard);
+            driver.begin(&mut kernel);
+            driver.take_mail(&mut kernel);
         }
         self
     }
 
     pub(crate) fn engine(&mut self, shard: usize) -> &mut Engine {
-        &mut self.engines[shard]
+        self.drivers[shard].engine()
     }
 
     pub(crate) fn presence(&self) -> &Arc<Presence> {
@@ -442,34 +434,35 @@ impl World {
 
     /// A piece of mail finds a shard's mailbox full.
     pub(crate) fn lose_mail(&mut self, shard: usize) -> &mut World {
-        self.mailboxes[shard].overflowed = true;
+        self.outside.doors[shard].overflowed = true;
         self
     }
 
     /// A shard's mail is held back, or taken again.
     pub(crate) fn hold_mail(&mut self, shard: usize, held: bool) -> &mut World {
-        self.mailboxes[shard].held = held;
+        let door = &mut self.outside.doors[shard];
+        (door.held, door.woken) = (held, true);
         self
     }
 
     /// A shard's counter.
     pub(crate) fn count(&mut self, shard: usize, counter: Counter) -> u64 {
-        self.engines[shard].counters().counter(counter)
+        self.engine(shard).counters().counter(counter)
     }
 
     /// A shard's gauge.
     pub(crate) fn gauge(&mut self, shard: usize, gauge: Gauge) -> u64 {
-        self.engines[shard].counters().gauge(gauge)
+        self.engine(shard).counters().gauge(gauge)
     }
 
     /// All engines take turns until they are quiet.
     pub(crate) fn turn(&mut self) -> &mut World {
         for _ in 0..TURNS_MAX {
             let mut busy = false;
-            for shard in 0..self.engines.len() {
+            for shard in 0..self.drivers.len() {
                 busy |= self.turn_of(shard);
             }
-            busy |= self.mailboxes.iter().any(Mailbox::wants_a_turn);
+            busy |= self.outside.doors.iter().any(Door::wants_a_turn);
             if !busy {
                 return self;
             }
@@ -477,101 +470,20 @@ impl World {
         panic!("an engine spins at {} ms", self.ms);
     }
 
-    /// One turn of one shard, in the order that `Engine` asks for; whether it wants another at
-    /// once.
-    fn turn_of(&mut self, shard: usize) -> bool {
-        let now = self.now();
-        let engine = &mut self.engines[shard];
-        engine.begin_turn(now);
-        let mailbox = &mut self.mailboxes[shard];
-        if !mailbox.held {
-            if std::mem::take(&mut mailbox.overflowed) {
-                engine.handle_resync(now);
-            }
-            let budget = self.settings.mail_per_turn_max.min(mailbox.mail.len());
-            for mail in mailbox.mail.drain(..budget) {
-                engine.handle_mail(mail, now);
-            }
-        }
-        engine.handle_timeout(now);
-        let mut flushes = 0;
-        while flushes < self.settings.flushes_per_turn_max {
-            let Some(flush) = engine.poll_flush(now) else {
-                break;
-            };
-            flushes += 1;
-            let client = client_of(&mut self.clients, shard, flush.conn);
-            assert!(!client.blocked, "offered to a socket that takes nothing");
-            let n = flush.bytes.len().min(client.window);
-            client.received.extend_from_slice(&flush.bytes[..n]);
-            client.window -= if client.window == usize::MAX { 0 } else { n };
-            client.blocked = n < flush.bytes.len();
-            let conn = flush.conn;
-            engine.handle_flushed(conn, n, now);
-        }
-        while let Some(close) = engine.poll_close() {
-            let client = client_of(&mut self.clients, shard, close.conn);
-            client.socket = match close.how {
-                CloseHow::Close => Socket::Closed,
-                CloseHow::ShutdownWrite => Socket::WriteShut,
-            };
-        }
-        let mut busy = false;
-        while let Some(id) = engine.poll_resume() {
-            busy = true;
-            let at = self
-                .clients
-                .iter()
-                .position(|client| client.shard == shard && client.id == id);
-            if let Some(client) = at.map(|at| &mut self.clients[at]) {
-                client.paused = false;
-                let waiting = std::mem::take(&mut client.waiting);
-                if !waiting.is_empty() {
-                    client.paused = !engine.handle_bytes(id, &waiting, now);
-                }
-                if client.eof_waits && !client.paused {
-                    client.eof_waits = false;
-                    engine.handle_eof(id, now);
-                }
-            }
-        }
+    /// One turn of one shard; whether it wants another at once.
+    pub(crate) fn turn_of(&mut self, shard: usize) -> bool {
+        let (driver, mut kernel) = self.shard(shard);
+        let sleep_micros = driver.turn(&mut kernel);
         if self.checks {
-            engine.check_invariants();
+            self.engine(shard).check_invariants();
         }
-        while let Some(letter) = self.engines[shard].poll_mail() {
-            self.deliver(shard, letter, now);
-        }
-        while let Some(outbound) = self.engines[shard].poll_outbound(now) {
-            self.outbound.push((shard, outbound));
-        }
-        busy || self.engines[shard].poll_timeout() <= now.mono
-    }
-
-    fn deliver(&mut self, from: usize, letter: Letter, now: Now) {
-        let to: Vec<usize> = match letter.to {
-            To::Shard(shard) => vec![usize::from(shard)],
-            To::Others => (0..self.engines.len())
-                .filter(|shard| *shard != from)
-                .collect(),
-        };
-        for shard in to {
-            assert_ne!(shard, from, "mail to oneself");
-            let mailbox = &mut self.mailboxes[shard];
-            let mail = letter.mail.clone();
-            if mailbox.mail.len() < self.settings.mailbox_max || mail.must_arrive() {
-                mailbox.mail.push_back(mail);
-            } else if mail.bounces() {
-                self.engines[from].handle_bounced(mail, now);
-            } else {
-                mailbox.overflowed = true;
-            }
-        }
+        sleep_micros == 0
     }
 
     /// Another thread of the process tells all shards something.
     pub(crate) fn tell_all(&mut self, mail: &Mail) -> &mut World {
-        for mailbox in &mut self.mailboxes {
-            mailbox.mail.push_back(mail.clone());
+        for door in &mut self.outside.doors {
+            door.woken |= door.mailbox.tell(mail.clone(), Mail::if_full);
         }
         self.turn()
     }
@@ -581,20 +493,20 @@ impl World {
     /// What was for other nodes since the last look, and which shard had it.
     pub(crate) fn outbound(&mut self) -> Vec<(usize, Outbound)> {
         self.turn();
-        std::mem::take(&mut self.outbound)
+        std::mem::take(&mut self.outside.outbound)
     }
 
     /// All that a peer has received since the last look.
     pub(crate) fn received(&mut self, peer: Peer) -> String {
         self.turn();
-        let received = std::mem::take(&mut self.clients[peer.0].received);
+        let received = std::mem::take(&mut self.outside.clients[peer.0].received);
         String::from_utf8(received).expect("the engine writes UTF-8")
     }
 
     /// A peer has received this since the last look, before anybody takes another turn.
     #[track_caller]
     pub(crate) fn has_received(&self, peer: Peer, part: &str) {
-        let received = String::from_utf8_lossy(&self.clients[peer.0].received);
+        let received = String::from_utf8_lossy(&self.outside.clients[peer.0].received);
         assert!(received.contains(part), "{part} is not in {received:?}");
     }
 
@@ -616,7 +528,7 @@ impl World {
     #[track_caller]
     pub(crate) fn expect_closed(&mut self, peer: Peer) -> &mut World {
         self.turn();
-        assert_eq!(self.clients[peer.0].socket, Socket::Closed);
+        assert_eq!(self.outside.clients[peer.0].socket, Socket::Closed);
         self
     }
 
@@ -624,7 +536,7 @@ impl World {
     #[track_caller]
     pub(crate) fn expect_open(&mut self, peer: Peer) -> &mut World {
         self.turn();
-        assert_eq!(self.clients[peer.0].socket, Socket::Open);
+        assert_eq!(self.outside.clients[peer.0].socket, Socket::Open);
         self
     }
 
@@ -632,17 +544,17 @@ impl World {
     #[track_caller]
     pub(crate) fn expect_write_shut(&mut self, peer: Peer) -> &mut World {
         self.turn();
-        assert_eq!(self.clients[peer.0].socket, Socket::WriteShut);
+        assert_eq!(self.outside.clients[peer.0].socket, Socket::WriteShut);
         self
     }
 
     pub(crate) fn is_closed(&self, peer: Peer) -> bool {
-        self.clients[peer.0].socket == Socket::Closed
+        self.outside.clients[peer.0].socket == Socket::Closed
     }
 
     /// A peer's input waits for the engine.
     pub(crate) fn is_paused(&self, peer: Peer) -> bool {
-        self.clients[peer.0].paused
+        !self.outside.clients[peer.0].sent.is_empty()
     }
 
     /// Opens a stream on a new connection, checks its head and its hello, and gives the stream's
@@ -685,7 +597,7 @@ impl World {
         let rest = rest
             .strip_prefix(&expected)
             .unwrap_or_else(|| panic!("expected {expected} in {rest}"));
-        self.clients[peer.0].received = rest.as_bytes().to_vec();
+        self.outside.clients[peer.0].received = rest.as_bytes().to_vec();
         id.to_owned()
     }
 
@@ -701,15 +613,6 @@ impl World {
         let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");
         body.to_owned()
     }
-}
-
-fn client_of(clients: &mut [Client], shard: usize, id: ConnId) -> &mut Client {
-    // Newest first: long-gone peers pile up in front.
-    clients
-        .iter_mut()
-        .rev()
-        .find(|client| client.shard == shard && client.id == id)
-        .expect("the engine names a connection that it was given")
 }
 
 /// A stream's response head.

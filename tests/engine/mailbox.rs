@@ -252,3 +252,32 @@ fn no_id_is_told_for_a_while_after_a_forward_step() {
     world.at(11_100).beat(1, &["carol"]);
     world.expect(alice, told(STEP + 11_100, &carol("online", 11_100)));
 }
+
+/// What a piece of mail costs of a turn's budget is its weight, in production as in every test: an
+/// edit of a thousand watches is worth seventeen hints.
+#[test]
+fn heavy_mail_uses_up_a_turn() {
+    let mut world = World::with(2, |settings| settings.mail_per_turn_max = 64);
+    let (alice, id) = world.stream(1, "", 0);
+    let names: Vec<String> = (0..1_024).map(|n| format!("\"u{n:04}\"")).collect();
+    let edit = format!("{{\"add\":[{}]}}", names.join(","));
+    world.hold_mail(1, true);
+    let askers: Vec<_> = (0..10).map(|_| world.connect(0)).collect();
+    for asker in &askers {
+        world.post(*asker, &format!("/v1/stream/{id}/watch"), &edit);
+    }
+    world.turn();
+    let received = world.count(1, Counter::MailReceived);
+    world.hold_mail(1, false).turn_of(1);
+    // Three weigh 51, and the fourth begins within the budget of 64.
+    assert_eq!(world.count(1, Counter::MailReceived) - received, 4);
+    assert_eq!(world.count(1, Counter::LimitMailPerTurn), 1);
+    world.turn();
+    assert_eq!(world.count(1, Counter::MailReceived) - received, 10);
+    assert_eq!(world.count(1, Counter::LimitMailPerTurn), 2);
+    for asker in askers {
+        let answer = world.received(asker);
+        assert!(answer.ends_with("{\"watching\":1024}"), "{answer}");
+    }
+    assert!(world.received(alice).contains("u1023"));
+}

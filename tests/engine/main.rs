@@ -5,6 +5,7 @@ mod drain;
 mod framing;
 mod harness;
 mod http;
+mod kernel;
 mod limits;
 mod mailbox;
 mod outbox;

@@ -1,0 +1,248 @@
+//! The kernel that the drivers run on: sockets that take what they are told to, mailboxes, a
+//! clock that stands still.
+//!
+//! Owns what is outside of the shards. Nothing happens that `harness.rs` was not told.
+
+use std::collections::VecDeque;
+use std::io;
+
+use greendot::engine::turn::{Accepted, Kernel, Notice, Order, Peer as Acknowledged, Piece};
+use greendot::engine::{Engine, Mail, Outbound, ShardId};
+use greendot::realtime::ConnId;
+use greendot::shard::mailbox::Mailbox;
+use greendot::time::{Mono, Now};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Socket {
+    Open,
+    WriteShut,
+    Closed,
+}
+
+/// A client's end of a connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) shard: usize,
+    /// The engine's name for it, once accepted.
+    pub(crate) id: Option<ConnId>,
+    pub(crate) socket: Socket,
+    /// What has arrived since the last `expect`.
+    pub(crate) received: Vec<u8>,
+    /// Bytes that the socket still takes.
+    pub(crate) window: usize,
+    pub(crate) blocked: bool,
+    /// Sent, and not yet read by the server.
+    pub(crate) sent: VecDeque<u8>,
+    /// Nothing comes behind that.
+    pub(crate) ended: bool,
+    /// What the server's end says of it.
+    pub(crate) error: Option<io::ErrorKind>,
+}
+
+impl Client {
+    pub(crate) fn new(shard: usize) -> Client {
+        Client {
+            shard,
+            id: None,
+            socket: Socket::Open,
+            received: Vec::new(),
+            window: usize::MAX,
+            blocked: false,
+            sent: VecDeque::new(),
+            ended: false,
+            error: None,
+        }
+    }
+}
+
+/// Where other shards reach one.
+pub(crate) struct Door {
+    pub(crate) mailbox: Mailbox<Mail>,
+    /// Its owner was asleep and has been woken.
+    pub(crate) woken: bool,
+    /// Mail is posted into it and not taken out.
+    pub(crate) held: bool,
+    /// A piece of mail has found it full.
+    pub(crate) overflowed: bool,
+}
+
+impl Door {
+    pub(crate) fn new(mail_max: usize) -> Door {
+        Door {
+            mailbox: Mailbox::new(mail_max),
+            woken: false,
+            held: false,
+            overflowed: false,
+        }
+    }
+
+    pub(crate) fn wants_a_turn(&self) -> bool {
+        !self.held && (self.overflowed || self.woken)
+    }
+}
+
+/// All that is around the shards.
+pub(crate) struct Outside {
+    pub(crate) now: Now,
+    pub(crate) order: Order,
+    pub(crate) doors: Vec<Door>,
+    /// What the engines had for other nodes since the last look, and which shard had it.
+    pub(crate) outbound: Vec<(usize, Outbound)>,
+    pub(crate) clients: Vec<Client>,
+    /// The client that is connecting.
+    pub(crate) connecting: Option<usize>,
+    /// What arrives together, and what it cost of a turn's budget of beats.
+    pub(crate) datagrams: Vec<Vec<u8>>,
+    pub(crate) beats: usize,
+}
+
+/// One shard's kernel.
+pub(crate) struct Made<'a> {
+    pub(crate) outside: &'a mut Outside,
+    pub(crate) shard: usize,
+}
+
+impl Made<'_> {
+    fn door(&mut self) -> &mut Door {
+        &mut self.outside.doors[self.shard]
+    }
+}
+
+impl Kernel for Made<'_> {
+    /// The client's place.
+    type Socket = usize;
+
+    fn now(&mut self) -> Now {
+        self.outside.now
+    }
+
+    fn mono(&mut self) -> Mono {
+        self.outside.now.mono
+    }
+
+    fn take_mail(&mut self, inbox: &mut VecDeque<Mail>) -> Notice {
+        let order = self.outside.order;
+        let door = self.door();
+        if door.held {
+            return Notice {
+                resync: false,
+                refused: 0,
+                order,
+            };
+        }
+        door.woken = false;
+        let notice = door.mailbox.take(inbox);
+        let resync = std::mem::take(&mut door.overflowed) || notice.resync;
+        Notice {
+            resync,
+            order,
+            ..notice
+        }
+    }
+
+    fn post(&mut self, to: ShardId, batch: &mut Vec<Mail>, bounced: &mut Vec<Mail>) -> u64 {
+        assert_ne!(usize::from(to), self.shard, "mail to oneself");
+        let door = &mut self.outside.doors[usize::from(to)];
+        let posted = door.mailbox.post(batch, Mail::if_full, bounced);
+        door.woken |= posted.wake;
+        posted.refused
+    }
+
+    fn fall_asleep(&mut self, _seen: Order) -> bool {
+        let door = self.door();
+        let asleep = door.mailbox.fall_asleep(Order::Run);
+        asleep || door.held
+    }
+
+    fn send(&mut self, outbound: Outbound) {
+        self.outside.outbound.push((self.shard, outbound));
+    }
+
+    fn drained(&mut self) {}
+
+    fn receive(
+        &mut self,
+        _beats_max: usize,
+        mut take: impl FnMut(&[&[u8]]) -> usize,
+    ) -> io::Result<usize> {
+        let datagrams = std::mem::take(&mut self.outside.datagrams);
+        if datagrams.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let batch: Vec<&[u8]> = datagrams.iter().map(Vec::as_slice).collect();
+        self.outside.beats = take(&batch);
+        Ok(self.outside.beats)
+    }
+
+    fn look_for_clients(&mut self) {}
+
+    fn may_accept(&self, _now: Now) -> bool {
+        self.outside.connecting.is_some()
+    }
+
+    fn accepts_at(&self) -> Mono {
+        Mono::NEVER
+    }
+
+    fn accept(&mut self, _now: Now) -> Accepted<usize> {
+        let client = self.outside.connecting.take();
+        client.map_or(Accepted::Empty, Accepted::Socket)
+    }
+
+    fn stop_listening(&mut self) {}
+
+    fn watch(&mut self, conn: ConnId, client: &usize) -> io::Result<()> {
+        self.outside.clients[*client].id = Some(conn);
+        Ok(())
+    }
+
+    fn read(&mut self, client: &mut usize, buffer: &mut [u8]) -> io::Result<usize> {
+        let client = &mut self.outside.clients[*client];
+        let n = client.sent.len().min(buffer.len());
+        if n == 0 && !client.ended {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        for (to, byte) in buffer.iter_mut().zip(client.sent.drain(..n)) {
+            *to = byte;
+        }
+        Ok(n)
+    }
+
+    fn write(&mut self, client: &mut usize, bytes: &[u8]) -> io::Result<usize> {
+        let client = &mut self.outside.clients[*client];
+        assert!(!client.blocked, "offered to a socket that takes nothing");
+        let n = bytes.len().min(client.window);
+        client.received.extend_from_slice(&bytes[..n]);
+        client.window -= if client.window == usize::MAX { 0 } else { n };
+        client.blocked = n < bytes.len();
+        match n {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            n => Ok(n),
+        }
+    }
+
+    fn shut_down(&mut self, client: &mut usize) -> io::Result<()> {
+        self.outside.clients[*client].socket = Socket::WriteShut;
+        Ok(())
+    }
+
+    fn close(&mut self, client: usize) {
+        self.outside.clients[client].socket = Socket::Closed;
+    }
+
+    fn error(&mut self, client: &usize) -> Option<io::Error> {
+        self.outside.clients[*client].error.map(io::Error::from)
+    }
+
+    fn peer(&mut self, client: &usize) -> Acknowledged {
+        if self.outside.clients[*client].blocked {
+            Acknowledged::Behind
+        } else {
+            Acknowledged::CaughtUp
+        }
+    }
+
+    fn watch_over(&mut self, _client: &usize, _on: bool) {}
+
+    fn worked(&mut self, _piece: Piece<'_, usize>, _engine: &mut Engine) {}
+}
