@@ -31,6 +31,12 @@ pub enum Planted {
     ResumeWithoutSlack,
     /// A stream's publisher is vouched for when it opens and never again.
     VouchedOnce,
+    /// A read that filled its buffer is taken for the last.
+    FullReadForgotten,
+    /// A connection is to be read again, and its edge is not made up for.
+    ResumedUnread,
+    /// An edge told of room, and nobody writes on.
+    RoomForgotten,
     /// A real-time node takes over what is published without comparing `since`.
     ToldUnordered,
     /// A presence node is found again and nobody is asked about.
@@ -59,7 +65,7 @@ pub enum Planted {
 
 impl Planted {
     /// Those that a node of both halves can have.
-    pub const ALL: [Planted; 12] = [
+    pub const ALL: [Planted; 15] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
         Planted::MarkClearedEarly,
@@ -72,6 +78,9 @@ impl Planted {
         Planted::StepExpires,
         Planted::ResumeWithoutSlack,
         Planted::VouchedOnce,
+        Planted::FullReadForgotten,
+        Planted::ResumedUnread,
+        Planted::RoomForgotten,
     ];
 
     /// Those that only a split deployment can have.

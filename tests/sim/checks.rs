@@ -430,6 +430,15 @@ impl World {
         }
     }
 
+    /// Who reads slowly is left to the engine: the kernel's own timeout would end it however
+    /// steadily it reads.
+    pub(crate) fn check_watched_over(&self, key: u32) {
+        let conn = &self.conns[&key];
+        if conn.blocked && conn.watched_over {
+            self.fail(format!("conn {key} is full, and the kernel may end it"));
+        }
+    }
+
     /// The server's sending half is shut: the client reads the rest and goes.
     pub(crate) fn ended(&mut self, key: u32) {
         let conn = self
@@ -475,10 +484,7 @@ impl World {
     /// Nothing is on its way between the shards, and none has work left.
     fn is_quiet(&self) -> bool {
         let idle = |shard: &crate::world::Shard| {
-            shard.wake > self.mono
-                && shard.stalled_until <= self.mono
-                && shard.mailbox.is_empty()
-                && !shard.resync
+            shard.wake > self.mono && shard.stalled_until <= self.mono
         };
         self.shards.iter().all(idle)
             && !self
@@ -509,6 +515,11 @@ impl World {
         }
         if !self.is_quiet() {
             return;
+        }
+        for (key, conn) in &self.conns {
+            if conn.is_calm() && !conn.reset && conn.arrived > 0 {
+                self.fail(format!("conn {key} has bytes that nobody reads"));
+            }
         }
         for sub in 0..self.subs.len() {
             let subscriber = &self.subs[sub];

@@ -41,23 +41,26 @@ pub(crate) struct Conn {
     pub(crate) accepted: bool,
     /// Sent by the client and not yet read by the server.
     pub(crate) inbound: VecDeque<u8>,
+    /// How much of that has come to the server's socket, with an edge for each piece.
+    pub(crate) arrived: usize,
     pub(crate) tear: Tear,
-    /// The client has shut its sending half; it has been told to the server.
+    /// The client has shut its sending half; an edge has told the server.
     pub(crate) half_closed: bool,
-    pub(crate) eof_told: bool,
+    pub(crate) end_told: bool,
     /// The client has said all that it will and waits for an answer, which must come.
     pub(crate) listens: bool,
-    /// The client is gone for good; the server finds out when it looks.
+    /// The client is gone for good; an edge has told the server.
     pub(crate) reset: bool,
-    /// The server reads nothing until it says so.
-    pub(crate) paused: bool,
+    pub(crate) reset_told: bool,
+    /// The server's kernel ends it if nothing is acknowledged.
+    pub(crate) watched_over: bool,
 
     /// Bytes that the socket takes before the reader reads again; usize::MAX for a reader that
     /// keeps up.
     pub(crate) room: usize,
     /// Taken by the socket, not read by the client.
     pub(crate) unread: Vec<u8>,
-    /// A write was taken in part: the server waits to be told that there is room.
+    /// A write was taken in part: an edge will tell the server that there is room.
     pub(crate) blocked: bool,
     /// The server has shut or closed its sending half.
     pub(crate) ended: bool,
@@ -91,12 +94,14 @@ impl Conn {
             id: None,
             accepted: false,
             inbound: VecDeque::new(),
+            arrived: 0,
             tear,
             half_closed: false,
-            eof_told: false,
+            end_told: false,
             listens: false,
             reset: false,
-            paused: false,
+            reset_told: false,
+            watched_over: true,
             room: usize::MAX,
             unread: Vec::new(),
             blocked: false,

@@ -2,6 +2,7 @@
 //! act of each run.
 
 use fastrand::Rng;
+use greendot::engine::turn::Order;
 
 use crate::store::Folder;
 use crate::world::{Flushed, Parcel, World};
@@ -298,21 +299,12 @@ impl World {
     /// Drains all shards: no connection may be left when the time for it is over.
     pub(crate) fn shut_down(&mut self) {
         self.outlast_stalls();
-        let now = self.now();
         self.drain = true;
         self.disturbed_until(self.mono);
-        let waiting: Vec<u32> = self
-            .shards
-            .iter_mut()
-            .flat_map(|shard| shard.backlog.drain(..))
-            .collect();
-        for key in waiting {
-            self.conns.remove(&key);
-            self.client_gone(key);
-        }
         for at in 0..self.shards.len() {
-            self.shards[at].engine.begin_drain(now);
-            self.wake(at);
+            if self.shards[at].mailbox.order(Order::Drain) {
+                self.wake(at);
+            }
         }
         let s = &self.settings;
         let longest_ms = s.drain_ms
@@ -323,7 +315,7 @@ impl World {
             + 500;
         self.run_until(self.mono + longest_ms);
         for at in 0..self.shards.len() {
-            if !self.shards[at].engine.is_drained() {
+            if !self.shards[at].drained {
                 let left: Vec<String> = self.shards[at]
                     .conns
                     .keys()

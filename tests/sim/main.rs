@@ -7,6 +7,7 @@
 mod checks;
 mod client;
 mod faults;
+mod kernel;
 mod model;
 #[cfg(feature = "planted")]
 mod planted;

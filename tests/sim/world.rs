@@ -1,32 +1,32 @@
 //! The world: several engines of one node, one virtual clock, and what happens between them and
 //! their clients.
 //!
-//! Owns time, the mailboxes, the sockets and the turn, driven as the shard thread drives it. Never
-//! sleeps: the clock jumps to the next thing due. What the clients want is in `workload.rs`, what
-//! goes wrong in `faults.rs`, what must hold in `checks.rs`.
+//! Owns time. Never sleeps: the clock jumps to the next thing due. A shard's turn is its driver's,
+//! over the made-up kernel of `kernel.rs`. What the clients want is in `workload.rs`, what goes
+//! wrong in `faults.rs`, what must hold in `checks.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
 use greendot::engine::settings::Settings;
-use greendot::engine::{CloseHow, Engine, EngineParts, Letter, Mail, To};
-use greendot::metrics::{Board, Call, Counter, StatusClass};
+use greendot::engine::turn::Driver;
+use greendot::engine::{Engine, EngineParts, Mail};
+use greendot::metrics::{Board, Counter};
 use greendot::presence::{Flusher, Presence};
-use greendot::realtime::ConnId;
+use greendot::shard::mailbox::Mailbox;
 use greendot::slot::Slot;
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::beat::{FleetKey, Keys};
 
-use crate::client::{Conn, Sub, Tear, Want};
+use crate::client::{Conn, Sub, Want};
 use crate::faults::shard_count;
+use crate::kernel::{Served, budgets};
 use crate::model::{Rules, User};
 use crate::store::{self, EPOCH_MS, Folder};
 
 /// Turns at one moment after which an engine is found to spin.
 const SPIN_TURNS: u32 = 20_000;
-/// Datagrams that one system call brings.
-const DATAGRAMS_PER_RECEIVE: usize = 2;
 /// Vouching is late by at most so much: a turn that comes with the next sweep, and the turn before.
 pub(crate) const VOUCH_SLACK_MS: u64 = 250;
 
@@ -75,28 +75,24 @@ pub(crate) struct Device {
 }
 
 pub(crate) struct Shard {
-    pub(crate) engine: Engine,
-    pub(crate) mailbox: VecDeque<Mail>,
-    pub(crate) resync: bool,
+    /// None during its turn.
+    pub(crate) driver: Option<Driver<u32>>,
+    pub(crate) mailbox: Mailbox<Mail>,
     pub(crate) datagrams: VecDeque<Datagram>,
+    /// Since the last edge.
+    pub(crate) datagrams_came: bool,
     pub(crate) backlog: VecDeque<u32>,
     pub(crate) conns: BTreeMap<(u32, u32), u32>,
+    /// As of the last piece of work.
+    pub(crate) served: Served,
+    /// It has said so.
+    pub(crate) drained: bool,
     /// Not driven until then.
     pub(crate) stalled_until: u64,
     /// Driven without a break since then.
     pub(crate) driven_since: u64,
     pub(crate) last_turn: u64,
     pub(crate) wake: u64,
-}
-
-/// What a shard has answered so far.
-#[derive(Clone, Copy)]
-struct Served {
-    answered: u64,
-    hellos: u64,
-    beats: u64,
-    beats_refused: u64,
-    leaves: u64,
 }
 
 /// What is on its way through the network.
@@ -292,12 +288,14 @@ impl World {
                 now,
             };
             self.shards.push(Shard {
-                engine: Engine::new(parts),
-                mailbox: VecDeque::new(),
-                resync: false,
+                driver: Some(Driver::new(parts, budgets(&self.settings))),
+                mailbox: Mailbox::new(self.settings.mailbox_max),
                 datagrams: VecDeque::new(),
+                datagrams_came: false,
                 backlog: VecDeque::new(),
                 conns: BTreeMap::new(),
+                served: Served::default(),
+                drained: false,
                 stalled_until: 0,
                 driven_since: self.mono,
                 last_turn: self.mono,
@@ -393,15 +391,13 @@ impl World {
             }
             spins += 1;
             if spins > SPIN_TURNS {
-                let busy = |at: &usize| self.shards[*at].wake <= self.mono;
-                let what = |at: usize| {
-                    format!(
-                        "shard {at}: input {}, deadline {:?}",
-                        self.has_input(at),
-                        self.shards[at].engine.poll_timeout()
-                    )
-                };
-                let busy: Vec<String> = (0..self.shards.len()).filter(busy).map(what).collect();
+                let mut busy = Vec::new();
+                for at in 0..self.shards.len() {
+                    if self.shards[at].wake <= self.mono {
+                        let (edges, due) = (self.has_edges(at), self.engine(at).poll_timeout());
+                        busy.push(format!("shard {at}: edges {edges}, deadline {due:?}"));
+                    }
+                }
                 self.fail(format!("turns without end at one moment: {busy:?}"));
             }
             if !turned && self.mono >= until {
@@ -419,9 +415,10 @@ impl World {
                 if self.shards[shard].datagrams.len() < 256 {
                     self.shards[shard].datagrams.push_back(datagram);
                 }
+                self.shards[shard].datagrams_came = true;
                 self.wake(shard);
             }
-            Parcel::Mail(shard, mail) => self.post(None, shard, mail),
+            Parcel::Mail(shard, mail) => self.deliver_late(shard, mail),
         }
     }
 
@@ -429,198 +426,49 @@ impl World {
         self.shards[shard].wake = 0;
     }
 
-    /// Puts mail into a mailbox, or deals with a full one as the shard thread does.
-    fn post(&mut self, from: Option<usize>, to: usize, mail: Mail) {
-        let full = self.shards[to].mailbox.len() >= self.settings.mailbox_max;
-        if full && !mail.must_arrive() {
-            let now = self.now();
-            self.shards[to]
-                .engine
-                .counters()
-                .add(Counter::LimitMailbox, 1);
-            if mail.bounces() {
-                let Mail::Edit(edit) = &mail else {
-                    unreachable!("only edits bounce")
-                };
-                let sender = from.unwrap_or(usize::from(edit.asker.0));
-                self.shards[sender].engine.handle_bounced(mail, now);
-                self.wake(sender);
-            } else if !self.plan.flagless_mailbox {
-                self.shards[to].resync = true;
-            }
-        } else {
-            self.shards[to].mailbox.push_back(mail);
-        }
-        self.wake(to);
+    pub(crate) fn engine(&mut self, at: usize) -> &mut Engine {
+        let driver = self.shards[at].driver.as_mut();
+        driver.expect("not in its turn").engine()
     }
 
-    /// One turn of one shard, in the order of DESIGN.md section 7.
+    /// Mail that the network has held up reaches a mailbox. What bounces goes back to who asked.
+    fn deliver_late(&mut self, to: usize, mail: Mail) {
+        let mut bounced = Vec::new();
+        let mailbox = &self.shards[to].mailbox;
+        if mailbox
+            .post(&mut vec![mail], Mail::if_full, &mut bounced)
+            .wake
+        {
+            self.wake(to);
+        }
+        for mail in bounced {
+            let Mail::Edit(edit) = &mail else {
+                unreachable!("only edits bounce")
+            };
+            let (asker, now) = (usize::from(edit.asker.0), self.now());
+            self.engine(asker).handle_bounced(mail, now);
+            self.wake(asker);
+        }
+    }
+
     fn turn(&mut self, at: usize) {
-        let now = self.now();
         let gap = self.mono - self.shards[at].last_turn;
         let shard = &mut self.shards[at];
         if gap > VOUCH_SLACK_MS / 2 {
             shard.driven_since = self.mono;
         }
         shard.last_turn = self.mono;
-        shard.engine.begin_turn(now);
-
-        if std::mem::take(&mut shard.resync) {
-            shard.engine.handle_resync(now);
-        }
-        for _ in 0..self.settings.mail_per_turn_max {
-            let Some(mail) = shard.mailbox.pop_front() else {
-                break;
-            };
-            shard.engine.handle_mail(mail, now);
-        }
-        if !shard.mailbox.is_empty() {
-            shard.engine.counters().add(Counter::LimitMailPerTurn, 1);
-        }
+        let sleep_micros = self.drive(at);
         self.observe();
-        self.read_datagrams(at, now);
-        self.accept(at, now);
-        let readable: Vec<u32> = self.shards[at].conns.values().copied().collect();
-        for key in readable {
-            self.read_conn(at, key, now);
-        }
-        self.shards[at].engine.handle_timeout(now);
-        self.note_vouching(at);
-        self.observe();
-        self.flush(at, now);
-        self.close(at);
-        self.post_mail(at);
-        self.observe();
-        if self.step.is_multiple_of(8) {
-            self.shards[at].engine.check_invariants();
-        }
-
-        let wake = self.shards[at]
-            .engine
-            .poll_timeout()
-            .micros()
-            .div_ceil(1_000);
-        let more = self.has_input(at);
-        self.shards[at].wake = if more { 0 } else { wake };
-    }
-
-    fn has_input(&self, at: usize) -> bool {
-        let shard = &self.shards[at];
-        let conn_input = |key: &u32| {
-            let conn = &self.conns[key];
-            let readable =
-                !conn.paused && (!conn.inbound.is_empty() || (conn.half_closed && !conn.eof_told));
-            conn.reset || readable || (conn.blocked && conn.room > 0)
+        self.shards[at].wake = if sleep_micros == 0 || self.has_edges(at) {
+            0
+        } else {
+            self.mono + sleep_micros.div_ceil(1_000)
         };
-        shard.resync
-            || !shard.mailbox.is_empty()
-            || !shard.datagrams.is_empty()
-            || !shard.backlog.is_empty()
-            || shard.conns.values().any(conn_input)
-    }
-
-    fn read_datagrams(&mut self, at: usize, now: Now) {
-        let mut worked = 0;
-        while worked < self.settings.beats_per_turn_max && !self.shards[at].datagrams.is_empty() {
-            let arrived = &mut self.shards[at].datagrams;
-            let taken = arrived.len().min(DATAGRAMS_PER_RECEIVE);
-            let batch: Vec<_> = arrived.drain(..taken).collect();
-            let bytes: Vec<&[u8]> = batch.iter().map(|datagram| &datagram.bytes[..]).collect();
-            for datagram in &batch {
-                self.heard(datagram);
-            }
-            worked += self.shards[at].engine.handle_beats(&bytes, now);
-            self.observe();
-        }
-        if !self.shards[at].datagrams.is_empty() {
-            self.shards[at]
-                .engine
-                .counters()
-                .add(Counter::LimitBeatsPerTurn, 1);
-        }
-    }
-
-    fn accept(&mut self, at: usize, now: Now) {
-        while let Some(key) = self.shards[at].backlog.pop_front() {
-            let id = self.shards[at].engine.handle_accept(now);
-            let conn = self
-                .conns
-                .get_mut(&key)
-                .expect("a conn is kept until both ends are gone");
-            conn.accepted = true;
-            conn.id = id;
-            match id {
-                Some(id) => {
-                    self.shards[at].conns.insert((id.index, id.generation), key);
-                }
-                // One too many even to be refused in words.
-                None => {
-                    conn.listens = false;
-                    self.ended(key);
-                }
-            }
-        }
-    }
-
-    /// What a conn's socket has to say: bytes, an end, a reset, room.
-    fn read_conn(&mut self, at: usize, key: u32, now: Now) {
-        let Some(conn) = self.conns.get_mut(&key) else {
-            return;
-        };
-        let Some(id) = conn.id else { return };
-        if conn.reset {
-            self.shards[at].engine.handle_closed(id, now);
-            return self.gone(key);
-        }
-        if conn.blocked && conn.room > 0 {
-            conn.blocked = false;
-            self.shards[at].engine.handle_writable(id, now);
-        }
-        let conn = self.conns.get_mut(&key).expect("looked up above");
-        if conn.paused {
-            return;
-        }
-        if !conn.inbound.is_empty() {
-            let whole = conn.inbound.len();
-            let n = match conn.tear {
-                Tear::Whole => whole,
-                Tear::Pieces => self.network.usize(1..=whole.min(40)),
-                Tear::Bytes => 1,
-            };
-            let bytes: Vec<u8> = conn.inbound.drain(..n).collect();
-            let before = self.served(at);
-            let reads_on = self.shards[at].engine.handle_bytes(id, &bytes, now);
-            self.settle_served(at, key, before);
-            if let Some(conn) = self.conns.get_mut(&key) {
-                conn.paused = !reads_on;
-            }
-        } else if conn.half_closed && !conn.eof_told {
-            conn.eof_told = true;
-            self.shards[at].engine.handle_eof(id, now);
-        }
-    }
-
-    /// What has been served so far: requests answered, and streams begun.
-    fn served(&mut self, at: usize) -> Served {
-        let counters = self.shards[at].engine.counters();
-        let mut answered = 0;
-        for call in Call::ALL {
-            for class in [StatusClass::Good, StatusClass::Client, StatusClass::Server] {
-                answered += counters.requests(*call, class);
-            }
-        }
-        Served {
-            answered,
-            hellos: counters.counter(Counter::EventsHello),
-            beats: counters.requests(Call::Beat, StatusClass::Good),
-            beats_refused: counters.counter(Counter::BeatUsersFull),
-            leaves: counters.requests(Call::Leave, StatusClass::Good),
-        }
     }
 
     /// Takes note of what the requests that were just answered did.
-    fn settle_served(&mut self, at: usize, key: u32, before: Served) {
-        let after = self.served(at);
+    pub(crate) fn settle_served(&mut self, key: u32, before: Served, after: Served) {
         let mut beats = after.beats - before.beats;
         let mut refused = after.beats_refused - before.beats_refused;
         let mut leaves = after.leaves - before.leaves;
@@ -658,41 +506,15 @@ impl World {
                 _ => {}
             }
         }
-        self.observe();
-    }
-
-    fn flush(&mut self, at: usize, now: Now) {
-        for _ in 0..self.settings.flushes_per_turn_max {
-            let Some(flush) = self.shards[at].engine.poll_flush(now) else {
-                return;
-            };
-            let (id, bytes) = (flush.conn, flush.bytes.to_vec());
-            let n = self.offered(at, id, &bytes);
-            let before = self.served(at);
-            self.shards[at].engine.handle_flushed(id, n, now);
-            let key = self.shards[at].conns[&(id.index, id.generation)];
-            self.settle_served(at, key, before);
-        }
-        self.shards[at]
-            .engine
-            .counters()
-            .add(Counter::LimitFlushesPerTurn, 1);
     }
 
     /// The engine offers bytes to a socket: how many does it take?
-    fn offered(&mut self, at: usize, id: ConnId, bytes: &[u8]) -> usize {
-        let Some(key) = self.shards[at]
-            .conns
-            .get(&(id.index, id.generation))
-            .copied()
-        else {
-            self.fail(format!("bytes for {id:?}, which is closed"));
-        };
+    pub(crate) fn offered(&mut self, key: u32, bytes: &[u8]) -> usize {
         self.note(bytes);
         self.check_offer(key, bytes);
         let conn = self.conns.get_mut(&key).expect("open");
         if conn.ended {
-            self.fail(format!("bytes for {id:?} after its end"));
+            self.fail(format!("bytes for conn {key} after its end"));
         }
         let mut n = bytes.len().min(conn.room);
         if !self.healed && n > 0 && self.network.u8(0..8) == 0 {
@@ -710,34 +532,6 @@ impl World {
         n
     }
 
-    fn close(&mut self, at: usize) {
-        while let Some(close) = self.shards[at].engine.poll_close() {
-            let id = close.conn;
-            self.note(format!("{close:?}").as_bytes());
-            let Some(key) = self.shards[at]
-                .conns
-                .get(&(id.index, id.generation))
-                .copied()
-            else {
-                self.fail(format!("{close:?} of a conn that is not open"));
-            };
-            match close.how {
-                CloseHow::Close => self.gone(key),
-                CloseHow::ShutdownWrite => self.ended(key),
-            }
-        }
-        while let Some(id) = self.shards[at].engine.poll_resume() {
-            if let Some(key) = self.shards[at]
-                .conns
-                .get(&(id.index, id.generation))
-                .copied()
-            {
-                let conn = self.conns.get_mut(&key).expect("open");
-                conn.paused = false;
-            }
-        }
-    }
-
     /// The server's end of a conn is gone.
     pub(crate) fn gone(&mut self, key: u32) {
         let conn = self.conns.get_mut(&key).expect("open");
@@ -752,34 +546,12 @@ impl World {
         self.ended(key);
     }
 
-    fn post_mail(&mut self, at: usize) {
-        while let Some(Letter { to, mail }) = self.shards[at].engine.poll_mail() {
-            self.note(format!("{to:?}{mail:?}").as_bytes());
-            let targets: Vec<usize> = match to {
-                To::Shard(shard) => vec![usize::from(shard)],
-                To::Others => (0..self.shards.len())
-                    .filter(|shard| *shard != at)
-                    .collect(),
-            };
-            for target in targets {
-                if target == at || target >= self.shards.len() {
-                    self.fail(format!("mail from {at} to {target}"));
-                }
-                if !self.healed && self.network.u8(0..6) == 0 {
-                    let delay_ms = self.network.u64(1..400);
-                    self.send(Parcel::Mail(target, mail.clone()), delay_ms);
-                } else {
-                    self.post(Some(at), target, mail.clone());
-                }
-            }
-        }
-    }
-
     /// Adds an engine's counters to the run's.
     pub(crate) fn collect(&mut self, at: usize) {
-        let counters = self.shards[at].engine.counters();
-        for (sum, index) in self.counters.iter_mut().zip(0..) {
-            *sum += counters.counter(COUNTERS[index]);
+        let driver = self.shards[at].driver.as_mut();
+        let counters = driver.expect("not in its turn").engine().counters();
+        for (sum, counter) in self.counters.iter_mut().zip(COUNTERS) {
+            *sum += counters.counter(*counter);
         }
     }
 
@@ -812,6 +584,11 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::LimitMailPerTurn,
     Counter::LimitBeatsPerTurn,
     Counter::LimitMailbox,
+    Counter::LimitAcceptsPerTurn,
+    Counter::LimitReadsPerTurn,
+    Counter::LimitReadBytesPerTurn,
+    Counter::LimitClosesPerTurn,
+    Counter::MailOverflows,
     Counter::LimitUsers,
     Counter::DatagramShort,
     Counter::DatagramMagic,

@@ -21,6 +21,7 @@ pub use kernel::{Accepted, Edge, Kernel, Notice, Order, Peer, Piece};
 use super::settings::Settings;
 use super::{CloseHow, Engine, EngineParts, Mail, ShardId, To};
 use crate::metrics::{Board, Counter, Gauge, Histogram};
+use crate::planted::{self, Planted};
 use crate::realtime::ConnId;
 use crate::time::{Mono, Now};
 use sockets::{Sockets, fact};
@@ -277,7 +278,9 @@ impl<S> Driver<S> {
     fn queue_resumed(&mut self) {
         while let Some(conn) = self.engine.poll_resume() {
             self.sockets.clear(conn, fact::PAUSED);
-            self.sockets.queue(conn, 0);
+            if !planted::is(Planted::ResumedUnread) {
+                self.sockets.queue(conn, 0);
+            }
         }
     }
 
@@ -307,9 +310,11 @@ impl<S> Driver<S> {
                 let bytes = &self.read_buffer[..n];
                 let takes_more = self.engine.handle_bytes(conn, bytes, self.now);
                 kernel.worked(Piece::Bytes(socket), &mut self.engine);
+                let is_full =
+                    n == self.read_buffer.len() && !planted::is(Planted::FullReadForgotten);
                 if !takes_more {
                     self.sockets.note(conn, fact::PAUSED);
-                } else if n == self.read_buffer.len() || self.sockets.any(conn, fact::READ_CLOSED) {
+                } else if is_full || self.sockets.any(conn, fact::READ_CLOSED) {
                     self.sockets.queue(conn, 0);
                 }
                 n
@@ -512,7 +517,8 @@ impl<S> Driver<S> {
         if edge.read_closed {
             facts |= fact::READ_CLOSED;
         }
-        if edge.writable && self.sockets.any(conn, fact::BLOCKED) {
+        let waits = self.sockets.any(conn, fact::BLOCKED);
+        if edge.writable && waits && !planted::is(Planted::RoomForgotten) {
             facts |= fact::WRITABLE;
         }
         // Closed both ways after the end was told: no other edge will say so.

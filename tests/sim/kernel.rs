@@ -1,0 +1,307 @@
+//! The kernel that the drivers run on: sockets, edges, mailboxes and a clock, all made up.
+//!
+//! Owns what a system call comes to and when an edge is told: once for each thing that happens, as
+//! epoll does it, so that what a driver forgets of an edge is lost. Decides nothing about when
+//! bytes are read or mail is taken.
+
+use std::collections::VecDeque;
+use std::io;
+
+use greendot::engine::turn::{Accepted, Budgets, Driver, Edge, Kernel, Notice, Order, Peer, Piece};
+use greendot::engine::{Engine, Mail, Outbound, ShardId};
+use greendot::metrics::{Call, Counter, Counters, StatusClass};
+use greendot::realtime::ConnId;
+use greendot::time::{Mono, Now};
+
+use crate::client::Tear;
+use crate::world::{Parcel, World};
+
+/// Datagrams that one system call brings.
+const DATAGRAMS_PER_RECEIVE: usize = 2;
+/// Most bytes of a piece into which the network tears what a client sends.
+const PIECE_BYTES_MAX: usize = 40;
+
+/// Small ones, so that each is used up now and then.
+pub(crate) fn budgets(settings: &greendot::engine::settings::Settings) -> Budgets {
+    Budgets {
+        accepts: 3,
+        reads: 6,
+        read_bytes: 1_500,
+        read_buffer_bytes: 300,
+        closes: 3,
+        ..Budgets::of(settings)
+    }
+}
+
+/// What a shard has answered so far.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Served {
+    pub(crate) answered: u64,
+    pub(crate) hellos: u64,
+    pub(crate) beats: u64,
+    pub(crate) beats_refused: u64,
+    pub(crate) leaves: u64,
+}
+
+impl Served {
+    fn of(counters: &Counters) -> Served {
+        let mut answered = 0;
+        for call in Call::ALL {
+            for class in [StatusClass::Good, StatusClass::Client, StatusClass::Server] {
+                answered += counters.requests(*call, class);
+            }
+        }
+        Served {
+            answered,
+            hellos: counters.counter(Counter::EventsHello),
+            beats: counters.requests(Call::Beat, StatusClass::Good),
+            beats_refused: counters.counter(Counter::BeatUsersFull),
+            leaves: counters.requests(Call::Leave, StatusClass::Good),
+        }
+    }
+}
+
+impl World {
+    /// One turn of one shard. Returns how long it would sleep, in microseconds.
+    pub(crate) fn drive(&mut self, at: usize) -> u64 {
+        let mut driver = self.shards[at].driver.take().expect("one turn at a time");
+        self.tell_edges(at, &mut driver);
+        let sleep_micros = driver.turn(&mut Simulated { world: self, at });
+        if self.step.is_multiple_of(8) {
+            driver.engine().check_invariants();
+        }
+        self.shards[at].driver = Some(driver);
+        sleep_micros
+    }
+
+    /// What epoll would say now. Bytes arrive as the network has torn them, a piece at each look.
+    fn tell_edges(&mut self, at: usize, driver: &mut Driver<u32>) {
+        if std::mem::take(&mut self.shards[at].datagrams_came) {
+            driver.note_datagrams();
+        }
+        let keys: Vec<u32> = self.shards[at].conns.values().copied().collect();
+        for key in keys {
+            let conn = self.conns.get_mut(&key).expect("open");
+            let mut edge = Edge::default();
+            let under_way = conn.inbound.len() - conn.arrived;
+            if under_way > 0 {
+                conn.arrived += match conn.tear {
+                    Tear::Whole => under_way,
+                    Tear::Pieces => self.network.usize(1..=under_way.min(PIECE_BYTES_MAX)),
+                    Tear::Bytes => 1,
+                };
+                edge.readable = true;
+            }
+            if conn.half_closed && conn.arrived == conn.inbound.len() && !conn.end_told {
+                conn.end_told = true;
+                (edge.readable, edge.read_closed) = (true, true);
+            }
+            if conn.blocked && conn.room > 0 {
+                conn.blocked = false;
+                edge.writable = true;
+            }
+            if conn.reset && !conn.reset_told {
+                conn.reset_told = true;
+                edge.error = true;
+            }
+            if edge != Edge::default() {
+                let id = conn.id.expect("accepted");
+                driver.note_edge(id, edge);
+            }
+        }
+    }
+
+    /// Whether an edge would end a sleep.
+    pub(crate) fn has_edges(&self, at: usize) -> bool {
+        let shard = &self.shards[at];
+        let has_edge = |key: &u32| {
+            let conn = &self.conns[key];
+            let whole = conn.arrived == conn.inbound.len();
+            let readable = !whole || (conn.half_closed && !conn.end_told);
+            readable || (conn.reset && !conn.reset_told) || (conn.blocked && conn.room > 0)
+        };
+        shard.datagrams_came || !shard.backlog.is_empty() || shard.conns.values().any(has_edge)
+    }
+}
+
+/// One shard's kernel.
+struct Simulated<'a> {
+    world: &'a mut World,
+    at: usize,
+}
+
+impl Kernel for Simulated<'_> {
+    /// The connection's key.
+    type Socket = u32;
+
+    fn now(&mut self) -> Now {
+        self.world.now()
+    }
+
+    fn mono(&mut self) -> Mono {
+        self.world.now().mono
+    }
+
+    fn take_mail(&mut self, inbox: &mut VecDeque<Mail>) -> Notice {
+        let mut notice = self.world.shards[self.at].mailbox.take(inbox);
+        notice.resync &= !self.world.plan.flagless_mailbox;
+        notice
+    }
+
+    fn post(&mut self, to: ShardId, batch: &mut Vec<Mail>, bounced: &mut Vec<Mail>) -> u64 {
+        let (world, to) = (&mut *self.world, usize::from(to));
+        if to == self.at || to >= world.shards.len() {
+            world.fail(format!("mail from {} to {to}", self.at));
+        }
+        let mut prompt = Vec::new();
+        for mail in batch.drain(..) {
+            world.note(format!("{to}{mail:?}").as_bytes());
+            if !world.healed && world.network.u8(0..6) == 0 {
+                let delay_ms = world.network.u64(1..400);
+                world.send(Parcel::Mail(to, mail), delay_ms);
+            } else {
+                prompt.push(mail);
+            }
+        }
+        let posted = world.shards[to]
+            .mailbox
+            .post(&mut prompt, Mail::if_full, bounced);
+        if posted.wake {
+            world.wake(to);
+        }
+        posted.refused
+    }
+
+    fn fall_asleep(&mut self, seen: Order) -> bool {
+        self.world.shards[self.at].mailbox.fall_asleep(seen)
+    }
+
+    fn send(&mut self, outbound: Outbound) {
+        self.world
+            .fail(format!("a node of its own has {outbound:?} for others"));
+    }
+
+    fn drained(&mut self) {
+        self.world.shards[self.at].drained = true;
+    }
+
+    fn receive(
+        &mut self,
+        beats_max: usize,
+        mut take: impl FnMut(&[&[u8]]) -> usize,
+    ) -> io::Result<usize> {
+        let arrived = &mut self.world.shards[self.at].datagrams;
+        let taken = arrived.len().min(beats_max).min(DATAGRAMS_PER_RECEIVE);
+        if taken == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let batch: Vec<_> = arrived.drain(..taken).collect();
+        for datagram in &batch {
+            self.world.heard(datagram);
+        }
+        let bytes: Vec<&[u8]> = batch.iter().map(|datagram| &datagram.bytes[..]).collect();
+        Ok(take(&bytes))
+    }
+
+    fn look_for_clients(&mut self) {}
+
+    fn may_accept(&self, _now: Now) -> bool {
+        !self.world.shards[self.at].backlog.is_empty()
+    }
+
+    fn accepts_at(&self) -> Mono {
+        Mono::NEVER
+    }
+
+    fn accept(&mut self, _now: Now) -> Accepted<u32> {
+        let Some(key) = self.world.shards[self.at].backlog.pop_front() else {
+            return Accepted::Empty;
+        };
+        let conn = self.world.conns.get_mut(&key);
+        conn.expect("kept until both ends are gone").accepted = true;
+        Accepted::Socket(key)
+    }
+
+    fn stop_listening(&mut self) {}
+
+    fn watch(&mut self, conn: ConnId, key: &u32) -> io::Result<()> {
+        self.world.conns.get_mut(key).expect("just accepted").id = Some(conn);
+        let conns = &mut self.world.shards[self.at].conns;
+        if let Some(other) = conns.insert((conn.index, conn.generation), *key) {
+            self.world
+                .fail(format!("conn {other} lives, and {key} is {conn:?}, too"));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, key: &mut u32, buffer: &mut [u8]) -> io::Result<usize> {
+        let conn = self.world.conns.get_mut(key).expect("open");
+        let n = conn.arrived.min(buffer.len());
+        if n == 0 {
+            let ended = conn.end_told && conn.inbound.is_empty();
+            return ended
+                .then_some(0)
+                .ok_or_else(|| io::ErrorKind::WouldBlock.into());
+        }
+        conn.arrived -= n;
+        for (to, byte) in buffer.iter_mut().zip(conn.inbound.drain(..n)) {
+            *to = byte;
+        }
+        Ok(n)
+    }
+
+    fn write(&mut self, key: &mut u32, bytes: &[u8]) -> io::Result<usize> {
+        match self.world.offered(*key, bytes) {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            n => Ok(n),
+        }
+    }
+
+    fn shut_down(&mut self, key: &mut u32) -> io::Result<()> {
+        self.world.note(format!("shut {key}").as_bytes());
+        self.world.ended(*key);
+        Ok(())
+    }
+
+    fn close(&mut self, key: u32) {
+        self.world.note(format!("close {key}").as_bytes());
+        let conn = self.world.conns.get_mut(&key).expect("open");
+        if conn.id.is_some() {
+            return self.world.gone(key);
+        }
+        // One too many even to be refused in words.
+        conn.listens = false;
+        self.world.ended(key);
+    }
+
+    fn error(&mut self, _key: &u32) -> Option<io::Error> {
+        Some(io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn peer(&mut self, key: &u32) -> Peer {
+        if self.world.conns[key].unread.is_empty() {
+            Peer::CaughtUp
+        } else {
+            Peer::Behind
+        }
+    }
+
+    fn watch_over(&mut self, key: &u32, on: bool) {
+        self.world.conns.get_mut(key).expect("open").watched_over = on;
+    }
+
+    fn worked(&mut self, piece: Piece<'_, u32>, engine: &mut Engine) {
+        let served = Served::of(engine.counters());
+        let before = std::mem::replace(&mut self.world.shards[self.at].served, served);
+        match piece {
+            Piece::Bytes(key) => self.world.settle_served(*key, before, served),
+            Piece::Flush(key) => {
+                self.world.settle_served(*key, before, served);
+                self.world.check_watched_over(*key);
+            }
+            Piece::Timers => self.world.note_vouching(self.at),
+            Piece::Mail | Piece::Beats => {}
+        }
+        self.world.observe();
+    }
+}
