@@ -47,7 +47,6 @@ impl Engine {
             }
         }
         self.record_batch(&presence, &mut batch, now);
-        self.settle(now);
         worked
     }
 

@@ -11,7 +11,6 @@ use super::{Engine, horizon};
 use crate::metrics::{Counter, Histogram};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Transition};
-use crate::realtime::conn::flag;
 use crate::realtime::watches::Marked;
 use crate::slot::Slot;
 use crate::status::Status;
@@ -120,16 +119,12 @@ impl Engine {
         if !planted::is(Planted::EncodedWhenMarked) {
             self.fanout.records.at.remove(&slot);
         }
-        let mut queue = |conn: u32| self.queue.push(conn, self.conns.at(conn), at);
         let resolves = transition.first && !planted::is(Planted::NameNeverResolved);
-        if resolves && self.watches.named_len() > 0 {
-            self.watches.resolve(
-                self.presence.user(transition.slot).as_str(),
-                slot,
-                &mut queue,
-            );
+        if resolves && self.conns.watches.named_len() > 0 {
+            let user = self.presence.user(transition.slot);
+            self.conns.resolve(user.as_str(), slot, at);
         }
-        let count = self.watches.mark(slot, &mut queue);
+        let count = self.conns.mark(slot, at);
         if planted::is(Planted::EncodedWhenMarked) && count.marks > 0 {
             let unix = Unix::from_ms(u64::MAX);
             self.fanout.records.at.remove(&slot);
@@ -156,21 +151,18 @@ impl Engine {
             (std::mem::take(&mut io.unsent), io.sent_bytes)
         };
         let end = sent_bytes + self.settings.outbox_bytes_max;
-        if conn.has(flag::SNAPSHOT) {
+        if conn.is_told_snapshot() {
             self.encode_snapshot(index, end, &mut out, now);
-        } else if self.watches.marks(index) > 0
+        } else if self.conns.watches.marks(index) > 0
             && self.encode_changes(index, end, &mut out, now) > 0
         {
             self.counters
                 .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
         }
         let conn = self.conns.at(index);
-        if conn.has(flag::COMMENT) {
-            conn.put(flag::COMMENT, false);
-            if out.len() == sent_bytes {
-                out.extend_from_slice(sse::KEEP_ALIVE);
-                self.counters.add(Counter::EventsKeepAlive, 1);
-            }
+        if conn.take_keep_alive() && out.len() == sent_bytes {
+            out.extend_from_slice(sse::KEEP_ALIVE);
+            self.counters.add(Counter::EventsKeepAlive, 1);
         }
         if shared {
             self.fanout.shared = out;
@@ -182,12 +174,9 @@ impl Engine {
     /// Up to when a stream that is told all its marks now has been told everything; None if there
     /// is no telling.
     fn told_up_to(&mut self, index: u32, now: Now) -> Option<Unix> {
-        if self.conns.at(index).has(flag::UNSURE) {
-            // Whoever came back elsewhere from that id would not be told of them.
-            let unsure = self.awaits_answer(index);
-            self.conns.at(index).put(flag::UNSURE, unsure);
-        }
-        let unanswered = self.conns.at(index).has(flag::UNSURE);
+        let unanswered = self.conns.at(index).is_unsure() && self.awaits_answer(index);
+        // A reader that came back elsewhere from that id would not be told of them.
+        self.conns.at(index).set_unsure(unanswered);
         let source = horizon::source(self.presence.is_behind(), unanswered, now);
         let told = self.horizon.told_up_to(source, now);
         if let Err(why) = told {
@@ -198,12 +187,13 @@ impl Engine {
 
     /// Returns how many were told.
     fn encode_changes(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) -> u64 {
-        let fits = self.watches.marks(index) * EVENT_BYTES_MAX <= end.saturating_sub(out.len());
+        let fits =
+            self.conns.watches.marks(index) * EVENT_BYTES_MAX <= end.saturating_sub(out.len());
         let start = self.first_told(index, fits);
         let up_to = self.told_up_to(index, now);
         let (presence, records) = (&*self.presence, &mut self.fanout.records);
         let mut told = 0;
-        let left = self.watches.take_marks(index, start, |mark| {
+        let left = self.conns.watches.take_marks(index, start, |mark| {
             if out.len() + EVENT_BYTES_MAX > end {
                 return planted::is(Planted::MarkClearedEarly);
             }
@@ -231,13 +221,13 @@ impl Engine {
         if room < SNAPSHOT_BYTES + EVENT_BYTES_MAX {
             return;
         }
-        let fits = self.watches.marks(index) * EVENT_BYTES_MAX + SNAPSHOT_BYTES <= room;
+        let fits = self.conns.watches.marks(index) * EVENT_BYTES_MAX + SNAPSHOT_BYTES <= room;
         let start = self.first_told(index, fits);
         let id = self.told_up_to(index, now);
         let presence = &*self.presence;
         sse::write_snapshot_open(id.filter(|_| fits), out);
         let mut told = 0;
-        let left = self.watches.take_marks(index, start, |mark| {
+        let left = self.conns.watches.take_marks(index, start, |mark| {
             if out.len() + EVENT_BYTES_MAX + SNAPSHOT_BYTES > end {
                 return false;
             }
@@ -253,7 +243,9 @@ impl Engine {
         });
         // Only the last part says up to when everything has been told.
         sse::write_snapshot_close(id.filter(|_| left == 0 && !fits), out);
-        self.conns.at(index).put(flag::SNAPSHOT, left > 0);
+        if left == 0 {
+            self.conns.at(index).end_snapshot();
+        }
         self.counters.add(Counter::EventsSnapshot, 1);
         self.book_told(told, left);
     }
@@ -263,7 +255,7 @@ impl Engine {
         if fits {
             0
         } else {
-            self.random.usize(..self.watches.of(index).max(1))
+            self.random.usize(..self.conns.watches.of(index).max(1))
         }
     }
 

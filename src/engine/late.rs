@@ -2,8 +2,8 @@
 //! (see `crate::planted`).
 
 use super::Engine;
+use crate::realtime::ConnId;
 use crate::realtime::watches::Target;
-use crate::realtime::{ConnId, Phase};
 use crate::time::Now;
 
 /// Streams whose watches are indexed a turn too late, with whom they watch.
@@ -14,8 +14,8 @@ impl Engine {
     /// turn.
     pub(super) fn index_later(&mut self, id: ConnId, users: &[String], now: Now) {
         self.encode(id.index, false, now.mono, now);
-        if self.watches.marks(id.index) == 0 {
-            self.watches.clear(id.index);
+        if self.conns.watches.marks(id.index) == 0 {
+            self.conns.watches.clear(id.index);
             self.late.push((id, users.to_vec()));
         }
     }
@@ -23,13 +23,9 @@ impl Engine {
     /// Indexes what was put off.
     pub(super) fn index_late(&mut self) {
         for (id, users) in std::mem::take(&mut self.late) {
-            let streaming = self
-                .conns
-                .get(id)
-                .is_some_and(|conn| conn.phase() == Phase::Streaming);
-            if streaming {
+            if self.conns.is_stream(id) {
                 let mut targets: Vec<Target> = users.iter().map(|user| self.target(user)).collect();
-                self.watches.add(id.index, &mut targets, false);
+                self.conns.watches.add(id.index, &mut targets, false);
             }
         }
     }

@@ -184,11 +184,11 @@ impl Posts {
         }
     }
 
-    pub(super) fn decide(&mut self, transitions: &[Transition], at: Mono) {
+    pub(super) fn decide(&mut self, transition: Transition, at: Mono) {
         if self.decided.is_empty() {
             self.decided_at = at;
         }
-        self.decided.extend_from_slice(transitions);
+        self.decided.push(transition);
     }
 
     pub(super) fn look(&mut self, owner: ShardId, slot: Slot) {

@@ -25,12 +25,10 @@ pub mod turn;
 mod upkeep;
 mod upstream;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 pub use calls::{NODE_HEADER, Refusals, instance_of};
+pub use conn::life::{Close, CloseHow};
 pub use fanout::record_of;
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Why};
@@ -39,21 +37,18 @@ pub use upstream::{
 };
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
-use crate::presence::{Presence, Sweep, Transition};
-use crate::realtime::outbox::{FlushQueue, Written, book};
-use crate::realtime::timers::Timers;
-use crate::realtime::watches::Watches;
-use crate::realtime::{ConnId, Conns, Phase, conn::flag};
+use crate::presence::{Presence, Sweep};
+use crate::realtime::{ConnId, Phase};
 use crate::slot::Slot;
 use crate::time::{Mono, Now};
 use crate::wire::beat::Keys;
 use crate::wire::nodes::Nodes;
 use crate::wire::request::RequestLimits;
-use calls::Pending;
+use conn::life::{Conns, Flushed};
 use fanout::Fanout;
 use horizon::Horizon;
 use mail::Posts;
-use settings::{SLEEP_MS_MAX, SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
+use settings::{SLEEP_MS_MAX, Settings};
 use silence::Silence;
 use upkeep::Upkeep;
 use upstream::Upstream;
@@ -105,24 +100,6 @@ pub struct Flush<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A connection to end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Close {
-    /// Which.
-    pub conn: ConnId,
-    /// How.
-    pub how: CloseHow,
-}
-
-/// How a connection ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CloseHow {
-    /// The engine has forgotten it; drop the socket.
-    Close,
-    /// Shut down our sending half and go on reading into the engine, until it says Close.
-    ShutdownWrite,
-}
-
 /// One shard's engine.
 pub struct Engine {
     settings: Arc<Settings>,
@@ -138,13 +115,7 @@ pub struct Engine {
     counters: Counters,
 
     conns: Conns,
-    streams: usize,
-    watches: Watches,
-    timers: Timers,
-    queue: FlushQueue,
     fanout: Fanout,
-    /// The flush that waits for [`Engine::handle_flushed`].
-    flushing: Option<Flushing>,
     #[cfg(feature = "planted")]
     late: late::Late,
     body: Vec<u8>,
@@ -155,21 +126,7 @@ pub struct Engine {
     sweep: Option<Sweep>,
     upstream: Option<Upstream>,
     upkeep: Upkeep,
-    transitions: Vec<Transition>,
-
-    /// Requests that wait for another shard, by connection.
-    waiting: HashMap<u32, Pending, foldhash::fast::RandomState>,
     posts: Posts,
-    closes: VecDeque<Close>,
-    resumes: VecDeque<ConnId>,
-}
-
-#[derive(Clone, Copy)]
-struct Flushing {
-    conn: ConnId,
-    /// The bytes offered are in the shared buffer, not in the connection's own.
-    shared: bool,
-    offered_bytes: usize,
 }
 
 impl Engine {
@@ -193,13 +150,8 @@ impl Engine {
             random: fastrand::Rng::with_seed(parts.seed),
             board: parts.board,
             counters: Counters::new(),
-            conns: Conns::default(),
-            streams: 0,
-            watches: Watches::default(),
-            timers: Timers::new(now.mono),
-            queue: FlushQueue::default(),
+            conns: Conns::new(Arc::clone(&settings), now.mono),
             fanout: Fanout::default(),
-            flushing: None,
             #[cfg(feature = "planted")]
             late: Vec::new(),
             body: Vec::new(),
@@ -208,11 +160,7 @@ impl Engine {
             sweep: (!mirrors).then(|| Sweep::new(parts.shard, parts.shards)),
             upstream: Upstream::of(&parts.role),
             upkeep: Upkeep::new(now.mono),
-            transitions: Vec::new(),
-            waiting: HashMap::default(),
             posts: Posts::new(parts.shards, matches!(parts.role, Role::Presence)),
-            closes: VecDeque::new(),
-            resumes: VecDeque::new(),
             role: parts.role,
             settings,
         }
@@ -236,7 +184,7 @@ impl Engine {
             // forward, though stamps of the time in between look older by it.
             self.presence.hold_expiries_until(self.silence.held_until());
         }
-        let steps = self.upstream.is_some() && self.streams > 0;
+        let steps = self.upstream.is_some() && self.conns.streams() > 0;
         let sleep_ms_max = if steps {
             upstream::STEP_MS
         } else {
@@ -253,80 +201,36 @@ impl Engine {
 
     /// A connection was accepted. None: more than can even be refused politely; close the socket.
     pub fn handle_accept(&mut self, now: Now) -> Option<ConnId> {
-        let surplus = self.conns.len() >= self.settings.conns_max;
-        if surplus {
-            self.counters.add(Counter::LimitConns, 1);
-            if self.conns.len() >= self.settings.conns_max + SURPLUS_CONNS {
-                return None;
-            }
-        }
-        self.counters.add(Counter::ConnsAccepted, 1);
-        let id = self.conns.insert();
-        let mut deadline_ms = self.settings.request_deadline_ms;
-        if surplus {
-            deadline_ms = deadline_ms.min(SURPLUS_HEARING_MS);
-        }
-        let deadline = self.timers.tick_in(now.mono, deadline_ms);
-        let conn = self.conns.at(id.index);
-        conn.moment = deadline;
-        conn.put(flag::SURPLUS, surplus);
-        self.timers.set(id.index, deadline);
-        Some(id)
+        self.conns.accept(now.mono, &mut self.counters)
     }
 
     /// The socket takes bytes again after it took less than was offered.
     pub fn handle_writable(&mut self, id: ConnId, now: Now) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        conn.put(flag::BLOCKED, false);
-        self.queue_if_due(id.index, now.mono);
+        self.conns.writable(id, now.mono);
     }
 
     /// The socket took the first `n` bytes of the last [`Engine::poll_flush`]. If it took fewer
     /// than were offered, the connection is left alone until [`Engine::handle_writable`].
     pub fn handle_flushed(&mut self, id: ConnId, n: usize, now: Now) {
-        let Some(flushing) = self.flushing.take() else {
-            return;
-        };
-        let Some(conn) = self.conns.get_mut(id).filter(|_| flushing.conn == id) else {
-            return;
-        };
-        let n = n.min(flushing.offered_bytes);
-        self.counters.add(Counter::Flushes, 1);
-        self.counters.add(Counter::BytesOut, n as u64);
-        let offered = flushing.shared.then(|| self.fanout.shared());
-        let written = book(conn, offered, n, now.mono);
-        if n > 0 && conn.phase() == Phase::Streaming {
-            conn.moment = self.timers.tick_at(now.mono);
-        }
-        match written {
-            Written::All => self.flushed(id, now),
-            Written::Some => {
-                self.counters.add(Counter::FlushesPartial, 1);
-                let stall = self
-                    .timers
-                    .tick_in(now.mono, self.settings.write_stall_max_ms);
-                self.timers.set_sooner(id.index, stall);
-            }
+        let shared = self.fanout.shared();
+        let flushed = self
+            .conns
+            .wrote(id, n, shared, now.mono, &mut self.counters);
+        if flushed == Flushed::ServeHeld {
+            self.serve_held(id, now);
         }
     }
 
-    /// All that was offered is written: what now?
-    fn flushed(&mut self, id: ConnId, now: Now) {
-        let conn = self.conns.at(id.index);
-        match conn.phase() {
-            Phase::Closing => self.finish(id, now),
-            Phase::Idle | Phase::Reading if conn.has(flag::PAUSED) => self.serve_held(id, now),
-            // It said its last while its request was with another shard.
-            Phase::Idle if conn.has(flag::EOF) => self.end(id, Counter::ClosedPeer, now),
-            _ => self.queue_if_due(id.index, now.mono),
-        }
+    /// The peer closed its sending half: a request that is whole is answered, a stream's reader is
+    /// gone.
+    pub fn handle_eof(&mut self, id: ConnId, now: Now) {
+        self.conns.hang_up(id, now.mono, &mut self.counters);
     }
 
     /// The socket failed, was reset, or its peer is gone; the shard has dropped it.
     pub fn handle_closed(&mut self, id: ConnId, _now: Now) {
-        self.gone(id, Counter::ClosedReset);
+        self.conns
+            .gone(id, Counter::ClosedReset, &mut self.counters);
     }
 
     /// The kernel has given up a peer that acknowledged nothing for `write_stall_max_ms`; the shard
@@ -336,45 +240,33 @@ impl Engine {
             self.counters.add(Counter::LimitWriteStall, 1);
             self.counters.add(Counter::EvictedUserTimeout, 1);
         }
-        self.gone(id, Counter::ClosedEvicted);
-    }
-
-    fn gone(&mut self, id: ConnId, reason: Counter) {
-        if let Some(conn) = self.conns.get(id) {
-            // One that was ending has been counted with its reason.
-            if !matches!(conn.phase(), Phase::Closing | Phase::Lingering) {
-                self.counters.add(reason, 1);
-            }
-            self.forget(id);
-        }
+        self.conns
+            .gone(id, Counter::ClosedEvicted, &mut self.counters);
     }
 
     /// Next bytes to write; must be answered by [`Engine::handle_flushed`] before the next call.
     /// How many flushes a turn may take is the caller's budget (`flushes_per_turn_max`).
     pub fn poll_flush(&mut self, now: Now) -> Option<Flush<'_>> {
         let (id, shared) = loop {
-            let (index, since) = self.queue.pop()?;
-            let Some(id) = self.conns.id_at(index) else {
-                continue;
-            };
-            let conn = self.conns.at(index);
-            if !conn.has(flag::QUEUED) {
-                continue;
-            }
-            conn.put(flag::QUEUED, false);
+            let (id, since) = self.conns.next_flush()?;
+            let conn = self.conns.at(id.index);
             let shared = conn.unsent_bytes() == 0;
             if conn.phase() == Phase::Streaming {
-                self.encode(index, shared, since, now);
+                self.encode(id.index, shared, since, now);
             } else if shared {
-                self.flushed(id, now);
+                let flushed = self.conns.flushed(id, now.mono, &mut self.counters);
+                if flushed == Flushed::ServeHeld {
+                    self.serve_held(id, now);
+                }
                 continue;
             }
-            let offered = if shared {
-                !self.fanout.shared().is_empty()
+            let offered_bytes = if shared {
+                self.fanout.shared().len()
             } else {
-                self.conns.at(index).unsent_bytes() > 0
+                self.conns.at(id.index).unsent_bytes()
             };
-            if offered {
+            if offered_bytes > 0 {
+                self.conns.offer(id, shared, offered_bytes);
                 break (id, shared);
             }
         };
@@ -383,23 +275,18 @@ impl Engine {
         } else {
             self.conns.at(id.index).io().unsent()
         };
-        self.flushing = Some(Flushing {
-            conn: id,
-            shared,
-            offered_bytes: bytes.len(),
-        });
         Some(Flush { conn: id, bytes })
     }
 
     /// A connection to end.
     pub fn poll_close(&mut self) -> Option<Close> {
-        self.closes.pop_front()
+        self.conns.next_close()
     }
 
     /// A connection whose reading was paused and may go on: what its socket has said meanwhile is
     /// to be read now.
     pub fn poll_resume(&mut self) -> Option<ConnId> {
-        self.resumes.pop_front()
+        self.conns.next_resume()
     }
 
     /// Mail to post.
@@ -413,41 +300,28 @@ impl Engine {
 
     /// When the next turn must begin at the latest; not later than now if work is left over.
     pub fn poll_timeout(&self) -> Mono {
-        if !self.queue.is_empty() || self.upkeep.has_backlog() {
+        if !self.conns.is_flushed() || self.upkeep.has_backlog() {
             return Mono::default();
         }
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);
-        let timers = self.upkeep.fires_at(self.timers.next());
+        let timers = self.upkeep.fires_at(self.conns.next_timer());
         timers.min(self.upkeep.next()).min(outbound)
     }
 
     /// What has been counted; the shard adds what only it can see, and publishes once a turn.
     pub fn counters(&mut self) -> &mut Counters {
+        let watches = &self.conns.watches;
         let gauges = [
             (Gauge::Conns, self.conns.len()),
-            (Gauge::Streams, self.streams),
-            (
-                Gauge::WatchesBySlot,
-                self.watches.len() - self.watches.named_len(),
-            ),
-            (Gauge::WatchesByName, self.watches.named_len()),
+            (Gauge::Streams, self.conns.streams()),
+            (Gauge::WatchesBySlot, watches.len() - watches.named_len()),
+            (Gauge::WatchesByName, watches.named_len()),
             (Gauge::ExpiriesHeld, usize::from(self.silence.is_holding())),
         ];
         for (gauge, value) in gauges {
             self.counters.set(gauge, value as u64);
         }
         &mut self.counters
-    }
-
-    /// Queues a connection that has something to write.
-    fn queue_if_due(&mut self, index: u32, since: Mono) {
-        let conn = self.conns.at(index);
-        let due = conn.unsent_bytes() > 0
-            || conn.flags & (flag::SNAPSHOT | flag::COMMENT) != 0
-            || self.watches.marks(index) > 0;
-        if due {
-            self.queue.push(index, conn, since);
-        }
     }
 
     /// Has the slot's owner look at it before the next sweep.
@@ -460,110 +334,8 @@ impl Engine {
         }
     }
 
-    /// Ends a connection: what is unsent goes out first.
-    fn end(&mut self, id: ConnId, reason: Counter, now: Now) {
-        self.counters.add(reason, 1);
-        let stall = self
-            .timers
-            .tick_in(now.mono, self.settings.write_stall_max_ms);
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        if conn.phase() == Phase::Streaming {
-            self.streams -= 1;
-            self.watches.clear(id.index);
-            conn.put(flag::SNAPSHOT | flag::COMMENT, false);
-        }
-        conn.go(Phase::Closing);
-        conn.moment = stall;
-        if let Some(io) = &mut conn.io {
-            io.input = Vec::new();
-            io.chunked = None;
-        }
-        if conn.unsent_bytes() == 0 {
-            self.finish(id, now);
-        } else {
-            self.timers.set(id.index, stall);
-            self.queue_if_due(id.index, now.mono);
-        }
-    }
-
-    /// The last byte of a connection in [`Phase::Closing`] is out.
-    fn finish(&mut self, id: ConnId, now: Now) {
-        let conn = self.conns.at(id.index);
-        if conn.has(flag::LINGER) && !conn.has(flag::EOF) && self.settings.linger_ms > 0 {
-            conn.go(Phase::Lingering);
-            conn.tidy();
-            let deadline = self.timers.tick_in(now.mono, self.settings.linger_ms);
-            self.timers.set(id.index, deadline);
-            self.closes.push_back(Close {
-                conn: id,
-                how: CloseHow::ShutdownWrite,
-            });
-        } else {
-            self.drop_conn(id);
-        }
-    }
-
-    /// Ends a connection at once and has the shard drop its socket.
-    fn drop_conn(&mut self, id: ConnId) {
-        self.forget(id);
-        self.closes.push_back(Close {
-            conn: id,
-            how: CloseHow::Close,
-        });
-    }
-
-    /// Takes a connection out of every table.
-    fn forget(&mut self, id: ConnId) {
-        if self
-            .conns
-            .get(id)
-            .is_some_and(|conn| conn.phase() == Phase::Streaming)
-        {
-            self.streams -= 1;
-            self.watches.clear(id.index);
-        }
-        self.timers.clear(id.index);
-        self.waiting.remove(&id.index);
-        if self.conns.remove(id) {
-            let places = self.conns.places();
-            self.timers.cut_off(places);
-            self.watches.cut_off(places);
-        }
-    }
-
     /// Panics if two tables disagree. For tests and the simulator.
     pub fn check_invariants(&mut self) {
-        self.watches.check_invariants();
-        let mut streams = 0;
-        for index in 0..self.conns.places() {
-            let live = self.conns.id_at(index).is_some();
-            let conn = self.conns.at(index);
-            let streaming = conn.phase() == Phase::Streaming;
-            streams += usize::from(streaming);
-            assert!(
-                streaming || self.watches.of(index) == 0,
-                "conn {index} watches and is no stream"
-            );
-            assert!(
-                !streaming || conn.unsent_bytes() <= self.settings.outbox_bytes_max,
-                "stream {index} has {} bytes unsent",
-                conn.unsent_bytes()
-            );
-            let waits = conn.flags & (flag::QUEUED | flag::BLOCKED) != 0;
-            assert!(
-                !streaming || waits || self.watches.marks(index) == 0,
-                "stream {index} has marks and nobody will flush it"
-            );
-            assert!(live || conn.flags == 0, "a free place has flags");
-            let waits = conn.phase() == Phase::Waiting;
-            assert_eq!(
-                waits,
-                self.waiting.contains_key(&index),
-                "conn {index} waits for an answer, or one waits for nobody"
-            );
-        }
-        assert_eq!(streams, self.streams, "streams");
+        self.conns.check_invariants();
     }
 }

@@ -49,12 +49,11 @@ pub(super) fn put(engine: &mut Engine, list: &[Told], sender: Option<&str>, now:
         match engine.presence.adopt(slot, told, Source::Published, now) {
             Some(transition) => {
                 engine.counters.add(Counter::ToldAdopted, 1);
-                engine.transitions.push(transition);
+                engine.decided(transition, now);
             }
             None => engine.counters.add(Counter::ToldKnown, 1),
         }
     }
-    engine.settle(now);
     if refused == 0 {
         return Answer::no_content();
     }

@@ -12,7 +12,7 @@ use super::Engine;
 use super::upstream::REVOUCH_MS;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
-use crate::presence::SweepContext;
+use crate::presence::{SweepContext, Transition};
 use crate::realtime::Phase;
 use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
@@ -41,6 +41,8 @@ pub(super) struct Upkeep {
     resync: Option<Resync>,
     /// No connection's timer fires before: its peer may have said in time what has yet to be read.
     timers_held_until: Mono,
+    /// Room for what the sweep decides.
+    transitions: Vec<Transition>,
     /// The last call left something over.
     backlog: bool,
 }
@@ -104,6 +106,7 @@ impl Upkeep {
             sleep_until: now,
             resync: None,
             timers_held_until: now,
+            transitions: Vec::new(),
             backlog: false,
         }
     }
@@ -214,7 +217,6 @@ impl Engine {
             !(enough && now.mono.ms_since(pass.started) >= REVOUCH_MS)
         });
         self.upkeep.hurried = hurried;
-        self.settle(now);
     }
 
     /// A bounded piece of a pass that takes `length_ms`, over all publishers or those of one
@@ -273,7 +275,7 @@ impl Engine {
         let slots_max = self.settings.sweep_slots_per_turn_max as u32;
         let context = self.context(now);
         let Some(sweep) = &mut self.sweep else { return };
-        let mut transitions = std::mem::take(&mut self.transitions);
+        let mut transitions = std::mem::take(&mut self.upkeep.transitions);
         let done = sweep.slice(
             &self.presence,
             context,
@@ -281,44 +283,47 @@ impl Engine {
             TRANSITIONS_PER_SLICE,
             &mut transitions,
         );
-        self.transitions = transitions;
+        let slots_read = sweep.take_slots_read();
         self.upkeep.sweeping = !done;
-        self.counters
-            .add(Counter::SweepSlots, sweep.take_slots_read());
+        self.counters.add(Counter::SweepSlots, slots_read);
         if done {
             self.counters.add(Counter::SweepCycles, 1);
         } else {
             self.counters.add(Counter::LimitSweepSlotsPerTurn, 1);
         }
-        self.settle(now);
+        self.decide(transitions, now);
     }
 
     /// Looks at one of this shard's own slots now.
     pub(super) fn look_own(&mut self, slot: Slot, now: Now) {
         let context = self.context(now);
-        if let Some(sweep) = &mut self.sweep {
-            sweep.look(&self.presence, context, slot, &mut self.transitions);
-        }
+        let Some(sweep) = &mut self.sweep else { return };
+        let mut transitions = std::mem::take(&mut self.upkeep.transitions);
+        sweep.look(&self.presence, context, slot, &mut transitions);
+        self.decide(transitions, now);
     }
 
-    /// Tells this shard's watchers what has been decided, and gathers it for the others.
-    pub(super) fn settle(&mut self, now: Now) {
-        if self.transitions.is_empty() {
-            return;
+    /// These have been decided: see [`Engine::decided`]. Takes the buffer of the sweep and gives it
+    /// back.
+    fn decide(&mut self, mut transitions: Vec<Transition>, now: Now) {
+        for transition in transitions.drain(..) {
+            self.decided(transition, now);
         }
-        let mut transitions = std::mem::take(&mut self.transitions);
-        for transition in &transitions {
-            let kind = if transition.status.is_online() {
-                Counter::TransitionsOnline
-            } else {
-                Counter::TransitionsOffline
-            };
-            self.counters.add(kind, 1);
-            self.tell(*transition, now.mono);
-        }
-        self.posts.decide(&transitions, now.mono);
-        transitions.clear();
-        self.transitions = transitions;
+        self.upkeep.transitions = transitions;
+    }
+
+    /// A transition has been decided here, or taken over from the node that decided it: this
+    /// shard's watchers are told, and it is gathered for the others. What makes transitions ends
+    /// here, so that none is forgotten.
+    pub(super) fn decided(&mut self, transition: Transition, now: Now) {
+        let kind = if transition.status.is_online() {
+            Counter::TransitionsOnline
+        } else {
+            Counter::TransitionsOffline
+        };
+        self.counters.add(kind, 1);
+        self.tell(transition, now.mono);
+        self.posts.decide(transition, now.mono);
     }
 }
 

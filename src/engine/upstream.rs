@@ -357,7 +357,7 @@ impl Engine {
         };
         let sure = match target.as_slot() {
             Some(slot) => self.presence.is_confirmed(Slot::new(slot)),
-            None => self.watches.is_answered(target),
+            None => self.conns.watches.is_answered(target),
         };
         if !sure {
             upstream.ask(user);
@@ -371,7 +371,8 @@ impl Engine {
         let Some(upstream) = &mut self.upstream else {
             return;
         };
-        let unasked = self.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot);
+        let unasked =
+            self.conns.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot);
         if unasked && !planted::is(Planted::NewcomerUnasked) {
             upstream.ask(self.presence.user(slot).as_str());
             upstream.unsure.insert(slot.index());
@@ -383,7 +384,7 @@ impl Engine {
         let Some(upstream) = &self.upstream else {
             return false;
         };
-        self.watches.any(conn, |watched| match watched {
+        self.conns.watches.any(conn, |watched| match watched {
             Marked::Slot(slot) => {
                 upstream.unsure.contains(&slot) || !self.presence.is_confirmed(Slot::new(slot))
             }
@@ -409,8 +410,7 @@ impl Engine {
         }
         for user in &answered.unseen {
             let at = answered.decided.at;
-            self.watches
-                .answer(user, |conn| self.queue.push(conn, self.conns.at(conn), at));
+            self.conns.answer_name(user, at);
         }
         if let Some(upstream) = &mut self.upstream {
             for slot in &answered.sure {
@@ -428,7 +428,7 @@ impl Engine {
         // Of those whom nobody watches any more no answer need come.
         upstream
             .unsure
-            .retain(|slot| self.watches.is_watched(*slot));
+            .retain(|slot| self.conns.watches.is_watched(*slot));
         let Some(lane) = upstream.lanes.get_mut(node) else {
             return;
         };
@@ -485,7 +485,8 @@ impl Engine {
         if let Some(end) = reask.name {
             let rest = reask.rest;
             reask.name =
-                self.watches
+                self.conns
+                    .watches
                     .names_below(end, REASKED_PER_CALL as usize, |user, answered| {
                         if !(rest && answered) {
                             ask(user);
@@ -497,7 +498,7 @@ impl Engine {
                 .users()
                 .min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {
-                if self.watches.is_watched(slot.index())
+                if self.conns.watches.is_watched(slot.index())
                     && !self.presence.is_confirmed(slot)
                     && ask(self.presence.user(slot).as_str())
                 {

@@ -9,11 +9,13 @@ pub mod conn;
 mod lists;
 mod names;
 pub mod outbox;
+mod table;
 pub mod timers;
 mod watchers;
 pub mod watches;
 
-pub use conn::{Conn, ConnId, Conns, Phase};
+pub use conn::{Conn, Phase};
+pub use table::{ConnId, ConnTable};
 
 /// Entries for which any table may keep room.
 const IDLE_CAPACITY: usize = 1_024;

@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use super::conn::{Conn, flag};
+use super::conn::Conn;
+use super::{ConnId, ConnTable};
 use crate::time::Mono;
 
 /// Connections to flush, first come first served, each with the moment of the first thing it has to
@@ -20,17 +21,25 @@ impl FlushQueue {
     /// Queues a connection unless it is queued, or its socket takes nothing (then it is queued when
     /// the socket does).
     pub fn push(&mut self, index: u32, conn: &mut Conn, since: Mono) {
-        if conn.flags & (flag::QUEUED | flag::BLOCKED) == 0 {
-            conn.put(flag::QUEUED, true);
+        if !conn.awaits_flush() {
+            conn.enqueue();
             self.queue.push_back((index, since));
         }
     }
 
-    /// The next one and since when it has something to say. An entry outlives its connection: what
-    /// comes out may be another life at that index, queued or not, so the caller asks for
-    /// [`flag::QUEUED`] and clears it.
-    pub fn pop(&mut self) -> Option<(u32, Mono)> {
-        self.queue.pop_front()
+    /// The next one and since when it has something to say.
+    pub fn pop(&mut self, conns: &mut ConnTable) -> Option<(ConnId, Mono)> {
+        loop {
+            let (index, since) = self.queue.pop_front()?;
+            // An entry outlives its connection: there may be nobody, or another life, queued or
+            // not.
+            let Some(id) = conns.id_at(index) else {
+                continue;
+            };
+            if conns.at(index).dequeue() {
+                return Some((id, since));
+            }
+        }
     }
 
     /// Nothing to flush.
@@ -82,14 +91,13 @@ pub fn book(conn: &mut Conn, offered: Option<&[u8]>, n: usize, now: Mono) -> Wri
         }
         io.forget_sent();
     }
-    conn.put(flag::BLOCKED, true);
+    conn.block();
     Written::Some
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::realtime::Conns;
 
     fn waiting(conn: &Conn) -> (&[u8], Option<Mono>) {
         conn.io
@@ -100,7 +108,7 @@ mod tests {
 
     #[test]
     fn what_the_socket_did_not_take_waits() {
-        let mut conns = Conns::default();
+        let mut conns = ConnTable::default();
         let id = conns.insert();
         let conn = conns.get_mut(id).unwrap();
         assert_eq!(
@@ -118,12 +126,12 @@ mod tests {
         assert_eq!(book(conn, None, 1, Mono::from_micros(7)), Written::Some);
         assert_eq!(waiting(conn), (&b"def"[..], Some(Mono::from_micros(7))));
         assert_eq!(book(conn, None, 3, Mono::from_micros(8)), Written::All);
-        assert!(conn.io.is_none() && conn.has(flag::BLOCKED));
+        assert!(conn.io.is_none() && conn.is_blocked());
     }
 
     #[test]
     fn a_reader_that_never_catches_up_costs_no_more_than_its_rest() {
-        let mut conns = Conns::default();
+        let mut conns = ConnTable::default();
         let id = conns.insert();
         let conn = conns.get_mut(id).unwrap();
         book(conn, Some(&[7; 1_000]), 0, Mono::default());
@@ -137,18 +145,32 @@ mod tests {
 
     #[test]
     fn queued_once_and_not_while_blocked() {
-        let mut conns = Conns::default();
+        let mut conns = ConnTable::default();
         let id = conns.insert();
         let mut queue = FlushQueue::default();
         queue.push(id.index, conns.at(0), Mono::from_micros(1));
         queue.push(id.index, conns.at(0), Mono::from_micros(2));
         assert_eq!(
-            (queue.len(), queue.pop()),
-            (1, Some((0, Mono::from_micros(1))))
+            (queue.len(), queue.pop(&mut conns)),
+            (1, Some((id, Mono::from_micros(1))))
         );
-        conns.at(0).put(flag::QUEUED, false);
-        conns.at(0).put(flag::BLOCKED, true);
+        conns.at(0).block();
         queue.push(id.index, conns.at(0), Mono::from_micros(3));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn an_entry_that_has_outlived_its_connection_finds_nobody() {
+        let mut conns = ConnTable::default();
+        let (gone, other) = (conns.insert(), conns.insert());
+        let mut queue = FlushQueue::default();
+        queue.push(gone.index, conns.at(gone.index), Mono::from_micros(1));
+        queue.push(other.index, conns.at(other.index), Mono::from_micros(2));
+        conns.remove(gone);
+        let next = conns.insert();
+        assert_eq!(next.index, gone.index);
+        assert_eq!(queue.pop(&mut conns), Some((other, Mono::from_micros(2))));
+        conns.remove(other);
+        assert_eq!(queue.pop(&mut conns), None);
     }
 }

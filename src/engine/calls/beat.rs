@@ -25,7 +25,6 @@ pub(super) fn beat(engine: &mut Engine, users: &[String], now: Now) -> Answer {
             }
         }
     }
-    engine.settle(now);
     match refused {
         None => Answer::no_content(),
         Some(fault) => overloaded(intern_detail(fault)),

@@ -7,9 +7,8 @@ use super::{Served, overloaded, stream_id};
 use crate::engine::Engine;
 use crate::engine::mail::{Edit, EditOutcome, Mail};
 use crate::metrics::Counter;
-use crate::realtime::conn::flag;
+use crate::realtime::ConnId;
 use crate::realtime::watches::Target;
-use crate::realtime::{ConnId, Phase};
 use crate::time::Now;
 use crate::wire::record::WatchEdit;
 use crate::wire::response::{Answer, problems};
@@ -44,7 +43,7 @@ pub(super) fn edit(
 impl Engine {
     /// The outcome of an edit that a parked request waits for.
     pub(in crate::engine) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
-        if let Some(pending) = self.unpark(id) {
+        if let Some(pending) = self.conns.unpark(id) {
             let answer = self.edited(outcome);
             self.answer(id, pending, answer, now);
         }
@@ -80,11 +79,7 @@ impl Engine {
     /// Edits the watch list of one of this shard's streams: all of it, or nothing.
     pub(in crate::engine) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
         let id = edit.stream;
-        if self
-            .conns
-            .get(id)
-            .is_none_or(|conn| conn.phase() != Phase::Streaming)
-        {
+        if !self.conns.is_stream(id) {
             return EditOutcome::Unknown;
         }
         // Its asker has been told that it may have happened, and may have asked for something else
@@ -98,31 +93,31 @@ impl Engine {
         add.dedup();
         let gone = removed
             .iter()
-            .filter(|target| self.watches.has(id.index, **target))
+            .filter(|target| self.conns.watches.has(id.index, **target))
             .count();
         let fresh = add.iter().filter(|user| {
             let target = self.watched_as(id.index, user);
             target.is_none_or(|target| removed.binary_search(&target).is_ok())
         });
         let fresh = fresh.count();
-        if self.watches.of(id.index) - gone + fresh > self.settings.watches_per_stream_max {
+        if self.conns.watches.of(id.index) - gone + fresh > self.settings.watches_per_stream_max {
             return EditOutcome::StreamFull;
         }
-        if self.watches.len() - gone + fresh > self.settings.watches_per_shard_max {
+        if self.conns.watches.len() - gone + fresh > self.settings.watches_per_shard_max {
             return EditOutcome::ShardFull;
         }
-        self.watches.remove_all(id.index, &removed);
+        self.conns.watches.remove_all(id.index, &removed);
         let mut targets = Vec::with_capacity(add.len());
         for user in add {
             let target = self.target(user);
             targets.push(self.watched_as(id.index, user).unwrap_or(target));
         }
-        self.watches.add(id.index, &mut targets, true);
+        self.conns.watches.add(id.index, &mut targets, true);
         self.conns
             .at(id.index)
-            .put(flag::UNSURE, self.presence.is_mirror());
-        self.queue_if_due(id.index, now.mono);
-        EditOutcome::Watching(self.watches.of(id.index))
+            .set_unsure(self.presence.is_mirror());
+        self.conns.queue_if_due(id.index, now.mono);
+        EditOutcome::Watching(self.conns.watches.of(id.index))
     }
 
     /// All that `users` may be watched as: a user who has just got a slot may still be watched by
@@ -131,7 +126,7 @@ impl Engine {
         let mut targets = Vec::new();
         for user in users {
             targets.extend(self.slot_of(user).map(|slot| Target::slot(slot.index())));
-            targets.extend(self.watches.find_name(user));
+            targets.extend(self.conns.watches.find_name(user));
         }
         targets.sort_unstable();
         targets.dedup();
@@ -141,9 +136,9 @@ impl Engine {
     /// What the stream at `conn` watches a user as, if it does.
     fn watched_as(&self, conn: u32, user: &str) -> Option<Target> {
         let slot = self.slot_of(user).map(|slot| Target::slot(slot.index()));
-        let known = slot.into_iter().chain(self.watches.find_name(user));
+        let known = slot.into_iter().chain(self.conns.watches.find_name(user));
         known
             .into_iter()
-            .find(|target| self.watches.has(conn, *target))
+            .find(|target| self.conns.watches.has(conn, *target))
     }
 }

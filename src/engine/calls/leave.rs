@@ -24,6 +24,5 @@ pub(super) fn leave(engine: &mut Engine, users: &[String], now: Now) -> Answer {
             LeaveOutcome::Ignored => engine.counters.add(Counter::LeavesIgnored, 1),
         }
     }
-    engine.settle(now);
     Answer::no_content()
 }

@@ -16,11 +16,11 @@ pub(super) mod stream;
 mod stream_id;
 mod table;
 
+use super::conn::life::Pending;
 use super::{Engine, Role};
 use crate::metrics::Call;
 use crate::presence::InternFault;
-use crate::realtime::conn::flag;
-use crate::realtime::{ConnId, Phase};
+use crate::realtime::ConnId;
 use crate::time::{Mono, Now};
 use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
@@ -51,15 +51,6 @@ impl From<Answer> for Served {
     }
 }
 
-/// A request that has yet to be answered: all that its answer needs, however late it comes.
-#[derive(Clone, Debug)]
-pub(super) struct Pending {
-    /// What it is counted as.
-    pub(super) call: Call,
-    /// For whom the answer is written.
-    pub(super) asker: Asker,
-}
-
 /// For a refusal that load explains.
 pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 /// What a page of another origin may send, for the browser that asks before it does.
@@ -80,7 +71,7 @@ impl Engine {
             Served::Answer(answer) => self.answer(id, pending, answer, now),
             Served::Stream(new) => self.begin_stream(id, &pending, new, now),
             Served::Overloaded(why) => self.refuse_stream(id, &pending, why, now),
-            Served::Parked { until } => self.park(id, pending, until),
+            Served::Parked { until } => self.conns.park(id.index, pending, until),
         }
     }
 
@@ -119,7 +110,7 @@ impl Engine {
             let detail = self.elsewhere(row, segment, head, body);
             return Err(Answer::problem(problems::WRONG_ROLE, &detail).into());
         }
-        if self.conns.at(id.index).has(flag::SURPLUS) {
+        if self.conns.at(id.index).is_surplus() {
             self.check_room(row, head)?;
         }
         if row.has_body() {
@@ -168,28 +159,9 @@ impl Engine {
             .is_some_and(|header| self.keys.authorises(header))
     }
 
-    /// Keeps a request until another shard has said what it is answered.
-    fn park(&mut self, id: ConnId, pending: Pending, until: Mono) {
-        let deadline = self.timers.tick_at(until);
-        let conn = self.conns.at(id.index);
-        conn.go(Phase::Waiting);
-        conn.moment = deadline;
-        self.look_at(id.index, deadline);
-        self.waiting.insert(id.index, pending);
-    }
-
-    /// The request that waits on a connection. None: the connection that an outcome is for is gone.
-    fn unpark(&mut self, id: ConnId) -> Option<Pending> {
-        let waits = self
-            .conns
-            .get(id)
-            .is_some_and(|conn| conn.phase() == Phase::Waiting);
-        waits.then(|| self.waiting.remove(&id.index)).flatten()
-    }
-
     /// The other shard has not said in time what a parked request is answered.
     pub(super) fn abandon_parked(&mut self, id: ConnId, now: Now) {
-        if let Some(mut pending) = self.waiting.remove(&id.index) {
+        if let Some(mut pending) = self.conns.unpark(id) {
             // Closed, so that an outcome that comes late is not taken for that of a later request.
             pending.asker.keep_alive = false;
             let detail =

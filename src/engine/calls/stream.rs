@@ -3,12 +3,12 @@
 //! Owns the order in which a watch is indexed before its state is read, so that no change falls
 //! between the two.
 
-use super::{Pending, Served, intern_detail, stream_id};
+use super::{Served, intern_detail, stream_id};
+use crate::engine::conn::life::Pending;
 use crate::engine::{Engine, horizon};
 use crate::metrics::Counter;
-use crate::realtime::conn::flag;
+use crate::realtime::ConnId;
 use crate::realtime::watches::Target;
-use crate::realtime::{ConnId, Phase};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
@@ -29,7 +29,7 @@ pub(super) fn open(engine: &mut Engine, ask: StreamAsk, _now: Now) -> Served {
     if engine.upkeep.is_draining() {
         return Served::Overloaded("draining");
     }
-    if engine.watches.len() + ask.watch.len() > engine.settings.watches_per_shard_max {
+    if engine.conns.watches.len() + ask.watch.len() > engine.settings.watches_per_shard_max {
         engine.counters.add(Counter::LimitWatchesPerShard, 1);
         return Served::Overloaded("watches");
     }
@@ -57,14 +57,14 @@ impl Engine {
         self.counters.add_request(pending.call, 200);
         // Indexed first, read later: what changes in between is told twice rather than never.
         let mut targets: Vec<Target> = new.watch.iter().map(|user| self.target(user)).collect();
-        self.watches.add(id.index, &mut targets, false);
+        self.conns.watches.add(id.index, &mut targets, false);
         self.mark_untold(id.index, new.last_event_id.as_deref(), now);
-        self.stream_begins(id.index, now);
         self.say_hello(id, pending, now);
+        let unsure = self.presence.is_mirror();
+        self.conns.stream_begins(id.index, unsure, now.mono);
         if let Some(slot) = new.publisher {
             self.conns.at(id.index).set_publisher(slot.index());
             self.vouch_for(slot, true, now);
-            self.settle(now);
         }
         #[cfg(feature = "planted")]
         if crate::planted::is(crate::planted::Planted::SnapshotBeforeWatch) {
@@ -77,7 +77,8 @@ impl Engine {
     fn mark_untold(&mut self, index: u32, last_event_id: Option<&str>, now: Now) {
         let since = last_event_id.and_then(|last| self.resumes_from(last.as_bytes(), now));
         let presence = &self.presence;
-        self.watches
+        self.conns
+            .watches
             .mark_where(index, |target| match (since, target.as_slot()) {
                 (None, _) => true,
                 // Never seen by anybody; unless that is yet to be asked.
@@ -102,21 +103,10 @@ impl Engine {
         since.ok()
     }
 
-    fn stream_begins(&mut self, index: u32, now: Now) {
-        let conn = self.conns.at(index);
-        conn.go(Phase::Streaming);
-        conn.moment = self.timers.tick_at(now.mono);
-        conn.put(flag::SNAPSHOT | flag::SERVED, true);
-        conn.put(flag::PAUSED, false);
-        conn.put(flag::UNSURE, self.presence.is_mirror());
-        conn.io().input = Vec::new();
-        self.streams += 1;
-    }
-
     fn say_hello(&mut self, id: ConnId, pending: &Pending, now: Now) {
         let hello = sse::Hello {
             stream: &stream_id::write(&self.secret, self.shard, id),
-            watching: self.watches.of(id.index),
+            watching: self.conns.watches.of(id.index),
             server_time: now.unix.ms(),
             beat_interval_ms: self.settings.beat_interval_ms,
             offline_after_ms: self.settings.offline_after_ms,
@@ -128,9 +118,6 @@ impl Engine {
         write_answer(out, &Answer::events(&b""[..]), &pending.asker);
         hello.write(out);
         self.counters.add(Counter::EventsHello, 1);
-        self.queue.push(id.index, conn, now.mono);
-        let look = self.timers.tick_in(now.mono, self.keep_alive_ms(id.index));
-        self.look_at(id.index, look);
     }
 
     /// Refuses a stream for load in the one way after which an EventSource comes back: 200, a long
@@ -142,7 +129,8 @@ impl Engine {
             self.counters.add(Counter::EventsOverloaded, 1);
         }
         self.send(id.index, pending, &Answer::events(body));
-        self.end(id, Counter::ClosedOverloaded, now);
+        self.conns
+            .end(id, Counter::ClosedOverloaded, now.mono, &mut self.counters);
     }
 
     /// A reconnect delay that spreads a crowd over ten times the usual one, or over the drain.
@@ -155,7 +143,7 @@ impl Engine {
     pub(in crate::engine) fn target(&mut self, user: &str) -> Target {
         let target = match self.slot_of(user) {
             Some(slot) => Target::slot(slot.index()),
-            None => self.watches.name(user),
+            None => self.conns.watches.name(user),
         };
         self.ask_if_unsure(user, target);
         target

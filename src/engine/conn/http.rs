@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 
 use crate::engine::Engine;
-use crate::engine::calls::Pending;
+use crate::engine::conn::life::Pending;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::{Call, Counter};
-use crate::realtime::conn::{Chunked, flag};
+use crate::realtime::conn::Chunked;
 use crate::realtime::{ConnId, Phase};
 use crate::time::Now;
 use crate::wire::request::{Framing, Head, Parsed, RequestFault, parse_head};
@@ -31,11 +31,11 @@ impl Engine {
             return true;
         };
         self.counters.add(Counter::BytesIn, bytes.len() as u64);
-        let waits = conn.phase() == Phase::Waiting || conn.has(flag::PAUSED);
+        let waits = conn.phase() == Phase::Waiting || conn.is_paused();
         match conn.phase() {
             Phase::Idle | Phase::Reading | Phase::Waiting if waits => {
                 conn.io().input.extend_from_slice(bytes);
-                conn.put(flag::PAUSED, true);
+                conn.pause();
                 return false;
             }
             Phase::Idle | Phase::Reading => {}
@@ -52,52 +52,31 @@ impl Engine {
                 self.keep(id, bytes[used..].to_vec(), now);
             }
         }
-        self.conns
-            .get(id)
-            .is_none_or(|conn| !conn.has(flag::PAUSED))
-    }
-
-    /// The peer closed its sending half: a request that is whole is answered, a stream's reader is
-    /// gone.
-    pub fn handle_eof(&mut self, id: ConnId, now: Now) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        conn.put(flag::EOF, true);
-        let waits = conn.has(flag::PAUSED);
-        match conn.phase() {
-            Phase::Streaming | Phase::Lingering => {
-                if conn.phase() == Phase::Streaming {
-                    self.counters.add(Counter::ClosedPeer, 1);
-                }
-                self.drop_conn(id);
-            }
-            Phase::Idle | Phase::Reading if !waits => self.end(id, Counter::ClosedPeer, now),
-            _ => {}
-        }
+        self.conns.get(id).is_none_or(|conn| !conn.is_paused())
     }
 
     /// Answers have gone out: goes on with the requests that waited for that.
     pub(in crate::engine) fn serve_held(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.index);
-        conn.put(flag::PAUSED, false);
+        conn.unpause();
         let input = std::mem::take(&mut conn.io().input);
         self.serve_buffer(id, input, now);
         let Some(conn) = self.conns.get(id) else {
             return;
         };
-        if conn.has(flag::PAUSED) {
+        if conn.is_paused() {
             return;
         }
         match conn.phase() {
-            Phase::Streaming if conn.has(flag::EOF) => {
+            Phase::Streaming if conn.has_hung_up() => {
                 self.counters.add(Counter::ClosedPeer, 1);
-                self.drop_conn(id);
+                self.conns.cut(id);
             }
-            Phase::Idle | Phase::Reading if conn.has(flag::EOF) => {
-                self.end(id, Counter::ClosedPeer, now)
+            Phase::Idle | Phase::Reading if conn.has_hung_up() => {
+                self.conns
+                    .end(id, Counter::ClosedPeer, now.mono, &mut self.counters)
             }
-            _ => self.resumes.push_back(id),
+            _ => self.conns.resume(id),
         }
     }
 
@@ -112,9 +91,6 @@ impl Engine {
 
     /// Keeps what could not be used yet.
     fn keep(&mut self, id: ConnId, input: Vec<u8>, now: Now) {
-        let deadline = self
-            .timers
-            .tick_in(now.mono, self.settings.request_deadline_ms);
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -126,14 +102,8 @@ impl Engine {
         conn.tidy();
         // Requests held back wait for their peer to read, not for the peer to send: the stall rule
         // judges that.
-        if under_way && conn.phase() == Phase::Idle && !conn.has(flag::PAUSED) {
-            conn.go(Phase::Reading);
-            // The first request's time runs from accept, whatever arrives; a surplus connection's
-            // short one was for its first byte.
-            if conn.has(flag::SERVED) || conn.has(flag::SURPLUS) {
-                conn.moment = deadline;
-                self.timers.set_sooner(id.index, deadline);
-            }
+        if under_way && conn.phase() == Phase::Idle && !conn.is_paused() {
+            self.conns.request_begins(id.index, now.mono);
         }
     }
 
@@ -147,7 +117,7 @@ impl Engine {
             match conn.phase() {
                 Phase::Idle | Phase::Reading => {}
                 Phase::Waiting => {
-                    conn.put(flag::PAUSED, true);
+                    conn.pause();
                     return used;
                 }
                 _ => return input.len(),
@@ -155,7 +125,7 @@ impl Engine {
             // What follows may be a stream, whose first words must fit behind the answers.
             if conn.unsent_bytes() + OUTBOX_BYTES_FLOOR > self.settings.outbox_bytes_max {
                 self.counters.add(Counter::LimitOutboxBytes, 1);
-                conn.put(flag::PAUSED, true);
+                conn.pause();
                 return used;
             }
             let rest = &input[used..];
@@ -248,7 +218,7 @@ impl Engine {
         if head.expect_continue && !conn.io().continued {
             conn.io().continued = true;
             conn.io().unsent.extend_from_slice(CONTINUE);
-            self.queue_if_due(id.index, now.mono);
+            self.conns.queue_if_due(id.index, now.mono);
         }
     }
 
@@ -277,7 +247,7 @@ impl Engine {
             call: Call::Other,
             asker: Asker::default(),
         };
-        self.conns.at(id.index).put(flag::LINGER, true);
+        self.conns.at(id.index).linger();
         self.answer(id, pending, Answer::problem(problem, detail), now);
     }
 
@@ -290,30 +260,25 @@ impl Engine {
         now: Now,
     ) {
         let draining = self.upkeep.is_draining();
-        let idle = self
-            .timers
-            .tick_in(now.mono, self.settings.keep_alive_idle_ms);
         let conn = self.conns.at(id.index);
         let counted = answer.ends == Ends::Counted;
         // A client that meant to go on may have: closed with bytes unread, the answers before them
         // would be lost with it.
-        let unasked = pending.asker.keep_alive && counted && !conn.has(flag::SURPLUS);
+        let unasked = pending.asker.keep_alive && counted && !conn.is_surplus();
         let keep_alive = unasked && !draining && self.settings.keep_alive_idle_ms > 0;
         pending.asker.keep_alive = keep_alive;
         self.send(id.index, &pending, &answer);
-        let conn = self.conns.at(id.index);
         if keep_alive {
-            conn.go(Phase::Idle);
-            conn.moment = idle;
-            self.look_at(id.index, idle);
-            self.queue_if_due(id.index, now.mono);
+            self.conns.request_ends(id.index, now.mono);
         } else {
-            conn.put(flag::LINGER, unasked || conn.has(flag::LINGER));
+            if unasked {
+                self.conns.at(id.index).linger();
+            }
             let reason = match answer.status.code() {
                 400..500 => Counter::ClosedFault,
                 _ => Counter::ClosedDone,
             };
-            self.end(id, reason, now);
+            self.conns.end(id, reason, now.mono, &mut self.counters);
         }
         self.reuse(answer);
     }
@@ -323,7 +288,7 @@ impl Engine {
         self.counters
             .add_request(pending.call, answer.status.code());
         let conn = self.conns.at(index);
-        conn.put(flag::SERVED, true);
+        conn.serve();
         let io = conn.io();
         write_answer(&mut io.unsent, answer, &pending.asker);
         io.continued = false;

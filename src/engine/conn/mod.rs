@@ -1,5 +1,8 @@
 //! Connections.
 //!
-//! `http` owns what a connection does until it becomes a stream.
+//! `life` owns all of a shard's connections, `timers` what their deadlines mean, `http` what a
+//! connection says until it becomes a stream.
 
 pub(super) mod http;
+pub(super) mod life;
+pub(super) mod timers;

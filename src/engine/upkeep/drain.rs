@@ -6,7 +6,6 @@
 use super::Pass;
 use crate::engine::Engine;
 use crate::metrics::Counter;
-use crate::realtime::conn::flag;
 use crate::realtime::{ConnId, Phase};
 use crate::time::Now;
 use crate::wire::sse;
@@ -31,7 +30,7 @@ impl Engine {
 
     /// No connection is left.
     pub fn is_drained(&self) -> bool {
-        self.upkeep.is_draining() && self.conns.is_empty()
+        self.upkeep.is_draining() && self.conns.len() == 0
     }
 
     pub(super) fn drain_step(&mut self, now: Now) {
@@ -68,9 +67,13 @@ impl Engine {
                     sse::write_goodbye(retry_ms, &mut conn.io().unsent);
                     self.counters.add(Counter::EventsGoodbye, 1);
                 }
-                self.end(id, Counter::ClosedDrain, now);
+                self.conns
+                    .end(id, Counter::ClosedDrain, now.mono, &mut self.counters);
             }
-            Phase::Idle if !conn.has(flag::PAUSED) => self.end(id, Counter::ClosedDrain, now),
+            Phase::Idle if !conn.is_paused() => {
+                self.conns
+                    .end(id, Counter::ClosedDrain, now.mono, &mut self.counters)
+            }
             // Whoever has a request under way is answered, and told to close.
             _ => {}
         }

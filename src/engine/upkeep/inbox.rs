@@ -32,7 +32,6 @@ impl Engine {
                 for slot in slots.iter() {
                     self.look_own(*slot, now);
                 }
-                self.settle(now);
             }
             Mail::Edit(edit) => {
                 let outcome = self.apply_edit(&edit, now);
@@ -121,6 +120,7 @@ impl Engine {
         let mut found = Vec::new();
         let presence = &self.presence;
         resync.name = self
+            .conns
             .watches
             .names_below(end, CONNS_PER_CALL as usize, |name, _| {
                 let slot = User::parse(name.as_bytes())

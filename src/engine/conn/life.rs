@@ -1,0 +1,514 @@
+//! The lives of a shard's connections, from accept to the last byte.
+//!
+//! Owns the table of connections, their timers, the queue of those to flush, their watches, the
+//! requests that wait for another shard, and who is to be closed or read again. A connection
+//! changes its phase by a verb of this type alone, which keeps all of these in step. Never reads
+//! what a peer said, never decides what it is answered, never looks at a publisher's state.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::engine::settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
+use crate::metrics::{Call, Counter, Counters};
+use crate::realtime::outbox::{FlushQueue, Written, book};
+use crate::realtime::timers::{Tick, Timers};
+use crate::realtime::watches::{MarkCount, Watches};
+use crate::realtime::{Conn, ConnId, ConnTable, Phase};
+use crate::time::Mono;
+use crate::wire::response::Asker;
+
+/// A connection to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Close {
+    /// Which.
+    pub conn: ConnId,
+    /// How.
+    pub how: CloseHow,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseHow {
+    /// The engine has forgotten it; drop the socket.
+    Close,
+    /// Shut down our sending half and go on reading into the engine, until it says Close.
+    ShutdownWrite,
+}
+
+/// A request that has yet to be answered: all that its answer needs, however late it comes.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Pending {
+    /// What it is counted as.
+    pub(in crate::engine) call: Call,
+    /// For whom the answer is written.
+    pub(in crate::engine) asker: Asker,
+}
+
+/// The bytes that wait for the socket's word on how many of them it took.
+#[derive(Clone, Copy)]
+struct Flushing {
+    conn: ConnId,
+    /// They are in the buffer that all share, not in the connection's own.
+    shared: bool,
+    offered_bytes: usize,
+}
+
+/// What is to be done with a connection all of whose bytes are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::engine) enum Flushed {
+    /// Nothing, or it has been done.
+    Done,
+    /// Requests waited for that: they are served now.
+    ServeHeld,
+}
+
+/// The connections of a shard.
+pub(in crate::engine) struct Conns {
+    pub(super) settings: Arc<Settings>,
+    pub(super) table: ConnTable,
+    pub(super) timers: Timers,
+    queue: FlushQueue,
+    streams: usize,
+    /// The flush that waits for [`Conns::wrote`].
+    flushing: Option<Flushing>,
+    /// Requests that wait for another shard, by connection.
+    parked: HashMap<u32, Pending, foldhash::fast::RandomState>,
+    closes: VecDeque<Close>,
+    resumes: VecDeque<ConnId>,
+    /// Whom streams watch. A connection that ends takes its own out.
+    pub(in crate::engine) watches: Watches,
+}
+
+impl Conns {
+    pub(in crate::engine) fn new(settings: Arc<Settings>, now: Mono) -> Conns {
+        Conns {
+            settings,
+            table: ConnTable::default(),
+            timers: Timers::new(now),
+            queue: FlushQueue::default(),
+            streams: 0,
+            flushing: None,
+            parked: HashMap::default(),
+            closes: VecDeque::new(),
+            resumes: VecDeque::new(),
+            watches: Watches::default(),
+        }
+    }
+
+    /// One was accepted. None: more than can even be refused politely.
+    pub(in crate::engine) fn accept(
+        &mut self,
+        now: Mono,
+        counters: &mut Counters,
+    ) -> Option<ConnId> {
+        let surplus = self.table.len() >= self.settings.conns_max;
+        if surplus {
+            counters.add(Counter::LimitConns, 1);
+            if self.table.len() >= self.settings.conns_max + SURPLUS_CONNS {
+                return None;
+            }
+        }
+        counters.add(Counter::ConnsAccepted, 1);
+        let id = self.table.insert();
+        let mut deadline_ms = self.settings.request_deadline_ms;
+        if surplus {
+            deadline_ms = deadline_ms.min(SURPLUS_HEARING_MS);
+            self.table.at(id.index).admit_as_surplus();
+        }
+        let deadline = self.timers.tick_in(now, deadline_ms);
+        self.table.at(id.index).moment = deadline;
+        self.timers.set(id.index, deadline);
+        Some(id)
+    }
+
+    /// Something of a request has come to one that was idle.
+    pub(in crate::engine) fn request_begins(&mut self, index: u32, now: Mono) {
+        let conn = self.table.at(index);
+        conn.go(Phase::Reading);
+        // The first request's time runs from accept, whatever arrives; a surplus connection's short
+        // one was for its first byte.
+        if conn.was_served() || conn.is_surplus() {
+            let deadline = self.timers.tick_in(now, self.settings.request_deadline_ms);
+            conn.moment = deadline;
+            self.timers.set_sooner(index, deadline);
+        }
+    }
+
+    /// Its request has been answered, and it may ask again.
+    pub(in crate::engine) fn request_ends(&mut self, index: u32, now: Mono) {
+        let idle = self.timers.tick_in(now, self.settings.keep_alive_idle_ms);
+        let conn = self.table.at(index);
+        conn.go(Phase::Idle);
+        conn.moment = idle;
+        self.look_at(index, idle);
+        self.queue_if_due(index, now);
+    }
+
+    /// Its request waits for another shard until then.
+    pub(in crate::engine) fn park(&mut self, index: u32, pending: Pending, until: Mono) {
+        let deadline = self.timers.tick_at(until);
+        let conn = self.table.at(index);
+        conn.go(Phase::Waiting);
+        conn.moment = deadline;
+        self.look_at(index, deadline);
+        self.parked.insert(index, pending);
+    }
+
+    /// The request that waits on it, which is to be answered now. None: whoever waited is gone, and
+    /// another may be in its place.
+    pub(in crate::engine) fn unpark(&mut self, id: ConnId) -> Option<Pending> {
+        let waits = self
+            .table
+            .get(id)
+            .is_some_and(|conn| conn.phase() == Phase::Waiting);
+        waits.then(|| self.parked.remove(&id.index)).flatten()
+    }
+
+    /// It has become a stream; its watches stand, and are told as a snapshot.
+    pub(in crate::engine) fn stream_begins(&mut self, index: u32, unsure: bool, now: Mono) {
+        let opened = self.timers.tick_at(now);
+        let conn = self.table.at(index);
+        conn.go(Phase::Streaming);
+        conn.moment = opened;
+        conn.serve();
+        conn.unpause();
+        conn.begin_snapshot();
+        conn.set_unsure(unsure);
+        conn.io().input = Vec::new();
+        self.streams += 1;
+        let look = self.timers.tick_in(now, self.keep_alive_ms(index));
+        self.look_at(index, look);
+        self.queue_if_due(index, now);
+    }
+
+    /// Ends one: what is unsent goes out first.
+    pub(in crate::engine) fn end(
+        &mut self,
+        id: ConnId,
+        reason: Counter,
+        now: Mono,
+        counters: &mut Counters,
+    ) {
+        counters.add(reason, 1);
+        let stall = self.timers.tick_in(now, self.settings.write_stall_max_ms);
+        let Some(conn) = self.table.get_mut(id) else {
+            return;
+        };
+        if conn.phase() == Phase::Streaming {
+            self.streams -= 1;
+            self.watches.clear(id.index);
+            conn.owe_nothing_new();
+        }
+        conn.go(Phase::Closing);
+        conn.moment = stall;
+        if let Some(io) = &mut conn.io {
+            io.input = Vec::new();
+            io.chunked = None;
+        }
+        if conn.unsent_bytes() == 0 {
+            self.finish(id, now);
+        } else {
+            self.timers.set(id.index, stall);
+            self.queue_if_due(id.index, now);
+        }
+    }
+
+    /// The last byte of one in [`Phase::Closing`] is out.
+    fn finish(&mut self, id: ConnId, now: Mono) {
+        let conn = self.table.at(id.index);
+        if conn.lingers() && self.settings.linger_ms > 0 {
+            conn.go(Phase::Lingering);
+            conn.tidy();
+            let deadline = self.timers.tick_in(now, self.settings.linger_ms);
+            self.timers.set(id.index, deadline);
+            self.close(id, CloseHow::ShutdownWrite);
+        } else {
+            self.cut(id);
+        }
+    }
+
+    /// Ends one at once and has the shard drop its socket.
+    pub(in crate::engine) fn cut(&mut self, id: ConnId) {
+        self.forget(id);
+        self.close(id, CloseHow::Close);
+    }
+
+    fn close(&mut self, conn: ConnId, how: CloseHow) {
+        self.closes.push_back(Close { conn, how });
+    }
+
+    /// Its socket is gone already.
+    pub(in crate::engine) fn gone(&mut self, id: ConnId, reason: Counter, counters: &mut Counters) {
+        if let Some(conn) = self.table.get(id) {
+            // One that was ending has been counted with its reason.
+            if !conn.is_ending() {
+                counters.add(reason, 1);
+            }
+            self.forget(id);
+        }
+    }
+
+    /// Takes one out of every table.
+    fn forget(&mut self, id: ConnId) {
+        if self.is_stream(id) {
+            self.streams -= 1;
+            self.watches.clear(id.index);
+        }
+        self.timers.clear(id.index);
+        self.parked.remove(&id.index);
+        if self.table.remove(id) {
+            let places = self.table.places();
+            self.timers.cut_off(places);
+            self.watches.cut_off(places);
+        }
+    }
+
+    /// Whether this life is a stream.
+    pub(in crate::engine) fn is_stream(&self, id: ConnId) -> bool {
+        self.table
+            .get(id)
+            .is_some_and(|conn| conn.phase() == Phase::Streaming)
+    }
+
+    /// Its reading was paused and may go on.
+    pub(in crate::engine) fn resume(&mut self, id: ConnId) {
+        self.resumes.push_back(id);
+    }
+
+    /// One to end.
+    pub(in crate::engine) fn next_close(&mut self) -> Option<Close> {
+        self.closes.pop_front()
+    }
+
+    /// One to be read again.
+    pub(in crate::engine) fn next_resume(&mut self) -> Option<ConnId> {
+        self.resumes.pop_front()
+    }
+
+    /// Has one flushed if there is something to write to it, said since `since`.
+    pub(in crate::engine) fn queue_if_due(&mut self, index: u32, since: Mono) {
+        let conn = self.table.at(index);
+        if conn.is_owed() || self.watches.marks(index) > 0 {
+            self.queue.push(index, conn, since);
+        }
+    }
+
+    /// Has one flushed.
+    pub(super) fn queue(&mut self, index: u32, since: Mono) {
+        self.queue.push(index, self.table.at(index), since);
+    }
+
+    /// Marks a publisher for all who watch it, and has them flushed.
+    pub(in crate::engine) fn mark(&mut self, slot: u32, since: Mono) -> MarkCount {
+        let (queue, table) = (&mut self.queue, &mut self.table);
+        self.watches
+            .mark(slot, |conn| queue.push(conn, table.at(conn), since))
+    }
+
+    /// Those who watch this user by name watch its slot from here on, and are flushed.
+    pub(in crate::engine) fn resolve(&mut self, user: &str, slot: u32, since: Mono) {
+        let (queue, table) = (&mut self.queue, &mut self.table);
+        self.watches
+            .resolve(user, slot, |conn| queue.push(conn, table.at(conn), since));
+    }
+
+    /// Those who watch this user by name may be told that it was never seen, and are flushed.
+    pub(in crate::engine) fn answer_name(&mut self, user: &str, since: Mono) {
+        let (queue, table) = (&mut self.queue, &mut self.table);
+        self.watches
+            .answer(user, |conn| queue.push(conn, table.at(conn), since));
+    }
+
+    /// The socket takes bytes again.
+    pub(in crate::engine) fn writable(&mut self, id: ConnId, now: Mono) {
+        if let Some(conn) = self.table.get_mut(id) {
+            conn.unblock();
+            self.queue_if_due(id.index, now);
+        }
+    }
+
+    /// The next one to flush, and since when it has something to say.
+    pub(in crate::engine) fn next_flush(&mut self) -> Option<(ConnId, Mono)> {
+        self.queue.pop(&mut self.table)
+    }
+
+    /// Nobody is to be flushed.
+    pub(in crate::engine) fn is_flushed(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// So many bytes are offered to its socket: of its own, or of the buffer that all share.
+    pub(in crate::engine) fn offer(&mut self, conn: ConnId, shared: bool, offered_bytes: usize) {
+        self.flushing = Some(Flushing {
+            conn,
+            shared,
+            offered_bytes,
+        });
+    }
+
+    /// The socket took the first `n` bytes of what was offered; `shared` is the buffer of all.
+    pub(in crate::engine) fn wrote(
+        &mut self,
+        id: ConnId,
+        n: usize,
+        shared: &[u8],
+        now: Mono,
+        counters: &mut Counters,
+    ) -> Flushed {
+        let Some(flushing) = self.flushing.take() else {
+            return Flushed::Done;
+        };
+        let Some(conn) = self.table.get_mut(id).filter(|_| flushing.conn == id) else {
+            return Flushed::Done;
+        };
+        let n = n.min(flushing.offered_bytes);
+        counters.add(Counter::Flushes, 1);
+        counters.add(Counter::BytesOut, n as u64);
+        let written = book(conn, flushing.shared.then_some(shared), n, now);
+        if n > 0 && conn.phase() == Phase::Streaming {
+            conn.moment = self.timers.tick_at(now);
+        }
+        match written {
+            Written::All => self.flushed(id, now, counters),
+            Written::Some => {
+                counters.add(Counter::FlushesPartial, 1);
+                let stall = self.timers.tick_in(now, self.settings.write_stall_max_ms);
+                self.timers.set_sooner(id.index, stall);
+                Flushed::Done
+            }
+        }
+    }
+
+    /// All that was offered is written: what now?
+    pub(in crate::engine) fn flushed(
+        &mut self,
+        id: ConnId,
+        now: Mono,
+        counters: &mut Counters,
+    ) -> Flushed {
+        let conn = self.table.at(id.index);
+        match conn.phase() {
+            Phase::Closing => self.finish(id, now),
+            Phase::Idle | Phase::Reading if conn.is_paused() => return Flushed::ServeHeld,
+            // It said its last while its request was with another shard.
+            Phase::Idle if conn.has_hung_up() => self.end(id, Counter::ClosedPeer, now, counters),
+            _ => self.queue_if_due(id.index, now),
+        }
+        Flushed::Done
+    }
+
+    /// The peer has closed its sending half: a request that is whole is answered, a stream's reader
+    /// is gone.
+    pub(in crate::engine) fn hang_up(&mut self, id: ConnId, now: Mono, counters: &mut Counters) {
+        let Some(conn) = self.table.get_mut(id) else {
+            return;
+        };
+        conn.hang_up();
+        let waits = conn.is_paused();
+        match conn.phase() {
+            Phase::Streaming => {
+                counters.add(Counter::ClosedPeer, 1);
+                self.cut(id);
+            }
+            Phase::Lingering => self.cut(id),
+            Phase::Idle | Phase::Reading if !waits => {
+                self.end(id, Counter::ClosedPeer, now, counters)
+            }
+            _ => {}
+        }
+    }
+
+    /// A live connection, if this life of it goes on.
+    pub(in crate::engine) fn get(&self, id: ConnId) -> Option<&Conn> {
+        self.table.get(id)
+    }
+
+    /// A live connection, if this life of it goes on.
+    pub(in crate::engine) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.table.get_mut(id)
+    }
+
+    /// The connection at an index that the caller knows to be live.
+    pub(in crate::engine) fn at(&mut self, index: u32) -> &mut Conn {
+        self.table.at(index)
+    }
+
+    /// The id of the life at `index`, if there is one.
+    pub(in crate::engine) fn id_at(&self, index: u32) -> Option<ConnId> {
+        self.table.id_at(index)
+    }
+
+    /// Places, live or free: the bound of [`Conns::id_at`].
+    pub(in crate::engine) fn places(&self) -> u32 {
+        self.table.places()
+    }
+
+    /// Live connections.
+    pub(in crate::engine) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Those of them that are streams.
+    pub(in crate::engine) fn streams(&self) -> usize {
+        self.streams
+    }
+
+    /// When the first timer fires.
+    pub(in crate::engine) fn next_timer(&self) -> Mono {
+        self.timers.next()
+    }
+
+    /// Looks at one at `due`, or when it has stalled for too long if that is sooner.
+    pub(super) fn look_at(&mut self, index: u32, due: Tick) {
+        self.timers.set(index, due);
+        let io = self.table.at(index).io.as_ref();
+        if let Some(since) = io.and_then(|io| io.stalled_since) {
+            let stall = since.plus_ms(self.settings.write_stall_max_ms);
+            let stall = self.timers.tick_at(stall);
+            self.timers.set_sooner(index, stall);
+        }
+    }
+
+    /// A stream's own keep-alive period: up to a quarter shorter, so that streams opened together
+    /// do not speak together.
+    pub(super) fn keep_alive_ms(&self, index: u32) -> u64 {
+        let base = self.settings.keep_alive_ms;
+        let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
+        base - base / 4 * spread / 65_536
+    }
+
+    /// Panics if two tables disagree. For tests and the simulator.
+    pub(in crate::engine) fn check_invariants(&mut self) {
+        self.watches.check_invariants();
+        let mut streams = 0;
+        for index in 0..self.table.places() {
+            let live = self.table.id_at(index).is_some();
+            let conn = self.table.at(index);
+            let streaming = conn.phase() == Phase::Streaming;
+            streams += usize::from(streaming);
+            assert!(
+                streaming || self.watches.of(index) == 0,
+                "conn {index} watches and is no stream"
+            );
+            assert!(
+                !streaming || conn.unsent_bytes() <= self.settings.outbox_bytes_max,
+                "stream {index} has {} bytes unsent",
+                conn.unsent_bytes()
+            );
+            assert!(
+                !streaming || conn.awaits_flush() || self.watches.marks(index) == 0,
+                "stream {index} has marks and nobody will flush it"
+            );
+            assert!(live || conn.is_free(), "a free place has facts");
+            let waits = conn.phase() == Phase::Waiting;
+            assert_eq!(
+                waits,
+                self.parked.contains_key(&index),
+                "conn {index} waits for an answer, or one waits for nobody"
+            );
+        }
+        assert_eq!(streams, self.streams, "streams");
+    }
+}

@@ -1,0 +1,125 @@
+//! Deadlines of connections: requests, idle ones, keep-alives, stalls.
+//!
+//! Owns what a connection's timer means; when it fires is the wheel's (`realtime/timers.rs`).
+
+use super::life::Conns;
+use crate::metrics::{Counter, Counters};
+use crate::realtime::{ConnId, Phase};
+use crate::time::Mono;
+
+/// What a timer has found that is more than a connection's own affair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::engine) enum Overdue {
+    /// A request that has not come whole in its time.
+    Request(ConnId),
+    /// A request that waits for another shard, which has not answered in time.
+    Parked(ConnId),
+}
+
+/// What one look at the timers came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::engine) enum Fired {
+    /// No timer is due any more.
+    Nothing,
+    /// One was due, and is seen to.
+    SeenTo,
+    /// One was due, and somebody is to be answered.
+    Overdue(Overdue),
+}
+
+impl Conns {
+    /// Sees to the next timer that is due.
+    pub(in crate::engine) fn fire(&mut self, now: Mono, counters: &mut Counters) -> Fired {
+        let Some(index) = self.timers.pop(now) else {
+            return Fired::Nothing;
+        };
+        match self
+            .table
+            .id_at(index)
+            .and_then(|id| self.see_to(id, now, counters))
+        {
+            Some(overdue) => Fired::Overdue(overdue),
+            None => Fired::SeenTo,
+        }
+    }
+
+    /// Is what a connection's timer was set for due?
+    fn see_to(&mut self, id: ConnId, now: Mono, counters: &mut Counters) -> Option<Overdue> {
+        if self.has_stalled(id, now) {
+            counters.add(Counter::LimitWriteStall, 1);
+            counters.add(Counter::EvictedWriteStall, 1);
+            // One that was ending has been counted with its reason.
+            if !self.table.at(id.index).is_ending() {
+                counters.add(Counter::ClosedEvicted, 1);
+            }
+            self.cut(id);
+            return None;
+        }
+        let due = self.timers.reached(now) >= self.table.at(id.index).moment;
+        let conn = self.table.at(id.index);
+        let again_ms = match conn.phase() {
+            Phase::Streaming => {
+                self.keep_alive(id.index, now);
+                return None;
+            }
+            Phase::Lingering => {
+                self.cut(id);
+                return None;
+            }
+            _ if !due => None,
+            // Its stall is not over; nothing else ends it.
+            Phase::Closing => Some(self.settings.write_stall_max_ms),
+            // It is neither idle nor slow to ask: its requests wait until it has read. Only a stall
+            // ends that.
+            Phase::Idle | Phase::Reading if conn.is_paused() => {
+                Some(self.settings.keep_alive_idle_ms)
+            }
+            Phase::Idle => {
+                let (limit, reason) = if conn.was_served() {
+                    (Counter::LimitKeepAliveIdle, Counter::ClosedIdle)
+                } else {
+                    (Counter::LimitRequestDeadline, Counter::ClosedDeadline)
+                };
+                counters.add(limit, 1);
+                self.end(id, reason, now, counters);
+                return None;
+            }
+            Phase::Reading => {
+                counters.add(Counter::LimitRequestDeadline, 1);
+                return Some(Overdue::Request(id));
+            }
+            Phase::Waiting => return Some(Overdue::Parked(id)),
+            Phase::Free => None,
+        };
+        if let Some(ms) = again_ms {
+            self.table.at(id.index).moment = self.timers.tick_in(now, ms);
+        }
+        let moment = self.table.at(id.index).moment;
+        self.look_at(id.index, moment);
+        None
+    }
+
+    /// Whether its peer has acknowledged nothing for too long. One whose socket takes bytes again
+    /// has only yet to be written to.
+    fn has_stalled(&mut self, id: ConnId, now: Mono) -> bool {
+        let conn = self.table.at(id.index);
+        let since = conn.io.as_ref().and_then(|io| io.stalled_since);
+        conn.is_blocked()
+            && since.is_some_and(|since| now >= since.plus_ms(self.settings.write_stall_max_ms))
+    }
+
+    /// A stream that has been silent for its time says a keep-alive; one that has not is looked at
+    /// again when it would have been.
+    fn keep_alive(&mut self, index: u32, now: Mono) {
+        let period_ms = self.keep_alive_ms(index);
+        let quiet_until = self.timers.later(self.table.at(index).moment, period_ms);
+        if self.timers.reached(now) >= quiet_until {
+            self.table.at(index).owe_keep_alive();
+            self.queue(index, now);
+            let next = self.timers.tick_in(now, period_ms);
+            self.look_at(index, next);
+        } else {
+            self.look_at(index, quiet_until);
+        }
+    }
+}
