@@ -80,6 +80,27 @@ impl Engine {
         worked
     }
 
+    /// Has the slot's owner look at it before the next sweep.
+    pub(super) fn look(&mut self, slot: Slot, now: Now) {
+        let owner = slot.owner(self.shards);
+        if owner == self.shard {
+            self.look_own(slot, now);
+        } else {
+            self.posts.look(owner, slot);
+        }
+    }
+
+    /// Vouches for the publisher of a stream: a beat here, or one to its presence node (`at_once`
+    /// if it has just connected).
+    pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, now: Now) {
+        if let Some(upstream) = &mut self.upstream {
+            return upstream.vouch(&self.presence, slot, at_once, self.keys.signing(), now);
+        }
+        // Neither late nor a replay: it comes after every goodbye that has come.
+        let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
+        self.book_beat(slot, outcome, Counter::BeatsStream, now);
+    }
+
     /// Counts a beat and has the owner look at a publisher that may have come online.
     pub(super) fn book_beat(
         &mut self,

@@ -112,6 +112,20 @@ fn unseen<'n>(presence: &Presence, name: &'n str, answered: bool) -> Option<Reco
 }
 
 impl Engine {
+    /// A transition has been decided here, or taken over from the node that decided it: this
+    /// shard's watchers are told, and it is gathered for the others. What makes transitions ends
+    /// here, so that none is forgotten.
+    pub(super) fn decided(&mut self, transition: Transition, now: Now) {
+        let kind = if transition.status.is_online() {
+            Counter::TransitionsOnline
+        } else {
+            Counter::TransitionsOffline
+        };
+        self.counters.add(kind, 1);
+        self.tell(transition, now.mono);
+        self.posts.decide(transition, now.mono);
+    }
+
     /// A publisher's state has changed: whoever watches it on this shard must be told. `at` is when
     /// it was decided.
     pub(super) fn tell(&mut self, transition: Transition, at: Mono) {

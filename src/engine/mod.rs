@@ -18,11 +18,11 @@ mod horizon;
 #[cfg(feature = "planted")]
 mod late;
 mod mail;
+mod passes;
 pub mod settings;
 mod silence;
 mod told;
 pub mod turn;
-mod upkeep;
 mod upstream;
 
 use std::sync::Arc;
@@ -37,9 +37,9 @@ pub use upstream::{
 };
 
 use crate::metrics::{Board, Counter, Counters, Gauge};
+use crate::planted::{self, Planted};
 use crate::presence::{Presence, Sweep};
 use crate::realtime::{ConnId, Phase};
-use crate::slot::Slot;
 use crate::time::{Mono, Now};
 use crate::wire::beat::Keys;
 use crate::wire::nodes::Nodes;
@@ -48,9 +48,9 @@ use conn::life::{Conns, Flushed};
 use fanout::Fanout;
 use horizon::Horizon;
 use mail::Posts;
+use passes::Passes;
 use settings::{SLEEP_MS_MAX, Settings};
 use silence::Silence;
-use upkeep::Upkeep;
 use upstream::Upstream;
 
 /// Which half of the platform a node is. Decides at start which parts its engines have, and which
@@ -122,10 +122,8 @@ pub struct Engine {
 
     silence: Silence,
     horizon: Horizon,
-    /// None where nobody's stamps are kept.
-    sweep: Option<Sweep>,
     upstream: Option<Upstream>,
-    upkeep: Upkeep,
+    passes: Passes,
     posts: Posts,
 }
 
@@ -157,9 +155,11 @@ impl Engine {
             body: Vec::new(),
             silence: Silence::new(now, settings.offline_after_ms),
             horizon: Horizon::new(now.mono),
-            sweep: (!mirrors).then(|| Sweep::new(parts.shard, parts.shards)),
             upstream: Upstream::of(&parts.role),
-            upkeep: Upkeep::new(now.mono),
+            passes: Passes::new(
+                (!mirrors).then(|| Sweep::new(parts.shard, parts.shards)),
+                now.mono,
+            ),
             posts: Posts::new(parts.shards, matches!(parts.role, Role::Presence)),
             role: parts.role,
             settings,
@@ -176,7 +176,7 @@ impl Engine {
         }
         if seen.stalled {
             self.counters.add(Counter::Stalls, 1);
-            self.upkeep.hold_timers(now.mono);
+            self.passes.hold_timers(now.mono);
         }
         if seen.stalled || seen.step.is_some() {
             // Its socket may hold beats for any shard's publishers, and it takes turns to read them
@@ -191,7 +191,7 @@ impl Engine {
             SLEEP_MS_MAX
         };
         self.presence.note_turn(self.shard, now);
-        self.upkeep.turn_began(now.mono, sleep_ms_max);
+        self.passes.turn_began(now.mono, sleep_ms_max);
         self.horizon
             .turn_began(self.presence.published_up_to(), now);
         self.fanout.forget();
@@ -242,6 +242,49 @@ impl Engine {
         }
         self.conns
             .gone(id, Counter::ClosedEvicted, &mut self.counters);
+    }
+
+    /// Mail from another shard.
+    pub fn handle_mail(&mut self, mail: Mail, now: Now) {
+        self.counters.add(Counter::MailReceived, 1);
+        let decided_at = match &mail {
+            Mail::Transitions(decided) => Some(decided.at),
+            _ => None,
+        };
+        self.horizon.mail_read(decided_at, now);
+        match mail {
+            Mail::Transitions(decided) => {
+                let Decided { at, transitions } = &*decided;
+                for transition in transitions {
+                    self.tell(*transition, *at);
+                }
+            }
+            Mail::Look(slots) => {
+                for slot in slots.iter() {
+                    self.look_own(*slot, now);
+                }
+            }
+            Mail::Edit(edit) => {
+                let outcome = self.apply_edit(&edit, now);
+                let (shard, conn) = edit.asker;
+                self.posts.letter(shard, Mail::Edited { conn, outcome });
+            }
+            Mail::Answered(answered) => self.take_answers(&answered),
+            Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
+            Mail::Reask {
+                node,
+                why,
+                found_at,
+            } => self.begin_reask(node, why, found_at),
+            Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
+        }
+    }
+
+    /// Mail that the addressee's full mailbox did not take and that somebody waits for.
+    pub fn handle_bounced(&mut self, mail: Mail, now: Now) {
+        if let Mail::Edit(edit) = mail {
+            self.finish_edit(edit.asker.1, EditOutcome::Busy, now);
+        }
     }
 
     /// Next bytes to write; must be answered by [`Engine::handle_flushed`] before the next call.
@@ -300,12 +343,12 @@ impl Engine {
 
     /// When the next turn must begin at the latest; not later than now if work is left over.
     pub fn poll_timeout(&self) -> Mono {
-        if !self.conns.is_flushed() || self.upkeep.has_backlog() {
+        if !self.conns.is_flushed() || self.passes.has_backlog() {
             return Mono::default();
         }
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);
-        let timers = self.upkeep.fires_at(self.conns.next_timer());
-        timers.min(self.upkeep.next()).min(outbound)
+        let timers = self.passes.fires_at(self.conns.next_timer());
+        timers.min(self.passes.next()).min(outbound)
     }
 
     /// What has been counted; the shard adds what only it can see, and publishes once a turn.
@@ -322,16 +365,6 @@ impl Engine {
             self.counters.set(gauge, value as u64);
         }
         &mut self.counters
-    }
-
-    /// Has the slot's owner look at it before the next sweep.
-    fn look(&mut self, slot: Slot, now: Now) {
-        let owner = slot.owner(self.shards);
-        if owner == self.shard {
-            self.look_own(slot, now);
-        } else {
-            self.posts.look(owner, slot);
-        }
     }
 
     /// Panics if two tables disagree. For tests and the simulator.

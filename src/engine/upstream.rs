@@ -442,7 +442,7 @@ impl Engine {
             rest: why == Why::Rest && under_way.is_none_or(|other| other.rest),
         });
         if why == Why::Back {
-            self.upkeep.vouch_in_a_hurry(node, found_at);
+            self.passes.vouch_in_a_hurry(node, found_at);
         }
     }
 

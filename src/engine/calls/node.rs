@@ -14,7 +14,7 @@ pub(super) fn live(_engine: &mut Engine, _now: Now) -> Answer {
 
 /// `GET /readyz`.
 pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
-    if engine.upkeep.is_draining() {
+    if engine.passes.is_draining() {
         let problem = Answer::problem(problems::DRAINING, "the server is shutting down");
         return problem.with_lines(RETRY_AFTER);
     }

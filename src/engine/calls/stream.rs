@@ -26,7 +26,7 @@ pub(in crate::engine) struct NewStream {
 
 /// Whether there is room for a stream, and for its holder as a publisher.
 pub(super) fn open(engine: &mut Engine, ask: StreamAsk, _now: Now) -> Served {
-    if engine.upkeep.is_draining() {
+    if engine.passes.is_draining() {
         return Served::Overloaded("draining");
     }
     if engine.conns.watches.len() + ask.watch.len() > engine.settings.watches_per_shard_max {

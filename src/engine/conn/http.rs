@@ -259,7 +259,7 @@ impl Engine {
         answer: Answer,
         now: Now,
     ) {
-        let draining = self.upkeep.is_draining();
+        let draining = self.passes.is_draining();
         let conn = self.conns.at(id.index);
         let counted = answer.ends == Ends::Counted;
         // A client that meant to go on may have: closed with bytes unread, the answers before them

@@ -1,0 +1,79 @@
+//! Graceful shutdown: in which order connections end.
+//!
+//! Owns the pass that spreads their ends over `drain_ms`, so that their clients do not come back
+//! together. Never ends one itself.
+
+use std::ops::Range;
+
+use super::pass::Pass;
+use crate::time::Mono;
+
+/// Time between two steps, in ms.
+const STEP_MS: u64 = 20;
+
+/// The shutdown, once it has begun.
+#[derive(Debug, Default)]
+pub(super) struct Draining {
+    pass: Option<Pass>,
+    due: Mono,
+}
+
+impl Draining {
+    /// Begins it.
+    pub(super) fn begin(&mut self, now: Mono) {
+        if self.pass.is_none() {
+            self.pass = Some(Pass::new(now));
+            self.due = now;
+        }
+    }
+
+    /// Whether it has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.pass.is_some()
+    }
+
+    /// When the next step is due.
+    pub(super) fn due(&self) -> Mono {
+        match self.pass {
+            Some(_) => self.due,
+            None => Mono::NEVER,
+        }
+    }
+
+    /// The places whose connections end now.
+    pub(super) fn step(&mut self, places: u32, drain_ms: u64, now: Mono) -> Range<u32> {
+        let Some(pass) = self.pass.as_mut().filter(|_| now >= self.due) else {
+            return 0..0;
+        };
+        let piece = pass.go_on(now, drain_ms, places);
+        self.due = now.plus_ms(if piece.enough { STEP_MS } else { 0 });
+        // At the end it goes round again: for who was answered, or accepted, behind the cursor.
+        if piece.places.end >= places && now.ms_since(pass.started) >= drain_ms {
+            pass.cursor = 0;
+        }
+        piece.places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_its_time_and_goes_round_again() {
+        let at = |ms| Mono::default().plus_ms(ms);
+        let mut draining = Draining::default();
+        assert_eq!(
+            (draining.due(), draining.step(10, 100, at(0))),
+            (Mono::NEVER, 0..0)
+        );
+        draining.begin(at(1_000));
+        draining.begin(at(1_010));
+        assert_eq!(draining.due(), at(1_000));
+        assert_eq!(draining.step(10, 100, at(1_000)), 0..0);
+        assert_eq!(draining.step(10, 100, at(1_019)), 0..0);
+        assert_eq!(draining.step(10, 100, at(1_020)), 0..2);
+        assert_eq!(draining.step(10, 100, at(1_100)), 2..10);
+        assert_eq!(draining.step(10, 100, at(1_120)), 0..10);
+    }
+}

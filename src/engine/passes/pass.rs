@@ -1,0 +1,80 @@
+//! A pass over a table of places that takes a given time.
+//!
+//! Owns how far it should have come by now. Knows no place.
+
+use std::ops::Range;
+
+use crate::time::Mono;
+
+/// Connections that one call fires, vouches for or drains; slots that it reads anew.
+pub(super) const PLACES_PER_CALL: u32 = 8_192;
+
+/// A pass, as far as it has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Pass {
+    pub(super) started: Mono,
+    pub(super) cursor: u32,
+}
+
+/// What one call does of a pass.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Piece {
+    /// These places.
+    pub(super) places: Range<u32>,
+    /// That is as far as the pass should have come.
+    pub(super) enough: bool,
+}
+
+impl Pass {
+    pub(super) fn new(now: Mono) -> Pass {
+        Pass {
+            started: now,
+            cursor: 0,
+        }
+    }
+
+    /// Goes on to where a pass that takes `length_ms` over `places` should have come, at most
+    /// [`PLACES_PER_CALL`] further.
+    pub(super) fn go_on(&mut self, now: Mono, length_ms: u64, places: u32) -> Piece {
+        let elapsed_ms = now.ms_since(self.started).min(length_ms);
+        let due = if length_ms == 0 {
+            places
+        } else {
+            (u128::from(places) * u128::from(elapsed_ms) / u128::from(length_ms)) as u32
+        };
+        let target = due.min(self.cursor.saturating_add(PLACES_PER_CALL));
+        let places = self.cursor..target.max(self.cursor);
+        self.cursor = places.end;
+        Piece {
+            enough: places.end >= due,
+            places,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_even_and_bounded() {
+        let start = Mono::default().plus_ms(1_000);
+        let piece = |cursor, ms, length_ms, places| {
+            let started = start;
+            let piece = Pass { started, cursor }.go_on(start.plus_ms(ms), length_ms, places);
+            (piece.places, piece.enough)
+        };
+        assert_eq!(piece(0, 0, 10_000, 100), (0..0, true));
+        assert_eq!(piece(0, 2_500, 10_000, 100), (0..25, true));
+        assert_eq!(piece(25, 99_000, 10_000, 100), (25..100, true));
+        assert_eq!(
+            piece(0, 99_000, 10_000, 1_000_000),
+            (0..PLACES_PER_CALL, false)
+        );
+        // The table has grown: the places passed over are made up for.
+        assert_eq!(piece(25, 2_500, 10_000, 400), (25..100, true));
+        // It has shrunk: what is gone is not looked at.
+        assert_eq!(piece(25, 0, 10_000, 7), (25..25, true));
+        assert_eq!(piece(0, 0, 0, 7), (0..7, true));
+    }
+}
