@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::flush::Flushing;
 use crate::engine::settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use crate::metrics::{Call, Counter, Counters};
-use crate::realtime::outbox::{FlushQueue, Written, book};
+use crate::realtime::outbox::FlushQueue;
 use crate::realtime::timers::{Tick, Timers};
-use crate::realtime::watches::{MarkCount, Watches};
+use crate::realtime::watches::Watches;
 use crate::realtime::{Conn, ConnId, ConnTable, Phase};
 use crate::time::Mono;
 use crate::wire::response::Asker;
@@ -46,33 +47,15 @@ pub(in crate::engine) struct Pending {
     pub(in crate::engine) asker: Asker,
 }
 
-/// The bytes that wait for the socket's word on how many of them it took.
-#[derive(Clone, Copy)]
-struct Flushing {
-    conn: ConnId,
-    /// They are in the buffer that all share, not in the connection's own.
-    shared: bool,
-    offered_bytes: usize,
-}
-
-/// What is to be done with a connection all of whose bytes are written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::engine) enum Flushed {
-    /// Nothing, or it has been done.
-    Done,
-    /// Requests waited for that: they are served now.
-    ServeHeld,
-}
-
 /// The connections of a shard.
 pub(in crate::engine) struct Conns {
     pub(super) settings: Arc<Settings>,
     pub(super) table: ConnTable,
     pub(super) timers: Timers,
-    queue: FlushQueue,
+    pub(super) queue: FlushQueue,
     streams: usize,
     /// The flush that waits for [`Conns::wrote`].
-    flushing: Option<Flushing>,
+    pub(super) flushing: Option<Flushing>,
     /// Requests that wait for another shard, by connection.
     parked: HashMap<u32, Pending, foldhash::fast::RandomState>,
     closes: VecDeque<Close>,
@@ -216,7 +199,7 @@ impl Conns {
     }
 
     /// The last byte of one in [`Phase::Closing`] is out.
-    fn finish(&mut self, id: ConnId, now: Mono) {
+    pub(super) fn finish(&mut self, id: ConnId, now: Mono) {
         let conn = self.table.at(id.index);
         if conn.lingers() && self.settings.linger_ms > 0 {
             conn.go(Phase::Lingering);
@@ -285,118 +268,6 @@ impl Conns {
     /// One to be read again.
     pub(in crate::engine) fn next_resume(&mut self) -> Option<ConnId> {
         self.resumes.pop_front()
-    }
-
-    /// Has one flushed if there is something to write to it, said since `since`.
-    pub(in crate::engine) fn queue_if_due(&mut self, index: u32, since: Mono) {
-        let conn = self.table.at(index);
-        if conn.is_owed() || self.watches.marks(index) > 0 {
-            self.queue.push(index, conn, since);
-        }
-    }
-
-    /// Has one flushed.
-    pub(super) fn queue(&mut self, index: u32, since: Mono) {
-        self.queue.push(index, self.table.at(index), since);
-    }
-
-    /// Marks a publisher for all who watch it, and has them flushed.
-    pub(in crate::engine) fn mark(&mut self, slot: u32, since: Mono) -> MarkCount {
-        let (queue, table) = (&mut self.queue, &mut self.table);
-        self.watches
-            .mark(slot, |conn| queue.push(conn, table.at(conn), since))
-    }
-
-    /// Those who watch this user by name watch its slot from here on, and are flushed.
-    pub(in crate::engine) fn resolve(&mut self, user: &str, slot: u32, since: Mono) {
-        let (queue, table) = (&mut self.queue, &mut self.table);
-        self.watches
-            .resolve(user, slot, |conn| queue.push(conn, table.at(conn), since));
-    }
-
-    /// Those who watch this user by name may be told that it was never seen, and are flushed.
-    pub(in crate::engine) fn answer_name(&mut self, user: &str, since: Mono) {
-        let (queue, table) = (&mut self.queue, &mut self.table);
-        self.watches
-            .answer(user, |conn| queue.push(conn, table.at(conn), since));
-    }
-
-    /// The socket takes bytes again.
-    pub(in crate::engine) fn writable(&mut self, id: ConnId, now: Mono) {
-        if let Some(conn) = self.table.get_mut(id) {
-            conn.unblock();
-            self.queue_if_due(id.index, now);
-        }
-    }
-
-    /// The next one to flush, and since when it has something to say.
-    pub(in crate::engine) fn next_flush(&mut self) -> Option<(ConnId, Mono)> {
-        self.queue.pop(&mut self.table)
-    }
-
-    /// Nobody is to be flushed.
-    pub(in crate::engine) fn is_flushed(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    /// So many bytes are offered to its socket: of its own, or of the buffer that all share.
-    pub(in crate::engine) fn offer(&mut self, conn: ConnId, shared: bool, offered_bytes: usize) {
-        self.flushing = Some(Flushing {
-            conn,
-            shared,
-            offered_bytes,
-        });
-    }
-
-    /// The socket took the first `n` bytes of what was offered; `shared` is the buffer of all.
-    pub(in crate::engine) fn wrote(
-        &mut self,
-        id: ConnId,
-        n: usize,
-        shared: &[u8],
-        now: Mono,
-        counters: &mut Counters,
-    ) -> Flushed {
-        let Some(flushing) = self.flushing.take() else {
-            return Flushed::Done;
-        };
-        let Some(conn) = self.table.get_mut(id).filter(|_| flushing.conn == id) else {
-            return Flushed::Done;
-        };
-        let n = n.min(flushing.offered_bytes);
-        counters.add(Counter::Flushes, 1);
-        counters.add(Counter::BytesOut, n as u64);
-        let written = book(conn, flushing.shared.then_some(shared), n, now);
-        if n > 0 && conn.phase() == Phase::Streaming {
-            conn.moment = self.timers.tick_at(now);
-        }
-        match written {
-            Written::All => self.flushed(id, now, counters),
-            Written::Some => {
-                counters.add(Counter::FlushesPartial, 1);
-                let stall = self.timers.tick_in(now, self.settings.write_stall_max_ms);
-                self.timers.set_sooner(id.index, stall);
-                Flushed::Done
-            }
-        }
-    }
-
-    /// All that was offered is written: what now?
-    pub(in crate::engine) fn flushed(
-        &mut self,
-        id: ConnId,
-        now: Mono,
-        counters: &mut Counters,
-    ) -> Flushed {
-        let conn = self.table.at(id.index);
-        match conn.phase() {
-            Phase::Closing => self.finish(id, now),
-            Phase::Idle | Phase::Reading if conn.is_paused() => return Flushed::ServeHeld,
-            // It said its last while its request was with another shard.
-            Phase::Idle if conn.has_hung_up() => self.end(id, Counter::ClosedPeer, now, counters),
-            _ => self.queue_if_due(id.index, now),
-        }
-        Flushed::Done
     }
 
     /// The peer has closed its sending half: a request that is whole is answered, a stream's reader

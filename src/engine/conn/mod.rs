@@ -1,8 +1,9 @@
 //! Connections.
 //!
-//! `life` owns all of a shard's connections, `timers` what their deadlines mean, `http` what a
-//! connection says until it becomes a stream.
+//! `life` owns all of a shard's connections, `flush` what a write comes to, `timers` what their
+//! deadlines mean, `http` what a connection says until it becomes a stream.
 
+pub(super) mod flush;
 pub(super) mod http;
 pub(super) mod life;
 pub(super) mod timers;

@@ -1,0 +1,264 @@
+//! What of the settings contradicts what.
+//!
+//! Owns the checks between fields and their messages. Each says what is wrong and what to set.
+
+use super::{HEAD_BYTES_FLOOR, ORIGIN_BYTES_MAX, OUTBOX_BYTES_FLOOR, Settings};
+use crate::time::ANCHOR_TOLERANCE_MS;
+
+impl Settings {
+    /// Holds the fields against each other. Each message says what is wrong and what to set; all
+    /// are given, not the first.
+    pub fn check(&self) -> Result<(), Vec<String>> {
+        let mut faults = Vec::new();
+        self.check_zeroes(&mut faults);
+        self.check_times(&mut faults);
+        self.check_sizes(&mut faults);
+        for origin in &self.cors_origins {
+            if let Some(why) = origin_fault(origin) {
+                faults.push(format!(
+                    "cors-origins has {origin:?}, which {why}; set it to \
+                                     `scheme://host[:port]`, or to `*` for any origin"
+                ));
+            }
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults)
+        }
+    }
+
+    fn check_zeroes(&self, faults: &mut Vec<String>) {
+        let positive = [
+            ("beat-interval-ms", self.beat_interval_ms),
+            ("offline-after-ms", self.offline_after_ms),
+            ("sweep-interval-ms", self.sweep_interval_ms),
+            ("keep-alive-ms", self.keep_alive_ms),
+            ("retry-ms", self.retry_ms),
+            ("conns-max", self.conns_max as u64),
+            ("header-count-max", self.header_count_max as u64),
+            ("body-bytes-max", self.body_bytes_max as u64),
+            ("request-deadline-ms", self.request_deadline_ms),
+            ("watches-per-stream-max", self.watches_per_stream_max as u64),
+            ("query-users-max", self.query_users_max as u64),
+            ("write-stall-max-ms", self.write_stall_max_ms),
+            (
+                "sweep-slots-per-turn-max",
+                self.sweep_slots_per_turn_max as u64,
+            ),
+            ("flushes-per-turn-max", self.flushes_per_turn_max as u64),
+            ("mail-per-turn-max", self.mail_per_turn_max as u64),
+            ("beats-per-turn-max", self.beats_per_turn_max as u64),
+            ("mailbox-max", self.mailbox_max as u64),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                faults.push(format!(
+                    "{name} is 0, with which nothing would work; set it to at least 1"
+                ));
+            }
+        }
+    }
+
+    fn check_times(&self, faults: &mut Vec<String>) {
+        let (beat, offline) = (self.beat_interval_ms, self.offline_after_ms);
+        if offline < beat.saturating_mul(2) {
+            faults.push(format!(
+                "offline-after-ms ({offline}) is less than twice beat-interval-ms ({beat}), so \
+                 one lost beat would turn a user \
+                 offline; set offline-after-ms to at least {} or beat-interval-ms to at most {}",
+                beat.saturating_mul(2),
+                offline / 2
+            ));
+        }
+        let sweep = self.sweep_interval_ms;
+        if sweep.saturating_mul(2) > offline {
+            faults.push(format!(
+                "sweep-interval-ms ({sweep}) is more than half of offline-after-ms ({offline}), \
+                 so offline would be told far too \
+                 late; set sweep-interval-ms to at most {}",
+                offline / 2
+            ));
+        }
+        if self.beat_skew_max_ms < ANCHOR_TOLERANCE_MS {
+            faults.push(format!(
+                "beat-skew-max-ms ({}) is less than the {ANCHOR_TOLERANCE_MS} ms by which the \
+                 server's own clock may be off, so \
+                 honest beats would be refused; set beat-skew-max-ms to at least \
+                 {ANCHOR_TOLERANCE_MS}",
+                self.beat_skew_max_ms
+            ));
+        }
+        if self.linger_ms > self.request_deadline_ms {
+            faults.push(format!(
+                "linger-ms ({}) is more than request-deadline-ms ({}), so a refused request \
+                 would be held longer than a good one; \
+                 set linger-ms to at most {}",
+                self.linger_ms, self.request_deadline_ms, self.request_deadline_ms
+            ));
+        }
+    }
+
+    fn check_sizes(&self, faults: &mut Vec<String>) {
+        if self.outbox_bytes_max < OUTBOX_BYTES_FLOOR {
+            faults.push(format!(
+                "outbox-bytes-max ({}) can not hold a stream's head, its hello and one event; \
+                 set it to at least {OUTBOX_BYTES_FLOOR}",
+                self.outbox_bytes_max
+            ));
+        }
+        if self.head_bytes_max < HEAD_BYTES_FLOOR {
+            faults.push(format!(
+                "head-bytes-max ({}) can not hold the request for a user id of 128 bytes and a \
+                 browser's headers; set it to at \
+                 least {HEAD_BYTES_FLOOR}",
+                self.head_bytes_max
+            ));
+        }
+        if self.watches_per_shard_max < self.watches_per_stream_max {
+            faults.push(format!(
+                "watches-per-shard-max ({}) is less than watches-per-stream-max ({}), so the \
+                 latter could never be used; set \
+                 watches-per-shard-max to at least {}",
+                self.watches_per_shard_max,
+                self.watches_per_stream_max,
+                self.watches_per_stream_max
+            ));
+        }
+    }
+}
+
+/// Why `origin` can be no value of `Access-Control-Allow-Origin` (WHATWG Fetch: a serialized
+/// origin, or `*`).
+fn origin_fault(origin: &str) -> Option<&'static str> {
+    if origin == "*" {
+        return None;
+    }
+    if origin.len() > ORIGIN_BYTES_MAX {
+        return Some("is longer than 256 bytes");
+    }
+    // An origin is compared byte by byte with what browsers send, and copied into a header: visible
+    // ASCII, lower case.
+    if !origin
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
+    {
+        return Some("holds something other than lower-case visible ASCII");
+    }
+    match origin.split_once("://") {
+        None => Some("has no scheme"),
+        Some((scheme, host)) if scheme.is_empty() || host.is_empty() => {
+            Some("has no scheme or no host")
+        }
+        Some((_, host)) if host.contains(['/', '?', '#', '@', ',', '*']) => {
+            Some("holds more than a scheme, a host and a port")
+        }
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(change: impl FnOnce(&mut Settings)) -> Vec<String> {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings.check().err().unwrap_or_default()
+    }
+
+    #[test]
+    fn presets_pass() {
+        assert_eq!(Settings::default().check(), Ok(()));
+        assert_eq!(Settings::tiny().check(), Ok(()));
+    }
+
+    #[test]
+    fn messages_name_the_fields_and_the_remedy() {
+        assert_eq!(
+            faults(|s| s.offline_after_ms = 19_999),
+            [
+                "offline-after-ms (19999) is less than twice beat-interval-ms (10000), so one \
+                 lost beat would turn a user offline; \
+              set offline-after-ms to at least 20000 or beat-interval-ms to at most 9999"
+            ]
+        );
+        assert_eq!(faults(|s| s.offline_after_ms = 20_000), [""; 0]);
+    }
+
+    #[test]
+    fn each_rule_has_its_boundary() {
+        let one = |change: fn(&mut Settings), name: &str| {
+            let found = faults(change);
+            assert!(
+                found.len() == 1 && found[0].starts_with(name),
+                "{name}: {found:?}"
+            );
+        };
+        one(|s| s.sweep_interval_ms = 12_501, "sweep-interval-ms");
+        one(|s| s.beat_skew_max_ms = 999, "beat-skew-max-ms");
+        one(|s| s.linger_ms = 10_001, "linger-ms");
+        one(
+            |s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1,
+            "outbox-bytes-max",
+        );
+        one(
+            |s| s.head_bytes_max = HEAD_BYTES_FLOOR - 1,
+            "head-bytes-max",
+        );
+        one(|s| s.watches_per_shard_max = 9_999, "watches-per-shard-max");
+        one(|s| s.mailbox_max = 0, "mailbox-max");
+        let none = faults(|s| {
+            s.sweep_interval_ms = 12_500;
+            s.beat_skew_max_ms = 1_000;
+            s.linger_ms = 10_000;
+            s.outbox_bytes_max = OUTBOX_BYTES_FLOOR;
+            s.head_bytes_max = HEAD_BYTES_FLOOR;
+            s.watches_per_shard_max = 10_000;
+            s.drain_ms = 0;
+            s.keep_alive_idle_ms = 0;
+        });
+        assert_eq!(none, [""; 0]);
+    }
+
+    #[test]
+    fn all_faults_are_told() {
+        let found = faults(|s| {
+            s.offline_after_ms = 1;
+            s.mailbox_max = 0;
+        });
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn extreme_values_do_not_overflow() {
+        assert_eq!(
+            faults(|s| (s.beat_interval_ms, s.sweep_interval_ms) = (u64::MAX, u64::MAX)).len(),
+            2
+        );
+    }
+
+    #[test]
+    fn origins() {
+        for good in [
+            "*",
+            "https://example.com",
+            "http://localhost:3000",
+            "http://[::1]:8080",
+        ] {
+            assert_eq!(origin_fault(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            "example.com",
+            "https://",
+            "https://a/",
+            "https://a\r\nX: y",
+            "https://A.com",
+            "https://a,https://b",
+            "https://*.a.com",
+        ] {
+            assert!(origin_fault(bad).is_some(), "{bad}");
+        }
+    }
+}
