@@ -5,6 +5,7 @@
 //! entry is `tag 24 bits | offset 40 bits` (0: free). The place of an entry follows from its tag,
 //! so a growth never reads a record. Never compares ids: that is the interner's.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::epoch::{self, Guard, Owned};
@@ -156,6 +157,14 @@ impl Pile {
     pub(super) fn add(&mut self, hash: u64, offset: u64) {
         let segment = segment_of(hash, self.entries.len());
         self.entries[segment].push(entry_of(hash, offset));
+    }
+
+    /// Takes out the entries of these offsets.
+    pub(super) fn forget(&mut self, offsets: &BTreeSet<u64>) {
+        let is_dead = |entry: &u64| offsets.contains(&(entry & ((1 << OFFSET_BITS) - 1)));
+        for segment in &mut self.entries {
+            segment.retain(|entry| !is_dead(entry));
+        }
     }
 }
 

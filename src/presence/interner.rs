@@ -1,8 +1,10 @@
 //! User id to slot and back: exact, append-only, read without a lock.
 //!
 //! Owns the index over users.log and the one lock under which a slot is made. An id's bytes are
-//! stored once, in the log, and compared there. Never decides who may have a slot.
+//! stored once, in the log, and compared there. Tombstones are applied when the log is read; none
+//! is written yet. Never decides who may have a slot.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::OnceLock;
@@ -15,8 +17,9 @@ use parking_lot::Mutex;
 
 use super::InternFault;
 use super::index::{Index, Pile, Probe};
+use super::reuse::{Odd, Reuse};
 use crate::slot::Slot;
-use crate::store::log::{self, Log, Scan};
+use crate::store::log::{self, Log, Record, RecordFault, Scan};
 use crate::store::region::AnonymousArray;
 use crate::wire::User;
 
@@ -33,6 +36,7 @@ pub(super) struct Interner {
     hasher: SeedableRandomState,
     /// Offset of the first record of each group.
     groups: AnonymousArray<AtomicU64>,
+    reuse: Reuse,
     users: AtomicU32,
     users_max: u32,
     /// Held to make a slot.
@@ -60,7 +64,10 @@ pub(super) struct Rebuilt {
     index: Index,
     hasher: SeedableRandomState,
     groups: AnonymousArray<AtomicU64>,
+    reuse: Reuse,
     users: u32,
+    /// Records that can not follow each other, each good by itself: damage, and no torn write.
+    pub(super) contradiction: Option<RecordFault>,
 }
 
 /// Reads a log of about `log_bytes` and builds what is found of it, on as many threads as there are
@@ -68,34 +75,34 @@ pub(super) struct Rebuilt {
 ///
 /// Errors: no memory, no random numbers. What is wrong with the log is in the [`Scan`].
 pub(super) fn rebuild(bytes: &[u8], log_bytes: u64, users_max: u32) -> io::Result<(Rebuilt, Scan)> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let parts = (log_bytes / PART_BYTES_MIN).clamp(1, cores) as usize;
+    rebuild_in(bytes, log_bytes, users_max, parts)
+}
+
+fn rebuild_in(
+    bytes: &[u8],
+    log_bytes: u64,
+    users_max: u32,
+    parts: usize,
+) -> io::Result<(Rebuilt, Scan)> {
     let hasher = random_hasher()?;
     let groups: AnonymousArray<AtomicU64> =
         AnonymousArray::new(users_max.div_ceil(GROUP_SLOTS) as usize)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let parts = (log_bytes / PART_BYTES_MIN).clamp(1, cores) as usize;
-    let starts = log::split(bytes, log_bytes, parts);
-    let part = |from: usize| {
-        let mut pile = Pile::new(users_max);
-        let scan = log::scan(
-            bytes,
-            starts[from],
-            starts.get(from + 1).copied(),
-            |slot, offset, id| {
-                // More users than users_max are counted, and refused by whoever opens the store.
-                if let Some(group) = groups.get((slot / GROUP_SLOTS) as usize) {
-                    if slot.is_multiple_of(GROUP_SLOTS) {
-                        group.store(offset, Ordering::Relaxed);
-                    }
-                    pile.add(hash(&hasher, id), offset);
-                }
-            },
-        );
-        (pile, scan)
-    };
-    let found: Vec<(Pile, Scan)> = std::thread::scope(|scope| {
-        let part = &part;
+    let starts = log::split(bytes, log_bytes, parts, GROUP_SLOTS);
+    let found: Vec<(Part, Scan)> = std::thread::scope(|scope| {
+        let (hasher, groups, starts) = (&hasher, &groups, &starts);
         let threads: Vec<_> = (0..starts.len())
-            .map(|from| scope.spawn(move || part(from)))
+            .map(|from| {
+                scope.spawn(move || {
+                    let mut part = Part::new(users_max);
+                    let to = starts.get(from + 1).copied();
+                    let scan = log::scan(bytes, starts[from], to, |record, offset| {
+                        part.take(record, offset, hasher, groups)
+                    });
+                    (part, scan)
+                })
+            })
             .collect();
         threads
             .into_iter()
@@ -104,25 +111,96 @@ pub(super) fn rebuild(bytes: &[u8], log_bytes: u64, users_max: u32) -> io::Resul
     });
     // The log ends where the first part does that does not reach the next.
     let mut piles = Vec::new();
+    let mut reuse = Reuse::default();
+    let mut contradiction = None;
     let mut whole = Scan {
         users: 0,
         end: log::START.offset,
         fault: None,
     };
-    for (start, (pile, scan)) in starts.iter().zip(found) {
+    for (start, (part, scan)) in starts.iter().zip(found) {
         if start.offset != whole.end || whole.fault.is_some() {
             break;
         }
-        piles.push(pile);
         whole = scan;
+        if let Err(fault) = reuse.apply(&part.odd, |slot| walk(bytes, &groups, slot)) {
+            contradiction = Some(fault);
+            break;
+        }
+        piles.push(part.pile);
+    }
+    if !reuse.dead().is_empty() {
+        piles.iter_mut().for_each(|pile| pile.forget(reuse.dead()));
     }
     let rebuilt = Rebuilt {
         index: Index::build(users_max, piles),
         hasher,
         groups,
+        reuse,
         users: whole.users,
+        contradiction,
     };
     Ok((rebuilt, whole))
+}
+
+/// What one thread has read of the log.
+struct Part {
+    pile: Pile,
+    odd: Vec<Odd>,
+    /// Something else than the next slot's user has come since the group began.
+    broken: bool,
+}
+
+impl Part {
+    fn new(users_max: u32) -> Part {
+        Part {
+            pile: Pile::new(users_max),
+            odd: Vec::new(),
+            broken: false,
+        }
+    }
+
+    fn take(
+        &mut self,
+        record: Record<'_>,
+        offset: u64,
+        hasher: &SeedableRandomState,
+        groups: &[AtomicU64],
+    ) {
+        let (slot, id) = match record {
+            Record::New { slot, id } => (slot, id),
+            Record::Again { slot, id } => {
+                self.broken = true;
+                self.odd.push(Odd::Again { slot, offset });
+                self.pile.add(hash(hasher, id), offset);
+                return;
+            }
+            Record::Gone { slot } => {
+                self.broken = true;
+                self.odd.push(Odd::Gone { slot, offset });
+                return;
+            }
+        };
+        // More users than users_max are counted, and refused by whoever opens the store.
+        let Some(group) = groups.get((slot / GROUP_SLOTS) as usize) else {
+            return;
+        };
+        if slot.is_multiple_of(GROUP_SLOTS) {
+            group.store(offset, Ordering::Relaxed);
+            self.broken = false;
+        } else if self.broken {
+            self.odd.push(Odd::Stray { slot, offset });
+        }
+        self.pile.add(hash(hasher, id), offset);
+    }
+}
+
+/// Where the record of a slot is that follows its group's first without others between.
+fn walk(bytes: &[u8], groups: &[AtomicU64], slot: u32) -> u64 {
+    let first = groups[(slot / GROUP_SLOTS) as usize].load(Ordering::Relaxed);
+    (0..slot % GROUP_SLOTS).fold(first, |offset, _| {
+        offset + u64::from(bytes[offset as usize]) + log::RECORD_OVERHEAD_BYTES as u64
+    })
 }
 
 impl Rebuilt {
@@ -132,6 +210,7 @@ impl Rebuilt {
             index: self.index,
             hasher: self.hasher,
             groups: self.groups,
+            reuse: self.reuse,
             users: AtomicU32::new(self.users),
             users_max,
             appending: Mutex::new(()),
@@ -146,6 +225,11 @@ impl Interner {
 
     pub(super) fn users(&self) -> u32 {
         self.users.load(Ordering::Acquire)
+    }
+
+    /// Slots that have no user.
+    pub(super) fn free(&self) -> &BTreeSet<u32> {
+        self.reuse.free()
     }
 
     #[inline]
@@ -205,10 +289,16 @@ impl Interner {
     /// The user of a slot that has been made.
     pub(super) fn user(&self, slot: Slot) -> User<'_> {
         assert!(slot.index() < self.users(), "a slot that was never made");
-        let mut offset = self.groups[(slot.index() / GROUP_SLOTS) as usize].load(Ordering::Relaxed);
-        for _ in 0..slot.index() % GROUP_SLOTS {
-            offset = self.log.next_offset(offset);
-        }
+        debug_assert!(
+            !self.free().contains(&slot.index()),
+            "a slot without a user"
+        );
+        let walk = || {
+            let group = &self.groups[(slot.index() / GROUP_SLOTS) as usize];
+            let first = group.load(Ordering::Relaxed);
+            (0..slot.index() % GROUP_SLOTS).fold(first, |offset, _| self.log.next_offset(offset))
+        };
+        let offset = self.reuse.stray(slot.index()).unwrap_or_else(walk);
         let (found, id) = self.log.record(offset);
         debug_assert_eq!(found, slot.index());
         User::parse(id)
@@ -257,7 +347,10 @@ fn hash(hasher: &SeedableRandomState, id: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crossbeam::epoch;
+
     use super::*;
+    use crate::store::region::MappedFile;
 
     #[test]
     fn ids_are_the_same_if_every_byte_is() {
@@ -285,5 +378,56 @@ mod tests {
         );
         let [first, second, third] = hashes(&random_hasher().unwrap());
         assert!(first != second && second != third);
+    }
+
+    /// However a log is parted, the same users are found, and the same contradictions.
+    #[test]
+    fn parts_of_a_log_with_tombstones_are_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
+        file.set_len(log::START.offset).unwrap();
+        let file = MappedFile::map(file, path, 1 << 20).unwrap();
+        let log = Log::new(file, log::START.offset);
+        let name = |n: u32| format!("user {n}");
+        for n in 0..200 {
+            log.append(n, name(n).as_bytes()).unwrap();
+            if n % 10 == 9 {
+                log.append_tombstone(n / 2).unwrap();
+            }
+            if n % 20 == 19 {
+                log.append(n / 2, format!("again {n}").as_bytes()).unwrap();
+            }
+        }
+        let end = log.end();
+        // SAFETY: the log's bytes before its end are never written again.
+        let bytes = unsafe { log.file().bytes_at(0, end as usize) };
+        let guard = epoch::pin();
+        for parts in 1..=7 {
+            let (rebuilt, scan) = rebuild_in(bytes, end, 1_000, parts).unwrap();
+            assert_eq!((scan.users, scan.end, scan.fault), (200, end, None));
+            assert_eq!(rebuilt.contradiction, None);
+            assert_eq!(rebuilt.reuse.free().len(), 10);
+            for n in 0..200 {
+                let hash = hash(&rebuilt.hasher, name(n).as_bytes());
+                let found = rebuilt
+                    .index
+                    .probe(hash, &guard)
+                    .any(|offset| log.record(offset) == (n, name(n).as_bytes()));
+                assert_eq!(found, n % 5 != 4 || n >= 100, "{n} of {parts} parts");
+            }
+        }
+        log.append(150, b"a slot with a user").unwrap();
+        let end = log.end();
+        // SAFETY: as above.
+        let bytes = unsafe { log.file().bytes_at(0, end as usize) };
+        let (rebuilt, _) = rebuild_in(bytes, end, 1_000, 3).unwrap();
+        let found = rebuilt.contradiction.map(|fault| fault.found);
+        assert_eq!(found.as_deref(), Some("slot 150, which has a user"));
     }
 }

@@ -13,6 +13,7 @@ mod leaves;
 mod mirror;
 mod online;
 mod resume;
+mod reuse;
 mod store;
 mod sweep;
 #[cfg(test)]

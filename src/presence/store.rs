@@ -21,7 +21,7 @@ use super::leaves::Leaves;
 use super::online::{LOOK, Online, PUBLISHED_DIRTY, STAMPS_DIRTY};
 use super::resume::{self, Resume};
 use super::vigil::Vigil;
-use crate::slot::{CHUNK_SLOTS, SLOTS_MAX};
+use crate::slot::{CHUNK_SLOTS, SLOTS_MAX, Slot};
 use crate::status::Status;
 use crate::store::cells::{CellValue, Published, Stamp, StampFlags};
 use crate::store::fault::{StoreFault, StoreFaultKind};
@@ -60,6 +60,8 @@ pub struct StoreOptions {
 pub struct OpenReport {
     /// Users known.
     pub users: u32,
+    /// Slots whose users are gone.
+    pub free: u32,
     /// Kept online by the restart rule.
     pub online: u32,
     /// Bytes of torn tail cut from users.log.
@@ -301,6 +303,9 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let (rebuilt, scan) = interner::rebuild(all_bytes(&log_file), log_bytes, users_max)
         .map_err(os("reserve memory for", &users_path))?;
     check_scan(&users_path, &scan, synced_bytes, users_max)?;
+    if let Some(fault) = &rebuilt.contradiction {
+        return Err(StoreFault::record(users_path, fault));
+    }
 
     // From here on the files are ours to write.
     let torn_bytes = if clean && scan.fault.is_none() {
@@ -348,6 +353,17 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     };
     prepare(&presence.stamps, scan.users, clean)?;
     prepare(&presence.published, scan.users, clean)?;
+    // Of nobody, so that who is given the slot begins without a past.
+    for slot in presence.interner.free().iter().copied().map(Slot::new) {
+        presence
+            .stamps
+            .cell(slot)
+            .store(Stamp::default(), Ordering::Relaxed);
+        presence
+            .published
+            .cell(slot)
+            .store(Published::NEVER, Ordering::Relaxed);
+    }
     if !clean && !store_is_new {
         // What the last run could not write back may be in the page cache, marked as written.
         let log = presence.interner.log().file();
@@ -395,8 +411,10 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         presence.resume.doubt(now.unix, latest_id);
     }
     presence.warn_of_doubt(now.unix);
+    let free = presence.interner.free().len() as u32;
     let report = OpenReport {
-        users: scan.users,
+        users: scan.users - free,
+        free,
         online: presence.online() as u32,
         torn_bytes,
         power_cut,
@@ -459,21 +477,12 @@ fn check_scan(
     users_max: u32,
 ) -> Result<(), StoreFault> {
     if scan.end < synced_bytes {
-        let (offset, expected, found) = match &scan.fault {
-            Some(fault) => (fault.offset, fault.expected.clone(), fault.found.clone()),
-            None => (
-                scan.end,
-                format!("records up to {synced_bytes}, which was synced"),
-                "a zero length byte, the end of the log".to_owned(),
-            ),
-        };
-        return Err(StoreFault::new(
-            StoreFaultKind::RecordDamaged,
-            path.to_owned(),
-            offset,
-            expected,
-            found,
-        ));
+        let fault = scan.fault.clone().unwrap_or_else(|| log::RecordFault {
+            offset: scan.end,
+            expected: format!("records up to {synced_bytes}, which was synced"),
+            found: "a zero length byte, the end of the log".to_owned(),
+        });
+        return Err(StoreFault::record(path.to_owned(), &fault));
     }
     if scan.users > users_max {
         let expected = format!("at most {users_max} users (users_max)");

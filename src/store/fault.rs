@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::header::{HeaderFault, Kind, VERSION};
+use super::log::RecordFault;
 
 /// Why a store could not be opened. Display names file, offset, expected, found and what to do.
 #[derive(Debug)]
@@ -70,6 +71,16 @@ impl StoreFault {
             found,
             source: Some(error),
         }
+    }
+
+    pub(crate) fn record(path: PathBuf, fault: &RecordFault) -> StoreFault {
+        StoreFault::new(
+            StoreFaultKind::RecordDamaged,
+            path,
+            fault.offset,
+            fault.expected.clone(),
+            fault.found.clone(),
+        )
     }
 
     pub(crate) fn header(path: PathBuf, kind: Kind, fault: HeaderFault) -> StoreFault {

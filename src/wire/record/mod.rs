@@ -60,11 +60,10 @@ impl<'a> Record<'a> {
         write_time(self.since, out);
         out.extend_from_slice(b",\"last_active\":");
         write_time(self.last_active, out);
-        out.extend_from_slice(if self.stale {
-            &b",\"stale\":true}"[..]
-        } else {
-            b"}"
-        });
+        if self.stale {
+            out.extend_from_slice(b",\"stale\":true");
+        }
+        out.push(b'}');
     }
 }
 

@@ -1,0 +1,199 @@
+//! Slots whose users are gone, and where those users' records are that walking does not find.
+//!
+//! Owns what tombstones change: which slots are free, which records are of nobody any more, and the
+//! offsets of records that do not follow their group's first one. Built by the scan at boot, in the
+//! log's order. Never gives a slot to anybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::store::log::RecordFault;
+
+/// What a scan has met that is not simply the next slot's user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Odd {
+    /// A new slot's record that others stand before, within its group.
+    Stray { slot: u32, offset: u64 },
+    /// A slot has a user again.
+    Again { slot: u32, offset: u64 },
+    /// A slot is free.
+    Gone { slot: u32, offset: u64 },
+}
+
+#[derive(Default, Debug)]
+pub(super) struct Reuse {
+    free: BTreeSet<u32>,
+    /// By slot, where its user's record is.
+    strays: BTreeMap<u32, u64>,
+    /// Offsets of records whose users are gone.
+    dead: BTreeSet<u64>,
+}
+
+impl Reuse {
+    /// Takes over what a part of the log says; `walk` finds the record of a slot that is no stray.
+    ///
+    /// Errors: a slot is freed twice, or given while it has a user.
+    pub(super) fn apply(
+        &mut self,
+        odd: &[Odd],
+        walk: impl Fn(u32) -> u64,
+    ) -> Result<(), RecordFault> {
+        for odd in odd {
+            match *odd {
+                Odd::Stray { slot, offset } => {
+                    self.strays.insert(slot, offset);
+                }
+                Odd::Again { slot, offset } if self.free.remove(&slot) => {
+                    self.strays.insert(slot, offset);
+                }
+                Odd::Again { slot, offset } => {
+                    return Err(fault(offset, slot, "a slot that is free", "has a user"));
+                }
+                Odd::Gone { slot, .. } if self.free.insert(slot) => {
+                    let of_user = self.strays.remove(&slot).unwrap_or_else(|| walk(slot));
+                    self.dead.insert(of_user);
+                }
+                Odd::Gone { slot, offset } => {
+                    return Err(fault(offset, slot, "a slot that has a user", "is free"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the record of a slot's user is, if walking its group does not find it.
+    #[inline]
+    pub(super) fn stray(&self, slot: u32) -> Option<u64> {
+        if self.strays.is_empty() {
+            return None;
+        }
+        self.strays.get(&slot).copied()
+    }
+
+    /// Slots that have no user.
+    pub(super) fn free(&self) -> &BTreeSet<u32> {
+        &self.free
+    }
+
+    /// Offsets of records whose users are gone.
+    pub(super) fn dead(&self) -> &BTreeSet<u64> {
+        &self.dead
+    }
+}
+
+fn fault(offset: u64, slot: u32, expected: &str, is: &str) -> RecordFault {
+    RecordFault {
+        offset: offset + 1,
+        expected: expected.to_owned(),
+        found: format!("slot {slot}, which {is}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::tests::at;
+    use crate::presence::{OpenReport, Presence, StoreOptions};
+    use crate::slot::Slot;
+    use crate::status::Status;
+    use crate::wire::User;
+
+    #[test]
+    fn a_slot_goes_from_one_user_to_another() {
+        let mut reuse = Reuse::default();
+        let again = Odd::Again {
+            slot: 3,
+            offset: 500,
+        };
+        let gone = Odd::Gone {
+            slot: 3,
+            offset: 400,
+        };
+        reuse.apply(&[gone], |slot| u64::from(slot) * 10).unwrap();
+        assert_eq!((reuse.free().len(), reuse.stray(3)), (1, None));
+        reuse.apply(&[again], |_| 0).unwrap();
+        assert_eq!((reuse.free().len(), reuse.stray(3)), (0, Some(500)));
+        reuse.apply(&[gone], |_| 0).unwrap();
+        assert_eq!(reuse.stray(3), None);
+        assert_eq!(reuse.dead().iter().copied().collect::<Vec<_>>(), [30, 500]);
+    }
+
+    #[test]
+    fn what_can_not_follow_is_a_fault() {
+        let gone = Odd::Gone {
+            slot: 3,
+            offset: 400,
+        };
+        let mut reuse = Reuse::default();
+        let fault = reuse.apply(&[gone, gone], |_| 200).unwrap_err();
+        assert_eq!(
+            (fault.offset, fault.found.as_str()),
+            (401, "slot 3, which is free")
+        );
+        let again = Odd::Again {
+            slot: 4,
+            offset: 500,
+        };
+        let fault = reuse.apply(&[again], |_| 200).unwrap_err();
+        assert_eq!(
+            (fault.offset, fault.found.as_str()),
+            (501, "slot 4, which has a user")
+        );
+    }
+
+    fn open(dir: &std::path::Path, ms: u64) -> (Presence, OpenReport) {
+        let options = StoreOptions {
+            dir: dir.to_owned(),
+            users_max: 1_000,
+            offline_after_ms: 25_000,
+            beat_skew_max_ms: 30_000,
+            shards: 1,
+            boot_id: [1; 16],
+        };
+        Presence::open(&options, at(ms)).unwrap()
+    }
+
+    /// After tombstones, whatever the order in which slots are freed and given.
+    #[test]
+    fn a_store_with_tombstones_opens_without_the_users_who_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open(dir.path(), 0);
+        let name = |n: u32| format!("user {n}");
+        let intern = |presence: &Presence, n: u32| {
+            let made = presence.intern(User::parse(name(n).as_bytes()).unwrap());
+            assert_eq!(made, Ok(Slot::new(n)));
+            presence.record_beat(Slot::new(n), at(0).unix, at(0));
+            presence.publish(Slot::new(n), Status::Online, at(0));
+        };
+        (0..20).for_each(|n| intern(&presence, n));
+        let log = presence.interner.log();
+        for slot in [3, 5, 17] {
+            log.append_tombstone(slot).unwrap();
+        }
+        log.append(3, b"eve").unwrap();
+        log.append_tombstone(3).unwrap();
+        log.append(3, b"zoe").unwrap();
+        // In the group of slots 16 to 23, behind all that.
+        (20..30).for_each(|n| intern(&presence, n));
+        presence.close(at(1)).unwrap();
+        drop(presence);
+
+        let (presence, report) = open(dir.path(), 2);
+        assert_eq!((report.users, report.free, report.online), (28, 2, 28));
+        presence.check_invariants();
+        let lookup = |id: &str| presence.lookup(User::parse(id.as_bytes()).unwrap());
+        for gone in ["user 3", "user 5", "user 17", "eve"] {
+            assert_eq!(lookup(gone), None, "{gone}");
+        }
+        assert_eq!(lookup("zoe"), Some(Slot::new(3)));
+        assert_eq!(presence.user(Slot::new(3)).as_str(), "zoe");
+        for n in (0..30).filter(|n| ![3, 5, 17].contains(n)) {
+            assert_eq!(lookup(&name(n)), Some(Slot::new(n)));
+            assert_eq!(presence.user(Slot::new(n)).as_str(), name(n));
+        }
+        for free in [5, 17].map(Slot::new) {
+            let state = presence.state(free, at(2));
+            assert_eq!((state.status, state.since), (Status::Offline, None));
+            assert_eq!(state.last_active, None, "nothing is left of whose it was");
+        }
+    }
+}
