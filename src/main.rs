@@ -15,7 +15,15 @@ use tracing_subscriber::filter::LevelFilter;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    match cli::ask(&cli::command().get_matches(), std::env::vars_os().collect()) {
+    let asked = cli::ask(&cli::command().get_matches(), std::env::vars_os().collect());
+    let ask = match asked {
+        Ok(ask) => ask,
+        Err(why) => {
+            complain(&why);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match ask {
         Ask::Serve(sources) => with_config(&sources, |loaded| {
             if let Err(error) = start_logging(&loaded.config) {
                 return outcome(Err(format!("start the log's thread: {error}")));
@@ -30,8 +38,8 @@ fn main() -> ExitCode {
             printed(&(loaded.to_toml() + &remark))
         }),
         Ask::ConfigMarkdown => printed(&config::knobs::markdown()),
-        Ask::Doctor(sources) => with_config(&sources, |loaded| {
-            let (report, fit) = doctor::run(&loaded.config);
+        Ask::Doctor(sources, named) => with_config(&sources, |loaded| {
+            let (report, fit) = doctor::run(&loaded.config, &named);
             let code = printed(&report);
             if fit { code } else { ExitCode::FAILURE }
         }),

@@ -44,6 +44,66 @@ fn version_and_help() {
 }
 
 #[test]
+fn help_is_a_command_too() {
+    let dir = folder();
+    for (args, flag) in [
+        (&["help"][..], &["--help"][..]),
+        (&["help", "serve"], &["serve", "--help"]),
+        (&["help", "watch"], &["watch", "--help"]),
+    ] {
+        let (code, help, error) = greendot(dir.path(), args, &[]);
+        assert_eq!((code, error.as_str()), (0, ""), "{args:?}");
+        assert_eq!(help, greendot(dir.path(), flag, &[]).1, "{args:?}");
+    }
+    let (code, _, error) = greendot(dir.path(), &["help", "wacth"], &[]);
+    assert_eq!(code, 2);
+    assert!(error.contains("wacth"), "{error}");
+}
+
+#[test]
+fn errors_name_the_server_and_who_said_where_it_is() {
+    let dir = folder();
+    std::fs::write(dir.path().join("k"), "ab".repeat(32)).expect("the file can be written");
+    // Nobody listens on the port of another protocol.
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("ports are free");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("ports are free");
+    let (udp, http) = (
+        free.local_addr().expect("it is bound").port(),
+        taken.local_addr().expect("it is bound").port(),
+    );
+    let (beat_to, url) = (format!("localhost:{udp}"), format!("localhost:{http}"));
+    let cases: [(&[&str], &str, &str); 4] = [
+        (&["top", "--count=1", "--http", &url], "", " (--http): "),
+        (&["top", "--count=1"], &url, " (GREENDOT_URL): "),
+        (
+            &["beat", "bob", "--key-file=k", "--udp", &beat_to],
+            "",
+            " (--udp): ",
+        ),
+        (
+            &["beat", "bob", "--key-file=k"],
+            &beat_to,
+            " (GREENDOT_BEAT_TO): ",
+        ),
+    ];
+    for (args, variable, said) in cases {
+        let (place, name) = match args[0] {
+            "top" => (&url, "GREENDOT_URL"),
+            _ => (&beat_to, "GREENDOT_BEAT_TO"),
+        };
+        let (code, _, error) = greendot(dir.path(), args, &[(name, variable)]);
+        assert_eq!(code, 1, "{args:?}: {error}");
+        assert!(
+            error.starts_with(&format!("greendot: {place}{said}")),
+            "{args:?}: {error}"
+        );
+    }
+    let (code, _, error) = greendot(dir.path(), &["watch", "bob", "--http", "localhost"], &[]);
+    assert_eq!(code, 2);
+    assert!(error.contains("--http <HOST:PORT>"), "{error}");
+}
+
+#[test]
 fn config_tells_values_and_origins() {
     let dir = folder();
     std::fs::write(dir.path().join("g.toml"), "\nretry_ms = \"5s\"\n")
@@ -169,7 +229,7 @@ fn a_client_without_its_server_says_so() {
         (
             1,
             format!(
-                "greendot: {port}: nobody receives datagrams there; is `greendot serve` running?\n"
+                "greendot: {port} (--udp): nobody receives datagrams there; is `greendot serve` running?\n"
             )
         )
     );

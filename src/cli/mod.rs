@@ -4,7 +4,6 @@
 //! anything: `main.rs` does.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -12,6 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
 use crate::config::{Config, RoleName, Sources};
+use crate::tools::endpoint::{Endpoint, Port, Said};
 use crate::tools::{beat, key, top, watch};
 
 /// What was asked for.
@@ -23,8 +23,9 @@ pub enum Ask {
     Config(Sources),
     /// Print the flags as Markdown.
     ConfigMarkdown,
-    /// Check the machine against the configuration.
-    Doctor(Sources),
+    /// Check the machine against the configuration, and the servers that the variables of the
+    /// client commands name.
+    Doctor(Sources, Vec<Endpoint>),
     /// Send beat datagrams.
     Beat(beat::Options),
     /// Follow users in the terminal.
@@ -57,7 +58,6 @@ pub fn command() -> Command {
         )
         .after_help(AFTER_HELP)
         .args_conflicts_with_subcommands(true)
-        .disable_help_subcommand(true)
         .subcommands(
             [
                 ("serve", "Run the server (the default)"),
@@ -141,14 +141,10 @@ fn beat_command() -> Command {
                 .conflicts_with("every")
                 .help("Say goodbye instead"),
         )
-        .arg(
-            Arg::new("udp")
-                .long("udp")
-                .value_name("IP:PORT")
-                .value_parser(value_parser!(SocketAddr))
-                .default_value("127.0.0.1:8081")
-                .help("Where the server receives datagrams"),
-        )
+        .arg(endpoint_arg(
+            Port::Udp,
+            "Where the server receives datagrams",
+        ))
         .arg(
             path_arg("key-file")
                 .conflicts_with("data-dir")
@@ -188,12 +184,17 @@ fn users_arg() -> Arg {
 }
 
 fn http_arg() -> Arg {
-    Arg::new("http")
-        .long("http")
-        .value_name("IP:PORT")
-        .value_parser(value_parser!(SocketAddr))
-        .default_value("127.0.0.1:8080")
-        .help("Where the server listens for HTTP")
+    endpoint_arg(Port::Http, "Where the server listens for HTTP")
+}
+
+/// The variable is not told to clap, which would read it from the environment of this process.
+fn endpoint_arg(port: Port, help: &str) -> Arg {
+    let (variable, default) = (port.variable(), port.default());
+    Arg::new(port.flag())
+        .long(port.flag())
+        .value_name("HOST:PORT")
+        .value_parser(move |text: &str| Endpoint::parse(text, port, Said::Flag))
+        .help(format!("{help} [default: {variable}, or {default}]"))
 }
 
 fn path_arg(name: &'static str) -> Arg {
@@ -230,12 +231,18 @@ fn with_knobs(mut command: Command) -> Command {
     command
 }
 
-/// What `matches` of [`command`] ask for. `variables` is the environment.
-pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Ask {
-    match matches.subcommand() {
+/// What `matches` of [`command`] ask for; an error names the variable that can not be meant.
+/// `variables` is the environment.
+pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result<Ask, String> {
+    Ok(match matches.subcommand() {
         Some(("config", given)) if given.get_flag("markdown") => Ask::ConfigMarkdown,
         Some(("config", given)) => Ask::Config(of_any_role(sources(given, variables))),
-        Some(("doctor", given)) => Ask::Doctor(of_any_role(sources(given, variables))),
+        Some(("doctor", given)) => {
+            let named = [Port::Http, Port::Udp].map(|port| named(port, &variables));
+            let named = named.into_iter().filter_map(Result::transpose);
+            let named = named.collect::<Result<_, String>>()?;
+            Ask::Doctor(of_any_role(sources(given, variables)), named)
+        }
         Some(("serve", given)) => Ask::Serve(sources(given, variables)),
         Some((name @ ("realtime" | "presence"), given)) => Ask::Serve(Sources {
             role: Some(if name == "realtime" {
@@ -250,7 +257,7 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Ask {
             every_ms: given.get_one("every").copied(),
             count: given.get_one("count").copied(),
             leave: given.get_flag("leave"),
-            udp: address(given, "udp"),
+            udp: endpoint(given, Port::Udp, &variables)?,
             key_file: given
                 .get_one::<PathBuf>("key-file")
                 .cloned()
@@ -264,17 +271,17 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Ask {
         Some(("watch", given)) => Ask::Watch(watch::Options {
             users: users(given),
             user: given.get_one("user").cloned(),
-            http: address(given, "http"),
+            http: endpoint(given, Port::Http, &variables)?,
         }),
         Some(("key", given)) => Ask::Key(key::Options {
             id_of: given.get_one("id").cloned(),
         }),
         Some(("top", given)) => Ask::Top(top::Options {
-            http: address(given, "http"),
+            http: endpoint(given, Port::Http, &variables)?,
             count: given.get_one("count").copied(),
         }),
         _ => Ask::Serve(sources(matches, variables)),
-    }
+    })
 }
 
 fn users(given: &ArgMatches) -> Vec<String> {
@@ -284,8 +291,30 @@ fn users(given: &ArgMatches) -> Vec<String> {
         .unwrap_or_default()
 }
 
-fn address(given: &ArgMatches, name: &str) -> SocketAddr {
-    *given.get_one(name).expect("it has a default")
+/// As the flag says, or else the variable.
+fn endpoint(
+    given: &ArgMatches,
+    port: Port,
+    variables: &[(OsString, OsString)],
+) -> Result<Endpoint, String> {
+    match given.get_one::<Endpoint>(port.flag()) {
+        Some(endpoint) => Ok(endpoint.clone()),
+        None => {
+            let named = named(port, variables)?;
+            Ok(named.unwrap_or_else(|| Endpoint::default_of(port)))
+        }
+    }
+}
+
+/// The server that a variable names. Set to nothing it is unset, as shells and unit files have it.
+fn named(port: Port, variables: &[(OsString, OsString)]) -> Result<Option<Endpoint>, String> {
+    let variable = port.variable();
+    let set = variables.iter().find(|(name, _)| name == variable);
+    set.map(|(_, text)| text.to_string_lossy())
+        .filter(|text| !text.is_empty())
+        .map(|text| Endpoint::parse(&text, port, Said::Variable))
+        .transpose()
+        .map_err(|why| format!("{variable}: {why}"))
 }
 
 /// For commands that look at a configuration, whichever half it is for.

@@ -2,7 +2,7 @@ use super::*;
 
 fn asked(line: &str) -> Ask {
     let matches = command().try_get_matches_from(line.split(' ')).unwrap();
-    ask(&matches, Vec::new())
+    ask(&matches, Vec::new()).unwrap()
 }
 
 #[test]
@@ -94,6 +94,53 @@ fn beat_options() {
         assert!(
             command().try_get_matches_from(line.split(' ')).is_err(),
             "{line}"
+        );
+    }
+}
+
+#[test]
+fn the_tools_read_where_the_server_is_from_a_variable() {
+    let set = [
+        ("GREENDOT_URL", "http://localhost:1"),
+        ("GREENDOT_BEAT_TO", "localhost:2"),
+    ];
+    let set_to = |set: &[(&str, &str)], line: &str| -> Result<String, String> {
+        let variables = set.iter().map(|(name, text)| (name.into(), text.into()));
+        let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+        match ask(&matches, variables.collect())? {
+            Ask::Watch(options) => Ok(options.http.to_string()),
+            Ask::Top(options) => Ok(options.http.to_string()),
+            Ask::Beat(options) => Ok(options.udp.to_string()),
+            Ask::Doctor(_, named) => Ok(named
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (line, place) in [
+        ("greendot watch bob", "localhost:1 (GREENDOT_URL)"),
+        ("greendot top", "localhost:1 (GREENDOT_URL)"),
+        ("greendot beat bob", "localhost:2 (GREENDOT_BEAT_TO)"),
+        ("greendot top --http localhost:3", "localhost:3 (--http)"),
+        (
+            "greendot doctor",
+            "localhost:1 (GREENDOT_URL), localhost:2 (GREENDOT_BEAT_TO)",
+        ),
+    ] {
+        assert_eq!(set_to(&set, line).as_deref(), Ok(place), "{line}");
+    }
+    let nobody = "127.0.0.1:8080 (the default of --http)";
+    for unset in [&[][..], &[("GREENDOT_URL", "")]] {
+        assert_eq!(set_to(unset, "greendot top").as_deref(), Ok(nobody));
+    }
+    for line in ["greendot top", "greendot doctor"] {
+        let fault = set_to(&[("GREENDOT_URL", "https://a")], line).unwrap_err();
+        assert_eq!(
+            fault,
+            "GREENDOT_URL: \"https://a\" is no HOST:PORT; write it as 127.0.0.1:8080 or \
+             http://localhost:8080"
         );
     }
 }

@@ -66,6 +66,13 @@ pub struct Sources {
 pub const VARIABLE_PREFIX: &str = "GREENDOT_";
 /// The variable that names the file, as `--config` does.
 pub const CONFIG_VARIABLE: &str = "GREENDOT_CONFIG";
+/// The variable by which client commands and the load generator find a server's HTTP address.
+pub const URL_VARIABLE: &str = "GREENDOT_URL";
+/// The variable by which they find where it receives datagrams.
+pub const BEAT_TO_VARIABLE: &str = "GREENDOT_BEAT_TO";
+
+/// Variables that are no knob's.
+const OTHER_VARIABLES: [&str; 3] = [CONFIG_VARIABLE, URL_VARIABLE, BEAT_TO_VARIABLE];
 
 /// Merges `sources` and checks the result. The error is every fault found, each a sentence for the
 /// user.
@@ -93,7 +100,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
     }
     for (name, text) in &sources.variables {
         let name = name.to_string_lossy();
-        if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE {
+        if !name.starts_with(VARIABLE_PREFIX) || OTHER_VARIABLES.contains(&&*name) {
             continue;
         }
         match text.to_str() {
@@ -150,7 +157,7 @@ impl Loaded {
                 let known = KNOBS
                     .iter()
                     .map(Knob::variable)
-                    .chain([CONFIG_VARIABLE.into()]);
+                    .chain(OTHER_VARIABLES.map(String::from));
                 faults.push(format!(
                     "{name}: no such variable{}",
                     did_you_mean(name, known)
@@ -169,7 +176,12 @@ impl Loaded {
             Ok(table) => table,
             Err(error) => {
                 let line = error.span().map_or(1, |span| line_of(&text, span.start));
-                return faults.push(format!("{shown}:{line}: not TOML: {}", error.message()));
+                let hint = text.lines().nth(line - 1).and_then(quotes_missing);
+                let hint = hint.map_or(String::new(), |right| format!("; write {right}"));
+                return faults.push(format!(
+                    "{shown}:{line}: not TOML: {}{hint}",
+                    error.message()
+                ));
             }
         };
         // In file order, so that faults are told from the top.
@@ -211,6 +223,21 @@ impl Loaded {
         }
         out
     }
+}
+
+/// A line `key = value` as it would be with quotes, where they are all that it lacks.
+fn quotes_missing(line: &str) -> Option<String> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.split(" #").next().map_or("", str::trim);
+    let knob = KNOBS.iter().find(|knob| knob.key() == key.trim())?;
+    let taken = (knob.set)(&mut Config::default(), value).is_ok();
+    (taken && !value.contains(['"', '\'', '['])).then(|| {
+        let quoted = toml::Value::String(value.into());
+        match knob.kind {
+            Kind::List => format!("{} = [{quoted}]", knob.key()),
+            _ => format!("{} = {quoted}", knob.key()),
+        }
+    })
 }
 
 /// A file's value as it would be typed on the command line; None if it is of a type that the knob

@@ -12,7 +12,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::engine::settings::Settings;
-pub use load::{CONFIG_VARIABLE, Loaded, Origin, Sources, VARIABLE_PREFIX, load};
+pub use load::{
+    BEAT_TO_VARIABLE, CONFIG_VARIABLE, Loaded, Origin, Sources, URL_VARIABLE, VARIABLE_PREFIX, load,
+};
 use nodes::{PresenceNode, RealtimeNode};
 
 /// Which half of the platform the process is: the subcommand.

@@ -144,6 +144,52 @@ fn variables_of_a_service_are_no_settings() {
 }
 
 #[test]
+fn variables_of_the_client_commands_are_no_settings() {
+    let set = [("GREENDOT_URL", "x"), ("GREENDOT_BEAT_TO", "y")];
+    let loaded = load_from(None, &set, &[]).unwrap();
+    assert_eq!(loaded.config, Config::default());
+    let faults = load_from(None, &[("GREENDOT_BEATTO", "y")], &[]).unwrap_err();
+    assert_eq!(
+        faults,
+        ["GREENDOT_BEATTO: no such variable; did you mean GREENDOT_BEAT_TO?"]
+    );
+}
+
+#[test]
+fn a_string_without_quotes_is_told_so() {
+    for (line, right) in [
+        ("http = 127.0.0.1:8080", "http = \"127.0.0.1:8080\""),
+        ("http=[::1]:8080", ""),
+        (
+            "data_dir = /var/lib/greendot # here",
+            "data_dir = \"/var/lib/greendot\"",
+        ),
+        ("log_format = json", "log_format = \"json\""),
+        ("offline_after_ms = 25s", "offline_after_ms = \"25s\""),
+        ("shards = auto", "shards = \"auto\""),
+        (
+            "cors_origins = https://a.example",
+            "cors_origins = [\"https://a.example\"]",
+        ),
+        // Not the quotes are missing.
+        ("http = \"127.0.0.1:8080", ""),
+        ("log_format = jason", ""),
+        ("htp = 127.0.0.1:8080", ""),
+    ] {
+        let file = format!("# mine\n\n{line}\n\nretry_ms = 1\n");
+        let faults = load_from(Some(&file), &[], &[]).unwrap_err();
+        assert!(
+            faults.len() == 1 && faults[0].starts_with("FILE:3: not TOML: "),
+            "{line}: {faults:?}"
+        );
+        let hint = faults[0]
+            .split_once("; write ")
+            .map_or("", |(_, hint)| hint);
+        assert_eq!(hint, right, "{line}: {faults:?}");
+    }
+}
+
+#[test]
 fn a_variable_that_is_not_utf_8_is_refused() {
     let variables = |name: &[u8]| {
         let value = OsString::from_vec(b"/srv/\xe9t\xe9".into());

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::time::{Clock, Mono, Unix};
+use crate::tools::endpoint::Endpoint;
 use crate::tools::{key, read_enough};
 use crate::wire::User;
 use crate::wire::beat::{FleetKey, Writer};
@@ -25,7 +26,7 @@ pub struct Options {
     /// Say goodbye.
     pub leave: bool,
     /// Where the server receives.
-    pub udp: SocketAddr,
+    pub udp: Endpoint,
     /// File whose first key signs.
     pub key_file: PathBuf,
 }
@@ -34,7 +35,7 @@ pub struct Options {
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
     let users = parse_users(&options.users)?;
     let keys = key::read(&options.key_file)?;
-    let socket = connect(options.udp)?;
+    let (socket, to) = connect(&options.udp)?;
     let mut times = Times::default();
     let mut sent: u64 = 0;
     let mut due = clock.now().mono;
@@ -46,7 +47,7 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
         }
         let sent_at = times.next(now.unix);
         let datagrams = datagrams(&users, options.leave, sent_at, keys.signing());
-        let delivered = send_all(&socket, &datagrams, options.udp);
+        let delivered = send_all(&socket, &datagrams, &options.udp);
         match (&delivered, options.every_ms) {
             // A fleet's devices keep beating while the server restarts.
             (Err(why), Some(_)) => {
@@ -60,7 +61,7 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
                     "{verb} {} sent_at={} to={} datagrams={}",
                     options.users.join(" "),
                     sent_at.ms(),
-                    options.udp,
+                    to,
                     datagrams.len()
                 );
                 if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
@@ -128,17 +129,21 @@ fn datagrams(users: &[User<'_>], leave: bool, sent_at: Unix, key: &FleetKey) -> 
     sealed
 }
 
-fn connect(to: SocketAddr) -> Result<UdpSocket, String> {
+/// A socket that sends to the first address there is, and that address.
+fn connect(endpoint: &Endpoint) -> Result<(UdpSocket, SocketAddr), String> {
+    let to = endpoint.resolve()?[0];
     let any: SocketAddr = if to.is_ipv4() {
         ([0, 0, 0, 0], 0).into()
     } else {
         ([0u16; 8], 0).into()
     };
     let connected = UdpSocket::bind(any).and_then(|socket| socket.connect(to).map(|()| socket));
-    connected.map_err(|error| format!("{to}: no socket to send from: {error}"))
+    let socket =
+        connected.map_err(|error| format!("{endpoint}: no socket to send from: {error}"))?;
+    Ok((socket, to))
 }
 
-fn send_all(socket: &UdpSocket, datagrams: &[Vec<u8>], to: SocketAddr) -> Result<(), String> {
+fn send_all(socket: &UdpSocket, datagrams: &[Vec<u8>], to: &Endpoint) -> Result<(), String> {
     for datagram in datagrams {
         let sent = socket.send(datagram).map(|_| ());
         // Beats are never answered, but a host on which nobody receives says so (ICMP port
@@ -161,6 +166,7 @@ fn send_all(socket: &UdpSocket, datagrams: &[Vec<u8>], to: SocketAddr) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::endpoint::{Port, Said};
     use crate::wire::beat::{self, Keys};
 
     fn keys() -> Keys {
@@ -202,6 +208,7 @@ mod tests {
     #[test]
     fn sends_count_beats_and_prints_each() {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = receiver.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let key_file = dir.path().join("fleet.key");
         std::fs::write(&key_file, "ab".repeat(32)).unwrap();
@@ -210,7 +217,7 @@ mod tests {
             every_ms: Some(1),
             count: Some(3),
             leave: false,
-            udp: receiver.local_addr().unwrap(),
+            udp: Endpoint::parse(&to.to_string(), Port::Udp, Said::Flag).unwrap(),
             key_file,
         };
         let mut out = Vec::new();
@@ -236,9 +243,9 @@ mod tests {
         drop(receiver);
         (options.every_ms, options.count) = (None, None);
         let fault = run(&options, &clock, &mut Vec::new()).unwrap_err();
-        assert!(
-            fault.ends_with("nobody receives datagrams there; is `greendot serve` running?"),
-            "{fault}"
+        assert_eq!(
+            fault,
+            format!("{to} (--udp): nobody receives datagrams there; is `greendot serve` running?")
         );
     }
 

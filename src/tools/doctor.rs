@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
@@ -14,12 +15,17 @@ use crate::config::{Config, RoleName};
 use crate::fleet_key;
 use crate::limits::{Finding, Found, Verdict, judge};
 use crate::store::{STORE_FILES, copies_on_write};
+use crate::tools::endpoint::{Endpoint, Port};
 
 /// 2024-01-01: a wall clock before it was never set.
 const CLOCK_FLOOR_S: i64 = 1_704_067_200;
 
-/// The report, one line per check, and whether nothing failed.
-pub fn run(config: &Config) -> (String, bool) {
+/// How long a server may take to say that it is there.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The report, one line per check, and whether nothing failed. `named` is where the client
+/// commands of this environment would look for a server.
+pub fn run(config: &Config, named: &[Endpoint]) -> (String, bool) {
     let shards = config.shard_count();
     let mut findings = judge(config, shards, &Found::read());
     findings.push(addresses(config));
@@ -28,6 +34,7 @@ pub fn run(config: &Config) -> (String, bool) {
         findings.extend(folder(config));
     }
     findings.push(clock());
+    findings.extend(named.iter().map(server));
     let mut out = String::new();
     for finding in &findings {
         let verdict = match finding.verdict {
@@ -280,11 +287,37 @@ fn clock() -> Finding {
     }
 }
 
+/// Whether a server is where the environment says; beats are never answered, so of them only that
+/// the name is known. A server may be down for good reasons: that is no fault of the machine's.
+fn server(endpoint: &Endpoint) -> Finding {
+    let subject = endpoint.port().variable();
+    let found = endpoint.resolve().and_then(|addresses| {
+        if endpoint.port() == Port::Udp {
+            return Ok(format!("beats go to {}", addresses[0]));
+        }
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .proxy(None);
+        let url = format!("http://{}/readyz", endpoint.authority());
+        let answer = ureq::Agent::new_with_config(agent.build()).get(&url).call();
+        answer
+            .map(|answer| format!("{} answers with {}", url, answer.status().as_u16()))
+            .map_err(|error| format!("{endpoint}: {error}; start a server there, or set {subject}"))
+    });
+    match found {
+        Ok(detail) => Finding::new(Verdict::Ok, subject, detail),
+        Err(why) => Finding::new(Verdict::Warn, subject, why),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::tools::endpoint::Said;
 
     fn config(dir: &Path) -> Config {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
@@ -386,9 +419,42 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_the_environment_names_is_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let named =
+            |kind, text: &str| server(&Endpoint::parse(text, kind, Said::Variable).unwrap());
+        let answers = std::thread::spawn(move || {
+            let (mut conn, _) = listener.accept().unwrap();
+            conn.write_all(b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n")
+                .unwrap();
+            let _ = conn.read(&mut [0; 4_096]);
+        });
+        let found = named(Port::Http, &format!("localhost:{port}"));
+        assert_eq!(
+            (found.verdict, found.subject),
+            (Verdict::Ok, "GREENDOT_URL")
+        );
+        assert!(
+            found.detail.ends_with("/readyz answers with 503"),
+            "{found:?}"
+        );
+        answers.join().unwrap();
+        let found = named(Port::Http, &format!("localhost:{port}"));
+        assert_eq!(found.verdict, Verdict::Warn);
+        let begins = format!("localhost:{port} (GREENDOT_URL): ");
+        assert!(found.detail.starts_with(&begins), "{found:?}");
+        assert!(found.detail.ends_with("or set GREENDOT_URL"), "{found:?}");
+        assert_eq!(
+            named(Port::Udp, "127.0.0.1:9").detail,
+            "beats go to 127.0.0.1:9"
+        );
+    }
+
+    #[test]
     fn the_report_has_a_line_per_check() {
         let dir = tempfile::tempdir().unwrap();
-        let (report, _) = run(&config(dir.path()));
+        let (report, _) = run(&config(dir.path()), &[]);
         assert!(report.lines().count() >= 8, "{report}");
         assert!(report.lines().all(|line| {
             ["OK   ", "WARN ", "FAIL "]

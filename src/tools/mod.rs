@@ -3,6 +3,7 @@
 
 pub mod beat;
 pub mod doctor;
+pub mod endpoint;
 pub mod key;
 pub mod top;
 pub mod watch;

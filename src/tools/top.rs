@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::time::{Clock, Mono};
+use crate::tools::endpoint::Endpoint;
 use crate::tools::read_enough;
 
 /// What `greendot top` was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Where the server listens.
-    pub http: SocketAddr,
+    pub http: Endpoint,
     /// Most refreshes; None: until interrupted.
     pub count: Option<u64>,
 }
@@ -29,14 +29,14 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
         .timeout_global(Some(TIMEOUT))
         .proxy(None);
     let agent = ureq::Agent::new_with_config(agent.build());
-    let url = format!("http://{}/metrics", options.http);
+    let url = format!("http://{}/metrics", options.http.authority());
     let read = || -> Result<(Reading, Mono), String> {
         let body = agent
             .get(&url)
             .call()
             .and_then(|mut answer| answer.body_mut().read_to_string());
         Ok((
-            Reading::parse(&body.map_err(|error| format!("{url}: {error}"))?),
+            Reading::parse(&body.map_err(|error| format!("{}: {error}", options.http))?),
             clock.now().mono,
         ))
     };
@@ -165,6 +165,7 @@ fn table(before: &Reading, after: &Reading, seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::endpoint::{Port, Said};
 
     #[test]
     fn rates_are_differences_by_shard() {
@@ -192,7 +193,8 @@ mod tests {
     #[test]
     fn a_server_that_does_not_answer_is_asked_again() {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let http = server.local_addr().unwrap();
+        let to = server.local_addr().unwrap().to_string();
+        let http = Endpoint::parse(&to, Port::Http, Said::Flag).unwrap();
         let answers = std::thread::spawn(move || {
             let body = "greendot_users 7\n";
             let answer = format!(
@@ -209,7 +211,7 @@ mod tests {
         });
         let mut out = Vec::new();
         let options = Options {
-            http,
+            http: http.clone(),
             count: Some(2),
         };
         run(&options, &Clock::new(), &mut out).unwrap();
@@ -217,7 +219,7 @@ mod tests {
         let out = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = out.lines().collect();
         assert!(
-            lines[0].starts_with(&format!("no answer: http://{http}/metrics: ")),
+            lines[0].starts_with(&format!("no answer: {to} (--http): ")),
             "{out}"
         );
         assert_eq!(lines[1], "users 7, online 0");

@@ -66,6 +66,33 @@ fn beat_says_goodbye() {
     assert!(server.record("bob").online);
 }
 
+#[test]
+fn the_environment_says_where_the_server_is() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let dir = home.data_dir().display().to_string();
+    let mut beat = home.command(&["beat", "bob", "--data-dir", &dir]);
+    let beat_to = format!("localhost:{}", server.udp().port());
+    assert!(
+        beat.env("GREENDOT_BEAT_TO", beat_to)
+            .status()
+            .expect("it runs")
+            .success()
+    );
+    server.expect_online("bob");
+    let mut watch = home.command(&["watch", "bob"]);
+    watch.env(
+        "GREENDOT_URL",
+        format!("http://localhost:{}/", server.http.port()),
+    );
+    let mut process = Process::start(&mut watch);
+    let line = Lines::of(process.take_stdout()).next().expect("a record");
+    assert!(
+        line.contains("\"user\":\"bob\",\"status\":\"online\""),
+        "{line}"
+    );
+}
+
 struct Watch {
     process: Process,
     stdout: Lines,

@@ -4,8 +4,10 @@
 //! which clients do not offer to bound.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
+
+use crate::tools::endpoint::Endpoint;
 
 /// How often a read gives up waiting, so that the caller can look at the time and at signals.
 const READ_TIMEOUT: Duration = Duration::from_millis(200);
@@ -46,13 +48,13 @@ pub(super) struct Link {
 impl Link {
     /// Connects and asks for the stream.
     pub(super) fn open(
-        to: SocketAddr,
+        to: &Endpoint,
         user: Option<&str>,
         watch: &[String],
         last_event_id: &str,
     ) -> Result<Link, Refusal> {
         let for_now = |error: std::io::Error| Refusal::ForNow(format!("{to}: {error}"));
-        let socket = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT).map_err(for_now)?;
+        let socket = connect(to)?;
         socket
             .set_read_timeout(Some(CONNECT_TIMEOUT))
             .map_err(for_now)?;
@@ -98,9 +100,21 @@ impl Link {
     }
 }
 
+/// Tries each address in turn; the last one's error is told.
+fn connect(to: &Endpoint) -> Result<TcpStream, Refusal> {
+    let mut why = String::new();
+    for address in to.resolve().map_err(Refusal::ForNow)? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => why = format!("{to}: {error}"),
+        }
+    }
+    Err(Refusal::ForNow(why))
+}
+
 /// HTTP/1.0, so that no proxy on the way cuts the stream into chunks; POST, so that no list is too
 /// long.
-fn request(to: SocketAddr, user: Option<&str>, watch: &[String], last_event_id: &str) -> Vec<u8> {
+fn request(to: &Endpoint, user: Option<&str>, watch: &[String], last_event_id: &str) -> Vec<u8> {
     let body = match user {
         Some(user) => serde_json::json!({"user": user, "watch": watch}),
         None => serde_json::json!({"watch": watch}),
@@ -111,8 +125,9 @@ fn request(to: SocketAddr, user: Option<&str>, watch: &[String], last_event_id: 
     } else {
         format!("Last-Event-ID: {last_event_id}\r\n")
     };
+    let host = to.authority();
     let head = format!(
-        "POST /v1/stream HTTP/1.0\r\nHost: {to}\r\nAccept: text/event-stream\r\nContent-Type: \
+        "POST /v1/stream HTTP/1.0\r\nHost: {host}\r\nAccept: text/event-stream\r\nContent-Type: \
          application/json\r\n\
          Content-Length: {}\r\n{resume}\r\n",
         body.len()
@@ -124,7 +139,7 @@ fn request(to: SocketAddr, user: Option<&str>, watch: &[String], last_event_id: 
 fn read_head(
     mut socket: &TcpStream,
     buffer: &mut Vec<u8>,
-    to: SocketAddr,
+    to: &Endpoint,
 ) -> Result<(u16, usize), Refusal> {
     let for_now = |why: String| Refusal::ForNow(format!("{to}: {why}"));
     let mut chunk = [0; 4_096];
@@ -162,7 +177,7 @@ fn status_of(head: &[u8]) -> Option<u16> {
     }
 }
 
-fn refusal(to: SocketAddr, status: u16, body: &[u8]) -> Refusal {
+fn refusal(to: &Endpoint, status: u16, body: &[u8]) -> Refusal {
     let detail = serde_json::from_slice::<serde_json::Value>(body)
         .ok()
         .and_then(|problem| {
@@ -182,14 +197,19 @@ fn refusal(to: SocketAddr, status: u16, body: &[u8]) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::endpoint::{Port, Said};
+
+    fn at(text: &str) -> Endpoint {
+        Endpoint::parse(text, Port::Http, Said::Flag).unwrap()
+    }
 
     #[test]
     fn the_request_is_whole() {
-        let to = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let to = &at("localhost:8080");
         let asked = String::from_utf8(request(to, Some("me\""), &["bob".into()], "17")).unwrap();
         assert_eq!(
             asked,
-            "POST /v1/stream HTTP/1.0\r\nHost: 127.0.0.1:8080\r\nAccept: text/event-stream\r\n\
+            "POST /v1/stream HTTP/1.0\r\nHost: localhost:8080\r\nAccept: text/event-stream\r\n\
              Content-Type: application/json\r\n\
              Content-Length: 31\r\nLast-Event-ID: 17\r\n\r\n\
              {\"user\":\"me\\\"\",\"watch\":[\"bob\"]}"
@@ -219,15 +239,15 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let to = SocketAddr::from(([127, 0, 0, 1], 80));
+        let to = &at("127.0.0.1:80");
         let body = br#"{"title":"t","detail":"too many"}"#;
         assert_eq!(
             refusal(to, 413, body),
-            Refusal::ForGood("127.0.0.1:80: refused with 413: too many".into())
+            Refusal::ForGood("127.0.0.1:80 (--http): refused with 413: too many".into())
         );
         assert_eq!(
             refusal(to, 503, b"<html>"),
-            Refusal::ForNow("127.0.0.1:80: refused with 503: no reason given".into())
+            Refusal::ForNow("127.0.0.1:80 (--http): refused with 503: no reason given".into())
         );
     }
 }

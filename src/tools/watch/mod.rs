@@ -8,13 +8,13 @@ mod link;
 pub mod view;
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::time::{Clock, Mono};
 use crate::tools::beat::parse_users;
+use crate::tools::endpoint::Endpoint;
 use crate::wire::User;
 use crate::wire::sse::{Event, Reader};
 use link::{Got, Link, Refusal};
@@ -28,7 +28,7 @@ pub struct Options {
     /// Be online as this user meanwhile.
     pub user: Option<String>,
     /// Where the server listens.
-    pub http: SocketAddr,
+    pub http: Endpoint,
 }
 
 /// Silence after which a stream counts as dead until its hello has named `keep_alive_ms`, in ms.
@@ -107,7 +107,7 @@ impl<W: Write> Watcher<'_, W> {
         let mut failures: u32 = 0;
         while !self.stopped() {
             let opened = Link::open(
-                self.options.http,
+                &self.options.http,
                 self.options.user.as_deref(),
                 &self.options.users,
                 &last_event_id,

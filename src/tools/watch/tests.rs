@@ -2,6 +2,11 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::tools::endpoint::{Port, Said};
+
+fn at(text: &str) -> Endpoint {
+    Endpoint::parse(text, Port::Http, Said::Flag).unwrap()
+}
 
 #[test]
 fn waits_double_and_are_jittered() {
@@ -57,7 +62,7 @@ fn hello_says_how_long_a_stream_may_be_silent() {
     let options = Options {
         users: Vec::new(),
         user: None,
-        http: SocketAddr::from(([127, 0, 0, 1], 1)),
+        http: at("127.0.0.1:1"),
     };
     let (clock, stop) = (Clock::new(), AtomicBool::new(false));
     let mut watcher = watcher(&options, &clock, &stop);
@@ -81,7 +86,7 @@ fn follows_over_disconnects() {
     let options = Options {
         users: vec!["bob".into()],
         user: Some("me".into()),
-        http: listener.local_addr().unwrap(),
+        http: at(&listener.local_addr().unwrap().to_string()),
     };
     let stop = Arc::new(AtomicBool::new(false));
     let stop_too = Arc::clone(&stop);
