@@ -255,9 +255,12 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     report.value("datagrams_never_sent", never_sent as f64);
     report.value("sends_refused_by_own_socket", sender.blocked() as f64);
     if never_sent as f64 > sent as f64 * 0.001 {
-        report.doubts.push(format!(
-            "{never_sent} datagrams were never sent: this machine's own socket refused them"
-        ));
+        report.doubt(
+            &format!(
+                "{never_sent} datagrams were never sent: this machine's own socket refused them"
+            ),
+            "ask for fewer a second (--rate), or raise net.core.wmem_max",
+        );
     }
     let lost = after.report(&before, sent, per_drop, entries, seconds, &mut report);
     report.notes.push(format!(

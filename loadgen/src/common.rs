@@ -10,11 +10,11 @@ use crate::servers::{self, PresenceNode};
 /// Flags of all subcommands.
 #[derive(Args, Clone)]
 pub struct Common {
-    /// The server's HTTP address [default: 127.0.0.1:8080]
-    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = servers::resolve)]
+    /// The server's HTTP address [default: GREENDOT_URL, or 127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = servers::realtime)]
     pub http: Option<SocketAddr>,
-    /// The server's UDP address [default: 127.0.0.1:8081]
-    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = servers::resolve)]
+    /// The server's UDP address [default: GREENDOT_BEAT_TO, or 127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = servers::datagrams)]
     pub udp: Option<SocketAddr>,
     /// Of a split deployment, instead of --http and --udp: a real-time node; repeat it for each
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = servers::realtime)]
@@ -43,6 +43,10 @@ pub struct Common {
     /// Write all results with plots as one HTML file
     #[arg(long, global = true, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Write the percentiles of each latency as FOLDER/SCENARIO-LATENCY.hgrm, which HdrHistogram's
+    /// plotFiles draws
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub hgrm: Option<PathBuf>,
     /// Print nothing but errors
     #[arg(long, global = true)]
     pub quiet: bool,

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 use crate::affinity::spawn_unpinned;
 use crate::common::Common;
+use crate::knee::{self, Step};
 use crate::report::Report;
 use crate::target::Target;
 
@@ -86,7 +87,8 @@ impl What {
                 paced: &[
                     ("--rate", "20"),
                     ("--publishers", "10"),
-                    ("--transitions", "60"),
+                    // A p99 needs a hundred.
+                    ("--transitions", "120"),
                 ],
             },
             What::Streams => Details {
@@ -199,7 +201,7 @@ pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let details = args.scenario.details();
     let mut report = Report::new("cores");
-    let (mut rates, mut latencies) = (Vec::new(), Vec::new());
+    let (mut steps, mut latencies) = (Vec::new(), Vec::new());
     let mut busy: Vec<Vec<(f64, f64)>> = vec![Vec::new(); args.max];
     for shards in 1..=args.max {
         let server = Server::start(&args.server, shards)?;
@@ -225,17 +227,23 @@ pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
         let at = shards as f64;
         let rate = all[0]["values"][details.rate].as_f64().unwrap_or(0.0);
         report.value(&format!("shards_{shards}_{}", details.rate), rate);
-        rates.push((at, rate));
         if let Some(us) = fast {
             report.value(&format!("shards_{shards}_p99_us"), us);
             latencies.push((at, us));
         }
+        let mut busiest: Option<f64> = None;
         for (shard, points) in busy.iter_mut().enumerate().take(shards) {
             if let Some(ratio) = all[0]["values"][format!("shard_{shard}_busy_ratio")].as_f64() {
                 report.value(&format!("shards_{shards}_shard_{shard}_busy_ratio"), ratio);
                 points.push((at, ratio));
+                busiest = Some(busiest.map_or(ratio, |most| most.max(ratio)));
             }
         }
+        steps.push(Step {
+            shards,
+            rate,
+            busiest,
+        });
         for found in &all {
             let texts = |kind: &str| {
                 found[kind]
@@ -244,7 +252,7 @@ pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
                     .flatten()
                     .filter_map(Json::as_str)
             };
-            let told = |text: &str| format!("{shards} shards: {text}");
+            let told = |text: &str| format!("--shards {shards}: {text}");
             report.failures.extend(texts("failures").map(told));
             report.doubts.extend(texts("doubts").map(told));
             for version in texts("servers") {
@@ -267,7 +275,10 @@ pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
             args.max
         ));
     }
-    report.series(details.rate, "shards", rates);
+    let certified = report.doubts.is_empty() && report.failures.is_empty();
+    report.verdict = Some(knee::verdict(details.rate, &steps, cores, certified));
+    let rates = steps.iter().map(|step| (step.shards as f64, step.rate));
+    report.series(details.rate, "shards", rates.collect());
     report.series("p99, us", "shards", latencies);
     for (shard, points) in busy.into_iter().enumerate() {
         report.series(&format!("shard {shard}'s busy ratio"), "shards", points);

@@ -201,15 +201,14 @@ impl Count {
             report.value("datagrams_dropped_by_server_socket", by_socket);
             report.value("datagrams_unaccounted_for", lost - by_socket);
             if received == 0.0 && sent > 0 {
-                report.doubts.push(
-                    "the server counted none of the datagrams sent: do --http and --udp name the \
-                     same one?"
-                        .to_owned(),
+                report.doubt(
+                    "the server counted none of the datagrams sent",
+                    "let --http and --udp name the same one",
                 );
             } else if lost < by_socket {
-                report.doubts.push(
-                    "the server received more than was sent: somebody else beats as well"
-                        .to_owned(),
+                report.doubt(
+                    "the server received more than was sent: somebody else beats as well",
+                    "load a server that nobody else uses",
                 );
             }
             // On the way to another machine much may happen; on this one a datagram is received or

@@ -46,6 +46,9 @@ pub fn page(report: &Report) -> String {
     for doubt in &report.doubts {
         let _ = write!(out, "<p class=\"bad\">Not certified: {}</p>", escape(doubt));
     }
+    if let Some(verdict) = &report.verdict {
+        let _ = write!(out, "<p><strong>{}</strong></p>", escape(verdict));
+    }
     for note in &report.notes {
         let _ = write!(out, "<p>{}</p>", escape(note));
     }
@@ -122,8 +125,8 @@ fn series_plot(points: &[(f64, f64)], axis: &str) -> String {
         .fold((f64::MAX, f64::MIN), |(from, to), (x, _)| {
             (from.min(*x), to.max(*x))
         });
-    let ticks: Vec<(f64, String)> = (0..=4)
-        .map(|n| from + (to - from) * f64::from(n) / 4.0)
+    let ticks: Vec<(f64, String)> = tick_places(points, from, to)
+        .into_iter()
         .map(|x| {
             (
                 x,
@@ -132,6 +135,20 @@ fn series_plot(points: &[(f64, f64)], axis: &str) -> String {
         })
         .collect();
     plot(points, from, to, &ticks, "")
+}
+
+/// Where the horizontal axis is marked: at whole numbers only if there is nothing between them, as
+/// with shards.
+fn tick_places(points: &[(f64, f64)], from: f64, to: f64) -> Vec<f64> {
+    let is_whole = points.iter().all(|(x, _)| x.fract() == 0.0);
+    if !is_whole || points.is_empty() {
+        return (0..=4)
+            .map(|n| from + (to - from) * f64::from(n) / 4.0)
+            .collect();
+    }
+    let step = ((to - from) / 8.0).ceil().max(1.0);
+    let places = (0..).map(|n| from + f64::from(n) * step);
+    places.take_while(|x| *x <= to).collect()
 }
 
 fn plot(points: &[(f64, f64)], from: f64, to: f64, ticks: &[(f64, String)], unit: &str) -> String {
@@ -249,6 +266,33 @@ mod tests {
             )),
             "{svg}"
         );
+    }
+
+    #[test]
+    fn shards_are_whole() {
+        let labels = |points: &[(f64, f64)]| -> Vec<String> {
+            let svg = series_plot(points, "shards");
+            let texts = svg.split("text-anchor=\"middle\">").skip(1);
+            texts
+                .map(|text| text.split('<').next().unwrap().to_owned())
+                .collect()
+        };
+        let ones = |to: u32| (1..=to).map(|n| (f64::from(n), 1.0)).collect::<Vec<_>>();
+        assert_eq!(labels(&ones(2)), ["1 shards", "2 shards"]);
+        assert_eq!(labels(&ones(1)), ["1 shards"]);
+        assert_eq!(labels(&ones(20)).len(), 7, "every third");
+        let halves = [(0.0, 0.0), (0.5, 1.0)];
+        assert_eq!(labels(&halves)[1], "0.125 shards");
+    }
+
+    #[test]
+    fn a_line_ends_where_the_samples_do() {
+        let mut latencies = Latencies::default();
+        (1..=100).for_each(|us| latencies.record(us));
+        let svg = percentile_plot(&latencies);
+        // Of 100 the longest is at 99 %: two nines of five.
+        let end = 90.0 + 2.0 * 126.0;
+        assert!(svg.ends_with(&format!(" {end:.1},14.0\"/></svg>")), "{svg}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! greendot's load generator as a library, so that its parts can be tested.
 //!
-//! The ground: clock, units, gone, schedule, population, stats and the like. On it: report, html
+//! The ground: clock, units, gone, schedule, population, stats, knee and the like. On it: report, html
 //! and shards; common (flags of all), servers and target (which servers); fleet (streams), http and
 //! exposition (plain requests), cause (what makes a publisher change), workers (several processes);
 //! herd and crew (very many streams); ledger and truth (the judges); then one module for each
@@ -28,6 +28,7 @@ pub mod graph;
 pub mod herd;
 pub mod html;
 pub mod http;
+pub mod knee;
 pub mod ledger;
 pub mod plan;
 pub mod population;

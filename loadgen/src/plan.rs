@@ -53,6 +53,9 @@ pub struct PlanArgs {
     /// JSON files of earlier streams, fanout and beats runs on this machine
     #[arg(long, value_delimiter = ',')]
     pub costs: Vec<PathBuf>,
+    /// Plan with runs that are not certified as well; the plan is then not certified either
+    #[arg(long)]
+    pub uncertified: bool,
 }
 
 /// What things cost.
@@ -196,6 +199,17 @@ fn learn(costs: &mut Costs, report: &Json) -> Vec<&'static str> {
     learnt
 }
 
+/// Why a run's figures are not to be planned with; None: they are.
+fn uncertified(report: &Json) -> Option<String> {
+    if report["certified"].as_bool() == Some(true) {
+        return None;
+    }
+    let texts = ["failures", "doubts"].map(|kind| report[kind].as_array());
+    let texts = texts.into_iter().flatten().flatten();
+    let first = texts.filter_map(Json::as_str).next();
+    Some(first.unwrap_or("it says nothing of it").to_owned())
+}
+
 /// What a stream and a watch take, from two runs of `streams` that held streams with different
 /// numbers of watches.
 fn learn_watches(costs: &mut Costs, reports: &[Json]) -> bool {
@@ -230,17 +244,43 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
     let mut costs = ASSUMED;
     let mut report = Report::new("plan");
     let mut reports = Vec::new();
+    let mut has_learnt = false;
     for path in &args.costs {
         let text = fs::read(path)
             .map_err(|e| io::Error::new(e.kind(), format!("--costs {}: {e}", path.display())))?;
-        let measured: Json = serde_json::from_slice(&text)?;
+        let measured: Json = serde_json::from_slice(&text)
+            .map_err(|e| io::Error::other(format!("--costs {}: no report: {e}", path.display())))?;
+        if let Some(why) = uncertified(&measured) {
+            let doubt = format!(
+                "{} is of a run that was not certified: {why}",
+                path.display()
+            );
+            if !args.uncertified {
+                return Err(io::Error::other(format!(
+                    "--costs {doubt}; run it again until it is, or plan with it all the same by \
+                     --uncertified"
+                )));
+            }
+            report.doubt(&doubt, "run it again until it is");
+        }
         let learnt = learn(&mut costs, &measured);
-        report.notes.push(format!(
-            "measured, from {}: {}",
-            path.display(),
-            learnt.join(", ")
-        ));
+        has_learnt |= !learnt.is_empty();
+        let learnt = match &learnt[..] {
+            [] => "nothing that a plan needs".to_owned(),
+            names => names.join(", "),
+        };
+        report
+            .notes
+            .push(format!("measured, from {}: {learnt}", path.display()));
         reports.push(measured);
+    }
+    if has_learnt {
+        report.certified_because = Some("so were the runs that --costs names".to_owned());
+    } else {
+        report.doubt(
+            "nothing was measured: all costs are the project's goals",
+            "name the --json files of streams, fanout and beats runs by --costs",
+        );
     }
     if learn_watches(&mut costs, &reports) {
         report.notes.push(
@@ -363,7 +403,58 @@ mod tests {
             node_cores: 8.0,
             node_gib: 32.0,
             costs: vec![],
+            uncertified: false,
         }
+    }
+
+    /// A plan with one report, which says of its certification what is given.
+    fn planned(certified: Json, allowed: bool) -> Result<Report, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let beats = serde_json::json!({
+            "scenario": "beats", "certified": certified, "doubts": ["too busy"],
+            "failures": [], "values": {"server_cpu_us_per_beat": 0.2},
+        });
+        fs::write(file.path(), beats.to_string()).unwrap();
+        let args = PlanArgs {
+            costs: vec![file.path().to_owned()],
+            uncertified: allowed,
+            ..args()
+        };
+        let common = crate::common::parsed::<PlanArgs>("").unwrap().0;
+        run(&common, &args).map_err(|fault| {
+            fault
+                .to_string()
+                .replace(&file.path().display().to_string(), "FILE")
+        })
+    }
+
+    #[test]
+    fn a_plan_is_as_certified_as_its_runs() {
+        for certified in [Json::from(false), Json::Null] {
+            assert_eq!(
+                planned(certified.clone(), false).unwrap_err(),
+                "--costs FILE is of a run that was not certified: too busy; run it again until \
+                 it is, or plan with it all the same by --uncertified"
+            );
+            let plan = planned(certified, true).unwrap();
+            assert_eq!(plan.json()["certified"], false);
+            assert!(plan.table().contains("NOT CERTIFIED: "), "{}", plan.table());
+        }
+        let plan = planned(Json::from(true), false).unwrap();
+        assert_eq!(
+            (plan.json()["certified"].as_bool(), plan.doubts.len()),
+            (Some(true), 0)
+        );
+        let last = "  certified: so were the runs that --costs names\n";
+        assert!(plan.table().ends_with(last), "{}", plan.table());
+        // Goals are no measurements.
+        let common = crate::common::parsed::<PlanArgs>("").unwrap().0;
+        let plan = run(&common, &args()).unwrap();
+        assert!(
+            plan.doubts[0].starts_with("nothing was measured: "),
+            "{:?}",
+            plan.doubts
+        );
     }
 
     #[test]

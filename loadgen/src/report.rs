@@ -55,6 +55,10 @@ pub struct Report {
     pub doubts: Vec<String>,
     /// What the server did wrong; not empty: exit code 1.
     pub failures: Vec<String>,
+    /// What follows from the numbers, in one sentence, where that is the point of the run.
+    pub verdict: Option<String>,
+    /// Why there is nothing to doubt, where it is not that the generator kept up.
+    pub certified_because: Option<String>,
 }
 
 impl Report {
@@ -115,6 +119,11 @@ impl Report {
         }
     }
 
+    /// Adds why the run must not be published, and what to do about it.
+    pub fn doubt(&mut self, why: &str, remedy: &str) {
+        self.doubts.push(format!("{why}; {remedy}"));
+    }
+
     /// Adds what the generator knows of itself and judges by it what has been added before: every
     /// latency there is.
     pub fn strain(&mut self, strain: &stats::Strain) {
@@ -149,7 +158,9 @@ impl Report {
             );
         }
         for (name, l) in &self.latencies {
-            let [p50, p90, p99, p999] = [50.0, 90.0, 99.0, 99.9].map(|p| l.percentile_us(p));
+            // More than their number of samples carries is not told.
+            let told = |p| l.carried_us(p).map_or("-".to_owned(), |us| us.to_string());
+            let [p50, p90, p99, p999] = [50.0, 90.0, 99.0, 99.9].map(told);
             let (count, max) = (l.count(), l.max_us());
             let _ = writeln!(
                 out,
@@ -165,8 +176,13 @@ impl Report {
         for doubt in &self.doubts {
             let _ = writeln!(out, "  NOT CERTIFIED: {doubt}");
         }
+        if let Some(verdict) = &self.verdict {
+            let _ = writeln!(out, "  verdict: {verdict}");
+        }
         if self.doubts.is_empty() && self.failures.is_empty() {
-            out.push_str("  certified: the generator was not the bottleneck\n");
+            let because = self.certified_because.as_deref();
+            let because = because.unwrap_or("the generator was not the bottleneck");
+            let _ = writeln!(out, "  certified: {because}");
         }
         out
     }
@@ -184,11 +200,11 @@ impl Report {
             .map(|(name, l)| {
                 let percentiles: Map<String, Json> = [50.0, 90.0, 99.0, 99.9, 99.99]
                     .iter()
-                    .map(|p| (format!("p{p}"), json!(l.percentile_us(*p))))
+                    .filter_map(|p| Some((format!("p{p}"), json!(l.carried_us(*p)?))))
                     .collect();
                 let all = json!({
                     "unit": "us", "count": l.count(), "mean": l.mean_us(), "max": l.max_us(),
-                    "percentiles": percentiles, "hdr_v2_base64": l.to_base64(),
+                    "percentiles": percentiles, "hdr_histogram": l.to_base64(),
                 });
                 (name.clone(), all)
             })
@@ -208,9 +224,20 @@ impl Report {
             "doubts": self.doubts,
             "failures": self.failures,
             "notes": self.notes,
+            "verdict": self.verdict,
             "values": values,
             "latencies": latencies,
             "series": series,
+        })
+    }
+
+    /// A percentile file for each histogram, with its name.
+    pub fn hgrms(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        self.latencies.iter().map(|(name, latencies)| {
+            let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+            let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+            let name = format!("{}-{}.hgrm", self.scenario, words.join("-"));
+            (name, latencies.to_hgrm())
         })
     }
 
@@ -236,7 +263,8 @@ impl Report {
             print!("{}", self.table());
         }
         if let Some(path) = json_path {
-            fs::write(path, format!("{:#}\n", self.json()))?;
+            fs::write(path, format!("{:#}\n", self.json()))
+                .map_err(|e| io::Error::new(e.kind(), format!("--json {}: {e}", path.display())))?;
         }
         Ok(if self.failures.is_empty() {
             ExitCode::SUCCESS
@@ -371,8 +399,8 @@ mod tests {
             \x20 user_bytes_per_stream          152.250\n\
             \x20 latency, us                count        p50        p90        p99      \
             p99.9        max\n\
-            \x20 hello                        100         50         90         99        \
-            100        100\n\
+            \x20 hello                        100         50         90         99          \
+            -        100\n\
             \x20 certified: the generator was not the bottleneck\n"
         );
         report.fail_if(0, "nothing");
@@ -385,12 +413,36 @@ mod tests {
             report.complaints(),
             "greendot-loadgen streams: FAILED: 2 streams dropped\n\
             greendot-loadgen streams: NOT CERTIFIED: the generator was busy 95 % of the time \
-            (limit 90 %): the server may take more\n"
+            (limit 90 %): the server may take more; give the generator a core of its own (--pin, \
+            and taskset for the server), ask for less a second, or split it \
+            (--streams-per-process)\n"
         );
         assert!(report.table().ends_with(
             "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the \
-             time (limit 90 %): the server may take more\n"
+             time (limit 90 %): the server may take more; give the generator a core of its own \
+             (--pin, and taskset for the server), ask for less a second, or split it \
+             (--streams-per-process)\n"
         ));
+    }
+
+    #[test]
+    fn a_percentile_file_is_named_after_its_latency() {
+        let mut report = example();
+        let mut latencies = Latencies::default();
+        latencies.record(7);
+        report.latencies("answer (closed loop)", latencies);
+        let all: Vec<_> = report.hgrms().collect();
+        assert_eq!(all[0].0, "streams-hello.hgrm");
+        assert_eq!(all[1].0, "streams-answer-closed-loop.hgrm");
+        assert!(all[1].1.ends_with("SubBuckets     =         2048]\n"));
+    }
+
+    #[test]
+    fn a_verdict_is_told() {
+        let mut report = example();
+        report.verdict = Some("set --shards 2".to_owned());
+        assert!(report.table().contains("\n  verdict: set --shards 2\n"));
+        assert_eq!(report.json()["verdict"], "set --shards 2");
     }
 
     #[test]
@@ -401,8 +453,12 @@ mod tests {
             json!({"streams_held": 18_000.0, "user_bytes_per_stream": 152.25})
         );
         assert_eq!(json["latencies"]["hello"]["percentiles"]["p99"], 99);
+        assert_eq!(
+            json["latencies"]["hello"]["percentiles"]["p99.9"],
+            Json::Null
+        );
         assert_eq!(json["certified"], true);
-        let text = json["latencies"]["hello"]["hdr_v2_base64"]
+        let text = json["latencies"]["hello"]["hdr_histogram"]
             .as_str()
             .unwrap();
         assert_eq!(Latencies::from_base64(text).unwrap().count(), 100);

@@ -14,6 +14,16 @@ pub struct PresenceNode {
     pub http: SocketAddr,
 }
 
+/// The variable that says where a server's HTTP address is, as greendot's client commands read it.
+pub const URL_VARIABLE: &str = "GREENDOT_URL";
+/// The variable that says where it receives datagrams.
+pub const BEAT_TO_VARIABLE: &str = "GREENDOT_BEAT_TO";
+
+/// Reads `HOST:PORT`, or `udp://HOST:PORT`.
+pub fn datagrams(text: &str) -> Result<SocketAddr, String> {
+    resolve(authority(text.strip_prefix("udp://").unwrap_or(text)))
+}
+
 /// Reads `HOST:PORT`, or `http://HOST:PORT` as presence nodes are told it.
 pub fn realtime(text: &str) -> Result<SocketAddr, String> {
     resolve(authority(text.strip_prefix("http://").unwrap_or(text)))

@@ -4,19 +4,23 @@
 //! connection.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use greendot::wire::nodes::Nodes;
 
 use crate::common::{Common, Peer};
 use crate::population::Population;
 use crate::procfs;
-use crate::servers::PresenceNode;
+use crate::servers::{self, PresenceNode};
 
 const HTTP_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 const UDP_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
+
+/// For a look at whether somebody listens.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The servers of one run.
 #[derive(Clone, Debug)]
@@ -27,24 +31,44 @@ pub struct Target {
     pub presence: Vec<PresenceNode>,
     /// The two are different processes.
     pub is_split: bool,
+    /// Who named the one server: a flag or a variable.
+    http_named_by: &'static str,
     nodes: Nodes,
 }
 
 impl Target {
-    /// As the flags say; an error if they name half of a split deployment, or both kinds.
+    /// As the flags say, or else the environment; an error if the flags name half of a split
+    /// deployment, or both kinds.
     pub fn new(common: &Common) -> io::Result<Target> {
+        Target::named(common, |name| std::env::var(name).ok())
+    }
+
+    fn named(common: &Common, variable: impl Fn(&str) -> Option<String>) -> io::Result<Target> {
         let is_split = !(common.realtime.is_empty() && common.presence.is_empty());
         if !is_split {
-            let (http, udp) = (
-                common.http.unwrap_or(HTTP_DEFAULT),
-                common.udp.unwrap_or(UDP_DEFAULT),
-            );
+            let set = |name: &str, read: fn(&str) -> Result<SocketAddr, String>| {
+                let text = variable(name).filter(|text| !text.is_empty());
+                let read = text.map(|text| read(&text)).transpose();
+                read.map_err(|why| {
+                    io::Error::new(io::ErrorKind::InvalidInput, format!("{name}: {why}"))
+                })
+            };
+            let (http, http_named_by) = match common.http {
+                Some(http) => (http, "--http"),
+                None => match set(servers::URL_VARIABLE, servers::realtime)? {
+                    Some(http) => (http, servers::URL_VARIABLE),
+                    None => (HTTP_DEFAULT, "the default of --http"),
+                },
+            };
+            let udp = match common.udp {
+                Some(udp) => udp,
+                None => set(servers::BEAT_TO_VARIABLE, servers::datagrams)?.unwrap_or(UDP_DEFAULT),
+            };
             let name = udp.to_string();
-            return Ok(Target::of(
-                vec![http],
-                vec![PresenceNode { name, udp, http }],
-                false,
-            ));
+            return Ok(Target {
+                http_named_by,
+                ..Target::of(vec![http], vec![PresenceNode { name, udp, http }], false)
+            });
         }
         let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if common.http.is_some() || common.udp.is_some() {
@@ -106,8 +130,25 @@ impl Target {
             streams,
             presence,
             is_split,
+            http_named_by: "",
             nodes,
         }
+    }
+
+    /// The first server that takes no connection now, with who named it and why: what an error
+    /// that names no address is likely to come from.
+    pub fn unreachable(&self) -> Option<String> {
+        let streams = self.streams.iter().map(|address| (address, "--realtime"));
+        let presence = self.presence.iter().map(|node| (&node.http, "--presence"));
+        streams.chain(presence).find_map(|(address, flag)| {
+            let fault = TcpStream::connect_timeout(address, CONNECT_TIMEOUT).err()?;
+            let named_by = if self.is_split {
+                flag
+            } else {
+                self.http_named_by
+            };
+            Some(format!("{address} ({named_by}): {fault}"))
+        })
     }
 
     /// Whether all streams end on this machine: what the kernel needs for both ends is then counted
@@ -185,6 +226,43 @@ mod tests {
             target("").unwrap().streams,
             ["127.0.0.1:8080".parse().unwrap()]
         );
+    }
+
+    #[test]
+    fn the_environment_names_the_server_that_no_flag_names() {
+        let set = |name: &str| {
+            let text = match name {
+                "GREENDOT_URL" => "http://localhost:5/",
+                "GREENDOT_BEAT_TO" => "localhost:6",
+                _ => return None,
+            };
+            Some(text.to_owned())
+        };
+        let named = |flags: &str| {
+            let (common, NoneOfItsOwn {}) = common::parsed(flags).unwrap();
+            let target = Target::named(&common, set).unwrap();
+            let node = &target.presence[0];
+            (node.http.port(), node.udp.port(), target.http_named_by)
+        };
+        assert_eq!(named(""), (5, 6, "GREENDOT_URL"));
+        assert_eq!(named("--http localhost:1"), (1, 6, "--http"));
+        // What is named by flags is no mixture with what is not.
+        assert_eq!(named(&format!("--realtime 127.0.0.1:3 {A}")), (2, 1, ""));
+        let (common, NoneOfItsOwn {}) = common::parsed("").unwrap();
+        let wrong = Target::named(&common, |_| Some("nowhere".to_owned()));
+        let fault = wrong.unwrap_err().to_string();
+        assert!(fault.starts_with("GREENDOT_URL: nowhere: "), "{fault}");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let flags = format!("--http {address}");
+        assert_eq!(target(&flags).unwrap().unreachable(), None);
+        drop(listener);
+        let told = target(&flags).unwrap().unreachable().unwrap();
+        assert!(told.starts_with(&format!("{address} (--http): ")), "{told}");
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn check_page(page: &str, report: &Value) {
     for (name, latency) in latencies {
         assert!(page.contains(&format!("<h2>{name} latency</h2>")), "{name}");
         assert!(
-            page.contains(latency["hdr_v2_base64"].as_str().unwrap()),
+            page.contains(latency["hdr_histogram"].as_str().unwrap()),
             "{name}"
         );
     }
@@ -301,7 +301,7 @@ fn churn_catches_each_lie() {
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 /// How many latencies of `name` were at least `us`, and the longest.
 fn from_us(report: &Value, name: &str, us: u64) -> (u64, u64) {
-    let text = report["latencies"][name]["hdr_v2_base64"].as_str().unwrap();
+    let text = report["latencies"][name]["hdr_histogram"].as_str().unwrap();
     let latencies = Latencies::from_base64(text).unwrap();
     (latencies.count_from_us(us), latencies.max_us())
 }

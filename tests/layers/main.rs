@@ -45,7 +45,7 @@ const EDGES: Table = &[
 /// is no circle. Above the last row stand its `lib.rs` and `main.rs`.
 #[rustfmt::skip]
 const LOADGEN: &[&str] = &[
-    "affinity clock gone http population procfs progress record schedule server_clock servers",
+    "affinity clock gone http knee population procfs progress record schedule server_clock servers",
     "sse stats truth units",
     "asks chunked common effort exposition graph ledger",
     "fleet report target",

@@ -549,7 +549,15 @@ fn plan_reckons_with_what_was_measured() {
     let report = run(
         &server,
         &[
-            &["plan", "--users", "1000000", "--costs", &costs][..],
+            // The runs are too short for a certificate.
+            &[
+                "plan",
+                "--uncertified",
+                "--users",
+                "1000000",
+                "--costs",
+                &costs,
+            ][..],
             &model,
         ]
         .concat(),
@@ -642,6 +650,8 @@ fn cores_starts_its_own_servers() {
         names(&report),
         [&["beats_accepted_per_s"][..], &shares].concat()
     );
+    let verdict = report["verdict"].as_str().unwrap_or_default();
+    assert!(verdict.contains("--shards "), "{report:#}");
     assert!(value(&report, "shards_1_beats_accepted_per_s") > 1_000.0);
     // 10,000 datagrams in half a second are some work for whoever has them.
     let both = ["shards_2_shard_0_busy_ratio", "shards_2_shard_1_busy_ratio"]
