@@ -25,7 +25,7 @@ use crate::time::{Mono, Now};
 use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
 use stream::NewStream;
-use table::{Place, Row, Surplus, Who};
+use table::{Row, Rows, Surplus, Who};
 
 pub use query::{NODE_HEADER, instance_of};
 pub use refusal::Refusals;
@@ -87,19 +87,19 @@ impl Engine {
         if head.path == "*" {
             return Ok(allowing("GET, HEAD, POST, OPTIONS").into());
         }
-        let Some(place) = Place::of(head.path) else {
+        let Some(rows) = Rows::of(head.path) else {
             let detail = "see /openapi.json for the paths that are served";
             return Err(Answer::problem(problems::NOT_FOUND, detail).into());
         };
-        pending.call = place.call();
+        pending.call = rows.call();
         if head.method == Method::Options {
             if !pending.asker.cors.is_empty() {
                 pending.asker.cors.push_str(PREFLIGHT);
             }
-            return Ok(allowing(&place.allow(&self.role)).into());
+            return Ok(allowing(&rows.allow(&self.role)).into());
         }
-        let Some((row, segment)) = place.row(head.method, &self.role) else {
-            let allow = place.allow(&self.role);
+        let Some((row, segment)) = rows.row(head.method, &self.role) else {
+            let allow = rows.allow(&self.role);
             let detail = format!("the path takes {allow}");
             let lines = format!("Allow: {allow}\r\n");
             let problem = Answer::problem(problems::METHOD_NOT_ALLOWED, &detail);

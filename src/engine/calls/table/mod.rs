@@ -208,26 +208,26 @@ impl Roles {
 
 /// Whether a call begins a stream, on the nodes that hold streams.
 pub(super) fn begins_stream(method: Method, path: &str) -> bool {
-    Place::of(path).is_some_and(|place| {
-        let mut rows = place.rows();
+    Rows::of(path).is_some_and(|rows| {
+        let mut rows = rows.iter();
         rows.any(|(row, _)| row.takes(method) && row.surplus == Later)
     })
 }
 
-/// A path that has rows.
-pub(super) struct Place<'p> {
+/// The rows of one path.
+pub(super) struct Rows<'p> {
     path: &'p str,
     first: &'static Row,
 }
 
-impl<'p> Place<'p> {
-    /// The place of a path. None if no row has it.
-    pub(super) fn of(path: &'p str) -> Option<Place<'p>> {
+impl<'p> Rows<'p> {
+    /// The rows of a path. None if there are none.
+    pub(super) fn of(path: &'p str) -> Option<Rows<'p>> {
         let first = TABLE.iter().find(|row| row.segment(path).is_some())?;
-        Some(Place { path, first })
+        Some(Rows { path, first })
     }
 
-    fn rows(&self) -> impl Iterator<Item = (&'static Row, &'p str)> {
+    fn iter(&self) -> impl Iterator<Item = (&'static Row, &'p str)> {
         let path = self.path;
         TABLE
             .iter()
@@ -242,7 +242,7 @@ impl<'p> Place<'p> {
     /// The row that takes the method, and the segment of the path that it has in braces. It may be
     /// one that nodes of another role serve.
     pub(super) fn row(&self, method: Method, role: &Role) -> Option<(&'static Row, &'p str)> {
-        let (row, segment) = self.rows().find(|(row, _)| row.takes(method))?;
+        let (row, segment) = self.iter().find(|(row, _)| row.takes(method))?;
         let known = row.roles != Roles::Mirrors || row.roles.include(role);
         known.then_some((row, segment))
     }
@@ -251,10 +251,10 @@ impl<'p> Place<'p> {
     /// nodes serve it, those that it takes there.
     pub(super) fn allow(&self, role: &Role) -> String {
         let here = |row: &Row| row.roles.include(role);
-        let elsewhere = !self.rows().any(|(row, _)| here(row));
+        let elsewhere = !self.iter().any(|(row, _)| here(row));
         let mut allow = String::new();
         for (method, names) in [(Get, "GET, HEAD, "), (Post, "POST, "), (Put, "PUT, ")] {
-            let mut rows = self.rows().filter(|(row, _)| row.method == method);
+            let mut rows = self.iter().filter(|(row, _)| row.method == method);
             if rows.any(|(row, _)| elsewhere || here(row)) {
                 allow.push_str(names);
             }

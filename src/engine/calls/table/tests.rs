@@ -16,7 +16,7 @@ fn name(method: Method) -> String {
 
 /// Where a request goes, if it is taken: the path of its row and the segment.
 fn way<'p>(method: Method, path: &'p str, role: &Role) -> Option<(&'static str, &'p str)> {
-    let (row, segment) = Place::of(path)?.row(method, role)?;
+    let (row, segment) = Rows::of(path)?.row(method, role)?;
     Some((row.path, segment))
 }
 
@@ -37,7 +37,7 @@ fn paths_are_matched_whole() {
         "/LIVEZ",
         "/v1",
     ] {
-        assert!(Place::of(path).is_none(), "{path}");
+        assert!(Rows::of(path).is_none(), "{path}");
     }
     let post = |path| way(Post, path, &Role::All);
     assert_eq!(
@@ -49,7 +49,7 @@ fn paths_are_matched_whole() {
         "/v1/stream//watch",
         "/v1/stream/a/b/watch",
     ] {
-        assert!(Place::of(path).is_none(), "{path}");
+        assert!(Rows::of(path).is_none(), "{path}");
     }
 }
 
@@ -65,7 +65,7 @@ fn a_user_may_be_called_query() {
 
 #[test]
 fn what_a_path_allows() {
-    let allow = |path, role| Place::of(path).map(|place| place.allow(&role));
+    let allow = |path, role| Rows::of(path).map(|rows| rows.allow(&role));
     for (path, all, presence, realtime) in [
         ("/v1/presence/bob", "GET, HEAD, ", "GET, HEAD, ", "PUT, "),
         ("/v1/presence", "GET, HEAD, ", "GET, HEAD, ", "PUT, "),
