@@ -3,7 +3,7 @@
 //! Owns the order of checks and their counters. Allocates nothing per beat: users borrow their
 //! datagram and go on in batches, so that the cache misses of one overlap those of the others.
 
-use super::Engine;
+use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::{BeatOutcome, InternFault, LeaveOutcome, Presence};
 use crate::slot::Slot;
@@ -22,7 +22,7 @@ impl Engine {
     pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) -> usize {
         self.counters
             .add(Counter::DatagramsReceived, datagrams.len() as u64);
-        let (keys, presence) = (self.keys.clone(), self.presence.clone());
+        let (keys, presence) = (self.node.keys.clone(), self.presence.clone());
         let mut batch = Batch::new();
         let mut worked = 0;
         for datagram in datagrams {
@@ -82,8 +82,8 @@ impl Engine {
 
     /// Has the slot's owner look at it before the next sweep.
     pub(super) fn look(&mut self, slot: Slot, now: Now) {
-        let owner = slot.owner(self.shards);
-        if owner == self.shard {
+        let owner = slot.owner(self.node.shards);
+        if owner == self.node.shard {
             self.look_own(slot, now);
         } else {
             self.posts.look(owner, slot);
@@ -94,7 +94,7 @@ impl Engine {
     /// if it has just connected).
     pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, now: Now) {
         if let Some(upstream) = &mut self.upstream {
-            return upstream.vouch(&self.presence, slot, at_once, self.keys.signing(), now);
+            return upstream.vouch(&self.presence, slot, at_once, self.node.keys.signing(), now);
         }
         // Neither late nor a replay: it comes after every goodbye that has come.
         let outcome = self.presence.record_beat(slot, Unix::LATEST, now);

@@ -1,13 +1,10 @@
 //! A bug planted for the simulator: the snapshot is taken a turn before its watches are indexed
 //! (see `crate::planted`).
 
-use super::Engine;
+use super::parts::Engine;
 use crate::realtime::ConnId;
 use crate::realtime::watches::Target;
 use crate::time::Now;
-
-/// Streams whose watches are indexed a turn too late, with whom they watch.
-pub(super) type Late = Vec<(ConnId, Vec<String>)>;
 
 impl Engine {
     /// Encodes a stream's snapshot at once and takes its watches out of the index until the next

@@ -18,79 +18,32 @@ mod horizon;
 #[cfg(feature = "planted")]
 mod late;
 mod mail;
+mod parts;
 mod passes;
+mod records;
 pub mod settings;
 mod silence;
 mod told;
 pub mod turn;
 mod upstream;
 
-use std::sync::Arc;
-
 pub use calls::{NODE_HEADER, Refusals, instance_of};
 pub use conn::life::{Close, CloseHow};
-pub use fanout::record_of;
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Why};
+pub use parts::{Engine, EngineParts, Role};
+pub use records::record_of;
 pub use upstream::{
     Answered, Datagrams, Outbound, REVOUCH_MS, SETTLE_MS, adopt_answers, doubt_known,
 };
 
-use crate::metrics::{Board, Counter, Counters, Gauge};
+use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};
-use crate::presence::{Presence, Sweep};
 use crate::realtime::{ConnId, Phase};
 use crate::time::{Mono, Now};
-use crate::wire::beat::Keys;
-use crate::wire::nodes::Nodes;
-use crate::wire::request::RequestLimits;
 use conn::flush::Flushed;
-use conn::life::Conns;
-use fanout::Fanout;
-use horizon::Horizon;
-use mail::Posts;
-use passes::Passes;
-use settings::{SLEEP_MS_MAX, Settings};
-use silence::Silence;
+use settings::SLEEP_MS_MAX;
 use upstream::Upstream;
-
-/// Which half of the platform a node is. Decides at start which parts its engines have, and which
-/// paths they serve.
-#[derive(Clone, Debug)]
-pub enum Role {
-    /// Both halves: streams and stamps in one process.
-    All,
-    /// Stamps and sweep; publishes transitions to real-time nodes.
-    Presence,
-    /// Streams and watches; vouches for its publishers to these presence nodes, whose states it
-    /// mirrors.
-    Realtime(Arc<Nodes>),
-}
-
-/// What an engine is made of.
-#[derive(Clone)]
-pub struct EngineParts {
-    /// Intervals and limits.
-    pub settings: Arc<Settings>,
-    /// Which shard this is.
-    pub shard: ShardId,
-    /// Of how many.
-    pub shards: ShardId,
-    /// What the node is.
-    pub role: Role,
-    /// The node's presence database; a mirror in the role [`Role::Realtime`] and in no other.
-    pub presence: Arc<Presence>,
-    /// Fleet keys that sign beats.
-    pub keys: Arc<Keys>,
-    /// The same for all shards of a process: makes stream ids unguessable.
-    pub secret: [u8; 32],
-    /// Of the jitter.
-    pub seed: u64,
-    /// What `/metrics` shows.
-    pub board: Arc<Board>,
-    /// Boot: expiries are held until `offline_after_ms` after it.
-    pub now: Now,
-}
 
 /// Bytes for one connection's socket.
 #[derive(Debug)]
@@ -101,72 +54,7 @@ pub struct Flush<'a> {
     pub bytes: &'a [u8],
 }
 
-/// One shard's engine.
-pub struct Engine {
-    settings: Arc<Settings>,
-    limits: RequestLimits,
-    shard: ShardId,
-    shards: ShardId,
-    role: Role,
-    presence: Arc<Presence>,
-    keys: Arc<Keys>,
-    secret: [u8; 32],
-    random: fastrand::Rng,
-    board: Arc<Board>,
-    counters: Counters,
-
-    conns: Conns,
-    fanout: Fanout,
-    #[cfg(feature = "planted")]
-    late: late::Late,
-    body: Vec<u8>,
-
-    silence: Silence,
-    horizon: Horizon,
-    upstream: Option<Upstream>,
-    passes: Passes,
-    posts: Posts,
-}
-
 impl Engine {
-    /// An engine without connections.
-    pub fn new(parts: EngineParts) -> Engine {
-        let settings = parts.settings;
-        let now = parts.now;
-        let mirrors = matches!(parts.role, Role::Realtime(_));
-        assert_eq!(
-            mirrors,
-            parts.presence.is_mirror(),
-            "a real-time node mirrors, and no other does"
-        );
-        Engine {
-            limits: settings.request_limits(),
-            shard: parts.shard,
-            shards: parts.shards,
-            presence: parts.presence,
-            keys: parts.keys,
-            secret: parts.secret,
-            random: fastrand::Rng::with_seed(parts.seed),
-            board: parts.board,
-            counters: Counters::new(),
-            conns: Conns::new(Arc::clone(&settings), now.mono),
-            fanout: Fanout::default(),
-            #[cfg(feature = "planted")]
-            late: Vec::new(),
-            body: Vec::new(),
-            silence: Silence::new(now, settings.offline_after_ms),
-            horizon: Horizon::new(now.mono),
-            upstream: Upstream::of(&parts.role),
-            passes: Passes::new(
-                (!mirrors).then(|| Sweep::new(parts.shard, parts.shards)),
-                now.mono,
-            ),
-            posts: Posts::new(parts.shards, matches!(parts.role, Role::Presence)),
-            role: parts.role,
-            settings,
-        }
-    }
-
     /// First call of every turn: looks for stalls, suspends and steps of the wall clock.
     pub fn begin_turn(&mut self, now: Now) {
         let seen = self.silence.observe(now, self.poll_timeout());
@@ -191,7 +79,7 @@ impl Engine {
         } else {
             SLEEP_MS_MAX
         };
-        self.presence.note_turn(self.shard, now);
+        self.presence.note_turn(self.node.shard, now);
         self.passes.turn_began(now.mono, sleep_ms_max);
         self.horizon
             .turn_began(self.presence.published_up_to(), now);

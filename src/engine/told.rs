@@ -4,8 +4,8 @@
 //! Owns whom it believes and what is said back. Taken over means told: the transitions go the way
 //! of all others.
 
-use super::Engine;
-use super::calls::overloaded;
+use super::calls::served::overloaded;
+use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::{InternFault, Source};
 use crate::time::Now;

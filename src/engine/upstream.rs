@@ -12,7 +12,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 use super::mail::{Decided, Mail, Why};
-use super::{Engine, Role};
+use super::parts::{Engine, Role};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Source};
@@ -336,7 +336,7 @@ impl Engine {
         }
         let upstream = self.upstream.as_mut()?;
         if upstream.outbound.is_empty() {
-            let entries = upstream.gather(self.keys.signing(), now);
+            let entries = upstream.gather(self.node.keys.signing(), now);
             self.counters.add(Counter::BeatsSent, entries);
         }
         upstream.outbound.pop_front()

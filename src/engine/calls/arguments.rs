@@ -4,9 +4,9 @@
 
 use std::borrow::Cow;
 
-use super::Served;
+use super::served::Served;
 use super::table::{Row, Serve};
-use crate::engine::Engine;
+use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::pages::Page;
 use crate::realtime::ConnId;

@@ -1,7 +1,7 @@
 //! `POST /v1/beat`: proofs of life over a connection.
 
-use super::{intern_detail, overloaded};
-use crate::engine::Engine;
+use super::served::{intern_detail, overloaded};
+use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::time::{Now, Unix};
 use crate::wire::User;

@@ -3,9 +3,10 @@
 //! Owns both ends: what asks, and what is done where the stream is. An edit for a stream on another
 //! shard travels as mail, and the request is parked until the outcome is back.
 
-use super::{Served, overloaded, stream_id};
-use crate::engine::Engine;
+use super::served::{Served, overloaded};
+use super::stream_id;
 use crate::engine::mail::{Edit, EditOutcome, Mail};
+use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::realtime::watches::Target;
@@ -21,17 +22,17 @@ pub(super) fn edit(
     now: Now,
 ) -> Served {
     // Who makes an id up is told so here: only real ones cost another shard anything.
-    let Some((shard, stream)) = stream_id::parse(&engine.secret, stream) else {
+    let Some((shard, stream)) = stream_id::parse(&engine.node.secret, stream) else {
         return engine.edited(EditOutcome::Unknown).into();
     };
     let edit = Edit {
         stream,
         add: edit.add,
         remove: edit.remove,
-        asker: (engine.shard, asker),
+        asker: (engine.node.shard, asker),
         until: now.mono.plus_ms(engine.settings.request_deadline_ms),
     };
-    if shard == engine.shard {
+    if shard == engine.node.shard {
         let outcome = engine.apply_edit(&edit, now);
         return engine.edited(outcome).into();
     }

@@ -1,6 +1,6 @@
 //! `POST /v1/leave`: goodbyes over a connection.
 
-use crate::engine::Engine;
+use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::LeaveOutcome;
 use crate::time::Now;

@@ -12,47 +12,24 @@ mod leave;
 mod node;
 mod query;
 mod refusal;
+pub(super) mod served;
 pub(super) mod stream;
 mod stream_id;
 mod table;
 
 use super::conn::life::Pending;
-use super::{Engine, Role};
+use super::parts::{Engine, Role};
 use crate::metrics::Call;
-use crate::presence::InternFault;
 use crate::realtime::ConnId;
-use crate::time::{Mono, Now};
+use crate::time::Now;
 use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
-use stream::NewStream;
+use served::{Served, overloaded};
 use table::{Row, Rows, Surplus, Who};
 
 pub use query::{NODE_HEADER, instance_of};
 pub use refusal::Refusals;
 
-/// What a call comes to.
-pub(super) enum Served {
-    /// This is answered.
-    Answer(Answer),
-    /// The connection becomes a stream.
-    Stream(NewStream),
-    /// A stream is refused for load, and this is why.
-    Overloaded(&'static str),
-    /// Another shard says what is answered, until then or not at all.
-    Parked {
-        /// The end of waiting.
-        until: Mono,
-    },
-}
-
-impl From<Answer> for Served {
-    fn from(answer: Answer) -> Served {
-        Served::Answer(answer)
-    }
-}
-
-/// For a refusal that load explains.
-pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 /// What a page of another origin may send, for the browser that asks before it does.
 const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD, POST\r\n\
                          Access-Control-Allow-Headers: Content-Type, Last-Event-ID\r\n\
@@ -96,17 +73,17 @@ impl Engine {
             if !pending.asker.cors.is_empty() {
                 pending.asker.cors.push_str(PREFLIGHT);
             }
-            return Ok(allowing(&rows.allow(&self.role)).into());
+            return Ok(allowing(&rows.allow(&self.node.role)).into());
         }
-        let Some((row, segment)) = rows.row(head.method, &self.role) else {
-            let allow = rows.allow(&self.role);
+        let Some((row, segment)) = rows.row(head.method, &self.node.role) else {
+            let allow = rows.allow(&self.node.role);
             let detail = format!("the path takes {allow}");
             let lines = format!("Allow: {allow}\r\n");
             let problem = Answer::problem(problems::METHOD_NOT_ALLOWED, &detail);
             return Err(problem.with_lines(lines).into());
         };
         pending.call = row.call;
-        if !row.roles.include(&self.role) {
+        if !row.roles.include(&self.node.role) {
             let detail = self.elsewhere(row, segment, head, body);
             return Err(Answer::problem(problems::WRONG_ROLE, &detail).into());
         }
@@ -124,7 +101,7 @@ impl Engine {
 
     /// Where else to go with a call that this role does not serve.
     fn elsewhere(&self, row: &Row, segment: &str, head: &Head<'_>, body: &[u8]) -> String {
-        let Role::Realtime(nodes) = &self.role else {
+        let Role::Realtime(nodes) = &self.node.role else {
             return "this is a presence node; open and edit streams at a real-time node".to_owned();
         };
         let users = arguments::users_named(row, segment, head, body, self.settings.query_users_max);
@@ -156,7 +133,7 @@ impl Engine {
     /// Whether the request shows the service token.
     fn is_of_fleet(&self, head: &Head<'_>) -> bool {
         head.authorization
-            .is_some_and(|header| self.keys.authorises(header))
+            .is_some_and(|header| self.node.keys.authorises(header))
     }
 
     /// The other shard has not said in time what a parked request is answered.
@@ -196,20 +173,4 @@ fn unauthorized() -> Answer {
     let detail = "publishing takes the service token of a fleet key as Authorization: Bearer ..; \
                   all nodes share one key file";
     Answer::problem(problems::UNAUTHORIZED, detail).with_lines("WWW-Authenticate: Bearer\r\n")
-}
-
-/// A refusal that load explains.
-pub(super) fn overloaded(detail: &str) -> Answer {
-    Answer::problem(problems::OVERLOADED, detail).with_lines(RETRY_AFTER)
-}
-
-/// Why a user could not be taken in.
-fn intern_detail(fault: InternFault) -> &'static str {
-    match fault {
-        InternFault::Full => "the server knows as many users as it may (users_max)",
-        InternFault::NoSpace => {
-            "the server's data folder cannot grow: its disk is full or its files have reached a \
-             limit"
-        }
-    }
 }

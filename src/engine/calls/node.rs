@@ -1,7 +1,7 @@
 //! Calls about the node itself: whether it lives, whether it is ready, what it has counted.
 
-use super::RETRY_AFTER;
-use crate::engine::Engine;
+use super::served::RETRY_AFTER;
+use crate::engine::parts::Engine;
 use crate::metrics::Gauge;
 use crate::pages::exposition;
 use crate::time::Now;
@@ -19,7 +19,7 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
         return problem.with_lines(RETRY_AFTER);
     }
     // Degraded is ready: what is known is served, and sending the streams away would help nobody.
-    let degraded = engine.board.process.gauge(Gauge::NodesDown) > 0;
+    let degraded = engine.node.board.process.gauge(Gauge::NodesDown) > 0;
     let body: &'static [u8] = match degraded {
         true => b"degraded: some nodes of the other role do not answer\n",
         false => b"ready\n",
@@ -29,9 +29,9 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
 
 /// `GET /metrics`.
 pub(super) fn metrics(engine: &mut Engine, _now: Now) -> Answer {
-    let process = &engine.board.process;
+    let process = &engine.node.board.process;
     process.set(Gauge::Users, u64::from(engine.presence.users()));
     process.set(Gauge::UsersOnline, engine.presence.online());
-    let text = exposition::render(&engine.board);
+    let text = exposition::render(&engine.node.board);
     Answer::ok(exposition::CONTENT_TYPE, text.into_bytes())
 }

@@ -1,7 +1,7 @@
 //! Questions: who is online, and since when.
 
-use crate::engine::fanout::record_of;
-use crate::engine::{Engine, Role};
+use crate::engine::parts::{Engine, Role};
+use crate::engine::records::record_of;
 use crate::status::Status;
 use crate::time::Now;
 use crate::wire::User;
@@ -25,14 +25,14 @@ pub fn instance_of(secret: &[u8; 32]) -> u64 {
 
 /// `GET /v1/presence/{user}`.
 pub(super) fn one(engine: &mut Engine, user: User<'_>, now: Now) -> Answer {
-    let mut body = engine.scratch();
+    let mut body = engine.conns.scratch();
     record(engine, user, now).write(&mut body);
     Answer::json(body)
 }
 
 /// `GET /v1/presence`.
 pub(super) fn many(engine: &mut Engine, users: &[String], now: Now) -> Answer {
-    let mut body = engine.scratch();
+    let mut body = engine.conns.scratch();
     body.extend_from_slice(b"{\"presence\":[");
     for (at, user) in users.iter().enumerate() {
         if at > 0 {
@@ -50,12 +50,12 @@ pub(super) fn many(engine: &mut Engine, users: &[String], now: Now) -> Answer {
 /// `POST /v1/presence/query`.
 pub(super) fn query(engine: &mut Engine, users: &[String], now: Now) -> Answer {
     let answer = many(engine, users, now);
-    match engine.role {
+    match engine.node.role {
         // Tells a node that mirrors this one which life of it answers, as of when, and what its
         // clock shows.
         Role::Presence => answer.with_lines(format!(
             "{NODE_HEADER}: {:016x} {} {}\r\n",
-            instance_of(&engine.secret),
+            instance_of(&engine.node.secret),
             engine.presence.published_up_to().ms(),
             now.unix.ms()
         )),

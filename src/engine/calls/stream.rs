@@ -3,9 +3,11 @@
 //! Owns the order in which a watch is indexed before its state is read, so that no change falls
 //! between the two.
 
-use super::{Served, intern_detail, stream_id};
+use super::served::{NewStream, Served, intern_detail};
+use super::stream_id;
 use crate::engine::conn::life::Pending;
-use crate::engine::{Engine, horizon};
+use crate::engine::horizon;
+use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::realtime::watches::Target;
@@ -15,14 +17,6 @@ use crate::wire::User;
 use crate::wire::record::StreamAsk;
 use crate::wire::response::{Answer, write_answer};
 use crate::wire::sse;
-
-/// A stream that may begin.
-pub(in crate::engine) struct NewStream {
-    publisher: Option<Slot>,
-    watch: Vec<String>,
-    /// Where it was before, as its reader says it.
-    last_event_id: Option<String>,
-}
 
 /// Whether there is room for a stream, and for its holder as a publisher.
 pub(super) fn open(engine: &mut Engine, ask: StreamAsk, _now: Now) -> Served {
@@ -105,7 +99,7 @@ impl Engine {
 
     fn say_hello(&mut self, id: ConnId, pending: &Pending, now: Now) {
         let hello = sse::Hello {
-            stream: &stream_id::write(&self.secret, self.shard, id),
+            stream: &stream_id::write(&self.node.secret, self.node.shard, id),
             watching: self.conns.watches.of(id.index),
             server_time: now.unix.ms(),
             beat_interval_ms: self.settings.beat_interval_ms,

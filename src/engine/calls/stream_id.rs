@@ -4,7 +4,7 @@
 
 use constant_time_eq::constant_time_eq_16;
 
-use crate::engine::ShardId;
+use crate::engine::mail::ShardId;
 use crate::realtime::ConnId;
 
 /// The id of a stream.

@@ -3,21 +3,12 @@
 //! Owns the queue's verbs: who has something to say is queued by what gives it something to say.
 //! Never encodes a state.
 
-use super::life::Conns;
+use super::life::{Conns, Flushing};
 use crate::metrics::{Counter, Counters};
 use crate::realtime::outbox::{Written, book};
 use crate::realtime::watches::MarkCount;
 use crate::realtime::{ConnId, Phase};
 use crate::time::Mono;
-
-/// The bytes that wait for the socket's word on how many of them it took.
-#[derive(Clone, Copy)]
-pub(super) struct Flushing {
-    conn: ConnId,
-    /// They are in the buffer that all share, not in the connection's own.
-    shared: bool,
-    offered_bytes: usize,
-}
 
 /// What is to be done with a connection all of whose bytes are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

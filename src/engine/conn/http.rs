@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
-use crate::engine::Engine;
 use crate::engine::conn::life::Pending;
+use crate::engine::parts::Engine;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::{Call, Counter};
 use crate::realtime::conn::Chunked;
@@ -144,12 +144,12 @@ impl Engine {
     }
 
     fn serve_head(&mut self, id: ConnId, rest: &[u8], now: Now) -> Step {
-        let (head, head_bytes) = match parse_head(rest, &self.limits) {
+        let (head, head_bytes) = match parse_head(rest, &self.node.limits) {
             Parsed::Partial => return Step::Partial,
             Parsed::Fault(fault) => return self.refuse(id, fault, rest, now),
             Parsed::Head { head, head_bytes } => (head, head_bytes),
         };
-        if let Err(fault) = head.framing.check(&self.limits) {
+        if let Err(fault) = head.framing.check(&self.node.limits) {
             return self.refuse(id, fault, rest, now);
         }
         match head.framing {
@@ -192,7 +192,7 @@ impl Engine {
     ) -> Step {
         let step = match chunked
             .decoder
-            .decode(rest, &mut chunked.body, &self.limits)
+            .decode(rest, &mut chunked.body, &self.node.limits)
         {
             Ok(step) => step,
             Err(fault) => return self.refuse(id, fault, rest, now),
@@ -205,7 +205,7 @@ impl Engine {
                 Step::Partial
             };
         }
-        let Parsed::Head { head, .. } = parse_head(&chunked.head, &self.limits) else {
+        let Parsed::Head { head, .. } = parse_head(&chunked.head, &self.node.limits) else {
             unreachable!("a head that was parsed once is parsed again");
         };
         self.dispatch(id, &head, &chunked.body, now);
@@ -280,7 +280,9 @@ impl Engine {
             };
             self.conns.end(id, reason, now.mono, &mut self.counters);
         }
-        self.reuse(answer);
+        if let Cow::Owned(body) = answer.body {
+            self.conns.give_back(body);
+        }
     }
 
     /// Counts an answer and appends it to what the connection has to send.
@@ -293,21 +295,5 @@ impl Engine {
         write_answer(&mut io.unsent, answer, &pending.asker);
         io.continued = false;
         io.need_bytes = 0;
-    }
-
-    /// An empty buffer for the body of an answer, with the room that others took before.
-    pub(in crate::engine) fn scratch(&mut self) -> Vec<u8> {
-        let mut body = std::mem::take(&mut self.body);
-        body.clear();
-        body
-    }
-
-    /// Keeps the room of a body that was made in [`Engine::scratch`].
-    fn reuse(&mut self, answer: Answer) {
-        if let Cow::Owned(body) = answer.body
-            && self.body.capacity() == 0
-        {
-            self.body = body;
-        }
     }
 }

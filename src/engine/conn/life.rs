@@ -10,11 +10,10 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::flush::Flushing;
 use crate::engine::settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use crate::metrics::{Call, Counter, Counters};
 use crate::realtime::outbox::FlushQueue;
-use crate::realtime::timers::{Tick, Timers};
+use crate::realtime::timers::Timers;
 use crate::realtime::watches::Watches;
 use crate::realtime::{Conn, ConnId, ConnTable, Phase};
 use crate::time::Mono;
@@ -47,6 +46,15 @@ pub(in crate::engine) struct Pending {
     pub(in crate::engine) asker: Asker,
 }
 
+/// The bytes that wait for the socket's word on how many of them it took.
+#[derive(Clone, Copy)]
+pub(super) struct Flushing {
+    pub(super) conn: ConnId,
+    /// They are in the buffer that all share, not in the connection's own.
+    pub(super) shared: bool,
+    pub(super) offered_bytes: usize,
+}
+
 /// The connections of a shard.
 pub(in crate::engine) struct Conns {
     pub(super) settings: Arc<Settings>,
@@ -60,6 +68,8 @@ pub(in crate::engine) struct Conns {
     parked: HashMap<u32, Pending, foldhash::fast::RandomState>,
     closes: VecDeque<Close>,
     resumes: VecDeque<ConnId>,
+    /// Room for the body of an answer.
+    scratch: Vec<u8>,
     /// Whom streams watch. A connection that ends takes its own out.
     pub(in crate::engine) watches: Watches,
 }
@@ -76,7 +86,22 @@ impl Conns {
             parked: HashMap::default(),
             closes: VecDeque::new(),
             resumes: VecDeque::new(),
+            scratch: Vec::new(),
             watches: Watches::default(),
+        }
+    }
+
+    /// An empty buffer for the body of an answer, with the room that others took before.
+    pub(in crate::engine) fn scratch(&mut self) -> Vec<u8> {
+        let mut room = std::mem::take(&mut self.scratch);
+        room.clear();
+        room
+    }
+
+    /// Keeps the room of a body that was made in [`Conns::scratch`].
+    pub(in crate::engine) fn give_back(&mut self, room: Vec<u8>) {
+        if self.scratch.capacity() == 0 {
+            self.scratch = room;
         }
     }
 
@@ -324,30 +349,6 @@ impl Conns {
     /// Those of them that are streams.
     pub(in crate::engine) fn streams(&self) -> usize {
         self.streams
-    }
-
-    /// When the first timer fires.
-    pub(in crate::engine) fn next_timer(&self) -> Mono {
-        self.timers.next()
-    }
-
-    /// Looks at one at `due`, or when it has stalled for too long if that is sooner.
-    pub(super) fn look_at(&mut self, index: u32, due: Tick) {
-        self.timers.set(index, due);
-        let io = self.table.at(index).io.as_ref();
-        if let Some(since) = io.and_then(|io| io.stalled_since) {
-            let stall = since.plus_ms(self.settings.write_stall_max_ms);
-            let stall = self.timers.tick_at(stall);
-            self.timers.set_sooner(index, stall);
-        }
-    }
-
-    /// A stream's own keep-alive period: up to a quarter shorter, so that streams opened together
-    /// do not speak together.
-    pub(super) fn keep_alive_ms(&self, index: u32) -> u64 {
-        let base = self.settings.keep_alive_ms;
-        let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
-        base - base / 4 * spread / 65_536
     }
 
     /// Panics if two tables disagree. For tests and the simulator.

@@ -4,6 +4,7 @@
 
 use super::life::Conns;
 use crate::metrics::{Counter, Counters};
+use crate::realtime::timers::Tick;
 use crate::realtime::{ConnId, Phase};
 use crate::time::Mono;
 
@@ -41,6 +42,30 @@ impl Conns {
             Some(overdue) => Fired::Overdue(overdue),
             None => Fired::SeenTo,
         }
+    }
+
+    /// When the first timer fires.
+    pub(in crate::engine) fn next_timer(&self) -> Mono {
+        self.timers.next()
+    }
+
+    /// Looks at one at `due`, or when it has stalled for too long if that is sooner.
+    pub(super) fn look_at(&mut self, index: u32, due: Tick) {
+        self.timers.set(index, due);
+        let io = self.table.at(index).io.as_ref();
+        if let Some(since) = io.and_then(|io| io.stalled_since) {
+            let stall = since.plus_ms(self.settings.write_stall_max_ms);
+            let stall = self.timers.tick_at(stall);
+            self.timers.set_sooner(index, stall);
+        }
+    }
+
+    /// A stream's own keep-alive period: up to a quarter shorter, so that streams opened together
+    /// do not speak together.
+    pub(super) fn keep_alive_ms(&self, index: u32) -> u64 {
+        let base = self.settings.keep_alive_ms;
+        let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
+        base - base / 4 * spread / 65_536
     }
 
     /// Is what a connection's timer was set for due?

@@ -10,8 +10,10 @@
 #[cfg(test)]
 mod tests;
 
-use super::{Served, beat, edit, leave, node, query, stream};
-use crate::engine::{Engine, Role, told};
+use super::served::Served;
+use super::{beat, edit, leave, node, query, stream};
+use crate::engine::parts::{Engine, Role};
+use crate::engine::told;
 use crate::metrics::Call;
 use crate::pages::{API, CLIENT, DASHBOARD};
 use crate::realtime::ConnId;

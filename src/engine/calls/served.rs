@@ -1,0 +1,56 @@
+//! What a call comes to.
+//!
+//! Owns the vocabulary between the functions that serve calls and what carries their word out.
+
+use crate::presence::InternFault;
+use crate::slot::Slot;
+use crate::time::Mono;
+use crate::wire::response::{Answer, problems};
+
+/// What a call comes to.
+pub(in crate::engine) enum Served {
+    /// This is answered.
+    Answer(Answer),
+    /// The connection becomes a stream.
+    Stream(NewStream),
+    /// A stream is refused for load, and this is why.
+    Overloaded(&'static str),
+    /// Another shard says what is answered, until then or not at all.
+    Parked {
+        /// The end of waiting.
+        until: Mono,
+    },
+}
+
+impl From<Answer> for Served {
+    fn from(answer: Answer) -> Served {
+        Served::Answer(answer)
+    }
+}
+
+/// For a refusal that load explains.
+pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
+
+/// A stream that may begin.
+pub(in crate::engine) struct NewStream {
+    pub(super) publisher: Option<Slot>,
+    pub(super) watch: Vec<String>,
+    /// Where it was before, as its reader says it.
+    pub(super) last_event_id: Option<String>,
+}
+
+/// A refusal that load explains.
+pub(in crate::engine) fn overloaded(detail: &str) -> Answer {
+    Answer::problem(problems::OVERLOADED, detail).with_lines(RETRY_AFTER)
+}
+
+/// Why a user could not be taken in.
+pub(super) fn intern_detail(fault: InternFault) -> &'static str {
+    match fault {
+        InternFault::Full => "the server knows as many users as it may (users_max)",
+        InternFault::NoSpace => {
+            "the server's data folder cannot grow: its disk is full or its files have reached a \
+             limit"
+        }
+    }
+}

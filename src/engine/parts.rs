@@ -1,0 +1,143 @@
+//! What a shard's engine is made of.
+//!
+//! Owns the parts and how they are made. The parts know nothing of each other: the files that bring
+//! them together borrow each one openly. Decides nothing.
+
+use std::sync::Arc;
+
+use super::conn::life::Conns;
+use super::horizon::Horizon;
+use super::mail::{Posts, ShardId};
+use super::passes::Passes;
+use super::records::Fanout;
+use super::settings::Settings;
+use super::silence::Silence;
+use super::upstream::Upstream;
+use crate::metrics::{Board, Counters};
+use crate::presence::{Presence, Sweep};
+#[cfg(feature = "planted")]
+use crate::realtime::ConnId;
+use crate::time::Now;
+use crate::wire::beat::Keys;
+use crate::wire::nodes::Nodes;
+use crate::wire::request::RequestLimits;
+
+/// Which half of the platform a node is. Decides at start which parts its engines have, and which
+/// paths they serve.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// Both halves: streams and stamps in one process.
+    All,
+    /// Stamps and sweep; publishes transitions to real-time nodes.
+    Presence,
+    /// Streams and watches; vouches for its publishers to these presence nodes, whose states it
+    /// mirrors.
+    Realtime(Arc<Nodes>),
+}
+
+/// What an engine is made of.
+#[derive(Clone)]
+pub struct EngineParts {
+    /// Intervals and limits.
+    pub settings: Arc<Settings>,
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// Of how many.
+    pub shards: ShardId,
+    /// What the node is.
+    pub role: Role,
+    /// The node's presence database; a mirror in the role [`Role::Realtime`] and in no other.
+    pub presence: Arc<Presence>,
+    /// Fleet keys that sign beats.
+    pub keys: Arc<Keys>,
+    /// The same for all shards of a process: makes stream ids unguessable.
+    pub secret: [u8; 32],
+    /// Of the jitter.
+    pub seed: u64,
+    /// What `/metrics` shows.
+    pub board: Arc<Board>,
+    /// Boot: expiries are held until `offline_after_ms` after it.
+    pub now: Now,
+}
+
+/// One shard's engine.
+pub struct Engine {
+    pub(super) settings: Arc<Settings>,
+    pub(super) presence: Arc<Presence>,
+    pub(super) node: Node,
+    pub(super) counters: Counters,
+    pub(super) random: fastrand::Rng,
+    /// Connections: what is read from them, written to them and closed.
+    pub(super) conns: Conns,
+    /// Streams' bytes.
+    pub(super) fanout: Fanout,
+    /// Whose silence it was.
+    pub(super) silence: Silence,
+    /// Whether event ids may be told.
+    pub(super) horizon: Horizon,
+    /// The link to presence nodes, in the one role that has it.
+    pub(super) upstream: Option<Upstream>,
+    /// What time brings.
+    pub(super) passes: Passes,
+    /// What other shards are to be told.
+    pub(super) posts: Posts,
+    #[cfg(feature = "planted")]
+    pub(super) late: Late,
+}
+
+/// Streams whose watches are indexed a turn too late, with whom they watch (see `late.rs`).
+#[cfg(feature = "planted")]
+pub(super) type Late = Vec<(ConnId, Vec<String>)>;
+
+/// What an engine knows of its node from the start.
+pub(super) struct Node {
+    pub(super) shard: ShardId,
+    pub(super) shards: ShardId,
+    pub(super) role: Role,
+    pub(super) keys: Arc<Keys>,
+    pub(super) secret: [u8; 32],
+    pub(super) board: Arc<Board>,
+    pub(super) limits: RequestLimits,
+}
+
+impl Engine {
+    /// An engine without connections.
+    pub fn new(parts: EngineParts) -> Engine {
+        let settings = parts.settings;
+        let now = parts.now;
+        let limits = settings.request_limits();
+        let mirrors = matches!(parts.role, Role::Realtime(_));
+        assert_eq!(
+            mirrors,
+            parts.presence.is_mirror(),
+            "a real-time node mirrors, and no other does"
+        );
+        Engine {
+            counters: Counters::new(),
+            random: fastrand::Rng::with_seed(parts.seed),
+            conns: Conns::new(Arc::clone(&settings), now.mono),
+            fanout: Fanout::default(),
+            silence: Silence::new(now, settings.offline_after_ms),
+            horizon: Horizon::new(now.mono),
+            upstream: Upstream::of(&parts.role),
+            passes: Passes::new(
+                (!mirrors).then(|| Sweep::new(parts.shard, parts.shards)),
+                now.mono,
+            ),
+            posts: Posts::new(parts.shards, matches!(parts.role, Role::Presence)),
+            #[cfg(feature = "planted")]
+            late: Vec::new(),
+            presence: parts.presence,
+            settings,
+            node: Node {
+                shard: parts.shard,
+                shards: parts.shards,
+                role: parts.role,
+                keys: parts.keys,
+                secret: parts.secret,
+                board: parts.board,
+                limits,
+            },
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What the passes say is due is done.
+//!
+//! Owns the order of what time brings. Each call does a bounded piece of each pass; what is left
+//! over makes the next turn begin at once. Never scans all of anything in one call.
+
+use super::pass::PLACES_PER_CALL;
+use super::resync::Resynced;
+use super::vouch::Turn;
+use crate::engine::conn::timers::{Fired, Overdue};
+use crate::engine::parts::Engine;
+use crate::engine::upstream::REVOUCH_MS;
+use crate::metrics::Counter;
+use crate::presence::SweepContext;
+use crate::realtime::{ConnId, Phase};
+use crate::slot::Slot;
+use crate::time::Now;
+use crate::wire::response::problems;
+use crate::wire::sse;
+
+/// Longest goodbye block in bytes.
+const GOODBYE_BYTES_MAX: usize = 256;
+
+impl Engine {
+    /// Timers, sweep, vouching, resync, drain: a bounded piece of each. Call every turn.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.passes.backlog = false;
+        self.fire_timers(now);
+        let interval_ms = self.settings.sweep_interval_ms;
+        if self.passes.sweeping.begin_if_due(interval_ms, now.mono) {
+            self.counters
+                .add(Counter::LeavesForgotten, self.presence.tend_leaves(now));
+        }
+        self.vouch(now);
+        self.sweep_slice(now);
+        self.resync_slice(now);
+        self.reask_slice(now);
+        self.drain_step(now);
+    }
+
+    fn fire_timers(&mut self, now: Now) {
+        if self.passes.fires_at(now.mono) > now.mono {
+            return;
+        }
+        for _ in 0..PLACES_PER_CALL {
+            match self.conns.fire(now.mono, &mut self.counters) {
+                Fired::Nothing => return,
+                Fired::SeenTo => {}
+                Fired::Overdue(Overdue::Parked(id)) => self.abandon_parked(id, now),
+                Fired::Overdue(Overdue::Request(id)) => {
+                    let detail = "the request was not complete in time; its time is counted from \
+                                  its beginning";
+                    self.fail(id, problems::REQUEST_TIMEOUT, detail, now);
+                }
+            }
+        }
+        self.passes.backlog = true;
+    }
+
+    /// Vouches for the publishers of this shard's streams: all of them once in `beat_interval_ms`,
+    /// evenly.
+    fn vouch(&mut self, now: Now) {
+        let (places, interval_ms) = (self.conns.places(), self.settings.beat_interval_ms);
+        let due = self.passes.vouching.due(places, interval_ms, now.mono);
+        self.vouch_for_all(due, now);
+        let mut at = 0;
+        while let Some(turn) = self
+            .passes
+            .vouching
+            .hurried(at, places, REVOUCH_MS, now.mono)
+        {
+            self.vouch_for_all(turn, now);
+            at += 1;
+        }
+        self.passes
+            .vouching
+            .forget_hurried(places, REVOUCH_MS, now.mono);
+    }
+
+    fn vouch_for_all(&mut self, mut turn: Turn, now: Now) {
+        while let Some(slot) = turn.next(&mut self.conns) {
+            if turn
+                .of
+                .is_none_or(|node| self.belongs_to(self.presence.user(slot), node))
+            {
+                self.vouch_for(slot, false, now);
+            }
+        }
+        self.passes.backlog |= !turn.enough;
+    }
+
+    fn sweep_context(&self, now: Now) -> SweepContext {
+        SweepContext {
+            now,
+            offline_after_ms: self.settings.offline_after_ms,
+            hold_expiries: self.silence.holds(now.mono),
+        }
+    }
+
+    fn sweep_slice(&mut self, now: Now) {
+        let slots_max = self.settings.sweep_slots_per_turn_max as u32;
+        let context = self.sweep_context(now);
+        let sweeping = &mut self.passes.sweeping;
+        if let Some(swept) = sweeping.slice(&self.presence, context, slots_max) {
+            self.counters.add(Counter::SweepSlots, swept.slots_read);
+            let kind = match swept.done {
+                true => Counter::SweepCycles,
+                false => Counter::LimitSweepSlotsPerTurn,
+            };
+            self.counters.add(kind, 1);
+            self.tell_decided(now);
+        }
+    }
+
+    /// Looks at one of this shard's own slots now.
+    pub(in crate::engine) fn look_own(&mut self, slot: Slot, now: Now) {
+        let context = self.sweep_context(now);
+        self.passes.sweeping.look(&self.presence, context, slot);
+        self.tell_decided(now);
+    }
+
+    fn tell_decided(&mut self, now: Now) {
+        let decided = self.passes.sweeping.take_decided();
+        for transition in &decided {
+            self.decided(*transition, now);
+        }
+        self.passes.sweeping.give_back(decided);
+    }
+
+    /// This shard's mailbox overflowed: reads the published states anew instead of the mail that
+    /// was lost.
+    pub fn handle_resync(&mut self, now: Now) {
+        self.counters.add(Counter::Resyncs, 1);
+        self.counters.add(Counter::LimitMailbox, 1);
+        let floor = self.horizon.mail_lost();
+        if self.passes.resyncing.begin(floor) {
+            // Answers may have been among what was lost.
+            self.reask_rest(now);
+        }
+    }
+
+    fn resync_slice(&mut self, now: Now) {
+        let mut news = std::mem::take(&mut self.passes.news);
+        let watches = &self.conns.watches;
+        let resynced = self
+            .passes
+            .resyncing
+            .slice(&self.presence, watches, &mut news, now);
+        for transition in news.drain(..) {
+            self.tell(transition, now.mono);
+        }
+        self.passes.news = news;
+        match resynced {
+            Resynced::Nothing => {}
+            Resynced::Again => self.reask_rest(now),
+            Resynced::Done => {
+                self.horizon.resync_ended();
+                self.resync_done();
+            }
+        }
+    }
+
+    /// Graceful shutdown: streams are closed one after the other over `drain_ms`, with a wide
+    /// `retry:`.
+    pub fn begin_drain(&mut self, now: Now) {
+        self.passes.draining.begin(now.mono);
+    }
+
+    /// No connection is left.
+    pub fn is_drained(&self) -> bool {
+        self.passes.is_draining() && self.conns.len() == 0
+    }
+
+    fn drain_step(&mut self, now: Now) {
+        let (places, drain_ms) = (self.conns.places(), self.settings.drain_ms);
+        for index in self.passes.draining.step(places, drain_ms, now.mono) {
+            if let Some(id) = self.conns.id_at(index) {
+                self.drain_conn(id, now);
+            }
+        }
+    }
+
+    fn drain_conn(&mut self, id: ConnId, now: Now) {
+        let retry_ms = self.wide_retry_ms();
+        let conn = self.conns.at(id.index);
+        match conn.phase() {
+            Phase::Streaming => {
+                if conn.unsent_bytes() + GOODBYE_BYTES_MAX <= self.settings.outbox_bytes_max {
+                    sse::write_goodbye(retry_ms, &mut conn.io().unsent);
+                    self.counters.add(Counter::EventsGoodbye, 1);
+                }
+            }
+            Phase::Idle if !conn.is_paused() => {}
+            // One with a request under way is answered, and told to close.
+            _ => return,
+        }
+        self.conns
+            .end(id, Counter::ClosedDrain, now.mono, &mut self.counters);
+    }
+}
