@@ -239,7 +239,7 @@ fn a_power_cut_leaves_what_was_flushed() {
     let mut reports = Vec::new();
     while reports
         .last()
-        .is_none_or(|report: &greendot::presence::FlushReport| report.cycle_ms.is_none())
+        .is_none_or(|report: &greendot::store::WriteBackReport| report.cycle_ms.is_none())
     {
         reports.push(flusher.slice(at(40_000 + reports.len() as u64)).unwrap());
     }
@@ -343,7 +343,7 @@ fn a_small_budget_is_kept() {
     for n in 0..3 * 4_096 {
         beat(&presence, &n.to_string(), 0);
     }
-    let told = |report: greendot::presence::FlushReport| (report.bytes, report.pause_ms);
+    let told = |report: greendot::store::WriteBackReport| (report.bytes, report.pause_ms);
     // 9 bytes and an id of 1 to 5, for each user.
     let log_bytes = 9 * 12_288 + 10 + 90 * 2 + 900 * 3 + 9_000 * 4 + 2_288 * 5;
     let mut flusher = presence.flusher(100_000);

@@ -9,11 +9,12 @@ use crossbeam::epoch;
 
 use super::fresh::{AHEAD_MS_MAX, GONE};
 use super::index::Probe;
-use super::online::{LOOK, STAMPS_DIRTY, chunk_of};
+use super::online::{LOOK, chunk_of};
 use super::{BeatOutcome, InternFault, LeaveOutcome, Presence};
 use crate::planted::{self, Planted};
 use crate::slot::Slot;
 use crate::store::cells::{Stamp, StampFlags};
+use crate::store::flusher::STAMPS_DIRTY;
 use crate::time::{Now, Unix};
 use crate::wire::User;
 

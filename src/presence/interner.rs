@@ -204,6 +204,11 @@ fn walk(bytes: &[u8], groups: &[AtomicU64], slot: u32) -> u64 {
 }
 
 impl Rebuilt {
+    /// Slots that have no user.
+    pub(super) fn free(&self) -> &BTreeSet<u32> {
+        self.reuse.free()
+    }
+
     pub(super) fn finish(self, log: Log, users_max: u32) -> Interner {
         Interner {
             log,

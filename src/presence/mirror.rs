@@ -18,7 +18,6 @@ use rustix::fs::MemfdFlags;
 use super::leaves::Leaves;
 use super::online::Online;
 use super::resume::Resume;
-use super::store::Identity;
 use super::vigil::Vigil;
 use super::{Presence, Transition, interner};
 use crate::planted::{self, Planted};
@@ -26,6 +25,7 @@ use crate::slot::{CHUNK_SLOTS, SLOTS_MAX, Slot};
 use crate::status::Status;
 use crate::store::cells::{Published, PublishedFlags, Stamp, StampFlags};
 use crate::store::header::{Header, Kind};
+use crate::store::headers::Headers;
 use crate::store::log::{self, FIRST_RECORD, Log};
 use crate::store::map::{CellFile, FIRST_CELL, file_bytes};
 use crate::store::region::{AnonymousArray, MappedFile};
@@ -96,7 +96,7 @@ impl Presence {
     /// Errors: no memory, no random numbers.
     pub fn mirror(options: MirrorOptions, now: Now) -> io::Result<Presence> {
         let users_max = options.users_max.clamp(1, SLOTS_MAX);
-        let identity = Identity::passing(now)?;
+        let identity = Headers::of_new(now.unix, [0; 16])?;
         let log_file = memory(
             Kind::Users,
             identity.header(Kind::Users),

@@ -12,9 +12,9 @@ mod interner;
 mod leaves;
 mod mirror;
 mod online;
+mod open;
 mod resume;
 mod reuse;
-mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -26,16 +26,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::epoch::{self, Guard};
 use parking_lot::Mutex;
 
-pub use flusher::{FlushReport, Flusher};
+pub use flusher::Flusher;
 pub use mirror::{MirrorOptions, Source};
+pub use open::{OpenReport, StoreOptions};
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
-pub use store::{OpenReport, StoreOptions};
 pub use sweep::{Sweep, SweepContext, Transition};
 
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 use crate::store::StoreFault;
 use crate::store::cells::{Published, Stamp};
+use crate::store::headers::Headers;
 use crate::store::map::CellFile;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
@@ -44,7 +45,6 @@ use leaves::Leaves;
 use mirror::Mirrored;
 use online::{LOOK, Online};
 use resume::Resume;
-use store::Identity;
 pub use vigil::STALLED_MS;
 use vigil::Vigil;
 
@@ -62,7 +62,7 @@ pub struct Presence {
     leaves: Mutex<Leaves>,
     vigil: Vigil,
     resume: Resume,
-    identity: Identity,
+    identity: Headers,
     beat_skew_ms_max: u64,
     /// The last new user found no room in the files, which has been logged.
     growth_failing: AtomicBool,
@@ -127,7 +127,7 @@ impl Presence {
     /// From then on a write beyond RLIMIT_FSIZE is an error instead of a SIGXFSZ in the whole
     /// process.
     pub fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenReport), StoreFault> {
-        store::open(options, now)
+        open::open(options, now)
     }
 
     /// The slot of a user that has one. Lock-free.
@@ -224,7 +224,8 @@ impl Presence {
             // Stamps of those who are offline are ahead now too, and nobody would look at them.
             let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
             (0..chunks).for_each(|chunk| self.online.raise(chunk, LOOK));
-            if let Err(error) = self.mark_doubt() {
+            let windows = || self.resume.ambiguous();
+            if let Err(error) = self.identity.mark_windows(&self.published, windows) {
                 tracing::warn!(%error, "published.map's header could not be written: a crash \
                                         would forget a step of the clock");
             }

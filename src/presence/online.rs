@@ -8,14 +8,12 @@ use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::slot::{CHUNK_SLOTS, Slot};
+use crate::store::flusher::{PUBLISHED_DIRTY, STAMPS_DIRTY};
 use crate::store::region::{AnonymousArray, prefetch};
 
 /// Chunk flag: the next sweep must look, even if nobody is online in it.
 pub(super) const LOOK: u8 = 1;
-/// Chunk flag: a stamp changed by another way than a beat for a publisher who is online.
-pub(super) const STAMPS_DIRTY: u8 = 2;
-/// Chunk flag: a published cell changed.
-pub(super) const PUBLISHED_DIRTY: u8 = 4;
+const _: () = assert!(LOOK & (STAMPS_DIRTY | PUBLISHED_DIRTY) == 0, "one bit each");
 /// Words of bits in a chunk.
 pub(super) const CHUNK_WORDS: u32 = CHUNK_SLOTS / 64;
 
@@ -89,6 +87,16 @@ impl Online {
     pub(super) fn lower(&self, chunk: usize, flag: u8) -> bool {
         self.flags[chunk].load(Ordering::Relaxed) & flag != 0
             && self.flags[chunk].fetch_and(!flag, Ordering::AcqRel) & flag != 0
+    }
+
+    /// The flags of all chunks: what the write-back lowers.
+    pub(super) fn flags(&self) -> &[AtomicU8] {
+        &self.flags
+    }
+
+    /// Publishers online, by chunk.
+    pub(super) fn counts(&self) -> &[AtomicU32] {
+        &self.counts
     }
 
     /// Publishers online in a chunk.

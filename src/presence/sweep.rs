@@ -12,11 +12,12 @@ use std::sync::atomic::Ordering;
 
 use super::Presence;
 use super::fresh::{Bounds, Comparison, WORD_SLOTS};
-use super::online::{CHUNK_WORDS, LOOK, PUBLISHED_DIRTY, STAMPS_DIRTY, chunk_of};
+use super::online::{CHUNK_WORDS, LOOK, chunk_of};
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 use crate::store::cells::{Published, Stamp, StampFlags};
+use crate::store::flusher::{PUBLISHED_DIRTY, STAMPS_DIRTY};
 use crate::time::{Now, Unix};
 
 /// One transition, decided and already written to `published` by the slot's owner.

@@ -4,13 +4,20 @@
 //! Knows nothing of beats, sweeps or watchers, and never names the layers above.
 
 pub mod cells;
-pub(crate) mod fault;
-pub(crate) mod found;
+mod fault;
+pub(crate) mod flusher;
+mod found;
 pub(crate) mod header;
+pub(crate) mod headers;
 pub(crate) mod log;
 pub(crate) mod map;
+pub(crate) mod open;
+pub(crate) mod recover;
 pub(crate) mod region;
+#[cfg(test)]
+mod tests;
 
 pub use fault::{StoreFault, StoreFaultKind};
+pub use flusher::WriteBackReport;
 pub use header::STORE_FILES;
 pub use region::copies_on_write;

@@ -108,9 +108,7 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "std::fs",
         "2026-11-28: a mirror's cells stand in a memfd",
     ),
-    ("src/presence/store.rs", "std::fs", FILES),
 ];
-const FILES: &str = "2026-11-28: files belong below presence, into store";
 const CORES: &str = "2026-11-28: users.log is read on all cores at the start";
 
 #[test]

@@ -1,0 +1,349 @@
+//! Writes the store back to disk, a little at a time, in the order that a power cut may interrupt.
+//!
+//! Owns the cycle: users.log, then stamps, then published, then the headers that say how far the
+//! disk is. Only chunks that may have changed are written. Takes the files as they are lent for a
+//! slice; shares no lock with who writes cells, and never decides anything.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use super::cells::{Published, Stamp};
+use super::header::Windows;
+use super::headers::{Headers, OnDisk};
+use super::log::{FIRST_RECORD, Log};
+use super::map::{CellFile, FIRST_CELL};
+use crate::slot::CHUNK_SLOTS;
+use crate::time::{Mono, Now, Unix};
+
+/// Mark of a chunk: a stamp may have changed since it was last written back.
+pub(crate) const STAMPS_DIRTY: u8 = 2;
+/// Mark of a chunk: a published cell may have changed since it was last written back.
+pub(crate) const PUBLISHED_DIRTY: u8 = 4;
+const CHUNK_BYTES: u64 = CHUNK_SLOTS as u64 * 8;
+/// Bytes written back by one slice at most, and no more than a second's: short enough that a budget
+/// is kept evenly.
+const SLICE_BYTES_MAX: u64 = 4 << 20;
+/// Chunks asked by one slice at most.
+const SLICE_CHUNKS_MAX: u32 = 64 << 10;
+/// A cycle begins at most this often.
+const CYCLE_MS_MIN: u64 = 1_000;
+
+/// An open store's files, as who uses them lends them.
+pub(crate) struct Files<'a> {
+    pub(crate) log: &'a Log,
+    pub(crate) stamps: &'a CellFile<Stamp>,
+    pub(crate) published: &'a CellFile<Published>,
+    pub(crate) headers: &'a Headers,
+    /// Slots that have been given.
+    pub(crate) slots: u32,
+    /// By chunk: STAMPS_DIRTY and PUBLISHED_DIRTY, which are lowered here; other bits are others'.
+    pub(crate) marks: &'a [AtomicU8],
+    /// By chunk: not zero where stamps change without a mark.
+    pub(crate) lively: &'a [AtomicU32],
+    /// Every transition before it stands in a cell.
+    pub(crate) published_up_to: Unix,
+    /// The windows of event ids that are not believed, as they are now.
+    pub(crate) windows: &'a dyn Fn() -> Windows,
+}
+
+/// A write-back in rolling slices, and where it is.
+pub(crate) struct WriteBack {
+    bytes_per_second: u64,
+    slice_bytes_max: u64,
+    step: Step,
+    cycle: Cycle,
+    /// Bytes of users.log, and cells of the maps, up to which the files' lengths are known to be on
+    /// disk; none at first.
+    log_lasting: u64,
+    stamps_lasting: u32,
+    published_lasting: u32,
+}
+
+/// What one slice did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteBackReport {
+    /// Bytes written back.
+    pub bytes: u64,
+    /// A whole cycle ended with this slice; its length in ms.
+    pub cycle_ms: Option<u64>,
+    /// How long to rest before the next slice, in ms.
+    pub pause_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Begin,
+    Log { from: u64 },
+    Stamps { chunk: u32 },
+    Published { chunk: u32 },
+    Headers,
+}
+
+/// What was true when the cycle began; on disk when it ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cycle {
+    began_at: Mono,
+    watermark: Unix,
+    stamps_capacity: u32,
+    published_capacity: u32,
+    log_end: u64,
+}
+
+impl WriteBack {
+    pub(crate) fn new(bytes_per_second: u64) -> WriteBack {
+        WriteBack {
+            bytes_per_second: bytes_per_second.max(1),
+            slice_bytes_max: SLICE_BYTES_MAX.min(bytes_per_second),
+            step: Step::Begin,
+            cycle: Cycle::default(),
+            log_lasting: 0,
+            stamps_lasting: 0,
+            published_lasting: 0,
+        }
+    }
+
+    /// The budget's part of a cycle's length, in ms, when everything about `users` users has
+    /// changed; the disk's comes on top.
+    pub(crate) fn cycle_ms(users: u32, bytes_per_second: u64) -> u64 {
+        let maps_bytes = 2 * u64::from(users.div_ceil(CHUNK_SLOTS)) * CHUNK_BYTES;
+        (maps_bytes.saturating_mul(1_000) / bytes_per_second.max(1)).max(CYCLE_MS_MIN)
+    }
+
+    /// Does the next bit of work, and says how long to rest. Blocks for as long as the disk takes.
+    ///
+    /// Errors: the disk's. The next slice begins the cycle again, and the cycle then writes all of
+    /// the file that failed, for nobody says what the disk lacks (see `MappedFile::is_doubted`).
+    /// The caller rests before that.
+    pub(crate) fn slice(&mut self, files: &Files<'_>, now: Now) -> io::Result<WriteBackReport> {
+        if files.headers.is_closed() {
+            return Ok(WriteBackReport {
+                pause_ms: CYCLE_MS_MIN,
+                ..WriteBackReport::default()
+            });
+        }
+        let done = match self.step {
+            Step::Begin => {
+                self.begin(files, now);
+                self.log(files, files.headers.log_synced_bytes())
+            }
+            Step::Log { from } => self.log(files, from),
+            Step::Stamps { chunk } => {
+                self.cells(files, files.stamps, STAMPS_DIRTY, chunk)
+                    .map(|(bytes, next)| {
+                        self.step = next
+                            .map_or(Step::Published { chunk: 0 }, |chunk| Step::Stamps { chunk });
+                        self.report(bytes)
+                    })
+            }
+            Step::Published { chunk } => self
+                .cells(files, files.published, PUBLISHED_DIRTY, chunk)
+                .map(|(bytes, next)| {
+                    self.step = next.map_or(Step::Headers, |chunk| Step::Published { chunk });
+                    self.report(bytes)
+                }),
+            Step::Headers => self.headers(files, now),
+        };
+        if done.is_err() {
+            self.step = Step::Begin;
+            (
+                self.log_lasting,
+                self.stamps_lasting,
+                self.published_lasting,
+            ) = (0, 0, 0);
+        }
+        done
+    }
+
+    fn begin(&mut self, files: &Files<'_>, now: Now) {
+        self.cycle = Cycle {
+            began_at: now.mono,
+            watermark: files.published_up_to.min(now.unix),
+            stamps_capacity: files.stamps.capacity(),
+            published_capacity: files.published.capacity(),
+            log_end: files.log.end(),
+        };
+    }
+
+    /// users.log first: a slot is on disk before the header says that its stamps may be. Marked
+    /// when all of it is, for a mark must be where a record ends.
+    fn log(&mut self, files: &Files<'_>, from: u64) -> io::Result<WriteBackReport> {
+        let end = self.cycle.log_end;
+        let to = end.min(from.saturating_add(self.slice_bytes_max));
+        if to > from {
+            files.sync_log_range(from, to)?;
+        }
+        if to < end {
+            self.step = Step::Log { from: to };
+            return Ok(self.report(to - from));
+        }
+        if end > files.headers.log_synced_bytes() {
+            let file = files.log.file();
+            let length = file.len_bytes();
+            if length > self.log_lasting {
+                file.sync()?;
+                self.log_lasting = length;
+            }
+            file.believe();
+            files.headers.mark_log(files.log, end)?;
+        }
+        self.step = Step::Stamps { chunk: 0 };
+        Ok(self.report(to.saturating_sub(from)))
+    }
+
+    /// Writes back runs of chunks that may be dirty, or of all if the file is doubted, from `chunk`
+    /// on; returns the bytes and where to go on.
+    fn cells<V: Sync>(
+        &self,
+        files: &Files<'_>,
+        cells: &CellFile<V>,
+        flag: u8,
+        chunk: u32,
+    ) -> io::Result<(u64, Option<u32>)> {
+        let doubted = cells.file().is_doubted();
+        let chunks = files.slots.div_ceil(CHUNK_SLOTS);
+        let last = chunks.min(chunk.saturating_add(SLICE_CHUNKS_MAX));
+        let (mut bytes, mut at) = (0, chunk);
+        while at < last && bytes < self.slice_bytes_max {
+            let first = at;
+            while at < last && bytes < self.slice_bytes_max {
+                let chunk = at as usize;
+                let marked = files.lower(chunk, flag);
+                let lively = flag == STAMPS_DIRTY && files.is_lively(chunk);
+                if !(marked || doubted || lively) {
+                    break;
+                }
+                bytes += CHUNK_BYTES;
+                at += 1;
+            }
+            if at == first {
+                at += 1;
+                continue;
+            }
+            let (offset, length) = (
+                FIRST_CELL + u64::from(first) * CHUNK_BYTES,
+                u64::from(at - first) * CHUNK_BYTES,
+            );
+            if doubted {
+                cells.file().dirty(offset, length);
+            }
+            let written = cells.file().sync_range(offset, length);
+            if let Err(error) = written {
+                (first..at).for_each(|chunk| files.raise(chunk as usize, flag));
+                return Err(error);
+            }
+        }
+        let next = (at < chunks).then_some(at);
+        if doubted && next.is_none() {
+            // A failure begins the cycle again: all of this pass, which began with the first chunk,
+            // has succeeded.
+            cells.file().believe();
+        }
+        Ok((bytes, next))
+    }
+
+    /// A slice's `sync_range` has waited for its cells and their metadata, so nothing is left but
+    /// the files' lengths, where these have grown: to write all of a file back here would write all
+    /// that has changed since its slice, unpaced.
+    fn headers(&mut self, files: &Files<'_>, now: Now) -> io::Result<WriteBackReport> {
+        let Cycle {
+            began_at,
+            watermark,
+            stamps_capacity,
+            published_capacity,
+            ..
+        } = self.cycle;
+        let (stamps, published) = (files.stamps.file(), files.published.file());
+        if stamps_capacity > self.stamps_lasting {
+            stamps.sync()?;
+            files.headers.mark_stamps(files.stamps, stamps_capacity)?;
+            stamps.sync_range(0, FIRST_CELL)?;
+            self.stamps_lasting = stamps_capacity;
+        }
+        if published_capacity > self.published_lasting {
+            published.sync()?;
+            self.published_lasting = published_capacity;
+        }
+        let on_disk = OnDisk {
+            capacity: published_capacity,
+            watermark,
+            clean: false,
+        };
+        files
+            .headers
+            .mark_published(files.published, files.windows, on_disk)?;
+        published.sync_range(0, FIRST_CELL)?;
+        self.step = Step::Begin;
+        let cycle_ms = now.mono.ms_since(began_at);
+        Ok(WriteBackReport {
+            bytes: 0,
+            cycle_ms: Some(cycle_ms),
+            pause_ms: CYCLE_MS_MIN.saturating_sub(cycle_ms),
+        })
+    }
+
+    fn report(&self, bytes: u64) -> WriteBackReport {
+        let pause_ms = bytes.saturating_mul(1_000) / self.bytes_per_second;
+        WriteBackReport {
+            bytes,
+            cycle_ms: None,
+            pause_ms,
+        }
+    }
+}
+
+impl Files<'_> {
+    /// Has the bytes of users.log from `from`, up to which it is on disk, to `to`, up to which
+    /// there are records, on disk as well.
+    fn sync_log_range(&self, from: u64, to: u64) -> io::Result<()> {
+        let file = self.log.file();
+        if file.is_doubted() {
+            // The header's page too, in which records follow it.
+            self.headers
+                .mark_log(self.log, self.headers.log_synced_bytes())?;
+            // SAFETY: the log's bytes before its end are never written again.
+            unsafe { file.rewrite(from, to) }?;
+            file.sync_range(0, FIRST_RECORD)?;
+        }
+        file.sync_range(from, to - from)
+    }
+
+    /// Writes everything back and marks the store as closed cleanly. Nobody writes cells any more,
+    /// and no write-back is under way.
+    ///
+    /// Errors: the disk's; the store is then not marked, and opens as after a crash.
+    pub(crate) fn close(&self, now: Unix) -> io::Result<()> {
+        self.headers.close();
+        let (stamps, published) = (self.stamps.capacity(), self.published.capacity());
+        let (file, end) = (self.log.file(), self.log.end());
+        self.sync_log_range(self.headers.log_synced_bytes().min(end), end)?;
+        file.sync()?;
+        self.headers.mark_log(self.log, end)?;
+        file.sync()?;
+        self.stamps.sync()?;
+        self.headers.mark_stamps(self.stamps, stamps)?;
+        self.stamps.file().sync()?;
+        self.published.sync()?;
+        let on_disk = OnDisk {
+            capacity: published,
+            watermark: now,
+            clean: true,
+        };
+        self.headers
+            .mark_published(self.published, self.windows, on_disk)?;
+        self.published.file().sync()
+    }
+
+    fn is_lively(&self, chunk: usize) -> bool {
+        self.lively[chunk].load(Ordering::Relaxed) > 0
+    }
+
+    fn raise(&self, chunk: usize, mark: u8) {
+        self.marks[chunk].fetch_or(mark, Ordering::Release);
+    }
+
+    /// Lowers a mark; whether it was up. Everything written before it was raised is seen after this.
+    fn lower(&self, chunk: usize, mark: u8) -> bool {
+        self.marks[chunk].load(Ordering::Relaxed) & mark != 0
+            && self.marks[chunk].fetch_and(!mark, Ordering::AcqRel) & mark != 0
+    }
+}

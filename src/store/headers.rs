@@ -1,0 +1,150 @@
+//! What the headers of the running store say, and when they are written.
+//!
+//! Owns who the store is (id, generation) and how far the disk is known to be. Writes headers into
+//! their files; never syncs, never decides how far the disk is.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::cells::{Published, Stamp};
+use super::header::{Header, Kind, Windows};
+use super::log::{FIRST_RECORD, Log};
+use super::map::CellFile;
+use crate::time::Unix;
+
+/// What the headers of this run say beside what changes with every write-back.
+pub(crate) struct Headers {
+    store_id: u64,
+    generation: u64,
+    created_at: Unix,
+    boot_id: [u8; 16],
+    /// Up to where users.log is known to be on disk.
+    synced_bytes: AtomicU64,
+    /// Set by `close`: no header may say otherwise afterwards.
+    closed: AtomicBool,
+    /// What published.map's header says of the disk.
+    published: Mutex<OnDisk>,
+}
+
+/// What published.map's header says of the disk.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct OnDisk {
+    /// Cells that the file is long enough for, on disk too.
+    pub(crate) capacity: u32,
+    /// Every transition up to it is on disk.
+    pub(crate) watermark: Unix,
+    /// Everything is, and nothing was written since.
+    pub(crate) clean: bool,
+}
+
+impl Headers {
+    /// Of a new store, of its first generation.
+    ///
+    /// Errors: no random numbers.
+    pub(crate) fn of_new(created_at: Unix, boot_id: [u8; 16]) -> io::Result<Headers> {
+        let mut id = [0; 8];
+        getrandom::fill(&mut id).map_err(io::Error::other)?;
+        let mut first = Header::new(Kind::Users, u64::from_le_bytes(id), 0, created_at);
+        first.synced_bytes = FIRST_RECORD;
+        Ok(Headers::following(first, 1, boot_id))
+    }
+
+    /// Of the store whose users.log had this header, in its next generation.
+    pub(crate) fn following(leader: Header, generation: u64, boot_id: [u8; 16]) -> Headers {
+        Headers {
+            store_id: leader.store_id,
+            generation,
+            created_at: leader.created_at,
+            boot_id,
+            synced_bytes: AtomicU64::new(leader.synced_bytes.max(FIRST_RECORD)),
+            closed: AtomicBool::new(false),
+            published: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn created_at(&self) -> Unix {
+        self.created_at
+    }
+
+    /// The header of a file, as far as all have the same.
+    pub(crate) fn header(&self, kind: Kind) -> Header {
+        Header::new(kind, self.store_id, self.generation, self.created_at)
+    }
+
+    /// Up to where users.log is known to be on disk.
+    pub(crate) fn log_synced_bytes(&self) -> u64 {
+        self.synced_bytes.load(Ordering::Acquire)
+    }
+
+    /// No header is to be written any more.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Everything before `synced_bytes` of users.log is on disk: says so in its header.
+    ///
+    /// Errors: the system's, when the header is written.
+    pub(crate) fn mark_log(&self, log: &Log, synced_bytes: u64) -> io::Result<()> {
+        self.synced_bytes.fetch_max(synced_bytes, Ordering::AcqRel);
+        let mut header = self.header(Kind::Users);
+        header.synced_bytes = self.log_synced_bytes();
+        log.file().write_start(&header.encode())
+    }
+
+    /// The stamps up to `capacity` are on disk, the file's length included: says so in its header.
+    ///
+    /// Errors: the system's, when the header is written.
+    pub(crate) fn mark_stamps(&self, stamps: &CellFile<Stamp>, capacity: u32) -> io::Result<()> {
+        let mut header = self.header(Kind::Stamps);
+        header.capacity = capacity;
+        stamps.file().write_start(&header.encode())
+    }
+
+    /// So much of what was published is on disk: says so in its header, with the windows of event
+    /// ids that are not believed. These are asked for once nobody else writes the header.
+    ///
+    /// Errors: the system's, when the header is written.
+    pub(crate) fn mark_published(
+        &self,
+        published: &CellFile<Published>,
+        windows: impl FnOnce() -> Windows,
+        on_disk: OnDisk,
+    ) -> io::Result<()> {
+        let mut said = self.published.lock();
+        *said = on_disk;
+        self.write_published(published, windows(), on_disk)
+    }
+
+    /// A window has been widened: says so in the header at once, or a crash would forget it.
+    ///
+    /// Errors: the system's, when the header is written.
+    pub(crate) fn mark_windows(
+        &self,
+        published: &CellFile<Published>,
+        windows: impl FnOnce() -> Windows,
+    ) -> io::Result<()> {
+        let said = self.published.lock();
+        self.write_published(published, windows(), *said)
+    }
+
+    fn write_published(
+        &self,
+        published: &CellFile<Published>,
+        windows: Windows,
+        on_disk: OnDisk,
+    ) -> io::Result<()> {
+        let mut header = self.header(Kind::Published);
+        header.capacity = on_disk.capacity;
+        header.watermark = on_disk.watermark;
+        header.clean = on_disk.clean;
+        header.boot_id = self.boot_id;
+        header.ambiguous = windows;
+        published.file().write_start(&header.encode())
+    }
+}

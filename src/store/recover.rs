@@ -1,0 +1,163 @@
+//! What the cells of a store that was just mapped must say before anybody reads them.
+//!
+//! Owns what a crash, a power cut, a missing map or damage has left in them. Never touches a slot
+//! while the store runs.
+
+use std::sync::atomic::Ordering;
+
+use super::cells::{CellValue, Published, Stamp, StampFlags};
+use super::fault::StoreFault;
+use super::map::CellFile;
+use super::open::{Parts, os};
+use super::region::MappedFile;
+use crate::slot::Slot;
+use crate::status::Status;
+use crate::time::Unix;
+
+/// A cell further ahead of the clock and of the last write-back than this, in ms, is damaged: a
+/// day.
+const IMPOSSIBLE_AHEAD_MS: u64 = 86_400_000;
+
+/// What recovering did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Recovered {
+    /// What was published is not what watchers were told last: nobody knows that.
+    pub(crate) republished: bool,
+    /// published.map was made anew from the stamps.
+    pub(crate) published_rebuilt: bool,
+}
+
+impl Parts {
+    /// Makes room for all slots, zeroes the cells of those that nobody has, and mends what can not
+    /// be. `free`: slots whose users are gone. `explained`: of a time that is yet to come, that the
+    /// clock is known to have been there.
+    ///
+    /// Errors: the system's.
+    pub(crate) fn recover(
+        &self,
+        free: impl Iterator<Item = Slot>,
+        explained: impl Fn(Unix) -> bool,
+        offline_after_ms: u64,
+        now: Unix,
+    ) -> Result<Recovered, StoreFault> {
+        let last = self.last;
+        prepare(&self.stamps, self.slots, last.clean)?;
+        prepare(&self.published, self.slots, last.clean)?;
+        // Of nobody, so that who is given the slot begins without a past.
+        for slot in free {
+            let (stamp, published) = (self.stamps.cell(slot), self.published.cell(slot));
+            stamp.store(Stamp::default(), Ordering::Relaxed);
+            published.store(Published::NEVER, Ordering::Relaxed);
+        }
+        if !last.clean && !last.is_new {
+            // What the last run could not write back may be in the page cache, marked as written.
+            [self.log.file(), self.stamps.file(), self.published.file()]
+                .into_iter()
+                .for_each(MappedFile::doubt);
+        }
+        self.replace_impossible(explained, now);
+        let published_rebuilt = last.published_missing && !last.is_new && self.slots > 0;
+        let republished = last.power_cut || published_rebuilt;
+        if republished {
+            self.republish(offline_after_ms, now);
+        }
+        Ok(Recovered {
+            republished,
+            published_rebuilt,
+        })
+    }
+
+    /// One impossible time would have everybody else silent since long, and event ids doubtful for
+    /// as long.
+    fn replace_impossible(&self, explained: impl Fn(Unix) -> bool, now: Unix) {
+        let last = now.max(self.last.watermark).plus_ms(IMPOSSIBLE_AHEAD_MS);
+        let impossible = |ms: u64| ms > last.ms() && !explained(Unix::from_ms(ms));
+        let stamps = replace(&self.stamps, self.slots, |stamp| {
+            let never = Unix::from_ms(0);
+            impossible(stamp.ms()).then(|| Stamp::new(never, never, stamp.flags()))
+        });
+        let published = replace(&self.published, self.slots, |published| {
+            impossible(published.since_ms()).then(|| Published::new(now, published.status()))
+        });
+        if stamps + published > 0 {
+            tracing::warn!(
+                stamps,
+                published,
+                "cells with impossible times, which only damage can have made, were given others"
+            );
+        }
+    }
+
+    /// After a power cut, or without a published.map: who was published online, or was fresh when
+    /// the last stamp was written, is online, with a transition now, for nobody knows what watchers
+    /// were told last.
+    fn republish(&self, offline_after_ms: u64, now: Unix) {
+        let stamps = &self.stamps.cells()[..self.slots as usize];
+        let published = &self.published.cells()[..self.slots as usize];
+        let newest_ms = stamps
+            .iter()
+            .map(|stamp| stamp.load(Ordering::Relaxed).ms())
+            .max()
+            .unwrap_or(0);
+        for (stamp, cell) in stamps.iter().zip(published) {
+            let (stamp, before) = (stamp.load(Ordering::Relaxed), cell.load(Ordering::Relaxed));
+            let was_fresh = !stamp.has(StampFlags::LEFT.and(StampFlags::EXPIRED))
+                && stamp.ms() != 0
+                && newest_ms - stamp.ms() <= offline_after_ms;
+            if was_fresh || before.is_online() {
+                let since = Unix::from_ms(now.ms().max(before.since_ms() + 1));
+                let status = match before.status() {
+                    Status::Offline | Status::Unknown => Status::Online,
+                    here => here,
+                };
+                cell.store(Published::new(since, status), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Makes room for the cells of all slots, and none of more.
+fn prepare<V: CellValue + Sync>(
+    cells: &CellFile<V>,
+    slots: u32,
+    clean: bool,
+) -> Result<(), StoreFault> {
+    let file = cells.file();
+    cells
+        .reserve(slots.max(1))
+        .map_err(os("make room in", file.path()))?;
+    // On disk before these slots are given anew: another power cut could keep the new record and
+    // the old cells.
+    if !clean && zero_beyond(cells, slots) {
+        file.sync().map_err(os("write", file.path()))?;
+    }
+    Ok(())
+}
+
+/// Slots that users.log does not know have no cells: a power cut may have kept these and lost their
+/// records. Whether there were any.
+fn zero_beyond<V: CellValue + Sync>(cells: &CellFile<V>, slots: u32) -> bool {
+    let beyond = &cells.cells()[slots as usize..];
+    let used = beyond
+        .iter()
+        .filter(|cell| cell.load(Ordering::Relaxed).bits() != 0);
+    used.map(|cell| cell.store(V::from_bits(0), Ordering::Relaxed))
+        .count()
+        > 0
+}
+
+/// Gives another value to the cells for which there is a better one. Returns how many.
+fn replace<V: CellValue + Sync>(
+    cells: &CellFile<V>,
+    slots: u32,
+    better: impl Fn(V) -> Option<V>,
+) -> u32 {
+    let mut replaced = 0;
+    for cell in &cells.cells()[..slots as usize] {
+        if let Some(value) = better(cell.load(Ordering::Relaxed)) {
+            cell.store(value, Ordering::Relaxed);
+            replaced += 1;
+        }
+    }
+    replaced
+}
