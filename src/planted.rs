@@ -1,8 +1,10 @@
 //! Bugs planted on purpose, for the simulator's proof that it would notice them (`tests/sim`,
 //! docs/SIMULATION.md).
 //!
-//! Without the feature `planted` (never on in a build that serves) [`is`] is a constant false and
-//! every hook is compiled away. With it, each thread has at most one bug at a time.
+//! They are compiled in where debug assertions are, so that no test needs a build of its own, and
+//! asleep until a test plants one in its thread. In a build that serves [`is`] is a constant false
+//! and every hook is compiled away. The feature `planted` has them in an optimised build too, for
+//! long runs by hand. Each thread has at most one bug at a time.
 
 /// A bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,25 +102,25 @@ impl Planted {
     ];
 }
 
-#[cfg(feature = "planted")]
+#[cfg(any(debug_assertions, feature = "planted"))]
 thread_local! {
     static HERE: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };
 }
 
 /// Plants `bug` in this thread, in place of the one before.
-#[cfg(feature = "planted")]
+#[cfg(any(debug_assertions, feature = "planted"))]
 pub fn plant(bug: Option<Planted>) {
     HERE.set(bug);
 }
 
 /// Whether this thread has `bug`.
-#[cfg(feature = "planted")]
+#[cfg(any(debug_assertions, feature = "planted"))]
 pub fn is(bug: Planted) -> bool {
     HERE.get() == Some(bug)
 }
 
 /// Whether this thread has a bug: never.
-#[cfg(not(feature = "planted"))]
+#[cfg(not(any(debug_assertions, feature = "planted")))]
 #[inline(always)]
 pub const fn is(_bug: Planted) -> bool {
     false

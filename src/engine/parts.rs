@@ -15,7 +15,7 @@ use super::silence::Silence;
 use super::upstream::Upstream;
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
-#[cfg(feature = "planted")]
+#[cfg(any(debug_assertions, feature = "planted"))]
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::beat::Keys;
@@ -81,12 +81,12 @@ pub struct Engine {
     pub(super) passes: Passes,
     /// What other shards are to be told.
     pub(super) posts: Posts,
-    #[cfg(feature = "planted")]
+    #[cfg(any(debug_assertions, feature = "planted"))]
     pub(super) late: Late,
 }
 
 /// Streams whose watches are indexed a turn too late, with whom they watch (see `late.rs`).
-#[cfg(feature = "planted")]
+#[cfg(any(debug_assertions, feature = "planted"))]
 pub(super) type Late = Vec<(ConnId, Vec<String>)>;
 
 /// What an engine knows of its node from the start.
@@ -125,7 +125,7 @@ impl Engine {
                 now.mono,
             ),
             posts: Posts::new(parts.shards, matches!(parts.role, Role::Presence)),
-            #[cfg(feature = "planted")]
+            #[cfg(any(debug_assertions, feature = "planted"))]
             late: Vec::new(),
             presence: parts.presence,
             settings,

@@ -9,7 +9,7 @@ mod client;
 mod faults;
 mod kernel;
 mod model;
-#[cfg(feature = "planted")]
+#[cfg(any(debug_assertions, feature = "planted"))]
 mod planted;
 mod split;
 mod sse;
