@@ -10,7 +10,7 @@
  *       anything else     -> 200 with a canned presence record, keep-alive, one answer per blank
  *                            line read (pipelining)
  * UDP   a datagram's payload, as it is, is sent to every watcher. A payload that starts with '#'
- *       and a decimal number N and a line feed goes, without that line, to the first N watchers only.
+ *       and a decimal number N and a line feed goes, without it, to the first N watchers only.
  * With BATCH_MS > 0 payloads for all watchers are collected for that long and share one send() per
  * watcher.
  *

@@ -1,4 +1,4 @@
-//! Whose silence was it? (Lifeguard, DESIGN.md section 4.)
+//! Whose silence was it? (As in HashiCorp's Lifeguard.)
 //!
 //! Owns the judgement that this process, not its publishers, was silent: a stalled turn, a suspend,
 //! a step of the wall clock, or a restart. Until the doubt is over nobody may be expired. Sees

@@ -1,5 +1,5 @@
 //! What presence nodes publish to a real-time node: `PUT /v1/presence/{user}` and `PUT
-//! /v1/presence`.
+//!/v1/presence`.
 //!
 //! Owns whom it believes and what is said back. Taken over means told: the transitions go the way
 //! of all others.

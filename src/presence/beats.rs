@@ -185,8 +185,8 @@ impl Presence {
     }
 }
 
-/// The stamp after something sent at `sent_at` has come: neither of its times goes back, unless they
-/// were ahead of the clock. What was sent is never dated later than it was received.
+/// The stamp after something sent at `sent_at` has come: neither of its times goes back, unless
+/// they were ahead of the clock. What was sent is never dated later than it was received.
 #[inline]
 fn newer(stamp: Stamp, sent_at: Unix, now: Unix) -> Stamp {
     let sent = sent_at.min(now);

@@ -118,8 +118,8 @@ impl Stamp {
     /// The latest time that fits.
     pub const LATEST: Unix = Unix::from_ms(u64::MAX >> (BEHIND_BITS + FLAG_BITS));
 
-    /// Last heard of at `received`, at most [`Stamp::LATEST`]; the latest of what was heard was sent
-    /// at `sent`, not later.
+    /// Last heard of at `received`, at most [`Stamp::LATEST`]; the latest of what was heard was
+    /// sent at `sent`, not later.
     #[inline]
     pub fn new(received: Unix, sent: Unix, flags: StampFlags) -> Stamp {
         debug_assert!(received <= Stamp::LATEST && sent <= received);

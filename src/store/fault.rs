@@ -132,7 +132,8 @@ impl StoreFault {
             }
             StoreFaultKind::Foreign => "this is not greendot's file: check the data folder's path",
             StoreFaultKind::Version => {
-                "use the greendot that wrote it, or move the data folder away and start with an empty \
+                "use the greendot that wrote it, or move the data folder away and start with an \
+                 empty \
                  one"
             }
             StoreFaultKind::Truncated

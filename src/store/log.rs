@@ -61,8 +61,8 @@ pub(crate) enum Record<'b> {
     Gone { slot: u32 },
 }
 
-/// What a scan found: good records of `users` slots up to `end`, and why it stopped there if not for a zero
-/// length byte.
+/// What a scan found: good records of `users` slots up to `end`, and why it stopped there if not
+/// for a zero length byte.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Scan {
     pub(crate) users: u32,

@@ -1,6 +1,6 @@
 //! The public id of an identity, checked once at the door.
 
-/// Longest user id in bytes (DESIGN.md section 2).
+/// Longest user id in bytes.
 pub const USER_BYTES_MAX: usize = 128;
 
 /// A user id known to be legal: 1 to [`USER_BYTES_MAX`] bytes of UTF-8 without control characters

@@ -34,8 +34,8 @@ impl Refusals {
         }
     }
 
-    /// The bytes that answer a connection of which `heard` has come. None: `more_may_come`, and what
-    /// it asks for has not come yet.
+    /// The bytes that answer a connection of which `heard` has come. None: `more_may_come`, and
+    /// what it asks for has not come yet.
     pub fn answer(&mut self, heard: &[u8], more_may_come: bool) -> Option<Vec<u8>> {
         let head = match parse_head(heard, &self.limits) {
             Parsed::Partial if more_may_come => return None,

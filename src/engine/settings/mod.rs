@@ -32,7 +32,7 @@ pub const SURPLUS_CONNS: usize = 64;
 /// out.
 pub const SURPLUS_HEARING_MS: u64 = 500;
 /// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers'
-/// (DESIGN.md section 4).
+/// (docs/ARCHITECTURE.md).
 pub const STALL_MS: u64 = 1_000;
 /// Longest sleep of a shard, in ms: one whose last turn is older than a few of these counts as
 /// stalled for the others.

@@ -1,4 +1,4 @@
-//! The beat datagram (DESIGN.md section 6), both ways.
+//! The beat datagram (docs/PROTOCOL.md), both ways.
 //!
 //! Owns the byte layout, the fleet keys and the order of checks. Never answers, never looks a user
 //! up, never reads a clock. Opening a datagram allocates nothing.

@@ -1,4 +1,4 @@
-//! Records in: what one node tells another of its publishers (DESIGN.md section 1, steps 1 and 7).
+//! Records in: what one node tells another of its publishers (steps 1 and 7 of docs/PROTOCOL.md).
 //!
 //! Owns their checks: every user is a legal id, every time fits a published state. A record's
 //! `status` is online, away, busy or offline; "unknown" is what a real-time node says for itself

@@ -18,7 +18,7 @@ pub use chunk::{BodyStep, CHUNK_EXTENSION_BYTES_MAX, ChunkDecoder, write_chunk, 
 pub use head::parse_head;
 pub use target::{QueryPair, decode_segment, query_pairs};
 
-/// Bounds of a request (DESIGN.md section 8).
+/// Bounds of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestLimits {
     /// Longest head in bytes: blank lines before it, request line, headers and the final blank line

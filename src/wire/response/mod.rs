@@ -1,9 +1,9 @@
 //! HTTP/1.1 responses: heads and whole answers.
 //!
-//! Owns what an answer is made of, for whom it is written, and the header lines that answers have in
-//! common ([`write_answer`] alone writes them). Which answer, and what its body says, is decided
-//! elsewhere; errors are [`Problem`]s. `Date` is left out: an origin server need not send one it has
-//! no reason to.
+//! Owns what an answer is made of, for whom it is written, and the header lines that answers have
+//! in common ([`write_answer`] alone writes them). Which answer, and what its body says, is decided
+//! elsewhere; errors are [`Problem`]s. `Date` is left out: an origin server need not send one it
+//! has no reason to.
 
 mod problem;
 

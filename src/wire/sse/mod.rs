@@ -1,6 +1,6 @@
 //! Server-sent events (WHATWG HTML, "Server-sent events"): the stream's blocks out, a reader in.
 //!
-//! Owns the form of each block that a stream carries (DESIGN.md section 5). Never decides whom to
+//! Owns the form of each block that a stream carries (docs/PROTOCOL.md). Never decides whom to
 //! tell or when; a record encoded once can be appended to any number of streams.
 
 mod reader;
@@ -34,7 +34,7 @@ pub struct Hello<'a> {
 }
 
 impl Hello<'_> {
-    /// Appends `event: hello\nretry: ..\ndata: {..}\n\n` (DESIGN.md section 5).
+    /// Appends `event: hello\nretry: ..\ndata: {..}\n\n` (docs/PROTOCOL.md).
     pub fn write(&self, out: &mut Vec<u8>) {
         write_retry(b"hello", self.retry_ms, out);
         out.extend_from_slice(b"{\"stream\":");
@@ -92,7 +92,7 @@ fn open_presence(id: Option<Unix>, out: &mut Vec<u8>) {
 }
 
 /// Begins a snapshot block. Follow with any number of [`write_snapshot_append`] and one
-/// [`write_snapshot_close`] on the same buffer; the id may be given here, as DESIGN.md section 5
+/// [`write_snapshot_close`] on the same buffer; the id may be given here, as docs/PROTOCOL.md
 /// shows it, or at the close when it is not known yet whether this part is the last.
 pub fn write_snapshot_open(id: Option<Unix>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: snapshot\n");

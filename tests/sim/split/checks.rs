@@ -220,7 +220,7 @@ impl Split {
         }
     }
 
-    /// A datagram reaches a presence node: read as DESIGN.md section 6 has it.
+    /// A datagram reaches a presence node: read as docs/PROTOCOL.md has it.
     pub(super) fn heard(&mut self, node: usize, bytes: &[u8]) {
         let Some((head, rest)) = bytes.split_at_checked(16) else {
             self.fail(format!("a datagram of {} bytes", bytes.len()));

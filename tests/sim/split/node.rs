@@ -310,7 +310,7 @@ impl Split {
         }
     }
 
-    /// One turn of one shard, in the order of DESIGN.md section 7.
+    /// One turn of one shard, in the order of production.
     fn turn(&mut self, node: usize, at: usize) {
         let now = self.now(node);
         let mail_max = self.settings.mail_per_turn_max;

@@ -157,7 +157,7 @@ fn the_protocol_lists_every_row() {
     let surplus = |surplus| match surplus {
         Refused => "503",
         Later => "200, `overloaded`",
-        Fleet => "served with the service token, else 503",
+        Fleet => "503, or by token",
         Allowed => "served",
     };
     for (line, row) in listed.iter().zip(TABLE) {
