@@ -5,11 +5,6 @@
 //! small: this counts work, not cache misses. Each body gives back what it was given, so that
 //! nothing is dropped inside it.
 
-#![expect(
-    missing_docs,
-    reason = "gungraun's macros make public items of the benches"
-)]
-
 use std::hint::black_box;
 
 use greendot::metrics::Counter;

@@ -6,7 +6,6 @@
 //! and every hook is compiled away. The feature `planted` has them in an optimised build too, for
 //! long runs by hand. Each thread has at most one bug at a time.
 
-/// A bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Planted {
     /// A stamp exactly `offline_after_ms` old is not fresh.

@@ -42,7 +42,6 @@ const AFTER_HELP: &str = "\
     variables over the file. `greendot config` shows the effective values and where each came \
     from.";
 
-/// The grammar.
 pub fn command() -> Command {
     let version = env!("CARGO_PKG_VERSION");
     with_knobs(Command::new("greendot"))

@@ -54,7 +54,6 @@ pub(super) enum Withheld {
 }
 
 impl Withheld {
-    /// Counts it.
     pub(super) fn counter(self) -> Counter {
         match self {
             Withheld::Unanswered => Counter::IdWithheldUnanswered,
@@ -77,7 +76,6 @@ pub(super) enum Everything {
 }
 
 impl Everything {
-    /// Counts it.
     pub(super) fn counter(self) -> Counter {
         match self {
             Everything::Unreadable => Counter::ResumeRefusedUnreadable,

@@ -31,16 +31,13 @@ pub enum Mail {
     /// To all shards of a real-time node: a presence node was out of sight and is back; ask about
     /// everybody who is watched and belongs to it.
     Reask {
-        /// Its index.
         node: usize,
-        /// Why.
         why: Why,
         /// When it was found to be back: a shard that reads this late is no later for it.
         found_at: Mono,
     },
     /// Back: what the edit came to.
     Edited {
-        /// Who waits.
         conn: ConnId,
         /// The new length of the list, or why not.
         outcome: EditOutcome,
@@ -78,7 +75,6 @@ pub struct Edit {
     pub remove: Vec<String>,
     /// Who waits for the outcome.
     pub asker: (ShardId, ConnId),
-    /// How long.
     pub until: Mono,
 }
 
@@ -147,13 +143,10 @@ impl Mail {
 /// Mail with its address.
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// Address.
     pub to: To,
-    /// Mail.
     pub mail: Mail,
 }
 
-/// An address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum To {
     /// One shard, never the sender's own.

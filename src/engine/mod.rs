@@ -48,7 +48,6 @@ use upstream::Upstream;
 /// Bytes for one connection's socket.
 #[derive(Debug)]
 pub struct Flush<'a> {
-    /// Whose.
     pub conn: ConnId,
     /// What to write.
     pub bytes: &'a [u8],

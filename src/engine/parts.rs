@@ -69,7 +69,6 @@ pub struct Engine {
     pub(super) random: fastrand::Rng,
     /// Connections: what is read from them, written to them and closed.
     pub(super) conns: Conns,
-    /// Streams' bytes.
     pub(super) fanout: Fanout,
     /// Whose silence it was.
     pub(super) silence: Silence,

@@ -8,7 +8,6 @@ use crate::engine::settings::STALL_MS;
 use crate::planted::{self, Planted};
 use crate::time::{ANCHOR_TOLERANCE_MS, Mono, Now, Unix};
 
-/// The judge.
 #[derive(Debug)]
 pub(super) struct Silence {
     last: Now,

@@ -69,12 +69,10 @@ impl Datagrams {
             .map(|(start, end)| &self.bytes[start..*end])
     }
 
-    /// How many.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// None.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -84,15 +82,9 @@ impl Datagrams {
 #[derive(Clone, Debug)]
 pub enum Outbound {
     /// To a presence node, by its index: beats.
-    Beats {
-        /// Which.
-        node: usize,
-        /// What.
-        datagrams: Datagrams,
-    },
+    Beats { node: usize, datagrams: Datagrams },
     /// To a presence node: questions. An answer comes as [`Mail::Answered`].
     Asks {
-        /// Which.
         node: usize,
         /// Whose state is wanted; each is a legal id, and may have been asked for before.
         users: Vec<Box<str>>,

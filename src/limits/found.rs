@@ -33,7 +33,6 @@ pub struct Found {
 }
 
 impl Found {
-    /// Reads them.
     pub fn read() -> Found {
         let number = |name: &str| proc_numbers(name).first().copied();
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

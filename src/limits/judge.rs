@@ -15,7 +15,6 @@ const PAGE_BYTES: u64 = 4_096;
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Verdict {
-    /// Enough.
     Ok,
     /// Works, but not at the configured capacity.
     Warn,
@@ -26,9 +25,7 @@ pub enum Verdict {
 /// One limit judged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// How bad.
     pub verdict: Verdict,
-    /// Which limit.
     pub subject: &'static str,
     /// What it is, what is needed, and what to set.
     pub detail: String,

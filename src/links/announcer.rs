@@ -27,7 +27,6 @@ pub(super) struct Put {
     pub(super) path: String,
     /// One record, or a list of them; an empty one feels whether the node is there.
     pub(super) body: Vec<u8>,
-    /// How many.
     pub(super) states: usize,
     /// With these everything has been told.
     pub(super) complete: bool,

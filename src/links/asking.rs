@@ -19,7 +19,6 @@ use crate::time::{Mono, Now};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
-/// The link.
 #[derive(Debug)]
 pub struct Asking {
     inquiry: Inquiry,

@@ -22,7 +22,6 @@ const PENDING_MAX: usize = 1 << 20;
 /// What a request's outcome says of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sighting {
-    /// Nothing new.
     Same,
     /// It is in sight for the first time or again, after a moment, or another life of it is: what
     /// it published before may be lost. Ask for everything that is watched and its.

@@ -13,7 +13,6 @@ use crate::metrics::Counter;
 use crate::presence::{Presence, Transition};
 use crate::time::{Mono, Now};
 
-/// The link.
 #[derive(Debug)]
 pub struct Publishing {
     announcer: Announcer,

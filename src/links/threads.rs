@@ -209,7 +209,6 @@ pub struct LinkParts<'s> {
     pub seed: u64,
     /// What is counted.
     pub board: Arc<Board>,
-    /// The process's.
     pub clock: Arc<Clock>,
     /// What is published from, or answered into.
     pub presence: Arc<Presence>,
@@ -219,7 +218,6 @@ pub struct LinkParts<'s> {
 }
 
 impl<'s> LinkParts<'s> {
-    /// Of these.
     pub fn new(
         seed: u64,
         board: &Arc<Board>,

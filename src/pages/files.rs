@@ -1,6 +1,5 @@
 //! The files of `src/web/`, compiled in: `/`, `/client.js`, `/openapi.json`.
 
-/// A page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Page {
     /// Content-Type.

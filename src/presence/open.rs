@@ -45,7 +45,6 @@ pub struct StoreOptions {
 /// What opening found; for the start-up message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
-    /// Users known.
     pub users: u32,
     /// Slots whose users are gone.
     pub free: u32,

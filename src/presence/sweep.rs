@@ -23,7 +23,6 @@ use crate::time::{Now, Unix};
 /// One transition, decided and already written to `published` by the slot's owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transition {
-    /// Whose.
     pub slot: Slot,
     /// What it has become.
     pub status: Status,

@@ -16,7 +16,6 @@ pub(super) struct Chain {
     pub(super) len: u32,
 }
 
-/// The arena.
 #[derive(Debug, Default)]
 pub(super) struct Chains {
     blocks: Vec<[u32; 4]>,

@@ -95,7 +95,6 @@ pub struct Io {
 pub struct Chunked {
     /// The request's head as received.
     pub head: Vec<u8>,
-    /// State.
     pub decoder: crate::wire::request::ChunkDecoder,
     /// Decoded bytes.
     pub body: Vec<u8>,

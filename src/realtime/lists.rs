@@ -13,7 +13,6 @@ pub(super) struct List {
     len: u32,
 }
 
-/// The arena.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     words: Vec<u32>,

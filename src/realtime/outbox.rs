@@ -47,7 +47,6 @@ impl FlushQueue {
         self.queue.is_empty()
     }
 
-    /// Queued connections.
     pub fn len(&self) -> usize {
         self.queue.len()
     }

@@ -19,7 +19,6 @@ pub struct ConnId {
     pub generation: u32,
 }
 
-/// The table.
 #[derive(Debug, Default)]
 pub struct ConnTable {
     table: Vec<Conn>,
@@ -113,7 +112,6 @@ impl ConnTable {
         })
     }
 
-    /// Live connections.
     pub fn len(&self) -> usize {
         self.live
     }

@@ -24,7 +24,6 @@ struct Link {
     due: u32,
 }
 
-/// The wheel.
 #[derive(Debug)]
 pub struct Timers {
     epoch: Mono,

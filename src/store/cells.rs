@@ -147,7 +147,6 @@ impl Stamp {
         Unix::from_ms((self.ms() >> STEP_BITS).saturating_sub(behind) << STEP_BITS)
     }
 
-    /// All flags.
     #[inline]
     pub const fn flags(self) -> StampFlags {
         StampFlags(self.0 as u8)

@@ -50,7 +50,6 @@ pub(crate) struct RecordFault {
     pub(crate) found: String,
 }
 
-/// One record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Record<'b> {
     /// The next slot that was never given has this user.

@@ -89,7 +89,6 @@ impl<V: Sync> CellFile<V> {
         Ok(())
     }
 
-    /// All cells.
     #[inline]
     pub(crate) fn cells(&self) -> &[Cell<V>] {
         self.file.cells(FIRST_CELL, self.capacity() as usize)

@@ -23,7 +23,6 @@ pub struct Options {
     pub every_ms: Option<u64>,
     /// Most beats; None: until interrupted.
     pub count: Option<u64>,
-    /// Say goodbye.
     pub leave: bool,
     /// Where the server receives.
     pub udp: Endpoint,

@@ -26,7 +26,6 @@ impl Port {
         }
     }
 
-    /// The variable.
     pub const fn variable(self) -> &'static str {
         match self {
             Port::Http => URL_VARIABLE,
@@ -46,11 +45,8 @@ impl Port {
 /// Who said where the server is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Said {
-    /// The flag.
     Flag,
-    /// The variable.
     Variable,
-    /// Nobody.
     Nobody,
 }
 

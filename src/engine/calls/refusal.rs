@@ -16,7 +16,6 @@ const RETRY_MS: u64 = 20_000;
 /// A step through the delays that is not a divisor of them: the refused come back one by one.
 const RETRY_STEP_MS: u64 = 977;
 
-/// Refuses connections.
 pub struct Refusals {
     settings: Arc<Settings>,
     limits: RequestLimits,

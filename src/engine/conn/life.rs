@@ -22,9 +22,7 @@ use crate::wire::response::Asker;
 /// A connection to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Close {
-    /// Which.
     pub conn: ConnId,
-    /// How.
     pub how: CloseHow,
 }
 
@@ -341,7 +339,6 @@ impl Conns {
         self.table.places()
     }
 
-    /// Live connections.
     pub(in crate::engine) fn len(&self) -> usize {
         self.table.len()
     }

@@ -19,7 +19,6 @@ pub(super) struct Draining {
 }
 
 impl Draining {
-    /// Begins it.
     pub(super) fn begin(&mut self, now: Mono) {
         if self.pass.is_none() {
             self.pass = Some(Pass::new(now));

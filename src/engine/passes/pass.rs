@@ -19,7 +19,6 @@ pub(super) struct Pass {
 /// What one call does of a pass.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Piece {
-    /// These places.
     pub(super) places: Range<u32>,
     /// That is as far as the pass should have come.
     pub(super) enough: bool,

@@ -10,7 +10,6 @@ use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
-/// The pass.
 #[derive(Debug, Default)]
 pub(super) struct Resyncing {
     under_way: Option<Resync>,

@@ -10,7 +10,6 @@ use crate::time::Mono;
 /// Transitions that one slice decides at most; the rest is found by the next slice.
 const TRANSITIONS_PER_SLICE: usize = 16_384;
 
-/// The sweep.
 pub(super) struct Sweeping {
     /// None where nobody's stamps are kept.
     sweep: Option<Sweep>,

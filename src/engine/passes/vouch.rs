@@ -12,7 +12,6 @@ use crate::realtime::Phase;
 use crate::slot::Slot;
 use crate::time::Mono;
 
-/// The passes.
 #[derive(Debug)]
 pub(super) struct Vouching {
     all: Pass,

@@ -105,14 +105,12 @@ pub enum Piece<'a, S> {
     Bytes(&'a S),
     /// Timers, sweep and the like.
     Timers,
-    /// One flush.
     Flush(&'a S),
 }
 
 /// What the process wants of a shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Order {
-    /// Serve.
     Run,
     /// Shut down gracefully; go on turning, others may need this shard's answers.
     Drain,
@@ -134,7 +132,6 @@ pub struct Notice {
 /// What became of one attempt to accept.
 #[derive(Debug)]
 pub enum Accepted<S> {
-    /// A connection.
     Socket(S),
     /// One that ended before it was accepted, or the like: try the next.
     Aborted,

@@ -35,20 +35,15 @@ const SLEEP_MICROS_MAX: u64 = 1_000_000;
 pub struct Budgets {
     /// Mail of other threads, by [`Mail::weight`].
     pub mail: usize,
-    /// Beats received.
     pub beats: usize,
-    /// Connections accepted.
     pub accepts: usize,
     /// Reads: each connection that has more than one buffer's worth waits for the others in
     /// between.
     pub reads: usize,
-    /// Bytes read.
     pub read_bytes: usize,
     /// Bytes of one read: a read that fills the buffer less has emptied the socket (epoll(7)).
     pub read_buffer_bytes: usize,
-    /// Outboxes flushed.
     pub flushes: usize,
-    /// Connections closed.
     pub closes: usize,
 }
 

@@ -82,7 +82,6 @@ pub enum Marked<'a> {
     Slot(u32),
     /// A user without a slot.
     Name {
-        /// Who.
         user: &'a str,
         /// [`Watches::answer`] has been told that nobody has ever seen the user.
         answered: bool,
@@ -92,7 +91,6 @@ pub enum Marked<'a> {
 /// What marking a publisher's watchers did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MarkCount {
-    /// Marks set.
     pub marks: u64,
     /// Watchers that had the mark already: two changes will be told as one.
     pub coalesced: u64,

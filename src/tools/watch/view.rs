@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 /// A publisher's state as the stream tells it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// Whose.
     pub user: String,
     /// `online`, `offline` or `unknown`.
     pub status: String,

@@ -57,7 +57,6 @@ const TABLE: &[Row] = &[
 
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
 
-/// An endpoint.
 pub(super) struct Row {
     /// Its method; what takes GET takes HEAD, and every path takes OPTIONS.
     pub(super) method: Method,
@@ -80,7 +79,6 @@ pub(super) struct Row {
 /// Which nodes serve a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Roles {
-    /// All.
     Every,
     /// Those that decide who is online. A real-time node names the presence node to ask instead.
     Decides,
@@ -94,7 +92,6 @@ pub(super) enum Roles {
 /// variants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Who {
-    /// Everybody.
     Open,
     /// Who shows the service token of a fleet key.
     Service,
@@ -116,7 +113,6 @@ pub(super) enum Surplus {
 /// What a call takes, parsed and checked, and the function that serves it with that.
 #[derive(Clone, Copy)]
 pub(super) enum Serve {
-    /// Nothing.
     Bare(fn(&mut Engine, Now) -> Answer),
     /// Nothing, and its answer is always the same.
     Fixed(&'static crate::pages::Page),
