@@ -38,7 +38,10 @@ pub(super) fn edit(
     }
     let until = edit.until;
     engine.posts.letter(shard, Mail::Edit(edit.into()));
-    Served::Parked { until }
+    Served::Parked {
+        until,
+        unanswered: "the shard that holds the stream has not answered; the edit may have happened",
+    }
 }
 
 impl Engine {

@@ -17,7 +17,7 @@ pub(super) mod stream;
 mod stream_id;
 mod table;
 
-use super::conn::life::Pending;
+use super::conn::pending::Pending;
 use super::parts::{Engine, Role};
 use crate::metrics::Call;
 use crate::realtime::ConnId;
@@ -39,16 +39,16 @@ impl Engine {
     /// Serves one whole request.
     pub(super) fn dispatch(&mut self, id: ConnId, head: &Head<'_>, body: &[u8], now: Now) {
         let cors = self.settings.cors_lines(head.origin);
-        let mut pending = Pending {
-            call: Call::Other,
-            asker: Asker::of(head, cors),
-        };
+        let mut pending = Pending::new(Call::Other, Asker::of(head, cors));
         let served = self.call(id, &mut pending, head, body, now);
         match served.unwrap_or_else(|refused| refused) {
             Served::Answer(answer) => self.answer(id, pending, answer, now),
             Served::Stream(new) => self.begin_stream(id, &pending, new, now),
             Served::Overloaded(why) => self.refuse_stream(id, &pending, why, now),
-            Served::Parked { until } => self.conns.park(id.index, pending, until),
+            Served::Parked { until, unanswered } => {
+                pending.unanswered = unanswered;
+                self.conns.park(id.index, pending, until);
+            }
         }
     }
 
@@ -141,9 +141,8 @@ impl Engine {
         if let Some(mut pending) = self.conns.unpark(id) {
             // Closed, so that an outcome that comes late is not taken for that of a later request.
             pending.asker.keep_alive = false;
-            let detail =
-                "the shard that holds the stream has not answered; the edit may have happened";
-            self.answer(id, pending, overloaded(detail), now);
+            let answer = overloaded(pending.unanswered);
+            self.answer(id, pending, answer, now);
         }
     }
 }

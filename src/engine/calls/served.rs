@@ -15,10 +15,12 @@ pub(in crate::engine) enum Served {
     Stream(NewStream),
     /// A stream is refused for load, and this is why.
     Overloaded(&'static str),
-    /// Another shard says what is answered, until then or not at all.
+    /// Another shard says what is answered.
     Parked {
-        /// The end of waiting.
+        /// So long it is waited for.
         until: Mono,
+        /// What is said if it has not come by then.
+        unanswered: &'static str,
     },
 }
 

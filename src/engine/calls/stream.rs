@@ -5,7 +5,7 @@
 
 use super::served::{NewStream, Served, intern_detail};
 use super::stream_id;
-use crate::engine::conn::life::Pending;
+use crate::engine::conn::pending::Pending;
 use crate::engine::horizon;
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;

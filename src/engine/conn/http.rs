@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::engine::conn::life::Pending;
+use crate::engine::conn::pending::Pending;
 use crate::engine::parts::Engine;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::{Call, Counter};
@@ -243,10 +243,7 @@ impl Engine {
     /// Answers what is no request, and ends the connection, reading a little more so that the peer
     /// reads the answer.
     pub(in crate::engine) fn fail(&mut self, id: ConnId, problem: Problem, detail: &str, now: Now) {
-        let pending = Pending {
-            call: Call::Other,
-            asker: Asker::default(),
-        };
+        let pending = Pending::new(Call::Other, Asker::default());
         self.conns.at(id.index).linger();
         self.answer(id, pending, Answer::problem(problem, detail), now);
     }

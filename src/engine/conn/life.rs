@@ -10,14 +10,17 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::pending::Pending;
 use crate::engine::settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
-use crate::metrics::{Call, Counter, Counters};
+use crate::metrics::{Counter, Counters};
 use crate::realtime::outbox::FlushQueue;
 use crate::realtime::timers::Timers;
 use crate::realtime::watches::Watches;
 use crate::realtime::{Conn, ConnId, ConnTable, Phase};
 use crate::time::Mono;
-use crate::wire::response::Asker;
+
+/// Most room in bytes that one answer leaves for the next.
+const SCRATCH_BYTES_MAX: usize = 65_536;
 
 /// A connection to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,15 +36,6 @@ pub enum CloseHow {
     Close,
     /// Shut down our sending half and go on reading into the engine, until it says Close.
     ShutdownWrite,
-}
-
-/// A request that has yet to be answered: all that its answer needs, however late it comes.
-#[derive(Clone, Debug)]
-pub(in crate::engine) struct Pending {
-    /// What it is counted as.
-    pub(in crate::engine) call: Call,
-    /// For whom the answer is written.
-    pub(in crate::engine) asker: Asker,
 }
 
 /// The bytes that wait for the socket's word on how many of them it took.
@@ -96,9 +90,9 @@ impl Conns {
         room
     }
 
-    /// Keeps the room of a body that was made in [`Conns::scratch`].
+    /// Keeps the room of a body for [`Conns::scratch`], unless it is uncommonly much.
     pub(in crate::engine) fn give_back(&mut self, room: Vec<u8>) {
-        if self.scratch.capacity() == 0 {
+        if self.scratch.capacity() == 0 && room.capacity() <= SCRATCH_BYTES_MAX {
             self.scratch = room;
         }
     }

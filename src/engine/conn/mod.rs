@@ -1,9 +1,11 @@
 //! Connections.
 //!
 //! `life` owns all of a shard's connections, `flush` what a write comes to, `timers` what their
-//! deadlines mean, `http` what a connection says until it becomes a stream.
+//! deadlines mean, `http` what a connection says until it becomes a stream, `pending` what the
+//! answer to a request needs, however late it comes.
 
 pub(super) mod flush;
 pub(super) mod http;
 pub(super) mod life;
+pub(super) mod pending;
 pub(super) mod timers;

@@ -1,0 +1,26 @@
+//! Requests between being read and being answered.
+
+use crate::metrics::Call;
+use crate::wire::response::Asker;
+
+/// A request that has yet to be answered: all that its answer needs, however late it comes.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Pending {
+    /// What it is counted as.
+    pub(in crate::engine) call: Call,
+    /// For whom the answer is written.
+    pub(in crate::engine) asker: Asker,
+    /// Parked: what is said if no answer comes.
+    pub(in crate::engine) unanswered: &'static str,
+}
+
+impl Pending {
+    /// One that nobody parks, yet.
+    pub(in crate::engine) fn new(call: Call, asker: Asker) -> Pending {
+        Pending {
+            call,
+            asker,
+            unanswered: "",
+        }
+    }
+}
