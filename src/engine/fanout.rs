@@ -22,16 +22,14 @@ use crate::wire::sse;
 /// The bytes of a snapshot block that are not records.
 const SNAPSHOT_BYTES: usize = 64;
 
-/// The record of a user without a slot: never seen, or in a mirror not answered for yet. Names were
-/// checked before they were watched.
-fn unseen<'n>(presence: &Presence, name: &'n str, answered: bool) -> Option<Record<'n>> {
-    let user = User::parse(name.as_bytes()).ok()?;
+/// The record of a user without a slot: never seen, or in a mirror not answered for yet.
+fn unseen<'n>(presence: &Presence, user: User<'n>, answered: bool) -> Record<'n> {
     let status = if answered || !presence.is_mirror() {
         Status::Offline
     } else {
         Status::Unknown
     };
-    Some(Record::timeless(user, status))
+    Record::timeless(user, status)
 }
 
 impl Engine {
@@ -140,9 +138,7 @@ impl Engine {
                     sse::write_presence_encoded(records.get(slot, presence, now), id, out)
                 }
                 Marked::Name { user, answered } => {
-                    if let Some(record) = unseen(presence, user, answered) {
-                        sse::write_presence(&record, id, out);
-                    }
+                    sse::write_presence(&unseen(presence, user, answered), id, out);
                 }
             }
             told += 1;
@@ -169,12 +165,10 @@ impl Engine {
                 return false;
             }
             let record = match mark.of {
-                Marked::Slot(slot) => Some(record_of(presence, Slot::new(slot), now)),
+                Marked::Slot(slot) => record_of(presence, Slot::new(slot), now),
                 Marked::Name { user, answered } => unseen(presence, user, answered),
             };
-            if let Some(record) = record {
-                sse::write_snapshot_append(&record, out);
-            }
+            sse::write_snapshot_append(&record, out);
             told += 1;
             true
         });

@@ -12,6 +12,7 @@ use crate::presence::Transition;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::Mono;
+use crate::wire::UserBuf;
 
 /// Index of a shard.
 pub type ShardId = u16;
@@ -69,10 +70,10 @@ pub struct Decided {
 pub struct Edit {
     /// The stream, of the shard addressed; the asker has shown that it knows it.
     pub stream: ConnId,
-    /// Users to watch, each checked.
-    pub add: Vec<String>,
-    /// Users to watch no longer, each checked.
-    pub remove: Vec<String>,
+    /// Users to watch.
+    pub add: Vec<UserBuf>,
+    /// Users to watch no longer.
+    pub remove: Vec<UserBuf>,
     /// Who waits for the outcome.
     pub asker: (ShardId, ConnId),
     pub until: Mono,

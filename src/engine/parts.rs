@@ -86,7 +86,7 @@ pub struct Engine {
 
 /// Streams whose watches are indexed a turn too late, with whom they watch (see `late.rs`).
 #[cfg(any(debug_assertions, feature = "planted"))]
-pub(super) type Late = Vec<(ConnId, Vec<String>)>;
+pub(super) type Late = Vec<(ConnId, Vec<crate::wire::UserBuf>)>;
 
 /// What an engine knows of its node from the start.
 pub(super) struct Node {

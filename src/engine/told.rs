@@ -9,7 +9,6 @@ use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::{InternFault, Source};
 use crate::time::Now;
-use crate::wire::User;
 use crate::wire::record::Told;
 use crate::wire::response::Answer;
 
@@ -24,10 +23,7 @@ pub(super) fn put(engine: &mut Engine, list: &[Told], sender: Option<&str>, now:
     }
     let mut refused = 0;
     for told in list {
-        // Checked when it was read.
-        let Ok(user) = User::from_text(&told.user) else {
-            continue;
-        };
+        let user = told.user.user();
         if node
             .flatten()
             .is_some_and(|node| !engine.belongs_to(user, node))

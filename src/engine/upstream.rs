@@ -130,15 +130,12 @@ pub fn adopt_answers(
     };
     let mut refused = 0;
     for told in answers {
-        // Checked when it was read.
-        let Ok(user) = User::from_text(&told.user) else {
-            continue;
-        };
+        let user = told.user.user();
         // Whoever was never seen gets no slot for having been asked about.
         let slot = match (presence.lookup(user), told.since) {
             (Some(slot), _) => slot,
             (None, None) => {
-                answered.unseen.push(told.user.clone());
+                answered.unseen.push(user.as_str().into());
                 continue;
             }
             (None, Some(_)) => match presence.intern(user) {
@@ -154,7 +151,7 @@ pub fn adopt_answers(
         if presence.is_confirmed(slot) {
             answered.sure.push(slot);
         } else {
-            answered.outdated.push(told.user.clone());
+            answered.outdated.push(user.as_str().into());
         }
     }
     (answered, refused)
@@ -467,10 +464,10 @@ impl Engine {
         let (nodes, unsure) = (&upstream.nodes, &mut upstream.unsure);
         let lane = &mut upstream.lanes[node];
         let asks = lane.asks_anew.get_or_insert_default();
-        let mut ask = |user: &str| {
+        let mut ask = |user: User<'_>| {
             let concerned = nodes.of(user.as_bytes()) == node;
             if concerned {
-                asks.push(user.into());
+                asks.push(user.as_str().into());
             }
             concerned
         };
@@ -492,7 +489,7 @@ impl Engine {
             for slot in (reask.slot..end).map(Slot::new) {
                 if self.conns.watches.is_watched(slot.index())
                     && !self.presence.is_confirmed(slot)
-                    && ask(self.presence.user(slot).as_str())
+                    && ask(self.presence.user(slot))
                 {
                     unsure.insert(slot.index());
                 }

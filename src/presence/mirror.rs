@@ -370,7 +370,7 @@ mod tests {
     fn told(status: Status, since: u64, last_active: u64) -> Told {
         let time = |ms| (ms > 0).then(|| Unix::from_ms(ms));
         Told {
-            user: "bob".into(),
+            user: User::parse(b"bob").unwrap().into(),
             status,
             since: time(since),
             last_active: time(last_active),

@@ -10,27 +10,35 @@ use hashbrown::HashTable;
 
 use super::watchers::Watchers;
 use super::{IDLE_CAPACITY, give_back};
+use crate::wire::{User, UserBuf};
 
 /// The names of a shard.
+/// The name at a place; of a free place none.
+fn name_at(table: &[(Option<UserBuf>, Watchers, bool)], place: u32) -> &str {
+    let name = table[place as usize].0.as_ref();
+    name.map_or("", UserBuf::as_str)
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Names {
     hasher: RandomState,
     /// Indexes into `table`, by name.
     index: HashTable<u32>,
-    /// The name, its watchers, and whether it has been answered for; an empty name is a free place.
-    table: Vec<(Box<str>, Watchers, bool)>,
+    /// The name, its watchers, and whether it has been answered for; without a name it is a free
+    /// place.
+    table: Vec<(Option<UserBuf>, Watchers, bool)>,
     free: Vec<u32>,
 }
 
 impl Names {
     pub(super) fn find(&self, user: &str) -> Option<u32> {
-        let same = |index: &u32| &*self.table[*index as usize].0 == user;
+        let same = |index: &u32| self.name(*index) == user;
         self.index.find(self.hasher.hash_one(user), same).copied()
     }
 
     /// A place for a name that has none.
-    pub(super) fn insert(&mut self, user: &str) -> u32 {
-        let entry = (Box::from(user), Watchers::default(), false);
+    pub(super) fn insert(&mut self, user: User<'_>) -> u32 {
+        let entry = (Some(UserBuf::from(user)), Watchers::default(), false);
         let index = match self.free.pop() {
             Some(index) => {
                 self.table[index as usize] = entry;
@@ -41,16 +49,16 @@ impl Names {
                 self.table.len() as u32 - 1
             }
         };
-        let rehash = |index: &u32| self.hasher.hash_one(&*self.table[*index as usize].0);
+        let rehash = |index: &u32| self.hasher.hash_one(name_at(&self.table, *index));
         self.index
-            .insert_unique(self.hasher.hash_one(user), index, rehash);
+            .insert_unique(self.hasher.hash_one(user.as_str()), index, rehash);
         index
     }
 
     /// Nobody watches by this name any more.
     pub(super) fn remove(&mut self, name: u32) {
-        let user = std::mem::take(&mut self.table[name as usize].0);
-        let hash = self.hasher.hash_one(&*user);
+        let hash = self.hasher.hash_one(self.name(name));
+        self.table[name as usize].0 = None;
         if let Ok(entry) = self.index.find_entry(hash, |index| *index == name) {
             entry.remove();
         }
@@ -66,13 +74,13 @@ impl Names {
     /// The name at the first place from `from` on that has one.
     pub(super) fn next_name(&self, from: u32) -> Option<u32> {
         let rest = self.table.get(from as usize..)?;
-        let ahead = rest.iter().position(|(name, ..)| !name.is_empty())?;
+        let ahead = rest.iter().position(|(name, ..)| name.is_some())?;
         Some(from + ahead as u32)
     }
 
     /// Moves the name at `from` to `to`, a lower place.
     pub(super) fn close_gap(&mut self, from: u32, to: u32) {
-        let hash = self.hasher.hash_one(&*self.table[from as usize].0);
+        let hash = self.hasher.hash_one(self.name(from));
         if let Some(index) = self.index.find_mut(hash, |index| *index == from) {
             *index = to;
         }
@@ -84,12 +92,17 @@ impl Names {
         self.table.truncate(self.index.len());
         give_back(&mut self.table);
         self.free = Vec::new();
-        let rehash = |index: &u32| self.hasher.hash_one(&*self.table[*index as usize].0);
+        let rehash = |index: &u32| self.hasher.hash_one(name_at(&self.table, *index));
         self.index.shrink_to(0, rehash);
     }
 
-    pub(super) fn user(&self, name: u32) -> &str {
-        &self.table[name as usize].0
+    pub(super) fn user(&self, name: u32) -> User<'_> {
+        let name = self.table[name as usize].0.as_ref();
+        name.expect("a place that has a name").user()
+    }
+
+    fn name(&self, name: u32) -> &str {
+        name_at(&self.table, name)
     }
 
     /// Whether somebody who knows has said that there is no such publisher yet.
@@ -120,16 +133,13 @@ impl Names {
         &self,
         end: usize,
         max: usize,
-    ) -> (impl Iterator<Item = (&str, bool)>, Option<usize>) {
+    ) -> (impl Iterator<Item = (User<'_>, bool)>, Option<usize>) {
         let end = self.table.len().min(end);
         let from = end.saturating_sub(max);
         let names = self.table[from..end]
             .iter()
-            .map(|(name, _, answered)| (&**name, *answered));
-        (
-            names.filter(|(name, _)| !name.is_empty()),
-            (from > 0).then_some(from),
-        )
+            .filter_map(|(name, _, answered)| Some((name.as_ref()?.user(), *answered)));
+        (names, (from > 0).then_some(from))
     }
 
     /// All watchers of all names. Panics if the index and the table disagree. For tests and the
@@ -141,8 +151,12 @@ impl Names {
             "names"
         );
         let (names, _) = self.page(usize::MAX, usize::MAX);
-        names
-            .for_each(|(name, _)| assert!(self.find(name).is_some(), "a name is not in its index"));
+        names.for_each(|(name, _)| {
+            assert!(
+                self.find(name.as_str()).is_some(),
+                "a name is not in its index"
+            )
+        });
         self.table.iter().map(|(_, watchers, _)| *watchers)
     }
 

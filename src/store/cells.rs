@@ -128,6 +128,19 @@ impl Stamp {
         Stamp(times << FLAG_BITS | u64::from(flags.0))
     }
 
+    /// The same after something sent at `sent` has come at `received`, which is later than all that
+    /// had come before; nothing that was sent is dated later than it was received.
+    #[inline]
+    pub fn advanced(self, received: Unix, sent: Unix) -> Stamp {
+        debug_assert!(received <= Stamp::LATEST && self.ms() <= received.ms() && sent <= received);
+        let step = received.ms() >> STEP_BITS;
+        // Of the latest that had been sent, and of this: the beat path has no time for `sent()`.
+        let known = step - (self.ms() >> STEP_BITS) + (self.0 >> FLAG_BITS & BEHIND_STEPS_MAX);
+        let behind = known.min(step - (sent.ms() >> STEP_BITS));
+        let times = received.ms() << BEHIND_BITS | behind.min(BEHIND_STEPS_MAX);
+        Stamp(times << FLAG_BITS | self.0 & u64::from(u8::MAX))
+    }
+
     /// The latest time received, in ms; 0: never.
     #[inline]
     pub const fn ms(self) -> u64 {
@@ -481,6 +494,21 @@ mod tests {
         }
         // Damage, which says that it was sent before the Unix clock began.
         assert_eq!(Stamp(5 << 20 | 0xfff00).sent().ms(), 0);
+    }
+
+    #[test]
+    fn advancing_keeps_the_latest_of_each_time() {
+        let at = Unix::from_ms;
+        for known_ms in [0, 40_000, 99_999, 100_000] {
+            for sent_ms in [0, 39_999, 99_936, 100_017, 100_020] {
+                let before = stamp(100_000, known_ms).with(StampFlags::INVISIBLE);
+                let sent = before.sent().max(at(sent_ms));
+                let after = Stamp::new(at(100_020), sent, StampFlags::INVISIBLE);
+                let advanced = before.advanced(at(100_020), at(sent_ms));
+                assert_eq!(advanced, after, "{known_ms} and {sent_ms}");
+            }
+        }
+        assert_eq!(stamp(0, 0).advanced(at(7), at(7)), stamp(7, 7));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::wire::request::{
 };
 use crate::wire::response::{PROBLEMS, problem_of};
 use crate::wire::sse::{self, Event, Reader};
-use crate::wire::{User, UserFault};
+use crate::wire::{User, UserBuf, UserFault};
 
 /// The server's own limits, and ones that short inputs reach.
 const LIMITS: [RequestLimits; 2] = [
@@ -315,20 +315,22 @@ fn walk_entries(mut rest: &[u8]) -> Option<Vec<User<'_>>> {
 /// written again, is taken in as the same; and any legal id in a record is read back out of it.
 pub fn record_bodies(data: &[u8]) {
     const LIST_MAX: usize = 4;
-    let legal = |users: &[String]| {
-        users.len() <= LIST_MAX
-            && users
-                .iter()
-                .all(|user| User::parse(user.as_bytes()).is_ok())
+    let legal = |users: &[UserBuf]| {
+        let texts = users.iter().map(UserBuf::as_str);
+        users.len() <= LIST_MAX && texts.into_iter().all(|user| User::from_text(user).is_ok())
+    };
+    let texts = |users: &[UserBuf]| -> Vec<String> {
+        users.iter().map(|user| user.as_str().to_owned()).collect()
     };
     if let Some(users) = taken(data, |body| record::parse_users(body, LIST_MAX)) {
         assert!(legal(&users));
-        let again = serde_json::json!({ "users": users }).to_string();
+        let again = serde_json::json!({ "users": texts(&users) }).to_string();
         assert_eq!(record::parse_users(again.as_bytes(), LIST_MAX), Ok(users));
     }
     if let Some(edit) = taken(data, |body| record::parse_watch_edit(body, LIST_MAX)) {
         assert!(legal(&edit.add) && legal(&edit.remove));
-        let again = serde_json::json!({ "remove": edit.remove, "add": edit.add }).to_string();
+        let again = serde_json::json!({ "remove": texts(&edit.remove), "add": texts(&edit.add) });
+        let again = again.to_string();
         assert_eq!(
             record::parse_watch_edit(again.as_bytes(), LIST_MAX),
             Ok(edit)
@@ -337,7 +339,8 @@ pub fn record_bodies(data: &[u8]) {
     if let Some(ask) = taken(data, |body| record::parse_stream_ask(body, LIST_MAX)) {
         assert!(legal(&ask.watch) && legal(ask.user.as_slice()));
         let again = serde_json::json!({
-            "watch": ask.watch, "user": ask.user, "last_event_id": ask.last_event_id
+            "watch": texts(&ask.watch), "user": ask.user.as_ref().map(UserBuf::as_str),
+            "last_event_id": ask.last_event_id
         });
         assert_eq!(
             record::parse_stream_ask(again.to_string().as_bytes(), LIST_MAX),
@@ -378,7 +381,7 @@ pub fn record_bodies(data: &[u8]) {
 }
 
 fn write_told(told: &record::Told, out: &mut Vec<u8>) {
-    let user = User::parse(told.user.as_bytes()).expect("a told user is legal");
+    let user = told.user.user();
     let record = Record {
         user,
         status: told.status,

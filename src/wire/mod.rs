@@ -15,4 +15,4 @@ pub mod response;
 pub mod sse;
 mod user;
 
-pub use user::{USER_BYTES_MAX, User, UserFault};
+pub use user::{USER_BYTES_MAX, User, UserBuf, UserFault};

@@ -9,6 +9,11 @@ pub const USER_BYTES_MAX: usize = 128;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct User<'a>(&'a str);
 
+/// A [`User`] that owns its text: what is kept of a user id was checked when it was read, and is
+/// never checked again.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct UserBuf(Box<str>);
+
 /// Why bytes are not a user id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UserFault {
@@ -28,12 +33,16 @@ impl<'a> User<'a> {
 
     /// Checks `bytes`, which have been unescaped by their carrier (percent-decoding, JSON) exactly
     /// once.
+    ///
+    /// Errors: what is wrong with them.
     pub fn parse(bytes: &'a [u8]) -> Result<User<'a>, UserFault> {
         check_length(bytes)?;
         User::from_text(std::str::from_utf8(bytes).map_err(|_| UserFault::NotUtf8)?)
     }
 
     /// Checks `text`, for a carrier that has seen to its being UTF-8.
+    ///
+    /// Errors: what is wrong with it.
     pub fn from_text(text: &'a str) -> Result<User<'a>, UserFault> {
         check_length(text.as_bytes())?;
         // Only suspects call for a look at characters. Folded rather than `any`: without an early
@@ -61,6 +70,33 @@ impl<'a> User<'a> {
     /// The id as bytes.
     pub fn as_bytes(self) -> &'a [u8] {
         self.0.as_bytes()
+    }
+}
+
+impl UserBuf {
+    /// Takes over `text`, for a carrier that has seen to its being UTF-8.
+    ///
+    /// Errors: it is no user id, as [`User::from_text`] says.
+    pub fn from_text(text: impl Into<Box<str>>) -> Result<UserBuf, UserFault> {
+        let text = text.into();
+        User::from_text(&text)?;
+        Ok(UserBuf(text))
+    }
+
+    /// The id.
+    pub fn user(&self) -> User<'_> {
+        User(&self.0)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<User<'_>> for UserBuf {
+    fn from(user: User<'_>) -> UserBuf {
+        UserBuf(user.0.into())
     }
 }
 
@@ -108,6 +144,15 @@ mod tests {
         assert_eq!(User::parse(b"a\0"), Err(UserFault::Control));
         assert_eq!(User::parse("a\u{85}".as_bytes()), Err(UserFault::Control));
         assert_eq!(User::parse(b"\x7f"), Err(UserFault::Control));
+    }
+
+    #[test]
+    fn an_owned_id_is_checked_once_and_is_as_small_as_its_text() {
+        let bob = UserBuf::from_text("bob").unwrap();
+        assert_eq!((bob.user(), bob.as_str()), (User("bob"), "bob"));
+        assert_eq!(UserBuf::from(User("bob")), bob);
+        assert_eq!(UserBuf::from_text("a\0"), Err(UserFault::Control));
+        assert_eq!(size_of::<Option<UserBuf>>(), size_of::<Box<str>>());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::wire::record::{
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Answer, Cache, problems};
-use crate::wire::{User, UserFault};
+use crate::wire::{User, UserBuf, UserFault};
 
 /// Detail of a bad percent-encoding.
 const BAD_ESCAPE: &str = "a % is not followed by two hex digits";
@@ -159,7 +159,7 @@ fn unescaped(segment: &str) -> Result<Cow<'_, [u8]>, Fault> {
 }
 
 /// The users of `user=a&user=b`, at most `max`.
-fn listed(query: &str, max: usize) -> Result<Vec<String>, Fault> {
+fn listed(query: &str, max: usize) -> Result<Vec<UserBuf>, Fault> {
     let mut users = Vec::new();
     for pair in query_pairs(query) {
         let (name, value) = pair.ok_or(Fault::Query(BAD_ESCAPE.into()))?;
@@ -167,7 +167,7 @@ fn listed(query: &str, max: usize) -> Result<Vec<String>, Fault> {
             let detail = "the query takes user=.., as often as there are users to ask for";
             return Err(Fault::Query(detail.into()));
         }
-        users.push(User::parse(&value)?.as_str().to_owned());
+        users.push(User::parse(&value)?.into());
     }
     if users.len() > max {
         return Err(too_many("user", max, users.len()));
@@ -183,7 +183,7 @@ fn too_many(member: &'static str, max: usize, given: usize) -> Fault {
 fn record(segment: &str, body: &[u8]) -> Result<Told, Fault> {
     let bytes = unescaped(segment)?;
     let told = parse_told(body)?;
-    if told.user.as_bytes() != &*bytes {
+    if told.user.as_str().as_bytes() != &*bytes {
         return Err(Fault::User("the path and the record name different users"));
     }
     Ok(told)
@@ -195,7 +195,7 @@ fn stream_asked(query: &str, watch_max: usize) -> Result<StreamAsk, Fault> {
     for pair in query_pairs(query) {
         let (name, value) = pair.ok_or(Fault::Query(BAD_ESCAPE.into()))?;
         let user = |member, index| match User::parse(&value) {
-            Ok(user) => Ok(user.as_str().to_owned()),
+            Ok(user) => Ok(UserBuf::from(user)),
             Err(fault) => Err(BodyFault::User {
                 member,
                 index,
@@ -251,7 +251,8 @@ pub(super) fn users_named(
         }
         Serve::Users(_) => {
             let users = parse_users(body, users_max).unwrap_or_default();
-            users.into_iter().map(String::into_bytes).collect()
+            let bytes = |user: UserBuf| user.as_str().as_bytes().to_vec();
+            users.into_iter().map(bytes).collect()
         }
         _ => Vec::new(),
     }

@@ -4,16 +4,13 @@ use super::served::{intern_detail, overloaded};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::time::{Now, Unix};
-use crate::wire::User;
+use crate::wire::UserBuf;
 use crate::wire::response::Answer;
 
-pub(super) fn beat(engine: &mut Engine, users: &[String], now: Now) -> Answer {
+pub(super) fn beat(engine: &mut Engine, users: &[UserBuf], now: Now) -> Answer {
     let mut refused = None;
     for user in users {
-        let Ok(user) = User::parse(user.as_bytes()) else {
-            continue;
-        };
-        match engine.presence.intern(user) {
+        match engine.presence.intern(user.user()) {
             Ok(slot) => {
                 // Neither late nor a replay: it comes after every goodbye that has come.
                 let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);

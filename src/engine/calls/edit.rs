@@ -13,6 +13,7 @@ use crate::realtime::watches::Target;
 use crate::time::Now;
 use crate::wire::record::WatchEdit;
 use crate::wire::response::{Answer, problems};
+use crate::wire::{User, UserBuf};
 
 pub(super) fn edit(
     engine: &mut Engine,
@@ -92,7 +93,7 @@ impl Engine {
             return EditOutcome::Busy;
         }
         let removed: Vec<Target> = self.known_targets(&edit.remove);
-        let mut add: Vec<&str> = edit.add.iter().map(String::as_str).collect();
+        let mut add: Vec<User<'_>> = edit.add.iter().map(UserBuf::user).collect();
         add.sort_unstable();
         add.dedup();
         let gone = removed
@@ -100,7 +101,7 @@ impl Engine {
             .filter(|target| self.conns.watches.has(id.index, **target))
             .count();
         let fresh = add.iter().filter(|user| {
-            let target = self.watched_as(id.index, user);
+            let target = self.watched_as(id.index, **user);
             target.is_none_or(|target| removed.binary_search(&target).is_ok())
         });
         let fresh = fresh.count();
@@ -126,11 +127,12 @@ impl Engine {
 
     /// All that `users` may be watched as: a user who has just got a slot may still be watched by
     /// name.
-    fn known_targets(&self, users: &[String]) -> Vec<Target> {
+    fn known_targets(&self, users: &[UserBuf]) -> Vec<Target> {
         let mut targets = Vec::new();
         for user in users {
-            targets.extend(self.slot_of(user).map(|slot| Target::slot(slot.index())));
-            targets.extend(self.conns.watches.find_name(user));
+            let slot = self.presence.lookup(user.user());
+            targets.extend(slot.map(|slot| Target::slot(slot.index())));
+            targets.extend(self.conns.watches.find_name(user.as_str()));
         }
         targets.sort_unstable();
         targets.dedup();
@@ -138,9 +140,11 @@ impl Engine {
     }
 
     /// What the stream at `conn` watches a user as, if it does.
-    fn watched_as(&self, conn: u32, user: &str) -> Option<Target> {
-        let slot = self.slot_of(user).map(|slot| Target::slot(slot.index()));
-        let known = slot.into_iter().chain(self.conns.watches.find_name(user));
+    fn watched_as(&self, conn: u32, user: User<'_>) -> Option<Target> {
+        let slot = self.presence.lookup(user);
+        let slot = slot.map(|slot| Target::slot(slot.index()));
+        let name = self.conns.watches.find_name(user.as_str());
+        let known = slot.into_iter().chain(name);
         known
             .into_iter()
             .find(|target| self.conns.watches.has(conn, *target))

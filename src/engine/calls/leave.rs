@@ -4,15 +4,12 @@ use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::LeaveOutcome;
 use crate::time::Now;
-use crate::wire::User;
+use crate::wire::UserBuf;
 use crate::wire::response::Answer;
 
-pub(super) fn leave(engine: &mut Engine, users: &[String], now: Now) -> Answer {
+pub(super) fn leave(engine: &mut Engine, users: &[UserBuf], now: Now) -> Answer {
     for user in users {
-        let slot = User::parse(user.as_bytes())
-            .ok()
-            .and_then(|user| engine.presence.lookup(user));
-        let Some(slot) = slot else {
+        let Some(slot) = engine.presence.lookup(user.user()) else {
             engine.counters.add(Counter::LeavesIgnored, 1);
             continue;
         };

@@ -4,9 +4,9 @@ use crate::engine::parts::{Engine, Role};
 use crate::engine::records::record_of;
 use crate::status::Status;
 use crate::time::Now;
-use crate::wire::User;
 use crate::wire::record::Record;
 use crate::wire::response::Answer;
+use crate::wire::{User, UserBuf};
 
 /// Header by which a presence node says which life of it speaks (16 hex digits); in an answer to a
 /// query also a moment of its clock (Unix ms) before which it publishes nothing any more.
@@ -31,24 +31,21 @@ pub(super) fn one(engine: &mut Engine, user: User<'_>, now: Now) -> Answer {
 }
 
 /// `GET /v1/presence`.
-pub(super) fn many(engine: &mut Engine, users: &[String], now: Now) -> Answer {
+pub(super) fn many(engine: &mut Engine, users: &[UserBuf], now: Now) -> Answer {
     let mut body = engine.conns.scratch();
     body.extend_from_slice(b"{\"presence\":[");
     for (at, user) in users.iter().enumerate() {
         if at > 0 {
             body.push(b',');
         }
-        // Checked when it was read.
-        if let Ok(user) = User::parse(user.as_bytes()) {
-            record(engine, user, now).write(&mut body);
-        }
+        record(engine, user.user(), now).write(&mut body);
     }
     body.extend_from_slice(b"]}");
     Answer::json(body)
 }
 
 /// `POST /v1/presence/query`.
-pub(super) fn query(engine: &mut Engine, users: &[String], now: Now) -> Answer {
+pub(super) fn query(engine: &mut Engine, users: &[UserBuf], now: Now) -> Answer {
     let answer = many(engine, users, now);
     match engine.node.role {
         // Tells a node that mirrors this one which life of it answers, as of when, and what its

@@ -5,6 +5,7 @@
 use crate::presence::InternFault;
 use crate::slot::Slot;
 use crate::time::Mono;
+use crate::wire::UserBuf;
 use crate::wire::response::{Answer, problems};
 
 /// What a call comes to.
@@ -36,7 +37,7 @@ pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 /// A stream that may begin.
 pub(in crate::engine) struct NewStream {
     pub(super) publisher: Option<Slot>,
-    pub(super) watch: Vec<String>,
+    pub(super) watch: Vec<UserBuf>,
     /// Where it was before, as its reader says it.
     pub(super) last_event_id: Option<String>,
 }

@@ -27,10 +27,9 @@ pub(super) fn open(engine: &mut Engine, ask: StreamAsk, _now: Now) -> Served {
         engine.counters.add(Counter::LimitWatchesPerShard, 1);
         return Served::Overloaded("watches");
     }
-    let user = ask.user.as_deref();
-    let publisher = match user.and_then(|user| User::parse(user.as_bytes()).ok()) {
+    let publisher = match &ask.user {
         None => None,
-        Some(user) => match engine.presence.intern(user) {
+        Some(user) => match engine.presence.intern(user.user()) {
             Ok(slot) => Some(slot),
             Err(fault) => {
                 engine.book_intern_fault(fault);
@@ -50,7 +49,8 @@ impl Engine {
     pub(super) fn begin_stream(&mut self, id: ConnId, pending: &Pending, new: NewStream, now: Now) {
         self.counters.add_request(pending.call, 200);
         // Indexed first, read later: what changes in between is told twice rather than never.
-        let mut targets: Vec<Target> = new.watch.iter().map(|user| self.target(user)).collect();
+        let watch = new.watch.iter();
+        let mut targets: Vec<Target> = watch.map(|user| self.target(user.user())).collect();
         self.conns.watches.add(id.index, &mut targets, false);
         self.mark_untold(id.index, new.last_event_id.as_deref(), now);
         self.say_hello(id, pending, now);
@@ -134,18 +134,12 @@ impl Engine {
     }
 
     /// What a user id stands for on this shard: its slot, or its name until it has one.
-    pub(in crate::engine) fn target(&mut self, user: &str) -> Target {
-        let target = match self.slot_of(user) {
+    pub(in crate::engine) fn target(&mut self, user: User<'_>) -> Target {
+        let target = match self.presence.lookup(user) {
             Some(slot) => Target::slot(slot.index()),
             None => self.conns.watches.name(user),
         };
-        self.ask_if_unsure(user, target);
+        self.ask_if_unsure(user.as_str(), target);
         target
-    }
-
-    pub(super) fn slot_of(&self, user: &str) -> Option<Slot> {
-        User::parse(user.as_bytes())
-            .ok()
-            .and_then(|user| self.presence.lookup(user))
     }
 }

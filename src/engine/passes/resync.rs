@@ -8,7 +8,6 @@ use crate::presence::{Presence, Transition};
 use crate::realtime::watches::Watches;
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
-use crate::wire::User;
 
 #[derive(Debug, Default)]
 pub(super) struct Resyncing {
@@ -82,8 +81,7 @@ impl Resyncing {
             // Names that have got a slot since: the first transition that would have said so may be
             // lost.
             resync.name = watches.names_below(end, piece as usize, |name, _| {
-                let user = User::parse(name.as_bytes()).ok();
-                let slot = user.and_then(|user| presence.lookup(user));
+                let slot = presence.lookup(name);
                 // A slot of which a mirror knows nothing says less than the name, which may have
                 // been answered for.
                 let known = slot.filter(|slot| presence.state(*slot, now).is_known());

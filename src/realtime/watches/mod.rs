@@ -17,6 +17,7 @@ use super::give_back;
 use super::lists::{List, Lists};
 use super::names::Names;
 use super::watchers::{Watchers, WatchersArena};
+use crate::wire::User;
 
 /// A stream's entry for one watched publisher, as kept: bit 31 the mark, bit 30 "by name", below it
 /// a slot or a name's index.
@@ -82,7 +83,7 @@ pub enum Marked<'a> {
     Slot(u32),
     /// A user without a slot.
     Name {
-        user: &'a str,
+        user: User<'a>,
         /// [`Watches::answer`] has been told that nobody has ever seen the user.
         answered: bool,
     },
@@ -99,10 +100,10 @@ pub struct MarkCount {
 impl Watches {
     /// The target for a user without a slot, made if need be. Give it to [`Watches::add`] before
     /// anything else happens.
-    pub fn name(&mut self, user: &str) -> Target {
+    pub fn name(&mut self, user: User<'_>) -> Target {
         let name = self
             .names
-            .find(user)
+            .find(user.as_str())
             .unwrap_or_else(|| self.names.insert(user));
         Target(NAMED | name)
     }
@@ -228,7 +229,7 @@ impl Watches {
         &self,
         end: usize,
         max: usize,
-        mut each: impl FnMut(&str, bool),
+        mut each: impl FnMut(User<'_>, bool),
     ) -> Option<usize> {
         let (names, next) = self.names.page(end, max);
         names.for_each(|(user, answered)| each(user, answered));

@@ -1,6 +1,7 @@
 //! Watches by slot and by name against a model of two maps, and what a crowd leaves behind.
 
 use super::*;
+use crate::wire::User;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +15,10 @@ fn told(watches: &mut Watches, conn: u32) -> Vec<u32> {
         true
     });
     slots
+}
+
+fn name_of(watches: &mut Watches, user: &str) -> Target {
+    watches.name(User::from_text(user).unwrap())
 }
 
 #[test]
@@ -64,7 +69,7 @@ fn marks_are_told_once() {
 #[test]
 fn whoever_is_added_again_is_marked_again() {
     let mut watches = Watches::default();
-    let both = vec![Target::slot(3), watches.name("never seen")];
+    let both = vec![Target::slot(3), name_of(&mut watches, "never seen")];
     assert_eq!(watches.add(1, &mut both.clone(), true), 2);
     assert_eq!(
         (watches.take_marks(1, 0, |_| true), watches.marks(1)),
@@ -115,9 +120,9 @@ fn a_visit_that_stops_keeps_the_rest() {
 #[test]
 fn a_name_becomes_a_slot_for_whoever_watched_it() {
     let mut watches = Watches::default();
-    let name = watches.name("bob");
+    let name = name_of(&mut watches, "bob");
     watches.add(4, &mut vec![name, Target::slot(1)], false);
-    let same = watches.name("bob");
+    let same = name_of(&mut watches, "bob");
     assert_eq!(same, name);
     watches.add(5, &mut vec![same], false);
     assert_eq!((watches.named_len(), watches.len()), (2, 3));
@@ -145,7 +150,7 @@ fn room(watches: &Watches) -> [usize; 6] {
 fn names_leave_nothing_behind() {
     let mut watches = Watches::default();
     for round in 0..1_000 {
-        let name = watches.name(&format!("nobody-{round}"));
+        let name = name_of(&mut watches, &format!("nobody-{round}"));
         watches.add(0, &mut vec![name], true);
         watches.clear(0);
     }
@@ -164,7 +169,7 @@ fn what_a_crowd_took_is_given_back_though_somebody_stays() {
     let mut watches = Watches::default();
     for conn in 0..100 {
         for n in 0..1_000 {
-            let name = watches.name(&format!("nobody-{conn}-{n}"));
+            let name = name_of(&mut watches, &format!("nobody-{conn}-{n}"));
             let mut targets = vec![name, Target::slot(conn * 1_000 + n)];
             assert_eq!(watches.add(conn, &mut targets, false), 2);
         }
@@ -199,7 +204,10 @@ fn what_a_crowd_took_is_given_back_though_somebody_stays() {
         told.push(format!("{:?}", mark.of));
         true
     });
-    assert_eq!(told, ["Name { user: \"nobody-50-777\", answered: false }"]);
+    assert_eq!(
+        told,
+        ["Name { user: User(\"nobody-50-777\"), answered: false }"]
+    );
 }
 
 /// A pass over the names meets each that stays, though most go while it is under way.
@@ -207,12 +215,12 @@ fn what_a_crowd_took_is_given_back_though_somebody_stays() {
 fn a_pass_over_names_misses_none_that_stays() {
     let mut watches = Watches::default();
     for n in 0..10_000 {
-        let name = watches.name(&format!("{n}"));
+        let name = name_of(&mut watches, &format!("{n}"));
         watches.add(n % 10, &mut vec![name], false);
     }
     let mut met = BTreeSet::new();
-    let mut meet = |name: &str, _: bool| {
-        met.insert(name.to_owned());
+    let mut meet = |name: User<'_>, _: bool| {
+        met.insert(name.as_str().to_owned());
     };
     let next = watches.names_below(usize::MAX, 5_000, &mut meet);
     assert_eq!(next, Some(5_000));
@@ -245,7 +253,7 @@ fn what_is_moved_is_what_was_there() {
             for _ in 0..count {
                 let n = random.u32(0..20_000);
                 let (target, key) = match random.bool() {
-                    true => (watches.name(&n.to_string()), Err(n.to_string())),
+                    true => (name_of(&mut watches, &n.to_string()), Err(n.to_string())),
                     false => (Target::slot(n), Ok(n)),
                 };
                 let added = watches.add(conn, &mut vec![target], random.bool());

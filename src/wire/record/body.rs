@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::object::{Kind, Member, Value, parse};
-use crate::wire::UserFault;
+use crate::wire::{UserBuf, UserFault};
 
 /// Deepest nesting of a JSON body.
 pub const BODY_DEPTH_MAX: usize = 8;
@@ -78,7 +78,9 @@ impl fmt::Display for BodyFault {
 }
 
 /// Reads `{"users":[..]}`; order and repeats kept.
-pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<String>, BodyFault> {
+///
+/// Errors: it is no such object, names nobody legal, or too many.
+pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<UserBuf>, BodyFault> {
     const USERS: Member = Member {
         name: "users",
         kind: Kind::Users,
@@ -93,12 +95,14 @@ pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<String>, BodyFau
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WatchEdit {
     /// To watch.
-    pub add: Vec<String>,
+    pub add: Vec<UserBuf>,
     /// To watch no longer.
-    pub remove: Vec<String>,
+    pub remove: Vec<UserBuf>,
 }
 
 /// Reads a watch edit; each list at most `watch_max` long.
+///
+/// Errors: it is no such object, or a list names nobody legal or too many.
 pub fn parse_watch_edit(body: &[u8], watch_max: usize) -> Result<WatchEdit, BodyFault> {
     const ADD: Member = Member {
         name: "add",
@@ -120,9 +124,9 @@ pub fn parse_watch_edit(body: &[u8], watch_max: usize) -> Result<WatchEdit, Body
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StreamAsk {
     /// Whom the stream makes a publisher.
-    pub user: Option<String>,
+    pub user: Option<UserBuf>,
     /// Whom it watches.
-    pub watch: Vec<String>,
+    pub watch: Vec<UserBuf>,
     /// Resume from.
     pub last_event_id: Option<String>,
 }
@@ -130,6 +134,8 @@ pub struct StreamAsk {
 /// Reads the JSON body of `POST /v1/stream`:
 /// `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}`, all optional; null is the
 /// same as leaving a single one out.
+///
+/// Errors: it is no such object, or names nobody legal or too many.
 pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, BodyFault> {
     const MEMBERS: [Member; 3] = [
         Member {
@@ -152,7 +158,7 @@ pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, Body
         watch_max,
     )?;
     Ok(StreamAsk {
-        user: user.and_then(Value::into_text),
+        user: user.and_then(|user| user.into_users().pop()),
         watch: watch.map(Value::into_users).unwrap_or_default(),
         last_event_id: last_event_id.and_then(Value::into_text),
     })
@@ -177,7 +183,12 @@ mod tests {
         assert_eq!(users(&body), Err(malformed(&expected)));
     }
 
-    fn users(body: &str) -> Result<Vec<String>, BodyFault> {
+    fn owned(users: &[&str]) -> Vec<UserBuf> {
+        let owned = |user: &&str| UserBuf::from_text(*user).unwrap();
+        users.iter().map(owned).collect()
+    }
+
+    fn users(body: &str) -> Result<Vec<UserBuf>, BodyFault> {
         parse_users(body.as_bytes(), 3)
     }
 
@@ -185,12 +196,12 @@ mod tests {
     fn lists_of_users() {
         assert_eq!(
             users(r#"{"users":["b","a","b"]}"#),
-            Ok(vec!["b".into(), "a".into(), "b".into()])
+            Ok(owned(&["b", "a", "b"]))
         );
         assert_eq!(users(" { \"users\" : [ ] }\n"), Ok(vec![]));
         assert_eq!(
             users(r#"{"us\u0065rs":["\u00e9\"\ud83d\udfe2/"]}"#),
-            Ok(vec!["é\"\u{1F7E2}/".into()])
+            Ok(owned(&["é\"\u{1F7E2}/"]))
         );
     }
 
@@ -316,10 +327,9 @@ mod tests {
     fn watch_edits() {
         let edit = |body: &str| parse_watch_edit(body.as_bytes(), 1);
         let to = |add: &[&str], remove: &[&str]| {
-            let own = |users: &[&str]| users.iter().map(|user| String::from(*user)).collect();
             Ok(WatchEdit {
-                add: own(add),
-                remove: own(remove),
+                add: owned(add),
+                remove: owned(remove),
             })
         };
         assert_eq!(edit("{}"), to(&[], &[]));
@@ -352,8 +362,8 @@ mod tests {
         assert_eq!(
             ask(r#"{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}"#),
             Ok(StreamAsk {
-                user: Some("alice".into()),
-                watch: vec!["bob".into()],
+                user: owned(&["alice"]).pop(),
+                watch: owned(&["bob"]),
                 last_event_id: Some("1764009600123".into())
             })
         );

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::body::{BODY_DEPTH_MAX, BodyFault};
-use crate::wire::User;
+use crate::wire::UserBuf;
 
 /// A member that a body may have.
 #[derive(Clone, Copy)]
@@ -31,15 +31,15 @@ pub(super) enum Kind {
 
 /// What a member held.
 pub(super) enum Value {
-    Users(Vec<String>),
+    Users(Vec<UserBuf>),
     Text(Option<String>),
 }
 
 impl Value {
-    pub(super) fn into_users(self) -> Vec<String> {
+    pub(super) fn into_users(self) -> Vec<UserBuf> {
         match self {
             Value::Users(users) => users,
-            Value::Text(text) => Vec::from_iter(text),
+            Value::Text(_) => Vec::new(),
         }
     }
 
@@ -139,10 +139,8 @@ impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
                 Kind::Users => map.next_value_seed(entries)?,
                 Kind::User => {
                     let user: Option<String> = map.next_value()?;
-                    if let Some(user) = &user {
-                        entries.check(0, user)?;
-                    }
-                    Value::Text(user)
+                    let user = user.map(|user| entries.check(0, user)).transpose()?;
+                    Value::Users(Vec::from_iter(user))
                 }
                 Kind::Text => Value::Text(map.next_value()?),
             });
@@ -185,8 +183,8 @@ struct Entries<'f> {
 }
 
 impl Entries<'_> {
-    fn check<E: de::Error>(&self, index: usize, user: &str) -> Result<(), E> {
-        User::from_text(user).map(|_| ()).map_err(|fault| {
+    fn check<E: de::Error>(&self, index: usize, user: String) -> Result<UserBuf, E> {
+        UserBuf::from_text(user).map_err(|fault| {
             self.fault.set(Some(BodyFault::User {
                 member: self.member,
                 index,
@@ -213,13 +211,12 @@ impl<'de> Visitor<'de> for Entries<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut users: Vec<String> = Vec::new();
+        let mut users: Vec<UserBuf> = Vec::new();
         while users.len() < self.list_max {
             let Some(user) = list.next_element::<String>()? else {
                 return Ok(Value::Users(users));
             };
-            self.check(users.len(), &user)?;
-            users.push(user);
+            users.push(self.check(users.len(), user)?);
         }
         let mut given = users.len();
         while list.next_element::<IgnoredAny>()?.is_some() {

@@ -10,7 +10,7 @@ use super::body::{BODY_DEPTH_MAX, BodyFault};
 use super::object::depth;
 use crate::status::Status;
 use crate::time::Unix;
-use crate::wire::User;
+use crate::wire::UserBuf;
 
 /// Largest time in ms that a published state can hold: 56 bits.
 const MS_MAX: u64 = (1 << 56) - 1;
@@ -18,8 +18,8 @@ const MS_MAX: u64 = (1 << 56) - 1;
 /// One publisher's state as another node tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Told {
-    /// Whose; a legal id.
-    pub user: Box<str>,
+    /// Whose.
+    pub user: UserBuf,
     /// Anything but unknown.
     pub status: Status,
     /// Time of the last transition by the teller's clock; None: never seen.
@@ -56,12 +56,16 @@ struct RawList {
 }
 
 /// Reads one record, the body of `PUT /v1/presence/{user}`.
+///
+/// Errors: it is no record, or no state that can be published.
 pub fn parse_told(body: &[u8]) -> Result<Told, BodyFault> {
     check(0, read(body)?)
 }
 
 /// Reads `{"presence":[record..]}`, at most `records_max` of them: the body of `PUT /v1/presence`
 /// and the answer to a query.
+///
+/// Errors: it is no such list, too long a one, or one of a state that can not be published.
 pub fn parse_told_list(body: &[u8], records_max: usize) -> Result<Vec<Told>, BodyFault> {
     let list: RawList = read(body)?;
     if list.presence.len() > records_max {
@@ -83,7 +87,7 @@ fn read<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, BodyFault> {
 }
 
 fn check(index: usize, raw: Raw) -> Result<Told, BodyFault> {
-    let user = User::from_text(&raw.user).map_err(|fault| BodyFault::User {
+    let user = UserBuf::from_text(raw.user).map_err(|fault| BodyFault::User {
         member: "presence",
         index,
         fault,
@@ -104,7 +108,7 @@ fn check(index: usize, raw: Raw) -> Result<Told, BodyFault> {
         return malformed("whoever is online came online at some time; `since` has none");
     }
     Ok(Told {
-        user: user.as_str().into(),
+        user,
         status,
         since: time(raw.since),
         last_active: time(raw.last_active),
@@ -118,12 +122,12 @@ mod tests {
 
     use super::super::Record;
     use super::*;
-    use crate::wire::UserFault;
+    use crate::wire::{User, UserFault};
 
     fn told(user: &str, status: Status, since: u64, last_active: u64) -> Told {
         let time = |ms| (ms > 0).then(|| Unix::from_ms(ms));
         Told {
-            user: user.into(),
+            user: UserBuf::from_text(user).unwrap(),
             status,
             since: time(since),
             last_active: time(last_active),

@@ -249,7 +249,7 @@ impl Split {
         let told = told.unwrap_or_else(|fault| self.fail(format!("{path} is sent {fault:?}")));
         let known = told.iter().map(|told| {
             (
-                self.user(&told.user),
+                self.user(told.user.as_str()),
                 told.status.is_online(),
                 told.since.map(Unix::ms),
             )

@@ -18,10 +18,10 @@ use crate::metrics::Call;
 use crate::pages::{API, CLIENT, DASHBOARD};
 use crate::realtime::ConnId;
 use crate::time::Now;
-use crate::wire::User;
 use crate::wire::record::{StreamAsk, Told, WatchEdit};
 use crate::wire::request::Method;
 use crate::wire::response::Answer;
+use crate::wire::{User, UserBuf};
 
 use Call::{
     Beat, Health, Leave, Metrics, Page, PresenceMany, PresenceOne, PresencePut, PresenceQuery,
@@ -119,9 +119,9 @@ pub(super) enum Serve {
     /// The user in the path.
     One(fn(&mut Engine, User<'_>, Now) -> Answer),
     /// The users of the query `user=a&user=b`.
-    Listed(fn(&mut Engine, &[String], Now) -> Answer),
+    Listed(fn(&mut Engine, &[UserBuf], Now) -> Answer),
     /// The users of the body `{"users":[..]}`.
-    Users(fn(&mut Engine, &[String], Now) -> Answer),
+    Users(fn(&mut Engine, &[UserBuf], Now) -> Answer),
     /// The state of the user in the path, from the body, and which life of a node says so.
     Record(fn(&mut Engine, &[Told], Option<&str>, Now) -> Answer),
     /// The states of the body `{"presence":[..]}`, and which life of a node says so.
