@@ -8,6 +8,7 @@
 
 mod act;
 mod checks;
+mod kernel;
 mod links;
 mod node;
 
@@ -405,7 +406,7 @@ impl Split {
                 mail,
             } => {
                 if self.nodes[node].life == life && self.nodes[node].up.is_some() {
-                    self.post(node, None, shard, mail);
+                    self.post(node, shard, mail);
                 }
             }
             Parcel::Request {

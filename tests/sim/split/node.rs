@@ -5,13 +5,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use greendot::engine::{CloseHow, Engine, EngineParts, Letter, Mail, Outbound, Role, To};
+use greendot::engine::turn::Driver;
+use greendot::engine::{EngineParts, Mail, Outbound, Role};
 use greendot::metrics::Board;
 use greendot::presence::{MirrorOptions, Presence};
 use greendot::realtime::ConnId;
+use greendot::shard::mailbox::Mailbox;
 
+use super::kernel::Simulated;
 use super::links::{Core, Link};
-use super::{Parcel, SHARDS_MAX, Seen, Split};
+use super::{Parcel, SHARDS_MAX, Split};
+use crate::kernel::budgets;
 use crate::sse::{Read, Reader};
 use crate::store::{self, Folder};
 
@@ -50,21 +54,17 @@ pub(super) struct Up {
 }
 
 pub(super) struct Shard {
-    engine: Engine,
-    mailbox: VecDeque<Mail>,
-    resync: bool,
+    /// None during its turn.
+    pub(super) driver: Option<Driver<u32>>,
+    pub(super) mailbox: Mailbox<Mail>,
     pub(super) datagrams: VecDeque<Vec<u8>>,
-    inputs: VecDeque<Input>,
-    conns: BTreeMap<(u32, u32), u32>,
+    /// Connections to accept.
+    pub(super) backlog: VecDeque<u32>,
+    /// Connections of which an edge will tell something.
+    pub(super) edges: VecDeque<u32>,
     pub(super) wake: u64,
     /// Not driven until then (mono).
     pub(super) stalled_until: u64,
-}
-
-/// What a shard's sockets have to say.
-enum Input {
-    Open(u32, Arc<[u8]>),
-    Hangup(u32),
 }
 
 /// Whose connection it is.
@@ -81,10 +81,15 @@ pub(super) enum Who {
 pub(super) struct Conn {
     pub(super) node: usize,
     shard: usize,
-    id: Option<ConnId>,
+    pub(super) id: Option<ConnId>,
     pub(super) who: Who,
     pub(super) opened_at: u64,
     reader: Reader,
+    /// Sent by the peer and not read yet; so much of it has come.
+    pub(super) inbound: VecDeque<u8>,
+    pub(super) arrived: usize,
+    /// The peer is gone.
+    pub(super) hung_up: bool,
 }
 
 impl Node {
@@ -129,7 +134,7 @@ impl Split {
         self.nodes[node].up.as_mut().expect("the node is up")
     }
 
-    fn shard(&mut self, node: usize, at: usize) -> &mut Shard {
+    pub(super) fn shard(&mut self, node: usize, at: usize) -> &mut Shard {
         &mut self.up_mut(node).shards[at]
     }
 
@@ -163,23 +168,25 @@ impl Split {
         let seed = self.plan.seed ^ life << 16 ^ (at as u64) << 8;
         let secret = secret_of(at, life);
         let shard = |shard| Shard {
-            engine: Engine::new(EngineParts {
-                settings: Arc::clone(&self.settings),
-                shard,
-                shards,
-                role: role.clone(),
-                presence: Arc::clone(&presence),
-                keys: Arc::clone(&self.keys),
-                secret,
-                seed: seed ^ u64::from(shard),
-                board: Arc::clone(&board),
-                now,
-            }),
-            mailbox: VecDeque::new(),
-            resync: false,
+            driver: Some(Driver::new(
+                EngineParts {
+                    settings: Arc::clone(&self.settings),
+                    shard,
+                    shards,
+                    role: role.clone(),
+                    presence: Arc::clone(&presence),
+                    keys: Arc::clone(&self.keys),
+                    secret,
+                    seed: seed ^ u64::from(shard),
+                    board: Arc::clone(&board),
+                    now,
+                },
+                budgets(&self.settings),
+            )),
+            mailbox: Mailbox::new(self.settings.mailbox_max),
             datagrams: VecDeque::new(),
-            inputs: VecDeque::new(),
-            conns: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            edges: VecDeque::new(),
             wake: self.mono,
             stalled_until: 0,
         };
@@ -212,7 +219,7 @@ impl Split {
     }
 
     /// The caller or client learns that its connection has ended.
-    fn conn_lost(&mut self, key: u32, who: Who) {
+    pub(super) fn conn_lost(&mut self, key: u32, who: Who) {
         match who {
             Who::Stream(client) | Who::Edit(client) => self.client_lost(client, key),
             Who::Call(call) => self.send(Parcel::Answer { call, answer: None }, 1),
@@ -231,20 +238,24 @@ impl Split {
             who,
             opened_at: self.mono,
             reader: Reader::default(),
+            inbound: bytes.iter().copied().collect(),
+            arrived: 0,
+            hung_up: false,
         };
         self.conns.insert(key, conn);
         let shard = self.shard(node, shard);
-        shard.inputs.push_back(Input::Open(key, bytes));
+        shard.backlog.push_back(key);
         shard.wake = 0;
         key
     }
 
     /// The peer goes; the node finds out when it looks.
     pub(super) fn hang_up(&mut self, key: u32) {
-        if let Some(conn) = self.conns.get(&key) {
+        if let Some(conn) = self.conns.get_mut(&key) {
+            conn.hung_up = true;
             let (node, at) = (conn.node, conn.shard);
             let shard = self.shard(node, at);
-            shard.inputs.push_back(Input::Hangup(key));
+            shard.edges.push_back(key);
             shard.wake = 0;
         }
     }
@@ -268,224 +279,139 @@ impl Split {
         self.drive_links(at) || turned
     }
 
-    /// Puts mail into a mailbox, or deals with a full one as the shard thread does.
-    pub(super) fn post(&mut self, node: usize, from: Option<usize>, to: usize, mail: Mail) {
-        let (now, mailbox_max) = (self.now(node), self.settings.mailbox_max);
-        let shard = self.shard(node, to);
-        shard.wake = 0;
-        if shard.mailbox.len() < mailbox_max || mail.must_arrive() {
-            shard.mailbox.push_back(mail);
-        } else if let Mail::Edit(edit) = &mail {
-            let sender = from.unwrap_or(usize::from(edit.asker.0));
-            let sender = self.shard(node, sender);
-            sender.wake = 0;
-            sender.engine.handle_bounced(mail, now);
-        } else {
-            shard.resync = true;
-            self.saw(Seen::Resync);
+    /// Mail that the network has held up, or of another thread, reaches a mailbox. What bounces goes
+    /// back to who asked.
+    pub(super) fn post(&mut self, node: usize, to: usize, mail: Mail) {
+        let mut bounced = Vec::new();
+        self.put(node, to, &mut vec![mail], &mut bounced);
+        for mail in bounced {
+            let Mail::Edit(edit) = &mail else {
+                unreachable!("only edits bounce")
+            };
+            let (now, asker) = (self.now(node), usize::from(edit.asker.0));
+            let asker = self.shard(node, asker);
+            asker.wake = 0;
+            let driver = asker.driver.as_mut().expect("not in its turn");
+            driver.engine().handle_bounced(mail, now);
         }
+    }
+
+    pub(super) fn put(
+        &mut self,
+        node: usize,
+        to: usize,
+        batch: &mut Vec<Mail>,
+        bounced: &mut Vec<Mail>,
+    ) -> u64 {
+        let shard = self.shard(node, to);
+        let posted = shard.mailbox.post(batch, Mail::if_full, bounced);
+        if posted.wake {
+            shard.wake = 0;
+        }
+        posted.refused
     }
 
     /// All shards of a node are told.
     pub(super) fn tell(&mut self, node: usize, mail: &Mail) {
         self.note(format!("{mail:?}").as_bytes());
         for shard in 0..self.up(node).shards.len() {
-            self.mail(node, None, shard, mail.clone());
+            if let Some(mail) = self.hold_up(node, shard, mail.clone()) {
+                self.post(node, shard, mail);
+            }
         }
     }
 
-    /// Mail takes a while, now and then.
-    fn mail(&mut self, node: usize, from: Option<usize>, to: usize, mail: Mail) {
-        if !self.healed && self.network.u8(0..8) == 0 {
-            let (life, delay_ms) = (self.nodes[node].life, self.network.u64(1..300));
-            let parcel = Parcel::Mail {
-                node,
-                life,
-                shard: to,
-                mail,
-            };
-            self.send(parcel, delay_ms);
-        } else {
-            self.post(node, from, to, mail);
+    /// Mail takes a while, now and then. Returns what does not.
+    pub(super) fn hold_up(&mut self, node: usize, to: usize, mail: Mail) -> Option<Mail> {
+        if self.healed || self.network.u8(0..8) > 0 {
+            return Some(mail);
         }
+        let (life, delay_ms) = (self.nodes[node].life, self.network.u64(1..300));
+        let parcel = Parcel::Mail {
+            node,
+            life,
+            shard: to,
+            mail,
+        };
+        self.send(parcel, delay_ms);
+        None
     }
 
     /// One turn of one shard, in the order of production.
     fn turn(&mut self, node: usize, at: usize) {
-        let now = self.now(node);
-        let mail_max = self.settings.mail_per_turn_max;
-        let shard = self.shard(node, at);
-        shard.engine.begin_turn(now);
-        if std::mem::take(&mut shard.resync) {
-            shard.engine.handle_resync(now);
-        }
-        for mail in shard.mailbox.drain(..mail_max.min(shard.mailbox.len())) {
-            shard.engine.handle_mail(mail, now);
-        }
-        self.observe(node);
-        self.read_datagrams(node, at);
-        self.serve(node, at);
-        self.shard(node, at).engine.handle_timeout(now);
-        self.observe(node);
-        self.flush(node, at);
-        self.close(node, at);
-        self.post_mail(node, at);
-        self.take_outbound(node, at);
+        let driver = self.shard(node, at).driver.take();
+        let mut driver = driver.expect("one turn at a time");
+        self.tell_edges(node, at, &mut driver);
+        let split = &mut *self;
+        let sleep_micros = driver.turn(&mut Simulated { split, node, at });
         if self.step.is_multiple_of(8) {
-            self.shard(node, at).engine.check_invariants();
+            driver.engine().check_invariants();
         }
+        let mono = self.mono;
         let shard = self.shard(node, at);
-        let wake = shard.engine.poll_timeout().micros().div_ceil(1_000);
-        let input = shard.resync || !shard.mailbox.is_empty() || !shard.datagrams.is_empty();
-        shard.wake = if input || !shard.inputs.is_empty() {
+        shard.driver = Some(driver);
+        let input = !(shard.datagrams.is_empty() && shard.backlog.is_empty());
+        shard.wake = if sleep_micros == 0 || input || !shard.edges.is_empty() {
             0
         } else {
-            wake
+            mono + sleep_micros.div_ceil(1_000)
         };
     }
 
-    fn read_datagrams(&mut self, node: usize, at: usize) {
-        let (now, max) = (self.now(node), self.settings.beats_per_turn_max);
-        let queue = &mut self.shard(node, at).datagrams;
-        let batch: Vec<Vec<u8>> = queue.drain(..max.min(queue.len())).collect();
-        if batch.is_empty() {
-            return;
+    /// A node says something on a connection.
+    pub(super) fn say_on(&mut self, key: u32, bytes: &[u8]) {
+        self.note(bytes);
+        let conn = self.conns.get_mut(&key).expect("kept until it has ended");
+        let (who, mut reads) = (conn.who, Vec::new());
+        if let Err(why) = conn.reader.feed(bytes, &mut reads) {
+            self.fail(format!("conn {key}: {why}"));
         }
-        for datagram in &batch {
-            self.heard(node, datagram);
-        }
-        let bytes: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
-        self.shard(node, at).engine.handle_beats(&bytes, now);
-        self.observe(node);
-    }
-
-    /// New connections, their requests, and ends of old ones.
-    fn serve(&mut self, node: usize, at: usize) {
-        let now = self.now(node);
-        while let Some(input) = self.shard(node, at).inputs.pop_front() {
-            match input {
-                Input::Open(key, bytes) => {
-                    let shard = self.shard(node, at);
-                    let Some(id) = shard.engine.handle_accept(now) else {
-                        self.fail(format!("conn {key} was not even refused"));
-                    };
-                    shard.conns.insert((id.index, id.generation), key);
-                    self.conns
-                        .get_mut(&key)
-                        .expect("kept until it has ended")
-                        .id = Some(id);
-                    let half = self.network.usize(0..=bytes.len());
-                    for part in [&bytes[..half], &bytes[half..]] {
-                        self.shard(node, at).engine.handle_bytes(id, part, now);
-                    }
+        for read in reads {
+            match (read, who) {
+                (Read::Comment, Who::Stream(_)) => {}
+                (Read::StreamHead, Who::Stream(client)) => self.stream_began(client, key),
+                (Read::Event(event), Who::Stream(client)) => self.event(client, key, &event),
+                (Read::Response(response), Who::Edit(client)) => {
+                    self.edited(client, key, &response)
                 }
-                Input::Hangup(key) => {
-                    if let Some(id) = self.conns.remove(&key).and_then(|conn| conn.id) {
-                        let shard = self.shard(node, at);
-                        shard.conns.remove(&(id.index, id.generation));
-                        shard.engine.handle_closed(id, now);
-                    }
+                (Read::Response(response), Who::Call(call)) => {
+                    self.answer_call(key, call, response)
                 }
-            }
-        }
-    }
-
-    fn flush(&mut self, node: usize, at: usize) {
-        let now = self.now(node);
-        for _ in 0..self.settings.flushes_per_turn_max {
-            let shard = self.shard(node, at);
-            let Some(flush) = shard.engine.poll_flush(now) else {
-                return;
-            };
-            let (id, bytes) = (flush.conn, flush.bytes.to_vec());
-            shard.engine.handle_flushed(id, bytes.len(), now);
-            let key = shard.conns[&(id.index, id.generation)];
-            self.note(&bytes);
-            let conn = self.conns.get_mut(&key).expect("kept until it has ended");
-            let (who, mut reads) = (conn.who, Vec::new());
-            if let Err(why) = conn.reader.feed(&bytes, &mut reads) {
-                self.fail(format!("conn {key}: {why}"));
-            }
-            for read in reads {
-                match (read, who) {
-                    (Read::Comment, Who::Stream(_)) => {}
-                    (Read::StreamHead, Who::Stream(client)) => self.stream_began(client, key),
-                    (Read::Event(event), Who::Stream(client)) => self.event(client, key, &event),
-                    (Read::Response(response), Who::Edit(client)) => {
-                        self.edited(client, key, &response)
-                    }
-                    (Read::Response(response), Who::Call(call)) => {
-                        self.answer_call(key, call, response)
-                    }
-                    (Read::Response(response), Who::Nobody)
-                        if matches!(response.status, 204 | 413 | 503) =>
-                    {
-                        self.hang_up(key);
-                    }
-                    (read, who) => self.fail(format!("conn {key} of {who:?} reads {read:?}")),
+                (Read::Response(response), Who::Nobody)
+                    if matches!(response.status, 204 | 413 | 503) =>
+                {
+                    self.hang_up(key);
                 }
-            }
-        }
-    }
-
-    fn close(&mut self, node: usize, at: usize) {
-        while let Some(close) = self.shard(node, at).engine.poll_close() {
-            let id = close.conn;
-            let place = (id.index, id.generation);
-            let Some(key) = self.shard(node, at).conns.get(&place).copied() else {
-                self.fail(format!("{close:?} of a conn that is not open"));
-            };
-            if close.how == CloseHow::ShutdownWrite {
-                self.hang_up(key);
-                continue;
-            }
-            self.shard(node, at).conns.remove(&place);
-            let conn = self.conns.remove(&key).expect("kept until it has ended");
-            self.conn_lost(key, conn.who);
-        }
-    }
-
-    fn post_mail(&mut self, node: usize, at: usize) {
-        while let Some(Letter { to, mail }) = self.shard(node, at).engine.poll_mail() {
-            self.note(format!("{to:?}{mail:?}").as_bytes());
-            match to {
-                To::Shard(shard) => self.mail(node, Some(at), usize::from(shard), mail),
-                To::Others => {
-                    for other in (0..self.up(node).shards.len()).filter(|other| *other != at) {
-                        self.mail(node, Some(at), other, mail.clone());
-                    }
-                }
+                (read, who) => self.fail(format!("conn {key} of {who:?} reads {read:?}")),
             }
         }
     }
 
     /// What leaves a shard for other nodes goes to the network or to a link.
-    fn take_outbound(&mut self, node: usize, at: usize) {
+    pub(super) fn take_outbound(&mut self, node: usize, outbound: Outbound) {
         let now = self.now(node);
-        while let Some(outbound) = self.shard(node, at).engine.poll_outbound(now) {
-            match outbound {
-                Outbound::Beats {
-                    node: to,
-                    datagrams,
-                } => {
-                    for datagram in datagrams.iter() {
-                        self.send_datagram(Some(node), to, datagram.to_vec());
-                    }
+        match outbound {
+            Outbound::Beats {
+                node: to,
+                datagrams,
+            } => {
+                for datagram in datagrams.iter() {
+                    self.send_datagram(Some(node), to, datagram.to_vec());
                 }
-                Outbound::Asks {
-                    node: of,
-                    users,
-                    anew,
-                } => match &mut self.up_mut(node).links[of].core {
-                    Core::Asking(link) => link.ask(users, anew, now.mono),
-                    Core::Publishing(_) => self.fail("a presence node asks".into()),
-                },
-                Outbound::Publish(decided) => {
-                    for link in &mut self.up_mut(node).links {
-                        match &mut link.core {
-                            Core::Publishing(link) => link.mark(&decided.transitions),
-                            Core::Asking(_) => unreachable!("a real-time node decides nothing"),
-                        }
+            }
+            Outbound::Asks {
+                node: of,
+                users,
+                anew,
+            } => match &mut self.up_mut(node).links[of].core {
+                Core::Asking(link) => link.ask(users, anew, now.mono),
+                Core::Publishing(_) => self.fail("a presence node asks".into()),
+            },
+            Outbound::Publish(decided) => {
+                for link in &mut self.up_mut(node).links {
+                    match &mut link.core {
+                        Core::Publishing(link) => link.mark(&decided.transitions),
+                        Core::Asking(_) => unreachable!("a real-time node decides nothing"),
                     }
                 }
             }
@@ -495,10 +421,9 @@ impl Split {
     /// Nothing waits within a node, and no shard has work left.
     pub(super) fn is_idle(&self, node: usize) -> bool {
         let rests = |shard: &Shard| shard.wake > self.mono && shard.stalled_until <= self.mono;
-        let idle = |shard: &Shard| rests(shard) && shard.mailbox.is_empty() && !shard.resync;
         let mail_to =
             |parcel: &Parcel| matches!(parcel, Parcel::Mail { node: to, .. } if *to == node);
-        self.up(node).shards.iter().all(idle) && !self.parcels.values().any(mail_to)
+        self.up(node).shards.iter().all(rests) && !self.parcels.values().any(mail_to)
     }
 }
 
