@@ -71,15 +71,15 @@ fn beats(group: &mut Group<'_>, rig: &mut Rig, entries: usize, users: u32) {
     group.bench_function(
         format!("handle_beats, {BATCH} datagrams of {entries}"),
         |bencher| {
-            let before = rig.engine.counters().counter(Counter::BeatsUdp);
+            let before = rig.engine().counters().counter(Counter::BeatsUdp);
             let mut given = 0;
             bencher.iter(|| {
                 given += BATCH * entries;
                 let now = rig.begin();
-                rig.engine
+                rig.engine()
                     .handle_beats(batches.next().expect("a cycle has no end"), now);
             });
-            let taken = rig.engine.counters().counter(Counter::BeatsUdp) - before;
+            let taken = rig.engine().counters().counter(Counter::BeatsUdp) - before;
             assert_eq!(taken, given as u64, "every beat was taken");
         },
     );
@@ -93,20 +93,20 @@ fn requests(group: &mut Group<'_>, rig: &mut Rig) {
         ("GET presence, as wrk, 16 pipelined", WRK_HEAD, 16),
     ] {
         let input = head.repeat(count);
-        let now = rig.begin();
-        assert!(rig.engine.handle_bytes(conn, head, now));
+        rig.begin();
+        rig.send(conn, head);
         let answer_bytes = rig.flush().bytes;
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let now = rig.begin();
-                assert!(rig.engine.handle_bytes(conn, &input, now));
+                rig.begin();
+                rig.send(conn, &input);
                 let flushed = rig.flush();
                 assert_eq!((flushed.writes, flushed.bytes), (1, count * answer_bytes));
             });
         });
     }
-    rig.engine.handle_closed(conn, rig.now());
+    rig.reset(conn);
 }
 
 /// From accept to the last byte of the snapshot, and the end.
@@ -125,21 +125,21 @@ fn connect(group: &mut Group<'_>, rig: &mut Rig) {
     ] {
         group.throughput(Throughput::Elements(1));
         group.bench_function(name, |bencher| {
-            let before = rig.engine.counters().counter(Counter::StatesDelivered);
+            let before = rig.engine().counters().counter(Counter::StatesDelivered);
             let mut connects = 0;
             bencher.iter(|| {
                 connects += 1;
-                let now = rig.begin();
+                rig.begin();
                 let conn = rig.connect();
-                assert!(rig.engine.handle_bytes(conn, request.as_bytes(), now));
+                rig.send(conn, request.as_bytes());
                 assert_eq!(
                     rig.flush().writes,
                     1,
                     "head, hello and snapshot in one write"
                 );
-                rig.engine.handle_closed(conn, now);
+                rig.reset(conn);
             });
-            let told = rig.engine.counters().counter(Counter::StatesDelivered) - before;
+            let told = rig.engine().counters().counter(Counter::StatesDelivered) - before;
             assert_eq!(told, connects * watches);
         });
     }
@@ -156,12 +156,12 @@ fn one_publisher(group: &mut Group<'_>, rig: &mut Rig) {
             leave = !leave;
             let now = rig.begin();
             let datagram = rig.datagram(0..1, leave);
-            rig.engine.handle_beats(&[&datagram], now);
+            rig.engine().handle_beats(&[&datagram], now);
             assert_eq!(rig.flush().writes, WATCHERS);
         });
     });
     for conn in streams {
-        rig.engine.handle_closed(conn, rig.now());
+        rig.reset(conn);
     }
 }
 
@@ -177,22 +177,22 @@ fn many_publishers(group: &mut Group<'_>, rig: &mut Rig) {
     let states = WATCHERS as u64 * u64::from(PUBLISHERS);
     group.throughput(Throughput::Elements(states));
     group.bench_function("fan-out of 100 publishers to 1000", |bencher| {
-        let before = rig.engine.counters().counter(Counter::StatesDelivered);
+        let before = rig.engine().counters().counter(Counter::StatesDelivered);
         let mut turns = 0;
         bencher.iter(|| {
             turns += 1;
             leave = !leave;
             let now = rig.begin();
             let datagrams = [rig.datagram(100..150, leave), rig.datagram(150..200, leave)];
-            rig.engine
+            rig.engine()
                 .handle_beats(&[&datagrams[0], &datagrams[1]], now);
             assert_eq!(rig.flush().writes, WATCHERS);
         });
-        let told = rig.engine.counters().counter(Counter::StatesDelivered) - before;
+        let told = rig.engine().counters().counter(Counter::StatesDelivered) - before;
         assert_eq!(told, turns * states);
     });
     for conn in streams {
-        rig.engine.handle_closed(conn, rig.now());
+        rig.reset(conn);
     }
 }
 

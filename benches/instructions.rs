@@ -70,8 +70,9 @@ fn singles() -> (Rig, Vec<Box<[u8]>>) {
 #[bench::of_64_datagrams(singles())]
 fn handle_beats((mut rig, datagrams): (Rig, Vec<Box<[u8]>>)) -> (Rig, Vec<Box<[u8]>>) {
     let batch: [&[u8]; 64] = std::array::from_fn(|n| &*datagrams[n]);
-    rig.engine.handle_beats(black_box(&batch), rig.now());
-    assert_eq!(rig.engine.counters().counter(Counter::BeatsUdp), 64);
+    let now = rig.now();
+    rig.engine().handle_beats(black_box(&batch), now);
+    assert_eq!(rig.engine().counters().counter(Counter::BeatsUdp), 64);
     (rig, datagrams)
 }
 
@@ -109,10 +110,10 @@ fn watching() -> (Rig, Box<[u8]>) {
 #[library_benchmark]
 #[bench::of_64(watching())]
 fn states((mut rig, datagram): (Rig, Box<[u8]>)) -> (Rig, Box<[u8]>) {
-    rig.engine
-        .handle_beats(black_box(&[&datagram[..]]), rig.now());
+    let now = rig.now();
+    rig.engine().handle_beats(black_box(&[&datagram[..]]), now);
     assert_eq!(rig.flush().writes, 1);
-    assert_eq!(rig.engine.counters().counter(Counter::EventsPresence), 64);
+    assert_eq!(rig.engine().counters().counter(Counter::EventsPresence), 64);
     (rig, datagram)
 }
 
@@ -131,8 +132,8 @@ fn watched() -> (Rig, Box<[u8]>) {
 #[library_benchmark]
 #[bench::to_512(watched())]
 fn fan_out((mut rig, datagram): (Rig, Box<[u8]>)) -> (Rig, Box<[u8]>) {
-    rig.engine
-        .handle_beats(black_box(&[&datagram[..]]), rig.now());
+    let now = rig.now();
+    rig.engine().handle_beats(black_box(&[&datagram[..]]), now);
     assert_eq!(rig.flush().writes, 512);
     (rig, datagram)
 }
@@ -198,7 +199,7 @@ fn connected(requests: usize) -> (Rig, ConnId, Vec<u8>, usize) {
 #[bench::one(connected(1))]
 #[bench::pipelined_16(connected(16))]
 fn get((mut rig, conn, input, requests): (Rig, ConnId, Vec<u8>, usize)) -> (Rig, Vec<u8>) {
-    assert!(rig.engine.handle_bytes(conn, black_box(&input), rig.now()));
+    rig.send(conn, black_box(&input));
     let Flushed { writes, bytes } = rig.flush();
     assert!(writes == 1 && bytes > 150 * requests);
     (rig, input)
@@ -209,7 +210,7 @@ fn asking() -> (Rig, String) {
     rig.begin();
     // The tables have grown once.
     let conn = rig.stream(10..20);
-    rig.engine.handle_closed(conn, rig.now());
+    rig.reset(conn);
     rig.begin();
     (rig, stream_request("user=user-00000000007&", 10..20))
 }
@@ -219,12 +220,9 @@ fn asking() -> (Rig, String) {
 #[bench::of_10_watches(asking())]
 fn connect((mut rig, request): (Rig, String)) -> (Rig, String) {
     let conn = rig.connect();
-    assert!(
-        rig.engine
-            .handle_bytes(conn, black_box(request.as_bytes()), rig.now())
-    );
+    rig.send(conn, black_box(request.as_bytes()));
     assert_eq!(rig.flush().writes, 1);
-    rig.engine.handle_closed(conn, rig.now());
+    rig.reset(conn);
     (rig, request)
 }
 
