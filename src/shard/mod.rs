@@ -79,7 +79,7 @@ fn run(mut driver: Driver<TcpStream>, mut os: Os) -> io::Result<()> {
             match event.token() {
                 WAKER => {}
                 BEATS => driver.note_datagrams(),
-                LISTENER => os.acceptor.iter_mut().for_each(Acceptor::set_ready),
+                LISTENER => driver.note_listener(),
                 token => driver.note_edge(conn_of(token), edge_of(event)),
             }
         }
@@ -160,27 +160,29 @@ impl Kernel for Os {
         received
     }
 
-    fn look_for_clients(&mut self) {
-        self.acceptor.iter_mut().for_each(Acceptor::set_ready);
-    }
-
-    fn may_accept(&self, now: Now) -> bool {
+    fn accept(&mut self) -> Accepted<TcpStream> {
         self.acceptor
-            .as_ref()
-            .is_some_and(|acceptor| acceptor.is_ready(now))
+            .as_mut()
+            .map_or(Accepted::Empty, Acceptor::accept)
     }
 
-    fn accepts_at(&self) -> Mono {
+    fn accept_on_reserve(&mut self) -> Accepted<TcpStream> {
         self.acceptor
-            .as_ref()
-            .map_or(Mono::NEVER, Acceptor::resume_at)
+            .as_mut()
+            .map_or(Accepted::Empty, Acceptor::accept_on_reserve)
     }
 
-    fn accept(&mut self, now: Now) -> Accepted<TcpStream> {
-        match &mut self.acceptor {
-            Some(acceptor) => acceptor.accept(now, self.poll.registry(), LISTENER),
-            None => Accepted::Empty,
-        }
+    fn keep_reserve(&mut self) {
+        self.acceptor.iter_mut().for_each(Acceptor::keep_reserve);
+    }
+
+    fn watch_held(&mut self, socket: &TcpStream) -> io::Result<()> {
+        // Closing ends the registration; bytes that have come since are an edge.
+        self.poll.registry().register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            LISTENER,
+            Interest::READABLE,
+        )
     }
 
     fn stop_listening(&mut self) {

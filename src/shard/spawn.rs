@@ -121,12 +121,7 @@ pub fn spawn(
         parts.into_iter().zip(polls).zip(sockets)
     {
         let id = parts.shard;
-        let acceptor = Acceptor::new(
-            listener,
-            Arc::clone(&parts.settings),
-            poll.registry(),
-            LISTENER,
-        )?;
+        let acceptor = Acceptor::new(listener, poll.registry(), LISTENER)?;
         let datagrams = datagrams
             .map(|socket| Datagrams::new(socket, poll.registry(), BEATS))
             .transpose()?;

@@ -6,6 +6,7 @@
 //! turns until all are quiet. Nothing happens that was not told: time stands still between two
 //! verbs.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -99,7 +100,10 @@ impl World {
                 doors: Vec::new(),
                 outbound: Vec::new(),
                 clients: Vec::new(),
-                connecting: None,
+                backlog: VecDeque::new(),
+                accepted: Vec::new(),
+                is_full: false,
+                on_reserve: None,
                 datagrams: Vec::new(),
                 beats: 0,
             },
@@ -189,7 +193,7 @@ impl World {
         self.turn();
         loop {
             let drivers = self.drivers.iter_mut();
-            let next = drivers.map(|driver| driver.engine().poll_timeout()).min();
+            let next = drivers.map(|driver| driver.deadline()).min();
             let next_ms = next.map_or(u64::MAX, |next| next.micros().div_ceil(1_000)) - BOOT_MS;
             if next_ms >= ms {
                 break;
@@ -240,12 +244,27 @@ impl World {
 
     /// A peer connects to a shard, which may have no place even for a refusal.
     pub(crate) fn try_connect(&mut self, shard: usize) -> Option<Peer> {
+        let peer = self.knock(shard, "");
+        self.outside.backlog.clear();
+        self.outside.clients[peer.0].id.map(|_| peer)
+    }
+
+    /// A peer connects to a shard, which may be slow to accept it, and has sent this.
+    pub(crate) fn knock(&mut self, shard: usize, sent: &str) -> Peer {
         let peer = self.outside.clients.len();
-        self.outside.clients.push(Client::new(shard));
-        self.outside.connecting = Some(peer);
+        let mut client = Client::new(shard);
+        client.sent.extend(sent.as_bytes());
+        self.outside.clients.push(client);
+        self.outside.backlog.push_back(peer);
+        self.drivers[shard].note_listener();
         self.serve(shard);
-        self.outside.connecting = None;
-        self.outside.clients[peer].id.map(|_| Peer(peer))
+        Peer(peer)
+    }
+
+    /// No descriptor is free but the reserve, or others are free again.
+    pub(crate) fn fill_up(&mut self, is_full: bool) -> &mut World {
+        self.outside.is_full = is_full;
+        self
     }
 
     /// A shard looks at its listener and its sockets, and does nothing else yet.
@@ -264,8 +283,11 @@ impl World {
     /// An edge of a peer's connection is told and acted on.
     fn edge(&mut self, peer: Peer, edge: Edge) {
         let client = &self.outside.clients[peer.0];
-        let (shard, id) = (client.shard, client.id.expect("accepted"));
-        self.drivers[shard].note_edge(id, edge);
+        let shard = client.shard;
+        match client.id {
+            Some(id) => self.drivers[shard].note_edge(id, edge),
+            None => self.drivers[shard].note_listener(),
+        }
         self.serve(shard);
     }
 
@@ -472,12 +494,22 @@ impl World {
 
     /// One turn of one shard; whether it wants another at once.
     pub(crate) fn turn_of(&mut self, shard: usize) -> bool {
+        for client in std::mem::take(&mut self.outside.accepted) {
+            let client = &self.outside.clients[client];
+            let readable = Edge {
+                readable: true,
+                ..Edge::default()
+            };
+            if let Some(id) = client.id.filter(|_| !client.sent.is_empty()) {
+                self.drivers[client.shard].note_edge(id, readable);
+            }
+        }
         let (driver, mut kernel) = self.shard(shard);
         let sleep_micros = driver.turn(&mut kernel);
         if self.checks {
             self.engine(shard).check_invariants();
         }
-        sleep_micros == 0
+        sleep_micros == 0 || !self.outside.accepted.is_empty()
     }
 
     /// Another thread of the process tells all shards something.

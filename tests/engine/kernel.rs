@@ -89,8 +89,13 @@ pub(crate) struct Outside {
     /// What the engines had for other nodes since the last look, and which shard had it.
     pub(crate) outbound: Vec<(usize, Outbound)>,
     pub(crate) clients: Vec<Client>,
-    /// The client that is connecting.
-    pub(crate) connecting: Option<usize>,
+    /// Clients to accept.
+    pub(crate) backlog: VecDeque<usize>,
+    /// Accepted, and no edge has told of what they have sent already.
+    pub(crate) accepted: Vec<usize>,
+    /// No descriptor is free but the reserve, which may be with a client.
+    pub(crate) is_full: bool,
+    pub(crate) on_reserve: Option<usize>,
     /// What arrives together, and what it cost of a turn's budget of beats.
     pub(crate) datagrams: Vec<Vec<u8>>,
     pub(crate) beats: usize,
@@ -174,25 +179,35 @@ impl Kernel for Made<'_> {
         Ok(self.outside.beats)
     }
 
-    fn look_for_clients(&mut self) {}
-
-    fn may_accept(&self, _now: Now) -> bool {
-        self.outside.connecting.is_some()
-    }
-
-    fn accepts_at(&self) -> Mono {
-        Mono::NEVER
-    }
-
-    fn accept(&mut self, _now: Now) -> Accepted<usize> {
-        let client = self.outside.connecting.take();
+    fn accept(&mut self) -> Accepted<usize> {
+        if self.outside.is_full {
+            return Accepted::NoDescriptor;
+        }
+        let client = self.outside.backlog.pop_front();
         client.map_or(Accepted::Empty, Accepted::Socket)
+    }
+
+    fn accept_on_reserve(&mut self) -> Accepted<usize> {
+        assert_eq!(self.outside.on_reserve, None, "one at a time");
+        self.outside.on_reserve = self.outside.backlog.pop_front();
+        self.outside
+            .on_reserve
+            .map_or(Accepted::Empty, Accepted::Socket)
+    }
+
+    fn keep_reserve(&mut self) {
+        assert_eq!(self.outside.on_reserve, None, "it is in use");
+    }
+
+    fn watch_held(&mut self, _client: &usize) -> io::Result<()> {
+        Ok(())
     }
 
     fn stop_listening(&mut self) {}
 
     fn watch(&mut self, conn: ConnId, client: &usize) -> io::Result<()> {
         self.outside.clients[*client].id = Some(conn);
+        self.outside.accepted.push(*client);
         Ok(())
     }
 
@@ -227,6 +242,7 @@ impl Kernel for Made<'_> {
     }
 
     fn close(&mut self, client: usize) {
+        self.outside.on_reserve.take_if(|other| *other == client);
         self.outside.clients[client].socket = Socket::Closed;
     }
 

@@ -1,6 +1,7 @@
 //! Engines without a kernel: inputs and exact outputs, in virtual time (see `harness.rs` for the
 //! verbs).
 
+mod accepting;
 mod calls;
 mod drain;
 mod framing;

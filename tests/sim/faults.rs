@@ -24,6 +24,7 @@ impl World {
                 12..=13 => self.crash(),
                 14 => self.cut_power(),
                 15 => self.restart_cleanly(),
+                16 => self.run_out_of_descriptors(),
                 _ => self.write_back(),
             }
         }
@@ -70,6 +71,14 @@ impl World {
         if self.shards.iter().all(|shard| shard.stalled_until >= wake) {
             self.forgive(wake, length_ms);
         }
+    }
+
+    /// Other threads of the process have taken every descriptor but the reserve of a shard.
+    fn run_out_of_descriptors(&mut self) {
+        let at = self.faults.usize(0..self.shards.len());
+        let until = self.mono + self.faults.u64(10..1_500);
+        self.say(|| format!("shard {at} has no descriptors until {until}"));
+        self.shards[at].nofile_until = until;
     }
 
     /// Nothing need be in time before this, and a little later if stamps may be ahead of the clock:

@@ -79,8 +79,10 @@ impl World {
         if std::mem::take(&mut self.shards[at].datagrams_came) {
             driver.note_datagrams();
         }
-        let keys: Vec<u32> = self.shards[at].conns.values().copied().collect();
-        for key in keys {
+        if std::mem::take(&mut self.shards[at].clients_came) {
+            driver.note_listener();
+        }
+        for key in self.sockets(at) {
             let conn = self.conns.get_mut(&key).expect("open");
             let mut edge = Edge::default();
             let under_way = conn.inbound.len() - conn.arrived;
@@ -105,10 +107,19 @@ impl World {
                 edge.error = true;
             }
             if edge != Edge::default() {
-                let id = conn.id.expect("accepted");
-                driver.note_edge(id, edge);
+                match conn.id {
+                    Some(id) => driver.note_edge(id, edge),
+                    None => driver.note_listener(),
+                }
             }
         }
+    }
+
+    /// The keys of a shard's connections, and of the one on its reserve descriptor.
+    fn sockets(&self, at: usize) -> Vec<u32> {
+        let shard = &self.shards[at];
+        let conns = shard.conns.values().copied();
+        conns.chain(shard.on_reserve).collect()
     }
 
     /// Whether an edge would end a sleep.
@@ -120,7 +131,7 @@ impl World {
             let readable = !whole || (conn.half_closed && !conn.end_told);
             readable || (conn.reset && !conn.reset_told) || (conn.blocked && conn.room > 0)
         };
-        shard.datagrams_came || !shard.backlog.is_empty() || shard.conns.values().any(has_edge)
+        shard.datagrams_came || shard.clients_came || self.sockets(at).iter().any(has_edge)
     }
 }
 
@@ -203,23 +214,39 @@ impl Kernel for Simulated<'_> {
         Ok(take(&bytes))
     }
 
-    fn look_for_clients(&mut self) {}
-
-    fn may_accept(&self, _now: Now) -> bool {
-        !self.world.shards[self.at].backlog.is_empty()
-    }
-
-    fn accepts_at(&self) -> Mono {
-        Mono::NEVER
-    }
-
-    fn accept(&mut self, _now: Now) -> Accepted<u32> {
-        let Some(key) = self.world.shards[self.at].backlog.pop_front() else {
+    fn accept(&mut self) -> Accepted<u32> {
+        let mono = self.world.mono;
+        let shard = &mut self.world.shards[self.at];
+        if mono < shard.nofile_until {
+            return Accepted::NoDescriptor;
+        }
+        let Some(key) = shard.backlog.pop_front() else {
             return Accepted::Empty;
         };
         let conn = self.world.conns.get_mut(&key);
         conn.expect("kept until both ends are gone").accepted = true;
         Accepted::Socket(key)
+    }
+
+    fn accept_on_reserve(&mut self) -> Accepted<u32> {
+        let shard = &mut self.world.shards[self.at];
+        if let Some(key) = shard.on_reserve {
+            self.world
+                .fail(format!("conn {key} is on the reserve, too"));
+        }
+        shard.on_reserve = shard.backlog.pop_front();
+        shard.on_reserve.map_or(Accepted::Empty, Accepted::Socket)
+    }
+
+    fn keep_reserve(&mut self) {
+        if let Some(key) = self.world.shards[self.at].on_reserve {
+            self.world
+                .fail(format!("conn {key} is on the reserve still"));
+        }
+    }
+
+    fn watch_held(&mut self, _key: &u32) -> io::Result<()> {
+        Ok(())
     }
 
     fn stop_listening(&mut self) {}
@@ -236,6 +263,9 @@ impl Kernel for Simulated<'_> {
 
     fn read(&mut self, key: &mut u32, buffer: &mut [u8]) -> io::Result<usize> {
         let conn = self.world.conns.get_mut(key).expect("open");
+        if conn.reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let n = conn.arrived.min(buffer.len());
         if n == 0 {
             let ended = conn.end_told && conn.inbound.is_empty();
@@ -259,7 +289,10 @@ impl Kernel for Simulated<'_> {
 
     fn shut_down(&mut self, key: &mut u32) -> io::Result<()> {
         self.world.note(format!("shut {key}").as_bytes());
-        self.world.ended(*key);
+        // One on the reserve descriptor is closed next, and is read then.
+        if self.world.conns[key].id.is_some() {
+            self.world.ended(*key);
+        }
         Ok(())
     }
 
@@ -269,8 +302,11 @@ impl Kernel for Simulated<'_> {
         if conn.id.is_some() {
             return self.world.gone(key);
         }
-        // One too many even to be refused in words.
-        conn.listens = false;
+        let on_reserve = &mut self.world.shards[self.at].on_reserve;
+        if on_reserve.take_if(|other| *other == key).is_none() {
+            // One too many even to be refused in words.
+            conn.listens = false;
+        }
         self.world.ended(key);
     }
 

@@ -112,6 +112,7 @@ impl World {
         let key = self.conns_made;
         self.conns.insert(key, Conn::new(shard, tear));
         self.shards[shard].backlog.push_back(key);
+        self.shards[shard].clients_came = true;
         self.wake(shard);
         key
     }

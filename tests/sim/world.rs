@@ -82,6 +82,11 @@ pub(crate) struct Shard {
     /// Since the last edge.
     pub(crate) datagrams_came: bool,
     pub(crate) backlog: VecDeque<u32>,
+    /// Since the last edge.
+    pub(crate) clients_came: bool,
+    /// No descriptor is free until then but the reserve, which may be with a client.
+    pub(crate) nofile_until: u64,
+    pub(crate) on_reserve: Option<u32>,
     pub(crate) conns: BTreeMap<(u32, u32), u32>,
     /// As of the last piece of work.
     pub(crate) served: Served,
@@ -293,6 +298,9 @@ impl World {
                 datagrams: VecDeque::new(),
                 datagrams_came: false,
                 backlog: VecDeque::new(),
+                clients_came: false,
+                nofile_until: 0,
+                on_reserve: None,
                 conns: BTreeMap::new(),
                 served: Served::default(),
                 drained: false,
@@ -517,7 +525,9 @@ impl World {
             self.fail(format!("bytes for conn {key} after its end"));
         }
         let mut n = bytes.len().min(conn.room);
-        if !self.healed && n > 0 && self.network.u8(0..8) == 0 {
+        // A fresh socket's buffer takes a refusal.
+        let is_fresh = conn.id.is_none();
+        if !is_fresh && !self.healed && n > 0 && self.network.u8(0..8) == 0 {
             n = self.network.usize(0..=n);
         }
         if conn.room != usize::MAX {
@@ -589,6 +599,7 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::LimitReadBytesPerTurn,
     Counter::LimitClosesPerTurn,
     Counter::MailOverflows,
+    Counter::LimitFileDescriptors,
     Counter::LimitUsers,
     Counter::DatagramShort,
     Counter::DatagramMagic,

@@ -41,17 +41,18 @@ pub trait Kernel {
         take: impl FnMut(&[&[u8]]) -> usize,
     ) -> io::Result<usize>;
 
-    /// Somebody may be waiting to be accepted.
-    fn look_for_clients(&mut self);
-
-    /// Whether [`Kernel::accept`] is worth a call now.
-    fn may_accept(&self, now: Now) -> bool;
-
-    /// When it will be, if no edge says so before.
-    fn accepts_at(&self) -> Mono;
-
     /// Accepts one connection.
-    fn accept(&mut self, now: Now) -> Accepted<Self::Socket>;
+    fn accept(&mut self) -> Accepted<Self::Socket>;
+
+    /// Accepts one connection on the descriptor that is kept for when there is no other. Closing
+    /// it, and no other call, makes room for the next on the same descriptor.
+    fn accept_on_reserve(&mut self) -> Accepted<Self::Socket>;
+
+    /// Those accepted on the reserve descriptor are closed: keeps it again.
+    fn keep_reserve(&mut self);
+
+    /// Has the edges of a connection on the reserve descriptor told as the listener's.
+    fn watch_held(&mut self, socket: &Self::Socket) -> io::Result<()>;
 
     /// Closes the listener: those who come from now on are refused by the kernel.
     fn stop_listening(&mut self);
@@ -135,10 +136,12 @@ pub enum Accepted<S> {
     Socket(S),
     /// One that ended before it was accepted, or the like: try the next.
     Aborted,
-    /// None is waiting, or one on the reserve descriptor that has yet to say what it asks for.
+    /// None is waiting.
     Empty,
-    /// No descriptor or no memory for one; accepting pauses.
+    /// There is no descriptor for one.
     NoDescriptor,
+    /// There is no memory for one.
+    NoMemory,
 }
 
 /// What an edge told of one socket.

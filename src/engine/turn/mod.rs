@@ -9,6 +9,7 @@
 //! Each step works in pieces and stops when its budget is used up; what it leaves over makes the
 //! next sleep zero. A clock could be looked at between any two pieces.
 
+mod accepting;
 mod kernel;
 mod sockets;
 
@@ -19,11 +20,12 @@ use std::sync::Arc;
 pub use kernel::{Accepted, Edge, Kernel, Notice, Order, Peer, Piece};
 
 use super::settings::Settings;
-use super::{CloseHow, Engine, EngineParts, Mail, ShardId, To};
+use super::{CloseHow, Engine, EngineParts, Mail, Refusals, ShardId, To};
 use crate::metrics::{Board, Counter, Gauge, Histogram};
 use crate::planted::{self, Planted};
 use crate::realtime::ConnId;
 use crate::time::{Mono, Now};
+use accepting::Accepting;
 use sockets::{Sockets, fact};
 
 /// Longest sleep, in microseconds: every shard turns at least once a second, by which the others
@@ -78,8 +80,7 @@ pub struct Driver<S> {
 
     sockets: Sockets<S>,
     read_buffer: Box<[u8]>,
-    /// Whether anybody may still connect.
-    listens: bool,
+    accepting: Accepting<S>,
     /// The socket may hold datagrams: its edge was seen and no read has come back empty since.
     datagrams_wait: bool,
 
@@ -104,7 +105,7 @@ impl<S> Driver<S> {
             sweep_micros: 0,
             sockets: Sockets::new(parts.settings.conns_max),
             read_buffer: vec![0; budgets.read_buffer_bytes].into_boxed_slice(),
-            listens: true,
+            accepting: Accepting::new(Refusals::new(Arc::clone(&parts.settings))),
             datagrams_wait: true,
             inbox: VecDeque::new(),
             outgoing: (0..shards).map(|_| Vec::new()).collect(),
@@ -158,7 +159,7 @@ impl<S> Driver<S> {
         if notice.order > Order::Run && self.order == Order::Run {
             self.engine.begin_drain(self.now);
             // A last look at who waits.
-            kernel.look_for_clients();
+            self.accepting.note_edge();
         }
         self.order = notice.order;
         if notice.resync {
@@ -228,31 +229,24 @@ impl<S> Driver<S> {
     }
 
     fn accept(&mut self, kernel: &mut impl Kernel<Socket = S>) {
-        if !self.listens {
-            return;
-        }
         for _ in 0..self.budgets.accepts {
-            if !kernel.may_accept(self.now) {
+            if !self.accepting.is_ready(self.now) {
                 break;
             }
-            match kernel.accept(self.now) {
+            match self.accepting.accept(self.now, kernel) {
                 Accepted::Socket(socket) => self.admit(socket, kernel),
                 Accepted::Aborted | Accepted::Empty => {}
-                Accepted::NoDescriptor => {
+                Accepted::NoDescriptor | Accepted::NoMemory => {
                     let counters = self.engine.counters();
                     counters.add(Counter::LimitFileDescriptors, 1);
                 }
             }
         }
-        let more = kernel.may_accept(self.now);
-        if more {
+        if self.accepting.is_ready(self.now) {
             self.left_over(Counter::LimitAcceptsPerTurn);
-        }
-        if self.order >= Order::Drain && !more {
-            // Those who were waiting have been accepted, and will be answered; those who come now
-            // are refused by the kernel.
-            self.listens = false;
-            kernel.stop_listening();
+        } else if self.order >= Order::Drain {
+            // Those who were waiting have been accepted, and will be answered.
+            self.accepting.stop(kernel);
         }
     }
 
@@ -490,15 +484,21 @@ impl<S> Driver<S> {
         if self.more || self.sockets.has_ready() {
             return 0;
         }
-        let mut deadline = self.engine.poll_timeout();
-        if self.listens {
-            deadline = deadline.min(kernel.accepts_at());
-        }
-        let sleep_micros = deadline.micros_since(ended).min(SLEEP_MICROS_MAX);
+        let sleep_micros = self.deadline().micros_since(ended).min(SLEEP_MICROS_MAX);
         if sleep_micros > 0 && !kernel.fall_asleep(self.order) {
             return 0;
         }
         sleep_micros
+    }
+
+    /// When there is something to do, whatever comes.
+    pub fn deadline(&self) -> Mono {
+        self.engine.poll_timeout().min(self.accepting.due())
+    }
+
+    /// An edge of the listener, or of the connection on the reserve descriptor.
+    pub fn note_listener(&mut self) {
+        self.accepting.note_edge();
     }
 
     /// An edge of the beat socket.

@@ -21,6 +21,9 @@ impl Split {
         if !shard.datagrams.is_empty() {
             driver.note_datagrams();
         }
+        if !shard.backlog.is_empty() {
+            driver.note_listener();
+        }
         let keys = std::mem::take(&mut shard.edges);
         for key in keys {
             let Some(conn) = self.conns.get_mut(&key) else {
@@ -128,19 +131,19 @@ impl Kernel for Simulated<'_> {
         Ok(take(&bytes))
     }
 
-    fn look_for_clients(&mut self) {}
-
-    fn may_accept(&self, _now: Now) -> bool {
-        !self.split.up(self.node).shards[self.at].backlog.is_empty()
-    }
-
-    fn accepts_at(&self) -> Mono {
-        Mono::NEVER
-    }
-
-    fn accept(&mut self, _now: Now) -> Accepted<u32> {
+    fn accept(&mut self) -> Accepted<u32> {
         let key = self.shard().backlog.pop_front();
         key.map_or(Accepted::Empty, Accepted::Socket)
+    }
+
+    fn accept_on_reserve(&mut self) -> Accepted<u32> {
+        self.split.fail("descriptors have not run out".into())
+    }
+
+    fn keep_reserve(&mut self) {}
+
+    fn watch_held(&mut self, _key: &u32) -> io::Result<()> {
+        Ok(())
     }
 
     fn stop_listening(&mut self) {}
