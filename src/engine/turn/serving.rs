@@ -1,0 +1,258 @@
+//! What a turn does with its sockets: steps 4, 6 and 7.
+//!
+//! Owns what an edge means and what becomes of what a read or a write left over.
+
+use std::io;
+
+use super::Driver;
+use super::kernel::{Accepted, Edge, Kernel, Order, Peer, Piece};
+use super::sockets::fact;
+use crate::engine::CloseHow;
+use crate::metrics::Counter;
+use crate::planted::{self, Planted};
+use crate::realtime::ConnId;
+
+impl<S> Driver<S> {
+    /// Step 4: new connections, then those with something to read.
+    pub fn serve_sockets(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+        self.accept(kernel);
+        self.queue_resumed();
+        let mut bytes_left = self.budgets.read_bytes;
+        for _ in 0..self.budgets.reads {
+            if bytes_left == 0 {
+                break;
+            }
+            let Some(conn) = self.sockets.pop_ready() else {
+                break;
+            };
+            bytes_left = bytes_left.saturating_sub(self.serve(conn, kernel));
+        }
+        if self.sockets.has_ready() {
+            self.left_over(if bytes_left == 0 {
+                Counter::LimitReadBytesPerTurn
+            } else {
+                Counter::LimitReadsPerTurn
+            });
+        }
+    }
+
+    fn accept(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+        for _ in 0..self.budgets.accepts {
+            if !self.accepting.is_ready(self.now) {
+                break;
+            }
+            match self.accepting.accept(self.now, kernel) {
+                Accepted::Socket(socket) => self.admit(socket, kernel),
+                Accepted::Aborted | Accepted::Empty => {}
+                Accepted::NoDescriptor | Accepted::NoMemory => {
+                    let counters = self.engine.counters();
+                    counters.add(Counter::LimitFileDescriptors, 1);
+                }
+            }
+        }
+        if self.accepting.is_ready(self.now) {
+            self.left_over(Counter::LimitAcceptsPerTurn);
+        } else if self.order >= Order::Drain {
+            // Those who were waiting have been accepted, and will be answered.
+            self.accepting.stop(kernel);
+        }
+    }
+
+    fn admit(&mut self, socket: S, kernel: &mut impl Kernel<Socket = S>) {
+        let Some(conn) = self.engine.handle_accept(self.now) else {
+            return kernel.close(socket);
+        };
+        let watched = kernel.watch(conn, &socket);
+        if let Some(stale) = self.sockets.insert(conn, socket) {
+            kernel.close(stale);
+        }
+        if let Err(error) = watched {
+            self.fail(conn, Some(error), kernel);
+        }
+    }
+
+    /// Connections whose edge was used up while the engine took no bytes.
+    pub(super) fn queue_resumed(&mut self) {
+        while let Some(conn) = self.engine.poll_resume() {
+            self.sockets.clear(conn, fact::PAUSED);
+            if !planted::is(Planted::ResumedUnread) {
+                self.sockets.queue(conn, 0);
+            }
+        }
+    }
+
+    /// Acts on what the edges of one connection said: at most one read. Returns the bytes read.
+    fn serve(&mut self, conn: ConnId, kernel: &mut impl Kernel<Socket = S>) -> usize {
+        if self.sockets.any(conn, fact::FAILED) {
+            self.fail(conn, None, kernel);
+            return 0;
+        }
+        if self.sockets.any(conn, fact::WRITABLE) {
+            self.sockets.clear(conn, fact::WRITABLE | fact::BLOCKED);
+            self.engine.handle_writable(conn, self.now);
+        }
+        if self.sockets.any(conn, fact::PAUSED | fact::EOF) {
+            return 0;
+        }
+        let Some(socket) = self.sockets.get_mut(conn) else {
+            return 0;
+        };
+        match kernel.read(socket, &mut self.read_buffer) {
+            Ok(0) => {
+                self.sockets.note(conn, fact::EOF);
+                self.engine.handle_eof(conn, self.now);
+                0
+            }
+            Ok(n) => {
+                let bytes = &self.read_buffer[..n];
+                let takes_more = self.engine.handle_bytes(conn, bytes, self.now);
+                kernel.worked(Piece::Bytes(socket), &mut self.engine);
+                let is_full =
+                    n == self.read_buffer.len() && !planted::is(Planted::FullReadForgotten);
+                if !takes_more {
+                    self.sockets.note(conn, fact::PAUSED);
+                } else if is_full || self.sockets.any(conn, fact::READ_CLOSED) {
+                    self.sockets.queue(conn, 0);
+                }
+                n
+            }
+            Err(error) => {
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => {}
+                    io::ErrorKind::Interrupted => self.sockets.queue(conn, 0),
+                    _ => self.fail(conn, Some(error), kernel),
+                }
+                0
+            }
+        }
+    }
+
+    /// Lets go of a connection whose socket failed: with `error`, or as an edge told, which does
+    /// not say why.
+    fn fail(
+        &mut self,
+        conn: ConnId,
+        error: Option<io::Error>,
+        kernel: &mut impl Kernel<Socket = S>,
+    ) {
+        let Some(socket) = self.sockets.remove(conn) else {
+            return;
+        };
+        let error = error.or_else(|| kernel.error(&socket));
+        // What TCP_USER_TIMEOUT ends a connection with.
+        if error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            self.engine.handle_timed_out(conn, self.now);
+        } else {
+            self.engine.handle_closed(conn, self.now);
+        }
+        kernel.close(socket);
+    }
+
+    /// Step 6: writes what streams and requesters must be told.
+    pub fn flush(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+        for _ in 0..self.budgets.flushes {
+            let Some(flush) = self.engine.poll_flush(self.now) else {
+                return;
+            };
+            let (conn, offered) = (flush.conn, flush.bytes.len());
+            let untimed = self.sockets.any(conn, fact::UNTIMED);
+            let Some(socket) = self.sockets.get_mut(conn) else {
+                self.engine.handle_closed(conn, self.now);
+                continue;
+            };
+            let peer = untimed.then(|| kernel.peer(socket));
+            let written = match peer {
+                Some(Peer::Dead) => Err(io::ErrorKind::TimedOut.into()),
+                _ => write_some(socket, flush.bytes, kernel),
+            };
+            let n = match written {
+                Ok(n) => n,
+                Err(error) => {
+                    self.fail(conn, Some(error), kernel);
+                    continue;
+                }
+            };
+            // Leaves a peer whose window is full to the engine, which lets it go when no write gets
+            // on. TCP_USER_TIMEOUT would end it however steadily it reads: Linux counts it from the
+            // first probe of a closed window, and a window that opens by less than the next segment
+            // does not begin the count anew (tcp_probe_timer, tcp_ack_probe).
+            if n < offered && !untimed {
+                kernel.watch_over(socket, false);
+            }
+            // The peer has caught up: the kernel may watch over it again. Until then each flush
+            // asks whether it is dead, and a stream is flushed at least once in its keep-alive
+            // period.
+            let caught_up = n == offered && peer == Some(Peer::CaughtUp);
+            if caught_up {
+                kernel.watch_over(socket, true);
+            }
+            self.engine.handle_flushed(conn, n, self.now);
+            kernel.worked(Piece::Flush(socket), &mut self.engine);
+            if n < offered {
+                self.sockets.note(conn, fact::BLOCKED | fact::UNTIMED);
+            } else if caught_up {
+                self.sockets.clear(conn, fact::UNTIMED);
+            }
+        }
+        self.left_over(Counter::LimitFlushesPerTurn);
+    }
+
+    /// Step 7: ends what the engine has done with.
+    pub fn close(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+        for _ in 0..self.budgets.closes {
+            let Some(close) = self.engine.poll_close() else {
+                return;
+            };
+            match close.how {
+                CloseHow::Close => {
+                    if let Some(socket) = self.sockets.remove(close.conn) {
+                        kernel.close(socket);
+                    }
+                }
+                CloseHow::ShutdownWrite => {
+                    if let Some(socket) = self.sockets.get_mut(close.conn)
+                        && let Err(error) = kernel.shut_down(socket)
+                    {
+                        // Reset in the meantime.
+                        self.fail(close.conn, Some(error), kernel);
+                    }
+                }
+            }
+        }
+        self.left_over(Counter::LimitClosesPerTurn);
+    }
+
+    /// An edge of a connection's socket.
+    pub fn note_edge(&mut self, conn: ConnId, edge: Edge) {
+        let mut facts = 0;
+        if edge.read_closed {
+            facts |= fact::READ_CLOSED;
+        }
+        let waits = self.sockets.any(conn, fact::BLOCKED);
+        if edge.writable && waits && !planted::is(Planted::RoomForgotten) {
+            facts |= fact::WRITABLE;
+        }
+        // Closed both ways after the end was told: no other edge will say so.
+        if edge.error || (edge.write_closed && self.sockets.any(conn, fact::EOF)) {
+            facts |= fact::FAILED;
+        }
+        if edge.readable || facts != 0 {
+            self.sockets.queue(conn, facts);
+        }
+    }
+}
+
+/// Writes what the socket takes now: 0 if it is full.
+fn write_some<K: Kernel>(
+    socket: &mut K::Socket,
+    bytes: &[u8],
+    kernel: &mut K,
+) -> io::Result<usize> {
+    loop {
+        match kernel.write(socket, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
