@@ -35,6 +35,8 @@ use signals::StopSignal;
 
 /// Time beyond `drain_ms` that the last answers have, in ms; then they are cut off.
 const DRAIN_MARGIN_MS: u64 = 5_000;
+/// The same where somebody waits at a terminal, and all streams are closed at once.
+const DRAIN_MARGIN_AT_TERMINAL_MS: u64 = 1_000;
 
 /// Serves until SIGTERM or SIGINT, drains, and closes the store. Logs through `tracing`, which the
 /// caller has set up.
@@ -197,6 +199,7 @@ impl Sayings {
     ) {
         let config = &common.config;
         tell::listening(http, udp, common.shards);
+        tell::program(http);
         tracing::info!("{}", self.limits);
         for warning in self.warnings {
             tracing::warn!("{warning}");
@@ -219,17 +222,20 @@ impl Node {
             clock,
             ..
         } = self.common;
-        tracing::info!(
-            "got {signal}: closing streams over {} ms; the same again exits at once",
-            config.settings.drain_ms
-        );
+        let at_once = signal.is_from_a_terminal();
+        let limit_ms = if at_once {
+            tracing::info!("got {signal} at a terminal: closing streams now, not over drain-ms");
+            DRAIN_MARGIN_AT_TERMINAL_MS
+        } else {
+            let drain_ms = config.settings.drain_ms;
+            tracing::info!(
+                "got {signal}: closing streams over {drain_ms} ms; the same again exits at once"
+            );
+            drain_ms.saturating_add(DRAIN_MARGIN_MS)
+        };
         board.process.set(Gauge::Draining, 1);
-        drain(
-            &self.shards,
-            self.common.shards,
-            config.settings.drain_ms,
-            &self.drained,
-        );
+        self.shards.drain(at_once);
+        wait_for_drain(self.common.shards, limit_ms, &self.drained);
         self.shards.stop();
         self.links.stop();
         self.heap.stop();
@@ -246,9 +252,8 @@ impl Node {
     }
 }
 
-fn drain(shards: &Shards, shard_count: ShardId, drain_ms: u64, drained: &Receiver<ShardId>) {
-    shards.drain();
-    let deadline = boottime().plus_ms(drain_ms.saturating_add(DRAIN_MARGIN_MS));
+fn wait_for_drain(shard_count: ShardId, limit_ms: u64, drained: &Receiver<ShardId>) {
+    let deadline = boottime().plus_ms(limit_ms);
     for left in (1..=shard_count).rev() {
         let wait = Duration::from_millis(deadline.ms_since(boottime()));
         if drained.recv_timeout(wait).is_err() {

@@ -3,7 +3,7 @@
 //! Owns the handlers and their thread. Knows nothing of what is drained.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 
 use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -17,6 +17,12 @@ use crate::shard::vital_thread;
 pub(super) struct StopSignal(i32);
 
 impl StopSignal {
+    /// Whether a person sent it, who waits at a terminal for the process to end (Ctrl-C). What a
+    /// supervisor sends is no such thing: its service has no terminal.
+    pub(super) fn is_from_a_terminal(self) -> bool {
+        self.0 == SIGINT && (io::stdin().is_terminal() || io::stderr().is_terminal())
+    }
+
     /// Exit status of a process that the signal ended, as shells report it.
     fn status(self) -> i32 {
         128 + self.0

@@ -3,7 +3,7 @@
 //! Owns the sentences, and which of them hold. Says nothing while the node serves.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Config, RoleName};
 use crate::engine::ShardId;
@@ -17,6 +17,25 @@ pub(super) fn listening(http: SocketAddr, udp: Option<SocketAddr>, shards: Shard
     if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         tracing::warn!(%error, "stdout did not take the line: {line}");
     }
+}
+
+/// What runs here, and where a person may look at it.
+pub(super) fn program(http: SocketAddr) {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(
+        "greendot {version}; dashboard: http://{}/",
+        reached_at(http)
+    );
+}
+
+/// Where this machine's own browser finds what listens on `http`: no address may stand for all.
+fn reached_at(http: SocketAddr) -> SocketAddr {
+    let ip = match http.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, http.port())
 }
 
 /// In which state the store was found, what was lost with it, and what a power cut may cost.
@@ -103,6 +122,23 @@ pub(super) fn next(config: &Config, http: SocketAddr) {
                 .collect();
             tracing::info!("presence node; publishing to {}", nodes.join(" and "));
             tracing::info!("try: curl 'http://{http}/v1/presence/alice'");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browser_is_sent_to_one_address() {
+        for (listening, reached) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("192.0.2.1:80", "192.0.2.1:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+        ] {
+            assert_eq!(reached_at(listening.parse().unwrap()).to_string(), reached);
         }
     }
 }

@@ -189,9 +189,14 @@ impl Shards {
         }
     }
 
-    /// Begins the graceful shutdown of every shard.
-    pub fn drain(&self) {
-        self.doors.iter().for_each(|door| door.order(Order::Drain));
+    /// Begins the graceful shutdown of every shard; all streams end now if `at_once`.
+    pub fn drain(&self, at_once: bool) {
+        let order = if at_once {
+            Order::DrainAtOnce
+        } else {
+            Order::Drain
+        };
+        self.doors.iter().for_each(|door| door.order(order));
     }
 
     /// Ends every shard's loop, closing what is still open, and waits for the threads.
@@ -336,7 +341,7 @@ mod tests {
             assert!(read_until(watcher, "\"online\"").contains("event: presence"));
         }
 
-        shards.drain();
+        shards.drain(false);
         for client in watchers.iter_mut().chain([&mut publisher]) {
             assert!(read_until(client, "nothing: until the end").contains("event: goodbye"));
         }

@@ -5,6 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::fault::{StoreFault, StoreFaultKind};
@@ -20,6 +21,8 @@ pub(crate) fn open_file(dir: &Path, kind: Kind) -> Result<(PathBuf, File), Store
         .write(true)
         .create(true)
         .truncate(false)
+        // Who was seen when is nobody else's business.
+        .mode(0o600)
         .open(&path);
     match file {
         Ok(file) => Ok((path, file)),

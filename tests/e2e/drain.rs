@@ -3,6 +3,7 @@
 use rustix::process::Signal;
 
 use crate::harness::{Deadline, Home, PATIENCE_MS, unix_ms, until};
+use crate::terminal::Terminal;
 
 const DRAIN_MS: u64 = 3_000;
 const STREAMS: usize = 50;
@@ -135,6 +136,35 @@ fn a_second_signal_does_not_wait() {
         let server = home.serve(&[]);
         server.expect_online("bob");
     }
+}
+
+/// A person who pressed Ctrl-C waits for the prompt; a supervisor has no terminal.
+#[test]
+fn ctrl_c_at_a_terminal_closes_all_streams_at_once() {
+    let home = Home::new();
+    let terminal = Terminal::new();
+    let [http, udp] = home.addresses();
+    let mut command = home.command(&["serve", &http, &udp, "--drain-ms=10m", "--shards=2"]);
+    let mut server = home.launch(terminal.attach_stdin(&mut command));
+    let mut streams: Vec<_> = (0..10)
+        .map(|n| server.stream(&format!("user=u{n}&watch=u0")))
+        .collect();
+    for stream in &mut streams {
+        stream.begin();
+    }
+    let pressed_at = unix_ms();
+    server.process.signal(Signal::INT);
+    server.expect_log("got SIGINT at a terminal: closing streams now");
+    for mut stream in streams {
+        let told = stream.rest();
+        let goodbye = told.last().expect("a goodbye");
+        assert_eq!(goodbye.kind, "goodbye");
+        assert!(goodbye.retry_ms.is_some());
+    }
+    assert_eq!(server.process.wait().code(), Some(0));
+    let took_ms = unix_ms() - pressed_at;
+    assert!(took_ms < 2_000, "{took_ms} ms");
+    server.expect_log("stopped; the store is written back");
 }
 
 #[test]

@@ -30,13 +30,18 @@ fn without_a_command_it_serves_from_the_default_folder() {
         names,
         ["fleet.key", "published.map", "stamps.map", "users.log"]
     );
-    let mode = std::fs::metadata(data.join("fleet.key"))
-        .expect("it is there")
-        .permissions()
-        .mode();
-    assert_eq!(mode & 0o7777, 0o600);
+    for name in names {
+        let found = std::fs::metadata(data.join(&name)).expect("it is there");
+        // Who was seen when is as private as the key.
+        assert_eq!(found.permissions().mode() & 0o7777, 0o600, "{name:?}");
+    }
 
     for said in [
+        &format!(
+            "greendot {}; dashboard: http://{}/",
+            env!("CARGO_PKG_VERSION"),
+            server.http
+        ),
         "limits: nofile=",
         " somaxconn=",
         "made a fleet key in ./greendot-data/fleet.key",

@@ -67,6 +67,11 @@ impl Terminal {
         command.stdin(end()).stdout(end()).stderr(end())
     }
 
+    /// Has the program read from this terminal and nothing more.
+    pub(crate) fn attach_stdin<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.stdin(self.slave.try_clone().expect("descriptors are free"))
+    }
+
     /// The modes of its line discipline.
     pub(crate) fn modes(&self) -> Termios {
         tcgetattr(&self.slave).expect("it is a terminal")

@@ -1,6 +1,6 @@
 //! Graceful shutdown: in which order connections end.
 //!
-//! Owns the pass that spreads their ends over `drain_ms`, so that their clients do not come back
+//! Owns the pass that spreads their ends over some time, so that their clients do not come back
 //! together. Never ends one itself.
 
 use std::ops::Range;
@@ -15,12 +15,16 @@ const STEP_MS: u64 = 20;
 #[derive(Debug, Default)]
 pub(super) struct Draining {
     pass: Option<Pass>,
+    /// The time over which all end, in ms.
+    over_ms: u64,
     due: Mono,
 }
 
 impl Draining {
-    pub(super) fn begin(&mut self, now: Mono) {
+    /// Begins it; what is said of a second beginning is passed over.
+    pub(super) fn begin(&mut self, over_ms: u64, now: Mono) {
         if self.pass.is_none() {
+            self.over_ms = over_ms;
             self.pass = Some(Pass::new(now));
             self.due = now;
         }
@@ -40,14 +44,14 @@ impl Draining {
     }
 
     /// The places whose connections end now.
-    pub(super) fn step(&mut self, places: u32, drain_ms: u64, now: Mono) -> Range<u32> {
+    pub(super) fn step(&mut self, places: u32, now: Mono) -> Range<u32> {
         let Some(pass) = self.pass.as_mut().filter(|_| now >= self.due) else {
             return 0..0;
         };
-        let piece = pass.go_on(now, drain_ms, places);
+        let piece = pass.go_on(now, self.over_ms, places);
         self.due = now.plus_ms(if piece.enough { STEP_MS } else { 0 });
         // At the end it goes round again: for who was answered, or accepted, behind the cursor.
-        if piece.places.end >= places && now.ms_since(pass.started) >= drain_ms {
+        if piece.places.end >= places && now.ms_since(pass.started) >= self.over_ms {
             pass.cursor = 0;
         }
         piece.places
@@ -63,16 +67,16 @@ mod tests {
         let at = |ms| Mono::default().plus_ms(ms);
         let mut draining = Draining::default();
         assert_eq!(
-            (draining.due(), draining.step(10, 100, at(0))),
+            (draining.due(), draining.step(10, at(0))),
             (Mono::NEVER, 0..0)
         );
-        draining.begin(at(1_000));
-        draining.begin(at(1_010));
+        draining.begin(100, at(1_000));
+        draining.begin(0, at(1_010));
         assert_eq!(draining.due(), at(1_000));
-        assert_eq!(draining.step(10, 100, at(1_000)), 0..0);
-        assert_eq!(draining.step(10, 100, at(1_019)), 0..0);
-        assert_eq!(draining.step(10, 100, at(1_020)), 0..2);
-        assert_eq!(draining.step(10, 100, at(1_100)), 2..10);
-        assert_eq!(draining.step(10, 100, at(1_120)), 0..10);
+        assert_eq!(draining.step(10, at(1_000)), 0..0);
+        assert_eq!(draining.step(10, at(1_019)), 0..0);
+        assert_eq!(draining.step(10, at(1_020)), 0..2);
+        assert_eq!(draining.step(10, at(1_100)), 2..10);
+        assert_eq!(draining.step(10, at(1_120)), 0..10);
     }
 }

@@ -160,9 +160,10 @@ impl Engine {
     }
 
     /// Graceful shutdown: streams are closed one after the other over `drain_ms`, with a wide
-    /// `retry:`.
-    pub fn begin_drain(&mut self, now: Now) {
-        self.passes.draining.begin(now.mono);
+    /// `retry:`; all now if `at_once`.
+    pub fn begin_drain(&mut self, at_once: bool, now: Now) {
+        let over_ms = if at_once { 0 } else { self.settings.drain_ms };
+        self.passes.draining.begin(over_ms, now.mono);
     }
 
     /// No connection is left.
@@ -171,8 +172,8 @@ impl Engine {
     }
 
     fn drain_step(&mut self, now: Now) {
-        let (places, drain_ms) = (self.conns.places(), self.settings.drain_ms);
-        for index in self.passes.draining.step(places, drain_ms, now.mono) {
+        let places = self.conns.places();
+        for index in self.passes.draining.step(places, now.mono) {
             if let Some(id) = self.conns.id_at(index) {
                 self.drain_conn(id, now);
             }

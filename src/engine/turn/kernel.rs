@@ -115,6 +115,8 @@ pub enum Order {
     Run,
     /// Shut down gracefully; go on turning, others may need this shard's answers.
     Drain,
+    /// The same, with all streams closed now: somebody waits at a terminal.
+    DrainAtOnce,
     /// Leave the loop.
     Stop,
 }

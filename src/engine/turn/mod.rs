@@ -124,7 +124,8 @@ impl<S> Driver<S> {
     pub fn take_mail(&mut self, kernel: &mut impl Kernel<Socket = S>) {
         let notice = kernel.take_mail(&mut self.inbox);
         if notice.order > Order::Run && self.order == Order::Run {
-            self.engine.begin_drain(self.now);
+            let at_once = notice.order == Order::DrainAtOnce;
+            self.engine.begin_drain(at_once, self.now);
             // A last look at who waits.
             self.accepting.note_edge();
         }
@@ -184,7 +185,8 @@ impl<S> Driver<S> {
             let sweep_micros = std::mem::take(&mut self.sweep_micros);
             counters.observe(Histogram::SweepDuration, sweep_micros);
         }
-        if self.order == Order::Drain && !self.is_drained && self.engine.is_drained() {
+        let draining = matches!(self.order, Order::Drain | Order::DrainAtOnce);
+        if draining && !self.is_drained && self.engine.is_drained() {
             self.is_drained = true;
             kernel.drained();
         }
