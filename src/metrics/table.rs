@@ -21,13 +21,16 @@ pub enum Scope {
     Shard,
     /// One number for the process.
     Process,
+    /// One number for the process that the kernel knows, of whatever program: its family has the
+    /// name that all of Prometheus' clients give it, without `greendot_` before.
+    Kernel,
 }
 
 /// One time series (per shard, where its scope says so). Rows of the same family stand together and
 /// share help and unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Row {
-    /// Family, without `greendot_`, unit and `_total`.
+    /// Family, without `greendot_`, unit and `_total`; see [`Scope::Kernel`].
     pub family: &'static str,
     /// What the family's numbers count.
     pub unit: Unit,
@@ -245,6 +248,7 @@ table! {
      passed over" { RelayStatesUntold }
     Process Count "relay_reasks" "Times that a presence node was out of sight and everything \
                                   watched of it was asked for anew" { RelayReasks }
+    Kernel Micros "process_cpu" "Total user and system CPU time spent in seconds" { ProcessCpu }
     Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
 }
 
@@ -270,6 +274,13 @@ table! {
     Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to \
                                  be asked for" { RelayQueue }
     Process Count "nodes_down" "Nodes of the other role that do not answer" { NodesDown }
+    Kernel Count "process_open_fds" "Number of open file descriptors" { ProcessOpenFds }
+    Kernel Count "process_max_fds" "Maximum number of open file descriptors" { ProcessMaxFds }
+    Kernel Bytes "process_virtual_memory" "Virtual memory size in bytes" { ProcessVirtualMemory }
+    Kernel Bytes "process_resident_memory" "Resident memory size in \
+                                            bytes" { ProcessResidentMemory }
+    Kernel Micros "process_start_time" "Start time of the process since unix epoch in \
+                                        seconds" { ProcessStartTime }
     Process Count "draining" "1 while shutting down" { Draining }
 }
 

@@ -1,4 +1,5 @@
-//! The threads that work behind the shards: one writes the store back, one gives freed memory back.
+//! The threads that work behind the shards: one writes the store back, one gives freed memory back,
+//! one looks at what the process takes.
 //!
 //! Owns how they are started and stopped. None of them serves a connection.
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::build::Common;
-use super::{ServeFault, heap};
+use super::{ServeFault, heap, usage};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::Flusher;
 use crate::shard;
@@ -65,6 +66,15 @@ pub(super) fn start_heap(board: &Arc<Board>) -> Result<Background, ServeFault> {
     let doing = "start the thread that gives memory back";
     Background::start("heap", doing, move |stop| {
         heap::give_back_until(stop, &board);
+    })
+}
+
+/// Starts the thread that looks at what the process takes.
+pub(super) fn start_usage(board: &Arc<Board>) -> Result<Background, ServeFault> {
+    let board = Arc::clone(board);
+    let doing = "start the thread that looks at what the process takes";
+    Background::start("usage", doing, move |stop| {
+        usage::look_until(stop, &board);
     })
 }
 

@@ -11,6 +11,7 @@ mod heap;
 mod links;
 mod signals;
 mod tell;
+mod usage;
 
 use std::io;
 use std::net::SocketAddr;
@@ -82,6 +83,7 @@ struct Node {
     shards: Shards,
     links: Running,
     heap: Background,
+    usage: Background,
     /// None: a mirror has nothing to write back.
     flusher: Option<Background>,
     /// Each shard says here once that it has drained.
@@ -148,12 +150,14 @@ impl Opened {
             None => None,
         };
         let heap = background::start_heap(&common.board)?;
+        let usage = background::start_usage(&common.board)?;
         sayings.say(&common, report.as_ref(), http, udp);
         Ok(Node {
             common,
             shards,
             links,
             heap,
+            usage,
             flusher,
             drained,
         })
@@ -239,6 +243,7 @@ impl Node {
         self.shards.stop();
         self.links.stop();
         self.heap.stop();
+        self.usage.stop();
         if let Some(flusher) = self.flusher {
             flusher.stop();
             presence.close(clock.now()).map_err(ServeFault::os(

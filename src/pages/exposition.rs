@@ -21,6 +21,16 @@ pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// The page: every row of the table, for every shard, as last published.
 pub fn render(board: &Board) -> String {
+    let mut text = String::new();
+    let mut write = |registry: Registry| {
+        prometheus_text::encode(&mut text, &registry).expect("a String takes everything");
+    };
+    let process = board.process.snapshot();
+    let of_kernel = Snapshot {
+        shards: Vec::new(),
+        process: process.clone(),
+        of_kernel: true,
+    };
     let snapshot = Snapshot {
         shards: board
             .shards
@@ -28,12 +38,18 @@ pub fn render(board: &Board) -> String {
             .enumerate()
             .map(|(shard, cells)| (shard.to_string(), cells.snapshot()))
             .collect(),
-        process: board.process.snapshot(),
+        process,
+        of_kernel: false,
     };
     let mut registry = Registry::with_prefix("greendot");
     registry.register_collector(Box::new(snapshot));
-    let mut text = String::new();
-    prometheus_text::encode(&mut text, &registry).expect("a String takes everything");
+    write(registry);
+    // Unless nobody has looked yet: zeros would be lies.
+    if of_kernel.process.gauge(Gauge::ProcessStartTime) > 0 {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(of_kernel));
+        write(registry);
+    }
     text
 }
 
@@ -42,6 +58,8 @@ struct Snapshot {
     /// Label and cells.
     shards: Vec<(String, Counters)>,
     process: Counters,
+    /// What the kernel knows of the process, and nothing else; otherwise all but that.
+    of_kernel: bool,
 }
 
 type Labels<'a> = Vec<(&'a str, &'a str)>;
@@ -55,8 +73,15 @@ impl Snapshot {
                 .iter()
                 .map(|(shard, cells)| (vec![("shard", shard.as_str())], cells))
                 .collect(),
-            Scope::Process => vec![(Vec::new(), &self.process)],
+            Scope::Process | Scope::Kernel => vec![(Vec::new(), &self.process)],
         }
+    }
+
+    /// The families that are shown here.
+    fn families(&self, rows: &'static [Row]) -> Vec<Vec<(usize, &'static Row)>> {
+        let mut all = families(rows);
+        all.retain(|rows| (rows[0].1.scope == Scope::Kernel) == self.of_kernel);
+        all
     }
 
     /// One family: `series` gives its rows' labels and values for one owner.
@@ -102,7 +127,7 @@ impl Snapshot {
     }
 
     fn counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for rows in families(Counter::ROWS) {
+        for rows in self.families(Counter::ROWS) {
             self.family(
                 encoder,
                 rows[0].1,
@@ -122,7 +147,7 @@ impl Snapshot {
     }
 
     fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for rows in families(Gauge::ROWS) {
+        for rows in self.families(Gauge::ROWS) {
             self.family(
                 encoder,
                 rows[0].1,
@@ -161,6 +186,10 @@ impl Snapshot {
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        if self.of_kernel {
+            self.counters(&mut encoder)?;
+            return self.gauges(&mut encoder);
+        }
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let help = "The program that answers";
         let mut build = encoder.encode_descriptor("build", help, None, MetricType::Info)?;
@@ -250,6 +279,12 @@ mod tests {
         board.shards[1].publish(&counters);
         board.process.set(Gauge::Users, 5);
         board.process.set(Gauge::StoreFlushCycle, 250_000);
+        board.process.add(Counter::ProcessCpu, 1_250_000);
+        board.process.set(Gauge::ProcessOpenFds, 17);
+        board.process.set(Gauge::ProcessResidentMemory, 4_096);
+        board
+            .process
+            .set(Gauge::ProcessStartTime, 1_764_009_600_250_000);
         board
     }
 
@@ -272,6 +307,14 @@ mod tests {
             "greendot_watches{by=\"name\",shard=\"1\"} 4",
             "greendot_users 5",
             "greendot_store_flush_cycle_seconds 0.25",
+            "# TYPE process_cpu_seconds_total counter",
+            "process_cpu_seconds_total 1.25",
+            "# TYPE process_open_fds gauge",
+            "process_open_fds 17",
+            "process_max_fds 0",
+            "process_virtual_memory_bytes 0",
+            "process_resident_memory_bytes 4096",
+            "process_start_time_seconds 1764009600.25",
             "# TYPE greendot_turn_duration_seconds histogram",
             "greendot_turn_duration_seconds_bucket{shard=\"1\",le=\"1e-05\"} 1",
             "greendot_turn_duration_seconds_bucket{shard=\"1\",le=\"2.5e-05\"} 1",
@@ -288,6 +331,11 @@ mod tests {
                 "{line} is not in\n{text}"
             );
         }
+    }
+
+    #[test]
+    fn what_nobody_has_looked_at_is_not_shown() {
+        assert!(!render(&Board::new(1)).contains("process_"));
     }
 
     /// The grammar of the text format (version 0.0.4), as far as this page uses it.
@@ -313,7 +361,8 @@ mod tests {
                 assert!(series.insert(id.to_owned()), "{id} twice");
                 let name = id.split('{').next().unwrap();
                 assert!(
-                    name.starts_with(&family) && name.starts_with("greendot_"),
+                    name.starts_with(&family)
+                        && (name.starts_with("greendot_") || name.starts_with("process_")),
                     "{line} in {family}"
                 );
                 if let Some(labels) = id.strip_prefix(name).filter(|labels| !labels.is_empty()) {

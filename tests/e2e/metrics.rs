@@ -243,6 +243,27 @@ fn the_shards_work_is_measured() {
     });
 }
 
+/// As every client of Prometheus tells them, whatever the program is.
+#[test]
+fn the_process_is_measured() {
+    let home = Home::new();
+    let began_ms = unix_ms();
+    let server = home.serve(&[]);
+    server.expect_metric("process_start_time_seconds", |started_s| {
+        // The kernel knows its boot to the second, and a process's start to a hundredth.
+        (started_s - began_ms as f64 / 1_000.0).abs() < 5.0
+    });
+    let metrics = server.metrics();
+    assert!(metrics.sum("process_cpu_seconds_total") > 0.0);
+    let resident = metrics.sum("process_resident_memory_bytes");
+    assert!(resident > 1e6 && resident < metrics.sum("process_virtual_memory_bytes"));
+    let before = metrics.sum("process_open_fds");
+    assert!(before > 5.0 && before < metrics.sum("process_max_fds"));
+    let held: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    server.expect_metric("process_open_fds", |open| open >= before + 19.0);
+    drop(held);
+}
+
 #[test]
 fn pages_that_come_with_the_server() {
     let home = Home::new();
