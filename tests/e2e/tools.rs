@@ -69,16 +69,14 @@ fn beat_says_goodbye() {
 #[test]
 fn the_environment_says_where_the_server_is() {
     let home = Home::new();
-    let server = home.serve(&[]);
-    let dir = home.data_dir().display().to_string();
-    let mut beat = home.command(&["beat", "bob", "--data-dir", &dir]);
+    // Where `localhost` is, and not at an address of this test's own.
+    let flags = ["serve", "--http=127.0.0.1:0", "--udp=127.0.0.1:0"];
+    let server = home.launch(&mut home.command(&flags));
     let beat_to = format!("localhost:{}", server.udp().port());
-    assert!(
-        beat.env("GREENDOT_BEAT_TO", beat_to)
-            .status()
-            .expect("it runs")
-            .success()
-    );
+    let mut beat = home.command(&["beat", "bob"]);
+    let output = beat.env("GREENDOT_BEAT_TO", beat_to).output();
+    let output = output.expect("it runs");
+    assert!(output.status.success(), "{output:?}");
     server.expect_online("bob");
     let mut watch = home.command(&["watch", "bob"]);
     watch.env(
