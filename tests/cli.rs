@@ -229,7 +229,8 @@ fn a_client_without_its_server_says_so() {
         (
             1,
             format!(
-                "greendot: {port} (--udp): nobody receives datagrams there; is `greendot serve` running?\n"
+                "greendot: {port} (--udp): nobody receives datagrams there; is `greendot serve` \
+                 running?\n"
             )
         )
     );

@@ -185,8 +185,8 @@ pub struct Strain {
 }
 
 /// What helps a generator that was the bottleneck.
-const REMEDY: &str = "give the generator a core of its own (--pin, and taskset for the server), ask \
-                      for less a second, or split it (--streams-per-process)";
+const REMEDY: &str = "give the generator a core of its own (--pin, and taskset for the server), \
+                      ask for less a second, or split it (--streams-per-process)";
 
 /// Busier than this, the generator may have been the bottleneck.
 pub const BUSY_MAX: f64 = 0.9;
