@@ -52,10 +52,14 @@ pub enum Planted {
     IdWhileBehind,
     /// Event ids are told while a question about somebody watched is under way.
     IdWhileUnsure,
-    /// Whose answer was outdated when it came is never asked about again.
-    OutdatedUnasked,
-    /// Who was never seen and comes for the first time is not asked about.
-    NewcomerUnasked,
+    /// Who comes for the first time is neither sure nor asked about.
+    NewcomerUnsure,
+    /// A number that was passed over passes for none.
+    GapUnnoticed,
+    /// A message that comes again under its number passes for one after a gap.
+    RepetitionIsGap,
+    /// A message that is refused for what is in it consumes its number.
+    RefusedConsumed,
     /// After an outage nobody is vouched for before their turn.
     HurryIgnored,
     /// After an outage whoever is offline is published so at once.
@@ -85,7 +89,8 @@ impl Planted {
     ];
 
     /// Those that only a split deployment can have.
-    pub const SPLIT: [Planted; 12] = [
+    pub const SPLIT: [Planted; 14] = [
+        Planted::HurryIgnored,
         Planted::ToldUnordered,
         Planted::ReaskIgnored,
         Planted::LifeUnnoticed,
@@ -93,9 +98,10 @@ impl Planted {
         Planted::InFlightForgotten,
         Planted::IdWhileBehind,
         Planted::IdWhileUnsure,
-        Planted::OutdatedUnasked,
-        Planted::NewcomerUnasked,
-        Planted::HurryIgnored,
+        Planted::NewcomerUnsure,
+        Planted::GapUnnoticed,
+        Planted::RepetitionIsGap,
+        Planted::RefusedConsumed,
         Planted::HoldIgnored,
         Planted::AskedUnsettled,
     ];

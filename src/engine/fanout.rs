@@ -22,9 +22,9 @@ use crate::wire::sse;
 /// The bytes of a snapshot block that are not records.
 const SNAPSHOT_BYTES: usize = 64;
 
-/// The record of a user without a slot: never seen, or in a mirror not answered for yet.
+/// The record of a user without a slot: never seen, or in a follower not answered for yet.
 fn unseen<'n>(presence: &Presence, user: User<'n>, answered: bool) -> Record<'n> {
-    let status = if answered || !presence.is_mirror() {
+    let status = if answered || !presence.is_follower() {
         Status::Offline
     } else {
         Status::Unknown
@@ -70,7 +70,7 @@ impl Engine {
         self.counters.add(Counter::Marks, count.marks);
         self.counters.add(Counter::MarksCoalesced, count.coalesced);
         if transition.first {
-            self.ask_if_unconfirmed(transition.slot);
+            self.ask_if_told_unasked(transition.slot);
         }
     }
 
@@ -112,7 +112,7 @@ impl Engine {
         let unanswered = self.conns.at(index).is_unsure() && self.awaits_answer(index);
         // A reader that came back elsewhere from that id would not be told of them.
         self.conns.at(index).set_unsure(unanswered);
-        let source = horizon::source(self.presence.is_behind(), unanswered, now);
+        let source = horizon::source(self.presence.is_behind(now.mono), unanswered, now);
         let told = self.horizon.told_up_to(source, now);
         if let Err(why) = told {
             self.counters.add(why.counter(), 1);

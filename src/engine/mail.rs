@@ -29,11 +29,20 @@ pub enum Mail {
     Edit(Arc<Edit>),
     /// To all shards of a real-time node: what its presence nodes answered.
     Answered(Arc<Answered>),
-    /// To all shards of a real-time node: a presence node was out of sight and is back; ask about
-    /// everybody who is watched and belongs to it.
+    /// To all shards of a real-time node: ask a presence node about those who are watched and
+    /// belong to it.
     Reask {
         node: usize,
-        why: Why,
+        /// About whom.
+        whom: Whom,
+        /// When: it may have to hear of everybody first.
+        not_before: Mono,
+    },
+    /// To all shards of a real-time node: a presence node may have lost beats; vouch for all who
+    /// belong to it within a short time.
+    Revouch {
+        /// Its index.
+        node: usize,
         /// When it was found to be back: a shard that reads this late is no later for it.
         found_at: Mono,
     },
@@ -45,15 +54,13 @@ pub enum Mail {
     },
 }
 
-/// Why a presence node is to be asked about those who are watched.
+/// Who is to be asked about, of those who are watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Why {
-    /// It is in sight for the first time, or again after a moment, or is another life of it.
-    Found,
-    /// It was cut off or away, and may count everybody offline: vouch first.
-    Back,
-    /// Some were not asked about, for there were too many, or mail was lost.
-    Rest,
+pub enum Whom {
+    /// Everybody: something may have been missed.
+    Everybody,
+    /// Those whom nobody has answered for: a question or its answer may be lost.
+    Unsure,
 }
 
 /// The transitions of one turn of one shard.
@@ -130,14 +137,17 @@ impl Mail {
             Mail::Transitions(decided) => 1 + decided.transitions.len() / 64,
             Mail::Look(slots) => 1 + slots.len() / 64,
             Mail::Answered(answered) => Mail::weight_of_answers(answered),
-            Mail::Edited { .. } | Mail::Reask { .. } => 1,
+            Mail::Edited { .. } | Mail::Reask { .. } | Mail::Revouch { .. } => 1,
         }
     }
 
     /// It is taken even by a full mailbox: somebody waits, and those who wait are bounded
     /// elsewhere; or nothing else brings it.
     pub fn must_arrive(&self) -> bool {
-        matches!(self, Mail::Edited { .. } | Mail::Reask { .. })
+        matches!(
+            self,
+            Mail::Edited { .. } | Mail::Reask { .. } | Mail::Revouch { .. }
+        )
     }
 }
 

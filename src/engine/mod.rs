@@ -30,12 +30,10 @@ mod upstream;
 pub use calls::{NODE_HEADER, Refusals, instance_of};
 pub use conn::life::{Close, CloseHow};
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
-pub use mail::{Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Why};
+pub use mail::{Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Whom};
 pub use parts::{Engine, EngineParts, Role};
 pub use records::record_of;
-pub use upstream::{
-    Answered, Datagrams, Outbound, REVOUCH_MS, SETTLE_MS, adopt_answers, doubt_known,
-};
+pub use upstream::{Answered, Datagrams, Outbound, REVOUCH_MS, SETTLE_MS, adopt_answers};
 
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};
@@ -161,9 +159,10 @@ impl Engine {
             Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
             Mail::Reask {
                 node,
-                why,
-                found_at,
-            } => self.begin_reask(node, why, found_at),
+                whom,
+                not_before,
+            } => self.begin_reask(node, whom, not_before),
+            Mail::Revouch { node, found_at } => self.passes.vouch_in_a_hurry(node, found_at),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
         }
     }

@@ -31,7 +31,7 @@ pub enum Role {
     /// Stamps and sweep; publishes transitions to real-time nodes.
     Presence,
     /// Streams and watches; vouches for its publishers to these presence nodes, whose states it
-    /// mirrors.
+    /// follows.
     Realtime(Arc<Nodes>),
 }
 
@@ -46,7 +46,7 @@ pub struct EngineParts {
     pub shards: ShardId,
     /// What the node is.
     pub role: Role,
-    /// The node's presence database; a mirror in the role [`Role::Realtime`] and in no other.
+    /// The node's presence database; a follower in the role [`Role::Realtime`] and in no other.
     pub presence: Arc<Presence>,
     /// Fleet keys that sign beats.
     pub keys: Arc<Keys>,
@@ -105,11 +105,11 @@ impl Engine {
         let settings = parts.settings;
         let now = parts.now;
         let limits = settings.request_limits();
-        let mirrors = matches!(parts.role, Role::Realtime(_));
+        let follows = matches!(parts.role, Role::Realtime(_));
         assert_eq!(
-            mirrors,
-            parts.presence.is_mirror(),
-            "a real-time node mirrors, and no other does"
+            follows,
+            parts.presence.is_follower(),
+            "a real-time node follows, and no other does"
         );
         Engine {
             counters: Counters::new(),
@@ -120,7 +120,7 @@ impl Engine {
             horizon: Horizon::new(now.mono),
             upstream: Upstream::of(&parts.role),
             passes: Passes::new(
-                (!mirrors).then(|| Sweep::new(parts.shard, parts.shards)),
+                (!follows).then(|| Sweep::new(parts.shard, parts.shards)),
                 now.mono,
             ),
             posts: Posts::new(parts.shards, matches!(parts.role, Role::Presence)),

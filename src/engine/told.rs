@@ -9,25 +9,36 @@ use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::{InternFault, Source};
 use crate::time::Now;
+use crate::wire::feed::Place;
 use crate::wire::record::Told;
-use crate::wire::response::Answer;
+use crate::wire::response::{Answer, problems};
 
-/// Takes over what is told by `sender`, a life of a presence node; by hand, if there is none.
-pub(super) fn put(engine: &mut Engine, list: &[Told], sender: Option<&str>, now: Now) -> Answer {
-    // Who has the service token may say anything.
-    let node = sender.map(|sender| engine.node_of(sender, now));
-    if node == Some(None) {
-        let detail = "this node has not seen the presence node that publishes; it asks all of its \
-                      --presence each second";
-        return overloaded(detail);
-    }
+/// Takes over what is told: in the place of a feed that the header names, or by hand.
+pub(super) fn put(engine: &mut Engine, list: &[Told], feed: Option<&str>, now: Now) -> Answer {
+    // None: by hand, outside of any feed. Who has the service token may say anything.
+    let taken = match feed.map(Place::parse) {
+        None => None,
+        Some(None) => {
+            let detail = "Greendot-Feed: BIRTH PREVIOUS NUMBER [UP_TO]";
+            return Answer::problem(problems::BAD_HEAD, detail);
+        }
+        Some(Some(place)) => match engine.presence.take_message(&place, now.mono) {
+            Some(taken) => Some(taken),
+            None => {
+                let detail = "this node has not seen the presence node that publishes; it asks \
+                              all of its --presence each second";
+                return overloaded(detail);
+            }
+        },
+    };
+    let source = match taken {
+        Some(taken) if taken.in_step => Source::InStep,
+        _ => Source::Told,
+    };
     let mut refused = 0;
     for told in list {
         let user = told.user.user();
-        if node
-            .flatten()
-            .is_some_and(|node| !engine.belongs_to(user, node))
-        {
+        if taken.is_some_and(|taken| !engine.belongs_to(user, taken.source)) {
             // It had the user before another node was added, and hears no more beats.
             engine.counters.add(Counter::ToldForeign, 1);
             continue;
@@ -42,7 +53,7 @@ pub(super) fn put(engine: &mut Engine, list: &[Told], sender: Option<&str>, now:
                 continue;
             }
         };
-        match engine.presence.adopt(slot, told, Source::Published, now) {
+        match engine.presence.adopt(slot, told, source, now) {
             Some(transition) => {
                 engine.counters.add(Counter::ToldAdopted, 1);
                 engine.decided(transition, now);
@@ -55,14 +66,4 @@ pub(super) fn put(engine: &mut Engine, list: &[Told], sender: Option<&str>, now:
     }
     // Not an error: repeating it would not help, and must not hold up the publishers behind.
     Answer::json(format!("{{\"refused\":{refused}}}").into_bytes())
-}
-
-impl Engine {
-    /// The index of the presence node that a `Greendot-Node` header names, if this node has seen
-    /// that life of it.
-    fn node_of(&self, sender: &str, now: Now) -> Option<usize> {
-        let (instance, more) = sender.split_once(' ').unwrap_or((sender, ""));
-        let instance = u64::from_str_radix(instance, 16).ok()?;
-        self.presence.note_told(instance, more != "more", now.mono)
-    }
 }

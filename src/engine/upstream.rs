@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 
-use super::mail::{Decided, Mail, Why};
+use super::mail::{Decided, Mail, Whom};
 use super::parts::{Engine, Role};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -96,7 +96,7 @@ pub enum Outbound {
     Publish(Arc<Decided>),
 }
 
-/// What presence nodes answered, taken over by the mirror: see [`adopt_answers`].
+/// What presence nodes answered, taken over: see [`adopt_answers`].
 #[derive(Debug)]
 pub struct Answered {
     /// What is news.
@@ -105,14 +105,10 @@ pub struct Answered {
     pub unseen: Vec<Box<str>>,
     /// All others who were answered for, news or not.
     pub sure: Vec<Slot>,
-    /// Of whom something newer was published while the answer was on its way, and nothing is
-    /// confirmed: to be asked about again.
-    pub outdated: Vec<Box<str>>,
 }
 
 /// Takes over answers that a presence node computed at `as_of` by its clock. The shards are told by
-/// [`Mail::Answered`]; whoever asks asks again about the `outdated`. Returns also how many found no
-/// room.
+/// [`Mail::Answered`]. Returns also how many found no room.
 pub fn adopt_answers(
     presence: &Presence,
     answers: &[Told],
@@ -126,7 +122,6 @@ pub fn adopt_answers(
         },
         unseen: Vec::new(),
         sure: Vec::new(),
-        outdated: Vec::new(),
     };
     let mut refused = 0;
     for told in answers {
@@ -148,20 +143,9 @@ pub fn adopt_answers(
         };
         let news = presence.adopt(slot, told, Source::Answered(as_of), now);
         answered.decided.transitions.extend(news);
-        if presence.is_confirmed(slot) {
-            answered.sure.push(slot);
-        } else {
-            answered.outdated.push(user.as_str().into());
-        }
+        answered.sure.push(slot);
     }
     (answered, refused)
-}
-
-/// A presence node was out of this mirror's sight, by its index: what is known of its publishers is
-/// to be confirmed anew. The shards are told by [`Mail::Reask`] then, which asks about those who
-/// are watched.
-pub fn doubt_known(presence: &Presence, nodes: &Nodes, node: usize) {
-    presence.unconfirm(|user| nodes.of(user.as_bytes()) == node);
 }
 
 /// The link, as one shard has it.
@@ -171,8 +155,8 @@ pub(super) struct Upstream {
     lanes: Vec<Lane>,
     outbound: VecDeque<Outbound>,
     /// Slots that were asked about and whose answer has not come by mail: this shard's streams have
-    /// not been told it, even if the mirror has it.
-    unsure: HashSet<u32, foldhash::fast::RandomState>,
+    /// not been told it, even if the node knows it.
+    awaited: HashSet<u32, foldhash::fast::RandomState>,
 }
 
 /// What is gathered for one presence node.
@@ -203,8 +187,8 @@ struct Reask {
     name: Option<usize>,
     slot: u32,
     not_before: Mono,
-    /// Names that have been answered for are passed over.
-    rest: bool,
+    /// Unsure: names that have been answered for are passed over.
+    whom: Whom,
 }
 
 impl Pack {
@@ -246,7 +230,7 @@ impl Upstream {
             nodes: Arc::clone(nodes),
             lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),
             outbound: VecDeque::new(),
-            unsure: HashSet::default(),
+            awaited: HashSet::default(),
         })
     }
 
@@ -345,26 +329,29 @@ impl Engine {
             return;
         };
         let sure = match target.as_slot() {
-            Some(slot) => self.presence.is_confirmed(Slot::new(slot)),
+            // One whose question was forgotten is sure again by now, and still awaited.
+            Some(slot) => {
+                self.presence.is_sure(Slot::new(slot)) && !upstream.awaited.contains(&slot)
+            }
             None => self.conns.watches.is_answered(target),
         };
         if !sure {
             upstream.ask(user);
-            upstream.unsure.extend(target.as_slot());
+            upstream.awaited.extend(target.as_slot());
         }
     }
 
-    /// Asks about somebody whose first state has been told, if this shard watches it: until then it
-    /// was known as never seen, by name, and what is published confirms nothing.
-    pub(super) fn ask_if_unconfirmed(&mut self, slot: Slot) {
+    /// Asks about somebody whose first state has been told outside of any feed, if this shard
+    /// watches it: until then it was known as never seen, by name, and that telling makes nothing
+    /// sure.
+    pub(super) fn ask_if_told_unasked(&mut self, slot: Slot) {
         let Some(upstream) = &mut self.upstream else {
             return;
         };
-        let unasked =
-            self.conns.watches.is_watched(slot.index()) && !self.presence.is_confirmed(slot);
-        if unasked && !planted::is(Planted::NewcomerUnasked) {
+        let unasked = self.conns.watches.is_watched(slot.index()) && !self.presence.is_sure(slot);
+        if unasked && !planted::is(Planted::NewcomerUnsure) {
             upstream.ask(self.presence.user(slot).as_str());
-            upstream.unsure.insert(slot.index());
+            upstream.awaited.insert(slot.index());
         }
     }
 
@@ -375,7 +362,7 @@ impl Engine {
         };
         self.conns.watches.any(conn, |watched| match watched {
             Marked::Slot(slot) => {
-                upstream.unsure.contains(&slot) || !self.presence.is_confirmed(Slot::new(slot))
+                upstream.awaited.contains(&slot) || !self.presence.is_sure(Slot::new(slot))
             }
             Marked::Name { answered, .. } => !answered,
         })
@@ -384,8 +371,8 @@ impl Engine {
     /// All that mail could have told has been told from the published states.
     pub(super) fn resync_done(&mut self) {
         if let Some(upstream) = &mut self.upstream {
-            let open = |slot: u32| !self.presence.is_confirmed(Slot::new(slot));
-            upstream.unsure.retain(|slot| open(*slot));
+            let open = |slot: u32| !self.presence.is_sure(Slot::new(slot));
+            upstream.awaited.retain(|slot| open(*slot));
         }
     }
 
@@ -403,36 +390,32 @@ impl Engine {
         }
         if let Some(upstream) = &mut self.upstream {
             for slot in &answered.sure {
-                upstream.unsure.remove(&slot.index());
+                upstream.awaited.remove(&slot.index());
             }
         }
     }
 
-    /// Begins to ask about all who are watched, belong to this presence node and are not confirmed:
-    /// what it published may be lost.
-    pub(super) fn begin_reask(&mut self, node: usize, why: Why, found_at: Mono) {
+    /// Begins to ask about all who are watched, belong to this presence node and are not sure.
+    pub(super) fn begin_reask(&mut self, node: usize, whom: Whom, not_before: Mono) {
         let Some(upstream) = &mut self.upstream else {
             return;
         };
         // Of those whom nobody watches any more no answer need come.
         upstream
-            .unsure
+            .awaited
             .retain(|slot| self.conns.watches.is_watched(*slot));
         let Some(lane) = upstream.lanes.get_mut(node) else {
             return;
         };
-        let settles = why == Why::Back && !planted::is(Planted::AskedUnsettled);
-        let not_before = found_at.plus_ms(if settles { SETTLE_MS } else { 0 });
         let under_way = lane.reask;
+        let everybody = Whom::Everybody;
+        let both = under_way.is_some_and(|other| other.whom == everybody) || whom == everybody;
         lane.reask = Some(Reask {
             name: Some(usize::MAX),
             slot: 0,
             not_before: under_way.map_or(not_before, |other| other.not_before.max(not_before)),
-            rest: why == Why::Rest && under_way.is_none_or(|other| other.rest),
+            whom: if both { everybody } else { whom },
         });
-        if why == Why::Back {
-            self.passes.vouch_in_a_hurry(node, found_at);
-        }
     }
 
     /// Mail was lost: begins to ask about those whom it may have told of.
@@ -441,7 +424,7 @@ impl Engine {
             .upstream
             .as_ref()
             .map_or(0, |upstream| upstream.lanes.len());
-        (0..nodes).for_each(|node| self.begin_reask(node, Why::Rest, now.mono));
+        (0..nodes).for_each(|node| self.begin_reask(node, Whom::Unsure, now.mono));
     }
 
     /// A bounded piece of the passes. Whoever is watched by name is asked about, answered for or
@@ -461,7 +444,7 @@ impl Engine {
         let Some((node, mut reask)) = first else {
             return;
         };
-        let (nodes, unsure) = (&upstream.nodes, &mut upstream.unsure);
+        let (nodes, awaited) = (&upstream.nodes, &mut upstream.awaited);
         let lane = &mut upstream.lanes[node];
         let asks = lane.asks_anew.get_or_insert_default();
         let mut ask = |user: User<'_>| {
@@ -472,7 +455,7 @@ impl Engine {
             concerned
         };
         if let Some(end) = reask.name {
-            let rest = reask.rest;
+            let rest = reask.whom == Whom::Unsure;
             reask.name =
                 self.conns
                     .watches
@@ -487,11 +470,14 @@ impl Engine {
                 .users()
                 .min(reask.slot.saturating_add(REASKED_PER_CALL));
             for slot in (reask.slot..end).map(Slot::new) {
+                // A question may have been forgotten that something told in step has made up for:
+                // this shard awaits its answer all the same.
+                let unsure = !self.presence.is_sure(slot) || awaited.contains(&slot.index());
                 if self.conns.watches.is_watched(slot.index())
-                    && !self.presence.is_confirmed(slot)
+                    && unsure
                     && ask(self.presence.user(slot))
                 {
-                    unsure.insert(slot.index());
+                    awaited.insert(slot.index());
                 }
             }
             reask.slot = end;

@@ -1,8 +1,12 @@
-//! A presence node's published states on their way to one real-time node.
+//! A presence node's published states on their way to one real-time node: the source's end of a
+//! feed.
 //!
 //! Owns whose state is still to be told, one entry a publisher however often it changes, in the
-//! order of the first change. States are encoded when they are sent, from what they are then, so an
-//! outage costs each publisher one record. After an outage that may have cut the beats off too, an
+//! order of the first change; and the numbers of the messages. States are encoded when they are
+//! sent, from what they are then, so an outage costs each publisher one record. A message that is
+//! refused for its content consumes no number, and one whose answer is lost comes again under its
+//! number, with what is to be told then. A state that is passed over leaves a gap in the numbers,
+//! so that the node asks. After an outage that may have cut the beats off too, an
 //! empty request feels the way, and whoever is offline by then is held back until the beats have
 //! come ([`SETTLE_MS`]): nobody is published offline for the outage. Without a kernel: requests and
 //! outcomes are values, time is an argument.
@@ -18,7 +22,12 @@ use crate::engine::{SETTLE_MS, record_of};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Transition};
 use crate::slot::Slot;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, Unix};
+use crate::wire::feed::Place;
+
+/// A node is made to miss a number no more often than this, in ms, however many states are passed
+/// over: each time it asks about everybody who is watched.
+const GAP_MS: u64 = 10_000;
 
 /// A request to send: `PUT` with a JSON body.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,8 +37,8 @@ pub(super) struct Put {
     /// One record, or a list of them; an empty one feels whether the node is there.
     pub(super) body: Vec<u8>,
     pub(super) states: usize,
-    /// With these everything has been told.
-    pub(super) complete: bool,
+    /// Its place in the feed.
+    pub(super) place: Place,
 }
 
 /// The states for one node.
@@ -52,6 +61,16 @@ pub(super) struct Announcer {
     /// Whoever was refused alone, until the node takes an empty request: it is the state then, not
     /// the node.
     suspect: Option<Slot>,
+    /// Which life of this node tells.
+    birth: u64,
+    /// Of the last message that was taken.
+    number: u64,
+    /// Of the one under way.
+    number_sent: u64,
+    /// A state was passed over and the node has not been made to miss a number for it.
+    passed_over: bool,
+    /// When it may be made to.
+    gap_at: Mono,
     next_at: Mono,
     /// When an empty request is due.
     probe_at: Mono,
@@ -68,8 +87,8 @@ struct Waiting {
 }
 
 impl Announcer {
-    /// Nothing to tell. `seed` is of the jitter.
-    pub(super) fn new(seed: u64) -> Announcer {
+    /// Nothing to tell. `seed` is of the jitter, `birth` tells this life of this node from others.
+    pub(super) fn new(seed: u64, birth: u64) -> Announcer {
         Announcer {
             order: VecDeque::new(),
             held: VecDeque::new(),
@@ -80,6 +99,11 @@ impl Announcer {
             states_per_request: STATES_PER_REQUEST_MAX,
             alone: 0,
             suspect: None,
+            birth,
+            number: 0,
+            number_sent: 0,
+            passed_over: false,
+            gap_at: Mono::default(),
             next_at: Mono::default(),
             probe_at: Mono::default(),
             failing_since: None,
@@ -104,6 +128,7 @@ impl Announcer {
         self.waiting.len()
             + self.in_flight.as_ref().map_or(0, Vec::len)
             + usize::from(self.suspect.is_some())
+            + usize::from(self.passed_over)
     }
 
     /// Everything has been told.
@@ -123,13 +148,20 @@ impl Announcer {
             None if self.suspect.is_some() => self.next_at,
             None if !self.order.is_empty() => self.next_at,
             None if !self.held.is_empty() => self.next_at.max(self.settle_until.min(self.probe_at)),
+            None if self.passed_over => self.next_at.max(self.probe_at.min(self.gap_at)),
             // Nothing to tell: so the node knows that it is told everything.
             None => self.next_at.max(self.probe_at),
         }
     }
 
-    /// The next request, if it is time. One at a time: its outcome comes first.
-    pub(super) fn poll_request(&mut self, presence: &Presence, now: Now) -> Option<Put> {
+    /// The next request, if it is time. One at a time: its outcome comes first. `up_to`: everything
+    /// that was decided before it, by this node's clock, has been marked.
+    pub(super) fn poll_request(
+        &mut self,
+        presence: &Presence,
+        up_to: Unix,
+        now: Now,
+    ) -> Option<Put> {
         if now.mono < self.next() {
             return None;
         }
@@ -166,8 +198,23 @@ impl Announcer {
             path,
             body,
             states,
-            complete: self.waiting.is_empty() && self.suspect.is_none(),
+            place: self.place(up_to, now.mono),
         })
+    }
+
+    /// The place of the request that is made now.
+    fn place(&mut self, up_to: Unix, now: Mono) -> Place {
+        let gap = self.passed_over && now >= self.gap_at;
+        let waits = self.passed_over && !gap;
+        let holds_back = !self.waiting.is_empty() || self.suspect.is_some() || waits;
+        let previous = self.number + u64::from(gap);
+        self.number_sent = previous + 1;
+        Place {
+            birth: self.birth,
+            previous,
+            number: self.number_sent,
+            up_to: (!holds_back).then_some(up_to),
+        }
     }
 
     /// Takes whom to tell of in one request.
@@ -210,6 +257,11 @@ impl Announcer {
     /// it is not told.
     pub(super) fn handle_done(&mut self, now: Mono) -> Option<Slot> {
         let told = self.in_flight.take().map_or(0, |slots| slots.len());
+        if self.number_sent > self.number + 1 {
+            self.passed_over = false;
+            self.gap_at = now.plus_ms(GAP_MS);
+        }
+        self.number = self.number_sent;
         self.alone = self.alone.saturating_sub(told);
         self.next_at = now;
         if self.was_away(now) && !planted::is(Planted::HoldIgnored) {
@@ -219,6 +271,7 @@ impl Announcer {
         self.failing_since = None;
         self.backoff.reset();
         let given_up = self.suspect.take();
+        self.passed_over |= given_up.is_some();
         self.alone = self.alone.saturating_sub(usize::from(given_up.is_some()));
         if self.waiting.is_empty() {
             // What an outage took is given back.
@@ -246,6 +299,9 @@ impl Announcer {
     /// that it is of is passed over. `too_long`: it was refused as such (413), and others of its
     /// length would be.
     pub(super) fn handle_refusal(&mut self, too_long: bool, now: Mono) {
+        if planted::is(Planted::RefusedConsumed) {
+            self.number += 1;
+        }
         match self.in_flight.as_deref() {
             None | Some([]) => return self.handle_failure(now),
             Some([slot]) => {
@@ -283,6 +339,8 @@ mod tests {
     use super::super::fixture::{OFFLINE_AFTER_MS, Store, at};
     use super::*;
 
+    const UP_TO: Unix = Unix::from_ms(1_999);
+
     struct Node {
         store: Store,
         announcer: Announcer,
@@ -292,7 +350,7 @@ mod tests {
         fn new() -> Node {
             Node {
                 store: Store::new(),
-                announcer: Announcer::new(1),
+                announcer: Announcer::new(1, 0xa7),
             }
         }
 
@@ -306,7 +364,9 @@ mod tests {
 
         /// The next request and what it says.
         fn put(&mut self, ms: u64) -> Option<(String, String)> {
-            let put = self.announcer.poll_request(&self.store.presence, at(ms))?;
+            let put = self
+                .announcer
+                .poll_request(&self.store.presence, UP_TO, at(ms))?;
             Some((put.path, String::from_utf8(put.body).unwrap()))
         }
     }
@@ -373,9 +433,9 @@ mod tests {
         // The node hears that more is to come.
         let put = node
             .announcer
-            .poll_request(&node.store.presence, at(ms + 100 + PROBE_MS))
+            .poll_request(&node.store.presence, UP_TO, at(ms + 100 + PROBE_MS))
             .unwrap();
-        assert_eq!((put.states, put.complete), (0, false));
+        assert_eq!((put.states, put.place.up_to.is_some()), (0, false));
         node.announcer.handle_done(at(ms + 100 + PROBE_MS).mono);
         node.announcer.probe_at = Mono::NEVER;
         assert_eq!(node.announcer.next(), at(ms + SETTLE_MS).mono);
@@ -469,7 +529,7 @@ mod tests {
         node.announcer.handle_refusal(true, at(2_000).mono);
         let put = node
             .announcer
-            .poll_request(&node.store.presence, at(2_000))
+            .poll_request(&node.store.presence, UP_TO, at(2_000))
             .unwrap();
         assert_eq!((put.states, node.announcer.len()), (4, 8));
     }
@@ -478,17 +538,20 @@ mod tests {
     /// of, and who was given up.
     fn tell_all(node: &mut Node, bad: &[&str], too_long: bool) -> (Vec<usize>, Vec<u32>) {
         let (mut told, mut given_up) = (Vec::new(), Vec::new());
+        let mut now = at(2_000);
         while !node.announcer.is_empty() {
+            now.mono = now.mono.max(node.announcer.next());
             let put = node
                 .announcer
-                .poll_request(&node.store.presence, at(2_000))
+                .poll_request(&node.store.presence, UP_TO, now)
                 .unwrap();
             let body = String::from_utf8(put.body).unwrap();
             if bad.iter().any(|user| body.contains(&format!("\"{user}\""))) {
-                node.announcer.handle_refusal(too_long, at(2_000).mono);
+                node.announcer.handle_refusal(too_long, now.mono);
             } else {
-                told.push(put.states);
-                given_up.extend(node.announcer.handle_done(at(2_000).mono).map(Slot::index));
+                // One that is empty makes the node miss a number, or feels the way.
+                told.extend((put.states > 0).then_some(put.states));
+                given_up.extend(node.announcer.handle_done(now.mono).map(Slot::index));
             }
         }
         (told, given_up)
@@ -539,5 +602,56 @@ mod tests {
             ms += 100;
         }
         assert!(waits(&mut node).is_empty());
+    }
+
+    /// The numbers of the next request, and up to when it says that everything is told.
+    fn next(node: &mut Node, ms: u64) -> (u64, u64, Option<Unix>) {
+        let request = node
+            .announcer
+            .poll_request(&node.store.presence, UP_TO, at(ms));
+        let place = request.expect("it is time").place;
+        assert_eq!(place.birth, 0xa7);
+        (place.previous, place.number, place.up_to)
+    }
+
+    #[test]
+    fn a_message_has_the_next_number_and_a_lost_answer_the_same() {
+        let mut node = Node::new();
+        node.beat("x", 2_000);
+        assert_eq!(next(&mut node, 2_000), (0, 1, Some(UP_TO)));
+        node.announcer.handle_failure(at(2_000).mono);
+        node.beat("y", 2_100);
+        assert_eq!(next(&mut node, 2_200), (0, 1, Some(UP_TO)));
+        node.announcer.handle_done(at(2_300).mono);
+        let heartbeat = 2_300 + PROBE_MS;
+        assert_eq!(next(&mut node, heartbeat), (1, 2, Some(UP_TO)));
+    }
+
+    #[test]
+    fn what_is_refused_consumes_no_number_and_what_is_passed_over_leaves_a_gap() {
+        let mut node = Node::new();
+        for user in ["x", "y"] {
+            node.beat(user, 2_000);
+        }
+        assert_eq!(next(&mut node, 2_000), (0, 1, Some(UP_TO)));
+        node.announcer.handle_refusal(false, at(2_000).mono);
+        assert_eq!(next(&mut node, 2_000), (0, 1, None), "y is held back");
+        node.announcer.handle_refusal(false, at(2_000).mono);
+        assert_eq!(next(&mut node, 2_000), (0, 1, None), "the way is felt");
+        assert!(node.announcer.handle_done(at(2_000).mono).is_some());
+        assert_eq!(next(&mut node, 2_000), (2, 3, Some(UP_TO)), "y, and a gap");
+        node.announcer.handle_done(at(2_000).mono);
+        // The next gap has to wait, and nobody is told that this is all.
+        node.beat("z", 2_001);
+        next(&mut node, 2_001);
+        node.announcer.handle_refusal(false, at(2_001).mono);
+        next(&mut node, 2_001);
+        node.announcer.handle_done(at(2_001).mono);
+        assert_eq!(next(&mut node, 2_001 + PROBE_MS), (4, 5, None));
+        assert_eq!(node.announcer.len(), 1);
+        node.announcer.handle_done(at(2_001 + PROBE_MS).mono);
+        assert_eq!(next(&mut node, 2_000 + GAP_MS), (6, 7, Some(UP_TO)));
+        node.announcer.handle_done(at(2_000 + GAP_MS).mono);
+        assert!(node.announcer.is_empty());
     }
 }

@@ -9,12 +9,12 @@
 use std::sync::Arc;
 
 use super::effect::{Effect, Notice};
-use super::inquiry::{Inquiry, Sighting};
+use super::inquiry::Inquiry;
 use super::reply::{Meaning, Reply, Request, reason};
-use super::{Answerer, Standing, UNHEARD_MS};
-use crate::engine::{Mail, Why, adopt_answers, doubt_known};
+use super::{Answerer, Standing};
+use crate::engine::{Mail, adopt_answers};
 use crate::metrics::Counter;
-use crate::presence::Presence;
+use crate::presence::{Presence, UNTOLD_MS_MAX};
 use crate::time::{Mono, Now};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
@@ -69,7 +69,7 @@ impl Asking {
         })
     }
 
-    /// What came of the request: answers are taken over by the mirror.
+    /// What came of the request: answers are taken over.
     pub fn handle_reply(
         &mut self,
         reply: &Reply,
@@ -79,99 +79,97 @@ impl Asking {
     ) -> Vec<Effect> {
         let answers = answers_of(reply, self.asked);
         let mut effects = counts(answers.is_some(), self.asked);
-        let mut answered = None;
-        if let Some((answerer, told)) = &answers {
-            presence.note_life(self.node, answerer.instance);
-            presence.note_clock(self.node, answerer.clock, now.mono);
-            if !told.is_empty() {
-                let (adopted, refused) = adopt_answers(presence, told, answerer.as_of, now);
-                let adopted = Arc::new(adopted);
-                effects.push(Effect::Count(Counter::RelayStatesRefused, refused));
-                effects.push(Effect::Tell(Mail::Answered(Arc::clone(&adopted))));
-                answered = Some(adopted);
+        match answers {
+            Some((answerer, told)) => {
+                self.warned = None;
+                presence.source_answered(self.node, answerer.birth, answerer.clock, now.mono);
+                if !told.is_empty() {
+                    let (answered, refused) = adopt_answers(presence, &told, answerer.as_of, now);
+                    effects.push(Effect::Count(Counter::RelayStatesRefused, refused));
+                    effects.push(Effect::Tell(Mail::Answered(Arc::new(answered))));
+                }
+                self.conclude(presence, nodes, now.mono, &mut effects);
             }
-        }
-        let sighting = match answers {
-            Some((answerer, _)) => self.inquiry.handle_answer(answerer.instance, now.mono),
             None if Meaning::of(reply) == Meaning::TooLong => {
                 self.inquiry.handle_too_many(now.mono);
-                Sighting::Same
+                if !self.inquiry.is_in_sight() {
+                    effects.extend(self.warning(reply));
+                }
             }
-            None => self.inquiry.handle_failure(now.mono),
-        };
-        if let Some(answered) = answered {
-            self.inquiry.ask_again(&answered.outdated, now.mono);
-        }
-        // For a node that was never in sight too.
-        if self.inquiry.is_in_sight() {
-            self.warned = None;
-        } else {
-            let why = reason(reply);
-            if self.warned.as_ref() != Some(&why) {
-                effects.push(Effect::Say(Notice::NotAnswering(why.clone())));
-                self.warned = Some(why);
+            None => {
+                presence.source_failed(self.node);
+                self.inquiry.handle_failure(now.mono);
+                effects.extend(self.warning(reply));
             }
         }
-        self.conclude(sighting, presence, nodes, now.mono, &mut effects);
         effects
     }
 
-    /// What a sighting means for what is known.
+    /// For a node that was never in sight too.
+    fn warning(&mut self, reply: &Reply) -> Option<Effect> {
+        let why = reason(reply);
+        let again = self.warned.as_ref() == Some(&why);
+        self.warned = Some(why.clone());
+        (!again).then_some(Effect::Say(Notice::NotAnswering(why)))
+    }
+
+    /// The node has answered: whom to ask about now.
     fn conclude(
-        &self,
-        sighting: Sighting,
+        &mut self,
         presence: &Presence,
         nodes: &Nodes,
         now: Mono,
         effects: &mut Vec<Effect>,
     ) {
-        let why = match sighting {
-            Sighting::Same | Sighting::Lost => return,
-            Sighting::Found => Why::Found,
-            Sighting::Back => Why::Back,
-            Sighting::Rest => Why::Rest,
-        };
-        if why != Why::Rest {
-            effects.push(Effect::Count(Counter::RelayReasks, 1));
-            effects.push(Effect::Say(Notice::InSight));
-            doubt_known(presence, nodes, self.node);
+        let (node, was_in_sight) = (self.node, self.inquiry.is_in_sight());
+        // No question is under way here: what is answered from now on was asked after the miss.
+        let missed = presence.is_out_of_step(node);
+        let due = self.inquiry.handle_answer(missed, now);
+        if self.inquiry.is_caught_up() {
+            presence.asked_everything(node);
         }
-        effects.push(Effect::Tell(Mail::Reask {
-            node: self.node,
-            why,
-            found_at: now,
-        }));
+        if missed {
+            presence.begin_asking(node, |user| nodes.of(user.as_bytes()) == node);
+            effects.push(Effect::Count(Counter::RelayReasks, 1));
+            effects.push(Effect::Say(Notice::Missed));
+        } else if !was_in_sight {
+            effects.push(Effect::Say(Notice::InSight));
+        }
+        if due.was_away {
+            let found_at = now;
+            effects.push(Effect::Tell(Mail::Revouch { node, found_at }));
+        }
+        if let Some(whom) = due.whom {
+            effects.push(Effect::Tell(Mail::Reask {
+                node,
+                whom,
+                not_before: due.not_before,
+            }));
+        }
     }
 
     /// A node that answers and does not publish here: what changes there is not heard of. To be
     /// called after each reply, and when [`Asking::next`] has come.
     pub fn look(&mut self, presence: &Presence, now: Mono) -> Vec<Effect> {
-        let unheard = self.inquiry.is_in_sight() && self.is_unheard(presence, now);
-        let warns = unheard && self.inquiry.is_caught_up() && !self.untold_said;
-        self.untold_said = unheard && (self.untold_said || warns);
-        warns
-            .then_some(Effect::Say(Notice::Untold))
-            .into_iter()
-            .collect()
+        let untold_ms = presence.untold_ms(self.node, now);
+        let untold = untold_ms.is_none_or(|ms| ms > UNTOLD_MS_MAX) && self.inquiry.is_in_sight();
+        let warns = untold && self.inquiry.is_caught_up() && !self.untold_said;
+        self.untold_said = untold && (self.untold_said || warns);
+        let said = warns.then_some(Effect::Say(Notice::Untold));
+        said.into_iter().collect()
     }
 
     /// How it stands.
-    pub fn standing(&self, presence: &Presence, now: Mono) -> Standing {
+    pub fn standing(&self) -> Standing {
         Standing {
             queued: self.inquiry.len(),
             down: !self.inquiry.is_in_sight(),
-            behind: !self.inquiry.is_caught_up() || self.is_unheard(presence, now),
         }
     }
 
-    /// Everybody who is watched has been asked about since the node was found.
+    /// Everybody who is watched has been asked about since the node came in sight.
     pub fn is_caught_up(&self) -> bool {
         self.inquiry.is_caught_up()
-    }
-
-    fn is_unheard(&self, presence: &Presence, now: Mono) -> bool {
-        let silent_ms = presence.told_age_ms(self.node, now);
-        silent_ms.is_none_or(|ms| ms > UNHEARD_MS)
     }
 }
 
@@ -199,8 +197,9 @@ mod tests {
     use super::super::reply::{Said, lost, said};
     use super::super::{OUTAGE_MS, PROBE_MS};
     use super::*;
-    use crate::presence::MirrorOptions;
+    use crate::presence::FollowerOptions;
     use crate::time::Unix;
+    use crate::wire::feed::Place;
 
     const FAILED: &str = "Count(RelayRequestsFailed, 1)";
     const DONE: &str = "Count(RelayRequestsDone, 1)";
@@ -214,12 +213,13 @@ mod tests {
 
     impl World {
         fn new() -> World {
-            let options = MirrorOptions {
+            let options = FollowerOptions {
+                sources: 1,
                 users_max: 100,
                 shards: 1,
             };
             World {
-                presence: Presence::mirror(options, at(1_000)).unwrap(),
+                presence: Presence::follower(options, at(1_000)).unwrap(),
                 nodes: Nodes::new(["127.0.0.1:1"]),
                 link: Asking::new(1, 0),
                 ms: 1_000,
@@ -243,7 +243,8 @@ mod tests {
                     answered.sure.len(),
                     answered.unseen.len()
                 ),
-                Effect::Tell(Mail::Reask { why, .. }) => format!("Reask({why:?})"),
+                Effect::Tell(Mail::Reask { whom, .. }) => format!("Reask({whom:?})"),
+                Effect::Tell(Mail::Revouch { .. }) => "Revouch".into(),
                 other => format!("{other:?}"),
             };
             effects.iter().map(words).collect()
@@ -261,15 +262,31 @@ mod tests {
             self.link.ask(users, true, at(self.ms).mono);
         }
 
+        fn is_behind(&self) -> bool {
+            self.presence.is_behind(at(self.ms).mono)
+        }
+
+        /// The node's next message: everything is told.
+        fn hear(&self, previous: u64, number: u64) {
+            let place = Place {
+                birth: 7,
+                previous,
+                number,
+                up_to: Some(Unix::from_ms(self.ms)),
+            };
+            let taken = self.presence.take_message(&place, at(self.ms).mono);
+            assert!(taken.is_some_and(|taken| taken.in_step));
+        }
+
         fn standing(&self) -> Standing {
-            self.link.standing(&self.presence, at(self.ms).mono)
+            self.link.standing()
         }
     }
 
     /// By life 7 of the node.
     fn answer(records: &str) -> Reply {
         let node = Answerer {
-            instance: 7,
+            birth: 7,
             as_of: Unix::from_ms(900),
             clock: Unix::from_ms(900),
         };
@@ -283,7 +300,7 @@ mod tests {
     #[test]
     fn a_node_is_found_and_asked() {
         let mut world = World::new();
-        assert!(world.standing().down && world.standing().behind);
+        assert!(world.standing().down && world.is_behind());
         let request = world.poll();
         assert_eq!(
             (request.method, &*request.path, &*request.body),
@@ -293,8 +310,8 @@ mod tests {
             DONE,
             "Count(RelayStates, 0)",
             "Count(RelayReasks, 1)",
-            "Say(InSight)",
-            "Reask(Found)",
+            "Say(Missed)",
+            "Reask(Everybody)",
         ];
         assert_eq!(world.reply(&answer("")), found);
         world.ask(&["a", "b"]);
@@ -330,7 +347,8 @@ mod tests {
         }
         world.ms += OUTAGE_MS;
         world.poll();
-        assert_eq!(world.reply(&answer("")).last().unwrap(), "Reask(Back)");
+        let back = world.reply(&answer(""));
+        assert_eq!(back[back.len() - 2..], ["Revouch", "Reask(Everybody)"]);
         world.poll();
         assert_eq!(world.reply(&lost()), [FAILED, &warned("timeout")]);
     }
@@ -365,8 +383,49 @@ mod tests {
         }
         said.retain(|effect| effect == "Say(Untold)");
         assert_eq!(said.len(), 1);
-        assert!(world.standing().behind && !world.standing().down);
-        world.presence.note_told(7, true, at(world.ms).mono);
-        assert!(!world.standing().behind);
+        assert!(world.is_behind() && !world.standing().down);
+        world.hear(0, 1);
+        assert!(!world.is_behind());
+    }
+
+    #[test]
+    fn a_node_back_in_sight_has_been_missed_for_nothing_if_the_numbers_say_so() {
+        let mut world = World::found();
+        world.hear(0, 1);
+        world.ms += PROBE_MS;
+        world.poll();
+        world.reply(&answer(""));
+        assert!(!world.is_behind());
+        world.poll();
+        world.reply(&lost());
+        assert!(world.is_behind());
+        world.ms += OUTAGE_MS;
+        world.poll();
+        let back = world.reply(&answer(""));
+        assert_eq!(back[2..], ["Say(InSight)", "Revouch", "Reask(Unsure)"]);
+        // What it has to tell after the outage follows what it told before.
+        world.hear(1, 2);
+        assert!(world.presence.is_in_step(0));
+    }
+
+    #[test]
+    fn a_gap_has_everybody_asked_about_at_the_next_answer() {
+        let mut world = World::found();
+        world.hear(0, 1);
+        world.ms += PROBE_MS;
+        world.poll();
+        world.reply(&answer(""));
+        world.hear(4, 5);
+        assert!(world.is_behind());
+        world.poll();
+        let effects = world.reply(&answer(""));
+        let again = ["Count(RelayReasks, 1)", "Say(Missed)", "Reask(Everybody)"];
+        assert_eq!(effects[2..], again);
+        world.hear(5, 6);
+        world.ms += PROBE_MS;
+        world.poll();
+        assert!(world.is_behind());
+        world.reply(&answer(""));
+        assert!(!world.is_behind());
     }
 }

@@ -32,8 +32,11 @@ pub enum Notice {
     NoRoom(u64),
     /// It does not answer questions; why.
     NotAnswering(String),
-    /// It answers again, or for the first time, and is asked about everybody who is watched.
+    /// It answers again, and nothing that it told was missed.
     InSight,
+    /// Something that it told was missed, or may have been: it is asked about everybody who is
+    /// watched.
+    Missed,
     /// It answers questions and does not tell everything.
     Untold,
 }
@@ -41,7 +44,7 @@ pub enum Notice {
 impl Notice {
     /// Something is wrong.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, Notice::TakesAgain | Notice::InSight)
+        !matches!(self, Notice::TakesAgain | Notice::InSight | Notice::Missed)
     }
 }
 
@@ -67,8 +70,10 @@ impl fmt::Display for Notice {
                 out,
                 "the presence node does not answer ({why}); what is known of its publishers stands"
             ),
-            Notice::InSight => out.write_str(
-                "the presence node is in sight; asking it about everybody who is watched",
+            Notice::InSight => out.write_str("the presence node answers again"),
+            Notice::Missed => out.write_str(
+                "the presence node is in sight and may have told what this node missed; asking it \
+                 about everybody who is watched",
             ),
             Notice::Untold => out.write_str(
                 "the presence node answers and does not tell this node everything; is this one in \

@@ -35,7 +35,7 @@ pub struct Remote {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answerer {
     /// Which life of it this is.
-    pub instance: u64,
+    pub birth: u64,
     /// By its clock: before this it publishes nothing any more, so its answers are as of then.
     pub as_of: Unix,
     /// What its clock shows.
@@ -143,19 +143,14 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Erro
     })
 }
 
-/// How a presence node names itself, and whether it holds something back.
-pub fn sender(instance: u64, complete: bool) -> String {
-    format!("{instance:016x}{}", if complete { "" } else { " more" })
-}
-
 impl Answerer {
     /// From a [`NODE_HEADER`].
     pub fn parse(value: &str) -> Option<Answerer> {
         let mut words = value.split(' ');
-        let instance = u64::from_str_radix(words.next()?, 16).ok()?;
+        let birth = u64::from_str_radix(words.next()?, 16).ok()?;
         let mut time = || Some(Unix::from_ms(words.next()?.parse().ok()?));
         Some(Answerer {
-            instance,
+            birth,
             as_of: time()?,
             clock: time()?,
         })
@@ -222,7 +217,7 @@ mod tests {
     #[test]
     fn node_headers() {
         let answerer = Answerer {
-            instance: 255,
+            birth: 255,
             as_of: Unix::from_ms(17),
             clock: Unix::from_ms(19),
         };

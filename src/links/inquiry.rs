@@ -1,9 +1,9 @@
 //! A real-time node's questions to one presence node, and whether that node is in sight.
 //!
-//! Owns who is still to be asked about, one request at a time, and the conclusion that what the
-//! node published may have been lost: it did not answer for a while, or another life of it answers.
-//! Then everything that is watched is asked for anew, so while it is out of sight nothing is kept.
-//! Without a kernel: requests and answers are values, time is an argument.
+//! Owns who is still to be asked about, one request at a time, and when: not while the node is out
+//! of sight, and not before it has heard of everybody after an outage. Then all who are watched and
+//! unsure are asked for anew, so while it is out of sight nothing is kept. Without a kernel:
+//! requests and answers are values, time is an argument.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use hashbrown::HashSet;
 
 use super::backoff::Backoff;
 use super::{OUTAGE_MS, PROBE_MS, STATES_PER_REQUEST_MAX};
-use crate::engine::SETTLE_MS;
+use crate::engine::{SETTLE_MS, Whom};
 use crate::planted::{self, Planted};
 use crate::time::Mono;
 
@@ -19,35 +19,28 @@ use crate::time::Mono;
 /// anew once there is room.
 const PENDING_MAX: usize = 1 << 20;
 
-/// What a request's outcome says of the node.
+/// What an answer calls for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Sighting {
-    Same,
-    /// It is in sight for the first time or again, after a moment, or another life of it is: what
-    /// it published before may be lost. Ask for everything that is watched and its.
-    Found,
-    /// It is in sight after an outage. The same, but it may have heard no beats meanwhile: vouch
-    /// first.
-    Back,
-    /// There were too many to ask about at once, and there is room again: ask for those who have
-    /// not been asked about.
-    Rest,
-    /// It is out of sight.
-    Lost,
+pub(super) struct Due {
+    /// Who of those that are watched is to be asked about.
+    pub(super) whom: Option<Whom>,
+    /// When, at the earliest.
+    pub(super) not_before: Mono,
+    /// The node was out of sight for so long that beats may have been lost.
+    pub(super) was_away: bool,
 }
 
 /// The questions to one node.
 #[derive(Debug)]
 pub(super) struct Inquiry {
     pending: VecDeque<Box<str>>,
-    /// Whose answer was outdated when it came, and from when on they are pending again.
-    outdated: Vec<Box<str>>,
-    outdated_until: Mono,
-    /// Those in `pending`, in `outdated`, or asked about now.
+    /// Those in `pending`, or asked about now.
     asked: HashSet<Box<str>, foldhash::fast::RandomState>,
     in_flight: Option<Vec<Box<str>>>,
-    /// The life of the node that answered last; None while it is out of sight.
-    instance: Option<u64>,
+    /// The node answered last time.
+    in_sight: bool,
+    /// Something was missed, and not everybody has been answered for since.
+    missed: bool,
     /// When it last answered, and since when it has not, or was first asked in vain, while it is
     /// out of sight.
     answered_at: Mono,
@@ -75,11 +68,10 @@ impl Inquiry {
     pub(super) fn new(seed: u64) -> Inquiry {
         Inquiry {
             pending: VecDeque::new(),
-            outdated: Vec::new(),
-            outdated_until: Mono::default(),
             asked: HashSet::default(),
             in_flight: None,
-            instance: None,
+            in_sight: false,
+            missed: false,
             answered_at: Mono::default(),
             lost_since: None,
             caught_up: false,
@@ -97,7 +89,7 @@ impl Inquiry {
 
     /// Whether the node answered last time.
     pub(super) fn is_in_sight(&self) -> bool {
-        self.instance.is_some()
+        self.in_sight
     }
 
     /// Whether everything watched has been asked about since the node was found: before, changes
@@ -122,6 +114,8 @@ impl Inquiry {
     /// whoever else is asked about meanwhile.
     pub(super) fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
         if !self.is_in_sight() {
+            // A pass that was late comes again, or what it asks about would not be asked any more.
+            self.missed |= anew;
             return;
         }
         for user in users {
@@ -141,22 +135,6 @@ impl Inquiry {
         }
         if !self.pending.is_empty() && now >= self.settle_until {
             self.next_at = self.next_at.min(now);
-        }
-    }
-
-    /// What was answered of these was outdated when it came: they are asked about again at the next
-    /// probe, and not at once, for it may take the node's clock a while to pass what was published.
-    pub(super) fn ask_again(&mut self, users: &[Box<str>], now: Mono) {
-        if planted::is(Planted::OutdatedUnasked) || !self.is_in_sight() || users.is_empty() {
-            return;
-        }
-        if self.outdated.is_empty() {
-            self.outdated_until = now.plus_ms(PROBE_MS);
-        }
-        for user in users {
-            if self.asked.insert(user.clone()) {
-                self.outdated.push(user.clone());
-            }
         }
     }
 
@@ -180,10 +158,6 @@ impl Inquiry {
             // it.
             self.lost_since.get_or_insert(now);
         }
-        if now >= self.outdated_until {
-            self.queued += self.outdated.len() as u64;
-            self.pending.extend(self.outdated.drain(..));
-        }
         // What it says before it has heard of everybody would have to be taken back.
         let users = match now < self.settle_until {
             true => 0,
@@ -193,47 +167,48 @@ impl Inquiry {
         Some(self.in_flight.insert(users))
     }
 
-    /// The request was answered by this life of the node.
-    pub(super) fn handle_answer(&mut self, instance: u64, now: Mono) -> Sighting {
+    /// The request was answered. `missed`: something that the node told was, or may have been.
+    pub(super) fn handle_answer(&mut self, missed: bool, now: Mono) -> Due {
         let answered = self.in_flight.take().unwrap_or_default();
         self.answered += answered.len() as u64;
-        self.caught_up |= self.answered >= self.anew && now >= self.anew_until && !self.overflowed;
+        let all = self.answered >= self.anew && now >= self.anew_until && !self.overflowed;
+        // What was pending when it was lost is forgotten, and not answered.
+        self.caught_up |= all && self.in_sight;
+        self.missed = missed || self.missed && !self.caught_up;
         for user in &answered {
             self.asked.remove(user);
         }
         self.backoff.reset();
-        let known = |life| life == instance || planted::is(Planted::LifeUnnoticed);
-        let sighting = match self.instance.is_some_and(known) {
-            false
-                if self
-                    .lost_since
-                    .is_some_and(|since| now.ms_since(since) >= OUTAGE_MS) =>
-            {
-                Sighting::Back
-            }
-            false => Sighting::Found,
-            true if self.overflowed && self.pending.is_empty() => Sighting::Rest,
-            true => Sighting::Same,
+        let lost_since = self.lost_since.take();
+        let was_away = lost_since.is_some_and(|since| now.ms_since(since) >= OUTAGE_MS);
+        let has_room = self.overflowed && self.pending.is_empty();
+        let whom = match self.in_sight {
+            _ if missed => Some(Whom::Everybody),
+            // What was asked and not answered is forgotten.
+            false if self.missed => Some(Whom::Everybody),
+            false => Some(Whom::Unsure),
+            true => has_room.then_some(Whom::Unsure),
         };
         self.answered_at = now;
-        self.lost_since = None;
-        if matches!(sighting, Sighting::Found | Sighting::Back) {
-            self.instance = Some(instance);
-            self.settle_until = match sighting {
-                Sighting::Back if !planted::is(Planted::AskedUnsettled) => now.plus_ms(SETTLE_MS),
-                // The shards wait as long, if it comes soon after that.
-                _ => self.settle_until,
-            };
+        self.in_sight = true;
+        if was_away && !planted::is(Planted::AskedUnsettled) {
+            self.settle_until = now.plus_ms(SETTLE_MS);
+        }
+        if missed {
             // They will be asked about with all others.
             self.forget();
         }
-        if sighting != Sighting::Same {
+        if whom.is_some() {
             (self.overflowed, self.caught_up) = (false, false);
             self.anew_until = self.settle_until.max(now).plus_ms(PROBE_MS);
         }
         let waits = self.pending.is_empty() || now < self.settle_until;
         self.next_at = if waits { now.plus_ms(PROBE_MS) } else { now };
-        sighting
+        Due {
+            whom,
+            not_before: self.settle_until.max(now),
+            was_away,
+        }
     }
 
     /// The request was refused as too long (413): shorter ones are made of it.
@@ -250,23 +225,18 @@ impl Inquiry {
     }
 
     /// The request failed, or was answered with something else.
-    pub(super) fn handle_failure(&mut self, now: Mono) -> Sighting {
+    pub(super) fn handle_failure(&mut self, now: Mono) {
         self.in_flight = None;
         self.caught_up = false;
         self.forget();
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());
-        match self.instance.take() {
-            Some(_) => {
-                self.lost_since = Some(self.answered_at);
-                Sighting::Lost
-            }
-            None => Sighting::Same,
+        if std::mem::take(&mut self.in_sight) {
+            self.lost_since = Some(self.answered_at);
         }
     }
 
     fn forget(&mut self) {
         self.pending = VecDeque::new();
-        self.outdated = Vec::new();
         self.asked = HashSet::default();
         (self.queued, self.answered, self.anew) = (0, 0, 0);
     }
@@ -284,6 +254,20 @@ mod tests {
         names.iter().map(|name| Box::from(*name)).collect()
     }
 
+    /// Whom to ask about, and whether beats may have been lost.
+    type CalledFor = (Option<Whom>, bool);
+
+    const NOTHING: CalledFor = (None, false);
+    const FOUND: CalledFor = (Some(Whom::Everybody), false);
+    const UNSURE: CalledFor = (Some(Whom::Unsure), false);
+    const BACK: CalledFor = (Some(Whom::Unsure), true);
+    /// Lost again before everybody was answered for.
+    const FOUND_BACK: CalledFor = (Some(Whom::Everybody), true);
+
+    fn called_for(due: Due) -> CalledFor {
+        (due.whom, due.was_away)
+    }
+
     fn seen() -> Inquiry {
         let mut inquiry = Inquiry::new(1);
         assert_eq!(
@@ -291,7 +275,7 @@ mod tests {
             Some(&[][..]),
             "a probe at once"
         );
-        assert_eq!(inquiry.handle_answer(7, at(0)), Sighting::Found);
+        assert_eq!(called_for(inquiry.handle_answer(true, at(0))), FOUND);
         assert!(!inquiry.is_caught_up());
         inquiry
     }
@@ -304,9 +288,9 @@ mod tests {
         inquiry.ask(users(&["b", "c"]), false, at(11));
         assert_eq!(inquiry.poll_request(at(11)), None, "one at a time");
         assert_eq!(inquiry.next(), Mono::NEVER);
-        assert_eq!(inquiry.handle_answer(7, at(12)), Sighting::Same);
+        assert_eq!(called_for(inquiry.handle_answer(false, at(12))), NOTHING);
         assert_eq!(inquiry.poll_request(at(12)), Some(&users(&["c"])[..]));
-        inquiry.handle_answer(7, at(13));
+        inquiry.handle_answer(false, at(13));
         assert!(inquiry.is_empty());
         inquiry.ask(users(&["a"]), false, at(14));
         assert_eq!(
@@ -317,43 +301,12 @@ mod tests {
     }
 
     #[test]
-    fn whose_answer_was_outdated_is_asked_about_again_at_the_next_probe() {
-        let mut inquiry = seen();
-        inquiry.ask(users(&["a", "b"]), false, at(10));
-        inquiry.poll_request(at(10));
-        inquiry.handle_answer(7, at(20));
-        inquiry.ask_again(&users(&["b"]), at(20));
-        assert_eq!((inquiry.len(), inquiry.next()), (1, at(20 + PROBE_MS)));
-        inquiry.ask(users(&["b", "c"]), false, at(30));
-        assert_eq!(
-            inquiry.poll_request(at(30)),
-            Some(&users(&["c"])[..]),
-            "b waits"
-        );
-        inquiry.handle_answer(7, at(40));
-        assert_eq!(
-            inquiry.poll_request(at(40 + PROBE_MS)),
-            Some(&users(&["b"])[..]),
-            "as soon as it would be looked at anyway"
-        );
-        inquiry.handle_answer(7, at(1_050));
-        assert!(inquiry.is_empty());
-        // A node that is lost is asked about all who are watched when it is back.
-        inquiry.ask_again(&users(&["b"]), at(1_050));
-        inquiry.poll_request(at(2_100));
-        inquiry.handle_failure(at(2_100));
-        assert!(inquiry.is_empty());
-        inquiry.ask_again(&users(&["b"]), at(2_100));
-        assert!(inquiry.is_empty());
-    }
-
-    #[test]
     fn a_silent_node_is_lost_once_and_found_again() {
         let mut inquiry = seen();
         assert_eq!(inquiry.next(), at(PROBE_MS));
         inquiry.ask(users(&["a"]), false, at(1));
         inquiry.poll_request(at(1));
-        assert_eq!(inquiry.handle_failure(at(2_001)), Sighting::Lost);
+        inquiry.handle_failure(at(2_001));
         inquiry.ask(users(&["b"]), false, at(2_002));
         assert!(
             inquiry.is_empty(),
@@ -362,10 +315,10 @@ mod tests {
         let retry = inquiry.next();
         assert!(retry > at(2_001) && retry <= at(2_201));
         assert_eq!(inquiry.poll_request(retry), Some(&[][..]));
-        assert_eq!(inquiry.handle_failure(retry), Sighting::Same);
+        inquiry.handle_failure(retry);
         let retry = inquiry.next();
         inquiry.poll_request(retry);
-        assert_eq!(inquiry.handle_answer(7, retry), Sighting::Back);
+        assert_eq!(called_for(inquiry.handle_answer(false, retry)), FOUND_BACK);
         // It hears of everybody before it is asked.
         inquiry.ask(users(&["c"]), false, retry);
         let mut now = retry;
@@ -374,25 +327,25 @@ mod tests {
             now = inquiry.next();
             let asked = inquiry.poll_request(now).map(<[_]>::len);
             assert_eq!(asked, Some(usize::from(now >= retry.plus_ms(SETTLE_MS))));
-            assert_eq!(inquiry.handle_answer(7, now), Sighting::Same);
+            assert_eq!(called_for(inquiry.handle_answer(false, now)), NOTHING);
         }
         now = inquiry.next();
         inquiry.poll_request(now);
-        inquiry.handle_answer(7, now);
+        inquiry.handle_answer(false, now);
         assert!(inquiry.is_caught_up() && now == retry.plus_ms(SETTLE_MS + PROBE_MS));
     }
 
     #[test]
     fn a_node_that_could_not_be_seen_from_the_start_is_back() {
-        for (seen_ms, sighting) in [
-            (OUTAGE_MS - 1, Sighting::Found),
-            (OUTAGE_MS, Sighting::Back),
-        ] {
+        for (seen_ms, sighting) in [(OUTAGE_MS - 1, UNSURE), (OUTAGE_MS, BACK)] {
             let mut inquiry = Inquiry::new(1);
             inquiry.poll_request(at(5));
-            assert_eq!(inquiry.handle_failure(at(6)), Sighting::Same);
+            inquiry.handle_failure(at(6));
             inquiry.poll_request(at(5 + seen_ms));
-            assert_eq!(inquiry.handle_answer(7, at(5 + seen_ms)), sighting);
+            assert_eq!(
+                called_for(inquiry.handle_answer(false, at(5 + seen_ms))),
+                sighting
+            );
         }
     }
 
@@ -400,25 +353,69 @@ mod tests {
     #[test]
     fn a_node_that_was_lost_for_a_moment_is_found() {
         for (failed_ms, back_ms, sighting) in [
-            (PROBE_MS, OUTAGE_MS - 1, Sighting::Found),
-            (PROBE_MS, OUTAGE_MS, Sighting::Back),
-            (OUTAGE_MS, OUTAGE_MS + 200, Sighting::Back),
+            (PROBE_MS, OUTAGE_MS - 1, FOUND),
+            (PROBE_MS, OUTAGE_MS, FOUND_BACK),
+            (OUTAGE_MS, OUTAGE_MS + 200, FOUND_BACK),
         ] {
             let mut inquiry = seen();
             inquiry.poll_request(at(PROBE_MS));
-            assert_eq!(inquiry.handle_failure(at(failed_ms)), Sighting::Lost);
+            inquiry.handle_failure(at(failed_ms));
             inquiry.poll_request(at(back_ms));
-            assert_eq!(inquiry.handle_answer(7, at(back_ms)), sighting, "{back_ms}");
+            assert_eq!(
+                called_for(inquiry.handle_answer(false, at(back_ms))),
+                sighting,
+                "{back_ms}"
+            );
         }
+    }
+
+    #[test]
+    fn where_nothing_was_missed_only_the_unsure_are_asked_about() {
+        for (back_ms, called) in [
+            (PROBE_MS + OUTAGE_MS - 1, UNSURE),
+            (PROBE_MS + OUTAGE_MS, BACK),
+        ] {
+            let mut inquiry = seen();
+            inquiry.poll_request(at(PROBE_MS));
+            assert_eq!(
+                called_for(inquiry.handle_answer(false, at(PROBE_MS))),
+                NOTHING
+            );
+            assert!(inquiry.is_caught_up());
+            inquiry.poll_request(at(2 * PROBE_MS));
+            inquiry.handle_failure(at(2 * PROBE_MS + 1));
+            inquiry.poll_request(at(back_ms));
+            let due = inquiry.handle_answer(false, at(back_ms));
+            assert_eq!(called_for(due), called, "{back_ms}");
+        }
+    }
+
+    #[test]
+    fn a_pass_whose_questions_come_while_it_is_lost_is_made_again() {
+        let mut inquiry = seen();
+        inquiry.poll_request(at(PROBE_MS));
+        inquiry.handle_answer(false, at(PROBE_MS));
+        inquiry.poll_request(at(2 * PROBE_MS));
+        inquiry.handle_failure(at(2 * PROBE_MS));
+        inquiry.ask(users(&["late"]), true, at(2 * PROBE_MS));
+        let retry = inquiry.next();
+        inquiry.poll_request(retry);
+        assert_eq!(called_for(inquiry.handle_answer(false, retry)), FOUND);
     }
 
     #[test]
     fn another_life_of_the_node_is_found_anew() {
         let mut inquiry = seen();
         inquiry.poll_request(at(PROBE_MS));
-        assert_eq!(inquiry.handle_answer(7, at(PROBE_MS)), Sighting::Same);
+        assert_eq!(
+            called_for(inquiry.handle_answer(false, at(PROBE_MS))),
+            NOTHING
+        );
         inquiry.poll_request(at(2 * PROBE_MS));
-        assert_eq!(inquiry.handle_answer(8, at(2 * PROBE_MS)), Sighting::Found);
+        assert_eq!(
+            called_for(inquiry.handle_answer(true, at(2 * PROBE_MS))),
+            FOUND
+        );
     }
 
     /// One more question and its answer, and whether everything is known then.
@@ -429,7 +426,7 @@ mod tests {
                 .poll_request(now)
                 .is_some_and(|users| !users.is_empty())
         );
-        assert_eq!(inquiry.handle_answer(7, now), Sighting::Same);
+        assert_eq!(called_for(inquiry.handle_answer(false, now)), NOTHING);
         inquiry.is_caught_up()
     }
 
@@ -461,7 +458,7 @@ mod tests {
             let now = at(SETTLE_MS + PROBE_MS);
             assert!(inquiry.poll_request(now).is_some());
             inquiry.ask(users(&["new"]), false, now);
-            inquiry.handle_answer(7, now);
+            inquiry.handle_answer(false, now);
             assert_eq!(inquiry.is_caught_up(), caught_up);
         }
         // A pass that goes on says so, even if it finds nobody.
@@ -489,7 +486,7 @@ mod tests {
             .poll_request(retry)
             .map(|users| (users.len(), users[0].clone()));
         assert_eq!(next, Some((500, "user-0".into())));
-        inquiry.handle_answer(7, retry);
+        inquiry.handle_answer(false, retry);
         assert_eq!(
             inquiry.poll_request(retry).map(|users| users[0].clone()),
             Some("user-500".into())
@@ -505,7 +502,7 @@ mod tests {
         let mut sightings = 0;
         while !inquiry.is_empty() {
             inquiry.poll_request(at(2));
-            sightings += usize::from(inquiry.handle_answer(7, at(2)) == Sighting::Rest);
+            sightings += usize::from(called_for(inquiry.handle_answer(false, at(2))) == UNSURE);
         }
         assert_eq!(sightings, 1);
     }

@@ -26,12 +26,14 @@ mod threads;
 pub use asking::Asking;
 pub use beats::BeatSender;
 pub use effect::{Effect, Notice};
-pub use http::{Answerer, Remote, sender};
+pub use http::{Answerer, Remote};
 pub use publishing::Publishing;
 pub use reply::{Fault, Reply, Request, Said};
 pub use threads::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell};
 
+use crate::engine::settings::SLEEP_MS_MAX;
 use crate::engine::{ID_LAG_MS_MAX, REVOUCH_MS, SETTLE_MS};
+use crate::presence::UNTOLD_MS_MAX;
 
 /// Time between two requests when there is nothing to say, in ms: so soon a silent node is noticed.
 const PROBE_MS: u64 = 1_000;
@@ -42,16 +44,14 @@ const OUTAGE_MS: u64 = 2_000;
 // Before a pair of nodes that was cut off says anything, every real-time node has noticed that the
 // link is back (the longest pause between two tries, and a request that times out) and has vouched.
 const _: () = assert!(backoff::CAP_MS + http::TIMEOUT_MS + REVOUCH_MS <= SETTLE_MS);
-// A node that is well says each PROBE_MS that all is told: one request lost is no silence.
-const _: () = assert!(PROBE_MS + http::TIMEOUT_MS <= UNHEARD_MS);
+// A node that is well says each PROBE_MS that all is told that was decided before the last turns of
+// its shards: one request lost is no silence.
+const _: () = assert!(PROBE_MS + http::TIMEOUT_MS + SLEEP_MS_MAX <= UNTOLD_MS_MAX);
 // Event ids are told while a silence is not noticed yet.
-const _: () = assert!(UNHEARD_MS <= ID_LAG_MS_MAX);
+const _: () = assert!(UNTOLD_MS_MAX <= ID_LAG_MS_MAX);
 
 /// Most states in one request: the other side's `query_users_max`.
 const STATES_PER_REQUEST_MAX: usize = 1_000;
-/// A presence node that has not said for so long, in ms, that everything is told, as it does each
-/// second, does not reach this node or holds something back.
-const UNHEARD_MS: u64 = 4_000;
 
 /// How a link stands.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -60,6 +60,4 @@ pub struct Standing {
     pub queued: usize,
     /// The last request failed, or none has succeeded yet.
     pub down: bool,
-    /// There may be changes that its node knows and this one does not.
-    pub behind: bool,
 }

@@ -4,20 +4,18 @@
 //! Owns what is warned of and when: once for each reason in a row. Which states are told and when
 //! is the [`Announcer`]'s. Time is an argument; requests, replies and effects are values.
 
+use super::Standing;
 use super::announcer::Announcer;
 use super::effect::{Effect, Notice};
 use super::reply::{Meaning, Reply, Request, Said, reason};
-use super::{Standing, sender};
-use crate::engine::NODE_HEADER;
 use crate::metrics::Counter;
 use crate::presence::{Presence, Transition};
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, Unix};
+use crate::wire::feed::FEED_HEADER;
 
 #[derive(Debug)]
 pub struct Publishing {
     announcer: Announcer,
-    /// Which life of this node it is.
-    instance: u64,
     /// States in the request under way.
     states: usize,
     /// Why it was last warned, until the node takes something.
@@ -28,12 +26,11 @@ pub struct Publishing {
 }
 
 impl Publishing {
-    /// Nothing to tell. `seed` is of the jitter, `instance` tells this life of this node from
+    /// Nothing to tell. `seed` is of the jitter, `birth` tells this life of this node from
     /// others.
-    pub fn new(seed: u64, instance: u64) -> Publishing {
+    pub fn new(seed: u64, birth: u64) -> Publishing {
         Publishing {
-            announcer: Announcer::new(seed),
-            instance,
+            announcer: Announcer::new(seed, birth),
             states: 0,
             warned: None,
             refusal: None,
@@ -51,14 +48,15 @@ impl Publishing {
         self.announcer.next()
     }
 
-    /// The next request, if it is time. One at a time: its reply comes first.
-    pub fn poll_request(&mut self, presence: &Presence, now: Now) -> Option<Request> {
-        let put = self.announcer.poll_request(presence, now)?;
+    /// The next request, if it is time. One at a time: its reply comes first. `up_to`: everything
+    /// that was decided before it, by this node's clock, has been marked.
+    pub fn poll_request(&mut self, presence: &Presence, up_to: Unix, now: Now) -> Option<Request> {
+        let put = self.announcer.poll_request(presence, up_to, now)?;
         self.states = put.states;
         Some(Request {
             method: "PUT",
             path: put.path,
-            field: Some((NODE_HEADER, sender(self.instance, put.complete))),
+            field: Some((FEED_HEADER, put.place.to_string())),
             body: put.body,
             states: put.states,
         })
@@ -124,7 +122,6 @@ impl Publishing {
         Standing {
             queued: self.announcer.len(),
             down: self.announcer.is_failing(),
-            behind: false,
         }
     }
 
@@ -170,7 +167,9 @@ mod tests {
         /// How many states the next request tells, when it is time.
         fn poll(&mut self) -> usize {
             self.ms = self.ms.max(self.link.next().ms());
-            let request = self.link.poll_request(&self.store.presence, at(self.ms));
+            let request =
+                self.link
+                    .poll_request(&self.store.presence, Unix::from_ms(17), at(self.ms));
             request.expect("it is time").states
         }
 
@@ -190,13 +189,13 @@ mod tests {
         let mut world = World::new(&["bob"]);
         let request = world
             .link
-            .poll_request(&world.store.presence, at(2_000))
+            .poll_request(&world.store.presence, Unix::from_ms(17), at(2_000))
             .unwrap();
         assert_eq!(
             (request.method, &*request.path, request.states),
             ("PUT", "/v1/presence/bob", 1)
         );
-        let field = Some((NODE_HEADER, "00000000000000a7".to_owned()));
+        let field = Some((FEED_HEADER, "00000000000000a7 0 1 17".to_owned()));
         assert_eq!(request.field, field);
         let states = "Count(RelayStates, 1)";
         assert_eq!(world.reply(&said(204)), [DONE, states]);
@@ -255,7 +254,7 @@ mod tests {
             assert_eq!(effects[2..], [untold, &refused]);
             assert_eq!(world.poll(), 1);
             assert_eq!(world.reply(&said(204)).len(), 2);
-            assert_eq!(world.link.standing(), Standing::default());
+            assert_eq!(world.link.standing(), Standing::default(), "{status}");
         }
     }
 

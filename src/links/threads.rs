@@ -101,8 +101,6 @@ impl Shared {
         let down = standings.iter().filter(|each| each.down).count();
         self.board.process.set(Gauge::RelayQueue, queued as u64);
         self.board.process.set(Gauge::NodesDown, down as u64);
-        self.presence
-            .set_behind(standings.iter().any(|each| each.behind));
     }
 
     fn is_stopping(&self) -> bool {
@@ -130,16 +128,18 @@ impl<I> Station<I> {
         self.changed.notify_one();
     }
 
-    /// What has been left; sleeps until there is something, until `until`, or until the links are
-    /// stopped.
-    fn take(&self, until: Mono, shared: &Shared) -> Vec<I> {
+    /// Sleeps until something has been left, until `until`, or until the links are stopped.
+    fn wait(&self, until: Mono, shared: &Shared) {
         let mut inbox = self.inbox.lock();
         let micros = until.micros_since(boottime()).min(60_000_000);
         if inbox.is_empty() && micros > 0 && !shared.is_stopping() {
             self.changed
                 .wait_for(&mut inbox, Duration::from_micros(micros));
         }
-        std::mem::take(&mut *inbox)
+    }
+
+    fn take(&self) -> Vec<I> {
+        std::mem::take(&mut *self.inbox.lock())
     }
 }
 
@@ -160,7 +160,7 @@ impl<I: Send + 'static> Links<I> {
             clock: parts.clock,
             presence: parts.presence,
             stopping: AtomicBool::new(false),
-            // In a mirror nothing is known before its nodes have been seen.
+            // In a follower nothing is known before its sources have answered.
             standings: Mutex::new(vec![parts.unseen; remotes.len()]),
         });
         let thread = |(node, remote): (usize, Remote)| {
@@ -237,17 +237,17 @@ impl<'s> LinkParts<'s> {
 }
 
 impl Links<Publish> {
-    /// Publishes to these real-time nodes; `instance` tells this life of this node from others.
+    /// Publishes to these real-time nodes; `birth` tells this life of this node from others.
     ///
     /// Errors: a thread could not be started.
     pub fn publish_to(
         remotes: Vec<Remote>,
-        instance: u64,
+        birth: u64,
         parts: LinkParts<'_>,
     ) -> io::Result<Links<Publish>> {
         let seed = parts.seed;
         let run = move |node, remote: &Remote, station: &Station<Publish>, shared: &Shared| {
-            let link = Publishing::new(seed ^ node as u64, instance);
+            let link = Publishing::new(seed ^ node as u64, birth);
             publish(node, link, remote, station, shared);
         };
         Links::start(remotes, "publish", parts, run)
@@ -269,7 +269,6 @@ impl Links<Ask> {
         let unseen = Standing {
             queued: 0,
             down: true,
-            behind: true,
         };
         let parts = LinkParts { unseen, ..parts };
         let run = move |node, remote: &Remote, station: &Station<Ask>, shared: &Shared| {
@@ -290,14 +289,17 @@ fn publish(
     // A presence node's shards are told nothing by its links.
     let tell: Tell = Arc::new(|_| {});
     loop {
-        for decided in station.take(link.next(), shared) {
+        station.wait(link.next(), shared);
+        // Before what has been left is taken: of that everything is told then.
+        let up_to = shared.presence.published_up_to();
+        for decided in station.take() {
             link.mark(&decided.transitions);
         }
         shared.note(node, link.standing());
         if shared.is_stopping() && link.may_stop(boottime()) {
             return;
         }
-        let Some(request) = link.poll_request(&shared.presence, shared.clock.now()) else {
+        let Some(request) = link.poll_request(&shared.presence, up_to, shared.clock.now()) else {
             continue;
         };
         let reply = remote.send(&request);
@@ -315,7 +317,8 @@ fn ask(
     tell: &Tell,
 ) {
     loop {
-        for ask in station.take(link.next(), shared) {
+        station.wait(link.next(), shared);
+        for ask in station.take() {
             link.ask(ask.users, ask.anew, boottime());
         }
         if shared.is_stopping() {
@@ -328,6 +331,6 @@ fn ask(
         }
         let effects = link.look(&shared.presence, boottime());
         shared.carry_out(effects, remote, tell);
-        shared.note(node, link.standing(&shared.presence, boottime()));
+        shared.note(node, link.standing());
     }
 }

@@ -246,8 +246,8 @@ table! {
      (users-max)" { RelayStatesRefused }
     Process Count "relay_states_untold" "States that a real-time node refuses each by itself, \
      passed over" { RelayStatesUntold }
-    Process Count "relay_reasks" "Times that a presence node was out of sight and everything \
-                                  watched of it was asked for anew" { RelayReasks }
+    Process Count "relay_reasks" "Times that something that a presence node told was or may have \
+                                  been missed, and all watched of it was asked for" { RelayReasks }
     Kernel Micros "process_cpu" "Total user and system CPU time spent in seconds" { ProcessCpu }
     Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
 }

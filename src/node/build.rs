@@ -11,7 +11,7 @@ use crate::config::{Config, RoleName};
 use crate::engine::{EngineParts, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
-use crate::presence::{MirrorOptions, OpenReport, Presence, StoreOptions};
+use crate::presence::{FollowerOptions, OpenReport, Presence, StoreOptions};
 use crate::shard::BindOptions;
 use crate::time::Clock;
 use crate::wire::beat::Keys;
@@ -27,13 +27,14 @@ pub(super) fn open_presence(
     clock: &Clock,
 ) -> Result<(Arc<Presence>, Option<OpenReport>), ServeFault> {
     if config.role == RoleName::Realtime {
-        let options = MirrorOptions {
+        let options = FollowerOptions {
+            sources: config.presence_nodes.len(),
             users_max: config.users_max,
             shards,
         };
-        let mirror = Presence::mirror(options, clock.now())
+        let follower = Presence::follower(options, clock.now())
             .map_err(ServeFault::os("reserve memory for users"))?;
-        return Ok((Arc::new(mirror), None));
+        return Ok((Arc::new(follower), None));
     }
     let (presence, report) = open_store(config, shards, clock)?;
     Ok((presence, Some(report)))

@@ -64,8 +64,8 @@ impl Wiring<'_> {
                     .realtime_nodes
                     .iter()
                     .map(|node| self.remote(&node.http));
-                let instance = instance_of(&self.secret);
-                let links = Links::publish_to(remotes.collect(), instance, self.parts());
+                let birth = instance_of(&self.secret);
+                let links = Links::publish_to(remotes.collect(), birth, self.parts());
                 Ready::Presence(
                     links.map_err(ServeFault::os("start the links to real-time nodes"))?,
                 )

@@ -61,7 +61,7 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
 struct Opened {
     common: Common,
     bound: Bound,
-    /// None: a mirror, which has no files.
+    /// None: a follower, which has no files.
     report: Option<OpenReport>,
     /// What is said once it listens.
     sayings: Sayings,
@@ -84,7 +84,7 @@ struct Node {
     links: Running,
     heap: Background,
     usage: Background,
-    /// None: a mirror has nothing to write back.
+    /// None: a follower has nothing to write back.
     flusher: Option<Background>,
     /// Each shard says here once that it has drained.
     drained: Receiver<ShardId>,

@@ -5,12 +5,13 @@
 //! who watches.
 
 mod beats;
+mod feeds;
 mod flusher;
+mod follower;
 mod fresh;
 mod index;
 mod interner;
 mod leaves;
-mod mirror;
 mod online;
 mod open;
 mod resume;
@@ -26,8 +27,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::epoch::{self, Guard};
 use parking_lot::Mutex;
 
+pub use feeds::{Taken, UNTOLD_MS_MAX};
 pub use flusher::Flusher;
-pub use mirror::{MirrorOptions, Source};
+pub use follower::{FollowerOptions, Source};
 pub use open::{OpenReport, StoreOptions};
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
 pub use sweep::{Sweep, SweepContext, Transition};
@@ -40,9 +42,9 @@ use crate::store::headers::Headers;
 use crate::store::map::CellFile;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
+use follower::Follower;
 use interner::{AppendFault, Interner};
 use leaves::Leaves;
-use mirror::Mirrored;
 use online::{LOOK, Online};
 use resume::Resume;
 pub use vigil::STALLED_MS;
@@ -66,14 +68,14 @@ pub struct Presence {
     beat_skew_ms_max: u64,
     /// The last new user found no room in the files, which has been logged.
     growth_failing: AtomicBool,
-    /// Of a mirror alone.
-    mirrored: Option<Mirrored>,
+    /// Of a follower alone.
+    follower: Option<Follower>,
 }
 
 /// A publisher's published state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct State {
-    /// What it is; unknown in a mirror alone, which has not been told of the publisher: the other
+    /// What it is; unknown in a follower alone, which has not been told of the publisher: the other
     /// fields then mean nothing.
     pub status: Status,
     /// Last transition; None: never had one.
@@ -183,8 +185,8 @@ impl Presence {
         let published = self.published.cell(slot).load(Ordering::Acquire);
         let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
         State {
-            // A mirror's cell that was told of anything has a time or a flag.
-            status: if published == Published::NEVER && self.is_mirror() {
+            // A follower's cell that was told of anything has a time or a flag.
+            status: if published == Published::NEVER && self.is_follower() {
                 Status::Unknown
             } else {
                 published.status()

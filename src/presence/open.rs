@@ -112,7 +112,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         identity: parts.headers,
         beat_skew_ms_max: options.beat_skew_max_ms,
         growth_failing: AtomicBool::new(false),
-        mirrored: None,
+        follower: None,
     };
     presence.warn_of_doubt(now.unix);
     let online = presence.online() as u32;

@@ -93,18 +93,18 @@ impl StampFlags {
 
 impl PublishedFlags {
     /// The publisher is here in some way. Set and cleared by who publishes: the slot's owner, in a
-    /// mirror whoever is told.
+    /// follower who adopts.
     pub const ONLINE: PublishedFlags = PublishedFlags(1);
     /// The told status of one who is here: online, away, busy, as numbers from 0; 3 is not used.
     /// Set with ONLINE.
     pub const STATUS: PublishedFlags = PublishedFlags(3 << 1);
     const AWAY: PublishedFlags = PublishedFlags(1 << 1);
     const BUSY: PublishedFlags = PublishedFlags(2 << 1);
-    /// Of a mirror, never in a file: its presence node has confirmed the state since the node was
-    /// last lost sight of. Set and cleared by who adopts.
+    /// Of a follower, never in a file: the state is what its source says, as far as this node can
+    /// know. Set and cleared by who adopts.
     pub const CONFIRMED: PublishedFlags = PublishedFlags(1 << 3);
-    /// Of a mirror, never in a file: something has been told, if only that the publisher was never
-    /// seen. Set by who adopts.
+    /// Of a follower, never in a file: something has been told, if only that the publisher was
+    /// never seen. Set by who adopts.
     pub const KNOWN: PublishedFlags = PublishedFlags(1 << 4);
     /// Reserved: nobody sets it.
     pub const SPARE_5: PublishedFlags = PublishedFlags(1 << 5);

@@ -5,6 +5,7 @@
 //! never panics on a byte.
 
 pub mod beat;
+pub mod feed;
 #[doc(hidden)]
 pub mod fuzz;
 mod json;

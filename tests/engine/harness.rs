@@ -14,10 +14,11 @@ use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
 use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role};
 use greendot::metrics::{Board, Counter, Gauge};
-use greendot::presence::{MirrorOptions, Presence, StoreOptions};
+use greendot::presence::{FollowerOptions, Presence, StoreOptions};
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
 use greendot::wire::beat::{FleetKey, Keys, Writer};
+use greendot::wire::feed::Place;
 
 use super::kernel::{Client, Door, Made, Outside, Socket};
 
@@ -51,6 +52,10 @@ pub(crate) struct World {
     key: FleetKey,
     /// Whether the engines' tables are held against each other after each turn.
     pub(crate) checks: bool,
+    /// Of a real-time node: its presence nodes say all the time that everything is told.
+    pub(crate) followed: bool,
+    /// Messages that each of them has sent.
+    messages: u64,
 }
 
 impl World {
@@ -109,6 +114,8 @@ impl World {
             },
             key: FleetKey::new([7; 32]),
             checks: true,
+            followed: false,
+            messages: 0,
         };
         world.boot(shards);
         world
@@ -124,9 +131,13 @@ impl World {
             boot_id: [1; 16],
         };
         let presence = match &self.role {
-            Role::Realtime(_) => {
-                let users_max = self.users_max;
-                Presence::mirror(MirrorOptions { users_max, shards }, self.now()).expect("memory")
+            Role::Realtime(nodes) => {
+                let options = FollowerOptions {
+                    sources: nodes.len(),
+                    users_max: self.users_max,
+                    shards,
+                };
+                Presence::follower(options, self.now()).expect("memory")
             }
             _ => {
                 Presence::open(&options, self.now())
@@ -179,6 +190,42 @@ impl World {
             mono: Mono::default().plus_ms(BOOT_MS + self.ms),
             unix: Unix::from_ms((START + self.ms).saturating_add_signed(self.wall_ms)),
         }
+    }
+
+    /// All presence nodes of a real-time node say that everything is told, and what their clocks
+    /// show: the same as this one's.
+    pub(crate) fn hear(&mut self) {
+        let (Role::Realtime(nodes), true) = (&self.role, self.followed) else {
+            return;
+        };
+        let (now, previous) = (self.now(), self.messages);
+        self.messages += 1;
+        let presence = self.presence.as_ref().expect("it runs");
+        for source in 0..nodes.len() {
+            let birth = 0x70 + source as u64;
+            // Known from below: a millisecond less.
+            presence.source_answered(source, birth, now.unix.plus_ms(1), now.mono);
+            let place = Place {
+                birth,
+                previous,
+                number: self.messages,
+                up_to: Some(now.unix),
+            };
+            presence.take_message(&place, now.mono);
+            if presence.is_out_of_step(source) {
+                presence.begin_asking(source, |_| false);
+                presence.asked_everything(source);
+            }
+        }
+    }
+
+    /// The header of the next message of a presence node, which holds something back.
+    pub(crate) fn next_feed_header(&self, source: usize) -> String {
+        let (birth, previous) = (0x70 + source as u64, self.messages);
+        format!(
+            "Greendot-Feed: {birth:016x} {previous} {}\r\n",
+            previous + 1
+        )
     }
 
     /// Milliseconds since the world began.
@@ -479,6 +526,7 @@ impl World {
 
     /// All engines take turns until they are quiet.
     pub(crate) fn turn(&mut self) -> &mut World {
+        self.hear();
         for _ in 0..TURNS_MAX {
             let mut busy = false;
             for shard in 0..self.drivers.len() {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Outbound, Role, SETTLE_MS, Why, adopt_answers, doubt_known};
+use greendot::engine::{Mail, Outbound, Role, SETTLE_MS, Whom, adopt_answers};
 use greendot::metrics::{Counter, Gauge};
 use greendot::time::Unix;
 use greendot::wire::beat::{FleetKey, Keys, open};
@@ -18,9 +18,18 @@ use super::harness::{
 const NODES: [&str; 2] = ["10.0.0.1:8081", "10.0.0.2:8081"];
 
 fn realtime(shards: u16) -> World {
-    let world = World::of_role(shards, Role::Realtime(Arc::new(Nodes::new(NODES))), 10_000);
-    world.presence().set_behind(false);
+    let mut world = World::of_role(shards, Role::Realtime(Arc::new(Nodes::new(NODES))), 10_000);
+    world.followed = true;
+    world.hear();
     world
+}
+
+/// Something that a presence node told was missed.
+fn miss(world: &World, node: usize) {
+    world
+        .presence()
+        .begin_asking(node, |user| node_of(user.as_str()) == node);
+    world.presence().asked_everything(node);
 }
 
 fn node_of(user: &str) -> usize {
@@ -202,7 +211,7 @@ fn who_comes_for_the_first_time_is_asked_about_so_that_ids_come() {
 }
 
 #[test]
-fn an_answer_older_than_what_was_published_is_asked_for_again() {
+fn an_answer_older_than_what_was_told_in_step_changes_nothing() {
     let mut world = realtime(1);
     let (alice, _) = world.stream(0, "watch=bob", 1);
     world.expect(alice, snapshot_so_far(&[unknown("bob")]));
@@ -212,25 +221,19 @@ fn an_answer_older_than_what_was_published_is_asked_for_again() {
         record("bob", "offline", 10, 5),
         record("bob", "online", 90, 90),
     );
-    let request = put(&world, "/v1/presence/bob", &after);
+    let header = world.next_feed_header(node_of("bob"));
+    let token = world.key().service_token();
+    let header = format!("Authorization: Bearer {token}\r\n{header}");
+    let request = put_as(&header, "/v1/presence/bob", &after);
     world.send(node, request).expect(node, NO_CONTENT);
-    world.expect(alice, told_of_many(&after));
+    // Told in step: it is sure, whatever is still awaited.
+    world.expect(alice, told(100, &after));
     // Computed at 80, read at 100.
-    let at = |world: &mut World, ms: u64, record: &str| {
-        let answers = parse_told_list(list(&[record.to_owned()]).as_bytes(), 1).expect("a record");
-        let (answered, _) = adopt_answers(
-            world.presence(),
-            &answers,
-            Unix::from_ms(START + ms),
-            world.now(),
-        );
-        let outdated = answered.outdated.clone();
-        world.tell_all(&Mail::Answered(Arc::new(answered)));
-        outdated
-    };
-    assert_eq!(at(&mut world, 80, &before), ["bob".into()]);
+    let answers = parse_told_list(list(&[before]).as_bytes(), 1).expect("a record");
+    let as_of = Unix::from_ms(START + 80);
+    let (answered, _) = adopt_answers(world.presence(), &answers, as_of, world.now());
+    world.tell_all(&Mail::Answered(Arc::new(answered)));
     world.expect_nothing(alice);
-    assert!(at(&mut world, 100, &after).is_empty());
     world.at(120);
     let gone = record("bob", "offline", 110, 90);
     let request = put(&world, "/v1/presence/bob", &gone);
@@ -296,12 +299,15 @@ fn only_the_service_key_publishes() {
 
 #[test]
 fn a_node_publishes_only_its_own_users_once_it_has_been_seen() {
-    let mut world = realtime(1);
+    let mut world = World::of_role(1, Role::Realtime(Arc::new(Nodes::new(NODES))), 10_000);
     let owner = node_of("bob");
     let online = record("bob", "online", 100, 100);
-    let publish = |world: &mut World, instance: u64, records: &[String]| {
+    let publish = |world: &mut World, birth: u64, records: &[String]| {
         let token = world.key().service_token();
-        let header = format!("Authorization: Bearer {token}\r\nGreendot-Node: {instance:016x}\r\n");
+        let header = format!(
+            "Authorization: Bearer {token}\r\nGreendot-Feed: {birth:016x} 0 1 {}\r\n",
+            world.now().unix.ms()
+        );
         let peer = world.connect(0);
         world.send(peer, put_as(&header, "/v1/presence", &list(records)));
         let answer = world.received(peer);
@@ -313,8 +319,15 @@ fn a_node_publishes_only_its_own_users_once_it_has_been_seen() {
         "503",
         "not seen yet"
     );
-    world.presence().note_life(owner, 7);
-    world.presence().note_life(1 - owner, 8);
+    let answers = |world: &World, source: usize, birth: u64| {
+        let now = world.now();
+        let clock = now.unix.plus_ms(1);
+        world
+            .presence()
+            .source_answered(source, birth, clock, now.mono);
+    };
+    answers(&world, owner, 7);
+    answers(&world, 1 - owner, 8);
     assert_eq!(publish(&mut world, 7, &[online]), "204");
     // Bob was the other node's before; it hears no more beats of him.
     let late = record("bob", "offline", 190, 50);
@@ -322,12 +335,10 @@ fn a_node_publishes_only_its_own_users_once_it_has_been_seen() {
     assert_eq!(world.presence().online(), 1);
     assert_eq!(world.count(0, Counter::ToldForeign), 1);
     // A life that is over publishes no more.
-    world.presence().note_life(owner, 9);
+    assert_eq!(world.presence().untold_ms(owner, world.now().mono), Some(0));
+    answers(&world, owner, 9);
     assert_eq!(publish(&mut world, 7, &[]), "503");
-    assert_eq!(
-        world.presence().told_age_ms(owner, world.now().mono),
-        Some(0)
-    );
+    assert_eq!(world.presence().untold_ms(owner, world.now().mono), None);
 }
 
 #[test]
@@ -407,11 +418,11 @@ fn what_was_not_asked_about_for_want_of_room_is_asked_about_later() {
         &[record("u0", "online", 0, 0), unseen("u1"), unseen("u2")],
     );
     for node in 0..NODES.len() {
-        let (why, found_at) = (Why::Rest, world.now().mono);
+        let (whom, not_before) = (Whom::Unsure, world.now().mono);
         world.tell_all(&Mail::Reask {
             node,
-            why,
-            found_at,
+            whom,
+            not_before,
         });
     }
     let mut asks: Vec<String> = asked(&mut world)
@@ -527,12 +538,12 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
 
     world.at(100);
     let lost = node_of("bob");
-    doubt_known(world.presence(), &Nodes::new(NODES), lost);
-    let found_at = world.now().mono;
+    miss(&world, lost);
+    let not_before = world.now().mono;
     world.tell_all(&Mail::Reask {
         node: lost,
-        why: Why::Found,
-        found_at,
+        whom: Whom::Everybody,
+        not_before,
     });
     let mut asks: Vec<String> = Vec::new();
     for (node, users) in asked(&mut world) {
@@ -571,12 +582,13 @@ fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
     world.at(30_000);
     world.outbound();
     let node = node_of("bob");
-    doubt_known(world.presence(), &Nodes::new(NODES), node);
+    miss(&world, node);
     let found_at = world.now().mono;
+    world.tell_all(&Mail::Revouch { node, found_at });
     world.tell_all(&Mail::Reask {
         node,
-        why: Why::Back,
-        found_at,
+        whom: Whom::Everybody,
+        not_before: found_at.plus_ms(SETTLE_MS),
     });
     world.at(31_300);
     // The lost one's within a second; the other's in their turn, some of theirs too.
@@ -610,7 +622,8 @@ fn while_a_node_is_out_of_sight_nobody_is_told_everything() {
     let (alice, _) = world.stream(0, "watch=bob", 1);
     answer(&mut world, &[record("bob", "online", 0, 0)]);
     world.received(alice);
-    world.presence().set_behind(true);
+    world.followed = false;
+    world.presence().source_failed(0);
     let late = record("carol", "online", 5, 5);
     answer(&mut world, std::slice::from_ref(&late));
     let (eve, _) = world.stream(0, "watch=carol", 1);
@@ -619,7 +632,8 @@ fn while_a_node_is_out_of_sight_nobody_is_told_everything() {
     answer(&mut world, std::slice::from_ref(&off));
     world.expect(alice, told_of_many(&off));
     assert_eq!(world.count(0, Counter::IdWithheldSource), 2);
-    world.presence().set_behind(false);
+    world.followed = true;
+    world.hear();
     let on = record("bob", "online", 60, 60);
     answer(&mut world, std::slice::from_ref(&on));
     world.expect(alice, told(100, &on));
@@ -702,15 +716,15 @@ fn a_real_time_node_says_whose_presence_node_is_which() {
 #[test]
 fn beats_carry_the_time_of_the_presence_node() {
     for ahead_ms in [-60_i64, 60, 5_000] {
-        let mut world = realtime(1);
+        let mut world = World::of_role(1, Role::Realtime(Arc::new(Nodes::new(NODES))), 10_000);
         let node = node_of("bob");
         let clock =
             |world: &World| Unix::from_ms(world.now().unix.ms().saturating_add_signed(ahead_ms));
         world.at(1_000);
-        world.presence().note_life(node, 7);
+        let now = world.now().mono;
         world
             .presence()
-            .note_clock(node, clock(&world), world.now().mono);
+            .source_answered(node, 7, clock(&world), now);
         world.at(1_400);
         world.stream(0, "user=bob", 0);
         world.stream(0, "user=carol", 0);

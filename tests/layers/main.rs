@@ -99,14 +99,14 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("src/presence/index.rs", "std::thread", CORES),
     ("src/presence/interner.rs", "std::thread", CORES),
     (
-        "src/presence/mirror.rs",
+        "src/presence/follower.rs",
         "rustix",
-        "2026-11-28: a mirror's cells stand in a memfd",
+        "2026-11-28: a follower's cells stand in a memfd",
     ),
     (
-        "src/presence/mirror.rs",
+        "src/presence/follower.rs",
         "std::fs",
-        "2026-11-28: a mirror's cells stand in a memfd",
+        "2026-11-28: a follower's cells stand in a memfd",
     ),
 ];
 const CORES: &str = "2026-11-28: users.log is read on all cores at the start";

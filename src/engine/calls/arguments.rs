@@ -80,11 +80,11 @@ impl Engine {
             }
             Serve::Record(serve) => {
                 let told = self.read(record(segment, body), users_limit)?;
-                serve(self, &[told], head.node, now).into()
+                serve(self, &[told], head.feed, now).into()
             }
             Serve::Records(serve) => {
                 let told = self.read(parse_told_list(body, users_max), users_limit)?;
-                serve(self, &told, head.node, now).into()
+                serve(self, &told, head.feed, now).into()
             }
             // Its head alone: no stream begins.
             Serve::Opens(_) if head.method == Method::Head => Answer::events(&b""[..]).into(),

@@ -120,7 +120,7 @@ impl Engine {
         self.conns.watches.add(id.index, &mut targets, true);
         self.conns
             .at(id.index)
-            .set_unsure(self.presence.is_mirror());
+            .set_unsure(self.presence.is_follower());
         self.conns.queue_if_due(id.index, now.mono);
         EditOutcome::Watching(self.conns.watches.of(id.index))
     }

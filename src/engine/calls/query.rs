@@ -48,7 +48,7 @@ pub(super) fn many(engine: &mut Engine, users: &[UserBuf], now: Now) -> Answer {
 pub(super) fn query(engine: &mut Engine, users: &[UserBuf], now: Now) -> Answer {
     let answer = many(engine, users, now);
     match engine.node.role {
-        // Tells a node that mirrors this one which life of it answers, as of when, and what its
+        // Tells a node that follows this one which life of it answers, as of when, and what its
         // clock shows.
         Role::Presence => answer.with_lines(format!(
             "{NODE_HEADER}: {:016x} {} {}\r\n",

@@ -54,7 +54,7 @@ impl Engine {
         self.conns.watches.add(id.index, &mut targets, false);
         self.mark_untold(id.index, new.last_event_id.as_deref(), now);
         self.say_hello(id, pending, now);
-        let unsure = self.presence.is_mirror();
+        let unsure = self.presence.is_follower();
         self.conns.stream_begins(id.index, unsure, now.mono);
         if let Some(slot) = new.publisher {
             self.conns.at(id.index).set_publisher(slot.index());
@@ -76,7 +76,7 @@ impl Engine {
             .mark_where(index, |target| match (since, target.as_slot()) {
                 (None, _) => true,
                 // Never seen by anybody; unless that is yet to be asked.
-                (Some(_), None) => presence.is_mirror(),
+                (Some(_), None) => presence.is_follower(),
                 (Some(since), Some(slot)) => presence.changed_since(Slot::new(slot), since),
             });
     }

@@ -82,7 +82,7 @@ impl Resyncing {
             // lost.
             resync.name = watches.names_below(end, piece as usize, |name, _| {
                 let slot = presence.lookup(name);
-                // A slot of which a mirror knows nothing says less than the name, which may have
+                // A slot of which a follower knows nothing says less than the name, which may have
                 // been answered for.
                 let known = slot.filter(|slot| presence.state(*slot, now).is_known());
                 news.extend(known.map(|slot| news_of(presence, slot, true, now)));

@@ -19,7 +19,7 @@ pub(super) struct Fields<'b> {
     pub(super) last_event_id: Option<&'b [u8]>,
     pub(super) origin: Option<&'b str>,
     pub(super) authorization: Option<&'b str>,
-    pub(super) node: Option<&'b str>,
+    pub(super) feed: Option<&'b str>,
 }
 
 impl<'b> Fields<'b> {
@@ -45,7 +45,7 @@ impl<'b> Fields<'b> {
                 13 if is("authorization") => {
                     once(&mut fields.authorization, text(value)?, BadHead)?
                 }
-                13 if is("greendot-node") => once(&mut fields.node, text(value)?, BadHead)?,
+                13 if is("greendot-feed") => once(&mut fields.feed, text(value)?, BadHead)?,
                 14 if is("content-length") => {
                     once(&mut fields.content_length, decimal(value)?, BadFraming)?
                 }

@@ -89,7 +89,7 @@ fn parse_lines<'b>(
         last_event_id: fields.last_event_id,
         origin: fields.origin,
         authorization: fields.authorization,
-        node: fields.node,
+        feed: fields.feed,
     })
 }
 

@@ -94,8 +94,8 @@ pub struct Head<'b> {
     pub origin: Option<&'b str>,
     /// Authorization, as sent.
     pub authorization: Option<&'b str>,
-    /// Greendot-Node, as sent.
-    pub node: Option<&'b str>,
+    /// Greendot-Feed, as sent.
+    pub feed: Option<&'b str>,
 }
 
 /// What the input so far amounts to.

@@ -51,7 +51,7 @@ fn plain(method: Method, path: &str) -> Head<'_> {
         last_event_id: None,
         origin: None,
         authorization: None,
-        node: None,
+        feed: None,
     }
 }
 
@@ -82,7 +82,7 @@ fn every_field() {
         last_event_id: Some(b"17\xff"),
         origin: Some("https://example.org"),
         authorization: Some("Bearer x"),
-        node: None,
+        feed: None,
     };
     assert_eq!(parsed(input), Ok(head));
 }

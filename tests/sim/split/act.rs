@@ -300,7 +300,7 @@ impl Split {
         };
         let until = self.mono + length_ms;
         self.say(|| format!("nodes {presence} and {realtime} are cut off until {until}"));
-        if length_ms > self.rules.offline_after_ms && self.faults.bool() {
+        if length_ms > self.rules.offline_after_ms && self.faults.u8(0..4) > 0 {
             self.undisturbed_until = until + UNDISTURBED_MS;
         }
         self.cuts.insert((presence, realtime), until);

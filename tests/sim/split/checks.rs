@@ -388,6 +388,7 @@ impl Split {
             }
             let up = self.up_mut(node);
             let changes = up.changes.get(user).copied().unwrap_or(0);
+            up.links[at].passed_over.remove(user);
             let entry = up.links[at].delivered.entry(*user).or_default();
             *entry = (entry.0 + 1, *online, *since);
             if entry.0 > changes {
@@ -636,7 +637,7 @@ impl Split {
         self.check_vouching();
         for realtime in self.presences..self.nodes.len() {
             if self.nodes[realtime].up.is_some() {
-                self.check_mirror(realtime);
+                self.check_known(realtime);
             }
         }
         for client in 0..self.clients.len() {
@@ -646,14 +647,14 @@ impl Split {
 
     /// Where nothing is on its way, what a real-time node need not ask about is what is published,
     /// watched or not.
-    fn check_mirror(&self, realtime: usize) {
+    fn check_known(&self, realtime: usize) {
         for user in 0..self.names.len() {
             if !self.is_settled(realtime, self.owners[user]) {
                 continue;
             }
-            let mirror = &self.up(realtime).presence;
-            let known = self.published(mirror, user, self.now(realtime));
-            let Some((slot, known)) = known.filter(|(slot, _)| mirror.is_confirmed(*slot)) else {
+            let follower = &self.up(realtime).presence;
+            let known = self.published(follower, user, self.now(realtime));
+            let Some((slot, known)) = known.filter(|(slot, _)| follower.is_sure(*slot)) else {
                 continue;
             };
             let state = self.state(user);
@@ -760,11 +761,11 @@ impl Split {
                 }
                 compared += 1;
                 // Else its events would have no ids any more.
-                let (node, mirror) = (conn.node, &self.up(conn.node).presence);
+                let (node, follower) = (conn.node, &self.up(conn.node).presence);
                 let slot =
-                    mirror.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"));
+                    follower.lookup(Id::parse(self.names[user].as_bytes()).expect("a legal name"));
                 let is_unsure = |slot: Slot| {
-                    mirror.state(slot, self.now(node)).is_known() && !mirror.is_confirmed(slot)
+                    follower.state(slot, self.now(node)).is_known() && !follower.is_sure(slot)
                 };
                 if slot.is_some_and(is_unsure) {
                     self.fail(format!(
@@ -823,7 +824,8 @@ impl Split {
         }
         for node in 0..self.presences {
             for link in &self.up(node).links {
-                for user in self.up(node).changes.keys() {
+                let told = |user: &&usize| !link.passed_over.contains(user);
+                for user in self.up(node).changes.keys().filter(told) {
                     let told = link
                         .delivered
                         .get(user)

@@ -6,15 +6,16 @@
 //! by the links themselves, which are the ones that serve (`greendot::links`); what they want done
 //! is carried out here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Why, instance_of};
+use greendot::engine::{Mail, instance_of};
 use greendot::links::{
     Answerer, Asking, Effect, Fault, Notice, Publishing, Reply, Request, Said, Standing,
 };
 use greendot::metrics::Counter;
 use greendot::time::Unix;
+use greendot::wire::feed::FEED_HEADER;
 use greendot::wire::record::{parse_told, parse_told_list};
 
 use super::node::{Who, secret_of};
@@ -46,6 +47,13 @@ pub(super) struct Link {
     pub(super) met: Option<u64>,
     /// What it last said to the log.
     said: Option<Notice>,
+    /// Of a presence node: who was last refused alone, and who is passed over.
+    refused: Option<usize>,
+    pub(super) passed_over: BTreeSet<usize>,
+    /// Of a real-time node: the life of the peer that it follows, and how often it may yet find
+    /// that it missed something.
+    followed: Option<u64>,
+    misses: u64,
     /// Since when (mono) something has been waiting to be told.
     pub(super) waiting_since: Option<u64>,
     /// By user, how often it was told, and what last: online, since.
@@ -102,6 +110,10 @@ impl Split {
             },
             met: None,
             said: None,
+            refused: None,
+            passed_over: BTreeSet::new(),
+            followed: None,
+            misses: 0,
             waiting_since: None,
             delivered: BTreeMap::new(),
         };
@@ -117,7 +129,11 @@ impl Split {
             let link = &mut up.links[at];
             let peer = link.peer;
             let request = match &mut link.core {
-                Core::Publishing(link) => link.poll_request(&up.presence, now),
+                Core::Publishing(link) => {
+                    // What was decided before has been handed over in the same turn.
+                    let up_to = up.presence.published_up_to();
+                    link.poll_request(&up.presence, up_to, now)
+                }
                 Core::Asking(link) => link.poll_request(now.mono),
             };
             let waits = self.standing(node, at).queued > 0;
@@ -140,7 +156,7 @@ impl Split {
         let up = self.up(node);
         match &up.links[at].core {
             Core::Publishing(link) => link.standing(),
-            Core::Asking(link) => link.standing(&up.presence, self.now(node).mono),
+            Core::Asking(link) => link.standing(),
         }
     }
 
@@ -149,7 +165,7 @@ impl Split {
         let standing = self.standing(node, at);
         let caught_up = match &self.up(node).links[at].core {
             Core::Publishing(_) => true,
-            Core::Asking(link) => link.is_caught_up(),
+            Core::Asking(link) => link.is_caught_up() && self.up(node).presence.is_in_step(at),
         };
         standing.queued == 0 && !standing.down && caught_up
     }
@@ -202,7 +218,7 @@ impl Split {
         let delay_ms = self.request_delay_ms();
         if self.is_rough() {
             self.saw(Seen::RequestLost);
-        } else if let Some(status) = self.refusal(request) {
+        } else if let Some(status) = self.refusal() {
             self.saw(Seen::Refused);
             let answer = Response {
                 status,
@@ -230,14 +246,14 @@ impl Split {
     }
 
     /// Now and then a request is not let through.
-    fn refusal(&mut self, request: &Request) -> Option<u16> {
-        if self.healed || self.network.u8(0..24) > 0 {
+    fn refusal(&mut self) -> Option<u16> {
+        // An outage that is to be seen by itself is.
+        let undisturbed = self.mono < self.undisturbed_until;
+        if self.healed || self.network.u8(0..24) > 0 || undisturbed {
             return None;
         }
         let status = REFUSALS[self.network.usize(0..REFUSALS.len())];
-        // Nothing is too long alone: else its state would be passed over.
-        let alone = request.method == "PUT" && request.states < 2;
-        (!alone || !OF_CONTENT.contains(&status)).then_some(status)
+        Some(status)
     }
 
     /// Who is told to be what by a request that publishes.
@@ -288,9 +304,14 @@ impl Split {
             from,
             to,
             life,
-            bytes,
+            mut bytes,
             ..
         } = sent;
+        if self.network.u8(0..4) == 0 {
+            // Outside of any feed, as by hand.
+            bytes = without_feed(&bytes);
+            self.saw(Seen::ByHand);
+        }
         let parcel = Parcel::Request {
             call: None,
             from,
@@ -389,7 +410,12 @@ impl Split {
                 self.noticed(call.from, self.up(call.from).links[call.link].peer);
                 self.check_delivered(call.from, call.link, &call.told);
             }
-            413 => self.saw(Seen::TooLong),
+            status if OF_CONTENT.contains(&status) => {
+                self.saw(Seen::TooLong);
+                if let [(user, ..)] = call.told[..] {
+                    self.up_mut(call.from).links[call.link].refused = Some(user);
+                }
+            }
             status if status == 0 || REFUSALS.contains(&status) => {}
             status => self.fail(format!("what was published is answered {status}")),
         }
@@ -428,29 +454,22 @@ impl Split {
             self.saw(Seen::Lost);
         }
         self.carry_out(rt, call.link, effects);
-        let behind = (0..self.up(rt).links.len()).any(|at| self.standing(rt, at).behind);
-        self.up(rt).presence.set_behind(behind);
-        self.say(|| format!("node {rt} of node {}, behind: {behind}", call.link));
+        let (link, behind) = (call.link, self.up(rt).presence.is_behind(now.mono));
+        self.say(|| format!("node {rt} of node {link}, behind: {behind}"));
     }
 
     /// What a link wants done.
     fn carry_out(&mut self, node: usize, at: usize, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Count(Counter::RelayStatesUntold, states) => self.fail(format!(
-                    "{states} states are not told, and nothing is too long alone"
-                )),
+                Effect::Count(Counter::RelayStatesUntold, 1) => self.passed_over(node, at),
                 Effect::Count(Counter::RelayStatesRefused, states @ 1..) => {
                     self.fail(format!("there was no room for {states} users"))
                 }
                 Effect::Count(..) => {}
                 Effect::Tell(mail) => {
-                    match &mail {
-                        Mail::Reask { why, .. } if *why != Why::Rest => self.saw(Seen::Found),
-                        Mail::Answered(answered) if !answered.outdated.is_empty() => {
-                            self.saw(Seen::Outdated)
-                        }
-                        _ => {}
+                    if matches!(mail, Mail::Revouch { .. }) {
+                        self.saw(Seen::Found);
                     }
                     self.tell(node, &mail);
                 }
@@ -471,6 +490,42 @@ impl Split {
         }
         if notice.is_warning() {
             self.saw(Seen::Warned);
+        }
+        if notice == Notice::Missed {
+            self.check_missed(node, at);
+        }
+    }
+
+    /// A presence node's link passes over the state that was refused alone.
+    fn passed_over(&mut self, node: usize, at: usize) {
+        let link = &mut self.up_mut(node).links[at];
+        let (peer, user) = (link.peer, link.refused);
+        let user = user.unwrap_or_else(|| self.fail("nobody was refused alone".into()));
+        let link = &mut self.up_mut(node).links[at];
+        link.passed_over.insert(user);
+        self.say(|| format!("node {node} passes over user {user} at node {peer}"));
+        self.saw(Seen::PassedOver);
+        if let Some(up) = &mut self.nodes[peer].up {
+            up.links[node].misses += 1;
+        }
+    }
+
+    /// A real-time node finds that it missed something only of another life of a presence node, or
+    /// where something was passed over.
+    fn check_missed(&mut self, node: usize, at: usize) {
+        let life = self.nodes[at].life;
+        let link = &mut self.up_mut(node).links[at];
+        let another = link.followed.replace(life) != Some(life);
+        if another {
+            // What was told to a life of this node before is a gap, too.
+            link.misses = 1;
+        } else if link.misses > 0 {
+            link.misses -= 1;
+            self.saw(Seen::Gap);
+        } else {
+            self.fail(format!(
+                "node {node} finds that it missed something of node {at}, and nothing was"
+            ));
         }
     }
 
@@ -499,6 +554,14 @@ impl Split {
         }
         self.send(Parcel::Datagram { from, to, bytes }, delay_ms);
     }
+}
+
+/// A request without the header that numbers it.
+fn without_feed(bytes: &[u8]) -> Arc<[u8]> {
+    let text = std::str::from_utf8(bytes).expect("a request of a link is text");
+    let lines = text.split_inclusive("\r\n");
+    let kept = lines.filter(|line| !line.starts_with(FEED_HEADER));
+    kept.collect::<String>().into_bytes().into()
 }
 
 /// As the thread that sends requests hands it over.

@@ -103,12 +103,14 @@ pub(crate) enum Seen {
     VouchingChecked,
     IdTooNew,
     OlderTold,
-    Outdated,
+    PassedOver,
+    Gap,
+    ByHand,
     IdsAwaited,
     OutageHidden,
 }
 
-const SEEN: [Seen; 28] = [
+const SEEN: [Seen; 30] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -134,7 +136,9 @@ const SEEN: [Seen; 28] = [
     Seen::VouchingChecked,
     Seen::IdTooNew,
     Seen::OlderTold,
-    Seen::Outdated,
+    Seen::PassedOver,
+    Seen::Gap,
+    Seen::ByHand,
     Seen::IdsAwaited,
     Seen::OutageHidden,
 ];

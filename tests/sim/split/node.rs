@@ -8,7 +8,7 @@ use std::sync::Arc;
 use greendot::engine::turn::Driver;
 use greendot::engine::{EngineParts, Mail, Outbound, Role};
 use greendot::metrics::Board;
-use greendot::presence::{MirrorOptions, Presence};
+use greendot::presence::{FollowerOptions, Presence};
 use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
 
@@ -138,7 +138,7 @@ impl Split {
         &mut self.up_mut(node).shards[at]
     }
 
-    /// Starts a node: a presence node on its files, a real-time node with an empty mirror.
+    /// Starts a node: a presence node on its files, a real-time node with an empty follower.
     pub(super) fn boot(&mut self, at: usize) {
         let now = self.now(at);
         let shards = self.faults.u16(1..=SHARDS_MAX);
@@ -154,13 +154,13 @@ impl Split {
                 (Role::Presence, presence)
             }
             None => {
-                let options = MirrorOptions {
+                let options = FollowerOptions {
+                    sources: self.presences,
                     users_max: 1_000,
                     shards,
                 };
-                let mirror = Presence::mirror(options, now).expect("memory for a mirror");
-                mirror.set_behind(true);
-                (Role::Realtime(Arc::clone(&self.hashing)), mirror)
+                let follower = Presence::follower(options, now).expect("memory");
+                (Role::Realtime(Arc::clone(&self.hashing)), follower)
             }
         };
         let presence = Arc::new(presence);
