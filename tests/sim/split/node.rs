@@ -279,8 +279,8 @@ impl Split {
         self.drive_links(at) || turned
     }
 
-    /// Mail that the network has held up, or of another thread, reaches a mailbox. What bounces goes
-    /// back to who asked.
+    /// Mail that the network has held up, or of another thread, reaches a mailbox. What bounces
+    /// goes back to who asked.
     pub(super) fn post(&mut self, node: usize, to: usize, mail: Mail) {
         let mut bounced = Vec::new();
         self.put(node, to, &mut vec![mail], &mut bounced);
