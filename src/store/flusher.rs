@@ -341,7 +341,8 @@ impl Files<'_> {
         self.marks[chunk].fetch_or(mark, Ordering::Release);
     }
 
-    /// Lowers a mark; whether it was up. Everything written before it was raised is seen after this.
+    /// Lowers a mark; whether it was up. Everything written before it was raised is seen after
+    /// this.
     fn lower(&self, chunk: usize, mark: u8) -> bool {
         self.marks[chunk].load(Ordering::Relaxed) & mark != 0
             && self.marks[chunk].fetch_and(!mark, Ordering::AcqRel) & mark != 0
