@@ -247,9 +247,7 @@ impl Split {
 
     /// Now and then a request is not let through.
     fn refusal(&mut self) -> Option<u16> {
-        // An outage that is to be seen by itself is.
-        let undisturbed = self.mono < self.undisturbed_until;
-        if self.healed || self.network.u8(0..24) > 0 || undisturbed {
+        if self.network.u8(0..24) > 0 || self.is_undisturbed() {
             return None;
         }
         let status = REFUSALS[self.network.usize(0..REFUSALS.len())];
@@ -275,7 +273,13 @@ impl Split {
 
     /// Now and then a request or an answer gets lost.
     fn is_rough(&mut self) -> bool {
-        !self.healed && self.network.u8(0..24) == 0
+        let drawn = self.network.u8(0..24) == 0;
+        drawn && !self.is_undisturbed()
+    }
+
+    /// All has healed, or an outage is to be seen by itself: nothing else goes wrong.
+    fn is_undisturbed(&self) -> bool {
+        self.healed || self.mono < self.undisturbed_until
     }
 
     fn request_delay_ms(&mut self) -> u64 {
@@ -533,12 +537,12 @@ impl Split {
     pub(super) fn send_datagram(&mut self, from: Option<usize>, to: usize, bytes: Vec<u8>) {
         self.note(&bytes);
         let cut = from.is_some_and(|from| self.is_cut(from, to));
-        if cut || (!self.healed && self.network.u8(..) < self.loss) {
+        if cut || (self.network.u8(..) < self.loss && !self.is_undisturbed()) {
             self.saw(Seen::DatagramLost);
             return self.rough(from, to);
         }
         let delay_ms = match self.network.u8(0..64) {
-            0 if !self.healed => self.network.u64(LATE_MS + 1..4_000),
+            0 if !self.is_undisturbed() => self.network.u64(LATE_MS + 1..4_000),
             1..=15 => self.network.u64(1..=LATE_MS),
             _ => 0,
         };
