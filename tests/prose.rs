@@ -18,13 +18,6 @@ const WRITTEN_BY_TOOLS: [&str; 3] = ["Cargo.lock", "proptest-regressions/", ".ba
 /// Documents whose sentences are not checked: history stays as it was written.
 const HISTORY: [&str; 1] = ["CHANGELOG.md"];
 
-/// A part that is known to be wrong: its file, the heading that it begins with, since when and why.
-const KNOWN: (&str, &str, &str) = (
-    "docs/PROTOCOL.md",
-    "## Between the nodes",
-    "2026-11-28: it is written anew with the links",
-);
-
 fn tracked() -> Vec<String> {
     let root = env!("CARGO_MANIFEST_DIR");
     let listed = Command::new("git")
@@ -43,12 +36,9 @@ fn tracked() -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// Text of a tracked file, less what is known; none of one that is gone or is no text.
+/// Text of a tracked file; none of one that is gone or is no text.
 fn text(name: &str) -> Option<String> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).ok()?;
-    let (file, heading, _) = KNOWN;
-    let known = text.find(heading).filter(|_| name == file);
-    Some(text[..known.unwrap_or(text.len())].to_owned())
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).ok()
 }
 
 /// The numbers of the lines that are too long and could be shorter.
