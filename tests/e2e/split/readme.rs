@@ -16,7 +16,9 @@ fn the_four_commands_of_the_readme_work() {
     std::fs::write(home.path().join("fleet.key"), key).expect("a folder of our own");
     let ip = home.ip().to_string();
     let of_split = |line: &&str| line.starts_with("realtime ") || line.starts_with("presence ");
-    let commands = README
+    // A long command goes on in the next line, as a shell reads it.
+    let text = README.replace("\\\n    ", "");
+    let commands = text
         .lines()
         .filter_map(|line| line.strip_prefix("$ target/release/greendot "));
     let commands: Vec<String> = commands
