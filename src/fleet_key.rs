@@ -44,8 +44,8 @@ impl fmt::Display for FleetKeyFault {
         match &self.kind {
             FaultKind::Read(error) if error.kind() == io::ErrorKind::NotFound => write!(
                 f,
-                "{path}: no such key file; make one with `(umask 077; greendot key > {path})`, \
-                 or name another with --key-file"
+                "{path}: no such key file; make one with `(umask 077; greendot key > {path})`, or \
+                 name another with --key-file"
             ),
             FaultKind::Read(error) => write!(
                 f,

@@ -209,8 +209,8 @@ fn a_client_without_its_server_says_so() {
     assert_eq!(code, 1);
     assert!(
         err.starts_with(
-            "greendot: ./greendot-data/fleet.key: no such key file; `greendot serve` \
-                         makes fleet.key"
+            "greendot: ./greendot-data/fleet.key: no such key file; `greendot serve` makes \
+             fleet.key"
         ),
         "{err}"
     );

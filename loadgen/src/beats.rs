@@ -311,8 +311,8 @@ fn introduce(
             tries += 1;
             if tries == INTRODUCTIONS_MAX {
                 return Err(io::Error::other(format!(
-                    "--introduce: the server did not count {sent} datagrams sent at once, \
-                     {tries} times over"
+                    "--introduce: the server did not count {sent} datagrams sent at once, {tries} \
+                     times over"
                 )));
             }
         }

@@ -81,8 +81,8 @@ impl Cause {
             }
             (Peer::Greendot, How::Put) if !target.is_split => {
                 return Err(io::Error::other(
-                    "--cause put is for real-time nodes: name a split deployment by --realtime \
-                     and --presence",
+                    "--cause put is for real-time nodes: name a split deployment by --realtime and \
+                     --presence",
                 ));
             }
             (Peer::Greendot, How::Put) => {

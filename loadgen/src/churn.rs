@@ -261,8 +261,8 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
     report.value("server_stalls", stalls);
     if stalls > 0.0 {
         report.notes.push(
-            "the server was stalled and then held expiries, as it should: who expired \
-                   meanwhile was not expected to be told"
+            "the server was stalled and then held expiries, as it should: who expired meanwhile \
+             was not expected to be told"
                 .to_owned(),
         );
     }

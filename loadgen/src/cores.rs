@@ -270,8 +270,8 @@ pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
     if args.max + 1 > cores {
         report.notes.push(format!(
             "{cores} cores: with {} shards and the generator more threads work than there are \
-             cores, so from {cores} shards on the picture shows how they \
-             share them, not what another core would add",
+             cores, so from {cores} shards on the picture shows how they share them, not what \
+             another core would add",
             args.max
         ));
     }

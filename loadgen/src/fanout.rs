@@ -313,8 +313,8 @@ impl<'a> Watchers<'a> {
         match self.offline_after_ms {
             Some(offline_after_ms) if self.expires() && between_ms >= offline_after_ms as f64 => {
                 Err(io::Error::other(format!(
-                    "each publisher would change every {between_ms:.0} ms, but the server \
-                     expires it after {offline_after_ms} ms: raise --rate or lower --publishers"
+                    "each publisher would change every {between_ms:.0} ms, but the server expires \
+                     it after {offline_after_ms} ms: raise --rate or lower --publishers"
                 )))
             }
             _ => Ok(()),
@@ -495,8 +495,8 @@ impl<'a> Watchers<'a> {
         let lossy = max && drops.is_some_and(|d| d > 0);
         if lossy {
             report.notes.push(
-                "datagrams met a full socket, so not every change reached the \
-                               server: states never told may never have been"
+                "datagrams met a full socket, so not every change reached the server: states never \
+                 told may never have been"
                     .to_owned(),
             );
         } else {

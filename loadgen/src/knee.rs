@@ -30,9 +30,9 @@ pub fn verdict(name: &str, steps: &[Step], cores: usize, certified: bool) -> Str
     let (shards, speed_up) = (knee.shards, knee.rate / one.rate.max(f64::MIN_POSITIVE));
     if let Some(busiest) = knee.busiest.filter(|busiest| *busiest < BUSY_MIN) {
         return format!(
-            "the load was too small to tell: with --shards {shards} the busiest shard worked \
-             {:.0} % of the time; have --with ask for more a second, or give the generator \
-             cores of its own",
+            "the load was too small to tell: with --shards {shards} the busiest shard worked {:.0} \
+             % of the time; have --with ask for more a second, or give the generator cores of its \
+             own",
             busiest * 100.0
         );
     }
@@ -54,8 +54,8 @@ pub fn verdict(name: &str, steps: &[Step], cores: usize, certified: bool) -> Str
         ),
         None => format!(
             "{doubt}--shards {shards} does {speed_up:.2} times the {name} of one, and the last \
-             still added {:.0} % of one: no knee up to {shards}{shared}; set --shards {shards}, \
-             or look further with --max",
+             still added {:.0} % of one: no knee up to {shards}{shared}; set --shards {shards}, or \
+             look further with --max",
             added(&steps[steps.len() - 2..]) * 100.0
         ),
     }
@@ -86,13 +86,13 @@ mod tests {
         );
         assert_eq!(
             of(&[100.0, 90.0], None, 16, true),
-            "--shards 1 does 1.00 times the answers_per_s of one, and one more adds -10 % of \
-             one: the knee is at 1; set --shards 1"
+            "--shards 1 does 1.00 times the answers_per_s of one, and one more adds -10 % of one: \
+             the knee is at 1; set --shards 1"
         );
         assert_eq!(
             of(&[100.0, 195.0], Some(0.9), 16, true),
-            "--shards 2 does 1.95 times the answers_per_s of one, and the last still added 95 % \
-             of one: no knee up to 2; set --shards 2, or look further with --max"
+            "--shards 2 does 1.95 times the answers_per_s of one, and the last still added 95 % of \
+             one: no knee up to 2; set --shards 2, or look further with --max"
         );
     }
 
@@ -104,8 +104,8 @@ mod tests {
         );
         assert_eq!(
             of(&[100.0, 100.0], Some(0.2), 16, true),
-            "the load was too small to tell: with --shards 1 the busiest shard worked 20 % of \
-             the time; have --with ask for more a second, or give the generator cores of its own"
+            "the load was too small to tell: with --shards 1 the busiest shard worked 20 % of the \
+             time; have --with ask for more a second, or give the generator cores of its own"
         );
         assert!(of(&[100.0, 190.0], None, 16, false).starts_with("a hint at best, for the runs"));
         for (cores, shares) in [(2, true), (3, false)] {

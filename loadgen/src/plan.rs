@@ -284,8 +284,8 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
     }
     if learn_watches(&mut costs, &reports) {
         report.notes.push(
-            "measured, from two runs of streams with different --watch: bytes of a stream and of \
-             a watch"
+            "measured, from two runs of streams with different --watch: bytes of a stream and of a \
+             watch"
                 .to_owned(),
         );
     }
@@ -301,18 +301,18 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
     } = costs;
     report.notes.push(format!(
         "costs: stream {} + kernel {} bytes, watch {} bytes, known user {user_bytes} bytes; beat \
-         {beat_us:.3} us, delivery {delivery_us:.2} us, \
-         keep-alive {keep_alive_us:.2} us, connect {connect_us:.1} us of one core; what no \
-         --costs file gave is the project's goal, not a measurement",
+         {beat_us:.3} us, delivery {delivery_us:.2} us, keep-alive {keep_alive_us:.2} us, connect \
+         {connect_us:.1} us of one core; what no --costs file gave is the project's goal, not a \
+         measurement",
         number(stream_bytes),
         number(kernel_bytes),
         number(watch_bytes),
     ));
     report.notes.push(format!(
         "on the wire, TCP and IP included: event {EVENT_BYTES} bytes, keep-alive \
-         {KEEP_ALIVE_BYTES}, hello {HELLO_BYTES}, record of a snapshot {RECORD_BYTES}, \
-         request {REQUEST_BYTES}, user in its list {WATCH_BYTES}, acknowledgement {ACK_BYTES}, \
-         beat {BEAT_BYTES}"
+         {KEEP_ALIVE_BYTES}, hello {HELLO_BYTES}, record of a snapshot {RECORD_BYTES}, request \
+         {REQUEST_BYTES}, user in its list {WATCH_BYTES}, acknowledgement {ACK_BYTES}, beat \
+         {BEAT_BYTES}"
     ));
     for users in &args.users {
         let n = need(*users as f64, args, &costs);
@@ -320,9 +320,9 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
         let contacts = args.contacts;
         report.notes.push(format!(
             "{} users: online = users x {} = {}; beats/s = online / {} s = {}; keep-alives/s = \
-             online / {} s = {}; sessions/s at the peak = users x {} / \
-             86,400 x {} = {}; transitions/s = 2 x sessions/s = {}; deliveries/s = transitions/s \
-             x {contacts} contacts x {} online = {}",
+             online / {} s = {}; sessions/s at the peak = users x {} / 86,400 x {} = {}; \
+             transitions/s = 2 x sessions/s = {}; deliveries/s = transitions/s x {contacts} \
+             contacts x {} online = {}",
             number(*users as f64),
             args.online_share,
             number(n.online),
@@ -339,10 +339,9 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
         ));
         report.notes.push(format!(
             "{} users: cores = (beats/s x {beat_us:.3} + deliveries/s x {delivery_us:.2} + \
-             keep-alives/s x {keep_alive_us:.2} + sessions/s x {connect_us:.1}) us / {} \
-             load = {:.1}; memory = online x ({} + {} + {contacts} x {}) + users x {user_bytes} \
-             bytes = {:.1} GiB; nodes = the larger of cores / {} and \
-             GiB / {}, rounded up = {}",
+             keep-alives/s x {keep_alive_us:.2} + sessions/s x {connect_us:.1}) us / {} load = \
+             {:.1}; memory = online x ({} + {} + {contacts} x {}) + users x {user_bytes} bytes = \
+             {:.1} GiB; nodes = the larger of cores / {} and GiB / {}, rounded up = {}",
             number(*users as f64),
             args.load,
             n.cores,
@@ -356,10 +355,10 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
         ));
         report.notes.push(format!(
             "{} users: network out = (deliveries/s x {EVENT_BYTES} + keep-alives/s x \
-             {KEEP_ALIVE_BYTES} + sessions/s x ({HELLO_BYTES} + {contacts} x \
-             {RECORD_BYTES})) bytes = {} Mbit/s; in = (beats/s x {BEAT_BYTES} + sessions/s x \
-             ({REQUEST_BYTES} + {contacts} x {WATCH_BYTES}) + \
-             (deliveries/s + keep-alives/s) x {ACK_BYTES}) bytes = {} Mbit/s",
+             {KEEP_ALIVE_BYTES} + sessions/s x ({HELLO_BYTES} + {contacts} x {RECORD_BYTES})) \
+             bytes = {} Mbit/s; in = (beats/s x {BEAT_BYTES} + sessions/s x ({REQUEST_BYTES} + \
+             {contacts} x {WATCH_BYTES}) + (deliveries/s + keep-alives/s) x {ACK_BYTES}) bytes = \
+             {} Mbit/s",
             number(*users as f64),
             whole(n.out_mbit_per_s),
             whole(n.in_mbit_per_s),
@@ -433,8 +432,8 @@ mod tests {
         for certified in [Json::from(false), Json::Null] {
             assert_eq!(
                 planned(certified.clone(), false).unwrap_err(),
-                "--costs FILE is of a run that was not certified: too busy; run it again until \
-                 it is, or plan with it all the same by --uncertified"
+                "--costs FILE is of a run that was not certified: too busy; run it again until it \
+                 is, or plan with it all the same by --uncertified"
             );
             let plan = planned(certified, true).unwrap();
             assert_eq!(plan.json()["certified"], false);

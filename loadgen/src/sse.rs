@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(
             read(&[
                 b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\n\
-                     data:  third event\n\n"
+                  data:  third event\n\n"
             ]),
             [
                 told("message", "first event", 1, 0),

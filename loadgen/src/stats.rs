@@ -357,8 +357,8 @@ mod tests {
         assert_eq!(
             doubts(&fine, &measured),
             [format!(
-                "the generator's own lag (p99 100 us) is above a tenth of the longest of \
-                 \"first\" (500 us); {REMEDY}"
+                "the generator's own lag (p99 100 us) is above a tenth of the longest of \"first\" \
+                 (500 us); {REMEDY}"
             )]
         );
         let late = Strain {

@@ -145,8 +145,7 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     } else {
         report.notes.push(format!(
             "some streams were away for longer than offline_after_ms less beat_interval_ms ({} \
-             ms), so their users truly went offline: \
-             transitions are no failure of this run",
+             ms), so their users truly went offline: transitions are no failure of this run",
             sum.away_ms_max
         ));
     }

@@ -116,8 +116,8 @@ impl Target {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "{scenario} loads one server: give one presence node's addresses as --http \
-                     and --udp"
+                    "{scenario} loads one server: give one presence node's addresses as --http and \
+                     --udp"
                 ),
             ));
         }

@@ -48,7 +48,7 @@ pub fn command() -> Command {
         .version(version)
         .about(
             "Real-time presence server: who is online, when each was last active, pushed the \
-                moment it changes",
+             moment it changes",
         )
         .long_about(
             "Real-time presence server: who is online, when each was last active, pushed the \
@@ -89,8 +89,8 @@ pub fn command() -> Command {
                 ),
         )
         .subcommand(with_knobs(Command::new("doctor")).about(
-            "Check this machine's limits against what the configuration needs; takes \
-                        the flags of serve, realtime and presence",
+            "Check this machine's limits against what the configuration needs; takes the flags of \
+             serve, realtime and presence",
         ))
         .subcommand(key_command())
         .subcommand(top_command())
@@ -99,8 +99,8 @@ pub fn command() -> Command {
 fn watch_command() -> Command {
     Command::new("watch")
         .about(
-            "Follow users in the terminal: a live table, or one line per change if the output \
-                is no terminal",
+            "Follow users in the terminal: a live table, or one line per change if the output is \
+             no terminal",
         )
         .arg(users_arg().help("Whom to watch"))
         .arg(

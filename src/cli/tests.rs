@@ -34,8 +34,8 @@ fn serve_is_the_default() {
 
 #[test]
 fn halves_and_repeated_nodes() {
-    let line = "greendot realtime --presence udp://a:1,http://a:2 --presence \
-                udp://b:1,http://b:2 --key-file k";
+    let line = "greendot realtime --presence udp://a:1,http://a:2 --presence udp://b:1,http://b:2 \
+                --key-file k";
     let Ask::Serve(sources) = asked(line) else {
         panic!()
     };

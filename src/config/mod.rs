@@ -117,9 +117,9 @@ impl Config {
             let bound = name == "http" || self.role != RoleName::Realtime;
             if bound && !self.insecure && !address.ip().to_canonical().is_loopback() {
                 faults.push(format!(
-                    "{name} is {address}, which other machines may reach, and nobody has to \
-                     prove who they are; bind a loopback \
-                     address such as 127.0.0.1, or allow it with --insecure"
+                    "{name} is {address}, which other machines may reach, and nobody has to prove \
+                     who they are; bind a loopback address such as 127.0.0.1, or allow it with \
+                     --insecure"
                 ));
             }
         }
@@ -135,10 +135,9 @@ impl Config {
         let offline_after_ms = self.settings.offline_after_ms;
         (self.role != RoleName::All && offline_after_ms < SPLIT_OFFLINE_AFTER_MS_MIN).then(|| {
             format!(
-                "offline-after-ms is {offline_after_ms}: it takes the nodes of a split \
-                 deployment some 3 s to notice that they are cut off, and \
-                 who turns offline before is told so; better set it to at least \
-                 {SPLIT_OFFLINE_AFTER_MS_MIN} on all nodes"
+                "offline-after-ms is {offline_after_ms}: it takes the nodes of a split deployment \
+                 some 3 s to notice that they are cut off, and who turns offline before is told \
+                 so; better set it to at least {SPLIT_OFFLINE_AFTER_MS_MIN} on all nodes"
             )
         })
     }
@@ -148,20 +147,18 @@ impl Config {
         if self.role != RoleName::All && self.key_file.is_none() {
             fault(
                 "key-file is not set, and the nodes of a split deployment prove themselves with \
-                 one key; make it with `(umask 077; \
-                 greendot key > fleet.key)` and give every node the same --key-file",
+                 one key; make it with `(umask 077; greendot key > fleet.key)` and give every node \
+                 the same --key-file",
             );
         }
         match self.role {
             RoleName::Realtime if self.presence_nodes.is_empty() => fault(
                 "presence is not set, and a real-time node must know whom to vouch to; set \
-                 --presence udp://HOST:PORT,http://HOST:PORT, \
-                 once for each presence node",
+                 --presence udp://HOST:PORT,http://HOST:PORT, once for each presence node",
             ),
             RoleName::Presence if self.realtime_nodes.is_empty() => fault(
                 "realtime is not set, and a presence node must know whom to tell; set --realtime \
-                 http://HOST:PORT, once for each \
-                 real-time node",
+                 http://HOST:PORT, once for each real-time node",
             ),
             _ => {}
         }

@@ -236,9 +236,8 @@ fn what_is_wrong_is_named_with_what_is_allowed() {
         found.unwrap_err(),
         [
             "FILE:1: beat_interval_ms: takes a whole number, or a string with a unit",
-            "FILE:2: http: \"localhost:80\" is not an IP address and a port; write \
-             127.0.0.1:8080 or [::1]:8080 (port 0: the \
-             kernel picks one)",
+            "FILE:2: http: \"localhost:80\" is not an IP address and a port; write 127.0.0.1:8080 \
+             or [::1]:8080 (port 0: the kernel picks one)",
             "FILE:3: cors_origins: takes an array of strings",
             "FILE:4: insecure: takes true or false",
             "GREENDOT_SHARDS: \"0\" is not a whole number from 1 to 256, nor auto",

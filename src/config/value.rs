@@ -10,8 +10,8 @@ use std::ops::RangeInclusive;
 pub fn millis(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
     let why = || {
         format!(
-            "is not a time of {} to {} ms; write milliseconds, or a whole number with ms, s, m, \
-             h or d: 10000, 10s",
+            "is not a time of {} to {} ms; write milliseconds, or a whole number with ms, s, m, h \
+             or d: 10000, 10s",
             allowed.start(),
             allowed.end()
         )
@@ -139,8 +139,8 @@ mod tests {
         assert_eq!(
             millis("0", &(1..=5)),
             Err(
-                "is not a time of 1 to 5 ms; write milliseconds, or a whole number with ms, s, \
-                 m, h or d: 10000, 10s"
+                "is not a time of 1 to 5 ms; write milliseconds, or a whole number with ms, s, m, \
+                 h or d: 10000, 10s"
                     .into()
             )
         );

@@ -25,8 +25,8 @@ pub(super) fn put(engine: &mut Engine, list: &[Told], feed: Option<&str>, now: N
         Some(Some(place)) => match engine.presence.take_message(&place, now.mono) {
             Some(taken) => Some(taken),
             None => {
-                let detail = "this node has not seen the presence node that publishes; it asks \
-                              all of its --presence each second";
+                let detail = "this node has not seen the presence node that publishes; it asks all \
+                              of its --presence each second";
                 return overloaded(detail);
             }
         },

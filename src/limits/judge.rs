@@ -179,8 +179,8 @@ fn nofile(fds: u64, conns: u64, taken: usize, found: &Found) -> Finding {
     };
     let detail = format!(
         "{shown} file descriptors are fewer than the {fds} that {conns} connections need, so a \
-         shard takes {taken} of them; set \
-         LimitNOFILE={fds} (systemd) or `ulimit -Hn {fds}`{nr_open}, or lower --conns-max"
+         shard takes {taken} of them; set LimitNOFILE={fds} (systemd) or `ulimit -Hn \
+         {fds}`{nr_open}, or lower --conns-max"
     );
     Finding::new(verdict, "nofile", detail)
 }

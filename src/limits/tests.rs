@@ -103,10 +103,9 @@ fn nofile_says_what_to_set() {
     let findings = judge(&Config::default(), 2, &found);
     assert_eq!(
         findings[0].detail,
-        "4096 file descriptors are fewer than the 200208 that 200000 connections need, so a \
-         shard takes 1944 of them; set \
-         LimitNOFILE=200208 (systemd) or `ulimit -Hn 200208` after `sysctl -w \
-         fs.nr_open=200208`, or lower --conns-max"
+        "4096 file descriptors are fewer than the 200208 that 200000 connections need, so a shard \
+         takes 1944 of them; set LimitNOFILE=200208 (systemd) or `ulimit -Hn 200208` after `sysctl \
+         -w fs.nr_open=200208`, or lower --conns-max"
     );
 }
 

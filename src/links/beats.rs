@@ -87,8 +87,8 @@ impl BeatSender {
             };
             if ports.refused == REFUSALS_TOLD {
                 tracing::warn!(
-                    "nobody receives beats at udp://{}, as its host says; users vouched for \
-                     there will be offline",
+                    "nobody receives beats at udp://{}, as its host says; users vouched for there \
+                     will be offline",
                     ports.node
                 );
             }

@@ -71,15 +71,15 @@ pub(super) fn store(config: &Config, report: &OpenReport) {
     if report.stamps_rebuilt {
         tracing::warn!(
             "stamps.map was missing and was made anew: the last_active of all {users} users is \
-             lost; to have it back, stop the \
-             server at once and restore the whole folder from a backup"
+             lost; to have it back, stop the server at once and restore the whole folder from a \
+             backup"
         );
     }
     if report.published_rebuilt {
         tracing::warn!(
-            "published.map was missing and was made anew from the stamps: the since of all \
-             {users} users is lost; to have it \
-             back, stop the server at once and restore the whole folder from a backup"
+            "published.map was missing and was made anew from the stamps: the since of all {users} \
+             users is lost; to have it back, stop the server at once and restore the whole folder \
+             from a backup"
         );
     }
 }

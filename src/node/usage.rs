@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn fields_are_found_behind_any_name() {
-        let text = "7 (a) b (c)) S 1 7 7 0 -1 4194560 100 0 0 0 11 12 0 0 20 0 5 0 4711 \
-                    8192000 321 18446744073709551615 1 1";
+        let text = "7 (a) b (c)) S 1 7 7 0 -1 4194560 100 0 0 0 11 12 0 0 20 0 5 0 4711 8192000 \
+                    321 18446744073709551615 1 1";
         let stat = Stat {
             start_ticks: 4_711,
             virtual_bytes: 8_192_000,

@@ -162,8 +162,8 @@ impl Presence {
             Err(AppendFault::NoSpace(error))
                 if !self.growth_failing.swap(true, Ordering::Relaxed) =>
             {
-                tracing::error!(%error, users = self.users(), "no room for new users: the \
-                 store's files cannot grow");
+                tracing::error!(%error, users = self.users(), "no room for new users: the store's \
+                 files cannot grow");
             }
             _ => {}
         }
@@ -228,8 +228,8 @@ impl Presence {
             (0..chunks).for_each(|chunk| self.online.raise(chunk, LOOK));
             let windows = || self.resume.ambiguous();
             if let Err(error) = self.identity.mark_windows(&self.published, windows) {
-                tracing::warn!(%error, "published.map's header could not be written: a crash \
-                                        would forget a step of the clock");
+                tracing::warn!(%error, "published.map's header could not be written: a crash would \
+                                        forget a step of the clock");
             }
         }
     }

@@ -123,8 +123,8 @@ impl Bound {
             // Linux 4.5; a sandbox may forbid it. Without it all works, and some shards have more
             // to do.
             if let Err(error) = steer_evenly(&sockets[0], options.shards) {
-                tracing::warn!(%error, "the kernel does not spread datagrams by lot, but by a \
-                                        hash of their addresses: less evenly");
+                tracing::warn!(%error, "the kernel does not spread datagrams by lot, but by a hash \
+                                        of their addresses: less evenly");
             }
         }
         self.udp_buffer_bytes = sockets[0].recv_buffer_size()?;

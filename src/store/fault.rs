@@ -133,8 +133,7 @@ impl StoreFault {
             StoreFaultKind::Foreign => "this is not greendot's file: check the data folder's path",
             StoreFaultKind::Version => {
                 "use the greendot that wrote it, or move the data folder away and start with an \
-                 empty \
-                 one"
+                 empty one"
             }
             StoreFaultKind::Truncated
             | StoreFaultKind::HeaderDamaged

@@ -86,8 +86,8 @@ pub(crate) fn check(dir: &Path, boot_id: [u8; 16]) -> Result<Checked, StoreFault
     fs::create_dir_all(dir).map_err(os("make the folder", dir))?;
     if copies_on_write(dir) {
         let dir = dir.display();
-        tracing::warn!(%dir, "the data folder is on a copy-on-write file system: when it is \
-                              full, a beat can kill this process");
+        tracing::warn!(%dir, "the data folder is on a copy-on-write file system: when it is full, \
+                              a beat can kill this process");
     }
     // Nothing is read before the lock, or another process could still be writing it.
     let (users_path, users_file) = open_file(dir, Kind::Users)?;

@@ -217,8 +217,8 @@ fn space(config: &Config, free_bytes: u64) -> Finding {
         );
     }
     let detail = format!(
-        "{} MiB are less than the some {} MiB that --users-max {} may come to; free some, or \
-         lower it",
+        "{} MiB are less than the some {} MiB that --users-max {} may come to; free some, or lower \
+         it",
         mib(free_bytes),
         mib(needed),
         config.users_max
@@ -259,8 +259,8 @@ fn file_system(path: &Path) -> Finding {
         _ if copies_on_write(path) => Finding::new(
             Verdict::Warn,
             subject,
-            "copy-on-write: when it is full, the server can be killed by a beat; use ext4 or \
-             XFS, or watch the free space",
+            "copy-on-write: when it is full, the server can be killed by a beat; use ext4 or XFS, \
+             or watch the free space",
         ),
         magic => Finding::new(Verdict::Ok, subject, format!("local (type {magic:#x})")),
     }

@@ -165,8 +165,7 @@ mod tests {
             assert_eq!(
                 http(text),
                 Err(format!(
-                    "{text:?} is no HOST:PORT; write it as 127.0.0.1:8080 or \
-                     http://localhost:8080"
+                    "{text:?} is no HOST:PORT; write it as 127.0.0.1:8080 or http://localhost:8080"
                 ))
             );
         }

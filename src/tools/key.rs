@@ -41,9 +41,8 @@ pub fn read(path: &Path) -> Result<Keys, String> {
 fn read_text(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => format!(
-            "{}: no such key file; `greendot serve` makes fleet.key in its data folder: name \
-             that folder with --data-dir, or a \
-             key file with --key-file",
+            "{}: no such key file; `greendot serve` makes fleet.key in its data folder: name that \
+             folder with --data-dir, or a key file with --key-file",
             path.display()
         ),
         _ => format!("{}: the key file can not be read: {error}", path.display()),

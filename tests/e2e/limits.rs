@@ -53,7 +53,7 @@ pub(crate) fn a_request_has_a_deadline_that_no_byte_extends() {
     let mut posting = server.connect();
     posting.send(
         b"POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
-                Content-Length: 99\r\n\r\n{",
+          Content-Length: 99\r\n\r\n{",
     );
     posting.answer().expect_problem(408, "request-timeout");
     assert_eq!(limit_hits(&server, "request-deadline-ms"), 3.0);

@@ -16,8 +16,8 @@ fn who_returns_after_a_crash_was_never_gone() {
 
     let server = home.serve(FAST);
     server.expect_log(
-        "1 users known, 1 held online until they have had time to return; it was \
-                       not closed last time",
+        "1 users known, 1 held online until they have had time to return; it was not closed last \
+         time",
     );
     let read = server.record("bob");
     assert_eq!((read.online, read.since), (true, before.since));

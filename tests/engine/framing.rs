@@ -223,9 +223,8 @@ fn what_stood_before_the_fault_is_answered() {
         "bad-head",
         "The request head is not valid HTTP/1.1",
         "a line does not end in CR LF, or holds a byte or a form that HTTP does not allow there; \
-         percent-encode what is \
-         not ASCII, do not fold header lines, and send Content-Type, Origin, Authorization and \
-         Last-Event-ID once at most",
+         percent-encode what is not ASCII, do not fold header lines, and send Content-Type, \
+         Origin, Authorization and Last-Event-ID once at most",
         "Connection: close\r\n",
     );
     world

@@ -190,7 +190,7 @@ fn bodies() {
         eve,
         format!(
             "POST /v1/beat HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n\
-                 {body}\r\n1\r\n"
+             {body}\r\n1\r\n"
         ),
     );
     let answer = world.received(eve);

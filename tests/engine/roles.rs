@@ -249,8 +249,8 @@ fn only_the_service_key_publishes() {
         "401 Unauthorized",
         "unauthorized",
         "The request does not prove that it may do this",
-        "publishing takes the service token of a fleet key as Authorization: Bearer ..; all \
-         nodes share one key file",
+        "publishing takes the service token of a fleet key as Authorization: Bearer ..; all nodes \
+         share one key file",
         "WWW-Authenticate: Bearer\r\n",
     );
     let other = format!(
@@ -385,8 +385,7 @@ fn a_full_node_still_answers_the_other_half() {
         let bytes = body.len();
         format!(
             "POST /v1/presence/query HTTP/1.1\r\nHost: a\r\n{header}Content-Type: \
-             application/json\r\nContent-Length: \
-             {bytes}\r\n\r\n{body}"
+             application/json\r\nContent-Length: {bytes}\r\n\r\n{body}"
         )
     };
     let (token, wrong) = (world.key().service_token(), "0".repeat(64));
@@ -679,8 +678,8 @@ fn a_real_time_node_says_whose_presence_node_is_which() {
     let mut refused = |text: String, owner: Option<&str>| {
         let owner = match owner {
             Some(http) => format!("the presence node of whom this names: {http}"),
-            None => "the presence node of each user, whose address a request for one user to \
-                     this node is told"
+            None => "the presence node of each user, whose address a request for one user to this \
+                     node is told"
                 .into(),
         };
         let peer = world.connect(0);

@@ -193,13 +193,12 @@ fn a_fault_says_which_line_broke_which_rule() {
             ("src/lib.rs", "pub mod engine;"),
         ]),
         [
-            "src/realtime/timers.rs:2: greendot::presence::Slot: \
-             EDGES has no edge realtime -> presence",
-            "src/realtime/watches/mod.rs:1: greendot::engine: \
-             EDGES has no edge realtime -> engine",
+            "src/realtime/timers.rs:2: greendot::presence::Slot: EDGES has no edge realtime -> \
+             presence",
+            "src/realtime/watches/mod.rs:1: greendot::engine: EDGES has no edge realtime -> engine",
             "src/presence/mod.rs:1: greendot: all of a crate under another name hides edges",
-            "src/wire/mod.rs:1: greendot::VERSION: \
-             no row of EDGES: name a module, not the crate's root",
+            "src/wire/mod.rs:1: greendot::VERSION: no row of EDGES: name a module, not the crate's \
+             root",
             "src/nowhere.rs: EDGES has no row for nowhere",
             "src/shard/peer.rs:1: greendot::presence::A: EDGES has no edge shard -> presence",
             "src/main.rs:1: greendot::engine::A: EDGES has no edge main -> engine",

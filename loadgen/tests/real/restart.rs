@@ -43,15 +43,14 @@ fn service(host: &str) -> Option<(Service, String, String)> {
     // Whoever waits for the shell's output must not wait for the server's.
     let start = format!(
         "{} serve --http {http} --udp {udp} --shards 2 --data-dir {at}/data --key-file \
-         {at}/fleet.key --beat-interval-ms 500 \
-         --offline-after-ms 10000 --retry-ms 300 --drain-ms 2000 > {at}/out 2> {at}/err < \
-         /dev/null & echo $! > {at}/pid; \
-         for i in $(seq 200); do grep -q ^listening {at}/out && exit 0; sleep 0.05; done; exit 1",
+         {at}/fleet.key --beat-interval-ms 500 --offline-after-ms 10000 --retry-ms 300 --drain-ms \
+         2000 > {at}/out 2> {at}/err < /dev/null & echo $! > {at}/pid; for i in $(seq 200); do \
+         grep -q ^listening {at}/out && exit 0; sleep 0.05; done; exit 1",
         program.display()
     );
     let stop = format!(
-        "pid=$(cat {at}/pid); kill -SIGNAL $pid; while grep -qs '^State:.[^ZX]' \
-         /proc/$pid/status; do sleep 0.02; done; : > {at}/out; "
+        "pid=$(cat {at}/pid); kill -SIGNAL $pid; while grep -qs '^State:.[^ZX]' /proc/$pid/status; \
+         do sleep 0.02; done; : > {at}/out; "
     );
     std::fs::write(folder.path().join("fleet.key"), "6d".repeat(32)).unwrap();
     std::fs::write(folder.path().join("out"), "").unwrap();

@@ -105,9 +105,9 @@ mod tests {
         Some(String::from_utf8(bytes).unwrap())
     }
 
-    const PROBLEM: &str = "{\"type\":\"https://greendot.dev/problems/overloaded\",\
-                           \"title\":\"The server is at a limit\",\"status\":503,\
-                           \"detail\":\"no file descriptor is free; try again later\"}";
+    const PROBLEM: &str = "{\"type\":\"https://greendot.dev/problems/overloaded\",\"title\":\"The \
+                           server is at a limit\",\"status\":503,\"detail\":\"no file descriptor \
+                           is free; try again later\"}";
 
     fn problem(cors: &str) -> String {
         format!(

@@ -16,8 +16,8 @@ impl Settings {
         for origin in &self.cors_origins {
             if let Some(why) = origin_fault(origin) {
                 faults.push(format!(
-                    "cors-origins has {origin:?}, which {why}; set it to \
-                                     `scheme://host[:port]`, or to `*` for any origin"
+                    "cors-origins has {origin:?}, which {why}; set it to `scheme://host[:port]`, \
+                     or to `*` for any origin"
                 ));
             }
         }
@@ -64,9 +64,9 @@ impl Settings {
         let (beat, offline) = (self.beat_interval_ms, self.offline_after_ms);
         if offline < beat.saturating_mul(2) {
             faults.push(format!(
-                "offline-after-ms ({offline}) is less than twice beat-interval-ms ({beat}), so \
-                 one lost beat would turn a user \
-                 offline; set offline-after-ms to at least {} or beat-interval-ms to at most {}",
+                "offline-after-ms ({offline}) is less than twice beat-interval-ms ({beat}), so one \
+                 lost beat would turn a user offline; set offline-after-ms to at least {} or \
+                 beat-interval-ms to at most {}",
                 beat.saturating_mul(2),
                 offline / 2
             ));
@@ -74,26 +74,23 @@ impl Settings {
         let sweep = self.sweep_interval_ms;
         if sweep.saturating_mul(2) > offline {
             faults.push(format!(
-                "sweep-interval-ms ({sweep}) is more than half of offline-after-ms ({offline}), \
-                 so offline would be told far too \
-                 late; set sweep-interval-ms to at most {}",
+                "sweep-interval-ms ({sweep}) is more than half of offline-after-ms ({offline}), so \
+                 offline would be told far too late; set sweep-interval-ms to at most {}",
                 offline / 2
             ));
         }
         if self.beat_skew_max_ms < ANCHOR_TOLERANCE_MS {
             faults.push(format!(
                 "beat-skew-max-ms ({}) is less than the {ANCHOR_TOLERANCE_MS} ms by which the \
-                 server's own clock may be off, so \
-                 honest beats would be refused; set beat-skew-max-ms to at least \
-                 {ANCHOR_TOLERANCE_MS}",
+                 server's own clock may be off, so honest beats would be refused; set \
+                 beat-skew-max-ms to at least {ANCHOR_TOLERANCE_MS}",
                 self.beat_skew_max_ms
             ));
         }
         if self.linger_ms > self.request_deadline_ms {
             faults.push(format!(
-                "linger-ms ({}) is more than request-deadline-ms ({}), so a refused request \
-                 would be held longer than a good one; \
-                 set linger-ms to at most {}",
+                "linger-ms ({}) is more than request-deadline-ms ({}), so a refused request would \
+                 be held longer than a good one; set linger-ms to at most {}",
                 self.linger_ms, self.request_deadline_ms, self.request_deadline_ms
             ));
         }
@@ -102,24 +99,22 @@ impl Settings {
     fn check_sizes(&self, faults: &mut Vec<String>) {
         if self.outbox_bytes_max < OUTBOX_BYTES_FLOOR {
             faults.push(format!(
-                "outbox-bytes-max ({}) can not hold a stream's head, its hello and one event; \
-                 set it to at least {OUTBOX_BYTES_FLOOR}",
+                "outbox-bytes-max ({}) can not hold a stream's head, its hello and one event; set \
+                 it to at least {OUTBOX_BYTES_FLOOR}",
                 self.outbox_bytes_max
             ));
         }
         if self.head_bytes_max < HEAD_BYTES_FLOOR {
             faults.push(format!(
                 "head-bytes-max ({}) can not hold the request for a user id of 128 bytes and a \
-                 browser's headers; set it to at \
-                 least {HEAD_BYTES_FLOOR}",
+                 browser's headers; set it to at least {HEAD_BYTES_FLOOR}",
                 self.head_bytes_max
             ));
         }
         if self.watches_per_shard_max < self.watches_per_stream_max {
             faults.push(format!(
                 "watches-per-shard-max ({}) is less than watches-per-stream-max ({}), so the \
-                 latter could never be used; set \
-                 watches-per-shard-max to at least {}",
+                 latter could never be used; set watches-per-shard-max to at least {}",
                 self.watches_per_shard_max,
                 self.watches_per_stream_max,
                 self.watches_per_stream_max
@@ -178,9 +173,9 @@ mod tests {
         assert_eq!(
             faults(|s| s.offline_after_ms = 19_999),
             [
-                "offline-after-ms (19999) is less than twice beat-interval-ms (10000), so one \
-                 lost beat would turn a user offline; \
-              set offline-after-ms to at least 20000 or beat-interval-ms to at most 9999"
+                "offline-after-ms (19999) is less than twice beat-interval-ms (10000), so one lost \
+                 beat would turn a user offline; set offline-after-ms to at least 20000 or \
+                 beat-interval-ms to at most 9999"
             ]
         );
         assert_eq!(faults(|s| s.offline_after_ms = 20_000), [""; 0]);

@@ -247,8 +247,8 @@ proptest! {
     #[test]
     fn entries_are_judged_as_each_by_itself(
         ids in prop::collection::vec(
-            "[\x00\x1f -~\x7f\u{80}\u{9f}\u{a0}\u{bf}\u{c0}\u{7ff}\u{1f7e2}]{1,3}\
-             |[a-z]{31}|[a-zé]{120,128}",
+            "[\x00\x1f \
+             -~\x7f\u{80}\u{9f}\u{a0}\u{bf}\u{c0}\u{7ff}\u{1f7e2}]{1,3}|[a-z]{31}|[a-zé]{120,128}",
             1..8
         ),
         bent in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),

@@ -302,8 +302,8 @@ mod tests {
             written(&problem.with_lines("Retry-After: 5\r\n"), &Asker::default()),
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
              Content-Length: 116\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
-             {\"type\":\"https://greendot.dev/problems/overloaded\",\
-             \"title\":\"The server is at a limit\",\"status\":503,\"detail\":\"later\"}"
+             {\"type\":\"https://greendot.dev/problems/overloaded\",\"title\":\"The server is at a \
+             limit\",\"status\":503,\"detail\":\"later\"}"
         );
         // However the asker would go on: its end is the connection's.
         assert_eq!(

@@ -75,8 +75,8 @@ table! {
     BODY_TOO_LARGE: ContentTooLarge, "body-too-large", "The request body is too large";
     TOO_MANY_USERS: ContentTooLarge, "too-many-users", "The request names too many users";
     TARGET_TOO_LONG: UriTooLong, "target-too-long", "The request line is too long";
-    UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType, "unsupported-media-type", "The request body \
-     has the wrong media type";
+    UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType, "unsupported-media-type", "The request body has \
+     the wrong media type";
     BAD_EXPECT: ExpectationFailed, "bad-expect", "The expectation is not understood";
     WRONG_ROLE: MisdirectedRequest, "wrong-role", "This node does not serve the path in its role";
     TOO_MANY_REQUESTS: TooManyRequests, "too-many-requests", "Too many requests or streams";
@@ -96,9 +96,8 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
         RequestFault::BadHead => (
             problems::BAD_HEAD,
             "a line does not end in CR LF, or holds a byte or a form that HTTP does not allow \
-             there; percent-encode what is \
-             not ASCII, do not fold header lines, and send Content-Type, Origin, Authorization \
-             and Last-Event-ID once at most",
+             there; percent-encode what is not ASCII, do not fold header lines, and send \
+             Content-Type, Origin, Authorization and Last-Event-ID once at most",
         ),
         RequestFault::BadHost => (
             problems::BAD_HOST,
@@ -111,8 +110,8 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
         ),
         RequestFault::BadChunk => (
             problems::BAD_CHUNK,
-            "a chunk is a size of 1 to 16 hex digits, CR LF, that many bytes, CR LF; the last \
-             has size 0",
+            "a chunk is a size of 1 to 16 hex digits, CR LF, that many bytes, CR LF; the last has \
+             size 0",
         ),
         RequestFault::BodyTooLarge => (
             problems::BODY_TOO_LARGE,
@@ -120,8 +119,8 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
         ),
         RequestFault::TargetTooLong => (
             problems::TARGET_TOO_LONG,
-            "the request line is longer than the server takes; send long lists as a JSON body \
-             with POST",
+            "the request line is longer than the server takes; send long lists as a JSON body with \
+             POST",
         ),
         RequestFault::BadExpect => (
             problems::BAD_EXPECT,
@@ -129,8 +128,8 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
         ),
         RequestFault::HeadTooLarge => (
             problems::HEAD_TOO_LARGE,
-            "the request line and headers together are longer than the server takes; send fewer \
-             or shorter headers",
+            "the request line and headers together are longer than the server takes; send fewer or \
+             shorter headers",
         ),
         RequestFault::TooManyHeaders => (problems::TOO_MANY_HEADERS, "send fewer header lines"),
         RequestFault::UnknownMethod => (

@@ -192,8 +192,8 @@ mod tests {
         );
 
         let (found, reader) = read(
-            b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  \
-                   third event\n\n",
+            b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third \
+              event\n\n",
         );
         let expected = [
             event("message", "first event", "1"),

@@ -575,8 +575,7 @@ impl Split {
             Some(_) if told.online => self.saw(Seen::OutageHidden),
             Some((at, _, since)) if *since == told.since => self.fail(format!(
                 "client {client} is told by node {node}, cut off from {} to {} ms, that user \
-                 {user} is offline since {at} ms, who was \
-                 connected there",
+                 {user} is offline since {at} ms, who was connected there",
                 cut.from, cut.to
             )),
             _ => {}

@@ -183,8 +183,8 @@ impl Split {
             format!("{name}: {value}\r\n")
         });
         let bytes: Arc<[u8]> = format!(
-            "{method} {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer {}\r\n{field}\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
+            "{method} {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer \
+             {}\r\n{field}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
             self.key.service_token(),
             body.len()
         )
