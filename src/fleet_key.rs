@@ -68,6 +68,8 @@ impl std::error::Error for FleetKeyFault {}
 
 /// Reads the keys in `path`; if there is no such file and `make_missing`, makes one with a fresh
 /// key that only its owner may read, and the folder if that is missing too.
+///
+/// Errors: the file cannot be read or made, or is no key file; the fault names it.
 pub fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault> {
     let fault = |kind| FleetKeyFault {
         path: path.to_owned(),

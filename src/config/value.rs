@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 /// Milliseconds: a bare number, or one with `ms`, `s`, `m`, `h` or `d`.
+///
+/// Errors: what is wrong with the text, as the end of a sentence that names it.
 pub fn millis(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
     let why = || {
         format!(
@@ -30,6 +32,8 @@ pub fn millis(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> 
 
 /// Bytes: a bare number, or one with `K`, `M` or `G` (powers of 1,024), with or without `B` or
 /// `iB`.
+///
+/// Errors: as of [`millis`].
 pub fn bytes(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
     let why = || {
         format!(
@@ -51,6 +55,8 @@ pub fn bytes(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
 }
 
 /// A count: digits, `_` between them allowed.
+///
+/// Errors: as of [`millis`].
 pub fn count(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
     number(text, 1, allowed).ok_or_else(|| {
         format!(
@@ -62,6 +68,8 @@ pub fn count(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
 }
 
 /// `true` or `false`.
+///
+/// Errors: it is neither.
 pub fn switch(text: &str) -> Result<bool, String> {
     match text {
         "true" => Ok(true),
@@ -71,6 +79,8 @@ pub fn switch(text: &str) -> Result<bool, String> {
 }
 
 /// An IP address and a port.
+///
+/// Errors: it is a name, or lacks the port.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let why = "is not an IP address and a port; write 127.0.0.1:8080 or [::1]:8080 (port 0: the \
                kernel picks one)";

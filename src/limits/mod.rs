@@ -71,6 +71,8 @@ pub fn remark(config: &Config, shards: u16, found: &Found) -> String {
 }
 
 /// Lifts the soft limit of file descriptors to the hard one, which needs no privilege.
+///
+/// Errors: the kernel refuses it.
 pub fn raise_nofile() -> std::io::Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     Ok(setrlimit(

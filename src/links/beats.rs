@@ -41,6 +41,8 @@ impl BeatSender {
     pub const PORTS: usize = 16;
 
     /// Connects to each of `nodes`.
+    ///
+    /// Errors: the kernel gives no socket, or has no route to a node.
     pub fn new(nodes: &[SocketAddr], board: &Arc<Board>) -> io::Result<BeatSender> {
         let connect = |node: SocketAddr| {
             let any: SocketAddr = match node {

@@ -139,6 +139,8 @@ impl Presence {
     }
 
     /// The slot of a user, made if need be. Lock-free when it exists.
+    ///
+    /// Errors: it has to be made, and `users_max` is reached or the files cannot grow.
     pub fn intern(&self, user: User<'_>) -> Result<Slot, InternFault> {
         let guard = epoch::pin();
         let hash = self.interner.hash(user);

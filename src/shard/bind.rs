@@ -84,6 +84,8 @@ impl std::error::Error for BindFault {
 }
 
 /// Binds everything or nothing.
+///
+/// Errors: an address is taken or not ours, or the kernel lacks what sockets of shards need.
 pub fn bind(options: &BindOptions) -> Result<Bound, BindFault> {
     let BindOptions { shards, .. } = *options;
     let http = |source| BindFault {

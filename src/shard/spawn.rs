@@ -87,6 +87,8 @@ pub struct Shards {
 
 /// Starts one thread per set of parts, on the sockets of `bound`, each with its outlet; each tells
 /// `drained` once it has drained.
+///
+/// Errors: the kernel gives no thread or no poll; the process cannot serve then.
 pub fn spawn(
     bound: Bound,
     parts: Vec<(EngineParts, Outlet)>,

@@ -31,6 +31,8 @@ pub struct Options {
 }
 
 /// Sends as asked, one line on `out` per beat.
+///
+/// Errors: a sentence for the terminal: no key, no such address, or nothing could be sent.
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
     let users = parse_users(&options.users)?;
     let keys = key::read(&options.key_file)?;

@@ -13,6 +13,8 @@ pub struct Options {
 }
 
 /// What to print, with its final newline.
+///
+/// Errors: a sentence for the terminal: the file of `--id` is no key file.
 pub fn run(options: &Options) -> Result<String, String> {
     match &options.id_of {
         None => fresh().map(|key| key + "\n"),
@@ -21,6 +23,8 @@ pub fn run(options: &Options) -> Result<String, String> {
 }
 
 /// 32 random bytes from the kernel in 64 hex digits.
+///
+/// Errors: the kernel gives none.
 pub fn fresh() -> Result<String, String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)

@@ -48,13 +48,13 @@ impl Draining {
         let Some(pass) = self.pass.as_mut().filter(|_| now >= self.due) else {
             return 0..0;
         };
-        let piece = pass.go_on(now, self.over_ms, places);
-        self.due = now.plus_ms(if piece.enough { STEP_MS } else { 0 });
+        let stretch = pass.go_on(now, self.over_ms, places);
+        self.due = now.plus_ms(if stretch.enough { STEP_MS } else { 0 });
         // At the end it goes round again: for who was answered, or accepted, behind the cursor.
-        if piece.places.end >= places && now.ms_since(pass.started) >= self.over_ms {
+        if stretch.places.end >= places && now.ms_since(pass.started) >= self.over_ms {
             pass.cursor = 0;
         }
-        piece.places
+        stretch.places
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Pass {
 
 /// What one call does of a pass.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Piece {
+pub(super) struct Stretch {
     pub(super) places: Range<u32>,
     /// That is as far as the pass should have come.
     pub(super) enough: bool,
@@ -34,7 +34,7 @@ impl Pass {
 
     /// Goes on to where a pass that takes `length_ms` over `places` should have come, at most
     /// [`PLACES_PER_CALL`] further.
-    pub(super) fn go_on(&mut self, now: Mono, length_ms: u64, places: u32) -> Piece {
+    pub(super) fn go_on(&mut self, now: Mono, length_ms: u64, places: u32) -> Stretch {
         let elapsed_ms = now.ms_since(self.started).min(length_ms);
         let due = if length_ms == 0 {
             places
@@ -44,7 +44,7 @@ impl Pass {
         let target = due.min(self.cursor.saturating_add(PLACES_PER_CALL));
         let places = self.cursor..target.max(self.cursor);
         self.cursor = places.end;
-        Piece {
+        Stretch {
             enough: places.end >= due,
             places,
         }
@@ -58,22 +58,22 @@ mod tests {
     #[test]
     fn a_pass_is_even_and_bounded() {
         let start = Mono::default().plus_ms(1_000);
-        let piece = |cursor, ms, length_ms, places| {
+        let stretch = |cursor, ms, length_ms, places| {
             let started = start;
-            let piece = Pass { started, cursor }.go_on(start.plus_ms(ms), length_ms, places);
-            (piece.places, piece.enough)
+            let stretch = Pass { started, cursor }.go_on(start.plus_ms(ms), length_ms, places);
+            (stretch.places, stretch.enough)
         };
-        assert_eq!(piece(0, 0, 10_000, 100), (0..0, true));
-        assert_eq!(piece(0, 2_500, 10_000, 100), (0..25, true));
-        assert_eq!(piece(25, 99_000, 10_000, 100), (25..100, true));
+        assert_eq!(stretch(0, 0, 10_000, 100), (0..0, true));
+        assert_eq!(stretch(0, 2_500, 10_000, 100), (0..25, true));
+        assert_eq!(stretch(25, 99_000, 10_000, 100), (25..100, true));
         assert_eq!(
-            piece(0, 99_000, 10_000, 1_000_000),
+            stretch(0, 99_000, 10_000, 1_000_000),
             (0..PLACES_PER_CALL, false)
         );
         // The table has grown: the places passed over are made up for.
-        assert_eq!(piece(25, 2_500, 10_000, 400), (25..100, true));
+        assert_eq!(stretch(25, 2_500, 10_000, 400), (25..100, true));
         // It has shrunk: what is gone is not looked at.
-        assert_eq!(piece(25, 0, 10_000, 7), (25..25, true));
-        assert_eq!(piece(0, 0, 0, 7), (0..7, true));
+        assert_eq!(stretch(25, 0, 10_000, 7), (25..25, true));
+        assert_eq!(stretch(0, 0, 0, 7), (0..7, true));
     }
 }

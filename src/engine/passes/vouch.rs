@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::pass::{Pass, Piece};
+use super::pass::{Pass, Stretch};
 use crate::engine::conn::life::Conns;
 use crate::planted::{self, Planted};
 use crate::realtime::Phase;
@@ -33,11 +33,11 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    fn new(piece: Piece, of: Option<usize>) -> Turn {
+    fn new(stretch: Stretch, of: Option<usize>) -> Turn {
         Turn {
-            places: piece.places,
+            places: stretch.places,
             of,
-            enough: piece.enough,
+            enough: stretch.enough,
         }
     }
 
@@ -68,9 +68,9 @@ impl Vouching {
     /// Those whose turn it is in the pass over all, which takes `interval_ms`.
     pub(super) fn due(&mut self, places: u32, interval_ms: u64, now: Mono) -> Turn {
         self.places = self.places.max(places);
-        let piece = self.all.go_on(now, interval_ms, self.places);
+        let stretch = self.all.go_on(now, interval_ms, self.places);
         let over_ms = now.ms_since(self.all.started);
-        if piece.enough && over_ms >= interval_ms {
+        if stretch.enough && over_ms >= interval_ms {
             self.places -= self.places / 10;
             // After a long silence the next pass starts now, not in the past.
             self.all = Pass::new(match over_ms < 2 * interval_ms {
@@ -78,7 +78,7 @@ impl Vouching {
                 false => now,
             });
         }
-        Turn::new(piece, None)
+        Turn::new(stretch, None)
     }
 
     /// All publishers of this presence node have a turn in a short time, whenever theirs is: others
@@ -101,8 +101,8 @@ impl Vouching {
         now: Mono,
     ) -> Option<Turn> {
         let (node, pass) = self.hurried.get_mut(at)?;
-        let piece = pass.go_on(now, length_ms, places);
-        let turn = Turn::new(piece, Some(*node));
+        let stretch = pass.go_on(now, length_ms, places);
+        let turn = Turn::new(stretch, Some(*node));
         Some(turn)
     }
 

@@ -8,6 +8,8 @@ use crate::time::ANCHOR_TOLERANCE_MS;
 impl Settings {
     /// Holds the fields against each other. Each message says what is wrong and what to set; all
     /// are given, not the first.
+    ///
+    /// Errors: at least one field contradicts another.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut faults = Vec::new();
         self.check_zeroes(&mut faults);

@@ -130,6 +130,8 @@ impl Keys {
     }
 
     /// Reads a key file: one key a line, 64 hex digits; blank lines and `#` comments allowed.
+    ///
+    /// Errors: a line that is no key, with its number, or no key at all.
     pub fn parse(text: &str) -> Result<Keys, KeyFault> {
         let mut keys: Option<Keys> = None;
         for (index, line) in text.lines().enumerate() {

@@ -103,6 +103,8 @@ impl<'a> Beats<'a> {
 
 /// Checks one datagram in the order short, magic, version, key, mac (constant time), stale, entry.
 /// Nothing of it is believed before its MAC.
+///
+/// Errors: the first of these that does not hold.
 pub fn open<'a>(
     datagram: &'a [u8],
     keys: &Keys,

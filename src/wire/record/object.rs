@@ -130,7 +130,7 @@ impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
             if values[index].is_some() {
                 return Err(de::Error::duplicate_field(name));
             }
-            let entries = Entries {
+            let entries = Members {
                 member: name,
                 list_max: self.list_max,
                 fault: self.fault,
@@ -176,13 +176,13 @@ impl Visitor<'_> for Name {
 }
 
 /// Reads a list of users.
-struct Entries<'f> {
+struct Members<'f> {
     member: &'static str,
     list_max: usize,
     fault: &'f Cell<Option<BodyFault>>,
 }
 
-impl Entries<'_> {
+impl Members<'_> {
     fn check<E: de::Error>(&self, index: usize, user: String) -> Result<UserBuf, E> {
         UserBuf::from_text(user).map_err(|fault| {
             self.fault.set(Some(BodyFault::User {
@@ -195,7 +195,7 @@ impl Entries<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Entries<'_> {
+impl<'de> DeserializeSeed<'de> for Members<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -203,7 +203,7 @@ impl<'de> DeserializeSeed<'de> for Entries<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Entries<'_> {
+impl<'de> Visitor<'de> for Members<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
