@@ -1,7 +1,8 @@
 //! Beats and goodbyes: what they do to a stamp.
 //!
-//! Owns the beat path: hash, probe, compare, one compare-and-swap; no lock, no allocation, and in a
-//! batch the cache misses of the users overlap. Never publishes: that is the owner's, by its sweep.
+//! Owns the beat path: hash, probe, compare, one compare-and-swap. It takes no lock but for a user
+//! who is new or has said goodbye, and allocates nothing; in a batch the cache misses of the users
+//! overlap. Never publishes: that is the owner's, by its sweep.
 
 use std::sync::atomic::Ordering;
 
