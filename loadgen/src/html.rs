@@ -24,12 +24,14 @@ pub fn page(report: &Report) -> String {
     let _ = write!(
         out,
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>greendot-loadgen \
-         {title}</title><style>body{{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2em \
-         auto;padding:0 1em;color:#222}}table{{border-collapse:collapse}}td{{padding:.1em 1em .1em \
-         0}}td+td{{text-align:right;font-variant-numeric:tabular-nums}}code{{background:#f2f2f2;padding:.1em \
-         .3em}}.bad{{color:#b00020}}svg{{font:11px \
-         system-ui,sans-serif}}</style><h1>{title}</h1><p><code>{}</code><br>greendot-loadgen {} \
-         on {}{}</p>",
+         {title}</title><style>\
+        body{{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:0 \
+        1em;color:#222}}\
+        table{{border-collapse:collapse}}td{{padding:.1em 1em .1em \
+        0}}td+td{{text-align:right;font-variant-numeric:tabular-nums}}\
+        code{{background:#f2f2f2;padding:.1em .3em}}.bad{{color:#b00020}}svg{{font:11px \
+        system-ui,sans-serif}}</style>\
+        <h1>{title}</h1><p><code>{}</code><br>greendot-loadgen {} on {}{}</p>",
         escape(&command()),
         env!("CARGO_PKG_VERSION"),
         escape(&procfs::machine()),
@@ -162,8 +164,8 @@ fn plot(points: &[(f64, f64)], from: f64, to: f64, ticks: &[(f64, String)], unit
         let value = top * f64::from(step) / 4.0;
         let _ = write!(
             out,
-            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{1:.1}\" y2=\"{1:.1}\" stroke=\"#ddd\"/><text \
-             x=\"{0}\" y=\"{2:.1}\" text-anchor=\"end\">{3} {unit}</text>",
+            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{1:.1}\" y2=\"{1:.1}\" \
+             stroke=\"#ddd\"/><text x=\"{0}\" y=\"{2:.1}\" text-anchor=\"end\">{3} {unit}</text>",
             LEFT - 6.0,
             y(value),
             y(value) + 4.0,

@@ -186,8 +186,8 @@ mod tests {
     fn slabinfo() {
         let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize> \
                     <objperslab> <pagesperslab> : tunables\n\
-                    TCP 10 12 2432 13 8 : tunables 0 0 0 : slabdata 3 4 0\nkmalloc-8 512 512 8 512 \
-                    1 : tunables 0 0 0 : slabdata 1 1 0\n";
+            TCP 10 12 2432 13 8 : tunables 0 0 0 : slabdata 3 4 0\nkmalloc-8 512 512 8 512 1 : \
+            tunables 0 0 0 : slabdata 1 1 0\n";
         assert_eq!(parse_slab(text, 4_096), Some((4 * 8 + 1) * 4_096));
     }
 
@@ -203,14 +203,14 @@ mod tests {
 
     #[test]
     fn drops_of_one_port_on_all_its_sockets() {
-        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   \
-                    uid  timeout inode ref pointer drops\n\
-                    \x20 1: 0100007F:1F91 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
-                    0        0 1 2 0000000000000000 5\n\
-                    \x20 2: 0100007F:1F91 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
-                    0        0 1 2 0000000000000000 7\n\
-                    \x20 3: 0100007F:1F92 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
-                    0        0 1 2 0000000000000000 9\n";
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
+                    retrnsmt   uid  timeout inode ref pointer drops\n\
+            \x20 1: 0100007F:1F91 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
+            0        0 1 2 0000000000000000 5\n\
+            \x20 2: 0100007F:1F91 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
+            0        0 1 2 0000000000000000 7\n\
+            \x20 3: 0100007F:1F92 00000000:0000 07 00000000:00000000 00:00000000 00000000     \
+            0        0 1 2 0000000000000000 9\n";
         assert_eq!(parse_udp_drops(text, 0x1f91), 12);
         assert_eq!(parse_udp_drops(text, 1), 0);
     }

@@ -153,7 +153,8 @@ mod tests {
         let record = |publisher: usize, status: &str, time: &str| {
             let id = &ids[publisher];
             format!(
-                "{{\"user\":\"{id}\",\"status\":\"{status}\",\"since\":{time},\"last_active\":{time}}}"
+                "{{\"user\":\"{id}\",\"status\":\"{status}\",\
+                 \"since\":{time},\"last_active\":{time}}}"
             )
         };
         let mut tell = |name: &[u8], data: String| {
