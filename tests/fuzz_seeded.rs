@@ -103,7 +103,8 @@ const BODIES: &[&[u8]] = &[
     b"{\"user\":\"alice\",\"watch\":[\"bob\"],\"last_event_id\":\"1764009600123\"}",
     b"{\"user\":null,\"watch\":[],\"last_event_id\":null}",
     b"{\"users\":[\"a\",\"b\",\"c\",\"d\",[[[[[[1]]]]]]]}",
-    b"{\"presence\":[{\"user\":\"a\",\"status\":\"online\",\"since\":1,\"last_active\":2},{\"user\":\"\\u00e9\",\"status\":\"offline\",\"since\":null,\"last_active\":null}]}",
+    b"{\"presence\":[{\"user\":\"a\",\"status\":\"online\",\"since\":1,\"last_active\":2},\
+      {\"user\":\"\\u00e9\",\"status\":\"offline\",\"since\":null,\"last_active\":null}]}",
     b"a\"b\\c/\xc2\xa0",
 ];
 

@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn the_usual_layout_takes_the_quick_path() {
-        let data = b"{\"user\":\"bob\",\"status\":\"offline\",\"since\":1764009604000,\"last_active\":1764009579000}";
+        let data = b"{\"user\":\"bob\",\"status\":\"offline\",\
+            \"since\":1764009604000,\"last_active\":1764009579000}";
         assert_eq!(
             usual(data),
             bob(false, Some(1_764_009_604_000), Some(1_764_009_579_000))
@@ -183,7 +184,8 @@ mod tests {
     fn a_snapshot_tells_each_record_in_order() {
         let mut told = Vec::new();
         assert!(parse_snapshot(
-            b"{\"presence\":[{\"user\":\"a\",\"status\":\"online\",\"since\":1,\"last_active\":2},{\"user\":\"b\",\"status\":\"offline\",\"since\":null,\"last_active\":null}]}",
+            b"{\"presence\":[{\"user\":\"a\",\"status\":\"online\",\"since\":1,\"last_active\":2},\
+              {\"user\":\"b\",\"status\":\"offline\",\"since\":null,\"last_active\":null}]}",
             |record| told.push((record.user.into_owned(), record.online)),
         ));
         assert_eq!(

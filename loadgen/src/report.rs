@@ -397,10 +397,10 @@ mod tests {
             "streams\n\
             \x20 streams_held                    18,000\n\
             \x20 user_bytes_per_stream          152.250\n\
-            \x20 latency, us                count        p50        p90        p99      p99.9        \
-            max\n\
-            \x20 hello                        100         50         90         99          -        \
-            100\n\
+            \x20 latency, us                count        p50        p90        p99      \
+            p99.9        max\n\
+            \x20 hello                        100         50         90         99          \
+            -        100\n\
             \x20 certified: the generator was not the bottleneck\n"
         );
         report.fail_if(0, "nothing");
@@ -418,9 +418,9 @@ mod tests {
             (--streams-per-process)\n"
         );
         assert!(report.table().ends_with(
-            "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the time \
-             (limit 90 %): the server may take more; give the generator a core of its own (--pin, \
-             and taskset for the server), ask for less a second, or split it \
+            "  FAILED: 2 streams dropped\n  NOT CERTIFIED: the generator was busy 95 % of the \
+             time (limit 90 %): the server may take more; give the generator a core of its own \
+             (--pin, and taskset for the server), ask for less a second, or split it \
              (--streams-per-process)\n"
         ));
     }

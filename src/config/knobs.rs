@@ -118,8 +118,8 @@ macro_rules! number {
             get: |config| Some(config.$($field).+.to_string()),
             set: |config, text| {
                 let number = value::$parse(text, &$allowed)?;
-                config.$($field).+ = number.try_into().map_err(|_| String::from("is too large for \
-                 this machine"))?;
+                config.$($field).+ = number.try_into().map_err(|_| String::from("is too large \
+                 for this machine"))?;
                 Ok(())
             },
         }
@@ -177,8 +177,8 @@ pub const KNOBS: &[Knob] = &[
         name: "presence",
         group: PLACE,
         kind: Kind::List,
-        doc: "Of `greendot realtime`: udp://HOST:PORT,http://HOST:PORT of a presence node; repeat \
-              it for each, the same on every node",
+        doc: "Of `greendot realtime`: udp://HOST:PORT,http://HOST:PORT of a presence node; \
+              repeat it for each, the same on every node",
         get: |config| {
             Some(
                 config
@@ -212,8 +212,8 @@ pub const KNOBS: &[Knob] = &[
         name: "insecure",
         group: PLACE,
         kind: Kind::Switch,
-        doc: "Allow addresses that other machines can reach, although nobody has to prove who they \
-              are",
+        doc: "Allow addresses that other machines can reach, although nobody has to prove who \
+              they are",
         get: |config| Some(config.insecure.to_string()),
         set: |config, text| value::switch(text).map(|value| config.insecure = value),
     },
@@ -273,8 +273,8 @@ pub const KNOBS: &[Knob] = &[
     number!(CONNS, "body-bytes-max", Bytes bytes 1..=1 << 30, settings.body_bytes_max,
         "Longest request body; beyond: 413"),
     number!(CONNS, "request-deadline-ms", Millis millis FROM_ONE_MS, settings.request_deadline_ms,
-        "Time for a whole request to arrive, from accept or the first byte of a later one; no byte \
-         extends it; beyond: 408"),
+        "Time for a whole request to arrive, from accept or the first byte of a later one; no \
+         byte extends it; beyond: 408"),
     number!(CONNS, "keep-alive-idle-ms", Millis millis FROM_ZERO_MS, settings.keep_alive_idle_ms,
         "Time that a connection may wait between two requests; 0 closes after each answer"),
     number!(CONNS, "linger-ms", Millis millis FROM_ZERO_MS, settings.linger_ms,
@@ -295,18 +295,20 @@ pub const KNOBS: &[Knob] = &[
         "Time that a peer may acknowledge nothing while bytes are waiting; then it is evicted \
          (also TCP_USER_TIMEOUT, for one that keeps up)"),
     number!(CONNS, "keep-alive-ms", Millis millis FROM_ONE_MS, settings.keep_alive_ms,
-        "Silence on a stream after which a comment line is sent; keep it below what proxies cut at"),
+        "Silence on a stream after which a comment line is sent; keep it below what proxies cut \
+         at"),
     number!(CONNS, "retry-ms", Millis millis FROM_ONE_MS, settings.retry_ms,
-        "Base of the jittered delay before a reader reconnects; wider while draining or overloaded"),
+        "Base of the jittered delay before a reader reconnects; wider while draining or \
+         overloaded"),
     number!(CONNS, "drain-ms", Millis millis FROM_ZERO_MS, settings.drain_ms,
         "Time over which streams are closed after SIGTERM; 0 closes all at once"),
     number!(STORE, "users-max", Count count 1..=SLOTS_MAX as u64, users_max,
-        "Most users ever known; some 160 bytes of address space each; beyond, new users' beats are \
-         refused"),
+        "Most users ever known; some 160 bytes of address space each; beyond, new users' beats \
+         are refused"),
     number!(STORE, "flush-bytes-per-second-max", Bytes bytes 4_096..=1 << 40,
         flush_bytes_per_second_max,
-        "Budget of the background write-back; stamp bytes divided by this is what a power cut may \
-         lose (a crash loses nothing)"),
+        "Budget of the background write-back; stamp bytes divided by this is what a power cut \
+         may lose (a crash loses nothing)"),
     number!(TURN, "sweep-slots-per-turn-max", Count count FROM_ONE,
         settings.sweep_slots_per_turn_max,
         "Most publishers swept in one turn"),

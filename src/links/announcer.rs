@@ -373,7 +373,8 @@ mod tests {
 
     fn record(user: &str, status: &str, since: u64, last_active: u64) -> String {
         format!(
-            "{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{since},\"last_active\":{last_active}}}"
+            "{{\"user\":\"{user}\",\"status\":\"{status}\",\
+             \"since\":{since},\"last_active\":{last_active}}}"
         )
     }
 

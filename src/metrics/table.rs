@@ -135,8 +135,8 @@ table! {
         LeavesHttp source = "http",
     }
     Shard Count "beats_sent" "Beats that this real-time node sent to presence nodes" { BeatsSent }
-    Shard Count "told" "States that presence nodes published to this real-time node, by what they \
-                        were: news, known already, or of a user of another presence node" {
+    Shard Count "told" "States that presence nodes published to this real-time node, by what \
+                        they were: news, known already, or of a user of another presence node" {
         ToldAdopted kind = "news",
         ToldKnown kind = "known",
         ToldForeign kind = "foreign",
@@ -227,9 +227,11 @@ table! {
         LimitFileDescriptors limit = "nofile",
     }
 
-    Process Count "store_flush_cycles" "Times that the whole store was written back" { StoreFlushCycles }
+    Process Count "store_flush_cycles" "Times that the whole store was written \
+                                        back" { StoreFlushCycles }
     Process Bytes "store_flushed" "Bytes of the store written back" { StoreFlushedBytes }
-    Process Count "relay_datagrams" "Beat datagrams handed to the kernel for presence nodes" { RelayDatagrams }
+    Process Count "relay_datagrams" "Beat datagrams handed to the kernel for presence \
+                                     nodes" { RelayDatagrams }
     Process Count "relay_datagrams_lost" "Beat datagrams for presence nodes that the kernel did \
      not take" { RelayDatagramsLost }
     Process Count "relay_datagrams_refused" "Times that a presence node's host said that nobody \
@@ -238,8 +240,10 @@ table! {
         RelayRequestsDone outcome = "done",
         RelayRequestsFailed outcome = "failed",
     }
-    Process Count "relay_states" "States that other nodes were told, or told this one when asked" { RelayStates }
-    Process Count "relay_states_refused" "States for which there was no room (users-max)" { RelayStatesRefused }
+    Process Count "relay_states" "States that other nodes were told, or told this one when \
+                                  asked" { RelayStates }
+    Process Count "relay_states_refused" "States for which there was no room \
+     (users-max)" { RelayStatesRefused }
     Process Count "relay_states_untold" "States that a real-time node refuses each by itself, \
      passed over" { RelayStatesUntold }
     Process Count "relay_reasks" "Times that something that a presence node told was or may have \
@@ -254,8 +258,8 @@ table! {
 
     Shard Count "conns" "Connections open, streams included" { Conns }
     Shard Count "streams" "Streams open" { Streams }
-    Shard Count "watches" "Watches held, by what they name: a user with a slot, or an id that has \
-                           never beaten" {
+    Shard Count "watches" "Watches held, by what they name: a user with a slot, or an id that \
+                           has never beaten" {
         WatchesBySlot by = "slot",
         WatchesByName by = "name",
     }
@@ -267,14 +271,16 @@ table! {
     Process Count "users_online" "Users published as online" { UsersOnline }
     Process Micros "store_flush_cycle" "Time that the last write-back of the whole store took: \
                                         what a power cut may lose" { StoreFlushCycle }
-    Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to be \
-                                 asked for" { RelayQueue }
+    Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to \
+                                 be asked for" { RelayQueue }
     Process Count "nodes_down" "Nodes of the other role that do not answer" { NodesDown }
     Kernel Count "process_open_fds" "Number of open file descriptors" { ProcessOpenFds }
     Kernel Count "process_max_fds" "Maximum number of open file descriptors" { ProcessMaxFds }
     Kernel Bytes "process_virtual_memory" "Virtual memory size in bytes" { ProcessVirtualMemory }
-    Kernel Bytes "process_resident_memory" "Resident memory size in bytes" { ProcessResidentMemory }
-    Kernel Micros "process_start_time" "Start time of the process since unix epoch in seconds" { ProcessStartTime }
+    Kernel Bytes "process_resident_memory" "Resident memory size in \
+                                            bytes" { ProcessResidentMemory }
+    Kernel Micros "process_start_time" "Start time of the process since unix epoch in \
+                                        seconds" { ProcessStartTime }
     Process Count "draining" "1 while shutting down" { Draining }
 }
 
@@ -283,9 +289,10 @@ table! {
     Histogram, ROWS:
 
     Shard Micros "turn_duration" "Time that a turn worked" { TurnDuration }
-    Shard Micros "sweep_duration" "Working time of a whole sweep over this shard's slots" { SweepDuration }
-    Shard Micros "delivery_latency" "From a transition's decision to the write that tells it to a \
-                                     stream" { DeliveryLatency }
+    Shard Micros "sweep_duration" "Working time of a whole sweep over this shard's \
+                                   slots" { SweepDuration }
+    Shard Micros "delivery_latency" "From a transition's decision to the write that tells it to \
+                                     a stream" { DeliveryLatency }
 }
 
 /// Makes the enum of one label's values.

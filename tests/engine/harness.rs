@@ -667,7 +667,8 @@ impl World {
         let rest = rest.strip_prefix("data: {\"stream\":\"").expect("data");
         let (id, rest) = rest.split_once('"').expect("an id");
         let expected = format!(
-            ",\"watching\":{watching},\"server_time\":{},\"beat_interval_ms\":{},\"offline_after_ms\":{},\"keep_alive_ms\":{}}}\n\n",
+            ",\"watching\":{watching},\"server_time\":{},\"beat_interval_ms\":{},\
+             \"offline_after_ms\":{},\"keep_alive_ms\":{}}}\n\n",
             self.now().unix.ms(),
             self.settings.beat_interval_ms,
             self.settings.offline_after_ms,
@@ -697,7 +698,7 @@ impl World {
 /// A stream's response head.
 pub(crate) const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
                                       Cache-Control: no-store, no-transform\r\n\
-                                      X-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
+     X-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
 
 /// A request without a body.
 pub(crate) fn request(method: &str, target: &str) -> String {
@@ -735,7 +736,8 @@ pub(crate) fn problem(status: &str, slug: &str, title: &str, detail: &str, extra
     let code = &status[..3];
     let detail = detail.replace('"', "\\\"");
     let body = format!(
-        "{{\"type\":\"https://greendot.dev/problems/{slug}\",\"title\":\"{title}\",\"status\":{code},\"detail\":\"{detail}\"}}"
+        "{{\"type\":\"https://greendot.dev/problems/{slug}\",\"title\":\"{title}\",\
+         \"status\":{code},\"detail\":\"{detail}\"}}"
     );
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\

@@ -381,8 +381,8 @@ impl World {
             let text = format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n\
                  event: hello\nretry: {retry_ms}\n\
-                 data: \
-                 {{\"stream\":\"1\",\"watching\":{},\"server_time\":{now},\"beat_interval_ms\":500,\"offline_after_ms\":{offline_after_ms}}}\n\n\
+                 data: {{\"stream\":\"1\",\"watching\":{},\"server_time\":{now},\
+                 \"beat_interval_ms\":500,\"offline_after_ms\":{offline_after_ms}}}\n\n\
                  event: snapshot\nid: {now}\ndata: {{\"presence\":[{}]}}\n\n",
                 watching.len(),
                 records.join(",")
@@ -463,7 +463,8 @@ fn record(name: &str, user: Option<User>) -> String {
         }) if since > 0 => {
             let status = if online { "online" } else { "offline" };
             format!(
-                "{{\"user\":\"{name}\",\"status\":\"{status}\",\"since\":{since},\"last_active\":{beat}}}"
+                "{{\"user\":\"{name}\",\"status\":\"{status}\",\
+                 \"since\":{since},\"last_active\":{beat}}}"
             )
         }
         _ => format!(

@@ -103,7 +103,8 @@ mod tests {
         let never = Record::timeless(strange, Status::Offline);
         assert_eq!(
             written(&never),
-            "{\"user\":\"a\\\"\\\\/\u{2028}é\",\"status\":\"offline\",\"since\":null,\"last_active\":null}"
+            "{\"user\":\"a\\\"\\\\/\u{2028}é\",\"status\":\"offline\",\
+             \"since\":null,\"last_active\":null}"
         );
         let unasked = Record::timeless(User::parse(b"c").unwrap(), Status::Unknown);
         assert_eq!(
@@ -117,7 +118,8 @@ mod tests {
         };
         assert_eq!(
             written(&doubted),
-            "{\"user\":\"bob\",\"status\":\"away\",\"since\":1764009600123,\"last_active\":1764009631000,\"stale\":true}"
+            "{\"user\":\"bob\",\"status\":\"away\",\"since\":1764009600123,\
+             \"last_active\":1764009631000,\"stale\":true}"
         );
     }
 
