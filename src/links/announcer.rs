@@ -204,7 +204,10 @@ impl Announcer {
 
     /// The place of the request that is made now.
     fn place(&mut self, up_to: Unix, now: Mono) -> Place {
-        let gap = self.passed_over && now >= self.gap_at;
+        // A number that was sent and not answered may have been taken: left out now, it would be no
+        // gap to that node.
+        let unanswered = self.number_sent == self.number + 1;
+        let gap = self.passed_over && now >= self.gap_at && !unanswered;
         let waits = self.passed_over && !gap;
         let holds_back = !self.waiting.is_empty() || self.suspect.is_some() || waits;
         let previous = self.number + u64::from(gap);
@@ -653,5 +656,28 @@ mod tests {
         assert_eq!(next(&mut node, 2_000 + GAP_MS), (6, 7, Some(UP_TO)));
         node.announcer.handle_done(at(2_000 + GAP_MS).mono);
         assert!(node.announcer.is_empty());
+    }
+
+    /// The node may have taken it: under the number after it a gap would be none.
+    #[test]
+    fn what_was_sent_and_not_answered_is_repeated_before_a_gap() {
+        let mut node = Node::new();
+        let pass_over = |node: &mut Node, ms| {
+            node.beat(&format!("u{ms}"), ms);
+            next(node, ms);
+            node.announcer.handle_refusal(false, at(ms).mono);
+            next(node, ms);
+            assert!(node.announcer.handle_done(at(ms).mono).is_some());
+        };
+        pass_over(&mut node, 2_000);
+        assert_eq!(next(&mut node, 2_000), (2, 3, Some(UP_TO)));
+        node.announcer.handle_done(at(2_000).mono);
+        pass_over(&mut node, 2_001);
+        assert_eq!(next(&mut node, 1_999 + GAP_MS), (4, 5, None));
+        node.announcer.handle_failure(at(1_999 + GAP_MS).mono);
+        let later = 5_000 + GAP_MS;
+        assert_eq!(next(&mut node, later), (4, 5, None), "no gap yet");
+        node.announcer.handle_done(at(later).mono);
+        assert_eq!(next(&mut node, later), (6, 7, Some(UP_TO)), "the gap");
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::build::Common;
-use super::{ServeFault, heap, usage};
+use super::usage::Usage;
+use super::{ServeFault, heap};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::Flusher;
 use crate::shard;
@@ -72,9 +73,10 @@ pub(super) fn start_heap(board: &Arc<Board>) -> Result<Background, ServeFault> {
 /// Starts the thread that looks at what the process takes.
 pub(super) fn start_usage(board: &Arc<Board>) -> Result<Background, ServeFault> {
     let board = Arc::clone(board);
+    let usage = Usage::first(&board);
     let doing = "start the thread that looks at what the process takes";
     Background::start("usage", doing, move |stop| {
-        usage::look_until(stop, &board);
+        usage.look_until(stop, &board);
     })
 }
 

@@ -20,19 +20,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Counting descriptors one by one takes at most one part in so many of the time.
 const COUNTING_RESTS: u64 = 100;
 
-/// Looks until the sender of `stop` is dropped.
-pub(super) fn look_until(stop: &Receiver<()>, board: &Board) {
-    let mut usage = Usage::default();
-    loop {
-        usage.look(board);
-        if stop.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
-            return;
-        }
-    }
-}
-
+/// What has been read so far.
 #[derive(Default)]
-struct Usage {
+pub(super) struct Usage {
     /// CPU time that has been counted, in microseconds.
     counted_micros: u64,
     /// Descriptors are not counted one by one before.
@@ -40,6 +30,20 @@ struct Usage {
 }
 
 impl Usage {
+    /// The first look. Taken before the node says that it listens, so that no scrape finds nothing.
+    pub(super) fn first(board: &Board) -> Usage {
+        let mut usage = Usage::default();
+        usage.look(board);
+        usage
+    }
+
+    /// Looks again and again until the sender of `stop` is dropped.
+    pub(super) fn look_until(mut self, stop: &Receiver<()>, board: &Board) {
+        while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            self.look(board);
+        }
+    }
+
     fn look(&mut self, board: &Board) {
         let cells = &board.process;
         let micros = cpu_micros();

@@ -74,10 +74,12 @@ impl Feed {
                 ..Feed::default()
             };
         }
-        // One less: both are cut off to whole milliseconds.
-        let ahead_ms = clock.ms() as i64 - now.ms() as i64 - 1;
+        // One less: both are cut off to whole milliseconds. Its clock is what a peer says.
+        let ahead_ms = (clock.ms() as i64).saturating_sub(now.ms() as i64 + 1);
         let known = self.ahead_ms(now);
-        if known.is_none_or(|known| !(ahead_ms..=ahead_ms + CLOCK_JITTER_MS).contains(&known)) {
+        if known.is_none_or(|known| {
+            !(ahead_ms..=ahead_ms.saturating_add(CLOCK_JITTER_MS)).contains(&known)
+        }) {
             self.ahead_ms = Some((ahead_ms, now));
         }
     }
@@ -85,7 +87,7 @@ impl Feed {
     /// What is left of what was learnt.
     fn ahead_ms(&self, now: Mono) -> Option<i64> {
         let (ahead_ms, at) = self.ahead_ms?;
-        Some(ahead_ms - (now.ms_since(at) / DRIFT_MS) as i64)
+        Some(ahead_ms.saturating_sub((now.ms_since(at) / DRIFT_MS) as i64))
     }
 
     fn message(&mut self, place: &Place, now: Mono) -> Order {
