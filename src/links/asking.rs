@@ -44,7 +44,7 @@ impl Asking {
         }
     }
 
-    /// These are to be asked about; see [`Inquiry::ask`].
+    /// These are to be asked about; see `Inquiry::ask`.
     pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
         self.inquiry.ask(users, anew, now);
     }

@@ -5,7 +5,7 @@ use crate::engine::settings::Settings;
 /// What a turn may cost, by kind of work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budgets {
-    /// Mail of other threads, by [`Mail::weight`].
+    /// Mail of other threads, by `Mail::weight`.
     pub mail: usize,
     pub beats: usize,
     pub accepts: usize,
