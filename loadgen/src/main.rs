@@ -15,8 +15,10 @@ use greendot_loadgen::{affinity, beats, churn, cores, fanout, html, plan, query,
 fn main() -> ExitCode {
     let Cli { scenario, common } = Cli::parse();
     let pinned = common.pin.map_or(Ok(()), affinity::pin);
-    let ready = pinned.and_then(|()| prepare_files(&common));
-    match ready.and_then(|()| run(&scenario, &common)) {
+    if let Err(error) = pinned.and_then(|()| prepare_files(&common)) {
+        return fail(&error);
+    }
+    match run(&scenario, &common) {
         // A worker has told its parent everything already.
         Ok(_) if common.share.is_some() => ExitCode::SUCCESS,
         // The parent is gone, and with it whoever wanted to know.
