@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::upstream::Answered;
 use crate::presence::Transition;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
@@ -61,6 +60,18 @@ pub enum Whom {
     Everybody,
     /// Those whom nobody has answered for: a question or its answer may be lost.
     Unsure,
+}
+
+/// What presence nodes answered, taken over: see
+/// [`adopt_answers`](super::adopt_answers).
+#[derive(Debug)]
+pub struct Answered {
+    /// What is news.
+    pub decided: Decided,
+    /// Who has never been seen and has no slot.
+    pub unseen: Vec<Box<str>>,
+    /// All others who were answered for, news or not.
+    pub sure: Vec<Slot>,
 }
 
 /// The transitions of one turn of one shard.
@@ -136,7 +147,7 @@ impl Mail {
             Mail::Edit(edit) => 1 + (edit.add.len() + edit.remove.len()) / 64,
             Mail::Transitions(decided) => 1 + decided.transitions.len() / 64,
             Mail::Look(slots) => 1 + slots.len() / 64,
-            Mail::Answered(answered) => Mail::weight_of_answers(answered),
+            Mail::Answered(answered) => 1 + (answered.sure.len() + answered.unseen.len()) / 64,
             Mail::Edited { .. } | Mail::Reask { .. } | Mail::Revouch { .. } => 1,
         }
     }

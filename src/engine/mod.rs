@@ -10,6 +10,7 @@
 //! [`Engine::handle_flushed`]), [`Engine::poll_close`], [`Engine::poll_resume`],
 //! [`Engine::poll_mail`], [`Engine::poll_outbound`]; sleep until [`Engine::poll_timeout`].
 
+mod asking;
 mod beats;
 mod calls;
 mod conn;
@@ -21,6 +22,7 @@ mod mail;
 mod parts;
 mod passes;
 mod records;
+mod role;
 pub mod settings;
 mod silence;
 mod told;
@@ -30,10 +32,11 @@ mod upstream;
 pub use calls::{NODE_HEADER, Refusals, instance_of};
 pub use conn::life::{Close, CloseHow};
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
-pub use mail::{Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Whom};
-pub use parts::{Engine, EngineParts, Role};
+pub use mail::{Answered, Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Whom};
+pub use parts::{Engine, EngineParts};
 pub use records::record_of;
-pub use upstream::{Answered, Datagrams, Outbound, REVOUCH_MS, SETTLE_MS, adopt_answers};
+pub use role::Role;
+pub use upstream::{Datagrams, Outbound, REVOUCH_MS, SETTLE_MS, adopt_answers};
 
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};

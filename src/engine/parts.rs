@@ -10,6 +10,7 @@ use super::horizon::Horizon;
 use super::mail::{Posts, ShardId};
 use super::passes::Passes;
 use super::records::Fanout;
+use super::role::Role;
 use super::settings::Settings;
 use super::silence::Silence;
 use super::upstream::Upstream;
@@ -19,21 +20,7 @@ use crate::presence::{Presence, Sweep};
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::beat::Keys;
-use crate::wire::nodes::Nodes;
 use crate::wire::request::RequestLimits;
-
-/// Which half of the platform a node is. Decides at start which parts its engines have, and which
-/// paths they serve.
-#[derive(Clone, Debug)]
-pub enum Role {
-    /// Both halves: streams and stamps in one process.
-    All,
-    /// Stamps and sweep; publishes transitions to real-time nodes.
-    Presence,
-    /// Streams and watches; vouches for its publishers to these presence nodes, whose states it
-    /// follows.
-    Realtime(Arc<Nodes>),
-}
 
 /// What an engine is made of.
 #[derive(Clone)]

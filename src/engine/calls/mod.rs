@@ -18,7 +18,8 @@ mod stream_id;
 mod table;
 
 use super::conn::pending::Pending;
-use super::parts::{Engine, Role};
+use super::parts::Engine;
+use super::role::Role;
 use crate::metrics::Call;
 use crate::realtime::ConnId;
 use crate::time::Now;

@@ -1,7 +1,8 @@
 //! Questions: who is online, and since when.
 
-use crate::engine::parts::{Engine, Role};
+use crate::engine::parts::Engine;
 use crate::engine::records::record_of;
+use crate::engine::role::Role;
 use crate::status::Status;
 use crate::time::Now;
 use crate::wire::record::Record;

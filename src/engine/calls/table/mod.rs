@@ -12,7 +12,8 @@ mod tests;
 
 use super::served::Served;
 use super::{beat, edit, leave, node, query, stream};
-use crate::engine::parts::{Engine, Role};
+use crate::engine::parts::Engine;
+use crate::engine::role::Role;
 use crate::engine::told;
 use crate::metrics::Call;
 use crate::pages::{API, CLIENT, DASHBOARD};

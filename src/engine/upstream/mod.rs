@@ -1,0 +1,191 @@
+//! A real-time node's link to the presence nodes, as one shard has it: for whom to vouch, and whom
+//! to ask about.
+//!
+//! Owns the beat datagrams until they are sealed and the questions until they are taken. Vouching
+//! for everybody once in an interval fills datagrams as they come by; a publisher who has just
+//! connected gets one at once. Opens no socket: the links send both. Which node a publisher
+//! belongs to is the wire's (`wire/nodes.rs`).
+
+mod answers;
+mod outbound;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+
+pub use answers::adopt_answers;
+pub use outbound::{Datagrams, Outbound};
+
+use super::mail::Whom;
+use super::role::Role;
+use crate::presence::Presence;
+use crate::slot::Slot;
+use crate::time::{Mono, Now, Unix};
+use crate::wire::User;
+use crate::wire::beat::{FleetKey, Writer};
+use crate::wire::nodes::Nodes;
+
+/// Longest time that a datagram waits to be filled, in ms: as late as a beat may be for it.
+const LINGER_MS: u64 = 200;
+/// Time between two steps of the vouching, in ms: so finely an interval's beats are spread.
+pub(super) const STEP_MS: u64 = 100;
+/// How long a pair of nodes that have lost sight of each other leaves the other's view alone when
+/// it is back, in ms. A presence node that was cut off has heard no beats and counts everybody
+/// offline; so the beats come first, and neither does the presence node publish nor the real-time
+/// node ask before all real-time nodes have noticed. The links hold it against their own times.
+pub const SETTLE_MS: u64 = 6_000;
+/// Time in which all publishers of a presence node are vouched for once when it is back, in ms.
+pub const REVOUCH_MS: u64 = 1_000;
+/// The link, as one shard has it.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) outbound: VecDeque<Outbound>,
+    /// Slots that were asked about and whose answer has not come by mail: this shard's streams have
+    /// not been told it, even if the node knows it.
+    pub(super) awaited: HashSet<u32, foldhash::fast::RandomState>,
+}
+
+/// What is gathered for one presence node.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// Those whose turn it is in the interval.
+    paced: Pack,
+    /// Those who have just connected.
+    fresh: Pack,
+    pub(super) asks: Vec<Box<str>>,
+    /// Those who are watched and must be asked about anew. Some while a pass looks for them, even
+    /// if it finds nobody.
+    pub(super) asks_anew: Option<Vec<Box<str>>>,
+    pub(super) reask: Option<Reask>,
+}
+
+/// A datagram being filled, and those that are full.
+#[derive(Debug, Default)]
+struct Pack {
+    writer: Option<(Writer, Mono)>,
+    sealed: Datagrams,
+    entries: u64,
+}
+
+/// A pass over everything that is watched, to ask one node about what is not confirmed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reask {
+    pub(super) name: Option<usize>,
+    pub(super) slot: u32,
+    pub(super) not_before: Mono,
+    /// Unsure: names that have been answered for are passed over.
+    pub(super) whom: Whom,
+}
+
+impl Pack {
+    /// `sent_at`: what its node's clock shows.
+    fn push(&mut self, user: User<'_>, key: &FleetKey, now: Mono, sent_at: impl Fn() -> Unix) {
+        self.entries += 1;
+        // Twice at most: an empty datagram has room for any user.
+        while !self
+            .writer
+            .get_or_insert_with(|| (Writer::new(false, sent_at(), key), now))
+            .0
+            .push(user)
+        {
+            self.seal(key);
+        }
+    }
+
+    fn seal(&mut self, key: &FleetKey) {
+        if let Some((mut writer, _)) = self.writer.take() {
+            self.sealed.push(writer.seal_in_place(key));
+        }
+    }
+
+    fn due(&self) -> Mono {
+        self.writer
+            .as_ref()
+            .map_or(Mono::NEVER, |(_, began)| began.plus_ms(LINGER_MS))
+    }
+}
+
+impl Upstream {
+    /// Some in the one role that has it.
+    pub(super) fn of(role: &Role) -> Option<Upstream> {
+        let Role::Realtime(nodes) = role else {
+            return None;
+        };
+        assert!(!nodes.is_empty(), "a real-time node has presence nodes");
+        Some(Upstream {
+            nodes: Arc::clone(nodes),
+            lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),
+            outbound: VecDeque::new(),
+            awaited: HashSet::default(),
+        })
+    }
+
+    /// Says that a publisher is connected: in its turn, or at once. By the clock of its node, as
+    /// far as that is known: a beat goes before or after a goodbye that came there as they were
+    /// sent, whatever this node's clock says.
+    pub(super) fn vouch(
+        &mut self,
+        presence: &Presence,
+        slot: Slot,
+        at_once: bool,
+        key: &FleetKey,
+        now: Now,
+    ) {
+        let user = presence.user(slot);
+        let node = self.nodes.of(user.as_bytes());
+        let lane = &mut self.lanes[node];
+        let pack = if at_once {
+            &mut lane.fresh
+        } else {
+            &mut lane.paced
+        };
+        pack.push(user, key, now.mono, || presence.clock_of(node, now));
+    }
+
+    pub(super) fn ask(&mut self, user: &str) {
+        self.lanes[self.nodes.of(user.as_bytes())]
+            .asks
+            .push(user.into());
+    }
+
+    /// When something is due to leave.
+    pub(super) fn next(&self) -> Mono {
+        let reask = |lane: &Lane| lane.reask.map_or(Mono::NEVER, |reask| reask.not_before);
+        let dues = self
+            .lanes
+            .iter()
+            .map(|lane| lane.paced.due().min(reask(lane)));
+        dues.min().unwrap_or(Mono::NEVER)
+    }
+
+    pub(super) fn gather(&mut self, key: &FleetKey, now: Now) -> u64 {
+        let mut entries = 0;
+        for (node, lane) in self.lanes.iter_mut().enumerate() {
+            lane.fresh.seal(key);
+            if now.mono >= lane.paced.due() {
+                lane.paced.seal(key);
+            }
+            for pack in [&mut lane.fresh, &mut lane.paced] {
+                if !pack.sealed.is_empty() {
+                    let datagrams = std::mem::take(&mut pack.sealed);
+                    self.outbound.push_back(Outbound::Beats { node, datagrams });
+                }
+                entries += std::mem::take(&mut pack.entries);
+            }
+            if let Some(users) = lane.asks_anew.take() {
+                let anew = true;
+                self.outbound
+                    .push_back(Outbound::Asks { node, users, anew });
+            }
+            if !lane.asks.is_empty() {
+                let (users, anew) = (std::mem::take(&mut lane.asks), false);
+                self.outbound
+                    .push_back(Outbound::Asks { node, users, anew });
+            }
+        }
+        entries
+    }
+}

@@ -1,0 +1,66 @@
+//! What leaves a shard for other nodes: beats, questions, transitions.
+//!
+//! Owns its shape. Seals nothing and sends nothing: the lanes fill it, the links take it.
+
+use std::sync::Arc;
+
+use crate::engine::mail::Decided;
+
+/// Beat datagrams, sealed, back to back.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Datagrams {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl<'d> FromIterator<&'d [u8]> for Datagrams {
+    fn from_iter<I: IntoIterator<Item = &'d [u8]>>(datagrams: I) -> Datagrams {
+        let mut all = Datagrams::default();
+        datagrams
+            .into_iter()
+            .for_each(|datagram| all.push(datagram));
+        all
+    }
+}
+
+impl Datagrams {
+    pub(super) fn push(&mut self, datagram: &[u8]) {
+        self.bytes.extend_from_slice(datagram);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Each of them, in the order in which they were sealed.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// What leaves a shard for other nodes.
+#[derive(Clone, Debug)]
+pub enum Outbound {
+    /// To a presence node, by its index: beats.
+    Beats { node: usize, datagrams: Datagrams },
+    /// To a presence node: questions. An answer comes as
+    /// [`Mail::Answered`](crate::engine::Mail::Answered).
+    Asks {
+        node: usize,
+        /// Whose state is wanted; each is a legal id, and may have been asked for before.
+        users: Vec<Box<str>>,
+        /// The node was out of sight, and a pass over all who are watched has come to these, or
+        /// goes on without having found any. Else somebody has begun to watch them.
+        anew: bool,
+    },
+    /// To every real-time node: transitions.
+    Publish(Arc<Decided>),
+}
