@@ -5,7 +5,7 @@
 
 use super::pass::PLACES_PER_CALL;
 use super::resync::Resynced;
-use super::vouch::Turn;
+use super::vouch::Due;
 use crate::engine::conn::timers::{Fired, Overdue};
 use crate::engine::parts::Engine;
 use crate::engine::upstream::REVOUCH_MS;
@@ -63,12 +63,12 @@ impl Engine {
         let due = self.passes.vouching.due(places, interval_ms, now.mono);
         self.vouch_for_all(due, now);
         let mut at = 0;
-        while let Some(turn) = self
+        while let Some(due) = self
             .passes
             .vouching
             .hurried(at, places, REVOUCH_MS, now.mono)
         {
-            self.vouch_for_all(turn, now);
+            self.vouch_for_all(due, now);
             at += 1;
         }
         self.passes
@@ -76,16 +76,16 @@ impl Engine {
             .forget_hurried(places, REVOUCH_MS, now.mono);
     }
 
-    fn vouch_for_all(&mut self, mut turn: Turn, now: Now) {
-        while let Some(slot) = turn.next(&mut self.conns) {
-            if turn
+    fn vouch_for_all(&mut self, mut due: Due, now: Now) {
+        while let Some(slot) = due.next(&mut self.conns) {
+            if due
                 .of
                 .is_none_or(|node| self.belongs_to(self.presence.user(slot), node))
             {
                 self.vouch_for(slot, false, now);
             }
         }
-        self.passes.backlog |= !turn.enough;
+        self.passes.backlog |= !due.enough;
     }
 
     fn sweep_context(&self, now: Now) -> SweepContext {

@@ -24,7 +24,7 @@ pub(super) struct Vouching {
 
 /// Publishers to be vouched for now.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct Due {
     places: Range<u32>,
     /// Of this presence node alone, by its index.
     pub(super) of: Option<usize>,
@@ -32,9 +32,9 @@ pub(super) struct Turn {
     pub(super) enough: bool,
 }
 
-impl Turn {
-    fn new(stretch: Stretch, of: Option<usize>) -> Turn {
-        Turn {
+impl Due {
+    fn new(stretch: Stretch, of: Option<usize>) -> Due {
+        Due {
             places: stretch.places,
             of,
             enough: stretch.enough,
@@ -66,7 +66,7 @@ impl Vouching {
     }
 
     /// Those whose turn it is in the pass over all, which takes `interval_ms`.
-    pub(super) fn due(&mut self, places: u32, interval_ms: u64, now: Mono) -> Turn {
+    pub(super) fn due(&mut self, places: u32, interval_ms: u64, now: Mono) -> Due {
         self.places = self.places.max(places);
         let stretch = self.all.go_on(now, interval_ms, self.places);
         let over_ms = now.ms_since(self.all.started);
@@ -78,7 +78,7 @@ impl Vouching {
                 false => now,
             });
         }
-        Turn::new(stretch, None)
+        Due::new(stretch, None)
     }
 
     /// All publishers of this presence node have a turn in a short time, whenever theirs is: others
@@ -99,11 +99,11 @@ impl Vouching {
         places: u32,
         length_ms: u64,
         now: Mono,
-    ) -> Option<Turn> {
+    ) -> Option<Due> {
         let (node, pass) = self.hurried.get_mut(at)?;
         let stretch = pass.go_on(now, length_ms, places);
-        let turn = Turn::new(stretch, Some(*node));
-        Some(turn)
+        let due = Due::new(stretch, Some(*node));
+        Some(due)
     }
 
     /// Forgets short passes that are over.
@@ -122,8 +122,8 @@ mod tests {
     }
 
     fn due(vouching: &mut Vouching, places: u32, ms: u64) -> (Range<u32>, bool) {
-        let turn = vouching.due(places, 1_000, at(ms));
-        (turn.places, turn.enough)
+        let due = vouching.due(places, 1_000, at(ms));
+        (due.places, due.enough)
     }
 
     #[test]
@@ -150,9 +150,9 @@ mod tests {
     fn a_hurried_pass_ends_when_it_has_come_round() {
         let mut vouching = Vouching::new(at(0));
         let hurried = |vouching: &mut Vouching, ms| {
-            let turn = vouching.hurried(0, 100, 1_000, at(ms))?;
+            let due = vouching.hurried(0, 100, 1_000, at(ms))?;
             vouching.forget_hurried(100, 1_000, at(ms));
-            Some((turn.of, turn.places))
+            Some((due.of, due.places))
         };
         assert_eq!(hurried(&mut vouching, 0), None);
         vouching.hurry(3, at(100));

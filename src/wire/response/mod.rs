@@ -18,7 +18,7 @@ pub use problem::{PROBLEM_CONTENT_TYPE, PROBLEMS, Problem, problem_of, problems}
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 #[expect(missing_docs, reason = "the names of RFC 9110 and RFC 6585")]
-pub enum Status {
+pub enum StatusCode {
     Ok = 200,
     NoContent = 204,
     BadRequest = 400,
@@ -40,7 +40,7 @@ pub enum Status {
     VersionNotSupported = 505,
 }
 
-impl Status {
+impl StatusCode {
     /// The three digits as a number.
     pub const fn code(self) -> u16 {
         self as u16
@@ -48,30 +48,30 @@ impl Status {
 
     /// Whether an answer of this status has a body.
     pub const fn has_body(self) -> bool {
-        !matches!(self, Status::NoContent)
+        !matches!(self, StatusCode::NoContent)
     }
 
     const fn line(self) -> &'static str {
         match self {
-            Status::Ok => "HTTP/1.1 200 OK\r\n",
-            Status::NoContent => "HTTP/1.1 204 No Content\r\n",
-            Status::BadRequest => "HTTP/1.1 400 Bad Request\r\n",
-            Status::Unauthorized => "HTTP/1.1 401 Unauthorized\r\n",
-            Status::NotFound => "HTTP/1.1 404 Not Found\r\n",
-            Status::MethodNotAllowed => "HTTP/1.1 405 Method Not Allowed\r\n",
-            Status::RequestTimeout => "HTTP/1.1 408 Request Timeout\r\n",
-            Status::LengthRequired => "HTTP/1.1 411 Length Required\r\n",
-            Status::ContentTooLarge => "HTTP/1.1 413 Content Too Large\r\n",
-            Status::UriTooLong => "HTTP/1.1 414 URI Too Long\r\n",
-            Status::UnsupportedMediaType => "HTTP/1.1 415 Unsupported Media Type\r\n",
-            Status::ExpectationFailed => "HTTP/1.1 417 Expectation Failed\r\n",
-            Status::MisdirectedRequest => "HTTP/1.1 421 Misdirected Request\r\n",
-            Status::TooManyRequests => "HTTP/1.1 429 Too Many Requests\r\n",
-            Status::HeadTooLarge => "HTTP/1.1 431 Request Header Fields Too Large\r\n",
-            Status::InternalError => "HTTP/1.1 500 Internal Server Error\r\n",
-            Status::NotImplemented => "HTTP/1.1 501 Not Implemented\r\n",
-            Status::ServiceUnavailable => "HTTP/1.1 503 Service Unavailable\r\n",
-            Status::VersionNotSupported => "HTTP/1.1 505 HTTP Version Not Supported\r\n",
+            StatusCode::Ok => "HTTP/1.1 200 OK\r\n",
+            StatusCode::NoContent => "HTTP/1.1 204 No Content\r\n",
+            StatusCode::BadRequest => "HTTP/1.1 400 Bad Request\r\n",
+            StatusCode::Unauthorized => "HTTP/1.1 401 Unauthorized\r\n",
+            StatusCode::NotFound => "HTTP/1.1 404 Not Found\r\n",
+            StatusCode::MethodNotAllowed => "HTTP/1.1 405 Method Not Allowed\r\n",
+            StatusCode::RequestTimeout => "HTTP/1.1 408 Request Timeout\r\n",
+            StatusCode::LengthRequired => "HTTP/1.1 411 Length Required\r\n",
+            StatusCode::ContentTooLarge => "HTTP/1.1 413 Content Too Large\r\n",
+            StatusCode::UriTooLong => "HTTP/1.1 414 URI Too Long\r\n",
+            StatusCode::UnsupportedMediaType => "HTTP/1.1 415 Unsupported Media Type\r\n",
+            StatusCode::ExpectationFailed => "HTTP/1.1 417 Expectation Failed\r\n",
+            StatusCode::MisdirectedRequest => "HTTP/1.1 421 Misdirected Request\r\n",
+            StatusCode::TooManyRequests => "HTTP/1.1 429 Too Many Requests\r\n",
+            StatusCode::HeadTooLarge => "HTTP/1.1 431 Request Header Fields Too Large\r\n",
+            StatusCode::InternalError => "HTTP/1.1 500 Internal Server Error\r\n",
+            StatusCode::NotImplemented => "HTTP/1.1 501 Not Implemented\r\n",
+            StatusCode::ServiceUnavailable => "HTTP/1.1 503 Service Unavailable\r\n",
+            StatusCode::VersionNotSupported => "HTTP/1.1 505 HTTP Version Not Supported\r\n",
         }
     }
 }
@@ -79,8 +79,8 @@ impl Status {
 /// What a request is answered, whoever asked; [`write_answer`] writes it as the asker takes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
-    /// Status.
-    pub status: Status,
+    /// Of the answer.
+    pub status: StatusCode,
     /// Content-Type, e.g. `application/json`; ignored when the status has no body.
     pub content_type: &'static str,
     /// Body; ignored when the status has none.
@@ -130,7 +130,7 @@ impl Answer {
     /// 200 with a body that is true now and need not be later.
     pub fn ok(content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Answer {
         Answer {
-            status: Status::Ok,
+            status: StatusCode::Ok,
             content_type,
             body: body.into(),
             ends: Ends::Counted,
@@ -147,7 +147,7 @@ impl Answer {
     /// 204.
     pub fn no_content() -> Answer {
         Answer {
-            status: Status::NoContent,
+            status: StatusCode::NoContent,
             cache: Cache::Unsaid,
             ..Answer::ok("", &b""[..])
         }

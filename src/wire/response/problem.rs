@@ -3,7 +3,7 @@
 //! Owns the closed list of problems. A slug, once published, keeps its meaning; what was wrong this
 //! time is the `detail`.
 
-use super::Status;
+use super::StatusCode;
 use crate::wire::json::{write_str, write_u64};
 use crate::wire::request::RequestFault;
 
@@ -15,7 +15,7 @@ pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Problem {
     /// HTTP status.
-    pub status: Status,
+    pub status: StatusCode,
     /// Last path segment of `type`.
     pub slug: &'static str,
     /// Short, the same for every occurrence.
@@ -43,11 +43,11 @@ macro_rules! table {
     ($($name:ident: $status:ident, $slug:literal, $title:literal;)*) => {
         /// The problems by name.
         pub mod problems {
-            use super::{Problem, Status};
+            use super::{Problem, StatusCode};
             $(
                 #[doc = concat!($title, ".")]
                 pub const $name: Problem =
-                    Problem { status: Status::$status, slug: $slug, title: $title };
+                    Problem { status: StatusCode::$status, slug: $slug, title: $title };
             )*
         }
 
