@@ -22,7 +22,6 @@ impl Slot {
         Slot(index)
     }
 
-    /// The index.
     pub const fn index(self) -> u32 {
         self.0
     }

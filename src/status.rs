@@ -5,7 +5,7 @@
 /// A publisher's status, as it is published, kept and told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Status {
-    /// Here.
+    /// Heard of in time, and said nothing else.
     Online,
     /// Here, by its own account not at the device.
     Away,

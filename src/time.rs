@@ -19,7 +19,7 @@ pub struct Unix(u64);
 /// One reading of both clocks. Taken once a turn; everything in the turn happens at this moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Now {
-    /// For timeouts.
+    /// What timeouts and intervals are reckoned in.
     pub mono: Mono,
     /// For files and the wire.
     pub unix: Unix,

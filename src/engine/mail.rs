@@ -32,7 +32,6 @@ pub enum Mail {
     /// belong to it.
     Reask {
         node: usize,
-        /// About whom.
         whom: Whom,
         /// When: it may have to hear of everybody first.
         not_before: Mono,
@@ -40,7 +39,6 @@ pub enum Mail {
     /// To all shards of a real-time node: a presence node may have lost beats; vouch for all who
     /// belong to it within a short time.
     Revouch {
-        /// Its index.
         node: usize,
         /// When it was found to be back: a shard that reads this late is no later for it.
         found_at: Mono,

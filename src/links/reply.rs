@@ -19,7 +19,6 @@ pub struct Request {
     pub path: String,
     /// A field beside those that every request has.
     pub field: Option<(&'static str, String)>,
-    /// JSON.
     pub body: Vec<u8>,
     /// How many states it tells or asks for.
     pub states: usize,

@@ -205,7 +205,6 @@ impl<I: Send + 'static> Links<I> {
 
 /// What every link needs.
 pub struct LinkParts<'s> {
-    /// Of jitter.
     pub seed: u64,
     /// What is counted.
     pub board: Arc<Board>,

@@ -49,7 +49,6 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// All zero.
     pub fn new() -> Counters {
         Counters {
             cells: Box::new([0; CELLS]),
@@ -138,7 +137,6 @@ impl Default for SharedCounters {
 }
 
 impl SharedCounters {
-    /// All zero.
     pub fn new() -> SharedCounters {
         SharedCounters {
             cells: Box::new([const { AtomicU64::new(0) }; CELLS]),

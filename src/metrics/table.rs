@@ -78,8 +78,7 @@ macro_rules! table {
             /// Number of rows.
             pub const COUNT: usize = Self::$rows.len();
 
-            /// Its row.
-            pub const fn row(self) -> &'static Row {
+                    pub const fn row(self) -> &'static Row {
                 &Self::$rows[self as usize]
             }
         }

@@ -26,7 +26,6 @@ pub(super) struct Wiring<'n> {
     pub(super) token: String,
     /// What stream ids are made of; names this life of the node.
     pub(super) secret: [u8; 32],
-    /// Of jitter.
     pub(super) seed: u64,
     pub(super) nodes: Arc<Nodes>,
     pub(super) board: &'n Arc<Board>,

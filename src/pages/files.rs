@@ -2,7 +2,6 @@
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Page {
-    /// Content-Type.
     pub content_type: &'static str,
     /// The whole body.
     pub body: &'static [u8],

@@ -189,7 +189,6 @@ impl Conn {
         self.put(flag::SURPLUS, true);
     }
 
-    /// See [`Conn::admit_as_surplus`].
     pub fn is_surplus(&self) -> bool {
         self.has(flag::SURPLUS)
     }
@@ -204,7 +203,6 @@ impl Conn {
         self.put(flag::PAUSED, false);
     }
 
-    /// See [`Conn::pause`].
     pub fn is_paused(&self) -> bool {
         self.has(flag::PAUSED)
     }
@@ -214,7 +212,6 @@ impl Conn {
         self.put(flag::EOF, true);
     }
 
-    /// See [`Conn::hang_up`].
     pub fn has_hung_up(&self) -> bool {
         self.has(flag::EOF)
     }
@@ -224,7 +221,6 @@ impl Conn {
         self.put(flag::SERVED, true);
     }
 
-    /// See [`Conn::serve`].
     pub fn was_served(&self) -> bool {
         self.has(flag::SERVED)
     }
@@ -249,7 +245,6 @@ impl Conn {
         self.put(flag::SNAPSHOT, false);
     }
 
-    /// See [`Conn::begin_snapshot`].
     pub fn is_told_snapshot(&self) -> bool {
         self.has(flag::SNAPSHOT)
     }
@@ -271,7 +266,6 @@ impl Conn {
         self.put(flag::UNSURE, unsure);
     }
 
-    /// See [`Conn::set_unsure`].
     pub fn is_unsure(&self) -> bool {
         self.has(flag::UNSURE)
     }

@@ -83,7 +83,7 @@ impl UserBuf {
         Ok(UserBuf(text))
     }
 
-    /// The id.
+    /// Borrows it.
     pub fn user(&self) -> User<'_> {
         User(&self.0)
     }

@@ -86,7 +86,7 @@ impl Sweeping {
         std::mem::take(&mut self.decided)
     }
 
-    /// See [`Sweeping::take_decided`].
+    /// Takes back the room that [`Sweeping::take_decided`] gave, so that it is allocated once.
     pub(super) fn give_back(&mut self, mut room: Vec<Transition>) {
         room.clear();
         self.decided = room;

@@ -23,7 +23,7 @@ pub enum BodyFault {
         member: &'static str,
         /// From 0; 0 too if the member is a single user.
         index: usize,
-        /// Why.
+        /// What is wrong with it.
         fault: UserFault,
     },
     /// `member` has more than `max` entries (413).
@@ -94,7 +94,7 @@ pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<UserBuf>, BodyFa
 /// `{"add":[..],"remove":[..]}`, both optional.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WatchEdit {
-    /// To watch.
+    /// Users to watch from now on.
     pub add: Vec<UserBuf>,
     /// To watch no longer.
     pub remove: Vec<UserBuf>,
@@ -127,7 +127,7 @@ pub struct StreamAsk {
     pub user: Option<UserBuf>,
     /// Whom it watches.
     pub watch: Vec<UserBuf>,
-    /// Resume from.
+    /// The event id of the stream before this one; none: a stream from the start.
     pub last_event_id: Option<String>,
 }
 

@@ -21,7 +21,7 @@ pub use told::{Told, parse_told, parse_told_list};
 /// One publisher's state as told to anybody who asks or watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
-    /// Whose.
+    /// The publisher.
     pub user: User<'a>,
     /// What it is.
     pub status: Status,

@@ -18,7 +18,7 @@ const MS_MAX: u64 = (1 << 56) - 1;
 /// One publisher's state as another node tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Told {
-    /// Whose.
+    /// The publisher.
     pub user: UserBuf,
     /// Anything but unknown.
     pub status: Status,

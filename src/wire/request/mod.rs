@@ -70,7 +70,7 @@ impl Framing {
 /// A request head, borrowed from the input.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Head<'b> {
-    /// Method.
+    /// One that the server serves somewhere; others were refused.
     pub method: Method,
     /// Path as sent, percent-encoded, always starting with '/' (absolute-form reduced to its path;
     /// `*` for OPTIONS *).
@@ -105,7 +105,7 @@ pub enum Parsed<'b> {
     Partial,
     /// A whole head.
     Head {
-        /// The head.
+        /// Parsed, and borrowed from the bytes read.
         head: Head<'b>,
         /// Its length in bytes, blank lines before it included; the body starts here.
         head_bytes: usize,

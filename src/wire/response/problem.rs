@@ -14,7 +14,7 @@ pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
 /// docs/PROTOCOL.md), `title` fixed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// HTTP status.
+    /// The status code of the answer, repeated in its body (RFC 9457, 3.1.2).
     pub status: StatusCode,
     /// Last path segment of `type`.
     pub slug: &'static str,

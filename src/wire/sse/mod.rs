@@ -17,9 +17,9 @@ pub const KEEP_ALIVE: &[u8] = b":\n";
 /// The first block of a stream.
 #[derive(Clone, Debug)]
 pub struct Hello<'a> {
-    /// Stream id.
+    /// What the holder names in edits of this stream.
     pub stream: &'a str,
-    /// Watches held.
+    /// How many watches the stream holds.
     pub watching: usize,
     /// The server's clock, Unix ms.
     pub server_time: u64,

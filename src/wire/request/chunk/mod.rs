@@ -35,13 +35,23 @@ pub struct BodyStep {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     /// A hex digit of the size, or its end.
-    Size { value: u64, digits: u8 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
     /// A byte of the extension, or CR.
-    Extension { value: u64, bytes: usize },
+    Extension {
+        value: u64,
+        bytes: usize,
+    },
     /// LF after the size line.
-    SizeLf { value: u64 },
+    SizeLf {
+        value: u64,
+    },
     /// A byte of the chunk.
-    Data { left: u64 },
+    Data {
+        left: u64,
+    },
     /// CR after the chunk.
     DataCr,
     /// LF after the chunk.
@@ -58,7 +68,6 @@ enum State {
     EndLf,
     /// Nothing: the body is whole.
     Done,
-    /// Nothing: refused.
     Refused(RequestFault),
 }
 
