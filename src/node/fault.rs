@@ -18,7 +18,7 @@ pub enum ServeFault {
     Bind(BindFault),
     /// A node of the other role has no address.
     Node {
-        /// The address that could not be bound, as it was configured.
+        /// As it was configured.
         address: String,
         /// The system's reason.
         source: io::Error,

@@ -95,19 +95,7 @@ pub fn spawn(
     clock: &Arc<Clock>,
     drained: &Sender<ShardId>,
 ) -> io::Result<Shards> {
-    let mut polls = Vec::with_capacity(parts.len());
-    let mut doors = Vec::with_capacity(parts.len());
-    for (parts, _) in &parts {
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
-        doors.push(Door {
-            mailbox: Mailbox::new(parts.settings.mailbox_max),
-            waker,
-        });
-        polls.push(poll);
-    }
-    let doors: Arc<[Door]> = doors.into();
-
+    let (polls, doors) = doors_of(&parts)?;
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     // Fewer shards than cores share the machine with somebody, perhaps with another node that would
     // choose the same cores.
@@ -168,6 +156,22 @@ pub fn spawn(
         threads.push(thread);
     }
     Ok(Shards { doors, threads })
+}
+
+/// A poll for each shard, and the door that wakes it.
+fn doors_of(parts: &[(EngineParts, Outlet)]) -> io::Result<(Vec<Poll>, Arc<[Door]>)> {
+    let mut polls = Vec::with_capacity(parts.len());
+    let mut doors = Vec::with_capacity(parts.len());
+    for (parts, _) in parts {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        doors.push(Door {
+            mailbox: Mailbox::new(parts.settings.mailbox_max),
+            waker,
+        });
+        polls.push(poll);
+    }
+    Ok((polls, doors.into()))
 }
 
 /// Posts mail to all shards.
