@@ -4,17 +4,23 @@
 //! Owns whom it believes and what is said back. Taken over means told: the transitions go the way
 //! of all others.
 
+use super::calls::refused::Refused;
 use super::calls::served::overloaded;
 use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::{InternFault, Source};
 use crate::time::Now;
 use crate::wire::feed::Place;
-use crate::wire::record::Told;
+use crate::wire::record::{ItemFault, Told};
 use crate::wire::response::{Answer, problems};
 
 /// Takes over what is told: in the place of a feed that the header names, or by hand.
-pub(super) fn put(engine: &mut Engine, list: &[Told], feed: Option<&str>, now: Now) -> Answer {
+pub(super) fn put(
+    engine: &mut Engine,
+    list: &[Result<Told, ItemFault>],
+    feed: Option<&str>,
+    now: Now,
+) -> Answer {
     // None: by hand, outside of any feed. Who has the service token may say anything.
     let taken = match feed.map(Place::parse) {
         None => None,
@@ -35,8 +41,16 @@ pub(super) fn put(engine: &mut Engine, list: &[Told], feed: Option<&str>, now: N
         Some(taken) if taken.in_step => Source::InStep,
         _ => Source::Told,
     };
-    let mut refused = 0;
-    for told in list {
+    // Not an error: repeating it would not help, and must not hold up the publishers behind.
+    let mut refused = Refused::default();
+    for (index, told) in list.iter().enumerate() {
+        let told = match told {
+            Ok(told) => told,
+            Err(fault) => {
+                refused.add(index, *fault, &mut engine.counters);
+                continue;
+            }
+        };
         let user = told.user.user();
         if taken.is_some_and(|taken| !engine.belongs_to(user, taken.source)) {
             // It had the user before another node was added, and hears no more beats.
@@ -49,7 +63,7 @@ pub(super) fn put(engine: &mut Engine, list: &[Told], feed: Option<&str>, now: N
                 if fault == InternFault::Full {
                     engine.counters.add(Counter::LimitUsers, 1);
                 }
-                refused += 1;
+                refused.add(index, fault, &mut engine.counters);
                 continue;
             }
         };
@@ -61,9 +75,5 @@ pub(super) fn put(engine: &mut Engine, list: &[Told], feed: Option<&str>, now: N
             None => engine.counters.add(Counter::ToldKnown, 1),
         }
     }
-    if refused == 0 {
-        return Answer::no_content();
-    }
-    // Not an error: repeating it would not help, and must not hold up the publishers behind.
-    Answer::json(format!("{{\"refused\":{refused}}}").into_bytes())
+    refused.answer()
 }

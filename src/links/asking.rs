@@ -188,7 +188,9 @@ fn counts(answered: bool, asked: usize) -> Vec<Effect> {
 fn answers_of(reply: &Reply, asked: usize) -> Option<(Answerer, Vec<Told>)> {
     let said = reply.as_ref().ok().filter(|said| said.status == 200)?;
     let told = parse_told_list(&said.body, asked).ok()?;
-    (told.len() == asked).then_some((said.node?, told))
+    let whole = told.len() == asked;
+    // A record that can not be read leaves its user unanswered for; the others are.
+    whole.then_some((said.node?, told.into_iter().flatten().collect()))
 }
 
 #[cfg(test)]

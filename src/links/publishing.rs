@@ -134,7 +134,8 @@ impl Publishing {
 
 fn refused_of(said: &Said) -> u64 {
     let body: Option<serde_json::Value> = serde_json::from_slice(&said.body).ok();
-    body.and_then(|body| body["refused"].as_u64()).unwrap_or(0)
+    body.and_then(|body| body["refused_total"].as_u64())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -262,7 +263,7 @@ mod tests {
     fn a_node_without_room_says_for_how_many() {
         let mut world = World::new(&["bob"]);
         world.poll();
-        let body = br#"{"refused":3}"#.to_vec();
+        let body = br#"{"refused":[{"index":0,"reason":"users_max"}],"refused_total":3}"#.to_vec();
         let (status, node) = (200, None);
         let effects = world.reply(&Ok(Said { status, node, body }));
         assert_eq!(

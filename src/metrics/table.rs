@@ -129,6 +129,20 @@ table! {
         BeatUsersFull reason = "users_max",
         BeatNoSpace reason = "no_space",
     }
+    Shard Count "items_refused" "Items of lists that were refused by themselves while the others \
+                                 stood, by reason" {
+        ItemEmpty reason = "empty",
+        ItemTooLong reason = "too_long",
+        ItemNotUtf8 reason = "not_utf8",
+        ItemControl reason = "control",
+        ItemNotText reason = "not_a_string",
+        ItemBadEscape reason = "bad_escape",
+        ItemNotRecord reason = "not_a_record",
+        ItemBadTime reason = "bad_time",
+        ItemNoSince reason = "no_since",
+        ItemUsersMax reason = "users_max",
+        ItemNoSpace reason = "no_space",
+    }
     Shard Count "leaves" "Explicit goodbyes accepted, by source" {
         LeavesUdp source = "udp",
         LeavesHttp source = "http",

@@ -8,7 +8,7 @@ pub mod beat;
 pub mod feed;
 #[doc(hidden)]
 pub mod fuzz;
-mod json;
+pub(crate) mod json;
 pub mod nodes;
 pub mod record;
 pub mod request;

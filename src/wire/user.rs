@@ -25,6 +25,10 @@ pub enum UserFault {
     NotUtf8,
     /// Holds a control character.
     Control,
+    /// In JSON: no string at all.
+    NotText,
+    /// In a URL: its percent-encoding is broken.
+    BadEscape,
 }
 
 impl<'a> User<'a> {
@@ -122,6 +126,8 @@ impl UserFault {
             UserFault::TooLong => "the user id is longer than 128 bytes",
             UserFault::NotUtf8 => "the user id is not UTF-8",
             UserFault::Control => "the user id holds a control character",
+            UserFault::NotText => "the user id is not a string",
+            UserFault::BadEscape => "a % is not followed by two hex digits",
         }
     }
 }

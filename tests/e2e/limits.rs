@@ -278,9 +278,15 @@ pub(crate) fn a_users_limit_refuses_new_users_only() {
             .status,
         204
     );
-    server
-        .post("/v1/beat", &json!({"users": ["a", "d", "e"]}))
-        .expect_problem(503, "overloaded");
+    let partly = server.post("/v1/beat", &json!({"users": ["a", "d", "e"]}));
+    let refused = |index: u32| json!({"index": index, "reason": "users_max"});
+    assert_eq!(
+        (partly.status, partly.json()),
+        (
+            200,
+            json!({"refused": [refused(1), refused(2)], "refused_total": 2})
+        )
+    );
     assert_eq!(
         server.post("/v1/beat", &json!({"users": ["c"]})).status,
         204

@@ -391,13 +391,7 @@ fn users() {
         .post(bob, "/v1/beat", "{\"users\":[\"d\",\"a\"]}")
         .expect(
             bob,
-            problem(
-                "503 Service Unavailable",
-                "overloaded",
-                "The server is at a limit",
-                "the server knows as many users as it may (users_max)",
-                RETRY_AFTER,
-            ),
+            json("{\"refused\":[{\"index\":0,\"reason\":\"users_max\"}],\"refused_total\":1}"),
         );
     let stream = world.connect(0);
     world.get(stream, "/v1/stream?user=e");

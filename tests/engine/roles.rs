@@ -8,7 +8,7 @@ use greendot::metrics::{Counter, Gauge};
 use greendot::time::Unix;
 use greendot::wire::beat::{FleetKey, Keys, open};
 use greendot::wire::nodes::Nodes;
-use greendot::wire::record::parse_told_list;
+use greendot::wire::record::{Told, parse_told_list};
 
 use super::harness::{
     NO_CONTENT, Peer, START, World, json, problem, record, request, snapshot, status_and_slug,
@@ -63,9 +63,16 @@ fn list(records: &[String]) -> String {
     format!("{{\"presence\":[{}]}}", records.join(","))
 }
 
+/// The records of a list, all of which are good.
+fn records_of(list: &str) -> Vec<Told> {
+    let told = parse_told_list(list.as_bytes(), 100).expect("a list");
+    let told: Result<_, _> = told.into_iter().collect();
+    told.expect("records")
+}
+
 /// The presence node of `users` answers as of now with these records.
 fn answer(world: &mut World, records: &[String]) {
-    let told = parse_told_list(list(records).as_bytes(), 100).expect("records");
+    let told = records_of(&list(records));
     let now = world.now();
     let (answered, refused) = adopt_answers(world.presence(), &told, now.unix, now);
     assert_eq!(refused, 0);
@@ -229,7 +236,7 @@ fn an_answer_older_than_what_was_told_in_step_changes_nothing() {
     // Told in step: it is sure, whatever is still awaited.
     world.expect(alice, told(100, &after));
     // Computed at 80, read at 100.
-    let answers = parse_told_list(list(&[before]).as_bytes(), 1).expect("a record");
+    let answers = records_of(&list(&[before]));
     let as_of = Unix::from_ms(START + 80);
     let (answered, _) = adopt_answers(world.presence(), &answers, as_of, world.now());
     world.tell_all(&Mail::Answered(Arc::new(answered)));
@@ -440,9 +447,13 @@ fn who_finds_no_room_is_said_and_does_not_hold_up_the_others() {
         .map(|user| record(user, "online", 1, 1))
         .into();
     let request = put(&world, "/v1/presence", &list(&records));
-    world
-        .send(peer, request)
-        .expect(peer, json("{\"refused\":2}"));
+    world.send(peer, request).expect(
+        peer,
+        json(
+            "{\"refused\":[{\"index\":2,\"reason\":\"users_max\"},\
+                 {\"index\":3,\"reason\":\"users_max\"}],\"refused_total\":2}",
+        ),
+    );
     assert_eq!(
         (world.presence().users(), world.presence().online()),
         (2, 2)

@@ -2,7 +2,7 @@
 
 use greendot::wire::beat::Writer;
 
-use super::harness::{NO_CONTENT, World, json, problem, status_and_slug, unseen};
+use super::harness::{NO_CONTENT, World, json, problem, record, status_and_slug, unseen};
 use greendot::metrics::Counter;
 
 /// Percent-encodes all bytes.
@@ -101,27 +101,35 @@ fn percent_encoding_is_undone_once_and_a_plus_is_a_space_in_queries_only() {
     world.expect(bob, json(&format!("{{\"presence\":[{all}]}}")));
 }
 
+/// One that stands alone is refused with 400; one of a list refuses itself, and spoils nothing.
 #[test]
 fn illegal_ones_are_refused_at_every_door() {
     let too_long = "x".repeat(129);
     let too_wide = "é".repeat(64) + "x";
-    let cases: &[(&[u8], &str)] = &[
-        (too_long.as_bytes(), "the user id is longer than 128 bytes"),
-        (too_wide.as_bytes(), "the user id is longer than 128 bytes"),
-        (b"a\0b", "the user id holds a control character"),
-        (b"a\nb", "the user id holds a control character"),
-        (b"\x7f", "the user id holds a control character"),
-        (
-            "a\u{85}".as_bytes(),
-            "the user id holds a control character",
-        ),
-        (b"\xff", "the user id is not UTF-8"),
-        (b"\xc3", "the user id is not UTF-8"),
-        (b"\xed\xa0\x80", "the user id is not UTF-8"),
+    let (long, control) = (
+        ("the user id is longer than 128 bytes", "too_long"),
+        ("the user id holds a control character", "control"),
+    );
+    let not_utf8 = ("the user id is not UTF-8", "not_utf8");
+    let empty = (
+        "the user id is empty; it takes 1 to 128 bytes of UTF-8",
+        "empty",
+    );
+    let cases: &[(&[u8], (&str, &str))] = &[
+        (b"", empty),
+        (too_long.as_bytes(), long),
+        (too_wide.as_bytes(), long),
+        (b"a\0b", control),
+        (b"a\nb", control),
+        (b"\x7f", control),
+        ("a\u{85}".as_bytes(), control),
+        (b"\xff", not_utf8),
+        (b"\xc3", not_utf8),
+        (b"\xed\xa0\x80", not_utf8),
     ];
     let mut world = World::new(1);
     let bob = world.connect(0);
-    for (user, why) in cases {
+    for (user, (why, word)) in cases {
         let refusal = |detail: &str| {
             problem(
                 "400 Bad Request",
@@ -131,21 +139,37 @@ fn illegal_ones_are_refused_at_every_door() {
                 "",
             )
         };
+        let refused =
+            format!("\"refused\":[{{\"index\":1,\"reason\":\"{word}\"}}],\"refused_total\":1");
         let raw = escaped(user);
-        world
-            .get(bob, &format!("/v1/presence/{raw}"))
-            .expect(bob, refusal(why));
-        world
-            .get(bob, &format!("/v1/presence?user={raw}"))
-            .expect(bob, refusal(why));
+        if !user.is_empty() {
+            world
+                .get(bob, &format!("/v1/presence/{raw}"))
+                .expect(bob, refusal(why));
+        }
+        world.get(bob, &format!("/v1/presence?user=a&user={raw}&user=b"));
+        let both = [unseen("a"), unseen("b")].join(",");
+        world.expect(bob, json(&format!("{{\"presence\":[{both}],{refused}}}")));
         world.get(bob, &format!("/v1/stream?user={raw}"));
-        world.expect(bob, refusal(&format!("user[0]: {why}")));
-        world.get(bob, &format!("/v1/stream?watch=a&watch={raw}"));
-        world.expect(bob, refusal(&format!("watch[1]: {why}")));
+        world.expect(bob, refusal(&format!("user: {why}")));
+        let watcher = world.connect(0);
+        world.get(watcher, &format!("/v1/stream?watch=a&watch={raw}&watch=b"));
+        let received = world.received(watcher);
+        assert!(received.contains("\"watching\":2,"), "{received}");
+        assert!(
+            received.contains(&format!(",{refused}}}\n\n")),
+            "{received}"
+        );
         if let Ok(user) = std::str::from_utf8(user) {
             let in_json = serde_json::to_string(user).expect("a string");
-            world.post(bob, "/v1/beat", &format!("{{\"users\":[\"a\",{in_json}]}}"));
-            world.expect(bob, refusal(&format!("users[1]: {why}")));
+            let users = format!("{{\"users\":[\"a\",{in_json}]}}");
+            world.post(bob, "/v1/leave", &users);
+            world.expect(bob, json(&format!("{{{refused}}}")));
+            world.post(bob, "/v1/presence/query", &users);
+            let answer = format!("{{\"presence\":[{}],{refused}}}", unseen("a"));
+            world.expect(bob, json(&answer));
+            world.post(bob, "/v1/stream", &format!("{{\"user\":{in_json}}}"));
+            world.expect(bob, refusal(&format!("user: {why}")));
         } else {
             let body = [b"{\"users\":[\"", *user, b"\"]}"].concat();
             let mut post = format!(
@@ -159,8 +183,12 @@ fn illegal_ones_are_refused_at_every_door() {
             let answer = world.received(bob);
             assert_eq!(
                 status_and_slug(&answer),
-                ("HTTP/1.1 400 Bad Request", "bad-json")
+                ("HTTP/1.1 400 Bad Request", "bad-json"),
+                "it is no JSON text"
             );
+        }
+        if user.is_empty() {
+            continue;
         }
         let refused = world.count(0, Counter::DatagramEntry);
         let bytes = datagram(&world, user);
@@ -179,15 +207,63 @@ fn illegal_ones_are_refused_at_every_door() {
         "",
     );
     world.get(bob, "/v1/presence/%zz").expect(bob, bad_escape);
-    world.get(bob, "/v1/presence?user=").expect(
+    world.get(bob, "/v1/presence?user=%zz").expect(
         bob,
-        problem(
-            "400 Bad Request",
-            "bad-user",
-            "A user id is not legal",
-            "the user id is empty; it takes 1 to 128 bytes of UTF-8",
-            "",
+        json(
+            "{\"presence\":[],\"refused\":[{\"index\":0,\"reason\":\"bad_escape\"}],\
+             \"refused_total\":1}",
         ),
     );
     assert_eq!(world.presence().users(), 0, "nothing was taken in");
+}
+
+/// One illegal id among a thousand: the others beat, say goodbye, and are watched.
+#[test]
+fn one_bad_item_spoils_nothing_else() {
+    let mut world = World::new(2);
+    let bob = world.connect(0);
+    let mut users: Vec<String> = (0..999).map(|n| format!("\"u{n}\"")).collect();
+    users.insert(500, "\"\\u0007\"".to_owned());
+    let body = format!("{{\"users\":[{}]}}", users.join(","));
+    let refused = "\"refused\":[{\"index\":500,\"reason\":\"control\"}],\"refused_total\":1";
+    world
+        .post(bob, "/v1/beat", &body)
+        .expect(bob, json(&format!("{{{refused}}}")));
+    assert_eq!(
+        (world.presence().users(), world.presence().online()),
+        (999, 999)
+    );
+    world
+        .post(bob, "/v1/leave", &body)
+        .expect(bob, json(&format!("{{{refused}}}")));
+    assert_eq!(world.presence().online(), 0);
+    assert_eq!(world.count(0, Counter::ItemControl), 2);
+
+    // What is no string is no user either, and neither is half of a surrogate pair.
+    let strange = "{\"users\":[1,null,[\"a\"],{\"a\":1},\"\\ud800\",\"good\"]}";
+    world.post(bob, "/v1/beat", strange);
+    let answer = world.received(bob);
+    for (index, reason) in ["not_a_string"; 4].iter().chain(&["not_utf8"]).enumerate() {
+        let item = format!("{{\"index\":{index},\"reason\":\"{reason}\"}}");
+        assert!(answer.contains(&item), "{answer}");
+    }
+    assert!(answer.contains("\"refused_total\":5"), "{answer}");
+    assert_eq!(world.ask(0, "good"), record("good", "online", 0, 0));
+
+    // On another shard, too, an edit says which of its items are none.
+    let (stream, id) = world.stream(1, "watch=u0", 1);
+    world.received(stream);
+    world.post(
+        bob,
+        &format!("/v1/stream/{id}/watch"),
+        "{\"add\":[\"\",\"u1\"],\"remove\":[\"u0\",7]}",
+    );
+    world.expect(
+        bob,
+        json(
+            "{\"watching\":1,\"refused\":[{\"list\":\"add\",\"index\":0,\"reason\":\"empty\"},\
+             {\"list\":\"remove\",\"index\":1,\"reason\":\"not_a_string\"}],\
+             \"refused_total\":2}",
+        ),
+    );
 }

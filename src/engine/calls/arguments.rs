@@ -12,15 +12,12 @@ use crate::pages::Page;
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
-    BodyFault, StreamAsk, Told, parse_stream_ask, parse_told, parse_told_list, parse_users,
+    BodyFault, Entry, StreamAsk, Told, parse_stream_ask, parse_told, parse_told_list, parse_users,
     parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Answer, Cache, problems};
 use crate::wire::{User, UserBuf, UserFault};
-
-/// Detail of a bad percent-encoding.
-const BAD_ESCAPE: &str = "a % is not followed by two hex digits";
 
 /// Why an argument was refused.
 enum Fault {
@@ -80,7 +77,7 @@ impl Engine {
             }
             Serve::Record(serve) => {
                 let told = self.read(record(segment, body), users_limit)?;
-                serve(self, &[told], head.feed, now).into()
+                serve(self, &[Ok(told)], head.feed, now).into()
             }
             Serve::Records(serve) => {
                 let told = self.read(parse_told_list(body, users_max), users_limit)?;
@@ -128,12 +125,8 @@ impl Engine {
                 self.counters.add(Counter::LimitBodyDepth, 1);
                 Answer::problem(problems::BAD_JSON, "the body is nested more than 8 deep")
             }
-            BodyFault::User {
-                member,
-                index,
-                fault,
-            } => {
-                let detail = format!("{member}[{index}]: {}", fault.explain());
+            BodyFault::User { member, fault } => {
+                let detail = format!("{member}: {}", fault.explain());
                 Answer::problem(problems::BAD_USER, &detail)
             }
             BodyFault::TooMany { member, max, given } => {
@@ -154,20 +147,24 @@ fn fixed(page: &'static Page) -> Answer {
     }
 }
 
-fn unescaped(segment: &str) -> Result<Cow<'_, [u8]>, Fault> {
-    decode_segment(segment).ok_or(Fault::User(BAD_ESCAPE))
+fn unescaped(segment: &str) -> Result<Cow<'_, [u8]>, UserFault> {
+    decode_segment(segment).ok_or(UserFault::BadEscape)
+}
+
+/// The user that a value of a query names; None: its escapes are broken.
+fn entry(value: Option<&[u8]>) -> Entry {
+    Ok(User::parse(value.ok_or(UserFault::BadEscape)?)?.into())
 }
 
 /// The users of `user=a&user=b`, at most `max`.
-fn listed(query: &str, max: usize) -> Result<Vec<UserBuf>, Fault> {
+fn listed(query: &str, max: usize) -> Result<Vec<Entry>, Fault> {
     let mut users = Vec::new();
-    for pair in query_pairs(query) {
-        let (name, value) = pair.ok_or(Fault::Query(BAD_ESCAPE.into()))?;
+    for (name, value) in query_pairs(query) {
         if &*name != b"user" {
             let detail = "the query takes user=.., as often as there are users to ask for";
             return Err(Fault::Query(detail.into()));
         }
-        users.push(User::parse(&value)?.into());
+        users.push(entry(value.as_deref()));
     }
     if users.len() > max {
         return Err(too_many("user", max, users.len()));
@@ -192,26 +189,23 @@ fn record(segment: &str, body: &[u8]) -> Result<Told, Fault> {
 /// What the query of a stream asks for.
 fn stream_asked(query: &str, watch_max: usize) -> Result<StreamAsk, Fault> {
     let mut ask = StreamAsk::default();
-    for pair in query_pairs(query) {
-        let (name, value) = pair.ok_or(Fault::Query(BAD_ESCAPE.into()))?;
-        let user = |member, index| match User::parse(&value) {
-            Ok(user) => Ok(UserBuf::from(user)),
-            Err(fault) => Err(BodyFault::User {
-                member,
-                index,
-                fault,
-            }),
-        };
+    for (name, value) in query_pairs(query) {
         match &*name {
             b"watch" => {
-                ask.watch.push(user("watch", ask.watch.len())?);
+                ask.watch.push(entry(value.as_deref()));
                 if ask.watch.len() > watch_max {
                     return Err(too_many("watch", watch_max, ask.watch.len()));
                 }
             }
-            b"user" if ask.user.is_none() => ask.user = Some(user("user", 0)?),
+            b"user" if ask.user.is_none() => {
+                let member = "user";
+                let user = entry(value.as_deref());
+                ask.user = Some(user.map_err(|fault| BodyFault::User { member, fault })?);
+            }
             b"last_event_id" if ask.last_event_id.is_none() => {
-                ask.last_event_id = Some(String::from_utf8_lossy(&value).into_owned());
+                // One that can not be read is no time, and resumes nothing.
+                let id = value.unwrap_or_default();
+                ask.last_event_id = Some(String::from_utf8_lossy(&id).into_owned());
             }
             b"user" => {
                 let detail = "user stands twice: a stream has one holder";
@@ -245,14 +239,16 @@ pub(super) fn users_named(
             user.into_iter().map(Cow::into_owned).collect()
         }
         Serve::Listed(_) => {
-            let pairs = query_pairs(head.query.unwrap_or("")).flatten();
+            let pairs = query_pairs(head.query.unwrap_or(""));
             let users = pairs.filter(|(name, _)| &**name == b"user");
-            users.map(|(_, user)| user.into_owned()).collect()
+            users
+                .filter_map(|(_, user)| Some(user?.into_owned()))
+                .collect()
         }
         Serve::Users(_) => {
             let users = parse_users(body, users_max).unwrap_or_default();
             let bytes = |user: UserBuf| user.as_str().as_bytes().to_vec();
-            users.into_iter().map(bytes).collect()
+            users.into_iter().flatten().map(bytes).collect()
         }
         _ => Vec::new(),
     }

@@ -3,6 +3,7 @@
 //! Owns both ends: what asks, and what is done where the stream is. An edit for a stream on another
 //! shard travels as mail, and the request is parked until the outcome is back.
 
+use super::refused::Refused;
 use super::served::{Served, overloaded};
 use super::stream_id;
 use crate::engine::mail::{Edit, EditOutcome, Mail};
@@ -24,24 +25,28 @@ pub(super) fn edit(
 ) -> Served {
     // Who makes an id up is told so here: only real ones cost another shard anything.
     let Some((shard, stream)) = stream_id::parse(&engine.node.secret, stream) else {
-        return engine.edited(EditOutcome::Unknown).into();
+        return engine
+            .edited(EditOutcome::Unknown, &Refused::default())
+            .into();
     };
+    let mut refused = Refused::default();
     let edit = Edit {
         stream,
-        add: edit.add,
-        remove: edit.remove,
+        add: refused.sift(Some("add"), edit.add, &mut engine.counters),
+        remove: refused.sift(Some("remove"), edit.remove, &mut engine.counters),
         asker: (engine.node.shard, asker),
         until: now.mono.plus_ms(engine.settings.request_deadline_ms),
     };
     if shard == engine.node.shard {
         let outcome = engine.apply_edit(&edit, now);
-        return engine.edited(outcome).into();
+        return engine.edited(outcome, &refused).into();
     }
     let until = edit.until;
     engine.posts.letter(shard, Mail::Edit(edit.into()));
     Served::Parked {
         until,
         unanswered: "the shard that holds the stream has not answered; the edit may have happened",
+        refused,
     }
 }
 
@@ -49,15 +54,18 @@ impl Engine {
     /// The outcome of an edit that a parked request waits for.
     pub(in crate::engine) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
         if let Some(pending) = self.conns.unpark(id) {
-            let answer = self.edited(outcome);
+            let answer = self.edited(outcome, &pending.refused);
             self.answer(id, pending, answer, now);
         }
     }
 
-    fn edited(&mut self, outcome: EditOutcome) -> Answer {
+    fn edited(&mut self, outcome: EditOutcome, refused: &Refused) -> Answer {
         match outcome {
             EditOutcome::Watching(watching) => {
-                Answer::json(format!("{{\"watching\":{watching}}}").into_bytes())
+                let mut body = format!("{{\"watching\":{watching}").into_bytes();
+                refused.write(usize::MAX, &mut body);
+                body.push(b'}');
+                Answer::json(body)
             }
             EditOutcome::Unknown => {
                 let detail = "no stream with this id is open; a stream's id is in its hello event \

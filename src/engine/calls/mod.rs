@@ -12,6 +12,7 @@ mod leave;
 mod node;
 mod query;
 mod refusal;
+pub(super) mod refused;
 pub(super) mod served;
 pub(super) mod stream;
 mod stream_id;
@@ -46,8 +47,13 @@ impl Engine {
             Served::Answer(answer) => self.answer(id, pending, answer, now),
             Served::Stream(new) => self.begin_stream(id, &pending, new, now),
             Served::Overloaded(why) => self.refuse_stream(id, &pending, why, now),
-            Served::Parked { until, unanswered } => {
+            Served::Parked {
+                until,
+                unanswered,
+                refused,
+            } => {
                 pending.unanswered = unanswered;
+                pending.refused = refused;
                 self.conns.park(id.index, pending, until);
             }
         }

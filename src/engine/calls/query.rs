@@ -1,13 +1,14 @@
 //! Questions: who is online, and since when.
 
+use super::refused::Refused;
 use crate::engine::parts::Engine;
 use crate::engine::records::record_of;
 use crate::engine::role::Role;
 use crate::status::Status;
 use crate::time::Now;
-use crate::wire::record::Record;
+use crate::wire::User;
+use crate::wire::record::{Entry, Record};
 use crate::wire::response::Answer;
-use crate::wire::{User, UserBuf};
 
 /// Header by which a presence node says which life of it speaks (16 hex digits); in an answer to a
 /// query also a moment of its clock (Unix ms) before which it publishes nothing any more.
@@ -31,22 +32,30 @@ pub(super) fn one(engine: &mut Engine, user: User<'_>, now: Now) -> Answer {
     Answer::json(body)
 }
 
-/// `GET /v1/presence`.
-pub(super) fn many(engine: &mut Engine, users: &[UserBuf], now: Now) -> Answer {
+/// `GET /v1/presence`: the states of those that are users, in the order asked.
+pub(super) fn many(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
     let mut body = engine.conns.scratch();
+    let mut refused = Refused::default();
     body.extend_from_slice(b"{\"presence\":[");
-    for (at, user) in users.iter().enumerate() {
-        if at > 0 {
-            body.push(b',');
+    let mut told = 0;
+    for (index, user) in users.iter().enumerate() {
+        match user {
+            Ok(user) => {
+                body.extend_from_slice(if told > 0 { b"," } else { b"" });
+                record(engine, user.user(), now).write(&mut body);
+                told += 1;
+            }
+            Err(fault) => refused.add(index, *fault, &mut engine.counters),
         }
-        record(engine, user.user(), now).write(&mut body);
     }
-    body.extend_from_slice(b"]}");
+    body.push(b']');
+    refused.write(usize::MAX, &mut body);
+    body.push(b'}');
     Answer::json(body)
 }
 
 /// `POST /v1/presence/query`.
-pub(super) fn query(engine: &mut Engine, users: &[UserBuf], now: Now) -> Answer {
+pub(super) fn query(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
     let answer = many(engine, users, now);
     match engine.node.role {
         // Tells a node that follows this one which life of it answers, as of when, and what its

@@ -2,6 +2,7 @@
 //!
 //! Owns the vocabulary between the functions that serve calls and what carries their word out.
 
+use super::refused::Refused;
 use crate::presence::InternFault;
 use crate::slot::Slot;
 use crate::time::Mono;
@@ -22,6 +23,8 @@ pub(in crate::engine) enum Served {
         until: Mono,
         /// What is said if it has not come by then.
         unanswered: &'static str,
+        /// What of the request was refused already.
+        refused: Refused,
     },
 }
 
@@ -38,6 +41,8 @@ pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 pub(in crate::engine) struct NewStream {
     pub(super) publisher: Option<Slot>,
     pub(super) watch: Vec<UserBuf>,
+    /// Whom it shall not watch, for they are no users.
+    pub(super) refused: Refused,
     /// Where it was before, as its reader says it.
     pub(super) last_event_id: Option<String>,
 }

@@ -3,11 +3,13 @@
 //! Owns the order in which a watch is indexed before its state is read, so that no change falls
 //! between the two.
 
+use super::refused::Refused;
 use super::served::{NewStream, Served, intern_detail};
 use super::stream_id;
 use crate::engine::conn::pending::Pending;
 use crate::engine::horizon;
 use crate::engine::parts::Engine;
+use crate::engine::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::realtime::watches::Target;
@@ -18,12 +20,17 @@ use crate::wire::record::StreamAsk;
 use crate::wire::response::{Answer, write_answer};
 use crate::wire::sse;
 
+/// What always fits into the hello beside the members that each has.
+const MORE_BYTES: usize = 128;
+
 /// Whether there is room for a stream, and for its holder as a publisher.
 pub(super) fn open(engine: &mut Engine, ask: StreamAsk, _now: Now) -> Served {
+    let mut refused = Refused::default();
+    let watch = refused.sift(None, ask.watch, &mut engine.counters);
     if engine.passes.is_draining() {
         return Served::Overloaded("draining");
     }
-    if engine.conns.watches.len() + ask.watch.len() > engine.settings.watches_per_shard_max {
+    if engine.conns.watches.len() + watch.len() > engine.settings.watches_per_shard_max {
         engine.counters.add(Counter::LimitWatchesPerShard, 1);
         return Served::Overloaded("watches");
     }
@@ -39,7 +46,8 @@ pub(super) fn open(engine: &mut Engine, ask: StreamAsk, _now: Now) -> Served {
     };
     Served::Stream(NewStream {
         publisher,
-        watch: ask.watch,
+        watch,
+        refused,
         last_event_id: ask.last_event_id,
     })
 }
@@ -53,7 +61,7 @@ impl Engine {
         let mut targets: Vec<Target> = watch.map(|user| self.target(user.user())).collect();
         self.conns.watches.add(id.index, &mut targets, false);
         self.mark_untold(id.index, new.last_event_id.as_deref(), now);
-        self.say_hello(id, pending, now);
+        self.say_hello(id, pending, &new.refused, now);
         let unsure = self.presence.is_follower();
         self.conns.stream_begins(id.index, unsure, now.mono);
         if let Some(slot) = new.publisher {
@@ -97,7 +105,10 @@ impl Engine {
         since.ok()
     }
 
-    fn say_hello(&mut self, id: ConnId, pending: &Pending, now: Now) {
+    fn say_hello(&mut self, id: ConnId, pending: &Pending, refused: &Refused, now: Now) {
+        let mut more = Vec::new();
+        let room = MORE_BYTES + self.settings.outbox_bytes_max - OUTBOX_BYTES_FLOOR;
+        refused.write(room, &mut more);
         let hello = sse::Hello {
             stream: &stream_id::write(&self.node.secret, self.node.shard, id),
             watching: self.conns.watches.of(id.index),
@@ -106,6 +117,7 @@ impl Engine {
             offline_after_ms: self.settings.offline_after_ms,
             keep_alive_ms: self.settings.keep_alive_ms,
             retry_ms: self.settings.retry_ms + self.random.u64(0..=self.settings.retry_ms / 2),
+            more: &more,
         };
         let conn = self.conns.at(id.index);
         let out = &mut conn.io().unsent;

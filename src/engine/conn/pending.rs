@@ -1,5 +1,6 @@
 //! Requests between being read and being answered.
 
+use crate::engine::calls::refused::Refused;
 use crate::metrics::Call;
 use crate::wire::response::Asker;
 
@@ -12,6 +13,8 @@ pub(in crate::engine) struct Pending {
     pub(in crate::engine) asker: Asker,
     /// Parked: what is said if no answer comes.
     pub(in crate::engine) unanswered: &'static str,
+    /// Parked: which of its items were refused.
+    pub(in crate::engine) refused: Refused,
 }
 
 impl Pending {
@@ -21,6 +24,7 @@ impl Pending {
             call,
             asker,
             unanswered: "",
+            refused: Refused::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::item::Entry;
 use super::object::{Kind, Member, Value, parse};
 use crate::wire::{UserBuf, UserFault};
 
@@ -17,12 +18,10 @@ pub enum BodyFault {
     Malformed(String),
     /// Nested deeper than [`BODY_DEPTH_MAX`].
     TooDeep,
-    /// Entry `index` of `member` is not a user id.
+    /// `member`, which holds one user, holds none.
     User {
         /// Member name.
         member: &'static str,
-        /// From 0; 0 too if the member is a single user.
-        index: usize,
         /// What is wrong with it.
         fault: UserFault,
     },
@@ -62,11 +61,7 @@ impl fmt::Display for BodyFault {
             BodyFault::TooDeep => {
                 write!(f, "the body is nested deeper than {BODY_DEPTH_MAX} levels")
             }
-            BodyFault::User {
-                member,
-                index,
-                fault,
-            } => write!(f, "{member}, entry {index}: {}", fault.explain()),
+            BodyFault::User { member, fault } => write!(f, "{member}: {}", fault.explain()),
             BodyFault::TooMany { member, max, given } => {
                 write!(
                     f,
@@ -79,8 +74,8 @@ impl fmt::Display for BodyFault {
 
 /// Reads `{"users":[..]}`; order and repeats kept.
 ///
-/// Errors: it is no such object, names nobody legal, or too many.
-pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<UserBuf>, BodyFault> {
+/// Errors: it is no such object, or names too many.
+pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<Entry>, BodyFault> {
     const USERS: Member = Member {
         name: "users",
         kind: Kind::Users,
@@ -95,14 +90,14 @@ pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<UserBuf>, BodyFa
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WatchEdit {
     /// Users to watch from now on.
-    pub add: Vec<UserBuf>,
+    pub add: Vec<Entry>,
     /// To watch no longer.
-    pub remove: Vec<UserBuf>,
+    pub remove: Vec<Entry>,
 }
 
 /// Reads a watch edit; each list at most `watch_max` long.
 ///
-/// Errors: it is no such object, or a list names nobody legal or too many.
+/// Errors: it is no such object, or a list names too many.
 pub fn parse_watch_edit(body: &[u8], watch_max: usize) -> Result<WatchEdit, BodyFault> {
     const ADD: Member = Member {
         name: "add",
@@ -126,7 +121,7 @@ pub struct StreamAsk {
     /// Whom the stream makes a publisher.
     pub user: Option<UserBuf>,
     /// Whom it watches.
-    pub watch: Vec<UserBuf>,
+    pub watch: Vec<Entry>,
     /// The event id of the stream before this one; none: a stream from the start.
     pub last_event_id: Option<String>,
 }
@@ -135,7 +130,7 @@ pub struct StreamAsk {
 /// `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}`, all optional; null is the
 /// same as leaving a single one out.
 ///
-/// Errors: it is no such object, or names nobody legal or too many.
+/// Errors: it is no such object, `user` is none, or `watch` names too many.
 pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, BodyFault> {
     const MEMBERS: [Member; 3] = [
         Member {
@@ -158,7 +153,7 @@ pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, Body
         watch_max,
     )?;
     Ok(StreamAsk {
-        user: user.and_then(|user| user.into_users().pop()),
+        user: user.and_then(Value::into_user),
         watch: watch.map(Value::into_users).unwrap_or_default(),
         last_event_id: last_event_id.and_then(Value::into_text),
     })
@@ -188,7 +183,11 @@ mod tests {
         users.iter().map(owned).collect()
     }
 
-    fn users(body: &str) -> Result<Vec<UserBuf>, BodyFault> {
+    fn entries(users: &[&str]) -> Vec<Entry> {
+        owned(users).into_iter().map(Ok).collect()
+    }
+
+    fn users(body: &str) -> Result<Vec<Entry>, BodyFault> {
         parse_users(body.as_bytes(), 3)
     }
 
@@ -196,12 +195,12 @@ mod tests {
     fn lists_of_users() {
         assert_eq!(
             users(r#"{"users":["b","a","b"]}"#),
-            Ok(owned(&["b", "a", "b"]))
+            Ok(entries(&["b", "a", "b"]))
         );
         assert_eq!(users(" { \"users\" : [ ] }\n"), Ok(vec![]));
         assert_eq!(
             users(r#"{"us\u0065rs":["\u00e9\"\ud83d\udfe2/"]}"#),
-            Ok(owned(&["é\"\u{1F7E2}/"]))
+            Ok(entries(&["é\"\u{1F7E2}/"]))
         );
     }
 
@@ -241,12 +240,6 @@ mod tests {
             ))
         );
         assert_eq!(
-            users(r#"{"users":["a",1]}"#),
-            Err(malformed(
-                "invalid type: integer `1`, expected a string at line 1 column 15"
-            ))
-        );
-        assert_eq!(
             users(r#"{"users":["a",]}"#),
             Err(malformed("trailing comma at line 1 column 15"))
         );
@@ -261,27 +254,26 @@ mod tests {
     }
 
     #[test]
-    fn users_are_checked() {
-        let fault = |index, fault| {
-            Err(BodyFault::User {
-                member: "users",
-                index,
-                fault,
-            })
-        };
-        assert_eq!(users(r#"{"users":[""]}"#), fault(0, UserFault::Empty));
-        assert_eq!(
-            users(r#"{"users":["a","\u0000"]}"#),
-            fault(1, UserFault::Control)
-        );
-        assert_eq!(
-            users(r#"{"users":["a","b","\u0085"]}"#),
-            fault(2, UserFault::Control)
-        );
-        assert_eq!(
-            users(&format!(r#"{{"users":["{}"]}}"#, "x".repeat(129))),
-            fault(0, UserFault::TooLong)
-        );
+    fn a_bad_entry_refuses_itself_alone() {
+        let long = format!(r#"{{"users":["{}"]}}"#, "x".repeat(129));
+        for (body, at, fault) in [
+            (r#"{"users":[""]}"#, 0, UserFault::Empty),
+            (r#"{"users":["a","\u0000"]}"#, 1, UserFault::Control),
+            (r#"{"users":["a","b","\u0085"]}"#, 2, UserFault::Control),
+            (r#"{"users":["\ud800","b"]}"#, 0, UserFault::NotUtf8),
+            (r#"{"users":["a",1,"b"]}"#, 1, UserFault::NotText),
+            (r#"{"users":[{"a":[]},"b"]}"#, 0, UserFault::NotText),
+            (&long, 0, UserFault::TooLong),
+        ] {
+            let read = users(body).unwrap();
+            for (index, entry) in read.iter().enumerate() {
+                assert_eq!(
+                    entry.as_ref().err(),
+                    (index == at).then_some(&fault),
+                    "{body}"
+                );
+            }
+        }
     }
 
     #[test]
@@ -328,8 +320,8 @@ mod tests {
         let edit = |body: &str| parse_watch_edit(body.as_bytes(), 1);
         let to = |add: &[&str], remove: &[&str]| {
             Ok(WatchEdit {
-                add: owned(add),
-                remove: owned(remove),
+                add: entries(add),
+                remove: entries(remove),
             })
         };
         assert_eq!(edit("{}"), to(&[], &[]));
@@ -363,7 +355,7 @@ mod tests {
             ask(r#"{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}"#),
             Ok(StreamAsk {
                 user: owned(&["alice"]).pop(),
-                watch: owned(&["bob"]),
+                watch: entries(&["bob"]),
                 last_event_id: Some("1764009600123".into())
             })
         );
@@ -371,7 +363,6 @@ mod tests {
             ask(r#"{"user":""}"#),
             Err(BodyFault::User {
                 member: "user",
-                index: 0,
                 fault: UserFault::Empty
             })
         );
@@ -390,9 +381,10 @@ mod tests {
     #[test]
     fn details() {
         let detail = |body: &str| users(body).unwrap_err().to_string();
+        let fault = parse_stream_ask(br#"{"user":""}"#, 1).unwrap_err();
         assert_eq!(
-            detail(r#"{"users":["a",""]}"#),
-            "users, entry 1: the user id is empty; it takes 1 to 128 bytes of UTF-8"
+            fault.to_string(),
+            "user: the user id is empty; it takes 1 to 128 bytes of UTF-8"
         );
         assert_eq!(
             detail(r#"{"users":["a","a","a","a"]}"#),

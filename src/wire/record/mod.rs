@@ -1,9 +1,10 @@
 //! The JSON of presence: records both ways, lists of users in.
 //!
 //! Owns the form of a record and of every request body. Every user that comes out of a body is a
-//! legal one. Never looks anybody up.
+//! legal one; an item of a list that is none refuses itself alone. Never looks anybody up.
 
 mod body;
+mod item;
 mod object;
 mod told;
 
@@ -16,6 +17,7 @@ pub use body::{
     BODY_DEPTH_MAX, BodyFault, StreamAsk, WatchEdit, parse_stream_ask, parse_users,
     parse_watch_edit,
 };
+pub use item::{Entry, ItemFault};
 pub use told::{Told, parse_told, parse_told_list};
 
 /// One publisher's state as told to anybody who asks or watches.

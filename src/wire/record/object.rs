@@ -2,15 +2,18 @@
 //!
 //! Owns the bounds: nesting is checked before the parser starts, and a list is read into memory no
 //! further than its limit; what lies beyond is only counted. Unknown members are refused, since a
-//! misspelt optional one would otherwise do nothing in silence, and so are repeated ones.
+//! misspelt optional one would otherwise do nothing in silence, and so are repeated ones. An entry
+//! of a list that is no user refuses itself alone.
 
 use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::body::{BODY_DEPTH_MAX, BodyFault};
-use crate::wire::UserBuf;
+use super::item::Entry;
+use crate::wire::{User, UserBuf, UserFault};
 
 /// A member that a body may have.
 #[derive(Clone, Copy)]
@@ -31,22 +34,30 @@ pub(super) enum Kind {
 
 /// What a member held.
 pub(super) enum Value {
-    Users(Vec<UserBuf>),
+    Users(Vec<Entry>),
+    User(Option<UserBuf>),
     Text(Option<String>),
 }
 
 impl Value {
-    pub(super) fn into_users(self) -> Vec<UserBuf> {
+    pub(super) fn into_users(self) -> Vec<Entry> {
         match self {
             Value::Users(users) => users,
-            Value::Text(_) => Vec::new(),
+            Value::User(_) | Value::Text(_) => Vec::new(),
+        }
+    }
+
+    pub(super) fn into_user(self) -> Option<UserBuf> {
+        match self {
+            Value::User(user) => user,
+            Value::Users(_) | Value::Text(_) => None,
         }
     }
 
     pub(super) fn into_text(self) -> Option<String> {
         match self {
-            Value::Users(_) => None,
             Value::Text(text) => text,
+            Value::Users(_) | Value::User(_) => None,
         }
     }
 }
@@ -108,6 +119,16 @@ struct Object<'f, const N: usize> {
     fault: &'f Cell<Option<BodyFault>>,
 }
 
+impl<const N: usize> Object<'_, N> {
+    /// The user of a member that holds one.
+    fn check<E: de::Error>(&self, member: &'static str, user: String) -> Result<UserBuf, E> {
+        UserBuf::from_text(user).map_err(|fault| {
+            self.fault.set(Some(BodyFault::User { member, fault }));
+            E::custom(fault.explain())
+        })
+    }
+}
+
 impl<'de, const N: usize> DeserializeSeed<'de> for Object<'_, N> {
     type Value = [Option<Value>; N];
 
@@ -130,17 +151,15 @@ impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
             if values[index].is_some() {
                 return Err(de::Error::duplicate_field(name));
             }
-            let entries = Members {
-                member: name,
-                list_max: self.list_max,
-                fault: self.fault,
-            };
             values[index] = Some(match kind {
-                Kind::Users => map.next_value_seed(entries)?,
+                Kind::Users => map.next_value_seed(Members {
+                    member: name,
+                    list_max: self.list_max,
+                    fault: self.fault,
+                })?,
                 Kind::User => {
                     let user: Option<String> = map.next_value()?;
-                    let user = user.map(|user| entries.check(0, user)).transpose()?;
-                    Value::Users(Vec::from_iter(user))
+                    Value::User(user.map(|user| self.check(name, user)).transpose()?)
                 }
                 Kind::Text => Value::Text(map.next_value()?),
             });
@@ -182,17 +201,18 @@ struct Members<'f> {
     fault: &'f Cell<Option<BodyFault>>,
 }
 
-impl Members<'_> {
-    fn check<E: de::Error>(&self, index: usize, user: String) -> Result<UserBuf, E> {
-        UserBuf::from_text(user).map_err(|fault| {
-            self.fault.set(Some(BodyFault::User {
-                member: self.member,
-                index,
-                fault,
-            }));
-            E::custom(fault.explain())
-        })
+/// What an entry of a list comes to, as it stands in the body: JSON that is whole.
+fn entry(json: &str) -> Entry {
+    let text = json
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    let text = text.ok_or(UserFault::NotText)?;
+    if !text.contains('\\') {
+        return Ok(User::from_text(text)?.into());
     }
+    // Its escapes are whole, so all that can be wrong is half of a surrogate pair.
+    let text: String = serde_json::from_str(json).map_err(|_| UserFault::NotUtf8)?;
+    UserBuf::from_text(text)
 }
 
 impl<'de> DeserializeSeed<'de> for Members<'_> {
@@ -211,12 +231,12 @@ impl<'de> Visitor<'de> for Members<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut users: Vec<UserBuf> = Vec::new();
+        let mut users: Vec<Entry> = Vec::new();
         while users.len() < self.list_max {
-            let Some(user) = list.next_element::<String>()? else {
+            let Some(json) = list.next_element::<&RawValue>()? else {
                 return Ok(Value::Users(users));
             };
-            users.push(self.check(users.len(), user)?);
+            users.push(entry(json.get()));
         }
         let mut given = users.len();
         while list.next_element::<IgnoredAny>()?.is_some() {
@@ -237,6 +257,26 @@ impl<'de> Visitor<'de> for Members<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_is_a_user_or_says_why_not() {
+        let user = |text: &str| Ok(UserBuf::from_text(text).unwrap());
+        for (json, expected) in [
+            (r#""bob""#, user("bob")),
+            (r#""b\u006fb\"\\""#, user("bob\"\\")),
+            (r#""\ud83d\udfe2""#, user("\u{1F7E2}")),
+            (r#""""#, Err(UserFault::Empty)),
+            (r#""a\u0000""#, Err(UserFault::Control)),
+            (r#""\ud800""#, Err(UserFault::NotUtf8)),
+            (r#""\udfe2\ud83d""#, Err(UserFault::NotUtf8)),
+            ("1", Err(UserFault::NotText)),
+            ("null", Err(UserFault::NotText)),
+            (r#"["a"]"#, Err(UserFault::NotText)),
+            (r#"{"a":"b"}"#, Err(UserFault::NotText)),
+        ] {
+            assert_eq!(entry(json), expected, "{json}");
+        }
+    }
 
     #[test]
     fn depths() {

@@ -5,8 +5,10 @@
 //! and never what it is told.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::body::{BODY_DEPTH_MAX, BodyFault};
+use super::item::ItemFault;
 use super::object::depth;
 use crate::status::Status;
 use crate::time::Unix;
@@ -51,23 +53,34 @@ enum RawStatus {
 }
 
 #[derive(Deserialize)]
-struct RawList {
-    presence: Vec<Raw>,
+struct RawList<'b> {
+    #[serde(borrow)]
+    presence: Vec<&'b RawValue>,
 }
 
 /// Reads one record, the body of `PUT /v1/presence/{user}`.
 ///
 /// Errors: it is no record, or no state that can be published.
 pub fn parse_told(body: &[u8]) -> Result<Told, BodyFault> {
-    check(0, read(body)?)
+    check(read(body)?).map_err(|fault| match fault {
+        ItemFault::User(fault) => BodyFault::User {
+            member: "user",
+            fault,
+        },
+        fault => BodyFault::Malformed(fault.explain().to_owned()),
+    })
 }
 
 /// Reads `{"presence":[record..]}`, at most `records_max` of them: the body of `PUT /v1/presence`
-/// and the answer to a query.
+/// and the answer to a query. A record that says nothing which can be published refuses itself
+/// alone; its index is its place in the list.
 ///
-/// Errors: it is no such list, too long a one, or one of a state that can not be published.
-pub fn parse_told_list(body: &[u8], records_max: usize) -> Result<Vec<Told>, BodyFault> {
-    let list: RawList = read(body)?;
+/// Errors: it is no such list, or too long a one.
+pub fn parse_told_list(
+    body: &[u8],
+    records_max: usize,
+) -> Result<Vec<Result<Told, ItemFault>>, BodyFault> {
+    let list: RawList<'_> = read(body)?;
     if list.presence.len() > records_max {
         return Err(BodyFault::TooMany {
             member: "presence",
@@ -75,8 +88,11 @@ pub fn parse_told_list(body: &[u8], records_max: usize) -> Result<Vec<Told>, Bod
             given: list.presence.len(),
         });
     }
-    let records = list.presence.into_iter().enumerate();
-    records.map(|(index, raw)| check(index, raw)).collect()
+    let record = |json: &RawValue| match serde_json::from_str(json.get()) {
+        Ok(raw) => check(raw),
+        Err(_) => Err(ItemFault::NotRecord),
+    };
+    Ok(list.presence.into_iter().map(record).collect())
 }
 
 fn read<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, BodyFault> {
@@ -86,15 +102,10 @@ fn read<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, BodyFault> {
     serde_json::from_slice(body).map_err(|error| BodyFault::malformed(&error))
 }
 
-fn check(index: usize, raw: Raw) -> Result<Told, BodyFault> {
-    let user = UserBuf::from_text(raw.user).map_err(|fault| BodyFault::User {
-        member: "presence",
-        index,
-        fault,
-    })?;
-    let malformed = |what: &str| Err(BodyFault::Malformed(format!("record {index}: {what}")));
+fn check(raw: Raw) -> Result<Told, ItemFault> {
+    let user = UserBuf::from_text(raw.user)?;
     if raw.since.max(raw.last_active).is_some_and(|ms| ms > MS_MAX) {
-        return malformed("a time is no Unix time in ms");
+        return Err(ItemFault::BadTime);
     }
     // Zero is how a published state says "never".
     let time = |ms: Option<u64>| ms.filter(|ms| *ms > 0).map(Unix::from_ms);
@@ -105,7 +116,7 @@ fn check(index: usize, raw: Raw) -> Result<Told, BodyFault> {
         RawStatus::Offline => Status::Offline,
     };
     if status.is_online() && time(raw.since).is_none() {
-        return malformed("whoever is online came online at some time; `since` has none");
+        return Err(ItemFault::NoSince);
     }
     Ok(Told {
         user,
@@ -146,8 +157,8 @@ mod tests {
         assert_eq!(
             parse_told_list(format!("{{\"presence\":[{bob},{carol}]}}").as_bytes(), 2),
             Ok(vec![
-                told("bob", Status::Online, 5, 7),
-                told("cé", Status::Offline, 0, 0)
+                Ok(told("bob", Status::Online, 5, 7)),
+                Ok(told("cé", Status::Offline, 0, 0))
             ])
         );
         assert_eq!(parse_told_list(br#"{"presence":[],"x":1}"#, 0), Ok(vec![]));
@@ -167,55 +178,80 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_what_and_where() {
-        let list = |record: &str| {
-            let body = format!(r#"{{"presence":[{{"user":"a","status":"offline"}},{record}]}}"#);
-            parse_told_list(body.as_bytes(), 2).unwrap_err()
-        };
-        let malformed = |what: &str| BodyFault::Malformed(what.into());
-        assert_eq!(
-            list(r#"{"user":"","status":"offline"}"#),
-            BodyFault::User {
-                member: "presence",
-                index: 1,
-                fault: UserFault::Empty
-            }
-        );
-        assert_eq!(
-            list(r#"{"user":"b","status":"online","since":null}"#),
-            malformed("record 1: whoever is online came online at some time; `since` has none")
-        );
-        assert_eq!(
-            list(r#"{"user":"b","status":"offline","since":72057594037927936}"#),
-            malformed("record 1: a time is no Unix time in ms")
-        );
-        for (record, part) in [
+    fn a_bad_record_refuses_itself_alone() {
+        let good = r#"{"user":"a","status":"offline"}"#;
+        for (record, fault) in [
             (
-                r#"{"user":"b","status":"unknown"}"#,
-                "unknown variant `unknown`",
+                r#"{"user":"","status":"offline"}"#,
+                ItemFault::User(UserFault::Empty),
             ),
-            (r#"{"user":"b"}"#, "missing field `status`"),
+            (
+                r#"{"user":"b","status":"online","since":null}"#,
+                ItemFault::NoSince,
+            ),
+            (
+                r#"{"user":"b","status":"offline","since":72057594037927936}"#,
+                ItemFault::BadTime,
+            ),
             (
                 r#"{"user":"b","status":"offline","since":-1}"#,
-                "invalid value",
+                ItemFault::NotRecord,
             ),
+            (r#"{"user":"b","status":"unknown"}"#, ItemFault::NotRecord),
+            (r#"{"user":"b"}"#, ItemFault::NotRecord),
+            (
+                r#"{"user":"\ud800","status":"offline"}"#,
+                ItemFault::NotRecord,
+            ),
+            ("[[]]", ItemFault::NotRecord),
+            ("null", ItemFault::NotRecord),
         ] {
-            let BodyFault::Malformed(why) = list(record) else {
-                panic!("{record}")
-            };
-            assert!(why.contains(part), "{record}: {why}");
+            let body = format!(r#"{{"presence":[{good},{record},{good}]}}"#);
+            let stands = Ok(told("a", Status::Offline, 0, 0));
+            assert_eq!(
+                parse_told_list(body.as_bytes(), 3),
+                Ok(vec![stands.clone(), Err(fault), stands]),
+                "{record}"
+            );
         }
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused_whole() {
+        let list = |body: &str| parse_told_list(body.as_bytes(), 2).unwrap_err();
         assert_eq!(
-            list(r#"{"user":"b","status":"offline"},{"user":"c","status":"offline"}"#),
+            list(r#"{"presence":[1,2,3]}"#),
             BodyFault::TooMany {
                 member: "presence",
                 max: 2,
                 given: 3
             }
         );
+        for torn in [
+            "",
+            "[]",
+            "{}",
+            r#"{"presence":1}"#,
+            r#"{"presence":[{]}"#,
+            r#"{"presence":[]"#,
+        ] {
+            assert!(matches!(list(torn), BodyFault::Malformed(_)), "{torn}");
+        }
         assert_eq!(
             parse_told("[".repeat(9).as_bytes()),
             Err(BodyFault::TooDeep)
+        );
+        let alone = |record: &str| parse_told(record.as_bytes()).unwrap_err();
+        assert_eq!(
+            alone(r#"{"user":"","status":"offline"}"#),
+            BodyFault::User {
+                member: "user",
+                fault: UserFault::Empty
+            }
+        );
+        assert_eq!(
+            alone(r#"{"user":"b","status":"online"}"#),
+            BodyFault::Malformed("who is online came online at some time; `since` has none".into())
         );
     }
 

@@ -16,16 +16,18 @@ pub fn decode_segment(raw: &str) -> Option<Cow<'_, [u8]>> {
     escapes_are_whole(raw.as_bytes()).then(|| percent_decode_str(raw).into())
 }
 
-/// Name and value of a query's pair, decoded.
-pub type QueryPair<'q> = (Cow<'q, [u8]>, Cow<'q, [u8]>);
+/// Name and value of a query's pair, decoded. A name with a bad escape is left as it stands: it is
+/// nobody's. A value with one is None.
+pub type QueryPair<'q> = (Cow<'q, [u8]>, Option<Cow<'q, [u8]>>);
 
 /// The name=value pairs of a query, each decoded once ('+' is a space:
-/// application/x-www-form-urlencoded); None for a pair with a bad escape. A pair without '=' has an
-/// empty value; nothing between two '&' is no pair.
-pub fn query_pairs(raw: &str) -> impl Iterator<Item = Option<QueryPair<'_>>> {
+/// application/x-www-form-urlencoded). A pair without '=' has an empty value; nothing between two
+/// '&' is no pair.
+pub fn query_pairs(raw: &str) -> impl Iterator<Item = QueryPair<'_>> {
     raw.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        Some((decode_form(name)?, decode_form(value)?))
+        let name = decode_form(name).unwrap_or(Cow::Borrowed(name.as_bytes()));
+        (name, decode_form(value))
     })
 }
 
@@ -170,11 +172,12 @@ mod tests {
     fn queries() {
         let pairs = |raw| {
             query_pairs(raw)
-                .map(|pair| pair.map(|(name, value)| (name.into_owned(), value.into_owned())))
+                .map(|(name, value)| (name.into_owned(), value.map(Cow::into_owned)))
                 .collect::<Vec<_>>()
         };
         let pair =
-            |name: &str, value: &str| Some((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+            |name: &str, value: &str| (name.as_bytes().to_vec(), Some(value.as_bytes().to_vec()));
+        let torn = |name: &str| (name.as_bytes().to_vec(), None);
         assert_eq!(pairs(""), []);
         assert_eq!(pairs("&&"), []);
         assert_eq!(
@@ -185,11 +188,14 @@ mod tests {
         assert_eq!(pairs("=x&a=b=c"), [pair("", "x"), pair("a", "b=c")]);
         assert_eq!(pairs("u%73er=a+b%2Bc%26d"), [pair("user", "a b+c&d")]);
         assert_eq!(pairs("a=%252F"), [pair("a", "%2F")]);
-        assert_eq!(pairs("a=%zz&b=1&%=2"), [None, pair("b", "1"), None]);
-        assert_eq!(pairs("a=+%"), [None]);
+        assert_eq!(
+            pairs("a=%zz&b=1&%=2"),
+            [torn("a"), pair("b", "1"), pair("%", "2")]
+        );
+        assert_eq!(pairs("a=+%"), [torn("a")]);
         assert!(matches!(
             query_pairs("a=b").next(),
-            Some(Some((Cow::Borrowed(b"a"), Cow::Borrowed(b"b"))))
+            Some((Cow::Borrowed(b"a"), Some(Cow::Borrowed(b"b"))))
         ));
     }
 }

@@ -31,6 +31,8 @@ pub struct Hello<'a> {
     pub keep_alive_ms: u64,
     /// The reader's reconnect delay, in ms.
     pub retry_ms: u64,
+    /// Further members, each with a comma before it.
+    pub more: &'a [u8],
 }
 
 impl Hello<'_> {
@@ -49,6 +51,7 @@ impl Hello<'_> {
             out.extend_from_slice(member);
             write_u64(number, out);
         }
+        out.extend_from_slice(self.more);
         out.extend_from_slice(b"}\n\n");
     }
 }
@@ -182,12 +185,13 @@ mod tests {
             offline_after_ms: 25_000,
             keep_alive_ms: 15_000,
             retry_ms: 3_417,
+            more: b",\"refused_total\":1",
         };
         assert_eq!(
             text(|out| hello.write(out)),
             "event: hello\nretry: 3417\ndata: \
              {\"stream\":\"2.51.9f3c\\\"\",\"watching\":2,\"server_time\":1764009600123,\
-             \"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000}\n\n"
+             \"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000,\"refused_total\":1}\n\n"
         );
         assert_eq!(
             text(|out| write_goodbye(9, out)),

@@ -258,10 +258,13 @@ impl Split {
     fn told_by(&self, path: &str, body: &[u8], states: usize) -> Vec<(usize, bool, Option<u64>)> {
         let told = match path {
             "/v1/presence" => parse_told_list(body, states),
-            _ => parse_told(body).map(|told| vec![told]),
+            _ => parse_told(body).map(|told| vec![Ok(told)]),
         };
         let told = told.unwrap_or_else(|fault| self.fail(format!("{path} is sent {fault:?}")));
         let known = told.iter().map(|told| {
+            let told = told.as_ref().unwrap_or_else(|fault| {
+                self.fail(format!("{path} is sent an item that is {fault:?}"))
+            });
             (
                 self.user(told.user.as_str()),
                 told.status.is_online(),

@@ -19,10 +19,10 @@ use crate::metrics::Call;
 use crate::pages::{API, CLIENT, DASHBOARD};
 use crate::realtime::ConnId;
 use crate::time::Now;
-use crate::wire::record::{StreamAsk, Told, WatchEdit};
+use crate::wire::User;
+use crate::wire::record::{Entry, ItemFault, StreamAsk, Told, WatchEdit};
 use crate::wire::request::Method;
 use crate::wire::response::Answer;
-use crate::wire::{User, UserBuf};
 
 use Call::{
     Beat, Health, Leave, Metrics, Page, PresenceMany, PresenceOne, PresencePut, PresenceQuery,
@@ -111,7 +111,11 @@ pub(super) enum Surplus {
     Allowed,
 }
 
-/// What a call takes, parsed and checked, and the function that serves it with that.
+/// A record of a list, or why it is none.
+type Item = Result<Told, ItemFault>;
+
+/// What a call takes, parsed and checked, and the function that serves it with that. An entry of a
+/// list that is none comes as why: the call refuses it, and serves the others.
 #[derive(Clone, Copy)]
 pub(super) enum Serve {
     Bare(fn(&mut Engine, Now) -> Answer),
@@ -120,13 +124,13 @@ pub(super) enum Serve {
     /// The user in the path.
     One(fn(&mut Engine, User<'_>, Now) -> Answer),
     /// The users of the query `user=a&user=b`.
-    Listed(fn(&mut Engine, &[UserBuf], Now) -> Answer),
+    Listed(fn(&mut Engine, &[Entry], Now) -> Answer),
     /// The users of the body `{"users":[..]}`.
-    Users(fn(&mut Engine, &[UserBuf], Now) -> Answer),
+    Users(fn(&mut Engine, &[Entry], Now) -> Answer),
     /// The state of the user in the path, from the body, and which life of a node says so.
-    Record(fn(&mut Engine, &[Told], Option<&str>, Now) -> Answer),
+    Record(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
     /// The states of the body `{"presence":[..]}`, and which life of a node says so.
-    Records(fn(&mut Engine, &[Told], Option<&str>, Now) -> Answer),
+    Records(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
     /// What a stream is to be: in the query of a GET, in the body of a POST.
     Opens(fn(&mut Engine, StreamAsk, Now) -> Served),
     /// Who asks, the stream in the path, and the edit of the body.
