@@ -52,7 +52,6 @@ fn options(dir: &std::path::Path, users_max: u32) -> StoreOptions {
         dir: dir.to_owned(),
         users_max,
         offline_after_ms: OFFLINE_AFTER_MS,
-        beat_skew_max_ms: 30_000,
         shards: 1,
         boot_id: [1; 16],
     }

@@ -18,6 +18,8 @@ pub enum Planted {
     SnapshotBeforeWatch,
     /// A beat sent before a goodbye undoes it.
     GoodbyeUndone,
+    /// A goodbye sent before an accepted beat undoes it.
+    GoodbyeUndoes,
     /// After a restart expiries are not held.
     NoGraceAtBoot,
     /// A state is encoded when it is marked, not when it is flushed.
@@ -70,12 +72,13 @@ pub enum Planted {
 
 impl Planted {
     /// Those that a node of both halves can have.
-    pub const ALL: [Planted; 15] = [
+    pub const ALL: [Planted; 16] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
         Planted::MarkClearedEarly,
         Planted::SnapshotBeforeWatch,
         Planted::GoodbyeUndone,
+        Planted::GoodbyeUndoes,
         Planted::NoGraceAtBoot,
         Planted::EncodedWhenMarked,
         Planted::NameNeverResolved,

@@ -40,7 +40,6 @@ fn options(dir: &Path, boot_id: u8) -> StoreOptions {
         dir: dir.to_owned(),
         users_max: 1 << 20,
         offline_after_ms: OFFLINE_AFTER_MS,
-        beat_skew_max_ms: 30_000,
         shards: 1,
         boot_id: [boot_id; 16],
     }

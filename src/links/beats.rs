@@ -1,12 +1,14 @@
 //! Beat datagrams on their way to the presence nodes.
 //!
 //! Owns one shard's sockets: several to each node, used in turn, so that what spreads packets by
-//! their addresses (a card's receive queues, SO_REUSEPORT) has something to spread. A datagram that
-//! the kernel does not take is lost and counted, like one that the network loses: the next beat is
-//! at most an interval away.
+//! their addresses (a card's receive queues) has something to spread. Their ports stand in a row,
+//! as far as the kernel has so many: a presence node gives a port to the shard that is its number
+//! modulo theirs, so they spread evenly whatever their number. A datagram that the kernel does not
+//! take is lost and counted, like one that the network loses: the next beat is at most an interval
+//! away.
 
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
@@ -20,6 +22,9 @@ const BATCH: usize = 16;
 /// Sends in a row that met "nobody listens" before it is told: each port has met it twice, so it is
 /// no restart's moment.
 const REFUSALS_TOLD: usize = 2 * BeatSender::PORTS;
+
+/// Rows of ports that are tried, each from a port that the kernel has chosen.
+const ROW_TRIES: usize = 32;
 
 /// The sockets to one node, and whose turn it is.
 struct Ports {
@@ -44,21 +49,15 @@ impl BeatSender {
     ///
     /// Errors: the kernel gives no socket, or has no route to a node.
     pub fn new(nodes: &[SocketAddr], board: &Arc<Board>) -> io::Result<BeatSender> {
-        let connect = |node: SocketAddr| {
-            let any: SocketAddr = match node {
-                SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
-                SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
-            };
-            let socket = UdpSocket::bind(any)?;
-            socket.connect(node)?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        };
         let ports = |node: &SocketAddr| {
-            let sockets: io::Result<_> = (0..BeatSender::PORTS).map(|_| connect(*node)).collect();
+            let sockets = in_a_row(*node)?;
+            for socket in &sockets {
+                socket.connect(node)?;
+                socket.set_nonblocking(true)?;
+            }
             Ok(Ports {
                 node: *node,
-                sockets: sockets?,
+                sockets,
                 turn: 0,
                 refused: 0,
             })
@@ -103,6 +102,31 @@ impl BeatSender {
             .process
             .add(Counter::RelayDatagramsLost, (slices.len() - sent) as u64);
     }
+}
+
+/// Sockets on ports in a row. Where no such row is found, the ports are as the kernel gives them:
+/// then some shard of the node has more to do than another.
+fn in_a_row(node: SocketAddr) -> io::Result<Vec<UdpSocket>> {
+    let any: IpAddr = match node {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let beside = |first: &UdpSocket| -> io::Result<Vec<UdpSocket>> {
+        let first = first.local_addr()?.port();
+        let ports = (1..BeatSender::PORTS as u16).map(|n| first.checked_add(n));
+        ports
+            .map(|port| UdpSocket::bind((any, port.ok_or(io::ErrorKind::AddrNotAvailable)?)))
+            .collect()
+    };
+    for _ in 0..ROW_TRIES {
+        let first = UdpSocket::bind((any, 0))?;
+        if let Ok(rest) = beside(&first) {
+            return Ok(std::iter::once(first).chain(rest).collect());
+        }
+    }
+    (0..BeatSender::PORTS)
+        .map(|_| UdpSocket::bind((any, 0)))
+        .collect()
 }
 
 /// What became of a batch.
@@ -178,6 +202,9 @@ mod tests {
             assert_eq!(received, sent);
         }
         assert_eq!(ports.len(), BeatSender::PORTS);
+        // In a row: so each shard of a node gets as many of them as any other.
+        let (first, last) = (*ports.first().unwrap(), *ports.last().unwrap());
+        assert_eq!(usize::from(last - first), BeatSender::PORTS - 1);
         assert_eq!(
             board.process.snapshot().counter(Counter::RelayDatagrams),
             800

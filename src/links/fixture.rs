@@ -28,7 +28,6 @@ impl Store {
             dir: dir.path().to_owned(),
             users_max: 10_000,
             offline_after_ms: OFFLINE_AFTER_MS,
-            beat_skew_max_ms: 3_000,
             shards: 1,
             boot_id: [1; 16],
         };

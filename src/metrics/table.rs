@@ -155,8 +155,6 @@ table! {
         ToldForeign kind = "foreign",
     }
     Shard Count "leaves_ignored" "Explicit goodbyes that changed nothing" { LeavesIgnored }
-    Shard Count "leaves_forgotten" "Explicit goodbyes forgotten early because more than 262144 \
-                                    came within twice beat-skew-max-ms" { LeavesForgotten }
 
     Shard Count "transitions" "Transitions decided by this shard, by direction" {
         TransitionsOnline to = "online",

@@ -49,7 +49,6 @@ fn open_store(
         dir: config.data_dir.clone(),
         users_max: config.users_max,
         offline_after_ms: config.settings.offline_after_ms,
-        beat_skew_max_ms: config.settings.beat_skew_max_ms,
         shards,
         boot_id: boot_id()?,
     };

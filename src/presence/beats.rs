@@ -1,9 +1,11 @@
 //! Beats and goodbyes: what they do to a stamp.
 //!
 //! Owns the beat path: hash, probe, compare, one compare-and-swap. It takes no lock but for a user
-//! who is new or has said goodbye, and allocates nothing; in a batch the cache misses of the users
-//! overlap. Never publishes: that is the owner's, by its sweep.
+//! who is new, and allocates nothing; in a batch the cache misses of the users overlap. Owns the
+//! order of beats and goodbyes too: of two, the one sent in the later step counts, and in the same
+//! step the one that arrives later. Never publishes: that is the owner's, by its sweep.
 
+use std::cmp::Ordering as Order;
 use std::sync::atomic::Ordering;
 
 use crossbeam::epoch;
@@ -78,38 +80,35 @@ impl Presence {
         }
     }
 
-    /// Records a goodbye. The leave counts as the publisher's last activity.
+    /// Records a goodbye, unless it was sent in an earlier step than something accepted before: it
+    /// has been overtaken then. It counts as the publisher's last activity.
     pub fn record_leave(&self, slot: Slot, sent_at: Unix, now: Now) -> LeaveOutcome {
-        let cell = self.stamps.cell(slot);
-        let mut leaves = self.leaves.lock();
-        if leaves
-            .sent_at(slot, now)
-            .is_some_and(|newest| sent_at <= newest)
-        {
+        let before =
+            self.stamps
+                .cell(slot)
+                .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
+                    let order = sent_order(stamp, sent_at, now.unix);
+                    let counts = if stamp.has(StampFlags::LEFT) {
+                        // The same once more says nothing; a later one refuses more beats.
+                        order.is_gt() && stamp.ms() != 0
+                    } else {
+                        order.is_ge() || planted::is(Planted::GoodbyeUndoes)
+                    };
+                    counts.then(|| match stamp.ms() {
+                        // A slot that was made and never beat stays without a last activity.
+                        0 => stamp.with(StampFlags::LEFT),
+                        _ => newer(stamp, sent_at, now.unix).with(StampFlags::LEFT),
+                    })
+                });
+        let Ok(before) = before else {
             return LeaveOutcome::Ignored;
-        }
-        let before = cell.load(Ordering::Acquire);
-        // Older than any beat can be that made this stamp: undoing it would log out whoever came
-        // back.
-        let beaten_since = !before.has(StampFlags::LEFT)
-            && sent_at.plus_ms(self.beat_skew_ms_max).ms() < before.ms()
-            && before.ms() <= now.unix.plus_ms(AHEAD_MS_MAX).ms();
-        if beaten_since {
-            return LeaveOutcome::Ignored;
-        }
-        leaves.insert(slot, sent_at, now);
-        let left = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-            (!stamp.has(StampFlags::LEFT)).then(|| match stamp.ms() {
-                // A slot that was made and never beat stays without a last activity.
-                0 => stamp.with(StampFlags::LEFT),
-                _ => newer(stamp, sent_at, now.unix).with(StampFlags::LEFT),
-            })
-        });
-        if left.is_err() {
-            return LeaveOutcome::Ignored;
-        }
+        };
         self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
-        LeaveOutcome::Left
+        if before.has(StampFlags::LEFT) {
+            LeaveOutcome::Ignored
+        } else {
+            LeaveOutcome::Left
+        }
     }
 
     /// Stamps a slot with this moment; false, and nothing done, if it has LEFT.
@@ -143,37 +142,21 @@ impl Presence {
         BeatOutcome::StoredOffline
     }
 
-    /// A beat for a slot that has LEFT: it counts only if it was sent after the goodbye. The
-    /// goodbye stays in the table until it expires, or its replay would count as a new one.
+    /// A beat for a slot that has LEFT: it counts unless it was sent in an earlier step than the
+    /// goodbye. In the same step the later to arrive counts: what one socket sends arrives in order.
     #[cold]
     fn beat_on_left(&self, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
-        let cell = self.stamps.cell(slot);
-        let leaves = self.leaves.lock();
-        let stamp = cell.load(Ordering::Acquire);
-        // Leaves are recorded under the lock, so LEFT cannot come back while it is held; it may
-        // have gone before.
-        if stamp.has(StampFlags::LEFT) {
-            let refused = match leaves.sent_at(slot, now) {
-                Some(left_at) => sent_at <= left_at,
-                // Forgotten: so long ago that any beat which is not stale was sent after it, or by
-                // a restart; then the time at which the goodbye came is the best that is known. A
-                // stamp ahead of every honest sender is from before a step.
-                None => {
-                    let left_ms = stamp.ms();
-                    left_ms <= now.unix.plus_ms(self.beat_skew_ms_max).ms()
-                        && sent_at.ms() <= left_ms
-                }
-            };
-            if refused && !planted::is(Planted::GoodbyeUndone) {
-                return BeatOutcome::BeforeLeave;
-            }
-            let came_back = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-                let left = stamp.has(StampFlags::LEFT);
-                left.then(|| newer(stamp, sent_at, now.unix).without(GONE))
-            });
-            debug_assert!(came_back.is_ok(), "LEFT is cleared under the lock only");
-        } else {
-            self.stamp_unless_left(slot, sent_at, now);
+        let stamped =
+            self.stamps
+                .cell(slot)
+                .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
+                    let refused = stamp.has(StampFlags::LEFT)
+                        && sent_order(stamp, sent_at, now.unix).is_lt()
+                        && !planted::is(Planted::GoodbyeUndone);
+                    (!refused).then(|| newer(stamp, sent_at, now.unix).without(GONE))
+                });
+        if stamped.is_err() {
+            return BeatOutcome::BeforeLeave;
         }
         // Even if the bit still says online: the goodbye may be on its way through the owner's
         // sweep.
@@ -186,23 +169,35 @@ impl Presence {
     }
 }
 
+/// How the step in which something was sent compares with that of the latest that the stamp has
+/// heard. Nothing counts as sent later than it was received; a stamp of before a step back of the
+/// clock says nothing of what was sent since.
+#[inline]
+fn sent_order(stamp: Stamp, sent_at: Unix, now: Unix) -> Order {
+    if stamp.ms() > now.plus_ms(AHEAD_MS_MAX).ms() {
+        return Order::Equal;
+    }
+    let received = now.max(Unix::from_ms(stamp.ms()));
+    stamp.order_of(sent_at.min(received))
+}
+
 /// The stamp after something sent at `sent_at` has come: neither of its times goes back, unless
 /// they were ahead of the clock. What was sent is never dated later than it was received.
 #[inline]
 fn newer(stamp: Stamp, sent_at: Unix, now: Unix) -> Stamp {
-    let sent = sent_at.min(now);
     if stamp.ms() <= now.ms() {
-        return stamp.advanced(now, sent);
+        return stamp.advanced(now, sent_at.min(now));
     }
-    newer_than_now(stamp, sent, now)
+    newer_than_now(stamp, sent_at, now)
 }
 
 /// The turns of shards do not begin together, so a stamp can be a little ahead of this one's.
 #[cold]
-fn newer_than_now(stamp: Stamp, sent: Unix, now: Unix) -> Stamp {
+fn newer_than_now(stamp: Stamp, sent_at: Unix, now: Unix) -> Stamp {
     if stamp.ms() > now.plus_ms(AHEAD_MS_MAX).ms() {
-        return Stamp::new(now, sent, stamp.flags());
+        return Stamp::new(now, sent_at.min(now), stamp.flags());
     }
     let received = Unix::from_ms(stamp.ms());
-    Stamp::new(received, sent.max(stamp.sent()), stamp.flags())
+    let sent = sent_at.min(received).max(stamp.sent());
+    Stamp::new(received, sent, stamp.flags())
 }

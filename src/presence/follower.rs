@@ -17,7 +17,6 @@ use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
 
 use super::feeds::{Feeds, Taken, UNTOLD_MS_MAX};
-use super::leaves::Leaves;
 use super::online::Online;
 use super::resume::Resume;
 use super::vigil::Vigil;
@@ -93,12 +92,9 @@ impl Presence {
             stamps: CellFile::new(map(Kind::Stamps)?),
             published: CellFile::new(map(Kind::Published)?),
             online: Online::new(users_max)?,
-            // Nobody beats here, so nobody's goodbye needs remembering.
-            leaves: Mutex::new(Leaves::new(0)),
             vigil: Vigil::new(options.shards),
             resume: Resume::new(identity.created_at(), [None; 2], now.unix, now),
             identity,
-            beat_skew_ms_max: 0,
             growth_failing: AtomicBool::new(false),
             follower: Some(Follower {
                 adopting: Mutex::default(),

@@ -11,7 +11,6 @@ mod follower;
 mod fresh;
 mod index;
 mod interner;
-mod leaves;
 mod online;
 mod open;
 mod resume;
@@ -25,7 +24,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::epoch::{self, Guard};
-use parking_lot::Mutex;
 
 pub use feeds::{Taken, UNTOLD_MS_MAX};
 pub use flusher::Flusher;
@@ -37,6 +35,7 @@ pub use sweep::{Sweep, SweepContext, Transition};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 use crate::store::StoreFault;
+pub use crate::store::cells::BEHIND_MS_MAX;
 use crate::store::cells::{Published, Stamp};
 use crate::store::headers::Headers;
 use crate::store::map::CellFile;
@@ -44,7 +43,6 @@ use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use follower::Follower;
 use interner::{AppendFault, Interner};
-use leaves::Leaves;
 use online::{LOOK, Online};
 use resume::Resume;
 pub use vigil::STALLED_MS;
@@ -61,11 +59,9 @@ pub struct Presence {
     stamps: CellFile<Stamp>,
     published: CellFile<Published>,
     online: Online,
-    leaves: Mutex<Leaves>,
     vigil: Vigil,
     resume: Resume,
     identity: Headers,
-    beat_skew_ms_max: u64,
     /// The last new user found no room in the files, which has been logged.
     growth_failing: AtomicBool,
     /// Of a follower alone.
@@ -108,7 +104,7 @@ pub enum BeatOutcome {
     Stored,
     /// Stored; the slot is not published online: its owner must look now.
     StoredOffline,
-    /// Sent before an accepted leave: refused.
+    /// Sent in an earlier step than an accepted leave: refused.
     BeforeLeave,
 }
 
@@ -117,8 +113,7 @@ pub enum BeatOutcome {
 pub enum LeaveOutcome {
     /// LEFT set; the owner must look now.
     Left,
-    /// Already LEFT, or older than what it would undo (a beat with a later `sent_at` is not
-    /// tracked; see leaves.rs).
+    /// Already LEFT, or sent in an earlier step than what it would undo.
     Ignored,
 }
 
@@ -267,12 +262,6 @@ impl Presence {
     /// not yet heard everyone.
     pub fn hold_expiries_until(&self, until: Mono) {
         self.vigil.hold_until(until);
-    }
-
-    /// Drops some goodbyes that no late beat can matter to any more; to be called regularly.
-    /// Returns how many have been forgotten before that because too many came at once.
-    pub fn tend_leaves(&self, now: Now) -> u64 {
-        self.leaves.lock().tend(now.mono)
     }
 
     /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the

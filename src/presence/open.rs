@@ -6,11 +6,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-
 use super::Presence;
 use super::interner;
-use super::leaves::Leaves;
 use super::online::{LOOK, Online};
 use super::resume::{self, Resume};
 use super::vigil::Vigil;
@@ -33,8 +30,6 @@ pub struct StoreOptions {
     /// Silence after which a publisher is offline, in ms: after a power cut, who was silent for
     /// less when it came is online.
     pub offline_after_ms: u64,
-    /// How far a datagram's `sent_at` may be off, in ms; a leave is remembered for twice that.
-    pub beat_skew_max_ms: u64,
     /// Shards that will call `note_turn`.
     pub shards: u16,
     ////proc/sys/kernel/random/boot_id: another one than last time, without a clean close, is a
@@ -106,11 +101,9 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         stamps: parts.stamps,
         published: parts.published,
         online,
-        leaves: Mutex::new(Leaves::new(options.beat_skew_max_ms)),
         vigil: Vigil::new(options.shards),
         resume,
         identity: parts.headers,
-        beat_skew_ms_max: options.beat_skew_max_ms,
         growth_failing: AtomicBool::new(false),
         follower: None,
     };

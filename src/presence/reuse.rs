@@ -145,7 +145,6 @@ mod tests {
             dir: dir.to_owned(),
             users_max: 1_000,
             offline_after_ms: 25_000,
-            beat_skew_max_ms: 30_000,
             shards: 1,
             boot_id: [1; 16],
         };

@@ -354,7 +354,6 @@ mod tests {
             dir: dir.path().to_owned(),
             users_max: 10,
             offline_after_ms: 25_000,
-            beat_skew_max_ms: 30_000,
             shards: 1,
             boot_id: [1; 16],
         };

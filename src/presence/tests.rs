@@ -1,13 +1,12 @@
 //! Beats, leaves and sweeps against exact outcomes. The files' faults are in tests/store.rs.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::store::cells::StampFlags;
 
 const OFFLINE_AFTER_MS: u64 = 25_000;
-const SKEW_MS: u64 = 30_000;
 const START_MS: u64 = 1_764_009_600_000;
 
 /// A store in a folder of its own, with one shard's sweep.
@@ -57,7 +56,6 @@ impl World {
             dir: dir.path().to_owned(),
             users_max,
             offline_after_ms: OFFLINE_AFTER_MS,
-            beat_skew_max_ms: SKEW_MS,
             shards,
             boot_id: [1; 16],
         };
@@ -519,7 +517,7 @@ fn a_goodbye_stands_against_older_beats_only() {
     );
     for late_ms in [2_200, 10_000, 32_000] {
         assert_eq!(
-            world.presence.record_beat(ann, at(2_000).unix, at(late_ms)),
+            world.presence.record_beat(ann, at(1_999).unix, at(late_ms)),
             BeatOutcome::BeforeLeave
         );
         assert_eq!(
@@ -531,7 +529,7 @@ fn a_goodbye_stands_against_older_beats_only() {
     }
     assert_eq!(world.swept(at(32_000)), []);
     assert_eq!(
-        world.presence.record_beat(ann, at(2_001).unix, at(2_200)),
+        world.presence.record_beat(ann, at(2_016).unix, at(2_200)),
         BeatOutcome::StoredOffline
     );
     assert_eq!(world.looked(ann, 2_200), [online(ann, false)]);
@@ -561,33 +559,76 @@ fn a_goodbye_stands_against_older_beats_only() {
     );
 }
 
+/// Of different sockets the later sent counts, whichever arrives first and however late; within a
+/// step of 16 ms the later to arrive.
 #[test]
-fn a_forgotten_goodbye_refuses_only_what_is_older_than_it() {
+fn a_goodbye_sent_before_an_accepted_beat_does_not_undo_it() {
     let world = World::new();
     let ann = world.slot("ann");
-    world.beat(ann, 1_000);
-    world.leave(ann, 2_000);
-    assert_eq!(
-        world.presence.record_beat(ann, at(2_000).unix, at(70_000)),
-        BeatOutcome::BeforeLeave
-    );
-    assert_eq!(
-        world.presence.record_beat(ann, at(2_001).unix, at(70_000)),
-        BeatOutcome::StoredOffline
-    );
-    // A leave that no beat of this stamp can be older than.
-    assert_eq!(
-        world
-            .presence
-            .record_leave(ann, at(39_999).unix, at(70_001)),
-        LeaveOutcome::Ignored
-    );
-    assert_eq!(
-        world
-            .presence
-            .record_leave(ann, at(40_000).unix, at(70_001)),
-        LeaveOutcome::Left
-    );
+    let leave = |sent_ms, ms| {
+        let sent_at = at(sent_ms).unix;
+        world.presence.record_leave(ann, sent_at, at(ms))
+    };
+    world.presence.record_beat(ann, at(2_000).unix, at(2_010));
+    assert_eq!(leave(1_950, 2_012), LeaveOutcome::Ignored);
+    assert_eq!(leave(1_999, 30_000), LeaveOutcome::Ignored, "much later");
+    // Another beat moves the time received on, and not what is known to be sent.
+    world.presence.record_beat(ann, at(1_000).unix, at(30_001));
+    assert_eq!(leave(1_999, 30_002), LeaveOutcome::Ignored);
+    assert_eq!(leave(2_000, 30_003), LeaveOutcome::Left, "the same step");
+    let beat = |sent_ms, ms| world.presence.record_beat(ann, at(sent_ms).unix, at(ms));
+    assert_eq!(beat(1_999, 30_004), BeatOutcome::BeforeLeave);
+    assert_eq!(beat(2_015, 30_004), BeatOutcome::StoredOffline);
+}
+
+/// A device whose clock is ahead says goodbye: another's beats count from that moment on.
+#[test]
+fn a_fast_clock_hurts_nobody_else() {
+    for ahead_ms in [100, 20_000, 60_000] {
+        let world = World::new();
+        let ann = world.slot("ann");
+        world.beat(ann, 1_000);
+        let ahead = at(5_000 + ahead_ms).unix;
+        assert_eq!(
+            world.presence.record_leave(ann, ahead, at(5_000)),
+            LeaveOutcome::Left
+        );
+        assert_eq!(world.beat(ann, 4_991), BeatOutcome::BeforeLeave);
+        assert_eq!(world.beat(ann, 5_000), BeatOutcome::StoredOffline);
+        // And its beats do not keep another's goodbye from counting.
+        let ahead = at(6_000 + ahead_ms).unix;
+        world.presence.record_beat(ann, ahead, at(6_000));
+        assert_eq!(world.leave(ann, 6_000), LeaveOutcome::Left);
+    }
+}
+
+/// The price of that: a device that is slow by 3 s is taken for offline for 3 s after another's
+/// goodbye.
+#[test]
+fn a_slow_device_is_offline_for_as_long_as_it_is_slow_after_anothers_goodbye() {
+    let world = World::new();
+    let ann = world.slot("ann");
+    let slow = |ms: u64| world.presence.record_beat(ann, at(ms - 3_000).unix, at(ms));
+    slow(9_000);
+    world.leave(ann, 10_000);
+    assert_eq!(slow(12_990), BeatOutcome::BeforeLeave);
+    assert_eq!(slow(13_000), BeatOutcome::StoredOffline);
+}
+
+#[test]
+fn what_comes_over_a_connection_always_counts() {
+    let world = World::new();
+    let ann = world.slot("ann");
+    let (presence, latest) = (&world.presence, Unix::LATEST);
+    presence.record_beat(ann, at(9_000).unix, at(1_000));
+    // Another shard's turn began a little earlier.
+    for (ms, other_ms) in [(1_000, 990), (20_000, 19_990)] {
+        presence.record_leave(ann, at(60_000).unix, at(ms));
+        let outcome = presence.record_beat(ann, latest, at(other_ms));
+        assert_eq!(outcome, BeatOutcome::StoredOffline);
+        let outcome = presence.record_leave(ann, latest, at(other_ms));
+        assert_eq!(outcome, LeaveOutcome::Left);
+    }
 }
 
 #[test]
@@ -606,7 +647,6 @@ fn a_leave_of_a_slot_that_never_beat_has_no_last_activity() {
     assert_eq!(world.leave(ann, 1_000), LeaveOutcome::Left);
     assert_eq!(world.looked(ann, 1_000), []);
     assert_eq!(world.state(ann, 1_000), (false, None, None));
-    assert_eq!(world.beat(ann, 1_000), BeatOutcome::BeforeLeave);
     assert_eq!(world.beat(ann, 1_001), BeatOutcome::StoredOffline);
 }
 
@@ -617,7 +657,8 @@ fn a_batch_is_told_in_order_and_makes_slots() {
     for id in ids.iter().step_by(2) {
         world.slot(id);
     }
-    world.leave(world.slot("user-4"), 10);
+    world.beat(world.slot("user-4"), 20);
+    world.leave(world.slot("user-4"), 20);
     let mut beats: Vec<(User<'_>, Unix)> = ids.iter().map(|id| (user(id), at(10).unix)).collect();
     beats.push((user("user-0"), at(10).unix));
     let mut told = Vec::new();
@@ -659,36 +700,37 @@ fn a_full_store_still_takes_the_beats_of_those_it_knows() {
 fn older_beats_racing_a_goodbye_never_undo_it() {
     let mut world = World::new();
     let ann = world.slot("ann");
-    let stop = AtomicBool::new(false);
+    world.beat(ann, 0);
+    let (stop, clock_ms) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                let mut ms = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    ms = (ms + 1) % 1_000;
-                    world.presence.record_beat(ann, at(0).unix, at(ms));
+                    let now = at(clock_ms.load(Ordering::Relaxed));
+                    world.presence.record_beat(ann, at(0).unix, now);
                 }
             });
         }
         for round in 1..=2_000 {
+            let now = at(16 * round);
+            clock_ms.store(16 * round, Ordering::Relaxed);
             assert_eq!(
-                world.presence.record_leave(ann, at(round).unix, at(round)),
+                world.presence.record_leave(ann, now.unix, now),
                 LeaveOutcome::Left
             );
             for _ in 0..20 {
                 let stamp = world.presence.stamps.cell(ann).load(Ordering::SeqCst);
                 assert!(stamp.has(StampFlags::LEFT), "undone in round {round}");
             }
-            // Sent after the goodbye: this one does undo it.
-            let sent_at = at(round).unix.plus_ms(1);
+            // Sent as late as the goodbye, and behind it: this one does undo it.
             assert_ne!(
-                world.presence.record_beat(ann, sent_at, at(round)),
+                world.presence.record_beat(ann, now.unix, now),
                 BeatOutcome::BeforeLeave
             );
         }
         stop.store(true, Ordering::Relaxed);
     });
-    world.swept(at(2_000));
+    world.swept(at(32_000));
 }
 
 /// Two shards record, one sweeps: when all is quiet, one more sweep makes published and stamps

@@ -124,9 +124,9 @@ impl Bound {
         if options.shards > 1 {
             // Linux 4.5; a sandbox may forbid it. Without it all works, and some shards have more
             // to do.
-            if let Err(error) = steer_evenly(&sockets[0], options.shards) {
-                tracing::warn!(%error, "the kernel does not spread datagrams by lot, but by a hash \
-                                        of their addresses: less evenly");
+            if let Err(error) = steer_by_source_port(&sockets[0], options.shards) {
+                tracing::warn!(%error, "the kernel does not spread datagrams by their source \
+                                        ports, but by a hash of their addresses: less evenly");
             }
         }
         self.udp_buffer_bytes = sockets[0].recv_buffer_size()?;
@@ -136,23 +136,38 @@ impl Bound {
     }
 }
 
-/// Spreads datagrams over a group's sockets by lot (socket(7), SO_ATTACH_REUSEPORT_CBPF). The
-/// kernel's own choice, a hash of the addresses, gives a few senders' ports to the sockets as it
-/// falls: some shard would get twice another's beats. Which shard takes a beat does not matter: any
-/// may store it.
-fn steer_evenly(socket: &Socket, sockets: u16) -> io::Result<()> {
-    // Classic BPF (linux/filter.h): A = random; A %= sockets; return A, the index in the order of
-    // binding.
+/// Spreads datagrams over a group's sockets by their source port, modulo the number of sockets
+/// (socket(7), SO_ATTACH_REUSEPORT_CBPF). What one socket sends stays on one shard, so it is taken
+/// in the order in which it arrives: a beat behind a goodbye undoes it, however short the time
+/// between the two. So many ports in a row spread evenly, which the kernel's own choice, a hash of
+/// the addresses, does not; real-time nodes send from ports in a row (`links/beats.rs`).
+fn steer_by_source_port(socket: &Socket, sockets: u16) -> io::Result<()> {
+    // Classic BPF (linux/filter.h). The data is the datagram's payload by then; its IP header is
+    // found from SKF_NET_OFF on. An index beyond the sockets leaves the choice to the kernel's
+    // hash: an IP header with options or extensions, behind which the ports are elsewhere.
+    let byte = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    let half = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let at = |offset: i32| (libc::SKF_NET_OFF + offset) as u32;
     let mut program = [
-        instruction(
-            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-            (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32,
-        ),
+        instruction(byte, at(0)),
+        // IPv4 with a header of 20 bytes: the source port is behind it.
+        jump(equals, 0x45, 0, 2),
+        instruction(half, at(20)),
+        jump(libc::BPF_JMP | libc::BPF_JA, 5, 0, 0),
+        // IPv6 with UDP right behind its header of 40 bytes.
+        instruction(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 4),
+        jump(equals, 6, 0, 5),
+        instruction(byte, at(6)),
+        jump(equals, libc::IPPROTO_UDP as u32, 0, 3),
+        instruction(half, at(40)),
+        // A %= sockets; return A, the index in the order of binding.
         instruction(
             libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K,
             u32::from(sockets),
         ),
         instruction(libc::BPF_RET | libc::BPF_A, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, u32::MAX),
     ];
     let filter = libc::sock_fprog {
         len: program.len() as u16,
@@ -177,10 +192,15 @@ fn steer_evenly(socket: &Socket, sockets: u16) -> io::Result<()> {
 }
 
 fn instruction(code: u32, k: u32) -> libc::sock_filter {
+    jump(code, k, 0, 0)
+}
+
+/// Goes on so many instructions further if the condition holds, or if it does not.
+fn jump(code: u32, k: u32, if_true: u8, if_false: u8) -> libc::sock_filter {
     libc::sock_filter {
         code: code as u16,
-        jt: 0,
-        jf: 0,
+        jt: if_true,
+        jf: if_false,
         k,
     }
 }
@@ -299,24 +319,50 @@ mod tests {
         }
     }
 
+    /// The shard that gets what this client sends.
+    fn reached(bound: &Bound, client: &UdpSocket) -> usize {
+        client.send_to(b"beat", bound.udp.unwrap()).unwrap();
+        let mut buffer = [0; 8];
+        loop {
+            let mut sockets = bound.datagrams.iter();
+            if let Some(shard) = sockets.position(|socket| socket.recv(&mut buffer).is_ok()) {
+                return shard;
+            }
+        }
+    }
+
     #[test]
     fn datagrams_reach_every_shard() {
         let bound = bind(&options(3)).unwrap();
         let mut seen = [false; 3];
-        let mut buffer = [0; 8];
         while seen != [true; 3] {
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-            client.send_to(b"beat", bound.udp.unwrap()).unwrap();
-            let shard = loop {
-                if let Some(shard) = bound
-                    .datagrams
-                    .iter()
-                    .position(|socket| socket.recv(&mut buffer).is_ok())
-                {
-                    break shard;
+            seen[reached(&bound, &client)] = true;
+        }
+    }
+
+    #[test]
+    fn what_one_socket_sends_stays_on_one_shard() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            for shards in [1, 2, 3, 4] {
+                let any: SocketAddr = any.parse().unwrap();
+                let options = BindOptions {
+                    http: any,
+                    udp: Some(any),
+                    ..options(shards)
+                };
+                let Ok(bound) = bind(&options) else {
+                    assert!(any.is_ipv6(), "a machine has IPv4, and may have no IPv6");
+                    continue;
+                };
+                for _ in 0..8 {
+                    let client = UdpSocket::bind(any).unwrap();
+                    let port = client.local_addr().unwrap().port();
+                    for _ in 0..8 {
+                        assert_eq!(reached(&bound, &client), usize::from(port % shards));
+                    }
                 }
-            };
-            seen[shard] = true;
+            }
         }
     }
 

@@ -300,7 +300,6 @@ mod tests {
             dir: dir.path().to_owned(),
             users_max: 10_000,
             offline_after_ms: settings.offline_after_ms,
-            beat_skew_max_ms: settings.beat_skew_max_ms,
             shards: SHARDS,
             boot_id: [1; 16],
         };

@@ -15,9 +15,9 @@
 //! assert!(!Published::default().has(StampFlags::LEFT));
 //! ```
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{cmp, fmt};
 
 use super::region::ZeroedAtomic;
 use crate::status::Status;
@@ -158,6 +158,12 @@ impl Stamp {
     pub const fn sent(self) -> Unix {
         let behind = self.0 >> FLAG_BITS & BEHIND_STEPS_MAX;
         Unix::from_ms((self.ms() >> STEP_BITS).saturating_sub(behind) << STEP_BITS)
+    }
+
+    /// How the step of `sent` compares with that in which the latest of what was heard was sent.
+    #[inline]
+    pub fn order_of(self, sent: Unix) -> cmp::Ordering {
+        (sent.ms() >> STEP_BITS).cmp(&(self.sent().ms() >> STEP_BITS))
     }
 
     #[inline]
@@ -494,6 +500,10 @@ mod tests {
         }
         // Damage, which says that it was sent before the Unix clock began.
         assert_eq!(Stamp(5 << 20 | 0xfff00).sent().ms(), 0);
+        let sent = stamp(100_000, 99_967);
+        let order = [99_951, 99_952, 99_967, 99_968].map(|ms| sent.order_of(Unix::from_ms(ms)));
+        use cmp::Ordering::{Equal, Greater, Less};
+        assert_eq!(order, [Less, Equal, Equal, Greater]);
     }
 
     #[test]

@@ -126,7 +126,6 @@ impl World {
             dir: self.dir.path().to_owned(),
             users_max: self.users_max,
             offline_after_ms: self.settings.offline_after_ms,
-            beat_skew_max_ms: self.settings.beat_skew_max_ms,
             shards,
             boot_id: [1; 16],
         };

@@ -1,8 +1,6 @@
 //! Every limit is reached, answered, and counted.
 
 use greendot::metrics::{Counter, Gauge};
-use greendot::presence::LeaveOutcome;
-use greendot::slot::Slot;
 use greendot::wire::User;
 use greendot::wire::beat::Writer;
 
@@ -421,22 +419,6 @@ fn a_sweep_is_cut_into_turns_and_loses_nobody() {
     assert!(received.contains("\"status\":\"offline\""), "{received}");
     assert!(world.count(0, Counter::LimitSweepSlotsPerTurn) > 1);
     assert!(world.count(0, Counter::SweepCycles) > 90);
-}
-
-#[test]
-fn goodbyes_beyond_those_remembered_are_counted() {
-    let mut world = World::of_users(300_000);
-    world.checks = false;
-    world.make_slots(262_144 + 5);
-    let (presence, now) = (world.presence().clone(), world.now());
-    for slot in (0..presence.users()).map(Slot::new) {
-        assert_eq!(
-            presence.record_leave(slot, now.unix, now),
-            LeaveOutcome::Left
-        );
-    }
-    world.pass(1_000);
-    assert_eq!(world.count(0, Counter::LeavesForgotten), 5);
 }
 
 #[test]

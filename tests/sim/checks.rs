@@ -45,8 +45,8 @@ impl World {
     }
 
     pub(crate) fn leave(&mut self, user: usize, sent_at: u64) {
-        let (wall, doubtful) = (self.wall(), self.mono < self.clock_doubtful_until);
-        self.users[user].leave(sent_at, self.mono, wall, &self.rules, doubtful);
+        let wall = self.wall();
+        self.users[user].leave(sent_at, self.mono, wall);
         self.doubt_activity(user);
         self.say(|| {
             format!(
@@ -88,7 +88,8 @@ impl World {
         let driven = since.max(self.shards[at].driven_since);
         let in_time = self.mono - self.shards[at].last_turn <= VOUCH_SLACK_MS / 2;
         let certain = (from >= driven && in_time && !self.drain).then_some(from);
-        self.users[user].vouched(certain, self.mono);
+        let wall = self.wall();
+        self.users[user].vouched(certain, self.mono, wall);
     }
 
     pub(crate) fn slot(&mut self, user: usize) -> Option<Slot> {

@@ -4,6 +4,7 @@
 use fastrand::Rng;
 use greendot::engine::turn::Order;
 
+use crate::model::User;
 use crate::store::Folder;
 use crate::world::{Flushed, Parcel, World};
 
@@ -136,7 +137,6 @@ impl World {
                 user.online_due = None;
             }
         } else {
-            self.clock_doubtful_until = self.mono + 4 * self.rules.beat_skew_max_ms;
             let wall = self.wall();
             for user in &mut self.users {
                 user.clock_went_back(self.mono, wall, &self.rules);
@@ -228,10 +228,7 @@ impl World {
     }
 
     fn start_again(&mut self) {
-        let wall = self.wall();
-        for user in &mut self.users {
-            user.restarted(wall);
-        }
+        self.users.iter_mut().for_each(User::restarted);
         let shards = shard_count(&mut self.faults);
         self.say(|| format!("start with {shards} shards"));
         self.boot(shards);
@@ -271,7 +268,6 @@ impl World {
         if went_back {
             // Stamps of the time before: no more than a second ahead of the clock, they are taken
             // for new ones.
-            self.clock_doubtful_until = self.mono + 4 * self.rules.beat_skew_max_ms;
             let wall = self.wall();
             for user in &mut self.users {
                 user.clock_went_back(self.mono, wall, &self.rules);

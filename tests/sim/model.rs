@@ -1,8 +1,8 @@
 //! The oracle: what must be true of each user, from the beats and goodbyes that were accepted.
 //!
 //! Shares nothing with the server but the meaning of its settings. Where the server may honestly do
-//! either of two things (a goodbye whose record a restart lost, the exact moment at which a stream
-//! was vouched for) the model keeps an interval and claims only what holds at both ends. `mono` is
+//! either of two things (what was sent around a step back of the clock, the exact moment at which a
+//! stream was vouched for) the model keeps an interval and claims only what holds at both ends. `mono` is
 //! in ms since the simulation began, `wall` in Unix ms.
 
 /// What the model needs to know of the settings.
@@ -14,22 +14,32 @@ pub(crate) struct Rules {
     pub(crate) beat_skew_max_ms: u64,
 }
 
+/// Sending times are compared by steps of the Unix clock of so many ms, as docs/PROTOCOL.md says.
+const STEP_MS: u64 = 16;
+/// After a step back of the clock what was heard before may stay so far ahead of it.
+const AHEAD_MS: u64 = 1_000;
+
 /// Whether the user's last word was a goodbye.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Left {
     No,
-    /// Beats sent up to `lo` do not undo it, those sent after `hi` do; in between the server may do
-    /// either.
-    Yes {
-        lo: u64,
-        hi: u64,
-    },
-    /// The server may or may not think so; a beat sent after `hi` settles it.
-    Maybe {
-        lo: u64,
-        hi: u64,
-    },
+    Yes,
+    /// The server may or may not think so.
+    Maybe,
 }
+
+/// How something compares with the latest that was heard, by when they were sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    Earlier,
+    /// In the same step: the later to arrive counts.
+    Same,
+    Later,
+    Unclear,
+}
+
+/// In which steps something was sent: the first and the last possible one.
+type Steps = (u64, u64);
 
 /// One user.
 #[derive(Clone, Debug)]
@@ -40,16 +50,14 @@ pub(crate) struct User {
     /// When the last beat was accepted: not before `beat_lo`, not after `beat_hi`. None: never.
     pub(crate) beat_lo: Option<u64>,
     pub(crate) beat_hi: Option<u64>,
+    /// The step in which the latest of all that was accepted had been sent.
+    sent: Steps,
+    /// A wall time from before the clock went back, by which the server may still compare.
+    stray: u64,
     /// When (mono) `left` last became something else than No.
     left_at: u64,
     /// When (mono) it was last published offline.
     pub(crate) offline_since: u64,
-    /// The newest goodbye: when it was sent, by the sender's clock, and until when (mono) the
-    /// server remembers it.
-    goodbye: Option<(u64, u64)>,
-    /// The server's memory of goodbyes was lost, or its clock went back: `goodbye` may count or
-    /// not.
-    goodbye_doubtful: bool,
     /// Wall time of the last accepted beat or goodbye, if it is known exactly.
     pub(crate) active_exactly: Option<u64>,
     /// Since when (mono) it should have been online, if it is not yet.
@@ -65,10 +73,10 @@ impl User {
             left: Left::No,
             beat_lo: None,
             beat_hi: None,
+            sent: (0, 0),
+            stray: 0,
             left_at: 0,
             offline_since: 0,
-            goodbye: None,
-            goodbye_doubtful: false,
             active_exactly: None,
             online_due: None,
             leave_due: None,
@@ -83,21 +91,81 @@ impl User {
         }
     }
 
+    /// When something was sent that has come at `wall`: never later than that. What has come over a
+    /// connection was sent at u64::MAX.
+    fn steps(&self, sent_at: u64, wall: u64) -> Steps {
+        let latest = if wall < self.stray {
+            wall + AHEAD_MS
+        } else {
+            wall
+        };
+        (sent_at.min(wall) / STEP_MS, sent_at.min(latest) / STEP_MS)
+    }
+
+    fn order(&self, (first, last): Steps, sent_at: u64, wall: u64) -> Order {
+        if sent_at == u64::MAX {
+            // As late as anything can be.
+            return if wall > self.stray && first > self.sent.1 {
+                Order::Later
+            } else {
+                Order::Same
+            };
+        }
+        let stray = self.stray / STEP_MS;
+        if first < stray && self.stray <= wall + AHEAD_MS {
+            Order::Unclear
+        } else if last < self.sent.0 {
+            Order::Earlier
+        } else if first > self.sent.1 {
+            Order::Later
+        } else if first == self.sent.1 {
+            Order::Same
+        } else {
+            Order::Unclear
+        }
+    }
+
+    /// It counted for sure: it is the latest, or the latest is later.
+    fn note_sent(&mut self, (first, last): Steps, wall: u64) {
+        if self.stray > 0 {
+            let nearby = self.stray <= wall + AHEAD_MS;
+            self.sent.1 = self.sent.1.min((wall + AHEAD_MS) / STEP_MS);
+            if nearby {
+                self.sent.1 = self.sent.1.max(self.stray / STEP_MS);
+            }
+            if !nearby || wall > self.stray {
+                self.stray = 0;
+            }
+        }
+        self.sent = (self.sent.0.max(first), self.sent.1.max(last));
+    }
+
+    /// It counted or did not.
+    fn doubt(&mut self, (_, last): Steps) {
+        self.left = match self.left {
+            Left::No | Left::Maybe => Left::Maybe,
+            Left::Yes => Left::Yes,
+        };
+        self.sent.1 = self.sent.1.max(last);
+        self.active_exactly = None;
+        self.online_due = None;
+        self.leave_due = None;
+    }
+
     /// A beat that was sent at `sent_at` reached the presence service, authentic and not stale.
     pub(crate) fn beat(&mut self, sent_at: u64, mono: u64, wall: u64, rules: &Rules) {
-        match self.left {
-            Left::Yes { lo, .. } if sent_at <= lo => return,
-            Left::No => {}
-            Left::Yes { hi, .. } | Left::Maybe { hi, .. } if sent_at > hi => {}
-            Left::Yes { lo, hi } | Left::Maybe { lo, hi } => {
-                self.left = Left::Maybe { lo, hi };
+        let steps = self.steps(sent_at, wall);
+        match (self.left, self.order(steps, sent_at, wall)) {
+            (Left::No, _) | (_, Order::Same | Order::Later) => {}
+            (Left::Yes, Order::Earlier) => return,
+            (Left::Maybe, Order::Earlier) | (_, Order::Unclear) => {
+                self.doubt(steps);
+                self.left = Left::Maybe;
                 self.beat_hi = Some(mono);
-                self.active_exactly = None;
-                self.online_due = None;
-                self.leave_due = None;
                 return;
             }
         }
+        self.note_sent(steps, wall);
         self.left = Left::No;
         self.leave_due = None;
         if self
@@ -112,88 +180,73 @@ impl User {
         self.online_due.get_or_insert(mono);
     }
 
-    /// A goodbye that was sent at `sent_at` reached the presence service, authentic and not stale.
-    pub(crate) fn leave(
-        &mut self,
-        sent_at: u64,
-        mono: u64,
-        wall: u64,
-        rules: &Rules,
-        clock_doubtful: bool,
-    ) {
+    /// A goodbye that was sent at `sent_at` reached the presence service, authentic and not stale,
+    /// and no stream of the user's is open.
+    pub(crate) fn leave(&mut self, sent_at: u64, mono: u64, wall: u64) {
         if !self.known {
             return;
         }
-        self.left_at = mono;
-        let remembered = self.goodbye.filter(|(newest, _)| sent_at <= *newest);
-        if let Some((_, kept_until)) = remembered {
-            if mono < kept_until && !self.goodbye_doubtful {
+        let steps = self.steps(sent_at, wall);
+        let order = self.order(steps, sent_at, wall);
+        match (self.left, order) {
+            (_, Order::Earlier) => return,
+            (Left::Yes, Order::Same) => {
+                // The same once more, or a later one.
+                if self.sent != (steps.1, steps.1) {
+                    self.doubt(steps);
+                }
                 return;
             }
-            return self.doubt(sent_at, wall);
+            (_, Order::Unclear) => {
+                self.left_at = mono;
+                return self.doubt(steps);
+            }
+            (_, Order::Same | Order::Later) => {}
         }
-        if clock_doubtful {
-            return self.doubt(sent_at, wall + 3 * rules.beat_skew_max_ms);
-        }
-        let was = self.left;
-        self.goodbye = Some((sent_at, mono + 2 * rules.beat_skew_max_ms));
-        self.goodbye_doubtful = false;
-        self.left = Left::Yes {
-            lo: sent_at,
-            hi: sent_at,
-        };
+        self.left_at = mono;
         self.online_due = None;
-        match was {
+        if self.beat_lo.is_some() {
+            self.note_sent(steps, wall);
+        } else if self.beat_hi.is_some() {
+            self.sent.1 = self.sent.1.max(steps.1);
+        }
+        match std::mem::replace(&mut self.left, Left::Yes) {
+            // Who never beat has no last activity.
             Left::No if self.beat_hi.is_some() => {
                 self.active_exactly = Some(wall);
                 self.leave_due = Some(mono);
             }
-            Left::No | Left::Yes { .. } => {}
-            Left::Maybe { .. } => {
+            Left::No => {}
+            Left::Yes => self.active_exactly = self.active_exactly.map(|_| wall),
+            Left::Maybe => {
                 self.active_exactly = None;
                 self.leave_due = Some(mono);
             }
         }
     }
 
-    /// It may have been taken as a goodbye, or not.
-    fn doubt(&mut self, sent_at: u64, wall: u64) {
-        let hi = sent_at.max(wall);
-        self.left = match self.left {
-            Left::No => Left::Maybe { lo: 0, hi },
-            Left::Yes { lo, hi: other } => Left::Yes {
-                lo: lo.min(sent_at),
-                hi: other.max(hi),
-            },
-            Left::Maybe { lo, hi: other } => Left::Maybe {
-                lo: lo.min(sent_at),
-                hi: other.max(hi),
-            },
-        };
-        let newest = self
-            .goodbye
-            .map_or(sent_at, |(newest, _)| newest.max(sent_at));
-        self.goodbye = Some((newest, u64::MAX));
-        self.goodbye_doubtful = true;
-        self.active_exactly = None;
-        self.online_due = None;
-        self.leave_due = None;
+    /// A goodbye came, and nobody here knows whether a stream of the user's was open.
+    pub(crate) fn leave_perhaps(&mut self, sent_at: u64, mono: u64, wall: u64) {
+        let steps = self.steps(sent_at, wall);
+        if self.known && self.order(steps, sent_at, wall) != Order::Earlier {
+            self.left_at = mono;
+            self.doubt(steps);
+        }
     }
 
     /// A stream of this user's is open: it may have been vouched for at any moment up to now, and,
     /// if `certain_from` is given, surely was at some moment since then.
-    pub(crate) fn vouched(&mut self, certain_from: Option<u64>, mono: u64) {
-        match self.left {
-            Left::Yes { lo, hi } => {
-                self.left = Left::Maybe { lo, hi };
-                self.leave_due = None;
-            }
-            Left::Maybe { .. } | Left::No => {}
+    pub(crate) fn vouched(&mut self, certain_from: Option<u64>, mono: u64, wall: u64) {
+        if self.left == Left::Yes {
+            self.left = Left::Maybe;
+            self.leave_due = None;
         }
         self.beat_hi = Some(mono);
         self.active_exactly = None;
+        let steps = self.steps(u64::MAX, wall);
+        self.sent.1 = self.sent.1.max(steps.1);
         let Some(from) = certain_from else { return };
-        if let Left::Yes { .. } | Left::Maybe { .. } = self.left {
+        if self.left != Left::No {
             if from <= self.left_at {
                 return;
             }
@@ -203,30 +256,24 @@ impl User {
         self.left = Left::No;
     }
 
-    /// The wall clock went back to `wall`: goodbyes carry times that may mean nothing now.
+    /// The wall clock went back to `wall`: what was sent before may be compared by times that mean
+    /// nothing now, until the server has brought them back.
     pub(crate) fn clock_went_back(&mut self, mono: u64, wall: u64, rules: &Rules) {
         self.left_at = mono;
         self.active_exactly = None;
-        self.goodbye_doubtful = true;
+        self.stray = self.stray.max((self.sent.1 + 1) * STEP_MS);
+        self.sent = (0, (wall + 3 * rules.beat_skew_max_ms) / STEP_MS);
         if self.left != Left::No {
-            self.doubt(0, wall + 3 * rules.beat_skew_max_ms);
+            self.left = Left::Maybe;
+            self.online_due = None;
+            self.leave_due = None;
         }
     }
 
-    /// The process was started anew: the table of goodbyes is gone, the time at which one came is
-    /// what is left of it.
-    pub(crate) fn restarted(&mut self, wall: u64) {
-        self.goodbye_doubtful = true;
+    /// The process was started anew.
+    pub(crate) fn restarted(&mut self) {
         self.online_due = None;
         self.leave_due = None;
-        if let Left::Yes { lo, hi } | Left::Maybe { lo, hi } = self.left {
-            let came = self.active_exactly.unwrap_or(0);
-            let (lo, hi) = (lo.min(came), hi.max(self.active_exactly.unwrap_or(wall)));
-            self.left = match self.left {
-                Left::Yes { .. } => Left::Yes { lo, hi },
-                _ => Left::Maybe { lo, hi },
-            };
-        }
     }
 
     /// Whether going offline at `mono` is right: after a goodbye, or after a silence of more than
@@ -270,7 +317,7 @@ impl User {
         // more than this.
         let ahead_ms = if clock_went_back_at > 0 { 1_000 } else { 0 };
         let late_ms = rules.offline_after_ms + rules.sweep_interval_ms + ahead_ms;
-        if let Left::Yes { .. } = self.left {
+        if self.left == Left::Yes {
             return Err("online after a goodbye without a later beat".into());
         }
         match self.beat_hi {

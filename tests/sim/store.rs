@@ -72,7 +72,6 @@ pub(crate) fn options(
         dir: dir.to_owned(),
         users_max: users_max(),
         offline_after_ms: settings.offline_after_ms,
-        beat_skew_max_ms: settings.beat_skew_max_ms,
         shards,
         boot_id: u128::from(boot).to_le_bytes(),
     }

@@ -157,7 +157,6 @@ pub(crate) struct World {
     /// Nothing has disturbed the process since (mono); may lie ahead.
     pub(crate) calm_since: u64,
     /// The wall clock went back: until then (mono) goodbyes are of doubtful age.
-    pub(crate) clock_doubtful_until: u64,
     pub(crate) clock_went_back_at: u64,
     /// The latest that the wall clock had shown when it was set back.
     pub(crate) wall_max: u64,
@@ -241,7 +240,6 @@ impl World {
             users,
             hold_until: 0,
             calm_since: 0,
-            clock_doubtful_until: 0,
             clock_went_back_at: 0,
             wall_max: 0,
             healed: false,
@@ -502,7 +500,7 @@ impl World {
                 Want::Leave(users) if leaves > 0 => {
                     leaves -= 1;
                     for user in users {
-                        self.leave(user, self.wall());
+                        self.leave(user, u64::MAX);
                     }
                 }
                 Want::Stream if hello => {

@@ -4,7 +4,7 @@ use super::refused::Refused;
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::LeaveOutcome;
-use crate::time::Now;
+use crate::time::{Now, Unix};
 use crate::wire::record::Entry;
 use crate::wire::response::Answer;
 
@@ -22,7 +22,7 @@ pub(super) fn leave(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
             engine.counters.add(Counter::LeavesIgnored, 1);
             continue;
         };
-        match engine.presence.record_leave(slot, now.unix, now) {
+        match engine.presence.record_leave(slot, Unix::LATEST, now) {
             LeaveOutcome::Left => {
                 engine.counters.add(Counter::LeavesHttp, 1);
                 engine.look(slot, now);

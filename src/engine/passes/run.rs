@@ -26,10 +26,7 @@ impl Engine {
         self.passes.backlog = false;
         self.fire_timers(now);
         let interval_ms = self.settings.sweep_interval_ms;
-        if self.passes.sweeping.begin_if_due(interval_ms, now.mono) {
-            self.counters
-                .add(Counter::LeavesForgotten, self.presence.tend_leaves(now));
-        }
+        self.passes.sweeping.begin_if_due(interval_ms, now.mono);
         self.vouch(now);
         self.sweep_slice(now);
         self.resync_slice(now);

@@ -3,6 +3,7 @@
 //! Owns the checks between fields and their messages. Each says what is wrong and what to set.
 
 use super::{HEAD_BYTES_FLOOR, ORIGIN_BYTES_MAX, OUTBOX_BYTES_FLOOR, Settings};
+use crate::presence::BEHIND_MS_MAX;
 use crate::time::ANCHOR_TOLERANCE_MS;
 
 impl Settings {
@@ -86,6 +87,14 @@ impl Settings {
                 "beat-skew-max-ms ({}) is less than the {ANCHOR_TOLERANCE_MS} ms by which the \
                  server's own clock may be off, so honest beats would be refused; set \
                  beat-skew-max-ms to at least {ANCHOR_TOLERANCE_MS}",
+                self.beat_skew_max_ms
+            ));
+        }
+        if self.beat_skew_max_ms > BEHIND_MS_MAX {
+            faults.push(format!(
+                "beat-skew-max-ms ({}) is more than the {BEHIND_MS_MAX} ms by which a sending time \
+                 can lie behind in a stamp, so beats and goodbyes would be put in a wrong order; \
+                 set beat-skew-max-ms to at most {BEHIND_MS_MAX}",
                 self.beat_skew_max_ms
             ));
         }
@@ -194,6 +203,7 @@ mod tests {
         };
         one(|s| s.sweep_interval_ms = 12_501, "sweep-interval-ms");
         one(|s| s.beat_skew_max_ms = 999, "beat-skew-max-ms");
+        one(|s| s.beat_skew_max_ms = 65_521, "beat-skew-max-ms (65521)");
         one(|s| s.linger_ms = 10_001, "linger-ms");
         one(
             |s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1,

@@ -149,10 +149,9 @@ impl Split {
         if !self.is_presence(node) {
             return;
         }
-        let wall = self.wall(node);
         self.nodes[node].hold_until = self.mono + self.rules.offline_after_ms;
         for user in self.owned(node) {
-            self.truths[user].model.restarted(wall);
+            self.truths[user].model.restarted();
             let state = self.state(user);
             let (_, online, since) = *self.truths[user].history.last().expect("begins with one");
             if (state.online, state.since) != (online, since) {
@@ -206,7 +205,6 @@ impl Split {
             let at = &mut self.nodes[node];
             at.wall_max = at.wall_max.max(before);
             at.clock_went_back_at = mono;
-            at.clock_doubtful_until = mono + 4 * rules.beat_skew_max_ms;
         }
         self.disturbed(node, mono + rules.sweep_interval_ms);
         for user in self.owned(node) {
@@ -243,11 +241,10 @@ impl Split {
             if stale {
                 continue;
             }
-            let doubtful = mono < self.nodes[node].clock_doubtful_until;
             let truth = &mut self.truths[user];
             if leave {
                 truth.left_at = mono;
-                truth.model.leave(sent_at, mono, wall, &rules, doubtful);
+                truth.model.leave(sent_at, mono, wall);
             } else {
                 truth.heard_at = mono;
                 truth.model.known = true;

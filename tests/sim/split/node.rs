@@ -34,8 +34,6 @@ pub(super) struct Node {
     /// Nothing has disturbed it since (mono); may lie ahead.
     pub(super) calm_since: u64,
     pub(super) clock_went_back_at: u64,
-    /// Until then (mono) goodbyes are of doubtful age.
-    pub(super) clock_doubtful_until: u64,
     /// The latest that the wall clock had shown when it was set back.
     pub(super) wall_max: u64,
 }
@@ -103,7 +101,6 @@ impl Node {
             hold_until: 0,
             calm_since: 0,
             clock_went_back_at: 0,
-            clock_doubtful_until: 0,
             wall_max: 0,
         }
     }
