@@ -20,6 +20,8 @@ pub enum Planted {
     GoodbyeUndone,
     /// A goodbye sent before an accepted beat undoes it.
     GoodbyeUndoes,
+    /// A goodbye takes a user offline who has a stream open.
+    GoodbyeOfAll,
     /// After a restart expiries are not held.
     NoGraceAtBoot,
     /// A state is encoded when it is marked, not when it is flushed.
@@ -72,13 +74,14 @@ pub enum Planted {
 
 impl Planted {
     /// Those that a node of both halves can have.
-    pub const ALL: [Planted; 16] = [
+    pub const ALL: [Planted; 17] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
         Planted::MarkClearedEarly,
         Planted::SnapshotBeforeWatch,
         Planted::GoodbyeUndone,
         Planted::GoodbyeUndoes,
+        Planted::GoodbyeOfAll,
         Planted::NoGraceAtBoot,
         Planted::EncodedWhenMarked,
         Planted::NameNeverResolved,

@@ -282,6 +282,9 @@ pub const KNOBS: &[Knob] = &[
          client reads the refusal"),
     number!(CONNS, "query-users-max", Count count FROM_ONE, settings.query_users_max,
         "Most users in one query, beat or leave over HTTP; beyond: 413"),
+    number!(CONNS, "leaves-put-off-max", Count count FROM_ONE, settings.leaves_put_off_max,
+        "Most goodbyes of one shard's users that wait for their after_ms, some 100 bytes each; \
+         beyond: 503"),
     number!(CONNS, "watches-per-stream-max", Count count FROM_ONE, settings.watches_per_stream_max,
         "Most publishers that one stream may watch; beyond: 413"),
     number!(CONNS, "watches-per-shard-max", Count count 1..=1 << 28, settings.watches_per_shard_max,

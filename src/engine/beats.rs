@@ -5,7 +5,7 @@
 
 use super::parts::Engine;
 use crate::metrics::Counter;
-use crate::presence::{BeatOutcome, InternFault, LeaveOutcome, Presence};
+use crate::presence::{BeatOutcome, InternFault, Presence};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
@@ -66,13 +66,11 @@ impl Engine {
         let mut worked = 0;
         for user in beats.users() {
             worked += 1;
-            let left = self.presence.lookup(user).filter(|slot| {
-                self.presence.record_leave(*slot, beats.sent_at, now) == LeaveOutcome::Left
-            });
-            match left {
+            match self.presence.lookup(user) {
                 Some(slot) => {
-                    self.counters.add(Counter::LeavesUdp, 1);
-                    self.look(slot, now);
+                    if self.say_goodbye(slot, beats.sent_at, Counter::LeavesUdp, now) {
+                        self.look(slot, now);
+                    }
                 }
                 None => self.counters.add(Counter::LeavesIgnored, 1),
             }
@@ -109,14 +107,19 @@ impl Engine {
         source: Counter,
         now: Now,
     ) {
-        match outcome {
-            BeatOutcome::Stored => self.counters.add(source, 1),
-            BeatOutcome::StoredOffline => {
-                self.counters.add(source, 1);
-                self.look(slot, now);
-            }
-            BeatOutcome::BeforeLeave => self.counters.add(Counter::BeatBeforeLeave, 1),
+        if self.count_beat(outcome, source) {
+            self.look(slot, now);
         }
+    }
+
+    /// Counts a beat. True: its publisher may have come online, and the slot's owner must look.
+    pub(super) fn count_beat(&mut self, outcome: BeatOutcome, source: Counter) -> bool {
+        let counter = match outcome {
+            BeatOutcome::Stored | BeatOutcome::StoredOffline => source,
+            BeatOutcome::BeforeLeave => Counter::BeatBeforeLeave,
+        };
+        self.counters.add(counter, 1);
+        outcome == BeatOutcome::StoredOffline
     }
 
     pub(super) fn book_intern_fault(&mut self, fault: InternFault) {

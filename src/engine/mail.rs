@@ -2,11 +2,13 @@
 //!
 //! Owns the vocabulary between shards and the letters waiting to be posted. Mail is a hint, never
 //! the truth: the truth is in the published states, so mail that a full mailbox does not take costs
-//! a resync and nothing else. Edits and their replies are the exception: somebody waits for them.
+//! a resync and nothing else. Edits, errands and what comes back of them are the exception:
+//! somebody waits for them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::errand::{Errand, Verdict};
 use crate::presence::Transition;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
@@ -42,6 +44,15 @@ pub enum Mail {
         node: usize,
         /// When it was found to be back: a shard that reads this late is no later for it.
         found_at: Mono,
+    },
+    /// To a shard: what a request that is parked elsewhere waits for.
+    Errand(Arc<Errand>),
+    /// Back: it has been run.
+    Ran {
+        conn: ConnId,
+        /// So many more errands have come of it.
+        more: i32,
+        verdict: Verdict,
     },
     /// Back: what the edit came to.
     Edited {
@@ -135,7 +146,7 @@ impl Mail {
 
     /// A full mailbox hands it back to its sender, who answers for it.
     pub fn bounces(&self) -> bool {
-        matches!(self, Mail::Edit(_))
+        matches!(self, Mail::Edit(_) | Mail::Errand(_))
     }
 
     /// How much of a turn's budget of mail it is: an edit of ten thousand watches is more than a
@@ -146,7 +157,8 @@ impl Mail {
             Mail::Transitions(decided) => 1 + decided.transitions.len() / 64,
             Mail::Look(slots) => 1 + slots.len() / 64,
             Mail::Answered(answered) => 1 + (answered.sure.len() + answered.unseen.len()) / 64,
-            Mail::Edited { .. } | Mail::Reask { .. } | Mail::Revouch { .. } => 1,
+            Mail::Errand(errand) => errand.weight(),
+            Mail::Edited { .. } | Mail::Ran { .. } | Mail::Reask { .. } | Mail::Revouch { .. } => 1,
         }
     }
 
@@ -155,7 +167,7 @@ impl Mail {
     pub fn must_arrive(&self) -> bool {
         matches!(
             self,
-            Mail::Edited { .. } | Mail::Reask { .. } | Mail::Revouch { .. }
+            Mail::Edited { .. } | Mail::Ran { .. } | Mail::Reask { .. } | Mail::Revouch { .. }
         )
     }
 }

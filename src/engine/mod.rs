@@ -14,7 +14,9 @@ mod asking;
 mod beats;
 mod calls;
 mod conn;
+mod errand;
 mod fanout;
+mod goodbyes;
 mod horizon;
 #[cfg(any(debug_assertions, feature = "planted"))]
 mod late;
@@ -31,6 +33,7 @@ mod upstream;
 
 pub use calls::{NODE_HEADER, Refusals, instance_of};
 pub use conn::life::{Close, CloseHow};
+pub use errand::{Asker, Errand, Verdict};
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{Answered, Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Whom};
 pub use parts::{Engine, EngineParts};
@@ -167,13 +170,21 @@ impl Engine {
             } => self.begin_reask(node, whom, not_before),
             Mail::Revouch { node, found_at } => self.passes.vouch_in_a_hurry(node, found_at),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
+            Mail::Errand(errand) => self.run_errand(&errand, now),
+            Mail::Ran {
+                conn,
+                more,
+                verdict,
+            } => self.errand_ran(conn, more, verdict, now),
         }
     }
 
     /// Mail that the addressee's full mailbox did not take and that somebody waits for.
     pub fn handle_bounced(&mut self, mail: Mail, now: Now) {
-        if let Mail::Edit(edit) = mail {
-            self.finish_edit(edit.asker.1, EditOutcome::Busy, now);
+        match mail {
+            Mail::Edit(edit) => self.finish_edit(edit.asker.1, EditOutcome::Busy, now),
+            Mail::Errand(errand) => self.errand_bounced(&errand, now),
+            _ => {}
         }
     }
 

@@ -101,7 +101,7 @@ impl Engine {
         Engine {
             counters: Counters::new(),
             random: fastrand::Rng::with_seed(parts.seed),
-            conns: Conns::new(Arc::clone(&settings), now.mono),
+            conns: Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono),
             fanout: Fanout::default(),
             silence: Silence::new(now, settings.offline_after_ms),
             horizon: Horizon::new(now.mono),

@@ -99,6 +99,8 @@ table! {
         ClosedIdle reason = "idle",
         ClosedOverloaded reason = "overloaded",
         ClosedDrain reason = "drain",
+        ClosedLeft reason = "left",
+        ClosedBye reason = "bye",
         ClosedEvicted reason = "evicted",
     }
     Shard Count "conns_evicted" "Connections dropped because their peer was hopeless, by reason" {
@@ -154,7 +156,13 @@ table! {
         ToldKnown kind = "known",
         ToldForeign kind = "foreign",
     }
-    Shard Count "leaves_ignored" "Explicit goodbyes that changed nothing" { LeavesIgnored }
+    Shard Count "answers_parked" "Requests that waited for other shards" { AnswersParked }
+    Shard Count "leaves_ignored" "Explicit goodbyes that changed nothing, by reason: a stream of \
+                                  the user's is open, or nothing was known of the user, or no \
+                                  beat that was not sent later" {
+        LeavesHeld reason = "held",
+        LeavesIgnored reason = "no_news",
+    }
 
     Shard Count "transitions" "Transitions decided by this shard, by direction" {
         TransitionsOnline to = "online",
@@ -176,6 +184,7 @@ table! {
         EventsKeepAlive kind = "keep_alive",
         EventsOverloaded kind = "overloaded",
         EventsGoodbye kind = "goodbye",
+        EventsBye kind = "bye",
     }
     Shard Count "flushes" "Writes to connections" { Flushes }
     Shard Count "flushes_partial" "Writes that the kernel took only in part" { FlushesPartial }
@@ -223,6 +232,7 @@ table! {
         LimitWatchesPerStream limit = "watches-per-stream-max",
         LimitWatchesPerShard limit = "watches-per-shard-max",
         LimitQueryUsers limit = "query-users-max",
+        LimitLeavesPutOff limit = "leaves-put-off-max",
         LimitOutboxBytes limit = "outbox-bytes-max",
         LimitWriteStall limit = "write-stall-max-ms",
         LimitSweepSlotsPerTurn limit = "sweep-slots-per-turn-max",

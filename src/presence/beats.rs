@@ -25,6 +25,9 @@ use crate::wire::User;
 /// stack and in L1.
 const BATCH_USERS: usize = 64;
 
+/// What a beat takes back of a stamp that has not LEFT: a silence, and a goodbye that was put off.
+const SILENT: StampFlags = StampFlags::EXPIRED.and(StampFlags::LEAVING);
+
 impl Presence {
     /// Records a beat: one compare-and-swap of the stamp (a plain store could overwrite a LEFT set
     /// in between); the slow path for a LEFT slot.
@@ -111,6 +114,43 @@ impl Presence {
         }
     }
 
+    /// Takes note of a goodbye that is put off: [`Presence::record_leave_of`] records it unless a
+    /// beat has come by then, from whomever and whenever it was sent.
+    pub fn put_leave_off(&self, slot: Slot) {
+        let cell = self.stamps.cell(slot);
+        let leaving = |stamp: Stamp| {
+            let news = !stamp.has(StampFlags::LEFT.and(StampFlags::LEAVING));
+            news.then(|| stamp.with(StampFlags::LEAVING))
+        };
+        if cell
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, leaving)
+            .is_ok()
+        {
+            self.online.raise(chunk_of(slot), STAMPS_DIRTY);
+        }
+    }
+
+    /// Records a goodbye that was given at `given_at` and put off, if no beat has come since.
+    pub fn record_leave_of(&self, slot: Slot, given_at: Unix) -> LeaveOutcome {
+        let cell = self.stamps.cell(slot);
+        let left = |stamp: Stamp| {
+            let counts = stamp.has(StampFlags::LEAVING) && !stamp.has(StampFlags::LEFT);
+            let dated = match stamp.ms() {
+                0 => stamp,
+                ms => newer(stamp, given_at, given_at.max(Unix::from_ms(ms))),
+            };
+            counts.then(|| dated.without(StampFlags::LEAVING).with(StampFlags::LEFT))
+        };
+        if cell
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, left)
+            .is_err()
+        {
+            return LeaveOutcome::Ignored;
+        }
+        self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
+        LeaveOutcome::Left
+    }
+
     /// Stamps a slot with this moment; false, and nothing done, if it has LEFT.
     #[inline]
     fn stamp_unless_left(&self, slot: Slot, sent_at: Unix, now: Now) -> bool {
@@ -120,7 +160,7 @@ impl Presence {
             if stamp.has(StampFlags::LEFT) {
                 return false;
             }
-            let stamped = newer(stamp, sent_at, now.unix).without(StampFlags::EXPIRED);
+            let stamped = newer(stamp, sent_at, now.unix).without(SILENT);
             if stamped == stamp {
                 return true;
             }
@@ -153,7 +193,7 @@ impl Presence {
                     let refused = stamp.has(StampFlags::LEFT)
                         && sent_order(stamp, sent_at, now.unix).is_lt()
                         && !planted::is(Planted::GoodbyeUndone);
-                    (!refused).then(|| newer(stamp, sent_at, now.unix).without(GONE))
+                    (!refused).then(|| newer(stamp, sent_at, now.unix).without(GONE.and(SILENT)))
                 });
         if stamped.is_err() {
             return BeatOutcome::BeforeLeave;

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
 
 use super::feeds::{Feeds, Taken, UNTOLD_MS_MAX};
+use super::holders::Holders;
 use super::online::Online;
 use super::resume::Resume;
 use super::vigil::Vigil;
@@ -92,6 +93,7 @@ impl Presence {
             stamps: CellFile::new(map(Kind::Stamps)?),
             published: CellFile::new(map(Kind::Published)?),
             online: Online::new(users_max)?,
+            holders: Holders::new(users_max)?,
             vigil: Vigil::new(options.shards),
             resume: Resume::new(identity.created_at(), [None; 2], now.unix, now),
             identity,

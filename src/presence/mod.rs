@@ -9,6 +9,7 @@ mod feeds;
 mod flusher;
 mod follower;
 mod fresh;
+mod holders;
 mod index;
 mod interner;
 mod online;
@@ -42,6 +43,7 @@ use crate::store::map::CellFile;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use follower::Follower;
+use holders::Holders;
 use interner::{AppendFault, Interner};
 use online::{LOOK, Online};
 use resume::Resume;
@@ -59,6 +61,7 @@ pub struct Presence {
     stamps: CellFile<Stamp>,
     published: CellFile<Published>,
     online: Online,
+    holders: Holders,
     vigil: Vigil,
     resume: Resume,
     identity: Headers,

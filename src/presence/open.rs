@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Presence;
+use super::holders::Holders;
 use super::interner;
 use super::online::{LOOK, Online};
 use super::resume::{self, Resume};
@@ -83,6 +84,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     )?;
     let memory = |error| StoreFault::os(options.dir.clone(), "reserve memory for", error);
     let online = Online::new(users_max).map_err(memory)?;
+    let holders = Holders::new(users_max).map_err(memory)?;
     let latest = restore_online(&parts, &online, &resume, now.unix);
     doubt(&resume, &parts, recovered, latest, options, now.unix);
     parts.mark(resume.ambiguous())?;
@@ -101,6 +103,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         stamps: parts.stamps,
         published: parts.published,
         online,
+        holders,
         vigil: Vigil::new(options.shards),
         resume,
         identity: parts.headers,

@@ -50,6 +50,8 @@ mod flag {
     pub(super) const SERVED: u16 = 1 << 8;
     /// It may watch somebody about whom a question is under way.
     pub(super) const UNSURE: u16 = 1 << 9;
+    /// A stream that vouches for its publisher: no other device's goodbye counts.
+    pub(super) const HOLDS: u16 = 1 << 10;
 }
 
 /// A connection's record.
@@ -143,7 +145,7 @@ impl Conn {
         match (self.phase, next) {
             (Idle, Reading | Waiting | Streaming | Closing)
             | (Reading, Idle | Waiting | Streaming | Closing)
-            | (Waiting, Idle | Closing)
+            | (Waiting, Idle | Streaming | Closing)
             | (Streaming, Closing)
             | (Closing, Lingering)
             | (Free, Idle) => self.phase = next,
@@ -165,6 +167,18 @@ impl Conn {
     /// Makes the stream's holder a publisher.
     pub fn set_publisher(&mut self, slot_index: u32) {
         self.publisher = slot_index + 1;
+    }
+
+    /// Its stream vouches for its publisher, or does no more; whether that is news.
+    pub fn set_holding(&mut self, holds: bool) -> bool {
+        let news = self.has(flag::HOLDS) != holds;
+        self.put(flag::HOLDS, holds);
+        news
+    }
+
+    /// See [`Conn::set_holding`].
+    pub fn is_holding(&self) -> bool {
+        self.has(flag::HOLDS)
     }
 
     /// Whether it has no life: an empty place has no facts either.

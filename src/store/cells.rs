@@ -77,11 +77,13 @@ impl StampFlags {
     pub const STATUS: StampFlags = StampFlags(3 << 2);
     /// Told to nobody as here. Reserved: nobody sets it yet.
     pub const INVISIBLE: StampFlags = StampFlags(1 << 4);
+    /// A goodbye was put off, and no beat has come since. Set by who takes such a goodbye, cleared
+    /// by who records a beat, or the goodbye when it is due. What a crash leaves of it means
+    /// nothing.
+    pub const LEAVING: StampFlags = StampFlags(1 << 5);
     /// Reserved: nobody sets it, and who writes a stamp leaves it as it is.
-    pub const SPARE_5: StampFlags = StampFlags(1 << 5);
-    /// Reserved, as SPARE_5.
     pub const SPARE_6: StampFlags = StampFlags(1 << 6);
-    /// Reserved, as SPARE_5.
+    /// Reserved, as SPARE_6.
     pub const SPARE_7: StampFlags = StampFlags(1 << 7);
 
     /// How far to the left of its place a flag is the sign of the cell.
@@ -473,7 +475,7 @@ mod tests {
             StampFlags::EXPIRED,
             StampFlags::STATUS,
             StampFlags::INVISIBLE,
-            StampFlags::SPARE_5,
+            StampFlags::LEAVING,
             StampFlags::SPARE_6,
             StampFlags::SPARE_7,
         ];

@@ -23,6 +23,7 @@ const SMALL: &[&str] = &[
     "--header-count-max=8",
     "--body-bytes-max=100K",
     "--query-users-max=10",
+    "--leaves-put-off-max=2",
     "--watches-per-stream-max=400",
     "--watches-per-shard-max=500",
     "--sweep-slots-per-turn-max=1",
@@ -30,7 +31,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 23] = [
+const LIMITS: [(&str, Reached); 24] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -44,6 +45,7 @@ const LIMITS: [(&str, Reached); 23] = [
     ),
     ("outbox-bytes-max", Reached::Here(outbox_bytes)),
     ("write-stall-max-ms", Reached::Here(write_stall)),
+    ("leaves-put-off-max", Reached::Here(leaves_put_off)),
     (
         "mailbox-max",
         Reached::By(overflow::a_full_mailbox_makes_its_shard_look_for_itself),
@@ -188,6 +190,20 @@ fn query_users(server: &Server) {
         0.0,
         "nobody of them has beaten"
     );
+}
+
+/// Two goodbyes wait for each shard's users, and one said again takes no room.
+fn leaves_put_off(server: &Server) {
+    let three = json!({"users": ["put-off-1", "put-off-2", "put-off-3"]});
+    assert_eq!(server.post("/v1/beat", &three).status, 204);
+    let leave = |users: &[&str]| {
+        let body = json!({"users": users, "after_ms": 20_000});
+        server.post("/v1/leave", &body)
+    };
+    for users in [&["put-off-1", "put-off-2"][..], &["put-off-2"]] {
+        assert_eq!(leave(users).status, 204);
+    }
+    leave(&["put-off-3"]).expect_problem(503, "overloaded");
 }
 
 fn watches_per_stream(server: &Server) {

@@ -695,8 +695,7 @@ fn a_real_time_node_says_whose_presence_node_is_which() {
         };
         let peer = world.connect(0);
         let detail = format!(
-            "this is a real-time node, which holds streams; send queries, beats and goodbyes to \
-             {owner}"
+            "this is a real-time node, which holds streams; send queries and beats to {owner}"
         );
         let title = "This node does not serve the path in its role";
         let expected = problem("421 Misdirected Request", "wrong-role", title, &detail, "");
@@ -708,7 +707,7 @@ fn a_real_time_node_says_whose_presence_node_is_which() {
     refused(request("GET", "/v1/presence/query"), Some(&query));
     refused(request("GET", "/v1/presence?user=bob"), bob);
     refused(request("GET", "/v1/presence?user=bob&user=carol"), None);
-    for target in ["/v1/presence/query", "/v1/beat", "/v1/leave"] {
+    for target in ["/v1/presence/query", "/v1/beat"] {
         refused(
             super::harness::posted(target, "{\"users\":[\"carol\"]}"),
             carol,
@@ -748,6 +747,55 @@ fn beats_carry_the_time_of_the_presence_node() {
     }
 }
 
+/// Goodbyes that were passed on: when they were said, to which node, whose.
+fn goodbyes(world: &mut World) -> Vec<(u64, usize, Vec<String>)> {
+    let keys = Keys::single(world.key().clone());
+    let now = world.now().unix;
+    let mut said = Vec::new();
+    for (_, outbound) in world.outbound() {
+        let Outbound::Beats { node, datagrams } = outbound else {
+            continue;
+        };
+        let opened = datagrams
+            .iter()
+            .map(|datagram| open(datagram, &keys, now, 30_000));
+        for leave in opened
+            .map(|opened| opened.expect("sealed"))
+            .filter(|opened| opened.leave)
+        {
+            let users = leave.users().map(|user| user.as_str().to_owned()).collect();
+            said.push((leave.sent_at.ms() - START, node, users));
+        }
+    }
+    said
+}
+
+#[test]
+fn a_real_time_node_passes_goodbyes_on() {
+    let mut world = realtime(2);
+    let (_bob, id) = world.stream(1, "user=bob", 0);
+    let (_carol, _) = world.stream(0, "user=carol", 0);
+    let whole = |user: &str| (1_000, node_of(user), vec![user.to_owned()]);
+    let say = |world: &mut World, json: &str| {
+        let asker = world.connect(0);
+        world.post(asker, "/v1/leave", json);
+        assert!(world.received(asker).starts_with("HTTP/1.1 204 "), "{json}");
+    };
+    // carol's stream is open here; of eve nothing is known here.
+    world.at(1_000);
+    say(&mut world, r#"{"users":["carol","eve"]}"#);
+    assert_eq!(goodbyes(&mut world), [whole("eve")]);
+    say(
+        &mut world,
+        &format!("{{\"stream\":\"{id}\",\"after_ms\":3000}}"),
+    );
+    world.at(3_900);
+    assert_eq!(goodbyes(&mut world), []);
+    // With the time at which it was said.
+    world.at(4_100);
+    assert_eq!(goodbyes(&mut world), [whole("bob")]);
+}
+
 #[test]
 fn each_role_serves_its_half() {
     let mut realtime = realtime(1);
@@ -768,7 +816,7 @@ fn each_role_serves_its_half() {
         ("GET", "/v1/presence?user=bob", "421", "200"),
         ("POST", "/v1/presence/query", "421", "200"),
         ("POST", "/v1/beat", "421", "204"),
-        ("POST", "/v1/leave", "421", "204"),
+        ("POST", "/v1/leave", "204", "204"),
         ("GET", "/v1/stream?watch=bob", "200", "421"),
         ("POST", "/v1/stream/x/watch", "400", "421"),
         ("PUT", "/v1/presence/bob", "411", "405"),

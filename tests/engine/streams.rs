@@ -20,14 +20,16 @@ fn hello_snapshot_and_every_change() {
     let (bob, _) = world.at(2_000).stream(0, "user=bob", 0);
     world.expect(bob, snapshot(2_000, &[]));
     world.expect(alice, told(2_000, &online("bob", 2_000)));
+    assert_eq!(world.gauge(0, Gauge::Streams), 2);
+    world.at(2_500).reset(bob);
     world.at(3_000).leave(0, &["carol"]).leave(0, &["bob"]);
     world.expect(
         alice,
         told_of_many(&record("carol", "offline", 3_000, 3_000))
             + &told(3_000, &record("bob", "offline", 3_000, 3_000)),
     );
-    assert_eq!(world.gauge(0, Gauge::Streams), 2);
-    world.reset(bob).shut(alice).expect_closed(alice);
+    assert_eq!(world.gauge(0, Gauge::Streams), 1);
+    world.shut(alice).expect_closed(alice);
     assert_eq!(world.gauge(0, Gauge::Streams), 0);
     assert_eq!(world.gauge(0, Gauge::Conns), 0);
 }

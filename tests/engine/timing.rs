@@ -269,6 +269,7 @@ fn who_comes_back_in_the_moment_of_the_goodbye_is_online() {
     let status = world.ask(0, "bob");
     assert!(status.contains(r#""status":"online""#), "{status}");
 
+    world.reset(page);
     let ahead = world.now().unix.plus_ms(2_000);
     world.datagram_of(0, &["bob"], ahead, true).turn();
     assert!(world.ask(0, "bob").contains(r#""status":"offline""#));

@@ -4,7 +4,7 @@
 use greendot::slot::Slot;
 use greendot::wire::User as Id;
 
-use crate::client::Want;
+use crate::client::{Conn, Want};
 use crate::model::Left;
 use crate::sse::{Event, Read, Response, Told, record};
 use crate::store;
@@ -46,7 +46,12 @@ impl World {
 
     pub(crate) fn leave(&mut self, user: usize, sent_at: u64) {
         let wall = self.wall();
-        self.users[user].leave(sent_at, self.mono, wall);
+        match self.is_held(user) {
+            // It is another device's.
+            Some(true) => {}
+            Some(false) => self.users[user].leave(sent_at, self.mono, wall),
+            None => self.users[user].leave_perhaps(sent_at, self.mono, wall),
+        }
         self.doubt_activity(user);
         self.say(|| {
             format!(
@@ -54,6 +59,23 @@ impl World {
                 self.users[user]
             )
         });
+    }
+
+    /// Whether a stream of the user's is open; None where the server may have ended it already, or
+    /// not yet.
+    fn is_held(&self, user: usize) -> Option<bool> {
+        let streams = self.conns.values();
+        let live =
+            |conn: &&Conn| conn.user == Some(user) && (conn.live_since.is_some() || conn.opening);
+        let mut live = streams.filter(live).peekable();
+        if live.peek().is_none() {
+            return Some(false);
+        }
+        let ending = |conn: &Conn| {
+            let told = conn.end_told || conn.reset || conn.ended;
+            told || conn.opening || conn.blocked || self.drain
+        };
+        live.any(|conn| !ending(conn)).then_some(true)
     }
 
     /// While the clock has not caught up with where it has been, a stamp may be ahead of it by less
@@ -71,7 +93,7 @@ impl World {
             .values()
             .filter_map(|key| {
                 let conn = &self.conns[key];
-                conn.live_since.and(conn.user).map(|user| (*key, user))
+                conn.user.map(|user| (*key, user))
             })
             .collect();
         for (key, user) in streams {
@@ -79,8 +101,24 @@ impl World {
         }
     }
 
+    /// A shard has read its mail: streams may have begun that waited for it.
+    pub(crate) fn note_openings(&mut self, at: usize) {
+        let keys: Vec<u32> = self.shards[at].conns.values().copied().collect();
+        for key in keys {
+            let conn = &self.conns[&key];
+            if let Some(user) = conn.user.filter(|_| conn.opening) {
+                self.note_vouched(at, key, user);
+            }
+        }
+    }
+
     pub(crate) fn note_vouched(&mut self, at: usize, key: u32, user: usize) {
-        let Some(since) = self.conns[&key].live_since else {
+        let conn = &self.conns[&key];
+        let wall = self.wall();
+        let Some(since) = conn.live_since else {
+            if conn.opening {
+                self.users[user].vouched(None, self.mono, wall);
+            }
             return;
         };
         let late_ms = self.rules.beat_interval_ms + VOUCH_SLACK_MS;
@@ -88,7 +126,6 @@ impl World {
         let driven = since.max(self.shards[at].driven_since);
         let in_time = self.mono - self.shards[at].last_turn <= VOUCH_SLACK_MS / 2;
         let certain = (from >= driven && in_time && !self.drain).then_some(from);
-        let wall = self.wall();
         self.users[user].vouched(certain, self.mono, wall);
     }
 
@@ -201,6 +238,9 @@ impl World {
         }
         for read in reads {
             let Read::Event(event) = read else { continue };
+            if event.name == "hello" {
+                self.opened(key);
+            }
             if let Some(id) = event.id {
                 let conn = self.conns.get_mut(&key).expect("open");
                 let last = conn.last_id.replace((id, self.mono));

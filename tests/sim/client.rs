@@ -83,6 +83,8 @@ pub(crate) struct Conn {
     pub(crate) sub: Option<usize>,
     /// The server holds it as a stream since then (mono).
     pub(crate) live_since: Option<u64>,
+    /// Its request for a stream has been taken, and waits for other shards.
+    pub(crate) opening: bool,
     /// The stream's publisher.
     pub(crate) user: Option<usize>,
 }
@@ -116,6 +118,7 @@ impl Conn {
             plain: false,
             sub: None,
             live_since: None,
+            opening: false,
             user: None,
         }
     }

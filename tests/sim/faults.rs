@@ -206,7 +206,7 @@ impl World {
         let keys: Vec<u32> = self.conns.keys().copied().collect();
         for key in keys {
             let conn = &self.conns[&key];
-            if let (Some(_), Some(user)) = (conn.live_since, conn.user) {
+            if let Some(user) = conn.user {
                 self.note_vouched(conn.shard, key, user);
             }
             self.client_gone(key);

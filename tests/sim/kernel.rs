@@ -41,6 +41,8 @@ pub(crate) struct Served {
     pub(crate) beats: u64,
     pub(crate) beats_refused: u64,
     pub(crate) leaves: u64,
+    /// Not yet: done, and the answer waits for other shards.
+    pub(crate) parked: u64,
 }
 
 impl Served {
@@ -57,6 +59,7 @@ impl Served {
             beats: counters.requests(Call::Beat, StatusClass::Good),
             beats_refused: counters.counter(Counter::BeatUsersFull),
             leaves: counters.requests(Call::Leave, StatusClass::Good),
+            parked: counters.counter(Counter::AnswersParked),
         }
     }
 }
@@ -336,7 +339,9 @@ impl Kernel for Simulated<'_> {
                 self.world.check_watched_over(*key);
             }
             Piece::Timers => self.world.note_vouching(self.at),
-            Piece::Mail | Piece::Beats => {}
+            // What was parked may have become a stream.
+            Piece::Mail => self.world.note_openings(self.at),
+            Piece::Beats => {}
         }
         self.world.observe();
     }

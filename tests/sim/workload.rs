@@ -28,6 +28,7 @@ pub(crate) const ACTIONS: &[Weighted] = &[
     ("crowd", 1, World::crowd),
     ("udp beat", 24, World::udp_beat),
     ("udp leave", 4, World::udp_leave),
+    ("a device leaves", 5, World::device_leaves),
     ("shake a list", 4, World::shake),
     ("forged datagram", 4, World::forge),
     ("replay", 5, World::replay),
@@ -46,18 +47,31 @@ impl World {
                 ..Sub::default()
             });
         }
+        let skew_ms = self.rules.beat_skew_max_ms as i64;
         for _ in 0..self.workload.usize(2..7) {
             let user = self.any_user();
-            self.devices.push(Device {
-                user,
-                due: self.mono + 100,
-                faithful: false,
-            });
+            // Some have several, each with a clock of its own.
+            for _ in 0..[1, 1, 2, 3][self.workload.usize(0..4)] {
+                let off_ms = match self.workload.u8(0..3) {
+                    0 => 0,
+                    1 => self.workload.i64(-100..=100),
+                    _ => self.workload.i64(-skew_ms..=skew_ms),
+                };
+                self.devices.push(Device {
+                    user,
+                    due: self.mono + 100,
+                    off_ms,
+                    port: self.workload.usize(0..1_024),
+                    faithful: false,
+                });
+            }
         }
         for user in FAITHFUL {
             self.devices.push(Device {
                 user,
                 due: self.mono + 100,
+                off_ms: 0,
+                port: 0,
                 faithful: true,
             });
         }
@@ -601,6 +615,8 @@ impl World {
             let Device {
                 user,
                 due,
+                off_ms,
+                port,
                 faithful,
             } = self.devices[at];
             if due > self.mono {
@@ -612,14 +628,33 @@ impl World {
             };
             let grid = self.rules.sweep_interval_ms;
             self.devices[at].due = (self.mono / grid + self.workload.u64(5..=10) + skips) * grid;
-            let wall = self.wall();
-            let datagram = self.datagram(false, vec![user], wall);
-            let shard = if faithful {
-                0
-            } else {
-                self.network.usize(0..self.shards.len())
-            };
-            self.send(Parcel::Datagram(shard, datagram), 0);
+            let sent_at = self.wall().saturating_add_signed(off_ms);
+            let datagram = self.datagram(false, vec![user], sent_at);
+            self.send(Parcel::Datagram(port, datagram), 0);
+        }
+    }
+
+    /// A device says goodbye, and may be back at once. What its socket sends arrives in order.
+    fn device_leaves(&mut self) {
+        let at = self.workload.usize(0..self.devices.len());
+        let Device {
+            user,
+            off_ms,
+            port,
+            faithful,
+            ..
+        } = self.devices[at];
+        if faithful {
+            return;
+        }
+        let sent_at = self.wall().saturating_add_signed(off_ms);
+        let delay_ms = self.workload.u64(0..20);
+        let leave = self.datagram(true, vec![user], sent_at);
+        self.send(Parcel::Datagram(port, leave), delay_ms);
+        if self.workload.bool() {
+            let gap_ms = self.workload.u64(0..=10);
+            let beat = self.datagram(false, vec![user], sent_at + gap_ms);
+            self.send(Parcel::Datagram(port, beat), delay_ms + gap_ms);
         }
     }
 

@@ -70,6 +70,10 @@ pub(crate) struct Device {
     pub(crate) user: usize,
     /// When next (mono).
     pub(crate) due: u64,
+    /// So far its clock is off, in ms.
+    pub(crate) off_ms: i64,
+    /// Its source port: says which socket it reaches.
+    pub(crate) port: usize,
     /// It misses no beat, loses none, and always reaches the same socket.
     pub(crate) faithful: bool,
 }
@@ -448,10 +452,12 @@ impl World {
             self.wake(to);
         }
         for mail in bounced {
-            let Mail::Edit(edit) = &mail else {
-                unreachable!("only edits bounce")
+            let asker = match &mail {
+                Mail::Edit(edit) => edit.asker.0,
+                Mail::Errand(errand) => errand.asker().shard,
+                _ => unreachable!("nothing else bounces"),
             };
-            let (asker, now) = (usize::from(edit.asker.0), self.now());
+            let (asker, now) = (usize::from(asker), self.now());
             self.engine(asker).handle_bounced(mail, now);
             self.wake(asker);
         }
@@ -479,11 +485,18 @@ impl World {
         let mut refused = after.beats_refused - before.beats_refused;
         let mut leaves = after.leaves - before.leaves;
         let hello = after.hellos > before.hellos;
-        for _ in before.answered..after.answered {
+        // One that was parked is the last.
+        let parked = after.parked - before.parked;
+        let served = after.answered - before.answered + parked;
+        for left in (0..served).rev() {
             let conn = self.conns.get_mut(&key).expect("answered on this conn");
             let Some(want) = conn.unserved.pop_front() else {
                 continue;
             };
+            if left < parked {
+                self.settle_parked(key, want);
+                continue;
+            }
             match want {
                 Want::Beat(users) if beats + refused > 0 => {
                     // Refused means that there was no room for one of them; the others' beats
@@ -510,6 +523,35 @@ impl World {
                     }
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// A request has been carried out, and its answer waits for other shards.
+    fn settle_parked(&mut self, key: u32, want: Want) {
+        match want {
+            Want::Beat(users) => users.iter().for_each(|user| self.beat(*user, u64::MAX)),
+            Want::Leave(users) => users.iter().for_each(|user| self.leave(*user, u64::MAX)),
+            Want::Stream => {
+                let conn = self.conns.get_mut(&key).expect("parked on this conn");
+                conn.opening = true;
+                if let Some(user) = conn.user {
+                    self.beat(user, u64::MAX);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A stream whose request was parked says hello.
+    pub(crate) fn opened(&mut self, key: u32) {
+        let mono = self.mono;
+        let conn = self.conns.get_mut(&key).expect("open");
+        if std::mem::take(&mut conn.opening) {
+            conn.live_since = Some(mono);
+            if let Some(user) = conn.user {
+                let wall = self.wall();
+                self.users[user].vouched(None, mono, wall);
             }
         }
     }
@@ -545,12 +587,14 @@ impl World {
         let conn = self.conns.get_mut(&key).expect("open");
         if let Some(id) = conn.id.take() {
             let shard = conn.shard;
-            if let (Some(_), Some(user)) = (conn.live_since, conn.user) {
+            if let Some(user) = conn.user {
                 self.note_vouched(shard, key, user);
             }
             self.shards[shard].conns.remove(&(id.index, id.generation));
         }
-        self.conns.get_mut(&key).expect("open").live_since = None;
+        let conn = self.conns.get_mut(&key).expect("open");
+        conn.live_since = None;
+        conn.opening = false;
         self.ended(key);
     }
 
@@ -608,6 +652,8 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::DatagramEntry,
     Counter::BeatBeforeLeave,
     Counter::LeavesIgnored,
+    Counter::LeavesHeld,
+    Counter::AnswersParked,
     Counter::Resyncs,
     Counter::Stalls,
     Counter::ClockSteps,

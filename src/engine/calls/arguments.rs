@@ -12,8 +12,8 @@ use crate::pages::Page;
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
-    BodyFault, Entry, StreamAsk, Told, parse_stream_ask, parse_told, parse_told_list, parse_users,
-    parse_watch_edit,
+    BodyFault, Entry, StreamAsk, Told, parse_leave, parse_stream_ask, parse_told, parse_told_list,
+    parse_users, parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Answer, Cache, problems};
@@ -75,6 +75,14 @@ impl Engine {
                 let users = self.read(parse_users(body, users_max), users_limit)?;
                 serve(self, &users, now).into()
             }
+            Serve::Notes(serve) => {
+                let users = self.read(parse_users(body, users_max), users_limit)?;
+                serve(self, id, &users, now)
+            }
+            Serve::Leaves(serve) => {
+                let ask = self.read(parse_leave(body, users_max), users_limit)?;
+                serve(self, id, ask, now)
+            }
             Serve::Record(serve) => {
                 let told = self.read(record(segment, body), users_limit)?;
                 serve(self, &[Ok(told)], head.feed, now).into()
@@ -95,7 +103,7 @@ impl Engine {
                 if let Some(id) = head.last_event_id {
                     ask.last_event_id = Some(String::from_utf8_lossy(id).into_owned());
                 }
-                serve(self, ask, now)
+                serve(self, id, ask, now)
             }
             Serve::Edits(serve) => {
                 let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;
@@ -245,7 +253,7 @@ pub(super) fn users_named(
                 .filter_map(|(_, user)| Some(user?.into_owned()))
                 .collect()
         }
-        Serve::Users(_) => {
+        Serve::Users(_) | Serve::Notes(_) => {
             let users = parse_users(body, users_max).unwrap_or_default();
             let bytes = |user: UserBuf| user.as_str().as_bytes().to_vec();
             users.into_iter().flatten().map(bytes).collect()

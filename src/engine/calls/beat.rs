@@ -1,14 +1,17 @@
 //! `POST /v1/beat`: proofs of life over a connection.
 
+use super::errands::Errands;
 use super::refused::Refused;
+use super::served::{Served, Then};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
+use crate::realtime::ConnId;
 use crate::time::{Now, Unix};
 use crate::wire::record::Entry;
-use crate::wire::response::Answer;
 
-pub(super) fn beat(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
+pub(super) fn beat(engine: &mut Engine, asker: ConnId, users: &[Entry], now: Now) -> Served {
     let mut refused = Refused::default();
+    let mut errands = Errands::default();
     for (index, user) in users.iter().enumerate() {
         let user = match user {
             Ok(user) => user.user(),
@@ -21,7 +24,9 @@ pub(super) fn beat(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
             Ok(slot) => {
                 // Neither late nor a replay: it comes after every goodbye that has come.
                 let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);
-                engine.book_beat(slot, outcome, Counter::BeatsHttp, now);
+                if engine.count_beat(outcome, Counter::BeatsHttp) {
+                    errands.look(engine, slot, now);
+                }
             }
             Err(fault) => {
                 engine.book_intern_fault(fault);
@@ -29,5 +34,5 @@ pub(super) fn beat(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
             }
         }
     }
-    refused.answer()
+    errands.park(engine, asker, Then::Answer(refused.answer()), now)
 }

@@ -47,6 +47,7 @@ pub(super) fn edit(
         until,
         unanswered: "the shard that holds the stream has not answered; the edit may have happened",
         refused,
+        waits: None,
     }
 }
 

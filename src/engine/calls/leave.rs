@@ -1,34 +1,84 @@
-//! `POST /v1/leave`: goodbyes over a connection.
+//! `POST /v1/leave`: goodbyes over a connection, in all their forms.
+
+use std::sync::Arc;
 
 use super::refused::Refused;
+use super::served::Served;
+use super::stream_id;
+use crate::engine::errand::Goodbye;
 use crate::engine::parts::Engine;
-use crate::metrics::Counter;
-use crate::presence::LeaveOutcome;
-use crate::time::{Now, Unix};
-use crate::wire::record::Entry;
-use crate::wire::response::Answer;
+use crate::realtime::ConnId;
+use crate::slot::Slot;
+use crate::time::Now;
+use crate::wire::UserBuf;
+use crate::wire::record::LeaveAsk;
+use crate::wire::response::{Answer, problems};
 
-pub(super) fn leave(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
+pub(super) fn leave(engine: &mut Engine, asker: ConnId, ask: LeaveAsk, now: Now) -> Served {
+    let mut after_ms_max = engine.settings.offline_after_ms;
+    if engine.upstream.is_some() {
+        // It is passed on when it is due, with the time at which it was said.
+        after_ms_max = after_ms_max.min(engine.settings.beat_skew_max_ms / 2);
+    }
+    if let Err(detail) = check(&ask, after_ms_max) {
+        return Answer::problem(problems::BAD_JSON, &detail).into();
+    }
     let mut refused = Refused::default();
-    for (index, user) in users.iter().enumerate() {
-        let user = match user {
-            Ok(user) => user.user(),
-            Err(fault) => {
-                refused.add(index, *fault, &mut engine.counters);
-                continue;
+    let users = refused.sift(None, ask.users, &mut engine.counters);
+    let answer = refused.answer();
+    if ask.everywhere {
+        return everywhere(engine, asker, &users, answer, now);
+    }
+    let mut shard = engine.node.shard;
+    let mut goodbye = Goodbye {
+        users,
+        stream: None,
+        after_ms: ask.after_ms,
+    };
+    if let Some(stream) = &ask.stream {
+        let parsed = stream_id::parse(&engine.node.secret, stream);
+        match parsed {
+            Some((holder, stream)) => {
+                shard = holder;
+                goodbye.stream = Some(stream);
             }
-        };
-        let Some(slot) = engine.presence.lookup(user) else {
-            engine.counters.add(Counter::LeavesIgnored, 1);
-            continue;
-        };
-        match engine.presence.record_leave(slot, Unix::LATEST, now) {
-            LeaveOutcome::Left => {
-                engine.counters.add(Counter::LeavesHttp, 1);
-                engine.look(slot, now);
-            }
-            LeaveOutcome::Ignored => engine.counters.add(Counter::LeavesIgnored, 1),
+            // Another life of this process made it, or nobody did.
+            None if goodbye.users.is_empty() => return engine.unknown_stream().into(),
+            None => {}
         }
     }
-    refused.answer()
+    engine.farewell(asker, shard, goodbye, answer, now)
+}
+
+/// What of the members contradicts what.
+fn check(ask: &LeaveAsk, after_ms_max: u64) -> Result<(), String> {
+    if ask.everywhere && (ask.stream.is_some() || ask.after_ms > 0) {
+        return Err("everywhere takes users, and neither stream nor after_ms".into());
+    }
+    if ask.after_ms > after_ms_max {
+        return Err(format!("after_ms is more than {after_ms_max}"));
+    }
+    Ok(())
+}
+
+fn everywhere(
+    engine: &mut Engine,
+    asker: ConnId,
+    users: &[UserBuf],
+    answer: Answer,
+    now: Now,
+) -> Served {
+    let mut slots: Vec<Slot> = Vec::with_capacity(users.len());
+    for user in users {
+        match engine.presence.lookup(user.user()) {
+            Some(slot) => slots.push(slot),
+            None => engine.part_unknown(user.user(), now),
+        }
+    }
+    slots.sort_unstable_by_key(|slot| slot.index());
+    slots.dedup();
+    if slots.is_empty() {
+        return answer.into();
+    }
+    engine.log_out(asker, Arc::from(slots), answer, now)
 }

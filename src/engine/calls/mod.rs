@@ -8,6 +8,7 @@
 mod arguments;
 mod beat;
 mod edit;
+mod errands;
 mod leave;
 mod node;
 mod query;
@@ -21,12 +22,13 @@ mod table;
 use super::conn::pending::Pending;
 use super::parts::Engine;
 use super::role::Role;
-use crate::metrics::Call;
+use crate::metrics::{Call, Counter};
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
-use served::{Served, overloaded};
+pub(super) use errands::Errands;
+use served::{Served, Then, overloaded};
 use table::{Row, Rows, Surplus, Who};
 
 pub use query::{NODE_HEADER, instance_of};
@@ -43,7 +45,12 @@ impl Engine {
         let cors = self.settings.cors_lines(head.origin);
         let mut pending = Pending::new(Call::Other, Asker::of(head, cors));
         let served = self.call(id, &mut pending, head, body, now);
-        match served.unwrap_or_else(|refused| refused) {
+        self.carry_out(id, pending, served.unwrap_or_else(|refused| refused), now);
+    }
+
+    /// Does what a request comes to.
+    fn carry_out(&mut self, id: ConnId, mut pending: Pending, served: Served, now: Now) {
+        match served {
             Served::Answer(answer) => self.answer(id, pending, answer, now),
             Served::Stream(new) => self.begin_stream(id, &pending, new, now),
             Served::Overloaded(why) => self.refuse_stream(id, &pending, why, now),
@@ -51,9 +58,12 @@ impl Engine {
                 until,
                 unanswered,
                 refused,
+                waits,
             } => {
+                self.counters.add(Counter::AnswersParked, 1);
                 pending.unanswered = unanswered;
                 pending.refused = refused;
+                pending.waits = waits;
                 self.conns.park(id.index, pending, until);
             }
         }
@@ -118,10 +128,7 @@ impl Engine {
                  node is told"
                 .to_owned(),
         };
-        format!(
-            "this is a real-time node, which holds streams; send queries, beats and goodbyes to \
-             {owner}"
-        )
+        format!("this is a real-time node, which holds streams; send queries and beats to {owner}")
     }
 
     /// Whether a call is served on a connection that was admitted beyond the limit to be told so.
@@ -145,11 +152,21 @@ impl Engine {
 
     /// The other shard has not said in time what a parked request is answered.
     pub(super) fn abandon_parked(&mut self, id: ConnId, now: Now) {
+        if let Some(why) = self.conns.unanswered(id) {
+            self.give_up(id, why, now);
+        }
+    }
+
+    /// A parked request is refused for load.
+    fn give_up(&mut self, id: ConnId, why: &'static str, now: Now) {
         if let Some(mut pending) = self.conns.unpark(id) {
             // Closed, so that an outcome that comes late is not taken for that of a later request.
             pending.asker.keep_alive = false;
-            let answer = overloaded(pending.unanswered);
-            self.answer(id, pending, answer, now);
+            let then = pending.waits.take().map(|waits| waits.then);
+            match then {
+                Some(Then::Stream(_)) => self.refuse_stream(id, &pending, "busy", now),
+                _ => self.answer(id, pending, overloaded(why), now),
+            }
         }
     }
 }

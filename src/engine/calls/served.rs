@@ -2,7 +2,10 @@
 //!
 //! Owns the vocabulary between the functions that serve calls and what carries their word out.
 
+use std::sync::Arc;
+
 use super::refused::Refused;
+use crate::engine::errand::Verdict;
 use crate::presence::InternFault;
 use crate::slot::Slot;
 use crate::time::Mono;
@@ -25,7 +28,28 @@ pub(in crate::engine) enum Served {
         unanswered: &'static str,
         /// What of the request was refused already.
         refused: Refused,
+        /// It waits for errands.
+        waits: Option<Waits>,
     },
+}
+
+/// A request that waits for errands (`calls/errands.rs`).
+#[derive(Debug)]
+pub(in crate::engine) struct Waits {
+    /// So many are under way.
+    pub(in crate::engine) errands: i32,
+    /// What came of those that are not.
+    pub(in crate::engine) verdict: Verdict,
+    pub(in crate::engine) then: Then,
+}
+
+/// What a request comes to once its errands have been run.
+#[derive(Debug)]
+pub(in crate::engine) enum Then {
+    Answer(Answer),
+    Stream(Box<NewStream>),
+    /// All shards know that these users are logged out: their beats count no more.
+    LogOut(Arc<[Slot]>, Answer),
 }
 
 impl From<Answer> for Served {
@@ -38,6 +62,7 @@ impl From<Answer> for Served {
 pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 
 /// A stream that may begin.
+#[derive(Debug)]
 pub(in crate::engine) struct NewStream {
     pub(super) publisher: Option<Slot>,
     pub(super) watch: Vec<UserBuf>,
@@ -45,6 +70,8 @@ pub(in crate::engine) struct NewStream {
     pub(super) refused: Refused,
     /// Where it was before, as its reader says it.
     pub(super) last_event_id: Option<String>,
+    /// Its publisher has been vouched for.
+    pub(super) vouched: bool,
 }
 
 /// A refusal that load explains.

@@ -3,8 +3,9 @@
 //! Owns the order in which a watch is indexed before its state is read, so that no change falls
 //! between the two.
 
+use super::errands::Errands;
 use super::refused::Refused;
-use super::served::{NewStream, Served, intern_detail};
+use super::served::{NewStream, Served, Then, intern_detail};
 use super::stream_id;
 use crate::engine::conn::pending::Pending;
 use crate::engine::horizon;
@@ -24,7 +25,11 @@ use crate::wire::sse;
 const MORE_BYTES: usize = 128;
 
 /// Whether there is room for a stream, and for its holder as a publisher.
-pub(super) fn open(engine: &mut Engine, ask: StreamAsk, _now: Now) -> Served {
+pub(super) fn open(engine: &mut Engine, asker: ConnId, ask: StreamAsk, now: Now) -> Served {
+    // Who was logged out comes back: an EventSource that is answered so stays away for good.
+    if ask.last_event_id.as_deref() == Some(sse::BYE) {
+        return Answer::no_content().into();
+    }
     let mut refused = Refused::default();
     let watch = refused.sift(None, ask.watch, &mut engine.counters);
     if engine.passes.is_draining() {
@@ -44,12 +49,25 @@ pub(super) fn open(engine: &mut Engine, ask: StreamAsk, _now: Now) -> Served {
             }
         },
     };
-    Served::Stream(NewStream {
+    let mut new = NewStream {
         publisher,
         watch,
         refused,
         last_event_id: ask.last_event_id,
-    })
+        vouched: false,
+    };
+    let mut errands = Errands::default();
+    // Who has read the hello, or asks behind it, finds its holder online.
+    if let Some(slot) = publisher
+        && engine.upstream.is_none()
+    {
+        new.vouched = true;
+        let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);
+        if engine.count_beat(outcome, Counter::BeatsStream) {
+            errands.look(engine, slot, now);
+        }
+    }
+    errands.park(engine, asker, Then::Stream(Box::new(new)), now)
 }
 
 impl Engine {
@@ -66,7 +84,11 @@ impl Engine {
         self.conns.stream_begins(id.index, unsure, now.mono);
         if let Some(slot) = new.publisher {
             self.conns.at(id.index).set_publisher(slot.index());
-            self.vouch_for(slot, true, now);
+            self.conns.hold(id.index);
+            self.passes.logging_out.spare(slot, id);
+            if !new.vouched {
+                self.vouch_for(slot, true, now);
+            }
         }
         #[cfg(any(debug_assertions, feature = "planted"))]
         if crate::planted::is(crate::planted::Planted::SnapshotBeforeWatch) {

@@ -1,9 +1,10 @@
 //! The lives of a shard's connections, from accept to the last byte.
 //!
-//! Owns the table of connections, their timers, the queue of those to flush, their watches, the
-//! requests that wait for another shard, and who is to be closed or read again. A connection
-//! changes its phase by a verb of this type alone, which keeps all of these in step. Never reads
-//! what a peer said, never decides what it is answered, never looks at a publisher's state.
+//! Owns the table of connections, their timers, the queue of those to flush, their watches, whom
+//! their streams hold, the requests that wait for another shard, and who is to be closed or read
+//! again. A connection changes its phase by a verb of this type alone, which keeps all of these in
+//! step. Never reads what a peer said, never decides what it is answered, never looks at a
+//! publisher's state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,12 +12,15 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::pending::Pending;
+use crate::engine::calls::served::Waits;
 use crate::engine::settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use crate::metrics::{Counter, Counters};
+use crate::presence::Presence;
 use crate::realtime::outbox::FlushQueue;
 use crate::realtime::timers::Timers;
 use crate::realtime::watches::Watches;
 use crate::realtime::{Conn, ConnId, ConnTable, Phase};
+use crate::slot::Slot;
 use crate::time::Mono;
 
 /// Most room in bytes that one answer leaves for the next.
@@ -50,6 +54,8 @@ pub(super) struct Flushing {
 /// The connections of a shard.
 pub(in crate::engine) struct Conns {
     pub(super) settings: Arc<Settings>,
+    /// Where it is counted whom streams hold.
+    presence: Arc<Presence>,
     pub(super) table: ConnTable,
     pub(super) timers: Timers,
     pub(super) queue: FlushQueue,
@@ -67,9 +73,14 @@ pub(in crate::engine) struct Conns {
 }
 
 impl Conns {
-    pub(in crate::engine) fn new(settings: Arc<Settings>, now: Mono) -> Conns {
+    pub(in crate::engine) fn new(
+        settings: Arc<Settings>,
+        presence: Arc<Presence>,
+        now: Mono,
+    ) -> Conns {
         Conns {
             settings,
+            presence,
             table: ConnTable::default(),
             timers: Timers::new(now),
             queue: FlushQueue::default(),
@@ -166,6 +177,18 @@ impl Conns {
         waits.then(|| self.parked.remove(&id.index)).flatten()
     }
 
+    /// What the request that waits on it waits for, if that is errands.
+    pub(in crate::engine) fn waits(&mut self, id: ConnId) -> Option<&mut Waits> {
+        self.table.get(id)?;
+        self.parked.get_mut(&id.index)?.waits.as_mut()
+    }
+
+    /// What is said to the request that waits on it if no answer comes.
+    pub(in crate::engine) fn unanswered(&self, id: ConnId) -> Option<&'static str> {
+        self.table.get(id)?;
+        Some(self.parked.get(&id.index)?.unanswered)
+    }
+
     /// It has become a stream; its watches stand, and are told as a snapshot.
     pub(in crate::engine) fn stream_begins(&mut self, index: u32, unsure: bool, now: Mono) {
         let opened = self.timers.tick_at(now);
@@ -183,6 +206,27 @@ impl Conns {
         self.queue_if_due(index, now);
     }
 
+    /// A stream's publisher is held from here on, until [`Conns::release`] or its end: the goodbye
+    /// of another device does not count. One that does already goes on.
+    pub(in crate::engine) fn hold(&mut self, index: u32) {
+        let conn = self.table.at(index);
+        if let Some(slot) = conn.publisher()
+            && conn.set_holding(true)
+        {
+            self.presence.hold(Slot::new(slot));
+        }
+    }
+
+    /// A stream's publisher is held by it no more.
+    pub(in crate::engine) fn release(&mut self, index: u32) {
+        let conn = self.table.at(index);
+        if let Some(slot) = conn.publisher()
+            && conn.set_holding(false)
+        {
+            self.presence.release(Slot::new(slot));
+        }
+    }
+
     /// Ends one: what is unsent goes out first.
     pub(in crate::engine) fn end(
         &mut self,
@@ -197,10 +241,10 @@ impl Conns {
             return;
         };
         if conn.phase() == Phase::Streaming {
-            self.streams -= 1;
-            self.watches.clear(id.index);
             conn.owe_nothing_new();
+            self.stream_ends(id.index);
         }
+        let conn = self.table.at(id.index);
         conn.go(Phase::Closing);
         conn.moment = stall;
         if let Some(io) = &mut conn.io {
@@ -250,11 +294,16 @@ impl Conns {
         }
     }
 
+    fn stream_ends(&mut self, index: u32) {
+        self.streams -= 1;
+        self.watches.clear(index);
+        self.release(index);
+    }
+
     /// Takes one out of every table.
     fn forget(&mut self, id: ConnId) {
         if self.is_stream(id) {
-            self.streams -= 1;
-            self.watches.clear(id.index);
+            self.stream_ends(id.index);
         }
         self.timers.clear(id.index);
         self.parked.remove(&id.index);
@@ -363,6 +412,10 @@ impl Conns {
             assert!(
                 !streaming || conn.awaits_flush() || self.watches.marks(index) == 0,
                 "stream {index} has marks and nobody will flush it"
+            );
+            assert!(
+                streaming || !conn.is_holding(),
+                "conn {index} holds somebody and is no stream"
             );
             assert!(live || conn.is_free(), "a free place has facts");
             let waits = conn.phase() == Phase::Waiting;

@@ -1,11 +1,12 @@
 //! Requests between being read and being answered.
 
 use crate::engine::calls::refused::Refused;
+use crate::engine::calls::served::Waits;
 use crate::metrics::Call;
 use crate::wire::response::Asker;
 
 /// A request that has yet to be answered: all that its answer needs, however late it comes.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::engine) struct Pending {
     /// What it is counted as.
     pub(in crate::engine) call: Call,
@@ -15,6 +16,8 @@ pub(in crate::engine) struct Pending {
     pub(in crate::engine) unanswered: &'static str,
     /// Parked: which of its items were refused.
     pub(in crate::engine) refused: Refused,
+    /// Parked until errands have been run; what then.
+    pub(in crate::engine) waits: Option<Waits>,
 }
 
 impl Pending {
@@ -25,6 +28,7 @@ impl Pending {
             asker,
             unanswered: "",
             refused: Refused::default(),
+            waits: None,
         }
     }
 }

@@ -4,15 +4,20 @@
 //! carries out what they say is due.
 
 mod drain;
+mod log_out;
 mod pass;
+mod put_off;
 mod resync;
 mod run;
 mod sweep;
 mod vouch;
 
+use crate::engine::errand::PutOff;
 use crate::presence::{Sweep, Transition};
 use crate::time::Mono;
 use drain::Draining;
+use log_out::LoggingOut;
+use put_off::PuttingOff;
 use resync::Resyncing;
 use sweep::Sweeping;
 use vouch::Vouching;
@@ -26,6 +31,8 @@ pub(super) struct Passes {
     vouching: Vouching,
     resyncing: Resyncing,
     draining: Draining,
+    pub(in crate::engine) putting_off: PuttingOff,
+    pub(in crate::engine) logging_out: LoggingOut,
     /// Room for what a resync finds.
     news: Vec<Transition>,
     sleep_until: Mono,
@@ -43,6 +50,8 @@ impl Passes {
             vouching: Vouching::new(now),
             resyncing: Resyncing::default(),
             draining: Draining::default(),
+            putting_off: PuttingOff::default(),
+            logging_out: LoggingOut::default(),
             news: Vec::new(),
             sleep_until: now,
             timers_held_until: now,
@@ -51,7 +60,10 @@ impl Passes {
     }
 
     pub(super) fn has_backlog(&self) -> bool {
-        self.backlog || self.sweeping.is_under_way() || self.resyncing.is_under_way()
+        self.backlog
+            || self.sweeping.is_under_way()
+            || self.resyncing.is_under_way()
+            || self.logging_out.is_under_way()
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -61,7 +73,13 @@ impl Passes {
     /// When the next piece is due.
     pub(super) fn next(&self) -> Mono {
         let due = self.sweeping.due().min(self.sleep_until);
-        due.min(self.draining.due())
+        let put_off = self.fires_at(self.putting_off.due());
+        due.min(self.draining.due()).min(put_off)
+    }
+
+    /// A goodbye that was put off until now.
+    pub(super) fn next_put_off(&mut self, now: Mono) -> Option<PutOff> {
+        self.putting_off.next(now)
     }
 
     /// The next turn begins `sleep_ms_max` from now at the latest.

@@ -27,6 +27,8 @@ impl Engine {
         self.fire_timers(now);
         let interval_ms = self.settings.sweep_interval_ms;
         self.passes.sweeping.begin_if_due(interval_ms, now.mono);
+        self.say_put_off(now);
+        self.end_logged_out(now);
         self.vouch(now);
         self.sweep_slice(now);
         self.resync_slice(now);
@@ -75,6 +77,10 @@ impl Engine {
 
     fn vouch_for_all(&mut self, mut due: Due, now: Now) {
         while let Some(slot) = due.next(&mut self.conns) {
+            if self.passes.logging_out.concerns(slot) {
+                // Its stream may be one of those that end; one that does not has a turn again.
+                continue;
+            }
             if due
                 .of
                 .is_none_or(|node| self.belongs_to(self.presence.user(slot), node))

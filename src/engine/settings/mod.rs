@@ -99,6 +99,9 @@ pub struct Settings {
     /// Most users in one presence query, beat or leave over HTTP. Default 1,000. Zero is refused.
     /// Cost: some 200 bytes of answer each, written in one turn.
     pub query_users_max: usize,
+    /// Most goodbyes of one shard's users that wait for their `after_ms`. Default 65,536. Zero is
+    /// refused. Cost: some 100 bytes each, when used.
+    pub leaves_put_off_max: usize,
     /// Bytes that may be encoded for one stream and not yet written to its socket. Default 65,536.
     /// Beyond it nothing more is encoded and only marks are kept. Cost: so much memory per reader
     /// that is slower than its events.
@@ -150,6 +153,7 @@ static DEFAULT: Settings = Settings {
     watches_per_stream_max: 10_000,
     watches_per_shard_max: 50_000_000,
     query_users_max: 1_000,
+    leaves_put_off_max: 65_536,
     outbox_bytes_max: 65_536,
     write_stall_max_ms: 30_000,
     linger_ms: 1_000,
@@ -178,6 +182,7 @@ static TINY: Settings = Settings {
     watches_per_stream_max: 6,
     watches_per_shard_max: 24,
     query_users_max: 4,
+    leaves_put_off_max: 2,
     outbox_bytes_max: OUTBOX_BYTES_FLOOR,
     write_stall_max_ms: 3_000,
     linger_ms: 100,

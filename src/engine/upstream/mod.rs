@@ -55,6 +55,8 @@ pub(super) struct Lane {
     paced: Pack,
     /// Those who have just connected.
     fresh: Pack,
+    /// Those who have said goodbye.
+    gone: Pack,
     pub(super) asks: Vec<Box<str>>,
     /// Those who are watched and must be asked about anew. Some while a pass looks for them, even
     /// if it finds nobody.
@@ -84,10 +86,21 @@ impl Pack {
     /// `sent_at`: what its node's clock shows.
     fn push(&mut self, user: User<'_>, key: &FleetKey, now: Mono, sent_at: impl Fn() -> Unix) {
         self.entries += 1;
+        self.write(false, user, key, now, sent_at);
+    }
+
+    fn write(
+        &mut self,
+        leave: bool,
+        user: User<'_>,
+        key: &FleetKey,
+        now: Mono,
+        sent_at: impl Fn() -> Unix,
+    ) {
         // Twice at most: an empty datagram has room for any user.
         while !self
             .writer
-            .get_or_insert_with(|| (Writer::new(false, sent_at(), key), now))
+            .get_or_insert_with(|| (Writer::new(leave, sent_at(), key), now))
             .0
             .push(user)
         {
@@ -145,6 +158,28 @@ impl Upstream {
         pack.push(user, key, now.mono, || presence.clock_of(node, now));
     }
 
+    /// Passes on a goodbye that was said `ago_ms` ago.
+    pub(super) fn leave(
+        &mut self,
+        presence: &Presence,
+        user: User<'_>,
+        ago_ms: u64,
+        key: &FleetKey,
+        now: Now,
+    ) {
+        let node = self.nodes.of(user.as_bytes());
+        let gone = &mut self.lanes[node].gone;
+        let sent_at = || presence.clock_of(node, now).minus_ms(ago_ms);
+        if ago_ms > 0 {
+            // A datagram has one time for all.
+            gone.seal(key);
+        }
+        gone.write(true, user, key, now.mono, sent_at);
+        if ago_ms > 0 {
+            gone.seal(key);
+        }
+    }
+
     pub(super) fn ask(&mut self, user: &str) {
         self.lanes[self.nodes.of(user.as_bytes())]
             .asks
@@ -165,10 +200,11 @@ impl Upstream {
         let mut entries = 0;
         for (node, lane) in self.lanes.iter_mut().enumerate() {
             lane.fresh.seal(key);
+            lane.gone.seal(key);
             if now.mono >= lane.paced.due() {
                 lane.paced.seal(key);
             }
-            for pack in [&mut lane.fresh, &mut lane.paced] {
+            for pack in [&mut lane.fresh, &mut lane.paced, &mut lane.gone] {
                 if !pack.sealed.is_empty() {
                     let datagrams = std::mem::take(&mut pack.sealed);
                     self.outbound.push_back(Outbound::Beats { node, datagrams });

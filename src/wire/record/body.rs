@@ -86,6 +86,59 @@ pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<Entry>, BodyFaul
         .ok_or_else(|| BodyFault::Malformed("missing field `users`".into()))
 }
 
+/// What `POST /v1/leave` says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeaveAsk {
+    /// Who says goodbye.
+    pub users: Vec<Entry>,
+    /// This stream ends, and its holder says goodbye.
+    pub stream: Option<String>,
+    /// All streams of the users end, everywhere.
+    pub everywhere: bool,
+    /// The goodbye counts so much later, in ms.
+    pub after_ms: u64,
+}
+
+/// Reads the JSON body of `POST /v1/leave`:
+/// `{"users":["bob"],"stream":"..","everywhere":false,"after_ms":3000}`, all optional but that
+/// somebody must be named, by `users` or by `stream`.
+///
+/// Errors: it is no such object, or names nobody, nobody legal or too many.
+pub fn parse_leave(body: &[u8], users_max: usize) -> Result<LeaveAsk, BodyFault> {
+    const MEMBERS: [Member; 4] = [
+        Member {
+            name: "users",
+            kind: Kind::Users,
+        },
+        Member {
+            name: "stream",
+            kind: Kind::Text,
+        },
+        Member {
+            name: "everywhere",
+            kind: Kind::Flag,
+        },
+        Member {
+            name: "after_ms",
+            kind: Kind::Number,
+        },
+    ];
+    let names = &["users", "stream", "everywhere", "after_ms"];
+    let [users, stream, everywhere, after_ms] = parse(body, MEMBERS, names, users_max)?;
+    let stream = stream.and_then(Value::into_text);
+    if users.is_none() && stream.is_none() {
+        return Err(BodyFault::Malformed(
+            "missing field `users` or `stream`".into(),
+        ));
+    }
+    Ok(LeaveAsk {
+        users: users.map(Value::into_users).unwrap_or_default(),
+        stream,
+        everywhere: everywhere.and_then(Value::into_flag).unwrap_or_default(),
+        after_ms: after_ms.and_then(Value::into_number).unwrap_or_default(),
+    })
+}
+
 /// `{"add":[..],"remove":[..]}`, both optional.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WatchEdit {
@@ -202,6 +255,43 @@ mod tests {
             users(r#"{"us\u0065rs":["\u00e9\"\ud83d\udfe2/"]}"#),
             Ok(entries(&["é\"\u{1F7E2}/"]))
         );
+    }
+
+    #[test]
+    fn goodbyes_in_all_their_forms() {
+        let leave = |body: &str| parse_leave(body.as_bytes(), 3);
+        let bob = LeaveAsk {
+            users: entries(&["bob"]),
+            ..LeaveAsk::default()
+        };
+        assert_eq!(leave(r#"{"users":["bob"]}"#), Ok(bob.clone()));
+        let put_off = LeaveAsk {
+            stream: Some("0.1".into()),
+            after_ms: 3_000,
+            ..bob.clone()
+        };
+        let text = r#"{"after_ms":3000,"stream":"0.1","users":["bob"],"everywhere":null}"#;
+        assert_eq!(leave(text), Ok(put_off));
+        let everywhere = LeaveAsk {
+            everywhere: true,
+            ..bob
+        };
+        let text = r#"{"users":["bob"],"everywhere":true,"after_ms":null}"#;
+        assert_eq!(leave(text), Ok(everywhere));
+        for nobody in ["{}", r#"{"stream":null}"#] {
+            assert_eq!(
+                leave(nobody),
+                Err(malformed("missing field `users` or `stream`"))
+            );
+        }
+        for bad in [
+            r#"{"users":["bob"],"after_ms":-1}"#,
+            r#"{"users":["bob"],"after_ms":1.5}"#,
+            r#"{"users":["bob"],"everywhere":1}"#,
+            r#"{"stream":7}"#,
+        ] {
+            assert!(matches!(leave(bad), Err(BodyFault::Malformed(_))), "{bad}");
+        }
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub(super) enum Kind {
     User,
     /// Any string, or null.
     Text,
+    /// A whole number, or null.
+    Number,
+    /// true or false, or null.
+    Flag,
 }
 
 /// What a member held.
@@ -37,27 +41,43 @@ pub(super) enum Value {
     Users(Vec<Entry>),
     User(Option<UserBuf>),
     Text(Option<String>),
+    Number(Option<u64>),
+    Flag(Option<bool>),
 }
 
 impl Value {
     pub(super) fn into_users(self) -> Vec<Entry> {
         match self {
             Value::Users(users) => users,
-            Value::User(_) | Value::Text(_) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
     pub(super) fn into_user(self) -> Option<UserBuf> {
         match self {
             Value::User(user) => user,
-            Value::Users(_) | Value::Text(_) => None,
+            _ => None,
         }
     }
 
     pub(super) fn into_text(self) -> Option<String> {
         match self {
             Value::Text(text) => text,
-            Value::Users(_) | Value::User(_) => None,
+            _ => None,
+        }
+    }
+
+    pub(super) fn into_number(self) -> Option<u64> {
+        match self {
+            Value::Number(number) => number,
+            _ => None,
+        }
+    }
+
+    pub(super) fn into_flag(self) -> Option<bool> {
+        match self {
+            Value::Flag(flag) => flag,
+            _ => None,
         }
     }
 }
@@ -162,6 +182,8 @@ impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
                     Value::User(user.map(|user| self.check(name, user)).transpose()?)
                 }
                 Kind::Text => Value::Text(map.next_value()?),
+                Kind::Number => Value::Number(map.next_value()?),
+                Kind::Flag => Value::Flag(map.next_value()?),
             });
         }
         Ok(values)

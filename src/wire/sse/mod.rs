@@ -62,6 +62,20 @@ pub fn write_goodbye(retry_ms: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"reason\":\"draining\"}\n\n");
 }
 
+/// The last event id of who has been logged out.
+pub const BYE: &str = "bye";
+
+/// Appends `event: bye\nid: bye\ndata: {}\n\n`: the user has been logged out. The id comes back
+/// with the next request, whose answer keeps an EventSource from coming again.
+pub fn write_bye(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: bye\nid: bye\ndata: {}\n\n");
+}
+
+/// Appends `event: goodbye\ndata: {"reason":"left"}\n\n`: a goodbye has named this stream.
+pub fn write_left(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: goodbye\ndata: {\"reason\":\"left\"}\n\n");
+}
+
 /// Appends `event: overloaded\nretry: N\ndata: {"reason":REASON}\n\n`.
 pub fn write_overloaded(retry_ms: u64, reason: &str, out: &mut Vec<u8>) {
     write_retry(b"overloaded", retry_ms, out);

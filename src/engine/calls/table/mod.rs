@@ -20,7 +20,7 @@ use crate::pages::{API, CLIENT, DASHBOARD};
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::User;
-use crate::wire::record::{Entry, ItemFault, StreamAsk, Told, WatchEdit};
+use crate::wire::record::{Entry, ItemFault, LeaveAsk, StreamAsk, Told, WatchEdit};
 use crate::wire::request::Method;
 use crate::wire::response::Answer;
 
@@ -30,7 +30,7 @@ use Call::{
 };
 use Method::{Get, Post, Put};
 use Roles::{Decides, Every, Mirrors, Streams};
-use Serve::{Bare, Edits, Fixed, Listed, One, Opens, Record, Records, Users};
+use Serve::{Bare, Edits, Fixed, Leaves, Listed, Notes, One, Opens, Record, Records, Users};
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Open, Service};
 
@@ -46,8 +46,8 @@ const TABLE: &[Row] = &[
     row(Get,  "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
     row(Post, "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
     row(Post, STREAM_WATCH,          StreamWatch,   Streams, Open,    Refused, Edits(edit::edit)),
-    row(Post, "/v1/beat",            Beat,          Decides, Open,    Refused, Users(beat::beat)),
-    row(Post, "/v1/leave",           Leave,         Decides, Open,    Refused, Users(leave::leave)),
+    row(Post, "/v1/beat",            Beat,          Decides, Open,    Refused, Notes(beat::beat)),
+    row(Post, "/v1/leave",           Leave,         Every,   Open,    Refused, Leaves(leave::leave)),
     row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
     row(Get,  "/readyz",             Health,        Every,   Open,    Allowed, Bare(node::ready)),
     row(Get,  "/metrics",            Metrics,       Every,   Open,    Allowed, Bare(node::metrics)),
@@ -127,12 +127,16 @@ pub(super) enum Serve {
     Listed(fn(&mut Engine, &[Entry], Now) -> Answer),
     /// The users of the body `{"users":[..]}`.
     Users(fn(&mut Engine, &[Entry], Now) -> Answer),
+    /// Who asks, and the users of the body `{"users":[..]}`.
+    Notes(fn(&mut Engine, ConnId, &[Entry], Now) -> Served),
+    /// Who asks, and the goodbye of the body.
+    Leaves(fn(&mut Engine, ConnId, LeaveAsk, Now) -> Served),
     /// The state of the user in the path, from the body, and which life of a node says so.
     Record(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
     /// The states of the body `{"presence":[..]}`, and which life of a node says so.
     Records(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
-    /// What a stream is to be: in the query of a GET, in the body of a POST.
-    Opens(fn(&mut Engine, StreamAsk, Now) -> Served),
+    /// Who asks, and what a stream is to be: in the query of a GET, in the body of a POST.
+    Opens(fn(&mut Engine, ConnId, StreamAsk, Now) -> Served),
     /// Who asks, the stream in the path, and the edit of the body.
     Edits(fn(&mut Engine, ConnId, &str, WatchEdit, Now) -> Served),
 }
@@ -191,7 +195,7 @@ impl Row {
     pub(super) fn has_body(&self) -> bool {
         match self.serve {
             Bare(_) | Fixed(_) | One(_) | Listed(_) => false,
-            Users(_) | Record(_) | Records(_) | Edits(_) => true,
+            Users(_) | Notes(_) | Leaves(_) | Record(_) | Records(_) | Edits(_) => true,
             Opens(_) => self.method == Post,
         }
     }

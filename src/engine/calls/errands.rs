@@ -1,0 +1,301 @@
+//! What a request that is parked on one shard waits for at others.
+//!
+//! Owns the errands, from the shard that sends them to the answer that waits for them. An answer
+//! says what every query on this node will say from then on: so a beat of somebody who was offline,
+//! or a goodbye, is answered once the owners of their slots have looked. Who is online already
+//! makes nobody wait. Costs two pieces of mail for each shard concerned.
+
+use std::sync::Arc;
+
+use super::refused::Refused;
+use super::served::{NewStream, Served, Then, Waits, overloaded};
+use crate::engine::conn::pending::Pending;
+use crate::engine::errand::{Asker, Errand, Goodbye, PutOff, Task, Verdict};
+use crate::engine::mail::{Mail, ShardId};
+use crate::engine::parts::Engine;
+use crate::metrics::Counter;
+use crate::realtime::ConnId;
+use crate::slot::Slot;
+use crate::time::{Mono, Now};
+use crate::wire::response::{Answer, problems};
+
+/// An answer waits so long for other shards, in ms.
+const WAIT_MS_MAX: u64 = 1_000;
+/// Stands for how many errands there will be while that is not known.
+const UNSAID: i32 = 1 << 16;
+
+const UNANSWERED: &str = "another shard of the server has not answered in time; what was asked for \
+                          may have happened";
+const BUSY: &str = "another shard of the server is busy; what was asked for may have happened in \
+                    part";
+
+/// Errands of one request, gathered by shard.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Errands {
+    looks: Vec<(ShardId, Vec<Slot>)>,
+    put_off: Vec<(ShardId, Vec<PutOff>)>,
+}
+
+impl Errands {
+    /// The slot's owner must look; this shard does at once.
+    pub(in crate::engine) fn look(&mut self, engine: &mut Engine, slot: Slot, now: Now) {
+        let owner = slot.owner(engine.node.shards);
+        if owner == engine.node.shard {
+            engine.look_own(slot, now);
+        } else {
+            push(&mut self.looks, owner, slot);
+        }
+    }
+
+    /// The slot's owner must put a goodbye off.
+    pub(in crate::engine) fn put_off(&mut self, engine: &Engine, goodbye: PutOff) {
+        let owner = goodbye.slot.owner(engine.node.shards);
+        push(&mut self.put_off, owner, goodbye);
+    }
+
+    /// Sends them out, but for those that this shard can see to. Returns how many will be answered.
+    fn send(self, engine: &mut Engine, asker: Asker, due: Mono) -> (i32, Verdict) {
+        let (mut sent, mut verdict) = (0, Verdict::Done);
+        for (owner, slots) in self.looks {
+            engine.send_errand(owner, Task::Look(slots), asker);
+            sent += 1;
+        }
+        for (owner, goodbyes) in self.put_off {
+            if owner == engine.node.shard {
+                verdict = verdict.max(engine.put_off(&goodbyes, due));
+            } else {
+                engine.send_errand(owner, Task::PutOff(goodbyes, due), asker);
+                sent += 1;
+            }
+        }
+        (sent, verdict)
+    }
+
+    /// The answer waits for them, if there are any.
+    pub(super) fn park(self, engine: &mut Engine, conn: ConnId, then: Then, now: Now) -> Served {
+        let asker = engine.asker(conn, now);
+        let (errands, verdict) = self.send(engine, asker, now.mono);
+        engine.parked_for(errands, verdict, then, asker)
+    }
+}
+
+fn push<T>(lists: &mut Vec<(ShardId, Vec<T>)>, shard: ShardId, item: T) {
+    match lists.iter_mut().find(|(other, _)| *other == shard) {
+        Some((_, list)) => list.push(item),
+        None => lists.push((shard, vec![item])),
+    }
+}
+
+impl Engine {
+    fn asker(&self, conn: ConnId, now: Now) -> Asker {
+        Asker {
+            shard: self.node.shard,
+            conn,
+            until: now.mono.plus_ms(WAIT_MS_MAX),
+        }
+    }
+
+    fn send_errand(&mut self, to: ShardId, task: Task, asker: Asker) {
+        let errand = Errand { task, asker };
+        self.posts.letter(to, Mail::Errand(Arc::new(errand)));
+    }
+
+    /// What a request with so many errands under way comes to.
+    fn parked_for(&mut self, errands: i32, verdict: Verdict, then: Then, asker: Asker) -> Served {
+        if errands == 0 {
+            return match then {
+                Then::Answer(answer) => self.judged(verdict, answer).into(),
+                Then::Stream(new) => Served::Stream(*new),
+                Then::LogOut(..) => unreachable!("a log-out is sent out by itself"),
+            };
+        }
+        Served::Parked {
+            until: asker.until,
+            unanswered: UNANSWERED,
+            refused: Refused::default(),
+            waits: Some(Waits {
+                errands,
+                verdict,
+                then,
+            }),
+        }
+    }
+
+    fn judged(&mut self, verdict: Verdict, answer: Answer) -> Answer {
+        match verdict {
+            Verdict::Done => answer,
+            Verdict::UnknownStream => self.unknown_stream(),
+            Verdict::Full => {
+                overloaded("as many goodbyes are put off as may be; say it without after_ms")
+            }
+        }
+    }
+
+    /// A goodbye names a stream alone, which is not open.
+    pub(super) fn unknown_stream(&self) -> Answer {
+        let detail = "no stream with this id is open; name the users too, so that their goodbye \
+                      counts without it";
+        Answer::problem(problems::UNKNOWN_STREAM, detail)
+    }
+
+    /// Takes a goodbye: here, or on the shard that holds the stream that it names.
+    pub(super) fn farewell(
+        &mut self,
+        conn: ConnId,
+        shard: ShardId,
+        goodbye: Goodbye,
+        answer: Answer,
+        now: Now,
+    ) -> Served {
+        let asker = self.asker(conn, now);
+        let then = Then::Answer(answer);
+        if shard == self.node.shard {
+            let (errands, verdict) = self.take_goodbye(&goodbye, asker, now);
+            return self.parked_for(errands, verdict, then, asker);
+        }
+        self.send_errand(shard, Task::Goodbye(goodbye), asker);
+        self.parked_for(1 + UNSAID, Verdict::Done, then, asker)
+    }
+
+    fn take_goodbye(&mut self, goodbye: &Goodbye, asker: Asker, now: Now) -> (i32, Verdict) {
+        let mut errands = Errands::default();
+        let verdict = self.say_goodbyes(goodbye, &mut errands, now);
+        let due = now.mono.plus_ms(goodbye.after_ms);
+        let (sent, also) = errands.send(self, asker, due);
+        (sent, verdict.max(also))
+    }
+
+    /// Logs users out: first every shard takes note of it, then their beats count no more.
+    pub(super) fn log_out(
+        &mut self,
+        conn: ConnId,
+        slots: Arc<[Slot]>,
+        answer: Answer,
+        now: Now,
+    ) -> Served {
+        let asker = self.asker(conn, now);
+        if !self.passes.logging_out.begin(&slots, self.conns.places()) {
+            return self.judged(Verdict::Full, answer).into();
+        }
+        let others = (0..self.node.shards).filter(|shard| *shard != self.node.shard);
+        for shard in others.collect::<Vec<_>>() {
+            self.send_errand(shard, Task::LogOut(Arc::clone(&slots)), asker);
+        }
+        match i32::from(self.node.shards) - 1 {
+            0 => self.logged_out(conn, &slots, answer, now),
+            errands => self.parked_for(errands, Verdict::Done, Then::LogOut(slots, answer), asker),
+        }
+    }
+
+    /// Every shard knows of it.
+    fn logged_out(&mut self, conn: ConnId, slots: &[Slot], answer: Answer, now: Now) -> Served {
+        let mut errands = Errands::default();
+        for slot in slots {
+            if self.part_for_good(*slot, now) {
+                errands.look(self, *slot, now);
+            }
+        }
+        errands.park(self, conn, Then::Answer(answer), now)
+    }
+
+    /// Does what another shard's request waits for.
+    pub(in crate::engine) fn run_errand(&mut self, errand: &Errand, now: Now) {
+        let asker = errand.asker;
+        let (more, verdict) = match &errand.task {
+            Task::Look(slots) => {
+                slots.iter().for_each(|slot| self.look_own(*slot, now));
+                (0, Verdict::Done)
+            }
+            // Its asker has been told that it may have happened, and may have asked for something
+            // else since.
+            _ if now.mono > asker.until => return,
+            Task::PutOff(goodbyes, due) => (0, self.put_off(goodbyes, *due)),
+            Task::Goodbye(goodbye) => {
+                let (sent, verdict) = self.take_goodbye(goodbye, asker, now);
+                (sent - UNSAID, verdict)
+            }
+            Task::LogOut(slots) => {
+                let begun = self.passes.logging_out.begin(slots, self.conns.places());
+                (0, if begun { Verdict::Done } else { Verdict::Full })
+            }
+        };
+        let ran = Mail::Ran {
+            conn: asker.conn,
+            more,
+            verdict,
+        };
+        if asker.shard == self.node.shard {
+            self.handle_mail(ran, now);
+        } else {
+            self.posts.letter(asker.shard, ran);
+        }
+    }
+
+    /// An errand has been run, which has led to so many `more`.
+    pub(in crate::engine) fn errand_ran(
+        &mut self,
+        id: ConnId,
+        more: i32,
+        verdict: Verdict,
+        now: Now,
+    ) {
+        let Some(waits) = self.conns.waits(id) else {
+            return;
+        };
+        waits.errands += more - 1;
+        waits.verdict = waits.verdict.max(verdict);
+        if waits.errands > 0 {
+            return;
+        }
+        let Some(mut pending) = self.conns.unpark(id) else {
+            return;
+        };
+        let Some(Waits { verdict, then, .. }) = pending.waits.take() else {
+            return;
+        };
+        let served = match then {
+            Then::Answer(answer) => self.judged(verdict, answer).into(),
+            Then::Stream(new) => return self.begin_parked_stream(id, &pending, *new, now),
+            Then::LogOut(_, answer) if verdict != Verdict::Done => {
+                self.judged(verdict, answer).into()
+            }
+            Then::LogOut(slots, answer) => self.logged_out(id, &slots, answer, now),
+        };
+        self.carry_out(id, pending, served, now);
+    }
+
+    fn begin_parked_stream(&mut self, id: ConnId, pending: &Pending, mut new: NewStream, now: Now) {
+        let conn = self.conns.at(id.index);
+        let (gone, paused) = (conn.has_hung_up(), conn.is_paused());
+        if gone {
+            self.counters.add(Counter::ClosedPeer, 1);
+            return self.conns.cut(id);
+        }
+        // Others may have taken the room meanwhile.
+        if self.conns.watches.len() + new.watch.len() > self.settings.watches_per_shard_max {
+            self.counters.add(Counter::LimitWatchesPerShard, 1);
+            return self.refuse_stream(id, pending, "watches", now);
+        }
+        // And its user may have said goodbye.
+        new.vouched = false;
+        self.begin_stream(id, pending, new, now);
+        if paused {
+            // What a stream's reader says is thrown away, and its end is seen.
+            self.conns.resume(id);
+        }
+    }
+
+    /// An errand found a full mailbox.
+    pub(in crate::engine) fn errand_bounced(&mut self, errand: &Errand, now: Now) {
+        let Asker { shard, conn, .. } = errand.asker;
+        if shard != self.node.shard {
+            // Of a goodbye that another shard has handed on: its asker waits in vain, and is told
+            // so in time.
+            return;
+        }
+        if let Some(waits) = self.conns.waits(conn) {
+            waits.errands = 0;
+            self.give_up(conn, BUSY, now);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a shard does for a request that is parked on another.
+//!
+//! Owns the words: errands, who waits for them, what came of them, and the goodbyes that they
+//! carry. Sends none and runs none: that is `calls/errands.rs`.
+
+use std::sync::Arc;
+
+use crate::realtime::ConnId;
+use crate::slot::Slot;
+use crate::time::{Mono, Unix};
+use crate::wire::UserBuf;
+
+/// An errand.
+#[derive(Debug)]
+pub struct Errand {
+    pub(super) task: Task,
+    pub(super) asker: Asker,
+}
+
+/// The request that waits for an errand, and until when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    /// Index of its shard.
+    pub shard: u16,
+    pub conn: ConnId,
+    pub(super) until: Mono,
+}
+
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Look at these slots, which the shard owns.
+    Look(Vec<Slot>),
+    /// Put these goodbyes off, of slots which the shard owns, until then.
+    PutOff(Vec<PutOff>, Mono),
+    /// Take a goodbye that names a stream of the shard's.
+    Goodbye(Goodbye),
+    /// End all streams of these publishers that are open by now.
+    LogOut(Arc<[Slot]>),
+}
+
+/// A goodbye that came over a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Goodbye {
+    pub(super) users: Vec<UserBuf>,
+    /// This one ends, and its holder says goodbye.
+    pub(super) stream: Option<ConnId>,
+    /// It counts so much later, in ms, if nothing is heard meanwhile.
+    pub(super) after_ms: u64,
+}
+
+/// A goodbye that waits: it counts if no beat of its user has come since.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PutOff {
+    pub(super) slot: Slot,
+    pub(super) given_at: Unix,
+}
+
+/// What came of an errand, the worst last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Verdict {
+    Done,
+    /// There is no such stream.
+    UnknownStream,
+    /// Too much of the kind waits already.
+    Full,
+}
+
+impl Errand {
+    /// Who waits for it.
+    pub fn asker(&self) -> Asker {
+        self.asker
+    }
+
+    /// How much of a turn's budget of mail it is.
+    pub(super) fn weight(&self) -> usize {
+        let items = match &self.task {
+            Task::Look(slots) => slots.len(),
+            Task::PutOff(goodbyes, _) => goodbyes.len(),
+            Task::Goodbye(goodbye) => goodbye.users.len(),
+            Task::LogOut(slots) => slots.len(),
+        };
+        1 + items / 64
+    }
+}

@@ -1,0 +1,191 @@
+//! Goodbyes: whose they are, and what becomes of them.
+//!
+//! Owns the rule that a goodbye is one device's: nobody goes offline by it who holds a stream. What
+//! it does to a stamp, and how it is ordered against beats, is `presence/beats.rs`'. Costs one load
+//! beside that.
+
+use super::calls::Errands;
+use super::errand::{Goodbye, PutOff, Verdict};
+use super::parts::Engine;
+use crate::metrics::Counter;
+use crate::planted::{self, Planted};
+use crate::presence::LeaveOutcome;
+use crate::realtime::ConnId;
+use crate::slot::Slot;
+use crate::time::{Mono, Now, Unix};
+use crate::wire::{User, sse};
+
+/// Goodbyes that were put off and are looked at in one call; the next turn begins at once if more
+/// are due.
+const GOODBYES_PER_CALL: usize = 8_192;
+
+impl Engine {
+    /// A user has said goodbye, by what is counted as `source`; one that came over a connection was
+    /// sent at [`Unix::LATEST`]. True: it counts, and the slot's owner must look.
+    pub(super) fn say_goodbye(
+        &mut self,
+        slot: Slot,
+        sent_at: Unix,
+        source: Counter,
+        now: Now,
+    ) -> bool {
+        if self.is_held(slot) {
+            self.counters.add(Counter::LeavesHeld, 1);
+            return false;
+        }
+        if self.upstream.is_some() {
+            return self.pass_on(slot, 0, now);
+        }
+        let outcome = self.presence.record_leave(slot, sent_at, now);
+        self.count_leave(outcome, source)
+    }
+
+    /// At a real-time node: the presence node of a user hears of a goodbye that was said `ago_ms`
+    /// ago. False: nobody here need look.
+    fn pass_on(&mut self, slot: Slot, ago_ms: u64, now: Now) -> bool {
+        let key = self.node.keys.signing();
+        if let Some(upstream) = &mut self.upstream {
+            let user = self.presence.user(slot);
+            upstream.leave(&self.presence, user, ago_ms, key, now);
+            self.counters.add(Counter::LeavesHttp, 1);
+        }
+        false
+    }
+
+    /// A goodbye of a user of whom nothing is known here, though at a real-time node elsewhere.
+    pub(super) fn part_unknown(&mut self, user: User<'_>, now: Now) {
+        let key = self.node.keys.signing();
+        let counter = match &mut self.upstream {
+            Some(upstream) => {
+                upstream.leave(&self.presence, user, 0, key, now);
+                Counter::LeavesHttp
+            }
+            None => Counter::LeavesIgnored,
+        };
+        self.counters.add(counter, 1);
+    }
+
+    /// Whether a stream of the user's is open: the goodbye is another device's.
+    fn is_held(&self, slot: Slot) -> bool {
+        self.presence.is_held(slot) && !planted::is(Planted::GoodbyeOfAll)
+    }
+
+    /// True: it counts, and the slot's owner must look.
+    fn count_leave(&mut self, outcome: LeaveOutcome, source: Counter) -> bool {
+        let left = outcome == LeaveOutcome::Left;
+        let counter = if left { source } else { Counter::LeavesIgnored };
+        self.counters.add(counter, 1);
+        left
+    }
+
+    /// A goodbye that came over a connection, on the shard that holds the stream that it names.
+    pub(super) fn say_goodbyes(
+        &mut self,
+        goodbye: &Goodbye,
+        errands: &mut Errands,
+        now: Now,
+    ) -> Verdict {
+        let mut slots = Vec::with_capacity(goodbye.users.len() + 1);
+        for user in &goodbye.users {
+            match self.presence.lookup(user.user()) {
+                Some(slot) => slots.push(slot),
+                None if goodbye.after_ms == 0 => self.part_unknown(user.user(), now),
+                None => self.counters.add(Counter::LeavesIgnored, 1),
+            }
+        }
+        let stream = goodbye.stream.filter(|id| self.conns.is_stream(*id));
+        if let Some(id) = stream {
+            let holder = self.conns.at(id.index).publisher().map(Slot::new);
+            self.end_stream(id, now);
+            slots.extend(holder.filter(|slot| !slots.contains(slot)));
+        } else if goodbye.stream.is_some() && goodbye.users.is_empty() {
+            return Verdict::UnknownStream;
+        }
+        for slot in slots {
+            if goodbye.after_ms > 0 {
+                if self.upstream.is_none() {
+                    self.presence.put_leave_off(slot);
+                }
+                let given_at = now.unix;
+                errands.put_off(self, PutOff { slot, given_at });
+            } else if self.say_goodbye(slot, Unix::LATEST, Counter::LeavesHttp, now) {
+                errands.look(self, slot, now);
+            }
+        }
+        Verdict::Done
+    }
+
+    /// Ends a stream for a goodbye that names it.
+    fn end_stream(&mut self, id: ConnId, now: Now) {
+        sse::write_left(&mut self.conns.at(id.index).io().unsent);
+        self.counters.add(Counter::EventsGoodbye, 1);
+        self.conns
+            .end(id, Counter::ClosedLeft, now.mono, &mut self.counters);
+    }
+
+    /// Puts goodbyes of slots that this shard owns off until then.
+    pub(super) fn put_off(&mut self, goodbyes: &[PutOff], due: Mono) -> Verdict {
+        let max = self.settings.leaves_put_off_max;
+        for goodbye in goodbyes {
+            if !self.passes.putting_off.put_off(*goodbye, due, max) {
+                self.counters.add(Counter::LimitLeavesPutOff, 1);
+                return Verdict::Full;
+            }
+        }
+        Verdict::Done
+    }
+
+    /// Goodbyes that were put off until now: nothing has been heard of their users since, or they do
+    /// not count.
+    pub(super) fn say_put_off(&mut self, now: Now) {
+        if self.passes.fires_at(now.mono) > now.mono {
+            return;
+        }
+        for _ in 0..GOODBYES_PER_CALL {
+            let Some(goodbye) = self.passes.next_put_off(now.mono) else {
+                return;
+            };
+            let PutOff { slot, given_at } = goodbye;
+            if self.is_held(slot) {
+                self.counters.add(Counter::LeavesHeld, 1);
+                continue;
+            }
+            if self.upstream.is_some() {
+                self.pass_on(slot, now.unix.ms_since(given_at), now);
+                continue;
+            }
+            let outcome = self.presence.record_leave_of(slot, given_at);
+            if self.count_leave(outcome, Counter::LeavesHttp) {
+                self.look_own(slot, now);
+            }
+        }
+    }
+
+    /// A user is logged out: whatever was heard before counts no more. True: the slot's owner must
+    /// look.
+    pub(super) fn part_for_good(&mut self, slot: Slot, now: Now) -> bool {
+        if self.upstream.is_some() {
+            return self.pass_on(slot, 0, now);
+        }
+        let outcome = self.presence.record_leave(slot, Unix::LATEST, now);
+        self.count_leave(outcome, Counter::LeavesHttp)
+    }
+
+    /// Ends streams of users who have been logged out: a bounded piece of the pass over all.
+    pub(super) fn end_logged_out(&mut self, now: Now) {
+        let places = self.conns.places();
+        for index in self.passes.logging_out.step(places) {
+            let Some(id) = self.conns.id_at(index) else {
+                continue;
+            };
+            let slot = self.conns.at(index).publisher();
+            let ends = slot.is_some_and(|slot| self.passes.logging_out.ends(slot, id));
+            if ends && self.conns.is_stream(id) {
+                sse::write_bye(&mut self.conns.at(index).io().unsent);
+                self.counters.add(Counter::EventsBye, 1);
+                self.conns
+                    .end(id, Counter::ClosedBye, now.mono, &mut self.counters);
+            }
+        }
+    }
+}

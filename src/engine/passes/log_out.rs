@@ -1,0 +1,126 @@
+//! Users who have been logged out: whose streams end.
+//!
+//! Owns the pass over all streams that finds theirs, for an index of publishers would cost each
+//! stream memory. Whoever logs in anew meanwhile is spared. Never ends one itself.
+
+use std::ops::Range;
+
+use hashbrown::HashMap;
+
+use super::pass::PLACES_PER_CALL;
+use crate::realtime::ConnId;
+use crate::slot::Slot;
+
+/// Users whose streams are looked for at once.
+const USERS_MAX: usize = 65_536;
+
+#[derive(Debug, Default)]
+pub(in crate::engine) struct LoggingOut {
+    users: HashMap<u32, LoggedOut, foldhash::fast::RandomState>,
+    /// The next place to look at.
+    cursor: u32,
+    /// Places looked at since the beginning.
+    seen: u64,
+}
+
+#[derive(Debug, Default)]
+struct LoggedOut {
+    /// When so many places have been seen, all that were open have been.
+    until: u64,
+    /// Streams that were opened since.
+    spared: Vec<ConnId>,
+}
+
+impl LoggingOut {
+    /// The streams of these users that are open by now, among so many places, end. False: too many
+    /// are looked for already.
+    pub(in crate::engine) fn begin(&mut self, slots: &[Slot], places: u32) -> bool {
+        if self.users.len() + slots.len() > USERS_MAX {
+            return false;
+        }
+        let until = self.seen + u64::from(places);
+        for slot in slots {
+            let spared = Vec::new();
+            self.users.insert(slot.index(), LoggedOut { until, spared });
+        }
+        true
+    }
+
+    /// Whether a stream of this user may still end for it.
+    pub(in crate::engine) fn concerns(&self, slot: Slot) -> bool {
+        !self.users.is_empty() && self.users.contains_key(&slot.index())
+    }
+
+    /// A stream opens that is not to end for it.
+    pub(in crate::engine) fn spare(&mut self, slot: Slot, stream: ConnId) {
+        if let Some(user) = self.users.get_mut(&slot.index()) {
+            user.spared.push(stream);
+        }
+    }
+
+    /// Whether this stream of the user at `slot` ends.
+    pub(in crate::engine) fn ends(&self, slot: u32, stream: ConnId) -> bool {
+        let user = self.users.get(&slot);
+        user.is_some_and(|user| !user.spared.contains(&stream))
+    }
+
+    /// Something is left to look at.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.users.is_empty()
+    }
+
+    /// The places to look at now.
+    pub(in crate::engine) fn step(&mut self, places: u32) -> Range<u32> {
+        // Those whose streams have all been seen, by the call before.
+        let seen = self.seen;
+        self.users.retain(|_, user| user.until > seen);
+        if self.users.is_empty() {
+            self.users.shrink_to_fit();
+            return 0..0;
+        }
+        let from = if self.cursor < places { self.cursor } else { 0 };
+        let to = places.min(from + PLACES_PER_CALL);
+        // A table that has become shorter is seen sooner.
+        self.seen += u64::from((to - from).max(1));
+        self.cursor = to;
+        from..to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conn(index: u32) -> ConnId {
+        let generation = 0;
+        ConnId { index, generation }
+    }
+
+    #[test]
+    fn all_places_are_seen_once_from_wherever_it_begins() {
+        let mut logging_out = LoggingOut::default();
+        let places = PLACES_PER_CALL + 10;
+        assert_eq!(logging_out.step(places), 0..0);
+        assert!(logging_out.begin(&[Slot::new(7)], places));
+        assert_eq!(logging_out.step(places), 0..PLACES_PER_CALL);
+        assert!(logging_out.begin(&[Slot::new(8)], places));
+        assert_eq!(logging_out.step(places), PLACES_PER_CALL..places);
+        assert!(logging_out.ends(7, conn(3)) && logging_out.ends(8, conn(3)));
+        assert_eq!(logging_out.step(places), 0..PLACES_PER_CALL);
+        assert!(!logging_out.ends(7, conn(3)) && logging_out.ends(8, conn(3)));
+        assert_eq!(logging_out.step(places), 0..0);
+        assert!(!logging_out.is_under_way());
+    }
+
+    #[test]
+    fn who_logs_in_anew_is_spared() {
+        let mut logging_out = LoggingOut::default();
+        assert!(logging_out.begin(&[Slot::new(7)], 100));
+        logging_out.spare(Slot::new(7), conn(3));
+        logging_out.spare(Slot::new(8), conn(4));
+        assert!(!logging_out.ends(7, conn(3)));
+        assert!(logging_out.ends(7, conn(4)) && !logging_out.ends(8, conn(4)));
+        let many: Vec<Slot> = (0..USERS_MAX as u32).map(Slot::new).collect();
+        assert!(!logging_out.begin(&many, 100), "too many at once");
+    }
+}
