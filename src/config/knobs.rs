@@ -262,7 +262,8 @@ pub const KNOBS: &[Knob] = &[
         "Time between two sweeps over the publishers: the most by which offline is told late; at \
          most half of offline-after-ms"),
     number!(TIME, "beat-skew-max-ms", Millis millis FROM_ONE_MS, settings.beat_skew_max_ms,
-        "Most that a datagram's own time may differ from the server's; at least 1000, at most 65520"),
+        "Most that a datagram's own time may differ from the server's; at least 1000, at most \
+         65520"),
     number!(CONNS, "conns-max", Count count FROM_ONE, settings.conns_max,
         "Most connections of one shard, streams included; each needs a file descriptor"),
     number!(CONNS, "head-bytes-max", Bytes bytes HEAD_BYTES_FLOOR as u64..=1 << 20,

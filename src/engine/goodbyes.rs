@@ -135,7 +135,7 @@ impl Engine {
         Verdict::Done
     }
 
-    /// Goodbyes that were put off until now: nothing has been heard of their users since, or they do
+    /// Goodbyes that were put off until now: no beat of their users has come since, or they do
     /// not count.
     pub(super) fn say_put_off(&mut self, now: Now) {
         if self.passes.fires_at(now.mono) > now.mono {

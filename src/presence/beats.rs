@@ -183,7 +183,7 @@ impl Presence {
     }
 
     /// A beat for a slot that has LEFT: it counts unless it was sent in an earlier step than the
-    /// goodbye. In the same step the later to arrive counts: what one socket sends arrives in order.
+    /// goodbye. In the same step the later to arrive counts: a socket's own arrive in order.
     #[cold]
     fn beat_on_left(&self, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
         let stamped =

@@ -2,8 +2,8 @@
 //!
 //! Shares nothing with the server but the meaning of its settings. Where the server may honestly do
 //! either of two things (what was sent around a step back of the clock, the exact moment at which a
-//! stream was vouched for) the model keeps an interval and claims only what holds at both ends. `mono` is
-//! in ms since the simulation began, `wall` in Unix ms.
+//! stream was vouched for) the model keeps an interval and claims only what holds at both ends.
+//! `mono` is in ms since the simulation began, `wall` in Unix ms.
 
 /// What the model needs to know of the settings.
 #[derive(Clone, Copy, Debug)]

@@ -79,7 +79,7 @@ impl Engine {
                 let users = self.read(parse_users(body, users_max), users_limit)?;
                 serve(self, id, &users, now)
             }
-            Serve::Leaves(serve) => {
+            Serve::Parts(serve) => {
                 let ask = self.read(parse_leave(body, users_max), users_limit)?;
                 serve(self, id, ask, now)
             }

@@ -30,7 +30,7 @@ use Call::{
 };
 use Method::{Get, Post, Put};
 use Roles::{Decides, Every, Mirrors, Streams};
-use Serve::{Bare, Edits, Fixed, Leaves, Listed, Notes, One, Opens, Record, Records, Users};
+use Serve::{Bare, Edits, Fixed, Listed, Notes, One, Opens, Parts, Record, Records, Users};
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Open, Service};
 
@@ -47,7 +47,7 @@ const TABLE: &[Row] = &[
     row(Post, "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
     row(Post, STREAM_WATCH,          StreamWatch,   Streams, Open,    Refused, Edits(edit::edit)),
     row(Post, "/v1/beat",            Beat,          Decides, Open,    Refused, Notes(beat::beat)),
-    row(Post, "/v1/leave",           Leave,         Every,   Open,    Refused, Leaves(leave::leave)),
+    row(Post, "/v1/leave",           Leave,         Every,   Open,    Refused, Parts(leave::leave)),
     row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
     row(Get,  "/readyz",             Health,        Every,   Open,    Allowed, Bare(node::ready)),
     row(Get,  "/metrics",            Metrics,       Every,   Open,    Allowed, Bare(node::metrics)),
@@ -130,7 +130,7 @@ pub(super) enum Serve {
     /// Who asks, and the users of the body `{"users":[..]}`.
     Notes(fn(&mut Engine, ConnId, &[Entry], Now) -> Served),
     /// Who asks, and the goodbye of the body.
-    Leaves(fn(&mut Engine, ConnId, LeaveAsk, Now) -> Served),
+    Parts(fn(&mut Engine, ConnId, LeaveAsk, Now) -> Served),
     /// The state of the user in the path, from the body, and which life of a node says so.
     Record(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
     /// The states of the body `{"presence":[..]}`, and which life of a node says so.
@@ -195,7 +195,7 @@ impl Row {
     pub(super) fn has_body(&self) -> bool {
         match self.serve {
             Bare(_) | Fixed(_) | One(_) | Listed(_) => false,
-            Users(_) | Notes(_) | Leaves(_) | Record(_) | Records(_) | Edits(_) => true,
+            Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) => true,
             Opens(_) => self.method == Post,
         }
     }
