@@ -205,7 +205,8 @@ mod tests {
             text(|out| hello.write(out)),
             "event: hello\nretry: 3417\ndata: \
              {\"stream\":\"2.51.9f3c\\\"\",\"watching\":2,\"server_time\":1764009600123,\
-             \"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000,\"refused_total\":1}\n\n"
+             \"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000,\
+             \"refused_total\":1}\n\n"
         );
         assert_eq!(
             text(|out| write_goodbye(9, out)),
