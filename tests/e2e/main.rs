@@ -15,6 +15,7 @@ mod terminal;
 
 mod drain;
 mod every_limit;
+mod goodbyes;
 mod ids;
 mod limits;
 mod logs;

@@ -145,6 +145,8 @@ impl Stream {
             "" => self.comments += 1,
             "event" => self.kind = value.into(),
             "data" => self.data.push_str(value),
+            // Of who has been logged out.
+            "id" if value == "bye" => self.id = None,
             "id" => self.id = Some(value.parse().expect("ids are times")),
             "retry" => self.retry_ms = Some(value.parse().expect("a retry is a number of ms")),
             _ => panic!("an unknown field: {line:?}"),

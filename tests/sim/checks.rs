@@ -338,7 +338,7 @@ impl World {
                 }
                 status == 200 || refused
             }
-            Want::Beat(_) | Want::Leave(_) => status == 204 || refused,
+            Want::Beat(_) | Want::Leave(_) => matches!(status, 200 | 204) || refused,
             Want::Edit { sub } => {
                 self.edited(sub, key, &response);
                 matches!(status, 200 | 404 | 413) || refused
