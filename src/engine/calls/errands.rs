@@ -113,11 +113,11 @@ impl Engine {
             until: asker.until,
             unanswered: UNANSWERED,
             refused: Refused::default(),
-            waits: Some(Waits {
+            waits: Some(Box::new(Waits {
                 errands,
                 verdict,
                 then,
-            }),
+            })),
         }
     }
 
@@ -250,9 +250,10 @@ impl Engine {
         let Some(mut pending) = self.conns.unpark(id) else {
             return;
         };
-        let Some(Waits { verdict, then, .. }) = pending.waits.take() else {
+        let Some(waits) = pending.waits.take() else {
             return;
         };
+        let Waits { verdict, then, .. } = *waits;
         let served = match then {
             Then::Answer(answer) => self.judged(verdict, answer).into(),
             Then::Stream(new) => return self.begin_parked_stream(id, &pending, *new, now),

@@ -29,7 +29,7 @@ pub(in crate::engine) enum Served {
         /// What of the request was refused already.
         refused: Refused,
         /// It waits for errands.
-        waits: Option<Waits>,
+        waits: Option<Box<Waits>>,
     },
 }
 

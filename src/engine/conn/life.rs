@@ -180,7 +180,7 @@ impl Conns {
     /// What the request that waits on it waits for, if that is errands.
     pub(in crate::engine) fn waits(&mut self, id: ConnId) -> Option<&mut Waits> {
         self.table.get(id)?;
-        self.parked.get_mut(&id.index)?.waits.as_mut()
+        self.parked.get_mut(&id.index)?.waits.as_deref_mut()
     }
 
     /// What is said to the request that waits on it if no answer comes.

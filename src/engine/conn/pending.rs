@@ -17,7 +17,7 @@ pub(in crate::engine) struct Pending {
     /// Parked: which of its items were refused.
     pub(in crate::engine) refused: Refused,
     /// Parked until errands have been run; what then.
-    pub(in crate::engine) waits: Option<Waits>,
+    pub(in crate::engine) waits: Option<Box<Waits>>,
 }
 
 impl Pending {
