@@ -3,14 +3,14 @@
 //! Owns when a question is due: a new watch, a first state told unasked, lost mail, a source that
 //! was out of step. The lanes (`upstream/`) gather the questions; the links send them.
 
-use super::mail::{Answered, Whom};
+use super::mail::{Answered, Mail, Whom};
 use super::parts::Engine;
 use super::upstream::{Lane, Outbound, Reask};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::realtime::watches::{Marked, Target};
 use crate::slot::Slot;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 
 /// Places of the tables that one slice of a pass looks at.
@@ -110,8 +110,66 @@ impl Engine {
         }
     }
 
+    /// Up to when everything is known here that anybody decides, and this shard's streams are told
+    /// it with their marks. None: there is no telling.
+    pub(super) fn known_up_to(&self, now: Now) -> Option<Unix> {
+        let Some(upstream) = &self.upstream else {
+            return Some(now.unix);
+        };
+        if self.presence.is_behind(now.mono) {
+            return None;
+        }
+        let told = upstream.told_up_to(now.mono)?;
+        Some(now.unix.minus_ms(now.mono.ms_since(told)))
+    }
+
+    /// This shard has taken over a message with which everything is told up to a time. That counts
+    /// for nobody before all shards have posted what messages before it told.
+    pub(super) fn hear_everything(&mut self, node: usize, up_to: Mono, now: Mono) {
+        if let Some(upstream) = &mut self.upstream {
+            // Kept if there is one: else one that comes each moment would never count.
+            upstream.lanes[node].heard.get_or_insert((now, up_to));
+        }
+    }
+
+    /// Passes on what messages have told up to a time, once what they told is in all mailboxes.
+    pub(super) fn pass_on_told(&mut self) {
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
+        for (node, lane) in upstream.lanes.iter_mut().enumerate() {
+            let posted = |(at, _): &mut (Mono, Mono)| self.presence.has_turned_since(*at);
+            if let Some((_, up_to)) = lane.heard.take_if(posted) {
+                lane.told_up_to = lane.told_up_to.max(Some(up_to));
+                self.posts.letter_to_others(Mail::Told { node, up_to });
+            }
+        }
+    }
+
+    /// What a node has told up to this time has come by mail.
+    pub(super) fn told_everything(&mut self, node: usize, up_to: Mono) {
+        if let Some(upstream) = &mut self.upstream {
+            let told = &mut upstream.lanes[node].told_up_to;
+            *told = (*told).max(Some(up_to));
+        }
+    }
+
+    /// The answers to this pass have come by mail.
+    pub(super) fn settled(&mut self, node: usize, pass: u64) {
+        if let Some(upstream) = &mut self.upstream {
+            upstream.lanes[node].asking.take_if(|asking| *asking == pass);
+        }
+    }
+
     /// Begins to ask about all who are watched, belong to this presence node and are not sure.
-    pub(super) fn begin_reask(&mut self, node: usize, whom: Whom, not_before: Mono) {
+    /// `pass`: all shards do.
+    pub(super) fn begin_reask(
+        &mut self,
+        node: usize,
+        pass: Option<u64>,
+        whom: Whom,
+        not_before: Mono,
+    ) {
         let Some(upstream) = &mut self.upstream else {
             return;
         };
@@ -125,9 +183,14 @@ impl Engine {
         let under_way = lane.reask;
         let everybody = Whom::Everybody;
         let both = under_way.is_some_and(|other| other.whom == everybody) || whom == everybody;
+        // One that has not been answered in full is followed by this one.
+        if whom == everybody || lane.asking.is_some() {
+            lane.asking = pass.or(lane.asking);
+        }
         lane.reask = Some(Reask {
             name: Some(usize::MAX),
             slot: 0,
+            pass: pass.or(under_way.and_then(|other| other.pass)),
             not_before: under_way.map_or(not_before, |other| other.not_before.max(not_before)),
             whom: if both { everybody } else { whom },
         });
@@ -139,7 +202,7 @@ impl Engine {
             .upstream
             .as_ref()
             .map_or(0, |upstream| upstream.lanes.len());
-        (0..nodes).for_each(|node| self.begin_reask(node, Whom::Unsure, now.mono));
+        (0..nodes).for_each(|node| self.begin_reask(node, None, Whom::Unsure, now.mono));
     }
 
     /// A bounded piece of the passes. Whoever is watched by name is asked about, answered for or
@@ -149,19 +212,14 @@ impl Engine {
             return;
         };
         let due = |lane: &Lane| lane.reask.filter(|reask| now.mono >= reask.not_before);
-        let mut first = None;
-        for (node, lane) in upstream.lanes.iter_mut().enumerate() {
-            if let Some(reask) = due(lane) {
-                lane.asks_anew.get_or_insert_default();
-                first = first.or(Some((node, reask)));
-            }
-        }
-        let Some((node, mut reask)) = first else {
+        let mut lanes = upstream.lanes.iter().enumerate();
+        let Some((node, mut reask)) = lanes.find_map(|(node, lane)| Some((node, due(lane)?)))
+        else {
             return;
         };
         let (nodes, awaited) = (&upstream.nodes, &mut upstream.awaited);
         let lane = &mut upstream.lanes[node];
-        let asks = lane.asks_anew.get_or_insert_default();
+        let asks = &mut lane.asks_anew;
         let mut ask = |user: User<'_>| {
             let concerned = nodes.of(user.as_bytes()) == node;
             if concerned {
@@ -199,5 +257,8 @@ impl Engine {
         }
         let done = reask.name.is_none() && reask.slot >= self.presence.users();
         lane.reask = (!done).then_some(reask);
+        if done {
+            lane.through = reask.pass;
+        }
     }
 }

@@ -112,7 +112,7 @@ impl Engine {
         let unanswered = self.conns.at(index).is_unsure() && self.awaits_answer(index);
         // A reader that came back elsewhere from that id would not be told of them.
         self.conns.at(index).set_unsure(unanswered);
-        let source = horizon::source(self.presence.is_behind(now.mono), unanswered, now);
+        let source = horizon::source(self.known_up_to(now), unanswered, now);
         let told = self.horizon.told_up_to(source, now);
         if let Err(why) = told {
             self.counters.add(why.counter(), 1);

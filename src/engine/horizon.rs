@@ -167,17 +167,22 @@ impl Horizon {
     }
 }
 
-/// Up to when those who decide about a stream's publishers have told this node everything, or not:
-/// `behind`, one of them is out of sight; `unanswered`, one has yet to say what it knows of one
-/// whom the stream watches.
-pub(super) fn source(behind: bool, unanswered: bool, now: Now) -> Result<Unix, Withheld> {
+/// Up to when those who decide about a stream's publishers have told this shard everything, or not:
+/// `known`, so far all of them have, none if one is out of sight; `unanswered`, one has yet to say
+/// what it knows of one whom the stream watches.
+pub(super) fn source(
+    known: Option<Unix>,
+    unanswered: bool,
+    now: Now,
+) -> Result<Unix, Withheld> {
     if unanswered && !planted::is(Planted::IdWhileUnsure) {
         return Err(Withheld::Unanswered);
     }
-    if behind && !planted::is(Planted::IdWhileBehind) {
-        return Err(Withheld::Source);
+    match known {
+        Some(known) => Ok(known),
+        None if planted::is(Planted::IdWhileBehind) => Ok(now.unix),
+        None => Err(Withheld::Source),
     }
-    Ok(now.unix)
 }
 
 /// What a stream that comes back with this event id is told: everything that changed since the time
@@ -220,7 +225,7 @@ mod tests {
     /// What a stream is told at `ms` whose sources have told everything.
     fn told(horizon: &Horizon, ms: u64) -> Result<u64, Withheld> {
         let now = at(ms);
-        let told = horizon.told_up_to(source(false, false, now), now);
+        let told = horizon.told_up_to(source(Some(now.unix), false, now), now);
         told.map(|id| id.ms() - START_MS)
     }
 
@@ -248,11 +253,12 @@ mod tests {
 
     #[test]
     fn a_source_that_may_have_more_to_say_withholds_it() {
-        let of = |behind, unanswered| source(behind, unanswered, at(7));
-        assert_eq!(of(false, false), Ok(at(7).unix));
-        assert_eq!(of(true, false), Err(Withheld::Source));
-        assert_eq!(of(false, true), Err(Withheld::Unanswered));
-        assert_eq!(of(true, true), Err(Withheld::Unanswered));
+        let known = Some(at(5).unix);
+        let of = |known, unanswered| source(known, unanswered, at(7));
+        assert_eq!(of(known, false), Ok(at(5).unix), "no later than it has told");
+        assert_eq!(of(None, false), Err(Withheld::Source));
+        assert_eq!(of(known, true), Err(Withheld::Unanswered));
+        assert_eq!(of(None, true), Err(Withheld::Unanswered));
         for why in [Withheld::Source, Withheld::Unanswered] {
             assert_eq!(horizon().told_up_to(Err(why), at(7)), Err(why));
         }

@@ -34,10 +34,18 @@ pub enum Mail {
     /// belong to it.
     Reask {
         node: usize,
+        /// Which pass this is of those to this node; a shard says when its own is through.
+        pass: u64,
         whom: Whom,
         /// When: it may have to hear of everybody first.
         not_before: Mono,
     },
+    /// To all shards of a real-time node: all that every shard's pass asked for has been answered,
+    /// and the answers are in the mail before this.
+    Settled { node: usize, pass: u64 },
+    /// To all shards of a real-time node: up to when a presence node has told everything, and what
+    /// it told is in the mail before this.
+    Told { node: usize, up_to: Mono },
     /// To all shards of a real-time node: a presence node may have lost beats; vouch for all who
     /// belong to it within a short time.
     Revouch {
@@ -158,7 +166,12 @@ impl Mail {
             Mail::Look(slots) => 1 + slots.len() / 64,
             Mail::Answered(answered) => 1 + (answered.sure.len() + answered.unseen.len()) / 64,
             Mail::Errand(errand) => errand.weight(),
-            Mail::Edited { .. } | Mail::Ran { .. } | Mail::Reask { .. } | Mail::Revouch { .. } => 1,
+            Mail::Edited { .. }
+            | Mail::Ran { .. }
+            | Mail::Reask { .. }
+            | Mail::Settled { .. }
+            | Mail::Told { .. }
+            | Mail::Revouch { .. } => 1,
         }
     }
 
@@ -167,7 +180,11 @@ impl Mail {
     pub fn must_arrive(&self) -> bool {
         matches!(
             self,
-            Mail::Edited { .. } | Mail::Ran { .. } | Mail::Reask { .. } | Mail::Revouch { .. }
+            Mail::Edited { .. }
+                | Mail::Ran { .. }
+                | Mail::Reask { .. }
+                | Mail::Settled { .. }
+                | Mail::Revouch { .. }
         )
     }
 }
@@ -225,6 +242,14 @@ impl Posts {
             to: To::Shard(to),
             mail,
         });
+    }
+
+    /// For all shards but this one.
+    pub(super) fn letter_to_others(&mut self, mail: Mail) {
+        if self.looks.len() > 1 {
+            let to = To::Others;
+            self.letters.push_back(Letter { to, mail });
+        }
     }
 
     /// What other nodes must be told.

@@ -83,6 +83,7 @@ impl Engine {
             SLEEP_MS_MAX
         };
         self.presence.note_turn(self.node.shard, now);
+        self.pass_on_told();
         self.passes.turn_began(now.mono, sleep_ms_max);
         self.horizon
             .turn_began(self.presence.published_up_to(), now);
@@ -165,9 +166,12 @@ impl Engine {
             Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
             Mail::Reask {
                 node,
+                pass,
                 whom,
                 not_before,
-            } => self.begin_reask(node, whom, not_before),
+            } => self.begin_reask(node, Some(pass), whom, not_before),
+            Mail::Settled { node, pass } => self.settled(node, pass),
+            Mail::Told { node, up_to } => self.told_everything(node, up_to),
             Mail::Revouch { node, found_at } => self.passes.vouch_in_a_hurry(node, found_at),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
             Mail::Errand(errand) => self.run_errand(&errand, now),

@@ -75,5 +75,10 @@ pub(super) fn put(
             None => engine.counters.add(Counter::ToldKnown, 1),
         }
     }
+    if let Some(taken) = taken
+        && let Some(up_to) = taken.up_to
+    {
+        engine.hear_everything(taken.source, up_to, now.mono);
+    }
     refused.answer()
 }

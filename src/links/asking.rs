@@ -33,10 +33,11 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// To the presence node at this index, which has not been seen yet. `seed` is of the jitter.
-    pub fn new(seed: u64, node: usize) -> Asking {
+    /// To the presence node at this index, which has not been seen yet, for a node of so many
+    /// shards. `seed` is of the jitter.
+    pub fn new(seed: u64, node: usize, shards: usize) -> Asking {
         Asking {
-            inquiry: Inquiry::new(seed),
+            inquiry: Inquiry::new(seed, shards),
             node,
             asked: 0,
             warned: None,
@@ -45,8 +46,8 @@ impl Asking {
     }
 
     /// These are to be asked about; see `Inquiry::ask`.
-    pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
-        self.inquiry.ask(users, anew, now);
+    pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, through: Option<u64>, now: Mono) {
+        self.inquiry.ask(users, anew, through, now);
     }
 
     /// When [`Asking::poll_request`] has something.
@@ -125,8 +126,10 @@ impl Asking {
         // No question is under way here: what is answered from now on was asked after the miss.
         let missed = presence.is_out_of_step(node);
         let due = self.inquiry.handle_answer(missed, now);
-        if self.inquiry.is_caught_up() {
+        if let Some(pass) = due.settled {
+            // Shards tell ids again when they have read this, behind the answers.
             presence.asked_everything(node);
+            effects.push(Effect::Tell(Mail::Settled { node, pass }));
         }
         if missed {
             presence.begin_asking(node, |user| nodes.of(user.as_bytes()) == node);
@@ -142,6 +145,7 @@ impl Asking {
         if let Some(whom) = due.whom {
             effects.push(Effect::Tell(Mail::Reask {
                 node,
+                pass: due.pass,
                 whom,
                 not_before: due.not_before,
             }));
@@ -223,7 +227,7 @@ mod tests {
             World {
                 presence: Presence::follower(options, at(1_000)).unwrap(),
                 nodes: Nodes::new(["127.0.0.1:1"]),
-                link: Asking::new(1, 0),
+                link: Asking::new(1, 0, 1),
                 ms: 1_000,
             }
         }
@@ -239,6 +243,12 @@ mod tests {
             let (now, presence) = (at(self.ms), &self.presence);
             let mut effects = self.link.handle_reply(reply, presence, &self.nodes, now);
             effects.extend(self.link.look(presence, now.mono));
+            // The one shard has come to the end of its pass at once, and asks for nobody yet.
+            for effect in &effects {
+                if let Effect::Tell(Mail::Reask { pass, .. }) = effect {
+                    self.link.ask(Vec::new(), true, Some(*pass), now.mono);
+                }
+            }
             let words = |effect: &Effect| match effect {
                 Effect::Tell(Mail::Answered(answered)) => format!(
                     "Answered({}, {})",
@@ -247,6 +257,7 @@ mod tests {
                 ),
                 Effect::Tell(Mail::Reask { whom, .. }) => format!("Reask({whom:?})"),
                 Effect::Tell(Mail::Revouch { .. }) => "Revouch".into(),
+                Effect::Tell(Mail::Settled { pass, .. }) => format!("Settled({pass})"),
                 other => format!("{other:?}"),
             };
             effects.iter().map(words).collect()
@@ -261,7 +272,7 @@ mod tests {
 
         fn ask(&mut self, users: &[&str]) {
             let users = users.iter().map(|user| Box::from(*user)).collect();
-            self.link.ask(users, true, at(self.ms).mono);
+            self.link.ask(users, true, None, at(self.ms).mono);
         }
 
         fn is_behind(&self) -> bool {
@@ -324,7 +335,8 @@ mod tests {
             r#"{"user":"b","status":"offline","since":null,"last_active":null}"#
         );
         let (asked, refused) = ("Count(RelayStates, 2)", "Count(RelayStatesRefused, 0)");
-        let answered = [DONE, asked, refused, "Answered(1, 1)"];
+        // The answers first: shards that have read the last word have read them.
+        let answered = [DONE, asked, refused, "Answered(1, 1)", "Settled(1)"];
         assert_eq!(world.reply(&answer(records)), answered);
         assert_eq!(world.standing().queued, 0);
     }

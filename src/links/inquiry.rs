@@ -22,12 +22,15 @@ const PENDING_MAX: usize = 1 << 20;
 /// What an answer calls for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Due {
-    /// Who of those that are watched is to be asked about.
+    /// Who of those that are watched is to be asked about, in which pass.
     pub(super) whom: Option<Whom>,
+    pub(super) pass: u64,
     /// When, at the earliest.
     pub(super) not_before: Mono,
     /// The node was out of sight for so long that beats may have been lost.
     pub(super) was_away: bool,
+    /// With it all that was asked in this pass has been answered.
+    pub(super) settled: Option<u64>,
 }
 
 /// The questions to one node.
@@ -54,9 +57,11 @@ pub(super) struct Inquiry {
     answered: u64,
     /// `queued` after the last that was asked anew: so many must be answered for.
     anew: u64,
-    /// When no more are expected to be asked anew: an interval after the last, and not before that
-    /// has begun.
-    anew_until: Mono,
+    /// The pass over all who are watched that was called for last, and how many shards have not
+    /// said that theirs is through: those will ask for more.
+    pass: u64,
+    shards: usize,
+    shards_left: usize,
     overflowed: bool,
     users_per_request: usize,
     next_at: Mono,
@@ -64,8 +69,8 @@ pub(super) struct Inquiry {
 }
 
 impl Inquiry {
-    /// To a node that has not been seen yet. `seed` is of the jitter.
-    pub(super) fn new(seed: u64) -> Inquiry {
+    /// To a node that has not been seen yet, by a node of so many shards. `seed` is of the jitter.
+    pub(super) fn new(seed: u64, shards: usize) -> Inquiry {
         Inquiry {
             pending: VecDeque::new(),
             asked: HashSet::default(),
@@ -79,7 +84,9 @@ impl Inquiry {
             queued: 0,
             answered: 0,
             anew: 0,
-            anew_until: Mono::default(),
+            pass: 0,
+            shards,
+            shards_left: shards,
             overflowed: false,
             users_per_request: STATES_PER_REQUEST_MAX,
             next_at: Mono::default(),
@@ -111,17 +118,25 @@ impl Inquiry {
 
     /// These are to be asked about. While the node is out of sight they need not be: all will be
     /// when it is back. `anew`: that is why; the node is caught up with once these are answered,
-    /// whoever else is asked about meanwhile.
-    pub(super) fn ask(&mut self, users: Vec<Box<str>>, anew: bool, now: Mono) {
+    /// whoever else is asked about meanwhile, and all shards have said that this pass is `through`.
+    pub(super) fn ask(
+        &mut self,
+        users: Vec<Box<str>>,
+        anew: bool,
+        through: Option<u64>,
+        now: Mono,
+    ) {
         if !self.is_in_sight() {
             // A pass that was late comes again, or what it asks about would not be asked any more.
             self.missed |= anew;
             return;
         }
+        // One that comes late has not been answered for either.
+        self.caught_up &= !anew || users.is_empty();
         for user in users {
             if self.pending.len() >= PENDING_MAX {
                 self.overflowed = true;
-                return;
+                break;
             }
             if self.asked.insert(user.clone()) {
                 self.pending.push_back(user);
@@ -131,9 +146,13 @@ impl Inquiry {
         if anew {
             // Some may have been pending already: they are before those who are now the last.
             self.anew = self.queued;
-            self.anew_until = self.anew_until.max(now.plus_ms(PROBE_MS));
         }
-        if !self.pending.is_empty() && now >= self.settle_until {
+        if through == Some(self.pass) {
+            self.shards_left = self.shards_left.saturating_sub(1);
+        }
+        // If all are through and all is answered, the next answer says so.
+        let waits = !self.pending.is_empty() || through.is_some();
+        if waits && now >= self.settle_until {
             self.next_at = self.next_at.min(now);
         }
     }
@@ -171,9 +190,10 @@ impl Inquiry {
     pub(super) fn handle_answer(&mut self, missed: bool, now: Mono) -> Due {
         let answered = self.in_flight.take().unwrap_or_default();
         self.answered += answered.len() as u64;
-        let all = self.answered >= self.anew && now >= self.anew_until && !self.overflowed;
+        let all = self.answered >= self.anew && self.shards_left == 0 && !self.overflowed;
         // What was pending when it was lost is forgotten, and not answered.
-        self.caught_up |= all && self.in_sight;
+        let settles = all && self.in_sight && !self.caught_up;
+        self.caught_up |= settles;
         self.missed = missed || self.missed && !self.caught_up;
         for user in &answered {
             self.asked.remove(user);
@@ -198,16 +218,20 @@ impl Inquiry {
             // They will be asked about with all others.
             self.forget();
         }
+        let settled = (settles && whom.is_none()).then_some(self.pass);
         if whom.is_some() {
             (self.overflowed, self.caught_up) = (false, false);
-            self.anew_until = self.settle_until.max(now).plus_ms(PROBE_MS);
+            self.pass += 1;
+            self.shards_left = self.shards;
         }
         let waits = self.pending.is_empty() || now < self.settle_until;
         self.next_at = if waits { now.plus_ms(PROBE_MS) } else { now };
         Due {
             whom,
+            pass: self.pass,
             not_before: self.settle_until.max(now),
             was_away,
+            settled,
         }
     }
 
@@ -246,6 +270,9 @@ impl Inquiry {
 mod tests {
     use super::*;
 
+    /// Of the node that asks.
+    const SHARDS: usize = 2;
+
     fn at(ms: u64) -> Mono {
         Mono::from_micros(ms * 1_000)
     }
@@ -269,7 +296,7 @@ mod tests {
     }
 
     fn seen() -> Inquiry {
-        let mut inquiry = Inquiry::new(1);
+        let mut inquiry = Inquiry::new(1, SHARDS);
         assert_eq!(
             inquiry.poll_request(at(0)),
             Some(&[][..]),
@@ -280,19 +307,27 @@ mod tests {
         inquiry
     }
 
+    /// All shards say that they have no more to ask of the last pass.
+    fn through(inquiry: &mut Inquiry, now: Mono) {
+        for _ in 0..SHARDS {
+            assert!(!inquiry.is_caught_up());
+            inquiry.ask(Vec::new(), true, Some(inquiry.pass), now);
+        }
+    }
+
     #[test]
     fn each_is_asked_about_once_while_it_waits() {
         let mut inquiry = seen();
-        inquiry.ask(users(&["a", "b", "a"]), false, at(10));
+        inquiry.ask(users(&["a", "b", "a"]), false, None, at(10));
         assert_eq!(inquiry.poll_request(at(10)), Some(&users(&["a", "b"])[..]));
-        inquiry.ask(users(&["b", "c"]), false, at(11));
+        inquiry.ask(users(&["b", "c"]), false, None, at(11));
         assert_eq!(inquiry.poll_request(at(11)), None, "one at a time");
         assert_eq!(inquiry.next(), Mono::NEVER);
         assert_eq!(called_for(inquiry.handle_answer(false, at(12))), NOTHING);
         assert_eq!(inquiry.poll_request(at(12)), Some(&users(&["c"])[..]));
         inquiry.handle_answer(false, at(13));
         assert!(inquiry.is_empty());
-        inquiry.ask(users(&["a"]), false, at(14));
+        inquiry.ask(users(&["a"]), false, None, at(14));
         assert_eq!(
             inquiry.poll_request(at(14)),
             Some(&users(&["a"])[..]),
@@ -304,10 +339,10 @@ mod tests {
     fn a_silent_node_is_lost_once_and_found_again() {
         let mut inquiry = seen();
         assert_eq!(inquiry.next(), at(PROBE_MS));
-        inquiry.ask(users(&["a"]), false, at(1));
+        inquiry.ask(users(&["a"]), false, None, at(1));
         inquiry.poll_request(at(1));
         inquiry.handle_failure(at(2_001));
-        inquiry.ask(users(&["b"]), false, at(2_002));
+        inquiry.ask(users(&["b"]), false, None, at(2_002));
         assert!(
             inquiry.is_empty(),
             "nothing is kept while it is out of sight"
@@ -320,7 +355,7 @@ mod tests {
         inquiry.poll_request(retry);
         assert_eq!(called_for(inquiry.handle_answer(false, retry)), FOUND_BACK);
         // It hears of everybody before it is asked.
-        inquiry.ask(users(&["c"]), false, retry);
+        inquiry.ask(users(&["c"]), false, None, retry);
         let mut now = retry;
         while now < retry.plus_ms(SETTLE_MS) {
             assert!(!inquiry.is_caught_up());
@@ -329,16 +364,17 @@ mod tests {
             assert_eq!(asked, Some(usize::from(now >= retry.plus_ms(SETTLE_MS))));
             assert_eq!(called_for(inquiry.handle_answer(false, now)), NOTHING);
         }
-        now = inquiry.next();
+        through(&mut inquiry, now);
+        assert_eq!(inquiry.next(), now, "there is nothing left to wait for");
         inquiry.poll_request(now);
         inquiry.handle_answer(false, now);
-        assert!(inquiry.is_caught_up() && now == retry.plus_ms(SETTLE_MS + PROBE_MS));
+        assert!(inquiry.is_caught_up());
     }
 
     #[test]
     fn a_node_that_could_not_be_seen_from_the_start_is_back() {
         for (seen_ms, sighting) in [(OUTAGE_MS - 1, UNSURE), (OUTAGE_MS, BACK)] {
-            let mut inquiry = Inquiry::new(1);
+            let mut inquiry = Inquiry::new(1, SHARDS);
             inquiry.poll_request(at(5));
             inquiry.handle_failure(at(6));
             inquiry.poll_request(at(5 + seen_ms));
@@ -376,6 +412,7 @@ mod tests {
             (PROBE_MS + OUTAGE_MS, BACK),
         ] {
             let mut inquiry = seen();
+            through(&mut inquiry, at(1));
             inquiry.poll_request(at(PROBE_MS));
             assert_eq!(
                 called_for(inquiry.handle_answer(false, at(PROBE_MS))),
@@ -393,11 +430,12 @@ mod tests {
     #[test]
     fn a_pass_whose_questions_come_while_it_is_lost_is_made_again() {
         let mut inquiry = seen();
+        through(&mut inquiry, at(1));
         inquiry.poll_request(at(PROBE_MS));
         inquiry.handle_answer(false, at(PROBE_MS));
         inquiry.poll_request(at(2 * PROBE_MS));
         inquiry.handle_failure(at(2 * PROBE_MS));
-        inquiry.ask(users(&["late"]), true, at(2 * PROBE_MS));
+        inquiry.ask(users(&["late"]), true, None, at(2 * PROBE_MS));
         let retry = inquiry.next();
         inquiry.poll_request(retry);
         assert_eq!(called_for(inquiry.handle_answer(false, retry)), FOUND);
@@ -420,7 +458,7 @@ mod tests {
 
     /// One more question and its answer, and whether everything is known then.
     fn ask_and_answer(inquiry: &mut Inquiry, user: &str, now: Mono) -> bool {
-        inquiry.ask(users(&[user]), false, now);
+        inquiry.ask(users(&[user]), false, None, now);
         assert!(
             inquiry
                 .poll_request(now)
@@ -433,19 +471,11 @@ mod tests {
     #[test]
     fn new_watchers_without_end_do_not_keep_it_behind() {
         let mut inquiry = seen();
-        let settled_ms = SETTLE_MS + PROBE_MS;
-        inquiry.ask(users(&["a"]), true, at(SETTLE_MS));
-        for (ms, caught_up) in [
-            (400, false),
-            (settled_ms - 1, false),
-            (settled_ms, true),
-            (settled_ms + 1, true),
-        ] {
-            assert_eq!(
-                ask_and_answer(&mut inquiry, &format!("new at {ms}"), at(ms)),
-                caught_up,
-                "{ms}"
-            );
+        inquiry.ask(users(&["a"]), true, None, at(5));
+        assert!(!ask_and_answer(&mut inquiry, "new at 10", at(10)));
+        through(&mut inquiry, at(20));
+        for ms in [20, 21] {
+            assert!(ask_and_answer(&mut inquiry, &format!("new at {ms}"), at(ms)));
         }
     }
 
@@ -453,32 +483,49 @@ mod tests {
     fn it_is_behind_until_all_that_is_asked_anew_is_answered() {
         let mut inquiry = seen();
         let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
-        inquiry.ask(many, true, at(10));
+        inquiry.ask(many, true, None, at(10));
+        through(&mut inquiry, at(10));
         for caught_up in [false, true] {
-            let now = at(SETTLE_MS + PROBE_MS);
-            assert!(inquiry.poll_request(now).is_some());
-            inquiry.ask(users(&["new"]), false, now);
-            inquiry.handle_answer(false, now);
+            assert!(inquiry.poll_request(at(20)).is_some());
+            inquiry.ask(users(&["new"]), false, None, at(20));
+            let due = inquiry.handle_answer(false, at(20));
             assert_eq!(inquiry.is_caught_up(), caught_up);
+            assert_eq!(due.settled, caught_up.then_some(1));
         }
-        // A pass that goes on says so, even if it finds nobody.
+    }
+
+    /// A shard that is stalled has not said yet whom its streams watch.
+    #[test]
+    fn a_shard_whose_pass_is_late_is_waited_for_however_long() {
         let mut inquiry = seen();
-        for ms in [900, 1_800, 2_700].map(|ms| SETTLE_MS + ms) {
-            inquiry.ask(Vec::new(), true, at(ms));
-            assert!(!ask_and_answer(&mut inquiry, "new", at(ms)), "{ms}");
-        }
-        assert!(ask_and_answer(
-            &mut inquiry,
-            "new",
-            at(SETTLE_MS + 2_700 + PROBE_MS)
-        ));
+        let pass = inquiry.pass;
+        inquiry.ask(users(&["a"]), true, Some(pass), at(10));
+        assert!(!ask_and_answer(&mut inquiry, "new", at(10)));
+        assert!(!ask_and_answer(&mut inquiry, "newer", at(60_000)));
+        // Of a pass that another one has replaced.
+        inquiry.ask(Vec::new(), true, Some(pass - 1), at(60_001));
+        assert!(!ask_and_answer(&mut inquiry, "newest", at(60_001)));
+        inquiry.ask(users(&["late"]), true, Some(pass), at(60_002));
+        assert!(ask_and_answer(&mut inquiry, "last", at(60_002)));
+    }
+
+    #[test]
+    fn what_is_asked_anew_late_is_answered_before_it_is_caught_up_again() {
+        let mut inquiry = seen();
+        through(&mut inquiry, at(1));
+        assert!(ask_and_answer(&mut inquiry, "a", at(1)));
+        inquiry.ask(users(&["late"]), true, None, at(2));
+        assert!(!inquiry.is_caught_up());
+        inquiry.poll_request(at(2));
+        let due = inquiry.handle_answer(false, at(2));
+        assert!(inquiry.is_caught_up() && due.settled == Some(1));
     }
 
     #[test]
     fn requests_are_bounded_and_can_be_made_shorter() {
         let mut inquiry = seen();
         let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
-        inquiry.ask(many, false, at(1));
+        inquiry.ask(many, false, None, at(1));
         assert_eq!(inquiry.poll_request(at(1)).map(<[_]>::len), Some(1_000));
         inquiry.handle_too_many(at(2));
         let retry = inquiry.next();
@@ -497,7 +544,7 @@ mod tests {
     fn more_than_fit_are_all_asked_for_anew() {
         let mut inquiry = seen();
         let user = |n: usize| Box::from(format!("{n}"));
-        inquiry.ask((0..PENDING_MAX + 1).map(user).collect(), true, at(1));
+        inquiry.ask((0..PENDING_MAX + 1).map(user).collect(), true, None, at(1));
         assert_eq!(inquiry.len(), PENDING_MAX);
         let mut sightings = 0;
         while !inquiry.is_empty() {

@@ -62,6 +62,7 @@ pub type Publish = Arc<Decided>;
 pub struct Ask {
     users: Vec<Box<str>>,
     anew: bool,
+    through: Option<u64>,
 }
 
 /// What a shard needs to hand something over.
@@ -87,9 +88,15 @@ impl Handle<Publish> {
 }
 
 impl Handle<Ask> {
-    /// A presence node is to be asked about these; `anew`: because it was out of sight.
-    pub fn ask(&self, node: usize, users: Vec<Box<str>>, anew: bool) {
-        self.stations[node].leave(Ask { users, anew });
+    /// A presence node is to be asked about these; see [`Outbound::Asks`].
+    ///
+    /// [`Outbound::Asks`]: crate::engine::Outbound::Asks
+    pub fn ask(&self, node: usize, users: Vec<Box<str>>, anew: bool, through: Option<u64>) {
+        self.stations[node].leave(Ask {
+            users,
+            anew,
+            through,
+        });
     }
 }
 
@@ -271,7 +278,7 @@ impl Links<Ask> {
         };
         let parts = LinkParts { unseen, ..parts };
         let run = move |node, remote: &Remote, station: &Station<Ask>, shared: &Shared| {
-            let link = Asking::new(seed ^ node as u64, node);
+            let link = Asking::new(seed ^ node as u64, node, shared.presence.shards());
             ask(node, link, remote, station, shared, &nodes, &tell);
         };
         Links::start(remotes, "ask", parts, run)
@@ -318,7 +325,7 @@ fn ask(
     loop {
         station.wait(link.next(), shared);
         for ask in station.take() {
-            link.ask(ask.users, ask.anew, boottime());
+            link.ask(ask.users, ask.anew, ask.through, boottime());
         }
         if shared.is_stopping() {
             return;

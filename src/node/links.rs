@@ -105,9 +105,14 @@ impl Wiring<'_> {
                 let handle = Arc::clone(handle);
                 Box::new(move |outbound| match outbound {
                     Outbound::Beats { node, datagrams } => beats.send(node, &datagrams),
-                    Outbound::Asks { node, users, anew } => {
+                    Outbound::Asks {
+                        node,
+                        users,
+                        anew,
+                        through,
+                    } => {
                         if let Some(handle) = handle.get() {
-                            handle.ask(node, users, anew);
+                            handle.ask(node, users, anew, through);
                         }
                     }
                     Outbound::Publish(_) => {}

@@ -130,6 +130,8 @@ pub struct Taken {
     pub source: usize,
     /// What it tells is what the source says now; else a later message has been taken.
     pub in_step: bool,
+    /// With what it tells everything has been told up to then.
+    pub up_to: Option<Mono>,
 }
 
 /// All sources of a follower, by their index.
@@ -178,8 +180,14 @@ impl Feeds {
         self.change(|feeds| {
             let tells = |feed: &Feed| feed.birth == Some(place.birth);
             let source = feeds.iter().position(tells)?;
-            let in_step = feeds[source].message(place, now) == Order::InStep;
-            Some(Taken { source, in_step })
+            let feed = &mut feeds[source];
+            let in_step = feed.message(place, now) == Order::InStep;
+            let up_to = place.up_to.filter(|_| in_step);
+            Some(Taken {
+                source,
+                in_step,
+                up_to: up_to.map(|up_to| feed.here(up_to, now)),
+            })
         })
     }
 

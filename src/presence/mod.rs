@@ -202,6 +202,17 @@ impl Presence {
         self.vigil.earliest_turn().unwrap_or(Unix::from_ms(0))
     }
 
+    /// Whether each shard has begun a turn since this moment: all that it had to tell the others
+    /// then is in their mailboxes.
+    pub fn has_turned_since(&self, at: Mono) -> bool {
+        self.vigil.turned_since(at)
+    }
+
+    /// Shards that call [`Presence::note_turn`].
+    pub fn shards(&self) -> usize {
+        self.vigil.shards()
+    }
+
     /// Publishers online (sum over chunks), for metrics.
     pub fn online(&self) -> u64 {
         let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;

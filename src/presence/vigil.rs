@@ -75,6 +75,17 @@ impl Vigil {
         })
     }
 
+    pub(super) fn shards(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Whether each shard has begun a turn since: what it had to post then is posted.
+    pub(super) fn turned_since(&self, at: Mono) -> bool {
+        let mut began = self.turns.iter();
+        // One that never began has nothing to post, and its NEVER is later than all.
+        began.all(|turn| turn.began_at.load(Ordering::Acquire) > at.micros())
+    }
+
     /// A moment before which no shard publishes any more: the earliest of their last turns.
     pub(super) fn earliest_turn(&self) -> Option<Unix> {
         self.turns

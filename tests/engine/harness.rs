@@ -216,6 +216,10 @@ impl World {
                 presence.asked_everything(source);
             }
         }
+        for node in 0..nodes.len() {
+            let up_to = now.mono;
+            self.post_all(&Mail::Told { node, up_to });
+        }
     }
 
     /// The header of the next message of a presence node, which holds something back.
@@ -561,10 +565,15 @@ impl World {
 
     /// Another thread of the process tells all shards something.
     pub(crate) fn tell_all(&mut self, mail: &Mail) -> &mut World {
+        self.post_all(mail);
+        self.turn()
+    }
+
+    /// The same, to be read with what is told next.
+    pub(crate) fn post_all(&mut self, mail: &Mail) {
         for door in &mut self.outside.doors {
             door.woken |= door.mailbox.tell(mail.clone(), Mail::if_full);
         }
-        self.turn()
     }
 
     // What must have come out.

@@ -32,6 +32,11 @@ fn miss(world: &World, node: usize) {
     world.presence().asked_everything(node);
 }
 
+/// All that a pass asked for has been answered.
+fn settled(world: &mut World, node: usize) {
+    world.tell_all(&Mail::Settled { node, pass: 1 });
+}
+
 fn node_of(user: &str) -> usize {
     Nodes::new(NODES).of(user.as_bytes())
 }
@@ -72,11 +77,17 @@ fn records_of(list: &str) -> Vec<Told> {
 
 /// The presence node of `users` answers as of now with these records.
 fn answer(world: &mut World, records: &[String]) {
+    let mail = answered(world, records);
+    world.tell_all(&mail);
+}
+
+/// The same, taken over and not read by any shard yet.
+fn answered(world: &World, records: &[String]) -> Mail {
     let told = records_of(&list(records));
     let now = world.now();
     let (answered, refused) = adopt_answers(world.presence(), &told, now.unix, now);
     assert_eq!(refused, 0);
-    world.tell_all(&Mail::Answered(Arc::new(answered)));
+    Mail::Answered(Arc::new(answered))
 }
 
 /// Who was asked about, by node.
@@ -424,9 +435,10 @@ fn what_was_not_asked_about_for_want_of_room_is_asked_about_later() {
         &[record("u0", "online", 0, 0), unseen("u1"), unseen("u2")],
     );
     for node in 0..NODES.len() {
-        let (whom, not_before) = (Whom::Unsure, world.now().mono);
+        let (pass, whom, not_before) = (1, Whom::Unsure, world.now().mono);
         world.tell_all(&Mail::Reask {
             node,
+            pass,
             whom,
             not_before,
         });
@@ -552,6 +564,7 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     let not_before = world.now().mono;
     world.tell_all(&Mail::Reask {
         node: lost,
+        pass: 1,
         whom: Whom::Everybody,
         not_before,
     });
@@ -576,9 +589,58 @@ fn a_node_that_was_out_of_sight_is_asked_about_everything_watched() {
     // He went offline while nobody could say so.
     let gone = record("bob", "offline", 9_000, 5_000);
     world.at(9_500);
-    answer(&mut world, std::slice::from_ref(&gone));
+    let mail = answered(&world, std::slice::from_ref(&gone));
+    world.post_all(&mail);
+    settled(&mut world, lost);
     for peer in [alice, eve, dave] {
         world.expect(peer, told(9_500, &gone));
+    }
+}
+
+/// A stream that had been told everything before the gap: an id in between would say so of what the
+/// gap held, and whoever came back elsewhere with it would not be told.
+#[test]
+fn after_a_gap_ids_come_when_the_answers_have_come_by_mail() {
+    for shards in [1, 3] {
+        let mut world = realtime(shards);
+        let (alice, _) = world.stream(0, "watch=bob&watch=carol&watch=nobody", 3);
+        let bob = record("bob", "online", 10, 10);
+        let carol = record("carol", "online", 20, 20);
+        answer(&mut world, &[bob, carol, unseen("nobody")]);
+        world.received(alice);
+        let peer = world.connect(usize::from(shards) - 1);
+        let publish = |world: &mut World, record: &str| {
+            let request = put(world, "/v1/presence", &list(&[record.to_owned()]));
+            world.send(peer, request).expect(peer, NO_CONTENT);
+        };
+        world.at(100);
+        let away = record("carol", "offline", 90, 80);
+        publish(&mut world, &away);
+        world.expect(alice, told(100, &away));
+
+        // The last answer has been taken over, and is on its way to this shard.
+        let lost = node_of("bob");
+        let not_before = world.now().mono;
+        world.tell_all(&Mail::Reask {
+            node: lost,
+            pass: 1,
+            whom: Whom::Everybody,
+            not_before,
+        });
+        asked(&mut world);
+        world.at(200);
+        let back = record("carol", "online", 190, 190);
+        publish(&mut world, &back);
+        world.expect(alice, told_of_many(&back));
+        let gone = record("bob", "offline", 50, 40);
+        answer(&mut world, std::slice::from_ref(&gone));
+        world.tell_all(&Mail::Settled { node: lost, pass: 0 });
+        world.expect(alice, told_of_many(&gone));
+        settled(&mut world, lost);
+        world.at(300);
+        let away = record("carol", "offline", 290, 280);
+        publish(&mut world, &away);
+        world.expect(alice, told(300, &away));
     }
 }
 
@@ -597,6 +659,7 @@ fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
     world.tell_all(&Mail::Revouch { node, found_at });
     world.tell_all(&Mail::Reask {
         node,
+        pass: 1,
         whom: Whom::Everybody,
         not_before: found_at.plus_ms(SETTLE_MS),
     });

@@ -19,7 +19,7 @@ pub use outbound::{Datagrams, Outbound};
 
 use super::mail::Whom;
 use super::role::Role;
-use crate::presence::Presence;
+use crate::presence::{Presence, UNTOLD_MS_MAX};
 use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
@@ -58,10 +58,19 @@ pub(super) struct Lane {
     /// Those who have said goodbye.
     gone: Pack,
     pub(super) asks: Vec<Box<str>>,
-    /// Those who are watched and must be asked about anew. Some while a pass looks for them, even
-    /// if it finds nobody.
-    pub(super) asks_anew: Option<Vec<Box<str>>>,
+    /// Those who are watched and must be asked about anew.
+    pub(super) asks_anew: Vec<Box<str>>,
     pub(super) reask: Option<Reask>,
+    /// The pass that has just come to its end.
+    pub(super) through: Option<u64>,
+    /// Something was missed, this pass asks for it, and not all answers have come by mail: what
+    /// this shard's streams have been told may be old.
+    pub(super) asking: Option<u64>,
+    /// Up to when the node has told everything that this shard's streams have been told.
+    pub(super) told_up_to: Option<Mono>,
+    /// This shard has taken a message over: when, and up to when everything is told with it. The
+    /// first of those that not all shards have had the time to post.
+    pub(super) heard: Option<(Mono, Mono)>,
 }
 
 /// A datagram being filled, and those that are full.
@@ -77,6 +86,8 @@ struct Pack {
 pub(super) struct Reask {
     pub(super) name: Option<usize>,
     pub(super) slot: u32,
+    /// None: this shard alone has reason for it.
+    pub(super) pass: Option<u64>,
     pub(super) not_before: Mono,
     /// Unsure: names that have been answered for are passed over.
     pub(super) whom: Whom,
@@ -196,6 +207,17 @@ impl Upstream {
         dues.min().unwrap_or(Mono::NEVER)
     }
 
+    /// Up to when all nodes have told everything that this shard's streams have been told, or will
+    /// be with their marks. None: one of them is being asked what was missed, or is not heard.
+    pub(super) fn told_up_to(&self, now: Mono) -> Option<Mono> {
+        let told = |lane: &Lane| {
+            let told = lane.told_up_to.filter(|_| lane.asking.is_none());
+            told.filter(|at| now.ms_since(*at) <= UNTOLD_MS_MAX)
+        };
+        // None is less than any.
+        self.lanes.iter().map(told).min().flatten()
+    }
+
     pub(super) fn gather(&mut self, key: &FleetKey, now: Now) -> u64 {
         let mut entries = 0;
         for (node, lane) in self.lanes.iter_mut().enumerate() {
@@ -211,15 +233,24 @@ impl Upstream {
                 }
                 entries += std::mem::take(&mut pack.entries);
             }
-            if let Some(users) = lane.asks_anew.take() {
-                let anew = true;
-                self.outbound
-                    .push_back(Outbound::Asks { node, users, anew });
+            let through = lane.through.take();
+            if !lane.asks_anew.is_empty() || through.is_some() {
+                let (users, anew) = (std::mem::take(&mut lane.asks_anew), true);
+                self.outbound.push_back(Outbound::Asks {
+                    node,
+                    users,
+                    anew,
+                    through,
+                });
             }
             if !lane.asks.is_empty() {
-                let (users, anew) = (std::mem::take(&mut lane.asks), false);
-                self.outbound
-                    .push_back(Outbound::Asks { node, users, anew });
+                let (users, anew, through) = (std::mem::take(&mut lane.asks), false, None);
+                self.outbound.push_back(Outbound::Asks {
+                    node,
+                    users,
+                    anew,
+                    through,
+                });
             }
         }
         entries

@@ -57,9 +57,12 @@ pub enum Outbound {
         node: usize,
         /// Whose state is wanted; each is a legal id, and may have been asked for before.
         users: Vec<Box<str>>,
-        /// The node was out of sight, and a pass over all who are watched has come to these, or
-        /// goes on without having found any. Else somebody has begun to watch them.
+        /// A pass over all who are watched has come to these. Else somebody has begun to watch
+        /// them.
         anew: bool,
+        /// With these this shard's part of this pass is through (see
+        /// [`Mail::Reask`](crate::engine::Mail::Reask)).
+        through: Option<u64>,
     },
     /// To every real-time node: transitions.
     Publish(Arc<Decided>),

@@ -93,7 +93,7 @@ impl Link {
 }
 
 impl Split {
-    pub(super) fn links_of(&self, node: usize, seed: u64) -> Vec<Link> {
+    pub(super) fn links_of(&self, node: usize, shards: usize, seed: u64) -> Vec<Link> {
         let peers = if self.is_presence(node) {
             self.presences..self.presences + self.paths.len()
         } else {
@@ -106,7 +106,7 @@ impl Split {
                     seed ^ peer as u64,
                     instance_of(&secret_of(node, self.nodes[node].life)),
                 )),
-                false => Core::Asking(Asking::new(seed ^ peer as u64, peer)),
+                false => Core::Asking(Asking::new(seed ^ peer as u64, peer, shards)),
             },
             met: None,
             said: None,

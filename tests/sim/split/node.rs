@@ -187,11 +187,11 @@ impl Split {
             wake: self.mono,
             stalled_until: 0,
         };
-        let shards = (0..shards).map(shard).collect();
+        let shards: Vec<Shard> = (0..shards).map(shard).collect();
         self.nodes[at].up = Some(Up {
             presence,
+            links: self.links_of(at, shards.len(), seed),
             shards,
-            links: self.links_of(at, seed),
             floors: vec![None; self.names.len()],
             known_at: vec![None; self.names.len()],
             changes: BTreeMap::new(),
@@ -318,12 +318,21 @@ impl Split {
         }
     }
 
-    /// Mail takes a while, now and then. Returns what does not.
+    /// Mail takes a while, now and then: a shard reads so much and no more in a turn. Returns what
+    /// does not. What is behind in the mailbox is read behind it.
     pub(super) fn hold_up(&mut self, node: usize, to: usize, mail: Mail) -> Option<Mail> {
-        if self.healed || self.network.u8(0..8) > 0 {
+        let before = self.parcels.iter().rev().find_map(|((at, _), parcel)| {
+            let held = matches!(parcel, Parcel::Mail { node: of, shard, .. }
+                if (*of, *shard) == (node, to));
+            held.then_some(*at)
+        });
+        let waits = !self.healed && self.network.u8(0..8) == 0;
+        let delay_ms = if waits { self.network.u64(1..300) } else { 0 };
+        let delay_ms = delay_ms.max(before.map_or(0, |at| at.saturating_sub(self.mono)));
+        if !waits && before.is_none() {
             return Some(mail);
         }
-        let (life, delay_ms) = (self.nodes[node].life, self.network.u64(1..300));
+        let life = self.nodes[node].life;
         let parcel = Parcel::Mail {
             node,
             life,
@@ -400,8 +409,9 @@ impl Split {
                 node: of,
                 users,
                 anew,
+                through,
             } => match &mut self.up_mut(node).links[of].core {
-                Core::Asking(link) => link.ask(users, anew, now.mono),
+                Core::Asking(link) => link.ask(users, anew, through, now.mono),
                 Core::Publishing(_) => self.fail("a presence node asks".into()),
             },
             Outbound::Publish(decided) => {
