@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::effect::{Effect, Notice};
+use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::inquiry::Inquiry;
 use super::reply::{Meaning, Reply, Request, reason};
 use super::{Answerer, Standing};
@@ -26,8 +26,9 @@ pub struct Asking {
     node: usize,
     /// Users in the request under way.
     asked: usize,
-    /// Why it was last warned, while the node is out of sight.
-    warned: Option<String>,
+    /// While the node is out of sight.
+    warned: Warned,
+    refusals: Refusals,
     /// It was warned that the node does not tell everything.
     untold_said: bool,
 }
@@ -40,7 +41,8 @@ impl Asking {
             inquiry: Inquiry::new(seed, shards),
             node,
             asked: 0,
-            warned: None,
+            warned: Warned::default(),
+            refusals: Refusals::default(),
             untold_said: false,
         }
     }
@@ -79,10 +81,10 @@ impl Asking {
         now: Now,
     ) -> Vec<Effect> {
         let answers = answers_of(reply, self.asked);
-        let mut effects = counts(answers.is_some(), self.asked);
+        let mut effects = counts(answers.is_some().then_some(self.asked));
         match answers {
             Some((answerer, told)) => {
-                self.warned = None;
+                self.warned.clear();
                 presence.source_answered(self.node, answerer.birth, answerer.clock, now.mono);
                 if !told.is_empty() {
                     let (answered, refused) = adopt_answers(presence, &told, answerer.as_of, now);
@@ -91,27 +93,21 @@ impl Asking {
                 }
                 self.conclude(presence, nodes, now.mono, &mut effects);
             }
-            None if Meaning::of(reply) == Meaning::TooLong => {
-                self.inquiry.handle_too_many(now.mono);
-                if !self.inquiry.is_in_sight() {
-                    effects.extend(self.warning(reply));
-                }
-            }
             None => {
+                let meaning = Meaning::of(reply);
+                let of_content = matches!(meaning, Meaning::TooLong | Meaning::Refused);
+                let too_long = meaning == Meaning::TooLong;
+                if of_content && self.inquiry.handle_refusal(too_long, now.mono) {
+                    self.refusals.note(reason(reply));
+                    return effects;
+                }
                 presence.source_failed(self.node);
                 self.inquiry.handle_failure(now.mono);
-                effects.extend(self.warning(reply));
+                // For a node that was never in sight too.
+                effects.extend(self.warned.of(reason(reply), Notice::NotAnswering));
             }
         }
         effects
-    }
-
-    /// For a node that was never in sight too.
-    fn warning(&mut self, reply: &Reply) -> Option<Effect> {
-        let why = reason(reply);
-        let again = self.warned.as_ref() == Some(&why);
-        self.warned = Some(why.clone());
-        (!again).then_some(Effect::Say(Notice::NotAnswering(why)))
     }
 
     /// The node has answered: whom to ask about now.
@@ -130,6 +126,10 @@ impl Asking {
             // Shards tell ids again when they have read this, behind the answers.
             presence.asked_everything(node);
             effects.push(Effect::Tell(Mail::Settled { node, pass }));
+        }
+        if due.passes_over {
+            let (counter, notice) = (Counter::RelayStatesUnasked, Notice::QuestionsRefused);
+            effects.extend(self.refusals.passed_over(counter, notice));
         }
         if missed {
             presence.begin_asking(node, |user| nodes.of(user.as_bytes()) == node);
@@ -174,17 +174,6 @@ impl Asking {
     /// Everybody who is watched has been asked about since the node came in sight.
     pub fn is_caught_up(&self) -> bool {
         self.inquiry.is_caught_up()
-    }
-}
-
-fn counts(answered: bool, asked: usize) -> Vec<Effect> {
-    if answered {
-        vec![
-            Effect::Count(Counter::RelayRequestsDone, 1),
-            Effect::Count(Counter::RelayStates, asked as u64),
-        ]
-    } else {
-        vec![Effect::Count(Counter::RelayRequestsFailed, 1)]
     }
 }
 
@@ -375,6 +364,33 @@ mod tests {
         assert_eq!(world.reply(&said(413)), [FAILED]);
         assert_eq!((world.standing().queued, world.standing().down), (4, false));
         assert_eq!(world.poll().states, 2);
+    }
+
+    #[test]
+    fn a_question_that_is_refused_for_its_content_is_passed_over_and_that_is_said_once() {
+        for status in [400, 413, 414, 422, 431] {
+            let mut world = World::found();
+            for said_before in [false, true] {
+                world.ask(&["a"]);
+                assert_eq!(world.poll().states, 1, "{status}");
+                assert_eq!(world.reply(&said(status)), [FAILED]);
+                assert!(!world.standing().down);
+                assert_eq!(world.poll().states, 0, "is it the node?");
+                let effects = world.reply(&answer(""));
+                let untold = ["Count(RelayStatesUnasked, 1)".to_owned()];
+                let notice = format!("Say(QuestionsRefused(\"status {status}\"))");
+                let expected = untold.into_iter().chain((!said_before).then_some(notice));
+                let passed_over: Vec<String> = effects[2..].to_vec();
+                let passed_over = passed_over.into_iter().filter(|effect| !effect.starts_with("Settled"));
+                assert_eq!(passed_over.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+                assert_eq!(world.standing().queued, 1, "not answered for");
+            }
+            // A node that refuses an empty question as well is another matter.
+            world.ms += PROBE_MS;
+            assert_eq!(world.poll().states, 0);
+            assert_eq!(world.reply(&said(status)).len(), 2);
+            assert!(world.standing().down);
+        }
     }
 
     #[test]

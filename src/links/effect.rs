@@ -19,6 +19,63 @@ pub enum Effect {
     Say(Notice),
 }
 
+/// What a request comes to in the counters; `states` of one that was taken or answered.
+pub(super) fn counts(states: Option<usize>) -> Vec<Effect> {
+    match states {
+        Some(states) => vec![
+            Effect::Count(Counter::RelayRequestsDone, 1),
+            Effect::Count(Counter::RelayStates, states as u64),
+        ],
+        None => vec![Effect::Count(Counter::RelayRequestsFailed, 1)],
+    }
+}
+
+/// Why a node was last warned of: once for each reason in a row.
+#[derive(Default, Debug)]
+pub(super) struct Warned(Option<String>);
+
+impl Warned {
+    /// The warning, unless it was the last one too.
+    pub(super) fn of(&mut self, why: String, notice: fn(String) -> Notice) -> Option<Effect> {
+        let again = self.0.as_ref() == Some(&why);
+        self.0 = Some(why.clone());
+        (!again).then(|| Effect::Say(notice(why)))
+    }
+
+    /// All is well. True: it had been warned.
+    pub(super) fn clear(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
+/// Something that is refused for what is in it: the last reason, and whether that was said.
+#[derive(Default, Debug)]
+pub(super) struct Refusals {
+    why: Option<String>,
+    said: bool,
+}
+
+impl Refusals {
+    pub(super) fn note(&mut self, why: String) {
+        self.why = Some(why);
+    }
+
+    /// One is passed over for it: that is counted each time, and said once.
+    pub(super) fn passed_over(
+        &mut self,
+        counter: Counter,
+        notice: fn(String) -> Notice,
+    ) -> Vec<Effect> {
+        let mut effects = vec![Effect::Count(counter, 1)];
+        if !std::mem::replace(&mut self.said, true) {
+            let why = self.why.clone();
+            let why = why.unwrap_or_else(|| "it does not say why".into());
+            effects.push(Effect::Say(notice(why)));
+        }
+        effects
+    }
+}
+
 /// Something that an operator should know of a node of the other role.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
@@ -32,6 +89,8 @@ pub enum Notice {
     NoRoom(u64),
     /// It does not answer questions; why.
     NotAnswering(String),
+    /// It refuses questions about some users each by itself; why.
+    QuestionsRefused(String),
     /// It answers again, and nothing that it told was missed.
     InSight,
     /// Something that it told was missed, or may have been: it is asked about everybody who is
@@ -69,6 +128,12 @@ impl fmt::Display for Notice {
             Notice::NotAnswering(why) => write!(
                 out,
                 "the presence node does not answer ({why}); what is known of its publishers stands"
+            ),
+            Notice::QuestionsRefused(why) => write!(
+                out,
+                "the presence node refuses questions about some users each by itself ({why}); they \
+                 are passed over for a while. Give all nodes the same version and no smaller \
+                 --body-bytes-max and --query-users-max than the default"
             ),
             Notice::InSight => out.write_str("the presence node answers again"),
             Notice::Missed => out.write_str(

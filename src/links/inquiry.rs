@@ -15,6 +15,9 @@ use crate::engine::{SETTLE_MS, Whom};
 use crate::planted::{self, Planted};
 use crate::time::Mono;
 
+/// Whoever is passed over, because a question about them alone is refused, is asked about again no
+/// sooner than this, in ms, with all others for whom nobody has answered.
+const AGAIN_MS: u64 = 10_000;
 /// Most users waiting to be asked about; beyond, they are forgotten and everything is asked for
 /// anew once there is room.
 const PENDING_MAX: usize = 1 << 20;
@@ -31,6 +34,8 @@ pub(super) struct Due {
     pub(super) was_away: bool,
     /// With it all that was asked in this pass has been answered.
     pub(super) settled: Option<u64>,
+    /// Somebody is passed over: the node refuses to be asked about them.
+    pub(super) passes_over: bool,
 }
 
 /// The questions to one node.
@@ -64,6 +69,15 @@ pub(super) struct Inquiry {
     shards_left: usize,
     overflowed: bool,
     users_per_request: usize,
+    /// Users in the next request: halved by one that is refused for what is in it, to find the one,
+    /// doubled by one that is answered.
+    users_next: usize,
+    /// Who was refused alone, until the node answers an empty question: it is the user then, not
+    /// the node.
+    suspect: Option<Box<str>>,
+    /// Whoever was passed over, and when to ask again.
+    passed_over: HashSet<Box<str>, foldhash::fast::RandomState>,
+    again_at: Mono,
     next_at: Mono,
     backoff: Backoff,
 }
@@ -89,6 +103,10 @@ impl Inquiry {
             shards_left: shards,
             overflowed: false,
             users_per_request: STATES_PER_REQUEST_MAX,
+            users_next: STATES_PER_REQUEST_MAX,
+            suspect: None,
+            passed_over: HashSet::default(),
+            again_at: Mono::NEVER,
             next_at: Mono::default(),
             backoff: Backoff::new(seed),
         }
@@ -107,7 +125,7 @@ impl Inquiry {
 
     /// Users whose answers are outstanding.
     pub(super) fn len(&self) -> usize {
-        self.asked.len()
+        self.asked.len() + self.passed_over.len()
     }
 
     /// Nobody to ask about.
@@ -139,6 +157,7 @@ impl Inquiry {
                 break;
             }
             if self.asked.insert(user.clone()) {
+                self.passed_over.remove(&user);
                 self.pending.push_back(user);
                 self.queued += 1;
             }
@@ -178,9 +197,9 @@ impl Inquiry {
             self.lost_since.get_or_insert(now);
         }
         // What it says before it has heard of everybody would have to be taken back.
-        let users = match now < self.settle_until {
+        let users = match now < self.settle_until || self.suspect.is_some() {
             true => 0,
-            false => self.pending.len().min(self.users_per_request),
+            false => self.pending.len().min(self.users_next),
         };
         let users = self.pending.drain(..users).collect();
         Some(self.in_flight.insert(users))
@@ -189,7 +208,12 @@ impl Inquiry {
     /// The request was answered. `missed`: something that the node told was, or may have been.
     pub(super) fn handle_answer(&mut self, missed: bool, now: Mono) -> Due {
         let answered = self.in_flight.take().unwrap_or_default();
-        self.answered += answered.len() as u64;
+        if !answered.is_empty() {
+            self.users_next = (2 * self.users_next).min(self.users_per_request);
+        }
+        let suspect = self.suspect.take();
+        let passes_over = suspect.is_some();
+        self.answered += answered.len() as u64 + u64::from(passes_over);
         let all = self.answered >= self.anew && self.shards_left == 0 && !self.overflowed;
         // What was pending when it was lost is forgotten, and not answered.
         let settles = all && self.in_sight && !self.caught_up;
@@ -197,6 +221,9 @@ impl Inquiry {
         self.missed = missed || self.missed && !self.caught_up;
         for user in &answered {
             self.asked.remove(user);
+        }
+        if let Some(suspect) = suspect {
+            self.pass_over(suspect, now);
         }
         self.backoff.reset();
         let lost_since = self.lost_since.take();
@@ -207,7 +234,7 @@ impl Inquiry {
             // What was asked and not answered is forgotten.
             false if self.missed => Some(Whom::Everybody),
             false => Some(Whom::Unsure),
-            true => has_room.then_some(Whom::Unsure),
+            true => (has_room || now >= self.again_at).then_some(Whom::Unsure),
         };
         self.answered_at = now;
         self.in_sight = true;
@@ -223,6 +250,9 @@ impl Inquiry {
             (self.overflowed, self.caught_up) = (false, false);
             self.pass += 1;
             self.shards_left = self.shards;
+            // Whoever is still watched is asked about again.
+            self.passed_over = HashSet::default();
+            self.again_at = Mono::NEVER;
         }
         let waits = self.pending.is_empty() || now < self.settle_until;
         self.next_at = if waits { now.plus_ms(PROBE_MS) } else { now };
@@ -232,20 +262,41 @@ impl Inquiry {
             not_before: self.settle_until.max(now),
             was_away,
             settled,
+            passes_over,
         }
     }
 
-    /// The request was refused as too long (413): shorter ones are made of it.
-    pub(super) fn handle_too_many(&mut self, now: Mono) {
-        let users = self.in_flight.take().unwrap_or_default();
-        if users.len() > 1 {
-            self.users_per_request = users.len() / 2;
+    /// The request was refused for what is in it: shorter ones are made of it, or the one user that
+    /// it is about is passed over. `too_long`: it was refused as such (413), and others of its
+    /// length would be. False: nothing is in it, so it is the node.
+    pub(super) fn handle_refusal(&mut self, too_long: bool, now: Mono) -> bool {
+        let Some(mut users) = self.in_flight.take_if(|users| !users.is_empty()) else {
+            return false;
+        };
+        if users.len() == 1 {
+            self.suspect = users.pop();
+        } else {
+            self.users_next = users.len() / 2;
+            if too_long {
+                self.users_per_request = self.users_next;
+            }
         }
         users
             .into_iter()
             .rev()
             .for_each(|user| self.pending.push_front(user));
-        self.next_at = now.plus_ms(self.backoff.after_failure_ms());
+        self.next_at = now;
+        true
+    }
+
+    /// Nobody answers for this one. It is asked about again with others: an answer may come from
+    /// another version of the node.
+    fn pass_over(&mut self, user: Box<str>, now: Mono) {
+        self.asked.remove(&user);
+        if self.passed_over.len() < PENDING_MAX {
+            self.passed_over.insert(user);
+        }
+        self.again_at = self.again_at.min(now.plus_ms(AGAIN_MS));
     }
 
     /// The request failed, or was answered with something else.
@@ -262,6 +313,7 @@ impl Inquiry {
     fn forget(&mut self) {
         self.pending = VecDeque::new();
         self.asked = HashSet::default();
+        self.suspect = None;
         (self.queued, self.answered, self.anew) = (0, 0, 0);
     }
 }
@@ -527,7 +579,7 @@ mod tests {
         let many: Vec<Box<str>> = (0..1_500).map(|n| format!("user-{n}").into()).collect();
         inquiry.ask(many, false, None, at(1));
         assert_eq!(inquiry.poll_request(at(1)).map(<[_]>::len), Some(1_000));
-        inquiry.handle_too_many(at(2));
+        assert!(inquiry.handle_refusal(true, at(2)));
         let retry = inquiry.next();
         let next = inquiry
             .poll_request(retry)
@@ -552,5 +604,64 @@ mod tests {
             sightings += usize::from(called_for(inquiry.handle_answer(false, at(2))) == UNSURE);
         }
         assert_eq!(sightings, 1);
+    }
+
+    /// What the next question names, and its answer: nothing if it is refused for what it names.
+    fn question(inquiry: &mut Inquiry, refused: &str, now: Mono) -> (Vec<String>, bool) {
+        let asked = inquiry.poll_request(now).expect("it is time");
+        let asked: Vec<String> = asked.iter().map(|user| user.to_string()).collect();
+        if asked.iter().any(|user| user == refused) {
+            assert!(inquiry.handle_refusal(false, now));
+            return (asked, false);
+        }
+        (asked, inquiry.handle_answer(false, now).passes_over)
+    }
+
+    #[test]
+    fn whoever_is_refused_alone_is_passed_over_and_holds_up_nobody() {
+        let mut inquiry = seen();
+        through(&mut inquiry, at(1));
+        inquiry.ask(users(&["a", "b", "bad", "c", "d"]), true, None, at(1));
+        let mut asked = Vec::new();
+        while asked.last().is_none_or(|(_, passes_over)| !passes_over) || !inquiry.is_caught_up() {
+            let question = question(&mut inquiry, "bad", at(1));
+            asked.push((question.0.join(" "), question.1));
+        }
+        let expected = [
+            ("a b bad c d", false),
+            ("a b", false),
+            ("bad c d", false),
+            ("bad", false),
+            // The node answers: it was not the node.
+            ("", true),
+            ("c", false),
+            ("d", false),
+        ];
+        let expected = expected.map(|(users, passes_over)| (users.to_owned(), passes_over));
+        assert_eq!(asked, expected);
+        assert_eq!(inquiry.len(), 1, "one is not answered for");
+        // With whomever is unsure, after a while.
+        let mut now = at(1);
+        loop {
+            now = inquiry.next();
+            inquiry.poll_request(now);
+            let due = inquiry.handle_answer(false, now);
+            if due.whom.is_some() {
+                assert_eq!(called_for(due), UNSURE);
+                break;
+            }
+        }
+        assert!((AGAIN_MS..=AGAIN_MS + PROBE_MS).contains(&now.ms_since(at(1))));
+        assert_eq!(inquiry.len(), 0);
+    }
+
+    #[test]
+    fn a_node_that_refuses_an_empty_question_too_is_lost() {
+        let mut inquiry = seen();
+        inquiry.ask(users(&["a"]), true, None, at(1));
+        inquiry.poll_request(at(1));
+        assert!(inquiry.handle_refusal(false, at(1)));
+        assert_eq!(inquiry.poll_request(at(1)), Some(&[][..]));
+        assert!(!inquiry.handle_refusal(false, at(1)));
     }
 }

@@ -6,7 +6,7 @@
 
 use super::Standing;
 use super::announcer::Announcer;
-use super::effect::{Effect, Notice};
+use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::reply::{Meaning, Reply, Request, Said, reason};
 use crate::metrics::Counter;
 use crate::presence::{Presence, Transition};
@@ -18,11 +18,9 @@ pub struct Publishing {
     announcer: Announcer,
     /// States in the request under way.
     states: usize,
-    /// Why it was last warned, until the node takes something.
-    warned: Option<String>,
-    /// Why a request was last refused for what is in it, and whether that was said.
-    refusal: Option<String>,
-    refusal_said: bool,
+    /// Until the node takes something.
+    warned: Warned,
+    refusals: Refusals,
 }
 
 impl Publishing {
@@ -32,9 +30,8 @@ impl Publishing {
         Publishing {
             announcer: Announcer::new(seed, birth),
             states: 0,
-            warned: None,
-            refusal: None,
-            refusal_said: false,
+            warned: Warned::default(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -67,30 +64,23 @@ impl Publishing {
         match Meaning::of(reply) {
             Meaning::Done => self.taken(reply, now),
             meaning @ (Meaning::TooLong | Meaning::Refused) => {
-                self.refusal = Some(reason(reply));
+                self.refusals.note(reason(reply));
                 self.announcer
                     .handle_refusal(meaning == Meaning::TooLong, now);
-                vec![Effect::Count(Counter::RelayRequestsFailed, 1)]
+                counts(None)
             }
             Meaning::Failed => self.failed(reply, now),
         }
     }
 
     fn taken(&mut self, reply: &Reply, now: Mono) -> Vec<Effect> {
-        let mut effects = vec![
-            Effect::Count(Counter::RelayRequestsDone, 1),
-            Effect::Count(Counter::RelayStates, self.states as u64),
-        ];
-        if self.warned.take().is_some() {
+        let mut effects = counts(Some(self.states));
+        if self.warned.clear() {
             effects.push(Effect::Say(Notice::TakesAgain));
         }
         if self.announcer.handle_done(now).is_some() {
-            effects.push(Effect::Count(Counter::RelayStatesUntold, 1));
-            if !std::mem::replace(&mut self.refusal_said, true) {
-                let why = self.refusal.clone();
-                let why = why.unwrap_or_else(|| "it does not say why".into());
-                effects.push(Effect::Say(Notice::StatesRefused(why)));
-            }
+            let (counter, notice) = (Counter::RelayStatesUntold, Notice::StatesRefused);
+            effects.extend(self.refusals.passed_over(counter, notice));
         }
         if let Ok(said) = reply
             && said.status == 200
@@ -103,15 +93,13 @@ impl Publishing {
     }
 
     fn failed(&mut self, reply: &Reply, now: Mono) -> Vec<Effect> {
-        let mut effects = vec![Effect::Count(Counter::RelayRequestsFailed, 1)];
+        let mut effects = counts(None);
         // One that has just started will have seen this node in a moment.
         let unseen =
             matches!(reply, Ok(said) if said.status == 503) && !self.announcer.was_away(now);
-        let why = reason(reply);
         // One that was not listening yet may have another key: each reason is said.
-        if !unseen && self.warned.as_ref() != Some(&why) {
-            effects.push(Effect::Say(Notice::NotTaken(why.clone())));
-            self.warned = Some(why);
+        if !unseen {
+            effects.extend(self.warned.of(reason(reply), Notice::NotTaken));
         }
         self.announcer.handle_failure(now);
         effects

@@ -267,6 +267,8 @@ table! {
      (users-max)" { RelayStatesRefused }
     Process Count "relay_states_untold" "States that a real-time node refuses each by itself, \
      passed over" { RelayStatesUntold }
+    Process Count "relay_states_unasked" "States that a presence node refuses to be asked for each \
+     by itself, passed over for a while" { RelayStatesUnasked }
     Process Count "relay_reasks" "Times that something that a presence node told was or may have \
                                   been missed, and all watched of it was asked for" { RelayReasks }
     Kernel Micros "process_cpu" "Total user and system CPU time spent in seconds" { ProcessCpu }

@@ -432,7 +432,8 @@ impl Split {
         let (rt, now) = (call.from, self.now(call.from));
         let reply = reply_of(answer);
         let answered = reply.as_ref().is_ok_and(|said| said.status == 200);
-        let too_long = reply.as_ref().is_ok_and(|said| said.status == 413);
+        let refused = |said: &Said| OF_CONTENT.contains(&said.status) && call.asked > 0;
+        let refused = reply.as_ref().is_ok_and(refused);
         let hashing = Arc::clone(&self.hashing);
         let up = self.up_mut(rt);
         let link = &mut up.links[call.link];
@@ -452,12 +453,12 @@ impl Split {
         let was_met = link.met.is_some();
         if answered {
             link.met = Some(call.life);
-        } else if !too_long {
+        } else if !refused {
             link.met = None;
         }
         if answered {
             self.noticed(rt, call.link);
-        } else if was_met && !too_long {
+        } else if was_met && !refused {
             self.saw(Seen::Lost);
         }
         self.carry_out(rt, call.link, effects);
@@ -470,6 +471,7 @@ impl Split {
         for effect in effects {
             match effect {
                 Effect::Count(Counter::RelayStatesUntold, 1) => self.passed_over(node, at),
+                Effect::Count(Counter::RelayStatesUnasked, 1) => self.saw(Seen::Unasked),
                 Effect::Count(Counter::RelayStatesRefused, states @ 1..) => {
                     self.fail(format!("there was no room for {states} users"))
                 }

@@ -104,13 +104,14 @@ pub(crate) enum Seen {
     IdTooNew,
     OlderTold,
     PassedOver,
+    Unasked,
     Gap,
     ByHand,
     IdsAwaited,
     OutageHidden,
 }
 
-const SEEN: [Seen; 30] = [
+const SEEN: [Seen; 31] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -137,6 +138,7 @@ const SEEN: [Seen; 30] = [
     Seen::IdTooNew,
     Seen::OlderTold,
     Seen::PassedOver,
+    Seen::Unasked,
     Seen::Gap,
     Seen::ByHand,
     Seen::IdsAwaited,
