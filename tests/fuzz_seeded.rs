@@ -44,6 +44,11 @@ fn key_file() {
 }
 
 #[test]
+fn feed_header() {
+    run("feed_header", fuzz::feed_header, FEED_HEADERS);
+}
+
+#[test]
 fn record_bodies() {
     run("record_bodies", fuzz::record_bodies, BODIES);
 }
@@ -96,6 +101,12 @@ const KEY_FILES: &[&[u8]] = &[
       000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F",
     b"\n#\n \t\n",
     b"00\n",
+];
+const FEED_HEADERS: &[&[u8]] = &[
+    b"00000000000000a7 0 1 1764009600123",
+    b"a7 4 5",
+    b"ffffffffffffffff 18446744073709551615 0 18446744073709551615",
+    b"00000000000000a7 57",
 ];
 const BODIES: &[&[u8]] = &[
     b"{\"users\":[\"a\",\"b\",\"a\"]}",

@@ -10,7 +10,7 @@ use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::{InternFault, Source};
 use crate::time::Now;
-use crate::wire::feed::Place;
+use crate::wire::feed::{FEED_HEADER, Place};
 use crate::wire::record::{ItemFault, Told};
 use crate::wire::response::{Answer, problems};
 
@@ -80,5 +80,9 @@ pub(super) fn put(
     {
         engine.hear_everything(taken.source, up_to, now.mono);
     }
-    refused.answer()
+    let answer = refused.answer();
+    match taken {
+        Some(taken) => answer.with_lines(format!("{FEED_HEADER}: {}\r\n", taken.held)),
+        None => answer,
+    }
 }

@@ -23,7 +23,7 @@ use crate::planted::{self, Planted};
 use crate::presence::{Presence, Transition};
 use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
-use crate::wire::feed::Place;
+use crate::wire::feed::{Held, Place, is_later};
 
 /// A node is made to miss a number no more often than this, in ms, however many states are passed
 /// over: each time it asks about everybody who is watched.
@@ -206,12 +206,12 @@ impl Announcer {
     fn place(&mut self, up_to: Unix, now: Mono) -> Place {
         // A number that was sent and not answered may have been taken: left out now, it would be no
         // gap to that node.
-        let unanswered = self.number_sent == self.number + 1;
+        let unanswered = self.number_sent == self.number.wrapping_add(1);
         let gap = self.passed_over && now >= self.gap_at && !unanswered;
         let waits = self.passed_over && !gap;
         let holds_back = !self.waiting.is_empty() || self.suspect.is_some() || waits;
-        let previous = self.number + u64::from(gap);
-        self.number_sent = previous + 1;
+        let previous = self.number.wrapping_add(u64::from(gap));
+        self.number_sent = previous.wrapping_add(1);
         Place {
             birth: self.birth,
             previous,
@@ -256,15 +256,20 @@ impl Announcer {
         }
     }
 
-    /// The request was taken. Returns whose state the node does not take, if that is certain now:
-    /// it is not told.
-    pub(super) fn handle_done(&mut self, now: Mono) -> Option<Slot> {
+    /// The request was taken, by a node that holds this of the feed. Returns whose state the node
+    /// does not take, if that is certain now: it is not told.
+    pub(super) fn handle_done(&mut self, held: Option<Held>, now: Mono) -> Option<Slot> {
         let told = self.in_flight.take().map_or(0, |slots| slots.len());
-        if self.number_sent > self.number + 1 {
+        if self.number_sent != self.number.wrapping_add(1) {
             self.passed_over = false;
             self.gap_at = now.plus_ms(GAP_MS);
         }
         self.number = self.number_sent;
+        // Somebody else has told it a later number in this feed: what follows mine is late to it.
+        let other = held.filter(|held| held.birth == self.birth);
+        if let Some(other) = other.filter(|held| is_later(held.number, self.number)) {
+            (self.number, self.number_sent) = (other.number, other.number);
+        }
         self.alone = self.alone.saturating_sub(told);
         self.next_at = now;
         if self.was_away(now) && !planted::is(Planted::HoldIgnored) {
@@ -303,7 +308,7 @@ impl Announcer {
     /// length would be.
     pub(super) fn handle_refusal(&mut self, too_long: bool, now: Mono) {
         if planted::is(Planted::RefusedConsumed) {
-            self.number += 1;
+            self.number = self.number.wrapping_add(1);
         }
         match self.in_flight.as_deref() {
             None | Some([]) => return self.handle_failure(now),
@@ -391,7 +396,7 @@ mod tests {
             Some(("/v1/presence/a%2Fb%20%C3%A9".into(), one.into()))
         );
         assert_eq!(node.put(2_000), None, "one at a time");
-        node.announcer.handle_done(at(2_000).mono);
+        node.announcer.handle_done(None, at(2_000).mono);
         assert_eq!(node.put(2_000), None, "told");
         node.beat("x", 2_001);
         node.beat("y", 2_002);
@@ -424,7 +429,7 @@ mod tests {
         ms += 5_000;
         let empty = Some(("/v1/presence".into(), "{\"presence\":[]}".into()));
         assert_eq!(node.put(ms), empty);
-        node.announcer.handle_done(at(ms).mono);
+        node.announcer.handle_done(None, at(ms).mono);
         assert!(!node.announcer.is_failing());
         assert_eq!(node.put(ms + 1), None);
         // Of whom a beat has come, that is told at once.
@@ -432,14 +437,14 @@ mod tests {
         let online = record("y", "online", ms + 100, ms + 100);
         assert_eq!(node.put(ms + 100), Some(("/v1/presence/y".into(), online)));
         assert_eq!(node.announcer.len(), 3);
-        node.announcer.handle_done(at(ms + 100).mono);
+        node.announcer.handle_done(None, at(ms + 100).mono);
         // The node hears that more is to come.
         let put = node
             .announcer
             .poll_request(&node.store.presence, UP_TO, at(ms + 100 + PROBE_MS))
             .unwrap();
         assert_eq!((put.states, put.place.up_to.is_some()), (0, false));
-        node.announcer.handle_done(at(ms + 100 + PROBE_MS).mono);
+        node.announcer.handle_done(None, at(ms + 100 + PROBE_MS).mono);
         node.announcer.probe_at = Mono::NEVER;
         assert_eq!(node.announcer.next(), at(ms + SETTLE_MS).mono);
         assert_eq!(node.put(ms + SETTLE_MS - 1), None);
@@ -455,7 +460,7 @@ mod tests {
             node.put(ms + SETTLE_MS),
             Some(("/v1/presence".into(), both))
         );
-        node.announcer.handle_done(at(ms + SETTLE_MS).mono);
+        node.announcer.handle_done(None, at(ms + SETTLE_MS).mono);
         assert!(node.announcer.is_empty() && !node.announcer.is_failing());
     }
 
@@ -468,7 +473,7 @@ mod tests {
         node.put(1_000).unwrap();
         node.announcer.handle_failure(at(1_000 + OUTAGE_MS).mono);
         node.put(5_000).unwrap();
-        node.announcer.handle_done(at(5_000).mono);
+        node.announcer.handle_done(None, at(5_000).mono);
         // Held back, and back, and gone again.
         node.look(Slot::new(0), 5_001);
         assert_eq!(node.put(5_001), None);
@@ -477,12 +482,12 @@ mod tests {
             node.put(5_002).unwrap().1,
             record("x", "online", 5_002, 5_002)
         );
-        node.announcer.handle_done(at(5_002).mono);
+        node.announcer.handle_done(None, at(5_002).mono);
         let gone_at = 5_003 + OFFLINE_AFTER_MS;
         node.look(Slot::new(0), gone_at);
         let empty = Some(("/v1/presence".into(), "{\"presence\":[]}".into()));
         assert_eq!(node.put(gone_at), empty);
-        node.announcer.handle_done(at(gone_at).mono);
+        node.announcer.handle_done(None, at(gone_at).mono);
         assert_eq!(node.announcer.len(), 1);
         // Held twice, told once.
         let offline = record("x", "offline", gone_at, 5_002);
@@ -490,7 +495,7 @@ mod tests {
             node.put(5_000 + SETTLE_MS),
             Some(("/v1/presence/x".into(), offline))
         );
-        node.announcer.handle_done(at(5_000 + SETTLE_MS).mono);
+        node.announcer.handle_done(None, at(5_000 + SETTLE_MS).mono);
         assert!(node.announcer.is_empty());
     }
 
@@ -514,7 +519,7 @@ mod tests {
         node.beat("x", 2_000);
         node.put(2_000).unwrap();
         node.look(Slot::new(0), 5_000);
-        node.announcer.handle_done(at(5_000).mono);
+        node.announcer.handle_done(None, at(5_000).mono);
         let (_, body) = node.put(5_000).unwrap();
         assert_eq!(
             body,
@@ -554,7 +559,7 @@ mod tests {
             } else {
                 // One that is empty makes the node miss a number, or feels the way.
                 told.extend((put.states > 0).then_some(put.states));
-                given_up.extend(node.announcer.handle_done(now.mono).map(Slot::index));
+                given_up.extend(node.announcer.handle_done(None, now.mono).map(Slot::index));
             }
         }
         (told, given_up)
@@ -600,7 +605,7 @@ mod tests {
             node.beat("x", ms);
             node.beat("y", ms);
             if node.put(ms).is_some() {
-                assert_eq!(node.announcer.handle_done(at(ms).mono), None);
+                assert_eq!(node.announcer.handle_done(None, at(ms).mono), None);
             }
             ms += 100;
         }
@@ -625,7 +630,7 @@ mod tests {
         node.announcer.handle_failure(at(2_000).mono);
         node.beat("y", 2_100);
         assert_eq!(next(&mut node, 2_200), (0, 1, Some(UP_TO)));
-        node.announcer.handle_done(at(2_300).mono);
+        node.announcer.handle_done(None, at(2_300).mono);
         let heartbeat = 2_300 + PROBE_MS;
         assert_eq!(next(&mut node, heartbeat), (1, 2, Some(UP_TO)));
     }
@@ -641,20 +646,20 @@ mod tests {
         assert_eq!(next(&mut node, 2_000), (0, 1, None), "y is held back");
         node.announcer.handle_refusal(false, at(2_000).mono);
         assert_eq!(next(&mut node, 2_000), (0, 1, None), "the way is felt");
-        assert!(node.announcer.handle_done(at(2_000).mono).is_some());
+        assert!(node.announcer.handle_done(None, at(2_000).mono).is_some());
         assert_eq!(next(&mut node, 2_000), (2, 3, Some(UP_TO)), "y, and a gap");
-        node.announcer.handle_done(at(2_000).mono);
+        node.announcer.handle_done(None, at(2_000).mono);
         // The next gap has to wait, and nobody is told that this is all.
         node.beat("z", 2_001);
         next(&mut node, 2_001);
         node.announcer.handle_refusal(false, at(2_001).mono);
         next(&mut node, 2_001);
-        node.announcer.handle_done(at(2_001).mono);
+        node.announcer.handle_done(None, at(2_001).mono);
         assert_eq!(next(&mut node, 2_001 + PROBE_MS), (4, 5, None));
         assert_eq!(node.announcer.len(), 1);
-        node.announcer.handle_done(at(2_001 + PROBE_MS).mono);
+        node.announcer.handle_done(None, at(2_001 + PROBE_MS).mono);
         assert_eq!(next(&mut node, 2_000 + GAP_MS), (6, 7, Some(UP_TO)));
-        node.announcer.handle_done(at(2_000 + GAP_MS).mono);
+        node.announcer.handle_done(None, at(2_000 + GAP_MS).mono);
         assert!(node.announcer.is_empty());
     }
 
@@ -667,17 +672,37 @@ mod tests {
             next(node, ms);
             node.announcer.handle_refusal(false, at(ms).mono);
             next(node, ms);
-            assert!(node.announcer.handle_done(at(ms).mono).is_some());
+            assert!(node.announcer.handle_done(None, at(ms).mono).is_some());
         };
         pass_over(&mut node, 2_000);
         assert_eq!(next(&mut node, 2_000), (2, 3, Some(UP_TO)));
-        node.announcer.handle_done(at(2_000).mono);
+        node.announcer.handle_done(None, at(2_000).mono);
         pass_over(&mut node, 2_001);
         assert_eq!(next(&mut node, 1_999 + GAP_MS), (4, 5, None));
         node.announcer.handle_failure(at(1_999 + GAP_MS).mono);
         let later = 5_000 + GAP_MS;
         assert_eq!(next(&mut node, later), (4, 5, None), "no gap yet");
-        node.announcer.handle_done(at(later).mono);
+        node.announcer.handle_done(None, at(later).mono);
         assert_eq!(next(&mut node, later), (6, 7, Some(UP_TO)), "the gap");
+    }
+
+    /// The service token may say any number, and the node believes it.
+    #[test]
+    fn it_goes_on_from_the_number_that_the_node_holds() {
+        for number in [77, u64::MAX >> 1, u64::MAX] {
+            let mut node = Node::new();
+            node.beat("x", 2_000);
+            assert_eq!(next(&mut node, 2_000), (0, 1, Some(UP_TO)));
+            let of = |birth, number| Some(Held { birth, number });
+            node.announcer.handle_done(of(0xa8, 5), at(2_000).mono);
+            assert_eq!(next(&mut node, 3_000), (1, 2, Some(UP_TO)), "another's");
+            node.announcer.handle_done(of(0xa7, 2), at(3_000).mono);
+            assert_eq!(next(&mut node, 4_000), (2, 3, Some(UP_TO)), "its own");
+            // Within half of all numbers.
+            let number = 3_u64.wrapping_add(number >> 1);
+            node.announcer.handle_done(of(0xa7, number), at(4_000).mono);
+            let follows = (number, number.wrapping_add(1), Some(UP_TO));
+            assert_eq!(next(&mut node, 5_000), follows);
+        }
     }
 }

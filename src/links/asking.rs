@@ -295,6 +295,7 @@ mod tests {
         Ok(Said {
             status: 200,
             node: Some(node),
+            held: None,
             body: format!(r#"{{"presence":[{records}]}}"#).into_bytes(),
         })
     }

@@ -13,6 +13,7 @@ use super::reply::{Fault, Reply, Request, Said};
 use super::socket::Connect;
 use crate::engine::NODE_HEADER;
 use crate::time::Unix;
+use crate::wire::feed::{FEED_HEADER, Held};
 
 /// Longest time for a whole request and its answer, in ms: a node that takes longer is out of
 /// sight.
@@ -128,8 +129,9 @@ impl Resolver for Addresses {
 }
 
 fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Error> {
-    let header = answer.headers().get(NODE_HEADER);
-    let node = header.and_then(|value| Answerer::parse(value.to_str().ok()?));
+    let field = |name| answer.headers().get(name)?.to_str().ok();
+    let node = field(NODE_HEADER).and_then(Answerer::parse);
+    let held = field(FEED_HEADER).and_then(Held::parse);
     // Read to the end, or the connection can not be used again.
     let body = answer
         .body_mut()
@@ -139,6 +141,7 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Erro
     Ok(Said {
         status: answer.status().as_u16(),
         node,
+        held,
         body,
     })
 }

@@ -78,7 +78,8 @@ impl Publishing {
         if self.warned.clear() {
             effects.push(Effect::Say(Notice::TakesAgain));
         }
-        if self.announcer.handle_done(now).is_some() {
+        let held = reply.as_ref().ok().and_then(|said| said.held);
+        if self.announcer.handle_done(held, now).is_some() {
             let (counter, notice) = (Counter::RelayStatesUntold, Notice::StatesRefused);
             effects.extend(self.refusals.passed_over(counter, notice));
         }
@@ -252,8 +253,13 @@ mod tests {
         let mut world = World::new(&["bob"]);
         world.poll();
         let body = br#"{"refused":[{"index":0,"reason":"users_max"}],"refused_total":3}"#.to_vec();
-        let (status, node) = (200, None);
-        let effects = world.reply(&Ok(Said { status, node, body }));
+        let (status, node, held) = (200, None, None);
+        let effects = world.reply(&Ok(Said {
+            status,
+            node,
+            held,
+            body,
+        }));
         assert_eq!(
             effects[2..],
             ["Count(RelayStatesRefused, 3)", "Say(NoRoom(3))"]

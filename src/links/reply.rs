@@ -3,6 +3,7 @@
 //! Owns what a status means. Sends nothing: the links' threads and the simulator do.
 
 use super::Answerer;
+use crate::wire::feed::Held;
 
 /// The status of what is too long.
 const TOO_LONG: u16 = 413;
@@ -31,6 +32,8 @@ pub struct Said {
     pub status: u16,
     /// What a presence node says of itself with an answer.
     pub node: Option<Answerer>,
+    /// What a real-time node says of the feed that a message belongs to.
+    pub held: Option<Held>,
     /// The whole body.
     pub body: Vec<u8>,
 }
@@ -84,8 +87,13 @@ pub(super) fn reason(reply: &Reply) -> String {
 
 #[cfg(test)]
 pub(super) fn said(status: u16) -> Reply {
-    let (node, body) = (None, Vec::new());
-    Ok(Said { status, node, body })
+    let (node, held, body) = (None, None, Vec::new());
+    Ok(Said {
+        status,
+        node,
+        held,
+        body,
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::planted::{self, Planted};
 use crate::time::{Mono, Now, Unix};
-use crate::wire::feed::Place;
+use crate::wire::feed::{Held, Place, is_later};
 
 /// A source that has not told for so long, in ms, that everything is told, as it does each second,
 /// does not reach this node or holds something back.
@@ -91,7 +91,7 @@ impl Feed {
     }
 
     fn message(&mut self, place: &Place, now: Mono) -> Order {
-        if place.number < self.number {
+        if is_later(self.number, place.number) {
             return Order::Late;
         }
         let again = place.number == self.number && !planted::is(Planted::RepetitionIsGap);
@@ -132,6 +132,8 @@ pub struct Taken {
     pub in_step: bool,
     /// With what it tells everything has been told up to then.
     pub up_to: Option<Mono>,
+    /// To be answered: the source goes on from there.
+    pub held: Held,
 }
 
 /// All sources of a follower, by their index.
@@ -187,6 +189,10 @@ impl Feeds {
                 source,
                 in_step,
                 up_to: up_to.map(|up_to| feed.here(up_to, now)),
+                held: Held {
+                    birth: place.birth,
+                    number: feed.number,
+                },
             })
         })
     }
@@ -276,8 +282,11 @@ mod tests {
     #[test]
     fn numbers_in_a_row_keep_it_in_step() {
         let feeds = feeds();
-        let message = |place| feeds.message(&place, mono(2_000));
-        let taken = |source, in_step| Some(Taken { source, in_step });
+        let message = |place| {
+            let taken = feeds.message(&place, mono(2_000))?;
+            Some((taken.source, taken.in_step))
+        };
+        let taken = |source, in_step| Some((source, in_step));
         assert_eq!(state(&feeds, 0), (true, None), "nothing has been told");
         assert_eq!(message(place(7, 0, 1, Some(51_500))), taken(0, true));
         assert_eq!(state(&feeds, 0), (true, None), "the other has told nothing");
@@ -303,6 +312,26 @@ mod tests {
         assert!(!message(0, 1, 51_900), "late");
         assert_eq!(state(&feeds, 0), (true, None));
         assert_eq!(feeds.told_up_to(0), Some(mono(1_000)), "it says nothing");
+    }
+
+    /// Whoever may publish may say any number: the source learns it, and goes on from there.
+    #[test]
+    fn a_number_that_its_source_never_sent_costs_one_question() {
+        for forged in [9, 1 << 62, u64::MAX >> 1] {
+            let feeds = feeds();
+            let message = |place| feeds.message(&place, mono(2_000)).unwrap();
+            message(place(8, 0, 1, Some(51_500)));
+            message(place(7, 0, 1, Some(51_500)));
+            assert_eq!(message(place(7, forged - 1, forged, None)).held.number, forged);
+            assert!(feeds.is_out_of_step(0));
+            feeds.asking(0);
+            let late = message(place(7, 1, 2, Some(51_600)));
+            assert_eq!((late.in_step, late.held.number), (false, forged));
+            feeds.all_answered(0);
+            let next = message(place(7, forged, forged + 1, Some(51_700)));
+            assert!(next.in_step);
+            assert_eq!(state(&feeds, 0), (true, Some(1_500)));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The header that numbers what one node tells another: `Greendot-Feed: BIRTH PREVIOUS NUMBER
-//! [UP_TO]`.
+//! The header that numbers what one node tells another, `Greendot-Feed: BIRTH PREVIOUS NUMBER
+//! [UP_TO]`, and the one that answers it, `Greendot-Feed: BIRTH NUMBER`.
 //!
-//! Owns its form. What a number means is the follower's (`presence/feeds.rs`).
+//! Owns their form, and which of two numbers is the later one: numbers go round (RFC 1982), so that
+//! there is one after each, whatever a peer says. What a number means is the follower's (`presence/feeds.rs`).
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ pub struct Place {
     pub birth: u64,
     /// The number of the message before it; 0: there was none.
     pub previous: u64,
-    /// Its own, larger one.
+    /// Its own, a later one.
     pub number: u64,
     /// With it everything has been told that the source decided before this time of its clock.
     /// None: something is held back.
@@ -36,12 +37,43 @@ impl Place {
             Some(ms) => Some(Unix::from_ms(ms?)),
         };
         let ends = words.next().is_none();
-        (ends && previous < number).then_some(Place {
+        (ends && is_later(number, previous)).then_some(Place {
             birth,
             previous,
             number,
             up_to,
         })
+    }
+}
+
+/// Whether `number` comes after `other`: within half of all numbers.
+pub fn is_later(number: u64, other: u64) -> bool {
+    (number.wrapping_sub(other) as i64) > 0
+}
+
+/// What a follower says of a feed when it has taken a message of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Which life of the source.
+    pub birth: u64,
+    /// The latest number that it was told.
+    pub number: u64,
+}
+
+impl Held {
+    /// From the header's value in an answer. None: it is malformed.
+    pub fn parse(value: &str) -> Option<Held> {
+        let (birth, number) = value.split_once(' ')?;
+        Some(Held {
+            birth: u64::from_str_radix(birth, 16).ok()?,
+            number: number.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:016x} {}", self.birth, self.number)
     }
 }
 
@@ -74,9 +106,15 @@ mod tests {
             up_to: None,
             ..place
         };
+        let round = Place {
+            previous: u64::MAX,
+            number: 0,
+            ..held
+        };
         for (place, text) in [
             (place, "00000000000000a7 4 5 17"),
             (held, "00000000000000a7 4 5"),
+            (round, "00000000000000a7 18446744073709551615 0"),
         ] {
             assert_eq!(place.to_string(), text);
             assert_eq!(Place::parse(text), Some(place));
@@ -98,15 +136,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_held() {
+        let (birth, number) = (0xa7, u64::MAX);
+        let held = Held { birth, number };
+        assert_eq!(held.to_string(), "00000000000000a7 18446744073709551615");
+        assert_eq!(Held::parse(&held.to_string()), Some(held));
+        for bad in ["", "a7", "a7 ", "x 4", "a7 -4", "a7 4 5"] {
+            assert_eq!(Held::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_later_number_after_each() {
+        for number in [0, 1, 1 << 63, u64::MAX] {
+            let next = number.wrapping_add(1);
+            assert!(is_later(next, number) && !is_later(number, next));
+            assert!(!is_later(number, number));
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read(
             birth: u64,
-            previous in 0..u64::MAX,
+            previous: u64,
             ahead in 1..1_000_u64,
             up_to in proptest::option::of(any::<u64>()),
         ) {
-            let number = previous.saturating_add(ahead);
+            let number = previous.wrapping_add(ahead);
             let up_to = up_to.map(Unix::from_ms);
             let place = Place { birth, previous, number, up_to };
             prop_assert_eq!(Place::parse(&place.to_string()), Some(place));

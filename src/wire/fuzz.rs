@@ -15,6 +15,7 @@ use crate::time::Unix;
 use crate::wire::beat::{
     self, BeatDrop, DATAGRAM_BYTES_MAX, FleetKey, HEAD_BYTES, KeyFault, Keys, MAC_BYTES,
 };
+use crate::wire::feed::{Held, Place, is_later};
 use crate::wire::record::{self, Entry, Record};
 use crate::wire::request::{
     self, ChunkDecoder, Framing, Head, Method, Parsed, RequestFault, RequestLimits, decode_segment,
@@ -314,6 +315,32 @@ fn walk_entries(mut rest: &[u8]) -> Option<Vec<User<'_>>> {
         rest = after;
     }
     Some(users)
+}
+
+/// The header that numbers what one node tells another, and its answer: what is read is written
+/// back as it was read, and a message's number is later than the one before.
+pub fn feed_header(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Some(place) = Place::parse(&text) {
+        assert!(is_later(place.number, place.previous));
+        assert!(!is_later(place.previous, place.number));
+        assert_eq!(Place::parse(&place.to_string()), Some(place));
+        assert_eq!(
+            text.split(' ').count(),
+            3 + usize::from(place.up_to.is_some())
+        );
+        // Without its time it is the same message, with which something is held back.
+        let held_back = Place {
+            up_to: None,
+            ..place
+        };
+        assert_eq!(Place::parse(&held_back.to_string()), Some(held_back));
+        assert_eq!(Held::parse(&place.to_string()), None, "no answer");
+    }
+    if let Some(held) = Held::parse(&text) {
+        assert_eq!(Held::parse(&held.to_string()), Some(held));
+        assert_eq!(Place::parse(&text), None, "no message");
+    }
 }
 
 /// JSON bodies: what is taken in is JSON by serde_json's word too, holds legal ids only and,

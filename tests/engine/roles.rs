@@ -243,7 +243,12 @@ fn an_answer_older_than_what_was_told_in_step_changes_nothing() {
     let token = world.key().service_token();
     let header = format!("Authorization: Bearer {token}\r\n{header}");
     let request = put_as(&header, "/v1/presence/bob", &after);
-    world.send(node, request).expect(node, NO_CONTENT);
+    // It says which number it holds, from which its source goes on.
+    let place = header.rsplit("Greendot-Feed: ").next().expect("the header");
+    let words: Vec<&str> = place.split_whitespace().collect();
+    let held = format!("Greendot-Feed: {} {}\r\n\r\n", words[0], words[2]);
+    let taken = NO_CONTENT.replacen("\r\n\r\n", &format!("\r\n{held}"), 1);
+    world.send(node, request).expect(node, taken);
     // Told in step: it is sure, whatever is still awaited.
     world.expect(alice, told(100, &after));
     // Computed at 80, read at 100.

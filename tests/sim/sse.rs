@@ -21,6 +21,8 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     /// Of the header that tells which life of a presence node answers, and its clock.
     pub(crate) node: Option<String>,
+    /// Of the header that tells which number of a feed a real-time node holds.
+    pub(crate) held: Option<String>,
     pub(crate) body: Value,
 }
 
@@ -109,7 +111,7 @@ impl Reader {
             .and_then(|rest| rest.get(..3))
             .and_then(|code| code.parse().ok())
             .ok_or_else(|| format!("a status line reads {status_line:?}"))?;
-        let (mut length, mut media, mut node) = (0, "", None);
+        let (mut length, mut media, mut node, mut held) = (0, "", None, None);
         for line in lines {
             match line.split_once(": ") {
                 Some(("Content-Length", value)) => {
@@ -117,6 +119,7 @@ impl Reader {
                 }
                 Some(("Content-Type", value)) => media = value,
                 Some(("Greendot-Node", value)) => node = Some(value.to_owned()),
+                Some(("Greendot-Feed", value)) => held = Some(value.to_owned()),
                 Some(_) => {}
                 None => return Err(format!("a header reads {line:?}")),
             }
@@ -145,7 +148,12 @@ impl Reader {
         if status >= 400 && body["status"] != status {
             return Err(format!("a problem of {status} says {body}"));
         }
-        out.push(Read::Response(Response { status, node, body }));
+        out.push(Read::Response(Response {
+            status,
+            node,
+            held,
+            body,
+        }));
         Ok(Some(total))
     }
 }

@@ -201,7 +201,13 @@ impl World {
         let (last_id, user) = (subscriber.last_id, subscriber.user);
         let key = self.connect();
         self.subs[sub].conn = Some(key);
-        let mut header = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
+        let mut header = match (last_id, key % 8) {
+            (Some(id), _) => format!("Last-Event-ID: {id}\r\n"),
+            // From something else, or from before this store: that is told everything too.
+            (None, 0) => "Last-Event-ID: another server's\r\n".to_owned(),
+            (None, 1) => "Last-Event-ID: 17\r\n".to_owned(),
+            (None, _) => String::new(),
+        };
         let bytes = if self.workload.bool() {
             let mut query: Vec<String> = list
                 .iter()

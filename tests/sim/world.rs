@@ -673,4 +673,12 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::EventsPresence,
     Counter::EventsSnapshot,
     Counter::StatesDelivered,
+    Counter::IdWithheldShard,
+    Counter::IdWithheldMail,
+    Counter::IdWithheldResync,
+    Counter::IdWithheldClockStep,
+    Counter::ResumeRefusedUnreadable,
+    Counter::ResumeRefusedBeforeStore,
+    Counter::ResumeRefusedFuture,
+    Counter::ResumeRefusedAmbiguous,
 ];

@@ -15,7 +15,7 @@ use greendot::links::{
 };
 use greendot::metrics::Counter;
 use greendot::time::Unix;
-use greendot::wire::feed::FEED_HEADER;
+use greendot::wire::feed::{FEED_HEADER, Held};
 use greendot::wire::record::{parse_told, parse_told_list};
 
 use super::node::{Who, secret_of};
@@ -223,6 +223,7 @@ impl Split {
             let answer = Response {
                 status,
                 node: None,
+                held: None,
                 body: serde_json::Value::Null,
             };
             self.send(
@@ -579,6 +580,7 @@ fn reply_of(answer: Option<Response>) -> Reply {
     Ok(Said {
         status: answer.status,
         node: answer.node.as_deref().and_then(Answerer::parse),
+        held: answer.held.as_deref().and_then(Held::parse),
         body: answer.body.to_string().into_bytes(),
     })
 }
