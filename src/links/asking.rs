@@ -26,6 +26,8 @@ pub struct Asking {
     node: usize,
     /// Users in the request under way.
     asked: usize,
+    /// When it left.
+    asked_at: Mono,
     /// While the node is out of sight.
     warned: Warned,
     refusals: Refusals,
@@ -41,6 +43,7 @@ impl Asking {
             inquiry: Inquiry::new(seed, shards),
             node,
             asked: 0,
+            asked_at: Mono::default(),
             warned: Warned::default(),
             refusals: Refusals::default(),
             untold_said: false,
@@ -60,7 +63,7 @@ impl Asking {
     /// The next request, if it is time. One at a time: its reply comes first.
     pub fn poll_request(&mut self, now: Mono) -> Option<Request> {
         let users = self.inquiry.poll_request(now)?;
-        self.asked = users.len();
+        (self.asked, self.asked_at) = (users.len(), now);
         Some(Request {
             method: "POST",
             path: "/v1/presence/query".into(),
@@ -85,7 +88,8 @@ impl Asking {
         match answers {
             Some((answerer, told)) => {
                 self.warned.clear();
-                presence.source_answered(self.node, answerer.birth, answerer.clock, now.mono);
+                let Answerer { birth, clock, .. } = answerer;
+                presence.source_answered(self.node, birth, clock, self.asked_at, now.mono);
                 if !told.is_empty() {
                     let (answered, refused) = adopt_answers(presence, &told, answerer.as_of, now);
                     effects.push(Effect::Count(Counter::RelayStatesRefused, refused));

@@ -17,10 +17,6 @@ use crate::wire::feed::{Held, Place, is_later};
 /// A source that has not told for so long, in ms, that everything is told, as it does each second,
 /// does not reach this node or holds something back.
 pub const UNTOLD_MS_MAX: u64 = 5_000;
-/// An answer that says less of a source's clock than is known by no more than this, in ms, was on
-/// its way for longer; one that says even less shows that the clock was set back. So long a request
-/// may take.
-const CLOCK_JITTER_MS: i64 = 2_000;
 /// Two clocks drift apart by no more than a millisecond in so many ms.
 const DRIFT_MS: u64 = 1_000;
 
@@ -64,7 +60,7 @@ struct Feed {
 }
 
 impl Feed {
-    fn answered(&mut self, birth: u64, clock: Unix, now: Mono) {
+    fn answered(&mut self, birth: u64, clock: Unix, asked_at: Mono, now: Mono) {
         self.in_sight = true;
         let same = |known| known == birth || planted::is(Planted::LifeUnnoticed);
         if !self.birth.is_some_and(same) {
@@ -74,13 +70,14 @@ impl Feed {
                 ..Feed::default()
             };
         }
-        // One less: both are cut off to whole milliseconds. Its clock is what a peer says.
-        let ahead_ms = (clock.ms() as i64).saturating_sub(now.ms() as i64 + 1);
-        let known = self.ahead_ms(now);
-        if known.is_none_or(|known| {
-            !(ahead_ms..=ahead_ms.saturating_add(CLOCK_JITTER_MS)).contains(&known)
-        }) {
-            self.ahead_ms = Some((ahead_ms, now));
+        // It showed that at some time since it was asked. One less, or more: both are cut off to
+        // whole milliseconds. Its clock is what a peer says.
+        let ahead_of = |at: Mono| (clock.ms() as i64).saturating_sub(at.ms() as i64);
+        let least_ms = ahead_of(now).saturating_sub(1);
+        let possible = least_ms..=ahead_of(asked_at).saturating_add(1);
+        // What is known and possible is better: that answer was quicker. Else the clock was set.
+        if !self.ahead_ms(now).is_some_and(|known| possible.contains(&known)) {
+            self.ahead_ms = Some((least_ms, now));
         }
     }
 
@@ -167,9 +164,16 @@ impl Feeds {
         self.feeds.lock()[source]
     }
 
-    /// A source has answered a question.
-    pub(super) fn answered(&self, source: usize, birth: u64, clock: Unix, now: Mono) {
-        self.change(|feeds| feeds[source].answered(birth, clock, now));
+    /// A source has answered a question that left at `asked_at`.
+    pub(super) fn answered(
+        &self,
+        source: usize,
+        birth: u64,
+        clock: Unix,
+        asked_at: Mono,
+        now: Mono,
+    ) {
+        self.change(|feeds| feeds[source].answered(birth, clock, asked_at, now));
     }
 
     /// A source has not answered a question.
@@ -263,7 +267,8 @@ mod tests {
         let feeds = Feeds::new(2);
         for source in [0, 1] {
             let birth = 7 + source as u64;
-            feeds.answered(source, birth, Unix::from_ms(51_002), mono(1_000));
+            let (clock, at) = (Unix::from_ms(51_002), mono(1_000));
+            feeds.answered(source, birth, clock, at, at);
             assert!(feeds.is_out_of_step(source));
             feeds.asking(source);
             feeds.all_answered(source);
@@ -370,7 +375,7 @@ mod tests {
         feeds.message(&place(8, 0, 1, Some(51_900)), mono(2_000));
         feeds.message(&place(7, 0, 1, Some(51_900)), mono(2_000));
         assert_eq!(state(&feeds, 0), (true, Some(1_900)));
-        feeds.answered(0, 9, Unix::from_ms(52_001), mono(2_000));
+        feeds.answered(0, 9, Unix::from_ms(52_001), mono(2_000), mono(2_000));
         assert_eq!(state(&feeds, 0), (false, None));
         assert_eq!(feeds.message(&place(7, 1, 2, None), mono(2_000)), None);
         feeds.asking(0);
@@ -387,7 +392,7 @@ mod tests {
         feeds.message(&place(7, 0, 1, Some(51_900)), mono(2_000));
         feeds.failed(0);
         assert_eq!(state(&feeds, 0), (true, None));
-        feeds.answered(0, 7, Unix::from_ms(59_001), mono(9_000));
+        feeds.answered(0, 7, Unix::from_ms(59_001), mono(9_000), mono(9_000));
         assert_eq!(state(&feeds, 0), (true, Some(1_900)));
     }
 
@@ -411,21 +416,39 @@ mod tests {
         };
         let clock = |mono_ms| feeds.clock_of(0, now(mono_ms, 70_000)).ms();
         assert_eq!(clock(10), 70_000, "its own");
-        let learn = |clock_ms, mono_ms| {
-            feeds.answered(0, 7, Unix::from_ms(clock_ms), mono(mono_ms));
+        let learn = |clock_ms, asked_ms, mono_ms| {
+            let (asked_at, now) = (mono(asked_ms), mono(mono_ms));
+            feeds.answered(0, 7, Unix::from_ms(clock_ms), asked_at, now);
         };
-        learn(50_000, 100);
+        learn(50_000, 100, 100);
         assert_eq!([clock(100), clock(150)], [49_999, 50_049]);
-        learn(50_080, 200);
+        learn(50_080, 180, 200);
         assert_eq!(clock(200), 50_099, "an answer that took longer");
-        learn(50_210, 300);
+        learn(50_210, 290, 300);
         assert_eq!(clock(300), 50_209, "one that took less");
         assert_eq!(clock(60_300), 110_149, "clocks drift");
-        learn(108_200, 60_300);
-        assert_eq!(clock(60_300), 110_149);
-        learn(108_100, 60_300);
+        learn(108_200, 58_300, 60_300);
+        assert_eq!(clock(60_300), 110_149, "it may have been said two seconds ago");
+        learn(108_100, 58_300, 60_300);
         assert_eq!(clock(60_300), 108_099, "set back");
-        learn(200_000, 60_300);
+        learn(200_000, 60_300, 60_300);
         assert_eq!(clock(60_300), 199_999, "set forward");
+    }
+
+    /// Beats that are dated by it would be later than goodbyes that came after them.
+    #[test]
+    fn a_sources_clock_that_was_set_back_a_little_is_known_from_the_next_answer() {
+        for back_ms in [3, 400, 1_999] {
+            let feeds = Feeds::new(1);
+            let unix = Unix::from_ms(7);
+            let clock = |ms| {
+                let now = Now { mono: mono(ms), unix };
+                feeds.clock_of(0, now).ms()
+            };
+            feeds.answered(0, 7, Unix::from_ms(50_000), mono(100), mono(101));
+            assert_eq!(clock(101), 49_999);
+            feeds.answered(0, 7, Unix::from_ms(51_000 - back_ms), mono(1_100), mono(1_101));
+            assert_eq!(clock(1_101), 50_999 - back_ms);
+        }
     }
 }

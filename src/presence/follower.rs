@@ -40,7 +40,10 @@ use crate::wire::record::Told;
 pub(super) struct Follower {
     /// Held by whoever adopts a state.
     adopting: Mutex<()>,
-    /// When news of a slot was last heard, in s since the follower was made, plus one; 0: never.
+    /// When it was made. Steps of the wall clock, such as of a node that starts before it knows the
+    /// time, must not change what is older than what.
+    made_at: Mono,
+    /// When news of a slot was last heard, in s since `made_at`, plus one; 0: never.
     heard: AnonymousArray<AtomicU32>,
     /// How far each source is followed.
     feeds: Feeds,
@@ -100,6 +103,7 @@ impl Presence {
             growth_failing: AtomicBool::new(false),
             follower: Some(Follower {
                 adopting: Mutex::default(),
+                made_at: now.mono,
                 heard: AnonymousArray::new(users_max as usize)?,
                 feeds: Feeds::new(options.sources),
             }),
@@ -115,16 +119,19 @@ impl Presence {
     }
 
     /// Whether a watcher who was told everything up to `at` may not have been told the publisher's
-    /// last change. In a follower what counts is when it was heard of here, however old the change
-    /// was.
-    pub fn changed_since(&self, slot: Slot, at: Unix) -> bool {
+    /// last change. In a follower what counts is how long ago it was heard of here, however old the
+    /// change was.
+    pub fn changed_since(&self, slot: Slot, at: Unix, now: Now) -> bool {
         let Some(follower) = &self.follower else {
             let published = self.published.cell(slot).load(Ordering::Acquire);
             return published.since_ms() > at.ms();
         };
         let heard_s = u64::from(follower.heard[slot.index() as usize].load(Ordering::Acquire));
         // Its second's end: a second too many is told twice.
-        heard_s == 0 || self.identity.created_at().plus_ms(heard_s * 1_000) > at
+        let heard_ago_ms = now
+            .mono
+            .ms_since(follower.made_at.plus_ms(heard_s * 1_000));
+        heard_s == 0 || heard_ago_ms == 0 || now.unix.minus_ms(heard_ago_ms) > at
     }
 
     /// Whether there may be changes that this node has not been told: no watcher can be told
@@ -142,10 +149,17 @@ impl Presence {
         &follower.expect("only a follower has sources").feeds
     }
 
-    /// A source has answered a question, in this life, some time before `now`; its clock showed
-    /// `clock`. This and what is about sources below panics if this is no follower.
-    pub fn source_answered(&self, source: usize, birth: u64, clock: Unix, now: Mono) {
-        self.feeds().answered(source, birth, clock, now);
+    /// A source has answered a question, in this life, between `asked_at` and `now`; its clock
+    /// showed `clock`. This and what is about sources below panics if this is no follower.
+    pub fn source_answered(
+        &self,
+        source: usize,
+        birth: u64,
+        clock: Unix,
+        asked_at: Mono,
+        now: Mono,
+    ) {
+        self.feeds().answered(source, birth, clock, asked_at, now);
     }
 
     /// A source has not answered a question.
@@ -258,7 +272,7 @@ impl Presence {
             Source::Told => false,
         };
         if told_ms >= known_ms || contradicts {
-            self.stamp_told(slot, told, status);
+            self.stamp_told(slot, told, later, status);
         }
         let since = Unix::from_ms(since_ms);
         let mut after = Published::new(since, status).with(PublishedFlags::KNOWN);
@@ -273,7 +287,7 @@ impl Presence {
             return None;
         }
         self.online.set(slot, status.is_online());
-        let heard_s = now.unix.ms_since(self.identity.created_at()) / 1_000 + 1;
+        let heard_s = now.mono.ms_since(follower.made_at) / 1_000 + 1;
         follower.heard[slot.index() as usize].store(
             u32::try_from(heard_s).unwrap_or(u32::MAX),
             Ordering::Release,
@@ -285,10 +299,15 @@ impl Presence {
         })
     }
 
-    fn stamp_told(&self, slot: Slot, told: &Told, status: Status) {
+    /// A later `since` decides about `last_active` too: the clock of a source that was ahead may
+    /// have been set right in between. Else the later one counts.
+    fn stamp_told(&self, slot: Slot, told: &Told, later: bool, status: Status) {
         let stamp = self.stamps.cell(slot);
-        let known = stamp.load(Ordering::Relaxed);
-        let told_ms = told.last_active.map_or(0, Unix::ms).max(known.ms());
+        let known_ms = stamp.load(Ordering::Relaxed).ms();
+        let told_ms = match told.last_active.map(Unix::ms) {
+            Some(told_ms) if later => told_ms,
+            told_ms => told_ms.max(Some(known_ms)).unwrap_or(0),
+        };
         let last_active = Unix::from_ms(told_ms).min(Stamp::LATEST);
         // Not fresh: nobody sweeps a follower, but nobody who reads a stamp shall be misled either.
         let flags = if status.is_online() {
@@ -544,9 +563,33 @@ mod tests {
     }
 
     #[test]
+    fn a_later_since_takes_a_last_active_back_that_was_ahead() {
+        let (presence, bob) = follower();
+        let put = |status, since, last_active| {
+            let told = told(status, since, last_active);
+            presence.adopt(bob, &told, Source::InStep, at(9_000_000));
+            let state = presence.state(bob, at(9_000_000));
+            state.last_active.map(Unix::ms)
+        };
+        // An hour ahead.
+        assert_eq!(put(Status::Online, 5_000_000, 5_000_000), Some(5_000_000));
+        assert_eq!(put(Status::Online, 5_000_000, 4_000_000), Some(5_000_000));
+        assert_eq!(put(Status::Offline, 5_000_001, 1_400_000), Some(1_400_000));
+        assert_eq!(put(Status::Online, 4_000_000, 4_000_000), Some(1_400_000));
+    }
+
+    #[test]
     fn a_change_counts_from_when_it_was_heard_of() {
         let (presence, bob) = follower();
-        let changed = |at_ms| presence.changed_since(bob, Unix::from_ms(at_ms));
+        // The clock is stepped by so much after what was heard.
+        let stepped = |at_ms: u64, by_ms: i64| {
+            let now = Now {
+                mono: at(100_000).mono,
+                unix: Unix::from_ms(100_000_u64.saturating_add_signed(by_ms)),
+            };
+            presence.changed_since(bob, Unix::from_ms(at_ms), now)
+        };
+        let changed = |at_ms| stepped(at_ms, 0);
         assert!(changed(50_000), "unknown");
         presence.adopt(
             bob,
@@ -558,6 +601,10 @@ mod tests {
             [20_001, 60_499, 60_999, 61_000].map(changed),
             [true, true, true, false]
         );
+        for by_ms in [1_800_000, -40_000] {
+            let at_ms = |ms: u64| ms.saturating_add_signed(by_ms);
+            assert!(stepped(at_ms(60_999), by_ms) && !stepped(at_ms(61_000), by_ms));
+        }
         presence.adopt(
             bob,
             &told(Status::Online, 20_000, 21_000),

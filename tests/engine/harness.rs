@@ -203,7 +203,8 @@ impl World {
         for source in 0..nodes.len() {
             let birth = 0x70 + source as u64;
             // Known from below: a millisecond less.
-            presence.source_answered(source, birth, now.unix.plus_ms(1), now.mono);
+            let clock = now.unix.plus_ms(1);
+            presence.source_answered(source, birth, clock, now.mono, now.mono);
             let place = Place {
                 birth,
                 previous,

@@ -347,7 +347,7 @@ fn a_node_publishes_only_its_own_users_once_it_has_been_seen() {
         let clock = now.unix.plus_ms(1);
         world
             .presence()
-            .source_answered(source, birth, clock, now.mono);
+            .source_answered(source, birth, clock, now.mono, now.mono);
     };
     answers(&world, owner, 7);
     answers(&world, 1 - owner, 8);
@@ -739,6 +739,27 @@ fn a_resume_tells_what_was_heard_of_since_however_old() {
     world.expect(alice, snapshot(100_000, &[off]));
 }
 
+/// It starts half an hour behind, hears of a change, and is set right. Elsewhere the stream was told
+/// everything up to just before that.
+#[test]
+fn a_resume_tells_what_was_heard_before_the_clock_was_set_right() {
+    for step_ms in [1_800_000, -1_800_000] {
+        let mut world = realtime(1);
+        answer(&mut world, &[record("bob", "online", 0, 0)]);
+        world.at(100_000);
+        let off = record("bob", "offline", 90_000, 65_000);
+        let node = world.connect(0);
+        let request = put(&world, "/v1/presence", &list(std::slice::from_ref(&off)));
+        world.send(node, request).expect(node, NO_CONTENT);
+        world.at(110_000);
+        world.step_wall(step_ms);
+        let id = (START + 95_000).saturating_add_signed(step_ms);
+        let (alice, _) = world.stream(0, &format!("watch=bob&last_event_id={id}"), 1);
+        let received = world.received(alice);
+        assert!(received.contains(&off), "{received}");
+    }
+}
+
 #[test]
 fn a_real_time_node_says_whose_presence_node_is_which() {
     let nodes = Nodes::new(NODES).answering_at(["http://10.0.0.1:8080", "http://10.0.0.2:8080"]);
@@ -801,7 +822,7 @@ fn beats_carry_the_time_of_the_presence_node() {
         let now = world.now().mono;
         world
             .presence()
-            .source_answered(node, 7, clock(&world), now);
+            .source_answered(node, 7, clock(&world), now, now);
         world.at(1_400);
         world.stream(0, "user=bob", 0);
         world.stream(0, "user=carol", 0);

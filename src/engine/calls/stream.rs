@@ -107,7 +107,7 @@ impl Engine {
                 (None, _) => true,
                 // Never seen by anybody; unless that is yet to be asked.
                 (Some(_), None) => presence.is_follower(),
-                (Some(since), Some(slot)) => presence.changed_since(Slot::new(slot), since),
+                (Some(since), Some(slot)) => presence.changed_since(Slot::new(slot), since, now),
             });
     }
 

@@ -90,7 +90,7 @@ impl Resyncing {
         } else {
             let end = presence.users().min(resync.slot.saturating_add(piece));
             let slots = (resync.slot..end).map(Slot::new);
-            let changed = slots.filter(|slot| presence.changed_since(*slot, resync.floor));
+            let changed = slots.filter(|slot| presence.changed_since(*slot, resync.floor, now));
             let told = changed.filter(|_| !planted::is(Planted::DeafResync));
             news.extend(told.map(|slot| news_of(presence, slot, false, now)));
             resync.slot = end;
