@@ -157,7 +157,9 @@ impl Engine {
     /// The answers to this pass have come by mail.
     pub(super) fn settled(&mut self, node: usize, pass: u64) {
         if let Some(upstream) = &mut self.upstream {
-            upstream.lanes[node].asking.take_if(|asking| *asking == pass);
+            upstream.lanes[node]
+                .asking
+                .take_if(|asking| *asking == pass);
         }
     }
 

@@ -170,11 +170,7 @@ impl Horizon {
 /// Up to when those who decide about a stream's publishers have told this shard everything, or not:
 /// `known`, so far all of them have, none if one is out of sight; `unanswered`, one has yet to say
 /// what it knows of one whom the stream watches.
-pub(super) fn source(
-    known: Option<Unix>,
-    unanswered: bool,
-    now: Now,
-) -> Result<Unix, Withheld> {
+pub(super) fn source(known: Option<Unix>, unanswered: bool, now: Now) -> Result<Unix, Withheld> {
     if unanswered && !planted::is(Planted::IdWhileUnsure) {
         return Err(Withheld::Unanswered);
     }
@@ -255,7 +251,11 @@ mod tests {
     fn a_source_that_may_have_more_to_say_withholds_it() {
         let known = Some(at(5).unix);
         let of = |known, unanswered| source(known, unanswered, at(7));
-        assert_eq!(of(known, false), Ok(at(5).unix), "no later than it has told");
+        assert_eq!(
+            of(known, false),
+            Ok(at(5).unix),
+            "no later than it has told"
+        );
         assert_eq!(of(None, false), Err(Withheld::Source));
         assert_eq!(of(known, true), Err(Withheld::Unanswered));
         assert_eq!(of(None, true), Err(Withheld::Unanswered));

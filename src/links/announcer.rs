@@ -444,7 +444,8 @@ mod tests {
             .poll_request(&node.store.presence, UP_TO, at(ms + 100 + PROBE_MS))
             .unwrap();
         assert_eq!((put.states, put.place.up_to.is_some()), (0, false));
-        node.announcer.handle_done(None, at(ms + 100 + PROBE_MS).mono);
+        node.announcer
+            .handle_done(None, at(ms + 100 + PROBE_MS).mono);
         node.announcer.probe_at = Mono::NEVER;
         assert_eq!(node.announcer.next(), at(ms + SETTLE_MS).mono);
         assert_eq!(node.put(ms + SETTLE_MS - 1), None);

@@ -31,6 +31,9 @@ pub struct Asking {
     /// While the node is out of sight.
     warned: Warned,
     refusals: Refusals,
+    /// When it came in sight, or was found to have another life or a gap. What it tells takes a
+    /// while to come from then on.
+    seen_at: Mono,
     /// It was warned that the node does not tell everything.
     untold_said: bool,
 }
@@ -46,6 +49,7 @@ impl Asking {
             asked_at: Mono::default(),
             warned: Warned::default(),
             refusals: Refusals::default(),
+            seen_at: Mono::default(),
             untold_said: false,
         }
     }
@@ -135,6 +139,9 @@ impl Asking {
             let (counter, notice) = (Counter::RelayStatesUnasked, Notice::QuestionsRefused);
             effects.extend(self.refusals.passed_over(counter, notice));
         }
+        if missed || !was_in_sight {
+            self.seen_at = now;
+        }
         if missed {
             presence.begin_asking(node, |user| nodes.of(user.as_bytes()) == node);
             effects.push(Effect::Count(Counter::RelayReasks, 1));
@@ -160,7 +167,9 @@ impl Asking {
     /// called after each reply, and when [`Asking::next`] has come.
     pub fn look(&mut self, presence: &Presence, now: Mono) -> Vec<Effect> {
         let untold_ms = presence.untold_ms(self.node, now);
-        let untold = untold_ms.is_none_or(|ms| ms > UNTOLD_MS_MAX) && self.inquiry.is_in_sight();
+        let seen_ms = now.ms_since(self.seen_at);
+        let untold_ms = untold_ms.unwrap_or(u64::MAX).min(seen_ms);
+        let untold = untold_ms > UNTOLD_MS_MAX && self.inquiry.is_in_sight();
         let warns = untold && self.inquiry.is_caught_up() && !self.untold_said;
         self.untold_said = untold && (self.untold_said || warns);
         let said = warns.then_some(Effect::Say(Notice::Untold));
@@ -386,8 +395,13 @@ mod tests {
                 let notice = format!("Say(QuestionsRefused(\"status {status}\"))");
                 let expected = untold.into_iter().chain((!said_before).then_some(notice));
                 let passed_over: Vec<String> = effects[2..].to_vec();
-                let passed_over = passed_over.into_iter().filter(|effect| !effect.starts_with("Settled"));
-                assert_eq!(passed_over.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+                let passed_over = passed_over
+                    .into_iter()
+                    .filter(|effect| !effect.starts_with("Settled"));
+                assert_eq!(
+                    passed_over.collect::<Vec<_>>(),
+                    expected.collect::<Vec<_>>()
+                );
                 assert_eq!(world.standing().queued, 1, "not answered for");
             }
             // A node that refuses an empty question as well is another matter.

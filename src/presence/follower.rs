@@ -128,9 +128,7 @@ impl Presence {
         };
         let heard_s = u64::from(follower.heard[slot.index() as usize].load(Ordering::Acquire));
         // Its second's end: a second too many is told twice.
-        let heard_ago_ms = now
-            .mono
-            .ms_since(follower.made_at.plus_ms(heard_s * 1_000));
+        let heard_ago_ms = now.mono.ms_since(follower.made_at.plus_ms(heard_s * 1_000));
         heard_s == 0 || heard_ago_ms == 0 || now.unix.minus_ms(heard_ago_ms) > at
     }
 
