@@ -15,6 +15,8 @@ use crate::sse::Told;
 const FAULT_ONE_IN: u32 = 14;
 /// So long after an outage that is to be seen by itself everybody has been told, in ms.
 const UNDISTURBED_MS: u64 = 14_000;
+/// Of the runs in which beats are rare.
+pub(super) const LONG_SILENCE_MS: u64 = 30_000;
 /// Devices that beat on their own.
 const DEVICES: usize = 3;
 /// Most whom a stream watches from its beginning.
@@ -293,10 +295,15 @@ impl Split {
     fn partition(&mut self) {
         let presence = self.faults.usize(0..self.presences);
         let realtime = self.faults.usize(self.presences..self.nodes.len());
+        let silence_ms = self.rules.offline_after_ms;
         let length_ms = match self.faults.u8(0..3) {
             0 => self.faults.u64(100..3_000),
-            1 => self.faults.u64(3_000..9_000),
-            _ => self.faults.u64(9_000..15_000 + self.rules.offline_after_ms),
+            1 if silence_ms < LONG_SILENCE_MS => self.faults.u64(3_000..9_000),
+            // Where beats are rare only a longer one than a silence tells anything new.
+            _ if silence_ms >= LONG_SILENCE_MS => {
+                self.faults.u64(silence_ms + 1..15_000 + silence_ms)
+            }
+            _ => self.faults.u64(9_000..15_000 + silence_ms),
         };
         let until = self.mono + length_ms;
         self.say(|| format!("nodes {presence} and {realtime} are cut off until {until}"));

@@ -26,7 +26,7 @@ use crate::model::Rules;
 use crate::sse::Response;
 use crate::store::{self, EPOCH_MS};
 use crate::world::Plan;
-use act::{Client, Device};
+use act::{Client, Device, LONG_SILENCE_MS};
 use checks::{Path, Truth};
 use links::{Call, Captured};
 use node::{Conn, Node};
@@ -210,8 +210,8 @@ impl Split {
         // In half of them beats are so rare that after an outage nobody can wait for them.
         let rare = faults.bool();
         let settings = Settings {
-            beat_interval_ms: if rare { 10_000 } else { tiny.beat_interval_ms },
-            offline_after_ms: if rare { 20_000 } else { 5_000 },
+            beat_interval_ms: if rare { 15_000 } else { tiny.beat_interval_ms },
+            offline_after_ms: if rare { LONG_SILENCE_MS } else { 5_000 },
             beat_skew_max_ms: 12_000,
             sweep_interval_ms: 250,
             keep_alive_ms: 15_000,
