@@ -29,6 +29,8 @@ pub struct Timers {
     epoch: Mono,
     /// Ticks up to and including this one have been fired.
     fired: u32,
+    /// The tick at which timers were last taken: what is set meanwhile fires later than that.
+    firing: u32,
     heads: Box<[u32]>,
     /// One bit a head, so that the next due tick is found without walking empty heads.
     filled: [u64; WHEEL_TICKS / 64],
@@ -42,6 +44,7 @@ impl Timers {
         Timers {
             epoch: now,
             fired: 0,
+            firing: 0,
             heads: vec![NONE; WHEEL_TICKS].into_boxed_slice(),
             filled: [0; WHEEL_TICKS / 64],
             links: Vec::new(),
@@ -74,7 +77,8 @@ impl Timers {
     }
 
     /// Sets (or moves) the timer of the connection at `index` to `tick`, or a turn of the wheel
-    /// from now if that is sooner.
+    /// from now if that is sooner. One that is set in the past fires at the next tick: whoever sets
+    /// it again each time it fires does not spin.
     pub fn set(&mut self, index: u32, tick: Tick) {
         self.clear(index);
         if self.links.len() <= index as usize {
@@ -87,9 +91,9 @@ impl Timers {
                 },
             );
         }
-        let due = tick
-            .0
-            .clamp(self.fired + 1, self.fired + WHEEL_TICKS as u32 - 1);
+        let last = self.fired + WHEEL_TICKS as u32 - 1;
+        let first = (self.firing.max(self.fired) + 1).min(last);
+        let due = tick.0.clamp(first, last);
         let head = due as usize % WHEEL_TICKS;
         let next = self.heads[head];
         self.links[index as usize] = Link {
@@ -157,6 +161,7 @@ impl Timers {
     /// Takes one connection whose timer is due at `now`; its timer is no longer set.
     pub fn pop(&mut self, now: Mono) -> Option<u32> {
         let Tick(now_tick) = self.reached(now);
+        self.firing = now_tick;
         match self.next_due().filter(|due| *due <= now_tick) {
             Some(due) => {
                 let index = self.heads[due as usize % WHEEL_TICKS];
@@ -266,6 +271,26 @@ mod tests {
         timers.set(1, Tick(0));
         assert_eq!(timers.next(), at(10_048));
         assert_eq!(timers.pop(at(10_048)), Some(1));
+    }
+
+    /// However late the wheel is looked at: one that is set in the past while it fires, each time
+    /// anew, fires once a look, or once a turn of the wheel that has passed.
+    #[test]
+    fn a_timer_that_is_set_in_the_past_while_others_fire_waits_for_the_next_look() {
+        for late_ms in [640, 10_000, 500_000] {
+            let mut timers = wheel();
+            timers.set(1, Tick(3));
+            timers.set(2, Tick(4));
+            let mut fired = 0;
+            while let Some(index) = timers.pop(at(late_ms)) {
+                timers.set(index, Tick(3));
+                fired += 1;
+                assert!(fired < 100, "{late_ms}: it spins");
+            }
+            let turns = late_ms / TICK_MS / WHEEL_TICKS as u64;
+            assert!(fired <= 2 * (turns + 1), "{late_ms}: {fired}");
+            assert!(timers.next() > at(late_ms));
+        }
     }
 
     #[test]

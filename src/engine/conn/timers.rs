@@ -49,11 +49,15 @@ impl Conns {
         self.timers.next()
     }
 
-    /// Looks at one at `due`, or when it has stalled for too long if that is sooner.
+    /// Looks at one at `due`, or when it has stalled for too long if that is sooner. One whose
+    /// socket takes bytes again stalls no more, whatever it has yet to be written: the write that
+    /// is cut short sets the timer anew.
     pub(super) fn look_at(&mut self, index: u32, due: Tick) {
         self.timers.set(index, due);
-        let io = self.table.at(index).io.as_ref();
-        if let Some(since) = io.and_then(|io| io.stalled_since) {
+        let conn = self.table.at(index);
+        let blocked = conn.is_blocked();
+        let since = conn.io.as_ref().and_then(|io| io.stalled_since);
+        if let Some(since) = since.filter(|_| blocked) {
             let stall = since.plus_ms(self.settings.write_stall_max_ms);
             let stall = self.timers.tick_at(stall);
             self.timers.set_sooner(index, stall);
