@@ -291,6 +291,9 @@ pub const KNOBS: &[Knob] = &[
     number!(CONNS, "watches-per-shard-max", Count count 1..=1 << 28, settings.watches_per_shard_max,
         "Most watches of one shard, at most 16 bytes each; beyond, new watches are refused and \
          streams kept"),
+    number!(CONNS, "names-bytes-max", Bytes bytes 0..=1 << 40, settings.names_bytes_max,
+        "Bytes that the names of watched users without a slot may take on one shard, some 96 each \
+         beside the text; beyond, watches of further such users are refused"),
     number!(CONNS, "outbox-bytes-max", Bytes bytes OUTBOX_BYTES_FLOOR as u64..=1 << 30,
         settings.outbox_bytes_max,
         "Bytes encoded for one stream and not yet written; beyond, only marks are kept until the \
@@ -313,6 +316,12 @@ pub const KNOBS: &[Knob] = &[
         flush_bytes_per_second_max,
         "Budget of the background write-back; stamp bytes divided by this is what a power cut \
          may lose (a crash loses nothing)"),
+    number!(TURN, "turn-ms-max", Millis millis FROM_ONE_MS, settings.turn_ms_max,
+        "Time after which a turn begins no more work but a first slice of each kind; the rest \
+         waits \
+         for the next turn, which begins at once"),
+    number!(TURN, "work-per-slice-max", Count count FROM_ONE, settings.work_per_slice_max,
+        "Most watches that are marked or ended between two looks at the clock"),
     number!(TURN, "sweep-slots-per-turn-max", Count count FROM_ONE,
         settings.sweep_slots_per_turn_max,
         "Most publishers swept in one turn"),
@@ -325,6 +334,9 @@ pub const KNOBS: &[Knob] = &[
          last system call may bring more"),
     number!(TURN, "mailbox-max", Count count FROM_ONE, settings.mailbox_max,
         "Most pieces of mail waiting for one shard; when full, it reads the published states anew"),
+    number!(TURN, "mailbox-bytes-max", Bytes bytes 0..=1 << 40, settings.mailbox_bytes_max,
+        "Bytes that edits of watch lists waiting for one shard may hold; beyond, edits are \
+         refused"),
     Knob {
         name: "log-format",
         group: LOG,

@@ -57,18 +57,16 @@ impl Engine {
         let resolves = transition.first && !planted::is(Planted::NameNeverResolved);
         if resolves && self.conns.watches.named_len() > 0 {
             let user = self.presence.user(transition.slot);
-            self.conns.resolve(user.as_str(), slot, at);
+            self.conns.watches.resolve(user.as_str(), slot);
         }
-        let count = self.conns.mark(slot, at);
-        if planted::is(Planted::EncodedWhenMarked) && count.marks > 0 {
+        self.mark_watchers(slot, at);
+        if planted::is(Planted::EncodedWhenMarked) && self.conns.watches.is_watched(slot) {
             let unix = Unix::from_ms(u64::MAX);
             self.fanout.records.at.remove(&slot);
             self.fanout
                 .records
                 .get(slot, &self.presence, Now { mono: at, unix });
         }
-        self.counters.add(Counter::Marks, count.marks);
-        self.counters.add(Counter::MarksCoalesced, count.coalesced);
         if transition.first {
             self.ask_if_told_unasked(transition.slot);
         }
@@ -113,7 +111,7 @@ impl Engine {
         // A reader that came back elsewhere from that id would not be told of them.
         self.conns.at(index).set_unsure(unanswered);
         let source = horizon::source(self.known_up_to(now), unanswered, now);
-        let told = self.horizon.told_up_to(source, now);
+        let told = self.horizon.told_up_to(source, self.telling.oldest(), now);
         if let Err(why) = told {
             self.counters.add(why.counter(), 1);
         }

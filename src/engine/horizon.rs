@@ -44,7 +44,8 @@ pub(super) enum Withheld {
     Source,
     /// Another shard has not turned for long, and may have news that it has not posted.
     Shard,
-    /// Mail read in this turn had been on its way for long: more of that age may come.
+    /// Mail read in this turn had been on its way for long: more of that age may come. Or what it
+    /// told has waited for long to be marked.
     Mail,
     /// Mail was lost, and the published states that stand in for it are being read.
     Resync,
@@ -147,10 +148,12 @@ impl Horizon {
     }
 
     /// Up to when a stream has been told everything that is told all its marks now. `source`: up to
-    /// when those who decide about its publishers have told this shard everything.
+    /// when those who decide about its publishers have told this shard everything. `waiting`: when
+    /// the oldest transition was decided that has yet to be marked here.
     pub(super) fn told_up_to(
         &self,
         source: Result<Unix, Withheld>,
+        waiting: Option<Mono>,
         now: Now,
     ) -> Result<Unix, Withheld> {
         let source = source?;
@@ -159,6 +162,9 @@ impl Horizon {
         }
         if self.resyncing {
             return Err(Withheld::Resync);
+        }
+        if waiting.is_some_and(|at| now.mono.ms_since(at) > LAG_MS_MAX) {
+            return Err(Withheld::Mail);
         }
         if now.mono < self.step_hidden_until {
             return Err(Withheld::ClockStep);
@@ -221,7 +227,7 @@ mod tests {
     /// What a stream is told at `ms` whose sources have told everything.
     fn told(horizon: &Horizon, ms: u64) -> Result<u64, Withheld> {
         let now = at(ms);
-        let told = horizon.told_up_to(source(Some(now.unix), false, now), now);
+        let told = horizon.told_up_to(source(Some(now.unix), false, now), None, now);
         told.map(|id| id.ms() - START_MS)
     }
 
@@ -240,9 +246,21 @@ mod tests {
     }
 
     #[test]
+    fn what_has_waited_for_long_to_be_marked_withholds_it() {
+        let horizon = horizon();
+        let told = |decided_ms, ms| {
+            let now = at(ms);
+            horizon.told_up_to(Ok(now.unix), Some(at(decided_ms).mono), now)
+        };
+        assert_eq!(told(0, LAG_MS_MAX), Ok(at(LAG_MS_MAX).unix));
+        assert_eq!(told(0, LAG_MS_MAX + 1), Err(Withheld::Mail));
+        assert_eq!(told(1, LAG_MS_MAX + 1), Ok(at(LAG_MS_MAX + 1).unix));
+    }
+
+    #[test]
     fn no_more_than_the_sources_have_told() {
         let horizon = horizon();
-        let up_to = |ms| horizon.told_up_to(Ok(at(ms).unix), at(5_000));
+        let up_to = |ms| horizon.told_up_to(Ok(at(ms).unix), None, at(5_000));
         assert_eq!(up_to(4_000), Ok(at(4_000).unix));
         assert_eq!(up_to(6_000), Ok(at(5_000).unix));
     }
@@ -260,7 +278,7 @@ mod tests {
         assert_eq!(of(known, true), Err(Withheld::Unanswered));
         assert_eq!(of(None, true), Err(Withheld::Unanswered));
         for why in [Withheld::Source, Withheld::Unanswered] {
-            assert_eq!(horizon().told_up_to(Err(why), at(7)), Err(why));
+            assert_eq!(horizon().told_up_to(Err(why), None, at(7)), Err(why));
         }
     }
 
@@ -310,7 +328,7 @@ mod tests {
             unix: Unix::from_ms(9_000_000 + ms),
         };
         horizon.clock_stepped(at(50_000).unix, stepped(50_000));
-        let told = |ms| horizon.told_up_to(Ok(stepped(ms).unix), stepped(ms));
+        let told = |ms| horizon.told_up_to(Ok(stepped(ms).unix), None, stepped(ms));
         assert_eq!(told(50_000), Err(Withheld::ClockStep));
         assert_eq!(told(59_999), Err(Withheld::ClockStep));
         assert_eq!(told(60_000), Ok(Unix::from_ms(9_060_000)));
@@ -326,7 +344,7 @@ mod tests {
         };
         horizon.clock_stepped(at(500_010).unix, stepped);
         assert_eq!(
-            horizon.told_up_to(Ok(stepped.unix), stepped),
+            horizon.told_up_to(Ok(stepped.unix), None, stepped),
             Ok(stepped.unix)
         );
         assert_eq!(horizon.mail_lost(), at(140_000).unix);

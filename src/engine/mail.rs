@@ -125,8 +125,29 @@ pub enum EditOutcome {
     StreamFull,
     /// The shard's watches_per_shard_max is reached.
     ShardFull,
+    /// The shard's names_bytes_max is.
+    NamesFull,
     /// The holder's mailbox is full.
     Busy,
+}
+
+/// What a mailbox must know of a piece.
+pub trait Weighed {
+    /// What becomes of it in a full mailbox.
+    fn if_full(&self) -> IfFull;
+    /// What it holds in memory beside its place, if it may be as long as a request's body: it then
+    /// waits apart, so that nothing queues behind it, and bounces if there is no room.
+    fn long_bytes(&self) -> Option<usize>;
+}
+
+impl Weighed for Mail {
+    fn if_full(&self) -> IfFull {
+        Mail::if_full(self)
+    }
+
+    fn long_bytes(&self) -> Option<usize> {
+        Mail::long_bytes(self)
+    }
 }
 
 /// What must become of a piece of mail that finds a full mailbox.
@@ -150,6 +171,18 @@ impl Mail {
         } else {
             IfFull::Resync
         }
+    }
+
+    /// What an edit holds in memory beside its place in a mailbox: its users, each with what the
+    /// allocator adds. What other mail holds is shared, or a thousand users at most.
+    pub fn long_bytes(&self) -> Option<usize> {
+        const USER_OVERHEAD_BYTES: usize = 16 + 24;
+        let Mail::Edit(edit) = self else {
+            return None;
+        };
+        let users = edit.add.iter().chain(&edit.remove);
+        let bytes = users.map(|user| user.as_str().len() + USER_OVERHEAD_BYTES);
+        Some(bytes.sum())
     }
 
     /// A full mailbox hands it back to its sender, who answers for it.

@@ -6,7 +6,8 @@
 //! returns no error for what a peer sent: the peer is answered and counted.
 //!
 //! How to drive it, each turn: [`Engine::begin_turn`] first; then any number of `handle_*`;
-//! [`Engine::handle_timeout`]; then poll until dry: [`Engine::poll_flush`] (each answered by
+//! [`Engine::handle_timeout`]; [`Engine::work`] until nothing waits or the turn's time is over;
+//! then poll until dry: [`Engine::poll_flush`] (each answered by
 //! [`Engine::handle_flushed`]), [`Engine::poll_close`], [`Engine::poll_resume`],
 //! [`Engine::poll_mail`], [`Engine::poll_outbound`]; sleep until [`Engine::poll_timeout`].
 
@@ -27,15 +28,19 @@ mod records;
 mod role;
 pub mod settings;
 mod silence;
+mod telling;
 mod told;
 pub mod turn;
 mod upstream;
+mod work;
 
 pub use calls::{NODE_HEADER, Refusals, instance_of};
 pub use conn::life::{Close, CloseHow};
 pub use errand::{Asker, Errand, Verdict};
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
-pub use mail::{Answered, Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Whom};
+pub use mail::{
+    Answered, Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Weighed, Whom,
+};
 pub use parts::{Engine, EngineParts};
 pub use records::record_of;
 pub use role::Role;
@@ -88,6 +93,8 @@ impl Engine {
         self.horizon
             .turn_began(self.presence.published_up_to(), now);
         self.fanout.forget();
+        self.telling.turn_began(self.settings.work_per_slice_max);
+        self.exposition = None;
         #[cfg(any(debug_assertions, feature = "planted"))]
         self.index_late();
     }
@@ -186,7 +193,10 @@ impl Engine {
     /// Mail that the addressee's full mailbox did not take and that somebody waits for.
     pub fn handle_bounced(&mut self, mail: Mail, now: Now) {
         match mail {
-            Mail::Edit(edit) => self.finish_edit(edit.asker.1, EditOutcome::Busy, now),
+            Mail::Edit(edit) => {
+                self.counters.add(Counter::LimitMailboxBytes, 1);
+                self.finish_edit(edit.asker.1, EditOutcome::Busy, now);
+            }
             Mail::Errand(errand) => self.errand_bounced(&errand, now),
             _ => {}
         }
@@ -248,7 +258,7 @@ impl Engine {
 
     /// When the next turn must begin at the latest; not later than now if work is left over.
     pub fn poll_timeout(&self) -> Mono {
-        if !self.conns.is_flushed() || self.passes.has_backlog() {
+        if !self.conns.is_flushed() || self.passes.has_backlog() || self.has_work() {
             return Mono::default();
         }
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);

@@ -13,6 +13,7 @@ use super::records::Fanout;
 use super::role::Role;
 use super::settings::Settings;
 use super::silence::Silence;
+use super::telling::Telling;
 use super::upstream::Upstream;
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
@@ -57,6 +58,12 @@ pub struct Engine {
     /// Connections: what is read from them, written to them and closed.
     pub(super) conns: Conns,
     pub(super) fanout: Fanout,
+    /// Whom it has yet to mark.
+    pub(super) telling: Telling,
+    /// See [`Engine::work_done`].
+    pub(super) work_done: u64,
+    /// What `/metrics` says, once it has been asked for in this turn.
+    pub(super) exposition: Option<Arc<str>>,
     /// Whose silence it was.
     pub(super) silence: Silence,
     /// Whether event ids may be told.
@@ -103,6 +110,9 @@ impl Engine {
             random: fastrand::Rng::with_seed(parts.seed),
             conns: Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono),
             fanout: Fanout::default(),
+            telling: Telling::default(),
+            work_done: 0,
+            exposition: None,
             silence: Silence::new(now, settings.offline_after_ms),
             horizon: Horizon::new(now.mono),
             upstream: Upstream::of(&parts.role),

@@ -52,6 +52,8 @@ mod flag {
     pub(super) const UNSURE: u16 = 1 << 9;
     /// A stream that vouches for its publisher: no other device's goodbye counts.
     pub(super) const HOLDS: u16 = 1 << 10;
+    /// Its life is over, and its place is not free yet.
+    pub(super) const HELD: u16 = 1 << 15;
 }
 
 /// A connection's record.
@@ -184,6 +186,16 @@ impl Conn {
     /// Whether it has no life: an empty place has no facts either.
     pub fn is_free(&self) -> bool {
         self.phase == Phase::Free && self.flags == 0
+    }
+
+    /// Its life is over; its place is for nobody as long as this is `on`.
+    pub(super) fn hold(&mut self, on: bool) {
+        self.put(flag::HELD, on);
+    }
+
+    /// See [`Conn::hold`].
+    pub fn is_held(&self) -> bool {
+        self.has(flag::HELD)
     }
 
     fn has(&self, bits: u16) -> bool {

@@ -18,6 +18,9 @@ pub(super) struct Lists {
     words: Vec<u32>,
     /// For each size class the first free block, plus one; a free block's first word is the next.
     free: Vec<u32>,
+    /// Words that were written or moved.
+    #[cfg(test)]
+    written: usize,
 }
 
 impl List {
@@ -51,12 +54,22 @@ impl Lists {
         self.get_mut(*list).copy_from_slice(words);
     }
 
+    /// Drops the entries from `len` on.
+    pub(super) fn truncate(&mut self, list: &mut List, len: usize) {
+        debug_assert!(len <= list.len());
+        self.resize(list, len as u32);
+    }
+
     pub(super) fn clear(&mut self, list: &mut List) {
         self.resize(list, 0);
     }
 
     /// Gives the list `len` entries: the first ones stay, new ones hold anything.
     fn resize(&mut self, list: &mut List, len: u32) {
+        #[cfg(test)]
+        {
+            self.written += list.len.max(len) as usize;
+        }
         let (old, new) = (class_of(list.len), class_of(len));
         if old != new {
             let offset = new.map_or(0, |class| self.allocate(class));
@@ -99,6 +112,12 @@ impl Lists {
     fn release(&mut self, class: usize, offset: u32) {
         self.words[offset as usize] = self.free[class];
         self.free[class] = offset + 1;
+    }
+
+    /// At most so many words were written or moved so far.
+    #[cfg(test)]
+    pub(super) fn written(&self) -> usize {
+        self.written
     }
 
     /// Room, in words.

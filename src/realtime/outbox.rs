@@ -165,11 +165,11 @@ mod tests {
         let mut queue = FlushQueue::default();
         queue.push(gone.index, conns.at(gone.index), Mono::from_micros(1));
         queue.push(other.index, conns.at(other.index), Mono::from_micros(2));
-        conns.remove(gone);
+        conns.remove(gone, false);
         let next = conns.insert();
         assert_eq!(next.index, gone.index);
         assert_eq!(queue.pop(&mut conns), Some((other, Mono::from_micros(2))));
-        conns.remove(other);
+        conns.remove(other, false);
         assert_eq!(queue.pop(&mut conns), None);
     }
 }

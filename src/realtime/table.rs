@@ -52,19 +52,35 @@ impl ConnTable {
         }
     }
 
-    /// Ends a life; its place is free for the next, or cut off with the free places at the end.
-    /// True if places were cut off.
-    pub fn remove(&mut self, id: ConnId) -> bool {
+    /// Ends a life; its place is free for the next, or cut off with the free places at the end. If
+    /// `held`, it is for nobody until [`ConnTable::release`]. True if places were cut off.
+    pub fn remove(&mut self, id: ConnId, held: bool) -> bool {
         let Some(conn) = self.get_mut(id) else {
             return false;
         };
         *conn = Conn::free(conn.generation.wrapping_add(1));
+        conn.hold(held);
         self.live -= 1;
-        if id.index + 1 < self.places() {
-            self.free.push(Reverse(id.index));
+        !held && self.vacate(id.index)
+    }
+
+    /// The place at `index` is free for the next if it was held for one whose life is over. True if
+    /// places were cut off.
+    pub fn release(&mut self, index: u32) -> bool {
+        let conn = &mut self.table[index as usize];
+        if !conn.is_held() {
             return false;
         }
-        while let Some(conn) = self.table.pop_if(|conn| conn.phase() == Phase::Free) {
+        conn.hold(false);
+        self.vacate(index)
+    }
+
+    fn vacate(&mut self, index: u32) -> bool {
+        if index + 1 < self.places() {
+            self.free.push(Reverse(index));
+            return false;
+        }
+        while let Some(conn) = self.table.pop_if(|conn| conn.is_free()) {
             self.generation_floor = first_generation(self.generation_floor, conn.generation);
         }
         give_back(&mut self.table);
@@ -150,7 +166,7 @@ mod tests {
         let mut conns = ConnTable::default();
         let first = conns.insert();
         conns.get_mut(first).unwrap().set_publisher(0);
-        conns.remove(first);
+        conns.remove(first, false);
         assert!(conns.get(first).is_none() && conns.is_empty());
         let second = conns.insert();
         assert_eq!(
@@ -158,7 +174,7 @@ mod tests {
             (first.index, first.generation + 1)
         );
         assert!(conns.get(first).is_none());
-        conns.remove(first);
+        conns.remove(first, false);
         assert_eq!(
             (conns.len(), conns.get(second).unwrap().publisher()),
             (1, None)
@@ -170,12 +186,12 @@ mod tests {
         let mut conns = ConnTable::default();
         let ids: Vec<ConnId> = (0..3).map(|_| conns.insert()).collect();
         // The highest place has three lives, the others one.
-        assert!(conns.remove(ids[2]));
+        assert!(conns.remove(ids[2], false));
         let second = conns.insert();
         assert_eq!((second.index, second.generation), (2, 1));
-        assert!(conns.remove(second));
-        assert!(!conns.remove(ids[0]));
-        assert!(conns.remove(ids[1]));
+        assert!(conns.remove(second, false));
+        assert!(!conns.remove(ids[0], false));
+        assert!(conns.remove(ids[1], false));
         assert_eq!((conns.places(), conns.len()), (0, 0));
         for (index, generation) in [(0, 2), (1, 2), (2, 2)] {
             assert_eq!(conns.insert(), ConnId { index, generation });
@@ -204,7 +220,7 @@ mod tests {
         let ids: Vec<ConnId> = (0..100_000).map(|_| conns.insert()).collect();
         let stays = ids[1_000];
         for id in ids.iter().filter(|id| **id != stays) {
-            conns.remove(*id);
+            conns.remove(*id, false);
         }
         assert_eq!(
             (conns.len(), conns.places(), conns.free.len()),
@@ -214,7 +230,7 @@ mod tests {
         assert_eq!(conns.insert().index, 0);
         assert!(conns.get(stays).is_some());
         let last = conns.insert();
-        assert!(conns.remove(stays));
+        assert!(conns.remove(stays, false));
         assert_eq!((conns.len(), conns.places(), last.index), (2, 2, 1));
         assert_eq!([conns.insert().index, conns.insert().index], [2, 3]);
     }

@@ -12,6 +12,8 @@ const CROWD_MIN: u32 = 128;
 const CROWD_LEAVE: u64 = 64;
 /// Length of a chain's head that is a crowd's.
 const CROWD: u32 = u32::MAX;
+/// Length of a chain's head that says where else to look.
+const STAND_IN: u32 = u32::MAX - 1;
 
 /// Who watches one publisher: eight bytes, a chain's head or a crowd's place.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +28,19 @@ pub(super) struct WatchersArena {
 }
 
 impl Watchers {
+    /// They are kept at the place of a name.
+    pub(super) fn stand_in(place: u32) -> Watchers {
+        Watchers(Chain {
+            block: place,
+            len: STAND_IN,
+        })
+    }
+
+    /// The place of the name at which they are kept.
+    pub(super) fn as_stand_in(self) -> Option<u32> {
+        (self.0.len == STAND_IN).then_some(self.0.block)
+    }
+
     fn crowd(self) -> Option<usize> {
         (self.0.len == CROWD).then_some(self.0.block as usize)
     }
@@ -78,6 +93,24 @@ impl WatchersArena {
             Some(crowd) => self.crowds[crowd].iter().for_each(each),
             None => self.chains.entries(watchers.0).for_each(&mut each),
         }
+    }
+
+    /// Calls `each` for the streams from `from` on, at most `max` of a crowd; returns where to go
+    /// on. A few are all visited at once.
+    pub(super) fn each_some(
+        &self,
+        watchers: Watchers,
+        from: u32,
+        max: usize,
+        mut each: impl FnMut(u32),
+    ) -> Option<u32> {
+        let Some(crowd) = watchers.crowd() else {
+            self.chains.entries(watchers.0).for_each(&mut each);
+            return None;
+        };
+        let mut rest = self.crowds[crowd].range(from..);
+        rest.by_ref().take(max).for_each(each);
+        rest.next()
     }
 
     pub(super) fn len(&self, watchers: Watchers) -> usize {

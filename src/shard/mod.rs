@@ -11,7 +11,6 @@ pub mod mailbox;
 mod peer;
 mod spawn;
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
@@ -26,7 +25,7 @@ use socket2::SockRef;
 use self::accept::Acceptor;
 use self::datagrams::Datagrams;
 use self::spawn::Door;
-use crate::engine::turn::{Accepted, Driver, Edge, Kernel, Notice, Order, Peer};
+use crate::engine::turn::{Accepted, Driver, Edge, Inbox, Kernel, Notice, Order, Peer};
 use crate::engine::{Mail, Outbound, ShardId};
 use crate::realtime::ConnId;
 use crate::time::{Clock, Mono, Now, boottime};
@@ -117,7 +116,7 @@ impl Kernel for Os {
         boottime()
     }
 
-    fn take_mail(&mut self, inbox: &mut VecDeque<Mail>) -> Notice {
+    fn take_mail(&mut self, inbox: &mut Inbox) -> Notice {
         self.door().mailbox.take(inbox)
     }
 

@@ -34,7 +34,7 @@ pub(super) struct Door {
 impl Door {
     /// Posts a batch and wakes its reader if that sleeps. Returns how many pieces found no room.
     pub(super) fn post(&self, batch: &mut Vec<Mail>, bounced: &mut Vec<Mail>) -> u64 {
-        let posted = self.mailbox.post(batch, Mail::if_full, bounced);
+        let posted = self.mailbox.post(batch, bounced);
         if posted.wake {
             self.wake();
         }
@@ -43,7 +43,7 @@ impl Door {
 
     /// Posts one piece for a sender that counts nothing, and wakes its reader if that sleeps.
     fn tell(&self, mail: Mail) {
-        if self.mailbox.tell(mail, Mail::if_full) {
+        if self.mailbox.tell(mail) {
             self.wake();
         }
     }
@@ -166,7 +166,7 @@ fn doors_of(parts: &[(EngineParts, Outlet)]) -> io::Result<(Vec<Poll>, Arc<[Door
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         doors.push(Door {
-            mailbox: Mailbox::new(parts.settings.mailbox_max),
+            mailbox: Mailbox::new(parts.settings.mailbox_max, parts.settings.mailbox_bytes_max),
             waker,
         });
         polls.push(poll);

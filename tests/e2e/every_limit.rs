@@ -27,11 +27,13 @@ const SMALL: &[&str] = &[
     "--watches-per-stream-max=400",
     "--watches-per-shard-max=500",
     "--sweep-slots-per-turn-max=1",
+    "--work-per-slice-max=1",
+    "--names-bytes-max=90K",
     "--outbox-bytes-max=16K",
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 24] = [
+const LIMITS: [(&str, Reached); 28] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -43,12 +45,22 @@ const LIMITS: [(&str, Reached); 24] = [
         "sweep-slots-per-turn-max",
         Reached::Here(sweep_slots_per_turn),
     ),
+    ("work-per-slice-max", Reached::Here(work_per_slice)),
+    ("names-bytes-max", Reached::Here(names_bytes)),
     ("outbox-bytes-max", Reached::Here(outbox_bytes)),
     ("write-stall-max-ms", Reached::Here(write_stall)),
     ("leaves-put-off-max", Reached::Here(leaves_put_off)),
     (
         "mailbox-max",
         Reached::By(overflow::a_full_mailbox_makes_its_shard_look_for_itself),
+    ),
+    (
+        "mailbox-bytes-max",
+        Reached::By(overflow::edits_beyond_their_bytes_are_refused),
+    ),
+    (
+        "turn-ms-max",
+        Reached::By(limits::a_turn_ends_in_time_and_the_rest_is_served_in_the_next),
     ),
     (
         "conns-max",
@@ -239,6 +251,30 @@ fn sweep_slots_per_turn(server: &Server) {
     server.expect_metric("greendot_sweep_cycles_total", |cycles| {
         cycles >= swept + 3.0
     });
+}
+
+/// Nothing is refused: who is not told at once is told in a slice behind.
+fn work_per_slice(server: &Server) {
+    let users: Vec<String> = (0..20).map(|n| format!("sliced {n}")).collect();
+    let (mut stream, _) = server.watch(&users);
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    server.sender().beat(&users);
+    for _ in &users {
+        assert!(stream.presence().online);
+    }
+}
+
+/// Whoever is in stays, and those who have a slot can be watched.
+fn names_bytes(server: &Server) {
+    let (mut held, told) = server.watch(&wide_users(400));
+    assert_eq!(told.len(), 400);
+    let others: Vec<String> = (0..60).map(|n| format!("{n:y>128}")).collect();
+    let body = json!({"watch": others}).to_string();
+    let mut refused = server.connect();
+    refused.send_post("/v1/stream", body.as_bytes());
+    let refusal = String::from_utf8_lossy(&refused.read_to_end()).into_owned();
+    assert!(refusal.contains("\"reason\":\"names\""), "{refusal}");
+    held.expect_quiet(10);
 }
 
 /// Nothing is refused: a snapshot that does not fit comes in parts.

@@ -93,13 +93,18 @@ impl Conn {
     }
 
     pub(crate) fn post_bytes(&mut self, target: &str, body: &[u8]) -> Answer {
+        self.send_post(target, body);
+        self.answer()
+    }
+
+    /// Asks, and leaves the answer for later.
+    pub(crate) fn send_post(&mut self, target: &str, body: &[u8]) {
         let head = format!(
             "POST {target} HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n",
             body.len()
         );
         self.send(&[head.as_bytes(), body].concat());
-        self.answer()
     }
 
     /// The head of the next answer: its status and its fields, names in lower case.

@@ -311,6 +311,25 @@ pub(crate) fn a_users_limit_refuses_new_users_only() {
 
 /// The smallest budgets there are, in two shards' real loops: work is put off again and again, and
 /// none is lost.
+/// Those for whom a turn has no time left are served in the next.
+#[test]
+pub(crate) fn a_turn_ends_in_time_and_the_rest_is_served_in_the_next() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=1", "--turn-ms-max=1"]);
+    let users: Vec<String> = (0..1_000).map(|n| format!("u{n}")).collect();
+    let body = json!({ "users": users }).to_string();
+    let mut conns: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    until("a turn's time is over before its work", || {
+        for conn in &mut conns {
+            conn.send_post("/v1/presence/query", body.as_bytes());
+        }
+        for conn in &mut conns {
+            assert_eq!(conn.answer().status, 200);
+        }
+        (limit_hits(&server, "turn-ms-max") > 0.0).then_some(())
+    });
+}
+
 #[test]
 pub(crate) fn a_turn_does_no_more_than_its_budgets() {
     const USERS: usize = 400;

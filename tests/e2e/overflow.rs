@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::harness::{Home, Record, Sender, Server};
+use crate::harness::{Home, Record, Sender, Server, until};
 use crate::stream::Stream;
 
 const USERS: usize = 300;
@@ -61,6 +61,33 @@ impl Watchers {
             }
         }
     }
+}
+
+/// One edit at a time waits for another shard here; the others are told so, and nothing of them
+/// has happened.
+#[test]
+pub(crate) fn edits_beyond_their_bytes_are_refused() {
+    let home = Home::new();
+    let server = home.serve(&["--shards=2", "--mailbox-bytes-max=0"]);
+    let mut stream = server.stream("");
+    let hello = stream.expect("hello").data;
+    let id = hello["stream"].as_str().expect("an id");
+    let path = format!("/v1/stream/{id}/watch");
+    let users: Vec<String> = (0..500).map(|n| format!("u{n}")).collect();
+    let edit = json!({ "add": users }).to_string();
+    until("an edit is refused", || {
+        let mut conns: Vec<_> = (0..40).map(|_| server.connect()).collect();
+        conns
+            .iter_mut()
+            .for_each(|conn| conn.send_post(&path, edit.as_bytes()));
+        for conn in &mut conns {
+            let answer = conn.answer();
+            assert!([200, 503].contains(&answer.status), "{}", answer.text());
+        }
+        let metrics = server.metrics();
+        let refused = metrics.sum("greendot_limit_hits_total{limit=\"mailbox-bytes-max\"}");
+        (refused > 0.0).then_some(())
+    });
 }
 
 /// Everybody comes or goes, each in a datagram of his own.

@@ -101,6 +101,9 @@ impl World {
             drivers: Vec::new(),
             outside: Outside {
                 now: Now::default(),
+                slice_micros: 0,
+                spent_micros: 0,
+                pieces: Vec::new(),
                 order: Order::Run,
                 doors: Vec::new(),
                 outbound: Vec::new(),
@@ -161,7 +164,7 @@ impl World {
             };
             let budgets = Budgets::of(&self.settings);
             self.drivers.push(Driver::new(parts, budgets));
-            let door = Door::new(self.settings.mailbox_max);
+            let door = Door::new(self.settings.mailbox_max, self.settings.mailbox_bytes_max);
             self.outside.doors.push(door);
         }
         self.presence = Some(presence);
@@ -353,6 +356,19 @@ impl World {
             };
             self.edge(peer, readable);
         }
+        self
+    }
+
+    /// Bytes arrive from a peer, and the shard will look in its next turn.
+    pub(crate) fn whisper(&mut self, peer: Peer, bytes: &str) -> &mut World {
+        let client = &mut self.outside.clients[peer.0];
+        client.sent.extend(bytes.as_bytes());
+        let readable = Edge {
+            readable: true,
+            ..Edge::default()
+        };
+        let id = client.id.expect("accepted");
+        self.drivers[client.shard].note_edge(id, readable);
         self
     }
 
@@ -564,6 +580,18 @@ impl World {
         sleep_micros == 0 || !self.outside.accepted.is_empty()
     }
 
+    /// From now on the work between two looks at the clock takes so long.
+    pub(crate) fn slow_down(&mut self, slice_micros: u64) -> &mut World {
+        self.outside.slice_micros = slice_micros;
+        self
+    }
+
+    /// How many pieces of a kind the last turn did.
+    pub(crate) fn pieces(&self, kind: &str) -> usize {
+        let pieces = self.outside.pieces.iter();
+        pieces.filter(|piece| **piece == kind).count()
+    }
+
     /// Another thread of the process tells all shards something.
     pub(crate) fn tell_all(&mut self, mail: &Mail) -> &mut World {
         self.post_all(mail);
@@ -573,7 +601,7 @@ impl World {
     /// The same, to be read with what is told next.
     pub(crate) fn post_all(&mut self, mail: &Mail) {
         for door in &mut self.outside.doors {
-            door.woken |= door.mailbox.tell(mail.clone(), Mail::if_full);
+            door.woken |= door.mailbox.tell(mail.clone());
         }
     }
 

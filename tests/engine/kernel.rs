@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use greendot::engine::turn::{Accepted, Kernel, Notice, Order, Peer as Acknowledged, Piece};
+use greendot::engine::turn::{Accepted, Inbox, Kernel, Notice, Order, Peer as Acknowledged, Piece};
 use greendot::engine::{Engine, Mail, Outbound, ShardId};
 use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
@@ -67,9 +67,9 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(crate) fn new(mail_max: usize) -> Door {
+    pub(crate) fn new(mail_max: usize, held_bytes_max: usize) -> Door {
         Door {
-            mailbox: Mailbox::new(mail_max),
+            mailbox: Mailbox::new(mail_max, held_bytes_max),
             woken: false,
             held: false,
             overflowed: false,
@@ -84,6 +84,11 @@ impl Door {
 /// All that is around the shards.
 pub(crate) struct Outside {
     pub(crate) now: Now,
+    /// How long the work between two looks at the clock takes, and what this turn's has taken.
+    pub(crate) slice_micros: u64,
+    pub(crate) spent_micros: u64,
+    /// Pieces of work of the turn under way.
+    pub(crate) pieces: Vec<&'static str>,
     pub(crate) order: Order,
     pub(crate) doors: Vec<Door>,
     /// What the engines had for other nodes since the last look, and which shard had it.
@@ -118,14 +123,17 @@ impl Kernel for Made<'_> {
     type Socket = usize;
 
     fn now(&mut self) -> Now {
+        self.outside.spent_micros = 0;
+        self.outside.pieces.clear();
         self.outside.now
     }
 
     fn mono(&mut self) -> Mono {
-        self.outside.now.mono
+        self.outside.spent_micros += self.outside.slice_micros;
+        Mono::from_micros(self.outside.now.mono.micros() + self.outside.spent_micros)
     }
 
-    fn take_mail(&mut self, inbox: &mut VecDeque<Mail>) -> Notice {
+    fn take_mail(&mut self, inbox: &mut Inbox) -> Notice {
         let order = self.outside.order;
         let door = self.door();
         if door.held {
@@ -148,7 +156,7 @@ impl Kernel for Made<'_> {
     fn post(&mut self, to: ShardId, batch: &mut Vec<Mail>, bounced: &mut Vec<Mail>) -> u64 {
         assert_ne!(usize::from(to), self.shard, "mail to oneself");
         let door = &mut self.outside.doors[usize::from(to)];
-        let posted = door.mailbox.post(batch, Mail::if_full, bounced);
+        let posted = door.mailbox.post(batch, bounced);
         door.woken |= posted.wake;
         posted.refused
     }
@@ -260,5 +268,14 @@ impl Kernel for Made<'_> {
 
     fn watch_over(&mut self, _client: &usize, _on: bool) {}
 
-    fn worked(&mut self, _piece: Piece<'_, usize>, _engine: &mut Engine) {}
+    fn worked(&mut self, piece: Piece<'_, usize>, _engine: &mut Engine) {
+        self.outside.pieces.push(match piece {
+            Piece::Mail => "mail",
+            Piece::Beats => "beats",
+            Piece::Bytes(_) => "bytes",
+            Piece::Timers => "timers",
+            Piece::Work => "work",
+            Piece::Flush(_) => "flush",
+        });
+    }
 }

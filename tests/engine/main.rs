@@ -2,6 +2,7 @@
 //! verbs).
 
 mod accepting;
+mod bounded;
 mod calls;
 mod drain;
 mod framing;

@@ -56,7 +56,7 @@ fn edits_reach_a_stream_on_any_shard() {
 }
 
 /// A shard that has yet to hear of a user's first beat still watches by name, and counts the watch
-/// once.
+/// once. Who adds the user then is told the state as it is, and once more when the news has come.
 #[test]
 fn whoever_has_just_got_a_slot_is_not_watched_twice() {
     let mut world = World::with(2, |settings| settings.watches_per_stream_max = 1);
@@ -70,7 +70,7 @@ fn whoever_has_just_got_a_slot_is_not_watched_twice() {
         "{\"add\":[\"late\"]}",
     );
     world.expect(editor, watching(1));
-    world.expect(alice, told(100, &unseen("late")));
+    world.expect(alice, told(100, &record("late", "online", 100, 100)));
     world.hold_mail(1, false);
     world.expect(alice, told(100, &record("late", "online", 100, 100)));
     world
@@ -195,13 +195,14 @@ fn the_outcome_for_one_who_has_gone_is_not_that_of_the_next_in_its_place() {
 fn an_edit_that_finds_a_full_mailbox() {
     let mut world = World::with(2, |settings| settings.mailbox_max = 1);
     let (_, id) = world.stream(1, "", 0);
+    // Hints fill no room of an edit's.
     world.hold_mail(1, true).beat(0, &["bob"]).turn();
+    let path = format!("/v1/stream/{id}/watch");
+    let first = world.connect(0);
+    world.post(first, &path, "{\"add\":[\"x\"]}");
+    world.expect_nothing(first);
     let editor = world.connect(0);
-    world.post(
-        editor,
-        &format!("/v1/stream/{id}/watch"),
-        "{\"add\":[\"x\"]}",
-    );
+    world.post(editor, &path, "{\"add\":[\"y\"]}");
     let busy = problem(
         "503 Service Unavailable",
         "overloaded",
@@ -210,6 +211,66 @@ fn an_edit_that_finds_a_full_mailbox() {
         RETRY_AFTER,
     );
     world.expect(editor, busy).expect_open(editor);
+    assert_eq!(world.count(0, Counter::LimitMailboxBytes), 1);
+    world.hold_mail(1, false);
+    world.expect(first, json("{\"watching\":1}"));
+}
+
+/// Edits that wait are bounded by what they hold, and a transition does not wait behind them.
+#[test]
+fn edits_that_wait_are_bounded_in_bytes_and_hold_up_no_transition() {
+    let mut world = World::with(2, |settings| {
+        settings.mailbox_bytes_max = 100_000;
+        settings.mail_per_turn_max = 2;
+    });
+    world.make_slots(1);
+    world.beat(0, &["bob"]).turn();
+    let (watcher, id) = world.stream(1, "watch=bob", 1);
+    world.received(watcher);
+    let path = format!("/v1/stream/{id}/watch");
+    let names: Vec<String> = (0..500).map(|n| format!("\"u{n:04}\"")).collect();
+    let edit = format!("{{\"add\":[{}]}}", names.join(","));
+    world.hold_mail(1, true);
+    let editors: Vec<_> = (0..10).map(|_| world.connect(0)).collect();
+    for editor in &editors {
+        world.post(*editor, &path, &edit);
+    }
+    world.leave(0, &["bob"]).turn();
+    let refused = editors.iter().filter(|editor| {
+        let answer = world.received(**editor);
+        answer.starts_with("HTTP/1.1 503")
+    });
+    // Each holds 500 ids of 5 bytes, and 40 for each of them.
+    assert_eq!(refused.count(), 6);
+    world.hold_mail(1, false).turn_of(1);
+    world.has_received(watcher, "\"user\":\"bob\",\"status\":\"offline\"");
+}
+
+/// What the names of users without a slot take is bounded; others may be watched all the same.
+#[test]
+fn names_of_the_unseen_are_bounded_in_bytes() {
+    let mut world = World::with(1, |settings| settings.names_bytes_max = 1_000);
+    world.beat(0, &["bob"]).turn();
+    let names = |from: usize| -> Vec<String> { (from..from + 9).map(|n| n.to_string()).collect() };
+    let query = |from| format!("watch={}", names(from).join("&watch="));
+    let (watcher, id) = world.stream(0, &query(0), 9);
+    world.received(watcher);
+    let other = world.connect(0);
+    world.get(other, &format!("/v1/stream?{}", query(5)));
+    let refusal = world.received(other);
+    assert!(refusal.contains("event: overloaded"), "{refusal}");
+    assert!(refusal.contains("{\"reason\":\"names\"}"), "{refusal}");
+    let editor = world.connect(0);
+    let path = format!("/v1/stream/{id}/watch");
+    world.post(
+        editor,
+        &path,
+        &serde_json::json!({ "add": names(5) }).to_string(),
+    );
+    assert!(world.received(editor).starts_with("HTTP/1.1 503"));
+    assert_eq!(world.count(0, Counter::LimitNamesBytes), 2);
+    // The names are there already, and one has a slot.
+    world.stream(0, &format!("watch=bob&{}", query(0)), 10);
 }
 
 #[test]
@@ -266,6 +327,8 @@ fn whoever_is_only_asked_about_leaves_nothing_behind() {
     for stream in streams {
         world.reset(stream);
     }
+    // Their watches end in slices.
+    world.turn();
     assert_eq!(world.gauge(0, Gauge::WatchesByName), 0);
     assert_eq!(world.presence().users(), 0);
     // Also checks that no name is left.

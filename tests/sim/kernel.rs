@@ -4,10 +4,11 @@
 //! epoll does it, so that what a driver forgets of an edge is lost. Decides nothing about when
 //! bytes are read or mail is taken.
 
-use std::collections::VecDeque;
 use std::io;
 
-use greendot::engine::turn::{Accepted, Budgets, Driver, Edge, Kernel, Notice, Order, Peer, Piece};
+use greendot::engine::turn::{
+    Accepted, Budgets, Driver, Edge, Inbox, Kernel, Notice, Order, Peer, Piece,
+};
 use greendot::engine::{Engine, Mail, Outbound, ShardId};
 use greendot::metrics::{Call, Counter, Counters, StatusClass};
 use greendot::realtime::ConnId;
@@ -18,6 +19,8 @@ use crate::world::{Parcel, World};
 
 /// Datagrams that one system call brings.
 const DATAGRAMS_PER_RECEIVE: usize = 2;
+/// What a slice of a turn's work takes, in microseconds.
+const SLICE_MICROS: u64 = 150;
 /// Most bytes of a piece into which the network tears what a client sends.
 const PIECE_BYTES_MAX: usize = 40;
 
@@ -39,7 +42,6 @@ pub(crate) struct Served {
     pub(crate) answered: u64,
     pub(crate) hellos: u64,
     pub(crate) beats: u64,
-    pub(crate) beats_refused: u64,
     pub(crate) leaves: u64,
     /// Not yet: done, and the answer waits for other shards.
     pub(crate) parked: u64,
@@ -57,7 +59,6 @@ impl Served {
             answered,
             hellos: counters.counter(Counter::EventsHello),
             beats: counters.requests(Call::Beat, StatusClass::Good),
-            beats_refused: counters.counter(Counter::BeatUsersFull),
             leaves: counters.requests(Call::Leave, StatusClass::Good),
             parked: counters.counter(Counter::AnswersParked),
         }
@@ -69,7 +70,11 @@ impl World {
     pub(crate) fn drive(&mut self, at: usize) -> u64 {
         let mut driver = self.shards[at].driver.take().expect("one turn at a time");
         self.tell_edges(at, &mut driver);
-        let sleep_micros = driver.turn(&mut Simulated { world: self, at });
+        let sleep_micros = driver.turn(&mut Simulated {
+            world: self,
+            at,
+            spent_micros: 0,
+        });
         if self.step.is_multiple_of(8) {
             driver.engine().check_invariants();
         }
@@ -142,6 +147,8 @@ impl World {
 struct Simulated<'a> {
     world: &'a mut World,
     at: usize,
+    /// Virtual time that the slices of this turn have taken.
+    spent_micros: u64,
 }
 
 impl Kernel for Simulated<'_> {
@@ -153,10 +160,11 @@ impl Kernel for Simulated<'_> {
     }
 
     fn mono(&mut self) -> Mono {
-        self.world.now().mono
+        let micros = self.world.now().mono.micros() + self.spent_micros;
+        Mono::from_micros(micros)
     }
 
-    fn take_mail(&mut self, inbox: &mut VecDeque<Mail>) -> Notice {
+    fn take_mail(&mut self, inbox: &mut Inbox) -> Notice {
         let mut notice = self.world.shards[self.at].mailbox.take(inbox);
         notice.resync &= !self.world.plan.flagless_mailbox;
         notice
@@ -177,9 +185,7 @@ impl Kernel for Simulated<'_> {
                 prompt.push(mail);
             }
         }
-        let posted = world.shards[to]
-            .mailbox
-            .post(&mut prompt, Mail::if_full, bounced);
+        let posted = world.shards[to].mailbox.post(&mut prompt, bounced);
         if posted.wake {
             world.wake(to);
         }
@@ -341,8 +347,9 @@ impl Kernel for Simulated<'_> {
             Piece::Timers => self.world.note_vouching(self.at),
             // What was parked may have become a stream.
             Piece::Mail => self.world.note_openings(self.at),
-            Piece::Beats => {}
+            Piece::Beats | Piece::Work => {}
         }
+        self.spent_micros += SLICE_MICROS;
         self.world.observe();
     }
 }

@@ -296,7 +296,7 @@ impl World {
             };
             self.shards.push(Shard {
                 driver: Some(Driver::new(parts, budgets(&self.settings))),
-                mailbox: Mailbox::new(self.settings.mailbox_max),
+                mailbox: Mailbox::new(self.settings.mailbox_max, self.settings.mailbox_bytes_max),
                 datagrams: VecDeque::new(),
                 datagrams_came: false,
                 backlog: VecDeque::new(),
@@ -445,10 +445,7 @@ impl World {
     fn deliver_late(&mut self, to: usize, mail: Mail) {
         let mut bounced = Vec::new();
         let mailbox = &self.shards[to].mailbox;
-        if mailbox
-            .post(&mut vec![mail], Mail::if_full, &mut bounced)
-            .wake
-        {
+        if mailbox.post(&mut vec![mail], &mut bounced).wake {
             self.wake(to);
         }
         for mail in bounced {
@@ -482,7 +479,6 @@ impl World {
     /// Takes note of what the requests that were just answered did.
     pub(crate) fn settle_served(&mut self, key: u32, before: Served, after: Served) {
         let mut beats = after.beats - before.beats;
-        let mut refused = after.beats_refused - before.beats_refused;
         let mut leaves = after.leaves - before.leaves;
         let hello = after.hellos > before.hellos;
         // One that was parked is the last.
@@ -498,14 +494,9 @@ impl World {
                 continue;
             }
             match want {
-                Want::Beat(users) if beats + refused > 0 => {
-                    // Refused means that there was no room for one of them; the others' beats
-                    // counted.
-                    if beats > 0 {
-                        beats -= 1;
-                    } else {
-                        refused -= 1;
-                    }
+                Want::Beat(users) if beats > 0 => {
+                    // If there was no room for one of them the others' beats counted.
+                    beats -= 1;
                     for user in users {
                         self.beat(user, u64::MAX);
                     }
@@ -636,6 +627,9 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::LimitMailPerTurn,
     Counter::LimitBeatsPerTurn,
     Counter::LimitMailbox,
+    Counter::LimitMailboxBytes,
+    Counter::LimitTurnTime,
+    Counter::LimitWorkPerSlice,
     Counter::LimitAcceptsPerTurn,
     Counter::LimitReadsPerTurn,
     Counter::LimitReadBytesPerTurn,

@@ -173,9 +173,9 @@ fn listed(query: &str, max: usize) -> Result<Vec<Entry>, Fault> {
             return Err(Fault::Query(detail.into()));
         }
         users.push(entry(value.as_deref()));
-    }
-    if users.len() > max {
-        return Err(too_many("user", max, users.len()));
+        if users.len() > max {
+            return Err(too_many("user", max, users.len()));
+        }
     }
     Ok(users)
 }

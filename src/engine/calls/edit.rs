@@ -84,6 +84,13 @@ impl Engine {
                 self.counters.add(Counter::LimitWatchesPerShard, 1);
                 overloaded("the server holds as many watches as it may; nothing was changed")
             }
+            EditOutcome::NamesFull => {
+                self.counters.add(Counter::LimitNamesBytes, 1);
+                overloaded(
+                    "the server holds as many names of users who were never seen as it may; \
+                     nothing was changed",
+                )
+            }
             EditOutcome::Busy => {
                 overloaded("the shard that holds the stream is busy; nothing was changed")
             }
@@ -119,6 +126,9 @@ impl Engine {
         }
         if self.conns.watches.len() - gone + fresh > self.settings.watches_per_shard_max {
             return EditOutcome::ShardFull;
+        }
+        if !self.names_fit(&edit.add) {
+            return EditOutcome::NamesFull;
         }
         self.conns.watches.remove_all(id.index, &removed);
         let mut targets = Vec::with_capacity(add.len());

@@ -29,9 +29,13 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
 
 /// `GET /metrics`.
 pub(super) fn metrics(engine: &mut Engine, _now: Now) -> Answer {
-    let process = &engine.node.board.process;
-    process.set(Gauge::Users, u64::from(engine.presence.users()));
-    process.set(Gauge::UsersOnline, engine.presence.online());
-    let text = exposition::render(&engine.node.board);
-    Answer::ok(exposition::CONTENT_TYPE, text.into_bytes())
+    let (board, presence) = (&engine.node.board, &engine.presence);
+    // Rendered once a turn: in that, nothing that it shows changes.
+    let text = engine.exposition.get_or_insert_with(|| {
+        let process = &board.process;
+        process.set(Gauge::Users, u64::from(presence.users()));
+        process.set(Gauge::UsersOnline, presence.online());
+        exposition::render(board).into()
+    });
+    Answer::ok(exposition::CONTENT_TYPE, text.as_bytes().to_vec())
 }

@@ -13,13 +13,13 @@ use crate::engine::parts::Engine;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
-use crate::realtime::watches::Target;
+use crate::realtime::watches::{NAME_BYTES, Target};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
-use crate::wire::User;
 use crate::wire::record::StreamAsk;
 use crate::wire::response::{Answer, write_answer};
 use crate::wire::sse;
+use crate::wire::{User, UserBuf};
 
 /// What always fits into the hello beside the members that each has.
 const MORE_BYTES: usize = 128;
@@ -38,6 +38,10 @@ pub(super) fn open(engine: &mut Engine, asker: ConnId, ask: StreamAsk, now: Now)
     if engine.conns.watches.len() + watch.len() > engine.settings.watches_per_shard_max {
         engine.counters.add(Counter::LimitWatchesPerShard, 1);
         return Served::Overloaded("watches");
+    }
+    if !engine.names_fit(&watch) {
+        engine.counters.add(Counter::LimitNamesBytes, 1);
+        return Served::Overloaded("names");
     }
     let publisher = match &ask.user {
         None => None,
@@ -127,6 +131,23 @@ impl Engine {
         since.ok()
     }
 
+    /// Whether there is room for those of these users who have neither a slot nor a name here.
+    pub(in crate::engine) fn names_fit(&self, users: &[UserBuf]) -> bool {
+        let watches = &self.conns.watches;
+        let room = self.settings.names_bytes_max;
+        let room = room.saturating_sub(watches.names_bytes());
+        let bytes = |user: &UserBuf| user.as_str().len() + NAME_BYTES;
+        // All of them seldom need more than there is, and then nobody is looked up.
+        if users.iter().map(bytes).sum::<usize>() <= room {
+            return true;
+        }
+        let is_new = |user: &&UserBuf| {
+            watches.find_name(user.as_str()).is_none()
+                && self.presence.lookup(user.user()).is_none()
+        };
+        users.iter().filter(is_new).map(bytes).sum::<usize>() <= room
+    }
+
     fn say_hello(&mut self, id: ConnId, pending: &Pending, refused: &Refused, now: Now) {
         let mut more = Vec::new();
         let room = MORE_BYTES + self.settings.outbox_bytes_max - OUTBOX_BYTES_FLOOR;
@@ -167,10 +188,15 @@ impl Engine {
         base + self.random.u64(0..=(base * 10).max(self.settings.drain_ms))
     }
 
-    /// What a user id stands for on this shard: its slot, or its name until it has one.
+    /// What a user id stands for on this shard: its slot, or its name until it has one. Those who
+    /// watch by a name that has got a slot, of which the news is still to come, watch the slot from
+    /// here on: a user is watched as one of the two by all.
     pub(in crate::engine) fn target(&mut self, user: User<'_>) -> Target {
         let target = match self.presence.lookup(user) {
-            Some(slot) => Target::slot(slot.index()),
+            Some(slot) => {
+                self.conns.watches.resolve(user.as_str(), slot.index());
+                Target::slot(slot.index())
+            }
             None => self.conns.watches.name(user),
         };
         self.ask_if_unsure(user.as_str(), target);

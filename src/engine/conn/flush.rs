@@ -33,18 +33,19 @@ impl Conns {
         self.queue.push(index, self.table.at(index), since);
     }
 
-    /// Marks a publisher for all who watch it, and has them flushed.
-    pub(in crate::engine) fn mark(&mut self, slot: u32, since: Mono) -> MarkCount {
+    /// Marks a publisher for some `max` of those who watch it, from the stream at `from` on, and
+    /// has them flushed. Returns also where to go on.
+    pub(in crate::engine) fn mark_some(
+        &mut self,
+        slot: u32,
+        from: u32,
+        max: usize,
+        since: Mono,
+    ) -> (MarkCount, Option<u32>) {
         let (queue, table) = (&mut self.queue, &mut self.table);
-        self.watches
-            .mark(slot, |conn| queue.push(conn, table.at(conn), since))
-    }
-
-    /// Those who watch this user by name watch its slot from here on, and are flushed.
-    pub(in crate::engine) fn resolve(&mut self, user: &str, slot: u32, since: Mono) {
-        let (queue, table) = (&mut self.queue, &mut self.table);
-        self.watches
-            .resolve(user, slot, |conn| queue.push(conn, table.at(conn), since));
+        self.watches.mark_some(slot, from, max, |conn| {
+            queue.push(conn, table.at(conn), since)
+        })
     }
 
     /// Those who watch this user by name may be told that it was never seen, and are flushed.

@@ -296,7 +296,7 @@ impl Conns {
 
     fn stream_ends(&mut self, index: u32) {
         self.streams -= 1;
-        self.watches.clear(index);
+        self.watches.end(index);
         self.release(index);
     }
 
@@ -307,11 +307,30 @@ impl Conns {
         }
         self.timers.clear(id.index);
         self.parked.remove(&id.index);
-        if self.table.remove(id) {
-            let places = self.table.places();
-            self.timers.cut_off(places);
-            self.watches.cut_off(places);
+        // Who came next in its place would be found where it is still watching.
+        let held = self.watches.is_ending(id.index);
+        if self.table.remove(id, held) {
+            self.cut_off();
         }
+    }
+
+    fn cut_off(&mut self) {
+        let places = self.table.places();
+        self.timers.cut_off(places);
+        self.watches.cut_off(places);
+    }
+
+    /// Ends at most `max` watches of streams that have ended. Returns how many were ended.
+    pub(in crate::engine) fn end_some(&mut self, max: usize) -> usize {
+        let mut left = max;
+        while left > 0 && self.watches.has_ending() {
+            let (ended, stream) = self.watches.end_some(left);
+            left -= ended;
+            if stream.is_some_and(|index| self.table.release(index)) {
+                self.cut_off();
+            }
+        }
+        max - left
     }
 
     /// Whether this life is a stream.
@@ -417,7 +436,14 @@ impl Conns {
                 streaming || !conn.is_holding(),
                 "conn {index} holds somebody and is no stream"
             );
-            assert!(live || conn.is_free(), "a free place has facts");
+            assert!(
+                live || conn.is_free() || conn.is_held(),
+                "a free place has facts"
+            );
+            assert!(
+                !conn.is_held() || self.watches.is_ending(index),
+                "a place is held and nobody will release it"
+            );
             let waits = conn.phase() == Phase::Waiting;
             assert_eq!(
                 waits,

@@ -3,7 +3,6 @@
 //! Owns the order of what time brings. Each call does a bounded piece of each pass; what is left
 //! over makes the next turn begin at once. Never scans all of anything in one call.
 
-use super::pass::PLACES_PER_CALL;
 use super::resync::Resynced;
 use super::vouch::Due;
 use crate::engine::conn::timers::{Fired, Overdue};
@@ -17,6 +16,8 @@ use crate::time::Now;
 use crate::wire::response::problems;
 use crate::wire::sse;
 
+/// Timers that one call sees to: each may end a stream, or answer somebody.
+const FIRED_PER_CALL: u32 = 1_024;
 /// Longest goodbye block in bytes.
 const GOODBYE_BYTES_MAX: usize = 256;
 
@@ -40,7 +41,7 @@ impl Engine {
         if self.passes.fires_at(now.mono) > now.mono {
             return;
         }
-        for _ in 0..PLACES_PER_CALL {
+        for _ in 0..FIRED_PER_CALL {
             match self.conns.fire(now.mono, &mut self.counters) {
                 Fired::Nothing => return,
                 Fired::SeenTo => {}

@@ -8,7 +8,7 @@ use crate::slot::Slot;
 use crate::time::Mono;
 
 /// Transitions that one slice decides at most; the rest is found by the next slice.
-const TRANSITIONS_PER_SLICE: usize = 16_384;
+const TRANSITIONS_PER_SLICE: usize = 4_096;
 
 pub(super) struct Sweeping {
     /// None where nobody's stamps are kept.

@@ -46,6 +46,8 @@ impl Settings {
             ("query-users-max", self.query_users_max as u64),
             ("leaves-put-off-max", self.leaves_put_off_max as u64),
             ("write-stall-max-ms", self.write_stall_max_ms),
+            ("turn-ms-max", self.turn_ms_max),
+            ("work-per-slice-max", self.work_per_slice_max as u64),
             (
                 "sweep-slots-per-turn-max",
                 self.sweep_slots_per_turn_max as u64,

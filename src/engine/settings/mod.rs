@@ -96,6 +96,10 @@ pub struct Settings {
     /// Most watches of one shard. Default 50,000,000. At least `watches_per_stream_max`. Cost: at
     /// most 16 bytes each, when used.
     pub watches_per_shard_max: usize,
+    /// Most bytes that the names of users without a slot who are watched may take on one shard,
+    /// with what each costs beside its text. Default 256 MiB. Zero lets nobody be watched before
+    /// its first beat. Cost: so much memory, when used; each watch by name 16 bytes beside that.
+    pub names_bytes_max: usize,
     /// Most users in one presence query, beat or leave over HTTP. Default 1,000. Zero is refused.
     /// Cost: some 200 bytes of answer each, written in one turn.
     pub query_users_max: usize,
@@ -114,6 +118,14 @@ pub struct Settings {
     /// client reads the refusal before its own sending fails. Default 1,000. Zero closes at once.
     /// Cost: a connection for so long.
     pub linger_ms: u64,
+    /// Time after which a turn begins no more work, in ms: what is left over waits for the next,
+    /// which begins at once. Each step of a turn has its share, and does at least one slice of its
+    /// work. Default 10. Zero is refused. Costs nothing; smaller values let bursts of one kind wait
+    /// longer.
+    pub turn_ms_max: u64,
+    /// Most watches that one slice of work marks or ends, and most that a turn marks where their
+    /// transition is told. Default 4,096, some half a millisecond. Zero is refused. Costs nothing.
+    pub work_per_slice_max: usize,
     /// Most slots swept in one turn. Default 1,048,576, some half a millisecond. Zero is refused.
     /// Cost: time per turn.
     pub sweep_slots_per_turn_max: usize,
@@ -131,6 +143,10 @@ pub struct Settings {
     /// Most pieces of mail waiting for one shard; when full, that shard reads the published states
     /// anew instead. Default 4,096. Zero is refused. Cost: a few hundred bytes each while waiting.
     pub mailbox_max: usize,
+    /// Most bytes that edits of watch lists waiting for one shard may hold together; beyond, they
+    /// are refused, and nothing else is. Default 16 MiB. Zero lets one wait at a time. Cost: twice
+    /// so much memory at most, when used.
+    pub mailbox_bytes_max: usize,
     /// Web origins that may read the API from a browser: `scheme://host[:port]`, or `*` for any.
     /// Default none, so that only pages served by greendot itself can. Costs nothing.
     pub cors_origins: Vec<String>,
@@ -152,16 +168,20 @@ static DEFAULT: Settings = Settings {
     keep_alive_idle_ms: 75_000,
     watches_per_stream_max: 10_000,
     watches_per_shard_max: 50_000_000,
+    names_bytes_max: 256 << 20,
     query_users_max: 1_000,
     leaves_put_off_max: 65_536,
     outbox_bytes_max: 65_536,
     write_stall_max_ms: 30_000,
     linger_ms: 1_000,
+    turn_ms_max: 10,
+    work_per_slice_max: 4_096,
     sweep_slots_per_turn_max: 1_048_576,
     flushes_per_turn_max: 1_024,
     mail_per_turn_max: 1_024,
     beats_per_turn_max: 16_384,
     mailbox_max: 4_096,
+    mailbox_bytes_max: 16 << 20,
     cors_origins: Vec::new(),
 };
 
@@ -181,16 +201,20 @@ static TINY: Settings = Settings {
     keep_alive_idle_ms: 2_000,
     watches_per_stream_max: 6,
     watches_per_shard_max: 24,
+    names_bytes_max: 1 << 20,
     query_users_max: 4,
     leaves_put_off_max: 2,
     outbox_bytes_max: OUTBOX_BYTES_FLOOR,
     write_stall_max_ms: 3_000,
     linger_ms: 100,
+    turn_ms_max: 2,
+    work_per_slice_max: 2,
     sweep_slots_per_turn_max: 64,
     flushes_per_turn_max: 2,
     mail_per_turn_max: 2,
     beats_per_turn_max: 2,
     mailbox_max: 3,
+    mailbox_bytes_max: 200,
     cors_origins: Vec::new(),
 };
 

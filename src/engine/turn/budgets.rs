@@ -1,10 +1,12 @@
-//! What a turn may cost.
+//! What a turn may cost: its time, and work by its kind.
 
 use crate::engine::settings::Settings;
 
 /// What a turn may cost, by kind of work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budgets {
+    /// Time after which no step begins more than its first slice, in microseconds.
+    pub turn_micros: u64,
     /// Mail of other threads, by `Mail::weight`.
     pub mail: usize,
     pub beats: usize,
@@ -23,6 +25,7 @@ impl Budgets {
     /// Those that are settings, and the fixed ones.
     pub fn of(settings: &Settings) -> Budgets {
         Budgets {
+            turn_micros: settings.turn_ms_max * 1_000,
             mail: settings.mail_per_turn_max,
             beats: settings.beats_per_turn_max,
             accepts: 256,
@@ -31,6 +34,45 @@ impl Budgets {
             read_buffer_bytes: 65_536,
             flushes: settings.flushes_per_turn_max,
             closes: 1_024,
+        }
+    }
+}
+
+/// The steps of a turn that stop when the turn's time is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    Mail,
+    Beats,
+    Accept,
+    Read,
+    Work,
+    Flush,
+    Close,
+}
+
+impl Step {
+    /// The part of the turn's time after which the step begins nothing more, in percent. What a
+    /// step leaves is for those behind it; what it would like to do beyond is for the next turn.
+    /// Flushes have the most: they are what everybody waits for.
+    pub(super) fn ends_at_percent(self) -> u64 {
+        match self {
+            Step::Mail => 15,
+            Step::Beats => 30,
+            Step::Accept => 40,
+            Step::Read => 55,
+            Step::Work => 70,
+            Step::Flush => 95,
+            Step::Close => 100,
+        }
+    }
+
+    /// What it does in each turn, however late it is: pieces of some microseconds each, or one
+    /// slice.
+    pub(super) fn pieces_min(self) -> usize {
+        match self {
+            Step::Mail | Step::Beats | Step::Read | Step::Work => 1,
+            Step::Accept => 8,
+            Step::Flush | Step::Close => 32,
         }
     }
 }

@@ -19,11 +19,11 @@ pub trait Kernel {
     /// The time; read once a turn.
     fn now(&mut self) -> Now;
 
-    /// The time within a turn. Between two pieces of work it says how long they took.
+    /// The time within a turn, asked for between two pieces of work: it says how long they took.
     fn mono(&mut self) -> Mono;
 
-    /// Swaps the mail that has come for `inbox`, if that is empty, and tells what else has come.
-    fn take_mail(&mut self, inbox: &mut VecDeque<Mail>) -> Notice;
+    /// Swaps the mail that has come for what is empty of `inbox`, and tells what else has come.
+    fn take_mail(&mut self, inbox: &mut Inbox) -> Notice;
 
     /// Posts all of `batch` to another shard, in order; what bounces is pushed to `bounced`.
     /// Returns how many pieces found its mailbox full.
@@ -95,10 +95,40 @@ pub trait Kernel {
     fn worked(&mut self, _piece: Piece<'_, Self::Socket>, _engine: &mut Engine) {}
 }
 
+/// Mail that has been taken and not been read: what is small and told to many, and behind it what
+/// is long and somebody waits for.
+#[derive(Debug)]
+pub struct Inbox<M = Mail> {
+    /// Transitions, looks, replies.
+    pub hints: VecDeque<M>,
+    /// Edits of watch lists.
+    pub edits: VecDeque<M>,
+}
+
+impl<M> Default for Inbox<M> {
+    fn default() -> Inbox<M> {
+        Inbox {
+            hints: VecDeque::new(),
+            edits: VecDeque::new(),
+        }
+    }
+}
+
+impl<M> Inbox<M> {
+    /// Pieces in all.
+    pub fn len(&self) -> usize {
+        self.hints.len() + self.edits.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A piece of a turn's work.
 #[derive(Debug)]
 pub enum Piece<'a, S> {
-    /// All mail that the turn's budget allowed.
+    /// A piece of mail.
     Mail,
     /// A batch of datagrams.
     Beats,
@@ -106,6 +136,8 @@ pub enum Piece<'a, S> {
     Bytes(&'a S),
     /// Timers, sweep and the like.
     Timers,
+    /// A slice of what waits.
+    Work,
     Flush(&'a S),
 }
 

@@ -6,8 +6,11 @@
 //! and how long to sleep. Never makes a system call: a [`Kernel`] does. Decides nothing about
 //! requests, streams or presence: that is the engine's. No step allocates per event.
 //!
-//! Each step works in pieces and stops when its budget is used up; what it leaves over makes the
-//! next sleep zero. A clock could be looked at between any two pieces.
+//! One deadline holds for the whole turn. Each step works in slices of counted work, looks at the
+//! clock between two of them, and stops when its budget or its share of the turn's time is used up;
+//! what it leaves over makes the next sleep zero. Every step does its first slice in every turn, so
+//! that none starves. So a turn takes no longer than its time and a slice of each step, whatever
+//! peers have sent: all others wait for no more than that.
 
 mod accepting;
 mod budgets;
@@ -20,17 +23,20 @@ use std::io;
 use std::sync::Arc;
 
 pub use budgets::Budgets;
-pub use kernel::{Accepted, Edge, Kernel, Notice, Order, Peer, Piece};
+pub use kernel::{Accepted, Edge, Inbox, Kernel, Notice, Order, Peer, Piece};
 
 use super::{Engine, EngineParts, Mail, Refusals, ShardId, To};
 use crate::metrics::{Board, Counter, Gauge, Histogram};
 use crate::time::{Mono, Now};
 use accepting::Accepting;
+use budgets::Step;
 use sockets::Sockets;
 
 /// Longest sleep, in microseconds: every shard turns at least once a second, by which the others
 /// know that it lives.
 const SLEEP_MICROS_MAX: u64 = 1_000_000;
+/// Beats that one system call is to bring: below half a millisecond of work.
+const BEATS_PER_SLICE: usize = 4_096;
 
 /// One shard but for its kernel.
 pub struct Driver<S> {
@@ -42,6 +48,10 @@ pub struct Driver<S> {
     now: Now,
     /// A step left work over.
     more: bool,
+    /// The turn's time was over before its work.
+    is_late: bool,
+    /// Beats that one datagram's buffer has brought lately: how many one call may ask for.
+    beats_per_buffer: usize,
     /// Working time of the sweep under way so far.
     sweep_micros: u64,
 
@@ -51,7 +61,7 @@ pub struct Driver<S> {
     /// The socket may hold datagrams: its edge was seen and no read has come back empty since.
     datagrams_wait: bool,
 
-    inbox: VecDeque<Mail>,
+    inbox: Inbox,
     /// Mail of this turn, by shard; the vectors are kept.
     outgoing: Vec<Vec<Mail>>,
     bounced: Vec<Mail>,
@@ -69,12 +79,14 @@ impl<S> Driver<S> {
             board: Arc::clone(&parts.board),
             now: parts.now,
             more: false,
+            is_late: false,
+            beats_per_buffer: 1,
             sweep_micros: 0,
             sockets: Sockets::new(parts.settings.conns_max),
             read_buffer: vec![0; budgets.read_buffer_bytes].into_boxed_slice(),
             accepting: Accepting::new(Refusals::new(Arc::clone(&parts.settings))),
             datagrams_wait: true,
-            inbox: VecDeque::new(),
+            inbox: Inbox::default(),
             outgoing: (0..shards).map(|_| Vec::new()).collect(),
             bounced: Vec::new(),
             order: Order::Run,
@@ -101,6 +113,7 @@ impl<S> Driver<S> {
         self.receive_beats(kernel);
         self.serve_sockets(kernel);
         self.fire_timers(kernel);
+        self.work(kernel);
         self.flush(kernel);
         self.close(kernel);
         self.post_mail(kernel);
@@ -111,6 +124,7 @@ impl<S> Driver<S> {
     /// Step 1: everything in this turn happens at this moment.
     pub fn begin(&mut self, kernel: &mut impl Kernel<Socket = S>) {
         self.more = false;
+        self.is_late = false;
         let before = self.now;
         self.now = kernel.now();
         let elapsed_micros = self.now.mono.micros_since(before.mono);
@@ -137,29 +151,65 @@ impl<S> Driver<S> {
         counters.add(Counter::MailOverflows, notice.refused);
         counters.set(Gauge::MailboxDepth, self.inbox.len() as u64);
         let mut budget = self.budgets.mail;
-        while budget > 0
-            && let Some(mail) = self.inbox.pop_front()
-        {
-            budget = budget.saturating_sub(mail.weight());
-            self.engine.handle_mail(mail, self.now);
-        }
+        self.read_mail(|inbox| &mut inbox.hints, &mut budget, kernel);
+        // One at least, whatever has come before it: somebody waits.
+        budget = budget.max(1);
+        self.read_mail(|inbox| &mut inbox.edits, &mut budget, kernel);
         if !self.inbox.is_empty() {
             self.left_over(Counter::LimitMailPerTurn);
         }
-        kernel.worked(Piece::Mail, &mut self.engine);
+    }
+
+    /// Reads mail of one kind, a piece at least.
+    fn read_mail(
+        &mut self,
+        kind: impl Fn(&mut Inbox) -> &mut VecDeque<Mail>,
+        budget: &mut usize,
+        kernel: &mut impl Kernel<Socket = S>,
+    ) {
+        let mut read = 0;
+        while *budget > 0
+            && !self.is_over(Step::Mail, read, kernel)
+            && let Some(mail) = kind(&mut self.inbox).pop_front()
+        {
+            *budget = budget.saturating_sub(mail.weight());
+            read += 1;
+            self.engine.handle_mail(mail, self.now);
+            kernel.worked(Piece::Mail, &mut self.engine);
+        }
+    }
+
+    /// Whether a step that has done so many pieces begins no other: its share of the turn's time is
+    /// over.
+    fn is_over(&mut self, step: Step, pieces: usize, kernel: &mut impl Kernel<Socket = S>) -> bool {
+        if pieces < step.pieces_min() {
+            return false;
+        }
+        let spent_micros = kernel.mono().micros_since(self.now.mono);
+        let over = spent_micros * 100 >= self.budgets.turn_micros * step.ends_at_percent();
+        self.is_late |= over;
+        over
     }
 
     /// Step 3: beat datagrams.
     pub fn receive_beats(&mut self, kernel: &mut impl Kernel<Socket = S>) {
-        let mut beats = 0;
-        while self.datagrams_wait && beats < self.budgets.beats {
+        let (mut beats, mut calls) = (0, 0);
+        while self.datagrams_wait
+            && beats < self.budgets.beats
+            && !self.is_over(Step::Beats, calls, kernel)
+        {
             let (engine, now) = (&mut self.engine, self.now);
-            let received = kernel.receive(self.budgets.beats - beats, |batch| {
+            // A buffer may hold one beat or thousands: no call brings many more than a slice.
+            let buffers = (BEATS_PER_SLICE / self.beats_per_buffer).max(1);
+            let received = kernel.receive(buffers.min(self.budgets.beats - beats), |batch| {
                 engine.handle_beats(batch, now)
             });
+            calls += 1;
             match received {
                 Ok(received) => {
                     beats += received;
+                    let fewer = self.beats_per_buffer - self.beats_per_buffer.div_ceil(4);
+                    self.beats_per_buffer = received.max(fewer).max(1);
                     kernel.worked(Piece::Beats, &mut self.engine);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -193,7 +243,21 @@ impl<S> Driver<S> {
         kernel.worked(Piece::Timers, &mut self.engine);
     }
 
-    /// Step 8: hands this turn's mail over, one batch per shard; and what is for other nodes.
+    /// Step 6: slices of what waits: watchers to be marked, watches of streams that have ended.
+    pub fn work(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+        let mut slices = 0;
+        while self.engine.has_work() {
+            if self.is_over(Step::Work, slices, kernel) {
+                self.more = true;
+                return;
+            }
+            self.engine.work(self.now);
+            kernel.worked(Piece::Work, &mut self.engine);
+            slices += 1;
+        }
+    }
+
+    /// Step 9: hands this turn's mail over, one batch per shard; and what is for other nodes.
     pub fn post_mail(&mut self, kernel: &mut impl Kernel<Socket = S>) {
         let own = usize::from(self.shard);
         while let Some(letter) = self.engine.poll_mail() {
@@ -225,18 +289,19 @@ impl<S> Driver<S> {
         }
     }
 
-    /// Step 9: lets other threads see what was counted. Returns the end of the turn's work.
+    /// Step 10: lets other threads see what was counted. Returns the end of the turn's work.
     pub fn report(&mut self, kernel: &mut impl Kernel<Socket = S>) -> Mono {
         let ended = kernel.mono();
         let busy_micros = ended.micros_since(self.now.mono);
         let counters = self.engine.counters();
+        counters.add(Counter::LimitTurnTime, u64::from(self.is_late));
         counters.add(Counter::TurnBusy, busy_micros);
         counters.observe(Histogram::TurnDuration, busy_micros);
         self.board.shards[usize::from(self.shard)].publish(counters);
         ended
     }
 
-    /// Step 10: how long this shard may sleep, in microseconds, until an edge, mail, or the next
+    /// Step 11: how long this shard may sleep, in microseconds, until an edge, mail, or the next
     /// deadline.
     fn rest(&mut self, ended: Mono, kernel: &mut impl Kernel<Socket = S>) -> u64 {
         // Flushes and closes of this turn may have made room for more bytes.

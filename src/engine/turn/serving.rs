@@ -1,10 +1,11 @@
-//! What a turn does with its sockets: steps 4, 6 and 7.
+//! What a turn does with its sockets: steps 4, 7 and 8.
 //!
 //! Owns what an edge means and what becomes of what a read or a write left over.
 
 use std::io;
 
 use super::Driver;
+use super::budgets::Step;
 use super::kernel::{Accepted, Edge, Kernel, Order, Peer, Piece};
 use super::sockets::fact;
 use crate::engine::CloseHow;
@@ -18,8 +19,8 @@ impl<S> Driver<S> {
         self.accept(kernel);
         self.queue_resumed();
         let mut bytes_left = self.budgets.read_bytes;
-        for _ in 0..self.budgets.reads {
-            if bytes_left == 0 {
+        for read in 0..self.budgets.reads {
+            if bytes_left == 0 || self.is_over(Step::Read, read, kernel) {
                 break;
             }
             let Some(conn) = self.sockets.pop_ready() else {
@@ -37,8 +38,8 @@ impl<S> Driver<S> {
     }
 
     fn accept(&mut self, kernel: &mut impl Kernel<Socket = S>) {
-        for _ in 0..self.budgets.accepts {
-            if !self.accepting.is_ready(self.now) {
+        for accepted in 0..self.budgets.accepts {
+            if !self.accepting.is_ready(self.now) || self.is_over(Step::Accept, accepted, kernel) {
                 break;
             }
             match self.accepting.accept(self.now, kernel) {
@@ -148,9 +149,12 @@ impl<S> Driver<S> {
         kernel.close(socket);
     }
 
-    /// Step 6: writes what streams and requesters must be told.
+    /// Step 7: writes what streams and requesters must be told.
     pub fn flush(&mut self, kernel: &mut impl Kernel<Socket = S>) {
-        for _ in 0..self.budgets.flushes {
+        for flushed in 0..self.budgets.flushes {
+            if self.is_over(Step::Flush, flushed, kernel) {
+                break;
+            }
             let Some(flush) = self.engine.poll_flush(self.now) else {
                 return;
             };
@@ -197,9 +201,12 @@ impl<S> Driver<S> {
         self.left_over(Counter::LimitFlushesPerTurn);
     }
 
-    /// Step 7: ends what the engine has done with.
+    /// Step 8: ends what the engine has done with.
     pub fn close(&mut self, kernel: &mut impl Kernel<Socket = S>) {
-        for _ in 0..self.budgets.closes {
+        for closed in 0..self.budgets.closes {
+            if self.is_over(Step::Close, closed, kernel) {
+                break;
+            }
             let Some(close) = self.engine.poll_close() else {
                 return;
             };

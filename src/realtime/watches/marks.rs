@@ -1,22 +1,41 @@
 //! The marks of [`Watches`]: what each stream must still be told.
 //!
-//! Owns how marks are set and taken. Ends and begins no watch but those of a name that gets a slot.
+//! Owns how marks are set and taken. Ends and begins no watch.
 
 use super::{MARK, Mark, MarkCount, NAMED, Target, Watches, find, shown};
 
 impl Watches {
     /// Marks a publisher for all who watch it; `first` is called for each stream that had no mark
     /// before.
-    pub fn mark(&mut self, slot: u32, mut first: impl FnMut(u32)) -> MarkCount {
+    pub fn mark(&mut self, slot: u32, first: impl FnMut(u32)) -> MarkCount {
+        self.mark_some(slot, 0, usize::MAX, first).0
+    }
+
+    /// The same, for those who watch it from the stream at `from` on, some `max` of them; returns
+    /// also where to go on.
+    pub fn mark_some(
+        &mut self,
+        slot: u32,
+        from: u32,
+        max: usize,
+        mut first: impl FnMut(u32),
+    ) -> (MarkCount, Option<u32>) {
         let mut done = MarkCount::default();
         let Some(watchers) = self.by_slot.get(&slot).copied() else {
-            return done;
+            return (done, None);
+        };
+        let (watchers, entry) = match watchers.as_stand_in() {
+            Some(name) => (self.names.watchers(name), NAMED | name),
+            None => (watchers, slot),
         };
         let (lists, follows) = (&mut self.lists, &mut self.follows);
-        self.watchers.each(watchers, |conn| {
+        let next = self.watchers.each_some(watchers, from, max, |conn| {
             let follow = &mut follows[conn as usize];
+            if follow.is_ending() {
+                return;
+            }
             let entries = lists.get_mut(follow.list);
-            let Ok(at) = find(entries, slot) else {
+            let Ok(at) = find(entries, entry) else {
                 unreachable!("both directions of a watch are mutated together")
             };
             if entries[at] & MARK != 0 {
@@ -30,7 +49,7 @@ impl Watches {
                 first(conn);
             }
         });
-        done
+        (done, next)
     }
 
     /// Marks those watches of one stream that `choose` picks; returns how many marks it has.
@@ -38,8 +57,13 @@ impl Watches {
         let Some(follow) = self.follows.get_mut(conn as usize) else {
             return 0;
         };
+        if follow.is_ending() {
+            return 0;
+        }
         for entry in self.lists.get_mut(follow.list) {
-            if *entry & MARK == 0 && choose(Target(*entry)) {
+            let target = Target(*entry & !MARK);
+            let slot = target.as_name().and_then(|name| self.names.slot(name));
+            if *entry & MARK == 0 && choose(slot.map_or(target, Target::slot)) {
                 *entry |= MARK;
                 follow.marks += 1;
             }
@@ -62,6 +86,9 @@ impl Watches {
         let Some(follow) = self.follows.get_mut(conn as usize) else {
             return 0;
         };
+        if follow.is_ending() {
+            return 0;
+        }
         let entries = self.lists.get_mut(follow.list);
         let (before, from) = entries.split_at_mut(start.min(entries.len()));
         for entry in from.iter_mut().chain(before) {
@@ -82,27 +109,6 @@ impl Watches {
         follow.marks as usize
     }
 
-    /// The user has a slot: watches by name become watches by slot, marked; `first` as in
-    /// [`Watches::mark`]. True if anybody watched by that name.
-    pub fn resolve(&mut self, user: &str, slot: u32, mut first: impl FnMut(u32)) -> bool {
-        let Some(name) = self.names.find(user) else {
-            return false;
-        };
-        let mut watchers = Vec::new();
-        self.watchers
-            .each(self.names.watchers(name), |conn| watchers.push(conn));
-        for conn in watchers {
-            self.take_out(conn, Target(NAMED | name));
-            let had = self.marks(conn);
-            self.add(conn, &mut vec![Target::slot(slot)], true);
-            if had == 0 && self.marks(conn) > 0 {
-                first(conn);
-            }
-        }
-        self.give_back();
-        true
-    }
-
     /// Nobody has ever seen the user, says who knows: those who watch by that name are marked;
     /// `first` as in [`Watches::mark`].
     pub fn answer(&mut self, user: &str, mut first: impl FnMut(u32)) {
@@ -117,6 +123,9 @@ impl Watches {
         let (lists, follows) = (&mut self.lists, &mut self.follows);
         self.watchers.each(self.names.watchers(name), |conn| {
             let follow = &mut follows[conn as usize];
+            if follow.is_ending() {
+                return;
+            }
             let entries = lists.get_mut(follow.list);
             let Ok(at) = find(entries, NAMED | name) else {
                 unreachable!("both directions of a watch are mutated together")

@@ -4,17 +4,25 @@
 //! name of users that have no slot yet. Only this type mutates any of them, so they cannot
 //! disagree. A mark is one bit of a watch: marking twice costs nothing more. Cost: 4 bytes a watch
 //! on the stream's side and about 6 on the publisher's, 12 bytes a stream, about 20 a watched
-//! publisher.
+//! publisher; a name [`NAME_BYTES`] and its text instead of those 20.
+//!
+//! A user is kept in the lists of all who watch it under one entry, its slot or its name. A name
+//! that gets its slot stays the entry: the slot then leads to the name's place, and no list is
+//! touched. So a first beat costs a bit for each stream that watched for it, as any other does.
 
+mod ending;
 mod marks;
+mod resolve;
 mod room;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+
 use hashbrown::HashMap;
 
-use super::give_back;
 use super::lists::{List, Lists};
+pub use super::names::NAME_BYTES;
 use super::names::Names;
 use super::watchers::{Watchers, WatchersArena};
 use crate::wire::User;
@@ -49,7 +57,26 @@ impl Target {
 #[derive(Clone, Copy, Debug, Default)]
 struct Follow {
     list: List,
+    /// Marks in the list; [`ENDING`] if its watches are being ended.
     marks: u32,
+}
+
+/// The marks of a stream that is to be told nothing more: its watches end in slices.
+const ENDING: u32 = u32::MAX;
+
+impl Follow {
+    fn is_ending(&self) -> bool {
+        self.marks == ENDING
+    }
+
+    /// Its list, unless that is of nobody any more.
+    fn live(&self) -> List {
+        if self.is_ending() {
+            List::default()
+        } else {
+            self.list
+        }
+    }
 }
 
 /// Both indexes of one shard.
@@ -61,7 +88,12 @@ pub struct Watches {
     watchers: WatchersArena,
     names: Names,
     edges: usize,
+    /// Of these, by the name of a user without a slot.
     named_edges: usize,
+    /// Of these, by a name that stands for a slot.
+    standing_edges: usize,
+    /// Streams whose watches are being ended.
+    ending: VecDeque<u32>,
     /// Most watches since memory was last given back.
     edges_peak: usize,
     scratch: Vec<u32>,
@@ -117,6 +149,9 @@ impl Watches {
     /// them if `mark`, those watched already too: whoever adds somebody may have lost what was told
     /// before. Returns how many were not watched before.
     pub fn add(&mut self, conn: u32, targets: &mut Vec<Target>, mark: bool) -> usize {
+        targets
+            .iter_mut()
+            .for_each(|target| *target = self.kept(*target));
         targets.sort_unstable();
         targets.dedup();
         if self.follows.len() <= conn as usize {
@@ -124,6 +159,7 @@ impl Watches {
         }
         let bit = if mark { MARK } else { 0 };
         let follow = &mut self.follows[conn as usize];
+        debug_assert!(!follow.is_ending(), "its watches have yet to end");
         let old = self.lists.get_mut(follow.list);
         targets.retain(|target| {
             let Ok(at) = find(old, target.0) else {
@@ -151,6 +187,7 @@ impl Watches {
 
     /// Makes the stream at `conn` watch `target` no longer. False if it did not.
     pub fn remove(&mut self, conn: u32, target: Target) -> bool {
+        let target = self.kept(target);
         let removed = self.take_out(conn, target);
         self.give_back();
         removed
@@ -164,15 +201,17 @@ impl Watches {
             return false;
         };
         let entry = self.lists.remove(&mut follow.list, at);
-        follow.marks -= entry >> 31;
+        if !follow.is_ending() {
+            follow.marks -= entry >> 31;
+        }
         self.unlink(target, conn);
         true
     }
 
-    /// Makes the stream at `conn` watch none of `targets` (in ascending order) any more, in one
-    /// pass over its list.
+    /// Makes the stream at `conn` watch none of `targets` any more, in one pass over its list.
     pub fn remove_all(&mut self, conn: u32, targets: &[Target]) {
-        debug_assert!(targets.is_sorted());
+        let mut targets: Vec<Target> = targets.iter().map(|target| self.kept(*target)).collect();
+        targets.sort_unstable();
         let Some(follow) = self.follows.get_mut(conn as usize) else {
             return;
         };
@@ -193,25 +232,6 @@ impl Watches {
         for target in gone {
             self.unlink(target, conn);
         }
-        self.give_back();
-    }
-
-    /// Ends all watches of the stream at `conn`.
-    pub fn clear(&mut self, conn: u32) {
-        let Some(follow) = self.follows.get_mut(conn as usize) else {
-            return;
-        };
-        let mut follow = std::mem::take(follow);
-        let mut entries = std::mem::take(&mut self.scratch);
-        entries.clear();
-        entries.extend_from_slice(self.lists.get(follow.list));
-        self.lists.clear(&mut follow.list);
-        for entry in &entries {
-            self.unlink(Target(entry & !MARK), conn);
-        }
-        entries.clear();
-        give_back(&mut entries);
-        self.scratch = entries;
         self.give_back();
     }
 
@@ -240,6 +260,7 @@ impl Watches {
     pub fn marks(&self, conn: u32) -> usize {
         self.follows
             .get(conn as usize)
+            .filter(|follow| !follow.is_ending())
             .map_or(0, |follow| follow.marks as usize)
     }
 
@@ -247,19 +268,20 @@ impl Watches {
     pub fn of(&self, conn: u32) -> usize {
         self.follows
             .get(conn as usize)
-            .map_or(0, |follow| follow.list.len())
+            .map_or(0, |follow| follow.live().len())
     }
 
     /// Whether the stream at `conn` watches `target`.
     pub fn has(&self, conn: u32, target: Target) -> bool {
+        let target = self.kept(target);
         self.follows
             .get(conn as usize)
-            .is_some_and(|follow| find(self.lists.get(follow.list), target.0).is_ok())
+            .is_some_and(|follow| find(self.lists.get(follow.live()), target.0).is_ok())
     }
 
     /// Whether the stream at `conn` watches anybody such, marked or not.
     pub fn any(&self, conn: u32, mut such: impl FnMut(Marked<'_>) -> bool) -> bool {
-        let list = self.follows.get(conn as usize).map(|follow| follow.list);
+        let list = self.follows.get(conn as usize).map(Follow::live);
         let entries = list.map_or(&[][..], |list| self.lists.get(list));
         entries
             .iter()
@@ -281,9 +303,26 @@ impl Watches {
         self.edges == 0
     }
 
-    /// Watches by name in all.
+    /// Watches by the name of a user without a slot, in all.
     pub fn named_len(&self) -> usize {
         self.named_edges
+    }
+
+    /// Bytes that names take, beside their watches' 16 each.
+    pub fn names_bytes(&self) -> usize {
+        self.names.bytes()
+    }
+
+    /// The entry under which lists have a target: of a slot for which a name stands, that name.
+    fn kept(&self, target: Target) -> Target {
+        if self.standing_edges == 0 {
+            return target;
+        }
+        let watchers = target.as_slot().and_then(|slot| self.by_slot.get(&slot));
+        match watchers.and_then(|watchers| watchers.as_stand_in()) {
+            Some(name) => Target(NAMED | name),
+            None => target,
+        }
     }
 
     fn link(&mut self, target: Target, conn: u32) {
@@ -291,7 +330,7 @@ impl Watches {
         self.edges_peak = self.edges_peak.max(self.edges);
         let watchers = match target.as_name() {
             Some(name) => {
-                self.named_edges += 1;
+                *self.edges_by(name) += 1;
                 self.names.watchers_mut(name)
             }
             None => self.by_slot.entry(target.0).or_default(),
@@ -302,6 +341,9 @@ impl Watches {
     fn unlink(&mut self, target: Target, conn: u32) {
         self.edges -= 1;
         let name = target.as_name();
+        if let Some(name) = name {
+            *self.edges_by(name) -= 1;
+        }
         let watchers = match name {
             Some(name) => Some(self.names.watchers_mut(name)),
             None => self.by_slot.get_mut(&target.0),
@@ -311,25 +353,41 @@ impl Watches {
         };
         let removed = self.watchers.remove(watchers, conn);
         debug_assert!(removed, "both directions of a watch are mutated together");
-        let nobody = self.watchers.len(*watchers) == 0;
-        if let Some(name) = name {
-            self.named_edges -= 1;
-            if nobody {
+        if self.watchers.len(*watchers) > 0 {
+            return;
+        }
+        let slot = match name {
+            Some(name) => {
+                let slot = self.names.slot(name);
                 self.names.remove(name);
+                slot
             }
-        } else if nobody {
-            self.by_slot.remove(&target.0);
+            None => Some(target.0),
+        };
+        if let Some(slot) = slot {
+            self.by_slot.remove(&slot);
+        }
+    }
+
+    /// As what the watches of a name count.
+    fn edges_by(&mut self, name: u32) -> &mut usize {
+        match self.names.slot(name) {
+            Some(_) => &mut self.standing_edges,
+            None => &mut self.named_edges,
         }
     }
 }
 
 fn shown(names: &Names, target: Target) -> Marked<'_> {
-    match target.as_name() {
-        Some(name) => Marked::Name {
+    let Some(name) = target.as_name() else {
+        return Marked::Slot(target.0);
+    };
+    match names.slot(name) {
+        Some(slot) => Marked::Slot(slot),
+        None => Marked::Name {
             user: names.user(name),
             answered: names.is_answered(name),
         },
-        None => Marked::Slot(target.0),
     }
 }
 

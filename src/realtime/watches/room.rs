@@ -19,7 +19,7 @@ impl Watches {
     /// Last of whatever ends watches: gives memory back once most of them have gone. Moves at most
     /// an eighth of what was there.
     pub(super) fn give_back(&mut self) {
-        if self.names.is_sparse(self.named_edges) {
+        if self.names.is_sparse(self.named_edges + self.standing_edges) {
             self.close_name_gaps();
         }
         let gone = self.edges_peak - self.edges;
@@ -42,6 +42,9 @@ impl Watches {
                     entries[at] = NAMED | to | (entries[at] & MARK);
                 });
                 self.names.close_gap(name, to);
+                if let Some(slot) = self.names.slot(to) {
+                    self.by_slot.insert(slot, Watchers::stand_in(to));
+                }
             }
             (from, to) = (name + 1, to + 1);
         }
@@ -64,7 +67,10 @@ impl Watches {
             watchers.each(*from, |conn| self.watchers.insert(&mut moved, conn));
             *from = moved;
         };
-        self.by_slot.values_mut().for_each(&mut move_all);
+        let by_slot = self.by_slot.values_mut();
+        by_slot
+            .filter(|watchers| watchers.as_stand_in().is_none())
+            .for_each(&mut move_all);
         self.names.all_watchers_mut().for_each(&mut move_all);
         self.by_slot.shrink_to_fit();
         self.edges_peak = self.edges;
@@ -82,11 +88,13 @@ impl Watches {
                     .all(|pair| pair[0] & !MARK < pair[1] & !MARK),
                 "stream {conn}'s list is out of order"
             );
-            assert_eq!(
-                entries.iter().filter(|entry| **entry & MARK != 0).count(),
-                follow.marks as usize,
+            let marks = entries.iter().filter(|entry| **entry & MARK != 0).count();
+            assert!(
+                follow.is_ending() || marks == follow.marks as usize,
                 "stream {conn}'s marks"
             );
+            let queued = self.ending.contains(&(conn as u32));
+            assert_eq!(follow.is_ending(), queued, "stream {conn}'s end");
             for entry in entries {
                 let target = Target(entry & !MARK);
                 let conn = conn as u32;
@@ -104,11 +112,31 @@ impl Watches {
         }
         assert_eq!(edges, self.edges, "watches in all");
         let length = |watchers: Watchers| self.watchers.len(watchers);
-        let few: usize = self.names.check_invariants().map(length).sum();
-        assert_eq!(few, self.named_edges, "watches by name in all");
-        let back: usize = self.by_slot.values().copied().map(length).sum();
+        let (mut named, mut standing) = (0, 0);
+        for (place, watchers, slot) in self.names.check_invariants() {
+            let Some(slot) = slot else {
+                named += length(watchers);
+                continue;
+            };
+            standing += length(watchers);
+            let stand_in = self
+                .by_slot
+                .get(&slot)
+                .and_then(|other| other.as_stand_in());
+            assert_eq!(stand_in, Some(place), "a name stands for slot {slot}");
+        }
+        assert_eq!(named, self.named_edges, "watches by name in all");
         assert_eq!(
-            back + few,
+            standing, self.standing_edges,
+            "watches by names that stand for slots"
+        );
+        let by_slot = self.by_slot.values().copied();
+        let back: usize = by_slot
+            .filter(|watchers| watchers.as_stand_in().is_none())
+            .map(length)
+            .sum();
+        assert_eq!(
+            back + named + standing,
             edges,
             "the publishers' side knows watches that no stream has"
         );

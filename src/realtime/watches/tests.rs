@@ -126,15 +126,117 @@ fn a_name_becomes_a_slot_for_whoever_watched_it() {
     assert_eq!(same, name);
     watches.add(5, &mut vec![same], false);
     assert_eq!((watches.named_len(), watches.len()), (2, 3));
+    assert!(watches.resolve("bob", 9));
+    assert!(!watches.resolve("bob", 9));
+    watches.check_invariants();
     let mut first = Vec::new();
-    assert!(watches.resolve("bob", 9, |conn| first.push(conn)));
-    assert!(!watches.resolve("bob", 9, |_| unreachable!()));
+    assert_eq!(watches.mark(9, |conn| first.push(conn)).marks, 2);
     assert_eq!(
         (first, watches.named_len(), watches.len()),
         (vec![5, 4], 0, 3)
     );
     assert_eq!(told(&mut watches, 5), [9]);
+    // By its slot it is the same watch, and the name is another's.
+    assert!(watches.has(4, Target::slot(9)) && watches.find_name("bob").is_none());
+    assert_eq!(watches.add(4, &mut vec![Target::slot(9)], false), 0);
+    assert_eq!(watches.add(6, &mut vec![Target::slot(9)], false), 1);
     watches.check_invariants();
+    for conn in [4, 5, 6] {
+        assert!(watches.remove(conn, Target::slot(9)));
+    }
+    watches.check_invariants();
+    assert!(!watches.is_watched(9) && watches.len() == 1);
+}
+
+/// A stream with a long list pays for each name that gets its slot no more than one with a short
+/// list: no list is moved or written but for the marks.
+#[test]
+fn a_name_gets_its_slot_without_a_list_being_rewritten() {
+    const NAMES: u32 = 2_000;
+    let mut watches = Watches::default();
+    for conn in 0..10 {
+        let mut targets = (0..NAMES)
+            .map(|n| name_of(&mut watches, &format!("name {n}")))
+            .collect();
+        watches.add(conn, &mut targets, false);
+    }
+    let lists: Vec<u32> = watches.lists.get(watches.follows[3].list).to_vec();
+    let written = watches.lists.written();
+    for n in 0..NAMES {
+        assert!(watches.resolve(&format!("name {n}"), 100 + n));
+        assert_eq!(watches.mark(100 + n, |_| ()).marks, 10);
+    }
+    assert_eq!(watches.lists.written(), written);
+    let now: Vec<u32> = watches.lists.get(watches.follows[3].list).to_vec();
+    assert!(lists.iter().zip(&now).all(|(old, new)| old | MARK == *new));
+    let mut slots = told(&mut watches, 3);
+    slots.sort_unstable();
+    assert_eq!(slots, (100..100 + NAMES).collect::<Vec<_>>());
+    watches.check_invariants();
+}
+
+/// Should a slot be watched before the name is told of, all are watchers of the slot in the end.
+#[test]
+fn a_name_whose_slot_is_watched_already_joins_it() {
+    let mut watches = Watches::default();
+    let name = name_of(&mut watches, "bob");
+    watches.add(1, &mut vec![name, Target::slot(9)], false);
+    watches.add(2, &mut vec![name], false);
+    watches.add(3, &mut vec![Target::slot(9)], false);
+    assert!(watches.resolve("bob", 9));
+    watches.check_invariants();
+    assert_eq!((watches.len(), watches.named_len()), (3, 0));
+    assert_eq!(told(&mut watches, 2), [9]);
+}
+
+#[test]
+fn a_crowd_is_marked_in_pieces() {
+    let mut watches = Watches::default();
+    for conn in 0..1_000 {
+        watches.add(conn, &mut vec![Target::slot(5)], false);
+    }
+    let (mut from, mut pieces, mut marked) = (Some(0), 0, Vec::new());
+    while let Some(at) = from {
+        let (count, next) = watches.mark_some(5, at, 300, |conn| marked.push(conn));
+        assert!(count.marks <= 300);
+        (from, pieces) = (next, pieces + 1);
+    }
+    assert_eq!((pieces, marked), (4, (0..1_000).collect()));
+}
+
+/// While its watches end, a stream is marked by nobody; what is left is in both directions.
+#[test]
+fn a_long_list_is_ended_in_pieces() {
+    let mut watches = Watches::default();
+    let name = name_of(&mut watches, "bob");
+    let mut targets: Vec<Target> = (0..1_000).map(Target::slot).collect();
+    targets.push(name);
+    watches.add(1, &mut targets.clone(), true);
+    watches.add(2, &mut targets, false);
+    assert!(!watches.end(1) && watches.is_ending(1));
+    assert_eq!((watches.of(1), watches.marks(1)), (0, 0));
+    assert!(!watches.has(1, name) && !watches.any(1, |_| true));
+    let mut pieces = 0;
+    loop {
+        watches.check_invariants();
+        assert_eq!(watches.mark(3, |conn| assert_eq!(conn, 2)).marks, 1);
+        assert!(watches.resolve("bob", 5_000) == (pieces == 0));
+        told(&mut watches, 2);
+        let (ended, stream) = watches.end_some(300);
+        pieces += 1;
+        assert!(ended <= 300);
+        if stream.is_some() {
+            assert_eq!(stream, Some(1));
+            break;
+        }
+    }
+    assert_eq!(
+        (pieces, watches.len(), watches.has_ending()),
+        (4, 1_001, false)
+    );
+    assert!(watches.end(1), "nothing is left");
+    watches.check_invariants();
+    assert_eq!(watches.add(1, &mut vec![Target::slot(3)], true), 1);
 }
 
 /// For how many entries there is room: names, their index, publishers, words of lists, blocks of
@@ -263,7 +365,7 @@ fn what_is_moved_is_what_was_there() {
             watches.clear(conn);
             list.clear();
         } else if let Some(Err(name)) = list.iter().next_back().cloned() {
-            let resolved = watches.resolve(&name, 1_000_000 + round, |_| ());
+            let resolved = watches.resolve(&name, 1_000_000 + round);
             assert!(resolved);
             for list in model
                 .iter_mut()

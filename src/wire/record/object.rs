@@ -1,9 +1,9 @@
 //! Reads a JSON object of known members.
 //!
-//! Owns the bounds: nesting is checked before the parser starts, and a list is read into memory no
-//! further than its limit; what lies beyond is only counted. Unknown members are refused, since a
-//! misspelt optional one would otherwise do nothing in silence, and so are repeated ones. An entry
-//! of a list that is no user refuses itself alone.
+//! Owns the bounds: nesting is checked before the parser starts, and a list is read no further than
+//! one entry beyond its limit. Unknown members are refused, since a misspelt optional one would
+//! otherwise do nothing in silence, and so are repeated ones. An entry of a list that is no user
+//! refuses itself alone.
 
 use std::cell::Cell;
 use std::fmt;
@@ -260,19 +260,16 @@ impl<'de> Visitor<'de> for Members<'_> {
             };
             users.push(entry(json.get()));
         }
-        let mut given = users.len();
-        while list.next_element::<IgnoredAny>()?.is_some() {
-            given += 1;
+        if list.next_element::<IgnoredAny>()?.is_none() {
+            return Ok(Value::Users(users));
         }
-        if given > self.list_max {
-            self.fault.set(Some(BodyFault::TooMany {
-                member: self.member,
-                max: self.list_max,
-                given,
-            }));
-            return Err(de::Error::custom("too many entries"));
-        }
-        Ok(Value::Users(users))
+        // What lies beyond would cost as much as the whole list may.
+        self.fault.set(Some(BodyFault::TooMany {
+            member: self.member,
+            max: self.list_max,
+            given: users.len() + 1,
+        }));
+        Err(de::Error::custom("too many entries"))
     }
 }
 

@@ -3,10 +3,9 @@
 //! Owns what a system call comes to and when an edge is told. Decides nothing about when bytes are
 //! read or mail is taken.
 
-use std::collections::VecDeque;
 use std::io;
 
-use greendot::engine::turn::{Accepted, Driver, Edge, Kernel, Notice, Order, Peer, Piece};
+use greendot::engine::turn::{Accepted, Driver, Edge, Inbox, Kernel, Notice, Order, Peer, Piece};
 use greendot::engine::{Engine, Mail, Outbound, ShardId};
 use greendot::realtime::ConnId;
 use greendot::time::{Mono, Now};
@@ -84,7 +83,7 @@ impl Kernel for Simulated<'_> {
         self.now().mono
     }
 
-    fn take_mail(&mut self, inbox: &mut VecDeque<Mail>) -> Notice {
+    fn take_mail(&mut self, inbox: &mut Inbox) -> Notice {
         let notice = self.shard().mailbox.take(inbox);
         if notice.resync {
             self.split.saw(Seen::Resync);

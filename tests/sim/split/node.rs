@@ -180,7 +180,7 @@ impl Split {
                 },
                 budgets(&self.settings),
             )),
-            mailbox: Mailbox::new(self.settings.mailbox_max),
+            mailbox: Mailbox::new(self.settings.mailbox_max, self.settings.mailbox_bytes_max),
             datagrams: VecDeque::new(),
             backlog: VecDeque::new(),
             edges: VecDeque::new(),
@@ -301,7 +301,7 @@ impl Split {
         bounced: &mut Vec<Mail>,
     ) -> u64 {
         let shard = self.shard(node, to);
-        let posted = shard.mailbox.post(batch, Mail::if_full, bounced);
+        let posted = shard.mailbox.post(batch, bounced);
         if posted.wake {
             shard.wake = 0;
         }
