@@ -221,11 +221,25 @@ pub const KNOBS: &[Knob] = &[
         name: "cors-origins",
         group: PLACE,
         kind: Kind::List,
-        doc: "Web origins (scheme://host[:port]) whose pages may call the API, or *; none: only \
+        doc: "Web origins (scheme://host[:port]) whose pages may call the API, loopback for those \
+              of this machine, or *; none: loopback while http is a loopback address, else only \
               greendot's own page",
         get: |config| Some(config.settings.cors_origins.join(",")),
         set: |config, text| {
             config.settings.cors_origins = value::list(text);
+            Ok(())
+        },
+    },
+    Knob {
+        name: "host",
+        group: PLACE,
+        kind: Kind::List,
+        doc: "Names under which clients reach the server, as their Host header has them without \
+              the port, *.name for all below one, or *; addresses, names without a dot and those \
+              in .localhost, .local or .internal need no listing",
+        get: |config| Some(config.settings.host.join(",")),
+        set: |config, text| {
+            config.settings.host = value::list(text);
             Ok(())
         },
     },

@@ -104,6 +104,11 @@ impl Config {
             .unwrap_or_else(|| self.data_dir.join("fleet.key"))
     }
 
+    /// Whether HTTP is served to this machine alone.
+    pub fn is_local(&self) -> bool {
+        self.http.ip().to_canonical().is_loopback()
+    }
+
     /// Whether a missing key file is made.
     pub fn makes_key(&self) -> bool {
         self.key_file.is_none() && self.role == RoleName::All

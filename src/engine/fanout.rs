@@ -7,7 +7,7 @@
 use super::horizon;
 use super::parts::Engine;
 use super::records::record_of;
-use super::settings::EVENT_BYTES_MAX;
+use super::settings::{EVENT_BYTES_MAX, LINE_BYTES_MAX};
 use crate::metrics::{Counter, Histogram};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Transition};
@@ -17,6 +17,7 @@ use crate::status::Status;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Record;
+use crate::wire::response::{CHUNK_BYTES_MAX, CHUNK_FRAME_BYTES, open_chunk};
 use crate::wire::sse;
 
 /// The bytes of a snapshot block that are not records.
@@ -83,7 +84,14 @@ impl Engine {
             let io = conn.io();
             (std::mem::take(&mut io.unsent), io.sent_bytes)
         };
+        let waits = out.len() > sent_bytes;
+        // One chunk a write: records are copied behind its head, and nothing is moved.
+        let chunk = conn.is_chunked().then(|| open_chunk(&mut out));
+        let begun = out.len();
         let end = sent_bytes + self.settings.outbox_bytes_max;
+        let end = end
+            .saturating_sub(CHUNK_FRAME_BYTES)
+            .min(begun + CHUNK_BYTES_MAX);
         if conn.is_told_snapshot() {
             self.encode_snapshot(index, end, &mut out, now);
         } else if self.conns.watches.marks(index) > 0
@@ -93,9 +101,12 @@ impl Engine {
                 .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
         }
         let conn = self.conns.at(index);
-        if conn.take_keep_alive() && out.len() == sent_bytes {
+        if conn.take_keep_alive() && out.len() == begun && !waits {
             out.extend_from_slice(sse::KEEP_ALIVE);
             self.counters.add(Counter::EventsKeepAlive, 1);
+        }
+        if let Some(chunk) = chunk {
+            chunk.close(&mut out);
         }
         if shared {
             self.fanout.shared = out;
@@ -148,7 +159,8 @@ impl Engine {
     }
 
     fn encode_snapshot(&mut self, index: u32, end: usize, out: &mut Vec<u8>, now: Now) {
-        let room = end.saturating_sub(out.len());
+        let room = end.saturating_sub(out.len()).min(LINE_BYTES_MAX);
+        let end = out.len() + room;
         if room < SNAPSHOT_BYTES + EVENT_BYTES_MAX {
             return;
         }

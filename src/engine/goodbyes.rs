@@ -117,7 +117,7 @@ impl Engine {
 
     /// Ends a stream for a goodbye that names it.
     fn end_stream(&mut self, id: ConnId, now: Now) {
-        sse::write_left(&mut self.conns.at(id.index).io().unsent);
+        self.conns.at(id.index).say(sse::write_left);
         self.counters.add(Counter::EventsGoodbye, 1);
         self.conns
             .end(id, Counter::ClosedLeft, now.mono, &mut self.counters);
@@ -181,7 +181,7 @@ impl Engine {
             let slot = self.conns.at(index).publisher();
             let ends = slot.is_some_and(|slot| self.passes.logging_out.ends(slot, id));
             if ends && self.conns.is_stream(id) {
-                sse::write_bye(&mut self.conns.at(index).io().unsent);
+                self.conns.at(index).say(sse::write_bye);
                 self.counters.add(Counter::EventsBye, 1);
                 self.conns
                     .end(id, Counter::ClosedBye, now.mono, &mut self.counters);

@@ -65,6 +65,7 @@ pub struct Flush<'a> {
 impl Engine {
     /// First call of every turn: looks for stalls, suspends and steps of the wall clock.
     pub fn begin_turn(&mut self, now: Now) {
+        self.date.set(now.unix);
         let seen = self.silence.observe(now, self.poll_timeout());
         if let Some((from, _)) = seen.step {
             self.counters.add(Counter::ClockSteps, 1);

@@ -22,6 +22,7 @@ use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::beat::Keys;
 use crate::wire::request::RequestLimits;
+use crate::wire::response::HttpDate;
 
 /// What an engine is made of.
 #[derive(Clone)]
@@ -55,6 +56,8 @@ pub struct Engine {
     pub(super) node: Node,
     pub(super) counters: Counters,
     pub(super) random: fastrand::Rng,
+    /// This turn's time, as answers say it.
+    pub(super) date: HttpDate,
     /// Connections: what is read from them, written to them and closed.
     pub(super) conns: Conns,
     pub(super) fanout: Fanout,
@@ -108,6 +111,7 @@ impl Engine {
         Engine {
             counters: Counters::new(),
             random: fastrand::Rng::with_seed(parts.seed),
+            date: HttpDate::at(now.unix),
             conns: Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono),
             fanout: Fanout::default(),
             telling: Telling::default(),

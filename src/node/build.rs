@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::ServeFault;
 use crate::config::{Config, RoleName};
+use crate::engine::settings::LOOPBACK;
 use crate::engine::{EngineParts, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
@@ -107,7 +108,11 @@ pub(super) struct Common {
 impl Common {
     /// What each shard's engine is made of.
     pub(super) fn engine_parts(&self) -> Result<Vec<EngineParts>, ServeFault> {
-        let settings = Arc::new(self.config.settings.clone());
+        let mut settings = self.config.settings.clone();
+        if settings.cors_origins.is_empty() && self.config.is_local() {
+            settings.cors_origins.push(LOOPBACK.to_owned());
+        }
+        let settings = Arc::new(settings);
         let now = self.clock.now();
         let role = match self.config.role {
             RoleName::All => Role::All,

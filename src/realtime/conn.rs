@@ -6,6 +6,7 @@
 
 use super::timers::Tick;
 use crate::time::Mono;
+use crate::wire::response::{LAST_CHUNK, open_chunk};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +53,8 @@ mod flag {
     pub(super) const UNSURE: u16 = 1 << 9;
     /// A stream that vouches for its publisher: no other device's goodbye counts.
     pub(super) const HOLDS: u16 = 1 << 10;
+    /// What a stream writes goes in chunks.
+    pub(super) const CHUNKED: u16 = 1 << 11;
     /// Its life is over, and its place is not free yet.
     pub(super) const HELD: u16 = 1 << 15;
 }
@@ -299,6 +302,34 @@ impl Conn {
     /// Nothing but unsent bytes is owed to it any more.
     pub fn owe_nothing_new(&mut self) {
         self.put(flag::SNAPSHOT | flag::COMMENT, false);
+    }
+
+    /// What it writes from here on goes in chunks.
+    pub fn begin_chunks(&mut self) {
+        self.put(flag::CHUNKED, true);
+    }
+
+    /// See [`Conn::begin_chunks`].
+    pub fn is_chunked(&self) -> bool {
+        self.has(flag::CHUNKED)
+    }
+
+    /// Appends what a stream says outside of its marks, in a chunk of its own if it has chunks.
+    pub fn say(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let chunked = self.is_chunked();
+        let out = &mut self.io().unsent;
+        let chunk = chunked.then(|| open_chunk(out));
+        write(out);
+        if let Some(chunk) = chunk {
+            chunk.close(out);
+        }
+    }
+
+    /// Appends the end of a stream's body: who reads knows that nothing is missing.
+    pub fn end_body(&mut self) {
+        if self.is_chunked() {
+            self.io().unsent.extend_from_slice(LAST_CHUNK);
+        }
     }
 
     /// Whether something is to be written to it, marks aside.

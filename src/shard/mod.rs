@@ -190,7 +190,7 @@ impl Kernel for Os {
 
     fn watch(&mut self, conn: ConnId, socket: &TcpStream) -> io::Result<()> {
         // Once for its whole life: an edge each for data, room and end, and no call per write.
-        let both = Interest::READABLE | Interest::WRITABLE;
+        let both = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let watched =
             self.poll
                 .registry()
@@ -240,6 +240,7 @@ fn edge_of(event: &Event) -> Edge {
         readable: event.is_readable(),
         writable: event.is_writable(),
         read_closed: event.is_read_closed(),
+        urgent: event.is_priority(),
         write_closed: event.is_write_closed(),
         error: event.is_error(),
     }

@@ -32,7 +32,9 @@ fn streams_are_closed_spread_over_the_drain() {
     });
     refused.expect_problem(503, "draining");
     assert!(refused.field("retry-after").is_some());
-    let overloaded = crate::stream::Stream::open(late, "/v1/stream?user=x").rest();
+    let mut late = crate::stream::Stream::open(late, "/v1/stream?user=x");
+    let overloaded = late.rest();
+    assert!(late.is_whole());
     assert_eq!(overloaded.len(), 1);
     assert_eq!(
         (overloaded[0].kind.as_str(), &overloaded[0].data["reason"]),
@@ -44,6 +46,7 @@ fn streams_are_closed_spread_over_the_drain() {
         .map(|mut stream| {
             std::thread::spawn(move || {
                 let events = stream.rest();
+                assert!(stream.is_whole());
                 (events.last().cloned().expect("a goodbye"), unix_ms())
             })
         })

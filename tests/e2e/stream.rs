@@ -20,6 +20,9 @@ pub(crate) struct Event {
 /// An open stream.
 pub(crate) struct Stream {
     pub(crate) conn: Conn,
+    /// What has been taken out of its chunks, and not yet read.
+    body: Vec<u8>,
+    chunks: Chunks,
     ready: VecDeque<Event>,
     kind: String,
     data: String,
@@ -40,11 +43,17 @@ impl Stream {
     pub(crate) fn answered(mut conn: Conn) -> Stream {
         let head = conn.head();
         assert_eq!(head.status, 200, "{head:?}");
-        assert_eq!(head.field("content-type"), Some("text/event-stream"));
+        assert_eq!(
+            head.field("content-type"),
+            Some("text/event-stream; charset=utf-8")
+        );
         assert_eq!(head.field("cache-control"), Some("no-store, no-transform"));
         assert_eq!(head.field("connection"), Some("close"));
+        assert_eq!(head.field("transfer-encoding"), Some("chunked"));
         Stream {
             conn,
+            body: Vec::new(),
+            chunks: Chunks::default(),
             ready: VecDeque::new(),
             kind: String::new(),
             data: String::new(),
@@ -125,11 +134,17 @@ impl Stream {
         events
     }
 
+    /// Whether its body has ended as a whole one does.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.chunks.whole
+    }
+
     fn take_lines(&mut self) {
-        let Some(end) = self.conn.buffer.iter().rposition(|byte| *byte == b'\n') else {
+        self.chunks.take(&mut self.conn.buffer, &mut self.body);
+        let Some(end) = self.body.iter().rposition(|byte| *byte == b'\n') else {
             return;
         };
-        let whole: Vec<u8> = self.conn.buffer.drain(..=end).collect();
+        let whole: Vec<u8> = self.body.drain(..=end).collect();
         for line in String::from_utf8(whole).expect("a stream is text").lines() {
             self.take_line(line);
         }
@@ -165,6 +180,55 @@ impl Stream {
             data: serde_json::from_str(&data).expect("data is JSON"),
         });
     }
+}
+
+/// Where in a chunked body (RFC 9112 section 7.1) a reader is.
+#[derive(Default)]
+struct Chunks {
+    /// Bytes of the chunk that is being read which are to come, the CR LF behind it counted.
+    left: usize,
+    /// The last chunk has come.
+    whole: bool,
+}
+
+impl Chunks {
+    /// Moves what chunks hold from `read` to `body`.
+    fn take(&mut self, read: &mut Vec<u8>, body: &mut Vec<u8>) {
+        let mut at = 0;
+        while at < read.len() && !self.whole {
+            if self.left > 0 {
+                let taken = self.left.min(read.len() - at);
+                let data = taken.min(self.left.saturating_sub(2));
+                body.extend_from_slice(&read[at..at + data]);
+                at += taken;
+                self.left -= taken;
+                continue;
+            }
+            let rest = &read[at..];
+            let Some(end) = rest.windows(2).position(|two| two == b"\r\n") else {
+                break;
+            };
+            let digits = std::str::from_utf8(&rest[..end]).expect("a size is text");
+            let size = usize::from_str_radix(digits, 16).expect("a size is hexadecimal");
+            if size == 0 {
+                self.whole = rest.starts_with(b"0\r\n\r\n");
+                at += if self.whole { 5 } else { 0 };
+                break;
+            }
+            at += end + 2;
+            self.left = size + 2;
+        }
+        read.drain(..at);
+    }
+}
+
+/// A stream's head and what its chunks hold, of all the bytes of its answer.
+pub(crate) fn without_chunks(answer: &str) -> String {
+    let (head, rest) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains("\r\nTransfer-Encoding: chunked"), "{head}");
+    let mut body = Vec::new();
+    Chunks::default().take(&mut rest.into(), &mut body);
+    format!("{head}\r\n\r\n{}", String::from_utf8_lossy(&body))
 }
 
 /// The records of a snapshot.

@@ -197,7 +197,8 @@ fn slow_peer(networks: &Networks, server: &Server) -> (Conn, usize) {
                 .windows(7)
                 .filter(|window| window == b"\"user\":")
                 .count();
-            (records == users.len() && fast.buffer.ends_with(b"\n\n")).then_some(fast.buffer.len())
+            (records == users.len() && fast.buffer.ends_with(b"\n\n\r\n"))
+                .then_some(fast.buffer.len())
         })
     };
     server.expect_metric("greendot_streams", |streams| streams == 1.0);

@@ -6,7 +6,8 @@ use greendot::metrics::{Call, StatusClass};
 use crate::harness::{World, unseen};
 
 const ORIGIN: &str = "https://app.example";
-const CORS: &str = "\r\nAccess-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n";
+const CORS: &str = "\r\nAccess-Control-Allow-Origin: https://app.example\r\n\
+                    Access-Control-Allow-Credentials: true\r\n";
 
 fn world(shards: u16) -> World {
     World::with(shards, |settings| {
@@ -55,6 +56,27 @@ fn every_answer_to_a_head_that_was_read_has_cors_lines() {
         ),
         ("POST /v1/leave HTTP/1.1", &json("{}"), "400"),
         ("POST /v1/stream/1.2/watch HTTP/1.1", &json("{}"), "404"),
+        // Refused on their form: a script must see why, or it tries again for ever.
+        (
+            "POST /v1/beat HTTP/1.1",
+            "Content-Length: 9999999\r\n\r\n",
+            "413",
+        ),
+        (
+            "POST /v1/beat HTTP/1.1",
+            "Transfer-Encoding: chunked\r\n\r\nFFFFFF\r\n",
+            "413",
+        ),
+        (
+            "POST /v1/beat HTTP/1.1",
+            "Transfer-Encoding: chunked\r\n\r\nno size\r\n",
+            "400",
+        ),
+        ("POST /v1/beat HTTP/1.1", "Expect: tea\r\n\r\n", "417"),
+        ("GET / HTTP/1.1", &"X: y\r\n".repeat(64), "431"),
+        ("BREW / HTTP/1.1", "", "501"),
+        ("GET / HTTP/2.7", "", "505"),
+        ("GET / HTTP/1.1", "X : y\r\n", "400"),
     ] {
         let peer = world.connect(0);
         world.send(peer, from_page(line, more)).turn();
@@ -65,6 +87,60 @@ fn every_answer_to_a_head_that_was_read_has_cors_lines() {
         );
         let (head, _) = answer.split_once("\r\n\r\n").unwrap();
         assert!(format!("{head}\r\n").contains(CORS), "{line}: {head}");
+    }
+}
+
+/// A request that has not come whole in its time, in each of the ways in which it may be torn; and
+/// one whose head alone is too long.
+#[test]
+fn a_page_may_read_that_its_request_was_late_or_too_long() {
+    let mut world = world(1);
+    let torn = [
+        ("POST /v1/beat HTTP/1.1", ""),
+        ("POST /v1/beat HTTP/1.1", "Content-Length: 9\r\n\r\n{"),
+        (
+            "POST /v1/beat HTTP/1.1",
+            "Transfer-Encoding: chunked\r\n\r\n9\r\n{",
+        ),
+    ];
+    let late: Vec<_> = torn
+        .iter()
+        .map(|(line, more)| {
+            let peer = world.connect(0);
+            let whole = from_page(line, more);
+            // Without the end that `from_page` gives a head.
+            world.send(peer, whole.strip_suffix("\r\n").unwrap());
+            peer
+        })
+        .collect();
+    world.pass(20_000);
+    for peer in late {
+        let answer = world.received(peer);
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.contains(CORS), "{answer}");
+    }
+    for (line, status) in [
+        (format!("GET /{} HTTP/1.1", "x".repeat(9_000)), "414"),
+        (
+            format!(
+                "GET / HTTP/1.1\r\nOrigin: {ORIGIN}\r\nX: {}",
+                "y".repeat(9_000)
+            ),
+            "431",
+        ),
+    ] {
+        let peer = world.connect(0);
+        let request = match status {
+            "414" => from_page(&line, ""),
+            _ => line.clone(),
+        };
+        world.send(peer, request);
+        let answer = world.received(peer);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains(CORS), "{answer}");
     }
 }
 

@@ -30,6 +30,7 @@ fn streams_end_spread_over_the_drain_with_a_wide_retry() {
     }
     assert_eq!(open, 0);
     for stream in streams {
+        world.expect_whole(stream);
         let goodbye = world.received(stream);
         let rest = goodbye.strip_prefix("event: goodbye\nretry: ").unwrap();
         let (retry, rest) = rest.split_once('\n').unwrap();
@@ -67,7 +68,7 @@ fn requests_under_way_are_answered_and_told_to_close() {
     let received = world.received(late);
     assert!(received.starts_with(&format!("{STREAM_HEAD}event: overloaded\nretry: ")));
     assert!(received.ends_with("data: {\"reason\":\"draining\"}\n\n"));
-    world.expect_closed(late);
+    world.expect_whole(late).expect_closed(late);
     assert_eq!(world.try_connect(0), None);
     world.at(1_000).expect_nothing(half).expect_open(half);
     world.send(half, &post[40..]);

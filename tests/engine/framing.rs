@@ -2,7 +2,9 @@
 
 use greendot::metrics::Counter;
 
-use super::harness::{NO_CONTENT, World, posted, problem, request, status_and_slug, unseen};
+use super::harness::{
+    NO_CONTENT, World, json_head, posted, problem, request, status_and_slug, unseen,
+};
 
 /// A beat that would make "victim" known if it ran.
 fn smuggled() -> String {
@@ -149,8 +151,13 @@ fn lengths() {
         ),
         (
             "Transfer-Encoding: xchunked",
-            "501 Not Implemented",
-            "unknown-coding",
+            "400 Bad Request",
+            "bad-framing",
+        ),
+        (
+            "Transfer-Encoding: chunked, identity",
+            "400 Bad Request",
+            "bad-framing",
         ),
         (
             "Content-Length: 1048577",
@@ -262,4 +269,50 @@ fn blank_lines_before_a_request_are_skipped() {
     let bob = world.connect(0);
     world.send(bob, format!("\r\n\r\n{}", request("GET", "/v1/presence/x")));
     world.expect(bob, super::harness::json(&unseen("x")));
+}
+
+/// Who speaks another protocol, or an HTTP without versions, may never send a blank line.
+#[test]
+fn what_begins_no_request_is_refused_at_once() {
+    for line in ["SSH-2.0-OpenSSH_9.9", "GET /", "GET / HTTP/1", "QUIT"] {
+        assert_eq!(
+            refused(&format!("{line}\r\n")),
+            ("400 Bad Request".to_owned(), "bad-head".to_owned()),
+            "{line}"
+        );
+    }
+    let mut world = World::new(1);
+    let bob = world.connect(0);
+    world
+        .send(bob, "GET /livez HTTP/1.1\r\n")
+        .expect_nothing(bob)
+        .expect_open(bob);
+}
+
+#[test]
+fn a_later_minor_version_is_served_as_1_1() {
+    let mut world = World::new(1);
+    let bob = world.connect(0);
+    let body = unseen("bob");
+    world
+        .send(bob, "GET /v1/presence/bob HTTP/1.2\r\nHost: a\r\n\r\n")
+        .expect(bob, json_head(body.len(), "") + &body)
+        .expect_open(bob);
+}
+
+#[test]
+fn trace_is_known_and_taken_nowhere() {
+    let mut world = World::new(1);
+    let bob = world.connect(0);
+    world.send(bob, "TRACE /livez HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = world.received(bob);
+    assert!(
+        answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"),
+        "{answer}"
+    );
+    world.expect_open(bob);
 }

@@ -665,6 +665,24 @@ impl World {
         self
     }
 
+    /// A peer's stream has ended as a whole one does: nothing of it is missing.
+    #[track_caller]
+    pub(crate) fn expect_whole(&mut self, peer: Peer) -> &mut World {
+        self.turn();
+        assert!(self.outside.clients[peer.0].chunks.is_whole());
+        self
+    }
+
+    /// So many bytes have come to a peer, those of frames included.
+    pub(crate) fn received_bytes(&self, peer: Peer) -> usize {
+        self.outside.clients[peer.0].received_bytes
+    }
+
+    /// So many chunks have come to a peer.
+    pub(crate) fn chunks(&self, peer: Peer) -> usize {
+        self.outside.clients[peer.0].chunks.begun
+    }
+
     pub(crate) fn is_closed(&self, peer: Peer) -> bool {
         self.outside.clients[peer.0].socket == Socket::Closed
     }
@@ -692,9 +710,20 @@ impl World {
     /// follows.
     #[track_caller]
     pub(crate) fn expect_hello(&mut self, peer: Peer, watching: usize) -> String {
+        self.expect_hello_behind(STREAM_HEAD, peer, watching)
+    }
+
+    /// The same behind another head.
+    #[track_caller]
+    pub(crate) fn expect_hello_behind(
+        &mut self,
+        head: &str,
+        peer: Peer,
+        watching: usize,
+    ) -> String {
         let received = self.received(peer);
         let rest = received
-            .strip_prefix(STREAM_HEAD)
+            .strip_prefix(head)
             .unwrap_or_else(|| panic!("no stream: {received}"));
         let rest = rest.strip_prefix("event: hello\nretry: ").expect("hello");
         let (retry, rest) = rest.split_once('\n').expect("a line");
@@ -732,10 +761,12 @@ impl World {
     }
 }
 
-/// A stream's response head.
-pub(crate) const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+/// A stream's response head, without the lines that all heads have (`chunks.rs`).
+pub(crate) const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\n\
+                                      Content-Type: text/event-stream; charset=utf-8\r\n\
+                                      Transfer-Encoding: chunked\r\n\
                                       Cache-Control: no-store, no-transform\r\n\
-     X-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
+                                      X-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
 
 /// A request without a body.
 pub(crate) fn request(method: &str, target: &str) -> String {
@@ -768,7 +799,7 @@ pub(crate) const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 pub(crate) const CLOSE: &str = "Connection: close\r\n";
 pub(crate) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 
-/// A problem's answer; `extra` are the header lines after Content-Length.
+/// A problem's answer; `extra` are its further header lines.
 pub(crate) fn problem(status: &str, slug: &str, title: &str, detail: &str, extra: &str) -> String {
     let code = &status[..3];
     let detail = detail.replace('"', "\\\"");
@@ -778,7 +809,7 @@ pub(crate) fn problem(status: &str, slug: &str, title: &str, detail: &str, extra
     );
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
-         {extra}\r\n{body}",
+         Cache-Control: no-store\r\n{extra}\r\n{body}",
         body.len()
     )
 }

@@ -92,8 +92,8 @@ fn a_reader_that_stalls_stops_its_own_requests_and_loses_none() {
     world.get(other, "/livez");
     world.expect(
         other,
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nCache-Control: \
-         no-store\r\n\r\nok\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\n\
+         Cache-Control: no-store\r\n\r\nok\n",
     );
     // It reads slowly, longer than a request may take and a connection may idle: the pause is not
     // its own silence.
@@ -281,7 +281,9 @@ fn bodies_may_be_torn_at_every_byte() {
 
 #[test]
 fn targets_in_absolute_form_and_for_the_whole_server() {
-    let mut world = World::new(1);
+    let mut world = World::with(1, |settings| {
+        settings.host = vec!["presence.example".into()];
+    });
     let bob = world.connect(0);
     world
         .get(bob, "http://presence.example:80/v1/presence/bob")
@@ -395,17 +397,18 @@ fn bodies_that_are_not_understood() {
         );
     }
     assert_eq!(world.count(0, Counter::LimitBodyDepth), 1);
-    for query in [
-        "watch=a&x=1",
-        "user=a&user=b",
-        "last_event_id=1&last_event_id=1",
+    for target in [
+        "/v1/stream?user=a&user=b",
+        "/v1/presence",
+        "/v1/presence?",
+        "/v1/presence?usr=a",
     ] {
-        world.get(bob, &format!("/v1/stream?{query}"));
+        world.get(bob, target);
         let answer = world.received(bob);
         assert_eq!(
             status_and_slug(&answer),
             ("HTTP/1.1 400 Bad Request", "bad-query"),
-            "{query}"
+            "{target}"
         );
     }
     world.expect_open(bob);
@@ -462,8 +465,8 @@ fn health() {
     let bob = world.connect(0);
     let text = |body: &str| {
         format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nCache-Control: \
-             no-store\r\n\r\n{body}",
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: {}\r\nCache-Control: no-store\r\n\r\n{body}",
             body.len()
         )
     };
@@ -491,7 +494,8 @@ fn origins_that_may_read() {
         format!("GET /v1/presence/bob HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\n\r\n")
     };
     let body = unseen("bob");
-    let cors = "Access-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n";
+    let cors = "Access-Control-Allow-Origin: https://app.example\r\n\
+                Access-Control-Allow-Credentials: true\r\n";
     world
         .send(bob, ask("https://app.example"))
         .expect(bob, json_head(body.len(), cors) + &body);
@@ -500,14 +504,16 @@ fn origins_that_may_read() {
         .expect(bob, json(&body));
     world.send(
         bob,
-        "OPTIONS /v1/beat HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example\r\n\r\n",
+        "OPTIONS /v1/beat HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example\r\n\
+         Access-Control-Request-Headers: content-type,traceparent\r\n\r\n",
     );
     world.expect(
         bob,
         format!(
             "HTTP/1.1 204 No Content\r\nAllow: POST, OPTIONS\r\n\
              {cors}Access-Control-Allow-Methods: GET, HEAD, POST\r\n\
-             Access-Control-Allow-Headers: Content-Type, Last-Event-ID\r\n\
+             Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, \
+             Last-Event-ID, X-Requested-With, traceparent\r\n\
              Access-Control-Max-Age: 86400\r\n\r\n"
         ),
     );
@@ -536,4 +542,74 @@ fn an_empty_line_between_requests_begins_none() {
         .expect(bob, json(&unseen("x")));
     world.send(bob, "\n").turn();
     assert_eq!(status_and_slug(&world.received(bob)).1, "bad-head");
+}
+
+/// Half of an empty line begins no request either: it may be all that comes for long.
+#[test]
+fn a_lone_cr_after_an_answer_starts_no_deadline() {
+    let mut world = World::new(1);
+    let bob = world.connect(0);
+    let get = request("GET", "/v1/presence/x");
+    world.send(bob, &get).expect(bob, json(&unseen("x")));
+    world.send(bob, "\r").pass(20_000).expect_open(bob);
+    world
+        .send(bob, format!("\n{get}"))
+        .expect(bob, json(&unseen("x")));
+    world.send(bob, "\r").pass(20_000).expect_nothing(bob);
+    world.send(bob, "x").turn();
+    assert_eq!(status_and_slug(&world.received(bob)).1, "bad-head");
+}
+
+/// Whose head decides already is not asked for a body that nobody would read.
+#[test]
+fn a_client_that_waits_is_told_the_final_status_where_the_head_decides() {
+    let json = "Content-Type: application/json\r\n";
+    for (line, fields, status) in [
+        ("POST /nowhere", json, "404 Not Found"),
+        ("POST /livez", json, "405 Method Not Allowed"),
+        ("DELETE /v1/beat", json, "405 Method Not Allowed"),
+        ("POST /v1/beat", "", "415 Unsupported Media Type"),
+        (
+            "POST /v1/beat",
+            "Content-Type: application/json\r\nOrigin: https://evil.example\r\n",
+            "403 Forbidden",
+        ),
+    ] {
+        for framing in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
+            let mut world = World::new(1);
+            let bob = world.connect(0);
+            world.send(
+                bob,
+                format!(
+                    "{line} HTTP/1.1\r\nHost: a\r\n{fields}Expect: 100-continue\r\n\
+                     {framing}\r\n\r\n"
+                ),
+            );
+            let answer = world.received(bob);
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+                "{line}: {answer}"
+            );
+            // The body may come all the same, and must not be taken for a request.
+            assert!(answer.contains(&format!("\r\n{CLOSE}")), "{answer}");
+            world.send(bob, "123456789").expect_nothing(bob);
+        }
+    }
+    // On a real-time node a PUT without the token, which could be a megabyte.
+    let nodes = greendot::wire::nodes::Nodes::new(["10.0.0.1:8081"]);
+    let role = greendot::engine::Role::Realtime(std::sync::Arc::new(nodes));
+    let mut world = World::of_role(1, role, 10);
+    let bob = world.connect(0);
+    world.send(
+        bob,
+        format!(
+            "PUT /v1/presence HTTP/1.1\r\nHost: a\r\n{json}Expect: 100-continue\r\n\
+             Content-Length: 9\r\n\r\n"
+        ),
+    );
+    let answer = world.received(bob);
+    assert!(
+        answer.starts_with("HTTP/1.1 401 Unauthorized\r\n"),
+        "{answer}"
+    );
 }

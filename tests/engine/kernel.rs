@@ -12,6 +12,8 @@ use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
 use greendot::time::{Mono, Now};
 
+use super::chunks::Chunks;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Socket {
     Open,
@@ -26,8 +28,11 @@ pub(crate) struct Client {
     /// The engine's name for it, once accepted.
     pub(crate) id: Option<ConnId>,
     pub(crate) socket: Socket,
-    /// What has arrived since the last `expect`.
+    /// What has arrived since the last `expect`, without the frames of chunks.
     pub(crate) received: Vec<u8>,
+    pub(crate) chunks: Chunks,
+    /// So many bytes have come in all.
+    pub(crate) received_bytes: usize,
     /// Bytes that the socket still takes.
     pub(crate) window: usize,
     pub(crate) blocked: bool,
@@ -46,6 +51,8 @@ impl Client {
             id: None,
             socket: Socket::Open,
             received: Vec::new(),
+            chunks: Chunks::default(),
+            received_bytes: 0,
             window: usize::MAX,
             blocked: false,
             sent: VecDeque::new(),
@@ -235,7 +242,9 @@ impl Kernel for Made<'_> {
         let client = &mut self.outside.clients[*client];
         assert!(!client.blocked, "offered to a socket that takes nothing");
         let n = bytes.len().min(client.window);
-        client.received.extend_from_slice(&bytes[..n]);
+        let body = client.chunks.take(&bytes[..n]);
+        client.received.extend(body);
+        client.received_bytes += n;
         client.window -= if client.window == usize::MAX { 0 } else { n };
         client.blocked = n < bytes.len();
         match n {

@@ -4,6 +4,7 @@
 mod accepting;
 mod bounded;
 mod calls;
+mod chunks;
 mod drain;
 mod framing;
 mod goodbyes;
@@ -14,6 +15,7 @@ mod limits;
 mod mailbox;
 mod outbox;
 mod own_writes;
+mod pages;
 mod resume;
 mod roles;
 mod streams;

@@ -132,3 +132,34 @@ fn a_restart_does_not_end_what_can_be_resumed() {
     let peer = resumed(&mut world, "", Some(&(START + 95_000).to_string()));
     world.expect(peer, snapshot(105_000, &[b()]));
 }
+
+/// Readers that can not set a header add a parameter, each by its own name, to a URL that may have
+/// one already.
+#[test]
+fn an_id_is_understood_by_every_name_that_readers_give_it() {
+    let mut world = world();
+    let since = |ms: u64| (START + ms).to_string();
+    let (old, new) = (since(0), since(30_000));
+    for query in [
+        format!("&lastEventId={new}"),
+        format!("&Last-Event-ID={new}"),
+        format!("&last_event_id={old}&lastEventId={new}"),
+        format!("&lastEventId={new}&last_event_id={old}"),
+        format!("&lastEventId={old}&lastEventId={new}"),
+        format!("&last_event_id={old}&last_event_id={new}"),
+    ] {
+        let peer = resumed(&mut world, &query, None);
+        world.expect(peer, snapshot(100_000, &[b()]));
+    }
+    // One that can not be read resumes nothing; the header goes before all.
+    let torn = resumed(&mut world, "&lastEventId=%zz", None);
+    world.expect(torn, snapshot(100_000, &[a(), b(), unseen("n")]));
+    let header = resumed(&mut world, &format!("&lastEventId={old}"), Some(&new));
+    world.expect(header, snapshot(100_000, &[b()]));
+    // A reader that posts its list adds to the query all the same.
+    let post = world.connect(0);
+    let ask = format!("{{\"watch\":[\"a\",\"b\"],\"last_event_id\":\"{old}\"}}");
+    world.post(post, &format!("/v1/stream?lastEventId={new}"), &ask);
+    world.expect_hello(post, 2);
+    world.expect(post, snapshot(100_000, &[b()]));
+}

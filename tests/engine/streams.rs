@@ -2,7 +2,9 @@
 
 use greendot::metrics::{Counter, Gauge};
 
-use super::harness::{START, World, record, snapshot, told, told_of_many, unseen};
+use super::harness::{
+    START, STREAM_HEAD, World, json, record, snapshot, told, told_of_many, unseen,
+};
 
 #[test]
 fn hello_snapshot_and_every_change() {
@@ -47,7 +49,8 @@ fn a_stream_by_post_and_on_an_old_protocol() {
     world.expect(bob, snapshot(0, &[unseen("x")]));
     let old = world.connect(0);
     world.send(old, "GET /v1/stream?watch=bob HTTP/1.0\r\n\r\n");
-    world.expect_hello(old, 1);
+    let head = STREAM_HEAD.replace("Transfer-Encoding: chunked\r\n", "");
+    world.expect_hello_behind(&head, old, 1);
     world.expect(old, snapshot(0, &[record("bob", "online", 0, 0)]));
     world
         .send(old, "GET / HTTP/1.1\r\nno more than noise")
@@ -171,4 +174,73 @@ fn a_stream_behind_pipelined_answers_keeps_its_bound() {
     let (answers, stream) = received.split_at(12 * super::harness::json(&unseen("x")).len());
     assert_eq!(answers, super::harness::json(&unseen("x")).repeat(12));
     assert!(stream.ends_with(&snapshot(0, &[unseen("x")])), "{stream}");
+}
+
+/// Who speaks HTTP/1.1 gets chunks, one a write, so that no reader on the way waits for more.
+#[test]
+fn a_stream_goes_in_chunks_one_a_write() {
+    let mut world = World::with(1, |settings| settings.drain_ms = 0);
+    let (alice, _) = world.stream(0, "watch=a&watch=b", 2);
+    world.received(alice);
+    let (chunks, flushes) = (world.chunks(alice), world.count(0, Counter::Flushes));
+    world.beat(0, &["a", "b"]);
+    let both = told_of_many(&record("a", "online", 0, 0)) + &told(0, &record("b", "online", 0, 0));
+    world.expect(alice, both);
+    assert_eq!(
+        (world.chunks(alice), world.count(0, Counter::Flushes)),
+        (chunks + 1, flushes + 1)
+    );
+    world.drain().expect_whole(alice).expect_closed(alice);
+}
+
+/// HTTP/1.0 knows no chunks: the body ends with the connection.
+#[test]
+fn a_stream_of_http_1_0_goes_as_it_is() {
+    let mut world = World::with(1, |settings| settings.drain_ms = 0);
+    let old = world.connect(0);
+    world.send(old, "GET /v1/stream?watch=a HTTP/1.0\r\n\r\n");
+    let head = STREAM_HEAD.replace("Transfer-Encoding: chunked\r\n", "");
+    world.expect_hello_behind(&head, old, 1);
+    world.expect(old, snapshot(0, &[unseen("a")]));
+    world.beat(0, &["a"]);
+    world.expect(old, told(0, &record("a", "online", 0, 0)));
+    world.drain().turn();
+    let goodbye = world.received(old);
+    assert!(
+        goodbye.ends_with("{\"reason\":\"draining\"}\n\n"),
+        "{goodbye}"
+    );
+    world.expect_closed(old);
+    assert_eq!(world.chunks(old), 0);
+}
+
+/// What gateways, cache-busters and readers add is passed over and named, so that a misspelling is
+/// still seen.
+#[test]
+fn parameters_that_nobody_knows_are_passed_over_and_named() {
+    let mut world = World::new(1);
+    let ask = "{\"watch\":[\"a\"]}";
+    for (target, named) in [
+        ("/v1/stream?watch=a&_=1764009600123", "[\"_\"]"),
+        ("/v1/stream?wacth=b&watch=a&wacth=c&x", "[\"wacth\",\"x\"]"),
+        ("/v1/stream?%zz=b&watch=a&y=%", "[\"%zz\",\"y\"]"),
+    ] {
+        let alice = world.connect(0);
+        world.get(alice, target);
+        let received = world.received(alice);
+        assert!(received.contains("\"watching\":1,"), "{received}");
+        let expected = format!(",\"ignored\":{named}}}\n\n");
+        assert!(received.contains(&expected), "{received}");
+    }
+    let posted = world.connect(0);
+    world.post(posted, "/v1/stream?watch=b&token=1", ask);
+    let received = world.received(posted);
+    assert!(
+        received.contains(",\"ignored\":[\"watch\",\"token\"]}\n\n"),
+        "{received}"
+    );
+    let asker = world.connect(0);
+    world.get(asker, "/v1/presence?_=17&user=x");
+    let expected = format!("{{\"presence\":[{}],\"ignored\":[\"_\"]}}", unseen("x"));
+    world.expect(asker, json(&expected));
 }

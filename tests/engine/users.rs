@@ -47,6 +47,7 @@ fn legal_ones_are_one_user_at_every_door() {
     ] {
         let mut world = World::new(1);
         let in_json = serde_json::to_string(user).expect("a string");
+        let in_json = in_json.replace('\u{2028}', "\\u2028");
         let path = format!("/v1/presence/{}", escaped(user.as_bytes()));
         let absent = format!(
             "{{\"user\":{in_json},\"status\":\"offline\",\"since\":null,\"last_active\":null}}"

@@ -36,11 +36,24 @@ pub(crate) enum Read {
     Comment,
 }
 
+/// Where in a chunk the next byte is.
+#[derive(Debug)]
+enum Chunk {
+    /// In the line of its size.
+    Size(Vec<u8>),
+    /// So many bytes before its end, the CR LF behind it counted.
+    Data(usize),
+    /// Behind the last one.
+    Ended,
+}
+
 /// One connection's reading side: responses until one is a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     bytes: Vec<u8>,
     streaming: bool,
+    /// The stream goes in chunks: where in one the next byte is.
+    chunk: Option<Chunk>,
     name: String,
     data: Option<String>,
     id: Option<u64>,
@@ -49,12 +62,20 @@ pub(crate) struct Reader {
 impl Reader {
     /// Takes bytes in; appends what they complete.
     pub(crate) fn feed(&mut self, bytes: &[u8], out: &mut Vec<Read>) -> Result<(), String> {
-        self.bytes.extend_from_slice(bytes);
+        if self.chunk.is_some() {
+            self.dechunk(bytes)?;
+        } else {
+            self.bytes.extend_from_slice(bytes);
+        }
         while !self.streaming {
             let Some(used) = self.response(out)? else {
                 return Ok(());
             };
             self.bytes.drain(..used);
+            if self.chunk.is_some() {
+                let rest = std::mem::take(&mut self.bytes);
+                self.dechunk(&rest)?;
+            }
         }
         let mut at = 0;
         while let Some(end) = self.bytes[at..].iter().position(|byte| *byte == b'\n') {
@@ -64,6 +85,46 @@ impl Reader {
             self.line(&line, out)?;
         }
         self.bytes.drain(..at);
+        Ok(())
+    }
+
+    /// Takes in what chunks hold (RFC 9112 section 7.1), stricter: no extensions, no trailers.
+    fn dechunk(&mut self, bytes: &[u8]) -> Result<(), String> {
+        for byte in bytes {
+            let next = match self.chunk.take() {
+                Some(Chunk::Size(mut line)) => {
+                    line.push(*byte);
+                    match line.strip_suffix(b"\r\n") {
+                        _ if line == b"0\r\n" => Chunk::Size(line),
+                        _ if line == b"0\r\n\r\n" => Chunk::Ended,
+                        None if line.len() < 16 => Chunk::Size(line),
+                        None => return Err(format!("a chunk has the size {line:?}")),
+                        Some(digits) => {
+                            let digits = String::from_utf8_lossy(digits);
+                            let size = usize::from_str_radix(&digits, 16)
+                                .ok()
+                                .filter(|size| *size > 0);
+                            let size = size.ok_or_else(|| format!("a chunk of size {digits}"))?;
+                            Chunk::Data(size + 2)
+                        }
+                    }
+                }
+                Some(Chunk::Data(left)) => {
+                    match left {
+                        2 if *byte != b'\r' => return Err("no CR behind a chunk".into()),
+                        1 if *byte != b'\n' => return Err("no LF behind a chunk".into()),
+                        1 | 2 => {}
+                        _ => self.bytes.push(*byte),
+                    }
+                    match left {
+                        1 => Chunk::Size(Vec::new()),
+                        left => Chunk::Data(left - 1),
+                    }
+                }
+                Some(Chunk::Ended) | None => return Err("bytes behind the last chunk".into()),
+            };
+            self.chunk = Some(next);
+        }
         Ok(())
     }
 
@@ -112,12 +173,14 @@ impl Reader {
             .and_then(|code| code.parse().ok())
             .ok_or_else(|| format!("a status line reads {status_line:?}"))?;
         let (mut length, mut media, mut node, mut held) = (0, "", None, None);
+        let mut chunked = false;
         for line in lines {
             match line.split_once(": ") {
                 Some(("Content-Length", value)) => {
                     length = value.parse().map_err(|_| format!("{line:?}"))?
                 }
                 Some(("Content-Type", value)) => media = value,
+                Some(("Transfer-Encoding", value)) => chunked = value == "chunked",
                 Some(("Greendot-Node", value)) => node = Some(value.to_owned()),
                 Some(("Greendot-Feed", value)) => held = Some(value.to_owned()),
                 Some(_) => {}
@@ -127,8 +190,9 @@ impl Reader {
         if status == 100 {
             return Ok(Some(end + 4));
         }
-        if media == "text/event-stream" {
+        if media == "text/event-stream; charset=utf-8" {
             self.streaming = true;
+            self.chunk = chunked.then(|| Chunk::Size(Vec::new()));
             out.push(Read::StreamHead);
             return Ok(Some(end + 4));
         }

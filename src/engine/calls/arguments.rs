@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use super::ignored::Ignored;
 use super::served::Served;
 use super::table::{Row, Serve};
 use crate::engine::parts::Engine;
@@ -68,8 +69,8 @@ impl Engine {
                 serve(self, user, now).into()
             }
             Serve::Listed(serve) => {
-                let users = self.read(listed(query, users_max), users_limit)?;
-                serve(self, &users, now).into()
+                let (users, ignored) = self.read(listed(query, users_max), users_limit)?;
+                serve(self, &users, &ignored, now).into()
             }
             Serve::Users(serve) => {
                 let users = self.read(parse_users(body, users_max), users_limit)?;
@@ -92,18 +93,18 @@ impl Engine {
                 serve(self, &told, head.feed, now).into()
             }
             // Its head alone: no stream begins.
-            Serve::Opens(_) if head.method == Method::Head => Answer::events(&b""[..]).into(),
+            Serve::Opens(_) if head.method == Method::Head => Answer::stream().into(),
             Serve::Opens(serve) => {
                 let ask = match head.method {
-                    Method::Post => parse_stream_ask(body, watch_max).map_err(Fault::from),
+                    Method::Post => stream_posted(query, body, watch_max),
                     _ => stream_asked(query, watch_max),
                 };
-                let mut ask = self.read(ask, watch_limit)?;
+                let (mut ask, ignored) = self.read(ask, watch_limit)?;
                 // The header is newer: a reconnecting EventSource repeats its first URL.
                 if let Some(id) = head.last_event_id {
-                    ask.last_event_id = Some(String::from_utf8_lossy(id).into_owned());
+                    ask.last_event_id = Some(text(id));
                 }
-                serve(self, id, ask, now)
+                serve(self, id, ask, ignored, now)
             }
             Serve::Edits(serve) => {
                 let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;
@@ -164,20 +165,24 @@ fn entry(value: Option<&[u8]>) -> Entry {
     Ok(User::parse(value.ok_or(UserFault::BadEscape)?)?.into())
 }
 
-/// The users of `user=a&user=b`, at most `max`.
-fn listed(query: &str, max: usize) -> Result<Vec<Entry>, Fault> {
-    let mut users = Vec::new();
+/// The users of `user=a&user=b`, at most `max`, and what else stands there.
+fn listed(query: &str, max: usize) -> Result<(Vec<Entry>, Ignored), Fault> {
+    let (mut users, mut ignored) = (Vec::new(), Ignored::default());
     for (name, value) in query_pairs(query) {
-        if &*name != b"user" {
-            let detail = "the query takes user=.., as often as there are users to ask for";
-            return Err(Fault::Query(detail.into()));
+        match &*name {
+            b"user" => users.push(entry(value.as_deref())),
+            other => ignored.add(other),
         }
-        users.push(entry(value.as_deref()));
         if users.len() > max {
             return Err(too_many("user", max, users.len()));
         }
     }
-    Ok(users)
+    if users.is_empty() {
+        let detail = "the query names nobody; it takes user=.., as often as there are users to \
+                      ask for";
+        return Err(Fault::Query(detail.into()));
+    }
+    Ok((users, ignored))
 }
 
 fn too_many(member: &'static str, max: usize, given: usize) -> Fault {
@@ -194,9 +199,9 @@ fn record(segment: &str, body: &[u8]) -> Result<Told, Fault> {
     Ok(told)
 }
 
-/// What the query of a stream asks for.
-fn stream_asked(query: &str, watch_max: usize) -> Result<StreamAsk, Fault> {
-    let mut ask = StreamAsk::default();
+/// What the query of a stream asks for, and what else stands there.
+fn stream_asked(query: &str, watch_max: usize) -> Result<(StreamAsk, Ignored), Fault> {
+    let (mut ask, mut ignored) = (StreamAsk::default(), Ignored::default());
     for (name, value) in query_pairs(query) {
         match &*name {
             b"watch" => {
@@ -210,27 +215,53 @@ fn stream_asked(query: &str, watch_max: usize) -> Result<StreamAsk, Fault> {
                 let user = entry(value.as_deref());
                 ask.user = Some(user.map_err(|fault| BodyFault::User { member, fault })?);
             }
-            b"last_event_id" if ask.last_event_id.is_none() => {
-                // One that can not be read is no time, and resumes nothing.
-                let id = value.unwrap_or_default();
-                ask.last_event_id = Some(String::from_utf8_lossy(&id).into_owned());
-            }
             b"user" => {
                 let detail = "user stands twice: a stream has one holder";
                 return Err(Fault::Query(detail.into()));
             }
-            b"last_event_id" => return Err(Fault::Query("last_event_id stands twice".into())),
-            other => {
-                let other = String::from_utf8_lossy(other);
-                let detail = format!(
-                    "{other:?} is not known here; a stream takes user, watch (repeated) and \
-                     last_event_id"
-                );
-                return Err(Fault::Query(detail.into()));
-            }
+            other if is_last_event_id(other) => {}
+            other => ignored.add(other),
         }
     }
-    Ok(ask)
+    ask.last_event_id = last_event_id(query);
+    Ok((ask, ignored))
+}
+
+/// What the body of a stream asks for. Readers that resume add to the query whatever the method is.
+fn stream_posted(
+    query: &str,
+    body: &[u8],
+    watch_max: usize,
+) -> Result<(StreamAsk, Ignored), Fault> {
+    let mut ask = parse_stream_ask(body, watch_max)?;
+    let mut ignored = Ignored::default();
+    for (name, _) in query_pairs(query).filter(|(name, _)| !is_last_event_id(name)) {
+        ignored.add(&name);
+    }
+    ask.last_event_id = last_event_id(query).or(ask.last_event_id);
+    Ok((ask, ignored))
+}
+
+/// The names of a stream's last event id in a query, oldest first: its own, which is part of the
+/// first URL, and those that readers add when they come back (event-source-polyfill; the header's).
+const LAST_EVENT_IDS: [&[u8]; 3] = [b"last_event_id", b"lastEventId", b"Last-Event-ID"];
+
+fn is_last_event_id(name: &[u8]) -> bool {
+    LAST_EVENT_IDS.contains(&name)
+}
+
+/// The newest last event id of a query. One that can not be read is no time, and resumes nothing.
+fn last_event_id(query: &str) -> Option<String> {
+    let ids = query_pairs(query).filter_map(|(name, value)| {
+        let age = LAST_EVENT_IDS.iter().position(|known| *known == &*name)?;
+        Some((age.min(1), text(&value.unwrap_or_default())))
+    });
+    // Of two that are as old as each other the last: what is added is added behind.
+    ids.max_by_key(|(age, _)| *age).map(|(_, id)| id)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Whom a query, beat or goodbye names, as far as it is well formed.

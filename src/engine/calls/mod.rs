@@ -1,16 +1,20 @@
 //! Calls: from a whole request to what it is answered.
 //!
-//! Owns the order in which a request is checked: path, method, role, room, body, who calls,
-//! arguments. `table` has a row for each endpoint, `arguments` reads what a row takes, and a
-//! function in a file beside serves it. Those functions get checked arguments and return what is to
-//! be answered: none sees a head, and none writes to a connection (`conn/http.rs` does).
+//! Owns the order in which a request is checked: path, method, for whom it is and whose page sent
+//! it (`guard`), role, room, body, who calls, arguments. `table` has a row for each endpoint,
+//! `arguments` reads what a row takes, and a function in a file beside serves it. Those functions
+//! get checked arguments and return what is to be answered: none sees a head, and none writes to a
+//! connection (`conn/http.rs` does).
 
 mod arguments;
 mod beat;
 mod edit;
 mod errands;
+mod guard;
+mod ignored;
 mod leave;
 mod node;
+mod preflight;
 mod query;
 mod refusal;
 pub(super) mod refused;
@@ -33,11 +37,6 @@ use table::{Row, Rows, Surplus, Who};
 
 pub use query::{NODE_HEADER, instance_of};
 pub use refusal::Refusals;
-
-/// What a page of another origin may send, for the browser that asks before it does.
-const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD, POST\r\n\
-                         Access-Control-Allow-Headers: Content-Type, Last-Event-ID\r\n\
-                         Access-Control-Max-Age: 86400\r\n";
 
 impl Engine {
     /// Serves one whole request.
@@ -69,6 +68,25 @@ impl Engine {
         }
     }
 
+    /// Answers a request of which only the head has come, if that decides already: its body need
+    /// not come then. False: it does not.
+    pub(super) fn refuse_by_head(&mut self, id: ConnId, head: &Head<'_>, now: Now) -> bool {
+        let cors = self.settings.cors_lines(head.origin);
+        let mut pending = Pending::new(Call::Other, Asker::of(head, cors));
+        let Err(refused) = self.find(id, &mut pending, head, &[]) else {
+            return false;
+        };
+        // Whether the body comes all the same is the client's choice.
+        pending.asker.keep_alive = false;
+        self.conns.at(id.index).linger();
+        match refused {
+            Served::Overloaded(why) => self.refuse_stream(id, &pending, why, now),
+            Served::Answer(answer) => self.answer(id, pending, answer, now),
+            Served::Stream(_) | Served::Parked { .. } => unreachable!("a head is only refused"),
+        }
+        true
+    }
+
     /// What a request comes to; Err: it was refused.
     fn call(
         &mut self,
@@ -78,8 +96,23 @@ impl Engine {
         body: &[u8],
         now: Now,
     ) -> Result<Served, Served> {
+        let (row, segment) = self.find(id, pending, head, body)?;
+        Ok(self.serve_call(id, row, segment, head, body, now)?)
+    }
+
+    /// The row that serves a request, and the segment of the path that it has in braces. Looks at
+    /// the head alone; of the body only a refusal speaks.
+    ///
+    /// Err: what the head comes to, whatever the body is.
+    fn find<'h>(
+        &mut self,
+        id: ConnId,
+        pending: &mut Pending,
+        head: &Head<'h>,
+        body: &[u8],
+    ) -> Result<(&'static Row, &'h str), Served> {
         if head.path == "*" {
-            return Ok(allowing("GET, HEAD, POST, OPTIONS").into());
+            return Err(allowing("GET, HEAD, POST, OPTIONS").into());
         }
         let Some(rows) = Rows::of(head.path) else {
             let detail = "see /openapi.json for the paths that are served";
@@ -88,9 +121,9 @@ impl Engine {
         pending.call = rows.call();
         if head.method == Method::Options {
             if !pending.asker.cors.is_empty() {
-                pending.asker.cors.push_str(PREFLIGHT);
+                preflight::allow(head.asked_headers, &mut pending.asker.cors);
             }
-            return Ok(allowing(&rows.allow(&self.node.role)).into());
+            return Err(allowing(&rows.allow(&self.node.role)).into());
         }
         let Some((row, segment)) = rows.row(head.method, &self.node.role) else {
             let allow = rows.allow(&self.node.role);
@@ -100,6 +133,14 @@ impl Engine {
             return Err(problem.with_lines(lines).into());
         };
         pending.call = row.call;
+        // Health is asked for under any name, and nodes show their token.
+        if row.call != Call::Health
+            && let Err(refused) = guard::check_host(&self.settings, head)
+            && !self.is_of_fleet(head)
+        {
+            return Err(refused.into());
+        }
+        guard::check_origin(&self.settings, row, head)?;
         if !row.roles.include(&self.node.role) {
             let detail = self.elsewhere(row, segment, head, body);
             return Err(Answer::problem(problems::WRONG_ROLE, &detail).into());
@@ -113,7 +154,7 @@ impl Engine {
         if row.who == Who::Service && !self.is_of_fleet(head) {
             return Err(unauthorized().into());
         }
-        Ok(self.serve_call(id, row, segment, head, body, now)?)
+        Ok((row, segment))
     }
 
     /// Where else to go with a call that this role does not serve.

@@ -9,7 +9,7 @@ use crate::wire::response::{Answer, problems};
 
 /// `GET /livez`.
 pub(super) fn live(_engine: &mut Engine, _now: Now) -> Answer {
-    Answer::ok("text/plain", &b"ok\n"[..])
+    Answer::ok("text/plain; charset=utf-8", &b"ok\n"[..])
 }
 
 /// `GET /readyz`.
@@ -24,7 +24,7 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
         true => b"degraded: some nodes of the other role do not answer\n",
         false => b"ready\n",
     };
-    Answer::ok("text/plain", body)
+    Answer::ok("text/plain; charset=utf-8", body)
 }
 
 /// `GET /metrics`.

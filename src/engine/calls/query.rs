@@ -1,5 +1,6 @@
 //! Questions: who is online, and since when.
 
+use super::ignored::Ignored;
 use super::refused::Refused;
 use crate::engine::parts::Engine;
 use crate::engine::records::record_of;
@@ -33,7 +34,7 @@ pub(super) fn one(engine: &mut Engine, user: User<'_>, now: Now) -> Answer {
 }
 
 /// `GET /v1/presence`: the states of those that are users, in the order asked.
-pub(super) fn many(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
+pub(super) fn many(engine: &mut Engine, users: &[Entry], ignored: &Ignored, now: Now) -> Answer {
     let mut body = engine.conns.scratch();
     let mut refused = Refused::default();
     body.extend_from_slice(b"{\"presence\":[");
@@ -50,13 +51,14 @@ pub(super) fn many(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
     }
     body.push(b']');
     refused.write(usize::MAX, &mut body);
+    ignored.write(usize::MAX, &mut body);
     body.push(b'}');
     Answer::json(body)
 }
 
 /// `POST /v1/presence/query`.
 pub(super) fn query(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
-    let answer = many(engine, users, now);
+    let answer = many(engine, users, &Ignored::default(), now);
     match engine.node.role {
         // Tells a node that follows this one which life of it answers, as of when, and what its
         // clock shows.

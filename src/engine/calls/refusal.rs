@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::table::begins_stream;
 use crate::engine::settings::Settings;
-use crate::wire::request::{Head, Method, Parsed, RequestLimits, parse_head};
-use crate::wire::response::{Answer, Asker, problems, write_answer};
+use crate::time::Unix;
+use crate::wire::request::{Method, Parsed, RequestLimits, overhear, parse_head};
+use crate::wire::response::{Answer, Asker, HttpDate, problems, write_answer};
 use crate::wire::sse;
 
 /// Reconnect delay that a refused stream is told, in ms: the mean; half as much either way.
@@ -35,7 +36,7 @@ impl Refusals {
 
     /// The bytes that answer a connection of which `heard` has come. None: `more_may_come`, and
     /// what it asks for has not come yet.
-    pub fn answer(&mut self, heard: &[u8], more_may_come: bool) -> Option<Vec<u8>> {
+    pub fn answer(&mut self, heard: &[u8], more_may_come: bool, unix: Unix) -> Option<Vec<u8>> {
         let head = match parse_head(heard, &self.limits) {
             Parsed::Partial if more_may_come => return None,
             Parsed::Head { head, .. } => Some(head),
@@ -54,7 +55,10 @@ impl Refusals {
             }
         };
         let mut bytes = Vec::new();
-        write_answer(&mut bytes, &answer, &self.asker(head.as_ref()));
+        let overheard = overhear(heard);
+        let cors = self.settings.cors_lines(overheard.origin);
+        let asker = Asker::overheard(overheard, cors);
+        write_answer(&mut bytes, &answer, &asker, &HttpDate::at(unix));
         Some(bytes)
     }
 
@@ -64,15 +68,6 @@ impl Refusals {
         let mut body = Vec::new();
         sse::write_overloaded(retry_ms, "nofile", &mut body);
         Answer::events(body)
-    }
-
-    /// Without CORS lines a page of another origin is told of an error that it must not look at,
-    /// and an EventSource never comes back.
-    fn asker(&self, head: Option<&Head<'_>>) -> Asker {
-        head.map_or_else(Asker::default, |head| Asker {
-            keep_alive: false,
-            ..Asker::of(head, self.settings.cors_lines(head.origin))
-        })
     }
 }
 
@@ -101,7 +96,7 @@ mod tests {
     }
 
     fn refused(heard: &str, more_may_come: bool) -> Option<String> {
-        let bytes = refusals().answer(heard.as_bytes(), more_may_come)?;
+        let bytes = refusals().answer(heard.as_bytes(), more_may_come, Unix::default())?;
         Some(String::from_utf8(bytes).unwrap())
     }
 
@@ -109,20 +104,28 @@ mod tests {
                            server is at a limit\",\"status\":503,\"detail\":\"no file descriptor \
                            is free; try again later\"}";
 
+    const ALL_SAY: &str = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nVary: Origin\r\n\
+                           X-Content-Type-Options: nosniff\r\n\
+                           Content-Security-Policy: frame-ancestors 'none'\r\n";
+
     fn problem(cors: &str) -> String {
         format!(
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
-             Content-Length: {}\r\nRetry-After: 20\r\n{cors}Connection: close\r\n\r\n{PROBLEM}",
+             Content-Length: {}\r\n{ALL_SAY}Cache-Control: no-store\r\nRetry-After: 20\r\n\
+             {cors}Connection: close\r\n\r\n{PROBLEM}",
             PROBLEM.len()
         )
     }
 
+    const LATER: &str = "event: overloaded\nretry: 10977\ndata: {\"reason\":\"nofile\"}\n\n";
+
     fn later(cors: &str) -> String {
         format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\
+             Transfer-Encoding: chunked\r\n{ALL_SAY}\
              Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
-             {cors}Connection: close\r\n\r\n\
-             event: overloaded\nretry: 10977\ndata: {{\"reason\":\"nofile\"}}\n\n"
+             {cors}Connection: close\r\n\r\n{:06X}\r\n{LATER}\r\n0\r\n\r\n",
+            LATER.len()
         )
     }
 
@@ -139,15 +142,16 @@ mod tests {
             assert_eq!(refused(&whole(line), true), Some(answer), "{line}");
         }
         let (head, _) = later("")
-            .split_once("event:")
-            .map(|(a, b)| (a.to_owned(), b.len()))
+            .split_once("\r\n\r\n")
+            .map(|(head, body)| (format!("{head}\r\n\r\n"), body.len()))
             .unwrap();
         assert_eq!(refused(&whole("HEAD /v1/stream"), true), Some(head));
     }
 
     #[test]
     fn a_listed_origin_may_read_it() {
-        let cors = "Access-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n";
+        let cors = "Access-Control-Allow-Origin: https://app.example\r\n\
+                    Access-Control-Allow-Credentials: true\r\n";
         let from = |path: &str| {
             format!("GET {path} HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example\r\n\r\n")
         };
@@ -183,7 +187,9 @@ mod tests {
         let mut refusals = refusals();
         let mut delays: Vec<u64> = (0..20_000)
             .map(|_| {
-                let bytes = refusals.answer(b"GET /v1/stream?", false).unwrap();
+                let bytes = refusals
+                    .answer(b"GET /v1/stream?", false, Unix::default())
+                    .unwrap();
                 let text = String::from_utf8(bytes).unwrap();
                 let (_, rest) = text.split_once("retry: ").unwrap();
                 rest.split('\n').next().unwrap().parse().unwrap()

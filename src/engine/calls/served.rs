@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::ignored::Ignored;
 use super::refused::Refused;
 use crate::engine::errand::Verdict;
 use crate::presence::InternFault;
@@ -68,6 +69,8 @@ pub(in crate::engine) struct NewStream {
     pub(super) watch: Vec<UserBuf>,
     /// Whom it shall not watch, for they are no users.
     pub(super) refused: Refused,
+    /// What of its query is passed over.
+    pub(super) ignored: Ignored,
     /// Where it was before, as its reader says it.
     pub(super) last_event_id: Option<String>,
     /// Its publisher has been vouched for.

@@ -4,6 +4,7 @@
 //! between the two.
 
 use super::errands::Errands;
+use super::ignored::Ignored;
 use super::refused::Refused;
 use super::served::{NewStream, Served, Then, intern_detail};
 use super::stream_id;
@@ -25,7 +26,13 @@ use crate::wire::{User, UserBuf};
 const MORE_BYTES: usize = 128;
 
 /// Whether there is room for a stream, and for its holder as a publisher.
-pub(super) fn open(engine: &mut Engine, asker: ConnId, ask: StreamAsk, now: Now) -> Served {
+pub(super) fn open(
+    engine: &mut Engine,
+    asker: ConnId,
+    ask: StreamAsk,
+    ignored: Ignored,
+    now: Now,
+) -> Served {
     // Who was logged out comes back: an EventSource that is answered so stays away for good.
     if ask.last_event_id.as_deref() == Some(sse::BYE) {
         return Answer::no_content().into();
@@ -57,6 +64,7 @@ pub(super) fn open(engine: &mut Engine, asker: ConnId, ask: StreamAsk, now: Now)
         publisher,
         watch,
         refused,
+        ignored,
         last_event_id: ask.last_event_id,
         vouched: false,
     };
@@ -83,7 +91,7 @@ impl Engine {
         let mut targets: Vec<Target> = watch.map(|user| self.target(user.user())).collect();
         self.conns.watches.add(id.index, &mut targets, false);
         self.mark_untold(id.index, new.last_event_id.as_deref(), now);
-        self.say_hello(id, pending, &new.refused, now);
+        self.say_hello(id, pending, &new, now);
         let unsure = self.presence.is_follower();
         self.conns.stream_begins(id.index, unsure, now.mono);
         if let Some(slot) = new.publisher {
@@ -148,10 +156,12 @@ impl Engine {
         users.iter().filter(is_new).map(bytes).sum::<usize>() <= room
     }
 
-    fn say_hello(&mut self, id: ConnId, pending: &Pending, refused: &Refused, now: Now) {
+    fn say_hello(&mut self, id: ConnId, pending: &Pending, new: &NewStream, now: Now) {
         let mut more = Vec::new();
         let room = MORE_BYTES + self.settings.outbox_bytes_max - OUTBOX_BYTES_FLOOR;
-        refused.write(room, &mut more);
+        new.refused.write(room, &mut more);
+        let left = room.saturating_sub(more.len());
+        new.ignored.write(left, &mut more);
         let hello = sse::Hello {
             stream: &stream_id::write(&self.node.secret, self.node.shard, id),
             watching: self.conns.watches.of(id.index),
@@ -163,9 +173,16 @@ impl Engine {
             more: &more,
         };
         let conn = self.conns.at(id.index);
-        let out = &mut conn.io().unsent;
-        write_answer(out, &Answer::events(&b""[..]), &pending.asker);
-        hello.write(out);
+        write_answer(
+            &mut conn.io().unsent,
+            &Answer::stream(),
+            &pending.asker,
+            &self.date,
+        );
+        if !pending.asker.http10 {
+            conn.begin_chunks();
+        }
+        conn.say(|out| hello.write(out));
         self.counters.add(Counter::EventsHello, 1);
     }
 

@@ -13,8 +13,10 @@ use crate::metrics::{Call, Counter};
 use crate::realtime::conn::Chunked;
 use crate::realtime::{ConnId, Phase};
 use crate::time::Now;
-use crate::wire::request::{Framing, Head, Parsed, RequestFault, parse_head};
-use crate::wire::response::{Answer, Asker, CONTINUE, Ends, Problem, problem_of, write_answer};
+use crate::wire::request::{Framing, Head, Parsed, RequestFault, overhear, parse_head};
+use crate::wire::response::{
+    Answer, Asker, CONTINUE, Ends, Problem, problem_of, problems, write_answer,
+};
 
 /// How far one look at the input got.
 enum Step {
@@ -94,8 +96,9 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let under_way =
-            !input.is_empty() || conn.io.as_ref().is_some_and(|io| io.chunked.is_some());
+        // Half of an empty line begins no request: the whole one does not (RFC 9112 section 2.2).
+        let begun = !matches!(&*input, b"" | b"\r");
+        let under_way = begun || conn.io.as_ref().is_some_and(|io| io.chunked.is_some());
         if !input.is_empty() {
             conn.io().input = input;
         }
@@ -146,11 +149,11 @@ impl Engine {
     fn serve_head(&mut self, id: ConnId, rest: &[u8], now: Now) -> Step {
         let (head, head_bytes) = match parse_head(rest, &self.node.limits) {
             Parsed::Partial => return Step::Partial,
-            Parsed::Fault(fault) => return self.refuse(id, fault, rest, now),
+            Parsed::Fault(fault) => return self.refuse(id, fault, rest, rest.len(), now),
             Parsed::Head { head, head_bytes } => (head, head_bytes),
         };
         if let Err(fault) = head.framing.check(&self.node.limits) {
-            return self.refuse(id, fault, rest, now);
+            return self.refuse(id, fault, rest, rest.len(), now);
         }
         match head.framing {
             Framing::None => {
@@ -161,7 +164,9 @@ impl Engine {
                 // Framing::check held it under body_bytes_max.
                 let total = head_bytes + length as usize;
                 if rest.len() < total {
-                    self.expect_body(id, &head, now);
+                    if !self.expect_body(id, &head, now) {
+                        return Step::Used(rest.len());
+                    }
                     self.conns.at(id.index).io().need_bytes = total;
                     return Step::Partial;
                 }
@@ -170,8 +175,8 @@ impl Engine {
                 Step::Used(total)
             }
             Framing::Chunked => {
-                if rest.len() == head_bytes {
-                    self.expect_body(id, &head, now);
+                if rest.len() == head_bytes && !self.expect_body(id, &head, now) {
+                    return Step::Used(rest.len());
                 }
                 let chunked = Box::new(Chunked {
                     head: rest[..head_bytes].to_vec(),
@@ -195,7 +200,7 @@ impl Engine {
             .decode(rest, &mut chunked.body, &self.node.limits)
         {
             Ok(step) => step,
-            Err(fault) => return self.refuse(id, fault, rest, now),
+            Err(fault) => return self.refuse(id, fault, &chunked.head, rest.len(), now),
         };
         if !step.done {
             self.conns.at(id.index).io().chunked = Some(chunked);
@@ -212,18 +217,32 @@ impl Engine {
         Step::Used(step.consumed)
     }
 
-    /// A body is on its way: a client that waits to be asked for it is asked.
-    fn expect_body(&mut self, id: ConnId, head: &Head<'_>, now: Now) {
-        let conn = self.conns.at(id.index);
-        if head.expect_continue && !conn.io().continued {
-            conn.io().continued = true;
-            conn.io().unsent.extend_from_slice(CONTINUE);
-            self.conns.queue_if_due(id.index, now.mono);
+    /// A body is on its way: a client that waits to be asked for it is asked, or told that nothing
+    /// will come of it. False: the latter.
+    fn expect_body(&mut self, id: ConnId, head: &Head<'_>, now: Now) -> bool {
+        if !head.expect_continue || self.conns.at(id.index).io().continued {
+            return true;
         }
+        if self.refuse_by_head(id, head, now) {
+            return false;
+        }
+        let io = self.conns.at(id.index).io();
+        io.continued = true;
+        io.unsent.extend_from_slice(CONTINUE);
+        self.conns.queue_if_due(id.index, now.mono);
+        true
     }
 
     /// Refuses a request on its form: nothing behind it can be trusted, so the connection ends.
-    fn refuse(&mut self, id: ConnId, fault: RequestFault, rest: &[u8], now: Now) -> Step {
+    /// `heard` begins with its head, as far as there is one; `used` bytes of input are done with.
+    fn refuse(
+        &mut self,
+        id: ConnId,
+        fault: RequestFault,
+        heard: &[u8],
+        used: usize,
+        now: Now,
+    ) -> Step {
         let limit = match fault {
             RequestFault::TargetTooLong | RequestFault::HeadTooLarge => {
                 Some(Counter::LimitHeadBytes)
@@ -236,14 +255,33 @@ impl Engine {
             self.counters.add(limit, 1);
         }
         let (problem, detail) = problem_of(fault);
-        self.fail(id, problem, detail, now);
-        Step::Used(rest.len())
+        let asker = self.overheard(heard);
+        self.fail(id, asker, problem, detail, now);
+        Step::Used(used)
+    }
+
+    /// For whom the refusal of a head that was not taken is written.
+    fn overheard(&self, heard: &[u8]) -> Asker {
+        let overheard = overhear(heard);
+        Asker::overheard(overheard, self.settings.cors_lines(overheard.origin))
+    }
+
+    /// Refuses a request that has not come whole in its time.
+    pub(in crate::engine) fn time_out(&mut self, id: ConnId, now: Now) {
+        let io = self.conns.get(id).and_then(|conn| conn.io.as_ref());
+        let heard = io.map_or(&[][..], |io| match &io.chunked {
+            Some(chunked) => &chunked.head,
+            None => &io.input,
+        });
+        let asker = self.overheard(heard);
+        let detail = "the request was not complete in time; its time is counted from its beginning";
+        self.fail(id, asker, problems::REQUEST_TIMEOUT, detail, now);
     }
 
     /// Answers what is no request, and ends the connection, reading a little more so that the peer
     /// reads the answer.
-    pub(in crate::engine) fn fail(&mut self, id: ConnId, problem: Problem, detail: &str, now: Now) {
-        let pending = Pending::new(Call::Other, Asker::default());
+    fn fail(&mut self, id: ConnId, asker: Asker, problem: Problem, detail: &str, now: Now) {
+        let pending = Pending::new(Call::Other, asker);
         self.conns.at(id.index).linger();
         self.answer(id, pending, Answer::problem(problem, detail), now);
     }
@@ -289,7 +327,7 @@ impl Engine {
         let conn = self.conns.at(index);
         conn.serve();
         let io = conn.io();
-        write_answer(&mut io.unsent, answer, &pending.asker);
+        write_answer(&mut io.unsent, answer, &pending.asker, &self.date);
         io.continued = false;
         io.need_bytes = 0;
     }

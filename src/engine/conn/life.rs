@@ -242,6 +242,7 @@ impl Conns {
         };
         if conn.phase() == Phase::Streaming {
             conn.owe_nothing_new();
+            conn.end_body();
             self.stream_ends(id.index);
         }
         let conn = self.table.at(id.index);

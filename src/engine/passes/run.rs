@@ -13,7 +13,6 @@ use crate::presence::SweepContext;
 use crate::realtime::{ConnId, Phase};
 use crate::slot::Slot;
 use crate::time::Now;
-use crate::wire::response::problems;
 use crate::wire::sse;
 
 /// Timers that one call sees to: each may end a stream, or answer somebody.
@@ -46,11 +45,7 @@ impl Engine {
                 Fired::Nothing => return,
                 Fired::SeenTo => {}
                 Fired::Overdue(Overdue::Parked(id)) => self.abandon_parked(id, now),
-                Fired::Overdue(Overdue::Request(id)) => {
-                    let detail = "the request was not complete in time; its time is counted from \
-                                  its beginning";
-                    self.fail(id, problems::REQUEST_TIMEOUT, detail, now);
-                }
+                Fired::Overdue(Overdue::Request(id)) => self.time_out(id, now),
             }
         }
         self.passes.backlog = true;
@@ -190,7 +185,7 @@ impl Engine {
         match conn.phase() {
             Phase::Streaming => {
                 if conn.unsent_bytes() + GOODBYE_BYTES_MAX <= self.settings.outbox_bytes_max {
-                    sse::write_goodbye(retry_ms, &mut conn.io().unsent);
+                    conn.say(|out| sse::write_goodbye(retry_ms, out));
                     self.counters.add(Counter::EventsGoodbye, 1);
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! Owns the checks between fields and their messages. Each says what is wrong and what to set.
 
-use super::{HEAD_BYTES_FLOOR, ORIGIN_BYTES_MAX, OUTBOX_BYTES_FLOOR, Settings};
+use super::{HEAD_BYTES_FLOOR, LOOPBACK, ORIGIN_BYTES_MAX, OUTBOX_BYTES_FLOOR, Settings};
 use crate::presence::BEHIND_MS_MAX;
 use crate::time::ANCHOR_TOLERANCE_MS;
 
@@ -20,7 +20,15 @@ impl Settings {
             if let Some(why) = origin_fault(origin) {
                 faults.push(format!(
                     "cors-origins has {origin:?}, which {why}; set it to `scheme://host[:port]`, \
-                     or to `*` for any origin"
+                     to `loopback` for this machine, or to `*` for any"
+                ));
+            }
+        }
+        for host in &self.host {
+            if !is_host(host) {
+                faults.push(format!(
+                    "host has {host:?}, which is no name; set it to a name without scheme and \
+                     port, to `*.name` for all below it, or to `*` for any"
                 ));
             }
         }
@@ -137,10 +145,17 @@ impl Settings {
     }
 }
 
+/// Whether a text is a name that a Host header can have, or stands for such names.
+fn is_host(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    text == "*" || (!name.is_empty() && name.bytes().all(is_plain))
+}
+
 /// Why `origin` can be no value of `Access-Control-Allow-Origin` (WHATWG Fetch: a serialized
 /// origin, or `*`).
 fn origin_fault(origin: &str) -> Option<&'static str> {
-    if origin == "*" {
+    if origin == "*" || origin == LOOPBACK {
         return None;
     }
     if origin.len() > ORIGIN_BYTES_MAX {
@@ -249,9 +264,20 @@ mod tests {
     }
 
     #[test]
+    fn hosts() {
+        for good in ["*", "app.example.com", "*.example.com", "a_b"] {
+            assert!(is_host(good), "{good}");
+        }
+        for bad in ["", "*.", "https://a.b", "a.b:80", "a b", "*a.b", "[::1]"] {
+            assert!(!is_host(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn origins() {
         for good in [
             "*",
+            "loopback",
             "https://example.com",
             "http://localhost:3000",
             "http://[::1]:8080",

@@ -6,6 +6,10 @@
 //! sizes `usize`.
 
 mod check;
+mod origins;
+
+pub use origins::LOOPBACK;
+pub(super) use origins::octets;
 
 use crate::time::ANCHOR_TOLERANCE_MS;
 use crate::wire::request::RequestLimits;
@@ -13,6 +17,9 @@ use crate::wire::request::RequestLimits;
 /// Longest `presence` event in bytes: an id of 128 bytes that are all escaped in JSON (256), the
 /// record's other members (104 with two 20-digit times), the lines `event`, `id` and `data` (64).
 pub const EVENT_BYTES_MAX: usize = 512;
+/// Longest line of a stream in bytes, whatever the outbox holds: readers and proxies bound theirs,
+/// and 64 KiB is a common bound.
+pub const LINE_BYTES_MAX: usize = 64_000;
 /// Longest response head of a stream in bytes, CORS lines with an origin of [`ORIGIN_BYTES_MAX`]
 /// included.
 pub const STREAM_HEAD_BYTES_MAX: usize = 1_024;
@@ -147,9 +154,14 @@ pub struct Settings {
     /// are refused, and nothing else is. Default 16 MiB. Zero lets one wait at a time. Cost: twice
     /// so much memory at most, when used.
     pub mailbox_bytes_max: usize,
-    /// Web origins that may read the API from a browser: `scheme://host[:port]`, or `*` for any.
-    /// Default none, so that only pages served by greendot itself can. Costs nothing.
+    /// Web origins whose pages may call the API: `scheme://host[:port]`, `loopback` for those of
+    /// this machine, or `*` for any. Default none, so that only pages served by greendot itself
+    /// can; a node that listens on a loopback address makes that `loopback`. Costs nothing.
     pub cors_origins: Vec<String>,
+    /// Names under which the server is known, beside addresses, names without a dot and those that
+    /// end in `.localhost`, `.local` or `.internal`; `*.example.com` for all below, `*` for any.
+    /// Default none. Costs a comparison each per request that is for another name.
+    pub host: Vec<String>,
 }
 
 static DEFAULT: Settings = Settings {
@@ -183,6 +195,7 @@ static DEFAULT: Settings = Settings {
     mailbox_max: 4_096,
     mailbox_bytes_max: 16 << 20,
     cors_origins: Vec::new(),
+    host: Vec::new(),
 };
 
 static TINY: Settings = Settings {
@@ -216,6 +229,7 @@ static TINY: Settings = Settings {
     mailbox_max: 3,
     mailbox_bytes_max: 200,
     cors_origins: Vec::new(),
+    host: Vec::new(),
 };
 
 // Both presets are right by construction: what `check` demands of a configuration holds for them
@@ -243,24 +257,6 @@ impl Settings {
     /// Every cap within reach of a short simulated run, and time ten times as fast.
     pub fn tiny() -> Settings {
         TINY.clone()
-    }
-
-    /// The CORS lines that answer `origin`, or nothing.
-    pub fn cors_lines(&self, origin: Option<&str>) -> String {
-        let Some(origin) = origin else {
-            return String::new();
-        };
-        if self.cors_origins.iter().any(|allowed| allowed == "*") {
-            return "Access-Control-Allow-Origin: *\r\n".to_owned();
-        }
-        if !self
-            .cors_origins
-            .iter()
-            .any(|allowed| allowed.eq_ignore_ascii_case(origin))
-        {
-            return String::new();
-        }
-        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
     }
 
     /// The request heads that are taken.

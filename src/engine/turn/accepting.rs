@@ -85,9 +85,9 @@ impl<S> Accepting<S> {
     }
 
     /// Closes the listener: those who come from now on are refused by the kernel.
-    pub(super) fn stop(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+    pub(super) fn stop(&mut self, now: Now, kernel: &mut impl Kernel<Socket = S>) {
         if let Some(held) = self.held.take()
-            && let Some(answer) = self.refusals.answer(&held.heard, false)
+            && let Some(answer) = self.refusals.answer(&held.heard, false, now.unix)
         {
             refuse(held.socket, &answer, kernel);
         }
@@ -129,7 +129,7 @@ impl<S> Accepting<S> {
                     };
                     let mut answer = self.hear(&mut held, now, kernel);
                     if answer.is_none() && kernel.watch_held(&held.socket).is_err() {
-                        answer = self.refusals.answer(&held.heard, false);
+                        answer = self.refusals.answer(&held.heard, false, now.unix);
                     }
                     match answer {
                         Some(answer) => refuse(held.socket, &answer, kernel),
@@ -193,7 +193,7 @@ impl<S> Accepting<S> {
                 },
             }
         };
-        self.refusals.answer(&held.heard, may_say_more)
+        self.refusals.answer(&held.heard, may_say_more, now.unix)
     }
 }
 

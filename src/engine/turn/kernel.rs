@@ -187,6 +187,9 @@ pub struct Edge {
     pub writable: bool,
     /// The peer has shut its sending half: no other edge will tell of bytes.
     pub read_closed: bool,
+    /// Urgent data have come. A read stops short where they stood, and does not mean that the
+    /// socket is empty.
+    pub urgent: bool,
     /// Nothing can be sent any more.
     pub write_closed: bool,
     /// Reset, timed out, or the like.

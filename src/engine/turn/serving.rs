@@ -55,7 +55,7 @@ impl<S> Driver<S> {
             self.left_over(Counter::LimitAcceptsPerTurn);
         } else if self.order >= Order::Drain {
             // Those who were waiting have been accepted, and will be answered.
-            self.accepting.stop(kernel);
+            self.accepting.stop(self.now, kernel);
         }
     }
 
@@ -232,7 +232,7 @@ impl<S> Driver<S> {
     /// An edge of a connection's socket.
     pub fn note_edge(&mut self, conn: ConnId, edge: Edge) {
         let mut facts = 0;
-        if edge.read_closed {
+        if edge.read_closed || edge.urgent {
             facts |= fact::READ_CLOSED;
         }
         let waits = self.sockets.any(conn, fact::BLOCKED);

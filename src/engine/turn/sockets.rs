@@ -15,7 +15,8 @@ pub(super) mod fact {
     pub(super) const QUEUED: u32 = 1 << 0;
     /// The engine takes no bytes until it says so.
     pub(in crate::engine::turn) const PAUSED: u32 = 1 << 1;
-    /// No edge will follow: read on until the end or an error.
+    /// No edge will follow, or a read may stop short of what has come: read on until the end or an
+    /// error.
     pub(in crate::engine::turn) const READ_CLOSED: u32 = 1 << 2;
     /// The end was read and told; there is nothing behind it.
     pub(in crate::engine::turn) const EOF: u32 = 1 << 3;

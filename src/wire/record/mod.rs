@@ -105,7 +105,7 @@ mod tests {
         let never = Record::timeless(strange, Status::Offline);
         assert_eq!(
             written(&never),
-            "{\"user\":\"a\\\"\\\\/\u{2028}é\",\"status\":\"offline\",\
+            "{\"user\":\"a\\\"\\\\/\\u2028é\",\"status\":\"offline\",\
              \"since\":null,\"last_active\":null}"
         );
         let unasked = Record::timeless(User::parse(b"c").unwrap(), Status::Unknown);

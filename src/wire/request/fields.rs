@@ -11,13 +11,15 @@ use super::{Framing, RequestFault};
 pub(super) struct Fields<'b> {
     pub(super) host: Option<&'b [u8]>,
     content_length: Option<u64>,
-    chunked: bool,
+    coding: Coding,
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) expect_continue: bool,
     pub(super) content_type: Option<&'b str>,
     pub(super) last_event_id: Option<&'b [u8]>,
     pub(super) origin: Option<&'b str>,
+    pub(super) fetch_site: Option<&'b str>,
+    pub(super) asked_headers: Option<&'b str>,
     pub(super) authorization: Option<&'b str>,
     pub(super) feed: Option<&'b str>,
 }
@@ -49,13 +51,11 @@ impl<'b> Fields<'b> {
                 14 if is("content-length") => {
                     once(&mut fields.content_length, decimal(value)?, BadFraming)?
                 }
-                17 if is("transfer-encoding") => {
-                    if fields.chunked {
-                        return Err(BadFraming);
-                    }
-                    check_coding(value)?;
-                    fields.chunked = true;
+                14 if is("sec-fetch-site") => once(&mut fields.fetch_site, text(value)?, BadHead)?,
+                30 if is("access-control-request-headers") => {
+                    once(&mut fields.asked_headers, text(value)?, BadHead)?
                 }
+                17 if is("transfer-encoding") => fields.coding.read(value)?,
                 _ => {}
             }
         }
@@ -70,13 +70,47 @@ impl<'b> Fields<'b> {
     }
 
     pub(super) fn framing(&self, http10: bool) -> Result<Framing, RequestFault> {
-        match (self.content_length, self.chunked) {
-            (Some(_), true) => Err(RequestFault::BadFraming),
-            (None, true) if http10 => Err(RequestFault::BadFraming),
-            (None, true) => Ok(Framing::Chunked),
-            (Some(bytes), false) => Ok(Framing::Length(bytes)),
-            (None, false) => Ok(Framing::None),
+        match (self.content_length, self.coding) {
+            (None, Coding::None) => Ok(Framing::None),
+            (Some(bytes), Coding::None) => Ok(Framing::Length(bytes)),
+            // Of a message whose last coding is not chunked nobody knows the end (RFC 9112 6.3).
+            (Some(_), _) | (None, Coding::Unknown) => Err(RequestFault::BadFraming),
+            (None, _) if http10 => Err(RequestFault::BadFraming),
+            (None, Coding::Chunked) => Ok(Framing::Chunked),
+            (None, Coding::UnknownChunked) => Err(RequestFault::UnknownCoding),
         }
+    }
+}
+
+/// The transfer codings of a message, of one header line or several.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Coding {
+    #[default]
+    None,
+    /// Chunked alone.
+    Chunked,
+    /// Others, and not yet chunked.
+    Unknown,
+    /// Others, and chunked behind them.
+    UnknownChunked,
+}
+
+impl Coding {
+    /// Reads one line. Nothing may stand behind chunked, which may stand once.
+    fn read(&mut self, value: &[u8]) -> Result<(), RequestFault> {
+        for coding in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            let chunked = coding.eq_ignore_ascii_case(b"chunked");
+            *self = match (*self, chunked) {
+                _ if coding.is_empty() => return Err(RequestFault::BadFraming),
+                (Coding::Chunked | Coding::UnknownChunked, _) => {
+                    return Err(RequestFault::BadFraming);
+                }
+                (Coding::None, true) => Coding::Chunked,
+                (Coding::Unknown, true) => Coding::UnknownChunked,
+                (Coding::None | Coding::Unknown, false) => Coding::Unknown,
+            };
+        }
+        Ok(())
     }
 }
 
@@ -101,21 +135,4 @@ fn decimal(value: &[u8]) -> Result<u64, RequestFault> {
         sum.saturating_mul(10)
             .saturating_add(u64::from(digit - b'0'))
     }))
-}
-
-fn check_coding(value: &[u8]) -> Result<(), RequestFault> {
-    if value.eq_ignore_ascii_case(b"chunked") {
-        return Ok(());
-    }
-    // "chunked, chunked" and "chunked," are no other coding, only no single one.
-    let is_chunked_or_empty =
-        |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked");
-    if value
-        .split(|&byte| byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .all(is_chunked_or_empty)
-    {
-        return Err(RequestFault::BadFraming);
-    }
-    Err(RequestFault::UnknownCoding)
 }

@@ -57,10 +57,26 @@ fn parse_lines<'b>(
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(lines, headers) {
         Ok(httparse::Status::Complete(bytes)) if bytes == lines.len() => {}
-        Err(httparse::Error::Version)
-            if names_other_version(&input[extent.start..extent.line_end]) =>
-        {
-            return Err(RequestFault::BadVersion);
+        Err(httparse::Error::Version) => {
+            let line = &input[extent.start..extent.line_end];
+            let (method, target) = (request.method, request.path);
+            return match (later_minor(line), method, target) {
+                (Some(true), Some(method), Some(target)) => {
+                    // Served as the latest minor version that is known (RFC 9110 section 2.5).
+                    let fields = &input[extent.line_end..extent.end];
+                    let mut headers = vec![httparse::EMPTY_HEADER; extent.header_count];
+                    match httparse::parse_headers(fields, &mut headers) {
+                        Ok(httparse::Status::Complete((bytes, headers)))
+                            if bytes == fields.len() =>
+                        {
+                            head_of(method, target, 1, headers)
+                        }
+                        Ok(_) | Err(_) => Err(RequestFault::BadHead),
+                    }
+                }
+                (Some(false), ..) => Err(RequestFault::BadVersion),
+                _ => Err(RequestFault::BadHead),
+            };
         }
         Ok(_) | Err(_) => return Err(RequestFault::BadHead),
     }
@@ -68,15 +84,26 @@ fn parse_lines<'b>(
     else {
         return Err(RequestFault::BadHead);
     };
+    head_of(method, target, minor, request.headers)
+}
+
+fn head_of<'b>(
+    method: &str,
+    target: &'b str,
+    minor: u8,
+    headers: &[httparse::Header<'b>],
+) -> Result<Head<'b>, RequestFault> {
     let method = method_of(method)?;
-    let fields = Fields::read(request.headers)?;
+    let fields = Fields::read(headers)?;
     let http10 = minor == 0;
     match fields.host {
         Some(host) if !is_authority(host, true) => return Err(RequestFault::BadHost),
         None if !http10 => return Err(RequestFault::BadHost),
         Some(_) | None => {}
     }
-    let (path, query) = split_target(method, target)?;
+    let (authority, path, query) = split_target(method, target)?;
+    // RFC 9112 section 3.2.2: what the target names goes before Host. Both are ASCII.
+    let host = authority.or(fields.host.and_then(|host| std::str::from_utf8(host).ok()));
     Ok(Head {
         method,
         path,
@@ -87,22 +114,26 @@ fn parse_lines<'b>(
         framing: fields.framing(http10)?,
         content_type: fields.content_type,
         last_event_id: fields.last_event_id,
+        host,
         origin: fields.origin,
+        fetch_site: fields.fetch_site,
+        asked_headers: fields.asked_headers,
         authorization: fields.authorization,
         feed: fields.feed,
     })
 }
 
-/// Whether a request line that httparse refused for its version has a well-formed one as its third
-/// word (RFC 9112 2.3): then it is another version rather than no HTTP at all.
-fn names_other_version(line: &[u8]) -> bool {
+/// Of a request line that httparse refused for its version: whether it names a later minor version
+/// of HTTP/1 (RFC 9112 2.3), or another one; None: no version at all.
+fn later_minor(line: &[u8]) -> Option<bool> {
     let line = line.strip_suffix(b"\r\n").unwrap_or(line);
-    let version = line.splitn(3, |&byte| byte == b' ').nth(2);
-    let number = version.and_then(|version| version.strip_prefix(b"HTTP/"));
-    number.is_some_and(|number| match number {
-        [major, b'.', minor] => major.is_ascii_digit() && minor.is_ascii_digit(),
-        _ => false,
-    })
+    let version = line.splitn(3, |&byte| byte == b' ').nth(2)?;
+    match version.strip_prefix(b"HTTP/")? {
+        [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            Some(*major == b'1' && *minor > b'1')
+        }
+        _ => None,
+    }
 }
 
 fn method_of(name: &str) -> Result<Method, RequestFault> {
@@ -114,6 +145,7 @@ fn method_of(name: &str) -> Result<Method, RequestFault> {
         "DELETE" => Method::Delete,
         "OPTIONS" => Method::Options,
         "PATCH" => Method::Patch,
+        "TRACE" => Method::Trace,
         _ => return Err(RequestFault::UnknownMethod),
     })
 }

@@ -9,6 +9,7 @@
 mod chunk;
 mod fields;
 mod head;
+mod overhear;
 mod scan;
 mod target;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub use chunk::{BodyStep, CHUNK_EXTENSION_BYTES_MAX, ChunkDecoder, write_chunk, write_last_chunk};
 pub use head::parse_head;
+pub use overhear::{Overheard, overhear};
 pub use target::{QueryPair, decode_segment, query_pairs};
 
 /// Bounds of a request.
@@ -41,6 +43,7 @@ pub enum Method {
     Delete,
     Options,
     Patch,
+    Trace,
 }
 
 /// How the body's end is found.
@@ -90,8 +93,15 @@ pub struct Head<'b> {
     pub content_type: Option<&'b str>,
     /// Last-Event-ID, as sent.
     pub last_event_id: Option<&'b [u8]>,
+    /// Whom the request is for: the target's authority, or else Host; `host` or `host:port`, or
+    /// empty.
+    pub host: Option<&'b str>,
     /// Origin, as sent.
     pub origin: Option<&'b str>,
+    /// Sec-Fetch-Site, as sent: how the page that asks stands to this origin, as its browser says.
+    pub fetch_site: Option<&'b str>,
+    /// Access-Control-Request-Headers, as sent.
+    pub asked_headers: Option<&'b str>,
     /// Authorization, as sent.
     pub authorization: Option<&'b str>,
     /// Greendot-Feed, as sent.
@@ -138,9 +148,9 @@ pub enum RequestFault {
     TooManyHeaders,
     /// 501: a method that the server does not know.
     UnknownMethod,
-    /// 501: a transfer coding other than chunked.
+    /// 501: a transfer coding other than chunked, before it.
     UnknownCoding,
-    /// 505: a version other than HTTP/1.0 and HTTP/1.1.
+    /// 505: a version other than HTTP/1.
     BadVersion,
 }
 

@@ -56,7 +56,13 @@ pub(super) fn scan(input: &[u8], limits: &RequestLimits) -> Result<Option<Extent
                     return Err(RequestFault::BadHead);
                 }
             }
-            (None, false) => line_end = Some(at),
+            (None, false) => {
+                // At once: who speaks another protocol may never send a blank line.
+                if !names_version(&bounded[start..control_at]) {
+                    return Err(RequestFault::BadHead);
+                }
+                line_end = Some(at);
+            }
             (Some(line_end), true) => {
                 return Ok(Some(Extent {
                     start,
@@ -80,6 +86,15 @@ pub(super) fn scan(input: &[u8], limits: &RequestLimits) -> Result<Option<Extent
         None => RequestFault::TargetTooLong,
         Some(_) => RequestFault::HeadTooLarge,
     })
+}
+
+/// Whether a request line ends in a version (RFC 9112 2.3).
+fn names_version(line: &[u8]) -> bool {
+    matches!(
+        line,
+        [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit()
+    )
 }
 
 /// Index of the first byte below 0x20 at or after `from`.
@@ -128,13 +143,16 @@ mod tests {
             scan(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest", &LIMITS),
             found(0, 16, 27, 1)
         );
-        assert_eq!(scan(b"\r\n\r\nG\r\n\r\n", &LIMITS), found(4, 7, 9, 0));
         assert_eq!(
-            scan(b"G\r\na:\tb\r\nc: d\r\n\r\n", &LIMITS),
-            found(0, 3, 17, 2)
+            scan(b"\r\n\r\nG / HTTP/1.1\r\n\r\n", &LIMITS),
+            found(4, 18, 20, 0)
+        );
+        assert_eq!(
+            scan(b"G HTTP/1.1\r\na:\tb\r\nc: d\r\n\r\n", &LIMITS),
+            found(0, 12, 26, 2)
         );
         assert_eq!(scan(b"", &LIMITS), Ok(None));
-        assert_eq!(scan(b"G\r\na: b\r\n\r", &LIMITS), Ok(None));
+        assert_eq!(scan(b"G HTTP/1.1\r\na: b\r\n\r", &LIMITS), Ok(None));
     }
 
     #[test]
@@ -143,14 +161,18 @@ mod tests {
             (&b"GET / HTTP/1.1\n"[..], 15),
             (b"GET / HTTP/1.1\r\nHost: a\n\r\n", 24),
             (b"GET / HTTP/1.1\rHost", 16),
-            (b"G\r\na: b\rc\r\n\r\n", 9),
-            (b"G\r\na: b\r\n\n", 10),
-            (b"G\r\na: b\r\r\n", 9),
+            (b"G HTTP/1.1\r\na: b\rc\r\n\r\n", 18),
+            (b"G HTTP/1.1\r\na: b\r\n\n", 19),
+            (b"G HTTP/1.1\r\na: b\r\r\n", 18),
             (b"G\0", 2),
-            (b"G\r\na: \x01", 7),
+            (b"G HTTP/1.1\r\na: \x01", 16),
             (b"\x16\x03\x01", 1),
             (b"\n", 1),
             (b"\r\n\r\n\r\n\r\n\r\n", 10),
+            // A request line without a version, and what begins another protocol.
+            (b"GET /\r\n", 7),
+            (b"SSH-2.0-x\r\n", 11),
+            (b"GET / HTTP/1.10\r\nHost: a\r\n\r\n", 17),
         ] {
             assert_eq!(scan(&input[..at - 1], &LIMITS), Ok(None), "{input:?}");
             for len in at..=input.len() {
@@ -185,7 +207,7 @@ mod tests {
         assert_eq!(scan(&line[..64], &LIMITS), Err(RequestFault::TargetTooLong));
         assert_eq!(scan(&line, &LIMITS), Err(RequestFault::TargetTooLong));
 
-        let mut head = b"G\r\na: ".to_vec();
+        let mut head = b"G HTTP/1.1\r\na: ".to_vec();
         head.resize(60, b'x');
         head.extend_from_slice(b"\r\n\r\n");
         assert_eq!(
@@ -193,14 +215,14 @@ mod tests {
             Ok(Some(64))
         );
         assert_eq!(scan(&head[..63], &LIMITS), Ok(None));
-        head.insert(6, b'x');
+        head.insert(15, b'x');
         assert_eq!(scan(&head[..63], &LIMITS), Ok(None));
         assert_eq!(scan(&head[..64], &LIMITS), Err(RequestFault::HeadTooLarge));
         assert_eq!(scan(&head, &LIMITS), Err(RequestFault::HeadTooLarge));
 
-        assert_eq!(scan(b"G\r\na:\r\nb:\r\nc:\r", &LIMITS), Ok(None));
+        assert_eq!(scan(b"G HTTP/1.1\r\na:\r\nb:\r\nc:\r", &LIMITS), Ok(None));
         assert_eq!(
-            scan(b"G\r\na:\r\nb:\r\nc:\r\n", &LIMITS),
+            scan(b"G HTTP/1.1\r\na:\r\nb:\r\nc:\r\n", &LIMITS),
             Err(RequestFault::TooManyHeaders)
         );
     }

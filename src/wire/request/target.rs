@@ -54,36 +54,36 @@ fn escapes_are_whole(raw: &[u8]) -> bool {
     true
 }
 
-/// Path and query of a request target in origin-form, absolute-form or asterisk-form (RFC 9112
-/// 3.2).
-pub(super) fn split_target(
-    method: Method,
-    target: &str,
-) -> Result<(&str, Option<&str>), RequestFault> {
+/// A target's authority, if it has one, its path and its query.
+type Target<'t> = (Option<&'t str>, &'t str, Option<&'t str>);
+
+/// Takes a request target in origin-form, absolute-form or asterisk-form (RFC 9112 3.2) apart.
+pub(super) fn split_target(method: Method, target: &str) -> Result<Target<'_>, RequestFault> {
     // httparse lets bytes through that no URI holds: those above ASCII, and the '#' that would
     // begin a fragment.
     if !target.is_ascii() || target.as_bytes().contains(&b'#') {
         return Err(RequestFault::BadHead);
     }
     if target == "*" && method == Method::Options {
-        return Ok((target, None));
+        return Ok((None, target, None));
     }
-    let origin_form = if target.starts_with('/') {
-        target
+    let (authority, origin_form) = if target.starts_with('/') {
+        (None, target)
     } else {
         let rest = strip_scheme(target).ok_or(RequestFault::BadHead)?;
         let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if !is_authority(authority.as_bytes(), false) {
             return Err(RequestFault::BadHost);
         }
-        rest
+        (Some(authority), rest)
     };
-    Ok(match origin_form.split_once('?') {
+    let (path, query) = match origin_form.split_once('?') {
         Some(("", query)) => ("/", Some(query)),
         Some((path, query)) => (path, Some(query)),
         None if origin_form.is_empty() => ("/", None),
         None => (origin_form, None),
-    })
+    };
+    Ok((authority, path, query))
 }
 
 fn strip_scheme(target: &str) -> Option<&str> {
@@ -143,9 +143,10 @@ fn reg_name_is_whole(host: &[u8]) -> bool {
     }
 }
 
-/// Unreserved or sub-delims (RFC 3986 section 2).
+/// Unreserved or sub-delims (RFC 3986 section 2), but for the comma: it is how a proxy joins two
+/// Host lines, of which another server may take the other.
 fn is_reg_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&byte)
 }
 
 #[cfg(test)]

@@ -2,16 +2,19 @@
 //!
 //! Owns what an answer is made of, for whom it is written, and the header lines that answers have
 //! in common ([`write_answer`] alone writes them). Which answer, and what its body says, is decided
-//! elsewhere; errors are [`Problem`]s. `Date` is left out: an origin server need not send one it
-//! has no reason to.
+//! elsewhere; errors are [`Problem`]s.
 
+mod chunk;
+mod date;
 mod problem;
 
 use std::borrow::Cow;
 
 use crate::wire::json::write_u64;
-use crate::wire::request::{Head, Method};
+use crate::wire::request::{Head, Method, Overheard};
 
+pub use chunk::{CHUNK_BYTES_MAX, CHUNK_FRAME_BYTES, LAST_CHUNK, OpenChunk, open_chunk};
+pub use date::HttpDate;
 pub use problem::{PROBLEM_CONTENT_TYPE, PROBLEMS, Problem, problem_of, problems};
 
 /// Status codes that the server uses.
@@ -23,6 +26,7 @@ pub enum StatusCode {
     NoContent = 204,
     BadRequest = 400,
     Unauthorized = 401,
+    Forbidden = 403,
     NotFound = 404,
     MethodNotAllowed = 405,
     RequestTimeout = 408,
@@ -57,6 +61,7 @@ impl StatusCode {
             StatusCode::NoContent => "HTTP/1.1 204 No Content\r\n",
             StatusCode::BadRequest => "HTTP/1.1 400 Bad Request\r\n",
             StatusCode::Unauthorized => "HTTP/1.1 401 Unauthorized\r\n",
+            StatusCode::Forbidden => "HTTP/1.1 403 Forbidden\r\n",
             StatusCode::NotFound => "HTTP/1.1 404 Not Found\r\n",
             StatusCode::MethodNotAllowed => "HTTP/1.1 405 Method Not Allowed\r\n",
             StatusCode::RequestTimeout => "HTTP/1.1 408 Request Timeout\r\n",
@@ -98,8 +103,11 @@ pub struct Answer {
 pub enum Ends {
     /// By Content-Length.
     Counted,
-    /// By the end of the connection.
-    WithConnection,
+    /// By its last chunk; for HTTP/1.0, which knows no chunks, by the end of the connection. The
+    /// connection ends with it either way.
+    Chunked,
+    /// The same, but only its head is written here: the body goes on as the connection does.
+    Streaming,
 }
 
 /// What an answer says of its keeping.
@@ -159,19 +167,25 @@ impl Answer {
         problem.write(detail, &mut body);
         Answer {
             status: problem.status,
-            cache: Cache::Unsaid,
             ..Answer::ok(PROBLEM_CONTENT_TYPE, body)
         }
     }
 
-    /// An event stream (WHATWG HTML, "Server-sent events"): what it says at once, if anything. Not
-    /// counted, and so without chunk heads: one event's bytes serve every stream.
+    /// An event stream (WHATWG HTML, "Server-sent events") that says this and ends.
     pub fn events(body: impl Into<Cow<'static, [u8]>>) -> Answer {
         Answer {
-            ends: Ends::WithConnection,
+            ends: Ends::Chunked,
             cache: Cache::NeverNorTransform,
             lines: Cow::Borrowed("X-Accel-Buffering: no\r\n"),
-            ..Answer::ok("text/event-stream", body)
+            ..Answer::ok("text/event-stream; charset=utf-8", body)
+        }
+    }
+
+    /// The head of an event stream that goes on.
+    pub fn stream() -> Answer {
+        Answer {
+            ends: Ends::Streaming,
+            ..Answer::events(&b""[..])
         }
     }
 
@@ -197,6 +211,16 @@ pub struct Asker {
 }
 
 impl Asker {
+    /// Who is refused for a head that was only overheard, and is told `cors`.
+    pub fn overheard(overheard: Overheard<'_>, cors: String) -> Asker {
+        Asker {
+            head_only: overheard.head_only,
+            keep_alive: false,
+            http10: overheard.http10,
+            cors,
+        }
+    }
+
     /// Who sent `head`, whose origin is told `cors`.
     pub fn of(head: &Head<'_>, cors: String) -> Asker {
         Asker {
@@ -208,8 +232,13 @@ impl Asker {
     }
 }
 
+/// What every answer says: that it may differ from origin to origin, so that no cache gives one
+/// origin's to another; that it is of no other type than it says; that no page may frame it.
+const COMMON: &str = "Vary: Origin\r\nX-Content-Type-Options: nosniff\r\n\
+                      Content-Security-Policy: frame-ancestors 'none'\r\n";
+
 /// Appends status line, headers, body. The one place that knows what lines answers have in common.
-pub fn write_answer(out: &mut Vec<u8>, answer: &Answer, asker: &Asker) {
+pub fn write_answer(out: &mut Vec<u8>, answer: &Answer, asker: &Asker, date: &HttpDate) {
     let mut text = |text: &str| out.extend_from_slice(text.as_bytes());
     text(answer.status.line());
     if answer.status.has_body() {
@@ -217,22 +246,39 @@ pub fn write_answer(out: &mut Vec<u8>, answer: &Answer, asker: &Asker) {
         text(answer.content_type);
         text("\r\n");
     }
+    let chunked = answer.ends != Ends::Counted && !asker.http10;
     if answer.status.has_body() && answer.ends == Ends::Counted {
         text("Content-Length: ");
         write_u64(answer.body.len() as u64, out);
         out.extend_from_slice(b"\r\n");
+    } else if chunked {
+        text("Transfer-Encoding: chunked\r\n");
     }
     let connection = match (answer.ends, asker.keep_alive, asker.http10) {
-        (Ends::WithConnection, ..) | (_, false, _) => "Connection: close\r\n\r\n",
+        (Ends::Chunked | Ends::Streaming, ..) | (_, false, _) => "Connection: close\r\n\r\n",
         (Ends::Counted, true, true) => "Connection: keep-alive\r\n\r\n",
         (Ends::Counted, true, false) => "\r\n",
     };
-    for lines in [answer.cache.line(), &answer.lines, &asker.cors, connection] {
+    out.extend_from_slice(date.line());
+    for lines in [
+        COMMON,
+        answer.cache.line(),
+        &answer.lines,
+        &asker.cors,
+        connection,
+    ] {
         out.extend_from_slice(lines.as_bytes());
     }
-    if answer.status.has_body() && !asker.head_only {
-        out.extend_from_slice(&answer.body);
+    if !answer.status.has_body() || asker.head_only || answer.ends == Ends::Streaming {
+        return;
     }
+    if !chunked {
+        return out.extend_from_slice(&answer.body);
+    }
+    let chunk = open_chunk(out);
+    out.extend_from_slice(&answer.body);
+    chunk.close(out);
+    out.extend_from_slice(LAST_CHUNK);
 }
 
 /// `HTTP/1.1 100 Continue` and its blank line.
@@ -241,12 +287,18 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Unix;
 
     fn written(answer: &Answer, asker: &Asker) -> String {
         let mut out = Vec::new();
-        write_answer(&mut out, answer, asker);
+        write_answer(&mut out, answer, asker, &HttpDate::at(Unix::default()));
         String::from_utf8(out).unwrap()
     }
+
+    /// What is between what an answer begins with and what is its own.
+    const ALL_SAY: &str = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nVary: Origin\r\n\
+                           X-Content-Type-Options: nosniff\r\n\
+                           Content-Security-Policy: frame-ancestors 'none'\r\n";
 
     /// An asker of HTTP/1.1 who goes on.
     fn asker() -> Asker {
@@ -259,8 +311,10 @@ mod tests {
     #[test]
     fn one_answer_for_several_askers() {
         let answer = Answer::json(&b"{\"watching\":2}"[..]);
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\
-                    Cache-Control: no-store\r\n";
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\
+             {ALL_SAY}Cache-Control: no-store\r\n"
+        );
         let body = "{\"watching\":2}";
         assert_eq!(written(&answer, &asker()), format!("{head}\r\n{body}"));
         let head_only = true;
@@ -295,23 +349,38 @@ mod tests {
     fn answers_of_each_kind() {
         assert_eq!(
             written(&Answer::no_content(), &asker()),
-            "HTTP/1.1 204 No Content\r\n\r\n"
+            format!("HTTP/1.1 204 No Content\r\n{ALL_SAY}\r\n")
         );
         let problem = Answer::problem(problems::OVERLOADED, "later");
         assert_eq!(
             written(&problem.with_lines("Retry-After: 5\r\n"), &Asker::default()),
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
-             Content-Length: 116\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
-             {\"type\":\"https://greendot.dev/problems/overloaded\",\"title\":\"The server is at a \
-             limit\",\"status\":503,\"detail\":\"later\"}"
+            format!(
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
+                 Content-Length: 116\r\n{ALL_SAY}Cache-Control: no-store\r\nRetry-After: 5\r\n\
+                 Connection: close\r\n\r\n\
+                 {{\"type\":\"https://greendot.dev/problems/overloaded\",\"title\":\"The server is \
+                 at a limit\",\"status\":503,\"detail\":\"later\"}}"
+            )
         );
-        // However the asker would go on: its end is the connection's.
+        // However the asker would go on: the connection ends with it.
+        let head = |coding: &str| {
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{coding}\
+                 {ALL_SAY}Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
+                 Connection: close\r\n\r\n"
+            )
+        };
+        let chunked = head("Transfer-Encoding: chunked\r\n");
+        let event = Answer::events(&b"data:\n\n"[..]);
         assert_eq!(
-            written(&Answer::events(&b"data:\n\n"[..]), &asker()),
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
-             Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
-             Connection: close\r\n\r\ndata:\n\n"
+            written(&event, &asker()),
+            format!("{chunked}000007\r\ndata:\n\n\r\n0\r\n\r\n")
         );
+        assert_eq!(written(&Answer::stream(), &asker()), chunked);
+        let http10 = true;
+        let old = Asker { http10, ..asker() };
+        assert_eq!(written(&event, &old), head("") + "data:\n\n");
+        assert_eq!(written(&Answer::stream(), &old), head(""));
     }
 
     #[test]

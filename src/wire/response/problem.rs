@@ -66,6 +66,7 @@ table! {
     BAD_USER: BadRequest, "bad-user", "A user id is not legal";
     BAD_JSON: BadRequest, "bad-json", "The request body is not the JSON expected";
     UNAUTHORIZED: Unauthorized, "unauthorized", "The request does not prove that it may do this";
+    FOREIGN_ORIGIN: Forbidden, "foreign-origin", "Pages of this origin may not do this";
     NOT_FOUND: NotFound, "not-found", "Nothing is found at this path";
     UNKNOWN_STREAM: NotFound, "unknown-stream", "No such stream is open";
     METHOD_NOT_ALLOWED: MethodNotAllowed, "method-not-allowed", "The path does not take this \
@@ -78,6 +79,7 @@ table! {
     UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType, "unsupported-media-type", "The request body has \
      the wrong media type";
     BAD_EXPECT: ExpectationFailed, "bad-expect", "The expectation is not understood";
+    WRONG_HOST: MisdirectedRequest, "wrong-host", "The server is not known by this name";
     WRONG_ROLE: MisdirectedRequest, "wrong-role", "This node does not serve the path in its role";
     TOO_MANY_REQUESTS: TooManyRequests, "too-many-requests", "Too many requests or streams";
     HEAD_TOO_LARGE: HeadTooLarge, "head-too-large", "The request head is too large";
@@ -106,7 +108,7 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
         RequestFault::BadFraming => (
             problems::BAD_FRAMING,
             "send exactly one Content-Length of digits only, or exactly one Transfer-Encoding: \
-             chunked (HTTP/1.1 only), never both",
+             chunked (HTTP/1.1 only; it stands last), never both",
         ),
         RequestFault::BadChunk => (
             problems::BAD_CHUNK,
@@ -134,7 +136,7 @@ pub fn problem_of(fault: RequestFault) -> (Problem, &'static str) {
         RequestFault::TooManyHeaders => (problems::TOO_MANY_HEADERS, "send fewer header lines"),
         RequestFault::UnknownMethod => (
             problems::UNKNOWN_METHOD,
-            "the server knows GET, HEAD, POST, PUT, DELETE, OPTIONS and PATCH, in capitals",
+            "the server knows GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH and TRACE, in capitals",
         ),
         RequestFault::UnknownCoding => (
             problems::UNKNOWN_CODING,

@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::ignored::Ignored;
 use super::served::Served;
 use super::{beat, edit, leave, node, query, stream};
 use crate::engine::parts::Engine;
@@ -123,8 +124,8 @@ pub(super) enum Serve {
     Fixed(&'static crate::pages::Page),
     /// The user in the path.
     One(fn(&mut Engine, User<'_>, Now) -> Answer),
-    /// The users of the query `user=a&user=b`.
-    Listed(fn(&mut Engine, &[Entry], Now) -> Answer),
+    /// The users of the query `user=a&user=b`, and what else is in it.
+    Listed(fn(&mut Engine, &[Entry], &Ignored, Now) -> Answer),
     /// The users of the body `{"users":[..]}`.
     Users(fn(&mut Engine, &[Entry], Now) -> Answer),
     /// Who asks, and the users of the body `{"users":[..]}`.
@@ -135,8 +136,9 @@ pub(super) enum Serve {
     Record(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
     /// The states of the body `{"presence":[..]}`, and which life of a node says so.
     Records(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
-    /// Who asks, and what a stream is to be: in the query of a GET, in the body of a POST.
-    Opens(fn(&mut Engine, ConnId, StreamAsk, Now) -> Served),
+    /// Who asks, and what a stream is to be: in the query of a GET, in the body of a POST; and what
+    /// else is in the query.
+    Opens(fn(&mut Engine, ConnId, StreamAsk, Ignored, Now) -> Served),
     /// Who asks, the stream in the path, and the edit of the body.
     Edits(fn(&mut Engine, ConnId, &str, WatchEdit, Now) -> Served),
 }
@@ -189,6 +191,11 @@ impl Row {
 
     fn takes(&self, method: Method) -> bool {
         self.method == method || (self.method == Get && method == Method::Head)
+    }
+
+    /// Whether a stream may begin.
+    pub(super) fn begins_stream(&self) -> bool {
+        matches!(self.serve, Opens(_))
     }
 
     /// Whether the call has a JSON body.
