@@ -34,7 +34,12 @@ impl World {
         }
         self.users[user].known = true;
         let wall = self.wall();
+        self.doubt_partings(user);
         self.users[user].beat(sent_at, self.mono, wall, &self.rules);
+        if self.users[user].left == Left::No {
+            self.take_back(user);
+        }
+        self.doubt_partings(user);
         self.doubt_activity(user);
         self.say(|| {
             format!(
@@ -64,15 +69,20 @@ impl World {
     /// Whether a stream of the user's is open; None where the server may have ended it already, or
     /// not yet.
     fn is_held(&self, user: usize) -> Option<bool> {
-        let streams = self.conns.values();
+        self.is_held_but(user, None)
+    }
+
+    /// The same, one stream aside.
+    pub(crate) fn is_held_but(&self, user: usize, but: Option<u32>) -> Option<bool> {
+        let streams = self.conns.iter().filter(|(key, _)| Some(**key) != but);
         let live =
             |conn: &&Conn| conn.user == Some(user) && (conn.live_since.is_some() || conn.opening);
-        let mut live = streams.filter(live).peekable();
+        let mut live = streams.map(|(_, conn)| conn).filter(live).peekable();
         if live.peek().is_none() {
             return Some(false);
         }
         let ending = |conn: &Conn| {
-            let told = conn.end_told || conn.reset || conn.ended;
+            let told = conn.end_told || conn.reset || conn.ended || conn.leaving;
             told || conn.opening || conn.blocked || self.drain
         };
         live.any(|conn| !ending(conn)).then_some(true)
@@ -127,6 +137,7 @@ impl World {
         let in_time = self.mono - self.shards[at].last_turn <= VOUCH_SLACK_MS / 2;
         let certain = (from >= driven && in_time && !self.drain).then_some(from);
         self.users[user].vouched(certain, self.mono, wall);
+        self.doubt_partings(user);
     }
 
     pub(crate) fn slot(&mut self, user: usize) -> Option<Slot> {
@@ -178,6 +189,9 @@ impl World {
                     "user {user}: since went from {since:?} to {:?}",
                     state.since
                 ));
+            }
+            if !state.online {
+                self.doubt_partings(user);
             }
             let model = &self.users[user];
             let verdict = match (online, state.online) {
@@ -305,7 +319,9 @@ impl World {
                 Read::Response(response) => self.answered(key, response),
                 Read::StreamHead => {
                     let conn = self.conns.get_mut(&key).expect("kept until read");
-                    if !matches!(conn.wants.pop_front(), Some(Want::Stream | Want::Refusal)) {
+                    // One that has no room says so on a stream.
+                    let want = conn.wants.pop_front();
+                    if !matches!(want, Some(Want::Stream | Want::Refusal | Want::SentAway)) {
                         self.fail(format!("conn {key} became a stream without asking"));
                     }
                 }
@@ -339,6 +355,19 @@ impl World {
                 status == 200 || refused
             }
             Want::Beat(_) | Want::Leave(_) => matches!(status, 200 | 204) || refused,
+            Want::Farewell { user, after_ms } => {
+                self.say(|| format!("goodbye of {user}, {after_ms} ms later: {response:?}"));
+                self.parted(key, status == 204);
+                matches!(status, 204 | 404) || refused
+            }
+            Want::LogOut { streams } => {
+                self.parted(key, status == 204);
+                if status == 204 {
+                    self.must_end(&streams);
+                }
+                status == 204 || refused
+            }
+            Want::SentAway => status == 204 || refused,
             Want::Edit { sub } => {
                 self.edited(sub, key, &response);
                 matches!(status, 200 | 404 | 413) || refused
@@ -448,6 +477,11 @@ impl World {
                 return;
             }
             ("overloaded", None) | ("goodbye", Some(_)) => return,
+            ("bye", Some(_)) => {
+                // It logs in anew.
+                subscriber.last_id = None;
+                return;
+            }
             ("snapshot", Some(_)) => {}
             ("presence", Some(_)) if subscriber.snapshot_seen => {}
             _ => self.fail(format!("sub {sub} reads out of turn: {event:?}")),
@@ -515,6 +549,7 @@ impl World {
     /// The client has no use for this conn any more: whoever waited on it goes on without.
     pub(crate) fn client_gone(&mut self, key: u32) {
         let retry_at = self.mono + self.workload.u64(0..400);
+        self.parted(key, false);
         for sub in &mut self.subs {
             if sub.conn == Some(key) {
                 sub.disconnected(retry_at);

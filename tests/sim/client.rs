@@ -15,6 +15,17 @@ pub(crate) enum Want {
     },
     Beat(Vec<usize>),
     Leave(Vec<usize>),
+    /// A goodbye of this user's stream.
+    Farewell {
+        user: usize,
+        after_ms: u64,
+    },
+    /// A log-out of the user whose streams these are.
+    LogOut {
+        streams: Vec<u32>,
+    },
+    /// 204, to who comes back after a log-out.
+    SentAway,
     Edit {
         sub: usize,
     },
@@ -85,6 +96,8 @@ pub(crate) struct Conn {
     pub(crate) live_since: Option<u64>,
     /// Its request for a stream has been taken, and waits for other shards.
     pub(crate) opening: bool,
+    /// A goodbye under way may have ended it.
+    pub(crate) leaving: bool,
     /// The stream's publisher.
     pub(crate) user: Option<usize>,
 }
@@ -119,6 +132,7 @@ impl Conn {
             sub: None,
             live_since: None,
             opening: false,
+            leaving: false,
             user: None,
         }
     }

@@ -132,9 +132,9 @@ impl World {
         self.disturbed_until(self.mono + self.rules.sweep_interval_ms);
         if by_ms > 0 {
             self.hold_until = self.hold_until.max(self.mono + self.rules.offline_after_ms);
+            let wall = self.wall();
             for user in &mut self.users {
-                user.active_exactly = None;
-                user.online_due = None;
+                user.clock_went_forward(wall, &self.rules);
             }
         } else {
             let wall = self.wall();
@@ -191,6 +191,7 @@ impl World {
     }
 
     pub(crate) fn keep_flushed(&mut self) {
+        (0..self.users.len()).for_each(|user| self.doubt_partings(user));
         self.flushed = Some(Flushed {
             folder: Folder::copy_of(self.folder.path()),
             users: self.users.clone(),
@@ -211,6 +212,7 @@ impl World {
             }
             self.client_gone(key);
         }
+        self.forget_partings();
         self.conns.clear();
         self.shards.clear();
         self.flusher = None;

@@ -6,6 +6,7 @@
 
 mod checks;
 mod client;
+mod farewells;
 mod faults;
 mod kernel;
 mod model;

@@ -205,7 +205,9 @@ impl User {
         }
         self.left_at = mono;
         self.online_due = None;
-        if self.beat_lo.is_some() {
+        // A goodbye that stands with a time from before the clock went back is left as it is.
+        let may_stand = self.left != Left::No && self.stray > 0;
+        if self.beat_lo.is_some() && !may_stand {
             self.note_sent(steps, wall);
         } else if self.beat_hi.is_some() {
             self.sent.1 = self.sent.1.max(steps.1);
@@ -267,6 +269,16 @@ impl User {
             self.left = Left::Maybe;
             self.online_due = None;
             self.leave_due = None;
+        }
+    }
+
+    /// The wall clock went forward to `wall`: what is brought back is brought back to later times.
+    pub(crate) fn clock_went_forward(&mut self, wall: u64, rules: &Rules) {
+        self.active_exactly = None;
+        self.online_due = None;
+        if self.stray > 0 {
+            let latest = (wall + 3 * rules.beat_skew_max_ms) / STEP_MS;
+            self.sent.1 = self.sent.1.max(latest);
         }
     }
 

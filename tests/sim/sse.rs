@@ -150,6 +150,8 @@ impl Reader {
         match line.split_once(": ") {
             Some(("event", name)) => self.name = name.to_owned(),
             Some(("data", data)) if self.data.is_none() => self.data = Some(data.to_owned()),
+            // Of who has been logged out.
+            Some(("id", "bye")) if self.name == "bye" => {}
             Some(("id", id)) => {
                 self.id = Some(id.parse().map_err(|_| format!("id {id} is no time"))?)
             }

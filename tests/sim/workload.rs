@@ -26,6 +26,9 @@ pub(crate) const ACTIONS: &[Weighted] = &[
     ("slow request", 2, World::slow_request),
     ("last request", 3, World::last_request),
     ("crowd", 1, World::crowd),
+    ("farewell", 6, World::farewell),
+    ("log out", 2, World::log_out),
+    ("come back from bye", 1, World::come_back_from_bye),
     ("udp beat", 24, World::udp_beat),
     ("udp leave", 4, World::udp_leave),
     ("a device leaves", 5, World::device_leaves),
@@ -88,7 +91,7 @@ impl World {
         }
     }
 
-    fn any_user(&mut self) -> usize {
+    pub(crate) fn any_user(&mut self) -> usize {
         loop {
             let user = self.workload.usize(0..self.names.len());
             if !FAITHFUL.contains(&user) {
@@ -131,7 +134,7 @@ impl World {
         key
     }
 
-    fn ask(&mut self, key: u32, bytes: &[u8], want: Want) {
+    pub(crate) fn ask(&mut self, key: u32, bytes: &[u8], want: Want) {
         let conn = self.conns.get_mut(&key).expect("chosen from those open");
         conn.send(bytes, want);
         let shard = conn.shard;

@@ -20,6 +20,7 @@ use greendot::time::{Mono, Now, Unix};
 use greendot::wire::beat::{FleetKey, Keys};
 
 use crate::client::{Conn, Sub, Want};
+use crate::farewells::{Ending, Later, Parting};
 use crate::faults::shard_count;
 use crate::kernel::{Served, budgets};
 use crate::model::{Rules, User};
@@ -150,6 +151,9 @@ pub(crate) struct World {
     /// The last boot, suspend or step of the clock (mono).
     pub(crate) jolted_at: u64,
     pub(crate) sent: Vec<Datagram>,
+    pub(crate) partings: Vec<Parting>,
+    pub(crate) later: Vec<Later>,
+    pub(crate) endings: Vec<Ending>,
 
     pub(crate) names: Vec<String>,
     pub(crate) slots: Vec<Option<Slot>>,
@@ -238,6 +242,9 @@ impl World {
             patient,
             jolted_at: 0,
             sent: Vec::new(),
+            partings: Vec::new(),
+            later: Vec::new(),
+            endings: Vec::new(),
             slots: vec![None; names.len()],
             published: vec![vec![(0, false, None)]; names.len()],
             names,
@@ -415,6 +422,7 @@ impl World {
             }
         }
         self.check_views();
+        self.check_endings();
     }
 
     fn deliver(&mut self, parcel: Parcel) {
@@ -586,6 +594,9 @@ impl World {
         let conn = self.conns.get_mut(&key).expect("open");
         conn.live_since = None;
         conn.opening = false;
+        if let Some(user) = conn.user {
+            self.doubt_partings(user);
+        }
         self.ended(key);
     }
 
@@ -648,6 +659,10 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::LeavesIgnored,
     Counter::LeavesHeld,
     Counter::AnswersParked,
+    Counter::LimitLeavesPutOff,
+    Counter::ClosedLeft,
+    Counter::ClosedBye,
+    Counter::EventsBye,
     Counter::Resyncs,
     Counter::Stalls,
     Counter::ClockSteps,

@@ -210,8 +210,7 @@ impl Split {
         for user in self.owned(node) {
             let model = &mut self.truths[user].model;
             if by_ms > 0 {
-                model.active_exactly = None;
-                model.online_due = None;
+                model.clock_went_forward(wall, &rules);
             } else {
                 model.clock_went_back(mono, wall, &rules);
             }
