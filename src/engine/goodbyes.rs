@@ -103,10 +103,10 @@ impl Engine {
         }
         for slot in slots {
             if goodbye.after_ms > 0 {
-                if self.upstream.is_none() {
-                    self.presence.put_leave_off(slot);
-                }
-                let given_at = now.unix;
+                let given_at = match self.upstream {
+                    None => self.presence.put_leave_off(slot, now),
+                    Some(_) => now.unix,
+                };
                 errands.put_off(self, PutOff { slot, given_at });
             } else if self.say_goodbye(slot, Unix::LATEST, Counter::LeavesHttp, now) {
                 errands.look(self, slot, now);

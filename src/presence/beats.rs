@@ -115,32 +115,37 @@ impl Presence {
     }
 
     /// Takes note of a goodbye that is put off: [`Presence::record_leave_of`] records it unless a
-    /// beat has come by then, from whomever and whenever it was sent.
-    pub fn put_leave_off(&self, slot: Slot) {
-        let cell = self.stamps.cell(slot);
+    /// beat has come by then, from whomever and whenever it was sent. Returns when it was given.
+    pub fn put_leave_off(&self, slot: Slot, now: Now) -> Unix {
         let leaving = |stamp: Stamp| {
             let news = !stamp.has(StampFlags::LEFT.and(StampFlags::LEAVING));
             news.then(|| stamp.with(StampFlags::LEAVING))
         };
-        if cell
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, leaving)
-            .is_ok()
-        {
+        let cell = self.stamps.cell(slot);
+        let before = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, leaving);
+        if before.is_ok() {
             self.online.raise(chunk_of(slot), STAMPS_DIRTY);
         }
+        let (Ok(stamp) | Err(stamp)) = before;
+        // Another shard's turn may have begun a little later.
+        let received = Unix::from_ms(stamp.ms()).min(now.unix.plus_ms(AHEAD_MS_MAX));
+        received.max(now.unix)
     }
 
     /// Records a goodbye that was given at `given_at` and put off, if no beat has come since.
     pub fn record_leave_of(&self, slot: Slot, given_at: Unix) -> LeaveOutcome {
-        let cell = self.stamps.cell(slot);
         let left = |stamp: Stamp| {
-            let counts = stamp.has(StampFlags::LEAVING) && !stamp.has(StampFlags::LEFT);
-            let dated = match stamp.ms() {
+            // Where a beat has taken it back, a later goodbye may have been put off since.
+            let counts = stamp.has(StampFlags::LEAVING)
+                && !stamp.has(StampFlags::LEFT)
+                && stamp.ms() <= given_at.ms();
+            let dated = || match stamp.ms() {
                 0 => stamp,
-                ms => newer(stamp, given_at, given_at.max(Unix::from_ms(ms))),
+                _ => newer(stamp, given_at, given_at),
             };
-            counts.then(|| dated.without(StampFlags::LEAVING).with(StampFlags::LEFT))
+            counts.then(|| dated().without(StampFlags::LEAVING).with(StampFlags::LEFT))
         };
+        let cell = self.stamps.cell(slot);
         if cell
             .fetch_update(Ordering::SeqCst, Ordering::Relaxed, left)
             .is_err()

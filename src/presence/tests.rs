@@ -581,6 +581,32 @@ fn a_goodbye_sent_before_an_accepted_beat_does_not_undo_it() {
     assert_eq!(beat(2_015, 30_004), BeatOutcome::StoredOffline);
 }
 
+/// A goodbye that was put off is taken back by any beat, in its own moment too; and one that was is
+/// not carried out in place of a later one.
+#[test]
+fn a_beat_takes_back_a_goodbye_that_was_put_off() {
+    let world = World::new();
+    let ann = world.slot("ann");
+    let presence = &world.presence;
+    let given = |ms| presence.put_leave_off(ann, at(ms));
+    let due = |given_at| presence.record_leave_of(ann, given_at);
+    world.beat(ann, 1_000);
+    let first = given(1_000);
+    world.beat(ann, 1_000);
+    assert_eq!(due(first), LeaveOutcome::Ignored);
+    let second = given(2_000);
+    presence.record_beat(ann, at(500).unix, at(2_500));
+    let third = given(3_000);
+    assert_eq!(due(second), LeaveOutcome::Ignored);
+    assert_eq!(due(third), LeaveOutcome::Left);
+    assert_eq!(world.state(ann, 9_000).2, Some(3_000), "when it was given");
+    assert_eq!(due(third), LeaveOutcome::Ignored);
+    // Another shard's turn began a little later than this one's.
+    world.beat(ann, 10_005);
+    let given_at = given(10_000);
+    assert_eq!(due(given_at), LeaveOutcome::Left);
+}
+
 /// A device whose clock is ahead says goodbye: another's beats count from that moment on.
 #[test]
 fn a_fast_clock_hurts_nobody_else() {

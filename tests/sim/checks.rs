@@ -135,7 +135,8 @@ impl World {
         let from = self.mono.saturating_sub(late_ms);
         let driven = since.max(self.shards[at].driven_since);
         let in_time = self.mono - self.shards[at].last_turn <= VOUCH_SLACK_MS / 2;
-        let certain = (from >= driven && in_time && !self.drain).then_some(from);
+        let ends = conn.leaving;
+        let certain = (!ends && from >= driven && in_time && !self.drain).then_some(from);
         self.users[user].vouched(certain, self.mono, wall);
         self.doubt_partings(user);
     }
@@ -580,6 +581,10 @@ impl World {
                 .iter()
                 .all(|shard| shard.stalled_until <= self.mono)
         {
+            if self.mono >= self.calm_since + 1_000 {
+                let wall = self.wall();
+                self.users.iter_mut().for_each(|user| user.settled(wall));
+            }
             let caught_up = self.wall() > self.wall_max + self.rules.offline_after_ms + 2_000;
             let ahead_ms = if caught_up { 0 } else { 1_000 };
             for (user, model) in self.users.iter().enumerate() {

@@ -33,6 +33,8 @@ pub(crate) struct Later {
     asker: u32,
     /// The server has taken it by then (mono): a beat that comes later takes it back.
     taken_by: u64,
+    /// That has happened.
+    taken_back: bool,
 }
 
 /// A stream that must end: its user was logged out.
@@ -90,6 +92,7 @@ impl World {
                 due: self.mono + after_ms,
                 asker,
                 taken_by: u64::MAX,
+                taken_back: false,
             });
         }
     }
@@ -134,7 +137,8 @@ impl World {
             parting.user == user && parting.until >= mono && (parting.everywhere || !held())
         };
         let is_due = |later: &Later| {
-            later.user == user && later.due <= mono && self.is_held_but(user, None) != Some(true)
+            let counts = later.user == user && later.due <= mono && !later.taken_back;
+            counts && self.is_held_but(user, None) != Some(true)
         };
         if self.partings.iter().any(parts) || self.later.iter().any(is_due) {
             self.users[user].leave_perhaps(u64::MAX, mono, wall);
@@ -145,7 +149,19 @@ impl World {
     pub(crate) fn take_back(&mut self, user: usize) {
         let mono = self.mono;
         self.later
-            .retain(|later| later.user != user || later.taken_by >= mono);
+            .retain(|later| !later.taken_back || later.due + LATE_MS > mono);
+        let theirs = self.later.iter_mut().filter(|later| later.user == user);
+        for later in theirs.filter(|later| later.taken_by < mono) {
+            later.taken_back = true;
+        }
+    }
+
+    /// The clock went back: one that waits, and that a later one of the same user is to replace by
+    /// mail, may pass for the later one, for a beat in between seems to be older than it.
+    pub(crate) fn forget_what_was_taken_back(&mut self) {
+        self.later
+            .iter_mut()
+            .for_each(|later| later.taken_back = false);
     }
 
     /// A goodbye has been answered, well or not; or will not be.

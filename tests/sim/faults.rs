@@ -122,7 +122,8 @@ impl World {
     }
 
     fn shift_clock(&mut self, by_ms: i64) {
-        self.wall_max = self.wall_max.max(if by_ms < 0 { self.wall() } else { 0 });
+        let before = self.wall();
+        self.wall_max = self.wall_max.max(if by_ms < 0 { before } else { 0 });
         self.anchor += by_ms;
         self.jolted_at = self.mono;
         self.say(|| format!("clock stepped by {by_ms}"));
@@ -132,15 +133,15 @@ impl World {
         self.disturbed_until(self.mono + self.rules.sweep_interval_ms);
         if by_ms > 0 {
             self.hold_until = self.hold_until.max(self.mono + self.rules.offline_after_ms);
-            let wall = self.wall();
             for user in &mut self.users {
-                user.clock_went_forward(wall, &self.rules);
+                user.active_exactly = None;
+                user.online_due = None;
             }
         } else {
-            let wall = self.wall();
             for user in &mut self.users {
-                user.clock_went_back(self.mono, wall, &self.rules);
+                user.clock_went_back(self.mono, before);
             }
+            self.forget_what_was_taken_back();
         }
         for at in 0..self.shards.len() {
             self.wake(at);
@@ -270,9 +271,9 @@ impl World {
         if went_back {
             // Stamps of the time before: no more than a second ahead of the clock, they are taken
             // for new ones.
-            let wall = self.wall();
+            let wall = self.wall().max(self.wall_max);
             for user in &mut self.users {
-                user.clock_went_back(self.mono, wall, &self.rules);
+                user.clock_went_back(self.mono, wall);
             }
         }
         // What is on disk now can not be lost by the next cut.

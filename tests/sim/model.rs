@@ -38,6 +38,11 @@ enum Order {
     Unclear,
 }
 
+/// No time that the server may still have.
+const NO_STRAY: (u64, u64) = (u64::MAX, 0);
+/// Later than any step.
+const UNKNOWN: u64 = u64::MAX / STEP_MS;
+
 /// In which steps something was sent: the first and the last possible one.
 type Steps = (u64, u64);
 
@@ -52,8 +57,9 @@ pub(crate) struct User {
     pub(crate) beat_hi: Option<u64>,
     /// The step in which the latest of all that was accepted had been sent.
     sent: Steps,
-    /// A wall time from before the clock went back, by which the server may still compare.
-    stray: u64,
+    /// Wall times from before the clock went back, by one of which the server may still compare:
+    /// the first and the last possible one.
+    stray: (u64, u64),
     /// When (mono) `left` last became something else than No.
     left_at: u64,
     /// When (mono) it was last published offline.
@@ -74,7 +80,7 @@ impl User {
             beat_lo: None,
             beat_hi: None,
             sent: (0, 0),
-            stray: 0,
+            stray: NO_STRAY,
             left_at: 0,
             offline_since: 0,
             active_exactly: None,
@@ -94,7 +100,7 @@ impl User {
     /// When something was sent that has come at `wall`: never later than that. What has come over a
     /// connection was sent at u64::MAX.
     fn steps(&self, sent_at: u64, wall: u64) -> Steps {
-        let latest = if wall < self.stray {
+        let latest = if wall < self.stray.1 {
             wall + AHEAD_MS
         } else {
             wall
@@ -105,14 +111,14 @@ impl User {
     fn order(&self, (first, last): Steps, sent_at: u64, wall: u64) -> Order {
         if sent_at == u64::MAX {
             // As late as anything can be.
-            return if wall > self.stray && first > self.sent.1 {
+            return if wall > self.stray.1 && first > self.sent.1 {
                 Order::Later
             } else {
                 Order::Same
             };
         }
-        let stray = self.stray / STEP_MS;
-        if first < stray && self.stray <= wall + AHEAD_MS {
+        let (stray, last_stray) = self.stray;
+        if first <= last_stray / STEP_MS && stray <= wall + AHEAD_MS {
             Order::Unclear
         } else if last < self.sent.0 {
             Order::Earlier
@@ -127,14 +133,16 @@ impl User {
 
     /// It counted for sure: it is the latest, or the latest is later.
     fn note_sent(&mut self, (first, last): Steps, wall: u64) {
-        if self.stray > 0 {
-            let nearby = self.stray <= wall + AHEAD_MS;
+        if self.stray != NO_STRAY {
+            let (stray, last_stray) = self.stray;
+            let nearby = stray <= wall + AHEAD_MS;
             self.sent.1 = self.sent.1.min((wall + AHEAD_MS) / STEP_MS);
             if nearby {
-                self.sent.1 = self.sent.1.max(self.stray / STEP_MS);
+                let latest = last_stray.min(wall + AHEAD_MS);
+                self.sent.1 = self.sent.1.max(latest / STEP_MS);
             }
-            if !nearby || wall > self.stray {
-                self.stray = 0;
+            if !nearby || wall > last_stray {
+                self.stray = NO_STRAY;
             }
         }
         self.sent = (self.sent.0.max(first), self.sent.1.max(last));
@@ -206,7 +214,7 @@ impl User {
         self.left_at = mono;
         self.online_due = None;
         // A goodbye that stands with a time from before the clock went back is left as it is.
-        let may_stand = self.left != Left::No && self.stray > 0;
+        let may_stand = self.left != Left::No && self.stray != NO_STRAY;
         if self.beat_lo.is_some() && !may_stand {
             self.note_sent(steps, wall);
         } else if self.beat_hi.is_some() {
@@ -258,13 +266,15 @@ impl User {
         self.left = Left::No;
     }
 
-    /// The wall clock went back to `wall`: what was sent before may be compared by times that mean
-    /// nothing now, until the server has brought them back.
-    pub(crate) fn clock_went_back(&mut self, mono: u64, wall: u64, rules: &Rules) {
+    /// The wall clock went back, from `wall`: what was sent before may be compared by times that
+    /// mean nothing now, until the server has brought them back.
+    pub(crate) fn clock_went_back(&mut self, mono: u64, wall: u64) {
         self.left_at = mono;
         self.active_exactly = None;
-        self.stray = self.stray.max((self.sent.1 + 1) * STEP_MS);
-        self.sent = (0, (wall + 3 * rules.beat_skew_max_ms) / STEP_MS);
+        let last = (self.sent.1.min(UNKNOWN - 1) + 1) * STEP_MS;
+        let stray = (self.sent.0 * STEP_MS, last.min(wall + AHEAD_MS));
+        self.stray = (self.stray.0.min(stray.0), self.stray.1.max(stray.1));
+        self.sent = (0, UNKNOWN);
         if self.left != Left::No {
             self.left = Left::Maybe;
             self.online_due = None;
@@ -272,14 +282,10 @@ impl User {
         }
     }
 
-    /// The wall clock went forward to `wall`: what is brought back is brought back to later times.
-    pub(crate) fn clock_went_forward(&mut self, wall: u64, rules: &Rules) {
-        self.active_exactly = None;
-        self.online_due = None;
-        if self.stray > 0 {
-            let latest = (wall + 3 * rules.beat_skew_max_ms) / STEP_MS;
-            self.sent.1 = self.sent.1.max(latest);
-        }
+    /// Nothing has disturbed the server for a while: what it could bring back, it has, to `wall` at
+    /// the latest.
+    pub(crate) fn settled(&mut self, wall: u64) {
+        self.sent.1 = self.sent.1.min((wall + AHEAD_MS) / STEP_MS);
     }
 
     /// The process was started anew.

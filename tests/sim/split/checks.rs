@@ -197,7 +197,7 @@ impl Split {
         if !self.is_presence(node) {
             return;
         }
-        let (wall, mono, rules) = (self.wall(node), self.mono, self.rules);
+        let (mono, rules) = (self.mono, self.rules);
         if by_ms > 0 {
             let at = &mut self.nodes[node];
             at.hold_until = at.hold_until.max(mono + rules.offline_after_ms);
@@ -210,9 +210,10 @@ impl Split {
         for user in self.owned(node) {
             let model = &mut self.truths[user].model;
             if by_ms > 0 {
-                model.clock_went_forward(wall, &rules);
+                model.active_exactly = None;
+                model.online_due = None;
             } else {
-                model.clock_went_back(mono, wall, &rules);
+                model.clock_went_back(mono, before);
             }
         }
     }
@@ -628,6 +629,7 @@ impl Split {
     /// Between two steps: presence nodes decide in time, streams are vouched for, and where nothing
     /// is on its way all agree.
     pub(super) fn check_moment(&mut self) {
+        self.settle();
         self.check_timeliness();
         self.check_vouching();
         for realtime in self.presences..self.nodes.len() {
@@ -658,6 +660,19 @@ impl Split {
                     "node {realtime} is sure that user {user} is {known:?}, {slot:?}, who is \
                      {state:?}"
                 ));
+            }
+        }
+    }
+
+    /// What a presence node could bring back to its clock, it has.
+    fn settle(&mut self) {
+        for node in 0..self.presences {
+            let at = &self.nodes[node];
+            if at.up.is_some() && self.mono >= at.calm_since + 1_000 {
+                let wall = self.wall(node);
+                for user in self.owned(node) {
+                    self.truths[user].model.settled(wall);
+                }
             }
         }
     }
