@@ -52,6 +52,7 @@ fn options(dir: &std::path::Path, users_max: u32) -> StoreOptions {
         dir: dir.to_owned(),
         users_max,
         offline_after_ms: OFFLINE_AFTER_MS,
+        restart_grace_ms: u64::MAX,
         shards: 1,
         boot_id: [1; 16],
     }

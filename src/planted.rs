@@ -70,6 +70,12 @@ pub enum Planted {
     HoldIgnored,
     /// After an outage a presence node is asked at once.
     AskedUnsettled,
+    /// Who is sent away by a drain is told a delay that the hold after the start does not cover.
+    AwayBeyondHold,
+    /// Silence expires while a drain sends everybody away.
+    ExpiredWhileDraining,
+    /// A start after a long outage holds everybody online.
+    OutageForgotten,
 }
 
 impl Planted {
@@ -110,6 +116,15 @@ impl Planted {
         Planted::RefusedConsumed,
         Planted::HoldIgnored,
         Planted::AskedUnsettled,
+    ];
+}
+
+impl Planted {
+    /// Those that only a restart shows.
+    pub const RESTART: [Planted; 3] = [
+        Planted::AwayBeyondHold,
+        Planted::ExpiredWhileDraining,
+        Planted::OutageForgotten,
     ];
 }
 

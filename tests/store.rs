@@ -40,6 +40,7 @@ fn options(dir: &Path, boot_id: u8) -> StoreOptions {
         dir: dir.to_owned(),
         users_max: 1 << 20,
         offline_after_ms: OFFLINE_AFTER_MS,
+        restart_grace_ms: u64::MAX,
         shards: 1,
         boot_id: [boot_id; 16],
     }

@@ -319,10 +319,13 @@ pub const KNOBS: &[Knob] = &[
         "Silence on a stream after which a comment line is sent; keep it below what proxies cut \
          at"),
     number!(CONNS, "retry-ms", Millis millis FROM_ONE_MS, settings.retry_ms,
-        "Base of the jittered delay before a reader reconnects; wider while draining or \
+        "Base of the jittered delay before a reader reconnects; longer while draining or \
          overloaded"),
     number!(CONNS, "drain-ms", Millis millis FROM_ZERO_MS, settings.drain_ms,
         "Time over which streams are closed after SIGTERM; 0 closes all at once"),
+    number!(CONNS, "restart-grace-ms", Millis millis FROM_ZERO_MS, settings.restart_grace_ms,
+        "Longest outage after which a start shows publishers online until they have had time to \
+         return; after a longer one nobody is online before a sign of life"),
     number!(STORE, "users-max", Count count 1..=SLOTS_MAX as u64, users_max,
         "Most users ever known; some 160 bytes of address space each; beyond, new users' beats \
          are refused"),

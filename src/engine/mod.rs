@@ -275,7 +275,10 @@ impl Engine {
             (Gauge::Streams, self.conns.streams()),
             (Gauge::WatchesBySlot, watches.len() - watches.named_len()),
             (Gauge::WatchesByName, watches.named_len()),
-            (Gauge::ExpiriesHeld, usize::from(self.silence.is_holding())),
+            (
+                Gauge::ExpiriesHeld,
+                usize::from(self.silence.is_holding() || self.passes.is_draining()),
+            ),
         ];
         for (gauge, value) in gauges {
             self.counters.set(gauge, value as u64);

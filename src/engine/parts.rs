@@ -45,7 +45,7 @@ pub struct EngineParts {
     pub seed: u64,
     /// What `/metrics` shows.
     pub board: Arc<Board>,
-    /// Boot: expiries are held until `offline_after_ms` after it.
+    /// Boot: expiries are held until everybody has had time to return.
     pub now: Now,
 }
 
@@ -108,6 +108,16 @@ impl Engine {
             parts.presence.is_follower(),
             "a real-time node follows, and no other does"
         );
+        // A presence node's publishers are others' readers, who go on vouching for them.
+        let hold_ms = match parts.role {
+            Role::All => {
+                let hold_ms =
+                    settings.hold_ms(parts.presence.online(), parts.presence.away_ms_before());
+                parts.presence.note_told_back(settings.retry_ms_max(), now);
+                hold_ms
+            }
+            Role::Presence | Role::Realtime(_) => settings.offline_after_ms,
+        };
         Engine {
             counters: Counters::new(),
             random: fastrand::Rng::with_seed(parts.seed),
@@ -117,7 +127,7 @@ impl Engine {
             telling: Telling::default(),
             work_done: 0,
             exposition: None,
-            silence: Silence::new(now, settings.offline_after_ms),
+            silence: Silence::new(now, hold_ms, settings.offline_after_ms),
             horizon: Horizon::new(now.mono),
             upstream: Upstream::of(&parts.role),
             passes: Passes::new(

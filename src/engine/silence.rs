@@ -25,15 +25,16 @@ pub(super) struct Seen {
 }
 
 impl Silence {
-    /// A restart is a silence like any other: nobody could be heard.
-    pub(super) fn new(now: Now, offline_after_ms: u64) -> Silence {
-        let grace_ms = match planted::is(Planted::NoGraceAtBoot) {
+    /// A restart is a silence like any other: nobody could be heard, and for `hold_ms` not
+    /// everybody has had time to return.
+    pub(super) fn new(now: Now, hold_ms: u64, offline_after_ms: u64) -> Silence {
+        let hold_ms = match planted::is(Planted::NoGraceAtBoot) {
             true => 0,
-            false => offline_after_ms,
+            false => hold_ms,
         };
         Silence {
             last: now,
-            hold_until: now.mono.plus_ms(grace_ms),
+            hold_until: now.mono.plus_ms(hold_ms),
             offline_after_ms,
         }
     }
@@ -93,16 +94,15 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_holds_for_offline_after() {
-        let silence = Silence::new(at(100, 5_000), 25_000);
-        assert!(silence.holds(at(25_099, 0).mono));
-        assert!(!silence.holds(at(25_100, 0).mono));
+    fn a_restart_holds_for_as_long_as_it_is_told() {
+        let silence = Silence::new(at(100, 5_000), 40_000, 25_000);
+        assert!(silence.holds(at(40_099, 0).mono));
+        assert!(!silence.holds(at(40_100, 0).mono));
     }
 
     #[test]
     fn a_stall_holds_for_its_own_length_at_most_offline_after() {
-        let mut silence = Silence::new(at(0, 0), 1);
-        silence.offline_after_ms = 25_000;
+        let mut silence = Silence::new(at(0, 0), 1, 25_000);
         assert_eq!(
             silence.observe(at(900, 900), at(0, 0).mono),
             Seen::default()
@@ -131,8 +131,7 @@ mod tests {
 
     #[test]
     fn steps_of_the_wall_clock() {
-        let mut silence = Silence::new(at(0, 10_000_000), 1);
-        silence.offline_after_ms = 25_000;
+        let mut silence = Silence::new(at(0, 10_000_000), 1, 25_000);
         let forward = silence.observe(at(250, 13_600_250), at(250, 0).mono);
         assert_eq!(
             forward.step,

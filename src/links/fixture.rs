@@ -28,6 +28,7 @@ impl Store {
             dir: dir.path().to_owned(),
             users_max: 10_000,
             offline_after_ms: OFFLINE_AFTER_MS,
+            restart_grace_ms: u64::MAX,
             shards: 1,
             boot_id: [1; 16],
         };

@@ -50,6 +50,7 @@ fn open_store(
         dir: config.data_dir.clone(),
         users_max: config.users_max,
         offline_after_ms: config.settings.offline_after_ms,
+        restart_grace_ms: config.settings.restart_grace_ms,
         shards,
         boot_id: boot_id()?,
     };

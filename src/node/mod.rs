@@ -26,7 +26,7 @@ use crate::fleet_key::{self, FleetKeys};
 use crate::limits::{self, Found};
 use crate::metrics::{Board, Gauge};
 use crate::presence::OpenReport;
-use crate::shard::{self, Bound, Shards};
+use crate::shard::{self, Bound, Drained, Shards};
 use crate::time::{Clock, boottime};
 use background::Background;
 use build::Common;
@@ -86,8 +86,8 @@ struct Node {
     usage: Background,
     /// None: a follower has nothing to write back.
     flusher: Option<Background>,
-    /// Each shard says here once that it has drained.
-    drained: Receiver<ShardId>,
+    /// Each shard says here that it has drained.
+    drained: Receiver<Drained>,
 }
 
 impl Opened {
@@ -168,7 +168,7 @@ impl Opened {
 fn start_shards(
     common: &Common,
     bound: Bound,
-    drained: &Sender<ShardId>,
+    drained: &Sender<Drained>,
 ) -> Result<(Shards, Running), ServeFault> {
     let wiring = Wiring {
         config: &common.config,
@@ -227,19 +227,28 @@ impl Node {
             ..
         } = self.common;
         let at_once = signal.is_from_a_terminal();
-        let limit_ms = if at_once {
+        let (drain_ms, margin_ms) = if at_once {
             tracing::info!("got {signal} at a terminal: closing streams now, not over drain-ms");
-            DRAIN_MARGIN_AT_TERMINAL_MS
+            (0, DRAIN_MARGIN_AT_TERMINAL_MS)
         } else {
             let drain_ms = config.settings.drain_ms;
             tracing::info!(
                 "got {signal}: closing streams over {drain_ms} ms; the same again exits at once"
             );
-            drain_ms.saturating_add(DRAIN_MARGIN_MS)
+            (drain_ms, DRAIN_MARGIN_MS)
         };
         board.process.set(Gauge::Draining, 1);
         self.shards.drain(at_once);
-        wait_for_drain(self.common.shards, limit_ms, &self.drained);
+        // Until nobody is left, or for as long as streams are closed, who comes is told so; what a
+        // listener that is gone says, a proxy turns into an error that ends an EventSource.
+        wait_for_drain(self.common.shards, false, drain_ms, &self.drained);
+        self.shards.close();
+        let left = wait_for_drain(self.common.shards, true, margin_ms, &self.drained);
+        if left > 0 {
+            tracing::warn!(
+                "{left} shards still have connections that do not end; they are cut off"
+            );
+        }
         self.shards.stop();
         self.links.stop();
         self.heap.stop();
@@ -257,15 +266,23 @@ impl Node {
     }
 }
 
-fn wait_for_drain(shard_count: ShardId, limit_ms: u64, drained: &Receiver<ShardId>) {
+/// Waits until no shard has a connection left, and none will come if `closed`. Returns how many
+/// have after so long.
+fn wait_for_drain(
+    shards: ShardId,
+    closed: bool,
+    limit_ms: u64,
+    drained: &Receiver<Drained>,
+) -> ShardId {
     let deadline = boottime().plus_ms(limit_ms);
-    for left in (1..=shard_count).rev() {
+    let mut left = shards;
+    while left > 0 {
         let wait = Duration::from_millis(deadline.ms_since(boottime()));
-        if drained.recv_timeout(wait).is_err() {
-            tracing::warn!(
-                "{left} shards still have connections that do not end; they are cut off"
-            );
-            return;
+        match drained.recv_timeout(wait) {
+            // What was said before the last order counts no more.
+            Ok(told) => left -= ShardId::from(told.closed == closed),
+            Err(_) => break,
         }
     }
+    left
 }

@@ -53,6 +53,13 @@ pub(super) fn store(config: &Config, report: &OpenReport) {
          {before}",
         config.data_dir.display()
     );
+    if let Some((outage_ms, taken)) = report.outage {
+        tracing::warn!(
+            "nobody was heard for {} s, longer than restart-grace-ms: {taken} users who were \
+             online are offline until there is a sign of life",
+            outage_ms / 1_000
+        );
+    }
     let bytes_per_second = config.flush_bytes_per_second_max;
     let seconds = |users| Flusher::cycle_ms(users, bytes_per_second) as f64 / 1_000.0;
     tracing::info!(

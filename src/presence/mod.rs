@@ -237,11 +237,40 @@ impl Presence {
             // Stamps of those who are offline are ahead now too, and nobody would look at them.
             let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
             (0..chunks).for_each(|chunk| self.online.raise(chunk, LOOK));
-            let windows = || self.resume.ambiguous();
-            if let Err(error) = self.identity.mark_windows(&self.published, windows) {
-                tracing::warn!(%error, "published.map's header could not be written: a crash would \
-                                        forget a step of the clock");
-            }
+        }
+        // Also a step forward, or a crash soon after would pass for an outage of its length.
+        self.mark_at_once("a step of the clock", now);
+    }
+
+    /// Readers are told to come back within `away_ms`, should their streams end: the next start
+    /// waits for them, whatever its settings say.
+    pub fn note_told_back(&self, away_ms: u64, now: Now) {
+        self.identity
+            .raise_away_ms(u32::try_from(away_ms).unwrap_or(u32::MAX));
+        self.mark_at_once("when readers come back", now);
+    }
+
+    /// Readers of the run before have had time to come back.
+    pub fn note_returned(&self) {
+        if self.identity.away_ms_before() > 0 {
+            self.identity.forget_away_before();
+        }
+    }
+
+    /// The longest delay after which readers of the run before were told to come back, in ms; 0:
+    /// they have had the time.
+    pub fn away_ms_before(&self) -> u64 {
+        u64::from(self.identity.away_ms_before())
+    }
+
+    fn mark_at_once(&self, what: &str, now: Now) {
+        let windows = || self.resume.ambiguous();
+        let marked = self
+            .identity
+            .mark_at_once(&self.published, windows, now.unix);
+        if let Err(error) = marked {
+            tracing::warn!(%error, "published.map's header could not be written: a crash would \
+                                    forget {what}");
         }
     }
 

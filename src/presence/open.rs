@@ -12,6 +12,7 @@ use super::interner;
 use super::online::{LOOK, Online};
 use super::resume::{self, Resume};
 use super::vigil::Vigil;
+use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, SLOTS_MAX, Slot};
 use crate::store::StoreFault;
 use crate::store::cells::StampFlags;
@@ -31,6 +32,8 @@ pub struct StoreOptions {
     /// Silence after which a publisher is offline, in ms: after a power cut, who was silent for
     /// less when it came is online.
     pub offline_after_ms: u64,
+    /// Longest outage after which who was online is held online, in ms.
+    pub restart_grace_ms: u64,
     /// Shards that will call `note_turn`.
     pub shards: u16,
     ////proc/sys/kernel/random/boot_id: another one than last time, without a clean close, is a
@@ -46,6 +49,8 @@ pub struct OpenReport {
     pub free: u32,
     /// Kept online by the restart rule.
     pub online: u32,
+    /// Nobody was heard for so long, in ms, that so many who were online are taken for offline.
+    pub outage: Option<(u64, u32)>,
     /// Bytes of torn tail cut from users.log.
     pub torn_bytes: u64,
     /// Power was cut since the last run.
@@ -85,13 +90,15 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let memory = |error| StoreFault::os(options.dir.clone(), "reserve memory for", error);
     let online = Online::new(users_max).map_err(memory)?;
     let holders = Holders::new(users_max).map_err(memory)?;
+    let outage = take_offline(&parts, options, now.unix);
     let latest = restore_online(&parts, &online, &resume, now.unix);
     doubt(&resume, &parts, recovered, latest, options, now.unix);
-    parts.mark(resume.ambiguous())?;
+    parts.mark(resume.ambiguous(), now.unix)?;
     let report = OpenReport {
         users: parts.slots - free_slots,
         free: free_slots,
         online: 0,
+        outage,
         torn_bytes: parts.torn_bytes,
         power_cut: last.power_cut,
         clean: last.clean || last.is_new,
@@ -113,6 +120,20 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     presence.warn_of_doubt(now.unix);
     let online = presence.online() as u32;
     Ok((presence, OpenReport { online, ..report }))
+}
+
+/// After a long outage nobody is online before a sign of life: who was may have gone unheard. A
+/// stream that is resumed is told, because that is since now. Returns how long it was, and how many
+/// were.
+fn take_offline(parts: &Parts, options: &StoreOptions, now: Unix) -> Option<(u64, u32)> {
+    let outage_ms = parts.outage_ms(options.restart_grace_ms, now)?;
+    if planted::is(Planted::OutageForgotten) {
+        return None;
+    }
+    Some((
+        outage_ms,
+        parts.take_all_offline(options.offline_after_ms, now),
+    ))
 }
 
 /// Event ids that can not be believed after what has happened since they were told.
@@ -184,5 +205,135 @@ fn restore_online(parts: &Parts, online: &Online, resume: &Resume, now: Unix) ->
     Latest {
         transition: Unix::from_ms(transition_ms),
         stamp: Unix::from_ms(stamp_ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::presence::tests::at;
+    use crate::presence::{Presence, Sweep, SweepContext};
+    use crate::wire::User;
+
+    const GRACE_MS: u64 = 300_000;
+
+    fn open_at(dir: &Path, ms: u64) -> (Presence, OpenReport) {
+        let options = StoreOptions {
+            dir: dir.to_owned(),
+            users_max: 1_000,
+            offline_after_ms: 25_000,
+            restart_grace_ms: GRACE_MS,
+            shards: 1,
+            boot_id: [1; 16],
+        };
+        Presence::open(&options, at(ms)).unwrap()
+    }
+
+    fn beat(presence: &Presence, id: &str, ms: u64) -> Slot {
+        let slot = presence
+            .intern(User::parse(id.as_bytes()).unwrap())
+            .unwrap();
+        presence.record_beat(slot, at(ms).unix, at(ms));
+        slot
+    }
+
+    /// Publishes what a sweep finds at a time, and says how many are online then.
+    fn online_after_sweep(presence: &Presence, ms: u64) -> u64 {
+        let (mut sweep, mut out) = (Sweep::new(0, 1), Vec::new());
+        let context = SweepContext {
+            now: at(ms),
+            offline_after_ms: 25_000,
+            hold_expiries: true,
+        };
+        sweep.begin();
+        assert!(sweep.slice(presence, context, u32::MAX, usize::MAX, &mut out));
+        presence.check_invariants();
+        presence.online()
+    }
+
+    /// A store with ann and bob online, bob since a moment ago; zoe has said goodbye.
+    fn crashed(dir: &Path) {
+        let (presence, _) = open_at(dir, 0);
+        let [ann, _, zoe] = ["ann", "bob", "zoe"].map(|id| beat(&presence, id, 0));
+        assert_eq!((ann, online_after_sweep(&presence, 0)), (Slot::new(0), 3));
+        presence.record_leave(zoe, at(10).unix, at(10));
+        beat(&presence, "bob", 20_000);
+        assert_eq!(online_after_sweep(&presence, 20_000), 2);
+    }
+
+    #[test]
+    fn after_a_long_outage_nobody_is_online_before_a_sign_of_life() {
+        let dir = tempfile::tempdir().unwrap();
+        crashed(dir.path());
+        let boot_ms = 20_000 + GRACE_MS + 1;
+        let (presence, report) = open_at(dir.path(), boot_ms);
+        assert_eq!((report.online, report.outage), (0, Some((GRACE_MS + 1, 2))));
+        assert_eq!(online_after_sweep(&presence, boot_ms + 1), 0);
+        let state = |slot| presence.state(Slot::new(slot), at(boot_ms));
+        for (slot, heard_ms) in [(0, 0), (1, 20_000)] {
+            assert_eq!(
+                state(slot).since,
+                Some(at(boot_ms).unix),
+                "so that a resume tells it"
+            );
+            assert_eq!(state(slot).last_active, Some(at(heard_ms).unix));
+            assert!(presence.changed_since(Slot::new(slot), at(20_000).unix, at(boot_ms)));
+        }
+        assert_eq!(
+            state(2).since,
+            Some(at(20_000).unix),
+            "zoe was offline before"
+        );
+        beat(&presence, "ann", boot_ms + 5);
+        assert_eq!(online_after_sweep(&presence, boot_ms + 5), 1);
+    }
+
+    #[test]
+    fn an_outage_is_measured_from_the_newest_sign_that_is_not_ahead() {
+        // The newest stamp.
+        let dir = tempfile::tempdir().unwrap();
+        crashed(dir.path());
+        assert_eq!(open_at(dir.path(), 20_000 + GRACE_MS).1.online, 2);
+        // That start has written a header.
+        let second_ms = 20_000 + 2 * GRACE_MS;
+        let (presence, report) = open_at(dir.path(), second_ms);
+        assert_eq!((report.online, report.outage), (2, None));
+        // A stamp ahead of the clock says nothing, and makes nobody fresh.
+        beat(&presence, "bob", second_ms + 10 * GRACE_MS);
+        drop(presence);
+        let third_ms = second_ms + GRACE_MS + 1;
+        let (presence, report) = open_at(dir.path(), third_ms);
+        assert_eq!(report.outage, Some((GRACE_MS + 1, 2)));
+        assert_eq!(online_after_sweep(&presence, third_ms), 0);
+    }
+
+    #[test]
+    fn a_header_from_the_future_is_a_clock_behind_and_no_outage() {
+        let dir = tempfile::tempdir().unwrap();
+        crashed(dir.path());
+        open_at(dir.path(), 20_000).0.close(at(500_000)).unwrap();
+        let (_, report) = open_at(dir.path(), 499_999);
+        assert_eq!((report.online, report.outage), (2, None));
+    }
+
+    #[test]
+    fn what_readers_were_told_is_known_to_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open_at(dir.path(), 0);
+        assert_eq!(presence.away_ms_before(), 0);
+        presence.note_told_back(61_500, at(5));
+        presence.note_told_back(4_500, at(5));
+        assert_eq!(presence.away_ms_before(), 0);
+        drop(presence);
+        // Until they are back, also to the start after that one.
+        assert_eq!(open_at(dir.path(), 10).0.away_ms_before(), 61_500);
+        let (presence, _) = open_at(dir.path(), 20);
+        assert_eq!(presence.away_ms_before(), 61_500);
+        presence.note_returned();
+        presence.close(at(30)).unwrap();
+        drop(presence);
+        assert_eq!(open_at(dir.path(), 40).0.away_ms_before(), 0);
     }
 }

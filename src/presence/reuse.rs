@@ -145,6 +145,7 @@ mod tests {
             dir: dir.to_owned(),
             users_max: 1_000,
             offline_after_ms: 25_000,
+            restart_grace_ms: u64::MAX,
             shards: 1,
             boot_id: [1; 16],
         };

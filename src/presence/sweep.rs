@@ -354,6 +354,7 @@ mod tests {
             dir: dir.path().to_owned(),
             users_max: 10,
             offline_after_ms: 25_000,
+            restart_grace_ms: u64::MAX,
             shards: 1,
             boot_id: [1; 16],
         };

@@ -56,6 +56,7 @@ impl World {
             dir: dir.path().to_owned(),
             users_max,
             offline_after_ms: OFFLINE_AFTER_MS,
+            restart_grace_ms: u64::MAX,
             shards,
             boot_id: [1; 16],
         };

@@ -24,7 +24,7 @@ use socket2::SockRef;
 
 use self::accept::Acceptor;
 use self::datagrams::Datagrams;
-use self::spawn::Door;
+use self::spawn::{Door, DrainTeller};
 use crate::engine::turn::{Accepted, Driver, Edge, Inbox, Kernel, Notice, Order, Peer};
 use crate::engine::{Mail, Outbound, ShardId};
 use crate::realtime::ConnId;
@@ -57,7 +57,7 @@ struct Os {
     poll: Poll,
     events: Events,
     clock: Arc<Clock>,
-    /// None once draining.
+    /// None once nobody is accepted any more.
     acceptor: Option<Acceptor>,
     /// None where no beats are received.
     datagrams: Option<Datagrams>,
@@ -65,8 +65,8 @@ struct Os {
     user_timeout: Duration,
     doors: Arc<[Door]>,
     outbound: Outlet,
-    /// Told once that the engine has drained.
-    on_drained: Option<Drained>,
+    /// Told that no connection is left.
+    on_drained: DrainTeller,
 }
 
 /// Turns until told to stop. Fails only if the kernel refuses to poll.
@@ -132,10 +132,8 @@ impl Kernel for Os {
         (self.outbound)(outbound);
     }
 
-    fn drained(&mut self) {
-        if let Some(on_drained) = self.on_drained.take() {
-            on_drained.tell();
-        }
+    fn drained(&mut self, order: Order) {
+        self.on_drained.tell(order);
     }
 
     fn receive(

@@ -62,19 +62,25 @@ impl Door {
     }
 }
 
-/// A shard's way to say that its streams are closed and its answers written.
+/// What a shard says when it has no connection left while it drains.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Drained {
-    shard: ShardId,
-    channel: Sender<ShardId>,
+    pub shard: ShardId,
+    /// Whether it accepts nobody any more, so that none will come.
+    pub closed: bool,
 }
 
-impl Drained {
-    pub(super) fn tell(self) {
-        if self.channel.send(self.shard).is_err() {
-            tracing::debug!(
-                shard = self.shard,
-                "drained after the wait for it had ended"
-            );
+/// A shard's way to say so.
+pub(super) struct DrainTeller {
+    shard: ShardId,
+    channel: Sender<Drained>,
+}
+
+impl DrainTeller {
+    pub(super) fn tell(&self, order: Order) {
+        let (shard, closed) = (self.shard, order >= Order::Close);
+        if self.channel.send(Drained { shard, closed }).is_err() {
+            tracing::debug!(shard, "drained after the wait for it had ended");
         }
     }
 }
@@ -86,14 +92,14 @@ pub struct Shards {
 }
 
 /// Starts one thread per set of parts, on the sockets of `bound`, each with its outlet; each tells
-/// `drained` once it has drained.
+/// `drained` whenever no connection is left while it drains.
 ///
 /// Errors: the kernel gives no thread or no poll; the process cannot serve then.
 pub fn spawn(
     bound: Bound,
     parts: Vec<(EngineParts, Outlet)>,
     clock: &Arc<Clock>,
-    drained: &Sender<ShardId>,
+    drained: &Sender<Drained>,
 ) -> io::Result<Shards> {
     let (polls, doors) = doors_of(&parts)?;
     let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -121,7 +127,7 @@ pub fn spawn(
             None
         };
         let (clock, doors) = (Arc::clone(clock), Arc::clone(&doors));
-        let on_drained = Drained {
+        let on_drained = DrainTeller {
             shard: id,
             channel: drained.clone(),
         };
@@ -149,7 +155,7 @@ pub fn spawn(
                 user_timeout,
                 doors,
                 outbound,
-                on_drained: Some(on_drained),
+                on_drained,
             };
             run(driver, os)
         })?;
@@ -195,7 +201,8 @@ impl Shards {
         }
     }
 
-    /// Begins the graceful shutdown of every shard; all streams end now if `at_once`.
+    /// Begins the graceful shutdown of every shard; all streams end now if `at_once`. Connections
+    /// are accepted all the same, and told.
     pub fn drain(&self, at_once: bool) {
         let order = if at_once {
             Order::DrainAtOnce
@@ -203,6 +210,12 @@ impl Shards {
             Order::Drain
         };
         self.doors.iter().for_each(|door| door.order(order));
+    }
+
+    /// Has every shard accept nobody any more: none may go on, for the kernel spreads those who
+    /// come over the shards that listen.
+    pub fn close(&self) {
+        self.doors.iter().for_each(|door| door.order(Order::Close));
     }
 
     /// Ends every shard's loop, closing what is still open, and waits for the threads.
@@ -300,6 +313,7 @@ mod tests {
             dir: dir.path().to_owned(),
             users_max: 10_000,
             offline_after_ms: settings.offline_after_ms,
+            restart_grace_ms: settings.restart_grace_ms,
             shards: SHARDS,
             boot_id: [1; 16],
         };
@@ -350,9 +364,17 @@ mod tests {
         for client in watchers.iter_mut().chain([&mut publisher]) {
             assert!(read_until(client, "nothing: until the end").contains("event: goodbye"));
         }
-        let mut ids: Vec<_> = (0..SHARDS).map(|_| drained.recv().unwrap()).collect();
-        ids.sort_unstable();
-        assert_eq!(ids, [0, 1, 2]);
+        let who = |closed| {
+            let told = drained.iter().filter(|told| told.closed == closed);
+            let mut ids: Vec<_> = told.map(|told| told.shard).take(SHARDS.into()).collect();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(who(false), [0, 1, 2]);
+        let probed = read_until(&mut ask(http, "/readyz"), "nothing: until the end");
+        assert!(probed.starts_with("HTTP/1.1 503 "), "{probed}");
+        shards.close();
+        assert_eq!(who(true), [0, 1, 2]);
         assert!(TcpStream::connect(http).is_err(), "nobody listens");
         shards.stop();
     }

@@ -270,7 +270,7 @@ impl WriteBack {
         };
         files
             .headers
-            .mark_published(files.published, files.windows, on_disk)?;
+            .mark_published(files.published, files.windows, on_disk, now.unix)?;
         published.sync_range(0, FIRST_CELL)?;
         self.step = Step::Begin;
         let cycle_ms = now.mono.ms_since(began_at);
@@ -329,7 +329,7 @@ impl Files<'_> {
             clean: true,
         };
         self.headers
-            .mark_published(self.published, self.windows, on_disk)?;
+            .mark_published(self.published, self.windows, on_disk, now)?;
         self.published.file().sync()
     }
 

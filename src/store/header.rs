@@ -13,8 +13,10 @@
 //!  48  8  watermark, Unix ms: every transition up to it is on disk (published.map)
 //!  56 16  kernel boot id of the last run (published.map)
 //!  72  4  flags: bit 0 closed cleanly, bits 1 and 2 ambiguous windows present (published.map)
+//!  76  4  longest delay after which readers were told to come back, ms (published.map)
 //!  80  8  ambiguous window: first Unix ms      88  8  last Unix ms
 //!  96  8  the second one: first Unix ms       104  8  last Unix ms
+//! 112  8  when this header was written, Unix ms (published.map)
 //! 124  4  CRC32C of the 124 bytes before
 //! ```
 //!
@@ -82,7 +84,10 @@ pub(crate) struct Header {
     pub(crate) watermark: Unix,
     pub(crate) boot_id: [u8; 16],
     pub(crate) clean: bool,
+    /// Longest delay after which readers were told to come back, in ms.
+    pub(crate) away_ms: u32,
     pub(crate) ambiguous: Windows,
+    pub(crate) written_at: Unix,
 }
 
 /// What is wrong with a header.
@@ -106,7 +111,9 @@ impl Header {
             watermark: Unix::from_ms(0),
             boot_id: [0; 16],
             clean: false,
+            away_ms: 0,
             ambiguous: [None; 2],
+            written_at: Unix::from_ms(0),
         }
     }
 
@@ -130,6 +137,8 @@ impl Header {
         out[48..56].copy_from_slice(&self.watermark.ms().to_le_bytes());
         out[56..72].copy_from_slice(&self.boot_id);
         out[72..76].copy_from_slice(&flags.to_le_bytes());
+        out[76..80].copy_from_slice(&self.away_ms.to_le_bytes());
+        out[112..120].copy_from_slice(&self.written_at.ms().to_le_bytes());
         let crc = crc32c::crc32c(&out[..CRC_AT]);
         out[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         out
@@ -171,6 +180,8 @@ impl Header {
             watermark: Unix::from_ms(u64_at(48)),
             boot_id: array(bytes, 56),
             clean: flags & FLAG_CLEAN != 0,
+            away_ms: u32::from_le_bytes(array(bytes, 76)),
+            written_at: Unix::from_ms(u64_at(112)),
             ambiguous: AMBIGUOUS.map(|(flag, at)| {
                 (flags & flag != 0)
                     .then(|| (Unix::from_ms(u64_at(at)), Unix::from_ms(u64_at(at + 8))))
@@ -194,6 +205,8 @@ mod tests {
         header.watermark = Unix::from_ms(5_000);
         header.boot_id = [9; 16];
         header.clean = true;
+        header.away_ms = 15_000;
+        header.written_at = Unix::from_ms(6_000);
         header.ambiguous =
             [(3, 4), (5, 6)].map(|(from, to)| Some((Unix::from_ms(from), Unix::from_ms(to))));
         assert_eq!(

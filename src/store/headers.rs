@@ -4,7 +4,7 @@
 //! their files; never syncs, never decides how far the disk is.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -22,6 +22,10 @@ pub(crate) struct Headers {
     boot_id: [u8; 16],
     /// Up to where users.log is known to be on disk.
     synced_bytes: AtomicU64,
+    /// Longest delay after which readers of this run were told to come back, in ms.
+    away_ms: AtomicU32,
+    /// The same of the run before, until all of these are back.
+    away_ms_before: AtomicU32,
     /// Set by `close`: no header may say otherwise afterwards.
     closed: AtomicBool,
     /// What published.map's header says of the disk.
@@ -48,17 +52,25 @@ impl Headers {
         getrandom::fill(&mut id).map_err(io::Error::other)?;
         let mut first = Header::new(Kind::Users, u64::from_le_bytes(id), 0, created_at);
         first.synced_bytes = FIRST_RECORD;
-        Ok(Headers::following(first, 1, boot_id))
+        Ok(Headers::following(first, 1, boot_id, 0))
     }
 
-    /// Of the store whose users.log had this header, in its next generation.
-    pub(crate) fn following(leader: Header, generation: u64, boot_id: [u8; 16]) -> Headers {
+    /// Of the store whose users.log had this header, in its next generation. `away_ms`: what
+    /// readers of the run before were told.
+    pub(crate) fn following(
+        leader: Header,
+        generation: u64,
+        boot_id: [u8; 16],
+        away_ms: u32,
+    ) -> Headers {
         Headers {
             store_id: leader.store_id,
             generation,
             created_at: leader.created_at,
             boot_id,
             synced_bytes: AtomicU64::new(leader.synced_bytes.max(FIRST_RECORD)),
+            away_ms: AtomicU32::new(0),
+            away_ms_before: AtomicU32::new(away_ms),
             closed: AtomicBool::new(false),
             published: Mutex::default(),
         }
@@ -76,6 +88,27 @@ impl Headers {
     /// Up to where users.log is known to be on disk.
     pub(crate) fn log_synced_bytes(&self) -> u64 {
         self.synced_bytes.load(Ordering::Acquire)
+    }
+
+    /// Longest delay after which readers who may be away were told to come back, in ms.
+    pub(crate) fn away_ms(&self) -> u32 {
+        let told = [&self.away_ms, &self.away_ms_before].map(|ms| ms.load(Ordering::Relaxed));
+        told[0].max(told[1])
+    }
+
+    /// The same of the run before.
+    pub(crate) fn away_ms_before(&self) -> u32 {
+        self.away_ms_before.load(Ordering::Relaxed)
+    }
+
+    /// Readers of the run before have had their time: the next header says no more of them.
+    pub(crate) fn forget_away_before(&self) {
+        self.away_ms_before.store(0, Ordering::Relaxed);
+    }
+
+    /// Readers are told to come back within `away_ms`: the next header says so.
+    pub(crate) fn raise_away_ms(&self, away_ms: u32) {
+        self.away_ms.fetch_max(away_ms, Ordering::Relaxed);
     }
 
     /// No header is to be written any more.
@@ -115,22 +148,25 @@ impl Headers {
         published: &CellFile<Published>,
         windows: impl FnOnce() -> Windows,
         on_disk: OnDisk,
+        now: Unix,
     ) -> io::Result<()> {
         let mut said = self.published.lock();
         *said = on_disk;
-        self.write_published(published, windows(), on_disk)
+        self.write_published(published, windows(), on_disk, now)
     }
 
-    /// A window has been widened: says so in the header at once, or a crash would forget it.
+    /// A window has been widened, the clock was stepped, or a drain begins: says so in the header
+    /// at once, or a crash would forget it.
     ///
     /// Errors: the system's, when the header is written.
-    pub(crate) fn mark_windows(
+    pub(crate) fn mark_at_once(
         &self,
         published: &CellFile<Published>,
         windows: impl FnOnce() -> Windows,
+        now: Unix,
     ) -> io::Result<()> {
         let said = self.published.lock();
-        self.write_published(published, windows(), *said)
+        self.write_published(published, windows(), *said, now)
     }
 
     fn write_published(
@@ -138,6 +174,7 @@ impl Headers {
         published: &CellFile<Published>,
         windows: Windows,
         on_disk: OnDisk,
+        now: Unix,
     ) -> io::Result<()> {
         let mut header = self.header(Kind::Published);
         header.capacity = on_disk.capacity;
@@ -145,6 +182,8 @@ impl Headers {
         header.clean = on_disk.clean;
         header.boot_id = self.boot_id;
         header.ambiguous = windows;
+        header.away_ms = self.away_ms();
+        header.written_at = now;
         published.file().write_start(&header.encode())
     }
 }

@@ -36,6 +36,10 @@ pub(crate) struct Last {
     /// Every transition up to it is on disk.
     pub(crate) watermark: Unix,
     pub(crate) windows: Windows,
+    /// When published.map's header was written last; 0: not known.
+    pub(crate) written_at: Unix,
+    /// Longest delay after which readers were told to come back, in ms.
+    away_ms: u32,
     stamps_capacity: u32,
     published_capacity: u32,
 }
@@ -113,6 +117,8 @@ pub(crate) fn check(dir: &Path, boot_id: [u8; 16]) -> Result<Checked, StoreFault
         published_missing: published.is_none(),
         watermark: of_published.map_or(Unix::from_ms(0), |header| header.watermark),
         windows: of_published.map_or([None; 2], |header| header.ambiguous),
+        written_at: of_published.map_or(Unix::from_ms(0), |header| header.written_at),
+        away_ms: of_published.map_or(0, |header| header.away_ms),
         stamps_capacity: capacity(of_stamps),
         published_capacity: capacity(of_published),
     };
@@ -223,7 +229,13 @@ impl Checked {
         let maps = [&self.stamps, &self.published].into_iter().flatten();
         let generations = maps.filter_map(|map| map.header.map(|header| header.generation));
         let latest = generations.fold(leader.generation, u64::max);
-        Ok(Headers::following(leader, latest + 1, self.boot_id))
+        let away_ms = self.last.away_ms;
+        Ok(Headers::following(
+            leader,
+            latest + 1,
+            self.boot_id,
+            away_ms,
+        ))
     }
 }
 
@@ -231,7 +243,7 @@ impl Parts {
     /// Marks the store as open, and of this generation; has the names of new files on disk.
     ///
     /// Errors: the system's.
-    pub(crate) fn mark(&self, windows: Windows) -> Result<(), StoreFault> {
+    pub(crate) fn mark(&self, windows: Windows, now: Unix) -> Result<(), StoreFault> {
         let last = self.last;
         let made_files = last.is_new || last.stamps_missing || last.published_missing;
         // These are on disk when they may, for published.map's will say the generation too.
@@ -255,7 +267,7 @@ impl Parts {
             clean: false,
         };
         self.headers
-            .mark_published(&self.published, || windows, on_disk)
+            .mark_published(&self.published, || windows, on_disk, now)
             .and_then(|()| self.published.file().sync())
             .map_err(os("mark as open", self.published.file().path()))?;
         if made_files {

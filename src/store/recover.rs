@@ -67,6 +67,45 @@ impl Parts {
         })
     }
 
+    /// How long nobody could be heard before `now`, in ms, if that was longer than `grace_ms`:
+    /// since the newer of the last header and the newest stamp that is not ahead of the clock. A
+    /// header from the future says that the clock is behind, and nothing of an outage.
+    pub(crate) fn outage_ms(&self, grace_ms: u64, now: Unix) -> Option<u64> {
+        let written_at = self.last.written_at;
+        if self.last.is_new || self.slots == 0 || written_at > now {
+            return None;
+        }
+        let is_long = |last: Unix| (now.ms_since(last) > grace_ms).then(|| now.ms_since(last));
+        is_long(written_at)?;
+        let stamps = self.stamps.cells()[..self.slots as usize].iter();
+        let heard = stamps.map(|stamp| stamp.load(Ordering::Relaxed).ms());
+        let newest_ms = heard.filter(|ms| *ms <= now.ms()).max().unwrap_or(0);
+        is_long(written_at.max(Unix::from_ms(newest_ms)))
+    }
+
+    /// Nobody is online any more since `now`, and nobody is until a beat comes. Returns how many
+    /// were.
+    pub(crate) fn take_all_offline(&self, offline_after_ms: u64, now: Unix) -> u32 {
+        let mut taken = 0;
+        let stamps = &self.stamps.cells()[..self.slots as usize];
+        let published = &self.published.cells()[..self.slots as usize];
+        for (stamp, cell) in stamps.iter().zip(published) {
+            let (heard, before) = (stamp.load(Ordering::Relaxed), cell.load(Ordering::Relaxed));
+            // One ahead of the clock would count as heard just now.
+            let may_be_fresh = heard.ms().saturating_add(offline_after_ms) >= now.ms();
+            let gone = heard.has(StampFlags::LEFT.and(StampFlags::EXPIRED));
+            if (before.is_online() || may_be_fresh) && !gone {
+                stamp.store(heard.with(StampFlags::EXPIRED), Ordering::Relaxed);
+            }
+            if before.is_online() {
+                let since = Unix::from_ms(now.ms().max(before.since_ms() + 1));
+                cell.store(Published::new(since, Status::Offline), Ordering::Relaxed);
+                taken += 1;
+            }
+        }
+        taken
+    }
+
     /// One impossible time would have everybody else silent since long, and event ids doubtful for
     /// as long.
     fn replace_impossible(&self, explained: impl Fn(Unix) -> bool, now: Unix) {

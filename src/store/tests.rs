@@ -35,7 +35,7 @@ fn mapped(dir: &Path) -> Parts {
 /// A store of two users, marked as open and left like that.
 fn left_open(dir: &Path) {
     let parts = mapped(dir);
-    parts.mark([None; 2]).unwrap();
+    parts.mark([None; 2], NOW).unwrap();
     parts.log.append(0, b"ann").unwrap();
     parts.log.append(1, b"bob").unwrap();
     parts.headers.mark_log(&parts.log, parts.log.end()).unwrap();
@@ -174,7 +174,7 @@ fn mark_says_whose_the_files_are_and_that_they_are_open() {
     let dir = tempfile::tempdir().unwrap();
     let parts = mapped(dir.path());
     let window = Some((Unix::from_ms(5), Unix::from_ms(6)));
-    parts.mark([window, None]).unwrap();
+    parts.mark([window, None], NOW).unwrap();
     drop(parts);
     let headers = [Kind::Users, Kind::Stamps, Kind::Published].map(|kind| header(dir.path(), kind));
     let [users, stamps, published] = headers;

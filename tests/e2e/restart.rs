@@ -1,6 +1,17 @@
 //! A server that is killed or stopped and started again on its folder.
 
-use crate::harness::{BEAT_INTERVAL_MS, FAST, Home, OFFLINE_AFTER_MS, Record, unix_ms};
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::{
+    BEAT_INTERVAL_MS, FAST, Home, OFFLINE_AFTER_MS, PATIENCE_MS, Record, pause, unix_ms, until,
+};
+use crate::http::Conn;
 
 #[test]
 fn who_returns_after_a_crash_was_never_gone() {
@@ -133,4 +144,148 @@ fn many_crashes_lose_nothing() {
                 .iter()
                 .all(|record| record.online && record.last_active.is_some())
     );
+}
+
+/// Readers who do what an EventSource does: they come back when the last `retry:` says so, and when
+/// nobody listens again after as long.
+struct Obedient {
+    open: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+}
+
+impl Obedient {
+    fn new(http: SocketAddr, publishers: usize) -> Obedient {
+        let readers = Obedient {
+            open: Arc::default(),
+            over: Arc::default(),
+        };
+        for n in 0..publishers {
+            let (open, over) = (Arc::clone(&readers.open), Arc::clone(&readers.over));
+            std::thread::Builder::new()
+                .stack_size(128 << 10)
+                .spawn(move || {
+                    let mut retry_ms = 1_000;
+                    while !over.load(Ordering::Relaxed) {
+                        read_once(http, n, &mut retry_ms, &open);
+                        pause(retry_ms);
+                    }
+                })
+                .expect("a thread");
+        }
+        readers
+    }
+
+    fn expect_open(&self, count: usize) {
+        until("all have a stream", || {
+            (self.open.load(Ordering::Relaxed) == count).then_some(())
+        });
+    }
+}
+
+impl Drop for Obedient {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads a stream to its end, and what it says of coming back.
+fn read_once(http: SocketAddr, n: usize, retry_ms: &mut u64, open: &AtomicUsize) {
+    let patience = Duration::from_millis(PATIENCE_MS);
+    let Ok(socket) = TcpStream::connect_timeout(&http, patience) else {
+        return;
+    };
+    let mut conn = Conn::over(socket);
+    conn.send(format!("GET /v1/stream?user=u{n} HTTP/1.1\r\nHost: e2e\r\n\r\n").as_bytes());
+    let (mut text, mut bytes, mut is_open) = (String::new(), [0; 4_096], false);
+    while let Ok(n @ 1..) = conn.socket.read(&mut bytes) {
+        text.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        if !is_open && text.contains("event: hello") {
+            is_open = true;
+            open.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    if is_open {
+        open.fetch_sub(1, Ordering::Relaxed);
+    }
+    let told = text.lines().filter_map(|line| line.strip_prefix("retry: "));
+    *retry_ms = told
+        .last()
+        .and_then(|ms| ms.parse().ok())
+        .unwrap_or(*retry_ms);
+}
+
+/// The settings are odd: silence is short, and the drain is longer than it.
+#[test]
+fn a_graceful_restart_flips_none_of_hundreds_who_obey() {
+    const PUBLISHERS: usize = 300;
+    let home = Home::new();
+    let flags = [FAST, &["--drain-ms=4s", "--retry-ms=700", "--shards=2"]].concat();
+    let mut server = home.serve(&flags);
+    let readers = Obedient::new(server.http, PUBLISHERS);
+    readers.expect_open(PUBLISHERS);
+    server.expect_metric("greendot_users_online", |online| {
+        online == PUBLISHERS as f64
+    });
+    let before = unix_ms();
+
+    server.process.signal(Signal::TERM);
+    server.expect_log("got SIGTERM");
+    // Listeners stay open: a probe that connects anew is told, and so is a new stream.
+    until("a new probe is told", || {
+        (server.get("/readyz").status == 503).then_some(())
+    });
+    let told = server.stream("user=late").rest();
+    assert_eq!((told.len(), told[0].kind.as_str()), (1, "overloaded"));
+    assert_eq!(told[0].data["reason"], "draining");
+    assert!(told[0].retry_ms.is_some());
+    assert_eq!(server.process.wait().code(), Some(0));
+
+    let server = home.serve(&flags);
+    readers.expect_open(PUBLISHERS);
+    // The hold is over when who did not come back is told.
+    drop(server.stream("user=gone"));
+    let booted_at = unix_ms();
+    server.expect_metric("greendot_expiries_held", |held| held == 0.0);
+    let hold_ms = ((4_000 + 500 + 700 * 3 / 2) * 5 / 4) + 5_000;
+    assert!(
+        unix_ms() >= booted_at + hold_ms - 3_000,
+        "the hold covers every delay"
+    );
+    until("who left is found", || {
+        (!server.record("gone").online).then_some(())
+    });
+    for n in 0..PUBLISHERS {
+        let record = server.record(&format!("u{n}"));
+        assert!(record.online && record.since() < before, "{record:?}");
+    }
+    assert_eq!(readers.open.load(Ordering::Relaxed), PUBLISHERS);
+}
+
+#[test]
+fn after_an_outage_longer_than_the_grace_a_resumed_stream_is_told_who_is_gone() {
+    let home = Home::new();
+    let flags = [FAST, &["--restart-grace-ms=3s"]].concat();
+    let server = home.serve(&flags);
+    let mut alice = server.stream("watch=bob");
+    alice.begin();
+    server.sender().beat(&["bob"]);
+    let before = alice.expect_presence("bob", true);
+    let id = unix_ms();
+    server.kill();
+    pause(3_500);
+
+    let server = home.serve(&flags);
+    server.expect_log("nobody was heard for");
+    let read = server.record("bob");
+    assert!(
+        !read.online && read.since() > id,
+        "{read:?} after {before:?}"
+    );
+    let told = server
+        .stream(&format!("watch=bob&last_event_id={id}"))
+        .begin()
+        .1;
+    assert_eq!(told, [read]);
+    server.sender().beat(&["bob"]);
+    server.expect_online("bob");
 }

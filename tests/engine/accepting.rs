@@ -107,9 +107,9 @@ fn a_shard_that_is_full_serves_those_it_has_and_does_not_spin() {
 }
 
 #[test]
-fn a_drain_refuses_the_one_that_has_not_asked() {
+fn a_listener_that_closes_refuses_the_one_that_has_not_asked() {
     let mut world = full();
     let silent = world.knock(0, "");
-    world.drain().turn();
+    world.drain().close().turn();
     refused(&mut world, silent, REFUSED);
 }

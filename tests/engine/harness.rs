@@ -129,6 +129,7 @@ impl World {
             dir: self.dir.path().to_owned(),
             users_max: self.users_max,
             offline_after_ms: self.settings.offline_after_ms,
+            restart_grace_ms: self.settings.restart_grace_ms,
             shards,
             boot_id: [1; 16],
         };
@@ -500,7 +501,16 @@ impl World {
 
     /// Every shard begins to drain.
     pub(crate) fn drain(&mut self) -> &mut World {
-        self.outside.order = Order::Drain;
+        self.order(Order::Drain)
+    }
+
+    /// Every shard accepts nobody any more.
+    pub(crate) fn close(&mut self) -> &mut World {
+        self.order(Order::Close)
+    }
+
+    fn order(&mut self, order: Order) -> &mut World {
+        self.outside.order = order;
         for shard in 0..self.drivers.len() {
             let (driver, mut kernel) = self.shard(shard);
             driver.begin(&mut kernel);

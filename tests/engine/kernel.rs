@@ -178,7 +178,7 @@ impl Kernel for Made<'_> {
         self.outside.outbound.push((self.shard, outbound));
     }
 
-    fn drained(&mut self) {}
+    fn drained(&mut self, _order: Order) {}
 
     fn receive(
         &mut self,

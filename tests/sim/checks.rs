@@ -230,6 +230,25 @@ impl World {
     }
 
     /// Takes what is published as it is, without asking how it came about.
+    /// A start took everybody for gone because nobody had been heard for so long: no beat that is
+    /// known to the millisecond may be newer than that.
+    pub(crate) fn check_outage(&mut self, outage_ms: u64) {
+        let (wall, grace_ms) = (self.wall(), self.settings.restart_grace_ms);
+        self.say(|| format!("taken for an outage of {outage_ms} ms"));
+        for (user, model) in self.users.iter().enumerate() {
+            let heard = model.active_exactly.filter(|at| *at <= wall);
+            if heard.is_some_and(|at| wall - at <= grace_ms) || outage_ms <= grace_ms {
+                self.fail(format!(
+                    "no outage of {outage_ms} ms: user {user} is {model:?}"
+                ));
+            }
+        }
+        self.accept_published();
+        for user in &mut self.users {
+            user.offline_since = self.mono;
+        }
+    }
+
     pub(crate) fn accept_published(&mut self) {
         for user in 0..self.names.len() {
             let state = self.state(user);
@@ -589,8 +608,8 @@ impl World {
             let ahead_ms = if caught_up { 0 } else { 1_000 };
             for (user, model) in self.users.iter().enumerate() {
                 let (_, online, _) = *self.published[user].last().expect("begins with one");
-                if let Err(why) =
-                    model.is_in_time(online, self.mono, self.calm_since, ahead_ms, &self.rules)
+                let since = (self.calm_since, self.hold_until);
+                if let Err(why) = model.is_in_time(online, self.mono, since, ahead_ms, &self.rules)
                 {
                     self.fail(format!("user {user} is still published {why}: {model:?}"));
                 }

@@ -308,22 +308,18 @@ impl World {
     pub(crate) fn shut_down(&mut self) {
         self.outlast_stalls();
         self.drain = true;
+        // Until the next start.
+        self.hold_until = u64::MAX / 2;
         self.disturbed_until(self.mono);
-        for at in 0..self.shards.len() {
-            if self.shards[at].mailbox.order(Order::Drain) {
-                self.wake(at);
-            }
-        }
+        self.order(Order::Drain);
+        self.run_until(self.mono + self.settings.drain_ms);
+        self.order(Order::Close);
         let s = &self.settings;
-        let longest_ms = s.drain_ms
-            + s.write_stall_max_ms
-            + s.request_deadline_ms
-            + s.keep_alive_idle_ms
-            + s.linger_ms
-            + 500;
+        let longest_ms =
+            s.write_stall_max_ms + s.request_deadline_ms + s.keep_alive_idle_ms + s.linger_ms + 500;
         self.run_until(self.mono + longest_ms);
         for at in 0..self.shards.len() {
-            if !self.shards[at].drained {
+            if self.shards[at].drained != Some(Order::Close) {
                 let left: Vec<String> = self.shards[at]
                     .conns
                     .keys()
@@ -338,6 +334,14 @@ impl World {
         self.presence().check_invariants();
         if let Err(error) = self.presence().close(now) {
             self.fail(format!("close: {error}"));
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        for at in 0..self.shards.len() {
+            if self.shards[at].mailbox.order(order) {
+                self.wake(at);
+            }
         }
     }
 

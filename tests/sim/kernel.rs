@@ -201,8 +201,8 @@ impl Kernel for Simulated<'_> {
             .fail(format!("a node of its own has {outbound:?} for others"));
     }
 
-    fn drained(&mut self) {
-        self.world.shards[self.at].drained = true;
+    fn drained(&mut self, order: Order) {
+        self.world.shards[self.at].drained = Some(order);
     }
 
     fn receive(

@@ -12,6 +12,7 @@ mod kernel;
 mod model;
 #[cfg(any(debug_assertions, feature = "planted"))]
 mod planted;
+mod restart;
 mod split;
 mod sse;
 mod store;

@@ -12,6 +12,8 @@ pub(crate) struct Rules {
     pub(crate) offline_after_ms: u64,
     pub(crate) sweep_interval_ms: u64,
     pub(crate) beat_skew_max_ms: u64,
+    /// After a start nobody is expired for so long.
+    pub(crate) hold_ms: u64,
 }
 
 /// Sending times are compared by steps of the Unix clock of so many ms, as docs/PROTOCOL.md says.
@@ -358,21 +360,22 @@ impl User {
     }
 
     /// Whether being published as `online` at `mono` is still right, given that nothing has
-    /// disturbed the process since `calm_since`.
+    /// disturbed the process since `calm_since`, and that nobody was expired before `hold_until`.
     ///
     /// `ahead_ms`: stamps may be so far ahead of the clock.
     pub(crate) fn is_in_time(
         &self,
         online: bool,
         mono: u64,
-        calm_since: u64,
+        (calm_since, hold_until): (u64, u64),
         ahead_ms: u64,
         rules: &Rules,
     ) -> Result<(), String> {
         let sweep_ms = rules.sweep_interval_ms + 1;
         if online {
             let silent_since = self.beat_hi.unwrap_or(0).max(calm_since);
-            if mono > silent_since + rules.offline_after_ms + sweep_ms + ahead_ms {
+            let due = (silent_since + rules.offline_after_ms).max(hold_until);
+            if mono > due + sweep_ms + ahead_ms {
                 return Err(format!(
                     "online after {} ms of silence",
                     mono - silent_since

@@ -3,7 +3,7 @@
 
 use greendot::planted::{Planted, plant};
 
-use crate::{Plan, plan, run, split};
+use crate::{Plan, plan, restart, run, split};
 
 /// Within so many seeds each bug must be caught.
 const SEEDS: u64 = 60;
@@ -64,4 +64,9 @@ fn planted_bugs_are_caught_second_half() {
 #[test]
 fn split_planted_bugs_are_caught() {
     each(&Planted::SPLIT, split::plan(0), split::run);
+}
+
+#[test]
+fn restart_planted_bugs_are_caught() {
+    each(&Planted::RESTART, restart::plan(0), restart::run);
 }

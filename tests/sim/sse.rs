@@ -13,6 +13,7 @@ pub(crate) struct Event {
     pub(crate) name: String,
     pub(crate) data: Value,
     pub(crate) id: Option<u64>,
+    pub(crate) retry_ms: Option<u64>,
 }
 
 /// One answer.
@@ -57,6 +58,7 @@ pub(crate) struct Reader {
     name: String,
     data: Option<String>,
     id: Option<u64>,
+    retry_ms: Option<u64>,
 }
 
 impl Reader {
@@ -136,8 +138,12 @@ impl Reader {
             };
             let data = serde_json::from_str(&data)
                 .map_err(|error| format!("an event's data is not JSON: {error}: {data}"))?;
-            let (name, id) = (std::mem::take(&mut self.name), self.id.take());
-            out.push(Read::Event(Event { name, data, id }));
+            out.push(Read::Event(Event {
+                name: std::mem::take(&mut self.name),
+                data,
+                id: self.id.take(),
+                retry_ms: self.retry_ms.take(),
+            }));
             return Ok(());
         }
         if line == ":" {
@@ -155,7 +161,9 @@ impl Reader {
             Some(("id", id)) => {
                 self.id = Some(id.parse().map_err(|_| format!("id {id} is no time"))?)
             }
-            Some(("retry", ms)) if ms.parse::<u64>().is_ok_and(|ms| ms > 0) => {}
+            Some(("retry", ms)) if ms.parse::<u64>().is_ok_and(|ms| ms > 0) => {
+                self.retry_ms = ms.parse().ok();
+            }
             _ => return Err(format!("a stream has the line {line:?}")),
         }
         Ok(())

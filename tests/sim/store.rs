@@ -72,6 +72,7 @@ pub(crate) fn options(
         dir: dir.to_owned(),
         users_max: users_max(),
         offline_after_ms: settings.offline_after_ms,
+        restart_grace_ms: settings.restart_grace_ms,
         shards,
         boot_id: u128::from(boot).to_le_bytes(),
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use greendot::engine::settings::Settings;
-use greendot::engine::turn::Driver;
+use greendot::engine::turn::{Driver, Order};
 use greendot::engine::{Engine, EngineParts, Mail};
 use greendot::metrics::{Board, Counter};
 use greendot::presence::{Flusher, Presence};
@@ -95,8 +95,8 @@ pub(crate) struct Shard {
     pub(crate) conns: BTreeMap<(u32, u32), u32>,
     /// As of the last piece of work.
     pub(crate) served: Served,
-    /// It has said so.
-    pub(crate) drained: bool,
+    /// It has said so, under this order.
+    pub(crate) drained: Option<Order>,
     /// Not driven until then.
     pub(crate) stalled_until: u64,
     /// Driven without a break since then.
@@ -176,6 +176,14 @@ pub(crate) struct World {
     pub(crate) torn_tails: u64,
 }
 
+/// After a start so long is waited for who was sent away: for the rest of a drain, a start of half
+/// a second, `retry_ms` and half as much again, a quarter more for those who jitter that, and five
+/// seconds.
+pub(crate) fn hold_ms(settings: &Settings) -> u64 {
+    let away_ms = settings.drain_ms.min(60_000) + 500 + settings.retry_ms * 3 / 2;
+    (away_ms * 5 / 4 + 5_000).max(settings.offline_after_ms)
+}
+
 impl World {
     pub(crate) fn new(plan: Plan) -> World {
         let stream =
@@ -206,6 +214,7 @@ impl World {
             offline_after_ms: settings.offline_after_ms,
             sweep_interval_ms: settings.sweep_interval_ms,
             beat_skew_max_ms: settings.beat_skew_max_ms,
+            hold_ms: hold_ms(&settings),
         };
         let key = FleetKey::new([7; 32]);
         let keys = Keys::parse(&key.to_hex()).expect("one key");
@@ -312,7 +321,7 @@ impl World {
                 on_reserve: None,
                 conns: BTreeMap::new(),
                 served: Served::default(),
-                drained: false,
+                drained: None,
                 stalled_until: 0,
                 driven_since: self.mono,
                 last_turn: self.mono,
@@ -321,7 +330,10 @@ impl World {
         }
         self.presence = Some(presence);
         self.slots = vec![None; self.names.len()];
-        self.hold_until = self.mono + self.rules.offline_after_ms;
+        self.hold_until = self.mono + self.rules.hold_ms;
+        if let Some((outage_ms, _)) = report.outage {
+            self.check_outage(outage_ms);
+        }
         self.disturbed_until(self.mono);
         self.drain = false;
         self.jolted_at = self.mono;

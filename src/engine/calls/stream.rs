@@ -40,6 +40,11 @@ pub(super) fn open(
     let mut refused = Refused::default();
     let watch = refused.sift(None, ask.watch, &mut engine.counters);
     if engine.passes.is_draining() {
+        // Presence nodes know of no drain: that its holder is there they hear here.
+        let user = ask.user.as_ref().filter(|_| engine.upstream.is_some());
+        if let Some(slot) = user.and_then(|user| engine.presence.lookup(user.user())) {
+            engine.vouch_for(slot, true, now);
+        }
         return Served::Overloaded("draining");
     }
     if engine.conns.watches.len() + watch.len() > engine.settings.watches_per_shard_max {
@@ -169,7 +174,9 @@ impl Engine {
             beat_interval_ms: self.settings.beat_interval_ms,
             offline_after_ms: self.settings.offline_after_ms,
             keep_alive_ms: self.settings.keep_alive_ms,
-            retry_ms: self.settings.retry_ms + self.random.u64(0..=self.settings.retry_ms / 2),
+            retry_ms: self
+                .random
+                .u64(self.settings.retry_ms..=self.settings.retry_ms_max()),
             more: &more,
         };
         let conn = self.conns.at(id.index);
@@ -189,8 +196,12 @@ impl Engine {
     /// Refuses a stream for load in the one way after which an EventSource comes back: 200, a long
     /// jittered `retry:`, the event `overloaded`, and the end.
     pub(super) fn refuse_stream(&mut self, id: ConnId, pending: &Pending, why: &str, now: Now) {
+        let retry_ms = match self.passes.is_draining() {
+            true => self.away_ms(now),
+            false => self.wide_retry_ms(),
+        };
         let mut body = Vec::new();
-        sse::write_overloaded(self.wide_retry_ms(), why, &mut body);
+        sse::write_overloaded(retry_ms, why, &mut body);
         if !pending.asker.head_only {
             self.counters.add(Counter::EventsOverloaded, 1);
         }
@@ -199,10 +210,10 @@ impl Engine {
             .end(id, Counter::ClosedOverloaded, now.mono, &mut self.counters);
     }
 
-    /// A reconnect delay that spreads a crowd over ten times the usual one, or over the drain.
+    /// A reconnect delay that spreads a crowd over ten times the usual one.
     pub(in crate::engine) fn wide_retry_ms(&mut self) -> u64 {
         let base = self.settings.retry_ms;
-        base + self.random.u64(0..=(base * 10).max(self.settings.drain_ms))
+        base + self.random.u64(0..=base.saturating_mul(10))
     }
 
     /// What a user id stands for on this shard: its slot, or its name until it has one. Those who

@@ -9,6 +9,7 @@ use crate::engine::conn::timers::{Fired, Overdue};
 use crate::engine::parts::Engine;
 use crate::engine::upstream::REVOUCH_MS;
 use crate::metrics::Counter;
+use crate::planted::{self, Planted};
 use crate::presence::SweepContext;
 use crate::realtime::{ConnId, Phase};
 use crate::slot::Slot;
@@ -27,6 +28,9 @@ impl Engine {
         self.fire_timers(now);
         let interval_ms = self.settings.sweep_interval_ms;
         self.passes.sweeping.begin_if_due(interval_ms, now.mono);
+        if !self.silence.holds(now.mono) {
+            self.presence.note_returned();
+        }
         self.say_put_off(now);
         self.end_logged_out(now);
         self.vouch(now);
@@ -91,7 +95,8 @@ impl Engine {
         SweepContext {
             now,
             offline_after_ms: self.settings.offline_after_ms,
-            hold_expiries: self.silence.holds(now.mono),
+            // Who is sent away by a drain, or finds nobody, is silent for our sake.
+            hold_expiries: self.silence.holds(now.mono) || self.drain_holds(),
         }
     }
 
@@ -158,16 +163,46 @@ impl Engine {
         }
     }
 
-    /// Graceful shutdown: streams are closed one after the other over `drain_ms`, with a wide
-    /// `retry:`; all now if `at_once`.
+    /// Graceful shutdown: streams are closed one after the other over `drain_ms`, and told when to
+    /// come back; all now if `at_once`. Nobody is expired from here on. Those who come meanwhile
+    /// are answered and let go.
     pub fn begin_drain(&mut self, at_once: bool, now: Now) {
         let over_ms = if at_once { 0 } else { self.settings.drain_ms };
-        self.passes.draining.begin(over_ms, now.mono);
+        // The kernel spreads streams over the shards.
+        let crowd = self.conns.streams() as u64 * u64::from(self.node.shards);
+        let spread_ms = self.settings.return_spread_ms(crowd);
+        self.passes.draining.begin(over_ms, spread_ms, now.mono);
+        self.presence
+            .note_told_back(self.settings.away_ms_max(crowd), now);
     }
 
     /// No connection is left.
     pub fn is_drained(&self) -> bool {
         self.passes.is_draining() && self.conns.len() == 0
+    }
+
+    fn drain_holds(&self) -> bool {
+        self.passes.is_draining() && !planted::is(Planted::ExpiredWhileDraining)
+    }
+
+    /// How long one who is sent away by the drain stays away, in ms: until the next start is there,
+    /// if others can not see to them meanwhile.
+    pub(in crate::engine) fn away_ms(&mut self, now: Now) -> u64 {
+        if planted::is(Planted::AwayBeyondHold) {
+            return self.wide_retry_ms();
+        }
+        let draining = &self.passes.draining;
+        let jitter_ms = self.random.u64(0..=draining.spread_ms());
+        let mut after_ms = self.settings.return_after_ms(draining.rest_ms(now.mono));
+        if self.upstream.is_some() {
+            // The presence nodes know of no drain: half of what they wait for, so that one attempt
+            // may be in vain.
+            let least_ms = self.settings.return_after_ms(0);
+            after_ms = after_ms
+                .min(self.settings.offline_after_ms / 2)
+                .max(least_ms);
+        }
+        after_ms + jitter_ms
     }
 
     fn drain_step(&mut self, now: Now) {
@@ -180,16 +215,23 @@ impl Engine {
     }
 
     fn drain_conn(&mut self, id: ConnId, now: Now) {
-        let retry_ms = self.wide_retry_ms();
+        let away_ms = self.away_ms(now);
+        let past_hearing = self.passes.draining.is_past_hearing(now.mono);
         let conn = self.conns.at(id.index);
+        let publisher = conn.publisher();
         match conn.phase() {
             Phase::Streaming => {
                 if conn.unsent_bytes() + GOODBYE_BYTES_MAX <= self.settings.outbox_bytes_max {
-                    conn.say(|out| sse::write_goodbye(retry_ms, out));
+                    conn.say(|out| sse::write_goodbye(away_ms, out));
                     self.counters.add(Counter::EventsGoodbye, 1);
                 }
+                // The time in which presence nodes miss its holder begins now.
+                if let Some(slot) = publisher.filter(|_| self.upstream.is_some()) {
+                    self.vouch_for(Slot::new(slot), false, now);
+                }
             }
-            Phase::Idle if !conn.is_paused() => {}
+            // What one asks that has just connected may be on its way.
+            Phase::Idle if !conn.is_paused() && (conn.was_served() || past_hearing) => {}
             // One with a request under way is answered, and told to close.
             _ => return,
         }

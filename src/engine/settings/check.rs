@@ -2,7 +2,9 @@
 //!
 //! Owns the checks between fields and their messages. Each says what is wrong and what to set.
 
-use super::{HEAD_BYTES_FLOOR, LOOPBACK, ORIGIN_BYTES_MAX, OUTBOX_BYTES_FLOOR, Settings};
+use super::{
+    HEAD_BYTES_FLOOR, HOLD_MS_MAX, LOOPBACK, ORIGIN_BYTES_MAX, OUTBOX_BYTES_FLOOR, Settings,
+};
 use crate::presence::BEHIND_MS_MAX;
 use crate::time::ANCHOR_TOLERANCE_MS;
 
@@ -15,6 +17,7 @@ impl Settings {
         let mut faults = Vec::new();
         self.check_zeroes(&mut faults);
         self.check_times(&mut faults);
+        self.check_restart(&mut faults);
         self.check_sizes(&mut faults);
         for origin in &self.cors_origins {
             if let Some(why) = origin_fault(origin) {
@@ -114,6 +117,18 @@ impl Settings {
                 "linger-ms ({}) is more than request-deadline-ms ({}), so a refused request would \
                  be held longer than a good one; set linger-ms to at most {}",
                 self.linger_ms, self.request_deadline_ms, self.request_deadline_ms
+            ));
+        }
+    }
+
+    fn check_restart(&self, faults: &mut Vec<String>) {
+        let hold_ms = self.hold_ms(0, 0);
+        if hold_ms > HOLD_MS_MAX.max(self.offline_after_ms) {
+            faults.push(format!(
+                "with retry-ms ({}) and drain-ms ({}) readers who were sent away may take so long \
+                 that a start had to hold everybody online for {hold_ms} ms; set retry-ms so that \
+                 it is at most {HOLD_MS_MAX}",
+                self.retry_ms, self.drain_ms
             ));
         }
     }
@@ -222,6 +237,7 @@ mod tests {
         one(|s| s.sweep_interval_ms = 12_501, "sweep-interval-ms");
         one(|s| s.beat_skew_max_ms = 999, "beat-skew-max-ms");
         one(|s| s.beat_skew_max_ms = 65_521, "beat-skew-max-ms (65521)");
+        one(|s| s.retry_ms = 2_000_000, "with retry-ms");
         one(|s| s.linger_ms = 10_001, "linger-ms");
         one(
             |s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1,
@@ -236,6 +252,8 @@ mod tests {
         let none = faults(|s| {
             s.sweep_interval_ms = 12_500;
             s.beat_skew_max_ms = 1_000;
+            s.restart_grace_ms = 0;
+            s.retry_ms = 1_900_000;
             s.linger_ms = 10_000;
             s.outbox_bytes_max = OUTBOX_BYTES_FLOOR;
             s.head_bytes_max = HEAD_BYTES_FLOOR;

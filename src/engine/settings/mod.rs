@@ -7,6 +7,7 @@
 
 mod check;
 mod origins;
+mod returns;
 
 pub use origins::LOOPBACK;
 pub(super) use origins::octets;
@@ -41,6 +42,8 @@ pub const SURPLUS_HEARING_MS: u64 = 500;
 /// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers'
 /// (docs/ARCHITECTURE.md).
 pub const STALL_MS: u64 = 1_000;
+/// Longest hold after a start, in ms, that settings may come to: an hour.
+pub const HOLD_MS_MAX: u64 = 3_600_000;
 /// Longest sleep of a shard, in ms: one whose last turn is older than a few of these counts as
 /// stalled for the others.
 pub const SLEEP_MS_MAX: u64 = 500;
@@ -70,13 +73,18 @@ pub struct Settings {
     /// below the 60 s after which common proxies cut. Zero is refused. Cost: one small write per
     /// stream and interval.
     pub keep_alive_ms: u64,
-    /// Base of the jittered delay before a reader reconnects (`retry:`), in ms; wider while
+    /// Base of the jittered delay before a reader reconnects (`retry:`), in ms; longer while
     /// draining and when overloaded. Default 3,000. Zero is refused: a fleet of readers would
-    /// reconnect in a tight loop. Costs nothing.
+    /// reconnect in a tight loop. Costs nothing; the hold after a start grows with it.
     pub retry_ms: u64,
     /// Time over which streams are closed after SIGTERM, in ms. Default 10,000. Zero closes all at
-    /// once, and all their readers return together. Costs nothing.
+    /// once, and all their readers return together. Costs nothing; the hold after a start grows
+    /// with it.
     pub drain_ms: u64,
+    /// Longest outage after which a start holds publishers online until they have had time to
+    /// return, in ms; after a longer one nobody is online before a sign of life. Default 300,000.
+    /// Zero: nobody ever is. Costs nothing.
+    pub restart_grace_ms: u64,
     /// Most connections of one shard, streams included. Default 100,000. Zero is refused. Cost: one
     /// file descriptor and the kernel's 4 KB each, and at most 160 bytes of greendot's memory while
     /// idle.
@@ -172,6 +180,7 @@ static DEFAULT: Settings = Settings {
     keep_alive_ms: 15_000,
     retry_ms: 3_000,
     drain_ms: 10_000,
+    restart_grace_ms: 300_000,
     conns_max: 100_000,
     head_bytes_max: 8_192,
     header_count_max: 64,
@@ -206,6 +215,7 @@ static TINY: Settings = Settings {
     keep_alive_ms: 1_500,
     retry_ms: 300,
     drain_ms: 1_000,
+    restart_grace_ms: 300_000,
     conns_max: 12,
     head_bytes_max: HEAD_BYTES_FLOOR,
     header_count_max: 8,

@@ -88,8 +88,8 @@ pub trait Kernel {
     /// [`Kernel::take_mail`] whoever posts mail or an order later than `seen` wakes this shard.
     fn fall_asleep(&mut self, seen: Order) -> bool;
 
-    /// The engine has drained; told once.
-    fn drained(&mut self);
+    /// No connection is left, while this order holds; told once for each.
+    fn drained(&mut self, order: Order);
 
     /// The engine has just done a piece of work. For simulators, which look at it in between.
     fn worked(&mut self, _piece: Piece<'_, Self::Socket>, _engine: &mut Engine) {}
@@ -149,6 +149,8 @@ pub enum Order {
     Drain,
     /// The same, with all streams closed now: somebody waits at a terminal.
     DrainAtOnce,
+    /// Accept nobody any more but those who wait; answer them.
+    Close,
     /// Leave the loop.
     Stop,
 }

@@ -138,10 +138,13 @@ impl<S> Driver<S> {
     pub fn take_mail(&mut self, kernel: &mut impl Kernel<Socket = S>) {
         let notice = kernel.take_mail(&mut self.inbox);
         if notice.order > Order::Run && self.order == Order::Run {
-            let at_once = notice.order == Order::DrainAtOnce;
+            let at_once = notice.order > Order::Drain;
             self.engine.begin_drain(at_once, self.now);
+        }
+        if notice.order == Order::Close && self.order < Order::Close {
             // A last look at who waits.
             self.accepting.note_edge();
+            self.is_drained = false;
         }
         self.order = notice.order;
         if notice.resync {
@@ -235,10 +238,9 @@ impl<S> Driver<S> {
             let sweep_micros = std::mem::take(&mut self.sweep_micros);
             counters.observe(Histogram::SweepDuration, sweep_micros);
         }
-        let draining = matches!(self.order, Order::Drain | Order::DrainAtOnce);
-        if draining && !self.is_drained && self.engine.is_drained() {
+        if !self.is_drained && self.engine.is_drained() {
             self.is_drained = true;
-            kernel.drained();
+            kernel.drained(self.order);
         }
         kernel.worked(Piece::Timers, &mut self.engine);
     }

@@ -53,7 +53,7 @@ impl<S> Driver<S> {
         }
         if self.accepting.is_ready(self.now) {
             self.left_over(Counter::LimitAcceptsPerTurn);
-        } else if self.order >= Order::Drain {
+        } else if self.order >= Order::Close {
             // Those who were waiting have been accepted, and will be answered.
             self.accepting.stop(self.now, kernel);
         }

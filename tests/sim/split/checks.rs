@@ -688,10 +688,13 @@ impl Split {
             for user in self.owned(node) {
                 let truth = &self.truths[user];
                 let (_, online, _) = *truth.history.last().expect("begins with one");
-                let in_time =
-                    truth
-                        .model
-                        .is_in_time(online, self.mono, at.calm_since, ahead_ms, &self.rules);
+                let in_time = truth.model.is_in_time(
+                    online,
+                    self.mono,
+                    (at.calm_since, 0),
+                    ahead_ms,
+                    &self.rules,
+                );
                 if let Err(why) = in_time {
                     self.fail(format!(
                         "user {user} is still published {why}: {:?}",

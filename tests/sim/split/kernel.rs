@@ -109,7 +109,7 @@ impl Kernel for Simulated<'_> {
         self.split.take_outbound(self.node, outbound);
     }
 
-    fn drained(&mut self) {
+    fn drained(&mut self, _order: Order) {
         self.split.fail("nobody has asked for a drain".into());
     }
 

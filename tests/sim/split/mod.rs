@@ -231,6 +231,7 @@ impl Split {
             offline_after_ms: settings.offline_after_ms,
             sweep_interval_ms: settings.sweep_interval_ms,
             beat_skew_max_ms: settings.beat_skew_max_ms,
+            hold_ms: settings.offline_after_ms,
         };
         let key = FleetKey::new([7; 32]);
         let keys = Keys::parse(&key.to_hex()).expect("one key");
