@@ -158,6 +158,8 @@ impl<S> Driver<S> {
         // One at least, whatever has come before it: somebody waits.
         budget = budget.max(1);
         self.read_mail(|inbox| &mut inbox.edits, &mut budget, kernel);
+        // Without mail too: what bounced last turn has been answered since.
+        kernel.worked(Piece::Mail, &mut self.engine);
         if !self.inbox.is_empty() {
             self.left_over(Counter::LimitMailPerTurn);
         }
