@@ -19,7 +19,7 @@ use crate::wire::feed::{Held, Place, is_later};
 use crate::wire::record::{self, Entry, Record};
 use crate::wire::request::{
     self, ChunkDecoder, Framing, Head, Method, Parsed, RequestFault, RequestLimits, decode_segment,
-    parse_head, query_pairs,
+    overhear, parse_head, query_pairs,
 };
 use crate::wire::response::{PROBLEMS, problem_of};
 use crate::wire::sse::{self, Event, Reader};
@@ -89,6 +89,11 @@ fn check_head(head: &Head<'_>, bytes: &[u8]) {
             .chain(head.query.unwrap_or("").bytes())
             .all(|byte| byte.is_ascii_graphic())
     );
+    // What is overheard of a head is what it says.
+    let overheard = overhear(bytes);
+    assert_eq!(overheard.origin, head.origin);
+    assert_eq!(overheard.http10, head.http10);
+    assert_eq!(overheard.head_only, head.method == Method::Head);
     assert!(!head.http10 || (head.framing != Framing::Chunked && !head.expect_continue));
 }
 

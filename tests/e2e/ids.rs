@@ -114,10 +114,16 @@ fn legal_ids_are_the_same_user_everywhere() {
     assert_eq!(server.record("%252F").user, "%2F");
 }
 
-fn refused_by_json(server: &Server, body: &[u8]) {
+/// What is no JSON text is refused whole, an item of a list by itself.
+fn refused_by_json(server: &Server, body: &[u8], is_json: bool) {
     for target in ["/v1/beat", "/v1/leave", "/v1/presence/query"] {
         let answer = server.connect().post_bytes(target, body);
-        assert!(answer.status == 400, "{target}: {answer:?}");
+        if is_json {
+            assert!(answer.status == 200, "{target}: {answer:?}");
+            assert_eq!(answer.json()["refused_total"], 1, "{target}");
+        } else {
+            answer.expect_problem(400, "bad-json");
+        }
     }
 }
 
@@ -147,11 +153,17 @@ fn illegal_ids_are_refused_everywhere_and_leave_nothing() {
     let sender = server.sender();
     for (n, id) in ids.iter().enumerate() {
         let url = escaped(id);
+        let listed = server.get(&format!("/v1/presence?user={url}")).json();
+        assert_eq!(listed["refused_total"], 1, "{listed}");
+        let mut stream = server.stream(&format!("watch={url}"));
+        let hello = stream.expect("hello").data;
+        assert_eq!(
+            (&hello["watching"], &hello["refused_total"]),
+            (&json!(0), &json!(1))
+        );
         for target in [
             format!("/v1/presence/{url}"),
-            format!("/v1/presence?user={url}"),
             format!("/v1/stream?user={url}"),
-            format!("/v1/stream?watch={url}"),
         ] {
             // Nothing behind the last slash is no path at all.
             let expected = if target == "/v1/presence/" {
@@ -163,8 +175,14 @@ fn illegal_ids_are_refused_everywhere_and_leave_nothing() {
         }
         // As JSON can say it: text escaped, bytes that are no text as they are.
         match std::str::from_utf8(id) {
-            Ok(text) => refused_by_json(&server, json!({"users": [text]}).to_string().as_bytes()),
-            Err(_) => refused_by_json(&server, &[b"{\"users\":[\"", *id, b"\"]}"].concat()),
+            Ok(text) => {
+                let body = json!({"users": [text]}).to_string();
+                refused_by_json(&server, body.as_bytes(), true);
+            }
+            Err(_) => {
+                let body = [b"{\"users\":[\"", *id, b"\"]}"].concat();
+                refused_by_json(&server, &body, false);
+            }
         }
         sender.send(&datagram(&sender.key, id));
         // An entry of no bytes is shorter than a datagram with one may be.
@@ -173,7 +191,7 @@ fn illegal_ids_are_refused_everywhere_and_leave_nothing() {
         let series = format!("greendot_datagrams_refused_total{{reason=\"{reason}\"}}");
         server.expect_metric(&series, |refused| refused == so_far);
     }
-    refused_by_json(&server, br#"{"users":["\ud800"]}"#);
+    refused_by_json(&server, br#"{"users":["\ud800"]}"#, true);
     assert_eq!(server.metrics().sum("greendot_users"), 0.0);
 }
 
