@@ -21,8 +21,8 @@ use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Conn};
-use crate::metrics::Metrics;
 use crate::process::{Lines, Process};
+use crate::scrape::Metrics;
 use crate::stream::{Stream, records};
 
 /// Longest wait for anything, in ms: far beyond what any machine needs.

@@ -9,7 +9,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::Signal;
 
 use crate::harness::{Home, Server, until};
-use crate::metrics::Metrics;
+use crate::scrape::Metrics;
 
 /// Makes it log from a shard's thread: it runs out of descriptors and warns of that.
 fn exhaust_descriptors(server: &Server) {

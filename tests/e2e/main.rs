@@ -10,6 +10,7 @@ mod http;
 mod metrics;
 mod netns;
 mod process;
+mod scrape;
 mod stream;
 mod terminal;
 

@@ -144,7 +144,7 @@ fn a_stopped_server_takes_nobody_for_silent() {
     }
     expect_drowned(&server, sent);
     let after = server.metrics();
-    let transitions = |metrics: &crate::metrics::Metrics| metrics.sum("greendot_transitions_total");
+    let transitions = |metrics: &crate::scrape::Metrics| metrics.sum("greendot_transitions_total");
     assert_eq!(transitions(&after), transitions(&before));
     assert!(
         after.sum("greendot_stalls_total") >= 2.0,
