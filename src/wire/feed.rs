@@ -2,7 +2,8 @@
 //! [UP_TO]`, and the one that answers it, `Greendot-Feed: BIRTH NUMBER`.
 //!
 //! Owns their form, and which of two numbers is the later one: numbers go round (RFC 1982), so that
-//! there is one after each, whatever a peer says. What a number means is the follower's (`presence/feeds.rs`).
+//! there is one after each, whatever a peer says. What a number means is the follower's
+//! (`presence/feeds.rs`).
 
 use std::fmt;
 
