@@ -207,9 +207,9 @@ fn read_once(http: SocketAddr, n: usize, retry_ms: &mut u64, open: &AtomicUsize)
     if is_open {
         open.fetch_sub(1, Ordering::Relaxed);
     }
-    let told = text.lines().filter_map(|line| line.strip_prefix("retry: "));
+    let mut told = text.lines().filter_map(|line| line.strip_prefix("retry: "));
     *retry_ms = told
-        .last()
+        .next_back()
         .and_then(|ms| ms.parse().ok())
         .unwrap_or(*retry_ms);
 }

@@ -9,9 +9,9 @@ fn told_retry_ms(received: &str, event: &str) -> u64 {
     let rest = received
         .strip_prefix(&format!("event: {event}\nretry: "))
         .unwrap_or_else(|| panic!("{received}"));
-    let (retry, rest) = rest.split_once('\n').unwrap();
+    let (retry, rest) = rest.split_once('\n').expect("a line");
     assert_eq!(rest, "data: {\"reason\":\"draining\"}\n\n");
-    retry.parse().unwrap()
+    retry.parse().expect("digits")
 }
 
 /// Each is sent away for the rest of the drain, half a second for a start, and a retry of 3 to 4.5

@@ -1,5 +1,6 @@
 //! What must hold of restarts.
 
+use greendot::engine::turn::Order;
 use greendot::metrics::Counter;
 use greendot::presence::State;
 use greendot::slot::Slot;
@@ -91,6 +92,13 @@ impl Restarts {
                     "{user} is {state:?}, and the watcher believes {view:?}"
                 ));
             }
+        }
+    }
+
+    /// While it drains whoever connects is accepted.
+    pub(super) fn probe(&self, order: Order) {
+        if order == Order::Drain && !self.shards.iter().all(|shard| shard.listens) {
+            self.fail("a listener is gone while the node drains");
         }
     }
 }

@@ -302,13 +302,6 @@ impl Restarts {
         }
     }
 
-    /// While it drains whoever connects is accepted.
-    fn probe(&self, order: Order) {
-        if order == Order::Drain && !self.shards.iter().all(|shard| shard.listens) {
-            self.fail("a listener is gone while the node drains");
-        }
-    }
-
     /// One life ends, and the next begins and settles.
     fn round(&mut self) {
         let gone = self.random.usize(0..4);
