@@ -984,3 +984,39 @@ fn the_other_role_out_of_reach_is_degraded_and_ready() {
         "degraded: some nodes of the other role do not answer\n"
     );
 }
+
+/// Presence nodes know of no drain, and wait for 25 s. Who is sent away is vouched for once more, is
+/// back within half of that, and is vouched for by asking.
+#[test]
+fn a_drain_sends_nobody_away_for_as_long_as_presence_nodes_wait() {
+    let role = Role::Realtime(Arc::new(Nodes::new(NODES)));
+    let mut world = World::with_role(role, |settings| settings.drain_ms = 60_000);
+    let streams: Vec<Peer> = (0..10)
+        .map(|n| world.stream(0, &format!("user=u{n}"), 0).0)
+        .collect();
+    world.at(1_000).drain().at(6_900);
+    world.received(streams[0]);
+    beats(&mut world);
+    let told_ms = |received: &str| -> u64 {
+        let (_, rest) = received.split_once("retry: ").expect("when to come back");
+        rest.split('\n')
+            .next()
+            .and_then(|ms| ms.parse().ok())
+            .expect("digits")
+    };
+    let vouched = |world: &mut World| {
+        let sent = beats(world);
+        sent.iter()
+            .any(|(_, _, users)| users.iter().any(|user| user == "u0"))
+    };
+    world.at(7_400).expect_closed(streams[0]);
+    let retry_ms = told_ms(&world.received(streams[0]));
+    assert!((12_500..=14_000).contains(&retry_ms), "{retry_ms}");
+    assert!(vouched(&mut world), "as its stream was closed");
+    let again = world.connect(0);
+    world.get(again, "/v1/stream?user=u0");
+    let retry_ms = told_ms(&world.received(again));
+    assert!((12_500..=14_000).contains(&retry_ms), "{retry_ms}");
+    world.at(7_800);
+    assert!(vouched(&mut world), "as it asked");
+}
