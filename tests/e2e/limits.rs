@@ -393,7 +393,8 @@ pub(crate) fn a_turn_does_no_more_than_its_budgets() {
 pub(crate) fn more_than_one_turns_worth_is_served_in_several() {
     const CONNS: usize = 300;
     let home = Home::new();
-    let server = home.serve(&["--shards=1"]);
+    // A turn that ends in time reads less than its bytes.
+    let server = home.serve(&["--shards=1", "--turn-ms-max=60s"]);
     let body = vec![b'x'; 20_000];
     let head = format!(
         "POST /v1/beat HTTP/1.1\r\nHost: e2e\r\nContent-Type: application/json\r\n\
@@ -425,6 +426,8 @@ pub(crate) fn more_reads_and_closes_than_one_turn_takes_are_done_in_several() {
     let home = Home::new();
     let server = home.serve(&[
         "--shards=1",
+        // A turn that ends in time reads and closes fewer.
+        "--turn-ms-max=60s",
         "--keep-alive-idle-ms=3s",
         "--request-deadline-ms=60s",
     ]);
