@@ -44,6 +44,12 @@ pub(crate) struct Ending {
     since: u64,
 }
 
+/// Whether a stream of this user's that opens now may end by a log-out under way.
+pub(crate) fn may_end(partings: &[Parting], user: Option<usize>) -> bool {
+    let mut log_outs = partings.iter().filter(|parting| parting.everywhere);
+    log_outs.any(|parting| Some(parting.user) == user)
+}
+
 impl World {
     /// A subscriber's page says goodbye: for its stream, perhaps put off, perhaps by name as well.
     pub(crate) fn farewell(&mut self) {

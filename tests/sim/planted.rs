@@ -32,7 +32,15 @@ fn catch<O>(
 }
 
 fn each<O>(bugs: &[Planted], plan: Plan, run: fn(Plan) -> Result<O, String>) {
+    // One alone, by its name.
+    let chosen = std::env::var("SIM_BUG").ok();
     for bug in bugs {
+        if chosen
+            .as_ref()
+            .is_some_and(|name| *name != format!("{bug:?}"))
+        {
+            continue;
+        }
         println!(
             "{}",
             catch(&format!("{bug:?}"), Some(*bug), plan, plan, run)

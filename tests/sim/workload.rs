@@ -18,6 +18,7 @@ pub(crate) const ACTIONS: &[Weighted] = &[
     ("subscribe", 14, World::subscribe),
     ("edit", 8, World::edit),
     ("end a stream", 4, World::end_stream),
+    ("end one behind mail", 8, World::end_stream_behind_mail),
     ("query", 8, World::query),
     ("http beat", 6, World::http_beat),
     ("http leave", 3, World::http_leave),
@@ -26,8 +27,8 @@ pub(crate) const ACTIONS: &[Weighted] = &[
     ("slow request", 2, World::slow_request),
     ("last request", 3, World::last_request),
     ("crowd", 1, World::crowd),
-    ("farewell", 6, World::farewell),
-    ("log out", 2, World::log_out),
+    ("farewell", 4, World::farewell),
+    ("log out", 1, World::log_out),
     ("come back from bye", 1, World::come_back_from_bye),
     ("udp beat", 24, World::udp_beat),
     ("udp leave", 4, World::udp_leave),
@@ -323,6 +324,27 @@ impl World {
         if let Some(key) = self.some_stream() {
             let rude = self.workload.bool();
             self.hang_up(key, rude);
+        }
+    }
+
+    /// A stream ends that has just been told an id, while mail for its shard is late: of what that
+    /// says the stream was not told.
+    fn end_stream_behind_mail(&mut self) {
+        let late: Vec<usize> = self
+            .parcels
+            .values()
+            .filter_map(|parcel| match parcel {
+                Parcel::Mail(shard, _) => Some(*shard),
+                Parcel::Datagram(..) => None,
+            })
+            .collect();
+        let told = |conn: &Conn| {
+            let lately = conn.last_id.is_some_and(|(_, at)| at + 100 >= self.mono);
+            conn.sub.is_some() && lately && late.contains(&conn.shard)
+        };
+        let key = self.conns.iter().find(|(_, conn)| told(conn));
+        if let Some(key) = key.map(|(key, _)| *key) {
+            self.hang_up(key, true);
         }
     }
 

@@ -20,7 +20,7 @@ use greendot::time::{Mono, Now, Unix};
 use greendot::wire::beat::{FleetKey, Keys};
 
 use crate::client::{Conn, Sub, Want};
-use crate::farewells::{Ending, Later, Parting};
+use crate::farewells::{Ending, Later, Parting, may_end};
 use crate::faults::shard_count;
 use crate::kernel::{Served, budgets};
 use crate::model::{Rules, User};
@@ -529,6 +529,7 @@ impl World {
                 }
                 Want::Stream if hello => {
                     conn.live_since = Some(self.mono);
+                    conn.leaving = may_end(&self.partings, conn.user);
                     if let Some(user) = conn.user {
                         self.beat(user, u64::MAX);
                     }
@@ -560,6 +561,7 @@ impl World {
         let conn = self.conns.get_mut(&key).expect("open");
         if std::mem::take(&mut conn.opening) {
             conn.live_since = Some(mono);
+            conn.leaving = may_end(&self.partings, conn.user);
             if let Some(user) = conn.user {
                 let wall = self.wall();
                 self.users[user].vouched(None, mono, wall);
