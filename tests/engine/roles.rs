@@ -742,8 +742,8 @@ fn a_resume_tells_what_was_heard_of_since_however_old() {
     world.expect(alice, snapshot(100_000, &[off]));
 }
 
-/// It starts half an hour behind, hears of a change, and is set right. Elsewhere the stream was told
-/// everything up to just before that.
+/// It starts half an hour behind, hears of a change, and is set right. Elsewhere the stream was
+/// told everything up to just before that.
 #[test]
 fn a_resume_tells_what_was_heard_before_the_clock_was_set_right() {
     for step_ms in [1_800_000, -1_800_000] {
