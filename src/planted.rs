@@ -36,6 +36,10 @@ pub enum Planted {
     ResumeWithoutSlack,
     /// A stream's publisher is vouched for when it opens and never again.
     VouchedOnce,
+    /// The platform beats for holders that beat for themselves.
+    HolderVouchedFor,
+    /// A stream is vouched for whose peer acknowledges nothing.
+    SilenceUnnoticed,
     /// A read that filled its buffer is taken for the last.
     FullReadForgotten,
     /// A connection is to be read again, and its edge is not made up for.
@@ -80,7 +84,7 @@ pub enum Planted {
 
 impl Planted {
     /// Those that a node of both halves can have.
-    pub const ALL: [Planted; 17] = [
+    pub const ALL: [Planted; 19] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
         Planted::MarkClearedEarly,
@@ -95,6 +99,8 @@ impl Planted {
         Planted::StepExpires,
         Planted::ResumeWithoutSlack,
         Planted::VouchedOnce,
+        Planted::HolderVouchedFor,
+        Planted::SilenceUnnoticed,
         Planted::FullReadForgotten,
         Planted::ResumedUnread,
         Planted::RoomForgotten,

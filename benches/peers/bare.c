@@ -4,11 +4,14 @@
  * per delivery. Owns no presence: it never parses JSON, keeps no state of a publisher and decides
  * nothing. It is the denominator of the ratios in docs/PERFORMANCE.md.
  *
- *   bare HTTP_PORT UDP_PORT [BATCH_MS]
+ *   bare HTTP_PORT UDP_PORT [BATCH_MS [PING_MS]]
  *
  * HTTP  GET or POST /v1/stream.. -> stream head, hello, snapshot; the connection becomes a watcher
  *       anything else     -> 200 with a canned presence record, keep-alive, one answer per blank
  *                            line read (pipelining)
+ *       POST ../beat      -> 204
+ * With PING_MS > 0 each watcher is sent a ping in each such interval, evenly.
+ *
  * UDP   a datagram's payload, as it is, is sent to every watcher. A payload that starts with '#'
  *       and a decimal number N and a line feed goes, without it, to the first N watchers only.
  * With BATCH_MS > 0 payloads for all watchers are collected for that long and share one send() per
@@ -105,6 +108,11 @@ static void handle_request(int fd) {
         if (n == 0 || errno != EAGAIN) drop_connection(fd);
         return;
     }
+    static const char BEATEN[] = "HTTP/1.1 204 No Content\r\n\r\n";
+    if (n > 5 && memcmp(in, "POST ", 5) == 0 && memmem(in, n < 128 ? n : 128, "/beat ", 6)) {
+        if (send(fd, BEATEN, sizeof BEATEN - 1, MSG_NOSIGNAL) < 0) blocked++;
+        return;
+    }
     bool stream = n > 15 && (memcmp(in, "GET /v1/stream", 14) == 0 ||
                              memcmp(in, "POST /v1/stream", 15) == 0);
     if (stream && watcher_count < WATCHERS_MAX) {
@@ -134,6 +142,8 @@ int main(int argc, char **argv) {
         return 2;
     }
     int batch_ms = argc > 3 ? atoi(argv[3]) : 0;
+    long long ping_us = argc > 4 ? atoi(argv[4]) * 1000LL : 0, round_us = 0;
+    int pinged = 0; /* watchers that have had theirs in this round */
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
@@ -158,7 +168,7 @@ int main(int argc, char **argv) {
     size_t batched = 0;
     long long batch_due = 0;
     while (!stopping) {
-        int wait_ms = -1;
+        int wait_ms = ping_us ? 10 : -1;
         if (batched) {
             long long left_us = batch_due - now_us();
             wait_ms = left_us > 0 ? (int)((left_us + 999) / 1000) : 0;
@@ -203,6 +213,15 @@ int main(int argc, char **argv) {
         if (batched && now_us() >= batch_due) {
             deliver(batch, batched, watcher_count);
             batched = 0;
+        }
+        if (ping_us) {
+            static const char PING[] = "event: ping\ndata: 1764009619000\n\n";
+            long long now = now_us();
+            if (now - round_us >= ping_us) round_us = now, pinged = 0;
+            int due = (int)((double)watcher_count * (now - round_us) / ping_us);
+            for (; pinged < due; pinged++, sends++)
+                if (send(watchers[pinged], PING, sizeof PING - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+                    blocked++;
         }
     }
     printf("sends=%llu blocked=%llu watchers=%d\n", sends, blocked, watcher_count);

@@ -12,17 +12,18 @@ use crate::population::{ID_BYTES, Population};
 const WATCHES_IN_URL_MAX: usize = 250;
 
 /// Appends the request for a stream of `user` (None: of nobody) that watches `watches`, resuming
-/// from `last_id` unless 0.
+/// from `last_id` unless 0, and vouches for itself if `by_holder`.
 pub fn write_stream_request(
     population: &Population,
     host: SocketAddr,
     user: Option<u64>,
     watches: &[u64],
     last_id: u64,
+    by_holder: bool,
     out: &mut Vec<u8>,
 ) {
     if watches.len() > WATCHES_IN_URL_MAX {
-        return write_long(population, host, user, watches, last_id, out);
+        return write_long(population, host, user, watches, last_id, by_holder, out);
     }
     let mut target = Vec::with_capacity(64 + watches.len() * (ID_BYTES + 7));
     target.extend_from_slice(b"GET /v1/stream");
@@ -34,6 +35,10 @@ pub fn write_stream_request(
     };
     user.into_iter().for_each(|user| pair(b"user=", user));
     watches.iter().for_each(|watch| pair(b"watch=", *watch));
+    if by_holder {
+        target.push(mark);
+        target.extend_from_slice(b"vouch=self");
+    }
     out.extend_from_slice(&target);
     out.extend_from_slice(
         format!(" HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n").as_bytes(),
@@ -50,6 +55,7 @@ fn write_long(
     user: Option<u64>,
     watches: &[u64],
     last_id: u64,
+    by_holder: bool,
     out: &mut Vec<u8>,
 ) {
     let mut body = b"{".to_vec();
@@ -60,6 +66,9 @@ fn write_long(
     }
     if last_id > 0 {
         body.extend_from_slice(format!("\"last_event_id\":\"{last_id}\",").as_bytes());
+    }
+    if by_holder {
+        body.extend_from_slice(b"\"vouch\":\"self\",");
     }
     body.extend_from_slice(b"\"watch\":");
     push_users(population, watches.iter().copied(), &mut body);
@@ -88,6 +97,7 @@ mod tests {
             user,
             watches,
             last_id,
+            false,
             &mut out,
         );
         String::from_utf8(out).unwrap()

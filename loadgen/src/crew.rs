@@ -30,6 +30,12 @@ pub struct Sum {
     pub snapshot: Latencies,
     /// From the time a stream was due to come back to its being ready.
     pub back: Latencies,
+    /// From a ping to what its answer was answered.
+    pub answer: Latencies,
+    /// See [`Found`].
+    pub answers_failed: u64,
+    /// Of the final progress.
+    pub pings_answered: u64,
     /// How late connects were begun.
     pub lag: Latencies,
     /// The busiest worker's ratio.
@@ -47,10 +53,15 @@ pub struct Sum {
 }
 
 impl Crew {
-    /// Starts a worker for each share of `total` streams; `more`: flags besides those that this
-    /// process was given.
-    pub fn start(common: &Common, total: usize, more: &[&str]) -> io::Result<Crew> {
-        let workers = Workers::start(&split(total, share_max(common)), more)?;
+    /// Starts a worker for each share of `total` streams, which take so many connections each;
+    /// `more`: flags besides those that this process was given.
+    pub fn start(
+        common: &Common,
+        total: usize,
+        conns_each: usize,
+        more: &[&str],
+    ) -> io::Result<Crew> {
+        let workers = Workers::start(&split(total, share_max(common) / conns_each), more)?;
         Ok(Crew {
             progress: vec![Progress::default(); workers.count()],
             found: vec![None; workers.count()],
@@ -76,6 +87,7 @@ impl Crew {
                 gone: sum.gone + p.gone,
                 lost: sum.lost + p.lost,
                 presence: sum.presence + p.presence,
+                pings_answered: sum.pings_answered + p.pings_answered,
                 own_bytes: sum.own_bytes + p.own_bytes,
             }))
     }
@@ -110,6 +122,9 @@ impl Sum {
         self.hello.merge(&read(&found.hello)?);
         self.snapshot.merge(&read(&found.snapshot)?);
         self.back.merge(&read(&found.back)?);
+        self.answer.merge(&read(&found.answer)?);
+        self.answers_failed += found.answers_failed;
+        self.pings_answered += found.progress.pings_answered;
         self.lag.merge(&read(&found.lag)?);
         self.busy = self.busy.max(found.busy);
         self.false_transitions += found.false_transitions;

@@ -77,6 +77,28 @@ struct Edge {
     closed: bool,
 }
 
+/// Begins a connection to `target`, for the stream of this number among those of all processes.
+pub fn connect(target: SocketAddr, number: usize) -> io::Result<TcpStream> {
+    let socket = Socket::new(
+        Domain::for_address(target),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    if let (SocketAddr::V4(_), true) = (target, target.ip().is_loopback()) {
+        let number = number / STREAMS_PER_SOURCE;
+        let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 0, 2)) + number as u32);
+        choose_port_at_connect(&socket)?;
+        socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
+    }
+    match socket.connect(&target.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
 /// Streams to some servers.
 pub struct Fleet {
     poll: Poll,
@@ -108,25 +130,7 @@ impl Fleet {
 
     /// Begins to connect stream `conn`, which is closed.
     pub fn open(&mut self, conn: usize) -> io::Result<()> {
-        let target = self.target(conn);
-        let socket = Socket::new(
-            Domain::for_address(target),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_nonblocking(true)?;
-        if let (SocketAddr::V4(_), true) = (target, target.ip().is_loopback()) {
-            let number = (self.first + conn) / STREAMS_PER_SOURCE;
-            let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 0, 2)) + number as u32);
-            choose_port_at_connect(&socket)?;
-            socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
-        }
-        match socket.connect(&target.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(error) => return Err(error),
-        }
-        let mut socket = TcpStream::from_std(socket.into());
+        let mut socket = connect(self.target(conn), self.first + conn)?;
         self.poll.registry().register(
             &mut socket,
             Token(conn),

@@ -12,6 +12,7 @@ use std::sync::mpsc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::answers::{Answered, Answers};
 use crate::asks::write_stream_request;
 use crate::clock;
 use crate::effort::Effort;
@@ -46,6 +47,8 @@ pub struct Plan {
     pub states: u32,
     /// Whether each stream makes its holder a publisher.
     pub publish: bool,
+    /// Whether streams vouch for themselves.
+    pub answer_pings: bool,
     /// What makes a stream ready.
     pub ready: Ready,
 }
@@ -85,6 +88,8 @@ pub struct Progress {
     pub lost: u64,
     /// Presence events received.
     pub presence: u64,
+    /// Pings answered, and the answers taken.
+    pub pings_answered: u64,
     /// Anonymous memory of this process less what it had before its first stream, bytes.
     pub own_bytes: u64,
 }
@@ -103,6 +108,10 @@ pub struct Found {
     pub snapshot: String,
     /// From the time a stream was due to come back to its being ready again.
     pub back: String,
+    /// From a ping to what its answer was answered.
+    pub answer: String,
+    /// Answers that were refused or failed.
+    pub answers_failed: u64,
     /// How late connects were begun.
     pub lag: String,
     /// Share of the ramp, or of the way back after a cut, in which it was not waiting: the larger
@@ -134,6 +143,7 @@ struct Herd {
     hello: Latencies,
     snapshot: Latencies,
     back: Latencies,
+    answers: Option<Answers>,
     /// Streams that come back, by when (us); only in a storm.
     returning: BinaryHeap<Reverse<(u64, u32)>>,
     storm: bool,
@@ -154,7 +164,7 @@ pub fn run(plan: Plan) -> io::Result<()> {
     let start_us = clock::now_us();
     let mut schedule = Schedule::new(start_us, plan.rate, plan.count as u64);
     let mut lag = Latencies::default();
-    let mut herd = Herd::new(plan, start_us);
+    let mut herd = Herd::new(plan, start_us)?;
     let mut next_word_us = start_us;
     let mut strain = Strain::begin(0);
     loop {
@@ -197,6 +207,10 @@ pub fn run(plan: Plan) -> io::Result<()> {
             .min(next_word_us)
             .min(now_us + 20_000);
         fleet.poll(wake_us, &mut herd)?;
+        if let Some(answers) = &mut herd.answers {
+            answers.poll()?;
+            herd.progress.pings_answered = answers.answered.good;
+        }
     }
     say(&Word::Found(Box::new(Found {
         busy: strain.finish(fleet.asleep_us()),
@@ -237,8 +251,11 @@ impl Strain {
 }
 
 impl Herd {
-    fn new(plan: Plan, start_us: u64) -> Herd {
-        Herd {
+    fn new(plan: Plan, start_us: u64) -> io::Result<Herd> {
+        let lines = || Answers::new(plan.targets.clone(), plan.first, plan.count);
+        let answers = plan.answer_pings.then(lines).transpose()?;
+        Ok(Herd {
+            answers,
             start_us,
             intended_us: vec![0; plan.count],
             ready: vec![false; plan.count],
@@ -257,7 +274,7 @@ impl Herd {
             gone: [0; 5],
             rng: fastrand::Rng::with_seed(plan.graph.seed ^ plan.first as u64),
             plan,
-        }
+        })
     }
 
     fn begin(&mut self, fleet: &mut Fleet, conn: usize, intended_us: u64) -> io::Result<()> {
@@ -359,6 +376,8 @@ impl Herd {
     }
 
     fn found(&self) -> Found {
+        let none = Answered::default();
+        let answered = self.answers.as_ref().map_or(&none, |all| &all.answered);
         let names = ["refused", "status", "malformed", "eof", "reset"];
         Found {
             progress: self.progress,
@@ -366,6 +385,8 @@ impl Herd {
             hello: self.hello.to_base64(),
             snapshot: self.snapshot.to_base64(),
             back: self.back.to_base64(),
+            answer: answered.latency.to_base64(),
+            answers_failed: answered.bad,
             false_transitions: self.false_transitions,
             given_up: self.given_up,
             retry_ms_max: self.retry_ms_max,
@@ -392,6 +413,7 @@ impl Handler for Herd {
             plan.publish.then_some(number),
             &watches,
             last_id,
+            plan.answer_pings,
             out,
         );
     }
@@ -419,9 +441,19 @@ impl Handler for Herd {
                     self.away_ms_max =
                         ms("offline_after_ms").saturating_sub(ms("beat_interval_ms"));
                 }
+                if let Some(answers) = &mut self.answers {
+                    let hello: serde_json::Value =
+                        serde_json::from_slice(&event.data).unwrap_or_default();
+                    answers.hello(conn, hello["stream"].as_str().unwrap_or(""));
+                }
                 self.hello.record(self.since_intended_us(conn, now_us));
                 if self.plan.ready == Ready::Hello {
                     self.made_ready(conn, now_us);
+                }
+            }
+            b"ping" => {
+                if let Some(answers) = &mut self.answers {
+                    answers.ping(conn, now_us);
                 }
             }
             b"snapshot" => {

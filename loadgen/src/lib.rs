@@ -3,11 +3,12 @@
 //! The ground: clock, units, gone, schedule, population, stats, knee and the like. On it: report,
 //! html and shards; common (flags of all), servers and target (which servers); fleet (streams),
 //! http and exposition (plain requests), cause (what makes a publisher change), workers (several
-//! processes); herd and crew (very many streams); ledger and truth (the judges); then one module
-//! for each subcommand, which owns its flags; cli above them. `tests/layers` holds the order. The
-//! server uses none of it.
+//! processes); answers, herd and crew (very many streams); ledger and truth (the judges); then one
+//! module for each subcommand, which owns its flags; cli above them. `tests/layers` holds the
+//! order. The server uses none of it.
 
 pub mod affinity;
+pub mod answers;
 pub mod asks;
 pub mod beats;
 pub mod cause;

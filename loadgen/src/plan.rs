@@ -35,7 +35,7 @@ pub struct PlanArgs {
     /// Seconds between two beats
     #[arg(long, default_value_t = 10.0)]
     pub beat_interval_s: f64,
-    /// Seconds of silence after which a stream is sent a comment (the server's keep_alive_ms)
+    /// Seconds of silence after which a stream is sent a ping (the server's keep_alive_ms)
     #[arg(long, default_value_t = 15.0)]
     pub keep_alive_s: f64,
     /// How much more than the day's mean happens at the peak
@@ -72,6 +72,8 @@ struct Costs {
     beat_us: f64,
     delivery_us: f64,
     keep_alive_us: f64,
+    /// Of a ping and the request that answers it.
+    answered_ping_us: f64,
     connect_us: f64,
 }
 
@@ -85,13 +87,15 @@ const ASSUMED: Costs = Costs {
     beat_us: 0.1,
     delivery_us: 12.0,
     keep_alive_us: 12.0,
+    answered_ping_us: 36.0,
     connect_us: 36.0,
 };
 
+const MILLION: f64 = 1e6;
 /// Bytes of one presence event on the wire, with its share of TCP and IP.
 const EVENT_BYTES: f64 = 230.0;
-/// Bytes of a keep-alive: a colon and a line feed in a segment of its own.
-const KEEP_ALIVE_BYTES: f64 = 54.0;
+/// Bytes of a ping in a segment of its own.
+const KEEP_ALIVE_BYTES: f64 = 85.0;
 /// Bytes of an answer's head and hello, with TCP's handshake.
 const HELLO_BYTES: f64 = 700.0;
 /// Bytes of one watched user in a snapshot.
@@ -191,6 +195,11 @@ fn learn(costs: &mut Costs, report: &Json) -> Vec<&'static str> {
                 0.5,
             );
             take(&mut costs.connect_us, "server_cpu_us_per_stream", 1.0);
+            take(
+                &mut costs.answered_ping_us,
+                "server_cpu_us_per_answered_ping",
+                1.0,
+            );
         }
         Some("fanout") => take(&mut costs.delivery_us, "server_cpu_us_per_delivery", 1.0),
         Some("beats") => take(&mut costs.beat_us, "server_cpu_us_per_beat", 1.0),
@@ -297,6 +306,7 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
         beat_us,
         delivery_us,
         keep_alive_us,
+        answered_ping_us,
         connect_us,
     } = costs;
     report.notes.push(format!(
@@ -314,6 +324,22 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
          {REQUEST_BYTES}, user in its list {WATCH_BYTES}, acknowledgement {ACK_BYTES}, beat \
          {BEAT_BYTES}"
     ));
+    let each_s = MILLION / args.beat_interval_s;
+    let cores = each_s * answered_ping_us / 1e6 / args.load;
+    let gib = MILLION * (stream_bytes + kernel_bytes) / 1_073_741_824.0;
+    report.notes.push(format!(
+        "a million streams that vouch for themselves (vouch=self, as client.js does): 1,000,000 / \
+         {} s = {} pings and as many requests a second x {answered_ping_us:.2} us / {} load = \
+         {cores:.1} cores; their second connections {gib:.1} GiB",
+        args.beat_interval_s,
+        number(each_s.round()),
+        args.load,
+    ));
+    report.value(
+        "self_vouching_million_cores",
+        (cores * 100.0).round() / 100.0,
+    );
+    report.value("self_vouching_million_gib", (gib * 100.0).round() / 100.0);
     for users in &args.users {
         let n = need(*users as f64, args, &costs);
         let whole = |value: f64| number(value.round());

@@ -50,7 +50,7 @@ pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
         return Ok(Report::default());
     }
     let line = ProgressLine::new(common.quiet);
-    let mut crew = Crew::start(common, streams.streams, &[])?;
+    let mut crew = Crew::start(common, streams.streams, streams.conns_each(), &[])?;
     let ramped = ramp(&mut crew, streams.streams, streams.rate, &line, |_, _| {})?;
     if ramped.ready < streams.streams as u64 {
         return Err(io::Error::other(format!(

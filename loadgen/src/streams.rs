@@ -35,6 +35,9 @@ pub struct StreamsArgs {
     /// Streams make nobody a publisher
     #[arg(long)]
     pub watch_only: bool,
+    /// Streams vouch for themselves: each ping is answered, over a second connection each
+    #[arg(long)]
+    pub answer_pings: bool,
     /// Choose whom to watch by a Zipf law with this exponent instead of uniformly
     #[arg(long, value_name = "EXPONENT")]
     pub zipf: Option<f64>,
@@ -58,6 +61,11 @@ pub struct HoldArgs {
 }
 
 impl StreamsArgs {
+    /// Connections that a stream takes.
+    pub fn conns_each(&self) -> usize {
+        1 + usize::from(self.answer_pings)
+    }
+
     /// The herd's plan for `share` of all streams.
     pub fn plan(&self, common: &Common, share: Share) -> io::Result<Plan> {
         let choice = self
@@ -82,6 +90,7 @@ impl StreamsArgs {
                 _ => 0,
             },
             publish: !self.watch_only,
+            answer_pings: self.answer_pings,
             ready: match common.peer {
                 Peer::Nchan => Ready::Head,
                 Peer::Greendot if self.watch == 0 => Ready::Hello,
@@ -202,7 +211,7 @@ fn weigh_unwatching(
     args: &StreamsArgs,
     line: &ProgressLine,
 ) -> io::Result<Option<u64>> {
-    let mut crew = Crew::start(common, args.streams, &["--unwatching"])?;
+    let mut crew = Crew::start(common, args.streams, args.conns_each(), &["--unwatching"])?;
     let ramped = ramp(&mut crew, args.streams, args.rate, line, |_, _| {})?;
     if ramped.ready < args.streams as u64 {
         return Err(io::Error::other(format!(
@@ -258,7 +267,7 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
     };
     let cpu_before_us = common.server_pid.and_then(procfs::cpu_us);
     let work_before = work()?;
-    let mut crew = Crew::start(common, args.streams, &[])?;
+    let mut crew = Crew::start(common, args.streams, args.conns_each(), &[])?;
     let start_us = clock::now_us();
     let mut course = Course::default();
     let mut ramped_s = 0.0;
@@ -322,6 +331,18 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
         "server_cpu_s_while_held",
         idle_cpu_us.map(|us| us as f64 / 1e6),
     );
+    if args.answer_pings {
+        let (good, bad) = (sum.pings_answered, sum.answers_failed);
+        report.value("pings_answered", good as f64);
+        report.fail_if(bad, "answers to pings were refused or failed");
+        report.value_if(
+            "server_cpu_us_per_answered_ping",
+            idle_cpu_us
+                .filter(|_| held.pings_answered > reached.pings_answered)
+                .map(|us| us as f64 / (held.pings_answered - reached.pings_answered) as f64),
+        );
+        report.latencies("answer", sum.answer);
+    }
     report.value("presence_events_received", sum.progress.presence as f64);
     report.value(
         "generator_user_bytes_per_stream",

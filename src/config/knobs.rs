@@ -316,8 +316,13 @@ pub const KNOBS: &[Knob] = &[
         "Time that a peer may acknowledge nothing while bytes are waiting; then it is evicted \
          (also TCP_USER_TIMEOUT, for one that keeps up)"),
     number!(CONNS, "keep-alive-ms", Millis millis FROM_ONE_MS, settings.keep_alive_ms,
-        "Silence on a stream after which a comment line is sent; keep it below what proxies cut \
-         at"),
+        "Silence on a stream after which a ping is sent; keep it below what proxies cut at"),
+    number!(CONNS, "ack-max-ms", Millis millis FROM_ONE_MS, settings.ack_max_ms,
+        "Time for which what was written to a stream may be unacknowledged; then the stream \
+         vouches for nobody"),
+    number!(CONNS, "stream-life-ms", Millis millis FROM_ONE_MS, settings.stream_life_ms,
+        "Longest life of a stream; it is ended up to a fifth earlier, and its reader comes back at \
+         once"),
     number!(CONNS, "retry-ms", Millis millis FROM_ONE_MS, settings.retry_ms,
         "Base of the jittered delay before a reader reconnects; longer while draining or \
          overloaded"),

@@ -88,15 +88,15 @@ impl Engine {
         }
     }
 
-    /// Vouches for the publisher of a stream: a beat here, or one to its presence node (`at_once`
-    /// if it has just connected).
-    pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, now: Now) {
+    /// Vouches for the publisher of a stream: a beat here, counted as `source`, or one to its
+    /// presence node (`at_once` if it has just connected).
+    pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, source: Counter, now: Now) {
         if let Some(upstream) = &mut self.upstream {
             return upstream.vouch(&self.presence, slot, at_once, self.node.keys.signing(), now);
         }
         // Neither late nor a replay: it comes after every goodbye that has come.
         let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
-        self.book_beat(slot, outcome, Counter::BeatsStream, now);
+        self.book_beat(slot, outcome, source, now);
     }
 
     /// Counts a beat and has the owner look at a publisher that may have come online.

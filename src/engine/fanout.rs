@@ -18,7 +18,7 @@ use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use crate::wire::record::Record;
 use crate::wire::response::{CHUNK_BYTES_MAX, CHUNK_FRAME_BYTES, open_chunk};
-use crate::wire::sse;
+use crate::wire::sse::{self, PING_BYTES_MAX};
 
 /// The bytes of a snapshot block that are not records.
 const SNAPSHOT_BYTES: usize = 64;
@@ -101,9 +101,13 @@ impl Engine {
                 .observe(Histogram::DeliveryLatency, now.mono.micros_since(since));
         }
         let conn = self.conns.at(index);
-        if conn.take_keep_alive() && out.len() == begun && !waits {
-            out.extend_from_slice(sse::KEEP_ALIVE);
-            self.counters.add(Counter::EventsKeepAlive, 1);
+        let quiet = out.len() == begun && !waits;
+        let room = out.len() + PING_BYTES_MAX <= end;
+        // Its holder beats at each, so it comes whatever else was said, and later if need be.
+        let asks = conn.beats_by_holder();
+        if (quiet || room || !asks) && conn.take_ping() && (quiet || asks) {
+            sse::write_ping(now.unix, &mut out);
+            self.counters.add(Counter::EventsPing, 1);
         }
         if let Some(chunk) = chunk {
             chunk.close(&mut out);

@@ -68,6 +68,34 @@ pub enum Mail {
         /// The new length of the list, or why not.
         outcome: EditOutcome,
     },
+    /// To the shard that holds streams: their holders have beaten.
+    StreamBeats {
+        /// The shard that asks.
+        from: ShardId,
+        beats: Arc<[StreamBeat]>,
+    },
+    /// Back: who has asked, and what the beat came to.
+    StreamBeaten(Arc<[(ConnId, BeatFound)]>),
+}
+
+/// A beat of a stream's holder, over another connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamBeat {
+    /// The stream, of the shard addressed; the asker has shown that it knows it.
+    pub stream: ConnId,
+    /// Who waits for the answer.
+    pub asker: ConnId,
+}
+
+/// What a beat of a stream's holder found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BeatFound {
+    /// The stream, and it has a user.
+    Holder,
+    /// There is no such stream.
+    Nobody,
+    /// It makes nobody a publisher.
+    NoUser,
 }
 
 /// Who is to be asked about, of those who are watched.
@@ -187,7 +215,10 @@ impl Mail {
 
     /// A full mailbox hands it back to its sender, who answers for it.
     pub fn bounces(&self) -> bool {
-        matches!(self, Mail::Edit(_) | Mail::Errand(_))
+        matches!(
+            self,
+            Mail::Edit(_) | Mail::Errand(_) | Mail::StreamBeats { .. }
+        )
     }
 
     /// How much of a turn's budget of mail it is: an edit of ten thousand watches is more than a
@@ -198,6 +229,8 @@ impl Mail {
             Mail::Transitions(decided) => 1 + decided.transitions.len() / 64,
             Mail::Look(slots) => 1 + slots.len() / 64,
             Mail::Answered(answered) => 1 + (answered.sure.len() + answered.unseen.len()) / 64,
+            Mail::StreamBeats { beats, .. } => 1 + beats.len() / 64,
+            Mail::StreamBeaten(beaten) => 1 + beaten.len() / 64,
             Mail::Errand(errand) => errand.weight(),
             Mail::Edited { .. }
             | Mail::Ran { .. }
@@ -214,6 +247,7 @@ impl Mail {
         matches!(
             self,
             Mail::Edited { .. }
+                | Mail::StreamBeaten(_)
                 | Mail::Ran { .. }
                 | Mail::Reask { .. }
                 | Mail::Settled { .. }
@@ -240,20 +274,26 @@ pub enum To {
 /// What waits to be posted: transitions and looks are gathered until the shard asks.
 #[derive(Debug)]
 pub(super) struct Posts {
+    shard: ShardId,
     pub(super) decided: Vec<Transition>,
     decided_at: Mono,
     looks: Vec<Vec<Slot>>,
+    beats: Vec<Vec<StreamBeat>>,
+    beaten: Vec<Vec<(ConnId, BeatFound)>>,
     letters: VecDeque<Letter>,
     /// Transitions are for other nodes: no stream of this one watches anybody.
     published: bool,
 }
 
 impl Posts {
-    pub(super) fn new(shards: ShardId, published: bool) -> Posts {
+    pub(super) fn new(shard: ShardId, shards: ShardId, published: bool) -> Posts {
         Posts {
+            shard,
             decided: Vec::new(),
             decided_at: Mono::default(),
             looks: vec![Vec::new(); usize::from(shards)],
+            beats: vec![Vec::new(); usize::from(shards)],
+            beaten: vec![Vec::new(); usize::from(shards)],
             letters: VecDeque::new(),
             published,
         }
@@ -268,6 +308,16 @@ impl Posts {
 
     pub(super) fn look(&mut self, owner: ShardId, slot: Slot) {
         self.looks[usize::from(owner)].push(slot);
+    }
+
+    /// A holder's beat, for the shard that holds its stream.
+    pub(super) fn beat(&mut self, holder: ShardId, beat: StreamBeat) {
+        self.beats[usize::from(holder)].push(beat);
+    }
+
+    /// What became of it, for the shard that asked.
+    pub(super) fn beaten(&mut self, asker: ShardId, conn: ConnId, found: BeatFound) {
+        self.beaten[usize::from(asker)].push((conn, found));
     }
 
     pub(super) fn letter(&mut self, to: ShardId, mail: Mail) {
@@ -320,6 +370,23 @@ impl Posts {
                 mail: Mail::Look(slots.into()),
             });
         }
+        if let Some((to, beats)) = take_first(&mut self.beats) {
+            let from = self.shard;
+            let mail = Mail::StreamBeats { from, beats };
+            return Some(Letter { to, mail });
+        }
+        if let Some((to, beaten)) = take_first(&mut self.beaten) {
+            let mail = Mail::StreamBeaten(beaten);
+            return Some(Letter { to, mail });
+        }
         self.letters.pop_front()
     }
+}
+
+/// The first list that is not empty, and whose it is.
+fn take_first<T: Clone>(lists: &mut [Vec<T>]) -> Option<(To, Arc<[T]>)> {
+    let shard = lists.iter().position(|list| !list.is_empty())?;
+    let list = Arc::from(&lists[shard][..]);
+    lists[shard].clear();
+    Some((To::Shard(shard as ShardId), list))
 }

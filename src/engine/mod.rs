@@ -6,8 +6,9 @@
 //! returns no error for what a peer sent: the peer is answered and counted.
 //!
 //! How to drive it, each turn: [`Engine::begin_turn`] first; then any number of `handle_*`;
-//! [`Engine::handle_timeout`]; [`Engine::work`] until nothing waits or the turn's time is over;
-//! then poll until dry: [`Engine::poll_flush`] (each answered by
+//! [`Engine::handle_timeout`], then [`Engine::poll_asked`] until dry (each answered by
+//! [`Engine::handle_acknowledged`]); [`Engine::work`] until nothing waits or the turn's time is
+//! over; then poll until dry: [`Engine::poll_flush`] (each answered by
 //! [`Engine::handle_flushed`]), [`Engine::poll_close`], [`Engine::poll_resume`],
 //! [`Engine::poll_mail`], [`Engine::poll_outbound`]; sleep until [`Engine::poll_timeout`].
 
@@ -32,6 +33,7 @@ mod telling;
 mod told;
 pub mod turn;
 mod upstream;
+mod vouching;
 mod work;
 
 pub use calls::{NODE_HEADER, Refusals, instance_of};
@@ -181,6 +183,8 @@ impl Engine {
             Mail::Settled { node, pass } => self.settled(node, pass),
             Mail::Told { node, up_to } => self.told_everything(node, up_to),
             Mail::Revouch { node, found_at } => self.passes.vouch_in_a_hurry(node, found_at),
+            Mail::StreamBeats { from, beats } => self.take_stream_beats(from, &beats, now),
+            Mail::StreamBeaten(outcomes) => self.finish_stream_beats(&outcomes, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
             Mail::Errand(errand) => self.run_errand(&errand, now),
             Mail::Ran {
@@ -199,6 +203,7 @@ impl Engine {
                 self.finish_edit(edit.asker.1, EditOutcome::Busy, now);
             }
             Mail::Errand(errand) => self.errand_bounced(&errand, now),
+            Mail::StreamBeats { beats, .. } => self.refuse_stream_beats(&beats, now),
             _ => {}
         }
     }

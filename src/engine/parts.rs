@@ -3,6 +3,7 @@
 //! Owns the parts and how they are made. The parts know nothing of each other: the files that bring
 //! them together borrow each one openly. Decides nothing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::conn::life::Conns;
@@ -17,8 +18,8 @@ use super::telling::Telling;
 use super::upstream::Upstream;
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
-#[cfg(any(debug_assertions, feature = "planted"))]
 use crate::realtime::ConnId;
+use crate::slot::Slot;
 use crate::time::Now;
 use crate::wire::beat::Keys;
 use crate::wire::request::RequestLimits;
@@ -75,6 +76,8 @@ pub struct Engine {
     pub(super) upstream: Option<Upstream>,
     /// What time brings.
     pub(super) passes: Passes,
+    /// Publishers' streams of which the kernel is to be asked before they are vouched for.
+    pub(super) asked: VecDeque<(ConnId, Slot)>,
     /// What other shards are to be told.
     pub(super) posts: Posts,
     #[cfg(any(debug_assertions, feature = "planted"))]
@@ -134,7 +137,12 @@ impl Engine {
                 (!follows).then(|| Sweep::new(parts.shard, parts.shards)),
                 now.mono,
             ),
-            posts: Posts::new(parts.shards, matches!(parts.role, Role::Presence)),
+            asked: VecDeque::new(),
+            posts: Posts::new(
+                parts.shard,
+                parts.shards,
+                matches!(parts.role, Role::Presence),
+            ),
             #[cfg(any(debug_assertions, feature = "planted"))]
             late: Vec::new(),
             presence: parts.presence,

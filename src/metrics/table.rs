@@ -101,6 +101,7 @@ table! {
         ClosedDrain reason = "drain",
         ClosedLeft reason = "left",
         ClosedBye reason = "bye",
+        ClosedLife reason = "stream_life",
         ClosedEvicted reason = "evicted",
     }
     Shard Count "conns_evicted" "Connections dropped because their peer was hopeless, by reason" {
@@ -124,6 +125,7 @@ table! {
         BeatsUdp source = "udp",
         BeatsHttp source = "http",
         BeatsStream source = "stream",
+        BeatsHolder source = "holder",
     }
     Shard Count "beats_refused" "Beats refused one by one, by reason: sent before an accepted \
                                  leave, or no room for a new user" {
@@ -181,7 +183,7 @@ table! {
         EventsHello kind = "hello",
         EventsSnapshot kind = "snapshot",
         EventsPresence kind = "presence",
-        EventsKeepAlive kind = "keep_alive",
+        EventsPing kind = "ping",
         EventsOverloaded kind = "overloaded",
         EventsGoodbye kind = "goodbye",
         EventsBye kind = "bye",
@@ -238,6 +240,8 @@ table! {
         LimitWriteStall limit = "write-stall-max-ms",
         LimitTurnTime limit = "turn-ms-max",
         LimitWorkPerSlice limit = "work-per-slice-max",
+        LimitAck limit = "ack-max-ms",
+        LimitStreamLife limit = "stream-life-ms",
         LimitSweepSlotsPerTurn limit = "sweep-slots-per-turn-max",
         LimitFlushesPerTurn limit = "flushes-per-turn-max",
         LimitMailPerTurn limit = "mail-per-turn-max",
@@ -360,6 +364,7 @@ label! {
         Stream = "stream",
         /// `POST /v1/stream/{stream}/watch`
         StreamWatch = "stream_watch",
+        StreamBeat = "stream_beat",
         /// `POST /v1/beat`
         Beat = "beat",
         /// `POST /v1/leave`

@@ -37,8 +37,8 @@ mod flag {
     pub(super) const BLOCKED: u16 = 1 << 1;
     /// The marks are a snapshot's: told as parts of one, not as changes.
     pub(super) const SNAPSHOT: u16 = 1 << 2;
-    /// A keep-alive comment is due.
-    pub(super) const COMMENT: u16 = 1 << 3;
+    /// A ping is due.
+    pub(super) const PING: u16 = 1 << 3;
     /// Admitted beyond the limit, to be refused politely.
     pub(super) const SURPLUS: u16 = 1 << 4;
     /// Reading was paused: its input waits for its output.
@@ -57,7 +57,14 @@ mod flag {
     pub(super) const CHUNKED: u16 = 1 << 11;
     /// Its life is over, and its place is not free yet.
     pub(super) const HELD: u16 = 1 << 15;
+    /// A stream's holder beats for itself, at each ping.
+    pub(super) const HOLDER: u16 = 1 << 12;
 }
+
+/// Where a stream's age begins in [`Conn::turns`].
+const AGE_SHIFT: u32 = 5;
+/// Most missed turns that are counted.
+pub const MISSED_MAX: u8 = (1 << AGE_SHIFT) - 1;
 
 /// A connection's record.
 #[derive(Debug)]
@@ -67,6 +74,9 @@ pub struct Conn {
     flags: u16,
     /// What it is doing; moved by [`Conn::go`] alone.
     phase: Phase,
+    /// Of a stream. Low bits: turns in a row since its holder was last vouched for, or answered a
+    /// ping. The other three: its age, in fifths of the longest life.
+    turns: u8,
     /// The slot that a stream vouches for, plus one; 0: none.
     publisher: u32,
     /// The moment that matters to the phase: a deadline, or for a stream the time of its last
@@ -132,6 +142,7 @@ impl Conn {
         Conn {
             generation,
             phase: Phase::Free,
+            turns: 0,
             flags: 0,
             publisher: 0,
             moment: Tick::default(),
@@ -184,6 +195,40 @@ impl Conn {
     /// See [`Conn::set_holding`].
     pub fn is_holding(&self) -> bool {
         self.has(flag::HOLDS)
+    }
+
+    /// The stream's holder beats for itself.
+    pub fn leave_beats_to_holder(&mut self) {
+        self.put(flag::HOLDER, true);
+    }
+
+    /// See [`Conn::leave_beats_to_holder`].
+    pub fn beats_by_holder(&self) -> bool {
+        self.has(flag::HOLDER)
+    }
+
+    /// The holder's turn has come, and nothing is known of it yet.
+    pub fn miss(&mut self) {
+        if self.missed() < MISSED_MAX {
+            self.turns += 1;
+        }
+    }
+
+    /// The holder is here.
+    pub fn hear(&mut self) {
+        self.turns &= !MISSED_MAX;
+    }
+
+    /// Turns in a row of which nothing has come; [`MISSED_MAX`] stands for more, too.
+    pub fn missed(&self) -> u8 {
+        self.turns & MISSED_MAX
+    }
+
+    /// Another fifth of the longest life is over. Returns how many are.
+    pub fn grow_older(&mut self) -> u8 {
+        let age = (self.turns >> AGE_SHIFT) + 1;
+        self.turns = self.missed() | age.min(u8::MAX >> AGE_SHIFT) << AGE_SHIFT;
+        age
     }
 
     /// Whether it has no life: an empty place has no facts either.
@@ -278,15 +323,15 @@ impl Conn {
         self.has(flag::SNAPSHOT)
     }
 
-    /// It has been silent for long: a keep-alive is due.
-    pub fn owe_keep_alive(&mut self) {
-        self.put(flag::COMMENT, true);
+    /// It has been silent for long: a ping is due.
+    pub fn owe_ping(&mut self) {
+        self.put(flag::PING, true);
     }
 
-    /// Whether a keep-alive was due; it is no more.
-    pub fn take_keep_alive(&mut self) -> bool {
-        let due = self.has(flag::COMMENT);
-        self.put(flag::COMMENT, false);
+    /// Whether a ping was due; it is no more.
+    pub fn take_ping(&mut self) -> bool {
+        let due = self.has(flag::PING);
+        self.put(flag::PING, false);
         due
     }
 
@@ -301,7 +346,7 @@ impl Conn {
 
     /// Nothing but unsent bytes is owed to it any more.
     pub fn owe_nothing_new(&mut self) {
-        self.put(flag::SNAPSHOT | flag::COMMENT, false);
+        self.put(flag::SNAPSHOT | flag::PING, false);
     }
 
     /// What it writes from here on goes in chunks.
@@ -334,7 +379,7 @@ impl Conn {
 
     /// Whether something is to be written to it, marks aside.
     pub fn is_owed(&self) -> bool {
-        self.unsent_bytes() > 0 || self.has(flag::SNAPSHOT | flag::COMMENT)
+        self.unsent_bytes() > 0 || self.has(flag::SNAPSHOT | flag::PING)
     }
 
     /// The socket took less than was offered.
@@ -414,11 +459,26 @@ mod tests {
     }
 
     #[test]
+    fn age_and_missed_turns_share_a_byte() {
+        let mut conn = Conn::free(0);
+        for _ in 0..40 {
+            conn.miss();
+        }
+        assert_eq!((conn.missed(), conn.grow_older()), (MISSED_MAX, 1));
+        conn.hear();
+        conn.miss();
+        assert_eq!((conn.missed(), conn.grow_older()), (1, 2));
+        let ages: Vec<u8> = (0..8).map(|_| conn.grow_older()).collect();
+        assert_eq!(ages, [3, 4, 5, 6, 7, 8, 8, 8]);
+        assert_eq!(conn.missed(), 1);
+    }
+
+    #[test]
     fn what_is_owed() {
         let mut conn = Conn::free(0);
-        assert!(!conn.is_owed() && !conn.take_keep_alive());
-        conn.owe_keep_alive();
-        assert!(conn.is_owed() && conn.take_keep_alive() && !conn.is_owed());
+        assert!(!conn.is_owed() && !conn.take_ping());
+        conn.owe_ping();
+        assert!(conn.is_owed() && conn.take_ping() && !conn.is_owed());
         conn.begin_snapshot();
         assert!(conn.is_owed() && conn.is_told_snapshot());
         conn.owe_nothing_new();

@@ -63,6 +63,11 @@ impl Timers {
         Tick(u32::try_from(now.ms_since(self.epoch) / TICK_MS).unwrap_or(NONE - 1))
     }
 
+    /// Time from `tick` to `now`, in ms, less up to a tick.
+    pub fn ms_since(&self, tick: Tick, now: Mono) -> u64 {
+        u64::from(self.reached(now).0.saturating_sub(tick.0)) * TICK_MS
+    }
+
     /// The tick `ms` after `now`, not before.
     pub fn tick_in(&self, now: Mono, ms: u64) -> Tick {
         self.tick_at(now.plus_ms(ms))

@@ -225,6 +225,10 @@ impl Kernel for Os {
         peer::ask(socket, self.user_timeout)
     }
 
+    fn unacknowledged_ms(&mut self, socket: &TcpStream) -> Option<u64> {
+        peer::unacknowledged_ms(socket)
+    }
+
     fn watch_over(&mut self, socket: &TcpStream, on: bool) {
         let timeout = on.then_some(self.user_timeout);
         if let Err(error) = SockRef::from(socket).set_tcp_user_timeout(timeout) {

@@ -1,7 +1,8 @@
-//! What the kernel knows of a peer that has once been too slow.
+//! What the kernel knows of a peer.
 //!
 //! Owns two questions to a socket: has the peer acknowledged all, and when did it last acknowledge
-//! anything. Asked only of connections whose TCP_USER_TIMEOUT is lifted.
+//! anything. The first is asked once in an interval of each stream that vouches for its holder.
+//! Both are asked at each write of connections whose TCP_USER_TIMEOUT is lifted.
 
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
@@ -16,6 +17,15 @@ pub(super) fn ask(socket: &TcpStream, patience: Duration) -> Peer {
         (Some(_), Some(ago)) if ago >= patience => Peer::Dead,
         _ => Peer::Behind,
     }
+}
+
+/// Time since a peer that has not acknowledged all last acknowledged anything, in ms. None: it has,
+/// or the socket does not answer.
+pub(super) fn unacknowledged_ms(socket: &TcpStream) -> Option<u64> {
+    if unacknowledged_bytes(socket)? == 0 {
+        return None;
+    }
+    last_heard(socket).map(|ago| ago.as_millis() as u64)
 }
 
 /// SIOCOUTQ, tcp(7): bytes written and not acknowledged.

@@ -7,7 +7,13 @@
 //   greendot.watch("carol"); greendot.unwatch("bob"); greendot.close();
 //
 // A record is { user, status: "online" | "offline" | "unknown", since, last_active }, both times in
-// Unix ms or null. "unknown" is what a node of a split deployment says until it has asked.
+// Unix ms or null. "unknown" is what a node of a split deployment says until it has asked. A record
+// with `stale: true` is the last state known while nothing is heard: draw no green dot from it.
+//
+// A live stream is never silent for longer than the `keep_alive_ms` of its hello. A silent one is
+// dead, whatever its socket says: every state becomes stale, and another stream is opened as soon
+// as the server can be reached. The holder of a stream is online for as long as this page answers
+// pings; no timer is involved, for those of a hidden page run once a minute.
 //
 // An EventSource repeats its first URL when it reconnects, so after each `hello` the server watches
 // what that URL named. `wanted` is what the application watches, `told` what the server does; edits
@@ -24,10 +30,34 @@
   const BACKOFF_MS_MIN = 1000;
   const BACKOFF_MS_MAX = 30000;
 
+  // Until a hello has said it.
+  const KEEP_ALIVE_MS = 15000;
+  // Of keep_alive_ms: silence after which nothing is known any more, and how often that is looked
+  // at. Together less than one and a half.
+  const SILENCE_MAX = 1.25;
+  const LOOK = 0.1;
+  // A page that wakes may have events in its queue that came in time.
+  const WAKE_GRACE_MS = 500;
+  // While nothing is heard the server is asked this often whether it can be reached.
+  const PROBE_MS = 1000;
+  // Time for a new source to say hello before a reachable server is asked anew; doubled each time.
+  const HELLO_MS_MIN = 3000;
+  const HELLO_MS_MAX = 60000;
+  // Longest time for a source to connect: its packets are repeated ever more seldom.
+  const CONNECT_MS_MAX = 20000;
+  // A server that said goodbye or overloaded chose when its readers come back.
+  const PARTING_MS_MAX = 60000;
+  const EDIT_MS_MAX = 10000;
+  const BEAT_MS_MAX = 5000;
+  // Beats in a row of a live stream that come to nothing.
+  const ASTRAY_MAX = 2;
+
   const EVENTS = [
     "open",
     "presence",
     "snapshot",
+    "stale",
+    "live",
     "disconnect",
     "overloaded",
     "goodbye",
@@ -55,9 +85,22 @@
     throw new RangeError(`${JSON.stringify(String(user))} is no user: ${fault}; ${rule}`);
   }
 
+  // The page's own time, also over a suspend, which one of the two clocks does not count; the other
+  // may be set.
+  const clocks = () => [Date.now(), globalThis.performance.now()];
+  const since = (then) => Math.max(...clocks().map((now, at) => now - then[at]));
+
+  // In tests nothing waits for a timer.
+  function later(call, ms) {
+    const timer = setTimeout(call, ms);
+    timer.unref?.();
+    return timer;
+  }
+
   class Greendot {
     #base;
     #user;
+    #vouch;
     #wanted = new Set();
     #told = new Set();
     // Of #told, those of whom nothing is known and nothing comes: the stream resumes from an id
@@ -87,17 +130,39 @@
     #failures = 0;
     // Sources in a row that the server has refused.
     #refusals = 0;
-    #timer = null;
+    #connectTimer = null;
+    #editTimer = null;
     #closed = false;
     #EventSource;
     #fetch;
+    // When something was last heard, when the source was made, and when the server parted.
+    #heardAt = clocks();
+    #triedAt = clocks();
+    #partedAt = null;
+    #keepAliveMs = KEEP_ALIVE_MS;
+    // Nothing is heard: what is not this stream's word is the last known.
+    #stale = false;
+    #looking = null;
+    #probing = false;
+    #probedAt = clocks();
+    #helloMs = HELLO_MS_MIN;
+    // Ends the edit and the beat under way.
+    #editAbort = null;
+    #beatAbort = null;
+    #beats = false;
+    #astray = 0;
+    #unlisten = [];
 
     // url: where the server is; "" for the page's own origin. options: user (be online as), watch
-    // (users), and for tests EventSource and fetch. Throws a RangeError for what can not be a
-    // user's id.
+    // (users), vouch ("self", the default: the user is online while this page answers; "stream":
+    // while its connection is open), and for tests EventSource and fetch. Throws a RangeError for
+    // what can not be a user's id.
     constructor(url, options = {}) {
       this.#base = String(url ?? "").replace(/\/+$/, "");
       this.#user = options.user ?? null;
+      this.#vouch = options.vouch ?? "self";
+      if (!["self", "stream"].includes(this.#vouch))
+        throw new RangeError(`vouch is "self" or "stream", not ${JSON.stringify(this.#vouch)}`);
       this.#EventSource = options.EventSource ?? globalThis.EventSource;
       this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
       if (this.#user !== null) check(this.#user);
@@ -106,10 +171,16 @@
         this.#wanted.add(user);
       }
       this.#connect();
+      this.#lookLater();
+      this.#hear("online", () => this.#lost(this.#source, true));
+      this.#hear("offline", () => this.#becomeStale());
+      this.#hear("pageshow", () => this.#wake());
+      this.#hear("visibilitychange", () => document.visibilityState === "visible" && this.#wake());
     }
 
     // Calls `listener` at each event of that kind; returns the function that ends this.
     //   open(hello)  presence(record, before)  snapshot(records)  disconnect()
+    //   stale(): every state is the last known   live(): every state is right again
     //   overloaded({reason})  goodbye({reason})
     //   error({status, detail, users})  close()
     // users: whom the server refuses to let us watch; they are not watched any more.
@@ -135,7 +206,12 @@
 
     // What is known of a user who is watched; undefined before the first answer.
     get(user) {
-      return this.#wanted.has(user) ? this.#records.get(user) : undefined;
+      return this.#wanted.has(user) ? this.#known(user) : undefined;
+    }
+
+    // Whether nothing is heard, so that some states are the last known.
+    get stale() {
+      return this.#stale;
     }
 
     get watching() {
@@ -147,10 +223,9 @@
     close() {
       if (this.#closed) return;
       this.#closed = true;
-      clearTimeout(this.#timer);
-      this.#source?.close();
-      this.#source = null;
-      this.#stream = null;
+      for (const timer of [this.#connectTimer, this.#editTimer, this.#looking]) clearTimeout(timer);
+      for (const unlisten of this.#unlisten) unlisten();
+      this.#drop();
       this.#emit("close");
     }
 
@@ -176,6 +251,7 @@
       const resumes = this.#lastEventId !== "";
       const query = new URLSearchParams();
       if (this.#user !== null) query.append("user", this.#user);
+      if (this.#user !== null && this.#vouch === "self") query.append("vouch", "self");
       if (resumes) query.append("last_event_id", this.#lastEventId);
       this.#urlUsers = [];
       // An EventSource does not say why it was refused. If it was for a list too long, a shorter
@@ -191,24 +267,36 @@
       }
       const source = new this.#EventSource(`${this.#base}/v1/stream?${query}`);
       this.#source = source;
+      this.#triedAt = clocks();
       let lastEventId = "";
       const listen = (kind, handle) =>
         source.addEventListener(kind, (event) => {
           // A source that was replaced or closed may have events in flight.
           if (source !== this.#source) return;
+          this.#heardAt = clocks();
           handle.call(this, event.data === undefined ? undefined : JSON.parse(event.data));
           // An event without an id of its own has that of the one before, which after a reconnect
           // may be a former stream's.
-          if (source !== this.#source || !event.lastEventId || event.lastEventId === lastEventId)
-            return;
-          lastEventId = event.lastEventId;
-          this.#toldUpTo(lastEventId);
+          if (source !== this.#source) return;
+          if (event.lastEventId && event.lastEventId !== lastEventId) {
+            lastEventId = event.lastEventId;
+            this.#toldUpTo(lastEventId);
+            this.#settle();
+          } else if (kind === "presence" || kind === "ping") {
+            // These come when the snapshot is whole.
+            this.#settle();
+          }
         });
       listen("hello", this.#hello);
       listen("snapshot", this.#snapshot);
       listen("presence", (record) => this.#apply(record));
-      listen("overloaded", (said) => this.#emit("overloaded", said));
-      listen("goodbye", (said) => this.#emit("goodbye", said));
+      listen("ping", () => this.#beat());
+      for (const kind of ["overloaded", "goodbye"]) {
+        listen(kind, (said) => {
+          this.#partedAt = clocks();
+          this.#emit(kind, said);
+        });
+      }
       source.addEventListener("error", () => source === this.#source && this.#lost(source));
     }
 
@@ -216,6 +304,11 @@
       this.#failures = 0;
       this.#refusals = 0;
       this.#stream = hello.stream;
+      this.#keepAliveMs = hello.keep_alive_ms ?? KEEP_ALIVE_MS;
+      this.#beats = hello.vouch === "self";
+      this.#astray = 0;
+      this.#partedAt = null;
+      this.#helloMs = HELLO_MS_MIN;
       this.#sent = null;
       this.#refused = false;
       this.#addMax = EDIT_USERS_MAX;
@@ -234,6 +327,11 @@
     #snapshot({ presence }) {
       for (const record of presence) this.#apply(record);
       this.#emit("snapshot", presence);
+      // The last part has an id, unless the server can give none now.
+      if (this.#stale) {
+        const stream = this.#stream;
+        later(() => stream !== null && stream === this.#stream && this.#settle(), PROBE_MS);
+      }
     }
 
     // Within a stream the last word counts. Between two it may not: the next may come from a node
@@ -276,11 +374,21 @@
       }
     }
 
+    // The state of a user as it is shown: the last known, or what is.
+    #known(user) {
+      const record = this.#records.get(user);
+      return record && this.#stale && !this.#ours.has(user) ? { ...record, stale: true } : record;
+    }
+
     #show(record) {
-      const before = this.#records.get(record.user);
+      const before = this.#known(record.user);
       this.#records.set(record.user, record);
       this.#ours.add(record.user);
-      const same = before && before.status === record.status && before.since === record.since;
+      const same =
+        before &&
+        !before.stale &&
+        before.status === record.status &&
+        before.since === record.since;
       if (this.#wanted.has(record.user) && !same) this.#emit("presence", record, before);
     }
 
@@ -289,15 +397,172 @@
         known.delete(user);
     }
 
-    #lost(source) {
-      this.#stream = null;
-      this.#emit("disconnect");
+    #lost(source, anew = false) {
+      const open = this.#stream !== null;
+      this.#abort();
+      if (open || !anew) this.#emit("disconnect");
+      if (this.#closed) return;
+      if (anew) {
+        this.#drop();
+        clearTimeout(this.#connectTimer);
+        this.#connect();
+        return;
+      }
       // CONNECTING: the browser tries again by itself, after the server's `retry`. CLOSED: it never
       // will.
-      if (this.#closed || source.readyState !== 2) return;
+      if (source.readyState !== 2) return;
       this.#source = null;
       this.#refusals += 1;
-      this.#timer = setTimeout(() => this.#connect(), this.#backoff());
+      this.#connectTimer = setTimeout(() => this.#connect(), this.#backoff());
+    }
+
+    // The stream is no more: what is under way for it is of no use.
+    #abort() {
+      this.#stream = null;
+      this.#editAbort?.abort();
+      this.#beatAbort?.abort();
+    }
+
+    #drop() {
+      this.#abort();
+      this.#source?.close();
+      this.#source = null;
+    }
+
+    // Listens to the page, where there is one.
+    #hear(kind, listener) {
+      const target = kind === "visibilitychange" ? globalThis.document : globalThis;
+      if (!target?.addEventListener) return;
+      target.addEventListener(kind, listener);
+      this.#unlisten.push(() => target.removeEventListener(kind, listener));
+    }
+
+    #lookLater() {
+      if (this.#closed) return;
+      clearTimeout(this.#looking);
+      const leftMs = this.#keepAliveMs * SILENCE_MAX - since(this.#heardAt);
+      const soonMs = leftMs > 0 ? leftMs : PROBE_MS / 4;
+      this.#looking = later(() => this.#look(), Math.min(soonMs, this.#keepAliveMs * LOOK));
+    }
+
+    // Has anything been heard in time? Else nothing is known, and the server is asked whether it
+    // can be reached.
+    #look() {
+      this.#lookLater();
+      if (since(this.#heardAt) < this.#keepAliveMs * SILENCE_MAX) return;
+      this.#becomeStale();
+      if (this.#partedAt !== null && since(this.#partedAt) < PARTING_MS_MAX) return;
+      // The stream that fell silent, or a source that does not get through.
+      if (this.#stream !== null || since(this.#triedAt) > CONNECT_MS_MAX) {
+        if (this.#source !== null) this.#lost(this.#source, true);
+      } else if (!this.#probing && since(this.#probedAt) >= PROBE_MS * (0.75 + Math.random() / 4)) {
+        this.#probe();
+      }
+    }
+
+    // The page has slept, or the browser has throttled it.
+    #wake() {
+      if (since(this.#heardAt) < this.#keepAliveMs * SILENCE_MAX) return;
+      this.#becomeStale();
+      later(() => this.#look(), WAKE_GRACE_MS);
+    }
+
+    // Any answer shows that the network is back.
+    async #probe() {
+      this.#probing = true;
+      this.#probedAt = clocks();
+      const init = { mode: "no-cors", cache: "no-store", credentials: "omit" };
+      const { status } = await this.#ask(`${this.#base}/livez`, init, PROBE_MS);
+      this.#probing = false;
+      if (status === 0 || status >= 500 || this.#closed || this.#stream !== null) return;
+      // A source that is new may be about to say hello; one that was refused is tried in its time.
+      if (this.#source === null || since(this.#triedAt) < this.#helloMs) return;
+      this.#helloMs = Math.min(this.#helloMs * 2, HELLO_MS_MAX);
+      this.#lost(this.#source, true);
+    }
+
+    #becomeStale() {
+      if (this.#stale) return;
+      const shown = this.#shown();
+      this.#stale = true;
+      this.#ours.clear();
+      this.#emit("stale");
+      this.#showAgain(shown);
+    }
+
+    // The stream has told all that it has to: what it did not tell is as it was.
+    #settle() {
+      if (!this.#stale || this.#stream === null) return;
+      const shown = this.#shown();
+      this.#stale = false;
+      this.#emit("live");
+      this.#showAgain(shown);
+    }
+
+    #shown() {
+      return [...this.#wanted].map((user) => [user, this.#known(user)]);
+    }
+
+    // Tells of those whose state is shown otherwise than before.
+    #showAgain(shown) {
+      for (const [user, before] of shown) {
+        const record = this.#known(user);
+        if (before && record !== before && this.#wanted.has(user))
+          this.#emit("presence", record, before);
+      }
+    }
+
+    // Answers a ping: this page is here. Over a connection of its own, so that a frozen page or a
+    // dead one behind a proxy is not taken for one that lives.
+    async #beat(again = true) {
+      const stream = this.#stream;
+      if (!this.#beats || stream === null) return;
+      this.#beatAbort?.abort();
+      const abort = (this.#beatAbort = new AbortController());
+      const url = `${this.#base}/v1/stream/${encodeURIComponent(stream)}/beat`;
+      const { status, detail } = await this.#ask(url, { method: "POST" }, BEAT_MS_MAX, abort);
+      if (abort !== this.#beatAbort || stream !== this.#stream) return;
+      if (status >= 200 && status < 300) {
+        this.#astray = 0;
+        return;
+      }
+      const failed = status === 0 || status === 408 || status === 429 || status >= 500;
+      if (status === 404 || (status === 0 && !again)) this.#astray += 1;
+      if (this.#astray >= ASTRAY_MAX) {
+        // The pings come, and the answers do not: a balancer sends them to another node, or the
+        // browser has no connection left for them (six to a server without HTTP/2, of all tabs
+        // together). So the stream has to do.
+        this.#vouch = "stream";
+        this.#emit("error", { status, detail });
+        this.#lost(this.#source, true);
+      } else if (failed && again) {
+        later(() => abort === this.#beatAbort && this.#beat(false), BACKOFF_MS_MIN);
+      } else if (status !== 404) {
+        this.#emit("error", { status, detail });
+      }
+    }
+
+    // Asks, and waits for so long; the status is 0 if there is no answer.
+    async #ask(url, init, timeoutMs, abort = new AbortController()) {
+      const gone = new Promise((_, fail) =>
+        abort.signal.addEventListener("abort", () => fail(new Error("no answer in time"))),
+      );
+      gone.catch(() => {});
+      const timer = later(() => abort.abort(), timeoutMs);
+      try {
+        // Some do not end when they are told to.
+        const asked = this.#fetch(url, { ...init, signal: abort.signal });
+        const answer = await Promise.race([asked, gone]);
+        // Of another origin's answer only its coming is seen.
+        if (answer.type === "opaque") return { status: 200, detail: "" };
+        if (answer.ok) return { status: answer.status, detail: "" };
+        const problem = await Promise.race([answer.json().catch(() => ({})), gone]);
+        return { status: answer.status, detail: problem.detail ?? answer.statusText };
+      } catch (error) {
+        return { status: 0, detail: String(error) };
+      } finally {
+        clearTimeout(timer);
+      }
     }
 
     #backoff() {
@@ -334,27 +599,21 @@
 
     // True if there may be more to send now.
     async #send(stream, edit) {
-      let status = 0;
-      let detail = "no answer";
-      try {
-        const answer = await this.#fetch(
-          `${this.#base}/v1/stream/${encodeURIComponent(stream)}/watch`,
-          {
-            method: "POST",
-            headers: { "Content-Type": "application/json" },
-            body: JSON.stringify(edit),
-          },
-        );
-        status = answer.status;
-        if (!answer.ok)
-          detail = (await answer.json().catch(() => ({}))).detail ?? answer.statusText;
-      } catch (error) {
-        detail = String(error);
-      }
+      const abort = (this.#editAbort = new AbortController());
+      const { status, detail } = await this.#ask(
+        `${this.#base}/v1/stream/${encodeURIComponent(stream)}/watch`,
+        {
+          method: "POST",
+          headers: { "Content-Type": "application/json" },
+          body: JSON.stringify(edit),
+        },
+        EDIT_MS_MAX,
+        abort,
+      );
       // Another stream has begun meanwhile: its `hello` has set `told` anew.
       if (stream !== this.#stream) return true;
       if (status === 0 || status === 408 || status === 429 || status >= 500) {
-        this.#timer = setTimeout(() => this.#edit(), this.#backoff());
+        this.#editTimer = setTimeout(() => this.#edit(), this.#backoff());
         this.#emit("error", { status, detail });
         return false;
       }

@@ -37,6 +37,10 @@ class FakeSource {
     this.say("hello", { stream, watching }, lastEventId);
   }
 
+  ping() {
+    this.say("ping", Date.now());
+  }
+
   fail(readyState) {
     this.readyState = readyState;
     this.say("error");
@@ -585,3 +589,257 @@ test("unknown event kinds are refused", () => {
   const { greendot } = start();
   assert.throws(() => greendot.on("presense", () => {}), RangeError);
 });
+
+// What is asked of the server, and the answers in its hands; what its hands forget never comes.
+function stage(options = {}) {
+  const asked = [];
+  const fetch = (url, { method = "GET", body, signal }) =>
+    new Promise((answer, fail) => {
+      const call = { path: new URL(url).pathname, method, body, signal, answer, fail };
+      asked.push(call);
+    });
+  const greendot = new Greendot("http://server", { ...options, EventSource: FakeSource, fetch });
+  const seen = [];
+  for (const kind of ["stale", "live", "disconnect", "error", "goodbye"])
+    greendot.on(kind, () => seen.push(kind));
+  greendot.on("presence", (record, before) =>
+    seen.push(`${record.user} ${record.status}${record.stale ? "?" : ""} after ${before?.stale}`),
+  );
+  const beats = () => asked.filter(({ path }) => path.endsWith("/beat"));
+  const probes = () => asked.filter(({ path }) => path === "/livez");
+  return { greendot, asked, beats, probes, seen };
+}
+
+const good = { ok: true, status: 204, type: "basic" };
+const HELLO = { keep_alive_ms: 1000, beat_interval_ms: 10000, vouch: "self" };
+
+// A clock that stands still until it is told to go on.
+async function withClock(test) {
+  mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1764009600000 });
+  const pass = async (ms) => {
+    for (const end = Date.now() + ms; Date.now() < end; ) {
+      mock.timers.tick(Math.min(50, end - Date.now()));
+      await settle();
+    }
+  };
+  try {
+    await test(pass);
+  } finally {
+    mock.timers.reset();
+  }
+}
+
+function begin(stream, data = {}) {
+  const source = FakeSource.last;
+  source.readyState = 1;
+  source.say("hello", { stream, watching: 1, ...HELLO, ...data });
+  return source;
+}
+
+test("who is online beats at each ping; a beat that hangs holds no later one up", () =>
+  withClock(async (pass) => {
+    const { beats, greendot } = stage({ user: "alice" });
+    assert.equal(FakeSource.last.url.searchParams.get("vouch"), "self");
+    const source = begin("1.1.a", { keep_alive_ms: 15000 });
+    await pass(100);
+    assert.equal(beats().length, 0);
+    source.ping();
+    assert.deepEqual([beats()[0].path, beats()[0].method], ["/v1/stream/1.1.a/beat", "POST"]);
+    assert.equal(beats()[0].body, undefined);
+    beats()[0].answer(good);
+    await pass(9000);
+    source.ping();
+    await pass(4900);
+    source.ping();
+    assert.equal(beats().length, 3);
+    assert.ok(beats()[1].signal.aborted);
+    // One that is refused for load, or gets no answer, is made once more.
+    await pass(6100);
+    assert.equal(beats().length, 4);
+    beats()[3].fail(new Error("cut"));
+    await pass(8000);
+    assert.equal(beats().length, 4);
+    greendot.close();
+    assert.ok(beats()[3].signal.aborted);
+  }));
+
+test("who only watches, and who asks the stream to vouch, does not beat", () => {
+  for (const options of [{ watch: ["bob"] }, { user: "alice", vouch: "stream" }]) {
+    const { asked } = stage(options);
+    assert.equal(FakeSource.last.url.searchParams.get("vouch"), null);
+    begin("1.1.a", { vouch: undefined }).ping();
+    assert.deepEqual(asked, []);
+  }
+  assert.throws(() => stage({ user: "alice", vouch: "me" }), RangeError);
+});
+
+test("beats that reach another node than the stream: the stream vouches instead", () =>
+  withClock(async (pass) => {
+    const { beats, seen } = stage({ user: "alice" });
+    const unknown = { ok: false, status: 404, json: async () => ({ detail: "no such stream" }) };
+    const source = begin("1.1.a", { keep_alive_ms: 15000 });
+    for (const count of [1, 2]) {
+      assert.equal(FakeSource.last, source);
+      source.ping();
+      assert.equal(beats().length, count);
+      beats().at(-1).answer(unknown);
+      await pass(100);
+    }
+    assert.notEqual(FakeSource.last, source);
+    assert.equal(FakeSource.last.url.searchParams.get("vouch"), null);
+    assert.deepEqual(seen, ["error", "disconnect"]);
+  }));
+
+test("silence makes every state stale in time, and the next stream makes it right", () =>
+  withClock(async (pass) => {
+    const { greendot, seen, probes } = stage({ watch: ["bob", "carol"] });
+    const source = begin("1.1.a");
+    source.say("snapshot", { presence: ["bob", "carol"].map((u) => record(u, "online", 5)) }, "5");
+    for (let n = 0; n < 10; n++) {
+      await pass(990);
+      source.ping();
+    }
+    assert.equal(greendot.stale, false);
+    seen.length = 0;
+    await pass(1200);
+    assert.deepEqual(seen, []);
+    await pass(300);
+    assert.deepEqual(seen.slice(0, 3), [
+      "stale",
+      "bob online? after undefined",
+      "carol online? after undefined",
+    ]);
+    assert.deepEqual(greendot.get("bob"), { ...record("bob", "online", 5), stale: true });
+    assert.equal(source.readyState, 2);
+    const next = FakeSource.last;
+    assert.notEqual(next, source);
+    assert.equal(next.url.searchParams.get("last_event_id"), "5");
+    // It hangs; the server is asked each second, and hangs too.
+    await pass(10_000);
+    assert.equal(FakeSource.last, next);
+    assert.ok(probes().length >= 7 && probes().length <= 12, `${probes().length}`);
+    assert.ok(probes()[0].signal.aborted);
+    // It is back: another source within a second and a half.
+    const before = probes().length;
+    for (let ms = 0; probes().length === before && ms < 1500; ms += 50) await pass(50);
+    probes().at(-1).answer({ ok: false, status: 0, type: "opaque" });
+    await pass(50);
+    assert.notEqual(FakeSource.last, next);
+    seen.length = 0;
+    begin("2.2.b").say("snapshot", { presence: [record("bob", "offline", 9)] }, "10");
+    assert.deepEqual(seen, ["bob offline after true", "live", "carol online after true"]);
+    assert.equal(greendot.get("carol").stale, undefined);
+    assert.equal(greendot.stale, false);
+    greendot.close();
+  }));
+
+test("a snapshot without an id makes all right, too, when a ping shows that it is whole", () =>
+  withClock(async (pass) => {
+    const { greendot, seen } = stage({ watch: ["bob"] });
+    begin("1.1.a").say("snapshot", { presence: [record("bob", "online", 5)] }, "5");
+    await pass(1500);
+    assert.ok(greendot.get("bob").stale);
+    const source = begin("2.2.b");
+    source.say("snapshot", { presence: [] });
+    assert.ok(greendot.get("bob").stale);
+    source.ping();
+    assert.deepEqual(seen.slice(-2), ["live", "bob online after true"]);
+    greendot.close();
+  }));
+
+test("a server that said goodbye chooses when its readers come back", () =>
+  withClock(async (pass) => {
+    const { greendot, seen, probes } = stage({ watch: ["bob"] });
+    const source = begin("1.1.a");
+    source.say("goodbye", { reason: "draining" });
+    source.fail(0);
+    await pass(50_000);
+    assert.deepEqual(seen, ["goodbye", "disconnect", "stale"]);
+    assert.equal(FakeSource.last, source);
+    assert.equal(probes().length, 0);
+    // So long has none.
+    await pass(15_000);
+    assert.notEqual(FakeSource.last, source);
+    greendot.close();
+  }));
+
+test("a source that connects and hears no hello is not made anew all the time", () =>
+  withClock(async (pass) => {
+    const { greendot, probes } = stage({ watch: ["bob"] });
+    const before = FakeSource.all.length;
+    for (let n = 0; n < 240; n++) {
+      await pass(500);
+      for (const probe of probes()) probe.answer({ ok: true, status: 200, type: "basic" });
+    }
+    const made = FakeSource.all.length - before;
+    assert.ok(made >= 4 && made <= 12, `${made} in two minutes`);
+    greendot.close();
+  }));
+
+test("the page's own word: offline is stale at once, online connects at once, a wake looks", () =>
+  withClock(async (pass) => {
+    const listeners = {};
+    const target = {
+      addEventListener: (kind, listener) => (listeners[kind] = listener),
+      removeEventListener: (kind) => delete listeners[kind],
+    };
+    globalThis.addEventListener = target.addEventListener;
+    globalThis.removeEventListener = target.removeEventListener;
+    globalThis.document = { ...target, visibilityState: "visible" };
+    try {
+      const { greendot, seen } = stage({ watch: ["bob"] });
+      const source = begin("1.1.a");
+      listeners.visibilitychange();
+      listeners.pageshow();
+      assert.equal(greendot.stale, false);
+      listeners.offline();
+      assert.ok(greendot.stale);
+      // It was not so: the stream goes on.
+      source.ping();
+      assert.equal(greendot.stale, false);
+      listeners.offline();
+      await pass(300);
+      listeners.online();
+      assert.notEqual(FakeSource.last, source);
+      assert.equal(source.readyState, 2);
+      const next = begin("2.2.b");
+      next.ping();
+      // Asleep: no timer ran.
+      mock.timers.setTime(Date.now() + 60_000);
+      seen.length = 0;
+      listeners.visibilitychange();
+      assert.equal(seen[0], "stale");
+      greendot.close();
+      assert.deepEqual(listeners, {});
+    } finally {
+      delete globalThis.addEventListener;
+      delete globalThis.removeEventListener;
+      delete globalThis.document;
+    }
+  }));
+
+test("an edit that hangs is given up and made again; one of a lost stream ends with it", () =>
+  withClock(async (pass) => {
+    const { greendot, asked, seen } = stage({ watch: ["bob"] });
+    const source = begin("1.1.a", { keep_alive_ms: 60000 });
+    greendot.watch("carol");
+    await pass(9900);
+    assert.equal(asked.length, 1);
+    await pass(1500);
+    assert.ok(asked[0].signal.aborted);
+    assert.equal(asked.length, 2);
+    assert.deepEqual(asked[1].body, asked[0].body);
+    assert.deepEqual(seen, ["error"]);
+    source.fail(0);
+    assert.ok(asked[1].signal.aborted);
+    await pass(50);
+    begin("2.2.b", { keep_alive_ms: 60000 });
+    await pass(50);
+    assert.equal(asked.at(-1).path, "/v1/stream/2.2.b/watch");
+    asked.at(-1).answer({ ok: true, status: 200, type: "basic" });
+    await pass(50);
+    greendot.unwatch("carol");
+    await pass(50);
+    assert.deepEqual(JSON.parse(asked.at(-1).body), { add: [], remove: ["carol"] });
+    greendot.close();
+  }));

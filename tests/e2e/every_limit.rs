@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
-use crate::{limits, overflow};
+use crate::{limits, overflow, relayed, vanished};
 
 /// Who reaches a limit and asserts that it was counted.
 enum Reached {
@@ -33,7 +33,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 28] = [
+const LIMITS: [(&str, Reached); 30] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -50,6 +50,14 @@ const LIMITS: [(&str, Reached); 28] = [
     ("outbox-bytes-max", Reached::Here(outbox_bytes)),
     ("write-stall-max-ms", Reached::Here(write_stall)),
     ("leaves-put-off-max", Reached::Here(leaves_put_off)),
+    (
+        "ack-max-ms",
+        Reached::By(vanished::a_peer_that_acknowledges_nothing_is_vouched_for_no_longer),
+    ),
+    (
+        "stream-life-ms",
+        Reached::By(relayed::a_stream_ends_after_its_longest_life_and_nothing_is_missed),
+    ),
     (
         "mailbox-max",
         Reached::By(overflow::a_full_mailbox_makes_its_shard_look_for_itself),

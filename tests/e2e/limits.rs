@@ -251,20 +251,20 @@ pub(crate) fn without_descriptors_it_refuses_waits_and_recovers() {
 }
 
 #[test]
-fn silence_on_a_stream_is_broken_by_comments() {
+fn silence_on_a_stream_is_broken_by_pings() {
     let home = Home::new();
     let server = home.serve(&["--keep-alive-ms=400"]);
     let mut stream = server.stream("watch=bob");
     stream.begin();
     let quiet_from = unix_ms();
-    until("three comments", || {
+    until("three pings", || {
         stream.expect_quiet(100);
-        (stream.comments >= 3).then_some(())
+        (stream.pings >= 3).then_some(())
     });
     // Jittered by at most a quarter.
     assert!(
         unix_ms() - quiet_from >= 3 * 300 - 100,
-        "comments come too often"
+        "pings come too often"
     );
 }
 

@@ -26,6 +26,7 @@ mod pages;
 mod pinning;
 mod presence;
 mod readers;
+mod relayed;
 mod restart;
 mod shards;
 mod split;

@@ -17,7 +17,7 @@ pub(crate) struct Event {
     pub(crate) data: Value,
 }
 
-/// An open stream.
+/// An open stream. Its pings are counted; they are none of the events that it gives.
 pub(crate) struct Stream {
     pub(crate) conn: Conn,
     /// What has been taken out of its chunks, and not yet read.
@@ -28,7 +28,7 @@ pub(crate) struct Stream {
     data: String,
     id: Option<u64>,
     retry_ms: Option<u64>,
-    pub(crate) comments: usize,
+    pub(crate) pings: usize,
     ended: bool,
 }
 
@@ -59,7 +59,7 @@ impl Stream {
             data: String::new(),
             id: None,
             retry_ms: None,
-            comments: 0,
+            pings: 0,
             ended: false,
         }
     }
@@ -157,7 +157,6 @@ impl Stream {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "" => self.comments += 1,
             "event" => self.kind = value.into(),
             "data" => self.data.push_str(value),
             // Of who has been logged out.
@@ -173,8 +172,13 @@ impl Stream {
         if data.is_empty() {
             return;
         }
+        let kind = std::mem::take(&mut self.kind);
+        if kind == "ping" {
+            self.pings += 1;
+            return;
+        }
         self.ready.push_back(Event {
-            kind: std::mem::take(&mut self.kind),
+            kind,
             id: self.id.take(),
             retry_ms: self.retry_ms.take(),
             data: serde_json::from_str(&data).expect("data is JSON"),

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use crate::harness::{Deadline, FAST, Home, LOOK_INTERVAL, OFFLINE_AFTER_MS, Server, pause, until};
 use crate::http::Conn;
+use crate::limits::limit_hits;
 use crate::netns::Namespace;
 use crate::readers::{ask, narrow, wide_users};
 use crate::stream::Stream;
@@ -28,10 +29,10 @@ impl Networks {
     }
 }
 
-fn serve(home: &Home, flags: &[&str]) -> Server {
+fn serve(home: &Home, stall_ms: u64, flags: &[&str]) -> Server {
     let data_dir = format!("--data-dir={}", home.data_dir().display());
     let (http, udp) = (format!("--http={SERVER}:0"), format!("--udp={SERVER}:0"));
-    let stall = format!("--write-stall-max-ms={STALL_MS}");
+    let stall = format!("--write-stall-max-ms={stall_ms}");
     let mut command = home.command(&[
         "serve",
         &http,
@@ -44,7 +45,7 @@ fn serve(home: &Home, flags: &[&str]) -> Server {
     home.launch(command.args(FAST).args(flags))
 }
 
-/// Runs a test in networks of its own, with a server that comments after so much silence and a
+/// Runs a test in networks of its own, with a server that pings after so much silence and a
 /// watcher of who will be gone. Not at all where there can not be any.
 fn with_watcher(keep_alive: &str, test: impl FnOnce(&Networks, &Server, &mut Stream) + Send) {
     let Some(networks) = Networks::new() else {
@@ -52,7 +53,7 @@ fn with_watcher(keep_alive: &str, test: impl FnOnce(&Networks, &Server, &mut Str
     };
     networks.server.enter(|| {
         let home = Home::new();
-        let server = serve(&home, &[keep_alive]);
+        let server = serve(&home, STALL_MS, &[keep_alive]);
         let mut watcher = server.stream("watch=gone");
         watcher.begin();
         test(&networks, &server, &mut watcher);
@@ -99,7 +100,7 @@ fn expect_let_go(server: &Server, watcher: &mut Stream, reasons: [f64; 2]) {
 /// Bytes are on their way to it: the kernel gives up, by TCP_USER_TIMEOUT.
 #[test]
 fn a_stream_to_a_vanished_peer_ends_and_its_user_expires() {
-    // What is said to it first is the change: no comment.
+    // What is said to it first is the change: no ping.
     with_watcher("--keep-alive-ms=60s", |networks, server, watcher| {
         let http = server.http;
         let mut peer = networks
@@ -118,10 +119,39 @@ fn a_stream_to_a_vanished_peer_ends_and_its_user_expires() {
     });
 }
 
-/// Nothing ever changes for it and it was never slow: the comment that nobody acknowledges is all
+/// Its stream is held for longer than it is vouched for.
+#[test]
+pub(crate) fn a_peer_that_acknowledges_nothing_is_vouched_for_no_longer() {
+    let Some(networks) = Networks::new() else {
+        return;
+    };
+    networks.server.enter(|| {
+        let home = Home::new();
+        let flags = ["--keep-alive-ms=400", "--ack-max-ms=400"];
+        let server = serve(&home, 60_000, &flags);
+        let mut watcher = server.stream("watch=gone");
+        watcher.begin();
+        let http = server.http;
+        let mut peer = networks
+            .client
+            .enter(|| Stream::open(Conn::to(http), "/v1/stream?user=gone"));
+        peer.begin();
+        watcher.expect_presence("gone", true);
+        // Past what is forgiven after a start, and as long as it acknowledges.
+        watcher.expect_quiet(2 * OFFLINE_AFTER_MS);
+        networks.client.vanish();
+        let gone = watcher.expect_presence("gone", false);
+        server.check_silence(&gone);
+        assert!(limit_hits(&server, "ack-max-ms") >= 1.0);
+        assert_eq!(evicted(&server), [0.0; 2]);
+        server.expect_metric("greendot_streams", |streams| streams == 2.0);
+    });
+}
+
+/// Nothing ever changes for it and it was never slow: the ping that nobody acknowledges is all
 /// there is to find it by.
 #[test]
-fn an_idle_peer_that_vanishes_is_found_by_a_comment() {
+fn an_idle_peer_that_vanishes_is_found_by_a_ping() {
     with_watcher("--keep-alive-ms=500", |networks, server, watcher| {
         let http = server.http;
         let mut peer = networks
@@ -129,7 +159,7 @@ fn an_idle_peer_that_vanishes_is_found_by_a_comment() {
             .enter(|| Stream::open(Conn::to(http), "/v1/stream?user=gone"));
         peer.begin();
         watcher.expect_presence("gone", true);
-        // Comments are acknowledged for longer than one may stay without.
+        // Pings are acknowledged for longer than one may stay without.
         pause(STALL_MS + 500);
         assert_eq!(evicted(server), [0.0; 2]);
         networks.client.vanish();
@@ -139,7 +169,7 @@ fn an_idle_peer_that_vanishes_is_found_by_a_comment() {
         let told = |kind: &str| metrics.sum(&format!("greendot_events_total{{kind=\"{kind}\"}}"));
         // The watcher's, of whom is gone.
         assert_eq!(told("presence"), 2.0);
-        assert!(told("keep_alive") > 0.0);
+        assert!(told("ping") > 0.0);
     });
 }
 
@@ -171,7 +201,7 @@ fn a_peer_that_was_slow_and_vanishes_is_let_go() {
             let left = length - LEFT_BYTES - slow.buffer.len();
             read(&mut slow, left.min(8_000));
         }
-        // The kernel has the rest; comments join it.
+        // The kernel has the rest; pings join it.
         pause(500);
         assert_eq!(evicted(server), [0.0; 2]);
         networks.client.vanish();

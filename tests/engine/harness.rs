@@ -415,6 +415,20 @@ impl World {
         self
     }
 
+    /// The peer is gone without a word: its kernel acknowledges nothing any more.
+    pub(crate) fn vanish(&mut self, peer: Peer) -> &mut World {
+        self.outside.clients[peer.0].vanished = true;
+        self
+    }
+
+    /// It is there again, and its kernel acknowledges all.
+    pub(crate) fn reappear(&mut self, peer: Peer) -> &mut World {
+        let now = self.now().mono;
+        let client = &mut self.outside.clients[peer.0];
+        (client.vanished, client.owes, client.acknowledged_at) = (false, false, now);
+        self
+    }
+
     /// The peer reads no more.
     pub(crate) fn stall(&mut self, peer: Peer) -> &mut World {
         self.outside.clients[peer.0].window = 0;
@@ -742,9 +756,11 @@ impl World {
         assert!((base..=base + base / 2).contains(&retry), "retry {retry}");
         let rest = rest.strip_prefix("data: {\"stream\":\"").expect("data");
         let (id, rest) = rest.split_once('"').expect("an id");
+        let by_holder = rest.contains("\"vouch\":\"self\"}");
+        let vouch = if by_holder { ",\"vouch\":\"self\"" } else { "" };
         let expected = format!(
             ",\"watching\":{watching},\"server_time\":{},\"beat_interval_ms\":{},\
-             \"offline_after_ms\":{},\"keep_alive_ms\":{}}}\n\n",
+             \"offline_after_ms\":{},\"keep_alive_ms\":{}{vouch}}}\n\n",
             self.now().unix.ms(),
             self.settings.beat_interval_ms,
             self.settings.offline_after_ms,
@@ -862,6 +878,19 @@ pub(crate) fn snapshot(ms: u64, records: &[String]) -> String {
         START + ms,
         records.join(",")
     )
+}
+
+/// A ping, said at `ms`.
+pub(crate) fn ping(ms: u64) -> String {
+    format!("event: ping\ndata: {}\n\n", START + ms)
+}
+
+/// What was received, without pings.
+pub(crate) fn without_pings(received: &str) -> String {
+    let blocks = received.split_inclusive("\n\n");
+    blocks
+        .filter(|block| !block.starts_with("event: ping\n"))
+        .collect()
 }
 
 /// A presence event with an id, told at `ms`: the last of its batch.

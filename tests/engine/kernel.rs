@@ -40,6 +40,11 @@ pub(crate) struct Client {
     pub(crate) sent: VecDeque<u8>,
     /// Nothing comes behind that.
     pub(crate) ended: bool,
+    /// Its kernel acknowledges nothing any more.
+    pub(crate) vanished: bool,
+    /// Something that was written is not acknowledged.
+    pub(crate) owes: bool,
+    pub(crate) acknowledged_at: Mono,
     /// What the server's end says of it.
     pub(crate) error: Option<io::ErrorKind>,
 }
@@ -57,6 +62,9 @@ impl Client {
             blocked: false,
             sent: VecDeque::new(),
             ended: false,
+            vanished: false,
+            owes: false,
+            acknowledged_at: Mono::default(),
             error: None,
         }
     }
@@ -239,7 +247,12 @@ impl Kernel for Made<'_> {
     }
 
     fn write(&mut self, client: &mut usize, bytes: &[u8]) -> io::Result<usize> {
+        let now = self.outside.now.mono;
         let client = &mut self.outside.clients[*client];
+        match client.vanished {
+            true => client.owes = true,
+            false => client.acknowledged_at = now,
+        }
         assert!(!client.blocked, "offered to a socket that takes nothing");
         let n = bytes.len().min(client.window);
         let body = client.chunks.take(&bytes[..n]);
@@ -273,6 +286,11 @@ impl Kernel for Made<'_> {
         } else {
             Acknowledged::CaughtUp
         }
+    }
+
+    fn unacknowledged_ms(&mut self, client: &usize) -> Option<u64> {
+        let (client, now) = (&self.outside.clients[*client], self.outside.now.mono);
+        client.owes.then(|| now.ms_since(client.acknowledged_at))
     }
 
     fn watch_over(&mut self, _client: &usize, _on: bool) {}

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Outbound, Role, SETTLE_MS, Whom, adopt_answers};
+use greendot::engine::{Mail, Outbound, REVOUCH_MS, Role, SETTLE_MS, Whom, adopt_answers};
 use greendot::metrics::{Counter, Gauge};
 use greendot::time::Unix;
 use greendot::wire::beat::{FleetKey, Keys, open};
@@ -12,7 +12,7 @@ use greendot::wire::record::{Told, parse_told_list};
 
 use super::harness::{
     NO_CONTENT, Peer, START, World, json, problem, record, request, snapshot, status_and_slug,
-    told, told_of_many, unseen,
+    told, told_of_many, unseen, without_pings,
 };
 
 const NODES: [&str; 2] = ["10.0.0.1:8081", "10.0.0.2:8081"];
@@ -186,7 +186,8 @@ fn published_states_are_told_once_and_in_order() {
             "/v1/presence",
             &list(&[offline.clone(), record("x", "online", 30_000, 30_000)]),
         );
-        world.expect(alice, ":\n".to_owned() + &told(30_010, &offline));
+        let received = world.received(alice);
+        assert_eq!(without_pings(&received), told(30_010, &offline));
         // Late, and out of order.
         publish(&mut world, "/v1/presence", &list(&[online]));
         world.expect_nothing(alice);
@@ -502,6 +503,37 @@ fn a_holder_is_vouched_for_at_once_and_then_in_turn() {
             .all(|pair| (9_700..=10_300).contains(&(pair[1] - pair[0]))),
         "{seen:?}"
     );
+}
+
+/// Its answer is passed on as a datagram; whoever gives none is not vouched for. A presence node
+/// that is back may have lost some: then it is asked at once.
+#[test]
+fn a_holder_that_beats_for_itself_is_vouched_for_when_it_answers() {
+    let mut world = realtime(2);
+    let (alice, stream) = world.stream(1, "user=alice&vouch=self", 0);
+    let node = node_of("alice");
+    assert_eq!(beats(&mut world), [(0, node, vec!["alice".to_owned()])]);
+    world.at(20_050);
+    assert_eq!(beats(&mut world), []);
+    assert_eq!(without_pings(&world.received(alice)), snapshot(0, &[]));
+    let holder = world.connect(0);
+    let target = format!("/v1/stream/{stream}/beat");
+    world.send(
+        holder,
+        format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"),
+    );
+    world.expect(holder, NO_CONTENT);
+    world.at(20_300);
+    assert_eq!(
+        beats(&mut world),
+        [(20_050, node, vec!["alice".to_owned()])]
+    );
+    world.expect_nothing(alice);
+    let found_at = world.now().mono;
+    world.tell_all(&Mail::Revouch { node, found_at });
+    world.at(20_300 + REVOUCH_MS);
+    assert!(world.received(alice).starts_with("event: ping\n"));
+    assert_eq!(beats(&mut world), []);
 }
 
 #[test]

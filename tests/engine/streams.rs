@@ -3,7 +3,7 @@
 use greendot::metrics::{Counter, Gauge};
 
 use super::harness::{
-    START, STREAM_HEAD, World, json, record, snapshot, told, told_of_many, unseen,
+    START, STREAM_HEAD, World, json, ping, record, snapshot, told, told_of_many, unseen,
 };
 
 #[test]
@@ -78,7 +78,7 @@ fn changes_of_one_turn_are_one_write_and_only_the_last_has_an_id() {
 }
 
 #[test]
-fn silence_is_broken_by_a_comment_and_other_writes_put_it_off() {
+fn silence_is_broken_by_a_ping_and_other_writes_put_it_off() {
     let mut world = World::new(1);
     let mut firsts = Vec::new();
     let streams: Vec<_> = (0..20).map(|_| world.stream(0, "watch=bob", 1).0).collect();
@@ -88,10 +88,14 @@ fn silence_is_broken_by_a_comment_and_other_writes_put_it_off() {
     for ms in (0..16_000).step_by(64) {
         world.at(ms);
         for stream in &streams {
-            match &*world.received(*stream) {
-                "" => {}
-                ":\n" => firsts.push(ms),
-                other => panic!("{other}"),
+            let received = world.received(*stream);
+            if !received.is_empty() {
+                assert!(received.starts_with("event: ping\ndata: "), "{received}");
+                // It shows the clock of the turn, up to 64 ms before.
+                let said_at = received[18..31].parse::<u64>().unwrap() - START;
+                assert!(said_at <= ms && ms < said_at + 64, "{received}");
+                assert_eq!(received, ping(said_at));
+                firsts.push(ms);
             }
         }
     }
@@ -114,7 +118,8 @@ fn silence_is_broken_by_a_comment_and_other_writes_put_it_off() {
     }
     world.at(spoke_at + 15_200);
     for stream in &streams {
-        assert!(world.received(*stream).ends_with(":\n"));
+        let received = world.received(*stream);
+        assert!(received.starts_with("event: ping\n"), "{received}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use greendot::metrics::Counter;
 
-use super::harness::{Peer, START, World, record, snapshot, told};
+use super::harness::{Peer, START, World, record, snapshot, told, without_pings};
 
 /// A world of so many shards, a user whose slot belongs to the last, and a watcher on each shard.
 fn world(shards: u16) -> (World, Vec<Peer>) {
@@ -18,21 +18,17 @@ fn world(shards: u16) -> (World, Vec<Peer>) {
     (world, watchers)
 }
 
-/// What a peer was told, without keep-alive comments.
+/// What a peer was told.
 fn events(world: &mut World, peer: Peer) -> String {
-    world.received(peer).replace(":\n", "")
+    without_pings(&world.received(peer))
 }
 
 /// Nobody was told anything.
 #[track_caller]
 fn quiet(world: &mut World, watchers: &[Peer]) {
     for watcher in watchers {
-        let received = world.received(*watcher);
-        assert!(
-            !received.contains("event:"),
-            "at {} ms: {received}",
-            world.ms()
-        );
+        let received = events(world, *watcher);
+        assert_eq!(received, "", "at {} ms", world.ms());
     }
 }
 

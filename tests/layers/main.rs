@@ -49,7 +49,7 @@ const LOADGEN: &[&str] = &[
     "sse stats truth units",
     "asks chunked common effort exposition graph ledger",
     "fleet report target",
-    "cause html shards workers",
+    "answers cause html shards workers",
     "count herd",
     "crew",
     "beats churn cores fanout plan query streams",

@@ -8,7 +8,7 @@ use crate::client::{Conn, Want};
 use crate::model::Left;
 use crate::sse::{Event, Read, Response, Told, record};
 use crate::store;
-use crate::world::{Datagram, Parcel, VOUCH_SLACK_MS, World};
+use crate::world::{Answering, Datagram, Parcel, VOUCH_SLACK_MS, World};
 
 impl World {
     /// A datagram reaches the presence service: what should it make of it?
@@ -83,7 +83,11 @@ impl World {
         }
         let ending = |conn: &Conn| {
             let told = conn.end_told || conn.reset || conn.ended || conn.leaving;
-            told || conn.opening || conn.blocked || self.drain
+            // One that beats for itself holds while its own last beat is fresh.
+            let silent_ms = self.mono - conn.heard_at.min(self.mono);
+            let silent = conn.by_holder && silent_ms + 500 > 2 * self.rules.beat_interval_ms;
+            let uncertain = silent || conn.vanished_at.is_some();
+            told || uncertain || conn.opening || conn.blocked || self.drain
         };
         live.any(|conn| !ending(conn)).then_some(true)
     }
@@ -103,7 +107,9 @@ impl World {
             .values()
             .filter_map(|key| {
                 let conn = &self.conns[key];
-                conn.user.map(|user| (*key, user))
+                conn.user
+                    .filter(|_| !conn.by_holder || conn.opening)
+                    .map(|user| (*key, user))
             })
             .collect();
         for (key, user) in streams {
@@ -122,6 +128,48 @@ impl World {
         }
     }
 
+    /// A stream's holder who has answered a ping may have been heard of by now.
+    pub(crate) fn note_answers(&mut self) {
+        for at in 0..self.answers.len() {
+            let user = self.answers[at].user;
+            let wall = self.wall();
+            self.users[user].vouched(None, self.mono, wall);
+        }
+    }
+
+    /// What a holder's answer to a ping came to.
+    fn answered_ping(&mut self, key: u32, status: u16) {
+        let Some(at) = self.answers.iter().position(|answer| answer.key == key) else {
+            return;
+        };
+        let Answering {
+            user,
+            sent_at,
+            stream,
+            ..
+        } = self.answers[at];
+        match status {
+            204 => {
+                self.answers.remove(at);
+                let wall = self.wall();
+                self.users[user].vouched(Some(sent_at), self.mono, wall);
+                if let Some(conn) = self.conns.get_mut(&stream) {
+                    conn.heard_at = conn.heard_at.max(sent_at);
+                }
+            }
+            404 => drop(self.answers.remove(at)),
+            // It may count yet.
+            _ => self.answers[at].open = false,
+        }
+    }
+
+    /// How long a stream may vouch for its holder at most whose peer has vanished.
+    fn vouches_until(&self, vanished_at: u64) -> u64 {
+        let shown_ms = self.settings.keep_alive_ms + self.settings.ack_max_ms;
+        // After a stall of ours what was written is on its way for a while.
+        vanished_at.max(self.calm_since) + shown_ms + 1_500 + VOUCH_SLACK_MS
+    }
+
     pub(crate) fn note_vouched(&mut self, at: usize, key: u32, user: usize) {
         let conn = &self.conns[&key];
         let wall = self.wall();
@@ -131,6 +179,12 @@ impl World {
             }
             return;
         };
+        if let Some(vanished_at) = self.conns[&key].vanished_at {
+            if self.mono <= self.vouches_until(vanished_at) {
+                self.users[user].vouched(None, self.mono, wall);
+            }
+            return;
+        }
         let late_ms = self.rules.beat_interval_ms + VOUCH_SLACK_MS;
         let from = self.mono.saturating_sub(late_ms);
         let driven = since.max(self.shards[at].driven_since);
@@ -346,7 +400,6 @@ impl World {
                     }
                 }
                 Read::Event(event) => self.event(key, &event),
-                Read::Comment => {}
             }
         }
         self.reads = reads;
@@ -393,6 +446,14 @@ impl World {
                 matches!(status, 200 | 404 | 413) || refused
             }
             Want::Stream => (400..=503).contains(&status),
+            Want::Answer => {
+                self.answered_ping(key, status);
+                // Nobody needs it any more, and whoever asks too much is refused.
+                if let Some(conn) = self.conns.get_mut(&key) {
+                    conn.half_closed = true;
+                }
+                matches!(status, 204 | 404) || refused
+            }
             Want::Refusal => status >= 400,
             Want::Anything => true,
         };
@@ -502,6 +563,10 @@ impl World {
                 subscriber.last_id = None;
                 return;
             }
+            ("ping", Some(_)) => {
+                self.conns.get_mut(&key).expect("it is read").pinged_at = self.mono;
+                return self.answer_ping(sub);
+            }
             ("snapshot", Some(_)) => {}
             ("presence", Some(_)) if subscriber.snapshot_seen => {}
             _ => self.fail(format!("sub {sub} reads out of turn: {event:?}")),
@@ -577,6 +642,9 @@ impl World {
             // Its outcome is not known now.
             sub.edit.take_if(|(.., asker)| *asker == key);
         }
+        for answer in self.answers.iter_mut().filter(|answer| answer.key == key) {
+            answer.open = false;
+        }
     }
 
     /// Nothing is on its way between the shards, and none has work left.
@@ -618,9 +686,17 @@ impl World {
         if !self.is_quiet() {
             return;
         }
+        // What may have been on its way has come, or never will.
+        self.answers.retain(|answer| answer.open);
         for (key, conn) in &self.conns {
             if conn.is_calm() && !conn.reset && conn.arrived > 0 {
                 self.fail(format!("conn {key} has bytes that nobody reads"));
+            }
+            let asked_at = conn.pinged_at.max(self.shards[conn.shard].driven_since);
+            let late_ms = self.rules.beat_interval_ms + 2 * VOUCH_SLACK_MS;
+            let holds = conn.by_holder && conn.live_since.is_some() && conn.is_calm();
+            if holds && !self.drain && self.mono > asked_at.max(self.calm_since) + late_ms {
+                self.fail(format!("the holder of conn {key} is not asked: {asked_at}"));
             }
         }
         for sub in 0..self.subs.len() {
@@ -654,7 +730,11 @@ impl World {
                 .values()
                 .filter(|conn| conn.live_since.is_some() && conn.user == Some(user));
             let (online, state) = (streams.count() > 0, self.state(user));
-            if state.online != online {
+            // One whose life has just ended may not be back yet.
+            let silent_since = self.users[user].beat_hi.unwrap_or(0);
+            let late_ms = self.rules.offline_after_ms + self.rules.sweep_interval_ms;
+            let renewed = state.online && !online && self.mono <= silent_since + late_ms;
+            if state.online != online && !renewed {
                 self.fail(format!(
                     "in the end user {user} is {state:?}: {:?}",
                     self.users[user]

@@ -29,6 +29,8 @@ pub(crate) enum Want {
     Edit {
         sub: usize,
     },
+    /// The holder of a stream answers a ping.
+    Answer,
     Stream,
     /// Refused, one way or another, and the connection then closed.
     Refusal,
@@ -100,6 +102,16 @@ pub(crate) struct Conn {
     pub(crate) leaving: bool,
     /// The stream's publisher.
     pub(crate) user: Option<usize>,
+    /// It beats for itself, and was last asked to then (mono).
+    pub(crate) by_holder: bool,
+    pub(crate) pinged_at: u64,
+    /// Its last beat came then or later.
+    pub(crate) heard_at: u64,
+    /// Its kernel acknowledges nothing since then (mono).
+    pub(crate) vanished_at: Option<u64>,
+    /// Something that was written is not acknowledged; all was at the time beside it.
+    pub(crate) owes: bool,
+    pub(crate) acknowledged_at: u64,
 }
 
 impl Conn {
@@ -134,6 +146,12 @@ impl Conn {
             opening: false,
             leaving: false,
             user: None,
+            by_holder: false,
+            pinged_at: 0,
+            heard_at: 0,
+            vanished_at: None,
+            owes: false,
+            acknowledged_at: 0,
         }
     }
 
@@ -162,6 +180,10 @@ pub(crate) struct Sub {
     /// Not before then (mono) does it connect again.
     pub(crate) retry_at: u64,
     pub(crate) user: Option<usize>,
+    /// It beats for its user itself, at each ping; not before then (mono): it is frozen, or gone
+    /// behind a proxy that holds its socket and reads on.
+    pub(crate) by_holder: bool,
+    pub(crate) frozen_until: u64,
     /// Watched for sure, and perhaps: the latter while an edit is under way or its outcome unknown.
     pub(crate) watched: BTreeSet<usize>,
     pub(crate) perhaps: BTreeSet<usize>,

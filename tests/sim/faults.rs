@@ -208,13 +208,14 @@ impl World {
         let keys: Vec<u32> = self.conns.keys().copied().collect();
         for key in keys {
             let conn = &self.conns[&key];
-            if let Some(user) = conn.user {
+            if let Some(user) = conn.user.filter(|_| !conn.by_holder || conn.opening) {
                 self.note_vouched(conn.shard, key, user);
             }
             self.client_gone(key);
         }
         self.forget_partings();
         self.conns.clear();
+        self.answers.clear();
         self.shards.clear();
         self.flusher = None;
         self.presence = None;
@@ -352,7 +353,18 @@ impl World {
         self.outlast_stalls();
         let keys: Vec<u32> = self.conns.keys().copied().collect();
         for key in keys {
-            self.read_again(key, usize::MAX);
+            if self
+                .conns
+                .get(&key)
+                .is_some_and(|conn| conn.vanished_at.is_some())
+            {
+                self.hang_up(key, true);
+            } else {
+                self.read_again(key, usize::MAX);
+            }
+        }
+        for sub in &mut self.subs {
+            sub.frozen_until = 0;
         }
         // Late parcels arrive, refused subscribers come back, the silent are found silent.
         let settle_ms = 8_000 + 2 * self.rules.offline_after_ms;

@@ -331,11 +331,17 @@ impl Kernel for Simulated<'_> {
         }
     }
 
+    fn unacknowledged_ms(&mut self, key: &u32) -> Option<u64> {
+        let conn = &self.world.conns[key];
+        conn.owes.then(|| self.world.mono - conn.acknowledged_at)
+    }
+
     fn watch_over(&mut self, key: &u32, on: bool) {
         self.world.conns.get_mut(key).expect("open").watched_over = on;
     }
 
     fn worked(&mut self, piece: Piece<'_, u32>, engine: &mut Engine) {
+        self.world.note_answers();
         let served = Served::of(engine.counters());
         let before = std::mem::replace(&mut self.world.shards[self.at].served, served);
         match piece {

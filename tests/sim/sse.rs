@@ -34,7 +34,6 @@ pub(crate) enum Read {
     /// The head of a stream: from here on there are events.
     StreamHead,
     Event(Event),
-    Comment,
 }
 
 /// Where in a chunk the next byte is.
@@ -144,13 +143,6 @@ impl Reader {
                 id: self.id.take(),
                 retry_ms: self.retry_ms.take(),
             }));
-            return Ok(());
-        }
-        if line == ":" {
-            if self.data.is_some() || !self.name.is_empty() {
-                return Err("a comment stands within a block".into());
-            }
-            out.push(Read::Comment);
             return Ok(());
         }
         match line.split_once(": ") {

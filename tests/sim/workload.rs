@@ -5,7 +5,7 @@ use greendot::wire::User;
 use greendot::wire::beat::{FleetKey, Writer};
 
 use crate::client::{Conn, Sub, Tear, Want, escape, get, json_list, post};
-use crate::world::{Datagram, Device, Parcel, World};
+use crate::world::{Answering, Datagram, Device, Parcel, World};
 
 /// Users of whom nothing is heard but the beats of their faithful devices; they sit in different
 /// chunks, one in a last slot.
@@ -36,9 +36,12 @@ pub(crate) const ACTIONS: &[Weighted] = &[
     ("shake a list", 4, World::shake),
     ("forged datagram", 4, World::forge),
     ("replay", 5, World::replay),
-    ("stall a reader", 4, World::stall_reader),
-    ("a reader goes on", 5, World::resume_reader),
+    ("stall a reader", 8, World::stall_reader),
+    ("a reader goes on", 6, World::resume_reader),
     ("reset", 1, World::reset),
+    ("freeze a holder", 3, World::freeze),
+    ("vanish", 2, World::vanish),
+    ("a vanished peer is given up", 2, World::give_up),
 ];
 
 impl World {
@@ -46,8 +49,10 @@ impl World {
     pub(crate) fn populate(&mut self) {
         for _ in 0..self.workload.usize(4..14) {
             let user = (self.workload.u8(0..3) > 0).then(|| self.any_user());
+            let by_holder = user.is_some() && self.workload.bool();
             self.subs.push(Sub {
                 user,
+                by_holder,
                 ..Sub::default()
             });
         }
@@ -203,6 +208,7 @@ impl World {
             subscriber.views.clear();
         }
         let (last_id, user) = (subscriber.last_id, subscriber.user);
+        let by_holder = subscriber.by_holder;
         let key = self.connect();
         self.subs[sub].conn = Some(key);
         let mut header = match (last_id, key % 8) {
@@ -218,6 +224,7 @@ impl World {
                 .map(|user| format!("watch={}", escape(&self.names[*user])))
                 .collect();
             query.extend(user.map(|user| format!("user={}", escape(&self.names[user]))));
+            query.extend(by_holder.then(|| "vouch=self".to_owned()));
             if self.workload.bool()
                 && let Some(id) = last_id
             {
@@ -241,6 +248,9 @@ impl World {
                     serde_json::to_string(&self.names[user]).expect("JSON")
                 ));
             }
+            if by_holder {
+                body.push_str(",\"vouch\":\"self\"");
+            }
             body.push('}');
             post("/v1/stream", &header, &body, None)
         });
@@ -248,6 +258,7 @@ impl World {
         let conn = self.conns.get_mut(&key).expect("new");
         conn.sub = Some(sub);
         conn.user = user;
+        conn.by_holder = by_holder;
         self.ask(key, &bytes, Want::Stream);
     }
 
@@ -314,6 +325,62 @@ impl World {
         }
     }
 
+    /// The holder of a stream has read a ping: it answers on another connection, to any shard.
+    pub(crate) fn answer_ping(&mut self, sub: usize) {
+        let subscriber = &self.subs[sub];
+        let (Some(user), Some(stream)) = (subscriber.user, subscriber.stream.clone()) else {
+            return;
+        };
+        if !subscriber.by_holder || self.mono < subscriber.frozen_until {
+            return;
+        }
+        let Some(held) = subscriber.conn else {
+            return;
+        };
+        let key = self.connect();
+        self.answers.push(Answering {
+            key,
+            user,
+            stream: held,
+            sent_at: self.mono,
+            open: true,
+        });
+        let target = format!("/v1/stream/{stream}/beat");
+        let bytes = format!("POST {target} HTTP/1.1\r\nHost: sim\r\nContent-Length: 0\r\n\r\n");
+        self.ask(key, bytes.as_bytes(), Want::Answer);
+    }
+
+    /// A page is frozen, or gone behind a proxy: its socket is read, and nobody answers.
+    fn freeze(&mut self) {
+        let sub = self.workload.usize(0..self.subs.len());
+        self.subs[sub].frozen_until = self.mono + self.workload.u64(500..12_000);
+    }
+
+    /// A reader is gone without a word, and so is its kernel.
+    fn vanish(&mut self) {
+        if let Some(key) = self.some_stream()
+            && let Some(conn) = self.conns.get_mut(&key)
+            && conn.is_calm()
+            && conn.live_since.is_some()
+        {
+            conn.vanished_at = Some(self.mono);
+            conn.acknowledged_at = self.mono;
+        }
+    }
+
+    /// The kernel gives up a peer that acknowledges nothing.
+    fn give_up(&mut self) {
+        let vanished = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.vanished_at.is_some());
+        let keys: Vec<u32> = vanished.map(|(key, _)| *key).collect();
+        if !keys.is_empty() {
+            let key = keys[self.workload.usize(0..keys.len())];
+            self.hang_up(key, true);
+        }
+    }
+
     fn some_stream(&mut self) -> Option<u32> {
         let live: Vec<u32> = self.subs.iter().filter_map(|sub| sub.conn).collect();
         (!live.is_empty()).then(|| live[self.workload.usize(0..live.len())])
@@ -348,7 +415,7 @@ impl World {
         }
     }
 
-    fn hang_up(&mut self, key: u32, rude: bool) {
+    pub(crate) fn hang_up(&mut self, key: u32, rude: bool) {
         let Some(conn) = self.conns.get_mut(&key) else {
             return;
         };
@@ -693,7 +760,9 @@ impl World {
     fn stall_reader(&mut self) {
         if let Some(key) = self.some_stream() {
             let room = [0, 1, 100, 700][self.workload.usize(0..4)];
-            if let Some(conn) = self.conns.get_mut(&key) {
+            if let Some(conn) = self.conns.get_mut(&key)
+                && conn.vanished_at.is_none()
+            {
                 conn.room = room;
             }
         }

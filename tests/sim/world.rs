@@ -66,6 +66,19 @@ pub(crate) struct Datagram {
     pub(crate) users: Vec<usize>,
 }
 
+/// A beat of a stream's holder on its way, which counts on the shard that holds the stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answering {
+    /// The connection that asks.
+    pub(crate) key: u32,
+    pub(crate) user: usize,
+    pub(crate) sent_at: u64,
+    /// The connection of the stream.
+    pub(crate) stream: u32,
+    /// Its answer may come yet.
+    pub(crate) open: bool,
+}
+
 /// Something that beats on its own for its user.
 pub(crate) struct Device {
     pub(crate) user: usize,
@@ -147,6 +160,7 @@ pub(crate) struct World {
     pub(crate) conns_made: u32,
     pub(crate) subs: Vec<Sub>,
     pub(crate) devices: Vec<Device>,
+    pub(crate) answers: Vec<Answering>,
     pub(crate) patient: bool,
     /// The last boot, suspend or step of the clock (mono).
     pub(crate) jolted_at: u64,
@@ -248,6 +262,7 @@ impl World {
             conns_made: 0,
             subs: Vec::new(),
             devices: Vec::new(),
+            answers: Vec::new(),
             patient,
             jolted_at: 0,
             sent: Vec::new(),
@@ -472,7 +487,8 @@ impl World {
             let asker = match &mail {
                 Mail::Edit(edit) => edit.asker.0,
                 Mail::Errand(errand) => errand.asker().shard,
-                _ => unreachable!("nothing else bounces"),
+                Mail::StreamBeats { from, .. } => *from,
+                other => unreachable!("{other:?} does not bounce"),
             };
             let (asker, now) = (usize::from(asker), self.now());
             self.engine(asker).handle_bounced(mail, now);
@@ -530,6 +546,7 @@ impl World {
                 Want::Stream if hello => {
                     conn.live_since = Some(self.mono);
                     conn.leaving = may_end(&self.partings, conn.user);
+                    (conn.pinged_at, conn.heard_at) = (self.mono, self.mono);
                     if let Some(user) = conn.user {
                         self.beat(user, u64::MAX);
                     }
@@ -562,6 +579,7 @@ impl World {
         if std::mem::take(&mut conn.opening) {
             conn.live_since = Some(mono);
             conn.leaving = may_end(&self.partings, conn.user);
+            (conn.pinged_at, conn.heard_at) = (mono, mono);
             if let Some(user) = conn.user {
                 let wall = self.wall();
                 self.users[user].vouched(None, mono, wall);
@@ -589,7 +607,9 @@ impl World {
         conn.blocked = n < bytes.len();
         conn.taken_bytes += n as u64;
         conn.unread.extend_from_slice(&bytes[..n]);
-        if conn.room == usize::MAX {
+        if conn.vanished_at.is_some() {
+            conn.owes = true;
+        } else if conn.room == usize::MAX {
             self.client_reads(key);
         }
         n
@@ -600,7 +620,7 @@ impl World {
         let conn = self.conns.get_mut(&key).expect("open");
         if let Some(id) = conn.id.take() {
             let shard = conn.shard;
-            if let Some(user) = conn.user {
+            if let Some(user) = conn.user.filter(|_| !conn.by_holder || conn.opening) {
                 self.note_vouched(shard, key, user);
             }
             self.shards[shard].conns.remove(&(id.index, id.generation));
@@ -647,6 +667,8 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::LimitQueryUsers,
     Counter::LimitOutboxBytes,
     Counter::LimitWriteStall,
+    Counter::LimitAck,
+    Counter::LimitStreamLife,
     Counter::LimitSweepSlotsPerTurn,
     Counter::LimitFlushesPerTurn,
     Counter::LimitMailPerTurn,
@@ -683,12 +705,13 @@ pub(crate) const COUNTERS: &[Counter] = &[
     Counter::ResumesPartial,
     Counter::ResumesFull,
     Counter::MarksCoalesced,
-    Counter::EventsKeepAlive,
+    Counter::EventsPing,
     Counter::EventsGoodbye,
     Counter::EventsOverloaded,
     Counter::BeatsUdp,
     Counter::BeatsHttp,
     Counter::BeatsStream,
+    Counter::BeatsHolder,
     Counter::LeavesUdp,
     Counter::LeavesHttp,
     Counter::TransitionsOnline,

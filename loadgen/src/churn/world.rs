@@ -552,7 +552,15 @@ impl Handler for World<'_> {
             .iter()
             .map(|contact| self.first_user + contact.user)
             .collect();
-        write_stream_request(&self.population, host, None, &users, lasting.last_id, out);
+        write_stream_request(
+            &self.population,
+            host,
+            None,
+            &users,
+            lasting.last_id,
+            false,
+            out,
+        );
     }
 
     fn connected(&mut self, conn: usize, now_us: u64) {

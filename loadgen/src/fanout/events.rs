@@ -18,7 +18,7 @@ impl Handler for Watchers<'_> {
         let publishers: Vec<u64> = (0..self.args.publishers as u64)
             .map(|p| FIRST_PUBLISHER + p)
             .collect();
-        write_stream_request(&self.population, host, None, &publishers, 0, out);
+        write_stream_request(&self.population, host, None, &publishers, 0, false, out);
     }
 
     fn connected(&mut self, conn: usize, now_us: u64) {

@@ -18,9 +18,10 @@ fn herd(watches: u32) -> Herd {
         },
         states: watches,
         publish: true,
+        answer_pings: false,
         ready: Ready::Snapshot,
     };
-    Herd::new(plan, 0)
+    Herd::new(plan, 0).unwrap()
 }
 
 fn snapshot(herd: &mut Herd, conn: usize, users: usize) -> (u64, u64) {

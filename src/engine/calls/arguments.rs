@@ -13,8 +13,8 @@ use crate::pages::Page;
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
-    BodyFault, Entry, StreamAsk, Told, parse_leave, parse_stream_ask, parse_told, parse_told_list,
-    parse_users, parse_watch_edit,
+    BAD_VOUCH, BodyFault, Entry, StreamAsk, Told, Vouch, parse_leave, parse_stream_ask, parse_told,
+    parse_told_list, parse_users, parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Answer, Cache, problems};
@@ -106,6 +106,7 @@ impl Engine {
                 }
                 serve(self, id, ask, ignored, now)
             }
+            Serve::Beats(serve) => serve(self, id, segment, now),
             Serve::Edits(serve) => {
                 let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;
                 serve(self, id, segment, edit, now)
@@ -202,6 +203,7 @@ fn record(segment: &str, body: &[u8]) -> Result<Told, Fault> {
 /// What the query of a stream asks for, and what else stands there.
 fn stream_asked(query: &str, watch_max: usize) -> Result<(StreamAsk, Ignored), Fault> {
     let (mut ask, mut ignored) = (StreamAsk::default(), Ignored::default());
+    let mut vouch = None;
     for (name, value) in query_pairs(query) {
         match &*name {
             b"watch" => {
@@ -215,6 +217,11 @@ fn stream_asked(query: &str, watch_max: usize) -> Result<(StreamAsk, Ignored), F
                 let user = entry(value.as_deref());
                 ask.user = Some(user.map_err(|fault| BodyFault::User { member, fault })?);
             }
+            b"vouch" if vouch.is_none() => {
+                let said = value.as_deref().and_then(Vouch::parse);
+                vouch = Some(said.ok_or(Fault::Query(BAD_VOUCH.into()))?);
+            }
+            b"vouch" => return Err(Fault::Query("vouch stands twice".into())),
             b"user" => {
                 let detail = "user stands twice: a stream has one holder";
                 return Err(Fault::Query(detail.into()));
@@ -224,6 +231,7 @@ fn stream_asked(query: &str, watch_max: usize) -> Result<(StreamAsk, Ignored), F
         }
     }
     ask.last_event_id = last_event_id(query);
+    ask.vouch = vouch.unwrap_or_default();
     Ok((ask, ignored))
 }
 

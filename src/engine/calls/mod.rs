@@ -20,6 +20,7 @@ mod refusal;
 pub(super) mod refused;
 pub(super) mod served;
 pub(super) mod stream;
+mod stream_beat;
 mod stream_id;
 mod table;
 

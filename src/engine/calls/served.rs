@@ -11,6 +11,7 @@ use crate::presence::InternFault;
 use crate::slot::Slot;
 use crate::time::Mono;
 use crate::wire::UserBuf;
+use crate::wire::record::Vouch;
 use crate::wire::response::{Answer, problems};
 
 /// What a call comes to.
@@ -66,6 +67,8 @@ pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 #[derive(Debug)]
 pub(in crate::engine) struct NewStream {
     pub(super) publisher: Option<Slot>,
+    /// Who beats for the publisher.
+    pub(super) vouch: Vouch,
     pub(super) watch: Vec<UserBuf>,
     /// Whom it shall not watch, for they are no users.
     pub(super) refused: Refused,

@@ -17,7 +17,7 @@ use crate::realtime::ConnId;
 use crate::realtime::watches::{NAME_BYTES, Target};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
-use crate::wire::record::StreamAsk;
+use crate::wire::record::{StreamAsk, Vouch};
 use crate::wire::response::{Answer, write_answer};
 use crate::wire::sse;
 use crate::wire::{User, UserBuf};
@@ -43,7 +43,7 @@ pub(super) fn open(
         // Presence nodes know of no drain: that its holder is there they hear here.
         let user = ask.user.as_ref().filter(|_| engine.upstream.is_some());
         if let Some(slot) = user.and_then(|user| engine.presence.lookup(user.user())) {
-            engine.vouch_for(slot, true, now);
+            engine.vouch_for(slot, true, Counter::BeatsStream, now);
         }
         return Served::Overloaded("draining");
     }
@@ -67,6 +67,7 @@ pub(super) fn open(
     };
     let mut new = NewStream {
         publisher,
+        vouch: ask.vouch,
         watch,
         refused,
         ignored,
@@ -96,15 +97,21 @@ impl Engine {
         let mut targets: Vec<Target> = watch.map(|user| self.target(user.user())).collect();
         self.conns.watches.add(id.index, &mut targets, false);
         self.mark_untold(id.index, new.last_event_id.as_deref(), now);
+        let by_holder = new.vouch == Vouch::Holder && new.publisher.is_some();
         self.say_hello(id, pending, &new, now);
         let unsure = self.presence.is_follower();
         self.conns.stream_begins(id.index, unsure, now.mono);
         if let Some(slot) = new.publisher {
-            self.conns.at(id.index).set_publisher(slot.index());
+            let conn = self.conns.at(id.index);
+            conn.set_publisher(slot.index());
+            if by_holder {
+                conn.leave_beats_to_holder();
+            }
             self.conns.hold(id.index);
             self.passes.logging_out.spare(slot, id);
+            // Whoever opens a stream is here.
             if !new.vouched {
-                self.vouch_for(slot, true, now);
+                self.vouch_for(slot, true, Counter::BeatsStream, now);
             }
         }
         #[cfg(any(debug_assertions, feature = "planted"))]
@@ -178,6 +185,7 @@ impl Engine {
                 .random
                 .u64(self.settings.retry_ms..=self.settings.retry_ms_max()),
             more: &more,
+            by_holder: new.vouch == Vouch::Holder && new.publisher.is_some(),
         };
         let conn = self.conns.at(id.index);
         write_answer(

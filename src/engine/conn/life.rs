@@ -217,6 +217,12 @@ impl Conns {
         }
     }
 
+    /// A stream's holder is here: its publisher is held again, if it was not any more.
+    pub(in crate::engine) fn hear(&mut self, index: u32) {
+        self.table.at(index).hear();
+        self.hold(index);
+    }
+
     /// A stream's publisher is held by it no more.
     pub(in crate::engine) fn release(&mut self, index: u32) {
         let conn = self.table.at(index);

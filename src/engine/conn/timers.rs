@@ -72,6 +72,18 @@ impl Conns {
         base - base / 4 * spread / 65_536
     }
 
+    /// Says a ping on a stream, however lately it was written to.
+    pub(in crate::engine) fn ping(&mut self, index: u32, now: Mono) {
+        self.table.at(index).owe_ping();
+        self.queue(index, now);
+    }
+
+    /// Time since a stream was last written to, in ms, less up to two ticks.
+    pub(in crate::engine) fn written_ms_ago(&mut self, index: u32, now: Mono) -> u64 {
+        let written = self.table.at(index).moment;
+        self.timers.ms_since(written, now)
+    }
+
     /// Is what a connection's timer was set for due?
     fn see_to(&mut self, id: ConnId, now: Mono, counters: &mut Counters) -> Option<Overdue> {
         if self.has_stalled(id, now) {
@@ -137,13 +149,13 @@ impl Conns {
             && since.is_some_and(|since| now >= since.plus_ms(self.settings.write_stall_max_ms))
     }
 
-    /// A stream that has been silent for its time says a keep-alive; one that has not is looked at
+    /// A stream that has been silent for its time says a ping; one that has not is looked at
     /// again when it would have been.
     fn keep_alive(&mut self, index: u32, now: Mono) {
         let period_ms = self.keep_alive_ms(index);
         let quiet_until = self.timers.later(self.table.at(index).moment, period_ms);
         if self.timers.reached(now) >= quiet_until {
-            self.table.at(index).owe_keep_alive();
+            self.table.at(index).owe_ping();
             self.queue(index, now);
             let next = self.timers.tick_in(now, period_ms);
             self.look_at(index, next);

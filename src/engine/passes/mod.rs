@@ -3,6 +3,7 @@
 //! Owns the passes over a shard's connections and slots, and how long a shard may sleep. `run`
 //! carries out what they say is due.
 
+mod aging;
 mod drain;
 mod log_out;
 mod pass;
@@ -15,6 +16,7 @@ mod vouch;
 use crate::engine::errand::PutOff;
 use crate::presence::{Sweep, Transition};
 use crate::time::Mono;
+use aging::Aging;
 use drain::Draining;
 use log_out::LoggingOut;
 use put_off::PuttingOff;
@@ -29,6 +31,7 @@ const HEARING_MS: u64 = 1_000;
 pub(super) struct Passes {
     sweeping: Sweeping,
     vouching: Vouching,
+    aging: Aging,
     resyncing: Resyncing,
     draining: Draining,
     pub(in crate::engine) putting_off: PuttingOff,
@@ -48,6 +51,7 @@ impl Passes {
         Passes {
             sweeping: Sweeping::new(sweep, now),
             vouching: Vouching::new(now),
+            aging: Aging::new(now),
             resyncing: Resyncing::default(),
             draining: Draining::default(),
             putting_off: PuttingOff::default(),
@@ -91,6 +95,11 @@ impl Passes {
     /// deadline.
     pub(super) fn hold_timers(&mut self, now: Mono) {
         self.timers_held_until = now.plus_ms(HEARING_MS);
+    }
+
+    /// Whether this shard was stalled so lately: what it wrote then may be on its way still.
+    pub(super) fn was_stalled(&self, within_ms: u64, now: Mono) -> bool {
+        now < self.timers_held_until.plus_ms(within_ms)
     }
 
     /// When a connection's timer that is due at `due` fires.

@@ -3,6 +3,7 @@
 //! Owns the order of what time brings. Each call does a bounded piece of each pass; what is left
 //! over makes the next turn begin at once. Never scans all of anything in one call.
 
+use super::aging::VISITS_MAX;
 use super::resync::Resynced;
 use super::vouch::Due;
 use crate::engine::conn::timers::{Fired, Overdue};
@@ -18,8 +19,6 @@ use crate::wire::sse;
 
 /// Timers that one call sees to: each may end a stream, or answer somebody.
 const FIRED_PER_CALL: u32 = 1_024;
-/// Longest goodbye block in bytes.
-const GOODBYE_BYTES_MAX: usize = 256;
 
 impl Engine {
     /// Timers, sweep, vouching, resync, drain: a bounded piece of each. Call every turn.
@@ -34,6 +33,7 @@ impl Engine {
         self.say_put_off(now);
         self.end_logged_out(now);
         self.vouch(now);
+        self.age(now);
         self.sweep_slice(now);
         self.resync_slice(now);
         self.reask_slice(now);
@@ -76,7 +76,7 @@ impl Engine {
     }
 
     fn vouch_for_all(&mut self, mut due: Due, now: Now) {
-        while let Some(slot) = due.next(&mut self.conns) {
+        while let Some((id, slot)) = due.next(&mut self.conns) {
             if self.passes.logging_out.concerns(slot) {
                 // Its stream may be one of those that end; one that does not has a turn again.
                 continue;
@@ -85,10 +85,21 @@ impl Engine {
                 .of
                 .is_none_or(|node| self.belongs_to(self.presence.user(slot), node))
             {
-                self.vouch_for(slot, false, now);
+                self.stream_due(id, slot, due.of.is_some(), now);
             }
         }
         self.passes.backlog |= !due.enough;
+    }
+
+    /// Ends streams that have lived for the longest life, less up to a fifth.
+    fn age(&mut self, now: Now) {
+        let (places, life_ms) = (self.conns.places(), self.settings.stream_life_ms);
+        let period_ms = life_ms / u64::from(VISITS_MAX);
+        let visits = self.passes.aging.go_on(places, period_ms, now.mono);
+        self.passes.backlog |= !visits.enough;
+        for index in visits {
+            self.stream_ages(index, VISITS_MAX, now);
+        }
     }
 
     fn sweep_context(&self, now: Now) -> SweepContext {
@@ -218,16 +229,17 @@ impl Engine {
         let away_ms = self.away_ms(now);
         let past_hearing = self.passes.draining.is_past_hearing(now.mono);
         let conn = self.conns.at(id.index);
-        let publisher = conn.publisher();
+        // Of whom nothing has come for longer nothing is known.
+        let publisher = conn.publisher().filter(|_| conn.missed() <= 1);
         match conn.phase() {
             Phase::Streaming => {
-                if conn.unsent_bytes() + GOODBYE_BYTES_MAX <= self.settings.outbox_bytes_max {
-                    conn.say(|out| sse::write_goodbye(away_ms, out));
+                if conn.unsent_bytes() + sse::GOODBYE_BYTES_MAX <= self.settings.outbox_bytes_max {
+                    conn.say(|out| sse::write_goodbye(away_ms, "draining", out));
                     self.counters.add(Counter::EventsGoodbye, 1);
                 }
                 // The time in which presence nodes miss its holder begins now.
                 if let Some(slot) = publisher.filter(|_| self.upstream.is_some()) {
-                    self.vouch_for(Slot::new(slot), false, now);
+                    self.vouch_for(Slot::new(slot), false, Counter::BeatsStream, now);
                 }
             }
             // What one asks that has just connected may be on its way.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::pass::{Pass, Stretch};
 use crate::engine::conn::life::Conns;
 use crate::planted::{self, Planted};
-use crate::realtime::Phase;
+use crate::realtime::{ConnId, Phase};
 use crate::slot::Slot;
 use crate::time::Mono;
 
@@ -41,18 +41,19 @@ impl Due {
         }
     }
 
-    /// The next publisher.
-    pub(super) fn next(&mut self, conns: &mut Conns) -> Option<Slot> {
+    /// The next publisher, and its stream.
+    pub(super) fn next(&mut self, conns: &mut Conns) -> Option<(ConnId, Slot)> {
         let vouches = !planted::is(Planted::VouchedOnce);
         let (mut places, end) = (self.places.clone(), self.places.end);
         let found = places.find_map(|index| {
-            conns.id_at(index)?;
+            let id = conns.id_at(index)?;
             let conn = conns.at(index);
-            conn.publisher()
-                .filter(|_| conn.phase() == Phase::Streaming && vouches)
+            let publisher = conn.publisher();
+            let slot = publisher.filter(|_| conn.phase() == Phase::Streaming && vouches)?;
+            Some((id, Slot::new(slot)))
         });
         self.places = places.start..end;
-        found.map(Slot::new)
+        found
     }
 }
 

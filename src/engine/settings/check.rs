@@ -48,6 +48,7 @@ impl Settings {
             ("offline-after-ms", self.offline_after_ms),
             ("sweep-interval-ms", self.sweep_interval_ms),
             ("keep-alive-ms", self.keep_alive_ms),
+            ("ack-max-ms", self.ack_max_ms),
             ("retry-ms", self.retry_ms),
             ("conns-max", self.conns_max as u64),
             ("header-count-max", self.header_count_max as u64),
@@ -110,6 +111,14 @@ impl Settings {
                  can lie behind in a stamp, so beats and goodbyes would be put in a wrong order; \
                  set beat-skew-max-ms to at most {BEHIND_MS_MAX}",
                 self.beat_skew_max_ms
+            ));
+        }
+        if self.stream_life_ms < beat.saturating_mul(5) {
+            faults.push(format!(
+                "stream-life-ms ({}) is less than five times beat-interval-ms ({beat}), so streams \
+                 would begin and end all the time; set stream-life-ms to at least {}",
+                self.stream_life_ms,
+                beat.saturating_mul(5)
             ));
         }
         if self.linger_ms > self.request_deadline_ms {
@@ -249,6 +258,8 @@ mod tests {
         );
         one(|s| s.watches_per_shard_max = 9_999, "watches-per-shard-max");
         one(|s| s.mailbox_max = 0, "mailbox-max");
+        one(|s| s.ack_max_ms = 0, "ack-max-ms");
+        one(|s| s.stream_life_ms = 49_999, "stream-life-ms");
         let none = faults(|s| {
             s.sweep_interval_ms = 12_500;
             s.beat_skew_max_ms = 1_000;
@@ -277,7 +288,7 @@ mod tests {
     fn extreme_values_do_not_overflow() {
         assert_eq!(
             faults(|s| (s.beat_interval_ms, s.sweep_interval_ms) = (u64::MAX, u64::MAX)).len(),
-            2
+            3
         );
     }
 

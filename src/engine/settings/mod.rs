@@ -68,11 +68,20 @@ pub struct Settings {
     /// At least the 1,000 ms by which the server's own clock may be off. Cost: recent goodbyes are
     /// remembered twice as long.
     pub beat_skew_max_ms: u64,
-    /// Silence on a stream after which at the latest a comment line keeps it alive, in ms,
-    /// jittered: told to clients in `hello`, who choose their read time-out by it. Default 15,000,
-    /// below the 60 s after which common proxies cut. Zero is refused. Cost: one small write per
-    /// stream and interval.
+    /// Silence on a stream after which at the latest a ping keeps it alive, in ms, jittered: told
+    /// to clients in `hello`, who know by it when a stream is dead. Default 15,000, below the 60 s
+    /// after which common proxies cut. Zero is refused. Cost: one small write per stream and
+    /// interval.
     pub keep_alive_ms: u64,
+    /// Time for which what was written to a stream may be unacknowledged before its holder is not
+    /// vouched for, in ms. Default 5,000. Zero takes each packet on its way for a silent
+    /// peer, and is refused. Cost: a system call per stream and `beat_interval_ms`, two for one
+    /// whose peer has not acknowledged all.
+    pub ack_max_ms: u64,
+    /// Longest life of a stream, in ms; it ends up to a fifth earlier, and its reader comes back at
+    /// once. Default 3,600,000. At least five times `beat_interval_ms`. Cost: a new connection
+    /// per stream and life.
+    pub stream_life_ms: u64,
     /// Base of the jittered delay before a reader reconnects (`retry:`), in ms; longer while
     /// draining and when overloaded. Default 3,000. Zero is refused: a fleet of readers would
     /// reconnect in a tight loop. Costs nothing; the hold after a start grows with it.
@@ -178,6 +187,8 @@ static DEFAULT: Settings = Settings {
     sweep_interval_ms: 250,
     beat_skew_max_ms: 30_000,
     keep_alive_ms: 15_000,
+    ack_max_ms: 5_000,
+    stream_life_ms: 3_600_000,
     retry_ms: 3_000,
     drain_ms: 10_000,
     restart_grace_ms: 300_000,
@@ -213,6 +224,8 @@ static TINY: Settings = Settings {
     sweep_interval_ms: 100,
     beat_skew_max_ms: 3_000,
     keep_alive_ms: 1_500,
+    ack_max_ms: 500,
+    stream_life_ms: 15_000,
     retry_ms: 300,
     drain_ms: 1_000,
     restart_grace_ms: 300_000,

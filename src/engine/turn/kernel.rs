@@ -80,6 +80,10 @@ pub trait Kernel {
     /// How a peer is getting on with what was written to it.
     fn peer(&mut self, socket: &Self::Socket) -> Peer;
 
+    /// None: the peer has acknowledged all that was written. Else the time since it last
+    /// acknowledged anything, in ms.
+    fn unacknowledged_ms(&mut self, socket: &Self::Socket) -> Option<u64>;
+
     /// Whether the kernel itself ends a connection whose peer acknowledges nothing for
     /// `write_stall_max_ms` (TCP_USER_TIMEOUT); it does so from the beginning.
     fn watch_over(&mut self, socket: &Self::Socket, on: bool);

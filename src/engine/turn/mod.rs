@@ -228,11 +228,13 @@ impl<S> Driver<S> {
         }
     }
 
-    /// Step 5: timers, a slice of the sweep, vouching, drain.
+    /// Step 5: timers, a slice of the sweep, vouching, drain. Of each stream that vouches for its
+    /// holder the kernel is asked first.
     pub fn fire_timers(&mut self, kernel: &mut impl Kernel<Socket = S>) {
         let cycles = self.engine.counters().counter(Counter::SweepCycles);
         let began = kernel.mono();
         self.engine.handle_timeout(self.now);
+        self.ask_kernel(kernel);
         // Turns without a slice of a sweep add next to nothing.
         self.sweep_micros += kernel.mono().micros_since(began);
         let counters = self.engine.counters();

@@ -149,6 +149,15 @@ impl<S> Driver<S> {
         kernel.close(socket);
     }
 
+    /// Whether the peers of streams whose turn it is acknowledge what is written to them.
+    pub(super) fn ask_kernel(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+        while let Some(conn) = self.engine.poll_asked() {
+            let socket = self.sockets.get_mut(conn);
+            let unacknowledged_ms = socket.and_then(|socket| kernel.unacknowledged_ms(socket));
+            self.engine.handle_acknowledged(unacknowledged_ms, self.now);
+        }
+    }
+
     /// Step 7: writes what streams and requesters must be told.
     pub fn flush(&mut self, kernel: &mut impl Kernel<Socket = S>) {
         for flushed in 0..self.budgets.flushes {

@@ -11,7 +11,6 @@ use crate::tools::endpoint::Endpoint;
 
 /// How often a read gives up waiting, so that the caller can look at the time and at signals.
 const READ_TIMEOUT: Duration = Duration::from_millis(200);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEAD_BYTES_MAX: usize = 16_384;
 /// Most of a refusal's body that is read.
 const REFUSAL_BYTES_MAX: u64 = 65_536;
@@ -30,6 +29,8 @@ pub(super) enum Got<'a> {
 /// Why there is no stream.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Refusal {
+    /// Nobody answers: the network may be back any moment.
+    Unanswered(String),
     /// Trying again may help.
     ForNow(String),
     /// It will not.
@@ -46,18 +47,17 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects and asks for the stream.
+    /// Connects and asks for the stream. Each of the two may take so long.
     pub(super) fn open(
         to: &Endpoint,
         user: Option<&str>,
         watch: &[String],
         last_event_id: &str,
+        timeout: Duration,
     ) -> Result<Link, Refusal> {
         let for_now = |error: std::io::Error| Refusal::ForNow(format!("{to}: {error}"));
-        let socket = connect(to)?;
-        socket
-            .set_read_timeout(Some(CONNECT_TIMEOUT))
-            .map_err(for_now)?;
+        let socket = connect(to, timeout)?;
+        socket.set_read_timeout(Some(timeout)).map_err(for_now)?;
         (&socket)
             .write_all(&request(to, user, watch, last_event_id))
             .map_err(for_now)?;
@@ -101,15 +101,21 @@ impl Link {
 }
 
 /// Tries each address in turn; the last one's error is told.
-fn connect(to: &Endpoint) -> Result<TcpStream, Refusal> {
-    let mut why = String::new();
-    for address in to.resolve().map_err(Refusal::ForNow)? {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+fn connect(to: &Endpoint, timeout: Duration) -> Result<TcpStream, Refusal> {
+    let mut refusal = Refusal::ForNow(format!("{to}: no address"));
+    for address in to.resolve().map_err(Refusal::Unanswered)? {
+        refusal = match TcpStream::connect_timeout(&address, timeout) {
             Ok(socket) => return Ok(socket),
-            Err(error) => why = format!("{to}: {error}"),
-        }
+            Err(error) => {
+                let why = format!("{to}: {error}");
+                match error.kind() {
+                    ErrorKind::ConnectionRefused => Refusal::ForNow(why),
+                    _ => Refusal::Unanswered(why),
+                }
+            }
+        };
     }
-    Err(Refusal::ForNow(why))
+    Err(refusal)
 }
 
 /// HTTP/1.0, so that no proxy on the way cuts the stream into chunks; POST, so that no list is too
@@ -147,7 +153,7 @@ fn read_head(
         let n = match socket.read(&mut chunk) {
             Ok(n) => n,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(for_now(format!("no answer: {error}"))),
+            Err(error) => return Err(Refusal::Unanswered(format!("{to}: no answer: {error}"))),
         };
         if n == 0 {
             return Err(for_now("closed without an answer".into()));

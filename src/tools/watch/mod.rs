@@ -32,10 +32,13 @@ pub struct Options {
 }
 
 /// Silence after which a stream counts as dead until its hello has named `keep_alive_ms`, in ms.
-const SILENCE_MAX_MS: u64 = 45_000;
-/// A live stream is never silent for longer than `keep_alive_ms`: so many of them missed, and it is
-/// dead.
-const KEEP_ALIVES_MISSED: u64 = 3;
+const SILENCE_MAX_MS: u64 = 18_750;
+/// Times for connecting and for the answer's head, in ms, in turn while nobody answers. Short ones,
+/// so that a network that is back is used at once: a packet that was lost is sent again ever more
+/// seldom. Longer ones, for a network that is slow.
+const ANSWER_TIMEOUTS_MS: [u64; 8] = [5_000, 1_000, 1_000, 1_000, 2_500, 1_000, 1_000, 1_000];
+/// Wait between two attempts that nobody answers, in ms.
+const UNANSWERED_WAIT_MS: u64 = 200;
 /// Reconnect delay until the server has named one, in ms.
 const RETRY_MS: u64 = 1_000;
 /// Longest wait between two attempts, in ms.
@@ -65,6 +68,8 @@ pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
         view: View::new(&options.users),
         server_ahead_ms: 0,
         silence_max_ms: SILENCE_MAX_MS,
+        heard: clock.now().mono,
+        last_id: String::new(),
     };
     let outcome = watcher.follow();
     let left = watcher.screen.leave();
@@ -74,6 +79,15 @@ pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
         End::Output(error) => Err(format!("output: {error}")),
         End::Refused(why) => Err(why),
     })
+}
+
+/// How a stream ended.
+struct Ended {
+    why: String,
+    /// So many of its events told a state.
+    events: u64,
+    /// Nothing came any more.
+    silent: bool,
 }
 
 /// Why watching ended early.
@@ -96,26 +110,43 @@ struct Watcher<'a, W: Write> {
     view: View,
     /// The server's clock less ours, in ms, as its last `hello` said.
     server_ahead_ms: i64,
-    /// Silence after which the stream counts as dead, in ms.
+    /// Silence after which the stream counts as dead, in ms: a quarter more than the longest of a
+    /// live one.
     silence_max_ms: u64,
+    /// When something was last heard.
+    heard: Mono,
+    /// The last id of the stream.
+    last_id: String,
 }
 
 impl<W: Write> Watcher<'_, W> {
     fn follow(&mut self) -> Result<(), End> {
         let mut last_event_id = String::new();
         let mut retry_ms = RETRY_MS;
-        let mut failures: u32 = 0;
+        let (mut failures, mut unanswered): (u32, usize) = (0, 0);
         while !self.stopped() {
+            let timeout_ms = ANSWER_TIMEOUTS_MS[unanswered % ANSWER_TIMEOUTS_MS.len()];
             let opened = Link::open(
                 &self.options.http,
                 self.options.user.as_deref(),
                 &self.options.users,
                 &last_event_id,
+                Duration::from_millis(timeout_ms),
             );
+            let mut longest_ms = u64::MAX;
             let why = match opened {
                 Ok(link) => {
+                    // The next attempt is a short one: the network may be gone.
+                    unanswered = 1;
                     let mut reader = Reader::default();
-                    let (why, events) = self.read_stream(link, &mut reader)?;
+                    let Ended {
+                        why,
+                        events,
+                        silent,
+                    } = self.read_stream(link, &mut reader)?;
+                    if silent {
+                        longest_ms = UNANSWERED_WAIT_MS;
+                    }
                     if !reader.last_event_id().is_empty() {
                         last_event_id = reader.last_event_id().into();
                     }
@@ -129,6 +160,11 @@ impl<W: Write> Watcher<'_, W> {
                     };
                     why
                 }
+                Err(Refusal::Unanswered(why)) => {
+                    unanswered += 1;
+                    longest_ms = UNANSWERED_WAIT_MS;
+                    why
+                }
                 Err(Refusal::ForNow(why)) => {
                     failures = failures.saturating_add(1);
                     why
@@ -136,51 +172,80 @@ impl<W: Write> Watcher<'_, W> {
                 Err(Refusal::ForGood(why)) => return Err(End::Refused(why)),
             };
             if !self.stopped() {
-                let wait_ms = wait_ms(retry_ms, failures, fastrand::f64());
-                self.screen.notice(&format!(
-                    "{why}; again in {:.1} s",
-                    wait_ms as f64 / 1_000.0
-                ))?;
-                self.sleep(wait_ms);
+                let wait_ms = wait_ms(retry_ms, failures, fastrand::f64()).min(longest_ms);
+                // While nobody answers it is said once, not at each attempt.
+                if unanswered <= 2 {
+                    let wait_s = wait_ms as f64 / 1_000.0;
+                    self.screen
+                        .notice(&format!("{why}; again in {wait_s:.1} s"))?;
+                }
+                self.sleep(wait_ms)?;
             }
         }
         Ok(())
     }
 
-    /// Reads one stream to its end: why it ended, and how many events told a state.
-    fn read_stream(&mut self, mut link: Link, reader: &mut Reader) -> Result<(String, u64), End> {
+    fn server_ms(&self) -> u64 {
+        let unix_ms = self.clock.now().unix.ms();
+        unix_ms.saturating_add_signed(self.server_ahead_ms)
+    }
+
+    /// After a silence that no live stream has, all that is shown is the last known.
+    fn look_for_silence(&mut self) -> Result<bool, End> {
+        let silent = self.clock.now().mono.ms_since(self.heard) > self.silence_max_ms;
+        if silent {
+            let lost = self.view.lose();
+            if !lost.is_empty() {
+                let server_ms = self.server_ms();
+                self.screen.show(&self.view, &lost, server_ms)?;
+            }
+        }
+        Ok(silent)
+    }
+
+    /// Reads one stream to its end.
+    fn read_stream(&mut self, mut link: Link, reader: &mut Reader) -> Result<Ended, End> {
+        let ended = |why: String, events| Ended {
+            why,
+            events,
+            silent: false,
+        };
         self.view.begin_stream();
+        self.last_id.clear();
         let mut events = 0;
-        let mut heard = self.clock.now().mono;
+        // A stream that says nothing at all is dead, too.
+        let opened = self.clock.now().mono;
         let mut drawn = Mono::default();
         let mut reason = None;
         loop {
             let mut changes = Vec::new();
             match link.read() {
                 Got::Bytes(bytes) => {
-                    heard = self.clock.now().mono;
+                    self.heard = self.clock.now().mono;
                     reader.feed(bytes, &mut |event| {
                         events += u64::from(event.event == "snapshot" || event.event == "presence");
                         self.take(event, &mut changes, &mut reason);
                     });
                 }
                 Got::Nothing => {}
-                Got::End(why) => return Ok((reason.unwrap_or(why), events)),
+                Got::End(why) => return Ok(ended(reason.unwrap_or(why), events)),
             }
             if self.stopped() {
-                return Ok(("interrupted".into(), events));
+                return Ok(ended("interrupted".into(), events));
             }
             let now = self.clock.now();
-            if now.mono.ms_since(heard) > self.silence_max_ms {
+            let silent = self.look_for_silence()?;
+            if silent && now.mono.ms_since(opened) > self.silence_max_ms {
                 let silence_s = self.silence_max_ms as f64 / 1_000.0;
-                return Ok((
-                    format!("the stream has been silent for {silence_s} s"),
-                    events,
-                ));
+                let why = format!("the stream has been silent for {silence_s} s");
+                return Ok(Ended {
+                    silent: true,
+                    ..ended(why, events)
+                });
             }
             if !changes.is_empty() || now.mono.ms_since(drawn) >= 1_000 {
                 drawn = now.mono;
-                let server_ms = now.unix.ms().saturating_add_signed(self.server_ahead_ms);
+                let server_ms = self.server_ms();
                 self.screen.show(&self.view, &changes, server_ms)?;
             }
         }
@@ -207,7 +272,8 @@ impl<W: Write> Watcher<'_, W> {
                     self.server_ahead_ms =
                         (hello.server_time as i64).wrapping_sub(self.clock.now().unix.ms() as i64);
                     self.view.offline_after_ms = hello.offline_after_ms;
-                    self.silence_max_ms = hello.keep_alive_ms.saturating_mul(KEEP_ALIVES_MISSED);
+                    self.silence_max_ms =
+                        hello.keep_alive_ms.saturating_add(hello.keep_alive_ms / 4);
                 }
                 return;
             }
@@ -224,6 +290,11 @@ impl<W: Write> Watcher<'_, W> {
                 serde_json::from_str::<Snapshot>(&event.data).map(|snapshot| snapshot.presence)
             }
             "presence" => serde_json::from_str::<Record>(&event.data).map(|record| vec![record]),
+            // It comes when the snapshot is whole.
+            "ping" => {
+                changes.extend(self.view.settle());
+                return;
+            }
             // Kinds that a later server may have are none of this client's business.
             _ => return,
         };
@@ -232,17 +303,24 @@ impl<W: Write> Watcher<'_, W> {
         if let Ok(id) = event.id.parse() {
             changes.extend(self.view.told_up_to(id));
         }
+        // A snapshot without an id of its own may be a part of one.
+        if event.event == "presence" || event.id != self.last_id {
+            self.last_id.clone_from(&event.id);
+            changes.extend(self.view.settle());
+        }
     }
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn sleep(&self, ms: u64) {
+    fn sleep(&mut self, ms: u64) -> Result<(), End> {
         let until = self.clock.now().mono.plus_ms(ms);
         while !self.stopped() && self.clock.now().mono < until {
             std::thread::sleep(Duration::from_millis(ms.min(50)));
+            self.look_for_silence()?;
         }
+        Ok(())
     }
 }
 

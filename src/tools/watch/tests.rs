@@ -54,6 +54,8 @@ fn watcher<'a>(
         view: View::new(&options.users),
         server_ahead_ms: 0,
         silence_max_ms: SILENCE_MAX_MS,
+        heard: clock.now().mono,
+        last_id: String::new(),
     }
 }
 
@@ -66,7 +68,7 @@ fn hello_says_how_long_a_stream_may_be_silent() {
     };
     let (clock, stop) = (Clock::new(), AtomicBool::new(false));
     let mut watcher = watcher(&options, &clock, &stop);
-    for (keep_alive_ms, silence_max_ms) in [(60_000, 180_000), (u64::MAX, u64::MAX)] {
+    for (keep_alive_ms, silence_max_ms) in [(60_000, 75_000), (u64::MAX, u64::MAX)] {
         let hello = Event {
             event: "hello".into(),
             data: format!(
@@ -166,10 +168,55 @@ fn the_table_is_redrawn_in_place() {
         status: "online".into(),
         since: Some(0),
         last_active: Some(0),
+        stale: false,
     });
     screen.show(&view, &[], 0).unwrap();
     let second = String::from_utf8(std::mem::take(&mut screen.out)).unwrap();
     assert!(second.starts_with("\x1b[2A\x1b[J"), "{second:?}");
     screen.notice("gone").unwrap();
     assert_eq!(screen.drawn, 0);
+}
+
+/// A server that falls silent, and answers nobody for a while: its relay holds the sockets open.
+#[test]
+fn silence_makes_every_state_stale_and_the_next_stream_makes_it_right() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = Options {
+        users: vec!["bob".into()],
+        user: None,
+        http: at(&listener.local_addr().unwrap().to_string()),
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let stop_too = Arc::clone(&stop);
+    let server = std::thread::spawn(move || {
+        let hello = "event: hello\nretry: 1\ndata: \
+                     {\"server_time\":9,\"offline_after_ms\":2,\"keep_alive_ms\":400}\n\n";
+        let bob = r#"{"user":"bob","status":"online","since":3,"last_active":5}"#;
+        let snapshot = format!(r#"{{"presence":[{bob}]}}"#);
+        let (mut silent, _) = accept(&listener);
+        let told = format!("{OK}{hello}{}", event("snapshot", "7", &snapshot));
+        silent.write_all(told.as_bytes()).unwrap();
+        // Nobody is answered.
+        let unanswered = accept(&listener);
+        let (mut conn, request) = accept(&listener);
+        assert!(request.contains("\r\nLast-Event-ID: 7\r\n"), "{request}");
+        let rest = event("snapshot", "9", r#"{"presence":[]}"#);
+        conn.write_all(format!("{OK}{hello}{rest}").as_bytes())
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        stop_too.store(true, Ordering::Relaxed);
+        let _ = conn.read(&mut [0; 1]);
+        drop((silent, unanswered));
+    });
+    let clock = Clock::new();
+    let mut watcher = watcher(&options, &clock, &stop);
+    assert!(watcher.follow().is_ok());
+    server.join().unwrap();
+    let printed = String::from_utf8(watcher.screen.out).unwrap();
+    let expected = [
+        r#"{"user":"bob","status":"online","since":3,"last_active":5}"#,
+        r#"{"user":"bob","status":"online","since":3,"last_active":5,"stale":true}"#,
+        r#"{"user":"bob","status":"online","since":3,"last_active":5}"#,
+    ];
+    assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
 }

@@ -14,11 +14,15 @@ pub struct Record {
     pub since: Option<u64>,
     /// Unix ms of the last beat.
     pub last_active: Option<u64>,
+    /// The last state known: there may be a newer one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
 }
 
 impl Record {
+    /// Whether it is known to be so now: what is stale has no green dot.
     fn online(&self) -> bool {
-        self.status == "online"
+        self.status == "online" && !self.stale
     }
 }
 
@@ -37,6 +41,8 @@ pub struct View {
     rows: Vec<Row>,
     /// The stream's last id.
     told_up_to: Option<u64>,
+    /// Nothing is heard: what is not this stream's word is the last known.
+    stale: bool,
     /// Silence after which the server calls somebody offline, in ms; as long as no hello has named
     /// it, any.
     pub offline_after_ms: u64,
@@ -50,6 +56,15 @@ struct Row {
     ours: bool,
     /// This stream's word that is older than `shown`.
     held: Option<Record>,
+}
+
+impl Row {
+    /// The state as it is shown, if nothing or something is heard now.
+    fn known(&self, stale: bool) -> Option<Record> {
+        let mut record = self.shown.clone()?;
+        record.stale |= stale && !self.ours;
+        Some(record)
+    }
 }
 
 impl View {
@@ -69,6 +84,7 @@ impl View {
         View {
             rows,
             told_up_to: None,
+            stale: false,
             offline_after_ms: u64::MAX,
         }
     }
@@ -82,12 +98,34 @@ impl View {
         }
     }
 
+    /// Nothing is heard any more. Returns the states that are the last known since now.
+    pub fn lose(&mut self) -> Vec<Record> {
+        if std::mem::replace(&mut self.stale, true) {
+            return Vec::new();
+        }
+        for row in &mut self.rows {
+            row.ours = false;
+        }
+        self.rows.iter().filter_map(|row| row.known(true)).collect()
+    }
+
+    /// The stream has told all that it has to: what it did not tell is as it was. Returns the
+    /// states that are right again.
+    pub fn settle(&mut self) -> Vec<Record> {
+        if !std::mem::replace(&mut self.stale, false) {
+            return Vec::new();
+        }
+        let others = self.rows.iter().filter(|row| !row.ours);
+        others.filter_map(|row| row.known(false)).collect()
+    }
+
     /// Takes a state in; true if it changed what is shown of somebody watched.
     pub fn apply(&mut self, record: &Record) -> bool {
         let Some(row) = self.rows.iter_mut().find(|row| row.user == record.user) else {
             return false;
         };
         row.held = None;
+        let was_stale = self.stale && !row.ours;
         match &row.shown {
             // Another node's not knowing yet takes back nothing.
             Some(_) if record.status == "unknown" => false,
@@ -96,7 +134,7 @@ impl View {
                 false
             }
             shown => {
-                let changed = shown.as_ref() != Some(record);
+                let changed = was_stale || shown.as_ref() != Some(record);
                 row.shown = Some(record.clone());
                 row.ours = true;
                 changed
@@ -139,10 +177,14 @@ impl View {
             .max()
             .unwrap_or(0);
         for row in shown {
-            let (user, record) = (&row.user, &row.shown);
+            let (user, record) = (&row.user, row.known(self.stale));
             let pad = " ".repeat(width - user.chars().count());
-            let (dot, words) = match record {
+            let (dot, words) = match &record {
                 Some(record) if record.online() => (GREEN_DOT, self.words(record, now_ms)),
+                Some(record) if record.stale => {
+                    let words = self.words(record, now_ms);
+                    (GREY_DOT, format!("{words} (last known)"))
+                }
                 Some(record) => (GREY_DOT, self.words(record, now_ms)),
                 None => (GREY_DOT, "no answer yet".into()),
             };
@@ -152,7 +194,8 @@ impl View {
         if !rest.is_empty() {
             let online = rest
                 .iter()
-                .filter(|row| row.shown.as_ref().is_some_and(Record::online))
+                .filter_map(|row| row.known(self.stale))
+                .filter(Record::online)
                 .count();
             writeln!(out, "  and {} more, {online} of them online", rest.len())
                 .expect("a String takes everything");
@@ -162,7 +205,8 @@ impl View {
 
     /// `online for 3 min, last active at most 25 s ago`, `offline for 2 h, last active 2 h ago`.
     fn words(&self, record: &Record, now_ms: u64) -> String {
-        if record.since.is_none() && record.last_active.is_none() && !record.online() {
+        let online = record.status == "online";
+        if record.since.is_none() && record.last_active.is_none() && !online {
             let known = record.status != "unknown";
             return if known { "never seen" } else { "not known yet" }.into();
         }
@@ -175,7 +219,7 @@ impl View {
             None => {}
             // A stream tells no beats. But who is online has beaten since the time that would make
             // an absence.
-            Some(ms) if record.online() => {
+            Some(ms) if online => {
                 words = format!(
                     "{words}, last active at most {} ago",
                     span(ms.min(self.offline_after_ms))
@@ -226,7 +270,36 @@ mod tests {
             status: status.into(),
             since: since.into(),
             last_active: last_active.into(),
+            stale: false,
         }
+    }
+
+    #[test]
+    fn a_dead_servers_dot_is_never_green() {
+        let mut view = View::new(&["bob".into(), "carol".into()]);
+        let (bob, carol) = (
+            record("bob", "online", 10, 10),
+            record("carol", "online", 10, 10),
+        );
+        assert!(view.apply(&bob) && view.apply(&carol));
+        assert_eq!(view.settle(), []);
+        assert!(view.table(5_000).contains(GREEN_DOT));
+        let stale = |record: &Record| Record {
+            stale: true,
+            ..record.clone()
+        };
+        assert_eq!(view.lose(), [stale(&bob), stale(&carol)]);
+        assert_eq!(view.lose(), []);
+        let table = view.table(5_000);
+        assert!(!table.contains(GREEN_DOT), "{table}");
+        assert!(table.contains("at most 4 s ago (last known)"), "{table}");
+        assert!(line(&stale(&bob)).ends_with(",\"stale\":true}"));
+        // Another stream tells of one of them; the other is as it was.
+        view.begin_stream();
+        assert!(view.apply(&bob));
+        assert_eq!(view.table(5_000).matches(GREEN_DOT).count(), 1);
+        assert_eq!(view.settle(), [carol]);
+        assert_eq!(view.table(5_000).matches(GREEN_DOT).count(), 2);
     }
 
     #[test]

@@ -168,6 +168,31 @@ pub fn parse_watch_edit(body: &[u8], watch_max: usize) -> Result<WatchEdit, Body
     })
 }
 
+/// Who beats for a stream's holder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Vouch {
+    /// The platform does while the stream is open: `vouch=stream`.
+    #[default]
+    Stream,
+    /// The holder does, who answers pings: `vouch=self`.
+    Holder,
+}
+
+impl Vouch {
+    /// Reads the value of a parameter or member.
+    pub fn parse(text: &[u8]) -> Option<Vouch> {
+        match text {
+            b"stream" => Some(Vouch::Stream),
+            b"self" => Some(Vouch::Holder),
+            _ => None,
+        }
+    }
+}
+
+/// What is said of a `vouch` that is neither.
+pub const BAD_VOUCH: &str = "vouch is \"stream\" (the server beats for the stream's holder) or \
+                             \"self\" (its holder does, at each ping)";
+
 /// What `GET` or `POST /v1/stream` asks for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StreamAsk {
@@ -177,15 +202,17 @@ pub struct StreamAsk {
     pub watch: Vec<Entry>,
     /// The event id of the stream before this one; none: a stream from the start.
     pub last_event_id: Option<String>,
+    /// Who beats for the user.
+    pub vouch: Vouch,
 }
 
 /// Reads the JSON body of `POST /v1/stream`:
-/// `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123"}`, all optional; null is the
-/// same as leaving a single one out.
+/// `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123","vouch":"self"}`, all optional;
+/// null is the same as leaving a single one out.
 ///
 /// Errors: it is no such object, `user` is none, or `watch` names too many.
 pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, BodyFault> {
-    const MEMBERS: [Member; 3] = [
+    const MEMBERS: [Member; 4] = [
         Member {
             name: "user",
             kind: Kind::User,
@@ -198,17 +225,29 @@ pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, Body
             name: "last_event_id",
             kind: Kind::Text,
         },
+        Member {
+            name: "vouch",
+            kind: Kind::Text,
+        },
     ];
-    let [user, watch, last_event_id] = parse(
+    let [user, watch, last_event_id, vouch] = parse(
         body,
         MEMBERS,
-        &["user", "watch", "last_event_id"],
+        &["user", "watch", "last_event_id", "vouch"],
         watch_max,
     )?;
+    let vouch = match vouch.and_then(Value::into_text) {
+        None => Vouch::Stream,
+        Some(text) => {
+            let malformed = || BodyFault::Malformed(BAD_VOUCH.into());
+            Vouch::parse(text.as_bytes()).ok_or_else(malformed)?
+        }
+    };
     Ok(StreamAsk {
         user: user.and_then(Value::into_user),
         watch: watch.map(Value::into_users).unwrap_or_default(),
         last_event_id: last_event_id.and_then(Value::into_text),
+        vouch,
     })
 }
 
@@ -446,9 +485,15 @@ mod tests {
             Ok(StreamAsk {
                 user: owned(&["alice"]).pop(),
                 watch: entries(&["bob"]),
-                last_event_id: Some("1764009600123".into())
+                last_event_id: Some("1764009600123".into()),
+                vouch: Vouch::Stream,
             })
         );
+        let vouch = |text: &str| ask(&format!("{{\"vouch\":{text}}}")).map(|ask| ask.vouch);
+        assert_eq!(vouch("\"self\""), Ok(Vouch::Holder));
+        assert_eq!(vouch("\"stream\""), Ok(Vouch::Stream));
+        assert_eq!(vouch("null"), Ok(Vouch::Stream));
+        assert_eq!(vouch("\"me\""), Err(malformed(BAD_VOUCH)));
         assert_eq!(
             ask(r#"{"user":""}"#),
             Err(BodyFault::User {

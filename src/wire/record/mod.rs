@@ -14,8 +14,8 @@ use crate::wire::User;
 use crate::wire::json::{write_str, write_u64};
 
 pub use body::{
-    BODY_DEPTH_MAX, BodyFault, LeaveAsk, StreamAsk, WatchEdit, parse_leave, parse_stream_ask,
-    parse_users, parse_watch_edit,
+    BAD_VOUCH, BODY_DEPTH_MAX, BodyFault, LeaveAsk, StreamAsk, Vouch, WatchEdit, parse_leave,
+    parse_stream_ask, parse_users, parse_watch_edit,
 };
 pub use item::{Entry, ItemFault};
 pub use told::{Told, parse_told, parse_told_list};

@@ -11,8 +11,8 @@ use crate::wire::record::Record;
 
 pub use reader::{Event, Reader};
 
-/// The lone comment line that keeps a stream alive.
-pub const KEEP_ALIVE: &[u8] = b":\n";
+/// Longest ping in bytes.
+pub const PING_BYTES_MAX: usize = 40;
 
 /// The first block of a stream.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Hello<'a> {
     pub retry_ms: u64,
     /// Further members, each with a comma before it.
     pub more: &'a [u8],
+    /// The holder beats for itself, as it has asked: it is told so.
+    pub by_holder: bool,
 }
 
 impl Hello<'_> {
@@ -51,15 +53,31 @@ impl Hello<'_> {
             out.extend_from_slice(member);
             write_u64(number, out);
         }
+        if self.by_holder {
+            out.extend_from_slice(b",\"vouch\":\"self\"");
+        }
         out.extend_from_slice(self.more);
         out.extend_from_slice(b"}\n\n");
     }
 }
 
-/// Appends `event: goodbye\nretry: N\ndata: {"reason":"draining"}\n\n`.
-pub fn write_goodbye(retry_ms: u64, out: &mut Vec<u8>) {
+/// Appends `event: ping\ndata: UNIX_MS\n\n`. It has data, for an EventSource dispatches nothing
+/// without, and a page must notice that nothing comes any more.
+pub fn write_ping(now: Unix, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: ping\ndata: ");
+    write_u64(now.ms(), out);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// Longest goodbye block in bytes.
+pub const GOODBYE_BYTES_MAX: usize = 256;
+
+/// Appends `event: goodbye\nretry: N\ndata: {"reason":REASON}\n\n`.
+pub fn write_goodbye(retry_ms: u64, reason: &'static str, out: &mut Vec<u8>) {
     write_retry(b"goodbye", retry_ms, out);
-    out.extend_from_slice(b"{\"reason\":\"draining\"}\n\n");
+    out.extend_from_slice(b"{\"reason\":");
+    write_str(reason, out);
+    out.extend_from_slice(b"}\n\n");
 }
 
 /// The last event id of who has been logged out.
@@ -189,6 +207,14 @@ mod tests {
     const OFFLINE: &str =
         r#"{"user":"bob","status":"offline","since":1764009604000,"last_active":1764009579000}"#;
 
+    const PING: &str = "event: ping\ndata: 5\n\n";
+
+    #[test]
+    fn a_ping_is_an_event_with_data() {
+        assert_eq!(text(|out| write_ping(Unix::from_ms(5), out)), PING);
+        assert!(text(|out| write_ping(Unix::LATEST, out)).len() <= PING_BYTES_MAX);
+    }
+
     #[test]
     fn blocks() {
         let hello = Hello {
@@ -200,6 +226,7 @@ mod tests {
             keep_alive_ms: 15_000,
             retry_ms: 3_417,
             more: b",\"refused_total\":1",
+            by_holder: false,
         };
         assert_eq!(
             text(|out| hello.write(out)),
@@ -208,8 +235,17 @@ mod tests {
              \"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000,\
              \"refused_total\":1}\n\n"
         );
+        let by_holder = Hello {
+            by_holder: true,
+            ..hello
+        };
+        let said = text(|out| by_holder.write(out));
+        assert!(
+            said.ends_with(",\"refused_total\":1,\"vouch\":\"self\"}\n\n"),
+            "{said}"
+        );
         assert_eq!(
-            text(|out| write_goodbye(9, out)),
+            text(|out| write_goodbye(9, "draining", out)),
             "event: goodbye\nretry: 9\ndata: {\"reason\":\"draining\"}\n\n"
         );
         assert_eq!(
@@ -241,7 +277,7 @@ mod tests {
         let id = Some(Unix::from_ms(7));
         let whole = |records: usize, opening, closing| {
             text(|out| {
-                out.extend_from_slice(KEEP_ALIVE);
+                write_ping(Unix::from_ms(5), out);
                 write_snapshot_open(opening, out);
                 for index in 0..records {
                     match index % 2 {
@@ -254,17 +290,17 @@ mod tests {
         };
         assert_eq!(
             whole(0, None, None),
-            ":\nevent: snapshot\ndata: {\"presence\":[]}\n\n"
+            format!("{PING}event: snapshot\ndata: {{\"presence\":[]}}\n\n")
         );
         assert_eq!(
             whole(1, id, None),
-            format!(":\nevent: snapshot\nid: 7\ndata: {{\"presence\":[{OFFLINE}]}}\n\n")
+            format!("{PING}event: snapshot\nid: 7\ndata: {{\"presence\":[{OFFLINE}]}}\n\n")
         );
         assert_eq!(
             whole(3, None, id),
             format!(
-                ":\nevent: snapshot\ndata: {{\"presence\":[{OFFLINE},{OFFLINE},{OFFLINE}]}}\nid: \
-                 7\n\n"
+                "{PING}event: snapshot\ndata: \
+                 {{\"presence\":[{OFFLINE},{OFFLINE},{OFFLINE}]}}\nid: 7\n\n"
             )
         );
     }

@@ -178,6 +178,10 @@ impl Kernel for Simulated<'_> {
         Peer::CaughtUp
     }
 
+    fn unacknowledged_ms(&mut self, _: &Self::Socket) -> Option<u64> {
+        None
+    }
+
     fn watch_over(&mut self, _key: &u32, _on: bool) {}
 
     fn fall_asleep(&mut self, seen: Order) -> bool {

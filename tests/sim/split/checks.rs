@@ -418,6 +418,7 @@ impl Split {
                 }
                 return;
             }
+            ("ping" | "goodbye", Some(_)) => return,
             ("snapshot", Some(_)) => reader.snapshot_seen = true,
             ("presence", Some(_)) if reader.snapshot_seen => {}
             _ => self.fail(format!("client {client} reads out of turn: {event:?}")),

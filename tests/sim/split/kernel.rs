@@ -195,6 +195,10 @@ impl Kernel for Simulated<'_> {
         Peer::CaughtUp
     }
 
+    fn unacknowledged_ms(&mut self, _: &u32) -> Option<u64> {
+        None
+    }
+
     fn watch_over(&mut self, _key: &u32, _on: bool) {}
 
     fn worked(&mut self, _piece: Piece<'_, u32>, _engine: &mut Engine) {

@@ -215,6 +215,8 @@ impl Split {
             beat_skew_max_ms: 12_000,
             sweep_interval_ms: 250,
             keep_alive_ms: 15_000,
+            // Here streams last as long as their clients want.
+            stream_life_ms: 3_600_000,
             conns_max: 64,
             head_bytes_max: 8_192,
             body_bytes_max: if narrow { 4_096 } else { 1 << 20 },

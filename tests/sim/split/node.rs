@@ -374,7 +374,6 @@ impl Split {
         }
         for read in reads {
             match (read, who) {
-                (Read::Comment, Who::Stream(_)) => {}
                 (Read::StreamHead, Who::Stream(client)) => self.stream_began(client, key),
                 (Read::Event(event), Who::Stream(client)) => self.event(client, key, &event),
                 (Read::Response(response), Who::Edit(client)) => {

@@ -12,7 +12,7 @@ mod tests;
 
 use super::ignored::Ignored;
 use super::served::Served;
-use super::{beat, edit, leave, node, query, stream};
+use super::{beat, edit, leave, node, query, stream, stream_beat::beat as stream_beat};
 use crate::engine::parts::Engine;
 use crate::engine::role::Role;
 use crate::engine::told;
@@ -27,11 +27,11 @@ use crate::wire::response::Answer;
 
 use Call::{
     Beat, Health, Leave, Metrics, Page, PresenceMany, PresenceOne, PresencePut, PresenceQuery,
-    Stream, StreamWatch,
+    Stream, StreamBeat, StreamWatch,
 };
 use Method::{Get, Post, Put};
 use Roles::{Decides, Every, Mirrors, Streams};
-use Serve::{Bare, Edits, Fixed, Listed, Notes, One, Opens, Parts, Record, Records, Users};
+use Serve::{Bare, Beats, Edits, Fixed, Listed, Notes, One, Opens, Parts, Record, Records, Users};
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Open, Service};
 
@@ -47,6 +47,7 @@ const TABLE: &[Row] = &[
     row(Get,  "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
     row(Post, "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
     row(Post, STREAM_WATCH,          StreamWatch,   Streams, Open,    Refused, Edits(edit::edit)),
+    row(Post, STREAM_BEAT,           StreamBeat,    Streams, Open,    Allowed, Beats(stream_beat)),
     row(Post, "/v1/beat",            Beat,          Decides, Open,    Refused, Notes(beat::beat)),
     row(Post, "/v1/leave",           Leave,         Every,   Open,    Refused, Parts(leave::leave)),
     row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
@@ -58,6 +59,8 @@ const TABLE: &[Row] = &[
 ];
 
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
+/// Served beyond the limit of connections too: whom a full server does not hear is offline.
+const STREAM_BEAT: &str = "/v1/stream/{stream}/beat";
 
 pub(super) struct Row {
     /// Its method; what takes GET takes HEAD, and every path takes OPTIONS.
@@ -139,6 +142,8 @@ pub(super) enum Serve {
     /// Who asks, and what a stream is to be: in the query of a GET, in the body of a POST; and what
     /// else is in the query.
     Opens(fn(&mut Engine, ConnId, StreamAsk, Ignored, Now) -> Served),
+    /// Who asks, and the stream in the path.
+    Beats(fn(&mut Engine, ConnId, &str, Now) -> Served),
     /// Who asks, the stream in the path, and the edit of the body.
     Edits(fn(&mut Engine, ConnId, &str, WatchEdit, Now) -> Served),
 }
@@ -201,7 +206,7 @@ impl Row {
     /// Whether the call has a JSON body.
     pub(super) fn has_body(&self) -> bool {
         match self.serve {
-            Bare(_) | Fixed(_) | One(_) | Listed(_) => false,
+            Bare(_) | Fixed(_) | One(_) | Listed(_) | Beats(_) => false,
             Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) => true,
             Opens(_) => self.method == Post,
         }
