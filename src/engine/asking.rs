@@ -70,6 +70,15 @@ impl Engine {
         }
     }
 
+    /// Asks about a user, watched or not: a state that its source told was not taken over.
+    pub(super) fn ask_presence_node(&mut self, user: User<'_>) {
+        let slot = self.presence.lookup(user);
+        if let Some(upstream) = &mut self.upstream {
+            upstream.ask(user.as_str());
+            upstream.awaited.extend(slot.map(Slot::index));
+        }
+    }
+
     /// Whether this shard has yet to hear the answer about somebody whom the stream watches.
     pub(super) fn awaits_answer(&self, conn: u32) -> bool {
         let Some(upstream) = &self.upstream else {

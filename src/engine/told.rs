@@ -4,7 +4,7 @@
 //! Owns whom it believes and what is said back. Taken over means told: the transitions go the way
 //! of all others.
 
-use super::calls::refused::Refused;
+use super::calls::refused::{Reason, Refused};
 use super::calls::served::overloaded;
 use super::parts::Engine;
 use crate::metrics::Counter;
@@ -41,6 +41,10 @@ pub(super) fn put(
         Some(taken) if taken.in_step => Source::InStep,
         _ => Source::Told,
     };
+    // By the clock of the source, as far as it has told it; by hand, by this node's.
+    let clock = taken.map(|taken| engine.presence.clock_of(taken.source, now));
+    let skew_ms = engine.settings.beat_skew_max_ms;
+    let latest = clock.unwrap_or(now.unix).plus_ms(skew_ms);
     // Not an error: repeating it would not help, and must not hold up the publishers behind.
     let mut refused = Refused::default();
     for (index, told) in list.iter().enumerate() {
@@ -55,6 +59,15 @@ pub(super) fn put(
         if taken.is_some_and(|taken| !engine.belongs_to(user, taken.source)) {
             // It had the user before another node was added, and hears no more beats.
             engine.counters.add(Counter::ToldForeign, 1);
+            continue;
+        }
+        if told.since.is_some_and(|since| since > latest) {
+            // Taken over it would stand against all that is true until that time has come. What its
+            // source says of it when asked is another matter.
+            refused.add(index, Reason::SinceAhead, &mut engine.counters);
+            if taken.is_some() {
+                engine.ask_presence_node(user);
+            }
             continue;
         }
         let slot = match engine.presence.intern(user) {

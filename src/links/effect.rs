@@ -87,6 +87,8 @@ pub enum Notice {
     StatesRefused(String),
     /// It has no room for so many users.
     NoRoom(u64),
+    /// It did not take over so many states; why the first.
+    ItemsRefused(u64, String),
     /// It does not answer questions; why.
     NotAnswering(String),
     /// It refuses questions about some users each by itself; why.
@@ -124,6 +126,11 @@ impl fmt::Display for Notice {
             Notice::NoRoom(users) => write!(
                 out,
                 "the real-time node has no room for {users} users; raise its --users-max"
+            ),
+            Notice::ItemsRefused(states, why) => write!(
+                out,
+                "the real-time node did not take {states} states over ({why}); it asks about them. \
+                 Do the nodes' clocks agree?"
             ),
             Notice::NotAnswering(why) => write!(
                 out,

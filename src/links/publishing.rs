@@ -86,9 +86,12 @@ impl Publishing {
         if let Ok(said) = reply
             && said.status == 200
         {
-            let refused = refused_of(said);
+            let (refused, why) = refused_of(said);
             effects.push(Effect::Count(Counter::RelayStatesRefused, refused));
-            effects.push(Effect::Say(Notice::NoRoom(refused)));
+            effects.push(Effect::Say(match &*why {
+                "users_max" => Notice::NoRoom(refused),
+                _ => Notice::ItemsRefused(refused, why),
+            }));
         }
         effects
     }
@@ -121,10 +124,11 @@ impl Publishing {
     }
 }
 
-fn refused_of(said: &Said) -> u64 {
-    let body: Option<serde_json::Value> = serde_json::from_slice(&said.body).ok();
-    body.and_then(|body| body["refused_total"].as_u64())
-        .unwrap_or(0)
+/// How many states a node did not take, and why not the first of them.
+fn refused_of(said: &Said) -> (u64, String) {
+    let body: serde_json::Value = serde_json::from_slice(&said.body).unwrap_or_default();
+    let why = body["refused"][0]["reason"].as_str().unwrap_or("");
+    (body["refused_total"].as_u64().unwrap_or(0), why.to_owned())
 }
 
 #[cfg(test)]
@@ -264,6 +268,16 @@ mod tests {
             effects[2..],
             ["Count(RelayStatesRefused, 3)", "Say(NoRoom(3))"]
         );
+        world.poll();
+        let body = br#"{"refused":[{"index":0,"reason":"since_ahead"}],"refused_total":1}"#;
+        let effects = world.reply(&Ok(Said {
+            status,
+            node,
+            held,
+            body: body.to_vec(),
+        }));
+        let said = "Say(ItemsRefused(1, \"since_ahead\"))";
+        assert_eq!(effects[2..], ["Count(RelayStatesRefused, 1)", said]);
     }
 
     #[test]

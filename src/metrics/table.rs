@@ -145,6 +145,7 @@ table! {
         ItemBadTime reason = "bad_time",
         ItemNoSince reason = "no_since",
         ItemUsersMax reason = "users_max",
+        ItemSinceAhead reason = "since_ahead",
         ItemNoSpace reason = "no_space",
     }
     Shard Count "leaves" "Explicit goodbyes accepted, by source" {

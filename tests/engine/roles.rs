@@ -265,6 +265,60 @@ fn an_answer_older_than_what_was_told_in_step_changes_nothing() {
     world.expect(alice, told(120, &gone));
 }
 
+/// Microseconds, or a clock an hour ahead: it would stand against all that is true until then.
+#[test]
+fn a_since_that_is_yet_to_come_is_refused_and_freezes_nobody() {
+    let mut world = realtime(1);
+    let (alice, _) = world.stream(0, "watch=bob&watch=carol", 2);
+    answer(
+        &mut world,
+        &[
+            record("bob", "online", 10, 10),
+            record("carol", "online", 20, 20),
+        ],
+    );
+    world.received(alice);
+    asked(&mut world);
+    world.at(1_000);
+    let node = world.connect(0);
+    let skew_ms = world.settings.beat_skew_max_ms;
+    let late = |user: &str, since: u64| record(user, "offline", since, 10);
+    let refused = |index: usize| {
+        let item = format!("{{\"index\":{index},\"reason\":\"since_ahead\"}}");
+        json(&format!("{{\"refused\":[{item}],\"refused_total\":1}}"))
+    };
+    for since in [1_001 + skew_ms, 3_600_000, START * 1_000] {
+        // The other one counts.
+        let carol = record("carol", "offline", 900, 800);
+        let request = put(&world, "/v1/presence", &list(&[carol, late("bob", since)]));
+        world.send(node, request).expect(node, refused(1));
+    }
+    let carol = record("carol", "offline", 900, 800);
+    world.expect(alice, told(1_000, &carol));
+    // By hand nobody is asked; a source that says so is.
+    assert_eq!(asked(&mut world), []);
+    let header = world.next_feed_header(node_of("bob"));
+    let token = world.key().service_token();
+    let header = format!("Authorization: Bearer {token}\r\n{header}");
+    let request = put_as(&header, "/v1/presence/bob", &late("bob", 3_600_000));
+    world.send(node, request);
+    let answer = world.received(node);
+    assert!(
+        answer.ends_with("\"reason\":\"since_ahead\"}],\"refused_total\":1}"),
+        "{answer}"
+    );
+    assert_eq!(asked(&mut world), [(node_of("bob"), vec!["bob".into()])]);
+    // As far ahead as a clock may be.
+    world.at(1_100);
+    let request = put(&world, "/v1/presence/bob", &late("bob", 1_100 + skew_ms));
+    world.send(node, request).expect(node, NO_CONTENT);
+    assert!(
+        world
+            .received(alice)
+            .contains("\"user\":\"bob\",\"status\":\"offline\"")
+    );
+}
+
 #[test]
 fn only_the_service_key_publishes() {
     let mut world = realtime(1);

@@ -20,6 +20,8 @@ pub(in crate::engine) enum Reason {
     Item(ItemFault),
     /// There is no room for a new user.
     Intern(InternFault),
+    /// A published state's `since` is yet to come.
+    SinceAhead,
 }
 
 impl Reason {
@@ -27,7 +29,7 @@ impl Reason {
     fn word(self) -> (&'static str, Counter) {
         use Counter::{
             ItemBadEscape, ItemBadTime, ItemControl, ItemEmpty, ItemNoSince, ItemNoSpace,
-            ItemNotRecord, ItemNotText, ItemNotUtf8, ItemTooLong, ItemUsersMax,
+            ItemNotRecord, ItemNotText, ItemNotUtf8, ItemSinceAhead, ItemTooLong, ItemUsersMax,
         };
         match self {
             Reason::Item(ItemFault::User(UserFault::Empty)) => ("empty", ItemEmpty),
@@ -41,6 +43,7 @@ impl Reason {
             Reason::Item(ItemFault::NoSince) => ("no_since", ItemNoSince),
             Reason::Intern(InternFault::Full) => ("users_max", ItemUsersMax),
             Reason::Intern(InternFault::NoSpace) => ("no_space", ItemNoSpace),
+            Reason::SinceAhead => ("since_ahead", ItemSinceAhead),
         }
     }
 }
@@ -254,7 +257,8 @@ mod tests {
             .map(Reason::from)
             .into_iter()
             .chain(items.map(Reason::from))
-            .chain([InternFault::Full, InternFault::NoSpace].map(Reason::from));
+            .chain([InternFault::Full, InternFault::NoSpace].map(Reason::from))
+            .chain([Reason::SinceAhead]);
         for reason in reasons {
             let (word, counter) = reason.word();
             let row = counter.row();
