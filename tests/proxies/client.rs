@@ -59,13 +59,28 @@ impl Stream {
 
     /// The next event that is no ping; None: the stream has ended.
     pub(crate) fn next(&mut self) -> Option<Event> {
+        loop {
+            let event = self.next_of_all()?;
+            if event.kind != "ping" {
+                return Some(event);
+            }
+        }
+    }
+
+    /// Waits for the next ping.
+    pub(crate) fn expect_ping(&mut self) {
+        let event = self.next_of_all().expect("the stream goes on");
+        assert_eq!(event.kind, "ping", "{event:?}");
+    }
+
+    fn next_of_all(&mut self) -> Option<Event> {
         let deadline = Deadline::in_ms(PATIENCE_MS);
         loop {
             self.unframe();
             if let Some(event) = self.block() {
                 match event {
-                    Some(event) if event.kind != "ping" => return Some(event),
-                    _ => continue,
+                    Some(event) => return Some(event),
+                    None => continue,
                 }
             }
             if matches!(self.framing, Framing::Ended) {

@@ -57,6 +57,45 @@ fn lets_the_server_know_that_a_client_has_left(kind: Kind) {
     });
 }
 
+/// A client that is gone without a word leaves its socket at the proxy open. It answers no ping, and
+/// is offline when its silence has lasted; who answers through the proxy stays.
+fn keeps_nobody_online_who_answers_no_ping(kind: Kind) {
+    let home = Home::new();
+    let flags = [
+        "--beat-interval-ms=1s",
+        "--offline-after-ms=5s",
+        "--shards=1",
+    ];
+    let server = home.serve(&flags);
+    let Some(proxy) = Proxy::start(kind, &home, &server) else {
+        return;
+    };
+    let mut bob = proxy.stream("user=bob&vouch=self");
+    bob.expect("hello");
+    bob.expect("snapshot");
+    let bob_here = server.record("bob");
+    let mut carol = proxy.stream("user=carol&vouch=self");
+    let hello = carol.expect("hello");
+    carol.expect("snapshot");
+    let carol_here = server.record("carol");
+    let stream = hello.data["stream"].as_str().expect("its id");
+    let beat = format!("/v1/stream/{stream}/beat");
+    let gone = until("bob is found silent", || {
+        carol.expect_ping();
+        assert_eq!(proxy.connect().post_bytes(&beat, b"").status, 204);
+        Some(server.record("bob")).filter(|bob| !bob.online)
+    });
+    assert_eq!(gone.last_active, bob_here.last_active, "{gone:?}");
+    let carol = server.record("carol");
+    assert!(carol.online && carol.since == carol_here.since, "{carol:?}");
+    assert!(carol.last_active > carol_here.last_active, "{carol:?}");
+    assert_eq!(
+        server.metrics().sum("greendot_streams"),
+        2.0,
+        "his socket is open"
+    );
+}
+
 /// What a draining node says passes, and who comes back after the start is told what they missed.
 fn passes_a_drain_and_a_restart_on(kind: Kind) {
     let home = Home::new();
@@ -115,6 +154,11 @@ macro_rules! behind {
             #[test]
             fn lets_the_server_know_that_a_client_has_left() {
                 super::lets_the_server_know_that_a_client_has_left(Kind::$kind);
+            }
+
+            #[test]
+            fn keeps_nobody_online_who_answers_no_ping() {
+                super::keeps_nobody_online_who_answers_no_ping(Kind::$kind);
             }
 
             #[test]
