@@ -1071,8 +1071,8 @@ fn the_other_role_out_of_reach_is_degraded_and_ready() {
     );
 }
 
-/// Presence nodes know of no drain, and wait for 25 s. Who is sent away is vouched for once more, is
-/// back within half of that, and is vouched for by asking.
+/// Presence nodes know of no drain, and wait for 25 s. Who is sent away is vouched for once more,
+/// is back within half of that, and is vouched for by asking.
 #[test]
 fn a_drain_sends_nobody_away_for_as_long_as_presence_nodes_wait() {
     let role = Role::Realtime(Arc::new(Nodes::new(NODES)));
