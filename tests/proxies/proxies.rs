@@ -57,8 +57,8 @@ fn lets_the_server_know_that_a_client_has_left(kind: Kind) {
     });
 }
 
-/// A client that is gone without a word leaves its socket at the proxy open. It answers no ping, and
-/// is offline when its silence has lasted; who answers through the proxy stays.
+/// A client that is gone without a word leaves its socket at the proxy open. It answers no ping,
+/// and is offline when its silence has lasted; who answers through the proxy stays.
 fn keeps_nobody_online_who_answers_no_ping(kind: Kind) {
     let home = Home::new();
     let flags = [
