@@ -503,10 +503,10 @@ mod tests {
         assert_eq!(n.keep_alives_per_s, 5_000.0);
         // (10,000 x 0.1 + 2,000 x 12 + 5,000 x 12 + 200 x 36) us a second, at half load.
         assert!((n.cores - 0.1844).abs() < 1e-9, "{}", n.cores);
-        // 2,000 x 230 + 5,000 x 54 + 200 x (700 + 50 x 105) bytes; 10,000 x 18 + 200 x (300 + 50 x
+        // 2,000 x 230 + 5,000 x 85 + 200 x (700 + 50 x 105) bytes; 10,000 x 18 + 200 x (300 + 50 x
         // 23) + 7,000 x 52.
         assert!(
-            (n.out_mbit_per_s - 1.92 * 8.0).abs() < 1e-9,
+            (n.out_mbit_per_s - 2.075 * 8.0).abs() < 1e-9,
             "{}",
             n.out_mbit_per_s
         );

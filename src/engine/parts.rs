@@ -114,8 +114,11 @@ impl Engine {
         // A presence node's publishers are others' readers, who go on vouching for them.
         let hold_ms = match parts.role {
             Role::All => {
-                let hold_ms =
-                    settings.hold_ms(parts.presence.online(), parts.presence.away_ms_before());
+                // Where nobody was online there is nobody to wait for.
+                let hold_ms = match parts.presence.online() {
+                    0 => settings.offline_after_ms,
+                    crowd => settings.hold_ms(crowd, parts.presence.away_ms_before()),
+                };
                 parts.presence.note_told_back(settings.retry_ms_max(), now);
                 hold_ms
             }

@@ -39,9 +39,9 @@ pub(crate) const ACTIONS: &[Weighted] = &[
     ("stall a reader", 8, World::stall_reader),
     ("a reader goes on", 6, World::resume_reader),
     ("reset", 1, World::reset),
-    ("freeze a holder", 3, World::freeze),
-    ("vanish", 2, World::vanish),
-    ("a vanished peer is given up", 2, World::give_up),
+    ("freeze a holder", 6, World::freeze),
+    ("vanish", 4, World::vanish),
+    ("a vanished peer is given up", 1, World::give_up),
 ];
 
 impl World {
@@ -352,8 +352,12 @@ impl World {
 
     /// A page is frozen, or gone behind a proxy: its socket is read, and nobody answers.
     fn freeze(&mut self) {
-        let sub = self.workload.usize(0..self.subs.len());
-        self.subs[sub].frozen_until = self.mono + self.workload.u64(500..12_000);
+        let holds = |sub: &usize| self.subs[*sub].by_holder && self.subs[*sub].conn.is_some();
+        let holders: Vec<usize> = (0..self.subs.len()).filter(holds).collect();
+        if !holders.is_empty() {
+            let sub = holders[self.workload.usize(0..holders.len())];
+            self.subs[sub].frozen_until = self.mono + self.workload.u64(2_000..90_000);
+        }
     }
 
     /// A reader is gone without a word, and so is its kernel.

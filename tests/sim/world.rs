@@ -343,9 +343,14 @@ impl World {
                 wake: self.mono,
             });
         }
+        // Where nobody was online nobody is waited for.
+        self.hold_until = self.mono
+            + match presence.online() {
+                0 => self.rules.offline_after_ms,
+                _ => self.rules.hold_ms,
+            };
         self.presence = Some(presence);
         self.slots = vec![None; self.names.len()];
-        self.hold_until = self.mono + self.rules.hold_ms;
         if let Some((outage_ms, _)) = report.outage {
             self.check_outage(outage_ms);
         }

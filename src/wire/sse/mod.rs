@@ -241,7 +241,7 @@ mod tests {
         };
         let said = text(|out| by_holder.write(out));
         assert!(
-            said.ends_with(",\"refused_total\":1,\"vouch\":\"self\"}\n\n"),
+            said.ends_with(",\"vouch\":\"self\",\"refused_total\":1}\n\n"),
             "{said}"
         );
         assert_eq!(

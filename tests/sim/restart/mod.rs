@@ -29,9 +29,8 @@ use crate::world::{Plan, hold_ms};
 use clients::Client;
 use kernel::{Conn, Shard};
 
-/// Seeds of a test run, and those of them that are new each time.
+/// Seeds of a test run.
 const SEEDS: u64 = 60;
-const FRESH_SEEDS: u64 = 10;
 /// Lives that a run ends.
 const ROUNDS: u32 = 3;
 /// The watcher watches so many.
@@ -45,7 +44,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
 
 #[test]
 fn restart_many_seeds_flip_nobody_who_obeys() {
-    let seeds = crate::seeds(SEEDS, FRESH_SEEDS);
+    let seeds = crate::seeds(SEEDS);
     let plans: Vec<Plan> = seeds.iter().map(|seed| plan(*seed)).collect();
     let outcomes = crate::all_pass(&plans, run, |outcome| outcome.lasted_ms);
     let sum = |of: fn(&Outcome) -> u32| outcomes.iter().map(of).sum::<u32>();

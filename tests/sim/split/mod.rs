@@ -31,9 +31,8 @@ use checks::{Path, Truth};
 use links::{Call, Captured};
 use node::{Conn, Node};
 
-/// Seeds of a test run, and those of them that are new each time.
+/// Seeds of a test run.
 const SEEDS: u64 = 200;
-const FRESH_SEEDS: u64 = 20;
 const STEPS: u32 = 500;
 /// Turns at one moment after which an engine is found to spin.
 const SPIN_TURNS: u32 = 20_000;
@@ -462,7 +461,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
 
 #[test]
 fn split_many_seeds() {
-    let seeds = crate::seeds(SEEDS, FRESH_SEEDS);
+    let seeds = crate::seeds(SEEDS);
     let plans: Vec<Plan> = seeds.iter().map(|seed| plan(*seed)).collect();
     let outcomes = crate::all_pass(&plans, run, |outcome| outcome.lasted_ms);
     let sum = |what: &Seen| {
