@@ -38,8 +38,6 @@ pub enum Planted {
     VouchedOnce,
     /// The platform beats for holders that beat for themselves.
     HolderVouchedFor,
-    /// A stream is vouched for whose peer acknowledges nothing.
-    SilenceUnnoticed,
     /// A read that filled its buffer is taken for the last.
     FullReadForgotten,
     /// A connection is to be read again, and its edge is not made up for.
@@ -84,7 +82,7 @@ pub enum Planted {
 
 impl Planted {
     /// Those that a node of both halves can have.
-    pub const ALL: [Planted; 19] = [
+    pub const ALL: [Planted; 18] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
         Planted::MarkClearedEarly,
@@ -100,7 +98,6 @@ impl Planted {
         Planted::ResumeWithoutSlack,
         Planted::VouchedOnce,
         Planted::HolderVouchedFor,
-        Planted::SilenceUnnoticed,
         Planted::FullReadForgotten,
         Planted::ResumedUnread,
         Planted::RoomForgotten,

@@ -105,7 +105,9 @@ impl Engine {
         let room = out.len() + PING_BYTES_MAX <= end;
         // Its holder beats at each, so it comes whatever else was said, and later if need be.
         let asks = conn.beats_by_holder();
-        if (quiet || room || !asks) && conn.take_ping() && (quiet || asks) {
+        let waits_for_room = asks && !quiet && !room;
+        let due = !waits_for_room && conn.take_ping();
+        if due && (quiet || asks) {
             sse::write_ping(now.unix, &mut out);
             self.counters.add(Counter::EventsPing, 1);
         }

@@ -58,7 +58,7 @@ impl Engine {
         }
         let written_ms = self.conns.written_ms_ago(id.index, now.mono);
         let silent = unacknowledged_ms.is_some_and(|ms| self.is_silent(ms, written_ms, now.mono));
-        if silent && !planted::is(Planted::SilenceUnnoticed) {
+        if silent {
             self.counters.add(Counter::LimitAck, 1);
             return;
         }
