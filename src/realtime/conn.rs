@@ -241,7 +241,7 @@ impl Conn {
         self.put(flag::HELD, on);
     }
 
-    /// See [`Conn::hold`].
+    /// Its life is over, and its place is not free yet.
     pub fn is_held(&self) -> bool {
         self.has(flag::HELD)
     }
