@@ -170,10 +170,14 @@ fn a_page_that_is_reloaded_tells_nobody() {
         assert_eq!(server.post("/v1/leave", &goodbye).status, 204);
         drop(page);
         let gone = watcher.expect_presence("bob", false);
-        assert!(gone.since() >= said_at + 1_000, "put off");
+        // Two readings of the clock: the server's may be some ms behind.
+        assert!(
+            gone.since() >= said_at + 980,
+            "put off: {gone:?}, {said_at}"
+        );
         // When it was said, which no beat of the stream's was.
         assert!(
-            gone.last_active() >= said_at - 1,
+            gone.last_active() >= said_at - 20,
             "{gone:?} after {said_at}"
         );
     }

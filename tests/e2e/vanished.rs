@@ -211,7 +211,7 @@ fn a_peer_that_was_slow_and_vanishes_is_let_go() {
 
 /// What the peer leaves unread of its snapshot: more than its own kernel holds, less than the
 /// server's does.
-const LEFT_BYTES: usize = 12_000;
+const LEFT_BYTES: usize = 8_000;
 
 /// A peer in the other network that holds gone online and reads nothing of a long snapshot yet, and
 /// the snapshot's length.
