@@ -115,7 +115,9 @@ fn a_client_that_vanishes_behind_a_relay_is_offline_in_time() {
     let metrics = server.metrics();
     let beats = metrics.sum("greendot_beats_total{source=\"holder\"}");
     assert_eq!(beats, answered as f64);
-    assert!(metrics.sum("greendot_beats_total{source=\"stream\"}") == 1.0);
+    // When it opened: once, and once more if its answer had to wait for another shard.
+    let beats = metrics.sum("greendot_beats_total{source=\"stream\"}");
+    assert!([1.0, 2.0].contains(&beats), "{beats}");
 }
 
 /// What an open socket proves: nothing about who is behind it. The holder did not ask for more.
