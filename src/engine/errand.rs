@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::realtime::ConnId;
 use crate::slot::Slot;
-use crate::time::{Mono, Unix};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::UserBuf;
 
 /// An errand.
@@ -53,6 +53,16 @@ pub(super) struct Goodbye {
 pub(super) struct PutOff {
     pub(super) slot: Slot,
     pub(super) given_at: Unix,
+    /// When it was said.
+    pub(super) said: Now,
+}
+
+impl PutOff {
+    /// The wall clock has been set back since: what has come since may look older than it.
+    pub(super) fn is_of_another_clock(&self, now: Now) -> bool {
+        let elapsed_ms = now.mono.ms_since(self.said.mono);
+        now.unix < self.said.unix.plus_ms(elapsed_ms.saturating_sub(1))
+    }
 }
 
 /// What came of an errand, the worst last.

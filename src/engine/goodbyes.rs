@@ -107,7 +107,15 @@ impl Engine {
                     None => self.presence.put_leave_off(slot, now),
                     Some(_) => now.unix,
                 };
-                errands.put_off(self, PutOff { slot, given_at });
+                let said = now;
+                errands.put_off(
+                    self,
+                    PutOff {
+                        slot,
+                        given_at,
+                        said,
+                    },
+                );
             } else if self.say_goodbye(slot, Unix::LATEST, Counter::LeavesHttp, now) {
                 errands.look(self, slot, now);
             }
@@ -145,9 +153,14 @@ impl Engine {
             let Some(goodbye) = self.passes.next_put_off(now.mono) else {
                 return;
             };
-            let PutOff { slot, given_at } = goodbye;
+            let PutOff { slot, given_at, .. } = goodbye;
             if self.is_held(slot) {
                 self.counters.add(Counter::LeavesHeld, 1);
+                continue;
+            }
+            // Whether a beat has come since can not be told then. Silence decides.
+            if goodbye.is_of_another_clock(now) {
+                self.counters.add(Counter::LeavesIgnored, 1);
                 continue;
             }
             if self.upstream.is_some() {

@@ -144,6 +144,36 @@ fn a_page_that_is_reloaded_five_times_tells_its_watchers_nothing() {
     }
 }
 
+/// A beat has taken a goodbye back, the wall clock was set back, and another goodbye is put off, of
+/// which the owner has yet to read: the first is not carried out in its place, nor where only the
+/// beat's time looks older than it.
+#[test]
+fn a_goodbye_of_before_a_step_back_is_not_carried_out_in_place_of_a_later_one() {
+    for step_ms in [42_000, 3_500] {
+        for shards in [2, 4] {
+            let (mut world, watchers) = world(shards);
+            let last = usize::from(shards) - 1;
+            let put_off = r#"{"users":["bob"],"after_ms":3000}"#;
+            world.at(1_000);
+            goodbye(&mut world, 0, put_off, GONE);
+            world.step_wall(-step_ms).at(1_500);
+            world.beat(0, &["bob"]).at(3_800);
+            let asker = world.connect(0);
+            world.hold_mail(last, true);
+            world.post(asker, "/v1/leave", put_off).at(4_100);
+            quiet(&mut world, &watchers);
+            world.hold_mail(last, false).at(6_700);
+            assert!(world.received(asker).starts_with(GONE));
+            quiet(&mut world, &watchers);
+            world.at(7_000);
+            for watcher in &watchers {
+                let received = world.received(*watcher);
+                assert!(received.contains("\"status\":\"offline\""), "{received}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_sign_of_life_takes_back_a_goodbye_that_was_put_off() {
     for shards in SHARDS {
