@@ -33,7 +33,7 @@ async function until(what, look) {
 }
 
 // A server of its own folder and ports.
-async function serve() {
+async function serve(keepAliveMs = KEEP_ALIVE_MS) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "greendot-server-"));
   const server = spawn(PROGRAM, [
     "serve",
@@ -44,7 +44,7 @@ async function serve() {
     "--beat-interval-ms=1000",
     `--offline-after-ms=${OFFLINE_AFTER_MS}`,
     "--sweep-interval-ms=50",
-    `--keep-alive-ms=${KEEP_ALIVE_MS}`,
+    `--keep-alive-ms=${keepAliveMs}`,
   ]);
   let said = "";
   server.stderr.on("data", (text) => (said += text));
@@ -209,4 +209,19 @@ test("cut off a page says so, and is right when the network is back", { skip }, 
   } finally {
     wire.close();
   }
+});
+
+test("on the dashboard of a dead server no dot is green", { skip }, async () => {
+  // A stream may be silent for so long that only the page's own questions can tell.
+  const doomed = await serve(60_000);
+  const page = await browser.open(`http://127.0.0.1:${doomed.port}/#watch=bob`);
+  const green = () => page.evaluate("document.querySelectorAll('.dot.online').length");
+  await until("server and bob have green dots", async () => {
+    await doomed.beat("bob");
+    return (await green()) === 2;
+  });
+  await doomed.close();
+  await until("none is green", async () => (await green()) === 0);
+  const words = await page.evaluate("document.querySelector('#watched .words').textContent");
+  assert.match(words, /^online .*\(last known\)$/);
 });
