@@ -39,6 +39,8 @@ class Chromium {
     this.#folder = fs.mkdtempSync(path.join(os.tmpdir(), "greendot-browser-"));
     this.#process = spawn(program, [...FLAGS, `--user-data-dir=${this.#folder}`, "about:blank"], {
       stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"],
+      // A group of its own, so that all its processes can be ended.
+      detached: true,
     });
     this.#process.stdio[4].setEncoding("utf8");
     this.#process.stdio[4].on("data", (text) => {
@@ -104,7 +106,9 @@ class Chromium {
 
   close() {
     const ended = new Promise((done) => this.#process.once("exit", done));
-    this.#process.kill("SIGKILL");
+    process.kill(-this.#process.pid, "SIGKILL");
+    // One that outlives the others must not keep this process waiting for its end of a pipe.
+    for (const pipe of this.#process.stdio.slice(3)) pipe.destroy();
     const rest = { recursive: true, force: true, maxRetries: 5 };
     return ended.then(() => fs.rmSync(this.#folder, rest));
   }
