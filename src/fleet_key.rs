@@ -125,8 +125,30 @@ fn make(path: &Path) -> io::Result<bool> {
     let made = linked?;
     removed?;
     // The name must survive a power cut as well: beats are signed with this key from now on.
-    File::open(parent)?.sync_all()?;
+    File::open(parent)?
+        .sync_all()
+        .or_else(|error| match is_not_done(&error) {
+            true => Ok(()),
+            false => Err(error),
+        })?;
     Ok(made)
+}
+
+/// Whether a file system has said that it does not sync folders, which is no fault.
+fn is_not_done(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(
+        kind,
+        io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+    )
+}
+
+/// Removes a key that was made for a start that was then refused.
+pub fn unmake(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        let path = path.display();
+        tracing::warn!(%error, "{path} was made for this start and could not be removed");
+    }
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
@@ -163,6 +185,19 @@ mod tests {
         assert!(!second.made);
         assert_eq!(second.keys.signing().id(), first.keys.signing().id());
         assert_eq!(fs::read_dir(folder).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_file_system_that_does_not_sync_folders_is_as_good_at_the_first_start() {
+        for (errno, is_fault) in [
+            (libc::EINVAL, false),
+            (libc::EOPNOTSUPP, false),
+            (libc::EIO, true),
+            (libc::ENOSPC, true),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(is_not_done(&error), !is_fault, "{error}");
+        }
     }
 
     #[test]

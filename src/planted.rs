@@ -24,6 +24,10 @@ pub enum Planted {
     GoodbyeOfAll,
     /// After a restart expiries are not held.
     NoGraceAtBoot,
+    /// A stamp ahead of the clock is brought back to it, whoever it is of.
+    PastRewritten,
+    /// Cells of slots that no user has are believed.
+    CellsBeyondTrusted,
     /// A state is encoded when it is marked, not when it is flushed.
     EncodedWhenMarked,
     /// A watch by name is not turned into a watch by slot.
@@ -82,7 +86,7 @@ pub enum Planted {
 
 impl Planted {
     /// Those that a node of both halves can have.
-    pub const ALL: [Planted; 18] = [
+    pub const ALL: [Planted; 20] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
         Planted::MarkClearedEarly,
@@ -91,6 +95,8 @@ impl Planted {
         Planted::GoodbyeUndoes,
         Planted::GoodbyeOfAll,
         Planted::NoGraceAtBoot,
+        Planted::PastRewritten,
+        Planted::CellsBeyondTrusted,
         Planted::EncodedWhenMarked,
         Planted::NameNeverResolved,
         Planted::DeafResync,

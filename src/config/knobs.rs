@@ -334,8 +334,8 @@ pub const KNOBS: &[Knob] = &[
     number!(STORE, "users-max", Count count 1..=SLOTS_MAX as u64, users_max,
         "Most users ever known; some 160 bytes of address space each; beyond, new users' beats \
          are refused"),
-    number!(STORE, "flush-bytes-per-second-max", Bytes bytes 4_096..=1 << 40,
-        flush_bytes_per_second_max,
+    number!(STORE, "write-back-bytes-per-second-max", Bytes bytes 4_096..=1 << 40,
+        write_back_bytes_per_second_max,
         "Budget of the background write-back; stamp bytes divided by this is what a power cut \
          may lose (a crash loses nothing)"),
     number!(TURN, "turn-ms-max", Millis millis FROM_ONE_MS, settings.turn_ms_max,

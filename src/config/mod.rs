@@ -51,7 +51,7 @@ pub struct Config {
     /// Most users ever known.
     pub users_max: u32,
     /// Budget of the background write-back, bytes a second.
-    pub flush_bytes_per_second_max: u64,
+    pub write_back_bytes_per_second_max: u64,
     /// Whether addresses that other machines can reach are allowed.
     pub insecure: bool,
     /// Form of the logs.
@@ -78,7 +78,7 @@ impl Default for Config {
             key_file: None,
             shards: None,
             users_max: 1 << 24,
-            flush_bytes_per_second_max: 64 << 20,
+            write_back_bytes_per_second_max: 64 << 20,
             insecure: false,
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,

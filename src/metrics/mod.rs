@@ -150,7 +150,7 @@ impl SharedCounters {
         }
     }
 
-    /// Adds to a counter at once: for threads without a turn (the flusher), each with cells that no
+    /// Adds to a counter at once: for threads without a turn (the store's), each with cells that no
     /// engine publishes into.
     pub fn add(&self, counter: Counter, n: u64) {
         self.cells[counter as usize].fetch_add(n, Ordering::Relaxed);
@@ -238,14 +238,14 @@ mod tests {
     #[test]
     fn rows_are_found_by_variant() {
         assert_eq!(Counter::DatagramStale.row().labels, [("reason", "stale")]);
-        assert_eq!(Counter::StoreFlushErrors as usize, Counter::COUNT - 1);
+        assert_eq!(Counter::StoreWriteBackErrors as usize, Counter::COUNT - 1);
         assert_eq!(Gauge::Draining.row().family, "draining");
     }
 
     #[test]
     fn every_cell_is_its_own() {
         let mut counters = Counters::new();
-        counters.add(Counter::StoreFlushErrors, 3);
+        counters.add(Counter::StoreWriteBackErrors, 3);
         counters.add_request(Call::PresenceOne, 200);
         counters.add_request(Call::Other, 501);
         counters.set(Gauge::Conns, 7);
@@ -253,7 +253,7 @@ mod tests {
         counters.observe(Histogram::TurnDuration, 10);
         counters.observe_many(Histogram::DeliveryLatency, u64::MAX / 4, 2);
         assert_eq!(counters.cells.iter().filter(|&&cell| cell != 0).count(), 9);
-        assert_eq!(counters.counter(Counter::StoreFlushErrors), 3);
+        assert_eq!(counters.counter(Counter::StoreWriteBackErrors), 3);
         assert_eq!(counters.requests(Call::PresenceOne, StatusClass::Good), 1);
         assert_eq!(counters.requests(Call::Other, StatusClass::Server), 1);
         assert_eq!(
@@ -285,12 +285,15 @@ mod tests {
         counters.observe(Histogram::SweepDuration, 99);
         let board = Board::new(2);
         board.shards[1].publish(&counters);
-        board.process.add(Counter::StoreFlushCycles, 2);
+        board.process.add(Counter::StoreWriteBackCycles, 2);
         board.process.set(Gauge::Users, 9);
         assert_eq!(board.shards[1].snapshot(), counters);
         assert_eq!(board.shards[0].snapshot(), Counters::new());
         assert_eq!(
-            board.process.snapshot().counter(Counter::StoreFlushCycles),
+            board
+                .process
+                .snapshot()
+                .counter(Counter::StoreWriteBackCycles),
             2
         );
         assert_eq!(board.process.snapshot().gauge(Gauge::Users), 9);

@@ -257,9 +257,9 @@ table! {
         LimitFileDescriptors limit = "nofile",
     }
 
-    Process Count "store_flush_cycles" "Times that the whole store was written \
-                                        back" { StoreFlushCycles }
-    Process Bytes "store_flushed" "Bytes of the store written back" { StoreFlushedBytes }
+    Process Count "store_write_back_cycles" "Times that the whole store was written \
+                                             back" { StoreWriteBackCycles }
+    Process Bytes "store_written_back" "Bytes of the store written back" { StoreWrittenBackBytes }
     Process Count "relay_datagrams" "Beat datagrams handed to the kernel for presence \
                                      nodes" { RelayDatagrams }
     Process Count "relay_datagrams_lost" "Beat datagrams for presence nodes that the kernel did \
@@ -281,7 +281,8 @@ table! {
     Process Count "relay_reasks" "Times that something that a presence node told was or may have \
                                   been missed, and all watched of it was asked for" { RelayReasks }
     Kernel Micros "process_cpu" "Total user and system CPU time spent in seconds" { ProcessCpu }
-    Process Count "store_flush_errors" "Write-backs of the store that failed" { StoreFlushErrors }
+    Process Count "store_write_back_errors" "Write-backs of the store that \
+                                             failed" { StoreWriteBackErrors }
 }
 
 table! {
@@ -301,8 +302,12 @@ table! {
     Process Count "users" "Users known" { Users }
     Process Count "users_max" "Most users that the store may hold" { UsersMax }
     Process Count "users_online" "Users published as online" { UsersOnline }
-    Process Micros "store_flush_cycle" "Time that the last write-back of the whole store took: \
-                                        what a power cut may lose" { StoreFlushCycle }
+    Process Micros "store_write_back_cycle" "Time that the last write-back of the whole store \
+                                             took: what a power cut may lose" {
+        StoreWriteBackCycle,
+    }
+    Process Count "store_files_lost" "1 while the data folder or a file in it is not the one that \
+                                      is open: removed, replaced or cut short" { StoreFilesLost }
     Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to \
                                  be asked for" { RelayQueue }
     Process Count "nodes_down" "Nodes of the other role that do not answer" { NodesDown }

@@ -13,12 +13,13 @@ use super::build::Common;
 use super::usage::Usage;
 use super::{ServeFault, heap};
 use crate::metrics::{Board, Counter, Gauge};
-use crate::presence::Flusher;
+use crate::presence::WriteBack;
 use crate::shard;
+use crate::store::{FileLoss, Loss};
 use crate::time::Clock;
 
-/// Rest of the flusher after a failure, in ms.
-const FLUSH_RETRY_MS: u64 = 1_000;
+/// Rest of the write-back after a failure, in ms.
+const RETRY_MS: u64 = 1_000;
 
 /// A thread that works until it is stopped.
 pub(super) struct Background {
@@ -51,13 +52,13 @@ impl Background {
 }
 
 /// Starts the thread that writes the store back.
-pub(super) fn start_flusher(common: &Common) -> Result<Background, ServeFault> {
-    let flusher = common
+pub(super) fn start_write_back(common: &Common) -> Result<Background, ServeFault> {
+    let writer = common
         .presence
-        .flusher(common.config.flush_bytes_per_second_max);
+        .write_back(common.config.write_back_bytes_per_second_max);
     let (board, clock) = (Arc::clone(&common.board), Arc::clone(&common.clock));
-    Background::start("flusher", "start the flusher", move |stop| {
-        flush_until(stop, flusher, &board, &clock);
+    Background::start("write-back", "start the write-back", move |stop| {
+        write_back_until(stop, writer, &board, &clock);
     })
 }
 
@@ -81,33 +82,60 @@ pub(super) fn start_usage(board: &Arc<Board>) -> Result<Background, ServeFault> 
 }
 
 /// Writes the store back, slice by slice, until the sender of `stop` is dropped.
-fn flush_until(stop: &Receiver<()>, mut flusher: Flusher, board: &Board, clock: &Clock) {
+fn write_back_until(stop: &Receiver<()>, mut writer: WriteBack, board: &Board, clock: &Clock) {
     let mut failing = false;
+    let mut lost = None;
     loop {
-        let pause_ms = match flusher.slice(clock.now()) {
+        let pause_ms = match writer.slice(clock.now()) {
             Ok(report) => {
                 failing = false;
-                board.process.add(Counter::StoreFlushedBytes, report.bytes);
+                if report.loss != lost {
+                    lost = report.loss;
+                    tell_loss(lost, board);
+                }
+                board
+                    .process
+                    .add(Counter::StoreWrittenBackBytes, report.bytes);
                 if let Some(cycle_ms) = report.cycle_ms {
-                    board.process.add(Counter::StoreFlushCycles, 1);
+                    board.process.add(Counter::StoreWriteBackCycles, 1);
                     board
                         .process
-                        .set(Gauge::StoreFlushCycle, cycle_ms.saturating_mul(1_000));
+                        .set(Gauge::StoreWriteBackCycle, cycle_ms.saturating_mul(1_000));
                 }
                 report.pause_ms
             }
             Err(error) => {
-                board.process.add(Counter::StoreFlushErrors, 1);
+                board.process.add(Counter::StoreWriteBackErrors, 1);
                 // Once per row of failures: a disk that is full stays so for a while.
                 if !std::mem::replace(&mut failing, true) {
                     tracing::error!(%error, "the store could not be written back; trying again \
-                     every {FLUSH_RETRY_MS} ms");
+                     every {RETRY_MS} ms");
                 }
-                FLUSH_RETRY_MS
+                RETRY_MS
             }
         };
         if stop.recv_timeout(Duration::from_millis(pause_ms)) != Err(RecvTimeoutError::Timeout) {
             return;
         }
     }
+}
+
+/// Says what has become of the data folder, where it is not the one any more that is open.
+fn tell_loss(loss: Option<Loss>, board: &Board) {
+    board
+        .process
+        .set(Gauge::StoreFilesLost, u64::from(loss.is_some()));
+    let Some(Loss { file, how }) = loss else {
+        tracing::warn!("the data folder is the one again that this server has open");
+        return;
+    };
+    let how = match how {
+        FileLoss::Removed => "was removed",
+        FileLoss::Replaced => "is another file now",
+        FileLoss::Truncated => "was cut short",
+    };
+    tracing::error!(
+        "{file} {how} under this server: the next start will not find what this one knows; put \
+         the folder back, or stop the server and restore the folder from a backup"
+    );
 }

@@ -12,7 +12,7 @@ use crate::engine::settings::LOOPBACK;
 use crate::engine::{EngineParts, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
-use crate::presence::{FollowerOptions, OpenReport, Presence, StoreOptions};
+use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
 use crate::shard::BindOptions;
 use crate::time::Clock;
 use crate::wire::beat::Keys;
@@ -21,31 +21,14 @@ use crate::wire::nodes::Nodes;
 /// UDP receive buffer asked for where rmem_max can not be read, in bytes.
 const UDP_BUFFER_BYTES: u64 = 4 << 20;
 
-/// The database: the store, or what a real-time node keeps in memory of it.
-pub(super) fn open_presence(
+/// Locks the folder of the store. None: a real-time node, which has no files.
+pub(super) fn lock_folder(
     config: &Config,
     shards: ShardId,
-    clock: &Clock,
-) -> Result<(Arc<Presence>, Option<OpenReport>), ServeFault> {
+) -> Result<Option<StoreFolder>, ServeFault> {
     if config.role == RoleName::Realtime {
-        let options = FollowerOptions {
-            sources: config.presence_nodes.len(),
-            users_max: config.users_max,
-            shards,
-        };
-        let follower = Presence::follower(options, clock.now())
-            .map_err(ServeFault::os("reserve memory for users"))?;
-        return Ok((Arc::new(follower), None));
+        return Ok(None);
     }
-    let (presence, report) = open_store(config, shards, clock)?;
-    Ok((presence, Some(report)))
-}
-
-fn open_store(
-    config: &Config,
-    shards: ShardId,
-    clock: &Clock,
-) -> Result<(Arc<Presence>, OpenReport), ServeFault> {
     let options = StoreOptions {
         dir: config.data_dir.clone(),
         users_max: config.users_max,
@@ -54,8 +37,29 @@ fn open_store(
         shards,
         boot_id: boot_id()?,
     };
-    let (presence, report) = Presence::open(&options, clock.now()).map_err(ServeFault::Store)?;
-    Ok((Arc::new(presence), report))
+    let folder = StoreFolder::lock(options).map_err(ServeFault::Store)?;
+    Ok(Some(folder))
+}
+
+/// The database: the store, or what a real-time node keeps in memory of it.
+pub(super) fn open_presence(
+    config: &Config,
+    folder: Option<&mut StoreFolder>,
+    shards: ShardId,
+    clock: &Clock,
+) -> Result<(Arc<Presence>, Option<OpenReport>), ServeFault> {
+    let Some(folder) = folder else {
+        let options = FollowerOptions {
+            sources: config.presence_nodes.len(),
+            users_max: config.users_max,
+            shards,
+        };
+        let follower = Presence::follower(options, clock.now())
+            .map_err(ServeFault::os("reserve memory for users"))?;
+        return Ok((Arc::new(follower), None));
+    };
+    let (presence, report) = folder.open(clock.now()).map_err(ServeFault::Store)?;
+    Ok((Arc::new(presence), Some(report)))
 }
 
 /// What tells one boot of the machine from another. Where it can not be read each start counts as

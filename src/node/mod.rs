@@ -85,7 +85,7 @@ struct Node {
     heap: Background,
     usage: Background,
     /// None: a follower has nothing to write back.
-    flusher: Option<Background>,
+    writer: Option<Background>,
     /// Each shard says here that it has drained.
     drained: Receiver<Drained>,
 }
@@ -96,17 +96,24 @@ impl Opened {
         let shards = config.shard_count();
         let warnings = limits::start_up_warnings(&config, shards, found);
         config.settings.conns_max = limits::conns_max(&config, shards, found.nofile_soft);
-        // First: a store of many users takes a while to open, and one made for nothing would be
-        // left over.
+        // What can be refused comes before what changes anything. The lock is first, for a port
+        // would be taken from whoever serves this folder, and a key be made beside theirs. The
+        // store is last: a start that is refused leaves it as it was.
+        let mut folder = build::lock_folder(&config, shards)?;
+        let bound =
+            shard::bind(&build::bind_options(&config, shards, found)).map_err(ServeFault::Bind)?;
         let FleetKeys {
             keys,
             made,
             open_mode,
         } = fleet_key::load(&config.key_path(), config.makes_key())
             .map_err(ServeFault::FleetKey)?;
-        let (presence, report) = build::open_presence(&config, shards, &clock)?;
-        let bound =
-            shard::bind(&build::bind_options(&config, shards, found)).map_err(ServeFault::Bind)?;
+        let (presence, report) = build::open_presence(&config, folder.as_mut(), shards, &clock)
+            .inspect_err(|_| {
+                if made {
+                    fleet_key::unmake(&config.key_path());
+                }
+            })?;
         let sayings = Sayings {
             limits: format!("limits: {found} udp_buffer={}", bound.udp_buffer_bytes),
             warnings: warnings.into_iter().chain(config.warning()).collect(),
@@ -145,8 +152,8 @@ impl Opened {
         let (http, udp) = (bound.http, bound.udp);
         let (drained_sender, drained) = unbounded();
         let (shards, links) = start_shards(&common, bound, &drained_sender)?;
-        let flusher = match &report {
-            Some(_) => Some(background::start_flusher(&common)?),
+        let writer = match &report {
+            Some(_) => Some(background::start_write_back(&common)?),
             None => None,
         };
         let heap = background::start_heap(&common.board)?;
@@ -158,7 +165,7 @@ impl Opened {
             links,
             heap,
             usage,
-            flusher,
+            writer,
             drained,
         })
     }
@@ -253,8 +260,8 @@ impl Node {
         self.links.stop();
         self.heap.stop();
         self.usage.stop();
-        if let Some(flusher) = self.flusher {
-            flusher.stop();
+        if let Some(writer) = self.writer {
+            writer.stop();
             presence.close(clock.now()).map_err(ServeFault::os(
                 "write the store back; it will open as after a crash",
             ))?;

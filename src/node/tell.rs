@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Config, RoleName};
 use crate::engine::ShardId;
-use crate::presence::{Flusher, OpenReport};
+use crate::presence::{OpenReport, WriteBack};
 
 /// The one line on stdout; scripts wait for it.
 pub(super) fn listening(http: SocketAddr, udp: Option<SocketAddr>, shards: ShardId) {
@@ -60,8 +60,8 @@ pub(super) fn store(config: &Config, report: &OpenReport) {
             outage_ms / 1_000
         );
     }
-    let bytes_per_second = config.flush_bytes_per_second_max;
-    let seconds = |users| Flusher::cycle_ms(users, bytes_per_second) as f64 / 1_000.0;
+    let bytes_per_second = config.write_back_bytes_per_second_max;
+    let seconds = |users| WriteBack::cycle_ms(users, bytes_per_second) as f64 / 1_000.0;
     tracing::info!(
         "write-back: a cycle takes up to {:.1} s now and {:.1} s with users_max {}; a power cut \
          loses at most one, a crash nothing",
@@ -69,6 +69,14 @@ pub(super) fn store(config: &Config, report: &OpenReport) {
         seconds(config.users_max),
         config.users_max
     );
+    if report.clock_behind_ms > 0 {
+        tracing::warn!(
+            "the clock is {:.1} s behind what this store has seen; nobody's last_active is \
+             changed by that, and who is not heard of within offline-after-ms goes offline; set \
+             the clock",
+            report.clock_behind_ms as f64 / 1_000.0
+        );
+    }
     if report.torn_bytes > 0 {
         tracing::warn!(
             "cut {} bytes of an unfinished record from the end of users.log",

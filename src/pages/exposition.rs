@@ -278,7 +278,7 @@ mod tests {
         counters.observe(Histogram::TurnDuration, 20_000_000);
         board.shards[1].publish(&counters);
         board.process.set(Gauge::Users, 5);
-        board.process.set(Gauge::StoreFlushCycle, 250_000);
+        board.process.set(Gauge::StoreWriteBackCycle, 250_000);
         board.process.add(Counter::ProcessCpu, 1_250_000);
         board.process.set(Gauge::ProcessOpenFds, 17);
         board.process.set(Gauge::ProcessResidentMemory, 4_096);
@@ -306,7 +306,7 @@ mod tests {
             "greendot_sent_bytes_total{shard=\"1\"} 9",
             "greendot_watches{by=\"name\",shard=\"1\"} 4",
             "greendot_users 5",
-            "greendot_store_flush_cycle_seconds 0.25",
+            "greendot_store_write_back_cycle_seconds 0.25",
             "# TYPE process_cpu_seconds_total counter",
             "process_cpu_seconds_total 1.25",
             "# TYPE process_open_fds gauge",

@@ -17,7 +17,7 @@ use super::{BeatOutcome, InternFault, LeaveOutcome, Presence};
 use crate::planted::{self, Planted};
 use crate::slot::Slot;
 use crate::store::cells::{Stamp, StampFlags};
-use crate::store::flusher::STAMPS_DIRTY;
+use crate::store::write_back::STAMPS_DIRTY;
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
@@ -92,8 +92,10 @@ impl Presence {
                 .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
                     let order = sent_order(stamp, sent_at, now.unix);
                     let counts = if stamp.has(StampFlags::LEFT) {
-                        // The same once more says nothing; a later one refuses more beats.
-                        order.is_gt() && stamp.ms() != 0
+                        // The same once more says nothing; a later one refuses more beats. So does
+                        // one by the present clock where the last one's time is yet to come.
+                        let is_ahead = stamp.ms() > now.unix.plus_ms(AHEAD_MS_MAX).ms();
+                        (order.is_gt() || is_ahead) && stamp.ms() != 0
                     } else {
                         order.is_ge() || planted::is(Planted::GoodbyeUndoes)
                     };

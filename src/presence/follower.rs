@@ -28,8 +28,9 @@ use crate::status::Status;
 use crate::store::cells::{Published, PublishedFlags, Stamp, StampFlags};
 use crate::store::header::{Header, Kind};
 use crate::store::headers::Headers;
-use crate::store::log::{self, FIRST_RECORD, Log};
+use crate::store::log::{self, Log};
 use crate::store::map::{CellFile, FIRST_CELL, file_bytes};
+use crate::store::record::FIRST_RECORD;
 use crate::store::region::{AnonymousArray, MappedFile};
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
@@ -83,21 +84,21 @@ impl Presence {
         let identity = Headers::of_new(now.unix, [0; 16])?;
         let log_file = memory(
             Kind::Users,
-            identity.header(Kind::Users),
+            identity.header(Kind::Users, now.unix),
             log::reserved_bytes(users_max),
         )?;
         let (rebuilt, scan) =
             interner::rebuild(&[0; FIRST_RECORD as usize + 1], FIRST_RECORD, users_max)?;
         debug_assert_eq!((scan.users, scan.end), (0, FIRST_RECORD), "an empty log");
         let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
-        let map = |kind| memory(kind, identity.header(kind), reserved);
+        let map = |kind| memory(kind, identity.header(kind, now.unix), reserved);
         let presence = Presence {
             interner: rebuilt.finish(Log::new(log_file, FIRST_RECORD), users_max),
             stamps: CellFile::new(map(Kind::Stamps)?),
             published: CellFile::new(map(Kind::Published)?),
             online: Online::new(users_max)?,
             holders: Holders::new(users_max)?,
-            vigil: Vigil::new(options.shards),
+            vigil: Vigil::new(options.shards, 0),
             resume: Resume::new(identity.created_at(), [None; 2], now.unix, now),
             identity,
             growth_failing: AtomicBool::new(false),

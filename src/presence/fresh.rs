@@ -10,8 +10,8 @@ use crate::planted::{self, Planted};
 use crate::store::cells::{Stamp, StampCell, StampFlags};
 use crate::time::Unix;
 
-/// A stamp further ahead of the clock than this, in ms, was made before a backward step, and is
-/// clamped.
+/// A stamp further ahead of the clock than this, in ms, says that the clock is behind: it was made
+/// before a step back, or before a start with a clock that nobody had kept.
 pub(super) const AHEAD_MS_MAX: u64 = 1_000;
 /// Of a stamp that is not fresh whatever its time.
 pub(super) const GONE: StampFlags = StampFlags::LEFT.and(StampFlags::EXPIRED);
@@ -34,7 +34,7 @@ pub(super) struct Bounds {
 pub(super) struct Word {
     /// A bit for each stamp that is within the bounds and neither LEFT nor EXPIRED.
     pub(super) fresh: u64,
-    /// Whether any stamp is ahead of the clock, LEFT or not.
+    /// Whether any stamp is ahead of the clock that is neither LEFT nor EXPIRED.
     pub(super) any_ahead: bool,
 }
 
@@ -63,9 +63,10 @@ impl Bounds {
         !stamp.has(GONE) && stamp.order() > self.stale
     }
 
+    /// Whether it is ahead of the clock, and of one who may be fresh.
     #[inline]
     pub(super) fn is_ahead(self, stamp: Stamp) -> bool {
-        stamp.order() > self.ahead
+        !stamp.has(GONE) && stamp.order() > self.ahead
     }
 }
 
@@ -143,12 +144,13 @@ fn avx2(stamps: &[StampCell; WORD_SLOTS], bounds: Bounds) -> Word {
         let expired = _mm256_slli_epi64::<{ StampFlags::EXPIRED.to_sign() }>(loaded);
         let gone = _mm256_or_si256(left, expired);
         let is_fresh = _mm256_andnot_si256(gone, _mm256_cmpgt_epi64(loaded, stale));
-        any_ahead = _mm256_or_si256(any_ahead, _mm256_cmpgt_epi64(loaded, ahead));
+        let is_ahead = _mm256_andnot_si256(gone, _mm256_cmpgt_epi64(loaded, ahead));
+        any_ahead = _mm256_or_si256(any_ahead, is_ahead);
         fresh |= (_mm256_movemask_pd(_mm256_castsi256_pd(is_fresh)) as u64) << (step * 4);
     }
     Word {
         fresh,
-        any_ahead: _mm256_movemask_epi8(any_ahead) != 0,
+        any_ahead: _mm256_movemask_pd(_mm256_castsi256_pd(any_ahead)) != 0,
     }
 }
 
@@ -193,7 +195,11 @@ mod tests {
         );
         stamps[5] = flagged(101_000).with(StampFlags::EXPIRED);
         assert!(!scalar(&word_of(&stamps), bounds).any_ahead);
-        stamps[5] = plain(101_001).with(StampFlags::LEFT);
+        for gone in [StampFlags::LEFT, StampFlags::EXPIRED] {
+            stamps[5] = plain(101_001).with(gone);
+            assert!(!scalar(&word_of(&stamps), bounds).any_ahead);
+        }
+        stamps[5] = plain(101_001);
         assert!(scalar(&word_of(&stamps), bounds).any_ahead);
         assert!(
             Comparison::detect()

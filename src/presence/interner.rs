@@ -19,7 +19,8 @@ use super::InternFault;
 use super::index::{Index, Pile, Probe};
 use super::reuse::{Odd, Reuse};
 use crate::slot::Slot;
-use crate::store::log::{self, Log, Record, RecordFault, Scan};
+use crate::store::log::Log;
+use crate::store::record::{self, Record, RecordFault, Scan};
 use crate::store::region::AnonymousArray;
 use crate::wire::User;
 
@@ -89,7 +90,7 @@ fn rebuild_in(
     let hasher = random_hasher()?;
     let groups: AnonymousArray<AtomicU64> =
         AnonymousArray::new(users_max.div_ceil(GROUP_SLOTS) as usize)?;
-    let starts = log::split(bytes, log_bytes, parts, GROUP_SLOTS);
+    let starts = record::split(bytes, log_bytes, parts, GROUP_SLOTS);
     let found: Vec<(Part, Scan)> = std::thread::scope(|scope| {
         let (hasher, groups, starts) = (&hasher, &groups, &starts);
         let threads: Vec<_> = (0..starts.len())
@@ -97,7 +98,7 @@ fn rebuild_in(
                 scope.spawn(move || {
                     let mut part = Part::new(users_max);
                     let to = starts.get(from + 1).copied();
-                    let scan = log::scan(bytes, starts[from], to, |record, offset| {
+                    let scan = record::scan(bytes, starts[from], to, |record, offset| {
                         part.take(record, offset, hasher, groups)
                     });
                     (part, scan)
@@ -115,7 +116,7 @@ fn rebuild_in(
     let mut contradiction = None;
     let mut whole = Scan {
         users: 0,
-        end: log::START.offset,
+        end: record::START.offset,
         fault: None,
     };
     for (start, (part, scan)) in starts.iter().zip(found) {
@@ -199,7 +200,7 @@ impl Part {
 fn walk(bytes: &[u8], groups: &[AtomicU64], slot: u32) -> u64 {
     let first = groups[(slot / GROUP_SLOTS) as usize].load(Ordering::Relaxed);
     (0..slot % GROUP_SLOTS).fold(first, |offset, _| {
-        offset + u64::from(bytes[offset as usize]) + log::RECORD_OVERHEAD_BYTES as u64
+        offset + u64::from(bytes[offset as usize]) + record::RECORD_OVERHEAD_BYTES as u64
     })
 }
 
@@ -396,9 +397,9 @@ mod tests {
             .create_new(true)
             .open(&path)
             .unwrap();
-        file.set_len(log::START.offset).unwrap();
+        file.set_len(record::START.offset).unwrap();
         let file = MappedFile::map(file, path, 1 << 20).unwrap();
-        let log = Log::new(file, log::START.offset);
+        let log = Log::new(file, record::START.offset);
         let name = |n: u32| format!("user {n}");
         for n in 0..200 {
             log.append(n, name(n).as_bytes()).unwrap();

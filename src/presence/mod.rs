@@ -6,7 +6,6 @@
 
 mod beats;
 mod feeds;
-mod flusher;
 mod follower;
 mod fresh;
 mod holders;
@@ -20,6 +19,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod vigil;
+mod write_back;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::epoch::{self, Guard};
 
 pub use feeds::{Taken, UNTOLD_MS_MAX};
-pub use flusher::Flusher;
 pub use follower::{FollowerOptions, Source};
-pub use open::{OpenReport, StoreOptions};
+pub use open::{OpenReport, StoreFolder, StoreOptions};
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
 pub use sweep::{Sweep, SweepContext, Transition};
 
@@ -49,6 +48,7 @@ use online::{LOOK, Online};
 use resume::Resume;
 pub use vigil::STALLED_MS;
 use vigil::Vigil;
+pub use write_back::WriteBack;
 
 /// Doubtful event ids further ahead of the clock than this, in ms, are worth a line in the log.
 const DOUBT_AHEAD_MS_MAX: u64 = 60_000;
@@ -79,7 +79,7 @@ pub struct State {
     pub status: Status,
     /// Last transition; None: never had one.
     pub since: Option<Unix>,
-    /// Last beat, clamped to now; None: never.
+    /// Last beat, or if that lies ahead of the clock a time that does not; None: never.
     pub last_active: Option<Unix>,
 }
 
@@ -127,7 +127,7 @@ impl Presence {
     /// From then on a write beyond RLIMIT_FSIZE is an error instead of a SIGXFSZ in the whole
     /// process.
     pub fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenReport), StoreFault> {
-        open::open(options, now)
+        StoreFolder::lock(options.clone())?.open(now)
     }
 
     /// The slot of a user that has one. Lock-free.
@@ -180,7 +180,7 @@ impl Presence {
         self.interner.users()
     }
 
-    /// The published state with `last_active` clamped to `now`.
+    /// The published state; its `last_active` is never ahead of `now`.
     pub fn state(&self, slot: Slot, now: Now) -> State {
         let published = self.published.cell(slot).load(Ordering::Acquire);
         let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
@@ -192,7 +192,16 @@ impl Presence {
                 published.status()
             },
             since: published.since(),
-            last_active: stamp.at().map(|at| at.min(now.unix)),
+            last_active: stamp.at().map(|at| self.told(at, now.unix)),
+        }
+    }
+
+    /// A time of a stamp as it is told.
+    fn told(&self, at: Unix, now: Unix) -> Unix {
+        // The turns of shards do not begin together.
+        match at > now.plus_ms(fresh::AHEAD_MS_MAX) {
+            true => self.vigil.told(at, now),
+            false => at.min(now),
         }
     }
 
@@ -232,11 +241,15 @@ impl Presence {
     /// through in between ambiguous for [`Presence::resumable`]. (That other shards hold expiries
     /// until they have seen it too comes from [`Presence::note_turn`].)
     pub fn note_clock_step(&self, from: Unix, now: Now) {
-        if self.resume.stepped(from, now) {
-            self.warn_of_doubt(now.unix);
-            // Stamps of those who are offline are ahead now too, and nobody would look at them.
+        if now.unix < from {
+            // By each shard that sees it: one that has not yet would look by its old clock, and
+            // nobody would look again at who was stamped and is not online.
             let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
             (0..chunks).for_each(|chunk| self.online.raise(chunk, LOOK));
+        }
+        if self.resume.stepped(from, now) {
+            self.vigil.clock_is_behind(now);
+            self.warn_of_doubt(now.unix);
         }
         // Also a step forward, or a crash soon after would pass for an outage of its length.
         self.mark_at_once("a step of the clock", now);
@@ -309,8 +322,8 @@ impl Presence {
 
     /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the
     /// disk.
-    pub fn flusher(self: &Arc<Presence>, bytes_per_second: u64) -> Flusher {
-        Flusher::new(Arc::clone(self), bytes_per_second)
+    pub fn write_back(self: &Arc<Presence>, bytes_per_second: u64) -> WriteBack {
+        WriteBack::new(Arc::clone(self), bytes_per_second)
     }
 
     /// Checks that bits, counts and published cells agree. For tests and the simulator: reads

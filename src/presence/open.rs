@@ -16,9 +16,10 @@ use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, SLOTS_MAX, Slot};
 use crate::store::StoreFault;
 use crate::store::cells::StampFlags;
-use crate::store::flusher::{PUBLISHED_DIRTY, STAMPS_DIRTY};
-use crate::store::open::{LogRead, Parts, check};
+use crate::store::found::Made;
+use crate::store::open::{Checked, LogRead, Parts, check};
 use crate::store::recover::Recovered;
+use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
 use crate::time::{Now, Unix};
 
 /// How to open a store.
@@ -61,12 +62,52 @@ pub struct OpenReport {
     pub stamps_rebuilt: bool,
     /// published.map was missing beside a users.log with users, and was made anew from the stamps.
     pub published_rebuilt: bool,
+    /// How far the clock is behind what the store has seen, in ms.
+    pub clock_behind_ms: u64,
 }
 
-pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenReport), StoreFault> {
+/// A store's folder, locked and found good, in which nothing has been written yet.
+///
+/// Dropped without a store having been opened in it, it leaves nothing behind that it has made.
+pub struct StoreFolder {
+    checked: Option<Checked>,
+    options: StoreOptions,
+    /// Folders that had to be made.
+    made_dirs: Made,
+}
+
+impl StoreFolder {
+    /// Locks the folder, made if missing, and checks its files: one process at a time.
+    ///
+    /// Errors: another process has it, or its files are not those of one good store.
+    pub fn lock(options: StoreOptions) -> Result<StoreFolder, StoreFault> {
+        let mut checked = check(&options.dir, options.boot_id)?;
+        let made_dirs = std::mem::take(&mut checked.made_dirs);
+        Ok(StoreFolder {
+            checked: Some(checked),
+            options,
+            made_dirs,
+        })
+    }
+
+    /// Opens (or makes) the store and applies the restart rule, once.
+    ///
+    /// Errors: users.log is damaged, or the system refuses something.
+    pub fn open(&mut self, now: Now) -> Result<(Presence, OpenReport), StoreFault> {
+        let checked = self.checked.take().expect("a folder is opened once");
+        let opened = open(&self.options, checked, now)?;
+        self.made_dirs.keep();
+        Ok(opened)
+    }
+}
+
+fn open(
+    options: &StoreOptions,
+    checked: Checked,
+    now: Now,
+) -> Result<(Presence, OpenReport), StoreFault> {
     let users_max = options.users_max.clamp(1, SLOTS_MAX);
-    let checked = check(&options.dir, options.boot_id)?;
-    let (parts, rebuilt) = checked.map(users_max, now.unix, |bytes, log_bytes| {
+    let (mut parts, rebuilt) = checked.map(users_max, now.unix, |bytes, log_bytes| {
         let (mut made, scan) = interner::rebuild(bytes, log_bytes, users_max)?;
         Ok(LogRead {
             contradiction: made.contradiction.take(),
@@ -91,9 +132,23 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
     let online = Online::new(users_max).map_err(memory)?;
     let holders = Holders::new(users_max).map_err(memory)?;
     let outage = take_offline(&parts, options, now.unix);
-    let latest = restore_online(&parts, &online, &resume, now.unix);
-    doubt(&resume, &parts, recovered, latest, options, now.unix);
+    let latest = restore_online(
+        &parts,
+        &online,
+        &resume,
+        recovered.latest_possible,
+        now.unix,
+    );
+    // Nobody's word counts for the clock alone: what the store has seen is evidence against it.
+    let written_at = Some(last.written_at).filter(|at| !resume.is_doubted(*at));
+    let seen = latest.stamp.max(written_at.unwrap_or_default());
+    doubt(&resume, &parts, recovered, latest, seen, options, now.unix);
     parts.mark(resume.ambiguous(), now.unix)?;
+    let vigil = Vigil::new(options.shards, options.offline_after_ms);
+    let is_behind = seen > now.unix.plus_ms(resume::AHEAD_MS_MAX);
+    if is_behind {
+        vigil.clock_is_behind(now);
+    }
     let report = OpenReport {
         users: parts.slots - free_slots,
         free: free_slots,
@@ -104,6 +159,11 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         clean: last.clean || last.is_new,
         stamps_rebuilt: last.stamps_missing && !last.is_new && parts.slots > 0,
         published_rebuilt: recovered.published_rebuilt,
+        clock_behind_ms: if is_behind {
+            seen.ms_since(now.unix)
+        } else {
+            0
+        },
     };
     let presence = Presence {
         interner: rebuilt.finish(parts.log, users_max),
@@ -111,7 +171,7 @@ pub(super) fn open(options: &StoreOptions, now: Now) -> Result<(Presence, OpenRe
         published: parts.published,
         online,
         holders,
-        vigil: Vigil::new(options.shards),
+        vigil,
         resume,
         identity: parts.headers,
         growth_failing: AtomicBool::new(false),
@@ -142,6 +202,7 @@ fn doubt(
     parts: &Parts,
     recovered: Recovered,
     latest: Latest,
+    seen: Unix,
     options: &StoreOptions,
     now: Unix,
 ) {
@@ -156,10 +217,15 @@ fn doubt(
         // The wall clock was set back while the store was closed.
         resume.doubt(now, latest_transition);
     }
-    if now.plus_ms(resume::AHEAD_MS_MAX) < latest.stamp {
+    if now.plus_ms(resume::AHEAD_MS_MAX) < seen {
         // Or before that, and the process ended before it had noticed. Ids told since the latest
-        // beat may be later than that.
-        resume.doubt(now, latest.stamp.plus_ms(options.offline_after_ms));
+        // beat and the latest write-back may be later than these; after a close none was told.
+        let told_ms = if parts.last.clean {
+            0
+        } else {
+            options.offline_after_ms
+        };
+        resume.doubt(now, seen.plus_ms(told_ms));
     }
 }
 
@@ -171,12 +237,20 @@ struct Latest {
 }
 
 /// Sets the online bits as published, and has every chunk looked at once. Returns the latest times,
-/// less those to come that a step back of the clock has explained.
-fn restore_online(parts: &Parts, online: &Online, resume: &Resume, now: Unix) -> Latest {
+/// less those to come that a step back of the clock has explained, and those that are not possible.
+fn restore_online(
+    parts: &Parts,
+    online: &Online,
+    resume: &Resume,
+    latest_possible: Unix,
+    now: Unix,
+) -> Latest {
     let users = parts.slots;
     let later = |latest: u64, ms: u64| {
-        let explained = ms > latest && ms > now.ms() && resume.explains(Unix::from_ms(ms));
-        if explained { latest } else { latest.max(ms) }
+        let to_come = ms > latest && ms > now.ms();
+        let passed_over =
+            to_come && (ms > latest_possible.ms() || resume.explains(Unix::from_ms(ms)));
+        if passed_over { latest } else { latest.max(ms) }
     };
     let stamps = &parts.stamps.cells()[..users as usize];
     let published = &parts.published.cells()[..users as usize];

@@ -64,11 +64,16 @@ impl Resume {
         if id > now.plus_ms(AHEAD_MS_MAX) {
             return Err(Unresumable::Future);
         }
-        let mut windows = self.ambiguous().into_iter().flatten();
-        match windows.any(|(from, to)| (from..=to).contains(&id)) {
+        match self.is_doubted(id) {
             true => Err(Unresumable::Ambiguous),
             false => Ok(()),
         }
+    }
+
+    /// Whether ids of this time are not believed.
+    pub(super) fn is_doubted(&self, id: Unix) -> bool {
+        let mut windows = self.ambiguous().into_iter().flatten();
+        windows.any(|(from, to)| (from..=to).contains(&id))
     }
 
     /// Whether a time that is yet to come is known from when the clock was ahead. Transitions since

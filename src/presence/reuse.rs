@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::log::RecordFault;
+use crate::store::record::RecordFault;
 
 /// What a scan has met that is not simply the next slot's user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

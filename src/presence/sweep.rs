@@ -17,7 +17,7 @@ use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 use crate::store::cells::{Published, Stamp, StampFlags};
-use crate::store::flusher::{PUBLISHED_DIRTY, STAMPS_DIRTY};
+use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
 use crate::time::{Now, Unix};
 
 /// One transition, decided and already written to `published` by the slot's owner.
@@ -121,13 +121,14 @@ impl Sweep {
             }
             // Asked after that: a slot that was made before the flag was raised is read, or its
             // beat would wait for the next one.
-            let words = presence
+            let users = presence
                 .users()
                 .saturating_sub(cursor.chunk * CHUNK_SLOTS)
-                .min(CHUNK_SLOTS)
-                .div_ceil(WORD_SLOTS as u32);
+                .min(CHUNK_SLOTS);
+            let words = users.div_ceil(WORD_SLOTS as u32);
             while cursor.word < words && budget > 0 {
-                if !pass.word(cursor.chunk * CHUNK_WORDS + cursor.word, out) {
+                let word = cursor.chunk * CHUNK_WORDS + cursor.word;
+                if !pass.word(word, users - cursor.word * WORD_SLOTS as u32, out) {
                     // Full in the middle of a word: what is left of it shows when it is read again.
                     // At word 0 the chunk would be asked again, and must say yes.
                     presence.online.raise(chunk, LOOK);
@@ -166,12 +167,7 @@ impl Sweep {
             self.shard,
             "only a slot's owner publishes it"
         );
-        let mut pass = Pass::new(self, presence, context, usize::MAX);
-        let stamp = presence.stamps.cell(slot).load(Ordering::Acquire);
-        if pass.bounds.is_ahead(stamp) {
-            pass.clamp(slot);
-        }
-        pass.decide(slot, out);
+        Pass::new(self, presence, context, usize::MAX).decide(slot, out);
     }
 }
 
@@ -212,10 +208,14 @@ impl<'a> Pass<'a> {
         self.hold || self.presence.vigil.must_hold(self.shard, self.now)
     }
 
-    /// Looks at 64 slots; false if `out` is full and something may be left.
+    /// Looks at 64 slots, of which `users` have a user; false if `out` is full and something may be
+    /// left.
     #[inline]
-    fn word(&mut self, word: u32, out: &mut Vec<Transition>) -> bool {
+    fn word(&mut self, word: u32, users: u32, out: &mut Vec<Transition>) -> bool {
         let first = word as usize * WORD_SLOTS;
+        if planted::is(Planted::PastRewritten) {
+            self.rewrite_past(first);
+        }
         let stamps = self.presence.stamps.cells()[first..]
             .first_chunk::<WORD_SLOTS>()
             .expect("the files grow by whole chunks, and a chunk by whole words");
@@ -224,32 +224,36 @@ impl<'a> Pass<'a> {
         if found.fresh == online && !found.any_ahead {
             return true;
         }
-        self.differs(word, found.any_ahead, out)
+        // Cells behind the last user's are nobody's, whatever they say.
+        let mask = match users {
+            0..64 if !planted::is(Planted::CellsBeyondTrusted) => (1 << users) - 1,
+            _ => u64::MAX,
+        };
+        self.differs(word, mask, out)
     }
 
-    /// The rare path of `word`: somebody came, went, or is ahead of the clock.
+    /// The rare path of `word`: somebody came, went, or is ahead of the clock. Slots outside of
+    /// `mask` have no user.
     #[cold]
-    fn differs(&mut self, word: u32, any_ahead: bool, out: &mut Vec<Transition>) -> bool {
+    fn differs(&mut self, word: u32, mask: u64, out: &mut Vec<Transition>) -> bool {
         let first = word * WORD_SLOTS as u32;
         let stamps = &self.presence.stamps.cells()[first as usize..first as usize + WORD_SLOTS];
         let stamps: &[_; WORD_SLOTS] = stamps.try_into().expect("sliced to this length");
-        // A hold does not put this off: it would make whoever is ahead fresh anew when it ends.
-        if any_ahead && self.presence.vigil.others_unsettled(self.shard, self.now) {
-            self.presence.online.raise(chunk_of(Slot::new(first)), LOOK);
-        } else if any_ahead {
+        let found = self.comparison.word(stamps, self.bounds);
+        let mut ahead = 0;
+        if found.any_ahead {
             for (bit, stamp) in stamps.iter().enumerate() {
-                if self.bounds.is_ahead(stamp.load(Ordering::Relaxed)) {
-                    self.clamp(Slot::new(first + bit as u32));
-                }
+                let stamp = stamp.load(Ordering::Relaxed);
+                ahead |= u64::from(self.bounds.is_ahead(stamp)) << bit;
             }
         }
-        let fresh = self.comparison.word(stamps, self.bounds).fresh;
         let online = self.presence.online.word(word);
-        let mut wanted = fresh;
-        if online & !fresh != 0 && self.holds() {
+        let mut wanted = found.fresh;
+        if online & !wanted != 0 && self.holds() {
             wanted |= online & self.comparison.word(stamps, Bounds::not_left()).fresh;
         }
-        let mut differing = wanted ^ online;
+        // Whoever is ahead is looked at, online or not.
+        let mut differing = ((wanted ^ online) | ahead) & mask;
         if planted::is(Planted::SweepSkipsLastSlot) && word % CHUNK_WORDS == CHUNK_WORDS - 1 {
             differing &= !(1 << 63);
         }
@@ -264,26 +268,34 @@ impl<'a> Pass<'a> {
         true
     }
 
-    /// Brings a stamp from the future back to the present: it was made before the wall clock was
-    /// stepped back, and would keep its publisher online until then.
-    fn clamp(&self, slot: Slot) {
-        let cell = self.presence.stamps.cell(slot);
-        let _ = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-            self.bounds.is_ahead(stamp).then(|| {
-                let now = self.now.unix;
-                Stamp::new(now, stamp.sent().min(now), stamp.flags())
-            })
-        });
-        self.presence.online.raise(chunk_of(slot), STAMPS_DIRTY);
+    /// Whether a stamp ahead of the clock is evidence against the clock, asked after it was read.
+    fn believes_ahead(&self) -> bool {
+        self.presence.vigil.believes_ahead(self.shard, self.now)
+    }
+
+    /// Whether another shard may be stamping by another clock.
+    fn unsettled(&self) -> bool {
+        self.presence.vigil.others_unsettled(self.shard, self.now)
+    }
+
+    /// What a planted bug does: times that the clock has yet to reach are lost.
+    fn rewrite_past(&self, first: usize) {
+        let now = self.now.unix;
+        for cell in &self.presence.stamps.cells()[first..first + WORD_SLOTS] {
+            let _ = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
+                let ahead = stamp.ms() > now.ms() + super::fresh::AHEAD_MS_MAX;
+                ahead.then(|| Stamp::new(now, stamp.sent().min(now), stamp.flags()))
+            });
+        }
     }
 
     /// Says in the stamp itself that its silence is being published, so that only another beat
-    /// makes it fresh. False: it changed.
+    /// makes it fresh. False: it changed, or seldom for no reason: the next sweep looks again.
     fn expire(&self, slot: Slot, stamp: Stamp) -> bool {
         self.presence
             .stamps
             .cell(slot)
-            .compare_exchange(
+            .compare_exchange_weak(
                 stamp,
                 stamp.with(StampFlags::EXPIRED),
                 Ordering::SeqCst,
@@ -295,13 +307,30 @@ impl<'a> Pass<'a> {
     /// Compares one slot once more and publishes what it is, if that is news.
     fn decide(&mut self, slot: Slot, out: &mut Vec<Transition>) {
         let stamp = self.presence.stamps.cell(slot).load(Ordering::Acquire);
-        let fresh = self.bounds.is_fresh(stamp);
         let online = self.presence.online.has(slot);
-        let expired = online && !fresh && Bounds::not_left().is_fresh(stamp);
-        if fresh == online || (expired && self.holds()) {
+        let ahead = self.bounds.is_ahead(stamp);
+        if ahead {
+            self.presence.vigil.found_ahead(self.now);
+        }
+        let believed = (ahead || stamp.has(StampFlags::EXPIRED)) && self.believes_ahead();
+        if ahead && online && believed && !self.unsettled() {
+            // Its silence began when the clock went back, and does not end when the clock has
+            // caught up: only another beat does that. The time stays as it is.
+            self.expire(slot, stamp);
+        }
+        let fresh = self.bounds.is_fresh(stamp) && (!ahead || believed);
+        let silent = !fresh && !stamp.has(StampFlags::LEFT);
+        if silent && online && (believed || self.holds()) {
             return;
         }
-        if expired && !self.expire(slot, stamp) {
+        if silent && ahead && !online {
+            // Nobody was told of this one in time. It is not asked for again.
+            self.expire(slot, stamp);
+        }
+        if fresh == online {
+            return;
+        }
+        if silent && !self.expire(slot, stamp) {
             // A beat has just come.
             return;
         }

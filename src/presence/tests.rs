@@ -446,7 +446,7 @@ fn since_strictly_increases_whatever_the_clock_does() {
 }
 
 #[test]
-fn stamps_from_the_future_are_clamped() {
+fn a_stamp_ahead_of_the_clock_is_believed_for_as_long_as_a_silence_and_stays() {
     let mut world = World::new();
     let (ann, bob) = (world.slot("ann"), world.slot("bob"));
     world.beat(ann, 100_000);
@@ -455,23 +455,30 @@ fn stamps_from_the_future_are_clamped() {
         world.swept(at(100_000)),
         [online(ann, true), online(bob, true)]
     );
-    // A step back by 90 s: a beat is stored as of now, and without one the sweep brings the stamp
-    // back.
+    // A step back by 90 s: a beat is stored as of now, and without one the stamp says that the
+    // clock is behind.
     assert_eq!(world.state(ann, 10_000).2, Some(10_000));
     assert_eq!(world.beat(ann, 10_000), BeatOutcome::Stored);
     assert_eq!(world.state(ann, 200_000).2, Some(10_000));
     assert_eq!(world.swept(at(10_000)), []);
-    assert_eq!(world.state(bob, 200_000).2, Some(10_000));
+    assert_eq!(world.swept(at(34_999)), []);
+    let told = [10_000, 34_999].map(|ms| world.state(bob, ms).2);
+    assert_eq!(
+        told,
+        [Some(10_000); 2],
+        "no time to come, and none that moves"
+    );
     assert_eq!(world.swept(at(35_001)), [offline(ann), offline(bob)]);
+    assert_eq!(world.state(bob, 200_000).2, Some(100_000), "it is not lost");
     // Less than a second ahead is another shard's turn, and stays.
     world.beat(ann, 50_000);
     world.beat(ann, 49_000);
     assert_eq!(world.state(ann, 200_000).2, Some(50_000));
 }
 
-/// Whoever is offline when the clock is set back, and in a chunk with nobody online.
+/// Also in a chunk with nobody online, and whichever shard sees the step first.
 #[test]
-fn stamps_from_the_future_are_clamped_where_all_is_quiet() {
+fn who_is_offline_when_the_clock_is_set_back_keeps_the_time() {
     let mut world = World::with(1 << 20, 2);
     let ann = world.slot("ann");
     world.presence.note_turn(0, at(100_000));
@@ -496,8 +503,17 @@ fn stamps_from_the_future_are_clamped_where_all_is_quiet() {
         "the other shard may still stamp so"
     );
     world.presence.note_turn(1, stepped(100_002, 10_001));
+    world
+        .presence
+        .note_clock_step(at(100_002).unix, stepped(100_002, 10_001));
     assert_eq!(world.swept(stepped(100_003, 10_002)), []);
-    assert_eq!(world.state(ann, 200_000).2, Some(10_002));
+    let told = [10_002, 90_000].map(|ms| world.state(ann, ms).2);
+    assert_eq!(
+        told,
+        [Some(10_000); 2],
+        "no time to come, and none that moves"
+    );
+    assert_eq!(world.state(ann, 200_000).2, Some(100_000), "it is not lost");
 }
 
 #[test]
@@ -775,17 +791,23 @@ fn beats_that_cross_sweeps_are_healed_by_the_next() {
         hold_expiries: false,
     };
     let mut out = Vec::new();
+    let swept_ms = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for thread in 0..2_u64 {
-            let (presence, slots) = (&*presence, &slots);
+            let (presence, slots, swept_ms) = (&*presence, &slots, &swept_ms);
             scope.spawn(move || {
                 for ms in 0..2_000 {
+                    // Shards whose clocks are a second apart expect another's step.
+                    while ms > swept_ms.load(Ordering::Relaxed) + 500 {
+                        std::thread::yield_now();
+                    }
                     let slot = slots[(ms * 37 + thread * 13) as usize % slots.len()];
                     presence.record_beat(slot, at(ms).unix, at(ms));
                 }
             });
         }
         for ms in (0..2_000).step_by(5) {
+            swept_ms.store(ms, Ordering::Relaxed);
             sweep.begin();
             sweep.slice(presence, context(ms), u32::MAX, usize::MAX, &mut out);
         }

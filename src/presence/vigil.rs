@@ -2,12 +2,14 @@
 //!
 //! Owns when each shard last began a turn and with which clock. While one of them is stalled (its
 //! socket may hold the beats) or has another idea of the wall clock (it was just stepped), nobody
-//! may be expired. Never decides about a slot.
+//! may be expired. Owns as well for how long stamps ahead of the clock are believed: they say that
+//! the clock is behind. Never decides about a slot.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
+use crate::store::sigbus::files_were_cut;
 use crate::time::{ANCHOR_TOLERANCE_MS, Mono, Now, Unix};
 
 /// A shard whose last turn began longer ago than this, in ms, is stalled: a second, and a second's
@@ -24,6 +26,11 @@ pub(super) struct Vigil {
     turns: Box<[CachePadded<Turn>]>,
     /// Mono microseconds.
     hold_until: AtomicU64,
+    /// Whose stamp is ahead of the clock is fresh until then (Mono microseconds).
+    ahead_until: AtomicU64,
+    /// What the clock said when it was last found behind (Unix ms); NEVER if it was not.
+    behind_since: AtomicU64,
+    offline_after_ms: u64,
 }
 
 struct Turn {
@@ -34,7 +41,8 @@ struct Turn {
 }
 
 impl Vigil {
-    pub(super) fn new(shards: u16) -> Vigil {
+    /// `offline_after_ms`: how long a silence must be.
+    pub(super) fn new(shards: u16, offline_after_ms: u64) -> Vigil {
         let turn = || {
             CachePadded::new(Turn {
                 began_at: AtomicU64::new(NEVER),
@@ -44,7 +52,39 @@ impl Vigil {
         Vigil {
             turns: (0..shards).map(|_| turn()).collect(),
             hold_until: AtomicU64::new(0),
+            ahead_until: AtomicU64::new(0),
+            behind_since: AtomicU64::new(NEVER),
+            offline_after_ms,
         }
+    }
+
+    /// The clock says `now` and is behind stamps that were made before: those whose stamps these
+    /// are have as long as anybody else to be heard of again.
+    pub(super) fn clock_is_behind(&self, now: Now) {
+        let until = now.mono.plus_ms(self.offline_after_ms);
+        self.ahead_until.fetch_max(until.micros(), Ordering::AcqRel);
+        self.behind_since.store(now.unix.ms(), Ordering::Release);
+    }
+
+    /// A stamp ahead of the clock of `now` was found, whether or not anybody has told of a step.
+    pub(super) fn found_ahead(&self, now: Now) {
+        if self.ahead_until.load(Ordering::Acquire) == 0 {
+            self.clock_is_behind(now);
+        }
+    }
+
+    /// Whether a stamp ahead of the clock of `now`, which is `shard`'s, still counts: also while
+    /// another shard may be stamping by a later clock, to which this one is still to be stepped.
+    pub(super) fn believes_ahead(&self, shard: u16, now: Now) -> bool {
+        now.mono.micros() <= self.ahead_until.load(Ordering::Acquire)
+            || self.others_unsettled(shard, now)
+    }
+
+    /// A time that lies ahead of the clock of `now`, as it is told: no time that is yet to come,
+    /// and one that does not move on with the clock.
+    pub(super) fn told(&self, ahead: Unix, now: Unix) -> Unix {
+        let behind_since = Unix::from_ms(self.behind_since.load(Ordering::Acquire));
+        ahead.min(now).min(behind_since)
     }
 
     pub(super) fn note_turn(&self, shard: u16, now: Now) {
@@ -60,6 +100,8 @@ impl Vigil {
     /// Whether `shard`, which has read stamps at `now`, must not take a silence for an absence.
     pub(super) fn must_hold(&self, shard: u16, now: Now) -> bool {
         now.mono.micros() < self.hold_until.load(Ordering::Acquire)
+            // A stamp that somebody has cut from its file says nothing of its publisher.
+            || files_were_cut()
             || self.others_unsettled(shard, now)
     }
 
@@ -111,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_stalled_peer_holds_the_others_but_not_itself() {
-        let vigil = Vigil::new(2);
+        let vigil = Vigil::new(2, 25_000);
         assert!(
             !vigil.must_hold(0, at(50_000)),
             "a shard that never began has nobody's beats"
@@ -126,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_step_holds_until_all_have_seen_it() {
-        let vigil = Vigil::new(2);
+        let vigil = Vigil::new(2, 25_000);
         vigil.note_turn(0, at(10_000));
         vigil.note_turn(1, at(10_000));
         let stepped = |ms| Now {
@@ -149,10 +191,22 @@ mod tests {
 
     #[test]
     fn a_hold_ends_when_it_was_told_to() {
-        let vigil = Vigil::new(1);
+        let vigil = Vigil::new(1, 25_000);
         vigil.hold_until(at(5_000).mono);
         vigil.hold_until(at(4_000).mono);
         assert!(vigil.must_hold(0, at(4_999)));
         assert!(!vigil.must_hold(0, at(5_000)));
+    }
+
+    #[test]
+    fn stamps_ahead_of_a_clock_that_is_behind_are_believed_for_as_long_as_a_silence() {
+        let vigil = Vigil::new(1, 25_000);
+        let ahead = at(90_000).unix;
+        assert_eq!(vigil.told(ahead, at(1_000).unix), at(1_000).unix);
+        vigil.clock_is_behind(at(2_000));
+        assert!(vigil.believes_ahead(0, at(27_000)));
+        assert!(!vigil.believes_ahead(0, at(27_001)));
+        let told = [3_000, 50_000].map(|ms| vigil.told(ahead, at(ms).unix));
+        assert_eq!(told, [at(2_000).unix; 2], "it stands still");
     }
 }

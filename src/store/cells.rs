@@ -15,11 +15,9 @@
 //! assert!(!Published::default().has(StampFlags::LEFT));
 //! ```
 
-use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::{cmp, fmt};
 
-use super::region::ZeroedAtomic;
+pub use super::cell::{Cell, CellValue};
 use crate::status::Status;
 use crate::time::Unix;
 
@@ -69,8 +67,9 @@ impl StampFlags {
     /// An explicit goodbye: not fresh whatever the time. Set by who records a goodbye, cleared by
     /// who records a beat that counts.
     pub const LEFT: StampFlags = StampFlags(1);
-    /// The silence has been published: not fresh until the next beat, even if the wall clock goes
-    /// back to when it was. Set by the slot's owner in its sweep, cleared by who records a beat.
+    /// The silence has been published, or will be once it has lasted since the clock went back: not
+    /// fresh until the next beat, whatever the wall clock says. Set by the slot's owner in its
+    /// sweep, cleared by who records a beat.
     pub const EXPIRED: StampFlags = StampFlags(1 << 1);
     /// What the publisher says of itself: online, away, busy, as numbers from 0; 3 is not used.
     /// Reserved: nobody sets it yet.
@@ -308,13 +307,10 @@ impl fmt::Debug for Published {
     }
 }
 
-/// What a cell can hold: a value of 64 bits.
-pub trait CellValue: Copy {
-    /// From what the cell holds; any bits are legal.
-    fn from_bits(bits: u64) -> Self;
-    /// What the cell holds.
-    fn bits(self) -> u64;
-}
+/// A cell of stamps.map.
+pub type StampCell = Cell<Stamp>;
+/// A cell of published.map.
+pub type PublishedCell = Cell<Published>;
 
 impl CellValue for Stamp {
     #[inline]
@@ -337,96 +333,6 @@ impl CellValue for Published {
     #[inline]
     fn bits(self) -> u64 {
         self.0
-    }
-}
-
-/// A cell that many threads read and write: an [`AtomicU64`] that knows what it holds.
-#[derive(Debug, Default)]
-#[repr(transparent)]
-pub struct Cell<V> {
-    bits: AtomicU64,
-    of: PhantomData<V>,
-}
-
-/// A cell of stamps.map.
-pub type StampCell = Cell<Stamp>;
-/// A cell of published.map.
-pub type PublishedCell = Cell<Published>;
-
-// SAFETY: an atomic integer beside nothing; any bytes are a value of it.
-unsafe impl<V: Sync> ZeroedAtomic for Cell<V> {}
-
-impl<V: CellValue> Cell<V> {
-    /// Holding `value`.
-    pub fn new(value: V) -> Cell<V> {
-        Cell {
-            bits: AtomicU64::new(value.bits()),
-            of: PhantomData,
-        }
-    }
-
-    /// See [`AtomicU64::load`].
-    #[inline]
-    pub fn load(&self, order: Ordering) -> V {
-        V::from_bits(self.bits.load(order))
-    }
-
-    /// See [`AtomicU64::store`].
-    #[inline]
-    pub fn store(&self, value: V, order: Ordering) {
-        self.bits.store(value.bits(), order);
-    }
-
-    /// See [`AtomicU64::compare_exchange`].
-    ///
-    /// Errors: it held something else, which is given back.
-    #[inline]
-    pub fn compare_exchange(
-        &self,
-        current: V,
-        new: V,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<V, V> {
-        self.bits
-            .compare_exchange(current.bits(), new.bits(), success, failure)
-            .map(V::from_bits)
-            .map_err(V::from_bits)
-    }
-
-    /// See [`AtomicU64::compare_exchange_weak`].
-    ///
-    /// Errors: it held something else, or by chance; what it held is given back.
-    #[inline]
-    pub fn compare_exchange_weak(
-        &self,
-        current: V,
-        new: V,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<V, V> {
-        self.bits
-            .compare_exchange_weak(current.bits(), new.bits(), success, failure)
-            .map(V::from_bits)
-            .map_err(V::from_bits)
-    }
-
-    /// See [`AtomicU64::fetch_update`].
-    ///
-    /// Errors: `change` said no to what it held, which is given back.
-    #[inline]
-    pub fn fetch_update(
-        &self,
-        set: Ordering,
-        fetch: Ordering,
-        mut change: impl FnMut(V) -> Option<V>,
-    ) -> Result<V, V> {
-        self.bits
-            .fetch_update(set, fetch, |bits| {
-                change(V::from_bits(bits)).map(CellValue::bits)
-            })
-            .map(V::from_bits)
-            .map_err(V::from_bits)
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::header::{HeaderFault, Kind, VERSION};
-use super::log::RecordFault;
+use super::header::{CRC_AT, HeaderFault, Kind, VERSION};
+use super::record::RecordFault;
 
 /// Why a store could not be opened. Display names file, offset, expected, found and what to do.
 #[derive(Debug)]
@@ -35,7 +35,11 @@ pub enum StoreFaultKind {
     HeaderDamaged,
     /// Two files are of different stores.
     OtherStore,
-    /// A record of users.log that had been synced is damaged.
+    /// Two files are of one store at different times.
+    OtherTime,
+    /// The latest state is not in the folder but in a memory.
+    InMemory,
+    /// A record of users.log is damaged that had been synced, or has others behind it.
     RecordDamaged,
     /// The maps are there, users.log is not.
     Missing,
@@ -110,9 +114,16 @@ impl StoreFault {
             HeaderFault::Crc { expected, found } => StoreFault::new(
                 StoreFaultKind::HeaderDamaged,
                 path,
-                124,
+                CRC_AT as u64,
                 format!("header CRC32C {expected:08x}"),
                 format!("{found:08x}"),
+            ),
+            HeaderFault::Home { found } => StoreFault::new(
+                StoreFaultKind::Version,
+                path,
+                48,
+                "a home of the cells that this program knows (0 or 1)",
+                format!("home {found}"),
             ),
         }
     }
@@ -143,6 +154,11 @@ impl StoreFault {
             StoreFaultKind::OtherStore => {
                 "files of two stores were mixed: put back the ones that belong together"
             }
+            StoreFaultKind::OtherTime => {
+                "files of one store but of different times were mixed: put back the ones that \
+                 belong together, or restore the whole folder from a backup"
+            }
+            StoreFaultKind::InMemory => "start the greendot that put it there",
             StoreFaultKind::Missing => {
                 "put users.log back, or move the other files away and start with an empty folder"
             }

@@ -1,56 +1,150 @@
 //! The files of a store as they are found, before anything is written.
 //!
-//! Owns opening, locking and reading a header, and what counts as no file at all. Decides nothing
-//! about the store.
+//! Owns opening, locking and reading a header, what counts as no file at all, and the removal of
+//! what a refused opening has made. Decides nothing about the store.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::fault::{StoreFault, StoreFaultKind};
-use super::header::{HEADER_BYTES, Header, Kind};
+use super::header::{FileId, GENERATION_AT, HEADER_BYTES, Header, Kind};
 use super::map::file_bytes;
-use super::region::MappedFile;
 
-/// Opens a file of the store, made if missing.
-pub(crate) fn open_file(dir: &Path, kind: Kind) -> Result<(PathBuf, File), StoreFault> {
-    let path = dir.join(kind.file_name());
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        // Who was seen when is nobody else's business.
-        .mode(0o600)
-        .open(&path);
-    match file {
-        Ok(file) => Ok((path, file)),
-        Err(error) => Err(StoreFault::os(path, "open", error)),
+/// Tries to lock a file whose name stays: each lost one means that another process has removed it
+/// in between, as a refused opening does.
+const LOCK_TRIES: u32 = 16;
+
+/// What an opening has made, which goes again unless the opening comes to its end.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    files: Vec<PathBuf>,
+    /// The deepest first.
+    dirs: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Makes a folder, and those above it, where there is none.
+    pub(crate) fn dir(&mut self, dir: &Path) -> io::Result<()> {
+        let missing = dir.ancestors().filter(|dir| !dir.as_os_str().is_empty());
+        let missing: Vec<PathBuf> = missing
+            .take_while(|dir| !dir.exists())
+            .map(Path::to_owned)
+            .collect();
+        fs::create_dir_all(dir)?;
+        self.dirs = missing;
+        Ok(())
+    }
+
+    pub(crate) fn file(&mut self, path: PathBuf) {
+        self.files.push(path);
+    }
+
+    /// Whether this file was made.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.files.iter().any(|file| file == path)
+    }
+
+    /// It stays.
+    pub(crate) fn keep(&mut self) {
+        self.files.clear();
+        self.dirs.clear();
     }
 }
 
-pub(crate) fn lock(path: &Path, file: &File) -> Result<(), StoreFault> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(StoreFault::new(
-            StoreFaultKind::Locked,
-            path.to_owned(),
-            0,
-            "a store that no process has open",
-            "another process's lock",
-        )),
-        Err(TryLockError::Error(error)) => Err(StoreFault::os(path.to_owned(), "lock", error)),
+impl Drop for Made {
+    fn drop(&mut self) {
+        // What is not empty any more is somebody else's too, and stays.
+        for file in &self.files {
+            let _ = fs::remove_file(file);
+        }
+        for dir in &self.dirs {
+            let _ = fs::remove_dir(dir);
+        }
     }
+}
+
+/// What tells a file from others, by what the system says of it.
+pub(crate) fn file_id(found: &fs::Metadata) -> FileId {
+    FileId {
+        device: found.dev(),
+        inode: found.ino(),
+    }
+}
+
+/// A file of the store, for reading and writing.
+fn options() -> fs::OpenOptions {
+    let mut options = File::options();
+    // Who was seen when is nobody else's business.
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+/// Opens a file of the store, made if missing; whether it was.
+fn open_or_make(path: &Path) -> io::Result<(File, bool)> {
+    match options().create_new(true).open(path) {
+        Ok(file) => Ok((file, true)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            options().open(path).map(|file| (file, false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a new map, empty, under another name than its own: it gets that once it is whole.
+pub(crate) fn make(dir: &Path, kind: Kind) -> Result<(PathBuf, File), StoreFault> {
+    let path = dir.join(format!("{}.new", kind.file_name()));
+    match options().create(true).truncate(true).open(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(error) => Err(StoreFault::os(path, "make", error)),
+    }
+}
+
+/// Opens users.log and locks it, made if missing: it stands for the whole folder.
+///
+/// Errors: another process has it, or the system refuses something.
+pub(crate) fn lock(dir: &Path, made: &mut Made) -> Result<(PathBuf, File), StoreFault> {
+    let path = dir.join(Kind::Users.file_name());
+    let os = |doing| {
+        let path = path.clone();
+        move |error| StoreFault::os(path, doing, error)
+    };
+    for _ in 0..LOCK_TRIES {
+        let (file, new) = match open_or_make(&path) {
+            // Removed between the two tries to open it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && dir.exists() => continue,
+            opened => opened.map_err(os("open"))?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked(path)),
+            Err(TryLockError::Error(error)) => return Err(os("lock")(error)),
+        }
+        let ours = file.metadata().map_err(os("look at"))?;
+        let named = fs::metadata(&path);
+        if named.is_ok_and(|named| file_id(&named) == file_id(&ours)) {
+            if new {
+                made.file(path.clone());
+            }
+            return Ok((path, file));
+        }
+    }
+    Err(locked(path))
+}
+
+fn locked(path: PathBuf) -> StoreFault {
+    let expected = "a store that no process has open";
+    let kind = StoreFaultKind::Locked;
+    StoreFault::new(kind, path, 0, expected, "another process's lock")
 }
 
 /// A file of the store as it is before anything is written.
 pub(crate) struct Found {
     pub(crate) path: PathBuf,
-    file: File,
+    pub(crate) file: File,
     pub(crate) bytes: u64,
-    /// None: empty or nothing but zeros, so it was just made, now or by a process that was killed
-    /// at once or lost its power.
+    /// None: empty or nothing but zeros.
     pub(crate) header: Option<Header>,
 }
 
@@ -82,38 +176,34 @@ impl Found {
         })
     }
 
-    /// The same for a file that may be missing, or as good as missing.
+    /// The same for a map, which may be missing.
     pub(crate) fn look(dir: &Path, kind: Kind) -> Result<Option<Found>, StoreFault> {
         let path = dir.join(kind.file_name());
-        match path.try_exists() {
-            Err(error) => Err(StoreFault::os(path, "look for", error)),
-            Ok(false) => Ok(None),
-            Ok(true) => {
-                let (path, file) = open_file(dir, kind)?;
-                Found::read(kind, path, file).map(|found| found.header.is_some().then_some(found))
-            }
+        match options().open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreFault::os(path, "open", error)),
+            Ok(file) => Found::read(kind, path, file).map(Some),
         }
     }
 
-    /// The file that was found, or else one without a header.
-    pub(crate) fn or_new(
-        found: Option<Found>,
-        dir: &Path,
-        kind: Kind,
-    ) -> Result<Found, StoreFault> {
-        let new = |(path, file)| Found {
-            path,
-            file,
-            bytes: 0,
-            header: None,
-        };
-        found.map_or_else(|| open_file(dir, kind).map(new), Ok)
-    }
-
-    /// A map must be of the same store as users.log and as long as its header says.
-    pub(crate) fn check_beside(&self, users: &Found) -> Result<(), StoreFault> {
-        let (Some(header), Some(leader)) = (self.header, users.header) else {
+    /// A map must be of the same store as users.log, of the same time, and as long as its header
+    /// says.
+    pub(crate) fn check_beside(&self, kind: Kind, users: &Found) -> Result<(), StoreFault> {
+        let Some(leader) = users.header else {
             return Ok(());
+        };
+        let Some(header) = self.header else {
+            // No opening leaves a map without a header under its own name.
+            return Err(StoreFault::new(
+                StoreFaultKind::Truncated,
+                self.path.clone(),
+                0,
+                format!("the header of {}", kind.file_name()),
+                match self.bytes {
+                    0 => "an empty file",
+                    _ => "nothing but zeros",
+                },
+            ));
         };
         if header.store_id != leader.store_id {
             return Err(StoreFault::new(
@@ -137,16 +227,31 @@ impl Found {
         Ok(())
     }
 
-    /// Maps the file, with `first` as its header if it has none.
-    pub(crate) fn map(self, first: Header, reserved_bytes: u64) -> Result<MappedFile, StoreFault> {
-        let path = self.path.clone();
-        let map = || {
-            if self.header.is_none() {
-                std::os::unix::fs::FileExt::write_all_at(&self.file, &first.encode(), 0)?;
-            }
-            MappedFile::map(self.file, self.path, reserved_bytes)
+    /// Its header may follow that of the file before it, which is written first at each opening: of
+    /// the same generation, or one behind where an opening was cut short.
+    pub(crate) fn check_follows(
+        &self,
+        before: Header,
+        before_name: &str,
+    ) -> Result<(), StoreFault> {
+        let Some(header) = self.header else {
+            return Ok(());
         };
-        map().map_err(|error| StoreFault::os(path, "map", error))
+        let (this, leads) = (header.generation, before.generation);
+        let same = this == leads && header.life == before.life;
+        if same || this.checked_add(1) == Some(leads) {
+            return Ok(());
+        }
+        Err(StoreFault::new(
+            StoreFaultKind::OtherTime,
+            self.path.clone(),
+            GENERATION_AT,
+            format!(
+                "generation {leads}, life {:016x} as in {before_name}",
+                before.life
+            ),
+            format!("generation {this}, life {:016x}", header.life),
+        ))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the headers of the running store say, and when they are written.
 //!
-//! Owns who the store is (id, generation) and how far the disk is known to be. Writes headers into
-//! their files; never syncs, never decides how far the disk is.
+//! Owns who the store is (id, generation, life) and how far the disk is known to be. Writes headers
+//! into their files; never syncs, never decides how far the disk is.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -9,17 +9,40 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::cells::{Published, Stamp};
-use super::header::{Header, Kind, Windows};
-use super::log::{FIRST_RECORD, Log};
+use super::header::{FileId, Header, Home, Kind, Windows};
+use super::log::Log;
 use super::map::CellFile;
+use super::record::FIRST_RECORD;
 use crate::time::Unix;
+
+/// What tells one generation of a store's cells from all others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    /// Random: copies of one store count alike.
+    pub(crate) life: u64,
+}
+
+impl Generation {
+    /// The one with this number, and a life of its own.
+    ///
+    /// Errors: no random numbers.
+    pub(crate) fn begin(number: u64) -> io::Result<Generation> {
+        // Never 0, which is what a header says that knows of none.
+        let life = random()? | 1;
+        Ok(Generation { number, life })
+    }
+}
 
 /// What the headers of this run say beside what changes with every write-back.
 pub(crate) struct Headers {
     store_id: u64,
-    generation: u64,
+    generation: Generation,
     created_at: Unix,
     boot_id: [u8; 16],
+    home: Home,
+    /// Of the folder's users.log; in files of a memory it says what they continue.
+    continues: FileId,
     /// Up to where users.log is known to be on disk.
     synced_bytes: AtomicU64,
     /// Longest delay after which readers of this run were told to come back, in ms.
@@ -48,18 +71,16 @@ impl Headers {
     ///
     /// Errors: no random numbers.
     pub(crate) fn of_new(created_at: Unix, boot_id: [u8; 16]) -> io::Result<Headers> {
-        let mut id = [0; 8];
-        getrandom::fill(&mut id).map_err(io::Error::other)?;
-        let mut first = Header::new(Kind::Users, u64::from_le_bytes(id), 0, created_at);
+        let mut first = Header::new(Kind::Users, random()?, created_at);
         first.synced_bytes = FIRST_RECORD;
-        Ok(Headers::following(first, 1, boot_id, 0))
+        Ok(Headers::following(first, Generation::begin(1)?, boot_id, 0))
     }
 
-    /// Of the store whose users.log had this header, in its next generation. `away_ms`: what
-    /// readers of the run before were told.
+    /// Of the store whose users.log had this header. `away_ms`: what readers of the run before were
+    /// told.
     pub(crate) fn following(
         leader: Header,
-        generation: u64,
+        generation: Generation,
         boot_id: [u8; 16],
         away_ms: u32,
     ) -> Headers {
@@ -68,6 +89,8 @@ impl Headers {
             generation,
             created_at: leader.created_at,
             boot_id,
+            home: Home::Files,
+            continues: FileId::default(),
             synced_bytes: AtomicU64::new(leader.synced_bytes.max(FIRST_RECORD)),
             away_ms: AtomicU32::new(0),
             away_ms_before: AtomicU32::new(away_ms),
@@ -81,8 +104,16 @@ impl Headers {
     }
 
     /// The header of a file, as far as all have the same.
-    pub(crate) fn header(&self, kind: Kind) -> Header {
-        Header::new(kind, self.store_id, self.generation, self.created_at)
+    pub(crate) fn header(&self, kind: Kind, now: Unix) -> Header {
+        Header {
+            generation: self.generation.number,
+            life: self.generation.life,
+            home: self.home,
+            continues: self.continues,
+            boot_id: self.boot_id,
+            written_at: now,
+            ..Header::new(kind, self.store_id, self.created_at)
+        }
     }
 
     /// Up to where users.log is known to be on disk.
@@ -123,9 +154,9 @@ impl Headers {
     /// Everything before `synced_bytes` of users.log is on disk: says so in its header.
     ///
     /// Errors: the system's, when the header is written.
-    pub(crate) fn mark_log(&self, log: &Log, synced_bytes: u64) -> io::Result<()> {
+    pub(crate) fn mark_log(&self, log: &Log, synced_bytes: u64, now: Unix) -> io::Result<()> {
         self.synced_bytes.fetch_max(synced_bytes, Ordering::AcqRel);
-        let mut header = self.header(Kind::Users);
+        let mut header = self.header(Kind::Users, now);
         header.synced_bytes = self.log_synced_bytes();
         log.file().write_start(&header.encode())
     }
@@ -133,8 +164,13 @@ impl Headers {
     /// The stamps up to `capacity` are on disk, the file's length included: says so in its header.
     ///
     /// Errors: the system's, when the header is written.
-    pub(crate) fn mark_stamps(&self, stamps: &CellFile<Stamp>, capacity: u32) -> io::Result<()> {
-        let mut header = self.header(Kind::Stamps);
+    pub(crate) fn mark_stamps(
+        &self,
+        stamps: &CellFile<Stamp>,
+        capacity: u32,
+        now: Unix,
+    ) -> io::Result<()> {
+        let mut header = self.header(Kind::Stamps, now);
         header.capacity = capacity;
         stamps.file().write_start(&header.encode())
     }
@@ -176,14 +212,19 @@ impl Headers {
         on_disk: OnDisk,
         now: Unix,
     ) -> io::Result<()> {
-        let mut header = self.header(Kind::Published);
+        let mut header = self.header(Kind::Published, now);
         header.capacity = on_disk.capacity;
         header.watermark = on_disk.watermark;
         header.clean = on_disk.clean;
-        header.boot_id = self.boot_id;
         header.ambiguous = windows;
         header.away_ms = self.away_ms();
         header.written_at = now;
         published.file().write_start(&header.encode())
     }
+}
+
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u64::from_le_bytes(bytes))
 }

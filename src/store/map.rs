@@ -27,6 +27,11 @@ fn slots_of(bytes: u64) -> u32 {
     u32::try_from(slots).unwrap_or(u32::MAX) / CHUNK_SLOTS * CHUNK_SLOTS
 }
 
+/// Bytes of a file's header page and its whole chunks, if it has so many.
+pub(crate) fn whole_bytes(bytes: u64) -> u64 {
+    file_bytes(slots_of(bytes)).min(bytes)
+}
+
 /// Cells by which a file that has so many grows.
 fn growth_slots(have: u32) -> u32 {
     (have / 4).clamp(GROWTH_SLOTS_MIN, GROWTH_SLOTS_MAX)

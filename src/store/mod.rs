@@ -3,21 +3,24 @@
 //! Owns the formats (docs/FORMATS.md), the mappings and what is checked before a byte is believed.
 //! Knows nothing of beats, sweeps or watchers, and never names the layers above.
 
+mod cell;
 pub mod cells;
 mod fault;
-pub(crate) mod flusher;
-mod found;
+pub(crate) mod found;
 pub(crate) mod header;
 pub(crate) mod headers;
 pub(crate) mod log;
 pub(crate) mod map;
 pub(crate) mod open;
+pub(crate) mod record;
 pub(crate) mod recover;
 pub(crate) mod region;
+pub(crate) mod sigbus;
 #[cfg(test)]
 mod tests;
+pub(crate) mod write_back;
 
 pub use fault::{StoreFault, StoreFaultKind};
-pub use flusher::WriteBackReport;
 pub use header::STORE_FILES;
-pub use region::copies_on_write;
+pub use region::{FileLoss, copies_on_write};
+pub use write_back::{Loss, WriteBackReport};

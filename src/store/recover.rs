@@ -10,11 +10,12 @@ use super::fault::StoreFault;
 use super::map::CellFile;
 use super::open::{Parts, os};
 use super::region::MappedFile;
+use crate::planted::{self, Planted};
 use crate::slot::Slot;
 use crate::status::Status;
 use crate::time::Unix;
 
-/// A cell further ahead of the clock and of the last write-back than this, in ms, is damaged: a
+/// A cell further ahead of the clock and of what the headers say than this, in ms, is damaged: a
 /// day.
 const IMPOSSIBLE_AHEAD_MS: u64 = 86_400_000;
 
@@ -25,6 +26,9 @@ pub(crate) struct Recovered {
     pub(crate) republished: bool,
     /// published.map was made anew from the stamps.
     pub(crate) published_rebuilt: bool,
+    /// A time after this that nothing explains is damage. What it stands in says LEFT or EXPIRED,
+    /// and was left alone.
+    pub(crate) latest_possible: Unix,
 }
 
 impl Parts {
@@ -41,8 +45,8 @@ impl Parts {
         now: Unix,
     ) -> Result<Recovered, StoreFault> {
         let last = self.last;
-        prepare(&self.stamps, self.slots, last.clean)?;
-        prepare(&self.published, self.slots, last.clean)?;
+        prepare(&self.stamps, self.slots)?;
+        prepare(&self.published, self.slots)?;
         // Of nobody, so that who is given the slot begins without a past.
         for slot in free {
             let (stamp, published) = (self.stamps.cell(slot), self.published.cell(slot));
@@ -55,15 +59,18 @@ impl Parts {
                 .into_iter()
                 .for_each(MappedFile::doubt);
         }
-        self.replace_impossible(explained, now);
+        let latest_possible = self.latest_possible(&explained, now);
+        let impossible = |ms: u64| ms > latest_possible.ms() && !explained(Unix::from_ms(ms));
+        self.replace_impossible(&impossible, now);
         let published_rebuilt = last.published_missing && !last.is_new && self.slots > 0;
         let republished = last.power_cut || published_rebuilt;
         if republished {
-            self.republish(offline_after_ms, now);
+            self.republish(&impossible, offline_after_ms, now);
         }
         Ok(Recovered {
             republished,
             published_rebuilt,
+            latest_possible,
         })
     }
 
@@ -106,14 +113,25 @@ impl Parts {
         taken
     }
 
+    /// The clock may be behind: one that is not kept while the machine is off begins anywhere. But
+    /// the headers say when they were written, and that is seldom long ago.
+    fn latest_possible(&self, explained: &impl Fn(Unix) -> bool, now: Unix) -> Unix {
+        let written_at = Some(self.last.written_at).filter(|at| !explained(*at));
+        let known = now.max(self.last.watermark);
+        known
+            .max(written_at.unwrap_or_default())
+            .plus_ms(IMPOSSIBLE_AHEAD_MS)
+    }
+
     /// One impossible time would have everybody else silent since long, and event ids doubtful for
-    /// as long.
-    fn replace_impossible(&self, explained: impl Fn(Unix) -> bool, now: Unix) {
-        let last = now.max(self.last.watermark).plus_ms(IMPOSSIBLE_AHEAD_MS);
-        let impossible = |ms: u64| ms > last.ms() && !explained(Unix::from_ms(ms));
+    /// as long. Of those who are gone nobody asks whether they are fresh: theirs stay.
+    fn replace_impossible(&self, impossible: &impl Fn(u64) -> bool, now: Unix) {
+        let gone = StampFlags::LEFT.and(StampFlags::EXPIRED);
         let stamps = replace(&self.stamps, self.slots, |stamp| {
             let never = Unix::from_ms(0);
-            impossible(stamp.ms()).then(|| Stamp::new(never, never, stamp.flags()))
+            // Beyond what any clock says it is damage, whatever the flags are.
+            let wrong = stamp.order() < 0 || (impossible(stamp.ms()) && !stamp.has(gone));
+            wrong.then(|| Stamp::new(never, never, stamp.flags()))
         });
         let published = replace(&self.published, self.slots, |published| {
             impossible(published.since_ms()).then(|| Published::new(now, published.status()))
@@ -130,19 +148,20 @@ impl Parts {
     /// After a power cut, or without a published.map: who was published online, or was fresh when
     /// the last stamp was written, is online, with a transition now, for nobody knows what watchers
     /// were told last.
-    fn republish(&self, offline_after_ms: u64, now: Unix) {
+    fn republish(&self, impossible: &impl Fn(u64) -> bool, offline_after_ms: u64, now: Unix) {
         let stamps = &self.stamps.cells()[..self.slots as usize];
         let published = &self.published.cells()[..self.slots as usize];
         let newest_ms = stamps
             .iter()
             .map(|stamp| stamp.load(Ordering::Relaxed).ms())
+            .filter(|ms| !impossible(*ms))
             .max()
             .unwrap_or(0);
         for (stamp, cell) in stamps.iter().zip(published) {
             let (stamp, before) = (stamp.load(Ordering::Relaxed), cell.load(Ordering::Relaxed));
             let was_fresh = !stamp.has(StampFlags::LEFT.and(StampFlags::EXPIRED))
                 && stamp.ms() != 0
-                && newest_ms - stamp.ms() <= offline_after_ms;
+                && newest_ms.saturating_sub(stamp.ms()) <= offline_after_ms;
             if was_fresh || before.is_online() {
                 let since = Unix::from_ms(now.ms().max(before.since_ms() + 1));
                 let status = match before.status() {
@@ -156,25 +175,21 @@ impl Parts {
 }
 
 /// Makes room for the cells of all slots, and none of more.
-fn prepare<V: CellValue + Sync>(
-    cells: &CellFile<V>,
-    slots: u32,
-    clean: bool,
-) -> Result<(), StoreFault> {
+fn prepare<V: CellValue + Sync>(cells: &CellFile<V>, slots: u32) -> Result<(), StoreFault> {
     let file = cells.file();
     cells
         .reserve(slots.max(1))
         .map_err(os("make room in", file.path()))?;
     // On disk before these slots are given anew: another power cut could keep the new record and
-    // the old cells.
-    if !clean && zero_beyond(cells, slots) {
+    // the old cells. After a clean close too, for nobody says what has become of the file since.
+    if !planted::is(Planted::CellsBeyondTrusted) && zero_beyond(cells, slots) {
         file.sync().map_err(os("write", file.path()))?;
     }
     Ok(())
 }
 
 /// Slots that users.log does not know have no cells: a power cut may have kept these and lost their
-/// records. Whether there were any.
+/// records, a backup may be older than the maps, or a disk may be bad. Whether there were any.
 fn zero_beyond<V: CellValue + Sync>(cells: &CellFile<V>, slots: u32) -> bool {
     let beyond = &cells.cells()[slots as usize..];
     let used = beyond

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
+
+use super::sigbus::Survivor;
 
 /// Bytes of a page; offsets of cells and reservations are multiples of it.
 pub(crate) const PAGE_BYTES: u64 = 4_096;
@@ -29,9 +31,22 @@ pub(crate) struct MappedFile {
     bytes: AtomicU64,
     /// The disk may lack pages that the kernel takes for written back.
     doubted: AtomicBool,
-    /// Syncs to come that write nothing back that counts, and say so.
+    survivor: Option<Survivor>,
+    /// Of the syncs to come, a bit each, the next one's first: writes nothing back that counts, and
+    /// says so.
     #[cfg(test)]
     pub(crate) failing_syncs: AtomicU32,
+}
+
+/// What has become of an open file's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileLoss {
+    /// Nothing has it any more.
+    Removed,
+    /// Another file has it.
+    Replaced,
+    /// The file is shorter than it was.
+    Truncated,
 }
 
 impl MappedFile {
@@ -57,6 +72,7 @@ impl MappedFile {
             map,
             bytes: AtomicU64::new(bytes),
             doubted: AtomicBool::new(false),
+            survivor: None,
             #[cfg(test)]
             failing_syncs: AtomicU32::new(0),
         })
@@ -64,6 +80,31 @@ impl MappedFile {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// From here on a page that the file loses, because somebody cuts it short, is a page of zeros
+    /// (see sigbus.rs).
+    pub(crate) fn survive_cuts(&mut self) {
+        let map = &self.map;
+        self.survivor = Some(Survivor::new(map.as_ptr(), map.len(), &self.file));
+    }
+
+    /// Whether the file still has its name and its length.
+    ///
+    /// Errors: the system's, when it is asked.
+    pub(crate) fn loss(&self) -> io::Result<Option<FileLoss>> {
+        let bytes = self.len_bytes();
+        let ours = self.file.metadata()?;
+        let named = match std::fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Some(FileLoss::Removed));
+            }
+            named => named?,
+        };
+        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+            return Ok(Some(FileLoss::Replaced));
+        }
+        Ok((ours.len() < bytes).then_some(FileLoss::Truncated))
     }
 
     pub(crate) fn len_bytes(&self) -> u64 {
@@ -88,6 +129,10 @@ impl MappedFile {
                 io::ErrorKind::StorageFull,
                 "the reserved address space is used up",
             ));
+        }
+        if self.file.metadata()?.len() < have {
+            // To make it longer again would hide what it has lost from the next start.
+            return Err(io::Error::other("the file has been cut short"));
         }
         let result =
             match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have, to_bytes - have)
@@ -187,13 +232,13 @@ impl MappedFile {
     fn checked(&self, synced: io::Result<()>) -> io::Result<()> {
         #[cfg(test)]
         let synced = synced.and_then(|()| {
-            let failing = |left: u32| left.checked_sub(1);
-            match self
-                .failing_syncs
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, failing)
-            {
-                Ok(_) => Err(Errno::IO.into()),
-                Err(_) => Ok(()),
+            let next = |failing: u32| Some(failing >> 1);
+            let failing =
+                self.failing_syncs
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+            match failing.is_ok_and(|failing| failing & 1 != 0) {
+                true => Err(Errno::IO.into()),
+                false => Ok(()),
             }
         });
         if synced.is_err() {

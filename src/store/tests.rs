@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 
 use super::StoreFaultKind;
 use super::cells::{Published, Stamp, StampFlags};
-use super::header::{Header, Kind};
-use super::log::{self, START};
+use super::header::{Header, Home, Kind, MemoryPath};
 use super::open::{LogRead, Parts, check};
+use super::record::{self, START};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 use crate::time::Unix;
@@ -24,7 +24,7 @@ fn mapped(dir: &Path) -> Parts {
         .map(100, NOW, |bytes, _| {
             Ok(LogRead {
                 made: (),
-                scan: log::scan(bytes, START, None, |_, _| {}),
+                scan: record::scan(bytes, START, None, |_, _| {}),
                 contradiction: None,
             })
         })
@@ -34,11 +34,12 @@ fn mapped(dir: &Path) -> Parts {
 
 /// A store of two users, marked as open and left like that.
 fn left_open(dir: &Path) {
-    let parts = mapped(dir);
+    let mut parts = mapped(dir);
     parts.mark([None; 2], NOW).unwrap();
     parts.log.append(0, b"ann").unwrap();
     parts.log.append(1, b"bob").unwrap();
-    parts.headers.mark_log(&parts.log, parts.log.end()).unwrap();
+    let end = parts.log.end();
+    parts.headers.mark_log(&parts.log, end, NOW).unwrap();
     parts.stamps.reserve(2).unwrap();
     parts.published.reserve(2).unwrap();
 }
@@ -82,20 +83,17 @@ fn map_cuts_a_torn_tail_and_raises_the_generation() {
     let path = dir.path().join("users.log");
     let file = fs::File::options().write(true).open(&path).unwrap();
     // A record of three bytes, of which two are there.
-    file.write_all_at(&[3, 2, 0, 0, 0, b'e', b'v'], 152)
+    file.write_all_at(&[3, 2, 0, 0, 0, b'e', b'v'], 4_120)
         .unwrap();
     let parts = mapped(dir.path());
     assert_eq!(
         (parts.slots, parts.torn_bytes, parts.log.end()),
-        (2, 7, 152)
+        (2, 7, 4_120)
     );
-    assert_eq!(fs::read(&path).unwrap()[152..160], [0; 8]);
-    assert_eq!(parts.headers.header(Kind::Users).generation, 2);
-    assert_eq!(
-        header(dir.path(), Kind::Users).generation,
-        1,
-        "not marked yet"
-    );
+    assert_eq!(fs::read(&path).unwrap()[4_120..4_128], [0; 8]);
+    let generation = |kind| header(dir.path(), kind).generation;
+    let generations = [Kind::Users, Kind::Stamps, Kind::Published].map(generation);
+    assert_eq!(generations, [2, 2, 1], "the last is not marked yet");
 }
 
 #[test]
@@ -104,11 +102,11 @@ fn map_refuses_what_was_synced_and_is_damaged() {
     left_open(dir.path());
     let path = dir.path().join("users.log");
     let file = fs::File::options().write(true).open(&path).unwrap();
-    file.write_all_at(b"x", 146).unwrap();
+    file.write_all_at(b"x", 4_114).unwrap();
     let read = |bytes: &[u8], _| {
         Ok(LogRead {
             made: (),
-            scan: log::scan(bytes, START, None, |_, _| {}),
+            scan: record::scan(bytes, START, None, |_, _| {}),
             contradiction: None,
         })
     };
@@ -172,7 +170,7 @@ fn recover_tells_anew_who_is_there_when_published_map_is_gone() {
 #[test]
 fn mark_says_whose_the_files_are_and_that_they_are_open() {
     let dir = tempfile::tempdir().unwrap();
-    let parts = mapped(dir.path());
+    let mut parts = mapped(dir.path());
     let window = Some((Unix::from_ms(5), Unix::from_ms(6)));
     parts.mark([window, None], NOW).unwrap();
     drop(parts);
@@ -181,7 +179,124 @@ fn mark_says_whose_the_files_are_and_that_they_are_open() {
     assert_eq!(users.store_id, stamps.store_id);
     assert_eq!(users.store_id, published.store_id);
     assert_eq!(headers.map(|header| header.generation), [1; 3]);
-    assert_eq!((published.boot_id, published.clean), (BOOT, false));
+    assert_eq!(users.life, published.life);
+    assert_ne!(users.life, 0);
+    assert_eq!(headers.map(|header| header.boot_id), [BOOT; 3]);
+    assert_eq!(headers.map(|header| header.written_at), [NOW; 3]);
+    assert_eq!(headers.map(|header| header.home), [Home::Files; 3]);
+    assert!(!published.clean);
     assert_eq!(published.ambiguous, [window, None]);
     assert_eq!(users.created_at, NOW);
+}
+
+/// Two openings in a row that are cut short must not leave generations that count alike.
+#[test]
+fn an_opening_that_was_cut_short_is_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    left_open(dir.path());
+    let of = |kind| {
+        let header = header(dir.path(), kind);
+        (header.generation, header.life)
+    };
+    let first = of(Kind::Published);
+    drop(mapped(dir.path()));
+    let begun = of(Kind::Users);
+    assert_eq!((begun.0, of(Kind::Published)), (2, first));
+    let mut parts = mapped(dir.path());
+    assert_eq!(of(Kind::Users), begun, "no third generation");
+    parts.mark([None; 2], NOW).unwrap();
+    assert_eq!([Kind::Stamps, Kind::Published].map(of), [begun; 2]);
+}
+
+/// A sync that failed while a store was opened is told once; the next opening must not believe what
+/// the page cache says. So users.log says first that an opening has begun.
+#[test]
+fn an_opening_that_failed_after_a_clean_close_leaves_no_clean_store() {
+    let dir = tempfile::tempdir().unwrap();
+    left_open(dir.path());
+    patch_clean(dir.path());
+    let last = check(dir.path(), BOOT).unwrap().last;
+    assert!(last.clean && !last.power_cut);
+    drop(mapped(dir.path()));
+    for boot in [BOOT, [2; 16]] {
+        let last = check(dir.path(), boot).unwrap().last;
+        assert!(!last.clean, "it is doubted");
+        assert!(!last.power_cut, "and nobody was told anything since");
+    }
+}
+
+/// Rewrites published.map's header as a close does.
+fn patch_clean(dir: &Path) {
+    let mut published = header(dir, Kind::Published);
+    published.clean = true;
+    write_header(dir, published);
+}
+
+fn write_header(dir: &Path, header: Header) {
+    let path = dir.join(header.kind.file_name());
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&header.encode(), 0).unwrap();
+}
+
+#[test]
+fn files_of_different_times_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    left_open(dir.path());
+    for (kind, generation, life) in [
+        (Kind::Users, 0, 9),
+        (Kind::Users, 1, 9),
+        (Kind::Users, 3, 9),
+        (Kind::Stamps, 0, 9),
+        (Kind::Stamps, 2, 9),
+        (Kind::Published, 1, 9),
+        (Kind::Published, 2, 9),
+    ] {
+        let good = header(dir.path(), kind);
+        write_header(
+            dir.path(),
+            Header {
+                generation,
+                life,
+                ..good
+            },
+        );
+        let fault = check(dir.path(), BOOT).err().expect("it is refused");
+        assert_eq!(fault.kind(), StoreFaultKind::OtherTime, "{fault}");
+        assert!(fault.to_string().contains("at offset 32: "), "{fault}");
+        write_header(dir.path(), good);
+    }
+    assert!(check(dir.path(), BOOT).is_ok());
+}
+
+#[test]
+fn a_store_whose_latest_state_is_elsewhere_is_refused_unless_it_was_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    left_open(dir.path());
+    let mut published = header(dir.path(), Kind::Published);
+    published.home = Home::Memory(MemoryPath::new(Path::new("/dev/shm/there")).unwrap());
+    write_header(dir.path(), published);
+    let fault = check(dir.path(), BOOT).err().expect("it is refused");
+    assert_eq!(fault.kind(), StoreFaultKind::InMemory);
+    assert!(fault.to_string().contains("/dev/shm/there"), "{fault}");
+    patch_clean(dir.path());
+    assert!(check(dir.path(), BOOT).is_ok());
+}
+
+#[test]
+fn a_refused_opening_leaves_nothing_behind() {
+    let outer = tempfile::tempdir().unwrap();
+    let dir = outer.path().join("a/b");
+    drop(check(&dir, BOOT).unwrap());
+    assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);
+    drop(mapped(&dir));
+    assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("mine"), "").unwrap();
+    drop(mapped(&dir));
+    let names: Vec<_> = fs::read_dir(&dir).unwrap().collect();
+    assert_eq!(names.len(), 1, "what was there stays: {names:?}");
+    let mut parts = mapped(&dir);
+    parts.mark([None; 2], NOW).unwrap();
+    drop(parts);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 4);
 }

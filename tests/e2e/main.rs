@@ -16,6 +16,7 @@ mod terminal;
 
 mod drain;
 mod every_limit;
+mod folder;
 mod goodbyes;
 mod ids;
 mod limits;

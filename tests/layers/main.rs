@@ -24,7 +24,7 @@ const EDGES: Table = &[
     ("slot", ""),
     ("status", ""),
     ("wire", "status time"),
-    ("store", "slot status time wire"),
+    ("store", "planted slot status time wire"),
     ("presence", "planted slot status store time wire"),
     ("realtime", "time wire"),
     ("pages", "metrics"),

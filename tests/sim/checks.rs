@@ -204,7 +204,7 @@ impl World {
     }
 
     /// What is published of a user: online, and since when by its own account.
-    fn state(&mut self, user: usize) -> Told {
+    pub(crate) fn state(&mut self, user: usize) -> Told {
         let (slot, now) = (self.slot(user), self.now());
         slot.map_or(
             Told {

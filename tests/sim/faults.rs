@@ -6,10 +6,12 @@ use greendot::engine::turn::Order;
 
 use crate::model::User;
 use crate::store::Folder;
-use crate::world::{Flushed, Parcel, World};
+use crate::world::{Parcel, World, WrittenBack};
 
 /// One in so many steps has a fault.
 const FAULT_ONE_IN: u32 = 40;
+/// One in so many steps is a start with a clock that nobody has kept.
+const BOOT_BEHIND_ONE_IN: u32 = 800;
 /// Longest step of the wall clock, in ms.
 const STEP_MS_MAX: i64 = 3 * 3_600_000;
 
@@ -28,6 +30,9 @@ impl World {
                 16 => self.run_out_of_descriptors(),
                 _ => self.write_back(),
             }
+        }
+        if self.downtime.u32(0..BOOT_BEHIND_ONE_IN) == 0 {
+            self.boot_behind();
         }
         let grid = self.rules.sweep_interval_ms;
         let until = match self.workload.u8(0..10) {
@@ -179,21 +184,21 @@ impl World {
     /// The store is written back; what is on disk then is what a power cut leaves.
     fn write_back(&mut self) {
         let now = self.now();
-        let mut flusher = self.flusher.take().expect("the node is up");
+        let mut writer = self.writer.take().expect("the node is up");
         for _ in 0..64 {
-            match flusher.slice(now) {
+            match writer.slice(now) {
                 Ok(report) if report.cycle_ms.is_some() => break,
                 Ok(_) => {}
                 Err(error) => self.fail(format!("write back: {error}")),
             }
         }
-        self.flusher = Some(flusher);
-        self.keep_flushed();
+        self.writer = Some(writer);
+        self.keep_written_back();
     }
 
-    pub(crate) fn keep_flushed(&mut self) {
+    pub(crate) fn keep_written_back(&mut self) {
         (0..self.users.len()).for_each(|user| self.doubt_partings(user));
-        self.flushed = Some(Flushed {
+        self.written_back = Some(WrittenBack {
             folder: Folder::copy_of(self.folder.path()),
             users: self.users.clone(),
             at: self.mono,
@@ -217,7 +222,7 @@ impl World {
         self.conns.clear();
         self.answers.clear();
         self.shards.clear();
-        self.flusher = None;
+        self.writer = None;
         self.presence = None;
         let down_ms = match self.faults.u8(0..3) {
             0 => 0,
@@ -236,9 +241,9 @@ impl World {
         let shards = shard_count(&mut self.faults);
         self.say(|| format!("start with {shards} shards"));
         self.boot(shards);
-        // Opening the store has written published.map back, and nothing else.
-        if let Some(flushed) = &self.flushed {
-            flushed.folder.take_published(self.folder.path());
+        // Opening the store has written published.map back, the headers, and nothing else.
+        if let Some(written_back) = &self.written_back {
+            written_back.folder.take_opening(self.folder.path());
         }
     }
 
@@ -252,23 +257,23 @@ impl World {
     /// The power fails: a start on the files as they were last written back, with what the kernel
     /// has written back by itself since.
     fn cut_power(&mut self) {
-        let Some(flushed) = self.flushed.take() else {
+        let Some(written_back) = self.written_back.take() else {
             return self.write_back();
         };
         let slots: Vec<_> = (0..self.names.len()).map(|user| self.slot(user)).collect();
         self.kill();
         self.boot += 1 << 32;
         let mut random = Rng::with_seed(self.faults.u64(..));
-        let (folder, kept) = self.folder.cut(&flushed.folder, &mut random);
+        let (folder, kept) = self.folder.cut(&written_back.folder, &mut random);
         self.folder = folder;
-        let pairs = self.users.iter().zip(&flushed.users).zip(slots);
+        let pairs = self.users.iter().zip(&written_back.users).zip(slots);
         let users = pairs.map(|((now, then), slot)| match slot {
             Some(slot) if kept.knows(slot) && kept.stamp(slot) => now.clone(),
             Some(slot) if kept.knows(slot) => then.with_a_slot(),
             _ => then.clone(),
         });
         self.users = users.collect();
-        let went_back = self.clock_went_back_at >= flushed.at;
+        let went_back = self.clock_went_back_at >= written_back.at;
         if went_back {
             // Stamps of the time before: no more than a second ahead of the clock, they are taken
             // for new ones.
@@ -278,10 +283,10 @@ impl World {
             }
         }
         // What is on disk now can not be lost by the next cut.
-        self.flushed = Some(Flushed {
+        self.written_back = Some(WrittenBack {
             folder: Folder::copy_of(self.folder.path()),
             users: self.users.clone(),
-            at: flushed.at,
+            at: written_back.at,
         });
         self.start_again();
         for sub in &mut self.subs {
@@ -295,13 +300,61 @@ impl World {
         self.accept_published();
     }
 
+    /// A machine without a clock of its own starts anywhere in the past, and is set right later.
+    /// When somebody who was offline was last active is not changed by that.
+    fn boot_behind(&mut self) {
+        if self.wall() < self.wall_max + 2_000 {
+            // It has been ahead: stamps of then are told as something else until it is there again.
+            return;
+        }
+        let by_ms = match self.downtime.bool() {
+            true => self.downtime.i64(10_000..3_600_000),
+            false => 400 * 86_400_000,
+        };
+        let (restarts, wait_ms) = (self.downtime.bool(), 2 * self.rules.offline_after_ms);
+        // The store is written back each second.
+        self.write_back();
+        let before: Vec<_> = (0..self.users.len()).map(|user| self.state(user)).collect();
+        self.crash_with_step(-by_ms);
+        let words: Vec<_> = self.users.iter().map(|user| user.last_word()).collect();
+        self.run_until(self.mono + wait_ms);
+        if restarts {
+            self.crash();
+        }
+        let same: Vec<bool> = (self.users.iter().zip(&words))
+            .map(|(user, word)| user.last_word() == *word)
+            .collect();
+        self.crash_with_step(by_ms);
+        for user in 0..self.users.len() {
+            let (was, is) = (before[user], self.state(user));
+            if same[user] && !was.online && was.last_active != is.last_active {
+                self.fail(format!(
+                    "a clock that was behind has made {is:?} of user {user}, who was {was:?}"
+                ));
+            }
+        }
+    }
+
+    /// kill -9, a step of the clock that nobody sees, and a start.
+    fn crash_with_step(&mut self, by_ms: i64) {
+        self.kill();
+        self.shift_clock(by_ms);
+        self.start_again();
+        self.observe();
+    }
+
     /// SIGTERM, and a start.
     fn restart_cleanly(&mut self) {
         self.shut_down();
+        let slots = self.presence().users();
         self.kill();
+        if self.downtime.bool() {
+            // A bad disk, or a backup of another moment.
+            self.folder.harm_unused_cells(slots, &mut self.downtime);
+        }
         self.start_again();
         // Closing has written everything back, and opening has marked it as open.
-        self.keep_flushed();
+        self.keep_written_back();
         self.observe();
     }
 

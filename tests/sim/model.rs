@@ -268,6 +268,11 @@ impl User {
         self.left = Left::No;
     }
 
+    /// What changes with anything that is heard of the user.
+    pub(crate) fn last_word(&self) -> (Option<u64>, u64, bool) {
+        (self.beat_hi, self.left_at, self.known)
+    }
+
     /// The wall clock went back, from `wall`: what was sent before may be compared by times that
     /// mean nothing now, until the server has brought them back.
     pub(crate) fn clock_went_back(&mut self, mono: u64, wall: u64) {

@@ -128,8 +128,8 @@ fn template() -> &'static Path {
 
 /// Pages in which the kernel writes files back; the cells begin on the second.
 const PAGE_BYTES: usize = 4_096;
-/// Where users.log begins.
-const FIRST_RECORD: usize = 128;
+/// Where the records of users.log begin: on its second page, too.
+const FIRST_RECORD: usize = PAGE_BYTES;
 const PAGE_CELLS: u32 = PAGE_BYTES as u32 / 8;
 
 /// Of each record of a users.log, how many slots there are with it and where it ends: a length, a
@@ -144,7 +144,18 @@ fn records(log: &[u8]) -> Vec<(u32, usize)> {
     ends
 }
 
-/// Of what was not flushed, what a power cut left.
+/// How many slots there are with the records that are whole in `written`, and where these end;
+/// `as_is` has all.
+fn whole_records(as_is: &[u8], written: &[u8]) -> (u32, usize) {
+    let bytes = as_is.iter().zip(written).skip(FIRST_RECORD);
+    let same = bytes.take_while(|(one, other)| one == other).count();
+    let whole = records(as_is)
+        .into_iter()
+        .take_while(|(_, end)| *end <= FIRST_RECORD + same);
+    whole.last().expect("the template has users")
+}
+
+/// Of what was not written back, what a power cut left.
 pub(crate) struct Kept {
     /// Slots whose records in users.log are whole.
     slots: u32,
@@ -182,17 +193,28 @@ impl Folder {
         Folder(to)
     }
 
-    /// Takes published.map from another folder.
-    pub(crate) fn take_published(&self, from: &Path) {
+    /// Takes what opening the store in another folder has written back: published.map, the headers
+    /// of the other files, and that users.log ends where its last whole record does.
+    pub(crate) fn take_opening(&self, from: &Path) {
+        for file in ["users.log", "stamps.map"] {
+            let [as_is, mut written] =
+                [from, &self.0].map(|dir| fs::read(dir.join(file)).expect("a store's file"));
+            written[..PAGE_BYTES].copy_from_slice(&as_is[..PAGE_BYTES]);
+            if file == "users.log" {
+                let end = whole_records(&as_is, &written).1;
+                written[end..].fill(0);
+            }
+            fs::write(self.0.join(file), written).expect("a store's file");
+        }
         let file = "published.map";
         fs::copy(from.join(file), self.0.join(file)).expect("a copy of a store's file");
     }
 
-    /// What a power cut leaves of this folder, of which `flushed` is known to be on disk: the
+    /// What a power cut leaves of this folder, of which `synced` is known to be on disk: the
     /// kernel may have written back any page of the maps by itself, and of what was appended to
     /// users.log, which leads, all, nothing, or so many bytes.
-    pub(crate) fn cut(&self, flushed: &Folder, random: &mut Rng) -> (Folder, Kept) {
-        let left = Folder::copy_of(&flushed.0);
+    pub(crate) fn cut(&self, synced: &Folder, random: &mut Rng) -> (Folder, Kept) {
+        let left = Folder::copy_of(&synced.0);
         let slots = self.write_back_appended(&left, random);
         // Most of the pages, few, all or none.
         let share = [0.0, 0.1, 0.5, 0.9, 1.0][random.usize(0..5)];
@@ -208,22 +230,15 @@ impl Folder {
         let read = |folder: &Folder| fs::read(path(folder)).expect("a store's file");
         let (as_is, mut written) = (read(self), read(to));
         written.resize(as_is.len().max(written.len()), 0);
-        // Behind what was flushed there may be half a record of an earlier cut.
-        let whole = |written: &[u8]| {
-            let bytes = as_is.iter().zip(written).skip(FIRST_RECORD);
-            let same = bytes.take_while(|(one, other)| one == other).count();
-            let whole = records(&as_is)
-                .into_iter()
-                .take_while(|(_, end)| *end <= FIRST_RECORD + same);
-            whole.last().expect("the template has users")
-        };
-        let ((_, flushed), (_, end)) = (whole(&written), whole(&as_is));
+        // Behind what was synced there may be half a record of an earlier cut.
+        let whole = |written: &[u8]| whole_records(&as_is, written);
+        let ((_, synced), (_, end)) = (whole(&written), whole(&as_is));
         let torn = match random.u8(0..4) {
-            0 => flushed,
+            0 => synced,
             1 => end,
-            _ => random.usize(flushed..=end),
+            _ => random.usize(synced..=end),
         };
-        written[flushed..torn].copy_from_slice(&as_is[flushed..torn]);
+        written[synced..torn].copy_from_slice(&as_is[synced..torn]);
         let (slots, _) = whole(&written);
         fs::write(path(to), written).expect("a store's file");
         slots
@@ -250,6 +265,23 @@ impl Folder {
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Writes something into a cell of a slot that nobody has: the first `slots` are somebody's.
+    pub(crate) fn harm_unused_cells(&self, slots: u32, random: &mut Rng) {
+        let file = ["stamps.map", "published.map"][random.usize(0..2)];
+        let path = self.0.join(file);
+        let mut bytes = fs::read(&path).expect("a store's file");
+        let capacity = (bytes.len() - PAGE_BYTES) as u32 / 8;
+        let slot = random.u32(slots..capacity.min(slots + 8));
+        let cell = match file {
+            // Fresh for all times to come; online since the beginning of the run.
+            "stamps.map" => (EPOCH_MS + 7 * 86_400_000) << 20,
+            _ => EPOCH_MS << 8 | 1,
+        };
+        let at = PAGE_BYTES + slot as usize * 8;
+        bytes[at..at + 8].copy_from_slice(&u64::to_le_bytes(cell));
+        fs::write(&path, bytes).expect("a store's file");
     }
 }
 

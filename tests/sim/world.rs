@@ -13,7 +13,7 @@ use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Driver, Order};
 use greendot::engine::{Engine, EngineParts, Mail};
 use greendot::metrics::{Board, Counter};
-use greendot::presence::{Flusher, Presence};
+use greendot::presence::{Presence, WriteBack};
 use greendot::shard::mailbox::Mailbox;
 use greendot::slot::Slot;
 use greendot::time::{Mono, Now, Unix};
@@ -125,7 +125,7 @@ pub(crate) enum Parcel {
 }
 
 /// What a power cut leaves: the files, and the model as of then.
-pub(crate) struct Flushed {
+pub(crate) struct WrittenBack {
     pub(crate) folder: Folder,
     pub(crate) users: Vec<User>,
     /// When (mono).
@@ -140,14 +140,16 @@ pub(crate) struct World {
     pub(crate) network: Rng,
     pub(crate) workload: Rng,
     pub(crate) faults: Rng,
+    /// What happens to the files and the clock while the node is down.
+    pub(crate) downtime: Rng,
     pub(crate) mono: u64,
     /// Wall clock less `mono`.
     pub(crate) anchor: i64,
 
     pub(crate) folder: Folder,
-    pub(crate) flushed: Option<Flushed>,
+    pub(crate) written_back: Option<WrittenBack>,
     pub(crate) presence: Option<Arc<Presence>>,
-    pub(crate) flusher: Option<Flusher>,
+    pub(crate) writer: Option<WriteBack>,
     pub(crate) shards: Vec<Shard>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) key: FleetKey,
@@ -245,12 +247,13 @@ impl World {
             network: stream(1),
             workload: stream(2),
             faults,
+            downtime: stream(4),
             mono: 1_000,
             anchor: EPOCH_MS as i64 - 1_000,
             folder: Folder::new(),
-            flushed: None,
+            written_back: None,
             presence: None,
-            flusher: None,
+            writer: None,
             shards: Vec::new(),
             keys: Arc::new(keys),
             key,
@@ -286,7 +289,7 @@ impl World {
         world.boot(shards);
         world.populate();
         // The template was closed, so all of it is on disk.
-        world.keep_flushed();
+        world.keep_written_back();
         world
     }
 
@@ -310,7 +313,7 @@ impl World {
             .unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
         self.torn_tails += u64::from(report.torn_bytes > 0);
         let presence = Arc::new(presence);
-        self.flusher = Some(presence.flusher(u64::MAX));
+        self.writer = Some(presence.write_back(u64::MAX));
         let board = Arc::new(Board::new(usize::from(shards)));
         for shard in 0..shards {
             let parts = EngineParts {

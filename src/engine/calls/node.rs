@@ -19,10 +19,13 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
         return problem.with_lines(RETRY_AFTER);
     }
     // Degraded is ready: what is known is served, and sending the streams away would help nobody.
-    let degraded = engine.node.board.process.gauge(Gauge::NodesDown) > 0;
-    let body: &'static [u8] = match degraded {
-        true => b"degraded: some nodes of the other role do not answer\n",
-        false => b"ready\n",
+    let is_up = |gauge| engine.node.board.process.gauge(gauge) > 0;
+    let body: &'static [u8] = if is_up(Gauge::StoreFilesLost) {
+        b"degraded: the data folder is not the one that is open\n"
+    } else if is_up(Gauge::NodesDown) {
+        b"degraded: some nodes of the other role do not answer\n"
+    } else {
+        b"ready\n"
     };
     Answer::ok("text/plain; charset=utf-8", body)
 }

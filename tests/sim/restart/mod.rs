@@ -18,7 +18,7 @@ use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Order};
 use greendot::engine::{EngineParts, Role};
 use greendot::metrics::Board;
-use greendot::presence::{Flusher, Presence, StoreOptions};
+use greendot::presence::{Presence, StoreOptions, WriteBack};
 use greendot::shard::mailbox::Mailbox;
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::beat::{FleetKey, Keys};
@@ -114,7 +114,7 @@ pub(super) struct Restarts {
     /// Of the life before.
     settings_before: Settings,
     presence: Option<Arc<Presence>>,
-    flusher: Option<Flusher>,
+    writer: Option<WriteBack>,
     flush_due: u64,
     booted_at: u64,
     shards: Vec<Shard>,
@@ -159,7 +159,7 @@ impl Restarts {
             settings_before: settings.clone(),
             settings: settings.clone(),
             presence: None,
-            flusher: None,
+            writer: None,
             flush_due: 0,
             booted_at: 0,
             shards: Vec::new(),
@@ -218,7 +218,7 @@ impl Restarts {
         let opened = Presence::open(&options, now);
         let (presence, _) = opened.unwrap_or_else(|fault| self.fail(&format!("open: {fault}")));
         let presence = Arc::new(presence);
-        self.flusher = Some(presence.flusher(u64::MAX));
+        self.writer = Some(presence.write_back(u64::MAX));
         let (board, settings) = (
             Arc::new(Board::new(usize::from(shards))),
             Arc::new(self.settings.clone()),
@@ -256,7 +256,7 @@ impl Restarts {
     /// Ends the process, and every connection with it.
     fn kill(&mut self) {
         self.shards.clear();
-        self.flusher = None;
+        self.writer = None;
         self.presence = None;
         for (key, conn) in std::mem::take(&mut self.conns) {
             self.lost(conn.client, key);
@@ -381,17 +381,13 @@ impl Restarts {
     }
 
     fn write_back(&mut self) {
-        if let Some(flusher) = self
-            .flusher
-            .as_mut()
-            .filter(|_| self.mono >= self.flush_due)
-        {
+        if let Some(writer) = self.writer.as_mut().filter(|_| self.mono >= self.flush_due) {
             let now = Now {
                 mono: Mono::from_micros(self.mono * 1_000),
                 unix: Unix::from_ms(EPOCH_MS + self.mono),
             };
             for _ in 0..4 {
-                let _written = flusher.slice(now);
+                let _written = writer.slice(now);
             }
             self.flush_due = self.mono + 1_000;
         }

@@ -8,10 +8,12 @@ use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use super::cells::{Published, Stamp};
-use super::header::Windows;
+use super::header::{Kind, Windows};
 use super::headers::{Headers, OnDisk};
-use super::log::{FIRST_RECORD, Log};
+use super::log::Log;
 use super::map::{CellFile, FIRST_CELL};
+use super::record::FIRST_RECORD;
+use super::region::FileLoss;
 use crate::slot::CHUNK_SLOTS;
 use crate::time::{Mono, Now, Unix};
 
@@ -27,6 +29,11 @@ const SLICE_BYTES_MAX: u64 = 4 << 20;
 const SLICE_CHUNKS_MAX: u32 = 64 << 10;
 /// A cycle begins at most this often.
 const CYCLE_MS_MIN: u64 = 1_000;
+/// The files are looked for this often, in ms: a cycle may be long.
+const LOOK_MS: u64 = 1_000;
+/// A header that has nothing new to say is written again after so long, in ms: it says when it was
+/// written, which is evidence against a clock that is behind.
+const HEADER_MS_MAX: u64 = 3_600_000;
 
 /// An open store's files, as who uses them lends them.
 pub(crate) struct Files<'a> {
@@ -47,7 +54,7 @@ pub(crate) struct Files<'a> {
 }
 
 /// A write-back in rolling slices, and where it is.
-pub(crate) struct WriteBack {
+pub(crate) struct Rolling {
     bytes_per_second: u64,
     slice_bytes_max: u64,
     step: Step,
@@ -57,6 +64,11 @@ pub(crate) struct WriteBack {
     log_lasting: u64,
     stamps_lasting: u32,
     published_lasting: u32,
+    /// When the header of stamps.map was last written.
+    stamps_marked_at: Mono,
+    /// When the files were last looked for, and what was not found.
+    looked_at: Option<Mono>,
+    loss: Option<Loss>,
 }
 
 /// What one slice did.
@@ -68,6 +80,17 @@ pub struct WriteBackReport {
     pub cycle_ms: Option<u64>,
     /// How long to rest before the next slice, in ms.
     pub pause_ms: u64,
+    /// A file that is not the one any more that was opened, as was last found.
+    pub loss: Option<Loss>,
+}
+
+/// A file of the store that the next start will not find as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Its name in the folder.
+    pub file: &'static str,
+    /// What has become of it.
+    pub how: FileLoss,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,9 +112,9 @@ struct Cycle {
     log_end: u64,
 }
 
-impl WriteBack {
-    pub(crate) fn new(bytes_per_second: u64) -> WriteBack {
-        WriteBack {
+impl Rolling {
+    pub(crate) fn new(bytes_per_second: u64) -> Rolling {
+        Rolling {
             bytes_per_second: bytes_per_second.max(1),
             slice_bytes_max: SLICE_BYTES_MAX.min(bytes_per_second),
             step: Step::Begin,
@@ -99,6 +122,9 @@ impl WriteBack {
             log_lasting: 0,
             stamps_lasting: 0,
             published_lasting: 0,
+            stamps_marked_at: Mono::default(),
+            looked_at: None,
+            loss: None,
         }
     }
 
@@ -121,12 +147,19 @@ impl WriteBack {
                 ..WriteBackReport::default()
             });
         }
+        if self
+            .looked_at
+            .is_none_or(|at| now.mono.ms_since(at) >= LOOK_MS)
+        {
+            self.looked_at = Some(now.mono);
+            self.loss = files.loss()?;
+        }
         let done = match self.step {
             Step::Begin => {
                 self.begin(files, now);
-                self.log(files, files.headers.log_synced_bytes())
+                self.log(files, files.headers.log_synced_bytes(), now)
             }
-            Step::Log { from } => self.log(files, from),
+            Step::Log { from } => self.log(files, from, now),
             Step::Stamps { chunk } => {
                 self.cells(files, files.stamps, STAMPS_DIRTY, chunk)
                     .map(|(bytes, next)| {
@@ -151,7 +184,10 @@ impl WriteBack {
                 self.published_lasting,
             ) = (0, 0, 0);
         }
-        done
+        done.map(|report| WriteBackReport {
+            loss: self.loss,
+            ..report
+        })
     }
 
     fn begin(&mut self, files: &Files<'_>, now: Now) {
@@ -166,7 +202,7 @@ impl WriteBack {
 
     /// users.log first: a slot is on disk before the header says that its stamps may be. Marked
     /// when all of it is, for a mark must be where a record ends.
-    fn log(&mut self, files: &Files<'_>, from: u64) -> io::Result<WriteBackReport> {
+    fn log(&mut self, files: &Files<'_>, from: u64, now: Now) -> io::Result<WriteBackReport> {
         let end = self.cycle.log_end;
         let to = end.min(from.saturating_add(self.slice_bytes_max));
         if to > from {
@@ -184,7 +220,9 @@ impl WriteBack {
                 self.log_lasting = length;
             }
             file.believe();
-            files.headers.mark_log(files.log, end)?;
+            // On disk as well: without it a power cut could not be told from damage.
+            files.headers.mark_log(files.log, end, now.unix)?;
+            file.sync_range(0, FIRST_RECORD)?;
         }
         self.step = Step::Stamps { chunk: 0 };
         Ok(self.report(to.saturating_sub(from)))
@@ -253,11 +291,17 @@ impl WriteBack {
             ..
         } = self.cycle;
         let (stamps, published) = (files.stamps.file(), files.published.file());
+        let is_old = now.mono.ms_since(self.stamps_marked_at) > HEADER_MS_MAX;
         if stamps_capacity > self.stamps_lasting {
             stamps.sync()?;
-            files.headers.mark_stamps(files.stamps, stamps_capacity)?;
+        }
+        if stamps_capacity > self.stamps_lasting || is_old {
+            files
+                .headers
+                .mark_stamps(files.stamps, stamps_capacity, now.unix)?;
             stamps.sync_range(0, FIRST_CELL)?;
             self.stamps_lasting = stamps_capacity;
+            self.stamps_marked_at = now.mono;
         }
         if published_capacity > self.published_lasting {
             published.sync()?;
@@ -278,6 +322,7 @@ impl WriteBack {
             bytes: 0,
             cycle_ms: Some(cycle_ms),
             pause_ms: CYCLE_MS_MIN.saturating_sub(cycle_ms),
+            loss: None,
         })
     }
 
@@ -287,22 +332,35 @@ impl WriteBack {
             bytes,
             cycle_ms: None,
             pause_ms,
+            loss: None,
         }
     }
 }
 
 impl Files<'_> {
+    /// Whether each file is still where it was, and as long.
+    fn loss(&self) -> io::Result<Option<Loss>> {
+        let files = [
+            (Kind::Users, self.log.file()),
+            (Kind::Stamps, self.stamps.file()),
+            (Kind::Published, self.published.file()),
+        ];
+        for (kind, file) in files {
+            if let Some(how) = file.loss()? {
+                let file = kind.file_name();
+                return Ok(Some(Loss { file, how }));
+            }
+        }
+        Ok(None)
+    }
+
     /// Has the bytes of users.log from `from`, up to which it is on disk, to `to`, up to which
     /// there are records, on disk as well.
     fn sync_log_range(&self, from: u64, to: u64) -> io::Result<()> {
         let file = self.log.file();
         if file.is_doubted() {
-            // The header's page too, in which records follow it.
-            self.headers
-                .mark_log(self.log, self.headers.log_synced_bytes())?;
             // SAFETY: the log's bytes before its end are never written again.
             unsafe { file.rewrite(from, to) }?;
-            file.sync_range(0, FIRST_RECORD)?;
         }
         file.sync_range(from, to - from)
     }
@@ -313,24 +371,42 @@ impl Files<'_> {
     /// Errors: the disk's; the store is then not marked, and opens as after a crash.
     pub(crate) fn close(&self, now: Unix) -> io::Result<()> {
         self.headers.close();
+        let on_disk = self.write_all(now)?;
+        let clean = OnDisk {
+            clean: true,
+            ..on_disk
+        };
+        let mark = |says| {
+            self.headers
+                .mark_published(self.published, self.windows, says, now)
+        };
+        mark(clean)?;
+        self.published.file().sync().inspect_err(|_| {
+            // The page cache has it, and the next opening would believe it.
+            if let Err(error) = mark(on_disk) {
+                tracing::error!(%error, "published.map says that it was closed cleanly, and it was \
+                                         not");
+            }
+        })
+    }
+
+    /// Writes everything back, headers included.
+    fn write_all(&self, now: Unix) -> io::Result<OnDisk> {
         let (stamps, published) = (self.stamps.capacity(), self.published.capacity());
         let (file, end) = (self.log.file(), self.log.end());
         self.sync_log_range(self.headers.log_synced_bytes().min(end), end)?;
         file.sync()?;
-        self.headers.mark_log(self.log, end)?;
+        self.headers.mark_log(self.log, end, now)?;
         file.sync()?;
         self.stamps.sync()?;
-        self.headers.mark_stamps(self.stamps, stamps)?;
+        self.headers.mark_stamps(self.stamps, stamps, now)?;
         self.stamps.file().sync()?;
         self.published.sync()?;
-        let on_disk = OnDisk {
+        Ok(OnDisk {
             capacity: published,
             watermark: now,
-            clean: true,
-        };
-        self.headers
-            .mark_published(self.published, self.windows, on_disk, now)?;
-        self.published.file().sync()
+            clean: false,
+        })
     }
 
     fn is_lively(&self, chunk: usize) -> bool {

@@ -1,4 +1,4 @@
-//! The write-back of a presence database: its files, lent to the store's flusher slice by slice.
+//! The write-back of a presence database: its files, lent to the store slice by slice.
 //!
 //! Owns nothing but where the write-back is. Runs on a thread of its own.
 
@@ -7,27 +7,27 @@ use std::sync::Arc;
 
 use super::Presence;
 use crate::store::WriteBackReport;
-use crate::store::flusher::{Files, WriteBack};
+use crate::store::write_back::{Files, Rolling};
 use crate::time::{Now, Unix};
 
 /// Writes back in rolling slices; runs on a thread of its own.
-pub struct Flusher {
+pub struct WriteBack {
     presence: Arc<Presence>,
-    write_back: WriteBack,
+    rolling: Rolling,
 }
 
-impl Flusher {
-    pub(super) fn new(presence: Arc<Presence>, bytes_per_second: u64) -> Flusher {
-        Flusher {
+impl WriteBack {
+    pub(super) fn new(presence: Arc<Presence>, bytes_per_second: u64) -> WriteBack {
+        WriteBack {
             presence,
-            write_back: WriteBack::new(bytes_per_second),
+            rolling: Rolling::new(bytes_per_second),
         }
     }
 
     /// The budget's part of a cycle's length, in ms, when everything about `users` users has
     /// changed; the disk's comes on top.
     pub fn cycle_ms(users: u32, bytes_per_second: u64) -> u64 {
-        WriteBack::cycle_ms(users, bytes_per_second)
+        Rolling::cycle_ms(users, bytes_per_second)
     }
 
     /// Does the next bit of work, and says how long to rest. Blocks for as long as the disk takes.
@@ -36,12 +36,12 @@ impl Flusher {
     /// the file that failed, for nobody says what the disk lacks. The caller rests before that.
     pub fn slice(&mut self, now: Now) -> io::Result<WriteBackReport> {
         let presence = &self.presence;
-        presence.with_files(now.unix, |files| self.write_back.slice(files, now))
+        presence.with_files(now.unix, |files| self.rolling.slice(files, now))
     }
 }
 
 impl Presence {
-    /// Writes everything back and marks the store as closed cleanly. The shards and the flusher
+    /// Writes everything back and marks the store as closed cleanly. The shards and the write-back
     /// have stopped before; the folder's lock goes with the last reference.
     ///
     /// Errors: the disk's; the store is then not marked, and opens as after a crash.
@@ -83,21 +83,24 @@ mod tests {
 
     const CHUNK_BYTES: u64 = CHUNK_SLOTS as u64 * 8;
 
-    /// A store with so many users, one cycle old.
-    fn store(dir: &Path, users: u32) -> (Arc<Presence>, Flusher) {
-        let options = StoreOptions {
+    fn options(dir: &Path) -> StoreOptions {
+        StoreOptions {
             dir: dir.to_owned(),
             users_max: 1 << 20,
             offline_after_ms: 25_000,
             restart_grace_ms: u64::MAX,
             shards: 1,
             boot_id: [1; 16],
-        };
-        let presence = Arc::new(Presence::open(&options, at(0)).unwrap().0);
+        }
+    }
+
+    /// A store with so many users, one cycle old.
+    fn store(dir: &Path, users: u32) -> (Arc<Presence>, WriteBack) {
+        let presence = Arc::new(Presence::open(&options(dir), at(0)).unwrap().0);
         make(&presence, 0, users);
-        let mut flusher = presence.flusher(u64::MAX);
-        cycle(&mut flusher, 0);
-        (presence, flusher)
+        let mut write_back = presence.write_back(u64::MAX);
+        cycle(&mut write_back, 0);
+        (presence, write_back)
     }
 
     fn make(presence: &Presence, from: u32, to: u32) {
@@ -108,8 +111,8 @@ mod tests {
     }
 
     /// Bytes of the log, of the stamps and of the published cells.
-    fn cycle(flusher: &mut Flusher, ms: u64) -> [u64; 3] {
-        let [log, stamps, published, headers] = [0; 4].map(|_| flusher.slice(at(ms)).unwrap());
+    fn cycle(write_back: &mut WriteBack, ms: u64) -> [u64; 3] {
+        let [log, stamps, published, headers] = [0; 4].map(|_| write_back.slice(at(ms)).unwrap());
         assert_eq!((headers.bytes, headers.cycle_ms), (0, Some(0)));
         [log.bytes, stamps.bytes, published.bytes]
     }
@@ -143,17 +146,17 @@ mod tests {
     #[test]
     fn a_log_whose_sync_failed_is_written_anew_before_it_is_marked() {
         let dir = tempfile::tempdir().unwrap();
-        let (presence, mut flusher) = store(dir.path(), 1_000);
+        let (presence, mut write_back) = store(dir.path(), 1_000);
         let log = presence.interner.log();
         let synced = log.end();
         assert_eq!(header(log.file(), Kind::Users).synced_bytes, synced);
         make(&presence, 1_000, 2_000);
         fail_next_sync(log.file());
-        assert!(flusher.slice(at(1)).is_err());
+        assert!(write_back.slice(at(1)).is_err());
         assert_eq!(header(log.file(), Kind::Users).synced_bytes, synced);
         // 41 bytes a record.
         assert_dirties(10, || {
-            assert_eq!(flusher.slice(at(2)).unwrap().bytes, 41_000)
+            assert_eq!(write_back.slice(at(2)).unwrap().bytes, 41_000)
         });
         assert_eq!(
             header(log.file(), Kind::Users).synced_bytes,
@@ -166,47 +169,63 @@ mod tests {
     fn a_map_whose_sync_failed_is_written_anew_before_it_is_marked() {
         const CHUNKS: u64 = 3;
         let dir = tempfile::tempdir().unwrap();
-        let (presence, mut flusher) = store(dir.path(), 3 * CHUNK_SLOTS);
+        let (presence, mut write_back) = store(dir.path(), 3 * CHUNK_SLOTS);
         let watermark = || header(presence.published.file(), Kind::Published).watermark;
         presence.record_leave(Slot::new(0), at(1).unix, at(1));
-        assert_eq!(cycle(&mut flusher, 1), [0, CHUNK_BYTES, 0]);
+        assert_eq!(cycle(&mut write_back, 1), [0, CHUNK_BYTES, 0]);
         presence.record_leave(Slot::new(1), at(2).unix, at(2));
-        flusher.slice(at(2)).unwrap();
+        write_back.slice(at(2)).unwrap();
         fail_next_sync(presence.stamps.file());
-        assert!(flusher.slice(at(2)).is_err());
+        assert!(write_back.slice(at(2)).is_err());
         assert_eq!(watermark(), at(1).unix);
         // An error may be of any page, and is told but once.
         assert_dirties(CHUNKS * 8, || {
-            assert_eq!(cycle(&mut flusher, 3), [0, CHUNKS * CHUNK_BYTES, 0]);
+            assert_eq!(cycle(&mut write_back, 3), [0, CHUNKS * CHUNK_BYTES, 0]);
         });
         assert_eq!(watermark(), at(3).unix);
-        assert_eq!(cycle(&mut flusher, 4), [0, 0, 0]);
+        assert_eq!(cycle(&mut write_back, 4), [0, 0, 0]);
         // The last sync of a cycle.
         for _ in 0..3 {
-            flusher.slice(at(5)).unwrap();
+            write_back.slice(at(5)).unwrap();
         }
         fail_next_sync(presence.published.file());
-        assert!(flusher.slice(at(5)).is_err());
+        assert!(write_back.slice(at(5)).is_err());
         assert_dirties(CHUNKS * 8, || {
-            assert_eq!(cycle(&mut flusher, 6), [0, 0, CHUNKS * CHUNK_BYTES]);
+            assert_eq!(cycle(&mut write_back, 6), [0, 0, CHUNKS * CHUNK_BYTES]);
         });
     }
 
     #[test]
     fn a_close_does_not_believe_a_file_whose_sync_failed() {
         let dir = tempfile::tempdir().unwrap();
-        let (presence, mut flusher) = store(dir.path(), 3 * CHUNK_SLOTS);
-        let cut_short = |presence: &Presence, flusher: &mut Flusher| {
+        let (presence, mut write_back) = store(dir.path(), 3 * CHUNK_SLOTS);
+        let cut_short = |presence: &Presence, write_back: &mut WriteBack| {
             presence.record_leave(Slot::new(0), at(1).unix, at(1));
             fail_next_sync(presence.stamps.file());
             (0..2)
-                .map(|_| flusher.slice(at(1)))
+                .map(|_| write_back.slice(at(1)))
                 .filter(Result::is_err)
                 .count()
         };
-        assert_eq!(cut_short(&presence, &mut flusher), 1);
+        assert_eq!(cut_short(&presence, &mut write_back), 1);
         assert_dirties(3 * 8, || presence.close(at(2)).unwrap());
-        drop((presence, flusher));
+        drop((presence, write_back));
+    }
+
+    /// The page cache has a header that says so, and the disk has not.
+    #[test]
+    fn a_close_that_failed_says_nowhere_that_it_has_not() {
+        for failing in [1, 0b10] {
+            let dir = tempfile::tempdir().unwrap();
+            let (presence, write_back) = store(dir.path(), 10);
+            let file = presence.published.file();
+            file.failing_syncs.store(failing, Ordering::Relaxed);
+            assert!(presence.close(at(2)).is_err());
+            assert!(!header(file, Kind::Published).clean, "{failing:b}");
+            drop((presence, write_back));
+            let (_, report) = Presence::open(&options(dir.path()), at(3)).unwrap();
+            assert!(!report.clean);
+        }
     }
 
     /// What the last run could not write back is in the page cache, marked as written.
