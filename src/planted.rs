@@ -44,6 +44,8 @@ pub enum Planted {
     HolderVouchedFor,
     /// A read that filled its buffer is taken for the last.
     FullReadForgotten,
+    /// Who watches a user that is forgotten goes on watching the slot.
+    WatchersKeepSlot,
     /// A connection is to be read again, and its edge is not made up for.
     ResumedUnread,
     /// An edge told of room, and nobody writes on.
@@ -86,7 +88,7 @@ pub enum Planted {
 
 impl Planted {
     /// Those that a node of both halves can have.
-    pub const ALL: [Planted; 20] = [
+    pub const ALL: [Planted; 21] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
         Planted::MarkClearedEarly,
@@ -107,6 +109,7 @@ impl Planted {
         Planted::FullReadForgotten,
         Planted::ResumedUnread,
         Planted::RoomForgotten,
+        Planted::WatchersKeepSlot,
     ];
 
     /// Those that only a split deployment can have.

@@ -12,7 +12,7 @@ use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
 use crate::config::{Config, RoleName, Sources};
 use crate::tools::endpoint::{Endpoint, Port, Said};
-use crate::tools::{beat, key, top, watch};
+use crate::tools::{beat, key, store, top, watch};
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub enum Ask {
     Watch(watch::Options),
     /// Make or name a fleet key.
     Key(key::Options),
+    /// Look into a data folder, or compact it.
+    Store(store::Options),
     /// Show a server's vital rates.
     Top(top::Options),
 }
@@ -93,6 +95,7 @@ pub fn command() -> Command {
              serve, realtime and presence",
         ))
         .subcommand(key_command())
+        .subcommand(store_command())
         .subcommand(top_command())
 }
 
@@ -160,6 +163,26 @@ fn key_command() -> Command {
     Command::new("key")
         .about("Print a fresh fleet key")
         .arg(path_arg("id").help("Print the id of each key in this file instead; the first signs"))
+}
+
+fn store_command() -> Command {
+    Command::new("store")
+        .about("Look into a data folder that no server has open, or compact it")
+        .arg(
+            Arg::new("what")
+                .value_name("WHAT")
+                .required(true)
+                .value_parser(["inspect", "verify", "export", "compact"])
+                .help(
+                    "inspect: how much it holds; verify: whether all of it is whole; export: each \
+                     user as a line of JSON; compact: rewrite it without users who are gone",
+                ),
+        )
+        .arg(
+            path_arg("data-dir")
+                .default_value("./greendot-data")
+                .help("The folder"),
+        )
 }
 
 fn top_command() -> Command {
@@ -274,6 +297,18 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
         }),
         Some(("key", given)) => Ask::Key(key::Options {
             id_of: given.get_one("id").cloned(),
+        }),
+        Some(("store", given)) => Ask::Store(store::Options {
+            what: match given.get_one::<String>("what").map(String::as_str) {
+                Some("verify") => store::What::Verify,
+                Some("export") => store::What::Export,
+                Some("compact") => store::What::Compact,
+                _ => store::What::Inspect,
+            },
+            dir: given
+                .get_one::<PathBuf>("data-dir")
+                .cloned()
+                .unwrap_or_default(),
         }),
         Some(("top", given)) => Ask::Top(top::Options {
             http: endpoint(given, Port::Http, &variables)?,

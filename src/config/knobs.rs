@@ -98,6 +98,7 @@ impl Knob {
     }
 }
 
+const DAY_MS: u64 = 86_400_000;
 /// A week: longer than any interval makes sense.
 const WEEK_MS: u64 = 604_800_000;
 const FROM_ONE_MS: RangeInclusive<u64> = 1..=WEEK_MS;
@@ -334,6 +335,8 @@ pub const KNOBS: &[Knob] = &[
     number!(STORE, "users-max", Count count 1..=SLOTS_MAX as u64, users_max,
         "Most users ever known; some 160 bytes of address space each; beyond, new users' beats \
          are refused"),
+    number!(STORE, "forget-after", Millis millis 0..=100 * 365 * DAY_MS, settings.forget_after,
+        "Silence after which an offline user is forgotten, as 180d; 0 forgets nobody"),
     number!(STORE, "write-back-bytes-per-second-max", Bytes bytes 4_096..=1 << 40,
         write_back_bytes_per_second_max,
         "Budget of the background write-back; stamp bytes divided by this is what a power cut \

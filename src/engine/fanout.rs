@@ -56,7 +56,12 @@ impl Engine {
             self.fanout.records.at.remove(&slot);
         }
         let resolves = transition.first && !planted::is(Planted::NameNeverResolved);
-        if resolves && self.conns.watches.named_len() > 0 {
+        // News that is late of somebody who is forgotten: the name would lead to a slot of which
+        // this shard has let go.
+        if resolves
+            && self.conns.watches.named_len() > 0
+            && !self.presence.is_leaving(transition.slot)
+        {
             let user = self.presence.user(transition.slot);
             self.conns.watches.resolve(user.as_str(), slot);
         }

@@ -194,11 +194,16 @@ impl Engine {
             let slot = self.conns.at(index).publisher();
             let ends = slot.is_some_and(|slot| self.passes.logging_out.ends(slot, id));
             if ends && self.conns.is_stream(id) {
-                self.conns.at(index).say(sse::write_bye);
-                self.counters.add(Counter::EventsBye, 1);
-                self.conns
-                    .end(id, Counter::ClosedBye, now.mono, &mut self.counters);
+                self.say_bye(id, now);
             }
         }
+    }
+
+    /// Ends a stream for good: its holder has been logged out, or forgotten.
+    pub(super) fn say_bye(&mut self, id: ConnId, now: Now) {
+        self.conns.at(id.index).say(sse::write_bye);
+        self.counters.add(Counter::EventsBye, 1);
+        self.conns
+            .end(id, Counter::ClosedBye, now.mono, &mut self.counters);
     }
 }

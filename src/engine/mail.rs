@@ -62,6 +62,9 @@ pub enum Mail {
         more: i32,
         verdict: Verdict,
     },
+    /// To all other shards: the user of this slot has been forgotten, here or, at a real-time node,
+    /// by its presence node.
+    Forget(Slot),
     /// Back: what the edit came to.
     Edited {
         conn: ConnId,
@@ -237,7 +240,8 @@ impl Mail {
             | Mail::Reask { .. }
             | Mail::Settled { .. }
             | Mail::Told { .. }
-            | Mail::Revouch { .. } => 1,
+            | Mail::Revouch { .. }
+            | Mail::Forget(_) => 1,
         }
     }
 
@@ -252,6 +256,7 @@ impl Mail {
                 | Mail::Reask { .. }
                 | Mail::Settled { .. }
                 | Mail::Revouch { .. }
+                | Mail::Forget(_)
         )
     }
 }

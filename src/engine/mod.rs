@@ -18,6 +18,7 @@ mod calls;
 mod conn;
 mod errand;
 mod fanout;
+mod forgetting;
 mod goodbyes;
 mod horizon;
 #[cfg(any(debug_assertions, feature = "planted"))]
@@ -185,6 +186,7 @@ impl Engine {
             Mail::Revouch { node, found_at } => self.passes.vouch_in_a_hurry(node, found_at),
             Mail::StreamBeats { from, beats } => self.take_stream_beats(from, &beats, now),
             Mail::StreamBeaten(outcomes) => self.finish_stream_beats(&outcomes, now),
+            Mail::Forget(slot) => self.begin_to_forget(slot, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
             Mail::Errand(errand) => self.run_errand(&errand, now),
             Mail::Ran {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::conn::life::Conns;
+use super::forgetting::Leaving;
 use super::horizon::Horizon;
 use super::mail::{Posts, ShardId};
 use super::passes::Passes;
@@ -64,6 +65,8 @@ pub struct Engine {
     pub(super) fanout: Fanout,
     /// Whom it has yet to mark.
     pub(super) telling: Telling,
+    /// Slots whose users have been forgotten.
+    pub(super) leaving: Leaving,
     /// See [`Engine::work_done`].
     pub(super) work_done: u64,
     /// What `/metrics` says, once it has been asked for in this turn.
@@ -131,6 +134,7 @@ impl Engine {
             conns: Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono),
             fanout: Fanout::default(),
             telling: Telling::default(),
+            leaving: Leaving::default(),
             work_done: 0,
             exposition: None,
             silence: Silence::new(now, hold_ms, settings.offline_after_ms),

@@ -84,6 +84,10 @@ pub(super) fn put(
             Some(transition) => {
                 engine.counters.add(Counter::ToldAdopted, 1);
                 engine.decided(transition, now);
+                // Not by an answer: a presence node that has lost its files says the same of all.
+                if source == Source::InStep && engine.presence.is_erased(slot) {
+                    engine.forgotten_elsewhere(slot);
+                }
             }
             None => engine.counters.add(Counter::ToldKnown, 1),
         }

@@ -41,7 +41,7 @@ impl Engine {
 
     /// A slice of what waits: some watchers are marked, some watches of streams that have ended are
     /// ended. False if nothing is left.
-    pub fn work(&mut self, _now: Now) -> bool {
+    pub fn work(&mut self, now: Now) -> bool {
         let max = self.settings.work_per_slice_max;
         let mut left = max;
         while left > 0
@@ -54,12 +54,13 @@ impl Engine {
         }
         self.work_done += (max - left) as u64;
         self.work_done += self.conns.end_some(max) as u64;
+        self.work_done += self.forget_some(max, now) as u64;
         self.has_work()
     }
 
     /// Something waits for a slice.
     pub fn has_work(&self) -> bool {
-        !self.telling.is_empty() || self.conns.watches.has_ending()
+        !self.telling.is_empty() || self.conns.watches.has_ending() || self.leaving.has_work()
     }
 
     /// Watchers marked and watches ended in slices so far, for tests: the work that a clock would

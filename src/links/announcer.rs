@@ -131,6 +131,13 @@ impl Announcer {
             + usize::from(self.passed_over)
     }
 
+    /// Whether the state of this one is to be told, or is being told.
+    pub(super) fn holds(&self, slot: Slot) -> bool {
+        self.waiting.contains_key(&slot)
+            || self.suspect == Some(slot)
+            || self.in_flight.iter().flatten().any(|other| *other == slot)
+    }
+
     /// Everything has been told.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0

@@ -10,12 +10,17 @@ use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::reply::{Meaning, Reply, Request, Said, reason};
 use crate::metrics::Counter;
 use crate::presence::{Presence, Transition};
+use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::feed::FEED_HEADER;
 
 #[derive(Debug)]
 pub struct Publishing {
     announcer: Announcer,
+    /// Which holder of slots it is (see [`Presence::link`]).
+    holder: u16,
+    /// Slots whose users are forgotten, of which the node has yet to be told.
+    leaving: Vec<Slot>,
     /// States in the request under way.
     states: usize,
     /// Until the node takes something.
@@ -25,10 +30,12 @@ pub struct Publishing {
 
 impl Publishing {
     /// Nothing to tell. `seed` is of the jitter, `birth` tells this life of this node from
-    /// others.
-    pub fn new(seed: u64, birth: u64) -> Publishing {
+    /// others; the link holds slots as `holder`.
+    pub fn new(seed: u64, birth: u64, holder: u16) -> Publishing {
         Publishing {
             announcer: Announcer::new(seed, birth),
+            holder,
+            leaving: Vec::new(),
             states: 0,
             warned: Warned::default(),
             refusals: Refusals::default(),
@@ -36,8 +43,23 @@ impl Publishing {
     }
 
     /// These have changed.
-    pub fn mark(&mut self, transitions: &[Transition]) {
+    pub fn mark(&mut self, presence: &Presence, transitions: &[Transition]) {
         self.announcer.mark(transitions);
+        let slots = transitions.iter().map(|transition| transition.slot);
+        self.leaving
+            .extend(slots.filter(|slot| presence.is_withdrawn(*slot)));
+    }
+
+    /// Lets go of slots whose users are forgotten, once the node has been told. A node that is out
+    /// of reach keeps them from being used again.
+    fn let_go(&mut self, presence: &Presence) {
+        self.leaving.retain(|slot| {
+            let holds = self.announcer.holds(*slot);
+            if !holds {
+                presence.let_go(*slot, self.holder);
+            }
+            holds
+        });
     }
 
     /// When [`Publishing::poll_request`] has something.
@@ -48,6 +70,9 @@ impl Publishing {
     /// The next request, if it is time. One at a time: its reply comes first. `up_to`: everything
     /// that was decided before it, by this node's clock, has been marked.
     pub fn poll_request(&mut self, presence: &Presence, up_to: Unix, now: Now) -> Option<Request> {
+        if !self.leaving.is_empty() {
+            self.let_go(presence);
+        }
         let put = self.announcer.poll_request(presence, up_to, now)?;
         self.states = put.states;
         Some(Request {
@@ -137,9 +162,14 @@ mod tests {
     use super::super::reply::{lost, said};
     use super::super::{OUTAGE_MS, PROBE_MS};
     use super::*;
+    use crate::wire::User;
 
     const FAILED: &str = "Count(RelayRequestsFailed, 1)";
     const DONE: &str = "Count(RelayRequestsDone, 1)";
+
+    fn user(id: &str) -> User<'_> {
+        User::parse(id.as_bytes()).unwrap()
+    }
 
     /// A link with the states of some users to tell, and the time.
     struct World {
@@ -150,12 +180,20 @@ mod tests {
 
     impl World {
         fn new(users: &[&str]) -> World {
-            let (mut store, mut link) = (Store::new(), Publishing::new(1, 0xa7));
-            users
-                .iter()
-                .for_each(|user| link.mark(&store.beat(user, 2_000)));
-            let ms = 2_000;
-            World { store, link, ms }
+            let mut world = World {
+                store: Store::new(),
+                link: Publishing::new(1, 0xa7, 1),
+                ms: 2_000,
+            };
+            users.iter().for_each(|user| drop(world.mark(user)));
+            world
+        }
+
+        /// A user comes.
+        fn mark(&mut self, user: &str) -> Vec<Transition> {
+            let decided = self.store.beat(user, self.ms);
+            self.link.mark(&self.store.presence, &decided);
+            decided
         }
 
         /// How many states the next request tells, when it is time.
@@ -193,6 +231,31 @@ mod tests {
         assert_eq!(request.field, field);
         let states = "Count(RelayStates, 1)";
         assert_eq!(world.reply(&said(204)), [DONE, states]);
+    }
+
+    #[test]
+    fn a_slot_is_let_go_of_when_the_node_has_been_told_that_its_user_is_gone() {
+        let mut world = World::new(&[]);
+        world.store.presence.expect_links(1);
+        let news = world.mark("bob");
+        assert_eq!((world.poll(), world.reply(&said(204)).len()), (1, 2));
+        let presence = &world.store.presence;
+        let slot = presence.forget(user("bob"), at(world.ms)).unwrap().unwrap();
+        presence.withdraw(slot);
+        world.link.mark(presence, &news);
+        presence.let_go(slot, 0);
+        let left = |world: &World| world.store.presence.leaving_of(user("bob")).is_empty();
+        // Its answer is lost.
+        let (link, presence) = (&mut world.link, &world.store.presence);
+        let request = link.poll_request(presence, Unix::from_ms(17), at(world.ms));
+        let record = r#"{"user":"bob","status":"offline","since":null,"last_active":null}"#;
+        assert_eq!(request.unwrap().body, record.as_bytes());
+        world.reply(&lost());
+        assert_eq!((world.poll(), left(&world)), (1, false));
+        world.reply(&said(204));
+        assert!(!left(&world));
+        world.poll();
+        assert!(left(&world));
     }
 
     #[test]

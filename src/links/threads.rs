@@ -252,8 +252,10 @@ impl Links<Publish> {
         parts: LinkParts<'_>,
     ) -> io::Result<Links<Publish>> {
         let seed = parts.seed;
+        parts.presence.expect_links(remotes.len() as u16);
         let run = move |node, remote: &Remote, station: &Station<Publish>, shared: &Shared| {
-            let link = Publishing::new(seed ^ node as u64, birth);
+            let holder = shared.presence.link(node);
+            let link = Publishing::new(seed ^ node as u64, birth, holder);
             publish(node, link, remote, station, shared);
         };
         Links::start(remotes, "publish", parts, run)
@@ -299,7 +301,7 @@ fn publish(
         // Before what has been left is taken: of that everything is told then.
         let up_to = shared.presence.published_up_to();
         for decided in station.take() {
-            link.mark(&decided.transitions);
+            link.mark(&shared.presence, &decided.transitions);
         }
         shared.note(node, link.standing());
         if shared.is_stopping() && link.may_stop(boottime()) {

@@ -167,6 +167,7 @@ table! {
         LeavesIgnored reason = "no_news",
     }
 
+    Shard Count "users_forgotten" "Users erased, or forgotten after forget-after" { UsersForgotten }
     Shard Count "transitions" "Transitions decided by this shard, by direction" {
         TransitionsOnline to = "online",
         TransitionsOffline to = "offline",
@@ -364,6 +365,8 @@ label! {
         PresenceMany = "presence_many",
         /// `PUT /v1/presence/{user}` or `PUT /v1/presence`
         PresencePut = "presence_put",
+        /// `DELETE /v1/presence/{user}`
+        PresenceForget = "presence_forget",
         /// `POST /v1/presence/query`
         PresenceQuery = "presence_query",
         /// `GET` or `POST /v1/stream`

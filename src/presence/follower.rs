@@ -50,6 +50,17 @@ pub(super) struct Follower {
     feeds: Feeds,
 }
 
+impl Follower {
+    /// News of a slot is heard now.
+    fn hear(&self, slot: Slot, now: Mono) {
+        let heard_s = now.ms_since(self.made_at) / 1_000 + 1;
+        self.heard[slot.index() as usize].store(
+            u32::try_from(heard_s).unwrap_or(u32::MAX),
+            Ordering::Release,
+        );
+    }
+}
+
 /// How to make a follower.
 #[derive(Clone, Copy, Debug)]
 pub struct FollowerOptions {
@@ -98,6 +109,7 @@ impl Presence {
             published: CellFile::new(map(Kind::Published)?),
             online: Online::new(users_max)?,
             holders: Holders::new(users_max)?,
+            forgetting: Default::default(),
             vigil: Vigil::new(options.shards, 0),
             resume: Resume::new(identity.created_at(), [None; 2], now.unix, now),
             identity,
@@ -258,6 +270,14 @@ impl Presence {
             () if contradicts => known_ms + 1,
             () => known_ms,
         };
+        let says_erased = match source {
+            Source::Answered(at) => known_ms < at.ms(),
+            Source::InStep => true,
+            Source::Told => false,
+        };
+        if says_erased && told.since.is_none() && known_ms > 0 {
+            return self.adopt_erasure(follower, slot, before, now);
+        }
         let news = later || contradicts || before == Published::NEVER;
         let status = if later || contradicts {
             told.status
@@ -286,16 +306,55 @@ impl Presence {
             return None;
         }
         self.online.set(slot, status.is_online());
-        let heard_s = now.mono.ms_since(follower.made_at) / 1_000 + 1;
-        follower.heard[slot.index() as usize].store(
-            u32::try_from(heard_s).unwrap_or(u32::MAX),
-            Ordering::Release,
-        );
+        follower.hear(slot, now.mono);
         Some(Transition {
             slot,
             status,
             first: before == Published::NEVER,
         })
+    }
+
+    /// What was never seen by who decides about it, and has been seen here, was erased there (or
+    /// its files are lost). Its `since` goes on here, so that nothing older that is still under way
+    /// brings it back.
+    fn adopt_erasure(
+        &self,
+        follower: &Follower,
+        slot: Slot,
+        before: Published,
+        now: Now,
+    ) -> Option<Transition> {
+        let cell = self.published.cell(slot);
+        let stamp = self.stamps.cell(slot);
+        let was_active = stamp.load(Ordering::Relaxed).at().is_some();
+        let never = Unix::from_ms(0);
+        stamp.store(
+            Stamp::new(never, never, StampFlags::LEFT),
+            Ordering::Release,
+        );
+        if before.status() == Status::Offline && !was_active {
+            // It is known, and its source says so once more.
+            cell.store(before.with(PublishedFlags::CONFIRMED), Ordering::Release);
+            return None;
+        }
+        let since = Unix::from_ms(before.since_ms() + 1);
+        let flags = PublishedFlags::KNOWN.and(PublishedFlags::CONFIRMED);
+        let erased = Published::new(since, Status::Offline).with(flags);
+        cell.store(erased, Ordering::Release);
+        self.online.set(slot, false);
+        follower.hear(slot, now.mono);
+        Some(Transition {
+            slot,
+            status: Status::Offline,
+            first: false,
+        })
+    }
+
+    /// Whether a publisher was erased where it is decided about, the last that is known.
+    pub fn is_erased(&self, slot: Slot) -> bool {
+        let published = self.published.cell(slot).load(Ordering::Acquire);
+        let active = self.stamps.cell(slot).load(Ordering::Acquire).at();
+        !published.is_online() && published.since_ms() > 0 && active.is_none()
     }
 
     /// A later `since` decides about `last_active` too: the clock of a source that was ahead may
@@ -390,6 +449,35 @@ mod tests {
     }
 
     #[test]
+    fn who_was_erased_is_offline_without_a_last_activity_and_nothing_late_brings_them_back() {
+        for erased_by in [Source::InStep, Source::Answered(at(9_000).unix)] {
+            let (presence, bob) = follower();
+            let adopt = |told: &Told, source| presence.adopt(bob, told, source, at(9_000));
+            let online = told(Status::Online, 5_000, 6_000);
+            assert!(adopt(&online, Source::InStep).is_some());
+            let nobody = told(Status::Offline, 0, 0);
+            // What is late says nothing.
+            assert_eq!(adopt(&nobody, Source::Told), None);
+            assert_eq!(adopt(&nobody, Source::Answered(at(4_000).unix)), None);
+            assert_eq!(adopt(&nobody, erased_by), news(bob, Status::Offline, false));
+            let gone = state(Status::Offline, 5_001, 0);
+            assert_eq!(presence.state(bob, at(9_000)), gone);
+            assert!(presence.changed_since(bob, at(8_999).unix, at(9_000)));
+            assert_eq!(adopt(&nobody, Source::InStep), None, "once more");
+            assert_eq!(adopt(&nobody, Source::Answered(at(9_000).unix)), None);
+            assert_eq!(adopt(&online, Source::Told), None, "a repetition");
+            assert_eq!(presence.state(bob, at(9_000)), gone);
+            assert_eq!(presence.online(), 0);
+            let back = told(Status::Online, 10_000, 10_000);
+            assert_eq!(
+                adopt(&back, Source::InStep),
+                news(bob, Status::Online, false)
+            );
+            presence.check_invariants();
+        }
+    }
+
+    #[test]
     fn since_decides() {
         let (presence, bob) = follower();
         let put = |status, since, last_active| {
@@ -458,11 +546,12 @@ mod tests {
         assert_eq!(
             answer(Status::Offline, 0, 6_000),
             news(bob, Status::Offline, false),
-            "never seen, by a node without its files"
+            "never seen, by a node without its files; or erased there, so that no time of theirs \
+             may be told any more"
         );
         assert_eq!(
             presence.state(bob, at(9_000)),
-            state(Status::Offline, 5_001, 5_000)
+            state(Status::Offline, 5_001, 0)
         );
         assert_eq!(
             answer(Status::Online, 7_000, 8_000),

@@ -1,19 +1,20 @@
 //! User id to slot and back: exact, append-only, read without a lock.
 //!
 //! Owns the index over users.log and the one lock under which a slot is made. An id's bytes are
-//! stored once, in the log, and compared there. Tombstones are applied when the log is read; none
-//! is written yet. Never decides who may have a slot.
+//! stored once, in the log, and compared there. A user who is forgotten leaves the index at once
+//! and gets a tombstone in the log; the slot is given again when `forget.rs` says so. Never decides
+//! who may have a slot.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::epoch::Guard;
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::InternFault;
 use super::index::{Index, Pile, Probe};
@@ -37,11 +38,20 @@ pub(super) struct Interner {
     hasher: SeedableRandomState,
     /// Offset of the first record of each group.
     groups: AnonymousArray<AtomicU64>,
-    reuse: Reuse,
+    reuse: RwLock<Reuse>,
+    /// There may be a record that walking does not find.
+    has_strays: AtomicBool,
     users: AtomicU32,
     users_max: u32,
-    /// Held to make a slot.
-    appending: Mutex<()>,
+    /// Held to make a slot, or to forget who has one.
+    appending: Mutex<Appending>,
+}
+
+/// What the log ends with.
+struct Appending {
+    /// Something else than the next slot's user has come since the group began: walking from the
+    /// group's first record does not find the next.
+    broken: bool,
 }
 
 /// Why a slot was not made, with the system's reason for the log.
@@ -210,16 +220,27 @@ impl Rebuilt {
         self.reuse.free()
     }
 
-    pub(super) fn finish(self, log: Log, users_max: u32) -> Interner {
+    /// Whether nothing but new slots' users was ever appended.
+    pub(super) fn is_plain(&self) -> bool {
+        self.reuse.dead().is_empty() && self.reuse.free().is_empty()
+    }
+
+    /// Its free slots are left to whoever says when they may be given again.
+    pub(super) fn finish(mut self, log: Log, users_max: u32) -> Interner {
+        let plain = self.is_plain();
+        self.reuse.hold_free();
         Interner {
             log,
             index: self.index,
             hasher: self.hasher,
             groups: self.groups,
-            reuse: self.reuse,
+            reuse: RwLock::new(self.reuse),
+            has_strays: AtomicBool::new(!plain),
             users: AtomicU32::new(self.users),
             users_max,
-            appending: Mutex::new(()),
+            // What the last group holds is not known. That costs an entry for each of its slots
+            // that has yet to come.
+            appending: Mutex::new(Appending { broken: !plain }),
         }
     }
 }
@@ -233,9 +254,33 @@ impl Interner {
         self.users.load(Ordering::Acquire)
     }
 
-    /// Slots that have no user.
-    pub(super) fn free(&self) -> &BTreeSet<u32> {
-        self.reuse.free()
+    /// How many slots have no user.
+    pub(super) fn free_len(&self) -> u32 {
+        self.reuse.read().free().len() as u32
+    }
+
+    /// Nothing of the slot's last user is left anywhere: the next may have it.
+    pub(super) fn release(&self, slot: Slot) {
+        self.reuse.write().release(slot.index());
+    }
+
+    /// Takes a user out of the index and gives it a tombstone in the log. From here on nobody is
+    /// found by that id; the slot is for nobody until [`Interner::release`]. None: nobody had it.
+    ///
+    /// Errors: the log could not grow; nothing has changed then.
+    pub(super) fn forget(&self, user: User<'_>, guard: &Guard) -> io::Result<Option<Slot>> {
+        let mut appending = self.appending.lock();
+        let hash = self.hash(user);
+        let mut probe = self.index.probe(hash, guard);
+        let found = probe.find_map(|offset| Some((offset, self.slot_at(offset, user)?)));
+        let Some((offset, slot)) = found else {
+            return Ok(None);
+        };
+        self.log.append_tombstone(slot.index())?;
+        appending.broken = true;
+        self.has_strays.store(true, Ordering::Release);
+        self.index.remove(hash, offset, guard);
+        Ok(Some(slot))
     }
 
     #[inline]
@@ -270,9 +315,20 @@ impl Interner {
         guard: &Guard,
         reserve: impl FnOnce(u32) -> io::Result<()>,
     ) -> Result<Slot, AppendFault> {
-        let _one_at_a_time = self.appending.lock();
+        let mut appending = self.appending.lock();
         if let Some(slot) = self.find(user, hash, guard) {
             return Ok(slot);
+        }
+        let ready = self.reuse.read().next_ready();
+        if let Some(slot) = ready {
+            let offset = self
+                .log
+                .append(slot, user.as_bytes())
+                .map_err(AppendFault::NoSpace)?;
+            appending.broken = true;
+            self.reuse.write().give(slot, offset);
+            self.index.insert(hash, offset, guard);
+            return Ok(Slot::new(slot));
         }
         let index = self.users.load(Ordering::Relaxed);
         if index >= self.users_max {
@@ -285,6 +341,9 @@ impl Interner {
             .map_err(AppendFault::NoSpace)?;
         if index.is_multiple_of(GROUP_SLOTS) {
             self.groups[(index / GROUP_SLOTS) as usize].store(offset, Ordering::Relaxed);
+            appending.broken = false;
+        } else if appending.broken {
+            self.reuse.write().stray_at(index, offset);
         }
         // The count before the index entry: whoever finds the slot finds it counted.
         self.users.store(index + 1, Ordering::Release);
@@ -292,19 +351,22 @@ impl Interner {
         Ok(Slot::new(index))
     }
 
-    /// The user of a slot that has been made.
+    /// The user of a slot that has been made; of one who has been forgotten, until the slot is
+    /// another's.
     pub(super) fn user(&self, slot: Slot) -> User<'_> {
         assert!(slot.index() < self.users(), "a slot that was never made");
-        debug_assert!(
-            !self.free().contains(&slot.index()),
-            "a slot without a user"
-        );
         let walk = || {
             let group = &self.groups[(slot.index() / GROUP_SLOTS) as usize];
             let first = group.load(Ordering::Relaxed);
             (0..slot.index() % GROUP_SLOTS).fold(first, |offset, _| self.log.next_offset(offset))
         };
-        let offset = self.reuse.stray(slot.index()).unwrap_or_else(walk);
+        let stray = || self.reuse.read().stray(slot.index());
+        let stray = if self.has_strays.load(Ordering::Acquire) {
+            stray()
+        } else {
+            None
+        };
+        let offset = stray.unwrap_or_else(walk);
         let (found, id) = self.log.record(offset);
         debug_assert_eq!(found, slot.index());
         User::parse(id)

@@ -4,9 +4,11 @@
 //! what each slot's owner alone may do goes through its [`Sweep`]. Never reads a clock, never knows
 //! who watches.
 
+mod archive;
 mod beats;
 mod feeds;
 mod follower;
+mod forget;
 mod fresh;
 mod holders;
 mod index;
@@ -26,8 +28,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::epoch::{self, Guard};
 
+pub use archive::{Archive, ArchiveFault, Kept};
 pub use feeds::{Taken, UNTOLD_MS_MAX};
 pub use follower::{FollowerOptions, Source};
+pub use forget::{ForgetFault, LEAVING_MAX};
 pub use open::{OpenReport, StoreFolder, StoreOptions};
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
 pub use sweep::{Sweep, SweepContext, Transition};
@@ -42,6 +46,7 @@ use crate::store::map::CellFile;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use follower::Follower;
+use forget::Forgetting;
 use holders::Holders;
 use interner::{AppendFault, Interner};
 use online::{LOOK, Online};
@@ -62,6 +67,7 @@ pub struct Presence {
     published: CellFile<Published>,
     online: Online,
     holders: Holders,
+    forgetting: Forgetting,
     vigil: Vigil,
     resume: Resume,
     identity: Headers,
@@ -192,7 +198,11 @@ impl Presence {
                 published.status()
             },
             since: published.since(),
-            last_active: stamp.at().map(|at| self.told(at, now.unix)),
+            // Whatever still stamps the slot of somebody who was forgotten says nothing of them.
+            last_active: stamp
+                .at()
+                .filter(|_| !self.is_withdrawn(slot))
+                .map(|at| self.told(at, now.unix)),
         }
     }
 

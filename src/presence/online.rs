@@ -51,7 +51,7 @@ impl Online {
     }
 
     /// Sets or clears the bit of a slot. Only its owner calls this, when it has just published the
-    /// change.
+    /// change; or whoever forgets the slot's user.
     pub(super) fn set(&self, slot: Slot, online: bool) {
         let word = &self.bits[(slot.index() / 64) as usize];
         let bit = 1 << (slot.index() % 64);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Presence;
+use super::forget::Forgetting;
 use super::holders::Holders;
 use super::interner;
 use super::online::{LOOK, Online};
@@ -120,10 +121,15 @@ fn open(
     // How long a run went on that did not end cleanly is not known.
     let idle_since = if last.clean { last.watermark } else { now.unix };
     let resume = Resume::new(created_at, last.windows, idle_since, now);
-    let free = rebuilt.free().iter().copied().map(Slot::new);
-    let free_slots = rebuilt.free().len() as u32;
+    let free: Vec<Slot> = rebuilt.free().iter().copied().map(Slot::new).collect();
+    let free_slots = free.len() as u32;
+    let forgotten_at = if rebuilt.is_plain() {
+        Unix::from_ms(0)
+    } else {
+        now.unix
+    };
     let recovered = parts.recover(
-        free,
+        free.iter().copied(),
         |time| resume.explains(time),
         options.offline_after_ms,
         now.unix,
@@ -171,6 +177,7 @@ fn open(
         published: parts.published,
         online,
         holders,
+        forgetting: Forgetting::of_free(free.into_iter(), forgotten_at),
         vigil,
         resume,
         identity: parts.headers,

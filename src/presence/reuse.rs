@@ -1,8 +1,10 @@
 //! Slots whose users are gone, and where those users' records are that walking does not find.
 //!
-//! Owns what tombstones change: which slots are free, which records are of nobody any more, and the
-//! offsets of records that do not follow their group's first one. Built by the scan at boot, in the
-//! log's order. Never gives a slot to anybody.
+//! Owns what tombstones change: which slots are free, which of these may be given again, which
+//! records are of nobody any more, and the offsets of records that do not follow their group's
+//! first one. Built by the scan at boot, in the log's order, and kept in step with what is
+//! appended. Never decides who is forgotten, nor when a slot has been free for long enough
+//! (`forget.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +24,8 @@ pub(super) enum Odd {
 #[derive(Default, Debug)]
 pub(super) struct Reuse {
     free: BTreeSet<u32>,
+    /// Of these, those that may be given to the next.
+    ready: BTreeSet<u32>,
     /// By slot, where its user's record is.
     strays: BTreeMap<u32, u64>,
     /// Offsets of records whose users are gone.
@@ -67,6 +71,36 @@ impl Reuse {
             return None;
         }
         self.strays.get(&slot).copied()
+    }
+
+    /// The record of a new slot's user is where walking does not find it.
+    pub(super) fn stray_at(&mut self, slot: u32, offset: u64) {
+        self.strays.insert(slot, offset);
+    }
+
+    /// The slots that are free now are given to nobody before [`Reuse::release`].
+    pub(super) fn hold_free(&mut self) {
+        self.free.clear();
+        self.dead = BTreeSet::new();
+    }
+
+    /// Nobody has anything of the slot's last user any more, nor has the disk: the next may have
+    /// it.
+    pub(super) fn release(&mut self, slot: u32) {
+        self.free.insert(slot);
+        self.ready.insert(slot);
+    }
+
+    /// A slot for the next user: the lowest, so that the files stay dense at their beginning.
+    pub(super) fn next_ready(&self) -> Option<u32> {
+        self.ready.first().copied()
+    }
+
+    /// A slot has a user again, whose record is at `offset`.
+    pub(super) fn give(&mut self, slot: u32, offset: u64) {
+        self.free.remove(&slot);
+        self.ready.remove(&slot);
+        self.strays.insert(slot, offset);
     }
 
     /// Slots that have no user.

@@ -306,6 +306,10 @@ impl<'a> Pass<'a> {
 
     /// Compares one slot once more and publishes what it is, if that is news.
     fn decide(&mut self, slot: Slot, out: &mut Vec<Transition>) {
+        if self.presence.forgetting.has(slot) {
+            // Whoever stamps it has yet to hear that its user is gone.
+            return;
+        }
         let stamp = self.presence.stamps.cell(slot).load(Ordering::Acquire);
         let online = self.presence.online.has(slot);
         let ahead = self.bounds.is_ahead(stamp);

@@ -36,7 +36,11 @@ impl WriteBack {
     /// the file that failed, for nobody says what the disk lacks. The caller rests before that.
     pub fn slice(&mut self, now: Now) -> io::Result<WriteBackReport> {
         let presence = &self.presence;
-        presence.with_files(now.unix, |files| self.rolling.slice(files, now))
+        let report = presence.with_files(now.unix, |files| self.rolling.slice(files, now))?;
+        if report.cycle_ms.is_some() {
+            presence.cycle_ended();
+        }
+        Ok(report)
     }
 }
 

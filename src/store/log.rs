@@ -65,13 +65,6 @@ impl Log {
     /// caller at a time, as above.
     ///
     /// Errors: the file could not grow; nothing has changed then.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "reserved for the erasure of users, which is yet to come"
-        )
-    )]
     pub(crate) fn append_tombstone(&self, slot: u32) -> io::Result<u64> {
         self.append_record(&encode_tombstone(slot))
     }

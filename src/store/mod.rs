@@ -5,6 +5,7 @@
 
 mod cell;
 pub mod cells;
+pub(crate) mod closed;
 mod fault;
 pub(crate) mod found;
 pub(crate) mod header;

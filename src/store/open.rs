@@ -41,7 +41,7 @@ pub(crate) struct Last {
     /// The latest time at which a header was written, by the clock of then.
     pub(crate) written_at: Unix,
     /// Longest delay after which readers were told to come back, in ms.
-    away_ms: u32,
+    pub(crate) away_ms: u32,
     stamps_capacity: u32,
     published_capacity: u32,
 }
@@ -220,6 +220,11 @@ fn check_home(users: &Found, published: &Option<Found>, last: &Last) -> Result<(
 }
 
 impl Checked {
+    /// Bytes of users.log that were on disk for sure.
+    pub(crate) fn synced_bytes(&self) -> u64 {
+        self.users.header.map_or(0, |header| header.synced_bytes)
+    }
+
     /// Maps the files, made where they are missing, with address space for `users_max` slots; has
     /// users.log read and its torn tail cut off.
     ///

@@ -5,6 +5,7 @@ pub mod beat;
 pub mod doctor;
 pub mod endpoint;
 pub mod key;
+pub mod store;
 pub mod top;
 pub mod watch;
 

@@ -17,6 +17,7 @@ mod terminal;
 mod drain;
 mod every_limit;
 mod folder;
+mod forget;
 mod goodbyes;
 mod ids;
 mod limits;

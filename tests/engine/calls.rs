@@ -41,7 +41,7 @@ fn every_answer_to_a_head_that_was_read_has_cors_lines() {
         ("GET /nowhere HTTP/1.1", "", "404"),
         ("OPTIONS * HTTP/1.1", "", "204"),
         ("OPTIONS /v1/leave HTTP/1.1", "", "204"),
-        ("DELETE /v1/presence/bob HTTP/1.1", "", "405"),
+        ("DELETE /v1/presence/bob HTTP/1.1", "", "401"),
         ("PUT /v1/presence/bob HTTP/1.1", "", "405"),
         ("POST /v1/beat HTTP/1.1", "", "411"),
         (

@@ -330,7 +330,7 @@ fn paths_methods_and_media_that_are_not_served() {
         )
     };
     for (method, path, allow) in [
-        ("PUT", "/v1/presence/x", "GET, HEAD, OPTIONS"),
+        ("PUT", "/v1/presence/x", "GET, HEAD, DELETE, OPTIONS"),
         ("DELETE", "/livez", "GET, HEAD, OPTIONS"),
         ("PATCH", "/v1/stream", "GET, HEAD, POST, OPTIONS"),
         ("GET", "/v1/beat", "POST, OPTIONS"),

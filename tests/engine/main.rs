@@ -6,6 +6,7 @@ mod bounded;
 mod calls;
 mod chunks;
 mod drain;
+mod forget;
 mod framing;
 mod goodbyes;
 mod harness;

@@ -327,7 +327,7 @@ fn only_the_service_key_publishes() {
         "401 Unauthorized",
         "unauthorized",
         "The request does not prove that it may do this",
-        "publishing takes the service token of a fleet key as Authorization: Bearer ..; all nodes \
+        "this call takes the service token of a fleet key as Authorization: Bearer ..; all nodes \
          share one key file",
         "WWW-Authenticate: Bearer\r\n",
     );

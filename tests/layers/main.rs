@@ -35,7 +35,8 @@ const EDGES: Table = &[
     ("config", "engine slot"),
     ("limits", "config engine links"),
     ("node", "config engine fleet_key limits links logs metrics presence shard store time wire"),
-    ("tools", "config fleet_key limits store time wire"),
+    // `greendot store` reads a folder as the presence database keeps it.
+    ("tools", "config fleet_key limits presence store time wire"),
     ("cli", "config tools"),
     ("main", "cli config limits logs node time tools"),
     ("loadgen", "time wire"),

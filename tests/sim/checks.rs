@@ -29,9 +29,10 @@ impl World {
     pub(crate) fn beat(&mut self, user: usize, sent_at: u64) {
         let known = self.users.iter().filter(|user| user.known).count();
         let room = (store::users_max() - store::template_slots()) as usize;
-        if !self.users[user].known && known >= store::known_users() + room {
+        if !self.users[user].known && known >= store::known_users() + room && !self.forgetful {
             return;
         }
+        self.unsettled |= !self.users[user].known && self.forgetful;
         self.users[user].known = true;
         let wall = self.wall();
         self.doubt_partings(user);
@@ -90,6 +91,26 @@ impl World {
             told || uncertain || conn.opening || conn.blocked || self.drain
         };
         live.any(|conn| !ending(conn)).then_some(true)
+    }
+
+    /// A user has been erased: nobody was ever here by that name, and nobody is.
+    pub(crate) fn forgotten(&mut self, user: usize) {
+        self.say(|| format!("user {user} is erased"));
+        self.users[user] = crate::model::User::new(false);
+        let slot = self.slots[user].take();
+        self.left_slots.extend(slot.map(Slot::index));
+        self.published[user].push((self.mono, false, None));
+        for sub in &mut self.subs {
+            sub.floors.remove(&user);
+        }
+        // Its streams end as soon as their shards hear of it.
+        let streams = self.conns.values_mut();
+        for conn in streams.filter(|conn| conn.user == Some(user)) {
+            (conn.live_since, conn.opening) = (None, false);
+        }
+        self.answers.retain(|answer| answer.user != user);
+        self.erased.insert(user);
+        self.unsettled = true;
     }
 
     /// While the clock has not caught up with where it has been, a stamp may be ahead of it by less
@@ -199,6 +220,9 @@ impl World {
         if self.slots[user].is_none() {
             let id = Id::parse(self.names[user].as_bytes()).expect("a legal name");
             self.slots[user] = self.presence().lookup(id);
+            let slot = self.slots[user].map(Slot::index);
+            let again = slot.is_some_and(|slot| self.left_slots.remove(&slot));
+            self.slots_used_again += u64::from(again);
         }
         self.slots[user]
     }
@@ -345,7 +369,8 @@ impl World {
                 }
                 let state = self.state(user);
                 // A watch by name does not see the slot before the mail that says so.
-                let unseen = user >= store::known_users() && !told.online && told.since.is_none();
+                let late = user >= store::known_users() || self.erased.contains(&user);
+                let unseen = late && !told.online && told.since.is_none();
                 if (told.online, told.since) != (state.online, state.since) && !unseen {
                     self.fail(format!(
                         "conn {key} is told {told:?} of user {user}, who is {state:?}"
@@ -436,11 +461,17 @@ impl World {
             Want::LogOut { streams } => {
                 self.parted(key, status == 204);
                 if status == 204 {
-                    self.must_end(&streams);
+                    self.must_end(&streams, false);
                 }
                 status == 204 || refused
             }
             Want::SentAway => status == 204 || refused,
+            Want::Forget { streams, .. } => {
+                if status == 204 {
+                    self.must_end(&streams, true);
+                }
+                status == 204 || refused
+            }
             Want::Edit { sub } => {
                 self.edited(sub, key, &response);
                 matches!(status, 200 | 404 | 413) || refused
@@ -579,7 +610,8 @@ impl World {
             let subscriber = &mut self.subs[sub];
             if let Some(since) = told.since {
                 let floor = subscriber.floors.get(&user).copied();
-                if floor.is_some_and(|(last, online)| {
+                let erased = self.erased.contains(&user) && self.clock_went_back_at > 0;
+                if floor.filter(|_| !erased).is_some_and(|(last, online)| {
                     since < last || (since == last && online != told.online)
                 }) {
                     self.fail(format!(

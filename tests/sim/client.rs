@@ -26,6 +26,11 @@ pub(crate) enum Want {
     },
     /// 204, to who comes back after a log-out.
     SentAway,
+    /// A user is erased, and these streams are theirs.
+    Forget {
+        user: usize,
+        streams: Vec<u32>,
+    },
     Edit {
         sub: usize,
     },

@@ -37,11 +37,13 @@ pub(crate) struct Later {
     taken_back: bool,
 }
 
-/// A stream that must end: its user was logged out.
+/// A stream that must end: its user was logged out, or erased.
 pub(crate) struct Ending {
     key: u32,
     /// Since when (mono).
     since: u64,
+    /// Its user was erased, and it counts as nobody's.
+    erased: bool,
 }
 
 /// Whether a stream of this user's that opens now may end by a log-out under way.
@@ -191,10 +193,14 @@ impl World {
         self.partings.retain(|parting| parting.until >= mono);
     }
 
-    /// Users have been logged out, and these streams were theirs.
-    pub(crate) fn must_end(&mut self, streams: &[u32]) {
+    /// Users have been logged out, or erased, and these streams were theirs.
+    pub(crate) fn must_end(&mut self, streams: &[u32], erased: bool) {
         let since = self.mono;
-        let endings = streams.iter().map(|key| Ending { key: *key, since });
+        let endings = streams.iter().map(|key| Ending {
+            key: *key,
+            since,
+            erased,
+        });
         self.endings.extend(endings);
     }
 
@@ -210,13 +216,15 @@ impl World {
     pub(crate) fn check_endings(&mut self) {
         let (mono, calm) = (self.mono, self.mono >= self.calm_since);
         let conns = &self.conns;
-        let is_open = |key: &u32| {
-            let conn = conns.get(key);
-            conn.is_some_and(|conn| conn.live_since.is_some() && !conn.blocked && !conn.half_closed)
+        let is_open = |ending: &Ending| {
+            conns.get(&ending.key).is_some_and(|conn| {
+                let live = conn.live_since.is_some() || ending.erased && !conn.ended;
+                live && !conn.blocked && !conn.half_closed
+            })
         };
-        self.endings.retain(|ending| is_open(&ending.key));
+        self.endings.retain(is_open);
         let late = |ending: &&Ending| calm && mono > ending.since.max(self.calm_since) + 1_000;
-        if let Some(Ending { key, since }) = self.endings.iter().find(late) {
+        if let Some(Ending { key, since, .. }) = self.endings.iter().find(late) {
             self.fail(format!(
                 "conn {key} is open {} ms after its user was logged out",
                 mono - since

@@ -182,7 +182,7 @@ impl World {
     }
 
     /// The store is written back; what is on disk then is what a power cut leaves.
-    fn write_back(&mut self) {
+    pub(crate) fn write_back(&mut self) {
         let now = self.now();
         let mut writer = self.writer.take().expect("the node is up");
         for _ in 0..64 {
@@ -257,6 +257,9 @@ impl World {
     /// The power fails: a start on the files as they were last written back, with what the kernel
     /// has written back by itself since.
     fn cut_power(&mut self) {
+        if std::mem::take(&mut self.unsettled) {
+            self.write_back();
+        }
         let Some(written_back) = self.written_back.take() else {
             return self.write_back();
         };

@@ -45,6 +45,7 @@ pub(crate) struct Served {
     pub(crate) leaves: u64,
     /// Not yet: done, and the answer waits for other shards.
     pub(crate) parked: u64,
+    pub(crate) forgotten: u64,
 }
 
 impl Served {
@@ -61,6 +62,7 @@ impl Served {
             beats: counters.requests(Call::Beat, StatusClass::Good),
             leaves: counters.requests(Call::Leave, StatusClass::Good),
             parked: counters.counter(Counter::AnswersParked),
+            forgotten: counters.counter(Counter::UsersForgotten),
         }
     }
 }

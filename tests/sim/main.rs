@@ -171,7 +171,11 @@ fn many_seeds() {
     }
     let torn_tails: u64 = outcomes.iter().map(|outcome| outcome.torn_tails).sum();
     println!("  torn tails of users.log {torn_tails}");
+    let used_again = outcomes.iter().map(|outcome| outcome.slots_used_again);
+    let used_again: u64 = used_again.sum();
+    println!("  slots used again {used_again}");
     if seeds.len() >= 100 {
+        assert!(used_again > 0, "no slot of an erased user was another's");
         assert!(torn_tails > 0, "no power cut left half a record");
         let missed: Vec<_> = COUNTERS
             .iter()

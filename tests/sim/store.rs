@@ -133,13 +133,18 @@ const FIRST_RECORD: usize = PAGE_BYTES;
 const PAGE_CELLS: u32 = PAGE_BYTES as u32 / 8;
 
 /// Of each record of a users.log, how many slots there are with it and where it ends: a length, a
-/// slot of four bytes, so many bytes of id, a checksum of four.
+/// slot of four bytes, so many bytes of id, a checksum of four. A length of 255 is the end of a
+/// user, and has no id.
 fn records(log: &[u8]) -> Vec<(u32, usize)> {
     let mut ends = Vec::new();
-    let mut at = FIRST_RECORD;
+    let (mut at, mut slots) = (FIRST_RECORD, 0);
     while log[at] != 0 {
-        at += 1 + 4 + usize::from(log[at]) + 4;
-        ends.push((ends.len() as u32 + 1, at));
+        let length = usize::from(log[at]);
+        let slot: [u8; 4] = log[at + 1..at + 5].try_into().expect("four bytes");
+        let is_end = length == 255;
+        slots += u32::from(!is_end && u32::from_le_bytes(slot) == slots);
+        at += 1 + 4 + if is_end { 0 } else { length } + 4;
+        ends.push((slots, at));
     }
     ends
 }

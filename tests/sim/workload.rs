@@ -87,6 +87,9 @@ impl World {
     }
 
     pub(crate) fn act(&mut self) {
+        if self.forgetful && self.workload.u8(0..10) == 0 {
+            return self.erase();
+        }
         let total: u32 = ACTIONS.iter().map(|(_, weight, _)| weight).sum();
         let mut pick = self.workload.u32(0..total);
         for (_, weight, action) in ACTIONS {
@@ -501,6 +504,29 @@ impl World {
         let key = self.api_conn();
         let (bytes, users) = self.beat_bytes("/v1/leave", 2);
         self.ask(key, &bytes, Want::Leave(users));
+    }
+
+    /// A user is erased; those who have come last are so often that their slots find others.
+    fn erase(&mut self) {
+        let known = crate::store::known_users();
+        let user = match self.workload.u8(0..3) {
+            0 => self.any_user(),
+            _ => self.workload.usize(known..self.names.len()),
+        };
+        let key = self.api_conn();
+        let (name, token) = (escape(&self.names[user]), self.key.service_token());
+        let bytes = format!(
+            "DELETE /v1/presence/{name} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer {token}\r\n\
+             \r\n"
+        );
+        let theirs = |conn: &Conn| conn.live_since.is_some() && conn.user == Some(user);
+        let streams = self.conns.iter().filter(|(_, conn)| theirs(conn));
+        let streams = streams.map(|(key, _)| *key).collect();
+        self.ask(key, bytes.as_bytes(), Want::Forget { user, streams });
+        if self.workload.u8(0..4) == 0 {
+            // Slots that nobody holds any more are another's from here on.
+            (0..2).for_each(|_| self.write_back());
+        }
     }
 
     /// Several requests in one write.

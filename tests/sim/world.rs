@@ -5,7 +5,7 @@
 //! over the made-up kernel of `kernel.rs`. What the clients want is in `workload.rs`, what goes
 //! wrong in `faults.rs`, what must hold in `checks.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -49,9 +49,11 @@ pub(crate) struct Outcome {
     pub(crate) trace: u64,
     /// Sums over all engines, by counter.
     pub(crate) counters: Vec<u64>,
-    /// Virtual time, in ms.
     /// Starts that found an unfinished record at the end of users.log.
     pub(crate) torn_tails: u64,
+    /// Slots of users who were erased that somebody else got.
+    pub(crate) slots_used_again: u64,
+    /// Virtual time, in ms.
     pub(crate) lasted_ms: u64,
 }
 
@@ -164,6 +166,12 @@ pub(crate) struct World {
     pub(crate) devices: Vec<Device>,
     pub(crate) answers: Vec<Answering>,
     pub(crate) patient: bool,
+    /// Users are erased in this run, and there is room for all who come.
+    pub(crate) forgetful: bool,
+    /// Who has been erased.
+    pub(crate) erased: BTreeSet<usize>,
+    /// Somebody was, or has a slot since: which of that a power cut leaves is not modelled.
+    pub(crate) unsettled: bool,
     /// The last boot, suspend or step of the clock (mono).
     pub(crate) jolted_at: u64,
     pub(crate) sent: Vec<Datagram>,
@@ -190,6 +198,9 @@ pub(crate) struct World {
     pub(crate) counters: Vec<u64>,
     pub(crate) reads: Vec<crate::sse::Read>,
     pub(crate) torn_tails: u64,
+    /// Slots of users who were erased, until somebody else has one.
+    pub(crate) left_slots: BTreeSet<u32>,
+    pub(crate) slots_used_again: u64,
 }
 
 /// After a start so long is waited for who was sent away: for the rest of a drain, a start of half
@@ -198,6 +209,11 @@ pub(crate) struct World {
 pub(crate) fn hold_ms(settings: &Settings) -> u64 {
     let away_ms = settings.drain_ms.min(60_000) + 500 + settings.retry_ms * 3 / 2;
     (away_ms * 5 / 4 + 5_000).max(settings.offline_after_ms)
+}
+
+/// Every third run erases users: the others are as they would be without.
+pub(crate) fn is_forgetful(seed: u64) -> bool {
+    seed.is_multiple_of(3)
 }
 
 impl World {
@@ -267,6 +283,9 @@ impl World {
             devices: Vec::new(),
             answers: Vec::new(),
             patient,
+            forgetful: is_forgetful(plan.seed),
+            erased: BTreeSet::new(),
+            unsettled: false,
             jolted_at: 0,
             sent: Vec::new(),
             partings: Vec::new(),
@@ -285,6 +304,8 @@ impl World {
             counters: vec![0; COUNTERS.len()],
             reads: Vec::new(),
             torn_tails: 0,
+            left_slots: BTreeSet::new(),
+            slots_used_again: 0,
         };
         world.boot(shards);
         world.populate();
@@ -308,7 +329,10 @@ impl World {
     pub(crate) fn boot(&mut self, shards: u16) {
         self.boot += 1;
         let now = self.now();
-        let options = store::options(self.folder.path(), shards, self.boot_id(), &self.settings);
+        let mut options =
+            store::options(self.folder.path(), shards, self.boot_id(), &self.settings);
+        // A slot that is free again is not always ready for the next.
+        options.users_max += if self.forgetful { 1_000 } else { 0 };
         let (presence, report) = Presence::open(&options, now)
             .unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
         self.torn_tails += u64::from(report.torn_bytes > 0);
@@ -524,6 +548,7 @@ impl World {
     pub(crate) fn settle_served(&mut self, key: u32, before: Served, after: Served) {
         let mut beats = after.beats - before.beats;
         let mut leaves = after.leaves - before.leaves;
+        let mut forgotten = after.forgotten - before.forgotten;
         let hello = after.hellos > before.hellos;
         // One that was parked is the last.
         let parked = after.parked - before.parked;
@@ -550,6 +575,10 @@ impl World {
                     for user in users {
                         self.leave(user, u64::MAX);
                     }
+                }
+                Want::Forget { user, .. } if forgotten > 0 => {
+                    forgotten -= 1;
+                    self.forgotten(user);
                 }
                 Want::Stream if hello => {
                     conn.live_since = Some(self.mono);
@@ -656,6 +685,7 @@ impl World {
             trace: self.trace,
             counters: self.counters,
             torn_tails: self.torn_tails,
+            slots_used_again: self.slots_used_again,
             lasted_ms: self.mono,
         }
     }
@@ -663,6 +693,7 @@ impl World {
 
 /// The counters that the runs are asked about, by their rows.
 pub(crate) const COUNTERS: &[Counter] = &[
+    Counter::UsersForgotten,
     Counter::LimitConns,
     Counter::LimitHeadBytes,
     Counter::LimitHeaderCount,

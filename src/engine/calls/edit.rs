@@ -152,10 +152,17 @@ impl Engine {
             let slot = self.presence.lookup(user.user());
             targets.extend(slot.map(|slot| Target::slot(slot.index())));
             targets.extend(self.conns.watches.find_name(user.as_str()));
+            targets.extend(self.leaving_targets(user.user()));
         }
         targets.sort_unstable();
         targets.dedup();
         targets
+    }
+
+    /// What a user may still be watched as who has been forgotten, until its watchers are moved.
+    fn leaving_targets(&self, user: User<'_>) -> impl Iterator<Item = Target> + use<> {
+        let slots = self.presence.leaving_of(user);
+        slots.into_iter().map(|slot| Target::slot(slot.index()))
     }
 
     /// What the stream at `conn` watches a user as, if it does.
@@ -164,6 +171,7 @@ impl Engine {
         let slot = slot.map(|slot| Target::slot(slot.index()));
         let name = self.conns.watches.find_name(user.as_str());
         let known = slot.into_iter().chain(name);
+        let known = known.chain(self.leaving_targets(user));
         known
             .into_iter()
             .find(|target| self.conns.watches.has(conn, *target))

@@ -20,7 +20,7 @@ use crate::time::{Mono, Now};
 use crate::wire::response::{Answer, problems};
 
 /// An answer waits so long for other shards, in ms.
-const WAIT_MS_MAX: u64 = 1_000;
+pub(in crate::engine) const WAIT_MS_MAX: u64 = 1_000;
 /// Stands for how many errands there will be while that is not known.
 const UNSAID: i32 = 1 << 16;
 

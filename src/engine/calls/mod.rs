@@ -10,6 +10,7 @@ mod arguments;
 mod beat;
 mod edit;
 mod errands;
+mod forget;
 mod guard;
 mod ignored;
 mod leave;
@@ -32,7 +33,7 @@ use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
-pub(super) use errands::Errands;
+pub(super) use errands::{Errands, WAIT_MS_MAX};
 use served::{Served, Then, overloaded};
 use table::{Row, Rows, Surplus, Who};
 
@@ -235,7 +236,7 @@ fn allowing(methods: &str) -> Answer {
 }
 
 fn unauthorized() -> Answer {
-    let detail = "publishing takes the service token of a fleet key as Authorization: Bearer ..; \
+    let detail = "this call takes the service token of a fleet key as Authorization: Bearer ..; \
                   all nodes share one key file";
     Answer::problem(problems::UNAUTHORIZED, detail).with_lines("WWW-Authenticate: Bearer\r\n")
 }

@@ -36,7 +36,7 @@ pub(super) fn metrics(engine: &mut Engine, _now: Now) -> Answer {
     // Rendered once a turn: in that, nothing that it shows changes.
     let text = engine.exposition.get_or_insert_with(|| {
         let process = &board.process;
-        process.set(Gauge::Users, u64::from(presence.users()));
+        process.set(Gauge::Users, u64::from(presence.known()));
         process.set(Gauge::UsersOnline, presence.online());
         exposition::render(board).into()
     });

@@ -102,6 +102,10 @@ impl Engine {
         let unsure = self.presence.is_follower();
         self.conns.stream_begins(id.index, unsure, now.mono);
         if let Some(slot) = new.publisher {
+            if self.presence.is_leaving(slot) {
+                // Its user was forgotten while the request was parked.
+                return self.say_bye(id, now);
+            }
             let conn = self.conns.at(id.index);
             conn.set_publisher(slot.index());
             if by_holder {
@@ -130,8 +134,14 @@ impl Engine {
             .mark_where(index, |target| match (since, target.as_slot()) {
                 (None, _) => true,
                 // Never seen by anybody; unless that is yet to be asked.
-                (Some(_), None) => presence.is_follower(),
-                (Some(since), Some(slot)) => presence.changed_since(Slot::new(slot), since, now),
+                (Some(since), None) => {
+                    presence.is_follower() || presence.may_be_forgotten_since(None, since)
+                }
+                (Some(since), Some(slot)) => {
+                    let slot = Slot::new(slot);
+                    presence.changed_since(slot, since, now)
+                        || presence.may_be_forgotten_since(Some(slot), since)
+                }
             });
     }
 

@@ -6,7 +6,7 @@
 use super::life::{Conns, Flushing};
 use crate::metrics::{Counter, Counters};
 use crate::realtime::outbox::{Written, book};
-use crate::realtime::watches::MarkCount;
+use crate::realtime::watches::{MarkCount, Target};
 use crate::realtime::{ConnId, Phase};
 use crate::time::Mono;
 
@@ -44,6 +44,20 @@ impl Conns {
     ) -> (MarkCount, Option<u32>) {
         let (queue, table) = (&mut self.queue, &mut self.table);
         self.watches.mark_some(slot, from, max, |conn| {
+            queue.push(conn, table.at(conn), since)
+        })
+    }
+
+    /// Some `max` of those who watch a slot watch `to` instead, and are flushed. Returns how many.
+    pub(in crate::engine) fn move_watchers(
+        &mut self,
+        slot: u32,
+        to: Target,
+        max: usize,
+        since: Mono,
+    ) -> usize {
+        let (queue, table) = (&mut self.queue, &mut self.table);
+        self.watches.move_from_slot(slot, to, max, |conn| {
             queue.push(conn, table.at(conn), since)
         })
     }

@@ -9,6 +9,7 @@ mod log_out;
 mod pass;
 mod put_off;
 mod resync;
+mod retain;
 mod run;
 mod sweep;
 mod vouch;
@@ -21,6 +22,7 @@ use drain::Draining;
 use log_out::LoggingOut;
 use put_off::PuttingOff;
 use resync::Resyncing;
+use retain::Retaining;
 use sweep::Sweeping;
 use vouch::Vouching;
 
@@ -33,6 +35,7 @@ pub(super) struct Passes {
     vouching: Vouching,
     aging: Aging,
     resyncing: Resyncing,
+    retaining: Retaining,
     draining: Draining,
     pub(in crate::engine) putting_off: PuttingOff,
     pub(in crate::engine) logging_out: LoggingOut,
@@ -53,6 +56,7 @@ impl Passes {
             vouching: Vouching::new(now),
             aging: Aging::new(now),
             resyncing: Resyncing::default(),
+            retaining: Retaining::default(),
             draining: Draining::default(),
             putting_off: PuttingOff::default(),
             logging_out: LoggingOut::default(),

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use hashbrown::HashMap;
 
 use crate::engine::errand::PutOff;
+use crate::slot::Slot;
 use crate::time::Mono;
 
 /// Some 100 bytes each.
@@ -30,6 +31,13 @@ impl PuttingOff {
         }
         self.by_due.insert((due, slot));
         true
+    }
+
+    /// The one of a slot, if there is any, counts no more.
+    pub(in crate::engine) fn drop(&mut self, slot: Slot) {
+        if let Some((due, _)) = self.by_slot.remove(&slot.index()) {
+            self.by_due.remove(&(due, slot.index()));
+        }
     }
 
     /// When the first is due.

@@ -15,6 +15,7 @@ use crate::presence::SweepContext;
 use crate::realtime::{ConnId, Phase};
 use crate::slot::Slot;
 use crate::time::Now;
+use crate::wire::UserBuf;
 use crate::wire::sse;
 
 /// Timers that one call sees to: each may end a stream, or answer somebody.
@@ -26,7 +27,10 @@ impl Engine {
         self.passes.backlog = false;
         self.fire_timers(now);
         let interval_ms = self.settings.sweep_interval_ms;
-        self.passes.sweeping.begin_if_due(interval_ms, now.mono);
+        if self.passes.sweeping.begin_if_due(interval_ms, now.mono) {
+            self.forget_the_silent(now);
+            self.let_go(now);
+        }
         if !self.silence.holds(now.mono) {
             self.presence.note_returned();
         }
@@ -150,6 +154,24 @@ impl Engine {
         if self.passes.resyncing.begin(floor) {
             // Answers may have been among what was lost.
             self.reask_rest(now);
+        }
+    }
+
+    /// Some of those who have been silent for longer than anybody is kept.
+    fn forget_the_silent(&mut self, now: Now) {
+        let after_ms = self.settings.forget_after;
+        if after_ms == 0 || self.presence.is_follower() || self.silence.holds(now.mono) {
+            return;
+        }
+        let before = now.unix.minus_ms(after_ms);
+        let (shard, shards) = (self.node.shard, self.node.shards);
+        let retaining = &mut self.passes.retaining;
+        for slot in retaining.look(&self.presence, shard, shards, before) {
+            let user = UserBuf::from(self.presence.user(slot));
+            // Busy, or a full disk: the next round finds them again.
+            if self.forget(user.user(), now).is_err() {
+                return;
+            }
         }
     }
 

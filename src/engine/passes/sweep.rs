@@ -44,17 +44,18 @@ impl Sweeping {
         self.due
     }
 
-    /// Begins one if it is due. One that takes longer than the interval is followed by the next at
-    /// once.
-    pub(super) fn begin_if_due(&mut self, interval_ms: u64, now: Mono) {
+    /// Begins one if it is due; true if it has. One that takes longer than the interval is followed
+    /// by the next at once.
+    pub(super) fn begin_if_due(&mut self, interval_ms: u64, now: Mono) -> bool {
         if now < self.due || self.under_way {
-            return;
+            return false;
         }
         self.due = now.plus_ms(interval_ms);
         if let Some(sweep) = &mut self.sweep {
             sweep.begin();
             self.under_way = true;
         }
+        self.under_way
     }
 
     /// Goes on by so many slots. None: nothing is under way.

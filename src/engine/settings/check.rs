@@ -121,6 +121,16 @@ impl Settings {
                 beat.saturating_mul(5)
             ));
         }
+        let day_ms = 86_400_000;
+        if (1..day_ms).contains(&self.forget_after) || (1..offline).contains(&self.forget_after) {
+            faults.push(format!(
+                "forget-after ({}) is less than a day or offline-after-ms, so users would be \
+                 forgotten whom somebody still asks for; set it to at least {}, or to 0 to forget \
+                 nobody",
+                self.forget_after,
+                offline.max(day_ms)
+            ));
+        }
         if self.linger_ms > self.request_deadline_ms {
             faults.push(format!(
                 "linger-ms ({}) is more than request-deadline-ms ({}), so a refused request would \

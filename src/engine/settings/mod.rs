@@ -68,6 +68,9 @@ pub struct Settings {
     /// At least the 1,000 ms by which the server's own clock may be off. Cost: recent goodbyes are
     /// remembered twice as long.
     pub beat_skew_max_ms: u64,
+    /// Silence after which an offline user is forgotten, in ms. Default 0: nobody ever is. At least
+    /// a day, and longer than `offline_after_ms`. Cost: a slow look at all slots.
+    pub forget_after: u64,
     /// Silence on a stream after which at the latest a ping keeps it alive, in ms, jittered: told
     /// to clients in `hello`, who know by it when a stream is dead. Default 15,000, below the 60 s
     /// after which common proxies cut. Zero is refused. Cost: one small write per stream and
@@ -186,6 +189,7 @@ static DEFAULT: Settings = Settings {
     offline_after_ms: 25_000,
     sweep_interval_ms: 250,
     beat_skew_max_ms: 30_000,
+    forget_after: 0,
     keep_alive_ms: 15_000,
     ack_max_ms: 5_000,
     stream_life_ms: 3_600_000,
@@ -223,6 +227,7 @@ static TINY: Settings = Settings {
     offline_after_ms: 2_500,
     sweep_interval_ms: 100,
     beat_skew_max_ms: 3_000,
+    forget_after: 0,
     keep_alive_ms: 1_500,
     ack_max_ms: 500,
     stream_life_ms: 15_000,

@@ -15,7 +15,7 @@ impl Watches {
         };
         if self.by_slot.contains_key(&slot) {
             // Who looks for the name before the slot never gets here. Right all the same.
-            self.move_watchers(Target(NAMED | name), Target::slot(slot), usize::MAX);
+            self.move_watchers(Target(NAMED | name), Target::slot(slot), usize::MAX, |_| ());
             self.give_back();
             return true;
         }
@@ -27,9 +27,34 @@ impl Watches {
         true
     }
 
-    /// Has at most `max` of those who watch `from` watch `to` instead, marked. Returns how many
-    /// were moved. Each costs a rewritten list.
-    pub(super) fn move_watchers(&mut self, from: Target, to: Target, max: usize) -> usize {
+    /// Has at most `max` of those who watch a slot watch `to` instead, marked; `first` is called
+    /// for each stream that had no mark before. Returns how many were moved. Each costs a rewritten
+    /// list.
+    pub fn move_from_slot(
+        &mut self,
+        slot: u32,
+        to: Target,
+        max: usize,
+        first: impl FnMut(u32),
+    ) -> usize {
+        let moved = self.move_watchers(self.kept(Target::slot(slot)), to, max, first);
+        if let Some(name) = to.as_name()
+            && self.watchers.len(self.names.watchers(name)) == 0
+        {
+            // All of them are ending, and nobody came to the name.
+            self.names.remove(name);
+        }
+        self.give_back();
+        moved
+    }
+
+    fn move_watchers(
+        &mut self,
+        from: Target,
+        to: Target,
+        max: usize,
+        mut first: impl FnMut(u32),
+    ) -> usize {
         let watchers = match from.as_name() {
             Some(name) => self.names.watchers(name),
             None => self.by_slot.get(&from.0).copied().unwrap_or_default(),
@@ -42,7 +67,11 @@ impl Watches {
             let ending = self.is_ending(*conn);
             self.take_out(*conn, from);
             if !ending {
+                let had = self.marks(*conn);
                 self.add(*conn, &mut vec![to], true);
+                if had == 0 {
+                    first(*conn);
+                }
             }
         }
         some.len()

@@ -7,6 +7,7 @@
 
 mod cuts;
 mod eight_steps;
+mod erasure;
 mod hang;
 mod losses;
 mod puts;

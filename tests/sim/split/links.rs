@@ -105,6 +105,7 @@ impl Split {
                 true => Core::Publishing(Publishing::new(
                     seed ^ peer as u64,
                     instance_of(&secret_of(node, self.nodes[node].life)),
+                    (shards + peer - self.presences) as u16,
                 )),
                 false => Core::Asking(Asking::new(seed ^ peer as u64, peer, shards)),
             },

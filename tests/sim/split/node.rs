@@ -148,6 +148,7 @@ impl Split {
                 let opened = Presence::open(&options, now);
                 let (presence, _) =
                     opened.unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
+                presence.expect_links(self.paths.len() as u16);
                 (Role::Presence, presence)
             }
             None => {
@@ -414,9 +415,12 @@ impl Split {
                 Core::Publishing(_) => self.fail("a presence node asks".into()),
             },
             Outbound::Publish(decided) => {
-                for link in &mut self.up_mut(node).links {
+                let Up {
+                    presence, links, ..
+                } = self.up_mut(node);
+                for link in links {
                     match &mut link.core {
-                        Core::Publishing(link) => link.mark(&decided.transitions),
+                        Core::Publishing(link) => link.mark(presence, &decided.transitions),
                         Core::Asking(_) => unreachable!("a real-time node decides nothing"),
                     }
                 }

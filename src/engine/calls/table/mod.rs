@@ -12,7 +12,7 @@ mod tests;
 
 use super::ignored::Ignored;
 use super::served::Served;
-use super::{beat, edit, leave, node, query, stream, stream_beat::beat as stream_beat};
+use super::{beat, edit, forget, leave, node, query, stream, stream_beat::beat as stream_beat};
 use crate::engine::parts::Engine;
 use crate::engine::role::Role;
 use crate::engine::told;
@@ -26,11 +26,11 @@ use crate::wire::request::Method;
 use crate::wire::response::Answer;
 
 use Call::{
-    Beat, Health, Leave, Metrics, Page, PresenceMany, PresenceOne, PresencePut, PresenceQuery,
-    Stream, StreamBeat, StreamWatch,
+    Beat, Health, Leave, Metrics, Page, PresenceForget, PresenceMany, PresenceOne, PresencePut,
+    PresenceQuery, Stream, StreamBeat, StreamWatch,
 };
-use Method::{Get, Post, Put};
-use Roles::{Decides, Every, Mirrors, Streams};
+use Method::{Delete, Get, Post, Put};
+use Roles::{Decides, Every, Keeps, Mirrors, Streams};
 use Serve::{Bare, Beats, Edits, Fixed, Listed, Notes, One, Opens, Parts, Record, Records, Users};
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Open, Service};
@@ -42,6 +42,7 @@ const TABLE: &[Row] = &[
     row(Post, "/v1/presence/query",  PresenceQuery, Decides, Open,    Fleet,   Users(query::query)),
     row(Get,  "/v1/presence/{user}", PresenceOne,   Decides, Open,    Refused, One(query::one)),
     row(Put,  "/v1/presence/{user}", PresencePut,   Mirrors, Service, Allowed, Record(told::put)),
+    row(Delete, ONE_USER,            PresenceForget, Keeps,  Service, Allowed, One(forget::forget)),
     row(Get,  "/v1/presence",        PresenceMany,  Decides, Open,    Refused, Listed(query::many)),
     row(Put,  "/v1/presence",        PresencePut,   Mirrors, Service, Allowed, Records(told::put)),
     row(Get,  "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
@@ -58,6 +59,7 @@ const TABLE: &[Row] = &[
     row(Get,  "/openapi.json",       Page,          Every,   Open,    Refused, Fixed(&API)),
 ];
 
+const ONE_USER: &str = "/v1/presence/{user}";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
 /// Served beyond the limit of connections too: whom a full server does not hear is offline.
 const STREAM_BEAT: &str = "/v1/stream/{stream}/beat";
@@ -87,6 +89,8 @@ pub(super) enum Roles {
     Every,
     /// Those that decide who is online. A real-time node names the presence node to ask instead.
     Decides,
+    /// Those that decide who is online. On all others the path does not take the method.
+    Keeps,
     /// Those that hold streams. A presence node says that it does not.
     Streams,
     /// Those that are told who is online. On all others the path does not take the method.
@@ -218,7 +222,7 @@ impl Roles {
     pub(super) fn include(self, role: &Role) -> bool {
         match (self, role) {
             (Roles::Every, _) => true,
-            (Roles::Decides, role) => !matches!(role, Role::Realtime(_)),
+            (Roles::Decides | Roles::Keeps, role) => !matches!(role, Role::Realtime(_)),
             (Roles::Streams, role) => !matches!(role, Role::Presence),
             (Roles::Mirrors, role) => matches!(role, Role::Realtime(_)),
         }
@@ -262,7 +266,8 @@ impl<'p> Rows<'p> {
     /// one that nodes of another role serve.
     pub(super) fn row(&self, method: Method, role: &Role) -> Option<(&'static Row, &'p str)> {
         let (row, segment) = self.iter().find(|(row, _)| row.takes(method))?;
-        let known = row.roles != Roles::Mirrors || row.roles.include(role);
+        let strict = matches!(row.roles, Roles::Mirrors | Roles::Keeps);
+        let known = !strict || row.roles.include(role);
         known.then_some((row, segment))
     }
 
@@ -272,7 +277,12 @@ impl<'p> Rows<'p> {
         let here = |row: &Row| row.roles.include(role);
         let elsewhere = !self.iter().any(|(row, _)| here(row));
         let mut allow = String::new();
-        for (method, names) in [(Get, "GET, HEAD, "), (Post, "POST, "), (Put, "PUT, ")] {
+        for (method, names) in [
+            (Get, "GET, HEAD, "),
+            (Post, "POST, "),
+            (Put, "PUT, "),
+            (Delete, "DELETE, "),
+        ] {
             let mut rows = self.iter().filter(|(row, _)| row.method == method);
             if rows.any(|(row, _)| elsewhere || here(row)) {
                 allow.push_str(names);

@@ -67,12 +67,17 @@ fn a_user_may_be_called_query() {
 fn what_a_path_allows() {
     let allow = |path, role| Rows::of(path).map(|rows| rows.allow(&role));
     for (path, all, presence, realtime) in [
-        ("/v1/presence/bob", "GET, HEAD, ", "GET, HEAD, ", "PUT, "),
+        (
+            "/v1/presence/bob",
+            "GET, HEAD, DELETE, ",
+            "GET, HEAD, DELETE, ",
+            "PUT, ",
+        ),
         ("/v1/presence", "GET, HEAD, ", "GET, HEAD, ", "PUT, "),
         (
             "/v1/presence/query",
-            "GET, HEAD, POST, ",
-            "GET, HEAD, POST, ",
+            "GET, HEAD, POST, DELETE, ",
+            "GET, HEAD, POST, DELETE, ",
             "PUT, ",
         ),
         // Served elsewhere: what it takes there.
@@ -146,7 +151,7 @@ fn the_protocol_lists_every_row() {
     let listed: Vec<_> = listed.lines().skip(1).take(TABLE.len() + 1).collect();
     let nodes = |roles| match roles {
         Every => "all",
-        Decides => "`serve`, `presence`",
+        Decides | Keeps => "`serve`, `presence`",
         Streams => "`serve`, `realtime`",
         Mirrors => "`realtime`",
     };

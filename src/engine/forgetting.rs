@@ -1,0 +1,163 @@
+//! A user is forgotten: what becomes of its streams and of those who watch it, on every shard.
+//!
+//! Owns what a shard must do before it lets go of the slot: its streams of that publisher are ended
+//! by the pass that ends those of whoever is logged out, and those who watch the slot watch the
+//! name again, in slices, since each costs a rewritten list. They are told that nobody has ever
+//! seen the user, which is what is true from here on. Whatever else keeps the slot's number keeps
+//! it for a short time only (parked requests, errands in the mail), and that is waited for. When
+//! the slot may be another's is the presence database's (`presence/forget.rs`).
+
+use std::collections::VecDeque;
+
+use super::calls::WAIT_MS_MAX;
+use super::mail::Mail;
+use super::parts::Engine;
+use super::role::Role;
+use crate::metrics::Counter;
+use crate::planted::{self, Planted};
+use crate::presence::{ForgetFault, Transition};
+use crate::slot::Slot;
+use crate::status::Status;
+use crate::time::{Mono, Now};
+use crate::wire::{User, UserBuf};
+
+/// Watchers whose lists are rewritten for the price of so many marks.
+const MARKS_PER_LIST: usize = 64;
+/// Slots looked at in one call, whether this shard may let go of them.
+const LOOKED_AT_PER_CALL: usize = 1_024;
+/// Requests that are parked, and errands, may keep a slot for so long after this shard has heard
+/// that its user is gone: until they are answered, and some time to notice.
+const KEPT_MS_MAX: u64 = 2 * WAIT_MS_MAX;
+
+/// Slots that this shard has yet to let go of.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// Their watchers are yet to be moved.
+    watched: VecDeque<Leaver>,
+    /// Nobody here watches them any more.
+    unwatched: VecDeque<Leaver>,
+}
+
+#[derive(Debug)]
+struct Leaver {
+    slot: Slot,
+    user: UserBuf,
+    /// Since when its streams are looked for. None: too many others' are.
+    sought: Option<Mono>,
+}
+
+impl Leaving {
+    /// Watchers wait to be moved.
+    pub(super) fn has_work(&self) -> bool {
+        !self.watched.is_empty()
+    }
+}
+
+impl Engine {
+    /// Forgets a user; true if anybody had that id.
+    ///
+    /// Errors: see [`crate::presence::Presence::forget`].
+    pub(super) fn forget(&mut self, user: User<'_>, now: Now) -> Result<bool, ForgetFault> {
+        let Some(slot) = self.presence.forget(user, now)? else {
+            return Ok(false);
+        };
+        self.counters.add(Counter::UsersForgotten, 1);
+        self.posts.letter_to_others(Mail::Forget(slot));
+        self.begin_to_forget(slot, now);
+        Ok(true)
+    }
+
+    /// At a real-time node: the presence node has forgotten a user, whose streams here end.
+    pub(super) fn forgotten_elsewhere(&mut self, slot: Slot) {
+        self.posts.letter_to_others(Mail::Forget(slot));
+        self.end_streams_of(slot);
+    }
+
+    /// False: too many others' are looked for already.
+    fn end_streams_of(&mut self, slot: Slot) -> bool {
+        let places = self.conns.places();
+        self.passes.logging_out.begin(&[slot], places)
+    }
+
+    /// The user of a slot has been forgotten, here or by another shard: its streams end, and it is
+    /// published no more.
+    pub(super) fn begin_to_forget(&mut self, slot: Slot, now: Now) {
+        if self.presence.is_follower() {
+            self.end_streams_of(slot);
+            return;
+        }
+        let user = UserBuf::from(self.presence.user(slot));
+        self.fanout.records.at.remove(&slot.index());
+        self.passes.putting_off.drop(slot);
+        let mut leaver = Leaver {
+            slot,
+            user,
+            sought: None,
+        };
+        self.seek(&mut leaver, now);
+        if slot.owner(self.node.shards) == self.node.shard {
+            self.presence.withdraw(slot);
+            if matches!(self.node.role, Role::Presence) {
+                // Real-time nodes are told the state as it is then: of one who was never seen.
+                let gone = Transition {
+                    slot,
+                    status: Status::Offline,
+                    first: false,
+                };
+                self.posts.decide(gone, now.mono);
+            }
+        }
+        self.leaving.watched.push_back(leaver);
+    }
+
+    /// Has the streams of whoever is forgotten end.
+    fn seek(&mut self, leaver: &mut Leaver, now: Now) {
+        if self.end_streams_of(leaver.slot) {
+            leaver.sought = Some(now.mono);
+        }
+    }
+
+    /// Moves some of those who watch a slot that is leaving to the name; at least one. Returns what
+    /// that cost in marks.
+    pub(super) fn forget_some(&mut self, max: usize, now: Now) -> usize {
+        let Some(leaver) = self.leaving.watched.pop_front() else {
+            return 0;
+        };
+        let index = leaver.slot.index();
+        let lists_max = (max / MARKS_PER_LIST).max(1);
+        let mut moved = 0;
+        if self.conns.watches.is_watched(index) && !planted::is(Planted::WatchersKeepSlot) {
+            // Its name; or if it has come back meanwhile, the slot that it has now.
+            let to = self.target(leaver.user.user());
+            moved = self.conns.move_watchers(index, to, lists_max, now.mono);
+        }
+        let rest = self.conns.watches.is_watched(index);
+        match rest && !planted::is(Planted::WatchersKeepSlot) {
+            true => self.leaving.watched.push_front(leaver),
+            false => self.leaving.unwatched.push_back(leaver),
+        }
+        1 + moved * MARKS_PER_LIST
+    }
+
+    /// Lets go of slots of which nothing is left here.
+    pub(super) fn let_go(&mut self, now: Now) {
+        for _ in 0..self.leaving.unwatched.len().min(LOOKED_AT_PER_CALL) {
+            let Some(mut leaver) = self.leaving.unwatched.pop_front() else {
+                return;
+            };
+            let slot = leaver.slot;
+            if leaver.sought.is_none() {
+                self.seek(&mut leaver, now);
+            }
+            let waited = leaver
+                .sought
+                .is_some_and(|since| now.mono.ms_since(since) >= KEPT_MS_MAX);
+            let streams = self.passes.logging_out.concerns(slot) || self.presence.is_held(slot);
+            if waited && !streams {
+                self.presence.let_go(slot, self.node.shard);
+            } else {
+                self.leaving.unwatched.push_back(leaver);
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Users who are forgotten, and when their slots may be another's.
+//!
+//! Owns the slots between the tombstone and the next user. Such a slot is found by nobody, its
+//! cells are zero, and whatever still stamps it counts for nothing: no transition is decided of it.
+//! It is given again only when all who may keep its number have let go of it (every shard: its
+//! streams are ended, its watchers moved back to the name; every link to a real-time node), the
+//! cells were zeroed once more behind that, and the tombstone and the zeroes are on disk. So nobody
+//! is ever told one user's state as another's, whenever the process is killed or the power cut.
+//! Never decides who is forgotten, never knows a stream.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam::epoch;
+use parking_lot::Mutex;
+
+use super::Presence;
+use super::online::chunk_of;
+use crate::slot::Slot;
+use crate::store::cells::{Published, Stamp};
+use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
+use crate::time::{Now, Unix};
+use crate::wire::{User, UserBuf};
+
+/// Users who are on their way out at a time; more wait for the write-back. Some 200 bytes each.
+pub const LEAVING_MAX: usize = 65_536;
+/// Cycles of the write-back that must end before what was written before them is on disk for sure:
+/// the one under way may have passed it.
+const CYCLES: u8 = 2;
+
+/// Why a user is not forgotten now.
+#[derive(Debug)]
+pub enum ForgetFault {
+    /// [`LEAVING_MAX`] are on their way out.
+    Busy,
+    /// users.log could not grow.
+    NoSpace(io::Error),
+}
+
+/// Slots that are nobody's and may not be another's yet.
+#[derive(Default)]
+pub(super) struct Forgetting {
+    leaving: Mutex<Leaving>,
+    /// How many there are, asked without the lock.
+    len: AtomicUsize,
+    /// Links to real-time nodes, which keep slots beside the shards.
+    links: AtomicU16,
+    /// When somebody was last forgotten, or the store opened that knows no better. Unix ms.
+    latest: AtomicU64,
+}
+
+#[derive(Default)]
+struct Leaving {
+    slots: HashMap<u32, Stage, foldhash::fast::RandomState>,
+    /// Slots that somebody holds, by whose they were.
+    held: HashMap<Box<str>, Vec<Slot>, foldhash::fast::RandomState>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// These have yet to let go of it: shards, and behind their numbers the links.
+    Held { by: Vec<u16>, user: UserBuf },
+    /// Zeroed behind all of them; so many cycles of the write-back must end.
+    Zeroed(u8),
+}
+
+impl Forgetting {
+    /// At boot: slots that the log says are free, whose cells have just been zeroed. When their
+    /// users were forgotten, and those of slots that have others since, nobody knows.
+    pub(super) fn of_free(free: impl Iterator<Item = Slot>, latest: Unix) -> Forgetting {
+        let slots: HashMap<_, _, _> = free
+            .map(|slot| (slot.index(), Stage::Zeroed(CYCLES)))
+            .collect();
+        Forgetting {
+            len: AtomicUsize::new(slots.len()),
+            leaving: Mutex::new(Leaving {
+                slots,
+                held: HashMap::default(),
+            }),
+            links: AtomicU16::new(0),
+            latest: AtomicU64::new(latest.ms()),
+        }
+    }
+
+    /// Whether the slot is nobody's and not yet another's.
+    #[inline]
+    pub(super) fn has(&self, slot: Slot) -> bool {
+        self.len.load(Ordering::Acquire) > 0
+            && self.leaving.lock().slots.contains_key(&slot.index())
+    }
+
+    fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+}
+
+impl Presence {
+    /// Forgets a user: from here on nobody is found by that id, which leaves a tombstone in
+    /// users.log. The caller has every shard [`Presence::let_go`] of the slot that is returned, and
+    /// its owner [`Presence::withdraw`] it before. None: nobody had the id. A beat of the same id
+    /// makes a new user, with another slot.
+    ///
+    /// Errors: too many are on their way out, or users.log could not grow; nothing has changed
+    /// then.
+    pub fn forget(&self, user: User<'_>, now: Now) -> Result<Option<Slot>, ForgetFault> {
+        let forgetting = &self.forgetting;
+        // Under the lock from beginning to end: who sees that the id is gone sees that its slot is
+        // leaving.
+        let mut leaving = forgetting.leaving.lock();
+        if leaving.slots.len() >= LEAVING_MAX {
+            return Err(ForgetFault::Busy);
+        }
+        let forgotten = self.interner.forget(user, &epoch::pin());
+        let Some(slot) = forgotten.map_err(ForgetFault::NoSpace)? else {
+            return Ok(None);
+        };
+        let holders = self.shards() as u16 + forgetting.links.load(Ordering::Relaxed);
+        let stage = Stage::Held {
+            by: (0..holders).collect(),
+            user: user.into(),
+        };
+        leaving.slots.insert(slot.index(), stage);
+        leaving
+            .held
+            .entry(user.as_str().into())
+            .or_default()
+            .push(slot);
+        forgetting.len.store(leaving.slots.len(), Ordering::Release);
+        forgetting
+            .latest
+            .fetch_max(now.unix.ms(), Ordering::Relaxed);
+        drop(leaving);
+        self.take_back(slot);
+        Ok(Some(slot))
+    }
+
+    /// So many links to real-time nodes let go of slots too, each as the holder that
+    /// [`Presence::link`] names. Said once, before anybody is forgotten.
+    pub fn expect_links(&self, links: u16) {
+        self.forgetting.links.store(links, Ordering::Relaxed);
+    }
+
+    /// The holder that a link is, beside the shards.
+    pub fn link(&self, index: usize) -> u16 {
+        (self.shards() + index) as u16
+    }
+
+    /// Slots that were this user's and are leaving: where somebody still watches one of these, it
+    /// is for that user.
+    pub fn leaving_of(&self, user: User<'_>) -> Vec<Slot> {
+        if self.forgetting.len() == 0 {
+            return Vec::new();
+        }
+        let leaving = self.forgetting.leaving.lock();
+        leaving.held.get(user.as_str()).cloned().unwrap_or_default()
+    }
+
+    /// Whether a reader that was told everything up to `at` may have been told of somebody by this
+    /// id, at `slot` if it has one, who has been forgotten since.
+    pub fn may_be_forgotten_since(&self, slot: Option<Slot>, at: Unix) -> bool {
+        let never = |slot: Slot| {
+            let published = self.published.cell(slot).load(Ordering::Acquire);
+            published == Published::NEVER
+        };
+        self.forgetting.latest.load(Ordering::Relaxed) >= at.ms() && slot.is_none_or(never)
+    }
+
+    /// Takes back what is published of a slot that is leaving once more. Its owner alone calls
+    /// this: it may have been about to publish something.
+    pub fn withdraw(&self, slot: Slot) {
+        if self.forgetting.has(slot) {
+            self.take_back(slot);
+        }
+    }
+
+    fn take_back(&self, slot: Slot) {
+        self.online.set(slot, false);
+        self.published
+            .cell(slot)
+            .store(Published::NEVER, Ordering::Release);
+        self.zero(slot);
+    }
+
+    /// Whether the slot is leaving, and whoever is told its state from now on is told that nobody
+    /// was ever here.
+    pub fn is_withdrawn(&self, slot: Slot) -> bool {
+        let published = self.published.cell(slot).load(Ordering::Acquire);
+        published == Published::NEVER && self.forgetting.has(slot)
+    }
+
+    /// A holder has nothing of the slot's last user any more, and will stamp it no more. The last
+    /// of them zeroes it for good.
+    pub fn let_go(&self, slot: Slot, holder: u16) {
+        let mut leaving = self.forgetting.leaving.lock();
+        let Leaving { slots, held } = &mut *leaving;
+        let Some(Stage::Held { by, user }) = slots.get_mut(&slot.index()) else {
+            return;
+        };
+        by.retain(|other| *other != holder);
+        if !by.is_empty() {
+            return;
+        }
+        debug_assert!(!self.is_held(slot), "a stream holds {slot:?}");
+        if let Some(theirs) = held.get_mut(user.as_str()) {
+            theirs.retain(|other| *other != slot);
+            if theirs.is_empty() {
+                held.remove(user.as_str());
+            }
+        }
+        slots.insert(slot.index(), Stage::Zeroed(CYCLES));
+        self.zero(slot);
+    }
+
+    fn zero(&self, slot: Slot) {
+        let cell = self.stamps.cell(slot);
+        cell.store(Stamp::default(), Ordering::SeqCst);
+        let dirty = STAMPS_DIRTY | PUBLISHED_DIRTY;
+        self.online.raise(chunk_of(slot), dirty);
+    }
+
+    /// Whether a slot's user is offline, has been heard of, and not since `before`.
+    pub fn is_silent_since(&self, slot: Slot, before: Unix) -> bool {
+        let heard = self.stamps.cell(slot).load(Ordering::Acquire).ms();
+        let published = self.published.cell(slot).load(Ordering::Acquire);
+        let latest = heard.max(published.since_ms());
+        let silent = latest > 0 && latest < before.ms() && !published.is_online();
+        // Cells of one who is leaving say nothing of whoever has the id now.
+        silent && !self.forgetting.has(slot)
+    }
+
+    /// Whether the slot is nobody's and not yet another's.
+    pub fn is_leaving(&self, slot: Slot) -> bool {
+        self.forgetting.has(slot)
+    }
+
+    /// Users known: slots that have one.
+    pub fn known(&self) -> u32 {
+        let leaving = self.forgetting.len() as u32;
+        self.users() - self.interner.free_len() - leaving
+    }
+
+    /// A cycle of the write-back has ended: what was written before it began is on disk.
+    pub(super) fn cycle_ended(&self) {
+        if self.forgetting.len() == 0 {
+            return;
+        }
+        let mut leaving = self.forgetting.leaving.lock();
+        let mut free = Vec::new();
+        leaving.slots.retain(|slot, stage| {
+            let Stage::Zeroed(cycles) = stage else {
+                return true;
+            };
+            *cycles -= 1;
+            if *cycles == 0 {
+                free.push(*slot);
+            }
+            *cycles > 0
+        });
+        // Free before it is no longer leaving: never neither.
+        free.sort_unstable();
+        for slot in free {
+            self.interner.release(Slot::new(slot));
+        }
+        self.forgetting
+            .len
+            .store(leaving.slots.len(), Ordering::Release);
+    }
+}
