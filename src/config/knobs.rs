@@ -346,7 +346,8 @@ pub const KNOBS: &[Knob] = &[
          waits \
          for the next turn, which begins at once"),
     number!(TURN, "work-per-slice-max", Count count FROM_ONE, settings.work_per_slice_max,
-        "Most watches that are marked or ended between two looks at the clock"),
+        "Most watches that are marked or ended between two looks at the clock; a request of more \
+         bytes than a quarter of it waits for a slice of its own"),
     number!(TURN, "sweep-slots-per-turn-max", Count count FROM_ONE,
         settings.sweep_slots_per_turn_max,
         "Most publishers swept in one turn"),

@@ -159,6 +159,7 @@ table! {
         ToldKnown kind = "known",
         ToldForeign kind = "foreign",
     }
+    Shard Count "requests_deferred" "Requests that waited for a slice" { RequestsDeferred }
     Shard Count "answers_parked" "Requests that waited for other shards" { AnswersParked }
     Shard Count "leaves_ignored" "Explicit goodbyes that changed nothing, by reason: a stream of \
                                   the user's is open, or nothing was known of the user, or no \

@@ -17,6 +17,9 @@ pub enum Phase {
     Idle,
     /// Part of a request has arrived.
     Reading,
+    /// Its request has come whole and takes long to serve: it waits for its slice of a turn, and
+    /// input waits.
+    Deferred,
     /// Its request is with another shard; input waits.
     Waiting,
     /// It has become a stream.
@@ -115,6 +118,8 @@ pub struct Chunked {
     pub decoder: crate::wire::request::ChunkDecoder,
     /// Decoded bytes.
     pub body: Vec<u8>,
+    /// All of it has come, and it waits to be served.
+    pub is_whole: bool,
 }
 
 impl Io {
@@ -157,10 +162,11 @@ impl Conn {
 
     /// Moves it to another phase.
     pub fn go(&mut self, next: Phase) {
-        use Phase::{Closing, Free, Idle, Lingering, Reading, Streaming, Waiting};
+        use Phase::{Closing, Deferred, Free, Idle, Lingering, Reading, Streaming, Waiting};
         match (self.phase, next) {
-            (Idle, Reading | Waiting | Streaming | Closing)
-            | (Reading, Idle | Waiting | Streaming | Closing)
+            (Idle, Reading | Deferred | Waiting | Streaming | Closing)
+            | (Reading, Idle | Deferred | Waiting | Streaming | Closing)
+            | (Deferred, Reading | Closing)
             | (Waiting, Idle | Streaming | Closing)
             | (Streaming, Closing)
             | (Closing, Lingering)

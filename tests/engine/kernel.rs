@@ -300,6 +300,7 @@ impl Kernel for Made<'_> {
             Piece::Mail => "mail",
             Piece::Beats => "beats",
             Piece::Bytes(_) => "bytes",
+            Piece::Request(_) => "request",
             Piece::Timers => "timers",
             Piece::Work => "work",
             Piece::Flush(_) => "flush",

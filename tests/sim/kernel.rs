@@ -347,7 +347,9 @@ impl Kernel for Simulated<'_> {
         let served = Served::of(engine.counters());
         let before = std::mem::replace(&mut self.world.shards[self.at].served, served);
         match piece {
-            Piece::Bytes(key) => self.world.settle_served(*key, before, served),
+            Piece::Bytes(key) | Piece::Request(key) => {
+                self.world.settle_served(*key, before, served)
+            }
             Piece::Flush(key) => {
                 self.world.settle_served(*key, before, served);
                 self.world.check_watched_over(*key);

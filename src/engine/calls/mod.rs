@@ -214,6 +214,11 @@ impl Engine {
     }
 }
 
+/// Whether a call takes long however few its words are: its answer is long.
+pub(super) fn takes_long(head: &Head<'_>) -> bool {
+    head.path == table::METRICS
+}
+
 /// Whether a request has a body that may be read as JSON.
 fn check_body(head: &Head<'_>) -> Result<(), Answer> {
     if head.framing == Framing::None {

@@ -87,6 +87,11 @@ impl Conns {
         self.queue.is_empty()
     }
 
+    /// How many are to be flushed.
+    pub(in crate::engine) fn awaiting_flush(&self) -> usize {
+        self.queue.len()
+    }
+
     /// So many bytes are offered to its socket: of its own, or of the buffer that all share.
     pub(in crate::engine) fn offer(&mut self, conn: ConnId, shared: bool, offered_bytes: usize) {
         self.flushing = Some(Flushing {

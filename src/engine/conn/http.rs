@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use crate::engine::calls::{self, served::overloaded};
 use crate::engine::conn::pending::Pending;
 use crate::engine::parts::Engine;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
@@ -17,6 +18,15 @@ use crate::wire::request::{Framing, Head, Parsed, RequestFault, overhear, parse_
 use crate::wire::response::{
     Answer, Asker, CONTINUE, Ends, Problem, problem_of, problems, write_answer,
 };
+
+/// What becomes of a request that takes long to serve: many words, or a long answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Long {
+    /// It waits for its slice, so that short ones of others need not wait for it.
+    Deferred,
+    /// This is its slice.
+    Served,
+}
 
 /// How far one look at the input got.
 enum Step {
@@ -33,9 +43,9 @@ impl Engine {
             return true;
         };
         self.counters.add(Counter::BytesIn, bytes.len() as u64);
-        let waits = conn.phase() == Phase::Waiting || conn.is_paused();
+        let waits = matches!(conn.phase(), Phase::Deferred | Phase::Waiting) || conn.is_paused();
         match conn.phase() {
-            Phase::Idle | Phase::Reading | Phase::Waiting if waits => {
+            Phase::Idle | Phase::Reading | Phase::Deferred | Phase::Waiting if waits => {
                 conn.io().input.extend_from_slice(bytes);
                 conn.pause();
                 return false;
@@ -47,10 +57,10 @@ impl Engine {
         match conn.io.as_mut().map(|io| std::mem::take(&mut io.input)) {
             Some(mut input) if !input.is_empty() => {
                 input.extend_from_slice(bytes);
-                self.serve_buffer(id, input, now);
+                self.serve_buffer(id, input, Long::Deferred, now);
             }
             _ => {
-                let used = self.serve(id, bytes, now);
+                let used = self.serve(id, bytes, Long::Deferred, now);
                 self.keep(id, bytes[used..].to_vec(), now);
             }
         }
@@ -59,10 +69,38 @@ impl Engine {
 
     /// Answers have gone out: goes on with the requests that waited for that.
     pub(in crate::engine) fn serve_held(&mut self, id: ConnId, now: Now) {
+        self.go_on(id, Long::Deferred, now);
+    }
+
+    /// Whether requests that take long wait for their slices.
+    pub fn has_deferred(&self) -> bool {
+        self.conns.has_deferred()
+    }
+
+    /// How many connections wait to be written to.
+    pub fn awaiting_flush(&self) -> usize {
+        self.conns.awaiting_flush()
+    }
+
+    /// Whose request takes long and has waited for its slice longest.
+    pub fn poll_deferred(&mut self) -> Option<ConnId> {
+        self.conns.next_deferred()
+    }
+
+    /// Serves a request that takes long, in a slice of its own.
+    pub fn serve_deferred(&mut self, id: ConnId, now: Now) {
+        if self.conns.take_up(id) {
+            self.go_on(id, Long::Served, now);
+        }
+    }
+
+    /// Goes on with input that has waited.
+    fn go_on(&mut self, id: ConnId, long: Long, now: Now) {
         let conn = self.conns.at(id.index);
+        let was_paused = conn.is_paused();
         conn.unpause();
         let input = std::mem::take(&mut conn.io().input);
-        self.serve_buffer(id, input, now);
+        self.serve_buffer(id, input, long, now);
         let Some(conn) = self.conns.get(id) else {
             return;
         };
@@ -78,14 +116,15 @@ impl Engine {
                 self.conns
                     .end(id, Counter::ClosedPeer, now.mono, &mut self.counters)
             }
-            _ => self.conns.resume(id),
+            _ if was_paused => self.conns.resume(id),
+            _ => {}
         }
     }
 
-    fn serve_buffer(&mut self, id: ConnId, mut input: Vec<u8>, now: Now) {
+    fn serve_buffer(&mut self, id: ConnId, mut input: Vec<u8>, long: Long, now: Now) {
         let need = self.conns.at(id.index).io().need_bytes;
         if input.len() >= need {
-            let used = self.serve(id, &input, now);
+            let used = self.serve(id, &input, long, now);
             input.drain(..used);
         }
         self.keep(id, input, now);
@@ -111,9 +150,10 @@ impl Engine {
     }
 
     /// Serves the whole requests at the start of `input`; returns how many bytes are used.
-    fn serve(&mut self, id: ConnId, input: &[u8], now: Now) -> usize {
+    fn serve(&mut self, id: ConnId, input: &[u8], mut long: Long, now: Now) -> usize {
         let mut used = 0;
-        while used < input.len() {
+        // A chunked body that waited for its slice is no input any more.
+        while used < input.len() || long == Long::Served {
             let Some(conn) = self.conns.get_mut(id) else {
                 return input.len();
             };
@@ -123,6 +163,7 @@ impl Engine {
                     conn.pause();
                     return used;
                 }
+                Phase::Deferred => return used,
                 _ => return input.len(),
             }
             // What follows may be a stream, whose first words must fit behind the answers.
@@ -133,10 +174,10 @@ impl Engine {
             }
             let rest = &input[used..];
             let step = match conn.io.as_mut().and_then(|io| io.chunked.take()) {
-                Some(chunked) => self.serve_chunked(id, chunked, rest, now),
+                Some(chunked) => self.serve_chunked(id, chunked, rest, &mut long, now),
                 // RFC 9112 section 2.2: an empty line before a request means nothing.
                 None if rest.starts_with(b"\r\n") => Step::Used(2),
-                None => self.serve_head(id, rest, now),
+                None => self.serve_head(id, rest, &mut long, now),
             };
             match step {
                 Step::Used(n) => used += n,
@@ -146,7 +187,7 @@ impl Engine {
         used
     }
 
-    fn serve_head(&mut self, id: ConnId, rest: &[u8], now: Now) -> Step {
+    fn serve_head(&mut self, id: ConnId, rest: &[u8], long: &mut Long, now: Now) -> Step {
         let (head, head_bytes) = match parse_head(rest, &self.node.limits) {
             Parsed::Partial => return Step::Partial,
             Parsed::Fault(fault) => return self.refuse(id, fault, rest, rest.len(), now),
@@ -157,6 +198,9 @@ impl Engine {
         }
         match head.framing {
             Framing::None => {
+                if self.defers(id, &head, 0, long, now) {
+                    return Step::Partial;
+                }
                 self.dispatch(id, &head, &[], now);
                 Step::Used(head_bytes)
             }
@@ -171,6 +215,9 @@ impl Engine {
                     return Step::Partial;
                 }
                 self.conns.at(id.index).io().need_bytes = 0;
+                if self.defers(id, &head, total - head_bytes, long, now) {
+                    return Step::Partial;
+                }
                 self.dispatch(id, &head, &rest[head_bytes..total], now);
                 Step::Used(total)
             }
@@ -193,28 +240,57 @@ impl Engine {
         id: ConnId,
         mut chunked: Box<Chunked>,
         rest: &[u8],
+        long: &mut Long,
         now: Now,
     ) -> Step {
-        let step = match chunked
-            .decoder
-            .decode(rest, &mut chunked.body, &self.node.limits)
-        {
-            Ok(step) => step,
-            Err(fault) => return self.refuse(id, fault, &chunked.head, rest.len(), now),
-        };
-        if !step.done {
+        let mut consumed = 0;
+        if !chunked.is_whole {
+            let limits = &self.node.limits;
+            match chunked.decoder.decode(rest, &mut chunked.body, limits) {
+                Ok(step) => (consumed, chunked.is_whole) = (step.consumed, step.done),
+                Err(fault) => return self.refuse(id, fault, &chunked.head, rest.len(), now),
+            }
+        }
+        if !chunked.is_whole {
             self.conns.at(id.index).io().chunked = Some(chunked);
-            return if step.consumed > 0 {
-                Step::Used(step.consumed)
-            } else {
-                Step::Partial
+            return match consumed {
+                0 => Step::Partial,
+                some => Step::Used(some),
             };
         }
         let Parsed::Head { head, .. } = parse_head(&chunked.head, &self.node.limits) else {
             unreachable!("a head that was parsed once is parsed again");
         };
+        if self.defers(id, &head, chunked.body.len(), long, now) {
+            self.conns.at(id.index).io().chunked = Some(chunked);
+            return Step::Used(consumed);
+        }
         self.dispatch(id, &head, &chunked.body, now);
-        Step::Used(step.consumed)
+        Step::Used(consumed)
+    }
+
+    /// Whether a whole request waits for a slice of its own: it takes long, and this is not its
+    /// slice. The slice is then used up.
+    fn defers(
+        &mut self,
+        id: ConnId,
+        head: &Head<'_>,
+        body_bytes: usize,
+        long: &mut Long,
+        now: Now,
+    ) -> bool {
+        let words = head.query.map_or(0, str::len) + body_bytes;
+        if words <= self.settings.request_bytes_at_once() && !calls::takes_long(head) {
+            return false;
+        }
+        match std::mem::replace(long, Long::Deferred) {
+            Long::Served => false,
+            Long::Deferred => {
+                self.counters.add(Counter::RequestsDeferred, 1);
+                self.conns.defer(id, now.mono);
+                true
+            }
+        }
     }
 
     /// A body is on its way: a client that waits to be asked for it is asked, or told that nothing
@@ -268,12 +344,20 @@ impl Engine {
 
     /// Refuses a request that has not come whole in its time.
     pub(in crate::engine) fn time_out(&mut self, id: ConnId, now: Now) {
-        let io = self.conns.get(id).and_then(|conn| conn.io.as_ref());
+        let conn = self.conns.get(id);
+        let is_whole = conn.is_some_and(|conn| conn.phase() == Phase::Deferred);
+        let io = conn.and_then(|conn| conn.io.as_ref());
         let heard = io.map_or(&[][..], |io| match &io.chunked {
             Some(chunked) => &chunked.head,
             None => &io.input,
         });
         let asker = self.overheard(heard);
+        if is_whole {
+            let mut pending = Pending::new(Call::Other, asker);
+            pending.asker.keep_alive = false;
+            let detail = "the server had no time to serve the request; try again later";
+            return self.answer(id, pending, overloaded(detail), now);
+        }
         let detail = "the request was not complete in time; its time is counted from its beginning";
         self.fail(id, asker, problems::REQUEST_TIMEOUT, detail, now);
     }

@@ -26,6 +26,9 @@ use crate::time::Mono;
 /// Most room in bytes that one answer leaves for the next.
 const SCRATCH_BYTES_MAX: usize = 65_536;
 
+/// Room for connections whose requests wait that is not worth giving back.
+const DEFERRED_KEPT: usize = 1_024;
+
 /// A connection to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Close {
@@ -64,6 +67,8 @@ pub(in crate::engine) struct Conns {
     pub(super) flushing: Option<Flushing>,
     /// Requests that wait for another shard, by connection.
     parked: HashMap<u32, Pending, foldhash::fast::RandomState>,
+    /// Those whose whole requests wait for a slice of a turn, and some that have gone meanwhile.
+    deferred: VecDeque<ConnId>,
     closes: VecDeque<Close>,
     resumes: VecDeque<ConnId>,
     /// Room for the body of an answer.
@@ -87,6 +92,7 @@ impl Conns {
             streams: 0,
             flushing: None,
             parked: HashMap::default(),
+            deferred: VecDeque::new(),
             closes: VecDeque::new(),
             resumes: VecDeque::new(),
             scratch: Vec::new(),
@@ -155,6 +161,47 @@ impl Conns {
         conn.moment = idle;
         self.look_at(index, idle);
         self.queue_if_due(index, now);
+    }
+
+    /// Its request has come whole, and waits for a slice of a turn; not for longer than a request
+    /// may take to come.
+    pub(in crate::engine) fn defer(&mut self, id: ConnId, now: Mono) {
+        let deadline = self.timers.tick_in(now, self.settings.request_deadline_ms);
+        let conn = self.table.at(id.index);
+        conn.go(Phase::Deferred);
+        conn.moment = deadline;
+        self.look_at(id.index, deadline);
+        self.deferred.push_back(id);
+    }
+
+    /// The one whose request has waited longest for its slice.
+    pub(in crate::engine) fn next_deferred(&mut self) -> Option<ConnId> {
+        while let Some(id) = self.deferred.pop_front() {
+            if self.is_deferred(id) {
+                return Some(id);
+            }
+        }
+        self.deferred.shrink_to(DEFERRED_KEPT);
+        None
+    }
+
+    fn is_deferred(&self, id: ConnId) -> bool {
+        let conn = self.table.get(id);
+        conn.is_some_and(|conn| conn.phase() == Phase::Deferred)
+    }
+
+    /// Whether requests wait for their slices.
+    pub(in crate::engine) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// Its request is served now. False: it waits no more.
+    pub(in crate::engine) fn take_up(&mut self, id: ConnId) -> bool {
+        let waits = self.is_deferred(id);
+        if waits {
+            self.table.at(id.index).go(Phase::Reading);
+        }
+        waits
     }
 
     /// Its request waits for another shard until then.
@@ -451,7 +498,12 @@ impl Conns {
                 !conn.is_held() || self.watches.is_ending(index),
                 "a place is held and nobody will release it"
             );
-            let waits = conn.phase() == Phase::Waiting;
+            let (phase, id) = (conn.phase(), self.table.id_at(index));
+            assert!(
+                phase != Phase::Deferred || id.is_some_and(|id| self.deferred.contains(&id)),
+                "conn {index} waits for a slice that it will not have"
+            );
+            let waits = phase == Phase::Waiting;
             assert_eq!(
                 waits,
                 self.parked.contains_key(&index),

@@ -11,7 +11,7 @@ use crate::time::Mono;
 /// What a timer has found that is more than a connection's own affair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::engine) enum Overdue {
-    /// A request that has not come whole in its time.
+    /// A request that has not come whole in its time, or that has waited for so long to be served.
     Request(ConnId),
     /// A request that waits for another shard, which has not answered in time.
     Parked(ConnId),
@@ -125,7 +125,7 @@ impl Conns {
                 self.end(id, reason, now, counters);
                 return None;
             }
-            Phase::Reading => {
+            Phase::Reading | Phase::Deferred => {
                 counters.add(Counter::LimitRequestDeadline, 1);
                 return Some(Overdue::Request(id));
             }

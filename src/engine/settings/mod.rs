@@ -151,7 +151,8 @@ pub struct Settings {
     /// longer.
     pub turn_ms_max: u64,
     /// Most watches that one slice of work marks or ends, and most that a turn marks where their
-    /// transition is told. Default 4,096, some half a millisecond. Zero is refused. Costs nothing.
+    /// transition is told. A request of more bytes than a quarter of it has a slice of its own.
+    /// Default 4,096, some half a millisecond. Zero is refused. Costs nothing.
     pub work_per_slice_max: usize,
     /// Most slots swept in one turn. Default 1,048,576, some half a millisecond. Zero is refused.
     /// Cost: time per turn.
@@ -285,6 +286,12 @@ impl Settings {
     /// Every cap within reach of a short simulated run, and time ten times as fast.
     pub fn tiny() -> Settings {
         TINY.clone()
+    }
+
+    /// Most bytes of a query string and a body that are worked through where they are read: as
+    /// much work as a slice, if users' ids are short. What is longer waits for a slice of its own.
+    pub fn request_bytes_at_once(&self) -> usize {
+        self.work_per_slice_max / 4
     }
 
     /// The request heads that are taken.

@@ -70,9 +70,10 @@ impl Step {
     /// slice.
     pub(super) fn pieces_min(self) -> usize {
         match self {
-            Step::Mail | Step::Beats | Step::Read | Step::Work => 1,
+            Step::Mail | Step::Beats | Step::Work => 1,
             Step::Accept => 8,
-            Step::Flush | Step::Close => 32,
+            // A request that takes long is not served where it is read.
+            Step::Read | Step::Flush | Step::Close => 32,
         }
     }
 }

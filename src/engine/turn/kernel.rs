@@ -138,6 +138,8 @@ pub enum Piece<'a, S> {
     Beats,
     /// Bytes of one connection.
     Bytes(&'a S),
+    /// A request of one connection that took a slice of its own.
+    Request(&'a S),
     /// Timers, sweep and the like.
     Timers,
     /// A slice of what waits.

@@ -38,6 +38,9 @@ const SLEEP_MICROS_MAX: u64 = 1_000_000;
 /// Beats that one system call is to bring: below half a millisecond of work.
 const BEATS_PER_SLICE: usize = 4_096;
 
+/// Connections that may wait to be written to when another request that takes long is begun.
+const FLUSHES_AHEAD: usize = 32;
+
 /// One shard but for its kernel.
 pub struct Driver<S> {
     shard: ShardId,
@@ -52,6 +55,8 @@ pub struct Driver<S> {
     is_late: bool,
     /// Beats that one datagram's buffer has brought lately: how many one call may ask for.
     beats_per_buffer: usize,
+    /// Requests that take long have waited for a whole turn.
+    deferred_wait: bool,
     /// Working time of the sweep under way so far.
     sweep_micros: u64,
 
@@ -81,6 +86,7 @@ impl<S> Driver<S> {
             more: false,
             is_late: false,
             beats_per_buffer: 1,
+            deferred_wait: false,
             sweep_micros: 0,
             sockets: Sockets::new(parts.settings.conns_max),
             read_buffer: vec![0; budgets.read_buffer_bytes].into_boxed_slice(),
@@ -114,6 +120,7 @@ impl<S> Driver<S> {
         self.serve_sockets(kernel);
         self.fire_timers(kernel);
         self.work(kernel);
+        self.serve_deferred(kernel);
         self.flush(kernel);
         self.close(kernel);
         self.post_mail(kernel);
@@ -263,6 +270,32 @@ impl<S> Driver<S> {
         }
     }
 
+    /// Step 6 also: requests that take long to serve, one a slice, so that short ones of others
+    /// wait for one of them at most. None is begun before the answers of those before it are on
+    /// their way.
+    pub fn serve_deferred(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+        let mut served = 0;
+        while self.engine.has_deferred() {
+            let crowded = served > 0 && self.engine.awaiting_flush() > FLUSHES_AHEAD;
+            // Another long piece has made this turn late: one turn later it is these requests'.
+            let waits = served == 0 && !self.deferred_wait && self.is_over(Step::Work, 1, kernel);
+            if crowded || waits || self.is_over(Step::Work, served, kernel) {
+                self.deferred_wait = waits;
+                self.more = true;
+                return;
+            }
+            self.deferred_wait = false;
+            let Some(conn) = self.engine.poll_deferred() else {
+                return;
+            };
+            self.engine.serve_deferred(conn, self.now);
+            if let Some(socket) = self.sockets.get_mut(conn) {
+                kernel.worked(Piece::Request(socket), &mut self.engine);
+            }
+            served += 1;
+        }
+    }
+
     /// Step 9: hands this turn's mail over, one batch per shard; and what is for other nodes.
     pub fn post_mail(&mut self, kernel: &mut impl Kernel<Socket = S>) {
         let own = usize::from(self.shard);
@@ -312,7 +345,7 @@ impl<S> Driver<S> {
     fn rest(&mut self, ended: Mono, kernel: &mut impl Kernel<Socket = S>) -> u64 {
         // Flushes and closes of this turn may have made room for more bytes.
         self.queue_resumed();
-        if self.more || self.sockets.has_ready() {
+        if self.more || self.sockets.has_ready() || self.engine.has_deferred() {
             return 0;
         }
         let sleep_micros = self.deadline().micros_since(ended).min(SLEEP_MICROS_MAX);

@@ -53,13 +53,15 @@ const TABLE: &[Row] = &[
     row(Post, "/v1/leave",           Leave,         Every,   Open,    Refused, Parts(leave::leave)),
     row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
     row(Get,  "/readyz",             Health,        Every,   Open,    Allowed, Bare(node::ready)),
-    row(Get,  "/metrics",            Metrics,       Every,   Open,    Allowed, Bare(node::metrics)),
+    row(Get,  METRICS,               Metrics,       Every,   Open,    Allowed, Bare(node::metrics)),
     row(Get,  "/",                   Page,          Every,   Open,    Refused, Fixed(&DASHBOARD)),
     row(Get,  "/client.js",          Page,          Every,   Open,    Refused, Fixed(&CLIENT)),
     row(Get,  "/openapi.json",       Page,          Every,   Open,    Refused, Fixed(&API)),
 ];
 
 const ONE_USER: &str = "/v1/presence/{user}";
+/// Its answer is long, and is served as such.
+pub(super) const METRICS: &str = "/metrics";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
 /// Served beyond the limit of connections too: whom a full server does not hear is offline.
 const STREAM_BEAT: &str = "/v1/stream/{stream}/beat";
