@@ -121,14 +121,13 @@ impl Sweep {
             }
             // Asked after that: a slot that was made before the flag was raised is read, or its
             // beat would wait for the next one.
-            let users = presence
+            let words = presence
                 .users()
                 .saturating_sub(cursor.chunk * CHUNK_SLOTS)
-                .min(CHUNK_SLOTS);
-            let words = users.div_ceil(WORD_SLOTS as u32);
+                .min(CHUNK_SLOTS)
+                .div_ceil(WORD_SLOTS as u32);
             while cursor.word < words && budget > 0 {
-                let word = cursor.chunk * CHUNK_WORDS + cursor.word;
-                if !pass.word(word, users - cursor.word * WORD_SLOTS as u32, out) {
+                if !pass.word(cursor.chunk * CHUNK_WORDS + cursor.word, out) {
                     // Full in the middle of a word: what is left of it shows when it is read again.
                     // At word 0 the chunk would be asked again, and must say yes.
                     presence.online.raise(chunk, LOOK);
@@ -208,10 +207,9 @@ impl<'a> Pass<'a> {
         self.hold || self.presence.vigil.must_hold(self.shard, self.now)
     }
 
-    /// Looks at 64 slots, of which `users` have a user; false if `out` is full and something may be
-    /// left.
+    /// Looks at 64 slots; false if `out` is full and something may be left.
     #[inline]
-    fn word(&mut self, word: u32, users: u32, out: &mut Vec<Transition>) -> bool {
+    fn word(&mut self, word: u32, out: &mut Vec<Transition>) -> bool {
         let first = word as usize * WORD_SLOTS;
         if planted::is(Planted::PastRewritten) {
             self.rewrite_past(first);
@@ -224,19 +222,18 @@ impl<'a> Pass<'a> {
         if found.fresh == online && !found.any_ahead {
             return true;
         }
-        // Cells behind the last user's are nobody's, whatever they say.
-        let mask = match users {
-            0..64 if !planted::is(Planted::CellsBeyondTrusted) => (1 << users) - 1,
-            _ => u64::MAX,
-        };
-        self.differs(word, mask, out)
+        self.differs(word, out)
     }
 
-    /// The rare path of `word`: somebody came, went, or is ahead of the clock. Slots outside of
-    /// `mask` have no user.
+    /// The rare path of `word`: somebody came, went, or is ahead of the clock.
     #[cold]
-    fn differs(&mut self, word: u32, mask: u64, out: &mut Vec<Transition>) -> bool {
+    fn differs(&mut self, word: u32, out: &mut Vec<Transition>) -> bool {
         let first = word * WORD_SLOTS as u32;
+        // Cells behind the last user's are nobody's, whatever they say.
+        let mask = match self.presence.users().saturating_sub(first) {
+            users @ 0..64 if !planted::is(Planted::CellsBeyondTrusted) => (1 << users) - 1,
+            _ => u64::MAX,
+        };
         let stamps = &self.presence.stamps.cells()[first as usize..first as usize + WORD_SLOTS];
         let stamps: &[_; WORD_SLOTS] = stamps.try_into().expect("sliced to this length");
         let found = self.comparison.word(stamps, self.bounds);

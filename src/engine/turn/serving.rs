@@ -13,6 +13,9 @@ use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::realtime::ConnId;
 
+/// Flushes between two looks at the clock: some 50 microseconds of `send`.
+const FLUSHES_PER_LOOK: usize = 8;
+
 impl<S> Driver<S> {
     /// Step 4: new connections, then those with something to read.
     pub fn serve_sockets(&mut self, kernel: &mut impl Kernel<Socket = S>) {
@@ -161,7 +164,9 @@ impl<S> Driver<S> {
     /// Step 7: writes what streams and requesters must be told.
     pub fn flush(&mut self, kernel: &mut impl Kernel<Socket = S>) {
         for flushed in 0..self.budgets.flushes {
-            if self.is_over(Step::Flush, flushed, kernel) {
+            if flushed.is_multiple_of(FLUSHES_PER_LOOK)
+                && self.is_over(Step::Flush, flushed, kernel)
+            {
                 break;
             }
             let Some(flush) = self.engine.poll_flush(self.now) else {
