@@ -39,6 +39,11 @@ fn beat() {
 }
 
 #[test]
+fn bundle() {
+    run("bundle", fuzz::bundle, BUNDLES);
+}
+
+#[test]
 fn key_file() {
     run("key_file", fuzz::key_file, KEY_FILES);
 }
@@ -52,6 +57,8 @@ fn feed_header() {
 fn record_bodies() {
     run("record_bodies", fuzz::record_bodies, BODIES);
 }
+
+const BUNDLES: &[&[u8]] = &[b"", b"\0\x03abc", b"\0\x01a\0\x02bc\0\0\0\x01d"];
 
 const REQUESTS: &[&[u8]] = &[
     b"GET /v1/presence/bob HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n",

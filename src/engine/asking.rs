@@ -3,11 +3,14 @@
 //! Owns when a question is due: a new watch, a first state told unasked, lost mail, a source that
 //! was out of step. The lanes (`upstream/`) gather the questions; the links send them.
 
+use std::sync::Arc;
+
 use super::mail::{Answered, Mail, Whom};
 use super::parts::Engine;
 use super::upstream::{Lane, Outbound, Reask};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
+use crate::presence::Transition;
 use crate::realtime::watches::{Marked, Target};
 use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
@@ -23,6 +26,13 @@ impl Engine {
             return Some(Outbound::Publish(decided));
         }
         let upstream = self.upstream.as_mut()?;
+        while let Some(slot) = upstream.next_probed(now.mono) {
+            let ends = self.passes.logging_out.concerns(slot);
+            if self.presence.is_held(slot) && !ends {
+                let key = self.node.keys.signing();
+                upstream.vouch_by_connection(&self.presence, slot, key, now);
+            }
+        }
         if upstream.outbound.is_empty() {
             let entries = upstream.gather(self.node.keys.signing(), now);
             self.counters.add(Counter::BeatsSent, entries);
@@ -100,13 +110,50 @@ impl Engine {
         }
     }
 
+    /// A state was taken over, or is in doubt: a stream of this node vouches for whoever is told
+    /// offline. Then the beats were lost, and one goes over the connection at once.
+    pub(super) fn take_news(&mut self, transition: Transition, now: Now) {
+        if self.presence.is_stale(transition.slot) {
+            self.counters.add(Counter::ToldDoubted, 1);
+            self.tell(transition, now.mono);
+            self.posts.decide(transition, now.mono);
+            self.vouch_by_connection(transition.slot, now);
+        } else {
+            self.decided(transition, now);
+        }
+    }
+
+    fn vouch_by_connection(&mut self, slot: Slot, now: Now) {
+        if self.passes.logging_out.concerns(slot) {
+            return;
+        }
+        let key = self.node.keys.signing();
+        if let Some(upstream) = &mut self.upstream {
+            upstream.vouch_by_connection(&self.presence, slot, key, now);
+        }
+    }
+
+    /// What is in doubt no longer is told. One shard does it for all.
+    pub(super) fn settle_doubts(&mut self, now: Now) {
+        if self.upstream.is_some() && self.node.shard == 0 {
+            let presence = Arc::clone(&self.presence);
+            for transition in presence.adopt_doubted(now) {
+                self.decided(transition, now);
+                self.ask_presence_node(presence.user(transition.slot));
+            }
+        }
+    }
+
     /// Tells watchers what was answered.
-    pub(super) fn take_answers(&mut self, answered: &Answered) {
+    pub(super) fn take_answers(&mut self, answered: &Answered, now: Now) {
         for transition in &answered.decided.transitions {
             if planted::is(Planted::AnswerUntold) {
                 break;
             }
             self.tell(*transition, answered.decided.at);
+            if self.node.shard == 0 && self.presence.is_stale(transition.slot) {
+                self.vouch_by_connection(transition.slot, now);
+            }
         }
         for user in &answered.unseen {
             let at = answered.decided.at;
@@ -160,6 +207,23 @@ impl Engine {
         if let Some(upstream) = &mut self.upstream {
             let told = &mut upstream.lanes[node].told_up_to;
             *told = (*told).max(Some(up_to));
+        }
+    }
+
+    /// A beat for this user did not arrive. If a stream of this node still vouches for them,
+    /// another one is looked for, by UDP alone. One shard does it for all.
+    pub(super) fn resample(&mut self, node: usize, user: &str, now: Now) {
+        let slot = User::from_text(user).ok();
+        let slot = slot.and_then(|user| self.presence.lookup(user));
+        let is_mine = |slot: &Slot| slot.owner(self.node.shards) == self.node.shard;
+        if let Some(slot) = slot.filter(|slot| is_mine(slot) && self.presence.is_held(*slot))
+            && let Some(upstream) = &mut self.upstream
+        {
+            // While all go over the connection too, this one does in a moment.
+            if !upstream.is_by_connection(node) {
+                upstream.sample_next(node);
+                upstream.vouch(&self.presence, slot, true, self.node.keys.signing(), now);
+            }
         }
     }
 

@@ -16,12 +16,35 @@ const BATCH: usize = 64;
 
 type Outcome = Result<(Slot, BeatOutcome), InternFault>;
 
+/// How datagrams have come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    Udp,
+    /// In a request of a real-time node.
+    Connection,
+}
+
+impl Way {
+    /// What beats are counted as, and goodbyes.
+    fn counters(self) -> (Counter, Counter) {
+        match self {
+            Way::Udp => (Counter::BeatsUdp, Counter::LeavesUdp),
+            Way::Connection => (Counter::BeatsHttp, Counter::LeavesHttp),
+        }
+    }
+}
+
 impl Engine {
     /// Datagrams arrived. Returns how many beats and goodbyes were worked through, a refused
     /// datagram counting as one: what the caller's budget (`beats_per_turn_max`) is spent on.
     pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) -> usize {
         self.counters
             .add(Counter::DatagramsReceived, datagrams.len() as u64);
+        self.take_datagrams(datagrams, Way::Udp, now)
+    }
+
+    /// Datagrams have come this way; see [`Engine::handle_beats`].
+    pub(super) fn take_datagrams(&mut self, datagrams: &[&[u8]], way: Way, now: Now) -> usize {
         let (keys, presence) = (self.node.keys.clone(), self.presence.clone());
         let mut batch = Batch::new();
         let mut worked = 0;
@@ -29,14 +52,14 @@ impl Engine {
             match open(datagram, &keys, now.unix, self.settings.beat_skew_max_ms) {
                 Ok(beats) if beats.leave => {
                     // In order: a goodbye behind a beat is looked at behind it.
-                    self.record_batch(&presence, &mut batch, now);
-                    worked += self.leave_all(&beats, now);
+                    self.record_batch(&presence, &mut batch, way, now);
+                    worked += self.leave_all(&beats, way, now);
                 }
                 Ok(beats) => {
                     for user in beats.users() {
                         worked += 1;
                         if batch.push(user, beats.sent_at) {
-                            self.record_batch(&presence, &mut batch, now);
+                            self.record_batch(&presence, &mut batch, way, now);
                         }
                     }
                 }
@@ -46,29 +69,31 @@ impl Engine {
                 }
             }
         }
-        self.record_batch(&presence, &mut batch, now);
+        self.record_batch(&presence, &mut batch, way, now);
         worked
     }
 
-    fn record_batch(&mut self, presence: &Presence, batch: &mut Batch<'_>, now: Now) {
+    fn record_batch(&mut self, presence: &Presence, batch: &mut Batch<'_>, way: Way, now: Now) {
         let beats = batch.take();
+        let (source, _) = way.counters();
         let mut accepted = 0;
         presence.record_beats(beats, now, &mut |_, outcome: Outcome| match outcome {
             Ok((_, BeatOutcome::Stored)) => accepted += 1,
-            Ok((slot, outcome)) => self.book_beat(slot, outcome, Counter::BeatsUdp, now),
+            Ok((slot, outcome)) => self.book_beat(slot, outcome, source, now),
             Err(fault) => self.book_intern_fault(fault),
         });
-        self.counters.add(Counter::BeatsUdp, accepted);
+        self.counters.add(source, accepted);
     }
 
     /// Returns how many goodbyes there were.
-    fn leave_all(&mut self, beats: &Beats<'_>, now: Now) -> usize {
+    fn leave_all(&mut self, beats: &Beats<'_>, way: Way, now: Now) -> usize {
+        let (_, source) = way.counters();
         let mut worked = 0;
         for user in beats.users() {
             worked += 1;
             match self.presence.lookup(user) {
                 Some(slot) => {
-                    if self.say_goodbye(slot, beats.sent_at, Counter::LeavesUdp, now) {
+                    if self.say_goodbye(slot, beats.sent_at, source, now) {
                         self.look(slot, now);
                     }
                 }

@@ -46,6 +46,12 @@ pub enum Mail {
     /// To all shards of a real-time node: up to when a presence node has told everything, and what
     /// it told is in the mail before this.
     Told { node: usize, up_to: Mono },
+    /// To all shards of a real-time node: whether a presence node's beats go over the link's
+    /// connection too, because datagrams do not arrive there.
+    ByConnection { node: usize, on: bool },
+    /// To all shards of a real-time node: a beat did not arrive; send and look for another one, if
+    /// its user still has a stream.
+    Resample { node: usize, user: Arc<str> },
     /// To all shards of a real-time node: a presence node may have lost beats; vouch for all who
     /// belong to it within a short time.
     Revouch {
@@ -240,6 +246,8 @@ impl Mail {
             | Mail::Reask { .. }
             | Mail::Settled { .. }
             | Mail::Told { .. }
+            | Mail::ByConnection { .. }
+            | Mail::Resample { .. }
             | Mail::Revouch { .. }
             | Mail::Forget(_) => 1,
         }
@@ -255,6 +263,7 @@ impl Mail {
                 | Mail::Ran { .. }
                 | Mail::Reask { .. }
                 | Mail::Settled { .. }
+                | Mail::ByConnection { .. }
                 | Mail::Revouch { .. }
                 | Mail::Forget(_)
         )

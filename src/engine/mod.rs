@@ -47,7 +47,7 @@ pub use mail::{
 pub use parts::{Engine, EngineParts};
 pub use records::record_of;
 pub use role::Role;
-pub use upstream::{Datagrams, Outbound, REVOUCH_MS, SETTLE_MS, adopt_answers};
+pub use upstream::{Datagrams, Outbound, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, adopt_answers};
 
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};
@@ -173,7 +173,7 @@ impl Engine {
                 let (shard, conn) = edit.asker;
                 self.posts.letter(shard, Mail::Edited { conn, outcome });
             }
-            Mail::Answered(answered) => self.take_answers(&answered),
+            Mail::Answered(answered) => self.take_answers(&answered, now),
             Mail::Reask { .. } if planted::is(Planted::ReaskIgnored) => {}
             Mail::Reask {
                 node,
@@ -183,6 +183,12 @@ impl Engine {
             } => self.begin_reask(node, Some(pass), whom, not_before),
             Mail::Settled { node, pass } => self.settled(node, pass),
             Mail::Told { node, up_to } => self.told_everything(node, up_to),
+            Mail::ByConnection { node, on } => {
+                if let Some(upstream) = &mut self.upstream {
+                    upstream.set_by_connection(node, on);
+                }
+            }
+            Mail::Resample { node, user } => self.resample(node, &user, now),
             Mail::Revouch { node, found_at } => self.passes.vouch_in_a_hurry(node, found_at),
             Mail::StreamBeats { from, beats } => self.take_stream_beats(from, &beats, now),
             Mail::StreamBeaten(outcomes) => self.finish_stream_beats(&outcomes, now),

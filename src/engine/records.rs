@@ -85,6 +85,6 @@ pub fn record_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
         status: state.status,
         since: state.since,
         last_active: state.last_active,
-        stale: false,
+        stale: presence.is_stale(slot),
     }
 }

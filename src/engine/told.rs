@@ -83,7 +83,7 @@ pub(super) fn put(
         match engine.presence.adopt(slot, told, source, now) {
             Some(transition) => {
                 engine.counters.add(Counter::ToldAdopted, 1);
-                engine.decided(transition, now);
+                engine.take_news(transition, now);
                 // Not by an answer: a presence node that has lost its files says the same of all.
                 if source == Source::InStep && engine.presence.is_erased(slot) {
                     engine.forgotten_elsewhere(slot);

@@ -8,20 +8,25 @@
 
 use std::sync::Arc;
 
+use super::delivery::{Delivery, Found};
 use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::inquiry::Inquiry;
-use super::reply::{Meaning, Reply, Request, reason};
-use super::{Answerer, Standing};
-use crate::engine::{Mail, adopt_answers};
+use super::reply::{JSON, Meaning, Reply, Request, reason};
+use super::{Answerer, STATES_PER_REQUEST_MAX, Standing};
+use crate::engine::{Mail, Outbound, adopt_answers};
 use crate::metrics::Counter;
 use crate::presence::{Presence, UNTOLD_MS_MAX};
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
 #[derive(Debug)]
 pub struct Asking {
     inquiry: Inquiry,
+    delivery: Delivery,
+    /// The request under way brings datagrams; or the last one did.
+    brings_bundle: bool,
+    brought_bundle: bool,
     /// The presence node's index.
     node: usize,
     /// Users in the request under way.
@@ -44,6 +49,9 @@ impl Asking {
     pub fn new(seed: u64, node: usize, shards: usize) -> Asking {
         Asking {
             inquiry: Inquiry::new(seed, shards),
+            delivery: Delivery::new(),
+            brings_bundle: false,
+            brought_bundle: false,
             node,
             asked: 0,
             asked_at: Mono::default(),
@@ -54,29 +62,72 @@ impl Asking {
         }
     }
 
-    /// These are to be asked about; see `Inquiry::ask`.
-    pub fn ask(&mut self, users: Vec<Box<str>>, anew: bool, through: Option<u64>, now: Mono) {
-        self.inquiry.ask(users, anew, through, now);
+    /// A shard has this for the node.
+    pub fn take(&mut self, outbound: Outbound, now: Mono) -> Option<Effect> {
+        match outbound {
+            Outbound::Asks {
+                users,
+                anew,
+                through,
+                ..
+            } => self.inquiry.ask(users, anew, through, now),
+            Outbound::Sample { sample, .. } => self.delivery.look_for(sample),
+            Outbound::Bundled { datagrams, .. } => {
+                let lost = self.delivery.bridge(&datagrams) as u64;
+                return (lost > 0).then_some(Effect::Count(Counter::RelayDatagramsLost, lost));
+            }
+            // Datagrams, and what another role says.
+            Outbound::Beats { .. } | Outbound::Publish(_) => {}
+        }
+        None
     }
 
     /// When [`Asking::poll_request`] has something.
     pub fn next(&self) -> Mono {
-        self.inquiry.next()
+        match () {
+            () if self.brings_bundle => Mono::NEVER,
+            () if self.may_bring_bundle() => Mono::default(),
+            () if self.inquiry.is_asking() || !self.inquiry.is_in_sight() => self.inquiry.next(),
+            () => self.inquiry.next().min(self.delivery.due()),
+        }
     }
 
-    /// The next request, if it is time. One at a time: its reply comes first.
+    fn may_bring_bundle(&self) -> bool {
+        self.delivery.has_bundle() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
+    }
+
+    /// The next request, if it is time. One at a time: its reply comes first. Datagrams and
+    /// questions take turns.
     pub fn poll_request(&mut self, now: Mono) -> Option<Request> {
+        if self.brings_bundle {
+            return None;
+        }
+        if self.inquiry.is_in_sight() && self.delivery.due() <= now {
+            self.inquiry.hasten(now);
+        }
+        let question_due = self.inquiry.next() <= now;
+        if self.may_bring_bundle() && !(question_due && self.brought_bundle) {
+            (self.brings_bundle, self.brought_bundle) = (true, true);
+            let (body, datagrams) = self.delivery.poll_bundle().unwrap_or_default();
+            self.asked = datagrams;
+            return Some(Request {
+                method: "POST",
+                path: "/v1/datagrams".into(),
+                media: "application/octet-stream",
+                field: None,
+                body,
+                states: 0,
+            });
+        }
+        self.brought_bundle = false;
         let users = self.inquiry.poll_request(now)?;
         (self.asked, self.asked_at) = (users.len(), now);
-        Some(Request {
-            method: "POST",
-            path: "/v1/presence/query".into(),
-            field: None,
-            body: serde_json::json!({ "users": users })
-                .to_string()
-                .into_bytes(),
-            states: users.len(),
-        })
+        let sample = match users.len() < STATES_PER_REQUEST_MAX {
+            true => self.delivery.poll_sample(now),
+            false => None,
+        };
+        let users = users.iter().map(|user| &**user).chain(sample);
+        Some(question(users, self.asked))
     }
 
     /// What came of the request: answers are taken over.
@@ -87,10 +138,15 @@ impl Asking {
         nodes: &Nodes,
         now: Now,
     ) -> Vec<Effect> {
-        let answers = answers_of(reply, self.asked);
+        if std::mem::take(&mut self.brings_bundle) {
+            return self.bundle_reply(reply, presence, now.mono);
+        }
+        let sampled = self.delivery.is_asked();
+        let answers = answers_of(reply, self.asked + usize::from(sampled));
         let mut effects = counts(answers.is_some().then_some(self.asked));
         match answers {
-            Some((answerer, told)) => {
+            Some((answerer, mut told)) => {
+                let sample = if sampled { told.pop() } else { None };
                 self.warned.clear();
                 let Answerer { birth, clock, .. } = answerer;
                 presence.source_answered(self.node, birth, clock, self.asked_at, now.mono);
@@ -100,22 +156,84 @@ impl Asking {
                     effects.push(Effect::Tell(Mail::Answered(Arc::new(answered))));
                 }
                 self.conclude(presence, nodes, now.mono, &mut effects);
+                let last_active = sample.and_then(|told| told.last_active);
+                self.beat_found(last_active, now.mono, &mut effects);
             }
             None => {
+                self.delivery.unanswered();
                 let meaning = Meaning::of(reply);
                 let of_content = matches!(meaning, Meaning::TooLong | Meaning::Refused);
                 let too_long = meaning == Meaning::TooLong;
+                if of_content && sampled {
+                    // It may be for that one.
+                    self.inquiry.handle_unasked(now.mono);
+                    return effects;
+                }
                 if of_content && self.inquiry.handle_refusal(too_long, now.mono) {
                     self.refusals.note(reason(reply));
                     return effects;
                 }
-                presence.source_failed(self.node);
-                self.inquiry.handle_failure(now.mono);
-                // For a node that was never in sight too.
-                effects.extend(self.warned.of(reason(reply), Notice::NotAnswering));
+                effects.extend(self.failed(reply, presence, now.mono));
             }
         }
         effects
+    }
+
+    /// The node does not answer.
+    fn failed(&mut self, reply: &Reply, presence: &Presence, now: Mono) -> Option<Effect> {
+        presence.source_failed(self.node);
+        self.inquiry.handle_failure(now);
+        self.delivery.forget();
+        // For a node that was never in sight too.
+        self.warned.of(reason(reply), Notice::NotAnswering)
+    }
+
+    /// What came of a request that brought datagrams.
+    fn bundle_reply(&mut self, reply: &Reply, presence: &Presence, now: Mono) -> Vec<Effect> {
+        match Meaning::of(reply) {
+            Meaning::Done => vec![
+                Effect::Count(Counter::RelayRequestsDone, 1),
+                Effect::Count(Counter::RelayBundled, self.asked as u64),
+            ],
+            Meaning::TooLong | Meaning::Refused => {
+                self.delivery.bundle_refused();
+                counts(None)
+            }
+            Meaning::Failed => {
+                let mut effects = counts(None);
+                // One that says why is there: a shard of it is late.
+                if reply.is_err() {
+                    effects.extend(self.failed(reply, presence, now));
+                }
+                effects
+            }
+        }
+    }
+
+    /// When the user whose beat was looked for was last heard of there.
+    fn beat_found(&mut self, last_active: Option<Unix>, now: Mono, effects: &mut Vec<Effect>) {
+        let Some((found, user)) = self.delivery.answered(last_active, now) else {
+            return;
+        };
+        let (node, found_at) = (self.node, now);
+        let by_connection = |on| Effect::Tell(Mail::ByConnection { node, on });
+        match found {
+            Found::Arrived => return,
+            Found::Again => {
+                effects.push(by_connection(false));
+                effects.push(Effect::Say(Notice::BeatsArrive));
+                return;
+            }
+            Found::Lost => {}
+            Found::Gone => {
+                effects.push(by_connection(true));
+                // All are late already.
+                effects.push(Effect::Tell(Mail::Revouch { node, found_at }));
+                effects.push(Effect::Say(Notice::BeatsGone));
+            }
+        }
+        let user = user.into();
+        effects.push(Effect::Tell(Mail::Resample { node, user }));
     }
 
     /// The node has answered: whom to ask about now.
@@ -181,12 +299,27 @@ impl Asking {
         Standing {
             queued: self.inquiry.len(),
             down: !self.inquiry.is_in_sight(),
+            beats_gone: self.delivery.is_by_connection(),
         }
     }
 
     /// Everybody who is watched has been asked about since the node came in sight.
     pub fn is_caught_up(&self) -> bool {
         self.inquiry.is_caught_up()
+    }
+}
+
+fn question<'u>(users: impl Iterator<Item = &'u str>, states: usize) -> Request {
+    let users: Vec<&str> = users.collect();
+    Request {
+        method: "POST",
+        path: "/v1/presence/query".into(),
+        media: JSON,
+        field: None,
+        body: serde_json::json!({ "users": users })
+            .to_string()
+            .into_bytes(),
+        states,
     }
 }
 
@@ -225,6 +358,7 @@ mod tests {
                 sources: 1,
                 users_max: 100,
                 shards: 1,
+                offline_after_ms: 25_000,
             };
             World {
                 presence: Presence::follower(options, at(1_000)).unwrap(),
@@ -248,7 +382,15 @@ mod tests {
             // The one shard has come to the end of its pass at once, and asks for nobody yet.
             for effect in &effects {
                 if let Effect::Tell(Mail::Reask { pass, .. }) = effect {
-                    self.link.ask(Vec::new(), true, Some(*pass), now.mono);
+                    let (node, users, anew) = (0, Vec::new(), true);
+                    let through = Some(*pass);
+                    let asks = Outbound::Asks {
+                        node,
+                        users,
+                        anew,
+                        through,
+                    };
+                    self.link.take(asks, now.mono);
                 }
             }
             let words = |effect: &Effect| match effect {
@@ -274,7 +416,13 @@ mod tests {
 
         fn ask(&mut self, users: &[&str]) {
             let users = users.iter().map(|user| Box::from(*user)).collect();
-            self.link.ask(users, true, None, at(self.ms).mono);
+            let asks = Outbound::Asks {
+                node: 0,
+                users,
+                anew: true,
+                through: None,
+            };
+            self.link.take(asks, at(self.ms).mono);
         }
 
         fn is_behind(&self) -> bool {

@@ -93,6 +93,10 @@ pub enum Notice {
     NotAnswering(String),
     /// It refuses questions about some users each by itself; why.
     QuestionsRefused(String),
+    /// Beats do not arrive there as datagrams; they go over the link's connection too.
+    BeatsGone,
+    /// They arrive again.
+    BeatsArrive,
     /// It answers again, and nothing that it told was missed.
     InSight,
     /// Something that it told was missed, or may have been: it is asked about everybody who is
@@ -105,7 +109,10 @@ pub enum Notice {
 impl Notice {
     /// Something is wrong.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, Notice::TakesAgain | Notice::InSight | Notice::Missed)
+        !matches!(
+            self,
+            Notice::TakesAgain | Notice::BeatsArrive | Notice::InSight | Notice::Missed
+        )
     }
 }
 
@@ -142,6 +149,13 @@ impl fmt::Display for Notice {
                  are passed over for a while. Give all nodes the same version and no smaller \
                  --body-bytes-max and --query-users-max than the default"
             ),
+            Notice::BeatsGone => out.write_str(
+                "beats do not arrive at the presence node as datagrams; they go over HTTP until \
+                 they do. Does something drop UDP in between? Have both nodes the same --key-file?",
+            ),
+            Notice::BeatsArrive => {
+                out.write_str("beats arrive at the presence node as datagrams again")
+            }
             Notice::InSight => out.write_str("the presence node answers again"),
             Notice::Missed => out.write_str(
                 "the presence node is in sight and may have told what this node missed; asking it \

@@ -87,7 +87,7 @@ impl Remote {
         }
         read(
             builder
-                .content_type("application/json")
+                .content_type(request.media)
                 .send(&request.body[..])?,
         )
     }
@@ -188,6 +188,7 @@ mod tests {
         let request = Request {
             method: "PUT",
             path: "/v1/presence".into(),
+            media: "application/json",
             field: None,
             body: b"{}".to_vec(),
             states: 0,

@@ -266,6 +266,28 @@ impl Inquiry {
         }
     }
 
+    /// The next question is due.
+    pub(super) fn hasten(&mut self, now: Mono) {
+        self.next_at = self.next_at.min(now);
+    }
+
+    /// A question is under way.
+    pub(super) fn is_asking(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// The request was refused, perhaps for somebody else whom it asked about.
+    pub(super) fn handle_unasked(&mut self, now: Mono) {
+        let users = self.in_flight.take().unwrap_or_default();
+        self.ask_first(users, now);
+    }
+
+    fn ask_first(&mut self, users: Vec<Box<str>>, now: Mono) {
+        let back = users.into_iter().rev();
+        back.for_each(|user| self.pending.push_front(user));
+        self.next_at = now;
+    }
+
     /// The request was refused for what is in it: shorter ones are made of it, or the one user that
     /// it is about is passed over. `too_long`: it was refused as such (413), and others of its
     /// length would be. False: nothing is in it, so it is the node.
@@ -281,11 +303,7 @@ impl Inquiry {
                 self.users_per_request = self.users_next;
             }
         }
-        users
-            .into_iter()
-            .rev()
-            .for_each(|user| self.pending.push_front(user));
-        self.next_at = now;
+        self.ask_first(users, now);
         true
     }
 

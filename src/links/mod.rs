@@ -13,6 +13,7 @@ mod announcer;
 mod asking;
 mod backoff;
 mod beats;
+mod delivery;
 mod effect;
 #[cfg(test)]
 mod fixture;
@@ -29,7 +30,7 @@ pub use effect::{Effect, Notice};
 pub use http::{Answerer, Remote};
 pub use publishing::Publishing;
 pub use reply::{Fault, Reply, Request, Said};
-pub use threads::{Ask, Handle, LinkParts, Links, Publish, Spawn, Tell};
+pub use threads::{Handle, LinkParts, Links, Publish, Spawn, Tell};
 
 use crate::engine::settings::SLEEP_MS_MAX;
 use crate::engine::{ID_LAG_MS_MAX, REVOUCH_MS, SETTLE_MS};
@@ -60,4 +61,25 @@ pub struct Standing {
     pub queued: usize,
     /// The last request failed, or none has succeeded yet.
     pub down: bool,
+    /// Beats do not arrive as datagrams, and go over the link's connection.
+    pub beats_gone: bool,
+}
+
+/// What is wrong with a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trouble {
+    Down,
+    BeatsGone,
+}
+
+impl Standing {
+    fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Standing { down: true, .. } => Some(Trouble::Down),
+            Standing {
+                beats_gone: true, ..
+            } => Some(Trouble::BeatsGone),
+            _ => None,
+        }
+    }
 }

@@ -7,7 +7,7 @@
 use super::Standing;
 use super::announcer::Announcer;
 use super::effect::{Effect, Notice, Refusals, Warned, counts};
-use super::reply::{Meaning, Reply, Request, Said, reason};
+use super::reply::{JSON, Meaning, Reply, Request, Said, reason};
 use crate::metrics::Counter;
 use crate::presence::{Presence, Transition};
 use crate::slot::Slot;
@@ -78,6 +78,7 @@ impl Publishing {
         Some(Request {
             method: "PUT",
             path: put.path,
+            media: JSON,
             field: Some((FEED_HEADER, put.place.to_string())),
             body: put.body,
             states: put.states,
@@ -139,6 +140,7 @@ impl Publishing {
         Standing {
             queued: self.announcer.len(),
             down: self.announcer.is_failing(),
+            beats_gone: false,
         }
     }
 

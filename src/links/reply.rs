@@ -11,13 +11,18 @@ const TOO_LONG: u16 = 413;
 /// Statuses that are not among these are about the node.
 const REFUSED: [u16; 4] = [400, 414, 422, 431];
 
-/// A request to send, with a JSON body.
+/// The type of most bodies.
+pub(super) const JSON: &str = "application/json";
+
+/// A request to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
     /// `PUT` or `POST`.
     pub method: &'static str,
     /// Percent-encoded.
     pub path: String,
+    /// What its body is.
+    pub media: &'static str,
     /// A field beside those that every request has.
     pub field: Option<(&'static str, String)>,
     pub body: Vec<u8>,

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Standing;
 use super::asking::Asking;
 use super::effect::Effect;
 use super::http::Remote;
 use super::publishing::Publishing;
-use crate::engine::{Decided, Mail};
+use super::{Standing, Trouble};
+use crate::engine::{Decided, Mail, Outbound};
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
 use crate::time::{Clock, Mono, boottime};
@@ -35,8 +35,9 @@ struct Shared {
     clock: Arc<Clock>,
     presence: Arc<Presence>,
     stopping: AtomicBool,
-    /// How each link stands.
+    /// How each link stands, and where it goes.
     standings: Mutex<Vec<Standing>>,
+    bases: Vec<String>,
 }
 
 /// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to
@@ -57,13 +58,6 @@ pub struct Links<I> {
 
 /// Transitions, for every real-time node.
 pub type Publish = Arc<Decided>;
-
-/// A question to one presence node.
-pub struct Ask {
-    users: Vec<Box<str>>,
-    anew: bool,
-    through: Option<u64>,
-}
 
 /// What a shard needs to hand something over.
 pub struct Handle<I> {
@@ -87,27 +81,38 @@ impl Handle<Publish> {
     }
 }
 
-impl Handle<Ask> {
-    /// A presence node is to be asked about these; see [`Outbound::Asks`].
-    ///
-    /// [`Outbound::Asks`]: crate::engine::Outbound::Asks
-    pub fn ask(&self, node: usize, users: Vec<Box<str>>, anew: bool, through: Option<u64>) {
-        self.stations[node].leave(Ask {
-            users,
-            anew,
-            through,
-        });
+impl Handle<Outbound> {
+    /// For the link to the node that this names.
+    pub fn hand(&self, outbound: Outbound) {
+        if let Some(node) = outbound.node() {
+            self.stations[node].leave(outbound);
+        }
     }
 }
 
 impl Shared {
     fn note(&self, node: usize, standing: Standing) {
         let mut standings = self.standings.lock();
-        standings[node] = standing;
+        let before = std::mem::replace(&mut standings[node], standing);
         let queued: usize = standings.iter().map(|each| each.queued).sum();
         let down = standings.iter().filter(|each| each.down).count();
+        let gone = standings.iter().filter(|each| each.beats_gone).count();
         self.board.process.set(Gauge::RelayQueue, queued as u64);
         self.board.process.set(Gauge::NodesDown, down as u64);
+        self.board.process.set(Gauge::BeatsGone, gone as u64);
+        if before.trouble() != standing.trouble() {
+            self.tell_troubles(&standings);
+        }
+    }
+
+    /// For whoever asks the node how it is.
+    fn tell_troubles(&self, standings: &[Standing]) {
+        let links = self.bases.iter().zip(standings);
+        let trouble = |(base, standing): (&String, &Standing)| match standing.trouble()? {
+            Trouble::Down => Some(format!("{base} does not answer")),
+            Trouble::BeatsGone => Some(format!("beats do not arrive at {base} as datagrams")),
+        };
+        self.board.set_troubles(links.filter_map(trouble).collect());
     }
 
     fn is_stopping(&self) -> bool {
@@ -169,7 +174,9 @@ impl<I: Send + 'static> Links<I> {
             stopping: AtomicBool::new(false),
             // In a follower nothing is known before its sources have answered.
             standings: Mutex::new(vec![parts.unseen; remotes.len()]),
+            bases: remotes.iter().map(|remote| remote.base().into()).collect(),
         });
+        shared.tell_troubles(&shared.standings.lock());
         let thread = |(node, remote): (usize, Remote)| {
             let (stations, shared, run) = (Arc::clone(&stations), Arc::clone(&shared), run.clone());
             let work = move || run(node, &remote, &stations[node], &shared);
@@ -262,7 +269,7 @@ impl Links<Publish> {
     }
 }
 
-impl Links<Ask> {
+impl Links<Outbound> {
     /// Asks these presence nodes, whose users `nodes` tells; `tell` brings to all shards what came
     /// of it.
     ///
@@ -272,14 +279,14 @@ impl Links<Ask> {
         nodes: Arc<Nodes>,
         parts: LinkParts<'_>,
         tell: Tell,
-    ) -> io::Result<Links<Ask>> {
+    ) -> io::Result<Links<Outbound>> {
         let seed = parts.seed;
         let unseen = Standing {
-            queued: 0,
             down: true,
+            ..Standing::default()
         };
         let parts = LinkParts { unseen, ..parts };
-        let run = move |node, remote: &Remote, station: &Station<Ask>, shared: &Shared| {
+        let run = move |node, remote: &Remote, station: &Station<Outbound>, shared: &Shared| {
             let link = Asking::new(seed ^ node as u64, node, shared.presence.shards());
             ask(node, link, remote, station, shared, &nodes, &tell);
         };
@@ -319,15 +326,16 @@ fn ask(
     node: usize,
     mut link: Asking,
     remote: &Remote,
-    station: &Station<Ask>,
+    station: &Station<Outbound>,
     shared: &Shared,
     nodes: &Nodes,
     tell: &Tell,
 ) {
     loop {
         station.wait(link.next(), shared);
-        for ask in station.take() {
-            link.ask(ask.users, ask.anew, ask.through, boottime());
+        for outbound in station.take() {
+            let lost = link.take(outbound, boottime());
+            shared.carry_out(lost.into_iter().collect(), remote, tell);
         }
         if shared.is_stopping() {
             return;

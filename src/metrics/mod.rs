@@ -9,6 +9,7 @@ mod table;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 pub use table::{Call, Counter, Gauge, Histogram, REQUESTS, Row, Scope, StatusClass, Unit};
 
 /// Upper bounds of the histograms' buckets, in microseconds, each inclusive; a last one takes the
@@ -184,6 +185,8 @@ pub struct Board {
     pub shards: Vec<SharedCounters>,
     /// Rows with [`Scope::Process`]; written by `add` and `set` only.
     pub process: SharedCounters,
+    /// Why the node is degraded, in words.
+    troubles: Mutex<Vec<String>>,
 }
 
 impl Board {
@@ -192,7 +195,18 @@ impl Board {
         Board {
             shards: (0..shards).map(|_| SharedCounters::new()).collect(),
             process: SharedCounters::new(),
+            troubles: Mutex::default(),
         }
+    }
+
+    /// Why the node is degraded now, in words; empty: it is not.
+    pub fn set_troubles(&self, troubles: Vec<String>) {
+        *self.troubles.lock() = troubles;
+    }
+
+    /// See [`Board::set_troubles`].
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().clone()
     }
 }
 

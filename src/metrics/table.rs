@@ -158,6 +158,7 @@ table! {
         ToldAdopted kind = "news",
         ToldKnown kind = "known",
         ToldForeign kind = "foreign",
+        ToldDoubted kind = "doubted",
     }
     Shard Count "requests_deferred" "Requests that waited for a slice" { RequestsDeferred }
     Shard Count "answers_parked" "Requests that waited for other shards" { AnswersParked }
@@ -268,6 +269,8 @@ table! {
      not take" { RelayDatagramsLost }
     Process Count "relay_datagrams_refused" "Times that a presence node's host said that nobody \
      receives the beats sent there" { RelayDatagramsRefused }
+    Process Count "relay_datagrams_bundled" "Beat datagrams that went to presence nodes over HTTP, \
+     because by UDP they did not arrive" { RelayBundled }
     Process Count "relay_requests" "Requests to nodes of the other role, by outcome" {
         RelayRequestsDone outcome = "done",
         RelayRequestsFailed outcome = "failed",
@@ -312,6 +315,8 @@ table! {
                                       is open: removed, replaced or cut short" { StoreFilesLost }
     Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to \
                                  be asked for" { RelayQueue }
+    Process Count "beats_gone" "Presence nodes at which this node's beat datagrams do not \
+                                arrive" { BeatsGone }
     Process Count "nodes_down" "Nodes of the other role that do not answer" { NodesDown }
     Kernel Count "process_open_fds" "Number of open file descriptors" { ProcessOpenFds }
     Kernel Count "process_max_fds" "Maximum number of open file descriptors" { ProcessMaxFds }
@@ -377,6 +382,8 @@ label! {
         StreamBeat = "stream_beat",
         /// `POST /v1/beat`
         Beat = "beat",
+        /// `POST /v1/datagrams`
+        Datagrams = "datagrams",
         /// `POST /v1/leave`
         Leave = "leave",
         /// `GET /livez` or `/readyz`

@@ -53,6 +53,7 @@ pub(super) fn open_presence(
             sources: config.presence_nodes.len(),
             users_max: config.users_max,
             shards,
+            offline_after_ms: config.settings.offline_after_ms,
         };
         let follower = Presence::follower(options, clock.now())
             .map_err(ServeFault::os("reserve memory for users"))?;

@@ -12,7 +12,7 @@ use super::ServeFault;
 use crate::config::nodes::PresenceNode;
 use crate::config::{Config, RoleName};
 use crate::engine::{Mail, Outbound, instance_of};
-use crate::links::{Ask, BeatSender, Handle, LinkParts, Links, Publish, Remote};
+use crate::links::{BeatSender, Handle, LinkParts, Links, Publish, Remote};
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
 use crate::shard::{self, Outlet, Shards};
@@ -41,7 +41,7 @@ pub(super) enum Ready {
         beats_to: Vec<SocketAddr>,
         /// Set once the links run. What is asked before is asked again when a link first sees its
         /// node.
-        handle: Arc<OnceLock<Handle<Ask>>>,
+        handle: Arc<OnceLock<Handle<Outbound>>>,
     },
 }
 
@@ -49,7 +49,7 @@ pub(super) enum Ready {
 pub(super) enum Running {
     None,
     Presence(Links<Publish>),
-    Realtime(Links<Ask>),
+    Realtime(Links<Outbound>),
 }
 
 impl Wiring<'_> {
@@ -105,17 +105,11 @@ impl Wiring<'_> {
                 let handle = Arc::clone(handle);
                 Box::new(move |outbound| match outbound {
                     Outbound::Beats { node, datagrams } => beats.send(node, &datagrams),
-                    Outbound::Asks {
-                        node,
-                        users,
-                        anew,
-                        through,
-                    } => {
+                    for_link => {
                         if let Some(handle) = handle.get() {
-                            handle.ask(node, users, anew, through);
+                            handle.hand(for_link);
                         }
                     }
-                    Outbound::Publish(_) => {}
                 })
             }
         })

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
 
+use super::doubts::{Doubt, Doubts};
 use super::feeds::{Feeds, Taken, UNTOLD_MS_MAX};
 use super::holders::Holders;
 use super::online::Online;
@@ -48,6 +49,9 @@ pub(super) struct Follower {
     heard: AnonymousArray<AtomicU32>,
     /// How far each source is followed.
     feeds: Feeds,
+    /// Who is told offline and has a stream here.
+    doubts: Doubts,
+    offline_after_ms: u64,
 }
 
 impl Follower {
@@ -70,6 +74,8 @@ pub struct FollowerOptions {
     pub users_max: u32,
     /// Shards that will call `note_turn`.
     pub shards: u16,
+    /// Silence after which a publisher is offline, in ms.
+    pub offline_after_ms: u64,
 }
 
 /// How a state was told.
@@ -119,6 +125,8 @@ impl Presence {
                 made_at: now.mono,
                 heard: AnonymousArray::new(users_max as usize)?,
                 feeds: Feeds::new(options.sources),
+                doubts: Doubts::default(),
+                offline_after_ms: options.offline_after_ms,
             }),
         };
         presence.stamps.reserve(1)?;
@@ -152,7 +160,7 @@ impl Presence {
             return false;
         };
         let known_up_to = follower.feeds.known_up_to();
-        known_up_to.is_none_or(|at| now.ms_since(at) > UNTOLD_MS_MAX)
+        !follower.doubts.is_empty() || known_up_to.is_none_or(|at| now.ms_since(at) > UNTOLD_MS_MAX)
     }
 
     fn feeds(&self) -> &Feeds {
@@ -249,7 +257,49 @@ impl Presence {
     /// was decided before it was given (the source has lost its files, or another one has taken
     /// over), with a `since` one later than the known one. An answer makes the slot sure, and so
     /// does a message in step that tells what is known now. Panics if this is no follower.
+    ///
+    /// Whoever goes offline while a stream of this node vouches for them does not, for twice
+    /// `offline_after_ms` at most: the known state stands and is stale ([`Presence::is_stale`]).
     pub fn adopt(&self, slot: Slot, told: &Told, source: Source, now: Now) -> Option<Transition> {
+        self.adopt_unless(slot, told, source, now, self.is_held(slot))
+    }
+
+    /// What a source said of those who had a stream here is believed now: the stream has ended, or
+    /// the time is over. Their watchers must be told.
+    pub fn adopt_doubted(&self, now: Now) -> Vec<Transition> {
+        let Some(follower) = &self.follower else {
+            return Vec::new();
+        };
+        let doubts = follower.doubts.take(now.mono, |slot| self.is_held(slot));
+        let adopt = |(slot, doubt): &(Slot, Doubt)| {
+            let news = self.adopt_unless(*slot, &doubt.told, doubt.source, now, false);
+            // Something may have been missed since it was told: it has to be asked for.
+            let _alone = follower.adopting.lock();
+            let cell = self.published.cell(*slot);
+            let adopted = cell.load(Ordering::Relaxed);
+            cell.store(
+                adopted.without(PublishedFlags::CONFIRMED),
+                Ordering::Release,
+            );
+            news
+        };
+        doubts.iter().filter_map(adopt).collect()
+    }
+
+    /// Whether a publisher's source says that they are offline, and that is not believed yet.
+    pub fn is_stale(&self, slot: Slot) -> bool {
+        let follower = self.follower.as_ref();
+        follower.is_some_and(|follower| follower.doubts.has(slot))
+    }
+
+    fn adopt_unless(
+        &self,
+        slot: Slot,
+        told: &Told,
+        source: Source,
+        now: Now,
+        is_here: bool,
+    ) -> Option<Transition> {
         let follower = self
             .follower
             .as_ref()
@@ -265,6 +315,25 @@ impl Presence {
         };
         let later =
             told_ms > known_ms || planted::is(Planted::ToldUnordered) && told_ms != known_ms;
+        // Who has a state and no last activity has been forgotten: their streams are to end.
+        let is_erased = told.since.is_some() && told.last_active.is_none();
+        let is_gone = !told.status.is_online() && !is_erased;
+        let goes = (later || contradicts) && was.is_online() && is_gone;
+        if goes && is_here {
+            let first = !follower.doubts.has(slot);
+            let until = now.mono.plus_ms(2 * follower.offline_after_ms);
+            follower.doubts.insert(slot, told.clone(), source, until);
+            cell.store(before.without(PublishedFlags::CONFIRMED), Ordering::Release);
+            let (status, is_first) = (was, false);
+            return first.then_some(Transition {
+                slot,
+                status,
+                first: is_first,
+            });
+        }
+        if later || contradicts {
+            follower.doubts.remove(slot);
+        }
         let since_ms = match () {
             () if later => told_ms,
             () if contradicts => known_ms + 1,
@@ -425,6 +494,7 @@ mod tests {
             sources: 2,
             users_max: 100_000,
             shards: 1,
+            offline_after_ms: 25_000,
         };
         let presence = Presence::follower(options, at(1_000)).unwrap();
         let bob = presence.intern(User::parse(b"bob").unwrap()).unwrap();
@@ -700,6 +770,52 @@ mod tests {
             at(90_000),
         );
         assert!(!changed(61_000), "nothing new");
+    }
+
+    #[test]
+    fn whoever_has_a_stream_here_is_not_told_offline_for_a_while() {
+        let (presence, bob) = follower();
+        let put = |status, since, now_ms| {
+            let told = told(status, since, since);
+            presence.adopt(bob, &told, Source::InStep, at(now_ms))
+        };
+        let known = |now_ms| {
+            let state = presence.state(bob, at(now_ms));
+            (
+                state.status,
+                state.since.map(Unix::ms),
+                presence.is_stale(bob),
+            )
+        };
+        put(Status::Online, 2_000, 2_000);
+        presence.hold(bob);
+        assert_eq!(
+            put(Status::Offline, 30_000, 30_000),
+            news(bob, Status::Online, false)
+        );
+        assert_eq!(known(30_000), (Status::Online, Some(2_000), true));
+        assert!(!presence.is_sure(bob));
+        assert_eq!(put(Status::Offline, 30_000, 31_000), None, "told once");
+        // The next beat arrived.
+        assert_eq!(
+            put(Status::Online, 32_000, 32_000),
+            news(bob, Status::Online, false)
+        );
+        assert_eq!(known(32_000), (Status::Online, Some(32_000), false));
+        // None does.
+        put(Status::Offline, 60_000, 60_000);
+        assert_eq!(presence.adopt_doubted(at(109_999)), []);
+        let gone = [news(bob, Status::Offline, false).unwrap()];
+        assert_eq!(presence.adopt_doubted(at(110_000)), gone);
+        assert_eq!(known(110_000), (Status::Offline, Some(60_000), false));
+        // The stream ends.
+        put(Status::Online, 111_000, 111_000);
+        put(Status::Offline, 140_000, 140_000);
+        assert_eq!(known(140_000), (Status::Online, Some(111_000), true));
+        presence.release(bob);
+        assert_eq!(presence.adopt_doubted(at(140_001)), gone);
+        assert_eq!(known(140_001), (Status::Offline, Some(140_000), false));
+        presence.check_invariants();
     }
 
     #[test]

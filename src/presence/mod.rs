@@ -6,6 +6,7 @@
 
 mod archive;
 mod beats;
+mod doubts;
 mod feeds;
 mod follower;
 mod forget;

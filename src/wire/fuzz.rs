@@ -42,6 +42,23 @@ const LIMITS: [RequestLimits; 2] = [
 /// long.
 const CUTS_MAX: usize = 256;
 
+/// A bundle of datagrams: what is read is what was written, byte for byte.
+pub fn bundle(data: &[u8]) {
+    let Ok(datagrams) = beat::read_bundle(data) else {
+        return;
+    };
+    assert!(datagrams.len() <= beat::BUNDLE_DATAGRAMS_MAX);
+    let mut again = Vec::new();
+    for datagram in datagrams
+        .iter()
+        .filter(|one| one.len() <= DATAGRAM_BYTES_MAX)
+    {
+        beat::write_bundled(datagram, &mut again);
+    }
+    let whole = datagrams.iter().all(|one| one.len() <= DATAGRAM_BYTES_MAX);
+    assert!(!whole || again == data, "{datagrams:?}");
+}
+
 /// A head, whole and torn: an answer never changes with more input, and no head has a line that
 /// ends in less than CR LF.
 pub fn request(data: &[u8]) {

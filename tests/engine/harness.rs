@@ -139,6 +139,7 @@ impl World {
                     sources: nodes.len(),
                     users_max: self.users_max,
                     shards,
+                    offline_after_ms: self.settings.offline_after_ms,
                 };
                 Presence::follower(options, self.now()).expect("memory")
             }

@@ -5,6 +5,7 @@ mod accepting;
 mod bounded;
 mod calls;
 mod chunks;
+mod delivery;
 mod drain;
 mod forget;
 mod framing;

@@ -776,7 +776,11 @@ fn a_node_that_was_cut_off_hears_of_everybody_before_it_is_asked() {
     assert!(
         before
             .iter()
-            .all(|(_, outbound)| matches!(outbound, Outbound::Beats { .. }))
+            // And a beat that is looked for.
+            .all(|(_, outbound)| matches!(
+                outbound,
+                Outbound::Beats { .. } | Outbound::Sample { .. }
+            ))
     );
     world.at(30_000 + SETTLE_MS);
     assert_eq!(asked(&mut world), [(node, vec!["bob".to_owned()])]);
@@ -1064,10 +1068,12 @@ fn the_other_role_out_of_reach_is_degraded_and_ready() {
             .to_owned()
     };
     assert_eq!(answer(&mut world), "ready\n");
-    world.board().process.set(Gauge::NodesDown, 1);
+    // Which link it is, and why.
+    let troubles = ["http://a:1 does not answer", "and more"].map(String::from);
+    world.board().set_troubles(troubles.into());
     assert_eq!(
         answer(&mut world),
-        "degraded: some nodes of the other role do not answer\n"
+        "degraded: http://a:1 does not answer; and more\n"
     );
 }
 

@@ -247,7 +247,9 @@ pub(crate) fn record(value: &Value) -> Result<(String, Told), String> {
         _ => return Err(fault()),
     };
     let user = value["user"].as_str().ok_or_else(fault)?.to_owned();
-    if members.len() != 4 {
+    // A real-time node says of the last state that there may be a newer one.
+    let stale = value["stale"] == true;
+    if members.len() != 4 + usize::from(stale) {
         return Err(fault());
     }
     let told = Told {

@@ -106,6 +106,7 @@ impl Engine {
                 }
                 serve(self, id, ask, ignored, now)
             }
+            Serve::Bundles(serve) => serve(self, body, now).into(),
             Serve::Beats(serve) => serve(self, id, segment, now),
             Serve::Edits(serve) => {
                 let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod beat;
+mod datagrams;
 mod edit;
 mod errands;
 mod forget;
@@ -35,7 +36,7 @@ use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
 pub(super) use errands::{Errands, WAIT_MS_MAX};
 use served::{Served, Then, overloaded};
-use table::{Row, Rows, Surplus, Who};
+use table::{JSON, Row, Rows, Surplus, Who};
 
 pub use query::{NODE_HEADER, instance_of};
 pub use refusal::Refusals;
@@ -150,8 +151,8 @@ impl Engine {
         if self.conns.at(id.index).is_surplus() {
             self.check_room(row, head)?;
         }
-        if row.has_body() {
-            check_body(head)?;
+        if let Some(media) = row.media() {
+            check_body(head, media)?;
         }
         if row.who == Who::Service && !self.is_of_fleet(head) {
             return Err(unauthorized().into());
@@ -219,19 +220,20 @@ pub(super) fn takes_long(head: &Head<'_>) -> bool {
     head.path == table::METRICS
 }
 
-/// Whether a request has a body that may be read as JSON.
-fn check_body(head: &Head<'_>) -> Result<(), Answer> {
+/// Whether a request has a body that may be read as of this type.
+fn check_body(head: &Head<'_>, media: &str) -> Result<(), Answer> {
     if head.framing == Framing::None {
-        let detail = "send the JSON body with Content-Length or Transfer-Encoding: chunked";
-        return Err(Answer::problem(problems::LENGTH_REQUIRED, detail));
+        let body = if media == JSON { "JSON body" } else { "body" };
+        let detail = format!("send the {body} with Content-Length or Transfer-Encoding: chunked");
+        return Err(Answer::problem(problems::LENGTH_REQUIRED, &detail));
     }
-    let media = head
+    let said = head
         .content_type
         .and_then(|value| value.split(';').next())
         .unwrap_or("");
-    if !media.trim().eq_ignore_ascii_case("application/json") {
-        let detail = "send Content-Type: application/json";
-        return Err(Answer::problem(problems::UNSUPPORTED_MEDIA_TYPE, detail));
+    if !said.trim().eq_ignore_ascii_case(media) {
+        let detail = format!("send Content-Type: {media}");
+        return Err(Answer::problem(problems::UNSUPPORTED_MEDIA_TYPE, &detail));
     }
     Ok(())
 }

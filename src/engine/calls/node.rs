@@ -19,15 +19,22 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
         return problem.with_lines(RETRY_AFTER);
     }
     // Degraded is ready: what is known is served, and sending the streams away would help nobody.
-    let is_up = |gauge| engine.node.board.process.gauge(gauge) > 0;
-    let body: &'static [u8] = if is_up(Gauge::StoreFilesLost) {
-        b"degraded: the data folder is not the one that is open\n"
-    } else if is_up(Gauge::NodesDown) {
-        b"degraded: some nodes of the other role do not answer\n"
-    } else {
-        b"ready\n"
+    let board = &engine.node.board;
+    let mut troubles = board.troubles();
+    if board.process.gauge(Gauge::StoreFilesLost) > 0 {
+        troubles.insert(0, "the data folder is not the one that is open".to_owned());
+    }
+    let body = match troubles.is_empty() {
+        true => "ready
+"
+        .to_owned(),
+        false => format!(
+            "degraded: {}
+",
+            troubles.join("; ")
+        ),
     };
-    Answer::ok("text/plain; charset=utf-8", body)
+    Answer::ok("text/plain; charset=utf-8", body.into_bytes())
 }
 
 /// `GET /metrics`.

@@ -92,7 +92,8 @@ impl Resyncing {
             let slots = (resync.slot..end).map(Slot::new);
             let changed = slots.filter(|slot| presence.changed_since(*slot, resync.floor, now));
             let told = changed.filter(|_| !planted::is(Planted::DeafResync));
-            news.extend(told.map(|slot| news_of(presence, slot, false, now)));
+            let known = told.filter(|slot| presence.state(*slot, now).is_known());
+            news.extend(known.map(|slot| news_of(presence, slot, false, now)));
             resync.slot = end;
         }
         if resync.name.is_some() || resync.slot < presence.users() {

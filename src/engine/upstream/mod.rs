@@ -7,6 +7,7 @@
 //! belongs to is the wire's (`wire/nodes.rs`).
 
 mod answers;
+mod delivery;
 mod outbound;
 
 use std::collections::VecDeque;
@@ -15,7 +16,10 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 pub use answers::adopt_answers;
+pub use delivery::{SAMPLE_MS, Sample};
 pub use outbound::{Datagrams, Outbound};
+
+use delivery::Delivery;
 
 use super::mail::Whom;
 use super::role::Role;
@@ -57,6 +61,11 @@ pub(super) struct Lane {
     fresh: Pack,
     /// Those who have said goodbye.
     gone: Pack,
+    /// One that is looked for, while the others go over the connection too.
+    probe: Pack,
+    /// Those who go over the connection alone.
+    bridge: Pack,
+    delivery: Delivery,
     pub(super) asks: Vec<Box<str>>,
     /// Those who are watched and must be asked about anew.
     pub(super) asks_anew: Vec<Box<str>>,
@@ -161,12 +170,50 @@ impl Upstream {
         let user = presence.user(slot);
         let node = self.nodes.of(user.as_bytes());
         let lane = &mut self.lanes[node];
-        let pack = if at_once {
-            &mut lane.fresh
-        } else {
-            &mut lane.paced
+        let clock = || presence.clock_of(node, now);
+        let sampled = lane.delivery.samples(slot, user, clock, now.mono);
+        let pack = match () {
+            () if sampled && lane.delivery.by_connection => &mut lane.probe,
+            () if at_once => &mut lane.fresh,
+            () => &mut lane.paced,
         };
-        pack.push(user, key, now.mono, || presence.clock_of(node, now));
+        pack.push(user, key, now.mono, clock);
+    }
+
+    /// Says over the link's connection that a publisher is connected, by the same clock.
+    pub(super) fn vouch_by_connection(
+        &mut self,
+        presence: &Presence,
+        slot: Slot,
+        key: &FleetKey,
+        now: Now,
+    ) {
+        let user = presence.user(slot);
+        let node = self.nodes.of(user.as_bytes());
+        let clock = || presence.clock_of(node, now);
+        self.lanes[node].bridge.push(user, key, now.mono, clock);
+    }
+
+    /// Whether a node's datagrams go over the link's connection too, because by UDP they do not
+    /// arrive.
+    pub(super) fn set_by_connection(&mut self, node: usize, by_connection: bool) {
+        self.lanes[node].delivery.by_connection = by_connection;
+    }
+
+    /// See [`Upstream::set_by_connection`].
+    pub(super) fn is_by_connection(&self, node: usize) -> bool {
+        self.lanes[node].delivery.by_connection
+    }
+
+    /// Somebody whose beat was looked for alone, and goes over the connection now.
+    pub(super) fn next_probed(&mut self, now: Mono) -> Option<Slot> {
+        let mut lanes = self.lanes.iter_mut();
+        lanes.find_map(|lane| lane.delivery.take_probed(now))
+    }
+
+    /// The next beat to a node is looked for there.
+    pub(super) fn sample_next(&mut self, node: usize) {
+        self.lanes[node].delivery.sample_next();
     }
 
     /// Passes on a goodbye that was said `ago_ms` ago.
@@ -200,10 +247,8 @@ impl Upstream {
     /// When something is due to leave.
     pub(super) fn next(&self) -> Mono {
         let reask = |lane: &Lane| lane.reask.map_or(Mono::NEVER, |reask| reask.not_before);
-        let dues = self
-            .lanes
-            .iter()
-            .map(|lane| lane.paced.due().min(reask(lane)));
+        let due = |lane: &Lane| lane.paced.due().min(lane.delivery.probed_due());
+        let dues = self.lanes.iter().map(|lane| due(lane).min(reask(lane)));
         dues.min().unwrap_or(Mono::NEVER)
     }
 
@@ -221,17 +266,41 @@ impl Upstream {
     pub(super) fn gather(&mut self, key: &FleetKey, now: Now) -> u64 {
         let mut entries = 0;
         for (node, lane) in self.lanes.iter_mut().enumerate() {
-            lane.fresh.seal(key);
-            lane.gone.seal(key);
+            for pack in [
+                &mut lane.fresh,
+                &mut lane.gone,
+                &mut lane.probe,
+                &mut lane.bridge,
+            ] {
+                pack.seal(key);
+            }
             if now.mono >= lane.paced.due() {
                 lane.paced.seal(key);
             }
-            for pack in [&mut lane.fresh, &mut lane.paced, &mut lane.gone] {
-                if !pack.sealed.is_empty() {
-                    let datagrams = std::mem::take(&mut pack.sealed);
+            let by_connection = lane.delivery.by_connection;
+            for (pack, by_udp, by_connection) in [
+                (&mut lane.fresh, true, by_connection),
+                (&mut lane.paced, true, by_connection),
+                (&mut lane.bridge, false, true),
+                (&mut lane.probe, true, false),
+                (&mut lane.gone, true, by_connection),
+            ] {
+                entries += std::mem::take(&mut pack.entries);
+                if pack.sealed.is_empty() {
+                    continue;
+                }
+                let datagrams = std::mem::take(&mut pack.sealed);
+                if by_connection {
+                    let datagrams = datagrams.clone();
+                    self.outbound
+                        .push_back(Outbound::Bundled { node, datagrams });
+                }
+                if by_udp {
                     self.outbound.push_back(Outbound::Beats { node, datagrams });
                 }
-                entries += std::mem::take(&mut pack.entries);
+            }
+            if let Some(sample) = lane.delivery.take() {
+                self.outbound.push_back(Outbound::Sample { node, sample });
             }
             let through = lane.through.take();
             if !lane.asks_anew.is_empty() || through.is_some() {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::delivery::Sample;
 use crate::engine::mail::Decided;
 
 /// Beat datagrams, sealed, back to back.
@@ -51,6 +52,11 @@ impl Datagrams {
 pub enum Outbound {
     /// To a presence node, by its index: beats.
     Beats { node: usize, datagrams: Datagrams },
+    /// To a presence node, over the link's connection: datagrams, because by UDP they do not
+    /// arrive.
+    Bundled { node: usize, datagrams: Datagrams },
+    /// For the link to a presence node: this beat is to be looked for there.
+    Sample { node: usize, sample: Sample },
     /// To a presence node: questions. An answer comes as
     /// [`Mail::Answered`](crate::engine::Mail::Answered).
     Asks {
@@ -66,4 +72,17 @@ pub enum Outbound {
     },
     /// To every real-time node: transitions.
     Publish(Arc<Decided>),
+}
+
+impl Outbound {
+    /// The node that it is for, by its index; None: for all.
+    pub fn node(&self) -> Option<usize> {
+        match self {
+            Outbound::Beats { node, .. }
+            | Outbound::Bundled { node, .. }
+            | Outbound::Sample { node, .. }
+            | Outbound::Asks { node, .. } => Some(*node),
+            Outbound::Publish(_) => None,
+        }
+    }
 }

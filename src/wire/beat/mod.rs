@@ -14,6 +14,7 @@
 //! end    16  MAC: keyed BLAKE3, truncated, of all before it
 //! ```
 
+mod bundle;
 mod key;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::time::Unix;
 use crate::wire::User;
 use crate::wire::user::{USER_BYTES_MAX, is_suspect};
 
+pub use bundle::{BUNDLE_DATAGRAMS_MAX, BundleFault, read_bundle, write_bundled};
 pub use key::{FleetKey, KeyFault, Keys};
 
 /// Longest datagram in bytes.

@@ -65,6 +65,7 @@ table! {
     BAD_QUERY: BadRequest, "bad-query", "The query of the URL is not understood";
     BAD_USER: BadRequest, "bad-user", "A user id is not legal";
     BAD_JSON: BadRequest, "bad-json", "The request body is not the JSON expected";
+    BAD_BUNDLE: BadRequest, "bad-bundle", "The request body is not beat datagrams";
     UNAUTHORIZED: Unauthorized, "unauthorized", "The request does not prove that it may do this";
     FOREIGN_ORIGIN: Forbidden, "foreign-origin", "Pages of this origin may not do this";
     NOT_FOUND: NotFound, "not-found", "Nothing is found at this path";

@@ -12,6 +12,7 @@ mod hang;
 mod losses;
 mod puts;
 mod readme;
+mod silence;
 mod spread;
 mod strangers;
 mod tap;

@@ -53,6 +53,7 @@ pub(super) struct Datagram {
 pub(super) struct UdpTap {
     pub(super) at: SocketAddr,
     stop: Arc<AtomicBool>,
+    drops: Arc<AtomicBool>,
     came: Arc<Mutex<Vec<Datagram>>>,
     /// What was passed on, in that order, by its place in `came`.
     went: Arc<Mutex<Vec<usize>>>,
@@ -64,6 +65,7 @@ impl UdpTap {
         let tap = UdpTap {
             at: socket.local_addr().expect("it is bound"),
             stop: Arc::default(),
+            drops: Arc::default(),
             came: Arc::default(),
             went: Arc::default(),
         };
@@ -72,8 +74,16 @@ impl UdpTap {
             Arc::clone(&tap.came),
             Arc::clone(&tap.went),
         );
-        std::thread::spawn(move || pass_datagrams(&socket, target, manner, &stop, &came, &went));
+        let drops = Arc::clone(&tap.drops);
+        std::thread::spawn(move || {
+            pass_datagrams(&socket, target, manner, &stop, &drops, &came, &went)
+        });
         tap
+    }
+
+    /// From now on nothing is passed on, as by a firewall that says nothing; or all is again.
+    pub(super) fn drop_all(&self, drops: bool) {
+        self.drops.store(drops, Ordering::Release);
     }
 
     /// What has come by so far.
@@ -106,6 +116,7 @@ fn pass_datagrams(
     target: SocketAddr,
     manner: Manner,
     stop: &AtomicBool,
+    drops: &AtomicBool,
     came: &Mutex<Vec<Datagram>>,
     went: &Mutex<Vec<usize>>,
 ) {
@@ -136,6 +147,9 @@ fn pass_datagrams(
         let Ok((length, from)) = socket.recv_from(&mut buffer) else {
             continue;
         };
+        if drops.load(Ordering::Acquire) {
+            continue;
+        }
         let mut came = locked(came);
         let copies = if random.u32(0..100) < manner.twice_percent {
             2

@@ -163,6 +163,13 @@ impl Kernel for Simulated<'_> {
         for (to, byte) in buffer.iter_mut().zip(conn.inbound.drain(..n)) {
             *to = byte;
         }
+        if conn.inbound.is_empty() {
+            // It is whole, and counts now.
+            for datagram in std::mem::take(&mut conn.bundle) {
+                self.split.saw(Seen::Bundled);
+                self.split.heard(self.node, &datagram);
+            }
+        }
         Ok(n)
     }
 

@@ -15,8 +15,9 @@ use greendot::links::{
 };
 use greendot::metrics::Counter;
 use greendot::time::Unix;
+use greendot::wire::beat::read_bundle;
 use greendot::wire::feed::{FEED_HEADER, Held};
-use greendot::wire::record::{parse_told, parse_told_list};
+use greendot::wire::record::{parse_told, parse_told_list, parse_users};
 
 use super::node::{Who, secret_of};
 use super::{Parcel, Seen, Split};
@@ -26,6 +27,11 @@ use crate::sse::Response;
 const TIMEOUT_MS: u64 = 2_000;
 /// A datagram that takes longer makes its path a rough one, in ms.
 const LATE_MS: u64 = 300;
+/// A node is made to miss a number no later than this after a state was passed over, in ms:
+/// `GAP_MS` of `src/links/announcer.rs`, and requests that fail.
+const GAP_LATE_MS: u64 = 20_000;
+/// Where datagrams go that do not arrive by UDP.
+const BUNDLES: &str = "/v1/datagrams";
 /// Requests that are kept, to be sent again.
 const CAPTURED_MAX: usize = 40;
 /// What a node, or something before it, may answer instead of taking a request.
@@ -50,6 +56,8 @@ pub(super) struct Link {
     /// Of a presence node: who was last refused alone, and who is passed over.
     refused: Option<usize>,
     pub(super) passed_over: BTreeSet<usize>,
+    /// When (mono) it last passed over somebody: a number is left out for it, within a while.
+    passed_over_at: Option<u64>,
     /// Of a real-time node: the life of the peer that it follows, and how often it may yet find
     /// that it missed something.
     followed: Option<u64>,
@@ -80,6 +88,8 @@ pub(super) struct Call {
     /// How many are asked about, or who is told to be what.
     asked: usize,
     told: Vec<(usize, bool, Option<u64>)>,
+    /// It brings datagrams.
+    is_bundle: bool,
 }
 
 impl Link {
@@ -113,6 +123,7 @@ impl Split {
             said: None,
             refused: None,
             passed_over: BTreeSet::new(),
+            passed_over_at: None,
             followed: None,
             misses: 0,
             waiting_since: None,
@@ -173,7 +184,6 @@ impl Split {
 
     fn call(&mut self, from: usize, link: usize, to: usize, request: &Request) {
         let (method, path, body) = (request.method, &request.path, &request.body);
-        let text = std::str::from_utf8(body).expect("JSON is UTF-8");
         let told = if self.is_presence(from) {
             self.told_by(path, body, request.states)
         } else {
@@ -183,18 +193,23 @@ impl Split {
         let field = field.map_or(String::new(), |(name, value)| {
             format!("{name}: {value}\r\n")
         });
-        let bytes: Arc<[u8]> = format!(
+        let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer \
-             {}\r\n{field}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
+             {}\r\n{field}Content-Type: {}\r\nContent-Length: {}\r\n\r\n",
             self.key.service_token(),
+            request.media,
             body.len()
-        )
-        .into_bytes()
-        .into();
+        );
+        let bytes: Arc<[u8]> = [head.as_bytes(), body].concat().into();
         self.note(&bytes);
         self.parcels_sent += 1;
         let (call, life) = (self.parcels_sent, self.nodes[to].life);
-        self.say(|| format!("call {call} from node {from} to node {to}: {path} {text}"));
+        self.say(|| {
+            format!(
+                "call {call} from node {from} to node {to}: {path} {}",
+                body.escape_ascii()
+            )
+        });
         if self.is_presence(from) {
             if self.captured.len() >= CAPTURED_MAX {
                 self.captured.remove(0);
@@ -207,12 +222,22 @@ impl Split {
                 bytes: Arc::clone(&bytes),
             });
         }
+        // Questions name a user more, whose beat is looked for.
+        let asked = match path.as_str() {
+            "/v1/presence/query" => {
+                let users = parse_users(body, request.states + 1).expect("a list of users");
+                users.len()
+            }
+            _ => 0,
+        };
+        let is_bundle = *path == BUNDLES;
         let made = Call {
             from,
             link,
             life,
-            asked: request.states,
+            asked,
             told,
+            is_bundle,
         };
         self.calls.insert(call, made);
         self.send(Parcel::Answer { call, answer: None }, TIMEOUT_MS);
@@ -360,7 +385,9 @@ impl Split {
             }
         };
         let shard = shard % self.up(to).shards.len();
-        self.open(to, shard, who, Arc::clone(bytes));
+        let key = self.open(to, shard, who, Arc::clone(bytes));
+        let conn = self.conns.get_mut(&key).expect("it is open");
+        conn.bundle = bundled(bytes);
     }
 
     /// A node has answered: the answer goes back, unless it gets lost.
@@ -433,8 +460,11 @@ impl Split {
     fn query_outcome(&mut self, call: &Call, answer: Option<Response>) {
         let (rt, now) = (call.from, self.now(call.from));
         let reply = reply_of(answer);
-        let answered = reply.as_ref().is_ok_and(|said| said.status == 200);
-        let refused = |said: &Said| OF_CONTENT.contains(&said.status) && call.asked > 0;
+        let is_bundle = call.is_bundle;
+        let done = if is_bundle { 204 } else { 200 };
+        let answered = reply.as_ref().is_ok_and(|said| said.status == done);
+        let in_it = call.asked > 0 || is_bundle;
+        let refused = |said: &Said| OF_CONTENT.contains(&said.status) && in_it;
         let refused = reply.as_ref().is_ok_and(refused);
         let hashing = Arc::clone(&self.hashing);
         let up = self.up_mut(rt);
@@ -453,14 +483,17 @@ impl Split {
             ));
         }
         let was_met = link.met.is_some();
-        if answered {
+        if is_bundle && reply.is_ok() {
+            // It is there, and does not say who it is.
+        } else if answered {
             link.met = Some(call.life);
         } else if !refused {
             link.met = None;
         }
-        if answered {
+        let link_lost = !answered && !refused && (!is_bundle || reply.is_err());
+        if answered && !is_bundle {
             self.noticed(rt, call.link);
-        } else if was_met && !refused {
+        } else if link_lost && was_met {
             self.saw(Seen::Lost);
         }
         self.carry_out(rt, call.link, effects);
@@ -512,8 +545,10 @@ impl Split {
         let link = &mut self.up_mut(node).links[at];
         let (peer, user) = (link.peer, link.refused);
         let user = user.unwrap_or_else(|| self.fail("nobody was refused alone".into()));
+        let mono = self.mono;
         let link = &mut self.up_mut(node).links[at];
         link.passed_over.insert(user);
+        link.passed_over_at = Some(mono);
         self.say(|| format!("node {node} passes over user {user} at node {peer}"));
         self.saw(Seen::PassedOver);
         if let Some(up) = &mut self.nodes[peer].up {
@@ -525,11 +560,16 @@ impl Split {
     /// where something was passed over.
     fn check_missed(&mut self, node: usize, at: usize) {
         let life = self.nodes[at].life;
+        let told = self.nodes[at].up.as_ref();
+        let told = told.map(|up| &up.links[node - self.presences]);
+        let gap_until = told.and_then(|link| Some(link.passed_over_at? + GAP_LATE_MS));
+        let gap_due = gap_until.is_some_and(|until| until > self.mono);
         let link = &mut self.up_mut(node).links[at];
         let another = link.followed.replace(life) != Some(life);
         if another {
-            // What was told to a life of this node before is a gap, too.
-            link.misses = 1;
+            // What was told to a life of this node before is a gap, too; and so is what that one
+            // was not told, if it has not been made to miss a number yet.
+            link.misses = 1 + u64::from(gap_due);
         } else if link.misses > 0 {
             link.misses -= 1;
             self.saw(Seen::Gap);
@@ -573,6 +613,17 @@ fn without_feed(bytes: &[u8]) -> Arc<[u8]> {
     let lines = text.split_inclusive("\r\n");
     let kept = lines.filter(|line| !line.starts_with(FEED_HEADER));
     kept.collect::<String>().into_bytes().into()
+}
+
+/// The datagrams that a request brings.
+fn bundled(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+    let (head, body) = bytes.split_at(end.expect("a head has an end") + 4);
+    if !head.starts_with(format!("POST {BUNDLES} ").as_bytes()) {
+        return Vec::new();
+    }
+    let datagrams = read_bundle(body).expect("a bundle");
+    datagrams.into_iter().map(<[u8]>::to_vec).collect()
 }
 
 /// As the thread that sends requests hands it over.

@@ -104,13 +104,14 @@ pub(crate) enum Seen {
     OlderTold,
     PassedOver,
     Unasked,
+    Bundled,
     Gap,
     ByHand,
     IdsAwaited,
     OutageHidden,
 }
 
-const SEEN: [Seen; 31] = [
+const SEEN: [Seen; 32] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -138,6 +139,7 @@ const SEEN: [Seen; 31] = [
     Seen::OlderTold,
     Seen::PassedOver,
     Seen::Unasked,
+    Seen::Bundled,
     Seen::Gap,
     Seen::ByHand,
     Seen::IdsAwaited,

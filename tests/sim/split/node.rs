@@ -19,6 +19,9 @@ use crate::kernel::budgets;
 use crate::sse::{Read, Reader};
 use crate::store::{self, Folder};
 
+/// Mail is read no later than this, in ms: well within the lag at which ids are withheld.
+const MAIL_LATE_MS: u64 = 3_000;
+
 pub(super) struct Node {
     /// Wall clock less `mono`.
     pub(super) anchor: i64,
@@ -88,6 +91,8 @@ pub(super) struct Conn {
     pub(super) arrived: usize,
     /// The peer is gone.
     pub(super) hung_up: bool,
+    /// The datagrams that it brings, until they have been read.
+    pub(super) bundle: Vec<Vec<u8>>,
 }
 
 impl Node {
@@ -156,6 +161,7 @@ impl Split {
                     sources: self.presences,
                     users_max: 1_000,
                     shards,
+                    offline_after_ms: self.rules.offline_after_ms,
                 };
                 let follower = Presence::follower(options, now).expect("memory");
                 (Role::Realtime(Arc::clone(&self.hashing)), follower)
@@ -239,6 +245,7 @@ impl Split {
             inbound: bytes.iter().copied().collect(),
             arrived: 0,
             hung_up: false,
+            bundle: Vec::new(),
         };
         self.conns.insert(key, conn);
         let shard = self.shard(node, shard);
@@ -328,7 +335,11 @@ impl Split {
             held.then_some(*at)
         });
         let waits = !self.healed && self.network.u8(0..8) == 0;
-        let delay_ms = if waits { self.network.u64(1..300) } else { 0 };
+        let delay_ms = match waits.then(|| self.network.u8(0..8)) {
+            None => 0,
+            Some(0) => self.network.u64(300..MAIL_LATE_MS),
+            Some(_) => self.network.u64(1..300),
+        };
         let delay_ms = delay_ms.max(before.map_or(0, |at| at.saturating_sub(self.mono)));
         if !waits && before.is_none() {
             return Some(mail);
@@ -405,15 +416,6 @@ impl Split {
                     self.send_datagram(Some(node), to, datagram.to_vec());
                 }
             }
-            Outbound::Asks {
-                node: of,
-                users,
-                anew,
-                through,
-            } => match &mut self.up_mut(node).links[of].core {
-                Core::Asking(link) => link.ask(users, anew, through, now.mono),
-                Core::Publishing(_) => self.fail("a presence node asks".into()),
-            },
             Outbound::Publish(decided) => {
                 let Up {
                     presence, links, ..
@@ -423,6 +425,16 @@ impl Split {
                         Core::Publishing(link) => link.mark(presence, &decided.transitions),
                         Core::Asking(_) => unreachable!("a real-time node decides nothing"),
                     }
+                }
+            }
+            for_link => {
+                let of = for_link.node().expect("only transitions are for all");
+                match &mut self.up_mut(node).links[of].core {
+                    Core::Asking(link) => {
+                        let lost = link.take(for_link, now.mono);
+                        assert!(lost.is_none(), "there is room for so few: {lost:?}");
+                    }
+                    Core::Publishing(_) => self.fail("a presence node asks".into()),
                 }
             }
         }

@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::datagrams::take as bundle;
 use super::ignored::Ignored;
 use super::served::Served;
 use super::{beat, edit, forget, leave, node, query, stream, stream_beat::beat as stream_beat};
@@ -26,12 +27,14 @@ use crate::wire::request::Method;
 use crate::wire::response::Answer;
 
 use Call::{
-    Beat, Health, Leave, Metrics, Page, PresenceForget, PresenceMany, PresenceOne, PresencePut,
-    PresenceQuery, Stream, StreamBeat, StreamWatch,
+    Beat, Datagrams, Health, Leave, Metrics, Page, PresenceForget, PresenceMany, PresenceOne,
+    PresencePut, PresenceQuery, Stream, StreamBeat, StreamWatch,
 };
 use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
-use Serve::{Bare, Beats, Edits, Fixed, Listed, Notes, One, Opens, Parts, Record, Records, Users};
+use Serve::{
+    Bare, Beats, Bundles, Edits, Fixed, Listed, Notes, One, Opens, Parts, Record, Records, Users,
+};
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Open, Service};
 
@@ -50,6 +53,7 @@ const TABLE: &[Row] = &[
     row(Post, STREAM_WATCH,          StreamWatch,   Streams, Open,    Refused, Edits(edit::edit)),
     row(Post, STREAM_BEAT,           StreamBeat,    Streams, Open,    Allowed, Beats(stream_beat)),
     row(Post, "/v1/beat",            Beat,          Decides, Open,    Refused, Notes(beat::beat)),
+    row(Post, "/v1/datagrams",       Datagrams,     Decides, Service, Fleet,   Bundles(bundle)),
     row(Post, "/v1/leave",           Leave,         Every,   Open,    Refused, Parts(leave::leave)),
     row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
     row(Get,  "/readyz",             Health,        Every,   Open,    Allowed, Bare(node::ready)),
@@ -62,6 +66,9 @@ const TABLE: &[Row] = &[
 const ONE_USER: &str = "/v1/presence/{user}";
 /// Its answer is long, and is served as such.
 pub(super) const METRICS: &str = "/metrics";
+/// The type of most bodies.
+pub(super) const JSON: &str = "application/json";
+
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
 /// Served beyond the limit of connections too: whom a full server does not hear is offline.
 const STREAM_BEAT: &str = "/v1/stream/{stream}/beat";
@@ -148,6 +155,8 @@ pub(super) enum Serve {
     /// Who asks, and what a stream is to be: in the query of a GET, in the body of a POST; and what
     /// else is in the query.
     Opens(fn(&mut Engine, ConnId, StreamAsk, Ignored, Now) -> Served),
+    /// The body as it came.
+    Bundles(fn(&mut Engine, &[u8], Now) -> Answer),
     /// Who asks, and the stream in the path.
     Beats(fn(&mut Engine, ConnId, &str, Now) -> Served),
     /// Who asks, the stream in the path, and the edit of the body.
@@ -209,12 +218,13 @@ impl Row {
         matches!(self.serve, Opens(_))
     }
 
-    /// Whether the call has a JSON body.
-    pub(super) fn has_body(&self) -> bool {
+    /// The type of the call's body. None: it has none.
+    pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
-            Bare(_) | Fixed(_) | One(_) | Listed(_) | Beats(_) => false,
-            Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) => true,
-            Opens(_) => self.method == Post,
+            Bare(_) | Fixed(_) | One(_) | Listed(_) | Beats(_) => None,
+            Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) => Some(JSON),
+            Bundles(_) => Some("application/octet-stream"),
+            Opens(_) => (self.method == Post).then_some(JSON),
         }
     }
 }

@@ -1,0 +1,83 @@
+//! Beats that never arrive, while all else goes through: a firewall that drops UDP and says
+//! nothing.
+
+use crate::harness::{pause, until};
+
+use super::tap::Manner;
+use super::watcher::Watcher;
+use super::world::{Node, Setup, Split};
+
+const OFFLINE_AFTER_MS: u64 = 6_000;
+const SETUP: Setup = Setup {
+    flags: &[
+        "--beat-interval-ms=500",
+        "--offline-after-ms=6000",
+        "--sweep-interval-ms=50",
+        "--shards=2",
+    ],
+    presence_flags: &[],
+    taps: Some(Manner::PLAIN),
+};
+const PUBLISHERS: usize = 21;
+
+/// Lines of a node's log that say so.
+fn said(node: &Node<'_>, what: &str) -> usize {
+    node.server().log().matches(what).count()
+}
+
+#[test]
+fn beats_that_never_arrive_are_noticed_and_flip_nobody() {
+    Split::run(SETUP, |split| {
+        let users = [split.users_of(0, PUBLISHERS), split.users_of(1, PUBLISHERS)].concat();
+        let mut watchers = [0, 1].map(|node| Watcher::new(split.realtime[node].front(), &users));
+        let publishers: Vec<_> = users
+            .iter()
+            .enumerate()
+            .map(|(n, user)| split.realtime[n % 2].publish(user))
+            .collect();
+        for watcher in &mut watchers {
+            watcher.expect_all(&users, true);
+        }
+        split.presence[0].udp_tap().drop_all(true);
+        let link = format!(
+            "degraded: beats do not arrive at http://{} as datagrams\n",
+            split.presence[0].front()
+        );
+        for node in &split.realtime {
+            until("it says which link", || {
+                (node.server().get("/readyz").text() == link).then_some(())
+            });
+        }
+        pause(OFFLINE_AFTER_MS + 1_000);
+        for watcher in &mut watchers {
+            watcher.read_for(1);
+            watcher.expect_no_flip(&users);
+        }
+        for node in &split.realtime {
+            let sent = node
+                .server()
+                .metrics()
+                .sum("greendot_relay_datagrams_bundled_total");
+            assert!(sent > 10.0, "{sent}");
+            assert_eq!(
+                said(node, "beats do not arrive"),
+                1,
+                "{}",
+                node.server().log()
+            );
+        }
+
+        split.presence[0].udp_tap().drop_all(false);
+        for node in &split.realtime {
+            until("they arrive again", || {
+                (node.server().get("/readyz").text() == "ready\n").then_some(())
+            });
+            assert_eq!(said(node, "datagrams again"), 1, "{}", node.server().log());
+        }
+        // Who leaves is found out all the same.
+        drop(publishers);
+        for watcher in &mut watchers {
+            watcher.expect_all(&users, false);
+        }
+    });
+}
