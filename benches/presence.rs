@@ -54,6 +54,7 @@ fn options(dir: &std::path::Path, users_max: u32) -> StoreOptions {
         offline_after_ms: OFFLINE_AFTER_MS,
         restart_grace_ms: u64::MAX,
         shards: 1,
+        memory: greendot::presence::MemoryChoice::Off,
         boot_id: [1; 16],
     }
 }

@@ -8,6 +8,7 @@ use crate::config::nodes::{self, PresenceNode};
 use crate::config::{Config, LogFormat, LogLevel, VARIABLE_PREFIX, value};
 use crate::engine::settings::{HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
 use crate::slot::SLOTS_MAX;
+use crate::store::MemoryChoice;
 
 /// What kind of value a knob takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -337,6 +338,29 @@ pub const KNOBS: &[Knob] = &[
          are refused"),
     number!(STORE, "forget-after", Millis millis 0..=100 * 365 * DAY_MS, settings.forget_after,
         "Silence after which an offline user is forgotten, as 180d; 0 forgets nobody"),
+    Knob {
+        name: "memory",
+        group: STORE,
+        kind: Kind::Path,
+        doc: "Where the store's cells are while it runs: a folder on a tmpfs, so that nobody waits \
+              for a disk that stands still; auto: /dev/shm where it outlives the process; off: the \
+              data folder's own files",
+        get: |config| {
+            Some(match &config.memory {
+                MemoryChoice::Auto => "auto".into(),
+                MemoryChoice::Off => "off".into(),
+                MemoryChoice::In(path) => path.display().to_string(),
+            })
+        },
+        set: |config, text| {
+            config.memory = match text {
+                "auto" => MemoryChoice::Auto,
+                "off" => MemoryChoice::Off,
+                text => MemoryChoice::In(path(text)?),
+            };
+            Ok(())
+        },
+    },
     number!(STORE, "write-back-bytes-per-second-max", Bytes bytes 4_096..=1 << 40,
         write_back_bytes_per_second_max,
         "Budget of the background write-back; stamp bytes divided by this is what a power cut \

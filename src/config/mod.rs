@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::engine::settings::Settings;
+use crate::store::MemoryChoice;
 pub use load::{
     BEAT_TO_VARIABLE, CONFIG_VARIABLE, Loaded, Origin, Sources, URL_VARIABLE, VARIABLE_PREFIX, load,
 };
@@ -52,6 +53,8 @@ pub struct Config {
     pub users_max: u32,
     /// Budget of the background write-back, bytes a second.
     pub write_back_bytes_per_second_max: u64,
+    /// Where the store's cells are while it runs.
+    pub memory: MemoryChoice,
     /// Whether addresses that other machines can reach are allowed.
     pub insecure: bool,
     /// Form of the logs.
@@ -79,6 +82,7 @@ impl Default for Config {
             shards: None,
             users_max: 1 << 24,
             write_back_bytes_per_second_max: 64 << 20,
+            memory: MemoryChoice::Off,
             insecure: false,
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,

@@ -30,6 +30,7 @@ impl Store {
             offline_after_ms: OFFLINE_AFTER_MS,
             restart_grace_ms: u64::MAX,
             shards: 1,
+            memory: crate::presence::MemoryChoice::Off,
             boot_id: [1; 16],
         };
         Store {

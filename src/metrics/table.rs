@@ -313,6 +313,14 @@ table! {
     }
     Process Count "store_files_lost" "1 while the data folder or a file in it is not the one that \
                                       is open: removed, replaced or cut short" { StoreFilesLost }
+    Process Count "store_in_memory" "1 while the store's cells are in a memory, so that nobody \
+                                     waits for a disk that stands still" { StoreInMemory }
+    Process Micros "store_unwritten" "Time that a power cut would take of the store: since the \
+                                      last write-back that came to its end had begun" {
+        StoreUnwritten,
+    }
+    Process Count "store_write_back_late" "1 while the disk takes far longer than a cycle of the \
+                                           write-back" { StoreWriteBackLate }
     Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to \
                                  be asked for" { RelayQueue }
     Process Count "beats_gone" "Presence nodes at which this node's beat datagrams do not \

@@ -3,6 +3,7 @@
 //!
 //! Owns how they are started and stopped. None of them serves a connection.
 
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,13 +14,17 @@ use super::build::Common;
 use super::usage::Usage;
 use super::{ServeFault, heap};
 use crate::metrics::{Board, Counter, Gauge};
-use crate::presence::WriteBack;
+use crate::presence::{Presence, WriteBack};
 use crate::shard;
-use crate::store::{FileLoss, Loss};
-use crate::time::Clock;
+use crate::store::{FileLoss, Loss, LossOf};
+use crate::time::{Clock, Now};
 
 /// Rest of the write-back after a failure, in ms.
 const RETRY_MS: u64 = 1_000;
+/// The disk is late once the store has waited for it for so much longer than three cycles, in ms.
+const LATE_MS: u64 = 10_000;
+/// A server that stops waits no longer than this for one answer of the disk, in ms.
+const ANSWER_MS_MAX: u64 = 5_000;
 
 /// A thread that works until it is stopped.
 pub(super) struct Background {
@@ -71,14 +76,89 @@ pub(super) fn start_heap(board: &Arc<Board>) -> Result<Background, ServeFault> {
     })
 }
 
-/// Starts the thread that looks at what the process takes.
-pub(super) fn start_usage(board: &Arc<Board>) -> Result<Background, ServeFault> {
-    let board = Arc::clone(board);
+/// Starts the thread that looks at what the process takes, and how old the disk is.
+pub(super) fn start_usage(common: &Common, writes_back: bool) -> Result<Background, ServeFault> {
+    let (board, clock) = (Arc::clone(&common.board), Arc::clone(&common.clock));
+    let presence = writes_back.then(|| Arc::clone(&common.presence));
+    let bytes_per_second = common.config.write_back_bytes_per_second_max;
     let usage = Usage::first(&board);
     let doing = "start the thread that looks at what the process takes";
     Background::start("usage", doing, move |stop| {
-        usage.look_until(stop, &board);
+        usage.look_until(stop, &board, || {
+            if let Some(presence) = &presence {
+                tell_unwritten(presence, bytes_per_second, &board, clock.now());
+            }
+        });
     })
+}
+
+/// Says how much of the last time a power cut would take, and whether that is more than it should
+/// be. Not by the thread that writes back: it may be waiting for the disk.
+fn tell_unwritten(presence: &Presence, bytes_per_second: u64, board: &Board, now: Now) {
+    let unwritten_ms = presence.unwritten_ms(now);
+    let cycle_ms = board.process.gauge(Gauge::StoreWriteBackCycle) / 1_000;
+    let expected_ms = cycle_ms.max(WriteBack::cycle_ms(presence.users(), bytes_per_second));
+    // What a cycle has on disk is as of its beginning, and another one follows.
+    let is_late = unwritten_ms > expected_ms.saturating_mul(3).saturating_add(LATE_MS);
+    let micros = unwritten_ms.saturating_mul(1_000);
+    board.process.set(Gauge::StoreUnwritten, micros);
+    let was_late = board.process.gauge(Gauge::StoreWriteBackLate) > 0;
+    board
+        .process
+        .set(Gauge::StoreWriteBackLate, u64::from(is_late));
+    match (was_late, is_late) {
+        (false, true) => tracing::error!(
+            "the disk has not taken the store for {} s: a power cut would lose what happened \
+             since",
+            unwritten_ms / 1_000
+        ),
+        (true, false) => tracing::warn!("the disk takes the store again"),
+        _ => {}
+    }
+}
+
+/// Ends the write-back and closes the store: the folder is complete then. Where a memory has the
+/// store, a disk that stands still is left alone.
+///
+/// Errors: the system's; or the disk has not answered for [`ANSWER_MS_MAX`].
+pub(super) fn close(
+    writer: Background,
+    presence: &Arc<Presence>,
+    clock: &Arc<Clock>,
+) -> Result<(), ServeFault> {
+    let failed = ServeFault::os("write the store back; it will open as after a crash");
+    let (done, closed) = bounded(1);
+    let (store, clock) = (Arc::clone(presence), Arc::clone(clock));
+    let thread = shard::vital_thread("close".into(), move || {
+        writer.stop();
+        // Nobody waits for it any more where this has taken too long.
+        let _ = done.send(store.close(clock.now()));
+        Ok(())
+    });
+    thread.map_err(&failed)?;
+    loop {
+        let answers = presence.disk_answers();
+        match (
+            closed.recv_timeout(Duration::from_millis(ANSWER_MS_MAX)),
+            presence.memory(),
+        ) {
+            (Ok(closed), _) => return closed.map_err(failed),
+            (Err(RecvTimeoutError::Timeout), Some(memory))
+                if presence.disk_answers() == answers =>
+            {
+                tracing::error!(
+                    "the disk has not answered for {ANSWER_MS_MAX} ms: stopping without it; the \
+                     next start continues from the memory in {}",
+                    memory.display()
+                );
+                return Err(failed(io::ErrorKind::TimedOut.into()));
+            }
+            (Err(RecvTimeoutError::Timeout), _) => {}
+            (Err(RecvTimeoutError::Disconnected), _) => {
+                return Err(failed(io::ErrorKind::BrokenPipe.into()));
+            }
+        }
+    }
 }
 
 /// Writes the store back, slice by slice, until the sender of `stop` is dropped.
@@ -125,17 +205,27 @@ fn tell_loss(loss: Option<Loss>, board: &Board) {
     board
         .process
         .set(Gauge::StoreFilesLost, u64::from(loss.is_some()));
-    let Some(Loss { file, how }) = loss else {
-        tracing::warn!("the data folder is the one again that this server has open");
+    let Some(Loss { file, how, whose }) = loss else {
+        tracing::warn!("the files are those again that this server has open");
         return;
     };
+    let is_mended = how == FileLoss::Truncated;
     let how = match how {
         FileLoss::Removed => "was removed",
         FileLoss::Replaced => "is another file now",
         FileLoss::Truncated => "was cut short",
     };
-    tracing::error!(
-        "{file} {how} under this server: the next start will not find what this one knows; put \
-         the folder back, or stop the server and restore the folder from a backup"
-    );
+    match whose {
+        LossOf::Memory => tracing::error!(
+            "{file} in the store's memory {how} under this server: a crash is a power cut from now \
+             on; restart the server when it suits, which writes everything to the data folder"
+        ),
+        LossOf::Follower if is_mended => tracing::error!(
+            "{file} {how} under this server: it is written anew from the store's memory"
+        ),
+        LossOf::Store | LossOf::Follower => tracing::error!(
+            "{file} {how} under this server: the next start will not find what this one knows; put \
+             the folder back, or stop the server and restore the folder from a backup"
+        ),
+    }
 }

@@ -35,6 +35,7 @@ pub(super) fn lock_folder(
         offline_after_ms: config.settings.offline_after_ms,
         restart_grace_ms: config.settings.restart_grace_ms,
         shards,
+        memory: config.memory.clone(),
         boot_id: boot_id()?,
     };
     let folder = StoreFolder::lock(options).map_err(ServeFault::Store)?;

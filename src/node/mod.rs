@@ -124,6 +124,8 @@ impl Opened {
         board
             .process
             .set(Gauge::UsersMax, u64::from(config.users_max));
+        let in_memory = u64::from(presence.memory().is_some());
+        board.process.set(Gauge::StoreInMemory, in_memory);
         let common = Common {
             nodes: Arc::new(build::nodes_of(&config)),
             secret: build::random()?,
@@ -157,7 +159,7 @@ impl Opened {
             None => None,
         };
         let heap = background::start_heap(&common.board)?;
-        let usage = background::start_usage(&common.board)?;
+        let usage = background::start_usage(&common, report.is_some())?;
         sayings.say(&common, report.as_ref(), http, udp);
         Ok(Node {
             common,
@@ -261,10 +263,7 @@ impl Node {
         self.heap.stop();
         self.usage.stop();
         if let Some(writer) = self.writer {
-            writer.stop();
-            presence.close(clock.now()).map_err(ServeFault::os(
-                "write the store back; it will open as after a crash",
-            ))?;
+            background::close(writer, &presence, &clock)?;
             tracing::info!("stopped; the store is written back");
         } else {
             tracing::info!("stopped");

@@ -44,7 +44,7 @@ pub(super) fn store(config: &Config, report: &OpenReport) {
     let before = match report {
         OpenReport {
             power_cut: true, ..
-        } => "the power was cut since",
+        } => "the power was cut since, or its memory was removed",
         OpenReport { clean: false, .. } => "it was not closed last time",
         _ => "it was closed cleanly",
     };
@@ -69,6 +69,19 @@ pub(super) fn store(config: &Config, report: &OpenReport) {
         seconds(config.users_max),
         config.users_max
     );
+    match &report.memory {
+        Some(path) => tracing::info!(
+            "the store's cells are in memory in {}, which the data folder follows; a disk that \
+             stands still delays nobody who is known",
+            path.display()
+        ),
+        None if report.no_memory.is_empty() => {}
+        None => tracing::info!(
+            "the store's cells are in the data folder's own files, so everybody waits for a disk \
+             that stands still; no memory: {}",
+            report.no_memory
+        ),
+    }
     if report.clock_behind_ms > 0 {
         tracing::warn!(
             "the clock is {:.1} s behind what this store has seen; nobody's last_active is \

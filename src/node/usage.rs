@@ -37,10 +37,11 @@ impl Usage {
         usage
     }
 
-    /// Looks again and again until the sender of `stop` is dropped.
-    pub(super) fn look_until(mut self, stop: &Receiver<()>, board: &Board) {
+    /// Looks again and again until the sender of `stop` is dropped; each time so does `also`.
+    pub(super) fn look_until(mut self, stop: &Receiver<()>, board: &Board, also: impl Fn()) {
         while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             self.look(board);
+            also();
         }
     }
 

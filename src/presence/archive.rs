@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::online::chunk_of;
 use super::{OpenReport, Presence, StoreOptions};
 use crate::status::Status;
+use crate::store::MemoryChoice;
 use crate::store::cells::{CellValue, Published, Stamp};
 use crate::store::map::FIRST_CELL;
 use crate::store::open::{Checked, Last};
@@ -173,6 +174,7 @@ impl Archive {
             offline_after_ms: 0,
             restart_grace_ms: u64::MAX,
             shards: 1,
+            memory: MemoryChoice::Off,
             boot_id: [0; 16],
         };
         let (presence, report) = Presence::open(&options, now).map_err(ArchiveFault::Store)?;

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
@@ -119,6 +119,7 @@ impl Presence {
             vigil: Vigil::new(options.shards, 0),
             resume: Resume::new(identity.created_at(), [None; 2], now.unix, now),
             identity,
+            written_up_to_ms: AtomicU64::new(now.mono.ms()),
             growth_failing: AtomicBool::new(false),
             follower: Some(Follower {
                 adopting: Mutex::default(),

@@ -25,7 +25,7 @@ mod vigil;
 mod write_back;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::epoch::{self, Guard};
 
@@ -39,6 +39,7 @@ pub use sweep::{Sweep, SweepContext, Transition};
 
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
+pub use crate::store::MemoryChoice;
 use crate::store::StoreFault;
 pub use crate::store::cells::BEHIND_MS_MAX;
 use crate::store::cells::{Published, Stamp};
@@ -72,6 +73,8 @@ pub struct Presence {
     vigil: Vigil,
     resume: Resume,
     identity: Headers,
+    /// When the last write-back began that came to its end, in ms of the monotonic clock.
+    written_up_to_ms: AtomicU64,
     /// The last new user found no room in the files, which has been logged.
     growth_failing: AtomicBool,
     /// Of a follower alone.

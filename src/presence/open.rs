@@ -3,8 +3,8 @@
 //! Owns what a restart means for publishers and for event ids. What the files are and whether they
 //! are good is the store's.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Presence;
 use super::forget::Forgetting;
@@ -15,12 +15,12 @@ use super::resume::{self, Resume};
 use super::vigil::Vigil;
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, SLOTS_MAX, Slot};
-use crate::store::StoreFault;
 use crate::store::cells::StampFlags;
 use crate::store::found::Made;
 use crate::store::open::{Checked, LogRead, Parts, check};
 use crate::store::recover::Recovered;
 use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
+use crate::store::{MemoryChoice, StoreFault};
 use crate::time::{Now, Unix};
 
 /// How to open a store.
@@ -36,6 +36,8 @@ pub struct StoreOptions {
     pub offline_after_ms: u64,
     /// Longest outage after which who was online is held online, in ms.
     pub restart_grace_ms: u64,
+    /// Where the cells shall be.
+    pub memory: MemoryChoice,
     /// Shards that will call `note_turn`.
     pub shards: u16,
     ////proc/sys/kernel/random/boot_id: another one than last time, without a clean close, is a
@@ -63,6 +65,10 @@ pub struct OpenReport {
     pub stamps_rebuilt: bool,
     /// published.map was missing beside a users.log with users, and was made anew from the stamps.
     pub published_rebuilt: bool,
+    /// The memory that has the cells. None: they are in the folder's files.
+    pub memory: Option<PathBuf>,
+    /// Why there is no memory, where one was wanted.
+    pub no_memory: String,
     /// How far the clock is behind what the store has seen, in ms.
     pub clock_behind_ms: u64,
 }
@@ -82,7 +88,7 @@ impl StoreFolder {
     ///
     /// Errors: another process has it, or its files are not those of one good store.
     pub fn lock(options: StoreOptions) -> Result<StoreFolder, StoreFault> {
-        let mut checked = check(&options.dir, options.boot_id)?;
+        let mut checked = check(&options.dir, options.boot_id, &options.memory)?;
         let made_dirs = std::mem::take(&mut checked.made_dirs);
         Ok(StoreFolder {
             checked: Some(checked),
@@ -165,6 +171,8 @@ fn open(
         clean: last.clean || last.is_new,
         stamps_rebuilt: last.stamps_missing && !last.is_new && parts.slots > 0,
         published_rebuilt: recovered.published_rebuilt,
+        memory: parts.headers.memory().map(Path::to_owned),
+        no_memory: std::mem::take(&mut parts.no_memory),
         clock_behind_ms: if is_behind {
             seen.ms_since(now.unix)
         } else {
@@ -181,6 +189,7 @@ fn open(
         vigil,
         resume,
         identity: parts.headers,
+        written_up_to_ms: AtomicU64::new(now.mono.ms()),
         growth_failing: AtomicBool::new(false),
         follower: None,
     };
@@ -307,6 +316,7 @@ mod tests {
             offline_after_ms: 25_000,
             restart_grace_ms: GRACE_MS,
             shards: 1,
+            memory: crate::presence::MemoryChoice::Off,
             boot_id: [1; 16],
         };
         Presence::open(&options, at(ms)).unwrap()

@@ -386,6 +386,7 @@ mod tests {
             offline_after_ms: 25_000,
             restart_grace_ms: u64::MAX,
             shards: 1,
+            memory: crate::presence::MemoryChoice::Off,
             boot_id: [1; 16],
         };
         let (presence, _) = Presence::open(&options, at(0, 1_000_000)).unwrap();

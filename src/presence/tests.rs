@@ -58,6 +58,7 @@ impl World {
             offline_after_ms: OFFLINE_AFTER_MS,
             restart_grace_ms: u64::MAX,
             shards,
+            memory: crate::presence::MemoryChoice::Off,
             boot_id: [1; 16],
         };
         let (presence, report) = Presence::open(&options, at(0)).unwrap();

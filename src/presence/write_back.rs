@@ -3,10 +3,13 @@
 //! Owns nothing but where the write-back is. Runs on a thread of its own.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Presence;
 use crate::store::WriteBackReport;
+use crate::store::region::MappedFile;
 use crate::store::write_back::{Files, Rolling};
 use crate::time::{Now, Unix};
 
@@ -37,7 +40,9 @@ impl WriteBack {
     pub fn slice(&mut self, now: Now) -> io::Result<WriteBackReport> {
         let presence = &self.presence;
         let report = presence.with_files(now.unix, |files| self.rolling.slice(files, now))?;
-        if report.cycle_ms.is_some() {
+        if let Some(cycle_ms) = report.cycle_ms {
+            let up_to_ms = now.mono.ms().saturating_sub(cycle_ms);
+            presence.written_up_to_ms.store(up_to_ms, Ordering::Relaxed);
             presence.cycle_ended();
         }
         Ok(report)
@@ -45,6 +50,27 @@ impl WriteBack {
 }
 
 impl Presence {
+    /// How long ago the last write-back began that came to its end, in ms; or the opening.
+    pub fn unwritten_ms(&self, now: Now) -> u64 {
+        let up_to_ms = self.written_up_to_ms.load(Ordering::Relaxed);
+        now.mono.ms().saturating_sub(up_to_ms)
+    }
+
+    /// The memory that has the cells; None: they are in the folder's files.
+    pub fn memory(&self) -> Option<&Path> {
+        self.identity.memory()
+    }
+
+    /// Grows whenever the disk has answered the write-back of a memory.
+    pub fn disk_answers(&self) -> u64 {
+        let files = [
+            self.interner.log().file(),
+            self.stamps.file(),
+            self.published.file(),
+        ];
+        files.into_iter().map(MappedFile::disk_answers).sum()
+    }
+
     /// Writes everything back and marks the store as closed cleanly. The shards and the write-back
     /// have stopped before; the folder's lock goes with the last reference.
     ///
@@ -74,15 +100,12 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
-    use std::sync::atomic::Ordering;
 
     use super::super::StoreOptions;
     use super::super::tests::at;
     use super::*;
     use crate::slot::{CHUNK_SLOTS, Slot};
     use crate::store::header::{Header, Kind};
-    use crate::store::region::MappedFile;
     use crate::wire::User;
 
     const CHUNK_BYTES: u64 = CHUNK_SLOTS as u64 * 8;
@@ -94,6 +117,7 @@ mod tests {
             offline_after_ms: 25_000,
             restart_grace_ms: u64::MAX,
             shards: 1,
+            memory: crate::presence::MemoryChoice::Off,
             boot_id: [1; 16],
         }
     }

@@ -315,6 +315,7 @@ mod tests {
             offline_after_ms: settings.offline_after_ms,
             restart_grace_ms: settings.restart_grace_ms,
             shards: SHARDS,
+            memory: crate::presence::MemoryChoice::Off,
             boot_id: [1; 16],
         };
         let presence = Arc::new(Presence::open(&store, now).unwrap().0);

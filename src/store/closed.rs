@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::fault::StoreFault;
 use super::header::STORE_FILES;
+use super::memory::MemoryChoice;
 use super::open::{Checked, Last, check};
 
 /// The bytes of the three files, and what their headers say.
@@ -23,14 +24,16 @@ pub(crate) struct Closed {
 
 /// Reads a folder, which stays locked. A map that is missing is empty.
 ///
-/// Errors: there is no store, another process has it open, a header is not good, or the system's.
+/// Errors: there is no store, another process has it open, its latest state is in a memory, a
+/// header is not good, or the system's.
 pub(crate) fn read(dir: &Path) -> Result<Closed, StoreFault> {
     let paths = STORE_FILES.map(|name| dir.join(name));
     let os = |path: &Path, error| StoreFault::os(path.to_owned(), "read", error);
     if let Err(error) = std::fs::metadata(&paths[0]) {
         return Err(os(&paths[0], error));
     }
-    let checked = check(dir, [0; 16])?;
+    let checked = check(dir, [0; 16], &MemoryChoice::Off)?;
+    checked.check_alone()?;
     let bytes = |path: &Path| match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read.map_err(|error| os(path, error)),

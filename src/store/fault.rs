@@ -39,6 +39,10 @@ pub enum StoreFaultKind {
     OtherTime,
     /// The latest state is not in the folder but in a memory.
     InMemory,
+    /// A memory does not continue the folder that names it.
+    OtherMemory,
+    /// A memory cannot be where it is wanted.
+    NoMemory,
     /// A record of users.log is damaged that had been synced, or has others behind it.
     RecordDamaged,
     /// The maps are there, users.log is not.
@@ -158,7 +162,15 @@ impl StoreFault {
                 "files of one store but of different times were mixed: put back the ones that \
                  belong together, or restore the whole folder from a backup"
             }
-            StoreFaultKind::InMemory => "start the greendot that put it there",
+            StoreFaultKind::InMemory => {
+                "start the greendot that put it there, and stop it: a clean stop writes all of it \
+                 into the folder"
+            }
+            StoreFaultKind::OtherMemory => {
+                "put back the folder that this memory belongs to; or, to go on with what this \
+                 folder has, remove the memory, which may be newer"
+            }
+            StoreFaultKind::NoMemory => "name another folder, give it room, or say `--memory off`",
             StoreFaultKind::Missing => {
                 "put users.log back, or move the other files away and start with an empty folder"
             }

@@ -37,6 +37,11 @@ impl Made {
         Ok(())
     }
 
+    /// A folder that has just been made.
+    pub(crate) fn made_dir(&mut self, path: PathBuf) {
+        self.dirs.push(path);
+    }
+
     pub(crate) fn file(&mut self, path: PathBuf) {
         self.files.push(path);
     }

@@ -17,8 +17,8 @@
 //!  72 16  kernel boot id of the run that wrote it
 //!  88  8  ambiguous window: first Unix ms       96  8  last Unix ms (published.map)
 //! 104  8  the second one: first Unix ms        112  8  last Unix ms (published.map)
-//! 120  8  in a memory: device of the users.log that it continues
-//! 128  8  in a memory: inode of the same
+//! 120  8  home 1: device of the folder's users.log, which the memory continues
+//! 128  8  home 1: inode of the same
 //! 136  8  written at, Unix ms: what the clock said then
 //! 144  4  longest delay after which readers were told to come back, ms (published.map)
 //! 256  1  bytes of the path that follows; 0 where the cells are in these files
@@ -99,10 +99,6 @@ pub(crate) struct MemoryPath {
 
 impl MemoryPath {
     /// None: it is empty or too long.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "no opening puts its cells in a memory yet")
-    )]
     pub(crate) fn new(path: &Path) -> Option<MemoryPath> {
         let path = path.as_os_str().as_bytes();
         let length = u8::try_from(path.len()).ok().filter(|length| *length > 0)?;
@@ -159,7 +155,7 @@ pub(crate) struct Header {
     /// Longest delay after which readers were told to come back, in ms.
     pub(crate) away_ms: u32,
     pub(crate) ambiguous: Windows,
-    /// In a memory: the users.log that it continues.
+    /// With a memory: the folder's users.log, which it continues.
     pub(crate) continues: FileId,
     pub(crate) written_at: Unix,
 }

@@ -4,14 +4,17 @@
 //! into their files; never syncs, never decides how far the disk is.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::cells::{Published, Stamp};
+use super::fault::StoreFault;
 use super::header::{FileId, Header, Home, Kind, Windows};
 use super::log::Log;
 use super::map::CellFile;
+use super::memory;
 use super::record::FIRST_RECORD;
 use crate::time::Unix;
 
@@ -96,6 +99,44 @@ impl Headers {
             away_ms_before: AtomicU32::new(away_ms),
             closed: AtomicBool::new(false),
             published: Mutex::default(),
+        }
+    }
+
+    /// The cells of this generation are in a memory in `root`, which continues the folder of this
+    /// users.log.
+    ///
+    /// Errors: the memory's path does not fit into a header.
+    pub(crate) fn live_in(&mut self, root: &Path, continues: FileId) -> Result<(), StoreFault> {
+        self.home = Home::Memory(memory::path_in(root, self.store_id, self.generation.life)?);
+        self.continues = continues;
+        Ok(())
+    }
+
+    /// As the headers of a memory that is continued say.
+    pub(crate) fn live_on(&mut self, header: &Header) {
+        (self.home, self.continues) = (header.home, header.continues);
+    }
+
+    /// There is no memory.
+    pub(crate) fn live_in_files(&mut self) {
+        (self.home, self.continues) = (Home::Files, FileId::default());
+    }
+
+    /// Where the memory is that the cells are in.
+    pub(crate) fn memory(&self) -> Option<&Path> {
+        match &self.home {
+            Home::Files => None,
+            Home::Memory(path) => Some(path.as_path()),
+        }
+    }
+
+    /// The folder has everything, and says so on disk: nobody needs the memory any more.
+    pub(crate) fn leave_memory(&self) {
+        if let Some(path) = self.memory()
+            && let Err(error) = memory::remove(path)
+        {
+            let path = path.display();
+            tracing::warn!(%error, %path, "the memory could not be removed; the next start does");
         }
     }
 

@@ -15,6 +15,8 @@ use super::region::{MappedFile, PAGE_BYTES, prefetch};
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
 /// A shard waits for it.
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
+/// A memory is zeroed when it grows.
+const GROWTH_BYTES_IN_MEMORY_MAX: u64 = 2 << 20;
 
 /// Address space that `users_max` users can need.
 pub(crate) fn reserved_bytes(users_max: u32) -> u64 {
@@ -85,7 +87,11 @@ impl Log {
     fn grow(&self, needed_bytes: u64) -> io::Result<()> {
         let have = self.file.len_bytes();
         let needed = needed_bytes.next_multiple_of(PAGE_BYTES);
-        let wanted = (have + growth_bytes(have)).next_multiple_of(PAGE_BYTES);
+        let step = match self.file.behind() {
+            None => growth_bytes(have),
+            Some(_) => growth_bytes(have).min(GROWTH_BYTES_IN_MEMORY_MAX),
+        };
+        let wanted = (have + step).next_multiple_of(PAGE_BYTES);
         let generous = wanted.clamp(needed, self.file.reserved_bytes().max(needed));
         // Where there is no room to be generous there may be enough for this one.
         self.file.grow(generous).or_else(|_| self.file.grow(needed))

@@ -15,6 +15,8 @@ pub(crate) const FIRST_CELL: u64 = PAGE_BYTES;
 const GROWTH_SLOTS_MIN: u32 = 64 << 10;
 /// 32 MiB: a shard waits for it.
 const GROWTH_SLOTS_MAX: u32 = 4 << 20;
+/// 2 MiB: a memory is zeroed when it grows.
+const GROWTH_SLOTS_IN_MEMORY_MAX: u32 = 256 << 10;
 
 /// Bytes of a file of so many cells.
 pub(crate) fn file_bytes(slots: u32) -> u64 {
@@ -70,7 +72,10 @@ impl<V: Sync> CellFile<V> {
         if slots <= have {
             return Ok(());
         }
-        let step = growth_slots(have);
+        let step = match self.file.behind() {
+            None => growth_slots(have),
+            Some(_) => growth_slots(have).min(GROWTH_SLOTS_IN_MEMORY_MAX),
+        };
         let reserved = slots_of(self.file.reserved_bytes());
         let needed = slots.next_multiple_of(CHUNK_SLOTS);
         let generous = have
@@ -86,10 +91,14 @@ impl<V: Sync> CellFile<V> {
 
     /// Writes back everything and waits for the disk: all of it where a sync has failed.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        let bytes = u64::from(self.capacity()) * 8;
         if self.file.is_doubted() {
-            self.file.dirty(FIRST_CELL, u64::from(self.capacity()) * 8);
+            self.file.dirty(FIRST_CELL, bytes);
         }
-        self.file.sync()?;
+        match self.file.behind() {
+            None => self.file.sync()?,
+            Some(_) => self.file.sync_range(FIRST_CELL, bytes)?,
+        }
         self.file.believe();
         Ok(())
     }

@@ -3,6 +3,9 @@
 //! Owns the formats (docs/FORMATS.md), the mappings and what is checked before a byte is believed.
 //! Knows nothing of beats, sweeps or watchers, and never names the layers above.
 
+mod anonymous;
+mod assemble;
+pub(crate) mod behind;
 mod cell;
 pub mod cells;
 pub(crate) mod closed;
@@ -10,18 +13,22 @@ mod fault;
 pub(crate) mod found;
 pub(crate) mod header;
 pub(crate) mod headers;
+pub(crate) mod home;
 pub(crate) mod log;
 pub(crate) mod map;
+pub(crate) mod memory;
 pub(crate) mod open;
 pub(crate) mod record;
 pub(crate) mod recover;
 pub(crate) mod region;
 pub(crate) mod sigbus;
+mod surroundings;
 #[cfg(test)]
 mod tests;
 pub(crate) mod write_back;
 
 pub use fault::{StoreFault, StoreFaultKind};
 pub use header::STORE_FILES;
+pub use memory::MemoryChoice;
 pub use region::{FileLoss, copies_on_write};
-pub use write_back::{Loss, WriteBackReport};
+pub use write_back::{Loss, LossOf, WriteBackReport};

@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 
 use super::cells::{CellValue, Published, Stamp, StampFlags};
 use super::fault::StoreFault;
-use super::map::CellFile;
+use super::map::{CellFile, file_bytes};
 use super::open::{Parts, os};
 use super::region::MappedFile;
+use super::write_back::{CELLS_AHEAD_BYTES, LOG_AHEAD_BYTES};
 use crate::planted::{self, Planted};
-use crate::slot::Slot;
+use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 use crate::time::Unix;
 
@@ -45,6 +46,7 @@ impl Parts {
         now: Unix,
     ) -> Result<Recovered, StoreFault> {
         let last = self.last;
+        self.promise();
         prepare(&self.stamps, self.slots)?;
         prepare(&self.published, self.slots)?;
         // Of nobody, so that who is given the slot begins without a past.
@@ -72,6 +74,21 @@ impl Parts {
             published_rebuilt,
             latest_possible,
         })
+    }
+
+    /// In a memory nothing grows beyond what the disk has room for. Where it has none for more
+    /// users, those who are known are served as ever.
+    fn promise(&self) {
+        let maps = [self.stamps.file(), self.published.file()];
+        let needed = file_bytes(self.slots.max(1).next_multiple_of(CHUNK_SLOTS));
+        let maps = maps.map(|map| {
+            let missing = needed.saturating_sub(map.len_bytes());
+            map.promise_ahead(missing + CELLS_AHEAD_BYTES)
+        });
+        let log = self.log.file().promise_ahead(LOG_AHEAD_BYTES);
+        for error in maps.into_iter().chain([log]).filter_map(Result::err) {
+            tracing::warn!(%error, "the disk has no room for new users");
+        }
     }
 
     /// How long nobody could be heard before `now`, in ms, if that was longer than `grace_ms`:
@@ -183,7 +200,7 @@ fn prepare<V: CellValue + Sync>(cells: &CellFile<V>, slots: u32) -> Result<(), S
     // On disk before these slots are given anew: another power cut could keep the new record and
     // the old cells. After a clean close too, for nobody says what has become of the file since.
     if !planted::is(Planted::CellsBeyondTrusted) && zero_beyond(cells, slots) {
-        file.sync().map_err(os("write", file.path()))?;
+        cells.sync().map_err(os("write", file.path()))?;
     }
     Ok(())
 }

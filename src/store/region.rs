@@ -1,4 +1,4 @@
-//! Memory that is reserved once and grows in place: mapped files and anonymous arrays of atomics.
+//! Mapped files that are reserved once and grow in place.
 //!
 //! Owns the mappings and the rule that nobody touches a byte of a file which the file does not have
 //! yet (a SIGBUS), nor one for which the file system has not promised room (also a SIGBUS, when the
@@ -6,20 +6,27 @@
 
 use std::fs::File;
 use std::io;
-use std::marker::PhantomData;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+#[cfg(test)]
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+pub(crate) use super::anonymous::{AnonymousArray, ZeroedAtomic};
+use super::behind::Behind;
 use super::sigbus::Survivor;
+use super::surroundings::lost;
+pub(crate) use super::surroundings::survive_file_size_limit;
+pub use super::surroundings::{FileLoss, copies_on_write};
 
 /// Bytes of a page; offsets of cells and reservations are multiples of it.
 pub(crate) const PAGE_BYTES: u64 = 4_096;
+/// Bytes copied from a memory between two waits for the disk at most.
+const COPY_BYTES_MAX: u64 = 16 << 20;
 
 /// A file mapped shared and writable, with address space reserved beyond its end.
 pub(crate) struct MappedFile {
@@ -32,21 +39,12 @@ pub(crate) struct MappedFile {
     /// The disk may lack pages that the kernel takes for written back.
     doubted: AtomicBool,
     survivor: Option<Survivor>,
+    /// The file that follows this one, which is in a memory. None: this one is written back itself.
+    behind: Option<Behind>,
     /// Of the syncs to come, a bit each, the next one's first: writes nothing back that counts, and
     /// says so.
     #[cfg(test)]
     pub(crate) failing_syncs: AtomicU32,
-}
-
-/// What has become of an open file's name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FileLoss {
-    /// Nothing has it any more.
-    Removed,
-    /// Another file has it.
-    Replaced,
-    /// The file is shorter than it was.
-    Truncated,
 }
 
 impl MappedFile {
@@ -73,6 +71,7 @@ impl MappedFile {
             bytes: AtomicU64::new(bytes),
             doubted: AtomicBool::new(false),
             survivor: None,
+            behind: None,
             #[cfg(test)]
             failing_syncs: AtomicU32::new(0),
         })
@@ -89,22 +88,67 @@ impl MappedFile {
         self.survivor = Some(Survivor::new(map.as_ptr(), map.len(), &self.file));
     }
 
-    /// Whether the file still has its name and its length.
+    /// From here on the file that is mapped is in a memory, and `behind` follows it: whatever is
+    /// written back goes there, and nothing grows beyond what is promised there.
+    pub(crate) fn lead(&mut self, behind: Behind) {
+        // Where the tmpfs allows it the kernel makes pages of 2 MB in time; else this changes
+        // nothing.
+        let _ = self.map.advise(memmap2::Advice::HugePage);
+        self.behind = Some(behind);
+    }
+
+    /// The file that follows this one, if this is in a memory.
+    pub(crate) fn behind(&self) -> Option<&Behind> {
+        self.behind.as_ref()
+    }
+
+    /// The same open file, with its lock, beside its mapping.
+    pub(crate) fn try_clone_file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Grows whenever the disk has answered the write-back of a memory.
+    pub(crate) fn disk_answers(&self) -> u64 {
+        self.behind.as_ref().map_or(0, Behind::moved)
+    }
+
+    /// Has the disk promise room for so many bytes more than there are, or an eighth. May wait for
+    /// it; nothing to do where the file's own blocks are on that disk.
+    ///
+    /// Errors: the disk's.
+    pub(crate) fn promise_ahead(&self, bytes: u64) -> io::Result<()> {
+        let Some(behind) = &self.behind else {
+            return Ok(());
+        };
+        let have = self.len_bytes();
+        let mut ahead = bytes.max(have / 8);
+        loop {
+            let wanted = have.saturating_add(ahead).min(self.reserved_bytes());
+            match behind.promise(wanted) {
+                // Where there is no room to be generous there may be enough for a few.
+                Err(_) if ahead > PAGE_BYTES => ahead /= 2,
+                promised => return promised,
+            }
+        }
+    }
+
+    /// Whether the file still has its name and its length, and the one that follows it, which is
+    /// made whole again where it was cut short.
     ///
     /// Errors: the system's, when it is asked.
-    pub(crate) fn loss(&self) -> io::Result<Option<FileLoss>> {
-        let bytes = self.len_bytes();
-        let ours = self.file.metadata()?;
-        let named = match std::fs::metadata(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Some(FileLoss::Removed));
-            }
-            named => named?,
-        };
-        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
-            return Ok(Some(FileLoss::Replaced));
+    pub(crate) fn loss(&self) -> io::Result<Option<(FileLoss, &Path)>> {
+        if let Some(how) = lost(&self.file, &self.path, self.len_bytes())? {
+            return Ok(Some((how, &self.path)));
         }
-        Ok((ours.len() < bytes).then_some(FileLoss::Truncated))
+        let Some(behind) = &self.behind else {
+            return Ok(None);
+        };
+        let how = lost(behind.file(), behind.path(), behind.promised())?;
+        if how == Some(FileLoss::Truncated) {
+            // The memory has what was lost: it is doubted, and written anew.
+            let _ = self.checked(behind.check_length());
+        }
+        Ok(how.map(|how| (how, behind.path())))
     }
 
     pub(crate) fn len_bytes(&self) -> u64 {
@@ -128,6 +172,16 @@ impl MappedFile {
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,
                 "the reserved address space is used up",
+            ));
+        }
+        if self
+            .behind
+            .as_ref()
+            .is_some_and(|behind| behind.promised() < to_bytes)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the disk has promised no more room yet",
             ));
         }
         if self.file.metadata()?.len() < have {
@@ -219,14 +273,53 @@ impl MappedFile {
 
     /// Writes back the pages of a range and waits for the disk: `msync(MS_SYNC)`, which in Linux is
     /// an fdatasync of the range (the metadata that its bytes need and the disk's own cache
-    /// included), and writes no other page of the file.
+    /// included), and writes no other page of the file. From a memory: those pages of the range
+    /// that changed are copied to the disk.
     pub(crate) fn sync_range(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.checked(self.map.flush_range(offset as usize, length as usize))
+        self.checked(match &self.behind {
+            None => self.map.flush_range(offset as usize, length as usize),
+            Some(behind) => self.copy_to(behind, offset, length),
+        })
     }
 
-    /// Writes back everything and waits for the disk.
+    /// Writes back everything and waits for the disk; from a memory, what was copied there.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.checked(self.file.sync_data())
+        self.checked(match &self.behind {
+            None => self.file.sync_data(),
+            Some(behind) => behind.sync(),
+        })
+    }
+
+    /// As [`MappedFile::sync`], and from a memory the first page too.
+    pub(crate) fn sync_start(&self) -> io::Result<()> {
+        match &self.behind {
+            None => self.sync(),
+            Some(_) => self.sync_range(0, PAGE_BYTES),
+        }
+    }
+
+    fn copy_to(&self, behind: &Behind, offset: u64, length: u64) -> io::Result<()> {
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let step = (end - at).min(COPY_BYTES_MAX);
+            behind.write(at, step, |at, into| self.copy_out(at, into))?;
+            behind.sync()?;
+            at += step;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes of cells, or of records that are final.
+    fn copy_out(&self, offset: u64, into: &mut [u8]) {
+        let words = self.cells::<AtomicU64>(offset, into.len() / 8);
+        let (whole, rest) = into.split_at_mut(words.len() * 8);
+        for (word, into) in words.iter().zip(whole.chunks_exact_mut(8)) {
+            into.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        // SAFETY: cells are whole words, so these are bytes of records before the log's end, which
+        // are never written again.
+        let last = unsafe { self.bytes_at(offset + whole.len() as u64, rest.len()) };
+        rest.copy_from_slice(last);
     }
 
     fn checked(&self, synced: io::Result<()>) -> io::Result<()> {
@@ -256,6 +349,9 @@ impl MappedFile {
     }
 
     pub(crate) fn doubt(&self) {
+        if let Some(behind) = &self.behind {
+            behind.forget();
+        }
         self.doubted.store(true, Ordering::Release);
     }
 
@@ -269,6 +365,10 @@ impl MappedFile {
     /// # Safety
     /// Nobody else writes the bytes while this runs.
     pub(crate) unsafe fn rewrite(&self, from: u64, to: u64) -> io::Result<()> {
+        if self.behind.is_some() {
+            // Whoever doubted has forgotten what the disk has: all is copied again.
+            return Ok(());
+        }
         // SAFETY: the caller's promise.
         let bytes = unsafe { self.bytes_at(from, (to - from) as usize) };
         self.file.write_all_at(bytes, from)
@@ -276,6 +376,9 @@ impl MappedFile {
 
     /// Makes the pages of a range of cells dirty.
     pub(crate) fn dirty(&self, offset: u64, length: u64) {
+        if self.behind.is_some() {
+            return;
+        }
         for page in self
             .cells::<AtomicU64>(offset, (length / 8) as usize)
             .chunks((PAGE_BYTES / 8) as usize)
@@ -290,19 +393,19 @@ impl MappedFile {
     /// Replaces the bytes at the file's start in one system call, so that neither kill -9 nor
     /// (within a disk sector) a power cut leaves half a header.
     pub(crate) fn write_start(&self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, 0)
+        match &self.behind {
+            None => self.file.write_all_at(bytes, 0),
+            Some(behind) => {
+                // In a memory: no disk is waited for.
+                self.file.write_all_at(bytes, 0)?;
+                behind.set_start(bytes);
+                Ok(())
+            }
+        }
     }
 }
 
-/// Whether a path is on a file system that writes every change to new blocks (btrfs, ZFS,
-/// bcachefs): on a full disk it keeps none of its promises, and a store into a mapped page kills
-/// the process. Magic numbers of statfs(2).
-pub fn copies_on_write(path: &Path) -> bool {
-    let magic = rustix::fs::statfs(path).map_or(0, |stat| stat.f_type as u64);
-    [0x9123_683e, 0x2fc1_2fc1, 0xca45_1a4e].contains(&(magic & 0xffff_ffff))
-}
-
-fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+pub(super) fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut at = from;
     while at < to {
@@ -311,59 +414,6 @@ fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
         at += step;
     }
     Ok(())
-}
-
-/// Makes a write beyond RLIMIT_FSIZE fail with EFBIG instead of killing the process with SIGXFSZ.
-/// Called by every opening of a store: no server wants to die of it.
-pub(crate) fn survive_file_size_limit() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // A handler that does nothing rather than SIG_IGN: signal-hook keeps other handlers in the
-        // chain. Where it can't be installed the default stays, which is no worse than not asking.
-        let seen = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, seen);
-    });
-}
-
-/// What an anonymous array may hold: atomics, for which any bytes are a value and sharing is safe.
-///
-/// # Safety
-/// Any bytes are a legal value, and `&Self` from many threads is sound.
-pub(crate) unsafe trait ZeroedAtomic: Sync {}
-// SAFETY: an atomic integer; any bytes are a value.
-unsafe impl ZeroedAtomic for AtomicU8 {}
-// SAFETY: an atomic integer; any bytes are a value.
-unsafe impl ZeroedAtomic for AtomicU32 {}
-// SAFETY: an atomic integer; any bytes are a value.
-unsafe impl ZeroedAtomic for AtomicU64 {}
-
-/// An array of zeroed atomics whose untouched pages cost nothing.
-pub(crate) struct AnonymousArray<T> {
-    map: MmapRaw,
-    count: usize,
-    of: PhantomData<T>,
-}
-
-impl<T: ZeroedAtomic> AnonymousArray<T> {
-    pub(crate) fn new(count: usize) -> io::Result<AnonymousArray<T>> {
-        let bytes = (count * size_of::<T>()).max(1);
-        let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
-        Ok(AnonymousArray {
-            map: map.into(),
-            count,
-            of: PhantomData,
-        })
-    }
-}
-
-impl<T: ZeroedAtomic> std::ops::Deref for AnonymousArray<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        // SAFETY: page aligned, `count` values long, zeroed by the kernel, legal for T and
-        // shareable (ZeroedAtomic).
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.count) }
-    }
 }
 
 /// Asks the processor to fetch the cache line of an address that will be needed soon.

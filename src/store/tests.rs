@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::StoreFaultKind;
 use super::cells::{Published, Stamp, StampFlags};
 use super::header::{Header, Home, Kind, MemoryPath};
+use super::memory::MemoryChoice;
 use super::open::{LogRead, Parts, check};
 use super::record::{self, START};
 use crate::slot::{CHUNK_SLOTS, Slot};
@@ -19,7 +20,7 @@ const BOOT: [u8; 16] = [1; 16];
 
 /// Of a folder, with whatever users.log says.
 fn mapped(dir: &Path) -> Parts {
-    let checked = check(dir, BOOT).unwrap();
+    let checked = check(dir, BOOT, &MemoryChoice::Off).unwrap();
     let (parts, ()) = checked
         .map(100, NOW, |bytes, _| {
             Ok(LogRead {
@@ -55,24 +56,34 @@ fn stamp(ms: u64) -> Stamp {
 #[test]
 fn check_writes_nothing_and_says_what_the_last_run_was() {
     let dir = tempfile::tempdir().unwrap();
-    let last = check(dir.path(), BOOT).unwrap().last;
+    let last = check(dir.path(), BOOT, &MemoryChoice::Off).unwrap().last;
     assert!(last.is_new && last.stamps_missing && last.published_missing);
     left_open(dir.path());
     let before = fs::read(dir.path().join("users.log")).unwrap();
-    let last = check(dir.path(), BOOT).unwrap().last;
+    let last = check(dir.path(), BOOT, &MemoryChoice::Off).unwrap().last;
     assert!(!last.is_new && !last.clean && !last.power_cut);
-    assert!(check(dir.path(), [2; 16]).unwrap().last.power_cut);
+    assert!(
+        check(dir.path(), [2; 16], &MemoryChoice::Off)
+            .unwrap()
+            .last
+            .power_cut
+    );
     assert_eq!(fs::read(dir.path().join("users.log")).unwrap(), before);
     fs::remove_file(dir.path().join("users.log")).unwrap();
     // The maps of a store whose write-back never ended a cycle are as good as none.
-    assert!(check(dir.path(), BOOT).unwrap().last.is_new);
+    assert!(
+        check(dir.path(), BOOT, &MemoryChoice::Off)
+            .unwrap()
+            .last
+            .is_new
+    );
 }
 
 #[test]
 fn check_refuses_a_folder_that_another_has() {
     let dir = tempfile::tempdir().unwrap();
-    let _first = check(dir.path(), BOOT).unwrap();
-    let fault = check(dir.path(), BOOT).err().unwrap();
+    let _first = check(dir.path(), BOOT, &MemoryChoice::Off).unwrap();
+    let fault = check(dir.path(), BOOT, &MemoryChoice::Off).err().unwrap();
     assert_eq!(fault.kind(), StoreFaultKind::Locked);
 }
 
@@ -110,7 +121,9 @@ fn map_refuses_what_was_synced_and_is_damaged() {
             contradiction: None,
         })
     };
-    let fault = check(dir.path(), BOOT).unwrap().map(100, NOW, read);
+    let fault = check(dir.path(), BOOT, &MemoryChoice::Off)
+        .unwrap()
+        .map(100, NOW, read);
     assert_eq!(fault.err().unwrap().kind(), StoreFaultKind::RecordDamaged);
 }
 
@@ -215,11 +228,11 @@ fn an_opening_that_failed_after_a_clean_close_leaves_no_clean_store() {
     let dir = tempfile::tempdir().unwrap();
     left_open(dir.path());
     patch_clean(dir.path());
-    let last = check(dir.path(), BOOT).unwrap().last;
+    let last = check(dir.path(), BOOT, &MemoryChoice::Off).unwrap().last;
     assert!(last.clean && !last.power_cut);
     drop(mapped(dir.path()));
     for boot in [BOOT, [2; 16]] {
-        let last = check(dir.path(), boot).unwrap().last;
+        let last = check(dir.path(), boot, &MemoryChoice::Off).unwrap().last;
         assert!(!last.clean, "it is doubted");
         assert!(!last.power_cut, "and nobody was told anything since");
     }
@@ -260,33 +273,35 @@ fn files_of_different_times_are_refused() {
                 ..good
             },
         );
-        let fault = check(dir.path(), BOOT).err().expect("it is refused");
+        let fault = check(dir.path(), BOOT, &MemoryChoice::Off)
+            .err()
+            .expect("it is refused");
         assert_eq!(fault.kind(), StoreFaultKind::OtherTime, "{fault}");
         assert!(fault.to_string().contains("at offset 32: "), "{fault}");
         write_header(dir.path(), good);
     }
-    assert!(check(dir.path(), BOOT).is_ok());
+    assert!(check(dir.path(), BOOT, &MemoryChoice::Off).is_ok());
 }
 
 #[test]
-fn a_store_whose_latest_state_is_elsewhere_is_refused_unless_it_was_closed() {
+fn a_store_whose_memory_is_gone_opens_as_after_a_power_cut_unless_it_was_closed() {
     let dir = tempfile::tempdir().unwrap();
     left_open(dir.path());
+    let last = || check(dir.path(), BOOT, &MemoryChoice::Off).unwrap().last;
+    assert!(!last().power_cut, "the page cache has all");
     let mut published = header(dir.path(), Kind::Published);
-    published.home = Home::Memory(MemoryPath::new(Path::new("/dev/shm/there")).unwrap());
+    published.home = Home::Memory(MemoryPath::new(Path::new("/dev/shm/gone")).unwrap());
     write_header(dir.path(), published);
-    let fault = check(dir.path(), BOOT).err().expect("it is refused");
-    assert_eq!(fault.kind(), StoreFaultKind::InMemory);
-    assert!(fault.to_string().contains("/dev/shm/there"), "{fault}");
+    assert!(last().power_cut);
     patch_clean(dir.path());
-    assert!(check(dir.path(), BOOT).is_ok());
+    assert!(last().clean && !last().power_cut);
 }
 
 #[test]
 fn a_refused_opening_leaves_nothing_behind() {
     let outer = tempfile::tempdir().unwrap();
     let dir = outer.path().join("a/b");
-    drop(check(&dir, BOOT).unwrap());
+    drop(check(&dir, BOOT, &MemoryChoice::Off).unwrap());
     assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);
     drop(mapped(&dir));
     assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);

@@ -31,6 +31,10 @@ const SLICE_CHUNKS_MAX: u32 = 64 << 10;
 const CYCLE_MS_MIN: u64 = 1_000;
 /// The files are looked for this often, in ms: a cycle may be long.
 const LOOK_MS: u64 = 1_000;
+/// In a memory, room that the folder's files have for users to come: 64 Ki of them.
+pub(super) const CELLS_AHEAD_BYTES: u64 = 8 << 16;
+/// The same in users.log, for ids of 50 bytes.
+pub(super) const LOG_AHEAD_BYTES: u64 = 4 << 20;
 /// A header that has nothing new to say is written again after so long, in ms: it says when it was
 /// written, which is evidence against a clock that is behind.
 const HEADER_MS_MAX: u64 = 3_600_000;
@@ -91,6 +95,26 @@ pub struct Loss {
     pub file: &'static str,
     /// What has become of it.
     pub how: FileLoss,
+    /// Which of a store's files it is.
+    pub whose: LossOf,
+}
+
+/// Which of a store's files has been lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossOf {
+    /// The one in the folder that has the state.
+    Store,
+    /// The one in the memory.
+    Memory,
+    /// The one in the folder that follows the memory.
+    Follower,
+}
+
+impl Loss {
+    /// All of the file is written anew.
+    fn is_mended(self) -> bool {
+        (self.whose, self.how) == (LossOf::Follower, FileLoss::Truncated)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -153,11 +177,15 @@ impl Rolling {
         {
             self.looked_at = Some(now.mono);
             self.loss = files.loss()?;
+            if self.loss.is_some_and(|loss| loss.is_mended()) {
+                self.restart();
+            }
         }
+        files.promise_ahead();
         let done = match self.step {
             Step::Begin => {
                 self.begin(files, now);
-                self.log(files, files.headers.log_synced_bytes(), now)
+                self.log(files, files.log_from(), now)
             }
             Step::Log { from } => self.log(files, from, now),
             Step::Stamps { chunk } => {
@@ -177,17 +205,22 @@ impl Rolling {
             Step::Headers => self.headers(files, now),
         };
         if done.is_err() {
-            self.step = Step::Begin;
-            (
-                self.log_lasting,
-                self.stamps_lasting,
-                self.published_lasting,
-            ) = (0, 0, 0);
+            self.restart();
         }
         done.map(|report| WriteBackReport {
             loss: self.loss,
             ..report
         })
+    }
+
+    /// The cycle begins again, and believes nothing of what it has seen.
+    fn restart(&mut self) {
+        self.step = Step::Begin;
+        (
+            self.log_lasting,
+            self.stamps_lasting,
+            self.published_lasting,
+        ) = (0, 0, 0);
     }
 
     fn begin(&mut self, files: &Files<'_>, now: Now) {
@@ -212,8 +245,8 @@ impl Rolling {
             self.step = Step::Log { from: to };
             return Ok(self.report(to - from));
         }
-        if end > files.headers.log_synced_bytes() {
-            let file = files.log.file();
+        let file = files.log.file();
+        if end > files.headers.log_synced_bytes() || file.is_doubted() {
             let length = file.len_bytes();
             if length > self.log_lasting {
                 file.sync()?;
@@ -346,12 +379,44 @@ impl Files<'_> {
             (Kind::Published, self.published.file()),
         ];
         for (kind, file) in files {
-            if let Some(how) = file.loss()? {
-                let file = kind.file_name();
-                return Ok(Some(Loss { file, how }));
+            if let Some((how, path)) = file.loss()? {
+                let whose = match file.behind() {
+                    None => LossOf::Store,
+                    Some(_) if path == file.path() => LossOf::Memory,
+                    Some(_) => LossOf::Follower,
+                };
+                return Ok(Some(Loss {
+                    file: kind.file_name(),
+                    how,
+                    whose,
+                }));
             }
         }
         Ok(None)
+    }
+
+    /// Room for the users to come, should the disk stand still: see `MappedFile::promise_ahead`.
+    /// Where there is none, those who are known are served as ever, and new ones are refused.
+    fn promise_ahead(&self) {
+        let [log, stamps, published] = [
+            (self.log.file(), LOG_AHEAD_BYTES),
+            (self.stamps.file(), CELLS_AHEAD_BYTES),
+            (self.published.file(), CELLS_AHEAD_BYTES),
+        ]
+        .map(|(file, bytes)| file.promise_ahead(bytes));
+        if let Err(error) = log.and(stamps).and(published) {
+            tracing::debug!(%error, "the disk promises no more room for new users");
+        }
+    }
+
+    /// From where on users.log is to be written. From a memory all of it where nobody knows what
+    /// the disk has: there may be another file now than was written before.
+    fn log_from(&self) -> u64 {
+        let file = self.log.file();
+        match file.behind().is_some() && file.is_doubted() {
+            true => FIRST_RECORD,
+            false => self.headers.log_synced_bytes(),
+        }
     }
 
     /// Has the bytes of users.log from `from`, up to which it is on disk, to `to`, up to which
@@ -381,26 +446,28 @@ impl Files<'_> {
                 .mark_published(self.published, self.windows, says, now)
         };
         mark(clean)?;
-        self.published.file().sync().inspect_err(|_| {
+        self.published.file().sync_start().inspect_err(|_| {
             // The page cache has it, and the next opening would believe it.
             if let Err(error) = mark(on_disk) {
                 tracing::error!(%error, "published.map says that it was closed cleanly, and it was \
                                          not");
             }
-        })
+        })?;
+        self.headers.leave_memory();
+        Ok(())
     }
 
     /// Writes everything back, headers included.
     fn write_all(&self, now: Unix) -> io::Result<OnDisk> {
         let (stamps, published) = (self.stamps.capacity(), self.published.capacity());
         let (file, end) = (self.log.file(), self.log.end());
-        self.sync_log_range(self.headers.log_synced_bytes().min(end), end)?;
+        self.sync_log_range(self.log_from().min(end), end)?;
         file.sync()?;
         self.headers.mark_log(self.log, end, now)?;
-        file.sync()?;
+        file.sync_start()?;
         self.stamps.sync()?;
         self.headers.mark_stamps(self.stamps, stamps, now)?;
-        self.stamps.file().sync()?;
+        self.stamps.file().sync_start()?;
         self.published.sync()?;
         Ok(OnDisk {
             capacity: published,

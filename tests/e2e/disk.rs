@@ -6,6 +6,7 @@
 //! missing there is no disk, so that a test can be skipped for all to see.
 
 use std::fs::metadata;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,14 @@ impl Disk {
         let mut server = home.launch(command.args(flags));
         server.key_file = self.seen_from_outside(&self.data_dir).join("fleet.key");
         server
+    }
+
+    /// Leaves no room on it.
+    pub(crate) fn fill(&self) {
+        let path = self.seen_from_outside(&self.data_dir).join("fill");
+        let mut file = std::fs::File::create(path).expect("it can be made");
+        let zeros = [0; 64 << 10];
+        while file.write_all(&zeros).is_ok() {}
     }
 
     /// It stands still until what is returned is dropped. None: it cannot be frozen here.

@@ -157,6 +157,8 @@ fn a_map_that_is_cut_short_is_told_and_flips_nobody() {
         "--beat-interval-ms=500",
         "--offline-after-ms=1500",
         "--shards=2",
+        // In a memory nothing would be lost.
+        "--memory=off",
     ];
     let server = serve_bob(&home, &flags);
     let since = server.record("bob").since;

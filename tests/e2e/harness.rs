@@ -143,6 +143,10 @@ impl Home {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(memory) = std::env::var_os("E2E_MEMORY") {
+            // The whole suite in a memory: where the program is known to choose none.
+            command.env("GREENDOT_MEMORY", memory);
+        }
         command
     }
 

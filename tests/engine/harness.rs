@@ -131,6 +131,7 @@ impl World {
             offline_after_ms: self.settings.offline_after_ms,
             restart_grace_ms: self.settings.restart_grace_ms,
             shards,
+            memory: greendot::presence::MemoryChoice::Off,
             boot_id: [1; 16],
         };
         let presence = match &self.role {

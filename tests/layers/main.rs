@@ -32,7 +32,7 @@ const EDGES: Table = &[
     ("shard", "engine logs metrics realtime time wire"),
     ("links", "engine metrics planted presence slot time wire"),
     ("fleet_key", "wire"),
-    ("config", "engine slot"),
+    ("config", "engine slot store"),
     ("limits", "config engine links"),
     ("node", "config engine fleet_key limits links logs metrics presence shard store time wire"),
     // `greendot store` reads a folder as the presence database keeps it.

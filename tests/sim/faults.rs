@@ -265,9 +265,20 @@ impl World {
         };
         let slots: Vec<_> = (0..self.names.len()).map(|user| self.slot(user)).collect();
         self.kill();
-        self.boot += 1 << 32;
+        if self.memory.is_none() || self.boot.is_multiple_of(2) {
+            // A memory may be removed without the machine's being started again: nothing else tells
+            // the next start that there was one.
+            self.boot += 1 << 32;
+        }
         let mut random = Rng::with_seed(self.faults.u64(..));
-        let (folder, kept) = self.folder.cut(&written_back.folder, &mut random);
+        let (folder, kept) = match &self.memory {
+            None => self.folder.cut(&written_back.folder, &mut random),
+            Some(root) => {
+                let synced = &written_back.folder;
+                self.folder
+                    .cut_with_memory(root.path(), synced, &mut random)
+            }
+        };
         self.folder = folder;
         let pairs = self.users.iter().zip(&written_back.users).zip(slots);
         let users = pairs.map(|((now, then), slot)| match slot {
@@ -391,6 +402,11 @@ impl World {
         self.presence().check_invariants();
         if let Err(error) = self.presence().close(now) {
             self.fail(format!("close: {error}"));
+        }
+        let root = self.memory.as_ref().map(|root| root.path());
+        let left = root.map_or(0, |root| crate::store::memories(root).len());
+        if left > 0 {
+            self.fail(format!("{left} memories are left by a close"));
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
-use greendot::presence::{Presence, StoreOptions};
+use greendot::presence::{MemoryChoice, Presence, StoreOptions};
 use greendot::slot::{CHUNK_SLOTS, Slot};
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::User;
@@ -66,6 +66,7 @@ pub(crate) fn options(
     dir: &Path,
     shards: u16,
     boot: u64,
+    memory: MemoryChoice,
     settings: &greendot::engine::settings::Settings,
 ) -> StoreOptions {
     StoreOptions {
@@ -74,6 +75,7 @@ pub(crate) fn options(
         offline_after_ms: settings.offline_after_ms,
         restart_grace_ms: settings.restart_grace_ms,
         shards,
+        memory,
         boot_id: u128::from(boot).to_le_bytes(),
     }
 }
@@ -101,8 +103,8 @@ fn template() -> &'static Path {
             unix: Unix::from_ms(EPOCH_MS - 1_000),
         };
         let settings = greendot::engine::settings::Settings::tiny();
-        let (presence, _) =
-            Presence::open(&options(&dir, 1, 1, &settings), now).expect("a new store opens");
+        let (presence, _) = Presence::open(&options(&dir, 1, 1, MemoryChoice::Off, &settings), now)
+            .expect("a new store opens");
         let mut names = users().into_iter();
         for slot in 0..template_slots() {
             let into = slot % CHUNK_SLOTS;
@@ -124,6 +126,19 @@ fn template() -> &'static Path {
         presence.close(now).expect("the template is written");
         dir
     })
+}
+
+/// A folder for the memory of a run's store. None: there is no tmpfs here.
+pub(crate) fn memory_root() -> Option<tempfile::TempDir> {
+    let magic = rustix::fs::statfs(root()).ok()?.f_type as u64;
+    let made = tempfile::tempdir_in(root()).expect("a folder for a memory");
+    (magic & 0xffff_ffff == 0x0102_1994).then_some(made)
+}
+
+/// The memories in a folder.
+pub(crate) fn memories(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root).expect("the folder for memories");
+    entries.flatten().map(|entry| entry.path()).collect()
 }
 
 /// Pages in which the kernel writes files back; the cells begin on the second.
@@ -270,6 +285,23 @@ impl Folder {
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// The same of a store that was in a memory in `root`, which is lost with it: any page of that
+    /// may have been copied to this folder.
+    pub(crate) fn cut_with_memory(
+        &self,
+        root: &Path,
+        synced: &Folder,
+        random: &mut Rng,
+    ) -> (Folder, Kept) {
+        let memory = memories(root).pop();
+        let latest = memory.map(|memory| Folder::copy_of(&memory));
+        let left = latest.as_ref().unwrap_or(self).cut(synced, random);
+        for memory in memories(root) {
+            fs::remove_dir_all(memory).expect("a memory can be removed");
+        }
+        left
     }
 
     /// Writes something into a cell of a slot that nobody has: the first `slots` are somebody's.

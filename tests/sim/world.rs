@@ -13,7 +13,7 @@ use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Driver, Order};
 use greendot::engine::{Engine, EngineParts, Mail};
 use greendot::metrics::{Board, Counter};
-use greendot::presence::{Presence, WriteBack};
+use greendot::presence::{MemoryChoice, Presence, WriteBack};
 use greendot::shard::mailbox::Mailbox;
 use greendot::slot::Slot;
 use greendot::time::{Mono, Now, Unix};
@@ -149,6 +149,8 @@ pub(crate) struct World {
     pub(crate) anchor: i64,
 
     pub(crate) folder: Folder,
+    /// Of each third seed: the store's cells are in a memory in this folder while it runs.
+    pub(crate) memory: Option<tempfile::TempDir>,
     pub(crate) written_back: Option<WrittenBack>,
     pub(crate) presence: Option<Arc<Presence>>,
     pub(crate) writer: Option<WriteBack>,
@@ -257,6 +259,7 @@ impl World {
         let users: Vec<User> = (0..names.len())
             .map(|user| User::new(user < known))
             .collect();
+        let plan_seed = plan.seed;
         let mut world = World {
             plan,
             step: 0,
@@ -269,6 +272,7 @@ impl World {
             mono: 1_000,
             anchor: EPOCH_MS as i64 - 1_000,
             folder: Folder::new(),
+            memory: (plan_seed % 3 == 2).then(store::memory_root).flatten(),
             written_back: None,
             presence: None,
             writer: None,
@@ -331,8 +335,10 @@ impl World {
     pub(crate) fn boot(&mut self, shards: u16) {
         self.boot += 1;
         let now = self.now();
-        let mut options =
-            store::options(self.folder.path(), shards, self.boot_id(), &self.settings);
+        let memory = self.memory.as_ref().map(|root| root.path().to_owned());
+        let memory = memory.map_or(MemoryChoice::Off, MemoryChoice::In);
+        let (path, boot_id) = (self.folder.path(), self.boot_id());
+        let mut options = store::options(path, shards, boot_id, memory, &self.settings);
         // A slot that is free again is not always ready for the next.
         options.users_max += if self.forgetful { 1_000 } else { 0 };
         let (presence, report) = Presence::open(&options, now)

@@ -2,6 +2,7 @@
 //! cuts.
 
 mod clocks;
+mod memory;
 mod records;
 mod refused;
 mod restarts;
@@ -46,6 +47,7 @@ fn options(dir: &Path, boot_id: u8) -> StoreOptions {
         offline_after_ms: OFFLINE_AFTER_MS,
         restart_grace_ms: u64::MAX,
         shards: 1,
+        memory: greendot::presence::MemoryChoice::Off,
         boot_id: [boot_id; 16],
     }
 }

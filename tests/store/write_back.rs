@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greendot::presence::WriteBack;
-use greendot::store::{FileLoss, Loss, StoreFaultKind};
+use greendot::store::{FileLoss, Loss, LossOf, StoreFaultKind};
 
 use crate::{assert_refused, at, beat, dirtied_bytes, open, sweep};
 
@@ -166,7 +166,14 @@ fn a_file_that_is_not_the_one_that_was_opened_is_noticed() {
         harm(&dir);
         assert_eq!(writer.slice(at(999)).unwrap().loss, None);
         let loss = writer.slice(at(1_000)).unwrap().loss;
-        assert_eq!(loss, Some(Loss { file, how }));
+        assert_eq!(
+            loss,
+            Some(Loss {
+                file,
+                how,
+                whose: LossOf::Store
+            })
+        );
     }
 }
 

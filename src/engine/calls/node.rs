@@ -21,8 +21,19 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
     // Degraded is ready: what is known is served, and sending the streams away would help nobody.
     let board = &engine.node.board;
     let mut troubles = board.troubles();
-    if board.process.gauge(Gauge::StoreFilesLost) > 0 {
-        troubles.insert(0, "the data folder is not the one that is open".to_owned());
+    for (gauge, trouble) in [
+        (
+            Gauge::StoreWriteBackLate,
+            "the disk does not take the store",
+        ),
+        (
+            Gauge::StoreFilesLost,
+            "the data folder is not the one that is open",
+        ),
+    ] {
+        if board.process.gauge(gauge) > 0 {
+            troubles.insert(0, trouble.to_owned());
+        }
     }
     let body = match troubles.is_empty() {
         true => "ready

@@ -213,6 +213,7 @@ impl Restarts {
             offline_after_ms: self.settings.offline_after_ms,
             restart_grace_ms: self.settings.restart_grace_ms,
             shards,
+            memory: greendot::presence::MemoryChoice::Off,
             boot_id: [1; 16],
         };
         let opened = Presence::open(&options, now);

@@ -149,7 +149,13 @@ impl Split {
         self.say(|| format!("node {at} starts its life {life} with {shards} shards"));
         let (role, presence) = match &self.nodes[at].folder {
             Some(folder) => {
-                let options = store::options(folder.path(), shards, 1, &self.settings);
+                let options = store::options(
+                    folder.path(),
+                    shards,
+                    1,
+                    greendot::presence::MemoryChoice::Off,
+                    &self.settings,
+                );
                 let opened = Presence::open(&options, now);
                 let (presence, _) =
                     opened.unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
