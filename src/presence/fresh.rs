@@ -34,7 +34,8 @@ pub(super) struct Bounds {
 pub(super) struct Word {
     /// A bit for each stamp that is within the bounds and neither LEFT nor EXPIRED.
     pub(super) fresh: u64,
-    /// Whether any stamp is ahead of the clock that is neither LEFT nor EXPIRED.
+    /// Whether any stamp is ahead of the clock, LEFT and EXPIRED ones too: [`Bounds::is_ahead`] says
+    /// which of them count. To tell them apart here costs a tenth of the sweep.
     pub(super) any_ahead: bool,
 }
 
@@ -111,7 +112,7 @@ fn scalar(stamps: &[StampCell; WORD_SLOTS], bounds: Bounds) -> Word {
     for (bit, stamp) in stamps.iter().enumerate() {
         let stamp = stamp.load(Ordering::Relaxed);
         word.fresh |= u64::from(bounds.is_fresh(stamp)) << bit;
-        word.any_ahead |= bounds.is_ahead(stamp);
+        word.any_ahead |= stamp.order() > bounds.ahead;
     }
     word
 }
@@ -144,8 +145,7 @@ fn avx2(stamps: &[StampCell; WORD_SLOTS], bounds: Bounds) -> Word {
         let expired = _mm256_slli_epi64::<{ StampFlags::EXPIRED.to_sign() }>(loaded);
         let gone = _mm256_or_si256(left, expired);
         let is_fresh = _mm256_andnot_si256(gone, _mm256_cmpgt_epi64(loaded, stale));
-        let is_ahead = _mm256_andnot_si256(gone, _mm256_cmpgt_epi64(loaded, ahead));
-        any_ahead = _mm256_or_si256(any_ahead, is_ahead);
+        any_ahead = _mm256_or_si256(any_ahead, _mm256_cmpgt_epi64(loaded, ahead));
         fresh |= (_mm256_movemask_pd(_mm256_castsi256_pd(is_fresh)) as u64) << (step * 4);
     }
     Word {
@@ -197,7 +197,8 @@ mod tests {
         assert!(!scalar(&word_of(&stamps), bounds).any_ahead);
         for gone in [StampFlags::LEFT, StampFlags::EXPIRED] {
             stamps[5] = plain(101_001).with(gone);
-            assert!(!scalar(&word_of(&stamps), bounds).any_ahead);
+            assert!(scalar(&word_of(&stamps), bounds).any_ahead);
+            assert!(!bounds.is_ahead(stamps[5]));
         }
         stamps[5] = plain(101_001);
         assert!(scalar(&word_of(&stamps), bounds).any_ahead);
