@@ -1,29 +1,10 @@
-//! The two pieces of JSON written by hand: numbers and strings.
+//! The two pieces of JSON that are not serde_json's: numbers and strings.
 //!
-//! Owns the fast path of what every event holds. Everything else about JSON is serde_json's.
+//! Owns the fast path of what every event holds.
 
 /// Appends `number` in decimal.
 pub(crate) fn write_u64(number: u64, out: &mut Vec<u8>) {
-    /// Digits of `u64::MAX`.
-    const DIGITS_MAX: usize = 20;
-    let mut digits = [0; DIGITS_MAX];
-    let mut at = DIGITS_MAX;
-    let mut rest = number;
-    while rest >= 100 {
-        let pair = (rest % 100) as u8;
-        rest /= 100;
-        at -= 2;
-        digits[at] = b'0' + pair / 10;
-        digits[at + 1] = b'0' + pair % 10;
-    }
-    let last = rest as u8;
-    at -= 1;
-    digits[at] = b'0' + last % 10;
-    if last >= 10 {
-        at -= 1;
-        digits[at] = b'0' + last / 10;
-    }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Appends `text` as a JSON string, quotes included. What a terminal, a log or a script could take

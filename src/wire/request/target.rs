@@ -13,7 +13,17 @@ use super::{Method, RequestFault};
 /// Percent-decodes a path segment exactly once ('+' stays '+'); None on a bad escape. Borrowed when
 /// nothing was escaped.
 pub fn decode_segment(raw: &str) -> Option<Cow<'_, [u8]>> {
+    if !has_any(raw, b"%") {
+        return Some(Cow::Borrowed(raw.as_bytes()));
+    }
     escapes_are_whole(raw.as_bytes()).then(|| percent_decode_str(raw).into())
+}
+
+/// Whether one of these bytes is in `raw`. Looks at all of it: words are short, and without a way
+/// out the compiler compares many bytes at once.
+fn has_any<const N: usize>(raw: &str, bytes: &[u8; N]) -> bool {
+    let is_one = |byte| bytes.iter().fold(false, |is, one| is | (byte == *one));
+    raw.bytes().fold(false, |has, byte| has | is_one(byte))
 }
 
 /// Name and value of a query's pair, decoded. A name with a bad escape is left as it stands: it is
@@ -32,8 +42,8 @@ pub fn query_pairs(raw: &str) -> impl Iterator<Item = QueryPair<'_>> {
 }
 
 fn decode_form(raw: &str) -> Option<Cow<'_, [u8]>> {
-    if !raw.as_bytes().contains(&b'+') {
-        return decode_segment(raw);
+    if !has_any(raw, b"%+") {
+        return Some(Cow::Borrowed(raw.as_bytes()));
     }
     let spaced = raw.replace('+', " ");
     decode_segment(&spaced).map(|decoded| Cow::Owned(decoded.into_owned()))
