@@ -34,8 +34,8 @@ pub(super) struct Bounds {
 pub(super) struct Word {
     /// A bit for each stamp that is within the bounds and neither LEFT nor EXPIRED.
     pub(super) fresh: u64,
-    /// Whether any stamp is ahead of the clock, LEFT and EXPIRED ones too: [`Bounds::is_ahead`] says
-    /// which of them count. To tell them apart here costs a tenth of the sweep.
+    /// Whether any stamp is ahead of the clock, LEFT and EXPIRED ones too: [`Bounds::is_ahead`]
+    /// says which of them count. To tell them apart here costs a tenth of the sweep.
     pub(super) any_ahead: bool,
 }
 
