@@ -82,7 +82,7 @@ impl Default for Config {
             shards: None,
             users_max: 1 << 24,
             write_back_bytes_per_second_max: 64 << 20,
-            memory: MemoryChoice::Off,
+            memory: MemoryChoice::Auto,
             insecure: false,
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,

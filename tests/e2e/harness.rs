@@ -127,7 +127,7 @@ impl Home {
         [format!("--http={http}"), format!("--udp={udp}")]
     }
 
-    /// The binary with `args`, in this folder, without any variable.
+    /// The binary with `args`, in this folder, without any variable but where the store is.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         self.program(env!("CARGO_BIN_EXE_greendot"), args)
     }
@@ -143,10 +143,9 @@ impl Home {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some(memory) = std::env::var_os("E2E_MEMORY") {
-            // The whole suite in a memory: where the program is known to choose none.
-            command.env("GREENDOT_MEMORY", memory);
-        }
+        // The same on every machine, and E2E_MEMORY has the whole suite in a memory.
+        let memory = std::env::var_os("E2E_MEMORY").unwrap_or_else(|| "off".into());
+        command.env("GREENDOT_MEMORY", memory);
         command
     }
 

@@ -81,6 +81,33 @@ fn without_a_memory_a_beat_waits_for_a_frozen_disk() {
 }
 
 #[test]
+fn a_start_says_where_the_cells_are_and_why() {
+    let (home, memory) = (Home::new(), tmpfs());
+    let memory = format!("--memory={}", memory.path().display());
+    for (flag, in_memory) in [
+        ("--memory=auto", None),
+        (memory.as_str(), Some(true)),
+        ("--memory=off", Some(false)),
+    ] {
+        let server = home.serve(&[flag]);
+        // The last of what is said at the start.
+        server.expect_log("and in another terminal");
+        let log = server.log();
+        let says = log.contains("the store's cells are in memory in ");
+        let why_not =
+            log.contains("own files, so everybody waits for a disk that stands still; no");
+        match in_memory {
+            // It depends on the machine: in a container there is none.
+            None => assert!(says != why_not, "{log}"),
+            Some(in_memory) => assert_eq!((says, why_not), (in_memory, false), "{log}"),
+        }
+        let shown = f64::from(u8::from(says));
+        server.expect_metric("greendot_store_in_memory", |now| now == shown);
+        assert!(server.terminate().success());
+    }
+}
+
+#[test]
 fn a_frozen_disk_costs_known_users_nothing() {
     let (home, memory) = (Home::new(), tmpfs());
     let Some(disk) = Disk::ext4(&home) else {
