@@ -83,11 +83,11 @@ pub(super) fn put(
         match engine.presence.adopt(slot, told, source, now) {
             Some(transition) => {
                 engine.counters.add(Counter::ToldAdopted, 1);
-                engine.take_news(transition, now);
                 // Not by an answer: a presence node that has lost its files says the same of all.
                 if source == Source::InStep && engine.presence.is_erased(slot) {
                     engine.forgotten_elsewhere(slot);
                 }
+                engine.take_news(transition, now);
             }
             None => engine.counters.add(Counter::ToldKnown, 1),
         }

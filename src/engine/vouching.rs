@@ -26,8 +26,15 @@ impl Engine {
         if !hurried {
             conn.miss();
             // Of whom nothing has come for so long may be gone: another device's goodbye counts.
-            let silent_ms = u64::from(conn.missed()).saturating_mul(self.settings.beat_interval_ms);
-            if silent_ms >= self.settings.offline_after_ms {
+            let interval_ms = self.settings.beat_interval_ms;
+            let silent_ms = u64::from(conn.missed()).saturating_mul(interval_ms);
+            // A real-time node doubts that somebody is offline who is held: it lets go before the
+            // presence node has counted the same silence to its end.
+            let lead_ms = match self.upstream {
+                Some(_) => interval_ms - 1,
+                None => 0,
+            };
+            if silent_ms.saturating_add(lead_ms) >= self.settings.offline_after_ms {
                 self.conns.release(id.index);
             }
         }

@@ -346,6 +346,7 @@ impl Presence {
             Source::Told => false,
         };
         if says_erased && told.since.is_none() && known_ms > 0 {
+            follower.doubts.remove(slot);
             return self.adopt_erasure(follower, slot, before, now);
         }
         let news = later || contradicts || before == Published::NEVER;

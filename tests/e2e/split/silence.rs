@@ -19,6 +19,16 @@ const SETUP: Setup = Setup {
     taps: Some(Manner::PLAIN),
 };
 const PUBLISHERS: usize = 21;
+/// As the defaults stand to each other.
+const BRIEF: Setup = Setup {
+    flags: &[
+        "--beat-interval-ms=1000",
+        "--offline-after-ms=2500",
+        "--sweep-interval-ms=50",
+    ],
+    presence_flags: &[],
+    taps: None,
+};
 
 /// Lines of a node's log that say so.
 fn said(node: &Node<'_>, what: &str) -> usize {
@@ -79,5 +89,38 @@ fn beats_that_never_arrive_are_noticed_and_flip_nobody() {
         for watcher in &mut watchers {
             watcher.expect_all(&users, false);
         }
+    });
+}
+
+#[test]
+fn a_holder_that_answers_nothing_any_more_is_told_offline_once_and_in_time() {
+    Split::run(BRIEF, |split| {
+        let users = split.users_of(0, 3);
+        let mut watchers = [0, 1].map(|node| Watcher::new(split.realtime[node].front(), &users));
+        // The sockets stay open, and nobody reads or answers a ping.
+        let frozen: Vec<_> = users
+            .iter()
+            .map(|user| split.realtime[0].publish(&format!("{user}&vouch=self")))
+            .collect();
+        for watcher in &mut watchers {
+            watcher.expect_all(&users, true);
+            watcher.expect_all(&users, false);
+            watcher.read_for(4_000);
+            for user in &users {
+                let told = watcher.known(user);
+                let online: Vec<_> = told.iter().map(|state| state.online).collect();
+                assert_eq!(online, [false, true, false].map(Some), "{user}: {told:?}");
+            }
+        }
+        for user in &users {
+            let record = split.owner(user).server().record(user);
+            let online = watchers[1].known(user)[1];
+            // One who had been heard since would have been active later.
+            assert!(
+                record.last_active() <= online.since(),
+                "{record:?}, {online:?}"
+            );
+        }
+        drop(frozen);
     });
 }
