@@ -40,6 +40,7 @@ async function serve(keepAliveMs = KEEP_ALIVE_MS) {
     "--http=127.0.0.1:0",
     "--udp=127.0.0.1:0",
     `--data-dir=${folder}/data`,
+    "--memory=off",
     "--shards=2",
     "--beat-interval-ms=1000",
     `--offline-after-ms=${OFFLINE_AFTER_MS}`,

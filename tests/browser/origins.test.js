@@ -26,6 +26,7 @@ before(async () => {
     "--http=127.0.0.1:0",
     "--udp=127.0.0.1:0",
     `--data-dir=${folder}/data`,
+    "--memory=off",
     "--shards=1",
     "--cors-origins=https://app.example",
   ]);

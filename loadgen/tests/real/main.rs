@@ -88,6 +88,8 @@ fn server_with(turn: Turn, shards: &str, flags: &[&str]) -> Option<Server> {
         .args(flags)
         .arg("--data-dir")
         .arg(folder.path())
+        // Killed in the end, it would leave a memory behind.
+        .env("GREENDOT_MEMORY", "off")
         .env_remove("BENCH_SERVER")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -57,6 +57,7 @@ fn free_addresses() -> [(SocketAddr, SocketAddr); 4] {
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
 fn start(program: &Path, folder: &Path, name: &str, arguments: &[String]) -> Child {
     let mut node = Command::new(program)
+        .env("GREENDOT_MEMORY", "off")
         .arg(name)
         .args(arguments)
         .args(["--beat-interval-ms", "500", "--offline-after-ms", "4000"])
