@@ -338,6 +338,16 @@ pub const KNOBS: &[Knob] = &[
          are refused"),
     number!(STORE, "forget-after", Millis millis 0..=100 * 365 * DAY_MS, settings.forget_after,
         "Silence after which an offline user is forgotten, as 180d; 0 forgets nobody"),
+    number!(STORE, "users-leaving-max", Count count FROM_ONE, settings.users_leaving_max,
+        "Most users who are being forgotten, some 200 bytes each, until their slots may be \
+         another's; beyond: 503"),
+    number!(STORE, "new-users-per-second-max", Count count 0..=u32::MAX as u64,
+        settings.new_users_per_second_max,
+        "Most new users made in a second, after a second's worth at once; beyond, they are refused \
+         one by one, and streams try again each beat interval; 0: any"),
+    number!(STORE, "new-users-per-conn-second-max", Count count 0..=u32::MAX as u64,
+        settings.new_users_per_conn_second_max,
+        "The same for one connection; the service token is not held to it"),
     Knob {
         name: "memory",
         group: STORE,

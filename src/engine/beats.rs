@@ -80,7 +80,11 @@ impl Engine {
         presence.record_beats(beats, now, &mut |_, outcome: Outcome| match outcome {
             Ok((_, BeatOutcome::Stored)) => accepted += 1,
             Ok((slot, outcome)) => self.book_beat(slot, outcome, source, now),
-            Err(fault) => self.book_intern_fault(fault),
+            Err(fault) => {
+                let too_fast = u64::from(fault == InternFault::TooFast);
+                self.counters.add(Counter::LimitNewUsers, too_fast);
+                self.book_intern_fault(fault);
+            }
         });
         self.counters.add(source, accepted);
     }
@@ -153,6 +157,8 @@ impl Engine {
                 self.counters.add(Counter::BeatUsersFull, 1);
                 self.counters.add(Counter::LimitUsers, 1);
             }
+            // Which rate it was has been counted.
+            InternFault::TooFast => self.counters.add(Counter::BeatTooFast, 1),
             InternFault::NoSpace => self.counters.add(Counter::BeatNoSpace, 1),
         }
     }

@@ -58,7 +58,12 @@ impl Engine {
     ///
     /// Errors: see [`crate::presence::Presence::forget`].
     pub(super) fn forget(&mut self, user: User<'_>, now: Now) -> Result<bool, ForgetFault> {
-        let Some(slot) = self.presence.forget(user, now)? else {
+        let max = self.settings.users_leaving_max;
+        let forgotten = self.presence.forget(user, max, now);
+        if matches!(forgotten, Err(ForgetFault::Busy)) {
+            self.counters.add(Counter::LimitUsersLeaving, 1);
+        }
+        let Some(slot) = forgotten? else {
             return Ok(false);
         };
         self.counters.add(Counter::UsersForgotten, 1);

@@ -101,6 +101,8 @@ pub struct StreamBeat {
 pub enum BeatFound {
     /// The stream, and it has a user.
     Holder,
+    /// The stream, whose user is new and could not be made yet.
+    TooFast,
     /// There is no such stream.
     Nobody,
     /// It makes nobody a publisher.

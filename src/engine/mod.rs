@@ -12,6 +12,7 @@
 //! [`Engine::handle_flushed`]), [`Engine::poll_close`], [`Engine::poll_resume`],
 //! [`Engine::poll_mail`], [`Engine::poll_outbound`]; sleep until [`Engine::poll_timeout`].
 
+mod arrivals;
 mod asking;
 mod beats;
 mod calls;
@@ -277,7 +278,8 @@ impl Engine {
         }
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);
         let timers = self.passes.fires_at(self.conns.next_timer());
-        timers.min(self.passes.next()).min(outbound)
+        let holders = self.arrivals.due();
+        timers.min(self.passes.next()).min(outbound).min(holders)
     }
 
     /// What has been counted; the shard adds what only it can see, and publishes once a turn.

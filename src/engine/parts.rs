@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::arrivals::Arrivals;
 use super::conn::life::Conns;
 use super::forgetting::Leaving;
 use super::horizon::Horizon;
@@ -62,6 +63,8 @@ pub struct Engine {
     pub(super) date: HttpDate,
     /// Connections: what is read from them, written to them and closed.
     pub(super) conns: Conns,
+    /// Who is to become a user.
+    pub(super) arrivals: Arrivals,
     pub(super) fanout: Fanout,
     /// Whom it has yet to mark.
     pub(super) telling: Telling,
@@ -109,6 +112,8 @@ impl Engine {
         let now = parts.now;
         let limits = settings.request_limits();
         let follows = matches!(parts.role, Role::Realtime(_));
+        let new_per_second_max = settings.new_users_per_second_max as u32;
+        parts.presence.set_new_per_second_max(new_per_second_max);
         assert_eq!(
             follows,
             parts.presence.is_follower(),
@@ -132,6 +137,7 @@ impl Engine {
             random: fastrand::Rng::with_seed(parts.seed),
             date: HttpDate::at(now.unix),
             conns: Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono),
+            arrivals: Arrivals::default(),
             fanout: Fanout::default(),
             telling: Telling::default(),
             leaving: Leaving::default(),

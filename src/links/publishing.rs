@@ -242,7 +242,10 @@ mod tests {
         let news = world.mark("bob");
         assert_eq!((world.poll(), world.reply(&said(204)).len()), (1, 2));
         let presence = &world.store.presence;
-        let slot = presence.forget(user("bob"), at(world.ms)).unwrap().unwrap();
+        let slot = presence
+            .forget(user("bob"), 1, at(world.ms))
+            .unwrap()
+            .unwrap();
         presence.withdraw(slot);
         world.link.mark(presence, &news);
         presence.let_go(slot, 0);

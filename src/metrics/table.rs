@@ -131,6 +131,7 @@ table! {
                                  leave, or no room for a new user" {
         BeatBeforeLeave reason = "before_leave",
         BeatUsersFull reason = "users_max",
+        BeatTooFast reason = "too_fast",
         BeatNoSpace reason = "no_space",
     }
     Shard Count "items_refused" "Items of lists that were refused by themselves while the others \
@@ -145,6 +146,7 @@ table! {
         ItemBadTime reason = "bad_time",
         ItemNoSince reason = "no_since",
         ItemUsersMax reason = "users_max",
+        ItemTooFast reason = "too_fast",
         ItemSinceAhead reason = "since_ahead",
         ItemNoSpace reason = "no_space",
     }
@@ -257,6 +259,9 @@ table! {
         LimitMailbox limit = "mailbox-max",
         LimitMailboxBytes limit = "mailbox-bytes-max",
         LimitUsers limit = "users-max",
+        LimitUsersLeaving limit = "users-leaving-max",
+        LimitNewUsers limit = "new-users-per-second-max",
+        LimitNewUsersOfConn limit = "new-users-per-conn-second-max",
         LimitFileDescriptors limit = "nofile",
     }
 
@@ -306,6 +311,8 @@ table! {
     Shard Count "mailbox_depth" "Pieces of mail waiting at the last turn" { MailboxDepth }
     Process Count "users" "Users known" { Users }
     Process Count "users_max" "Most users that the store may hold" { UsersMax }
+    Process Count "users_alarm" "1 while more than four fifths of users-max are known: soon new \
+                                 users are refused" { UsersAlarm }
     Process Count "users_online" "Users published as online" { UsersOnline }
     Process Micros "store_write_back_cycle" "Time that the last write-back of the whole store \
                                              took: what a power cut may lose" {

@@ -74,7 +74,10 @@ impl Presence {
                 }
             }
             for (i, (user, sent_at)) in beats.iter().enumerate() {
-                let slot = slots[i].map_or_else(|| self.intern_new(*user, hashes[i], &guard), Ok);
+                let slot = slots[i].map_or_else(
+                    || self.intern_newcomer(*user, hashes[i], &guard, now.mono),
+                    Ok,
+                );
                 each(
                     batch * BATCH_USERS + i,
                     slot.map(|slot| (slot, self.record_beat(slot, *sent_at, now))),

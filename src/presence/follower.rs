@@ -121,6 +121,8 @@ impl Presence {
             identity,
             written_up_to_ms: AtomicU64::new(now.mono.ms()),
             growth_failing: AtomicBool::new(false),
+            pace: Default::default(),
+            new_per_second_max: Default::default(),
             follower: Some(Follower {
                 adopting: Mutex::default(),
                 made_at: now.mono,

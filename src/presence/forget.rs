@@ -23,8 +23,6 @@ use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
 use crate::time::{Now, Unix};
 use crate::wire::{User, UserBuf};
 
-/// Users who are on their way out at a time; more wait for the write-back. Some 200 bytes each.
-pub const LEAVING_MAX: usize = 65_536;
 /// Cycles of the write-back that must end before what was written before them is on disk for sure:
 /// the one under way may have passed it.
 const CYCLES: u8 = 2;
@@ -32,7 +30,7 @@ const CYCLES: u8 = 2;
 /// Why a user is not forgotten now.
 #[derive(Debug)]
 pub enum ForgetFault {
-    /// [`LEAVING_MAX`] are on their way out.
+    /// As many as may be are on their way out.
     Busy,
     /// users.log could not grow.
     NoSpace(io::Error),
@@ -101,14 +99,18 @@ impl Presence {
     /// its owner [`Presence::withdraw`] it before. None: nobody had the id. A beat of the same id
     /// makes a new user, with another slot.
     ///
-    /// Errors: too many are on their way out, or users.log could not grow; nothing has changed
-    /// then.
-    pub fn forget(&self, user: User<'_>, now: Now) -> Result<Option<Slot>, ForgetFault> {
+    /// Errors: `max` are on their way out, or users.log could not grow; nothing has changed then.
+    pub fn forget(
+        &self,
+        user: User<'_>,
+        max: usize,
+        now: Now,
+    ) -> Result<Option<Slot>, ForgetFault> {
         let forgetting = &self.forgetting;
         // Under the lock from beginning to end: who sees that the id is gone sees that its slot is
         // leaving.
         let mut leaving = forgetting.leaving.lock();
-        if leaving.slots.len() >= LEAVING_MAX {
+        if leaving.slots.len() >= max {
             return Err(ForgetFault::Busy);
         }
         let forgotten = self.interner.forget(user, &epoch::pin());

@@ -16,6 +16,7 @@ mod index;
 mod interner;
 mod online;
 mod open;
+pub mod pace;
 mod resume;
 mod reuse;
 mod sweep;
@@ -25,14 +26,14 @@ mod vigil;
 mod write_back;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::epoch::{self, Guard};
 
 pub use archive::{Archive, ArchiveFault, Kept};
 pub use feeds::{Taken, UNTOLD_MS_MAX};
 pub use follower::{FollowerOptions, Source};
-pub use forget::{ForgetFault, LEAVING_MAX};
+pub use forget::ForgetFault;
 pub use open::{OpenReport, StoreFolder, StoreOptions};
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
 pub use sweep::{Sweep, SweepContext, Transition};
@@ -52,6 +53,7 @@ use forget::Forgetting;
 use holders::Holders;
 use interner::{AppendFault, Interner};
 use online::{LOOK, Online};
+use pace::Pace;
 use resume::Resume;
 pub use vigil::STALLED_MS;
 use vigil::Vigil;
@@ -75,6 +77,9 @@ pub struct Presence {
     identity: Headers,
     /// When the last write-back began that came to its end, in ms of the monotonic clock.
     written_up_to_ms: AtomicU64,
+    /// How fast new users are made, and at most a second.
+    pace: Pace,
+    new_per_second_max: AtomicU32,
     /// The last new user found no room in the files, which has been logged.
     growth_failing: AtomicBool,
     /// Of a follower alone.
@@ -105,6 +110,8 @@ impl State {
 pub enum InternFault {
     /// `users_max` reached.
     Full,
+    /// New users are made at the highest rate already: try again in a second.
+    TooFast,
     /// The files could not grow (disk full, file size limit); logged with the OS error, once until
     /// there is room again.
     NoSpace,
@@ -155,6 +162,40 @@ impl Presence {
         self.interner
             .find(user, hash, &guard)
             .map_or_else(|| self.intern_new(user, hash, &guard), Ok)
+    }
+
+    /// The same, for a user whom a peer names: new ones are made at a bounded rate.
+    ///
+    /// Errors: as of [`Presence::intern`], or too many were made lately.
+    pub fn intern_in_time(&self, user: User<'_>, now: Mono) -> Result<Slot, InternFault> {
+        let guard = epoch::pin();
+        let hash = self.interner.hash(user);
+        self.interner
+            .find(user, hash, &guard)
+            .map_or_else(|| self.intern_newcomer(user, hash, &guard, now), Ok)
+    }
+
+    /// New users are made at this rate at most; 0: at any. A burst of one second's worth passes.
+    pub fn set_new_per_second_max(&self, new_per_second_max: u32) {
+        self.new_per_second_max
+            .store(new_per_second_max, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn intern_newcomer(
+        &self,
+        user: User<'_>,
+        hash: u64,
+        guard: &Guard,
+        now: Mono,
+    ) -> Result<Slot, InternFault> {
+        if !self
+            .pace
+            .take(self.new_per_second_max.load(Ordering::Relaxed), now)
+        {
+            return Err(InternFault::TooFast);
+        }
+        self.intern_new(user, hash, guard)
     }
 
     #[cold]

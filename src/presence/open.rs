@@ -190,6 +190,8 @@ fn open(
         resume,
         identity: parts.headers,
         written_up_to_ms: AtomicU64::new(now.mono.ms()),
+        pace: Default::default(),
+        new_per_second_max: Default::default(),
         growth_failing: AtomicBool::new(false),
         follower: None,
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use crate::forget::erase;
 use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
@@ -24,6 +25,7 @@ const SMALL: &[&str] = &[
     "--body-bytes-max=100K",
     "--query-users-max=10",
     "--leaves-put-off-max=2",
+    "--users-leaving-max=1",
     "--watches-per-stream-max=400",
     "--watches-per-shard-max=500",
     "--sweep-slots-per-turn-max=1",
@@ -33,7 +35,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 30] = [
+const LIMITS: [(&str, Reached); 33] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -50,6 +52,7 @@ const LIMITS: [(&str, Reached); 30] = [
     ("outbox-bytes-max", Reached::Here(outbox_bytes)),
     ("write-stall-max-ms", Reached::Here(write_stall)),
     ("leaves-put-off-max", Reached::Here(leaves_put_off)),
+    ("users-leaving-max", Reached::Here(users_leaving)),
     (
         "ack-max-ms",
         Reached::By(vanished::a_peer_that_acknowledges_nothing_is_vouched_for_no_longer),
@@ -85,6 +88,14 @@ const LIMITS: [(&str, Reached); 30] = [
     (
         "users-max",
         Reached::By(limits::a_users_limit_refuses_new_users_only),
+    ),
+    (
+        "new-users-per-second-max",
+        Reached::By(limits::new_users_are_made_at_a_bounded_rate_and_streams_wait_for_theirs),
+    ),
+    (
+        "new-users-per-conn-second-max",
+        Reached::By(limits::new_users_are_made_at_a_bounded_rate_and_streams_wait_for_theirs),
     ),
     (
         "nofile",
@@ -224,6 +235,15 @@ fn leaves_put_off(server: &Server) {
         assert_eq!(leave(users).status, 204);
     }
     leave(&["put-off-3"]).expect_problem(503, "overloaded");
+}
+
+/// Whoever is erased beyond it is known as before, until the one before has left.
+fn users_leaving(server: &Server) {
+    let two = json!({"users": ["erased", "kept"]});
+    assert_eq!(server.post("/v1/beat", &two).status, 204);
+    assert_eq!(erase(server, "erased").status, 204);
+    erase(server, "kept").expect_problem(503, "overloaded");
+    server.expect_online("kept");
 }
 
 fn watches_per_stream(server: &Server) {

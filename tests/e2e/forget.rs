@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::harness::{FAST, Home, Record, Server, until};
+use crate::http::Answer;
 
 const GONE: &str = "who-was-never-here";
 
@@ -20,13 +21,13 @@ fn holds(home: &Home, text: &str) -> bool {
         })
 }
 
-/// Has a user erased; returns the status.
-fn erase(server: &Server, user: &str) -> u16 {
+/// Has a user erased.
+pub(crate) fn erase(server: &Server, user: &str) -> Answer {
     let token = server.key().service_token();
     let mut conn = server.connect();
     let header = format!("Host: e2e\r\nAuthorization: Bearer {token}\r\n");
     conn.send(format!("DELETE /v1/presence/{user} HTTP/1.1\r\n{header}\r\n").as_bytes());
-    conn.answer().status
+    conn.answer()
 }
 
 /// The id is gone from the index and the log at once: what a killed process leaves of the rest is
@@ -36,7 +37,7 @@ fn a_server_that_is_killed_in_mid_forgetting_finishes_it_at_the_next_start() {
     let home = Home::new();
     let server = home.serve(FAST);
     server.post("/v1/beat", &json!({"users": [GONE, "ann"]}));
-    assert_eq!(erase(&server, GONE), 204);
+    assert_eq!(erase(&server, GONE).status, 204);
     server.kill();
     let server = home.serve(FAST);
     assert_eq!(server.record(GONE), Record::never_seen(GONE));
@@ -62,6 +63,23 @@ fn a_server_that_is_killed_in_mid_forgetting_finishes_it_at_the_next_start() {
 }
 
 #[test]
+fn a_full_store_has_room_again_for_as_many_as_were_erased() {
+    let home = Home::new();
+    let server = home.serve(&[FAST, &["--users-max=2", "--shards=2"]].concat());
+    let beat = |user: &str| server.post("/v1/beat", &json!({"users": [user]})).status;
+    assert_eq!([beat(GONE), beat("ann"), beat("bob")], [204, 204, 200]);
+    let mut watcher = server.stream(&format!("watch={GONE}&watch=bob"));
+    watcher.begin();
+    assert_eq!(erase(&server, GONE).status, 204);
+    let told = watcher.presence();
+    assert_eq!(told, Record::never_seen(GONE));
+    until("bob has the slot", || (beat("bob") == 204).then_some(()));
+    assert!(watcher.expect_presence("bob", true).since.is_some());
+    assert_eq!(server.record(GONE), Record::never_seen(GONE));
+    assert_eq!(beat("eve"), 200, "it is full again");
+}
+
+#[test]
 fn an_erased_user_is_gone_from_the_files_after_a_compaction_and_all_others_are_there() {
     let home = Home::new();
     let server = home.serve(FAST);
@@ -77,7 +95,7 @@ fn an_erased_user_is_gone_from_the_files_after_a_compaction_and_all_others_are_t
     let mut conn = server.connect();
     conn.send(format!("DELETE {path} HTTP/1.1\r\nHost: e2e\r\n\r\n").as_bytes());
     assert_eq!(conn.answer().status, 401);
-    assert_eq!(erase(&server, GONE), 204);
+    assert_eq!(erase(&server, GONE).status, 204);
     let told = watcher.presence();
     assert!(
         !told.online && told.since.is_none() && told.last_active.is_none(),

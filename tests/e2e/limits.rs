@@ -307,6 +307,44 @@ pub(crate) fn a_users_limit_refuses_new_users_only() {
     let metrics = server.metrics();
     assert_eq!(metrics.sum("greendot_users"), 3.0);
     assert_eq!(metrics.sum("greendot_users_max"), 3.0);
+    // Four fifths of them are known.
+    assert_eq!(metrics.sum("greendot_users_alarm"), 1.0);
+}
+
+#[test]
+pub(crate) fn new_users_are_made_at_a_bounded_rate_and_streams_wait_for_theirs() {
+    let home = Home::new();
+    let server = home.serve(&[
+        "--shards=2",
+        "--new-users-per-second-max=20",
+        "--new-users-per-conn-second-max=10",
+        "--beat-interval-ms=500",
+        "--offline-after-ms=5s",
+    ]);
+    let users: Vec<String> = (0..1_000).map(|n| format!("u{n}")).collect();
+    let flood = || {
+        let mut conn = server.connect();
+        let answer = conn.post("/v1/beat", &json!({ "users": users }));
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.json()["refused"][0]["reason"], "too_fast");
+    };
+    // By one connection, and then by as many as it takes.
+    flood();
+    assert!(limit_hits(&server, "new-users-per-conn-second-max") > 0.0);
+    until("all of them are held to the node's", || {
+        flood();
+        (limit_hits(&server, "new-users-per-second-max") > 0.0).then_some(())
+    });
+    let mut streams: Vec<_> = (0..30)
+        .map(|n| server.stream(&format!("user=s{n}&watch=u0")))
+        .collect();
+    for stream in &mut streams {
+        stream.begin();
+    }
+    for n in 0..30 {
+        server.expect_online(&format!("s{n}"));
+    }
+    assert_eq!(server.metrics().sum("greendot_users_alarm"), 0.0);
 }
 
 /// The smallest budgets there are, in two shards' real loops: work is put off again and again, and

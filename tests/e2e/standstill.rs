@@ -267,14 +267,15 @@ fn a_full_memory_or_folder_refuses_new_users_alone() {
             static ROUND: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
             let round = ROUND.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let users: Vec<String> = ids(round).collect();
-            let answer = conn.post("/v1/beat", &json!({ "users": users }));
+            // On a connection of its own: each may make so many in a second.
+            let answer = server.post("/v1/beat", &json!({ "users": users }));
             let text = answer.text();
             assert!(
                 [200, 204, 503].contains(&answer.status),
                 "{}: {text}",
                 answer.status
             );
-            (answer.status != 204 && !text.contains("rate")).then_some(text)
+            (answer.status != 204 && !text.contains("too_fast")).then_some(text)
         });
         assert!(refused.contains("no_space"), "{refused}");
         assert_eq!(beat(&mut conn, &["bob"]), 204);

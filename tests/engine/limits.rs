@@ -23,6 +23,83 @@ fn overloaded(world: &World, received: &str, reason: &str) {
     assert_eq!(rest, format!("data: {{\"reason\":\"{reason}\"}}\n\n"));
 }
 
+/// One connection makes so many new users in a second and no more; they are named, and those who
+/// are known are not held to it.
+#[test]
+fn a_connection_makes_new_users_at_a_bounded_rate() {
+    let mut world = World::with(1, |settings| {
+        settings.new_users_per_conn_second_max = 2;
+        settings.new_users_per_second_max = 5;
+    });
+    let users = |names: &[&str]| serde_json::json!({ "users": names }).to_string();
+    let (one, other) = (world.connect(0), world.connect(0));
+    world.post(one, "/v1/beat", &users(&["a", "b", "c", "a"]));
+    let refused = world.received(one);
+    let expected = "{\"refused\":[{\"index\":2,\"reason\":\"too_fast\"}],\"refused_total\":1}";
+    assert!(refused.ends_with(expected), "{refused}");
+    // Another connection has a rate of its own, within the node's.
+    world.post(other, "/v1/beat", &users(&["c", "d", "e"]));
+    let refused = world.received(other);
+    assert!(
+        refused.contains("\"index\":2,\"reason\":\"too_fast\""),
+        "{refused}"
+    );
+    assert_eq!(world.count(0, Counter::LimitNewUsersOfConn), 2);
+    // The fleet's beats are held to the node's alone.
+    world.beat(0, &["f", "g", "h"]).turn();
+    assert_eq!(world.presence().users(), 5);
+    assert_eq!(world.count(0, Counter::LimitNewUsers), 2);
+    assert_eq!(world.count(0, Counter::BeatTooFast), 4);
+    world.pass(500).post(one, "/v1/beat", &users(&["e"]));
+    assert!(world.received(one).starts_with("HTTP/1.1 204"));
+}
+
+/// A stream whose holder can not be made now is told what it watches, and its holder comes later.
+#[test]
+fn a_stream_stays_open_and_its_holder_is_tried_again_each_interval() {
+    let mut world = World::with(1, |settings| settings.new_users_per_second_max = 1);
+    world.beat(0, &["ann"]).turn();
+    let (watcher, _) = world.stream(0, "watch=bob", 1);
+    world.received(watcher);
+    let (stream, _) = world.stream(0, "user=bob&watch=ann", 1);
+    assert!(
+        world
+            .received(stream)
+            .contains("\"user\":\"ann\",\"status\":\"online\"")
+    );
+    world.expect_nothing(watcher);
+    let interval_ms = world.settings.beat_interval_ms;
+    world.at(interval_ms - 1).expect_nothing(watcher);
+    world.at(interval_ms).expect_open(stream);
+    let told = world.received(watcher);
+    assert!(
+        told.contains("\"user\":\"bob\",\"status\":\"online\""),
+        "{told}"
+    );
+    world.at(60_000);
+    assert!(world.ask(0, "bob").contains("\"status\":\"online\""));
+}
+
+/// A holder that beats for itself is taken in by its own beat: nobody says that it is here but it.
+#[test]
+fn a_holder_that_beats_for_itself_is_taken_in_by_its_own_beat() {
+    let mut world = World::with(2, |settings| settings.new_users_per_second_max = 1);
+    world.beat(0, &["ann"]).turn();
+    let (_, id) = world.stream(1, "user=bob&vouch=self", 0);
+    let holder = world.connect(0);
+    let beat =
+        format!("POST /v1/stream/{id}/beat HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    world.send(holder, &beat).turn();
+    assert!(world.received(holder).starts_with("HTTP/1.1 503 "));
+    // Though there is room by then, it says nothing.
+    world.pass(2 * world.settings.beat_interval_ms);
+    assert!(world.ask(0, "bob").contains("\"since\":null"));
+    assert_eq!(world.presence().users(), 1);
+    world.send(holder, &beat).turn();
+    assert!(world.received(holder).starts_with("HTTP/1.1 204 "));
+    assert!(world.ask(0, "bob").contains("\"status\":\"online\""));
+}
+
 #[test]
 fn connections() {
     let mut world = World::with(1, |settings| settings.conns_max = 3);

@@ -702,6 +702,7 @@ impl World {
 /// The counters that the runs are asked about, by their rows.
 pub(crate) const COUNTERS: &[Counter] = &[
     Counter::UsersForgotten,
+    Counter::LimitUsersLeaving,
     Counter::LimitConns,
     Counter::LimitHeadBytes,
     Counter::LimitHeaderCount,

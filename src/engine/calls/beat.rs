@@ -20,7 +20,7 @@ pub(super) fn beat(engine: &mut Engine, asker: ConnId, users: &[Entry], now: Now
                 continue;
             }
         };
-        match engine.presence.intern(user) {
+        match engine.take_in(user, now) {
             Ok(slot) => {
                 // Neither late nor a replay: it comes after every goodbye that has come.
                 let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);

@@ -105,7 +105,7 @@ impl Engine {
         if errands == 0 {
             return match then {
                 Then::Answer(answer) => self.judged(verdict, answer).into(),
-                Then::Stream(new) => Served::Stream(*new),
+                Then::Stream(new) => Served::Stream(new),
                 Then::LogOut(..) => unreachable!("a log-out is sent out by itself"),
             };
         }

@@ -54,7 +54,7 @@ impl Engine {
     fn carry_out(&mut self, id: ConnId, mut pending: Pending, served: Served, now: Now) {
         match served {
             Served::Answer(answer) => self.answer(id, pending, answer, now),
-            Served::Stream(new) => self.begin_stream(id, &pending, new, now),
+            Served::Stream(new) => self.begin_stream(id, &pending, *new, now),
             Served::Overloaded(why) => self.refuse_stream(id, &pending, why, now),
             Served::Parked {
                 until,
@@ -157,6 +157,8 @@ impl Engine {
         if row.who == Who::Service && !self.is_of_fleet(head) {
             return Err(unauthorized().into());
         }
+        let caller = (!self.is_of_fleet(head)).then_some(id);
+        self.arrivals.called_by(caller);
         Ok((row, segment))
     }
 

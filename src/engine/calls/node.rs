@@ -55,6 +55,9 @@ pub(super) fn metrics(engine: &mut Engine, _now: Now) -> Answer {
     let text = engine.exposition.get_or_insert_with(|| {
         let process = &board.process;
         process.set(Gauge::Users, u64::from(presence.known()));
+        let max = process.gauge(Gauge::UsersMax);
+        let alarm = u64::from(presence.users()) * 5 > max * 4;
+        process.set(Gauge::UsersAlarm, u64::from(alarm));
         process.set(Gauge::UsersOnline, presence.online());
         exposition::render(board).into()
     });

@@ -29,7 +29,8 @@ impl Reason {
     fn word(self) -> (&'static str, Counter) {
         use Counter::{
             ItemBadEscape, ItemBadTime, ItemControl, ItemEmpty, ItemNoSince, ItemNoSpace,
-            ItemNotRecord, ItemNotText, ItemNotUtf8, ItemSinceAhead, ItemTooLong, ItemUsersMax,
+            ItemNotRecord, ItemNotText, ItemNotUtf8, ItemSinceAhead, ItemTooFast, ItemTooLong,
+            ItemUsersMax,
         };
         match self {
             Reason::Item(ItemFault::User(UserFault::Empty)) => ("empty", ItemEmpty),
@@ -43,6 +44,7 @@ impl Reason {
             Reason::Item(ItemFault::NoSince) => ("no_since", ItemNoSince),
             Reason::Intern(InternFault::Full) => ("users_max", ItemUsersMax),
             Reason::Intern(InternFault::NoSpace) => ("no_space", ItemNoSpace),
+            Reason::Intern(InternFault::TooFast) => ("too_fast", ItemTooFast),
             Reason::SinceAhead => ("since_ahead", ItemSinceAhead),
         }
     }

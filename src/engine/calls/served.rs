@@ -19,7 +19,7 @@ pub(in crate::engine) enum Served {
     /// This is answered.
     Answer(Answer),
     /// The connection becomes a stream.
-    Stream(NewStream),
+    Stream(Box<NewStream>),
     /// A stream is refused for load, and this is why.
     Overloaded(&'static str),
     /// Another shard says what is answered.
@@ -67,6 +67,8 @@ pub(super) const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 #[derive(Debug)]
 pub(in crate::engine) struct NewStream {
     pub(super) publisher: Option<Slot>,
+    /// Who is to be its publisher and could not be made yet.
+    pub(super) waits: Option<UserBuf>,
     /// Who beats for the publisher.
     pub(super) vouch: Vouch,
     pub(super) watch: Vec<UserBuf>,
@@ -80,6 +82,13 @@ pub(in crate::engine) struct NewStream {
     pub(super) vouched: bool,
 }
 
+impl NewStream {
+    /// Its holder beats for itself.
+    pub(super) fn is_by_holder(&self) -> bool {
+        self.vouch == Vouch::Holder && (self.publisher.is_some() || self.waits.is_some())
+    }
+}
+
 /// A refusal that load explains.
 pub(in crate::engine) fn overloaded(detail: &str) -> Answer {
     Answer::problem(problems::OVERLOADED, detail).with_lines(RETRY_AFTER)
@@ -89,6 +98,9 @@ pub(in crate::engine) fn overloaded(detail: &str) -> Answer {
 pub(super) fn intern_detail(fault: InternFault) -> &'static str {
     match fault {
         InternFault::Full => "the server knows as many users as it may (users_max)",
+        InternFault::TooFast => {
+            "new users are made at the highest rate already (new-users-per-second-max)"
+        }
         InternFault::NoSpace => {
             "the server's data folder cannot grow: its disk is full or its files have reached a \
              limit"

@@ -13,11 +13,12 @@ use crate::engine::horizon;
 use crate::engine::parts::Engine;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
 use crate::metrics::Counter;
+use crate::presence::InternFault;
 use crate::realtime::ConnId;
 use crate::realtime::watches::{NAME_BYTES, Target};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
-use crate::wire::record::{StreamAsk, Vouch};
+use crate::wire::record::StreamAsk;
 use crate::wire::response::{Answer, write_answer};
 use crate::wire::sse;
 use crate::wire::{User, UserBuf};
@@ -55,10 +56,17 @@ pub(super) fn open(
         engine.counters.add(Counter::LimitNamesBytes, 1);
         return Served::Overloaded("names");
     }
-    let publisher = match &ask.user {
+    let mut waits = None;
+    let publisher = match ask.user {
         None => None,
-        Some(user) => match engine.presence.intern(user.user()) {
+        Some(user) => match engine.take_in(user.user(), now) {
             Ok(slot) => Some(slot),
+            // The stream goes on, and its holder comes when there is room in time.
+            Err(InternFault::TooFast) => {
+                engine.counters.add(Counter::BeatTooFast, 1);
+                waits = Some(user);
+                None
+            }
             Err(fault) => {
                 engine.book_intern_fault(fault);
                 return Served::Overloaded(intern_detail(fault));
@@ -67,6 +75,7 @@ pub(super) fn open(
     };
     let mut new = NewStream {
         publisher,
+        waits,
         vouch: ask.vouch,
         watch,
         refused,
@@ -97,7 +106,7 @@ impl Engine {
         let mut targets: Vec<Target> = watch.map(|user| self.target(user.user())).collect();
         self.conns.watches.add(id.index, &mut targets, false);
         self.mark_untold(id.index, new.last_event_id.as_deref(), now);
-        let by_holder = new.vouch == Vouch::Holder && new.publisher.is_some();
+        let by_holder = new.is_by_holder();
         self.say_hello(id, pending, &new, now);
         let unsure = self.presence.is_follower();
         self.conns.stream_begins(id.index, unsure, now.mono);
@@ -106,17 +115,19 @@ impl Engine {
                 // Its user was forgotten while the request was parked.
                 return self.say_bye(id, now);
             }
-            let conn = self.conns.at(id.index);
-            conn.set_publisher(slot.index());
-            if by_holder {
-                conn.leave_beats_to_holder();
-            }
-            self.conns.hold(id.index);
-            self.passes.logging_out.spare(slot, id);
+            self.begin_to_publish(id, slot, by_holder);
             // Whoever opens a stream is here.
             if !new.vouched {
                 self.vouch_for(slot, true, Counter::BeatsStream, now);
             }
+        }
+        if let Some(user) = new.waits {
+            if by_holder {
+                // It is asked, and says when it is here.
+                self.conns.at(id.index).leave_beats_to_holder();
+            }
+            let due = now.mono.plus_ms(self.settings.beat_interval_ms);
+            self.arrivals.wait(id, user, by_holder, due);
         }
         #[cfg(any(debug_assertions, feature = "planted"))]
         if crate::planted::is(crate::planted::Planted::SnapshotBeforeWatch) {
@@ -195,7 +206,7 @@ impl Engine {
                 .random
                 .u64(self.settings.retry_ms..=self.settings.retry_ms_max()),
             more: &more,
-            by_holder: new.vouch == Vouch::Holder && new.publisher.is_some(),
+            by_holder: new.is_by_holder(),
         };
         let conn = self.conns.at(id.index);
         write_answer(

@@ -5,11 +5,12 @@
 //! is back.
 
 use super::refused::Refused;
-use super::served::{Served, overloaded};
+use super::served::{Served, intern_detail, overloaded};
 use super::stream_id;
 use crate::engine::mail::{BeatFound, ShardId, StreamBeat};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
+use crate::presence::InternFault;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::Now;
@@ -35,6 +36,7 @@ pub(super) fn beat(engine: &mut Engine, asker: ConnId, stream: &str, now: Now) -
 fn beaten(found: BeatFound) -> Answer {
     let detail = match found {
         BeatFound::Holder => return Answer::no_content(),
+        BeatFound::TooFast => return overloaded(intern_detail(InternFault::TooFast)),
         BeatFound::Nobody => {
             "no stream with this id is open; open it anew: a stream's id is in its hello event and \
              ends with it"
@@ -50,6 +52,9 @@ impl Engine {
     fn take_stream_beat(&mut self, stream: ConnId, now: Now) -> BeatFound {
         if !self.conns.is_stream(stream) {
             return BeatFound::Nobody;
+        }
+        if self.awaits_holder(stream) && self.try_holder(stream, now).is_none() {
+            return BeatFound::TooFast;
         }
         let Some(slot) = self.conns.at(stream.index).publisher() else {
             return BeatFound::NoUser;

@@ -38,6 +38,7 @@ impl Engine {
         self.end_logged_out(now);
         self.vouch(now);
         self.age(now);
+        self.try_holders(now);
         self.sweep_slice(now);
         self.resync_slice(now);
         self.reask_slice(now);

@@ -57,6 +57,7 @@ impl Settings {
             ("watches-per-stream-max", self.watches_per_stream_max as u64),
             ("query-users-max", self.query_users_max as u64),
             ("leaves-put-off-max", self.leaves_put_off_max as u64),
+            ("users-leaving-max", self.users_leaving_max as u64),
             ("write-stall-max-ms", self.write_stall_max_ms),
             ("turn-ms-max", self.turn_ms_max),
             ("work-per-slice-max", self.work_per_slice_max as u64),

@@ -133,6 +133,16 @@ pub struct Settings {
     /// Most goodbyes of one shard's users that wait for their `after_ms`. Default 65,536. Zero is
     /// refused. Cost: some 100 bytes each, when used.
     pub leaves_put_off_max: usize,
+    /// Most users who are being forgotten: whose slots may not be another's yet. Default 65,536.
+    /// Zero is refused. Cost: some 200 bytes each, when used.
+    pub users_leaving_max: usize,
+    /// Most new users made in a second by all shards of the node, after a second's worth at once.
+    /// Default 50,000. Zero: no such limit. Costs nothing: users are for good, so what it bounds is
+    /// how soon a fault fills `users_max`.
+    pub new_users_per_second_max: usize,
+    /// The same, of one connection; requests with the service token are not counted. Default 2,000.
+    /// Zero: no such limit. Cost: 40 bytes a connection that has just made some.
+    pub new_users_per_conn_second_max: usize,
     /// Bytes that may be encoded for one stream and not yet written to its socket. Default 65,536.
     /// Beyond it nothing more is encoded and only marks are kept. Cost: so much memory per reader
     /// that is slower than its events.
@@ -208,6 +218,9 @@ static DEFAULT: Settings = Settings {
     names_bytes_max: 256 << 20,
     query_users_max: 1_000,
     leaves_put_off_max: 65_536,
+    users_leaving_max: 65_536,
+    new_users_per_second_max: 50_000,
+    new_users_per_conn_second_max: 2_000,
     outbox_bytes_max: 65_536,
     write_stall_max_ms: 30_000,
     linger_ms: 1_000,
@@ -246,6 +259,9 @@ static TINY: Settings = Settings {
     names_bytes_max: 1 << 20,
     query_users_max: 4,
     leaves_put_off_max: 2,
+    users_leaving_max: 8,
+    new_users_per_second_max: 0,
+    new_users_per_conn_second_max: 0,
     outbox_bytes_max: OUTBOX_BYTES_FLOOR,
     write_stall_max_ms: 3_000,
     linger_ms: 100,

@@ -1,5 +1,6 @@
 //! A user is erased at its presence node: what real-time nodes make of it.
 
+use crate::harness::until;
 use crate::http::Conn;
 
 use super::watcher::Watcher;
@@ -13,7 +14,8 @@ fn watchers_at_real_time_nodes_are_told_of_an_erasure_and_the_users_streams_end_
             "--offline-after-ms=60s",
             "--shards=2",
         ],
-        presence_flags: &[],
+        // For bob, for who stays, and for bob when he comes back.
+        presence_flags: &["--users-max=3"],
         taps: None,
     };
     Split::run(setup, |split| {
@@ -59,5 +61,15 @@ fn watchers_at_real_time_nodes_are_told_of_an_erasure_and_the_users_streams_end_
             assert!(watcher.last(bob).since() > since);
         }
         other.expect_quiet(100);
+        // All real-time nodes have been told, so his first slot is another's.
+        let carol = &split.users_of(0, 3)[2];
+        until("carol has the slot", || {
+            split.sender(0).beat(&[carol]);
+            split.presence[0]
+                .server()
+                .record(carol)
+                .online
+                .then_some(())
+        });
     });
 }
