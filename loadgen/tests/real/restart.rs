@@ -44,8 +44,8 @@ fn service(host: &str) -> Option<(Service, String, String)> {
     let start = format!(
         "{} serve --http {http} --udp {udp} --shards 2 --data-dir {at}/data --key-file \
          {at}/fleet.key --beat-interval-ms 500 --offline-after-ms 10000 --retry-ms 300 --drain-ms \
-         2000 --memory off > {at}/out 2> {at}/err < /dev/null & echo $! > {at}/pid; for i in $(seq 200); do \
-         grep -q ^listening {at}/out && exit 0; sleep 0.05; done; exit 1",
+         2000 --memory off > {at}/out 2> {at}/err < /dev/null & echo $! > {at}/pid; for i in \
+         $(seq 200); do grep -q ^listening {at}/out && exit 0; sleep 0.05; done; exit 1",
         program.display()
     );
     let stop = format!(
