@@ -46,7 +46,7 @@ pub use mail::{
     Answered, Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Weighed, Whom,
 };
 pub use parts::{Engine, EngineParts};
-pub use records::record_of;
+pub use records::{record_of, told_of};
 pub use role::Role;
 pub use upstream::{Datagrams, Outbound, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, adopt_answers};
 

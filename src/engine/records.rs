@@ -9,6 +9,7 @@ use super::settings::EVENT_BYTES_MAX;
 use crate::planted::{self, Planted};
 use crate::presence::Presence;
 use crate::slot::Slot;
+use crate::status::Status;
 use crate::time::Now;
 use crate::wire::record::Record;
 
@@ -86,5 +87,20 @@ pub fn record_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
         since: state.since,
         last_active: state.last_active,
         stale: presence.is_stale(slot),
+    }
+}
+
+/// What a real-time node is told of a slot. An erasure has its moment, for the id may have another
+/// slot by now, of which the node may have been told first.
+pub fn told_of(presence: &Presence, slot: Slot, now: Now) -> Record<'_> {
+    let record = record_of(presence, slot, now);
+    match presence.erased_since(slot) {
+        None => record,
+        since => Record {
+            status: Status::Offline,
+            since,
+            last_active: None,
+            ..record
+        },
     }
 }

@@ -18,7 +18,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::backoff::Backoff;
 use super::{OUTAGE_MS, PROBE_MS, STATES_PER_REQUEST_MAX};
-use crate::engine::{SETTLE_MS, record_of};
+use crate::engine::{SETTLE_MS, told_of};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Transition};
 use crate::slot::Slot;
@@ -181,7 +181,7 @@ impl Announcer {
         }
         let mut body = Vec::new();
         let path = if let [slot] = slots[..] {
-            record_of(presence, slot, now).write(&mut body);
+            told_of(presence, slot, now).write(&mut body);
             let user = presence.user(slot);
             format!(
                 "/v1/presence/{}",
@@ -193,7 +193,7 @@ impl Announcer {
                 if at > 0 {
                     body.push(b',');
                 }
-                record_of(presence, *slot, now).write(&mut body);
+                told_of(presence, *slot, now).write(&mut body);
             }
             body.extend_from_slice(b"]}");
             "/v1/presence".to_owned()

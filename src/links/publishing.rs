@@ -253,7 +253,7 @@ mod tests {
         // Its answer is lost.
         let (link, presence) = (&mut world.link, &world.store.presence);
         let request = link.poll_request(presence, Unix::from_ms(17), at(world.ms));
-        let record = r#"{"user":"bob","status":"offline","since":null,"last_active":null}"#;
+        let record = r#"{"user":"bob","status":"offline","since":2001,"last_active":null}"#;
         assert_eq!(request.unwrap().body, record.as_bytes());
         world.reply(&lost());
         assert_eq!((world.poll(), left(&world)), (1, false));
@@ -261,6 +261,34 @@ mod tests {
         assert!(!left(&world));
         world.poll();
         assert!(left(&world));
+    }
+
+    /// Whichever of the two slots a node is told of first: the later time is of who is back.
+    #[test]
+    fn who_comes_back_after_an_erasure_is_online_whatever_is_told_first() {
+        let mut world = World::new(&["bob"]);
+        world.store.presence.expect_links(1);
+        let presence = &world.store.presence;
+        let erased = presence.lookup(user("bob")).unwrap();
+        // By a clock that was set back since.
+        let slot = presence.forget(user("bob"), 1, at(1_500)).unwrap();
+        assert_eq!(slot, Some(erased));
+        // The slot's owner may be publishing it: it has yet to hear of that.
+        assert_eq!(world.store.beat("bob", 1_501), []);
+        world.store.presence.withdraw(erased);
+        let back = world.store.beat("bob", 1_502);
+        assert_ne!(back[0].slot, erased);
+        let gone = Transition {
+            slot: erased,
+            ..back[0]
+        };
+        world.link.mark(&world.store.presence, &[back[0], gone]);
+        let (link, presence) = (&mut world.link, &world.store.presence);
+        let request = link.poll_request(presence, Unix::from_ms(17), at(world.ms));
+        let body = String::from_utf8(request.unwrap().body).unwrap();
+        let offline = r#"{"user":"bob","status":"offline","since":2001,"last_active":null}"#;
+        let online = r#"{"user":"bob","status":"online","since":2002,"last_active":1502}"#;
+        assert!(body.contains(offline) && body.contains(online), "{body}");
     }
 
     #[test]

@@ -319,8 +319,7 @@ impl Presence {
         let later =
             told_ms > known_ms || planted::is(Planted::ToldUnordered) && told_ms != known_ms;
         // Who has a state and no last activity has been forgotten: their streams are to end.
-        let is_erased = told.since.is_some() && told.last_active.is_none();
-        let is_gone = !told.status.is_online() && !is_erased;
+        let is_gone = !told.status.is_online() && !(told.since.is_some() && says_erased(told));
         let goes = (later || contradicts) && was.is_online() && is_gone;
         if goes && is_here {
             let first = !follower.doubts.has(slot);
@@ -342,12 +341,9 @@ impl Presence {
             () if contradicts => known_ms + 1,
             () => known_ms,
         };
-        let says_erased = match source {
-            Source::Answered(at) => known_ms < at.ms(),
-            Source::InStep => true,
-            Source::Told => false,
-        };
-        if says_erased && told.since.is_none() && known_ms > 0 {
+        // Without a time it can not be told from what has been said since, but by an answer's.
+        let answers = matches!(source, Source::Answered(at) if known_ms < at.ms());
+        if answers && told.since.is_none() && known_ms > 0 {
             follower.doubts.remove(slot);
             return self.adopt_erasure(follower, slot, before, now);
         }
@@ -437,6 +433,7 @@ impl Presence {
         let known_ms = stamp.load(Ordering::Relaxed).ms();
         let told_ms = match told.last_active.map(Unix::ms) {
             Some(told_ms) if later => told_ms,
+            None if later && says_erased(told) => 0,
             told_ms => told_ms.max(Some(known_ms)).unwrap_or(0),
         };
         let last_active = Unix::from_ms(told_ms).min(Stamp::LATEST);
@@ -451,6 +448,11 @@ impl Presence {
             Ordering::Release,
         );
     }
+}
+
+/// Whether a user was erased, or never seen: nobody else is offline without a last activity.
+fn says_erased(told: &Told) -> bool {
+    !told.status.is_online() && told.last_active.is_none()
 }
 
 /// A file of the store that has no place on a disk.
@@ -530,14 +532,19 @@ mod tests {
             let online = told(Status::Online, 5_000, 6_000);
             assert!(adopt(&online, Source::InStep).is_some());
             let nobody = told(Status::Offline, 0, 0);
-            // What is late says nothing.
+            // What is late says nothing, nor what has no time at all and is no answer.
             assert_eq!(adopt(&nobody, Source::Told), None);
+            assert_eq!(adopt(&nobody, Source::InStep), None);
             assert_eq!(adopt(&nobody, Source::Answered(at(4_000).unix)), None);
-            assert_eq!(adopt(&nobody, erased_by), news(bob, Status::Offline, false));
+            let erased = match erased_by {
+                Source::Answered(_) => nobody.clone(),
+                _ => told(Status::Offline, 5_001, 0),
+            };
+            assert_eq!(adopt(&erased, erased_by), news(bob, Status::Offline, false));
             let gone = state(Status::Offline, 5_001, 0);
             assert_eq!(presence.state(bob, at(9_000)), gone);
             assert!(presence.changed_since(bob, at(8_999).unix, at(9_000)));
-            assert_eq!(adopt(&nobody, Source::InStep), None, "once more");
+            assert_eq!(adopt(&erased, Source::InStep), None, "once more");
             assert_eq!(adopt(&nobody, Source::Answered(at(9_000).unix)), None);
             assert_eq!(adopt(&online, Source::Told), None, "a repetition");
             assert_eq!(presence.state(bob, at(9_000)), gone);
@@ -546,6 +553,14 @@ mod tests {
             assert_eq!(
                 adopt(&back, Source::InStep),
                 news(bob, Status::Online, false)
+            );
+            for late in [Source::InStep, Source::Told] {
+                assert_eq!(adopt(&erased, late), None, "told behind who is back");
+                assert_eq!(adopt(&nobody, late), None);
+            }
+            assert_eq!(
+                presence.state(bob, at(10_000)),
+                state(Status::Online, 10_000, 10_000)
             );
             presence.check_invariants();
         }

@@ -16,6 +16,7 @@ use crossbeam::epoch;
 use parking_lot::Mutex;
 
 use super::Presence;
+use super::erased::Erased;
 use super::online::chunk_of;
 use crate::slot::Slot;
 use crate::store::cells::{Published, Stamp};
@@ -40,6 +41,8 @@ pub enum ForgetFault {
 #[derive(Default)]
 pub(super) struct Forgetting {
     leaving: Mutex<Leaving>,
+    /// Since when ids are nobody's, or were.
+    erased: Erased,
     /// How many there are, asked without the lock.
     len: AtomicUsize,
     /// Links to real-time nodes, which keep slots beside the shards.
@@ -57,8 +60,14 @@ struct Leaving {
 
 #[derive(Debug)]
 enum Stage {
-    /// These have yet to let go of it: shards, and behind their numbers the links.
-    Held { by: Vec<u16>, user: UserBuf },
+    /// These have yet to let go of it: shards, and behind their numbers the links. It is erased as
+    /// of `since`, which is final once its owner has withdrawn it.
+    Held {
+        by: Vec<u16>,
+        user: UserBuf,
+        since: Unix,
+        withdrawn: bool,
+    },
     /// Zeroed behind all of them; so many cycles of the write-back must end.
     Zeroed(u8),
 }
@@ -76,6 +85,7 @@ impl Forgetting {
                 slots,
                 held: HashMap::default(),
             }),
+            erased: Erased::default(),
             links: AtomicU16::new(0),
             latest: AtomicU64::new(latest.ms()),
         }
@@ -107,21 +117,33 @@ impl Presence {
         now: Now,
     ) -> Result<Option<Slot>, ForgetFault> {
         let forgetting = &self.forgetting;
-        // Under the lock from beginning to end: who sees that the id is gone sees that its slot is
-        // leaving.
-        let mut leaving = forgetting.leaving.lock();
-        if leaving.slots.len() >= max {
+        if forgetting.len() >= max {
             return Err(ForgetFault::Busy);
         }
-        let forgotten = self.interner.forget(user, &epoch::pin());
+        // Before the id is gone: who sees that it is sees that its slot is leaving.
+        let leave = |slot| self.leave(slot, user, now);
+        let forgotten = self.interner.forget(user, &epoch::pin(), leave);
         let Some(slot) = forgotten.map_err(ForgetFault::NoSpace)? else {
             return Ok(None);
         };
+        self.take_back(slot);
+        Ok(Some(slot))
+    }
+
+    /// The slot of a user is leaving.
+    fn leave(&self, slot: Slot, user: User<'_>, now: Now) {
+        let forgetting = &self.forgetting;
+        let published = self.published.cell(slot).load(Ordering::Acquire);
+        let since = Unix::from_ms(now.unix.ms().max(published.since_ms() + 1));
+        let hash = self.interner.hash(user);
         let holders = self.shards() as u16 + forgetting.links.load(Ordering::Relaxed);
         let stage = Stage::Held {
             by: (0..holders).collect(),
             user: user.into(),
+            since: forgetting.erased.note(hash, since, now.unix),
+            withdrawn: false,
         };
+        let mut leaving = forgetting.leaving.lock();
         leaving.slots.insert(slot.index(), stage);
         leaving
             .held
@@ -129,12 +151,49 @@ impl Presence {
             .or_default()
             .push(slot);
         forgetting.len.store(leaving.slots.len(), Ordering::Release);
+        drop(leaving);
         forgetting
             .latest
             .fetch_max(now.unix.ms(), Ordering::Relaxed);
-        drop(leaving);
-        self.take_back(slot);
-        Ok(Some(slot))
+    }
+
+    /// As of when a slot's user is erased, while somebody who is told the slot's state may not know
+    /// of it yet. Later than all that was published of that user, earlier than what is of the next
+    /// by that id.
+    pub fn erased_since(&self, slot: Slot) -> Option<Unix> {
+        if self.forgetting.len() == 0 {
+            return None;
+        }
+        match self.forgetting.leaving.lock().slots.get(&slot.index()) {
+            Some(Stage::Held { since, .. }) => Some(*since),
+            _ => None,
+        }
+    }
+
+    /// Whether another slot's owner, who may be publishing it, has yet to hear that this slot's
+    /// user had that one and is erased there. Only of a slot that was never published.
+    pub(super) fn must_wait_for_erasure(&self, slot: Slot) -> bool {
+        let published = self.published.cell(slot).load(Ordering::Relaxed);
+        if self.forgetting.len() == 0 || published != Published::NEVER {
+            return false;
+        }
+        let leaving = self.forgetting.leaving.lock();
+        let theirs = leaving.held.get(self.user(slot).as_str());
+        theirs.into_iter().flatten().any(|other| {
+            let stage = leaving.slots.get(&other.index());
+            matches!(stage, Some(Stage::Held { withdrawn, .. }) if !withdrawn)
+        })
+    }
+
+    /// Before when nothing may be dated that is published of a slot for the first time: its user
+    /// may have been erased at another.
+    pub(super) fn earliest_since(&self, slot: Slot) -> u64 {
+        let erased = &self.forgetting.erased;
+        if erased.is_empty() {
+            return 0;
+        }
+        let since = erased.since(self.interner.hash(self.user(slot)));
+        since.map_or(0, |since| since.ms() + 1)
     }
 
     /// So many links to real-time nodes let go of slots too, each as the holder that
@@ -171,9 +230,27 @@ impl Presence {
     /// Takes back what is published of a slot that is leaving once more. Its owner alone calls
     /// this: it may have been about to publish something.
     pub fn withdraw(&self, slot: Slot) {
-        if self.forgetting.has(slot) {
-            self.take_back(slot);
+        let published = self.published.cell(slot).load(Ordering::Acquire);
+        let mut leaving = self.forgetting.leaving.lock();
+        let Some(stage) = leaving.slots.get_mut(&slot.index()) else {
+            return;
+        };
+        if let Stage::Held {
+            since,
+            withdrawn,
+            user,
+            ..
+        } = stage
+        {
+            if published.since_ms() >= since.ms() {
+                let after = Unix::from_ms(published.since_ms() + 1);
+                let hash = self.interner.hash(user.user());
+                *since = self.forgetting.erased.note(hash, after, Unix::from_ms(0));
+            }
+            *withdrawn = true;
         }
+        drop(leaving);
+        self.take_back(slot);
     }
 
     fn take_back(&self, slot: Slot) {
@@ -196,7 +273,7 @@ impl Presence {
     pub fn let_go(&self, slot: Slot, holder: u16) {
         let mut leaving = self.forgetting.leaving.lock();
         let Leaving { slots, held } = &mut *leaving;
-        let Some(Stage::Held { by, user }) = slots.get_mut(&slot.index()) else {
+        let Some(Stage::Held { by, user, .. }) = slots.get_mut(&slot.index()) else {
             return;
         };
         by.retain(|other| *other != holder);

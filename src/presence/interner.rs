@@ -266,9 +266,15 @@ impl Interner {
 
     /// Takes a user out of the index and gives it a tombstone in the log. From here on nobody is
     /// found by that id; the slot is for nobody until [`Interner::release`]. None: nobody had it.
+    /// `leave` is told the slot before the id is gone, and when its tombstone is written.
     ///
     /// Errors: the log could not grow; nothing has changed then.
-    pub(super) fn forget(&self, user: User<'_>, guard: &Guard) -> io::Result<Option<Slot>> {
+    pub(super) fn forget(
+        &self,
+        user: User<'_>,
+        guard: &Guard,
+        leave: impl FnOnce(Slot),
+    ) -> io::Result<Option<Slot>> {
         let mut appending = self.appending.lock();
         let hash = self.hash(user);
         let mut probe = self.index.probe(hash, guard);
@@ -279,6 +285,7 @@ impl Interner {
         self.log.append_tombstone(slot.index())?;
         appending.broken = true;
         self.has_strays.store(true, Ordering::Release);
+        leave(slot);
         self.index.remove(hash, offset, guard);
         Ok(Some(slot))
     }

@@ -7,6 +7,7 @@
 mod archive;
 mod beats;
 mod doubts;
+mod erased;
 mod feeds;
 mod follower;
 mod forget;

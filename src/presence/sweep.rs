@@ -331,6 +331,10 @@ impl<'a> Pass<'a> {
         if fresh == online {
             return;
         }
+        if fresh && self.presence.must_wait_for_erasure(slot) {
+            self.presence.online.raise(chunk_of(slot), LOOK);
+            return;
+        }
         if silent && !self.expire(slot, stamp) {
             // A beat has just come.
             return;
@@ -352,7 +356,11 @@ impl Presence {
         let previous = cell.load(Ordering::Relaxed);
         // Strictly increasing, whatever the clock does: watchers order the states of a publisher by
         // it.
-        let since = Unix::from_ms(now.unix.ms().max(previous.since_ms() + 1));
+        let earliest = match previous == Published::NEVER {
+            true => self.earliest_since(slot),
+            false => previous.since_ms() + 1,
+        };
+        let since = Unix::from_ms(now.unix.ms().max(earliest));
         cell.store(Published::new(since, status), Ordering::Release);
         self.online.set(slot, status.is_online());
         // A beat that crossed this saw the old bit and told nobody; the next sweep looks once more.
