@@ -113,7 +113,8 @@ impl Planted {
     ];
 
     /// Those that only a split deployment can have.
-    pub const SPLIT: [Planted; 14] = [
+    pub const SPLIT: [Planted; 15] = [
+        Planted::GoodbyeOfAll,
         Planted::HurryIgnored,
         Planted::ToldUnordered,
         Planted::ReaskIgnored,

@@ -300,8 +300,8 @@ pub const KNOBS: &[Knob] = &[
     number!(CONNS, "query-users-max", Count count FROM_ONE, settings.query_users_max,
         "Most users in one query, beat or leave over HTTP; beyond: 413"),
     number!(CONNS, "leaves-put-off-max", Count count FROM_ONE, settings.leaves_put_off_max,
-        "Most goodbyes of one shard's users that wait for their after_ms, some 100 bytes each; \
-         beyond: 503"),
+        "Most goodbyes of one shard's users that wait for their after_ms, and at a presence node \
+         as many that wait for real-time nodes, some 150 bytes each; beyond: 503"),
     number!(CONNS, "watches-per-stream-max", Count count FROM_ONE, settings.watches_per_stream_max,
         "Most publishers that one stream may watch; beyond: 413"),
     number!(CONNS, "watches-per-shard-max", Count count 1..=1 << 28, settings.watches_per_shard_max,

@@ -25,7 +25,9 @@ impl Engine {
         if let Some(decided) = self.posts.poll_publish() {
             return Some(Outbound::Publish(decided));
         }
-        let upstream = self.upstream.as_mut()?;
+        let Some(upstream) = &mut self.upstream else {
+            return self.farewells.poll(self.node.shard);
+        };
         while let Some(slot) = upstream.next_probed(now.mono) {
             let ends = self.passes.logging_out.concerns(slot);
             if self.presence.is_held(slot) && !ends {

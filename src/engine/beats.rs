@@ -3,6 +3,7 @@
 //! Owns the order of checks and their counters. Allocates nothing per beat: users borrow their
 //! datagram and go on in batches, so that the cache misses of one overlap those of the others.
 
+use super::goodbyes::Heard;
 use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::{BeatOutcome, InternFault, Presence};
@@ -97,7 +98,8 @@ impl Engine {
             worked += 1;
             match self.presence.lookup(user) {
                 Some(slot) => {
-                    if self.say_goodbye(slot, beats.sent_at, source, now) {
+                    let heard = self.say_goodbye(slot, beats.sent_at, source, None, now);
+                    if heard == Heard::Left {
                         self.look(slot, now);
                     }
                 }

@@ -26,6 +26,30 @@ pub struct Asker {
     pub(super) until: Mono,
 }
 
+/// When users were logged out, by the clock of their presence node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LoggedOutAt {
+    /// Now and here: whoever is here.
+    Now,
+    /// There, where this node was told of it.
+    Then(Unix),
+}
+
+impl LoggedOutAt {
+    /// Streams that were opened since then are not meant. None: all are.
+    pub(super) fn here(self) -> Option<Unix> {
+        match self {
+            LoggedOutAt::Now => None,
+            LoggedOutAt::Then(at) => Some(at),
+        }
+    }
+
+    /// How it is ordered against beats.
+    pub(super) fn time(self) -> Unix {
+        self.here().unwrap_or(Unix::LATEST)
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Task {
     /// Look at these slots, which the shard owns.
@@ -34,8 +58,9 @@ pub(super) enum Task {
     PutOff(Vec<PutOff>, Mono),
     /// Take a goodbye that names a stream of the shard's.
     Goodbye(Goodbye),
-    /// End all streams of these publishers that are open by now.
-    LogOut(Arc<[Slot]>),
+    /// End all streams of these publishers that are open by now; of a log-out elsewhere, those that
+    /// were open then.
+    LogOut(Arc<[Slot]>, Option<Unix>),
 }
 
 /// A goodbye that came over a connection.
@@ -87,7 +112,7 @@ impl Errand {
             Task::Look(slots) => slots.len(),
             Task::PutOff(goodbyes, _) => goodbyes.len(),
             Task::Goodbye(goodbye) => goodbye.users.len(),
-            Task::LogOut(slots) => slots.len(),
+            Task::LogOut(slots, _) => slots.len(),
         };
         1 + items / 64
     }

@@ -81,7 +81,7 @@ impl Engine {
     /// False: too many others' are looked for already.
     fn end_streams_of(&mut self, slot: Slot) -> bool {
         let places = self.conns.places();
-        self.passes.logging_out.begin(&[slot], places)
+        self.passes.logging_out.begin(&[slot], None, places)
     }
 
     /// The user of a slot has been forgotten, here or by another shard: its streams end, and it is
@@ -94,6 +94,7 @@ impl Engine {
         let user = UserBuf::from(self.presence.user(slot));
         self.fanout.records.at.remove(&slot.index());
         self.passes.putting_off.drop(slot);
+        self.farewells.drop(slot);
         let mut leaver = Leaver {
             slot,
             user,

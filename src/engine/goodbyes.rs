@@ -5,7 +5,8 @@
 //! beside that.
 
 use super::calls::Errands;
-use super::errand::{Goodbye, PutOff, Verdict};
+use super::errand::{Asker, Goodbye, PutOff, Verdict};
+use super::farewells::Said;
 use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -19,37 +20,66 @@ use crate::wire::{User, sse};
 /// are due.
 const GOODBYES_PER_CALL: usize = 8_192;
 
+/// What a goodbye comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    /// Nothing, here and now.
+    Nothing,
+    /// It counts, and the slot's owner must look.
+    Left,
+    /// Real-time nodes are asked first.
+    Asks,
+    /// Too many wait for their answers already.
+    Full,
+}
+
+impl Heard {
+    fn left(left: bool) -> Heard {
+        if left { Heard::Left } else { Heard::Nothing }
+    }
+}
+
 impl Engine {
     /// A user has said goodbye, by what is counted as `source`; one that came over a connection was
-    /// sent at [`Unix::LATEST`]. True: it counts, and the slot's owner must look.
+    /// sent at [`Unix::LATEST`]. `asker`: the request that waits for what it comes to.
     pub(super) fn say_goodbye(
         &mut self,
         slot: Slot,
         sent_at: Unix,
         source: Counter,
+        asker: Option<Asker>,
         now: Now,
-    ) -> bool {
+    ) -> Heard {
         if self.is_held(slot) {
             self.counters.add(Counter::LeavesHeld, 1);
-            return false;
+            return Heard::Nothing;
         }
         if self.upstream.is_some() {
-            return self.pass_on(slot, 0, now);
+            self.pass_on(slot, 0, now);
+            return Heard::Nothing;
+        }
+        // One who has left can only be refused more beats by it.
+        if self.farewells.ask() && !self.presence.has_left(slot) {
+            let came_at = self.presence.put_leave_off(slot, now);
+            let said = Said::Sent { sent_at, came_at };
+            return match self.ask_holders(slot, said, source, asker, now) {
+                true => Heard::Asks,
+                false => Heard::Full,
+            };
         }
         let outcome = self.presence.record_leave(slot, sent_at, now);
-        self.count_leave(outcome, source)
+        Heard::left(self.count_leave(outcome, source))
     }
 
     /// At a real-time node: the presence node of a user hears of a goodbye that was said `ago_ms`
-    /// ago. False: nobody here need look.
-    fn pass_on(&mut self, slot: Slot, ago_ms: u64, now: Now) -> bool {
+    /// ago.
+    fn pass_on(&mut self, slot: Slot, ago_ms: u64, now: Now) {
         let key = self.node.keys.signing();
         if let Some(upstream) = &mut self.upstream {
             let user = self.presence.user(slot);
             upstream.leave(&self.presence, user, ago_ms, key, now);
             self.counters.add(Counter::LeavesHttp, 1);
         }
-        false
     }
 
     /// A goodbye of a user of whom nothing is known here, though at a real-time node elsewhere.
@@ -71,7 +101,7 @@ impl Engine {
     }
 
     /// True: it counts, and the slot's owner must look.
-    fn count_leave(&mut self, outcome: LeaveOutcome, source: Counter) -> bool {
+    pub(super) fn count_leave(&mut self, outcome: LeaveOutcome, source: Counter) -> bool {
         let left = outcome == LeaveOutcome::Left;
         let counter = if left { source } else { Counter::LeavesIgnored };
         self.counters.add(counter, 1);
@@ -83,6 +113,7 @@ impl Engine {
         &mut self,
         goodbye: &Goodbye,
         errands: &mut Errands,
+        asker: Asker,
         now: Now,
     ) -> Verdict {
         let mut slots = Vec::with_capacity(goodbye.users.len() + 1);
@@ -116,8 +147,14 @@ impl Engine {
                         said,
                     },
                 );
-            } else if self.say_goodbye(slot, Unix::LATEST, Counter::LeavesHttp, now) {
-                errands.look(self, slot, now);
+                continue;
+            }
+            let (sent_at, source) = (Unix::LATEST, Counter::LeavesHttp);
+            match self.say_goodbye(slot, sent_at, source, Some(asker), now) {
+                Heard::Left => errands.look(self, slot, now),
+                Heard::Asks => errands.wait_for_answer(),
+                Heard::Nothing => {}
+                Heard::Full => return Verdict::Full,
             }
         }
         Verdict::Done
@@ -167,6 +204,11 @@ impl Engine {
                 self.pass_on(slot, now.unix.ms_since(given_at), now);
                 continue;
             }
+            if self.farewells.ask() {
+                let said = Said::PutOff { given_at };
+                self.ask_holders(slot, said, Counter::LeavesHttp, None, now);
+                continue;
+            }
             let outcome = self.presence.record_leave_of(slot, given_at);
             if self.count_leave(outcome, Counter::LeavesHttp) {
                 self.look_own(slot, now);
@@ -174,13 +216,13 @@ impl Engine {
         }
     }
 
-    /// A user is logged out: whatever was heard before counts no more. True: the slot's owner must
-    /// look.
-    pub(super) fn part_for_good(&mut self, slot: Slot, now: Now) -> bool {
+    /// A user was logged out at `at`: whatever was heard before counts no more. True: the slot's
+    /// owner must look. A real-time node has told the presence node, which decides.
+    pub(super) fn part_for_good(&mut self, slot: Slot, at: Unix, now: Now) -> bool {
         if self.upstream.is_some() {
-            return self.pass_on(slot, 0, now);
+            return false;
         }
-        let outcome = self.presence.record_leave(slot, Unix::LATEST, now);
+        let outcome = self.presence.record_leave(slot, at, now);
         self.count_leave(outcome, Counter::LeavesHttp)
     }
 
@@ -195,6 +237,7 @@ impl Engine {
             let ends = slot.is_some_and(|slot| self.passes.logging_out.ends(slot, id));
             if ends && self.conns.is_stream(id) {
                 self.say_bye(id, now);
+                self.gone_with_the_rest(slot, now);
             }
         }
     }
@@ -205,5 +248,16 @@ impl Engine {
         self.counters.add(Counter::EventsBye, 1);
         self.conns
             .end(id, Counter::ClosedBye, now.mono, &mut self.counters);
+    }
+
+    /// At a real-time node: a stream has ended for a log-out. What it has beaten since that was
+    /// said counts no more, unless another stream is open.
+    fn gone_with_the_rest(&mut self, slot: Option<u32>, now: Now) {
+        if let Some(slot) = slot.map(Slot::new)
+            && self.upstream.is_some()
+            && !self.is_held(slot)
+        {
+            self.pass_on(slot, 0, now);
+        }
     }
 }

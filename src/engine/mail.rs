@@ -59,6 +59,8 @@ pub enum Mail {
         /// When it was found to be back: a shard that reads this late is no later for it.
         found_at: Mono,
     },
+    /// To all shards of a presence node, for one: at which users' streams a real-time node looked.
+    Holders(Arc<Held>),
     /// To a shard: what a request that is parked elsewhere waits for.
     Errand(Arc<Errand>),
     /// Back: it has been run.
@@ -85,6 +87,15 @@ pub enum Mail {
     },
     /// Back: who has asked, and what the beat came to.
     StreamBeaten(Arc<[(ConnId, BeatFound)]>),
+}
+
+/// What a real-time node has answered to [`Holders`](super::Holders).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Who asked.
+    pub shard: ShardId,
+    /// To which question, and whether a stream of its user is open there.
+    pub answers: Vec<(u64, bool)>,
 }
 
 /// A beat of a stream's holder, over another connection.
@@ -243,6 +254,7 @@ impl Mail {
             Mail::StreamBeats { beats, .. } => 1 + beats.len() / 64,
             Mail::StreamBeaten(beaten) => 1 + beaten.len() / 64,
             Mail::Errand(errand) => errand.weight(),
+            Mail::Holders(held) => 1 + held.answers.len() / 64,
             Mail::Edited { .. }
             | Mail::Ran { .. }
             | Mail::Reask { .. }
@@ -263,6 +275,7 @@ impl Mail {
             Mail::Edited { .. }
                 | Mail::StreamBeaten(_)
                 | Mail::Ran { .. }
+                | Mail::Holders(_)
                 | Mail::Reask { .. }
                 | Mail::Settled { .. }
                 | Mail::ByConnection { .. }

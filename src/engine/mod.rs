@@ -19,6 +19,7 @@ mod calls;
 mod conn;
 mod errand;
 mod fanout;
+mod farewells;
 mod forgetting;
 mod goodbyes;
 mod horizon;
@@ -41,14 +42,18 @@ mod work;
 pub use calls::{NODE_HEADER, Refusals, instance_of};
 pub use conn::life::{Close, CloseHow};
 pub use errand::{Asker, Errand, Verdict};
+pub use farewells::HOLDERS_MS_MAX;
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{
-    Answered, Decided, Edit, EditOutcome, IfFull, Letter, Mail, ShardId, To, Weighed, Whom,
+    Answered, Decided, Edit, EditOutcome, Held, IfFull, Letter, Mail, ShardId, To, Weighed, Whom,
 };
 pub use parts::{Engine, EngineParts};
 pub use records::{record_of, told_of};
 pub use role::Role;
-pub use upstream::{Datagrams, Outbound, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, adopt_answers};
+pub use upstream::{
+    Datagrams, Holders, LoggedOut, Outbound, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample,
+    adopt_answers,
+};
 
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};
@@ -195,6 +200,7 @@ impl Engine {
             Mail::StreamBeaten(outcomes) => self.finish_stream_beats(&outcomes, now),
             Mail::Forget(slot) => self.begin_to_forget(slot, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
+            Mail::Holders(held) => self.take_holders(&held, now),
             Mail::Errand(errand) => self.run_errand(&errand, now),
             Mail::Ran {
                 conn,
@@ -278,8 +284,8 @@ impl Engine {
         }
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);
         let timers = self.passes.fires_at(self.conns.next_timer());
-        let holders = self.arrivals.due();
-        timers.min(self.passes.next()).min(outbound).min(holders)
+        let waits = self.arrivals.due().min(self.farewells.due());
+        timers.min(self.passes.next()).min(outbound).min(waits)
     }
 
     /// What has been counted; the shard adds what only it can see, and publishes once a turn.

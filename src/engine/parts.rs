@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::arrivals::Arrivals;
 use super::conn::life::Conns;
+use super::farewells::Farewells;
 use super::forgetting::Leaving;
 use super::horizon::Horizon;
 use super::mail::{Posts, ShardId};
@@ -46,6 +47,8 @@ pub struct EngineParts {
     pub secret: [u8; 32],
     /// Of the jitter.
     pub seed: u64,
+    /// Of a presence node: how many real-time nodes mirror its states.
+    pub mirrors: usize,
     /// What `/metrics` shows.
     pub board: Arc<Board>,
     /// Boot: expiries are held until everybody has had time to return.
@@ -80,6 +83,8 @@ pub struct Engine {
     pub(super) horizon: Horizon,
     /// The link to presence nodes, in the one role that has it.
     pub(super) upstream: Option<Upstream>,
+    /// Goodbyes that wait for real-time nodes.
+    pub(super) farewells: Farewells,
     /// What time brings.
     pub(super) passes: Passes,
     /// Publishers' streams of which the kernel is to be asked before they are vouched for.
@@ -146,6 +151,7 @@ impl Engine {
             silence: Silence::new(now, hold_ms, settings.offline_after_ms),
             horizon: Horizon::new(now.mono),
             upstream: Upstream::of(&parts.role),
+            farewells: Farewells::new(parts.mirrors),
             passes: Passes::new(
                 (!follows).then(|| Sweep::new(parts.shard, parts.shards)),
                 now.mono,

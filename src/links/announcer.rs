@@ -143,6 +143,11 @@ impl Announcer {
         self.len() == 0
     }
 
+    /// A request is under way.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
     /// Whether the last request failed.
     pub(super) fn is_failing(&self) -> bool {
         self.failing_since.is_some()

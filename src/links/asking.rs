@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::delivery::{Delivery, Found};
 use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::inquiry::Inquiry;
+use super::log_outs::LogOuts;
 use super::reply::{JSON, Meaning, Reply, Request, reason};
 use super::{Answerer, STATES_PER_REQUEST_MAX, Standing};
 use crate::engine::{Mail, Outbound, adopt_answers};
@@ -27,6 +28,7 @@ pub struct Asking {
     /// The request under way brings datagrams; or the last one did.
     brings_bundle: bool,
     brought_bundle: bool,
+    log_outs: LogOuts,
     /// The presence node's index.
     node: usize,
     /// Users in the request under way.
@@ -52,6 +54,7 @@ impl Asking {
             delivery: Delivery::new(),
             brings_bundle: false,
             brought_bundle: false,
+            log_outs: LogOuts::new(),
             node,
             asked: 0,
             asked_at: Mono::default(),
@@ -76,8 +79,15 @@ impl Asking {
                 let lost = self.delivery.bridge(&datagrams) as u64;
                 return (lost > 0).then_some(Effect::Count(Counter::RelayDatagramsLost, lost));
             }
+            Outbound::LogOut { logged_out, .. } => {
+                let lost = self.log_outs.push(logged_out) as u64;
+                return (lost > 0).then_some(Effect::Count(Counter::RelayLogOutsLost, lost));
+            }
             // Datagrams, and what another role says.
-            Outbound::Beats { .. } | Outbound::Publish(_) => {}
+            Outbound::Beats { .. }
+            | Outbound::Publish(_)
+            | Outbound::Holders(_)
+            | Outbound::EndStreams(_) => {}
         }
         None
     }
@@ -85,11 +95,24 @@ impl Asking {
     /// When [`Asking::poll_request`] has something.
     pub fn next(&self) -> Mono {
         match () {
-            () if self.brings_bundle => Mono::NEVER,
+            () if self.brings_bundle || self.log_outs.is_under_way() => Mono::NEVER,
+            () if self.may_log_out() => self.log_outs.next().min(self.next_without()),
+            () => self.next_without(),
+        }
+    }
+
+    /// When there is something else than a log-out.
+    fn next_without(&self) -> Mono {
+        match () {
             () if self.may_bring_bundle() => Mono::default(),
             () if self.inquiry.is_asking() || !self.inquiry.is_in_sight() => self.inquiry.next(),
             () => self.inquiry.next().min(self.delivery.due()),
         }
+    }
+
+    /// No question is under way, and somebody has been logged out.
+    fn may_log_out(&self) -> bool {
+        !self.log_outs.is_empty() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
     }
 
     fn may_bring_bundle(&self) -> bool {
@@ -99,8 +122,13 @@ impl Asking {
     /// The next request, if it is time. One at a time: its reply comes first. Datagrams and
     /// questions take turns.
     pub fn poll_request(&mut self, now: Mono) -> Option<Request> {
-        if self.brings_bundle {
+        if self.brings_bundle || self.log_outs.is_under_way() {
             return None;
+        }
+        if self.may_log_out()
+            && let Some(request) = self.log_outs.poll_request(now)
+        {
+            return Some(request);
         }
         if self.inquiry.is_in_sight() && self.delivery.due() <= now {
             self.inquiry.hasten(now);
@@ -138,6 +166,14 @@ impl Asking {
         nodes: &Nodes,
         now: Now,
     ) -> Vec<Effect> {
+        if self.log_outs.is_under_way() {
+            self.log_outs.handle_reply(Meaning::of(reply), now.mono);
+            let mut effects = counts((Meaning::of(reply) == Meaning::Done).then_some(0));
+            if reply.is_err() {
+                effects.extend(self.failed(reply, presence, now.mono));
+            }
+            return effects;
+        }
         if std::mem::take(&mut self.brings_bundle) {
             return self.bundle_reply(reply, presence, now.mono);
         }

@@ -15,10 +15,12 @@ mod backoff;
 mod beats;
 mod delivery;
 mod effect;
+mod farewells;
 #[cfg(test)]
 mod fixture;
 mod http;
 mod inquiry;
+mod log_outs;
 mod publishing;
 mod reply;
 mod socket;
@@ -30,7 +32,7 @@ pub use effect::{Effect, Notice};
 pub use http::{Answerer, Remote};
 pub use publishing::Publishing;
 pub use reply::{Fault, Reply, Request, Said};
-pub use threads::{Handle, LinkParts, Links, Publish, Spawn, Tell};
+pub use threads::{Handle, LinkParts, Links, Spawn, Tell};
 
 use crate::engine::settings::SLEEP_MS_MAX;
 use crate::engine::{ID_LAG_MS_MAX, REVOUCH_MS, SETTLE_MS};

@@ -7,7 +7,9 @@
 use super::Standing;
 use super::announcer::Announcer;
 use super::effect::{Effect, Notice, Refusals, Warned, counts};
+use super::farewells::Farewells;
 use super::reply::{JSON, Meaning, Reply, Request, Said, reason};
+use crate::engine::Outbound;
 use crate::metrics::Counter;
 use crate::presence::{Presence, Transition};
 use crate::slot::Slot;
@@ -17,6 +19,9 @@ use crate::wire::feed::FEED_HEADER;
 #[derive(Debug)]
 pub struct Publishing {
     announcer: Announcer,
+    farewells: Farewells,
+    /// The last request was theirs: both take turns.
+    farewell_last: bool,
     /// Which holder of slots it is (see [`Presence::link`]).
     holder: u16,
     /// Slots whose users are forgotten, of which the node has yet to be told.
@@ -34,6 +39,8 @@ impl Publishing {
     pub fn new(seed: u64, birth: u64, holder: u16) -> Publishing {
         Publishing {
             announcer: Announcer::new(seed, birth),
+            farewells: Farewells::new(),
+            farewell_last: false,
             holder,
             leaving: Vec::new(),
             states: 0,
@@ -42,8 +49,28 @@ impl Publishing {
         }
     }
 
+    /// A shard has this for the node.
+    pub fn take(&mut self, outbound: Outbound, presence: &Presence, now: Mono) -> Option<Effect> {
+        match outbound {
+            Outbound::Publish(decided) => self.mark(presence, &decided.transitions),
+            Outbound::Holders(holders) => self.farewells.ask(&holders, now),
+            Outbound::EndStreams(logged_out) => {
+                let forgotten = self.farewells.end(logged_out) as u64;
+                let counter = Counter::RelayLogOutsLost;
+                return (forgotten > 0).then_some(Effect::Count(counter, forgotten));
+            }
+            // What another role says.
+            Outbound::Beats { .. }
+            | Outbound::Bundled { .. }
+            | Outbound::Sample { .. }
+            | Outbound::Asks { .. }
+            | Outbound::LogOut { .. } => {}
+        }
+        None
+    }
+
     /// These have changed.
-    pub fn mark(&mut self, presence: &Presence, transitions: &[Transition]) {
+    fn mark(&mut self, presence: &Presence, transitions: &[Transition]) {
         self.announcer.mark(transitions);
         let slots = transitions.iter().map(|transition| transition.slot);
         self.leaving
@@ -64,7 +91,12 @@ impl Publishing {
 
     /// When [`Publishing::poll_request`] has something.
     pub fn next(&self) -> Mono {
-        self.announcer.next()
+        match () {
+            () if self.farewells.is_under_way() => Mono::NEVER,
+            () if self.announcer.is_under_way() => Mono::NEVER,
+            () if self.announcer.is_failing() => self.announcer.next(),
+            () => self.announcer.next().min(self.farewells.next()),
+        }
     }
 
     /// The next request, if it is time. One at a time: its reply comes first. `up_to`: everything
@@ -72,6 +104,21 @@ impl Publishing {
     pub fn poll_request(&mut self, presence: &Presence, up_to: Unix, now: Now) -> Option<Request> {
         if !self.leaving.is_empty() {
             self.let_go(presence);
+        }
+        if self.farewells.is_under_way() {
+            return None;
+        }
+        if self.announcer.is_failing() {
+            self.farewells.out_of_sight(now.mono);
+        } else if !self.announcer.is_under_way() {
+            let turn = !self.farewell_last || self.announcer.next() > now.mono;
+            let request = turn
+                .then(|| self.farewells.poll_request(now.mono))
+                .flatten();
+            self.farewell_last = request.is_some();
+            if request.is_some() {
+                return request;
+            }
         }
         let put = self.announcer.poll_request(presence, up_to, now)?;
         self.states = put.states;
@@ -87,6 +134,11 @@ impl Publishing {
 
     /// What came of the request.
     pub fn handle_reply(&mut self, reply: &Reply, now: Mono) -> Vec<Effect> {
+        if self.farewells.is_under_way() {
+            // Whether the node is there is found out by what is published.
+            let mail = self.farewells.handle_reply(reply, now);
+            return mail.into_iter().map(Effect::Tell).collect();
+        }
         match Meaning::of(reply) {
             Meaning::Done => self.taken(reply, now),
             meaning @ (Meaning::TooLong | Meaning::Refused) => {
@@ -147,7 +199,8 @@ impl Publishing {
     /// A node that stops has nothing left to tell here, or nobody to tell it to.
     pub fn may_stop(&self, now: Mono) -> bool {
         let announcer = &self.announcer;
-        announcer.is_empty() || announcer.is_failing() || announcer.next() > now
+        let told = announcer.is_empty() && self.farewells.is_empty();
+        told || announcer.is_failing() || self.next() > now
     }
 }
 

@@ -17,7 +17,7 @@ use super::effect::Effect;
 use super::http::Remote;
 use super::publishing::Publishing;
 use super::{Standing, Trouble};
-use crate::engine::{Decided, Mail, Outbound};
+use crate::engine::{Mail, Outbound};
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
 use crate::time::{Clock, Mono, boottime};
@@ -56,9 +56,6 @@ pub struct Links<I> {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Transitions, for every real-time node.
-pub type Publish = Arc<Decided>;
-
 /// What a shard needs to hand something over.
 pub struct Handle<I> {
     stations: Arc<[Station<I>]>,
@@ -72,20 +69,15 @@ impl<I> Clone for Handle<I> {
     }
 }
 
-impl Handle<Publish> {
-    /// Every real-time node is to be told of these.
-    pub fn publish(&self, decided: &Publish) {
-        for station in &*self.stations {
-            station.leave(Arc::clone(decided));
-        }
-    }
-}
-
 impl Handle<Outbound> {
-    /// For the link to the node that this names.
+    /// For the link to the node that this names, or for all links.
     pub fn hand(&self, outbound: Outbound) {
-        if let Some(node) = outbound.node() {
-            self.stations[node].leave(outbound);
+        match outbound.node() {
+            Some(node) => self.stations[node].leave(outbound),
+            None => {
+                let stations = self.stations.iter();
+                stations.for_each(|station| station.leave(outbound.clone()));
+            }
         }
     }
 }
@@ -249,27 +241,27 @@ impl<'s> LinkParts<'s> {
     }
 }
 
-impl Links<Publish> {
-    /// Publishes to these real-time nodes; `birth` tells this life of this node from others.
+impl Links<Outbound> {
+    /// Publishes to these real-time nodes; `birth` tells this life of this node from others; `tell`
+    /// brings to all shards what the nodes have answered.
     ///
     /// Errors: a thread could not be started.
     pub fn publish_to(
         remotes: Vec<Remote>,
         birth: u64,
         parts: LinkParts<'_>,
-    ) -> io::Result<Links<Publish>> {
+        tell: Tell,
+    ) -> io::Result<Links<Outbound>> {
         let seed = parts.seed;
         parts.presence.expect_links(remotes.len() as u16);
-        let run = move |node, remote: &Remote, station: &Station<Publish>, shared: &Shared| {
+        let run = move |node, remote: &Remote, station: &Station<Outbound>, shared: &Shared| {
             let holder = shared.presence.link(node);
             let link = Publishing::new(seed ^ node as u64, birth, holder);
-            publish(node, link, remote, station, shared);
+            publish(node, link, remote, station, shared, &tell);
         };
         Links::start(remotes, "publish", parts, run)
     }
-}
 
-impl Links<Outbound> {
     /// Asks these presence nodes, whose users `nodes` tells; `tell` brings to all shards what came
     /// of it.
     ///
@@ -298,17 +290,17 @@ fn publish(
     node: usize,
     mut link: Publishing,
     remote: &Remote,
-    station: &Station<Publish>,
+    station: &Station<Outbound>,
     shared: &Shared,
+    tell: &Tell,
 ) {
-    // A presence node's shards are told nothing by its links.
-    let tell: Tell = Arc::new(|_| {});
     loop {
         station.wait(link.next(), shared);
         // Before what has been left is taken: of that everything is told then.
         let up_to = shared.presence.published_up_to();
-        for decided in station.take() {
-            link.mark(&shared.presence, &decided.transitions);
+        for outbound in station.take() {
+            let lost = link.take(outbound, &shared.presence, boottime());
+            shared.carry_out(lost.into_iter().collect(), remote, tell);
         }
         shared.note(node, link.standing());
         if shared.is_stopping() && link.may_stop(boottime()) {
@@ -318,7 +310,7 @@ fn publish(
             continue;
         };
         let reply = remote.send(&request);
-        shared.carry_out(link.handle_reply(&reply, boottime()), remote, &tell);
+        shared.carry_out(link.handle_reply(&reply, boottime()), remote, tell);
     }
 }
 

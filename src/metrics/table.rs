@@ -170,6 +170,10 @@ table! {
         LeavesHeld reason = "held",
         LeavesIgnored reason = "no_news",
     }
+    Shard Count "leaves_unanswered" "Explicit goodbyes that were believed although not every \
+                                     real-time node had answered for its streams" {
+        LeavesUnanswered
+    }
 
     Shard Count "users_forgotten" "Users erased, or forgotten after forget-after" { UsersForgotten }
     Shard Count "transitions" "Transitions decided by this shard, by direction" {
@@ -276,6 +280,8 @@ table! {
      receives the beats sent there" { RelayDatagramsRefused }
     Process Count "relay_datagrams_bundled" "Beat datagrams that went to presence nodes over HTTP, \
      because by UDP they did not arrive" { RelayBundled }
+    Process Count "relay_log_outs_lost" "Users whose log-out a node was not told, because too many \
+     waited for it" { RelayLogOutsLost }
     Process Count "relay_requests" "Requests to nodes of the other role, by outcome" {
         RelayRequestsDone outcome = "done",
         RelayRequestsFailed outcome = "failed",
@@ -395,6 +401,10 @@ label! {
         /// `POST /v1/stream/{stream}/watch`
         StreamWatch = "stream_watch",
         StreamBeat = "stream_beat",
+        /// `POST /v1/streams/held`
+        StreamsHeld = "streams_held",
+        /// `POST /v1/streams/end`
+        StreamsEnd = "streams_end",
         /// `POST /v1/beat`
         Beat = "beat",
         /// `POST /v1/datagrams`

@@ -136,6 +136,7 @@ impl Common {
             keys: Arc::clone(&self.keys),
             secret: self.secret,
             seed: seed.wrapping_add(u64::from(shard)),
+            mirrors: self.config.realtime_nodes.len(),
             board: Arc::clone(&self.board),
             now,
         };

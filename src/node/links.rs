@@ -12,7 +12,7 @@ use super::ServeFault;
 use crate::config::nodes::PresenceNode;
 use crate::config::{Config, RoleName};
 use crate::engine::{Mail, Outbound, instance_of};
-use crate::links::{BeatSender, Handle, LinkParts, Links, Publish, Remote};
+use crate::links::{BeatSender, Handle, LinkParts, Links, Remote, Tell};
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
 use crate::shard::{self, Outlet, Shards};
@@ -36,7 +36,11 @@ pub(super) struct Wiring<'n> {
 /// Before the shards run.
 pub(super) enum Ready {
     None,
-    Presence(Links<Publish>),
+    Presence {
+        links: Links<Outbound>,
+        /// Set once the shards run. What is answered before is silence.
+        teller: Arc<OnceLock<Tell>>,
+    },
     Realtime {
         beats_to: Vec<SocketAddr>,
         /// Set once the links run. What is asked before is asked again when a link first sees its
@@ -48,7 +52,7 @@ pub(super) enum Ready {
 /// While they run.
 pub(super) enum Running {
     None,
-    Presence(Links<Publish>),
+    Presence(Links<Outbound>),
     Realtime(Links<Outbound>),
 }
 
@@ -64,10 +68,16 @@ impl Wiring<'_> {
                     .iter()
                     .map(|node| self.remote(&node.http));
                 let birth = instance_of(&self.secret);
-                let links = Links::publish_to(remotes.collect(), birth, self.parts());
-                Ready::Presence(
-                    links.map_err(ServeFault::os("start the links to real-time nodes"))?,
-                )
+                let teller: Arc<OnceLock<Tell>> = Arc::default();
+                let later = Arc::clone(&teller);
+                let tell: Tell = Arc::new(move |mail| {
+                    if let Some(tell) = later.get() {
+                        tell(mail);
+                    }
+                });
+                let links = Links::publish_to(remotes.collect(), birth, self.parts(), tell)
+                    .map_err(ServeFault::os("start the links to real-time nodes"))?;
+                Ready::Presence { links, teller }
             }
             RoleName::Realtime => {
                 // None has been seen yet.
@@ -91,13 +101,9 @@ impl Wiring<'_> {
     pub(super) fn outlet(&self, ready: &Ready) -> Result<Outlet, ServeFault> {
         Ok(match ready {
             Ready::None => Box::new(|_| {}),
-            Ready::Presence(links) => {
+            Ready::Presence { links, .. } => {
                 let handle = links.handle();
-                Box::new(move |outbound| {
-                    if let Outbound::Publish(decided) = outbound {
-                        handle.publish(&decided);
-                    }
-                })
+                Box::new(move |outbound| handle.hand(outbound))
             }
             Ready::Realtime { beats_to, handle } => {
                 let beats = BeatSender::new(beats_to, self.board);
@@ -119,7 +125,14 @@ impl Wiring<'_> {
     pub(super) fn start(&self, ready: Ready, shards: &Shards) -> Result<Running, ServeFault> {
         Ok(match ready {
             Ready::None => Running::None,
-            Ready::Presence(links) => Running::Presence(links),
+            Ready::Presence { links, teller } => {
+                let shards = shards.teller();
+                let tell: Tell = Arc::new(move |mail: &Mail| shards.tell(mail));
+                if teller.set(tell).is_err() {
+                    unreachable!("set here alone, once");
+                }
+                Running::Presence(links)
+            }
             Ready::Realtime { handle, .. } => {
                 let teller = shards.teller();
                 let tell = Arc::new(move |mail: &Mail| teller.tell(mail));

@@ -25,6 +25,10 @@ use crate::wire::User;
 /// stack and in L1.
 const BATCH_USERS: usize = 64;
 
+/// A goodbye is decided at most so long after it came, in ms, and what was heard meanwhile may be
+/// so far ahead of that.
+const LEAVING_MS_MAX: u64 = 5_000;
+
 /// What a beat takes back of a stamp that has not LEFT: a silence, and a goodbye that was put off.
 const SILENT: StampFlags = StampFlags::EXPIRED.and(StampFlags::LEAVING);
 
@@ -159,6 +163,49 @@ impl Presence {
         }
         self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
         LeaveOutcome::Left
+    }
+
+    /// Records a goodbye that came at `came_at` and was not believed at once (see
+    /// [`Presence::put_leave_off`]), unless it has been overtaken since: by what was sent later, or
+    /// in the same step and came later.
+    pub fn record_leave_since(&self, slot: Slot, sent_at: Unix, came_at: Unix) -> LeaveOutcome {
+        let sent_at = sent_at.min(came_at);
+        let left = |stamp: Stamp| {
+            // Of before a step back of the clock: it says nothing of what was sent since.
+            let is_ahead = stamp.ms() > came_at.plus_ms(LEAVING_MS_MAX).ms();
+            let order = if is_ahead {
+                Order::Equal
+            } else {
+                stamp.order_of(sent_at)
+            };
+            let overtaken = order.is_lt() || order.is_eq() && !stamp.has(StampFlags::LEAVING);
+            let counts = !stamp.has(StampFlags::LEFT) && !overtaken;
+            let dated = || match stamp.ms() {
+                0 => stamp,
+                _ if is_ahead => Stamp::new(came_at, sent_at, stamp.flags()),
+                // A beat that was sent before it may have come since.
+                received => {
+                    let received = came_at.max(Unix::from_ms(received));
+                    newer(stamp, sent_at, received)
+                }
+            };
+            counts.then(|| dated().without(StampFlags::LEAVING).with(StampFlags::LEFT))
+        };
+        let cell = self.stamps.cell(slot);
+        if cell
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, left)
+            .is_err()
+        {
+            return LeaveOutcome::Ignored;
+        }
+        self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
+        LeaveOutcome::Left
+    }
+
+    /// Whether the last word of a slot's publisher was a goodbye.
+    pub fn has_left(&self, slot: Slot) -> bool {
+        let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
+        stamp.has(StampFlags::LEFT)
     }
 
     /// Stamps a slot with this moment; false, and nothing done, if it has LEFT.

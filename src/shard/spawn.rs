@@ -330,6 +330,7 @@ mod tests {
             keys: Arc::clone(&keys),
             secret: [2; 32],
             seed: u64::from(shard),
+            mirrors: 0,
             board: Arc::clone(&board),
             now,
         };

@@ -33,7 +33,7 @@ fn said(world: &mut World) -> (Vec<String>, Vec<String>, Vec<String>) {
                 looked_for.push(sample.user.into());
                 continue;
             }
-            Outbound::Asks { .. } | Outbound::Publish(_) => continue,
+            _ => continue,
         };
         for datagram in datagrams.iter() {
             let beats = open(datagram, &keys, now, 30_000).expect("sealed");

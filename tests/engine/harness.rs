@@ -44,6 +44,8 @@ pub(crate) struct World {
     wall_ms: i64,
     users_max: u32,
     role: Role,
+    /// Real-time nodes of a presence node.
+    mirrors: usize,
     dir: tempfile::TempDir,
     presence: Option<Arc<Presence>>,
     board: Option<Arc<Board>>,
@@ -81,6 +83,15 @@ impl World {
         World::made(shards, Settings::default(), users_max, role)
     }
 
+    /// So many shards of a presence node that has so many real-time nodes.
+    pub(crate) fn of_presence(shards: u16, mirrors: usize) -> World {
+        let settings = Settings {
+            leaves_put_off_max: 100,
+            ..Settings::default()
+        };
+        World::mirrored(shards, settings, USERS_MAX, Role::Presence, mirrors)
+    }
+
     /// One shard of a node of this role, with the default settings, changed.
     pub(crate) fn with_role(role: Role, change: impl FnOnce(&mut Settings)) -> World {
         let mut settings = Settings::default();
@@ -89,12 +100,23 @@ impl World {
     }
 
     fn made(shards: u16, settings: Settings, users_max: u32, role: Role) -> World {
+        World::mirrored(shards, settings, users_max, role, 0)
+    }
+
+    fn mirrored(
+        shards: u16,
+        settings: Settings,
+        users_max: u32,
+        role: Role,
+        mirrors: usize,
+    ) -> World {
         let mut world = World {
             settings,
             ms: 0,
             wall_ms: 0,
             users_max,
             role,
+            mirrors,
             dir: tempfile::tempdir().expect("a folder for the store"),
             presence: None,
             board: None,
@@ -162,6 +184,7 @@ impl World {
                 keys: Arc::new(Keys::single(self.key.clone())),
                 secret: [3; 32],
                 seed: 40 + u64::from(shard),
+                mirrors: self.mirrors,
                 board: board.clone(),
                 now: self.now(),
             };

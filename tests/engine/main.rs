@@ -7,6 +7,7 @@ mod calls;
 mod chunks;
 mod delivery;
 mod drain;
+mod farewells;
 mod forget;
 mod framing;
 mod goodbyes;

@@ -237,6 +237,14 @@ impl User {
         }
     }
 
+    /// Whether what was sent then is later than all that was accepted, for sure, and a goodbye that
+    /// says so would take the user offline.
+    pub(crate) fn is_latest(&self, sent_at: u64, wall: u64) -> bool {
+        let order = self.order(self.steps(sent_at, wall), sent_at, wall);
+        let counts = matches!(order, Order::Later | Order::Same);
+        self.known && self.left == Left::No && self.beat_lo.is_some() && counts
+    }
+
     /// A goodbye came, and nobody here knows whether a stream of the user's was open.
     pub(crate) fn leave_perhaps(&mut self, sent_at: u64, mono: u64, wall: u64) {
         let steps = self.steps(sent_at, wall);

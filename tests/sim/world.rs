@@ -357,6 +357,7 @@ impl World {
                 keys: self.keys.clone(),
                 secret: [self.boot as u8; 32],
                 seed: self.plan.seed ^ self.boot << 8 ^ u64::from(shard),
+                mirrors: 0,
                 board: board.clone(),
                 now,
             };

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::refused::Refused;
 use super::served::{NewStream, Served, Then, Waits, overloaded};
 use crate::engine::conn::pending::Pending;
-use crate::engine::errand::{Asker, Errand, Goodbye, PutOff, Task, Verdict};
+use crate::engine::errand::{Asker, Errand, Goodbye, LoggedOutAt, PutOff, Task, Verdict};
+use crate::engine::farewells::HOLDERS_MS_MAX;
 use crate::engine::mail::{Mail, ShardId};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
@@ -34,6 +35,8 @@ const BUSY: &str = "another shard of the server is busy; what was asked for may 
 pub(in crate::engine) struct Errands {
     looks: Vec<(ShardId, Vec<Slot>)>,
     put_off: Vec<(ShardId, Vec<PutOff>)>,
+    /// Goodbyes for which real-time nodes are asked.
+    asked: i32,
 }
 
 impl Errands {
@@ -47,6 +50,11 @@ impl Errands {
         }
     }
 
+    /// Real-time nodes are asked; see [`Engine::errand_decided`].
+    pub(in crate::engine) fn wait_for_answer(&mut self) {
+        self.asked += 1;
+    }
+
     /// The slot's owner must put a goodbye off.
     pub(in crate::engine) fn put_off(&mut self, engine: &Engine, goodbye: PutOff) {
         let owner = goodbye.slot.owner(engine.node.shards);
@@ -55,7 +63,7 @@ impl Errands {
 
     /// Sends them out, but for those that this shard can see to. Returns how many will be answered.
     fn send(self, engine: &mut Engine, asker: Asker, due: Mono) -> (i32, Verdict) {
-        let (mut sent, mut verdict) = (0, Verdict::Done);
+        let (mut sent, mut verdict) = (self.asked, Verdict::Done);
         for (owner, slots) in self.looks {
             engine.send_errand(owner, Task::Look(slots), asker);
             sent += 1;
@@ -88,11 +96,27 @@ fn push<T>(lists: &mut Vec<(ShardId, Vec<T>)>, shard: ShardId, item: T) {
 
 impl Engine {
     fn asker(&self, conn: ConnId, now: Now) -> Asker {
+        let asks_ms = if self.farewells.ask() {
+            HOLDERS_MS_MAX
+        } else {
+            0
+        };
         Asker {
             shard: self.node.shard,
             conn,
-            until: now.mono.plus_ms(WAIT_MS_MAX),
+            until: now.mono.plus_ms(asks_ms + WAIT_MS_MAX),
         }
+    }
+
+    /// Real-time nodes have been asked whether a goodbye counts; if it does, the slot's owner must
+    /// look.
+    pub(in crate::engine) fn errand_decided(&mut self, asker: Asker, slot: Option<Slot>, now: Now) {
+        let mut errands = Errands::default();
+        if let Some(slot) = slot {
+            errands.look(self, slot, now);
+        }
+        let (more, verdict) = errands.send(self, asker, now.mono);
+        self.errand_ran(asker.conn, more, verdict, now);
     }
 
     fn send_errand(&mut self, to: ShardId, task: Task, asker: Asker) {
@@ -159,7 +183,7 @@ impl Engine {
 
     fn take_goodbye(&mut self, goodbye: &Goodbye, asker: Asker, now: Now) -> (i32, Verdict) {
         let mut errands = Errands::default();
-        let verdict = self.say_goodbyes(goodbye, &mut errands, now);
+        let verdict = self.say_goodbyes(goodbye, &mut errands, asker, now);
         let due = now.mono.plus_ms(goodbye.after_ms);
         let (sent, also) = errands.send(self, asker, due);
         (sent, verdict.max(also))
@@ -170,28 +194,42 @@ impl Engine {
         &mut self,
         conn: ConnId,
         slots: Arc<[Slot]>,
+        at: LoggedOutAt,
         answer: Answer,
         now: Now,
     ) -> Served {
         let asker = self.asker(conn, now);
-        if !self.passes.logging_out.begin(&slots, self.conns.places()) {
+        let places = self.conns.places();
+        if !self.passes.logging_out.begin(&slots, at.here(), places) {
             return self.judged(Verdict::Full, answer).into();
         }
         let others = (0..self.node.shards).filter(|shard| *shard != self.node.shard);
         for shard in others.collect::<Vec<_>>() {
-            self.send_errand(shard, Task::LogOut(Arc::clone(&slots)), asker);
+            self.send_errand(shard, Task::LogOut(Arc::clone(&slots), at.here()), asker);
         }
         match i32::from(self.node.shards) - 1 {
-            0 => self.logged_out(conn, &slots, answer, now),
-            errands => self.parked_for(errands, Verdict::Done, Then::LogOut(slots, answer), asker),
+            0 => self.logged_out(conn, &slots, at, answer, now),
+            errands => self.parked_for(
+                errands,
+                Verdict::Done,
+                Then::LogOut(slots, at, answer),
+                asker,
+            ),
         }
     }
 
     /// Every shard knows of it.
-    fn logged_out(&mut self, conn: ConnId, slots: &[Slot], answer: Answer, now: Now) -> Served {
+    fn logged_out(
+        &mut self,
+        conn: ConnId,
+        slots: &[Slot],
+        at: LoggedOutAt,
+        answer: Answer,
+        now: Now,
+    ) -> Served {
         let mut errands = Errands::default();
         for slot in slots {
-            if self.part_for_good(*slot, now) {
+            if self.part_for_good(*slot, at.time(), now) {
                 errands.look(self, *slot, now);
             }
         }
@@ -214,8 +252,9 @@ impl Engine {
                 let (sent, verdict) = self.take_goodbye(goodbye, asker, now);
                 (sent - UNSAID, verdict)
             }
-            Task::LogOut(slots) => {
-                let begun = self.passes.logging_out.begin(slots, self.conns.places());
+            Task::LogOut(slots, at) => {
+                let places = self.conns.places();
+                let begun = self.passes.logging_out.begin(slots, *at, places);
                 (0, if begun { Verdict::Done } else { Verdict::Full })
             }
         };
@@ -257,10 +296,10 @@ impl Engine {
         let served = match then {
             Then::Answer(answer) => self.judged(verdict, answer).into(),
             Then::Stream(new) => return self.begin_parked_stream(id, &pending, *new, now),
-            Then::LogOut(_, answer) if verdict != Verdict::Done => {
+            Then::LogOut(_, _, answer) if verdict != Verdict::Done => {
                 self.judged(verdict, answer).into()
             }
-            Then::LogOut(slots, answer) => self.logged_out(id, &slots, answer, now),
+            Then::LogOut(slots, at, answer) => self.logged_out(id, &slots, at, answer, now),
         };
         self.carry_out(id, pending, served, now);
     }

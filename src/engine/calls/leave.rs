@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::refused::Refused;
 use super::served::Served;
 use super::stream_id;
-use crate::engine::errand::Goodbye;
+use crate::engine::errand::{Goodbye, LoggedOutAt};
 use crate::engine::parts::Engine;
+use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
-use crate::time::Now;
+use crate::time::{Now, Unix};
 use crate::wire::UserBuf;
 use crate::wire::record::LeaveAsk;
 use crate::wire::response::{Answer, problems};
@@ -27,7 +28,21 @@ pub(super) fn leave(engine: &mut Engine, asker: ConnId, ask: LeaveAsk, now: Now)
     let users = refused.sift(None, ask.users, &mut engine.counters);
     let answer = refused.answer();
     if ask.everywhere {
-        return everywhere(engine, asker, &users, answer, now);
+        let said_at = match ask.sent_at.map(Unix::from_ms) {
+            // What is said to have been long ago is said now.
+            Some(at) if now.unix.ms_apart(at) <= engine.settings.beat_skew_max_ms => {
+                LoggedOutAt::Then(at.min(now.unix))
+            }
+            // Who logs in while shards take note of it is not meant.
+            _ if engine.farewells.ask() => LoggedOutAt::Then(now.unix),
+            _ => LoggedOutAt::Now,
+        };
+        if let Some(upstream) = &mut engine.upstream {
+            upstream.log_out(&engine.presence, &users, now);
+        }
+        let at = said_at.here().unwrap_or(now.unix);
+        engine.farewells.end_streams(&users, at);
+        return end_everywhere(engine, asker, &users, said_at, answer, now);
     }
     let mut shard = engine.node.shard;
     let mut goodbye = Goodbye {
@@ -55,16 +70,33 @@ fn check(ask: &LeaveAsk, after_ms_max: u64) -> Result<(), String> {
     if ask.everywhere && (ask.stream.is_some() || ask.after_ms > 0) {
         return Err("everywhere takes users, and neither stream nor after_ms".into());
     }
+    if ask.sent_at.is_some() && !ask.everywhere {
+        return Err("sent_at takes everywhere".into());
+    }
     if ask.after_ms > after_ms_max {
         return Err(format!("after_ms is more than {after_ms_max}"));
     }
     Ok(())
 }
 
-fn everywhere(
+/// `POST /v1/streams/end`: a presence node tells a real-time node whose streams end, which were
+/// open then.
+pub(super) fn end_streams(engine: &mut Engine, asker: ConnId, ask: LeaveAsk, now: Now) -> Served {
+    let Some(sent_at) = ask.sent_at.filter(|_| ask.everywhere) else {
+        let detail = "it takes users, everywhere and sent_at";
+        return Answer::problem(problems::BAD_JSON, detail).into();
+    };
+    let mut refused = Refused::default();
+    let users = refused.sift(None, ask.users, &mut engine.counters);
+    let at = LoggedOutAt::Then(Unix::from_ms(sent_at));
+    end_everywhere(engine, asker, &users, at, refused.answer(), now)
+}
+
+fn end_everywhere(
     engine: &mut Engine,
     asker: ConnId,
     users: &[UserBuf],
+    at: LoggedOutAt,
     answer: Answer,
     now: Now,
 ) -> Served {
@@ -72,7 +104,8 @@ fn everywhere(
     for user in users {
         match engine.presence.lookup(user.user()) {
             Some(slot) => slots.push(slot),
-            None => engine.part_unknown(user.user(), now),
+            // No stream of theirs was ever open here.
+            None => engine.counters.add(Counter::LeavesIgnored, 1),
         }
     }
     slots.sort_unstable_by_key(|slot| slot.index());
@@ -80,5 +113,5 @@ fn everywhere(
     if slots.is_empty() {
         return answer.into();
     }
-    engine.log_out(asker, Arc::from(slots), answer, now)
+    engine.log_out(asker, Arc::from(slots), at, answer, now)
 }

@@ -13,6 +13,7 @@ mod edit;
 mod errands;
 mod forget;
 mod guard;
+mod held;
 mod ignored;
 mod leave;
 mod node;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::ignored::Ignored;
 use super::refused::Refused;
-use crate::engine::errand::Verdict;
+use crate::engine::errand::{LoggedOutAt, Verdict};
 use crate::presence::InternFault;
 use crate::slot::Slot;
 use crate::time::Mono;
@@ -51,7 +51,7 @@ pub(in crate::engine) enum Then {
     Answer(Answer),
     Stream(Box<NewStream>),
     /// All shards know that these users are logged out: their beats count no more.
-    LogOut(Arc<[Slot]>, Answer),
+    LogOut(Arc<[Slot]>, LoggedOutAt, Answer),
 }
 
 impl From<Answer> for Served {

@@ -116,6 +116,10 @@ impl Engine {
                 return self.say_bye(id, now);
             }
             self.begin_to_publish(id, slot, by_holder);
+            if let Some(upstream) = &self.upstream {
+                let at = upstream.clock_of(&self.presence, slot, now);
+                self.passes.logging_out.opens(slot, id, at, now.mono);
+            }
             // Whoever opens a stream is here.
             if !new.vouched {
                 self.vouch_for(slot, true, Counter::BeatsStream, now);

@@ -3,6 +3,7 @@
 //! Owns the pass over all streams that finds theirs, for an index of publishers would cost each
 //! stream memory. Whoever logs in anew meanwhile is spared. Never ends one itself.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use hashbrown::HashMap;
@@ -10,9 +11,15 @@ use hashbrown::HashMap;
 use super::pass::PLACES_PER_CALL;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
+use crate::time::{Mono, Unix};
 
 /// Users whose streams are looked for at once.
 const USERS_MAX: usize = 65_536;
+/// A presence node tells of a log-out within this, in ms, unless it is out of reach: streams that
+/// were opened since are known for so long.
+const OPENED_MS: u64 = 10_000;
+/// Most of them: some 32 bytes each.
+const OPENED_MAX: usize = 65_536;
 
 #[derive(Debug, Default)]
 pub(in crate::engine) struct LoggingOut {
@@ -21,6 +28,19 @@ pub(in crate::engine) struct LoggingOut {
     cursor: u32,
     /// Places looked at since the beginning.
     seen: u64,
+    /// Streams that were opened lately at a real-time node, by the clock of the publisher's
+    /// presence node.
+    opened: VecDeque<Opened>,
+}
+
+/// A publisher's stream has been opened.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    slot: u32,
+    stream: ConnId,
+    /// By the presence node's clock.
+    at: Unix,
+    here_at: Mono,
 }
 
 #[derive(Debug, Default)]
@@ -32,9 +52,30 @@ struct LoggedOut {
 }
 
 impl LoggingOut {
-    /// The streams of these users that are open by now, among so many places, end. False: too many
-    /// are looked for already.
-    pub(in crate::engine) fn begin(&mut self, slots: &[Slot], places: u32) -> bool {
+    /// A publisher's stream opens at a real-time node: `at`, by the clock of the presence node that
+    /// may yet tell of a log-out before.
+    pub(in crate::engine) fn opens(&mut self, slot: Slot, stream: ConnId, at: Unix, now: Mono) {
+        let old = |opened: &mut Opened| now.ms_since(opened.here_at) > OPENED_MS;
+        while self.opened.len() >= OPENED_MAX || self.opened.front_mut().is_some_and(old) {
+            self.opened.pop_front();
+        }
+        let (slot, here_at) = (slot.index(), now);
+        self.opened.push_back(Opened {
+            slot,
+            stream,
+            at,
+            here_at,
+        });
+    }
+
+    /// The streams of these users that are open by now, among so many places, end; but for those
+    /// that were opened after `at`, if that is given. False: too many are looked for already.
+    pub(in crate::engine) fn begin(
+        &mut self,
+        slots: &[Slot],
+        at: Option<Unix>,
+        places: u32,
+    ) -> bool {
         if self.users.len() + slots.len() > USERS_MAX {
             return false;
         }
@@ -42,6 +83,15 @@ impl LoggingOut {
         for slot in slots {
             let spared = Vec::new();
             self.users.insert(slot.index(), LoggedOut { until, spared });
+        }
+        for opened in self
+            .opened
+            .iter()
+            .filter(|opened| at.is_some_and(|at| opened.at > at))
+        {
+            if let Some(user) = self.users.get_mut(&opened.slot) {
+                user.spared.push(opened.stream);
+            }
         }
         true
     }
@@ -101,9 +151,9 @@ mod tests {
         let mut logging_out = LoggingOut::default();
         let places = PLACES_PER_CALL + 10;
         assert_eq!(logging_out.step(places), 0..0);
-        assert!(logging_out.begin(&[Slot::new(7)], places));
+        assert!(logging_out.begin(&[Slot::new(7)], None, places));
         assert_eq!(logging_out.step(places), 0..PLACES_PER_CALL);
-        assert!(logging_out.begin(&[Slot::new(8)], places));
+        assert!(logging_out.begin(&[Slot::new(8)], None, places));
         assert_eq!(logging_out.step(places), PLACES_PER_CALL..places);
         assert!(logging_out.ends(7, conn(3)) && logging_out.ends(8, conn(3)));
         assert_eq!(logging_out.step(places), 0..PLACES_PER_CALL);
@@ -115,12 +165,12 @@ mod tests {
     #[test]
     fn who_logs_in_anew_is_spared() {
         let mut logging_out = LoggingOut::default();
-        assert!(logging_out.begin(&[Slot::new(7)], 100));
+        assert!(logging_out.begin(&[Slot::new(7)], None, 100));
         logging_out.spare(Slot::new(7), conn(3));
         logging_out.spare(Slot::new(8), conn(4));
         assert!(!logging_out.ends(7, conn(3)));
         assert!(logging_out.ends(7, conn(4)) && !logging_out.ends(8, conn(4)));
         let many: Vec<Slot> = (0..USERS_MAX as u32).map(Slot::new).collect();
-        assert!(!logging_out.begin(&many, 100), "too many at once");
+        assert!(!logging_out.begin(&many, None, 100), "too many at once");
     }
 }

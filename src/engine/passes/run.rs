@@ -35,6 +35,7 @@ impl Engine {
             self.presence.note_returned();
         }
         self.say_put_off(now);
+        self.believe_overdue(now);
         self.end_logged_out(now);
         self.vouch(now);
         self.age(now);

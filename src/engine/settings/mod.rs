@@ -130,8 +130,9 @@ pub struct Settings {
     /// Most users in one presence query, beat or leave over HTTP. Default 1,000. Zero is refused.
     /// Cost: some 200 bytes of answer each, written in one turn.
     pub query_users_max: usize,
-    /// Most goodbyes of one shard's users that wait for their `after_ms`. Default 65,536. Zero is
-    /// refused. Cost: some 100 bytes each, when used.
+    /// Most goodbyes of one shard's users that wait for their `after_ms`, and at a presence node as
+    /// many that wait for real-time nodes. Default 65,536. Zero is refused. Cost: some 150 bytes
+    /// each, when used.
     pub leaves_put_off_max: usize,
     /// Most users who are being forgotten: whose slots may not be another's yet. Default 65,536.
     /// Zero is refused. Cost: some 200 bytes each, when used.

@@ -17,7 +17,7 @@ use hashbrown::HashSet;
 
 pub use answers::adopt_answers;
 pub use delivery::{SAMPLE_MS, Sample};
-pub use outbound::{Datagrams, Outbound};
+pub use outbound::{Datagrams, Holders, LoggedOut, Outbound};
 
 use delivery::Delivery;
 
@@ -26,9 +26,9 @@ use super::role::Role;
 use crate::presence::{Presence, UNTOLD_MS_MAX};
 use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
-use crate::wire::User;
 use crate::wire::beat::{FleetKey, Writer};
 use crate::wire::nodes::Nodes;
+use crate::wire::{User, UserBuf};
 
 /// Longest time that a datagram waits to be filled, in ms: as late as a beat may be for it.
 const LINGER_MS: u64 = 200;
@@ -235,6 +235,27 @@ impl Upstream {
         gone.write(true, user, key, now.mono, sent_at);
         if ago_ms > 0 {
             gone.seal(key);
+        }
+    }
+
+    /// What the clock of a publisher's presence node shows.
+    pub(super) fn clock_of(&self, presence: &Presence, slot: Slot, now: Now) -> Unix {
+        let node = self.nodes.of(presence.user(slot).as_bytes());
+        presence.clock_of(node, now)
+    }
+
+    /// Tells their presence nodes that these have been logged out here.
+    pub(super) fn log_out(&mut self, presence: &Presence, users: &[UserBuf], now: Now) {
+        for node in 0..self.lanes.len() {
+            let of_node = |user: &&UserBuf| self.nodes.of(user.as_str().as_bytes()) == node;
+            let users = users.iter().filter(of_node);
+            let users: Vec<_> = users.map(|user| user.as_str().into()).collect();
+            if !users.is_empty() {
+                let at = presence.clock_of(node, now);
+                let logged_out = LoggedOut { users, at };
+                self.outbound
+                    .push_back(Outbound::LogOut { node, logged_out });
+            }
         }
     }
 

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::delivery::Sample;
-use crate::engine::mail::Decided;
+use crate::engine::mail::{Decided, ShardId};
+use crate::time::Unix;
 
 /// Beat datagrams, sealed, back to back.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -47,6 +48,23 @@ impl Datagrams {
     }
 }
 
+/// A presence node asks at which real-time nodes these have a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holders {
+    /// Who asks.
+    pub shard: ShardId,
+    /// By which an answer names the question, and who it is about.
+    pub asks: Vec<(u64, Box<str>)>,
+}
+
+/// Users who have been logged out everywhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoggedOut {
+    pub users: Vec<Box<str>>,
+    /// When, by their presence node's clock: who has logged in since is not meant.
+    pub at: Unix,
+}
+
 /// What leaves a shard for other nodes.
 #[derive(Clone, Debug)]
 pub enum Outbound {
@@ -70,8 +88,15 @@ pub enum Outbound {
         /// [`Mail::Reask`](crate::engine::Mail::Reask)).
         through: Option<u64>,
     },
+    /// To a presence node: these have been logged out here.
+    LogOut { node: usize, logged_out: LoggedOut },
     /// To every real-time node: transitions.
     Publish(Arc<Decided>),
+    /// To every real-time node: a question. An answer comes as
+    /// [`Mail::Holders`](crate::engine::Mail::Holders).
+    Holders(Arc<Holders>),
+    /// To every real-time node: these have been logged out, and their streams end.
+    EndStreams(Arc<LoggedOut>),
 }
 
 impl Outbound {
@@ -81,8 +106,9 @@ impl Outbound {
             Outbound::Beats { node, .. }
             | Outbound::Bundled { node, .. }
             | Outbound::Sample { node, .. }
-            | Outbound::Asks { node, .. } => Some(*node),
-            Outbound::Publish(_) => None,
+            | Outbound::Asks { node, .. }
+            | Outbound::LogOut { node, .. } => Some(*node),
+            Outbound::Publish(_) | Outbound::Holders(_) | Outbound::EndStreams(_) => None,
         }
     }
 }

@@ -97,15 +97,17 @@ pub struct LeaveAsk {
     pub everywhere: bool,
     /// The goodbye counts so much later, in ms.
     pub after_ms: u64,
+    /// A node says when it was told so, in Unix ms.
+    pub sent_at: Option<u64>,
 }
 
 /// Reads the JSON body of `POST /v1/leave`:
-/// `{"users":["bob"],"stream":"..","everywhere":false,"after_ms":3000}`, all optional but that
-/// somebody must be named, by `users` or by `stream`.
+/// `{"users":["bob"],"stream":"..","everywhere":false,"after_ms":3000,"sent_at":1764009600123}`,
+/// all optional but that somebody must be named, by `users` or by `stream`.
 ///
 /// Errors: it is no such object, or names nobody, nobody legal or too many.
 pub fn parse_leave(body: &[u8], users_max: usize) -> Result<LeaveAsk, BodyFault> {
-    const MEMBERS: [Member; 4] = [
+    const MEMBERS: [Member; 5] = [
         Member {
             name: "users",
             kind: Kind::Users,
@@ -122,9 +124,13 @@ pub fn parse_leave(body: &[u8], users_max: usize) -> Result<LeaveAsk, BodyFault>
             name: "after_ms",
             kind: Kind::Number,
         },
+        Member {
+            name: "sent_at",
+            kind: Kind::Number,
+        },
     ];
-    let names = &["users", "stream", "everywhere", "after_ms"];
-    let [users, stream, everywhere, after_ms] = parse(body, MEMBERS, names, users_max)?;
+    let names = &["users", "stream", "everywhere", "after_ms", "sent_at"];
+    let [users, stream, everywhere, after_ms, sent_at] = parse(body, MEMBERS, names, users_max)?;
     let stream = stream.and_then(Value::into_text);
     if users.is_none() && stream.is_none() {
         return Err(BodyFault::Malformed(
@@ -136,6 +142,7 @@ pub fn parse_leave(body: &[u8], users_max: usize) -> Result<LeaveAsk, BodyFault>
         stream,
         everywhere: everywhere.and_then(Value::into_flag).unwrap_or_default(),
         after_ms: after_ms.and_then(Value::into_number).unwrap_or_default(),
+        sent_at: sent_at.and_then(Value::into_number),
     })
 }
 

@@ -8,6 +8,7 @@
 mod cuts;
 mod eight_steps;
 mod erasure;
+mod farewells;
 mod hang;
 mod losses;
 mod puts;

@@ -236,6 +236,7 @@ impl Restarts {
                     keys: Arc::clone(&keys),
                     secret: [3; 32],
                     seed: self.seed ^ self.mono << 8 ^ u64::from(shard),
+                    mirrors: 0,
                     board: Arc::clone(&board),
                     now,
                 },

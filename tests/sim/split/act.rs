@@ -168,6 +168,9 @@ impl Split {
     }
 
     fn say_goodbye(&mut self) {
+        if self.workload.bool() && !self.is_undisturbed() {
+            return self.say_goodbye_over_http();
+        }
         let user = self.workload.usize(0..self.names.len());
         self.send_word(user, true);
     }

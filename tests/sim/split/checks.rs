@@ -18,7 +18,7 @@ use crate::sse::{Event, Response, Told, record};
 /// A publisher with a stream is heard of within two intervals (a table that shrinks puts it later
 /// in the next pass), and so many ms: a datagram that is not full, the steps of the vouching, the
 /// network.
-const VOUCH_SLACK_MS: u64 = 1_000;
+pub(super) const VOUCH_SLACK_MS: u64 = 1_000;
 /// While a node has not been told for longer than this, in ms, what its streams are told is no news
 /// up to their ids: a node that answers questions and takes nothing is not known to be cut off.
 /// Resuming elsewhere forgives 10 s of it, less the clocks' distance.
@@ -47,12 +47,15 @@ const NEVER_SEEN: Told = Told {
 
 /// One publisher.
 pub(super) struct Truth {
-    model: User,
+    pub(super) model: User,
     /// What has been published, each with the moment since which it has been so (mono).
     history: Vec<(u64, bool, Option<u64>)>,
     /// When (mono) a datagram last vouched for it, and when one last said goodbye.
-    heard_at: u64,
-    left_at: u64,
+    pub(super) heard_at: u64,
+    pub(super) left_at: u64,
+    /// When (mono) a client last held a stream of theirs, and when somebody last logged them out.
+    pub(super) held_at: u64,
+    pub(super) logged_out_at: u64,
 }
 
 /// The way of datagrams from a real-time node to a presence node.
@@ -60,6 +63,8 @@ pub(super) struct Truth {
 pub(super) struct Path {
     /// When (mono) it last lost or held up something; may lie ahead.
     pub(super) rough_at: u64,
+    /// When (mono) a request on the way back last went wrong, or waited.
+    pub(super) asks_rough_at: u64,
     /// From when to when (mono) it was so for another reason than a cut.
     faults: Vec<(u64, u64)>,
     cut: Cut,
@@ -84,6 +89,8 @@ impl Truth {
             history: vec![(0, false, None)],
             heard_at: 0,
             left_at: 0,
+            held_at: 0,
+            logged_out_at: 0,
         }
     }
 
@@ -244,11 +251,11 @@ impl Split {
             if stale {
                 continue;
             }
-            let truth = &mut self.truths[user];
             if leave {
-                truth.left_at = mono;
-                truth.model.leave(sent_at, mono, wall);
-            } else {
+                self.hear_goodbye(node, user, sent_at);
+            }
+            let truth = &mut self.truths[user];
+            if !leave {
                 truth.heard_at = mono;
                 truth.model.known = true;
                 truth.model.beat(sent_at, mono, wall, &rules);
@@ -266,7 +273,7 @@ impl Split {
     }
 
     /// What the user's presence node publishes. The node must be up.
-    fn state(&self, user: usize) -> Told {
+    pub(super) fn state(&self, user: usize) -> Told {
         let node = self.owners[user];
         let state = self.published(&self.up(node).presence, user, self.now(node));
         state.map_or(NEVER_SEEN, |(_, state)| state)
@@ -324,6 +331,7 @@ impl Split {
             }
             if !state.online {
                 self.check_faithful(user);
+                self.check_held(user);
                 self.truths[user].model.offline_since = mono;
             }
         }
@@ -422,6 +430,7 @@ impl Split {
                 return;
             }
             ("ping" | "goodbye", Some(_)) => return,
+            ("bye", Some(_)) => return self.saw(Seen::LoggedOut),
             ("snapshot", Some(_)) => reader.snapshot_seen = true,
             ("presence", Some(_)) if reader.snapshot_seen => {}
             _ => self.fail(format!("client {client} reads out of turn: {event:?}")),
@@ -637,6 +646,7 @@ impl Split {
     /// is on its way all agree.
     pub(super) fn check_moment(&mut self) {
         self.settle();
+        self.check_farewells();
         self.check_timeliness();
         self.check_vouching();
         for realtime in self.presences..self.nodes.len() {

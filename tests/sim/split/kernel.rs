@@ -165,7 +165,10 @@ impl Kernel for Simulated<'_> {
         }
         if conn.inbound.is_empty() {
             // It is whole, and counts now.
-            for datagram in std::mem::take(&mut conn.bundle) {
+            let leaves = std::mem::take(&mut conn.leaves);
+            let bundle = std::mem::take(&mut conn.bundle);
+            self.split.heard_leaving(self.node, &leaves);
+            for datagram in bundle {
                 self.split.saw(Seen::Bundled);
                 self.split.heard(self.node, &datagram);
             }

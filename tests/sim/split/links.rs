@@ -17,7 +17,7 @@ use greendot::metrics::Counter;
 use greendot::time::Unix;
 use greendot::wire::beat::read_bundle;
 use greendot::wire::feed::{FEED_HEADER, Held};
-use greendot::wire::record::{parse_told, parse_told_list, parse_users};
+use greendot::wire::record::{Entry, parse_leave, parse_told, parse_told_list, parse_users};
 
 use super::node::{Who, secret_of};
 use super::{Parcel, Seen, Split};
@@ -30,8 +30,9 @@ const LATE_MS: u64 = 300;
 /// A node is made to miss a number no later than this after a state was passed over, in ms:
 /// `GAP_MS` of `src/links/announcer.rs`, and requests that fail.
 const GAP_LATE_MS: u64 = 20_000;
-/// Where datagrams go that do not arrive by UDP.
+/// Where datagrams go that do not arrive by UDP, and who was logged out.
 const BUNDLES: &str = "/v1/datagrams";
+const LOG_OUTS: &str = "/v1/leave";
 /// Requests that are kept, to be sent again.
 const CAPTURED_MAX: usize = 40;
 /// What a node, or something before it, may answer instead of taking a request.
@@ -88,8 +89,10 @@ pub(super) struct Call {
     /// How many are asked about, or who is told to be what.
     asked: usize,
     told: Vec<(usize, bool, Option<u64>)>,
-    /// It brings datagrams.
-    is_bundle: bool,
+    /// It publishes.
+    is_put: bool,
+    /// It brings datagrams, or tells of a log-out.
+    is_word: bool,
 }
 
 impl Link {
@@ -154,6 +157,9 @@ impl Split {
                 .waiting_since
                 .filter(|_| waits)
                 .or(waits.then_some(mono));
+            if self.standing(node, at).down {
+                self.spoiled(node, peer);
+            }
             self.check_queue(node, at);
             if let Some(request) = request {
                 self.call(node, at, peer, &request);
@@ -184,7 +190,8 @@ impl Split {
 
     fn call(&mut self, from: usize, link: usize, to: usize, request: &Request) {
         let (method, path, body) = (request.method, &request.path, &request.body);
-        let told = if self.is_presence(from) {
+        let is_put = method == "PUT";
+        let told = if is_put {
             self.told_by(path, body, request.states)
         } else {
             Vec::new()
@@ -210,7 +217,7 @@ impl Split {
                 body.escape_ascii()
             )
         });
-        if self.is_presence(from) {
+        if is_put {
             if self.captured.len() >= CAPTURED_MAX {
                 self.captured.remove(0);
             }
@@ -230,22 +237,33 @@ impl Split {
             }
             _ => 0,
         };
-        let is_bundle = *path == BUNDLES;
+        let is_word = *path == BUNDLES || *path == LOG_OUTS;
+        if *path == LOG_OUTS {
+            for user in self.named(body) {
+                self.logs_out(user);
+            }
+        }
         let made = Call {
             from,
             link,
             life,
             asked,
             told,
-            is_bundle,
+            is_put,
+            is_word,
         };
         self.calls.insert(call, made);
         self.send(Parcel::Answer { call, answer: None }, TIMEOUT_MS);
         let delay_ms = self.request_delay_ms();
+        if delay_ms > LATE_MS || self.is_cut(from, to) {
+            self.spoiled(from, to);
+        }
         if self.is_rough() {
+            self.spoiled(from, to);
             self.saw(Seen::RequestLost);
         } else if let Some(status) = self.refusal() {
             self.saw(Seen::Refused);
+            self.spoiled(from, to);
             let answer = Response {
                 status,
                 node: None,
@@ -270,6 +288,19 @@ impl Split {
             };
             self.send(parcel, delay_ms);
         }
+    }
+
+    /// Whom a request of a link names that tells of a log-out.
+    fn named(&self, body: &[u8]) -> Vec<usize> {
+        let ask = parse_leave(body, 1_000).expect("a goodbye");
+        let users = ask.users.iter();
+        let user = |user: &Entry| self.user(user.as_ref().expect("a legal user").as_str());
+        users.map(user).collect()
+    }
+
+    /// Whose goodbye a request of a link brings.
+    fn leaving(&self, bytes: &[u8]) -> Vec<usize> {
+        body_to(LOG_OUTS, bytes).map_or_else(Vec::new, |body| self.named(body))
     }
 
     /// Now and then a request is not let through.
@@ -308,7 +339,7 @@ impl Split {
     }
 
     /// All has healed, or an outage is to be seen by itself: nothing else goes wrong.
-    fn is_undisturbed(&self) -> bool {
+    pub(super) fn is_undisturbed(&self) -> bool {
         self.healed || self.mono < self.undisturbed_until
     }
 
@@ -388,6 +419,8 @@ impl Split {
         let key = self.open(to, shard, who, Arc::clone(bytes));
         let conn = self.conns.get_mut(&key).expect("it is open");
         conn.bundle = bundled(bytes);
+        let leaves = self.leaving(bytes);
+        self.conns.get_mut(&key).expect("it is open").leaves = leaves;
     }
 
     /// A node has answered: the answer goes back, unless it gets lost.
@@ -406,7 +439,11 @@ impl Split {
             return;
         };
         let node = self.conns[&key].node;
+        if delay_ms > LATE_MS || self.is_cut(node, to) {
+            self.spoiled(to, node);
+        }
         if self.is_rough() || self.is_cut(node, to) {
+            self.spoiled(to, node);
             self.saw(Seen::AnswerLost);
         } else {
             let answer = Some(response);
@@ -441,6 +478,16 @@ impl Split {
         };
         let effects = core.handle_reply(&reply, mono);
         self.carry_out(call.from, call.link, effects);
+        if !call.is_put {
+            let known = [0, 200, 204].contains(&status) || REFUSALS.contains(&status);
+            if !matches!(status, 200 | 204) {
+                self.spoiled(call.from, call.link + self.presences);
+            }
+            return match known {
+                true => {}
+                false => self.fail(format!("what is asked or told is answered {status}")),
+            };
+        }
         match status {
             204 => {
                 self.noticed(call.from, self.up(call.from).links[call.link].peer);
@@ -460,10 +507,10 @@ impl Split {
     fn query_outcome(&mut self, call: &Call, answer: Option<Response>) {
         let (rt, now) = (call.from, self.now(call.from));
         let reply = reply_of(answer);
-        let is_bundle = call.is_bundle;
-        let done = if is_bundle { 204 } else { 200 };
+        let is_word = call.is_word;
+        let done = if is_word { 204 } else { 200 };
         let answered = reply.as_ref().is_ok_and(|said| said.status == done);
-        let in_it = call.asked > 0 || is_bundle;
+        let in_it = call.asked > 0 || is_word;
         let refused = |said: &Said| OF_CONTENT.contains(&said.status) && in_it;
         let refused = reply.as_ref().is_ok_and(refused);
         let hashing = Arc::clone(&self.hashing);
@@ -483,15 +530,15 @@ impl Split {
             ));
         }
         let was_met = link.met.is_some();
-        if is_bundle && reply.is_ok() {
+        if is_word && reply.is_ok() {
             // It is there, and does not say who it is.
         } else if answered {
             link.met = Some(call.life);
         } else if !refused {
             link.met = None;
         }
-        let link_lost = !answered && !refused && (!is_bundle || reply.is_err());
-        if answered && !is_bundle {
+        let link_lost = !answered && !refused && (!is_word || reply.is_err());
+        if answered && !is_word {
             self.noticed(rt, call.link);
         } else if link_lost && was_met {
             self.saw(Seen::Lost);
@@ -615,13 +662,19 @@ fn without_feed(bytes: &[u8]) -> Arc<[u8]> {
     kept.collect::<String>().into_bytes().into()
 }
 
-/// The datagrams that a request brings.
-fn bundled(bytes: &[u8]) -> Vec<Vec<u8>> {
+/// What is behind the head of a request to this path.
+fn body_to<'b>(path: &str, bytes: &'b [u8]) -> Option<&'b [u8]> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
     let (head, body) = bytes.split_at(end.expect("a head has an end") + 4);
-    if !head.starts_with(format!("POST {BUNDLES} ").as_bytes()) {
+    let is_it = head.starts_with(format!("POST {path} ").as_bytes());
+    is_it.then_some(body)
+}
+
+/// The datagrams that a request brings.
+fn bundled(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let Some(body) = body_to(BUNDLES, bytes) else {
         return Vec::new();
-    }
+    };
     let datagrams = read_bundle(body).expect("a bundle");
     datagrams.into_iter().map(<[u8]>::to_vec).collect()
 }

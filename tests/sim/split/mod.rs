@@ -8,6 +8,7 @@
 
 mod act;
 mod checks;
+mod farewells;
 mod kernel;
 mod links;
 mod node;
@@ -28,6 +29,7 @@ use crate::store::{self, EPOCH_MS};
 use crate::world::Plan;
 use act::{Client, Device, LONG_SILENCE_MS};
 use checks::{Path, Truth};
+use farewells::Farewell;
 use links::{Call, Captured};
 use node::{Conn, Node};
 
@@ -105,13 +107,16 @@ pub(crate) enum Seen {
     PassedOver,
     Unasked,
     Bundled,
+    Goodbye,
+    GoodbyeBelieved,
+    LoggedOut,
     Gap,
     ByHand,
     IdsAwaited,
     OutageHidden,
 }
 
-const SEEN: [Seen; 32] = [
+const SEEN: [Seen; 35] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -140,6 +145,9 @@ const SEEN: [Seen; 32] = [
     Seen::PassedOver,
     Seen::Unasked,
     Seen::Bundled,
+    Seen::Goodbye,
+    Seen::GoodbyeBelieved,
+    Seen::LoggedOut,
     Seen::Gap,
     Seen::ByHand,
     Seen::IdsAwaited,
@@ -192,6 +200,8 @@ pub(crate) struct Split {
     /// The presence node of each user.
     owners: Vec<usize>,
     truths: Vec<Truth>,
+    /// Goodbyes that presence nodes have heard lately.
+    farewells: Vec<Farewell>,
     /// From a real-time node (counted from the first) to a presence node.
     paths: Vec<Vec<Path>>,
 
@@ -226,6 +236,7 @@ impl Split {
             watches_per_stream_max: 16,
             watches_per_shard_max: 200,
             sweep_slots_per_turn_max: 4_096,
+            leaves_put_off_max: 1_000,
             ..tiny
         };
         assert_eq!(settings.check(), Ok(()));
@@ -279,6 +290,7 @@ impl Split {
             truths: (0..names.len())
                 .map(|user| Truth::new(user < known))
                 .collect(),
+            farewells: Vec::new(),
             names,
             owners,
             paths: vec![vec![Path::default(); presences]; realtimes],

@@ -91,6 +91,8 @@ pub(super) struct Conn {
     pub(super) arrived: usize,
     /// The peer is gone.
     pub(super) hung_up: bool,
+    /// Whose goodbye it brings, until it has been read.
+    pub(super) leaves: Vec<usize>,
     /// The datagrams that it brings, until they have been read.
     pub(super) bundle: Vec<Vec<u8>>,
 }
@@ -147,6 +149,8 @@ impl Split {
         self.nodes[at].life += 1;
         let life = self.nodes[at].life;
         self.say(|| format!("node {at} starts its life {life} with {shards} shards"));
+        let is_presence = self.nodes[at].folder.is_some();
+        let mirrors = if is_presence { self.paths.len() } else { 0 };
         let (role, presence) = match &self.nodes[at].folder {
             Some(folder) => {
                 let options = store::options(
@@ -188,6 +192,7 @@ impl Split {
                     keys: Arc::clone(&self.keys),
                     secret,
                     seed: seed ^ u64::from(shard),
+                    mirrors,
                     board: Arc::clone(&board),
                     now,
                 },
@@ -251,6 +256,7 @@ impl Split {
             inbound: bytes.iter().copied().collect(),
             arrived: 0,
             hung_up: false,
+            leaves: Vec::new(),
             bundle: Vec::new(),
         };
         self.conns.insert(key, conn);
@@ -296,10 +302,12 @@ impl Split {
         let mut bounced = Vec::new();
         self.put(node, to, &mut vec![mail], &mut bounced);
         for mail in bounced {
-            let Mail::Edit(edit) = &mail else {
-                unreachable!("only edits bounce")
+            let asker = match &mail {
+                Mail::Edit(edit) => edit.asker.0,
+                Mail::Errand(errand) => errand.asker().shard,
+                _ => unreachable!("only edits and errands bounce"),
             };
-            let (now, asker) = (self.now(node), usize::from(edit.asker.0));
+            let (now, asker) = (self.now(node), usize::from(asker));
             let asker = self.shard(node, asker);
             asker.wake = 0;
             let driver = asker.driver.as_mut().expect("not in its turn");
@@ -422,25 +430,18 @@ impl Split {
                     self.send_datagram(Some(node), to, datagram.to_vec());
                 }
             }
-            Outbound::Publish(decided) => {
+            for_links => {
+                let of = for_links.node();
                 let Up {
                     presence, links, ..
                 } = self.up_mut(node);
-                for link in links {
-                    match &mut link.core {
-                        Core::Publishing(link) => link.mark(presence, &decided.transitions),
-                        Core::Asking(_) => unreachable!("a real-time node decides nothing"),
-                    }
-                }
-            }
-            for_link => {
-                let of = for_link.node().expect("only transitions are for all");
-                match &mut self.up_mut(node).links[of].core {
-                    Core::Asking(link) => {
-                        let lost = link.take(for_link, now.mono);
-                        assert!(lost.is_none(), "there is room for so few: {lost:?}");
-                    }
-                    Core::Publishing(_) => self.fail("a presence node asks".into()),
+                let links = links.iter_mut().enumerate();
+                for (_, link) in links.filter(|(at, _)| of.is_none_or(|of| of == *at)) {
+                    let lost = match &mut link.core {
+                        Core::Publishing(link) => link.take(for_links.clone(), presence, now.mono),
+                        Core::Asking(link) => link.take(for_links.clone(), now.mono),
+                    };
+                    assert!(lost.is_none(), "there is room for so few: {lost:?}");
                 }
             }
         }

@@ -12,8 +12,10 @@ mod tests;
 
 use super::datagrams::take as bundle;
 use super::ignored::Ignored;
+use super::leave::end_streams;
 use super::served::Served;
-use super::{beat, edit, forget, leave, node, query, stream, stream_beat::beat as stream_beat};
+use super::stream_beat::beat as stream_beat;
+use super::{beat, edit, forget, held, leave, node, query, stream};
 use crate::engine::parts::Engine;
 use crate::engine::role::Role;
 use crate::engine::told;
@@ -28,7 +30,7 @@ use crate::wire::response::Answer;
 
 use Call::{
     Beat, Datagrams, Health, Leave, Metrics, Page, PresenceForget, PresenceMany, PresenceOne,
-    PresencePut, PresenceQuery, Stream, StreamBeat, StreamWatch,
+    PresencePut, PresenceQuery, Stream, StreamBeat, StreamWatch, StreamsEnd, StreamsHeld,
 };
 use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
@@ -52,6 +54,8 @@ const TABLE: &[Row] = &[
     row(Post, "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
     row(Post, STREAM_WATCH,          StreamWatch,   Streams, Open,    Refused, Edits(edit::edit)),
     row(Post, STREAM_BEAT,           StreamBeat,    Streams, Open,    Allowed, Beats(stream_beat)),
+    row(Post, "/v1/streams/held",    StreamsHeld,   Mirrors, Service, Allowed, Users(held::held)),
+    row(Post, "/v1/streams/end",     StreamsEnd,    Mirrors, Service, Allowed, Parts(end_streams)),
     row(Post, "/v1/beat",            Beat,          Decides, Open,    Refused, Notes(beat::beat)),
     row(Post, "/v1/datagrams",       Datagrams,     Decides, Service, Fleet,   Bundles(bundle)),
     row(Post, "/v1/leave",           Leave,         Every,   Open,    Refused, Parts(leave::leave)),
