@@ -327,7 +327,7 @@ fn introduce(
     match Count::take(common, target)?.sum("greendot_users") {
         Some(known) if known < args.users as f64 => Err(io::Error::other(format!(
             "--introduce: the server knows {known} users after {} were introduced (see its \
-             --users-max)",
+             --users-max, and --new-users-per-second-max, which may be 0)",
             args.users
         ))),
         _ => Ok(()),

@@ -145,6 +145,9 @@ impl Server {
             ])
             .arg("--data-dir")
             .arg(&folder)
+            // Killed in the end, it would leave a memory behind.
+            .env("GREENDOT_MEMORY", "off")
+            .env("GREENDOT_NEW_USERS_PER_SECOND_MAX", "0")
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let mut process = spawn_unpinned(&mut command).map_err(|e| {

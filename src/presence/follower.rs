@@ -319,7 +319,8 @@ impl Presence {
         let later =
             told_ms > known_ms || planted::is(Planted::ToldUnordered) && told_ms != known_ms;
         // Who has a state and no last activity has been forgotten: their streams are to end.
-        let is_gone = !told.status.is_online() && !(told.since.is_some() && says_erased(told));
+        let is_erased = told.since.is_some() && says_erased(told);
+        let is_gone = !told.status.is_online() && !is_erased;
         let goes = (later || contradicts) && was.is_online() && is_gone;
         if goes && is_here {
             let first = !follower.doubts.has(slot);

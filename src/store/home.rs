@@ -21,6 +21,7 @@ use super::region::{MappedFile, PAGE_BYTES};
 const COPY_BYTES: u64 = 1 << 20;
 
 /// What has the latest state.
+#[expect(clippy::large_enum_variant, reason = "there is one, at a start")]
 pub(crate) enum Latest {
     /// A memory with these files: users.log, stamps.map, published.map.
     InMemory([Found; 3]),
@@ -31,6 +32,7 @@ pub(crate) enum Latest {
 }
 
 /// Where the cells of this run will be.
+#[expect(clippy::large_enum_variant, reason = "there is one, at a start")]
 pub(crate) enum Place {
     /// In the folder's own files, and why, where a memory was wanted.
     Files(String),

@@ -194,6 +194,7 @@ fn open_options() -> fs::OpenOptions {
 }
 
 /// What was found where a memory should be.
+#[expect(clippy::large_enum_variant, reason = "there is one, at a start")]
 pub(crate) enum Look {
     /// Nothing, or a folder that has lost its files.
     Gone,

@@ -48,7 +48,7 @@ fn refused(dir: &Path, root: &Path) -> StoreFault {
 
 fn memories(root: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(root).expect("it is there");
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("read").path()).collect();
     paths.sort();
     paths
 }
@@ -56,7 +56,12 @@ fn memories(root: &Path) -> Vec<PathBuf> {
 /// A cycle of the write-back.
 fn write_back(presence: &Arc<Presence>, ms: u64) {
     let mut writer = presence.write_back(u64::MAX);
-    while writer.slice(at(ms)).unwrap().cycle_ms.is_none() {}
+    while writer
+        .slice(at(ms))
+        .expect("written back")
+        .cycle_ms
+        .is_none()
+    {}
 }
 
 #[test]
@@ -65,7 +70,7 @@ fn what_was_accepted_outlives_the_process_without_a_write_to_the_folder() {
     let dir = tempfile::tempdir().unwrap();
     let (presence, report) = open_in(dir.path(), root.path(), 1, 0);
     let memory = report.memory.expect("there is one");
-    assert_eq!(memories(root.path()), [memory.clone()]);
+    assert_eq!(memories(root.path()), std::slice::from_ref(&memory));
     for (path, mode) in [(memory.clone(), 0o700), (memory.join("users.log"), 0o600)] {
         assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, mode);
     }
