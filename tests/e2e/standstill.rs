@@ -108,6 +108,10 @@ fn a_start_says_where_the_cells_are_and_why() {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "waits are told, and no more is held against them"
+)]
 fn a_frozen_disk_costs_known_users_nothing() {
     let (home, memory) = (Home::new(), tmpfs());
     let Some(disk) = Disk::ext4(&home) else {
