@@ -315,8 +315,7 @@ impl Presence {
 
     /// Users known: slots that have one.
     pub fn known(&self) -> u32 {
-        let leaving = self.forgetting.len() as u32;
-        self.users() - self.interner.free_len() - leaving
+        self.interner.known()
     }
 
     /// A cycle of the write-back has ended: what was written before it began is on disk.

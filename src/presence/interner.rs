@@ -42,6 +42,8 @@ pub(super) struct Interner {
     /// There may be a record that walking does not find.
     has_strays: AtomicBool,
     users: AtomicU32,
+    /// Of these slots, those that have no user.
+    vacant: AtomicU32,
     users_max: u32,
     /// Held to make a slot, or to forget who has one.
     appending: Mutex<Appending>,
@@ -178,8 +180,14 @@ impl Part {
         hasher: &SeedableRandomState,
         groups: &[AtomicU64],
     ) {
-        let (slot, id) = match record {
-            Record::New { slot, id } => (slot, id),
+        let (Record::New { slot, .. } | Record::Again { slot, .. } | Record::Gone { slot }) =
+            record;
+        // More users than users_max are counted, and refused by whoever opens the store.
+        let Some(group) = groups.get((slot / GROUP_SLOTS) as usize) else {
+            return;
+        };
+        let id = match record {
+            Record::New { id, .. } => id,
             Record::Again { slot, id } => {
                 self.broken = true;
                 self.odd.push(Odd::Again { slot, offset });
@@ -191,10 +199,6 @@ impl Part {
                 self.odd.push(Odd::Gone { slot, offset });
                 return;
             }
-        };
-        // More users than users_max are counted, and refused by whoever opens the store.
-        let Some(group) = groups.get((slot / GROUP_SLOTS) as usize) else {
-            return;
         };
         if slot.is_multiple_of(GROUP_SLOTS) {
             group.store(offset, Ordering::Relaxed);
@@ -228,8 +232,10 @@ impl Rebuilt {
     /// Its free slots are left to whoever says when they may be given again.
     pub(super) fn finish(mut self, log: Log, users_max: u32) -> Interner {
         let plain = self.is_plain();
+        let vacant = self.reuse.free().len() as u32;
         self.reuse.hold_free();
         Interner {
+            vacant: AtomicU32::new(vacant),
             log,
             index: self.index,
             hasher: self.hasher,
@@ -254,9 +260,16 @@ impl Interner {
         self.users.load(Ordering::Acquire)
     }
 
-    /// How many slots have no user.
-    pub(super) fn free_len(&self) -> u32 {
-        self.reuse.read().free().len() as u32
+    /// How many slots have a user.
+    pub(super) fn known(&self) -> u32 {
+        // In this order: whatever is vacant by now is counted by then.
+        let vacant = self.vacant.load(Ordering::Acquire);
+        self.users() - vacant
+    }
+
+    #[cfg(test)]
+    pub(super) fn reuse_len(&self) -> usize {
+        self.reuse.read().free().len()
     }
 
     /// Nothing of the slot's last user is left anywhere: the next may have it.
@@ -286,6 +299,7 @@ impl Interner {
         appending.broken = true;
         self.has_strays.store(true, Ordering::Release);
         leave(slot);
+        self.vacant.fetch_add(1, Ordering::Release);
         self.index.remove(hash, offset, guard);
         Ok(Some(slot))
     }
@@ -334,6 +348,7 @@ impl Interner {
                 .map_err(AppendFault::NoSpace)?;
             appending.broken = true;
             self.reuse.write().give(slot, offset);
+            self.vacant.fetch_sub(1, Ordering::Release);
             self.index.insert(hash, offset, guard);
             return Ok(Slot::new(slot));
         }

@@ -174,8 +174,8 @@ mod tests {
         );
     }
 
-    fn open(dir: &std::path::Path, ms: u64) -> (Presence, OpenReport) {
-        let options = StoreOptions {
+    fn options(dir: &std::path::Path) -> StoreOptions {
+        StoreOptions {
             dir: dir.to_owned(),
             users_max: 1_000,
             offline_after_ms: 25_000,
@@ -183,8 +183,55 @@ mod tests {
             shards: 1,
             memory: crate::presence::MemoryChoice::Off,
             boot_id: [1; 16],
+        }
+    }
+
+    fn open(dir: &std::path::Path, ms: u64) -> (Presence, OpenReport) {
+        Presence::open(&options(dir), at(ms)).unwrap()
+    }
+
+    #[test]
+    fn a_store_with_tombstones_beyond_users_max_is_refused_as_too_large() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open(dir.path(), 0);
+        for n in 0..40 {
+            let user = format!("user {n}");
+            let user = User::parse(user.as_bytes()).unwrap();
+            presence.intern(user).unwrap();
+        }
+        presence.interner.log().append_tombstone(39).unwrap();
+        presence.interner.log().append(39, b"eve").unwrap();
+        presence.close(at(1)).unwrap();
+        drop(presence);
+        let options = StoreOptions {
+            users_max: 20,
+            ..options(dir.path())
         };
-        Presence::open(&options, at(ms)).unwrap()
+        let refused = Presence::open(&options, at(2)).err().unwrap();
+        assert!(refused.to_string().contains("40 users"), "{refused}");
+    }
+
+    #[test]
+    fn as_many_are_known_while_slots_become_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open(dir.path(), 0);
+        let ids: Vec<String> = (0..1_000).map(|n| format!("user {n}")).collect();
+        let users = ids.iter().map(|id| User::parse(id.as_bytes()).unwrap());
+        for user in users.clone() {
+            presence.intern(user).unwrap();
+        }
+        for user in users.skip(10) {
+            let slot = presence.forget(user, at(1)).unwrap().unwrap();
+            presence.let_go(slot, 0);
+        }
+        assert_eq!(presence.known(), 10);
+        std::thread::scope(|scope| {
+            let ends = scope.spawn(|| (0..3).for_each(|_| presence.cycle_ended()));
+            while !ends.is_finished() {
+                assert_eq!(presence.known(), 10);
+            }
+        });
+        assert_eq!(presence.interner.reuse_len(), 990);
     }
 
     /// After tombstones, whatever the order in which slots are freed and given.
