@@ -6,7 +6,7 @@
 use super::goodbyes::Heard;
 use super::parts::Engine;
 use crate::metrics::Counter;
-use crate::presence::{BeatOutcome, InternFault, Presence};
+use crate::presence::{BeatFault, BeatOutcome, InternFault, Presence};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
@@ -15,7 +15,7 @@ use crate::wire::beat::{BeatDrop, Beats, open};
 /// Beats that are looked up together.
 const BATCH: usize = 64;
 
-type Outcome = Result<(Slot, BeatOutcome), InternFault>;
+type Outcome = Result<(Slot, BeatOutcome), BeatFault>;
 
 /// How datagrams have come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +81,8 @@ impl Engine {
         presence.record_beats(beats, now, &mut |_, outcome: Outcome| match outcome {
             Ok((_, BeatOutcome::Stored)) => accepted += 1,
             Ok((slot, outcome)) => self.book_beat(slot, outcome, source, now),
-            Err(fault) => {
+            Err(BeatFault::BeforeErasure) => self.counters.add(Counter::BeatBeforeErasure, 1),
+            Err(BeatFault::Intern(fault)) => {
                 let too_fast = u64::from(fault == InternFault::TooFast);
                 self.counters.add(Counter::LimitNewUsers, too_fast);
                 self.book_intern_fault(fault);

@@ -128,8 +128,9 @@ table! {
         BeatsHolder source = "holder",
     }
     Shard Count "beats_refused" "Beats refused one by one, by reason: sent before an accepted \
-                                 leave, or no room for a new user" {
+                                 leave or an erasure, or no room for a new user" {
         BeatBeforeLeave reason = "before_leave",
+        BeatBeforeErasure reason = "before_erasure",
         BeatUsersFull reason = "users_max",
         BeatTooFast reason = "too_fast",
         BeatNoSpace reason = "no_space",

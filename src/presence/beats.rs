@@ -13,7 +13,7 @@ use crossbeam::epoch;
 use super::fresh::{AHEAD_MS_MAX, GONE};
 use super::index::Probe;
 use super::online::{LOOK, chunk_of};
-use super::{BeatOutcome, InternFault, LeaveOutcome, Presence};
+use super::{BeatFault, BeatOutcome, LeaveOutcome, Presence};
 use crate::planted::{self, Planted};
 use crate::slot::Slot;
 use crate::store::cells::{Stamp, StampFlags};
@@ -43,12 +43,13 @@ impl Presence {
     }
 
     /// Looks up and prefetches for a batch of users, each with its sender's time, then records:
-    /// `each(index, outcome)`, in the order given; users without a slot get `intern`.
+    /// `each(index, outcome)`, in the order given; users without a slot get `intern`, but for what
+    /// was sent before they were erased.
     pub fn record_beats(
         &self,
         beats: &[(User<'_>, Unix)],
         now: Now,
-        each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), InternFault>),
+        each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), BeatFault>),
     ) {
         let guard = epoch::pin();
         for (batch, beats) in beats.chunks(BATCH_USERS).enumerate() {
@@ -79,7 +80,12 @@ impl Presence {
             }
             for (i, (user, sent_at)) in beats.iter().enumerate() {
                 let slot = slots[i].map_or_else(
-                    || self.intern_newcomer(*user, hashes[i], &guard, now.mono),
+                    || match self.is_before_erasure(hashes[i], *sent_at, now.unix) {
+                        true => Err(BeatFault::BeforeErasure),
+                        false => self
+                            .intern_newcomer(*user, hashes[i], &guard, now.mono)
+                            .map_err(BeatFault::Intern),
+                    },
                     Ok,
                 );
                 each(

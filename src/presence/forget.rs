@@ -124,6 +124,9 @@ impl Presence {
         let leave = |slot| self.leave(slot, user, now);
         let forgotten = self.interner.forget(user, &epoch::pin(), leave);
         let Some(slot) = forgotten.map_err(ForgetFault::NoSpace)? else {
+            // What was sent before and is still under way makes no user either.
+            let hash = self.interner.hash(user);
+            forgetting.erased.note(hash, now.unix, now.unix);
             return Ok(None);
         };
         self.take_back(slot);
@@ -168,6 +171,11 @@ impl Presence {
             Some(Stage::Held { since, .. }) => Some(*since),
             _ => None,
         }
+    }
+
+    /// Whether this was sent before the id of that hash was erased.
+    pub(super) fn is_before_erasure(&self, hash: u64, sent_at: Unix, now: Unix) -> bool {
+        self.forgetting.erased.is_before(hash, sent_at, now)
     }
 
     /// Whether another slot's owner, who may be publishing it, has yet to hear that this slot's
@@ -245,7 +253,7 @@ impl Presence {
             if published.since_ms() >= since.ms() {
                 let after = Unix::from_ms(published.since_ms() + 1);
                 let hash = self.interner.hash(user.user());
-                *since = self.forgetting.erased.note(hash, after, Unix::from_ms(0));
+                *since = self.forgetting.erased.put_off(hash, after);
             }
             *withdrawn = true;
         }

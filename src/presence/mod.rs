@@ -118,6 +118,15 @@ pub enum InternFault {
     NoSpace,
 }
 
+/// Why a beat made no user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BeatFault {
+    /// Sent before the user was erased.
+    BeforeErasure,
+    /// There is no room for a new one.
+    Intern(InternFault),
+}
+
 /// What became of a beat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BeatOutcome {

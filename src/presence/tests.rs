@@ -735,7 +735,8 @@ fn a_full_store_still_takes_the_beats_of_those_it_knows() {
         &mut |_, outcome| told.push(outcome),
     );
     let ann = Ok((Slot::new(0), BeatOutcome::StoredOffline));
-    assert_eq!(told, [ann, Err(InternFault::Full), ann]);
+    let full = Err(BeatFault::Intern(InternFault::Full));
+    assert_eq!(told, [ann, full, ann]);
 }
 
 /// Beats older than the goodbye hammer a slot from several threads while it leaves: none may undo

@@ -1,7 +1,7 @@
 //! Users are forgotten, and their slots are another's only when nobody has anything of them.
 
 use greendot::engine::{Decided, Mail};
-use greendot::metrics::Gauge;
+use greendot::metrics::{Counter, Gauge};
 use greendot::presence::Transition;
 use greendot::slot::Slot;
 use greendot::status::Status;
@@ -213,6 +213,26 @@ fn who_is_taken_off_a_list_while_being_erased_is_watched_no_more() {
     world.hold_mail(1, false).turn();
     world.at(2_000).beat(0, &["bob"]).turn();
     assert!(!world.received(watcher).contains("bob"));
+}
+
+#[test]
+fn a_beat_of_before_an_erasure_makes_no_user() {
+    let mut world = World::new(2);
+    world.beat(0, &["bob"]).turn();
+    world.at(1_000);
+    let before = world.now().unix;
+    erase(&mut world, 0, "bob");
+    world.at(20_000);
+    for shard in [0, 1] {
+        world.datagram_of(shard, &["bob", "ann"], before, false);
+        world.turn();
+        assert_eq!(slot(&world, "bob"), None);
+        assert_eq!(world.count(shard, Counter::BeatBeforeErasure), 1);
+    }
+    assert!(world.ask(0, "ann").contains("online"));
+    let since = before.plus_ms(1);
+    world.datagram_of(1, &["bob"], since, false).turn();
+    assert!(world.ask(0, "bob").contains("online"));
 }
 
 /// A stream that was told of somebody who has been erased since is told so when it comes back.

@@ -5,7 +5,7 @@ use greendot::slot::Slot;
 use greendot::wire::User as Id;
 
 use crate::client::{Conn, Want};
-use crate::model::Left;
+use crate::model::{AHEAD_MS, Left};
 use crate::sse::{Event, Read, Response, Told, record};
 use crate::store;
 use crate::world::{Answering, Datagram, Parcel, VOUCH_SLACK_MS, World};
@@ -27,6 +27,12 @@ impl World {
     }
 
     pub(crate) fn beat(&mut self, user: usize, sent_at: u64) {
+        let erased_at = self.erased_at.get(&user);
+        let before = erased_at.is_some_and(|at| sent_at <= *at && *at <= self.wall() + AHEAD_MS);
+        if before && !self.users[user].known {
+            self.say(|| format!("beat of {user} sent at {sent_at}, before the erasure"));
+            return;
+        }
         let known = self.users.iter().filter(|user| user.known).count();
         let room = (store::users_max() - store::template_slots()) as usize;
         if !self.users[user].known && known >= store::known_users() + room && !self.forgetful {
@@ -110,6 +116,7 @@ impl World {
         }
         self.answers.retain(|answer| answer.user != user);
         self.erased.insert(user);
+        self.erased_at.insert(user, self.wall());
         self.unsettled = true;
     }
 

@@ -237,6 +237,7 @@ impl World {
     }
 
     fn start_again(&mut self) {
+        self.erased_at.clear();
         self.users.iter_mut().for_each(User::restarted);
         let shards = shard_count(&mut self.faults);
         self.say(|| format!("start with {shards} shards"));

@@ -19,7 +19,7 @@ pub(crate) struct Rules {
 /// Sending times are compared by steps of the Unix clock of so many ms, as docs/PROTOCOL.md says.
 const STEP_MS: u64 = 16;
 /// After a step back of the clock what was heard before may stay so far ahead of it.
-const AHEAD_MS: u64 = 1_000;
+pub(crate) const AHEAD_MS: u64 = 1_000;
 
 /// Whether the user's last word was a goodbye.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

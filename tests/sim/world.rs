@@ -172,6 +172,8 @@ pub(crate) struct World {
     pub(crate) forgetful: bool,
     /// Who has been erased.
     pub(crate) erased: BTreeSet<usize>,
+    /// What the wall clock showed then, since the last start.
+    pub(crate) erased_at: BTreeMap<usize, u64>,
     /// Somebody was, or has a slot since: which of that a power cut leaves is not modelled.
     pub(crate) unsettled: bool,
     /// The last boot, suspend or step of the clock (mono).
@@ -291,6 +293,7 @@ impl World {
             patient,
             forgetful: is_forgetful(plan.seed),
             erased: BTreeSet::new(),
+            erased_at: BTreeMap::new(),
             unsettled: false,
             jolted_at: 0,
             sent: Vec::new(),
