@@ -8,7 +8,7 @@
 //! is ever told one user's state as another's, whenever the process is killed or the power cut.
 //! Never decides who is forgotten, never knows a stream.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
@@ -26,7 +26,9 @@ use crate::wire::{User, UserBuf};
 
 /// Cycles of the write-back that must end before what was written before them is on disk for sure:
 /// the one under way may have passed it.
-const CYCLES: u8 = 2;
+const CYCLES: u64 = 2;
+/// Slots that become free while the sweeps of transitions wait for it.
+const FREED_PER_HOLD: usize = 256;
 
 /// Why a user is not forgotten now.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub enum ForgetFault {
 #[derive(Default)]
 pub(super) struct Forgetting {
     leaving: Mutex<Leaving>,
+    /// Slots that the log said are free at boot, and the cycles that must end.
+    at_boot: Mutex<(u64, Vec<Slot>)>,
     /// Since when ids are nobody's, or were.
     erased: Erased,
     /// How many there are, asked without the lock.
@@ -56,6 +60,10 @@ struct Leaving {
     slots: HashMap<u32, Stage, foldhash::fast::RandomState>,
     /// Slots that somebody holds, by whose they were.
     held: HashMap<Box<str>, Vec<Slot>, foldhash::fast::RandomState>,
+    /// Those that nobody holds, and the cycle of the write-back whose end each waits for.
+    zeroed: VecDeque<(Slot, u64)>,
+    /// Cycles that have ended.
+    cycle: u64,
 }
 
 #[derive(Debug)]
@@ -68,26 +76,30 @@ enum Stage {
         since: Unix,
         withdrawn: bool,
     },
-    /// Zeroed behind all of them; so many cycles of the write-back must end.
-    Zeroed(u8),
+    /// Zeroed behind all of them; cycles of the write-back must end.
+    Zeroed,
 }
 
 impl Forgetting {
     /// At boot: slots that the log says are free, whose cells have just been zeroed. When their
-    /// users were forgotten, and those of slots that have others since, nobody knows.
-    pub(super) fn of_free(free: impl Iterator<Item = Slot>, latest: Unix) -> Forgetting {
-        let slots: HashMap<_, _, _> = free
-            .map(|slot| (slot.index(), Stage::Zeroed(CYCLES)))
-            .collect();
+    /// users were forgotten, and those of slots that have others since, nobody knows. Nobody can
+    /// have anything of them, so they are not among those that are leaving.
+    pub(super) fn of_free(free: Vec<Slot>, latest: Unix) -> Forgetting {
         Forgetting {
-            len: AtomicUsize::new(slots.len()),
-            leaving: Mutex::new(Leaving {
-                slots,
-                held: HashMap::default(),
-            }),
-            erased: Erased::default(),
-            links: AtomicU16::new(0),
+            at_boot: Mutex::new((CYCLES, free)),
             latest: AtomicU64::new(latest.ms()),
+            ..Forgetting::default()
+        }
+    }
+
+    /// Of the slots that were free at boot, those that the end of this cycle frees.
+    fn free_since_boot(&self) -> Vec<Slot> {
+        let mut at_boot = self.at_boot.lock();
+        let (cycles, slots) = &mut *at_boot;
+        *cycles = cycles.saturating_sub(1);
+        match *cycles {
+            0 => std::mem::take(slots),
+            _ => Vec::new(),
         }
     }
 
@@ -96,6 +108,11 @@ impl Forgetting {
     pub(super) fn has(&self, slot: Slot) -> bool {
         self.len.load(Ordering::Acquire) > 0
             && self.leaving.lock().slots.contains_key(&slot.index())
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_free_to_ask(&self) -> bool {
+        self.leaving.try_lock().is_some()
     }
 
     fn len(&self) -> usize {
@@ -280,7 +297,12 @@ impl Presence {
     /// of them zeroes it for good.
     pub fn let_go(&self, slot: Slot, holder: u16) {
         let mut leaving = self.forgetting.leaving.lock();
-        let Leaving { slots, held } = &mut *leaving;
+        let Leaving {
+            slots,
+            held,
+            zeroed,
+            cycle,
+        } = &mut *leaving;
         let Some(Stage::Held { by, user, .. }) = slots.get_mut(&slot.index()) else {
             return;
         };
@@ -295,7 +317,8 @@ impl Presence {
                 held.remove(user.as_str());
             }
         }
-        slots.insert(slot.index(), Stage::Zeroed(CYCLES));
+        slots.insert(slot.index(), Stage::Zeroed);
+        zeroed.push_back((slot, *cycle + CYCLES));
         self.zero(slot);
     }
 
@@ -326,30 +349,32 @@ impl Presence {
         self.interner.known()
     }
 
-    /// A cycle of the write-back has ended: what was written before it began is on disk.
+    /// A cycle of the write-back has ended: what was written before it began is on disk. One thread
+    /// calls this. Slots become free in slices, so that nobody waits for all of them.
     pub(super) fn cycle_ended(&self) {
+        for slot in self.forgetting.free_since_boot() {
+            self.interner.release(slot);
+        }
         if self.forgetting.len() == 0 {
             return;
         }
-        let mut leaving = self.forgetting.leaving.lock();
-        let mut free = Vec::new();
-        leaving.slots.retain(|slot, stage| {
-            let Stage::Zeroed(cycles) = stage else {
-                return true;
-            };
-            *cycles -= 1;
-            if *cycles == 0 {
-                free.push(*slot);
+        self.forgetting.leaving.lock().cycle += 1;
+        loop {
+            let mut leaving = self.forgetting.leaving.lock();
+            let cycle = leaving.cycle;
+            for _ in 0..FREED_PER_HOLD {
+                let due = leaving.zeroed.front().filter(|(_, due)| *due <= cycle);
+                let Some((slot, _)) = due.copied() else {
+                    return;
+                };
+                // Free before it is no longer leaving: never neither.
+                self.interner.release(slot);
+                leaving.zeroed.pop_front();
+                leaving.slots.remove(&slot.index());
+                self.forgetting
+                    .len
+                    .store(leaving.slots.len(), Ordering::Release);
             }
-            *cycles > 0
-        });
-        // Free before it is no longer leaving: never neither.
-        free.sort_unstable();
-        for slot in free {
-            self.interner.release(Slot::new(slot));
         }
-        self.forgetting
-            .len
-            .store(leaving.slots.len(), Ordering::Release);
     }
 }

@@ -267,6 +267,12 @@ impl Interner {
         self.users() - vacant
     }
 
+    /// As if a record were being written.
+    #[cfg(test)]
+    pub(super) fn hold_appending(&self) -> impl Drop + '_ {
+        self.appending.lock()
+    }
+
     #[cfg(test)]
     pub(super) fn reuse_len(&self) -> usize {
         self.reuse.read().free().len()

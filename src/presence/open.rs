@@ -185,7 +185,7 @@ fn open(
         published: parts.published,
         online,
         holders,
-        forgetting: Forgetting::of_free(free.into_iter(), forgotten_at),
+        forgetting: Forgetting::of_free(free, forgotten_at),
         vigil,
         resume,
         identity: parts.headers,

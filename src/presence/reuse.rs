@@ -277,5 +277,39 @@ mod tests {
             assert_eq!((state.status, state.since), (Status::Offline, None));
             assert_eq!(state.last_active, None, "nothing is left of whose it was");
         }
+        // However many there are, they count for nothing among those who are on their way out; and
+        // they are given when the zeroes are on disk.
+        assert!(!presence.is_leaving(Slot::new(5)));
+        intern(&presence, 30);
+        presence.cycle_ended();
+        intern(&presence, 31);
+        presence.cycle_ended();
+        let made = ["new", "newer", "newest"].map(|id| {
+            let made = presence.intern(User::parse(id.as_bytes()).unwrap());
+            made.unwrap().index()
+        });
+        assert_eq!(made, [5, 17, 32]);
+    }
+
+    #[test]
+    fn transitions_do_not_wait_while_a_tombstone_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open(dir.path(), 0);
+        let [ann, bob] = [&b"ann"[..], b"bob"].map(|id| User::parse(id).unwrap());
+        let slots = [ann, bob].map(|user| presence.intern(user).unwrap());
+        presence.forget(ann, at(1)).unwrap();
+        std::thread::scope(|scope| {
+            // As long as a disk may take.
+            let writing = presence.interner.hold_appending();
+            let forgets = scope.spawn(|| presence.forget(bob, at(1)).unwrap());
+            for _ in 0..50 {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                assert!(presence.forgetting.is_free_to_ask());
+            }
+            assert!(presence.is_leaving(slots[0]) && !presence.is_leaving(slots[1]));
+            drop(writing);
+            assert_eq!(forgets.join().unwrap(), Some(slots[1]));
+        });
+        assert!(presence.is_leaving(slots[1]));
     }
 }
