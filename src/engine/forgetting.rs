@@ -18,7 +18,7 @@ use crate::planted::{self, Planted};
 use crate::presence::{ForgetFault, Transition};
 use crate::slot::Slot;
 use crate::status::Status;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::{User, UserBuf};
 
 /// Watchers whose lists are rewritten for the price of so many marks.
@@ -60,6 +60,28 @@ impl Engine {
     pub(super) fn forget(&mut self, user: User<'_>, now: Now) -> Result<bool, ForgetFault> {
         let max = self.settings.users_leaving_max;
         let forgotten = self.presence.forget(user, max, now);
+        self.spread_forgotten(forgotten, now)
+    }
+
+    /// Forgets the user of a slot who is still silent since `before`.
+    ///
+    /// Errors: as above.
+    pub(super) fn forget_silent(
+        &mut self,
+        slot: Slot,
+        before: Unix,
+        now: Now,
+    ) -> Result<bool, ForgetFault> {
+        let max = self.settings.users_leaving_max;
+        let forgotten = self.presence.forget_silent(slot, before, max, now);
+        self.spread_forgotten(forgotten, now)
+    }
+
+    fn spread_forgotten(
+        &mut self,
+        forgotten: Result<Option<Slot>, ForgetFault>,
+        now: Now,
+    ) -> Result<bool, ForgetFault> {
         if matches!(forgotten, Err(ForgetFault::Busy)) {
             self.counters.add(Counter::LimitUsersLeaving, 1);
         }

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::Presence;
 use super::fresh::AHEAD_MS_MAX;
+use crate::slot::Slot;
 use crate::store::cells::BEHIND_MS_MAX;
 use crate::time::Unix;
 
@@ -66,8 +68,8 @@ impl Erased {
         since
     }
 
-    /// Something was published of the id's user while it was being erased: `after` is later. Returns
-    /// as of when it is erased now.
+    /// Something was published of the id's user while it was being erased: `after` is later.
+    /// Returns as of when it is erased now.
     pub(super) fn put_off(&self, hash: u64, after: Unix) -> Unix {
         let mut recent = self.recent.lock();
         let Some(moments) = recent.moments.get_mut(&hash) else {
@@ -99,6 +101,24 @@ impl Erased {
     /// Nobody was erased lately.
     pub(super) fn is_empty(&self) -> bool {
         self.len.load(Ordering::Acquire) == 0
+    }
+}
+
+impl Presence {
+    /// Whether this was sent before the id of that hash was erased.
+    pub(super) fn is_before_erasure(&self, hash: u64, sent_at: Unix, now: Unix) -> bool {
+        self.forgetting.erased.is_before(hash, sent_at, now)
+    }
+
+    /// Before when nothing may be dated that is published of a slot for the first time: its user
+    /// may have been erased at another.
+    pub(super) fn earliest_since(&self, slot: Slot) -> u64 {
+        let erased = &self.forgetting.erased;
+        if erased.is_empty() {
+            return 0;
+        }
+        let since = erased.since(self.interner.hash(self.user(slot)));
+        since.map_or(0, |since| since.ms() + 1)
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) struct Forgetting {
     /// Slots that the log said are free at boot, and the cycles that must end.
     at_boot: Mutex<(u64, Vec<Slot>)>,
     /// Since when ids are nobody's, or were.
-    erased: Erased,
+    pub(super) erased: Erased,
     /// How many there are, asked without the lock.
     len: AtomicUsize,
     /// Links to real-time nodes, which keep slots beside the shards.
@@ -133,21 +133,44 @@ impl Presence {
         max: usize,
         now: Now,
     ) -> Result<Option<Slot>, ForgetFault> {
-        let forgetting = &self.forgetting;
-        if forgetting.len() >= max {
+        let forgotten = self.forget_if(user, |_| true, max, now)?;
+        if forgotten.is_none() {
+            // What was sent before and is still under way makes no user either.
+            let erased = &self.forgetting.erased;
+            erased.note(self.interner.hash(user), now.unix, now.unix);
+        }
+        Ok(forgotten)
+    }
+
+    /// Forgets the user of a slot, as [`Presence::forget`] does, if [`Presence::is_silent_since`]
+    /// still says so of it.
+    pub fn forget_silent(
+        &self,
+        slot: Slot,
+        before: Unix,
+        max: usize,
+        now: Now,
+    ) -> Result<Option<Slot>, ForgetFault> {
+        let still = |found| found == slot && self.is_silent_since(slot, before);
+        self.forget_if(self.user(slot), still, max, now)
+    }
+
+    fn forget_if(
+        &self,
+        user: User<'_>,
+        may: impl FnOnce(Slot) -> bool,
+        max: usize,
+        now: Now,
+    ) -> Result<Option<Slot>, ForgetFault> {
+        if self.forgetting.len() >= max {
             return Err(ForgetFault::Busy);
         }
         // Before the id is gone: who sees that it is sees that its slot is leaving.
         let leave = |slot| self.leave(slot, user, now);
-        let forgotten = self.interner.forget(user, &epoch::pin(), leave);
-        let Some(slot) = forgotten.map_err(ForgetFault::NoSpace)? else {
-            // What was sent before and is still under way makes no user either.
-            let hash = self.interner.hash(user);
-            forgetting.erased.note(hash, now.unix, now.unix);
-            return Ok(None);
-        };
-        self.take_back(slot);
-        Ok(Some(slot))
+        let forgotten = self.interner.forget(user, &epoch::pin(), may, leave);
+        let forgotten = forgotten.map_err(ForgetFault::NoSpace)?;
+        forgotten.inspect(|slot| self.take_back(*slot));
+        Ok(forgotten)
     }
 
     /// The slot of a user is leaving.
@@ -190,11 +213,6 @@ impl Presence {
         }
     }
 
-    /// Whether this was sent before the id of that hash was erased.
-    pub(super) fn is_before_erasure(&self, hash: u64, sent_at: Unix, now: Unix) -> bool {
-        self.forgetting.erased.is_before(hash, sent_at, now)
-    }
-
     /// Whether another slot's owner, who may be publishing it, has yet to hear that this slot's
     /// user had that one and is erased there. Only of a slot that was never published.
     pub(super) fn must_wait_for_erasure(&self, slot: Slot) -> bool {
@@ -208,17 +226,6 @@ impl Presence {
             let stage = leaving.slots.get(&other.index());
             matches!(stage, Some(Stage::Held { withdrawn, .. }) if !withdrawn)
         })
-    }
-
-    /// Before when nothing may be dated that is published of a slot for the first time: its user
-    /// may have been erased at another.
-    pub(super) fn earliest_since(&self, slot: Slot) -> u64 {
-        let erased = &self.forgetting.erased;
-        if erased.is_empty() {
-            return 0;
-        }
-        let since = erased.since(self.interner.hash(self.user(slot)));
-        since.map_or(0, |since| since.ms() + 1)
     }
 
     /// So many links to real-time nodes let go of slots too, each as the holder that
@@ -339,7 +346,7 @@ impl Presence {
         silent && !self.forgetting.has(slot)
     }
 
-    /// Whether the slot is nobody's and not yet another's.
+    /// Whether the slot is nobody's and on its way to another.
     pub fn is_leaving(&self, slot: Slot) -> bool {
         self.forgetting.has(slot)
     }

@@ -285,20 +285,22 @@ impl Interner {
 
     /// Takes a user out of the index and gives it a tombstone in the log. From here on nobody is
     /// found by that id; the slot is for nobody until [`Interner::release`]. None: nobody had it.
-    /// `leave` is told the slot before the id is gone, and when its tombstone is written.
+    /// Nor is anybody forgotten whom `may` says no to. `leave` is told the slot before the id is
+    /// gone, and when its tombstone is written.
     ///
     /// Errors: the log could not grow; nothing has changed then.
     pub(super) fn forget(
         &self,
         user: User<'_>,
         guard: &Guard,
+        may: impl FnOnce(Slot) -> bool,
         leave: impl FnOnce(Slot),
     ) -> io::Result<Option<Slot>> {
         let mut appending = self.appending.lock();
         let hash = self.hash(user);
         let mut probe = self.index.probe(hash, guard);
         let found = probe.find_map(|offset| Some((offset, self.slot_at(offset, user)?)));
-        let Some((offset, slot)) = found else {
+        let Some((offset, slot)) = found.filter(|(_, slot)| may(*slot)) else {
             return Ok(None);
         };
         self.log.append_tombstone(slot.index())?;

@@ -221,7 +221,7 @@ mod tests {
             presence.intern(user).unwrap();
         }
         for user in users.skip(10) {
-            let slot = presence.forget(user, at(1)).unwrap().unwrap();
+            let slot = presence.forget(user, 1_000, at(1)).unwrap().unwrap();
             presence.let_go(slot, 0);
         }
         assert_eq!(presence.known(), 10);
@@ -292,16 +292,33 @@ mod tests {
     }
 
     #[test]
+    fn who_has_beaten_since_they_were_found_silent_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open(dir.path(), 0);
+        let bob = User::parse(b"bob").unwrap();
+        let slot = presence.intern(bob).unwrap();
+        presence.record_beat(slot, at(1).unix, at(1));
+        assert!(presence.is_silent_since(slot, at(5).unix));
+        presence.record_beat(slot, at(9).unix, at(9));
+        let forget = || presence.forget_silent(slot, at(5).unix, 9, at(9)).unwrap();
+        assert_eq!((forget(), presence.lookup(bob)), (None, Some(slot)));
+        // Nor is who has the id in another slot by now.
+        presence.forget(bob, 9, at(10)).unwrap();
+        presence.intern(bob).unwrap();
+        assert_eq!(forget(), None);
+    }
+
+    #[test]
     fn transitions_do_not_wait_while_a_tombstone_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let (presence, _) = open(dir.path(), 0);
         let [ann, bob] = [&b"ann"[..], b"bob"].map(|id| User::parse(id).unwrap());
         let slots = [ann, bob].map(|user| presence.intern(user).unwrap());
-        presence.forget(ann, at(1)).unwrap();
+        presence.forget(ann, 9, at(1)).unwrap();
         std::thread::scope(|scope| {
             // As long as a disk may take.
             let writing = presence.interner.hold_appending();
-            let forgets = scope.spawn(|| presence.forget(bob, at(1)).unwrap());
+            let forgets = scope.spawn(|| presence.forget(bob, 9, at(1)).unwrap());
             for _ in 0..50 {
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 assert!(presence.forgetting.is_free_to_ask());

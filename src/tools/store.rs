@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -155,20 +155,50 @@ fn compact(dir: &Path, archive: &Archive) -> Result<String, String> {
 fn finish_beside(dir: &Path, beside: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
+        let (of, file) = (dir.join(&name), beside.join(&name));
         if !STORE_FILES.iter().any(|file| name == **file) {
             // The fleet's keys, and what else an operator keeps here.
-            fs::copy(dir.join(&name), beside.join(&name))?;
-        }
-        let (of, file) = (dir.join(&name).metadata()?, beside.join(&name));
-        if file.exists() {
-            chown(&file, Some(of.uid()), Some(of.gid()))?;
+            copy(&of, &file)?;
+        } else if file.exists() {
+            own(&file, &of.metadata()?)?;
             sync(&file)?;
         }
     }
     let of = dir.metadata()?;
-    chown(beside, Some(of.uid()), Some(of.gid()))?;
+    own(beside, &of)?;
     fs::set_permissions(beside, of.permissions())?;
     sync(beside)
+}
+
+/// Copies a file, a link, or a folder with all that is in it; each stays whose it is.
+///
+/// Errors: the system's; or it is something else, such as a socket.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let of = from.symlink_metadata()?;
+    if of.is_symlink() {
+        symlink(fs::read_link(from)?, to)?;
+        return own(to, &of);
+    }
+    if of.is_dir() {
+        fs::create_dir(to)?;
+        for entry in fs::read_dir(from)? {
+            let name = entry?.file_name();
+            copy(&from.join(&name), &to.join(&name))?;
+        }
+    } else if of.is_file() {
+        fs::copy(from, to)?;
+    } else {
+        let what = format!("{} is no file, folder or link", from.display());
+        return Err(io::Error::other(what));
+    }
+    own(to, &of)?;
+    fs::set_permissions(to, of.permissions())?;
+    sync(to)
+}
+
+/// The same user and group as of this.
+fn own(path: &Path, of: &fs::Metadata) -> io::Result<()> {
+    lchown(path, Some(of.uid()), Some(of.gid()))
 }
 
 fn sync(path: &Path) -> io::Result<()> {

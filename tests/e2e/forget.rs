@@ -118,11 +118,19 @@ fn an_erased_user_is_gone_from_the_files_after_a_compaction_and_all_others_are_t
     assert!(holds(&home, GONE), "its record is in users.log until then");
     assert!(tool("inspect").contains("bytes of nobody"));
     tool("verify");
+    // What else an operator keeps there.
+    let kept = data.join("kept/deeper");
+    std::fs::create_dir_all(&kept).expect("a folder");
+    std::fs::write(kept.join("note"), "by hand").expect("a file");
+    std::os::unix::fs::symlink("deeper/note", data.join("kept/link")).expect("a link");
     let exported = tool("export");
     assert_eq!(exported.lines().count(), 99);
     assert!(!exported.contains(GONE));
     tool("compact");
     assert!(!holds(&home, GONE), "grep finds the id");
+    let linked = data.join("kept/link");
+    assert_eq!(std::fs::read(&linked).expect("it is there"), b"by hand");
+    assert!(linked.is_symlink());
     assert_eq!(tool("export").lines().count(), 99);
     assert!(tool("inspect").contains("closed cleanly       yes"));
 

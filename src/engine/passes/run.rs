@@ -15,7 +15,6 @@ use crate::presence::SweepContext;
 use crate::realtime::{ConnId, Phase};
 use crate::slot::Slot;
 use crate::time::Now;
-use crate::wire::UserBuf;
 use crate::wire::sse;
 
 /// Timers that one call sees to: each may end a stream, or answer somebody.
@@ -170,9 +169,8 @@ impl Engine {
         let (shard, shards) = (self.node.shard, self.node.shards);
         let retaining = &mut self.passes.retaining;
         for slot in retaining.look(&self.presence, shard, shards, before) {
-            let user = UserBuf::from(self.presence.user(slot));
             // Busy, or a full disk: the next round finds them again.
-            if self.forget(user.user(), now).is_err() {
+            if self.forget_silent(slot, before, now).is_err() {
                 return;
             }
         }
