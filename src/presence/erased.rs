@@ -68,17 +68,6 @@ impl Erased {
         since
     }
 
-    /// Something was published of the id's user while it was being erased: `after` is later.
-    /// Returns as of when it is erased now.
-    pub(super) fn put_off(&self, hash: u64, after: Unix) -> Unix {
-        let mut recent = self.recent.lock();
-        let Some(moments) = recent.moments.get_mut(&hash) else {
-            return after;
-        };
-        moments.since = moments.since.max(after);
-        moments.since
-    }
-
     /// As of when an id was last erased, if that was a moment ago.
     pub(super) fn since(&self, hash: u64) -> Option<Unix> {
         let recent = self.recent.lock();

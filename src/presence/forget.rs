@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering, fence};
 
 use crossbeam::epoch;
 use parking_lot::Mutex;
@@ -69,12 +69,11 @@ struct Leaving {
 #[derive(Debug)]
 enum Stage {
     /// These have yet to let go of it: shards, and behind their numbers the links. It is erased as
-    /// of `since`, which is final once its owner has withdrawn it.
+    /// of `since`.
     Held {
         by: Vec<u16>,
         user: UserBuf,
         since: Unix,
-        withdrawn: bool,
     },
     /// Zeroed behind all of them; cycles of the write-back must end.
     Zeroed,
@@ -176,28 +175,44 @@ impl Presence {
     /// The slot of a user is leaving.
     fn leave(&self, slot: Slot, user: User<'_>, now: Now) {
         let forgetting = &self.forgetting;
+        let holders = self.shards() as u16 + forgetting.links.load(Ordering::Relaxed);
+        let mut leaving = forgetting.leaving.lock();
+        forgetting
+            .len
+            .store(leaving.slots.len() + 1, Ordering::SeqCst);
+        // Its owner may be publishing it: either that is seen here, or the owner sees this and
+        // takes it back.
+        fence(Ordering::SeqCst);
         let published = self.published.cell(slot).load(Ordering::Acquire);
         let since = Unix::from_ms(now.unix.ms().max(published.since_ms() + 1));
         let hash = self.interner.hash(user);
-        let holders = self.shards() as u16 + forgetting.links.load(Ordering::Relaxed);
         let stage = Stage::Held {
             by: (0..holders).collect(),
             user: user.into(),
             since: forgetting.erased.note(hash, since, now.unix),
-            withdrawn: false,
         };
-        let mut leaving = forgetting.leaving.lock();
         leaving.slots.insert(slot.index(), stage);
         leaving
             .held
             .entry(user.as_str().into())
             .or_default()
             .push(slot);
-        forgetting.len.store(leaving.slots.len(), Ordering::Release);
         drop(leaving);
         forgetting
             .latest
             .fetch_max(now.unix.ms(), Ordering::Relaxed);
+    }
+
+    /// The slot's owner has just published it, and its user may be on the way out. True: it is
+    /// taken back, and nobody is to be told.
+    #[inline]
+    pub(super) fn is_taken_back(&self, slot: Slot) -> bool {
+        fence(Ordering::SeqCst);
+        let leaves = self.forgetting.has(slot);
+        if leaves {
+            self.take_back(slot);
+        }
+        leaves
     }
 
     /// As of when a slot's user is erased, while somebody who is told the slot's state may not know
@@ -211,21 +226,6 @@ impl Presence {
             Some(Stage::Held { since, .. }) => Some(*since),
             _ => None,
         }
-    }
-
-    /// Whether another slot's owner, who may be publishing it, has yet to hear that this slot's
-    /// user had that one and is erased there. Only of a slot that was never published.
-    pub(super) fn must_wait_for_erasure(&self, slot: Slot) -> bool {
-        let published = self.published.cell(slot).load(Ordering::Relaxed);
-        if self.forgetting.len() == 0 || published != Published::NEVER {
-            return false;
-        }
-        let leaving = self.forgetting.leaving.lock();
-        let theirs = leaving.held.get(self.user(slot).as_str());
-        theirs.into_iter().flatten().any(|other| {
-            let stage = leaving.slots.get(&other.index());
-            matches!(stage, Some(Stage::Held { withdrawn, .. }) if !withdrawn)
-        })
     }
 
     /// So many links to real-time nodes let go of slots too, each as the holder that
@@ -262,27 +262,9 @@ impl Presence {
     /// Takes back what is published of a slot that is leaving once more. Its owner alone calls
     /// this: it may have been about to publish something.
     pub fn withdraw(&self, slot: Slot) {
-        let published = self.published.cell(slot).load(Ordering::Acquire);
-        let mut leaving = self.forgetting.leaving.lock();
-        let Some(stage) = leaving.slots.get_mut(&slot.index()) else {
-            return;
-        };
-        if let Stage::Held {
-            since,
-            withdrawn,
-            user,
-            ..
-        } = stage
-        {
-            if published.since_ms() >= since.ms() {
-                let after = Unix::from_ms(published.since_ms() + 1);
-                let hash = self.interner.hash(user.user());
-                *since = self.forgetting.erased.put_off(hash, after);
-            }
-            *withdrawn = true;
+        if self.forgetting.has(slot) {
+            self.take_back(slot);
         }
-        drop(leaving);
-        self.take_back(slot);
     }
 
     fn take_back(&self, slot: Slot) {

@@ -331,10 +331,6 @@ impl<'a> Pass<'a> {
         if fresh == online {
             return;
         }
-        if fresh && self.presence.must_wait_for_erasure(slot) {
-            self.presence.online.raise(chunk_of(slot), LOOK);
-            return;
-        }
         if silent && !self.expire(slot, stamp) {
             // A beat has just come.
             return;
@@ -344,7 +340,10 @@ impl<'a> Pass<'a> {
         } else {
             Status::Offline
         };
-        out.push(self.presence.publish(slot, status, self.now));
+        let transition = self.presence.publish(slot, status, self.now);
+        if !self.presence.is_taken_back(slot) {
+            out.push(transition);
+        }
     }
 }
 
