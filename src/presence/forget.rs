@@ -132,13 +132,7 @@ impl Presence {
         max: usize,
         now: Now,
     ) -> Result<Option<Slot>, ForgetFault> {
-        let forgotten = self.forget_if(user, |_| true, max, now)?;
-        if forgotten.is_none() {
-            // What was sent before and is still under way makes no user either.
-            let erased = &self.forgetting.erased;
-            erased.note(self.interner.hash(user), now.unix, now.unix);
-        }
-        Ok(forgotten)
+        self.forget_if(user, |_| true, max, now)
     }
 
     /// Forgets the user of a slot, as [`Presence::forget`] does, if [`Presence::is_silent_since`]
