@@ -13,7 +13,9 @@ const GONE: &str = "who-was-never-here";
 fn holds(home: &Home, text: &str) -> bool {
     let files = fs::read_dir(home.data_dir()).expect("a folder");
     files
-        .map(|file| fs::read(file.expect("a file").path()).expect("it can be read"))
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.is_file())
+        .map(|path| fs::read(path).expect("it can be read"))
         .any(|bytes| {
             bytes
                 .windows(text.len())
