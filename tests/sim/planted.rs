@@ -6,7 +6,7 @@ use greendot::planted::{Planted, plant};
 use crate::{Plan, plan, restart, run, split};
 
 /// Within so many seeds each bug must be caught.
-const SEEDS: u64 = 80;
+const SEEDS: u64 = 200;
 
 /// The first seed whose run fails; panics if none does. The same seed must pass without the bug.
 fn catch<O>(
