@@ -1,24 +1,18 @@
-//! A user is forgotten: what becomes of its streams and of those who watch it, on every shard.
+//! What a shard does about a user who is forgotten, step by step.
 //!
-//! Owns what a shard must do before it lets go of the slot: its streams of that publisher are ended
-//! by the pass that ends those of whoever is logged out, and those who watch the slot watch the
-//! name again, in slices, since each costs a rewritten list. They are told that nobody has ever
-//! seen the user, which is what is true from here on. Whatever else keeps the slot's number keeps
-//! it for a short time only (parked requests, errands in the mail), and that is waited for. When
-//! the slot may be another's is the presence database's (`presence/forget.rs`).
+//! Owns no state: the file beside does.
 
-use std::collections::VecDeque;
-
-use super::calls::WAIT_MS_MAX;
-use super::mail::Mail;
-use super::parts::Engine;
-use super::role::Role;
+use super::Leaver;
+use crate::engine::calls::WAIT_MS_MAX;
+use crate::engine::mail::Mail;
+use crate::engine::parts::Engine;
+use crate::engine::role::Role;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{ForgetFault, Transition};
 use crate::slot::Slot;
 use crate::status::Status;
-use crate::time::{Mono, Now, Unix};
+use crate::time::{Now, Unix};
 use crate::wire::{User, UserBuf};
 
 /// Watchers whose lists are rewritten for the price of so many marks.
@@ -29,35 +23,15 @@ const LOOKED_AT_PER_CALL: usize = 1_024;
 /// that its user is gone: until they are answered, and some time to notice.
 const KEPT_MS_MAX: u64 = 2 * WAIT_MS_MAX;
 
-/// Slots that this shard has yet to let go of.
-#[derive(Debug, Default)]
-pub(super) struct Leaving {
-    /// Their watchers are yet to be moved.
-    watched: VecDeque<Leaver>,
-    /// Nobody here watches them any more.
-    unwatched: VecDeque<Leaver>,
-}
-
-#[derive(Debug)]
-struct Leaver {
-    slot: Slot,
-    user: UserBuf,
-    /// Since when its streams are looked for. None: too many others' are.
-    sought: Option<Mono>,
-}
-
-impl Leaving {
-    /// Watchers wait to be moved.
-    pub(super) fn has_work(&self) -> bool {
-        !self.watched.is_empty()
-    }
-}
-
 impl Engine {
     /// Forgets a user; true if anybody had that id.
     ///
     /// Errors: see [`crate::presence::Presence::forget`].
-    pub(super) fn forget(&mut self, user: User<'_>, now: Now) -> Result<bool, ForgetFault> {
+    pub(in crate::engine) fn forget(
+        &mut self,
+        user: User<'_>,
+        now: Now,
+    ) -> Result<bool, ForgetFault> {
         let max = self.settings.users_leaving_max;
         let forgotten = self.presence.forget(user, max, now);
         self.spread_forgotten(forgotten, now)
@@ -66,7 +40,7 @@ impl Engine {
     /// Forgets the user of a slot who is still silent since `before`.
     ///
     /// Errors: as above.
-    pub(super) fn forget_silent(
+    pub(in crate::engine) fn forget_silent(
         &mut self,
         slot: Slot,
         before: Unix,
@@ -95,7 +69,7 @@ impl Engine {
     }
 
     /// At a real-time node: the presence node has forgotten a user, whose streams here end.
-    pub(super) fn forgotten_elsewhere(&mut self, slot: Slot) {
+    pub(in crate::engine) fn forgotten_elsewhere(&mut self, slot: Slot) {
         self.posts.letter_to_others(Mail::Forget(slot));
         self.end_streams_of(slot);
     }
@@ -108,7 +82,7 @@ impl Engine {
 
     /// The user of a slot has been forgotten, here or by another shard: its streams end, and it is
     /// published no more.
-    pub(super) fn begin_to_forget(&mut self, slot: Slot, now: Now) {
+    pub(in crate::engine) fn begin_to_forget(&mut self, slot: Slot, now: Now) {
         if self.presence.is_follower() {
             self.end_streams_of(slot);
             return;
@@ -147,7 +121,7 @@ impl Engine {
 
     /// Moves some of those who watch a slot that is leaving to the name; at least one. Returns what
     /// that cost in marks.
-    pub(super) fn forget_some(&mut self, max: usize, now: Now) -> usize {
+    pub(in crate::engine) fn forget_some(&mut self, max: usize, now: Now) -> usize {
         let Some(leaver) = self.leaving.watched.pop_front() else {
             return 0;
         };
@@ -168,7 +142,7 @@ impl Engine {
     }
 
     /// Lets go of slots of which nothing is left here.
-    pub(super) fn let_go(&mut self, now: Now) {
+    pub(in crate::engine) fn let_go(&mut self, now: Now) {
         for _ in 0..self.leaving.unwatched.len().min(LOOKED_AT_PER_CALL) {
             let Some(mut leaver) = self.leaving.unwatched.pop_front() else {
                 return;

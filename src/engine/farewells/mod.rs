@@ -6,31 +6,29 @@
 //! decides. In memory only: a crash loses them. Costs a question for each goodbye and real-time
 //! node, up to 1,000 in one request. What a goodbye does to a stamp is `presence/beats.rs`'.
 
+mod run;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::errand::Asker;
-use super::mail::{Held, ShardId};
-use super::parts::Engine;
-use super::upstream::{Holders, LoggedOut, Outbound};
+use crate::engine::errand::Asker;
+use crate::engine::mail::ShardId;
+use crate::engine::upstream::{Holders, LoggedOut, Outbound};
 use crate::metrics::Counter;
-use crate::planted::{self, Planted};
 use crate::slot::Slot;
-use crate::time::{Mono, Now, Unix};
+use crate::time::{Mono, Unix};
 use crate::wire::{User, UserBuf};
 
 /// A real-time node that has not answered by then is not waited for, in ms.
 pub const HOLDERS_MS_MAX: u64 = 2_000;
 /// Users in one question. The links make requests of several.
 const USERS_PER_QUESTION: usize = 1_000;
-/// Goodbyes whose time is over that one call decides.
-const DECIDED_PER_CALL: usize = 8_192;
 
 /// How a goodbye is ordered against beats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Said {
+pub(in crate::engine) enum Said {
     /// By when it was sent; and if that is the same, by when it came.
     Sent { sent_at: Unix, came_at: Unix },
     /// It was put off: any beat that has come since takes it back.
@@ -51,7 +49,7 @@ struct Farewell {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Farewells {
+pub(in crate::engine) struct Farewells {
     /// Real-time nodes that are asked; without any nobody is.
     mirrors: usize,
     waiting: HashMap<u64, Farewell, foldhash::fast::RandomState>,
@@ -64,7 +62,7 @@ pub(super) struct Farewells {
 
 impl Farewells {
     /// Of a presence node with so many real-time nodes.
-    pub(super) fn new(mirrors: usize) -> Farewells {
+    pub(in crate::engine) fn new(mirrors: usize) -> Farewells {
         Farewells {
             mirrors,
             ..Farewells::default()
@@ -72,12 +70,12 @@ impl Farewells {
     }
 
     /// Whether real-time nodes are asked before a goodbye is believed.
-    pub(super) fn ask(&self) -> bool {
+    pub(in crate::engine) fn ask(&self) -> bool {
         self.mirrors > 0
     }
 
     /// When the first need not wait any more.
-    pub(super) fn due(&self) -> Mono {
+    pub(in crate::engine) fn due(&self) -> Mono {
         self.due.front().map_or(Mono::NEVER, |(due, _)| *due)
     }
 
@@ -90,7 +88,7 @@ impl Farewells {
     }
 
     /// What is for the links.
-    pub(super) fn poll(&mut self, shard: ShardId) -> Option<Outbound> {
+    pub(in crate::engine) fn poll(&mut self, shard: ShardId) -> Option<Outbound> {
         if !self.asks.is_empty() {
             let asks = std::mem::take(&mut self.asks);
             for asks in asks.chunks(USERS_PER_QUESTION) {
@@ -103,7 +101,7 @@ impl Farewells {
     }
 
     /// All streams of these users end at every real-time node that were open then.
-    pub(super) fn end_streams(&mut self, users: &[UserBuf], at: Unix) {
+    pub(in crate::engine) fn end_streams(&mut self, users: &[UserBuf], at: Unix) {
         if self.ask() && !users.is_empty() {
             let users = users.iter().map(|user| user.as_str().into()).collect();
             let end = Arc::new(LoggedOut { users, at });
@@ -125,7 +123,7 @@ impl Farewells {
     }
 
     /// The user of a slot is forgotten, and its slot may be another's soon.
-    pub(super) fn drop(&mut self, slot: Slot) {
+    pub(in crate::engine) fn drop(&mut self, slot: Slot) {
         self.waiting.retain(|_, farewell| farewell.slot != slot);
     }
 
@@ -135,95 +133,5 @@ impl Farewells {
             (self.due, self.waiting) = (VecDeque::new(), HashMap::default());
         }
         farewell
-    }
-}
-
-impl Engine {
-    /// A goodbye waits until real-time nodes have said whether a stream of the user's is open
-    /// there. False: too many do already.
-    pub(super) fn ask_holders(
-        &mut self,
-        slot: Slot,
-        said: Said,
-        source: Counter,
-        asker: Option<Asker>,
-        now: Now,
-    ) -> bool {
-        if self.farewells.waiting.len() >= self.settings.leaves_put_off_max {
-            self.counters.add(Counter::LimitLeavesPutOff, 1);
-            return false;
-        }
-        let farewell = Farewell {
-            slot,
-            said,
-            source,
-            asker,
-            without: 0,
-        };
-        let user = self.presence.user(slot);
-        self.farewells.push(user, farewell, now.mono);
-        true
-    }
-
-    /// What a real-time node has answered.
-    pub(super) fn take_holders(&mut self, held: &Held, now: Now) {
-        if held.shard != self.node.shard {
-            return;
-        }
-        for (id, is_held) in &held.answers {
-            let Some(farewell) = self.farewells.waiting.get_mut(id) else {
-                continue;
-            };
-            let is_held = *is_held && !planted::is(Planted::GoodbyeOfAll);
-            farewell.without += usize::from(!is_held);
-            if is_held {
-                self.counters.add(Counter::LeavesHeld, 1);
-                if let Some(farewell) = self.farewells.take(*id) {
-                    self.farewell_decided(&farewell, false, now);
-                }
-            } else if farewell.without >= self.farewells.mirrors
-                && let Some(farewell) = self.farewells.take(*id)
-            {
-                self.believe(&farewell, now);
-            }
-        }
-    }
-
-    /// Goodbyes for which not all real-time nodes have answered in time: what is known counts.
-    pub(super) fn believe_overdue(&mut self, now: Now) {
-        for _ in 0..DECIDED_PER_CALL {
-            let Some(farewell) = self.farewells.next_overdue(now.mono) else {
-                return;
-            };
-            self.counters.add(Counter::LeavesUnanswered, 1);
-            self.believe(&farewell, now);
-        }
-    }
-
-    fn believe(&mut self, farewell: &Farewell, now: Now) {
-        let Farewell {
-            slot, said, source, ..
-        } = *farewell;
-        let outcome = match said {
-            Said::Sent { sent_at, came_at } => {
-                self.presence.record_leave_since(slot, sent_at, came_at)
-            }
-            Said::PutOff { given_at } => self.presence.record_leave_of(slot, given_at),
-        };
-        let counts = self.count_leave(outcome, source);
-        self.farewell_decided(farewell, counts, now);
-    }
-
-    /// `counts`: the slot's owner must look; the request that waits for it waits for that too.
-    fn farewell_decided(&mut self, farewell: &Farewell, counts: bool, now: Now) {
-        let slot = counts.then_some(farewell.slot);
-        match farewell.asker {
-            Some(asker) => self.errand_decided(asker, slot, now),
-            None => {
-                if let Some(slot) = slot {
-                    self.look(slot, now);
-                }
-            }
-        }
     }
 }
