@@ -14,11 +14,13 @@
 //! The other modules are public so that tests, benches and the simulator reach them. They promise
 //! nothing. docs/ARCHITECTURE.md says what each owns, `tests/layers` what each may name.
 
+pub mod auth;
 pub mod cli;
 #[warn(missing_docs)]
 pub mod config;
 pub mod engine;
 pub mod fleet_key;
+pub mod key_files;
 pub mod limits;
 pub mod links;
 pub mod logs;

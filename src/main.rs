@@ -8,7 +8,7 @@ use greendot::config::{self, Config, Loaded, LogFormat, Sources};
 use greendot::limits::{self, Found};
 use greendot::logs;
 use greendot::time::Clock;
-use greendot::tools::{beat, doctor, key, store, top, watch};
+use greendot::tools::{beat, doctor, key, store, token, top, watch};
 use tracing_subscriber::filter::LevelFilter;
 
 /// What was typed or configured can not be meant; as clap exits.
@@ -49,6 +49,12 @@ fn main() -> ExitCode {
             Ok(text) => printed(&text),
             Err(why) => outcome(Err(why)),
         },
+        Ask::Token(options) => {
+            match token::run(&options, Clock::new().now().unix, &mut std::io::stdin()) {
+                Ok(text) => printed(&text),
+                Err(why) => outcome(Err(why)),
+            }
+        }
         Ask::Store(options) => outcome(store::run(&options, &mut std::io::stdout())),
         Ask::Top(options) => outcome(top::run(&options, &Clock::new(), &mut std::io::stdout())),
     }

@@ -37,7 +37,7 @@ fn version_and_help() {
     let (code, help, _) = greendot(dir.path(), &["--help"], &[]);
     assert_eq!(code, 0);
     for command in [
-        "serve", "realtime", "presence", "watch", "beat", "config", "doctor", "key", "top",
+        "serve", "realtime", "presence", "watch", "beat", "config", "doctor", "key", "token", "top",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
     }
@@ -268,4 +268,42 @@ fn config_says_what_the_machine_does_not_allow() {
         out.ends_with("\n# conns_max: 400 file descriptors leave 100 for each of 2 shards\n"),
         "{out}"
     );
+}
+
+/// What docs/SECURITY.md shows makes tokens that are taken.
+#[test]
+fn a_backend_makes_tokens() {
+    let dir = folder();
+    let secret = dir.path().join("app.secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").expect("it is written");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&secret, private).expect("it has a mode");
+    let document = include_str!("../docs/SECURITY.md");
+    for (program, flag, language) in [("node", "-e", "```js\n"), ("python3", "-c", "```python\n")] {
+        let (_, code) = document.split_once(language).expect("an example");
+        let (code, _) = code.split_once("```").expect("its end");
+        let mut command = Command::new(program);
+        let made = match command.current_dir(dir.path()).args([flag, code]).output() {
+            Ok(made) => made,
+            Err(_) => {
+                println!("{program} is missing; its example is skipped");
+                continue;
+            }
+        };
+        let why = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "{program}: {why}");
+        std::fs::write(dir.path().join("token"), &made.stdout).expect("it is written");
+        let judged = Command::new(env!("CARGO_BIN_EXE_greendot"))
+            .current_dir(dir.path())
+            .args(["token", "--check", "--key", "app.secret"])
+            .stdin(std::fs::File::open(dir.path().join("token")).expect("it is there"))
+            .output()
+            .expect("the binary runs");
+        let told = String::from_utf8_lossy(&judged.stdout);
+        let granted = r#""publish":true,"user":"alice","watch":["team-*"]}"#;
+        assert!(
+            told.trim_end().ends_with(granted),
+            "{program}: {told} {judged:?}"
+        );
+    }
 }

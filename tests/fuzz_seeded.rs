@@ -1,4 +1,4 @@
-//! The fuzz bodies of the wire parsers on stable: a fixed number of seeded mutations of valid
+//! The fuzz bodies of the parsers on stable: a fixed number of seeded mutations of valid
 //! inputs.
 //!
 //! The same inputs every time. `FUZZ_SEED` and `FUZZ_INPUTS` widen a run; libFuzzer in `fuzz/`
@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use greendot::auth;
 use greendot::wire::fuzz;
 
 /// Mutated inputs for each body, unless `FUZZ_INPUTS` says otherwise.
@@ -56,6 +57,16 @@ fn feed_header() {
 #[test]
 fn record_bodies() {
     run("record_bodies", fuzz::record_bodies, BODIES);
+}
+
+#[test]
+fn token() {
+    run("token", auth::fuzz::token, TOKENS);
+}
+
+#[test]
+fn jwt_keys() {
+    run("jwt_keys", auth::fuzz::jwt_keys, JWT_KEYS);
 }
 
 const BUNDLES: &[&[u8]] = &[b"", b"\0\x03abc", b"\0\x01a\0\x02bc\0\0\0\x01d"];
@@ -124,6 +135,28 @@ const BODIES: &[&[u8]] = &[
     b"{\"presence\":[{\"user\":\"a\",\"status\":\"online\",\"since\":1,\"last_active\":2},\
       {\"user\":\"\\u00e9\",\"status\":\"offline\",\"since\":null,\"last_active\":null}]}",
     b"a\"b\\c/\xc2\xa0",
+];
+const TOKENS: &[&[u8]] = &[
+    b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6MTc2NDAxMzIwMH0.\
+      lqYfluv_eMWyB3_Cv7XO5RR09V_BNJPpB6eG-ycpziE",
+    b"{\"alg\":\"HS256\",\"typ\":\"at+jwt\",\"kid\":\"app\",\"jku\":\"a\",\"crit\":[]}",
+    b"{\"sub\":\"alice\",\"exp\":1764013200,\"greendot\":{\"watch\":[\"team-*\",\"bob\",\"*\"],\
+      \"last_active\":\"minutes\",\"publish\":false}}",
+    b"{\"aud\":[\"a\"],\"iss\":\"b\",\"nbf\":1,\"iat\":2,\"sub\":\"\\u00e9\",\"exp\":1764013200}",
+    b"{\"sub\":\"a\",\"sub\":\"b\",\"exp\":1764013200.5}",
+];
+const JWT_KEYS: &[&[u8]] = &[
+    b"0123456789abcdef0123456789abcdef\r\n",
+    b"-----BEGIN PUBLIC KEY-----\n\
+      MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+      -----END PUBLIC KEY-----\n",
+    b"MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+    b"{\"keys\":[{\"kid\":\"1\",\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"use\":\"sig\",\
+      \"alg\":\"EdDSA\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"},{\"kid\":\"2\",\"\
+      kty\":\"oct\",\
+      \"k\":\"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY\"},{\"kty\":\"RSA\",\"use\":\"enc\"}]}",
+    b"{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU\",\
+      \"y\":\"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0\"}",
 ];
 
 fn run(name: &str, body: fn(&[u8]), corpus: &[&[u8]]) {

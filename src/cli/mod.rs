@@ -8,11 +8,12 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use crate::auth::LastActive;
 use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
 use crate::config::{Config, RoleName, Sources};
 use crate::tools::endpoint::{Endpoint, Port, Said};
-use crate::tools::{beat, key, store, top, watch};
+use crate::tools::{beat, key, store, token, top, watch};
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub enum Ask {
     Watch(watch::Options),
     /// Make or name a fleet key.
     Key(key::Options),
+    /// Make a token, or judge one.
+    Token(token::Options),
     /// Look into a data folder, or compact it.
     Store(store::Options),
     /// Show a server's vital rates.
@@ -95,6 +98,7 @@ pub fn command() -> Command {
              serve, realtime and presence",
         ))
         .subcommand(key_command())
+        .subcommand(token_command())
         .subcommand(store_command())
         .subcommand(top_command())
 }
@@ -164,6 +168,70 @@ fn key_command() -> Command {
         .about("Print a fresh fleet key")
         .arg(path_arg("id").help("Print the id of each key in this file instead; the first signs"))
 }
+
+fn token_command() -> Command {
+    let text = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let making = |arg: Arg| arg.conflicts_with("check");
+    Command::new("token")
+        .about("Make a token for development, or say what one grants or why it is refused")
+        .arg(making(text("user", "USER", "Whose token it is")).required_unless_present("check"))
+        .arg(
+            making(text(
+                "watch",
+                "ID",
+                "Whom its holder may watch: an id, a prefix* or *; repeatable",
+            ))
+            .action(ArgAction::Append),
+        )
+        .arg(
+            making(text("ttl", "TIME", "For how long it is good"))
+                .default_value("1h")
+                .value_parser(|text: &str| {
+                    value::millis(text, &(1_000..=TTL_MS_MAX)).map_err(|why| format!("it {why}"))
+                }),
+        )
+        .arg(
+            making(text(
+                "last-active",
+                "HOW",
+                "How exactly its holder learns when others were last active",
+            ))
+            .default_value("exact")
+            .value_parser(LastActive::ALL.map(|(name, _)| name)),
+        )
+        .arg(
+            making(Arg::new("viewer").long("viewer"))
+                .action(ArgAction::SetTrue)
+                .help("Its holder only watches, and is never online"),
+        )
+        .arg(making(text(
+            "kid",
+            "NAME",
+            "Name its key so, as is needed where a node has several",
+        )))
+        .arg(text("aud", "TEXT", "Its audience (aud)"))
+        .arg(text("iss", "TEXT", "Its issuer (iss)"))
+        .arg(
+            path_arg("key")
+                .required(true)
+                .action(ArgAction::Append)
+                .help(
+                    "File with the key: a secret, or a private key in PEM; with --check a secret, \
+                     a public key in PEM or a JWK set, repeatable",
+                ),
+        )
+        .arg(
+            Arg::new("check")
+                .long("check")
+                .action(ArgAction::SetTrue)
+                .help("Judge the token on standard input instead"),
+        )
+}
+
+/// Longest life of a token that is made here: 30 days, in ms.
+const TTL_MS_MAX: u64 = 30 * 86_400_000;
 
 fn store_command() -> Command {
     Command::new("store")
@@ -298,6 +366,7 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
         Some(("key", given)) => Ask::Key(key::Options {
             id_of: given.get_one("id").cloned(),
         }),
+        Some(("token", given)) => Ask::Token(token_options(given)?),
         Some(("store", given)) => Ask::Store(store::Options {
             what: match given.get_one::<String>("what").map(String::as_str) {
                 Some("verify") => store::What::Verify,
@@ -316,6 +385,37 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
         }),
         _ => Ask::Serve(sources(matches, variables)),
     })
+}
+
+fn token_options(given: &ArgMatches) -> Result<token::Options, String> {
+    let text = |name: &str| given.get_one::<String>(name).cloned();
+    let (audience, issuer) = (text("aud"), text("iss"));
+    let keys = given.get_many::<PathBuf>("key").expect("it is required");
+    let keys: Vec<PathBuf> = keys.cloned().collect();
+    if given.get_flag("check") {
+        return Ok(token::Options::Check(token::Check {
+            keys,
+            audience,
+            issuer,
+        }));
+    }
+    let [key] = <[PathBuf; 1]>::try_from(keys)
+        .map_err(|_| "a token is signed by one key; name one file with --key")?;
+    Ok(token::Options::Make(token::Make {
+        user: text("user").unwrap_or_default(),
+        watch: given
+            .get_many::<String>("watch")
+            .map(|entries| entries.cloned().collect()),
+        ttl_ms: given.get_one("ttl").copied().expect("it has a default"),
+        last_active: text("last-active")
+            .and_then(|word| LastActive::parse(&word))
+            .unwrap_or_default(),
+        viewer: given.get_flag("viewer"),
+        audience,
+        issuer,
+        kid: text("kid"),
+        key,
+    }))
 }
 
 fn users(given: &ArgMatches) -> Vec<String> {

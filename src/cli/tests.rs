@@ -146,6 +146,43 @@ fn the_tools_read_where_the_server_is_from_a_variable() {
 }
 
 #[test]
-fn what_does_not_work_yet_is_not_listed() {
-    assert!(command().find_subcommand("token").is_none());
+fn tokens_are_made_and_judged() {
+    let Ask::Token(token::Options::Make(made)) =
+        asked("greendot token --user alice --watch team-* --watch bob --ttl 5m --key k")
+    else {
+        panic!()
+    };
+    let expected = token::Make {
+        user: "alice".into(),
+        watch: Some(vec!["team-*".into(), "bob".into()]),
+        ttl_ms: 300_000,
+        last_active: LastActive::Exact,
+        viewer: false,
+        audience: None,
+        issuer: None,
+        kid: None,
+        key: "k".into(),
+    };
+    assert_eq!(made, expected);
+    let Ask::Token(token::Options::Check(judged)) =
+        asked("greendot token --check --key a --key b --aud x --iss y")
+    else {
+        panic!()
+    };
+    assert_eq!(judged.keys, [PathBuf::from("a"), PathBuf::from("b")]);
+    assert_eq!(
+        (judged.audience, judged.issuer),
+        (Some("x".into()), Some("y".into()))
+    );
+    for line in [
+        "greendot token --user alice",
+        "greendot token --key k",
+        "greendot token --check --user alice --key k",
+        "greendot token --user alice --key k --last-active never",
+    ] {
+        assert!(
+            command().try_get_matches_from(line.split(' ')).is_err(),
+            "{line}"
+        );
+    }
 }

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod endpoint;
 pub mod key;
 pub mod store;
+pub mod token;
 pub mod top;
 pub mod watch;
 

@@ -24,6 +24,8 @@ const EDGES: Table = &[
     ("slot", ""),
     ("status", ""),
     ("wire", "status time"),
+    ("auth", "time wire"),
+    ("key_files", "auth"),
     ("store", "planted slot status time wire"),
     ("presence", "planted slot status store time wire"),
     ("realtime", "time wire"),
@@ -36,8 +38,8 @@ const EDGES: Table = &[
     ("limits", "config engine links"),
     ("node", "config engine fleet_key limits links logs metrics presence shard store time wire"),
     // `greendot store` reads a folder as the presence database keeps it.
-    ("tools", "config fleet_key limits presence store time wire"),
-    ("cli", "config tools"),
+    ("tools", "auth config fleet_key key_files limits presence store time wire"),
+    ("cli", "auth config tools"),
     ("main", "cli config limits logs node time tools"),
     ("loadgen", "time wire"),
 ];
@@ -69,7 +71,7 @@ const EDGES_OF_TESTS: Table = &[
 const STRANGERS: &[(&str, &str)] = &[("presence", "realtime"), ("shard", "links")];
 
 /// What no kernel is needed for: the simulators drive it, and a run is a function of its seed.
-const PURE: &[&str] = &["wire", "presence", "realtime", "pages", "engine"];
+const PURE: &[&str] = &["wire", "auth", "presence", "realtime", "pages", "engine"];
 
 /// What asks the kernel, or reads a clock. Tests may.
 const KERNEL: &[&str] = &[
@@ -91,6 +93,8 @@ const KEEPERS: Table = &[
     ("mio", "shard"),
     ("memmap2", "store"),
     ("httparse", "wire"),
+    ("aws_lc_rs", "auth"),
+    ("base64", "auth"),
     ("prometheus_client", "pages"),
 ];
 

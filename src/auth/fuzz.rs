@@ -1,0 +1,84 @@
+//! What must hold of tokens and key files for any bytes at all; see `wire::fuzz`.
+
+use super::token::Header;
+use super::{Keys, Rules, WATCH_ENTRIES_MAX, WatchDefault};
+use crate::time::Unix;
+use crate::wire::User;
+
+/// By which the corpus's tokens are signed.
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const NOW: Unix = Unix::from_ms(1_764_009_600_000);
+
+/// Nobody without the secret makes a token; and what claims grant is what serde_json reads in them.
+pub fn token(data: &[u8]) {
+    let mut keys = Keys::default();
+    keys.add("app", SECRET).expect("it has 32 bytes");
+    let rules = Rules {
+        keys,
+        audience: None,
+        issuer: None,
+        ttl_max_ms: 86_400_000,
+        watch_default: WatchDefault::Nobody,
+    };
+    if rules.verify(data, NOW).is_ok() {
+        // There is one way to write it.
+        for at in 0..data.len() {
+            let mut other = data.to_vec();
+            other[at] ^= 1;
+            assert!(rules.verify(&other, NOW).is_err(), "byte {at}");
+        }
+    }
+    if Header::read(data).is_ok() {
+        let header: serde_json::Value = serde_json::from_slice(data).expect("it was read");
+        assert!(header["alg"].is_string());
+        assert!(
+            ["jku", "x5u", "jwk", "x5c", "crit", "zip"]
+                .iter()
+                .all(|it| header[it].is_null())
+        );
+    }
+    if let Ok(grant) = rules.judge(data, NOW) {
+        let claims: serde_json::Value = serde_json::from_slice(data).expect("it was read");
+        assert_eq!(claims["sub"].as_str(), Some(grant.user.as_str()));
+        assert_eq!(
+            claims["exp"].as_u64().map(|exp| exp * 1_000),
+            Some(grant.expires.ms())
+        );
+        assert!(grant.expires > NOW && grant.expires.ms_since(NOW) <= rules.ttl_max_ms);
+        assert_eq!(claims["greendot"]["publish"] != false, grant.publish);
+        assert!(grant.may_watch(grant.user.user()));
+        let watch = claims["greendot"]["watch"].as_array();
+        assert!(watch.is_none_or(|list| list.len() <= WATCH_ENTRIES_MAX));
+        for entry in watch
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.as_str())
+        {
+            let prefix = entry.trim_end_matches('*');
+            let user = User::from_text(prefix).unwrap_or(User::NOBODY);
+            assert!(grant.may_watch(user), "{entry}");
+        }
+    }
+}
+
+/// A file is taken whole or not at all, and no name stands for two keys.
+pub fn jwt_keys(data: &[u8]) {
+    let mut keys = Keys::default();
+    let added = keys.add("stem", data);
+    let before: Vec<_> = keys
+        .names()
+        .map(|(kid, alg)| (kid.to_owned(), alg))
+        .collect();
+    assert_eq!(added.is_ok(), !before.is_empty());
+    if let Err(fault) = added {
+        assert!(!fault.to_string().is_empty());
+        return;
+    }
+    assert!(keys.add("stem", data).is_err());
+    assert!(
+        keys.names()
+            .eq(before.iter().map(|(kid, alg)| (kid.as_str(), *alg)))
+    );
+    assert!(before.iter().all(|(kid, _)| keys.find(Some(kid)).is_some()));
+    assert_eq!(keys.find(None).is_some(), before.len() == 1);
+}

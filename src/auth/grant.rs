@@ -1,0 +1,286 @@
+//! What a token grants its holder.
+//!
+//! Owns the claim that says it. Never asks whether the token is genuine: `token` has.
+
+use serde_json::value::RawValue;
+
+use super::json::{Others, members, value};
+use crate::time::Unix;
+use crate::wire::{User, UserBuf};
+
+/// Most entries of a token's `watch`.
+pub const WATCH_ENTRIES_MAX: usize = 256;
+
+/// What a token says: who its holder is, and what they may do until when.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// The token's `sub`.
+    pub user: UserBuf,
+    /// The token's `exp`: from then on it is void.
+    pub expires: Unix,
+    /// How exactly its holder learns when others were last active.
+    pub last_active: LastActive,
+    /// Its holder may be online. Without it they are a viewer, for whom no slot is ever made.
+    pub publish: bool,
+    watch: Watch,
+}
+
+/// How exactly somebody learns when others were last active.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LastActive {
+    /// To the millisecond.
+    #[default]
+    Exact,
+    /// To the minute.
+    Minutes,
+    /// Not at all.
+    None,
+}
+
+impl LastActive {
+    /// As the claim has it.
+    pub const ALL: [(&'static str, LastActive); 3] = [
+        ("exact", LastActive::Exact),
+        ("minutes", LastActive::Minutes),
+        ("none", LastActive::None),
+    ];
+
+    /// Reads the claim's word.
+    pub fn parse(word: &str) -> Option<LastActive> {
+        let found = LastActive::ALL.into_iter().find(|(name, _)| *name == word);
+        found.map(|(_, level)| level)
+    }
+
+    /// The claim's word.
+    pub fn name(self) -> &'static str {
+        let found = LastActive::ALL
+            .into_iter()
+            .find(|(_, level)| *level == self);
+        found.map_or("exact", |(name, _)| name)
+    }
+}
+
+/// Whom a token without `watch` lets its holder watch, beside themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WatchDefault {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Everybody.
+    Everybody,
+}
+
+/// Ids, and prefixes of ids. Both sorted; no prefix begins with another.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Watch {
+    ids: Box<[Box<str>]>,
+    prefixes: Box<[Box<str>]>,
+}
+
+impl Grant {
+    /// Reads the claim `greendot`, an object of `watch`, `last_active` and `publish`, each of which
+    /// may be absent. None if it holds anything else: a misspelt member must not mean the default.
+    pub(super) fn read(
+        user: UserBuf,
+        expires: Unix,
+        claim: Option<&RawValue>,
+        watch_default: WatchDefault,
+    ) -> Option<Grant> {
+        let names = ["watch", "last_active", "publish"];
+        let [watch, last_active, publish] = match claim {
+            None => [None; 3],
+            Some(claim) => members(claim.get(), names, Others::Refused)?,
+        };
+        let watch = match (watch, watch_default) {
+            (Some(list), _) => Watch::read(&value::<Vec<String>>(list)?)?,
+            (None, WatchDefault::Nobody) => Watch::default(),
+            (None, WatchDefault::Everybody) => Watch::everybody(),
+        };
+        let last_active = match last_active {
+            None => LastActive::default(),
+            Some(word) => LastActive::parse(&value::<String>(word)?)?,
+        };
+        let publish = match publish {
+            None => true,
+            Some(flag) => value(flag)?,
+        };
+        Some(Grant {
+            user,
+            expires,
+            last_active,
+            publish,
+            watch,
+        })
+    }
+
+    /// What its `watch` comes to: ids, and prefixes with their star.
+    pub fn watch_entries(&self) -> Vec<String> {
+        let ids = self.watch.ids.iter().map(|id| id.to_string());
+        let prefixes = self.watch.prefixes.iter();
+        ids.chain(prefixes.map(|prefix| format!("{prefix}*")))
+            .collect()
+    }
+
+    /// Whether its holder may learn who and when `user` is: always of themselves.
+    pub fn may_watch(&self, user: User<'_>) -> bool {
+        self.user.user() == user || self.watch.has(user.as_str())
+    }
+}
+
+impl Watch {
+    fn everybody() -> Watch {
+        Watch {
+            ids: Box::default(),
+            prefixes: Box::new(["".into()]),
+        }
+    }
+
+    /// Compiles a claim's list. A star anywhere but at an entry's end is refused: whoever wrote it
+    /// took the entry for a pattern.
+    fn read(entries: &[String]) -> Option<Watch> {
+        if entries.len() > WATCH_ENTRIES_MAX {
+            return None;
+        }
+        let (mut ids, mut prefixes) = (Vec::<Box<str>>::new(), Vec::<Box<str>>::new());
+        for entry in entries {
+            let prefix = entry.strip_suffix('*');
+            let text = prefix.unwrap_or(entry);
+            // What begins no legal id is a slip; the empty prefix begins every one.
+            let is_sound = (entry == "*") || (User::from_text(text).is_ok() && !text.contains('*'));
+            if !is_sound {
+                return None;
+            }
+            match prefix {
+                Some(prefix) => prefixes.push(prefix.into()),
+                None => ids.push(entry.as_str().into()),
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        prefixes.sort_unstable();
+        // What begins with an earlier one comes right behind it.
+        prefixes.dedup_by(|later, kept| later.starts_with(&**kept));
+        Some(Watch {
+            ids: ids.into(),
+            prefixes: prefixes.into(),
+        })
+    }
+
+    fn has(&self, user: &str) -> bool {
+        // A prefix of `user` is not greater than it, and what lies between the two begins with that
+        // prefix too: so the greatest that is not greater is the only one to look at.
+        let behind = self.prefixes.partition_point(|prefix| **prefix <= *user);
+        let nearest = self.prefixes[..behind].last();
+        nearest.is_some_and(|prefix| user.starts_with(&**prefix))
+            || self.ids.binary_search_by(|id| (**id).cmp(user)).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn grant(claim: Option<&str>, watch_default: WatchDefault) -> Option<Grant> {
+        let claim: Option<&RawValue> = claim.map(|claim| serde_json::from_str(claim).unwrap());
+        let alice = UserBuf::from_text("alice").unwrap();
+        Grant::read(alice, Unix::from_ms(1), claim, watch_default)
+    }
+
+    fn may(grant: &Grant, user: &str) -> bool {
+        grant.may_watch(User::from_text(user).unwrap())
+    }
+
+    #[test]
+    fn whom_a_claim_lets_watch() {
+        let claim = r#"{"watch":["team-*","bob","team-a*","carol","bob"]}"#;
+        let grant = grant(Some(claim), WatchDefault::Everybody).unwrap();
+        for user in ["alice", "bob", "carol", "team-", "team-a", "team-\u{1f7e2}"] {
+            assert!(may(&grant, user), "{user}");
+        }
+        for user in [
+            "team", "tean-a", "bo", "bobb", "alic", "Alice", "*", "zoe", "a",
+        ] {
+            assert!(!may(&grant, user), "{user}");
+        }
+    }
+
+    #[test]
+    fn what_is_absent_and_what_is_said() {
+        let nobody = |claim| grant(claim, WatchDefault::Nobody).unwrap();
+        for claim in [None, Some("{}"), Some(r#"{"watch":[]}"#)] {
+            let grant = nobody(claim);
+            assert_eq!((may(&grant, "alice"), may(&grant, "bob")), (true, false));
+            assert_eq!(
+                (grant.last_active, grant.publish),
+                (LastActive::Exact, true)
+            );
+        }
+        let everybody = |claim| grant(claim, WatchDefault::Everybody).unwrap();
+        assert!(may(&everybody(None), "bob"));
+        assert!(!may(&everybody(Some(r#"{"watch":[]}"#)), "bob"));
+        assert!(may(&nobody(Some(r#"{"watch":["*","bob"]}"#)), "zoe"));
+        let viewer = nobody(Some(r#"{"publish":false,"last_active":"none"}"#));
+        assert_eq!(
+            (viewer.last_active, viewer.publish),
+            (LastActive::None, false)
+        );
+        assert!(nobody(Some(r#"{"publish":true}"#)).publish);
+        for (word, level) in LastActive::ALL {
+            assert_eq!((LastActive::parse(word), level.name()), (Some(level), word));
+        }
+    }
+
+    #[test]
+    fn what_could_be_a_slip_is_refused() {
+        let many = format!(
+            r#"{{"watch":[{}"x"]}}"#,
+            r#""x","#.repeat(WATCH_ENTRIES_MAX)
+        );
+        for claim in [
+            "null",
+            "[]",
+            r#"[["*"]]"#,
+            r#""*""#,
+            r#"{"watc":["*"]}"#,
+            r#"{"watch":"*"}"#,
+            r#"{"watch":null}"#,
+            r#"{"watch":[1]}"#,
+            r#"{"watch":[""]}"#,
+            r#"{"watch":["**"]}"#,
+            r#"{"watch":["a*b"]}"#,
+            r#"{"watch":["*a"]}"#,
+            r#"{"watch":["a\u0000*"]}"#,
+            r#"{"watch":["a"],"watch":["b"]}"#,
+            r#"{"last_active":"Exact"}"#,
+            r#"{"last_active":null}"#,
+            r#"{"publish":"false"}"#,
+            r#"{"publish":0}"#,
+            r#"{"publish":null}"#,
+            &many,
+        ] {
+            assert_eq!(grant(Some(claim), WatchDefault::Nobody), None, "{claim}");
+        }
+        let most = format!(
+            r#"{{"watch":[{}"x"]}}"#,
+            r#""x","#.repeat(WATCH_ENTRIES_MAX - 1)
+        );
+        assert!(grant(Some(&most), WatchDefault::Nobody).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn a_search_finds_what_looking_at_each_entry_finds(
+            entries in prop::collection::vec("[ab\u{e9}]{1,4}\\*?", 0..12),
+            user in "[ab\u{e9}]{1,5}",
+        ) {
+            let watch = Watch::read(&entries).unwrap();
+            let is_in = entries.iter().any(|entry| match entry.strip_suffix('*') {
+                Some(prefix) => user.starts_with(prefix),
+                None => *entry == user,
+            });
+            prop_assert_eq!(watch.has(&user), is_in);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Identity: who a caller is, and what a token lets them see.
+//!
+//! Owns key files, tokens (JWT, RFC 7519) and what they grant. Bytes come in and values go out: no
+//! connection, no file, and time is an argument. Signatures are aws-lc-rs's; all else of a token is
+//! read here, since what a library accepts by default is more than should be accepted.
+
+#[doc(hidden)]
+pub mod fuzz;
+mod grant;
+mod json;
+mod keys;
+mod pem;
+mod signer;
+mod token;
+
+#[cfg(test)]
+mod forge;
+#[cfg(test)]
+mod tests;
+
+pub use grant::{Grant, LastActive, WATCH_ENTRIES_MAX, WatchDefault};
+pub use keys::{Algorithm, KeyFault, Keys};
+pub use signer::{Claims, Signer, SignerFault};
+pub use token::{Refusal, Rules, TOKEN_BYTES_MAX};
+
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};
+
+/// Base64 as JOSE writes it (RFC 7515, section 2). Padding and loose last bits are refused, so that
+/// there is one way to write a token.
+const BASE64URL: GeneralPurpose = URL_SAFE_NO_PAD;
+
+/// Base64 of PEM files and of keys that are pasted, with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    BASE64URL.decode(text).ok()
+}
+
+fn to_base64url(bytes: &[u8]) -> String {
+    BASE64URL.encode(bytes)
+}
+
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text).ok()
+}
