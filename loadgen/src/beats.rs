@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use greendot::wire::beat::Keys;
 use sender::Sender;
 
-use crate::cause::{USERS_PER_DATAGRAM, datagram, read_keys};
+use crate::cause::{USERS_PER_DATAGRAM, check_key, datagram, read_keys};
 use crate::clock;
 use crate::common::{Common, Peer};
 use crate::count::Count;
@@ -128,7 +128,11 @@ pub fn run(common: &Common, args: &BeatsArgs) -> io::Result<Report> {
     let population = Population::new(common.seed);
     // The bare receiver knows no key; it is sent datagrams of the same size.
     let keys = match common.peer {
-        Peer::Greendot => read_keys(&common.key_file)?,
+        Peer::Greendot => {
+            let keys = read_keys(&common.key_file)?;
+            check_key(&target, &keys)?;
+            keys
+        }
         _ => {
             Keys::parse(&"0f".repeat(32)).map_err(|fault| io::Error::other(format!("{fault:?}")))?
         }

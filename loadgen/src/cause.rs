@@ -67,14 +67,16 @@ impl Cause {
         let connect = |to: &SocketAddr| Client::connect(*to);
         let presence = &target.presence;
         Ok(match (common.peer, how) {
-            (Peer::Greendot, How::Udp) => Cause::Udp {
-                target: target.clone(),
-                sockets: presence
-                    .iter()
-                    .map(|node| udp_to(node.udp))
-                    .collect::<io::Result<_>>()?,
-                keys: read_keys(&common.key_file)?,
-            },
+            (Peer::Greendot, How::Udp) => {
+                let keys = read_keys(&common.key_file)?;
+                check_key(target, &keys)?;
+                let sockets = presence.iter().map(|node| udp_to(node.udp));
+                Cause::Udp {
+                    target: target.clone(),
+                    sockets: sockets.collect::<io::Result<_>>()?,
+                    keys,
+                }
+            }
             (Peer::Greendot, How::Http) => {
                 let clients = presence.iter().map(|node| connect(&node.http));
                 Cause::Http(target.clone(), clients.collect::<io::Result<_>>()?)
@@ -204,6 +206,25 @@ pub fn read_keys(path: &Path) -> io::Result<Keys> {
             format!("--key-file {}: {fault:?}", path.display()),
         )
     })
+}
+
+/// Asks each presence node whether it takes datagrams of the first key, which are never answered.
+///
+/// Errors: one refuses it. What a node says that knows no such call is no refusal.
+pub fn check_key(target: &Target, keys: &Keys) -> io::Result<()> {
+    let key = keys.signing();
+    for node in &target.presence {
+        let mut client = Client::connect(node.http)?;
+        client.authorise(&key.service_token());
+        if client.post_bytes("/v1/datagrams", b"")?.status == 401 {
+            return Err(io::Error::other(format!(
+                "http://{} refuses datagrams of this key, {:08x}; check --key-file",
+                node.http,
+                key.id()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A UDP socket that sends to `target`.

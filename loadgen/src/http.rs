@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+const JSON: &str = "application/json";
+
 /// One connection to a server.
 pub struct Client {
     socket: TcpStream,
@@ -50,10 +52,28 @@ impl Client {
         self.answer()
     }
 
+    /// Posts what is no JSON and waits for the answer.
+    pub fn post_bytes(&mut self, path: &str, body: &[u8]) -> io::Result<Answer> {
+        self.send("POST", path, "application/octet-stream", body)?;
+        self.answer()
+    }
+
     /// Sends a request without waiting for its answer.
     pub fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<()> {
-        let mut request = Vec::new();
-        write_with(method, path, self.target, &self.headers, body, &mut request);
+        self.send(method, path, JSON, body)
+    }
+
+    fn send(&mut self, method: &str, path: &str, media: &str, body: &[u8]) -> io::Result<()> {
+        let (mut request, headers) = (Vec::new(), &self.headers);
+        write_with(
+            method,
+            path,
+            self.target,
+            headers,
+            media,
+            body,
+            &mut request,
+        );
         self.socket.write_all(&request)
     }
 
@@ -108,7 +128,7 @@ impl Client {
 
 /// Appends a request with the headers that every one here has.
 pub fn write_request(method: &str, path: &str, host: SocketAddr, body: &[u8], out: &mut Vec<u8>) {
-    write_with(method, path, host, "", body, out);
+    write_with(method, path, host, "", JSON, body, out);
 }
 
 fn write_with(
@@ -116,6 +136,7 @@ fn write_with(
     path: &str,
     host: SocketAddr,
     headers: &str,
+    media: &str,
     body: &[u8],
     out: &mut Vec<u8>,
 ) {
@@ -125,7 +146,7 @@ fn write_with(
     if method != "GET" {
         out.extend_from_slice(
             format!(
-                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                "Content-Type: {media}\r\nContent-Length: {}\r\n",
                 body.len()
             )
             .as_bytes(),

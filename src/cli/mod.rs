@@ -151,6 +151,12 @@ fn beat_command() -> Command {
             Port::Udp,
             "Where the server receives datagrams",
         ))
+        .arg(http_arg().help(format!(
+            "Where the same server listens for HTTP: it is asked whether it takes the key, for \
+             datagrams are not answered [default: {}, or {} unless --udp is elsewhere]",
+            Port::Http.variable(),
+            Port::Http.default()
+        )))
         .arg(
             path_arg("key-file")
                 .conflicts_with("data-dir")
@@ -348,6 +354,7 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
             count: given.get_one("count").copied(),
             leave: given.get_flag("leave"),
             udp: endpoint(given, Port::Udp, &variables)?,
+            http: http_beside_udp(given, &variables)?,
             key_file: given
                 .get_one::<PathBuf>("key-file")
                 .cloned()
@@ -438,6 +445,17 @@ fn endpoint(
             Ok(named.unwrap_or_else(|| Endpoint::default_of(port)))
         }
     }
+}
+
+/// Where the server listens for HTTP that receives the datagrams. None: they go where nobody has
+/// said what else is there.
+fn http_beside_udp(
+    given: &ArgMatches,
+    variables: &[(OsString, OsString)],
+) -> Result<Option<Endpoint>, String> {
+    let udp = endpoint(given, Port::Udp, variables)?;
+    let http = endpoint(given, Port::Http, variables)?;
+    Ok((udp.is_default() || !http.is_default()).then_some(http))
 }
 
 /// The server that a variable names. Set to nothing it is unset, as shells and unit files have it.

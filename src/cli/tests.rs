@@ -99,6 +99,41 @@ fn beat_options() {
 }
 
 #[test]
+fn beat_asks_the_server_that_it_beats_to() {
+    let http_of = |set: &[(&str, &str)], line: &str| {
+        let variables = set.iter().map(|(name, text)| (name.into(), text.into()));
+        let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+        match ask(&matches, variables.collect()) {
+            Ok(Ask::Beat(options)) => options.http.map(|http| http.to_string()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (beat_to, url) = (("GREENDOT_BEAT_TO", "b:2"), ("GREENDOT_URL", "b:1"));
+    for (set, line, http) in [
+        (
+            &[][..],
+            "greendot beat bob",
+            Some("127.0.0.1:8080 (the default of --http)"),
+        ),
+        (&[], "greendot beat bob --udp a:2", None),
+        (&[beat_to], "greendot beat bob", None),
+        (
+            &[],
+            "greendot beat bob --udp a:2 --http a:1",
+            Some("a:1 (--http)"),
+        ),
+        (
+            &[beat_to, url],
+            "greendot beat bob",
+            Some("b:1 (GREENDOT_URL)"),
+        ),
+        (&[url], "greendot beat bob --http a:1", Some("a:1 (--http)")),
+    ] {
+        assert_eq!(http_of(set, line).as_deref(), http, "{line}");
+    }
+}
+
+#[test]
 fn the_tools_read_where_the_server_is_from_a_variable() {
     let set = [
         ("GREENDOT_URL", "http://localhost:1"),

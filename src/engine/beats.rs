@@ -5,12 +5,13 @@
 
 use super::goodbyes::Heard;
 use super::parts::Engine;
+use super::wrong_key::WrongKey;
 use crate::metrics::Counter;
 use crate::presence::{BeatFault, BeatOutcome, InternFault, Presence};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
-use crate::wire::beat::{BeatDrop, Beats, open};
+use crate::wire::beat::{BeatDrop, Beats, key_id_of, open};
 
 /// Beats that are looked up together.
 const BATCH: usize = 64;
@@ -41,7 +42,15 @@ impl Engine {
     pub fn handle_beats(&mut self, datagrams: &[&[u8]], now: Now) -> usize {
         self.counters
             .add(Counter::DatagramsReceived, datagrams.len() as u64);
-        self.take_datagrams(datagrams, Way::Udp, now)
+        let worked = self.take_datagrams(datagrams, Way::Udp, now);
+        self.handed_over.go_on(datagrams.len());
+        worked
+    }
+
+    /// Whether a wrong key signed any of the datagrams handed over since the last call. Whoever
+    /// received them knows from where they came.
+    pub fn take_wrong_key(&mut self) -> Option<WrongKey> {
+        self.handed_over.take()
     }
 
     /// Datagrams have come this way; see [`Engine::handle_beats`].
@@ -49,7 +58,7 @@ impl Engine {
         let (keys, presence) = (self.node.keys.clone(), self.presence.clone());
         let mut batch = Batch::new();
         let mut worked = 0;
-        for datagram in datagrams {
+        for (at, datagram) in datagrams.iter().enumerate() {
             match open(datagram, &keys, now.unix, self.settings.beat_skew_max_ms) {
                 Ok(beats) if beats.leave => {
                     // In order: a goodbye behind a beat is looked at behind it.
@@ -67,6 +76,10 @@ impl Engine {
                 Err(why) => {
                     worked += 1;
                     self.counters.add(refusal(why), 1);
+                    if way == Way::Udp && matches!(why, BeatDrop::Key | BeatDrop::Mac) {
+                        self.handed_over
+                            .note(at, key_id_of(datagram), why == BeatDrop::Mac);
+                    }
                 }
             }
         }

@@ -38,6 +38,7 @@ pub mod turn;
 mod upstream;
 mod vouching;
 mod work;
+mod wrong_key;
 
 pub use calls::{NODE_HEADER, Refusals, instance_of};
 pub use conn::life::{Close, CloseHow};
@@ -54,6 +55,7 @@ pub use upstream::{
     Datagrams, Holders, LoggedOut, Outbound, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample,
     adopt_answers,
 };
+pub use wrong_key::WrongKey;
 
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};

@@ -19,6 +19,7 @@ use super::settings::Settings;
 use super::silence::Silence;
 use super::telling::Telling;
 use super::upstream::Upstream;
+use super::wrong_key::HandedOver;
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
 use crate::realtime::ConnId;
@@ -66,6 +67,8 @@ pub struct Engine {
     pub(super) date: HttpDate,
     /// Connections: what is read from them, written to them and closed.
     pub(super) conns: Conns,
+    /// Beat datagrams that came lately.
+    pub(super) handed_over: HandedOver,
     /// Who is to become a user.
     pub(super) arrivals: Arrivals,
     pub(super) fanout: Fanout,
@@ -142,6 +145,7 @@ impl Engine {
             random: fastrand::Rng::with_seed(parts.seed),
             date: HttpDate::at(now.unix),
             conns: Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono),
+            handed_over: HandedOver::default(),
             arrivals: Arrivals::default(),
             fanout: Fanout::default(),
             telling: Telling::default(),

@@ -1,9 +1,10 @@
 //! Beat datagrams off the socket: many per system call, and where the kernel merged some (GRO),
 //! split again.
 //!
-//! Owns the receive buffers, preallocated once. Never looks into a datagram and never answers one.
+//! Owns the receive buffers, preallocated once, and from where each datagram came. Never looks into a datagram and never answers one.
 
 use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use mio::unix::SourceFd;
@@ -24,6 +25,8 @@ pub(super) struct Datagrams {
     socket: std::net::UdpSocket,
     state: UdpSocketState,
     buffers: Box<[u8]>,
+    /// What the last call filled.
+    filled: Vec<RecvMeta>,
 }
 
 impl Datagrams {
@@ -45,6 +48,7 @@ impl Datagrams {
             socket,
             state,
             buffers,
+            filled: Vec::with_capacity(BATCH_SIZE),
         })
     }
 
@@ -67,7 +71,21 @@ impl Datagrams {
             &mut slices[..wanted],
             &mut meta[..wanted],
         )?;
-        Ok(split(&self.buffers, &meta[..buffers], &mut hand_over))
+        self.filled.clear();
+        self.filled.extend_from_slice(&meta[..buffers]);
+        Ok(split(&self.buffers, &self.filled, &mut hand_over))
+    }
+
+    /// From where the datagram came that was handed over `nth` in the last call, from 0.
+    pub(super) fn source_of(&self, mut nth: usize) -> Option<SocketAddr> {
+        for meta in &self.filled {
+            let datagrams = meta.len.div_ceil(meta.stride.max(1)).max(1);
+            match nth.checked_sub(datagrams) {
+                None => return Some(meta.addr),
+                Some(behind) => nth = behind,
+            }
+        }
+        None
     }
 }
 
@@ -109,6 +127,21 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+
+    #[test]
+    fn each_datagram_has_the_address_of_its_buffer() {
+        let (mut datagrams, _, _poll) = pair();
+        let from = |port: u16, len, stride| {
+            let mut meta = meta(len, stride);
+            meta.addr = ([127, 0, 0, 1], port).into();
+            meta
+        };
+        datagrams.filled = vec![from(1, 5, 2), from(2, 3, 3), from(3, 0, 0), from(4, 4, 2)];
+        let ports = |nth| datagrams.source_of(nth).map(|source| source.port());
+        let expected = [1, 1, 1, 2, 3, 4, 4].map(Some);
+        assert_eq!(std::array::from_fn(ports), expected);
+        assert_eq!(ports(7), None);
+    }
 
     fn pair() -> (Datagrams, UdpSocket, mio::Poll) {
         let poll = mio::Poll::new().unwrap();

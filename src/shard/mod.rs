@@ -10,6 +10,7 @@ mod datagrams;
 pub mod mailbox;
 mod peer;
 mod spawn;
+mod wrong_keys;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -25,8 +26,9 @@ use socket2::SockRef;
 use self::accept::Acceptor;
 use self::datagrams::Datagrams;
 use self::spawn::{Door, DrainTeller};
+use self::wrong_keys::WrongKeys;
 use crate::engine::turn::{Accepted, Driver, Edge, Inbox, Kernel, Notice, Order, Peer};
-use crate::engine::{Mail, Outbound, ShardId};
+use crate::engine::{Mail, Outbound, ShardId, WrongKey};
 use crate::realtime::ConnId;
 use crate::time::{Clock, Mono, Now, boottime};
 
@@ -61,6 +63,7 @@ struct Os {
     acceptor: Option<Acceptor>,
     /// None where no beats are received.
     datagrams: Option<Datagrams>,
+    wrong_keys: Arc<WrongKeys>,
     /// TCP_USER_TIMEOUT of a connection whose window is not full.
     user_timeout: Duration,
     doors: Arc<[Door]>,
@@ -155,6 +158,16 @@ impl Kernel for Os {
              tries again");
         }
         received
+    }
+
+    fn refused(&mut self, wrong_key: WrongKey) {
+        let datagrams = self.datagrams.as_ref();
+        let source = datagrams.and_then(|datagrams| datagrams.source_of(wrong_key.nth));
+        let now = self.mono();
+        let line = source.and_then(|source| self.wrong_keys.note(wrong_key, source, now));
+        if let Some(line) = line {
+            tracing::warn!("{line}");
+        }
     }
 
     fn accept(&mut self) -> Accepted<TcpStream> {

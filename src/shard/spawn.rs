@@ -16,6 +16,7 @@ use mio::{Events, Poll, Waker};
 use super::accept::Acceptor;
 use super::datagrams::Datagrams;
 use super::mailbox::Mailbox;
+use super::wrong_keys::WrongKeys;
 use super::{BEATS, Bound, EVENTS_MAX, LISTENER, Os, Outlet, WAKER, run};
 use crate::engine::turn::{Budgets, Driver, Order};
 use crate::engine::{EngineParts, Mail, ShardId};
@@ -111,6 +112,7 @@ pub fn spawn(
         .into_iter()
         .map(Some)
         .chain(std::iter::repeat_with(|| None));
+    let wrong_keys = Arc::<WrongKeys>::default();
     let sockets = bound.listeners.into_iter().zip(datagrams);
     let mut threads = Vec::with_capacity(parts.len());
     for (((parts, outbound), poll), (listener, datagrams)) in
@@ -127,6 +129,7 @@ pub fn spawn(
             None
         };
         let (clock, doors) = (Arc::clone(clock), Arc::clone(&doors));
+        let wrong_keys = Arc::clone(&wrong_keys);
         let on_drained = DrainTeller {
             shard: id,
             channel: drained.clone(),
@@ -152,6 +155,7 @@ pub fn spawn(
                 clock,
                 acceptor: Some(acceptor),
                 datagrams,
+                wrong_keys,
                 user_timeout,
                 doors,
                 outbound,

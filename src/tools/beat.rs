@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::time::{Clock, Mono, Unix};
 use crate::tools::endpoint::Endpoint;
+use crate::tools::key_check::{KeyCheck, Word};
 use crate::tools::{key, read_enough};
 use crate::wire::User;
 use crate::wire::beat::{FleetKey, Writer};
@@ -26,17 +27,22 @@ pub struct Options {
     pub leave: bool,
     /// Where the server receives.
     pub udp: Endpoint,
+    /// Where it listens for HTTP, if that is known.
+    pub http: Option<Endpoint>,
     /// File whose first key signs.
     pub key_file: PathBuf,
 }
 
 /// Sends as asked, one line on `out` per beat.
 ///
-/// Errors: a sentence for the terminal: no key, no such address, or nothing could be sent.
+/// Errors: a sentence for the terminal: no key, no such address, nothing could be sent, or the node
+/// refuses the key.
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
     let users = parse_users(&options.users)?;
     let keys = key::read(&options.key_file)?;
     let (socket, to) = connect(&options.udp)?;
+    let (http, key_file) = (options.http.clone(), options.key_file.clone());
+    let mut key_check = KeyCheck::new(http, key_file, keys.signing().clone());
     let mut times = Times::default();
     let mut sent: u64 = 0;
     let mut due = clock.now().mono;
@@ -52,8 +58,7 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
         match (&delivered, options.every_ms) {
             // A fleet's devices keep beating while the server restarts.
             (Err(why), Some(_)) => {
-                // Nor does it end because nobody reads that.
-                let _ = writeln!(std::io::stderr(), "greendot: {why}");
+                tell(why);
             }
             (Err(_), None) => return delivered,
             (Ok(()), _) => {
@@ -68,6 +73,10 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
                 if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
                     return read_enough(&error);
                 }
+                match (key_check.look(now.mono), options.every_ms) {
+                    (Some(Word::Refused(why)), None) => return Err(why),
+                    (word, _) => word.iter().for_each(|word| tell(word.text())),
+                }
             }
         }
         sent += 1;
@@ -78,6 +87,11 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
             _ => return Ok(()),
         }
     }
+}
+
+/// What goes wrong while it goes on; nor does it end because nobody reads that.
+fn tell(what: &str) {
+    let _ = writeln!(std::io::stderr(), "greendot: {what}");
 }
 
 /// When the next beat is due, after one that was due at `due` and sent `now`. Those that were slept
@@ -219,6 +233,7 @@ mod tests {
             count: Some(3),
             leave: false,
             udp: Endpoint::parse(&to.to_string(), Port::Udp, Said::Flag).unwrap(),
+            http: None,
             key_file,
         };
         let mut out = Vec::new();

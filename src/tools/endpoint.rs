@@ -100,6 +100,11 @@ impl Endpoint {
         self.port
     }
 
+    /// Nobody has said it.
+    pub fn is_default(&self) -> bool {
+        self.said == Said::Nobody
+    }
+
     /// `HOST:PORT`.
     pub fn authority(&self) -> &str {
         &self.authority

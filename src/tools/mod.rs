@@ -5,6 +5,7 @@ pub mod beat;
 pub mod doctor;
 pub mod endpoint;
 pub mod key;
+mod key_check;
 pub mod store;
 pub mod token;
 pub mod top;

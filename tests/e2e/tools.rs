@@ -2,16 +2,15 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{FAST, Home, Record, Server};
+use crate::harness::{FAST, Home, Record, Server, until};
 use crate::process::{Lines, Process};
 use crate::terminal::{Screen, Terminal};
 
 fn beat(home: &Home, server: &Server, args: &[&str]) -> String {
-    let (udp, dir) = (
-        server.udp().to_string(),
-        home.data_dir().display().to_string(),
-    );
-    let output = home.run(&[&["beat", "--udp", &udp, "--data-dir", &dir], args].concat());
+    let [http, udp] = [server.http, server.udp()].map(|address| address.to_string());
+    let dir = home.data_dir().display().to_string();
+    let server = ["beat", "--udp", &udp, "--http", &http, "--data-dir", &dir];
+    let output = home.run(&[&server, args].concat());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && error.is_empty(), "{error}");
     String::from_utf8(output.stdout).expect("text")
@@ -46,6 +45,57 @@ fn beat_says_that_somebody_is_alive() {
     let last_ms: u64 = said.lines().last().and_then(sent_at).expect("a time");
     // Not before the last of them; two processes' clocks may differ by a millisecond.
     assert!(gone.last_active() + 5 >= last_ms, "{gone:?} after {said}");
+}
+
+/// Datagrams are not answered: the node logs it, and says so over HTTP.
+#[test]
+fn a_wrong_key_is_told_by_the_node_and_by_beat() {
+    let home = Home::new();
+    let server = home.serve(FAST);
+    let key_file = home.data_dir().join("other.key");
+    std::fs::write(&key_file, "7".repeat(64)).expect("it is written");
+    let [http, udp] = [server.http, server.udp()].map(|address| address.to_string());
+    let path = key_file.display().to_string();
+    let beat = |args: &[&str]| {
+        let output =
+            home.run(&[&["beat", "bob", "--udp", &udp, "--key-file", &path], args].concat());
+        let error = String::from_utf8(output.stderr).expect("text");
+        let stdout = String::from_utf8(output.stdout).expect("text");
+        assert!(stdout.starts_with("beat bob sent_at="), "{stdout}");
+        (output.status.code(), error)
+    };
+    let id = home.run(&["key", "--id", &path]).stdout;
+    let id = String::from_utf8(id).expect("text");
+    let id = id.strip_suffix(" signs\n").expect("one key");
+    let refused = format!(
+        "greendot: {http} (--http): the node refuses datagrams of this key, {id} of {path}; check \
+         --key-file\n"
+    );
+    assert_eq!(beat(&["--http", &http]), (Some(1), refused.clone()));
+    // Who goes on says it once.
+    let three = ["--http", &http, "--every", "1ms", "--count", "3"];
+    assert_eq!(beat(&three), (Some(0), refused));
+    let unknown = "greendot: whether the node takes this key is not known: datagrams are not \
+                   answered; it can be asked if --http or GREENDOT_URL names its HTTP address\n";
+    assert_eq!(beat(&[]), (Some(0), unknown.to_owned()));
+
+    server.expect_log("a beat datagram from 127.");
+    let log = server.log();
+    let said: Vec<&str> = log.lines().filter(|line| line.contains(id)).collect();
+    assert_eq!(said.len(), 1, "once a minute: {log}");
+    let what = format!(
+        " was refused: it is signed with a fleet key that this node does not have, {id}; give its \
+         sender and this node the same --key-file (`greendot key --id FILE` prints ids). 0 others \
+         were refused since the last such line, of which there is one a minute"
+    );
+    assert!(said[0].contains(&what), "{log}");
+    let count = || {
+        server
+            .metrics()
+            .sum("greendot_datagrams_refused_total{reason=\"key\"}")
+    };
+    until("all are counted", || (count() == 5.0).then_some(()));
+    assert!(!server.record("bob").online);
 }
 
 #[test]

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Outbound, Role};
+use greendot::engine::{Mail, Outbound, Role, WrongKey};
 use greendot::metrics::Counter;
 use greendot::time::Unix;
 use greendot::wire::User;
-use greendot::wire::beat::{Keys, Writer, open, write_bundled};
+use greendot::wire::beat::{FleetKey, Keys, Writer, open, write_bundled};
 use greendot::wire::nodes::Nodes;
 
 use super::harness::{NO_CONTENT, START, World, status_and_slug};
@@ -177,4 +177,35 @@ fn datagrams_over_a_connection_take_the_service_token_and_are_whole() {
     assert_eq!(answer(&torn), ("400".into(), "bad-bundle".into()));
     let many = bundle(&other, &token, &[(0, false); 65]);
     assert_eq!(answer(&many), ("413".into(), "body-too-large".into()));
+}
+
+/// Whoever receives datagrams is told which of them were of a wrong key: it alone knows from where
+/// they came.
+#[test]
+fn datagrams_of_a_wrong_key_are_pointed_out() {
+    let mut world = World::of_role(1, Role::All, 100);
+    let of = |key: &FleetKey| {
+        let mut writer = Writer::new(false, Unix::from_ms(START), key);
+        assert!(writer.push(User::parse(b"bob").expect("a legal user")));
+        writer.seal(key)
+    };
+    let (own, other) = (world.key().clone(), FleetKey::new([9; 32]));
+    let (good, wrong) = (of(&own), of(&other));
+    let mut forged = good.clone();
+    forged[20] ^= 1;
+    world.arrive(0, &[&good, b"short", &good]);
+    assert_eq!(world.wrong_keys(), []);
+    let found = |nth, key: &FleetKey, is_known, datagrams| WrongKey {
+        nth,
+        key_id: key.id(),
+        is_known,
+        datagrams,
+    };
+    world.arrive(0, &[&good, &wrong, &wrong, &forged]);
+    assert_eq!(world.wrong_keys(), [found(1, &other, false, 3)]);
+    world.arrive(0, &[&forged, &good]);
+    assert_eq!(world.wrong_keys(), [found(0, &own, true, 1)]);
+    assert_eq!(world.count(0, Counter::DatagramKey), 2);
+    assert_eq!(world.count(0, Counter::DatagramMac), 2);
+    assert!(is_online(&mut world));
 }

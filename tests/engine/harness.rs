@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
-use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role};
+use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role, WrongKey};
 use greendot::metrics::{Board, Counter, Gauge};
 use greendot::presence::{FollowerOptions, Presence, StoreOptions};
 use greendot::time::{Mono, Now, Unix};
@@ -135,6 +135,7 @@ impl World {
                 is_full: false,
                 on_reserve: None,
                 datagrams: Vec::new(),
+                wrong_keys: Vec::new(),
                 beats: 0,
             },
             key: FleetKey::new([7; 32]),
@@ -519,6 +520,11 @@ impl World {
         driver.begin(&mut kernel);
         driver.receive_beats(&mut kernel);
         self.outside.beats
+    }
+
+    /// What was told of datagrams of a wrong key since the last look.
+    pub(crate) fn wrong_keys(&mut self) -> Vec<WrongKey> {
+        std::mem::take(&mut self.outside.wrong_keys)
     }
 
     /// The key that signs datagrams.

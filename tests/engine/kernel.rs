@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use greendot::engine::turn::{Accepted, Inbox, Kernel, Notice, Order, Peer as Acknowledged, Piece};
-use greendot::engine::{Engine, Mail, Outbound, ShardId};
+use greendot::engine::{Engine, Mail, Outbound, ShardId, WrongKey};
 use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
 use greendot::time::{Mono, Now};
@@ -119,6 +119,8 @@ pub(crate) struct Outside {
     /// What arrives together, and what it cost of a turn's budget of beats.
     pub(crate) datagrams: Vec<Vec<u8>>,
     pub(crate) beats: usize,
+    /// Told of datagrams since the last look.
+    pub(crate) wrong_keys: Vec<WrongKey>,
 }
 
 /// One shard's kernel.
@@ -200,6 +202,10 @@ impl Kernel for Made<'_> {
         let batch: Vec<&[u8]> = datagrams.iter().map(Vec::as_slice).collect();
         self.outside.beats = take(&batch);
         Ok(self.outside.beats)
+    }
+
+    fn refused(&mut self, wrong_key: WrongKey) {
+        self.outside.wrong_keys.push(wrong_key);
     }
 
     fn accept(&mut self) -> Accepted<usize> {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::engine::{Engine, Mail, Outbound, ShardId};
+use crate::engine::{Engine, Mail, Outbound, ShardId, WrongKey};
 use crate::realtime::ConnId;
 use crate::time::{Mono, Now};
 
@@ -40,6 +40,9 @@ pub trait Kernel {
         beats_max: usize,
         take: impl FnMut(&[&[u8]]) -> usize,
     ) -> io::Result<usize>;
+
+    /// A wrong key signed datagrams of the last [`Kernel::receive`].
+    fn refused(&mut self, _wrong_key: WrongKey) {}
 
     /// Accepts one connection.
     fn accept(&mut self) -> Accepted<Self::Socket>;

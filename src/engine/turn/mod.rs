@@ -222,6 +222,9 @@ impl<S> Driver<S> {
                     beats += received;
                     let fewer = self.beats_per_buffer - self.beats_per_buffer.div_ceil(4);
                     self.beats_per_buffer = received.max(fewer).max(1);
+                    if let Some(wrong_key) = self.engine.take_wrong_key() {
+                        kernel.refused(wrong_key);
+                    }
                     kernel.worked(Piece::Beats, &mut self.engine);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -147,6 +147,12 @@ pub fn open<'a>(
     })
 }
 
+/// The id of the key that a datagram names, whoever signed it; 0 of one that is too short for one.
+pub fn key_id_of(datagram: &[u8]) -> u32 {
+    let id = datagram.get(4..).and_then(|rest| rest.first_chunk());
+    id.copied().map_or(0, u32::from_be_bytes)
+}
+
 /// The entries from `at` on, each of them a user id.
 #[derive(Clone, Copy, Debug)]
 struct Entries<'a> {
