@@ -18,6 +18,8 @@ use crate::wire::User;
 
 /// Places of the tables that one slice of a pass looks at.
 const REASKED_PER_CALL: u32 = 8_192;
+/// States in doubt that one slice settles: each is told and asked about.
+const SETTLED_PER_CALL: usize = 256;
 
 impl Engine {
     /// What is to be sent to other nodes. Empty in the role that has none.
@@ -135,15 +137,19 @@ impl Engine {
         }
     }
 
-    /// What is in doubt no longer is told. One shard does it for all.
-    pub(super) fn settle_doubts(&mut self, now: Now) {
-        if self.upstream.is_some() && self.node.shard == 0 {
-            let presence = Arc::clone(&self.presence);
-            for transition in presence.adopt_doubted(now) {
-                self.decided(transition, now);
-                self.ask_presence_node(presence.user(transition.slot));
-            }
+    /// What is in doubt no longer is told, a slice of it. One shard does it for all. True: there
+    /// may be more.
+    pub(super) fn settle_doubts(&mut self, now: Now) -> bool {
+        if self.upstream.is_none() || self.node.shard != 0 {
+            return false;
         }
+        let presence = Arc::clone(&self.presence);
+        let (believed, more) = presence.adopt_doubted(SETTLED_PER_CALL, now);
+        for transition in believed {
+            self.decided(transition, now);
+            self.ask_presence_node(presence.user(transition.slot));
+        }
+        more
     }
 
     /// Tells watchers what was answered.

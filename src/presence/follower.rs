@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
@@ -92,6 +92,16 @@ pub enum Source {
     Answered(Unix),
 }
 
+/// How far a source is believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Belief {
+    Whole,
+    /// A stream of this node vouches for the publisher, who can not have gone.
+    UnlessGone,
+    /// It was not when it was told. Something may have been missed since: it has to be asked for.
+    Late,
+}
+
 impl Presence {
     /// An empty follower.
     ///
@@ -153,7 +163,9 @@ impl Presence {
         let heard_s = u64::from(follower.heard[slot.index() as usize].load(Ordering::Acquire));
         // Its second's end: a second too many is told twice.
         let heard_ago_ms = now.mono.ms_since(follower.made_at.plus_ms(heard_s * 1_000));
-        heard_s == 0 || heard_ago_ms == 0 || now.unix.minus_ms(heard_ago_ms) > at
+        let heard_since = heard_ago_ms == 0 || now.unix.minus_ms(heard_ago_ms) > at;
+        // Who is in doubt is told so.
+        heard_s == 0 || heard_since || follower.doubts.has(slot)
     }
 
     /// Whether there may be changes that this node has not been told: no watcher can be told
@@ -163,7 +175,7 @@ impl Presence {
             return false;
         };
         let known_up_to = follower.feeds.known_up_to();
-        !follower.doubts.is_empty() || known_up_to.is_none_or(|at| now.ms_since(at) > UNTOLD_MS_MAX)
+        known_up_to.is_none_or(|at| now.ms_since(at) > UNTOLD_MS_MAX)
     }
 
     fn feeds(&self) -> &Feeds {
@@ -230,10 +242,13 @@ impl Presence {
     }
 
     /// Whether what is known of a publisher is what its source says: always, but in a follower that
-    /// has missed something since it was told or answered.
+    /// has missed something since it was told or answered, or does not believe it yet.
     pub fn is_sure(&self, slot: Slot) -> bool {
+        let Some(follower) = &self.follower else {
+            return true;
+        };
         let published = self.published.cell(slot).load(Ordering::Acquire);
-        !self.is_follower() || published.has(PublishedFlags::CONFIRMED)
+        published.has(PublishedFlags::CONFIRMED) && !follower.doubts.has(slot)
     }
 
     fn unconfirm(&self, these: impl Fn(User<'_>) -> bool) {
@@ -264,29 +279,40 @@ impl Presence {
     /// Whoever goes offline while a stream of this node vouches for them does not, for twice
     /// `offline_after_ms` at most: the known state stands and is stale ([`Presence::is_stale`]).
     pub fn adopt(&self, slot: Slot, told: &Told, source: Source, now: Now) -> Option<Transition> {
-        self.adopt_unless(slot, told, source, now, self.is_held(slot))
+        let belief = match self.is_held(slot) {
+            true => Belief::UnlessGone,
+            false => Belief::Whole,
+        };
+        let news = self.adopt_as(slot, told, source, now, belief);
+        // It may have been let go before it was in doubt. Whoever lets go looks for doubts.
+        fence(Ordering::SeqCst);
+        if belief == Belief::UnlessGone && !self.is_held(slot) {
+            self.released(slot);
+        }
+        news
     }
 
     /// What a source said of those who had a stream here is believed now: the stream has ended, or
-    /// the time is over. Their watchers must be told.
-    pub fn adopt_doubted(&self, now: Now) -> Vec<Transition> {
+    /// the time is over. `max` are looked at. Their watchers must be told. Returns also whether
+    /// there may be others.
+    pub fn adopt_doubted(&self, max: usize, now: Now) -> (Vec<Transition>, bool) {
         let Some(follower) = &self.follower else {
-            return Vec::new();
+            return (Vec::new(), false);
         };
-        let doubts = follower.doubts.take(now.mono, |slot| self.is_held(slot));
+        let taken = follower
+            .doubts
+            .take(now.mono, max, |slot| self.is_held(slot));
         let adopt = |(slot, doubt): &(Slot, Doubt)| {
-            let news = self.adopt_unless(*slot, &doubt.told, doubt.source, now, false);
-            // Something may have been missed since it was told: it has to be asked for.
-            let _alone = follower.adopting.lock();
-            let cell = self.published.cell(*slot);
-            let adopted = cell.load(Ordering::Relaxed);
-            cell.store(
-                adopted.without(PublishedFlags::CONFIRMED),
-                Ordering::Release,
-            );
-            news
+            self.adopt_as(*slot, &doubt.told, doubt.source, now, Belief::Late)
         };
-        doubts.iter().filter_map(adopt).collect()
+        (taken.doubts.iter().filter_map(adopt).collect(), taken.more)
+    }
+
+    /// No stream of this node vouches for a publisher any more: what its source says is believed.
+    pub(super) fn released(&self, slot: Slot) {
+        if let Some(follower) = &self.follower {
+            follower.doubts.let_go(slot);
+        }
     }
 
     /// Whether a publisher's source says that they are offline, and that is not believed yet.
@@ -295,13 +321,13 @@ impl Presence {
         follower.is_some_and(|follower| follower.doubts.has(slot))
     }
 
-    fn adopt_unless(
+    fn adopt_as(
         &self,
         slot: Slot,
         told: &Told,
         source: Source,
         now: Now,
-        is_here: bool,
+        belief: Belief,
     ) -> Option<Transition> {
         let follower = self
             .follower
@@ -322,7 +348,7 @@ impl Presence {
         let is_erased = told.since.is_some() && says_erased(told);
         let is_gone = !told.status.is_online() && !is_erased;
         let goes = (later || contradicts) && was.is_online() && is_gone;
-        if goes && is_here {
+        if goes && belief == Belief::UnlessGone {
             let first = !follower.doubts.has(slot);
             let until = now.mono.plus_ms(2 * follower.offline_after_ms);
             follower.doubts.insert(slot, told.clone(), source, until);
@@ -365,7 +391,7 @@ impl Presence {
         }
         let since = Unix::from_ms(since_ms);
         let mut after = Published::new(since, status).with(PublishedFlags::KNOWN);
-        if confirms || before.has(PublishedFlags::CONFIRMED) {
+        if belief != Belief::Late && (confirms || before.has(PublishedFlags::CONFIRMED)) {
             after = after.with(PublishedFlags::CONFIRMED);
         }
         if after == before {
@@ -824,18 +850,43 @@ mod tests {
         assert_eq!(known(32_000), (Status::Online, Some(32_000), false));
         // None does.
         put(Status::Offline, 60_000, 60_000);
-        assert_eq!(presence.adopt_doubted(at(109_999)), []);
+        let believed = |now_ms| presence.adopt_doubted(9, at(now_ms)).0;
+        assert_eq!(believed(109_999), []);
         let gone = [news(bob, Status::Offline, false).unwrap()];
-        assert_eq!(presence.adopt_doubted(at(110_000)), gone);
+        assert_eq!(believed(110_000), gone);
         assert_eq!(known(110_000), (Status::Offline, Some(60_000), false));
         // The stream ends.
         put(Status::Online, 111_000, 111_000);
         put(Status::Offline, 140_000, 140_000);
         assert_eq!(known(140_000), (Status::Online, Some(111_000), true));
         presence.release(bob);
-        assert_eq!(presence.adopt_doubted(at(140_001)), gone);
+        assert_eq!(believed(140_001), gone);
         assert_eq!(known(140_001), (Status::Offline, Some(140_000), false));
         presence.check_invariants();
+    }
+
+    #[test]
+    fn only_of_whom_is_in_doubt_nothing_is_sure() {
+        let (presence, bob) = follower();
+        let carol = presence.intern(User::parse(b"carol").unwrap()).unwrap();
+        let adopt = |slot, status, since, source, now_ms| {
+            presence.adopt(slot, &told(status, since, since), source, at(now_ms))
+        };
+        for slot in [bob, carol] {
+            adopt(slot, Status::Online, 2_000, Source::InStep, 2_000);
+        }
+        presence.hold(bob);
+        adopt(bob, Status::Offline, 30_000, Source::InStep, 30_000);
+        assert!(presence.is_stale(bob) && !presence.is_sure(bob) && presence.is_sure(carol));
+        assert!(presence.changed_since(bob, Unix::from_ms(29_000), at(30_000)));
+        // An answer that was given before is no word of now.
+        let before = Source::Answered(Unix::from_ms(29_000));
+        adopt(bob, Status::Online, 2_000, before, 30_100);
+        assert!(presence.is_stale(bob) && !presence.is_sure(bob));
+        // Believed in the end: it is asked for.
+        presence.release(bob);
+        assert_eq!(presence.adopt_doubted(9, at(30_200)).0.len(), 1);
+        assert!(!presence.is_stale(bob) && !presence.is_sure(bob));
     }
 
     #[test]

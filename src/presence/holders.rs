@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 
 use parking_lot::Mutex;
 
@@ -89,6 +89,11 @@ impl Presence {
     pub fn release(&self, slot: Slot) {
         debug_assert!(self.is_held(slot), "{slot:?} is released and was not held");
         self.holders.release(slot);
+        // Whoever comes to doubt looks for holders; see `Presence::adopt`.
+        fence(Ordering::SeqCst);
+        if !self.is_held(slot) {
+            self.released(slot);
+        }
     }
 
     /// Whether a stream of this node vouches for the slot's publisher: nobody else's goodbye is

@@ -6,6 +6,7 @@ mod bounded;
 mod calls;
 mod chunks;
 mod delivery;
+mod doubts;
 mod drain;
 mod farewells;
 mod forget;

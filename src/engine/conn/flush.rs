@@ -8,6 +8,7 @@ use crate::metrics::{Counter, Counters};
 use crate::realtime::outbox::{Written, book};
 use crate::realtime::watches::{MarkCount, Target};
 use crate::realtime::{ConnId, Phase};
+use crate::slot::Slot;
 use crate::time::Mono;
 
 /// What is to be done with a connection all of whose bytes are written.
@@ -34,7 +35,8 @@ impl Conns {
     }
 
     /// Marks a publisher for some `max` of those who watch it, from the stream at `from` on, and
-    /// has them flushed. Returns also where to go on.
+    /// has them flushed: without event ids while the publisher is in doubt. Returns also where to
+    /// go on.
     pub(in crate::engine) fn mark_some(
         &mut self,
         slot: u32,
@@ -43,8 +45,13 @@ impl Conns {
         since: Mono,
     ) -> (MarkCount, Option<u32>) {
         let (queue, table) = (&mut self.queue, &mut self.table);
-        self.watches.mark_some(slot, from, max, |conn| {
-            queue.push(conn, table.at(conn), since)
+        let in_doubt = self.presence.is_stale(Slot::new(slot));
+        self.watches.mark_some(slot, from, max, |index| {
+            let conn = table.at(index);
+            if in_doubt {
+                conn.set_unsure(true);
+            }
+            queue.push(index, conn, since);
         })
     }
 

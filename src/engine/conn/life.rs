@@ -58,7 +58,7 @@ pub(super) struct Flushing {
 pub(in crate::engine) struct Conns {
     pub(super) settings: Arc<Settings>,
     /// Where it is counted whom streams hold.
-    presence: Arc<Presence>,
+    pub(super) presence: Arc<Presence>,
     pub(super) table: ConnTable,
     pub(super) timers: Timers,
     pub(super) queue: FlushQueue,

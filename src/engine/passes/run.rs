@@ -42,7 +42,7 @@ impl Engine {
         self.sweep_slice(now);
         self.resync_slice(now);
         self.reask_slice(now);
-        self.settle_doubts(now);
+        self.passes.backlog |= self.settle_doubts(now);
         self.drain_step(now);
     }
 
