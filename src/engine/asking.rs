@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::mail::{Answered, Mail, Whom};
 use super::parts::Engine;
-use super::upstream::{Lane, Outbound, Reask};
+use super::upstream::{Lane, Outbound, Reask, Upstream};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::Transition;
@@ -18,6 +18,8 @@ use crate::wire::User;
 
 /// Places of the tables that one slice of a pass looks at.
 const REASKED_PER_CALL: u32 = 8_192;
+/// Places that are looked at for somebody whose beat may be looked for.
+const LOOKED_AT_MAX: usize = 256;
 /// States in doubt that one slice settles: each is told and asked about.
 const SETTLED_PER_CALL: usize = 256;
 
@@ -218,21 +220,40 @@ impl Engine {
         }
     }
 
-    /// A beat for this user did not arrive. If a stream of this node still vouches for them,
-    /// another one is looked for, by UDP alone. One shard does it for all.
+    /// A beat for this user did not arrive: another one is looked for, by UDP alone. Somebody
+    /// else's, if there is anybody: one alone says little of the link. Each shard sends one, and
+    /// the link looks for the first.
     pub(super) fn resample(&mut self, node: usize, user: &str, now: Now) {
+        let is_by_connection = |upstream: &Upstream| upstream.is_by_connection(node);
+        // While all go over the connection too, this one does in a moment.
+        if self.upstream.as_ref().is_none_or(is_by_connection) {
+            return;
+        }
         let slot = User::from_text(user).ok();
         let slot = slot.and_then(|user| self.presence.lookup(user));
         let is_mine = |slot: &Slot| slot.owner(self.node.shards) == self.node.shard;
-        if let Some(slot) = slot.filter(|slot| is_mine(slot) && self.presence.is_held(*slot))
-            && let Some(upstream) = &mut self.upstream
-        {
-            // While all go over the connection too, this one does in a moment.
-            if !upstream.is_by_connection(node) {
-                upstream.sample_next(node);
-                upstream.vouch(&self.presence, slot, true, self.node.keys.signing(), now);
-            }
+        let same = slot.filter(|slot| is_mine(slot) && self.presence.is_held(*slot));
+        let chosen = self.another_held(node, slot).or(same);
+        if let Some((slot, upstream)) = chosen.zip(self.upstream.as_mut()) {
+            upstream.sample_next(node);
+            upstream.vouch(&self.presence, slot, true, self.node.keys.signing(), now);
         }
+    }
+
+    /// A publisher of this presence node other than that one, for whom a stream here vouches. Looks
+    /// at a few places.
+    fn another_held(&mut self, node: usize, but: Option<Slot>) -> Option<Slot> {
+        let places = self.conns.places();
+        let from = self.random.u32(0..places.max(1));
+        let mut looked_at = (from..places).chain(0..from).take(LOOKED_AT_MAX);
+        looked_at.find_map(|index| {
+            let id = self.conns.id_at(index)?;
+            let slot = Slot::new(self.conns.at(id.index).publisher()?);
+            let other = Some(slot) != but && self.presence.is_held(slot);
+            let ends = self.passes.logging_out.concerns(slot);
+            let fits = other && !ends && self.belongs_to(self.presence.user(slot), node);
+            fits.then_some(slot)
+        })
     }
 
     /// The answers to this pass have come by mail.

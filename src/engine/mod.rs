@@ -40,7 +40,7 @@ mod vouching;
 mod work;
 mod wrong_key;
 
-pub use calls::{NODE_HEADER, Refusals, instance_of};
+pub use calls::{NODE_HEADER, REFUSES_NEW, Refusals, instance_of};
 pub use conn::life::{Close, CloseHow};
 pub use errand::{Asker, Errand, Verdict};
 pub use farewells::HOLDERS_MS_MAX;

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::delivery::{Delivery, Found};
+use super::delivery::{Delivery, Found, Heard};
 use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::inquiry::Inquiry;
 use super::log_outs::LogOuts;
@@ -17,7 +17,7 @@ use super::{Answerer, STATES_PER_REQUEST_MAX, Standing};
 use crate::engine::{Mail, Outbound, adopt_answers};
 use crate::metrics::Counter;
 use crate::presence::{Presence, UNTOLD_MS_MAX};
-use crate::time::{Mono, Now, Unix};
+use crate::time::{Mono, Now};
 use crate::wire::nodes::Nodes;
 use crate::wire::record::{Told, parse_told_list};
 
@@ -192,8 +192,11 @@ impl Asking {
                     effects.push(Effect::Tell(Mail::Answered(Arc::new(answered))));
                 }
                 self.conclude(presence, nodes, now.mono, &mut effects);
-                let last_active = sample.and_then(|told| told.last_active);
-                self.beat_found(last_active, now.mono, &mut effects);
+                let heard = Heard {
+                    last_active: sample.and_then(|told| told.last_active),
+                    refuses_new: answerer.refuses_new,
+                };
+                self.beat_found(heard, now.mono, &mut effects);
             }
             None => {
                 self.delivery.unanswered();
@@ -246,15 +249,15 @@ impl Asking {
         }
     }
 
-    /// When the user whose beat was looked for was last heard of there.
-    fn beat_found(&mut self, last_active: Option<Unix>, now: Mono, effects: &mut Vec<Effect>) {
-        let Some((found, user)) = self.delivery.answered(last_active, now) else {
+    /// What the node says of the user whose beat was looked for.
+    fn beat_found(&mut self, heard: Heard, now: Mono, effects: &mut Vec<Effect>) {
+        let Some((found, user)) = self.delivery.answered(heard, now) else {
             return;
         };
         let (node, found_at) = (self.node, now);
         let by_connection = |on| Effect::Tell(Mail::ByConnection { node, on });
         match found {
-            Found::Arrived => return,
+            Found::Arrived | Found::Unstored => return,
             Found::Again => {
                 effects.push(by_connection(false));
                 effects.push(Effect::Say(Notice::BeatsArrive));
@@ -488,6 +491,7 @@ mod tests {
             birth: 7,
             as_of: Unix::from_ms(900),
             clock: Unix::from_ms(900),
+            refuses_new: false,
         };
         Ok(Said {
             status: 200,

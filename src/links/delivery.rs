@@ -1,8 +1,9 @@
 //! Do a node's beats arrive there? UDP does not say, so the answers to questions are looked at: a
 //! beat that arrived is the user's last sign of life, or an earlier one than that.
 //!
-//! Owns which beat is looked for, how many in a row did not arrive, and the datagrams that go over
-//! the link's connection meanwhile. Without a kernel: answers are values, time is an argument.
+//! Owns which beat is looked for, how many in a row did not arrive and of how many users, and the
+//! datagrams that go over the link's connection meanwhile. A user whom the node does not store says
+//! nothing of the link. Without a kernel: answers are values, time is an argument.
 
 use std::collections::VecDeque;
 
@@ -16,8 +17,19 @@ const _: () = assert!(ARRIVAL_MS + 200 < SAMPLE_MS, "an answer comes within it")
 /// So many beats in a row that did not arrive are no loss that a network has now and then; so many
 /// that did are no luck.
 const IN_A_ROW: u32 = 3;
+/// So many of one user alone, where there is nobody else to look at.
+const IN_A_ROW_OF_ONE: u32 = 2 * IN_A_ROW;
 /// Most datagrams that wait for the connection: 16 MiB. Beyond, the newest are lost.
 const WAITING_MAX: usize = (16 << 20) / DATAGRAM_BYTES_MAX;
+
+/// What a node says of one whose beat was looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Heard {
+    /// None: it has never heard of them.
+    pub(super) last_active: Option<Unix>,
+    /// It has refused new users lately: one whom it has never heard of may be among them.
+    pub(super) refuses_new: bool,
+}
 
 /// What an answer says of the beat that was looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +38,9 @@ pub(super) enum Found {
     /// And beats arrive again: they need not go over the connection.
     Again,
     Lost,
-    /// And so are all: they must go over the connection.
+    /// It may have arrived, of one whom the node does not store.
+    Unstored,
+    /// It was lost, and so are all: they must go over the connection.
     Gone,
 }
 
@@ -39,6 +53,9 @@ pub(super) struct Delivery {
     /// Beats looked for in a row: those that were lost, or that arrived since.
     lost: u32,
     arrived: u32,
+    /// Whose was lost first of them, and whether others' were too.
+    unheard: Option<Box<str>>,
+    of_several: bool,
     by_connection: bool,
     /// Those that wait for the connection, in the order in which they were sealed.
     bridged: VecDeque<Box<[u8]>>,
@@ -55,6 +72,8 @@ impl Delivery {
             asked: None,
             lost: 0,
             arrived: 0,
+            unheard: None,
+            of_several: false,
             by_connection: false,
             bridged: VecDeque::new(),
             sent: Vec::new(),
@@ -90,27 +109,32 @@ impl Delivery {
         self.asked = None;
     }
 
-    /// When the user was last heard of there. None: nobody was asked about, or the answer is so
-    /// late that it may speak of a beat that has come in another way.
-    pub(super) fn answered(
-        &mut self,
-        last_active: Option<Unix>,
-        now: Mono,
-    ) -> Option<(Found, Box<str>)> {
+    /// What the node says. None: nobody was asked about, or the answer is so late that it may speak
+    /// of a beat that has come in another way.
+    pub(super) fn answered(&mut self, heard: Heard, now: Mono) -> Option<(Found, Box<str>)> {
         let sample = self.asked.take()?;
         let user = sample.user;
-        if last_active >= Some(sample.sent_at) {
+        if heard.last_active >= Some(sample.sent_at) {
             if self.by_connection && now >= sample.given_at.plus_ms(SAMPLE_MS) {
                 return None;
             }
             (self.lost, self.arrived) = (0, self.arrived.saturating_add(1));
+            (self.unheard, self.of_several) = (None, false);
             let again = self.by_connection && self.arrived >= IN_A_ROW;
             self.by_connection &= !again;
             let found = if again { Found::Again } else { Found::Arrived };
             return Some((found, user));
         }
+        if heard.last_active.is_none() && heard.refuses_new {
+            return Some((Found::Unstored, user));
+        }
         (self.lost, self.arrived) = (self.lost.saturating_add(1), 0);
-        let gone = !self.by_connection && self.lost >= IN_A_ROW;
+        self.of_several |= self.unheard.get_or_insert_with(|| user.clone()) != &user;
+        let enough = match self.of_several {
+            true => IN_A_ROW,
+            false => IN_A_ROW_OF_ONE,
+        };
+        let gone = !self.by_connection && self.lost >= enough;
         self.by_connection |= gone;
         let found = if gone { Found::Gone } else { Found::Lost };
         Some((found, user))
@@ -170,20 +194,33 @@ mod tests {
         Mono::default().plus_ms(ms)
     }
 
-    /// A beat that left at `ms`, looked for when it had the time to arrive, and what its node then
-    /// knows.
-    fn look(delivery: &mut Delivery, ms: u64, last_active_ms: u64) -> Found {
+    /// A beat of this user that left at `ms`, looked for when it had the time to arrive, and what
+    /// its node then knows.
+    fn look_at(delivery: &mut Delivery, user: &str, ms: u64, heard: Heard) -> Found {
         delivery.look_for(Sample {
-            user: "bob".into(),
+            user: user.into(),
             sent_at: Unix::from_ms(ms),
             given_at: at(ms),
         });
         assert_eq!(delivery.poll_sample(at(ms + ARRIVAL_MS - 1)), None);
-        assert_eq!(delivery.poll_sample(at(ms + ARRIVAL_MS)), Some("bob"));
-        let answered = delivery.answered(Some(Unix::from_ms(last_active_ms)), at(ms + 800));
-        let (found, user) = answered.expect("it was asked");
-        assert_eq!(&*user, "bob");
+        assert_eq!(delivery.poll_sample(at(ms + ARRIVAL_MS)), Some(user));
+        let answered = delivery.answered(heard, at(ms + 800));
+        let (found, told) = answered.expect("it was asked");
+        assert_eq!(&*told, user);
         found
+    }
+
+    fn active(ms: u64) -> Heard {
+        Heard {
+            last_active: Some(Unix::from_ms(ms)),
+            refuses_new: false,
+        }
+    }
+
+    /// The same of one of several in turn.
+    fn look(delivery: &mut Delivery, ms: u64, last_active_ms: u64) -> Found {
+        let user = ["ann", "bob", "carol"][(ms / 1_000 % 3) as usize];
+        look_at(delivery, user, ms, active(last_active_ms))
     }
 
     #[test]
@@ -210,6 +247,59 @@ mod tests {
     }
 
     #[test]
+    fn one_user_alone_is_looked_at_twice_as_often_before_a_link_is_doubted() {
+        let mut delivery = Delivery::new();
+        let mut look = |user, ms| look_at(&mut delivery, user, ms, active(0));
+        for ms in [1_000, 2_000, 3_000, 4_000, 5_000] {
+            assert_eq!(look("bob", ms), Found::Lost);
+        }
+        assert_eq!(look("bob", 6_000), Found::Gone);
+        // Whose beats arrived once stands for nobody who is not heard afterwards.
+        let mut delivery = Delivery::new();
+        let mut look = |user, ms, active_ms| look_at(&mut delivery, user, ms, active(active_ms));
+        assert_eq!(look("ann", 1_000, 0), Found::Lost);
+        assert_eq!(look("bob", 2_000, 0), Found::Lost);
+        assert_eq!(look("bob", 3_000, 3_000), Found::Arrived);
+        for ms in [4_000, 5_000, 6_000] {
+            assert_eq!(look("bob", ms, 0), Found::Lost);
+        }
+        assert_eq!(look("ann", 7_000, 0), Found::Gone);
+    }
+
+    #[test]
+    fn whom_a_node_does_not_store_says_nothing_of_the_link() {
+        let mut delivery = Delivery::new();
+        let unstored = Heard {
+            last_active: None,
+            refuses_new: true,
+        };
+        for ms in 1..=20 {
+            let user = ["dan", "erin"][ms as usize % 2];
+            let found = look_at(&mut delivery, user, ms * 1_000, unstored);
+            assert_eq!(found, Found::Unstored);
+        }
+        assert!(!delivery.is_by_connection());
+        // A node that has room would have stored them, and knows who was stored before.
+        let never = Heard {
+            refuses_new: false,
+            ..unstored
+        };
+        assert_eq!(look_at(&mut delivery, "dan", 21_000, never), Found::Lost);
+        let known = Heard {
+            last_active: Some(Unix::from_ms(0)),
+            ..unstored
+        };
+        assert_eq!(look_at(&mut delivery, "ann", 22_000, known), Found::Lost);
+        assert_eq!(look_at(&mut delivery, "dan", 23_000, never), Found::Gone);
+        // Nor does it keep the link from being trusted again.
+        let mut found = [24_000, 25_000].map(|ms| look(&mut delivery, ms, ms));
+        assert_eq!(found, [Found::Arrived; 2]);
+        look_at(&mut delivery, "dan", 26_000, unstored);
+        found[0] = look(&mut delivery, 27_000, 27_000);
+        assert_eq!(found[0], Found::Again);
+    }
+
+    #[test]
     fn what_is_known_later_may_have_come_over_the_connection() {
         let mut delivery = Delivery::new();
         for ms in [1_000, 2_000, 3_000] {
@@ -223,7 +313,7 @@ mod tests {
             given_at,
         });
         delivery.poll_sample(at(4_900));
-        assert_eq!(delivery.answered(Some(sent_at), at(5_000)), None);
+        assert_eq!(delivery.answered(active(4_000), at(5_000)), None);
         assert!(delivery.is_by_connection());
     }
 
@@ -239,7 +329,7 @@ mod tests {
         delivery.look_for(sample("b", 1));
         assert_eq!(delivery.poll_sample(at(ARRIVAL_MS)), Some("a"));
         delivery.unanswered();
-        assert_eq!(delivery.answered(None, at(ARRIVAL_MS)), None);
+        assert_eq!(delivery.answered(active(0), at(ARRIVAL_MS)), None);
         delivery.look_for(sample("c", 2_000));
         delivery.bridge(&Datagrams::from_iter([&b"d"[..]]));
         delivery.forget();

@@ -11,7 +11,7 @@ use ureq::unversioned::transport::NextTimeout;
 
 use super::reply::{Fault, Reply, Request, Said};
 use super::socket::Connect;
-use crate::engine::NODE_HEADER;
+use crate::engine::{NODE_HEADER, REFUSES_NEW};
 use crate::time::Unix;
 use crate::wire::feed::{FEED_HEADER, Held};
 
@@ -41,6 +41,8 @@ pub struct Answerer {
     pub as_of: Unix,
     /// What its clock shows.
     pub clock: Unix,
+    /// It has refused new users lately.
+    pub refuses_new: bool,
 }
 
 impl Remote {
@@ -152,10 +154,12 @@ impl Answerer {
         let mut words = value.split(' ');
         let birth = u64::from_str_radix(words.next()?, 16).ok()?;
         let mut time = || Some(Unix::from_ms(words.next()?.parse().ok()?));
+        let (as_of, clock) = (time()?, time()?);
         Some(Answerer {
             birth,
-            as_of: time()?,
-            clock: time()?,
+            as_of,
+            clock,
+            refuses_new: words.next() == Some(REFUSES_NEW),
         })
     }
 }
@@ -224,8 +228,11 @@ mod tests {
             birth: 255,
             as_of: Unix::from_ms(17),
             clock: Unix::from_ms(19),
+            refuses_new: false,
         };
         assert_eq!(Answerer::parse("00ff 17 19"), Some(answerer));
+        let refuses_new = Answerer::parse("00ff 17 19 full").map(|node| node.refuses_new);
+        assert_eq!(refuses_new, Some(true));
         for bad in ["", "x 1 1", "1", "1 1", "1 1 x", "1 -1 1"] {
             assert_eq!(Answerer::parse(bad), None, "{bad}");
         }

@@ -88,6 +88,9 @@ impl Presence {
                     },
                     Ok,
                 );
+                if slot.is_err() {
+                    self.note_refused_new(now.mono);
+                }
                 each(
                     batch * BATCH_USERS + i,
                     slot.map(|slot| (slot, self.record_beat(slot, *sent_at, now))),

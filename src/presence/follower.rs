@@ -133,6 +133,7 @@ impl Presence {
             growth_failing: AtomicBool::new(false),
             pace: Default::default(),
             new_per_second_max: Default::default(),
+            refused_new_ms: Default::default(),
             follower: Some(Follower {
                 adopting: Mutex::default(),
                 made_at: now.mono,

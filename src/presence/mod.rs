@@ -63,6 +63,10 @@ pub use write_back::WriteBack;
 /// Doubtful event ids further ahead of the clock than this, in ms, are worth a line in the log.
 const DOUBT_AHEAD_MS_MAX: u64 = 60_000;
 
+/// So long a new user who was refused is spoken of, in ms: whoever asks about one does so some
+/// seconds after the beat.
+const REFUSED_NEW_MS: u64 = 5_000;
+
 /// The shared presence database of one node: used by every shard through `&self`.
 ///
 /// A method that takes a [`Slot`] panics if this store never made it.
@@ -81,6 +85,9 @@ pub struct Presence {
     /// How fast new users are made, and at most a second.
     pace: Pace,
     new_per_second_max: AtomicU32,
+    /// When a beat was last refused because it would have made a user, in ms of the monotonic
+    /// clock; 0: never.
+    refused_new_ms: AtomicU64,
     /// The last new user found no room in the files, which has been logged.
     growth_failing: AtomicBool,
     /// Of a follower alone.
@@ -189,6 +196,19 @@ impl Presence {
     pub fn set_new_per_second_max(&self, new_per_second_max: u32) {
         self.new_per_second_max
             .store(new_per_second_max, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn note_refused_new(&self, now: Mono) {
+        self.refused_new_ms
+            .store(now.ms().max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a beat has lately been refused because it would have made a user: one who is asked
+    /// about now, and has never been heard of, may be that user.
+    pub fn has_refused_new(&self, now: Mono) -> bool {
+        let refused_ms = self.refused_new_ms.load(Ordering::Relaxed);
+        refused_ms > 0 && now.ms() <= refused_ms + REFUSED_NEW_MS
     }
 
     #[cold]

@@ -192,6 +192,7 @@ fn open(
         written_up_to_ms: AtomicU64::new(now.mono.ms()),
         pace: Default::default(),
         new_per_second_max: Default::default(),
+        refused_new_ms: Default::default(),
         growth_failing: AtomicBool::new(false),
         follower: None,
     };

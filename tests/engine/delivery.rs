@@ -57,17 +57,17 @@ fn where_datagrams_do_not_arrive_they_go_over_the_connection_too_but_for_one_tha
     let (udp, bundled, looked_for) = said(&mut world);
     assert_eq!(udp, names(&["ann", "bob"]));
     assert_eq!((bundled, looked_for), (names(&[]), names(&["ann"])));
-    // It was lost: another one is looked for at once, and nothing else goes.
+    // It was lost: somebody else's is looked for at once, and nothing else goes.
     let (node, user) = (0, Arc::from("ann"));
     let resample = Mail::Resample { node, user };
     world.tell_all(&resample);
-    let again = (names(&["ann"]), names(&[]), names(&["ann"]));
-    assert_eq!(said(&mut world), again);
+    let other = (names(&["bob"]), names(&[]), names(&["bob"]));
+    assert_eq!(said(&mut world), other);
     // All are. A second after it was looked for it goes in the other way.
     world.tell_all(&Mail::ByConnection { node, on: true });
     assert_eq!(said(&mut world).1, names(&[]));
     world.pass(1_000);
-    assert!(said(&mut world).1.contains(&"ann".to_owned()));
+    assert!(said(&mut world).1.contains(&"bob".to_owned()));
     for n in 0..40 {
         world.stream(0, &format!("user=u{n}"), 0);
     }
@@ -97,6 +97,28 @@ fn who_has_no_stream_any_more_is_not_vouched_for_because_a_beat_was_lost() {
     let (node, user) = (0, Arc::from("bob"));
     world.tell_all(&Mail::Resample { node, user });
     assert_eq!(said(&mut world), (names(&[]), names(&[]), names(&[])));
+}
+
+/// One alone says little of the link; where there is nobody else another beat of theirs has to do.
+#[test]
+fn whose_beat_was_lost_is_looked_at_again_only_if_there_is_nobody_else() {
+    let mut world = realtime();
+    world.stream(0, "user=ann", 0);
+    said(&mut world);
+    let (node, user) = (0, Arc::from("ann"));
+    let resample = Mail::Resample { node, user };
+    let only = |user| (names(&[user]), names(&[]), names(&[user]));
+    world.tell_all(&resample);
+    assert_eq!(said(&mut world), only("ann"));
+    let (bob, _) = world.stream(0, "user=bob", 0);
+    said(&mut world);
+    world.tell_all(&resample);
+    assert_eq!(said(&mut world), only("bob"));
+    world.reset(bob);
+    world.turn();
+    said(&mut world);
+    world.tell_all(&resample);
+    assert_eq!(said(&mut world), only("ann"));
 }
 
 /// `POST /v1/datagrams` with these of bob, each with the time at which it was sent and whether it

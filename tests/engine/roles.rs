@@ -1054,6 +1054,31 @@ fn a_presence_node_hands_over_its_transitions_and_names_its_life() {
     }
 }
 
+/// Real-time nodes learn by it that one who has never been heard of may not be stored.
+#[test]
+fn a_node_that_has_lately_refused_new_users_says_so_with_its_answers() {
+    let mut world = World::of_role(1, Role::Presence, 2);
+    let peer = world.connect(0);
+    let is_full = |world: &mut World| {
+        world.post(peer, "/v1/presence/query", "{\"users\":[]}");
+        let answer = world.received(peer);
+        let (_, header) = answer
+            .split_once("\r\nGreendot-Node: ")
+            .expect("the header");
+        let (header, _) = header.split_once("\r\n").expect("a line");
+        header.ends_with(" full")
+    };
+    world.beat(0, &["ann", "bob"]);
+    assert!(!is_full(&mut world));
+    world.beat(0, &["ann", "carol"]);
+    assert!(is_full(&mut world));
+    world.at(5_000);
+    assert!(is_full(&mut world));
+    world.beat(0, &["ann", "bob"]);
+    world.at(5_001);
+    assert!(!is_full(&mut world), "it is some time ago");
+}
+
 #[test]
 fn the_other_role_out_of_reach_is_degraded_and_ready() {
     let mut world = realtime(1);

@@ -39,7 +39,7 @@ pub(super) use errands::{Errands, WAIT_MS_MAX};
 use served::{Served, Then, overloaded};
 use table::{JSON, Row, Rows, Surplus, Who};
 
-pub use query::{NODE_HEADER, instance_of};
+pub use query::{NODE_HEADER, REFUSES_NEW, instance_of};
 pub use refusal::Refusals;
 
 impl Engine {

@@ -14,6 +14,8 @@ use crate::wire::response::Answer;
 /// Header by which a presence node says which life of it speaks (16 hex digits); in an answer to a
 /// query also a moment of its clock (Unix ms) before which it publishes nothing any more.
 pub const NODE_HEADER: &str = "Greendot-Node";
+/// Its last word, if the node has refused new users lately.
+pub const REFUSES_NEW: &str = "full";
 
 /// Tells one life of a process from another, by what its engines' secret is.
 pub fn instance_of(secret: &[u8; 32]) -> u64 {
@@ -61,12 +63,16 @@ pub(super) fn query(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
     let answer = many(engine, users, &Ignored::default(), now);
     match engine.node.role {
         // Tells a node that follows this one which life of it answers, as of when, and what its
-        // clock shows.
+        // clock shows. Whom it has never heard of it may have refused.
         Role::Presence => answer.with_lines(format!(
-            "{NODE_HEADER}: {:016x} {} {}\r\n",
+            "{NODE_HEADER}: {:016x} {} {}{}\r\n",
             instance_of(&engine.node.secret),
             engine.presence.published_up_to().ms(),
-            now.unix.ms()
+            now.unix.ms(),
+            match engine.presence.has_refused_new(now.mono) {
+                true => format!(" {REFUSES_NEW}"),
+                false => String::new(),
+            }
         )),
         Role::All | Role::Realtime(_) => answer,
     }

@@ -100,6 +100,31 @@ fn beats_that_never_arrive_are_noticed_and_flip_nobody() {
     });
 }
 
+/// What a presence node does not store says nothing of the way there.
+#[test]
+fn a_user_for_whom_a_presence_node_has_no_room_leaves_the_link_trusted() {
+    let setup = Setup {
+        presence_flags: &["--users-max=1"],
+        ..BRIEF
+    };
+    Split::run(setup, |split| {
+        let users = split.users_of(0, 2);
+        let (node, owner) = (&split.realtime[0], &split.presence[0]);
+        let first = node.publish(&users[0]);
+        let refused = "greendot_beats_refused_total{reason=\"users_max\"}";
+        let refused = || owner.server().metrics().sum(refused);
+        until("the one place is taken", || {
+            owner.server().record(&users[0]).since.map(drop)
+        });
+        drop(first);
+        let _stream = node.publish(&users[1]);
+        // Looked for each second: many times.
+        until("beats are refused again and again", || (refused() >= 15.0).then_some(()));
+        assert_eq!(node.server().get("/readyz").text(), "ready\n");
+        assert_eq!(said(node, "beats do not arrive"), 0);
+    });
+}
+
 #[test]
 fn a_holder_that_answers_nothing_any_more_is_told_offline_once_and_in_time() {
     Split::run(BRIEF, |split| {
