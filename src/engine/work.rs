@@ -1,5 +1,5 @@
-//! Work that waits for its slice: transitions whose watchers have yet to be marked, and watches of
-//! streams that have ended.
+//! Work that waits for its slice: transitions whose watchers have yet to be marked, watches of
+//! streams that have ended, and watches by the names of users who have slots by now.
 //!
 //! Owns how much of it is done at once. A turn's first marks are set where their transition is
 //! told; what goes beyond waits, and is worked off in slices between which the driver looks at a
@@ -40,7 +40,7 @@ impl Engine {
     }
 
     /// A slice of what waits: some watchers are marked, some watches of streams that have ended are
-    /// ended. False if nothing is left.
+    /// ended, some by name are settled. False if nothing is left.
     pub fn work(&mut self, now: Now) -> bool {
         let max = self.settings.work_per_slice_max;
         let mut left = max;
@@ -52,7 +52,9 @@ impl Engine {
         if self.telling.is_empty() {
             self.telling.rest();
         }
-        self.work_done += (max - left) as u64;
+        // Nobody waits for it: it gets what is left.
+        let settled = self.conns.watches.settle_some(left);
+        self.work_done += (max - left + settled) as u64;
         self.work_done += self.conns.end_some(max) as u64;
         self.work_done += self.forget_some(max, now) as u64;
         self.has_work()
@@ -60,7 +62,11 @@ impl Engine {
 
     /// Something waits for a slice.
     pub fn has_work(&self) -> bool {
-        !self.telling.is_empty() || self.conns.watches.has_ending() || self.leaving.has_work()
+        let watches = &self.conns.watches;
+        !self.telling.is_empty()
+            || watches.has_ending()
+            || self.leaving.has_work()
+            || watches.has_settling()
     }
 
     /// Watchers marked and watches ended in slices so far, for tests: the work that a clock would

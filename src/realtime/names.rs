@@ -2,9 +2,9 @@
 //!
 //! Owns nothing that outlives its watchers: a name goes with the last of them, and the room it took
 //! once most of the names have gone (see [`Names::is_sparse`]). A name whose user has got a slot
-//! stays as a place that stands for it, so that no list of any stream need be rewritten for that;
-//! the text goes at once. Cost: [`NAME_BYTES`] a name beside its text, of which a place that stands
-//! for a slot keeps half.
+//! stays for a while as a place that stands for it, so that no list of any stream need be touched
+//! at that moment; the text goes at once. Cost: [`NAME_BYTES`] a name beside its text, of which a
+//! place that stands for a slot keeps half.
 
 use std::hash::BuildHasher;
 
@@ -31,6 +31,11 @@ enum Name {
     /// One who has got this slot since.
     Slot(u32),
 }
+
+const _: () = assert!(
+    size_of::<(Name, Watchers)>() <= NAME_BYTES / 2,
+    "what a place that stands for a slot is said to cost"
+);
 
 impl Name {
     /// The text of one without a slot; of any other none.
@@ -110,7 +115,7 @@ impl Names {
         if self.slot(place).is_none() {
             self.unindex(place);
         }
-        self.table[place as usize].0 = Name::Free;
+        self.table[place as usize] = (Name::Free, Watchers::default());
         self.free.push(place);
     }
 

@@ -24,6 +24,8 @@ struct Link {
     due: u32,
 }
 
+const _: () = assert!(size_of::<Link>() == 12, "what a connection costs here");
+
 #[derive(Debug)]
 pub struct Timers {
     epoch: Mono,

@@ -8,7 +8,7 @@ use roaring::RoaringBitmap;
 use super::chains::{Chain, Chains};
 
 /// Watchers beyond which a chain becomes a bitmap, and at which it becomes a chain again.
-const CROWD_MIN: u32 = 128;
+pub(super) const CROWD_MIN: u32 = 128;
 const CROWD_LEAVE: u64 = 64;
 /// Length of a chain's head that is a crowd's.
 const CROWD: u32 = u32::MAX;

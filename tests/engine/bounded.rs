@@ -104,6 +104,34 @@ fn no_long_request_is_begun_before_the_answers_of_others_are_on_their_way() {
     }
 }
 
+/// What a burst of requests takes of the heap is a few answers, however many come at once.
+#[test]
+fn few_answers_wait_to_be_written_when_another_request_is_read() {
+    let mut world = world();
+    let peers: Vec<Peer> = (0..200).map(|_| world.connect(0)).collect();
+    let reader = world.connect(0);
+    for peer in &peers {
+        world.whisper(*peer, &request("GET", "/v1/stream?watch=bob"));
+    }
+    for left in [168, 136, 104, 72, 40, 8] {
+        assert!(world.turn_of(0), "the next turn begins at once");
+        assert_eq!((world.pieces("bytes"), world.pieces("flush")), (32, 32));
+        let waits = peers
+            .iter()
+            .filter(|peer| world.received_bytes(**peer) == 0);
+        assert_eq!(waits.count(), left);
+    }
+    while world.turn_of(0) {}
+    // Who has nothing to say yet, and who is told something by others, are no answers.
+    world.send(reader, "GET ");
+    world.beat(0, &["bob"]);
+    for peer in &peers {
+        let received = world.received(*peer);
+        assert_eq!(received.matches("event: hello").count(), 1);
+        assert!(received.contains("\"status\":\"online\""), "{received}");
+    }
+}
+
 #[test]
 fn a_long_request_waits_for_its_slice_whatever_its_peer_does_meanwhile() {
     let mut world = world();

@@ -18,6 +18,9 @@ use crate::wire::UserBuf;
 /// Connections whose rates are kept before those are looked for that have rested since.
 const PACES_MIN: usize = 256;
 
+/// Between two looks at rates, however few are kept, in ms.
+const REST_MS: u64 = 1_000;
+
 /// What one shard knows of those who arrive.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Arrivals {
@@ -27,6 +30,8 @@ pub(in crate::engine) struct Arrivals {
     paces: HashMap<ConnId, Pace, foldhash::fast::RandomState>,
     /// Entries at which those that have rested are dropped.
     paces_max: usize,
+    /// When they are dropped however few they are.
+    rest_due: Mono,
     /// Streams whose holders are to be made.
     waiting: HashMap<ConnId, Coming, foldhash::fast::RandomState>,
     /// When they are tried again; the soonest first.
@@ -73,17 +78,56 @@ impl Arrivals {
         }
     }
 
+    /// Drops the rates of connections that have rested since: now and then, and when they are many.
+    fn rest(&mut self, now: Mono) {
+        self.rest_due = now.plus_ms(REST_MS);
+        self.paces.retain(|_, pace| !pace.is_rested(now));
+        self.paces.shrink_to_fit();
+        // Looked at again when as many more have come as are left.
+        self.paces_max = 2 * self.paces.len();
+    }
+
+    fn rest_if_due(&mut self, now: Mono) {
+        if !self.paces.is_empty() && now >= self.rest_due {
+            self.rest(now);
+        }
+    }
+
     fn takes(&mut self, per_second: u32, now: Mono) -> bool {
         let Some(caller) = self.caller.filter(|_| per_second > 0) else {
             return true;
         };
         if self.paces.len() >= self.paces_max.max(PACES_MIN) {
-            self.paces.retain(|_, pace| !pace.is_rested(now));
-            self.paces.shrink_to(PACES_MIN);
-            // Looked at again when as many more have come as are left.
-            self.paces_max = 2 * self.paces.len();
+            self.rest(now);
         }
         let pace = self.paces.entry(caller).or_default();
         pace.take(per_second, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_of_connections_that_have_rested_leave_nothing_behind() {
+        let mut arrivals = Arrivals::default();
+        let at = |ms| Mono::from_micros(5_000_000).plus_ms(ms);
+        for index in 0..10_000 {
+            arrivals.called_by(Some(ConnId {
+                index,
+                generation: 1,
+            }));
+            assert!(arrivals.takes(2_000, at(0)));
+        }
+        // One that goes on is held to its rate.
+        let mut goes_on = |ms| (0..3_000).filter(|_| arrivals.takes(2_000, at(ms))).count();
+        assert_eq!(goes_on(500), 2_000);
+        arrivals.rest_if_due(at(999));
+        assert_eq!(arrivals.paces.len(), 10_000);
+        arrivals.rest_if_due(at(1_000));
+        assert_eq!((arrivals.paces.len(), arrivals.paces.capacity()), (1, 3));
+        arrivals.rest_if_due(at(2_000));
+        assert_eq!((arrivals.paces.len(), arrivals.paces.capacity()), (0, 0));
     }
 }

@@ -40,6 +40,7 @@ impl Engine {
 
     /// Tries some of the streams' holders again who could not be made before.
     pub(in crate::engine) fn try_holders(&mut self, now: Now) {
+        self.arrivals.rest_if_due(now.mono);
         for _ in 0..TRIED_PER_CALL {
             if self.arrivals.due() > now.mono {
                 return;

@@ -29,6 +29,9 @@ impl Ignored {
     /// Appends `,"ignored":["wacth",..]` to an object that has a member already; nothing if there
     /// are none. So many are named as have room in `room` bytes.
     pub(super) fn write(&self, room: usize, out: &mut Vec<u8>) {
+        if self.names.is_empty() {
+            return;
+        }
         let begun = out.len();
         let end = begun.saturating_add(room);
         out.extend_from_slice(b",\"ignored\":[");

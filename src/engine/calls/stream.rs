@@ -25,6 +25,8 @@ use crate::wire::{User, UserBuf};
 
 /// What always fits into the hello beside the members that each has.
 const MORE_BYTES: usize = 128;
+/// What an answer's head and a hello of default settings take, with a little room.
+const HELLO_BYTES: usize = 640;
 
 /// Whether there is room for a stream, and for its holder as a publisher.
 pub(super) fn open(
@@ -213,12 +215,10 @@ impl Engine {
             by_holder: new.is_by_holder(),
         };
         let conn = self.conns.at(id.index);
-        write_answer(
-            &mut conn.io().unsent,
-            &Answer::stream(),
-            &pending.asker,
-            &self.date,
-        );
+        // At once: a buffer that grows while others do leaves holes of all sizes.
+        let out = &mut conn.io().unsent;
+        out.reserve(HELLO_BYTES + more.len());
+        write_answer(out, &Answer::stream(), &pending.asker, &self.date);
         if !pending.asker.http10 {
             conn.begin_chunks();
         }

@@ -2,15 +2,23 @@
 //!
 //! Owns its text. An id is the permission to edit its stream, on any shard.
 
+use std::fmt::Write;
+
 use constant_time_eq::constant_time_eq_16;
 
 use crate::engine::mail::ShardId;
 use crate::realtime::ConnId;
 
+/// Longest text of an id: three numbers, the tag and three dots.
+const TEXT_BYTES_MAX: usize = 5 + 10 + 10 + 32 + 3;
+
 /// The id of a stream.
 pub(super) fn write(secret: &[u8; 32], shard: ShardId, id: ConnId) -> String {
     let tag = u128::from_be_bytes(tag(secret, shard, id));
-    format!("{shard}.{}.{}.{tag:032x}", id.index, id.generation)
+    let mut text = String::with_capacity(TEXT_BYTES_MAX);
+    let written = write!(text, "{shard}.{}.{}.{tag:032x}", id.index, id.generation);
+    debug_assert!(written.is_ok() && text.len() <= TEXT_BYTES_MAX);
+    text
 }
 
 /// Which stream an id names, if this process made it; the stream may have ended since.

@@ -38,7 +38,9 @@ const SLEEP_MICROS_MAX: u64 = 1_000_000;
 /// Beats that one system call is to bring: below half a millisecond of work.
 const BEATS_PER_SLICE: usize = 4_096;
 
-/// Connections that may wait to be written to when another request that takes long is begun.
+/// Connections that may wait to be written to when another request that takes long is begun; and
+/// answers of this turn when another connection is read. Each is in a buffer until then, and what a
+/// burst takes of the heap lies between what stays there.
 const FLUSHES_AHEAD: usize = 32;
 
 /// One shard but for its kernel.

@@ -4,10 +4,10 @@
 
 use std::io;
 
-use super::Driver;
 use super::budgets::Step;
 use super::kernel::{Accepted, Edge, Kernel, Order, Peer, Piece};
 use super::sockets::fact;
+use super::{Driver, FLUSHES_AHEAD};
 use crate::engine::CloseHow;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -22,7 +22,12 @@ impl<S> Driver<S> {
         self.accept(kernel);
         self.queue_resumed();
         let mut bytes_left = self.budgets.read_bytes;
+        let ahead_max = self.engine.awaiting_flush() + FLUSHES_AHEAD;
         for read in 0..self.budgets.reads {
+            if self.engine.awaiting_flush() >= ahead_max {
+                // They go out first. Where more is ready, the next turn begins at once.
+                return;
+            }
             if bytes_left == 0 || self.is_over(Step::Read, read, kernel) {
                 break;
             }

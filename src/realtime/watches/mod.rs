@@ -7,13 +7,15 @@
 //! publisher; a name [`NAME_BYTES`] and its text instead of those 20.
 //!
 //! A user is kept in the lists of all who watch it under one entry, its slot or its name. A name
-//! that gets its slot stays the entry: the slot then leads to the name's place, and no list is
-//! touched. So a first beat costs a bit for each stream that watched for it, as any other does.
+//! that gets its slot stays the entry for a while: the slot leads to the name's place, and no list
+//! is touched. So a first beat costs a bit for each stream that watched for it, as any other does.
+//! Behind all that somebody waits for, the place is given up.
 
 mod ending;
 mod marks;
 mod resolve;
 mod room;
+mod settling;
 #[cfg(test)]
 mod tests;
 
@@ -61,6 +63,11 @@ struct Follow {
     marks: u32,
 }
 
+const _: () = assert!(
+    size_of::<Follow>() == 12 && size_of::<Watchers>() == 8,
+    "what a stream costs here, and a watched publisher beside its hash"
+);
+
 /// The marks of a stream that is to be told nothing more: its watches end in slices.
 const ENDING: u32 = u32::MAX;
 
@@ -94,6 +101,8 @@ pub struct Watches {
     standing_edges: usize,
     /// Streams whose watches are being ended.
     ending: VecDeque<u32>,
+    /// Slots for which names stand, until their watches are by the slot.
+    settling: VecDeque<u32>,
     /// Most watches since memory was last given back.
     edges_peak: usize,
     scratch: Vec<u32>,

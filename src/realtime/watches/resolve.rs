@@ -1,7 +1,8 @@
 //! From a name to a slot: what becomes of those who watched a user before it had one.
 //!
 //! Owns the stand-in: the slot leads to the name's place, where all who watch the user are. One
-//! entry of one map changes, whoever and however many they are. Marks nobody.
+//! entry of one map changes, whoever and however many they are. It lasts until `settling.rs` moves
+//! them. Marks nobody.
 
 use super::{NAMED, Target, Watches};
 use crate::realtime::watchers::Watchers;
@@ -24,6 +25,7 @@ impl Watches {
         self.standing_edges += watches;
         self.names.stand_for(name, slot);
         self.by_slot.insert(slot, Watchers::stand_in(name));
+        self.settling.push_back(slot);
         true
     }
 

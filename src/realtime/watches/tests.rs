@@ -175,6 +175,66 @@ fn a_name_gets_its_slot_without_a_list_being_rewritten() {
     watches.check_invariants();
 }
 
+/// What a name took is given back once its user has a slot, though all go on watching.
+#[test]
+fn names_that_stand_for_slots_settle() {
+    const NAMES: u32 = 20_000;
+    let mut watches = Watches::default();
+    for n in 0..NAMES {
+        let name = name_of(&mut watches, &format!("name {n}"));
+        for conn in [n % 100, 100 + n % 7] {
+            watches.add(conn, &mut vec![name, Target::slot(n)], n % 2 == 0);
+        }
+    }
+    let marks: Vec<usize> = (0..107).map(|conn| watches.marks(conn)).collect();
+    for n in 0..NAMES {
+        // Some slots are lower than others that are watched, some are higher.
+        let slot = if n % 3 == 0 { 30_000 + n } else { 90_000 - n };
+        assert!(watches.resolve(&format!("name {n}"), slot));
+    }
+    assert_eq!(watches.standing_edges, 2 * NAMES as usize);
+    let mut slices = 0;
+    while watches.has_settling() {
+        // At most as much as it takes to find that the price is reached.
+        assert!(watches.settle_some(1_000) <= 1_000 + 1 + 2 * (1 + 6_000 / 1_024));
+        slices += 1;
+        if slices % 10 == 0 {
+            watches.check_invariants();
+        }
+    }
+    watches.check_invariants();
+    assert!((50..200).contains(&slices), "{slices}");
+    assert_eq!(
+        (watches.standing_edges, watches.len()),
+        (0, 4 * NAMES as usize)
+    );
+    assert!(watches.names.sizes().iter().all(|size| *size <= 1_024));
+    assert!((0..107).all(|conn| watches.marks(conn) == marks[conn as usize]));
+    assert_eq!(watches.mark(30_003, |_| ()).marks, 2);
+    assert_eq!(watches.mark(90_000 - 2, |_| ()).coalesced, 2);
+}
+
+/// A place that leads to a crowd is a share of nothing for each of them.
+#[test]
+fn a_crowd_stays_at_its_name() {
+    let mut watches = Watches::default();
+    let [few, crowd] = ["few", "crowd"].map(|user| name_of(&mut watches, user));
+    for conn in 0..1_000 {
+        watches.add(conn, &mut vec![crowd], true);
+    }
+    watches.add(7, &mut vec![few], true);
+    assert!(watches.resolve("few", 1) && watches.resolve("crowd", 2));
+    // It is gone before its turn has come.
+    watches.clear(7);
+    assert_eq!(
+        (watches.settle_some(1_000), watches.has_settling()),
+        (2, false)
+    );
+    assert_eq!(watches.standing_edges, 999);
+    assert_eq!(watches.mark(2, |_| ()).coalesced, 999);
+    watches.check_invariants();
+}
+
 /// Should a slot be watched before the name is told of, all are watchers of the slot in the end.
 #[test]
 fn a_name_whose_slot_is_watched_already_joins_it() {
@@ -364,6 +424,7 @@ fn what_is_moved_is_what_was_there() {
         } else if random.bool() {
             watches.clear(conn);
             list.clear();
+            watches.settle_some(random.usize(0..4));
         } else if let Some(Err(name)) = list.iter().next_back().cloned() {
             let resolved = watches.resolve(&name, 1_000_000 + round);
             assert!(resolved);
