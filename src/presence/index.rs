@@ -121,18 +121,16 @@ impl Index {
         let table = unsafe { current.as_ref() };
         let length = table.map_or(0, |table| table.entries.len());
         let entry = entry_of(hash, offset);
-        let mut live = 0;
+        let mut live = used;
         // At most four fifths full: a walk for an absent id then reads two cache lines, seldom
         // more.
         if (used + 1) * 5 > length * 4 {
-            let grown = Table::with_length((length + length / 4).max(length + TABLE_ENTRIES_MIN));
-            for old in table.iter().flat_map(|table| table.entries.iter()) {
-                let old = old.load(Ordering::Relaxed);
-                if old != 0 && old & OFFSET_MASK != DEAD {
-                    grown.put(old);
-                    live += 1;
-                }
-            }
+            let old = table.map_or(&[][..], |table| &table.entries);
+            let old = old.iter().map(|entry| entry.load(Ordering::Relaxed));
+            let old = old.filter(|entry| *entry != 0 && entry & OFFSET_MASK != DEAD);
+            live = old.clone().count();
+            let grown = Table::with_length(length_for(live + 1, length));
+            old.for_each(|entry| grown.put(entry));
             grown.put(entry);
             segment.table.store(Owned::new(grown), Ordering::Release);
             if !current.is_null() {
@@ -142,9 +140,8 @@ impl Index {
             }
         } else if let Some(table) = table {
             table.put(entry);
-            live = used as u32;
         }
-        segment.used.store(live + 1, Ordering::Relaxed);
+        segment.used.store(live as u32 + 1, Ordering::Relaxed);
     }
 
     /// Takes out the entry of a record. One caller at a time, with [`Index::insert`].
@@ -279,6 +276,15 @@ impl Iterator for Probe<'_> {
     }
 }
 
+/// Entries of the table that follows one of `length`, for so many that live. Where most of what
+/// filled it is dead, the same room holds as many again before it is full.
+fn length_for(live: usize, length: usize) -> usize {
+    if live * 5 <= length * 3 {
+        return length;
+    }
+    (length + length / 4).max(length + TABLE_ENTRIES_MIN)
+}
+
 fn segments_for(users_max: u32) -> usize {
     users_max.div_ceil(SEGMENT_USERS).clamp(1, SEGMENTS_MAX) as usize
 }
@@ -357,6 +363,37 @@ mod tests {
         let live = (128..10_000).filter(|n| n % 3 != 0).count();
         let used = index.segments[0].used.load(Ordering::Relaxed) as usize;
         assert!((live..live * 3 / 2).contains(&used), "{used} of {live}");
+    }
+
+    /// A hundred users who are erased and come again, for ever.
+    #[test]
+    fn a_table_does_not_grow_for_entries_that_are_removed() {
+        let index = Index::new(1);
+        let guard = epoch::pin();
+        let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        let length = || {
+            let table = index.segments[0].table.load(Ordering::Relaxed, &guard);
+            // SAFETY: as in `probe`.
+            unsafe { table.as_ref() }.map_or(0, |table| table.entries.len())
+        };
+        for n in 1..=100_000 {
+            index.insert(hash(n), n, &guard);
+            if let Some(gone) = n.checked_sub(100).filter(|gone| *gone > 0) {
+                index.remove(hash(gone), gone, &guard);
+                assert!(!index.probe(hash(gone), &guard).any(|offset| offset == gone));
+            }
+            assert!(length() <= 225, "{} entries after {n}", length());
+        }
+        assert!((99_901..=100_000).all(|n| index.probe(hash(n), &guard).any(|found| found == n)));
+        // Whoever stays is counted: the table grows for them.
+        for n in 100_001..=101_000 {
+            index.insert(hash(n), n, &guard);
+        }
+        assert!(
+            (1_100 * 5 / 4..1_100 * 2).contains(&length()),
+            "{}",
+            length()
+        );
     }
 
     #[test]
