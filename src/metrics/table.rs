@@ -318,8 +318,13 @@ table! {
     Shard Count "mailbox_depth" "Pieces of mail waiting at the last turn" { MailboxDepth }
     Process Count "users" "Users known" { Users }
     Process Count "users_max" "Most users that the store may hold" { UsersMax }
-    Process Count "users_alarm" "1 while more than four fifths of users-max are known: soon new \
-                                 users are refused" { UsersAlarm }
+    Process Count "users_alarm" "1 while more than four fifths of users-max are known, or of the \
+                                 room in users.log is used: soon new users are \
+                                 refused" { UsersAlarm }
+    Process Bytes "users_log" "Bytes of users.log used, those of users who are gone \
+                               included" { UsersLog }
+    Process Bytes "users_log_max" "Bytes of users.log at which new users are refused until a \
+                                   restart or a compaction" { UsersLogMax }
     Process Count "users_online" "Users published as online" { UsersOnline }
     Process Micros "store_write_back_cycle" "Time that the last write-back of the whole store \
                                              took: what a power cut may lose" {

@@ -16,7 +16,7 @@ use super::{ServeFault, heap};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::{Presence, WriteBack};
 use crate::shard;
-use crate::store::{FileLoss, Loss, LossOf};
+use crate::store::{FileLoss, LogRoom, Loss, LossOf};
 use crate::time::{Clock, Now};
 
 /// Rest of the write-back after a failure, in ms.
@@ -82,11 +82,13 @@ pub(super) fn start_usage(common: &Common, writes_back: bool) -> Result<Backgrou
     let presence = writes_back.then(|| Arc::clone(&common.presence));
     let bytes_per_second = common.config.write_back_bytes_per_second_max;
     let usage = Usage::first(&board);
+    let mut log_is_scarce = false;
     let doing = "start the thread that looks at what the process takes";
     Background::start("usage", doing, move |stop| {
         usage.look_until(stop, &board, || {
             if let Some(presence) = &presence {
                 tell_unwritten(presence, bytes_per_second, &board, clock.now());
+                log_is_scarce = tell_scarce(presence.log_room(), log_is_scarce);
             }
         });
     })
@@ -115,6 +117,20 @@ fn tell_unwritten(presence: &Presence, bytes_per_second: u64, board: &Board, now
         (true, false) => tracing::warn!("the disk takes the store again"),
         _ => {}
     }
+}
+
+/// Says once that soon there is no room in users.log. Returns whether that is so.
+fn tell_scarce(room: LogRoom, was_scarce: bool) -> bool {
+    if room.is_scarce && !was_scarce {
+        tracing::warn!(
+            used_bytes = room.used_bytes,
+            max_bytes = room.max_bytes,
+            "four fifths of the room in users.log are used, by erasures and by users in the slots \
+             of others: restart before new users are refused, or stop and run `greendot store \
+             compact`"
+        );
+    }
+    room.is_scarce
 }
 
 /// Ends the write-back and closes the store: the folder is complete then. Where a memory has the

@@ -38,7 +38,7 @@ impl Usage {
     }
 
     /// Looks again and again until the sender of `stop` is dropped; each time so does `also`.
-    pub(super) fn look_until(mut self, stop: &Receiver<()>, board: &Board, also: impl Fn()) {
+    pub(super) fn look_until(mut self, stop: &Receiver<()>, board: &Board, mut also: impl FnMut()) {
         while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             self.look(board);
             also();

@@ -112,7 +112,7 @@ impl Presence {
         let log_file = memory(
             Kind::Users,
             identity.header(Kind::Users, now.unix),
-            log::reserved_bytes(users_max),
+            log::reserved_bytes(users_max, 0),
         )?;
         let (rebuilt, scan) =
             interner::rebuild(&[0; FIRST_RECORD as usize + 1], FIRST_RECORD, users_max)?;

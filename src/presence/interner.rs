@@ -490,7 +490,7 @@ mod tests {
             .open(&path)
             .unwrap();
         file.set_len(record::START.offset).unwrap();
-        let file = MappedFile::map(file, path, 1 << 20).unwrap();
+        let file = MappedFile::map(file, path, 2 << 20).unwrap();
         let log = Log::new(file, record::START.offset);
         let name = |n: u32| format!("user {n}");
         for n in 0..200 {

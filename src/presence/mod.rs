@@ -42,11 +42,11 @@ pub use sweep::{Sweep, SweepContext, Transition};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 pub use crate::store::MemoryChoice;
-use crate::store::StoreFault;
 pub use crate::store::cells::BEHIND_MS_MAX;
 use crate::store::cells::{Published, Stamp};
 use crate::store::headers::Headers;
 use crate::store::map::CellFile;
+use crate::store::{LogRoom, StoreFault};
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 use follower::Follower;
@@ -254,6 +254,11 @@ impl Presence {
     /// The user of a slot.
     pub fn user(&self, slot: Slot) -> User<'_> {
         self.interner.user(slot)
+    }
+
+    /// What is used of users.log.
+    pub fn log_room(&self) -> LogRoom {
+        self.interner.log().room()
     }
 
     /// Number of slots made.

@@ -126,7 +126,7 @@ fn fault(offset: u64, slot: u32, expected: &str, is: &str) -> RecordFault {
 mod tests {
     use super::*;
     use crate::presence::tests::at;
-    use crate::presence::{OpenReport, Presence, StoreOptions};
+    use crate::presence::{InternFault, OpenReport, Presence, StoreOptions};
     use crate::slot::Slot;
     use crate::status::Status;
     use crate::wire::User;
@@ -209,6 +209,56 @@ mod tests {
         };
         let refused = Presence::open(&options, at(2)).err().unwrap();
         assert!(refused.to_string().contains("40 users"), "{refused}");
+    }
+
+    /// Users who come and are erased fill users.log, though there are slots. It is said before, and
+    /// erasures go on behind it.
+    #[test]
+    fn the_room_in_users_log_is_told_and_a_start_has_as_much_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            users_max: 100,
+            ..options(dir.path())
+        };
+        let room_bytes = 100 * 137 + 1;
+        let come_and_go = |presence: &Presence, n: u32| -> Result<(), InternFault> {
+            let user = format!("{n:0128}");
+            let user = User::parse(user.as_bytes()).unwrap();
+            presence.intern(user)?;
+            let slot = presence.forget(user, 1_000, at(1)).unwrap().unwrap();
+            presence.let_go(slot, 0);
+            (0..3).for_each(|_| presence.cycle_ended());
+            Ok(())
+        };
+        for start in 0..3 {
+            let (presence, _) = Presence::open(&options, at(0)).unwrap();
+            let stays = format!("who stays until {start}");
+            let stays = User::parse(stays.as_bytes()).unwrap();
+            presence.intern(stays).unwrap();
+            let opened = presence.log_room();
+            assert!(!opened.is_scarce && opened.max_bytes >= opened.used_bytes + room_bytes - 100);
+            let (mut gone, mut told_at) = (0, None);
+            let refused = loop {
+                match come_and_go(&presence, gone) {
+                    Ok(()) => gone += 1,
+                    Err(fault) => break fault,
+                }
+                if presence.log_room().is_scarce {
+                    told_at.get_or_insert(presence.log_room().used_bytes);
+                }
+            };
+            assert_eq!((refused, gone >= 90), (InternFault::NoSpace, true));
+            let given = opened.max_bytes - opened.used_bytes;
+            let told = told_at.unwrap() - opened.used_bytes;
+            let due = given - given / 5;
+            assert!((due - 100..due + 200).contains(&told), "{told} of {given}");
+            let refused = presence.interner.log().append(0, &[b'x'; 128]);
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("`greendot store compact`"), "{refused}");
+            // Nobody is refused who is to be erased.
+            assert!(presence.forget(stays, 1_000, at(1)).unwrap().is_some());
+            presence.close(at(1)).unwrap();
+        }
     }
 
     #[test]

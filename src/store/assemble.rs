@@ -40,7 +40,7 @@ impl Checked {
         let mut headers = self.headers(now)?;
         let synced_bytes = headers.log_synced_bytes();
         let path = self.users.path.clone();
-        let mut file = self.map_log(log::reserved_bytes(users_max))?;
+        let mut file = self.map_log(users_max)?;
         // What was synced is a good guess at the log's length: the rest of the file is room to
         // grow.
         let log_bytes = synced_bytes.max(file.len_bytes() / 2);
@@ -82,8 +82,9 @@ impl Checked {
         Ok((parts, made))
     }
 
-    fn map_log(&mut self, reserved_bytes: u64) -> Result<MappedFile, StoreFault> {
+    fn map_log(&mut self, users_max: u32) -> Result<MappedFile, StoreFault> {
         let path = self.users.path.clone();
+        let reserved_bytes = log::reserved_bytes(users_max, self.users.bytes);
         let mut map = || {
             let file = self.users.file.try_clone()?;
             if let Place::Continued([users, ..]) = &mut self.place {

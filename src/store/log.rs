@@ -18,9 +18,28 @@ const GROWTH_BYTES_MAX: u64 = 32 << 20;
 /// A memory is zeroed when it grows.
 const GROWTH_BYTES_IN_MEMORY_MAX: u64 = 2 << 20;
 
-/// Address space that `users_max` users can need.
-pub(crate) fn reserved_bytes(users_max: u32) -> u64 {
-    (FIRST_RECORD + u64::from(users_max) * RECORD_BYTES_MAX as u64 + 1).next_multiple_of(PAGE_BYTES)
+/// Kept for tombstones: whoever asks to be erased is, though there is no room for anybody new.
+const ERASURES_BYTES: u64 = 1 << 20;
+/// An index entry points no further.
+const LOG_BYTES_MAX: u64 = 1 << 40;
+
+/// Address space of a log that has `have_bytes`, for `users_max` users more with the longest ids.
+/// So each start has the same room for erasures, and for who comes after them.
+pub(crate) fn reserved_bytes(users_max: u32, have_bytes: u64) -> u64 {
+    let more = u64::from(users_max) * RECORD_BYTES_MAX as u64 + 1 + ERASURES_BYTES;
+    let bytes = (have_bytes.max(FIRST_RECORD) + more).next_multiple_of(PAGE_BYTES);
+    bytes.min(LOG_BYTES_MAX - PAGE_BYTES)
+}
+
+/// What of a log is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogRoom {
+    /// Bytes of records, and of those that follow only tombstones.
+    pub used_bytes: u64,
+    /// At so many no new user is taken in any more before the next start.
+    pub max_bytes: u64,
+    /// Less than a fifth is left of what this start has given.
+    pub is_scarce: bool,
 }
 
 /// Bytes by which a log that has so many grows.
@@ -33,6 +52,8 @@ pub(crate) struct Log {
     file: MappedFile,
     /// Bytes before this are records, complete and final.
     end: AtomicU64,
+    /// The same when it was opened.
+    opened_end: u64,
 }
 
 impl Log {
@@ -41,6 +62,7 @@ impl Log {
         Log {
             file,
             end: AtomicU64::new(end),
+            opened_end: end,
         }
     }
 
@@ -53,13 +75,36 @@ impl Log {
         self.end.load(Ordering::Acquire)
     }
 
+    /// What is used of the room that this start has given.
+    pub(crate) fn room(&self) -> LogRoom {
+        let (used_bytes, max_bytes) = (self.end(), self.users_bytes_max());
+        let given = max_bytes.saturating_sub(self.opened_end);
+        let left = max_bytes.saturating_sub(used_bytes);
+        LogRoom {
+            used_bytes,
+            max_bytes,
+            is_scarce: left <= given / 5,
+        }
+    }
+
+    fn users_bytes_max(&self) -> u64 {
+        self.file.reserved_bytes().saturating_sub(ERASURES_BYTES)
+    }
+
     /// Appends the record of a slot; returns its offset. One caller at a time (the interner's
     /// lock).
     ///
-    /// Errors: the file could not grow; nothing has changed then.
+    /// Errors: the file could not grow, or this start's room is used up; nothing has changed then.
     pub(crate) fn append(&self, slot: u32, id: &[u8]) -> io::Result<u64> {
         let mut record = [0; RECORD_BYTES_MAX];
         let length = encode(&mut record, slot, id);
+        if self.end() + length as u64 >= self.users_bytes_max() {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the records of users who are gone fill users.log: restart, or stop and run \
+                 `greendot store compact`",
+            ));
+        }
         self.append_record(&record[..length])
     }
 

@@ -29,6 +29,7 @@ pub(crate) mod write_back;
 
 pub use fault::{StoreFault, StoreFaultKind};
 pub use header::STORE_FILES;
+pub use log::LogRoom;
 pub use memory::MemoryChoice;
 pub use region::{FileLoss, copies_on_write};
 pub use write_back::{Loss, LossOf, WriteBackReport};

@@ -56,8 +56,11 @@ pub(super) fn metrics(engine: &mut Engine, _now: Now) -> Answer {
         let process = &board.process;
         process.set(Gauge::Users, u64::from(presence.known()));
         let max = process.gauge(Gauge::UsersMax);
-        let alarm = u64::from(presence.users()) * 5 > max * 4;
+        let room = presence.log_room();
+        let alarm = u64::from(presence.users()) * 5 > max * 4 || room.is_scarce;
         process.set(Gauge::UsersAlarm, u64::from(alarm));
+        process.set(Gauge::UsersLog, room.used_bytes);
+        process.set(Gauge::UsersLogMax, room.max_bytes);
         process.set(Gauge::UsersOnline, presence.online());
         exposition::render(board).into()
     });

@@ -102,8 +102,8 @@ pub(super) fn intern_detail(fault: InternFault) -> &'static str {
             "new users are made at the highest rate already (new-users-per-second-max)"
         }
         InternFault::NoSpace => {
-            "the server's data folder cannot grow: its disk is full or its files have reached a \
-             limit"
+            "the server's data folder cannot grow: its disk is full, its files have reached a \
+             limit, or users.log needs a restart or `greendot store compact`; its log says which"
         }
     }
 }
