@@ -161,17 +161,9 @@ impl Presence {
                 0 => stamp,
                 _ => newer(stamp, given_at, given_at),
             };
-            counts.then(|| dated().without(StampFlags::LEAVING).with(StampFlags::LEFT))
+            counts.then(dated)
         };
-        let cell = self.stamps.cell(slot);
-        if cell
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, left)
-            .is_err()
-        {
-            return LeaveOutcome::Ignored;
-        }
-        self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
-        LeaveOutcome::Left
+        self.leave_if(slot, left)
     }
 
     /// Records a goodbye that came at `came_at` and was not believed at once (see
@@ -198,17 +190,24 @@ impl Presence {
                     newer(stamp, sent_at, received)
                 }
             };
-            counts.then(|| dated().without(StampFlags::LEAVING).with(StampFlags::LEFT))
+            counts.then(dated)
         };
+        self.leave_if(slot, left)
+    }
+
+    /// Has a slot's publisher leave, if a goodbye counts against its stamp: `left` says how the
+    /// stamp is dated then.
+    fn leave_if(&self, slot: Slot, left: impl Fn(Stamp) -> Option<Stamp>) -> LeaveOutcome {
+        let gone = |stamp: Stamp| stamp.without(StampFlags::LEAVING).with(StampFlags::LEFT);
+        let left = |stamp: Stamp| left(stamp).map(gone);
         let cell = self.stamps.cell(slot);
-        if cell
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, left)
-            .is_err()
-        {
-            return LeaveOutcome::Ignored;
+        match cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, left) {
+            Ok(_) => {
+                self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
+                LeaveOutcome::Left
+            }
+            Err(_) => LeaveOutcome::Ignored,
         }
-        self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
-        LeaveOutcome::Left
     }
 
     /// Whether the last word of a slot's publisher was a goodbye.

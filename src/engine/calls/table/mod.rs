@@ -5,7 +5,7 @@
 //! beside; docs/PROTOCOL.md and `web/openapi.json` list the same rows, and tests hold that they do.
 //! Never looks at more of a request than its method and path.
 //!
-//! All listeners serve all rows. An operator's listener, when there is one, is one more column.
+//! There is one listener, and it serves all rows: an operator's would be one more column.
 
 #[cfg(test)]
 mod tests;
@@ -45,8 +45,8 @@ use Who::{Open, Service};
 #[rustfmt::skip] // A row a line.
 const TABLE: &[Row] = &[
     row(Post, "/v1/presence/query",  PresenceQuery, Decides, Open,    Fleet,   Users(query::query)),
-    row(Get,  "/v1/presence/{user}", PresenceOne,   Decides, Open,    Refused, One(query::one)),
-    row(Put,  "/v1/presence/{user}", PresencePut,   Mirrors, Service, Allowed, Record(told::put)),
+    row(Get,  ONE_USER,              PresenceOne,   Decides, Open,    Refused, One(query::one)),
+    row(Put,  ONE_USER,              PresencePut,   Mirrors, Service, Allowed, Record(told::put)),
     row(Delete, ONE_USER,            PresenceForget, Keeps,  Service, Allowed, One(forget::forget)),
     row(Get,  "/v1/presence",        PresenceMany,  Decides, Open,    Refused, Listed(query::many)),
     row(Put,  "/v1/presence",        PresencePut,   Mirrors, Service, Allowed, Records(told::put)),
