@@ -54,6 +54,32 @@ fn a_connection_makes_new_users_at_a_bounded_rate() {
     assert!(world.received(one).starts_with("HTTP/1.1 204"));
 }
 
+/// Many connections have the rate of each, and all of them together no more than the node's.
+#[test]
+fn a_hundred_connections_make_no_more_users_than_the_node_may() {
+    let mut world = World::with(2, |settings| {
+        settings.new_users_per_conn_second_max = 20;
+        settings.new_users_per_second_max = 500;
+    });
+    let peers: Vec<_> = (0..100).map(|n| world.connect(n % 2)).collect();
+    for second in 1..=3 {
+        for (n, peer) in peers.iter().enumerate() {
+            let users: Vec<String> = (0..30).map(|user| format!("{second}-{n}-{user}")).collect();
+            let body = serde_json::json!({ "users": users }).to_string();
+            world.post(*peer, "/v1/beat", &body);
+        }
+        for peer in &peers {
+            world.received(*peer);
+        }
+        assert_eq!(world.presence().users(), second * 500);
+        world.pass(1_000);
+    }
+    let refused = |world: &mut World, counter| world.count(0, counter) + world.count(1, counter);
+    assert_eq!(refused(&mut world, Counter::ItemTooFast), 3 * (3_000 - 500));
+    assert_eq!(refused(&mut world, Counter::LimitNewUsersOfConn), 3 * 1_000);
+    assert_eq!(refused(&mut world, Counter::LimitNewUsers), 3 * 1_500);
+}
+
 /// A stream whose holder can not be made now is told what it watches, and its holder comes later.
 #[test]
 fn a_stream_stays_open_and_its_holder_is_tried_again_each_interval() {
