@@ -209,10 +209,7 @@ fn take_offline(parts: &Parts, options: &StoreOptions, now: Unix) -> Option<(u64
     if planted::is(Planted::OutageForgotten) {
         return None;
     }
-    Some((
-        outage_ms,
-        parts.take_all_offline(options.offline_after_ms, now),
-    ))
+    Some((outage_ms, parts.take_all_offline(now)))
 }
 
 /// Event ids that can not be believed after what has happened since they were told.
@@ -382,6 +379,21 @@ mod tests {
         );
         beat(&presence, "ann", boot_ms + 5);
         assert_eq!(online_after_sweep(&presence, boot_ms + 5), 1);
+    }
+
+    #[test]
+    fn who_was_heard_before_an_outage_and_never_told_is_not_online_by_a_clock_behind_later() {
+        let dir = tempfile::tempdir().unwrap();
+        crashed(dir.path());
+        let (presence, _) = open_at(dir.path(), 20_000);
+        beat(&presence, "eve", 20_000);
+        drop(presence);
+        let (presence, report) = open_at(dir.path(), 20_000 + GRACE_MS + 1);
+        assert!(report.outage.is_some());
+        drop(presence);
+        let (presence, report) = open_at(dir.path(), 10_000);
+        assert!(report.clock_behind_ms > 0);
+        assert_eq!(online_after_sweep(&presence, 10_000), 0);
     }
 
     #[test]

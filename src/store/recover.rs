@@ -109,16 +109,16 @@ impl Parts {
 
     /// Nobody is online any more since `now`, and nobody is until a beat comes. Returns how many
     /// were.
-    pub(crate) fn take_all_offline(&self, offline_after_ms: u64, now: Unix) -> u32 {
+    pub(crate) fn take_all_offline(&self, now: Unix) -> u32 {
         let mut taken = 0;
         let stamps = &self.stamps.cells()[..self.slots as usize];
         let published = &self.published.cells()[..self.slots as usize];
         for (stamp, cell) in stamps.iter().zip(published) {
             let (heard, before) = (stamp.load(Ordering::Relaxed), cell.load(Ordering::Relaxed));
-            // One ahead of the clock would count as heard just now.
-            let may_be_fresh = heard.ms().saturating_add(offline_after_ms) >= now.ms();
             let gone = heard.has(StampFlags::LEFT.and(StampFlags::EXPIRED));
-            if (before.is_online() || may_be_fresh) && !gone {
+            // Whoever was heard too late to be told, too: by a clock that is behind, at this start
+            // or a later one, that was just now.
+            if (before.is_online() || heard.ms() > 0) && !gone {
                 stamp.store(heard.with(StampFlags::EXPIRED), Ordering::Relaxed);
             }
             if before.is_online() {
