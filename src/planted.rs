@@ -72,6 +72,12 @@ pub enum Planted {
     RepetitionIsGap,
     /// A message that is refused for what is in it consumes its number.
     RefusedConsumed,
+    /// A real-time node leaves the streams of whoever is erased open.
+    ErasedStreamsStay,
+    /// A slot is another's before the links have told that its user is erased.
+    LinksNotAwaited,
+    /// Real-time nodes are not told who was logged out.
+    LogOutUntold,
     /// After an outage nobody is vouched for before their turn.
     HurryIgnored,
     /// After an outage whoever is offline is published so at once.
@@ -113,8 +119,11 @@ impl Planted {
     ];
 
     /// Those that only a split deployment can have.
-    pub const SPLIT: [Planted; 15] = [
+    pub const SPLIT: [Planted; 18] = [
         Planted::GoodbyeOfAll,
+        Planted::LogOutUntold,
+        Planted::ErasedStreamsStay,
+        Planted::LinksNotAwaited,
         Planted::HurryIgnored,
         Planted::ToldUnordered,
         Planted::ReaskIgnored,

@@ -12,7 +12,7 @@ use super::errand::{Errand, Verdict};
 use crate::presence::Transition;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
-use crate::time::Mono;
+use crate::time::{Mono, Unix};
 use crate::wire::UserBuf;
 
 /// Index of a shard.
@@ -71,8 +71,8 @@ pub enum Mail {
         verdict: Verdict,
     },
     /// To all other shards: the user of this slot has been forgotten, here or, at a real-time node,
-    /// by its presence node.
-    Forget(Slot),
+    /// by its presence node; there streams that were opened after that time are spared.
+    Forget(Slot, Option<Unix>),
     /// Back: what the edit came to.
     Edited {
         conn: ConnId,
@@ -263,7 +263,7 @@ impl Mail {
             | Mail::ByConnection { .. }
             | Mail::Resample { .. }
             | Mail::Revouch { .. }
-            | Mail::Forget(_) => 1,
+            | Mail::Forget(..) => 1,
         }
     }
 
@@ -280,7 +280,7 @@ impl Mail {
                 | Mail::Settled { .. }
                 | Mail::ByConnection { .. }
                 | Mail::Revouch { .. }
-                | Mail::Forget(_)
+                | Mail::Forget(..)
         )
     }
 }

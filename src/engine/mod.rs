@@ -200,7 +200,7 @@ impl Engine {
             Mail::Revouch { node, found_at } => self.passes.vouch_in_a_hurry(node, found_at),
             Mail::StreamBeats { from, beats } => self.take_stream_beats(from, &beats, now),
             Mail::StreamBeaten(outcomes) => self.finish_stream_beats(&outcomes, now),
-            Mail::Forget(slot) => self.begin_to_forget(slot, now),
+            Mail::Forget(slot, at) => self.begin_to_forget(slot, at, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
             Mail::Holders(held) => self.take_holders(&held, now),
             Mail::Errand(errand) => self.run_errand(&errand, now),

@@ -7,9 +7,13 @@
 use super::calls::refused::{Reason, Refused};
 use super::calls::served::overloaded;
 use super::parts::Engine;
+use super::passes::OPENED_MS;
 use crate::metrics::Counter;
+use crate::planted::{self, Planted};
 use crate::presence::{InternFault, Source};
-use crate::time::Now;
+use crate::slot::Slot;
+use crate::status::Status;
+use crate::time::{Now, Unix};
 use crate::wire::feed::{FEED_HEADER, Place};
 use crate::wire::record::{ItemFault, Told};
 use crate::wire::response::{Answer, problems};
@@ -84,12 +88,20 @@ pub(super) fn put(
             Some(transition) => {
                 engine.counters.add(Counter::ToldAdopted, 1);
                 // Not by an answer: a presence node that has lost its files says the same of all.
-                if source == Source::InStep && engine.presence.is_erased(slot) {
-                    engine.forgotten_elsewhere(slot);
+                if source == Source::InStep
+                    && engine.presence.is_erased(slot)
+                    && !planted::is(Planted::ErasedStreamsStay)
+                {
+                    engine.forgotten_elsewhere(slot, None);
                 }
                 engine.take_news(transition, now);
             }
-            None => engine.counters.add(Counter::ToldKnown, 1),
+            None => {
+                engine.counters.add(Counter::ToldKnown, 1);
+                if let (Source::InStep, Some(since)) = (source, erased_since(told)) {
+                    end_older_streams(engine, slot, since, clock.unwrap_or(now.unix), now);
+                }
+            }
         }
     }
     if let Some(taken) = taken
@@ -101,5 +113,22 @@ pub(super) fn put(
     match taken {
         Some(taken) => answer.with_lines(format!("{FEED_HEADER}: {}\r\n", taken.held)),
         None => answer,
+    }
+}
+
+/// As of when that says that a user was erased.
+fn erased_since(told: &Told) -> Option<Unix> {
+    let gone = told.status == Status::Offline && told.last_active.is_none();
+    told.since.filter(|_| gone)
+}
+
+/// Somebody was erased who is back by that id already: by a stream that is open since before, or by
+/// another that is not meant. After some time nobody knows which is which.
+fn end_older_streams(engine: &mut Engine, slot: Slot, since: Unix, clock: Unix, now: Now) {
+    let known = engine.presence.state(slot, now).since;
+    let is_back = known.is_some_and(|known| known > since);
+    let lately = clock < since.plus_ms(OPENED_MS);
+    if is_back && lately && !planted::is(Planted::ErasedStreamsStay) {
+        engine.forgotten_elsewhere(slot, Some(since));
     }
 }

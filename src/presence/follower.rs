@@ -384,6 +384,9 @@ impl Presence {
         let confirms = match source {
             // What is newer here was told in step, or by hand.
             Source::Answered(_) => true,
+            // An erasure may be told behind who is back by that id, and this node may have missed
+            // them.
+            Source::InStep if is_erased && !before.has(PublishedFlags::CONFIRMED) => false,
             Source::InStep => told_ms >= known_ms && !planted::is(Planted::NewcomerUnsure),
             Source::Told => false,
         };

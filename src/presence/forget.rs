@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::Presence;
 use super::erased::Erased;
 use super::online::chunk_of;
+use crate::planted::{self, Planted};
 use crate::slot::Slot;
 use crate::store::cells::{Published, Stamp};
 use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
@@ -169,7 +170,11 @@ impl Presence {
     /// The slot of a user is leaving.
     fn leave(&self, slot: Slot, user: User<'_>, now: Now) {
         let forgetting = &self.forgetting;
-        let holders = self.shards() as u16 + forgetting.links.load(Ordering::Relaxed);
+        let links = match planted::is(Planted::LinksNotAwaited) {
+            false => forgetting.links.load(Ordering::Relaxed),
+            true => 0,
+        };
+        let holders = self.shards() as u16 + links;
         let mut leaving = forgetting.leaving.lock();
         forgetting
             .len

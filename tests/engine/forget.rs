@@ -163,7 +163,17 @@ fn nothing_that_was_said_of_somebody_erased_is_done_to_who_has_the_slot_next() {
     world.at(10_000).beat(0, &["max"]).turn();
     assert_eq!(slot(&world, "max"), Some(bobs));
     let own = world.stream(1, "user=max", 0).0;
+    let goodbyes = |world: &mut World| {
+        let counters = [
+            Counter::LeavesHeld,
+            Counter::LeavesIgnored,
+            Counter::LeavesHttp,
+        ];
+        [0, 1].map(|shard| counters.map(|counter| world.count(shard, counter)))
+    };
+    let before = goodbyes(&mut world);
     world.at(16_000).turn();
+    assert_eq!(goodbyes(&mut world), before, "nobody said goodbye to max");
     world.expect_open(own);
     assert!(world.ask(0, "max").contains("online"));
     assert!(world.presence().is_held(bobs));

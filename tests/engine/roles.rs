@@ -229,6 +229,53 @@ fn who_comes_for_the_first_time_is_asked_about_so_that_ids_come() {
     }
 }
 
+/// Who was erased may be back, and this node have missed it: it was down when it was told.
+#[test]
+fn who_is_told_to_be_erased_is_asked_about_by_a_node_that_knew_nothing_of_them() {
+    let mut world = realtime(1);
+    let (alice, _) = world.stream(0, "watch=bob", 1);
+    world.expect(alice, snapshot_so_far(&[unknown("bob")]));
+    asked(&mut world);
+    world.at(20);
+    let node = world.connect(0);
+    let token = world.key().service_token();
+    let header = world.next_feed_header(node_of("bob"));
+    let header = format!("Authorization: Bearer {token}\r\n{header}");
+    let erased = record("bob", "offline", 10, None);
+    world.send(node, put_as(&header, "/v1/presence/bob", &erased));
+    world.expect(alice, told_of_many(&erased));
+    assert_eq!(asked(&mut world), [(node_of("bob"), vec!["bob".into()])]);
+    let back = record("bob", "online", 15, 15);
+    answer(&mut world, std::slice::from_ref(&back));
+    assert!(world.received(alice).contains(&back));
+}
+
+/// A stream beats on for whoever was erased, so the id is back before its node is told.
+#[test]
+fn streams_of_before_an_erasure_end_though_somebody_is_back_and_is_told_first() {
+    for shards in [1, 3] {
+        let far = usize::from(shards) - 1;
+        let mut world = realtime(shards);
+        let (old, _) = world.stream(far, "user=bob", 0);
+        world.at(30);
+        let (new, _) = world.stream(far, "user=bob", 0);
+        world.at(40);
+        let node = world.connect(0);
+        for body in [
+            record("bob", "online", 25, 25),
+            record("bob", "offline", 20, None),
+        ] {
+            let token = world.key().service_token();
+            let header = world.next_feed_header(node_of("bob"));
+            let header = format!("Authorization: Bearer {token}\r\n{header}");
+            world.send(node, put_as(&header, "/v1/presence/bob", &body));
+            world.turn();
+        }
+        assert!(world.received(old).contains("event: bye\n"));
+        world.expect_open(new);
+    }
+}
+
 #[test]
 fn an_answer_older_than_what_was_told_in_step_changes_nothing() {
     let mut world = realtime(1);

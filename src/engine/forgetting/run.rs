@@ -63,28 +63,29 @@ impl Engine {
             return Ok(false);
         };
         self.counters.add(Counter::UsersForgotten, 1);
-        self.posts.letter_to_others(Mail::Forget(slot));
-        self.begin_to_forget(slot, now);
+        self.posts.letter_to_others(Mail::Forget(slot, None));
+        self.begin_to_forget(slot, None, now);
         Ok(true)
     }
 
-    /// At a real-time node: the presence node has forgotten a user, whose streams here end.
-    pub(in crate::engine) fn forgotten_elsewhere(&mut self, slot: Slot) {
-        self.posts.letter_to_others(Mail::Forget(slot));
-        self.end_streams_of(slot);
+    /// At a real-time node: the presence node has forgotten a user, whose streams here end; but for
+    /// those that were opened after `at`, if that is given.
+    pub(in crate::engine) fn forgotten_elsewhere(&mut self, slot: Slot, at: Option<Unix>) {
+        self.posts.letter_to_others(Mail::Forget(slot, at));
+        self.end_streams_of(slot, at);
     }
 
     /// False: too many others' are looked for already.
-    fn end_streams_of(&mut self, slot: Slot) -> bool {
+    fn end_streams_of(&mut self, slot: Slot, at: Option<Unix>) -> bool {
         let places = self.conns.places();
-        self.passes.logging_out.begin(&[slot], None, places)
+        self.passes.logging_out.begin(&[slot], at, places)
     }
 
     /// The user of a slot has been forgotten, here or by another shard: its streams end, and it is
     /// published no more.
-    pub(in crate::engine) fn begin_to_forget(&mut self, slot: Slot, now: Now) {
+    pub(in crate::engine) fn begin_to_forget(&mut self, slot: Slot, at: Option<Unix>, now: Now) {
         if self.presence.is_follower() {
-            self.end_streams_of(slot);
+            self.end_streams_of(slot, at);
             return;
         }
         let user = UserBuf::from(self.presence.user(slot));
@@ -114,7 +115,7 @@ impl Engine {
 
     /// Has the streams of whoever is forgotten end.
     fn seek(&mut self, leaver: &mut Leaver, now: Now) {
-        if self.end_streams_of(leaver.slot) {
+        if self.end_streams_of(leaver.slot, None) {
             leaver.sought = Some(now.mono);
         }
     }

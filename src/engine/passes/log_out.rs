@@ -17,7 +17,7 @@ use crate::time::{Mono, Unix};
 const USERS_MAX: usize = 65_536;
 /// A presence node tells of a log-out within this, in ms, unless it is out of reach: streams that
 /// were opened since are known for so long.
-const OPENED_MS: u64 = 10_000;
+pub(in crate::engine) const OPENED_MS: u64 = 10_000;
 /// Most of them: some 32 bytes each.
 const OPENED_MAX: usize = 65_536;
 

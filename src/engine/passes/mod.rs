@@ -20,6 +20,7 @@ use crate::time::Mono;
 use aging::Aging;
 use drain::Draining;
 use log_out::LoggingOut;
+pub(super) use log_out::OPENED_MS;
 use put_off::PuttingOff;
 use resync::Resyncing;
 use retain::Retaining;
