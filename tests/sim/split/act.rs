@@ -49,6 +49,8 @@ pub(super) struct Client {
     /// The list is longer than it was when `last_id` was told: that id says nothing of whom an edit
     /// has added.
     pub(super) outgrown: bool,
+    /// It has said goodbye to its stream, which ends for it.
+    pub(super) leaving: bool,
     /// When it connects again (mono), while it has no stream.
     retry_at: u64,
 }
@@ -89,6 +91,7 @@ impl Split {
                 last_id: None,
                 told_without_id: false,
                 outgrown: false,
+                leaving: false,
                 retry_at: self.mono + self.workload.u64(0..2_000),
             };
             self.clients.push(client);
@@ -103,10 +106,19 @@ impl Split {
 
     /// One step: an action, now and then a fault, and some time.
     pub(super) fn next_step(&mut self) {
+        if self.forgetful {
+            match self.workload.u8(0..16) {
+                0 | 1 => self.erase(),
+                2 => self.write_back(),
+                _ => {}
+            }
+        }
         match self.workload.u8(0..16) {
             0 | 1 => self.end_stream(),
             2 => self.edit(),
             3 => self.say_goodbye(),
+            9 if self.forgetful => self.say_goodbye_over_http(),
+            10 if self.forgetful && !self.is_undisturbed() => self.leave_stream(),
             4 => self.move_device(),
             5..=8 => self.put_again(),
             _ => {}
@@ -253,6 +265,7 @@ impl Split {
             client.conn = None;
             client.stream = None;
             client.live_since = None;
+            client.leaving = false;
             client.snapshot_seen = false;
             client.edit = None;
             client.retry_at = retry_at;

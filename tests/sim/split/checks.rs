@@ -10,6 +10,7 @@ use greendot::time::Now;
 use greendot::wire::User as Id;
 
 use super::act::Client;
+use super::erasures::Erased;
 use super::links::{Core, Link};
 use super::{Seen, Split};
 use crate::model::{Left, User};
@@ -56,6 +57,15 @@ pub(super) struct Truth {
     /// When (mono) a client last held a stream of theirs, and when somebody last logged them out.
     pub(super) held_at: u64,
     pub(super) logged_out_at: u64,
+    /// When (mono) a node last read that.
+    pub(super) log_out_read_at: u64,
+    /// When (mono) one was last refused on its way between nodes.
+    pub(super) log_out_lost_at: u64,
+    /// Its slot at its presence node, as far as it has been looked up; in runs that erase.
+    pub(super) slot: Option<Slot>,
+    pub(super) erased: Option<Erased>,
+    /// Until then (mono) it may be erased.
+    pub(super) erased_until: u64,
 }
 
 /// The way of datagrams from a real-time node to a presence node.
@@ -65,6 +75,8 @@ pub(super) struct Path {
     pub(super) rough_at: u64,
     /// When (mono) a request on the way back last went wrong, or waited.
     pub(super) asks_rough_at: u64,
+    /// The same of a request this way.
+    pub(super) tells_rough_at: u64,
     /// From when to when (mono) it was so for another reason than a cut.
     faults: Vec<(u64, u64)>,
     cut: Cut,
@@ -82,6 +94,15 @@ struct Cut {
     noticed_at: [Option<u64>; 2],
 }
 
+impl Path {
+    /// When (mono) something last stood in the way of what is told, either way; may lie ahead.
+    pub(super) fn hindered_at(&self) -> u64 {
+        self.rough_at
+            .max(self.asks_rough_at)
+            .max(self.tells_rough_at)
+    }
+}
+
 impl Truth {
     pub(super) fn new(known: bool) -> Truth {
         Truth {
@@ -91,10 +112,23 @@ impl Truth {
             left_at: 0,
             held_at: 0,
             logged_out_at: 0,
+            log_out_read_at: 0,
+            log_out_lost_at: 0,
+            slot: None,
+            erased: None,
+            erased_until: 0,
         }
     }
 
-    fn was(&self, online: bool, since: Option<u64>) -> bool {
+    pub(super) fn push(&mut self, mono: u64, online: bool, since: Option<u64>) {
+        self.history.push((mono, online, since));
+    }
+
+    pub(super) fn last_since(&self) -> Option<u64> {
+        self.history.last().and_then(|(.., since)| *since)
+    }
+
+    pub(super) fn was(&self, online: bool, since: Option<u64>) -> bool {
         self.history
             .iter()
             .any(|(_, on, at)| (*on, *at) == (online, since))
@@ -254,12 +288,17 @@ impl Split {
             if leave {
                 self.hear_goodbye(node, user, sent_at);
             }
+            let before = self.is_before_erasure(node, user, sent_at);
             let truth = &mut self.truths[user];
             if !leave {
                 truth.heard_at = mono;
+            }
+            if !leave && !before {
                 truth.model.known = true;
                 truth.model.beat(sent_at, mono, wall, &rules);
+                self.doubt_log_out(user, sent_at, wall);
             }
+            let truth = &mut self.truths[user];
             if wall < self.nodes[node].wall_max {
                 truth.model.active_exactly = None;
             }
@@ -297,6 +336,10 @@ impl Split {
         if !self.is_presence(node) {
             return;
         }
+        self.doubt_later(node);
+        if self.forgetful {
+            self.note_slots(node);
+        }
         let (mono, rules) = (self.mono, self.rules);
         for user in self.owned(node) {
             let state = self.state(user);
@@ -320,6 +363,7 @@ impl Split {
                     state.since
                 ));
             }
+            self.check_return(node, user, state.since);
             let (at, model) = (&self.nodes[node], &self.truths[user].model);
             let verdict = match (online, state.online) {
                 (false, true) => model.may_go_online(mono, at.clock_went_back_at, &rules),
@@ -361,7 +405,8 @@ impl Split {
         streams.filter_map(move |client| {
             let conn = self.conns.get(&client.conn?)?;
             let path = &self.paths[conn.node - self.presences][self.owners[user]];
-            Some(client.live_since?.max(path.rough_at))
+            let since = client.live_since.filter(|_| !client.leaving)?;
+            Some(since.max(path.rough_at))
         })
     }
 
@@ -372,6 +417,8 @@ impl Split {
             Core::Publishing(_) => 2 * self.owned(node).count(),
             Core::Asking(_) => self.owned(link.peer).count(),
         };
+        // And one for each slot whose user was erased.
+        let most = most + self.left_slots.len();
         let queued = self.standing(node, at).queued;
         if queued > most {
             self.fail(format!(
@@ -394,11 +441,25 @@ impl Split {
                     "node {node} tells of user {user} {online} {since:?}, which it never published"
                 ));
             }
+            let erased = self.truths[*user].erased;
+            if erased.is_some_and(|erased| *since == Some(erased.since)) {
+                let link = &self.up(node).links[at];
+                let realtime = link.peer;
+                let in_step = self.is_in_step(realtime, node);
+                self.erasure_told(realtime, *user, in_step);
+            }
             let up = self.up_mut(node);
             let changes = up.changes.get(user).copied().unwrap_or(0);
-            up.links[at].passed_over.remove(user);
+            // An erasure that is told late says nothing of who is back.
+            if erased.is_none_or(|erased| *since != Some(erased.since)) {
+                up.links[at].passed_over.remove(user);
+            }
             let entry = up.links[at].delivered.entry(*user).or_default();
-            *entry = (entry.0 + 1, *online, *since);
+            entry.0 += 1;
+            // An erasure may be told behind who is back, and is older than that.
+            if entry.0 == 1 || *since >= entry.2 {
+                (entry.1, entry.2) = (*online, *since);
+            }
             if entry.0 > changes {
                 let times = entry.0;
                 self.fail(format!(
@@ -500,7 +561,9 @@ impl Split {
             let (at, _, since) = *self.truths[*user].history.last().expect("begins with one");
             let view = self.clients[client].views.get(user).copied().flatten();
             let counts = at + FORGIVEN_MS < self.mono || at + CLOCKS_APART_MS < up_to;
-            if counts && view.is_none_or(|view| view.since < since) {
+            let erased = self.truths[*user].erased.is_some() && since.is_none();
+            let behind = view.is_none_or(|view| view.since < since || erased && view.online);
+            if counts && behind {
                 self.fail(format!(
                     "client {client} is told an id by node {node} and believes {view:?} of user \
                      {user}, who changed at {at} ms"
@@ -536,7 +599,7 @@ impl Split {
             return;
         }
         let (_, told) = record(value).unwrap_or_else(|why| self.fail(why));
-        if !self.truths[user].was(told.online, told.since) {
+        if !self.may_be_told(user, told) {
             let history = &self.truths[user].history;
             self.fail(format!(
                 "client {client} is told {told:?} of user {user} by node {node}: {history:?}"
@@ -578,7 +641,9 @@ impl Split {
     /// that was the cut's.
     fn check_outage(&mut self, client: usize, node: usize, user: usize, told: Told) {
         let cut = self.paths[node - self.presences][self.owners[user]].cut;
-        if !self.stayed_behind(cut, node, user) {
+        let erased = self.truths[user].erased;
+        let erased = erased.is_some_and(|erased| erased.at >= cut.from);
+        if erased || !self.stayed_behind(cut, node, user) {
             return;
         }
         let in_cut = |at: u64| at > cut.from && at <= cut.to;
@@ -647,6 +712,7 @@ impl Split {
     pub(super) fn check_moment(&mut self) {
         self.settle();
         self.check_farewells();
+        self.check_endings();
         self.check_timeliness();
         self.check_vouching();
         for realtime in self.presences..self.nodes.len() {
@@ -672,7 +738,7 @@ impl Split {
                 continue;
             };
             let state = self.state(user);
-            if (known.online, known.since) != (state.online, state.since) {
+            if !self.agrees(user, Some(known), state) {
                 self.fail(format!(
                     "node {realtime} is sure that user {user} is {known:?}, {slot:?}, who is \
                      {state:?}"
@@ -747,7 +813,7 @@ impl Split {
 
     /// Nothing that a presence node has published is on its way to a real-time node, and that one
     /// knows it.
-    fn is_settled(&self, realtime: usize, presence: usize) -> bool {
+    pub(super) fn is_settled(&self, realtime: usize, presence: usize) -> bool {
         let life = self.nodes[presence].life;
         self.nodes[presence].up.is_some()
             && self.is_idle(realtime)
@@ -789,11 +855,11 @@ impl Split {
                     continue;
                 }
                 let (state, view) = (self.state(user), reader.views.get(&user));
-                let seen = view
-                    .copied()
-                    .flatten()
-                    .map(|view| (view.online, view.since));
-                if seen != Some((state.online, state.since)) {
+                // What is older than what it believes waits for an id.
+                let waits = reader.held.get(&user).copied();
+                let waits = waits.is_some_and(|held| self.agrees(user, Some(held), state));
+                let seen = view.copied().flatten();
+                if !waits && !self.agrees(user, seen, state) {
                     let node = conn.node;
                     self.fail(format!(
                         "client {client} of node {node} believes {view:?} of user {user}, who is \
@@ -872,7 +938,11 @@ impl Split {
                         .get(user)
                         .map(|(_, online, since)| (*online, *since));
                     let state = self.state(*user);
-                    if told != Some((state.online, state.since)) {
+                    // Behind an erasure the node asks who is back.
+                    let erased = self.truths[*user].erased;
+                    let erased =
+                        erased.is_some_and(|erased| told == Some((false, Some(erased.since))));
+                    if !erased && told != Some((state.online, state.since)) {
                         let peer = link.peer;
                         self.fail(format!(
                             "node {peer} was last told {told:?} of user {user}, who is {state:?}"

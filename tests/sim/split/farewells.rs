@@ -4,7 +4,7 @@
 //! What must hold: nobody goes offline by a goodbye who holds a stream that can be asked about, and
 //! whoever holds none and is heard no more goes in time.
 
-use super::node::Who;
+use super::node::{MAIL_LATE_MS, Who};
 use super::{Seen, Split};
 use crate::client::{json_list, post};
 use crate::model::Left;
@@ -27,9 +27,36 @@ pub(super) struct Farewell {
     at: u64,
 }
 
+/// A goodbye that a presence node has put off.
+pub(super) struct Later {
+    user: usize,
+    node: usize,
+    life: u64,
+    /// When it was taken, and not before when it counts (mono).
+    taken_at: u64,
+    due: u64,
+    /// When it was taken, by the node's clock.
+    said_at: u64,
+}
+
+impl Farewell {
+    pub(super) fn user(&self) -> usize {
+        self.user
+    }
+}
+
+impl Later {
+    pub(super) fn user(&self) -> usize {
+        self.user
+    }
+}
+
 impl Split {
-    /// Somebody says goodbye over HTTP: for a user, by name, or everywhere.
+    /// Somebody says goodbye over HTTP: for a user, by name, put off, or everywhere.
     pub(super) fn say_goodbye_over_http(&mut self) {
+        if self.is_undisturbed() {
+            return;
+        }
         let user = self.some_user();
         let everywhere = self.workload.u8(0..4) == 0;
         let up: Vec<usize> = (0..self.nodes.len())
@@ -41,9 +68,18 @@ impl Split {
         }
         let node = up[self.workload.usize(0..up.len())];
         let users = json_list(&[&self.names[user]]);
+        let after_ms = match everywhere || !self.forgetful || self.workload.bool() {
+            true => 0,
+            false => self.after_ms(),
+        };
         let body = match everywhere {
             true => format!("{{\"users\":{users},\"everywhere\":true}}"),
+            false if after_ms > 0 => format!("{{\"users\":{users},\"after_ms\":{after_ms}}}"),
             false => format!("{{\"users\":{users}}}"),
+        };
+        let who = match everywhere {
+            true => Who::LogOut(user),
+            false => Who::Nobody,
         };
         self.say(|| format!("user {user} says goodbye to node {node}: {body}"));
         if everywhere {
@@ -51,18 +87,54 @@ impl Split {
         }
         self.saw(Seen::Goodbye);
         let shard = self.workload.usize(0..self.up(node).shards.len());
-        let key = self.open(
-            node,
-            shard,
-            Who::Nobody,
-            post("/v1/leave", "", &body, None).into(),
-        );
+        let bytes = post("/v1/leave", "", &body, None).into();
+        let key = self.open(node, shard, who, bytes);
         let conn = self.conns.get_mut(&key).expect("it is open");
-        conn.leaves = vec![user];
+        (conn.leaves, conn.after_ms) = (vec![user], after_ms);
+    }
+
+    fn after_ms(&mut self) -> u64 {
+        let most_ms = self
+            .rules
+            .offline_after_ms
+            .min(self.rules.beat_skew_max_ms / 2);
+        self.workload.u64(1..=most_ms)
+    }
+
+    /// A client's page says goodbye: for its stream, perhaps put off, perhaps by name as well.
+    pub(super) fn leave_stream(&mut self) {
+        let streams = |client: &usize| self.clients[*client].stream.is_some();
+        let clients: Vec<usize> = (0..self.clients.len()).filter(streams).collect();
+        if clients.is_empty() {
+            return;
+        }
+        let client = clients[self.workload.usize(0..clients.len())];
+        let after_ms = match self.workload.bool() {
+            true => 0,
+            false => self.after_ms(),
+        };
+        let by_name = self.workload.bool();
+        let Some((user, key)) = self.clients[client].user.zip(self.clients[client].conn) else {
+            return;
+        };
+        let node = self.conns[&key].node;
+        let mut body = serde_json::json!({"stream": self.clients[client].stream});
+        if by_name {
+            body["users"] = serde_json::json!([self.names[user]]);
+        }
+        if after_ms > 0 {
+            body["after_ms"] = serde_json::json!(after_ms);
+        }
+        self.clients[client].leaving = true;
+        self.say(|| format!("client {client} leaves node {node}: {body}"));
+        self.saw(Seen::StreamLeft);
+        let shard = self.workload.usize(0..self.up(node).shards.len());
+        let bytes = post("/v1/leave", "", &body.to_string(), None).into();
+        self.open(node, shard, Who::Leave(client), bytes);
     }
 
     /// More often than not one who holds a stream.
-    fn some_user(&mut self) -> usize {
+    pub(super) fn some_user(&mut self) -> usize {
         let holders: Vec<usize> = self.clients.iter().filter_map(|at| at.user).collect();
         match self.workload.u8(0..4) {
             0 => self.workload.usize(0..self.names.len()),
@@ -75,12 +147,62 @@ impl Split {
         self.truths[user].logged_out_at = self.mono;
     }
 
+    /// A node reads that users are logged out.
+    pub(super) fn hear_log_out(&mut self, users: &[usize]) {
+        for user in users {
+            self.truths[*user].log_out_read_at = self.mono;
+        }
+    }
+
+    /// A beat has come right behind a log-out. That is taken note of by mail, and of what was sent
+    /// in one step the later counts.
+    pub(super) fn doubt_log_out(&mut self, user: usize, sent_at: u64, wall: u64) {
+        let (mono, truth) = (self.mono, &mut self.truths[user]);
+        if truth.log_out_read_at > 0 && mono <= truth.log_out_read_at + MAIL_LATE_MS + 500 {
+            truth.model.leave_perhaps(sent_at, mono, wall);
+        }
+    }
+
     /// A node reads a goodbye that came over a connection. What a real-time node passes on is heard
     /// as a datagram.
-    pub(super) fn heard_leaving(&mut self, node: usize, users: &[usize]) {
-        if self.is_presence(node) {
-            for user in users {
+    pub(super) fn heard_leaving(&mut self, node: usize, users: &[usize], after_ms: u64) {
+        if !self.is_presence(node) {
+            return;
+        }
+        let (mono, said_at, life) = (self.mono, self.wall(node), self.nodes[node].life);
+        for user in users {
+            if after_ms == 0 {
                 self.hear_goodbye(node, *user, u64::MAX);
+                continue;
+            }
+            self.later.push(Later {
+                user: *user,
+                node,
+                life,
+                taken_at: mono,
+                due: mono + after_ms,
+                said_at,
+            });
+        }
+    }
+
+    /// Goodbyes that were put off until now count, unless a beat has come since.
+    pub(super) fn doubt_later(&mut self, node: usize) {
+        let mono = self.mono;
+        let due = |later: &Later| later.node == node && later.due <= mono;
+        let (due, wait): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.later).into_iter().partition(due);
+        self.later = wait;
+        for later in due {
+            if later.life != self.nodes[node].life {
+                continue;
+            }
+            let wall = self.wall(node);
+            let truth = &mut self.truths[later.user];
+            if truth.heard_at < later.taken_at {
+                truth.left_at = mono;
+                truth.model.leave_perhaps(later.said_at, mono, wall);
+                self.saw(Seen::PutOff);
             }
         }
     }
@@ -152,7 +274,7 @@ impl Split {
             let path = &self.paths[self.conns[&key].node - self.presences][owner];
             let asked = path.asks_rough_at + SPOILED_MS + BELIEVED_MS < mono;
             let heard = path.rough_at + silent_ms < mono && live_since + silent_ms < mono;
-            if !out && asked && heard && live_since + OPEN_MS < mono {
+            if !out && !client.leaving && asked && heard && live_since + OPEN_MS < mono {
                 self.fail(format!(
                     "user {user} was published offline for another device's goodbye: {:?}",
                     self.truths[user].model
@@ -161,11 +283,15 @@ impl Split {
         }
     }
 
-    /// A request of a presence node to a real-time node goes wrong, or its link waits.
+    /// A request of one node to another goes wrong, or its link waits.
     pub(super) fn spoiled(&mut self, from: usize, to: usize) {
+        let mono = self.mono;
         if self.is_presence(from) {
             let path = &mut self.paths[to - self.presences][from];
-            path.asks_rough_at = path.asks_rough_at.max(self.mono);
+            path.asks_rough_at = path.asks_rough_at.max(mono);
+        } else {
+            let path = &mut self.paths[from - self.presences][to];
+            path.tells_rough_at = path.tells_rough_at.max(mono);
         }
     }
 }

@@ -10,7 +10,7 @@ use greendot::engine::{Engine, Mail, Outbound, ShardId};
 use greendot::realtime::ConnId;
 use greendot::time::{Mono, Now};
 
-use super::node::{Conn, Shard};
+use super::node::{Conn, Shard, Who};
 use super::{Seen, Split};
 
 impl Split {
@@ -166,8 +166,12 @@ impl Kernel for Simulated<'_> {
         if conn.inbound.is_empty() {
             // It is whole, and counts now.
             let leaves = std::mem::take(&mut conn.leaves);
-            let bundle = std::mem::take(&mut conn.bundle);
-            self.split.heard_leaving(self.node, &leaves);
+            let (bundle, after_ms) = (std::mem::take(&mut conn.bundle), conn.after_ms);
+            let everywhere = matches!(conn.who, Who::LogOut(_) | Who::Call(_));
+            if everywhere {
+                self.split.hear_log_out(&leaves);
+            }
+            self.split.heard_leaving(self.node, &leaves, after_ms);
             for datagram in bundle {
                 self.split.saw(Seen::Bundled);
                 self.split.heard(self.node, &datagram);

@@ -33,6 +33,8 @@ const GAP_LATE_MS: u64 = 20_000;
 /// Where datagrams go that do not arrive by UDP, and who was logged out.
 const BUNDLES: &str = "/v1/datagrams";
 const LOG_OUTS: &str = "/v1/leave";
+/// Where a presence node says whose streams end.
+const ENDS: &str = "/v1/streams/end";
 /// Requests that are kept, to be sent again.
 const CAPTURED_MAX: usize = 40;
 /// What a node, or something before it, may answer instead of taking a request.
@@ -188,6 +190,18 @@ impl Split {
         standing.queued == 0 && !standing.down && caught_up
     }
 
+    /// A real-time node has missed nothing of a presence node's life.
+    pub(super) fn is_in_step(&self, realtime: usize, presence: usize) -> bool {
+        let told = &self.up(presence).links[realtime - self.presences];
+        let heard = self.nodes[realtime]
+            .up
+            .as_ref()
+            .map(|up| &up.links[presence]);
+        told.passed_over_at.is_none()
+            && heard.is_some_and(|link| link.followed == Some(self.nodes[presence].life))
+            && self.up(realtime).presence.is_in_step(presence)
+    }
+
     fn call(&mut self, from: usize, link: usize, to: usize, request: &Request) {
         let (method, path, body) = (request.method, &request.path, &request.body);
         let is_put = method == "PUT";
@@ -264,6 +278,11 @@ impl Split {
         } else if let Some(status) = self.refusal() {
             self.saw(Seen::Refused);
             self.spoiled(from, to);
+            if [LOG_OUTS, ENDS].contains(&path.as_str()) {
+                for user in self.named(body) {
+                    self.log_out_passed_over(user);
+                }
+            }
             let answer = Response {
                 status,
                 node: None,

@@ -8,12 +8,13 @@
 
 mod act;
 mod checks;
+mod erasures;
 mod farewells;
 mod kernel;
 mod links;
 mod node;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -29,7 +30,8 @@ use crate::store::{self, EPOCH_MS};
 use crate::world::Plan;
 use act::{Client, Device, LONG_SILENCE_MS};
 use checks::{Path, Truth};
-use farewells::Farewell;
+use erasures::Ending;
+use farewells::{Farewell, Later};
 use links::{Call, Captured};
 use node::{Conn, Node};
 
@@ -110,13 +112,19 @@ pub(crate) enum Seen {
     Goodbye,
     GoodbyeBelieved,
     LoggedOut,
+    LoggedOutEverywhere,
+    StreamLeft,
+    PutOff,
+    Erased,
+    ErasedEnds,
+    SlotUsedAgain,
     Gap,
     ByHand,
     IdsAwaited,
     OutageHidden,
 }
 
-const SEEN: [Seen; 35] = [
+const SEEN: [Seen; 41] = [
     Seen::DatagramLost,
     Seen::DatagramLate,
     Seen::DatagramTwice,
@@ -148,6 +156,12 @@ const SEEN: [Seen; 35] = [
     Seen::Goodbye,
     Seen::GoodbyeBelieved,
     Seen::LoggedOut,
+    Seen::LoggedOutEverywhere,
+    Seen::StreamLeft,
+    Seen::PutOff,
+    Seen::Erased,
+    Seen::ErasedEnds,
+    Seen::SlotUsedAgain,
     Seen::Gap,
     Seen::ByHand,
     Seen::IdsAwaited,
@@ -172,6 +186,8 @@ pub(crate) struct Split {
     faults: Rng,
     mono: u64,
     healed: bool,
+    /// Users are erased in this run, and goodbyes said in all forms.
+    forgetful: bool,
     /// Of 256 datagrams so many are lost.
     loss: u8,
 
@@ -202,6 +218,12 @@ pub(crate) struct Split {
     truths: Vec<Truth>,
     /// Goodbyes that presence nodes have heard lately.
     farewells: Vec<Farewell>,
+    /// Goodbyes that presence nodes have put off.
+    later: Vec<Later>,
+    /// Streams that must end.
+    endings: Vec<Ending>,
+    /// Slots at presence nodes whose users were erased, until somebody else has one.
+    left_slots: BTreeSet<(usize, u32)>,
     /// From a real-time node (counted from the first) to a presence node.
     paths: Vec<Vec<Path>>,
 
@@ -272,6 +294,7 @@ impl Split {
             faults,
             mono: 10_000,
             healed: false,
+            forgetful: plan.seed % 3 == 1,
             keys: Arc::new(keys),
             key,
             nodes: Vec::new(),
@@ -291,6 +314,9 @@ impl Split {
                 .map(|user| Truth::new(user < known))
                 .collect(),
             farewells: Vec::new(),
+            later: Vec::new(),
+            endings: Vec::new(),
+            left_slots: BTreeSet::new(),
             names,
             owners,
             paths: vec![vec![Path::default(); presences]; realtimes],

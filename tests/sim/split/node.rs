@@ -8,7 +8,7 @@ use std::sync::Arc;
 use greendot::engine::turn::Driver;
 use greendot::engine::{EngineParts, Mail, Outbound, Role};
 use greendot::metrics::Board;
-use greendot::presence::{FollowerOptions, Presence};
+use greendot::presence::{FollowerOptions, Presence, WriteBack};
 use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
 
@@ -20,7 +20,7 @@ use crate::sse::{Read, Reader};
 use crate::store::{self, Folder};
 
 /// Mail is read no later than this, in ms: well within the lag at which ids are withheld.
-const MAIL_LATE_MS: u64 = 3_000;
+pub(super) const MAIL_LATE_MS: u64 = 3_000;
 
 pub(super) struct Node {
     /// Wall clock less `mono`.
@@ -44,6 +44,8 @@ pub(super) struct Node {
 /// One life of a node.
 pub(super) struct Up {
     pub(super) presence: Arc<Presence>,
+    /// Of a presence node.
+    pub(super) writer: Option<WriteBack>,
     pub(super) shards: Vec<Shard>,
     pub(super) links: Vec<Link>,
     /// By user, what a real-time node's streams have been told: the latest `since`, and when (mono)
@@ -74,8 +76,12 @@ pub(super) enum Who {
     Stream(usize),
     Edit(usize),
     Call(u64),
-    /// Of a request that was sent again.
+    /// Of a request that was sent again, or about which nothing is claimed.
     Nobody,
+    /// Logs a user out.
+    LogOut(usize),
+    /// Says goodbye to a client's stream.
+    Leave(usize),
 }
 
 /// A connection to a node.
@@ -93,6 +99,8 @@ pub(super) struct Conn {
     pub(super) hung_up: bool,
     /// Whose goodbye it brings, until it has been read.
     pub(super) leaves: Vec<usize>,
+    /// It is put off for so many ms.
+    pub(super) after_ms: u64,
     /// The datagrams that it brings, until they have been read.
     pub(super) bundle: Vec<Vec<u8>>,
 }
@@ -153,13 +161,15 @@ impl Split {
         let mirrors = if is_presence { self.paths.len() } else { 0 };
         let (role, presence) = match &self.nodes[at].folder {
             Some(folder) => {
-                let options = store::options(
+                let mut options = store::options(
                     folder.path(),
                     shards,
                     1,
                     greendot::presence::MemoryChoice::Off,
                     &self.settings,
                 );
+                // A slot that is free again is not always ready for the next.
+                options.users_max += if self.forgetful { 1_000 } else { 0 };
                 let opened = Presence::open(&options, now);
                 let (presence, _) =
                     opened.unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
@@ -206,8 +216,10 @@ impl Split {
             stalled_until: 0,
         };
         let shards: Vec<Shard> = (0..shards).map(shard).collect();
+        let writer = is_presence.then(|| presence.write_back(u64::MAX));
         self.nodes[at].up = Some(Up {
             presence,
+            writer,
             links: self.links_of(at, shards.len(), seed),
             shards,
             floors: vec![None; self.names.len()],
@@ -238,7 +250,7 @@ impl Split {
         match who {
             Who::Stream(client) | Who::Edit(client) => self.client_lost(client, key),
             Who::Call(call) => self.send(Parcel::Answer { call, answer: None }, 1),
-            Who::Nobody => {}
+            Who::Nobody | Who::LogOut(_) | Who::Leave(_) => {}
         }
     }
 
@@ -257,6 +269,7 @@ impl Split {
             arrived: 0,
             hung_up: false,
             leaves: Vec::new(),
+            after_ms: 0,
             bundle: Vec::new(),
         };
         self.conns.insert(key, conn);
@@ -407,6 +420,24 @@ impl Split {
                 }
                 (Read::Response(response), Who::Call(call)) => {
                     self.answer_call(key, call, response)
+                }
+                (Read::Response(response), Who::LogOut(user))
+                    if matches!(response.status, 204 | 503) =>
+                {
+                    let (node, said_at) = (self.conns[&key].node, self.conns[&key].opened_at);
+                    if response.status == 204 {
+                        self.logged_out(user, node, said_at);
+                    }
+                    self.hang_up(key);
+                }
+                (Read::Response(response), Who::Leave(client))
+                    if matches!(response.status, 204 | 404 | 503) =>
+                {
+                    // It has ended, or may end at any time.
+                    if response.status == 503 {
+                        self.disconnect(client, 100);
+                    }
+                    self.hang_up(key);
                 }
                 (Read::Response(response), Who::Nobody)
                     if matches!(response.status, 204 | 413 | 503) =>
