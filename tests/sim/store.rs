@@ -147,12 +147,21 @@ const PAGE_BYTES: usize = 4_096;
 const FIRST_RECORD: usize = PAGE_BYTES;
 const PAGE_CELLS: u32 = PAGE_BYTES as u32 / 8;
 
-/// Of each record of a users.log, how many slots there are with it and where it ends: a length, a
-/// slot of four bytes, so many bytes of id, a checksum of four. A length of 255 is the end of a
-/// user, and has no id.
-fn records(log: &[u8]) -> Vec<(u32, usize)> {
+/// Where the template's records end, which are in each users.log.
+fn template_end() -> usize {
+    static END: OnceLock<usize> = OnceLock::new();
+    *END.get_or_init(|| {
+        let log = fs::read(template().join("users.log")).expect("the template");
+        let records = records(&log, (0, FIRST_RECORD));
+        records.last().expect("the template has users").1
+    })
+}
+
+/// Of each record of a users.log behind one, how many slots there are with it and where it ends: a
+/// length, a slot of four bytes, so many bytes of id, a checksum of four. A length of 255 is the
+/// end of a user, and has no id.
+fn records(log: &[u8], (mut slots, mut at): (u32, usize)) -> Vec<(u32, usize)> {
     let mut ends = Vec::new();
-    let (mut at, mut slots) = (FIRST_RECORD, 0);
     while log[at] != 0 {
         let length = usize::from(log[at]);
         let slot: [u8; 4] = log[at + 1..at + 5].try_into().expect("four bytes");
@@ -167,12 +176,13 @@ fn records(log: &[u8]) -> Vec<(u32, usize)> {
 /// How many slots there are with the records that are whole in `written`, and where these end;
 /// `as_is` has all.
 fn whole_records(as_is: &[u8], written: &[u8]) -> (u32, usize) {
-    let bytes = as_is.iter().zip(written).skip(FIRST_RECORD);
+    let template = (template_slots(), template_end());
+    let bytes = as_is.iter().zip(written).skip(template.1);
     let same = bytes.take_while(|(one, other)| one == other).count();
-    let whole = records(as_is)
+    let whole = records(as_is, template)
         .into_iter()
-        .take_while(|(_, end)| *end <= FIRST_RECORD + same);
-    whole.last().expect("the template has users")
+        .take_while(|(_, end)| *end <= template.1 + same);
+    whole.last().unwrap_or(template)
 }
 
 /// Of what was not written back, what a power cut left.

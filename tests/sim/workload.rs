@@ -401,9 +401,18 @@ impl World {
         }
     }
 
-    /// A stream ends that has just been told an id, while mail for its shard is late: of what that
-    /// says the stream was not told.
+    /// A stream ends that was told an id later than something that it was not told, for the mail
+    /// that says so is late; it comes back at once. Without such a stream, any that was just told
+    /// an id on a shard whose mail is late.
     fn end_stream_behind_mail(&mut self) {
+        if let Some(sub) = (0..self.subs.len()).find(|sub| self.is_behind(*sub)) {
+            let key = self.subs[sub]
+                .conn
+                .expect("one that is behind is connected");
+            self.hang_up(key, true);
+            self.subs[sub].retry_at = self.mono;
+            return self.open_stream(sub);
+        }
         let late: Vec<usize> = self
             .parcels
             .values()
@@ -420,6 +429,20 @@ impl World {
         if let Some(key) = key.map(|(key, _)| *key) {
             self.hang_up(key, true);
         }
+    }
+
+    /// Whether a subscriber has been told an id and not something that was published before it.
+    fn is_behind(&mut self, sub: usize) -> bool {
+        let subscriber = &self.subs[sub];
+        let (Some(id), true) = (subscriber.last_id, subscriber.snapshot_seen) else {
+            return false;
+        };
+        let watched: Vec<usize> = subscriber.watched.iter().copied().collect();
+        watched.into_iter().any(|user| {
+            let since = self.state(user).since;
+            let view = self.subs[sub].views.get(&user).map(|view| view.since);
+            since.is_some_and(|since| since <= id) && view.is_some_and(|view| view < since)
+        })
     }
 
     pub(crate) fn hang_up(&mut self, key: u32, rude: bool) {
