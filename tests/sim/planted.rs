@@ -7,8 +7,8 @@ use crate::{Plan, plan, restart, run, split};
 
 /// Within so many seeds each bug must be caught.
 const SEEDS: u64 = 80;
-/// Seeds that caught a bug lately where the first few did not: they are tried before the others. One
-/// that catches it no more costs time and nothing else.
+/// Seeds that caught a bug lately where the first few did not: they are tried before the others.
+/// One that catches it no more costs time and nothing else.
 const CAUGHT_LATELY: [(Planted, u64); 4] = [
     (Planted::SnapshotBeforeWatch, 0x27),
     (Planted::DeafResync, 0x11),
