@@ -1,7 +1,8 @@
 //! Beat datagrams off the socket: many per system call, and where the kernel merged some (GRO),
 //! split again.
 //!
-//! Owns the receive buffers, preallocated once, and from where each datagram came. Never looks into a datagram and never answers one.
+//! Owns the receive buffers, preallocated once, and from where each datagram came. Never looks into
+//! a datagram and never answers one.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;

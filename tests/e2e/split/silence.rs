@@ -119,7 +119,9 @@ fn a_user_for_whom_a_presence_node_has_no_room_leaves_the_link_trusted() {
         drop(first);
         let _stream = node.publish(&users[1]);
         // Looked for each second: many times.
-        until("beats are refused again and again", || (refused() >= 15.0).then_some(()));
+        until("beats are refused again and again", || {
+            (refused() >= 15.0).then_some(())
+        });
         assert_eq!(node.server().get("/readyz").text(), "ready\n");
         assert_eq!(said(node, "beats do not arrive"), 0);
     });
