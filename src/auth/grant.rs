@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::json::{Others, members, value};
 use crate::time::Unix;
+use crate::wire::record::LastActive;
 use crate::wire::{User, UserBuf};
 
 /// Most entries of a token's `watch`.
@@ -23,41 +24,6 @@ pub struct Grant {
     /// Its holder may be online. Without it they are a viewer, for whom no slot is ever made.
     pub publish: bool,
     watch: Watch,
-}
-
-/// How exactly somebody learns when others were last active.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum LastActive {
-    /// To the millisecond.
-    #[default]
-    Exact,
-    /// To the minute.
-    Minutes,
-    /// Not at all.
-    None,
-}
-
-impl LastActive {
-    /// As the claim has it.
-    pub const ALL: [(&'static str, LastActive); 3] = [
-        ("exact", LastActive::Exact),
-        ("minutes", LastActive::Minutes),
-        ("none", LastActive::None),
-    ];
-
-    /// Reads the claim's word.
-    pub fn parse(word: &str) -> Option<LastActive> {
-        let found = LastActive::ALL.into_iter().find(|(name, _)| *name == word);
-        found.map(|(_, level)| level)
-    }
-
-    /// The claim's word.
-    pub fn name(self) -> &'static str {
-        let found = LastActive::ALL
-            .into_iter()
-            .find(|(_, level)| *level == self);
-        found.map_or("exact", |(name, _)| name)
-    }
 }
 
 /// Whom a token without `watch` lets its holder watch, beside themselves.
@@ -227,9 +193,6 @@ mod tests {
             (LastActive::None, false)
         );
         assert!(nobody(Some(r#"{"publish":true}"#)).publish);
-        for (word, level) in LastActive::ALL {
-            assert_eq!((LastActive::parse(word), level.name()), (Some(level), word));
-        }
     }
 
     #[test]

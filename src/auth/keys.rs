@@ -43,6 +43,16 @@ impl Algorithm {
         self == Algorithm::Hs256
     }
 
+    /// About how long verifying a signature takes, in microseconds (measured: docs/SECURITY.md).
+    const fn micros(self) -> u32 {
+        match self {
+            Algorithm::Hs256 => 2,
+            Algorithm::Rs256 => 23,
+            Algorithm::EdDsa => 42,
+            Algorithm::Es256 => 68,
+        }
+    }
+
     /// As a token's header has it.
     pub fn name(self) -> &'static str {
         match self {
@@ -190,6 +200,12 @@ impl Keys {
     /// Each key's `kid` and algorithm, in the order in which they were added.
     pub fn names(&self) -> impl Iterator<Item = (&str, Algorithm)> {
         self.0.iter().map(|key| (&*key.kid, key.algorithm))
+    }
+
+    /// About how long verifying a signature takes with the slowest of them, in microseconds.
+    pub fn micros_max(&self) -> u32 {
+        let micros = self.0.iter().map(|key| key.algorithm.micros());
+        micros.max().unwrap_or(0)
     }
 
     /// The key of this name; without one, the only key. Never is more than one key tried.

@@ -7,6 +7,7 @@
 #[doc(hidden)]
 pub mod fuzz;
 mod grant;
+mod identity;
 mod json;
 mod keys;
 mod pem;
@@ -18,7 +19,9 @@ mod forge;
 #[cfg(test)]
 mod tests;
 
-pub use grant::{Grant, LastActive, WATCH_ENTRIES_MAX, WatchDefault};
+pub use crate::wire::record::LastActive;
+pub use grant::{Grant, WATCH_ENTRIES_MAX, WatchDefault};
+pub use identity::Identity;
 pub use keys::{Algorithm, KeyFault, Keys};
 pub use signer::{Claims, Signer, SignerFault};
 pub use token::{Refusal, Rules, TOKEN_BYTES_MAX};

@@ -175,6 +175,9 @@ fn key_command() -> Command {
         .arg(path_arg("id").help("Print the id of each key in this file instead; the first signs"))
 }
 
+/// The server's variable of the keys: what it says is for `token` too.
+const KEYS_VARIABLE: &str = "GREENDOT_JWT_KEYS";
+
 fn token_command() -> Command {
     let text = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).help(help)
@@ -219,15 +222,10 @@ fn token_command() -> Command {
         )))
         .arg(text("aud", "TEXT", "Its audience (aud)"))
         .arg(text("iss", "TEXT", "Its issuer (iss)"))
-        .arg(
-            path_arg("key")
-                .required(true)
-                .action(ArgAction::Append)
-                .help(
-                    "File with the key: a secret, or a private key in PEM; with --check a secret, \
-                     a public key in PEM or a JWK set, repeatable",
-                ),
-        )
+        .arg(path_arg("key").action(ArgAction::Append).help(
+            "File with the key: a secret, or a private key in PEM; with --check a secret, \
+                     a public key in PEM or a JWK set, repeatable [default: GREENDOT_JWT_KEYS]",
+        ))
         .arg(
             Arg::new("check")
                 .long("check")
@@ -373,7 +371,7 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
         Some(("key", given)) => Ask::Key(key::Options {
             id_of: given.get_one("id").cloned(),
         }),
-        Some(("token", given)) => Ask::Token(token_options(given)?),
+        Some(("token", given)) => Ask::Token(token_options(given, &variables)?),
         Some(("store", given)) => Ask::Store(store::Options {
             what: match given.get_one::<String>("what").map(String::as_str) {
                 Some("verify") => store::What::Verify,
@@ -394,11 +392,28 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
     })
 }
 
-fn token_options(given: &ArgMatches) -> Result<token::Options, String> {
+fn token_options(
+    given: &ArgMatches,
+    variables: &[(OsString, OsString)],
+) -> Result<token::Options, String> {
     let text = |name: &str| given.get_one::<String>(name).cloned();
     let (audience, issuer) = (text("aud"), text("iss"));
-    let keys = given.get_many::<PathBuf>("key").expect("it is required");
-    let keys: Vec<PathBuf> = keys.cloned().collect();
+    let mut keys: Vec<PathBuf> = given
+        .get_many::<PathBuf>("key")
+        .map(|keys| keys.cloned().collect())
+        .unwrap_or_default();
+    if keys.is_empty() {
+        let set = variables.iter().find(|(name, _)| name == KEYS_VARIABLE);
+        let files = set
+            .map(|(_, files)| files.to_string_lossy())
+            .unwrap_or_default();
+        keys = value::list(&files).into_iter().map(PathBuf::from).collect();
+    }
+    if keys.is_empty() {
+        return Err(format!(
+            "name the key's file with --key, or in {KEYS_VARIABLE}"
+        ));
+    }
     if given.get_flag("check") {
         return Ok(token::Options::Check(token::Check {
             keys,

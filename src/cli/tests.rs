@@ -209,8 +209,22 @@ fn tokens_are_made_and_judged() {
         (judged.audience, judged.issuer),
         (Some("x".into()), Some("y".into()))
     );
+    let from_variable = |files: &str| {
+        let line = "greendot token --user alice";
+        let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+        ask(&matches, vec![("GREENDOT_JWT_KEYS".into(), files.into())])
+    };
+    let Ok(Ask::Token(token::Options::Make(made))) = from_variable("v.secret") else {
+        panic!()
+    };
+    assert_eq!(made.key, PathBuf::from("v.secret"));
+    let why = "name the key's file with --key, or in GREENDOT_JWT_KEYS";
+    assert_eq!(from_variable("").unwrap_err(), why);
+    assert_eq!(
+        from_variable("a,b").unwrap_err(),
+        "a token is signed by one key; name one file with --key"
+    );
     for line in [
-        "greendot token --user alice",
         "greendot token --key k",
         "greendot token --check --user alice --key k",
         "greendot token --user alice --key k --last-active never",

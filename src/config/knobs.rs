@@ -4,6 +4,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::auth::WatchDefault;
 use crate::config::nodes::{self, PresenceNode};
 use crate::config::{Config, LogFormat, LogLevel, VARIABLE_PREFIX, value};
 use crate::engine::settings::{HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
@@ -129,6 +130,7 @@ macro_rules! number {
 }
 
 const PLACE: &str = "Addresses and files";
+const IDENTITY: &str = "Identity";
 const TIME: &str = "Presence and time";
 const CONNS: &str = "Connections and streams";
 const STORE: &str = "Users and store";
@@ -266,6 +268,82 @@ pub const KNOBS: &[Knob] = &[
                     value::count(text, &(1..=256)).map_err(|why| format!("{why}, nor auto"))?;
                 u16::try_from(number).ok()
             };
+            Ok(())
+        },
+    },
+    Knob {
+        name: "jwt-keys",
+        group: IDENTITY,
+        kind: Kind::List,
+        doc: "File with keys of users' tokens: a secret, a public key in PEM or a JWK set; repeat \
+              it for each; none: nobody is asked who they are",
+        get: |config| {
+            let paths = config.identity.jwt_keys.iter();
+            let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+            Some(paths.join(","))
+        },
+        set: |config, text| {
+            let paths = value::list(text).into_iter().map(|text| path(&text));
+            config.identity.jwt_keys = paths.collect::<Result<_, _>>()?;
+            Ok(())
+        },
+    },
+    Knob {
+        name: "jwt-aud",
+        group: IDENTITY,
+        kind: Kind::Word,
+        doc: "The audience (aud) that tokens must be for; unset: those that name none",
+        get: |config| config.identity.jwt_aud.clone(),
+        set: |config, text| word(text).map(|word| config.identity.jwt_aud = Some(word)),
+    },
+    Knob {
+        name: "jwt-iss",
+        group: IDENTITY,
+        kind: Kind::Word,
+        doc: "The issuer (iss) that tokens must be from; unset: any",
+        get: |config| config.identity.jwt_iss.clone(),
+        set: |config, text| word(text).map(|word| config.identity.jwt_iss = Some(word)),
+    },
+    number!(IDENTITY, "token-ttl-max", Millis millis 1_000..=366 * DAY_MS,
+        identity.token_ttl_max_ms,
+        "Longest rest of life (exp) of a token that is taken"),
+    Knob {
+        name: "watch-default",
+        group: IDENTITY,
+        kind: Kind::Word,
+        doc: "Whom a token that does not say it lets its holder watch: nobody or everybody",
+        get: |config| {
+            let word = match config.identity.watch_default {
+                WatchDefault::Nobody => "nobody",
+                WatchDefault::Everybody => "everybody",
+            };
+            Some(word.into())
+        },
+        set: |config, text| {
+            config.identity.watch_default = match text {
+                "nobody" => WatchDefault::Nobody,
+                "everybody" => WatchDefault::Everybody,
+                _ => return Err("is neither nobody nor everybody".into()),
+            };
+            Ok(())
+        },
+    },
+    Knob {
+        name: "auth-cookie",
+        group: IDENTITY,
+        kind: Kind::Word,
+        doc: "Name of a cookie that may hold a user's token, as an EventSource needs it; unset: \
+              tokens come in the Authorization header alone",
+        get: |config| config.identity.auth_cookie.clone(),
+        set: |config, text| {
+            let is_name = |text: &str| {
+                let mut bytes = text.bytes();
+                bytes.all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+            };
+            if text.is_empty() || !is_name(text) {
+                return Err("is not the name of a cookie".into());
+            }
+            config.identity.auth_cookie = Some(text.to_owned());
             Ok(())
         },
     },
@@ -414,6 +492,13 @@ pub const KNOBS: &[Knob] = &[
         set: |config, text| LogLevel::parse(text).map(|value| config.log_level = value),
     },
 ];
+
+fn word(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("is empty".into()),
+        text => Ok(text.to_owned()),
+    }
+}
 
 fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {

@@ -11,6 +11,7 @@ pub mod value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::auth::WatchDefault;
 use crate::engine::settings::Settings;
 use crate::store::MemoryChoice;
 pub use load::{
@@ -57,12 +58,51 @@ pub struct Config {
     pub memory: MemoryChoice,
     /// Whether addresses that other machines can reach are allowed.
     pub insecure: bool,
+    /// How users prove who they are.
+    pub identity: IdentityConfig,
     /// Form of the logs.
     pub log_format: LogFormat,
     /// Least severe level that is logged.
     pub log_level: LogLevel,
     /// What the engines are told.
     pub settings: Settings,
+}
+
+/// How users prove who they are. Without keys nobody is asked to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IdentityConfig {
+    /// Files with the keys of users' tokens.
+    pub jwt_keys: Vec<PathBuf>,
+    /// The audience that tokens must be for.
+    pub jwt_aud: Option<String>,
+    /// Whom they must be from.
+    pub jwt_iss: Option<String>,
+    /// Longest rest of a token's life, in ms.
+    pub token_ttl_max_ms: u64,
+    /// Whom a token without `watch` lets its holder watch.
+    pub watch_default: WatchDefault,
+    /// The cookie that may hold a token.
+    pub auth_cookie: Option<String>,
+}
+
+impl Default for IdentityConfig {
+    fn default() -> Self {
+        IdentityConfig {
+            jwt_keys: Vec::new(),
+            jwt_aud: None,
+            jwt_iss: None,
+            token_ttl_max_ms: 86_400_000,
+            watch_default: WatchDefault::Nobody,
+            auth_cookie: None,
+        }
+    }
+}
+
+impl IdentityConfig {
+    /// Whether users are asked who they are.
+    pub fn asks(&self) -> bool {
+        !self.jwt_keys.is_empty()
+    }
 }
 
 /// In a split deployment a shorter silence may be that of a cut which nobody has noticed yet, in
@@ -84,6 +124,7 @@ impl Default for Config {
             write_back_bytes_per_second_max: 64 << 20,
             memory: MemoryChoice::Auto,
             insecure: false,
+            identity: IdentityConfig::default(),
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,
             settings: Settings::default(),
@@ -124,14 +165,16 @@ impl Config {
         self.check_role(&mut faults);
         for (name, address) in [("http", self.http), ("udp", self.udp)] {
             let bound = name == "http" || self.role != RoleName::Realtime;
-            if bound && !self.insecure && !address.ip().to_canonical().is_loopback() {
+            let asks = self.insecure || self.identity.asks();
+            if bound && !asks && !address.ip().to_canonical().is_loopback() {
                 faults.push(format!(
                     "{name} is {address}, which other machines may reach, and nobody has to prove \
-                     who they are; bind a loopback address such as 127.0.0.1, or allow it with \
-                     --insecure"
+                     who they are; ask users for tokens with --jwt-keys, bind a loopback address \
+                     such as 127.0.0.1, or allow it with --insecure"
                 ));
             }
         }
+        self.check_identity(&mut faults);
         if faults.is_empty() {
             Ok(())
         } else {
@@ -149,6 +192,21 @@ impl Config {
                  so; better set it to at least {SPLIT_OFFLINE_AFTER_MS_MIN} on all nodes"
             )
         })
+    }
+
+    fn check_identity(&self, faults: &mut Vec<String>) {
+        let identity = &self.identity;
+        let set = [
+            ("jwt-aud", identity.jwt_aud.is_some()),
+            ("jwt-iss", identity.jwt_iss.is_some()),
+            ("auth-cookie", identity.auth_cookie.is_some()),
+        ];
+        let useless = set
+            .into_iter()
+            .filter(|(_, is_set)| *is_set && !identity.asks());
+        faults.extend(useless.map(|(name, _)| {
+            format!("{name} is set, but no key of tokens; name their keys with --jwt-keys")
+        }));
     }
 
     fn check_role(&self, faults: &mut Vec<String>) {

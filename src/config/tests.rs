@@ -282,6 +282,8 @@ fn only_loopback_without_insecure() {
         );
         let insecure = ("insecure", "true");
         assert!(load_from(None, &[], &[("http", address), insecure]).is_ok());
+        let keys = ("jwt-keys", "app.secret,web.pem");
+        assert!(load_from(None, &[], &[("http", address), keys]).is_ok());
     }
     for address in [
         "127.0.0.1:0",
@@ -306,6 +308,27 @@ fn cross_field_faults_are_told() {
 }
 
 #[test]
+fn what_tokens_must_say_takes_keys() {
+    let flags = [("jwt-aud", "greendot"), ("auth-cookie", "__Host-t")];
+    let fault =
+        |name| format!("{name} is set, but no key of tokens; name their keys with --jwt-keys");
+    let found = load_from(None, &[], &flags).unwrap_err();
+    assert_eq!(found, [fault("jwt-aud"), fault("auth-cookie")]);
+    for (name, text) in [
+        ("auth-cookie", "a b"),
+        ("auth-cookie", "a=b"),
+        ("jwt-iss", ""),
+        ("watch-default", "all"),
+        ("token-ttl-max", "10"),
+    ] {
+        assert!(
+            load_from(None, &[], &[(name, text)]).is_err(),
+            "{name} {text}"
+        );
+    }
+}
+
+#[test]
 fn what_is_printed_loads_again() {
     let flags = [
         ("http", "[::1]:0"),
@@ -313,6 +336,10 @@ fn what_is_printed_loads_again() {
         ("shards", "7"),
         ("key-file", "a \"b\\.key"),
         ("insecure", "true"),
+        ("jwt-keys", "app.secret,web.pem"),
+        ("jwt-aud", "greendot"),
+        ("watch-default", "everybody"),
+        ("token-ttl-max", "1h"),
     ];
     let loaded = load_from(None, &[], &flags).unwrap();
     let again = load_from(Some(&loaded.to_toml()), &[], &[]).unwrap();
@@ -351,6 +378,7 @@ fn rows_are_sound() {
             Kind::List if knob.name == "presence" => "udp://a:1,http://a:2",
             Kind::List => "http://a:1",
             Kind::Word if knob.name == "log-format" => "json",
+            Kind::Word if knob.name == "watch-default" => "everybody",
             Kind::Word => "trace",
             Kind::Millis | Kind::Bytes | Kind::Count | Kind::CountOrAuto => "7",
         };

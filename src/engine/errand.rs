@@ -69,6 +69,8 @@ pub(super) struct Goodbye {
     pub(super) users: Vec<UserBuf>,
     /// This one ends, and its holder says goodbye.
     pub(super) stream: Option<ConnId>,
+    /// Whose token said it, if anybody is asked for one: the stream must be theirs.
+    pub(super) holder: Option<u64>,
     /// It counts so much later, in ms, if nothing is heard meanwhile.
     pub(super) after_ms: u64,
 }

@@ -16,7 +16,7 @@ use crate::slot::Slot;
 use crate::status::Status;
 use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
-use crate::wire::record::Record;
+use crate::wire::record::{LastActive, Record};
 use crate::wire::response::{CHUNK_BYTES_MAX, CHUNK_FRAME_BYTES, open_chunk};
 use crate::wire::sse::{self, PING_BYTES_MAX};
 
@@ -147,6 +147,7 @@ impl Engine {
         let start = self.first_told(index, fits);
         let up_to = self.told_up_to(index, now);
         let (presence, records) = (&*self.presence, &mut self.fanout.records);
+        let level = self.conns.at(index).last_active();
         let mut told = 0;
         let left = self.conns.watches.take_marks(index, start, |mark| {
             if out.len() + EVENT_BYTES_MAX > end {
@@ -154,8 +155,13 @@ impl Engine {
             }
             let id = up_to.filter(|_| mark.last);
             match mark.of {
-                Marked::Slot(slot) => {
+                Marked::Slot(slot) if level == LastActive::Exact => {
                     sse::write_presence_encoded(records.get(slot, presence, now), id, out)
+                }
+                // Few streams are told less than all, and an encoding is cheap beside a write.
+                Marked::Slot(slot) => {
+                    let record = record_of(presence, Slot::new(slot), now);
+                    sse::write_presence(&record.told_at(level), id, out);
                 }
                 Marked::Name { user, answered } => {
                     sse::write_presence(&unseen(presence, user, answered), id, out);
@@ -179,6 +185,7 @@ impl Engine {
         let start = self.first_told(index, fits);
         let id = self.told_up_to(index, now);
         let presence = &*self.presence;
+        let level = self.conns.at(index).last_active();
         sse::write_snapshot_open(id.filter(|_| fits), out);
         let mut told = 0;
         let left = self.conns.watches.take_marks(index, start, |mark| {
@@ -186,7 +193,7 @@ impl Engine {
                 return false;
             }
             let record = match mark.of {
-                Marked::Slot(slot) => record_of(presence, Slot::new(slot), now),
+                Marked::Slot(slot) => record_of(presence, Slot::new(slot), now).told_at(level),
                 Marked::Name { user, answered } => unseen(presence, user, answered),
             };
             sse::write_snapshot_append(&record, out);

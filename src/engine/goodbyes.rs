@@ -124,7 +124,9 @@ impl Engine {
                 None => self.counters.add(Counter::LeavesIgnored, 1),
             }
         }
-        let stream = goodbye.stream.filter(|id| self.conns.is_stream(*id));
+        let stream = goodbye
+            .stream
+            .filter(|id| self.conns.is_stream_of(*id, goodbye.holder));
         if let Some(id) = stream {
             let holder = self.conns.at(id.index).publisher().map(Slot::new);
             self.end_stream(id, now);
@@ -248,6 +250,17 @@ impl Engine {
         self.counters.add(Counter::EventsBye, 1);
         self.conns
             .end(id, Counter::ClosedBye, now.mono, &mut self.counters);
+    }
+
+    /// Ends a stream whose token is void. Its holder may come back with another.
+    pub(super) fn say_expired(&mut self, id: ConnId, now: Now) {
+        let conn = self.conns.at(id.index);
+        if conn.unsent_bytes() + sse::GOODBYE_BYTES_MAX <= self.settings.outbox_bytes_max {
+            conn.say(sse::write_expired);
+            self.counters.add(Counter::EventsExpired, 1);
+        }
+        self.conns
+            .end(id, Counter::ClosedExpired, now.mono, &mut self.counters);
     }
 
     /// At a real-time node: a stream has ended for a log-out. What it has beaten since that was

@@ -103,6 +103,8 @@ pub struct Held {
 pub struct StreamBeat {
     /// The stream, of the shard addressed; the asker has shown that it knows it.
     pub stream: ConnId,
+    /// Whose token said it, if anybody is asked for one: the stream must be theirs.
+    pub holder: Option<u64>,
     /// Who waits for the answer.
     pub asker: ConnId,
 }
@@ -155,6 +157,8 @@ pub struct Decided {
 pub struct Edit {
     /// The stream, of the shard addressed; the asker has shown that it knows it.
     pub stream: ConnId,
+    /// Whose token asks, if anybody is asked for one: the stream must be theirs.
+    pub holder: Option<u64>,
     /// Users to watch.
     pub add: Vec<UserBuf>,
     /// Users to watch no longer.

@@ -48,6 +48,7 @@ pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{
     Answered, Decided, Edit, EditOutcome, Held, IfFull, Letter, Mail, ShardId, To, Weighed, Whom,
 };
+use parts::VERIFYING_MICROS_PER_TURN;
 pub use parts::{Engine, EngineParts};
 pub use records::{record_of, told_of};
 pub use role::Role;
@@ -107,6 +108,7 @@ impl Engine {
         self.fanout.forget();
         self.telling.turn_began(self.settings.work_per_slice_max);
         self.exposition = None;
+        self.verifying_micros_left = VERIFYING_MICROS_PER_TURN;
         #[cfg(any(debug_assertions, feature = "planted"))]
         self.index_late();
     }

@@ -20,6 +20,7 @@ use super::silence::Silence;
 use super::telling::Telling;
 use super::upstream::Upstream;
 use super::wrong_key::HandedOver;
+use crate::auth::Identity;
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
 use crate::realtime::ConnId;
@@ -28,6 +29,9 @@ use crate::time::Now;
 use crate::wire::beat::Keys;
 use crate::wire::request::RequestLimits;
 use crate::wire::response::HttpDate;
+
+/// Time in a turn for verifying tokens as their requests come, in microseconds.
+pub(super) const VERIFYING_MICROS_PER_TURN: u32 = 2_000;
 
 /// What an engine is made of.
 #[derive(Clone)]
@@ -44,6 +48,8 @@ pub struct EngineParts {
     pub presence: Arc<Presence>,
     /// Fleet keys that sign beats.
     pub keys: Arc<Keys>,
+    /// By what callers are known; none: nobody is asked who they are.
+    pub identity: Option<Arc<Identity>>,
     /// The same for all shards of a process: makes stream ids unguessable.
     pub secret: [u8; 32],
     /// Of the jitter.
@@ -78,6 +84,8 @@ pub struct Engine {
     pub(super) leaving: Leaving,
     /// See [`Engine::work_done`].
     pub(super) work_done: u64,
+    /// What is left of this turn's time for verifying tokens; then their requests wait for slices.
+    pub(super) verifying_micros_left: u32,
     /// What `/metrics` says, once it has been asked for in this turn.
     pub(super) exposition: Option<Arc<str>>,
     /// Whose silence it was.
@@ -109,6 +117,7 @@ pub(super) struct Node {
     pub(super) role: Role,
     pub(super) keys: Arc<Keys>,
     pub(super) secret: [u8; 32],
+    pub(super) identity: Option<Arc<Identity>>,
     pub(super) board: Arc<Board>,
     pub(super) limits: RequestLimits,
 }
@@ -151,6 +160,7 @@ impl Engine {
             telling: Telling::default(),
             leaving: Leaving::default(),
             work_done: 0,
+            verifying_micros_left: VERIFYING_MICROS_PER_TURN,
             exposition: None,
             silence: Silence::new(now, hold_ms, settings.offline_after_ms),
             horizon: Horizon::new(now.mono),
@@ -176,6 +186,7 @@ impl Engine {
                 role: parts.role,
                 keys: parts.keys,
                 secret: parts.secret,
+                identity: parts.identity,
                 board: parts.board,
                 limits,
             },

@@ -101,6 +101,7 @@ table! {
         ClosedDrain reason = "drain",
         ClosedLeft reason = "left",
         ClosedBye reason = "bye",
+        ClosedExpired reason = "expired",
         ClosedLife reason = "stream_life",
         ClosedEvicted reason = "evicted",
     }
@@ -134,6 +135,24 @@ table! {
         BeatUsersFull reason = "users_max",
         BeatTooFast reason = "too_fast",
         BeatNoSpace reason = "no_space",
+    }
+    Shard Count "tokens_refused" "Users' tokens refused, by reason" {
+        TokenTooLong reason = "too_long",
+        TokenForm reason = "form",
+        TokenHeader reason = "header",
+        TokenType reason = "type",
+        TokenKey reason = "key",
+        TokenAlgorithm reason = "algorithm",
+        TokenSignature reason = "signature",
+        TokenClaims reason = "claims",
+        TokenSubject reason = "sub",
+        TokenNoExpiry reason = "no_exp",
+        TokenExpired reason = "expired",
+        TokenLongLived reason = "long_lived",
+        TokenEarly reason = "early",
+        TokenAudience reason = "aud",
+        TokenIssuer reason = "iss",
+        TokenGrant reason = "greendot",
     }
     Shard Count "items_refused" "Items of lists that were refused by themselves while the others \
                                  stood, by reason" {
@@ -198,6 +217,7 @@ table! {
         EventsOverloaded kind = "overloaded",
         EventsGoodbye kind = "goodbye",
         EventsBye kind = "bye",
+        EventsExpired kind = "expired",
     }
     Shard Count "flushes" "Writes to connections" { Flushes }
     Shard Count "flushes_partial" "Writes that the kernel took only in part" { FlushesPartial }

@@ -7,9 +7,11 @@ use std::io;
 use std::sync::Arc;
 
 use super::ServeFault;
+use crate::auth::{Identity, Rules};
 use crate::config::{Config, RoleName};
 use crate::engine::settings::LOOPBACK;
 use crate::engine::{EngineParts, Role, ShardId};
+use crate::key_files::{self, FileFault};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
 use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
@@ -98,6 +100,27 @@ pub(super) fn nodes_of(config: &Config) -> Nodes {
     nodes.answering_at(config.presence_nodes.iter().map(|node| node.http.as_str()))
 }
 
+/// How users are known, if they are asked who they are.
+///
+/// Errors: a key file gives no key.
+pub(super) fn identity(config: &Config) -> Result<Option<Identity>, FileFault> {
+    let told = &config.identity;
+    if !told.asks() {
+        return Ok(None);
+    }
+    Ok(Some(Identity {
+        rules: Rules {
+            keys: key_files::verifying(&told.jwt_keys)?,
+            audience: told.jwt_aud.clone(),
+            issuer: told.jwt_iss.clone(),
+            ttl_max_ms: told.token_ttl_max_ms,
+            watch_default: told.watch_default,
+        },
+        cookie: told.auth_cookie.clone(),
+        operators_open: config.is_local(),
+    }))
+}
+
 /// What the threads of a node share.
 pub(super) struct Common {
     pub(super) config: Config,
@@ -108,6 +131,8 @@ pub(super) struct Common {
     /// The presence nodes; none but in a real-time node.
     pub(super) nodes: Arc<Nodes>,
     pub(super) keys: Arc<Keys>,
+    /// By what callers are known; none: nobody is asked.
+    pub(super) identity: Option<Arc<Identity>>,
     /// What stream ids are made of; names this life of the node.
     pub(super) secret: [u8; 32],
 }
@@ -134,6 +159,7 @@ impl Common {
             role: role.clone(),
             presence: Arc::clone(&self.presence),
             keys: Arc::clone(&self.keys),
+            identity: self.identity.clone(),
             secret: self.secret,
             seed: seed.wrapping_add(u64::from(shard)),
             mirrors: self.config.realtime_nodes.len(),

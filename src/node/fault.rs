@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::fleet_key::FleetKeyFault;
+use crate::key_files::FileFault;
 use crate::shard::BindFault;
 use crate::store::StoreFault;
 
@@ -14,6 +15,8 @@ pub enum ServeFault {
     Store(StoreFault),
     /// The fleet's key file.
     FleetKey(FleetKeyFault),
+    /// A file with keys of users' tokens.
+    KeyFile(FileFault),
     /// A socket.
     Bind(BindFault),
     /// A node of the other role has no address.
@@ -43,6 +46,7 @@ impl fmt::Display for ServeFault {
         match self {
             ServeFault::Store(fault) => fault.fmt(f),
             ServeFault::FleetKey(fault) => fault.fmt(f),
+            ServeFault::KeyFile(fault) => fault.fmt(f),
             ServeFault::Bind(fault) => fault.fmt(f),
             ServeFault::Node { address, source } => {
                 write!(

@@ -102,6 +102,7 @@ impl Opened {
         let mut folder = build::lock_folder(&config, shards)?;
         let bound =
             shard::bind(&build::bind_options(&config, shards, found)).map_err(ServeFault::Bind)?;
+        let identity = build::identity(&config).map_err(ServeFault::KeyFile)?;
         let FleetKeys {
             keys,
             made,
@@ -130,6 +131,7 @@ impl Opened {
             nodes: Arc::new(build::nodes_of(&config)),
             secret: build::random()?,
             keys: Arc::new(keys),
+            identity: identity.map(Arc::new),
             config,
             shards,
             clock,

@@ -6,6 +6,7 @@
 
 use super::timers::Tick;
 use crate::time::Mono;
+use crate::wire::record::LastActive;
 use crate::wire::response::{LAST_CHUNK, open_chunk};
 
 /// What a connection is doing.
@@ -62,6 +63,10 @@ mod flag {
     pub(super) const HELD: u16 = 1 << 15;
     /// A stream's holder beats for itself, at each ping.
     pub(super) const HOLDER: u16 = 1 << 12;
+    /// Its holder learns to the minute when others were last active.
+    pub(super) const TO_THE_MINUTE: u16 = 1 << 13;
+    /// They do not learn it.
+    pub(super) const NO_TIMES: u16 = 1 << 14;
 }
 
 /// Where a stream's age begins in [`Conn::turns`].
@@ -211,6 +216,21 @@ impl Conn {
     /// See [`Conn::leave_beats_to_holder`].
     pub fn beats_by_holder(&self) -> bool {
         self.has(flag::HOLDER)
+    }
+
+    /// How exactly a stream's holder learns when others were last active.
+    pub fn set_last_active(&mut self, level: LastActive) {
+        self.put(flag::TO_THE_MINUTE, level == LastActive::Minutes);
+        self.put(flag::NO_TIMES, level == LastActive::None);
+    }
+
+    /// See [`Conn::set_last_active`].
+    pub fn last_active(&self) -> LastActive {
+        match (self.has(flag::TO_THE_MINUTE), self.has(flag::NO_TIMES)) {
+            (_, true) => LastActive::None,
+            (true, false) => LastActive::Minutes,
+            (false, false) => LastActive::Exact,
+        }
     }
 
     /// The holder's turn has come, and nothing is known of it yet.

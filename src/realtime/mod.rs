@@ -22,7 +22,7 @@ const IDLE_CAPACITY: usize = 1_024;
 
 /// Gives memory back once three quarters of it are not used: the entries that are left move at
 /// most, after three times as many have gone.
-fn give_back<T>(table: &mut Vec<T>) {
+pub fn give_back<T>(table: &mut Vec<T>) {
     if table.capacity() > IDLE_CAPACITY && table.len() <= table.capacity() / 4 {
         table.shrink_to(IDLE_CAPACITY.max(table.len() * 2));
     }

@@ -17,6 +17,11 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Tick(u32);
 
+impl Tick {
+    /// When the wheel was made.
+    pub const ZERO: Tick = Tick(0);
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Link {
     next: u32,

@@ -332,6 +332,7 @@ mod tests {
             role: Role::All,
             presence: Arc::clone(&presence),
             keys: Arc::clone(&keys),
+            identity: None,
             secret: [2; 32],
             seed: u64::from(shard),
             mirrors: 0,

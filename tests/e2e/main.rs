@@ -19,6 +19,7 @@ mod every_limit;
 mod folder;
 mod forget;
 mod goodbyes;
+mod identity;
 mod ids;
 mod limits;
 mod logs;

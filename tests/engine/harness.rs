@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use greendot::auth::Identity;
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
 use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role, WrongKey};
@@ -52,6 +53,7 @@ pub(crate) struct World {
     drivers: Vec<Driver<usize>>,
     outside: Outside,
     key: FleetKey,
+    identity: Option<Arc<Identity>>,
     /// Whether the engines' tables are held against each other after each turn.
     pub(crate) checks: bool,
     /// Of a real-time node: its presence nodes say all the time that everything is told.
@@ -99,6 +101,14 @@ impl World {
         World::made(1, settings, USERS_MAX, role)
     }
 
+    /// So many shards of a node of this role that asks users for tokens.
+    pub(crate) fn asking(shards: u16, role: Role, identity: Identity) -> World {
+        let mut world = World::of_role(shards, role, USERS_MAX);
+        world.identity = Some(Arc::new(identity));
+        world.restart(0);
+        world
+    }
+
     fn made(shards: u16, settings: Settings, users_max: u32, role: Role) -> World {
         World::mirrored(shards, settings, users_max, role, 0)
     }
@@ -139,6 +149,7 @@ impl World {
                 beats: 0,
             },
             key: FleetKey::new([7; 32]),
+            identity: None,
             checks: true,
             followed: false,
             messages: 0,
@@ -183,6 +194,7 @@ impl World {
                 role: self.role.clone(),
                 presence: presence.clone(),
                 keys: Arc::new(Keys::single(self.key.clone())),
+                identity: self.identity.clone(),
                 secret: [3; 32],
                 seed: 40 + u64::from(shard),
                 mirrors: self.mirrors,

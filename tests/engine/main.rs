@@ -14,6 +14,7 @@ mod framing;
 mod goodbyes;
 mod harness;
 mod http;
+mod identity;
 mod kernel;
 mod limits;
 mod mailbox;

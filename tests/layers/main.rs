@@ -30,13 +30,17 @@ const EDGES: Table = &[
     ("presence", "planted slot status store time wire"),
     ("realtime", "time wire"),
     ("pages", "metrics"),
-    ("engine", "metrics pages planted presence realtime slot status time wire"),
+    ("engine", "auth metrics pages planted presence realtime slot status time wire"),
     ("shard", "engine logs metrics realtime time wire"),
     ("links", "engine metrics planted presence slot time wire"),
     ("fleet_key", "wire"),
-    ("config", "engine slot store"),
+    ("config", "auth engine slot store"),
     ("limits", "config engine links"),
-    ("node", "config engine fleet_key limits links logs metrics presence shard store time wire"),
+    (
+        "node",
+        "auth config engine fleet_key key_files limits links logs metrics presence shard store \
+         time wire",
+    ),
     // `greendot store` reads a folder as the presence database keeps it.
     ("tools", "auth config fleet_key key_files limits presence store time wire"),
     ("cli", "auth config tools"),

@@ -358,6 +358,7 @@ impl World {
                 role: greendot::engine::Role::All,
                 presence: presence.clone(),
                 keys: self.keys.clone(),
+                identity: None,
                 secret: [self.boot as u8; 32],
                 seed: self.plan.seed ^ self.boot << 8 ^ u64::from(shard),
                 mirrors: 0,

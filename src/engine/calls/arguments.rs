@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use super::caller::Caller;
 use super::ignored::Ignored;
 use super::served::Served;
 use super::table::{Row, Serve};
@@ -47,10 +48,10 @@ impl Engine {
     pub(super) fn serve_call(
         &mut self,
         id: ConnId,
-        row: &Row,
-        segment: &str,
+        (row, segment): (&Row, &str),
         head: &Head<'_>,
         body: &[u8],
+        caller: &Caller,
         now: Now,
     ) -> Result<Served, Answer> {
         let (users_max, watch_max) = (
@@ -66,23 +67,28 @@ impl Engine {
             Serve::One(serve) => {
                 let bytes = self.read(unescaped(segment), users_limit)?;
                 let user = self.read(User::parse(&bytes), users_limit)?;
-                serve(self, user, now).into()
+                caller.check_watch([user].into_iter())?;
+                serve(self, user, caller, now).into()
             }
             Serve::Listed(serve) => {
                 let (users, ignored) = self.read(listed(query, users_max), users_limit)?;
-                serve(self, &users, &ignored, now).into()
+                caller.check_watch_all(&users)?;
+                serve(self, &users, &ignored, caller, now).into()
             }
             Serve::Users(serve) => {
                 let users = self.read(parse_users(body, users_max), users_limit)?;
-                serve(self, &users, now).into()
+                caller.check_watch_all(&users)?;
+                serve(self, &users, caller, now).into()
             }
             Serve::Notes(serve) => {
                 let users = self.read(parse_users(body, users_max), users_limit)?;
+                caller.check_speaks_all(&users)?;
                 serve(self, id, &users, now)
             }
             Serve::Parts(serve) => {
                 let ask = self.read(parse_leave(body, users_max), users_limit)?;
-                serve(self, id, ask, now)
+                caller.check_speaks_all(&ask.users)?;
+                serve(self, id, ask, caller, now)
             }
             Serve::Record(serve) => {
                 let told = self.read(record(segment, body), users_limit)?;
@@ -104,13 +110,20 @@ impl Engine {
                 if let Some(id) = head.last_event_id {
                     ask.last_event_id = Some(text(id));
                 }
-                serve(self, id, ask, ignored, now)
+                ask.user = ask.user.map(|user| caller.resolve_me(user));
+                caller.check_speaks(ask.user.iter().map(UserBuf::user))?;
+                caller.check_watch_all(&ask.watch)?;
+                serve(self, id, ask, ignored, caller, now)
             }
             Serve::Bundles(serve) => serve(self, body, now).into(),
-            Serve::Beats(serve) => serve(self, id, segment, now),
+            Serve::Beats(serve) => {
+                caller.check_publishes()?;
+                serve(self, id, segment, caller, now)
+            }
             Serve::Edits(serve) => {
                 let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;
-                serve(self, id, segment, edit, now)
+                caller.check_watch_all(&edit.add)?;
+                serve(self, id, segment, edit, caller, now)
             }
         })
     }

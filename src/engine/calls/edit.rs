@@ -3,6 +3,7 @@
 //! Owns both ends: what asks, and what is done where the stream is. An edit for a stream on another
 //! shard travels as mail, and the request is parked until the outcome is back.
 
+use super::caller::Caller;
 use super::refused::Refused;
 use super::served::{Served, overloaded};
 use super::stream_id;
@@ -21,6 +22,7 @@ pub(super) fn edit(
     asker: ConnId,
     stream: &str,
     edit: WatchEdit,
+    caller: &Caller,
     now: Now,
 ) -> Served {
     // Who makes an id up is told so here: only real ones cost another shard anything.
@@ -32,6 +34,7 @@ pub(super) fn edit(
     let mut refused = Refused::default();
     let edit = Edit {
         stream,
+        holder: engine.holder_of(caller),
         add: refused.sift(Some("add"), edit.add, &mut engine.counters),
         remove: refused.sift(Some("remove"), edit.remove, &mut engine.counters),
         asker: (engine.node.shard, asker),
@@ -100,7 +103,7 @@ impl Engine {
     /// Edits the watch list of one of this shard's streams: all of it, or nothing.
     pub(in crate::engine) fn apply_edit(&mut self, edit: &Edit, now: Now) -> EditOutcome {
         let id = edit.stream;
-        if !self.conns.is_stream(id) {
+        if !self.conns.is_stream_of(id, edit.holder) {
             return EditOutcome::Unknown;
         }
         // Its asker has been told that it may have happened, and may have asked for something else

@@ -1,5 +1,6 @@
 //! `DELETE /v1/presence/{user}`: a user is erased.
 
+use super::caller::Caller;
 use super::served::{intern_detail, overloaded};
 use crate::engine::parts::Engine;
 use crate::presence::{ForgetFault, InternFault};
@@ -8,7 +9,7 @@ use crate::wire::User;
 use crate::wire::response::Answer;
 
 /// What is answered does not say whether anybody had the id.
-pub(super) fn forget(engine: &mut Engine, user: User<'_>, now: Now) -> Answer {
+pub(super) fn forget(engine: &mut Engine, user: User<'_>, _: &Caller, now: Now) -> Answer {
     match engine.forget(user, now) {
         Ok(_) => Answer::no_content(),
         Err(ForgetFault::Busy) => {

@@ -33,11 +33,18 @@ pub(super) fn check_host(settings: &Settings, head: &Head<'_>) -> Result<(), Ans
     Err(Answer::problem(problems::WRONG_HOST, &detail))
 }
 
-/// Whether a page may do what the request does, if a page sent it.
+/// Whether a page may do what the request does, if a page sent it. What a browser proves by itself,
+/// `by_cookie`, it would prove for any page, so then reading counts as well.
 ///
 /// Err: it is of another origin, which is not listed.
-pub(super) fn check_origin(settings: &Settings, row: &Row, head: &Head<'_>) -> Result<(), Answer> {
-    if !acts(row, head) || head.origin.is_some_and(|origin| settings.lists(origin)) {
+pub(super) fn check_origin(
+    settings: &Settings,
+    row: &Row,
+    head: &Head<'_>,
+    by_cookie: bool,
+) -> Result<(), Answer> {
+    let concerns = acts(row, head) || by_cookie;
+    if !concerns || head.origin.is_some_and(|origin| settings.lists(origin)) {
         return Ok(());
     }
     let same_origin = match (head.fetch_site, head.origin) {

@@ -3,6 +3,7 @@
 //!
 //! Answers with their places in the list. A stream that vouches for itself counts while it does.
 
+use super::caller::Caller;
 use std::fmt::Write;
 
 use crate::engine::parts::Engine;
@@ -10,7 +11,7 @@ use crate::time::Now;
 use crate::wire::record::Entry;
 use crate::wire::response::Answer;
 
-pub(super) fn held(engine: &mut Engine, users: &[Entry], _now: Now) -> Answer {
+pub(super) fn held(engine: &mut Engine, users: &[Entry], _: &Caller, _now: Now) -> Answer {
     let mut body = String::from("{\"held\":[");
     for (index, user) in users.iter().enumerate() {
         let slot = user.as_ref().ok();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::caller::Caller;
 use super::refused::Refused;
 use super::served::Served;
 use super::stream_id;
@@ -15,7 +16,13 @@ use crate::wire::UserBuf;
 use crate::wire::record::LeaveAsk;
 use crate::wire::response::{Answer, problems};
 
-pub(super) fn leave(engine: &mut Engine, asker: ConnId, ask: LeaveAsk, now: Now) -> Served {
+pub(super) fn leave(
+    engine: &mut Engine,
+    asker: ConnId,
+    ask: LeaveAsk,
+    caller: &Caller,
+    now: Now,
+) -> Served {
     let mut after_ms_max = engine.settings.offline_after_ms;
     if engine.upstream.is_some() {
         // It is passed on when it is due, with the time at which it was said.
@@ -48,6 +55,7 @@ pub(super) fn leave(engine: &mut Engine, asker: ConnId, ask: LeaveAsk, now: Now)
     let mut goodbye = Goodbye {
         users,
         stream: None,
+        holder: engine.holder_of(caller),
         after_ms: ask.after_ms,
     };
     if let Some(stream) = &ask.stream {
@@ -81,7 +89,13 @@ fn check(ask: &LeaveAsk, after_ms_max: u64) -> Result<(), String> {
 
 /// `POST /v1/streams/end`: a presence node tells a real-time node whose streams end, which were
 /// open then.
-pub(super) fn end_streams(engine: &mut Engine, asker: ConnId, ask: LeaveAsk, now: Now) -> Served {
+pub(super) fn end_streams(
+    engine: &mut Engine,
+    asker: ConnId,
+    ask: LeaveAsk,
+    _: &Caller,
+    now: Now,
+) -> Served {
     let Some(sent_at) = ask.sent_at.filter(|_| ask.everywhere) else {
         let detail = "it takes users, everywhere and sent_at";
         return Answer::problem(problems::BAD_JSON, detail).into();

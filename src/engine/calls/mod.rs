@@ -8,6 +8,7 @@
 
 mod arguments;
 mod beat;
+pub(super) mod caller;
 mod datagrams;
 mod edit;
 mod errands;
@@ -37,7 +38,7 @@ use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
 pub(super) use errands::{Errands, WAIT_MS_MAX};
 use served::{Served, Then, overloaded};
-use table::{JSON, Row, Rows, Surplus, Who};
+use table::{JSON, Row, Rows, Surplus};
 
 pub use query::{NODE_HEADER, REFUSES_NEW, instance_of};
 pub use refusal::Refusals;
@@ -100,8 +101,9 @@ impl Engine {
         body: &[u8],
         now: Now,
     ) -> Result<Served, Served> {
-        let (row, segment) = self.find(id, pending, head, body)?;
-        Ok(self.serve_call(id, row, segment, head, body, now)?)
+        let found = self.find(id, pending, head, body)?;
+        let caller = self.caller(found.0, head, now)?;
+        Ok(self.serve_call(id, found, head, body, &caller, now)?)
     }
 
     /// The row that serves a request, and the segment of the path that it has in braces. Looks at
@@ -144,7 +146,7 @@ impl Engine {
         {
             return Err(refused.into());
         }
-        guard::check_origin(&self.settings, row, head)?;
+        guard::check_origin(&self.settings, row, head, self.is_by_cookie(row, head))?;
         if !row.roles.include(&self.node.role) {
             let detail = self.elsewhere(row, segment, head, body);
             return Err(Answer::problem(problems::WRONG_ROLE, &detail).into());
@@ -155,9 +157,7 @@ impl Engine {
         if let Some(media) = row.media() {
             check_body(head, media)?;
         }
-        if row.who == Who::Service && !self.is_of_fleet(head) {
-            return Err(unauthorized().into());
-        }
+        self.check_credentials(row, head)?;
         let caller = (!self.is_of_fleet(head)).then_some(id);
         self.arrivals.called_by(caller);
         Ok((row, segment))

@@ -1,5 +1,6 @@
 //! Questions: who is online, and since when.
 
+use super::caller::Caller;
 use super::ignored::Ignored;
 use super::refused::Refused;
 use crate::engine::parts::Engine;
@@ -29,14 +30,20 @@ pub fn instance_of(secret: &[u8; 32]) -> u64 {
 }
 
 /// `GET /v1/presence/{user}`.
-pub(super) fn one(engine: &mut Engine, user: User<'_>, now: Now) -> Answer {
+pub(super) fn one(engine: &mut Engine, user: User<'_>, caller: &Caller, now: Now) -> Answer {
     let mut body = engine.conns.scratch();
-    record(engine, user, now).write(&mut body);
+    caller.told(record(engine, user, now)).write(&mut body);
     Answer::json(body)
 }
 
 /// `GET /v1/presence`: the states of those that are users, in the order asked.
-pub(super) fn many(engine: &mut Engine, users: &[Entry], ignored: &Ignored, now: Now) -> Answer {
+pub(super) fn many(
+    engine: &mut Engine,
+    users: &[Entry],
+    ignored: &Ignored,
+    caller: &Caller,
+    now: Now,
+) -> Answer {
     let mut body = engine.conns.scratch();
     let mut refused = Refused::default();
     body.extend_from_slice(b"{\"presence\":[");
@@ -45,7 +52,8 @@ pub(super) fn many(engine: &mut Engine, users: &[Entry], ignored: &Ignored, now:
         match user {
             Ok(user) => {
                 body.extend_from_slice(if told > 0 { b"," } else { b"" });
-                record(engine, user.user(), now).write(&mut body);
+                let record = record(engine, user.user(), now);
+                caller.told(record).write(&mut body);
                 told += 1;
             }
             Err(fault) => refused.add(index, *fault, &mut engine.counters),
@@ -59,8 +67,8 @@ pub(super) fn many(engine: &mut Engine, users: &[Entry], ignored: &Ignored, now:
 }
 
 /// `POST /v1/presence/query`.
-pub(super) fn query(engine: &mut Engine, users: &[Entry], now: Now) -> Answer {
-    let answer = many(engine, users, &Ignored::default(), now);
+pub(super) fn query(engine: &mut Engine, users: &[Entry], caller: &Caller, now: Now) -> Answer {
+    let answer = many(engine, users, &Ignored::default(), caller, now);
     match engine.node.role {
         // Tells a node that follows this one which life of it answers, as of when, and what its
         // clock shows. Whom it has never heard of it may have refused.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::caller::NewPermit;
 use super::ignored::Ignored;
 use super::refused::Refused;
 use crate::engine::errand::{LoggedOutAt, Verdict};
@@ -80,6 +81,8 @@ pub(in crate::engine) struct NewStream {
     pub(super) last_event_id: Option<String>,
     /// Its publisher has been vouched for.
     pub(super) vouched: bool,
+    /// What it keeps of its opener's token.
+    pub(super) permit: Option<NewPermit>,
 }
 
 impl NewStream {

@@ -3,6 +3,7 @@
 //! Owns the order in which a watch is indexed before its state is read, so that no change falls
 //! between the two.
 
+use super::caller::Caller;
 use super::errands::Errands;
 use super::ignored::Ignored;
 use super::refused::Refused;
@@ -34,6 +35,7 @@ pub(super) fn open(
     asker: ConnId,
     ask: StreamAsk,
     ignored: Ignored,
+    caller: &Caller,
     now: Now,
 ) -> Served {
     // Who was logged out comes back: an EventSource that is answered so stays away for good.
@@ -84,6 +86,7 @@ pub(super) fn open(
         ignored,
         last_event_id: ask.last_event_id,
         vouched: false,
+        permit: engine.permit_of(caller, now),
     };
     let mut errands = Errands::default();
     // Who has read the hello, or asks behind it, finds its holder online.
@@ -111,7 +114,8 @@ impl Engine {
         let by_holder = new.is_by_holder();
         self.say_hello(id, pending, &new, now);
         let unsure = self.presence.is_follower();
-        self.conns.stream_begins(id.index, unsure, now.mono);
+        self.conns
+            .stream_begins(id.index, unsure, new.permit, now.mono);
         if let Some(slot) = new.publisher {
             if self.presence.is_leaving(slot) {
                 // Its user was forgotten while the request was parked.

@@ -4,6 +4,7 @@
 //! shard travels as mail, all of a turn in one piece, and the request is parked until its outcome
 //! is back.
 
+use super::caller::Caller;
 use super::refused::Refused;
 use super::served::{Served, intern_detail, overloaded};
 use super::stream_id;
@@ -16,15 +17,26 @@ use crate::slot::Slot;
 use crate::time::Now;
 use crate::wire::response::{Answer, problems};
 
-pub(super) fn beat(engine: &mut Engine, asker: ConnId, stream: &str, now: Now) -> Served {
+pub(super) fn beat(
+    engine: &mut Engine,
+    asker: ConnId,
+    stream: &str,
+    caller: &Caller,
+    now: Now,
+) -> Served {
     // Who makes an id up is told so here: only real ones cost another shard anything.
     let Some((shard, stream)) = stream_id::parse(&engine.node.secret, stream) else {
         return beaten(BeatFound::Nobody).into();
     };
+    let beat = StreamBeat {
+        stream,
+        holder: engine.holder_of(caller),
+        asker,
+    };
     if shard == engine.node.shard {
-        return beaten(engine.take_stream_beat(stream, now)).into();
+        return beaten(engine.take_stream_beat(&beat, now)).into();
     }
-    engine.posts.beat(shard, StreamBeat { stream, asker });
+    engine.posts.beat(shard, beat);
     Served::Parked {
         until: now.mono.plus_ms(engine.settings.request_deadline_ms),
         unanswered: "the shard that holds the stream has not answered; the beat may have counted",
@@ -49,8 +61,9 @@ fn beaten(found: BeatFound) -> Answer {
 impl Engine {
     /// The holder of one of this shard's streams has beaten: a proof of life like any other, and of
     /// this stream.
-    fn take_stream_beat(&mut self, stream: ConnId, now: Now) -> BeatFound {
-        if !self.conns.is_stream(stream) {
+    fn take_stream_beat(&mut self, beat: &StreamBeat, now: Now) -> BeatFound {
+        let stream = beat.stream;
+        if !self.conns.is_stream_of(stream, beat.holder) {
             return BeatFound::Nobody;
         }
         if self.awaits_holder(stream) && self.try_holder(stream, now).is_none() {
@@ -76,7 +89,7 @@ impl Engine {
         now: Now,
     ) {
         for beat in beats {
-            let found = self.take_stream_beat(beat.stream, now);
+            let found = self.take_stream_beat(beat, now);
             self.posts.beaten(from, beat.asker, found);
         }
     }

@@ -280,7 +280,8 @@ impl Engine {
         now: Now,
     ) -> bool {
         let words = head.query.map_or(0, str::len) + body_bytes;
-        if words <= self.settings.request_bytes_at_once() && !calls::takes_long(head) {
+        let is_short = words <= self.settings.request_bytes_at_once() && !calls::takes_long(head);
+        if is_short && !self.has_verified_enough(head) {
             return false;
         }
         match std::mem::replace(long, Long::Deferred) {

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::pending::Pending;
+use super::permits::{Permit, Permits};
+use crate::auth::LastActive;
+use crate::engine::calls::caller::NewPermit;
 use crate::engine::calls::served::Waits;
 use crate::engine::settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use crate::metrics::{Counter, Counters};
@@ -62,6 +65,7 @@ pub(in crate::engine) struct Conns {
     pub(super) table: ConnTable,
     pub(super) timers: Timers,
     pub(super) queue: FlushQueue,
+    pub(super) permits: Permits,
     streams: usize,
     /// The flush that waits for [`Conns::wrote`].
     pub(super) flushing: Option<Flushing>,
@@ -89,6 +93,7 @@ impl Conns {
             table: ConnTable::default(),
             timers: Timers::new(now),
             queue: FlushQueue::default(),
+            permits: Permits::default(),
             streams: 0,
             flushing: None,
             parked: HashMap::default(),
@@ -237,8 +242,19 @@ impl Conns {
     }
 
     /// It has become a stream; its watches stand, and are told as a snapshot.
-    pub(in crate::engine) fn stream_begins(&mut self, index: u32, unsure: bool, now: Mono) {
+    pub(in crate::engine) fn stream_begins(
+        &mut self,
+        index: u32,
+        unsure: bool,
+        permit: Option<NewPermit>,
+        now: Mono,
+    ) {
         let opened = self.timers.tick_at(now);
+        let kept = permit.map(|new| {
+            let until = self.timers.tick_at(new.until);
+            Permit::new(until, new.holder)
+        });
+        self.permits.set(index, kept);
         let conn = self.table.at(index);
         conn.go(Phase::Streaming);
         conn.moment = opened;
@@ -246,6 +262,7 @@ impl Conns {
         conn.unpause();
         conn.begin_snapshot();
         conn.set_unsure(unsure);
+        conn.set_last_active(permit.map_or(LastActive::Exact, |new| new.last_active));
         conn.io().input = Vec::new();
         self.streams += 1;
         let look = self.timers.tick_in(now, self.keep_alive_ms(index));
@@ -349,6 +366,7 @@ impl Conns {
     }
 
     fn stream_ends(&mut self, index: u32) {
+        self.permits.set(index, None);
         self.streams -= 1;
         self.watches.end(index);
         self.release(index);
@@ -372,6 +390,17 @@ impl Conns {
         let places = self.table.places();
         self.timers.cut_off(places);
         self.watches.cut_off(places);
+        self.permits.cut_off(places);
+    }
+
+    /// Whether a stream is open that a caller may touch: one that was opened by a token of the same
+    /// holder, if it takes a token.
+    pub(in crate::engine) fn is_stream_of(&self, id: ConnId, holder: Option<u64>) -> bool {
+        let is_theirs = holder.is_none_or(|holder| {
+            let permit = self.permits.of(id.index);
+            permit.is_some_and(|permit| permit.is_of(holder))
+        });
+        is_theirs && self.is_stream(id)
     }
 
     /// Ends at most `max` watches of streams that have ended. Returns how many were ended.

@@ -2,10 +2,11 @@
 //!
 //! `life` owns all of a shard's connections, `flush` what a write comes to, `timers` what their
 //! deadlines mean, `http` what a connection says until it becomes a stream, `pending` what the
-//! answer to a request needs, however late it comes.
+//! answer to a request needs, however late it comes, `permits` what streams keep of tokens.
 
 pub(super) mod flush;
 pub(super) mod http;
 pub(super) mod life;
 pub(super) mod pending;
+mod permits;
 pub(super) mod timers;

@@ -15,6 +15,8 @@ pub(in crate::engine) enum Overdue {
     Request(ConnId),
     /// A request that waits for another shard, which has not answered in time.
     Parked(ConnId),
+    /// A stream whose token is void.
+    Permit(ConnId),
 }
 
 /// What one look at the timers came to.
@@ -54,6 +56,9 @@ impl Conns {
     /// is cut short sets the timer anew.
     pub(super) fn look_at(&mut self, index: u32, due: Tick) {
         self.timers.set(index, due);
+        if let Some(permit) = self.permits.of(index) {
+            self.timers.set_sooner(index, permit.until);
+        }
         let conn = self.table.at(index);
         let blocked = conn.is_blocked();
         let since = conn.io.as_ref().and_then(|io| io.stalled_since);
@@ -100,6 +105,10 @@ impl Conns {
         let conn = self.table.at(id.index);
         let again_ms = match conn.phase() {
             Phase::Streaming => {
+                let permit = self.permits.of(id.index);
+                if permit.is_some_and(|permit| permit.until <= self.timers.reached(now)) {
+                    return Some(Overdue::Permit(id));
+                }
                 self.keep_alive(id.index, now);
                 return None;
             }

@@ -56,6 +56,7 @@ impl Engine {
                 Fired::SeenTo => {}
                 Fired::Overdue(Overdue::Parked(id)) => self.abandon_parked(id, now),
                 Fired::Overdue(Overdue::Request(id)) => self.time_out(id, now),
+                Fired::Overdue(Overdue::Permit(id)) => self.say_expired(id, now),
             }
         }
         self.passes.backlog = true;

@@ -5,6 +5,7 @@
 
 mod body;
 mod item;
+mod last_active;
 mod object;
 mod told;
 
@@ -18,6 +19,7 @@ pub use body::{
     parse_stream_ask, parse_users, parse_watch_edit,
 };
 pub use item::{Entry, ItemFault};
+pub use last_active::LastActive;
 pub use told::{Told, parse_told, parse_told_list};
 
 /// One publisher's state as told to anybody who asks or watches.

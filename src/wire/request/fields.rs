@@ -21,6 +21,7 @@ pub(super) struct Fields<'b> {
     pub(super) fetch_site: Option<&'b str>,
     pub(super) asked_headers: Option<&'b str>,
     pub(super) authorization: Option<&'b str>,
+    pub(super) cookie: Option<&'b str>,
     pub(super) feed: Option<&'b str>,
 }
 
@@ -34,6 +35,12 @@ impl<'b> Fields<'b> {
             // By length first: most headers of a browser are none of these.
             match name.len() {
                 4 if is("host") => once(&mut fields.host, value, BadHost)?,
+                // Of two (RFC 6265, section 5.4, allows one) neither counts, nor what is no text.
+                6 if is("cookie") => {
+                    let cookie = std::str::from_utf8(value).unwrap_or_default();
+                    let first = fields.cookie.is_none();
+                    fields.cookie = Some(if first { cookie } else { "" });
+                }
                 6 if is("origin") => once(&mut fields.origin, text(value)?, BadHead)?,
                 6 if is("expect") => {
                     if !value.eq_ignore_ascii_case(b"100-continue") {

@@ -119,6 +119,7 @@ fn head_of<'b>(
         fetch_site: fields.fetch_site,
         asked_headers: fields.asked_headers,
         authorization: fields.authorization,
+        cookie: fields.cookie,
         feed: fields.feed,
     })
 }

@@ -104,12 +104,18 @@ pub struct Head<'b> {
     pub asked_headers: Option<&'b str>,
     /// Authorization, as sent.
     pub authorization: Option<&'b str>,
+    /// Cookie, as sent.
+    pub cookie: Option<&'b str>,
     /// Greendot-Feed, as sent.
     pub feed: Option<&'b str>,
 }
 
 /// What the input so far amounts to.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it stands on the stack, once a request"
+)]
 pub enum Parsed<'b> {
     /// Not yet a whole head.
     Partial,

@@ -54,6 +54,7 @@ fn plain(method: Method, path: &str) -> Head<'_> {
         fetch_site: None,
         asked_headers: None,
         authorization: None,
+        cookie: None,
         feed: None,
     }
 }
@@ -92,6 +93,7 @@ fn every_field() {
         fetch_site: Some("none"),
         asked_headers: Some("a, b"),
         authorization: Some("Bearer x"),
+        cookie: None,
         feed: None,
     };
     assert_eq!(parsed(input), Ok(head));

@@ -68,6 +68,8 @@ table! {
     BAD_BUNDLE: BadRequest, "bad-bundle", "The request body is not beat datagrams";
     UNAUTHORIZED: Unauthorized, "unauthorized", "The request does not prove that it may do this";
     FOREIGN_ORIGIN: Forbidden, "foreign-origin", "Pages of this origin may not do this";
+    WATCH_DENIED: Forbidden, "watch-denied", "The token does not let its holder see these users";
+    NOT_THE_USER: Forbidden, "not-the-user", "The token does not speak for these users";
     NOT_FOUND: NotFound, "not-found", "Nothing is found at this path";
     UNKNOWN_STREAM: NotFound, "unknown-stream", "No such stream is open";
     METHOD_NOT_ALLOWED: MethodNotAllowed, "method-not-allowed", "The path does not take this \

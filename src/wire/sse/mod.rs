@@ -89,6 +89,11 @@ pub fn write_bye(out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: bye\nid: bye\ndata: {}\n\n");
 }
 
+/// Appends `event: expired\ndata: {}\n\n`: the token by which the stream was opened is void.
+pub fn write_expired(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: expired\ndata: {}\n\n");
+}
+
 /// Appends `event: goodbye\ndata: {"reason":"left"}\n\n`: a goodbye has named this stream.
 pub fn write_left(out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: goodbye\ndata: {\"reason\":\"left\"}\n\n");

@@ -234,6 +234,7 @@ impl Restarts {
                     role: Role::All,
                     presence: Arc::clone(&presence),
                     keys: Arc::clone(&keys),
+                    identity: None,
                     secret: [3; 32],
                     seed: self.seed ^ self.mono << 8 ^ u64::from(shard),
                     mirrors: 0,

@@ -200,6 +200,7 @@ impl Split {
                     role: role.clone(),
                     presence: Arc::clone(&presence),
                     keys: Arc::clone(&self.keys),
+                    identity: None,
                     secret,
                     seed: seed ^ u64::from(shard),
                     mirrors,

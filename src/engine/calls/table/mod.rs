@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::caller::Caller;
 use super::datagrams::take as bundle;
 use super::ignored::Ignored;
 use super::leave::end_streams;
@@ -38,30 +39,30 @@ use Serve::{
     Bare, Beats, Bundles, Edits, Fixed, Listed, Notes, One, Opens, Parts, Record, Records, Users,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
-use Who::{Open, Service};
+use Who::{Either, Holder, Local, Open, Service};
 
 /// Every endpoint. Where two paths match, the row is the first that takes the method: a user may be
 /// called "query".
 #[rustfmt::skip] // A row a line.
 const TABLE: &[Row] = &[
-    row(Post, "/v1/presence/query",  PresenceQuery, Decides, Open,    Fleet,   Users(query::query)),
-    row(Get,  ONE_USER,              PresenceOne,   Decides, Open,    Refused, One(query::one)),
+    row(Post, "/v1/presence/query",  PresenceQuery, Decides, Either,  Fleet,   Users(query::query)),
+    row(Get,  ONE_USER,              PresenceOne,   Decides, Either,  Refused, One(query::one)),
     row(Put,  ONE_USER,              PresencePut,   Mirrors, Service, Allowed, Record(told::put)),
     row(Delete, ONE_USER,            PresenceForget, Keeps,  Service, Allowed, One(forget::forget)),
-    row(Get,  "/v1/presence",        PresenceMany,  Decides, Open,    Refused, Listed(query::many)),
+    row(Get,  "/v1/presence",        PresenceMany,  Decides, Either,  Refused, Listed(query::many)),
     row(Put,  "/v1/presence",        PresencePut,   Mirrors, Service, Allowed, Records(told::put)),
-    row(Get,  "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
-    row(Post, "/v1/stream",          Stream,        Streams, Open,    Later,   Opens(stream::open)),
-    row(Post, STREAM_WATCH,          StreamWatch,   Streams, Open,    Refused, Edits(edit::edit)),
-    row(Post, STREAM_BEAT,           StreamBeat,    Streams, Open,    Allowed, Beats(stream_beat)),
+    row(Get,  "/v1/stream",          Stream,        Streams, Holder,  Later,   Opens(stream::open)),
+    row(Post, "/v1/stream",          Stream,        Streams, Holder,  Later,   Opens(stream::open)),
+    row(Post, STREAM_WATCH,          StreamWatch,   Streams, Holder,  Refused, Edits(edit::edit)),
+    row(Post, STREAM_BEAT,           StreamBeat,    Streams, Holder,  Allowed, Beats(stream_beat)),
     row(Post, "/v1/streams/held",    StreamsHeld,   Mirrors, Service, Allowed, Users(held::held)),
     row(Post, "/v1/streams/end",     StreamsEnd,    Mirrors, Service, Allowed, Parts(end_streams)),
-    row(Post, "/v1/beat",            Beat,          Decides, Open,    Refused, Notes(beat::beat)),
+    row(Post, "/v1/beat",            Beat,          Decides, Either,  Refused, Notes(beat::beat)),
     row(Post, "/v1/datagrams",       Datagrams,     Decides, Service, Fleet,   Bundles(bundle)),
-    row(Post, "/v1/leave",           Leave,         Every,   Open,    Refused, Parts(leave::leave)),
+    row(Post, "/v1/leave",           Leave,         Every,   Either,  Refused, Parts(leave::leave)),
     row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
     row(Get,  "/readyz",             Health,        Every,   Open,    Allowed, Bare(node::ready)),
-    row(Get,  METRICS,               Metrics,       Every,   Open,    Allowed, Bare(node::metrics)),
+    row(Get,  METRICS,               Metrics,       Every,   Local,   Allowed, Bare(node::metrics)),
     row(Get,  "/",                   Page,          Every,   Open,    Refused, Fixed(&DASHBOARD)),
     row(Get,  "/client.js",          Page,          Every,   Open,    Refused, Fixed(&CLIENT)),
     row(Get,  "/openapi.json",       Page,          Every,   Open,    Refused, Fixed(&API)),
@@ -110,13 +111,19 @@ pub(super) enum Roles {
     Mirrors,
 }
 
-/// Who may call. Users' tokens, scopes of services and an operator's token will be further
-/// variants.
+/// Who may call. Scopes of services will be further variants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Who {
     Open,
     /// Who shows the service token of a fleet key.
     Service,
+    /// Who shows a user's token, where users have any.
+    Holder,
+    /// The same, and nodes of the fleet.
+    Either,
+    /// Whoever reaches a node that listens for its machine alone, or asks nobody for a token. Else
+    /// who shows the service token.
+    Local,
 }
 
 /// What becomes of a call on a connection that was admitted beyond the limit.
@@ -143,28 +150,28 @@ pub(super) enum Serve {
     /// Nothing, and its answer is always the same.
     Fixed(&'static crate::pages::Page),
     /// The user in the path.
-    One(fn(&mut Engine, User<'_>, Now) -> Answer),
+    One(fn(&mut Engine, User<'_>, &Caller, Now) -> Answer),
     /// The users of the query `user=a&user=b`, and what else is in it.
-    Listed(fn(&mut Engine, &[Entry], &Ignored, Now) -> Answer),
+    Listed(fn(&mut Engine, &[Entry], &Ignored, &Caller, Now) -> Answer),
     /// The users of the body `{"users":[..]}`.
-    Users(fn(&mut Engine, &[Entry], Now) -> Answer),
+    Users(fn(&mut Engine, &[Entry], &Caller, Now) -> Answer),
     /// Who asks, and the users of the body `{"users":[..]}`.
     Notes(fn(&mut Engine, ConnId, &[Entry], Now) -> Served),
     /// Who asks, and the goodbye of the body.
-    Parts(fn(&mut Engine, ConnId, LeaveAsk, Now) -> Served),
+    Parts(fn(&mut Engine, ConnId, LeaveAsk, &Caller, Now) -> Served),
     /// The state of the user in the path, from the body, and which life of a node says so.
     Record(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
     /// The states of the body `{"presence":[..]}`, and which life of a node says so.
     Records(fn(&mut Engine, &[Item], Option<&str>, Now) -> Answer),
     /// Who asks, and what a stream is to be: in the query of a GET, in the body of a POST; and what
     /// else is in the query.
-    Opens(fn(&mut Engine, ConnId, StreamAsk, Ignored, Now) -> Served),
+    Opens(fn(&mut Engine, ConnId, StreamAsk, Ignored, &Caller, Now) -> Served),
     /// The body as it came.
     Bundles(fn(&mut Engine, &[u8], Now) -> Answer),
     /// Who asks, and the stream in the path.
-    Beats(fn(&mut Engine, ConnId, &str, Now) -> Served),
+    Beats(fn(&mut Engine, ConnId, &str, &Caller, Now) -> Served),
     /// Who asks, the stream in the path, and the edit of the body.
-    Edits(fn(&mut Engine, ConnId, &str, WatchEdit, Now) -> Served),
+    Edits(fn(&mut Engine, ConnId, &str, WatchEdit, &Caller, Now) -> Served),
 }
 
 const fn row(

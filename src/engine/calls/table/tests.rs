@@ -141,8 +141,14 @@ fn the_api_description_says_what_a_row_says() {
             row.media().is_some(),
             "{of}"
         );
-        let service = serde_json::json!([{"service": []}]);
-        assert_eq!(operation["security"] == service, row.who == Service, "{of}");
+        let security = match row.who {
+            Open => serde_json::Value::Null,
+            Service => serde_json::json!([{"service": []}]),
+            Holder => serde_json::json!([{"user": []}, {}]),
+            Either => serde_json::json!([{"user": []}, {"service": []}, {}]),
+            Local => serde_json::json!([{"service": []}, {}]),
+        };
+        assert_eq!(operation["security"], security, "{of}");
     }
 }
 
@@ -162,11 +168,14 @@ fn the_protocol_lists_every_row() {
     let who = |who| match who {
         Open => "all",
         Service => "service token",
+        Holder => "user",
+        Either => "user, node",
+        Local => "node, or this machine",
     };
     let surplus = |surplus| match surplus {
         Refused => "503",
         Later => "200, `overloaded`",
-        Fleet => "503, or by token",
+        Fleet => "503 to users",
         Allowed => "served",
     };
     for (line, row) in listed.iter().zip(TABLE) {

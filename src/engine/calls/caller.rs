@@ -1,0 +1,271 @@
+//! Who calls, and what they may.
+//!
+//! Owns what becomes of a call without a token, with a bad one, or with one that does not allow it.
+//! The rule is all or nothing: a call that names one user too many is refused, and changes nothing.
+//! Never reads a key: `auth` verifies.
+
+use super::table::{Row, Who};
+use super::unauthorized;
+use crate::auth::{Grant, LastActive, Refusal};
+use crate::engine::parts::Engine;
+use crate::metrics::Counter;
+use crate::time::{Mono, Now};
+use crate::wire::record::{Entry, Record};
+use crate::wire::request::Head;
+use crate::wire::response::{Answer, problems};
+use crate::wire::{User, UserBuf};
+
+/// Most users whom a refusal names.
+const NAMED_MAX: usize = 16;
+
+/// By this word a stream's holder is whoever the token is of.
+const ME: &str = "me";
+
+/// Who calls.
+#[derive(Debug)]
+pub(in crate::engine) enum Caller {
+    /// Whoever it is: nobody is asked, or the row asks for something else.
+    Anybody,
+    /// A node of the fleet.
+    Node,
+    /// The holder of a token.
+    User(Box<Grant>),
+}
+
+/// What a stream keeps of its opener's token: 12 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::engine) struct NewPermit {
+    /// When it is void, by the clock that never steps.
+    pub(in crate::engine) until: Mono,
+    /// See [`Engine::holder`].
+    pub(in crate::engine) holder: u64,
+    pub(in crate::engine) last_active: LastActive,
+}
+
+impl Caller {
+    /// Whether they may learn of all these users.
+    ///
+    /// Err: of some they may not.
+    pub(super) fn check_watch<'u>(
+        &self,
+        users: impl Iterator<Item = User<'u>>,
+    ) -> Result<(), Answer> {
+        let Caller::User(grant) = self else {
+            return Ok(());
+        };
+        let mut denied = users.filter(|user| !grant.may_watch(*user)).peekable();
+        if denied.peek().is_none() {
+            return Ok(());
+        }
+        let named: Vec<&str> = denied.by_ref().take(NAMED_MAX).map(User::as_str).collect();
+        let more = match denied.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = serde_json::to_string(&named).expect("strings are JSON");
+        let detail = format!("the token does not let its holder learn of {named}{more}");
+        Err(Answer::problem(problems::WATCH_DENIED, &detail))
+    }
+
+    /// Whether they may learn of all users of a list; what is no user is refused elsewhere.
+    pub(super) fn check_watch_all(&self, entries: &[Entry]) -> Result<(), Answer> {
+        self.check_watch(entries.iter().flatten().map(UserBuf::user))
+    }
+
+    /// Whether they may speak for all users of a list: be online as they, beat, say goodbye.
+    ///
+    /// Err: somebody else's token, or a viewer's.
+    pub(super) fn check_speaks<'u>(
+        &self,
+        mut users: impl Iterator<Item = User<'u>>,
+    ) -> Result<(), Answer> {
+        let Caller::User(grant) = self else {
+            return Ok(());
+        };
+        let Some(first) = users.next() else {
+            return Ok(());
+        };
+        if first != grant.user.user() || users.any(|user| user != grant.user.user()) {
+            let detail = "the token lets its holder speak for nobody but its sub";
+            return Err(Answer::problem(problems::NOT_THE_USER, detail));
+        }
+        self.check_publishes()
+    }
+
+    /// Whether they may be online at all.
+    ///
+    /// Err: the token is a viewer's.
+    pub(super) fn check_publishes(&self) -> Result<(), Answer> {
+        match self {
+            Caller::User(grant) if !grant.publish => {
+                let detail = "the token is a viewer's (publish is false), who is never online";
+                Err(Answer::problem(problems::NOT_THE_USER, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same of a list; what is no user is refused elsewhere.
+    pub(super) fn check_speaks_all(&self, entries: &[Entry]) -> Result<(), Answer> {
+        self.check_speaks(entries.iter().flatten().map(UserBuf::user))
+    }
+
+    /// Puts the caller's own id in the place of `me`.
+    pub(super) fn resolve_me(&self, user: UserBuf) -> UserBuf {
+        match self {
+            Caller::User(grant) if user.as_str() == ME => grant.user.clone(),
+            _ => user,
+        }
+    }
+
+    /// A record as they are told it.
+    pub(super) fn told<'r>(&self, record: Record<'r>) -> Record<'r> {
+        match self {
+            Caller::User(grant) => record.told_at(grant.last_active),
+            Caller::Anybody | Caller::Node => record,
+        }
+    }
+}
+
+impl Engine {
+    /// Who calls.
+    ///
+    /// Err: they do not prove it.
+    pub(super) fn caller(
+        &mut self,
+        row: &Row,
+        head: &Head<'_>,
+        now: Now,
+    ) -> Result<Caller, Answer> {
+        let Some(identity) = self.node.identity.as_ref() else {
+            return Ok(Caller::Anybody);
+        };
+        match row.who {
+            Who::Open | Who::Service | Who::Local => return Ok(Caller::Anybody),
+            Who::Either if self.is_of_fleet(head) => return Ok(Caller::Node),
+            Who::Holder | Who::Either => {}
+        }
+        let token = identity.token(head).ok_or_else(no_token)?;
+        let micros = identity.rules.keys.micros_max();
+        self.verifying_micros_left = self.verifying_micros_left.saturating_sub(micros);
+        let verified = identity.rules.verify(token.as_bytes(), now.unix);
+        verified
+            .map(|grant| Caller::User(Box::new(grant)))
+            .map_err(|refusal| {
+                self.counters.add(counter_of(refusal), 1);
+                let detail = format!("{}: {}", refusal.reason(), refusal.explain());
+                let lines = "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n";
+                Answer::problem(problems::UNAUTHORIZED, &detail).with_lines(lines)
+            })
+    }
+
+    /// Whether a call takes a token, and this one's comes by cookie.
+    pub(super) fn is_by_cookie(&self, row: &Row, head: &Head<'_>) -> bool {
+        let identity = self.node.identity.as_ref();
+        matches!(row.who, Who::Holder | Who::Either)
+            && identity.is_some_and(|identity| identity.is_by_cookie(head))
+    }
+
+    /// Whether a request shows what its row asks for, as far as that is seen without arithmetic.
+    ///
+    /// Err: it does not.
+    pub(super) fn check_credentials(&self, row: &Row, head: &Head<'_>) -> Result<(), Answer> {
+        let proves = match (row.who, &self.node.identity) {
+            (Who::Open, _) | (Who::Holder | Who::Either | Who::Local, None) => return Ok(()),
+            (Who::Local, Some(identity)) if identity.operators_open => return Ok(()),
+            (Who::Service | Who::Local, _) => {
+                return match self.is_of_fleet(head) {
+                    true => Ok(()),
+                    false => Err(unauthorized()),
+                };
+            }
+            (Who::Holder | Who::Either, Some(identity)) => identity.token(head).is_some(),
+        };
+        if proves { Ok(()) } else { Err(no_token()) }
+    }
+
+    /// Whether a token waits for a slice of its own: verifying others has taken the time that a
+    /// turn has for it while others wait.
+    pub(in crate::engine) fn has_verified_enough(&self, head: &Head<'_>) -> bool {
+        let identity = self
+            .node
+            .identity
+            .as_ref()
+            .filter(|_| self.verifying_micros_left == 0);
+        identity.is_some_and(|identity| identity.token(head).is_some())
+    }
+
+    /// Tells the tokens of one user from another's, without keeping who it is. Nobody can say who
+    /// else has the same number, which takes this process's secret.
+    pub(in crate::engine) fn holder(&self, user: User<'_>) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.node.secret);
+        hasher
+            .update(b"holder of a token: ")
+            .update(user.as_bytes());
+        let hash = hasher.finalize();
+        let bytes = hash.as_bytes().first_chunk();
+        u64::from_le_bytes(*bytes.expect("a BLAKE3 hash has 32 bytes"))
+    }
+
+    /// By what a stream must have been opened for a caller to touch it; none: by anything.
+    pub(super) fn holder_of(&self, caller: &Caller) -> Option<u64> {
+        match caller {
+            Caller::User(grant) => Some(self.holder(grant.user.user())),
+            Caller::Anybody | Caller::Node => None,
+        }
+    }
+
+    /// What a caller's stream keeps.
+    pub(super) fn permit_of(&self, caller: &Caller, now: Now) -> Option<NewPermit> {
+        match caller {
+            Caller::User(grant) => Some(NewPermit {
+                until: now.mono.plus_ms(grant.expires.ms_since(now.unix)),
+                holder: self.holder(grant.user.user()),
+                last_active: grant.last_active,
+            }),
+            Caller::Anybody | Caller::Node => None,
+        }
+    }
+}
+
+fn no_token() -> Answer {
+    let detail = "this call takes a user's token as Authorization: Bearer ..; see docs/SECURITY.md";
+    Answer::problem(problems::UNAUTHORIZED, detail).with_lines("WWW-Authenticate: Bearer\r\n")
+}
+
+fn counter_of(refusal: Refusal) -> Counter {
+    match refusal {
+        Refusal::TooLong => Counter::TokenTooLong,
+        Refusal::Form => Counter::TokenForm,
+        Refusal::Header => Counter::TokenHeader,
+        Refusal::Type => Counter::TokenType,
+        Refusal::Key => Counter::TokenKey,
+        Refusal::Algorithm => Counter::TokenAlgorithm,
+        Refusal::Signature => Counter::TokenSignature,
+        Refusal::Claims => Counter::TokenClaims,
+        Refusal::Subject => Counter::TokenSubject,
+        Refusal::NoExpiry => Counter::TokenNoExpiry,
+        Refusal::Expired => Counter::TokenExpired,
+        Refusal::LongLived => Counter::TokenLongLived,
+        Refusal::Early => Counter::TokenEarly,
+        Refusal::Audience => Counter::TokenAudience,
+        Refusal::Issuer => Counter::TokenIssuer,
+        Refusal::Grant => Counter::TokenGrant,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_counted_under_their_names() {
+        for (refusal, reason) in Refusal::ALL {
+            let row = counter_of(refusal).row();
+            assert_eq!(
+                (row.family, row.labels),
+                ("tokens_refused", &[("reason", reason)][..])
+            );
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Users' tokens against the real server: its flags, its refusals, and where no secret may stand.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::harness::{Home, Server};
+use crate::http::Answer;
+
+/// What no log, metric, answer or list of processes may hold.
+const CANARY: &str = "canary-6f2a-of-32-bytes-or-more-9c31";
+
+fn secret(home: &Home, mode: u32) -> PathBuf {
+    let path = home.path().join("app.secret");
+    fs::write(&path, format!("{CANARY}\n")).expect("it is written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it has a mode");
+    path
+}
+
+fn token(home: &Home, flags: &[&str]) -> String {
+    let mut args = vec!["token", "--user", "alice", "--key", "app.secret"];
+    args.extend(flags);
+    let made = home.run(&args);
+    assert!(made.status.success(), "{made:?}");
+    let text = String::from_utf8(made.stdout).expect("it prints text");
+    text.trim_end().to_owned()
+}
+
+fn asked(server: &Server, target: &str, lines: &str) -> Answer {
+    let mut conn = server.connect();
+    conn.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{lines}\r\n").as_bytes());
+    conn.answer()
+}
+
+#[test]
+fn users_prove_who_they_are_and_no_secret_is_told() {
+    let home = Home::new();
+    secret(&home, 0o640);
+    let server = home.serve(&[
+        "--jwt-keys=app.secret",
+        "--jwt-aud=greendot",
+        "--auth-cookie=session",
+        "--shards=2",
+    ]);
+    let alice = token(&home, &["--watch", "bob", "--aud", "greendot"]);
+    let other = token(&home, &["--watch", "*"]);
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    for (target, lines, status) in [
+        ("/v1/presence/bob", String::new(), 401),
+        ("/v1/presence/bob", bearer(&alice), 200),
+        ("/v1/presence/bob", bearer(&other), 401),
+        ("/v1/presence/bob", bearer(&format!("{alice}x")), 401),
+        ("/v1/presence/bob", bearer(CANARY), 401),
+        (
+            "/v1/presence/bob",
+            format!("Cookie: session={alice}\r\n"),
+            200,
+        ),
+        ("/v1/presence/carol", bearer(&alice), 403),
+        ("/v1/stream?user=bob", bearer(&alice), 403),
+        ("/readyz", String::new(), 200),
+        // For this machine alone, so whoever reaches it may read them.
+        ("/metrics", String::new(), 200),
+    ] {
+        let answer = asked(&server, target, &lines);
+        assert_eq!(answer.status, status, "{target} {lines}");
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(!text.contains(CANARY) && !text.contains(&alice), "{text}");
+    }
+    server.expect_metric("greendot_tokens_refused_total{reason=\"aud\"}", |count| {
+        count > 0.0
+    });
+    let log = server.log();
+    assert!(!log.contains(CANARY) && !log.contains(&alice), "{log}");
+    let command = fs::read(format!(
+        "/proc/{}/cmdline",
+        server.process.pid().as_raw_nonzero()
+    ))
+    .expect("it runs");
+    assert!(!String::from_utf8_lossy(&command).contains(CANARY));
+    server.terminate();
+}
+
+/// With keys a node may be reached from everywhere, and then its metrics take the service token.
+#[test]
+fn with_keys_an_address_of_all_needs_no_more() {
+    let home = Home::new();
+    secret(&home, 0o600);
+    let refused = home.run(&["serve", "--http=0.0.0.0:0", "--udp=127.0.0.1:0"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        why.contains("--jwt-keys") && why.contains("--insecure"),
+        "{why}"
+    );
+
+    let data_dir = format!("--data-dir={}", home.data_dir().display());
+    let [_, udp] = home.addresses();
+    let flags = [
+        "serve",
+        "--http=0.0.0.0:0",
+        &udp,
+        &data_dir,
+        "--jwt-keys=app.secret",
+    ];
+    let server = home.launch(&mut home.command(&flags));
+    assert_eq!(asked(&server, "/v1/presence/bob", "").status, 401);
+    assert_eq!(asked(&server, "/metrics", "").status, 401);
+    let node = server.key().service_token();
+    let lines = format!("Authorization: Bearer {node}\r\n");
+    assert_eq!(asked(&server, "/metrics", &lines).status, 200);
+    server.terminate();
+}
+
+#[test]
+fn a_key_file_that_can_not_be_meant_refuses_the_start() {
+    let home = Home::new();
+    secret(&home, 0o644);
+    let refused = |flags: &[&str]| {
+        let mut args = vec!["serve", "--http=127.0.0.1:0", "--udp=127.0.0.1:0"];
+        args.extend(flags);
+        let refused = home.run(&args);
+        assert!(!refused.status.success());
+        let why = String::from_utf8(refused.stderr).expect("it prints text");
+        assert!(!why.contains(CANARY), "{why}");
+        why
+    };
+    let why = refused(&["--jwt-keys=app.secret"]);
+    assert!(
+        why.contains("everybody on this machine may use this secret"),
+        "{why}"
+    );
+    let why = refused(&["--jwt-keys=missing.secret"]);
+    assert!(
+        why.contains("missing.secret: the key file can not be read"),
+        "{why}"
+    );
+    let why = refused(&["--jwt-aud=greendot"]);
+    assert!(why.contains("name their keys with --jwt-keys"), "{why}");
+    assert!(
+        !home.data_dir().join("fleet.key").exists(),
+        "nothing was made"
+    );
+}

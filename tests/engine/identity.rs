@@ -1,0 +1,468 @@
+//! Users who prove who they are: each kind of caller at each surface, what a token's end does, and
+//! what a holder is told.
+
+use greendot::auth::{Claims, Identity, Keys, LastActive, Rules, Signer, WatchDefault};
+use greendot::engine::Role;
+use greendot::metrics::{Counter, Gauge};
+use greendot::time::Unix;
+
+use super::harness::{
+    Peer, START, World, record, snapshot, status_and_slug, told, told_of_many, unseen,
+};
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const HOUR_MS: u64 = 3_600_000;
+
+fn identity() -> Identity {
+    let mut keys = Keys::default();
+    keys.add("app", SECRET).expect("it has 32 bytes");
+    Identity {
+        rules: Rules {
+            keys,
+            audience: None,
+            issuer: None,
+            ttl_max_ms: 24 * HOUR_MS,
+            watch_default: WatchDefault::Nobody,
+        },
+        cookie: Some("token".into()),
+        operators_open: false,
+    }
+}
+
+fn world(shards: u16) -> World {
+    World::asking(shards, Role::All, identity())
+}
+
+/// What a test's token says.
+struct Said {
+    user: &'static str,
+    watch: &'static [&'static str],
+    last_active: LastActive,
+    publish: bool,
+    /// Made at the world's beginning.
+    ttl_ms: u64,
+}
+
+const ALICE: Said = Said {
+    user: "alice",
+    watch: &["bob", "team-*"],
+    last_active: LastActive::Exact,
+    publish: true,
+    ttl_ms: HOUR_MS,
+};
+
+fn token(said: &Said) -> String {
+    let issued = Unix::from_ms(START);
+    let watch: Vec<String> = said.watch.iter().map(|entry| entry.to_string()).collect();
+    let claims = Claims {
+        user: said.user,
+        issued,
+        expires: issued.plus_ms(said.ttl_ms),
+        audience: None,
+        issuer: None,
+        watch: Some(&watch),
+        last_active: said.last_active,
+        publish: said.publish,
+    };
+    let signer = Signer::new(None, SECRET).expect("it has 32 bytes");
+    signer.token(&claims).expect("a signature")
+}
+
+fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+/// A request with more header lines, and a body of JSON if there is one.
+fn request(line: &str, lines: &str, body: &str) -> String {
+    let typed = match body {
+        "" => String::new(),
+        body => {
+            let bytes = body.len();
+            format!("Content-Type: application/json\r\nContent-Length: {bytes}\r\n")
+        }
+    };
+    format!("{line} HTTP/1.1\r\nHost: a\r\n{lines}{typed}\r\n{body}")
+}
+
+fn asked(world: &mut World, shard: usize, line: &str, lines: &str, body: &str) -> String {
+    let peer = world.connect(shard);
+    world.send(peer, request(line, lines, body));
+    world.received(peer)
+}
+
+/// Opens a stream and gives its id.
+fn stream(world: &mut World, query: &str, token: &str, watching: usize) -> (Peer, String) {
+    let peer = world.connect(0);
+    let line = format!("GET /v1/stream?{query}");
+    world.send(peer, request(&line, &bearer(token), ""));
+    let id = world.expect_hello(peer, watching);
+    (peer, id)
+}
+
+/// Each caller at each surface: `{id}` stands for that of a stream that alice's token has opened.
+#[rustfmt::skip]
+const SURFACES: &[(&str, &str, [&str; 7])] = &[
+    // no token, garbage, void, alice, alice as a viewer, zoe who may watch all, a node
+    ("GET /v1/presence/bob", "",       ["401", "401", "401", "200", "200", "200", "200"]),
+    ("HEAD /v1/presence/bob", "",      ["401", "401", "401", "200", "200", "200", "200"]),
+    ("GET /v1/presence/alice", "",     ["401", "401", "401", "200", "200", "200", "200"]),
+    ("GET /v1/presence/team-x", "",    ["401", "401", "401", "200", "200", "200", "200"]),
+    ("GET /v1/presence/carol", "",     ["401", "401", "401", "watch", "watch", "200", "200"]),
+    ("GET /v1/presence?user=bob&user=carol", "",
+                                       ["401", "401", "401", "watch", "watch", "200", "200"]),
+    ("POST /v1/presence/query", r#"{"users":["bob","alice"]}"#,
+                                       ["401", "401", "401", "200", "200", "200", "200"]),
+    ("POST /v1/presence/query", r#"{"users":["bob","carol"]}"#,
+                                       ["401", "401", "401", "watch", "watch", "200", "200"]),
+    ("GET /v1/stream?watch=bob", "",   ["401", "401", "401", "200", "200", "200", "401"]),
+    ("GET /v1/stream?watch=carol", "", ["401", "401", "401", "watch", "watch", "200", "401"]),
+    ("GET /v1/stream?watch=carol&last_event_id=1", "",
+                                       ["401", "401", "401", "watch", "watch", "200", "401"]),
+    ("POST /v1/stream", r#"{"watch":["bob","carol"]}"#,
+                                       ["401", "401", "401", "watch", "watch", "200", "401"]),
+    ("GET /v1/stream?user=alice", "",  ["401", "401", "401", "200", "user", "user", "401"]),
+    ("GET /v1/stream?user=me", "",     ["401", "401", "401", "200", "user", "200", "401"]),
+    ("POST /v1/stream", r#"{"user":"alice","watch":[]}"#,
+                                       ["401", "401", "401", "200", "user", "user", "401"]),
+    ("POST /v1/stream/{id}/watch", r#"{"add":["bob"]}"#,
+                                       ["401", "401", "401", "200", "200", "404", "401"]),
+    ("POST /v1/stream/{id}/watch", r#"{"remove":["carol"]}"#,
+                                       ["401", "401", "401", "200", "200", "404", "401"]),
+    ("POST /v1/stream/{id}/watch", r#"{"add":["bob","carol"]}"#,
+                                       ["401", "401", "401", "watch", "watch", "404", "401"]),
+    ("POST /v1/stream/{id}/beat", "",  ["401", "401", "401", "204", "user", "404", "401"]),
+    ("POST /v1/beat", r#"{"users":["alice"]}"#,
+                                       ["401", "401", "401", "204", "user", "user", "204"]),
+    ("POST /v1/beat", r#"{"users":["alice","bob"]}"#,
+                                       ["401", "401", "401", "user", "user", "user", "204"]),
+    ("POST /v1/leave", r#"{"users":["alice"]}"#,
+                                       ["401", "401", "401", "204", "user", "user", "204"]),
+    ("POST /v1/leave", r#"{"users":["bob"]}"#,
+                                       ["401", "401", "401", "user", "user", "user", "204"]),
+    ("POST /v1/leave", r#"{"users":["alice"],"everywhere":true}"#,
+                                       ["401", "401", "401", "204", "user", "user", "204"]),
+    ("POST /v1/leave", r#"{"stream":"{id}"}"#,
+                                       ["401", "401", "401", "204", "204", "404", "204"]),
+    ("DELETE /v1/presence/nobody", "", ["401", "401", "401", "401", "401", "401", "204"]),
+    ("POST /v1/datagrams", "",         ["411", "411", "411", "411", "411", "411", "411"]),
+    ("GET /metrics", "",               ["401", "401", "401", "401", "401", "401", "200"]),
+    ("GET /livez", "",                 ["200", "200", "200", "200", "200", "200", "200"]),
+    ("GET /client.js", "",             ["200", "200", "200", "200", "200", "200", "200"]),
+    ("GET /nonsense", "",              ["404", "404", "404", "404", "404", "404", "404"]),
+    ("OPTIONS /v1/stream", "",         ["204", "204", "204", "204", "204", "204", "204"]),
+];
+
+/// How a cell of the matrix reads.
+fn cell(answer: &str) -> String {
+    let (status, slug) = status_and_slug(answer);
+    match slug {
+        "watch-denied" => "watch".into(),
+        "not-the-user" => "user".into(),
+        _ => status[9..12].to_owned(),
+    }
+}
+
+#[test]
+fn each_caller_at_each_surface() {
+    let mut world = world(2);
+    let alice = token(&ALICE);
+    let callers = [
+        None,
+        Some("a.b.c".to_owned()),
+        Some(token(&Said {
+            ttl_ms: 1_000,
+            ..ALICE
+        })),
+        Some(alice.clone()),
+        Some(token(&Said {
+            publish: false,
+            ..ALICE
+        })),
+        Some(token(&Said {
+            user: "zoe",
+            watch: &["*"],
+            ..ALICE
+        })),
+        Some(world.key().service_token()),
+    ];
+    world.at(2_000);
+    for (line, body, expected) in SURFACES {
+        for (caller, expected) in callers.iter().zip(expected) {
+            let (watcher, id) = stream(&mut world, "user=alice&watch=bob", &alice, 1);
+            let lines = caller.as_deref().map(bearer).unwrap_or_default();
+            let (line, body) = (line.replace("{id}", &id), body.replace("{id}", &id));
+            for shard in [0, 1] {
+                // What ends the stream can be said once.
+                if shard == 1 && world.is_closed(watcher) {
+                    continue;
+                }
+                let answer = asked(&mut world, shard, &line, &lines, &body);
+                assert_eq!(
+                    cell(&answer),
+                    *expected,
+                    "{line} {body} {caller:?} {answer}"
+                );
+            }
+            world.reset(watcher);
+        }
+    }
+    let refused = [
+        Counter::TokenForm,
+        Counter::TokenExpired,
+        Counter::TokenSignature,
+    ];
+    let refused = refused.map(|reason| world.count(0, reason) > 0);
+    assert_eq!(refused, [true, true, false]);
+}
+
+#[test]
+fn a_refusal_names_whom_and_changes_nothing() {
+    let mut world = world(1);
+    let lines = bearer(&token(&ALICE));
+    let denied = |world: &mut World, line: &str, body: &str| {
+        let answer = asked(world, 0, line, &lines, body);
+        let (_, detail) = answer.split_once("\"detail\":").expect(&answer);
+        detail.trim_end_matches('}').to_owned()
+    };
+    assert_eq!(
+        denied(
+            &mut world,
+            "GET /v1/presence?user=bob&user=carol&user=%C3%A9%22",
+            ""
+        ),
+        r#""the token does not let its holder learn of [\"carol\",\"é\\\"\"]""#
+    );
+    let many: Vec<String> = (0..20).map(|n| format!("\"u{n}\"")).collect();
+    let told = denied(
+        &mut world,
+        "POST /v1/stream",
+        &format!(
+            "{{\"user\":\"alice\",\"watch\":[\"bob\",{}]}}",
+            many.join(",")
+        ),
+    );
+    assert!(told.ends_with("\\\"u15\\\"] and 4 more\""), "{told}");
+    for (line, body) in [
+        ("POST /v1/beat", r#"{"users":["alice","mallory"]}"#),
+        ("GET /v1/stream?user=mallory", ""),
+        ("GET /v1/presence/carol", ""),
+    ] {
+        denied(&mut world, line, body);
+    }
+    let viewer = bearer(&token(&Said {
+        publish: false,
+        ..ALICE
+    }));
+    asked(&mut world, 0, "GET /v1/stream?user=me", &viewer, "");
+    asked(
+        &mut world,
+        0,
+        "POST /v1/beat",
+        &viewer,
+        r#"{"users":["alice"]}"#,
+    );
+    assert_eq!(world.presence().users(), 0, "nobody has been made a user");
+    let watches = [Gauge::WatchesBySlot, Gauge::WatchesByName, Gauge::Streams];
+    assert_eq!(watches.map(|gauge| world.gauge(0, gauge)), [0, 0, 0]);
+
+    // An edit is all or nothing too.
+    let (alice, id) = stream(&mut world, "watch=bob", &token(&ALICE), 1);
+    world.expect(alice, snapshot(0, &[unseen("bob")]));
+    let edit = format!("POST /v1/stream/{id}/watch");
+    denied(
+        &mut world,
+        &edit,
+        r#"{"add":["team-a","carol"],"remove":["bob"]}"#,
+    );
+    world.expect_nothing(alice);
+    assert_eq!(world.gauge(0, Gauge::WatchesByName), 1);
+}
+
+/// Streams of one user are that user's, whichever token opened them; the other tokens' are not.
+#[test]
+fn me_is_whose_the_token_is() {
+    let mut world = world(1);
+    let (alice, id) = stream(&mut world, "user=me&watch=alice", &token(&ALICE), 1);
+    world.expect(alice, snapshot(0, &[record("alice", "online", 0, 0)]));
+    let renewed = token(&Said {
+        watch: &["carol"],
+        ttl_ms: 2 * HOUR_MS,
+        ..ALICE
+    });
+    let edit = format!("POST /v1/stream/{id}/watch");
+    let answer = asked(
+        &mut world,
+        0,
+        &edit,
+        &bearer(&renewed),
+        r#"{"add":["carol"]}"#,
+    );
+    assert!(answer.ends_with("{\"watching\":2}"), "{answer}");
+    world.expect(alice, told(0, &unseen("carol")));
+}
+
+#[test]
+fn a_stream_ends_with_its_token() {
+    let mut world = world(1);
+    let short = token(&Said {
+        ttl_ms: 90_000,
+        ..ALICE
+    });
+    let streams: Vec<Peer> = (0..1_000)
+        .map(|_| stream(&mut world, "watch=bob", &short, 1).0)
+        .collect();
+    let (longer, _) = stream(&mut world, "watch=bob", &token(&ALICE), 1);
+    world.at(89_999);
+    for peer in &streams {
+        world.received(*peer);
+    }
+    world.received(longer);
+    world.at(91_000);
+    for peer in streams {
+        let received = world.received(peer);
+        assert!(
+            received.ends_with("event: expired\ndata: {}\n\n"),
+            "{received}"
+        );
+        world.expect_whole(peer).expect_closed(peer);
+    }
+    world.expect_open(longer);
+    assert_eq!(world.count(0, Counter::ClosedExpired), 1_000);
+    let answer = asked(&mut world, 0, "GET /v1/stream", &bearer(&short), "");
+    assert!(
+        answer.contains("expired: the token has expired"),
+        "{answer}"
+    );
+}
+
+/// Who is told less is told less everywhere.
+#[test]
+fn how_exactly_others_were_last_active() {
+    for (level, told_ms) in [
+        (LastActive::Exact, Some(61_234)),
+        (LastActive::Minutes, Some(60_000)),
+        (LastActive::None, None),
+    ] {
+        let mut world = world(1);
+        let told_so = token(&Said {
+            last_active: level,
+            ..ALICE
+        });
+        world.at(61_234).beat(0, &["bob"]);
+        let bob = record("bob", "online", 61_234, told_ms);
+        let lines = bearer(&told_so);
+        for (line, body) in [
+            ("GET /v1/presence/bob", ""),
+            ("GET /v1/presence?user=bob", ""),
+            ("POST /v1/presence/query", r#"{"users":["bob"]}"#),
+        ] {
+            let answer = asked(&mut world, 0, line, &lines, body);
+            assert!(answer.contains(&bob), "{level:?} {line} {answer}");
+        }
+        let (peer, _) = stream(&mut world, "watch=bob&watch=team-a", &told_so, 2);
+        // One who is told all shares a turn with one who is not.
+        let (exact, _) = stream(&mut world, "watch=bob", &token(&ALICE), 1);
+        world.expect(peer, snapshot(61_234, &[bob, unseen("team-a")]));
+        world.received(exact);
+        world.at(62_000).leave(0, &["bob"]);
+        world.beat(0, &["team-a"]);
+        let offline = |ms| record("bob", "offline", 62_000, ms);
+        let team = record("team-a", "online", 62_000, told_ms.map(|ms| ms.max(60_000)));
+        let team = match level {
+            LastActive::Exact => record("team-a", "online", 62_000, 62_000),
+            _ => team,
+        };
+        let bob = match level {
+            LastActive::Exact => offline(Some(62_000)),
+            _ => offline(told_ms),
+        };
+        world.expect(peer, told_of_many(&bob) + &told(62_000, &team));
+        world.expect(exact, told(62_000, &offline(Some(62_000))));
+    }
+}
+
+/// A cookie comes with any page's request: so the page counts too, even for reading.
+#[test]
+fn a_cookie_is_taken_from_own_pages() {
+    let mut world = world(1);
+    let cookie = format!("Cookie: a=b; token={}\r\n", token(&ALICE));
+    for (more, expected) in [
+        ("", "200"),
+        ("Sec-Fetch-Site: same-origin\r\n", "200"),
+        ("Origin: http://a\r\n", "200"),
+        ("Sec-Fetch-Site: cross-site\r\n", "403"),
+        ("Sec-Fetch-Site: same-site\r\n", "403"),
+        ("Origin: http://evil.example\r\n", "403"),
+        // A header counts, and the cookie beside it does not.
+        ("Authorization: Bearer a.b.c\r\n", "401"),
+        ("Cookie: token=a.b.c\r\n", "401"),
+    ] {
+        for line in ["GET /v1/presence/bob", "GET /v1/stream?watch=bob"] {
+            let answer = asked(&mut world, 0, line, &format!("{cookie}{more}"), "");
+            assert_eq!(cell(&answer), expected, "{line} {more} {answer}");
+        }
+    }
+    // What takes no token is not concerned: a link on another page leads here.
+    let followed = format!("{cookie}Sec-Fetch-Site: cross-site\r\n");
+    let answer = asked(&mut world, 0, "GET /", &followed, "");
+    assert_eq!(cell(&answer), "200");
+}
+
+/// Tokens of others wait for slices of their own once verifying has taken its share of a turn.
+#[test]
+fn a_storm_of_tokens_waits_for_its_slices() {
+    let mut world = world(1);
+    let line = request("GET /v1/presence/bob", &bearer(&token(&ALICE)), "");
+    let storm = line.repeat(40);
+    let peers: Vec<Peer> = (0..50).map(|_| world.connect(0)).collect();
+    for peer in &peers {
+        world.whisper(*peer, &storm);
+    }
+    world.turn();
+    for peer in peers {
+        let answers = world.received(peer);
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 40);
+    }
+    assert!(world.count(0, Counter::RequestsDeferred) > 0);
+}
+
+/// Nobody is asked where no keys are configured, whatever they show.
+#[test]
+fn without_keys_all_is_open() {
+    let mut world = World::new(1);
+    for lines in [String::new(), bearer("a.b.c"), "Cookie: token=a\r\n".into()] {
+        let answer = asked(
+            &mut world,
+            0,
+            "GET /v1/stream?user=me&watch=carol",
+            &lines,
+            "",
+        );
+        assert_eq!(cell(&answer), "200");
+    }
+    assert_eq!(world.presence().users(), 1);
+}
+
+/// Nodes of all roles ask; what a node does not serve it says before it asks.
+#[test]
+fn a_presence_node_asks_too() {
+    let mut world = World::asking(1, Role::Presence, identity());
+    let alice = bearer(&token(&ALICE));
+    let node = bearer(&world.key().service_token());
+    for (line, body, lines, expected) in [
+        ("GET /v1/presence/bob", "", "", "401"),
+        ("GET /v1/presence/bob", "", &*alice, "200"),
+        ("GET /v1/presence/carol", "", &*alice, "watch"),
+        (
+            "POST /v1/presence/query",
+            r#"{"users":["carol"]}"#,
+            &*node,
+            "200",
+        ),
+        ("POST /v1/beat", r#"{"users":["bob"]}"#, &*alice, "user"),
+        ("GET /v1/stream?watch=bob", "", "", "421"),
+    ] {
+        let answer = asked(&mut world, 0, line, lines, body);
+        assert_eq!(cell(&answer), expected, "{line} {answer}");
+    }
+}
