@@ -408,6 +408,32 @@ fn a_cookie_is_taken_from_own_pages() {
     assert_eq!(cell(&answer), "200");
 }
 
+/// Who proves who they are may come under any name: a proxy passes on the one that clients use.
+#[test]
+fn any_name_will_do_for_a_token() {
+    let mut world = World::asking(
+        1,
+        Role::All,
+        Identity {
+            operators_open: true,
+            ..identity()
+        },
+    );
+    let lines = bearer(&token(&ALICE));
+    for (line, expected) in [
+        ("GET /v1/presence/bob", "200"),
+        ("GET /v1/stream?user=me", "200"),
+        ("GET /client.js", "200"),
+        // Open to this machine, so to its browser too.
+        ("GET /metrics", "421"),
+    ] {
+        let request = request(line, &lines, "").replace("Host: a", "Host: dots.example.com");
+        let peer = world.connect(0);
+        world.send(peer, request);
+        assert_eq!(cell(&world.received(peer)), expected, "{line}");
+    }
+}
+
 /// Tokens of others wait for slices of their own once verifying has taken its share of a turn.
 #[test]
 fn a_storm_of_tokens_waits_for_its_slices() {

@@ -159,6 +159,13 @@ impl Engine {
             })
     }
 
+    /// Whether the name under which the node is reached is all that keeps a visitor's browser out.
+    /// A page whose name is pointed at this machine has no token to show: a cookie is not sent to
+    /// its name.
+    pub(super) fn is_open_by_name(&self, row: &Row) -> bool {
+        self.node.identity.is_none() || row.who == Who::Local
+    }
+
     /// Whether a call takes a token, and this one's comes by cookie.
     pub(super) fn is_by_cookie(&self, row: &Row, head: &Head<'_>) -> bool {
         let identity = self.node.identity.as_ref();

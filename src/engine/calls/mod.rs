@@ -141,6 +141,7 @@ impl Engine {
         pending.call = row.call;
         // Health is asked for under any name, and nodes show their token.
         if row.call != Call::Health
+            && self.is_open_by_name(row)
             && let Err(refused) = guard::check_host(&self.settings, head)
             && !self.is_of_fleet(head)
         {
