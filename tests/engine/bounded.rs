@@ -121,6 +121,7 @@ fn few_answers_wait_to_be_written_when_another_request_is_read() {
             .filter(|peer| world.received_bytes(**peer) == 0);
         assert_eq!(waits.count(), left);
     }
+    assert_eq!(world.count(0, Counter::LimitReadsPerTurn), 6);
     while world.turn_of(0) {}
     // Who has nothing to say yet, and who is told something by others, are no answers.
     world.send(reader, "GET ");

@@ -24,11 +24,9 @@ impl<S> Driver<S> {
         let mut bytes_left = self.budgets.read_bytes;
         let ahead_max = self.engine.awaiting_flush() + FLUSHES_AHEAD;
         for read in 0..self.budgets.reads {
-            if self.engine.awaiting_flush() >= ahead_max {
-                // They go out first. Where more is ready, the next turn begins at once.
-                return;
-            }
-            if bytes_left == 0 || self.is_over(Step::Read, read, kernel) {
+            // Answers go out first, and the next turn begins at once.
+            let crowded = self.engine.awaiting_flush() >= ahead_max;
+            if bytes_left == 0 || crowded || self.is_over(Step::Read, read, kernel) {
                 break;
             }
             let Some(conn) = self.sockets.pop_ready() else {
