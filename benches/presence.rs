@@ -5,17 +5,22 @@
 //! (100000000 for the large sweep: some 7 GB of memory and 5 GB of disk under TMPDIR). The default
 //! is small, to be run with the tests. Times are of the thread's processor time, so that a
 //! neighbour who takes the core counts for less (who takes the memory bus still counts).
+//!
+//! `GREENDOT_BENCH_MEMORY=/dev/shm` has the cells in a memory there. `GREENDOT_BENCH_DIR=/a/folder`
+//! keeps the store, and uses the one that a run before has left.
 
 use std::hash::{BuildHasher, Hasher};
 use std::hint::black_box;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use greendot::presence::{Presence, StoreOptions, Sweep, SweepContext};
+use greendot::presence::{MemoryChoice, Presence, StoreOptions, Sweep, SweepContext};
 use greendot::slot::Slot;
 use greendot::time::{Mono, Now, Unix, boottime};
 use greendot::wire::User;
+use rustix::time::ClockId;
 
 const USERS_DEFAULT: u32 = 200_000;
 /// Users that the interning benchmark may add: more than it can in its time.
@@ -47,22 +52,32 @@ fn user(id: &[u8; 16]) -> User<'_> {
     User::parse(id).expect("digits and letters")
 }
 
-fn options(dir: &std::path::Path, users_max: u32) -> StoreOptions {
+/// Where the cells are while the store is open.
+fn memory_choice() -> MemoryChoice {
+    match std::env::var_os("GREENDOT_BENCH_MEMORY") {
+        Some(dir) => MemoryChoice::In(dir.into()),
+        None => MemoryChoice::Off,
+    }
+}
+
+fn options(dir: &Path, users_max: u32) -> StoreOptions {
     StoreOptions {
         dir: dir.to_owned(),
         users_max,
         offline_after_ms: OFFLINE_AFTER_MS,
         restart_grace_ms: u64::MAX,
         shards: 1,
-        memory: greendot::presence::MemoryChoice::Off,
+        memory: memory_choice(),
         boot_id: [1; 16],
     }
 }
 
 /// A store in which everybody is online.
-fn all_online(dir: &std::path::Path, users: u32) -> Presence {
-    let (presence, _) =
-        Presence::open(&options(dir, users + INTERNED_MAX), at(0)).expect("room under TMPDIR");
+fn all_online(dir: &Path, users: u32) -> Presence {
+    let presence = open(dir, users, 0);
+    if presence.users() == users {
+        return presence;
+    }
     let began = boottime();
     for n in 0..users {
         presence.intern(user(&id_of(n))).expect("room under TMPDIR");
@@ -105,26 +120,52 @@ fn main() {
         .sample_size(20)
         .measurement_time(Duration::from_secs(3))
         .configure_from_args();
-    let dir = tempfile::tempdir().expect("a folder under TMPDIR");
-    let mut presence = all_online(dir.path(), users);
+    let temporary = tempfile::tempdir().expect("a folder under TMPDIR");
+    let dir = std::env::var_os("GREENDOT_BENCH_DIR").map_or(temporary.path().into(), PathBuf::from);
+    let presence = all_online(&dir, users);
     memory(users);
 
     beats(&mut criterion, &presence, users);
     sweep(&mut criterion, &presence, users);
     intern(&mut criterion, &presence, users);
 
-    presence.close(at(1)).expect("room under TMPDIR");
-    drop(presence);
-    let began = boottime();
-    presence = Presence::open(&options(dir.path(), users + INTERNED_MAX), at(1))
-        .expect("just closed")
-        .0;
-    eprintln!(
-        "{} users opened in {} ms",
-        presence.users(),
-        boottime().ms_since(began)
-    );
+    close(presence);
+    for cold in [false, true] {
+        if cold {
+            forget_pages(&dir);
+        }
+        eprint!("{}: ", if cold { "cold" } else { "cached" });
+        close(open(&dir, users, 1));
+    }
     criterion.final_summary();
+}
+
+fn open(dir: &Path, users: u32, ms: u64) -> Presence {
+    let (began, before) = (boottime(), time_of(ClockId::ProcessCPUTime));
+    let options = options(dir, users + INTERNED_MAX);
+    let (presence, _) = Presence::open(&options, at(ms)).expect("room under TMPDIR");
+    let (ms, took) = (
+        boottime().ms_since(began),
+        time_of(ClockId::ProcessCPUTime) - before,
+    );
+    eprintln!(
+        "{} users opened in {ms} ms, {took:.1?} of processors",
+        presence.users()
+    );
+    presence
+}
+
+fn close(presence: Presence) {
+    presence.close(at(1)).expect("room under TMPDIR");
+}
+
+/// Has the kernel drop what it has cached of the store's files, as after a start of the machine.
+fn forget_pages(dir: &Path) {
+    for file in std::fs::read_dir(dir).expect("a folder") {
+        let file = std::fs::File::open(file.expect("a file").path()).expect("a file");
+        let dropped = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        dropped.expect("a file that the kernel caches");
+    }
 }
 
 /// What the process holds beside files: anonymous memory, from the kernel.
@@ -146,7 +187,11 @@ fn cpu_time<T>(mut work: impl FnMut() -> T) -> impl FnMut(u64) -> Duration {
 }
 
 fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time_of(ClockId::ThreadCPUTime)
+}
+
+fn time_of(clock: ClockId) -> Duration {
+    let time = rustix::time::clock_gettime(clock);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 

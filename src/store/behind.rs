@@ -242,15 +242,17 @@ impl Behind {
 
     /// The file has these pages from a multiple of a page on, and they are on the disk.
     pub(crate) fn know(&self, offset: u64, bytes: &[u8]) {
-        let mut copying = self.copying.lock();
+        // Several threads copy at once: none waits for another's hashes.
+        let hasher = self.copying.lock().hasher.clone();
+        let pages = bytes.chunks_exact(PAGE);
+        let hashes: Vec<u64> = pages.map(|page| hash_of(&hasher, page)).collect();
         let first = (offset / PAGE_BYTES) as usize;
-        for (page, bytes) in bytes.chunks_exact(PAGE).enumerate() {
-            let hash = hash_of(&copying.hasher, bytes);
-            if copying.hashes.len() <= first + page {
-                copying.hashes.resize(first + page + 1, 0);
-            }
-            copying.hashes[first + page] = hash;
+        let end = first + hashes.len();
+        let mut copying = self.copying.lock();
+        if copying.hashes.len() < end {
+            copying.hashes.resize(end, 0);
         }
+        copying.hashes[first..end].copy_from_slice(&hashes);
     }
 
     /// Nobody knows any more what the disk has: all that is copied from here on is written.

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -159,16 +160,26 @@ pub(crate) fn copy_into(
     let path = folder.path().to_owned();
     let follower = folder.try_clone_file()?;
     let behind = Behind::new(follower, path, first_page(&folder))?;
-    let mut at = 0;
-    while at < bytes {
+    let next = AtomicU64::new(0);
+    let copy = || loop {
+        let at = next.fetch_add(COPY_BYTES, Ordering::Relaxed);
+        if at >= bytes {
+            return;
+        }
         let length = COPY_BYTES.min(bytes - at);
         // SAFETY: this process is still opening the store, and nobody else has it.
         let from = unsafe { folder.bytes_at(at, length as usize) };
-        // SAFETY: as above, and the memory is nobody else's.
+        // SAFETY: as above, the memory is nobody else's, and no two threads have the same `at`.
         unsafe { memory.write_at(at, from) };
         behind.know(at, from);
-        at += length;
-    }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    std::thread::scope(|scope| {
+        for _ in 1..cores.min(bytes.div_ceil(COPY_BYTES)) {
+            scope.spawn(copy);
+        }
+        copy();
+    });
     behind.promise(bytes)?;
     drop(folder);
     behind.leave_page_cache();
