@@ -262,10 +262,10 @@ fn restore_online(
     now: Unix,
 ) -> Latest {
     let users = parts.slots;
-    let later = |latest: u64, ms: u64| {
+    let later = |latest: u64, ms: u64, is_explained: fn(&Resume, Unix) -> bool| {
         let to_come = ms > latest && ms > now.ms();
         let passed_over =
-            to_come && (ms > latest_possible.ms() || resume.explains(Unix::from_ms(ms)));
+            to_come && (ms > latest_possible.ms() || is_explained(resume, Unix::from_ms(ms)));
         if passed_over { latest } else { latest.max(ms) }
     };
     let stamps = &parts.stamps.cells()[..users as usize];
@@ -277,8 +277,8 @@ fn restore_online(
             let cell = cell.load(Ordering::Relaxed);
             let beat = stamp.load(Ordering::Relaxed);
             bits |= u64::from(cell.is_online()) << bit;
-            transition_ms = later(transition_ms, cell.since_ms());
-            stamp_ms = later(stamp_ms, beat.ms());
+            transition_ms = later(transition_ms, cell.since_ms(), Resume::explains);
+            stamp_ms = later(stamp_ms, beat.ms(), Resume::explains_stamp);
             // Online by a beat that the power took, or not offline yet: either way its grace is to
             // come.
             if cell.is_online() && beat.has(StampFlags::EXPIRED) {
@@ -352,6 +352,43 @@ mod tests {
         presence.record_leave(zoe, at(10).unix, at(10));
         beat(&presence, "bob", 20_000);
         assert_eq!(online_after_sweep(&presence, 20_000), 2);
+    }
+
+    #[test]
+    fn a_step_back_that_no_turn_has_seen_makes_ids_doubtful_after_a_clean_stop_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open_at(dir.path(), 0);
+        beat(&presence, "ann", 10_000);
+        let stopped = Now {
+            mono: at(60_000).mono,
+            unix: at(20_000).unix,
+        };
+        presence.close(stopped).unwrap();
+        drop(presence);
+        let (presence, report) = open_at(dir.path(), 70_000);
+        assert!(report.clean);
+        let believed = |ms| presence.resumable(at(ms).unix, at(70_000)).is_ok();
+        let ids = [19_999, 20_000, 40_000, 60_000, 60_001].map(believed);
+        assert_eq!(ids, [true, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_step_back_that_no_turn_has_seen_makes_ids_doubtful_behind_an_older_one_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open_at(dir.path(), 0);
+        let stepped = |mono_ms, unix_ms| Now {
+            mono: at(mono_ms).mono,
+            unix: at(unix_ms).unix,
+        };
+        presence.note_clock_step(at(30_000).unix, stepped(30_000, 10_000));
+        // The clock says 100,000, and is stepped back behind the last turn of all.
+        beat(&presence, "ann", 100_000);
+        drop(presence);
+        let (presence, report) = open_at(dir.path(), 60_000);
+        assert_eq!(report.clock_behind_ms, 40_000);
+        let believed = |ms| presence.resumable(at(ms).unix, at(200_000)).is_ok();
+        let ids = [9_999, 20_000, 59_999, 60_000, 125_000, 125_001].map(believed);
+        assert_eq!(ids, [true, false, true, false, false, true]);
     }
 
     #[test]

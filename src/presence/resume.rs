@@ -83,6 +83,11 @@ impl Resume {
         windows.any(|(from, to)| (from..=to.plus_ms(SINCE_AHEAD_MS)).contains(&time))
     }
 
+    /// The same of a stamp, which is never later than the clock was.
+    pub(super) fn explains_stamp(&self, time: Unix) -> bool {
+        self.is_doubted(time) || self.is_doubted(time.minus_ms(AHEAD_MS_MAX))
+    }
+
     /// No id from `from` to `to`, both included, is believed any more.
     pub(super) fn doubt(&self, from: Unix, to: Unix) {
         self.life.lock().doubt(from, to);

@@ -76,6 +76,8 @@ impl Presence {
     ///
     /// Errors: the disk's; the store is then not marked, and opens as after a crash.
     pub fn close(&self, now: Now) -> io::Result<()> {
+        // Of a step back since the last turns nobody else tells the next start.
+        self.resume.stepped(now.unix, now);
         self.with_files(now.unix, |files| files.close(now.unix))
     }
 
