@@ -6,6 +6,7 @@ use std::sync::Arc;
 use greendot::engine::{HOLDERS_MS_MAX, Held, Holders, LoggedOut, Mail, Outbound, Role};
 use greendot::metrics::Counter;
 use greendot::time::Unix;
+use greendot::wire::beat::{Keys, open};
 use greendot::wire::nodes::Nodes;
 
 use super::harness::{NO_CONTENT, Peer, START, World, json};
@@ -265,6 +266,43 @@ fn a_log_out_elsewhere_spares_who_has_logged_in_since() {
     let page = world.connect(0);
     world.post(page, "/v1/streams/end", &body);
     assert!(world.received(page).starts_with("HTTP/1.1 401 "));
+}
+
+/// What was beaten between the log-out and its being told here counts no more.
+#[test]
+fn the_last_stream_to_end_for_a_log_out_elsewhere_passes_a_goodbye_on() {
+    let mut world = realtime();
+    let streams = [0, 1].map(|shard| world.stream(shard, "user=bob", 0).0);
+    world.at(1_000);
+    goodbyes(&mut world);
+    let body = format!(
+        r#"{{"users":["bob"],"everywhere":true,"sent_at":{}}}"#,
+        START + 500
+    );
+    assert_eq!(told(&mut world, "/v1/streams/end", &body), NO_CONTENT);
+    assert!(
+        streams
+            .iter()
+            .all(|stream| is_told_bye(&mut world, *stream))
+    );
+    assert_eq!(goodbyes(&mut world), 1);
+}
+
+/// Goodbyes that were passed on.
+fn goodbyes(world: &mut World) -> usize {
+    let (keys, now) = (Keys::single(world.key().clone()), world.now().unix);
+    let mut said = 0;
+    for (_, outbound) in world.outbound() {
+        if let Outbound::Beats { datagrams, .. } = outbound {
+            let opened = datagrams
+                .iter()
+                .map(|datagram| open(datagram, &keys, now, 30_000));
+            said += opened
+                .filter(|opened| opened.as_ref().is_ok_and(|opened| opened.leave))
+                .count();
+        }
+    }
+    said
 }
 
 #[test]
