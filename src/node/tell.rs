@@ -129,10 +129,7 @@ pub(super) fn fleet_key(config: &Config, made: bool, open_mode: Option<u32>) {
 /// What to type next.
 pub(super) fn next(config: &Config, http: SocketAddr) {
     match config.role {
-        RoleName::All => {
-            tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
-            tracing::info!("and in another terminal: curl -N 'http://{http}/v1/stream?user=bob'");
-        }
+        RoleName::All => {}
         RoleName::Realtime => {
             let nodes: Vec<String> = config
                 .presence_nodes
@@ -140,7 +137,6 @@ pub(super) fn next(config: &Config, http: SocketAddr) {
                 .map(ToString::to_string)
                 .collect();
             tracing::info!("real-time node; vouching to {}", nodes.join(" and "));
-            tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
         }
         RoleName::Presence => {
             let nodes: Vec<&str> = config
@@ -149,8 +145,23 @@ pub(super) fn next(config: &Config, http: SocketAddr) {
                 .map(|node| node.http.as_str())
                 .collect();
             tracing::info!("presence node; publishing to {}", nodes.join(" and "));
-            tracing::info!("try: curl 'http://{http}/v1/presence/alice'");
         }
+    }
+    if let Some(keys) = config.identity.jwt_keys.first() {
+        let keys = keys.display();
+        tracing::info!("users show tokens; one to try: greendot token --user alice --key {keys}");
+        tracing::info!("it goes with curl -NH 'Authorization: Bearer ..'; see docs/SECURITY.md");
+        return;
+    }
+    match config.role {
+        RoleName::All => {
+            tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
+            tracing::info!("and in another terminal: curl -N 'http://{http}/v1/stream?user=bob'");
+        }
+        RoleName::Realtime => {
+            tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
+        }
+        RoleName::Presence => tracing::info!("try: curl 'http://{http}/v1/presence/alice'"),
     }
 }
 
