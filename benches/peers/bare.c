@@ -45,11 +45,11 @@ static const char STREAM_HEAD[] =
     "data: {\"stream\":\"0.1.0123456789abcdef\",\"watching\":1,\"server_time\":1764009600123,"
     "\"beat_interval_ms\":10000,\"offline_after_ms\":25000,\"keep_alive_ms\":15000}\n\n"
     "event: snapshot\nid: 1764009600123\n"
-    "data: {\"presence\":[{\"user\":\"gbare00000000000\",\"status\":\"offline\","
+    "data: {\"presence\":[{\"user\":\"gbare00000000000\",\"status\":\"offline\",\"online\":false,"
     "\"since\":null,\"last_active\":null}]}\n\n";
 static const char ANSWER[] =
-    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 86\r\n\r\n"
-    "{\"user\":\"bob\",\"status\":\"online\",\"since\":1764009600123,"
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    "{\"user\":\"bob\",\"status\":\"online\",\"online\":true,\"since\":1764009600123,"
     "\"last_active\":1764009631000}    ";
 
 static int *watchers; /* the int per stream */

@@ -251,7 +251,10 @@ fn record(population: &Population, user: u64, online: bool, ms: u64) -> String {
         String::from_utf8_lossy(&id),
         if online { "online" } else { "offline" },
     );
-    format!("{{\"user\":\"{id}\",\"status\":\"{status}\",\"since\":{ms},\"last_active\":{ms}}}")
+    format!(
+        "{{\"user\":\"{id}\",\"status\":\"{status}\",\"online\":{online},\
+             \"since\":{ms},\"last_active\":{ms}}}"
+    )
 }
 
 fn check(client: &mut Client) -> io::Result<()> {

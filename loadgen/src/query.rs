@@ -377,7 +377,8 @@ mod tests {
             let id = population.id(user);
             let id = String::from_utf8_lossy(&id);
             format!(
-                "{{\"user\":\"{id}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}"
+                "{{\"user\":\"{id}\",\"status\":\"offline\",\"online\":false,\
+                 \"since\":null,\"last_active\":null}}"
             )
         };
         let is_of =

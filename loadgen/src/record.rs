@@ -90,9 +90,12 @@ fn usual(data: &[u8]) -> Option<Record<'_>> {
     let end = memchr::memchr2(b'"', b'\\', rest)?;
     let user = std::str::from_utf8(&rest[..end]).ok()?;
     let rest = rest[end..].strip_prefix(b"\",\"status\":\"o")?;
-    let (online, rest) = match rest.strip_prefix(b"nline\",\"since\":") {
+    let (online, rest) = match rest.strip_prefix(b"nline\",\"online\":true,\"since\":") {
         Some(rest) => (true, rest),
-        None => (false, rest.strip_prefix(b"ffline\",\"since\":")?),
+        None => (
+            false,
+            rest.strip_prefix(b"ffline\",\"online\":false,\"since\":")?,
+        ),
     };
     let (since, rest) = number(rest)?;
     let rest = rest.strip_prefix(b",\"last_active\":")?;
@@ -138,20 +141,23 @@ mod tests {
 
     #[test]
     fn the_usual_layout_takes_the_quick_path() {
-        let data = b"{\"user\":\"bob\",\"status\":\"offline\",\
+        let data = b"{\"user\":\"bob\",\"status\":\"offline\",\"online\":false,\
             \"since\":1764009604000,\"last_active\":1764009579000}";
         assert_eq!(
             usual(data),
             bob(false, Some(1_764_009_604_000), Some(1_764_009_579_000))
         );
-        let data = br#"{"user":"bob","status":"online","since":12,"last_active":3}"#;
+        let data = br#"{"user":"bob","status":"online","online":true,"since":12,"last_active":3}"#;
         assert_eq!(usual(data), bob(true, Some(12), Some(3)));
     }
 
     #[test]
     fn other_layouts_mean_the_same() {
         assert_eq!(
-            parse(br#"{"user":"bob","status":"offline","since":null,"last_active":null}"#),
+            parse(
+                b"{\"user\":\"bob\",\"status\":\"offline\",\"online\":false,\
+                \"since\":null,\"last_active\":null}"
+            ),
             bob(false, None, None)
         );
         assert_eq!(
@@ -161,7 +167,10 @@ mod tests {
             bob(true, Some(12), Some(3))
         );
         assert_eq!(
-            parse(br#"{"user":"bob","status":"unknown","since":null,"last_active":null}"#),
+            parse(
+                b"{\"user\":\"bob\",\"status\":\"unknown\",\"online\":false,\
+                \"since\":null,\"last_active\":null}"
+            ),
             bob(None, None, None)
         );
     }
@@ -173,7 +182,7 @@ mod tests {
             b"{}",
             b"nope",
             br#"{"user":"bob","status":"onlin","since":1,"last_active":1}"#,
-            br#"{"user":"bob","status":"online","since":1,"last_active":1"#,
+            br#"{"user":"bob","status":"online","online":true,"since":1,"last_active":1"#,
         ] {
             assert_eq!(parse(data), None);
         }

@@ -450,7 +450,8 @@ fn streams_and_queries_run_to_their_end() {
 fn a_query_is_answered_of_those_asked_about() {
     let manners = Manners {
         answer: Some(
-            "{\"user\":\"bob\",\"status\":\"offline\",\"since\":null,\"last_active\":null}",
+            "{\"user\":\"bob\",\"status\":\"offline\",\"online\":false,\
+             \"since\":null,\"last_active\":null}",
         ),
         ..Manners::default()
     };

@@ -393,8 +393,9 @@ mod tests {
 
     fn record(user: &str, status: &str, since: u64, last_active: u64) -> String {
         format!(
-            "{{\"user\":\"{user}\",\"status\":\"{status}\",\
-             \"since\":{since},\"last_active\":{last_active}}}"
+            "{{\"user\":\"{user}\",\"status\":\"{status}\",\"online\":{},\
+             \"since\":{since},\"last_active\":{last_active}}}",
+            status == "online",
         )
     }
 
@@ -402,21 +403,22 @@ mod tests {
     fn one_goes_by_its_path_and_several_as_a_list() {
         let mut node = Node::new();
         node.beat("a/b é", 2_000);
-        let one = r#"{"user":"a/b é","status":"online","since":2000,"last_active":2000}"#;
+        let one = record("a/b é", "online", 2_000, 2_000);
         assert_eq!(
             node.put(2_000),
-            Some(("/v1/presence/a%2Fb%20%C3%A9".into(), one.into()))
+            Some(("/v1/presence/a%2Fb%20%C3%A9".into(), one))
         );
         assert_eq!(node.put(2_000), None, "one at a time");
         node.announcer.handle_done(None, at(2_000).mono);
         assert_eq!(node.put(2_000), None, "told");
         node.beat("x", 2_001);
         node.beat("y", 2_002);
-        let list = concat!(
-            r#"{"presence":[{"user":"x","status":"online","since":2001,"last_active":2001},"#,
-            r#"{"user":"y","status":"online","since":2002,"last_active":2002}]}"#
+        let (x, y) = (
+            record("x", "online", 2_001, 2_001),
+            record("y", "online", 2_002, 2_002),
         );
-        assert_eq!(node.put(2_003), Some(("/v1/presence".into(), list.into())));
+        let list = format!("{{\"presence\":[{x},{y}]}}");
+        assert_eq!(node.put(2_003), Some(("/v1/presence".into(), list)));
     }
 
     #[test]
@@ -534,10 +536,7 @@ mod tests {
         node.look(Slot::new(0), 5_000);
         node.announcer.handle_done(None, at(5_000).mono);
         let (_, body) = node.put(5_000).unwrap();
-        assert_eq!(
-            body,
-            r#"{"user":"x","status":"offline","since":5000,"last_active":2000}"#
-        );
+        assert_eq!(body, record("x", "offline", 5_000, 2_000));
     }
 
     #[test]

@@ -522,8 +522,8 @@ mod tests {
         assert_eq!(world.standing().queued, 2);
         assert_eq!(world.poll().states, 2);
         let records = concat!(
-            r#"{"user":"a","status":"online","since":500,"last_active":800},"#,
-            r#"{"user":"b","status":"offline","since":null,"last_active":null}"#
+            r#"{"user":"a","status":"online","online":true,"since":500,"last_active":800},"#,
+            r#"{"user":"b","status":"offline","online":false,"since":null,"last_active":null}"#
         );
         let (asked, refused) = ("Count(RelayStates, 2)", "Count(RelayStatesRefused, 0)");
         // The answers first: shards that have read the last word have read them.

@@ -221,6 +221,11 @@ mod tests {
 
     const FAILED: &str = "Count(RelayRequestsFailed, 1)";
     const DONE: &str = "Count(RelayRequestsDone, 1)";
+    /// As it is told of bob, who is erased.
+    const OFFLINE: &str = concat!(
+        r#"{"user":"bob","status":"offline","online":false,"#,
+        r#""since":2001,"last_active":null}"#
+    );
 
     fn user(id: &str) -> User<'_> {
         User::parse(id.as_bytes()).unwrap()
@@ -306,8 +311,7 @@ mod tests {
         // Its answer is lost.
         let (link, presence) = (&mut world.link, &world.store.presence);
         let request = link.poll_request(presence, Unix::from_ms(17), at(world.ms));
-        let record = r#"{"user":"bob","status":"offline","since":2001,"last_active":null}"#;
-        assert_eq!(request.unwrap().body, record.as_bytes());
+        assert_eq!(request.unwrap().body, OFFLINE.as_bytes());
         world.reply(&lost());
         assert_eq!((world.poll(), left(&world)), (1, false));
         world.reply(&said(204));
@@ -337,9 +341,9 @@ mod tests {
         let (link, presence) = (&mut world.link, &world.store.presence);
         let request = link.poll_request(presence, Unix::from_ms(17), at(world.ms));
         let body = String::from_utf8(request.unwrap().body).unwrap();
-        let offline = r#"{"user":"bob","status":"offline","since":2001,"last_active":null}"#;
-        let online = r#"{"user":"bob","status":"online","since":2002,"last_active":1502}"#;
-        assert!(body.contains(offline) && body.contains(online), "{body}");
+        let online =
+            r#"{"user":"bob","status":"online","online":true,"since":2002,"last_active":1502}"#;
+        assert!(body.contains(OFFLINE) && body.contains(online), "{body}");
     }
 
     #[test]

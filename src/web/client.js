@@ -6,9 +6,10 @@
 //   greendot.on("presence", (record) => console.log(record.user, record.status));
 //   greendot.watch("carol"); greendot.unwatch("bob"); greendot.close();
 //
-// A record is { user, status: "online" | "offline" | "unknown", since, last_active }, both times in
-// Unix ms or null. "unknown" is what a node of a split deployment says until it has asked. A record
-// with `stale: true` is the last state known while nothing is heard: draw no green dot from it.
+// A record is { user, status, online, since, last_active }, both times in Unix ms or null. `status`
+// is "online", "away" or "busy", which are ways of being here (`online` is true), or "offline", or
+// "unknown", which a node of a split deployment says until it has asked. A record with
+// `stale: true` is the last state known while nothing is heard: draw no green dot from it.
 //
 // A live stream is never silent for longer than the `keep_alive_ms` of its hello. A silent one is
 // dead, whatever its socket says: every state becomes stale, and another stream is opened as soon

@@ -72,7 +72,10 @@ function start(options = {}, answer = () => ({ ok: true, status: 200 })) {
 }
 
 const settle = () => new Promise((done) => setImmediate(done));
-const record = (user, status, since) => ({ user, status, since, last_active: since });
+const record = (user, status, since) => {
+  const online = ["online", "away", "busy"].includes(status);
+  return { user, status, online, since, last_active: since };
+};
 
 test("the URL names user and watches", () => {
   const { source } = start({ user: "al ice", watch: ["bob", "a&b"] });

@@ -441,14 +441,16 @@ impl Record {
         let members = json
             .as_object()
             .unwrap_or_else(|| panic!("a record: {json}"));
-        assert_eq!(members.len(), 4, "{json}");
+        assert_eq!(members.len(), 5, "{json}");
+        let online = match json["status"].as_str() {
+            Some("online") => true,
+            Some("offline") => false,
+            other => panic!("status {other:?}"),
+        };
+        assert_eq!(json["online"], online, "{json}");
         Record {
             user: json["user"].as_str().expect("a user").into(),
-            online: match json["status"].as_str() {
-                Some("online") => true,
-                Some("offline") => false,
-                other => panic!("status {other:?}"),
-            },
+            online,
             since: json["since"].as_u64(),
             last_active: json["last_active"].as_u64(),
         }

@@ -53,7 +53,10 @@ fn ask(server: &Server, round: usize) {
 fn ask_alone(server: &Server, round: usize) {
     let id = |n: usize| format!("alone-{round}-{n:07}");
     let body = |id: &str| {
-        format!("{{\"user\":\"{id}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}")
+        format!(
+            "{{\"user\":\"{id}\",\"status\":\"offline\",\"online\":false,\
+             \"since\":null,\"last_active\":null}}"
+        )
     };
     let request = |n| format!("GET /v1/presence/{} HTTP/1.1\r\nHost: e2e\r\n\r\n", id(n));
     let mut conn = server.connect();

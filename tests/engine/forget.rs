@@ -278,6 +278,6 @@ fn those_who_are_silent_for_longer_than_anybody_is_kept_are_forgotten() {
     assert!(
         world
             .ask(0, "ann")
-            .contains("\"status\":\"offline\",\"since\":1")
+            .contains("\"status\":\"offline\",\"online\":false,\"since\":1")
     );
 }

@@ -903,7 +903,9 @@ pub(crate) fn record(
 ) -> String {
     let time = |ms: Option<u64>| ms.map_or("null".to_owned(), |ms| (START + ms).to_string());
     format!(
-        "{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{},\"last_active\":{}}}",
+        "{{\"user\":\"{user}\",\"status\":\"{status}\",\"online\":{},\"since\":{},\
+         \"last_active\":{}}}",
+        matches!(status, "online" | "away" | "busy"),
         time(since.into()),
         time(last_active.into())
     )

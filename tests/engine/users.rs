@@ -50,7 +50,8 @@ fn legal_ones_are_one_user_at_every_door() {
         let in_json = in_json.replace('\u{2028}', "\\u2028");
         let path = format!("/v1/presence/{}", escaped(user.as_bytes()));
         let absent = format!(
-            "{{\"user\":{in_json},\"status\":\"offline\",\"since\":null,\"last_active\":null}}"
+            "{{\"user\":{in_json},\"status\":\"offline\",\"online\":false,\"since\":null,\
+             \"last_active\":null}}"
         );
         let bob = world.connect(0);
         world.get(bob, &path).expect(bob, json(&absent));
@@ -68,6 +69,7 @@ fn legal_ones_are_one_user_at_every_door() {
         );
         let present = absent
             .replace("offline", "online")
+            .replace("false", "true")
             .replace("null", &super::harness::START.to_string());
         world.get(bob, &path).expect(bob, json(&present));
         world.get(

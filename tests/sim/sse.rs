@@ -232,7 +232,7 @@ pub(crate) struct Told {
     pub(crate) last_active: Option<u64>,
 }
 
-/// Reads a record `{"user","status","since","last_active"}`, these members and no others.
+/// Reads a record `{"user","status","online","since","last_active"}`, these members and no others.
 pub(crate) fn record(value: &Value) -> Result<(String, Told), String> {
     let fault = || format!("a record reads {value}");
     let members = value.as_object().ok_or_else(fault)?;
@@ -249,7 +249,7 @@ pub(crate) fn record(value: &Value) -> Result<(String, Told), String> {
     let user = value["user"].as_str().ok_or_else(fault)?.to_owned();
     // A real-time node says of the last state that there may be a newer one.
     let stale = value["stale"] == true;
-    if members.len() != 4 + usize::from(stale) {
+    if members.len() != 5 + usize::from(stale) || value["online"] != online {
         return Err(fault());
     }
     let told = Told {

@@ -153,8 +153,9 @@ mod tests {
         let record = |publisher: usize, status: &str, time: &str| {
             let id = &ids[publisher];
             format!(
-                "{{\"user\":\"{id}\",\"status\":\"{status}\",\
-                 \"since\":{time},\"last_active\":{time}}}"
+                "{{\"user\":\"{id}\",\"status\":\"{status}\",\"online\":{},\
+                 \"since\":{time},\"last_active\":{time}}}",
+                status == "online",
             )
         };
         let mut tell = |name: &[u8], data: String| {

@@ -463,12 +463,13 @@ fn record(name: &str, user: Option<User>) -> String {
         }) if since > 0 => {
             let status = if online { "online" } else { "offline" };
             format!(
-                "{{\"user\":\"{name}\",\"status\":\"{status}\",\
+                "{{\"user\":\"{name}\",\"status\":\"{status}\",\"online\":{online},\
                  \"since\":{since},\"last_active\":{beat}}}"
             )
         }
         _ => format!(
-            "{{\"user\":\"{name}\",\"status\":\"offline\",\"since\":null,\"last_active\":null}}"
+            "{{\"user\":\"{name}\",\"status\":\"offline\",\"online\":false,\
+             \"since\":null,\"last_active\":null}}"
         ),
     }
 }

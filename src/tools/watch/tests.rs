@@ -94,7 +94,11 @@ fn follows_over_disconnects() {
     let stop_too = Arc::clone(&stop);
     let server = std::thread::spawn(move || {
         let bob = |status, since| {
-            format!(r#"{{"user":"bob","status":"{status}","since":{since},"last_active":5}}"#)
+            let online = status == "online";
+            format!(
+                "{{\"user\":\"bob\",\"status\":\"{status}\",\"online\":{online},\
+                 \"since\":{since},\"last_active\":5}}"
+            )
         };
         let (mut conn, first) = accept(&listener);
         assert!(
@@ -146,8 +150,8 @@ fn follows_over_disconnects() {
     server.join().unwrap();
     let printed = String::from_utf8(watcher.screen.out).unwrap();
     let expected = [
-        r#"{"user":"bob","status":"offline","since":3,"last_active":5}"#,
-        r#"{"user":"bob","status":"online","since":10,"last_active":5}"#,
+        r#"{"user":"bob","status":"offline","online":false,"since":3,"last_active":5}"#,
+        r#"{"user":"bob","status":"online","online":true,"since":10,"last_active":5}"#,
     ];
     assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
 }
@@ -166,6 +170,7 @@ fn the_table_is_redrawn_in_place() {
     view.apply(&Record {
         user: "bob".into(),
         status: "online".into(),
+        online: true,
         since: Some(0),
         last_active: Some(0),
         stale: false,
@@ -191,7 +196,7 @@ fn silence_makes_every_state_stale_and_the_next_stream_makes_it_right() {
     let server = std::thread::spawn(move || {
         let hello = "event: hello\nretry: 1\ndata: \
                      {\"server_time\":9,\"offline_after_ms\":2,\"keep_alive_ms\":400}\n\n";
-        let bob = r#"{"user":"bob","status":"online","since":3,"last_active":5}"#;
+        let bob = r#"{"user":"bob","status":"online","online":true,"since":3,"last_active":5}"#;
         let snapshot = format!(r#"{{"presence":[{bob}]}}"#);
         let (mut silent, _) = accept(&listener);
         let told = format!("{OK}{hello}{}", event("snapshot", "7", &snapshot));
@@ -214,9 +219,9 @@ fn silence_makes_every_state_stale_and_the_next_stream_makes_it_right() {
     server.join().unwrap();
     let printed = String::from_utf8(watcher.screen.out).unwrap();
     let expected = [
-        r#"{"user":"bob","status":"online","since":3,"last_active":5}"#,
-        r#"{"user":"bob","status":"online","since":3,"last_active":5,"stale":true}"#,
-        r#"{"user":"bob","status":"online","since":3,"last_active":5}"#,
+        r#"{"user":"bob","status":"online","online":true,"since":3,"last_active":5}"#,
+        r#"{"user":"bob","status":"online","online":true,"since":3,"last_active":5,"stale":true}"#,
+        r#"{"user":"bob","status":"online","online":true,"since":3,"last_active":5}"#,
     ];
     assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
 }

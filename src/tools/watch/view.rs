@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
     pub user: String,
-    /// `online`, `offline` or `unknown`.
+    /// `online`, `away`, `busy`, `offline` or `unknown`.
     pub status: String,
+    /// Whether that is a way of being here.
+    pub online: bool,
     /// Unix ms of the last transition.
     pub since: Option<u64>,
     /// Unix ms of the last beat.
@@ -20,9 +22,18 @@ pub struct Record {
 }
 
 impl Record {
-    /// Whether it is known to be so now: what is stale has no green dot.
-    fn online(&self) -> bool {
-        self.status == "online" && !self.stale
+    /// Whether it is known to be so now: what is stale has a grey dot.
+    fn is_online(&self) -> bool {
+        self.online && !self.stale
+    }
+
+    fn dot(&self) -> &'static str {
+        match &*self.status {
+            _ if !self.is_online() => GREY_DOT,
+            "away" => YELLOW_DOT,
+            "busy" => RED_DOT,
+            _ => GREEN_DOT,
+        }
     }
 }
 
@@ -180,12 +191,11 @@ impl View {
             let (user, record) = (&row.user, row.known(self.stale));
             let pad = " ".repeat(width - user.chars().count());
             let (dot, words) = match &record {
-                Some(record) if record.online() => (GREEN_DOT, self.words(record, now_ms)),
                 Some(record) if record.stale => {
                     let words = self.words(record, now_ms);
-                    (GREY_DOT, format!("{words} (last known)"))
+                    (record.dot(), format!("{words} (last known)"))
                 }
-                Some(record) => (GREY_DOT, self.words(record, now_ms)),
+                Some(record) => (record.dot(), self.words(record, now_ms)),
                 None => (GREY_DOT, "no answer yet".into()),
             };
             writeln!(out, "{dot} {user}{pad}  {words}").expect("a String takes everything");
@@ -195,7 +205,7 @@ impl View {
             let online = rest
                 .iter()
                 .filter_map(|row| row.known(self.stale))
-                .filter(Record::online)
+                .filter(Record::is_online)
                 .count();
             writeln!(out, "  and {} more, {online} of them online", rest.len())
                 .expect("a String takes everything");
@@ -205,7 +215,7 @@ impl View {
 
     /// `online for 3 min, last active at most 25 s ago`, `offline for 2 h, last active 2 h ago`.
     fn words(&self, record: &Record, now_ms: u64) -> String {
-        let online = record.status == "online";
+        let online = record.online;
         if record.since.is_none() && record.last_active.is_none() && !online {
             let known = record.status != "unknown";
             return if known { "never seen" } else { "not known yet" }.into();
@@ -237,6 +247,8 @@ impl View {
 }
 
 const GREEN_DOT: &str = "\x1b[32m\u{25cf}\x1b[0m";
+const YELLOW_DOT: &str = "\x1b[33m\u{25cf}\x1b[0m";
+const RED_DOT: &str = "\x1b[31m\u{25cf}\x1b[0m";
 const GREY_DOT: &str = "\x1b[90m\u{25cf}\x1b[0m";
 
 /// A length of time in its largest whole unit.
@@ -268,9 +280,26 @@ mod tests {
         Record {
             user: user.into(),
             status: status.into(),
+            online: matches!(status, "online" | "away" | "busy"),
             since: since.into(),
             last_active: last_active.into(),
             stale: false,
+        }
+    }
+
+    #[test]
+    fn each_way_of_being_here_has_its_dot() {
+        let mut view = View::new(&["bob".into()]);
+        for (status, dot) in [
+            ("online", GREEN_DOT),
+            ("away", YELLOW_DOT),
+            ("busy", RED_DOT),
+            ("offline", GREY_DOT),
+        ] {
+            view.apply(&record("bob", status, 10, 10));
+            let at_most = if status == "offline" { "" } else { "at most " };
+            let table = format!("{dot} bob  {status} for 2 s, last active {at_most}2 s ago\n");
+            assert_eq!(view.table(2_010), table);
         }
     }
 

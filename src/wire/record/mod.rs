@@ -49,17 +49,17 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Appends `{"user":"bob","status":"online","since":1,"last_active":2}`, members in this order,
-    /// no spaces; `,"stale":true` last if it is.
+    /// Appends `{"user":"bob","status":"online","online":true,"since":1,"last_active":2}`, members
+    /// in this order, no spaces; `,"stale":true` last if it is.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"user\":");
         write_str(self.user.as_str(), out);
         out.extend_from_slice(match self.status {
-            Status::Online => &b",\"status\":\"online\",\"since\":"[..],
-            Status::Away => b",\"status\":\"away\",\"since\":",
-            Status::Busy => b",\"status\":\"busy\",\"since\":",
-            Status::Offline => b",\"status\":\"offline\",\"since\":",
-            Status::Unknown => b",\"status\":\"unknown\",\"since\":",
+            Status::Online => &b",\"status\":\"online\",\"online\":true,\"since\":"[..],
+            Status::Away => b",\"status\":\"away\",\"online\":true,\"since\":",
+            Status::Busy => b",\"status\":\"busy\",\"online\":true,\"since\":",
+            Status::Offline => b",\"status\":\"offline\",\"online\":false,\"since\":",
+            Status::Unknown => b",\"status\":\"unknown\",\"online\":false,\"since\":",
         });
         write_time(self.since, out);
         out.extend_from_slice(b",\"last_active\":");
@@ -101,19 +101,20 @@ mod tests {
         };
         assert_eq!(
             written(&bob),
-            r#"{"user":"bob","status":"online","since":1764009600123,"last_active":1764009631000}"#
+            "{\"user\":\"bob\",\"status\":\"online\",\"online\":true,\
+             \"since\":1764009600123,\"last_active\":1764009631000}"
         );
         let strange = User::parse("a\"\\/\u{2028}é".as_bytes()).unwrap();
         let never = Record::timeless(strange, Status::Offline);
         assert_eq!(
             written(&never),
-            "{\"user\":\"a\\\"\\\\/\\u2028é\",\"status\":\"offline\",\
+            "{\"user\":\"a\\\"\\\\/\\u2028é\",\"status\":\"offline\",\"online\":false,\
              \"since\":null,\"last_active\":null}"
         );
         let unasked = Record::timeless(User::parse(b"c").unwrap(), Status::Unknown);
         assert_eq!(
             written(&unasked),
-            r#"{"user":"c","status":"unknown","since":null,"last_active":null}"#
+            r#"{"user":"c","status":"unknown","online":false,"since":null,"last_active":null}"#
         );
         let doubted = Record {
             status: Status::Away,
@@ -122,7 +123,7 @@ mod tests {
         };
         assert_eq!(
             written(&doubted),
-            "{\"user\":\"bob\",\"status\":\"away\",\"since\":1764009600123,\
+            "{\"user\":\"bob\",\"status\":\"away\",\"online\":true,\"since\":1764009600123,\
              \"last_active\":1764009631000,\"stale\":true}"
         );
     }
@@ -145,7 +146,8 @@ mod tests {
             };
             let read: serde_json::Value = serde_json::from_str(&written(&record)).unwrap();
             let mut expected = serde_json::json!({
-                "user": id, "status": status.name(), "since": since, "last_active": last_active
+                "user": id, "status": status.name(), "online": status.is_online(),
+                "since": since, "last_active": last_active
             });
             if stale {
                 expected["stale"] = true.into();

@@ -209,8 +209,10 @@ mod tests {
         }
     }
 
-    const OFFLINE: &str =
-        r#"{"user":"bob","status":"offline","since":1764009604000,"last_active":1764009579000}"#;
+    const OFFLINE: &str = concat!(
+        r#"{"user":"bob","status":"offline","online":false,"#,
+        r#""since":1764009604000,"last_active":1764009579000}"#
+    );
 
     const PING: &str = "event: ping\ndata: 5\n\n";
 
@@ -332,7 +334,7 @@ mod tests {
             let records: Vec<_> = users
                 .iter()
                 .map(|user| serde_json::json!({
-                    "user": user, "status": "online",
+                    "user": user, "status": "online", "online": true,
                     "since": 1_764_009_604_000_u64, "last_active": 1_764_009_579_000_u64
                 }))
                 .collect();

@@ -307,7 +307,7 @@ fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
         for user in &churners {
             let quoted = format!("\"user\":\"{user}\"");
             let newest = format!(
-                "{quoted},\"status\":\"online\",\"since\":{},",
+                "{quoted},\"status\":\"online\",\"online\":true,\"since\":{},",
                 newest[user].expect("online")
             );
             let bodies = puts.iter().map(|put| put.request.body_text());

@@ -22,8 +22,10 @@ fn text(bytes: &[u8]) -> &str {
 fn record_text(record: &Record) -> String {
     let status = if record.online { "online" } else { "offline" };
     let (user, since, last_active) = (&record.user, record.since(), record.last_active());
+    let online = status == "online";
     format!(
-        r#"{{"user":"{user}","status":"{status}","since":{since},"last_active":{last_active}}}"#
+        "{{\"user\":\"{user}\",\"status\":\"{status}\",\"online\":{online},\
+         \"since\":{since},\"last_active\":{last_active}}}"
     )
 }
 
@@ -142,7 +144,7 @@ fn the_eight_steps_on_the_wire() {
             .exchanges("GET /v1/presence/bob HTTP/1.1");
         expect_record(
             &gets[0],
-            r#"{"user":"bob","status":"offline","since":null,"last_active":null}"#,
+            r#"{"user":"bob","status":"offline","online":false,"since":null,"last_active":null}"#,
         );
 
         // 3: she watches him. Her node knows nobody, asks the presence node, and tells her.
@@ -162,7 +164,8 @@ fn the_eight_steps_on_the_wire() {
             .answer
             .as_ref()
             .expect("and answered");
-        let unseen = r#"{"user":"bob","status":"offline","since":null,"last_active":null}"#;
+        let unseen =
+            r#"{"user":"bob","status":"offline","online":false,"since":null,"last_active":null}"#;
         assert_eq!(answer.body_text(), format!(r#"{{"presence":[{unseen}]}}"#));
         assert!(answer.field("greendot-node").is_some());
         let (asked, told) = conversation(split, 0, "GET /v1/stream");

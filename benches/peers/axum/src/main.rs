@@ -23,11 +23,11 @@ const HELLO: &str = concat!(
     r#""beat_interval_ms":10000,"offline_after_ms":25000,"keep_alive_ms":15000}"#
 );
 const SNAPSHOT: &str = concat!(
-    r#"{"presence":[{"user":"gaxum00000000000","status":"offline","#,
+    r#"{"presence":[{"user":"gaxum00000000000","status":"offline","online":false,"#,
     r#""since":null,"last_active":null}]}"#
 );
 const RECORD: &str = concat!(
-    r#"{"user":"bob","status":"online","since":1764009600123,"#,
+    r#"{"user":"bob","status":"online","online":true,"since":1764009600123,"#,
     r#""last_active":1764009631000}"#
 );
 

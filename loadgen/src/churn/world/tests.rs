@@ -18,8 +18,10 @@ fn tell(world: &mut World<'_>, snapshot: bool, status: &str, since: Option<u64>)
     let user = world.population.id(world.first_user);
     let user = String::from_utf8_lossy(&user);
     let time = since.map_or("null".to_owned(), |ms| ms.to_string());
+    let online = status == "online";
     let record = format!(
-        "{{\"user\":\"{user}\",\"status\":\"{status}\",\"since\":{time},\"last_active\":{time}}}"
+        "{{\"user\":\"{user}\",\"status\":\"{status}\",\"online\":{online},\
+         \"since\":{time},\"last_active\":{time}}}"
     );
     let data = if snapshot {
         format!("{{\"presence\":[{record}]}}")
