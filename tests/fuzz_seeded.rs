@@ -65,6 +65,11 @@ fn token() {
 }
 
 #[test]
+fn ticket() {
+    run("ticket", auth::fuzz::ticket, TICKETS);
+}
+
+#[test]
 fn jwt_keys() {
     run("jwt_keys", auth::fuzz::jwt_keys, JWT_KEYS);
 }
@@ -144,6 +149,12 @@ const TOKENS: &[&[u8]] = &[
       \"last_active\":\"minutes\",\"publish\":false}}",
     b"{\"aud\":[\"a\"],\"iss\":\"b\",\"nbf\":1,\"iat\":2,\"sub\":\"\\u00e9\",\"exp\":1764013200}",
     b"{\"sub\":\"a\",\"sub\":\"b\",\"exp\":1764013200.5}",
+];
+const TICKETS: &[&[u8]] = &[
+    b"\0\0\x01\x9a\xb7\x2a\x64\0\x04\x05alice",
+    b"\0\0\x01\x9a\xb7\x2a\x64\0\x01\x05alice\x03bob\x06team-*\x02\xc3\xa9",
+    b"\0\0\x01\x9a\xb7\x2a\x64\0\x06\x01a\x01*",
+    b"ATl2miwAAAAAAAAAATL4sdSj-d5mAAABmrcqZAAAAAGat2FSgAQFYWxpY2UDYm9iCAKGa_AuZrAgdr57d1LxMw",
 ];
 const JWT_KEYS: &[&[u8]] = &[
     b"0123456789abcdef0123456789abcdef\r\n",

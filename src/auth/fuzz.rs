@@ -1,9 +1,11 @@
 //! What must hold of tokens and key files for any bytes at all; see `wire::fuzz`.
 
+use super::ticket::{self, TicketId};
 use super::token::Header;
-use super::{Keys, Rules, WATCH_ENTRIES_MAX, WatchDefault};
+use super::{Grant, Keys, Rules, TICKET_CHARS_MAX, WATCH_ENTRIES_MAX, WatchDefault};
 use crate::time::Unix;
 use crate::wire::User;
+use crate::wire::beat::{self, FleetKey};
 
 /// By which the corpus's tokens are signed.
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -58,6 +60,34 @@ pub fn token(data: &[u8]) {
             let user = User::from_text(prefix).unwrap_or(User::NOBODY);
             assert!(grant.may_watch(user), "{entry}");
         }
+    }
+}
+
+/// Nobody without a fleet key makes a ticket; and a grant comes out of one as it went in.
+pub fn ticket(data: &[u8]) {
+    let (ours, other) = (FleetKey::new([7; 32]), FleetKey::new([8; 32]));
+    let keys = beat::Keys::single(ours.clone());
+    if let Ok(grant) = ticket::open(data, &keys) {
+        let id = grant.ticket.expect("it came in one");
+        let again = id.seal(&grant, &ours).expect("it was no longer");
+        assert_eq!(again.as_bytes(), data, "there is one way to write it");
+    }
+    let id = TicketId::of_test(NOW, 1, 2);
+    let Some(grant) = Grant::carried(data, id) else {
+        return;
+    };
+    assert!(grant.may_watch(grant.user.user()));
+    let Ok(text) = id.seal(&grant, &ours) else {
+        return;
+    };
+    assert!(text.len() <= TICKET_CHARS_MAX);
+    assert_eq!(ticket::open(text.as_bytes(), &keys), Ok(grant.clone()));
+    let foreign = id.seal(&grant, &other).expect("it is as long");
+    assert!(ticket::open(foreign.as_bytes(), &keys).is_err());
+    for at in 0..text.len() {
+        let mut changed = text.clone().into_bytes();
+        changed[at] ^= 1;
+        assert!(ticket::open(&changed, &keys).is_err(), "byte {at}");
     }
 }
 

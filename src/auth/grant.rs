@@ -5,6 +5,7 @@
 use serde_json::value::RawValue;
 
 use super::json::{Others, members, value};
+use super::ticket::TicketId;
 use crate::time::Unix;
 use crate::wire::record::LastActive;
 use crate::wire::{User, UserBuf};
@@ -23,6 +24,8 @@ pub struct Grant {
     pub last_active: LastActive,
     /// Its holder may be online. Without it they are a viewer, for whom no slot is ever made.
     pub publish: bool,
+    /// It came in this ticket, and is good for one stream.
+    pub ticket: Option<TicketId>,
     watch: Watch,
 }
 
@@ -75,7 +78,57 @@ impl Grant {
             expires,
             last_active,
             publish,
+            ticket: None,
             watch,
+        })
+    }
+
+    /// Appends it as a ticket carries it: `exp` u64, flags u8 (bits 0 and 1 `last_active`, bit 2
+    /// `publish`), `sub`, entries of `watch`. Each of the last is a length of one byte and so many
+    /// bytes.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        // What a grant gets more is carried too.
+        let Grant {
+            user,
+            expires,
+            last_active,
+            publish,
+            watch: _,
+            ticket: _,
+        } = self;
+        out.extend_from_slice(&expires.ms().to_be_bytes());
+        let levels = LastActive::ALL.iter();
+        let level = levels.take_while(|(_, level)| level != last_active).count() as u8;
+        out.push(level | u8::from(*publish) << 2);
+        let entries = self.watch_entries();
+        for text in [user.as_str()]
+            .into_iter()
+            .chain(entries.iter().map(|entry| &**entry))
+        {
+            out.push(u8::try_from(text.len()).expect("an id has at most 128 bytes"));
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+
+    /// Reads what [`Grant::write`] wrote.
+    pub(super) fn carried(bytes: &[u8], ticket: TicketId) -> Option<Grant> {
+        let (expires, rest) = bytes.split_first_chunk()?;
+        let (flags, mut rest) = rest.split_first()?;
+        let mut texts = Vec::new();
+        while let Some((length, behind)) = rest.split_first() {
+            let (text, behind) = behind.split_at_checked(usize::from(*length))?;
+            texts.push(std::str::from_utf8(text).ok()?.to_owned());
+            rest = behind;
+        }
+        let watch = texts.split_off(texts.len().min(1));
+        let (_, last_active) = *LastActive::ALL.get(usize::from(flags & 3))?;
+        Some(Grant {
+            user: UserBuf::from_text(texts.pop()?).ok()?,
+            expires: Unix::from_ms(u64::from_be_bytes(*expires)),
+            last_active,
+            publish: flags & 4 != 0,
+            watch: Watch::read(&watch)?,
+            ticket: Some(ticket),
         })
     }
 

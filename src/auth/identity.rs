@@ -1,7 +1,10 @@
 //! By what a node knows who calls.
 
-use super::Rules;
-use crate::wire::request::Head;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{Rules, Tickets};
+use crate::wire::request::{Head, query_pairs};
 
 /// How a node that asks for tokens knows its users.
 #[derive(Debug)]
@@ -10,22 +13,44 @@ pub struct Identity {
     pub rules: Rules,
     /// The cookie that may hold one, if any may.
     pub cookie: Option<String>,
+    /// Whether a token may stand in a URL.
+    pub query: bool,
+    /// The tickets that stand for tokens.
+    pub tickets: Arc<Tickets>,
     /// Whoever reaches the node may read its metrics: it listens for this machine alone.
     pub operators_open: bool,
 }
 
+/// What a request shows of its caller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Shown<'h> {
+    /// A token, in a place that only who asks can fill.
+    Token(Cow<'h, [u8]>),
+    /// A token that a browser adds by itself, whoever's page asks.
+    Cookie(&'h str),
+    /// A ticket.
+    Ticket(Cow<'h, [u8]>),
+}
+
 impl Identity {
-    /// The token that a request shows: in its header, or else in the cookie.
-    pub fn token<'h>(&self, head: &Head<'h>) -> Option<&'h str> {
-        match head.authorization {
-            Some(header) => bearer(header),
-            None => self.cookie_token(head),
+    /// What a request shows: in its header, or else in its query if `opens` a stream, or else in
+    /// the cookie.
+    pub fn shown<'h>(&self, head: &Head<'h>, opens: bool) -> Option<Shown<'h>> {
+        if let Some(header) = head.authorization {
+            return bearer(header).map(|token| Shown::Token(token.as_bytes().into()));
         }
+        let in_query = head.query.filter(|_| opens);
+        in_query
+            .and_then(|query| self.query_shows(query))
+            .or_else(|| self.cookie_token(head).map(Shown::Cookie))
     }
 
-    /// Whether the request's token is one that a browser adds by itself, whoever's page asks.
-    pub fn is_by_cookie(&self, head: &Head<'_>) -> bool {
-        head.authorization.is_none() && self.cookie_token(head).is_some()
+    fn query_shows<'h>(&self, query: &'h str) -> Option<Shown<'h>> {
+        query_pairs(query).find_map(|(name, value)| match &*name {
+            b"ticket" => value.map(Shown::Ticket),
+            b"token" if self.query => value.map(Shown::Token),
+            _ => None,
+        })
     }
 
     fn cookie_token<'h>(&self, head: &Head<'h>) -> Option<&'h str> {
@@ -51,9 +76,10 @@ fn bearer(header: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::auth::{Keys, WatchDefault};
+    use crate::time::Now;
     use crate::wire::request::{Parsed, RequestLimits, parse_head};
 
-    fn token(cookie: Option<&str>, lines: &str) -> (Option<String>, bool) {
+    fn shown(cookie: Option<&str>, query: bool, target: &str, lines: &str) -> Option<String> {
         let identity = Identity {
             rules: Rules {
                 keys: Keys::default(),
@@ -63,9 +89,11 @@ mod tests {
                 watch_default: WatchDefault::Nobody,
             },
             cookie: cookie.map(str::to_owned),
+            query,
+            tickets: Arc::new(Tickets::new(1, 0, Now::default())),
             operators_open: false,
         };
-        let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
         let limits = RequestLimits {
             head_bytes_max: 4_096,
             header_count_max: 16,
@@ -74,52 +102,73 @@ mod tests {
         let Parsed::Head { head, .. } = parse_head(text.as_bytes(), &limits) else {
             panic!("{lines}")
         };
-        let token = identity.token(&head).map(str::to_owned);
-        (token, identity.is_by_cookie(&head))
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Some(match identity.shown(&head, head.path == "/stream")? {
+            Shown::Token(token) => text(&token),
+            Shown::Cookie(token) => format!("cookie {token}"),
+            Shown::Ticket(ticket) => format!("ticket {}", text(&ticket)),
+        })
     }
 
     #[test]
     fn where_a_token_stands() {
-        let found = |text: &str, by_cookie| (Some(text.to_owned()), by_cookie);
-        let nothing = (None, false);
         for (cookie, lines, expected) in [
-            (None, "", nothing.clone()),
-            (
-                None,
-                "Authorization: Bearer a.b.c\r\n",
-                found("a.b.c", false),
-            ),
-            (
-                None,
-                "authorization: bEARER  a.b.c \r\n",
-                found("a.b.c", false),
-            ),
-            (None, "Authorization: Bearer\r\n", nothing.clone()),
-            (None, "Authorization: Bearer \r\n", nothing.clone()),
-            (None, "Authorization: Basic YTpi\r\n", nothing.clone()),
-            (None, "Cookie: t=a.b.c\r\n", nothing.clone()),
-            (Some("t"), "Cookie: t=a.b.c\r\n", found("a.b.c", true)),
+            (None, "", None),
+            (None, "Authorization: Bearer a.b.c\r\n", Some("a.b.c")),
+            (None, "authorization: bEARER  a.b.c \r\n", Some("a.b.c")),
+            (None, "Authorization: Bearer\r\n", None),
+            (None, "Authorization: Bearer \r\n", None),
+            (None, "Authorization: Basic YTpi\r\n", None),
+            (None, "Cookie: t=a.b.c\r\n", None),
+            (Some("t"), "Cookie: t=a.b.c\r\n", Some("cookie a.b.c")),
             (
                 Some("t"),
                 "Cookie: x=1; t=a.b.c; T=2\r\n",
-                found("a.b.c", true),
+                Some("cookie a.b.c"),
             ),
-            (Some("t"), "Cookie: xt=a.b.c\r\n", nothing.clone()),
-            (Some("t"), "Cookie: t\r\n", nothing.clone()),
-            (Some("t"), "Cookie: t=a.b.c; t=d.e.f\r\n", nothing.clone()),
+            (Some("t"), "Cookie: xt=a.b.c\r\n", None),
+            (Some("t"), "Cookie: t\r\n", None),
+            (Some("t"), "Cookie: t=a.b.c; t=d.e.f\r\n", None),
             // A header that is there counts, whatever it holds.
             (
                 Some("t"),
                 "Cookie: t=a\r\nAuthorization: Bearer b\r\n",
-                found("b", false),
+                Some("b"),
             ),
-            (
-                Some("t"),
-                "Cookie: t=a\r\nAuthorization: Basic b\r\n",
-                nothing.clone(),
-            ),
+            (Some("t"), "Cookie: t=a\r\nAuthorization: Basic b\r\n", None),
         ] {
-            assert_eq!(token(cookie, lines), expected, "{cookie:?} {lines}");
+            let found = shown(cookie, false, "/", lines);
+            assert_eq!(found.as_deref(), expected, "{cookie:?} {lines}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_a_streams_query() {
+        let bearer = "Authorization: Bearer a.b.c\r\n";
+        for (query, target, lines, expected) in [
+            (false, "/stream?user=me&ticket=abc", "", Some("ticket abc")),
+            (
+                false,
+                "/stream?ticket=a%62c&ticket=d",
+                "",
+                Some("ticket abc"),
+            ),
+            (false, "/stream?ticket=a%zz", "", None),
+            (false, "/stream?token=a.b.c", "", None),
+            (true, "/stream?token=a.b.c", "", Some("a.b.c")),
+            (true, "/stream?ticket=abc", bearer, Some("a.b.c")),
+            (
+                true,
+                "/stream?ticket=abc",
+                "Cookie: t=d\r\n",
+                Some("ticket abc"),
+            ),
+            (true, "/stream?x=1", "Cookie: t=d\r\n", Some("cookie d")),
+            // Whatever else is called takes neither.
+            (true, "/?ticket=abc&token=d", "", None),
+        ] {
+            let found = shown(Some("t"), query, target, lines);
+            assert_eq!(found.as_deref(), expected, "{target} {lines}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Identity: who a caller is, and what a token lets them see.
 //!
-//! Owns key files, tokens (JWT, RFC 7519) and what they grant. Bytes come in and values go out: no
-//! connection, no file, and time is an argument. Signatures are aws-lc-rs's; all else of a token is
-//! read here, since what a library accepts by default is more than should be accepted.
+//! Owns key files, tokens (JWT, RFC 7519), what they grant, and tickets. Bytes come in and values
+//! go out: no connection, no file, and time is an argument. Signatures are aws-lc-rs's; all else of
+//! a token is read here, since what a library accepts by default is more than should be accepted.
 
 #[doc(hidden)]
 pub mod fuzz;
@@ -12,6 +12,8 @@ mod json;
 mod keys;
 mod pem;
 mod signer;
+mod spent;
+mod ticket;
 mod token;
 
 #[cfg(test)]
@@ -21,9 +23,11 @@ mod tests;
 
 pub use crate::wire::record::LastActive;
 pub use grant::{Grant, WATCH_ENTRIES_MAX, WatchDefault};
-pub use identity::Identity;
+pub use identity::{Identity, Shown};
 pub use keys::{Algorithm, KeyFault, Keys};
 pub use signer::{Claims, Signer, SignerFault};
+pub use spent::{Full, Reserved, Tickets};
+pub use ticket::{TICKET_CHARS_MAX, TICKET_MS, TicketId, TicketRefusal};
 pub use token::{Refusal, Rules, TOKEN_BYTES_MAX};
 
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

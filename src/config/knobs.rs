@@ -347,6 +347,19 @@ pub const KNOBS: &[Knob] = &[
             Ok(())
         },
     },
+    Knob {
+        name: "auth-query",
+        group: IDENTITY,
+        kind: Kind::Switch,
+        doc: "Take a user's token in a stream's URL too (?token=), where logs and histories keep \
+              it; a ticket is the better way",
+        get: |config| Some(config.identity.auth_query.to_string()),
+        set: |config, text| value::switch(text).map(|value| config.identity.auth_query = value),
+    },
+    number!(IDENTITY, "tickets-bytes-max", Bytes bytes 4_096..=1 << 40,
+        identity.tickets_bytes_max,
+        "Bytes that the ids of used tickets may take, 80 each for half a minute; beyond, streams \
+         that come with a ticket are told to come again"),
     number!(TIME, "beat-interval-ms", Millis millis FROM_ONE_MS, settings.beat_interval_ms,
         "How often a publisher is vouched for; told to clients, and the period of the beats for \
          open streams"),

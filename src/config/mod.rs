@@ -83,6 +83,10 @@ pub struct IdentityConfig {
     pub watch_default: WatchDefault,
     /// The cookie that may hold a token.
     pub auth_cookie: Option<String>,
+    /// Whether a token may stand in a URL.
+    pub auth_query: bool,
+    /// Bytes that the ids of used tickets may take.
+    pub tickets_bytes_max: usize,
 }
 
 impl Default for IdentityConfig {
@@ -94,6 +98,8 @@ impl Default for IdentityConfig {
             token_ttl_max_ms: 86_400_000,
             watch_default: WatchDefault::Nobody,
             auth_cookie: None,
+            auth_query: false,
+            tickets_bytes_max: 32 << 20,
         }
     }
 }
@@ -183,15 +189,22 @@ impl Config {
     }
 
     /// What is allowed and seldom meant.
-    pub fn warning(&self) -> Option<String> {
+    pub fn warnings(&self) -> Vec<String> {
         let offline_after_ms = self.settings.offline_after_ms;
-        (self.role != RoleName::All && offline_after_ms < SPLIT_OFFLINE_AFTER_MS_MIN).then(|| {
+        let is_short = offline_after_ms < SPLIT_OFFLINE_AFTER_MS_MIN;
+        let split = (self.role != RoleName::All && is_short).then(|| {
             format!(
                 "offline-after-ms is {offline_after_ms}: it takes the nodes of a split deployment \
                  some 3 s to notice that they are cut off, and who turns offline before is told \
                  so; better set it to at least {SPLIT_OFFLINE_AFTER_MS_MIN} on all nodes"
             )
-        })
+        });
+        let query = self.identity.auth_query.then(|| {
+            "auth-query is set: tokens in URLs stand in the logs of every proxy on the way, and in \
+             histories; better have pages ask for tickets"
+                .to_owned()
+        });
+        split.into_iter().chain(query).collect()
     }
 
     fn check_identity(&self, faults: &mut Vec<String>) {
@@ -200,6 +213,7 @@ impl Config {
             ("jwt-aud", identity.jwt_aud.is_some()),
             ("jwt-iss", identity.jwt_iss.is_some()),
             ("auth-cookie", identity.auth_cookie.is_some()),
+            ("auth-query", identity.auth_query),
         ];
         let useless = set
             .into_iter()

@@ -154,6 +154,16 @@ table! {
         TokenIssuer reason = "iss",
         TokenGrant reason = "greendot",
     }
+    Shard Count "tickets_refused" "Tickets refused, by reason; too_long: one that was not made" {
+        TicketTooLong reason = "too_long",
+        TicketForm reason = "form",
+        TicketKey reason = "key",
+        TicketMac reason = "mac",
+        TicketOld reason = "old",
+        TicketFuture reason = "future",
+        TicketBeforeStart reason = "before_start",
+        TicketUsed reason = "used",
+    }
     Shard Count "items_refused" "Items of lists that were refused by themselves while the others \
                                  stood, by reason" {
         ItemEmpty reason = "empty",
@@ -283,6 +293,7 @@ table! {
         LimitClosesPerTurn limit = "closes-per-turn",
         LimitMailbox limit = "mailbox-max",
         LimitMailboxBytes limit = "mailbox-bytes-max",
+        LimitTicketsBytes limit = "tickets-bytes-max",
         LimitUsers limit = "users-max",
         LimitUsersLeaving limit = "users-leaving-max",
         LimitNewUsers limit = "new-users-per-second-max",
@@ -437,6 +448,8 @@ label! {
         Datagrams = "datagrams",
         /// `POST /v1/leave`
         Leave = "leave",
+        /// `POST /v1/ticket`
+        Ticket = "ticket",
         /// `GET /livez` or `/readyz`
         Health = "health",
         /// `GET /metrics`

@@ -7,16 +7,16 @@ use std::io;
 use std::sync::Arc;
 
 use super::ServeFault;
-use crate::auth::{Identity, Rules};
+use crate::auth::{Identity, Rules, Tickets};
 use crate::config::{Config, RoleName};
 use crate::engine::settings::LOOPBACK;
-use crate::engine::{EngineParts, Role, ShardId};
+use crate::engine::{EngineParts, Role, ShardId, instance_of};
 use crate::key_files::{self, FileFault};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
 use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
 use crate::shard::BindOptions;
-use crate::time::Clock;
+use crate::time::{Clock, Now};
 use crate::wire::beat::Keys;
 use crate::wire::nodes::Nodes;
 
@@ -100,10 +100,14 @@ pub(super) fn nodes_of(config: &Config) -> Nodes {
     nodes.answering_at(config.presence_nodes.iter().map(|node| node.http.as_str()))
 }
 
-/// How users are known, if they are asked who they are.
+/// How users are known to this life of a node, if they are asked who they are.
 ///
 /// Errors: a key file gives no key.
-pub(super) fn identity(config: &Config) -> Result<Option<Identity>, FileFault> {
+pub(super) fn identity(
+    config: &Config,
+    secret: &[u8; 32],
+    now: Now,
+) -> Result<Option<Identity>, FileFault> {
     let told = &config.identity;
     if !told.asks() {
         return Ok(None);
@@ -117,6 +121,12 @@ pub(super) fn identity(config: &Config) -> Result<Option<Identity>, FileFault> {
             watch_default: told.watch_default,
         },
         cookie: told.auth_cookie.clone(),
+        query: told.auth_query,
+        tickets: Arc::new(Tickets::new(
+            instance_of(secret),
+            told.tickets_bytes_max,
+            now,
+        )),
         operators_open: config.is_local(),
     }))
 }

@@ -102,7 +102,9 @@ impl Opened {
         let mut folder = build::lock_folder(&config, shards)?;
         let bound =
             shard::bind(&build::bind_options(&config, shards, found)).map_err(ServeFault::Bind)?;
-        let identity = build::identity(&config).map_err(ServeFault::KeyFile)?;
+        let secret = build::random()?;
+        let identity =
+            build::identity(&config, &secret, clock.now()).map_err(ServeFault::KeyFile)?;
         let FleetKeys {
             keys,
             made,
@@ -117,7 +119,7 @@ impl Opened {
             })?;
         let sayings = Sayings {
             limits: format!("limits: {found} udp_buffer={}", bound.udp_buffer_bytes),
-            warnings: warnings.into_iter().chain(config.warning()).collect(),
+            warnings: warnings.into_iter().chain(config.warnings()).collect(),
             key_made: made,
             key_open_mode: open_mode,
         };
@@ -129,7 +131,7 @@ impl Opened {
         board.process.set(Gauge::StoreInMemory, in_memory);
         let common = Common {
             nodes: Arc::new(build::nodes_of(&config)),
-            secret: build::random()?,
+            secret,
             keys: Arc::new(keys),
             identity: identity.map(Arc::new),
             config,

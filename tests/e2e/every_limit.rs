@@ -8,7 +8,7 @@ use crate::forget::erase;
 use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
-use crate::{limits, overflow, relayed, vanished};
+use crate::{identity, limits, overflow, relayed, vanished};
 
 /// Who reaches a limit and asserts that it was counted.
 enum Reached {
@@ -35,7 +35,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 33] = [
+const LIMITS: [(&str, Reached); 34] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -84,6 +84,10 @@ const LIMITS: [(&str, Reached); 33] = [
     (
         "keep-alive-idle-ms",
         Reached::By(limits::a_connection_may_idle_so_long),
+    ),
+    (
+        "tickets-bytes-max",
+        Reached::By(identity::used_tickets_are_kept_in_so_many_bytes),
     ),
     (
         "users-max",

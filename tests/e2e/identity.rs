@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::harness::{Home, Server};
 use crate::http::Answer;
+use crate::limits::limit_hits;
 
 /// What no log, metric, answer or list of processes may hold.
 const CANARY: &str = "canary-6f2a-of-32-bytes-or-more-9c31";
@@ -79,6 +80,77 @@ fn users_prove_who_they_are_and_no_secret_is_told() {
     .expect("it runs");
     assert!(!String::from_utf8_lossy(&command).contains(CANARY));
     server.terminate();
+}
+
+/// Makes a ticket of a token.
+fn ticket(server: &Server, token: &str) -> String {
+    let mut conn = server.connect();
+    let lines = format!("Host: a\r\nAuthorization: Bearer {token}\r\n");
+    conn.send(format!("POST /v1/ticket HTTP/1.1\r\n{lines}\r\n").as_bytes());
+    let made = conn.answer().json();
+    assert_eq!(made["expires_in"], 30, "{made}");
+    made["ticket"].as_str().expect("it is text").to_owned()
+}
+
+/// What stands in a URL stands in no log of ours, at whatever level.
+#[test]
+fn tickets_and_tokens_in_urls_are_told_to_nobody() {
+    let home = Home::new();
+    secret(&home, 0o600);
+    let server = home.serve(&[
+        "--jwt-keys=app.secret",
+        "--auth-query",
+        "--log-level=trace",
+        "--shards=2",
+    ]);
+    server.expect_log("auth-query is set: tokens in URLs");
+    let alice = token(&home, &["--watch", "bob"]);
+    let ticket = ticket(&server, &alice);
+    let mut texts = String::new();
+    let by_ticket = format!("/v1/stream?user=me&watch=bob&ticket={ticket}");
+    let mut stream = server.stream(&format!("user=me&watch=bob&ticket={ticket}"));
+    texts += &stream.begin().0.to_string();
+    let mut by_token = server.stream(&format!("watch=bob&token={alice}"));
+    texts += &by_token.begin().0.to_string();
+    let mut forged = ticket.clone();
+    forged.truncate(40);
+    for (target, status) in [
+        (by_ticket, 204),
+        (format!("/v1/stream?ticket={forged}"), 401),
+        (format!("/v1/stream?token={alice}x"), 401),
+        (format!("/v1/presence?user=bob&ticket={ticket}"), 401),
+        (format!("/{ticket}?token={alice}"), 404),
+    ] {
+        let answer = asked(&server, &target, "");
+        assert_eq!(answer.status, status, "{target}");
+        texts += &answer.text();
+    }
+    texts += &server.get("/metrics").text();
+    texts += &server.log();
+    for secret in [&*forged, &*alice, CANARY] {
+        assert!(!texts.contains(secret), "{texts}");
+    }
+    server.terminate();
+}
+
+#[test]
+pub(crate) fn used_tickets_are_kept_in_so_many_bytes() {
+    let home = Home::new();
+    secret(&home, 0o600);
+    let flags = ["--jwt-keys=app.secret", "--tickets-bytes-max=4K"];
+    let server = home.serve(&flags);
+    let alice = token(&home, &["--watch", "bob"]);
+    let used_max = 4_096 / 80;
+    let open = |_| {
+        let ticket = ticket(&server, &alice);
+        server.stream(&format!("watch=bob&ticket={ticket}"))
+    };
+    let mut streams: Vec<_> = (0..used_max).map(open).collect();
+    streams.iter_mut().for_each(|stream| drop(stream.begin()));
+    let refusal = open(0).expect("overloaded");
+    assert_eq!(refusal.data["reason"], "tickets");
+    assert!(refusal.retry_ms.is_some());
+    assert_eq!(limit_hits(&server, "tickets-bytes-max"), 1.0);
 }
 
 /// With keys a node may be reached from everywhere, and then its metrics take the service token.

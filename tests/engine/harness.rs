@@ -26,7 +26,7 @@ use super::kernel::{Client, Door, Made, Outside, Socket};
 /// Unix ms at which every world begins.
 pub(crate) const START: u64 = 1_764_009_600_000;
 /// Mono ms at which every world begins.
-const BOOT_MS: u64 = 5_000_000;
+pub(crate) const BOOT_MS: u64 = 5_000_000;
 /// Users that a world's store may hold.
 const USERS_MAX: u32 = 160_000;
 /// Turns at one moment after which an engine is said to spin.
@@ -107,6 +107,12 @@ impl World {
         world.identity = Some(Arc::new(identity));
         world.restart(0);
         world
+    }
+
+    /// From the next start on it asks users for tokens so.
+    pub(crate) fn ask_by(&mut self, identity: Identity) -> &mut World {
+        self.identity = Some(Arc::new(identity));
+        self
     }
 
     fn made(shards: u16, settings: Settings, users_max: u32, role: Role) -> World {

@@ -1,19 +1,29 @@
 //! Users who prove who they are: each kind of caller at each surface, what a token's end does, and
 //! what a holder is told.
 
-use greendot::auth::{Claims, Identity, Keys, LastActive, Rules, Signer, WatchDefault};
+use std::sync::Arc;
+
+use greendot::auth::{Claims, Identity, Keys, LastActive, Rules, Signer, Tickets, WatchDefault};
 use greendot::engine::Role;
 use greendot::metrics::{Counter, Gauge};
-use greendot::time::Unix;
+use greendot::time::{Mono, Now, Unix};
 
 use super::harness::{
-    Peer, START, World, record, snapshot, status_and_slug, told, told_of_many, unseen,
+    BOOT_MS, Peer, START, World, record, snapshot, status_and_slug, told, told_of_many, unseen,
 };
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
-const HOUR_MS: u64 = 3_600_000;
+pub(super) const HOUR_MS: u64 = 3_600_000;
 
-fn identity() -> Identity {
+/// The world's beginning.
+pub(super) fn begin() -> Now {
+    Now {
+        mono: Mono::default().plus_ms(BOOT_MS),
+        unix: Unix::from_ms(START),
+    }
+}
+
+pub(super) fn identity() -> Identity {
     let mut keys = Keys::default();
     keys.add("app", SECRET).expect("it has 32 bytes");
     Identity {
@@ -25,25 +35,27 @@ fn identity() -> Identity {
             watch_default: WatchDefault::Nobody,
         },
         cookie: Some("token".into()),
+        query: false,
+        tickets: Arc::new(Tickets::new(1, 1 << 20, begin())),
         operators_open: false,
     }
 }
 
-fn world(shards: u16) -> World {
+pub(super) fn world(shards: u16) -> World {
     World::asking(shards, Role::All, identity())
 }
 
 /// What a test's token says.
-struct Said {
-    user: &'static str,
-    watch: &'static [&'static str],
-    last_active: LastActive,
-    publish: bool,
+pub(super) struct Said {
+    pub(super) user: &'static str,
+    pub(super) watch: &'static [&'static str],
+    pub(super) last_active: LastActive,
+    pub(super) publish: bool,
     /// Made at the world's beginning.
-    ttl_ms: u64,
+    pub(super) ttl_ms: u64,
 }
 
-const ALICE: Said = Said {
+pub(super) const ALICE: Said = Said {
     user: "alice",
     watch: &["bob", "team-*"],
     last_active: LastActive::Exact,
@@ -51,7 +63,7 @@ const ALICE: Said = Said {
     ttl_ms: HOUR_MS,
 };
 
-fn token(said: &Said) -> String {
+pub(super) fn token(said: &Said) -> String {
     let issued = Unix::from_ms(START);
     let watch: Vec<String> = said.watch.iter().map(|entry| entry.to_string()).collect();
     let claims = Claims {
@@ -68,12 +80,12 @@ fn token(said: &Said) -> String {
     signer.token(&claims).expect("a signature")
 }
 
-fn bearer(token: &str) -> String {
+pub(super) fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
 /// A request with more header lines, and a body of JSON if there is one.
-fn request(line: &str, lines: &str, body: &str) -> String {
+pub(super) fn request(line: &str, lines: &str, body: &str) -> String {
     let typed = match body {
         "" => String::new(),
         body => {
@@ -84,7 +96,13 @@ fn request(line: &str, lines: &str, body: &str) -> String {
     format!("{line} HTTP/1.1\r\nHost: a\r\n{lines}{typed}\r\n{body}")
 }
 
-fn asked(world: &mut World, shard: usize, line: &str, lines: &str, body: &str) -> String {
+pub(super) fn asked(
+    world: &mut World,
+    shard: usize,
+    line: &str,
+    lines: &str,
+    body: &str,
+) -> String {
     let peer = world.connect(shard);
     world.send(peer, request(line, lines, body));
     world.received(peer)
@@ -145,6 +163,7 @@ const SURFACES: &[(&str, &str, [&str; 7])] = &[
                                        ["401", "401", "401", "204", "204", "404", "204"]),
     ("DELETE /v1/presence/nobody", "", ["401", "401", "401", "401", "401", "401", "204"]),
     ("POST /v1/datagrams", "",         ["411", "411", "411", "411", "411", "411", "411"]),
+    ("POST /v1/ticket", "",            ["401", "401", "401", "200", "200", "200", "401"]),
     ("GET /metrics", "",               ["401", "401", "401", "401", "401", "401", "200"]),
     ("GET /livez", "",                 ["200", "200", "200", "200", "200", "200", "200"]),
     ("GET /client.js", "",             ["200", "200", "200", "200", "200", "200", "200"]),
@@ -153,7 +172,7 @@ const SURFACES: &[(&str, &str, [&str; 7])] = &[
 ];
 
 /// How a cell of the matrix reads.
-fn cell(answer: &str) -> String {
+pub(super) fn cell(answer: &str) -> String {
     let (status, slug) = status_and_slug(answer);
     match slug {
         "watch-denied" => "watch".into(),

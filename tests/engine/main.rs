@@ -24,6 +24,7 @@ mod pages;
 mod resume;
 mod roles;
 mod streams;
+mod tickets;
 mod timing;
 mod users;
 mod vouching;

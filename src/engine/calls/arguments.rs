@@ -101,9 +101,10 @@ impl Engine {
             // Its head alone: no stream begins.
             Serve::Opens(_) if head.method == Method::Head => Answer::stream().into(),
             Serve::Opens(serve) => {
+                let shown = self.credentials_in_query();
                 let ask = match head.method {
-                    Method::Post => stream_posted(query, body, watch_max),
-                    _ => stream_asked(query, watch_max),
+                    Method::Post => stream_posted(query, body, watch_max, shown),
+                    _ => stream_asked(query, watch_max, shown),
                 };
                 let (mut ask, ignored) = self.read(ask, watch_limit)?;
                 // The header is newer: a reconnecting EventSource repeats its first URL.
@@ -116,6 +117,7 @@ impl Engine {
                 serve(self, id, ask, ignored, caller, now)
             }
             Serve::Bundles(serve) => serve(self, body, now).into(),
+            Serve::Mints(serve) => serve(self, caller, now).into(),
             Serve::Beats(serve) => {
                 caller.check_publishes()?;
                 serve(self, id, segment, caller, now)
@@ -214,8 +216,13 @@ fn record(segment: &str, body: &[u8]) -> Result<Told, Fault> {
     Ok(told)
 }
 
-/// What the query of a stream asks for, and what else stands there.
-fn stream_asked(query: &str, watch_max: usize) -> Result<(StreamAsk, Ignored), Fault> {
+/// What the query of a stream asks for, and what else stands there; of what it shows of its caller,
+/// named by `shown`, nothing is said here.
+fn stream_asked(
+    query: &str,
+    watch_max: usize,
+    shown: &[&str],
+) -> Result<(StreamAsk, Ignored), Fault> {
     let (mut ask, mut ignored) = (StreamAsk::default(), Ignored::default());
     let mut vouch = None;
     for (name, value) in query_pairs(query) {
@@ -240,7 +247,7 @@ fn stream_asked(query: &str, watch_max: usize) -> Result<(StreamAsk, Ignored), F
                 let detail = "user stands twice: a stream has one holder";
                 return Err(Fault::Query(detail.into()));
             }
-            other if is_last_event_id(other) => {}
+            other if is_last_event_id(other) || is_one_of(shown, other) => {}
             other => ignored.add(other),
         }
     }
@@ -254,11 +261,14 @@ fn stream_posted(
     query: &str,
     body: &[u8],
     watch_max: usize,
+    shown: &[&str],
 ) -> Result<(StreamAsk, Ignored), Fault> {
     let mut ask = parse_stream_ask(body, watch_max)?;
     let mut ignored = Ignored::default();
-    for (name, _) in query_pairs(query).filter(|(name, _)| !is_last_event_id(name)) {
-        ignored.add(&name);
+    for (name, _) in query_pairs(query) {
+        if !is_last_event_id(&name) && !is_one_of(shown, &name) {
+            ignored.add(&name);
+        }
     }
     ask.last_event_id = last_event_id(query).or(ask.last_event_id);
     Ok((ask, ignored))
@@ -270,6 +280,10 @@ const LAST_EVENT_IDS: [&[u8]; 3] = [b"last_event_id", b"lastEventId", b"Last-Eve
 
 fn is_last_event_id(name: &[u8]) -> bool {
     LAST_EVENT_IDS.contains(&name)
+}
+
+fn is_one_of(names: &[&str], name: &[u8]) -> bool {
+    names.iter().any(|known| known.as_bytes() == name)
 }
 
 /// The newest last event id of a query. One that can not be read is no time, and resumes nothing.

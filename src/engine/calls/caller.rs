@@ -4,9 +4,10 @@
 //! The rule is all or nothing: a call that names one user too many is refused, and changes nothing.
 //! Never reads a key: `auth` verifies.
 
-use super::table::{Row, Who};
+use super::served::Served;
+use super::table::{self, Row, Who};
 use super::unauthorized;
-use crate::auth::{Grant, LastActive, Refusal};
+use crate::auth::{Full, Grant, LastActive, Refusal, Reserved, Shown, TicketRefusal};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::time::{Mono, Now};
@@ -145,10 +146,20 @@ impl Engine {
             Who::Either if self.is_of_fleet(head) => return Ok(Caller::Node),
             Who::Holder | Who::Either => {}
         }
-        let token = identity.token(head).ok_or_else(no_token)?;
+        let shown = identity.shown(head, table::opens_stream(head.path));
+        let shown = shown.ok_or_else(no_token)?;
+        let token = match &shown {
+            Shown::Ticket(ticket) => {
+                let verified = identity.tickets.verify(ticket, &self.node.keys, now);
+                let verified = verified.map(|grant| Caller::User(Box::new(grant)));
+                return verified.map_err(|refusal| self.refuse_ticket(refusal));
+            }
+            Shown::Token(token) => token,
+            Shown::Cookie(token) => token.as_bytes(),
+        };
         let micros = identity.rules.keys.micros_max();
         self.verifying_micros_left = self.verifying_micros_left.saturating_sub(micros);
-        let verified = identity.rules.verify(token.as_bytes(), now.unix);
+        let verified = identity.rules.verify(token, now.unix);
         verified
             .map(|grant| Caller::User(Box::new(grant)))
             .map_err(|refusal| {
@@ -166,11 +177,19 @@ impl Engine {
         self.node.identity.is_none() || row.who == Who::Local
     }
 
+    /// The parameters of a stream's query that show who opens it.
+    pub(super) fn credentials_in_query(&self) -> &'static [&'static str] {
+        match &self.node.identity {
+            Some(identity) if identity.query => &["ticket", "token"],
+            _ => &["ticket"],
+        }
+    }
+
     /// Whether a call takes a token, and this one's comes by cookie.
     pub(super) fn is_by_cookie(&self, row: &Row, head: &Head<'_>) -> bool {
         let identity = self.node.identity.as_ref();
-        matches!(row.who, Who::Holder | Who::Either)
-            && identity.is_some_and(|identity| identity.is_by_cookie(head))
+        let shown = identity.and_then(|it| it.shown(head, row.begins_stream()));
+        matches!(row.who, Who::Holder | Who::Either) && matches!(shown, Some(Shown::Cookie(_)))
     }
 
     /// Whether a request shows what its row asks for, as far as that is seen without arithmetic.
@@ -186,7 +205,9 @@ impl Engine {
                     false => Err(unauthorized()),
                 };
             }
-            (Who::Holder | Who::Either, Some(identity)) => identity.token(head).is_some(),
+            (Who::Holder | Who::Either, Some(identity)) => {
+                identity.shown(head, row.begins_stream()).is_some()
+            }
         };
         if proves { Ok(()) } else { Err(no_token()) }
     }
@@ -199,7 +220,43 @@ impl Engine {
             .identity
             .as_ref()
             .filter(|_| self.verifying_micros_left == 0);
-        identity.is_some_and(|identity| identity.token(head).is_some())
+        let opens = table::opens_stream(head.path);
+        let shown = identity.and_then(|identity| identity.shown(head, opens));
+        matches!(shown, Some(Shown::Token(_) | Shown::Cookie(_)))
+    }
+
+    /// Counts a ticket that is refused. One that was genuine once is answered 204, after which an
+    /// EventSource does not come back with it.
+    fn refuse_ticket(&mut self, refusal: TicketRefusal) -> Answer {
+        self.counters.add(ticket_counter(refusal), 1);
+        match refusal.is_forged() {
+            true => Answer::problem(problems::UNAUTHORIZED, refusal.explain()),
+            false => Answer::no_content(),
+        }
+    }
+
+    /// Takes a caller's ticket, if they have come with one, so that nobody else can use it.
+    ///
+    /// Err: somebody else has, or no more used ones can be kept.
+    pub(super) fn reserve_ticket(
+        &mut self,
+        caller: &Caller,
+        now: Now,
+    ) -> Result<Option<Reserved>, Served> {
+        let (Caller::User(grant), Some(identity)) = (caller, &self.node.identity) else {
+            return Ok(None);
+        };
+        let Some(id) = grant.ticket else {
+            return Ok(None);
+        };
+        match identity.tickets.reserve(id, now) {
+            Ok(Some(reserved)) => Ok(Some(reserved)),
+            Ok(None) => Err(self.refuse_ticket(TicketRefusal::Used).into()),
+            Err(Full) => {
+                self.counters.add(Counter::LimitTicketsBytes, 1);
+                Err(Served::Overloaded("tickets"))
+            }
+        }
     }
 
     /// Tells the tokens of one user from another's, without keeping who it is. Nobody can say who
@@ -261,12 +318,31 @@ fn counter_of(refusal: Refusal) -> Counter {
     }
 }
 
+fn ticket_counter(refusal: TicketRefusal) -> Counter {
+    match refusal {
+        TicketRefusal::Form => Counter::TicketForm,
+        TicketRefusal::Key => Counter::TicketKey,
+        TicketRefusal::Mac => Counter::TicketMac,
+        TicketRefusal::Old => Counter::TicketOld,
+        TicketRefusal::Future => Counter::TicketFuture,
+        TicketRefusal::BeforeStart => Counter::TicketBeforeStart,
+        TicketRefusal::Used => Counter::TicketUsed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn reasons_are_counted_under_their_names() {
+        for (refusal, reason) in TicketRefusal::ALL {
+            let row = ticket_counter(refusal).row();
+            assert_eq!(
+                (row.family, row.labels),
+                ("tickets_refused", &[("reason", reason)][..])
+            );
+        }
         for (refusal, reason) in Refusal::ALL {
             let row = counter_of(refusal).row();
             assert_eq!(

@@ -27,6 +27,7 @@ pub(super) mod stream;
 mod stream_beat;
 mod stream_id;
 mod table;
+mod ticket;
 
 use super::conn::pending::Pending;
 use super::parts::Engine;

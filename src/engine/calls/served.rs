@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::caller::NewPermit;
 use super::ignored::Ignored;
 use super::refused::Refused;
+use crate::auth::Reserved;
 use crate::engine::errand::{LoggedOutAt, Verdict};
 use crate::presence::InternFault;
 use crate::slot::Slot;
@@ -83,6 +84,8 @@ pub(in crate::engine) struct NewStream {
     pub(super) vouched: bool,
     /// What it keeps of its opener's token.
     pub(super) permit: Option<NewPermit>,
+    /// By what it comes, if that is good for one stream: spent with its hello, and else given back.
+    pub(super) ticket: Option<Reserved>,
 }
 
 impl NewStream {

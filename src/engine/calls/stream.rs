@@ -60,6 +60,10 @@ pub(super) fn open(
         engine.counters.add(Counter::LimitNamesBytes, 1);
         return Served::Overloaded("names");
     }
+    let ticket = match engine.reserve_ticket(caller, now) {
+        Ok(ticket) => ticket,
+        Err(refused) => return refused,
+    };
     let mut waits = None;
     let publisher = match ask.user {
         None => None,
@@ -87,6 +91,7 @@ pub(super) fn open(
         last_event_id: ask.last_event_id,
         vouched: false,
         permit: engine.permit_of(caller, now),
+        ticket,
     };
     let mut errands = Errands::default();
     // Who has read the hello, or asks behind it, finds its holder online.
@@ -104,7 +109,13 @@ pub(super) fn open(
 
 impl Engine {
     /// Enters what a stream watches, moves its connection into its new life and says hello.
-    pub(super) fn begin_stream(&mut self, id: ConnId, pending: &Pending, new: NewStream, now: Now) {
+    pub(super) fn begin_stream(
+        &mut self,
+        id: ConnId,
+        pending: &Pending,
+        mut new: NewStream,
+        now: Now,
+    ) {
         self.counters.add_request(pending.call, 200);
         // Indexed first, read later: what changes in between is told twice rather than never.
         let watch = new.watch.iter();
@@ -113,6 +124,9 @@ impl Engine {
         self.mark_untold(id.index, new.last_event_id.as_deref(), now);
         let by_holder = new.is_by_holder();
         self.say_hello(id, pending, &new, now);
+        if let Some(ticket) = new.ticket.take() {
+            ticket.spend();
+        }
         let unsure = self.presence.is_follower();
         self.conns
             .stream_begins(id.index, unsure, new.permit, now.mono);

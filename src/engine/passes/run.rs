@@ -20,12 +20,20 @@ use crate::wire::sse;
 /// Timers that one call sees to: each may end a stream, or answer somebody.
 const FIRED_PER_CALL: u32 = 1_024;
 
+/// Used tickets that are forgotten when a sweep is due.
+const TICKETS_FORGOTTEN: usize = 1_024;
+
 impl Engine {
     /// Timers, sweep, vouching, resync, drain: a bounded piece of each. Call every turn.
     pub fn handle_timeout(&mut self, now: Now) {
         self.passes.backlog = false;
         self.fire_timers(now);
         let interval_ms = self.settings.sweep_interval_ms;
+        if let Some(identity) = &self.node.identity
+            && self.passes.sweeping.due() <= now.mono
+        {
+            identity.tickets.forget_old(TICKETS_FORGOTTEN, now);
+        }
         if self.passes.sweeping.begin_if_due(interval_ms, now.mono) {
             self.forget_the_silent(now);
             self.let_go(now);

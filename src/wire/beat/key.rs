@@ -52,9 +52,15 @@ impl FleetKey {
     /// The service key's token: 64 hex digits, derived from the fleet key, which it does not give
     /// away. A node shows it to another as `Authorization: Bearer ..` (RFC 6750).
     pub fn service_token(&self) -> String {
-        blake3::Hash::from_bytes(blake3::derive_key(SERVICE_CONTEXT, &self.bytes))
+        blake3::Hash::from_bytes(self.derived(SERVICE_CONTEXT))
             .to_hex()
             .to_string()
+    }
+
+    /// A key of its own for another use, named by a BLAKE3 `derive_key` context. It does not give
+    /// the fleet key away.
+    pub fn derived(&self, context: &'static str) -> [u8; 32] {
+        blake3::derive_key(context, &self.bytes)
     }
 
     /// Keyed BLAKE3 of `bytes`, truncated.
@@ -168,13 +174,12 @@ impl Keys {
         let keys = std::iter::once(&self.signing).chain(&self.others);
         // blake3::Hash compares in constant time.
         keys.fold(false, |found, key| {
-            found
-                | (given
-                    == blake3::Hash::from_bytes(blake3::derive_key(SERVICE_CONTEXT, &key.bytes)))
+            found | (given == blake3::Hash::from_bytes(key.derived(SERVICE_CONTEXT)))
         })
     }
 
-    pub(super) fn find(&self, id: u32) -> Option<&FleetKey> {
+    /// The key of this id.
+    pub fn find(&self, id: u32) -> Option<&FleetKey> {
         if self.signing.id == id {
             return Some(&self.signing);
         }

@@ -78,6 +78,7 @@ table! {
     LENGTH_REQUIRED: LengthRequired, "length-required", "The request needs a body";
     BODY_TOO_LARGE: ContentTooLarge, "body-too-large", "The request body is too large";
     TOO_MANY_USERS: ContentTooLarge, "too-many-users", "The request names too many users";
+    TICKET_TOO_LONG: ContentTooLarge, "ticket-too-long", "The ticket would be too long for a URL";
     TARGET_TOO_LONG: UriTooLong, "target-too-long", "The request line is too long";
     UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType, "unsupported-media-type", "The request body has \
      the wrong media type";

@@ -16,7 +16,7 @@ use super::ignored::Ignored;
 use super::leave::end_streams;
 use super::served::Served;
 use super::stream_beat::beat as stream_beat;
-use super::{beat, edit, forget, held, leave, node, query, stream};
+use super::{beat, edit, forget, held, leave, node, query, stream, ticket};
 use crate::engine::parts::Engine;
 use crate::engine::role::Role;
 use crate::engine::told;
@@ -31,12 +31,13 @@ use crate::wire::response::Answer;
 
 use Call::{
     Beat, Datagrams, Health, Leave, Metrics, Page, PresenceForget, PresenceMany, PresenceOne,
-    PresencePut, PresenceQuery, Stream, StreamBeat, StreamWatch, StreamsEnd, StreamsHeld,
+    PresencePut, PresenceQuery, Stream, StreamBeat, StreamWatch, StreamsEnd, StreamsHeld, Ticket,
 };
 use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
 use Serve::{
-    Bare, Beats, Bundles, Edits, Fixed, Listed, Notes, One, Opens, Parts, Record, Records, Users,
+    Bare, Beats, Bundles, Edits, Fixed, Listed, Mints, Notes, One, Opens, Parts, Record, Records,
+    Users,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Either, Holder, Local, Open, Service};
@@ -51,8 +52,8 @@ const TABLE: &[Row] = &[
     row(Delete, ONE_USER,            PresenceForget, Keeps,  Service, Allowed, One(forget::forget)),
     row(Get,  "/v1/presence",        PresenceMany,  Decides, Either,  Refused, Listed(query::many)),
     row(Put,  "/v1/presence",        PresencePut,   Mirrors, Service, Allowed, Records(told::put)),
-    row(Get,  "/v1/stream",          Stream,        Streams, Holder,  Later,   Opens(stream::open)),
-    row(Post, "/v1/stream",          Stream,        Streams, Holder,  Later,   Opens(stream::open)),
+    row(Get,  STREAM,                Stream,        Streams, Holder,  Later,   Opens(stream::open)),
+    row(Post, STREAM,                Stream,        Streams, Holder,  Later,   Opens(stream::open)),
     row(Post, STREAM_WATCH,          StreamWatch,   Streams, Holder,  Refused, Edits(edit::edit)),
     row(Post, STREAM_BEAT,           StreamBeat,    Streams, Holder,  Allowed, Beats(stream_beat)),
     row(Post, "/v1/streams/held",    StreamsHeld,   Mirrors, Service, Allowed, Users(held::held)),
@@ -60,6 +61,7 @@ const TABLE: &[Row] = &[
     row(Post, "/v1/beat",            Beat,          Decides, Either,  Refused, Notes(beat::beat)),
     row(Post, "/v1/datagrams",       Datagrams,     Decides, Service, Fleet,   Bundles(bundle)),
     row(Post, "/v1/leave",           Leave,         Every,   Either,  Refused, Parts(leave::leave)),
+    row(Post, "/v1/ticket",          Ticket,        Every,   Holder,  Refused, Mints(ticket::make)),
     row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
     row(Get,  "/readyz",             Health,        Every,   Open,    Allowed, Bare(node::ready)),
     row(Get,  METRICS,               Metrics,       Every,   Local,   Allowed, Bare(node::metrics)),
@@ -74,6 +76,7 @@ pub(super) const METRICS: &str = "/metrics";
 /// The type of most bodies.
 pub(super) const JSON: &str = "application/json";
 
+const STREAM: &str = "/v1/stream";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
 /// Served beyond the limit of connections too: whom a full server does not hear is offline.
 const STREAM_BEAT: &str = "/v1/stream/{stream}/beat";
@@ -170,6 +173,8 @@ pub(super) enum Serve {
     Bundles(fn(&mut Engine, &[u8], Now) -> Answer),
     /// Who asks, and the stream in the path.
     Beats(fn(&mut Engine, ConnId, &str, &Caller, Now) -> Served),
+    /// Nothing but who calls.
+    Mints(fn(&mut Engine, &Caller, Now) -> Answer),
     /// Who asks, the stream in the path, and the edit of the body.
     Edits(fn(&mut Engine, ConnId, &str, WatchEdit, &Caller, Now) -> Served),
 }
@@ -232,7 +237,7 @@ impl Row {
     /// The type of the call's body. None: it has none.
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
-            Bare(_) | Fixed(_) | One(_) | Listed(_) | Beats(_) => None,
+            Bare(_) | Fixed(_) | One(_) | Listed(_) | Beats(_) | Mints(_) => None,
             Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
             Opens(_) => (self.method == Post).then_some(JSON),
@@ -250,6 +255,11 @@ impl Roles {
             (Roles::Mirrors, role) => matches!(role, Role::Realtime(_)),
         }
     }
+}
+
+/// Whether a path is where streams are opened.
+pub(super) fn opens_stream(path: &str) -> bool {
+    path == STREAM
 }
 
 /// Whether a call begins a stream, on the nodes that hold streams.
