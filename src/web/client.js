@@ -16,6 +16,17 @@
 // as the server can be reached. The holder of a stream is online for as long as this page answers
 // pings; no timer is involved, for those of a hidden page run once a minute.
 //
+// Where the server asks for tokens:
+//   new Greendot(where, { user: "me", token: async () => (await fetch("/my-token")).text() });
+// `token` is asked before each edit and beat, which show it in a header. An EventSource can set
+// none: with `token`, each stream is opened by a ticket that the server makes of it. `ticket: async
+// () => ..` gives tickets in its place, where the page's own backend makes them. A page whose
+// cookie holds the token needs neither.
+//
+// A ticket is good for one stream. When a stream ends the browser comes back with the same URL
+// after the delay that the server chose, and is told not to (204): then another ticket is asked
+// for.
+//
 // An EventSource repeats its first URL when it reconnects, so after each `hello` the server watches
 // what that URL named. `wanted` is what the application watches, `told` what the server does; edits
 // are what takes one to the other, and a reconnect or a list that no URL could hold need nothing
@@ -50,6 +61,8 @@
   const PARTING_MS_MAX = 60000;
   const EDIT_MS_MAX = 10000;
   const BEAT_MS_MAX = 5000;
+  // For a ticket to be made.
+  const TICKET_MS_MAX = 10000;
   // Beats in a row of a live stream that come to nothing.
   const ASTRAY_MAX = 2;
 
@@ -102,6 +115,12 @@
     #base;
     #user;
     #vouch;
+    #token;
+    #ticket;
+    // The ticket of #source may have been spent: who comes back with it is told not to.
+    #spent = false;
+    // Which ticket is waited for.
+    #asked = 0;
     #wanted = new Set();
     #told = new Set();
     // Of #told, those of whom nothing is known and nothing comes: the stream resumes from an id
@@ -156,14 +175,16 @@
 
     // url: where the server is; "" for the page's own origin. options: user (be online as), watch
     // (users), vouch ("self", the default: the user is online while this page answers; "stream":
-    // while its connection is open), and for tests EventSource and fetch. Throws a RangeError for
-    // what can not be a user's id.
+    // while its connection is open), token and ticket (functions; see above), and for tests
+    // EventSource and fetch. Throws a RangeError for what can not be a user's id.
     constructor(url, options = {}) {
       this.#base = String(url ?? "").replace(/\/+$/, "");
       this.#user = options.user ?? null;
       this.#vouch = options.vouch ?? "self";
       if (!["self", "stream"].includes(this.#vouch))
         throw new RangeError(`vouch is "self" or "stream", not ${JSON.stringify(this.#vouch)}`);
+      this.#token = options.token ?? null;
+      this.#ticket = options.ticket ?? (this.#token === null ? null : () => this.#makeTicket());
       this.#EventSource = options.EventSource ?? globalThis.EventSource;
       this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
       if (this.#user !== null) check(this.#user);
@@ -247,6 +268,36 @@
     }
 
     #connect() {
+      const asked = (this.#asked += 1);
+      if (this.#ticket === null) return this.#open(null);
+      let timer;
+      const late = new Promise((_, fail) => {
+        timer = later(() => fail(new Error("no ticket in time")), TICKET_MS_MAX);
+      });
+      const isWanted = () => asked === this.#asked && !this.#closed;
+      Promise.race([Promise.resolve().then(() => this.#ticket()), late])
+        .then(
+          (ticket) => isWanted() && this.#open(ticket ?? null),
+          (error) => {
+            if (!isWanted()) return;
+            this.#connectTimer = setTimeout(() => this.#connect(), this.#backoff());
+            this.#emit("error", { status: error.status ?? 0, detail: error.message ?? `${error}` });
+          },
+        )
+        .finally(() => clearTimeout(timer));
+    }
+
+    // A ticket of the token. Null where nobody is asked for one.
+    async #makeTicket() {
+      const url = `${this.#base}/v1/ticket`;
+      const init = { method: "POST" };
+      const { status, detail, body } = await this.#ask(url, init, TICKET_MS_MAX);
+      if (status === 404) return null;
+      if (status !== 200) throw Object.assign(new Error(detail), { status });
+      return body.ticket;
+    }
+
+    #open(ticket) {
       // Who resumes is told only of changes since the id: users whom it does not count are added by
       // an edit, which brings their state.
       const resumes = this.#lastEventId !== "";
@@ -254,6 +305,8 @@
       if (this.#user !== null) query.append("user", this.#user);
       if (this.#user !== null && this.#vouch === "self") query.append("vouch", "self");
       if (resumes) query.append("last_event_id", this.#lastEventId);
+      if (ticket !== null) query.append("ticket", ticket);
+      this.#spent = false;
       this.#urlUsers = [];
       // An EventSource does not say why it was refused. If it was for a list too long, a shorter
       // one helps, and the rest follows as edits, whose answers can be read.
@@ -288,13 +341,17 @@
             this.#settle();
           }
         });
-      listen("hello", this.#hello);
+      listen("hello", (hello) => {
+        this.#spent = ticket !== null;
+        this.#hello(hello);
+      });
       listen("snapshot", this.#snapshot);
       listen("presence", (record) => this.#apply(record));
       listen("ping", () => this.#beat());
       for (const kind of ["overloaded", "goodbye"]) {
         listen(kind, (said) => {
           this.#partedAt = clocks();
+          this.#spent = ticket !== null;
           this.#emit(kind, said);
         });
       }
@@ -413,6 +470,11 @@
       // will.
       if (source.readyState !== 2) return;
       this.#source = null;
+      if (this.#spent) {
+        // It is the ticket that was refused, after the delay that the server chose.
+        this.#spent = false;
+        return this.#connect();
+      }
       this.#refusals += 1;
       this.#connectTimer = setTimeout(() => this.#connect(), this.#backoff());
     }
@@ -425,6 +487,7 @@
     }
 
     #drop() {
+      this.#asked += 1;
       this.#abort();
       this.#source?.close();
       this.#source = null;
@@ -543,7 +606,8 @@
       }
     }
 
-    // Asks, and waits for so long; the status is 0 if there is no answer.
+    // Asks, showing the token unless it is but a probe, and waits for so long; the status is 0 if
+    // there is no answer.
     async #ask(url, init, timeoutMs, abort = new AbortController()) {
       const gone = new Promise((_, fail) =>
         abort.signal.addEventListener("abort", () => fail(new Error("no answer in time"))),
@@ -551,12 +615,19 @@
       gone.catch(() => {});
       const timer = later(() => abort.abort(), timeoutMs);
       try {
+        const headers = { ...init.headers };
+        if (this.#token !== null && init.method === "POST") {
+          headers.Authorization = `Bearer ${await Promise.race([this.#token(), gone])}`;
+        }
         // Some do not end when they are told to.
-        const asked = this.#fetch(url, { ...init, signal: abort.signal });
+        const asked = this.#fetch(url, { ...init, headers, signal: abort.signal });
         const answer = await Promise.race([asked, gone]);
         // Of another origin's answer only its coming is seen.
         if (answer.type === "opaque") return { status: 200, detail: "" };
-        if (answer.ok) return { status: answer.status, detail: "" };
+        if (answer.ok) {
+          const body = answer.status === 200 && answer.json ? answer.json().catch(() => ({})) : {};
+          return { status: answer.status, detail: "", body: await Promise.race([body, gone]) };
+        }
         const problem = await Promise.race([answer.json().catch(() => ({})), gone]);
         return { status: answer.status, detail: problem.detail ?? answer.statusText };
       } catch (error) {

@@ -846,3 +846,147 @@ test("an edit that hangs is given up and made again; one of a lost stream ends w
     assert.deepEqual(JSON.parse(asked.at(-1).body), { add: [], remove: ["carol"] });
     greendot.close();
   }));
+
+// A client where tokens are asked for: what was fetched, answered by `answer(path)`.
+function withToken(options, answer) {
+  const asked = [];
+  const fetch = async (url, { headers, method }) => {
+    asked.push(`${method} ${new URL(url).pathname} ${headers.Authorization ?? "-"}`);
+    return answer(new URL(url).pathname, asked.length);
+  };
+  const greendot = new Greendot("http://server", { ...options, EventSource: FakeSource, fetch });
+  const errors = [];
+  greendot.on("error", (error) => errors.push(error));
+  return { greendot, asked, errors };
+}
+
+const made = (ticket) => ({ ok: true, status: 200, json: async () => ({ ticket }) });
+const ticketOf = (source) => source.url.searchParams.get("ticket");
+
+test("a token opens streams by tickets, and goes with edits and beats as a header", async () => {
+  let tokens = 0;
+  const { greendot, asked } = withToken(
+    { user: "me", watch: ["bob"], token: async () => `t${(tokens += 1)}` },
+    (path, n) => (path === "/v1/ticket" ? made(`ticket-${n}`) : { ok: true, status: 204 }),
+  );
+  const before = FakeSource.all.length;
+  greendot.watch("carol");
+  await settle();
+  assert.equal(FakeSource.all.length, before + 1);
+  const source = FakeSource.last;
+  assert.deepEqual(
+    [ticketOf(source), source.url.searchParams.getAll("watch")],
+    ["ticket-1", ["bob", "carol"]],
+  );
+  source.say("hello", { stream: "1.1.a", watching: 2, vouch: "self" });
+  source.ping();
+  greendot.unwatch("bob");
+  await settle();
+  assert.deepEqual(asked, [
+    "POST /v1/ticket Bearer t1",
+    "POST /v1/stream/1.1.a/beat Bearer t2",
+    "POST /v1/stream/1.1.a/watch Bearer t3",
+  ]);
+  greendot.close();
+});
+
+test("each stream has a ticket of its own; the browser's own return is no failure", async () => {
+  let tickets = 0;
+  const { greendot, asked, errors } = withToken(
+    { watch: ["bob"], ticket: async () => `own-${(tickets += 1)}` },
+    () => ({ ok: true, status: 200 }),
+  );
+  await settle();
+  for (let n = 1; n <= 5; n++) {
+    const source = FakeSource.last;
+    assert.deepEqual([ticketOf(source), tickets], [`own-${n}`, n]);
+    source.hello(`1.${n}.a`, 1);
+    source.say("snapshot", { presence: [record("bob", "online", 5)] }, `${n}0`);
+    // The browser waits as long as the server said, comes back, and is answered 204.
+    source.fail(0);
+    await settle();
+    assert.equal(FakeSource.last, source);
+    source.fail(2);
+    await settle();
+    assert.notEqual(FakeSource.last, source);
+    assert.equal(FakeSource.last.url.searchParams.get("last_event_id"), `${n}0`);
+  }
+  assert.deepEqual([asked, errors], [[], []]);
+  greendot.close();
+});
+
+test("without a ticket it is asked for again, later and later", () =>
+  withClock(async (pass) => {
+    let asked = 0;
+    const { greendot, errors } = withToken(
+      {
+        ticket: async () => {
+          if ((asked += 1) < 4) throw new Error("who are you?");
+          return "at last";
+        },
+      },
+      () => ({ ok: true, status: 200 }),
+    );
+    const before = FakeSource.all.length;
+    await pass(700);
+    assert.equal(asked, 1);
+    await pass(600);
+    assert.equal(asked, 2);
+    await pass(1400);
+    assert.equal(asked, 2);
+    await pass(6000);
+    assert.equal(asked, 4);
+    assert.deepEqual(errors, Array(3).fill({ status: 0, detail: "who are you?" }));
+    assert.deepEqual([FakeSource.all.length, ticketOf(FakeSource.last)], [before + 1, "at last"]);
+    // A source that the server refuses before any hello waits too.
+    FakeSource.last.fail(2);
+    await pass(300);
+    assert.equal(asked, 4);
+    greendot.close();
+  }));
+
+test("a ticket that never comes is given up, and one that comes too late opens nothing", () =>
+  withClock(async (pass) => {
+    const waiting = [];
+    const { greendot, errors } = withToken(
+      { ticket: () => new Promise((done) => waiting.push(done)) },
+      () => ({ ok: true, status: 200 }),
+    );
+    const before = FakeSource.all.length;
+    await pass(11_500);
+    assert.deepEqual([waiting.length, errors[0].detail], [2, "no ticket in time"]);
+    waiting[0]("late");
+    await pass(50);
+    assert.equal(FakeSource.all.length, before);
+    greendot.close();
+    waiting[1]("closed");
+    await pass(50);
+    assert.equal(FakeSource.all.length, before);
+  }));
+
+test("where nobody is asked for a token there are no tickets, and none is missing", async () => {
+  const { greendot, errors } = withToken({ watch: ["bob"], token: async () => "t" }, () => ({
+    ok: false,
+    status: 404,
+    json: async () => ({ detail: "nobody is asked" }),
+  }));
+  await settle();
+  await settle();
+  assert.equal(ticketOf(FakeSource.last), null);
+  assert.deepEqual(errors, []);
+  greendot.close();
+});
+
+test("a ticket that is refused is an error with the server's words", async () => {
+  const { greendot, errors } = withToken({ token: async () => "t" }, () => ({
+    ok: false,
+    status: 413,
+    json: async () => ({ detail: "send the token as a header or in the cookie" }),
+  }));
+  await settle();
+  await settle();
+  assert.deepEqual(errors, [
+    { status: 413, detail: "send the token as a header or in the cookie" },
+  ]);
+  greendot.close();
+});
