@@ -8,11 +8,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::auth::{KeyFault, Keys, Signer, SignerFault};
+use crate::auth::{KeyFault, Keys, ServiceFault, ServiceKeys, Signer, SignerFault};
 
 /// Bits of a mode that let everybody on the machine read or write a file. A group may: that is how
 /// secrets are mounted.
 const WORLD_MASK: u32 = 0o006;
+/// The bit that lets everybody write: add a key of their own.
+const WORLD_WRITES: u32 = 0o002;
 
 /// Longest key file in bytes; a set of 64 RSA keys has a tenth of it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -31,6 +33,9 @@ enum FaultKind {
     Open,
     Keys(KeyFault),
     Signer(SignerFault),
+    NoText,
+    Services { line: usize, fault: ServiceFault },
+    Writable,
 }
 
 impl fmt::Display for FileFault {
@@ -45,6 +50,12 @@ impl fmt::Display for FileFault {
             ),
             FaultKind::Keys(fault) => write!(f, "{path}: {fault}"),
             FaultKind::Signer(fault) => write!(f, "{path}: {fault}"),
+            FaultKind::NoText => write!(f, "{path}: it is no text"),
+            FaultKind::Services { line, fault } => write!(f, "{path}:{line}: {fault}"),
+            FaultKind::Writable => write!(
+                f,
+                "{path}: everybody on this machine may add a key; `chmod o-w {path}`"
+            ),
         }
     }
 }
@@ -71,6 +82,31 @@ pub fn verifying(paths: &[PathBuf]) -> Result<Keys, FileFault> {
         }
     }
     Ok(keys)
+}
+
+/// The keys of services, of which a file has the hashes; and what is to be said of the file.
+///
+/// Errors: a line is none, or everybody may write one.
+pub fn services(path: &Path) -> Result<(ServiceKeys, Option<String>), FileFault> {
+    let fault = |kind| FileFault {
+        path: path.to_owned(),
+        kind,
+    };
+    let (content, mode) = read(path).map_err(fault)?;
+    if mode & WORLD_WRITES != 0 {
+        return Err(fault(FaultKind::Writable));
+    }
+    let text = String::from_utf8(content).map_err(|_| fault(FaultKind::NoText))?;
+    let keys = ServiceKeys::parse(&text)
+        .map_err(|(line, why)| fault(FaultKind::Services { line, fault: why }))?;
+    let path = path.display();
+    let warning = (mode & WORLD_MASK != 0).then(|| {
+        format!(
+            "{path}: everybody on this machine may read which services there are; \
+             `chmod o-r {path}`"
+        )
+    });
+    Ok((keys, warning))
 }
 
 /// The key in a file, whose tokens name it `kid`.

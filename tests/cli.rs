@@ -200,6 +200,24 @@ fn keys_are_made_and_named() {
         code == 0 && ids.len() == "00000000 signs\n".len() && ids.ends_with(" signs\n"),
         "{ids}"
     );
+    let new = ["key", "new", "--service", "app", "--scopes", "query,beat"];
+    let (code, made, _) = greendot(dir.path(), &new, &[]);
+    let lines: Vec<&str> = made.lines().collect();
+    assert!(
+        code == 0
+            && lines[0].starts_with("gds_app_")
+            && lines[1].starts_with("app beat,query blake3:"),
+        "{made}"
+    );
+    let (code, _, err) = greendot(
+        dir.path(),
+        &["key", "new", "--service", "app", "--scopes", "all"],
+        &[],
+    );
+    assert!(
+        code == 2 && err.contains("scopes stand between commas"),
+        "{err}"
+    );
 }
 
 #[test]

@@ -74,6 +74,20 @@ fn jwt_keys() {
     run("jwt_keys", auth::fuzz::jwt_keys, JWT_KEYS);
 }
 
+#[test]
+fn service_keys() {
+    run("service_keys", auth::fuzz::service_keys, SERVICE_KEYS);
+}
+
+const SERVICE_KEYS: &[&[u8]] = &[
+    b"# services\n\napp beat,query \
+      blake3:21366819ad317429337c63d4811051529a1eba4afe35c9a85f31a9b20511d23f\r\n\
+      gds_app_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc",
+    b"a publish,metrics,admin,revoke,ticket \
+      blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262\n\
+      a metrics blake3:bf1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+];
+
 const BUNDLES: &[&[u8]] = &[b"", b"\0\x03abc", b"\0\x01a\0\x02bc\0\0\0\x01d"];
 
 const REQUESTS: &[&[u8]] = &[

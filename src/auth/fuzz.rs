@@ -2,7 +2,7 @@
 
 use super::ticket::{self, TicketId};
 use super::token::Header;
-use super::{Grant, Keys, Rules, TICKET_CHARS_MAX, WATCH_ENTRIES_MAX, WatchDefault};
+use super::{Grant, Keys, Rules, ServiceKeys, TICKET_CHARS_MAX, WATCH_ENTRIES_MAX, WatchDefault};
 use crate::time::Unix;
 use crate::wire::User;
 use crate::wire::beat::{self, FleetKey};
@@ -111,4 +111,19 @@ pub fn jwt_keys(data: &[u8]) {
     );
     assert!(before.iter().all(|(kid, _)| keys.find(Some(kid)).is_some()));
     assert_eq!(keys.find(None).is_some(), before.len() == 1);
+}
+
+/// A line is a key's or a fault with its number; and nothing that a file holds can be shown.
+pub fn service_keys(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let lines = text.lines().count();
+    match ServiceKeys::parse(&text) {
+        Err((line, fault)) => {
+            assert!((1..=lines).contains(&line) && !fault.to_string().is_empty());
+        }
+        Ok(keys) => {
+            let words = text.split_whitespace();
+            assert!(words.into_iter().all(|word| keys.find(word).is_none()));
+        }
+    }
 }

@@ -66,7 +66,7 @@ impl Identity {
 }
 
 /// What stands behind `Bearer` (RFC 6750, section 2.1).
-fn bearer(header: &str) -> Option<&str> {
+pub(super) fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)

@@ -1,16 +1,19 @@
 //! Identity: who a caller is, and what a token lets them see.
 //!
-//! Owns key files, tokens (JWT, RFC 7519), what they grant, and tickets. Bytes come in and values
-//! go out: no connection, no file, and time is an argument. Signatures are aws-lc-rs's; all else of
-//! a token is read here, since what a library accepts by default is more than should be accepted.
+//! Owns key files, tokens (JWT, RFC 7519), what they grant, tickets and service keys. Bytes come in
+//! and values go out: no connection, no file, and time is an argument. Signatures are aws-lc-rs's;
+//! all else of a token is read here, since what a library accepts by default is more than should be
+//! accepted.
 
 #[doc(hidden)]
 pub mod fuzz;
 mod grant;
 mod identity;
 mod json;
+mod keyring;
 mod keys;
 mod pem;
+mod services;
 mod signer;
 mod spent;
 mod ticket;
@@ -24,7 +27,9 @@ mod tests;
 pub use crate::wire::record::LastActive;
 pub use grant::{Grant, WATCH_ENTRIES_MAX, WatchDefault};
 pub use identity::{Identity, Shown};
+pub use keyring::{Keyring, Keyrings, Proof};
 pub use keys::{Algorithm, KeyFault, Keys};
+pub use services::{Scope, Scopes, Service, ServiceFault, ServiceKeys, new_service_key};
 pub use signer::{Claims, Signer, SignerFault};
 pub use spent::{Full, Reserved, Tickets};
 pub use ticket::{TICKET_CHARS_MAX, TICKET_MS, TicketId, TicketRefusal};

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::auth::LastActive;
+use crate::auth::{LastActive, Scopes};
 use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
 use crate::config::{Config, RoleName, Sources};
@@ -31,7 +31,7 @@ pub enum Ask {
     Beat(beat::Options),
     /// Follow users in the terminal.
     Watch(watch::Options),
-    /// Make or name a fleet key.
+    /// Make or name a key.
     Key(key::Options),
     /// Make a token, or judge one.
     Token(token::Options),
@@ -173,6 +173,32 @@ fn key_command() -> Command {
     Command::new("key")
         .about("Print a fresh fleet key")
         .arg(path_arg("id").help("Print the id of each key in this file instead; the first signs"))
+        .args_conflicts_with_subcommands(true)
+        .subcommand(
+            Command::new("new")
+                .about(
+                    "Print a fresh key of a service, which is shown this once, and below it the \
+                     line for the file that --service-keys names on each node",
+                )
+                .arg(
+                    Arg::new("service")
+                        .long("service")
+                        .value_name("NAME")
+                        .required(true)
+                        .help("Whose key it is, as the log names it"),
+                )
+                .arg(
+                    Arg::new("scopes")
+                        .long("scopes")
+                        .value_name("A,B,..")
+                        .required(true)
+                        .value_parser(|text: &str| text.parse::<Scopes>())
+                        .help(
+                            "What it may do, of publish, beat, query, revoke, ticket, metrics and \
+                             admin",
+                        ),
+                ),
+        )
 }
 
 /// The server's variable of the keys: what it says is for `token` too.
@@ -368,9 +394,7 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
             user: given.get_one("user").cloned(),
             http: endpoint(given, Port::Http, &variables)?,
         }),
-        Some(("key", given)) => Ask::Key(key::Options {
-            id_of: given.get_one("id").cloned(),
-        }),
+        Some(("key", given)) => Ask::Key(key_options(given)),
         Some(("token", given)) => Ask::Token(token_options(given, &variables)?),
         Some(("store", given)) => Ask::Store(store::Options {
             what: match given.get_one::<String>("what").map(String::as_str) {
@@ -390,6 +414,19 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
         }),
         _ => Ask::Serve(sources(matches, variables)),
     })
+}
+
+fn key_options(given: &ArgMatches) -> key::Options {
+    match given.subcommand_matches("new") {
+        Some(new) => key::Options::Service {
+            name: new.get_one("service").cloned().expect("it is required"),
+            scopes: new.get_one("scopes").copied().expect("it is required"),
+        },
+        None => match given.get_one::<PathBuf>("id") {
+            Some(path) => key::Options::IdsOf(path.clone()),
+            None => key::Options::Fleet,
+        },
+    }
 }
 
 fn token_options(

@@ -360,6 +360,19 @@ pub const KNOBS: &[Knob] = &[
         identity.tickets_bytes_max,
         "Bytes that the ids of used tickets may take, 80 each for half a minute; beyond, streams \
          that come with a ticket are told to come again"),
+    Knob {
+        name: "service-keys",
+        group: IDENTITY,
+        kind: Kind::Path,
+        doc: "File of services' keys, of which it has the hashes: `name scopes blake3:HASH` a \
+              line, as `greendot key new --service` prints it; unset: the token that nodes derive \
+              from the fleet key stands for every service",
+        get: |config| {
+            let path = config.identity.service_keys.as_ref();
+            path.map(|path| path.display().to_string())
+        },
+        set: |config, text| path(text).map(|path| config.identity.service_keys = Some(path)),
+    },
     number!(TIME, "beat-interval-ms", Millis millis FROM_ONE_MS, settings.beat_interval_ms,
         "How often a publisher is vouched for; told to clients, and the period of the beats for \
          open streams"),
@@ -438,7 +451,7 @@ pub const KNOBS: &[Knob] = &[
          one by one, and streams try again each beat interval; 0: any"),
     number!(STORE, "new-users-per-conn-second-max", Count count 0..=u32::MAX as u64,
         settings.new_users_per_conn_second_max,
-        "The same for one connection; the service token is not held to it"),
+        "The same for one connection; nodes and services are not held to it"),
     Knob {
         name: "memory",
         group: STORE,

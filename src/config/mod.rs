@@ -87,6 +87,8 @@ pub struct IdentityConfig {
     pub auth_query: bool,
     /// Bytes that the ids of used tickets may take.
     pub tickets_bytes_max: usize,
+    /// The file with the hashes of services' keys.
+    pub service_keys: Option<PathBuf>,
 }
 
 impl Default for IdentityConfig {
@@ -100,6 +102,7 @@ impl Default for IdentityConfig {
             auth_cookie: None,
             auth_query: false,
             tickets_bytes_max: 32 << 20,
+            service_keys: None,
         }
     }
 }
@@ -160,6 +163,13 @@ impl Config {
         self.http.ip().to_canonical().is_loopback()
     }
 
+    /// Whether callers are asked who they are. A presence node holds no streams: there services
+    /// alone may be.
+    pub fn asks(&self) -> bool {
+        let services = self.identity.service_keys.is_some();
+        self.identity.asks() || (services && self.role == RoleName::Presence)
+    }
+
     /// Whether a missing key file is made.
     pub fn makes_key(&self) -> bool {
         self.key_file.is_none() && self.role == RoleName::All
@@ -171,7 +181,7 @@ impl Config {
         self.check_role(&mut faults);
         for (name, address) in [("http", self.http), ("udp", self.udp)] {
             let bound = name == "http" || self.role != RoleName::Realtime;
-            let asks = self.insecure || self.identity.asks();
+            let asks = self.insecure || self.asks();
             if bound && !asks && !address.ip().to_canonical().is_loopback() {
                 faults.push(format!(
                     "{name} is {address}, which other machines may reach, and nobody has to prove \

@@ -285,6 +285,21 @@ fn only_loopback_without_insecure() {
         let keys = ("jwt-keys", "app.secret,web.pem");
         assert!(load_from(None, &[], &[("http", address), keys]).is_ok());
     }
+    // Services alone are asked for on a presence node, which holds no streams, and nowhere else.
+    let services = ("service-keys", "services");
+    let split = [("key-file", "k"), ("realtime", "http://a:1"), services];
+    for (role, more, is_ok) in [
+        (RoleName::All, &[services][..], false),
+        (RoleName::Presence, &split, true),
+    ] {
+        let flags = [&[("http", "0.0.0.0:80"), ("udp", "0.0.0.0:81")], more].concat();
+        let sources = Sources {
+            role: Some(role),
+            flags: pairs(&flags),
+            ..Sources::default()
+        };
+        assert_eq!(load(&sources).is_ok(), is_ok, "{role:?}");
+    }
     for address in [
         "127.0.0.1:0",
         "127.9.9.9:80",
@@ -340,6 +355,7 @@ fn what_is_printed_loads_again() {
         ("jwt-aud", "greendot"),
         ("watch-default", "everybody"),
         ("token-ttl-max", "1h"),
+        ("service-keys", "services"),
     ];
     let loaded = load_from(None, &[], &flags).unwrap();
     let again = load_from(Some(&loaded.to_toml()), &[], &[]).unwrap();

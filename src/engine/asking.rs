@@ -35,12 +35,12 @@ impl Engine {
         while let Some(slot) = upstream.next_probed(now.mono) {
             let ends = self.passes.logging_out.concerns(slot);
             if self.presence.is_held(slot) && !ends {
-                let key = self.node.keys.signing();
+                let key = self.node.keyring.fleet.signing();
                 upstream.vouch_by_connection(&self.presence, slot, key, now);
             }
         }
         if upstream.outbound.is_empty() {
-            let entries = upstream.gather(self.node.keys.signing(), now);
+            let entries = upstream.gather(self.node.keyring.fleet.signing(), now);
             self.counters.add(Counter::BeatsSent, entries);
         }
         upstream.outbound.pop_front()
@@ -133,7 +133,7 @@ impl Engine {
         if self.passes.logging_out.concerns(slot) {
             return;
         }
-        let key = self.node.keys.signing();
+        let key = self.node.keyring.fleet.signing();
         if let Some(upstream) = &mut self.upstream {
             upstream.vouch_by_connection(&self.presence, slot, key, now);
         }
@@ -236,7 +236,13 @@ impl Engine {
         let chosen = self.another_held(node, slot).or(same);
         if let Some((slot, upstream)) = chosen.zip(self.upstream.as_mut()) {
             upstream.sample_next(node);
-            upstream.vouch(&self.presence, slot, true, self.node.keys.signing(), now);
+            upstream.vouch(
+                &self.presence,
+                slot,
+                true,
+                self.node.keyring.fleet.signing(),
+                now,
+            );
         }
     }
 

@@ -55,11 +55,12 @@ impl Engine {
 
     /// Datagrams have come this way; see [`Engine::handle_beats`].
     pub(super) fn take_datagrams(&mut self, datagrams: &[&[u8]], way: Way, now: Now) -> usize {
-        let (keys, presence) = (self.node.keys.clone(), self.presence.clone());
+        let (keyring, presence) = (self.node.keyring.clone(), self.presence.clone());
+        let keys = &keyring.fleet;
         let mut batch = Batch::new();
         let mut worked = 0;
         for (at, datagram) in datagrams.iter().enumerate() {
-            match open(datagram, &keys, now.unix, self.settings.beat_skew_max_ms) {
+            match open(datagram, keys, now.unix, self.settings.beat_skew_max_ms) {
                 Ok(beats) if beats.leave => {
                     // In order: a goodbye behind a beat is looked at behind it.
                     self.record_batch(&presence, &mut batch, way, now);
@@ -137,7 +138,13 @@ impl Engine {
     /// presence node (`at_once` if it has just connected).
     pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, source: Counter, now: Now) {
         if let Some(upstream) = &mut self.upstream {
-            return upstream.vouch(&self.presence, slot, at_once, self.node.keys.signing(), now);
+            return upstream.vouch(
+                &self.presence,
+                slot,
+                at_once,
+                self.node.keyring.fleet.signing(),
+                now,
+            );
         }
         // Neither late nor a replay: it comes after every goodbye that has come.
         let outcome = self.presence.record_beat(slot, Unix::LATEST, now);

@@ -74,7 +74,7 @@ impl Engine {
     /// At a real-time node: the presence node of a user hears of a goodbye that was said `ago_ms`
     /// ago.
     fn pass_on(&mut self, slot: Slot, ago_ms: u64, now: Now) {
-        let key = self.node.keys.signing();
+        let key = self.node.keyring.fleet.signing();
         if let Some(upstream) = &mut self.upstream {
             let user = self.presence.user(slot);
             upstream.leave(&self.presence, user, ago_ms, key, now);
@@ -84,7 +84,7 @@ impl Engine {
 
     /// A goodbye of a user of whom nothing is known here, though at a real-time node elsewhere.
     pub(super) fn part_unknown(&mut self, user: User<'_>, now: Now) {
-        let key = self.node.keys.signing();
+        let key = self.node.keyring.fleet.signing();
         let counter = match &mut self.upstream {
             Some(upstream) => {
                 upstream.leave(&self.presence, user, 0, key, now);

@@ -109,6 +109,7 @@ impl Engine {
         self.telling.turn_began(self.settings.work_per_slice_max);
         self.exposition = None;
         self.verifying_micros_left = VERIFYING_MICROS_PER_TURN;
+        self.node.take_keyring();
         #[cfg(any(debug_assertions, feature = "planted"))]
         self.index_late();
     }

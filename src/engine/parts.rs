@@ -20,13 +20,12 @@ use super::silence::Silence;
 use super::telling::Telling;
 use super::upstream::Upstream;
 use super::wrong_key::HandedOver;
-use crate::auth::Identity;
+use crate::auth::{Keyring, Keyrings};
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::Now;
-use crate::wire::beat::Keys;
 use crate::wire::request::RequestLimits;
 use crate::wire::response::HttpDate;
 
@@ -46,10 +45,8 @@ pub struct EngineParts {
     pub role: Role,
     /// The node's presence database; a follower in the role [`Role::Realtime`] and in no other.
     pub presence: Arc<Presence>,
-    /// Fleet keys that sign beats.
-    pub keys: Arc<Keys>,
-    /// By what callers are known; none: nobody is asked who they are.
-    pub identity: Option<Arc<Identity>>,
+    /// Where the node's keys are found: by what beats are opened, and callers known.
+    pub keyrings: Arc<Keyrings>,
     /// The same for all shards of a process: makes stream ids unguessable.
     pub secret: [u8; 32],
     /// Of the jitter.
@@ -115,11 +112,22 @@ pub(super) struct Node {
     pub(super) shard: ShardId,
     pub(super) shards: ShardId,
     pub(super) role: Role,
-    pub(super) keys: Arc<Keys>,
+    pub(super) keyrings: Arc<Keyrings>,
+    /// The keys of this turn.
+    pub(super) keyring: Arc<Keyring>,
     pub(super) secret: [u8; 32],
-    pub(super) identity: Option<Arc<Identity>>,
     pub(super) board: Arc<Board>,
     pub(super) limits: RequestLimits,
+}
+
+impl Node {
+    /// Whether the files of keys have been read anew is seen between two turns.
+    pub(super) fn take_keyring(&mut self) {
+        let latest = self.keyrings.load();
+        if !Arc::ptr_eq(&latest, &self.keyring) {
+            self.keyring = Arc::clone(&latest);
+        }
+    }
 }
 
 impl Engine {
@@ -184,9 +192,9 @@ impl Engine {
                 shard: parts.shard,
                 shards: parts.shards,
                 role: parts.role,
-                keys: parts.keys,
+                keyring: parts.keyrings.load_full(),
+                keyrings: parts.keyrings,
                 secret: parts.secret,
-                identity: parts.identity,
                 board: parts.board,
                 limits,
             },

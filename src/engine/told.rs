@@ -25,7 +25,7 @@ pub(super) fn put(
     feed: Option<&str>,
     now: Now,
 ) -> Answer {
-    // None: by hand, outside of any feed. Who has the service token may say anything.
+    // None: by hand, outside of any feed. Who may PUT may say anything.
     let taken = match feed.map(Place::parse) {
         None => None,
         Some(None) => {

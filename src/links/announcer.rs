@@ -698,7 +698,7 @@ mod tests {
         assert_eq!(next(&mut node, later), (6, 7, Some(UP_TO)), "the gap");
     }
 
-    /// The service token may say any number, and the node believes it.
+    /// Who has the node token may say any number, and the node believes it.
     #[test]
     fn it_goes_on_from_the_number_that_the_node_holds() {
         for number in [77, u64::MAX >> 1, u64::MAX] {

@@ -46,7 +46,7 @@ pub struct Answerer {
 }
 
 impl Remote {
-    /// `base` is `http://HOST:PORT`, `token` the service key's.
+    /// `base` is `http://HOST:PORT`, `token` the node's.
     pub fn new(base: String, token: &str) -> Remote {
         Remote::at(Addresses::default(), base, token)
     }

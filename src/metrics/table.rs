@@ -153,6 +153,7 @@ table! {
         TokenAudience reason = "aud",
         TokenIssuer reason = "iss",
         TokenGrant reason = "greendot",
+        TokenService reason = "service",
     }
     Shard Count "tickets_refused" "Tickets refused, by reason; too_long: one that was not made" {
         TicketTooLong reason = "too_long",

@@ -7,17 +7,15 @@ use std::io;
 use std::sync::Arc;
 
 use super::ServeFault;
-use crate::auth::{Identity, Rules, Tickets};
+use crate::auth::Keyrings;
 use crate::config::{Config, RoleName};
 use crate::engine::settings::LOOPBACK;
-use crate::engine::{EngineParts, Role, ShardId, instance_of};
-use crate::key_files::{self, FileFault};
+use crate::engine::{EngineParts, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
 use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
 use crate::shard::BindOptions;
-use crate::time::{Clock, Now};
-use crate::wire::beat::Keys;
+use crate::time::Clock;
 use crate::wire::nodes::Nodes;
 
 /// UDP receive buffer asked for where rmem_max can not be read, in bytes.
@@ -100,37 +98,6 @@ pub(super) fn nodes_of(config: &Config) -> Nodes {
     nodes.answering_at(config.presence_nodes.iter().map(|node| node.http.as_str()))
 }
 
-/// How users are known to this life of a node, if they are asked who they are.
-///
-/// Errors: a key file gives no key.
-pub(super) fn identity(
-    config: &Config,
-    secret: &[u8; 32],
-    now: Now,
-) -> Result<Option<Identity>, FileFault> {
-    let told = &config.identity;
-    if !told.asks() {
-        return Ok(None);
-    }
-    Ok(Some(Identity {
-        rules: Rules {
-            keys: key_files::verifying(&told.jwt_keys)?,
-            audience: told.jwt_aud.clone(),
-            issuer: told.jwt_iss.clone(),
-            ttl_max_ms: told.token_ttl_max_ms,
-            watch_default: told.watch_default,
-        },
-        cookie: told.auth_cookie.clone(),
-        query: told.auth_query,
-        tickets: Arc::new(Tickets::new(
-            instance_of(secret),
-            told.tickets_bytes_max,
-            now,
-        )),
-        operators_open: config.is_local(),
-    }))
-}
-
 /// What the threads of a node share.
 pub(super) struct Common {
     pub(super) config: Config,
@@ -140,9 +107,7 @@ pub(super) struct Common {
     pub(super) presence: Arc<Presence>,
     /// The presence nodes; none but in a real-time node.
     pub(super) nodes: Arc<Nodes>,
-    pub(super) keys: Arc<Keys>,
-    /// By what callers are known; none: nobody is asked.
-    pub(super) identity: Option<Arc<Identity>>,
+    pub(super) keyrings: Arc<Keyrings>,
     /// What stream ids are made of; names this life of the node.
     pub(super) secret: [u8; 32],
 }
@@ -168,8 +133,7 @@ impl Common {
             shards: self.shards,
             role: role.clone(),
             presence: Arc::clone(&self.presence),
-            keys: Arc::clone(&self.keys),
-            identity: self.identity.clone(),
+            keyrings: Arc::clone(&self.keyrings),
             secret: self.secret,
             seed: seed.wrapping_add(u64::from(shard)),
             mirrors: self.config.realtime_nodes.len(),

@@ -22,7 +22,7 @@ use crate::wire::nodes::Nodes;
 /// What a node's links are made of.
 pub(super) struct Wiring<'n> {
     pub(super) config: &'n Config,
-    /// Of the service key.
+    /// The node's.
     pub(super) token: String,
     /// What stream ids are made of; names this life of the node.
     pub(super) secret: [u8; 32],

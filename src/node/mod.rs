@@ -8,6 +8,7 @@ mod background;
 mod build;
 mod fault;
 mod heap;
+mod keys;
 mod links;
 mod signals;
 mod tell;
@@ -22,7 +23,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::config::Config;
 use crate::engine::ShardId;
-use crate::fleet_key::{self, FleetKeys};
+use crate::fleet_key;
 use crate::limits::{self, Found};
 use crate::metrics::{Board, Gauge};
 use crate::presence::OpenReport;
@@ -103,25 +104,19 @@ impl Opened {
         let bound =
             shard::bind(&build::bind_options(&config, shards, found)).map_err(ServeFault::Bind)?;
         let secret = build::random()?;
-        let identity =
-            build::identity(&config, &secret, clock.now()).map_err(ServeFault::KeyFile)?;
-        let FleetKeys {
-            keys,
-            made,
-            open_mode,
-        } = fleet_key::load(&config.key_path(), config.makes_key())
-            .map_err(ServeFault::FleetKey)?;
+        let tickets = keys::tickets(&config, &secret, clock.now());
+        let read = keys::read(&config, &tickets, config.makes_key())?;
         let (presence, report) = build::open_presence(&config, folder.as_mut(), shards, &clock)
             .inspect_err(|_| {
-                if made {
+                if read.made {
                     fleet_key::unmake(&config.key_path());
                 }
             })?;
         let sayings = Sayings {
             limits: format!("limits: {found} udp_buffer={}", bound.udp_buffer_bytes),
-            warnings: warnings.into_iter().chain(config.warnings()).collect(),
-            key_made: made,
-            key_open_mode: open_mode,
+            warnings: [warnings, read.warnings, config.warnings()].concat(),
+            key_made: read.made,
+            key_open_mode: read.open_mode,
         };
         let board = Arc::new(Board::new(usize::from(shards)));
         board
@@ -132,8 +127,7 @@ impl Opened {
         let common = Common {
             nodes: Arc::new(build::nodes_of(&config)),
             secret,
-            keys: Arc::new(keys),
-            identity: identity.map(Arc::new),
+            keyrings: read.keyring.shared(),
             config,
             shards,
             clock,
@@ -185,7 +179,7 @@ fn start_shards(
 ) -> Result<(Shards, Running), ServeFault> {
     let wiring = Wiring {
         config: &common.config,
-        token: common.keys.signing().service_token(),
+        token: common.keyrings.load().fleet.signing().service_token(),
         secret: common.secret,
         seed: u64::from_ne_bytes(build::random()?),
         nodes: Arc::clone(&common.nodes),

@@ -278,6 +278,7 @@ mod tests {
 
     use super::super::{BindOptions, bind};
     use super::*;
+    use crate::auth::Keyring;
     use crate::engine::Role;
     use crate::engine::settings::Settings;
     use crate::metrics::Board;
@@ -323,7 +324,7 @@ mod tests {
             boot_id: [1; 16],
         };
         let presence = Arc::new(Presence::open(&store, now).unwrap().0);
-        let keys = Arc::new(Keys::single(FleetKey::new([7; 32])));
+        let keyrings = Keyring::of_fleet(Keys::single(FleetKey::new([7; 32]))).shared();
         let board = Arc::new(Board::new(usize::from(SHARDS)));
         let parts = |shard| EngineParts {
             settings: Arc::clone(&settings),
@@ -331,8 +332,7 @@ mod tests {
             shards: SHARDS,
             role: Role::All,
             presence: Arc::clone(&presence),
-            keys: Arc::clone(&keys),
-            identity: None,
+            keyrings: Arc::clone(&keyrings),
             secret: [2; 32],
             seed: u64::from(shard),
             mirrors: 0,

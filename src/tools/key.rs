@@ -1,24 +1,35 @@
-//! `greendot key`: fresh fleet keys, and the ids of those in a file.
+//! `greendot key`: fresh keys of fleets and services, and the ids of those in a file.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use crate::auth::{Scopes, new_service_key};
 use crate::wire::beat::{KeyFault, Keys};
 
 /// What `greendot key` was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Options {
-    /// Print the ids of the keys in this file, instead of a fresh key.
-    pub id_of: Option<PathBuf>,
+pub enum Options {
+    /// A fresh fleet key.
+    Fleet,
+    /// The ids of the fleet keys in this file.
+    IdsOf(PathBuf),
+    /// A fresh key of a service, and its line for the file of `--service-keys`.
+    Service { name: String, scopes: Scopes },
 }
 
 /// What to print, with its final newline.
 ///
-/// Errors: a sentence for the terminal: the file of `--id` is no key file.
+/// Errors: a sentence for the terminal: the file of `--id` is no key file, or no service has that
+/// name.
 pub fn run(options: &Options) -> Result<String, String> {
-    match &options.id_of {
-        None => fresh().map(|key| key + "\n"),
-        Some(path) => ids(path),
+    match options {
+        Options::Fleet => fresh().map(|key| key + "\n"),
+        Options::IdsOf(path) => ids(path),
+        Options::Service { name, scopes } => {
+            let made = new_service_key(name, *scopes, &random()?);
+            let (key, line) = made.map_err(|fault| format!("--service {name}: {fault}"))?;
+            Ok(format!("{key}\n{line}\n"))
+        }
     }
 }
 
@@ -26,14 +37,19 @@ pub fn run(options: &Options) -> Result<String, String> {
 ///
 /// Errors: the kernel gives none.
 pub fn fresh() -> Result<String, String> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| format!("the kernel gave no random bytes: {error}"))?;
+    let bytes = random()?;
     let mut hex = String::with_capacity(64);
     for byte in bytes {
         write!(hex, "{byte:02x}").expect("a String takes everything");
     }
     Ok(hex)
+}
+
+fn random() -> Result<[u8; 32], String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| format!("the kernel gave no random bytes: {error}"))?;
+    Ok(bytes)
 }
 
 /// Reads a key file; the error names the file and what to do.
@@ -91,16 +107,33 @@ mod tests {
     }
 
     #[test]
+    fn a_service_key_and_its_line() {
+        let options = |name: &str| Options::Service {
+            name: name.into(),
+            scopes: "beat,query".parse().unwrap(),
+        };
+        let printed = run(&options("app")).unwrap();
+        let lines: Vec<&str> = printed.lines().collect();
+        let [key, line] = lines[..] else {
+            panic!("{printed}")
+        };
+        let known = crate::auth::ServiceKeys::parse(line).unwrap();
+        assert_eq!(known.find(key).unwrap().scopes.to_string(), "beat,query");
+        assert_ne!(run(&options("app")).unwrap(), printed);
+        assert_eq!(
+            run(&options("a b")).unwrap_err(),
+            "--service a b: the name of a service has at most 64 letters, digits, - and ."
+        );
+    }
+
+    #[test]
     fn ids_of_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k");
         let (one, two) = ("11".repeat(32), "22".repeat(32));
         std::fs::write(&path, format!("# old\n{one}\n\n{two}\n")).unwrap();
         let id = |key: &str| Keys::parse(key).unwrap().signing().id();
-        let printed = run(&Options {
-            id_of: Some(path.clone()),
-        })
-        .unwrap();
+        let printed = run(&Options::IdsOf(path.clone())).unwrap();
         assert_eq!(
             printed,
             format!("{:08x} signs\n{:08x}\n", id(&one), id(&two))

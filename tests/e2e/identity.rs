@@ -184,6 +184,79 @@ fn with_keys_an_address_of_all_needs_no_more() {
     server.terminate();
 }
 
+/// What a service does to users stands in the log with its name, and its key nowhere.
+#[test]
+fn services_are_held_to_their_scopes_and_leave_a_line() {
+    let home = Home::new();
+    let made = |name: &str, scopes: &str| {
+        let args = ["key", "new", "--service", name, "--scopes", scopes];
+        let printed = String::from_utf8(home.run(&args).stdout).expect("it prints text");
+        let (key, line) = printed.split_once('\n').expect("two lines");
+        (key.to_owned(), line.to_owned())
+    };
+    let ((app, app_line), (eraser, eraser_line)) = (made("app", "beat"), made("eraser", "admin"));
+    let file = home.path().join("services");
+    fs::write(&file, format!("# ours\n{app_line}{eraser_line}")).expect("it is written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("it has a mode");
+    let server = home.serve(&["--service-keys=services"]);
+    let did = |method: &str, target: &str, key: &str, body: &str| {
+        let mut conn = server.connect();
+        let length = body.len();
+        let lines = format!(
+            "Authorization: Bearer {key}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n"
+        );
+        conn.send(format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{lines}\r\n{body}").as_bytes());
+        conn.answer().status
+    };
+    let users = r#"{"users":["zadie","zoltan"]}"#;
+    let everywhere = r#"{"users":["zadie","zoltan"],"everywhere":true}"#;
+    let node = server.key().service_token();
+    for (method, target, key, body, status) in [
+        ("POST", "/v1/beat", &app, users, 204),
+        ("POST", "/v1/beat", &eraser, users, 403),
+        ("POST", "/v1/leave", &app, everywhere, 204),
+        ("DELETE", "/v1/presence/zadie", &app, "", 403),
+        ("DELETE", "/v1/presence/zadie", &node, "", 403),
+        ("DELETE", "/v1/presence/zadie", &eraser, "", 204),
+        (
+            "DELETE",
+            "/v1/presence/zadie",
+            &format!("{eraser}x"),
+            "",
+            401,
+        ),
+    ] {
+        assert_eq!(
+            did(method, target, key, body),
+            status,
+            "{method} {target} {key}"
+        );
+    }
+    server.expect_log("audit: erased");
+    let log = server.log();
+    let audits: Vec<&str> = log.lines().filter(|line| line.contains("audit:")).collect();
+    let [ended, erased] = audits[..] else {
+        panic!("{log}")
+    };
+    assert!(
+        ended.contains(r#"ended the streams of users service="app" users=2"#),
+        "{ended}"
+    );
+    assert!(
+        erased.contains(r#"erased users service="eraser" users=1"#),
+        "{erased}"
+    );
+    assert!(
+        log.contains("everybody on this machine may read which services there are"),
+        "{log}"
+    );
+    for secret in [&*app, &*eraser, &*node, "zadie", "zoltan"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+    server.terminate();
+}
+
 #[test]
 fn a_key_file_that_can_not_be_meant_refuses_the_start() {
     let home = Home::new();

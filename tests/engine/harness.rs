@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use greendot::auth::Identity;
+use greendot::auth::{Identity, Keyring, Keyrings, ServiceKeys};
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
 use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role, WrongKey};
@@ -53,7 +53,7 @@ pub(crate) struct World {
     drivers: Vec<Driver<usize>>,
     outside: Outside,
     key: FleetKey,
-    identity: Option<Arc<Identity>>,
+    keyrings: Arc<Keyrings>,
     /// Whether the engines' tables are held against each other after each turn.
     pub(crate) checks: bool,
     /// Of a real-time node: its presence nodes say all the time that everything is told.
@@ -103,15 +103,34 @@ impl World {
 
     /// So many shards of a node of this role that asks users for tokens.
     pub(crate) fn asking(shards: u16, role: Role, identity: Identity) -> World {
+        World::with_services(shards, role, Some(identity), "")
+    }
+
+    /// The same of a node that knows services by this file, and asks users if `identity` says how.
+    pub(crate) fn with_services(
+        shards: u16,
+        role: Role,
+        identity: Option<Identity>,
+        services: &str,
+    ) -> World {
         let mut world = World::of_role(shards, role, USERS_MAX);
-        world.identity = Some(Arc::new(identity));
+        world.read_keys(identity, services);
         world.restart(0);
         world
     }
 
-    /// From the next start on it asks users for tokens so.
+    /// From the next turn on it asks users for tokens so.
     pub(crate) fn ask_by(&mut self, identity: Identity) -> &mut World {
-        self.identity = Some(Arc::new(identity));
+        self.read_keys(Some(identity), "")
+    }
+
+    /// The files of keys have been read anew.
+    fn read_keys(&mut self, identity: Option<Identity>, services: &str) -> &mut World {
+        self.keyrings.store(Arc::new(Keyring {
+            fleet: Keys::single(self.key.clone()),
+            identity,
+            services: ServiceKeys::parse(services).expect("a file of service keys"),
+        }));
         self
     }
 
@@ -126,6 +145,7 @@ impl World {
         role: Role,
         mirrors: usize,
     ) -> World {
+        let key = FleetKey::new([7; 32]);
         let mut world = World {
             settings,
             ms: 0,
@@ -154,8 +174,8 @@ impl World {
                 wrong_keys: Vec::new(),
                 beats: 0,
             },
-            key: FleetKey::new([7; 32]),
-            identity: None,
+            keyrings: Keyring::of_fleet(Keys::single(key.clone())).shared(),
+            key,
             checks: true,
             followed: false,
             messages: 0,
@@ -199,8 +219,7 @@ impl World {
                 shards,
                 role: self.role.clone(),
                 presence: presence.clone(),
-                keys: Arc::new(Keys::single(self.key.clone())),
-                identity: self.identity.clone(),
+                keyrings: Arc::clone(&self.keyrings),
                 secret: [3; 32],
                 seed: 40 + u64::from(shard),
                 mirrors: self.mirrors,

@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
-use greendot::auth::{Claims, Identity, Keys, LastActive, Rules, Signer, Tickets, WatchDefault};
+use greendot::auth::{
+    Claims, Identity, Keys, LastActive, Rules, Scope, Signer, Tickets, WatchDefault,
+    new_service_key,
+};
 use greendot::engine::Role;
 use greendot::metrics::{Counter, Gauge};
 use greendot::time::{Mono, Now, Unix};
+use greendot::wire::nodes::Nodes;
 
 use super::harness::{
     BOOT_MS, Peer, START, World, record, snapshot, status_and_slug, told, told_of_many, unseen,
@@ -115,6 +119,12 @@ fn stream(world: &mut World, query: &str, token: &str, watching: usize) -> (Peer
     world.send(peer, request(&line, &bearer(token), ""));
     let id = world.expect_hello(peer, watching);
     (peer, id)
+}
+
+/// A service's key, and its line of the file.
+fn service(name: &str, scopes: &str) -> (String, String) {
+    let scopes = scopes.parse().expect("scopes");
+    new_service_key(name, scopes, &[name.len() as u8; 32]).expect("a name")
 }
 
 /// Each caller at each surface: `{id}` stands for that of a stream that alice's token has opened.
@@ -510,4 +520,170 @@ fn a_presence_node_asks_too() {
         let answer = asked(&mut world, 0, line, lines, body);
         assert_eq!(cell(&answer), expected, "{line} {answer}");
     }
+}
+
+/// Where services have keys: each scope at each surface. A dot: what the scope is refused.
+#[rustfmt::skip]
+const SERVED: &[(&str, &str, [&str; 10])] = &[
+    // publish, beat, query, revoke, ticket, metrics, admin, an unknown key, a node, alice
+    ("GET /v1/presence/carol", "",
+        [".", ".", "200", ".", ".", ".", ".", "401", "200", "watch"]),
+    ("GET /v1/presence?user=carol", "",
+        [".", ".", "200", ".", ".", ".", ".", "401", "200", "watch"]),
+    ("POST /v1/presence/query", r#"{"users":["bob","carol"]}"#,
+        [".", ".", "200", ".", ".", ".", ".", "401", "200", "watch"]),
+    ("POST /v1/beat", r#"{"users":["bob"]}"#,
+        [".", "204", ".", ".", ".", ".", ".", "401", "204", "user"]),
+    ("POST /v1/leave", r#"{"users":["bob"]}"#,
+        [".", "204", ".", ".", ".", ".", ".", "401", "204", "user"]),
+    ("POST /v1/leave", r#"{"users":["bob"],"everywhere":true}"#,
+        [".", "204", ".", ".", ".", ".", ".", "401", "204", "user"]),
+    ("POST /v1/leave", r#"{"stream":"{id}"}"#,
+        [".", "204", ".", ".", ".", ".", ".", "401", "204", "204"]),
+    ("GET /v1/stream?watch=bob", "",
+        [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
+    ("POST /v1/stream", r#"{"watch":["bob"]}"#,
+        [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
+    ("POST /v1/stream/{id}/watch", r#"{"add":["bob"]}"#,
+        [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
+    ("POST /v1/stream/{id}/beat", "",
+        [".", ".", ".", ".", ".", ".", ".", "401", "401", "204"]),
+    ("DELETE /v1/presence/nobody", "",
+        [".", ".", ".", ".", ".", ".", "204", "401", ".", "401"]),
+    ("GET /metrics", "",
+        [".", ".", ".", ".", ".", "200", ".", "401", ".", "401"]),
+    ("GET /livez", "",
+        ["200", "200", "200", "200", "200", "200", "200", "200", "200", "200"]),
+];
+
+/// At a real-time node, that is what nodes call there.
+#[rustfmt::skip]
+const MIRRORED: &[(&str, &str, [&str; 10])] = &[
+    ("PUT /v1/presence", r#"{"presence":[]}"#,
+        ["204", ".", ".", ".", ".", ".", ".", "401", "204", "401"]),
+    ("POST /v1/streams/held", r#"{"users":["bob"]}"#,
+        [".", ".", ".", ".", ".", ".", "200", "401", "200", "401"]),
+    ("POST /v1/streams/end", r#"{"users":["bob"],"everywhere":true,"sent_at":1}"#,
+        [".", ".", ".", ".", ".", ".", "204", "401", "204", "401"]),
+];
+
+fn serves(world: &mut World, rows: &[(&str, &str, [&str; 10])], streams: bool) {
+    let alice = token(&ALICE);
+    let names = Scope::ALL.map(Scope::name);
+    let mut callers: Vec<String> = names.map(|name| service(name, name).0).into();
+    callers.extend([
+        service("else", "admin").0,
+        world.key().service_token(),
+        alice.clone(),
+    ]);
+    for (line, body, expected) in rows {
+        for (caller, expected) in callers.iter().zip(expected) {
+            let held = streams.then(|| stream(world, "user=alice&watch=bob", &alice, 1));
+            let id = held.as_ref().map_or("", |(_, id)| id);
+            let (line, body) = (line.replace("{id}", id), body.replace("{id}", id));
+            let answer = asked(world, 0, &line, &bearer(caller), &body);
+            let cell = match status_and_slug(&answer) {
+                (_, "not-permitted") => ".".to_owned(),
+                _ => cell(&answer),
+            };
+            assert_eq!(cell, *expected, "{line} {body} {caller} {answer}");
+            if let Some((watcher, _)) = held {
+                world.reset(watcher);
+            }
+        }
+    }
+}
+
+fn files_of_services() -> String {
+    let lines = Scope::ALL.map(|scope| service(scope.name(), scope.name()).1);
+    lines.join("\n")
+}
+
+#[test]
+fn each_scope_at_each_surface() {
+    let file = files_of_services();
+    let mut world = World::with_services(1, Role::All, Some(identity()), &file);
+    serves(&mut world, SERVED, true);
+    assert!(world.count(0, Counter::TokenService) > 0);
+    let nodes = Nodes::new(["a:1"]);
+    let nodes = Role::Realtime(std::sync::Arc::new(nodes));
+    let mut world = World::with_services(1, nodes, Some(identity()), &file);
+    serves(&mut world, MIRRORED, false);
+}
+
+#[test]
+fn a_refusal_names_the_scope() {
+    let file = files_of_services();
+    let mut world = World::with_services(1, Role::All, Some(identity()), &file);
+    let mut detail = |line: &str, token: &str| {
+        let answer = asked(&mut world, 0, line, &bearer(token), "");
+        let (_, detail) = answer.split_once("\"detail\":").expect(&answer);
+        detail.trim_end_matches('}').to_owned()
+    };
+    let beat = service("beat", "beat").0;
+    assert_eq!(
+        detail("GET /v1/presence/bob", &beat),
+        r#""the service key of beat lacks the scope query""#
+    );
+    assert_eq!(
+        detail("GET /v1/stream", &beat),
+        r#""a service key holds no stream; streams are opened by their users""#
+    );
+    let node = greendot::wire::beat::FleetKey::new([7; 32]).service_token();
+    assert_eq!(
+        detail("DELETE /v1/presence/bob", &node),
+        r#""the token of a node lacks the scope admin; show the key of a service that has it""#
+    );
+}
+
+/// Where users are asked for nothing a service is held to its scopes all the same; and where no
+/// services are known, what looks like a key of one is nothing.
+#[test]
+fn services_beside_open_users() {
+    let (query, line) = service("q", "query");
+    let mut world = World::with_services(1, Role::All, None, &line);
+    for (request, lines, expected) in [
+        ("GET /v1/presence/bob", String::new(), "200"),
+        ("GET /v1/presence/bob", bearer(&query), "200"),
+        ("GET /v1/presence/bob", bearer(&format!("{query}x")), "401"),
+        ("GET /v1/stream?watch=bob", String::new(), "200"),
+        ("GET /v1/stream?watch=bob", bearer(&query), "403"),
+        ("DELETE /v1/presence/bob", String::new(), "401"),
+        ("DELETE /v1/presence/bob", bearer(&query), "403"),
+        ("GET /metrics", String::new(), "200"),
+    ] {
+        let answer = asked(&mut world, 0, request, &lines, "");
+        assert_eq!(cell(&answer), expected, "{request} {lines} {answer}");
+    }
+    let mut world = World::new(1);
+    let answer = asked(&mut world, 0, "GET /v1/stream", &bearer(&query), "");
+    assert_eq!(cell(&answer), "200");
+    let answer = asked(
+        &mut world,
+        0,
+        "DELETE /v1/presence/bob",
+        &bearer(&query),
+        "",
+    );
+    assert_eq!(cell(&answer), "401");
+}
+
+/// A service is told all, to the millisecond, and makes users at the node's rate.
+#[test]
+fn a_service_speaks_for_all() {
+    let (key, line) = service("app", "beat,query");
+    let mut world = World::with_services(1, Role::All, Some(identity()), &line);
+    world.at(61_234);
+    let lines = bearer(&key);
+    let users: Vec<String> = (0..900).map(|n| format!("\"u{n}\"")).collect();
+    for _ in 0..4 {
+        let body = format!("{{\"users\":[{}]}}", users.join(","));
+        let answer = asked(&mut world, 0, "POST /v1/beat", &lines, &body);
+        assert_eq!(cell(&answer), "204", "{answer}");
+    }
+    let answer = asked(&mut world, 0, "GET /v1/presence/u7", &lines, "");
+    assert!(
+        answer.contains(&record("u7", "online", 61_234, 61_234)),
+        "{answer}"
+    );
 }

@@ -367,15 +367,15 @@ fn a_since_that_is_yet_to_come_is_refused_and_freezes_nobody() {
 }
 
 #[test]
-fn only_the_service_key_publishes() {
+fn only_who_proves_to_be_a_node_publishes() {
     let mut world = realtime(1);
     let bob = record("bob", "online", 0, 0);
     let refused = problem(
         "401 Unauthorized",
         "unauthorized",
         "The request does not prove that it may do this",
-        "this call takes the service token of a fleet key as Authorization: Bearer ..; all nodes \
-         share one key file",
+        "this call takes the token of a node, or a service key with the scope publish, as \
+         Authorization: Bearer ..; all nodes share one file of fleet keys",
         "WWW-Authenticate: Bearer\r\n",
     );
     let other = format!(

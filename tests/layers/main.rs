@@ -67,7 +67,7 @@ const LOADGEN: &[&str] = &[
 /// What the tests of a module, which are compiled with it, may name beside.
 const EDGES_OF_TESTS: Table = &[
     ("pages", "config wire"),
-    ("shard", "presence"),
+    ("shard", "auth presence"),
     ("tools", "metrics pages"),
 ];
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
+use greendot::auth::Keyring;
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Driver, Order};
 use greendot::engine::{Engine, EngineParts, Mail};
@@ -357,8 +358,7 @@ impl World {
                 shards,
                 role: greendot::engine::Role::All,
                 presence: presence.clone(),
-                keys: self.keys.clone(),
-                identity: None,
+                keyrings: Keyring::of_fleet(Keys::clone(&self.keys)).shared(),
                 secret: [self.boot as u8; 32],
                 seed: self.plan.seed ^ self.boot << 8 ^ u64::from(shard),
                 mirrors: 0,

@@ -2,6 +2,7 @@
 
 mod bad_tokens;
 mod key_files;
+mod services;
 mod vectors;
 
 use super::forge::{FORGE, Forge, KINDS, NOW, rules};

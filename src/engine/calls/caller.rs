@@ -4,10 +4,14 @@
 //! The rule is all or nothing: a call that names one user too many is refused, and changes nothing.
 //! Never reads a key: `auth` verifies.
 
+use std::sync::Arc;
+
+use super::Found;
 use super::served::Served;
 use super::table::{self, Row, Who};
-use super::unauthorized;
-use crate::auth::{Full, Grant, LastActive, Refusal, Reserved, Shown, TicketRefusal};
+use crate::auth::{
+    Full, Grant, LastActive, Proof, Refusal, Reserved, Service, Shown, TicketRefusal,
+};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::time::{Mono, Now};
@@ -29,6 +33,8 @@ pub(in crate::engine) enum Caller {
     Anybody,
     /// A node of the fleet.
     Node,
+    /// A service of this name, which has the scope that the row wants.
+    Service(Arc<str>),
     /// The holder of a token.
     User(Box<Grant>),
 }
@@ -123,7 +129,7 @@ impl Caller {
     pub(super) fn told<'r>(&self, record: Record<'r>) -> Record<'r> {
         match self {
             Caller::User(grant) => record.told_at(grant.last_active),
-            Caller::Anybody | Caller::Node => record,
+            Caller::Anybody | Caller::Node | Caller::Service(_) => record,
         }
     }
 }
@@ -134,23 +140,27 @@ impl Engine {
     /// Err: they do not prove it.
     pub(super) fn caller(
         &mut self,
-        row: &Row,
+        found: &Found<'_>,
         head: &Head<'_>,
         now: Now,
     ) -> Result<Caller, Answer> {
-        let Some(identity) = self.node.identity.as_ref() else {
+        match (&found.proof, found.row.who) {
+            (Proof::Service(service), _) => return Ok(Caller::Service(service.name.clone())),
+            // It holds no stream: there its token is taken for a user's.
+            (Proof::Node, Who::Holder) => {}
+            (Proof::Node, _) => return Ok(Caller::Node),
+            _ => {}
+        }
+        let asks = matches!(found.row.who, Who::Holder | Who::Either(_));
+        let Some(identity) = self.node.keyring.identity.as_ref().filter(|_| asks) else {
             return Ok(Caller::Anybody);
         };
-        match row.who {
-            Who::Open | Who::Service | Who::Local => return Ok(Caller::Anybody),
-            Who::Either if self.is_of_fleet(head) => return Ok(Caller::Node),
-            Who::Holder | Who::Either => {}
-        }
         let shown = identity.shown(head, table::opens_stream(head.path));
         let shown = shown.ok_or_else(no_token)?;
         let token = match &shown {
             Shown::Ticket(ticket) => {
-                let verified = identity.tickets.verify(ticket, &self.node.keys, now);
+                let fleet = &self.node.keyring.fleet;
+                let verified = identity.tickets.verify(ticket, fleet, now);
                 let verified = verified.map(|grant| Caller::User(Box::new(grant)));
                 return verified.map_err(|refusal| self.refuse_ticket(refusal));
             }
@@ -165,8 +175,7 @@ impl Engine {
             .map_err(|refusal| {
                 self.counters.add(counter_of(refusal), 1);
                 let detail = format!("{}: {}", refusal.reason(), refusal.explain());
-                let lines = "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n";
-                Answer::problem(problems::UNAUTHORIZED, &detail).with_lines(lines)
+                refused(&detail)
             })
     }
 
@@ -174,12 +183,12 @@ impl Engine {
     /// A page whose name is pointed at this machine has no token to show: a cookie is not sent to
     /// its name.
     pub(super) fn is_open_by_name(&self, row: &Row) -> bool {
-        self.node.identity.is_none() || row.who == Who::Local
+        self.node.keyring.identity.is_none() || matches!(row.who, Who::Local(_))
     }
 
     /// The parameters of a stream's query that show who opens it.
     pub(super) fn credentials_in_query(&self) -> &'static [&'static str] {
-        match &self.node.identity {
+        match &self.node.keyring.identity {
             Some(identity) if identity.query => &["ticket", "token"],
             _ => &["ticket"],
         }
@@ -187,29 +196,52 @@ impl Engine {
 
     /// Whether a call takes a token, and this one's comes by cookie.
     pub(super) fn is_by_cookie(&self, row: &Row, head: &Head<'_>) -> bool {
-        let identity = self.node.identity.as_ref();
+        let identity = self.node.keyring.identity.as_ref();
         let shown = identity.and_then(|it| it.shown(head, row.begins_stream()));
-        matches!(row.who, Who::Holder | Who::Either) && matches!(shown, Some(Shown::Cookie(_)))
+        matches!(row.who, Who::Holder | Who::Either(_)) && matches!(shown, Some(Shown::Cookie(_)))
     }
 
     /// Whether a request shows what its row asks for, as far as that is seen without arithmetic.
     ///
     /// Err: it does not.
-    pub(super) fn check_credentials(&self, row: &Row, head: &Head<'_>) -> Result<(), Answer> {
-        let proves = match (row.who, &self.node.identity) {
-            (Who::Open, _) | (Who::Holder | Who::Either | Who::Local, None) => return Ok(()),
-            (Who::Local, Some(identity)) if identity.operators_open => return Ok(()),
-            (Who::Service | Who::Local, _) => {
-                return match self.is_of_fleet(head) {
-                    true => Ok(()),
-                    false => Err(unauthorized()),
-                };
+    pub(super) fn check_credentials(
+        &mut self,
+        row: &Row,
+        head: &Head<'_>,
+        proof: &Proof,
+    ) -> Result<(), Answer> {
+        let keyring = &self.node.keyring;
+        let identity = keyring.identity.as_ref();
+        let stands_for_services = keyring.services.is_empty();
+        match (row.who, proof) {
+            (Who::Open, _) => Ok(()),
+            (_, Proof::UnknownKey) => {
+                self.counters.add(Counter::TokenService, 1);
+                Err(refused(
+                    "service: no service key of this name and value is known",
+                ))
             }
-            (Who::Holder | Who::Either, Some(identity)) => {
-                identity.shown(head, row.begins_stream()).is_some()
+            (who, Proof::Service(service)) => check_scope(who, service),
+            (Who::Either(_) | Who::Peers(_) | Who::Nodes, Proof::Node) => Ok(()),
+            (Who::Services(scope) | Who::Local(scope), Proof::Node) if !stands_for_services => {
+                let detail = format!(
+                    "the token of a node lacks the scope {}; show the key of a service that has it",
+                    scope.name()
+                );
+                Err(Answer::problem(problems::NOT_PERMITTED, &detail))
             }
-        };
-        if proves { Ok(()) } else { Err(no_token()) }
+            (Who::Services(_) | Who::Local(_), Proof::Node) => Ok(()),
+            (Who::Holder | Who::Either(_), _) => match identity {
+                Some(identity) if identity.shown(head, row.begins_stream()).is_none() => {
+                    Err(no_token())
+                }
+                _ => Ok(()),
+            },
+            (Who::Local(_), _) if identity.is_none_or(|identity| identity.operators_open) => Ok(()),
+            (Who::Peers(_) | Who::Nodes | Who::Services(_) | Who::Local(_), _) => {
+                Err(unauthorized(row.who))
+            }
+        }
     }
 
     /// Whether a token waits for a slice of its own: verifying others has taken the time that a
@@ -217,6 +249,7 @@ impl Engine {
     pub(in crate::engine) fn has_verified_enough(&self, head: &Head<'_>) -> bool {
         let identity = self
             .node
+            .keyring
             .identity
             .as_ref()
             .filter(|_| self.verifying_micros_left == 0);
@@ -243,7 +276,7 @@ impl Engine {
         caller: &Caller,
         now: Now,
     ) -> Result<Option<Reserved>, Served> {
-        let (Caller::User(grant), Some(identity)) = (caller, &self.node.identity) else {
+        let (Caller::User(grant), Some(identity)) = (caller, &self.node.keyring.identity) else {
             return Ok(None);
         };
         let Some(id) = grant.ticket else {
@@ -275,7 +308,7 @@ impl Engine {
     pub(super) fn holder_of(&self, caller: &Caller) -> Option<u64> {
         match caller {
             Caller::User(grant) => Some(self.holder(grant.user.user())),
-            Caller::Anybody | Caller::Node => None,
+            Caller::Anybody | Caller::Node | Caller::Service(_) => None,
         }
     }
 
@@ -287,14 +320,52 @@ impl Engine {
                 holder: self.holder(grant.user.user()),
                 last_active: grant.last_active,
             }),
-            Caller::Anybody | Caller::Node => None,
+            Caller::Anybody | Caller::Node | Caller::Service(_) => None,
         }
     }
+}
+
+/// Whether a service may make a call.
+///
+/// Err: it lacks the scope.
+fn check_scope(who: Who, service: &Service) -> Result<(), Answer> {
+    let name = &service.name;
+    let detail = match who.scope() {
+        Some(scope) if service.scopes.has(scope) => return Ok(()),
+        Some(scope) => format!("the service key of {name} lacks the scope {}", scope.name()),
+        None if who == Who::Holder => {
+            "a service key holds no stream; streams are opened by their users".to_owned()
+        }
+        None => "only nodes say this to each other, by the token of the fleet key".to_owned(),
+    };
+    Err(Answer::problem(problems::NOT_PERMITTED, &detail))
 }
 
 fn no_token() -> Answer {
     let detail = "this call takes a user's token as Authorization: Bearer ..; see docs/SECURITY.md";
     Answer::problem(problems::UNAUTHORIZED, detail).with_lines("WWW-Authenticate: Bearer\r\n")
+}
+
+fn unauthorized(who: Who) -> Answer {
+    let key = who
+        .scope()
+        .map(|scope| format!("a service key with the scope {}", scope.name()));
+    let takes = match (who, key) {
+        (Who::Peers(_), Some(key)) => format!("the token of a node, or {key},"),
+        (_, Some(key)) => format!("{key}, or while none is configured the token of a node,"),
+        (_, None) => "the token of a node".to_owned(),
+    };
+    let detail = format!(
+        "this call takes {takes} as Authorization: Bearer ..; all nodes share one file of fleet \
+         keys"
+    );
+    Answer::problem(problems::UNAUTHORIZED, &detail).with_lines("WWW-Authenticate: Bearer\r\n")
+}
+
+/// A token or a key is none that is taken.
+fn refused(detail: &str) -> Answer {
+    let lines = "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n";
+    Answer::problem(problems::UNAUTHORIZED, detail).with_lines(lines)
 }
 
 fn counter_of(refusal: Refusal) -> Counter {

@@ -1,5 +1,6 @@
 //! `DELETE /v1/presence/{user}`: a user is erased.
 
+use super::audit::{Deed, audit};
 use super::caller::Caller;
 use super::served::{intern_detail, overloaded};
 use crate::engine::parts::Engine;
@@ -9,9 +10,12 @@ use crate::wire::User;
 use crate::wire::response::Answer;
 
 /// What is answered does not say whether anybody had the id.
-pub(super) fn forget(engine: &mut Engine, user: User<'_>, _: &Caller, now: Now) -> Answer {
+pub(super) fn forget(engine: &mut Engine, user: User<'_>, caller: &Caller, now: Now) -> Answer {
     match engine.forget(user, now) {
-        Ok(_) => Answer::no_content(),
+        Ok(_) => {
+            audit(caller, Deed::Erase, [user].into_iter());
+            Answer::no_content()
+        }
         Err(ForgetFault::Busy) => {
             overloaded("too many users are being forgotten; the write-back has to come by first")
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::audit::{Deed, audit};
 use super::caller::Caller;
 use super::refused::Refused;
 use super::served::Served;
@@ -47,6 +48,7 @@ pub(super) fn leave(
         if let Some(upstream) = &mut engine.upstream {
             upstream.log_out(&engine.presence, &users, now);
         }
+        audit(caller, Deed::EndStreams, users.iter().map(UserBuf::user));
         let at = said_at.here().unwrap_or(now.unix);
         engine.farewells.end_streams(&users, at);
         return end_everywhere(engine, asker, &users, said_at, answer, now);
@@ -93,7 +95,7 @@ pub(super) fn end_streams(
     engine: &mut Engine,
     asker: ConnId,
     ask: LeaveAsk,
-    _: &Caller,
+    caller: &Caller,
     now: Now,
 ) -> Served {
     let Some(sent_at) = ask.sent_at.filter(|_| ask.everywhere) else {
@@ -102,6 +104,7 @@ pub(super) fn end_streams(
     };
     let mut refused = Refused::default();
     let users = refused.sift(None, ask.users, &mut engine.counters);
+    audit(caller, Deed::EndStreams, users.iter().map(UserBuf::user));
     let at = LoggedOutAt::Then(Unix::from_ms(sent_at));
     end_everywhere(engine, asker, &users, at, refused.answer(), now)
 }

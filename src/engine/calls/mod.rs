@@ -7,6 +7,7 @@
 //! connection (`conn/http.rs` does).
 
 mod arguments;
+mod audit;
 mod beat;
 pub(super) mod caller;
 mod datagrams;
@@ -32,6 +33,7 @@ mod ticket;
 use super::conn::pending::Pending;
 use super::parts::Engine;
 use super::role::Role;
+use crate::auth::Proof;
 use crate::metrics::{Call, Counter};
 use crate::realtime::ConnId;
 use crate::time::Now;
@@ -103,12 +105,12 @@ impl Engine {
         now: Now,
     ) -> Result<Served, Served> {
         let found = self.find(id, pending, head, body)?;
-        let caller = self.caller(found.0, head, now)?;
-        Ok(self.serve_call(id, found, head, body, &caller, now)?)
+        let caller = self.caller(&found, head, now)?;
+        let (row, segment) = (found.row, found.segment);
+        Ok(self.serve_call(id, (row, segment), head, body, &caller, now)?)
     }
 
-    /// The row that serves a request, and the segment of the path that it has in braces. Looks at
-    /// the head alone; of the body only a refusal speaks.
+    /// The row that serves a request. Looks at the head alone; of the body only a refusal speaks.
     ///
     /// Err: what the head comes to, whatever the body is.
     fn find<'h>(
@@ -117,7 +119,7 @@ impl Engine {
         pending: &mut Pending,
         head: &Head<'h>,
         body: &[u8],
-    ) -> Result<(&'static Row, &'h str), Served> {
+    ) -> Result<Found<'h>, Served> {
         if head.path == "*" {
             return Err(allowing("GET, HEAD, POST, OPTIONS").into());
         }
@@ -140,11 +142,12 @@ impl Engine {
             return Err(problem.with_lines(lines).into());
         };
         pending.call = row.call;
-        // Health is asked for under any name, and nodes show their token.
+        let proof = self.node.keyring.proof(head.authorization);
+        // Health is asked for under any name, and nodes and services show that they know it.
         if row.call != Call::Health
             && self.is_open_by_name(row)
             && let Err(refused) = guard::check_host(&self.settings, head)
-            && !self.is_of_fleet(head)
+            && !proof.is_trusted()
         {
             return Err(refused.into());
         }
@@ -154,15 +157,19 @@ impl Engine {
             return Err(Answer::problem(problems::WRONG_ROLE, &detail).into());
         }
         if self.conns.at(id.index).is_surplus() {
-            self.check_room(row, head)?;
+            check_room(row, &proof)?;
         }
         if let Some(media) = row.media() {
             check_body(head, media)?;
         }
-        self.check_credentials(row, head)?;
-        let caller = (!self.is_of_fleet(head)).then_some(id);
+        self.check_credentials(row, head, &proof)?;
+        let caller = (!proof.is_trusted()).then_some(id);
         self.arrivals.called_by(caller);
-        Ok((row, segment))
+        Ok(Found {
+            row,
+            segment,
+            proof,
+        })
     }
 
     /// Where else to go with a call that this role does not serve.
@@ -178,25 +185,6 @@ impl Engine {
                 .to_owned(),
         };
         format!("this is a real-time node, which holds streams; send queries and beats to {owner}")
-    }
-
-    /// Whether a call is served on a connection that was admitted beyond the limit to be told so.
-    fn check_room(&self, row: &Row, head: &Head<'_>) -> Result<(), Served> {
-        match row.surplus {
-            Surplus::Allowed => Ok(()),
-            Surplus::Fleet if self.is_of_fleet(head) => Ok(()),
-            Surplus::Later => Err(Served::Overloaded("connections")),
-            Surplus::Refused | Surplus::Fleet => {
-                let detail = "the server has all the connections that it takes; try again later";
-                Err(overloaded(detail).into())
-            }
-        }
-    }
-
-    /// Whether the request shows the service token.
-    fn is_of_fleet(&self, head: &Head<'_>) -> bool {
-        head.authorization
-            .is_some_and(|header| self.node.keys.authorises(header))
     }
 
     /// The other shard has not said in time what a parked request is answered.
@@ -216,6 +204,27 @@ impl Engine {
                 Some(Then::Stream(_)) => self.refuse_stream(id, &pending, "busy", now),
                 _ => self.answer(id, pending, overloaded(why), now),
             }
+        }
+    }
+}
+
+/// What the head of a request comes to.
+struct Found<'h> {
+    row: &'static Row,
+    /// The segment of the path that the row has in braces.
+    segment: &'h str,
+    proof: Proof,
+}
+
+/// Whether a call is served on a connection that was admitted beyond the limit to be told so.
+fn check_room(row: &Row, proof: &Proof) -> Result<(), Served> {
+    match row.surplus {
+        Surplus::Allowed => Ok(()),
+        Surplus::Fleet if proof.is_trusted() => Ok(()),
+        Surplus::Later => Err(Served::Overloaded("connections")),
+        Surplus::Refused | Surplus::Fleet => {
+            let detail = "the server has all the connections that it takes; try again later";
+            Err(overloaded(detail).into())
         }
     }
 }
@@ -245,10 +254,4 @@ fn check_body(head: &Head<'_>, media: &str) -> Result<(), Answer> {
 
 fn allowing(methods: &str) -> Answer {
     Answer::no_content().with_lines(format!("Allow: {methods}\r\n"))
-}
-
-fn unauthorized() -> Answer {
-    let detail = "this call takes the service token of a fleet key as Authorization: Bearer ..; \
-                  all nodes share one key file";
-    Answer::problem(problems::UNAUTHORIZED, detail).with_lines("WWW-Authenticate: Bearer\r\n")
 }

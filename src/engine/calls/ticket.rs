@@ -11,14 +11,14 @@ use crate::wire::response::{Answer, problems};
 
 /// A ticket that grants for one stream what the caller's token does.
 pub(super) fn make(engine: &mut Engine, caller: &Caller, now: Now) -> Answer {
-    let (Caller::User(grant), Some(identity)) = (caller, &engine.node.identity) else {
+    let (Caller::User(grant), Some(identity)) = (caller, &engine.node.keyring.identity) else {
         let detail = "nobody is asked for a token here, so none takes a ticket";
         return Answer::problem(problems::NOT_FOUND, detail);
     };
     let nonce = engine.random.u64(..);
     let made = identity
         .tickets
-        .make(grant, engine.node.keys.signing(), nonce, now);
+        .make(grant, engine.node.keyring.fleet.signing(), nonce, now);
     match made {
         Ok((ticket, good_ms)) => Answer::json(
             format!(

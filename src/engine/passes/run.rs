@@ -29,7 +29,7 @@ impl Engine {
         self.passes.backlog = false;
         self.fire_timers(now);
         let interval_ms = self.settings.sweep_interval_ms;
-        if let Some(identity) = &self.node.identity
+        if let Some(identity) = &self.node.keyring.identity
             && self.passes.sweeping.due() <= now.mono
         {
             identity.tickets.forget_old(TICKETS_FORGOTTEN, now);

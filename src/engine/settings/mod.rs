@@ -141,7 +141,7 @@ pub struct Settings {
     /// Default 50,000. Zero: no such limit. Costs nothing: users are for good, so what it bounds is
     /// how soon a fault fills `users_max`.
     pub new_users_per_second_max: usize,
-    /// The same, of one connection; requests with the service token are not counted. Default 2,000.
+    /// The same, of one connection; requests of nodes and services are not counted. Default 2,000.
     /// Zero: no such limit. Cost: 40 bytes a connection that has just made some.
     pub new_users_per_conn_second_max: usize,
     /// Bytes that may be encoded for one stream and not yet written to its socket. Default 65,536.

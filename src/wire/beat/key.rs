@@ -11,7 +11,7 @@ use super::MAC_BYTES;
 
 /// BLAKE3 `derive_key` context of a key's id. Changing it renames every key.
 const ID_CONTEXT: &str = "greendot fleet key id v1";
-/// The same of the token that nodes show each other.
+/// The same of the token that nodes show each other. Its name is of a time when it was services'.
 const SERVICE_CONTEXT: &str = "greendot service token v1";
 
 /// One fleet key: 32 bytes, named on the wire by `id` (top bit clear).
@@ -49,7 +49,7 @@ impl FleetKey {
         self.id
     }
 
-    /// The service key's token: 64 hex digits, derived from the fleet key, which it does not give
+    /// The node token: 64 hex digits, derived from the fleet key, which it does not give
     /// away. A node shows it to another as `Authorization: Bearer ..` (RFC 6750).
     pub fn service_token(&self) -> String {
         blake3::Hash::from_bytes(self.derived(SERVICE_CONTEXT))
@@ -161,7 +161,7 @@ impl Keys {
         &self.signing
     }
 
-    /// Whether an `Authorization` header's value is the service token of one of the keys. Takes as
+    /// Whether an `Authorization` header's value is the node token of one of the keys. Takes as
     /// long for a wrong one.
     pub fn authorises(&self, header: &str) -> bool {
         let scheme = header

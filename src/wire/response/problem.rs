@@ -70,6 +70,7 @@ table! {
     FOREIGN_ORIGIN: Forbidden, "foreign-origin", "Pages of this origin may not do this";
     WATCH_DENIED: Forbidden, "watch-denied", "The token does not let its holder see these users";
     NOT_THE_USER: Forbidden, "not-the-user", "The token does not speak for these users";
+    NOT_PERMITTED: Forbidden, "not-permitted", "The key does not permit this call";
     NOT_FOUND: NotFound, "not-found", "Nothing is found at this path";
     UNKNOWN_STREAM: NotFound, "unknown-stream", "No such stream is open";
     METHOD_NOT_ALLOWED: MethodNotAllowed, "method-not-allowed", "The path does not take this \

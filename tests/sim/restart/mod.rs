@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
+use greendot::auth::Keyring;
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Order};
 use greendot::engine::{EngineParts, Role};
@@ -233,8 +234,7 @@ impl Restarts {
                     shards,
                     role: Role::All,
                     presence: Arc::clone(&presence),
-                    keys: Arc::clone(&keys),
-                    identity: None,
+                    keyrings: Keyring::of_fleet(Keys::clone(&keys)).shared(),
                     secret: [3; 32],
                     seed: self.seed ^ self.mono << 8 ^ u64::from(shard),
                     mirrors: 0,

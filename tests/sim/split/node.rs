@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use greendot::auth::Keyring;
 use greendot::engine::turn::Driver;
 use greendot::engine::{EngineParts, Mail, Outbound, Role};
 use greendot::metrics::Board;
 use greendot::presence::{FollowerOptions, Presence, WriteBack};
 use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
+use greendot::wire::beat::Keys;
 
 use super::kernel::Simulated;
 use super::links::{Core, Link};
@@ -199,8 +201,7 @@ impl Split {
                     shards,
                     role: role.clone(),
                     presence: Arc::clone(&presence),
-                    keys: Arc::clone(&self.keys),
-                    identity: None,
+                    keyrings: Keyring::of_fleet(Keys::clone(&self.keys)).shared(),
                     secret,
                     seed: seed ^ u64::from(shard),
                     mirrors,

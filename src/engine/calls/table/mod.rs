@@ -10,16 +10,24 @@
 #[cfg(test)]
 mod tests;
 
+use super::beat::beat;
 use super::caller::Caller;
-use super::datagrams::take as bundle;
+use super::datagrams::take;
+use super::edit::edit;
+use super::forget::forget;
+use super::held::held;
 use super::ignored::Ignored;
-use super::leave::end_streams;
+use super::leave::{end_streams as end, leave};
+use super::node::{live, metrics, ready};
+use super::query::{many, one, query};
 use super::served::Served;
+use super::stream::open;
 use super::stream_beat::beat as stream_beat;
-use super::{beat, edit, forget, held, leave, node, query, stream, ticket};
+use super::ticket::make;
+use crate::auth::Scope;
 use crate::engine::parts::Engine;
 use crate::engine::role::Role;
-use crate::engine::told;
+use crate::engine::told::put;
 use crate::metrics::Call;
 use crate::pages::{API, CLIENT, DASHBOARD};
 use crate::realtime::ConnId;
@@ -30,44 +38,45 @@ use crate::wire::request::Method;
 use crate::wire::response::Answer;
 
 use Call::{
-    Beat, Datagrams, Health, Leave, Metrics, Page, PresenceForget, PresenceMany, PresenceOne,
-    PresencePut, PresenceQuery, Stream, StreamBeat, StreamWatch, StreamsEnd, StreamsHeld, Ticket,
+    Datagrams, Health, Leave, Page, PresenceForget, PresenceMany, PresenceOne, PresencePut,
+    PresenceQuery, Stream, StreamBeat, StreamWatch, StreamsEnd, StreamsHeld, Ticket,
 };
 use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
+use Scope::{Admin, Beat, Metrics, Publish, Query};
 use Serve::{
     Bare, Beats, Bundles, Edits, Fixed, Listed, Mints, Notes, One, Opens, Parts, Record, Records,
     Users,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
-use Who::{Either, Holder, Local, Open, Service};
+use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
 
 /// Every endpoint. Where two paths match, the row is the first that takes the method: a user may be
 /// called "query".
 #[rustfmt::skip] // A row a line.
 const TABLE: &[Row] = &[
-    row(Post, "/v1/presence/query",  PresenceQuery, Decides, Either,  Fleet,   Users(query::query)),
-    row(Get,  ONE_USER,              PresenceOne,   Decides, Either,  Refused, One(query::one)),
-    row(Put,  ONE_USER,              PresencePut,   Mirrors, Service, Allowed, Record(told::put)),
-    row(Delete, ONE_USER,            PresenceForget, Keeps,  Service, Allowed, One(forget::forget)),
-    row(Get,  "/v1/presence",        PresenceMany,  Decides, Either,  Refused, Listed(query::many)),
-    row(Put,  "/v1/presence",        PresencePut,   Mirrors, Service, Allowed, Records(told::put)),
-    row(Get,  STREAM,                Stream,        Streams, Holder,  Later,   Opens(stream::open)),
-    row(Post, STREAM,                Stream,        Streams, Holder,  Later,   Opens(stream::open)),
-    row(Post, STREAM_WATCH,          StreamWatch,   Streams, Holder,  Refused, Edits(edit::edit)),
-    row(Post, STREAM_BEAT,           StreamBeat,    Streams, Holder,  Allowed, Beats(stream_beat)),
-    row(Post, "/v1/streams/held",    StreamsHeld,   Mirrors, Service, Allowed, Users(held::held)),
-    row(Post, "/v1/streams/end",     StreamsEnd,    Mirrors, Service, Allowed, Parts(end_streams)),
-    row(Post, "/v1/beat",            Beat,          Decides, Either,  Refused, Notes(beat::beat)),
-    row(Post, "/v1/datagrams",       Datagrams,     Decides, Service, Fleet,   Bundles(bundle)),
-    row(Post, "/v1/leave",           Leave,         Every,   Either,  Refused, Parts(leave::leave)),
-    row(Post, "/v1/ticket",          Ticket,        Every,   Holder,  Refused, Mints(ticket::make)),
-    row(Get,  "/livez",              Health,        Every,   Open,    Allowed, Bare(node::live)),
-    row(Get,  "/readyz",             Health,        Every,   Open,    Allowed, Bare(node::ready)),
-    row(Get,  METRICS,               Metrics,       Every,   Local,   Allowed, Bare(node::metrics)),
-    row(Get,  "/",                   Page,          Every,   Open,    Refused, Fixed(&DASHBOARD)),
-    row(Get,  "/client.js",          Page,          Every,   Open,    Refused, Fixed(&CLIENT)),
-    row(Get,  "/openapi.json",       Page,          Every,   Open,    Refused, Fixed(&API)),
+    row(Post, "/v1/presence/query", PresenceQuery, Decides, Either(Query), Fleet, Users(query)),
+    row(Get,  ONE_USER,            PresenceOne,  Decides, Either(Query),  Refused, One(one)),
+    row(Put,  ONE_USER,            PresencePut,  Mirrors, Peers(Publish), Allowed, Record(put)),
+    row(Delete, ONE_USER,          PresenceForget, Keeps, Services(Admin), Allowed, One(forget)),
+    row(Get,  "/v1/presence",      PresenceMany, Decides, Either(Query),  Refused, Listed(many)),
+    row(Put,  "/v1/presence",      PresencePut,  Mirrors, Peers(Publish), Allowed, Records(put)),
+    row(Get,  STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
+    row(Post, STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
+    row(Post, STREAM_WATCH,        StreamWatch,  Streams, Holder,         Refused, Edits(edit)),
+    row(Post, STREAM_BEAT,         StreamBeat,   Streams, Holder,  Allowed, Beats(stream_beat)),
+    row(Post, "/v1/streams/held",  StreamsHeld,  Mirrors, Peers(Admin),   Allowed, Users(held)),
+    row(Post, "/v1/streams/end",   StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
+    row(Post, "/v1/beat",          Call::Beat,   Decides, Either(Beat),   Refused, Notes(beat)),
+    row(Post, "/v1/datagrams",     Datagrams,    Decides, Nodes,          Fleet,   Bundles(take)),
+    row(Post, "/v1/leave",         Leave,        Every,   Either(Beat),   Refused, Parts(leave)),
+    row(Post, "/v1/ticket",        Ticket,       Every,   Holder,         Refused, Mints(make)),
+    row(Get,  "/livez",            Health,       Every,   Open,           Allowed, Bare(live)),
+    row(Get,  "/readyz",           Health,       Every,   Open,           Allowed, Bare(ready)),
+    row(Get,  METRICS,             Call::Metrics, Every,  Local(Metrics), Allowed, Bare(metrics)),
+    row(Get,  "/",                 Page,         Every,   Open,      Refused, Fixed(&DASHBOARD)),
+    row(Get,  "/client.js",        Page,         Every,   Open,           Refused, Fixed(&CLIENT)),
+    row(Get,  "/openapi.json",     Page,         Every,   Open,           Refused, Fixed(&API)),
 ];
 
 const ONE_USER: &str = "/v1/presence/{user}";
@@ -114,19 +123,23 @@ pub(super) enum Roles {
     Mirrors,
 }
 
-/// Who may call. Scopes of services will be further variants.
+/// Who may call. Whoever shows a service key that is known is held to its scopes, even where
+/// nobody is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Who {
     Open,
-    /// Who shows the service token of a fleet key.
-    Service,
-    /// Who shows a user's token, where users have any.
+    /// Who shows a user's token, where users have any. No service: none holds a stream.
     Holder,
-    /// The same, and nodes of the fleet.
-    Either,
-    /// Whoever reaches a node that listens for its machine alone, or asks nobody for a token. Else
-    /// who shows the service token.
-    Local,
+    /// The same, nodes of the fleet, and services of this scope.
+    Either(Scope),
+    /// Nodes of the fleet, by the token that they derive from its key, and services of this scope.
+    Peers(Scope),
+    /// Nodes of the fleet alone.
+    Nodes,
+    /// Services of this scope. Where no service key is configured, nodes of the fleet.
+    Services(Scope),
+    /// The same, and whoever reaches a node that listens for its machine alone, or asks nobody.
+    Local(Scope),
 }
 
 /// What becomes of a call on a connection that was admitted beyond the limit.
@@ -136,7 +149,7 @@ pub(super) enum Surplus {
     Refused,
     /// It is refused in the one way after which an EventSource comes back.
     Later,
-    /// It is served if it shows the service token: nodes of the other role must reach this one.
+    /// It is served if a node or a service calls: those of the other role must reach this one.
     Fleet,
     /// It is served: a full node must be seen to live.
     Allowed,
@@ -241,6 +254,18 @@ impl Row {
             Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
             Opens(_) => (self.method == Post).then_some(JSON),
+        }
+    }
+}
+
+impl Who {
+    /// The scope by which a service may call. None: by none.
+    pub(super) fn scope(self) -> Option<Scope> {
+        match self {
+            Who::Open | Who::Holder | Who::Nodes => None,
+            Who::Either(scope) | Who::Peers(scope) | Who::Services(scope) | Who::Local(scope) => {
+                Some(scope)
+            }
         }
     }
 }

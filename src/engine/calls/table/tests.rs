@@ -141,12 +141,16 @@ fn the_api_description_says_what_a_row_says() {
             row.media().is_some(),
             "{of}"
         );
+        let scope = row.who.scope().map(Scope::name);
         let security = match row.who {
             Open => serde_json::Value::Null,
-            Service => serde_json::json!([{"service": []}]),
             Holder => serde_json::json!([{"user": []}, {}]),
-            Either => serde_json::json!([{"user": []}, {"service": []}, {}]),
-            Local => serde_json::json!([{"service": []}, {}]),
+            Either(_) => {
+                serde_json::json!([{"user": []}, {"service": [scope]}, {"node": []}, {}])
+            }
+            Peers(_) | Services(_) => serde_json::json!([{"service": [scope]}, {"node": []}]),
+            Nodes => serde_json::json!([{"node": []}]),
+            Local(_) => serde_json::json!([{"service": [scope]}, {"node": []}, {}]),
         };
         assert_eq!(operation["security"], security, "{of}");
     }
@@ -161,16 +165,18 @@ fn the_protocol_lists_every_row() {
     let listed: Vec<_> = listed.lines().skip(1).take(TABLE.len() + 1).collect();
     let nodes = |roles| match roles {
         Every => "all",
-        Decides | Keeps => "`serve`, `presence`",
-        Streams => "`serve`, `realtime`",
-        Mirrors => "`realtime`",
+        Decides | Keeps => "s, p",
+        Streams => "s, r",
+        Mirrors => "r",
     };
     let who = |who| match who {
-        Open => "all",
-        Service => "service token",
-        Holder => "user",
-        Either => "user, node",
-        Local => "node, or this machine",
+        Open => "all".to_owned(),
+        Holder => "user".to_owned(),
+        Either(scope) => format!("user, node, `{}`", scope.name()),
+        Peers(scope) => format!("node, `{}`", scope.name()),
+        Nodes => "node".to_owned(),
+        Services(scope) => format!("`{}`", scope.name()),
+        Local(scope) => format!("`{}`, or this machine", scope.name()),
     };
     let surplus = |surplus| match surplus {
         Refused => "503",

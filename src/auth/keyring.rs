@@ -1,0 +1,79 @@
+//! All keys of a node, as of one reading of its files.
+//!
+//! Owns what is read anew together, and what is told by a hash alone. Reads no file: `node` does.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::identity::bearer;
+use super::services::is_service_key;
+use super::{Identity, Service, ServiceKeys};
+use crate::wire::beat;
+
+/// By what a node knows who speaks to it.
+#[derive(Debug)]
+pub struct Keyring {
+    /// They sign beats, and nodes prove themselves by them.
+    pub fleet: beat::Keys,
+    /// How users are known; none: nobody is asked who they are.
+    pub identity: Option<Identity>,
+    pub services: ServiceKeys,
+}
+
+/// What a request's `Authorization` proves by a hash alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Proof {
+    /// Nothing of the kind: a user's token, perhaps.
+    Other,
+    /// It is a node of the fleet.
+    Node,
+    Service(Service),
+    /// It means to be a service, and its key is none that is taken.
+    UnknownKey,
+}
+
+impl Proof {
+    /// Whether it is the operator's, be it a node or a service.
+    pub fn is_trusted(&self) -> bool {
+        matches!(self, Proof::Node | Proof::Service(_))
+    }
+}
+
+/// Where all threads of a node find the keyring that counts. Whoever holds one goes on with it
+/// until the end of what it is at.
+pub type Keyrings = ArcSwap<Keyring>;
+
+impl Keyring {
+    /// That of a node that asks nobody.
+    pub fn of_fleet(fleet: beat::Keys) -> Keyring {
+        Keyring {
+            fleet,
+            identity: None,
+            services: ServiceKeys::default(),
+        }
+    }
+
+    /// What a request of this header proves. A service key means nothing where none is configured.
+    pub fn proof(&self, authorization: Option<&str>) -> Proof {
+        let Some(header) = authorization else {
+            return Proof::Other;
+        };
+        if self.fleet.authorises(header) {
+            return Proof::Node;
+        }
+        match bearer(header).filter(|token| is_service_key(token)) {
+            Some(_) if self.services.is_empty() => Proof::Other,
+            Some(key) => match self.services.find(key) {
+                Some(service) => Proof::Service(service.clone()),
+                None => Proof::UnknownKey,
+            },
+            None => Proof::Other,
+        }
+    }
+
+    /// To share.
+    pub fn shared(self) -> Arc<Keyrings> {
+        Arc::new(ArcSwap::from_pointee(self))
+    }
+}

@@ -1,0 +1,36 @@
+//! What operators did to users, a line of the log each.
+//!
+//! Owns how such a line reads. Whom it was done to it names where the log has user ids, at debug
+//! and below.
+
+use tracing::Level;
+
+use super::caller::Caller;
+use crate::wire::User;
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Deed {
+    Erase,
+    EndStreams,
+}
+
+/// Writes the line, unless users did it to themselves, or a node passes on what another has
+/// written.
+pub(super) fn audit<'u>(caller: &Caller, deed: Deed, users: impl Iterator<Item = User<'u>>) {
+    let by = match (caller, deed) {
+        (Caller::Service(name), _) => &**name,
+        (Caller::Node, Deed::Erase) => "(a node)",
+        _ => return,
+    };
+    let deed = match deed {
+        Deed::Erase => "erased users",
+        Deed::EndStreams => "ended the streams of users",
+    };
+    if tracing::enabled!(Level::DEBUG) {
+        let users: Vec<&str> = users.map(User::as_str).collect();
+        tracing::info!(service = by, users = users.len(), ids = ?users, "audit: {deed}");
+    } else {
+        tracing::info!(service = by, users = users.count(), "audit: {deed}");
+    }
+}

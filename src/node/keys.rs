@@ -1,0 +1,84 @@
+//! The keys of a node, read from their files.
+//!
+//! Owns which files there are, and the order in which they are read: what may be refused comes
+//! before a key is made.
+
+use std::sync::Arc;
+
+use super::ServeFault;
+use crate::auth::{Identity, Keyring, Rules, ServiceKeys, Tickets};
+use crate::config::Config;
+use crate::engine::instance_of;
+use crate::fleet_key::{self, FleetKeys};
+use crate::key_files::{self, FileFault};
+use crate::time::Now;
+
+/// What the files hold.
+pub(super) struct ReadKeys {
+    pub(super) keyring: Keyring,
+    /// The fleet key was made.
+    pub(super) made: bool,
+    /// Permission bits by which others may read the fleet key.
+    pub(super) open_mode: Option<u32>,
+    /// What is to be said of the other files.
+    pub(super) warnings: Vec<String>,
+}
+
+/// The tickets of this life of a node, whatever becomes of its keys.
+pub(super) fn tickets(config: &Config, secret: &[u8; 32], now: Now) -> Arc<Tickets> {
+    let bytes_max = config.identity.tickets_bytes_max;
+    Arc::new(Tickets::new(instance_of(secret), bytes_max, now))
+}
+
+/// Reads all files of keys; makes the fleet's if it is missing and `make_missing`.
+///
+/// Errors: a file gives no key; it is named.
+pub(super) fn read(
+    config: &Config,
+    tickets: &Arc<Tickets>,
+    make_missing: bool,
+) -> Result<ReadKeys, ServeFault> {
+    let identity = identity(config, tickets).map_err(ServeFault::KeyFile)?;
+    let (services, warning) = match &config.identity.service_keys {
+        Some(path) => key_files::services(path).map_err(ServeFault::KeyFile)?,
+        None => (ServiceKeys::default(), None),
+    };
+    let path = config.key_path();
+    let fleet = fleet_key::load(&path, make_missing).map_err(ServeFault::FleetKey)?;
+    let FleetKeys {
+        keys,
+        made,
+        open_mode,
+    } = fleet;
+    Ok(ReadKeys {
+        keyring: Keyring {
+            fleet: keys,
+            identity,
+            services,
+        },
+        made,
+        open_mode,
+        warnings: warning.into_iter().collect(),
+    })
+}
+
+/// How users are known, if they are asked who they are.
+fn identity(config: &Config, tickets: &Arc<Tickets>) -> Result<Option<Identity>, FileFault> {
+    let told = &config.identity;
+    if !config.asks() {
+        return Ok(None);
+    }
+    Ok(Some(Identity {
+        rules: Rules {
+            keys: key_files::verifying(&told.jwt_keys)?,
+            audience: told.jwt_aud.clone(),
+            issuer: told.jwt_iss.clone(),
+            ttl_max_ms: told.token_ttl_max_ms,
+            watch_default: told.watch_default,
+        },
+        cookie: told.auth_cookie.clone(),
+        query: told.auth_query,
+        tickets: Arc::clone(tickets),
+        operators_open: config.is_local(),
+    }))
+}
