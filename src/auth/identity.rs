@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Rules, Tickets};
+use super::{Rates, Rules, Tickets};
 use crate::wire::request::{Head, query_pairs};
 
 /// How a node that asks for tokens knows its users.
@@ -17,6 +17,8 @@ pub struct Identity {
     pub query: bool,
     /// The tickets that stand for tokens.
     pub tickets: Arc<Tickets>,
+    /// How much the holders of tokens may ask.
+    pub rates: Arc<Rates>,
     /// Whoever reaches the node may read its metrics: it listens for this machine alone.
     pub operators_open: bool,
 }
@@ -91,6 +93,7 @@ mod tests {
             cookie: cookie.map(str::to_owned),
             query,
             tickets: Arc::new(Tickets::new(1, 0, Now::default())),
+            rates: Arc::new(Rates::unlimited()),
             operators_open: false,
         };
         let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{lines}\r\n");

@@ -131,6 +131,7 @@ macro_rules! number {
 
 const PLACE: &str = "Addresses and files";
 const IDENTITY: &str = "Identity";
+const RATES: &str = "Limits of one user, where tokens are asked for";
 const TIME: &str = "Presence and time";
 const CONNS: &str = "Connections and streams";
 const STORE: &str = "Users and store";
@@ -373,6 +374,39 @@ pub const KNOBS: &[Knob] = &[
         },
         set: |config, text| path(text).map(|path| config.identity.service_keys = Some(path)),
     },
+    number!(RATES, "queries-per-user-second-max", Count count 0..=1_000_000,
+        identity.rates.queries_per_second_max,
+        "Most queries of one user's tokens in a second, on all shards; beyond: 429; 0: any"),
+    number!(RATES, "queries-per-user-burst", Count count 1..=1_000_000,
+        identity.rates.queries_burst,
+        "Most of them at once, after a while without"),
+    number!(RATES, "ids-per-user-minute-max", Count count 0..=1_000_000,
+        identity.rates.ids_per_minute_max,
+        "Most users whom one user's queries may name in a minute, again and again the same \
+         counted each time; beyond: 429; 0: any"),
+    number!(RATES, "edits-per-user-second-max", Count count 0..=1_000_000,
+        identity.rates.edits_per_second_max,
+        "Most edits of watch lists by one user's tokens in a second; beyond: 429; 0: any"),
+    number!(RATES, "edits-per-user-burst", Count count 1..=1_000_000,
+        identity.rates.edits_burst,
+        "Most of them at once, after a while without"),
+    number!(RATES, "streams-per-user-second-max", Count count 0..=1_000_000,
+        identity.rates.streams_per_second_max,
+        "Most streams that one user's tokens open in a second; beyond, they are told to come \
+         again; 0: any"),
+    number!(RATES, "streams-per-user-burst", Count count 1..=1_000_000,
+        identity.rates.streams_burst,
+        "Most of them at once, after a while without"),
+    number!(RATES, "watch-lists-per-user-minute-max", Count count 0..=1_000_000,
+        identity.rates.watch_lists_per_minute_max,
+        "As many times watches-per-stream-max users may one user's streams and edits begin to \
+         watch in a minute; beyond, streams are told to come again, and edits 429; 0: any"),
+    number!(RATES, "tickets-per-user-second-max", Count count 0..=1_000_000,
+        identity.rates.tickets_per_second_max,
+        "Most tickets made of one user's tokens in a second; beyond: 429; 0: any"),
+    number!(RATES, "tickets-per-user-burst", Count count 1..=1_000_000,
+        identity.rates.tickets_burst,
+        "Most of them at once, after a while without"),
     number!(TIME, "beat-interval-ms", Millis millis FROM_ONE_MS, settings.beat_interval_ms,
         "How often a publisher is vouched for; told to clients, and the period of the beats for \
          open streams"),

@@ -11,7 +11,7 @@ pub mod value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::auth::WatchDefault;
+use crate::auth::{RateLimits, WatchDefault};
 use crate::engine::settings::Settings;
 use crate::store::MemoryChoice;
 pub use load::{
@@ -89,6 +89,8 @@ pub struct IdentityConfig {
     pub tickets_bytes_max: usize,
     /// The file with the hashes of services' keys.
     pub service_keys: Option<PathBuf>,
+    /// What the holder of a token may ask in a time.
+    pub rates: RateLimits,
 }
 
 impl Default for IdentityConfig {
@@ -103,6 +105,7 @@ impl Default for IdentityConfig {
             auth_query: false,
             tickets_bytes_max: 32 << 20,
             service_keys: None,
+            rates: RateLimits::default(),
         }
     }
 }

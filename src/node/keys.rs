@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use super::ServeFault;
-use crate::auth::{Identity, Keyring, Rules, ServiceKeys, Tickets};
+use super::build::random;
+use crate::auth::{Identity, Keyring, Rates, Rules, ServiceKeys, Tickets};
 use crate::config::Config;
 use crate::engine::instance_of;
 use crate::fleet_key::{self, FleetKeys};
@@ -24,10 +25,35 @@ pub(super) struct ReadKeys {
     pub(super) warnings: Vec<String>,
 }
 
-/// The tickets of this life of a node, whatever becomes of its keys.
-pub(super) fn tickets(config: &Config, secret: &[u8; 32], now: Now) -> Arc<Tickets> {
-    let bytes_max = config.identity.tickets_bytes_max;
-    Arc::new(Tickets::new(instance_of(secret), bytes_max, now))
+/// What a node knows of its users in this life, whatever becomes of its keys.
+pub(super) struct Known {
+    tickets: Arc<Tickets>,
+    rates: Arc<Rates>,
+}
+
+impl Known {
+    /// Nothing yet.
+    ///
+    /// Errors: the kernel gives no random bytes.
+    pub(super) fn new(
+        config: &Config,
+        secret: &[u8; 32],
+        now: Now,
+    ) -> Result<Known, ServeFault> {
+        let told = &config.identity;
+        let life = instance_of(secret);
+        let rates = match config.asks() {
+            true => {
+                let buckets = told.rates.buckets(config.settings.watches_per_stream_max);
+                Rates::new(buckets, u64::from_ne_bytes(random()?))
+            }
+            false => Rates::unlimited(),
+        };
+        Ok(Known {
+            tickets: Arc::new(Tickets::new(life, told.tickets_bytes_max, now)),
+            rates: Arc::new(rates),
+        })
+    }
 }
 
 /// Reads all files of keys; makes the fleet's if it is missing and `make_missing`.
@@ -35,10 +61,10 @@ pub(super) fn tickets(config: &Config, secret: &[u8; 32], now: Now) -> Arc<Ticke
 /// Errors: a file gives no key; it is named.
 pub(super) fn read(
     config: &Config,
-    tickets: &Arc<Tickets>,
+    known: &Known,
     make_missing: bool,
 ) -> Result<ReadKeys, ServeFault> {
-    let identity = identity(config, tickets).map_err(ServeFault::KeyFile)?;
+    let identity = identity(config, known).map_err(ServeFault::KeyFile)?;
     let (services, warning) = match &config.identity.service_keys {
         Some(path) => key_files::services(path).map_err(ServeFault::KeyFile)?,
         None => (ServiceKeys::default(), None),
@@ -63,7 +89,7 @@ pub(super) fn read(
 }
 
 /// How users are known, if they are asked who they are.
-fn identity(config: &Config, tickets: &Arc<Tickets>) -> Result<Option<Identity>, FileFault> {
+fn identity(config: &Config, known: &Known) -> Result<Option<Identity>, FileFault> {
     let told = &config.identity;
     if !config.asks() {
         return Ok(None);
@@ -78,7 +104,8 @@ fn identity(config: &Config, tickets: &Arc<Tickets>) -> Result<Option<Identity>,
         },
         cookie: told.auth_cookie.clone(),
         query: told.auth_query,
-        tickets: Arc::clone(tickets),
+        tickets: Arc::clone(&known.tickets),
+        rates: Arc::clone(&known.rates),
         operators_open: config.is_local(),
     }))
 }

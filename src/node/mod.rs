@@ -104,8 +104,8 @@ impl Opened {
         let bound =
             shard::bind(&build::bind_options(&config, shards, found)).map_err(ServeFault::Bind)?;
         let secret = build::random()?;
-        let tickets = keys::tickets(&config, &secret, clock.now());
-        let read = keys::read(&config, &tickets, config.makes_key())?;
+        let known = keys::Known::new(&config, &secret, clock.now())?;
+        let read = keys::read(&config, &known, config.makes_key())?;
         let (presence, report) = build::open_presence(&config, folder.as_mut(), shards, &clock)
             .inspect_err(|_| {
                 if read.made {

@@ -8,7 +8,7 @@ use crate::forget::erase;
 use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
-use crate::{identity, limits, overflow, relayed, vanished};
+use crate::{identity, limits, overflow, rates, relayed, vanished};
 
 /// Who reaches a limit and asserts that it was counted.
 enum Reached {
@@ -35,7 +35,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 34] = [
+const LIMITS: [(&str, Reached); 40] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -88,6 +88,30 @@ const LIMITS: [(&str, Reached); 34] = [
     (
         "tickets-bytes-max",
         Reached::By(identity::used_tickets_are_kept_in_so_many_bytes),
+    ),
+    (
+        "queries-per-user-second-max",
+        Reached::By(rates::who_asks_too_much_is_told_when_to_come_again),
+    ),
+    (
+        "ids-per-user-minute-max",
+        Reached::By(rates::who_asks_too_much_is_told_when_to_come_again),
+    ),
+    (
+        "edits-per-user-second-max",
+        Reached::By(rates::who_asks_too_much_is_told_when_to_come_again),
+    ),
+    (
+        "streams-per-user-second-max",
+        Reached::By(rates::who_asks_too_much_is_told_when_to_come_again),
+    ),
+    (
+        "watch-lists-per-user-minute-max",
+        Reached::By(rates::who_asks_too_much_is_told_when_to_come_again),
+    ),
+    (
+        "tickets-per-user-second-max",
+        Reached::By(rates::who_asks_too_much_is_told_when_to_come_again),
     ),
     (
         "users-max",

@@ -137,7 +137,12 @@ fn tickets_and_tokens_in_urls_are_told_to_nobody() {
 pub(crate) fn used_tickets_are_kept_in_so_many_bytes() {
     let home = Home::new();
     secret(&home, 0o600);
-    let flags = ["--jwt-keys=app.secret", "--tickets-bytes-max=4K"];
+    let flags = [
+        "--jwt-keys=app.secret",
+        "--tickets-bytes-max=4K",
+        "--tickets-per-user-second-max=0",
+        "--streams-per-user-second-max=0",
+    ];
     let server = home.serve(&flags);
     let alice = token(&home, &["--watch", "bob"]);
     let used_max = 4_096 / 80;

@@ -28,6 +28,7 @@ mod overflow;
 mod pages;
 mod pinning;
 mod presence;
+mod rates;
 mod readers;
 mod relayed;
 mod restart;

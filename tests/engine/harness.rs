@@ -119,6 +119,10 @@ impl World {
         world
     }
 
+    pub(crate) fn shards(&self) -> usize {
+        self.drivers.len()
+    }
+
     /// From the next turn on it asks users for tokens so.
     pub(crate) fn ask_by(&mut self, identity: Identity) -> &mut World {
         self.read_keys(Some(identity), "")

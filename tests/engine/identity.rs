@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use greendot::auth::{
-    Claims, Identity, Keys, LastActive, Rules, Scope, Signer, Tickets, WatchDefault,
+    Claims, Identity, Keys, LastActive, Rates, Rules, Scope, Signer, Tickets, WatchDefault,
     new_service_key,
 };
 use greendot::engine::Role;
@@ -41,6 +41,7 @@ pub(super) fn identity() -> Identity {
         cookie: Some("token".into()),
         query: false,
         tickets: Arc::new(Tickets::new(1, 1 << 20, begin())),
+        rates: Arc::new(Rates::unlimited()),
         operators_open: false,
     }
 }

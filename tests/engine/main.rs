@@ -21,6 +21,7 @@ mod mailbox;
 mod outbox;
 mod own_writes;
 mod pages;
+mod rates;
 mod resume;
 mod roles;
 mod streams;

@@ -8,6 +8,7 @@ use super::caller::Caller;
 use super::ignored::Ignored;
 use super::served::Served;
 use super::table::{Row, Serve};
+use crate::auth::Asked;
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::pages::Page;
@@ -67,16 +68,19 @@ impl Engine {
             Serve::One(serve) => {
                 let bytes = self.read(unescaped(segment), users_limit)?;
                 let user = self.read(User::parse(&bytes), users_limit)?;
+                self.take_rate(caller, &[(Asked::Queries, 1), (Asked::Ids, 1)], now)?;
                 caller.check_watch([user].into_iter())?;
                 serve(self, user, caller, now).into()
             }
             Serve::Listed(serve) => {
                 let (users, ignored) = self.read(listed(query, users_max), users_limit)?;
+                self.take_query(caller, &users, now)?;
                 caller.check_watch_all(&users)?;
                 serve(self, &users, &ignored, caller, now).into()
             }
             Serve::Users(serve) => {
                 let users = self.read(parse_users(body, users_max), users_limit)?;
+                self.take_query(caller, &users, now)?;
                 caller.check_watch_all(&users)?;
                 serve(self, &users, caller, now).into()
             }
@@ -107,6 +111,10 @@ impl Engine {
                     _ => stream_asked(query, watch_max, shown),
                 };
                 let (mut ask, ignored) = self.read(ask, watch_limit)?;
+                let asks = [(Asked::Streams, 1), (Asked::Watches, ask.watch.len())];
+                if self.take_rate(caller, &asks, now).is_err() {
+                    return Ok(Served::Overloaded("rate"));
+                }
                 // The header is newer: a reconnecting EventSource repeats its first URL.
                 if let Some(id) = head.last_event_id {
                     ask.last_event_id = Some(text(id));
@@ -117,17 +125,28 @@ impl Engine {
                 serve(self, id, ask, ignored, caller, now)
             }
             Serve::Bundles(serve) => serve(self, body, now).into(),
-            Serve::Mints(serve) => serve(self, caller, now).into(),
+            Serve::Mints(serve) => {
+                self.take_rate(caller, &[(Asked::Tickets, 1)], now)?;
+                serve(self, caller, now).into()
+            }
             Serve::Beats(serve) => {
                 caller.check_publishes()?;
                 serve(self, id, segment, caller, now)
             }
             Serve::Edits(serve) => {
                 let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;
+                let asks = [(Asked::Edits, 1), (Asked::Watches, edit.add.len())];
+                self.take_rate(caller, &asks, now)?;
                 caller.check_watch_all(&edit.add)?;
                 serve(self, id, segment, edit, caller, now)
             }
         })
+    }
+
+    /// Takes a query of so many of what a caller may ask.
+    fn take_query(&mut self, caller: &Caller, users: &[Entry], now: Now) -> Result<(), Answer> {
+        let asks = [(Asked::Queries, 1), (Asked::Ids, users.len())];
+        self.take_rate(caller, &asks, now)
     }
 
     /// Refuses what was not understood; `limit` is what it hit if it was too long a list.

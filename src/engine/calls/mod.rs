@@ -21,6 +21,7 @@ mod leave;
 mod node;
 mod preflight;
 mod query;
+mod rate;
 mod refusal;
 pub(super) mod refused;
 pub(super) mod served;

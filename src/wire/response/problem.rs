@@ -86,7 +86,7 @@ table! {
     BAD_EXPECT: ExpectationFailed, "bad-expect", "The expectation is not understood";
     WRONG_HOST: MisdirectedRequest, "wrong-host", "The server is not known by this name";
     WRONG_ROLE: MisdirectedRequest, "wrong-role", "This node does not serve the path in its role";
-    TOO_MANY_REQUESTS: TooManyRequests, "too-many-requests", "Too many requests or streams";
+    RATE_LIMITED: TooManyRequests, "rate-limited", "The holder of the token asks too much";
     HEAD_TOO_LARGE: HeadTooLarge, "head-too-large", "The request head is too large";
     TOO_MANY_HEADERS: HeadTooLarge, "too-many-headers", "The request has too many headers";
     INTERNAL: InternalError, "internal", "The server failed";

@@ -1,0 +1,112 @@
+//! What one user's tokens may ask in a time, on the real server.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::{Home, Server};
+use crate::http::Answer;
+use crate::limits::limit_hits;
+
+fn asked(server: &Server, line: &str, token: &str, body: &str) -> Answer {
+    let typed = match body {
+        "" => String::new(),
+        body => format!(
+            "Content-Type: application/json\r\nContent-Length: {}\r\n",
+            body.len()
+        ),
+    };
+    let mut conn = server.connect();
+    let lines = format!("Host: a\r\nAuthorization: Bearer {token}\r\n{typed}");
+    conn.send(format!("{line} HTTP/1.1\r\n{lines}\r\n{body}").as_bytes());
+    conn.answer()
+}
+
+/// Each is reached by asking once more than is allowed.
+#[test]
+pub(crate) fn who_asks_too_much_is_told_when_to_come_again() {
+    let home = Home::new();
+    let path = home.path().join("app.secret");
+    fs::write(&path, "0123456789abcdef0123456789abcdef").expect("it is written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it has a mode");
+    let server = home.serve(&[
+        "--jwt-keys=app.secret",
+        "--watch-default=everybody",
+        "--shards=2",
+        "--watches-per-stream-max=2",
+        "--queries-per-user-second-max=1",
+        "--queries-per-user-burst=2",
+        "--ids-per-user-minute-max=3",
+        "--edits-per-user-second-max=1",
+        "--edits-per-user-burst=2",
+        "--streams-per-user-second-max=1",
+        "--streams-per-user-burst=2",
+        "--watch-lists-per-user-minute-max=1",
+        "--tickets-per-user-second-max=1",
+        "--tickets-per-user-burst=2",
+    ]);
+    let token = |user: &str| {
+        let made = home.run(&[
+            "token",
+            "--user",
+            user,
+            "--watch",
+            "*",
+            "--key",
+            "app.secret",
+        ]);
+        let text = String::from_utf8(made.stdout).expect("it prints text");
+        text.trim_end().to_owned()
+    };
+    // Within a second they need not come; the third within a second is too many in any case.
+    let until_refused = |limit: &str, user: &str, line: &str, body: &str| {
+        let token = token(user);
+        let answers = (0..20).map(|_| asked(&server, line, &token, body));
+        let refusal = answers.into_iter().find(|answer| answer.status != 200);
+        let refusal = refusal.expect("it is limited");
+        refusal.expect_problem(429, "rate-limited");
+        let seconds: u64 = refusal
+            .field("retry-after")
+            .expect("a time")
+            .parse()
+            .expect("it");
+        assert!((1..=60).contains(&seconds), "{limit}: {seconds}");
+        assert!(limit_hits(&server, limit) >= 1.0, "{limit}");
+    };
+    let query = "POST /v1/presence/query";
+    until_refused("queries-per-user-second-max", "a", query, r#"{"users":[]}"#);
+    until_refused(
+        "ids-per-user-minute-max",
+        "b",
+        query,
+        r#"{"users":["x","x"]}"#,
+    );
+    until_refused("tickets-per-user-second-max", "c", "POST /v1/ticket", "");
+
+    let streams = |user: &str, query: &str| {
+        let token = token(user);
+        let opened = (0..20).map(|_| {
+            let mut conn = server.connect();
+            let lines = format!("Host: a\r\nAuthorization: Bearer {token}\r\n\r\n");
+            conn.send(format!("GET /v1/stream?{query} HTTP/1.1\r\n{lines}").as_bytes());
+            let mut stream = crate::stream::Stream::answered(conn);
+            (stream.next(), stream)
+        });
+        opened
+            .take_while(|(event, _)| event.kind == "hello")
+            .collect::<Vec<_>>()
+    };
+    streams("d", "");
+    assert!(limit_hits(&server, "streams-per-user-second-max") >= 1.0);
+    for (limit, user, body) in [
+        ("edits-per-user-second-max", "e", r#"{"remove":["x"]}"#),
+        (
+            "watch-lists-per-user-minute-max",
+            "f",
+            r#"{"add":["x","x"]}"#,
+        ),
+    ] {
+        let held = streams(user, "");
+        let id = held[0].0.data["stream"].as_str().expect("an id");
+        until_refused(limit, user, &format!("POST /v1/stream/{id}/watch"), body);
+    }
+}
