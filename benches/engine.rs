@@ -51,6 +51,7 @@ fn main() {
     let mut group = criterion.benchmark_group(format!("engine/{users}"));
     beats(&mut group, &mut rig, 1, users);
     beats(&mut group, &mut rig, FULL, users);
+    beats_of_devices(&mut group, &mut rig, users);
     requests(&mut group, &mut rig);
     requests_with_a_token(&mut group);
     connect(&mut group, &mut rig);
@@ -88,6 +89,36 @@ fn beats(group: &mut Group<'_>, rig: &mut Rig, entries: usize, users: u32) {
                     .handle_beats(batches.next().expect("a cycle has no end"), now);
             });
             let taken = rig.engine().counters().counter(Counter::BeatsUdp) - before;
+            assert_eq!(taken, given as u64, "every beat was taken");
+        },
+    );
+}
+
+/// Datagrams of one random user each, which that user's device has signed, in batches.
+fn beats_of_devices(group: &mut Group<'_>, rig: &mut Rig, users: u32) {
+    let mut random = fastrand::Rng::with_seed(7);
+    let count = BEATING_MAX.min(users) as usize / BATCH * BATCH;
+    let datagrams: Vec<Vec<u8>> = (0..count.max(BATCH))
+        .map(|_| rig.device_datagram(random.u32(0..users)))
+        .collect();
+    let batches: Vec<Vec<&[u8]>> = datagrams
+        .chunks_exact(BATCH)
+        .map(|batch| batch.iter().map(|datagram| &**datagram).collect())
+        .collect();
+    let mut batches = batches.iter().cycle();
+    group.throughput(Throughput::Elements(BATCH as u64));
+    group.bench_function(
+        format!("handle_beats, {BATCH} datagrams of devices"),
+        |bencher| {
+            let before = rig.engine().counters().counter(Counter::DatagramsDevice);
+            let mut given = 0;
+            bencher.iter(|| {
+                given += BATCH;
+                let now = rig.begin();
+                rig.engine()
+                    .handle_beats(batches.next().expect("a cycle has no end"), now);
+            });
+            let taken = rig.engine().counters().counter(Counter::DatagramsDevice) - before;
             assert_eq!(taken, given as u64, "every beat was taken");
         },
     );

@@ -40,6 +40,11 @@ fn beat() {
 }
 
 #[test]
+fn device_beat() {
+    run("device_beat", fuzz::device_beat, DEVICES);
+}
+
+#[test]
 fn bundle() {
     run("bundle", fuzz::bundle, BUNDLES);
 }
@@ -130,6 +135,12 @@ const ENTRIES: &[&[u8]] = &[
         longest[0] = 128;
         longest
     },
+];
+const DEVICES: &[&[u8]] = &[
+    b"alicephone",
+    "al\u{e9}e\u{1f4f1}xyz".as_bytes(),
+    b"GD\x01\0\xb9\x76\x9a\x2c\0\0\x01\x9a\xb7\x2a\x64\0\0\0\x4f\xc4\x05phone\x05alice\
+      0123456789abcdef",
 ];
 const KEY_FILES: &[&[u8]] = &[
     b"# signs\n000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\n  \

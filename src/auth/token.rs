@@ -160,8 +160,10 @@ impl Rules {
         self.judge(&claims, now)
     }
 
-    /// What genuine claims grant.
-    pub(super) fn judge(&self, claims: &[u8], now: Unix) -> Result<Grant, Refusal> {
+    /// What claims grant, if they are whose who may say so.
+    ///
+    /// Errors: the first reason against them.
+    pub fn judge(&self, claims: &[u8], now: Unix) -> Result<Grant, Refusal> {
         let claims = std::str::from_utf8(claims).map_err(|_| Refusal::Claims)?;
         let names = ["sub", "exp", "nbf", "iat", "aud", "iss", "greendot"];
         let [sub, exp, nbf, iat, aud, iss, greendot] =

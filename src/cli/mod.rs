@@ -122,7 +122,12 @@ fn watch_command() -> Command {
 fn beat_command() -> Command {
     Command::new("beat")
         .about("Send beat datagrams, as a device without a stream does")
-        .arg(users_arg().help("Who is alive"))
+        .arg(
+            users_arg()
+                .required(false)
+                .required_unless_present("device-key-file")
+                .help("Who is alive; of a device's key its own user"),
+        )
         .arg(
             Arg::new("every")
                 .long("every")
@@ -161,6 +166,11 @@ fn beat_command() -> Command {
             path_arg("key-file")
                 .conflicts_with("data-dir")
                 .help("File with the fleet key; the first signs"),
+        )
+        .arg(
+            path_arg("device-key-file")
+                .conflicts_with("key-file")
+                .help("File with what POST /v1/device-key has answered: beat as that device"),
         )
         .arg(
             path_arg("data-dir")
@@ -388,6 +398,7 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
                         .expect("it has a default");
                     folder.join("fleet.key")
                 }),
+            device_key_file: given.get_one("device-key-file").cloned(),
         }),
         Some(("watch", given)) => Ask::Watch(watch::Options {
             users: users(given),

@@ -374,6 +374,10 @@ pub const KNOBS: &[Knob] = &[
         },
         set: |config, text| path(text).map(|path| config.identity.service_keys = Some(path)),
     },
+    number!(IDENTITY, "device-key-epoch-ms", Millis millis 1_000..=366 * DAY_MS,
+        settings.device_key_epoch_ms,
+        "Time after which devices' keys are others; one counts for at least so long and at most \
+         twice as long; the same on every node"),
     number!(RATES, "queries-per-user-second-max", Count count 0..=1_000_000,
         identity.rates.queries_per_second_max,
         "Most queries of one user's tokens in a second, on all shards; beyond: 429; 0: any"),

@@ -11,7 +11,7 @@ use crate::presence::{BeatFault, BeatOutcome, InternFault, Presence};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
-use crate::wire::beat::{BeatDrop, Beats, key_id_of, open};
+use crate::wire::beat::{BeatDrop, Beats, is_of_device, key_id_of, open_any};
 
 /// Beats that are looked up together.
 const BATCH: usize = 64;
@@ -57,10 +57,16 @@ impl Engine {
     pub(super) fn take_datagrams(&mut self, datagrams: &[&[u8]], way: Way, now: Now) -> usize {
         let (keyring, presence) = (self.node.keyring.clone(), self.presence.clone());
         let keys = &keyring.fleet;
+        self.epochs.go_on(keys, now.unix);
+        let skew_max_ms = self.settings.beat_skew_max_ms;
         let mut batch = Batch::new();
         let mut worked = 0;
         for (at, datagram) in datagrams.iter().enumerate() {
-            match open(datagram, keys, now.unix, self.settings.beat_skew_max_ms) {
+            let opened = open_any(datagram, keys, &self.epochs, now.unix, skew_max_ms);
+            let of_device = matches!(&opened, Ok(beats) if beats.sender.is_some());
+            self.counters
+                .add(Counter::DatagramsDevice, u64::from(of_device));
+            match opened {
                 Ok(beats) if beats.leave => {
                     // In order: a goodbye behind a beat is looked at behind it.
                     self.record_batch(&presence, &mut batch, way, now);
@@ -77,7 +83,9 @@ impl Engine {
                 Err(why) => {
                     worked += 1;
                     self.counters.add(refusal(why), 1);
-                    if way == Way::Udp && matches!(why, BeatDrop::Key | BeatDrop::Mac) {
+                    let is_wrong_key = matches!(why, BeatDrop::Key | BeatDrop::Mac);
+                    // A device asks for another key when its own has lapsed.
+                    if way == Way::Udp && is_wrong_key && !is_of_device(datagram) {
                         self.handed_over
                             .note(at, key_id_of(datagram), why == BeatDrop::Mac);
                     }

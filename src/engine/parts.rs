@@ -26,6 +26,7 @@ use crate::presence::{Presence, Sweep};
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::Now;
+use crate::wire::beat::Epochs;
 use crate::wire::request::RequestLimits;
 use crate::wire::response::HttpDate;
 
@@ -72,6 +73,8 @@ pub struct Engine {
     pub(super) conns: Conns,
     /// Beat datagrams that came lately.
     pub(super) handed_over: HandedOver,
+    /// What devices' keys are made of.
+    pub(super) epochs: Epochs,
     /// Who is to become a user.
     pub(super) arrivals: Arrivals,
     pub(super) fanout: Fanout,
@@ -163,6 +166,11 @@ impl Engine {
             date: HttpDate::at(now.unix),
             conns: Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono),
             handed_over: HandedOver::default(),
+            epochs: Epochs::new(
+                &parts.keyrings.load().fleet,
+                settings.device_key_epoch_ms,
+                now.unix,
+            ),
             arrivals: Arrivals::default(),
             fanout: Fanout::default(),
             telling: Telling::default(),

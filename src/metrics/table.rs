@@ -113,6 +113,8 @@ table! {
     Shard Bytes "sent" "Bytes written to connections" { BytesOut }
 
     Shard Count "datagrams_received" "Beat datagrams received" { DatagramsReceived }
+    Shard Count "datagrams_of_devices" "Beat datagrams taken that a device's own key has \
+                                        signed" { DatagramsDevice }
     Shard Count "datagrams_refused" "Beat datagrams refused as a whole, by reason" {
         DatagramShort reason = "short",
         DatagramMagic reason = "magic",
@@ -455,6 +457,8 @@ label! {
         Datagrams = "datagrams",
         /// `POST /v1/leave`
         Leave = "leave",
+        /// `POST /v1/device-key`
+        DeviceKey = "device_key",
         /// `POST /v1/ticket`
         Ticket = "ticket",
         /// `GET /livez` or `/readyz`

@@ -35,11 +35,7 @@ impl Known {
     /// Nothing yet.
     ///
     /// Errors: the kernel gives no random bytes.
-    pub(super) fn new(
-        config: &Config,
-        secret: &[u8; 32],
-        now: Now,
-    ) -> Result<Known, ServeFault> {
+    pub(super) fn new(config: &Config, secret: &[u8; 32], now: Now) -> Result<Known, ServeFault> {
         let told = &config.identity;
         let life = instance_of(secret);
         let rates = match config.asks() {

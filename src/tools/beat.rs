@@ -13,7 +13,7 @@ use crate::tools::endpoint::Endpoint;
 use crate::tools::key_check::{KeyCheck, Word};
 use crate::tools::{key, read_enough};
 use crate::wire::User;
-use crate::wire::beat::{FleetKey, Writer};
+use crate::wire::beat::{DeviceKey, FleetKey, Writer};
 
 /// What `greendot beat` was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +31,14 @@ pub struct Options {
     pub http: Option<Endpoint>,
     /// File whose first key signs.
     pub key_file: PathBuf,
+    /// File with a device's key, which signs in its place.
+    pub device_key_file: Option<PathBuf>,
+}
+
+/// What signs.
+enum Signer {
+    Fleet(FleetKey),
+    Device(DeviceKey),
 }
 
 /// Sends as asked, one line on `out` per beat.
@@ -38,11 +46,16 @@ pub struct Options {
 /// Errors: a sentence for the terminal: no key, no such address, nothing could be sent, or the node
 /// refuses the key.
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
-    let users = parse_users(&options.users)?;
-    let keys = key::read(&options.key_file)?;
+    let mut users = parse_users(&options.users)?;
     let (socket, to) = connect(&options.udp)?;
-    let (http, key_file) = (options.http.clone(), options.key_file.clone());
-    let mut key_check = KeyCheck::new(http, key_file, keys.signing().clone());
+    let (signer, mut key_check) = signer(options)?;
+    if let Signer::Device(key) = &signer {
+        if users.iter().any(|user| *user != key.user()) {
+            let own = key.user().as_str();
+            return Err(format!("the device's key beats for {own:?} alone"));
+        }
+        users = vec![key.user()];
+    }
     let mut times = Times::default();
     let mut sent: u64 = 0;
     let mut due = clock.now().mono;
@@ -53,7 +66,10 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
             continue;
         }
         let sent_at = times.next(now.unix);
-        let datagrams = datagrams(&users, options.leave, sent_at, keys.signing());
+        let datagrams = match &signer {
+            Signer::Fleet(key) => datagrams(&users, options.leave, sent_at, key),
+            Signer::Device(key) => vec![key.datagram(options.leave, sent_at)],
+        };
         let delivered = send_all(&socket, &datagrams, &options.udp);
         match (&delivered, options.every_ms) {
             // A fleet's devices keep beating while the server restarts.
@@ -65,7 +81,11 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
                 let verb = if options.leave { "leave" } else { "beat" };
                 let line = format!(
                     "{verb} {} sent_at={} to={} datagrams={}",
-                    options.users.join(" "),
+                    users
+                        .iter()
+                        .map(|user| user.as_str())
+                        .collect::<Vec<_>>()
+                        .join(" "),
                     sent_at.ms(),
                     to,
                     datagrams.len()
@@ -73,7 +93,8 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
                 if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
                     return read_enough(&error);
                 }
-                match (key_check.look(now.mono), options.every_ms) {
+                let word = key_check.as_mut().and_then(|check| check.look(now.mono));
+                match (word, options.every_ms) {
                     (Some(Word::Refused(why)), None) => return Err(why),
                     (word, _) => word.iter().for_each(|word| tell(word.text())),
                 }
@@ -87,6 +108,23 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
             _ => return Ok(()),
         }
     }
+}
+
+/// What signs, and what asks a node whether it takes that: nobody can ask so for a device.
+fn signer(options: &Options) -> Result<(Signer, Option<KeyCheck>), String> {
+    let Some(path) = &options.device_key_file else {
+        let key = key::read(&options.key_file)?.signing().clone();
+        let (http, key_file) = (options.http.clone(), options.key_file.clone());
+        let key_check = KeyCheck::new(http, key_file, key.clone());
+        return Ok((Signer::Fleet(key), Some(key_check)));
+    };
+    let shown = path.display();
+    let text = std::fs::read(path)
+        .map_err(|error| format!("{shown}: the key file can not be read: {error}"))?;
+    let (key, _) = DeviceKey::read(&text).ok_or_else(|| {
+        format!("{shown}: no device's key; write there what POST /v1/device-key answers")
+    })?;
+    Ok((Signer::Device(key), None))
 }
 
 /// What goes wrong while it goes on; nor does it end because nobody reads that.
@@ -235,6 +273,7 @@ mod tests {
             udp: Endpoint::parse(&to.to_string(), Port::Udp, Said::Flag).unwrap(),
             http: None,
             key_file,
+            device_key_file: None,
         };
         let mut out = Vec::new();
         let clock = Clock::new();

@@ -284,6 +284,36 @@ fn read_events(stream: &[u8], piece: usize) -> (Vec<Event>, String, Option<u64>)
     (events, reader.last_event_id().to_owned(), reader.retry_ms())
 }
 
+/// A device speaks for its user, and nobody else with its key.
+pub fn device_beat(data: &[u8]) {
+    let key = FleetKey::new([7; 32]);
+    let keys = Keys::single(key.clone());
+    let now = Unix::from_ms(1_764_009_600_123);
+    let epochs = beat::Epochs::new(&keys, 86_400_000, now);
+    assert!(beat::open_any(data, &keys, &epochs, now, u64::MAX).is_err());
+    let (name, rest) = data.split_at(data.len() / 2);
+    let (Ok(user), Ok(device)) = (User::parse(name), beat::device_name(rest)) else {
+        return;
+    };
+    let (made, until) = epochs.key_of(user, device);
+    let mut json = Vec::new();
+    made.write(until, &mut json);
+    let (read, read_until) = beat::DeviceKey::read(&json).expect("it was written");
+    assert!(read == made && read_until == until);
+    let leave = data.len().is_multiple_of(3);
+    let mut datagram = made.datagram(leave, now);
+    let beats = beat::open_any(&datagram, &keys, &epochs, now, 0).expect("it is signed");
+    assert_eq!(beats.leave, leave);
+    assert_eq!(beats.users().collect::<Vec<_>>(), [user]);
+    assert_eq!(beats.sender.map(|sender| sender.device), Some(device));
+    let bit = data.iter().fold(0_usize, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
+    });
+    let bit = bit % (datagram.len() * 8);
+    datagram[bit / 8] ^= 1 << (bit % 8);
+    assert!(beat::open_any(&datagram, &keys, &epochs, now, u64::MAX).is_err());
+}
+
 /// A datagram: as it stands; as the entries of one that is signed, which opens exactly if they are
 /// legal ids and is then what the writer makes of them; and that one with a bit flipped, which
 /// never opens.
@@ -433,7 +463,8 @@ pub fn record_bodies(data: &[u8]) {
             }
             .write(&mut out);
             let expected = serde_json::json!({
-                "user": user.as_str(), "status": "online", "since": null, "last_active": u64::MAX
+                "user": user.as_str(), "status": "online", "online": true, "since": null,
+                "last_active": u64::MAX
             });
             assert_eq!(json(&out), expected);
         }

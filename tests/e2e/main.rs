@@ -14,6 +14,7 @@ mod scrape;
 mod stream;
 mod terminal;
 
+mod devices;
 mod drain;
 mod every_limit;
 mod folder;

@@ -85,6 +85,23 @@ pub(super) fn token(said: &Said) -> String {
     signer.token(&claims).expect("a signature")
 }
 
+/// A token of this user, who may watch nobody.
+pub(super) fn token_of(user: &str) -> String {
+    let issued = Unix::from_ms(START);
+    let claims = Claims {
+        user,
+        issued,
+        expires: issued.plus_ms(HOUR_MS),
+        audience: None,
+        issuer: None,
+        watch: None,
+        last_active: LastActive::Exact,
+        publish: true,
+    };
+    let signer = Signer::new(None, SECRET).expect("it has 32 bytes");
+    signer.token(&claims).expect("a signature")
+}
+
 pub(super) fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
@@ -123,7 +140,7 @@ fn stream(world: &mut World, query: &str, token: &str, watching: usize) -> (Peer
 }
 
 /// A service's key, and its line of the file.
-fn service(name: &str, scopes: &str) -> (String, String) {
+pub(super) fn service(name: &str, scopes: &str) -> (String, String) {
     let scopes = scopes.parse().expect("scopes");
     new_service_key(name, scopes, &[name.len() as u8; 32]).expect("a name")
 }
@@ -174,7 +191,9 @@ const SURFACES: &[(&str, &str, [&str; 7])] = &[
                                        ["401", "401", "401", "204", "204", "404", "204"]),
     ("DELETE /v1/presence/nobody", "", ["401", "401", "401", "401", "401", "401", "204"]),
     ("POST /v1/datagrams", "",         ["411", "411", "411", "411", "411", "411", "411"]),
-    ("POST /v1/ticket", "",            ["401", "401", "401", "200", "200", "200", "401"]),
+    ("POST /v1/device-key", r#"{"device":"phone"}"#,
+                                       ["401", "401", "401", "200", "user", "200", "401"]),
+    ("POST /v1/ticket", "",            ["401", "401", "401", "200", "200", "200", "400"]),
     ("GET /metrics", "",               ["401", "401", "401", "401", "401", "401", "200"]),
     ("GET /livez", "",                 ["200", "200", "200", "200", "200", "200", "200"]),
     ("GET /client.js", "",             ["200", "200", "200", "200", "200", "200", "200"]),
@@ -551,6 +570,10 @@ const SERVED: &[(&str, &str, [&str; 10])] = &[
         [".", ".", ".", ".", ".", ".", ".", "401", "401", "204"]),
     ("DELETE /v1/presence/nobody", "",
         [".", ".", ".", ".", ".", ".", "204", "401", ".", "401"]),
+    ("POST /v1/ticket", r#"{"sub":"carol","exp":1764009700}"#,
+        [".", ".", ".", ".", "200", ".", ".", "401", ".", "200"]),
+    ("POST /v1/device-key", r#"{"device":"phone"}"#,
+        [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
     ("GET /metrics", "",
         [".", ".", ".", ".", ".", "200", ".", "401", ".", "401"]),
     ("GET /livez", "",

@@ -6,6 +6,7 @@ mod bounded;
 mod calls;
 mod chunks;
 mod delivery;
+mod devices;
 mod doubts;
 mod drain;
 mod farewells;

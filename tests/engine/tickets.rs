@@ -5,10 +5,11 @@ use std::sync::Arc;
 use greendot::auth::{Identity, LastActive, TICKET_MS, Tickets};
 use greendot::engine::Role;
 use greendot::metrics::{Counter, Gauge};
+use greendot::wire::User;
 
 use super::harness::{Peer, World, record, snapshot};
 use super::identity::{
-    ALICE, HOUR_MS, Said, asked, bearer, begin, cell, identity, request, token, world,
+    ALICE, HOUR_MS, Said, asked, bearer, begin, cell, identity, request, service, token, world,
 };
 
 /// A ticket of this token's holder, made by a shard.
@@ -331,5 +332,47 @@ fn a_token_in_the_query() {
         assert_eq!(cell(&asked(&mut world, 0, &line, "", "")), expected);
         let line = format!("GET /v1/presence/bob?token={alice}");
         assert_eq!(cell(&asked(&mut world, 0, &line, "", "")), "401");
+    }
+}
+
+/// A backend that signs no tokens has tickets made for its users.
+#[test]
+fn a_service_makes_tickets_for_users() {
+    let (key, line) = service("app", "ticket");
+    let mut world = World::with_services(1, Role::All, Some(identity()), &line);
+    let lines = bearer(&key);
+    let line = "POST /v1/ticket";
+    let claims = r#"{"sub":"carol","exp":1764009660,"greendot":{"watch":["bob"]}}"#;
+    let answer = asked(&mut world, 0, line, &lines, claims);
+    let (_, rest) = answer.split_once("{\"ticket\":\"").expect(&answer);
+    let ticket = rest.split_once('"').expect(&answer).0;
+    assert_eq!(opened(&mut world, 0, "watch=alice", ticket), "watch");
+    let peer = world.connect(0);
+    let open = format!("GET /v1/stream?user=me&watch=bob&ticket={ticket}");
+    world.send(peer, request(&open, "", ""));
+    world.expect_hello(peer, 1);
+    assert!(world.presence().lookup(User::NOBODY).is_none());
+    let carol = User::from_text("carol").expect("a user");
+    assert!(world.presence().lookup(carol).is_some());
+    // It lives as long as the service says, and no longer.
+    world.at(62_000).expect_closed(peer);
+    for (claims, reason) in [
+        ("", "claims"),
+        ("{}", "no_exp"),
+        (r#"{"sub":"carol"}"#, "no_exp"),
+        (r#"{"sub":"carol","exp":1764009661}"#, "expired"),
+        (r#"{"sub":"carol","exp":1774009660}"#, "long_lived"),
+        (r#"{"sub":"","exp":1764009700}"#, "sub"),
+        (
+            r#"{"sub":"carol","exp":1764009700,"greendot":{"wacth":[]}}"#,
+            "greendot",
+        ),
+    ] {
+        let answer = asked(&mut world, 0, line, &lines, claims);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{claims} {answer}");
+        assert!(
+            answer.contains(&format!("a token's claims; {reason}: ")),
+            "{claims} {answer}"
+        );
     }
 }

@@ -15,8 +15,8 @@ use crate::pages::Page;
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
-    BAD_VOUCH, BodyFault, Entry, StreamAsk, Told, Vouch, parse_leave, parse_stream_ask, parse_told,
-    parse_told_list, parse_users, parse_watch_edit,
+    BAD_VOUCH, BodyFault, Entry, StreamAsk, Told, Vouch, parse_device, parse_leave,
+    parse_stream_ask, parse_told, parse_told_list, parse_users, parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Answer, Cache, problems};
@@ -125,9 +125,15 @@ impl Engine {
                 serve(self, id, ask, ignored, caller, now)
             }
             Serve::Bundles(serve) => serve(self, body, now).into(),
+            Serve::Devices(serve) => {
+                let device = self.read(parse_device(body), users_limit)?;
+                caller.check_publishes()?;
+                self.take_rate(caller, &[(Asked::Tickets, 1)], now)?;
+                serve(self, device.user(), caller, now).into()
+            }
             Serve::Mints(serve) => {
                 self.take_rate(caller, &[(Asked::Tickets, 1)], now)?;
-                serve(self, caller, now).into()
+                serve(self, body, caller, now).into()
             }
             Serve::Beats(serve) => {
                 caller.check_publishes()?;

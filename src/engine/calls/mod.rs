@@ -11,6 +11,7 @@ mod audit;
 mod beat;
 pub(super) mod caller;
 mod datagrams;
+mod device_key;
 mod edit;
 mod errands;
 mod forget;

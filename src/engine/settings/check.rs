@@ -48,6 +48,7 @@ impl Settings {
             ("offline-after-ms", self.offline_after_ms),
             ("sweep-interval-ms", self.sweep_interval_ms),
             ("keep-alive-ms", self.keep_alive_ms),
+            ("device-key-epoch-ms", self.device_key_epoch_ms),
             ("ack-max-ms", self.ack_max_ms),
             ("retry-ms", self.retry_ms),
             ("conns-max", self.conns_max as u64),

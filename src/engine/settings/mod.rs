@@ -68,6 +68,10 @@ pub struct Settings {
     /// At least the 1,000 ms by which the server's own clock may be off. Cost: recent goodbyes are
     /// remembered twice as long.
     pub beat_skew_max_ms: u64,
+    /// Time in which one epoch of devices' keys follows another, in ms; a key counts in its own and
+    /// in the one behind. Default 86,400,000: a day. Zero is refused. Costs nothing; smaller values
+    /// make devices ask for keys more often.
+    pub device_key_epoch_ms: u64,
     /// Silence after which an offline user is forgotten, in ms. Default 0: nobody ever is. At least
     /// a day, and longer than `offline_after_ms`. Cost: a slow look at all slots.
     pub forget_after: u64,
@@ -201,6 +205,7 @@ static DEFAULT: Settings = Settings {
     offline_after_ms: 25_000,
     sweep_interval_ms: 250,
     beat_skew_max_ms: 30_000,
+    device_key_epoch_ms: 86_400_000,
     forget_after: 0,
     keep_alive_ms: 15_000,
     ack_max_ms: 5_000,
@@ -242,6 +247,7 @@ static TINY: Settings = Settings {
     offline_after_ms: 2_500,
     sweep_interval_ms: 100,
     beat_skew_max_ms: 3_000,
+    device_key_epoch_ms: 60_000,
     forget_after: 0,
     keep_alive_ms: 1_500,
     ack_max_ms: 500,

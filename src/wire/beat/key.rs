@@ -7,7 +7,7 @@ use std::fmt;
 
 use constant_time_eq::constant_time_eq_32;
 
-use super::MAC_BYTES;
+use super::{MAC_BYTES, truncated};
 
 /// BLAKE3 `derive_key` context of a key's id. Changing it renames every key.
 const ID_CONTEXT: &str = "greendot fleet key id v1";
@@ -63,13 +63,16 @@ impl FleetKey {
         blake3::derive_key(context, &self.bytes)
     }
 
+    /// The same for one of many uses of a kind, told apart by `which`.
+    pub(super) fn derived_of(&self, context: &'static str, which: &[u8]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key(context);
+        hasher.update(&self.bytes).update(which);
+        *hasher.finalize().as_bytes()
+    }
+
     /// Keyed BLAKE3 of `bytes`, truncated.
     pub(super) fn mac(&self, bytes: &[u8]) -> [u8; MAC_BYTES] {
-        let hash = blake3::keyed_hash(&self.bytes, bytes);
-        *hash
-            .as_bytes()
-            .first_chunk()
-            .expect("a BLAKE3 hash has 32 bytes")
+        truncated(blake3::keyed_hash(&self.bytes, bytes))
     }
 }
 
@@ -171,11 +174,15 @@ impl Keys {
         else {
             return false;
         };
-        let keys = std::iter::once(&self.signing).chain(&self.others);
         // blake3::Hash compares in constant time.
-        keys.fold(false, |found, key| {
+        self.iter().fold(false, |found, key| {
             found | (given == blake3::Hash::from_bytes(key.derived(SERVICE_CONTEXT)))
         })
+    }
+
+    /// All of them, the one that signs first.
+    pub fn iter(&self) -> impl Iterator<Item = &FleetKey> {
+        std::iter::once(&self.signing).chain(&self.others)
     }
 
     /// The key of this id.

@@ -13,8 +13,12 @@
 //! 16      .. entries: len u8, user bytes; repeated
 //! end    16  MAC: keyed BLAKE3, truncated, of all before it
 //! ```
+//!
+//! The top bit of a key id says that a device's key signs; then there is more behind the head
+//! (`device`).
 
 mod bundle;
+mod device;
 mod key;
 #[cfg(test)]
 mod tests;
@@ -26,6 +30,7 @@ use crate::wire::User;
 use crate::wire::user::{USER_BYTES_MAX, is_suspect};
 
 pub use bundle::{BUNDLE_DATAGRAMS_MAX, BundleFault, read_bundle, write_bundled};
+pub use device::{DEVICE_BYTES_MAX, DeviceKey, Epochs, Sender, device_name};
 pub use key::{FleetKey, KeyFault, Keys};
 
 /// Longest datagram in bytes.
@@ -50,7 +55,7 @@ pub enum BeatDrop {
     Magic,
     /// Another version, or a flag that this version does not know.
     Version,
-    /// A key id that no fleet key here has.
+    /// A key id that no fleet key here has, or of a device whose key's epoch does not count.
     Key,
     /// The MAC is not that of the bytes under the key.
     Mac,
@@ -93,6 +98,8 @@ pub struct Beats<'a> {
     pub leave: bool,
     /// The sender's clock.
     pub sent_at: Unix,
+    /// The device whose key has signed it, if it was no fleet key.
+    pub sender: Option<Sender<'a>>,
     entries: Entries<'a>,
 }
 
@@ -103,13 +110,37 @@ impl<'a> Beats<'a> {
     }
 }
 
-/// Checks one datagram in the order short, magic, version, key, mac (constant time), stale, entry.
-/// Nothing of it is believed before its MAC.
+/// Checks one datagram of a fleet key in the order short, magic, version, key, mac (constant time),
+/// stale, entry. Nothing of it is believed before its MAC.
 ///
 /// Errors: the first of these that does not hold.
 pub fn open<'a>(
     datagram: &'a [u8],
     keys: &Keys,
+    now: Unix,
+    skew_max_ms: u64,
+) -> Result<Beats<'a>, BeatDrop> {
+    open_with(datagram, keys, None, now, skew_max_ms)
+}
+
+/// The same of a datagram that a device's key may have signed. Its key is made of what the datagram
+/// says, so that its form is checked before the key.
+///
+/// Errors: the first check that does not hold.
+pub fn open_any<'a>(
+    datagram: &'a [u8],
+    keys: &Keys,
+    epochs: &Epochs,
+    now: Unix,
+    skew_max_ms: u64,
+) -> Result<Beats<'a>, BeatDrop> {
+    open_with(datagram, keys, Some(epochs), now, skew_max_ms)
+}
+
+fn open_with<'a>(
+    datagram: &'a [u8],
+    keys: &Keys,
+    epochs: Option<&Epochs>,
     now: Unix,
     skew_max_ms: u64,
 ) -> Result<Beats<'a>, BeatDrop> {
@@ -129,10 +160,18 @@ pub fn open<'a>(
     if version != VERSION || flags & !FLAG_LEAVE != 0 {
         return Err(BeatDrop::Version);
     }
-    let key = keys
-        .find(u32::from_be_bytes([k0, k1, k2, k3]))
-        .ok_or(BeatDrop::Key)?;
-    if !constant_time_eq_16(&key.mac(signed), mac) {
+    let id = u32::from_be_bytes([k0, k1, k2, k3]);
+    let (expected, sender, entries) = match id & device::DEVICE_BIT {
+        0 => (keys.find(id).map(|key| key.mac(signed)), None, entries),
+        _ => {
+            let epochs = epochs.ok_or(BeatDrop::Key)?;
+            let (sender, entries) = device::split(entries).ok_or(BeatDrop::Entry)?;
+            // Its own user alone.
+            let user = Entries::only(entries).ok_or(BeatDrop::Entry)?;
+            (epochs.mac(id, sender, user, signed), Some(sender), entries)
+        }
+    };
+    if !constant_time_eq_16(&expected.ok_or(BeatDrop::Key)?, mac) {
         return Err(BeatDrop::Mac);
     }
     let sent_at = Unix::from_ms(u64::from_be_bytes(sent_at));
@@ -143,6 +182,7 @@ pub fn open<'a>(
     Ok(Beats {
         leave: flags & FLAG_LEAVE != 0,
         sent_at,
+        sender,
         entries,
     })
 }
@@ -151,6 +191,17 @@ pub fn open<'a>(
 pub fn key_id_of(datagram: &[u8]) -> u32 {
     let id = datagram.get(4..).and_then(|rest| rest.first_chunk());
     id.copied().map_or(0, u32::from_be_bytes)
+}
+
+/// Whether a datagram says that a device's key has signed it.
+pub fn is_of_device(datagram: &[u8]) -> bool {
+    key_id_of(datagram) & device::DEVICE_BIT != 0
+}
+
+/// The first bytes of a hash.
+fn truncated(hash: blake3::Hash) -> [u8; MAC_BYTES] {
+    let bytes = hash.as_bytes().first_chunk();
+    *bytes.expect("a BLAKE3 hash has 32 bytes")
 }
 
 /// The entries from `at` on, each of them a user id.
@@ -188,6 +239,13 @@ impl<'a> Entries<'a> {
         };
         let entries = Entries { bytes, text, at: 0 };
         (text.is_some() || entries.all_parse()).then_some(entries)
+    }
+
+    /// The user, if there is one entry and no more.
+    fn only(bytes: &'a [u8]) -> Option<User<'a>> {
+        let (length, user) = bytes.split_first()?;
+        let is_whole = usize::from(*length) == user.len();
+        User::parse(user).ok().filter(|_| is_whole)
     }
 
     fn all_parse(mut self) -> bool {

@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::item::Entry;
 use super::object::{Kind, Member, Value, parse};
+use crate::wire::beat::{DEVICE_BYTES_MAX, device_name};
 use crate::wire::{UserBuf, UserFault};
 
 /// Deepest nesting of a JSON body.
@@ -84,6 +85,25 @@ pub fn parse_users(body: &[u8], users_max: usize) -> Result<Vec<Entry>, BodyFaul
     users
         .map(Value::into_users)
         .ok_or_else(|| BodyFault::Malformed("missing field `users`".into()))
+}
+
+/// Reads `{"device":"phone"}`: a name as a user's id is one, of at most 64 bytes.
+///
+/// Errors: it is no such object, or the name is none.
+pub fn parse_device(body: &[u8]) -> Result<UserBuf, BodyFault> {
+    const DEVICE: Member = Member {
+        name: "device",
+        kind: Kind::User,
+    };
+    let [device] = parse(body, [DEVICE], &["device"], 1)?;
+    let device = device
+        .and_then(Value::into_user)
+        .ok_or_else(|| BodyFault::Malformed("missing field `device`".into()))?;
+    if device_name(device.as_str().as_bytes()).is_err() {
+        let long = format!("device is longer than {DEVICE_BYTES_MAX} bytes");
+        return Err(BodyFault::Malformed(long));
+    }
+    Ok(device)
 }
 
 /// What `POST /v1/leave` says.

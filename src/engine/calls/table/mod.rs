@@ -13,6 +13,7 @@ mod tests;
 use super::beat::beat;
 use super::caller::Caller;
 use super::datagrams::take;
+use super::device_key::make as device;
 use super::edit::edit;
 use super::forget::forget;
 use super::held::held;
@@ -38,15 +39,15 @@ use crate::wire::request::Method;
 use crate::wire::response::Answer;
 
 use Call::{
-    Datagrams, Health, Leave, Page, PresenceForget, PresenceMany, PresenceOne, PresencePut,
-    PresenceQuery, Stream, StreamBeat, StreamWatch, StreamsEnd, StreamsHeld, Ticket,
+    Datagrams, DeviceKey, Health, Leave, Page, PresenceForget, PresenceMany, PresenceOne,
+    PresencePut, PresenceQuery, Stream, StreamBeat, StreamWatch, StreamsEnd, StreamsHeld, Ticket,
 };
 use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
 use Scope::{Admin, Beat, Metrics, Publish, Query};
 use Serve::{
-    Bare, Beats, Bundles, Edits, Fixed, Listed, Mints, Notes, One, Opens, Parts, Record, Records,
-    Users,
+    Bare, Beats, Bundles, Devices, Edits, Fixed, Listed, Mints, Notes, One, Opens, Parts, Record,
+    Records, Users,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
@@ -70,7 +71,8 @@ const TABLE: &[Row] = &[
     row(Post, "/v1/beat",          Call::Beat,   Decides, Either(Beat),   Refused, Notes(beat)),
     row(Post, "/v1/datagrams",     Datagrams,    Decides, Nodes,          Fleet,   Bundles(take)),
     row(Post, "/v1/leave",         Leave,        Every,   Either(Beat),   Refused, Parts(leave)),
-    row(Post, "/v1/ticket",        Ticket,       Every,   Holder,         Refused, Mints(make)),
+    row(Post, "/v1/ticket",        Ticket, Every, Either(Scope::Ticket),  Refused, Mints(make)),
+    row(Post, "/v1/device-key",    DeviceKey,    Every,   Holder,         Refused, Devices(device)),
     row(Get,  "/livez",            Health,       Every,   Open,           Allowed, Bare(live)),
     row(Get,  "/readyz",           Health,       Every,   Open,           Allowed, Bare(ready)),
     row(Get,  METRICS,             Call::Metrics, Every,  Local(Metrics), Allowed, Bare(metrics)),
@@ -186,8 +188,10 @@ pub(super) enum Serve {
     Bundles(fn(&mut Engine, &[u8], Now) -> Answer),
     /// Who asks, and the stream in the path.
     Beats(fn(&mut Engine, ConnId, &str, &Caller, Now) -> Served),
-    /// Nothing but who calls.
-    Mints(fn(&mut Engine, &Caller, Now) -> Answer),
+    /// The device of the body `{"device":".."}`.
+    Devices(fn(&mut Engine, User<'_>, &Caller, Now) -> Answer),
+    /// The body as it came, which a user's call need not have.
+    Mints(fn(&mut Engine, &[u8], &Caller, Now) -> Answer),
     /// Who asks, the stream in the path, and the edit of the body.
     Edits(fn(&mut Engine, ConnId, &str, WatchEdit, &Caller, Now) -> Served),
 }
@@ -251,7 +255,9 @@ impl Row {
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
             Bare(_) | Fixed(_) | One(_) | Listed(_) | Beats(_) | Mints(_) => None,
-            Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) => Some(JSON),
+            Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) | Devices(_) => {
+                Some(JSON)
+            }
             Bundles(_) => Some("application/octet-stream"),
             Opens(_) => (self.method == Post).then_some(JSON),
         }
