@@ -418,6 +418,26 @@ mod tests {
         assert_eq!(online_after_sweep(&presence, boot_ms + 5), 1);
     }
 
+    /// Killed when users.log says that a generation has begun, and no more.
+    #[test]
+    fn an_opening_that_was_cut_short_does_not_pass_for_a_run_after_an_outage() {
+        let dir = tempfile::tempdir().unwrap();
+        crashed(dir.path());
+        let maps = ["stamps.map", "published.map"].map(|map| dir.path().join(map));
+        let before = maps.each_ref().map(|map| std::fs::read(map).unwrap());
+        let first_ms = 20_000 + GRACE_MS + 1;
+        open_at(dir.path(), first_ms);
+        for (map, bytes) in maps.iter().zip(before) {
+            std::fs::write(map, bytes).unwrap();
+        }
+        let (presence, report) = open_at(dir.path(), first_ms + 10);
+        assert_eq!(
+            (report.online, report.outage),
+            (0, Some((GRACE_MS + 11, 2)))
+        );
+        assert_eq!(online_after_sweep(&presence, first_ms + 11), 0);
+    }
+
     #[test]
     fn who_was_heard_before_an_outage_and_never_told_is_not_online_by_a_clock_behind_later() {
         let dir = tempfile::tempdir().unwrap();

@@ -42,6 +42,8 @@ pub(crate) struct Last {
     pub(crate) windows: Windows,
     /// The latest time at which a header was written, by the clock of then.
     pub(crate) written_at: Unix,
+    /// The same of a run that went on, and not of an opening that was cut short.
+    pub(crate) ran_at: Unix,
     /// Longest delay after which readers were told to come back, in ms.
     pub(crate) away_ms: u32,
     pub(super) stamps_capacity: u32,
@@ -188,6 +190,9 @@ fn last(
     let cut_short = generation(users.header) != generation(of_published);
     let headers = [users.header, of_stamps, of_published];
     let written = headers.iter().flatten().map(|header| header.written_at);
+    let written_at = written.max().unwrap_or_default();
+    // published.map is the last that an opening writes.
+    let ran_at = of_published.filter(|_| cut_short);
     Last {
         is_new: users.header.is_none(),
         clean: closed && !cut_short,
@@ -196,7 +201,8 @@ fn last(
         published_missing: published.is_none(),
         watermark: of_published.map_or(Unix::from_ms(0), |header| header.watermark),
         windows: of_published.map_or([None; 2], |header| header.ambiguous),
-        written_at: written.max().unwrap_or_default(),
+        written_at,
+        ran_at: ran_at.map_or(written_at, |header| header.written_at),
         away_ms: of_published.map_or(0, |header| header.away_ms),
         stamps_capacity: capacity(of_stamps),
         published_capacity: capacity(of_published),

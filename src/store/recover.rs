@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::cells::{CellValue, Published, Stamp, StampFlags};
 use super::fault::StoreFault;
 use super::map::{CellFile, file_bytes};
-use super::open::{Parts, os};
+use super::open::{Last, Parts, os};
 use super::region::MappedFile;
 use super::write_back::{CELLS_AHEAD_BYTES, LOG_AHEAD_BYTES};
 use crate::planted::{self, Planted};
@@ -92,19 +92,21 @@ impl Parts {
     }
 
     /// How long nobody could be heard before `now`, in ms, if that was longer than `grace_ms`:
-    /// since the newer of the last header and the newest stamp that is not ahead of the clock. A
-    /// header from the future says that the clock is behind, and nothing of an outage.
+    /// since the newer of the last header of a run and the newest stamp that is not ahead of the
+    /// clock. A header from the future says that the clock is behind, and nothing of an outage.
     pub(crate) fn outage_ms(&self, grace_ms: u64, now: Unix) -> Option<u64> {
-        let written_at = self.last.written_at;
+        let Last {
+            written_at, ran_at, ..
+        } = self.last;
         if self.last.is_new || self.slots == 0 || written_at > now {
             return None;
         }
         let is_long = |last: Unix| (now.ms_since(last) > grace_ms).then(|| now.ms_since(last));
-        is_long(written_at)?;
+        is_long(ran_at)?;
         let stamps = self.stamps.cells()[..self.slots as usize].iter();
         let heard = stamps.map(|stamp| stamp.load(Ordering::Relaxed).ms());
         let newest_ms = heard.filter(|ms| *ms <= now.ms()).max().unwrap_or(0);
-        is_long(written_at.max(Unix::from_ms(newest_ms)))
+        is_long(ran_at.max(Unix::from_ms(newest_ms)))
     }
 
     /// Nobody is online any more since `now`, and nobody is until a beat comes. Returns how many
