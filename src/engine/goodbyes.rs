@@ -211,7 +211,7 @@ impl Engine {
                 self.ask_holders(slot, said, Counter::LeavesHttp, None, now);
                 continue;
             }
-            let outcome = self.presence.record_leave_of(slot, given_at);
+            let outcome = self.presence.record_leave_of(slot, given_at, now.unix);
             if self.count_leave(outcome, Counter::LeavesHttp) {
                 self.look_own(slot, now);
             }

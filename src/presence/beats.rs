@@ -25,10 +25,6 @@ use crate::wire::User;
 /// stack and in L1.
 const BATCH_USERS: usize = 64;
 
-/// A goodbye is decided at most so long after it came, in ms, and what was heard meanwhile may be
-/// so far ahead of that.
-const LEAVING_MS_MAX: u64 = 5_000;
-
 /// What a beat takes back of a stamp that has not LEFT: a silence, and a goodbye that was put off.
 const SILENT: StampFlags = StampFlags::EXPIRED.and(StampFlags::LEAVING);
 
@@ -145,18 +141,25 @@ impl Presence {
             self.online.raise(chunk_of(slot), STAMPS_DIRTY);
         }
         let (Ok(stamp) | Err(stamp)) = before;
-        // Another shard's turn may have begun a little later.
-        let received = Unix::from_ms(stamp.ms()).min(now.unix.plus_ms(AHEAD_MS_MAX));
-        received.max(now.unix)
+        let received = Unix::from_ms(stamp.ms());
+        // Another shard's turn may have begun a little later. A stamp further ahead is of before a
+        // step back of the clock.
+        match received <= now.unix.plus_ms(AHEAD_MS_MAX) {
+            true => received.max(now.unix),
+            false => now.unix,
+        }
     }
 
-    /// Records a goodbye that was given at `given_at` and put off, if no beat has come since.
-    pub fn record_leave_of(&self, slot: Slot, given_at: Unix) -> LeaveOutcome {
+    /// Records a goodbye that was given at `given_at` and put off until `now`, if no beat has come
+    /// since.
+    pub fn record_leave_of(&self, slot: Slot, given_at: Unix, now: Unix) -> LeaveOutcome {
         let left = |stamp: Stamp| {
-            // Where a beat has taken it back, a later goodbye may have been put off since.
+            // Where a beat has taken it back, a later goodbye may have been put off since. A stamp
+            // ahead of the clock is of no beat since a step back.
+            let is_ahead = stamp.ms() > now.plus_ms(AHEAD_MS_MAX).ms();
             let counts = stamp.has(StampFlags::LEAVING)
                 && !stamp.has(StampFlags::LEFT)
-                && stamp.ms() <= given_at.ms();
+                && (stamp.ms() <= given_at.ms() || is_ahead);
             let dated = || match stamp.ms() {
                 0 => stamp,
                 _ => newer(stamp, given_at, given_at),
@@ -169,11 +172,17 @@ impl Presence {
     /// Records a goodbye that came at `came_at` and was not believed at once (see
     /// [`Presence::put_leave_off`]), unless it has been overtaken since: by what was sent later, or
     /// in the same step and came later.
-    pub fn record_leave_since(&self, slot: Slot, sent_at: Unix, came_at: Unix) -> LeaveOutcome {
+    pub fn record_leave_since(
+        &self,
+        slot: Slot,
+        sent_at: Unix,
+        came_at: Unix,
+        now: Unix,
+    ) -> LeaveOutcome {
         let sent_at = sent_at.min(came_at);
         let left = |stamp: Stamp| {
             // Of before a step back of the clock: it says nothing of what was sent since.
-            let is_ahead = stamp.ms() > came_at.plus_ms(LEAVING_MS_MAX).ms();
+            let is_ahead = stamp.ms() > now.plus_ms(AHEAD_MS_MAX).ms();
             let order = if is_ahead {
                 Order::Equal
             } else {

@@ -607,7 +607,7 @@ fn a_beat_takes_back_a_goodbye_that_was_put_off() {
     let ann = world.slot("ann");
     let presence = &world.presence;
     let given = |ms| presence.put_leave_off(ann, at(ms));
-    let due = |given_at| presence.record_leave_of(ann, given_at);
+    let due = |given_at| presence.record_leave_of(ann, given_at, at(9_000).unix);
     world.beat(ann, 1_000);
     let first = given(1_000);
     world.beat(ann, 1_000);
@@ -623,6 +623,53 @@ fn a_beat_takes_back_a_goodbye_that_was_put_off() {
     world.beat(ann, 10_005);
     let given_at = given(10_000);
     assert_eq!(due(given_at), LeaveOutcome::Left);
+}
+
+/// The clock was set back by hours: what it says from then on is what counts.
+#[test]
+fn a_goodbye_that_is_put_off_behind_a_stamp_of_another_clock_waits_for_beats_as_ever() {
+    let world = World::new();
+    let presence = &world.presence;
+    let [ann, bob] = ["ann", "bob"].map(|id| world.slot(id));
+    for slot in [ann, bob] {
+        world.beat(slot, 10_000_000);
+    }
+    let given = |slot, ms| presence.put_leave_off(slot, at(ms));
+    let due = |slot, given_at, ms| presence.record_leave_of(slot, given_at, at(ms).unix);
+    // Its mail is late: the one that a beat took back must not pass for it.
+    let taken_back = given(ann, 10_000);
+    world.beat(ann, 10_500);
+    let later = given(ann, 10_600);
+    assert_eq!(due(ann, taken_back, 12_000), LeaveOutcome::Ignored);
+    assert_eq!(due(ann, later, 12_600), LeaveOutcome::Left);
+    // No beat has come.
+    let given_at = given(bob, 10_000);
+    assert_eq!(due(bob, given_at, 12_000), LeaveOutcome::Left);
+    let active = [ann, bob].map(|slot| world.state(slot, 20_000).2);
+    assert_eq!(active, [Some(10_600), Some(10_000)]);
+}
+
+/// Of one that real-time nodes were asked about first: the clock was set back, by much or little.
+#[test]
+fn a_goodbye_that_waits_behind_a_stamp_of_another_clock_counts_unless_a_beat_has_come() {
+    for ahead_ms in [4_000, 10_000_000] {
+        let world = World::new();
+        let presence = &world.presence;
+        let [ann, bob] = ["ann", "bob"].map(|id| world.slot(id));
+        for slot in [ann, bob] {
+            world.beat(slot, 10_000 + ahead_ms);
+        }
+        let came_at = [ann, bob].map(|slot| presence.put_leave_off(slot, at(10_000)));
+        assert_eq!(came_at, [at(10_000).unix; 2]);
+        world.beat(ann, 10_500);
+        let since = |slot| {
+            let now = at(12_000).unix;
+            presence.record_leave_since(slot, at(9_990).unix, at(10_000).unix, now)
+        };
+        assert_eq!(since(ann), LeaveOutcome::Ignored, "{ahead_ms}");
+        assert_eq!(since(bob), LeaveOutcome::Left, "{ahead_ms}");
+        assert_eq!(world.state(bob, 20_000).2, Some(10_000));
+    }
 }
 
 /// A device whose clock is ahead says goodbye: another's beats count from that moment on.
