@@ -46,6 +46,8 @@ pub enum Planted {
     FullReadForgotten,
     /// Who watches a user that is forgotten goes on watching the slot.
     WatchersKeepSlot,
+    /// The slot of whoever is erased is another's before its zeros are on disk.
+    FreedUnwritten,
     /// A connection is to be read again, and its edge is not made up for.
     ResumedUnread,
     /// An edge told of room, and nobody writes on.
@@ -94,7 +96,7 @@ pub enum Planted {
 
 impl Planted {
     /// Those that a node of both halves can have.
-    pub const ALL: [Planted; 21] = [
+    pub const ALL: [Planted; 22] = [
         Planted::FreshTooShort,
         Planted::SweepSkipsLastSlot,
         Planted::MarkClearedEarly,
@@ -116,6 +118,7 @@ impl Planted {
         Planted::ResumedUnread,
         Planted::RoomForgotten,
         Planted::WatchersKeepSlot,
+        Planted::FreedUnwritten,
     ];
 
     /// Those that only a split deployment can have.

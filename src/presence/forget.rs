@@ -308,6 +308,11 @@ impl Presence {
         slots.insert(slot.index(), Stage::Zeroed);
         zeroed.push_back((slot, *cycle + CYCLES));
         self.zero(slot);
+        if planted::is(Planted::FreedUnwritten) {
+            zeroed.pop_back();
+            slots.remove(&slot.index());
+            self.interner.release(slot);
+        }
     }
 
     fn zero(&self, slot: Slot) {

@@ -10,6 +10,11 @@ use crate::sse::{Event, Read, Response, Told, record};
 use crate::store;
 use crate::world::{Answering, Datagram, Parcel, VOUCH_SLACK_MS, World};
 
+/// A shard may not know for so long that somebody has a slot, in ms: mail is late by 400 at most.
+const UNSEEN_MS: u64 = 1_000;
+/// Whoever was erased is on the way out for so long at least, in ms.
+const LEAVING_MS: u64 = 6_000;
+
 impl World {
     /// A datagram reaches the presence service: what should it make of it?
     pub(crate) fn heard(&mut self, datagram: &Datagram) {
@@ -38,7 +43,6 @@ impl World {
         if !self.users[user].known && known >= store::known_users() + room && !self.forgetful {
             return;
         }
-        self.unsettled |= !self.users[user].known && self.forgetful;
         self.users[user].known = true;
         let wall = self.wall();
         self.doubt_partings(user);
@@ -90,9 +94,10 @@ impl World {
         }
         let ending = |conn: &Conn| {
             let told = conn.end_told || conn.reset || conn.ended || conn.leaving;
-            // One that beats for itself holds while its own last beat is fresh.
+            // One that beats for itself holds until it has let three turns pass: where the table
+            // grows these take little more than an interval.
             let silent_ms = self.mono - conn.heard_at.min(self.mono);
-            let silent = conn.by_holder && silent_ms + 500 > 2 * self.rules.beat_interval_ms;
+            let silent = conn.by_holder && silent_ms > self.rules.beat_interval_ms;
             let uncertain = silent || conn.vanished_at.is_some();
             told || uncertain || conn.opening || conn.blocked || self.drain
         };
@@ -117,7 +122,7 @@ impl World {
         self.answers.retain(|answer| answer.user != user);
         self.erased.insert(user);
         self.erased_at.insert(user, self.wall());
-        self.unsettled = true;
+        self.leaving_until = self.mono + LEAVING_MS;
     }
 
     /// While the clock has not caught up with where it has been, a stamp may be ahead of it by less
@@ -230,8 +235,29 @@ impl World {
             let slot = self.slots[user].map(Slot::index);
             let again = slot.is_some_and(|slot| self.left_slots.remove(&slot));
             self.slots_used_again += u64::from(again);
+            self.used_again |= again;
         }
         self.slots[user]
+    }
+
+    /// After a power cut each user has the slot that users.log says, and nothing in it is somebody
+    /// else's. Who is `unstamped` or `new` has cells that were not written back since they have the
+    /// slot: there is no stamp, or nothing published but by this start.
+    pub(crate) fn check_slots(&mut self, slots: &[Option<Slot>], unstamped: &[bool], new: &[bool]) {
+        let wall = self.wall();
+        for user in 0..self.names.len() {
+            let (slot, state) = (self.slot(user), self.state(user));
+            let stamp = state.last_active.filter(|_| unstamped[user]);
+            let since = state.since.filter(|since| new[user] && *since < wall);
+            let own =
+                slot.is_none_or(|slot| self.presence().user(slot).as_str() == self.names[user]);
+            if slot != slots[user] || !own || stamp.or(since).is_some() {
+                self.fail(format!(
+                    "user {user} has {slot:?} and is {state:?}; users.log says {:?}",
+                    slots[user]
+                ));
+            }
+        }
     }
 
     /// What is published of a user: online, and since when by its own account.
@@ -376,8 +402,8 @@ impl World {
                 }
                 let state = self.state(user);
                 // A watch by name does not see the slot before the mail that says so.
-                let late = user >= store::known_users() || self.erased.contains(&user);
-                let unseen = late && !told.online && told.since.is_none();
+                let never = !told.online && told.since.is_none();
+                let unseen = never && self.mono <= self.came_at(user) + UNSEEN_MS;
                 if (told.online, told.since) != (state.online, state.since) && !unseen {
                     self.fail(format!(
                         "conn {key} is told {told:?} of user {user}, who is {state:?}"
@@ -385,6 +411,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// When (mono) a user was first published who had no slot before, or when all was calm again
+    /// since.
+    fn came_at(&self, user: usize) -> u64 {
+        let states = self.published[user].iter().rev();
+        let own = states.take_while(|(.., since)| since.is_some());
+        own.last().map_or(0, |(at, ..)| *at).max(self.calm_since)
     }
 
     /// The records of an event that has any.

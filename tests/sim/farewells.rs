@@ -164,14 +164,6 @@ impl World {
         }
     }
 
-    /// The clock went back: one that waits, and that a later one of the same user is to replace by
-    /// mail, may pass for the later one, for a beat in between seems to be older than it.
-    pub(crate) fn forget_what_was_taken_back(&mut self) {
-        self.later
-            .iter_mut()
-            .for_each(|later| later.taken_back = false);
-    }
-
     /// A goodbye has been answered, well or not; or will not be.
     pub(crate) fn parted(&mut self, asker: u32, well: bool) {
         let mono = self.mono;

@@ -3,15 +3,22 @@
 
 use fastrand::Rng;
 use greendot::engine::turn::Order;
+use greendot::slot::Slot;
 
 use crate::model::User;
-use crate::store::Folder;
+use crate::store::{CHUNK_BYTES, FILES, Folder, cut_memories, memories, remove_memories};
 use crate::world::{Parcel, World, WrittenBack};
 
 /// One in so many steps has a fault.
 const FAULT_ONE_IN: u32 = 40;
 /// One in so many steps is a start with a clock that nobody has kept.
 const BOOT_BEHIND_ONE_IN: u32 = 800;
+/// One in so many steps has a power cut while somebody who was erased is on the way out, and while
+/// a slot is used again and nothing of its new user is on disk.
+const CUT_ONE_IN_LEAVING: u32 = 600;
+const CUT_ONE_IN_USED: u32 = 120;
+/// Slices of a write-back: users.log, the stamps, what is published, and the maps' headers.
+const SLICES: usize = 4;
 /// Longest step of the wall clock, in ms.
 const STEP_MS_MAX: i64 = 3 * 3_600_000;
 
@@ -28,8 +35,12 @@ impl World {
                 14 => self.cut_power(),
                 15 => self.restart_cleanly(),
                 16 => self.run_out_of_descriptors(),
-                _ => self.write_back(),
+                17 => self.write_back(),
+                _ => drop(self.write_slice()),
             }
+        }
+        if self.forgetful {
+            self.disturb_erasures();
         }
         if self.downtime.u32(0..BOOT_BEHIND_ONE_IN) == 0 {
             self.boot_behind();
@@ -44,6 +55,27 @@ impl World {
         self.run_until(until);
         if self.step.is_multiple_of(64) {
             self.presence().check_invariants();
+        }
+    }
+
+    /// Where users are erased the write-back goes on all the time, now and then slower than slots
+    /// get others, and the power may fail at any time of an erasure.
+    fn disturb_erasures(&mut self) {
+        if self.mono >= self.next_slice_at {
+            self.write_slice();
+            let pause_ms = match self.erasures.u8(0..3) {
+                0 => self.erasures.u64(3_000..9_000),
+                _ => self.erasures.u64(100..1_000),
+            };
+            self.next_slice_at = self.mono + pause_ms;
+        }
+        let one_in = match (self.used_again, self.mono < self.leaving_until) {
+            (true, _) => CUT_ONE_IN_USED,
+            (_, true) => CUT_ONE_IN_LEAVING,
+            _ => return,
+        };
+        if self.erasures.u32(0..one_in) == 0 {
+            self.cut_power();
         }
     }
 
@@ -146,7 +178,6 @@ impl World {
             for user in &mut self.users {
                 user.clock_went_back(self.mono, before);
             }
-            self.forget_what_was_taken_back();
         }
         for at in 0..self.shards.len() {
             self.wake(at);
@@ -181,26 +212,88 @@ impl World {
         }
     }
 
-    /// The store is written back; what is on disk then is what a power cut leaves.
+    /// The store is written back, to the end of the cycle under way.
     pub(crate) fn write_back(&mut self) {
-        let now = self.now();
-        let mut writer = self.writer.take().expect("the node is up");
-        for _ in 0..64 {
-            match writer.slice(now) {
-                Ok(report) if report.cycle_ms.is_some() => break,
-                Ok(_) => {}
-                Err(error) => self.fail(format!("write back: {error}")),
-            }
-        }
-        self.writer = Some(writer);
-        self.keep_written_back();
+        while !self.write_slice() {}
     }
 
+    /// The next slice of a cycle is written back; what is on disk then is what a power cut leaves.
+    /// Returns whether the cycle has ended.
+    fn write_slice(&mut self) -> bool {
+        let now = self.now();
+        let mut writer = self.writer.take().expect("the node is up");
+        let report = writer.slice(now);
+        let report = report.unwrap_or_else(|error| self.fail(format!("write back: {error}")));
+        self.writer = Some(writer);
+        let step = std::mem::take(&mut self.slices);
+        let ended = report.cycle_ms.is_some();
+        if ended != (step == SLICES - 1) {
+            self.fail(format!("slice {step} of a cycle: {report:?}"));
+        }
+        self.slices = if ended { 0 } else { step + 1 };
+        self.keep_slice(step, report.bytes);
+        ended
+    }
+
+    /// Of a cycle: users.log, stamps.map, published.map, the maps' headers.
+    fn keep_slice(&mut self, step: usize, bytes: u64) {
+        let mut written_back = self.written_back.take().expect("since the beginning");
+        let (folder, from) = (&written_back.folder, self.folder.path());
+        let take = |file| match &self.memory {
+            None => folder.take_cells(from, file),
+            Some(_) => {
+                // Nothing is written there but by the write-back.
+                folder.take(from, file);
+                0
+            }
+        };
+        let differ = match step {
+            0 => {
+                folder.take(from, "users.log");
+                0
+            }
+            1 => take("stamps.map"),
+            2 => take("published.map"),
+            _ => {
+                let maps = ["stamps.map", "published.map"];
+                maps.iter().for_each(|map| folder.take_header(from, map));
+                0
+            }
+        };
+        if bytes < differ * CHUNK_BYTES as u64 {
+            self.fail(format!(
+                "{bytes} bytes were written back of {differ} chunks in slice {step}"
+            ));
+        }
+        match step {
+            1 => {
+                (0..self.users.len()).for_each(|user| self.doubt_partings(user));
+                written_back.users.clone_from(&self.users);
+                written_back.stamped = self.all_slots();
+                written_back.stamped_at = self.mono;
+                self.used_again = false;
+            }
+            2 => written_back.published = self.all_slots(),
+            3 => written_back.at = self.mono,
+            _ => {}
+        }
+        self.written_back = Some(written_back);
+    }
+
+    fn all_slots(&mut self) -> Vec<Option<Slot>> {
+        (0..self.names.len()).map(|user| self.slot(user)).collect()
+    }
+
+    /// All that the folder has is on disk.
     pub(crate) fn keep_written_back(&mut self) {
         (0..self.users.len()).for_each(|user| self.doubt_partings(user));
+        let slots = self.all_slots();
         self.written_back = Some(WrittenBack {
             folder: Folder::copy_of(self.folder.path()),
             users: self.users.clone(),
+            stamped_at: self.mono,
+            stamped: slots.clone(),
+            published: slots,
             at: self.mono,
         });
     }
@@ -236,36 +329,61 @@ impl World {
         self.put_off_devices();
     }
 
-    fn start_again(&mut self) {
+    fn start_again(&mut self, power_failed: bool) {
         self.erased_at.clear();
         self.users.iter_mut().for_each(User::restarted);
         let shards = shard_count(&mut self.faults);
         self.say(|| format!("start with {shards} shards"));
-        self.boot(shards);
-        // Opening the store has written published.map back, the headers, and nothing else.
-        if let Some(written_back) = &self.written_back {
-            written_back.folder.take_opening(self.folder.path());
+        if self.downtime.u8(0..4) == 0 {
+            self.start_in_vain(shards, power_failed);
         }
+        self.boot(shards);
+        let slots = self.all_slots();
+        // Opening the store has written published.map back, the headers, and nothing else.
+        if let Some(written_back) = &mut self.written_back {
+            let (folder, from) = (&written_back.folder, self.folder.path());
+            match &self.memory {
+                None => {
+                    folder.take_opening(from);
+                    written_back.published = slots;
+                }
+                Some(_) => FILES.iter().for_each(|file| folder.take(from, file)),
+            }
+        }
+    }
+
+    /// An opening ends as the run before did, before it has said that it was one.
+    fn start_in_vain(&mut self, shards: u16, power_fails: bool) {
+        let root = self.memory.as_ref().map(|root| root.path().to_owned());
+        if root.as_ref().is_some_and(|root| !memories(root).is_empty()) {
+            // One that goes on with a memory begins nothing.
+            return;
+        }
+        self.say(|| "an opening is cut short".to_owned());
+        let before = Folder::copy_of(self.folder.path());
+        let path = self.folder.path().to_owned();
+        drop(self.open(&path, shards));
+        match &root {
+            Some(root) if power_fails => remove_memories(root),
+            Some(root) => cut_memories(root),
+            None => {}
+        }
+        self.folder.cut_opening(&before, &mut self.downtime);
     }
 
     /// kill -9, and a start on the files as they were.
     fn crash(&mut self) {
         self.kill();
-        self.start_again();
+        self.start_again(false);
         self.observe();
     }
 
     /// The power fails: a start on the files as they were last written back, with what the kernel
     /// has written back by itself since.
     fn cut_power(&mut self) {
-        if std::mem::take(&mut self.unsettled) {
-            self.write_back();
-        }
-        let Some(written_back) = self.written_back.take() else {
-            return self.write_back();
-        };
-        let slots: Vec<_> = (0..self.names.len()).map(|user| self.slot(user)).collect();
+        let now = self.all_slots();
         self.kill();
+        let before = self.written_back.take().expect("since the beginning");
         if self.memory.is_none() || self.boot.is_multiple_of(2) {
             // A memory may be removed without the machine's being started again: nothing else tells
             // the next start that there was one.
@@ -273,22 +391,38 @@ impl World {
         }
         let mut random = Rng::with_seed(self.faults.u64(..));
         let (folder, kept) = match &self.memory {
-            None => self.folder.cut(&written_back.folder, &mut random),
+            None => self.folder.cut(&before.folder, &mut random),
             Some(root) => {
-                let synced = &written_back.folder;
+                let synced = &before.folder;
                 self.folder
                     .cut_with_memory(root.path(), synced, &mut random)
             }
         };
         self.folder = folder;
-        let pairs = self.users.iter().zip(&written_back.users).zip(slots);
-        let users = pairs.map(|((now, then), slot)| match slot {
-            Some(slot) if kept.knows(slot) && kept.stamp(slot) => now.clone(),
-            Some(slot) if kept.knows(slot) => then.with_a_slot(),
-            _ => then.clone(),
-        });
-        self.users = users.collect();
-        let went_back = self.clock_went_back_at >= written_back.at;
+        let slots = self.folder.slots_of(&self.names);
+        let is_kept = |user: usize| slots[user].is_some_and(|slot| kept.stamp(slot));
+        self.users = (0..slots.len())
+            .map(|user| match slots[user] {
+                None => User::new(false),
+                slot if is_kept(user) && now[user] == slot => self.users[user].clone(),
+                _ if is_kept(user) => User::erased_in_vain(self.mono),
+                slot if before.stamped[user] == slot => before.users[user].clone(),
+                // It has it since, and its cells were zero.
+                _ => User::new(true),
+            })
+            .collect();
+        // Whose cells are as they were before they had them.
+        let lacks = |user: usize, then: &[Option<Slot>], is_kept: &dyn Fn(Slot) -> bool| {
+            slots[user].is_some_and(|slot| !is_kept(slot) && then[user] != Some(slot))
+        };
+        let users = 0..slots.len();
+        let unstamped: Vec<bool> = (users.clone())
+            .map(|user| lacks(user, &before.stamped, &|slot| kept.stamp(slot)))
+            .collect();
+        let unpublished: Vec<bool> = users
+            .map(|user| lacks(user, &before.published, &|slot| kept.published(slot)))
+            .collect();
+        let went_back = self.clock_went_back_at >= before.at.min(before.stamped_at);
         if went_back {
             // Stamps of the time before: no more than a second ahead of the clock, they are taken
             // for new ones.
@@ -301,9 +435,14 @@ impl World {
         self.written_back = Some(WrittenBack {
             folder: Folder::copy_of(self.folder.path()),
             users: self.users.clone(),
-            at: written_back.at,
+            stamped_at: before.stamped_at,
+            stamped: slots.clone(),
+            published: slots.clone(),
+            at: before.at,
         });
-        self.start_again();
+        self.left_slots
+            .retain(|left| !slots.contains(&Some(Slot::new(*left))));
+        self.start_again(true);
         for sub in &mut self.subs {
             sub.floors.clear();
             if went_back {
@@ -312,6 +451,7 @@ impl World {
                 sub.last_id = None;
             }
         }
+        self.check_slots(&slots, &unstamped, &unpublished);
         self.accept_published();
     }
 
@@ -354,7 +494,7 @@ impl World {
     fn crash_with_step(&mut self, by_ms: i64) {
         self.kill();
         self.shift_clock(by_ms);
-        self.start_again();
+        self.start_again(false);
         self.observe();
     }
 
@@ -367,7 +507,7 @@ impl World {
             // A bad disk, or a backup of another moment.
             self.folder.harm_unused_cells(slots, &mut self.downtime);
         }
-        self.start_again();
+        self.start_again(false);
         // Closing has written everything back, and opening has marked it as open.
         self.keep_written_back();
         self.observe();

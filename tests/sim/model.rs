@@ -91,11 +91,14 @@ impl User {
         }
     }
 
-    /// The same, with a slot at least.
-    pub(crate) fn with_a_slot(&self) -> User {
+    /// Somebody who was erased, and whose erasure has not come to the disk, while all that was
+    /// heard of them has been zeroed: but for what was heard since, which counted for nothing.
+    pub(crate) fn erased_in_vain(mono: u64) -> User {
         User {
-            known: true,
-            ..self.clone()
+            left: Left::Maybe,
+            beat_hi: Some(mono),
+            sent: (0, UNKNOWN),
+            ..User::new(true)
         }
     }
 

@@ -4,7 +4,9 @@
 //! that the users whom the runs are about sit on both sides of each border of a chunk, its last
 //! slot included.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -141,67 +143,95 @@ pub(crate) fn memories(root: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).collect()
 }
 
+pub(crate) fn remove_memories(root: &Path) {
+    for memory in memories(root) {
+        fs::remove_dir_all(memory).expect("a memory can be removed");
+    }
+}
+
+/// The memories in a folder, which openings that were cut short have left: published.map is written
+/// last.
+pub(crate) fn cut_memories(root: &Path) {
+    for memory in memories(root) {
+        let path = memory.join("published.map");
+        let mut bytes = fs::read(&path).expect("a memory's file");
+        bytes[..PAGE_BYTES].fill(0);
+        fs::write(path, bytes).expect("a memory's file");
+    }
+}
+
+/// More than any file of a run's store has but for room at its end.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The files of a store.
+pub(crate) const FILES: [&str; 3] = ["users.log", "stamps.map", "published.map"];
+
 /// Pages in which the kernel writes files back; the cells begin on the second.
 const PAGE_BYTES: usize = 4_096;
 /// Where the records of users.log begin: on its second page, too.
 const FIRST_RECORD: usize = PAGE_BYTES;
 const PAGE_CELLS: u32 = PAGE_BYTES as u32 / 8;
+pub(crate) const CHUNK_BYTES: usize = CHUNK_SLOTS as usize * 8;
 
-/// Where the template's records end, which are in each users.log.
-fn template_end() -> usize {
-    static END: OnceLock<usize> = OnceLock::new();
-    *END.get_or_init(|| {
-        let log = fs::read(template().join("users.log")).expect("the template");
-        let records = records(&log, (0, FIRST_RECORD));
-        records.last().expect("the template has users").1
+/// The share of the pages that the kernel has written back by itself: most, few, all or none.
+fn share(random: &mut Rng) -> f64 {
+    [0.0, 0.1, 0.5, 0.9, 1.0][random.usize(0..5)]
+}
+
+/// A record of users.log: a length, a slot of four bytes, so many bytes of id, a checksum of four.
+/// A length of 255 is the end of a user, and has no id.
+struct Record<'l> {
+    slot: u32,
+    id: Option<&'l [u8]>,
+    /// Where it ends.
+    end: usize,
+}
+
+/// The records up to the first that is not whole.
+fn records(log: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    let mut at = FIRST_RECORD;
+    std::iter::from_fn(move || {
+        let length = usize::from(*log.get(at)?);
+        let (is_user, is_end) = (length != 0 && length != 255, length == 255);
+        let id_bytes = if is_user { length } else { 0 };
+        let record = log.get(at..at + 1 + 4 + id_bytes + 4)?;
+        let (said, sum) = record.split_last_chunk()?;
+        let whole = crc32c::crc32c(said) == u32::from_le_bytes(*sum);
+        at += record.len();
+        (whole && (is_user || is_end)).then(|| Record {
+            slot: u32::from_le_bytes(said[1..5].try_into().expect("four bytes")),
+            id: is_user.then(|| &said[5..]),
+            end: at,
+        })
     })
 }
 
-/// Of each record of a users.log behind one, how many slots there are with it and where it ends: a
-/// length, a slot of four bytes, so many bytes of id, a checksum of four. A length of 255 is the
-/// end of a user, and has no id.
-fn records(log: &[u8], (mut slots, mut at): (u32, usize)) -> Vec<(u32, usize)> {
-    let mut ends = Vec::new();
-    while log[at] != 0 {
-        let length = usize::from(log[at]);
-        let slot: [u8; 4] = log[at + 1..at + 5].try_into().expect("four bytes");
-        let is_end = length == 255;
-        slots += u32::from(!is_end && u32::from_le_bytes(slot) == slots);
-        at += 1 + 4 + if is_end { 0 } else { length } + 4;
-        ends.push((slots, at));
-    }
-    ends
-}
-
-/// How many slots there are with the records that are whole in `written`, and where these end;
-/// `as_is` has all.
-fn whole_records(as_is: &[u8], written: &[u8]) -> (u32, usize) {
-    let template = (template_slots(), template_end());
-    let bytes = as_is.iter().zip(written).skip(template.1);
-    let same = bytes.take_while(|(one, other)| one == other).count();
-    let whole = records(as_is, template)
-        .into_iter()
-        .take_while(|(_, end)| *end <= template.1 + same);
-    whole.last().unwrap_or(template)
+/// Where the records end that are whole in `written`; `as_is` has all.
+fn end_of_whole(as_is: &[u8], written: &[u8]) -> usize {
+    let bytes = as_is.iter().zip(written).skip(FIRST_RECORD);
+    let same = FIRST_RECORD + bytes.take_while(|(one, other)| one == other).count();
+    let ends = records(as_is).map(|record| record.end);
+    let whole = ends.take_while(|end| *end <= same);
+    whole.last().unwrap_or(FIRST_RECORD)
 }
 
 /// Of what was not written back, what a power cut left.
 pub(crate) struct Kept {
-    /// Slots whose records in users.log are whole.
-    slots: u32,
     /// Pages of stamps.map.
     stamps: Vec<bool>,
+    /// Pages of published.map.
+    published: Vec<bool>,
 }
 
 impl Kept {
-    /// Whether users.log knows the slot.
-    pub(crate) fn knows(&self, slot: Slot) -> bool {
-        slot.index() < self.slots
-    }
-
     /// Whether the slot's stamp is as it was when the power failed.
     pub(crate) fn stamp(&self, slot: Slot) -> bool {
         self.stamps[1 + (slot.index() / PAGE_CELLS) as usize]
+    }
+
+    /// Whether what is published of the slot is.
+    pub(crate) fn published(&self, slot: Slot) -> bool {
+        self.published[1 + (slot.index() / PAGE_CELLS) as usize]
     }
 }
 
@@ -217,27 +247,84 @@ impl Folder {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let to = root().join(format!("{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&to).expect("a new folder");
-        for file in ["users.log", "stamps.map", "published.map"] {
-            fs::copy(from.join(file), to.join(file)).expect("a copy of a store's file");
+        let folder = Folder(to);
+        FILES.iter().for_each(|file| folder.take(from, file));
+        folder
+    }
+
+    fn read(&self, file: &str) -> Vec<u8> {
+        fs::read(self.0.join(file)).expect("a store's file")
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) {
+        fs::write(self.0.join(file), bytes).expect("a store's file");
+    }
+
+    /// Who of `names` has which slot, by users.log.
+    pub(crate) fn slots_of(&self, names: &[String]) -> Vec<Option<Slot>> {
+        let log = self.read("users.log");
+        let mut owners = BTreeMap::new();
+        for Record { slot, id, .. } in records(&log) {
+            match id {
+                Some(id) => owners.insert(slot, id),
+                None => owners.remove(&slot),
+            };
         }
-        Folder(to)
+        let slots: BTreeMap<&[u8], u32> = owners.iter().map(|(slot, id)| (*id, *slot)).collect();
+        let slot_of = |name: &String| slots.get(name.as_bytes()).copied().map(Slot::new);
+        names.iter().map(slot_of).collect()
+    }
+
+    /// Takes all pages of a file but that of the header from another folder; returns in how many
+    /// chunks of a map they differ.
+    pub(crate) fn take_cells(&self, from: &Path, file: &str) -> u64 {
+        let as_is = fs::read(from.join(file)).expect("a store's file");
+        let mut written = self.read(file);
+        written.resize(as_is.len(), 0);
+        let [is, was] = [&as_is, &written].map(|bytes| bytes[PAGE_BYTES..].chunks(CHUNK_BYTES));
+        let differ = is.zip(was).filter(|(is, was)| is != was).count();
+        written[PAGE_BYTES..].copy_from_slice(&as_is[PAGE_BYTES..]);
+        self.write(file, &written);
+        differ as u64
+    }
+
+    /// Takes the page of a file's header from another folder.
+    pub(crate) fn take_header(&self, from: &Path, file: &str) {
+        let as_is = fs::read(from.join(file)).expect("a store's file");
+        let mut written = self.read(file);
+        written[..PAGE_BYTES].copy_from_slice(&as_is[..PAGE_BYTES]);
+        self.write(file, &written);
+    }
+
+    /// Takes all of a file from another folder, but for room at its end.
+    pub(crate) fn take(&self, from: &Path, file: &str) {
+        let from = File::open(from.join(file)).expect("a store's file");
+        let mut bytes = Vec::new();
+        let read = from.take(FILE_BYTES_MAX).read_to_end(&mut bytes);
+        read.expect("a store's file");
+        assert!(bytes.len() < FILE_BYTES_MAX as usize || bytes.last() == Some(&0));
+        self.write(file, &bytes);
     }
 
     /// Takes what opening the store in another folder has written back: published.map, the headers
-    /// of the other files, and that users.log ends where its last whole record does.
+    /// of the other files, that users.log ends where its last whole record does, and that slots
+    /// behind the last one have no stamps.
     pub(crate) fn take_opening(&self, from: &Path) {
-        for file in ["users.log", "stamps.map"] {
-            let [as_is, mut written] =
-                [from, &self.0].map(|dir| fs::read(dir.join(file)).expect("a store's file"));
-            written[..PAGE_BYTES].copy_from_slice(&as_is[..PAGE_BYTES]);
-            if file == "users.log" {
-                let end = whole_records(&as_is, &written).1;
-                written[end..].fill(0);
-            }
-            fs::write(self.0.join(file), written).expect("a store's file");
+        self.take_header(from, "users.log");
+        self.take_header(from, "stamps.map");
+        self.take(from, "published.map");
+        let as_is = fs::read(from.join("users.log")).expect("a store's file");
+        let mut log = self.read("users.log");
+        let end = end_of_whole(&as_is, &log);
+        log[end..].fill(0);
+        self.write("users.log", &log);
+        let slots = records(&as_is).map(|record| record.slot as usize + 1).max();
+        let mut stamps = self.read("stamps.map");
+        let unused = PAGE_BYTES + slots.unwrap_or(0) * 8;
+        if let Some(unused) = stamps.get_mut(unused..) {
+            unused.fill(0);
         }
-        let file = "published.map";
-        fs::copy(from.join(file), self.0.join(file)).expect("a copy of a store's file");
+        self.write("stamps.map", &stamps);
     }
 
     /// What a power cut leaves of this folder, of which `synced` is known to be on disk: the
@@ -245,51 +332,62 @@ impl Folder {
     /// users.log, which leads, all, nothing, or so many bytes.
     pub(crate) fn cut(&self, synced: &Folder, random: &mut Rng) -> (Folder, Kept) {
         let left = Folder::copy_of(&synced.0);
-        let slots = self.write_back_appended(&left, random);
-        // Most of the pages, few, all or none.
-        let share = [0.0, 0.1, 0.5, 0.9, 1.0][random.usize(0..5)];
-        let stamps = self.write_back_some("stamps.map", &left, share, random);
-        self.write_back_some("published.map", &left, share, random);
-        (left, Kept { slots, stamps })
+        self.write_back_appended(&left, random);
+        let share = share(random);
+        let stamps = self.write_back_some("stamps.map", 0, &left, share, random);
+        let published = self.write_back_some("published.map", 0, &left, share, random);
+        (left, Kept { stamps, published })
     }
 
-    /// Copies what was appended to users.log to `to`, up to some byte; returns how many slots that
-    /// makes.
-    fn write_back_appended(&self, to: &Folder, random: &mut Rng) -> u32 {
-        let path = |folder: &Folder| folder.0.join("users.log");
-        let read = |folder: &Folder| fs::read(path(folder)).expect("a store's file");
-        let (as_is, mut written) = (read(self), read(to));
+    /// This folder has been opened, and was as in `before`: makes it what an opening leaves that
+    /// ends before published.map says that it was one. users.log leads; any page of the maps is as
+    /// it was or is not.
+    pub(crate) fn cut_opening(&self, before: &Folder, random: &mut Rng) {
+        let share = share(random);
+        for (file, first) in [("stamps.map", 0), ("published.map", 1)] {
+            self.write_back_some(file, first, before, share, random);
+            self.take(&before.0, file);
+        }
+    }
+
+    /// Copies what was appended to users.log to `to`, up to some byte.
+    fn write_back_appended(&self, to: &Folder, random: &mut Rng) {
+        let (as_is, mut written) = (self.read("users.log"), to.read("users.log"));
         written.resize(as_is.len().max(written.len()), 0);
         // Behind what was synced there may be half a record of an earlier cut.
-        let whole = |written: &[u8]| whole_records(&as_is, written);
-        let ((_, synced), (_, end)) = (whole(&written), whole(&as_is));
+        let synced = end_of_whole(&as_is, &written);
+        let end = end_of_whole(&as_is, &as_is);
         let torn = match random.u8(0..4) {
             0 => synced,
             1 => end,
             _ => random.usize(synced..=end),
         };
         written[synced..torn].copy_from_slice(&as_is[synced..torn]);
-        let (slots, _) = whole(&written);
-        fs::write(path(to), written).expect("a store's file");
-        slots
+        to.write("users.log", &written);
     }
 
-    /// Copies some pages of a file to `to`; returns which.
-    fn write_back_some(&self, file: &str, to: &Folder, share: f64, random: &mut Rng) -> Vec<bool> {
-        let read = |folder: &Folder| fs::read(folder.0.join(file)).expect("a store's file");
-        let (as_is, mut written) = (read(self), read(to));
+    /// Copies some pages of a file to `to`, from the first one that may be; returns which.
+    fn write_back_some(
+        &self,
+        file: &str,
+        first: usize,
+        to: &Folder,
+        share: f64,
+        random: &mut Rng,
+    ) -> Vec<bool> {
+        let (as_is, mut written) = (self.read(file), to.read(file));
         // Room that the file was given since is on disk or not, which nobody can tell: it is zero.
         written.resize(as_is.len(), 0);
         let pages = as_is.chunks(PAGE_BYTES).zip(written.chunks_mut(PAGE_BYTES));
-        let kept = pages.map(|(as_is, written)| {
-            let kept = random.f64() < share;
+        let kept = pages.enumerate().map(|(page, (as_is, written))| {
+            let kept = page >= first && random.f64() < share;
             if kept {
                 written.copy_from_slice(as_is);
             }
             kept
         });
         let kept = kept.collect();
-        fs::write(to.0.join(file), written).expect("a store's file");
+        to.write(file, &written);
         kept
     }
 
@@ -308,9 +406,7 @@ impl Folder {
         let memory = memories(root).pop();
         let latest = memory.map(|memory| Folder::copy_of(&memory));
         let left = latest.as_ref().unwrap_or(self).cut(synced, random);
-        for memory in memories(root) {
-            fs::remove_dir_all(memory).expect("a memory can be removed");
-        }
+        remove_memories(root);
         left
     }
 

@@ -546,7 +546,7 @@ impl World {
         let streams = self.conns.iter().filter(|(_, conn)| theirs(conn));
         let streams = streams.map(|(key, _)| *key).collect();
         self.ask(key, bytes.as_bytes(), Want::Forget { user, streams });
-        if self.workload.u8(0..4) == 0 {
+        if self.workload.u8(0..16) == 0 {
             // Slots that nobody holds any more are another's from here on.
             (0..2).for_each(|_| self.write_back());
         }

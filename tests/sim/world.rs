@@ -6,6 +6,7 @@
 //! wrong in `faults.rs`, what must hold in `checks.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -14,7 +15,7 @@ use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Driver, Order};
 use greendot::engine::{Engine, EngineParts, Mail};
 use greendot::metrics::{Board, Counter};
-use greendot::presence::{MemoryChoice, Presence, WriteBack};
+use greendot::presence::{MemoryChoice, OpenReport, Presence, WriteBack};
 use greendot::shard::mailbox::Mailbox;
 use greendot::slot::Slot;
 use greendot::time::{Mono, Now, Unix};
@@ -127,11 +128,16 @@ pub(crate) enum Parcel {
     Mail(usize, Mail),
 }
 
-/// What a power cut leaves: the files, and the model as of then.
+/// What a power cut leaves: the files, slice by slice, and the model as of then.
 pub(crate) struct WrittenBack {
     pub(crate) folder: Folder,
+    /// As of stamps.map, and when that was (mono).
     pub(crate) users: Vec<User>,
-    /// When (mono).
+    pub(crate) stamped_at: u64,
+    pub(crate) stamped: Vec<Option<Slot>>,
+    /// As of published.map.
+    pub(crate) published: Vec<Option<Slot>>,
+    /// When the last cycle ended (mono).
     pub(crate) at: u64,
 }
 
@@ -145,16 +151,20 @@ pub(crate) struct World {
     pub(crate) faults: Rng,
     /// What happens to the files and the clock while the node is down.
     pub(crate) downtime: Rng,
+    /// What happens in the middle of erasures.
+    pub(crate) erasures: Rng,
     pub(crate) mono: u64,
     /// Wall clock less `mono`.
     pub(crate) anchor: i64,
 
     pub(crate) folder: Folder,
-    /// Of each third seed: the store's cells are in a memory in this folder while it runs.
+    /// The store's cells are in a memory in this folder while it runs.
     pub(crate) memory: Option<tempfile::TempDir>,
     pub(crate) written_back: Option<WrittenBack>,
     pub(crate) presence: Option<Arc<Presence>>,
     pub(crate) writer: Option<WriteBack>,
+    /// Slices of the cycle under way.
+    pub(crate) slices: usize,
     pub(crate) shards: Vec<Shard>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) key: FleetKey,
@@ -175,8 +185,12 @@ pub(crate) struct World {
     pub(crate) erased: BTreeSet<usize>,
     /// What the wall clock showed then, since the last start.
     pub(crate) erased_at: BTreeMap<usize, u64>,
-    /// Somebody was, or has a slot since: which of that a power cut leaves is not modelled.
-    pub(crate) unsettled: bool,
+    /// The last of them may be on the way out until then (mono).
+    pub(crate) leaving_until: u64,
+    /// When the next slice of the write-back is due where users are erased (mono).
+    pub(crate) next_slice_at: u64,
+    /// Since stamps were last written back somebody has got a slot that was another's.
+    pub(crate) used_again: bool,
     /// The last boot, suspend or step of the clock (mono).
     pub(crate) jolted_at: u64,
     pub(crate) sent: Vec<Datagram>,
@@ -219,6 +233,11 @@ pub(crate) fn hold_ms(settings: &Settings) -> u64 {
 /// Every third run erases users: the others are as they would be without.
 pub(crate) fn is_forgetful(seed: u64) -> bool {
     seed.is_multiple_of(3)
+}
+
+/// Every third run has the cells in a memory, and every other of those that erase users.
+fn has_memory(seed: u64) -> bool {
+    seed % 3 == 2 || seed % 6 == 3
 }
 
 impl World {
@@ -272,13 +291,15 @@ impl World {
             workload: stream(2),
             faults,
             downtime: stream(4),
+            erasures: stream(5),
             mono: 1_000,
             anchor: EPOCH_MS as i64 - 1_000,
             folder: Folder::new(),
-            memory: (plan_seed % 3 == 2).then(store::memory_root).flatten(),
+            memory: has_memory(plan_seed).then(store::memory_root).flatten(),
             written_back: None,
             presence: None,
             writer: None,
+            slices: 0,
             shards: Vec::new(),
             keys: Arc::new(keys),
             key,
@@ -295,7 +316,9 @@ impl World {
             forgetful: is_forgetful(plan.seed),
             erased: BTreeSet::new(),
             erased_at: BTreeMap::new(),
-            unsettled: false,
+            leaving_until: 0,
+            next_slice_at: 0,
+            used_again: false,
             jolted_at: 0,
             sent: Vec::new(),
             partings: Vec::new(),
@@ -335,21 +358,29 @@ impl World {
         (self.mono as i64 + self.anchor).max(0) as u64
     }
 
+    /// Opens the store that is in a folder.
+    pub(crate) fn open(&mut self, folder: &Path, shards: u16) -> (Presence, OpenReport) {
+        let now = self.now();
+        let memory = self.memory.as_ref().map(|root| root.path().to_owned());
+        let memory = memory.map_or(MemoryChoice::Off, MemoryChoice::In);
+        let mut options = store::options(folder, shards, self.boot_id(), memory, &self.settings);
+        // A slot that is free again is not always ready for the next.
+        options.users_max += if self.forgetful { 1_000 } else { 0 };
+        let opened = Presence::open(&options, now);
+        let opened = opened.unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
+        self.torn_tails += u64::from(opened.1.torn_bytes > 0);
+        opened
+    }
+
     /// Opens the store as it is and starts the shards.
     pub(crate) fn boot(&mut self, shards: u16) {
         self.boot += 1;
         let now = self.now();
-        let memory = self.memory.as_ref().map(|root| root.path().to_owned());
-        let memory = memory.map_or(MemoryChoice::Off, MemoryChoice::In);
-        let (path, boot_id) = (self.folder.path(), self.boot_id());
-        let mut options = store::options(path, shards, boot_id, memory, &self.settings);
-        // A slot that is free again is not always ready for the next.
-        options.users_max += if self.forgetful { 1_000 } else { 0 };
-        let (presence, report) = Presence::open(&options, now)
-            .unwrap_or_else(|fault| self.fail(format!("open: {fault}")));
-        self.torn_tails += u64::from(report.torn_bytes > 0);
+        let path = self.folder.path().to_owned();
+        let (presence, report) = self.open(&path, shards);
         let presence = Arc::new(presence);
         self.writer = Some(presence.write_back(u64::MAX));
+        self.slices = 0;
         let board = Arc::new(Board::new(usize::from(shards)));
         for shard in 0..shards {
             let parts = EngineParts {
