@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use crate::wire::beat::{FleetKey, KeyFault, Keys};
 
-/// Bits of a mode that let others read or write the file.
-const OTHERS_MASK: u32 = 0o077;
+/// Bits of a mode that let everybody on the machine read or write the file. A group may: that is
+/// how secrets are mounted.
+const WORLD_MASK: u32 = 0o006;
 
 /// Keys and how they were come by.
 pub struct FleetKeys {
@@ -20,8 +21,6 @@ pub struct FleetKeys {
     pub keys: Keys,
     /// The file was missing and has been made.
     pub made: bool,
-    /// The file's permission bits, if others than its owner may use it.
-    pub open_mode: Option<u32>,
 }
 
 /// Why there are no keys.
@@ -36,6 +35,7 @@ enum FaultKind {
     Read(io::Error),
     Make(io::Error),
     Content(KeyFault),
+    Open,
 }
 
 impl fmt::Display for FleetKeyFault {
@@ -60,6 +60,10 @@ impl fmt::Display for FleetKeyFault {
                 f,
                 "{path}: {fault}; mend the file, or name another with --key-file"
             ),
+            FaultKind::Open => write!(
+                f,
+                "{path}: everybody on this machine may use these keys; `chmod o-rw {path}`"
+            ),
         }
     }
 }
@@ -69,7 +73,8 @@ impl std::error::Error for FleetKeyFault {}
 /// Reads the keys in `path`; if there is no such file and `make_missing`, makes one with a fresh
 /// key that only its owner may read, and the folder if that is missing too.
 ///
-/// Errors: the file cannot be read or made, or is no key file; the fault names it.
+/// Errors: the file cannot be read or made, is no key file, or everybody may use it; the fault
+/// names it.
 pub fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault> {
     let fault = |kind| FleetKeyFault {
         path: path.to_owned(),
@@ -86,12 +91,10 @@ pub fn load(path: &Path, make_missing: bool) -> Result<FleetKeys, FleetKeyFault>
         read => (read.map_err(|error| fault(FaultKind::Read(error)))?, false),
     };
     let keys = Keys::parse(&text).map_err(|content| fault(FaultKind::Content(content)))?;
-    let open_mode = (mode & OTHERS_MASK != 0).then_some(mode & 0o7777);
-    Ok(FleetKeys {
-        keys,
-        made,
-        open_mode,
-    })
+    match mode & WORLD_MASK {
+        0 => Ok(FleetKeys { keys, made }),
+        _ => Err(fault(FaultKind::Open)),
+    }
 }
 
 /// A file's text and mode: of the one file, whatever its name leads to by then.
@@ -174,7 +177,6 @@ mod tests {
         let path = folder.join("fleet.key");
         let first = load(&path, true).unwrap();
         assert!(first.made);
-        assert_eq!(first.open_mode, None);
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
             0o600
@@ -230,8 +232,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fleet.key");
         fs::write(&path, "0123456789abcdef".repeat(4)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert_eq!(load(&path, true).unwrap().open_mode, Some(0o640));
+        let set_mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        for mode in [0o644, 0o602] {
+            set_mode(mode);
+            let fault = load(&path, true).err().unwrap().to_string();
+            assert!(
+                fault.contains("everybody on this machine may use these keys"),
+                "{fault}"
+            );
+        }
+        set_mode(0o640);
+        assert!(load(&path, true).is_ok());
         fs::write(&path, "not a key\n").unwrap();
         let fault = load(&path, true).err().unwrap().to_string();
         assert!(

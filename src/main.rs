@@ -8,7 +8,7 @@ use greendot::config::{self, Config, Loaded, LogFormat, Sources};
 use greendot::limits::{self, Found};
 use greendot::logs;
 use greendot::time::Clock;
-use greendot::tools::{beat, doctor, key, store, token, top, watch};
+use greendot::tools::{beat, doctor, key, reload, store, token, top, watch};
 use tracing_subscriber::filter::LevelFilter;
 
 /// What was typed or configured can not be meant; as clap exits.
@@ -46,6 +46,10 @@ fn main() -> ExitCode {
         Ask::Beat(options) => outcome(beat::run(&options, &Clock::new(), &mut std::io::stdout())),
         Ask::Watch(options) => outcome(watch::run(&options, &Clock::new())),
         Ask::Key(options) => match key::run(&options) {
+            Ok(text) => printed(&text),
+            Err(why) => outcome(Err(why)),
+        },
+        Ask::Reload(options) => match reload::run(&options) {
             Ok(text) => printed(&text),
             Err(why) => outcome(Err(why)),
         },

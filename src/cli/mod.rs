@@ -13,7 +13,7 @@ use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
 use crate::config::{Config, RoleName, Sources};
 use crate::tools::endpoint::{Endpoint, Port, Said};
-use crate::tools::{beat, key, store, token, top, watch};
+use crate::tools::{beat, key, reload, store, token, top, watch};
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub enum Ask {
     Watch(watch::Options),
     /// Make or name a key.
     Key(key::Options),
+    /// Have a running node read its files of keys anew.
+    Reload(reload::Options),
     /// Make a token, or judge one.
     Token(token::Options),
     /// Look into a data folder, or compact it.
@@ -98,6 +100,7 @@ pub fn command() -> Command {
              serve, realtime and presence",
         ))
         .subcommand(key_command())
+        .subcommand(reload_command())
         .subcommand(token_command())
         .subcommand(store_command())
         .subcommand(top_command())
@@ -208,6 +211,27 @@ fn key_command() -> Command {
                              admin",
                         ),
                 ),
+        )
+}
+
+fn reload_command() -> Command {
+    Command::new("reload")
+        .about(
+            "Have a running node read all its files of keys anew, as SIGHUP does; its log says \
+             what came of it",
+        )
+        .arg(
+            Arg::new("pid")
+                .long("pid")
+                .value_name("PID")
+                .value_parser(value_parser!(i32).range(1..))
+                .conflicts_with("data-dir")
+                .help("The node's process; a real-time node has no data folder to be found by"),
+        )
+        .arg(
+            path_arg("data-dir")
+                .default_value("./greendot-data")
+                .help("The data folder by which the process is found"),
         )
 }
 
@@ -406,6 +430,13 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
             http: endpoint(given, Port::Http, &variables)?,
         }),
         Some(("key", given)) => Ask::Key(key_options(given)),
+        Some(("reload", given)) => Ask::Reload(match given.get_one("pid") {
+            Some(pid) => reload::Options::Pid(*pid),
+            None => {
+                let dir = given.get_one::<PathBuf>("data-dir");
+                reload::Options::Folder(dir.cloned().unwrap_or_default())
+            }
+        }),
         Some(("token", given)) => Ask::Token(token_options(given, &variables)?),
         Some(("store", given)) => Ask::Store(store::Options {
             what: match given.get_one::<String>("what").map(String::as_str) {

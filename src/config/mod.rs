@@ -217,7 +217,12 @@ impl Config {
              histories; better have pages ask for tickets"
                 .to_owned()
         });
-        split.into_iter().chain(query).collect()
+        let insecure = self.insecure.then(|| {
+            "insecure is set: nobody has to prove who they are where no keys are named, whoever \
+             reaches this node may be anybody and see everybody, and the dashboard stays on"
+                .to_owned()
+        });
+        split.into_iter().chain(query).chain(insecure).collect()
     }
 
     fn check_identity(&self, faults: &mut Vec<String>) {

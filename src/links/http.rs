@@ -1,7 +1,7 @@
 //! HTTP between nodes, by ureq: one kept-alive connection, short timeouts, no redirects.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ureq::config::Config;
@@ -24,12 +24,15 @@ const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Addresses of a node that are tried; what ureq has room for.
 const ADDRESSES_MAX: usize = 16;
 
+/// What a node shows, as its files of keys have it now.
+pub type Token = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// Another node's HTTP address.
 pub struct Remote {
     agent: ureq::Agent,
     /// `http://HOST:PORT`
     base: String,
-    authorization: String,
+    token: Token,
 }
 
 /// What a presence node says of itself with an answer.
@@ -46,12 +49,12 @@ pub struct Answerer {
 }
 
 impl Remote {
-    /// `base` is `http://HOST:PORT`, `token` the node's.
-    pub fn new(base: String, token: &str) -> Remote {
+    /// `base` is `http://HOST:PORT`.
+    pub fn new(base: String, token: Token) -> Remote {
         Remote::at(Addresses::default(), base, token)
     }
 
-    fn at(addresses: Addresses, base: String, token: &str) -> Remote {
+    fn at(addresses: Addresses, base: String, token: Token) -> Remote {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_millis(TIMEOUT_MS)))
             .http_status_as_error(false)
@@ -62,7 +65,7 @@ impl Remote {
         Remote {
             agent: ureq::Agent::with_parts(config, Connect, addresses),
             base,
-            authorization: format!("Bearer {token}"),
+            token,
         }
     }
 
@@ -83,7 +86,7 @@ impl Remote {
             _ => self.agent.post(uri),
         };
         // Anybody may ask; who shows this is heard by a node that is full.
-        builder = builder.header("Authorization", &self.authorization);
+        builder = builder.header("Authorization", format!("Bearer {}", (self.token)()));
         if let Some((name, value)) = &request.field {
             builder = builder.header(*name, value);
         }
@@ -177,7 +180,11 @@ mod tests {
             found: OnceLock::from(vec![listener.local_addr().unwrap()]),
         };
         // No name service knows it.
-        let remote = Remote::at(addresses, "http://node.invalid:8080".into(), "token");
+        let remote = Remote::at(
+            addresses,
+            "http://node.invalid:8080".into(),
+            Arc::new(|| "token".into()),
+        );
         let node = std::thread::spawn(move || {
             let (mut conn, _) = listener.accept().unwrap();
             let mut request = Vec::new();

@@ -29,7 +29,7 @@ mod threads;
 pub use asking::Asking;
 pub use beats::BeatSender;
 pub use effect::{Effect, Notice};
-pub use http::{Answerer, Remote};
+pub use http::{Answerer, Remote, Token};
 pub use publishing::Publishing;
 pub use reply::{Fault, Reply, Request, Said};
 pub use threads::{Handle, LinkParts, Links, Spawn, Tell};

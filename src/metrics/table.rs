@@ -337,6 +337,10 @@ table! {
      by itself, passed over for a while" { RelayStatesUnasked }
     Process Count "relay_reasks" "Times that something that a presence node told was or may have \
                                   been missed, and all watched of it was asked for" { RelayReasks }
+    Process Count "key_reloads" "Times that the files of keys were to be read anew, by outcome" {
+        KeyReloadsDone outcome = "done",
+        KeyReloadsFailed outcome = "failed",
+    }
     Kernel Micros "process_cpu" "Total user and system CPU time spent in seconds" { ProcessCpu }
     Process Count "store_write_back_errors" "Write-backs of the store that \
                                              failed" { StoreWriteBackErrors }

@@ -1,17 +1,18 @@
-//! The keys of a node, read from their files.
+//! The keys of a node, read from their files: at the start, and anew when it is asked to.
 //!
 //! Owns which files there are, and the order in which they are read: what may be refused comes
-//! before a key is made.
+//! before a key is made. All of them count from one moment on, or none does.
 
 use std::sync::Arc;
 
 use super::ServeFault;
 use super::build::random;
-use crate::auth::{Identity, Keyring, Rates, Rules, ServiceKeys, Tickets};
+use crate::auth::{Identity, Keyring, Keyrings, Rates, Rules, ServiceKeys, Tickets};
 use crate::config::Config;
 use crate::engine::instance_of;
 use crate::fleet_key::{self, FleetKeys};
 use crate::key_files::{self, FileFault};
+use crate::metrics::{Board, Counter};
 use crate::time::Now;
 
 /// What the files hold.
@@ -19,8 +20,6 @@ pub(super) struct ReadKeys {
     pub(super) keyring: Keyring,
     /// The fleet key was made.
     pub(super) made: bool,
-    /// Permission bits by which others may read the fleet key.
-    pub(super) open_mode: Option<u32>,
     /// What is to be said of the other files.
     pub(super) warnings: Vec<String>,
 }
@@ -67,11 +66,7 @@ pub(super) fn read(
     };
     let path = config.key_path();
     let fleet = fleet_key::load(&path, make_missing).map_err(ServeFault::FleetKey)?;
-    let FleetKeys {
-        keys,
-        made,
-        open_mode,
-    } = fleet;
+    let FleetKeys { keys, made } = fleet;
     Ok(ReadKeys {
         keyring: Keyring {
             fleet: keys,
@@ -79,9 +74,52 @@ pub(super) fn read(
             services,
         },
         made,
-        open_mode,
         warnings: warning.into_iter().collect(),
     })
+}
+
+/// What reads the files anew while the node serves.
+pub(super) struct Reloader {
+    config: Config,
+    known: Known,
+    keyrings: Arc<Keyrings>,
+    board: Arc<Board>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        config: &Config,
+        known: Known,
+        keyrings: &Arc<Keyrings>,
+        board: &Arc<Board>,
+    ) -> Reloader {
+        Reloader {
+            config: config.clone(),
+            known,
+            keyrings: Arc::clone(keyrings),
+            board: Arc::clone(board),
+        }
+    }
+
+    /// Reads all files of keys. If one gives none, the keys stay as they are, and the log says why.
+    pub(super) fn reload(&self) {
+        let outcome = match read(&self.config, &self.known, false) {
+            Ok(read) => {
+                for warning in read.warnings {
+                    tracing::warn!("{warning}");
+                }
+                let signs = read.keyring.fleet.signing().id();
+                self.keyrings.store(Arc::new(read.keyring));
+                tracing::info!("the files of keys were read anew; fleet key {signs:08x} signs");
+                Counter::KeyReloadsDone
+            }
+            Err(fault) => {
+                tracing::error!("no key has changed, for a file of keys gives none: {fault}");
+                Counter::KeyReloadsFailed
+            }
+        };
+        self.board.process.add(outcome, 1);
+    }
 }
 
 /// How users are known, if they are asked who they are.

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::ServeFault;
+use crate::auth::Keyrings;
 use crate::config::nodes::PresenceNode;
 use crate::config::{Config, RoleName};
 use crate::engine::{Mail, Outbound, instance_of};
@@ -22,8 +23,8 @@ use crate::wire::nodes::Nodes;
 /// What a node's links are made of.
 pub(super) struct Wiring<'n> {
     pub(super) config: &'n Config,
-    /// The node's.
-    pub(super) token: String,
+    /// The first fleet key's token is shown to other nodes.
+    pub(super) keyrings: &'n Arc<Keyrings>,
     /// What stream ids are made of; names this life of the node.
     pub(super) secret: [u8; 32],
     pub(super) seed: u64,
@@ -157,7 +158,9 @@ impl Wiring<'_> {
     }
 
     fn remote(&self, http: &str) -> Remote {
-        Remote::new(http.to_owned(), &self.token)
+        let keyrings = Arc::clone(self.keyrings);
+        let token = move || keyrings.load().fleet.signing().service_token();
+        Remote::new(http.to_owned(), Arc::new(token))
     }
 
     fn parts(&self) -> LinkParts<'static> {

@@ -32,6 +32,7 @@ use crate::time::{Clock, boottime};
 use background::Background;
 use build::Common;
 pub use fault::ServeFault;
+use keys::Reloader;
 use links::{Running, Wiring};
 use signals::StopSignal;
 
@@ -49,8 +50,9 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     if let Err(error) = limits::raise_nofile() {
         tracing::warn!(%error, "the soft limit of file descriptors stays as it is");
     }
-    let opened = Opened::open(config, &Found::read())?;
-    let stop_signals = signals::listen().map_err(ServeFault::os("listen for signals"))?;
+    let (opened, reloader) = Opened::open(config, &Found::read())?;
+    let stop_signals =
+        signals::listen(move || reloader.reload()).map_err(ServeFault::os("listen for signals"))?;
     let node = opened.start()?;
     let signal = stop_signals
         .recv()
@@ -74,8 +76,6 @@ struct Sayings {
     warnings: Vec<String>,
     /// The fleet key was made.
     key_made: bool,
-    /// Permission bits by which others may read the fleet key.
-    key_open_mode: Option<u32>,
 }
 
 /// A node that serves.
@@ -92,7 +92,7 @@ struct Node {
 }
 
 impl Opened {
-    fn open(mut config: Config, found: &Found) -> Result<Opened, ServeFault> {
+    fn open(mut config: Config, found: &Found) -> Result<(Opened, Reloader), ServeFault> {
         let clock = Arc::new(Clock::new());
         let shards = config.shard_count();
         let warnings = limits::start_up_warnings(&config, shards, found);
@@ -116,7 +116,6 @@ impl Opened {
             limits: format!("limits: {found} udp_buffer={}", bound.udp_buffer_bytes),
             warnings: [warnings, read.warnings, config.warnings()].concat(),
             key_made: read.made,
-            key_open_mode: read.open_mode,
         };
         let board = Arc::new(Board::new(usize::from(shards)));
         board
@@ -134,12 +133,14 @@ impl Opened {
             board,
             presence,
         };
-        Ok(Opened {
+        let reloader = Reloader::new(&common.config, known, &common.keyrings, &common.board);
+        let opened = Opened {
             common,
             bound,
             report,
             sayings,
-        })
+        };
+        Ok((opened, reloader))
     }
 
     fn start(self) -> Result<Node, ServeFault> {
@@ -179,7 +180,7 @@ fn start_shards(
 ) -> Result<(Shards, Running), ServeFault> {
     let wiring = Wiring {
         config: &common.config,
-        token: common.keyrings.load().fleet.signing().service_token(),
+        keyrings: &common.keyrings,
         secret: common.secret,
         seed: u64::from_ne_bytes(build::random()?),
         nodes: Arc::clone(&common.nodes),
@@ -218,7 +219,7 @@ impl Sayings {
         if let Some(report) = report {
             tell::store(config, report);
         }
-        tell::fleet_key(config, self.key_made, self.key_open_mode);
+        tell::fleet_key(config, self.key_made);
         tell::next(config, http);
     }
 }

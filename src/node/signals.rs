@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process.
+//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process. SIGHUP: the files
+//! of keys are read anew.
 //!
 //! Owns the handlers and their thread. Knows nothing of what is drained.
 
@@ -6,7 +7,7 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 
 use crossbeam::channel::{Receiver, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::logs;
@@ -36,19 +37,29 @@ impl fmt::Display for StopSignal {
 }
 
 /// From now on the first of the signals is sent to the receiver, and the second exits at once: what
-/// has been accepted is in the mapped files, which outlive the process.
-pub(super) fn listen() -> io::Result<Receiver<StopSignal>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+/// has been accepted is in the mapped files, which outlive the process. SIGHUP has `reload` done,
+/// unless the terminal hangs up at which a person started this: that ends it.
+pub(super) fn listen(reload: impl Fn() + Send + 'static) -> io::Result<Receiver<StopSignal>> {
+    let at_terminal = io::stdin().is_terminal();
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver) = bounded(1);
     vital_thread("signals".into(), move || {
-        let mut incoming = signals.forever().map(StopSignal);
-        if let Some(first) = incoming.next()
-            && sender.send(first).is_ok()
-            && let Some(second) = incoming.next()
-        {
-            tracing::warn!("got {second} again: exiting without waiting for streams");
-            logs::finish();
-            std::process::exit(second.status());
+        let mut asked = false;
+        for signal in signals.forever() {
+            let hung_up = at_terminal && !io::stdin().is_terminal();
+            if signal == SIGHUP && !hung_up {
+                reload();
+            } else if asked {
+                let signal = StopSignal(signal);
+                tracing::warn!("got {signal} again: exiting without waiting for streams");
+                logs::finish();
+                std::process::exit(signal.status());
+            } else {
+                asked = true;
+                if sender.send(StopSignal(signal)).is_err() {
+                    break;
+                }
+            }
         }
         Ok(())
     })?;

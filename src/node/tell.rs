@@ -112,17 +112,10 @@ pub(super) fn store(config: &Config, report: &OpenReport) {
     }
 }
 
-/// Whether the fleet key was made, and whether others may read it.
-pub(super) fn fleet_key(config: &Config, made: bool, open_mode: Option<u32>) {
-    let path = config.key_path();
+/// Whether the fleet key was made.
+pub(super) fn fleet_key(config: &Config, made: bool) {
     if made {
-        tracing::info!("made a fleet key in {}", path.display());
-    }
-    if let Some(mode) = open_mode {
-        tracing::warn!(
-            "{} has mode {mode:03o}: others may read the fleet key; run `chmod 600`",
-            path.display()
-        );
+        tracing::info!("made a fleet key in {}", config.key_path().display());
     }
 }
 

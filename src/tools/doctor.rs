@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::config::{Config, RoleName};
 use crate::fleet_key;
+use crate::key_files;
 use crate::limits::{Finding, Found, Verdict, judge};
 use crate::store::{STORE_FILES, copies_on_write};
 use crate::tools::endpoint::{Endpoint, Port};
@@ -36,6 +37,7 @@ pub fn run(config: &Config, named: &[Endpoint]) -> (String, bool) {
     let mut findings = judge(config, shards, &Found::read());
     findings.push(addresses(config));
     findings.push(key(config));
+    findings.extend(identity_files(config));
     if config.role != RoleName::Realtime {
         findings.extend(folder(config));
     }
@@ -120,18 +122,36 @@ fn key(config: &Config) -> Finding {
     }
     match fleet_key::load(&path, false) {
         Err(fault) => Finding::new(Verdict::Fail, subject, fault.to_string()),
-        Ok(keys) => match keys.open_mode {
-            Some(mode) => {
-                let detail = format!("{} has mode {mode:03o}; run `chmod 600`", path.display());
-                Finding::new(Verdict::Warn, subject, detail)
-            }
-            None => Finding::new(
-                Verdict::Ok,
-                subject,
-                format!("{} can be read", path.display()),
-            ),
-        },
+        Ok(_) => Finding::new(
+            Verdict::Ok,
+            subject,
+            format!("{} can be read", path.display()),
+        ),
     }
+}
+
+/// The files of users' and services' keys, as a node reads them.
+fn identity_files(config: &Config) -> Vec<Finding> {
+    let identity = &config.identity;
+    let mut findings = Vec::new();
+    if !identity.jwt_keys.is_empty() {
+        findings.push(match key_files::verifying(&identity.jwt_keys) {
+            Ok(keys) => Finding::new(Verdict::Ok, "token keys", format!("{keys:?}")),
+            Err(fault) => Finding::new(Verdict::Fail, "token keys", fault.to_string()),
+        });
+    }
+    if let Some(path) = &identity.service_keys {
+        let subject = "service keys";
+        findings.push(match key_files::services(path) {
+            Ok((_, Some(warning))) => Finding::new(Verdict::Warn, subject, warning),
+            Ok((_, None)) => {
+                let detail = format!("{} can be read", path.display());
+                Finding::new(Verdict::Ok, subject, detail)
+            }
+            Err(fault) => Finding::new(Verdict::Fail, subject, fault.to_string()),
+        });
+    }
+    findings
 }
 
 fn folder(config: &Config) -> Vec<Finding> {
@@ -383,8 +403,11 @@ mod tests {
         std::fs::write(&path, "ab".repeat(32)).unwrap();
         mode(0o600);
         assert_eq!(key(&config).verdict, Verdict::Ok);
+        mode(0o640);
+        assert_eq!(key(&config).verdict, Verdict::Ok, "its group may");
         mode(0o644);
-        assert_eq!(key(&config).verdict, Verdict::Warn);
+        assert_eq!(key(&config).verdict, Verdict::Fail);
+        mode(0o600);
         std::fs::write(&path, "no key").unwrap();
         assert_eq!(key(&config).verdict, Verdict::Fail);
     }

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod endpoint;
 pub mod key;
 mod key_check;
+pub mod reload;
 pub mod store;
 pub mod token;
 pub mod top;

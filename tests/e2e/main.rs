@@ -32,6 +32,7 @@ mod presence;
 mod rates;
 mod readers;
 mod relayed;
+mod reload;
 mod restart;
 mod shards;
 mod split;

@@ -52,7 +52,10 @@ fn service(host: &str) -> Option<(Service, String, String)> {
         "pid=$(cat {at}/pid); kill -SIGNAL $pid; while grep -qs '^State:.[^ZX]' /proc/$pid/status; \
          do sleep 0.02; done; : > {at}/out; "
     );
-    std::fs::write(folder.path().join("fleet.key"), "6d".repeat(32)).unwrap();
+    let key_file = folder.path().join("fleet.key");
+    std::fs::write(&key_file, "6d".repeat(32)).unwrap();
+    let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key_file, own).unwrap();
     std::fs::write(folder.path().join("out"), "").unwrap();
     let service = Service {
         folder,

@@ -13,7 +13,10 @@ const LOCALHOST: &str = "127.0.0.1";
 fn the_four_commands_of_the_readme_work() {
     let home = Home::new();
     let key = home.run(&["key"]).stdout;
-    std::fs::write(home.path().join("fleet.key"), key).expect("a folder of our own");
+    let key_file = home.path().join("fleet.key");
+    std::fs::write(&key_file, key).expect("a folder of our own");
+    let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key_file, own).expect("a file of our own");
     let ip = home.ip().to_string();
     let of_split = |line: &&str| line.starts_with("realtime ") || line.starts_with("presence ");
     // A long command goes on in the next line, as a shell reads it.
