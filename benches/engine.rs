@@ -4,21 +4,16 @@
 //! `cargo bench --bench engine` is the size of the budgets, 10,000,000 users known (some 700 MB
 //! under TMPDIR); `GREENDOT_BENCH_USERS=1000000` makes it smaller. The crowds keep their sizes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
-use greendot::auth::{
-    Claims, HOLDERS_MAX, Identity, Keys, LastActive, Rate, RateLimits, Rates, Rules, Signer,
-    Tickets, WatchDefault,
-};
+use greendot::auth::HOLDERS_MAX;
 use greendot::metrics::Counter;
 use greendot::realtime::watches::{MarkCount, Target, Watches};
-use greendot::time::Now;
 use greendot::wire::request::{Parsed, RequestLimits, parse_head};
 
-use fixture::{BROWSER_HEAD, FULL, Rig, WRK_HEAD, id_of, stream_request};
+use fixture::{BROWSER_HEAD, FULL, Rig, WRK_HEAD, id_of, identity, stream_request};
 
 mod fixture;
 
@@ -30,7 +25,6 @@ const BATCH: usize = 64;
 /// Users that beat in turn, at most: their cells and ids are more than the caches hold.
 const BEATING_MAX: u32 = 1 << 20;
 const CROWD: u32 = 100_000;
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
@@ -148,58 +142,13 @@ fn requests(group: &mut Group<'_>, rig: &mut Rig) {
     rig.reset(conn);
 }
 
-/// A query of the holder of a token (HS256): one of as many as there are places for their limits,
-/// and without limits.
+/// A query of the holder of a token (HS256), one of a quarter of those whose limits are known at a
+/// time, with limits and without.
 fn requests_with_a_token(group: &mut Group<'_>) {
     for (name, limited) in [("unlimited", false), ("limited", true)] {
-        let rates = if limited {
-            RateLimits {
-                queries_per_second_max: 1_000_000,
-                queries_burst: 1_000_000,
-                ids_per_minute_max: 60_000_000,
-                ..RateLimits::default()
-            }
-            .buckets(10_000)
-        } else {
-            [Rate::default(); 6]
-        };
-        let mut keys = Keys::default();
-        keys.add("app", SECRET).expect("it has 32 bytes");
-        let identity = Identity {
-            rules: Rules {
-                keys,
-                audience: None,
-                issuer: None,
-                ttl_max_ms: 86_400_000,
-                watch_default: WatchDefault::Everybody,
-            },
-            cookie: None,
-            query: false,
-            tickets: Arc::new(Tickets::new(1, 0, Now::default())),
-            rates: Arc::new(Rates::new(rates, 7)),
-            operators_open: false,
-        };
-        let mut rig = Rig::asking(1_000, Some(identity));
-        let issued = rig.now().unix;
-        let signer = Signer::new(None, SECRET).expect("it has 32 bytes");
-        let inputs: Vec<Vec<u8>> = (0..HOLDERS_MAX as u32 / 4)
-            .map(|n| {
-                let id = id_of(n);
-                let token = signer.token(&Claims {
-                    user: std::str::from_utf8(&id).expect("letters"),
-                    issued,
-                    expires: issued.plus_ms(80_000_000),
-                    audience: None,
-                    issuer: None,
-                    watch: None,
-                    last_active: LastActive::Exact,
-                    publish: true,
-                });
-                let token = token.expect("a signature");
-                let lines = format!("Host: a\r\nAuthorization: Bearer {token}\r\n\r\n");
-                format!("GET /v1/presence/user-00000000007 HTTP/1.1\r\n{lines}").into_bytes()
-            })
-            .collect();
+        let mut rig = Rig::asking(1_000, Some(identity(limited)));
+        let holders = 0..HOLDERS_MAX as u32 / 4;
+        let inputs: Vec<Vec<u8>> = holders.map(|n| rig.request_of(n)).collect();
         let mut inputs = inputs.iter().cycle();
         let conn = rig.connect();
         group.throughput(Throughput::Elements(1));

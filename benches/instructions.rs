@@ -12,12 +12,12 @@ use greendot::presence::{Sweep, SweepContext, Transition};
 use greendot::realtime::ConnId;
 use greendot::time::Unix;
 use greendot::wire::User;
-use greendot::wire::beat::open;
+use greendot::wire::beat::{Epochs, open, open_any};
 use greendot::wire::record::Record;
 use greendot::wire::request::{Parsed, RequestLimits, parse_head};
 use gungraun::prelude::*;
 
-use fixture::{BROWSER_HEAD, FULL, Flushed, Rig, WRK_HEAD, id_of, stream_request, user};
+use fixture::{BROWSER_HEAD, FULL, Flushed, Rig, WRK_HEAD, id_of, identity, stream_request, user};
 
 mod fixture;
 
@@ -55,6 +55,21 @@ fn open_beats((rig, datagram, entries): (Rig, Box<[u8]>, usize)) -> (Rig, Box<[u
     let beats = open(black_box(&datagram), &rig.keys, rig.now().unix, SKEW_MS_MAX);
     assert_eq!(beats.map(|beats| beats.users().count()), Ok(entries));
     (rig, datagram)
+}
+
+fn of_device() -> (Rig, Epochs, Vec<u8>) {
+    let rig = Rig::new(1);
+    let (epochs, datagram) = (rig.epochs(), rig.device_datagram(0));
+    (rig, epochs, datagram)
+}
+
+#[library_benchmark]
+#[bench::one(of_device())]
+fn open_device((rig, epochs, datagram): (Rig, Epochs, Vec<u8>)) -> (Rig, Epochs, Vec<u8>) {
+    let now = rig.now().unix;
+    let beats = open_any(black_box(&datagram), &rig.keys, &epochs, now, SKEW_MS_MAX);
+    assert_eq!(beats.map(|beats| beats.users().count()), Ok(1));
+    (rig, epochs, datagram)
 }
 
 fn singles() -> (Rig, Vec<Box<[u8]>>) {
@@ -184,7 +199,7 @@ fn record(mut out: Vec<u8>) -> Vec<u8> {
         stale: false,
     };
     black_box(record).write(&mut out);
-    assert_eq!(out.len(), 95);
+    assert_eq!(out.len(), 109);
     out
 }
 
@@ -202,6 +217,26 @@ fn get((mut rig, conn, input, requests): (Rig, ConnId, Vec<u8>, usize)) -> (Rig,
     rig.send(conn, black_box(&input));
     let Flushed { writes, bytes } = rig.flush();
     assert!(writes == 1 && bytes > 150 * requests);
+    (rig, input)
+}
+
+/// Whose token has been shown before.
+fn holding(limited: bool) -> (Rig, ConnId, Vec<u8>) {
+    let mut rig = Rig::asking(64, Some(identity(limited)));
+    let input = rig.request_of(7);
+    let conn = rig.connect();
+    rig.send(conn, &input);
+    rig.flush();
+    rig.begin();
+    (rig, conn, input)
+}
+
+#[library_benchmark]
+#[bench::unlimited(holding(false))]
+#[bench::limited(holding(true))]
+fn get_with_token((mut rig, conn, input): (Rig, ConnId, Vec<u8>)) -> (Rig, Vec<u8>) {
+    rig.send(conn, black_box(&input));
+    assert_eq!(rig.flush().writes, 1);
     (rig, input)
 }
 
@@ -231,6 +266,7 @@ library_benchmark_group!(
     benchmarks = [
         head,
         open_beats,
+        open_device,
         handle_beats,
         record_beats,
         states,
@@ -238,6 +274,7 @@ library_benchmark_group!(
         sweep,
         record,
         get,
+        get_with_token,
         connect
     ]
 );

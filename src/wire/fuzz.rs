@@ -305,7 +305,10 @@ pub fn device_beat(data: &[u8]) {
     let beats = beat::open_any(&datagram, &keys, &epochs, now, 0).expect("it is signed");
     assert_eq!(beats.leave, leave);
     assert_eq!(beats.users().collect::<Vec<_>>(), [user]);
-    assert_eq!(beats.sender.map(|sender| sender.device), Some(device));
+    assert_eq!(
+        beats.sender.map(|sender| sender.device),
+        Some(device.as_bytes())
+    );
     let bit = data.iter().fold(0_usize, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
     });

@@ -18,6 +18,7 @@
 use super::{FLAG_LEAVE, FleetKey, HEAD_BYTES, Keys, MAC_BYTES, MAGIC, VERSION, truncated};
 use crate::time::Unix;
 use crate::wire::json::write_str;
+use crate::wire::user::USER_BYTES_MAX;
 use crate::wire::{User, UserBuf, UserFault};
 
 /// Longest name of a device in bytes.
@@ -57,8 +58,8 @@ pub struct Epochs {
 pub struct Sender<'d> {
     /// Its key's epoch.
     pub epoch: u32,
-    /// Its name.
-    pub device: User<'d>,
+    /// Its name, which is one if the MAC holds: no key is made for another.
+    pub device: &'d [u8],
 }
 
 /// Checks the name of a device: as a user's id, and half as long.
@@ -104,7 +105,7 @@ impl Epochs {
     pub fn key_of(&self, user: User<'_>, device: User<'_>) -> (DeviceKey, Unix) {
         let (id, [_, present, _]) = self.roots[0];
         let key = DeviceKey {
-            bytes: derive(&present, user, device),
+            bytes: derive(&present, user, device.as_bytes()),
             id: id | DEVICE_BIT,
             epoch: self.epoch as u32,
             user: user.into(),
@@ -115,8 +116,8 @@ impl Epochs {
     }
 
     /// When the epoch of a device's key began: what is barred from then on bars the key.
-    pub fn began(&self, sender: Sender<'_>) -> Unix {
-        let ahead = i64::from(sender.epoch.wrapping_sub(self.epoch as u32).cast_signed());
+    pub fn began(&self, epoch: u32) -> Unix {
+        let ahead = i64::from(epoch.wrapping_sub(self.epoch as u32).cast_signed());
         self.begin_of(self.epoch.saturating_add_signed(ahead))
     }
 
@@ -153,20 +154,27 @@ pub(super) fn split(bytes: &[u8]) -> Option<(Sender<'_>, &[u8])> {
     let (device, entries) = rest.split_at_checked(usize::from(*length))?;
     let sender = Sender {
         epoch: u32::from_be_bytes(*epoch),
-        device: device_name(device).ok()?,
+        device,
     };
-    Some((sender, entries))
+    let is_name = (1..=DEVICE_BYTES_MAX).contains(&device.len());
+    is_name.then_some((sender, entries))
 }
 
 /// One hash of one block, if both names are short.
-fn derive(root: &[u8; 32], user: User<'_>, device: User<'_>) -> [u8; 32] {
-    let mut names = [0; 1 + crate::wire::user::USER_BYTES_MAX + DEVICE_BYTES_MAX];
-    let (user, device) = (user.as_bytes(), device.as_bytes());
+fn derive(root: &[u8; 32], user: User<'_>, device: &[u8]) -> [u8; 32] {
+    let user = user.as_bytes();
+    let end = 1 + user.len() + device.len();
+    let mut short = [0; 64];
+    let mut long = [0; 1 + USER_BYTES_MAX + DEVICE_BYTES_MAX];
+    let names = if end <= short.len() {
+        &mut short[..end]
+    } else {
+        &mut long[..end]
+    };
     names[0] = user.len() as u8;
     names[1..=user.len()].copy_from_slice(user);
-    let end = 1 + user.len() + device.len();
-    names[1 + user.len()..end].copy_from_slice(device);
-    *blake3::keyed_hash(root, &names[..end]).as_bytes()
+    names[1 + user.len()..].copy_from_slice(device);
+    *blake3::keyed_hash(root, names).as_bytes()
 }
 
 impl DeviceKey {
@@ -272,8 +280,8 @@ mod tests {
     fn opened(datagram: &[u8], epochs: &Epochs, now: Unix) -> Result<(String, String), BeatDrop> {
         let beats = open_any(datagram, &keys(&["11"]), epochs, now, u64::MAX)?;
         let users: Vec<String> = beats.users().map(|user| user.as_str().to_owned()).collect();
-        let sender = beats.sender.expect("a device's");
-        Ok((users.concat(), sender.device.as_str().to_owned()))
+        let device = beats.sender.expect("a device's").device;
+        Ok((users.concat(), String::from_utf8(device.to_vec()).unwrap()))
     }
 
     #[test]
@@ -392,8 +400,7 @@ mod tests {
             (20_000, begin),
             (20_001, begin + DAY_MS),
         ] {
-            let device = user("phone");
-            assert_eq!(epochs.began(Sender { epoch, device }).ms(), began);
+            assert_eq!(epochs.began(epoch).ms(), began);
         }
     }
 

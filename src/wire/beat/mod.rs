@@ -178,7 +178,10 @@ fn open_with<'a>(
     if now.ms_apart(sent_at) > skew_max_ms {
         return Err(BeatDrop::Stale);
     }
-    let entries = Entries::check(entries).ok_or(BeatDrop::Entry)?;
+    let entries = match sender {
+        None => Entries::check(entries).ok_or(BeatDrop::Entry)?,
+        Some(_) => Entries::unread(entries),
+    };
     Ok(Beats {
         leave: flags & FLAG_LEAVE != 0,
         sent_at,
@@ -239,6 +242,15 @@ impl<'a> Entries<'a> {
         };
         let entries = Entries { bytes, text, at: 0 };
         (text.is_some() || entries.all_parse()).then_some(entries)
+    }
+
+    /// Those that have been checked otherwise.
+    fn unread(bytes: &'a [u8]) -> Entries<'a> {
+        Entries {
+            bytes,
+            text: None,
+            at: 0,
+        }
     }
 
     /// The user, if there is one entry and no more.
