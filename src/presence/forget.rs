@@ -115,6 +115,18 @@ impl Forgetting {
         self.leaving.try_lock().is_some()
     }
 
+    /// Nothing is kept of anybody.
+    #[cfg(test)]
+    pub(super) fn keeps_nothing(&self) -> bool {
+        let leaving = self.leaving.lock();
+        let sizes = [
+            leaving.slots.len(),
+            leaving.held.len(),
+            leaving.zeroed.len(),
+        ];
+        sizes == [0; 3] && self.len() == 0
+    }
+
     fn len(&self) -> usize {
         self.len.load(Ordering::Acquire)
     }

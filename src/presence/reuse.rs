@@ -284,6 +284,26 @@ mod tests {
         assert_eq!(presence.interner.reuse_len(), 990);
     }
 
+    /// Of an id that was erased twice while its first slot was still leaving, too.
+    #[test]
+    fn nothing_is_kept_of_who_was_erased() {
+        let dir = tempfile::tempdir().unwrap();
+        let (presence, _) = open(dir.path(), 0);
+        let [ann, bob] = [&b"ann"[..], b"bob"].map(|id| User::parse(id).unwrap());
+        let slots = [ann, bob, ann].map(|user| {
+            presence.intern(user).unwrap();
+            presence.forget(user, 9, at(1)).unwrap().unwrap()
+        });
+        assert_eq!(presence.leaving_of(ann), [slots[0], slots[2]]);
+        presence.let_go(slots[0], 0);
+        assert_eq!(presence.leaving_of(ann), [slots[2]]);
+        presence.let_go(slots[2], 0);
+        presence.let_go(slots[1], 0);
+        assert_eq!(presence.leaving_of(ann), []);
+        (0..3).for_each(|_| presence.cycle_ended());
+        assert!(presence.forgetting.keeps_nothing());
+    }
+
     /// After tombstones, whatever the order in which slots are freed and given.
     #[test]
     fn a_store_with_tombstones_opens_without_the_users_who_are_gone() {

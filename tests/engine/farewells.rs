@@ -9,6 +9,7 @@ use greendot::time::Unix;
 use greendot::wire::beat::{Keys, open};
 use greendot::wire::nodes::Nodes;
 
+use super::forget::erase;
 use super::harness::{NO_CONTENT, Peer, START, World, json};
 
 /// A presence node with two real-time nodes, and bob online.
@@ -119,6 +120,15 @@ fn a_goodbye_over_http_is_answered_when_it_is_decided() {
         world.expect(page, NO_CONTENT);
         assert_eq!(is_online(&mut world), is_held);
     }
+    // Also of whom nobody knows any more then.
+    let mut world = presence(1);
+    let page = world.connect(0);
+    world.post(page, "/v1/leave", r#"{"users":["bob"]}"#);
+    let questions = asked(&mut world);
+    erase(&mut world, 0, "bob");
+    answer(&mut world, &questions, false);
+    answer(&mut world, &questions, false);
+    world.expect(page, NO_CONTENT);
     // However long it takes.
     let mut world = presence(1);
     let page = world.connect(0);

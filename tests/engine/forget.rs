@@ -13,7 +13,7 @@ use super::harness::{NO_CONTENT, Peer, World, record, unseen};
 const LET_GO_MS: u64 = 3_000;
 
 /// `DELETE /v1/presence/{user}` with the service token.
-fn erase(world: &mut World, shard: usize, user: &str) {
+pub(crate) fn erase(world: &mut World, shard: usize, user: &str) {
     let asker = world.connect(shard);
     let token = world.key().service_token();
     world.send(
@@ -136,6 +136,27 @@ fn a_slot_is_given_again_when_every_shard_has_let_go_and_all_of_it_is_on_disk() 
         record("max", "offline", 10_400, 10_400)
     );
     assert_eq!(world.presence().known(), 4);
+}
+
+/// However long its stream takes to end.
+#[test]
+fn a_slot_that_a_stream_holds_is_given_to_nobody() {
+    let mut world = World::new(2);
+    world.beat(0, &["bob"]).turn();
+    let bobs = slot(&world, "bob").expect("he has beaten");
+    world.presence().hold(bobs);
+    erase(&mut world, 0, "bob");
+    let mut next = |user: &str| {
+        world.pass(LET_GO_MS);
+        write_back(&world, 3);
+        world.beat(0, &[user]).turn();
+        if user == "eve" {
+            world.presence().release(bobs);
+        }
+        slot(&world, user)
+    };
+    assert_ne!(next("eve"), Some(bobs));
+    assert_eq!(next("max"), Some(bobs));
 }
 
 /// Erases bob, and gives his slot to the next who comes.

@@ -123,11 +123,6 @@ impl Farewells {
         None
     }
 
-    /// The user of a slot is forgotten, and its slot may be another's soon.
-    pub(in crate::engine) fn drop(&mut self, slot: Slot) {
-        self.waiting.retain(|_, farewell| farewell.slot != slot);
-    }
-
     fn take(&mut self, id: u64) -> Option<Farewell> {
         let farewell = self.waiting.remove(&id);
         if self.waiting.is_empty() {

@@ -4,6 +4,7 @@
 
 use super::Leaver;
 use crate::engine::calls::WAIT_MS_MAX;
+use crate::engine::farewells::HOLDERS_MS_MAX;
 use crate::engine::mail::Mail;
 use crate::engine::parts::Engine;
 use crate::engine::role::Role;
@@ -20,8 +21,10 @@ const MARKS_PER_LIST: usize = 64;
 /// Slots looked at in one call, whether this shard may let go of them.
 const LOOKED_AT_PER_CALL: usize = 1_024;
 /// Requests that are parked, and errands, may keep a slot for so long after this shard has heard
-/// that its user is gone: until they are answered, and some time to notice.
+/// that its user is gone: until they are answered, and some time to notice. So do goodbyes for
+/// which real-time nodes are asked.
 const KEPT_MS_MAX: u64 = 2 * WAIT_MS_MAX;
+const _: () = assert!(KEPT_MS_MAX >= HOLDERS_MS_MAX);
 
 impl Engine {
     /// Forgets a user; true if anybody had that id.
@@ -91,7 +94,6 @@ impl Engine {
         let user = UserBuf::from(self.presence.user(slot));
         self.fanout.records.at.remove(&slot.index());
         self.passes.putting_off.drop(slot);
-        self.farewells.drop(slot);
         let mut leaver = Leaver {
             slot,
             user,
