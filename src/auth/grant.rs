@@ -4,6 +4,7 @@
 
 use serde_json::value::RawValue;
 
+use super::Digest;
 use super::json::{Others, members, value};
 use super::ticket::TicketId;
 use crate::time::Unix;
@@ -20,6 +21,10 @@ pub struct Grant {
     pub user: UserBuf,
     /// The token's `exp`: from then on it is void.
     pub expires: Unix,
+    /// The token's `iat`: when it was made, if it says so.
+    pub issued: Option<Unix>,
+    /// Which token it is: its `jti`, if it has one.
+    pub token: Option<Digest>,
     /// How exactly its holder learns when others were last active.
     pub last_active: LastActive,
     /// Its holder may be online. Without it they are a viewer, for whom no slot is ever made.
@@ -27,6 +32,14 @@ pub struct Grant {
     /// It came in this ticket, and is good for one stream.
     pub ticket: Option<TicketId>,
     watch: Watch,
+}
+
+/// What a token says beside what it grants.
+pub(super) struct Said {
+    pub(super) user: UserBuf,
+    pub(super) expires: Unix,
+    pub(super) issued: Option<Unix>,
+    pub(super) token: Option<Digest>,
 }
 
 /// Whom a token without `watch` lets its holder watch, beside themselves.
@@ -50,8 +63,7 @@ impl Grant {
     /// Reads the claim `greendot`, an object of `watch`, `last_active` and `publish`, each of which
     /// may be absent. None if it holds anything else: a misspelt member must not mean the default.
     pub(super) fn read(
-        user: UserBuf,
-        expires: Unix,
+        said: Said,
         claim: Option<&RawValue>,
         watch_default: WatchDefault,
     ) -> Option<Grant> {
@@ -73,9 +85,17 @@ impl Grant {
             None => true,
             Some(flag) => value(flag)?,
         };
+        let Said {
+            user,
+            expires,
+            issued,
+            token,
+        } = said;
         Some(Grant {
             user,
             expires,
+            issued,
+            token,
             last_active,
             publish,
             ticket: None,
@@ -84,13 +104,15 @@ impl Grant {
     }
 
     /// Appends it as a ticket carries it: `exp` u64, flags u8 (bits 0 and 1 `last_active`, bit 2
-    /// `publish`), `sub`, entries of `watch`. Each of the last is a length of one byte and so many
-    /// bytes.
+    /// `publish`, bits 3 and 4 the next two are there), `iat` u64, the digest of `jti` in 16 bytes,
+    /// `sub`, entries of `watch`. Each of the last is a length of one byte and so many bytes.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         // What a grant gets more is carried too.
         let Grant {
             user,
             expires,
+            issued,
+            token,
             last_active,
             publish,
             watch: _,
@@ -99,7 +121,11 @@ impl Grant {
         out.extend_from_slice(&expires.ms().to_be_bytes());
         let levels = LastActive::ALL.iter();
         let level = levels.take_while(|(_, level)| level != last_active).count() as u8;
-        out.push(level | u8::from(*publish) << 2);
+        let flags = [*publish, issued.is_some(), token.is_some()];
+        let flags = flags.into_iter().rev();
+        out.push(flags.fold(0, |bits, flag| bits << 1 | u8::from(flag)) << 2 | level);
+        out.extend(issued.iter().flat_map(|at| at.ms().to_be_bytes()));
+        out.extend(token.iter().flat_map(|token| token.bytes()));
         let entries = self.watch_entries();
         for text in [user.as_str()]
             .into_iter()
@@ -114,6 +140,18 @@ impl Grant {
     pub(super) fn carried(bytes: &[u8], ticket: TicketId) -> Option<Grant> {
         let (expires, rest) = bytes.split_first_chunk()?;
         let (flags, mut rest) = rest.split_first()?;
+        let mut issued = None;
+        if flags & 8 != 0 {
+            let (at, behind) = rest.split_first_chunk()?;
+            issued = Some(Unix::from_ms(u64::from_be_bytes(*at)));
+            rest = behind;
+        }
+        let mut token = None;
+        if flags & 16 != 0 {
+            let (digest, behind) = rest.split_first_chunk()?;
+            token = Some(Digest::from_bytes(*digest));
+            rest = behind;
+        }
         let mut texts = Vec::new();
         while let Some((length, behind)) = rest.split_first() {
             let (text, behind) = behind.split_at_checked(usize::from(*length))?;
@@ -125,6 +163,8 @@ impl Grant {
         Some(Grant {
             user: UserBuf::from_text(texts.pop()?).ok()?,
             expires: Unix::from_ms(u64::from_be_bytes(*expires)),
+            issued,
+            token,
             last_active,
             publish: flags & 4 != 0,
             watch: Watch::read(&watch)?,
@@ -203,8 +243,13 @@ mod tests {
 
     fn grant(claim: Option<&str>, watch_default: WatchDefault) -> Option<Grant> {
         let claim: Option<&RawValue> = claim.map(|claim| serde_json::from_str(claim).unwrap());
-        let alice = UserBuf::from_text("alice").unwrap();
-        Grant::read(alice, Unix::from_ms(1), claim, watch_default)
+        let said = Said {
+            user: UserBuf::from_text("alice").unwrap(),
+            expires: Unix::from_ms(1),
+            issued: None,
+            token: None,
+        };
+        Grant::read(said, claim, watch_default)
     }
 
     fn may(grant: &Grant, user: &str) -> bool {

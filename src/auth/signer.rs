@@ -66,6 +66,8 @@ pub struct Claims<'c> {
     pub audience: Option<&'c str>,
     /// `iss`.
     pub issuer: Option<&'c str>,
+    /// `jti`: by which it can be revoked alone.
+    pub id: Option<&'c str>,
     /// Whom its holder may watch; none leaves it to the node.
     pub watch: Option<&'c [String]>,
     /// How exactly they learn when others were last active.
@@ -84,6 +86,8 @@ struct Payload<'c> {
     aud: Option<&'c str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'c str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<&'c str>,
     greendot: Greendot<'c>,
 }
 
@@ -125,6 +129,7 @@ impl Claims<'_> {
             exp: self.expires.ms() / 1_000,
             aud: self.audience,
             iss: self.issuer,
+            jti: self.id,
             greendot: Greendot {
                 watch: self.watch,
                 last_active: self.last_active.name(),

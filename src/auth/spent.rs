@@ -194,6 +194,7 @@ mod tests {
 
     use super::*;
     use crate::auth::WatchDefault;
+    use crate::auth::grant::Said;
     use crate::wire::UserBuf;
 
     const LIFE: u64 = 7;
@@ -206,9 +207,13 @@ mod tests {
     }
 
     fn grant(ttl_ms: u64) -> Grant {
-        let alice = UserBuf::from_text("alice").unwrap();
-        let expires = at(ttl_ms, 0).unix;
-        Grant::read(alice, expires, None, WatchDefault::Nobody).unwrap()
+        let said = Said {
+            user: UserBuf::from_text("alice").unwrap(),
+            expires: at(ttl_ms, 0).unix,
+            issued: None,
+            token: None,
+        };
+        Grant::read(said, None, WatchDefault::Nobody).unwrap()
     }
 
     fn key() -> FleetKey {

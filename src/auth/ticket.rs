@@ -163,7 +163,8 @@ fn mac(key: &FleetKey, bytes: &[u8]) -> [u8; MAC_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::WatchDefault;
+    use crate::auth::grant::Said;
+    use crate::auth::{Digest, WatchDefault};
     use crate::wire::UserBuf;
 
     const ID: TicketId = TicketId {
@@ -173,10 +174,14 @@ mod tests {
     };
 
     fn grant(claim: &str) -> Grant {
-        let alice = UserBuf::from_text("ali\u{e9}").unwrap();
         let claim = serde_json::from_str(claim).unwrap();
-        let expires = Unix::from_ms(1_764_013_200_000);
-        Grant::read(alice, expires, Some(claim), WatchDefault::Nobody).unwrap()
+        let said = Said {
+            user: UserBuf::from_text("ali\u{e9}").unwrap(),
+            expires: Unix::from_ms(1_764_013_200_000),
+            issued: None,
+            token: None,
+        };
+        Grant::read(said, Some(claim), WatchDefault::Nobody).unwrap()
     }
 
     fn keys() -> Keys {
@@ -192,8 +197,15 @@ mod tests {
             r#"{"watch":["bob","team-*","carol"],"last_active":"minutes","publish":false}"#,
             r#"{"watch":["\u00e9*"],"last_active":"none"}"#,
         ] {
-            let grant = grant(claim);
-            for key in ["11", "22"] {
+            let mut grant = grant(claim);
+            for (key, issued, jti) in [
+                ("11", None, None),
+                ("22", Some(17), None),
+                ("22", None, Some("x")),
+                ("11", Some(17), Some("x")),
+            ] {
+                grant.issued = issued.map(Unix::from_ms);
+                grant.token = jti.map(Digest::of_token);
                 let key = FleetKey::from_hex(&key.repeat(32)).unwrap();
                 let text = ID.seal(&grant, &key).unwrap();
                 let mut expected = grant.clone();

@@ -5,9 +5,10 @@
 
 use serde_json::value::RawValue;
 
+use super::grant::Said;
 use super::json::{Others, members, value};
 use super::keys::Keys;
-use super::{Grant, WatchDefault, from_base64url};
+use super::{Digest, Grant, WatchDefault, from_base64url};
 use crate::time::Unix;
 use crate::wire::UserBuf;
 
@@ -15,7 +16,7 @@ use crate::wire::UserBuf;
 pub const TOKEN_BYTES_MAX: usize = 4_096;
 
 /// How far, in ms, the clock of whoever issues tokens may be ahead of this one.
-const AHEAD_MS_MAX: u64 = 10_000;
+pub(super) const AHEAD_MS_MAX: u64 = 10_000;
 
 /// By what tokens are verified.
 #[derive(Debug)]
@@ -66,13 +67,15 @@ pub enum Refusal {
     Audience,
     /// It is from another issuer.
     Issuer,
+    /// It, or all of its user's that were made when it was, has been revoked.
+    Revoked,
     /// The claim `greendot` has a member that is not known, or one of the wrong form.
     Grant,
 }
 
 impl Refusal {
     /// All, with a name that stays as it is.
-    pub const ALL: [(Refusal, &'static str); 16] = [
+    pub const ALL: [(Refusal, &'static str); 17] = [
         (Refusal::TooLong, "too_long"),
         (Refusal::Form, "form"),
         (Refusal::Header, "header"),
@@ -88,6 +91,7 @@ impl Refusal {
         (Refusal::Early, "early"),
         (Refusal::Audience, "aud"),
         (Refusal::Issuer, "iss"),
+        (Refusal::Revoked, "revoked"),
         (Refusal::Grant, "greendot"),
     ];
 
@@ -115,16 +119,20 @@ impl Refusal {
             Refusal::Algorithm => "the token's alg is not its key's",
             Refusal::Signature => "the token's signature does not hold",
             Refusal::Claims => {
-                "the token's claims are no JSON object, name one twice, or exp, nbf or iat is not \
-                 a whole number of seconds"
+                "the token's claims are no JSON object, name one twice, have a jti that is no \
+                 string, or an exp, nbf or iat that is not a whole number of seconds"
             }
             Refusal::Subject => "the token's sub is missing or not a user id",
             Refusal::NoExpiry => "the token has no exp",
             Refusal::Expired => "the token has expired",
-            Refusal::LongLived => "the token's exp lies further ahead than --token-ttl-max",
+            Refusal::LongLived => {
+                "the token's exp lies further behind its iat, or further ahead, than \
+                 --token-ttl-max"
+            }
             Refusal::Early => "the token's nbf or iat lies ahead",
             Refusal::Audience => "the token's aud is not the one expected, --jwt-aud",
             Refusal::Issuer => "the token's iss is not the one expected, --jwt-iss",
+            Refusal::Revoked => "the token has been revoked",
             Refusal::Grant => {
                 "the token's greendot claim has other members than watch (at most 256 ids, \
                  prefixes ending in one *, or *), last_active (exact, minutes, none) and publish"
@@ -165,8 +173,8 @@ impl Rules {
     /// Errors: the first reason against them.
     pub fn judge(&self, claims: &[u8], now: Unix) -> Result<Grant, Refusal> {
         let claims = std::str::from_utf8(claims).map_err(|_| Refusal::Claims)?;
-        let names = ["sub", "exp", "nbf", "iat", "aud", "iss", "greendot"];
-        let [sub, exp, nbf, iat, aud, iss, greendot] =
+        let names = ["sub", "exp", "nbf", "iat", "jti", "aud", "iss", "greendot"];
+        let [sub, exp, nbf, iat, jti, aud, iss, greendot] =
             members(claims, names, Others::Ignored).ok_or(Refusal::Claims)?;
 
         let [exp, nbf, iat] = [exp, nbf, iat].map(|raw| raw.map(seconds).transpose());
@@ -174,11 +182,18 @@ impl Rules {
         if now >= expires {
             return Err(Refusal::Expired);
         }
-        if expires.ms_since(now) > self.ttl_max_ms {
+        let issued = iat?;
+        // By its own word too: one that is of use later would outlive its revocation.
+        let born = issued.unwrap_or(now).min(now);
+        if expires.ms_since(born) > self.ttl_max_ms {
             return Err(Refusal::LongLived);
         }
         let latest = now.plus_ms(AHEAD_MS_MAX);
-        if [nbf?, iat?].into_iter().flatten().any(|from| from > latest) {
+        if [nbf?, issued]
+            .into_iter()
+            .flatten()
+            .any(|from| from > latest)
+        {
             return Err(Refusal::Early);
         }
         self.check_audience(aud)?;
@@ -188,8 +203,14 @@ impl Rules {
             return Err(Refusal::Issuer);
         }
         let sub: String = sub.and_then(value).ok_or(Refusal::Subject)?;
-        let user = UserBuf::from_text(sub).map_err(|_| Refusal::Subject)?;
-        Grant::read(user, expires, greendot, self.watch_default).ok_or(Refusal::Grant)
+        let jti = jti.map(|raw| value::<String>(raw).ok_or(Refusal::Claims));
+        let said = Said {
+            user: UserBuf::from_text(sub).map_err(|_| Refusal::Subject)?,
+            expires,
+            issued,
+            token: jti.transpose()?.map(|jti| Digest::of_token(&jti)),
+        };
+        Grant::read(said, greendot, self.watch_default).ok_or(Refusal::Grant)
     }
 
     /// `aud` is a string or a list of them (RFC 7519, section 4.1.3).

@@ -280,6 +280,11 @@ fn token_command() -> Command {
             "NAME",
             "Name its key so, as is needed where a node has several",
         )))
+        .arg(making(text(
+            "jti",
+            "TEXT",
+            "Its id (jti), by which it can be revoked alone",
+        )))
         .arg(text("aud", "TEXT", "Its audience (aud)"))
         .arg(text("iss", "TEXT", "Its issuer (iss)"))
         .arg(path_arg("key").action(ArgAction::Append).help(
@@ -514,6 +519,7 @@ fn token_options(
         viewer: given.get_flag("viewer"),
         audience,
         issuer,
+        id: text("jti"),
         kid: text("kid"),
         key,
     }))

@@ -195,6 +195,7 @@ fn tokens_are_made_and_judged() {
         viewer: false,
         audience: None,
         issuer: None,
+        id: None,
         kid: None,
         key: "k".into(),
     };

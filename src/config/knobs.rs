@@ -378,6 +378,10 @@ pub const KNOBS: &[Knob] = &[
         settings.device_key_epoch_ms,
         "Time after which devices' keys are others; one counts for at least so long and at most \
          twice as long; the same on every node"),
+    number!(IDENTITY, "revocations-max", Count count 1..=1 << 26,
+        identity.revocations_max,
+        "Most revocations of tokens in force at a time; each is kept for token-ttl-max, in some \
+         120 bytes"),
     number!(RATES, "queries-per-user-second-max", Count count 0..=1_000_000,
         identity.rates.queries_per_second_max,
         "Most queries of one user's tokens in a second, on all shards; beyond: 429; 0: any"),

@@ -91,6 +91,8 @@ pub struct IdentityConfig {
     pub service_keys: Option<PathBuf>,
     /// What the holder of a token may ask in a time.
     pub rates: RateLimits,
+    /// Most revocations in force.
+    pub revocations_max: u32,
 }
 
 impl Default for IdentityConfig {
@@ -106,6 +108,7 @@ impl Default for IdentityConfig {
             tickets_bytes_max: 32 << 20,
             service_keys: None,
             rates: RateLimits::default(),
+            revocations_max: 1 << 20,
         }
     }
 }

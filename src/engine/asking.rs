@@ -26,6 +26,12 @@ const SETTLED_PER_CALL: usize = 256;
 impl Engine {
     /// What is to be sent to other nodes. Empty in the role that has none.
     pub fn poll_outbound(&mut self, now: Now) -> Option<Outbound> {
+        if let Some(asker) = self.keeping.pop_front() {
+            return Some(Outbound::Revoked(Some(asker)));
+        }
+        if std::mem::take(&mut self.passes_revocations_on) {
+            return Some(Outbound::Revoked(None));
+        }
         if let Some(decided) = self.posts.poll_publish() {
             return Some(Outbound::Publish(decided));
         }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::conn::permits::Tag;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
@@ -70,7 +71,7 @@ pub(super) struct Goodbye {
     /// This one ends, and its holder says goodbye.
     pub(super) stream: Option<ConnId>,
     /// Whose token said it, if anybody is asked for one: the stream must be theirs.
-    pub(super) holder: Option<u64>,
+    pub(super) holder: Option<Tag>,
     /// It counts so much later, in ms, if nothing is heard meanwhile.
     pub(super) after_ms: u64,
 }
@@ -100,6 +101,8 @@ pub enum Verdict {
     UnknownStream,
     /// Too much of the kind waits already.
     Full,
+    /// It could not be written to disk.
+    NotKept,
 }
 
 impl Errand {

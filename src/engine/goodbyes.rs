@@ -254,13 +254,21 @@ impl Engine {
 
     /// Ends a stream whose token is void. Its holder may come back with another.
     pub(super) fn say_expired(&mut self, id: ConnId, now: Now) {
+        self.end_with_token(id, Counter::ClosedExpired, now);
+    }
+
+    /// The same, before the token's time.
+    pub(super) fn say_revoked(&mut self, id: ConnId, now: Now) {
+        self.end_with_token(id, Counter::ClosedRevoked, now);
+    }
+
+    fn end_with_token(&mut self, id: ConnId, why: Counter, now: Now) {
         let conn = self.conns.at(id.index);
         if conn.unsent_bytes() + sse::GOODBYE_BYTES_MAX <= self.settings.outbox_bytes_max {
             conn.say(sse::write_expired);
             self.counters.add(Counter::EventsExpired, 1);
         }
-        self.conns
-            .end(id, Counter::ClosedExpired, now.mono, &mut self.counters);
+        self.conns.end(id, why, now.mono, &mut self.counters);
     }
 
     /// At a real-time node: a stream has ended for a log-out. What it has beaten since that was

@@ -8,7 +8,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::calls::caller::NewPermit;
+use super::conn::permits::Tag;
 use super::errand::{Errand, Verdict};
+use crate::auth::{Grant, TOKEN_BYTES_MAX};
 use crate::presence::Transition;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
@@ -104,7 +107,7 @@ pub struct StreamBeat {
     /// The stream, of the shard addressed; the asker has shown that it knows it.
     pub stream: ConnId,
     /// Whose token said it, if anybody is asked for one: the stream must be theirs.
-    pub holder: Option<u64>,
+    pub(super) holder: Option<Tag>,
     /// Who waits for the answer.
     pub asker: ConnId,
 }
@@ -158,21 +161,36 @@ pub struct Edit {
     /// The stream, of the shard addressed; the asker has shown that it knows it.
     pub stream: ConnId,
     /// Whose token asks, if anybody is asked for one: the stream must be theirs.
-    pub holder: Option<u64>,
-    /// Users to watch.
-    pub add: Vec<UserBuf>,
-    /// Users to watch no longer.
-    pub remove: Vec<UserBuf>,
+    pub(super) holder: Option<Tag>,
+    pub(super) change: Change,
     /// Who waits for the outcome.
     pub asker: (ShardId, ConnId),
     pub until: Mono,
 }
 
+/// What an edit changes.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// Users to watch, and users to watch no longer.
+    List {
+        add: Vec<UserBuf>,
+        remove: Vec<UserBuf>,
+    },
+    /// The token by which the stream is open, and whoever it does not let watch.
+    Token(Box<Grant>, NewPermit),
+}
+
 /// What an edit came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EditOutcome {
     /// The list has so many watches.
     Watching(usize),
+    /// The stream has another token.
+    Renewed(Box<Renewed>),
+    /// The token has been revoked meanwhile.
+    Revoked,
+    /// Its user is online by it, and the token is a viewer's.
+    Viewer,
     /// There is no such stream.
     Unknown,
     /// The list would be longer than watches_per_stream_max.
@@ -183,6 +201,17 @@ pub enum EditOutcome {
     NamesFull,
     /// The holder's mailbox is full.
     Busy,
+}
+
+/// What a stream's new token came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Renewed {
+    /// The list has so many watches now.
+    pub watching: usize,
+    /// Some of whom the token does not let watch.
+    pub dropped: Vec<UserBuf>,
+    /// How many they were.
+    pub dropped_total: usize,
 }
 
 /// What a mailbox must know of a piece.
@@ -234,7 +263,10 @@ impl Mail {
         let Mail::Edit(edit) = self else {
             return None;
         };
-        let users = edit.add.iter().chain(&edit.remove);
+        let Change::List { add, remove } = &edit.change else {
+            return Some(TOKEN_BYTES_MAX);
+        };
+        let users = add.iter().chain(remove);
         let bytes = users.map(|user| user.as_str().len() + USER_OVERHEAD_BYTES);
         Some(bytes.sum())
     }
@@ -251,7 +283,11 @@ impl Mail {
     /// hint.
     pub fn weight(&self) -> usize {
         match self {
-            Mail::Edit(edit) => 1 + (edit.add.len() + edit.remove.len()) / 64,
+            Mail::Edit(edit) => match &edit.change {
+                Change::List { add, remove } => 1 + (add.len() + remove.len()) / 64,
+                // All that the stream watches is looked at.
+                Change::Token(..) => 64,
+            },
             Mail::Transitions(decided) => 1 + decided.transitions.len() / 64,
             Mail::Look(slots) => 1 + slots.len() / 64,
             Mail::Answered(answered) => 1 + (answered.sure.len() + answered.unseen.len()) / 64,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::arrivals::Arrivals;
 use super::conn::life::Conns;
+use super::errand::Asker;
 use super::farewells::Farewells;
 use super::forgetting::Leaving;
 use super::horizon::Horizon;
@@ -20,7 +21,7 @@ use super::silence::Silence;
 use super::telling::Telling;
 use super::upstream::Upstream;
 use super::wrong_key::HandedOver;
-use crate::auth::{Keyring, Keyrings};
+use crate::auth::{Keyring, Keyrings, Revoked};
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
 use crate::realtime::ConnId;
@@ -48,6 +49,8 @@ pub struct EngineParts {
     pub presence: Arc<Presence>,
     /// Where the node's keys are found: by what beats are opened, and callers known.
     pub keyrings: Arc<Keyrings>,
+    /// Whose tokens are void before their time.
+    pub revoked: Arc<Revoked>,
     /// The same for all shards of a process: makes stream ids unguessable.
     pub secret: [u8; 32],
     /// Of the jitter.
@@ -96,6 +99,10 @@ pub struct Engine {
     pub(super) upstream: Option<Upstream>,
     /// Goodbyes that wait for real-time nodes.
     pub(super) farewells: Farewells,
+    /// Requests that wait until revocations are on disk.
+    pub(super) keeping: VecDeque<Asker>,
+    /// Other nodes have told what is to be passed on.
+    pub(super) passes_revocations_on: bool,
     /// What time brings.
     pub(super) passes: Passes,
     /// Publishers' streams of which the kernel is to be asked before they are vouched for.
@@ -119,6 +126,7 @@ pub(super) struct Node {
     /// The keys of this turn.
     pub(super) keyring: Arc<Keyring>,
     pub(super) secret: [u8; 32],
+    pub(super) revoked: Arc<Revoked>,
     pub(super) board: Arc<Board>,
     pub(super) limits: RequestLimits,
 }
@@ -182,8 +190,11 @@ impl Engine {
             horizon: Horizon::new(now.mono),
             upstream: Upstream::of(&parts.role),
             farewells: Farewells::new(parts.mirrors),
+            keeping: VecDeque::new(),
+            passes_revocations_on: false,
             passes: Passes::new(
                 (!follows).then(|| Sweep::new(parts.shard, parts.shards)),
+                parts.revoked.end(),
                 now.mono,
             ),
             asked: VecDeque::new(),
@@ -203,6 +214,7 @@ impl Engine {
                 keyring: parts.keyrings.load_full(),
                 keyrings: parts.keyrings,
                 secret: parts.secret,
+                revoked: parts.revoked,
                 board: parts.board,
                 limits,
             },

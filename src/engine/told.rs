@@ -4,6 +4,7 @@
 //! Owns whom it believes and what is said back. Taken over means told: the transitions go the way
 //! of all others.
 
+use super::calls::instance_of;
 use super::calls::refused::{Reason, Refused};
 use super::calls::served::overloaded;
 use super::parts::Engine;
@@ -14,7 +15,7 @@ use crate::presence::{InternFault, Source};
 use crate::slot::Slot;
 use crate::status::Status;
 use crate::time::{Now, Unix};
-use crate::wire::feed::{FEED_HEADER, Place};
+use crate::wire::feed::{FEED_HEADER, LIFE_HEADER, Place};
 use crate::wire::record::{ItemFault, Told};
 use crate::wire::response::{Answer, problems};
 
@@ -111,7 +112,13 @@ pub(super) fn put(
     }
     let answer = refused.answer();
     match taken {
-        Some(taken) => answer.with_lines(format!("{FEED_HEADER}: {}\r\n", taken.held)),
+        Some(taken) => {
+            let life = instance_of(&engine.node.secret);
+            answer.with_lines(format!(
+                "{FEED_HEADER}: {}\r\n{LIFE_HEADER}: {life:x}\r\n",
+                taken.held
+            ))
+        }
         None => answer,
     }
 }

@@ -13,7 +13,9 @@ use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::inquiry::Inquiry;
 use super::log_outs::LogOuts;
 use super::reply::{JSON, Meaning, Reply, Request, reason};
+use super::revocations::Revocations;
 use super::{Answerer, STATES_PER_REQUEST_MAX, Standing};
+use crate::auth::Revoked;
 use crate::engine::{Mail, Outbound, adopt_answers};
 use crate::metrics::Counter;
 use crate::presence::{Presence, UNTOLD_MS_MAX};
@@ -29,6 +31,7 @@ pub struct Asking {
     brings_bundle: bool,
     brought_bundle: bool,
     log_outs: LogOuts,
+    revocations: Revocations,
     /// The presence node's index.
     node: usize,
     /// Users in the request under way.
@@ -48,13 +51,14 @@ pub struct Asking {
 impl Asking {
     /// To the presence node at this index, which has not been seen yet, for a node of so many
     /// shards. `seed` is of the jitter.
-    pub fn new(seed: u64, node: usize, shards: usize) -> Asking {
+    pub fn new(seed: u64, node: usize, shards: usize, revoked: &Arc<Revoked>) -> Asking {
         Asking {
             inquiry: Inquiry::new(seed, shards),
             delivery: Delivery::new(),
             brings_bundle: false,
             brought_bundle: false,
             log_outs: LogOuts::new(),
+            revocations: Revocations::new(Arc::clone(revoked)),
             node,
             asked: 0,
             asked_at: Mono::default(),
@@ -88,6 +92,8 @@ impl Asking {
             | Outbound::Publish(_)
             | Outbound::Holders(_)
             | Outbound::EndStreams(_) => {}
+            // The journal is looked at before each request.
+            Outbound::Revoked(_) => {}
         }
         None
     }
@@ -96,6 +102,8 @@ impl Asking {
     pub fn next(&self) -> Mono {
         match () {
             () if self.brings_bundle || self.log_outs.is_under_way() => Mono::NEVER,
+            () if self.revocations.is_under_way() => Mono::NEVER,
+            () if self.may_revoke() => self.revocations.next().min(self.next_without()),
             () if self.may_log_out() => self.log_outs.next().min(self.next_without()),
             () => self.next_without(),
         }
@@ -115,6 +123,10 @@ impl Asking {
         !self.log_outs.is_empty() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
     }
 
+    fn may_revoke(&self) -> bool {
+        self.revocations.has_news() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
+    }
+
     fn may_bring_bundle(&self) -> bool {
         self.delivery.has_bundle() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
     }
@@ -122,8 +134,13 @@ impl Asking {
     /// The next request, if it is time. One at a time: its reply comes first. Datagrams and
     /// questions take turns.
     pub fn poll_request(&mut self, now: Mono) -> Option<Request> {
-        if self.brings_bundle || self.log_outs.is_under_way() {
+        if self.brings_bundle || self.log_outs.is_under_way() || self.revocations.is_under_way() {
             return None;
+        }
+        if self.may_revoke()
+            && let Some(request) = self.revocations.poll_request(now)
+        {
+            return Some(request);
         }
         if self.may_log_out()
             && let Some(request) = self.log_outs.poll_request(now)
@@ -174,6 +191,12 @@ impl Asking {
             }
             return effects;
         }
+        if self.revocations.is_under_way() {
+            self.revocations.handle_reply(Meaning::of(reply), now.mono);
+            let lost = reply.is_err();
+            let effect = lost.then(|| self.failed(reply, presence, now.mono));
+            return effect.flatten().into_iter().collect();
+        }
         if std::mem::take(&mut self.brings_bundle) {
             return self.bundle_reply(reply, presence, now.mono);
         }
@@ -185,6 +208,7 @@ impl Asking {
                 let sample = if sampled { told.pop() } else { None };
                 self.warned.clear();
                 let Answerer { birth, clock, .. } = answerer;
+                self.revocations.lives(birth);
                 presence.source_answered(self.node, birth, clock, self.asked_at, now.mono);
                 if !told.is_empty() {
                     let (answered, refused) = adopt_answers(presence, &told, answerer.as_of, now);
@@ -402,7 +426,7 @@ mod tests {
             World {
                 presence: Presence::follower(options, at(1_000)).unwrap(),
                 nodes: Nodes::new(["127.0.0.1:1"]),
-                link: Asking::new(1, 0, 1),
+                link: Asking::new(1, 0, 1, &Arc::new(Revoked::new(9, 1))),
                 ms: 1_000,
             }
         }
@@ -497,6 +521,7 @@ mod tests {
             status: 200,
             node: Some(node),
             held: None,
+            life: None,
             body: format!(r#"{{"presence":[{records}]}}"#).into_bytes(),
         })
     }

@@ -258,6 +258,7 @@ mod tests {
             status: 200,
             node,
             held,
+            life: None,
             body: body.into_bytes(),
         })
     }

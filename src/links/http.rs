@@ -13,7 +13,7 @@ use super::reply::{Fault, Reply, Request, Said};
 use super::socket::Connect;
 use crate::engine::{NODE_HEADER, REFUSES_NEW};
 use crate::time::Unix;
-use crate::wire::feed::{FEED_HEADER, Held};
+use crate::wire::feed::{FEED_HEADER, Held, LIFE_HEADER};
 
 /// Longest time for a whole request and its answer, in ms: a node that takes longer is out of
 /// sight.
@@ -137,6 +137,7 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Erro
     let field = |name| answer.headers().get(name)?.to_str().ok();
     let node = field(NODE_HEADER).and_then(Answerer::parse);
     let held = field(FEED_HEADER).and_then(Held::parse);
+    let life = field(LIFE_HEADER).and_then(|life| u64::from_str_radix(life, 16).ok());
     // Read to the end, or the connection can not be used again.
     let body = answer
         .body_mut()
@@ -147,6 +148,7 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<Said, ureq::Erro
         status: answer.status().as_u16(),
         node,
         held,
+        life,
         body,
     })
 }

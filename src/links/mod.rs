@@ -23,6 +23,7 @@ mod inquiry;
 mod log_outs;
 mod publishing;
 mod reply;
+mod revocations;
 mod socket;
 mod threads;
 

@@ -4,11 +4,15 @@
 //! Owns what is warned of and when: once for each reason in a row. Which states are told and when
 //! is the [`Announcer`]'s. Time is an argument; requests, replies and effects are values.
 
+use std::sync::Arc;
+
 use super::Standing;
 use super::announcer::Announcer;
 use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::farewells::Farewells;
 use super::reply::{JSON, Meaning, Reply, Request, Said, reason};
+use super::revocations::Revocations;
+use crate::auth::Revoked;
 use crate::engine::Outbound;
 use crate::metrics::Counter;
 use crate::presence::{Presence, Transition};
@@ -20,6 +24,7 @@ use crate::wire::feed::FEED_HEADER;
 pub struct Publishing {
     announcer: Announcer,
     farewells: Farewells,
+    revocations: Revocations,
     /// The last request was theirs: both take turns.
     farewell_last: bool,
     /// Which holder of slots it is (see [`Presence::link`]).
@@ -36,10 +41,11 @@ pub struct Publishing {
 impl Publishing {
     /// Nothing to tell. `seed` is of the jitter, `birth` tells this life of this node from
     /// others; the link holds slots as `holder`.
-    pub fn new(seed: u64, birth: u64, holder: u16) -> Publishing {
+    pub fn new(seed: u64, birth: u64, holder: u16, revoked: &Arc<Revoked>) -> Publishing {
         Publishing {
             announcer: Announcer::new(seed, birth),
             farewells: Farewells::new(),
+            revocations: Revocations::new(Arc::clone(revoked)),
             farewell_last: false,
             holder,
             leaving: Vec::new(),
@@ -65,6 +71,8 @@ impl Publishing {
             | Outbound::Sample { .. }
             | Outbound::Asks { .. }
             | Outbound::LogOut { .. } => {}
+            // The journal is looked at before each request.
+            Outbound::Revoked(_) => {}
         }
         None
     }
@@ -93,9 +101,13 @@ impl Publishing {
     pub fn next(&self) -> Mono {
         match () {
             () if self.farewells.is_under_way() => Mono::NEVER,
+            () if self.revocations.is_under_way() => Mono::NEVER,
             () if self.announcer.is_under_way() => Mono::NEVER,
             () if self.announcer.is_failing() => self.announcer.next(),
-            () => self.announcer.next().min(self.farewells.next()),
+            () => {
+                let others = self.farewells.next().min(self.revocations.next());
+                self.announcer.next().min(others)
+            }
         }
     }
 
@@ -105,12 +117,15 @@ impl Publishing {
         if !self.leaving.is_empty() {
             self.let_go(presence);
         }
-        if self.farewells.is_under_way() {
+        if self.farewells.is_under_way() || self.revocations.is_under_way() {
             return None;
         }
         if self.announcer.is_failing() {
             self.farewells.out_of_sight(now.mono);
         } else if !self.announcer.is_under_way() {
+            if let Some(request) = self.revocations.poll_request(now.mono) {
+                return Some(request);
+            }
             let turn = !self.farewell_last || self.announcer.next() > now.mono;
             let request = turn
                 .then(|| self.farewells.poll_request(now.mono))
@@ -138,6 +153,13 @@ impl Publishing {
             // Whether the node is there is found out by what is published.
             let mail = self.farewells.handle_reply(reply, now);
             return mail.into_iter().map(Effect::Tell).collect();
+        }
+        if self.revocations.is_under_way() {
+            self.revocations.handle_reply(Meaning::of(reply), now);
+            return Vec::new();
+        }
+        if let Some(life) = reply.as_ref().ok().and_then(|said| said.life) {
+            self.revocations.lives(life);
         }
         match Meaning::of(reply) {
             Meaning::Done => self.taken(reply, now),
@@ -199,7 +221,8 @@ impl Publishing {
     /// A node that stops has nothing left to tell here, or nobody to tell it to.
     pub fn may_stop(&self, now: Mono) -> bool {
         let announcer = &self.announcer;
-        let told = announcer.is_empty() && self.farewells.is_empty();
+        let told =
+            announcer.is_empty() && self.farewells.is_empty() && !self.revocations.has_news();
         told || announcer.is_failing() || self.next() > now
     }
 }
@@ -242,7 +265,7 @@ mod tests {
         fn new(users: &[&str]) -> World {
             let mut world = World {
                 store: Store::new(),
-                link: Publishing::new(1, 0xa7, 1),
+                link: Publishing::new(1, 0xa7, 1, &Arc::new(Revoked::new(9, 1))),
                 ms: 2_000,
             };
             users.iter().for_each(|user| drop(world.mark(user)));
@@ -413,6 +436,7 @@ mod tests {
             status,
             node,
             held,
+            life: None,
             body,
         }));
         assert_eq!(
@@ -425,6 +449,7 @@ mod tests {
             status,
             node,
             held,
+            life: None,
             body: body.to_vec(),
         }));
         let said = "Say(ItemsRefused(1, \"since_ahead\"))";

@@ -39,6 +39,8 @@ pub struct Said {
     pub node: Option<Answerer>,
     /// What a real-time node says of the feed that a message belongs to.
     pub held: Option<Held>,
+    /// Which life of a real-time node says so.
+    pub life: Option<u64>,
     /// The whole body.
     pub body: Vec<u8>,
 }
@@ -92,11 +94,12 @@ pub(super) fn reason(reply: &Reply) -> String {
 
 #[cfg(test)]
 pub(super) fn said(status: u16) -> Reply {
-    let (node, held, body) = (None, None, Vec::new());
+    let (node, held, life, body) = (None, None, None, Vec::new());
     Ok(Said {
         status,
         node,
         held,
+        life,
         body,
     })
 }

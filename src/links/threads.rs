@@ -17,6 +17,7 @@ use super::effect::Effect;
 use super::http::Remote;
 use super::publishing::Publishing;
 use super::{Standing, Trouble};
+use crate::auth::Revoked;
 use crate::engine::{Mail, Outbound};
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
@@ -151,6 +152,7 @@ impl<I: Send + 'static> Links<I> {
     fn start(
         remotes: Vec<Remote>,
         name: &str,
+        unseen: Standing,
         parts: LinkParts<'_>,
         run: impl Fn(usize, &Remote, &Station<I>, &Shared) + Send + Clone + 'static,
     ) -> io::Result<Links<I>> {
@@ -165,7 +167,7 @@ impl<I: Send + 'static> Links<I> {
             presence: parts.presence,
             stopping: AtomicBool::new(false),
             // In a follower nothing is known before its sources have answered.
-            standings: Mutex::new(vec![parts.unseen; remotes.len()]),
+            standings: Mutex::new(vec![unseen; remotes.len()]),
             bases: remotes.iter().map(|remote| remote.base().into()).collect(),
         });
         shared.tell_troubles(&shared.standings.lock());
@@ -217,28 +219,10 @@ pub struct LinkParts<'s> {
     pub clock: Arc<Clock>,
     /// What is published from, or answered into.
     pub presence: Arc<Presence>,
+    /// What the nodes are told of tokens.
+    pub revoked: Arc<Revoked>,
     /// Starts the threads.
     pub spawn: Spawn<'s>,
-    unseen: Standing,
-}
-
-impl<'s> LinkParts<'s> {
-    pub fn new(
-        seed: u64,
-        board: &Arc<Board>,
-        clock: &Arc<Clock>,
-        presence: &Arc<Presence>,
-        spawn: Spawn<'s>,
-    ) -> LinkParts<'s> {
-        LinkParts {
-            seed,
-            board: Arc::clone(board),
-            clock: Arc::clone(clock),
-            presence: Arc::clone(presence),
-            spawn,
-            unseen: Standing::default(),
-        }
-    }
 }
 
 impl Links<Outbound> {
@@ -252,14 +236,14 @@ impl Links<Outbound> {
         parts: LinkParts<'_>,
         tell: Tell,
     ) -> io::Result<Links<Outbound>> {
-        let seed = parts.seed;
+        let (seed, revoked) = (parts.seed, Arc::clone(&parts.revoked));
         parts.presence.expect_links(remotes.len() as u16);
         let run = move |node, remote: &Remote, station: &Station<Outbound>, shared: &Shared| {
             let holder = shared.presence.link(node);
-            let link = Publishing::new(seed ^ node as u64, birth, holder);
+            let link = Publishing::new(seed ^ node as u64, birth, holder, &revoked);
             publish(node, link, remote, station, shared, &tell);
         };
-        Links::start(remotes, "publish", parts, run)
+        Links::start(remotes, "publish", Standing::default(), parts, run)
     }
 
     /// Asks these presence nodes, whose users `nodes` tells; `tell` brings to all shards what came
@@ -272,17 +256,17 @@ impl Links<Outbound> {
         parts: LinkParts<'_>,
         tell: Tell,
     ) -> io::Result<Links<Outbound>> {
-        let seed = parts.seed;
+        let (seed, revoked) = (parts.seed, Arc::clone(&parts.revoked));
         let unseen = Standing {
             down: true,
             ..Standing::default()
         };
-        let parts = LinkParts { unseen, ..parts };
         let run = move |node, remote: &Remote, station: &Station<Outbound>, shared: &Shared| {
-            let link = Asking::new(seed ^ node as u64, node, shared.presence.shards());
+            let shards = shared.presence.shards();
+            let link = Asking::new(seed ^ node as u64, node, shards, &revoked);
             ask(node, link, remote, station, shared, &nodes, &tell);
         };
-        Links::start(remotes, "ask", parts, run)
+        Links::start(remotes, "ask", unseen, parts, run)
     }
 }
 

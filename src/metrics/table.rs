@@ -102,6 +102,7 @@ table! {
         ClosedLeft reason = "left",
         ClosedBye reason = "bye",
         ClosedExpired reason = "expired",
+        ClosedRevoked reason = "revoked",
         ClosedLife reason = "stream_life",
         ClosedEvicted reason = "evicted",
     }
@@ -154,6 +155,7 @@ table! {
         TokenEarly reason = "early",
         TokenAudience reason = "aud",
         TokenIssuer reason = "iss",
+        TokenRevoked reason = "revoked",
         TokenGrant reason = "greendot",
         TokenService reason = "service",
     }
@@ -307,6 +309,7 @@ table! {
         LimitUsersLeaving limit = "users-leaving-max",
         LimitNewUsers limit = "new-users-per-second-max",
         LimitNewUsersOfConn limit = "new-users-per-conn-second-max",
+        LimitRevocations limit = "revocations-max",
         LimitFileDescriptors limit = "nofile",
     }
 
@@ -451,6 +454,9 @@ label! {
         /// `POST /v1/stream/{stream}/watch`
         StreamWatch = "stream_watch",
         StreamBeat = "stream_beat",
+        StreamToken = "stream_token",
+        Revoke = "revoke",
+        Revocations = "revocations",
         /// `POST /v1/streams/held`
         StreamsHeld = "streams_held",
         /// `POST /v1/streams/end`

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::ServeFault;
-use crate::auth::Keyrings;
+use crate::auth::{Keyrings, Revoked};
 use crate::config::{Config, RoleName};
 use crate::engine::settings::LOOPBACK;
 use crate::engine::{EngineParts, Role, ShardId};
@@ -108,6 +108,8 @@ pub(super) struct Common {
     /// The presence nodes; none but in a real-time node.
     pub(super) nodes: Arc<Nodes>,
     pub(super) keyrings: Arc<Keyrings>,
+    /// Whose tokens are void before their time.
+    pub(super) revoked: Arc<Revoked>,
     /// What stream ids are made of; names this life of the node.
     pub(super) secret: [u8; 32],
 }
@@ -134,6 +136,7 @@ impl Common {
             role: role.clone(),
             presence: Arc::clone(&self.presence),
             keyrings: Arc::clone(&self.keyrings),
+            revoked: Arc::clone(&self.revoked),
             secret: self.secret,
             seed: seed.wrapping_add(u64::from(shard)),
             mirrors: self.config.realtime_nodes.len(),

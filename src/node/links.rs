@@ -8,8 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam::channel::Sender;
+
 use super::ServeFault;
-use crate::auth::Keyrings;
+use super::keeper::Wants;
+use crate::auth::{Keyrings, Revoked};
 use crate::config::nodes::PresenceNode;
 use crate::config::{Config, RoleName};
 use crate::engine::{Mail, Outbound, instance_of};
@@ -32,6 +35,9 @@ pub(super) struct Wiring<'n> {
     pub(super) board: &'n Arc<Board>,
     pub(super) clock: &'n Arc<Clock>,
     pub(super) presence: &'n Arc<Presence>,
+    pub(super) revoked: &'n Arc<Revoked>,
+    /// Of the thread that keeps revocations; None: a follower has none.
+    pub(super) wants: Option<Sender<Wants>>,
 }
 
 /// Before the shards run.
@@ -100,6 +106,21 @@ impl Wiring<'_> {
 
     /// One shard's way out.
     pub(super) fn outlet(&self, ready: &Ready) -> Result<Outlet, ServeFault> {
+        let mut outlet = self.outlet_of_links(ready)?;
+        let Some(wants) = self.wants.clone() else {
+            return Ok(outlet);
+        };
+        Ok(Box::new(move |outbound| {
+            if let Outbound::Revoked(asker) = &outbound
+                && wants.send(*asker).is_err()
+            {
+                tracing::debug!("a revocation came after the node had stopped keeping them");
+            }
+            outlet(outbound);
+        }))
+    }
+
+    fn outlet_of_links(&self, ready: &Ready) -> Result<Outlet, ServeFault> {
         Ok(match ready {
             Ready::None => Box::new(|_| {}),
             Ready::Presence { links, .. } => {
@@ -164,7 +185,14 @@ impl Wiring<'_> {
     }
 
     fn parts(&self) -> LinkParts<'static> {
-        LinkParts::new(self.seed, self.board, self.clock, self.presence, &spawn)
+        LinkParts {
+            seed: self.seed,
+            board: Arc::clone(self.board),
+            clock: Arc::clone(self.clock),
+            presence: Arc::clone(self.presence),
+            revoked: Arc::clone(self.revoked),
+            spawn: &spawn,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod background;
 mod build;
 mod fault;
 mod heap;
+mod keeper;
 mod keys;
 mod links;
 mod signals;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
+use crate::auth::Revoked;
 use crate::config::Config;
 use crate::engine::ShardId;
 use crate::fleet_key;
@@ -32,6 +34,7 @@ use crate::time::{Clock, boottime};
 use background::Background;
 use build::Common;
 pub use fault::ServeFault;
+use keeper::{Keeper, Keeping, Wants};
 use keys::Reloader;
 use links::{Running, Wiring};
 use signals::StopSignal;
@@ -66,6 +69,8 @@ struct Opened {
     bound: Bound,
     /// None: a follower, which has no files.
     report: Option<OpenReport>,
+    /// None: a follower; presence nodes tell it.
+    keeper: Option<Keeper>,
     /// What is said once it listens.
     sayings: Sayings,
 }
@@ -87,6 +92,7 @@ struct Node {
     usage: Background,
     /// None: a follower has nothing to write back.
     writer: Option<Background>,
+    keeping: Option<Keeping>,
     /// Each shard says here that it has drained.
     drained: Receiver<Drained>,
 }
@@ -112,6 +118,13 @@ impl Opened {
                     fleet_key::unmake(&config.key_path());
                 }
             })?;
+        let revocations_max = config.identity.revocations_max as usize;
+        let life_ms = config.identity.token_ttl_max_ms;
+        let revoked = Arc::new(Revoked::new(revocations_max, life_ms));
+        let keeper = match &report {
+            Some(_) => Some(Keeper::open(&config.data_dir, &revoked, clock.now().unix)?),
+            None => None,
+        };
         let sayings = Sayings {
             limits: format!("limits: {found} udp_buffer={}", bound.udp_buffer_bytes),
             warnings: [warnings, read.warnings, config.warnings()].concat(),
@@ -127,6 +140,7 @@ impl Opened {
             nodes: Arc::new(build::nodes_of(&config)),
             secret,
             keyrings: read.keyring.shared(),
+            revoked,
             config,
             shards,
             clock,
@@ -138,6 +152,7 @@ impl Opened {
             common,
             bound,
             report,
+            keeper,
             sayings,
         };
         Ok((opened, reloader))
@@ -148,11 +163,16 @@ impl Opened {
             common,
             bound,
             report,
+            keeper,
             sayings,
         } = self;
         let (http, udp) = (bound.http, bound.udp);
         let (drained_sender, drained) = unbounded();
-        let (shards, links) = start_shards(&common, bound, &drained_sender)?;
+        let wants = keeper.as_ref().map(Keeper::wants);
+        let (shards, links) = start_shards(&common, bound, wants, &drained_sender)?;
+        let keeping = keeper
+            .map(|keeper| keeper.start(shards.teller()))
+            .transpose()?;
         let writer = match &report {
             Some(_) => Some(background::start_write_back(&common)?),
             None => None,
@@ -167,6 +187,7 @@ impl Opened {
             heap,
             usage,
             writer,
+            keeping,
             drained,
         })
     }
@@ -176,6 +197,7 @@ impl Opened {
 fn start_shards(
     common: &Common,
     bound: Bound,
+    wants: Option<Sender<Wants>>,
     drained: &Sender<Drained>,
 ) -> Result<(Shards, Running), ServeFault> {
     let wiring = Wiring {
@@ -187,6 +209,8 @@ fn start_shards(
         board: &common.board,
         clock: &common.clock,
         presence: &common.presence,
+        revoked: &common.revoked,
+        wants,
     };
     let ready = wiring.prepare()?;
     let parts = common.engine_parts()?;
@@ -259,6 +283,9 @@ impl Node {
         }
         self.shards.stop();
         self.links.stop();
+        if let Some(keeping) = self.keeping {
+            keeping.stop();
+        }
         self.heap.stop();
         self.usage.stop();
         if let Some(writer) = self.writer {

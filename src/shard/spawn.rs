@@ -195,6 +195,11 @@ impl Teller {
     pub fn tell(&self, mail: &Mail) {
         self.doors.iter().for_each(|door| door.tell(mail.clone()));
     }
+
+    /// Posts it to one of them.
+    pub fn tell_one(&self, shard: ShardId, mail: Mail) {
+        self.doors[usize::from(shard)].tell(mail);
+    }
 }
 
 impl Shards {
@@ -278,7 +283,7 @@ mod tests {
 
     use super::super::{BindOptions, bind};
     use super::*;
-    use crate::auth::Keyring;
+    use crate::auth::{Keyring, Revoked};
     use crate::engine::Role;
     use crate::engine::settings::Settings;
     use crate::metrics::Board;
@@ -333,6 +338,7 @@ mod tests {
             role: Role::All,
             presence: Arc::clone(&presence),
             keyrings: Arc::clone(&keyrings),
+            revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
             secret: [2; 32],
             seed: u64::from(shard),
             mirrors: 0,

@@ -21,6 +21,7 @@ pub(crate) mod open;
 pub(crate) mod record;
 pub(crate) mod recover;
 pub(crate) mod region;
+mod revocations;
 pub(crate) mod sigbus;
 mod surroundings;
 #[cfg(test)]
@@ -32,4 +33,5 @@ pub use header::STORE_FILES;
 pub use log::LogRoom;
 pub use memory::MemoryChoice;
 pub use region::{FileLoss, copies_on_write};
+pub use revocations::{KeptRevocation, REVOCATIONS_FILE, RevocationLog};
 pub use write_back::{Loss, LossOf, WriteBackReport};

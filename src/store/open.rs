@@ -341,7 +341,7 @@ pub(super) fn os(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> 
 }
 
 /// Has the names in a folder on disk.
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?
         .sync_all()
         .or_else(|error| match error.kind() {

@@ -31,6 +31,8 @@ pub struct Make {
     pub viewer: bool,
     pub audience: Option<String>,
     pub issuer: Option<String>,
+    /// `jti`.
+    pub id: Option<String>,
     /// What it calls its key.
     pub kid: Option<String>,
     /// File with the key.
@@ -63,6 +65,7 @@ fn made(make: &Make, now: Unix) -> Result<String, String> {
         expires: now.plus_ms(make.ttl_ms),
         audience: make.audience.as_deref(),
         issuer: make.issuer.as_deref(),
+        id: make.id.as_deref(),
         watch: make.watch.as_deref(),
         last_active: make.last_active,
         publish: !make.viewer,
@@ -132,6 +135,7 @@ mod tests {
             viewer: true,
             audience: None,
             issuer: Some("me".into()),
+            id: None,
             kid: None,
             key,
         }

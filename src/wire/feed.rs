@@ -11,6 +11,8 @@ use crate::time::Unix;
 
 /// The header's name.
 pub const FEED_HEADER: &str = "Greendot-Feed";
+/// The name of the header in which a follower says with its answer which life of it this is.
+pub const LIFE_HEADER: &str = "Greendot-Life";
 
 /// The place of a message in what its source tells one follower.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

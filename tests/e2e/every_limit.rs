@@ -8,7 +8,7 @@ use crate::forget::erase;
 use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
-use crate::{identity, limits, overflow, rates, relayed, vanished};
+use crate::{identity, limits, overflow, rates, relayed, revoked, vanished};
 
 /// Who reaches a limit and asserts that it was counted.
 enum Reached {
@@ -35,7 +35,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 40] = [
+const LIMITS: [(&str, Reached); 41] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -53,6 +53,10 @@ const LIMITS: [(&str, Reached); 40] = [
     ("write-stall-max-ms", Reached::Here(write_stall)),
     ("leaves-put-off-max", Reached::Here(leaves_put_off)),
     ("users-leaving-max", Reached::Here(users_leaving)),
+    (
+        "revocations-max",
+        Reached::By(revoked::no_more_are_in_force_than_may_be),
+    ),
     (
         "ack-max-ms",
         Reached::By(vanished::a_peer_that_acknowledges_nothing_is_vouched_for_no_longer),

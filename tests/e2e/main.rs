@@ -34,6 +34,7 @@ mod readers;
 mod relayed;
 mod reload;
 mod restart;
+mod revoked;
 mod shards;
 mod split;
 mod stall;

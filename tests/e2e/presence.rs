@@ -106,7 +106,10 @@ fn beats_and_goodbyes_over_http() {
     server.check_silence(&silent);
     assert_eq!(
         conn.get("/v1/presence/nobody").json(),
-        json!({"user": "nobody", "status": "offline", "since": null, "last_active": null})
+        json!({
+            "user": "nobody", "status": "offline", "online": false, "since": null,
+            "last_active": null
+        })
     );
 
     let both = conn

@@ -28,7 +28,13 @@ fn without_a_command_it_serves_from_the_default_folder() {
     names.sort();
     assert_eq!(
         names,
-        ["fleet.key", "published.map", "stamps.map", "users.log"]
+        [
+            "fleet.key",
+            "published.map",
+            "revocations.log",
+            "stamps.map",
+            "users.log"
+        ]
     );
     for name in names {
         let found = std::fs::metadata(data.join(&name)).expect("it is there");

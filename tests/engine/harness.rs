@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use greendot::auth::{Identity, Keyring, Keyrings, ServiceKeys};
+use greendot::auth::{Identity, Keyring, Keyrings, Revoked, ServiceKeys};
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
-use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role, WrongKey};
+use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role, Verdict, WrongKey};
 use greendot::metrics::{Board, Counter, Gauge};
 use greendot::presence::{FollowerOptions, Presence, StoreOptions};
 use greendot::time::{Mono, Now, Unix};
@@ -54,6 +54,8 @@ pub(crate) struct World {
     outside: Outside,
     key: FleetKey,
     keyrings: Arc<Keyrings>,
+    /// Shared by all lives of the node.
+    revoked: Arc<Revoked>,
     /// Whether the engines' tables are held against each other after each turn.
     pub(crate) checks: bool,
     /// Of a real-time node: its presence nodes say all the time that everything is told.
@@ -169,6 +171,7 @@ impl World {
                 order: Order::Run,
                 doors: Vec::new(),
                 outbound: Vec::new(),
+                keeps: Some(Verdict::Done),
                 clients: Vec::new(),
                 backlog: VecDeque::new(),
                 accepted: Vec::new(),
@@ -180,6 +183,7 @@ impl World {
             },
             keyrings: Keyring::of_fleet(Keys::single(key.clone())).shared(),
             key,
+            revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
             checks: true,
             followed: false,
             messages: 0,
@@ -224,6 +228,7 @@ impl World {
                 role: self.role.clone(),
                 presence: presence.clone(),
                 keyrings: Arc::clone(&self.keyrings),
+                revoked: Arc::clone(&self.revoked),
                 secret: [3; 32],
                 seed: 40 + u64::from(shard),
                 mirrors: self.mirrors,
@@ -686,6 +691,17 @@ impl World {
     pub(crate) fn pieces(&self, kind: &str) -> usize {
         let pieces = self.outside.pieces.iter();
         pieces.filter(|piece| **piece == kind).count()
+    }
+
+    /// Whose tokens are void before their time.
+    pub(crate) fn revocations(&self) -> Arc<Revoked> {
+        Arc::clone(&self.revoked)
+    }
+
+    /// What becomes of revocations that are to be kept on disk; None: it stands still.
+    pub(crate) fn disk(&mut self, keeps: Option<Verdict>) -> &mut World {
+        self.outside.keeps = keeps;
+        self
     }
 
     /// Another thread of the process tells all shards something.

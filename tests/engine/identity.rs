@@ -51,13 +51,17 @@ pub(super) fn world(shards: u16) -> World {
 }
 
 /// What a test's token says.
+#[derive(Clone, Copy)]
 pub(super) struct Said {
     pub(super) user: &'static str,
     pub(super) watch: &'static [&'static str],
     pub(super) last_active: LastActive,
     pub(super) publish: bool,
-    /// Made at the world's beginning.
+    /// Made so long after the world's beginning.
+    pub(super) issued_ms: u64,
+    /// It is good so long after the world's beginning.
     pub(super) ttl_ms: u64,
+    pub(super) id: Option<&'static str>,
 }
 
 pub(super) const ALICE: Said = Said {
@@ -65,18 +69,21 @@ pub(super) const ALICE: Said = Said {
     watch: &["bob", "team-*"],
     last_active: LastActive::Exact,
     publish: true,
+    issued_ms: 0,
     ttl_ms: HOUR_MS,
+    id: None,
 };
 
 pub(super) fn token(said: &Said) -> String {
-    let issued = Unix::from_ms(START);
+    let start = Unix::from_ms(START);
     let watch: Vec<String> = said.watch.iter().map(|entry| entry.to_string()).collect();
     let claims = Claims {
         user: said.user,
-        issued,
-        expires: issued.plus_ms(said.ttl_ms),
+        issued: start.plus_ms(said.issued_ms),
+        expires: start.plus_ms(said.ttl_ms),
         audience: None,
         issuer: None,
+        id: said.id,
         watch: Some(&watch),
         last_active: said.last_active,
         publish: said.publish,
@@ -94,6 +101,7 @@ pub(super) fn token_of(user: &str) -> String {
         expires: issued.plus_ms(HOUR_MS),
         audience: None,
         issuer: None,
+        id: None,
         watch: None,
         last_active: LastActive::Exact,
         publish: true,
@@ -131,7 +139,12 @@ pub(super) fn asked(
 }
 
 /// Opens a stream and gives its id.
-fn stream(world: &mut World, query: &str, token: &str, watching: usize) -> (Peer, String) {
+pub(super) fn stream(
+    world: &mut World,
+    query: &str,
+    token: &str,
+    watching: usize,
+) -> (Peer, String) {
     let peer = world.connect(0);
     let line = format!("GET /v1/stream?{query}");
     world.send(peer, request(&line, &bearer(token), ""));
@@ -176,6 +189,7 @@ const SURFACES: &[(&str, &str, [&str; 7])] = &[
                                        ["401", "401", "401", "200", "200", "404", "401"]),
     ("POST /v1/stream/{id}/watch", r#"{"add":["bob","carol"]}"#,
                                        ["401", "401", "401", "watch", "watch", "404", "401"]),
+    ("POST /v1/stream/{id}/token", "", ["401", "401", "401", "200", "user", "404", "401"]),
     ("POST /v1/stream/{id}/beat", "",  ["401", "401", "401", "204", "user", "404", "401"]),
     ("POST /v1/beat", r#"{"users":["alice"]}"#,
                                        ["401", "401", "401", "204", "user", "user", "204"]),
@@ -190,6 +204,8 @@ const SURFACES: &[(&str, &str, [&str; 7])] = &[
     ("POST /v1/leave", r#"{"stream":"{id}"}"#,
                                        ["401", "401", "401", "204", "204", "404", "204"]),
     ("DELETE /v1/presence/nobody", "", ["401", "401", "401", "401", "401", "401", "204"]),
+    ("POST /v1/revoke", r#"{"jti":"x"}"#,
+                                       ["401", "401", "401", "401", "401", "401", "204"]),
     ("POST /v1/datagrams", "",         ["411", "411", "411", "411", "411", "411", "411"]),
     ("POST /v1/device-key", r#"{"device":"phone"}"#,
                                        ["401", "401", "401", "200", "user", "200", "401"]),
@@ -348,6 +364,121 @@ fn me_is_whose_the_token_is() {
     );
     assert!(answer.ends_with("{\"watching\":2}"), "{answer}");
     world.expect(alice, told(0, &unseen("carol")));
+}
+
+/// What a new token makes of a stream, from either shard.
+#[test]
+fn a_stream_gets_another_token() {
+    let mut world = world(2);
+    let short = token(&Said {
+        watch: &["*"],
+        ttl_ms: 90_000,
+        ..ALICE
+    });
+    for shard in [0, 1] {
+        let query = "user=me&watch=bob&watch=carol&watch=team-x&watch=alice";
+        let (watcher, id) = stream(&mut world, query, &short, 4);
+        let line = format!("POST /v1/stream/{id}/token");
+        let renew = |world: &mut World, said: &Said| {
+            let answer = asked(world, shard, &line, &bearer(&token(said)), "");
+            let (_, body) = answer.split_once("\r\n\r\n").expect(&answer);
+            body.to_owned()
+        };
+        let later = Said {
+            ttl_ms: HOUR_MS,
+            ..ALICE
+        };
+        assert_eq!(
+            renew(&mut world, &later),
+            r#"{"dropped":["carol"],"dropped_total":1,"watching":3}"#
+        );
+        assert_eq!(
+            renew(&mut world, &later),
+            r#"{"dropped":[],"dropped_total":0,"watching":3}"#
+        );
+        for (said, slug) in [
+            (
+                Said {
+                    publish: false,
+                    ..ALICE
+                },
+                "not-the-user",
+            ),
+            (
+                Said {
+                    user: "zoe",
+                    ..ALICE
+                },
+                "unknown-stream",
+            ),
+        ] {
+            let answer = asked(&mut world, shard, &line, &bearer(&token(&said)), "");
+            assert_eq!(status_and_slug(&answer).1, slug);
+        }
+        world.received(watcher);
+        world.reset(watcher);
+    }
+}
+
+#[test]
+fn a_stream_lives_as_long_as_its_last_token() {
+    let mut world = world(1);
+    let open = |world: &mut World, ttl_ms| {
+        let (peer, id) = stream(world, "watch=bob", &token(&Said { ttl_ms, ..ALICE }), 1);
+        (peer, format!("POST /v1/stream/{id}/token"))
+    };
+    let (longer, renew_longer) = open(&mut world, 60_000);
+    let (shorter, renew_shorter) = open(&mut world, HOUR_MS);
+    for (line, ttl_ms) in [(renew_longer, 120_000), (renew_shorter, 90_000)] {
+        let lines = bearer(&token(&Said { ttl_ms, ..ALICE }));
+        let answer = asked(&mut world, 0, &line, &lines, "");
+        assert_eq!(status_and_slug(&answer).0, "HTTP/1.1 200 OK");
+    }
+    let ends_at = |world: &mut World, peer, ms: u64| {
+        world.at(ms - 1);
+        world.received(peer);
+        world.expect_open(peer);
+        world.at(ms + 1_000);
+        let received = world.received(peer);
+        assert!(
+            received.ends_with("event: expired\ndata: {}\n\n"),
+            "{received}"
+        );
+    };
+    ends_at(&mut world, shorter, 90_000);
+    ends_at(&mut world, longer, 120_000);
+}
+
+/// A new token may let its holder learn less exactly when others were active.
+#[test]
+fn a_new_token_decides_how_exactly_is_told() {
+    let mut world = world(1);
+    let (watcher, id) = stream(&mut world, "watch=bob", &token(&ALICE), 1);
+    world.expect(watcher, snapshot(0, &[unseen("bob")]));
+    let coarse = Said {
+        last_active: LastActive::None,
+        ..ALICE
+    };
+    let line = format!("POST /v1/stream/{id}/token");
+    asked(&mut world, 0, &line, &bearer(&token(&coarse)), "");
+    let node = bearer(&world.key().service_token());
+    asked(
+        &mut world,
+        0,
+        "POST /v1/beat",
+        &node,
+        r#"{"users":["bob"]}"#,
+    );
+    let received = world.received(watcher);
+    assert!(received.contains(r#""last_active":null"#), "{received}");
+}
+
+#[test]
+fn where_nobody_is_asked_streams_have_no_token() {
+    let mut world = World::new(1);
+    let answer = asked(&mut world, 0, "POST /v1/stream/0.1.2.3/token", "", "");
+    let (status, slug) = status_and_slug(&answer);
+    assert_eq!((status, slug), ("HTTP/1.1 404 Not Found", "not-found"));
 }
 
 #[test]
@@ -568,6 +699,10 @@ const SERVED: &[(&str, &str, [&str; 10])] = &[
         [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
     ("POST /v1/stream/{id}/beat", "",
         [".", ".", ".", ".", ".", ".", ".", "401", "401", "204"]),
+    ("POST /v1/stream/{id}/token", "",
+        [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
+    ("POST /v1/revoke", r#"{"jti":"x"}"#,
+        [".", ".", ".", "204", ".", ".", ".", "401", ".", "401"]),
     ("DELETE /v1/presence/nobody", "",
         [".", ".", ".", ".", ".", ".", "204", "401", ".", "401"]),
     ("POST /v1/ticket", r#"{"sub":"carol","exp":1764009700}"#,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use greendot::engine::turn::{Accepted, Inbox, Kernel, Notice, Order, Peer as Acknowledged, Piece};
-use greendot::engine::{Engine, Mail, Outbound, ShardId, WrongKey};
+use greendot::engine::{Engine, Mail, Outbound, ShardId, Verdict, WrongKey};
 use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
 use greendot::time::{Mono, Now};
@@ -108,6 +108,8 @@ pub(crate) struct Outside {
     pub(crate) doors: Vec<Door>,
     /// What the engines had for other nodes since the last look, and which shard had it.
     pub(crate) outbound: Vec<(usize, Outbound)>,
+    /// What is said at once of revocations that are to be kept; None: the disk stands still.
+    pub(crate) keeps: Option<Verdict>,
     pub(crate) clients: Vec<Client>,
     /// Clients to accept.
     pub(crate) backlog: VecDeque<usize>,
@@ -185,6 +187,15 @@ impl Kernel for Made<'_> {
     }
 
     fn send(&mut self, outbound: Outbound) {
+        if let (Outbound::Revoked(Some(asker)), Some(verdict)) = (&outbound, self.outside.keeps) {
+            let (conn, more) = (asker.conn, 0);
+            let door = &mut self.outside.doors[usize::from(asker.shard)];
+            door.woken |= door.mailbox.tell(Mail::Ran {
+                conn,
+                more,
+                verdict,
+            });
+        }
         self.outside.outbound.push((self.shard, outbound));
     }
 

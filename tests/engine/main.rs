@@ -24,6 +24,7 @@ mod own_writes;
 mod pages;
 mod rates;
 mod resume;
+mod revoked;
 mod roles;
 mod streams;
 mod tickets;

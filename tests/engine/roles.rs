@@ -294,9 +294,13 @@ fn an_answer_older_than_what_was_told_in_step_changes_nothing() {
     // It says which number it holds, from which its source goes on.
     let place = header.rsplit("Greendot-Feed: ").next().expect("the header");
     let words: Vec<&str> = place.split_whitespace().collect();
-    let held = format!("Greendot-Feed: {} {}\r\n\r\n", words[0], words[2]);
-    let taken = NO_CONTENT.replacen("\r\n\r\n", &format!("\r\n{held}"), 1);
-    world.send(node, request).expect(node, taken);
+    let held = format!("Greendot-Feed: {} {}\r\n", words[0], words[2]);
+    let taken = NO_CONTENT.replacen("\r\n\r\n", &format!("\r\n{held}\r\n"), 1);
+    let answer = world.send(node, request).received(node);
+    let (rest, life) = answer.split_once("Greendot-Life: ").expect(&answer);
+    let (life, rest_too) = life.split_once("\r\n").expect(&answer);
+    assert!(u64::from_str_radix(life, 16).is_ok(), "{answer}");
+    assert_eq!(format!("{rest}{rest_too}"), taken);
     // Told in step: it is sure, whatever is still awaited.
     world.expect(alice, told(100, &after));
     // Computed at 80, read at 100.

@@ -32,7 +32,7 @@ const EDGES: Table = &[
     ("pages", "metrics"),
     ("engine", "auth metrics pages planted presence realtime slot status time wire"),
     ("shard", "engine logs metrics realtime time wire"),
-    ("links", "engine metrics planted presence slot time wire"),
+    ("links", "auth engine metrics planted presence slot time wire"),
     ("fleet_key", "wire"),
     ("config", "auth engine slot store"),
     ("limits", "config engine links"),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use greendot::auth::Keyring;
+use greendot::auth::{Keyring, Revoked};
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Driver, Order};
 use greendot::engine::{Engine, EngineParts, Mail};
@@ -390,6 +390,7 @@ impl World {
                 role: greendot::engine::Role::All,
                 presence: presence.clone(),
                 keyrings: Keyring::of_fleet(Keys::clone(&self.keys)).shared(),
+                revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
                 secret: [self.boot as u8; 32],
                 seed: self.plan.seed ^ self.boot << 8 ^ u64::from(shard),
                 mirrors: 0,

@@ -15,7 +15,7 @@ use crate::pages::Page;
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
-    BAD_VOUCH, BodyFault, Entry, StreamAsk, Told, Vouch, parse_device, parse_leave,
+    BAD_VOUCH, BodyFault, Entry, StreamAsk, Told, Vouch, parse_device, parse_leave, parse_revoke,
     parse_stream_ask, parse_told, parse_told_list, parse_users, parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
@@ -135,10 +135,11 @@ impl Engine {
                 self.take_rate(caller, &[(Asked::Tickets, 1)], now)?;
                 serve(self, body, caller, now).into()
             }
-            Serve::Beats(serve) => {
-                caller.check_publishes()?;
-                serve(self, id, segment, caller, now)
+            Serve::Voids(serve) => {
+                let ask = self.read(parse_revoke(body), users_limit)?;
+                serve(self, id, ask, caller, now)
             }
+            Serve::InPath(serve) => serve(self, id, segment, caller, now),
             Serve::Edits(serve) => {
                 let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;
                 let asks = [(Asked::Edits, 1), (Asked::Watches, edit.add.len())];

@@ -13,6 +13,8 @@ use crate::wire::User;
 pub(super) enum Deed {
     Erase,
     EndStreams,
+    RevokeUser,
+    RevokeToken,
 }
 
 /// Writes the line, unless users did it to themselves, or a node passes on what another has
@@ -20,12 +22,14 @@ pub(super) enum Deed {
 pub(super) fn audit<'u>(caller: &Caller, deed: Deed, users: impl Iterator<Item = User<'u>>) {
     let by = match (caller, deed) {
         (Caller::Service(name), _) => &**name,
-        (Caller::Node, Deed::Erase) => "(a node)",
+        (Caller::Node, Deed::Erase | Deed::RevokeUser | Deed::RevokeToken) => "(a node)",
         _ => return,
     };
     let deed = match deed {
         Deed::Erase => "erased users",
         Deed::EndStreams => "ended the streams of users",
+        Deed::RevokeUser => "revoked all tokens of users",
+        Deed::RevokeToken => "revoked a token by its jti",
     };
     if tracing::enabled!(Level::DEBUG) {
         let users: Vec<&str> = users.map(User::as_str).collect();

@@ -10,8 +10,9 @@ use super::Found;
 use super::served::Served;
 use super::table::{self, Row, Who};
 use crate::auth::{
-    Full, Grant, LastActive, Proof, Refusal, Reserved, Service, Shown, TicketRefusal,
+    Digest, Full, Grant, LastActive, Proof, Refusal, Reserved, Service, Shown, TicketRefusal,
 };
+use crate::engine::conn::permits::{Origin, Steps, Tag};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::time::{Mono, Now};
@@ -21,7 +22,7 @@ use crate::wire::response::{Answer, problems};
 use crate::wire::{User, UserBuf};
 
 /// Most users whom a refusal names.
-const NAMED_MAX: usize = 16;
+pub(super) const NAMED_MAX: usize = 16;
 
 /// By this word a stream's holder is whoever the token is of.
 const ME: &str = "me";
@@ -44,8 +45,10 @@ pub(in crate::engine) enum Caller {
 pub(in crate::engine) struct NewPermit {
     /// When it is void, by the clock that never steps.
     pub(in crate::engine) until: Mono,
-    /// See [`Engine::holder`].
-    pub(in crate::engine) holder: u64,
+    /// Of which token it is.
+    pub(in crate::engine) origin: Origin,
+    /// Up to where in their journal no revocation means it.
+    pub(in crate::engine) judged: u64,
     pub(in crate::engine) last_active: LastActive,
 }
 
@@ -160,9 +163,13 @@ impl Engine {
         let token = match &shown {
             Shown::Ticket(ticket) => {
                 let fleet = &self.node.keyring.fleet;
-                let verified = identity.tickets.verify(ticket, fleet, now);
-                let verified = verified.map(|grant| Caller::User(Box::new(grant)));
-                return verified.map_err(|refusal| self.refuse_ticket(refusal));
+                return match identity.tickets.verify(ticket, fleet, now) {
+                    Ok(grant) if self.node.revoked.covers(&grant) => {
+                        Err(self.refused_token(Refusal::Revoked))
+                    }
+                    Ok(grant) => Ok(Caller::User(Box::new(grant))),
+                    Err(refusal) => Err(self.refuse_ticket(refusal)),
+                };
             }
             Shown::Token(token) => token,
             Shown::Cookie(token) => token.as_bytes(),
@@ -171,12 +178,19 @@ impl Engine {
         self.verifying_micros_left = self.verifying_micros_left.saturating_sub(micros);
         let verified = identity.rules.verify(token, now.unix);
         verified
-            .map(|grant| Caller::User(Box::new(grant)))
-            .map_err(|refusal| {
-                self.counters.add(counter_of(refusal), 1);
-                let detail = format!("{}: {}", refusal.reason(), refusal.explain());
-                refused(&detail)
+            .and_then(|grant| match self.node.revoked.covers(&grant) {
+                true => Err(Refusal::Revoked),
+                false => Ok(grant),
             })
+            .map(|grant| Caller::User(Box::new(grant)))
+            .map_err(|refusal| self.refused_token(refusal))
+    }
+
+    pub(super) fn refused_token(&mut self, refusal: Refusal) -> Answer {
+        self.counters.add(counter_of(refusal), 1);
+        let detail = format!("{}: {}", refusal.reason(), refusal.explain());
+        let lines = "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n";
+        Answer::problem(problems::UNAUTHORIZED, &detail).with_lines(lines)
     }
 
     /// Whether the name under which the node is reached is all that keeps a visitor's browser out.
@@ -292,22 +306,20 @@ impl Engine {
         }
     }
 
-    /// Tells the tokens of one user from another's, without keeping who it is. Nobody can say who
-    /// else has the same number, which takes this process's secret.
-    pub(in crate::engine) fn holder(&self, user: User<'_>) -> u64 {
-        let mut hasher = blake3::Hasher::new_keyed(&self.node.secret);
-        hasher
-            .update(b"holder of a token: ")
-            .update(user.as_bytes());
-        let hash = hasher.finalize();
+    /// Stands for a user or a token, without keeping who or which it is. Nobody can say who else
+    /// has the same, which takes this process's secret.
+    pub(in crate::engine) fn tag(&self, digest: Digest) -> Tag {
+        let hash = blake3::keyed_hash(&self.node.secret, &digest.bytes());
         let bytes = hash.as_bytes().first_chunk();
-        u64::from_le_bytes(*bytes.expect("a BLAKE3 hash has 32 bytes"))
+        Tag::of(u32::from_be_bytes(
+            *bytes.expect("a BLAKE3 hash has 32 bytes"),
+        ))
     }
 
     /// By what a stream must have been opened for a caller to touch it; none: by anything.
-    pub(super) fn holder_of(&self, caller: &Caller) -> Option<u64> {
+    pub(super) fn holder_of(&self, caller: &Caller) -> Option<Tag> {
         match caller {
-            Caller::User(grant) => Some(self.holder(grant.user.user())),
+            Caller::User(grant) => Some(self.tag(Digest::of_user(grant.user.user()))),
             Caller::Anybody | Caller::Node | Caller::Service(_) => None,
         }
     }
@@ -315,13 +327,30 @@ impl Engine {
     /// What a caller's stream keeps.
     pub(super) fn permit_of(&self, caller: &Caller, now: Now) -> Option<NewPermit> {
         match caller {
-            Caller::User(grant) => Some(NewPermit {
-                until: now.mono.plus_ms(grant.expires.ms_since(now.unix)),
-                holder: self.holder(grant.user.user()),
-                last_active: grant.last_active,
-            }),
+            Caller::User(grant) => Some(self.permit(grant, now)),
             Caller::Anybody | Caller::Node | Caller::Service(_) => None,
         }
+    }
+
+    /// What a stream keeps of a token.
+    pub(super) fn permit(&self, grant: &Grant, now: Now) -> NewPermit {
+        let judged = self.node.revoked.end();
+        let is_revoked = self.node.revoked.covers(grant);
+        let holder = self.tag(Digest::of_user(grant.user.user()));
+        let token = grant.token.map(|token| self.tag(token));
+        let steps = self.issue_steps();
+        NewPermit {
+            until: now.mono.plus_ms(grant.expires.ms_since(now.unix)),
+            origin: Origin::new(holder, token, grant.issued, steps),
+            judged: if is_revoked { 0 } else { judged },
+            last_active: grant.last_active,
+        }
+    }
+
+    /// In which steps it is kept when tokens were made.
+    pub(in crate::engine) fn issue_steps(&self) -> Steps {
+        let identity = self.node.keyring.identity.as_ref();
+        Steps::of(identity.map_or(0, |identity| identity.rules.ttl_max_ms))
     }
 }
 
@@ -385,6 +414,7 @@ fn counter_of(refusal: Refusal) -> Counter {
         Refusal::Early => Counter::TokenEarly,
         Refusal::Audience => Counter::TokenAudience,
         Refusal::Issuer => Counter::TokenIssuer,
+        Refusal::Revoked => Counter::TokenRevoked,
         Refusal::Grant => Counter::TokenGrant,
     }
 }

@@ -1,17 +1,20 @@
-//! `POST /v1/stream/{stream}/watch`: a stream's watch list is edited, from any shard.
+//! `POST /v1/stream/{stream}/watch`, `/token`: a stream's watch list is edited, or it gets another
+//! token, from any shard.
 //!
 //! Owns both ends: what asks, and what is done where the stream is. An edit for a stream on another
 //! shard travels as mail, and the request is parked until the outcome is back.
 
-use super::caller::Caller;
+use super::caller::{Caller, NAMED_MAX, NewPermit};
 use super::refused::Refused;
 use super::served::{Served, overloaded};
 use super::stream_id;
-use crate::engine::mail::{Edit, EditOutcome, Mail};
+use crate::auth::{Grant, Refusal};
+use crate::engine::mail::{Change, Edit, EditOutcome, Mail, Renewed, ShardId};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
-use crate::realtime::watches::Target;
+use crate::realtime::watches::{Marked, Target};
+use crate::slot::Slot;
 use crate::time::Now;
 use crate::wire::record::WatchEdit;
 use crate::wire::response::{Answer, problems};
@@ -32,29 +35,67 @@ pub(super) fn edit(
             .into();
     };
     let mut refused = Refused::default();
-    let edit = Edit {
-        stream,
-        holder: engine.holder_of(caller),
+    let change = Change::List {
         add: refused.sift(Some("add"), edit.add, &mut engine.counters),
         remove: refused.sift(Some("remove"), edit.remove, &mut engine.counters),
-        asker: (engine.node.shard, asker),
-        until: now.mono.plus_ms(engine.settings.request_deadline_ms),
     };
-    if shard == engine.node.shard {
-        let outcome = engine.apply_edit(&edit, now);
-        return engine.edited(outcome, &refused).into();
-    }
-    let until = edit.until;
-    engine.posts.letter(shard, Mail::Edit(edit.into()));
-    Served::Parked {
-        until,
-        unanswered: "the shard that holds the stream has not answered; the edit may have happened",
-        refused,
-        waits: None,
-    }
+    engine.send_edit(asker, (shard, stream), caller, (change, refused), now)
+}
+
+/// `POST /v1/stream/{stream}/token`: the token that is shown takes the place of the one by which
+/// the stream is open. Longer or shorter, it needs no new connection.
+pub(super) fn renew(
+    engine: &mut Engine,
+    asker: ConnId,
+    stream: &str,
+    caller: &Caller,
+    now: Now,
+) -> Served {
+    let Caller::User(grant) = caller else {
+        let detail = "nobody is asked for a token here, so streams have none (--jwt-keys)";
+        return Answer::problem(problems::NOT_FOUND, detail).into();
+    };
+    let Some(stream) = stream_id::parse(&engine.node.secret, stream) else {
+        return engine
+            .edited(EditOutcome::Unknown, &Refused::default())
+            .into();
+    };
+    let change = Change::Token(grant.clone(), engine.permit(grant, now));
+    engine.send_edit(asker, stream, caller, (change, Refused::default()), now)
 }
 
 impl Engine {
+    /// Edits a stream, wherever it is.
+    fn send_edit(
+        &mut self,
+        asker: ConnId,
+        (shard, stream): (ShardId, ConnId),
+        caller: &Caller,
+        (change, refused): (Change, Refused),
+        now: Now,
+    ) -> Served {
+        let until = now.mono.plus_ms(self.settings.request_deadline_ms);
+        let edit = Edit {
+            stream,
+            holder: self.holder_of(caller),
+            change,
+            asker: (self.node.shard, asker),
+            until,
+        };
+        if shard == self.node.shard {
+            let outcome = self.apply_edit(&edit, now);
+            return self.edited(outcome, &refused).into();
+        }
+        self.posts.letter(shard, Mail::Edit(edit.into()));
+        Served::Parked {
+            until,
+            unanswered: "the shard that holds the stream has not answered; the edit may have \
+                         happened",
+            refused,
+            waits: None,
+        }
+    }
+
     /// The outcome of an edit that a parked request waits for.
     pub(in crate::engine) fn finish_edit(&mut self, id: ConnId, outcome: EditOutcome, now: Now) {
         if let Some(pending) = self.conns.unpark(id) {
@@ -70,6 +111,24 @@ impl Engine {
                 refused.write(usize::MAX, &mut body);
                 body.push(b'}');
                 Answer::json(body)
+            }
+            EditOutcome::Renewed(renewed) => {
+                let Renewed {
+                    watching,
+                    dropped,
+                    dropped_total,
+                } = *renewed;
+                let dropped: Vec<&str> = dropped.iter().map(UserBuf::as_str).collect();
+                let body = serde_json::json!({
+                    "watching": watching, "dropped": dropped, "dropped_total": dropped_total,
+                });
+                Answer::json(body.to_string().into_bytes())
+            }
+            EditOutcome::Revoked => self.refused_token(Refusal::Revoked),
+            EditOutcome::Viewer => {
+                let detail = "the token is a viewer's (publish is false), and the stream's user is \
+                              online by it; open another stream";
+                Answer::problem(problems::NOT_THE_USER, detail)
             }
             EditOutcome::Unknown => {
                 let detail = "no stream with this id is open; a stream's id is in its hello event \
@@ -111,8 +170,56 @@ impl Engine {
         if now.mono > edit.until {
             return EditOutcome::Busy;
         }
-        let removed: Vec<Target> = self.known_targets(&edit.remove);
-        let mut add: Vec<User<'_>> = edit.add.iter().map(UserBuf::user).collect();
+        match &edit.change {
+            Change::List { add, remove } => self.edit_list(id, add, remove, now),
+            Change::Token(grant, permit) => self.replace_token(id, grant, *permit, now),
+        }
+    }
+
+    /// A stream lives by another token of its holder from here on. Whom that does not let watch is
+    /// watched no more.
+    fn replace_token(
+        &mut self,
+        id: ConnId,
+        grant: &Grant,
+        permit: NewPermit,
+        now: Now,
+    ) -> EditOutcome {
+        if self.is_revoked_since(&permit, now) {
+            return EditOutcome::Revoked;
+        }
+        let publishes = self.conns.at(id.index).publisher().is_some() || self.awaits_holder(id);
+        if publishes && !grant.publish {
+            return EditOutcome::Viewer;
+        }
+        self.conns.renew(id.index, permit);
+        let mut renewed = Renewed::default();
+        let presence = &self.presence;
+        self.conns.watches.remove_where(id.index, |watched| {
+            let user = match watched {
+                Marked::Slot(slot) => presence.user(Slot::new(slot)),
+                Marked::Name { user, .. } => user,
+            };
+            let denied = !grant.may_watch(user);
+            if denied && renewed.dropped.len() < NAMED_MAX {
+                renewed.dropped.push(UserBuf::from(user));
+            }
+            renewed.dropped_total += usize::from(denied);
+            denied
+        });
+        renewed.watching = self.conns.watches.of(id.index);
+        EditOutcome::Renewed(renewed.into())
+    }
+
+    fn edit_list(
+        &mut self,
+        id: ConnId,
+        add_users: &[UserBuf],
+        remove: &[UserBuf],
+        now: Now,
+    ) -> EditOutcome {
+        let removed: Vec<Target> = self.known_targets(remove);
+        let mut add: Vec<User<'_>> = add_users.iter().map(UserBuf::user).collect();
         add.sort_unstable();
         add.dedup();
         let gone = removed
@@ -130,7 +237,7 @@ impl Engine {
         if self.conns.watches.len() - gone + fresh > self.settings.watches_per_shard_max {
             return EditOutcome::ShardFull;
         }
-        if !self.names_fit(&edit.add) {
+        if !self.names_fit(add_users) {
             return EditOutcome::NamesFull;
         }
         self.conns.watches.remove_all(id.index, &removed);

@@ -125,7 +125,13 @@ impl Engine {
     }
 
     /// What a request with so many errands under way comes to.
-    fn parked_for(&mut self, errands: i32, verdict: Verdict, then: Then, asker: Asker) -> Served {
+    pub(super) fn parked_for(
+        &mut self,
+        errands: i32,
+        verdict: Verdict,
+        then: Then,
+        asker: Asker,
+    ) -> Served {
         if errands == 0 {
             return match then {
                 Then::Answer(answer) => self.judged(verdict, answer).into(),
@@ -149,6 +155,10 @@ impl Engine {
         match verdict {
             Verdict::Done => answer,
             Verdict::UnknownStream => self.unknown_stream(),
+            Verdict::NotKept => overloaded(
+                "the revocation is in force, and will be told again after a restart only if it is \
+                 said again: its file can not be written",
+            ),
             Verdict::Full => {
                 overloaded("as many goodbyes are put off as may be; say it without after_ms")
             }

@@ -25,6 +25,7 @@ mod query;
 mod rate;
 mod refusal;
 pub(super) mod refused;
+mod revoke;
 pub(super) mod served;
 pub(super) mod stream;
 mod stream_beat;

@@ -130,6 +130,11 @@ impl Engine {
         let unsure = self.presence.is_follower();
         self.conns
             .stream_begins(id.index, unsure, new.permit, now.mono);
+        if let Some(permit) = &new.permit
+            && self.is_revoked_since(permit, now)
+        {
+            return self.say_revoked(id, now);
+        }
         if let Some(slot) = new.publisher {
             if self.presence.is_leaving(slot) {
                 // Its user was forgotten while the request was parked.

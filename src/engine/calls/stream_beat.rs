@@ -24,6 +24,9 @@ pub(super) fn beat(
     caller: &Caller,
     now: Now,
 ) -> Served {
+    if let Err(refused) = caller.check_publishes() {
+        return refused.into();
+    }
     // Who makes an id up is told so here: only real ones cost another shard anything.
     let Some((shard, stream)) = stream_id::parse(&engine.node.secret, stream) else {
         return beaten(BeatFound::Nobody).into();

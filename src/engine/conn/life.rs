@@ -12,7 +12,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::pending::Pending;
-use super::permits::{Permit, Permits};
+use super::permits::{Origin, Permit, Permits, Tag};
 use crate::auth::LastActive;
 use crate::engine::calls::caller::NewPermit;
 use crate::engine::calls::served::Waits;
@@ -250,10 +250,7 @@ impl Conns {
         now: Mono,
     ) {
         let opened = self.timers.tick_at(now);
-        let kept = permit.map(|new| {
-            let until = self.timers.tick_at(new.until);
-            Permit::new(until, new.holder)
-        });
+        let kept = permit.map(|new| self.kept(new));
         self.permits.set(index, kept);
         let conn = self.table.at(index);
         conn.go(Phase::Streaming);
@@ -268,6 +265,19 @@ impl Conns {
         let look = self.timers.tick_in(now, self.keep_alive_ms(index));
         self.look_at(index, look);
         self.queue_if_due(index, now);
+    }
+
+    fn kept(&self, new: NewPermit) -> Permit {
+        Permit::new(self.timers.tick_at(new.until), new.origin)
+    }
+
+    /// A stream lives by another token from here on.
+    pub(in crate::engine) fn renew(&mut self, index: u32, permit: NewPermit) {
+        let kept = self.kept(permit);
+        self.permits.set(index, Some(kept));
+        self.timers.set_sooner(index, kept.until);
+        let conn = self.table.at(index);
+        conn.set_last_active(permit.last_active);
     }
 
     /// A stream's publisher is held from here on, until [`Conns::release`] or its end: the goodbye
@@ -393,12 +403,17 @@ impl Conns {
         self.permits.cut_off(places);
     }
 
+    /// Of which token the stream at a place is; None: there is none, or it takes no token.
+    pub(in crate::engine) fn origin(&self, index: u32) -> Option<Origin> {
+        self.permits.of(index).map(Permit::origin)
+    }
+
     /// Whether a stream is open that a caller may touch: one that was opened by a token of the same
     /// holder, if it takes a token.
-    pub(in crate::engine) fn is_stream_of(&self, id: ConnId, holder: Option<u64>) -> bool {
+    pub(in crate::engine) fn is_stream_of(&self, id: ConnId, holder: Option<Tag>) -> bool {
         let is_theirs = holder.is_none_or(|holder| {
-            let permit = self.permits.of(id.index);
-            permit.is_some_and(|permit| permit.is_of(holder))
+            let origin = self.origin(id.index);
+            origin.is_some_and(|origin| origin.holder() == holder)
         });
         is_theirs && self.is_stream(id)
     }

@@ -8,5 +8,5 @@ pub(super) mod flush;
 pub(super) mod http;
 pub(super) mod life;
 pub(super) mod pending;
-mod permits;
+pub(in crate::engine) mod permits;
 pub(super) mod timers;

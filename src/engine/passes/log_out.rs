@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use hashbrown::HashMap;
 
-use super::pass::PLACES_PER_CALL;
+use super::pass::Round;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::{Mono, Unix};
@@ -24,10 +24,7 @@ const OPENED_MAX: usize = 65_536;
 #[derive(Debug, Default)]
 pub(in crate::engine) struct LoggingOut {
     users: HashMap<u32, LoggedOut, foldhash::fast::RandomState>,
-    /// The next place to look at.
-    cursor: u32,
-    /// Places looked at since the beginning.
-    seen: u64,
+    round: Round,
     /// Streams that were opened lately at a real-time node, by the clock of the publisher's
     /// presence node.
     opened: VecDeque<Opened>,
@@ -79,7 +76,7 @@ impl LoggingOut {
         if self.users.len() + slots.len() > USERS_MAX {
             return false;
         }
-        let until = self.seen + u64::from(places);
+        let until = self.round.until(places);
         for slot in slots {
             let spared = Vec::new();
             self.users.insert(slot.index(), LoggedOut { until, spared });
@@ -122,23 +119,19 @@ impl LoggingOut {
     /// The places to look at now.
     pub(in crate::engine) fn step(&mut self, places: u32) -> Range<u32> {
         // Those whose streams have all been seen, by the call before.
-        let seen = self.seen;
+        let seen = self.round.seen();
         self.users.retain(|_, user| user.until > seen);
         if self.users.is_empty() {
             self.users.shrink_to_fit();
             return 0..0;
         }
-        let from = if self.cursor < places { self.cursor } else { 0 };
-        let to = places.min(from + PLACES_PER_CALL);
-        // A table that has become shorter is seen sooner.
-        self.seen += u64::from((to - from).max(1));
-        self.cursor = to;
-        from..to
+        self.round.step(places)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::pass::PLACES_PER_CALL;
     use super::*;
 
     fn conn(index: u32) -> ConnId {

@@ -10,6 +10,7 @@ mod pass;
 mod put_off;
 mod resync;
 mod retain;
+mod revoke;
 mod run;
 mod sweep;
 mod vouch;
@@ -24,6 +25,7 @@ pub(super) use log_out::OPENED_MS;
 use put_off::PuttingOff;
 use resync::Resyncing;
 use retain::Retaining;
+use revoke::Revoking;
 use sweep::Sweeping;
 use vouch::Vouching;
 
@@ -40,6 +42,7 @@ pub(super) struct Passes {
     draining: Draining,
     pub(in crate::engine) putting_off: PuttingOff,
     pub(in crate::engine) logging_out: LoggingOut,
+    pub(in crate::engine) revoking: Revoking,
     /// Room for what a resync finds.
     news: Vec<Transition>,
     sleep_until: Mono,
@@ -51,7 +54,8 @@ pub(super) struct Passes {
 
 impl Passes {
     /// None for `sweep`: nobody's stamps are kept here.
-    pub(super) fn new(sweep: Option<Sweep>, now: Mono) -> Passes {
+    /// `revoked`: where the journal of revocations ends, which concern no stream that is to come.
+    pub(super) fn new(sweep: Option<Sweep>, revoked: u64, now: Mono) -> Passes {
         Passes {
             sweeping: Sweeping::new(sweep, now),
             vouching: Vouching::new(now),
@@ -61,6 +65,7 @@ impl Passes {
             draining: Draining::default(),
             putting_off: PuttingOff::default(),
             logging_out: LoggingOut::default(),
+            revoking: Revoking::new(revoked),
             news: Vec::new(),
             sleep_until: now,
             timers_held_until: now,
@@ -73,6 +78,7 @@ impl Passes {
             || self.sweeping.is_under_way()
             || self.resyncing.is_under_way()
             || self.logging_out.is_under_way()
+            || self.revoking.is_under_way()
     }
 
     pub(super) fn is_draining(&self) -> bool {

@@ -9,6 +9,36 @@ use crate::time::Mono;
 /// Connections that one call fires, vouches for or drains; slots that it reads anew.
 pub(super) const PLACES_PER_CALL: u32 = 8_192;
 
+/// A pass that goes round all places for as long as somebody is looked for.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// The next place to look at.
+    cursor: u32,
+    /// Places looked at since the beginning.
+    seen: u64,
+}
+
+impl Round {
+    /// When so many places have been seen, all that there are by now have been.
+    pub(super) fn until(&self, places: u32) -> u64 {
+        self.seen + u64::from(places)
+    }
+
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The places to look at now, at most [`PLACES_PER_CALL`].
+    pub(super) fn step(&mut self, places: u32) -> Range<u32> {
+        let from = if self.cursor < places { self.cursor } else { 0 };
+        let to = places.min(from + PLACES_PER_CALL);
+        // A table that has become shorter is seen sooner.
+        self.seen += u64::from((to - from).max(1));
+        self.cursor = to;
+        from..to
+    }
+}
+
 /// A pass, as far as it has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Pass {

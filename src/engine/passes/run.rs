@@ -44,6 +44,7 @@ impl Engine {
         self.say_put_off(now);
         self.believe_overdue(now);
         self.end_logged_out(now);
+        self.end_revoked(now);
         self.vouch(now);
         self.age(now);
         self.try_holders(now);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::delivery::Sample;
+use crate::engine::errand::Asker;
 use crate::engine::mail::{Decided, ShardId};
 use crate::time::Unix;
 
@@ -97,6 +98,9 @@ pub enum Outbound {
     Holders(Arc<Holders>),
     /// To every real-time node: these have been logged out, and their streams end.
     EndStreams(Arc<LoggedOut>),
+    /// To whoever keeps revocations, and to every node: the journal has news. The request waits
+    /// until they are on disk, for [`Mail::Ran`](crate::engine::Mail::Ran).
+    Revoked(Option<Asker>),
 }
 
 impl Outbound {
@@ -108,7 +112,10 @@ impl Outbound {
             | Outbound::Sample { node, .. }
             | Outbound::Asks { node, .. }
             | Outbound::LogOut { node, .. } => Some(*node),
-            Outbound::Publish(_) | Outbound::Holders(_) | Outbound::EndStreams(_) => None,
+            Outbound::Publish(_)
+            | Outbound::Holders(_)
+            | Outbound::EndStreams(_)
+            | Outbound::Revoked(_) => None,
         }
     }
 }

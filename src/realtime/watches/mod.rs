@@ -221,15 +221,25 @@ impl Watches {
     pub fn remove_all(&mut self, conn: u32, targets: &[Target]) {
         let mut targets: Vec<Target> = targets.iter().map(|target| self.kept(*target)).collect();
         targets.sort_unstable();
+        self.remove_such(conn, |_, target| targets.binary_search(&target).is_ok());
+    }
+
+    /// Makes the stream at `conn` watch nobody such any more, in one pass over its list. Returns of
+    /// how many that was said.
+    pub fn remove_where(&mut self, conn: u32, mut such: impl FnMut(Marked<'_>) -> bool) -> usize {
+        self.remove_such(conn, |names, target| such(shown(names, target)))
+    }
+
+    fn remove_such(&mut self, conn: u32, mut such: impl FnMut(&Names, Target) -> bool) -> usize {
         let Some(follow) = self.follows.get_mut(conn as usize) else {
-            return;
+            return 0;
         };
         let mut kept = std::mem::take(&mut self.scratch);
         let mut gone = Vec::new();
         kept.clear();
         for entry in self.lists.get(follow.list) {
             let target = Target(entry & !MARK);
-            if targets.binary_search(&target).is_ok() {
+            if such(&self.names, target) {
                 follow.marks -= entry >> 31;
                 gone.push(target);
             } else {
@@ -238,10 +248,12 @@ impl Watches {
         }
         self.lists.set(&mut follow.list, &kept);
         self.scratch = kept;
+        let removed = gone.len();
         for target in gone {
             self.unlink(target, conn);
         }
         self.give_back();
+        removed
     }
 
     /// Whether [`Watches::answer`] was told of this name. False for a slot.

@@ -106,6 +106,55 @@ pub fn parse_device(body: &[u8]) -> Result<UserBuf, BodyFault> {
     Ok(device)
 }
 
+/// What `POST /v1/revoke` says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RevokeAsk {
+    /// All tokens of a user that were made before `before`, in seconds since 1970; without it all
+    /// that there are.
+    User {
+        /// Whose.
+        user: UserBuf,
+        /// When they were made at the earliest that are not meant.
+        before: Option<u64>,
+    },
+    /// The token with this `jti`.
+    Token(String),
+}
+
+/// Reads the JSON body of `POST /v1/revoke`: `{"user":"alice","before":1764009600}`, where `before`
+/// is optional, or `{"jti":".."}`.
+///
+/// Errors: it is no such object, or names both or neither.
+pub fn parse_revoke(body: &[u8]) -> Result<RevokeAsk, BodyFault> {
+    const MEMBERS: [Member; 3] = [
+        Member {
+            name: "user",
+            kind: Kind::User,
+        },
+        Member {
+            name: "before",
+            kind: Kind::Number,
+        },
+        Member {
+            name: "jti",
+            kind: Kind::Text,
+        },
+    ];
+    let [user, before, jti] = parse(body, MEMBERS, &["user", "before", "jti"], 0)?;
+    let before = before.and_then(Value::into_number);
+    let (user, jti) = (
+        user.and_then(Value::into_user),
+        jti.and_then(Value::into_text),
+    );
+    match (user, jti, before) {
+        (Some(user), None, before) => Ok(RevokeAsk::User { user, before }),
+        (None, Some(jti), None) => Ok(RevokeAsk::Token(jti)),
+        _ => Err(BodyFault::Malformed(
+            "it takes `user`, with or without `before`, or `jti` alone".into(),
+        )),
+    }
+}
+
 /// What `POST /v1/leave` says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LeaveAsk {

@@ -15,8 +15,8 @@ use crate::wire::User;
 use crate::wire::json::{write_str, write_u64};
 
 pub use body::{
-    BAD_VOUCH, BODY_DEPTH_MAX, BodyFault, LeaveAsk, StreamAsk, Vouch, WatchEdit, parse_device,
-    parse_leave, parse_stream_ask, parse_users, parse_watch_edit,
+    BAD_VOUCH, BODY_DEPTH_MAX, BodyFault, LeaveAsk, RevokeAsk, StreamAsk, Vouch, WatchEdit,
+    parse_device, parse_leave, parse_revoke, parse_stream_ask, parse_users, parse_watch_edit,
 };
 pub use item::{Entry, ItemFault};
 pub use last_active::LastActive;

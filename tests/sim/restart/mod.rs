@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use greendot::auth::Keyring;
+use greendot::auth::{Keyring, Revoked};
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Order};
 use greendot::engine::{EngineParts, Role};
@@ -235,6 +235,7 @@ impl Restarts {
                     role: Role::All,
                     presence: Arc::clone(&presence),
                     keyrings: Keyring::of_fleet(Keys::clone(&keys)).shared(),
+                    revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
                     secret: [3; 32],
                     seed: self.seed ^ self.mono << 8 ^ u64::from(shard),
                     mirrors: 0,

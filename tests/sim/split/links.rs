@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use greendot::auth::Revoked;
 use greendot::engine::{Mail, instance_of};
 use greendot::links::{
     Answerer, Asking, Effect, Fault, Notice, Publishing, Reply, Request, Said, Standing,
@@ -114,6 +115,7 @@ impl Split {
         } else {
             0..self.presences
         };
+        let revoked = Arc::new(Revoked::new(1_000, 86_400_000));
         let link = |peer: usize| Link {
             peer,
             core: match self.is_presence(node) {
@@ -121,8 +123,9 @@ impl Split {
                     seed ^ peer as u64,
                     instance_of(&secret_of(node, self.nodes[node].life)),
                     (shards + peer - self.presences) as u16,
+                    &revoked,
                 )),
-                false => Core::Asking(Asking::new(seed ^ peer as u64, peer, shards)),
+                false => Core::Asking(Asking::new(seed ^ peer as u64, peer, shards, &revoked)),
             },
             met: None,
             said: None,
@@ -705,6 +708,7 @@ fn reply_of(answer: Option<Response>) -> Reply {
         status: answer.status,
         node: answer.node.as_deref().and_then(Answerer::parse),
         held: answer.held.as_deref().and_then(Held::parse),
+        life: None,
         body: answer.body.to_string().into_bytes(),
     })
 }

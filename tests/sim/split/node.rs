@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use greendot::auth::Keyring;
+use greendot::auth::{Keyring, Revoked};
 use greendot::engine::turn::Driver;
 use greendot::engine::{EngineParts, Mail, Outbound, Role};
 use greendot::metrics::Board;
@@ -202,6 +202,7 @@ impl Split {
                     role: role.clone(),
                     presence: Arc::clone(&presence),
                     keyrings: Keyring::of_fleet(Keys::clone(&self.keys)).shared(),
+                    revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
                     secret,
                     seed: seed ^ u64::from(shard),
                     mirrors,

@@ -14,13 +14,14 @@ use super::beat::beat;
 use super::caller::Caller;
 use super::datagrams::take;
 use super::device_key::make as device;
-use super::edit::edit;
+use super::edit::{edit, renew};
 use super::forget::forget;
 use super::held::held;
 use super::ignored::Ignored;
 use super::leave::{end_streams as end, leave};
 use super::node::{live, metrics, ready};
 use super::query::{many, one, query};
+use super::revoke::{revoke, told};
 use super::served::Served;
 use super::stream::open;
 use super::stream_beat::beat as stream_beat;
@@ -34,20 +35,21 @@ use crate::pages::{API, CLIENT, DASHBOARD};
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::User;
-use crate::wire::record::{Entry, ItemFault, LeaveAsk, StreamAsk, Told, WatchEdit};
+use crate::wire::record::{Entry, ItemFault, LeaveAsk, RevokeAsk, StreamAsk, Told, WatchEdit};
 use crate::wire::request::Method;
 use crate::wire::response::Answer;
 
 use Call::{
     Datagrams, DeviceKey, Health, Leave, Page, PresenceForget, PresenceMany, PresenceOne,
-    PresencePut, PresenceQuery, Stream, StreamBeat, StreamWatch, StreamsEnd, StreamsHeld, Ticket,
+    PresencePut, PresenceQuery, Revocations, Stream, StreamBeat, StreamToken, StreamWatch,
+    StreamsEnd, StreamsHeld, Ticket,
 };
 use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
-use Scope::{Admin, Beat, Metrics, Publish, Query};
+use Scope::{Admin, Beat, Metrics, Publish, Query, Revoke};
 use Serve::{
-    Bare, Beats, Bundles, Devices, Edits, Fixed, Listed, Mints, Notes, One, Opens, Parts, Record,
-    Records, Users,
+    Bare, Bundles, Devices, Edits, Fixed, InPath, Listed, Mints, Notes, One, Opens, Parts, Record,
+    Records, Users, Voids,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
@@ -65,7 +67,8 @@ const TABLE: &[Row] = &[
     row(Get,  STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
     row(Post, STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
     row(Post, STREAM_WATCH,        StreamWatch,  Streams, Holder,         Refused, Edits(edit)),
-    row(Post, STREAM_BEAT,         StreamBeat,   Streams, Holder,  Allowed, Beats(stream_beat)),
+    row(Post, STREAM_TOKEN,        StreamToken,  Streams, Holder,         Allowed, InPath(renew)),
+    row(Post, STREAM_BEAT,         StreamBeat,   Streams, Holder,  Allowed, InPath(stream_beat)),
     row(Post, "/v1/streams/held",  StreamsHeld,  Mirrors, Peers(Admin),   Allowed, Users(held)),
     row(Post, "/v1/streams/end",   StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
     row(Post, "/v1/beat",          Call::Beat,   Decides, Either(Beat),   Refused, Notes(beat)),
@@ -73,6 +76,8 @@ const TABLE: &[Row] = &[
     row(Post, "/v1/leave",         Leave,        Every,   Either(Beat),   Refused, Parts(leave)),
     row(Post, "/v1/ticket",        Ticket, Every, Either(Scope::Ticket),  Refused, Mints(make)),
     row(Post, "/v1/device-key",    DeviceKey,    Every,   Holder,         Refused, Devices(device)),
+    row(Post, "/v1/revoke",        Call::Revoke, Decides, Services(Revoke), Allowed, Voids(revoke)),
+    row(Post, "/v1/revocations",   Revocations,  Every,   Nodes,          Allowed, Bundles(told)),
     row(Get,  "/livez",            Health,       Every,   Open,           Allowed, Bare(live)),
     row(Get,  "/readyz",           Health,       Every,   Open,           Allowed, Bare(ready)),
     row(Get,  METRICS,             Call::Metrics, Every,  Local(Metrics), Allowed, Bare(metrics)),
@@ -89,6 +94,7 @@ pub(super) const JSON: &str = "application/json";
 
 const STREAM: &str = "/v1/stream";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
+const STREAM_TOKEN: &str = "/v1/stream/{stream}/token";
 /// Served beyond the limit of connections too: whom a full server does not hear is offline.
 const STREAM_BEAT: &str = "/v1/stream/{stream}/beat";
 
@@ -184,10 +190,12 @@ pub(super) enum Serve {
     /// Who asks, and what a stream is to be: in the query of a GET, in the body of a POST; and what
     /// else is in the query.
     Opens(fn(&mut Engine, ConnId, StreamAsk, Ignored, &Caller, Now) -> Served),
+    /// Who asks, and what the body revokes.
+    Voids(fn(&mut Engine, ConnId, RevokeAsk, &Caller, Now) -> Served),
     /// The body as it came.
     Bundles(fn(&mut Engine, &[u8], Now) -> Answer),
     /// Who asks, and the stream in the path.
-    Beats(fn(&mut Engine, ConnId, &str, &Caller, Now) -> Served),
+    InPath(fn(&mut Engine, ConnId, &str, &Caller, Now) -> Served),
     /// The device of the body `{"device":".."}`.
     Devices(fn(&mut Engine, User<'_>, &Caller, Now) -> Answer),
     /// The body as it came, which a user's call need not have.
@@ -254,10 +262,9 @@ impl Row {
     /// The type of the call's body. None: it has none.
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
-            Bare(_) | Fixed(_) | One(_) | Listed(_) | Beats(_) | Mints(_) => None,
-            Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) | Devices(_) => {
-                Some(JSON)
-            }
+            Bare(_) | Fixed(_) | One(_) | Listed(_) | InPath(_) | Mints(_) => None,
+            Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) | Devices(_)
+            | Voids(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
             Opens(_) => (self.method == Post).then_some(JSON),
         }
