@@ -35,6 +35,13 @@ impl Digest {
         Digest::of(b"jti ", jti.as_bytes())
     }
 
+    /// Of the keys of one device of a user's.
+    pub fn of_device(user: User<'_>, device: &[u8]) -> Digest {
+        let user = user.as_bytes();
+        // A user's id has no control character, so that the two are told apart.
+        Digest::of(b"dev ", &[user, device].join(&0))
+    }
+
     fn of(kind: &[u8; 4], text: &[u8]) -> Digest {
         let mut hasher = blake3::Hasher::new();
         let hash = hasher.update(kind).update(text).finalize();
@@ -150,6 +157,14 @@ impl Revoked {
         }
     }
 
+    /// A revocation of the keys that a device of a user's has got up to now.
+    pub fn of_device(&self, user: User<'_>, device: &[u8], now: Unix) -> Revocation {
+        Revocation {
+            digest: Digest::of_device(user, device),
+            ..self.of_user(user, None, now)
+        }
+    }
+
     /// Those that another node tells. None: it is no such message.
     pub fn read_told(&self, message: &[u8], now: Unix) -> Option<Vec<Revocation>> {
         Revocation::read_told(message, now.plus_ms(self.life_ms))
@@ -167,6 +182,18 @@ impl Revoked {
         };
         let one = |digest| table.of.contains_key(&digest);
         grant.token.is_some_and(one) || made_before(Digest::of_user(grant.user.user()))
+    }
+
+    /// Whether the keys are void that a device got from the moment `began` on, in which their epoch
+    /// began: its user is meant, or the device alone.
+    pub fn covers_device(&self, user: User<'_>, device: &[u8], began: Unix) -> bool {
+        if self.len.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let table = self.table.read();
+        let digests = [Digest::of_user(user), Digest::of_device(user, device)];
+        let mut found = digests.iter().filter_map(|digest| table.of.get(digest));
+        found.any(|revocation| began < revocation.before)
     }
 
     /// From now on it holds. Those that mean nobody any more at `now` are forgotten.
@@ -292,6 +319,35 @@ mod tests {
             !revoked.covers(&token("x", Some(60), None)),
             "a user is no jti"
         );
+    }
+
+    /// A key's epoch began at 50: a revocation of later bars it, one of before does not.
+    #[test]
+    fn which_devices_they_mean() {
+        let revoked = Revoked::new(9, 1);
+        let alice = user("alice");
+        let covers = |revoked: &Revoked, id: &str, device: &str, began| {
+            let id = user(id);
+            revoked.covers_device(id.user(), device.as_bytes(), Unix::from_ms(began))
+        };
+        assert!(!covers(&revoked, "alice", "phone", 50));
+        let one = revoked.of_device(alice.user(), b"phone", Unix::from_ms(60));
+        revoked.add(one, NOW).unwrap();
+        assert!(covers(&revoked, "alice", "phone", 50));
+        assert!(
+            !covers(&revoked, "alice", "phone", 1_000),
+            "the second is over"
+        );
+        assert!(!covers(&revoked, "alice", "tablet", 50));
+        assert!(!covers(&revoked, "alicephone", "phone", 50));
+        assert!(
+            !revoked.covers(&token("alice", Some(1), None)),
+            "its tokens are good"
+        );
+        revoked.add(of_user("alice", 51, 900), NOW).unwrap();
+        assert!(covers(&revoked, "alice", "tablet", 50));
+        assert!(!covers(&revoked, "alice", "tablet", 51));
+        assert!(!covers(&revoked, "bob", "phone", 50));
     }
 
     #[test]

@@ -67,6 +67,10 @@ impl Engine {
             self.counters
                 .add(Counter::DatagramsDevice, u64::from(of_device));
             match opened {
+                Ok(beats) if self.is_barred(&beats) => {
+                    worked += 1;
+                    self.counters.add(Counter::DatagramRevoked, 1);
+                }
                 Ok(beats) if beats.leave => {
                     // In order: a goodbye behind a beat is looked at behind it.
                     self.record_batch(&presence, &mut batch, way, now);
@@ -94,6 +98,16 @@ impl Engine {
         }
         self.record_batch(&presence, &mut batch, way, now);
         worked
+    }
+
+    /// Whether a device's key has been revoked, or its user has, in the key's epoch or later. Then
+    /// no key of that epoch counts: nobody knows when in it this one was made.
+    fn is_barred(&self, beats: &Beats<'_>) -> bool {
+        let (Some(sender), Some(user)) = (beats.sender, beats.users().next()) else {
+            return false;
+        };
+        let began = self.epochs.began(sender.epoch);
+        self.node.revoked.covers_device(user, sender.device, began)
     }
 
     fn record_batch(&mut self, presence: &Presence, batch: &mut Batch<'_>, way: Way, now: Now) {

@@ -124,6 +124,7 @@ table! {
         DatagramMac reason = "mac",
         DatagramStale reason = "stale",
         DatagramEntry reason = "entry",
+        DatagramRevoked reason = "revoked",
     }
     Shard Count "beats" "Beats accepted, by source" {
         BeatsUdp source = "udp",

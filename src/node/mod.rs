@@ -119,7 +119,9 @@ impl Opened {
                 }
             })?;
         let revocations_max = config.identity.revocations_max as usize;
-        let life_ms = config.identity.token_ttl_max_ms;
+        // Devices' keys outlive an epoch by another.
+        let keys_ms = config.settings.device_key_epoch_ms.saturating_mul(2);
+        let life_ms = config.identity.token_ttl_max_ms.max(keys_ms);
         let revoked = Arc::new(Revoked::new(revocations_max, life_ms));
         let keeper = match &report {
             Some(_) => Some(Keeper::open(&config.data_dir, &revoked, clock.now().unix)?),

@@ -97,6 +97,53 @@ fn whose_device_has_no_key() {
     assert_eq!(cell(&asked(&mut open, 0, line, "", PHONE)), "404");
 }
 
+/// A revocation bars the keys of its epoch, all of a user's or one device's; those of the next
+/// count again.
+#[test]
+fn a_revocation_bars_devices_until_the_next_epoch() {
+    let mut world = world(2);
+    let alice = token(&ALICE);
+    let node = bearer(&world.key().service_token());
+    let make = |world: &mut World, device: &str| {
+        let body = format!("{{\"device\":\"{device}\"}}");
+        key(world, 0, &alice, &body).0
+    };
+    let (phone, tablet) = (make(&mut world, "phone"), make(&mut world, "tablet"));
+    let taken = |world: &mut World, key: &DeviceKey| {
+        let before = world.count(0, Counter::DatagramRevoked);
+        let datagram = key.datagram(false, world.now().unix);
+        world.datagram(0, &datagram).turn();
+        world.count(0, Counter::DatagramRevoked) == before
+    };
+    assert!(taken(&mut world, &phone) && taken(&mut world, &tablet));
+    world.at(5_000);
+    let line = "POST /v1/revoke";
+    let one = r#"{"user":"alice","device":"phone"}"#;
+    assert_eq!(cell(&asked(&mut world, 1, line, &node, one)), "204");
+    assert!(!taken(&mut world, &phone) && taken(&mut world, &tablet));
+    // Its token is good still, and there is no other key in this epoch.
+    let line_key = "POST /v1/device-key";
+    let answer = asked(&mut world, 0, line_key, &bearer(&alice), PHONE);
+    assert!(
+        answer.contains("until the next the device beats over HTTP"),
+        "{answer}"
+    );
+    world.at(10_000);
+    assert_eq!(
+        cell(&asked(&mut world, 1, line, &node, r#"{"user":"alice"}"#)),
+        "204"
+    );
+    assert!(!taken(&mut world, &phone) && !taken(&mut world, &tablet));
+    world.at(EPOCH_MS);
+    assert!(!taken(&mut world, &phone) && !taken(&mut world, &tablet));
+    let renewed = token(&Said {
+        issued_ms: 20_000,
+        ..ALICE
+    });
+    let (phone, _) = key(&mut world, 1, &renewed, PHONE);
+    assert!(taken(&mut world, &phone) && !taken(&mut world, &tablet));
+}
+
 /// 10,000 devices beat over five epochs, and each asks for another key some time in the epoch
 /// behind that of its own. Nobody is ever taken for offline. Then they ask no more.
 #[test]

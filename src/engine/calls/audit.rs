@@ -14,6 +14,7 @@ pub(super) enum Deed {
     Erase,
     EndStreams,
     RevokeUser,
+    RevokeDevice,
     RevokeToken,
 }
 
@@ -22,13 +23,15 @@ pub(super) enum Deed {
 pub(super) fn audit<'u>(caller: &Caller, deed: Deed, users: impl Iterator<Item = User<'u>>) {
     let by = match (caller, deed) {
         (Caller::Service(name), _) => &**name,
-        (Caller::Node, Deed::Erase | Deed::RevokeUser | Deed::RevokeToken) => "(a node)",
+        (Caller::Node, Deed::EndStreams) => return,
+        (Caller::Node, _) => "(a node)",
         _ => return,
     };
     let deed = match deed {
         Deed::Erase => "erased users",
         Deed::EndStreams => "ended the streams of users",
         Deed::RevokeUser => "revoked all tokens of users",
+        Deed::RevokeDevice => "revoked the keys of a device of users",
         Deed::RevokeToken => "revoked a token by its jti",
     };
     if tracing::enabled!(Level::DEBUG) {

@@ -18,6 +18,17 @@ pub(super) fn make(engine: &mut Engine, device: User<'_>, caller: &Caller, now: 
     };
     engine.epochs.go_on(&engine.node.keyring.fleet, now.unix);
     let (key, valid_until) = engine.epochs.key_of(grant.user.user(), device);
+    let began = engine.epochs.began(key.epoch());
+    let user = grant.user.user();
+    if engine
+        .node
+        .revoked
+        .covers_device(user, device.as_bytes(), began)
+    {
+        let detail = "the keys of this epoch were revoked; until the next the device beats over \
+                      HTTP (POST /v1/beat)";
+        return Answer::problem(problems::NOT_PERMITTED, detail);
+    }
     let mut body = engine.conns.scratch();
     key.write(valid_until, &mut body);
     Answer::json(body)

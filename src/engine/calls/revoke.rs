@@ -32,6 +32,9 @@ pub(super) fn revoke(
     let revoked = &engine.node.revoked;
     let revocation = match &ask {
         RevokeAsk::Token(jti) => revoked.of_token(jti, now.unix),
+        RevokeAsk::Device { user, device } => {
+            revoked.of_device(user.user(), device.as_str().as_bytes(), now.unix)
+        }
         RevokeAsk::User { user, before } => {
             let before = before.map(|before| Unix::from_ms(before.saturating_mul(1_000)));
             if before.is_some_and(|before| before > now.unix.plus_ms(AHEAD_MS_MAX)) {
@@ -46,6 +49,7 @@ pub(super) fn revoke(
     }
     let (deed, whose) = match &ask {
         RevokeAsk::User { user, .. } => (Deed::RevokeUser, Some(user.user())),
+        RevokeAsk::Device { user, .. } => (Deed::RevokeDevice, Some(user.user())),
         RevokeAsk::Token(_) => (Deed::RevokeToken, None),
     };
     audit(caller, deed, whose.into_iter());

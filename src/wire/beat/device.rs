@@ -178,6 +178,11 @@ fn derive(root: &[u8; 32], user: User<'_>, device: &[u8]) -> [u8; 32] {
 }
 
 impl DeviceKey {
+    /// Its epoch.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// Whose it is.
     pub fn user(&self) -> User<'_> {
         self.user.user()

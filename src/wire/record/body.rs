@@ -117,16 +117,23 @@ pub enum RevokeAsk {
         /// When they were made at the earliest that are not meant.
         before: Option<u64>,
     },
+    /// The keys of this device of a user's.
+    Device {
+        /// Whose.
+        user: UserBuf,
+        /// Its name.
+        device: UserBuf,
+    },
     /// The token with this `jti`.
     Token(String),
 }
 
 /// Reads the JSON body of `POST /v1/revoke`: `{"user":"alice","before":1764009600}`, where `before`
-/// is optional, or `{"jti":".."}`.
+/// is optional, `{"user":"alice","device":"phone"}`, or `{"jti":".."}`.
 ///
-/// Errors: it is no such object, or names both or neither.
+/// Errors: it is no such object, or names more than one of these, or none.
 pub fn parse_revoke(body: &[u8]) -> Result<RevokeAsk, BodyFault> {
-    const MEMBERS: [Member; 3] = [
+    const MEMBERS: [Member; 4] = [
         Member {
             name: "user",
             kind: Kind::User,
@@ -136,21 +143,25 @@ pub fn parse_revoke(body: &[u8]) -> Result<RevokeAsk, BodyFault> {
             kind: Kind::Number,
         },
         Member {
+            name: "device",
+            kind: Kind::User,
+        },
+        Member {
             name: "jti",
             kind: Kind::Text,
         },
     ];
-    let [user, before, jti] = parse(body, MEMBERS, &["user", "before", "jti"], 0)?;
+    let names = &["user", "before", "device", "jti"];
+    let [user, before, device, jti] = parse(body, MEMBERS, names, 0)?;
     let before = before.and_then(Value::into_number);
-    let (user, jti) = (
-        user.and_then(Value::into_user),
-        jti.and_then(Value::into_text),
-    );
-    match (user, jti, before) {
-        (Some(user), None, before) => Ok(RevokeAsk::User { user, before }),
-        (None, Some(jti), None) => Ok(RevokeAsk::Token(jti)),
+    let [user, device] = [user, device].map(|it| it.and_then(Value::into_user));
+    let jti = jti.and_then(Value::into_text);
+    match (user, before, device, jti) {
+        (Some(user), before, None, None) => Ok(RevokeAsk::User { user, before }),
+        (Some(user), None, Some(device), None) => Ok(RevokeAsk::Device { user, device }),
+        (None, None, None, Some(jti)) => Ok(RevokeAsk::Token(jti)),
         _ => Err(BodyFault::Malformed(
-            "it takes `user`, with or without `before`, or `jti` alone".into(),
+            "it takes `user`, alone or with one of `before` and `device`, or `jti` alone".into(),
         )),
     }
 }
