@@ -24,6 +24,12 @@ pub enum Planted {
     GoodbyeOfAll,
     /// After a restart expiries are not held.
     NoGraceAtBoot,
+    /// Who is invisible is told by the last beat.
+    BeatsShow,
+    /// Who is invisible is counted as online.
+    HiddenCounted,
+    /// A beat of who is invisible brings them online.
+    BeatsUncover,
     /// A stamp ahead of the clock is brought back to it, whoever it is of.
     PastRewritten,
     /// Cells of slots that no user has are believed.

@@ -466,6 +466,8 @@ label! {
         Beat = "beat",
         /// `POST /v1/datagrams`
         Datagrams = "datagrams",
+        /// `POST /v1/status`
+        Status = "status",
         /// `POST /v1/leave`
         Leave = "leave",
         /// `POST /v1/device-key`

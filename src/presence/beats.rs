@@ -103,7 +103,7 @@ impl Presence {
                 .cell(slot)
                 .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
                     let order = sent_order(stamp, sent_at, now.unix);
-                    let counts = if stamp.has(StampFlags::LEFT) {
+                    let counts = if stamp.has_parted() {
                         // The same once more says nothing; a later one refuses more beats. So does
                         // one by the present clock where the last one's time is yet to come.
                         let is_ahead = stamp.ms() > now.unix.plus_ms(AHEAD_MS_MAX).ms();
@@ -113,15 +113,18 @@ impl Presence {
                     };
                     counts.then(|| match stamp.ms() {
                         // A slot that was made and never beat stays without a last activity.
-                        0 => stamp.with(StampFlags::LEFT),
-                        _ => newer(stamp, sent_at, now.unix).with(StampFlags::LEFT),
+                        0 => stamp.without(StampFlags::LEAVING).parted(),
+                        _ => {
+                            let stamp = newer(stamp, sent_at, now.unix);
+                            stamp.without(StampFlags::LEAVING).parted()
+                        }
                     })
                 });
         let Ok(before) = before else {
             return LeaveOutcome::Ignored;
         };
         self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
-        if before.has(StampFlags::LEFT) {
+        if before.has_parted() {
             LeaveOutcome::Ignored
         } else {
             LeaveOutcome::Left
@@ -132,7 +135,7 @@ impl Presence {
     /// beat has come by then, from whomever and whenever it was sent. Returns when it was given.
     pub fn put_leave_off(&self, slot: Slot, now: Now) -> Unix {
         let leaving = |stamp: Stamp| {
-            let news = !stamp.has(StampFlags::LEFT.and(StampFlags::LEAVING));
+            let news = !stamp.has_parted() && !stamp.has(StampFlags::LEAVING);
             news.then(|| stamp.with(StampFlags::LEAVING))
         };
         let cell = self.stamps.cell(slot);
@@ -158,13 +161,13 @@ impl Presence {
             // ahead of the clock is of no beat since a step back.
             let is_ahead = stamp.ms() > now.plus_ms(AHEAD_MS_MAX).ms();
             let counts = stamp.has(StampFlags::LEAVING)
-                && !stamp.has(StampFlags::LEFT)
+                && !stamp.has_parted()
                 && (stamp.ms() <= given_at.ms() || is_ahead);
             let dated = || match stamp.ms() {
                 0 => stamp,
                 _ => newer(stamp, given_at, given_at),
             };
-            counts.then(dated)
+            counts.then(|| dated().parted())
         };
         self.leave_if(slot, left)
     }
@@ -189,7 +192,7 @@ impl Presence {
                 stamp.order_of(sent_at)
             };
             let overtaken = order.is_lt() || order.is_eq() && !stamp.has(StampFlags::LEAVING);
-            let counts = !stamp.has(StampFlags::LEFT) && !overtaken;
+            let counts = !stamp.has_parted() && !overtaken;
             let dated = || match stamp.ms() {
                 0 => stamp,
                 _ if is_ahead => Stamp::new(came_at, sent_at, stamp.flags()),
@@ -199,16 +202,14 @@ impl Presence {
                     newer(stamp, sent_at, received)
                 }
             };
-            counts.then(dated)
+            counts.then(|| dated().without(StampFlags::LEAVING).parted())
         };
         self.leave_if(slot, left)
     }
 
-    /// Has a slot's publisher leave, if a goodbye counts against its stamp: `left` says how the
-    /// stamp is dated then.
+    /// Has a slot's publisher leave, if a goodbye counts against its stamp: `left` says what the
+    /// stamp is then.
     fn leave_if(&self, slot: Slot, left: impl Fn(Stamp) -> Option<Stamp>) -> LeaveOutcome {
-        let gone = |stamp: Stamp| stamp.without(StampFlags::LEAVING).with(StampFlags::LEFT);
-        let left = |stamp: Stamp| left(stamp).map(gone);
         let cell = self.stamps.cell(slot);
         match cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, left) {
             Ok(_) => {
@@ -222,7 +223,7 @@ impl Presence {
     /// Whether the last word of a slot's publisher was a goodbye.
     pub fn has_left(&self, slot: Slot) -> bool {
         let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
-        stamp.has(StampFlags::LEFT)
+        stamp.has_parted()
     }
 
     /// Stamps a slot with this moment; false, and nothing done, if it has LEFT.
@@ -257,20 +258,32 @@ impl Presence {
     }
 
     /// A beat for a slot that has LEFT: it counts unless it was sent in an earlier step than the
-    /// goodbye. In the same step the later to arrive counts: a socket's own arrive in order.
+    /// goodbye. In the same step the later to arrive counts: a socket's own arrive in order. Of one
+    /// who is invisible the stamp moves on, and nobody looks.
     #[cold]
     fn beat_on_left(&self, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
+        let uncovers = planted::is(Planted::BeatsUncover);
         let stamped =
             self.stamps
                 .cell(slot)
                 .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |stamp| {
-                    let refused = stamp.has(StampFlags::LEFT)
+                    let refused = stamp.has_parted()
                         && sent_order(stamp, sent_at, now.unix).is_lt()
                         && !planted::is(Planted::GoodbyeUndone);
-                    (!refused).then(|| newer(stamp, sent_at, now.unix).without(GONE.and(SILENT)))
+                    (!refused).then(|| {
+                        let heard = newer(stamp, sent_at, now.unix).without(SILENT);
+                        match stamp.has(StampFlags::INVISIBLE) && !uncovers {
+                            true => heard,
+                            false => heard.without(GONE),
+                        }
+                    })
                 });
-        if stamped.is_err() {
+        let Ok(before) = stamped else {
             return BeatOutcome::BeforeLeave;
+        };
+        if before.has(StampFlags::INVISIBLE) && !uncovers {
+            self.online.raise(chunk_of(slot), STAMPS_DIRTY);
+            return BeatOutcome::Stored;
         }
         // Even if the bit still says online: the goodbye may be on its way through the owner's
         // sweep.

@@ -429,7 +429,7 @@ impl Presence {
         let was_active = stamp.load(Ordering::Relaxed).at().is_some();
         let never = Unix::from_ms(0);
         stamp.store(
-            Stamp::new(never, never, StampFlags::LEFT),
+            Stamp::new(never, never, StampFlags::EXPIRED),
             Ordering::Release,
         );
         if before.status() == Status::Offline && !was_active {
@@ -472,7 +472,7 @@ impl Presence {
         let flags = if status.is_online() {
             StampFlags::default()
         } else {
-            StampFlags::LEFT
+            StampFlags::EXPIRED
         };
         stamp.store(
             Stamp::new(last_active, last_active, flags),

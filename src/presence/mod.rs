@@ -20,6 +20,7 @@ mod open;
 pub mod pace;
 mod resume;
 mod reuse;
+mod statuses;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -37,8 +38,10 @@ pub use follower::{FollowerOptions, Source};
 pub use forget::ForgetFault;
 pub use open::{OpenReport, StoreFolder, StoreOptions};
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
+pub use statuses::OwnState;
 pub use sweep::{Sweep, SweepContext, Transition};
 
+use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 pub use crate::store::MemoryChoice;
@@ -102,7 +105,8 @@ pub struct State {
     pub status: Status,
     /// Last transition; None: never had one.
     pub since: Option<Unix>,
-    /// Last beat, or if that lies ahead of the clock a time that does not; None: never.
+    /// Last beat, or if that lies ahead of the clock a time that does not; None: never. Of somebody
+    /// who is told as gone nothing later than `since`.
     pub last_active: Option<Unix>,
 }
 
@@ -280,7 +284,7 @@ impl Presence {
             since: published.since(),
             // Whatever still stamps the slot of somebody who was forgotten says nothing of them.
             last_active: stamp
-                .at()
+                .last_active(published)
                 .filter(|_| !self.is_withdrawn(slot))
                 .map(|at| self.told(at, now.unix)),
         }
@@ -314,6 +318,11 @@ impl Presence {
 
     /// Publishers online (sum over chunks), for metrics.
     pub fn online(&self) -> u64 {
+        if planted::is(Planted::HiddenCounted) {
+            let slots = (0..self.users()).map(Slot::new);
+            let counted = |slot: &Slot| self.online.has(*slot) || self.is_invisible(*slot);
+            return slots.filter(counted).count() as u64;
+        }
         let chunks = self.users().div_ceil(CHUNK_SLOTS) as usize;
         (0..chunks)
             .map(|chunk| u64::from(self.online.count(chunk)))

@@ -13,7 +13,12 @@ use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
 
 /// Chunk flag: the next sweep must look, even if nobody is online in it.
 pub(super) const LOOK: u8 = 1;
-const _: () = assert!(LOOK & (STAMPS_DIRTY | PUBLISHED_DIRTY) == 0, "one bit each");
+/// Chunk flag: the next sweep must compare statuses too, for somebody's has changed.
+pub(super) const STATUSES: u8 = 8;
+const _: () = assert!(
+    (LOOK | STATUSES) & (STAMPS_DIRTY | PUBLISHED_DIRTY) == 0 && LOOK != STATUSES,
+    "one bit each"
+);
 /// Words of bits in a chunk.
 pub(super) const CHUNK_WORDS: u32 = CHUNK_SLOTS / 64;
 

@@ -10,7 +10,7 @@ use super::Presence;
 use super::forget::Forgetting;
 use super::holders::Holders;
 use super::interner;
-use super::online::{LOOK, Online};
+use super::online::{LOOK, Online, STATUSES};
 use super::resume::{self, Resume};
 use super::vigil::Vigil;
 use crate::planted::{self, Planted};
@@ -278,10 +278,11 @@ fn restore_online(
             let beat = stamp.load(Ordering::Relaxed);
             bits |= u64::from(cell.is_online()) << bit;
             transition_ms = later(transition_ms, cell.since_ms(), Resume::explains);
-            stamp_ms = later(stamp_ms, beat.ms(), Resume::explains_stamp);
+            stamp_ms = later(stamp_ms, beat.heard_ms(cell), Resume::explains_stamp);
             // Online by a beat that the power took, or not offline yet: either way its grace is to
             // come.
-            if cell.is_online() && beat.has(StampFlags::EXPIRED) {
+            let gone = beat.has(StampFlags::LEFT);
+            if cell.is_online() && beat.has(StampFlags::EXPIRED) && !gone {
                 stamp.store(beat.without(StampFlags::EXPIRED), Ordering::Relaxed);
             }
         }
@@ -290,7 +291,7 @@ fn restore_online(
         }
     }
     for chunk in 0..users.div_ceil(CHUNK_SLOTS) as usize {
-        online.raise(chunk, LOOK | STAMPS_DIRTY | PUBLISHED_DIRTY);
+        online.raise(chunk, LOOK | STATUSES | STAMPS_DIRTY | PUBLISHED_DIRTY);
     }
     Latest {
         transition: Unix::from_ms(transition_ms),

@@ -3,7 +3,8 @@
 //! Owns one shard's cursor over its chunks. Only a slot's owner runs this for it, so published
 //! cells and online bits have one writer. Never reads a clock, never touches a connection. Cost:
 //! eight bytes and one bit for each slot of a chunk in which somebody is online or something was
-//! stamped; nothing but a flag for the others.
+//! stamped; nothing but a flag for the others. Where somebody's status has changed, eight bytes
+//! more for each who is online in the chunk.
 //!
 //! Every race heals: whatever crosses a sweep is still there for the next one, because a chunk with
 //! a transition is looked at once more.
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use super::Presence;
 use super::fresh::{Bounds, Comparison, WORD_SLOTS};
-use super::online::{CHUNK_WORDS, LOOK, chunk_of};
+use super::online::{CHUNK_WORDS, LOOK, STATUSES, chunk_of};
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
@@ -58,6 +59,8 @@ struct Cursor {
     chunk: u32,
     /// Word within the chunk; 0: the chunk has not been asked whether it needs a look.
     word: u32,
+    /// Statuses of the chunk are compared too.
+    statuses: bool,
 }
 
 impl Sweep {
@@ -78,6 +81,7 @@ impl Sweep {
         self.cursor.get_or_insert(Cursor {
             chunk: u32::from(self.shard),
             word: 0,
+            statuses: false,
         });
     }
 
@@ -114,6 +118,9 @@ impl Sweep {
             let chunk = cursor.chunk as usize;
             let asked = cursor.word > 0;
             // Lowered before the stamps are read: a beat that comes later raises it again.
+            if !asked {
+                cursor.statuses = presence.online.lower(chunk, STATUSES);
+            }
             if !asked && !presence.online.lower(chunk, LOOK) && presence.online.count(chunk) == 0 {
                 budget -= 1;
                 cursor.chunk += u32::from(self.shards);
@@ -127,10 +134,11 @@ impl Sweep {
                 .min(CHUNK_SLOTS)
                 .div_ceil(WORD_SLOTS as u32);
             while cursor.word < words && budget > 0 {
-                if !pass.word(cursor.chunk * CHUNK_WORDS + cursor.word, out) {
+                let word = cursor.chunk * CHUNK_WORDS + cursor.word;
+                if !pass.word(word, cursor.statuses, out) {
                     // Full in the middle of a word: what is left of it shows when it is read again.
                     // At word 0 the chunk would be asked again, and must say yes.
-                    presence.online.raise(chunk, LOOK);
+                    presence.online.raise(chunk, LOOK | STATUSES);
                     self.cursor = Some(cursor);
                     return false;
                 }
@@ -142,6 +150,7 @@ impl Sweep {
                 cursor = Cursor {
                     chunk: cursor.chunk + u32::from(self.shards),
                     word: 0,
+                    statuses: false,
                 };
             }
         }
@@ -209,7 +218,7 @@ impl<'a> Pass<'a> {
 
     /// Looks at 64 slots; false if `out` is full and something may be left.
     #[inline]
-    fn word(&mut self, word: u32, out: &mut Vec<Transition>) -> bool {
+    fn word(&mut self, word: u32, statuses: bool, out: &mut Vec<Transition>) -> bool {
         let first = word as usize * WORD_SLOTS;
         if planted::is(Planted::PastRewritten) {
             self.rewrite_past(first);
@@ -219,15 +228,16 @@ impl<'a> Pass<'a> {
             .expect("the files grow by whole chunks, and a chunk by whole words");
         let found = self.comparison.word(stamps, self.bounds);
         let online = self.presence.online.word(word);
-        if found.fresh == online && !found.any_ahead {
+        if found.fresh == online && !found.any_ahead && !statuses {
             return true;
         }
-        self.differs(word, out)
+        self.differs(word, statuses, out)
     }
 
-    /// The rare path of `word`: somebody came, went, or is ahead of the clock.
+    /// The rare path of `word`: somebody came, went, is ahead of the clock, or may have another
+    /// status.
     #[cold]
-    fn differs(&mut self, word: u32, out: &mut Vec<Transition>) -> bool {
+    fn differs(&mut self, word: u32, statuses: bool, out: &mut Vec<Transition>) -> bool {
         let first = word * WORD_SLOTS as u32;
         // Cells behind the last user's are nobody's, whatever they say.
         let mask = match self.presence.users().saturating_sub(first) {
@@ -249,8 +259,12 @@ impl<'a> Pass<'a> {
         if online & !wanted != 0 && self.holds() {
             wanted |= online & self.comparison.word(stamps, Bounds::not_left()).fresh;
         }
+        let changed = match statuses {
+            true => self.changed(first, online),
+            false => 0,
+        };
         // Whoever is ahead is looked at, online or not.
-        let mut differing = ((wanted ^ online) | ahead) & mask;
+        let mut differing = ((wanted ^ online) | ahead | changed) & mask;
         if planted::is(Planted::SweepSkipsLastSlot) && word % CHUNK_WORDS == CHUNK_WORDS - 1 {
             differing &= !(1 << 63);
         }
@@ -263,6 +277,25 @@ impl<'a> Pass<'a> {
             self.decide(slot, out);
         }
         true
+    }
+
+    /// Who of 64 slots, of those who are online, says another status than is published.
+    fn changed(&self, first: u32, online: u64) -> u64 {
+        let mut changed = 0;
+        let mut left = online;
+        while left != 0 {
+            let bit = left.trailing_zeros();
+            left &= left - 1;
+            changed |= u64::from(self.has_changed(Slot::new(first + bit))) << bit;
+        }
+        changed
+    }
+
+    /// Whether a publisher says another status than is published of it.
+    fn has_changed(&self, slot: Slot) -> bool {
+        let stamp = self.presence.stamps.cell(slot).load(Ordering::Acquire);
+        let published = self.presence.published.cell(slot).load(Ordering::Relaxed);
+        stamp.status() != published.status()
     }
 
     /// Whether a stamp ahead of the clock is evidence against the clock, asked after it was read.
@@ -328,7 +361,7 @@ impl<'a> Pass<'a> {
             // Nobody was told of this one in time. It is not asked for again.
             self.expire(slot, stamp);
         }
-        if fresh == online {
+        if fresh == online && !(fresh && self.has_changed(slot)) {
             return;
         }
         if silent && !self.expire(slot, stamp) {
@@ -336,7 +369,7 @@ impl<'a> Pass<'a> {
             return;
         }
         let status = if fresh {
-            Status::Online
+            stamp.status()
         } else {
             Status::Offline
         };

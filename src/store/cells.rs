@@ -18,6 +18,7 @@
 use std::{cmp, fmt};
 
 pub use super::cell::{Cell, CellValue};
+use crate::planted::{self, Planted};
 use crate::status::Status;
 use crate::time::Unix;
 
@@ -71,14 +72,18 @@ impl StampFlags {
     /// fresh until the next beat, whatever the wall clock says. Set by the slot's owner in its
     /// sweep, cleared by who records a beat.
     pub const EXPIRED: StampFlags = StampFlags(1 << 1);
-    /// What the publisher says of itself: online, away, busy, as numbers from 0; 3 is not used.
-    /// Reserved: nobody sets it yet.
+    /// What the publisher says of itself: online, away, busy, as numbers from 0; 3 is not used. Set
+    /// by who takes a status, and by nobody else.
     pub const STATUS: StampFlags = StampFlags(3 << 2);
-    /// Told to nobody as here. Reserved: nobody sets it yet.
+    const AWAY: StampFlags = StampFlags(1 << 2);
+    const BUSY: StampFlags = StampFlags(2 << 2);
+    /// Told to nobody as here: it stands beside LEFT, which beats do not clear then. EXPIRED beside
+    /// it says that the publisher has truly gone, until the next beat. Set and cleared by who takes
+    /// a status, and by nobody else.
     pub const INVISIBLE: StampFlags = StampFlags(1 << 4);
-    /// A goodbye was put off, and no beat has come since. Set by who takes such a goodbye, cleared
-    /// by who records a beat, or the goodbye when it is due. What a crash leaves of it means
-    /// nothing.
+    /// A goodbye was put off, and no beat has come since; beside LEFT, that one is it. Set by who
+    /// takes such a goodbye, cleared by who records a beat or another goodbye. What a crash leaves
+    /// of it without LEFT means nothing.
     pub const LEAVING: StampFlags = StampFlags(1 << 5);
     /// Reserved: nobody sets it, and who writes a stamp leaves it as it is.
     pub const SPARE_6: StampFlags = StampFlags(1 << 6);
@@ -188,6 +193,86 @@ impl Stamp {
     #[inline]
     pub const fn without(self, flags: StampFlags) -> Stamp {
         Stamp(self.0 & !(flags.0 as u64))
+    }
+
+    /// What the publisher says that it is while it is here.
+    #[inline]
+    pub const fn status(self) -> Status {
+        match StampFlags(self.0 as u8 & StampFlags::STATUS.0) {
+            StampFlags::AWAY => Status::Away,
+            StampFlags::BUSY => Status::Busy,
+            _ => Status::Online,
+        }
+    }
+
+    /// The same of a publisher who says that it is this, which is a way of being here.
+    pub const fn with_status(self, status: Status) -> Stamp {
+        let stamp = self.without(StampFlags::STATUS);
+        match status {
+            Status::Away => stamp.with(StampFlags::AWAY),
+            Status::Busy => stamp.with(StampFlags::BUSY),
+            Status::Online | Status::Offline | Status::Unknown => stamp,
+        }
+    }
+
+    /// Whether the publisher has truly said goodbye, whatever others are told.
+    #[inline]
+    pub const fn has_parted(self) -> bool {
+        self.has(StampFlags::LEFT)
+            && (!self.has(StampFlags::INVISIBLE) || self.has(StampFlags::EXPIRED))
+    }
+
+    /// The same of a publisher who has said goodbye.
+    pub const fn parted(self) -> Stamp {
+        match self.has(StampFlags::INVISIBLE) {
+            true => self.with(StampFlags::LEFT.and(StampFlags::EXPIRED)),
+            false => self.with(StampFlags::LEFT),
+        }
+    }
+
+    /// The same of a publisher whom others are told as gone from now on.
+    pub const fn hidden(self) -> Stamp {
+        let hidden = match self.has_parted() {
+            true => self.with(StampFlags::EXPIRED),
+            false => self.with(StampFlags::LEFT),
+        };
+        hidden.with(StampFlags::INVISIBLE)
+    }
+
+    /// The same of a publisher whom others are told as it is.
+    pub const fn shown(self) -> Stamp {
+        match (self.has(StampFlags::INVISIBLE), self.has_parted()) {
+            (false, _) => self,
+            (true, true) => self.without(StampFlags::INVISIBLE),
+            (true, false) => self.without(StampFlags::LEFT.and(StampFlags::INVISIBLE)),
+        }
+    }
+
+    /// When the publisher was last active, as others are told: of one who is told as gone nothing
+    /// later than that. A goodbye counts as heard when it is published, unless it was put off: so
+    /// beats of one who is invisible show in nothing.
+    #[inline]
+    pub fn last_active(self, published: Published) -> Option<Unix> {
+        let heard = self.at()?;
+        if published.is_online() {
+            return Some(heard);
+        }
+        let since = published.since()?;
+        let put_off = self.has(StampFlags::LEAVING) && !self.has(StampFlags::INVISIBLE);
+        Some(match self.has(StampFlags::LEFT) && !put_off {
+            _ if planted::is(Planted::BeatsShow) => heard,
+            true => since,
+            false => heard.min(since),
+        })
+    }
+
+    /// The time received that counts for others: of a goodbye that was published, when that was.
+    #[inline]
+    pub fn heard_ms(self, published: Published) -> u64 {
+        match self.has(StampFlags::LEFT) && !published.is_online() {
+            true => published.since_ms(),
+            false => self.ms(),
+        }
     }
 
     /// As the sweep compares stamps: a later one is greater, whatever the flags; a time beyond half

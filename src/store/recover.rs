@@ -103,10 +103,20 @@ impl Parts {
         }
         let is_long = |last: Unix| (now.ms_since(last) > grace_ms).then(|| now.ms_since(last));
         is_long(ran_at)?;
-        let stamps = self.stamps.cells()[..self.slots as usize].iter();
-        let heard = stamps.map(|stamp| stamp.load(Ordering::Relaxed).ms());
+        let heard = self.heard_ms();
         let newest_ms = heard.filter(|ms| *ms <= now.ms()).max().unwrap_or(0);
         is_long(ran_at.max(Unix::from_ms(newest_ms)))
+    }
+
+    /// When each publisher was last heard, as far as others may know, in ms.
+    fn heard_ms(&self) -> impl Iterator<Item = u64> {
+        let stamps = &self.stamps.cells()[..self.slots as usize];
+        let published = &self.published.cells()[..self.slots as usize];
+        let cells = stamps.iter().zip(published);
+        cells.map(|(stamp, published)| {
+            let published = published.load(Ordering::Relaxed);
+            stamp.load(Ordering::Relaxed).heard_ms(published)
+        })
     }
 
     /// Nobody is online any more since `now`, and nobody is until a beat comes. Returns how many
@@ -117,7 +127,7 @@ impl Parts {
         let published = &self.published.cells()[..self.slots as usize];
         for (stamp, cell) in stamps.iter().zip(published) {
             let (heard, before) = (stamp.load(Ordering::Relaxed), cell.load(Ordering::Relaxed));
-            let gone = heard.has(StampFlags::LEFT.and(StampFlags::EXPIRED));
+            let gone = heard.has_parted() || heard.has(StampFlags::EXPIRED);
             // Whoever was heard too late to be told, too: by a clock that is behind, at this start
             // or a later one, that was just now.
             if (before.is_online() || heard.ms() > 0) && !gone {
@@ -170,12 +180,8 @@ impl Parts {
     fn republish(&self, impossible: &impl Fn(u64) -> bool, offline_after_ms: u64, now: Unix) {
         let stamps = &self.stamps.cells()[..self.slots as usize];
         let published = &self.published.cells()[..self.slots as usize];
-        let newest_ms = stamps
-            .iter()
-            .map(|stamp| stamp.load(Ordering::Relaxed).ms())
-            .filter(|ms| !impossible(*ms))
-            .max()
-            .unwrap_or(0);
+        let newest_ms = self.heard_ms().filter(|ms| !impossible(*ms)).max();
+        let newest_ms = newest_ms.unwrap_or(0);
         for (stamp, cell) in stamps.iter().zip(published) {
             let (stamp, before) = (stamp.load(Ordering::Relaxed), cell.load(Ordering::Relaxed));
             let was_fresh = !stamp.has(StampFlags::LEFT.and(StampFlags::EXPIRED))
@@ -184,7 +190,7 @@ impl Parts {
             if was_fresh || before.is_online() {
                 let since = Unix::from_ms(now.ms().max(before.since_ms() + 1));
                 let status = match before.status() {
-                    Status::Offline | Status::Unknown => Status::Online,
+                    Status::Offline | Status::Unknown => stamp.status(),
                     here => here,
                 };
                 cell.store(Published::new(since, status), Ordering::Relaxed);

@@ -57,8 +57,8 @@ fn a_goodbye_is_believed_when_all_real_time_nodes_have_said_that_no_stream_is_op
         world.at(1_030);
         answer(&mut world, &asked, false);
         assert!(!is_online(&mut world));
-        // It was said when it came.
-        let said = format!("\"last_active\":{}", START + 1_000);
+        // It counts when it is believed, as going invisible does.
+        let said = format!("\"last_active\":{}", START + 1_030);
         assert!(world.ask(0, "bob").contains(&said));
     }
 }

@@ -195,6 +195,16 @@ const SURFACES: &[(&str, &str, [&str; 7])] = &[
                                        ["401", "401", "401", "204", "user", "user", "204"]),
     ("POST /v1/beat", r#"{"users":["alice","bob"]}"#,
                                        ["401", "401", "401", "user", "user", "user", "204"]),
+    ("POST /v1/status", r#"{"status":"busy"}"#,
+                                       ["401", "401", "401", "200", "user", "200", "400"]),
+    ("POST /v1/status", r#"{"user":"me","status":"busy"}"#,
+                                       ["401", "401", "401", "200", "user", "200", "200"]),
+    ("POST /v1/status", r#"{"user":"alice","status":"online"}"#,
+                                       ["401", "401", "401", "200", "user", "user", "200"]),
+    ("POST /v1/beat", r#"{"users":["bob"],"invisible":true}"#,
+                                       ["401", "401", "401", "user", "user", "user", "200"]),
+    ("GET /v1/stream?user=alice&status=busy", "",
+                                       ["401", "401", "401", "200", "user", "user", "401"]),
     ("POST /v1/leave", r#"{"users":["alice"]}"#,
                                        ["401", "401", "401", "204", "user", "user", "204"]),
     ("POST /v1/leave", r#"{"users":["bob"]}"#,
@@ -685,6 +695,8 @@ const SERVED: &[(&str, &str, [&str; 10])] = &[
         [".", ".", "200", ".", ".", ".", ".", "401", "200", "watch"]),
     ("POST /v1/beat", r#"{"users":["bob"]}"#,
         [".", "204", ".", ".", ".", ".", ".", "401", "204", "user"]),
+    ("POST /v1/status", r#"{"user":"bob","status":"busy"}"#,
+        [".", "200", ".", ".", ".", ".", ".", "401", "200", "user"]),
     ("POST /v1/leave", r#"{"users":["bob"]}"#,
         [".", "204", ".", ".", ".", ".", ".", "401", "204", "user"]),
     ("POST /v1/leave", r#"{"users":["bob"],"everywhere":true}"#,
@@ -845,4 +857,49 @@ fn a_service_speaks_for_all() {
         answer.contains(&record("u7", "online", 61_234, 61_234)),
         "{answer}"
     );
+}
+
+/// The holder of a token sees the truth of themselves, and nobody else does.
+#[test]
+fn who_is_invisible_is_seen_by_their_own_token_alone() {
+    let mut world = world(2);
+    let (_, _) = stream(&mut world, "user=alice&watch=bob", &token(&ALICE), 1);
+    let hide = r#"{"invisible":true,"status":"busy"}"#;
+    let answer = asked(
+        &mut world,
+        0,
+        "POST /v1/status",
+        &bearer(&token(&ALICE)),
+        hide,
+    );
+    assert!(
+        answer.contains("\"status\":\"busy\",\"online\":true"),
+        "{answer}"
+    );
+    let zoe = token(&Said {
+        user: "zoe",
+        watch: &["*"],
+        ..ALICE
+    });
+    for (caller, truth) in [
+        (token(&ALICE), true),
+        (zoe, false),
+        (world.key().service_token(), false),
+    ] {
+        let lines = bearer(&caller);
+        let answer = asked(&mut world, 1, "GET /v1/presence/alice", &lines, "");
+        assert_eq!(answer.contains("\"status\":\"busy\""), truth, "{answer}");
+        assert_eq!(answer.contains("\"invisible\":true"), truth, "{answer}");
+        // Only a call for oneself alone is one's own.
+        for line in ["GET /v1/presence?user=alice", "POST /v1/presence/query"] {
+            let body = r#"{"users":["alice"]}"#;
+            let body = if line.starts_with("POST") { body } else { "" };
+            let answer = asked(&mut world, 1, line, &lines, body);
+            assert!(
+                answer.contains("\"status\":\"offline\",\"online\":false"),
+                "{answer}"
+            );
+            assert!(!answer.contains("invisible"), "{answer}");
+        }
+    }
 }

@@ -15,8 +15,9 @@ use crate::pages::Page;
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
-    BAD_VOUCH, BodyFault, Entry, StreamAsk, Told, Vouch, parse_device, parse_leave, parse_revoke,
-    parse_stream_ask, parse_told, parse_told_list, parse_users, parse_watch_edit,
+    BAD_INVISIBLE, BAD_STATUS, BAD_VOUCH, BodyFault, Entry, Said, StreamAsk, Told, Vouch,
+    parse_beat, parse_device, parse_leave, parse_revoke, parse_status, parse_stream_ask,
+    parse_told, parse_told_list, parse_users, parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Answer, Cache, problems};
@@ -85,9 +86,16 @@ impl Engine {
                 serve(self, &users, caller, now).into()
             }
             Serve::Notes(serve) => {
-                let users = self.read(parse_users(body, users_max), users_limit)?;
-                caller.check_speaks_all(&users)?;
-                serve(self, id, &users, now)
+                let ask = self.read(parse_beat(body, users_max), users_limit)?;
+                caller.check_speaks_all(&ask.users)?;
+                serve(self, id, &ask, now)
+            }
+            Serve::Says(serve) => {
+                let mut ask = self.read(parse_status(body), users_limit)?;
+                ask.user = ask.user.map(|user| caller.resolve_me(user));
+                caller.check_speaks(ask.user.iter().map(UserBuf::user))?;
+                caller.check_publishes()?;
+                serve(self, id, ask, caller, now)
             }
             Serve::Parts(serve) => {
                 let ask = self.read(parse_leave(body, users_max), users_limit)?;
@@ -118,6 +126,10 @@ impl Engine {
                 // The header is newer: a reconnecting EventSource repeats its first URL.
                 if let Some(id) = head.last_event_id {
                     ask.last_event_id = Some(text(id));
+                }
+                if ask.user.is_none() && !ask.said.is_empty() {
+                    let detail = "status and invisible are a user's, and the stream has none";
+                    return Err(Answer::problem(problems::BAD_QUERY, detail));
                 }
                 ask.user = ask.user.map(|user| caller.resolve_me(user));
                 caller.check_speaks(ask.user.iter().map(UserBuf::user))?;
@@ -269,6 +281,18 @@ fn stream_asked(
                 vouch = Some(said.ok_or(Fault::Query(BAD_VOUCH.into()))?);
             }
             b"vouch" => return Err(Fault::Query("vouch stands twice".into())),
+            b"status" if ask.said.status.is_none() => {
+                let said = value.as_deref().and_then(Said::status_of);
+                ask.said.status = Some(said.ok_or(Fault::Query(BAD_STATUS.into()))?);
+            }
+            b"invisible" if ask.said.invisible.is_none() => {
+                let said = value.as_deref().and_then(Said::invisible_of);
+                ask.said.invisible = Some(said.ok_or(Fault::Query(BAD_INVISIBLE.into()))?);
+            }
+            b"status" | b"invisible" => {
+                let detail = "status and invisible may stand once each";
+                return Err(Fault::Query(detail.into()));
+            }
             b"user" => {
                 let detail = "user stands twice: a stream has one holder";
                 return Err(Fault::Query(detail.into()));
@@ -346,8 +370,17 @@ pub(super) fn users_named(
                 .filter_map(|(_, user)| Some(user?.into_owned()))
                 .collect()
         }
+        Serve::Says(_) => {
+            let ask = parse_status(body).unwrap_or_default();
+            let user = ask.user.into_iter();
+            user.map(|user| user.as_str().as_bytes().to_vec()).collect()
+        }
         Serve::Users(_) | Serve::Notes(_) => {
-            let users = parse_users(body, users_max).unwrap_or_default();
+            let users = match row.serve {
+                Serve::Notes(_) => parse_beat(body, users_max).map(|ask| ask.users),
+                _ => parse_users(body, users_max),
+            };
+            let users = users.unwrap_or_default();
             let bytes = |user: UserBuf| user.as_str().as_bytes().to_vec();
             users.into_iter().flatten().map(bytes).collect()
         }

@@ -7,12 +7,16 @@ use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::time::{Now, Unix};
-use crate::wire::record::Entry;
+use crate::wire::json::write_str;
+use crate::wire::record::BeatAsk;
+use crate::wire::response::Answer;
 
-pub(super) fn beat(engine: &mut Engine, asker: ConnId, users: &[Entry], now: Now) -> Served {
+pub(super) fn beat(engine: &mut Engine, asker: ConnId, ask: &BeatAsk, now: Now) -> Served {
     let mut refused = Refused::default();
     let mut errands = Errands::default();
-    for (index, user) in users.iter().enumerate() {
+    // Those of whom others are told that they have gone.
+    let mut invisible = Vec::new();
+    for (index, user) in ask.users.iter().enumerate() {
         let user = match user {
             Ok(user) => user.user(),
             Err(fault) => {
@@ -22,10 +26,15 @@ pub(super) fn beat(engine: &mut Engine, asker: ConnId, users: &[Entry], now: Now
         };
         match engine.take_in(user, now) {
             Ok(slot) => {
+                // Before the beat: who is invisible never flashes online.
+                engine.say(slot, ask.said, &mut errands, now);
                 // Neither late nor a replay: it comes after every goodbye that has come.
                 let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);
                 if engine.count_beat(outcome, Counter::BeatsHttp) {
                     errands.look(engine, slot, now);
+                }
+                if engine.presence.is_invisible(slot) {
+                    invisible.push(user.as_str());
                 }
             }
             Err(fault) => {
@@ -34,5 +43,25 @@ pub(super) fn beat(engine: &mut Engine, asker: ConnId, users: &[Entry], now: Now
             }
         }
     }
-    errands.park(engine, asker, Then::Answer(refused.answer()), now)
+    let answer = match invisible.is_empty() {
+        true => refused.answer(),
+        false => own_answer(&invisible, &refused),
+    };
+    errands.park(engine, asker, Then::Answer(answer), now)
+}
+
+/// Says to whoever beats for them who is invisible, and which items were refused.
+fn own_answer(invisible: &[&str], refused: &Refused) -> Answer {
+    let mut body = Vec::new();
+    for user in invisible {
+        body.extend_from_slice(match body.is_empty() {
+            true => &b"{\"invisible\":["[..],
+            false => b",",
+        });
+        write_str(user, &mut body);
+    }
+    body.push(b']');
+    refused.write(usize::MAX, &mut body);
+    body.push(b'}');
+    Answer::json(body)
 }

@@ -128,6 +128,19 @@ impl Caller {
         }
     }
 
+    /// Who they are, if a token says so.
+    pub(super) fn own(&self) -> Option<UserBuf> {
+        match self {
+            Caller::User(grant) => Some(grant.user.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether a token says that they are this user.
+    pub(super) fn is(&self, user: User<'_>) -> bool {
+        matches!(self, Caller::User(grant) if grant.user.user() == user)
+    }
+
     /// A record as they are told it.
     pub(super) fn told<'r>(&self, record: Record<'r>) -> Record<'r> {
         match self {

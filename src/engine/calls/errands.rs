@@ -83,7 +83,7 @@ impl Errands {
     pub(super) fn park(self, engine: &mut Engine, conn: ConnId, then: Then, now: Now) -> Served {
         let asker = engine.asker(conn, now);
         let (errands, verdict) = self.send(engine, asker, now.mono);
-        engine.parked_for(errands, verdict, then, asker)
+        engine.parked_for(errands, verdict, then, asker, now)
     }
 }
 
@@ -131,11 +131,16 @@ impl Engine {
         verdict: Verdict,
         then: Then,
         asker: Asker,
+        now: Now,
     ) -> Served {
         if errands == 0 {
             return match then {
                 Then::Answer(answer) => self.judged(verdict, answer).into(),
                 Then::Stream(new) => Served::Stream(new),
+                Then::Own(slot) => {
+                    let answer = self.own_answer(slot, now);
+                    self.judged(verdict, answer).into()
+                }
                 Then::LogOut(..) => unreachable!("a log-out is sent out by itself"),
             };
         }
@@ -185,10 +190,10 @@ impl Engine {
         let then = Then::Answer(answer);
         if shard == self.node.shard {
             let (errands, verdict) = self.take_goodbye(&goodbye, asker, now);
-            return self.parked_for(errands, verdict, then, asker);
+            return self.parked_for(errands, verdict, then, asker, now);
         }
         self.send_errand(shard, Task::Goodbye(goodbye), asker);
-        self.parked_for(1 + UNSAID, Verdict::Done, then, asker)
+        self.parked_for(1 + UNSAID, Verdict::Done, then, asker, now)
     }
 
     fn take_goodbye(&mut self, goodbye: &Goodbye, asker: Asker, now: Now) -> (i32, Verdict) {
@@ -224,6 +229,7 @@ impl Engine {
                 Verdict::Done,
                 Then::LogOut(slots, at, answer),
                 asker,
+                now,
             ),
         }
     }
@@ -305,6 +311,10 @@ impl Engine {
         let Waits { verdict, then, .. } = *waits;
         let served = match then {
             Then::Answer(answer) => self.judged(verdict, answer).into(),
+            Then::Own(slot) => {
+                let answer = self.own_answer(slot, now);
+                self.judged(verdict, answer).into()
+            }
             Then::Stream(new) => return self.begin_parked_stream(id, &pending, *new, now),
             Then::LogOut(_, _, answer) if verdict != Verdict::Done => {
                 self.judged(verdict, answer).into()

@@ -31,6 +31,11 @@ pub fn instance_of(secret: &[u8; 32]) -> u64 {
 
 /// `GET /v1/presence/{user}`.
 pub(super) fn one(engine: &mut Engine, user: User<'_>, caller: &Caller, now: Now) -> Answer {
+    if caller.is(user)
+        && let Some(slot) = engine.presence.lookup(user)
+    {
+        return engine.own_answer(slot, now);
+    }
     let mut body = engine.conns.scratch();
     caller.told(record(engine, user, now)).write(&mut body);
     Answer::json(body)

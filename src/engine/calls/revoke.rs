@@ -60,7 +60,13 @@ pub(super) fn revoke(
         until: now.mono.plus_ms(WAIT_MS_MAX),
     };
     engine.keeping.push_back(asker);
-    engine.parked_for(1, Verdict::Done, Then::Answer(Answer::no_content()), asker)
+    engine.parked_for(
+        1,
+        Verdict::Done,
+        Then::Answer(Answer::no_content()),
+        asker,
+        now,
+    )
 }
 
 /// `POST /v1/revocations`: another node tells what it was told.

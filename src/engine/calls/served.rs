@@ -52,6 +52,8 @@ pub(in crate::engine) struct Waits {
 pub(in crate::engine) enum Then {
     Answer(Answer),
     Stream(Box<NewStream>),
+    /// The holder of this slot is told what it truly is.
+    Own(Slot),
     /// All shards know that these users are logged out: their beats count no more.
     LogOut(Arc<[Slot]>, LoggedOutAt, Answer),
 }

@@ -20,7 +20,7 @@ use crate::realtime::watches::{NAME_BYTES, Target};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::record::StreamAsk;
-use crate::wire::response::{Answer, write_answer};
+use crate::wire::response::{Answer, problems, write_answer};
 use crate::wire::sse;
 use crate::wire::{User, UserBuf};
 
@@ -41,6 +41,12 @@ pub(super) fn open(
     // Who was logged out comes back: an EventSource that is answered so stays away for good.
     if ask.last_event_id.as_deref() == Some(sse::BYE) {
         return Answer::no_content().into();
+    }
+    if engine.upstream.is_some() && !ask.said.is_empty() {
+        // The first beat would go before it.
+        let detail = "a real-time node takes no status; say it to the user's presence node by \
+                      POST /v1/status, and open the stream then";
+        return Answer::problem(problems::WRONG_ROLE, detail).into();
     }
     let mut refused = Refused::default();
     let watch = refused.sift(None, ask.watch, &mut engine.counters);
@@ -69,6 +75,11 @@ pub(super) fn open(
         None => None,
         Some(user) => match engine.take_in(user.user(), now) {
             Ok(slot) => Some(slot),
+            // What is said of whoever has no room would be forgotten.
+            Err(fault) if !ask.said.is_empty() => {
+                engine.book_intern_fault(fault);
+                return Served::Overloaded(intern_detail(fault));
+            }
             // The stream goes on, and its holder comes when there is room in time.
             Err(InternFault::TooFast) => {
                 engine.counters.add(Counter::BeatTooFast, 1);
@@ -99,6 +110,8 @@ pub(super) fn open(
         && engine.upstream.is_none()
     {
         new.vouched = true;
+        // Before the beat: who is invisible never flashes online.
+        engine.say(slot, ask.said, &mut errands, now);
         let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);
         if engine.count_beat(outcome, Counter::BeatsStream) {
             errands.look(engine, slot, now);

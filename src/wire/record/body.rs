@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::item::Entry;
 use super::object::{Kind, Member, Value, parse};
+use super::said::{BAD_STATUS, Said};
 use crate::wire::beat::{DEVICE_BYTES_MAX, device_name};
 use crate::wire::{UserBuf, UserFault};
 
@@ -166,6 +167,86 @@ pub fn parse_revoke(body: &[u8]) -> Result<RevokeAsk, BodyFault> {
     }
 }
 
+const STATUS: Member = Member {
+    name: "status",
+    kind: Kind::Text,
+};
+const INVISIBLE: Member = Member {
+    name: "invisible",
+    kind: Kind::Flag,
+};
+
+/// What is said of a status by these members of a body.
+fn said(status: Option<Value>, invisible: Option<Value>) -> Result<Said, BodyFault> {
+    let bad = || BodyFault::Malformed(BAD_STATUS.into());
+    let status = match status.and_then(Value::into_text) {
+        None => None,
+        Some(word) => Some(Said::status_of(word.as_bytes()).ok_or_else(bad)?),
+    };
+    Ok(Said {
+        status,
+        invisible: invisible.and_then(Value::into_flag),
+    })
+}
+
+/// Whom a beat names, and what their statuses become with it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BeatAsk {
+    /// Who beats.
+    pub users: Vec<Entry>,
+    /// What all of them say.
+    pub said: Said,
+}
+
+/// Reads `{"users":[..],"status":"busy","invisible":true}`, the body of `POST /v1/beat`; the latter
+/// two are optional.
+///
+/// Errors: it is no such object, or names too many.
+pub fn parse_beat(body: &[u8], users_max: usize) -> Result<BeatAsk, BodyFault> {
+    const USERS: Member = Member {
+        name: "users",
+        kind: Kind::Users,
+    };
+    let names = &["users", "status", "invisible"];
+    let [users, status, invisible] = parse(body, [USERS, STATUS, INVISIBLE], names, users_max)?;
+    let missing = || BodyFault::Malformed("missing field `users`".into());
+    Ok(BeatAsk {
+        users: users.map(Value::into_users).ok_or_else(missing)?,
+        said: said(status, invisible)?,
+    })
+}
+
+/// What `POST /v1/status` says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StatusAsk {
+    /// Whose it is; none: the caller's own.
+    pub user: Option<UserBuf>,
+    /// What it becomes.
+    pub said: Said,
+}
+
+/// Reads `{"user":"alice","status":"busy","invisible":true}`, the body of `POST /v1/status`; one of
+/// the latter two must be there.
+///
+/// Errors: it is no such object, or says nothing.
+pub fn parse_status(body: &[u8]) -> Result<StatusAsk, BodyFault> {
+    const USER: Member = Member {
+        name: "user",
+        kind: Kind::User,
+    };
+    let names = &["user", "status", "invisible"];
+    let [user, status, invisible] = parse(body, [USER, STATUS, INVISIBLE], names, 0)?;
+    let said = said(status, invisible)?;
+    if said.is_empty() {
+        let missing = "missing field `status` or `invisible`";
+        return Err(BodyFault::Malformed(missing.into()));
+    }
+    Ok(StatusAsk {
+        user: user.and_then(Value::into_user),
+        said,
+    })
+}
+
 /// What `POST /v1/leave` says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LeaveAsk {
@@ -291,15 +372,17 @@ pub struct StreamAsk {
     pub last_event_id: Option<String>,
     /// Who beats for the user.
     pub vouch: Vouch,
+    /// What the user's status becomes with it.
+    pub said: Said,
 }
 
 /// Reads the JSON body of `POST /v1/stream`:
-/// `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123","vouch":"self"}`, all optional;
-/// null is the same as leaving a single one out.
+/// `{"user":"alice","watch":["bob"],"last_event_id":"1764009600123","vouch":"self"}` and
+/// `"status":"busy","invisible":true`, all optional; null is the same as leaving a single one out.
 ///
 /// Errors: it is no such object, `user` is none, or `watch` names too many.
 pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, BodyFault> {
-    const MEMBERS: [Member; 4] = [
+    const MEMBERS: [Member; 6] = [
         Member {
             name: "user",
             kind: Kind::User,
@@ -316,13 +399,19 @@ pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, Body
             name: "vouch",
             kind: Kind::Text,
         },
+        STATUS,
+        INVISIBLE,
     ];
-    let [user, watch, last_event_id, vouch] = parse(
-        body,
-        MEMBERS,
-        &["user", "watch", "last_event_id", "vouch"],
-        watch_max,
-    )?;
+    let names = &[
+        "user",
+        "watch",
+        "last_event_id",
+        "vouch",
+        "status",
+        "invisible",
+    ];
+    let [user, watch, last_event_id, vouch, status, invisible] =
+        parse(body, MEMBERS, names, watch_max)?;
     let vouch = match vouch.and_then(Value::into_text) {
         None => Vouch::Stream,
         Some(text) => {
@@ -335,6 +424,7 @@ pub fn parse_stream_ask(body: &[u8], watch_max: usize) -> Result<StreamAsk, Body
         watch: watch.map(Value::into_users).unwrap_or_default(),
         last_event_id: last_event_id.and_then(Value::into_text),
         vouch,
+        said: said(status, invisible)?,
     })
 }
 
@@ -574,6 +664,7 @@ mod tests {
                 watch: entries(&["bob"]),
                 last_event_id: Some("1764009600123".into()),
                 vouch: Vouch::Stream,
+                said: Said::default(),
             })
         );
         let vouch = |text: &str| ask(&format!("{{\"vouch\":{text}}}")).map(|ask| ask.vouch);

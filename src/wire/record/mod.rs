@@ -7,6 +7,7 @@ mod body;
 mod item;
 mod last_active;
 mod object;
+mod said;
 mod told;
 
 use crate::status::Status;
@@ -15,11 +16,13 @@ use crate::wire::User;
 use crate::wire::json::{write_str, write_u64};
 
 pub use body::{
-    BAD_VOUCH, BODY_DEPTH_MAX, BodyFault, LeaveAsk, RevokeAsk, StreamAsk, Vouch, WatchEdit,
-    parse_device, parse_leave, parse_revoke, parse_stream_ask, parse_users, parse_watch_edit,
+    BAD_VOUCH, BODY_DEPTH_MAX, BeatAsk, BodyFault, LeaveAsk, RevokeAsk, StatusAsk, StreamAsk,
+    Vouch, WatchEdit, parse_beat, parse_device, parse_leave, parse_revoke, parse_status,
+    parse_stream_ask, parse_users, parse_watch_edit,
 };
 pub use item::{Entry, ItemFault};
 pub use last_active::LastActive;
+pub use said::{BAD_INVISIBLE, BAD_STATUS, Said};
 pub use told::{Told, parse_told, parse_told_list};
 
 /// One publisher's state as told to anybody who asks or watches.

@@ -13,6 +13,7 @@ use super::act::Client;
 use super::erasures::Erased;
 use super::links::{Core, Link};
 use super::{Seen, Split};
+use crate::checks::is_told_active;
 use crate::model::{Left, User};
 use crate::sse::{Event, Response, Told, record};
 
@@ -922,7 +923,7 @@ impl Split {
         for user in 0..self.names.len() {
             let (online, state) = (self.streams_of(user).count() > 0, self.state(user));
             let active = self.truths[user].model.active_exactly;
-            if state.online != online || (active.is_some() && state.last_active != active) {
+            if state.online != online || (active.is_some() && !is_told_active(active, &state)) {
                 self.fail(format!(
                     "in the end user {user} is {state:?}: {:?}",
                     self.truths[user].model

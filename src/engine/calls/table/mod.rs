@@ -23,6 +23,7 @@ use super::node::{live, metrics, ready};
 use super::query::{many, one, query};
 use super::revoke::{revoke, told};
 use super::served::Served;
+use super::status::set;
 use super::stream::open;
 use super::stream_beat::beat as stream_beat;
 use super::ticket::make;
@@ -35,13 +36,15 @@ use crate::pages::{API, CLIENT, DASHBOARD};
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::User;
-use crate::wire::record::{Entry, ItemFault, LeaveAsk, RevokeAsk, StreamAsk, Told, WatchEdit};
+use crate::wire::record::{
+    BeatAsk, Entry, ItemFault, LeaveAsk, RevokeAsk, StatusAsk, StreamAsk, Told, WatchEdit,
+};
 use crate::wire::request::Method;
 use crate::wire::response::Answer;
 
 use Call::{
     Datagrams, DeviceKey, Health, Leave, Page, PresenceForget, PresenceMany, PresenceOne,
-    PresencePut, PresenceQuery, Revocations, Stream, StreamBeat, StreamToken, StreamWatch,
+    PresencePut, PresenceQuery, Revocations, Status, Stream, StreamBeat, StreamToken, StreamWatch,
     StreamsEnd, StreamsHeld, Ticket,
 };
 use Method::{Delete, Get, Post, Put};
@@ -49,7 +52,7 @@ use Roles::{Decides, Every, Keeps, Mirrors, Streams};
 use Scope::{Admin, Beat, Metrics, Publish, Query, Revoke};
 use Serve::{
     Bare, Bundles, Devices, Edits, Fixed, InPath, Listed, Mints, Notes, One, Opens, Parts, Record,
-    Records, Users, Voids,
+    Records, Says, Users, Voids,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
@@ -73,6 +76,7 @@ const TABLE: &[Row] = &[
     row(Post, "/v1/streams/end",   StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
     row(Post, "/v1/beat",          Call::Beat,   Decides, Either(Beat),   Refused, Notes(beat)),
     row(Post, "/v1/datagrams",     Datagrams,    Decides, Nodes,          Fleet,   Bundles(take)),
+    row(Post, "/v1/status",        Status,       Decides, Either(Beat),   Refused, Says(set)),
     row(Post, "/v1/leave",         Leave,        Every,   Either(Beat),   Refused, Parts(leave)),
     row(Post, "/v1/ticket",        Ticket, Every, Either(Scope::Ticket),  Refused, Mints(make)),
     row(Post, "/v1/device-key",    DeviceKey,    Every,   Holder,         Refused, Devices(device)),
@@ -179,8 +183,10 @@ pub(super) enum Serve {
     Listed(fn(&mut Engine, &[Entry], &Ignored, &Caller, Now) -> Answer),
     /// The users of the body `{"users":[..]}`.
     Users(fn(&mut Engine, &[Entry], &Caller, Now) -> Answer),
-    /// Who asks, and the users of the body `{"users":[..]}`.
-    Notes(fn(&mut Engine, ConnId, &[Entry], Now) -> Served),
+    /// Who asks, and the users of the body `{"users":[..]}`, with what they say of themselves.
+    Notes(fn(&mut Engine, ConnId, &BeatAsk, Now) -> Served),
+    /// Who asks, and the status of the body.
+    Says(fn(&mut Engine, ConnId, StatusAsk, &Caller, Now) -> Served),
     /// Who asks, and the goodbye of the body.
     Parts(fn(&mut Engine, ConnId, LeaveAsk, &Caller, Now) -> Served),
     /// The state of the user in the path, from the body, and which life of a node says so.
@@ -263,8 +269,8 @@ impl Row {
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
             Bare(_) | Fixed(_) | One(_) | Listed(_) | InPath(_) | Mints(_) => None,
-            Users(_) | Notes(_) | Parts(_) | Record(_) | Records(_) | Edits(_) | Devices(_)
-            | Voids(_) => Some(JSON),
+            Users(_) | Notes(_) | Says(_) | Parts(_) | Record(_) | Records(_) | Edits(_)
+            | Devices(_) | Voids(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
             Opens(_) => (self.method == Post).then_some(JSON),
         }
