@@ -206,10 +206,9 @@ fn growth_keeps_every_user_and_users_max_is_exact() {
         world.beat(Slot::new(users_max - 1), 5),
         BeatOutcome::StoredOffline
     );
-    // Of which others learn once it is published.
     assert_eq!(
         world.state(Slot::new(users_max - 1), 5),
-        (false, None, None)
+        (false, None, Some(5))
     );
 }
 

@@ -25,6 +25,9 @@ use crate::time::Unix;
 const FLAG_BITS: u32 = 8;
 const BEHIND_BITS: u32 = 12;
 const BEHIND_STEPS_MAX: u64 = (1 << BEHIND_BITS) - 1;
+/// A goodbye is published within this of its stamp, in ms, unless the process ended between: by
+/// another shard's next turn, or once real-time nodes have been asked.
+const GOODBYE_MS_MAX: u64 = 5_000;
 /// Sending times are kept to a step of 2^4 = 16 ms of the Unix clock.
 const STEP_BITS: u32 = 4;
 
@@ -248,28 +251,29 @@ impl Stamp {
         }
     }
 
-    /// When the publisher was last active, as others are told: of one who is told as gone nothing
-    /// later than that. A goodbye counts as heard when it is published, unless it was put off: so
-    /// beats of one who is invisible show in nothing.
+    /// When the publisher was last active, as others are told. Of one who is invisible that is when
+    /// they went, so that their beats show in nothing; and so it is of a goodbye, unless it was put
+    /// off, or was published long after: by a start, say.
     #[inline]
     pub fn last_active(self, published: Published) -> Option<Unix> {
         let heard = self.at()?;
-        if published.is_online() {
+        if published.is_online() || planted::is(Planted::BeatsShow) {
             return Some(heard);
         }
-        let since = published.since()?;
-        let put_off = self.has(StampFlags::LEAVING) && !self.has(StampFlags::INVISIBLE);
-        Some(match self.has(StampFlags::LEFT) && !put_off {
-            _ if planted::is(Planted::BeatsShow) => heard,
-            true => since,
-            false => heard.min(since),
-        })
+        if self.has(StampFlags::INVISIBLE) {
+            return published.since();
+        }
+        let at_once = self.has(StampFlags::LEFT) && !self.has(StampFlags::LEAVING);
+        let since = published
+            .since()
+            .filter(|since| at_once && *since >= heard && since.ms_since(heard) <= GOODBYE_MS_MAX);
+        Some(since.unwrap_or(heard))
     }
 
-    /// The time received that counts for others: of a goodbye that was published, when that was.
+    /// The time received that counts for others, in ms: of one who is invisible, when they went.
     #[inline]
     pub fn heard_ms(self, published: Published) -> u64 {
-        match self.has(StampFlags::LEFT) && !published.is_online() {
+        match self.has(StampFlags::INVISIBLE) && !published.is_online() {
             true => published.since_ms(),
             false => self.ms(),
         }

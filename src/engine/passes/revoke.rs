@@ -14,6 +14,8 @@ use crate::time::Unix;
 
 /// Revocations for which streams are looked for at once; others wait.
 const MEANT_MAX: usize = 65_536;
+/// Read of the journal in one call: a hash each.
+const READ_PER_CALL: usize = 4_096;
 
 #[derive(Debug)]
 pub(in crate::engine) struct Revoking {
@@ -43,7 +45,7 @@ impl Revoking {
 
     /// From where on the journal is to be read, and how much of it now, where it ends at `end`.
     pub(in crate::engine) fn unread(&self, end: u64) -> Option<(u64, usize)> {
-        let room = MEANT_MAX - self.meant.len();
+        let room = (MEANT_MAX - self.meant.len()).min(READ_PER_CALL);
         (self.read < end && room > 0).then_some((self.read, room))
     }
 
