@@ -270,7 +270,7 @@ impl Presence {
         self.interner.users()
     }
 
-    /// The published state; its `last_active` is never ahead of `now`.
+    /// The published state; its `last_active` is never ahead of `now`, unless `since` is as much.
     pub fn state(&self, slot: Slot, now: Now) -> State {
         let published = self.published.cell(slot).load(Ordering::Acquire);
         let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
@@ -286,15 +286,17 @@ impl Presence {
             last_active: stamp
                 .last_active(published)
                 .filter(|_| !self.is_withdrawn(slot))
-                .map(|at| self.told(at, now.unix)),
+                // Two transitions of one millisecond have the second's `since` ahead of the turn.
+                .map(|at| self.told(at, now.unix, published.since() == Some(at))),
         }
     }
 
-    /// A time of a stamp as it is told.
-    fn told(&self, at: Unix, now: Unix) -> Unix {
+    /// A time of a stamp as it is told; or of a transition, which is told as it is.
+    fn told(&self, at: Unix, now: Unix, is_since: bool) -> Unix {
         // The turns of shards do not begin together.
         match at > now.plus_ms(fresh::AHEAD_MS_MAX) {
             true => self.vigil.told(at, now),
+            false if is_since => at,
             false => at.min(now),
         }
     }

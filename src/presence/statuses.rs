@@ -64,7 +64,7 @@ impl Presence {
             let invisible = false;
             return OwnState { state, invisible };
         }
-        let heard = stamp.at().map(|at| self.told(at, now.unix));
+        let heard = stamp.at().map(|at| self.told(at, now.unix, false));
         let is_fresh = heard.is_some_and(|at| now.unix.ms_since(at) <= offline_after_ms);
         let status = match is_fresh && !stamp.has(StampFlags::EXPIRED) {
             true => stamp.status(),

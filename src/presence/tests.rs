@@ -439,7 +439,7 @@ fn since_strictly_increases_whatever_the_clock_does() {
     world.looked(ann, 5_000);
     world.leave(ann, 5_000);
     assert_eq!(world.looked(ann, 5_000), [offline(ann)]);
-    assert_eq!(world.state(ann, 5_000), (false, Some(5_001), Some(5_000)));
+    assert_eq!(world.state(ann, 5_000), (false, Some(5_001), Some(5_001)));
     // The wall clock goes back.
     world.presence.record_beat(ann, at(9_000).unix, at(4_000));
     assert_eq!(world.looked(ann, 4_000), [online(ann, false)]);

@@ -146,7 +146,7 @@ fn a_million_unknown_ids_leave_nothing() {
     stays.begin();
     let fresh_kib = anonymous_kib(&server);
     let before = on_disk(&home);
-    assert_eq!(before.len(), 4);
+    assert_eq!(before.len(), 5);
     for round in 0..2 {
         let height_kib = crowd(&server, round);
         assert!(

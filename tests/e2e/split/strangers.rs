@@ -1,6 +1,7 @@
 //! Nodes that were set up wrongly: each says what is wrong, and claims no more than it knows.
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::harness::{Home, Sender, Server, pause, until};
 use greendot::wire::beat::Keys;
@@ -27,6 +28,8 @@ impl Pair {
         let key_files = [0, 1].map(|at| {
             let path = homes[at].path().join("fleet.key");
             std::fs::write(&path, texts[at]).expect("a folder of our own");
+            let own = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&path, own).expect("a file of our own");
             format!("--key-file={}", path.display())
         });
         let [presence_ip, realtime_ip] = [homes[0].ip(), homes[1].ip()];
