@@ -77,11 +77,10 @@ fn start(program: &Path, folder: &Path, name: &str, arguments: &[String]) -> Chi
 fn split() -> Option<Split> {
     let program = program()?;
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(
-        folder.path().join("fleet.key"),
-        format!("{}\n", "6d".repeat(32)),
-    )
-    .unwrap();
+    let key_file = folder.path().join("fleet.key");
+    std::fs::write(&key_file, format!("{}\n", "6d".repeat(32))).unwrap();
+    let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key_file, own).unwrap();
     let [first, second, third, fourth] = free_addresses();
     let presence = [first, second].map(|(http, udp)| format!("udp://{udp},http://{http}"));
     let realtime = [third, fourth].map(|(http, _)| http);
