@@ -1,4 +1,4 @@
-//! The files of `src/web/`, compiled in: `/`, `/client.js`, `/openapi.json`.
+//! The files of `src/web/`, compiled in: dashboard, browser client, API description.
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Page {
@@ -10,12 +10,12 @@ pub struct Page {
 /// `/`: the dashboard.
 pub const DASHBOARD: Page = Page {
     content_type: "text/html; charset=utf-8",
-    body: include_bytes!("../web/dashboard.html"),
+    body: include_bytes!("../web/dashboard/index.html"),
 };
 /// `/client.js`: the browser client.
 pub const CLIENT: Page = Page {
     content_type: "text/javascript; charset=utf-8",
-    body: include_bytes!("../web/client.js"),
+    body: include_bytes!("../web/client/client.js"),
 };
 /// `/openapi.json`: the API description.
 pub const API: Page = Page {

@@ -3,7 +3,7 @@
 
 const { test, mock } = require("node:test");
 const assert = require("node:assert/strict");
-require("../../src/web/client.js");
+require("../../src/web/client/client.js");
 
 class FakeSource {
   static all = [];
@@ -617,7 +617,7 @@ function stage(options = {}) {
 const good = { ok: true, status: 204, type: "basic" };
 const HELLO = { keep_alive_ms: 1000, beat_interval_ms: 10000, vouch: "self" };
 
-// A clock that stands still until it is told to go on, and waits that are just as long as they are on
+// A clock that stands still until it is told to go on, and waits that are as long as they are on
 // average: a client waits between three and five quarters of that, so that not all come at once.
 async function withClock(test) {
   mock.method(Math, "random", () => 0.5);
