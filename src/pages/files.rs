@@ -1,27 +1,51 @@
 //! The files of `src/web/`, compiled in: dashboard, browser client, API description.
 
+/// A file as it is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Page {
     pub content_type: &'static str,
     /// The whole body.
     pub body: &'static [u8],
+    /// Another for another body: its entity tag.
+    pub tag: u64,
+    /// Pages of every origin may have it: it is code for them, and secret to nobody.
+    pub for_all: bool,
 }
 
 /// `/`: the dashboard.
 pub const DASHBOARD: Page = Page {
-    content_type: "text/html; charset=utf-8",
-    body: include_bytes!("../web/dashboard/index.html"),
+    for_all: false,
+    ..page(
+        "text/html; charset=utf-8",
+        include_bytes!("../web/dashboard/index.html"),
+    )
 };
 /// `/client.js`: the browser client.
-pub const CLIENT: Page = Page {
-    content_type: "text/javascript; charset=utf-8",
-    body: include_bytes!("../web/client/client.js"),
-};
+pub const CLIENT: Page = page(SCRIPT, include_bytes!("../web/client/client.js"));
 /// `/openapi.json`: the API description.
-pub const API: Page = Page {
-    content_type: "application/json",
-    body: include_bytes!("../web/openapi.json"),
-};
+pub const API: Page = page("application/json", include_bytes!("../web/openapi.json"));
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+const fn page(content_type: &'static str, body: &'static [u8]) -> Page {
+    Page {
+        content_type,
+        body,
+        tag: fnv1a(body),
+        for_all: true,
+    }
+}
+
+/// FNV-1a, of 64 bits: one that the compiler can run.
+const fn fnv1a(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x100_0000_01b3);
+        at += 1;
+    }
+    hash
+}
 
 #[cfg(test)]
 mod tests {

@@ -226,3 +226,73 @@ fn pages_of_this_machine_are_listed_where_the_node_says_so() {
         .send(plain, get("/v1/presence/x", "127.0.0.1:8080", page))
         .expect(plain, json(&unseen("x")));
 }
+
+/// A browser that has a file asks whether it is still so, and one whose name has the version never
+/// does.
+#[test]
+fn files_are_sent_once() {
+    let mut world = World::new(1);
+    let mut lines = |target: &str, fields: &str| {
+        let peer = world.connect(0);
+        world.send(peer, get(target, "a", fields));
+        let answer = world.received(peer);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let field = |name: &str| {
+            let mut lines = head.lines();
+            lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
+        };
+        let status = head["HTTP/1.1 ".len()..][..3].to_owned();
+        let cache = field("Cache-Control: ").unwrap_or_default();
+        (status, field("ETag: "), cache, body.len())
+    };
+    let pinned = concat!("/client/", env!("CARGO_PKG_VERSION"), "/client.js");
+    for (target, cache) in [
+        ("/", "no-cache"),
+        ("/client.js", "no-cache"),
+        (pinned, "public, max-age=31536000, immutable"),
+        ("/openapi.json", "no-cache"),
+    ] {
+        let (status, tag, kept, length) = lines(target, "");
+        assert_eq!((&*status, &*kept), ("200", cache), "{target}");
+        assert!(length > 0);
+        let tag = tag.expect("a tag");
+        for known in [
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"another\", {tag}"),
+        ] {
+            let asked = lines(target, &format!("If-None-Match: {known}\r\n"));
+            let same = ("304".to_owned(), Some(tag.clone()), cache.to_owned(), 0);
+            assert_eq!(asked, same, "{target} {known}");
+        }
+        let asked = lines(target, "If-None-Match: \"another\"\r\n");
+        assert_eq!((&*asked.0, asked.3), ("200", length), "{target}");
+    }
+    assert_eq!(lines("/client/0.0.1/client.js", "").0, "404");
+}
+
+/// Code for pages may be loaded by all of them, so that it can say what is missing.
+#[test]
+fn every_origin_may_load_the_client() {
+    for (listed, target, origin, expected) in [
+        ("", "/client.js", "null", Some("*")),
+        ("", "/openapi.json", "https://a.example", Some("*")),
+        ("", "/", "https://a.example", None),
+        ("", "/livez", "https://a.example", None),
+        (LISTED, "/client.js", LISTED, Some(LISTED)),
+    ] {
+        let mut world = World::with(1, |settings| settings.cors_origins = vec![listed.into()]);
+        let peer = world.connect(0);
+        world.send(peer, get(target, "a", &format!("Origin: {origin}\r\n")));
+        let answer = world.received(peer);
+        let lines = answer.lines();
+        let allowed: Vec<_> = lines
+            .filter_map(|line| line.strip_prefix("Access-Control-Allow-Origin: "))
+            .collect();
+        assert_eq!(
+            allowed,
+            expected.into_iter().collect::<Vec<_>>(),
+            "{target}"
+        );
+    }
+}

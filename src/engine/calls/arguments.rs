@@ -20,7 +20,7 @@ use crate::wire::record::{
     parse_told, parse_told_list, parse_users, parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
-use crate::wire::response::{Answer, Cache, problems};
+use crate::wire::response::{Answer, Cache, StatusCode, problems};
 use crate::wire::{User, UserBuf, UserFault};
 
 /// Why an argument was refused.
@@ -65,7 +65,8 @@ impl Engine {
         let watch_limit = Counter::LimitWatchesPerStream;
         Ok(match row.serve {
             Serve::Bare(serve) => serve(self, now).into(),
-            Serve::Fixed(page) => fixed(page).into(),
+            Serve::Fixed(page) => fixed(page, Cache::Revalidate, head).into(),
+            Serve::Pinned(page) => pinned(page, segment, head).into(),
             Serve::One(serve) => {
                 let bytes = self.read(unescaped(segment), users_limit)?;
                 let user = self.read(User::parse(&bytes), users_limit)?;
@@ -204,11 +205,34 @@ impl Engine {
     }
 }
 
-fn fixed(page: &'static Page) -> Answer {
+/// A file, or that the asker has it already.
+fn fixed(page: &'static Page, cache: Cache, head: &Head<'_>) -> Answer {
+    let tag = format!("\"{:016x}\"", page.tag);
+    let known = head.if_none_match.unwrap_or_default();
+    // A proxy that compresses weakens the tag (RFC 9110 section 13.1.2 compares weakly).
+    let mut tags = known.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    let is_known = tags.any(|known| known.strip_prefix(b"W/").unwrap_or(known) == tag.as_bytes());
+    let status = if is_known {
+        StatusCode::NotModified
+    } else {
+        StatusCode::Ok
+    };
     Answer {
-        cache: Cache::Revalidate,
+        status,
+        cache,
         ..Answer::ok(page.content_type, page.body)
     }
+    .with_lines(format!("ETag: {tag}\r\n"))
+}
+
+/// A file under the name that has its version, which is this server's.
+fn pinned(page: &'static Page, version: &str, head: &Head<'_>) -> Answer {
+    const OWN: &str = env!("CARGO_PKG_VERSION");
+    if version == OWN {
+        return fixed(page, Cache::Forever, head);
+    }
+    let detail = format!("this server has the client of version {OWN}");
+    Answer::problem(problems::NOT_FOUND, &detail)
 }
 
 fn unescaped(segment: &str) -> Result<Cow<'_, [u8]>, UserFault> {

@@ -146,6 +146,9 @@ impl Engine {
             return Err(problem.with_lines(lines).into());
         };
         pending.call = row.call;
+        if row.is_for_all() && pending.asker.cors.is_empty() {
+            "Access-Control-Allow-Origin: *\r\n".clone_into(&mut pending.asker.cors);
+        }
         let proof = self.node.keyring.proof(head.authorization);
         // Health is asked for under any name, and nodes and services show that they know it.
         if row.call != Call::Health

@@ -23,6 +23,7 @@ pub(super) struct Fields<'b> {
     pub(super) authorization: Option<&'b str>,
     pub(super) cookie: Option<&'b str>,
     pub(super) feed: Option<&'b str>,
+    pub(super) if_none_match: Option<&'b [u8]>,
 }
 
 impl<'b> Fields<'b> {
@@ -50,6 +51,8 @@ impl<'b> Fields<'b> {
                 }
                 10 if is("connection") => fields.read_connection(value),
                 12 if is("content-type") => once(&mut fields.content_type, text(value)?, BadHead)?,
+                // Of several lines one counts: the others would but spare more of an answer.
+                13 if is("if-none-match") => fields.if_none_match = Some(value),
                 13 if is("last-event-id") => once(&mut fields.last_event_id, value, BadHead)?,
                 13 if is("authorization") => {
                     once(&mut fields.authorization, text(value)?, BadHead)?

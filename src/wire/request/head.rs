@@ -121,6 +121,7 @@ fn head_of<'b>(
         authorization: fields.authorization,
         cookie: fields.cookie,
         feed: fields.feed,
+        if_none_match: fields.if_none_match,
     })
 }
 

@@ -108,6 +108,8 @@ pub struct Head<'b> {
     pub cookie: Option<&'b str>,
     /// Greendot-Feed, as sent.
     pub feed: Option<&'b str>,
+    /// If-None-Match, as sent.
+    pub if_none_match: Option<&'b [u8]>,
 }
 
 /// What the input so far amounts to.

@@ -56,6 +56,7 @@ fn plain(method: Method, path: &str) -> Head<'_> {
         authorization: None,
         cookie: None,
         feed: None,
+        if_none_match: None,
     }
 }
 
@@ -76,7 +77,7 @@ fn every_field() {
                   Content-TYPE:application/json\r\n\
         Last-Event-ID: 17\xff\r\nOrigin: \t https://example.org \r\nAuthorization: Bearer x\r\n\
         Sec-Fetch-Site: none\r\nAccess-Control-Request-Headers: a, b\r\n\
-        Connection: TE, Close\r\n\
+        If-None-Match: \"a\", W/\"b\"\r\nConnection: TE, Close\r\n\
         Expect: 100-Continue\r\nContent-Length: 007\r\nX: \r\n\r\n";
     let head = Head {
         method: Method::Post,
@@ -95,6 +96,7 @@ fn every_field() {
         authorization: Some("Bearer x"),
         cookie: None,
         feed: None,
+        if_none_match: Some(b"\"a\", W/\"b\""),
     };
     assert_eq!(parsed(input), Ok(head));
 }

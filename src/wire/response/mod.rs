@@ -24,6 +24,7 @@ pub use problem::{PROBLEM_CONTENT_TYPE, PROBLEMS, Problem, problem_of, problems}
 pub enum StatusCode {
     Ok = 200,
     NoContent = 204,
+    NotModified = 304,
     BadRequest = 400,
     Unauthorized = 401,
     Forbidden = 403,
@@ -52,13 +53,14 @@ impl StatusCode {
 
     /// Whether an answer of this status has a body.
     pub const fn has_body(self) -> bool {
-        !matches!(self, StatusCode::NoContent)
+        !matches!(self, StatusCode::NoContent | StatusCode::NotModified)
     }
 
     const fn line(self) -> &'static str {
         match self {
             StatusCode::Ok => "HTTP/1.1 200 OK\r\n",
             StatusCode::NoContent => "HTTP/1.1 204 No Content\r\n",
+            StatusCode::NotModified => "HTTP/1.1 304 Not Modified\r\n",
             StatusCode::BadRequest => "HTTP/1.1 400 Bad Request\r\n",
             StatusCode::Unauthorized => "HTTP/1.1 401 Unauthorized\r\n",
             StatusCode::Forbidden => "HTTP/1.1 403 Forbidden\r\n",
@@ -117,6 +119,8 @@ pub enum Cache {
     Unsaid,
     /// Keep it, and ask each time whether it is still so.
     Revalidate,
+    /// Keep it, and never ask: it has its version in its name.
+    Forever,
     /// Do not keep it.
     Never,
     /// Do not keep it, and pass it on as it is.
@@ -128,6 +132,7 @@ impl Cache {
         match self {
             Cache::Unsaid => "",
             Cache::Revalidate => "Cache-Control: no-cache\r\n",
+            Cache::Forever => "Cache-Control: public, max-age=31536000, immutable\r\n",
             Cache::Never => "Cache-Control: no-store\r\n",
             Cache::NeverNorTransform => "Cache-Control: no-store, no-transform\r\n",
         }

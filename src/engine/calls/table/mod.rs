@@ -51,8 +51,8 @@ use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
 use Scope::{Admin, Beat, Metrics, Publish, Query, Revoke};
 use Serve::{
-    Bare, Bundles, Devices, Edits, Fixed, InPath, Listed, Mints, Notes, One, Opens, Parts, Record,
-    Records, Says, Users, Voids,
+    Bare, Bundles, Devices, Edits, Fixed, InPath, Listed, Mints, Notes, One, Opens, Parts, Pinned,
+    Record, Records, Says, Users, Voids,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
@@ -87,6 +87,7 @@ const TABLE: &[Row] = &[
     row(Get,  METRICS,             Call::Metrics, Every,  Local(Metrics), Allowed, Bare(metrics)),
     row(Get,  "/",                 Page,         Every,   Open,      Refused, Fixed(&DASHBOARD)),
     row(Get,  "/client.js",        Page,         Every,   Open,           Refused, Fixed(&CLIENT)),
+    row(Get,  PINNED_CLIENT,       Page,         Every,   Open,          Refused, Pinned(&CLIENT)),
     row(Get,  "/openapi.json",     Page,         Every,   Open,           Refused, Fixed(&API)),
 ];
 
@@ -96,6 +97,7 @@ pub(super) const METRICS: &str = "/metrics";
 /// The type of most bodies.
 pub(super) const JSON: &str = "application/json";
 
+const PINNED_CLIENT: &str = "/client/{version}/client.js";
 const STREAM: &str = "/v1/stream";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
 const STREAM_TOKEN: &str = "/v1/stream/{stream}/token";
@@ -177,6 +179,8 @@ pub(super) enum Serve {
     Bare(fn(&mut Engine, Now) -> Answer),
     /// Nothing, and its answer is always the same.
     Fixed(&'static crate::pages::Page),
+    /// The version in the path, and its answer is always the same.
+    Pinned(&'static crate::pages::Page),
     /// The user in the path.
     One(fn(&mut Engine, User<'_>, &Caller, Now) -> Answer),
     /// The users of the query `user=a&user=b`, and what else is in it.
@@ -265,10 +269,15 @@ impl Row {
         matches!(self.serve, Opens(_))
     }
 
+    /// Whether pages of every origin may have the answer.
+    pub(super) fn is_for_all(&self) -> bool {
+        matches!(self.serve, Fixed(page) | Pinned(page) if page.for_all)
+    }
+
     /// The type of the call's body. None: it has none.
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
-            Bare(_) | Fixed(_) | One(_) | Listed(_) | InPath(_) | Mints(_) => None,
+            Bare(_) | Fixed(_) | Pinned(_) | One(_) | Listed(_) | InPath(_) | Mints(_) => None,
             Users(_) | Notes(_) | Says(_) | Parts(_) | Record(_) | Records(_) | Edits(_)
             | Devices(_) | Voids(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
