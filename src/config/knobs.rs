@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::auth::WatchDefault;
 use crate::config::nodes::{self, PresenceNode};
 use crate::config::{Config, LogFormat, LogLevel, VARIABLE_PREFIX, value};
-use crate::engine::settings::{HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
+use crate::engine::settings::{FLAP_TRANSITIONS_MAX, HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
 use crate::slot::SLOTS_MAX;
 use crate::store::MemoryChoice;
 
@@ -423,6 +423,13 @@ pub const KNOBS: &[Knob] = &[
     number!(TIME, "sweep-interval-ms", Millis millis FROM_ONE_MS, settings.sweep_interval_ms,
         "Time between two sweeps over the publishers: the most by which offline is told late; at \
          most half of offline-after-ms"),
+    number!(TIME, "flap-transitions-max", Count count 0..=u64::from(FLAP_TRANSITIONS_MAX),
+        settings.flap_transitions_max,
+        "Most transitions of one user that are told in ten seconds, at most 14; of those beyond, \
+         the last is told once they are over; 0: all are told at once"),
+    number!(TIME, "mass-offline-hold-ms", Millis millis FROM_ZERO_MS, settings.mass_offline_hold_ms,
+        "Time for which nobody is expired if many fall silent at once without a goodbye: at least \
+         1000 users, and more than a fifth of those online; 0 holds nobody, and warns"),
     number!(TIME, "beat-skew-max-ms", Millis millis FROM_ONE_MS, settings.beat_skew_max_ms,
         "Most that a datagram's own time may differ from the server's; at least 1000, at most \
          65520"),

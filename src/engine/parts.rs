@@ -193,7 +193,9 @@ impl Engine {
             keeping: VecDeque::new(),
             passes_revocations_on: false,
             passes: Passes::new(
-                (!follows).then(|| Sweep::new(parts.shard, parts.shards)),
+                (!follows).then(|| {
+                    Sweep::new(parts.shard, parts.shards).with_rules(settings.sweep_rules())
+                }),
                 parts.revoked.end(),
                 now.mono,
             ),

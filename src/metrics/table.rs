@@ -216,6 +216,8 @@ table! {
         TransitionsOnline to = "online",
         TransitionsOffline to = "offline",
     }
+    Shard Count "users_flapping" "Times that a user came and went more often than \
+                                  flap-transitions-max" { UsersFlapping }
     Shard Count "sweep_cycles" "Sweeps over all of this shard's slots that ended" { SweepCycles }
     Shard Count "sweep_slots" "Slots compared by sweeps" { SweepSlots }
     Shard Count "stalls" "Turns that came so late that expiries were put off" { Stalls }
@@ -374,6 +376,9 @@ table! {
     Process Bytes "users_log_max" "Bytes of users.log at which new users are refused until a \
                                    restart or a compaction" { UsersLogMax }
     Process Count "users_online" "Users published as online" { UsersOnline }
+    Process Count "users_overdue" "Users whose beats are overdue, while they are so many that a \
+                                   link or a balancer has failed sooner than that all have \
+                                   gone; else 0" { UsersOverdue }
     Process Micros "store_write_back_cycle" "Time that the last write-back of the whole store \
                                              took: what a power cut may lose" {
         StoreWriteBackCycle,

@@ -82,16 +82,33 @@ pub(super) fn start_usage(common: &Common, writes_back: bool) -> Result<Backgrou
     let presence = writes_back.then(|| Arc::clone(&common.presence));
     let bytes_per_second = common.config.write_back_bytes_per_second_max;
     let usage = Usage::first(&board);
-    let mut log_is_scarce = false;
+    let (mut log_is_scarce, mut overdue) = (false, 0);
     let doing = "start the thread that looks at what the process takes";
     Background::start("usage", doing, move |stop| {
         usage.look_until(stop, &board, || {
             if let Some(presence) = &presence {
                 tell_unwritten(presence, bytes_per_second, &board, clock.now());
                 log_is_scarce = tell_scarce(presence.log_room(), log_is_scarce);
+                overdue = tell_overdue(presence, overdue);
             }
         });
     })
+}
+
+/// Says when so many fall silent at once that they have hardly gone. `before`: how many were
+/// overdue then, 0 unless it was a mass.
+fn tell_overdue(presence: &Presence, before: u64) -> u64 {
+    let overdue = presence.mass_silence();
+    match (before, overdue) {
+        (0, 1..) => tracing::warn!(
+            "the beats of {overdue} users are overdue at once, of {} who are online: has a link or \
+             a balancer failed? mass-offline-hold-ms says how long they are held online",
+            presence.online()
+        ),
+        (1.., 0) => tracing::info!("the users who had fallen silent at once are heard or told"),
+        _ => {}
+    }
+    overdue
 }
 
 /// Says how much of the last time a power cut would take, and whether that is more than it should

@@ -19,6 +19,7 @@ use rustix::fs::MemfdFlags;
 use super::doubts::{Doubt, Doubts};
 use super::feeds::{Feeds, Taken, UNTOLD_MS_MAX};
 use super::holders::Holders;
+use super::mass_silence::MassSilence;
 use super::online::Online;
 use super::resume::Resume;
 use super::vigil::Vigil;
@@ -127,6 +128,7 @@ impl Presence {
             holders: Holders::new(users_max)?,
             forgetting: Default::default(),
             vigil: Vigil::new(options.shards, 0),
+            mass_silence: MassSilence::new(options.shards),
             resume: Resume::new(identity.created_at(), [None; 2], now.unix, now),
             identity,
             written_up_to_ms: AtomicU64::new(now.mono.ms()),

@@ -9,12 +9,14 @@ mod beats;
 mod doubts;
 mod erased;
 mod feeds;
+mod flapping;
 mod follower;
 mod forget;
 mod fresh;
 mod holders;
 mod index;
 mod interner;
+mod mass_silence;
 mod online;
 mod open;
 pub mod pace;
@@ -34,12 +36,14 @@ use crossbeam::epoch::{self, Guard};
 
 pub use archive::{Archive, ArchiveFault, Kept};
 pub use feeds::{Taken, UNTOLD_MS_MAX};
+pub use flapping::FLAP_TRANSITIONS_MAX;
 pub use follower::{FollowerOptions, Source};
 pub use forget::ForgetFault;
+pub use mass_silence::MassSilenceRule;
 pub use open::{OpenReport, StoreFolder, StoreOptions};
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
 pub use statuses::OwnState;
-pub use sweep::{Sweep, SweepContext, Transition};
+pub use sweep::{Sweep, SweepContext, SweepRules, Transition};
 
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
@@ -56,6 +60,7 @@ use follower::Follower;
 use forget::Forgetting;
 use holders::Holders;
 use interner::{AppendFault, Interner};
+use mass_silence::MassSilence;
 use online::{LOOK, Online};
 use pace::Pace;
 use resume::Resume;
@@ -81,6 +86,7 @@ pub struct Presence {
     holders: Holders,
     forgetting: Forgetting,
     vigil: Vigil,
+    mass_silence: MassSilence,
     resume: Resume,
     identity: Headers,
     /// When the last write-back began that came to its end, in ms of the monotonic clock.
@@ -419,6 +425,14 @@ impl Presence {
     /// not yet heard everyone.
     pub fn hold_expiries_until(&self, until: Mono) {
         self.vigil.hold_until(until);
+    }
+
+    /// How many are overdue, if that is a mass that fell silent at once; else 0.
+    pub fn mass_silence(&self) -> u64 {
+        match self.mass_silence.is_on() {
+            true => self.mass_silence.overdue(),
+            false => 0,
+        }
     }
 
     /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the

@@ -10,6 +10,7 @@ use super::Presence;
 use super::forget::Forgetting;
 use super::holders::Holders;
 use super::interner;
+use super::mass_silence::MassSilence;
 use super::online::{LOOK, Online, STATUSES};
 use super::resume::{self, Resume};
 use super::vigil::Vigil;
@@ -187,6 +188,7 @@ fn open(
         holders,
         forgetting: Forgetting::of_free(free, forgotten_at),
         vigil,
+        mass_silence: MassSilence::new(options.shards),
         resume,
         identity: parts.headers,
         written_up_to_ms: AtomicU64::new(now.mono.ms()),

@@ -12,14 +12,19 @@
 use std::sync::atomic::Ordering;
 
 use super::Presence;
+use super::flapping::{Allowed, Flapping};
 use super::fresh::{Bounds, Comparison, WORD_SLOTS};
+use super::mass_silence::MassSilenceRule;
 use super::online::{CHUNK_WORDS, LOOK, STATUSES, chunk_of};
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
-use crate::store::cells::{Published, Stamp, StampFlags};
+use crate::store::cells::{Published, Stamp, StampCell, StampFlags};
 use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
-use crate::time::{Now, Unix};
+use crate::time::{Mono, Now, Unix};
+
+/// Time from one count of who is overdue to the next, in ms.
+const COUNT_MS: u64 = 1_000;
 
 /// One transition, decided and already written to `published` by the slot's owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,8 +47,17 @@ pub struct SweepContext {
     pub hold_expiries: bool,
 }
 
+/// What a sweep does beside comparing. The default is nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SweepRules {
+    /// Of one user's transitions beyond so many in ten seconds the last is published, once they
+    /// are over; 0: all are at once.
+    pub flap_transitions_max: u32,
+    /// What is done of many who fall silent at once.
+    pub mass_silence: MassSilenceRule,
+}
+
 /// One shard's sweep over the chunks that it owns.
-#[derive(Debug)]
 pub struct Sweep {
     shard: u16,
     shards: u16,
@@ -52,6 +66,16 @@ pub struct Sweep {
     cursor: Option<Cursor>,
     /// Slots read since they were last asked for.
     slots_read: u64,
+    mass_silence: MassSilenceRule,
+    /// Who is overdue among those that this cycle has swept, if it counts them.
+    overdue: u64,
+    counts: bool,
+    /// When the last cycle that counts began.
+    counted_at: Option<Mono>,
+    /// Who comes and goes too often, where that is asked.
+    flapping: Option<Flapping>,
+    /// Users who began to come and go too often, since they were last asked for.
+    flaps: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +97,21 @@ impl Sweep {
             comparison: Comparison::detect(),
             cursor: None,
             slots_read: 0,
+            mass_silence: MassSilenceRule::default(),
+            overdue: 0,
+            counts: false,
+            counted_at: None,
+            flapping: None,
+            flaps: 0,
+        }
+    }
+
+    /// The same, with rules.
+    pub fn with_rules(self, rules: SweepRules) -> Sweep {
+        Sweep {
+            mass_silence: rules.mass_silence,
+            flapping: Flapping::new(rules.flap_transitions_max),
+            ..self
         }
     }
 
@@ -100,66 +139,50 @@ impl Sweep {
         transitions_max: usize,
         out: &mut Vec<Transition>,
     ) -> bool {
-        let Some(mut cursor) = self.cursor.take() else {
+        let Some(cursor) = self.cursor.take() else {
             return true;
         };
-        let mut pass = Pass::new(
-            self,
-            presence,
-            context,
-            out.len().saturating_add(transitions_max),
-        );
-        let mut budget = i64::from(slots_max);
-        while cursor.chunk < presence.users().div_ceil(CHUNK_SLOTS) {
-            if budget <= 0 {
-                self.cursor = Some(cursor);
-                return false;
-            }
-            let chunk = cursor.chunk as usize;
-            let asked = cursor.word > 0;
-            // Lowered before the stamps are read: a beat that comes later raises it again.
-            if !asked {
-                cursor.statuses = presence.online.lower(chunk, STATUSES);
-            }
-            if !asked && !presence.online.lower(chunk, LOOK) && presence.online.count(chunk) == 0 {
-                budget -= 1;
-                cursor.chunk += u32::from(self.shards);
-                continue;
-            }
-            // Asked after that: a slot that was made before the flag was raised is read, or its
-            // beat would wait for the next one.
-            let words = presence
-                .users()
-                .saturating_sub(cursor.chunk * CHUNK_SLOTS)
-                .min(CHUNK_SLOTS)
-                .div_ceil(WORD_SLOTS as u32);
-            while cursor.word < words && budget > 0 {
-                let word = cursor.chunk * CHUNK_WORDS + cursor.word;
-                if !pass.word(word, cursor.statuses, out) {
-                    // Full in the middle of a word: what is left of it shows when it is read again.
-                    // At word 0 the chunk would be asked again, and must say yes.
-                    presence.online.raise(chunk, LOOK | STATUSES);
-                    self.cursor = Some(cursor);
-                    return false;
-                }
-                cursor.word += 1;
-                budget -= WORD_SLOTS as i64;
-                self.slots_read += WORD_SLOTS as u64;
-            }
-            if cursor.word >= words {
-                cursor = Cursor {
-                    chunk: cursor.chunk + u32::from(self.shards),
-                    word: 0,
-                    statuses: false,
-                };
-            }
+        let begins = cursor.chunk == u32::from(self.shard) && cursor.word == 0;
+        if begins && self.mass_silence.overdue_after_ms > 0 {
+            let now = context.now.mono;
+            let counted_at = self.counted_at;
+            self.counts = counted_at.is_none_or(|at| now.ms_since(at) >= COUNT_MS);
+            self.overdue = 0;
         }
-        true
+        let shards = u32::from(self.shards);
+        let out_max = out.len().saturating_add(transitions_max);
+        let mut pass = Pass::new(self, presence, context, out_max);
+        let rest = pass.chunks(cursor, shards, slots_max, out);
+        let Pass {
+            slots_read,
+            overdue,
+            flaps,
+            ..
+        } = pass;
+        self.slots_read += slots_read;
+        self.overdue += overdue;
+        self.flaps += flaps;
+        self.cursor = rest;
+        let done = self.cursor.is_none();
+        if done && self.counts {
+            self.counts = false;
+            self.counted_at = Some(context.now.mono);
+            let online = presence.online();
+            presence
+                .mass_silence
+                .counted(self.shard, self.overdue, online);
+        }
+        done
     }
 
     /// Slots read by slices since the last call.
     pub fn take_slots_read(&mut self) -> u64 {
         std::mem::take(&mut self.slots_read)
+    }
+
+    /// Users who began to come and go too often, since the last call.
+    pub fn take_flaps(&mut self) -> u64 {
+        std::mem::take(&mut self.flaps)
     }
 
     /// Looks at one owned slot now (a beat came while it was offline, or a leave).
@@ -175,7 +198,9 @@ impl Sweep {
             self.shard,
             "only a slot's owner publishes it"
         );
-        Pass::new(self, presence, context, usize::MAX).decide(slot, out);
+        let mut pass = Pass::new(self, presence, context, usize::MAX);
+        pass.decide(slot, out);
+        self.flaps += pass.flaps;
     }
 }
 
@@ -188,17 +213,27 @@ struct Pass<'a> {
     bounds: Bounds,
     /// The engine's own reason to hold.
     hold: bool,
+    hold_mass_ms: u64,
+    /// Who is older than these is overdue; None: that is not counted.
+    punctual: Option<Bounds>,
+    flapping: Option<&'a mut Flapping>,
     /// Length of `out` at which to stop.
     out_max: usize,
+    slots_read: u64,
+    overdue: u64,
+    flaps: u64,
 }
 
 impl<'a> Pass<'a> {
     fn new(
-        sweep: &Sweep,
+        sweep: &'a mut Sweep,
         presence: &'a Presence,
         context: SweepContext,
         out_max: usize,
     ) -> Pass<'a> {
+        let rule = sweep.mass_silence;
+        // A silence that may be ours is nobody's.
+        let counts = sweep.counts && !context.hold_expiries;
         Pass {
             presence,
             comparison: sweep.comparison,
@@ -206,26 +241,112 @@ impl<'a> Pass<'a> {
             now: context.now,
             bounds: Bounds::new(context.now.unix, context.offline_after_ms),
             hold: context.hold_expiries,
+            hold_mass_ms: rule.hold_ms,
+            punctual: counts.then(|| Bounds::new(context.now.unix, rule.overdue_after_ms)),
+            flapping: sweep.flapping.as_mut(),
             out_max,
+            slots_read: 0,
+            overdue: 0,
+            flaps: 0,
         }
+    }
+
+    /// Sweeps chunks from `cursor` on, as far as it may. What is left; None: nothing.
+    fn chunks(
+        &mut self,
+        mut cursor: Cursor,
+        shards: u32,
+        slots_max: u32,
+        out: &mut Vec<Transition>,
+    ) -> Option<Cursor> {
+        let presence = self.presence;
+        let mut budget = i64::from(slots_max);
+        while cursor.chunk < presence.users().div_ceil(CHUNK_SLOTS) {
+            if budget <= 0 {
+                return Some(cursor);
+            }
+            let chunk = cursor.chunk as usize;
+            let asked = cursor.word > 0;
+            // Lowered before the stamps are read: a beat that comes later raises it again.
+            if !asked {
+                cursor.statuses = presence.online.lower(chunk, STATUSES);
+            }
+            if !asked && !presence.online.lower(chunk, LOOK) && presence.online.count(chunk) == 0 {
+                budget -= 1;
+                cursor.chunk += shards;
+                continue;
+            }
+            // Asked after that: a slot that was made before the flag was raised is read, or its
+            // beat would wait for the next one.
+            let words = presence
+                .users()
+                .saturating_sub(cursor.chunk * CHUNK_SLOTS)
+                .min(CHUNK_SLOTS)
+                .div_ceil(WORD_SLOTS as u32);
+            while cursor.word < words && budget > 0 {
+                let word = cursor.chunk * CHUNK_WORDS + cursor.word;
+                if !self.word(word, cursor.statuses, out) {
+                    // Full in the middle of a word: what is left of it shows when it is read again.
+                    // At word 0 the chunk would be asked again, and must say yes.
+                    presence.online.raise(chunk, LOOK | STATUSES);
+                    return Some(cursor);
+                }
+                if let Some(punctual) = self.punctual {
+                    self.count_overdue(word, punctual);
+                }
+                cursor.word += 1;
+                budget -= WORD_SLOTS as i64;
+                self.slots_read += WORD_SLOTS as u64;
+            }
+            if cursor.word >= words {
+                cursor = Cursor {
+                    chunk: cursor.chunk + shards,
+                    word: 0,
+                    statuses: false,
+                };
+            }
+        }
+        None
+    }
+
+    /// Counts who of 64 slots is online, has said no goodbye, and is not `punctual`.
+    fn count_overdue(&mut self, word: u32, punctual: Bounds) {
+        let online = self.presence.online.word(word);
+        let stamps = self.stamps(word * WORD_SLOTS as u32);
+        let late = online & !self.comparison.word(stamps, punctual).fresh;
+        if late != 0 {
+            let silent = late & self.comparison.word(stamps, Bounds::not_left()).fresh;
+            self.overdue += u64::from(silent.count_ones());
+        }
+    }
+
+    /// The stamps of 64 slots from `first` on.
+    #[inline]
+    fn stamps(&self, first: u32) -> &'a [StampCell; WORD_SLOTS] {
+        self.presence.stamps.cells()[first as usize..]
+            .first_chunk()
+            .expect("the files grow by whole chunks, and a chunk by whole words")
     }
 
     /// Whether expiries are held, asked after the stamps were read: a peer that had already stamped
     /// by another clock has said so by now.
     fn holds(&self) -> bool {
-        self.hold || self.presence.vigil.must_hold(self.shard, self.now)
+        self.hold
+            || self.presence.vigil.must_hold(self.shard, self.now)
+            || self
+                .presence
+                .mass_silence
+                .holds(self.hold_mass_ms, self.now)
     }
 
     /// Looks at 64 slots; false if `out` is full and something may be left.
     #[inline]
     fn word(&mut self, word: u32, statuses: bool, out: &mut Vec<Transition>) -> bool {
-        let first = word as usize * WORD_SLOTS;
+        let first = word * WORD_SLOTS as u32;
         if planted::is(Planted::PastRewritten) {
-            self.rewrite_past(first);
+            self.rewrite_past(first as usize);
         }
-        let stamps = self.presence.stamps.cells()[first..]
-            .first_chunk::<WORD_SLOTS>()
-            .expect("the files grow by whole chunks, and a chunk by whole words");
+        let stamps = self.stamps(first);
         let found = self.comparison.word(stamps, self.bounds);
         let online = self.presence.online.word(word);
         if found.fresh == online && !found.any_ahead && !statuses {
@@ -244,8 +365,7 @@ impl<'a> Pass<'a> {
             users @ 0..64 if !planted::is(Planted::CellsBeyondTrusted) => (1 << users) - 1,
             _ => u64::MAX,
         };
-        let stamps = &self.presence.stamps.cells()[first as usize..first as usize + WORD_SLOTS];
-        let stamps: &[_; WORD_SLOTS] = stamps.try_into().expect("sliced to this length");
+        let stamps = self.stamps(first);
         let found = self.comparison.word(stamps, self.bounds);
         let mut ahead = 0;
         if found.any_ahead {
@@ -256,8 +376,12 @@ impl<'a> Pass<'a> {
         }
         let online = self.presence.online.word(word);
         let mut wanted = found.fresh;
-        if online & !wanted != 0 && self.holds() {
-            wanted |= online & self.comparison.word(stamps, Bounds::not_left()).fresh;
+        if online & !wanted != 0 {
+            let silent = self.comparison.word(stamps, Bounds::not_left()).fresh;
+            let silent = online & !wanted & silent;
+            if silent != 0 && self.holds() {
+                wanted |= silent;
+            }
         }
         let changed = match statuses {
             true => self.changed(first, online),
@@ -334,6 +458,21 @@ impl<'a> Pass<'a> {
             .is_ok()
     }
 
+    /// Whether a transition of the slot is held, because its user had too many; if so the next
+    /// sweep looks again.
+    fn flaps(&mut self, slot: Slot) -> bool {
+        let Some(flapping) = &mut self.flapping else {
+            return false;
+        };
+        let first = self.presence.published.cell(slot).load(Ordering::Relaxed) == Published::NEVER;
+        let Allowed::No { first } = flapping.allows(slot, first, self.now.mono) else {
+            return false;
+        };
+        self.flaps += u64::from(first);
+        self.presence.online.raise(chunk_of(slot), LOOK | STATUSES);
+        true
+    }
+
     /// Compares one slot once more and publishes what it is, if that is news.
     fn decide(&mut self, slot: Slot, out: &mut Vec<Transition>) {
         if self.presence.forgetting.has(slot) {
@@ -362,6 +501,9 @@ impl<'a> Pass<'a> {
             self.expire(slot, stamp);
         }
         if fresh == online && !(fresh && self.has_changed(slot)) {
+            return;
+        }
+        if self.flaps(slot) {
             return;
         }
         if silent && !self.expire(slot, stamp) {

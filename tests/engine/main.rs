@@ -19,6 +19,7 @@ mod identity;
 mod kernel;
 mod limits;
 mod mailbox;
+mod mass_silence;
 mod outbox;
 mod own_writes;
 mod pages;

@@ -62,6 +62,7 @@ pub(super) fn metrics(engine: &mut Engine, _now: Now) -> Answer {
         process.set(Gauge::UsersLog, room.used_bytes);
         process.set(Gauge::UsersLogMax, room.max_bytes);
         process.set(Gauge::UsersOnline, presence.online());
+        process.set(Gauge::UsersOverdue, presence.mass_silence());
         exposition::render(board).into()
     });
     Answer::ok(exposition::CONTENT_TYPE, text.as_bytes().to_vec())

@@ -133,6 +133,7 @@ impl Engine {
         let sweeping = &mut self.passes.sweeping;
         if let Some(swept) = sweeping.slice(&self.presence, context, slots_max) {
             self.counters.add(Counter::SweepSlots, swept.slots_read);
+            self.counters.add(Counter::UsersFlapping, swept.flaps);
             let kind = match swept.done {
                 true => Counter::SweepCycles,
                 false => Counter::LimitSweepSlotsPerTurn,

@@ -23,6 +23,8 @@ pub(super) struct Swept {
     /// The sweep is through.
     pub(super) done: bool,
     pub(super) slots_read: u64,
+    /// Users who began to come and go too often.
+    pub(super) flaps: u64,
 }
 
 impl Sweeping {
@@ -69,8 +71,11 @@ impl Sweeping {
         let decided = &mut self.decided;
         let done = sweep.slice(presence, context, slots_max, TRANSITIONS_PER_SLICE, decided);
         self.under_way = !done;
-        let slots_read = sweep.take_slots_read();
-        Some(Swept { done, slots_read })
+        Some(Swept {
+            done,
+            slots_read: sweep.take_slots_read(),
+            flaps: sweep.take_flaps(),
+        })
     }
 
     /// Looks at one slot now.

@@ -12,6 +12,8 @@ mod returns;
 pub use origins::LOOPBACK;
 pub(super) use origins::octets;
 
+pub use crate::presence::FLAP_TRANSITIONS_MAX;
+use crate::presence::{MassSilenceRule, SweepRules};
 use crate::time::ANCHOR_TOLERANCE_MS;
 use crate::wire::request::RequestLimits;
 
@@ -75,6 +77,13 @@ pub struct Settings {
     /// Silence after which an offline user is forgotten, in ms. Default 0: nobody ever is. At least
     /// a day, and longer than `offline_after_ms`. Cost: a slow look at all slots.
     pub forget_after: u64,
+    /// Most transitions of one user in ten seconds; the last one beyond them is told once they are
+    /// over. Default 0: all are told at once. At most 14. Cost: a mebibyte a shard.
+    pub flap_transitions_max: usize,
+    /// Time for which nobody is expired if many fall silent at once, in ms: at least 1,000, and
+    /// more than a fifth of those online. Default 0: they are expired as others are. Costs nothing;
+    /// who has gone is told so much later.
+    pub mass_offline_hold_ms: u64,
     /// Silence on a stream after which at the latest a ping keeps it alive, in ms, jittered: told
     /// to clients in `hello`, who know by it when a stream is dead. Default 15,000, below the 60 s
     /// after which common proxies cut. Zero is refused. Cost: one small write per stream and
@@ -207,6 +216,8 @@ static DEFAULT: Settings = Settings {
     beat_skew_max_ms: 30_000,
     device_key_epoch_ms: 86_400_000,
     forget_after: 0,
+    flap_transitions_max: 0,
+    mass_offline_hold_ms: 0,
     keep_alive_ms: 15_000,
     ack_max_ms: 5_000,
     stream_life_ms: 3_600_000,
@@ -249,6 +260,8 @@ static TINY: Settings = Settings {
     beat_skew_max_ms: 3_000,
     device_key_epoch_ms: 60_000,
     forget_after: 0,
+    flap_transitions_max: 0,
+    mass_offline_hold_ms: 0,
     keep_alive_ms: 1_500,
     ack_max_ms: 500,
     stream_life_ms: 15_000,
@@ -315,6 +328,18 @@ impl Settings {
     /// much work as a slice, if users' ids are short. What is longer waits for a slice of its own.
     pub fn request_bytes_at_once(&self) -> usize {
         self.work_per_slice_max / 4
+    }
+
+    /// What a sweep does beside comparing.
+    pub(super) fn sweep_rules(&self) -> SweepRules {
+        SweepRules {
+            flap_transitions_max: self.flap_transitions_max as u32,
+            mass_silence: MassSilenceRule::new(
+                self.beat_interval_ms,
+                self.offline_after_ms,
+                self.mass_offline_hold_ms,
+            ),
+        }
     }
 
     /// The request heads that are taken.
