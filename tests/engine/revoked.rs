@@ -1,10 +1,10 @@
 //! Tokens that are revoked before their time: whose requests are refused, and whose streams end.
 
-use greendot::engine::{Outbound, Verdict};
+use greendot::engine::{Outbound, Role, Verdict};
 use greendot::metrics::Counter;
 
 use super::harness::{Peer, START, World, status_and_slug};
-use super::identity::{ALICE, Said, asked, bearer, stream, token, world};
+use super::identity::{ALICE, Said, asked, bearer, identity, service, stream, token, world};
 
 const OK: &str = "HTTP/1.1 200 OK";
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content";
@@ -90,6 +90,32 @@ fn tokens_that_were_made_before_are_void_on_every_shard() {
         "{answer}"
     );
     assert_eq!(world.count(0, Counter::TokenRevoked), 2);
+}
+
+#[test]
+fn claims_without_a_time_that_a_service_shows_are_made_now() {
+    let (key, line) = service("app", "ticket,revoke");
+    let mut world = World::with_services(1, Role::All, Some(identity()), &line);
+    let ticket = |world: &mut World| {
+        let claims = r#"{"sub":"alice","exp":1764013200}"#;
+        let answer = asked(world, 0, "POST /v1/ticket", &bearer(&key), claims);
+        let (_, rest) = answer.split_once("{\"ticket\":\"").expect(&answer);
+        rest.split_once('"').expect(&answer).0.to_owned()
+    };
+    let status = |world: &mut World, ticket: &str| {
+        let line = format!("GET /v1/stream?user=me&ticket={ticket}");
+        let answer = asked(world, 0, &line, "", "");
+        status_and_slug(&answer).0.to_owned()
+    };
+    let old = ticket(&mut world);
+    world.at(5_000);
+    let body = r#"{"user":"alice"}"#;
+    let answer = asked(&mut world, 0, "POST /v1/revoke", &bearer(&key), body);
+    assert_eq!(status_and_slug(&answer).0, NO_CONTENT);
+    assert_eq!(status(&mut world, &old), UNAUTHORIZED);
+    world.at(6_000);
+    let new = ticket(&mut world);
+    assert_eq!(status(&mut world, &new), OK);
 }
 
 #[test]

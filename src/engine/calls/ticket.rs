@@ -52,11 +52,14 @@ pub(super) fn make(engine: &mut Engine, body: &[u8], caller: &Caller, now: Now) 
     }
 }
 
-/// What a service says of the user for whom it asks: the claims that it would sign.
+/// What a service says of the user for whom it asks: the claims that it would sign. They are made
+/// now unless they say otherwise, so that no earlier revocation of the user covers them.
 fn claimed(identity: &Identity, body: &[u8], now: Now) -> Result<Grant, Answer> {
-    identity.rules.judge(body, now.unix).map_err(|refusal| {
+    let mut grant = identity.rules.judge(body, now.unix).map_err(|refusal| {
         let (reason, what) = (refusal.reason(), refusal.explain());
         let detail = format!("the body is to be a token's claims; {reason}: {what}");
         Answer::problem(problems::BAD_JSON, &detail)
-    })
+    })?;
+    grant.issued.get_or_insert(now.unix);
+    Ok(grant)
 }
