@@ -119,6 +119,9 @@ fn watch_command() -> Command {
                 .value_name("USER")
                 .help("Be online as this user while watching"),
         )
+        .arg(path_arg("token-file").help(
+            "File with a user's token, for a server that asks for one; read anew for each stream",
+        ))
         .arg(http_arg())
 }
 
@@ -432,6 +435,7 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
         Some(("watch", given)) => Ask::Watch(watch::Options {
             users: users(given),
             user: given.get_one("user").cloned(),
+            token_file: given.get_one("token-file").cloned(),
             http: endpoint(given, Port::Http, &variables)?,
         }),
         Some(("key", given)) => Ask::Key(key_options(given)),

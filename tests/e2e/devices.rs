@@ -1,7 +1,6 @@
 //! Devices with keys of their own against the real server, by the command-line tool.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use crate::harness::{Home, Server};
 use crate::http::Answer;
@@ -19,18 +18,14 @@ fn asked(server: &Server, token: &str, body: &str) -> Answer {
 
 #[test]
 fn a_device_beats_with_its_own_key_until_that_lapses() {
-    let home = Home::new();
-    let path = home.path().join("app.secret");
-    fs::write(&path, "0123456789abcdef0123456789abcdef").expect("it is written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it has a mode");
+    let home = Home::with_secret();
     let server = home.serve(&[
         "--jwt-keys=app.secret",
         "--device-key-epoch-ms=2s",
         "--log-level=trace",
     ]);
-    let made = home.run(&["token", "--user", "alice", "--key", "app.secret"]);
-    let token = String::from_utf8(made.stdout).expect("it prints text");
-    let answer = asked(&server, token.trim_end(), r#"{"device":"phone"}"#);
+    let token = home.token("alice", &[]);
+    let answer = asked(&server, &token, r#"{"device":"phone"}"#);
     assert_eq!(answer.status, 200);
     let said = answer.json();
     assert_eq!(

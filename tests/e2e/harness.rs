@@ -5,8 +5,10 @@
 //! its own, so that a server that is started again finds its ports free. What time it is comes from
 //! the server's answers wherever two times are compared.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -102,6 +104,29 @@ impl Home {
             ip: Ipv4Addr::new(127, high | 128, low, NEXT.fetch_add(1, Ordering::Relaxed)),
             ports: Mutex::default(),
         }
+    }
+
+    /// With `app.secret`, the secret of users' tokens.
+    pub(crate) fn with_secret() -> Home {
+        let home = Home::new();
+        home.keep("app.secret", "0123456789abcdef0123456789abcdef");
+        home
+    }
+
+    /// Writes a file that nobody else may read.
+    pub(crate) fn keep(&self, name: &str, text: &str) {
+        let path = self.path().join(name);
+        fs::write(&path, text).expect("a folder of our own");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a file of our own");
+    }
+
+    /// A user's token, signed by `app.secret`.
+    pub(crate) fn token(&self, user: &str, flags: &[&str]) -> String {
+        let args = ["token", "--user", user, "--key=app.secret"];
+        let made = self.run(&[&args, flags].concat());
+        assert!(made.status.success(), "{made:?}");
+        let text = String::from_utf8(made.stdout).expect("it prints text");
+        text.trim_end().to_owned()
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {

@@ -4,6 +4,7 @@
 //! side. None asserts how fast something is: only what comes, in which order, and not before its
 //! time.
 
+mod canary;
 mod disk;
 mod harness;
 mod http;

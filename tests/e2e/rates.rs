@@ -1,8 +1,5 @@
 //! What one user's tokens may ask in a time, on the real server.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-
 use crate::harness::{Home, Server};
 use crate::http::Answer;
 use crate::limits::limit_hits;
@@ -30,10 +27,7 @@ fn asked(server: &Server, line: &str, token: &str, body: &str) -> Vec<Answer> {
 /// Each is reached by asking once more than is allowed.
 #[test]
 pub(crate) fn who_asks_too_much_is_told_when_to_come_again() {
-    let home = Home::new();
-    let path = home.path().join("app.secret");
-    fs::write(&path, "0123456789abcdef0123456789abcdef").expect("it is written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it has a mode");
+    let home = Home::with_secret();
     let server = home.serve(&[
         "--jwt-keys=app.secret",
         "--watch-default=everybody",
@@ -50,19 +44,7 @@ pub(crate) fn who_asks_too_much_is_told_when_to_come_again() {
         "--tickets-per-user-second-max=1",
         "--tickets-per-user-burst=2",
     ]);
-    let token = |user: &str| {
-        let made = home.run(&[
-            "token",
-            "--user",
-            user,
-            "--watch",
-            "*",
-            "--key",
-            "app.secret",
-        ]);
-        let text = String::from_utf8(made.stdout).expect("it prints text");
-        text.trim_end().to_owned()
-    };
+    let token = |user: &str| home.token(user, &["--watch=*"]);
     let until_refused = |limit: &str, user: &str, line: &str, body: &str| {
         let token = token(user);
         let answers = asked(&server, line, &token, body);

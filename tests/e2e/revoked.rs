@@ -1,6 +1,5 @@
 //! Revoked tokens against real nodes: over a kill and a restart, and from node to node.
 
-use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 
@@ -9,21 +8,9 @@ use crate::http::{Answer, Conn};
 use crate::limits::limit_hits;
 use crate::stream::Stream;
 
-/// A home with the secret of tokens, `app.secret`.
-fn home() -> Home {
-    let home = Home::new();
-    let path = home.path().join("app.secret");
-    fs::write(&path, "0123456789abcdef0123456789abcdef").expect("it is written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it has a mode");
-    home
-}
-
 fn token(home: &Home, flags: &[&str]) -> String {
-    let args = ["token", "--user=alice", "--watch=*", "--key=app.secret"];
-    let made = home.run(&[&args, flags].concat());
-    assert!(made.status.success(), "{made:?}");
-    let text = String::from_utf8(made.stdout).expect("it prints text");
-    format!("Authorization: Bearer {}\r\n", text.trim_end())
+    let token = home.token("alice", &[&["--watch=*"], flags].concat());
+    format!("Authorization: Bearer {token}\r\n")
 }
 
 fn asked(to: SocketAddr, line: &str, lines: &str, body: &str) -> Answer {
@@ -50,7 +37,7 @@ fn open(to: SocketAddr, token: &str) -> u16 {
 
 #[test]
 fn a_kill_right_after_the_answer_forgets_no_revocation() {
-    let home = home();
+    let home = Home::with_secret();
     let flags = ["--jwt-keys=app.secret", "--shards=2"];
     let server = home.serve(&flags);
     let node = format!("Authorization: Bearer {}\r\n", server.key().service_token());
@@ -85,7 +72,7 @@ fn a_kill_right_after_the_answer_forgets_no_revocation() {
 
 #[test]
 pub(crate) fn no_more_are_in_force_than_may_be() {
-    let home = home();
+    let home = Home::with_secret();
     let server = home.serve(&["--jwt-keys=app.secret", "--revocations-max=2"]);
     let node = format!("Authorization: Bearer {}\r\n", server.key().service_token());
     for (jti, status) in [("a", 204), ("b", 204), ("c", 503), ("b", 204)] {
@@ -106,13 +93,10 @@ fn address(home: &Home) -> SocketAddr {
 /// Two presence nodes that know nothing of each other, and a real-time node that knows both.
 #[test]
 fn nodes_tell_each_other_and_one_that_starts_anew_is_told_all() {
-    let homes = [home(), home(), home()];
+    let homes = [(); 3].map(|()| Home::with_secret());
     let key = homes[0].run(&["key"]).stdout;
-    for home in &homes {
-        let path = home.path().join("fleet.key");
-        fs::write(&path, &key).expect("it is written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it has a mode");
-    }
+    let key = String::from_utf8(key).expect("it is text");
+    homes.iter().for_each(|home| home.keep("fleet.key", &key));
     let http = [0, 1, 2].map(|node| address(&homes[node]));
     let udp = [0, 1].map(|node| address(&homes[node]));
     let common = [
@@ -154,7 +138,6 @@ fn nodes_tell_each_other_and_one_that_starts_anew_is_told_all() {
             (asked(node, "GET /readyz", "", "").text() == "ready\n").then_some(())
         });
     }
-    let key = String::from_utf8(key).expect("it is text");
     let key = greendot::wire::beat::FleetKey::from_hex(key.trim()).expect("a key");
     let node = format!("Authorization: Bearer {}\r\n", key.service_token());
     let old = token(&homes[0], &[]);

@@ -1,5 +1,7 @@
 //! `greendot beat`, `watch` and `top` against a real server.
 
+use std::fs;
+
 use rustix::process::Signal;
 
 use crate::harness::{FAST, Home, Record, Server, until};
@@ -139,6 +141,35 @@ fn the_environment_says_where_the_server_is() {
         line.contains("\"user\":\"bob\",\"status\":\"online\""),
         "{line}"
     );
+}
+
+#[test]
+fn watching_shows_the_token_that_its_file_has_now() {
+    let home = Home::with_secret();
+    let server = home.serve(&["--jwt-keys=app.secret", "--retry-ms=100"]);
+    let token = |ttl: &str| home.token("alice", &["--watch=bob", ttl]);
+    home.keep("token", &token("--ttl=2s"));
+    let watch = watch(&home, &server, &["--token-file=token", "bob"]);
+    watch.expect("bob", false);
+    // The stream ends with its token, and the next one has another.
+    home.keep("token", &token("--ttl=1h"));
+    watch
+        .stderr
+        .find("an end", |line| line.contains("the token has expired"));
+    server.sender().beat(&["bob"]);
+    watch.expect("bob", true);
+    drop(watch);
+    for (name, why) in [
+        ("nowhere", "nowhere: No such file or directory"),
+        ("two", "two: a token is one word, and nothing else"),
+    ] {
+        fs::write(home.path().join("two"), "one two").expect("a folder of our own");
+        let http = server.http.to_string();
+        let said = home.run(&["watch", "--http", &http, "--token-file", name, "bob"]);
+        let told = String::from_utf8_lossy(&said.stderr);
+        assert!(!said.status.success() && told.contains(why), "{told}");
+    }
+    server.terminate();
 }
 
 struct Watch {

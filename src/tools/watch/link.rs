@@ -37,6 +37,16 @@ pub(super) enum Refusal {
     ForGood(String),
 }
 
+/// What is asked of the server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) user: Option<&'a str>,
+    pub(super) watch: &'a [String],
+    pub(super) token: Option<&'a str>,
+    /// Empty: no stream came before.
+    pub(super) last_event_id: &'a str,
+}
+
 /// An open stream.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -50,17 +60,13 @@ impl Link {
     /// Connects and asks for the stream. Each of the two may take so long.
     pub(super) fn open(
         to: &Endpoint,
-        user: Option<&str>,
-        watch: &[String],
-        last_event_id: &str,
+        wanted: Wanted<'_>,
         timeout: Duration,
     ) -> Result<Link, Refusal> {
         let for_now = |error: std::io::Error| Refusal::ForNow(format!("{to}: {error}"));
         let socket = connect(to, timeout)?;
         socket.set_read_timeout(Some(timeout)).map_err(for_now)?;
-        (&socket)
-            .write_all(&request(to, user, watch, last_event_id))
-            .map_err(for_now)?;
+        (&socket).write_all(&request(to, wanted)).map_err(for_now)?;
         let mut buffer = Vec::new();
         let (status, head_bytes) = read_head(&socket, &mut buffer, to)?;
         if status != 200 {
@@ -120,22 +126,24 @@ fn connect(to: &Endpoint, timeout: Duration) -> Result<TcpStream, Refusal> {
 
 /// HTTP/1.0, so that no proxy on the way cuts the stream into chunks; POST, so that no list is too
 /// long.
-fn request(to: &Endpoint, user: Option<&str>, watch: &[String], last_event_id: &str) -> Vec<u8> {
+fn request(to: &Endpoint, wanted: Wanted<'_>) -> Vec<u8> {
+    let Wanted { user, watch, .. } = wanted;
     let body = match user {
         Some(user) => serde_json::json!({"user": user, "watch": watch}),
         None => serde_json::json!({"watch": watch}),
     };
     let body = body.to_string();
-    let resume = if last_event_id.is_empty() {
-        String::new()
-    } else {
-        format!("Last-Event-ID: {last_event_id}\r\n")
+    let line = |name: &str, value: Option<&str>| {
+        value.map_or(String::new(), |value| format!("{name}{value}\r\n"))
     };
+    let token = line("Authorization: Bearer ", wanted.token);
+    let resumed = Some(wanted.last_event_id).filter(|id| !id.is_empty());
+    let resume = line("Last-Event-ID: ", resumed);
     let host = to.authority();
     let head = format!(
         "POST /v1/stream HTTP/1.0\r\nHost: {host}\r\nAccept: text/event-stream\r\nContent-Type: \
          application/json\r\n\
-         Content-Length: {}\r\n{resume}\r\n",
+         Content-Length: {}\r\n{token}{resume}\r\n",
         body.len()
     );
     (head + &body).into_bytes()
@@ -212,18 +220,25 @@ mod tests {
     #[test]
     fn the_request_is_whole() {
         let to = &at("localhost:8080");
-        let asked = String::from_utf8(request(to, Some("me\""), &["bob".into()], "17")).unwrap();
+        let mut wanted = Wanted {
+            user: Some("me\""),
+            watch: &["bob".into()],
+            token: Some("a.b.c"),
+            last_event_id: "17",
+        };
+        let asked = String::from_utf8(request(to, wanted)).unwrap();
         assert_eq!(
             asked,
             "POST /v1/stream HTTP/1.0\r\nHost: localhost:8080\r\nAccept: text/event-stream\r\n\
              Content-Type: application/json\r\n\
-             Content-Length: 31\r\nLast-Event-ID: 17\r\n\r\n\
+             Content-Length: 31\r\nAuthorization: Bearer a.b.c\r\nLast-Event-ID: 17\r\n\r\n\
              {\"user\":\"me\\\"\",\"watch\":[\"bob\"]}"
         );
-        assert!(
-            !String::from_utf8(request(to, None, &[], ""))
-                .unwrap()
-                .contains("Last-Event-ID")
+        (wanted.user, wanted.token, wanted.last_event_id) = (None, None, "");
+        assert_eq!(
+            String::from_utf8(request(to, wanted)).unwrap(),
+            "POST /v1/stream HTTP/1.0\r\nHost: localhost:8080\r\nAccept: text/event-stream\r\n\
+             Content-Type: application/json\r\nContent-Length: 17\r\n\r\n{\"watch\":[\"bob\"]}"
         );
     }
 

@@ -8,6 +8,7 @@ mod link;
 pub mod view;
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::tools::beat::parse_users;
 use crate::tools::endpoint::Endpoint;
 use crate::wire::User;
 use crate::wire::sse::{Event, Reader};
-use link::{Got, Link, Refusal};
+use link::{Got, Link, Refusal, Wanted};
 use view::{Record, View};
 
 /// What `greendot watch` was asked.
@@ -27,8 +28,26 @@ pub struct Options {
     pub users: Vec<String>,
     /// Be online as this user meanwhile.
     pub user: Option<String>,
+    /// The file of a user's token, read anew for each stream: tokens do not last.
+    pub token_file: Option<PathBuf>,
     /// Where the server listens.
     pub http: Endpoint,
+}
+
+impl Options {
+    /// The token, if one is to be shown; the error names the file.
+    fn token(&self) -> Result<Option<String>, String> {
+        let read = |path: &PathBuf| {
+            let text = std::fs::read_to_string(path);
+            let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
+            let token = text.trim();
+            let legal = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+            legal
+                .then(|| token.to_owned())
+                .ok_or_else(|| format!("{}: a token is one word, and nothing else", path.display()))
+        };
+        self.token_file.as_ref().map(read).transpose()
+    }
 }
 
 /// Silence after which a stream counts as dead until its hello has named `keep_alive_ms`, in ms.
@@ -50,6 +69,7 @@ pub fn run(options: &Options, clock: &Clock) -> Result<(), String> {
     if let Some(user) = &options.user {
         User::parse(user.as_bytes()).map_err(|fault| format!("{user:?}: {}", fault.explain()))?;
     }
+    options.token()?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
@@ -126,13 +146,18 @@ impl<W: Write> Watcher<'_, W> {
         let (mut failures, mut unanswered): (u32, usize) = (0, 0);
         while !self.stopped() {
             let timeout_ms = ANSWER_TIMEOUTS_MS[unanswered % ANSWER_TIMEOUTS_MS.len()];
-            let opened = Link::open(
-                &self.options.http,
-                self.options.user.as_deref(),
-                &self.options.users,
-                &last_event_id,
-                Duration::from_millis(timeout_ms),
-            );
+            // Whoever writes the file may be about to.
+            let opened = self.options.token().map_err(Refusal::ForNow);
+            let opened = opened.and_then(|token| {
+                let wanted = Wanted {
+                    user: self.options.user.as_deref(),
+                    watch: &self.options.users,
+                    token: token.as_deref(),
+                    last_event_id: &last_event_id,
+                };
+                let timeout = Duration::from_millis(timeout_ms);
+                Link::open(&self.options.http, wanted, timeout)
+            });
             let mut longest_ms = u64::MAX;
             let why = match opened {
                 Ok(link) => {
@@ -275,6 +300,10 @@ impl<W: Write> Watcher<'_, W> {
                     self.silence_max_ms =
                         hello.keep_alive_ms.saturating_add(hello.keep_alive_ms / 4);
                 }
+                return;
+            }
+            "expired" => {
+                *reason = Some("the token has expired, or was revoked".into());
                 return;
             }
             "overloaded" | "goodbye" => {

@@ -64,6 +64,7 @@ fn hello_says_how_long_a_stream_may_be_silent() {
     let options = Options {
         users: Vec::new(),
         user: None,
+        token_file: None,
         http: at("127.0.0.1:1"),
     };
     let (clock, stop) = (Clock::new(), AtomicBool::new(false));
@@ -88,6 +89,7 @@ fn follows_over_disconnects() {
     let options = Options {
         users: vec!["bob".into()],
         user: Some("me".into()),
+        token_file: None,
         http: at(&listener.local_addr().unwrap().to_string()),
     };
     let stop = Arc::new(AtomicBool::new(false));
@@ -189,6 +191,7 @@ fn silence_makes_every_state_stale_and_the_next_stream_makes_it_right() {
     let options = Options {
         users: vec!["bob".into()],
         user: None,
+        token_file: None,
         http: at(&listener.local_addr().unwrap().to_string()),
     };
     let stop = Arc::new(AtomicBool::new(false));
