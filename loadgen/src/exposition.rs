@@ -18,9 +18,14 @@ impl Exposition {
     pub fn scrape(target: SocketAddr) -> io::Result<Exposition> {
         let answer = Client::connect(target)?.call("GET", "/metrics", b"")?;
         if answer.status != 200 {
+            let hint = match answer.status {
+                404 => "; of a server with --admin name that address: it serves everything",
+                401 | 403 => "; it asks for a key: start it with --admin-metrics-open",
+                _ => "",
+            };
+            let status = answer.status;
             return Err(io::Error::other(format!(
-                "/metrics answered {}",
-                answer.status
+                "/metrics of {target} answered {status}{hint}"
             )));
         }
         Ok(Exposition::parse(&String::from_utf8_lossy(&answer.body)))

@@ -19,8 +19,6 @@ pub struct Identity {
     pub tickets: Arc<Tickets>,
     /// How much the holders of tokens may ask.
     pub rates: Arc<Rates>,
-    /// Whoever reaches the node may read its metrics: it listens for this machine alone.
-    pub operators_open: bool,
 }
 
 /// What a request shows of its caller.
@@ -56,15 +54,19 @@ impl Identity {
     }
 
     fn cookie_token<'h>(&self, head: &Head<'h>) -> Option<&'h str> {
-        let name = self.cookie.as_deref()?;
-        let mut values = head.cookie?.split(';').filter_map(|pair| {
-            let (key, value) = pair.trim().split_once('=')?;
-            (key == name).then_some(value)
-        });
-        let value = values.next()?;
-        // Which of two would count is what whoever planted the second one hopes for.
-        values.next().is_none().then_some(value)
+        cookie(head, self.cookie.as_deref()?)
     }
+}
+
+/// What a request's cookie of this name holds.
+pub fn cookie<'h>(head: &Head<'h>, name: &str) -> Option<&'h str> {
+    let mut values = head.cookie?.split(';').filter_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then_some(value)
+    });
+    let value = values.next()?;
+    // Which of two would count is what whoever planted the second one hopes for.
+    values.next().is_none().then_some(value)
 }
 
 /// What stands behind `Bearer` (RFC 6750, section 2.1).
@@ -94,7 +96,6 @@ mod tests {
             query,
             tickets: Arc::new(Tickets::new(1, 0, Now::default())),
             rates: Arc::new(Rates::unlimited()),
-            operators_open: false,
         };
         let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
         let limits = RequestLimits {

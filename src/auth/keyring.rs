@@ -8,7 +8,9 @@ use arc_swap::ArcSwap;
 
 use super::identity::bearer;
 use super::services::is_service_key;
+use super::session;
 use super::{Identity, Service, ServiceKeys};
+use crate::time::Unix;
 use crate::wire::beat;
 
 /// By what a node knows who speaks to it.
@@ -21,7 +23,7 @@ pub struct Keyring {
     pub services: ServiceKeys,
 }
 
-/// What a request's `Authorization` proves by a hash alone.
+/// What a request's `Authorization`, or the dashboard's cookie, proves by a hash alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Proof {
     /// Nothing of the kind: a user's token, perhaps.
@@ -29,12 +31,15 @@ pub enum Proof {
     /// It is a node of the fleet.
     Node,
     Service(Service),
+    /// It is a service's, by a session that ends then: a browser shows it by itself, whoever's page
+    /// asks.
+    Session(Service, Unix),
     /// It means to be a service, and its key is none that is taken.
     UnknownKey,
 }
 
 impl Proof {
-    /// Whether it is the operator's, be it a node or a service.
+    /// Whether it is shown by an operator's program, be it a node or a service.
     pub fn is_trusted(&self) -> bool {
         matches!(self, Proof::Node | Proof::Service(_))
     }
@@ -68,6 +73,21 @@ impl Keyring {
                 Some(service) => Proof::Service(service.clone()),
                 None => Proof::UnknownKey,
             },
+            None => Proof::Other,
+        }
+    }
+
+    /// Who signs in with this service key, and the session's text. None: no such key is known.
+    pub fn sign_in(&self, key: &str, now: Unix) -> Option<(&Service, String)> {
+        let service = self.services.find(key)?;
+        let session = session::seal(service, self.fleet.signing(), now);
+        Some((service, session))
+    }
+
+    /// What a session proves.
+    pub fn session(&self, text: &str, now: Unix) -> Proof {
+        match session::open(text, &self.fleet, &self.services, now) {
+            Some((service, ends)) => Proof::Session(service, ends),
             None => Proof::Other,
         }
     }

@@ -1,9 +1,9 @@
 //! Identity: who a caller is, and what a token lets them see.
 //!
-//! Owns key files, tokens (JWT, RFC 7519), what they grant, tickets and service keys. Bytes come in
-//! and values go out: no connection, no file, and time is an argument. Signatures are aws-lc-rs's;
-//! all else of a token is read here, since what a library accepts by default is more than should be
-//! accepted.
+//! Owns key files, tokens (JWT, RFC 7519), what they grant, tickets, service keys and sessions.
+//! Bytes come in and values go out: no connection, no file, and time is an argument. Signatures are
+//! aws-lc-rs's; all else of a token is read here, since what a library accepts by default is more
+//! than should be accepted.
 
 #[doc(hidden)]
 pub mod fuzz;
@@ -16,6 +16,7 @@ mod pem;
 mod rates;
 mod revoked;
 mod services;
+mod session;
 mod signer;
 mod spent;
 mod ticket;
@@ -28,12 +29,13 @@ mod tests;
 
 pub use crate::wire::record::LastActive;
 pub use grant::{Grant, WATCH_ENTRIES_MAX, WatchDefault};
-pub use identity::{Identity, Shown};
+pub use identity::{Identity, Shown, cookie};
 pub use keyring::{Keyring, Keyrings, Proof};
 pub use keys::{Algorithm, KeyFault, Keys};
 pub use rates::{Asked, Exceeded, HOLDERS_MAX, Rate, RateLimits, Rates};
 pub use revoked::{Added, Digest, REVOCATIONS_PER_MESSAGE, Revocation, Revoked};
 pub use services::{Scope, Scopes, Service, ServiceFault, ServiceKeys, new_service_key};
+pub use session::{SESSION_COOKIE, SESSION_MS};
 pub use signer::{Claims, Signer, SignerFault};
 pub use spent::{Full, Reserved, Tickets};
 pub use ticket::{TICKET_CHARS_MAX, TICKET_MS, TicketId, TicketRefusal};

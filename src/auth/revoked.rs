@@ -42,6 +42,11 @@ impl Digest {
         Digest::of(b"dev ", &[user, device].join(&0))
     }
 
+    /// Of what a service's key opens: by the key's hash.
+    pub fn of_service(hash: blake3::Hash) -> Digest {
+        Digest::of(b"svc ", hash.as_bytes())
+    }
+
     fn of(kind: &[u8; 4], text: &[u8]) -> Digest {
         let mut hasher = blake3::Hasher::new();
         let hash = hasher.update(kind).update(text).finalize();

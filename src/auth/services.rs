@@ -113,6 +113,8 @@ pub struct Service {
     /// Its name, which a log may hold.
     pub name: Arc<str>,
     pub scopes: Scopes,
+    /// Of its key: all that the file has of it.
+    pub hash: blake3::Hash,
 }
 
 /// Why a line is no service key's, or a name or a scope is none.
@@ -157,16 +159,9 @@ impl fmt::Display for ServiceFault {
 
 impl std::error::Error for ServiceFault {}
 
-/// A key of a file: its hash alone.
-#[derive(Clone)]
-struct ServiceKey {
-    service: Service,
-    hash: blake3::Hash,
-}
-
 /// All service keys that a node takes; none where none are configured.
 #[derive(Clone, Default)]
-pub struct ServiceKeys(Vec<ServiceKey>);
+pub struct ServiceKeys(Vec<Service>);
 
 impl ServiceKeys {
     /// Reads a file: `name scopes blake3:HASH` a line, with blank lines and `#` comments.
@@ -195,7 +190,7 @@ impl ServiceKeys {
         if self.0.iter().any(|key| key.hash == hash) {
             return Err(ServiceFault::Twice);
         }
-        let named = self.0.iter().filter(|key| &*key.service.name == name);
+        let named = self.0.iter().filter(|key| &*key.name == name);
         if named.count() == PER_NAME_MAX {
             return Err(ServiceFault::PerName);
         }
@@ -203,8 +198,7 @@ impl ServiceKeys {
             return Err(ServiceFault::TooMany);
         }
         let name = name.into();
-        let service = Service { name, scopes };
-        self.0.push(ServiceKey { service, hash });
+        self.0.push(Service { name, scopes, hash });
         Ok(())
     }
 
@@ -217,19 +211,33 @@ impl ServiceKeys {
     pub fn find(&self, shown: &str) -> Option<&Service> {
         let name = name_of(shown)?;
         let hash = blake3::hash(shown.as_bytes());
-        let named = self.0.iter().filter(|key| &*key.service.name == name);
+        let named = self.0.iter().filter(|key| &*key.name == name);
         // blake3::Hash compares in constant time.
-        let matching = named.fold(None, |found, key| match key.hash == hash {
+        named.fold(None, |found, key| match key.hash == hash {
             true => Some(key),
             false => found,
-        });
-        matching.map(|key| &key.service)
+        })
+    }
+
+    /// Whose key has this hash.
+    pub(super) fn of_hash(&self, hash: blake3::Hash) -> Option<&Service> {
+        self.0.iter().find(|key| key.hash == hash)
+    }
+
+    /// Whether a key of this hash is among them.
+    pub fn lists(&self, hash: blake3::Hash) -> bool {
+        self.of_hash(hash).is_some()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.0.iter()
     }
 }
 
 impl fmt::Debug for ServiceKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let services = self.0.iter().map(|key| &key.service);
+        let services = self.0.iter().map(|key| (&key.name, key.scopes));
         f.debug_list().entries(services).finish()
     }
 }

@@ -328,7 +328,16 @@ fn store_command() -> Command {
 fn top_command() -> Command {
     Command::new("top")
         .about("Show a server's vital rates, shard by shard")
-        .arg(http_arg())
+        .arg(http_arg().help(format!(
+            "Where the server gives its metrics: its --admin address, if it has one [default: {}, \
+             or {}]",
+            Port::Http.variable(),
+            Port::Http.default()
+        )))
+        .arg(
+            path_arg("service-key")
+                .help("File with a service key of the scope metrics, for a node that asks for one"),
+        )
         .arg(
             Arg::new("count")
                 .long("count")
@@ -461,6 +470,7 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
         }),
         Some(("top", given)) => Ask::Top(top::Options {
             http: endpoint(given, Port::Http, &variables)?,
+            service_key: given.get_one("service-key").cloned(),
             count: given.get_one("count").copied(),
         }),
         _ => Ask::Serve(sources(matches, variables)),

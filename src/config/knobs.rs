@@ -149,6 +149,24 @@ pub const KNOBS: &[Knob] = &[
         set: |config, text| value::address(text).map(|value| config.http = value),
     },
     Knob {
+        name: "admin",
+        group: PLACE,
+        kind: Kind::Address,
+        doc: "Where to listen for operators: metrics, dashboard, revocations, erasures, and what \
+              presence nodes tell; on http these are not found then. Unset: they are on http, if \
+              that is a loopback address or insecure is set",
+        get: |config| config.admin.map(|admin| admin.to_string()),
+        set: |config, text| value::address(text).map(|value| config.admin = Some(value)),
+    },
+    Knob {
+        name: "admin-metrics-open",
+        group: PLACE,
+        kind: Kind::Switch,
+        doc: "The metrics take no key at the address of admin, also where other machines reach it",
+        get: |config| Some(config.admin_metrics_open.to_string()),
+        set: |config, text| value::switch(text).map(|value| config.admin_metrics_open = value),
+    },
+    Knob {
         name: "udp",
         group: PLACE,
         kind: Kind::Address,
@@ -200,7 +218,8 @@ pub const KNOBS: &[Knob] = &[
         name: "realtime",
         group: PLACE,
         kind: Kind::List,
-        doc: "Of `greendot presence`: http://HOST:PORT of a real-time node; repeat it for each",
+        doc: "Of `greendot presence`: http://HOST:PORT of a real-time node, its admin address if \
+              it has one; repeat it for each",
         get: |config| {
             Some(
                 config
@@ -218,7 +237,7 @@ pub const KNOBS: &[Knob] = &[
         group: PLACE,
         kind: Kind::Switch,
         doc: "Allow addresses that other machines can reach, although nobody has to prove who \
-              they are",
+              they are; without admin, operators' calls stay on http",
         get: |config| Some(config.insecure.to_string()),
         set: |config, text| value::switch(text).map(|value| config.insecure = value),
     },

@@ -11,7 +11,7 @@ pub mod value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::auth::{RateLimits, WatchDefault};
+use crate::auth::{RateLimits, SESSION_COOKIE, WatchDefault};
 use crate::engine::settings::Settings;
 use crate::store::MemoryChoice;
 pub use load::{
@@ -42,6 +42,10 @@ pub struct Config {
     pub realtime_nodes: Vec<RealtimeNode>,
     /// Where to listen for HTTP, as given: port 0 is still 0.
     pub http: SocketAddr,
+    /// Where to listen for operators, as given. None: see [`Config::serves_operators_publicly`].
+    pub admin: Option<SocketAddr>,
+    /// Whether the metrics take no key there.
+    pub admin_metrics_open: bool,
     /// Where to receive datagrams, as given.
     pub udp: SocketAddr,
     /// Folder of the presence database.
@@ -131,6 +135,8 @@ impl Default for Config {
             presence_nodes: Vec::new(),
             realtime_nodes: Vec::new(),
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            admin: None,
+            admin_metrics_open: false,
             udp: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
             data_dir: PathBuf::from("./greendot-data"),
             key_file: None,
@@ -166,7 +172,13 @@ impl Config {
 
     /// Whether HTTP is served to this machine alone.
     pub fn is_local(&self) -> bool {
-        self.http.ip().to_canonical().is_loopback()
+        is_loopback(self.http)
+    }
+
+    /// Whether operators' calls are served where everybody's are: on a loopback address, or by
+    /// `insecure`, if there is no other listener for them.
+    pub fn serves_operators_publicly(&self) -> bool {
+        self.admin.is_none() && (self.is_local() || self.insecure)
     }
 
     /// Whether callers are asked who they are. A presence node holds no streams: there services
@@ -188,7 +200,7 @@ impl Config {
         for (name, address) in [("http", self.http), ("udp", self.udp)] {
             let bound = name == "http" || self.role != RoleName::Realtime;
             let asks = self.insecure || self.asks();
-            if bound && !asks && !address.ip().to_canonical().is_loopback() {
+            if bound && !asks && !is_loopback(address) {
                 faults.push(format!(
                     "{name} is {address}, which other machines may reach, and nobody has to prove \
                      who they are; ask users for tokens with --jwt-keys, bind a loopback address \
@@ -196,6 +208,7 @@ impl Config {
                 ));
             }
         }
+        self.check_admin(&mut faults);
         self.check_identity(&mut faults);
         if faults.is_empty() {
             Ok(())
@@ -221,11 +234,62 @@ impl Config {
                 .to_owned()
         });
         let insecure = self.insecure.then(|| {
-            "insecure is set: nobody has to prove who they are where no keys are named, whoever \
-             reaches this node may be anybody and see everybody, and the dashboard stays on"
-                .to_owned()
+            let operators = match self.admin {
+                None => ", and the dashboard and all operators' calls stay on the one listener",
+                Some(_) => "",
+            };
+            format!(
+                "insecure is set: nobody has to prove who they are where no keys are named, and \
+                 whoever reaches this node may be anybody and see everybody{operators}"
+            )
         });
-        split.into_iter().chain(query).chain(insecure).collect()
+        let all = [split, query, insecure, self.admin_warning()];
+        all.into_iter().flatten().collect()
+    }
+
+    fn admin_warning(&self) -> Option<String> {
+        if self.admin.is_none() && !self.serves_operators_publicly() {
+            return Some(
+                "admin is not set, and other machines may reach http: metrics, revocations and \
+                 erasures are served nowhere; give them a listener of their own with --admin"
+                    .into(),
+            );
+        }
+        let admin = self.admin.filter(|admin| !is_loopback(*admin))?;
+        let keyless = self.identity.service_keys.is_none();
+        keyless.then(|| {
+            format!(
+                "admin is {admin}, which other machines may reach, and no service keys are named: \
+                 nobody but nodes may call there; make one with `greendot key new --service`, and \
+                 name the file of their hashes with --service-keys"
+            )
+        })
+    }
+
+    fn check_admin(&self, faults: &mut Vec<String>) {
+        if self.role != RoleName::Presence
+            && self.admin.is_none()
+            && !self.serves_operators_publicly()
+        {
+            faults.push(format!(
+                "http is {}, which other machines may reach, and operators' calls (metrics, \
+                 dashboard, revocations, erasures, what presence nodes tell) have no listener of \
+                 their own; give them one with --admin, such as --admin 127.0.0.1:9090, or leave \
+                 all on the one with --insecure",
+                self.http
+            ));
+        }
+        if self.admin_metrics_open && self.admin.is_none() {
+            faults.push(
+                "admin-metrics-open is set, but no listener for operators; set --admin too".into(),
+            );
+        }
+        if self.admin == Some(self.http) && self.http.port() != 0 {
+            faults.push(format!(
+                "admin and http are both {}; give operators a port of their own",
+                self.http
+            ));
+        }
     }
 
     fn check_identity(&self, faults: &mut Vec<String>) {
@@ -242,6 +306,11 @@ impl Config {
         faults.extend(useless.map(|(name, _)| {
             format!("{name} is set, but no key of tokens; name their keys with --jwt-keys")
         }));
+        if identity.auth_cookie.as_deref() == Some(SESSION_COOKIE) {
+            faults.push(format!(
+                "auth-cookie is {SESSION_COOKIE}, which is the dashboard's; take another name"
+            ));
+        }
     }
 
     fn check_role(&self, faults: &mut Vec<String>) {
@@ -275,6 +344,11 @@ impl Config {
             );
         }
     }
+}
+
+/// Whether an address is for this machine alone.
+pub fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }
 
 /// Form of the logs.

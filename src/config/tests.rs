@@ -283,7 +283,11 @@ fn only_loopback_without_insecure() {
         let insecure = ("insecure", "true");
         assert!(load_from(None, &[], &[("http", address), insecure]).is_ok());
         let keys = ("jwt-keys", "app.secret,web.pem");
-        assert!(load_from(None, &[], &[("http", address), keys]).is_ok());
+        let found = load_from(None, &[], &[("http", address), keys]).unwrap_err();
+        assert!(found[0].contains("--admin") && found[0].contains("--insecure"));
+        let admin = ("admin", "127.0.0.1:0");
+        assert!(load_from(None, &[], &[("http", address), keys, admin]).is_ok());
+        assert!(load_from(None, &[], &[("http", address), admin]).is_err());
     }
     // Services alone are asked for on a presence node, which holds no streams, and nowhere else.
     let services = ("service-keys", "services");
@@ -323,6 +327,66 @@ fn cross_field_faults_are_told() {
 }
 
 #[test]
+fn where_operators_calls_are_served() {
+    let admin = Some("127.0.0.1:9090".parse().unwrap());
+    for (http, admin, insecure, public) in [
+        ("127.0.0.1:8080", None, false, true),
+        ("127.0.0.1:8080", admin, true, false),
+        ("0.0.0.0:8080", None, true, true),
+        ("0.0.0.0:8080", None, false, false),
+        ("0.0.0.0:8080", admin, true, false),
+    ] {
+        let config = Config {
+            http: http.parse().unwrap(),
+            admin,
+            insecure,
+            ..Config::default()
+        };
+        assert_eq!(config.serves_operators_publicly(), public, "{http}");
+    }
+    let found = |flags: &[(&str, &str)]| load_from(None, &[], flags).unwrap_err();
+    assert_eq!(
+        found(&[("admin-metrics-open", "true")]),
+        ["admin-metrics-open is set, but no listener for operators; set --admin too"]
+    );
+    assert_eq!(
+        found(&[("admin", "127.0.0.1:8080")]),
+        ["admin and http are both 127.0.0.1:8080; give operators a port of their own"]
+    );
+    let both = [("admin", "127.0.0.1:0"), ("http", "127.0.0.1:0")];
+    assert!(load_from(None, &[], &both).is_ok());
+}
+
+/// What stays on the one listener is said at each start, and what is served nowhere.
+#[test]
+fn what_is_seldom_meant_is_said() {
+    let said = |role, flags: &[(&str, &str)]| {
+        let sources = Sources {
+            role: Some(role),
+            flags: pairs(flags),
+            ..Sources::default()
+        };
+        load(&sources).unwrap().config.warnings().join("\n")
+    };
+    let (http, insecure) = (("http", "0.0.0.0:0"), ("insecure", "true"));
+    let all = said(RoleName::All, &[http, insecure]);
+    assert!(all.contains("the dashboard and all operators' calls stay on the one listener"));
+    let apart = said(RoleName::All, &[http, insecure, ("admin", "127.0.0.1:0")]);
+    assert!(apart.starts_with("insecure is set") && !apart.contains("dashboard"));
+    let split = [
+        ("key-file", "k"),
+        ("realtime", "http://a:1"),
+        ("jwt-keys", "k"),
+    ];
+    let presence = said(RoleName::Presence, &[&[http][..], &split].concat());
+    assert!(presence.contains("served nowhere; give them a listener of their own with --admin"));
+    let keyless = said(RoleName::All, &[("admin", "0.0.0.0:0")]);
+    assert!(keyless.contains("no service keys are named"), "{keyless}");
+    let keys = ("service-keys", "services");
+    assert_eq!(said(RoleName::All, &[("admin", "0.0.0.0:0"), keys]), "");
+}
+
+#[test]
 fn what_tokens_must_say_takes_keys() {
     let flags = [("jwt-aud", "greendot"), ("auth-cookie", "__Host-t")];
     let fault =
@@ -332,6 +396,7 @@ fn what_tokens_must_say_takes_keys() {
     for (name, text) in [
         ("auth-cookie", "a b"),
         ("auth-cookie", "a=b"),
+        ("auth-cookie", "greendot-session"),
         ("jwt-iss", ""),
         ("watch-default", "all"),
         ("token-ttl-max", "10"),
@@ -356,6 +421,8 @@ fn what_is_printed_loads_again() {
         ("watch-default", "everybody"),
         ("token-ttl-max", "1h"),
         ("service-keys", "services"),
+        ("admin", "127.0.0.1:9090"),
+        ("admin-metrics-open", "true"),
     ];
     let loaded = load_from(None, &[], &flags).unwrap();
     let again = load_from(Some(&loaded.to_toml()), &[], &[]).unwrap();

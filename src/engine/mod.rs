@@ -26,6 +26,7 @@ mod horizon;
 #[cfg(any(debug_assertions, feature = "planted"))]
 mod late;
 mod mail;
+mod operators;
 mod parts;
 mod passes;
 mod records;
@@ -48,6 +49,7 @@ pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{
     Answered, Decided, Edit, EditOutcome, Held, IfFull, Letter, Mail, ShardId, To, Weighed, Whom,
 };
+pub use operators::{Entrance, Operators};
 use parts::VERIFYING_MICROS_PER_TURN;
 pub use parts::{Engine, EngineParts};
 pub use records::{record_of, told_of};
@@ -109,14 +111,17 @@ impl Engine {
         self.telling.turn_began(self.settings.work_per_slice_max);
         self.exposition = None;
         self.verifying_micros_left = VERIFYING_MICROS_PER_TURN;
-        self.node.take_keyring();
+        if let Some(before) = self.node.take_keyring() {
+            self.end_unlisted(&before);
+        }
         #[cfg(any(debug_assertions, feature = "planted"))]
         self.index_late();
     }
 
-    /// A connection was accepted. None: more than can even be refused politely; close the socket.
-    pub fn handle_accept(&mut self, now: Now) -> Option<ConnId> {
-        self.conns.accept(now.mono, &mut self.counters)
+    /// A connection was accepted, by this listener. None: more than can even be refused politely;
+    /// close the socket.
+    pub fn handle_accept(&mut self, entrance: Entrance, now: Now) -> Option<ConnId> {
+        self.conns.accept(entrance, now.mono, &mut self.counters)
     }
 
     /// The socket takes bytes again after it took less than was offered.

@@ -13,6 +13,7 @@ use super::farewells::Farewells;
 use super::forgetting::Leaving;
 use super::horizon::Horizon;
 use super::mail::{Posts, ShardId};
+use super::operators::Operators;
 use super::passes::Passes;
 use super::records::Fanout;
 use super::role::Role;
@@ -45,6 +46,8 @@ pub struct EngineParts {
     pub shards: ShardId,
     /// What the node is.
     pub role: Role,
+    /// Where operators' calls are served.
+    pub operators: Operators,
     /// The node's presence database; a follower in the role [`Role::Realtime`] and in no other.
     pub presence: Arc<Presence>,
     /// Where the node's keys are found: by what beats are opened, and callers known.
@@ -122,6 +125,7 @@ pub(super) struct Node {
     pub(super) shard: ShardId,
     pub(super) shards: ShardId,
     pub(super) role: Role,
+    pub(super) operators: Operators,
     pub(super) keyrings: Arc<Keyrings>,
     /// The keys of this turn.
     pub(super) keyring: Arc<Keyring>,
@@ -132,12 +136,12 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Whether the files of keys have been read anew is seen between two turns.
-    pub(super) fn take_keyring(&mut self) {
+    /// Whether the files of keys have been read anew is seen between two turns. The keys of before,
+    /// if they have.
+    pub(super) fn take_keyring(&mut self) -> Option<Arc<Keyring>> {
         let latest = self.keyrings.load();
-        if !Arc::ptr_eq(&latest, &self.keyring) {
-            self.keyring = Arc::clone(&latest);
-        }
+        let is_new = !Arc::ptr_eq(&latest, &self.keyring);
+        is_new.then(|| std::mem::replace(&mut self.keyring, Arc::clone(&latest)))
     }
 }
 
@@ -213,6 +217,7 @@ impl Engine {
                 shard: parts.shard,
                 shards: parts.shards,
                 role: parts.role,
+                operators: parts.operators,
                 keyring: parts.keyrings.load_full(),
                 keyrings: parts.keyrings,
                 secret: parts.secret,

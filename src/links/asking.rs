@@ -565,7 +565,7 @@ mod tests {
         for (reply, warned) in [
             (lost(), Some(warned("timeout"))),
             (lost(), None),
-            (said(404), Some(warned("status 404"))),
+            (said(500), Some(warned("status 500"))),
             (said(400), Some(warned("status 400"))),
             (said(400), None),
             (said(200), Some(not_its)),

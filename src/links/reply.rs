@@ -85,6 +85,7 @@ pub(super) fn reason(reply: &Reply) -> String {
     };
     match status {
         401 => "401: it has another fleet key; give both the same --key-file".into(),
+        404 => "404: that is not served there; at its --admin address it is, if it has one".into(),
         503 => "503: it has not seen this node, which may be missing in its --presence".into(),
         405 | 421 => "it has another role".into(),
         200 => "its answer is not that of a presence node".into(),
@@ -139,6 +140,7 @@ mod tests {
         assert_eq!(reason(&said(500)), "status 500");
         assert_eq!(reason(&said(421)), "it has another role");
         assert!(reason(&said(401)).contains("--key-file"));
+        assert!(reason(&said(404)).contains("--admin"));
         assert!(reason(&said(503)).contains("--presence"));
     }
 }

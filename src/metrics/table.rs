@@ -481,6 +481,8 @@ label! {
         Ticket = "ticket",
         /// `GET /livez` or `/readyz`
         Health = "health",
+        /// `POST` or `DELETE /v1/session`
+        Session = "session",
         /// `GET /metrics`
         Metrics = "metrics",
         /// Dashboard, browser client, API description

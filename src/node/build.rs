@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::ServeFault;
 use crate::auth::{Keyrings, Revoked};
-use crate::config::{Config, RoleName};
+use crate::config::{Config, RoleName, is_loopback};
 use crate::engine::settings::LOOPBACK;
-use crate::engine::{EngineParts, Role, ShardId};
+use crate::engine::{EngineParts, Operators, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
 use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
@@ -84,11 +84,24 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], ServeFault> {
 pub(super) fn bind_options(config: &Config, shards: ShardId, found: &Found) -> BindOptions {
     BindOptions {
         http: config.http,
+        admin: config.admin,
         udp: (config.role != RoleName::Realtime).then_some(config.udp),
         shards,
         backlog: u32::try_from(found.somaxconn.unwrap_or(limits::BACKLOG)).unwrap_or(u32::MAX),
         udp_buffer_bytes: found.rmem_max.unwrap_or(UDP_BUFFER_BYTES) as usize,
         write_stall_max_ms: config.settings.write_stall_max_ms,
+    }
+}
+
+/// Where operators' calls are served.
+fn operators(config: &Config) -> Operators {
+    Operators {
+        are_public: config.serves_operators_publicly(),
+        are_open: match config.admin {
+            Some(admin) => is_loopback(admin),
+            None => config.is_local() || !config.asks(),
+        },
+        metrics_are_open: config.admin_metrics_open,
     }
 }
 
@@ -134,6 +147,7 @@ impl Common {
             shard,
             shards: self.shards,
             role: role.clone(),
+            operators: operators(&self.config),
             presence: Arc::clone(&self.presence),
             keyrings: Arc::clone(&self.keyrings),
             revoked: Arc::clone(&self.revoked),

@@ -140,6 +140,5 @@ fn identity(config: &Config, known: &Known) -> Result<Option<Identity>, FileFaul
         query: told.auth_query,
         tickets: Arc::clone(&known.tickets),
         rates: Arc::clone(&known.rates),
-        operators_open: config.is_local(),
     }))
 }

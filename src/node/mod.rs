@@ -16,7 +16,6 @@ mod tell;
 mod usage;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +37,7 @@ use keeper::{Keeper, Keeping, Wants};
 use keys::Reloader;
 use links::{Running, Wiring};
 use signals::StopSignal;
+use tell::Listening;
 
 /// Time beyond `drain_ms` that the last answers have, in ms; then they are cut off.
 const DRAIN_MARGIN_MS: u64 = 5_000;
@@ -168,7 +168,11 @@ impl Opened {
             keeper,
             sayings,
         } = self;
-        let (http, udp) = (bound.http, bound.udp);
+        let at = Listening {
+            http: bound.http,
+            admin: bound.admin,
+            udp: bound.udp,
+        };
         let (drained_sender, drained) = unbounded();
         let wants = keeper.as_ref().map(Keeper::wants);
         let (shards, links) = start_shards(&common, bound, wants, &drained_sender)?;
@@ -181,7 +185,7 @@ impl Opened {
         };
         let heap = background::start_heap(&common.board)?;
         let usage = background::start_usage(&common, report.is_some())?;
-        sayings.say(&common, report.as_ref(), http, udp);
+        sayings.say(&common, report.as_ref(), &at);
         Ok(Node {
             common,
             shards,
@@ -228,16 +232,10 @@ fn start_shards(
 }
 
 impl Sayings {
-    fn say(
-        self,
-        common: &Common,
-        report: Option<&OpenReport>,
-        http: SocketAddr,
-        udp: Option<SocketAddr>,
-    ) {
+    fn say(self, common: &Common, report: Option<&OpenReport>, at: &Listening) {
         let config = &common.config;
-        tell::listening(http, udp, common.shards);
-        tell::program(http);
+        tell::listening(at, common.shards);
+        tell::program(config, at);
         tracing::info!("{}", self.limits);
         for warning in self.warnings {
             tracing::warn!("{warning}");
@@ -246,7 +244,7 @@ impl Sayings {
             tell::store(config, report);
         }
         tell::fleet_key(config, self.key_made);
-        tell::next(config, http);
+        tell::next(config, at.http);
     }
 }
 

@@ -9,10 +9,20 @@ use crate::config::{Config, RoleName};
 use crate::engine::ShardId;
 use crate::presence::{OpenReport, WriteBack};
 
+/// Where a node listens.
+pub(super) struct Listening {
+    pub(super) http: SocketAddr,
+    pub(super) admin: Option<SocketAddr>,
+    pub(super) udp: Option<SocketAddr>,
+}
+
 /// The one line on stdout; scripts wait for it.
-pub(super) fn listening(http: SocketAddr, udp: Option<SocketAddr>, shards: ShardId) {
-    let udp = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
-    let line = format!("listening http={http}{udp} shards={shards}");
+pub(super) fn listening(at: &Listening, shards: ShardId) {
+    let word = |name, address: Option<SocketAddr>| {
+        address.map_or(String::new(), |address| format!(" {name}={address}"))
+    };
+    let (udp, admin) = (word("udp", at.udp), word("admin", at.admin));
+    let line = format!("listening http={}{udp}{admin} shards={shards}", at.http);
     let mut stdout = io::stdout().lock();
     if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         tracing::warn!(%error, "stdout did not take the line: {line}");
@@ -20,12 +30,16 @@ pub(super) fn listening(http: SocketAddr, udp: Option<SocketAddr>, shards: Shard
 }
 
 /// What runs here, and where a person may look at it.
-pub(super) fn program(http: SocketAddr) {
+pub(super) fn program(config: &Config, at: &Listening) {
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(
-        "greendot {version}; dashboard: http://{}/",
-        reached_at(http)
-    );
+    let public = config.serves_operators_publicly().then_some(at.http);
+    match at.admin.or(public) {
+        Some(dashboard) => {
+            let dashboard = reached_at(dashboard);
+            tracing::info!("greendot {version}; dashboard: http://{dashboard}/");
+        }
+        None => tracing::info!("greendot {version}"),
+    }
 }
 
 /// Where this machine's own browser finds what listens on `http`: no address may stand for all.

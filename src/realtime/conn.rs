@@ -63,6 +63,9 @@ mod flag {
     pub(super) const HELD: u16 = 1 << 15;
     /// A stream's holder beats for itself, at each ping.
     pub(super) const HOLDER: u16 = 1 << 12;
+    /// It came by the operators' listener. What has become a stream is asked for nothing any more,
+    /// so this is the bit of [`HOLDER`].
+    pub(super) const ADMIN: u16 = HOLDER;
     /// Its holder learns to the minute when others were last active.
     pub(super) const TO_THE_MINUTE: u16 = 1 << 13;
     /// They do not learn it.
@@ -175,7 +178,12 @@ impl Conn {
             | (Waiting, Idle | Streaming | Closing)
             | (Streaming, Closing)
             | (Closing, Lingering)
-            | (Free, Idle) => self.phase = next,
+            | (Free, Idle) => {
+                if next == Streaming {
+                    self.put(flag::ADMIN, false);
+                }
+                self.phase = next;
+            }
             (same, next) if same == next => {}
             (from, to) => unreachable!("a connection went from {from:?} to {to:?}"),
         }
@@ -287,6 +295,16 @@ impl Conn {
     /// It was admitted beyond the limit, to be refused politely.
     pub fn admit_as_surplus(&mut self) {
         self.put(flag::SURPLUS, true);
+    }
+
+    /// It came by the operators' listener.
+    pub fn admit_as_admin(&mut self) {
+        self.put(flag::ADMIN, true);
+    }
+
+    /// See [`Conn::admit_as_admin`]; of what is no stream.
+    pub fn is_admin(&self) -> bool {
+        self.phase != Phase::Streaming && self.has(flag::ADMIN)
     }
 
     pub fn is_surplus(&self) -> bool {

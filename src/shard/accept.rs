@@ -1,6 +1,6 @@
 //! Accepts connections, and keeps a descriptor back for when there is no other.
 //!
-//! Owns the listener and the reserve descriptor. Decides nothing: when to accept, who may connect
+//! Owns the listeners and the reserve descriptor. Decides nothing: when to accept, who may connect
 //! and what a refusal says is the driver's and the engine's.
 
 use std::fs::File;
@@ -19,9 +19,13 @@ use crate::time::{Mono, boottime};
 /// Time between two log lines about a limit that was reached, in ms.
 const TELL_INTERVAL_MS: u64 = 10_000;
 
-/// One shard's listener.
+/// One shard's listeners.
 pub(super) struct Acceptor {
     listener: TcpListener,
+    /// The operators', if they have one.
+    admin: Option<TcpListener>,
+    /// An operator may be waiting there: an edge was seen and no attempt has come back empty since.
+    admin_waits: bool,
     /// Kept so that, when no other is left, one connection at a time can be told so.
     reserve: Option<File>,
     /// When the log may be told again.
@@ -29,25 +33,36 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Takes over a listening socket and registers it.
+    /// Takes over listening sockets and registers them.
     pub(super) fn new(
         listener: TcpListener,
+        admin: Option<TcpListener>,
         registry: &Registry,
-        token: Token,
+        [token, admin_token]: [Token; 2],
     ) -> io::Result<Acceptor> {
-        registry.register(
-            &mut SourceFd(&listener.as_raw_fd()),
-            token,
-            Interest::READABLE,
-        )?;
+        let listen = |listener: &TcpListener, token| {
+            let mut source = SourceFd(&listener.as_raw_fd());
+            registry.register(&mut source, token, Interest::READABLE)
+        };
+        listen(&listener, token)?;
+        if let Some(admin) = &admin {
+            listen(admin, admin_token)?;
+        }
         Ok(Acceptor {
             listener,
+            admin_waits: admin.is_some(),
+            admin,
             reserve: open_reserve(),
             tell_at: Mono::default(),
         })
     }
 
-    /// Accepts one connection, non-blocking and with the listener's options.
+    /// An edge of the operators' listener was seen.
+    pub(super) fn note_admin(&mut self) {
+        self.admin_waits = self.admin.is_some();
+    }
+
+    /// Accepts one connection, an operator's first, non-blocking and with the listener's options.
     pub(super) fn accept(&mut self) -> Accepted<TcpStream> {
         let (accepted, error) = self.attempt();
         if let Some(error) = error {
@@ -70,20 +85,15 @@ impl Acceptor {
     }
 
     /// And the error, where it is one of the machine's and not of the peer's.
-    fn attempt(&self) -> (Accepted<TcpStream>, Option<io::Error>) {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let errno = match rustix::net::accept_with(&self.listener, flags) {
-            Ok(socket) => return (Accepted::Socket(TcpStream::from(socket)), None),
-            Err(errno) => errno,
-        };
-        match errno {
-            Errno::AGAIN => (Accepted::Empty, None),
-            Errno::MFILE | Errno::NFILE => (Accepted::NoDescriptor, Some(errno.into())),
-            Errno::NOBUFS | Errno::NOMEM => (Accepted::NoMemory, Some(errno.into())),
-            // accept(2): errors already pending on the new socket are passed on here; they are that
-            // peer's, not ours.
-            _ => (Accepted::Aborted, None),
+    fn attempt(&mut self) -> (Accepted<TcpStream>, Option<io::Error>) {
+        if let Some(admin) = self.admin.as_ref().filter(|_| self.admin_waits) {
+            match attempt(admin) {
+                (Accepted::Empty, _) => self.admin_waits = false,
+                (Accepted::Socket(socket), _) => return (Accepted::Admin(socket), None),
+                other => return other,
+            }
         }
+        attempt(&self.listener)
     }
 
     fn tell(&mut self, error: &io::Error) {
@@ -93,6 +103,22 @@ impl Acceptor {
             tracing::warn!(%error, "no connection can be accepted; raise the limit (ulimit -n, \
                                     LimitNOFILE=)");
         }
+    }
+}
+
+fn attempt(listener: &TcpListener) -> (Accepted<TcpStream>, Option<io::Error>) {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let errno = match rustix::net::accept_with(listener, flags) {
+        Ok(socket) => return (Accepted::Socket(TcpStream::from(socket)), None),
+        Err(errno) => errno,
+    };
+    match errno {
+        Errno::AGAIN => (Accepted::Empty, None),
+        Errno::MFILE | Errno::NFILE => (Accepted::NoDescriptor, Some(errno.into())),
+        Errno::NOBUFS | Errno::NOMEM => (Accepted::NoMemory, Some(errno.into())),
+        // accept(2): errors already pending on the new socket are passed on here; they are that
+        // peer's, not ours.
+        _ => (Accepted::Aborted, None),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Binds a node's sockets: for each shard a TCP listener and a UDP socket, all on the same two
-//! ports (SO_REUSEPORT).
+//! Binds a node's sockets: for each shard one or two TCP listeners and a UDP socket, those of a
+//! kind on the same port (SO_REUSEPORT).
 //!
 //! Owns the socket options. What a listener has, each accepted socket inherits (Linux), so
 //! accepting sets none.
@@ -21,6 +21,8 @@ const NOTSENT_LOWAT_BYTES: u32 = 16_384;
 pub struct BindOptions {
     /// HTTP; port 0 lets the kernel choose one.
     pub http: SocketAddr,
+    /// HTTP of operators; port 0 lets the kernel choose one. None: there is no such listener.
+    pub admin: Option<SocketAddr>,
     /// Beats; port 0 lets the kernel choose one. None: none are received.
     pub udp: Option<SocketAddr>,
     /// Sockets of each kind.
@@ -38,18 +40,21 @@ pub struct BindOptions {
 pub struct Bound {
     /// Where HTTP listens.
     pub http: SocketAddr,
+    /// Where it listens for operators, if it does.
+    pub admin: Option<SocketAddr>,
     /// Where beats arrive, if they do.
     pub udp: Option<SocketAddr>,
     /// Receive buffer that each UDP socket got, in bytes of payload and bookkeeping.
     pub udp_buffer_bytes: usize,
     pub(super) listeners: Vec<TcpListener>,
+    pub(super) admins: Vec<TcpListener>,
     pub(super) datagrams: Vec<UdpSocket>,
 }
 
 /// Why a socket was not bound.
 #[derive(Debug)]
 pub struct BindFault {
-    /// `http` or `udp`: the flag that sets the address.
+    /// `http`, `admin` or `udp`: the flag that sets the address.
     pub flag: &'static str,
     /// The address asked for.
     pub addr: SocketAddr,
@@ -87,22 +92,20 @@ impl std::error::Error for BindFault {
 ///
 /// Errors: an address is taken or not ours, or the kernel lacks what sockets of shards need.
 pub fn bind(options: &BindOptions) -> Result<Bound, BindFault> {
-    let BindOptions { shards, .. } = *options;
-    let http = |source| BindFault {
-        flag: "http",
-        addr: options.http,
-        source,
+    let (http, listeners) = bind_listeners("http", options.http, options)?;
+    let (admin, admins) = match options.admin {
+        Some(addr) => {
+            bind_listeners("admin", addr, options).map(|(admin, admins)| (Some(admin), admins))?
+        }
+        None => (None, Vec::new()),
     };
-    let listeners = bind_group(options.http, shards, |addr, share| {
-        listener(addr, share, options)
-    })
-    .map_err(http)?;
-    let listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from).collect();
     let mut bound = Bound {
-        http: listeners[0].local_addr().map_err(http)?,
+        http,
+        admin,
         udp: None,
         udp_buffer_bytes: 0,
         listeners,
+        admins,
         datagrams: Vec::new(),
     };
     if let Some(addr) = options.udp {
@@ -114,6 +117,20 @@ pub fn bind(options: &BindOptions) -> Result<Bound, BindFault> {
         bound.bind_datagrams(addr, options).map_err(udp)?;
     }
     Ok(bound)
+}
+
+/// A listener for each shard, and where they listen.
+fn bind_listeners(
+    flag: &'static str,
+    addr: SocketAddr,
+    options: &BindOptions,
+) -> Result<(SocketAddr, Vec<TcpListener>), BindFault> {
+    let fault = |source| BindFault { flag, addr, source };
+    let bind_one = |addr, share| listener(addr, share, options);
+    let sockets = bind_group(addr, options.shards, bind_one).map_err(fault)?;
+    let listeners: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
+    let bound = listeners[0].local_addr().map_err(fault)?;
+    Ok((bound, listeners))
 }
 
 impl Bound {
@@ -280,6 +297,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         BindOptions {
             http: any,
+            admin: Some(any),
             udp: Some(any),
             shards,
             backlog: 128,
@@ -378,6 +396,12 @@ mod tests {
             (fault.flag, fault.source.kind()),
             ("http", io::ErrorKind::AddrInUse)
         );
+        let again = BindOptions {
+            admin: first.admin,
+            ..options(2)
+        };
+        let fault = bind(&again).unwrap_err();
+        assert_eq!(fault.flag, "admin", "{fault}");
         let again = BindOptions {
             udp: first.udp,
             ..options(2)

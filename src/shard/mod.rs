@@ -38,11 +38,12 @@ pub use spawn::{Drained, Shards, Teller, spawn, vital_thread};
 /// Edges taken from the kernel at once.
 const EVENTS_MAX: usize = 1_024;
 
-// A generation reaches u32::MAX after four billion lives of one index, and no shard has 2^32 - 3
+// A generation reaches u32::MAX after four billion lives of one index, and no shard has 2^32 - 4
 // connections.
 const LISTENER: Token = Token(usize::MAX - 1);
 const BEATS: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
+const ADMIN: Token = Token(usize::MAX - 4);
 
 const _: () = assert!(size_of::<usize>() == 8, "a token holds a ConnId");
 const _: () = assert!(
@@ -82,6 +83,10 @@ fn run(mut driver: Driver<TcpStream>, mut os: Os) -> io::Result<()> {
                 WAKER => {}
                 BEATS => driver.note_datagrams(),
                 LISTENER => driver.note_listener(),
+                ADMIN => {
+                    os.acceptor.iter_mut().for_each(Acceptor::note_admin);
+                    driver.note_listener();
+                }
                 token => driver.note_edge(conn_of(token), edge_of(event)),
             }
         }

@@ -17,7 +17,7 @@ use super::accept::Acceptor;
 use super::datagrams::Datagrams;
 use super::mailbox::Mailbox;
 use super::wrong_keys::WrongKeys;
-use super::{BEATS, Bound, EVENTS_MAX, LISTENER, Os, Outlet, WAKER, run};
+use super::{ADMIN, BEATS, Bound, EVENTS_MAX, LISTENER, Os, Outlet, WAKER, run};
 use crate::engine::turn::{Budgets, Driver, Order};
 use crate::engine::{EngineParts, Mail, ShardId};
 use crate::logs;
@@ -107,19 +107,15 @@ pub fn spawn(
     // Fewer shards than cores share the machine with somebody, perhaps with another node that would
     // choose the same cores.
     let pinned = parts.len() == cores.len();
-    let datagrams = bound
-        .datagrams
-        .into_iter()
-        .map(Some)
-        .chain(std::iter::repeat_with(|| None));
     let wrong_keys = Arc::<WrongKeys>::default();
-    let sockets = bound.listeners.into_iter().zip(datagrams);
+    let (admins, datagrams) = (some(bound.admins), some(bound.datagrams));
+    let sockets = bound.listeners.into_iter().zip(admins.zip(datagrams));
     let mut threads = Vec::with_capacity(parts.len());
-    for (((parts, outbound), poll), (listener, datagrams)) in
+    for (((parts, outbound), poll), (listener, (admin, datagrams))) in
         parts.into_iter().zip(polls).zip(sockets)
     {
         let id = parts.shard;
-        let acceptor = Acceptor::new(listener, poll.registry(), LISTENER)?;
+        let acceptor = Acceptor::new(listener, admin, poll.registry(), [LISTENER, ADMIN])?;
         let datagrams = datagrams
             .map(|socket| Datagrams::new(socket, poll.registry(), BEATS))
             .transpose()?;
@@ -166,6 +162,12 @@ pub fn spawn(
         threads.push(thread);
     }
     Ok(Shards { doors, threads })
+}
+
+/// What there is for each shard, or for none.
+fn some<T>(of_each: Vec<T>) -> impl Iterator<Item = Option<T>> {
+    let none = std::iter::repeat_with(|| None);
+    of_each.into_iter().map(Some).chain(none)
 }
 
 /// A poll for each shard, and the door that wakes it.
@@ -284,8 +286,8 @@ mod tests {
     use super::super::{BindOptions, bind};
     use super::*;
     use crate::auth::{Keyring, Revoked};
-    use crate::engine::Role;
     use crate::engine::settings::Settings;
+    use crate::engine::{Operators, Role};
     use crate::metrics::Board;
     use crate::presence::{Presence, StoreOptions};
     use crate::wire::beat::{FleetKey, Keys};
@@ -336,6 +338,7 @@ mod tests {
             shard,
             shards: SHARDS,
             role: Role::All,
+            operators: Operators::default(),
             presence: Arc::clone(&presence),
             keyrings: Arc::clone(&keyrings),
             revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
@@ -348,6 +351,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let options = BindOptions {
             http: any,
+            admin: None,
             udp: Some(any),
             shards: SHARDS,
             backlog: 128,

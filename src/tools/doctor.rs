@@ -76,25 +76,27 @@ fn holders(beat_interval_ms: u64) -> Finding {
     Finding::new(Verdict::Ok, "self-vouching", detail)
 }
 
-/// Whether both addresses can be bound; bound and let go.
+/// Whether all addresses can be bound; bound and let go.
 fn addresses(config: &Config) -> Finding {
     let udp = (config.role != RoleName::Realtime).then_some(config.udp);
-    let bound = TcpListener::bind(config.http)
-        .map_err(|error| (config.http, "http", error))
-        .and_then(|_| {
-            udp.map_or(Ok(()), |udp| {
-                UdpSocket::bind(udp)
-                    .map(drop)
-                    .map_err(|error| (udp, "udp", error))
-            })
-        });
-    let udp = udp.map_or(String::new(), |udp| format!(" and udp {udp}"));
+    let all = [
+        ("http", Some(config.http)),
+        ("admin", config.admin),
+        ("udp", udp),
+    ];
+    let named = all.into_iter().filter_map(|(name, at)| Some((name, at?)));
+    let named: Vec<_> = named.collect();
+    let bound = named.iter().try_for_each(|&(name, at)| {
+        let bound = match name {
+            "udp" => UdpSocket::bind(at).map(drop),
+            _ => TcpListener::bind(at).map(drop),
+        };
+        bound.map_err(|error| (at, name, error))
+    });
+    let words = named.iter().map(|(name, at)| format!("{name} {at}"));
+    let words = words.collect::<Vec<_>>().join(", ");
     match bound {
-        Ok(()) => Finding::new(
-            Verdict::Ok,
-            "addresses",
-            format!("free: http {}{udp}", config.http),
-        ),
+        Ok(()) => Finding::new(Verdict::Ok, "addresses", format!("free: {words}")),
         // A running server is no fault of the machine's.
         Err((address, name, error)) if error.kind() == std::io::ErrorKind::AddrInUse => {
             Finding::new(

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::time::{Clock, Mono};
@@ -15,6 +16,8 @@ use crate::tools::read_enough;
 pub struct Options {
     /// Where the server listens.
     pub http: Endpoint,
+    /// The file of a service key.
+    pub service_key: Option<PathBuf>,
     /// Most refreshes; None: until interrupted.
     pub count: Option<u64>,
 }
@@ -27,18 +30,28 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
     let agent = ureq::Agent::config_builder()
         .timeout_global(Some(TIMEOUT))
+        .http_status_as_error(false)
         .proxy(None);
     let agent = ureq::Agent::new_with_config(agent.build());
     let url = format!("http://{}/metrics", options.http.authority());
+    let key = options.service_key.as_ref().map(|path| {
+        let key = std::fs::read_to_string(path);
+        key.map_err(|error| format!("{}: {error}", path.display()))
+    });
+    let key = key.transpose()?;
     let read = || -> Result<(Reading, Mono), String> {
-        let body = agent
-            .get(&url)
-            .call()
-            .and_then(|mut answer| answer.body_mut().read_to_string());
-        Ok((
-            Reading::parse(&body.map_err(|error| format!("{}: {error}", options.http))?),
-            clock.now().mono,
-        ))
+        let mut request = agent.get(&url);
+        if let Some(key) = &key {
+            request = request.header("Authorization", format!("Bearer {}", key.trim()));
+        }
+        let fault = |error: ureq::Error| format!("{}: {error}", options.http);
+        let mut answer = request.call().map_err(fault)?;
+        let status = answer.status().as_u16();
+        if status != 200 {
+            return Err(refused(&options.http, status, key.is_some()));
+        }
+        let body = answer.body_mut().read_to_string().map_err(fault)?;
+        Ok((Reading::parse(&body), clock.now().mono))
     };
     // Home and clear, so that the table stands still.
     let clear = if std::io::stdout().is_terminal() {
@@ -73,6 +86,25 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
         }
         std::thread::sleep(Duration::from_millis(PERIOD_MS));
     }
+}
+
+/// Why a node does not give its metrics, and what to do.
+fn refused(http: &Endpoint, status: u16, with_key: bool) -> String {
+    let why = match (status, with_key) {
+        (404, _) => {
+            "no metrics are here: if the node has a listener for operators (--admin), name the \
+             address behind admin= in the line that it prints, with --http"
+        }
+        (401 | 403, false) => {
+            "the metrics take a service key with the scope metrics; name the file of one with \
+             --service-key"
+        }
+        (401, true) => "the node does not know the key of --service-key; is it in --service-keys?",
+        (403, true) => "the key of --service-key lacks the scope metrics",
+        (421, _) => "the node is not known by this name; list it with --host, or name an address",
+        _ => "is that a greendot?",
+    };
+    format!("{http}: status {status}: {why}")
 }
 
 /// One reading: family and shard to the sum of its series. Series without a shard are under the
@@ -212,6 +244,7 @@ mod tests {
         let mut out = Vec::new();
         let options = Options {
             http: http.clone(),
+            service_key: None,
             count: Some(2),
         };
         run(&options, &Clock::new(), &mut out).unwrap();
@@ -226,6 +259,7 @@ mod tests {
         // Nobody listens there any more.
         let once = Options {
             http,
+            service_key: None,
             count: Some(1),
         };
         assert!(run(&once, &Clock::new(), &mut Vec::new()).is_err());

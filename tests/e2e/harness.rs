@@ -260,7 +260,7 @@ impl Home {
             word.map(|word| word.parse().unwrap_or_else(|_| panic!("{name} in {line}")))
         };
         let http = address("http=").unwrap_or_else(|| panic!("no http= in {line}"));
-        let udp = address("udp=");
+        let (udp, admin) = (address("udp="), address("admin="));
         if let Some(udp) = udp {
             *self.ports.lock().expect("no holder panics") = Some((http, udp));
         }
@@ -270,6 +270,7 @@ impl Home {
             stdout,
             log,
             http,
+            admin,
             udp,
             key_file: self.data_dir().join("fleet.key"),
         }
@@ -285,6 +286,8 @@ pub(crate) struct Server {
     pub(crate) stdout: Lines,
     log: Arc<Mutex<String>>,
     pub(crate) http: SocketAddr,
+    /// None: it has no listener for operators.
+    pub(crate) admin: Option<SocketAddr>,
     /// None: it receives no beats.
     pub(crate) udp: Option<SocketAddr>,
     pub(crate) key_file: PathBuf,
@@ -358,7 +361,8 @@ impl Server {
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
-        Metrics::parse(&self.get("/metrics").text())
+        let mut conn = Conn::to(self.admin.unwrap_or(self.http));
+        Metrics::parse(&conn.get("/metrics").text())
     }
 
     pub(crate) fn key(&self) -> FleetKey {

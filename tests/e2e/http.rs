@@ -163,7 +163,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    fields: Vec<(String, String)>,
+    pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 

@@ -158,9 +158,9 @@ pub(crate) fn used_tickets_are_kept_in_so_many_bytes() {
     assert_eq!(limit_hits(&server, "tickets-bytes-max"), 1.0);
 }
 
-/// With keys a node may be reached from everywhere, and then its metrics take the service token.
+/// With keys a node may be reached from everywhere, and operators need a listener of their own.
 #[test]
-fn with_keys_an_address_of_all_needs_no_more() {
+fn with_keys_an_address_of_all_needs_one_for_operators() {
     let home = Home::new();
     secret(&home, 0o600);
     let refused = home.run(&["serve", "--http=0.0.0.0:0", "--udp=127.0.0.1:0"]);
@@ -180,12 +180,22 @@ fn with_keys_an_address_of_all_needs_no_more() {
         &data_dir,
         "--jwt-keys=app.secret",
     ];
+    let refused = home.run(&flags);
+    assert_eq!(refused.status.code(), Some(2));
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        why.contains("--admin 127.0.0.1:9090") && why.contains("--insecure"),
+        "{why}"
+    );
+    let admin = format!("--admin={}:0", home.ip());
+    let flags = [&flags[..], &[&admin]].concat();
     let server = home.launch(&mut home.command(&flags));
     assert_eq!(asked(&server, "/v1/presence/bob", "").status, 401);
-    assert_eq!(asked(&server, "/metrics", "").status, 401);
     let node = server.key().service_token();
     let lines = format!("Authorization: Bearer {node}\r\n");
-    assert_eq!(asked(&server, "/metrics", &lines).status, 200);
+    assert_eq!(asked(&server, "/metrics", &lines).status, 404);
+    // It is for this machine alone.
+    assert!(server.metrics().sum("greendot_requests_total") > 0.0);
     server.terminate();
 }
 

@@ -26,6 +26,7 @@ mod ids;
 mod limits;
 mod logs;
 mod memory;
+mod operators;
 mod overflow;
 mod pages;
 mod pinning;

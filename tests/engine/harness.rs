@@ -13,7 +13,9 @@ use std::sync::Arc;
 use greendot::auth::{Identity, Keyring, Keyrings, Revoked, ServiceKeys};
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
-use greendot::engine::{Engine, EngineParts, Mail, Outbound, Role, Verdict, WrongKey};
+use greendot::engine::{
+    Engine, EngineParts, Entrance, Mail, Operators, Outbound, Role, Verdict, WrongKey,
+};
 use greendot::metrics::{Board, Counter, Gauge};
 use greendot::presence::{FollowerOptions, Presence, StoreOptions};
 use greendot::time::{Mono, Now, Unix};
@@ -45,6 +47,8 @@ pub(crate) struct World {
     wall_ms: i64,
     users_max: u32,
     role: Role,
+    /// Where operators' calls are served.
+    operators: Operators,
     /// Real-time nodes of a presence node.
     mirrors: usize,
     dir: tempfile::TempDir,
@@ -115,8 +119,40 @@ impl World {
         identity: Option<Identity>,
         services: &str,
     ) -> World {
+        // As of a node that other machines reach, if it asks.
+        let operators = Operators {
+            are_open: identity.is_none(),
+            ..Operators::default()
+        };
+        World::with_operators(shards, role, identity, services, operators)
+    }
+
+    /// The same of one whose operators' calls are served so.
+    pub(crate) fn with_operators(
+        shards: u16,
+        role: Role,
+        identity: Option<Identity>,
+        services: &str,
+        operators: Operators,
+    ) -> World {
         let mut world = World::of_role(shards, role, USERS_MAX);
+        world.operators = operators;
         world.read_keys(identity, services);
+        world.restart(0);
+        world
+    }
+
+    /// One shard of a node that asks users for nothing and knows services by this file, with the
+    /// default settings, changed.
+    pub(crate) fn with_settings(
+        role: Role,
+        operators: Operators,
+        services: &str,
+        change: impl FnOnce(&mut Settings),
+    ) -> World {
+        let mut world = World::with_role(role, change);
+        world.operators = operators;
+        world.read_keys(None, services);
         world.restart(0);
         world
     }
@@ -131,7 +167,7 @@ impl World {
     }
 
     /// The files of keys have been read anew.
-    fn read_keys(&mut self, identity: Option<Identity>, services: &str) -> &mut World {
+    pub(crate) fn read_keys(&mut self, identity: Option<Identity>, services: &str) -> &mut World {
         self.keyrings.store(Arc::new(Keyring {
             fleet: Keys::single(self.key.clone()),
             identity,
@@ -158,6 +194,7 @@ impl World {
             wall_ms: 0,
             users_max,
             role,
+            operators: Operators::default(),
             mirrors,
             dir: tempfile::tempdir().expect("a folder for the store"),
             presence: None,
@@ -174,6 +211,7 @@ impl World {
                 keeps: Some(Verdict::Done),
                 clients: Vec::new(),
                 backlog: VecDeque::new(),
+                entrance: Entrance::Public,
                 accepted: Vec::new(),
                 is_full: false,
                 on_reserve: None,
@@ -226,6 +264,7 @@ impl World {
                 shard,
                 shards,
                 role: self.role.clone(),
+                operators: self.operators,
                 presence: presence.clone(),
                 keyrings: Arc::clone(&self.keyrings),
                 revoked: Arc::clone(&self.revoked),
@@ -367,6 +406,14 @@ impl World {
     /// A peer connects to a shard.
     pub(crate) fn connect(&mut self, shard: usize) -> Peer {
         self.try_connect(shard).expect("the engine takes it")
+    }
+
+    /// An operator connects to a shard, by the listener for operators.
+    pub(crate) fn connect_to_admin(&mut self, shard: usize) -> Peer {
+        self.outside.entrance = Entrance::Admin;
+        let peer = self.connect(shard);
+        self.outside.entrance = Entrance::Public;
+        peer
     }
 
     /// A peer connects to a shard, which may have no place even for a refusal.

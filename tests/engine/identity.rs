@@ -7,7 +7,7 @@ use greendot::auth::{
     Claims, Identity, Keys, LastActive, Rates, Rules, Scope, Signer, Tickets, WatchDefault,
     new_service_key,
 };
-use greendot::engine::Role;
+use greendot::engine::{Operators, Role};
 use greendot::metrics::{Counter, Gauge};
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::nodes::Nodes;
@@ -42,7 +42,6 @@ pub(super) fn identity() -> Identity {
         query: false,
         tickets: Arc::new(Tickets::new(1, 1 << 20, begin())),
         rates: Arc::new(Rates::unlimited()),
-        operators_open: false,
     }
 }
 
@@ -601,14 +600,8 @@ fn a_cookie_is_taken_from_own_pages() {
 /// Who proves who they are may come under any name: a proxy passes on the one that clients use.
 #[test]
 fn any_name_will_do_for_a_token() {
-    let mut world = World::asking(
-        1,
-        Role::All,
-        Identity {
-            operators_open: true,
-            ..identity()
-        },
-    );
+    let operators = Operators::default();
+    let mut world = World::with_operators(1, Role::All, Some(identity()), "", operators);
     let lines = bearer(&token(&ALICE));
     for (line, expected) in [
         ("GET /v1/presence/bob", "200"),
@@ -704,11 +697,11 @@ const SERVED: &[(&str, &str, [&str; 10])] = &[
     ("POST /v1/leave", r#"{"stream":"{id}"}"#,
         [".", "204", ".", ".", ".", ".", ".", "401", "204", "204"]),
     ("GET /v1/stream?watch=bob", "",
-        [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
+        [".", ".", ".", ".", ".", ".", "200", "401", "401", "200"]),
     ("POST /v1/stream", r#"{"watch":["bob"]}"#,
-        [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
+        [".", ".", ".", ".", ".", ".", "200", "401", "401", "200"]),
     ("POST /v1/stream/{id}/watch", r#"{"add":["bob"]}"#,
-        [".", ".", ".", ".", ".", ".", ".", "401", "401", "200"]),
+        [".", ".", ".", ".", ".", ".", "200", "401", "401", "200"]),
     ("POST /v1/stream/{id}/beat", "",
         [".", ".", ".", ".", ".", ".", ".", "401", "401", "204"]),
     ("POST /v1/stream/{id}/token", "",
@@ -798,7 +791,8 @@ fn a_refusal_names_the_scope() {
     );
     assert_eq!(
         detail("GET /v1/stream", &beat),
-        r#""a service key holds no stream; streams are opened by their users""#
+        "\"a service key holds no stream; streams are opened by their users, and to look, by the \
+         scope admin\""
     );
     let node = greendot::wire::beat::FleetKey::new([7; 32]).service_token();
     assert_eq!(

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use greendot::engine::turn::{Accepted, Inbox, Kernel, Notice, Order, Peer as Acknowledged, Piece};
-use greendot::engine::{Engine, Mail, Outbound, ShardId, Verdict, WrongKey};
+use greendot::engine::{Engine, Entrance, Mail, Outbound, ShardId, Verdict, WrongKey};
 use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
 use greendot::time::{Mono, Now};
@@ -113,6 +113,8 @@ pub(crate) struct Outside {
     pub(crate) clients: Vec<Client>,
     /// Clients to accept.
     pub(crate) backlog: VecDeque<usize>,
+    /// By which listener they come.
+    pub(crate) entrance: Entrance,
     /// Accepted, and no edge has told of what they have sent already.
     pub(crate) accepted: Vec<usize>,
     /// No descriptor is free but the reserve, which may be with a client.
@@ -223,8 +225,11 @@ impl Kernel for Made<'_> {
         if self.outside.is_full {
             return Accepted::NoDescriptor;
         }
-        let client = self.outside.backlog.pop_front();
-        client.map_or(Accepted::Empty, Accepted::Socket)
+        match (self.outside.backlog.pop_front(), self.outside.entrance) {
+            (Some(client), Entrance::Public) => Accepted::Socket(client),
+            (Some(client), Entrance::Admin) => Accepted::Admin(client),
+            (None, _) => Accepted::Empty,
+        }
     }
 
     fn accept_on_reserve(&mut self) -> Accepted<usize> {

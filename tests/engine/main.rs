@@ -21,6 +21,7 @@ mod kernel;
 mod limits;
 mod mailbox;
 mod mass_silence;
+mod operators;
 mod outbox;
 mod own_writes;
 mod pages;

@@ -388,6 +388,7 @@ impl World {
                 shard,
                 shards,
                 role: greendot::engine::Role::All,
+                operators: greendot::engine::Operators::default(),
                 presence: presence.clone(),
                 keyrings: Keyring::of_fleet(Keys::clone(&self.keys)).shared(),
                 revoked: Arc::new(Revoked::new(1_000, 86_400_000)),

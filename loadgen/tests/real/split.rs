@@ -36,7 +36,7 @@ impl Drop for Split {
 /// them runs, so the kernel cannot choose when they listen; each test's own host keeps their ports
 /// apart.
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
-fn free_addresses() -> [(SocketAddr, SocketAddr); 4] {
+fn free_addresses() -> [(SocketAddr, SocketAddr); 6] {
     static HOSTS: AtomicU8 = AtomicU8::new(200);
     let host = IpAddr::V4(Ipv4Addr::new(
         127,
@@ -45,7 +45,7 @@ fn free_addresses() -> [(SocketAddr, SocketAddr); 4] {
         HOSTS.fetch_add(1, Ordering::Relaxed),
     ));
     // All are held until all are known: no two of them are the same.
-    let held = [(); 4].map(|()| {
+    let held = [(); 6].map(|()| {
         (
             TcpListener::bind((host, 0)).unwrap(),
             UdpSocket::bind((host, 0)).unwrap(),
@@ -81,9 +81,11 @@ fn split() -> Option<Split> {
     std::fs::write(&key_file, format!("{}\n", "6d".repeat(32))).unwrap();
     let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&key_file, own).unwrap();
-    let [first, second, third, fourth] = free_addresses();
+    let [first, second, third, fourth, fifth, sixth] = free_addresses();
     let presence = [first, second].map(|(http, udp)| format!("udp://{udp},http://{http}"));
-    let realtime = [third, fourth].map(|(http, _)| http);
+    let public = [third, fourth].map(|(http, _)| http);
+    // Operators' listeners, which presence nodes tell and which serve the generator all it asks.
+    let realtime = [fifth, sixth].map(|(http, _)| http);
     let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
 
     let mut split = Split {
@@ -99,9 +101,9 @@ fn split() -> Option<Split> {
         _turn: Turn::beside(),
     };
     let folder = split.folder.path();
-    for http in realtime {
+    for (http, admin) in public.into_iter().zip(realtime) {
         let line = format!(
-            "--http {http} --shards 2 --presence {} --presence {}",
+            "--http {http} --admin {admin} --shards 2 --presence {} --presence {}",
             presence[0], presence[1]
         );
         split

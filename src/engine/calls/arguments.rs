@@ -16,8 +16,8 @@ use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
     BAD_INVISIBLE, BAD_STATUS, BAD_VOUCH, BodyFault, Entry, Said, StreamAsk, Told, Vouch,
-    parse_beat, parse_device, parse_leave, parse_revoke, parse_status, parse_stream_ask,
-    parse_told, parse_told_list, parse_users, parse_watch_edit,
+    parse_beat, parse_device, parse_leave, parse_revoke, parse_session, parse_status,
+    parse_stream_ask, parse_told, parse_told_list, parse_users, parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
 use crate::wire::response::{Answer, Cache, StatusCode, problems};
@@ -133,7 +133,7 @@ impl Engine {
                     return Err(Answer::problem(problems::BAD_QUERY, detail));
                 }
                 ask.user = ask.user.map(|user| caller.resolve_me(user));
-                caller.check_speaks(ask.user.iter().map(UserBuf::user))?;
+                caller.check_holds(ask.user.as_ref())?;
                 caller.check_watch_all(&ask.watch)?;
                 serve(self, id, ask, ignored, caller, now)
             }
@@ -151,6 +151,15 @@ impl Engine {
             Serve::Voids(serve) => {
                 let ask = self.read(parse_revoke(body), users_limit)?;
                 serve(self, id, ask, caller, now)
+            }
+            Serve::SignsIn(serve) => {
+                let over_tls = head.origin.is_some_and(|it| it.starts_with("https://"));
+                // What a parser complains of it quotes, and this is a secret.
+                let key = parse_session(body).ok_or_else(|| {
+                    let detail = "the body is {\"key\":\"..\"}, with a service key";
+                    Answer::problem(problems::BAD_JSON, detail)
+                })?;
+                serve(self, &key, over_tls, now).into()
             }
             Serve::InPath(serve) => serve(self, id, segment, caller, now),
             Serve::Edits(serve) => {

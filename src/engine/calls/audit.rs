@@ -1,4 +1,4 @@
-//! What operators did to users, a line of the log each.
+//! What operators did, a line of the log each.
 //!
 //! Owns how such a line reads. Whom it was done to it names where the log has user ids, at debug
 //! and below.
@@ -16,13 +16,14 @@ pub(super) enum Deed {
     RevokeUser,
     RevokeDevice,
     RevokeToken,
+    SignIn,
 }
 
 /// Writes the line, unless users did it to themselves, or a node passes on what another has
 /// written.
 pub(super) fn audit<'u>(caller: &Caller, deed: Deed, users: impl Iterator<Item = User<'u>>) {
     let by = match (caller, deed) {
-        (Caller::Service(name), _) => &**name,
+        (Caller::Service { name, .. }, _) => &**name,
         (Caller::Node, Deed::EndStreams) => return,
         (Caller::Node, _) => "(a node)",
         _ => return,
@@ -33,6 +34,7 @@ pub(super) fn audit<'u>(caller: &Caller, deed: Deed, users: impl Iterator<Item =
         Deed::RevokeUser => "revoked all tokens of users",
         Deed::RevokeDevice => "revoked the keys of a device of users",
         Deed::RevokeToken => "revoked a token by its jti",
+        Deed::SignIn => "signed in",
     };
     if tracing::enabled!(Level::DEBUG) {
         let users: Vec<&str> = users.map(User::as_str).collect();

@@ -7,15 +7,19 @@
 use std::sync::Arc;
 
 use super::Found;
+use super::guard::Pages;
 use super::served::Served;
 use super::table::{self, Row, Who};
 use crate::auth::{
-    Digest, Full, Grant, LastActive, Proof, Refusal, Reserved, Service, Shown, TicketRefusal,
+    Digest, Full, Grant, LastActive, Proof, Refusal, Reserved, SESSION_COOKIE, SESSION_MS, Scope,
+    Service, Shown, TicketRefusal, cookie,
 };
 use crate::engine::conn::permits::{Origin, Steps, Tag};
+use crate::engine::operators::Entrance;
 use crate::engine::parts::Engine;
-use crate::metrics::Counter;
-use crate::time::{Mono, Now};
+use crate::metrics::{Call, Counter};
+use crate::realtime::{Conn, ConnId};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::record::{Entry, Record};
 use crate::wire::request::Head;
 use crate::wire::response::{Answer, problems};
@@ -35,7 +39,13 @@ pub(in crate::engine) enum Caller {
     /// A node of the fleet.
     Node,
     /// A service of this name, which has the scope that the row wants.
-    Service(Arc<str>),
+    Service {
+        name: Arc<str>,
+        /// Stands for its key.
+        key: Digest,
+        /// When its session ends, if it shows one.
+        ends: Option<Unix>,
+    },
     /// The holder of a token.
     User(Box<Grant>),
 }
@@ -53,6 +63,24 @@ pub(in crate::engine) struct NewPermit {
 }
 
 impl Caller {
+    /// Who shows a service's key.
+    pub(super) fn service(service: &Service) -> Caller {
+        Caller::Service {
+            name: service.name.clone(),
+            key: Digest::of_service(service.hash),
+            ends: None,
+        }
+    }
+
+    /// Who shows a session of it.
+    fn session(service: &Service, until: Unix) -> Caller {
+        Caller::Service {
+            name: service.name.clone(),
+            key: Digest::of_service(service.hash),
+            ends: Some(until),
+        }
+    }
+
     /// Whether they may learn of all these users.
     ///
     /// Err: of some they may not.
@@ -115,6 +143,17 @@ impl Caller {
         }
     }
 
+    /// Whether they may hold a stream that makes them this user.
+    ///
+    /// Err: a service is nobody.
+    pub(super) fn check_holds(&self, user: Option<&UserBuf>) -> Result<(), Answer> {
+        if user.is_some() && matches!(self, Caller::Service { .. }) {
+            let detail = "a service key opens a stream to look, and is nobody; leave user out";
+            return Err(Answer::problem(problems::NOT_THE_USER, detail));
+        }
+        self.check_speaks(user.into_iter().map(UserBuf::user))
+    }
+
     /// The same of a list; what is no user is refused elsewhere.
     pub(super) fn check_speaks_all(&self, entries: &[Entry]) -> Result<(), Answer> {
         self.check_speaks(entries.iter().flatten().map(UserBuf::user))
@@ -145,7 +184,7 @@ impl Caller {
     pub(super) fn told<'r>(&self, record: Record<'r>) -> Record<'r> {
         match self {
             Caller::User(grant) => record.told_at(grant.last_active),
-            Caller::Anybody | Caller::Node | Caller::Service(_) => record,
+            Caller::Anybody | Caller::Node | Caller::Service { .. } => record,
         }
     }
 }
@@ -161,7 +200,8 @@ impl Engine {
         now: Now,
     ) -> Result<Caller, Answer> {
         match (&found.proof, found.row.who) {
-            (Proof::Service(service), _) => return Ok(Caller::Service(service.name.clone())),
+            (Proof::Service(service), _) => return Ok(Caller::service(service)),
+            (Proof::Session(service, ends), _) => return Ok(Caller::session(service, *ends)),
             // It holds no stream: there its token is taken for a user's.
             (Proof::Node, Who::Holder) => {}
             (Proof::Node, _) => return Ok(Caller::Node),
@@ -206,11 +246,55 @@ impl Engine {
         Answer::problem(problems::UNAUTHORIZED, &detail).with_lines(lines)
     }
 
+    /// By which listener a request came.
+    pub(super) fn entrance(&self, id: ConnId) -> Entrance {
+        match self.conns.get(id).is_some_and(Conn::is_admin) {
+            true => Entrance::Admin,
+            false => Entrance::Public,
+        }
+    }
+
+    /// Whether a request finds operators' calls.
+    pub(in crate::engine) fn finds_operators(&self, id: ConnId) -> bool {
+        self.node.operators.served_at(self.entrance(id))
+    }
+
+    /// What a request proves by a hash alone. A session counts where operators' calls are: a
+    /// browser sends it to all ports of the host.
+    pub(super) fn proof(&self, id: ConnId, head: &Head<'_>, now: Now) -> Proof {
+        let keyring = &self.node.keyring;
+        if head.authorization.is_none()
+            && let Some(session) = cookie(head, SESSION_COOKIE)
+            && self.finds_operators(id)
+        {
+            return keyring.session(session, now.unix);
+        }
+        keyring.proof(head.authorization)
+    }
+
     /// Whether the name under which the node is reached is all that keeps a visitor's browser out.
     /// A page whose name is pointed at this machine has no token to show: a cookie is not sent to
-    /// its name.
-    pub(super) fn is_open_by_name(&self, row: &Row) -> bool {
-        self.node.keyring.identity.is_none() || matches!(row.who, Who::Local(_))
+    /// its name. Where operators come in the name counts all the same.
+    pub(super) fn is_open_by_name(&self, row: &Row, entrance: Entrance) -> bool {
+        let asks = self.node.keyring.identity.is_some();
+        !asks || entrance == Entrance::Admin || matches!(row.who, Who::Local(_))
+    }
+
+    /// Which pages may do what a request does.
+    pub(super) fn pages(
+        &self,
+        row: &Row,
+        head: &Head<'_>,
+        proof: &Proof,
+        entrance: Entrance,
+    ) -> Pages {
+        let is_session = matches!(proof, Proof::Session(..));
+        match entrance {
+            _ if is_session || row.call == Call::Session => Pages::Own,
+            Entrance::Admin => Pages::Own,
+            Entrance::Public if self.is_by_cookie(row, head) => Pages::ListedToRead,
+            Entrance::Public => Pages::Listed,
+        }
     }
 
     /// The parameters of a stream's query that show who opens it.
@@ -222,7 +306,7 @@ impl Engine {
     }
 
     /// Whether a call takes a token, and this one's comes by cookie.
-    pub(super) fn is_by_cookie(&self, row: &Row, head: &Head<'_>) -> bool {
+    fn is_by_cookie(&self, row: &Row, head: &Head<'_>) -> bool {
         let identity = self.node.keyring.identity.as_ref();
         let shown = identity.and_then(|it| it.shown(head, row.begins_stream()));
         matches!(row.who, Who::Holder | Who::Either(_)) && matches!(shown, Some(Shown::Cookie(_)))
@@ -236,8 +320,9 @@ impl Engine {
         row: &Row,
         head: &Head<'_>,
         proof: &Proof,
+        entrance: Entrance,
     ) -> Result<(), Answer> {
-        let keyring = &self.node.keyring;
+        let (keyring, operators) = (&self.node.keyring, self.node.operators);
         let identity = keyring.identity.as_ref();
         let stands_for_services = keyring.services.is_empty();
         match (row.who, proof) {
@@ -248,7 +333,9 @@ impl Engine {
                     "service: no service key of this name and value is known",
                 ))
             }
-            (who, Proof::Service(service)) => check_scope(who, service),
+            (_, Proof::Service(service) | Proof::Session(service, _)) => {
+                check_scope(row, service, operators.served_at(entrance))
+            }
             (Who::Either(_) | Who::Peers(_) | Who::Nodes, Proof::Node) => Ok(()),
             (Who::Services(scope) | Who::Local(scope), Proof::Node) if !stands_for_services => {
                 let detail = format!(
@@ -262,11 +349,12 @@ impl Engine {
                 Some(identity) if identity.shown(head, row.begins_stream()).is_none() => {
                     Err(no_token())
                 }
+                None if operators.guarded_at(entrance) => Err(unauthorized(row)),
                 _ => Ok(()),
             },
-            (Who::Local(_), _) if identity.is_none_or(|identity| identity.operators_open) => Ok(()),
+            (Who::Local(_), _) if operators.are_open || operators.metrics_are_open => Ok(()),
             (Who::Peers(_) | Who::Nodes | Who::Services(_) | Who::Local(_), _) => {
-                Err(unauthorized(row.who))
+                Err(unauthorized(row))
             }
         }
     }
@@ -333,7 +421,7 @@ impl Engine {
     pub(super) fn holder_of(&self, caller: &Caller) -> Option<Tag> {
         match caller {
             Caller::User(grant) => Some(self.tag(Digest::of_user(grant.user.user()))),
-            Caller::Anybody | Caller::Node | Caller::Service(_) => None,
+            Caller::Anybody | Caller::Node | Caller::Service { .. } => None,
         }
     }
 
@@ -341,7 +429,16 @@ impl Engine {
     pub(super) fn permit_of(&self, caller: &Caller, now: Now) -> Option<NewPermit> {
         match caller {
             Caller::User(grant) => Some(self.permit(grant, now)),
-            Caller::Anybody | Caller::Node | Caller::Service(_) => None,
+            Caller::Service { key, ends, .. } => {
+                let left_ms = ends.map_or(SESSION_MS, |ends| ends.ms_since(now.unix));
+                Some(NewPermit {
+                    until: now.mono.plus_ms(left_ms),
+                    origin: Origin::new(self.tag(*key), None, None, self.issue_steps()),
+                    judged: self.node.revoked.end(),
+                    last_active: LastActive::Exact,
+                })
+            }
+            Caller::Anybody | Caller::Node => None,
         }
     }
 
@@ -367,17 +464,19 @@ impl Engine {
     }
 }
 
-/// Whether a service may make a call.
+/// Whether a service may make a call. `looks`: where operators' calls are served it may open a
+/// stream to look, if it may do all.
 ///
 /// Err: it lacks the scope.
-fn check_scope(who: Who, service: &Service) -> Result<(), Answer> {
+fn check_scope(row: &Row, service: &Service, looks: bool) -> Result<(), Answer> {
     let name = &service.name;
-    let detail = match who.scope() {
+    let detail = match row.who.scope() {
         Some(scope) if service.scopes.has(scope) => return Ok(()),
         Some(scope) => format!("the service key of {name} lacks the scope {}", scope.name()),
-        None if who == Who::Holder => {
-            "a service key holds no stream; streams are opened by their users".to_owned()
-        }
+        None if looks && row.is_to_look() && service.scopes.has(Scope::Admin) => return Ok(()),
+        None if row.who == Who::Holder => "a service key holds no stream; streams are opened by \
+                                           their users, and to look, by the scope admin"
+            .to_owned(),
         None => "only nodes say this to each other, by the token of the fleet key".to_owned(),
     };
     Err(Answer::problem(problems::NOT_PERMITTED, &detail))
@@ -388,11 +487,11 @@ fn no_token() -> Answer {
     Answer::problem(problems::UNAUTHORIZED, detail).with_lines("WWW-Authenticate: Bearer\r\n")
 }
 
-fn unauthorized(who: Who) -> Answer {
-    let key = who
-        .scope()
-        .map(|scope| format!("a service key with the scope {}", scope.name()));
-    let takes = match (who, key) {
+fn unauthorized(row: &Row) -> Answer {
+    let scope = row.who.scope().or(row.is_to_look().then_some(Scope::Admin));
+    let key = scope.map(|scope| format!("a service key with the scope {}", scope.name()));
+    let takes = match (row.who, key) {
+        (Who::Either(_) | Who::Holder, Some(key)) => key,
         (Who::Peers(_), Some(key)) => format!("the token of a node, or {key},"),
         (_, Some(key)) => format!("{key}, or while none is configured the token of a node,"),
         (_, None) => "the token of a node".to_owned(),
@@ -405,7 +504,7 @@ fn unauthorized(who: Who) -> Answer {
 }
 
 /// A token or a key is none that is taken.
-fn refused(detail: &str) -> Answer {
+pub(super) fn refused(detail: &str) -> Answer {
     let lines = "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n";
     Answer::problem(problems::UNAUTHORIZED, detail).with_lines(lines)
 }

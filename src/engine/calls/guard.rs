@@ -5,6 +5,7 @@
 //! page of another origin does nothing here unless it is listed. A name under which the server is
 //! not known is nobody's: a page whose name is pointed at this machine (DNS rebinding) is of the
 //! same origin as what it asks. Who is no browser says nothing of origins, and is not concerned.
+//! Where operators come in, and for what a session does, no list counts.
 
 use super::table::Row;
 use crate::engine::settings::{Settings, octets};
@@ -33,18 +34,34 @@ pub(super) fn check_host(settings: &Settings, head: &Head<'_>) -> Result<(), Ans
     Err(Answer::problem(problems::WRONG_HOST, &detail))
 }
 
-/// Whether a page may do what the request does, if a page sent it. What a browser proves by itself,
-/// `by_cookie`, it would prove for any page, so then reading counts as well.
+/// Which pages may do what a request does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pages {
+    /// Any may read, own and listed ones may act.
+    Listed,
+    /// Own and listed ones: the browser proves by itself who asks, as it would for any page.
+    ListedToRead,
+    /// The node's own.
+    Own,
+}
+
+/// Whether a page may do what the request does, if a page sent it.
 ///
 /// Err: it is of another origin, which is not listed.
 pub(super) fn check_origin(
     settings: &Settings,
     row: &Row,
     head: &Head<'_>,
-    by_cookie: bool,
+    pages: Pages,
 ) -> Result<(), Answer> {
-    let concerns = acts(row, head) || by_cookie;
-    if !concerns || head.origin.is_some_and(|origin| settings.lists(origin)) {
+    let concerns = match pages {
+        Pages::Listed => acts(row, head),
+        Pages::ListedToRead => true,
+        // Links of other pages lead to the dashboard.
+        Pages::Own => !row.is_plain(),
+    };
+    let listed = |origin| pages != Pages::Own && settings.lists(origin);
+    if !concerns || head.origin.is_some_and(listed) {
         return Ok(());
     }
     let same_origin = match (head.fetch_site, head.origin) {
@@ -57,6 +74,9 @@ pub(super) fn check_origin(
         return Ok(());
     }
     let detail = match head.origin {
+        _ if pages == Pages::Own => {
+            "operators' calls are for no page but the node's own".to_owned()
+        }
         Some(origin) => format!(
             "pages of {} may not do this; to let them, list that origin with --cors-origins",
             quoted(origin)

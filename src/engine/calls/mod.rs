@@ -27,6 +27,7 @@ mod refusal;
 pub(super) mod refused;
 mod revoke;
 pub(super) mod served;
+mod session;
 pub(super) mod status;
 mod stream;
 mod stream_beat;
@@ -35,6 +36,7 @@ mod table;
 mod ticket;
 
 use super::conn::pending::Pending;
+use super::operators::Entrance;
 use super::parts::Engine;
 use super::role::Role;
 use crate::auth::Proof;
@@ -53,7 +55,7 @@ pub use refusal::Refusals;
 impl Engine {
     /// Serves one whole request.
     pub(super) fn dispatch(&mut self, id: ConnId, head: &Head<'_>, body: &[u8], now: Now) {
-        let cors = self.settings.cors_lines(head.origin);
+        let cors = self.cors_lines(id, head.origin);
         let mut pending = Pending::new(Call::Other, Asker::of(head, cors));
         let served = self.call(id, &mut pending, head, body, now);
         self.carry_out(id, pending, served.unwrap_or_else(|refused| refused), now);
@@ -83,9 +85,9 @@ impl Engine {
     /// Answers a request of which only the head has come, if that decides already: its body need
     /// not come then. False: it does not.
     pub(super) fn refuse_by_head(&mut self, id: ConnId, head: &Head<'_>, now: Now) -> bool {
-        let cors = self.settings.cors_lines(head.origin);
+        let cors = self.cors_lines(id, head.origin);
         let mut pending = Pending::new(Call::Other, Asker::of(head, cors));
-        let Err(refused) = self.find(id, &mut pending, head, &[]) else {
+        let Err(refused) = self.find(id, &mut pending, head, &[], now) else {
             return false;
         };
         // Whether the body comes all the same is the client's choice.
@@ -108,7 +110,7 @@ impl Engine {
         body: &[u8],
         now: Now,
     ) -> Result<Served, Served> {
-        let found = self.find(id, pending, head, body)?;
+        let found = self.find(id, pending, head, body, now)?;
         let caller = self.caller(&found, head, now)?;
         let (row, segment) = (found.row, found.segment);
         Ok(self.serve_call(id, (row, segment), head, body, &caller, now)?)
@@ -123,11 +125,13 @@ impl Engine {
         pending: &mut Pending,
         head: &Head<'h>,
         body: &[u8],
+        now: Now,
     ) -> Result<Found<'h>, Served> {
         if head.path == "*" {
             return Err(allowing("GET, HEAD, POST, OPTIONS").into());
         }
-        let Some(rows) = Rows::of(head.path) else {
+        let rows = Rows::of(head.path, self.finds_operators(id));
+        let Some(rows) = rows.filter(|rows| !rows.hide(head.method)) else {
             let detail = "see /openapi.json for the paths that are served";
             return Err(Answer::problem(problems::NOT_FOUND, detail).into());
         };
@@ -149,16 +153,17 @@ impl Engine {
         if row.is_for_all() && pending.asker.cors.is_empty() {
             "Access-Control-Allow-Origin: *\r\n".clone_into(&mut pending.asker.cors);
         }
-        let proof = self.node.keyring.proof(head.authorization);
+        let (entrance, proof) = (self.entrance(id), self.proof(id, head, now));
         // Health is asked for under any name, and nodes and services show that they know it.
         if row.call != Call::Health
-            && self.is_open_by_name(row)
+            && self.is_open_by_name(row, entrance)
             && let Err(refused) = guard::check_host(&self.settings, head)
             && !proof.is_trusted()
         {
             return Err(refused.into());
         }
-        guard::check_origin(&self.settings, row, head, self.is_by_cookie(row, head))?;
+        let pages = self.pages(row, head, &proof, entrance);
+        guard::check_origin(&self.settings, row, head, pages)?;
         if !row.roles.include(&self.node.role) {
             let detail = self.elsewhere(row, segment, head, body);
             return Err(Answer::problem(problems::WRONG_ROLE, &detail).into());
@@ -169,7 +174,7 @@ impl Engine {
         if let Some(media) = row.media() {
             check_body(head, media)?;
         }
-        self.check_credentials(row, head, &proof)?;
+        self.check_credentials(row, head, &proof, entrance)?;
         let caller = (!proof.is_trusted()).then_some(id);
         self.arrivals.called_by(caller);
         Ok(Found {
@@ -177,6 +182,19 @@ impl Engine {
             segment,
             proof,
         })
+    }
+
+    /// The CORS lines that answer an origin; none where operators come in.
+    pub(super) fn cors_lines(&self, id: ConnId, origin: Option<&str>) -> String {
+        match self.entrance(id) {
+            Entrance::Public => self.settings.cors_lines(origin),
+            Entrance::Admin => String::new(),
+        }
+    }
+
+    /// Whether a call takes long however few its words are: its answer is long.
+    pub(super) fn takes_long(&self, id: ConnId, head: &Head<'_>) -> bool {
+        head.path == table::METRICS && self.finds_operators(id)
     }
 
     /// Where else to go with a call that this role does not serve.
@@ -234,11 +252,6 @@ fn check_room(row: &Row, proof: &Proof) -> Result<(), Served> {
             Err(overloaded(detail).into())
         }
     }
-}
-
-/// Whether a call takes long however few its words are: its answer is long.
-pub(super) fn takes_long(head: &Head<'_>) -> bool {
-    head.path == table::METRICS
 }
 
 /// Whether a request has a body that may be read as of this type.

@@ -8,7 +8,7 @@ use super::audit::{Deed, audit};
 use super::caller::Caller;
 use super::errands::WAIT_MS_MAX;
 use super::served::{Served, Then, overloaded};
-use crate::auth::{Added, Full, Revocation};
+use crate::auth::{Added, Digest, Full, Keyring, Revocation};
 use crate::engine::calls::caller::NewPermit;
 use crate::engine::conn::permits::Origin;
 use crate::engine::errand::{Asker, Verdict};
@@ -110,6 +110,17 @@ impl Engine {
                 origin.is_some_and(|origin| self.passes.revoking.ends(origin, steps, now.unix));
             if ends && let Some(id) = self.conns.id_at(index) {
                 self.say_revoked(id, now);
+            }
+        }
+    }
+
+    /// Streams end that were opened by service keys which are listed no more.
+    pub(in crate::engine) fn end_unlisted(&mut self, before: &Keyring) {
+        let places = self.conns.places();
+        for service in before.services.iter() {
+            if !self.node.keyring.services.lists(service.hash) {
+                let tag = self.tag(Digest::of_service(service.hash));
+                self.passes.revoking.begin(tag, Unix::LATEST, places);
             }
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn make(engine: &mut Engine, body: &[u8], caller: &Caller, now: Now) 
             return Answer::problem(problems::NOT_PERMITTED, detail);
         }
         (Caller::User(grant), Some(identity)) => (identity, Ok(Grant::clone(grant))),
-        (Caller::Node | Caller::Service(_), Some(identity)) => {
+        (Caller::Node | Caller::Service { .. }, Some(identity)) => {
             (identity, claimed(identity, body, now))
         }
     };

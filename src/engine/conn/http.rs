@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::engine::calls::{self, served::overloaded};
+use crate::engine::calls::served::overloaded;
 use crate::engine::conn::pending::Pending;
 use crate::engine::parts::Engine;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
@@ -280,7 +280,7 @@ impl Engine {
         now: Now,
     ) -> bool {
         let words = head.query.map_or(0, str::len) + body_bytes;
-        let is_short = words <= self.settings.request_bytes_at_once() && !calls::takes_long(head);
+        let is_short = words <= self.settings.request_bytes_at_once() && !self.takes_long(id, head);
         if is_short && !self.has_verified_enough(head) {
             return false;
         }
@@ -332,15 +332,15 @@ impl Engine {
             self.counters.add(limit, 1);
         }
         let (problem, detail) = problem_of(fault);
-        let asker = self.overheard(heard);
+        let asker = self.overheard(id, heard);
         self.fail(id, asker, problem, detail, now);
         Step::Used(used)
     }
 
     /// For whom the refusal of a head that was not taken is written.
-    fn overheard(&self, heard: &[u8]) -> Asker {
+    fn overheard(&self, id: ConnId, heard: &[u8]) -> Asker {
         let overheard = overhear(heard);
-        Asker::overheard(overheard, self.settings.cors_lines(overheard.origin))
+        Asker::overheard(overheard, self.cors_lines(id, overheard.origin))
     }
 
     /// Refuses a request that has not come whole in its time.
@@ -352,7 +352,7 @@ impl Engine {
             Some(chunked) => &chunked.head,
             None => &io.input,
         });
-        let asker = self.overheard(heard);
+        let asker = self.overheard(id, heard);
         if is_whole {
             let mut pending = Pending::new(Call::Other, asker);
             pending.asker.keep_alive = false;

@@ -16,6 +16,7 @@ use super::permits::{Origin, Permit, Permits, Tag};
 use crate::auth::LastActive;
 use crate::engine::calls::caller::NewPermit;
 use crate::engine::calls::served::Waits;
+use crate::engine::operators::Entrance;
 use crate::engine::settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use crate::metrics::{Counter, Counters};
 use crate::presence::Presence;
@@ -119,9 +120,10 @@ impl Conns {
         }
     }
 
-    /// One was accepted. None: more than can even be refused politely.
+    /// One was accepted, by this listener. None: more than can even be refused politely.
     pub(in crate::engine) fn accept(
         &mut self,
+        entrance: Entrance,
         now: Mono,
         counters: &mut Counters,
     ) -> Option<ConnId> {
@@ -138,6 +140,9 @@ impl Conns {
         if surplus {
             deadline_ms = deadline_ms.min(SURPLUS_HEARING_MS);
             self.table.at(id.index).admit_as_surplus();
+        }
+        if entrance == Entrance::Admin {
+            self.table.at(id.index).admit_as_admin();
         }
         let deadline = self.timers.tick_in(now, deadline_ms);
         self.table.at(id.index).moment = deadline;

@@ -33,7 +33,7 @@ struct Held<S> {
     ready: bool,
 }
 
-/// One shard's listener, but for its descriptor.
+/// One shard's listeners, but for their descriptors.
 pub(super) struct Accepting<S> {
     /// Somebody may still connect.
     is_open: bool,
@@ -57,7 +57,7 @@ impl<S> Accepting<S> {
         }
     }
 
-    /// An edge of the listener was seen, or of the connection on the reserve descriptor.
+    /// An edge of a listener was seen, or of the connection on the reserve descriptor.
     pub(super) fn note_edge(&mut self) {
         self.waits = true;
         if let Some(held) = &mut self.held {
@@ -84,7 +84,7 @@ impl<S> Accepting<S> {
         }
     }
 
-    /// Closes the listener: those who come from now on are refused by the kernel.
+    /// Closes the listeners: those who come from now on are refused by the kernel.
     pub(super) fn stop(&mut self, now: Now, kernel: &mut impl Kernel<Socket = S>) {
         if let Some(held) = self.held.take()
             && let Some(answer) = self.refusals.answer(&held.heard, false, now.unix)
@@ -104,7 +104,7 @@ impl<S> Accepting<S> {
         }
         let accepted = kernel.accept();
         match &accepted {
-            Accepted::Socket(_) | Accepted::Aborted => {}
+            Accepted::Socket(_) | Accepted::Admin(_) | Accepted::Aborted => {}
             Accepted::Empty => self.waits = false,
             Accepted::NoDescriptor => {
                 self.resume_at = now.mono.plus_ms(PAUSE_MS);
@@ -120,7 +120,7 @@ impl<S> Accepting<S> {
     fn refuse_some(&mut self, now: Now, kernel: &mut impl Kernel<Socket = S>) {
         for _ in 0..REFUSALS_MAX {
             match kernel.accept_on_reserve() {
-                Accepted::Socket(socket) => {
+                Accepted::Socket(socket) | Accepted::Admin(socket) => {
                     let mut held = Held {
                         socket,
                         heard: Vec::new(),

@@ -44,7 +44,7 @@ pub trait Kernel {
     /// A wrong key signed datagrams of the last [`Kernel::receive`].
     fn refused(&mut self, _wrong_key: WrongKey) {}
 
-    /// Accepts one connection.
+    /// Accepts one connection, an operator's first.
     fn accept(&mut self) -> Accepted<Self::Socket>;
 
     /// Accepts one connection on the descriptor that is kept for when there is no other. Closing
@@ -57,7 +57,7 @@ pub trait Kernel {
     /// Has the edges of a connection on the reserve descriptor told as the listener's.
     fn watch_held(&mut self, socket: &Self::Socket) -> io::Result<()>;
 
-    /// Closes the listener: those who come from now on are refused by the kernel.
+    /// Closes the listeners: those who come from now on are refused by the kernel.
     fn stop_listening(&mut self);
 
     /// Has the edges of a socket told from now on, for the whole of its life.
@@ -179,6 +179,8 @@ pub struct Notice {
 #[derive(Debug)]
 pub enum Accepted<S> {
     Socket(S),
+    /// One that came by the operators' listener.
+    Admin(S),
     /// One that ended before it was accepted, or the like: try the next.
     Aborted,
     /// None is waiting.

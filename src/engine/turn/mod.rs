@@ -365,7 +365,7 @@ impl<S> Driver<S> {
         self.engine.poll_timeout().min(self.accepting.due())
     }
 
-    /// An edge of the listener, or of the connection on the reserve descriptor.
+    /// An edge of a listener, or of the connection on the reserve descriptor.
     pub fn note_listener(&mut self) {
         self.accepting.note_edge();
     }

@@ -8,7 +8,7 @@ use super::budgets::Step;
 use super::kernel::{Accepted, Edge, Kernel, Order, Peer, Piece};
 use super::sockets::fact;
 use super::{Driver, FLUSHES_AHEAD};
-use crate::engine::CloseHow;
+use crate::engine::{CloseHow, Entrance};
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::realtime::ConnId;
@@ -49,7 +49,8 @@ impl<S> Driver<S> {
                 break;
             }
             match self.accepting.accept(self.now, kernel) {
-                Accepted::Socket(socket) => self.admit(socket, kernel),
+                Accepted::Socket(socket) => self.admit(Entrance::Public, socket, kernel),
+                Accepted::Admin(socket) => self.admit(Entrance::Admin, socket, kernel),
                 Accepted::Aborted | Accepted::Empty => {}
                 Accepted::NoDescriptor | Accepted::NoMemory => {
                     let counters = self.engine.counters();
@@ -65,8 +66,8 @@ impl<S> Driver<S> {
         }
     }
 
-    fn admit(&mut self, socket: S, kernel: &mut impl Kernel<Socket = S>) {
-        let Some(conn) = self.engine.handle_accept(self.now) else {
+    fn admit(&mut self, entrance: Entrance, socket: S, kernel: &mut impl Kernel<Socket = S>) {
+        let Some(conn) = self.engine.handle_accept(entrance, self.now) else {
             return kernel.close(socket);
         };
         let watched = kernel.watch(conn, &socket);

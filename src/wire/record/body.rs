@@ -107,6 +107,17 @@ pub fn parse_device(body: &[u8]) -> Result<UserBuf, BodyFault> {
     Ok(device)
 }
 
+/// Reads `{"key":"gds_.."}`, the body of `POST /v1/session`. None: it is no such object. Why it is
+/// none is not said, for that would quote a secret.
+pub fn parse_session(body: &[u8]) -> Option<String> {
+    const KEY: Member = Member {
+        name: "key",
+        kind: Kind::Text,
+    };
+    let [key] = parse(body, [KEY], &["key"], 0).ok()?;
+    key.and_then(Value::into_text)
+}
+
 /// What `POST /v1/revoke` says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RevokeAsk {

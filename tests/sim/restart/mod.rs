@@ -233,6 +233,7 @@ impl Restarts {
                     shard,
                     shards,
                     role: Role::All,
+                    operators: greendot::engine::Operators::default(),
                     presence: Arc::clone(&presence),
                     keyrings: Keyring::of_fleet(Keys::clone(&keys)).shared(),
                     revoked: Arc::new(Revoked::new(1_000, 86_400_000)),

@@ -200,6 +200,7 @@ impl Split {
                     shard,
                     shards,
                     role: role.clone(),
+                    operators: greendot::engine::Operators::default(),
                     presence: Arc::clone(&presence),
                     keyrings: Keyring::of_fleet(Keys::clone(&self.keys)).shared(),
                     revoked: Arc::new(Revoked::new(1_000, 86_400_000)),

@@ -5,7 +5,8 @@
 //! beside; docs/PROTOCOL.md and `web/openapi.json` list the same rows, and tests hold that they do.
 //! Never looks at more of a request than its method and path.
 //!
-//! There is one listener, and it serves all rows: an operator's would be one more column.
+//! Operators' calls are `inner` rows: on the public listener of a node that has another for them
+//! they are not there.
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use super::node::{live, metrics, ready};
 use super::query::{many, one, query};
 use super::revoke::{revoke, told};
 use super::served::Served;
+use super::session::{sign_in, sign_out};
 use super::status::set;
 use super::stream::open;
 use super::stream_beat::beat as stream_beat;
@@ -44,15 +46,15 @@ use crate::wire::response::Answer;
 
 use Call::{
     Datagrams, DeviceKey, Health, Leave, Page, PresenceForget, PresenceMany, PresenceOne,
-    PresencePut, PresenceQuery, Revocations, Status, Stream, StreamBeat, StreamToken, StreamWatch,
-    StreamsEnd, StreamsHeld, Ticket,
+    PresencePut, PresenceQuery, Revocations, Session, Status, Stream, StreamBeat, StreamToken,
+    StreamWatch, StreamsEnd, StreamsHeld, Ticket,
 };
 use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
 use Scope::{Admin, Beat, Metrics, Publish, Query, Revoke};
 use Serve::{
     Bare, Bundles, Devices, Edits, Fixed, InPath, Listed, Mints, Notes, One, Opens, Parts, Pinned,
-    Record, Records, Says, Users, Voids,
+    Record, Records, Says, SignsIn, Users, Voids,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
@@ -63,29 +65,31 @@ use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
 const TABLE: &[Row] = &[
     row(Post, "/v1/presence/query", PresenceQuery, Decides, Either(Query), Fleet, Users(query)),
     row(Get,  ONE_USER,            PresenceOne,  Decides, Either(Query),  Refused, One(one)),
-    row(Put,  ONE_USER,            PresencePut,  Mirrors, Peers(Publish), Allowed, Record(put)),
-    row(Delete, ONE_USER,          PresenceForget, Keeps, Services(Admin), Allowed, One(forget)),
+    inner(Put, ONE_USER,           PresencePut,  Mirrors, Peers(Publish), Allowed, Record(put)),
+    inner(Delete, ONE_USER,        PresenceForget, Keeps, Services(Admin), Allowed, One(forget)),
     row(Get,  "/v1/presence",      PresenceMany, Decides, Either(Query),  Refused, Listed(many)),
-    row(Put,  "/v1/presence",      PresencePut,  Mirrors, Peers(Publish), Allowed, Records(put)),
+    inner(Put, "/v1/presence",     PresencePut,  Mirrors, Peers(Publish), Allowed, Records(put)),
     row(Get,  STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
     row(Post, STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
     row(Post, STREAM_WATCH,        StreamWatch,  Streams, Holder,         Refused, Edits(edit)),
     row(Post, STREAM_TOKEN,        StreamToken,  Streams, Holder,         Allowed, InPath(renew)),
     row(Post, STREAM_BEAT,         StreamBeat,   Streams, Holder,  Allowed, InPath(stream_beat)),
-    row(Post, "/v1/streams/held",  StreamsHeld,  Mirrors, Peers(Admin),   Allowed, Users(held)),
-    row(Post, "/v1/streams/end",   StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
+    inner(Post, "/v1/streams/held", StreamsHeld, Mirrors, Peers(Admin),   Allowed, Users(held)),
+    inner(Post, "/v1/streams/end", StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
     row(Post, "/v1/beat",          Call::Beat,   Decides, Either(Beat),   Refused, Notes(beat)),
     row(Post, "/v1/datagrams",     Datagrams,    Decides, Nodes,          Fleet,   Bundles(take)),
     row(Post, "/v1/status",        Status,       Decides, Either(Beat),   Refused, Says(set)),
     row(Post, "/v1/leave",         Leave,        Every,   Either(Beat),   Refused, Parts(leave)),
     row(Post, "/v1/ticket",        Ticket, Every, Either(Scope::Ticket),  Refused, Mints(make)),
     row(Post, "/v1/device-key",    DeviceKey,    Every,   Holder,         Refused, Devices(device)),
-    row(Post, "/v1/revoke",        Call::Revoke, Decides, Services(Revoke), Allowed, Voids(revoke)),
+    inner(Post, "/v1/revoke",      Call::Revoke, Decides, Services(Revoke), Allowed, Voids(revoke)),
     row(Post, "/v1/revocations",   Revocations,  Every,   Nodes,          Allowed, Bundles(told)),
     row(Get,  "/livez",            Health,       Every,   Open,           Allowed, Bare(live)),
     row(Get,  "/readyz",           Health,       Every,   Open,           Allowed, Bare(ready)),
-    row(Get,  METRICS,             Call::Metrics, Every,  Local(Metrics), Allowed, Bare(metrics)),
-    row(Get,  "/",                 Page,         Every,   Open,      Refused, Fixed(&DASHBOARD)),
+    inner(Get, METRICS,            Call::Metrics, Every,  Local(Metrics), Allowed, Bare(metrics)),
+    inner(Post, SESSION,           Session,      Every,   Open,         Allowed, SignsIn(sign_in)),
+    inner(Delete, SESSION,         Session,      Every,   Open,           Allowed, Bare(sign_out)),
+    inner(Get, "/",                Page,         Every,   Open,      Refused, Fixed(&DASHBOARD)),
     row(Get,  "/client.js",        Page,         Every,   Open,           Refused, Fixed(&CLIENT)),
     row(Get,  PINNED_CLIENT,       Page,         Every,   Open,          Refused, Pinned(&CLIENT)),
     row(Get,  "/openapi.json",     Page,         Every,   Open,           Refused, Fixed(&API)),
@@ -94,6 +98,7 @@ const TABLE: &[Row] = &[
 const ONE_USER: &str = "/v1/presence/{user}";
 /// Its answer is long, and is served as such.
 pub(super) const METRICS: &str = "/metrics";
+const SESSION: &str = "/v1/session";
 /// The type of most bodies.
 pub(super) const JSON: &str = "application/json";
 
@@ -117,6 +122,8 @@ pub(super) struct Row {
     pub(super) roles: Roles,
     /// Who may call.
     pub(super) who: Who,
+    /// It is operators' business.
+    pub(super) inner: bool,
     /// What it is worth beyond the limit of connections.
     pub(super) surplus: Surplus,
     /// What it takes, and the function that serves it with that.
@@ -152,7 +159,8 @@ pub(super) enum Who {
     Nodes,
     /// Services of this scope. Where no service key is configured, nodes of the fleet.
     Services(Scope),
-    /// The same, and whoever reaches a node that listens for its machine alone, or asks nobody.
+    /// The same, and whoever reaches a listener of operators' calls that is there for its machine
+    /// alone, or a node that asks nobody.
     Local(Scope),
 }
 
@@ -210,6 +218,8 @@ pub(super) enum Serve {
     Devices(fn(&mut Engine, User<'_>, &Caller, Now) -> Answer),
     /// The body as it came, which a user's call need not have.
     Mints(fn(&mut Engine, &[u8], &Caller, Now) -> Answer),
+    /// The service key of the body, and whether its page came over TLS.
+    SignsIn(fn(&mut Engine, &str, bool, Now) -> Answer),
     /// Who asks, the stream in the path, and the edit of the body.
     Edits(fn(&mut Engine, ConnId, &str, WatchEdit, &Caller, Now) -> Served),
 }
@@ -230,8 +240,25 @@ const fn row(
         call,
         roles,
         who,
+        inner: false,
         surplus,
         serve,
+    }
+}
+
+/// The same of what is operators' business.
+const fn inner(
+    method: Method,
+    path: &'static str,
+    call: Call,
+    roles: Roles,
+    who: Who,
+    surplus: Surplus,
+    serve: Serve,
+) -> Row {
+    Row {
+        inner: true,
+        ..row(method, path, call, roles, who, surplus, serve)
     }
 }
 
@@ -274,12 +301,22 @@ impl Row {
         matches!(self.serve, Fixed(page) | Pinned(page) if page.for_all)
     }
 
+    /// Whether it is for looking at users, and a service may call that may do all.
+    pub(super) fn is_to_look(&self) -> bool {
+        matches!(self.serve, Opens(_) | Edits(_))
+    }
+
+    /// Whether it is answered everybody alike, and says nothing of users.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self.serve, Fixed(_) | Pinned(_)) || self.call == Health
+    }
+
     /// The type of the call's body. None: it has none.
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
             Bare(_) | Fixed(_) | Pinned(_) | One(_) | Listed(_) | InPath(_) | Mints(_) => None,
             Users(_) | Notes(_) | Says(_) | Parts(_) | Record(_) | Records(_) | Edits(_)
-            | Devices(_) | Voids(_) => Some(JSON),
+            | Devices(_) | Voids(_) | SignsIn(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
             Opens(_) => (self.method == Post).then_some(JSON),
         }
@@ -317,30 +354,40 @@ pub(super) fn opens_stream(path: &str) -> bool {
 
 /// Whether a call begins a stream, on the nodes that hold streams.
 pub(super) fn begins_stream(method: Method, path: &str) -> bool {
-    Rows::of(path).is_some_and(|rows| {
+    Rows::of(path, true).is_some_and(|rows| {
         let mut rows = rows.iter();
         rows.any(|(row, _)| row.takes(method) && row.surplus == Later)
     })
 }
 
-/// The rows of one path.
+/// The rows of one path that somebody finds.
 pub(super) struct Rows<'p> {
     path: &'p str,
+    /// Operators' too.
+    inner: bool,
     first: &'static Row,
 }
 
 impl<'p> Rows<'p> {
-    /// The rows of a path. None if there are none.
-    pub(super) fn of(path: &'p str) -> Option<Rows<'p>> {
-        let first = TABLE.iter().find(|row| row.segment(path).is_some())?;
-        Some(Rows { path, first })
+    /// The rows of a path, operators' too if `inner`. None if there are none.
+    pub(super) fn of(path: &'p str, inner: bool) -> Option<Rows<'p>> {
+        let found = |row: &&Row| (inner || !row.inner) && row.segment(path).is_some();
+        let first = TABLE.iter().find(found)?;
+        Some(Rows { path, inner, first })
     }
 
     fn iter(&self) -> impl Iterator<Item = (&'static Row, &'p str)> {
-        let path = self.path;
+        let (path, inner) = (self.path, self.inner);
         TABLE
             .iter()
+            .filter(move |row| inner || !row.inner)
             .filter_map(move |row| Some((row, row.segment(path)?)))
+    }
+
+    /// Whether the path takes the method, and not here: who asks is not to know that it does.
+    pub(super) fn hide(&self, method: Method) -> bool {
+        let hidden = |row: &Row| row.inner && row.takes(method) && row.segment(self.path).is_some();
+        !self.inner && TABLE.iter().any(hidden)
     }
 
     /// What requests are counted as that no row of the path takes.

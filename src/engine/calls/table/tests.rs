@@ -16,7 +16,7 @@ fn name(method: Method) -> String {
 
 /// Where a request goes, if it is taken: the path of its row and the segment.
 fn way<'p>(method: Method, path: &'p str, role: &Role) -> Option<(&'static str, &'p str)> {
-    let (row, segment) = Rows::of(path)?.row(method, role)?;
+    let (row, segment) = Rows::of(path, true)?.row(method, role)?;
     Some((row.path, segment))
 }
 
@@ -37,7 +37,7 @@ fn paths_are_matched_whole() {
         "/LIVEZ",
         "/v1",
     ] {
-        assert!(Rows::of(path).is_none(), "{path}");
+        assert!(Rows::of(path, true).is_none(), "{path}");
     }
     let post = |path| way(Post, path, &Role::All);
     assert_eq!(
@@ -49,7 +49,7 @@ fn paths_are_matched_whole() {
         "/v1/stream//watch",
         "/v1/stream/a/b/watch",
     ] {
-        assert!(Rows::of(path).is_none(), "{path}");
+        assert!(Rows::of(path, true).is_none(), "{path}");
     }
 }
 
@@ -65,7 +65,7 @@ fn a_user_may_be_called_query() {
 
 #[test]
 fn what_a_path_allows() {
-    let allow = |path, role| Rows::of(path).map(|rows| rows.allow(&role));
+    let allow = |path, role| Rows::of(path, true).map(|rows| rows.allow(&role));
     for (path, all, presence, realtime) in [
         (
             "/v1/presence/bob",
@@ -98,6 +98,30 @@ fn what_a_path_allows() {
             let expected = Some(format!("{methods}OPTIONS"));
             assert_eq!(allow(path, role), expected, "{path}");
         }
+    }
+}
+
+/// What operators' rows leave of a path where they are not found.
+#[test]
+fn what_is_hidden() {
+    let shown = |method, path| {
+        let rows = Rows::of(path, false).filter(|rows| !rows.hide(method));
+        rows.map(|rows| rows.allow(&Role::All))
+    };
+    let user = Some("GET, HEAD, OPTIONS".to_owned());
+    for (method, path, allow) in [
+        (Get, "/v1/presence/bob", user.clone()),
+        (Method::Patch, "/v1/presence/bob", user.clone()),
+        (Put, "/v1/presence/bob", None),
+        (Delete, "/v1/presence/bob", None),
+        (Put, "/v1/presence", None),
+        (Get, "/v1/presence", user),
+        (Get, "/metrics", None),
+        (Method::Head, "/", None),
+        (Method::Patch, "/v1/revoke", None),
+        (Method::Options, "/v1/session", None),
+    ] {
+        assert_eq!(shown(method, path), allow, "{method:?} {path}");
     }
 }
 
@@ -144,6 +168,9 @@ fn the_api_description_says_what_a_row_says() {
         let scope = row.who.scope().map(Scope::name);
         let security = match row.who {
             Open => serde_json::Value::Null,
+            Holder if row.is_to_look() => {
+                serde_json::json!([{"user": []}, {"service": ["admin"]}, {}])
+            }
             Holder => serde_json::json!([{"user": []}, {}]),
             Either(_) => {
                 serde_json::json!([{"user": []}, {"service": [scope]}, {"node": []}, {}])
@@ -153,14 +180,16 @@ fn the_api_description_says_what_a_row_says() {
             Local(_) => serde_json::json!([{"service": [scope]}, {"node": []}, {}]),
         };
         assert_eq!(operation["security"], security, "{of}");
+        let inner = operation["x-admin"].as_bool().unwrap_or_default();
+        assert_eq!(inner, row.inner, "{of}");
     }
 }
 
-/// A row each, in this order: `| call | nodes | who may | beyond the limit | metric |`.
+/// A row each, in this order: `| call | nodes | listener | who may | beyond the limit | metric |`.
 #[test]
 fn the_protocol_lists_every_row() {
     let page = include_str!("../../../../docs/PROTOCOL.md");
-    let head = "| call | nodes | who may | beyond `conns-max` | label `call` |\n";
+    let head = "| call | nodes | listener | who may | beyond `conns-max` | label `call` |\n";
     let (_, listed) = page.split_once(head).expect(head);
     let listed: Vec<_> = listed.lines().skip(1).take(TABLE.len() + 1).collect();
     let nodes = |roles| match roles {
@@ -186,11 +215,17 @@ fn the_protocol_lists_every_row() {
     };
     for (line, row) in listed.iter().zip(TABLE) {
         let expected = format!(
-            "| `{} {}` | {} | {} | {} | `{}` |",
+            "| `{} {}` | {} | {} | {}{} | {} | `{}` |",
             name(row.method),
             row.path,
             nodes(row.roles),
+            if row.inner { "admin" } else { "both" },
             who(row.who),
+            if row.is_to_look() {
+                ", `admin` to look"
+            } else {
+                ""
+            },
             surplus(row.surplus),
             row.call.name()
         );
