@@ -39,7 +39,7 @@ pub use session::{SESSION_COOKIE, SESSION_MS};
 pub use signer::{Claims, Signer, SignerFault};
 pub use spent::{Full, Reserved, Tickets};
 pub use ticket::{TICKET_CHARS_MAX, TICKET_MS, TicketId, TicketRefusal};
-pub use token::{Refusal, Rules, TOKEN_BYTES_MAX};
+pub use token::{ISSUED_AHEAD_MS_MAX, Refusal, Rules, TOKEN_BYTES_MAX};
 
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};

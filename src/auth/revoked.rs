@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 
-use super::token::AHEAD_MS_MAX;
+use super::token::ISSUED_AHEAD_MS_MAX;
 use super::{Full, Grant};
 use crate::time::Unix;
 use crate::wire::User;
@@ -138,7 +138,7 @@ impl Revoked {
             len: AtomicUsize::new(0),
             end: AtomicU64::new(0),
             max,
-            life_ms: life_ms.saturating_add(AHEAD_MS_MAX),
+            life_ms: life_ms.saturating_add(ISSUED_AHEAD_MS_MAX),
         }
     }
 

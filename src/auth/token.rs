@@ -16,7 +16,7 @@ use crate::wire::UserBuf;
 pub const TOKEN_BYTES_MAX: usize = 4_096;
 
 /// How far, in ms, the clock of whoever issues tokens may be ahead of this one.
-pub(super) const AHEAD_MS_MAX: u64 = 10_000;
+pub const ISSUED_AHEAD_MS_MAX: u64 = 10_000;
 
 /// By what tokens are verified.
 #[derive(Debug)]
@@ -188,7 +188,7 @@ impl Rules {
         if expires.ms_since(born) > self.ttl_max_ms {
             return Err(Refusal::LongLived);
         }
-        let latest = now.plus_ms(AHEAD_MS_MAX);
+        let latest = now.plus_ms(ISSUED_AHEAD_MS_MAX);
         if [nbf?, issued]
             .into_iter()
             .flatten()

@@ -8,7 +8,7 @@ use super::audit::{Deed, audit};
 use super::caller::Caller;
 use super::errands::WAIT_MS_MAX;
 use super::served::{Served, Then, overloaded};
-use crate::auth::{Added, Digest, Full, Keyring, Revocation};
+use crate::auth::{Added, Digest, Full, ISSUED_AHEAD_MS_MAX, Keyring, Revocation};
 use crate::engine::calls::caller::NewPermit;
 use crate::engine::conn::permits::Origin;
 use crate::engine::errand::{Asker, Verdict};
@@ -18,9 +18,6 @@ use crate::realtime::ConnId;
 use crate::time::{Now, Unix};
 use crate::wire::record::RevokeAsk;
 use crate::wire::response::{Answer, problems};
-
-/// So far ahead, in ms, `before` may lie: the clock of whoever makes tokens may be ahead of ours.
-const AHEAD_MS_MAX: u64 = 10_000;
 
 pub(super) fn revoke(
     engine: &mut Engine,
@@ -37,7 +34,7 @@ pub(super) fn revoke(
         }
         RevokeAsk::User { user, before } => {
             let before = before.map(|before| Unix::from_ms(before.saturating_mul(1_000)));
-            if before.is_some_and(|before| before > now.unix.plus_ms(AHEAD_MS_MAX)) {
+            if before.is_some_and(|before| before > now.unix.plus_ms(ISSUED_AHEAD_MS_MAX)) {
                 let detail = "before lies ahead; it is a time in seconds since 1970";
                 return Answer::problem(problems::BAD_JSON, detail).into();
             }

@@ -3,6 +3,7 @@
 //! Owns until when each may live, whose it is and which: 12 bytes a place, none where nobody is
 //! asked for a token.
 
+use crate::auth::ISSUED_AHEAD_MS_MAX;
 use crate::realtime::timers::Tick;
 use crate::time::Unix;
 
@@ -13,8 +14,6 @@ const _: () = assert!(HOLDER_BITS + TOKEN_BITS + ISSUED_BITS == u64::BITS);
 
 /// As many moments as are told from each other, beside "it does not say".
 const MOMENTS: u64 = (1 << ISSUED_BITS) - 1;
-/// How far, in ms, the clock of whoever issues tokens may be ahead.
-const AHEAD_MS: u64 = 10_000;
 
 /// Stands for a user or for one token: a few bits of a hash that only this process can make.
 /// Another may have the same by chance, so it ends streams that can come back, and opens nothing.
@@ -49,7 +48,7 @@ pub(in crate::engine) struct Steps(u64);
 impl Steps {
     /// For tokens that live so long.
     pub(in crate::engine) fn of(ttl_max_ms: u64) -> Steps {
-        let seconds = (ttl_max_ms / 1_000).saturating_add(AHEAD_MS / 1_000);
+        let seconds = (ttl_max_ms / 1_000).saturating_add(ISSUED_AHEAD_MS_MAX / 1_000);
         Steps(seconds.saturating_mul(2).div_ceil(MOMENTS).max(1) * 1_000)
     }
 
@@ -60,7 +59,7 @@ impl Steps {
     /// The latest time, cut off to a step, that has this mark and does not lie ahead.
     fn time(self, mark: u64, now: Unix) -> Option<Unix> {
         let moment = mark.checked_sub(1)?;
-        let newest = now.plus_ms(AHEAD_MS).ms() / self.0;
+        let newest = now.plus_ms(ISSUED_AHEAD_MS_MAX).ms() / self.0;
         let ago = (newest % MOMENTS + MOMENTS - moment) % MOMENTS;
         Some(Unix::from_ms(newest.saturating_sub(ago) * self.0))
     }
