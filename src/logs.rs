@@ -5,13 +5,20 @@
 //! many were, once it can. Knows no format: `tracing-subscriber` makes the lines.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+
+use crate::metrics::Warnings;
+use crate::time::Clock;
 
 /// Lines that may wait to be written: a megabyte or so.
 const LINES_MAX: usize = 4_096;
@@ -19,6 +26,7 @@ const LINES_MAX: usize = 4_096;
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
 static LOG: OnceLock<Log> = OnceLock::new();
+static WARNINGS: LazyLock<Arc<Warnings>> = LazyLock::new(Arc::default);
 
 /// Starts the writer's thread, and sends panics' messages the same way: the standard hook writes to
 /// stderr by itself, and a thread that can neither go on nor end the process is the worst of all.
@@ -44,6 +52,42 @@ pub fn start() -> io::Result<&'static Log> {
 pub fn finish() {
     if let Some(log) = LOG.get() {
         log.finish(FINISH_WAIT);
+    }
+}
+
+/// The last warnings and errors that [`Keeping`] has kept.
+pub fn warnings() -> Arc<Warnings> {
+    Arc::clone(&WARNINGS)
+}
+
+/// Keeps the last warnings and errors too, as text without where they come from.
+pub struct Keeping(pub Clock);
+
+impl<S: Subscriber> Layer<S> for Keeping {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let level = *event.metadata().level();
+        if level <= Level::WARN {
+            let mut line = Line::default();
+            event.record(&mut line);
+            let text = line.message + &line.fields;
+            WARNINGS.push(self.0.now().unix, level == Level::ERROR, text);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Nothing fails that is written into a string.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
     }
 }
 
@@ -147,6 +191,26 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_last_warnings_are_kept_without_where_they_come_from() {
+        use tracing_subscriber::layer::SubscriberExt;
+        let subscriber = tracing_subscriber::registry().with(Keeping(Clock::new()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("not kept");
+            tracing::warn!(lost = 3, place = "here", "lines were lost");
+            tracing::error!("out of {}", "room");
+        });
+        // Other tests of this process may warn too.
+        let all = warnings().all();
+        let kept = |error, text: &str| all.iter().any(|it| it.error == error && it.text == text);
+        assert!(
+            kept(false, "lines were lost lost=3 place=\"here\""),
+            "{all:?}"
+        );
+        assert!(kept(true, "out of room"), "{all:?}");
+        assert!(!kept(false, "not kept"));
     }
 
     /// What is written of the lines that wait, and what is told of those that were lost.

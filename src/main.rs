@@ -10,6 +10,8 @@ use greendot::logs;
 use greendot::time::Clock;
 use greendot::tools::{beat, doctor, key, reload, store, token, top, watch};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What was typed or configured can not be meant; as clap exits.
 const EXIT_USAGE: u8 = 2;
@@ -109,14 +111,22 @@ fn start_logging(config: &Config) -> std::io::Result<()> {
         .name()
         .parse()
         .expect("the names are those of LevelFilter");
-    let logs = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(move || log)
         // It would say on stderr that stderr takes nothing, and panic.
         .log_internal_errors(false);
     match config.log_format {
-        LogFormat::Human => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().init(),
+        LogFormat::Human => lines
+            .with_ansi(std::io::stderr().is_terminal())
+            .finish()
+            .with(logs::Keeping(Clock::new()))
+            .init(),
+        LogFormat::Json => lines
+            .json()
+            .finish()
+            .with(logs::Keeping(Clock::new()))
+            .init(),
     }
     Ok(())
 }

@@ -16,3 +16,14 @@ pub enum Role {
     /// follows.
     Realtime(Arc<Nodes>),
 }
+
+impl Role {
+    /// The subcommand that runs it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Role::All => "serve",
+            Role::Presence => "presence",
+            Role::Realtime(_) => "realtime",
+        }
+    }
+}

@@ -6,11 +6,14 @@
 //! `pages/exposition.rs` does.
 
 mod table;
+mod warnings;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 pub use table::{Call, Counter, Gauge, Histogram, REQUESTS, Row, Scope, StatusClass, Unit};
+pub use warnings::{WARNING_BYTES_MAX, WARNINGS_MAX, Warning, Warnings};
 
 /// Upper bounds of the histograms' buckets, in microseconds, each inclusive; a last one takes the
 /// rest.
@@ -187,6 +190,8 @@ pub struct Board {
     pub process: SharedCounters,
     /// Why the node is degraded, in words.
     troubles: Mutex<Vec<String>>,
+    /// What the log has warned of.
+    pub warnings: Arc<Warnings>,
 }
 
 impl Board {
@@ -196,7 +201,13 @@ impl Board {
             shards: (0..shards).map(|_| SharedCounters::new()).collect(),
             process: SharedCounters::new(),
             troubles: Mutex::default(),
+            warnings: Arc::default(),
         }
+    }
+
+    /// The same, with what the log warns of.
+    pub fn with_warnings(self, warnings: Arc<Warnings>) -> Board {
+        Board { warnings, ..self }
     }
 
     /// Why the node is degraded now, in words; empty: it is not.

@@ -483,6 +483,8 @@ label! {
         Health = "health",
         /// `POST` or `DELETE /v1/session`
         Session = "session",
+        /// `GET /v1/node`
+        Node = "node",
         /// `GET /metrics`
         Metrics = "metrics",
         /// Dashboard, browser client, API description

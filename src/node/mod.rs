@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::engine::ShardId;
 use crate::fleet_key;
 use crate::limits::{self, Found};
+use crate::logs;
 use crate::metrics::{Board, Gauge};
 use crate::presence::OpenReport;
 use crate::shard::{self, Bound, Drained, Shards};
@@ -132,7 +133,7 @@ impl Opened {
             warnings: [warnings, read.warnings, config.warnings()].concat(),
             key_made: read.made,
         };
-        let board = Arc::new(Board::new(usize::from(shards)));
+        let board = Arc::new(Board::new(usize::from(shards)).with_warnings(logs::warnings()));
         board
             .process
             .set(Gauge::UsersMax, u64::from(config.users_max));

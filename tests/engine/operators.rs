@@ -6,8 +6,8 @@ use greendot::engine::{Operators, Role};
 use greendot::metrics::{Counter, Gauge};
 use greendot::wire::nodes::Nodes;
 
-use super::harness::{Peer, World, status_and_slug};
-use super::identity::{ALICE, bearer, cell, identity, request, service, token};
+use super::harness::{Peer, START, World, status_and_slug};
+use super::identity::{ALICE, asked, bearer, cell, identity, request, service, token};
 
 /// Of a node with a listener for operators that other machines reach.
 const APART: Operators = Operators {
@@ -195,6 +195,8 @@ const GUARDED: &[(&str, &str, [&str; 11])] = &[
         ["401", ".", ".", ".", ".", ".", ".", ".", "204", "204", "204"]),
     ("GET /metrics", "",
         ["401", ".", ".", ".", ".", ".", ".", "200", ".", "200", "200"]),
+    ("GET /v1/node", "",
+        ["401", ".", ".", ".", ".", ".", ".", ".", "200", "200", "200"]),
     // What has nothing of anybody.
     ("GET /", "", ["200"; 11]),
     ("GET /client.js", "", ["200"; 11]),
@@ -485,4 +487,35 @@ fn a_session_ends_with_its_key() {
     world.expect_closed(looker).expect_open(other);
     assert_eq!(cell(&admin(&mut world, "GET /metrics", &cookie, "")), "401");
     assert_eq!(world.gauge(0, Gauge::Streams), 1);
+}
+
+#[test]
+fn a_node_says_in_words_how_it_is() {
+    let mut world = World::new(2);
+    world.at(1_000);
+    let now = START + 1_000;
+    let about = |world: &mut World| {
+        let answer = asked(world, 1, "GET /v1/node", "", "");
+        answer.split_once("\r\n\r\n").expect(&answer).1.to_owned()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let told = |state: &str, troubles: &str, warnings: &str| {
+        format!(
+            "{{\"now\":{now},\"role\":\"serve\",\"shards\":2,\"state\":\"{state}\",\
+             \"troubles\":[{troubles}],\"version\":\"{version}\",\"warnings\":[{warnings}]}}"
+        )
+    };
+    assert_eq!(about(&mut world), told("ready", "", ""));
+    world.board().set_troubles(vec!["a link".into()]);
+    let at = world.now().unix;
+    world
+        .board()
+        .warnings
+        .push(at, false, "bob \"here\"".into());
+    world.board().warnings.push(at, true, "gone".into());
+    world.board().warnings.push(at, true, "gone".into());
+    let warnings = format!(r#"{{"at":{now},"level":"warning","text":"bob \"here\"","times":1}},"#)
+        + &format!(r#"{{"at":{now},"level":"error","text":"gone","times":2}}"#);
+    let degraded = told("degraded", "\"a link\"", &warnings);
+    assert_eq!(about(&mut world), degraded);
 }

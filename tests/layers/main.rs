@@ -18,8 +18,8 @@ type Table = &'static [(&'static str, &'static str)];
 #[rustfmt::skip]
 const EDGES: Table = &[
     ("time", ""),
-    ("logs", ""),
-    ("metrics", ""),
+    ("metrics", "time"),
+    ("logs", "metrics time"),
     ("planted", ""),
     ("slot", ""),
     ("status", ""),

@@ -1,5 +1,7 @@
 //! Calls about the node itself: whether it lives, whether it is ready, what it has counted.
 
+use serde_json::json;
+
 use super::served::RETRY_AFTER;
 use crate::engine::parts::Engine;
 use crate::metrics::Gauge;
@@ -19,6 +21,16 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
         return problem.with_lines(RETRY_AFTER);
     }
     // Degraded is ready: what is known is served, and sending the streams away would help nobody.
+    let troubles = troubles(engine);
+    let body = match troubles.is_empty() {
+        true => "ready\n".to_owned(),
+        false => format!("degraded: {}\n", troubles.join("; ")),
+    };
+    Answer::ok("text/plain; charset=utf-8", body.into_bytes())
+}
+
+/// Why the node is degraded, in words.
+fn troubles(engine: &Engine) -> Vec<String> {
     let board = &engine.node.board;
     let mut troubles = board.troubles();
     for (gauge, trouble) in [
@@ -35,17 +47,38 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
             troubles.insert(0, trouble.to_owned());
         }
     }
-    let body = match troubles.is_empty() {
-        true => "ready
-"
-        .to_owned(),
-        false => format!(
-            "degraded: {}
-",
-            troubles.join("; ")
-        ),
+    troubles
+}
+
+/// `GET /v1/node`: what a person wants to know of the node beside its numbers.
+pub(super) fn about(engine: &mut Engine, now: Now) -> Answer {
+    let state = match (engine.passes.is_draining(), troubles(engine)) {
+        (true, troubles) => ("draining", troubles),
+        (false, troubles) if troubles.is_empty() => ("ready", troubles),
+        (false, troubles) => ("degraded", troubles),
     };
-    Answer::ok("text/plain; charset=utf-8", body.into_bytes())
+    let warnings = engine.node.board.warnings.all();
+    let warnings: Vec<_> = warnings
+        .iter()
+        .map(|warning| {
+            json!({
+                "at": warning.at.ms(),
+                "level": if warning.error { "error" } else { "warning" },
+                "text": warning.text,
+                "times": warning.times,
+            })
+        })
+        .collect();
+    let about = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "role": engine.node.role.name(),
+        "shards": engine.node.shards,
+        "now": now.unix.ms(),
+        "state": state.0,
+        "troubles": state.1,
+        "warnings": warnings,
+    });
+    Answer::json(about.to_string().into_bytes())
 }
 
 /// `GET /metrics`.

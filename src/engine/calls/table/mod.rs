@@ -20,7 +20,7 @@ use super::forget::forget;
 use super::held::held;
 use super::ignored::Ignored;
 use super::leave::{end_streams as end, leave};
-use super::node::{live, metrics, ready};
+use super::node::{about, live, metrics, ready};
 use super::query::{many, one, query};
 use super::revoke::{revoke, told};
 use super::served::Served;
@@ -87,6 +87,7 @@ const TABLE: &[Row] = &[
     row(Get,  "/livez",            Health,       Every,   Open,           Allowed, Bare(live)),
     row(Get,  "/readyz",           Health,       Every,   Open,           Allowed, Bare(ready)),
     inner(Get, METRICS,            Call::Metrics, Every,  Local(Metrics), Allowed, Bare(metrics)),
+    inner(Get, "/v1/node",         Call::Node,   Every,   Local(Admin),   Allowed, Bare(about)),
     inner(Post, SESSION,           Session,      Every,   Open,         Allowed, SignsIn(sign_in)),
     inner(Delete, SESSION,         Session,      Every,   Open,           Allowed, Bare(sign_out)),
     inner(Get, "/",                Page,         Every,   Open,      Refused, Fixed(&DASHBOARD)),
