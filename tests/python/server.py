@@ -1,4 +1,4 @@
-"""Servers for tests: the real one, whose program GREENDOT names, and one that is none."""
+"""Servers for tests: the real one, and one that is none."""
 
 import http.client
 import http.server
@@ -14,7 +14,10 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/clients/python"))
-PROGRAM = str(pathlib.Path(os.environ.get("GREENDOT", ROOT / "target/debug/greendot")).resolve())
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+PROGRAM = str(TARGET / "debug/greendot")
+# Where tests/proxies/install puts what is judged by.
+READERS = TARGET / "readers"
 # A test's folder has no settings of the machine's.
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("GREENDOT")}
 # Longest wait for what must come.
