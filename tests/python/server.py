@@ -27,7 +27,8 @@ FAST = (
     "--beat-interval-ms=500",
     "--offline-after-ms=1500",
     "--sweep-interval-ms=50",
-    "--keep-alive-ms=1000",
+    # A machine that stands still for a second or two makes nothing stale.
+    "--keep-alive-ms=10s",
     "--retry-ms=100",
     "--drain-ms=500",
 )
@@ -42,7 +43,9 @@ def run(*args: str) -> str:
 class Server:
     """`files` are put into its folder, where it runs, by their names."""
 
-    def __init__(self, *flags: str, files: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *flags: str, role: str = "serve", files: dict[str, str] | None = None
+    ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="greendot-")
         self.folder = pathlib.Path(self._home.name)
         for name, text in (files or {}).items():
@@ -50,12 +53,13 @@ class Server:
             self.path(name).write_text(text)
         named = {flag.partition("=")[0]: flag for flag in (*FAST, *flags)}
         self._flags = list(named.values())
+        self._role = role
         self.http = "127.0.0.1:0"
         self.start()
 
     def start(self) -> None:
         """Starts it, after a first time where it was."""
-        command = [PROGRAM, "serve", f"--http={self.http}", "--udp=127.0.0.1:0", "--shards=1"]
+        command = [PROGRAM, self._role, f"--http={self.http}", "--udp=127.0.0.1:0", "--shards=1"]
         command += [f"--data-dir={self.folder}/data", "--memory=off", *self._flags]
         self._log = open(self.path("log"), "ab")
         self._process = subprocess.Popen(

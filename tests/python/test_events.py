@@ -164,7 +164,7 @@ class Events(unittest.TestCase):
                 headers = {"Authorization": f"Bearer {token}"}
                 return Stream(server, "/v1/stream?user=me", headers)
 
-            expired = self.check(list(open_for("1s")))
+            expired = self.check(list(open_for("3s")))
             return [expired, self.check(list(open_for("1h")))["reason"]]
 
 
