@@ -30,6 +30,8 @@ pub enum Planted {
     HiddenCounted,
     /// A beat of who is invisible brings them online.
     BeatsUncover,
+    /// A real-time node doubts that one who is invisible has gone.
+    InvisibleDoubted,
     /// A stamp ahead of the clock is brought back to it, whoever it is of.
     PastRewritten,
     /// Cells of slots that no user has are believed.

@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(users.len(), 80);
         let bytes = datagram(&population, &users, true, 1_000, &keys);
         let beats = greendot::wire::beat::open(&bytes, &keys, Unix::from_ms(1_005), 10).unwrap();
-        assert!(beats.leave);
+        assert!(beats.flags.is_leave());
         let numbers: Vec<u64> = beats
             .users()
             .map(|user| population.number(user.as_bytes()).unwrap())

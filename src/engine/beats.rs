@@ -11,7 +11,7 @@ use crate::presence::{BeatFault, BeatOutcome, InternFault, Presence};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
-use crate::wire::beat::{BeatDrop, Beats, is_of_device, key_id_of, open_any};
+use crate::wire::beat::{BeatDrop, Beats, Outset, is_of_device, key_id_of, open_any};
 
 /// Beats that are looked up together.
 const BATCH: usize = 64;
@@ -71,12 +71,17 @@ impl Engine {
                     worked += 1;
                     self.counters.add(Counter::DatagramRevoked, 1);
                 }
-                Ok(beats) if beats.leave => {
+                Ok(beats) if beats.flags.is_leave() => {
                     // In order: a goodbye behind a beat is looked at behind it.
                     self.record_batch(&presence, &mut batch, way, now);
                     worked += self.leave_all(&beats, way, now);
                 }
                 Ok(beats) => {
+                    let outset = beats.flags.outset();
+                    if outset != batch.outset {
+                        self.record_batch(&presence, &mut batch, way, now);
+                        batch.outset = outset;
+                    }
                     for user in beats.users() {
                         worked += 1;
                         if batch.push(user, beats.sent_at) {
@@ -111,10 +116,11 @@ impl Engine {
     }
 
     fn record_batch(&mut self, presence: &Presence, batch: &mut Batch<'_>, way: Way, now: Now) {
+        let outset = batch.outset;
         let beats = batch.take();
         let (source, _) = way.counters();
         let mut accepted = 0;
-        presence.record_beats(beats, now, &mut |_, outcome: Outcome| match outcome {
+        let mut book = |_, outcome: Outcome| match outcome {
             Ok((_, BeatOutcome::Stored)) => accepted += 1,
             Ok((slot, outcome)) => self.book_beat(slot, outcome, source, now),
             Err(BeatFault::BeforeErasure) => self.counters.add(Counter::BeatBeforeErasure, 1),
@@ -123,7 +129,8 @@ impl Engine {
                 self.counters.add(Counter::LimitNewUsers, too_fast);
                 self.book_intern_fault(fault);
             }
-        });
+        };
+        presence.record_beats_of(beats, outset, now, &mut book);
         self.counters.add(source, accepted);
     }
 
@@ -211,6 +218,8 @@ impl Engine {
 
 /// Users with the time their sender vouched for them, up to [`BATCH`].
 struct Batch<'d> {
+    /// What all of them are who are new.
+    outset: Outset,
     beats: [(User<'d>, Unix); BATCH],
     len: usize,
 }
@@ -218,6 +227,7 @@ struct Batch<'d> {
 impl<'d> Batch<'d> {
     fn new() -> Batch<'d> {
         Batch {
+            outset: Outset::PLAIN,
             beats: [(User::NOBODY, Unix::from_ms(0)); BATCH],
             len: 0,
         }

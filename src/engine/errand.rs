@@ -24,7 +24,7 @@ pub struct Asker {
     /// Index of its shard.
     pub shard: u16,
     pub conn: ConnId,
-    pub(super) until: Mono,
+    pub until: Mono,
 }
 
 /// When users were logged out, by the clock of their presence node.

@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use super::calls::caller::NewPermit;
 use super::conn::permits::Tag;
-use super::errand::{Errand, Verdict};
+use super::errand::{Asker, Errand, Verdict};
 use crate::auth::{Grant, TOKEN_BYTES_MAX};
 use crate::presence::Transition;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::{Mono, Unix};
 use crate::wire::UserBuf;
+use crate::wire::record::Told;
 
 /// Index of a shard.
 pub type ShardId = u16;
@@ -64,6 +65,9 @@ pub enum Mail {
     },
     /// To all shards of a presence node, for one: at which users' streams a real-time node looked.
     Holders(Arc<Held>),
+    /// To all shards of a real-time node, for those that wait: what came of what users said of
+    /// themselves.
+    Taken(Arc<[Taken]>),
     /// To a shard: what a request that is parked elsewhere waits for.
     Errand(Arc<Errand>),
     /// Back: it has been run.
@@ -99,6 +103,15 @@ pub struct Held {
     pub shard: ShardId,
     /// To which question, and whether a stream of its user is open there.
     pub answers: Vec<(u64, bool)>,
+}
+
+/// What came of what a user has said of itself, at its presence node.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The request that waits for it.
+    pub asker: Asker,
+    /// The user, and whether it is invisible, as it alone is told. None: the node does not answer.
+    pub own: Option<(Told, bool)>,
 }
 
 /// A beat of a stream's holder, over another connection.
@@ -295,6 +308,7 @@ impl Mail {
             Mail::StreamBeaten(beaten) => 1 + beaten.len() / 64,
             Mail::Errand(errand) => errand.weight(),
             Mail::Holders(held) => 1 + held.answers.len() / 64,
+            Mail::Taken(taken) => 1 + taken.len() / 64,
             Mail::Edited { .. }
             | Mail::Ran { .. }
             | Mail::Reask { .. }
@@ -316,6 +330,7 @@ impl Mail {
                 | Mail::StreamBeaten(_)
                 | Mail::Ran { .. }
                 | Mail::Holders(_)
+                | Mail::Taken(_)
                 | Mail::Reask { .. }
                 | Mail::Settled { .. }
                 | Mail::ByConnection { .. }

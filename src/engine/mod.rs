@@ -47,7 +47,8 @@ pub use errand::{Asker, Errand, Verdict};
 pub use farewells::HOLDERS_MS_MAX;
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{
-    Answered, Decided, Edit, EditOutcome, Held, IfFull, Letter, Mail, ShardId, To, Weighed, Whom,
+    Answered, Decided, Edit, EditOutcome, Held, IfFull, Letter, Mail, ShardId, Taken, To, Weighed,
+    Whom,
 };
 pub use operators::{Entrance, Operators};
 use parts::VERIFYING_MICROS_PER_TURN;
@@ -55,7 +56,7 @@ pub use parts::{Engine, EngineParts};
 pub use records::{record_of, told_of};
 pub use role::Role;
 pub use upstream::{
-    Datagrams, Holders, LoggedOut, Outbound, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample,
+    Datagrams, Holders, LoggedOut, Outbound, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, Say,
     adopt_answers,
 };
 pub use wrong_key::WrongKey;
@@ -211,6 +212,7 @@ impl Engine {
             Mail::Forget(slot, at) => self.begin_to_forget(slot, at, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
             Mail::Holders(held) => self.take_holders(&held, now),
+            Mail::Taken(taken) => self.finish_saying(&taken, now),
             Mail::Errand(errand) => self.run_errand(&errand, now),
             Mail::Ran {
                 conn,

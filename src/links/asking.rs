@@ -14,6 +14,7 @@ use super::inquiry::Inquiry;
 use super::log_outs::LogOuts;
 use super::reply::{JSON, Meaning, Reply, Request, reason};
 use super::revocations::Revocations;
+use super::statuses::Statuses;
 use super::{Answerer, STATES_PER_REQUEST_MAX, Standing};
 use crate::auth::Revoked;
 use crate::engine::{Mail, Outbound, adopt_answers};
@@ -31,6 +32,9 @@ pub struct Asking {
     brings_bundle: bool,
     brought_bundle: bool,
     log_outs: LogOuts,
+    statuses: Statuses,
+    /// The last request was theirs: a question that is due has its turn.
+    said_last: bool,
     revocations: Revocations,
     /// The presence node's index.
     node: usize,
@@ -58,6 +62,8 @@ impl Asking {
             brings_bundle: false,
             brought_bundle: false,
             log_outs: LogOuts::new(),
+            statuses: Statuses::default(),
+            said_last: false,
             revocations: Revocations::new(Arc::clone(revoked)),
             node,
             asked: 0,
@@ -87,6 +93,13 @@ impl Asking {
                 let lost = self.log_outs.push(logged_out) as u64;
                 return (lost > 0).then_some(Effect::Count(Counter::RelayLogOutsLost, lost));
             }
+            Outbound::Say { say, .. } => {
+                let untaken = match self.inquiry.is_in_sight() {
+                    true => self.statuses.push(say),
+                    false => Some(Statuses::untaken(say)),
+                };
+                return untaken.map(|taken| Effect::Tell(Mail::Taken([taken].into())));
+            }
             // Datagrams, and what another role says.
             Outbound::Beats { .. }
             | Outbound::Publish(_)
@@ -101,8 +114,7 @@ impl Asking {
     /// When [`Asking::poll_request`] has something.
     pub fn next(&self) -> Mono {
         match () {
-            () if self.brings_bundle || self.log_outs.is_under_way() => Mono::NEVER,
-            () if self.revocations.is_under_way() => Mono::NEVER,
+            () if self.is_busy() => Mono::NEVER,
             () if self.may_revoke() => self.revocations.next().min(self.next_without()),
             () if self.may_log_out() => self.log_outs.next().min(self.next_without()),
             () => self.next_without(),
@@ -112,7 +124,7 @@ impl Asking {
     /// When there is something else than a log-out.
     fn next_without(&self) -> Mono {
         match () {
-            () if self.may_bring_bundle() => Mono::default(),
+            () if self.may_bring_bundle() || self.may_say() => Mono::default(),
             () if self.inquiry.is_asking() || !self.inquiry.is_in_sight() => self.inquiry.next(),
             () => self.inquiry.next().min(self.delivery.due()),
         }
@@ -121,6 +133,18 @@ impl Asking {
     /// No question is under way, and somebody has been logged out.
     fn may_log_out(&self) -> bool {
         !self.log_outs.is_empty() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
+    }
+
+    fn may_say(&self) -> bool {
+        !self.statuses.is_empty() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
+    }
+
+    /// A request other than a question is under way.
+    fn is_busy(&self) -> bool {
+        self.brings_bundle
+            || self.log_outs.is_under_way()
+            || self.statuses.is_under_way()
+            || self.revocations.is_under_way()
     }
 
     fn may_revoke(&self) -> bool {
@@ -134,7 +158,7 @@ impl Asking {
     /// The next request, if it is time. One at a time: its reply comes first. Datagrams and
     /// questions take turns.
     pub fn poll_request(&mut self, now: Mono) -> Option<Request> {
-        if self.brings_bundle || self.log_outs.is_under_way() || self.revocations.is_under_way() {
+        if self.is_busy() {
             return None;
         }
         if self.may_revoke()
@@ -148,9 +172,17 @@ impl Asking {
             return Some(request);
         }
         if self.inquiry.is_in_sight() && self.delivery.due() <= now {
-            self.inquiry.hasten(now);
+            self.inquiry.ask_beside(now);
         }
         let question_due = self.inquiry.next() <= now;
+        if self.may_say()
+            && !(question_due && self.said_last)
+            && let Some(request) = self.statuses.poll_request(now)
+        {
+            self.said_last = true;
+            return Some(request);
+        }
+        self.said_last = false;
         if self.may_bring_bundle() && !(question_due && self.brought_bundle) {
             (self.brings_bundle, self.brought_bundle) = (true, true);
             let (body, datagrams) = self.delivery.poll_bundle().unwrap_or_default();
@@ -191,11 +223,20 @@ impl Asking {
             }
             return effects;
         }
+        if self.statuses.is_under_way() {
+            let taken = self.statuses.handle_reply(reply, presence);
+            let mut effects = counts((Meaning::of(reply) == Meaning::Done).then_some(taken.len()));
+            if reply.is_err() {
+                effects.extend(self.failed(reply, presence, now.mono));
+            }
+            effects.push(Effect::Tell(Mail::Taken(taken.into())));
+            return effects;
+        }
         if self.revocations.is_under_way() {
             self.revocations.handle_reply(Meaning::of(reply), now.mono);
             let lost = reply.is_err();
-            let effect = lost.then(|| self.failed(reply, presence, now.mono));
-            return effect.flatten().into_iter().collect();
+            let effects = lost.then(|| self.failed(reply, presence, now.mono));
+            return effects.unwrap_or_default();
         }
         if std::mem::take(&mut self.brings_bundle) {
             return self.bundle_reply(reply, presence, now.mono);
@@ -203,6 +244,15 @@ impl Asking {
         let sampled = self.delivery.is_asked();
         let answers = answers_of(reply, self.asked + usize::from(sampled));
         let mut effects = counts(answers.is_some().then_some(self.asked));
+        if self.inquiry.handle_beside() {
+            match answers {
+                Some((answerer, mut told)) => {
+                    self.beat_found(Heard::of(told.pop(), answerer), now.mono, &mut effects);
+                }
+                None => self.delivery.unanswered(),
+            }
+            return effects;
+        }
         match answers {
             Some((answerer, mut told)) => {
                 let sample = if sampled { told.pop() } else { None };
@@ -216,11 +266,7 @@ impl Asking {
                     effects.push(Effect::Tell(Mail::Answered(Arc::new(answered))));
                 }
                 self.conclude(presence, nodes, now.mono, &mut effects);
-                let heard = Heard {
-                    last_active: sample.and_then(|told| told.last_active),
-                    refuses_new: answerer.refuses_new,
-                };
-                self.beat_found(heard, now.mono, &mut effects);
+                self.beat_found(Heard::of(sample, answerer), now.mono, &mut effects);
             }
             None => {
                 self.delivery.unanswered();
@@ -243,12 +289,15 @@ impl Asking {
     }
 
     /// The node does not answer.
-    fn failed(&mut self, reply: &Reply, presence: &Presence, now: Mono) -> Option<Effect> {
+    fn failed(&mut self, reply: &Reply, presence: &Presence, now: Mono) -> Vec<Effect> {
         presence.source_failed(self.node);
         self.inquiry.handle_failure(now);
         self.delivery.forget();
+        let untaken = self.statuses.forget();
+        let untaken = (!untaken.is_empty()).then(|| Effect::Tell(Mail::Taken(untaken.into())));
         // For a node that was never in sight too.
-        self.warned.of(reason(reply), Notice::NotAnswering)
+        let warning = self.warned.of(reason(reply), Notice::NotAnswering);
+        untaken.into_iter().chain(warning).collect()
     }
 
     /// What came of a request that brought datagrams.
@@ -355,6 +404,12 @@ impl Asking {
         self.untold_said = untold && (self.untold_said || warns);
         let said = warns.then_some(Effect::Say(Notice::Untold));
         said.into_iter().collect()
+    }
+
+    /// The request under way looks for a beat and for nothing else: what comes of it says nothing
+    /// of the node.
+    pub fn is_looking(&self) -> bool {
+        self.inquiry.is_asking_beside()
     }
 
     /// How it stands.

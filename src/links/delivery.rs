@@ -7,9 +7,11 @@
 
 use std::collections::VecDeque;
 
+use super::Answerer;
 use crate::engine::{Datagrams, SAMPLE_MS, Sample};
 use crate::time::{Mono, Unix};
 use crate::wire::beat::{BUNDLE_DATAGRAMS_MAX, DATAGRAM_BYTES_MAX, write_bundled};
+use crate::wire::record::Told;
 
 /// Time that a beat has to arrive, in ms: it waits to be sent, and the node's shard may be busy.
 const ARRIVAL_MS: u64 = 700;
@@ -29,6 +31,16 @@ pub(super) struct Heard {
     pub(super) last_active: Option<Unix>,
     /// It has refused new users lately: one whom it has never heard of may be among them.
     pub(super) refuses_new: bool,
+}
+
+impl Heard {
+    /// As one is told who is a node.
+    pub(super) fn of(told: Option<Told>, answerer: Answerer) -> Heard {
+        Heard {
+            last_active: told.and_then(|told| told.heard.or(told.last_active)),
+            refuses_new: answerer.refuses_new,
+        }
+    }
 }
 
 /// What an answer says of the beat that was looked for.

@@ -79,6 +79,8 @@ pub(super) struct Inquiry {
     passed_over: HashSet<Box<str>, foldhash::fast::RandomState>,
     again_at: Mono,
     next_at: Mono,
+    /// When the next one is due after one that is asked beside.
+    due_at: Mono,
     backoff: Backoff,
 }
 
@@ -108,6 +110,7 @@ impl Inquiry {
             passed_over: HashSet::default(),
             again_at: Mono::NEVER,
             next_at: Mono::default(),
+            due_at: Mono::NEVER,
             backoff: Backoff::new(seed),
         }
     }
@@ -173,6 +176,9 @@ impl Inquiry {
         let waits = !self.pending.is_empty() || through.is_some();
         if waits && now >= self.settle_until {
             self.next_at = self.next_at.min(now);
+            if self.due_at != Mono::NEVER {
+                self.due_at = self.due_at.min(now);
+            }
         }
     }
 
@@ -201,6 +207,10 @@ impl Inquiry {
             true => 0,
             false => self.pending.len().min(self.users_next),
         };
+        if users > 0 {
+            // It is one of the others then.
+            self.due_at = Mono::NEVER;
+        }
         let users = self.pending.drain(..users).collect();
         Some(self.in_flight.insert(users))
     }
@@ -266,9 +276,28 @@ impl Inquiry {
         }
     }
 
-    /// The next question is due.
-    pub(super) fn hasten(&mut self, now: Mono) {
-        self.next_at = self.next_at.min(now);
+    /// A question about nobody who is pending is due, beside the others: when those are due does
+    /// not depend on it.
+    pub(super) fn ask_beside(&mut self, now: Mono) {
+        if now < self.next_at && self.in_flight.is_none() {
+            self.due_at = std::mem::replace(&mut self.next_at, now);
+        }
+    }
+
+    /// The question under way is over, if it was asked beside the others. False: it was not. What
+    /// came of it says nothing of the node: the others find that out.
+    pub(super) fn handle_beside(&mut self) -> bool {
+        let due_at = std::mem::replace(&mut self.due_at, Mono::NEVER);
+        if due_at == Mono::NEVER {
+            return false;
+        }
+        (self.in_flight, self.next_at) = (None, due_at);
+        true
+    }
+
+    /// The question under way is beside the others.
+    pub(super) fn is_asking_beside(&self) -> bool {
+        self.in_flight.is_some() && self.due_at != Mono::NEVER
     }
 
     /// A question is under way.
@@ -319,7 +348,7 @@ impl Inquiry {
 
     /// The request failed, or was answered with something else.
     pub(super) fn handle_failure(&mut self, now: Mono) {
-        self.in_flight = None;
+        (self.in_flight, self.due_at) = (None, Mono::NEVER);
         self.caught_up = false;
         self.forget();
         self.next_at = now.plus_ms(self.backoff.after_failure_ms());

@@ -25,6 +25,7 @@ mod publishing;
 mod reply;
 mod revocations;
 mod socket;
+mod statuses;
 mod threads;
 
 pub use asking::Asking;

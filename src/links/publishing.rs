@@ -70,7 +70,8 @@ impl Publishing {
             | Outbound::Bundled { .. }
             | Outbound::Sample { .. }
             | Outbound::Asks { .. }
-            | Outbound::LogOut { .. } => {}
+            | Outbound::LogOut { .. }
+            | Outbound::Say { .. } => {}
             // The journal is looked at before each request.
             Outbound::Revoked(_) => {}
         }

@@ -210,6 +210,8 @@ table! {
                                      real-time node had answered for its streams" {
         LeavesUnanswered
     }
+    Shard Count "statuses_untaken" "Statuses said at this real-time node that no presence node \
+                                    has taken" { StatusesUntaken }
 
     Shard Count "users_forgotten" "Users erased, or forgotten after forget-after" { UsersForgotten }
     Shard Count "transitions" "Transitions decided by this shard, by direction" {

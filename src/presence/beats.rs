@@ -20,6 +20,7 @@ use crate::store::cells::{Stamp, StampFlags};
 use crate::store::write_back::STAMPS_DIRTY;
 use crate::time::{Now, Unix};
 use crate::wire::User;
+use crate::wire::beat::Outset;
 
 /// Users whose cache misses overlap: more than a core can have under way, few enough to live on the
 /// stack and in L1.
@@ -44,6 +45,17 @@ impl Presence {
     pub fn record_beats(
         &self,
         beats: &[(User<'_>, Unix)],
+        now: Now,
+        each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), BeatFault>),
+    ) {
+        self.record_beats_of(beats, Outset::PLAIN, now, each);
+    }
+
+    /// The same of beats that say what users are of whom nothing is known.
+    pub fn record_beats_of(
+        &self,
+        beats: &[(User<'_>, Unix)],
+        outset: Outset,
         now: Now,
         each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), BeatFault>),
     ) {
@@ -86,6 +98,9 @@ impl Presence {
                 );
                 if slot.is_err() {
                     self.note_refused_new(now.mono);
+                }
+                if let (Ok(slot), true) = (slot, outset != Outset::PLAIN) {
+                    self.begin_as(slot, outset);
                 }
                 each(
                     batch * BATCH_USERS + i,

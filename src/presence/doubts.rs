@@ -141,6 +141,7 @@ mod tests {
             since: None,
             last_active: None,
             stale: false,
+            heard: None,
         }
     }
 

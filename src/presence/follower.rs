@@ -279,10 +279,12 @@ impl Presence {
     /// over), with a `since` one later than the known one. An answer makes the slot sure, and so
     /// does a message in step that tells what is known now. Panics if this is no follower.
     ///
-    /// Whoever goes offline while a stream of this node vouches for them does not, for twice
-    /// `offline_after_ms` at most: the known state stands and is stale ([`Presence::is_stale`]).
+    /// Whom silence takes offline while a stream of this node vouches for them does not go, for
+    /// twice `offline_after_ms` at most: the known state stands and is stale
+    /// ([`Presence::is_stale`]). A goodbye was asked about, or they have become invisible.
     pub fn adopt(&self, slot: Slot, told: &Told, source: Source, now: Now) -> Option<Transition> {
-        let belief = match self.is_held(slot) {
+        let doubts_goodbyes = planted::is(Planted::InvisibleDoubted);
+        let belief = match self.is_held(slot) && (!told.is_goodbye() || doubts_goodbyes) {
             true => Belief::UnlessGone,
             false => Belief::Whole,
         };
@@ -462,24 +464,24 @@ impl Presence {
     /// A later `since` decides about `last_active` too: the clock of a source that was ahead may
     /// have been set right in between. Else the later one counts.
     fn stamp_told(&self, slot: Slot, told: &Told, later: bool, status: Status) {
-        let stamp = self.stamps.cell(slot);
-        let known_ms = stamp.load(Ordering::Relaxed).ms();
-        let told_ms = match told.last_active.map(Unix::ms) {
-            Some(told_ms) if later => told_ms,
-            None if later && says_erased(told) => 0,
-            told_ms => told_ms.max(Some(known_ms)).unwrap_or(0),
+        let cell = self.stamps.cell(slot);
+        let stamped = |known: Stamp| {
+            let told_ms = match told.last_active.map(Unix::ms) {
+                Some(told_ms) if later => told_ms,
+                None if later && says_erased(told) => 0,
+                told_ms => told_ms.max(Some(known.ms())).unwrap_or(0),
+            };
+            let last_active = Unix::from_ms(told_ms).min(Stamp::LATEST);
+            // Not fresh: nobody sweeps a follower, but nobody who reads a stamp shall be misled
+            // either. What was said here stays.
+            let flags = match status.is_online() {
+                true => known.without(StampFlags::EXPIRED).flags(),
+                false => known.flags().and(StampFlags::EXPIRED),
+            };
+            Some(Stamp::new(last_active, last_active, flags))
         };
-        let last_active = Unix::from_ms(told_ms).min(Stamp::LATEST);
-        // Not fresh: nobody sweeps a follower, but nobody who reads a stamp shall be misled either.
-        let flags = if status.is_online() {
-            StampFlags::default()
-        } else {
-            StampFlags::EXPIRED
-        };
-        stamp.store(
-            Stamp::new(last_active, last_active, flags),
-            Ordering::Release,
-        );
+        // It always says something.
+        let _ = cell.fetch_update(Ordering::Release, Ordering::Relaxed, stamped);
     }
 }
 
@@ -509,6 +511,8 @@ mod tests {
     use super::*;
     use crate::presence::State;
     use crate::time::Mono;
+    use crate::wire::beat::Outset;
+    use crate::wire::record::Said;
 
     fn at(unix_ms: u64) -> Now {
         Now {
@@ -525,6 +529,7 @@ mod tests {
             since: time(since),
             last_active: time(last_active),
             stale: false,
+            heard: None,
         }
     }
 
@@ -828,7 +833,8 @@ mod tests {
     fn whoever_has_a_stream_here_is_not_told_offline_for_a_while() {
         let (presence, bob) = follower();
         let put = |status, since, now_ms| {
-            let told = told(status, since, since);
+            // Silence, and no goodbye.
+            let told = told(status, since, since - 1);
             presence.adopt(bob, &told, Source::InStep, at(now_ms))
         };
         let known = |now_ms| {
@@ -871,12 +877,66 @@ mod tests {
         presence.check_invariants();
     }
 
+    /// A goodbye was asked about; who has become invisible goes as if it was one.
+    #[test]
+    fn a_goodbye_is_believed_whoever_has_a_stream_here() {
+        let (presence, bob) = follower();
+        let put = |status, since, last_active| {
+            let told = told(status, since, last_active);
+            presence.adopt(bob, &told, Source::InStep, at(since))
+        };
+        put(Status::Online, 2_000, 2_000);
+        presence.hold(bob);
+        assert_eq!(
+            put(Status::Offline, 3_000, 3_000),
+            news(bob, Status::Offline, false)
+        );
+        assert!(!presence.is_stale(bob) && presence.is_sure(bob));
+        // Whoever was in doubt has gone.
+        put(Status::Online, 4_000, 4_000);
+        put(Status::Offline, 30_000, 4_000);
+        assert!(presence.is_stale(bob));
+        assert_eq!(
+            put(Status::Offline, 31_000, 31_000),
+            news(bob, Status::Offline, false)
+        );
+        assert!(!presence.is_stale(bob));
+    }
+
+    #[test]
+    fn what_was_said_here_is_kept_and_never_told() {
+        let (presence, bob) = follower();
+        presence.note_said(
+            bob,
+            Said {
+                status: Some(Status::Busy),
+                invisible: Some(true),
+            },
+        );
+        let outset = Outset {
+            status: Status::Busy,
+            invisible: true,
+        };
+        for (status, since, last_active) in [
+            (Status::Online, 2_000, 2_000),
+            (Status::Offline, 30_000, 5_000),
+            (Status::Away, 40_000, 40_000),
+        ] {
+            let told = told(status, since, last_active);
+            presence.adopt(bob, &told, Source::InStep, at(since));
+            assert_eq!(presence.outset(bob), outset);
+            let state = presence.state(bob, at(since));
+            assert_eq!(state.status, status);
+            assert_eq!(state.last_active.map(Unix::ms), Some(last_active));
+        }
+    }
+
     #[test]
     fn only_of_whom_is_in_doubt_nothing_is_sure() {
         let (presence, bob) = follower();
         let carol = presence.intern(User::parse(b"carol").unwrap()).unwrap();
         let adopt = |slot, status, since, source, now_ms| {
-            presence.adopt(slot, &told(status, since, since), source, at(now_ms))
+            presence.adopt(slot, &told(status, since, since - 1), source, at(now_ms))
         };
         for slot in [bob, carol] {
             adopt(slot, Status::Online, 2_000, Source::InStep, 2_000);

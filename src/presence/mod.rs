@@ -50,7 +50,7 @@ use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 pub use crate::store::MemoryChoice;
 pub use crate::store::cells::BEHIND_MS_MAX;
-use crate::store::cells::{Published, Stamp};
+use crate::store::cells::{Published, Stamp, StampFlags};
 use crate::store::headers::Headers;
 use crate::store::map::CellFile;
 use crate::store::{LogRoom, StoreFault};
@@ -279,7 +279,11 @@ impl Presence {
     /// The published state; its `last_active` is never ahead of `now`, unless `since` is as much.
     pub fn state(&self, slot: Slot, now: Now) -> State {
         let published = self.published.cell(slot).load(Ordering::Acquire);
-        let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
+        let mut stamp = self.stamps.cell(slot).load(Ordering::Acquire);
+        if self.is_follower() {
+            // What is told was decided elsewhere.
+            stamp = stamp.without(StampFlags::INVISIBLE);
+        }
         State {
             // A follower's cell that was told of anything has a time or a flag.
             status: if published == Published::NEVER && self.is_follower() {

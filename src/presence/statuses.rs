@@ -16,7 +16,8 @@ use crate::slot::Slot;
 use crate::status::Status;
 use crate::store::cells::{Stamp, StampFlags};
 use crate::store::write_back::STAMPS_DIRTY;
-use crate::time::Now;
+use crate::time::{Now, Unix};
+use crate::wire::beat::Outset;
 use crate::wire::record::Said;
 
 /// A publisher as its holder is told, and nobody else.
@@ -50,10 +51,58 @@ impl Presence {
         said.is_ok()
     }
 
+    /// What a user is from the outset, before its first beat is recorded. Of whom anything is known
+    /// it was said by somebody who may have said something else since.
+    pub(super) fn begin_as(&self, slot: Slot, outset: Outset) {
+        let Outset { status, invisible } = outset;
+        let stamp = Stamp::default().with_status(status);
+        let stamp = if invisible { stamp.hidden() } else { stamp };
+        let begun = |known: Stamp| (known == Stamp::default()).then_some(stamp);
+        let cell = self.stamps.cell(slot);
+        let begun = cell.fetch_update(Ordering::SeqCst, Ordering::Relaxed, begun);
+        if begun.is_ok() {
+            self.online.raise(chunk_of(slot), STAMPS_DIRTY);
+        }
+    }
+
+    /// At a real-time node: what was last said here of a user, and was taken. The beats of its
+    /// streams tell it to a presence node that knows nothing of it.
+    pub fn note_said(&self, slot: Slot, said: Said) {
+        let noted = |stamp: Stamp| {
+            let status = said.status.unwrap_or(stamp.status());
+            let stamp = stamp.with_status(status);
+            Some(match said.invisible {
+                Some(true) => stamp.with(StampFlags::INVISIBLE),
+                Some(false) => stamp.without(StampFlags::INVISIBLE),
+                None => stamp,
+            })
+        };
+        let cell = self.stamps.cell(slot);
+        // It always says something.
+        let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, noted);
+    }
+
+    /// What [`Presence::note_said`] has noted.
+    pub fn outset(&self, slot: Slot) -> Outset {
+        let stamp = self.stamps.cell(slot).load(Ordering::Relaxed);
+        Outset {
+            status: stamp.status(),
+            invisible: stamp.has(StampFlags::INVISIBLE),
+        }
+    }
+
     /// Whether others are told of a slot's user that they have gone, whatever they do.
     pub fn is_invisible(&self, slot: Slot) -> bool {
         let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
         stamp.has(StampFlags::INVISIBLE)
+    }
+
+    /// Of one who is invisible: when they were truly last heard of. For nodes alone, which look for
+    /// what has become of their beats.
+    pub fn heard_invisibly(&self, slot: Slot, now: Now) -> Option<Unix> {
+        let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
+        let heard = stamp.at().filter(|_| stamp.has(StampFlags::INVISIBLE));
+        heard.map(|at| self.told(at, now.unix, false))
     }
 
     /// A publisher as its holder is told: what is published, unless others are told less.

@@ -252,7 +252,7 @@ mod tests {
         let mut opened = Vec::new();
         for datagram in &datagrams {
             let beats = beat::open(datagram, &keys, sent_at, 0).unwrap();
-            assert!(beats.leave && beats.sent_at == sent_at);
+            assert!(beats.flags.is_leave() && beats.sent_at == sent_at);
             opened.extend(beats.users().map(|user| user.as_str().to_owned()));
         }
         assert_eq!(opened, names);

@@ -303,7 +303,7 @@ pub fn device_beat(data: &[u8]) {
     let leave = data.len().is_multiple_of(3);
     let mut datagram = made.datagram(leave, now);
     let beats = beat::open_any(&datagram, &keys, &epochs, now, 0).expect("it is signed");
-    assert_eq!(beats.leave, leave);
+    assert_eq!(beats.flags.is_leave(), leave);
     assert_eq!(beats.users().collect::<Vec<_>>(), [user]);
     assert_eq!(
         beats.sender.map(|sender| sender.device),
@@ -343,7 +343,7 @@ pub fn beat(data: &[u8]) {
         (Ok(beats), expected) => {
             let users: Vec<User<'_>> = beats.users().collect();
             assert_eq!(Some(&users), expected.as_ref());
-            let mut writer = beat::Writer::new(beats.leave, beats.sent_at, &key);
+            let mut writer = beat::Writer::of(beats.flags, beats.sent_at, &key);
             assert!(users.into_iter().all(|user| writer.push(user)));
             assert_eq!(
                 writer.seal(&key),

@@ -308,7 +308,7 @@ fn goodbyes(world: &mut World) -> usize {
                 .iter()
                 .map(|datagram| open(datagram, &keys, now, 30_000));
             said += opened
-                .filter(|opened| opened.as_ref().is_ok_and(|opened| opened.leave))
+                .filter(|opened| opened.as_ref().is_ok_and(|opened| opened.flags.is_leave()))
                 .count();
         }
     }

@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) followed: bool,
     /// Messages that each of them has sent.
     messages: u64,
+    /// How often the process has been started.
+    lives: u8,
 }
 
 impl World {
@@ -225,12 +227,29 @@ impl World {
             checks: true,
             followed: false,
             messages: 0,
+            lives: 0,
         };
         world.boot(shards);
         world
     }
 
+    /// What tells this life of the process from others.
+    pub(crate) fn secret(&self) -> [u8; 32] {
+        [2 + self.lives; 32]
+    }
+
+    pub(crate) fn lives(&self) -> u8 {
+        self.lives
+    }
+
+    /// It has been started so often before.
+    pub(crate) fn count_lives(&mut self, lives: u8) -> &mut World {
+        self.lives = lives;
+        self
+    }
+
     fn boot(&mut self, shards: u16) {
+        self.lives = self.lives.wrapping_add(1);
         let options = StoreOptions {
             dir: self.dir.path().to_owned(),
             users_max: self.users_max,
@@ -268,7 +287,7 @@ impl World {
                 presence: presence.clone(),
                 keyrings: Arc::clone(&self.keyrings),
                 revoked: Arc::clone(&self.revoked),
-                secret: [3; 32],
+                secret: self.secret(),
                 seed: 40 + u64::from(shard),
                 mirrors: self.mirrors,
                 board: board.clone(),

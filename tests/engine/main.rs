@@ -25,6 +25,7 @@ mod operators;
 mod outbox;
 mod own_writes;
 mod pages;
+mod platform;
 mod rates;
 mod resume;
 mod revoked;

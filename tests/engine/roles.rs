@@ -995,7 +995,7 @@ fn goodbyes(world: &mut World) -> Vec<(u64, usize, Vec<String>)> {
             .map(|datagram| open(datagram, &keys, now, 30_000));
         for leave in opened
             .map(|opened| opened.expect("sealed"))
-            .filter(|opened| opened.leave)
+            .filter(|opened| opened.flags.is_leave())
         {
             let users = leave.users().map(|user| user.as_str().to_owned()).collect();
             said.push((leave.sent_at.ms() - START, node, users));

@@ -2,7 +2,10 @@
 
 use greendot::engine::Role;
 
-use super::harness::{Peer, World, json, posted, record, snapshot, status_and_slug, told, unseen};
+use super::harness::{
+    Peer, World, json, posted, record, request, snapshot, status_and_slug, told, unseen,
+};
+use super::platform::{Half, Platform};
 
 const SHARDS: [u16; 2] = [1, 2];
 
@@ -42,7 +45,12 @@ fn say(world: &mut World, shard: usize, target: &str, body: &str) -> String {
 }
 
 /// Bob's own record, as it is answered.
-fn own(status: &str, since: impl Into<Option<u64>>, last_active: u64, invisible: bool) -> String {
+fn own(
+    status: &str,
+    since: impl Into<Option<u64>>,
+    last_active: impl Into<Option<u64>>,
+    invisible: bool,
+) -> String {
     let mut body = record("bob", status, since, last_active);
     body.pop();
     json(&format!("{body},\"invisible\":{invisible}}}"))
@@ -250,15 +258,188 @@ fn what_says_nothing_is_refused() {
     assert_eq!(world.presence().users(), 0);
 }
 
-/// A presence node takes statuses; a real-time node names it.
+/// A presence node takes statuses of users, and of nodes many at once.
 #[test]
-fn nodes_that_decide_take_statuses() {
+fn a_presence_node_takes_statuses() {
     let mut world = World::of_role(1, Role::Presence, 100);
-    let answer = say(
-        &mut world,
-        0,
-        "/v1/status",
-        r#"{"user":"bob","status":"busy"}"#,
+    let busy = r#"{"user":"bob","status":"busy"}"#;
+    let answer = say(&mut world, 0, "/v1/status", busy);
+    assert_eq!(answer, own("offline", None, None, false));
+    let many = r#"{"users":["bob","ann"],"invisible":true}"#;
+    let answer = say(&mut world, 0, "/v1/status", many);
+    assert_eq!(
+        status_and_slug(&answer),
+        ("HTTP/1.1 400 Bad Request", "bad-json")
     );
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let token = world.key().service_token();
+    let asked = posted("/v1/status", many);
+    let asked = asked.replace(
+        "Host: a",
+        &format!("Host: a\r\nAuthorization: Bearer {token}"),
+    );
+    let node = world.connect(0);
+    world.send(node, asked);
+    let hidden = |user| unseen(user).replace('}', ",\"invisible\":true}");
+    let body = format!("{{\"presence\":[{},{}]}}", hidden("bob"), hidden("ann"));
+    world.expect(node, json(&body));
+}
+
+/// A presence node and a real-time node of two shards, and a watcher of bob on each of them.
+fn split() -> (Platform, Vec<Peer>) {
+    let mut platform = Platform::split(2);
+    let realtime = platform.at(Half::Streams);
+    let watchers = (0..2).map(|shard| realtime.stream(shard, "watch=bob", 1).0);
+    let watchers: Vec<Peer> = watchers.collect();
+    platform.turn();
+    for watcher in &watchers {
+        platform.at(Half::Streams).received(*watcher);
+    }
+    (platform, watchers)
+}
+
+impl Platform {
+    /// What a request comes to, behind all that the nodes tell each other of it.
+    fn say(&mut self, half: Half, target: &str, body: &str) -> String {
+        let asker = self.at(half).connect(0);
+        self.at(half).send(asker, posted(target, body));
+        self.turn();
+        let answer = self.at(half).received(asker);
+        self.at(half).reset(asker);
+        answer
+    }
+
+    /// All were told this of bob, and nothing else but pings.
+    #[track_caller]
+    fn all_told(&mut self, watchers: &[Peer], record: Option<&str>) {
+        for watcher in watchers {
+            let received =
+                super::harness::without_pings(&self.at(Half::Streams).received(*watcher));
+            let data = received.lines().filter(|line| line.starts_with("data: "));
+            let expected = record.map(|record| format!("data: {record}"));
+            assert_eq!(
+                data.collect::<Vec<_>>(),
+                Vec::from_iter(expected.as_deref())
+            );
+        }
+    }
+
+    fn opens(&mut self, query: &str) -> Peer {
+        let realtime = self.at(Half::Streams);
+        let peer = realtime.connect(1);
+        realtime.send(peer, request("GET", &format!("/v1/stream?{query}")));
+        self.turn();
+        peer
+    }
+}
+
+#[test]
+fn a_real_time_node_passes_statuses_on_and_answers_as_any_other() {
+    let (mut platform, watchers) = split();
+    let busy = r#"{"user":"bob","status":"busy"}"#;
+    let answer = platform.say(Half::Streams, "/v1/status", busy);
+    assert_eq!(answer, own("offline", None, None, false));
+    platform.all_told(&watchers, None);
+    let opened = platform.at(Half::Streams).ms();
+    platform.opens("user=bob");
+    let here = record("bob", "busy", opened, opened);
+    platform.all_told(&watchers, Some(&here));
+    platform.pass(4_000);
+    platform.all_told(&watchers, None);
+    let said = platform.at(Half::Streams).ms();
+    let away = r#"{"user":"bob","status":"away"}"#;
+    let answer = platform.say(Half::Streams, "/v1/status", away);
+    assert_eq!(answer, own("away", said, opened, false));
+    platform.all_told(&watchers, Some(&record("bob", "away", said, opened)));
+    // What is no status is refused here.
+    let answer = platform.say(Half::Streams, "/v1/status", r#"{"user":"bob"}"#);
+    assert_eq!(
+        status_and_slug(&answer),
+        ("HTTP/1.1 400 Bad Request", "bad-json")
+    );
+}
+
+#[test]
+fn who_is_invisible_at_a_real_time_node_has_gone_at_once_and_for_all() {
+    let (mut platform, watchers) = split();
+    let opened = platform.at(Half::Streams).ms();
+    let bob = platform.opens("user=bob");
+    platform.all_told(&watchers, Some(&record("bob", "online", opened, opened)));
+    platform.pass(3_000);
+    platform.all_told(&watchers, None);
+    let said = platform.at(Half::Streams).ms();
+    let hide = r#"{"user":"bob","invisible":true}"#;
+    let answer = platform.say(Half::Streams, "/v1/status", hide);
+    assert_eq!(answer, own("online", said, opened, true));
+    let gone = record("bob", "offline", said, said);
+    platform.all_told(&watchers, Some(&gone));
+    // His beats go on, and nobody takes them for lost.
+    platform.pass(90_000);
+    platform.all_told(&watchers, None);
+    assert_eq!(platform.at(Half::Presence).ask(0, "bob"), gone);
+    platform.at(Half::Streams).expect_open(bob);
+    let late = platform.opens("watch=bob");
+    let late = platform.at(Half::Streams).received(late);
+    assert!(late.contains(&gone) && late.contains("\nid: "), "{late}");
+    assert!(platform.is_well() && !platform.beats_are_gone());
+    platform.pass(1_000);
+    let shown = platform.at(Half::Streams).ms();
+    let show = r#"{"user":"bob","invisible":false}"#;
+    let answer = platform.say(Half::Streams, "/v1/status", show);
+    assert!(answer.contains("\"status\":\"online\""), "{answer}");
+    for watcher in &watchers {
+        let told = platform.at(Half::Streams).received(*watcher);
+        let since = format!("\"since\":{}", super::harness::START + shown);
+        assert!(told.contains(&since), "{told}");
+    }
+}
+
+/// Also where a presence node has just started and knows nobody: beats say it too.
+#[test]
+fn who_opens_a_stream_invisibly_at_a_real_time_node_never_flashes_online() {
+    let (mut platform, watchers) = split();
+    let bob = platform.opens("user=bob&invisible=true&status=busy");
+    platform.pass(60_000);
+    platform.all_told(&watchers, None);
+    assert_eq!(platform.at(Half::Presence).ask(0, "bob"), unseen("bob"));
+    platform.at(Half::Streams).expect_open(bob);
+    platform.lose_files();
+    platform.pass(60_000);
+    // Asked for anew, and the same.
+    platform.all_told(&watchers, Some(&unseen("bob")));
+    assert_eq!(platform.at(Half::Presence).ask(0, "bob"), unseen("bob"));
+    let show = r#"{"user":"bob","invisible":false}"#;
+    let answer = platform.say(Half::Streams, "/v1/status", show);
+    assert!(answer.contains("\"status\":\"busy\""), "{answer}");
+    // A beat that says it says nothing of whoever is known.
+    platform.pass(1_000);
+    platform.say(
+        Half::Presence,
+        "/v1/status",
+        r#"{"user":"bob","status":"away"}"#,
+    );
+    platform.pass(30_000);
+    let state = platform.at(Half::Presence).ask(0, "bob");
+    assert!(state.contains("\"status\":\"away\""), "{state}");
+}
+
+#[test]
+fn what_no_presence_node_takes_is_refused_and_nobody_flashes_online() {
+    let (mut platform, watchers) = split();
+    platform.cut(true);
+    platform.pass(4_000);
+    let hide = r#"{"user":"bob","invisible":true}"#;
+    let answer = platform.say(Half::Streams, "/v1/status", hide);
+    assert_eq!(
+        status_and_slug(&answer),
+        ("HTTP/1.1 503 Service Unavailable", "overloaded")
+    );
+    let bob = platform.opens("user=bob&invisible=true");
+    let told = platform.at(Half::Streams).received(bob);
+    assert!(told.contains("event: overloaded\n"), "{told}");
+    assert!(told.ends_with("data: {\"reason\":\"busy\"}\n\n"), "{told}");
+    platform.at(Half::Streams).expect_closed(bob);
+    platform.cut(false);
+    platform.pass(20_000);
+    platform.all_told(&watchers, None);
+    assert_eq!(platform.at(Half::Presence).ask(0, "bob"), unseen("bob"));
 }

@@ -1,7 +1,8 @@
 //! Two worlds from one seed. In one bob goes invisible, in the other he ends all streams and says
 //! goodbye at the same moment. Everything that anybody else receives must be the same bytes at the
 //! same time: on streams, in answers, in resumes, after restarts, in what is put to real-time
-//! nodes, and in the gauges.
+//! nodes, and in the gauges. The worlds are one node of both halves, a presence node, or a presence
+//! node and a real-time node.
 //!
 //! Bob's connections are on shard 1 and all others' on shard 0: so a stream's id and jitter, which
 //! tell how many connections its shard has had, are those of the others alone. `TWIN_SEEDS` says
@@ -13,6 +14,7 @@ use fastrand::Rng;
 use greendot::engine::{Outbound, Role, told_of};
 
 use super::harness::{Peer, World, posted, request};
+use super::platform::{Half, Platform};
 
 const SEEDS: u64 = 40;
 /// Between two steps, in ms.
@@ -28,17 +30,18 @@ enum Way {
     Goodbye,
 }
 
-/// A connection of somebody else's, and which of all of them it is.
+/// A connection of somebody else's, to which half, and which of all of them it is.
 #[derive(Clone, Copy)]
 struct Other {
     peer: Peer,
+    half: Half,
     number: u32,
 }
 
 /// One of the two worlds, and what its script needs.
 struct Twin {
     way: Way,
-    world: World,
+    platform: Platform,
     /// Of the others: streams that are open, each with what it watches.
     streams: Vec<(Other, String)>,
     /// Their requests that are not answered yet.
@@ -54,20 +57,20 @@ struct Twin {
 
 impl Twin {
     fn new(seed: u64, way: Way) -> Twin {
-        let is_presence = seed.is_multiple_of(4);
-        let role = match is_presence {
-            true => Role::Presence,
-            false => Role::All,
+        let is_presence = seed.is_multiple_of(5);
+        let mut platform = match seed % 5 {
+            0 => Platform::of(World::of_role(2, Role::Presence, 20_000)),
+            1 | 2 => Platform::of(World::of_role(2, Role::All, 20_000)),
+            _ => Platform::split(2),
         };
-        let mut world = World::of_role(2, role, 20_000);
-        world.checks = false;
+        platform.check_nothing();
         // Of every other seed shard 0 decides about bob.
         if seed % 2 == 1 {
-            world.make_slots(4_096);
+            platform.at(Half::Presence).make_slots(4_096);
         }
         Twin {
             way,
-            world,
+            platform,
             streams: Vec::new(),
             asks: Vec::new(),
             others: 0,
@@ -79,43 +82,60 @@ impl Twin {
         }
     }
 
-    fn connect(&mut self) -> Other {
+    fn connect(&mut self, half: Half) -> Other {
         self.others += 1;
         Other {
-            peer: self.world.connect(OTHERS),
+            peer: self.platform.at(half).connect(OTHERS),
+            half,
             number: self.others,
         }
     }
 
     /// A request of somebody else.
-    fn ask(&mut self, request: &str) {
-        let other = self.connect();
-        self.world.send(other.peer, request);
+    fn ask(&mut self, half: Half, request: &str) {
+        let other = self.connect(half);
+        self.platform.at(half).send(other.peer, request);
         self.asks.push(other);
+    }
+
+    fn reset(&mut self, other: Other) {
+        self.platform.at(other.half).reset(other.peer);
+    }
+
+    fn beat(&mut self, shard: usize, user: &str) {
+        self.platform.at(Half::Presence).beat(shard, &[user]);
     }
 
     fn open(&mut self, query: String, last_event_id: &str) {
         if self.is_presence {
             return;
         }
-        let other = self.connect();
+        let other = self.connect(Half::Streams);
         let target = format!("/v1/stream?{query}{last_event_id}");
-        self.world.send(other.peer, request("GET", &target));
+        let realtime = self.platform.at(Half::Streams);
+        realtime.send(other.peer, request("GET", &target));
         self.streams.push((other, query));
     }
 
     /// A request of bob's, whose answer is his own.
-    fn of_bob(&mut self, target: &str, body: &str) {
-        let peer = self.world.connect(BOB);
-        self.world.send(peer, posted(target, body)).turn();
-        self.world.reset(peer);
+    fn of_bob(&mut self, half: Half, target: &str, body: &str) {
+        let world = self.platform.at(half);
+        let peer = world.connect(BOB);
+        world.send(peer, posted(target, body));
+        self.platform.turn();
+        self.platform.at(half).reset(peer);
+    }
+
+    fn bob_beats(&mut self, body: &str) {
+        self.of_bob(Half::Presence, "/v1/beat", body);
     }
 
     fn bob_opens(&mut self) {
         if !self.is_presence && self.bobs.len() < 3 {
-            let peer = self.world.connect(BOB);
+            let world = self.platform.at(Half::Streams);
+            let peer = world.connect(BOB);
             let request = request("GET", "/v1/stream?user=bob&watch=carol");
-            self.world.send(peer, request);
+            world.send(peer, request);
             self.bobs.push(peer);
         }
     }
@@ -123,19 +143,22 @@ impl Twin {
     fn bob_goes(&mut self) {
         self.hidden = true;
         match self.way {
-            Way::Invisible => self.of_bob("/v1/status", r#"{"user":"bob","invisible":true}"#),
+            Way::Invisible => {
+                let hide = r#"{"user":"bob","invisible":true}"#;
+                self.of_bob(Half::Streams, "/v1/status", hide);
+            }
             Way::Goodbye => {
                 for peer in std::mem::take(&mut self.bobs) {
-                    self.world.shut(peer);
+                    self.platform.at(Half::Streams).shut(peer);
                 }
-                self.of_bob("/v1/leave", r#"{"users":["bob"]}"#);
+                self.of_bob(Half::Streams, "/v1/leave", r#"{"users":["bob"]}"#);
             }
         }
     }
 
     fn bob_comes(&mut self) {
         self.hidden = false;
-        self.of_bob("/v1/beat", r#"{"users":["bob"],"invisible":false}"#);
+        self.bob_beats(r#"{"users":["bob"],"invisible":false}"#);
     }
 
     /// What bob does in one step, if anything. Nothing while he has gone.
@@ -147,21 +170,21 @@ impl Twin {
             0 => {
                 self.status = ["online", "away", "busy"][status];
                 let body = format!("{{\"user\":\"bob\",\"status\":\"{}\"}}", self.status);
-                self.of_bob("/v1/status", &body);
+                self.of_bob(Half::Streams, "/v1/status", &body);
             }
             _ if gone => {}
-            1..=3 => self.of_bob("/v1/beat", r#"{"users":["bob"]}"#),
-            4..=7 => {
-                self.world.beat(BOB, &["bob"]);
-            }
+            1..=3 => self.bob_beats(r#"{"users":["bob"]}"#),
+            4..=7 => self.beat(BOB, "bob"),
             8 => self.bob_opens(),
             9 => {
                 if let Some(peer) = self.bobs.pop() {
-                    self.world.reset(peer);
+                    self.platform.at(Half::Streams).reset(peer);
                 }
             }
             // He says goodbye behind the curtain.
-            10 if self.hidden => self.of_bob("/v1/leave", r#"{"users":["bob"]}"#),
+            10 if self.hidden => {
+                self.of_bob(Half::Streams, "/v1/leave", r#"{"users":["bob"]}"#);
+            }
             _ => {}
         }
     }
@@ -176,39 +199,37 @@ impl Twin {
             3 | 4 if !self.streams.is_empty() => {
                 let (other, query) = self.streams.swap_remove(one % self.streams.len());
                 self.take(other);
-                self.world.reset(other.peer);
+                self.reset(other);
                 // Back where it was.
                 let id = self.log.rsplit_once("id: ").map(|(_, rest)| rest);
                 let id = id.and_then(|rest| rest.lines().next()).unwrap_or("1");
                 let id = format!("&last_event_id={id}");
                 self.open(query, &id);
             }
-            5..=7 => self.ask(&request("GET", "/v1/presence/bob")),
-            8 => self.ask(&request(
-                "GET",
-                &format!("/v1/presence?user={watched}&user=bob"),
-            )),
-            9 => self.ask(&posted(
-                "/v1/presence/query",
-                r#"{"users":["bob","eve","zoe"]}"#,
-            )),
-            10..=13 => {
-                self.world.beat(OTHERS, &[user]);
-            }
+            5..=7 => self.ask(Half::Presence, &request("GET", "/v1/presence/bob")),
+            8 => self.ask(
+                Half::Presence,
+                &request("GET", &format!("/v1/presence?user={watched}&user=bob")),
+            ),
+            9 => self.ask(
+                Half::Presence,
+                &posted("/v1/presence/query", r#"{"users":["bob","eve","zoe"]}"#),
+            ),
+            10..=13 => self.beat(OTHERS, user),
             14 => {
                 let body = format!("{{\"users\":[\"{user}\"]}}");
-                self.ask(&posted("/v1/leave", &body));
+                self.ask(Half::Streams, &posted("/v1/leave", &body));
             }
             15 => {
                 let hide = one == 3;
                 let body =
                     format!("{{\"user\":\"{user}\",\"status\":\"away\",\"invisible\":{hide}}}");
-                self.ask(&posted("/v1/status", &body));
+                self.ask(Half::Streams, &posted("/v1/status", &body));
             }
             16 if self.streams.len() > 3 => {
                 let (other, _) = self.streams.remove(0);
                 self.take(other);
-                self.world.reset(other.peer);
+                self.reset(other);
             }
             _ => {}
         }
@@ -216,41 +237,59 @@ impl Twin {
 
     /// Notes what a peer of the others has received.
     fn take(&mut self, other: Other) {
-        let received = self.world.received(other.peer);
+        let world = self.platform.at(other.half);
+        let received = world.received(other.peer);
         if !received.is_empty() {
-            let (ms, number) = (self.world.ms(), other.number);
+            let (ms, number) = (world.ms(), other.number);
             writeln!(self.log, "at {ms} to {number}: {received}").expect("a String takes all");
         }
     }
 
     fn step(&mut self) {
-        self.world.jump(STEP_MS).turn();
+        self.platform.jump(STEP_MS).turn();
         for at in 0..self.streams.len() {
             self.take(self.streams[at].0);
         }
         for other in std::mem::take(&mut self.asks) {
             self.take(other);
-            self.world.reset(other.peer);
+            self.reset(other);
         }
-        let (ms, now) = (self.world.ms(), self.world.now());
-        for (shard, outbound) in self.world.outbound() {
+        let ms = self.platform.at(Half::Presence).ms();
+        for put in self.platform.take_puts() {
+            writeln!(self.log, "at {ms} puts {put}").expect("it takes all");
+        }
+        if !self.platform.is_split() {
+            self.note_published();
+        }
+        for half in [Half::Streams, Half::Presence] {
+            let presence = self.platform.at(half).presence();
+            let (online, users) = (presence.online(), presence.users());
+            writeln!(self.log, "at {ms} {half:?} {online} of {users} online").expect("it does");
+        }
+    }
+
+    /// What would be put to real-time nodes.
+    fn note_published(&mut self) {
+        let world = self.platform.at(Half::Presence);
+        let (ms, now) = (world.ms(), world.now());
+        for (shard, outbound) in world.outbound() {
             let Outbound::Publish(decided) = outbound else {
                 continue;
             };
             for transition in &decided.transitions {
                 let mut put = Vec::new();
-                told_of(self.world.presence(), transition.slot, now).write(&mut put);
+                told_of(world.presence(), transition.slot, now).write(&mut put);
                 let put = String::from_utf8_lossy(&put);
                 writeln!(self.log, "at {ms} shard {shard} puts {put}").expect("it takes all");
             }
         }
-        let presence = self.world.presence();
-        let (online, users) = (presence.online(), presence.users());
-        writeln!(self.log, "at {ms} {online} of {users} online").expect("it takes all");
     }
 
-    fn restart(&mut self, down_ms: u64) {
-        self.world.restart(down_ms);
+    fn restart(&mut self, half: Half, down_ms: u64) {
+        self.platform.restart(half, down_ms);
+        if self.platform.is_split() && half == Half::Presence {
+            return;
+        }
         let streams = std::mem::take(&mut self.streams);
         self.bobs.clear();
         for (_, query) in streams {
@@ -259,7 +298,7 @@ impl Twin {
         if !(self.hidden && self.way == Way::Goodbye) {
             self.bob_opens();
             if self.is_presence {
-                self.of_bob("/v1/beat", r#"{"users":["bob"]}"#);
+                self.bob_beats(r#"{"users":["bob"]}"#);
             }
         }
     }
@@ -271,19 +310,23 @@ fn run(seed: u64, way: Way) -> String {
     let stream = |salt: u64| Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt);
     // Bob's acts take nothing of the others' dice, whatever he is kept from.
     let (mut plot, mut others, mut bob) = (stream(1), stream(2), stream(3));
-    let goes_at = plot.u64(100..900);
-    let comes_at = plot.bool().then(|| goes_at + plot.u64(20..1_000));
-    let restarts: Vec<(u64, u64)> = (0..plot.usize(0..3))
+    let mut goes_at = plot.u64(100..900);
+    let away = plot.bool().then(|| plot.u64(20..1_000));
+    let restarts: Vec<(u64, Half, u64)> = (0..plot.usize(0..3))
         .map(|_| {
-            (
-                plot.u64(50..STEPS),
-                [50, 3_000, 40_000, 400_000][plot.usize(0..4)],
-            )
+            let half = [Half::Streams, Half::Presence][plot.usize(0..2)];
+            let down_ms = [50, 3_000, 40_000, 400_000][plot.usize(0..4)];
+            (plot.u64(50..STEPS), half, down_ms)
         })
         .collect();
     twin.bob_opens();
-    twin.of_bob("/v1/beat", r#"{"users":["bob"]}"#);
+    twin.bob_beats(r#"{"users":["bob"]}"#);
     for step in 0..STEPS {
+        // A goodbye waits for a node that does not answer, and its moment is when it is believed.
+        if step == goes_at && !twin.platform.is_well() {
+            goes_at += 1;
+        }
+        let comes_at = away.map(|steps| goes_at + steps);
         if step == goes_at {
             twin.bob_goes();
         } else if Some(step) == comes_at {
@@ -292,9 +335,9 @@ fn run(seed: u64, way: Way) -> String {
             twin.bob_acts(&mut bob);
         }
         twin.others_act(&mut others);
-        for (at, down_ms) in &restarts {
+        for (at, half, down_ms) in &restarts {
             if *at == step {
-                twin.restart(*down_ms);
+                twin.restart(*half, *down_ms);
             }
         }
         twin.step();
@@ -361,6 +404,7 @@ fn what_would_give_an_invisible_user_away_is_caught() {
         Planted::BeatsShow,
         Planted::BeatsUncover,
         Planted::HiddenCounted,
+        Planted::InvisibleDoubted,
     ] {
         plant(Some(bug));
         let caught = (1..=SEEDS).find_map(difference);

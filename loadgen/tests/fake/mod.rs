@@ -211,10 +211,14 @@ impl World {
             if let Ok(beats) = open(&datagram[..length], &keys, Unix::from_ms(now), 30_000) {
                 let users: Vec<String> =
                     beats.users().map(|user| user.as_str().to_owned()).collect();
-                self.counted.beats += if beats.leave { 0 } else { users.len() as u64 };
-                users
-                    .iter()
-                    .for_each(|user| self.beat(user, beats.leave, beats.sent_at.ms(), now));
+                self.counted.beats += if beats.flags.is_leave() {
+                    0
+                } else {
+                    users.len() as u64
+                };
+                users.iter().for_each(|user| {
+                    self.beat(user, beats.flags.is_leave(), beats.sent_at.ms(), now)
+                });
             } else {
                 self.counted.refused += 1;
             }

@@ -92,7 +92,7 @@ impl Engine {
                 serve(self, id, &ask, now)
             }
             Serve::Says(serve) => {
-                let mut ask = self.read(parse_status(body), users_limit)?;
+                let mut ask = self.read(parse_status(body, users_max), users_limit)?;
                 ask.user = ask.user.map(|user| caller.resolve_me(user));
                 caller.check_speaks(ask.user.iter().map(UserBuf::user))?;
                 caller.check_publishes()?;
@@ -402,11 +402,6 @@ pub(super) fn users_named(
             users
                 .filter_map(|(_, user)| Some(user?.into_owned()))
                 .collect()
-        }
-        Serve::Says(_) => {
-            let ask = parse_status(body).unwrap_or_default();
-            let user = ask.user.into_iter();
-            user.map(|user| user.as_str().as_bytes().to_vec()).collect()
         }
         Serve::Users(_) | Serve::Notes(_) => {
             let users = match row.serve {

@@ -180,6 +180,11 @@ impl Caller {
         matches!(self, Caller::User(grant) if grant.user.user() == user)
     }
 
+    /// Whether it is a node of the fleet.
+    pub(super) fn is_node(&self) -> bool {
+        matches!(self, Caller::Node)
+    }
+
     /// A record as they are told it.
     pub(super) fn told<'r>(&self, record: Record<'r>) -> Record<'r> {
         match self {

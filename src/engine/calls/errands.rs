@@ -141,6 +141,10 @@ impl Engine {
                     let answer = self.own_answer(slot, now);
                     self.judged(verdict, answer).into()
                 }
+                Then::Owns(slots) => {
+                    let answer = self.own_answers(&slots, now);
+                    self.judged(verdict, answer).into()
+                }
                 Then::LogOut(..) => unreachable!("a log-out is sent out by itself"),
             };
         }
@@ -313,6 +317,10 @@ impl Engine {
             Then::Answer(answer) => self.judged(verdict, answer).into(),
             Then::Own(slot) => {
                 let answer = self.own_answer(slot, now);
+                self.judged(verdict, answer).into()
+            }
+            Then::Owns(slots) => {
+                let answer = self.own_answers(&slots, now);
                 self.judged(verdict, answer).into()
             }
             Then::Stream(new) => return self.begin_parked_stream(id, &pending, *new, now),

@@ -220,7 +220,7 @@ impl Engine {
     }
 
     /// A parked request is refused for load.
-    fn give_up(&mut self, id: ConnId, why: &'static str, now: Now) {
+    pub(super) fn give_up(&mut self, id: ConnId, why: &'static str, now: Now) {
         if let Some(mut pending) = self.conns.unpark(id) {
             // Closed, so that an outcome that comes late is not taken for that of a later request.
             pending.asker.keep_alive = false;

@@ -7,7 +7,7 @@ use crate::engine::parts::Engine;
 use crate::engine::records::record_of;
 use crate::engine::role::Role;
 use crate::status::Status;
-use crate::time::Now;
+use crate::time::{Now, Unix};
 use crate::wire::User;
 use crate::wire::record::{Entry, Record};
 use crate::wire::response::Answer;
@@ -57,8 +57,10 @@ pub(super) fn many(
         match user {
             Ok(user) => {
                 body.extend_from_slice(if told > 0 { b"," } else { b"" });
-                let record = record(engine, user.user(), now);
-                caller.told(record).write(&mut body);
+                let user = user.user();
+                caller
+                    .told(record(engine, user, now))
+                    .write_with(heard(engine, user, caller, now), &mut body);
                 told += 1;
             }
             Err(fault) => refused.add(index, *fault, &mut engine.counters),
@@ -89,6 +91,13 @@ pub(super) fn query(engine: &mut Engine, users: &[Entry], caller: &Caller, now: 
         )),
         Role::All | Role::Realtime(_) => answer,
     }
+}
+
+/// When somebody invisible was last heard of, which is told to nodes alone: they look for beats
+/// that get lost.
+fn heard(engine: &Engine, user: User<'_>, caller: &Caller, now: Now) -> Option<Unix> {
+    let slot = engine.presence.lookup(user).filter(|_| caller.is_node())?;
+    engine.presence.heard_invisibly(slot, now)
 }
 
 /// A user's state as told to those who ask.

@@ -54,6 +54,8 @@ pub(in crate::engine) enum Then {
     Stream(Box<NewStream>),
     /// The holder of this slot is told what it truly is.
     Own(Slot),
+    /// A node is told so of all of these.
+    Owns(Vec<Slot>),
     /// All shards know that these users are logged out: their beats count no more.
     LogOut(Arc<[Slot]>, LoggedOutAt, Answer),
 }

@@ -1,19 +1,32 @@
 //! `POST /v1/status`: what a user says of itself, and what its holder alone is told.
 //!
 //! Owns the holder's own view: the answers to their own calls, and nothing else, say what is true
-//! of somebody invisible.
+//! of somebody invisible. A real-time node decides nothing: it passes on what is said, and answers
+//! what the user's presence node has answered.
 
 use super::caller::Caller;
 use super::errands::Errands;
-use super::served::{Served, Then, intern_detail, overloaded};
+use super::refused::Refused;
+use super::served::{Served, Then, Waits, intern_detail, overloaded};
+use crate::engine::errand::{Asker, Verdict};
+use crate::engine::mail::Taken;
 use crate::engine::parts::Engine;
 use crate::engine::records::record_of;
+use crate::engine::upstream::Say;
+use crate::metrics::Counter;
 use crate::presence::OwnState;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::Now;
-use crate::wire::record::{Record, Said, StatusAsk};
+use crate::wire::UserBuf;
+use crate::wire::record::{Entry, Record, Said, StatusAsk, Told};
 use crate::wire::response::{Answer, problems};
+
+/// What is said at a real-time node waits so long for the presence node, in ms: it may be behind a
+/// request that times out.
+const SAYING_MS_MAX: u64 = 3_000;
+
+const UNTAKEN: &str = "the user's presence node does not answer; what was said may hold, or not";
 
 /// Sets a user's status. Nobody is online by it.
 pub(super) fn set(
@@ -23,10 +36,22 @@ pub(super) fn set(
     caller: &Caller,
     now: Now,
 ) -> Served {
+    if let Some(users) = ask.users {
+        if ask.user.is_some() || !caller.is_node() || engine.upstream.is_some() {
+            let detail = "users is what nodes say to presence nodes; name one `user`";
+            return Answer::problem(problems::BAD_JSON, detail).into();
+        }
+        return set_all(engine, asker, &users, ask.said, now);
+    }
     let Some(user) = ask.user.or_else(|| caller.own()) else {
         let detail = "missing field `user`: whose status it is, where no token says so";
         return Answer::problem(problems::BAD_JSON, detail).into();
     };
+    if engine.upstream.is_some() {
+        // What is answered then is what has come by mail.
+        let then = Then::Answer(overloaded(UNTAKEN));
+        return engine.pass_saying_on(asker, user, ask.said, then, now);
+    }
     let slot = match engine.take_in(user.user(), now) {
         Ok(slot) => slot,
         Err(fault) => {
@@ -39,6 +64,23 @@ pub(super) fn set(
     errands.park(engine, asker, Then::Own(slot), now)
 }
 
+/// The same of several, of whom a real-time node has heard it. Who could not be made is missing in
+/// the answer.
+fn set_all(engine: &mut Engine, asker: ConnId, users: &[Entry], said: Said, now: Now) -> Served {
+    let mut errands = Errands::default();
+    let mut slots = Vec::with_capacity(users.len());
+    for user in users.iter().flatten() {
+        match engine.take_in(user.user(), now) {
+            Ok(slot) => {
+                engine.say(slot, said, &mut errands, now);
+                slots.push(slot);
+            }
+            Err(fault) => engine.book_intern_fault(fault),
+        }
+    }
+    errands.park(engine, asker, Then::Owns(slots), now)
+}
+
 impl Engine {
     /// Takes over what a user says of itself; the slot's owner looks at it if that is news.
     pub(super) fn say(&mut self, slot: Slot, said: Said, errands: &mut Errands, now: Now) {
@@ -47,8 +89,73 @@ impl Engine {
         }
     }
 
+    /// At a real-time node: has the user's presence node take over what a user says of itself.
+    pub(super) fn pass_saying_on(
+        &mut self,
+        conn: ConnId,
+        user: UserBuf,
+        said: Said,
+        then: Then,
+        now: Now,
+    ) -> Served {
+        let asker = Asker {
+            shard: self.node.shard,
+            conn,
+            until: now.mono.plus_ms(SAYING_MS_MAX),
+        };
+        if let Some(upstream) = &mut self.upstream {
+            upstream.say(Say { user, said, asker });
+        }
+        Served::Parked {
+            until: asker.until,
+            unanswered: UNTAKEN,
+            refused: Refused::default(),
+            waits: Some(Box::new(Waits {
+                errands: 1,
+                verdict: Verdict::Done,
+                then,
+            })),
+        }
+    }
+
+    /// Presence nodes have answered, or have not.
+    pub(in crate::engine) fn finish_saying(&mut self, taken: &[Taken], now: Now) {
+        let shard = self.node.shard;
+        for Taken { asker, own } in taken.iter().filter(|taken| taken.asker.shard == shard) {
+            let Some(waits) = self.conns.waits(asker.conn) else {
+                continue;
+            };
+            let Some((told, invisible)) = own else {
+                self.counters.add(Counter::StatusesUntaken, 1);
+                self.give_up(asker.conn, UNTAKEN, now);
+                continue;
+            };
+            if matches!(waits.then, Then::Answer(_)) {
+                waits.then = Then::Answer(own_record(told, *invisible));
+            }
+            self.errand_ran(asker.conn, 0, Verdict::Done, now);
+        }
+    }
+
     /// A user as its holder is told, and nobody else.
     pub(super) fn own_answer(&self, slot: Slot, now: Now) -> Answer {
+        let mut body = Vec::new();
+        self.write_own(slot, &mut body, now);
+        Answer::json(body)
+    }
+
+    /// The same of several.
+    pub(super) fn own_answers(&self, slots: &[Slot], now: Now) -> Answer {
+        let mut body = b"{\"presence\":[".to_vec();
+        for (at, slot) in slots.iter().enumerate() {
+            body.extend_from_slice(if at > 0 { b"," } else { b"" });
+            self.write_own(*slot, &mut body, now);
+        }
+        body.extend_from_slice(b"]}");
+        Answer::json(body)
+    }
+
+    fn write_own(&self, slot: Slot, body: &mut Vec<u8>, now: Now) {
         let offline_after_ms = self.settings.offline_after_ms;
         let OwnState { state, invisible } = self.presence.own_state(slot, offline_after_ms, now);
         let record = Record {
@@ -57,13 +164,20 @@ impl Engine {
             last_active: state.last_active,
             ..record_of(&self.presence, slot, now)
         };
-        let mut body = Vec::new();
-        record.write(&mut body);
-        body.pop();
-        body.extend_from_slice(match invisible {
-            true => b",\"invisible\":true}",
-            false => b",\"invisible\":false}",
-        });
-        Answer::json(body)
+        record.write_own(invisible, body);
     }
+}
+
+/// What a presence node has told of a user, as the user is told it.
+fn own_record(told: &Told, invisible: bool) -> Answer {
+    let record = Record {
+        user: told.user.user(),
+        status: told.status,
+        since: told.since,
+        last_active: told.last_active,
+        stale: false,
+    };
+    let mut body = Vec::new();
+    record.write_own(invisible, &mut body);
+    Answer::json(body)
 }

@@ -20,7 +20,7 @@ use crate::realtime::watches::{NAME_BYTES, Target};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::record::StreamAsk;
-use crate::wire::response::{Answer, problems, write_answer};
+use crate::wire::response::{Answer, write_answer};
 use crate::wire::sse;
 use crate::wire::{User, UserBuf};
 
@@ -42,17 +42,13 @@ pub(super) fn open(
     if ask.last_event_id.as_deref() == Some(sse::BYE) {
         return Answer::no_content().into();
     }
-    if engine.upstream.is_some() && !ask.said.is_empty() {
-        // The first beat would go before it.
-        let detail = "a real-time node takes no status; say it to the user's presence node by \
-                      POST /v1/status, and open the stream then";
-        return Answer::problem(problems::WRONG_ROLE, detail).into();
-    }
     let mut refused = Refused::default();
     let watch = refused.sift(None, ask.watch, &mut engine.counters);
     if engine.passes.is_draining() {
-        // Presence nodes know of no drain: that its holder is there they hear here.
-        let user = ask.user.as_ref().filter(|_| engine.upstream.is_some());
+        // Presence nodes know of no drain: that its holder is there they hear here. What the holder
+        // says of itself would come behind that beat.
+        let hears = engine.upstream.is_some() && ask.said.is_empty();
+        let user = ask.user.as_ref().filter(|_| hears);
         if let Some(slot) = user.and_then(|user| engine.presence.lookup(user.user())) {
             engine.vouch_for(slot, true, Counter::BeatsStream, now);
         }
@@ -104,6 +100,15 @@ pub(super) fn open(
         permit: engine.permit_of(caller, now),
         ticket,
     };
+    if let Some(slot) = publisher
+        && engine.upstream.is_some()
+        && !ask.said.is_empty()
+    {
+        // It goes before the first beat, so that nobody flashes online.
+        let user = engine.presence.user(slot).into();
+        let then = Then::Stream(Box::new(new));
+        return engine.pass_saying_on(asker, user, ask.said, then, now);
+    }
     let mut errands = Errands::default();
     // Who has read the hello, or asks behind it, finds its holder online.
     if let Some(slot) = publisher

@@ -17,7 +17,7 @@ use hashbrown::HashSet;
 
 pub use answers::adopt_answers;
 pub use delivery::{SAMPLE_MS, Sample};
-pub use outbound::{Datagrams, Holders, LoggedOut, Outbound};
+pub use outbound::{Datagrams, Holders, LoggedOut, Outbound, Say};
 
 use delivery::Delivery;
 
@@ -26,7 +26,7 @@ use super::role::Role;
 use crate::presence::{Presence, UNTOLD_MS_MAX};
 use crate::slot::Slot;
 use crate::time::{Mono, Now, Unix};
-use crate::wire::beat::{FleetKey, Writer};
+use crate::wire::beat::{Flags, FleetKey, Writer};
 use crate::wire::nodes::Nodes;
 use crate::wire::{User, UserBuf};
 
@@ -82,10 +82,11 @@ pub(super) struct Lane {
     pub(super) heard: Option<(Mono, Mono)>,
 }
 
-/// A datagram being filled, and those that are full.
+/// Datagrams being filled, and those that are full.
 #[derive(Debug, Default)]
 struct Pack {
-    writer: Option<(Writer, Mono)>,
+    /// One for each that is said of users: of most nothing is.
+    writers: Vec<(Flags, Writer, Mono)>,
     sealed: Datagrams,
     entries: u64,
 }
@@ -104,40 +105,54 @@ pub(super) struct Reask {
 
 impl Pack {
     /// `sent_at`: what its node's clock shows.
-    fn push(&mut self, user: User<'_>, key: &FleetKey, now: Mono, sent_at: impl Fn() -> Unix) {
+    fn push(
+        &mut self,
+        flags: Flags,
+        user: User<'_>,
+        key: &FleetKey,
+        now: Mono,
+        sent_at: impl Fn() -> Unix,
+    ) {
         self.entries += 1;
-        self.write(false, user, key, now, sent_at);
+        self.write(flags, user, key, now, sent_at);
     }
 
     fn write(
         &mut self,
-        leave: bool,
+        flags: Flags,
         user: User<'_>,
         key: &FleetKey,
         now: Mono,
         sent_at: impl Fn() -> Unix,
     ) {
         // Twice at most: an empty datagram has room for any user.
-        while !self
-            .writer
-            .get_or_insert_with(|| (Writer::new(leave, sent_at(), key), now))
-            .0
-            .push(user)
-        {
-            self.seal(key);
-        }
-    }
-
-    fn seal(&mut self, key: &FleetKey) {
-        if let Some((mut writer, _)) = self.writer.take() {
+        loop {
+            let is_same = |(other, ..): &(Flags, Writer, Mono)| *other == flags;
+            let at = self.writers.iter().position(is_same).unwrap_or_else(|| {
+                let writer = Writer::of(flags, sent_at(), key);
+                self.writers.push((flags, writer, now));
+                self.writers.len() - 1
+            });
+            if self.writers[at].1.push(user) {
+                return;
+            }
+            let (_, mut writer, _) = self.writers.swap_remove(at);
             self.sealed.push(writer.seal_in_place(key));
         }
     }
 
+    fn seal(&mut self, key: &FleetKey) {
+        for (_, writer, _) in &mut self.writers {
+            self.sealed.push(writer.seal_in_place(key));
+        }
+        self.writers.clear();
+    }
+
     fn due(&self) -> Mono {
-        self.writer
-            .as_ref()
-            .map_or(Mono::NEVER, |(_, began)| began.plus_ms(LINGER_MS))
+        let began = self.writers.iter().map(|(.., began)| *began);
+        began
+            .min()
+            .map_or(Mono::NEVER, |began| began.plus_ms(LINGER_MS))
     }
 }
 
@@ -177,7 +192,8 @@ impl Upstream {
             () if at_once => &mut lane.fresh,
             () => &mut lane.paced,
         };
-        pack.push(user, key, now.mono, clock);
+        let flags = Flags::of(presence.outset(slot));
+        pack.push(flags, user, key, now.mono, clock);
     }
 
     /// Says over the link's connection that a publisher is connected, by the same clock.
@@ -191,7 +207,9 @@ impl Upstream {
         let user = presence.user(slot);
         let node = self.nodes.of(user.as_bytes());
         let clock = || presence.clock_of(node, now);
-        self.lanes[node].bridge.push(user, key, now.mono, clock);
+        let flags = Flags::of(presence.outset(slot));
+        let bridge = &mut self.lanes[node].bridge;
+        bridge.push(flags, user, key, now.mono, clock);
     }
 
     /// Whether a node's datagrams go over the link's connection too, because by UDP they do not
@@ -226,13 +244,17 @@ impl Upstream {
         now: Now,
     ) {
         let node = self.nodes.of(user.as_bytes());
-        let gone = &mut self.lanes[node].gone;
+        let lane = &mut self.lanes[node];
+        // A beat of before it must not come behind it: in the same step of the clock it would undo
+        // it.
+        lane.paced.seal(key);
+        let gone = &mut lane.gone;
         let sent_at = || presence.clock_of(node, now).minus_ms(ago_ms);
         if ago_ms > 0 {
             // A datagram has one time for all.
             gone.seal(key);
         }
-        gone.write(true, user, key, now.mono, sent_at);
+        gone.write(Flags::LEAVE, user, key, now.mono, sent_at);
         if ago_ms > 0 {
             gone.seal(key);
         }
@@ -257,6 +279,12 @@ impl Upstream {
                     .push_back(Outbound::LogOut { node, logged_out });
             }
         }
+    }
+
+    /// Tells a user's presence node what the user says of itself.
+    pub(super) fn say(&mut self, say: Say) {
+        let node = self.nodes.of(say.user.as_str().as_bytes());
+        self.outbound.push_back(Outbound::Say { node, say });
     }
 
     pub(super) fn ask(&mut self, user: &str) {

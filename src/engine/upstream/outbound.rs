@@ -8,6 +8,8 @@ use super::delivery::Sample;
 use crate::engine::errand::Asker;
 use crate::engine::mail::{Decided, ShardId};
 use crate::time::Unix;
+use crate::wire::UserBuf;
+use crate::wire::record::Said;
 
 /// Beat datagrams, sealed, back to back.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -66,6 +68,15 @@ pub struct LoggedOut {
     pub at: Unix,
 }
 
+/// What a user says of itself at a real-time node, for its presence node to take.
+#[derive(Clone, Debug)]
+pub struct Say {
+    pub user: UserBuf,
+    pub said: Said,
+    /// The request that waits for it.
+    pub asker: Asker,
+}
+
 /// What leaves a shard for other nodes.
 #[derive(Clone, Debug)]
 pub enum Outbound {
@@ -91,6 +102,9 @@ pub enum Outbound {
     },
     /// To a presence node: these have been logged out here.
     LogOut { node: usize, logged_out: LoggedOut },
+    /// To a presence node: what a user says of itself. What came of it comes as
+    /// [`Mail::Taken`](crate::engine::Mail::Taken).
+    Say { node: usize, say: Say },
     /// To every real-time node: transitions.
     Publish(Arc<Decided>),
     /// To every real-time node: a question. An answer comes as
@@ -111,7 +125,8 @@ impl Outbound {
             | Outbound::Bundled { node, .. }
             | Outbound::Sample { node, .. }
             | Outbound::Asks { node, .. }
-            | Outbound::LogOut { node, .. } => Some(*node),
+            | Outbound::LogOut { node, .. }
+            | Outbound::Say { node, .. } => Some(*node),
             Outbound::Publish(_)
             | Outbound::Holders(_)
             | Outbound::EndStreams(_)

@@ -15,7 +15,7 @@
 //! end    16  MAC
 //! ```
 
-use super::{FLAG_LEAVE, FleetKey, HEAD_BYTES, Keys, MAC_BYTES, MAGIC, VERSION, truncated};
+use super::{Flags, FleetKey, HEAD_BYTES, Keys, MAC_BYTES, MAGIC, VERSION, truncated};
 use crate::time::Unix;
 use crate::wire::json::write_str;
 use crate::wire::user::USER_BYTES_MAX;
@@ -232,7 +232,8 @@ impl DeviceKey {
         let (device, user) = (self.device().as_bytes(), self.user().as_bytes());
         let mut bytes = Vec::with_capacity(HEAD_BYTES + 6 + device.len() + user.len() + MAC_BYTES);
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&[VERSION, if leave { FLAG_LEAVE } else { 0 }]);
+        let flags = if leave { Flags::LEAVE } else { Flags::BEAT };
+        bytes.extend_from_slice(&[VERSION, flags.byte()]);
         bytes.extend_from_slice(&self.id.to_be_bytes());
         bytes.extend_from_slice(&sent_at.ms().to_be_bytes());
         bytes.extend_from_slice(&self.epoch.to_be_bytes());
@@ -300,7 +301,7 @@ mod tests {
                 let who = (name.to_owned(), device.to_owned());
                 assert_eq!(opened(&datagram, &epochs, NOON), Ok(who));
                 let beats = open_any(&datagram, &keys(&["11"]), &epochs, NOON, 0).unwrap();
-                assert_eq!((beats.leave, beats.sent_at), (leave, NOON));
+                assert_eq!((beats.flags.is_leave(), beats.sent_at), (leave, NOON));
                 let fleet_only = open(&datagram, &keys(&["11"]), NOON, 0);
                 assert_eq!(fleet_only.err(), Some(BeatDrop::Key));
             }

@@ -7,7 +7,7 @@
 //! at  bytes
 //! 0       2  magic "GD"
 //! 2       1  version = 1
-//! 3       1  flags: bit 0 LEAVE
+//! 3       1  flags (`flags`)
 //! 4       4  key id
 //! 8       8  sent_at, Unix ms
 //! 16      .. entries: len u8, user bytes; repeated
@@ -19,6 +19,7 @@
 
 mod bundle;
 mod device;
+mod flags;
 mod key;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::wire::user::{USER_BYTES_MAX, is_suspect};
 
 pub use bundle::{BUNDLE_DATAGRAMS_MAX, BundleFault, read_bundle, write_bundled};
 pub use device::{DEVICE_BYTES_MAX, DeviceKey, Epochs, Sender, device_name};
+pub use flags::{Flags, Outset};
 pub use key::{FleetKey, KeyFault, Keys};
 
 /// Longest datagram in bytes.
@@ -44,7 +46,6 @@ pub const DATAGRAM_BYTES_MIN: usize = HEAD_BYTES + 2 + MAC_BYTES;
 
 const MAGIC: [u8; 2] = *b"GD";
 const VERSION: u8 = 1;
-const FLAG_LEAVE: u8 = 1;
 
 /// Why a datagram was refused; each is a value of the metric label `reason`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,8 +95,8 @@ impl BeatDrop {
 /// A datagram whose MAC, age and entries have been checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Beats<'a> {
-    /// A goodbye rather than a beat.
-    pub leave: bool,
+    /// Whether it is a goodbye, and what its beats say beside their users.
+    pub flags: Flags,
     /// The sender's clock.
     pub sent_at: Unix,
     /// The device whose key has signed it, if it was no fleet key.
@@ -157,9 +158,10 @@ fn open_with<'a>(
     if [m0, m1] != MAGIC {
         return Err(BeatDrop::Magic);
     }
-    if version != VERSION || flags & !FLAG_LEAVE != 0 {
+    if version != VERSION {
         return Err(BeatDrop::Version);
     }
+    let flags = Flags::read(flags).ok_or(BeatDrop::Version)?;
     let id = u32::from_be_bytes([k0, k1, k2, k3]);
     let (expected, sender, entries) = match id & device::DEVICE_BIT {
         0 => (keys.find(id).map(|key| key.mac(signed)), None, entries),
@@ -183,7 +185,7 @@ fn open_with<'a>(
         Some(_) => Entries::unread(entries),
     };
     Ok(Beats {
-        leave: flags & FLAG_LEAVE != 0,
+        flags,
         sent_at,
         sender,
         entries,
@@ -309,21 +311,26 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts a datagram.
+    /// Starts a datagram of beats, or of goodbyes.
     pub fn new(leave: bool, sent_at: Unix, key: &FleetKey) -> Writer {
+        let flags = if leave { Flags::LEAVE } else { Flags::BEAT };
+        Writer::of(flags, sent_at, key)
+    }
+
+    /// Starts a datagram that says so of all its users.
+    pub fn of(flags: Flags, sent_at: Unix, key: &FleetKey) -> Writer {
         let mut writer = Writer {
             bytes: Vec::with_capacity(DATAGRAM_BYTES_MAX),
         };
-        writer.restart(leave, sent_at, key);
+        writer.restart(flags, sent_at, key);
         writer
     }
 
     /// Starts another datagram in the same buffer.
-    pub fn restart(&mut self, leave: bool, sent_at: Unix, key: &FleetKey) {
+    pub fn restart(&mut self, flags: Flags, sent_at: Unix, key: &FleetKey) {
         self.bytes.clear();
         self.bytes.extend_from_slice(&MAGIC);
-        self.bytes
-            .extend_from_slice(&[VERSION, if leave { FLAG_LEAVE } else { 0 }]);
+        self.bytes.extend_from_slice(&[VERSION, flags.byte()]);
         self.bytes.extend_from_slice(&key.id().to_be_bytes());
         self.bytes.extend_from_slice(&sent_at.ms().to_be_bytes());
     }

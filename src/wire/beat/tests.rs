@@ -46,7 +46,7 @@ fn with_entries(entries: &[u8]) -> Vec<u8> {
 fn opened(datagram: &[u8]) -> Result<(bool, u64, Vec<String>), BeatDrop> {
     open(datagram, &keys(), NOW, SKEW_MS).map(|beats| {
         (
-            beats.leave,
+            beats.flags.is_leave(),
             beats.sent_at.ms(),
             beats.users().map(|user| user.as_str().to_owned()).collect(),
         )
@@ -95,7 +95,7 @@ fn every_flipped_bit_is_refused() {
         let why = match bit / 8 {
             0..2 => BeatDrop::Magic,
             2 => BeatDrop::Version,
-            3 if bit % 8 > 0 => BeatDrop::Version,
+            3 if bit % 8 > 3 => BeatDrop::Version,
             4..8 => BeatDrop::Key,
             _ => BeatDrop::Mac,
         };
@@ -217,7 +217,7 @@ fn a_full_datagram() {
         Ok(count + 1)
     );
 
-    writer.restart(true, NOW, &key());
+    writer.restart(Flags::LEAVE, NOW, &key());
     assert!(writer.push(user("x")));
     assert_eq!(writer.seal_in_place(&key()), sealed(true, NOW, &["x"]));
 }

@@ -232,21 +232,28 @@ pub fn parse_beat(body: &[u8], users_max: usize) -> Result<BeatAsk, BodyFault> {
 pub struct StatusAsk {
     /// Whose it is; none: the caller's own.
     pub user: Option<UserBuf>,
+    /// A node says it for several users at once.
+    pub users: Option<Vec<Entry>>,
     /// What it becomes.
     pub said: Said,
 }
 
 /// Reads `{"user":"alice","status":"busy","invisible":true}`, the body of `POST /v1/status`; one of
-/// the latter two must be there.
+/// the latter two must be there. In the place of `user` there may be `users`.
 ///
-/// Errors: it is no such object, or says nothing.
-pub fn parse_status(body: &[u8]) -> Result<StatusAsk, BodyFault> {
+/// Errors: it is no such object, says nothing, or names too many.
+pub fn parse_status(body: &[u8], users_max: usize) -> Result<StatusAsk, BodyFault> {
     const USER: Member = Member {
         name: "user",
         kind: Kind::User,
     };
-    let names = &["user", "status", "invisible"];
-    let [user, status, invisible] = parse(body, [USER, STATUS, INVISIBLE], names, 0)?;
+    const USERS: Member = Member {
+        name: "users",
+        kind: Kind::Users,
+    };
+    let names = &["user", "users", "status", "invisible"];
+    let [user, users, status, invisible] =
+        parse(body, [USER, USERS, STATUS, INVISIBLE], names, users_max)?;
     let said = said(status, invisible)?;
     if said.is_empty() {
         let missing = "missing field `status` or `invisible`";
@@ -254,6 +261,7 @@ pub fn parse_status(body: &[u8]) -> Result<StatusAsk, BodyFault> {
     }
     Ok(StatusAsk {
         user: user.and_then(Value::into_user),
+        users: users.map(Value::into_users),
         said,
     })
 }

@@ -23,7 +23,7 @@ pub use body::{
 pub use item::{Entry, ItemFault};
 pub use last_active::LastActive;
 pub use said::{BAD_INVISIBLE, BAD_STATUS, Said};
-pub use told::{Told, parse_told, parse_told_list};
+pub use told::{Told, parse_own_list, parse_told, parse_told_list};
 
 /// One publisher's state as told to anybody who asks or watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +55,30 @@ impl<'a> Record<'a> {
     /// Appends `{"user":"bob","status":"online","online":true,"since":1,"last_active":2}`, members
     /// in this order, no spaces; `,"stale":true` last if it is.
     pub fn write(&self, out: &mut Vec<u8>) {
+        self.write_open(out);
+        out.push(b'}');
+    }
+
+    /// The same with `,"heard":3` behind it, if there is such a time.
+    pub fn write_with(&self, heard: Option<Unix>, out: &mut Vec<u8>) {
+        self.write_open(out);
+        if let Some(heard) = heard {
+            out.extend_from_slice(b",\"heard\":");
+            write_u64(heard.ms(), out);
+        }
+        out.push(b'}');
+    }
+
+    /// The same with `,"invisible":true` or `false` behind it: as the user alone is told it.
+    pub fn write_own(&self, invisible: bool, out: &mut Vec<u8>) {
+        self.write_open(out);
+        out.extend_from_slice(match invisible {
+            true => &b",\"invisible\":true}"[..],
+            false => b",\"invisible\":false}",
+        });
+    }
+
+    fn write_open(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"user\":");
         write_str(self.user.as_str(), out);
         out.extend_from_slice(match self.status {
@@ -70,7 +94,6 @@ impl<'a> Record<'a> {
         if self.stale {
             out.extend_from_slice(b",\"stale\":true");
         }
-        out.push(b'}');
     }
 }
 

@@ -30,6 +30,16 @@ pub struct Told {
     pub last_active: Option<Unix>,
     /// The teller says that it may not know the newest state itself.
     pub stale: bool,
+    /// Of one who is invisible, told to nodes alone: the time of the last beat.
+    pub heard: Option<Unix>,
+}
+
+impl Told {
+    /// Whether the user has said goodbye, or has become invisible, and no silence made it offline:
+    /// its last activity is the transition itself.
+    pub fn is_goodbye(&self) -> bool {
+        self.status == Status::Offline && self.since.is_some() && self.since == self.last_active
+    }
 }
 
 // Members that are not known are passed over: nodes are upgraded one by one.
@@ -41,6 +51,9 @@ struct Raw {
     last_active: Option<u64>,
     #[serde(default)]
     stale: bool,
+    heard: Option<u64>,
+    #[serde(default)]
+    invisible: bool,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +93,24 @@ pub fn parse_told_list(
     body: &[u8],
     records_max: usize,
 ) -> Result<Vec<Result<Told, ItemFault>>, BodyFault> {
+    let raw = raw_list(body, records_max)?.into_iter();
+    Ok(raw.map(|raw| check(raw?)).collect())
+}
+
+/// Reads the same of records as their users alone are told them, each with whether it is invisible.
+/// What is no such record is passed over.
+///
+/// Errors: it is no such list, or too long a one.
+pub fn parse_own_list(body: &[u8], records_max: usize) -> Result<Vec<(Told, bool)>, BodyFault> {
+    let raw = raw_list(body, records_max)?.into_iter().flatten();
+    let own = |raw: Raw| {
+        let invisible = raw.invisible;
+        Some((check(raw).ok()?, invisible))
+    };
+    Ok(raw.filter_map(own).collect())
+}
+
+fn raw_list(body: &[u8], records_max: usize) -> Result<Vec<Result<Raw, ItemFault>>, BodyFault> {
     let list: RawList<'_> = read(body)?;
     if list.presence.len() > records_max {
         return Err(BodyFault::TooMany {
@@ -88,10 +119,8 @@ pub fn parse_told_list(
             given: list.presence.len(),
         });
     }
-    let record = |json: &RawValue| match serde_json::from_str(json.get()) {
-        Ok(raw) => check(raw),
-        Err(_) => Err(ItemFault::NotRecord),
-    };
+    let record =
+        |json: &RawValue| serde_json::from_str(json.get()).map_err(|_| ItemFault::NotRecord);
     Ok(list.presence.into_iter().map(record).collect())
 }
 
@@ -104,7 +133,8 @@ fn read<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, BodyFault> {
 
 fn check(raw: Raw) -> Result<Told, ItemFault> {
     let user = UserBuf::from_text(raw.user)?;
-    if raw.since.max(raw.last_active).is_some_and(|ms| ms > MS_MAX) {
+    let latest_ms = raw.since.max(raw.last_active).max(raw.heard);
+    if latest_ms.is_some_and(|ms| ms > MS_MAX) {
         return Err(ItemFault::BadTime);
     }
     // Zero is how a published state says "never".
@@ -124,6 +154,7 @@ fn check(raw: Raw) -> Result<Told, ItemFault> {
         since: time(raw.since),
         last_active: time(raw.last_active),
         stale: raw.stale,
+        heard: time(raw.heard),
     })
 }
 
@@ -143,6 +174,7 @@ mod tests {
             since: time(since),
             last_active: time(last_active),
             stale: false,
+            heard: None,
         }
     }
 
@@ -172,6 +204,7 @@ mod tests {
             parse_told(stale.as_bytes()),
             Ok(Told {
                 stale: true,
+                heard: None,
                 ..told("bob", Status::Busy, 5, 7)
             })
         );

@@ -65,7 +65,7 @@ fn expect_beat_of_bob(split: &Split<'_>, datagram: &Datagram, not_before_ms: u64
     );
     let keys = Keys::single(split.key.clone());
     let opened = open(bytes, &keys, Unix::from_ms(sent_at), 0).expect("any node takes it");
-    assert!(!opened.leave && opened.sent_at == Unix::from_ms(sent_at));
+    assert!(!opened.flags.is_leave() && opened.sent_at == Unix::from_ms(sent_at));
     assert_eq!(
         opened.users().map(|user| user.as_str()).collect::<Vec<_>>(),
         ["bob"]

@@ -541,6 +541,7 @@ impl Split {
         let Core::Asking(core) = &mut link.core else {
             unreachable!("a real-time node's links ask")
         };
+        let looks = core.is_looking();
         let mut effects = core.handle_reply(&reply, &up.presence, &hashing, now);
         effects.extend(core.look(&up.presence, now.mono));
         let is_done =
@@ -552,15 +553,15 @@ impl Split {
             ));
         }
         let was_met = link.met.is_some();
-        if is_word && reply.is_ok() {
-            // It is there, and does not say who it is.
+        if looks || is_word && reply.is_ok() {
+            // It is there, and does not say who it is; or nothing is concluded of it.
         } else if answered {
             link.met = Some(call.life);
         } else if !refused {
             link.met = None;
         }
-        let link_lost = !answered && !refused && (!is_word || reply.is_err());
-        if answered && !is_word {
+        let link_lost = !looks && !answered && !refused && (!is_word || reply.is_err());
+        if answered && !is_word && !looks {
             self.noticed(rt, call.link);
         } else if link_lost && was_met {
             self.saw(Seen::Lost);

@@ -78,7 +78,7 @@ const TABLE: &[Row] = &[
     inner(Post, "/v1/streams/end", StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
     row(Post, "/v1/beat",          Call::Beat,   Decides, Either(Beat),   Refused, Notes(beat)),
     row(Post, "/v1/datagrams",     Datagrams,    Decides, Nodes,          Fleet,   Bundles(take)),
-    row(Post, "/v1/status",        Status,       Decides, Either(Beat),   Refused, Says(set)),
+    row(Post, "/v1/status",        Status,       Every,   Either(Beat),   Refused, Says(set)),
     row(Post, "/v1/leave",         Leave,        Every,   Either(Beat),   Refused, Parts(leave)),
     row(Post, "/v1/ticket",        Ticket, Every, Either(Scope::Ticket),  Refused, Mints(make)),
     row(Post, "/v1/device-key",    DeviceKey,    Every,   Holder,         Refused, Devices(device)),
