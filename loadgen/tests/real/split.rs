@@ -219,7 +219,7 @@ fn churn_with_loss_finds_nothing_wrong() {
     let Some(split) = split() else { return };
     // On a busy machine a node may wait for seconds for a PUT that it has to send anew.
     let line = "churn --users 200 --watchers 20 --minutes 0.2 --session 2s --link 2s --loss 0.2 \
-                --settle 5s";
+                --settle 3s";
     let report = run(&split, line);
     for name in [
         "states_told",
