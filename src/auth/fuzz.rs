@@ -1,5 +1,6 @@
 //! What must hold of tokens and key files for any bytes at all; see `wire::fuzz`.
 
+use super::session;
 use super::ticket::{self, TicketId};
 use super::token::Header;
 use super::{Grant, Keys, Rules, ServiceKeys, TICKET_CHARS_MAX, WATCH_ENTRIES_MAX, WatchDefault};
@@ -124,6 +125,15 @@ pub fn service_keys(data: &[u8]) {
         Ok(keys) => {
             let words = text.split_whitespace();
             assert!(words.into_iter().all(|word| keys.find(word).is_none()));
+            let ours = FleetKey::new([7; 32]);
+            let fleet = beat::Keys::single(ours.clone());
+            for service in keys.iter().take(2) {
+                let text = session::seal(service, &ours, NOW);
+                let opened = session::open(&text, &fleet, &keys, NOW);
+                assert_eq!(opened.map(|(whose, _)| whose.hash), Some(service.hash));
+                let before = ServiceKeys::default();
+                assert_eq!(session::open(&text, &fleet, &before, NOW), None);
+            }
         }
     }
 }

@@ -119,7 +119,7 @@ test("the dashboard asks for a key, says what a key lacks, and keeps none", { sk
   const kept = await page.evaluate("document.cookie + JSON.stringify({ ...localStorage })");
   assert.equal(kept, '{"greendot-service":"ops"}');
   const again = await browser.open(`${admin}/`);
-  const serving = "/serving$/.test(document.getElementById('server').textContent)";
+  const serving = "/serving$/.test(document.getElementById('server')?.textContent)";
   await until("a second page is signed in", () => again.evaluate(serving));
 
   await page.evaluate("document.getElementById('leave').click()");

@@ -35,6 +35,8 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("POST", "/v1/device-key", r#"{"device":"phone"}"#),
     ("POST", "/v1/revoke", r#"{"jti":"nobodys"}"#),
     ("POST", "/v1/revocations", r#"{"revocations":[]}"#),
+    ("POST", "/v1/session", r#"{"key":"gds_backend_x"}"#),
+    ("DELETE", "/v1/session", ""),
     ("GET", "/readyz", ""),
     ("GET", "/metrics", ""),
     ("GET", "/", ""),
@@ -88,6 +90,18 @@ fn text_of(server: &Server, lines: &str, target: &str, body: &str, member: &str)
     made[member].as_str().expect("it is text").to_owned()
 }
 
+/// The session that a browser gets for a service key.
+fn session_of(server: &Server, key: &str) -> String {
+    let mut conn = server.connect();
+    let body = json!({ "key": key }).to_string();
+    conn.send(requested("POST", "/v1/session", "", &body).as_bytes());
+    let answer = conn.answer();
+    let cookie = answer.field("set-cookie").expect("a cookie");
+    let (_, value) = cookie.split_once('=').expect("it has a name");
+    let (value, _) = value.split_once(';').expect("it has attributes");
+    value.to_owned()
+}
+
 fn service_key(home: &Home) -> (String, String) {
     let scopes = "--scopes=publish,beat,query,ticket,revoke,metrics,admin";
     let made = home.run(&["key", "new", "--service=backend", scopes]);
@@ -116,8 +130,10 @@ fn no_secret_is_told_by_whatever_door_it_comes() {
     let ticket = text_of(&server, &bearer, "/v1/ticket", "", "ticket");
     let body = json!({"device": "phone"}).to_string();
     let device_key = text_of(&server, &bearer, "/v1/device-key", &body, "key");
+    let session = session_of(&server, &key);
     let secrets = Secrets {
         shown: vec![
+            ("session", session),
             ("secret of tokens", CANARY.into()),
             ("service key", key),
             ("fleet key", server.key().to_hex().to_string()),
@@ -137,6 +153,10 @@ fn no_secret_is_told_by_whatever_door_it_comes() {
                     (target.clone(), format!("Authorization: Bearer {shown}\r\n")),
                     (target.clone(), format!("Authorization: Basic {shown}\r\n")),
                     (target.clone(), format!("Cookie: session={shown}\r\n")),
+                    (
+                        target.clone(),
+                        format!("Cookie: greendot-session={shown}\r\n"),
+                    ),
                     (format!("{target}{mark}token={shown}"), String::new()),
                     (format!("{target}{mark}ticket={shown}"), String::new()),
                 ] {
@@ -153,6 +173,13 @@ fn no_secret_is_told_by_whatever_door_it_comes() {
             for request in [
                 requested("GET", &format!("/{shown}"), "", ""),
                 requested("POST", "/v1/beat", &bearer, &shown),
+                requested("POST", "/v1/session", "", &shown),
+                requested(
+                    "POST",
+                    "/v1/session",
+                    "",
+                    &format!("{{\"key\":\"{shown}x\"}}"),
+                ),
                 format!("GET / HTTP/1.1\r\n{shown}\r\n\r\n"),
                 format!("{shown}\r\n\r\n"),
             ] {
