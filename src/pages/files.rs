@@ -1,50 +1,91 @@
 //! The files of `src/web/`, compiled in: dashboard, browser client, API description.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::LazyLock;
+
 /// A file as it is served.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Page {
     pub content_type: &'static str,
     /// The whole body.
-    pub body: &'static [u8],
-    /// Another for another body: its entity tag.
-    pub tag: u64,
+    pub body: String,
+    /// Its entity tag, in quotes.
+    pub tag: String,
     /// Pages of every origin may have it: it is code for them, and secret to nobody.
     pub for_all: bool,
 }
 
+/// A file of `src/web/`, compiled in.
+pub type File = LazyLock<Page>;
+
 /// `/`: the dashboard.
-pub const DASHBOARD: Page = Page {
+pub static DASHBOARD: File = LazyLock::new(|| Page {
     for_all: false,
     ..page(
         "text/html; charset=utf-8",
-        include_bytes!("../web/dashboard/index.html"),
+        include_str!("../web/dashboard/index.html"),
     )
-};
-/// `/client.js`: the browser client.
-pub const CLIENT: Page = page(SCRIPT, include_bytes!("../web/client/client.js"));
+});
+/// `/client.js`: the browser client, one file of several: a page waits for one.
+pub static CLIENT: File = LazyLock::new(|| script(&CLIENT_PARTS));
+/// `/green-dot.js`: the element `<green-dot>`.
+pub static ELEMENT: File = LazyLock::new(|| script(&[ELEMENT_SOURCE]));
+/// `/client.d.ts`: its types.
+pub static CLIENT_TYPES: File = LazyLock::new(|| {
+    page(
+        "text/plain; charset=utf-8",
+        include_str!("../web/client/client.d.ts"),
+    )
+});
 /// `/openapi.json`: the API description.
-pub const API: Page = page("application/json", include_bytes!("../web/openapi.json"));
+pub static API: File =
+    LazyLock::new(|| page("application/json", include_str!("../web/openapi.json")));
 
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-
-const fn page(content_type: &'static str, body: &'static [u8]) -> Page {
+fn page(content_type: &'static str, body: impl Into<String>) -> Page {
+    let body = body.into();
+    // Of fixed keys: the same on all nodes of one build.
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
     Page {
         content_type,
+        tag: format!("\"{:016x}\"", hasher.finish()),
         body,
-        tag: fnv1a(body),
         for_all: true,
     }
 }
 
-/// FNV-1a, of 64 bits: one that the compiler can run.
-const fn fnv1a(bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut at = 0;
-    while at < bytes.len() {
-        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x100_0000_01b3);
-        at += 1;
+/// Each imports those before it; the last is what a page imports.
+const CLIENT_PARTS: [&str; 5] = [
+    include_str!("../web/client/page.js"),
+    include_str!("../web/client/server.js"),
+    include_str!("../web/client/stream.js"),
+    include_str!("../web/client/tabs.js"),
+    include_str!("../web/client/client.js"),
+];
+const ELEMENT_SOURCE: &str = include_str!("../web/client/green-dot.js");
+
+/// One module of several, without the lines that are comments: who visits a page reads none.
+fn script(parts: &[&str]) -> Page {
+    let (last, inner) = parts.split_last().expect("a module has a part");
+    let mut body =
+        "// greendot. The sources have comments, and client.d.ts the types.\n".to_owned();
+    let mut add = |line: &str| {
+        if !is_comment(line) && !line.trim().is_empty() {
+            body.push_str(line);
+            body.push('\n');
+        }
+    };
+    // What one part imports of another stands in the same module.
+    let is_own = |line: &&str| parts.len() == 1 || !line.starts_with("import ");
+    for line in inner.iter().flat_map(|part| part.lines()).filter(is_own) {
+        add(line.strip_prefix("export ").unwrap_or(line));
     }
-    hash
+    last.lines().filter(is_own).for_each(add);
+    page("text/javascript; charset=utf-8", body)
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with("//")
 }
 
 #[cfg(test)]
@@ -57,13 +98,13 @@ mod tests {
     use crate::wire::response::PROBLEMS;
 
     fn api() -> Value {
-        serde_json::from_slice(API.body).unwrap()
+        serde_json::from_str(&API.body).unwrap()
     }
 
     /// Nothing on the dashboard comes from elsewhere, and what it asks for is served here.
     #[test]
     fn the_dashboard_is_self_contained() {
-        let text = std::str::from_utf8(DASHBOARD.body).unwrap();
+        let text = &*DASHBOARD.body;
         for (attribute, allowed) in [
             ("src=\"", &["/client.js"][..]),
             ("href=\"", &["/metrics", "/openapi.json", "/client.js"]),
@@ -81,7 +122,7 @@ mod tests {
     /// The metrics that the dashboard reads exist.
     #[test]
     fn the_dashboard_reads_metrics_that_exist() {
-        let text = std::str::from_utf8(DASHBOARD.body).unwrap();
+        let text = &*DASHBOARD.body;
         let metrics = crate::pages::exposition::render(&crate::metrics::Board::new(1));
         let mut names = BTreeSet::new();
         for call in [".get(\"", "rate(\"", "grown(\""] {
@@ -98,6 +139,52 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_module_of_several_parts() {
+        let parts = [
+            "// One.\n\nexport const ONE = 1;\n",
+            "import { ONE } from \"./one.js\";\n\nexport class Two {\n  // Why.\n  two = ONE;\n}\n",
+        ];
+        let body = script(&parts).body;
+        let (comment, rest) = body.split_once('\n').unwrap();
+        assert!(is_comment(comment));
+        assert_eq!(
+            rest,
+            "const ONE = 1;\nexport class Two {\n  two = ONE;\n}\n"
+        );
+        // One alone imports what is served beside it.
+        assert!(
+            ELEMENT
+                .body
+                .contains("\nimport { Greendot } from \"./client.js\";\n")
+        );
+        assert!(!CLIENT.body.contains("\nimport "));
+        assert_eq!(CLIENT.body.matches("\nexport ").count(), 1);
+    }
+
+    /// No line of a text looks like a comment or an import, and no import takes several lines.
+    #[test]
+    fn what_is_left_out_of_scripts_is_no_code() {
+        for source in CLIENT_PARTS.iter().chain([&ELEMENT_SOURCE]) {
+            let mut in_text = false;
+            for line in source.lines() {
+                assert!(!in_text || !is_comment(line), "{line}");
+                assert!(
+                    !line.starts_with("import ") || line.ends_with(';'),
+                    "{line}"
+                );
+                in_text ^= !is_comment(line) && line.matches('`').count() % 2 == 1;
+            }
+        }
+    }
+
+    #[test]
+    fn the_package_has_the_version_of_the_server() {
+        let package: Value =
+            serde_json::from_str(include_str!("../web/client/package.json")).unwrap();
+        assert_eq!(package["version"], env!("CARGO_PKG_VERSION"));
     }
 
     #[test]

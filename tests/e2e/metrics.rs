@@ -179,6 +179,8 @@ fn pages_that_come_with_the_server() {
         ("/readyz", "text/plain"),
         ("/", "text/html"),
         ("/client.js", "text/javascript"),
+        ("/client.d.ts", "text/plain"),
+        ("/green-dot.js", "text/javascript"),
         ("/openapi.json", "application/json"),
     ] {
         let answer = conn.get(target);

@@ -249,6 +249,8 @@ fn files_are_sent_once() {
     for (target, cache) in [
         ("/", "no-cache"),
         ("/client.js", "no-cache"),
+        ("/client.d.ts", "no-cache"),
+        ("/green-dot.js", "no-cache"),
         (pinned, "public, max-age=31536000, immutable"),
         ("/openapi.json", "no-cache"),
     ] {

@@ -216,7 +216,7 @@ impl Engine {
 
 /// A file, or that the asker has it already.
 fn fixed(page: &'static Page, cache: Cache, head: &Head<'_>) -> Answer {
-    let tag = format!("\"{:016x}\"", page.tag);
+    let tag = &page.tag;
     let known = head.if_none_match.unwrap_or_default();
     // A proxy that compresses weakens the tag (RFC 9110 section 13.1.2 compares weakly).
     let mut tags = known.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -229,7 +229,7 @@ fn fixed(page: &'static Page, cache: Cache, head: &Head<'_>) -> Answer {
     Answer {
         status,
         cache,
-        ..Answer::ok(page.content_type, page.body)
+        ..Answer::ok(page.content_type, page.body.as_bytes())
     }
     .with_lines(format!("ETag: {tag}\r\n"))
 }

@@ -34,7 +34,7 @@ use crate::engine::parts::Engine;
 use crate::engine::role::Role;
 use crate::engine::told::put;
 use crate::metrics::Call;
-use crate::pages::{API, CLIENT, DASHBOARD};
+use crate::pages::{API, CLIENT, CLIENT_TYPES, DASHBOARD, ELEMENT, File};
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::User;
@@ -62,7 +62,7 @@ use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
 /// Every endpoint. Where two paths match, the row is the first that takes the method: a user may be
 /// called "query".
 #[rustfmt::skip] // A row a line.
-const TABLE: &[Row] = &[
+static TABLE: &[Row] = &[
     row(Post, "/v1/presence/query", PresenceQuery, Decides, Either(Query), Fleet, Users(query)),
     row(Get,  ONE_USER,            PresenceOne,  Decides, Either(Query),  Refused, One(one)),
     inner(Put, ONE_USER,           PresencePut,  Mirrors, Peers(Publish), Allowed, Record(put)),
@@ -92,7 +92,10 @@ const TABLE: &[Row] = &[
     inner(Delete, SESSION,         Session,      Every,   Open,           Allowed, Bare(sign_out)),
     inner(Get, "/",                Page,         Every,   Open,      Refused, Fixed(&DASHBOARD)),
     row(Get,  "/client.js",        Page,         Every,   Open,           Refused, Fixed(&CLIENT)),
+    row(Get,  "/green-dot.js",     Page,         Every,   Open,          Refused, Fixed(&ELEMENT)),
+    row(Get,  "/client.d.ts",      Page,         Every,   Open,      Refused, Fixed(&CLIENT_TYPES)),
     row(Get,  PINNED_CLIENT,       Page,         Every,   Open,          Refused, Pinned(&CLIENT)),
+    row(Get,  PINNED_ELEMENT,      Page,         Every,   Open,        Refused, Pinned(&ELEMENT)),
     row(Get,  "/openapi.json",     Page,         Every,   Open,           Refused, Fixed(&API)),
 ];
 
@@ -104,6 +107,7 @@ const SESSION: &str = "/v1/session";
 pub(super) const JSON: &str = "application/json";
 
 const PINNED_CLIENT: &str = "/client/{version}/client.js";
+const PINNED_ELEMENT: &str = "/client/{version}/green-dot.js";
 const STREAM: &str = "/v1/stream";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
 const STREAM_TOKEN: &str = "/v1/stream/{stream}/token";
@@ -187,9 +191,9 @@ type Item = Result<Told, ItemFault>;
 pub(super) enum Serve {
     Bare(fn(&mut Engine, Now) -> Answer),
     /// Nothing, and its answer is always the same.
-    Fixed(&'static crate::pages::Page),
+    Fixed(&'static File),
     /// The version in the path, and its answer is always the same.
-    Pinned(&'static crate::pages::Page),
+    Pinned(&'static File),
     /// The user in the path.
     One(fn(&mut Engine, User<'_>, &Caller, Now) -> Answer),
     /// The users of the query `user=a&user=b`, and what else is in it.

@@ -137,7 +137,7 @@ fn no_row_stands_twice() {
 /// Each operation of the API description is a row, and each row is described.
 #[test]
 fn the_api_description_has_the_same_rows() {
-    let api: serde_json::Value = serde_json::from_slice(API.body).unwrap();
+    let api: serde_json::Value = serde_json::from_str(&API.body).unwrap();
     let described: BTreeSet<(String, String)> = api["paths"]
         .as_object()
         .unwrap()
@@ -156,7 +156,7 @@ fn the_api_description_has_the_same_rows() {
 /// What the description says of each operation is what its row says.
 #[test]
 fn the_api_description_says_what_a_row_says() {
-    let api: serde_json::Value = serde_json::from_slice(API.body).unwrap();
+    let api: serde_json::Value = serde_json::from_str(&API.body).unwrap();
     for row in TABLE {
         let operation = &api["paths"][row.path][name(row.method).to_lowercase()];
         let of = format!("{:?} {}", row.method, row.path);
