@@ -439,6 +439,9 @@ pub const KNOBS: &[Knob] = &[
          open streams"),
     number!(TIME, "offline-after-ms", Millis millis FROM_ONE_MS, settings.offline_after_ms,
         "Silence after which a publisher is offline; at least twice beat-interval-ms"),
+    number!(TIME, "away-after", Millis millis 0..=DAY_MS, settings.away_after,
+        "How long nobody must have been at a device, as it says (idle_ms), for it to be idle; a \
+         user whose devices all are is away; 0: nobody is"),
     number!(TIME, "sweep-interval-ms", Millis millis FROM_ONE_MS, settings.sweep_interval_ms,
         "Time between two sweeps over the publishers: the most by which offline is told late; at \
          most half of offline-after-ms"),

@@ -242,13 +242,8 @@ impl Engine {
         let chosen = self.another_held(node, slot).or(same);
         if let Some((slot, upstream)) = chosen.zip(self.upstream.as_mut()) {
             upstream.sample_next(node);
-            upstream.vouch(
-                &self.presence,
-                slot,
-                true,
-                self.node.keyring.fleet.signing(),
-                now,
-            );
+            let key = self.node.keyring.fleet.signing();
+            upstream.vouch(&self.presence, slot, true, key, now);
         }
     }
 

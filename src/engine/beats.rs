@@ -8,10 +8,11 @@ use super::parts::Engine;
 use super::wrong_key::WrongKey;
 use crate::metrics::Counter;
 use crate::presence::{BeatFault, BeatOutcome, InternFault, Presence};
+use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
-use crate::wire::beat::{BeatDrop, Beats, Outset, is_of_device, key_id_of, open_any};
+use crate::wire::beat::{BeatDrop, Beats, Flags, is_of_device, key_id_of, open_any};
 
 /// Beats that are looked up together.
 const BATCH: usize = 64;
@@ -77,10 +78,11 @@ impl Engine {
                     worked += self.leave_all(&beats, way, now);
                 }
                 Ok(beats) => {
-                    let outset = beats.flags.outset();
-                    if outset != batch.outset {
+                    let idle = beats.flags.is_idle() && self.settings.away_after > 0;
+                    let flags = beats.flags.with_idle(idle);
+                    if flags != batch.flags {
                         self.record_batch(&presence, &mut batch, way, now);
-                        batch.outset = outset;
+                        batch.flags = flags;
                     }
                     for user in beats.users() {
                         worked += 1;
@@ -116,7 +118,7 @@ impl Engine {
     }
 
     fn record_batch(&mut self, presence: &Presence, batch: &mut Batch<'_>, way: Way, now: Now) {
-        let outset = batch.outset;
+        let (flags, after_ms) = (batch.flags, self.settings.offline_after_ms);
         let beats = batch.take();
         let (source, _) = way.counters();
         let mut accepted = 0;
@@ -130,7 +132,7 @@ impl Engine {
                 self.book_intern_fault(fault);
             }
         };
-        presence.record_beats_of(beats, outset, now, &mut book);
+        presence.record_beats_of(beats, flags, after_ms, now, &mut book);
         self.counters.add(source, accepted);
     }
 
@@ -163,21 +165,45 @@ impl Engine {
         }
     }
 
-    /// Vouches for the publisher of a stream: a beat here, counted as `source`, or one to its
-    /// presence node (`at_once` if it has just connected).
+    /// Vouches for the publisher of a stream, at whose device somebody is: a beat here, counted as
+    /// `source`, or one to its presence node (`at_once` if it has just connected).
     pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, source: Counter, now: Now) {
         if let Some(upstream) = &mut self.upstream {
-            return upstream.vouch(
-                &self.presence,
-                slot,
-                at_once,
-                self.node.keyring.fleet.signing(),
-                now,
-            );
+            let key = self.node.keyring.fleet.signing();
+            self.presence.note_idle(slot, false);
+            return upstream.vouch(&self.presence, slot, at_once, key, now);
         }
         // Neither late nor a replay: it comes after every goodbye that has come.
         let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
         self.book_beat(slot, outcome, source, now);
+    }
+
+    /// The same of a stream at whose device somebody is or not, as that has said last.
+    pub(super) fn vouch_for_stream(&mut self, id: ConnId, slot: Slot, source: Counter, now: Now) {
+        let said = self.conns.at(id.index).is_unattended();
+        if !said && !self.presence.is_unattended_word(slot) {
+            return self.vouch_for(slot, false, source, now);
+        }
+        if let Some(upstream) = &mut self.upstream {
+            let key = self.node.keyring.fleet.signing();
+            self.presence.note_idle(slot, true);
+            return upstream.vouch(&self.presence, slot, false, key, now);
+        }
+        let outcome = self.record_idle_beat(slot, now);
+        self.book_beat(slot, outcome, source, now);
+    }
+
+    /// Records a beat over a connection of a device that says that nobody is at it.
+    pub(super) fn record_idle_beat(&self, slot: Slot, now: Now) -> BeatOutcome {
+        let after_ms = self.settings.offline_after_ms;
+        self.presence
+            .record_idle_beat(slot, Unix::LATEST, after_ms, now)
+    }
+
+    /// Whether a device says by this that nobody is at it.
+    pub(super) fn is_idle(&self, idle_ms: Option<u64>) -> bool {
+        let after_ms = self.settings.away_after;
+        after_ms > 0 && idle_ms.is_some_and(|idle_ms| idle_ms >= after_ms)
     }
 
     /// Counts a beat and has the owner look at a publisher that may have come online.
@@ -193,14 +219,18 @@ impl Engine {
         }
     }
 
-    /// Counts a beat. True: its publisher may have come online, and the slot's owner must look.
+    /// Counts a beat. True: its publisher may have come online or back, and the slot's owner must
+    /// look.
     pub(super) fn count_beat(&mut self, outcome: BeatOutcome, source: Counter) -> bool {
         let counter = match outcome {
-            BeatOutcome::Stored | BeatOutcome::StoredOffline => source,
+            BeatOutcome::Stored | BeatOutcome::StoredOffline | BeatOutcome::StoredNews => source,
             BeatOutcome::BeforeLeave => Counter::BeatBeforeLeave,
         };
         self.counters.add(counter, 1);
-        outcome == BeatOutcome::StoredOffline
+        matches!(
+            outcome,
+            BeatOutcome::StoredOffline | BeatOutcome::StoredNews
+        )
     }
 
     pub(super) fn book_intern_fault(&mut self, fault: InternFault) {
@@ -218,8 +248,8 @@ impl Engine {
 
 /// Users with the time their sender vouched for them, up to [`BATCH`].
 struct Batch<'d> {
-    /// What all of them are who are new.
-    outset: Outset,
+    /// What is said of all of them.
+    flags: Flags,
     beats: [(User<'d>, Unix); BATCH],
     len: usize,
 }
@@ -227,7 +257,7 @@ struct Batch<'d> {
 impl<'d> Batch<'d> {
     fn new() -> Batch<'d> {
         Batch {
-            outset: Outset::PLAIN,
+            flags: Flags::BEAT,
             beats: [(User::NOBODY, Unix::from_ms(0)); BATCH],
             len: 0,
         }

@@ -121,6 +121,8 @@ pub struct StreamBeat {
     pub stream: ConnId,
     /// Whose token said it, if anybody is asked for one: the stream must be theirs.
     pub(super) holder: Option<Tag>,
+    /// Nobody is at its device.
+    pub(super) unattended: bool,
     /// Who waits for the answer.
     pub asker: ConnId,
 }

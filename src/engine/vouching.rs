@@ -70,7 +70,7 @@ impl Engine {
             return;
         }
         self.conns.hear(id.index);
-        self.vouch_for(slot, false, Counter::BeatsStream, now);
+        self.vouch_for_stream(id, slot, Counter::BeatsStream, now);
     }
 
     /// Whether something written more than `ack_max_ms` ago is not acknowledged. When the oldest of

@@ -45,8 +45,8 @@ impl Statuses {
         while self.waiting.front()?.asker.until <= now {
             self.waiting.pop_front();
         }
-        let said = self.waiting.front()?.said;
-        let same = |say: &&Say| say.said == said;
+        let Say { said, attended, .. } = *self.waiting.front()?;
+        let same = |say: &&Say| say.said == said && say.attended == attended;
         let count = self.waiting.iter().take_while(same).count();
         let count = count.min(STATES_PER_REQUEST_MAX);
         self.under_way = self.waiting.drain(..count).collect();
@@ -58,6 +58,9 @@ impl Statuses {
         }
         if let Some(invisible) = invisible {
             body["invisible"] = invisible.into();
+        }
+        if attended {
+            body["idle_ms"] = 0.into();
         }
         Some(Request {
             method: "POST",

@@ -20,23 +20,41 @@ use crate::store::cells::{Stamp, StampFlags};
 use crate::store::write_back::STAMPS_DIRTY;
 use crate::time::{Now, Unix};
 use crate::wire::User;
-use crate::wire::beat::Outset;
+use crate::wire::beat::Flags;
 
 /// Users whose cache misses overlap: more than a core can have under way, few enough to live on the
 /// stack and in L1.
 const BATCH_USERS: usize = 64;
 
-/// What a beat takes back of a stamp that has not LEFT: a silence, and a goodbye that was put off.
-const SILENT: StampFlags = StampFlags::EXPIRED.and(StampFlags::LEAVING);
+/// What any beat takes back of a stamp that has not LEFT: a silence, and a goodbye that was put
+/// off.
+pub(super) const SILENT: StampFlags = StampFlags::EXPIRED.and(StampFlags::LEAVING);
+/// And that nobody is at the devices, unless it says so itself.
+const STALE: StampFlags = SILENT.and(StampFlags::IDLE).and(StampFlags::UNATTENDED);
 
 impl Presence {
     /// Records a beat: one compare-and-swap of the stamp (a plain store could overwrite a LEFT set
     /// in between); the slow path for a LEFT slot.
+    #[inline]
     pub fn record_beat(&self, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
-        if !self.stamp_unless_left(slot, sent_at, now) {
-            return self.beat_on_left(slot, sent_at, now);
+        self.record_beat_clearing(STALE, slot, sent_at, now)
+    }
+
+    /// The same of a beat that takes these back.
+    #[inline]
+    pub(super) fn record_beat_clearing(
+        &self,
+        clears: StampFlags,
+        slot: Slot,
+        sent_at: Unix,
+        now: Now,
+    ) -> BeatOutcome {
+        match self.stamp_unless_left(clears, slot, sent_at, now) {
+            None => self.beat_on_left(clears, slot, sent_at, now),
+            // Somebody is back who was away.
+            Some(before) if is_back(before, clears) => self.is_attended_news(slot),
+            Some(_) => self.stored(slot),
         }
-        self.stored(slot)
     }
 
     /// Looks up and prefetches for a batch of users, each with its sender's time, then records:
@@ -48,14 +66,15 @@ impl Presence {
         now: Now,
         each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), BeatFault>),
     ) {
-        self.record_beats_of(beats, Outset::PLAIN, now, each);
+        self.record_beats_of(beats, Flags::BEAT, 0, now, each);
     }
 
-    /// The same of beats that say what users are of whom nothing is known.
+    /// The same of beats that say this too. `after_ms`: for so long only idle ones must have come.
     pub fn record_beats_of(
         &self,
         beats: &[(User<'_>, Unix)],
-        outset: Outset,
+        flags: Flags,
+        after_ms: u64,
         now: Now,
         each: &mut dyn FnMut(usize, Result<(Slot, BeatOutcome), BeatFault>),
     ) {
@@ -99,13 +118,18 @@ impl Presence {
                 if slot.is_err() {
                     self.note_refused_new(now.mono);
                 }
-                if let (Ok(slot), true) = (slot, outset != Outset::PLAIN) {
-                    self.begin_as(slot, outset);
-                }
-                each(
-                    batch * BATCH_USERS + i,
-                    slot.map(|slot| (slot, self.record_beat(slot, *sent_at, now))),
-                );
+                let record = |slot| {
+                    if flags == Flags::BEAT {
+                        return self.record_beat(slot, *sent_at, now);
+                    }
+                    self.begin_as(slot, flags.outset());
+                    match flags.is_idle() {
+                        true => self.record_idle_beat(slot, *sent_at, after_ms, now),
+                        false => self.record_beat(slot, *sent_at, now),
+                    }
+                };
+                let at = batch * BATCH_USERS + i;
+                each(at, slot.map(|slot| (slot, record(slot))));
             }
         }
     }
@@ -241,23 +265,30 @@ impl Presence {
         stamp.has_parted()
     }
 
-    /// Stamps a slot with this moment; false, and nothing done, if it has LEFT.
+    /// Stamps a slot with this moment; None, and nothing done, if it has LEFT. Some: the stamp
+    /// before.
     #[inline]
-    fn stamp_unless_left(&self, slot: Slot, sent_at: Unix, now: Now) -> bool {
+    fn stamp_unless_left(
+        &self,
+        clears: StampFlags,
+        slot: Slot,
+        sent_at: Unix,
+        now: Now,
+    ) -> Option<Stamp> {
         let cell = self.stamps.cell(slot);
         let mut stamp = cell.load(Ordering::Relaxed);
         loop {
             if stamp.has(StampFlags::LEFT) {
-                return false;
+                return None;
             }
-            let stamped = newer(stamp, sent_at, now.unix).without(SILENT);
+            let stamped = newer(stamp, sent_at, now.unix).without(clears);
             if stamped == stamp {
-                return true;
+                return Some(stamp);
             }
             // SeqCst: the stamp must be out before the online bit is read (see
             // `Presence::publish`).
             match cell.compare_exchange_weak(stamp, stamped, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return true,
+                Ok(_) => return Some(stamp),
                 Err(other) => stamp = other,
             }
         }
@@ -276,7 +307,7 @@ impl Presence {
     /// goodbye. In the same step the later to arrive counts: a socket's own arrive in order. Of one
     /// who is invisible the stamp moves on, and nobody looks.
     #[cold]
-    fn beat_on_left(&self, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
+    fn beat_on_left(&self, clears: StampFlags, slot: Slot, sent_at: Unix, now: Now) -> BeatOutcome {
         let uncovers = planted::is(Planted::BeatsUncover);
         let stamped =
             self.stamps
@@ -286,7 +317,7 @@ impl Presence {
                         && sent_order(stamp, sent_at, now.unix).is_lt()
                         && !planted::is(Planted::GoodbyeUndone);
                     (!refused).then(|| {
-                        let heard = newer(stamp, sent_at, now.unix).without(SILENT);
+                        let heard = newer(stamp, sent_at, now.unix).without(clears);
                         match stamp.has(StampFlags::INVISIBLE) && !uncovers {
                             true => heard,
                             false => heard.without(GONE),
@@ -309,6 +340,12 @@ impl Presence {
             BeatOutcome::StoredOffline
         }
     }
+}
+
+/// Whether a beat brings somebody back to devices at which nobody was.
+#[inline]
+fn is_back(before: Stamp, clears: StampFlags) -> bool {
+    before.has(StampFlags::UNATTENDED) && clears == STALE
 }
 
 /// How the step in which something was sent compares with that of the latest that the stamp has

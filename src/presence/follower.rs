@@ -19,6 +19,7 @@ use rustix::fs::MemfdFlags;
 use super::doubts::{Doubt, Doubts};
 use super::feeds::{Feeds, Taken, UNTOLD_MS_MAX};
 use super::holders::Holders;
+use super::idle::Idle;
 use super::mass_silence::MassSilence;
 use super::online::Online;
 use super::resume::Resume;
@@ -126,6 +127,7 @@ impl Presence {
             published: CellFile::new(map(Kind::Published)?),
             online: Online::new(users_max)?,
             holders: Holders::new(users_max)?,
+            idle: Idle::new(users_max)?,
             forgetting: Default::default(),
             vigil: Vigil::new(options.shards, 0),
             mass_silence: MassSilence::new(options.shards),
@@ -511,7 +513,7 @@ mod tests {
     use super::*;
     use crate::presence::State;
     use crate::time::Mono;
-    use crate::wire::beat::Outset;
+    use crate::wire::beat::{Flags, Outset};
     use crate::wire::record::Said;
 
     fn at(unix_ms: u64) -> Now {
@@ -924,7 +926,7 @@ mod tests {
         ] {
             let told = told(status, since, last_active);
             presence.adopt(bob, &told, Source::InStep, at(since));
-            assert_eq!(presence.outset(bob), outset);
+            assert_eq!(presence.beat_flags(bob), Flags::of(outset));
             let state = presence.state(bob, at(since));
             assert_eq!(state.status, status);
             assert_eq!(state.last_active.map(Unix::ms), Some(last_active));

@@ -83,6 +83,13 @@ impl Presence {
     /// own [`Presence::release`].
     pub fn hold(&self, slot: Slot) {
         self.holders.hold(slot);
+        // It was said of the only one.
+        self.idle.set_word(slot, false);
+    }
+
+    /// How many streams of this node vouch for the slot's publisher; 255: or more.
+    pub(super) fn held_by(&self, slot: Slot) -> u8 {
+        self.holders.count(slot).load(Ordering::Acquire)
     }
 
     /// A stream that held the slot has ended, or vouches no more.

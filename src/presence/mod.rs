@@ -14,6 +14,7 @@ mod follower;
 mod forget;
 mod fresh;
 mod holders;
+mod idle;
 mod index;
 mod interner;
 mod mass_silence;
@@ -59,6 +60,7 @@ use crate::wire::User;
 use follower::Follower;
 use forget::Forgetting;
 use holders::Holders;
+use idle::Idle;
 use interner::{AppendFault, Interner};
 use mass_silence::MassSilence;
 use online::{LOOK, Online};
@@ -84,6 +86,7 @@ pub struct Presence {
     published: CellFile<Published>,
     online: Online,
     holders: Holders,
+    idle: Idle,
     forgetting: Forgetting,
     vigil: Vigil,
     mass_silence: MassSilence,
@@ -151,6 +154,8 @@ pub enum BeatOutcome {
     Stored,
     /// Stored; the slot is not published online: its owner must look now.
     StoredOffline,
+    /// Stored, and whether somebody is at the user's devices has changed: its owner must look now.
+    StoredNews,
     /// Sent in an earlier step than an accepted leave: refused.
     BeforeLeave,
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::Presence;
 use super::forget::Forgetting;
 use super::holders::Holders;
+use super::idle::Idle;
 use super::interner;
 use super::mass_silence::MassSilence;
 use super::online::{LOOK, Online, STATUSES};
@@ -144,6 +145,7 @@ fn open(
     let memory = |error| StoreFault::os(options.dir.clone(), "reserve memory for", error);
     let online = Online::new(users_max).map_err(memory)?;
     let holders = Holders::new(users_max).map_err(memory)?;
+    let idle = Idle::new(users_max).map_err(memory)?;
     let outage = take_offline(&parts, options, now.unix);
     let latest = restore_online(
         &parts,
@@ -186,6 +188,7 @@ fn open(
         published: parts.published,
         online,
         holders,
+        idle,
         forgetting: Forgetting::of_free(free, forgotten_at),
         vigil,
         mass_silence: MassSilence::new(options.shards),

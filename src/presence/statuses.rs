@@ -17,7 +17,7 @@ use crate::status::Status;
 use crate::store::cells::{Stamp, StampFlags};
 use crate::store::write_back::STAMPS_DIRTY;
 use crate::time::{Now, Unix};
-use crate::wire::beat::Outset;
+use crate::wire::beat::{Flags, Outset};
 use crate::wire::record::Said;
 
 /// A publisher as its holder is told, and nobody else.
@@ -82,13 +82,27 @@ impl Presence {
         let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, noted);
     }
 
-    /// What [`Presence::note_said`] has noted.
-    pub fn outset(&self, slot: Slot) -> Outset {
+    /// At a real-time node: whether nobody is at the device for which it vouches now. A beat that
+    /// goes once more says the same; of several devices one at which somebody is says so itself.
+    pub fn note_idle(&self, slot: Slot, idle: bool) {
+        let noted = |stamp: Stamp| match (idle, stamp.has(StampFlags::IDLE)) {
+            (true, false) => Some(stamp.with(StampFlags::IDLE)),
+            (false, true) => Some(stamp.without(StampFlags::IDLE)),
+            _ => None,
+        };
+        let cell = self.stamps.cell(slot);
+        // Most say what they said before.
+        let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, noted);
+    }
+
+    /// What a real-time node's beats say of a user: what was noted.
+    pub fn beat_flags(&self, slot: Slot) -> Flags {
         let stamp = self.stamps.cell(slot).load(Ordering::Relaxed);
-        Outset {
+        let outset = Outset {
             status: stamp.status(),
             invisible: stamp.has(StampFlags::INVISIBLE),
-        }
+        };
+        Flags::of(outset).with_idle(stamp.has(StampFlags::IDLE))
     }
 
     /// Whether others are told of a slot's user that they have gone, whatever they do.
@@ -116,7 +130,7 @@ impl Presence {
         let heard = stamp.at().map(|at| self.told(at, now.unix, false));
         let is_fresh = heard.is_some_and(|at| now.unix.ms_since(at) <= offline_after_ms);
         let status = match is_fresh && !stamp.has(StampFlags::EXPIRED) {
-            true => stamp.status(),
+            true => stamp.shown_status(),
             false => Status::Offline,
         };
         OwnState {

@@ -419,7 +419,7 @@ impl<'a> Pass<'a> {
     fn has_changed(&self, slot: Slot) -> bool {
         let stamp = self.presence.stamps.cell(slot).load(Ordering::Acquire);
         let published = self.presence.published.cell(slot).load(Ordering::Relaxed);
-        stamp.status() != published.status()
+        stamp.shown_status() != published.status()
     }
 
     /// Whether a stamp ahead of the clock is evidence against the clock, asked after it was read.
@@ -511,7 +511,7 @@ impl<'a> Pass<'a> {
             return;
         }
         let status = if fresh {
-            stamp.status()
+            stamp.shown_status()
         } else {
             Status::Offline
         };

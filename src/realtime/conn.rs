@@ -77,6 +77,9 @@ const AGE_SHIFT: u32 = 5;
 /// Most missed turns that are counted.
 pub const MISSED_MAX: u8 = (1 << AGE_SHIFT) - 1;
 
+/// Nobody is at a stream's device: a bit of [`Conn::publisher`] that no slot has.
+const UNATTENDED: u32 = 1 << 31;
+
 /// A connection's record.
 #[derive(Debug)]
 pub struct Conn {
@@ -88,7 +91,7 @@ pub struct Conn {
     /// Of a stream. Low bits: turns in a row since its holder was last vouched for, or answered a
     /// ping. The other three: its age, in fifths of the longest life.
     turns: u8,
-    /// The slot that a stream vouches for, plus one; 0: none.
+    /// The slot that a stream vouches for, plus one; 0: none. And [`UNATTENDED`].
     publisher: u32,
     /// The moment that matters to the phase: a deadline, or for a stream the time of its last
     /// written byte.
@@ -196,11 +199,23 @@ impl Conn {
 
     /// The publisher that a stream vouches for, as a slot index.
     pub fn publisher(&self) -> Option<u32> {
-        self.publisher.checked_sub(1)
+        (self.publisher & !UNATTENDED).checked_sub(1)
+    }
+
+    /// Whether nobody is at the stream's device, as that says.
+    pub fn set_unattended(&mut self, unattended: bool) {
+        let word = if unattended { UNATTENDED } else { 0 };
+        self.publisher = self.publisher & !UNATTENDED | word;
+    }
+
+    /// See [`Conn::set_unattended`].
+    pub fn is_unattended(&self) -> bool {
+        self.publisher & UNATTENDED != 0
     }
 
     /// Makes the stream's holder a publisher.
     pub fn set_publisher(&mut self, slot_index: u32) {
+        debug_assert!(slot_index < UNATTENDED - 1, "there are fewer slots");
         self.publisher = slot_index + 1;
     }
 

@@ -88,10 +88,12 @@ impl StampFlags {
     /// takes such a goodbye, cleared by who records a beat or another goodbye. What a crash leaves
     /// of it without LEFT means nothing.
     pub const LEAVING: StampFlags = StampFlags(1 << 5);
-    /// Reserved: nobody sets it, and who writes a stamp leaves it as it is.
-    pub const SPARE_6: StampFlags = StampFlags(1 << 6);
-    /// Reserved, as SPARE_6.
-    pub const SPARE_7: StampFlags = StampFlags(1 << 7);
+    /// The last beat came from a device that says that nobody is at it. Set by who records such a
+    /// beat, cleared by who records any other.
+    pub const IDLE: StampFlags = StampFlags(1 << 6);
+    /// For long enough only such beats have come: away, if the publisher says nothing else. Set and
+    /// cleared as IDLE.
+    pub const UNATTENDED: StampFlags = StampFlags(1 << 7);
 
     /// How far to the left of its place a flag is the sign of the cell.
     pub(crate) const fn to_sign(self) -> i32 {
@@ -196,6 +198,16 @@ impl Stamp {
     #[inline]
     pub const fn without(self, flags: StampFlags) -> Stamp {
         Stamp(self.0 & !(flags.0 as u64))
+    }
+
+    /// What the publisher is while it is here: what it says, and away if it says nothing else and
+    /// nobody is at any of its devices.
+    #[inline]
+    pub const fn shown_status(self) -> Status {
+        match self.status() {
+            Status::Online if self.has(StampFlags::UNATTENDED) => Status::Away,
+            said => said,
+        }
     }
 
     /// What the publisher says that it is while it is here.
@@ -471,8 +483,8 @@ mod tests {
             StampFlags::STATUS,
             StampFlags::INVISIBLE,
             StampFlags::LEAVING,
-            StampFlags::SPARE_6,
-            StampFlags::SPARE_7,
+            StampFlags::IDLE,
+            StampFlags::UNATTENDED,
         ];
         assert_eq!(flags.map(|flags| flags.0), [1, 2, 12, 16, 32, 64, 128]);
         let flags = [

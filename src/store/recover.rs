@@ -190,7 +190,7 @@ impl Parts {
             if was_fresh || before.is_online() {
                 let since = Unix::from_ms(now.ms().max(before.since_ms() + 1));
                 let status = match before.status() {
-                    Status::Offline | Status::Unknown => stamp.status(),
+                    Status::Offline | Status::Unknown => stamp.shown_status(),
                     here => here,
                 };
                 cell.store(Published::new(since, status), Ordering::Relaxed);

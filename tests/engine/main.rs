@@ -16,6 +16,7 @@ mod goodbyes;
 mod harness;
 mod http;
 mod identity;
+mod idle;
 mod ids;
 mod kernel;
 mod limits;

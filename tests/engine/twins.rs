@@ -173,7 +173,8 @@ impl Twin {
                 self.of_bob(Half::Streams, "/v1/status", &body);
             }
             _ if gone => {}
-            1..=3 => self.bob_beats(r#"{"users":["bob"]}"#),
+            1 | 2 => self.bob_beats(r#"{"users":["bob"]}"#),
+            3 => self.bob_beats(r#"{"users":["bob"],"idle_ms":300000}"#),
             4..=7 => self.beat(BOB, "bob"),
             8 => self.bob_opens(),
             9 => {

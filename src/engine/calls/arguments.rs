@@ -16,7 +16,7 @@ use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
     BAD_INVISIBLE, BAD_STATUS, BAD_VOUCH, BodyFault, Entry, Said, StreamAsk, Told, Vouch,
-    parse_beat, parse_device, parse_leave, parse_revoke, parse_session, parse_status,
+    parse_beat, parse_device, parse_idle, parse_leave, parse_revoke, parse_session, parse_status,
     parse_stream_ask, parse_told, parse_told_list, parse_users, parse_watch_edit,
 };
 use crate::wire::request::{Head, Method, decode_segment, query_pairs};
@@ -162,6 +162,10 @@ impl Engine {
                 serve(self, &key, over_tls, now).into()
             }
             Serve::InPath(serve) => serve(self, id, segment, caller, now),
+            Serve::Beaten(serve) => {
+                let idle_ms = self.read(parse_idle(body), users_limit)?;
+                serve(self, id, segment, idle_ms, caller, now)
+            }
             Serve::Edits(serve) => {
                 let edit = self.read(parse_watch_edit(body, watch_max), watch_limit)?;
                 let asks = [(Asked::Edits, 1), (Asked::Watches, edit.add.len())];

@@ -29,7 +29,10 @@ pub(super) fn beat(engine: &mut Engine, asker: ConnId, ask: &BeatAsk, now: Now) 
                 // Before the beat: who is invisible never flashes online.
                 engine.say(slot, ask.said, &mut errands, now);
                 // Neither late nor a replay: it comes after every goodbye that has come.
-                let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);
+                let outcome = match engine.is_idle(ask.idle_ms) {
+                    true => engine.record_idle_beat(slot, now),
+                    false => engine.presence.record_beat(slot, Unix::LATEST, now),
+                };
                 if engine.count_beat(outcome, Counter::BeatsHttp) {
                     errands.look(engine, slot, now);
                 }

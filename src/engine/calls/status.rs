@@ -41,16 +41,24 @@ pub(super) fn set(
             let detail = "users is what nodes say to presence nodes; name one `user`";
             return Answer::problem(problems::BAD_JSON, detail).into();
         }
-        return set_all(engine, asker, &users, ask.said, now);
+        return set_all(engine, asker, &users, (ask.said, ask.idle_ms), now);
     }
     let Some(user) = ask.user.or_else(|| caller.own()) else {
         let detail = "missing field `user`: whose status it is, where no token says so";
         return Answer::problem(problems::BAD_JSON, detail).into();
     };
     if engine.upstream.is_some() {
+        let attended = ask.idle_ms.is_some() && !engine.is_idle(ask.idle_ms);
+        if let Some(slot) = engine.presence.lookup(user.user()) {
+            match engine.is_idle(ask.idle_ms) {
+                true => engine.presence.say_unattended(slot),
+                false if attended => drop(engine.presence.say_attended(slot)),
+                false => {}
+            }
+        }
         // What is answered then is what has come by mail.
         let then = Then::Answer(overloaded(UNTAKEN));
-        return engine.pass_saying_on(asker, user, ask.said, then, now);
+        return engine.pass_saying_on(asker, user, (ask.said, attended), then, now);
     }
     let slot = match engine.take_in(user.user(), now) {
         Ok(slot) => slot,
@@ -61,18 +69,26 @@ pub(super) fn set(
     };
     let mut errands = Errands::default();
     engine.say(slot, ask.said, &mut errands, now);
+    engine.say_idle(slot, ask.idle_ms, &mut errands, now);
     errands.park(engine, asker, Then::Own(slot), now)
 }
 
 /// The same of several, of whom a real-time node has heard it. Who could not be made is missing in
 /// the answer.
-fn set_all(engine: &mut Engine, asker: ConnId, users: &[Entry], said: Said, now: Now) -> Served {
+fn set_all(
+    engine: &mut Engine,
+    asker: ConnId,
+    users: &[Entry],
+    (said, idle_ms): (Said, Option<u64>),
+    now: Now,
+) -> Served {
     let mut errands = Errands::default();
     let mut slots = Vec::with_capacity(users.len());
     for user in users.iter().flatten() {
         match engine.take_in(user.user(), now) {
             Ok(slot) => {
                 engine.say(slot, said, &mut errands, now);
+                engine.say_idle(slot, idle_ms, &mut errands, now);
                 slots.push(slot);
             }
             Err(fault) => engine.book_intern_fault(fault),
@@ -89,12 +105,22 @@ impl Engine {
         }
     }
 
+    /// A device says for how long nobody has been at it. Of its user's only stream that holds on;
+    /// somebody who is there is there at once.
+    fn say_idle(&mut self, slot: Slot, idle_ms: Option<u64>, errands: &mut Errands, now: Now) {
+        if self.is_idle(idle_ms) {
+            self.presence.say_unattended(slot);
+        } else if idle_ms.is_some() && self.presence.say_attended(slot) {
+            errands.look(self, slot, now);
+        }
+    }
+
     /// At a real-time node: has the user's presence node take over what a user says of itself.
     pub(super) fn pass_saying_on(
         &mut self,
         conn: ConnId,
         user: UserBuf,
-        said: Said,
+        (said, attended): (Said, bool),
         then: Then,
         now: Now,
     ) -> Served {
@@ -104,7 +130,13 @@ impl Engine {
             until: now.mono.plus_ms(SAYING_MS_MAX),
         };
         if let Some(upstream) = &mut self.upstream {
-            upstream.say(Say { user, said, asker });
+            let say = Say {
+                user,
+                said,
+                attended,
+                asker,
+            };
+            upstream.say(say);
         }
         Served::Parked {
             until: asker.until,

@@ -107,7 +107,7 @@ pub(super) fn open(
         // It goes before the first beat, so that nobody flashes online.
         let user = engine.presence.user(slot).into();
         let then = Then::Stream(Box::new(new));
-        return engine.pass_saying_on(asker, user, ask.said, then, now);
+        return engine.pass_saying_on(asker, user, (ask.said, true), then, now);
     }
     let mut errands = Errands::default();
     // Who has read the hello, or asks behind it, finds its holder online.

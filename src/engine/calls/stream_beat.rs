@@ -21,6 +21,7 @@ pub(super) fn beat(
     engine: &mut Engine,
     asker: ConnId,
     stream: &str,
+    idle_ms: Option<u64>,
     caller: &Caller,
     now: Now,
 ) -> Served {
@@ -34,6 +35,7 @@ pub(super) fn beat(
     let beat = StreamBeat {
         stream,
         holder: engine.holder_of(caller),
+        unattended: engine.is_idle(idle_ms),
         asker,
     };
     if shard == engine.node.shard {
@@ -80,7 +82,8 @@ impl Engine {
             return BeatFound::Nobody;
         }
         self.conns.hear(stream.index);
-        self.vouch_for(Slot::new(slot), false, Counter::BeatsHolder, now);
+        self.conns.at(stream.index).set_unattended(beat.unattended);
+        self.vouch_for_stream(stream, Slot::new(slot), Counter::BeatsHolder, now);
         BeatFound::Holder
     }
 

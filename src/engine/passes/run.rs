@@ -273,7 +273,7 @@ impl Engine {
                 }
                 // The time in which presence nodes miss its holder begins now.
                 if let Some(slot) = publisher.filter(|_| self.upstream.is_some()) {
-                    self.vouch_for(Slot::new(slot), false, Counter::BeatsStream, now);
+                    self.vouch_for_stream(id, Slot::new(slot), Counter::BeatsStream, now);
                 }
             }
             // What one asks that has just connected may be on its way.

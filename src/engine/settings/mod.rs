@@ -77,6 +77,10 @@ pub struct Settings {
     /// Silence after which an offline user is forgotten, in ms. Default 0: nobody ever is. At least
     /// a day, and longer than `offline_after_ms`. Cost: a slow look at all slots.
     pub forget_after: u64,
+    /// Time for which a device says that nobody has been at it, in ms, from which on it counts as
+    /// idle: a user is away at all of whose devices it is so. Default 300,000. 0: nobody is. Costs
+    /// nothing where no device says it; four bytes a user where one does.
+    pub away_after: u64,
     /// Most transitions of one user in ten seconds; the last one beyond them is told once they are
     /// over. Default 0: all are told at once. At most 14. Cost: a mebibyte a shard.
     pub flap_transitions_max: usize,
@@ -216,6 +220,7 @@ static DEFAULT: Settings = Settings {
     beat_skew_max_ms: 30_000,
     device_key_epoch_ms: 86_400_000,
     forget_after: 0,
+    away_after: 300_000,
     flap_transitions_max: 0,
     mass_offline_hold_ms: 0,
     keep_alive_ms: 15_000,
@@ -260,6 +265,7 @@ static TINY: Settings = Settings {
     beat_skew_max_ms: 3_000,
     device_key_epoch_ms: 60_000,
     forget_after: 0,
+    away_after: 300_000,
     flap_transitions_max: 0,
     mass_offline_hold_ms: 0,
     keep_alive_ms: 1_500,

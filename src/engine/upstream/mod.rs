@@ -171,7 +171,8 @@ impl Upstream {
         })
     }
 
-    /// Says that a publisher is connected: in its turn, or at once. By the clock of its node, as
+    /// Says that a publisher is connected, and what was noted of them: in its turn, or at once. By
+    /// the clock of its node, as
     /// far as that is known: a beat goes before or after a goodbye that came there as they were
     /// sent, whatever this node's clock says.
     pub(super) fn vouch(
@@ -192,7 +193,7 @@ impl Upstream {
             () if at_once => &mut lane.fresh,
             () => &mut lane.paced,
         };
-        let flags = Flags::of(presence.outset(slot));
+        let flags = presence.beat_flags(slot);
         pack.push(flags, user, key, now.mono, clock);
     }
 
@@ -207,7 +208,7 @@ impl Upstream {
         let user = presence.user(slot);
         let node = self.nodes.of(user.as_bytes());
         let clock = || presence.clock_of(node, now);
-        let flags = Flags::of(presence.outset(slot));
+        let flags = presence.beat_flags(slot);
         let bridge = &mut self.lanes[node].bridge;
         bridge.push(flags, user, key, now.mono, clock);
     }

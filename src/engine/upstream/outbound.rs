@@ -73,6 +73,8 @@ pub struct LoggedOut {
 pub struct Say {
     pub user: UserBuf,
     pub said: Said,
+    /// Somebody is at the device that says it.
+    pub attended: bool,
     /// The request that waits for it.
     pub asker: Asker,
 }

@@ -6,6 +6,7 @@
 //! bit 0      LEAVE: goodbyes; then no other bit is set
 //! bits 1, 2  the status of a user of whom nothing is known: 0 online, 1 away, 2 busy
 //! bit 3      whoever that is, is invisible
+//! bit 4      IDLE: nobody is at the device
 //! ```
 
 use crate::status::Status;
@@ -40,7 +41,8 @@ impl Flags {
     const BUSY: u8 = 2 << 1;
     const STATUS: u8 = 3 << 1;
     const INVISIBLE: u8 = 1 << 3;
-    const KNOWN: u8 = Flags::STATUS | Flags::INVISIBLE;
+    const IDLE: u8 = 1 << 4;
+    const KNOWN: u8 = Flags::STATUS | Flags::INVISIBLE | Flags::IDLE;
 
     /// Beats that say what new users are.
     pub const fn of(outset: Outset) -> Flags {
@@ -55,6 +57,18 @@ impl Flags {
             0
         };
         Flags(status | invisible)
+    }
+
+    /// The same of devices at which nobody is, or not.
+    pub const fn with_idle(self, idle: bool) -> Flags {
+        let idle = if idle { Flags::IDLE } else { 0 };
+        Flags(self.0 & !Flags::IDLE | idle)
+    }
+
+    /// Whether nobody is at the devices that beat.
+    #[inline]
+    pub const fn is_idle(self) -> bool {
+        self.0 & Flags::IDLE != 0
     }
 
     /// None: a bit that this version does not know, or such as do not go together.
@@ -105,9 +119,10 @@ mod tests {
             taken.push(byte);
             assert_eq!(flags.byte(), byte);
             if !flags.is_leave() {
-                assert_eq!(Flags::of(flags.outset()), flags);
+                let written = Flags::of(flags.outset()).with_idle(flags.is_idle());
+                assert_eq!(written, flags);
             }
         }
-        assert_eq!(taken, [0, 1, 2, 4, 8, 10, 12]);
+        assert_eq!(taken, [0, 1, 2, 4, 8, 10, 12, 16, 18, 20, 24, 26, 28]);
     }
 }

@@ -187,6 +187,23 @@ const INVISIBLE: Member = Member {
     kind: Kind::Flag,
 };
 
+const IDLE_MS: Member = Member {
+    name: "idle_ms",
+    kind: Kind::Number,
+};
+
+/// Reads `{"idle_ms":300000}`, the body of `POST /v1/stream/{stream}/beat`, which need not be
+/// there: for how long nobody has been at the device.
+///
+/// Errors: it is no such object.
+pub fn parse_idle(body: &[u8]) -> Result<Option<u64>, BodyFault> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let [idle_ms] = parse(body, [IDLE_MS], &["idle_ms"], 0)?;
+    Ok(idle_ms.and_then(Value::into_number))
+}
+
 /// What is said of a status by these members of a body.
 fn said(status: Option<Value>, invisible: Option<Value>) -> Result<Said, BodyFault> {
     let bad = || BodyFault::Malformed(BAD_STATUS.into());
@@ -207,10 +224,12 @@ pub struct BeatAsk {
     pub users: Vec<Entry>,
     /// What all of them say.
     pub said: Said,
+    /// For how long nobody has been at the device that beats for them.
+    pub idle_ms: Option<u64>,
 }
 
-/// Reads `{"users":[..],"status":"busy","invisible":true}`, the body of `POST /v1/beat`; the latter
-/// two are optional.
+/// Reads `{"users":[..],"status":"busy","invisible":true,"idle_ms":300000}`, the body of
+/// `POST /v1/beat`; all but the first are optional.
 ///
 /// Errors: it is no such object, or names too many.
 pub fn parse_beat(body: &[u8], users_max: usize) -> Result<BeatAsk, BodyFault> {
@@ -218,12 +237,14 @@ pub fn parse_beat(body: &[u8], users_max: usize) -> Result<BeatAsk, BodyFault> {
         name: "users",
         kind: Kind::Users,
     };
-    let names = &["users", "status", "invisible"];
-    let [users, status, invisible] = parse(body, [USERS, STATUS, INVISIBLE], names, users_max)?;
+    const MEMBERS: [Member; 4] = [USERS, STATUS, INVISIBLE, IDLE_MS];
+    let names = &["users", "status", "invisible", "idle_ms"];
+    let [users, status, invisible, idle_ms] = parse(body, MEMBERS, names, users_max)?;
     let missing = || BodyFault::Malformed("missing field `users`".into());
     Ok(BeatAsk {
         users: users.map(Value::into_users).ok_or_else(missing)?,
         said: said(status, invisible)?,
+        idle_ms: idle_ms.and_then(Value::into_number),
     })
 }
 
@@ -236,10 +257,13 @@ pub struct StatusAsk {
     pub users: Option<Vec<Entry>>,
     /// What it becomes.
     pub said: Said,
+    /// For how long nobody has been at the device that says it.
+    pub idle_ms: Option<u64>,
 }
 
-/// Reads `{"user":"alice","status":"busy","invisible":true}`, the body of `POST /v1/status`; one of
-/// the latter two must be there. In the place of `user` there may be `users`.
+/// Reads `{"user":"alice","status":"busy","invisible":true,"idle_ms":0}`, the body of
+/// `POST /v1/status`; one of the latter three must be there. In the place of `user` there may be
+/// `users`, for whom nothing else need be there.
 ///
 /// Errors: it is no such object, says nothing, or names too many.
 pub fn parse_status(body: &[u8], users_max: usize) -> Result<StatusAsk, BodyFault> {
@@ -251,18 +275,20 @@ pub fn parse_status(body: &[u8], users_max: usize) -> Result<StatusAsk, BodyFaul
         name: "users",
         kind: Kind::Users,
     };
-    let names = &["user", "users", "status", "invisible"];
-    let [user, users, status, invisible] =
-        parse(body, [USER, USERS, STATUS, INVISIBLE], names, users_max)?;
+    const MEMBERS: [Member; 5] = [USER, USERS, STATUS, INVISIBLE, IDLE_MS];
+    let names = &["user", "users", "status", "invisible", "idle_ms"];
+    let [user, users, status, invisible, idle_ms] = parse(body, MEMBERS, names, users_max)?;
+    let idle_ms = idle_ms.and_then(Value::into_number);
     let said = said(status, invisible)?;
-    if said.is_empty() {
-        let missing = "missing field `status` or `invisible`";
+    if said.is_empty() && idle_ms.is_none() && users.is_none() {
+        let missing = "missing field `status`, `invisible` or `idle_ms`";
         return Err(BodyFault::Malformed(missing.into()));
     }
     Ok(StatusAsk {
         user: user.and_then(Value::into_user),
         users: users.map(Value::into_users),
         said,
+        idle_ms,
     })
 }
 

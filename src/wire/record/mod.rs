@@ -17,8 +17,8 @@ use crate::wire::json::{write_str, write_u64};
 
 pub use body::{
     BAD_VOUCH, BODY_DEPTH_MAX, BeatAsk, BodyFault, LeaveAsk, RevokeAsk, StatusAsk, StreamAsk,
-    Vouch, WatchEdit, parse_beat, parse_device, parse_leave, parse_revoke, parse_session,
-    parse_status, parse_stream_ask, parse_users, parse_watch_edit,
+    Vouch, WatchEdit, parse_beat, parse_device, parse_idle, parse_leave, parse_revoke,
+    parse_session, parse_status, parse_stream_ask, parse_users, parse_watch_edit,
 };
 pub use item::{Entry, ItemFault};
 pub use last_active::LastActive;

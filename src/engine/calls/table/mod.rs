@@ -53,8 +53,8 @@ use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
 use Scope::{Admin, Beat, Metrics, Publish, Query, Revoke};
 use Serve::{
-    Bare, Bundles, Devices, Edits, Fixed, InPath, Listed, Mints, Notes, One, Opens, Parts, Pinned,
-    Record, Records, Says, SignsIn, Users, Voids,
+    Bare, Beaten, Bundles, Devices, Edits, Fixed, InPath, Listed, Mints, Notes, One, Opens, Parts,
+    Pinned, Record, Records, Says, SignsIn, Users, Voids,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
@@ -73,7 +73,7 @@ static TABLE: &[Row] = &[
     row(Post, STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
     row(Post, STREAM_WATCH,        StreamWatch,  Streams, Holder,         Refused, Edits(edit)),
     row(Post, STREAM_TOKEN,        StreamToken,  Streams, Holder,         Allowed, InPath(renew)),
-    row(Post, STREAM_BEAT,         StreamBeat,   Streams, Holder,  Allowed, InPath(stream_beat)),
+    row(Post, STREAM_BEAT,         StreamBeat,   Streams, Holder,  Allowed, Beaten(stream_beat)),
     inner(Post, "/v1/streams/held", StreamsHeld, Mirrors, Peers(Admin),   Allowed, Users(held)),
     inner(Post, "/v1/streams/end", StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
     row(Post, "/v1/beat",          Call::Beat,   Decides, Either(Beat),   Refused, Notes(beat)),
@@ -219,6 +219,9 @@ pub(super) enum Serve {
     Bundles(fn(&mut Engine, &[u8], Now) -> Answer),
     /// Who asks, and the stream in the path.
     InPath(fn(&mut Engine, ConnId, &str, &Caller, Now) -> Served),
+    /// Who asks, the stream in the path, and for how long nobody has been at its device; the body
+    /// that says so need not be there.
+    Beaten(fn(&mut Engine, ConnId, &str, Option<u64>, &Caller, Now) -> Served),
     /// The device of the body `{"device":".."}`.
     Devices(fn(&mut Engine, User<'_>, &Caller, Now) -> Answer),
     /// The body as it came, which a user's call need not have.
@@ -319,7 +322,8 @@ impl Row {
     /// The type of the call's body. None: it has none.
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
-            Bare(_) | Fixed(_) | Pinned(_) | One(_) | Listed(_) | InPath(_) | Mints(_) => None,
+            Bare(_) | Fixed(_) | Pinned(_) | One(_) | Listed(_) | InPath(_) | Beaten(_)
+            | Mints(_) => None,
             Users(_) | Notes(_) | Says(_) | Parts(_) | Record(_) | Records(_) | Edits(_)
             | Devices(_) | Voids(_) | SignsIn(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
