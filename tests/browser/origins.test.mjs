@@ -71,15 +71,18 @@ test("a page that is not listed is told how to list it", { skip }, async () => {
 });
 
 test("a page that is listed watches, edits, beats and leaves", { skip }, async () => {
-  const page = await open(browser, listed.url, server, { user: "guest" }, ["bob"]);
+  const context = await browser.newContext();
+  const page = await open(context, listed.url, server, { user: "guest" }, ["bob"]);
   await until("it is online", async () => (await server.status("guest")).online);
   await page.evaluate(() => gd.watch("carol"));
   await until("carol is known", () => page.evaluate(() => gd.get("carol")?.status === "offline"));
   await page.evaluate(() => gd.setStatus("busy"));
   assert.equal((await server.status("guest")).status, "busy");
   assert.deepEqual(await errors(page), []);
+  // The page goes, and its profile stays: with that all that is under way would end.
   await page.close();
   await until("it has said goodbye", async () => !(await server.status("guest")).online);
+  await context.close();
 });
 
 test("a page from a file is told to be served", { skip }, async () => {
