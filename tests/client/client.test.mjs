@@ -1,6 +1,6 @@
 // The client against a fake EventSource and a fake fetch: `node --test tests/client/`.
 
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import assert from "node:assert/strict";
 import { Greendot } from "../../src/web/client/client.js";
 import { FakeSource, record, settle } from "./fakes.mjs";
@@ -282,5 +282,34 @@ test("where there are no Web Locks each tab has a stream of its own, and says so
     console.warn = warn;
     delete globalThis.document;
     Object.defineProperty(globalThis, "navigator", { value: navigator, configurable: true });
+  }
+});
+
+test("for how long nobody has been there is said with beats, if it is asked for", async () => {
+  const listeners = {};
+  globalThis.addEventListener = (kind, listener) => (listeners[kind] = listener);
+  globalThis.removeEventListener = () => {};
+  mock.timers.enable({ apis: ["Date"], now: 1764009600000 });
+  try {
+    const { gd, asked, source } = await start({ user: "alice", idle: true });
+    source.say("hello", { stream: "1.1.a", vouch: "self" });
+    mock.timers.setTime(1764009600000 + 300_000);
+    source.ping();
+    await settle();
+    // Back: that is said at once, and once.
+    listeners.keydown();
+    listeners.pointermove();
+    await settle();
+    const beats = asked.map(([call, json]) => [call, json]);
+    const beat = "POST /v1/stream/1.1.a/beat";
+    assert.deepEqual(beats, [
+      [beat, { idle_ms: 300_000 }],
+      [beat, { idle_ms: 0 }],
+    ]);
+    gd.close();
+  } finally {
+    mock.timers.reset();
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
   }
 });

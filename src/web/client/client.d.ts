@@ -40,6 +40,9 @@ export interface Options {
   /** Who says that the user is here: this page by answering the server's pings (`self`, the
    * default), or its open connection alone (`stream`). */
   vouch?: "self" | "stream";
+  /** Says for how long nobody has touched any tab: from the server's `--away-after` on the user is
+   * away, if that is so on all their devices. Default: false. */
+  idle?: boolean;
   /** In the place of the global one. */
   EventSource?: new (url: string) => EventSource;
   /** In the place of the global one. */

@@ -14,6 +14,9 @@ import { Tabs } from "./tabs.js";
 
 // A page that goes away may be back: it was reloaded.
 const RETURN_MS = 5000;
+// Inputs within so long are one.
+const INPUT_MS = 10000;
+const INPUTS = ["pointerdown", "pointermove", "keydown", "wheel"];
 
 export class Greendot {
   #options;
@@ -29,6 +32,7 @@ export class Greendot {
   // A change of the status under way: a stream that opens before it would show the former one.
   #saying = Promise.resolve();
   #troubled = false;
+  #inputAt = Date.now();
   #leaving = false;
   #closed = false;
   #unlisten;
@@ -51,6 +55,8 @@ export class Greendot {
       listen("pageshow", () => this.#join()),
       listen("resume", () => this.#join()),
     ];
+    if (options.idle)
+      for (const kind of INPUTS) this.#unlisten.push(listen(kind, () => this.#input(true)));
     this.#join();
   }
 
@@ -148,6 +154,15 @@ export class Greendot {
     return done;
   }
 
+  // Somebody is at this device, at this tab or another.
+  #input(isOwn) {
+    const idleMs = Date.now() - this.#inputAt;
+    if (idleMs < INPUT_MS) return;
+    this.#inputAt = Date.now();
+    if (isOwn) this.#tabs?.send({ input: true });
+    this.#stream?.beat();
+  }
+
   #join() {
     if (this.#closed || this.#tabs) return;
     const name = `greendot ${this.#server.base} ${this.#user ?? ""}`;
@@ -184,6 +199,7 @@ export class Greendot {
       EventSource: source,
       watch: [this.#wanted, ...this.#others.values()].flatMap((users) => [...users.keys()]),
       records: this.#records,
+      idleMs: this.#options.idle && (() => Date.now() - this.#inputAt),
     };
     this.#stream = new Stream(this.#server, options, (kind, value) => this.#tell(kind, value));
   }
@@ -205,7 +221,8 @@ export class Greendot {
     this.#stream?.unwatch(users.filter((user) => !isWanted(user)));
   }
 
-  #hear({ from, led, want, news, gone, left }) {
+  #hear({ from, led, want, news, gone, left, input }) {
+    if (input) return this.#input(false);
     if (left) return this.#left();
     if (led) {
       const [add, known] = [[...this.#wanted.keys()], [...this.#records.values()]];

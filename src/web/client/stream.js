@@ -38,6 +38,8 @@ export class Stream {
   #user;
   #vouch;
   #ticket;
+  // For how long nobody has been at this device, if that is to be said.
+  #idleMs;
   // The ticket of #source may have been spent: who comes back with it is told not to.
   #spent = false;
   // Which ticket is waited for.
@@ -98,6 +100,7 @@ export class Stream {
     this.#user = options.user ?? null;
     this.#vouch = options.vouch ?? "self";
     this.#ticket = options.ticket ?? (server.token === null ? null : () => this.#makeTicket());
+    this.#idleMs = options.idleMs;
     this.#wanted = new Set(options.watch);
     this.#records = new Map(options.records);
     this.#connect();
@@ -126,6 +129,11 @@ export class Stream {
   // What is known of a user who is watched; undefined before the first answer.
   get(user) {
     return this.#wanted.has(user) ? this.#known(user) : undefined;
+  }
+
+  // Somebody is back at this device.
+  beat() {
+    this.#beat();
   }
 
   // Ends the stream for good; the server sees its holder go when the beats end.
@@ -443,7 +451,8 @@ export class Stream {
     this.#beatAbort?.abort();
     const abort = (this.#beatAbort = new AbortController());
     const path = `/v1/stream/${encodeURIComponent(stream)}/beat`;
-    const { status, detail } = await this.#server.ask(path, {}, BEAT_MS_MAX, abort);
+    const init = this.#idleMs ? { json: { idle_ms: this.#idleMs() } } : {};
+    const { status, detail } = await this.#server.ask(path, init, BEAT_MS_MAX, abort);
     if (abort !== this.#beatAbort || stream !== this.#stream) return;
     if (status >= 200 && status < 300) {
       this.#astray = 0;
