@@ -242,6 +242,15 @@ pub const KNOBS: &[Knob] = &[
         set: |config, text| value::switch(text).map(|value| config.insecure = value),
     },
     Knob {
+        name: "demo",
+        group: PLACE,
+        kind: Kind::Switch,
+        doc: "Serve /demo, a page for trying things out, to other machines too; on a loopback \
+              address, and by insecure without admin, it is served anyway",
+        get: |config| Some(config.demo.to_string()),
+        set: |config, text| value::switch(text).map(|value| config.demo = value),
+    },
+    Knob {
         name: "cors-origins",
         group: PLACE,
         kind: Kind::List,

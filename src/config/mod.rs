@@ -62,6 +62,8 @@ pub struct Config {
     pub memory: MemoryChoice,
     /// Whether addresses that other machines can reach are allowed.
     pub insecure: bool,
+    /// Whether the page for trying things out is served where other machines may reach it too.
+    pub demo: bool,
     /// How users prove who they are.
     pub identity: IdentityConfig,
     /// Form of the logs.
@@ -145,6 +147,7 @@ impl Default for Config {
             write_back_bytes_per_second_max: 64 << 20,
             memory: MemoryChoice::Auto,
             insecure: false,
+            demo: false,
             identity: IdentityConfig::default(),
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,
@@ -179,6 +182,11 @@ impl Config {
     /// `insecure`, if there is no other listener for them.
     pub fn serves_operators_publicly(&self) -> bool {
         self.admin.is_none() && (self.is_local() || self.insecure)
+    }
+
+    /// Whether the page for trying things out is served.
+    pub fn has_demo(&self) -> bool {
+        self.demo || self.is_local() || self.serves_operators_publicly()
     }
 
     /// Whether callers are asked who they are. A presence node holds no streams: there services
@@ -235,7 +243,10 @@ impl Config {
         });
         let insecure = self.insecure.then(|| {
             let operators = match self.admin {
-                None => ", and the dashboard and all operators' calls stay on the one listener",
+                None => {
+                    ", and the dashboard, the demo and all operators' calls stay on the one \
+                         listener"
+                }
                 Some(_) => "",
             };
             format!(

@@ -370,7 +370,9 @@ fn what_is_seldom_meant_is_said() {
     };
     let (http, insecure) = (("http", "0.0.0.0:0"), ("insecure", "true"));
     let all = said(RoleName::All, &[http, insecure]);
-    assert!(all.contains("the dashboard and all operators' calls stay on the one listener"));
+    assert!(
+        all.contains("the dashboard, the demo and all operators' calls stay on the one listener")
+    );
     let apart = said(RoleName::All, &[http, insecure, ("admin", "127.0.0.1:0")]);
     assert!(apart.starts_with("insecure is set") && !apart.contains("dashboard"));
     let split = [

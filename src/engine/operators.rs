@@ -22,6 +22,8 @@ pub struct Operators {
     pub are_open: bool,
     /// Whoever reaches that listener may read the metrics.
     pub metrics_are_open: bool,
+    /// There is a page for trying things out.
+    pub demo: bool,
 }
 
 impl Default for Operators {
@@ -31,6 +33,7 @@ impl Default for Operators {
             are_public: true,
             are_open: true,
             metrics_are_open: false,
+            demo: true,
         }
     }
 }

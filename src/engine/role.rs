@@ -18,6 +18,11 @@ pub enum Role {
 }
 
 impl Role {
+    /// Whether it has streams.
+    pub fn holds_streams(&self) -> bool {
+        !matches!(self, Role::Presence)
+    }
+
     /// The subcommand that runs it.
     pub fn name(&self) -> &'static str {
         match self {

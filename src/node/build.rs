@@ -102,6 +102,7 @@ fn operators(config: &Config) -> Operators {
             None => config.is_local() || !config.asks(),
         },
         metrics_are_open: config.admin_metrics_open,
+        demo: config.has_demo(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The files of `src/web/`, compiled in: dashboard, browser client, API description.
+//! The files of `src/web/`, compiled in: dashboard, demo, browser client, API description.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::LazyLock;
@@ -24,6 +24,14 @@ pub static DASHBOARD: File = LazyLock::new(|| Page {
     ..page(
         "text/html; charset=utf-8",
         include_str!("../web/dashboard/index.html"),
+    )
+});
+/// `/demo`: for trying things out.
+pub static DEMO: File = LazyLock::new(|| Page {
+    for_all: false,
+    ..page(
+        "text/html; charset=utf-8",
+        include_str!("../web/demo/index.html"),
     )
 });
 /// `/client.js`: the browser client, one file of several: a page waits for one.
@@ -101,20 +109,26 @@ mod tests {
         serde_json::from_str(&API.body).unwrap()
     }
 
-    /// Nothing on the dashboard comes from elsewhere, and what it asks for is served here.
+    /// Nothing on a page comes from elsewhere, and what it asks for is served here.
     #[test]
-    fn the_dashboard_is_self_contained() {
-        let text = &*DASHBOARD.body;
-        for (attribute, allowed) in [
-            ("src=\"", &["/client.js"][..]),
-            ("href=\"", &["/metrics", "/openapi.json", "/client.js"]),
-        ] {
-            for rest in text.split(attribute).skip(1) {
-                let target = rest.split('"').next().unwrap();
-                assert!(
-                    allowed.contains(&target) || target.starts_with("data:"),
-                    "{target}"
-                );
+    fn pages_are_self_contained() {
+        let served = [
+            "/",
+            "/client.js",
+            "/green-dot.js",
+            "/demo",
+            "/metrics",
+            "/openapi.json",
+        ];
+        for text in [&*DASHBOARD.body, &*DEMO.body] {
+            for attribute in ["src=\"", "href=\"", "from \""] {
+                for rest in text.split(attribute).skip(1) {
+                    let target = rest.split('"').next().unwrap();
+                    assert!(
+                        served.contains(&target) || target.starts_with("data:"),
+                        "{target}"
+                    );
+                }
             }
         }
     }

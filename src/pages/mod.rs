@@ -6,4 +6,4 @@
 pub mod exposition;
 mod files;
 
-pub use files::{API, CLIENT, CLIENT_TYPES, DASHBOARD, ELEMENT, File, Page};
+pub use files::{API, CLIENT, CLIENT_TYPES, DASHBOARD, DEMO, ELEMENT, File, Page};

@@ -35,6 +35,10 @@ const isInstalled = fs.existsSync(`${PACKAGES}/installed`);
 export const skip =
   (!chromium && "there is no Chromium") || (!isInstalled && "run tests/browser/install");
 
+// The program that judges how accessible a page is, as text.
+export const axe = () =>
+  fs.readFileSync(createRequire(`${PACKAGES}/`).resolve("axe-core/axe.min.js"), "utf8");
+
 export async function launch() {
   const { chromium: driver } = createRequire(`${PACKAGES}/`)("playwright-core");
   const executablePath = spawnSync("which", [chromium]).stdout.toString().trim();

@@ -14,6 +14,7 @@ const APART: Operators = Operators {
     are_public: false,
     are_open: false,
     metrics_are_open: false,
+    demo: false,
 };
 /// The same, on a loopback address.
 const APART_HERE: Operators = Operators {
@@ -501,7 +502,7 @@ fn a_node_says_in_words_how_it_is() {
     let version = env!("CARGO_PKG_VERSION");
     let told = |state: &str, troubles: &str, warnings: &str| {
         format!(
-            "{{\"now\":{now},\"role\":\"serve\",\"shards\":2,\"state\":\"{state}\",\
+            "{{\"demo\":true,\"now\":{now},\"role\":\"serve\",\"shards\":2,\"state\":\"{state}\",\
              \"troubles\":[{troubles}],\"version\":\"{version}\",\"warnings\":[{warnings}]}}"
         )
     };

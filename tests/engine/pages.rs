@@ -247,7 +247,7 @@ fn files_are_sent_once() {
     };
     let pinned = concat!("/client/", env!("CARGO_PKG_VERSION"), "/client.js");
     for (target, cache) in [
-        ("/", "no-cache"),
+        ("/demo", "no-cache"),
         ("/client.js", "no-cache"),
         ("/client.d.ts", "no-cache"),
         ("/green-dot.js", "no-cache"),

@@ -47,7 +47,7 @@ use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
 pub(super) use errands::{Errands, WAIT_MS_MAX};
 use served::{Served, Then, overloaded};
-use table::{JSON, Row, Rows, Surplus};
+use table::{DEMO, JSON, Row, Rows, Surplus};
 
 pub use query::{NODE_HEADER, REFUSES_NEW, instance_of};
 pub use refusal::Refusals;
@@ -131,7 +131,10 @@ impl Engine {
             return Err(allowing("GET, HEAD, POST, OPTIONS").into());
         }
         let rows = Rows::of(head.path, self.finds_operators(id));
-        let Some(rows) = rows.filter(|rows| !rows.hide(head.method)) else {
+        let is_served = |rows: &Rows<'_>| {
+            !rows.hide(head.method) && (head.path != DEMO || self.node.operators.demo)
+        };
+        let Some(rows) = rows.filter(is_served) else {
             let detail = "see /openapi.json for the paths that are served";
             return Err(Answer::problem(problems::NOT_FOUND, detail).into());
         };

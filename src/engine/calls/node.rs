@@ -5,9 +5,9 @@ use serde_json::json;
 use super::served::RETRY_AFTER;
 use crate::engine::parts::Engine;
 use crate::metrics::Gauge;
-use crate::pages::exposition;
+use crate::pages::{DASHBOARD, exposition};
 use crate::time::Now;
-use crate::wire::response::{Answer, problems};
+use crate::wire::response::{Answer, Cache, problems};
 
 /// `GET /livez`.
 pub(super) fn live(_engine: &mut Engine, _now: Now) -> Answer {
@@ -50,6 +50,35 @@ fn troubles(engine: &Engine) -> Vec<String> {
     troubles
 }
 
+/// `GET /`: the dashboard. It asks for its numbers itself; those of now stand in it for whoever
+/// runs no script, where everybody who comes may read them.
+pub(super) fn dashboard(engine: &mut Engine, _now: Now) -> Answer {
+    let operators = engine.node.operators;
+    let mut body = DASHBOARD.body.clone();
+    if operators.are_open || operators.metrics_are_open {
+        let all = |gauge: Gauge| -> u64 {
+            let shards = engine.node.board.shards.iter();
+            shards.map(|shard| shard.gauge(gauge)).sum()
+        };
+        for (id, value) in [
+            ("online", engine.presence.online()),
+            ("users", u64::from(engine.presence.known())),
+            ("streams", all(Gauge::Streams)),
+            (
+                "watches",
+                all(Gauge::WatchesBySlot) + all(Gauge::WatchesByName),
+            ),
+        ] {
+            let place = format!("id=\"{id}\">");
+            body = body.replacen(&format!("{place}\u{2013}"), &format!("{place}{value}"), 1);
+        }
+    }
+    Answer {
+        cache: Cache::Never,
+        ..Answer::ok(DASHBOARD.content_type, body.into_bytes())
+    }
+}
+
 /// `GET /v1/node`: what a person wants to know of the node beside its numbers.
 pub(super) fn about(engine: &mut Engine, now: Now) -> Answer {
     let state = match (engine.passes.is_draining(), troubles(engine)) {
@@ -73,6 +102,7 @@ pub(super) fn about(engine: &mut Engine, now: Now) -> Answer {
         "version": env!("CARGO_PKG_VERSION"),
         "role": engine.node.role.name(),
         "shards": engine.node.shards,
+        "demo": engine.node.operators.demo && engine.node.role.holds_streams(),
         "now": now.unix.ms(),
         "state": state.0,
         "troubles": state.1,

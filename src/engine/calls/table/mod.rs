@@ -20,7 +20,7 @@ use super::forget::forget;
 use super::held::held;
 use super::ignored::Ignored;
 use super::leave::{end_streams as end, leave};
-use super::node::{about, live, metrics, ready};
+use super::node::{about, dashboard, live, metrics, ready};
 use super::query::{many, one, query};
 use super::revoke::{revoke, told};
 use super::served::Served;
@@ -34,7 +34,7 @@ use crate::engine::parts::Engine;
 use crate::engine::role::Role;
 use crate::engine::told::put;
 use crate::metrics::Call;
-use crate::pages::{API, CLIENT, CLIENT_TYPES, DASHBOARD, ELEMENT, File};
+use crate::pages::{API, CLIENT, CLIENT_TYPES, DEMO as DEMO_PAGE, ELEMENT, File};
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::User;
@@ -90,7 +90,8 @@ static TABLE: &[Row] = &[
     inner(Get, "/v1/node",         Call::Node,   Every,   Local(Admin),   Allowed, Bare(about)),
     inner(Post, SESSION,           Session,      Every,   Open,         Allowed, SignsIn(sign_in)),
     inner(Delete, SESSION,         Session,      Every,   Open,           Allowed, Bare(sign_out)),
-    inner(Get, "/",                Page,         Every,   Open,      Refused, Fixed(&DASHBOARD)),
+    inner(Get, "/",                Page,         Every,   Open,           Refused, Bare(dashboard)),
+    row(Get,  DEMO,                Page,         Streams, Open,      Refused, Fixed(&DEMO_PAGE)),
     row(Get,  "/client.js",        Page,         Every,   Open,           Refused, Fixed(&CLIENT)),
     row(Get,  "/green-dot.js",     Page,         Every,   Open,          Refused, Fixed(&ELEMENT)),
     row(Get,  "/client.d.ts",      Page,         Every,   Open,      Refused, Fixed(&CLIENT_TYPES)),
@@ -103,6 +104,8 @@ const ONE_USER: &str = "/v1/presence/{user}";
 /// Its answer is long, and is served as such.
 pub(super) const METRICS: &str = "/metrics";
 const SESSION: &str = "/v1/session";
+/// Not served by every node: see [`Operators::demo`](crate::engine::Operators::demo).
+pub(super) const DEMO: &str = "/demo";
 /// The type of most bodies.
 pub(super) const JSON: &str = "application/json";
 
@@ -316,7 +319,7 @@ impl Row {
 
     /// Whether it is answered everybody alike, and says nothing of users.
     pub(super) fn is_plain(&self) -> bool {
-        matches!(self.serve, Fixed(_) | Pinned(_)) || self.call == Health
+        matches!(self.call, Page | Health)
     }
 
     /// The type of the call's body. None: it has none.

@@ -1,0 +1,178 @@
+// The dashboard and the demo in a real browser: `node --test tests/browser/`.
+
+import { after, before, test } from "node:test";
+import assert from "node:assert/strict";
+import { axe, launch, serve, skip, until } from "./harness.mjs";
+
+let server, browser;
+
+before(async () => {
+  if (skip) return;
+  [server, browser] = [await serve("--offline-after-ms=60000"), await launch()];
+});
+
+after(async () => {
+  await browser?.close();
+  await server?.close();
+});
+
+// A page in a browser of its own, and what it complained of.
+async function visit(path, options = {}, of = server) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  const complaints = [];
+  page.on("pageerror", ({ message }) => complaints.push(message));
+  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  await page.goto(`${of.url}${path}`);
+  return { page, complaints, close: () => context.close() };
+}
+
+const textOf = (page, selector) => page.locator(selector).textContent();
+
+// What axe-core finds that is serious, as rule and place.
+async function faults(page) {
+  await page.evaluate(axe());
+  const { violations } = await page.evaluate(() => window.axe.run());
+  return violations
+    .filter(({ impact }) => impact === "serious" || impact === "critical")
+    .flatMap(({ id, nodes }) => nodes.map(({ target }) => `${id}: ${target}`));
+}
+
+test("the dashboard's numbers are those of the metrics", { skip }, async () => {
+  for (const user of ["u1", "u2", "u3"]) await server.beat(user);
+  await fetch(`${server.url}/nowhere`);
+  const { page, complaints, close } = await visit("/#watch=u1&watch=nobody");
+  const whole = new Intl.NumberFormat("en");
+  for (const [id, name] of [
+    ["online", "greendot_users_online"],
+    ["users", "greendot_users"],
+    ["streams", "greendot_streams"],
+    ["watches", "greendot_watches"],
+  ]) {
+    await until(`${id} is ${name}`, async () => {
+      const value = await server.sum(name);
+      return value > 0 && (await textOf(page, `#${id}`)) === whole.format(value);
+    });
+  }
+  await until("rates and lines are there", async () => {
+    const lines = await page.locator("#numbers polyline").evaluateAll((all) =>
+      all.map((line) => line.getAttribute("points").length > 0),
+    );
+    return lines.length === 9 && lines.filter(Boolean).length >= 7;
+  });
+  assert.equal(await page.locator("#rows tr").count(), 2);
+  assert.match(await textOf(page, "#refusals"), /requests: 4xx/);
+  assert.match(await textOf(page, "#facts"), /greendot serve \S+, 2 shards/);
+  assert.match(await textOf(page, "#server"), /^serve \S+, serving$/);
+  const about = await (await fetch(`${server.url}/v1/node`)).json();
+  assert.equal(await page.locator("#warnings li").count(), about.warnings.length);
+  assert.match(await textOf(page, "#watched"), /u1online for .*nobodynever seen/);
+  assert.ok(await page.locator("#demo").isVisible());
+  assert.deepEqual([await faults(page), complaints], [[], []]);
+  await close();
+});
+
+test("without a script the dashboard has the numbers of now", { skip }, async () => {
+  await server.beat("u4");
+  const { page, close } = await visit("/", { javaScriptEnabled: false });
+  for (const [id, name] of [["online", "greendot_users_online"], ["users", "greendot_users"]])
+    assert.equal(await textOf(page, `#${id}`), String(await server.sum(name)));
+  await close();
+});
+
+test("on a phone nothing is wider than the page, whatever a user is called", { skip }, async () => {
+  const phone = { viewport: { width: 360, height: 700 } };
+  const name = "\u{1f7e2}".repeat(16) + "x".repeat(60);
+  const watch = new URLSearchParams([["watch", name], ["watch", "bob"]]);
+  const friends = new URLSearchParams([["user", name], ["friends", name]]);
+  for (const path of [`/#${watch}`, `/demo?${friends}`, "/demo"]) {
+    const { page, close } = await visit(path, phone);
+    await page.waitForTimeout(1500);
+    const [width, shown] = await page.evaluate(() => [
+      document.documentElement.scrollWidth,
+      document.documentElement.clientWidth,
+    ]);
+    assert.ok(width <= shown, `${path}: ${width} of ${shown}`);
+    await close();
+  }
+});
+
+test("a dead server turns the dashboard grey, and it comes back by itself", { skip }, async () => {
+  const doomed = await serve();
+  await doomed.beat("u1");
+  const { page, close } = await visit("/#watch=u1", {}, doomed);
+  const green = () => page.locator(".dot.online").count();
+  await until("server and u1 are green", async () => (await green()) === 2);
+  const died = Date.now();
+  await doomed.end("SIGKILL");
+  await page.waitForFunction(() => document.body.classList.contains("lost"));
+  assert.equal(await green(), 0);
+  assert.equal(await textOf(page, "#online"), "–");
+  assert.equal(await textOf(page, "#server"), "not reachable");
+  // A question each second, which waits for two at the most.
+  assert.ok(Date.now() - died < 20_000);
+  await doomed.start();
+  await until("it is seen", async () => (await green()) > 0);
+  await close();
+  await doomed.close();
+});
+
+test("two windows of the demo see each other", { skip }, async () => {
+  const alice = await visit("/demo?user=alice&friends=bob");
+  const words = (of, user) => of.page.locator(`green-dot[user="${user}"]`).last();
+  const shows = (of, user, status) =>
+    until(`${user} is ${status}`, async () =>
+      (await words(of, user).getAttribute("status")) === status,
+    );
+  await shows(alice, "alice", "online");
+  await shows(alice, "bob", "offline");
+  const link = await alice.page.locator("#friends a").getAttribute("href");
+  assert.equal(link, "/demo?user=bob&friends=alice");
+  const bob = await visit(link);
+  await shows(alice, "bob", "online");
+  await shows(bob, "alice", "online");
+  await bob.page.check("[value=away]");
+  await shows(alice, "bob", "away");
+  await bob.page.check("#invisible");
+  await shows(alice, "bob", "offline");
+  await bob.page.uncheck("#invisible");
+  await shows(alice, "bob", "away");
+  await bob.page.click("#leave");
+  await shows(alice, "bob", "offline");
+  await bob.page.click("#back");
+  await shows(alice, "bob", "away");
+  await bob.page.click("#everywhere");
+  await shows(alice, "bob", "offline");
+  await bob.page.click("#back");
+  await shows(alice, "bob", "away");
+  await bob.page.check("[value=online]");
+  await shows(alice, "bob", "online");
+  // What is raw is shown as it came.
+  assert.match(await textOf(alice.page, "#log"), /presence id \d+ \{"user":"bob","status":"away"/);
+  for (const each of [alice, bob]) {
+    assert.deepEqual([await faults(each.page), each.complaints], [[], []]);
+    await each.close();
+  }
+});
+
+test("a network that is cut in the demo is noticed, and mended", { skip }, async () => {
+  const quick = await serve(
+    "--keep-alive-ms=1000",
+    "--beat-interval-ms=1000",
+    "--offline-after-ms=3000",
+    "--retry-ms=200",
+  );
+  const alice = await visit("/demo?user=alice&friends=bob", {}, quick);
+  const bob = await visit("/demo?user=bob&friends=alice", {}, quick);
+  const dot = alice.page.locator('#friends green-dot[user="bob"]');
+  const of = (name) => dot.getAttribute(name);
+  await until("bob is online", async () => (await of("status")) === "online");
+  await alice.page.click("#cut");
+  await until("all is stale", async () => (await of("stale")) !== null);
+  await until("alice has gone", async () => !(await quick.status("alice")).online);
+  await alice.page.click("#cut");
+  await until("all is live", async () => (await of("stale")) === null);
+  await until("alice is back", async () => (await quick.status("alice")).online);
+  for (const each of [alice, bob]) await each.close();
+  await quick.close();
+});
