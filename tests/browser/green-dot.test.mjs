@@ -80,7 +80,7 @@ test("dot, words and label are those of the state", { skip }, async () => {
   await say("bob", { status: "busy" });
   await look("busy", "busy", ["rgb(207, 34, 46)", "solid", "15%"]);
   await leave("bob");
-  await look("offline", "active now", [none, "solid", round]);
+  await look("offline", "active 1 sec. ago", [none, "solid", round]);
   assert.equal(dots.size, 5);
   const role = await page.locator("[user=bob]").evaluate((element) => element.role);
   assert.equal(role, "img");
@@ -131,8 +131,8 @@ test("how long ago is told in the page's language, and goes on", { skip }, async
     GreenDot.words.active = (ago) => `zuletzt ${ago}`;
   }, server.url);
   for (const [agoMs, words] of [
-    [0, "zuletzt jetzt"],
-    [59_000, "zuletzt jetzt"],
+    [0, "zuletzt vor 1 Sek."],
+    [59_000, "zuletzt vor 50 Sek."],
     [60_000, "zuletzt vor 1 Min."],
     [330_000, "zuletzt vor 5 Min."],
     [2 * 3_600_000, "zuletzt vor 2 Std."],

@@ -176,3 +176,50 @@ test("a network that is cut in the demo is noticed, and mended", { skip }, async
   for (const each of [alice, bob]) await each.close();
   await quick.close();
 });
+
+const noPictures = skip || (!process.env.PICTURES && "PICTURES names no folder");
+test("the pictures of the documents", { skip: noPictures }, async () => {
+  const shown = await serve("--offline-after-ms=60000");
+  const users = Array.from({ length: 300 }, (_, n) => `user-${n}`);
+  // People who come and go while the page is looked at.
+  let going = true;
+  const busy = (async () => {
+    for (let n = 0; going; n += 1) {
+      await Promise.all(users.slice(0, 20).map((_, at) => shown.beat(users[(n * 20 + at) % 300])));
+      await fetch(`${shown.url}/nowhere`);
+      await fetch(`${shown.url}/v1/leave`, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ users: [users[n % 300]] }),
+      });
+    }
+  })();
+  const wide = { viewport: { width: 1200, height: 900 } };
+  const phone = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2 };
+  const watch = `/#watch=${users.slice(0, 3).join("&watch=")}`;
+  const take = async ({ page }, name) =>
+    page.screenshot({ path: `${process.env.PICTURES}/${name}.png`, fullPage: true });
+  for (const [name, options] of [
+    ["dashboard", wide],
+    ["dashboard-dark", { ...wide, colorScheme: "dark" }],
+    ["dashboard-phone", phone],
+  ]) {
+    const looked = await visit(watch, options, shown);
+    await looked.page.waitForTimeout(12_000);
+    await take(looked, name);
+    await looked.close();
+  }
+  going = false;
+  await busy;
+  const alice = await visit("/demo?user=alice&friends=bob,carol", wide, shown);
+  const bob = await visit("/demo?user=bob&friends=alice", wide, shown);
+  await bob.page.check("[value=busy]");
+  await alice.page.waitForTimeout(1500);
+  await take(alice, "demo");
+  const down = await visit(watch, wide, shown);
+  await down.page.waitForTimeout(2500);
+  await shown.close();
+  await down.page.waitForFunction(() => document.body.classList.contains("lost"));
+  await take(down, "dashboard-down");
+  for (const each of [alice, bob, down]) await each.close();
+});

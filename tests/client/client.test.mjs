@@ -172,6 +172,18 @@ test("a goodbye names the stream, and is the end", async () => {
   assert.deepEqual(errors, []);
 });
 
+test("after a goodbye what is shown is the last known", async () => {
+  const { gd, source } = await start({ user: "alice" });
+  const told = [];
+  gd.watch("bob", (state) => told.push(state));
+  await settle();
+  source.hello("1.1.a", 1);
+  source.say("snapshot", { presence: [record("bob", "online", 5)] }, "10");
+  await gd.leave();
+  const stale = state("bob", "online", 5, true);
+  assert.deepEqual([told, gd.get("bob")], [[state("bob", "online", 5), stale], stale]);
+});
+
 test("who was logged out elsewhere does not come back", async () => {
   for (const [kind, said] of [
     ["bye", {}],

@@ -85,6 +85,9 @@ const HIDDEN: &[(&str, &[&str])] = &[
     ("/metrics", ALL),
     ("/", ALL),
     ("/v1/session", ALL),
+    ("/v1/node", ALL),
+    // Not served at all by these nodes.
+    ("/demo", ALL),
     ("/v1/revoke", ALL),
     ("/v1/streams/held", ALL),
     ("/v1/streams/end", ALL),

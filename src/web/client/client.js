@@ -186,6 +186,9 @@ export class Greendot {
     this.#tabs?.close();
     this.#tabs = null;
     this.#setLive(false);
+    // Nothing is heard any more: what is shown is the last known.
+    for (const record of [...this.#records.values()])
+      this.#take("presence", { ...record, stale: true });
   }
 
   async #lead() {

@@ -175,8 +175,10 @@ export class GreenDot extends HTMLElement {
   #ago(ms) {
     const lang = this.closest("[lang]")?.lang || navigator.language;
     const format = new Intl.RelativeTimeFormat(lang, { numeric: "auto", style: "short" });
-    const [unit, unitMs] = UNITS.find(([, unitMs]) => ms >= unitMs) ?? ["second", Infinity];
-    return format.format(-Math.floor(ms / unitMs), unit);
+    const [unit, unitMs] = UNITS.find(([, unitMs]) => ms >= unitMs) ?? [];
+    if (unit) return format.format(-Math.floor(ms / unitMs), unit);
+    // As exact as it is looked at again; who has gone is not active "now".
+    return format.format(-Math.max(1, Math.floor(ms / TICK_MS) * (TICK_MS / 1000)), "second");
   }
 }
 
