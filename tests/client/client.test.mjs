@@ -167,7 +167,8 @@ test("a goodbye names the stream, and is the end", async () => {
   const { gd, source, asked, errors } = await start({ user: "alice" });
   source.hello("1.1.a", 0);
   await gd.leave();
-  assert.deepEqual(asked, [["POST /v1/leave", { stream: "1.1.a" }, undefined, undefined]]);
+  const goodbye = { stream: "1.1.a", users: ["alice"] };
+  assert.deepEqual(asked, [["POST /v1/leave", goodbye, undefined, undefined]]);
   assert.equal(source.readyState, 2);
   assert.deepEqual(errors, []);
 });

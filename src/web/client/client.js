@@ -127,9 +127,7 @@ export class Greendot {
 
   async leave() {
     this.#leaving = true;
-    const stream = this.#hello?.stream;
-    if (this.#user !== null)
-      await this.#post("/v1/leave", stream ? { stream } : { users: [this.#user] });
+    if (this.#user !== null) await this.#post("/v1/leave", this.#goodbye());
     this.#tabs?.send({ left: true });
     this.close();
   }
@@ -173,12 +171,18 @@ export class Greendot {
     });
   }
 
+  // It names the user too, so that it counts if the stream has just ended.
+  #goodbye() {
+    const stream = this.#hello?.stream;
+    const users = [this.#user];
+    return stream && users[0] === "me" ? { stream } : { stream, users };
+  }
+
   // The page goes: for ever, or to be frozen. Its stream goes on in another tab.
   #part(forGood) {
     const { stream, offline_after_ms } = this.#hello ?? {};
     if (forGood && this.#stream && stream && this.#user !== null) {
-      const users = this.#user === "me" ? {} : { users: [this.#user] };
-      const json = { stream, ...users, after_ms: Math.min(RETURN_MS, offline_after_ms) };
+      const json = { ...this.#goodbye(), after_ms: Math.min(RETURN_MS, offline_after_ms) };
       this.#server.ask("/v1/leave", { json, keepalive: true });
     }
     this.#resign();
