@@ -77,18 +77,19 @@ impl LoggingOut {
             return false;
         }
         let until = self.round.until(places);
-        for slot in slots {
-            let spared = Vec::new();
-            self.users.insert(slot.index(), LoggedOut { until, spared });
-        }
-        for opened in self
-            .opened
-            .iter()
-            .filter(|opened| at.is_some_and(|at| opened.at > at))
-        {
-            if let Some(user) = self.users.get_mut(&opened.slot) {
-                user.spared.push(opened.stream);
+        let mut since: HashMap<u32, Vec<ConnId>, foldhash::fast::RandomState> = HashMap::default();
+        if let Some(at) = at {
+            for opened in self.opened.iter().filter(|opened| opened.at > at) {
+                since.entry(opened.slot).or_default().push(opened.stream);
             }
+        }
+        for slot in slots {
+            let mut spared = since.remove(&slot.index()).unwrap_or_default();
+            if let Some(known) = self.users.get(&slot.index()) {
+                // Whoever was meant before is meant still.
+                spared.retain(|stream| known.spared.contains(stream));
+            }
+            self.users.insert(slot.index(), LoggedOut { until, spared });
         }
         true
     }
@@ -153,6 +154,33 @@ mod tests {
         assert!(!logging_out.ends(7, conn(3)) && logging_out.ends(8, conn(3)));
         assert_eq!(logging_out.step(places), 0..0);
         assert!(!logging_out.is_under_way());
+    }
+
+    #[test]
+    fn a_log_out_spares_who_came_after_it_and_nobody_for_anothers_sake() {
+        let (bob, carol) = (Slot::new(7), Slot::new(8));
+        let mut logging_out = LoggingOut::default();
+        let mut opens = |slot, stream, at_ms| {
+            logging_out.opens(slot, conn(stream), Unix::from_ms(at_ms), Mono::default());
+        };
+        opens(bob, 1, 1_000);
+        opens(bob, 2, 2_000);
+        opens(carol, 3, 1_000);
+        opens(carol, 4, 2_000);
+        let ends = |logging_out: &LoggingOut| {
+            [(7, 1), (7, 2), (8, 3), (8, 4)].map(|(slot, at)| logging_out.ends(slot, conn(at)))
+        };
+        let at = |ms| Some(Unix::from_ms(ms));
+        assert!(logging_out.begin(&[bob], None, 100));
+        assert_eq!(ends(&logging_out), [true, true, false, false]);
+        assert!(logging_out.begin(&[carol], at(1_500), 100));
+        assert_eq!(ends(&logging_out), [true, true, true, false]);
+        // Told behind it, which ends nobody less.
+        assert!(logging_out.begin(&[bob, carol], at(500), 100));
+        assert_eq!(ends(&logging_out), [true, true, true, false]);
+        // Who was spared is meant by a later one.
+        assert!(logging_out.begin(&[carol], at(3_000), 100));
+        assert_eq!(ends(&logging_out), [true; 4]);
     }
 
     #[test]
