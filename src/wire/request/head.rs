@@ -148,6 +148,7 @@ fn method_of(name: &str) -> Result<Method, RequestFault> {
         "OPTIONS" => Method::Options,
         "PATCH" => Method::Patch,
         "TRACE" => Method::Trace,
+        "QUERY" => Method::Query,
         _ => return Err(RequestFault::UnknownMethod),
     })
 }

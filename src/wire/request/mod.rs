@@ -44,6 +44,7 @@ pub enum Method {
     Options,
     Patch,
     Trace,
+    Query,
 }
 
 /// How the body's end is found.

@@ -124,6 +124,7 @@ fn methods() {
         ("OPTIONS", Method::Options),
         ("PATCH", Method::Patch),
         ("TRACE", Method::Trace),
+        ("QUERY", Method::Query),
     ] {
         assert_eq!(
             parsed(format!("{name} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()),

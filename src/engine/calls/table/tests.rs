@@ -163,6 +163,9 @@ fn the_api_description_says_what_a_row_says() {
         // What need not be there is described, and not asked for.
         let asked = operation["requestBody"]["required"] == true;
         assert_eq!(asked, row.media().is_some(), "{of}");
+        for status in ["400", "411", "413", "415"].iter().filter(|_| asked) {
+            assert!(operation["responses"][status].is_object(), "{of}: {status}");
+        }
         let scope = row.who.scope().map(Scope::name);
         let security = match row.who {
             Open => serde_json::Value::Null,
