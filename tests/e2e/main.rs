@@ -42,6 +42,7 @@ mod split;
 mod stall;
 mod standstill;
 mod start;
+mod statuses;
 mod store;
 mod tools;
 mod urgent;

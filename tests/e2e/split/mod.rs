@@ -15,6 +15,7 @@ mod puts;
 mod readme;
 mod silence;
 mod spread;
+mod statuses;
 mod strangers;
 mod tap;
 mod watcher;
