@@ -7,6 +7,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::fault::{StoreFault, StoreFaultKind};
 use super::header::{FileId, GENERATION_AT, HEADER_BYTES, Header, Kind};
@@ -15,6 +17,12 @@ use super::map::file_bytes;
 /// Tries to lock a file whose name stays: each lost one means that another process has removed it
 /// in between, as a refused opening does.
 const LOCK_TRIES: u32 = 16;
+
+/// How long somebody else's lock is waited for: 100 looks, one each 10 ms. A lock outlives its
+/// store's close for as long as a child of that process lives between fork and exec, and its
+/// process's `kill -9` until the kernel has taken its maps apart.
+const LOCK_LOOKS: u32 = 100;
+const LOCK_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What an opening has made, which goes again unless the opening comes to its end.
 #[derive(Debug, Default)]
@@ -106,6 +114,19 @@ pub(crate) fn make(dir: &Path, kind: Kind) -> Result<(PathBuf, File), StoreFault
     }
 }
 
+/// Locks a file, and waits a second for one who is about to let go of it.
+///
+/// Errors: somebody has it still, or the system refuses.
+pub(crate) fn try_lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..LOCK_LOOKS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_LOOK_EVERY),
+            locked => return locked,
+        }
+    }
+    file.try_lock()
+}
+
 /// Opens users.log and locks it, made if missing: it stands for the whole folder.
 ///
 /// Errors: another process has it, or the system refuses something.
@@ -121,7 +142,7 @@ pub(crate) fn lock(dir: &Path, made: &mut Made) -> Result<(PathBuf, File), Store
             Err(error) if error.kind() == io::ErrorKind::NotFound && dir.exists() => continue,
             opened => opened.map_err(os("open"))?,
         };
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(locked(path)),
             Err(TryLockError::Error(error)) => return Err(os("lock")(error)),

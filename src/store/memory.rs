@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::fault::{StoreFault, StoreFaultKind};
-use super::found::{Found, Made, file_id};
+use super::found::{Found, Made, file_id, try_lock};
 use super::header::{FileId, Header, Kind, MemoryPath};
 
 /// Where such memory is usually found.
@@ -237,7 +237,7 @@ pub(crate) fn look(path: &Path, says: &Header, folder: FileId) -> Result<Look, S
             Ok(file) => files.push((kind, path, file)),
         }
     }
-    let locked = matches!(files[0].2.try_lock(), Err(TryLockError::WouldBlock));
+    let locked = matches!(try_lock(&files[0].2), Err(TryLockError::WouldBlock));
     let read = |(kind, path, file)| Found::read(kind, path, file);
     let files = files.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let Ok(files) = <[Found; 3]>::try_from(files) else {

@@ -196,6 +196,24 @@ fn each_opening_is_a_generation() {
     assert_eq!(generations(), [3; 3], "the others remember it");
 }
 
+/// A child between fork and exec has the files of the process that made it, and their locks: they
+/// outlive the store's close by a moment.
+#[test]
+fn a_lock_that_is_let_go_within_a_moment_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (presence, _) = open(dir.path(), 1, 0);
+    beat(&presence, "ann", 0);
+    drop(presence);
+    let held = fs::File::open(dir.path().join("users.log")).unwrap();
+    held.lock().unwrap();
+    let lets_go = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(held);
+    });
+    assert_eq!(open(dir.path(), 1, 10).1.users, 1);
+    lets_go.join().unwrap();
+}
+
 /// The power fails in a store's first second: what the kernel had not written back by itself is
 /// zeros.
 #[test]
