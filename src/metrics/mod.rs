@@ -160,6 +160,11 @@ impl SharedCounters {
         self.cells[counter as usize].fetch_add(n, Ordering::Relaxed);
     }
 
+    /// A counter's value.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.cells[counter as usize].load(Ordering::Relaxed)
+    }
+
     /// A gauge's value.
     pub fn gauge(&self, gauge: Gauge) -> u64 {
         self.cells[GAUGES_AT + gauge as usize].load(Ordering::Relaxed)

@@ -12,6 +12,7 @@ mod keeper;
 mod keys;
 mod links;
 mod signals;
+mod supervisor;
 mod tell;
 mod usage;
 
@@ -38,12 +39,15 @@ use keeper::{Keeper, Keeping, Wants};
 use keys::Reloader;
 use links::{Running, Wiring};
 use signals::StopSignal;
+use supervisor::Supervisor;
 use tell::Listening;
 
 /// Time beyond `drain_ms` that the last answers have, in ms; then they are cut off.
 const DRAIN_MARGIN_MS: u64 = 5_000;
 /// The same where somebody waits at a terminal, and all streams are closed at once.
 const DRAIN_MARGIN_AT_TERMINAL_MS: u64 = 1_000;
+/// Time that a service manager is asked for beyond that, for the last write-back, in ms.
+const CLOSE_MARGIN_MS: u64 = 30_000;
 
 /// Serves until SIGTERM or SIGINT, drains, and closes the store. Logs through `tracing`, which the
 /// caller has set up.
@@ -55,13 +59,21 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
         tracing::warn!(%error, "the soft limit of file descriptors stays as it is");
     }
     let (opened, reloader) = Opened::open(config, &Found::read())?;
-    let stop_signals =
-        signals::listen(move || reloader.reload()).map_err(ServeFault::os("listen for signals"))?;
+    let supervisor = Supervisor::of_environment();
+    let told = supervisor.clone();
+    let stop_signals = signals::listen(move || told.while_reloading(|| reloader.reload()))
+        .map_err(ServeFault::os("listen for signals"))?;
     let node = opened.start()?;
+    let watchdog = supervisor.start_watchdog(&node.common.board, node.shards.teller())?;
+    supervisor.ready();
     let signal = stop_signals
         .recv()
         .map_err(|_| ServeFault::os("wait for signals")(io::ErrorKind::BrokenPipe.into()))?;
-    node.stop(signal)
+    node.stop(signal, &supervisor)?;
+    if let Some(watchdog) = watchdog {
+        watchdog.stop();
+    }
+    Ok(())
 }
 
 /// A node whose files and sockets are open, and that runs nothing yet.
@@ -251,7 +263,7 @@ impl Sayings {
 
 impl Node {
     /// Drains, ends every thread, and closes the store.
-    fn stop(self, signal: StopSignal) -> Result<(), ServeFault> {
+    fn stop(self, signal: StopSignal, supervisor: &Supervisor) -> Result<(), ServeFault> {
         let Common {
             config,
             board,
@@ -271,6 +283,7 @@ impl Node {
             (drain_ms, DRAIN_MARGIN_MS)
         };
         board.process.set(Gauge::Draining, 1);
+        supervisor.stopping(drain_ms.saturating_add(margin_ms + CLOSE_MARGIN_MS));
         self.shards.drain(at_once);
         // Until nobody is left, or for as long as streams are closed, who comes is told so; what a
         // listener that is gone says, a proxy turns into an error that ends an EventSource.
@@ -282,6 +295,7 @@ impl Node {
                 "{left} shards still have connections that do not end; they are cut off"
             );
         }
+        supervisor.closing();
         self.shards.stop();
         self.links.stop();
         if let Some(keeping) = self.keeping {

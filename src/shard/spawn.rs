@@ -198,6 +198,11 @@ impl Teller {
         self.doors.iter().for_each(|door| door.tell(mail.clone()));
     }
 
+    /// Has each begin a turn, if it sleeps, although there is nothing for it.
+    pub fn wake(&self) {
+        self.doors.iter().for_each(Door::wake);
+    }
+
     /// Posts it to one of them.
     pub fn tell_one(&self, shard: ShardId, mail: Mail) {
         self.doors[usize::from(shard)].tell(mail);

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Home, Server};
 use crate::process::{Lines, Process};
@@ -48,6 +48,13 @@ impl Disk {
 
     /// Starts `greendot serve` on it.
     pub(crate) fn serve(&self, home: &Home, flags: &[&str]) -> Server {
+        let mut server = home.launch(&mut self.command(home, flags));
+        server.key_file = self.seen_from_outside(&self.data_dir).join("fleet.key");
+        server
+    }
+
+    /// `greendot serve` on it.
+    pub(crate) fn command(&self, home: &Home, flags: &[&str]) -> Command {
         let data_dir = format!("--data-dir={}", self.data_dir.display());
         let [http, udp] = home.addresses();
         let binary = env!("CARGO_BIN_EXE_greendot");
@@ -55,9 +62,8 @@ impl Disk {
             "nsenter",
             &[&self.namespace(), binary, "serve", &http, &udp, &data_dir],
         );
-        let mut server = home.launch(command.args(flags));
-        server.key_file = self.seen_from_outside(&self.data_dir).join("fleet.key");
-        server
+        command.args(flags);
+        command
     }
 
     /// Leaves no room on it.

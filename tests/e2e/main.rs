@@ -44,6 +44,7 @@ mod standstill;
 mod start;
 mod statuses;
 mod store;
+mod supervised;
 mod tools;
 mod urgent;
 mod vanished;
