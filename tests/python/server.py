@@ -96,13 +96,17 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def metric(self, name: str) -> float:
-        """The sum over the shards of one metric; its labels may follow the name."""
+    def get(self, path: str) -> str:
+        """What it answers there."""
         connection = http.client.HTTPConnection(self.http, timeout=PATIENCE_S)
-        connection.request("GET", "/metrics")
+        connection.request("GET", path)
         text = connection.getresponse().read().decode()
         connection.close()
-        lines = [line for line in text.splitlines() if line.startswith(name)]
+        return text
+
+    def metric(self, name: str) -> float:
+        """The sum over the shards of one metric; its labels may follow the name."""
+        lines = [line for line in self.get("/metrics").splitlines() if line.startswith(name)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
