@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use crate::engine::{Engine, Mail, Outbound, ShardId, WrongKey};
+use crate::metrics::Counters;
 use crate::realtime::ConnId;
 use crate::time::{Mono, Now};
 
@@ -66,6 +67,18 @@ pub trait Kernel {
     /// Reads what has come, at most as much as `buffer` holds; 0 is the end. Less than it holds
     /// means that the socket is empty: what comes later is told by an edge.
     fn read(&mut self, socket: &mut Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether a read has something to give although the last one did not fill its buffer, and no
+    /// edge will tell of it: what came was sealed, and is opened as it is taken.
+    fn holds_more(&self, _socket: &Self::Socket) -> bool {
+        false
+    }
+
+    /// Goes on with handshakes of connections that are not accepted before these are over, for no
+    /// longer than they may take of a turn.
+    fn shake_hands(&mut self, _counters: &mut Counters) -> Shakes {
+        Shakes::default()
+    }
 
     /// Writes as much as the socket takes now. What it does not take now is offered again after an
     /// edge has told of room.
@@ -181,7 +194,8 @@ pub enum Accepted<S> {
     Socket(S),
     /// One that came by the operators' listener.
     Admin(S),
-    /// One that ended before it was accepted, or the like: try the next.
+    /// One that ended before it was accepted, or is not accepted before a handshake is over: try
+    /// the next.
     Aborted,
     /// None is waiting.
     Empty,
@@ -189,6 +203,15 @@ pub enum Accepted<S> {
     NoDescriptor,
     /// There is no memory for one.
     NoMemory,
+}
+
+/// What became of a turn's handshakes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Shakes {
+    /// Some have more to do.
+    pub more: bool,
+    /// The listener is worth an attempt: some are over, or there is room for others.
+    pub ready: bool,
 }
 
 /// What an edge told of one socket.

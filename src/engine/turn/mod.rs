@@ -23,7 +23,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use budgets::Budgets;
-pub use kernel::{Accepted, Edge, Inbox, Kernel, Notice, Order, Peer, Piece};
+pub use kernel::{Accepted, Edge, Inbox, Kernel, Notice, Order, Peer, Piece, Shakes};
 
 use super::{Engine, EngineParts, Mail, Refusals, ShardId, To};
 use crate::metrics::{Board, Counter, Gauge, Histogram};
@@ -124,6 +124,7 @@ impl<S> Driver<S> {
         self.work(kernel);
         self.serve_deferred(kernel);
         self.flush(kernel);
+        self.shake_hands(kernel);
         self.close(kernel);
         self.post_mail(kernel);
         let ended = self.report(kernel);
@@ -299,6 +300,15 @@ impl<S> Driver<S> {
             }
             served += 1;
         }
+    }
+
+    /// Step 7 also: handshakes, for a time of their own, behind what everybody waits for.
+    pub fn shake_hands(&mut self, kernel: &mut impl Kernel<Socket = S>) {
+        let Shakes { more, ready } = kernel.shake_hands(self.engine.counters());
+        if ready {
+            self.accepting.note_edge();
+        }
+        self.more |= more || ready;
     }
 
     /// Step 9: hands this turn's mail over, one batch per shard; and what is for other nodes.

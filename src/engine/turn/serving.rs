@@ -71,11 +71,14 @@ impl<S> Driver<S> {
             return kernel.close(socket);
         };
         let watched = kernel.watch(conn, &socket);
+        let holds_more = kernel.holds_more(&socket);
         if let Some(stale) = self.sockets.insert(conn, socket) {
             kernel.close(stale);
         }
         if let Err(error) = watched {
             self.fail(conn, Some(error), kernel);
+        } else if holds_more {
+            self.sockets.queue(conn, 0);
         }
     }
 
@@ -117,9 +120,10 @@ impl<S> Driver<S> {
                 kernel.worked(Piece::Bytes(socket), &mut self.engine);
                 let is_full =
                     n == self.read_buffer.len() && !planted::is(Planted::FullReadForgotten);
+                let holds_more = kernel.holds_more(socket);
                 if !takes_more {
                     self.sockets.note(conn, fact::PAUSED);
-                } else if is_full || self.sockets.any(conn, fact::READ_CLOSED) {
+                } else if is_full || holds_more || self.sockets.any(conn, fact::READ_CLOSED) {
                     self.sockets.queue(conn, 0);
                 }
                 n
