@@ -64,7 +64,7 @@ impl FleetKey {
     }
 
     /// The same for one of many uses of a kind, told apart by `which`.
-    pub(super) fn derived_of(&self, context: &'static str, which: &[u8]) -> [u8; 32] {
+    pub fn derived_of(&self, context: &'static str, which: &[u8]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(&self.bytes).update(which);
         *hasher.finalize().as_bytes()
