@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use greendot::auth;
+use greendot::shard;
 use greendot::wire::fuzz;
 
 /// Mutated inputs for each body, unless `FUZZ_INPUTS` says otherwise.
@@ -78,6 +79,28 @@ fn ticket() {
 fn jwt_keys() {
     run("jwt_keys", auth::fuzz::jwt_keys, JWT_KEYS);
 }
+
+#[test]
+fn tls() {
+    run("tls", shard::tls::fuzz::tls, TLS);
+}
+
+/// Steps of two bytes each; see the body.
+const TLS: &[&[u8]] = &[
+    // A handshake in whole flights, a request, an answer; the same in TLS 1.2.
+    b"\0\x02\0\x0c\0\x0a\0\x02\0\x0c\0\x0a\0\0\x09\x02\0\x08\xff\x09\x50\x0a\0",
+    b"\x01\x02\0\x0c\0\x0a\0\x02\0\x0c\0\x0a\0\x02\0\x0c\0\0\x09\x02\0\x08\xff\x09\x50\
+      \x0a\0",
+    // An open connection: data both ways in pieces, through a narrow window, with key updates.
+    b"\x02\0\x50\x01\x30\x08\x10\x01\xff\x08\xff\x02\0\x08\x20\x08\xff\x0b\xff\0\x01\x02\0\x08\xff\
+      \x06\x50\x09\xf0\x06\xff\x09\xf0\x07\0\x09\xf0\x0a\0",
+    b"\x03\0\xff\x02\0\x08\x01\x08\xff\x06\x10\x09\xff\x07\0\x09\xff\x0a\0\x0b\0\x02\0\x08\xff\
+      \x0b\x50",
+    // Bent on the way, broken in, cut off.
+    b"\x02\0\x50\x03\x07\x02\0\x08\xff\x0a\0\x09\x10\x08\xff",
+    b"\x02\x05\x02\x02\0\x08\xff\x0a\0\x0b\x80\x08\xff",
+    b"\0\x01\x30\x0c\0\x05\x01\x04\x16\x02\0\x0c\0\x0a\0\x0c\0",
+];
 
 #[test]
 fn service_keys() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::auth::WatchDefault;
 use crate::config::nodes::{self, PresenceNode};
-use crate::config::{Config, LogFormat, LogLevel, VARIABLE_PREFIX, value};
+use crate::config::{Config, LogFormat, LogLevel, TlsVersion, VARIABLE_PREFIX, value};
 use crate::engine::settings::{FLAP_TRANSITIONS_MAX, HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
 use crate::slot::SLOTS_MAX;
 use crate::store::MemoryChoice;
@@ -149,6 +149,54 @@ pub const KNOBS: &[Knob] = &[
         set: |config, text| value::address(text).map(|value| config.http = value),
     },
     Knob {
+        name: "https",
+        group: PLACE,
+        kind: Kind::Address,
+        doc: "Where to listen for HTTP over TLS, beside http; port 0 lets the kernel pick one; \
+              takes tls-cert and tls-key",
+        get: |config| config.tls.https.map(|https| https.to_string()),
+        set: |config, text| value::address(text).map(|value| config.tls.https = Some(value)),
+    },
+    Knob {
+        name: "tls-cert",
+        group: PLACE,
+        kind: Kind::Path,
+        doc: "PEM file of the certificate, with those that lead to an authority behind it; read \
+              anew at SIGHUP",
+        get: |config| shown(&config.tls.certificate),
+        set: |config, text| path(text).map(|path| config.tls.certificate = Some(path)),
+    },
+    Knob {
+        name: "tls-key",
+        group: PLACE,
+        kind: Kind::Path,
+        doc: "PEM file of the certificate's key, on P-256 if you can choose; the owner and a group \
+              may read it, nobody else; read anew at SIGHUP",
+        get: |config| shown(&config.tls.key),
+        set: |config, text| path(text).map(|path| config.tls.key = Some(path)),
+    },
+    Knob {
+        name: "tls-min",
+        group: PLACE,
+        kind: Kind::Word,
+        doc: "Oldest version of TLS that is spoken: 1.3, or 1.2 for clients of before 2018",
+        get: |config| {
+            let word = match config.tls.min {
+                TlsVersion::V1_2 => "1.2",
+                TlsVersion::V1_3 => "1.3",
+            };
+            Some(word.into())
+        },
+        set: |config, text| {
+            config.tls.min = match text {
+                "1.2" => TlsVersion::V1_2,
+                "1.3" => TlsVersion::V1_3,
+                _ => return Err("is neither 1.2 nor 1.3".into()),
+            };
+            Ok(())
+        },
+    },
+    Knob {
         name: "admin",
         group: PLACE,
         kind: Kind::Address,
@@ -157,6 +205,14 @@ pub const KNOBS: &[Knob] = &[
               that is a loopback address or insecure is set",
         get: |config| config.admin.map(|admin| admin.to_string()),
         set: |config, text| value::address(text).map(|value| config.admin = Some(value)),
+    },
+    Knob {
+        name: "admin-tls",
+        group: PLACE,
+        kind: Kind::Switch,
+        doc: "The listener for operators speaks TLS, with the certificate of tls-cert",
+        get: |config| Some(config.tls.admin.to_string()),
+        set: |config, text| value::switch(text).map(|value| config.tls.admin = value),
     },
     Knob {
         name: "admin-metrics-open",
@@ -466,6 +522,9 @@ pub const KNOBS: &[Knob] = &[
          65520"),
     number!(CONNS, "conns-max", Count count FROM_ONE, settings.conns_max,
         "Most connections of one shard, streams included; each needs a file descriptor"),
+    number!(CONNS, "tls-handshakes-max", Count count 1..=1 << 20, tls.handshakes_max,
+        "Most TLS handshakes of one shard at a time, some 5 KiB each, 10 s at most; beyond, those \
+         who come wait to be accepted"),
     number!(CONNS, "head-bytes-max", Bytes bytes HEAD_BYTES_FLOOR as u64..=1 << 20,
         settings.head_bytes_max,
         "Longest request line and headers; beyond: 414 or 431"),
@@ -604,6 +663,10 @@ fn word(text: &str) -> Result<String, String> {
         "" => Err("is empty".into()),
         text => Ok(text.to_owned()),
     }
+}
+
+fn shown(path: &Option<PathBuf>) -> Option<String> {
+    path.as_ref().map(|path| path.display().to_string())
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {

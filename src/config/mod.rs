@@ -42,6 +42,8 @@ pub struct Config {
     pub realtime_nodes: Vec<RealtimeNode>,
     /// Where to listen for HTTP, as given: port 0 is still 0.
     pub http: SocketAddr,
+    /// What speaks TLS, and how.
+    pub tls: TlsConfig,
     /// Where to listen for operators, as given. None: see [`Config::serves_operators_publicly`].
     pub admin: Option<SocketAddr>,
     /// Whether the metrics take no key there.
@@ -72,6 +74,51 @@ pub struct Config {
     pub log_level: LogLevel,
     /// What the engines are told.
     pub settings: Settings,
+}
+
+/// What speaks TLS, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsConfig {
+    /// Where to listen for HTTP over TLS, as given.
+    pub https: Option<SocketAddr>,
+    /// Whether the operators' listener speaks it.
+    pub admin: bool,
+    /// The file with the certificate.
+    pub certificate: Option<PathBuf>,
+    /// The file with its key.
+    pub key: Option<PathBuf>,
+    /// The oldest version that is spoken.
+    pub min: TlsVersion,
+    /// Most handshakes of one shard at a time.
+    pub handshakes_max: usize,
+}
+
+/// A version of TLS that may be the oldest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the versions' names")]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+impl Default for TlsConfig {
+    fn default() -> TlsConfig {
+        TlsConfig {
+            https: None,
+            admin: false,
+            certificate: None,
+            key: None,
+            min: TlsVersion::V1_3,
+            handshakes_max: 1_024,
+        }
+    }
+}
+
+impl TlsConfig {
+    /// Whether anything speaks it.
+    pub fn is_on(&self) -> bool {
+        self.https.is_some() || self.admin
+    }
 }
 
 /// How users prove who they are. Without keys nobody is asked to.
@@ -137,6 +184,7 @@ impl Default for Config {
             presence_nodes: Vec::new(),
             realtime_nodes: Vec::new(),
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            tls: TlsConfig::default(),
             admin: None,
             admin_metrics_open: false,
             udp: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
@@ -175,7 +223,16 @@ impl Config {
 
     /// Whether HTTP is served to this machine alone.
     pub fn is_local(&self) -> bool {
-        is_loopback(self.http)
+        is_loopback(self.http) && self.tls.https.is_none_or(is_loopback)
+    }
+
+    /// Where everybody's calls are served: the first address that other machines may reach, or
+    /// else that of `http`.
+    fn reached_at(&self) -> (&'static str, SocketAddr) {
+        match self.tls.https {
+            Some(https) if is_loopback(self.http) && !is_loopback(https) => ("https", https),
+            _ => ("http", self.http),
+        }
     }
 
     /// Whether operators' calls are served where everybody's are: on a loopback address, or by
@@ -205,8 +262,10 @@ impl Config {
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut faults = self.settings.check().err().unwrap_or_default();
         self.check_role(&mut faults);
-        for (name, address) in [("http", self.http), ("udp", self.udp)] {
-            let bound = name == "http" || self.role != RoleName::Realtime;
+        let https = self.tls.https.map(|https| ("https", https));
+        let addresses = [Some(("http", self.http)), https, Some(("udp", self.udp))];
+        for (name, address) in addresses.into_iter().flatten() {
+            let bound = name != "udp" || self.role != RoleName::Realtime;
             let asks = self.insecure || self.asks();
             if bound && !asks && !is_loopback(address) {
                 faults.push(format!(
@@ -217,6 +276,7 @@ impl Config {
             }
         }
         self.check_admin(&mut faults);
+        self.check_tls(&mut faults);
         self.check_identity(&mut faults);
         if faults.is_empty() {
             Ok(())
@@ -254,15 +314,21 @@ impl Config {
                  whoever reaches this node may be anybody and see everybody{operators}"
             )
         });
-        let all = [split, query, insecure, self.admin_warning()];
+        let all = [
+            split,
+            query,
+            insecure,
+            self.admin_warning(),
+            self.admin_tls_warning(),
+        ];
         all.into_iter().flatten().collect()
     }
 
     fn admin_warning(&self) -> Option<String> {
         if self.admin.is_none() && !self.serves_operators_publicly() {
             return Some(
-                "admin is not set, and other machines may reach http: metrics, revocations and \
-                 erasures are served nowhere; give them a listener of their own with --admin"
+                "admin is not set, and other machines may reach this node: metrics, revocations \
+                 and erasures are served nowhere; give them a listener of their own with --admin"
                     .into(),
             );
         }
@@ -277,17 +343,28 @@ impl Config {
         })
     }
 
+    fn admin_tls_warning(&self) -> Option<String> {
+        let admin = self.admin.filter(|admin| !is_loopback(*admin))?;
+        (!self.tls.admin).then(|| {
+            format!(
+                "admin is {admin}, which other machines may reach, and does not speak TLS: \
+                 whoever is on the way reads services' keys and sessions; set --admin-tls, with \
+                 --tls-cert and --tls-key"
+            )
+        })
+    }
+
     fn check_admin(&self, faults: &mut Vec<String>) {
         if self.role != RoleName::Presence
             && self.admin.is_none()
             && !self.serves_operators_publicly()
         {
+            let (name, address) = self.reached_at();
             faults.push(format!(
-                "http is {}, which other machines may reach, and operators' calls (metrics, \
-                 dashboard, revocations, erasures, what presence nodes tell) have no listener of \
-                 their own; give them one with --admin, such as --admin 127.0.0.1:9090, or leave \
-                 all on the one with --insecure",
-                self.http
+                "{name} is {address}, which other machines may reach, and operators' calls \
+                 (metrics, dashboard, revocations, erasures, what presence nodes tell) have no \
+                 listener of their own; give them one with --admin, such as --admin \
+                 127.0.0.1:9090, or leave all on the one with --insecure"
             ));
         }
         if self.admin_metrics_open && self.admin.is_none() {
@@ -300,6 +377,39 @@ impl Config {
                 "admin and http are both {}; give operators a port of their own",
                 self.http
             ));
+        }
+    }
+
+    fn check_tls(&self, faults: &mut Vec<String>) {
+        let tls = &self.tls;
+        let files = [("tls-cert", &tls.certificate), ("tls-key", &tls.key)];
+        for (name, file) in files {
+            if tls.is_on() && file.is_none() {
+                faults.push(format!(
+                    "{name} is not set, and https needs a certificate and its key; name their \
+                     PEM files with --tls-cert and --tls-key"
+                ));
+            }
+            if !tls.is_on() && file.is_some() {
+                faults.push(format!(
+                    "{name} is set, but nothing speaks TLS; set --https too, such as --https \
+                     127.0.0.1:8443"
+                ));
+            }
+        }
+        if tls.admin && self.admin.is_none() {
+            faults.push("admin-tls is set, but no listener for operators; set --admin too".into());
+        }
+        let taken = [("http", Some(self.http)), ("admin", self.admin)];
+        for (name, address) in taken {
+            if let Some(https) = tls
+                .https
+                .filter(|it| address == Some(*it) && it.port() != 0)
+            {
+                faults.push(format!(
+                    "https and {name} are both {https}; give each a port of its own"
+                ));
+            }
         }
     }
 

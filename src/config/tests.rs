@@ -385,7 +385,46 @@ fn what_is_seldom_meant_is_said() {
     let keyless = said(RoleName::All, &[("admin", "0.0.0.0:0")]);
     assert!(keyless.contains("no service keys are named"), "{keyless}");
     let keys = ("service-keys", "services");
-    assert_eq!(said(RoleName::All, &[("admin", "0.0.0.0:0"), keys]), "");
+    let plain = said(RoleName::All, &[("admin", "0.0.0.0:0"), keys]);
+    assert!(plain.starts_with("admin is 0.0.0.0:0, which other machines may reach, and does not"));
+    assert!(plain.contains("set --admin-tls, with --tls-cert and --tls-key"));
+    let files = [("tls-cert", "a"), ("tls-key", "b"), ("admin-tls", "true")];
+    let sealed = [&[("admin", "0.0.0.0:0"), keys][..], &files].concat();
+    assert_eq!(said(RoleName::All, &sealed), "");
+}
+
+#[test]
+fn tls_takes_a_certificate_and_a_key() {
+    let found = |flags: &[(&str, &str)]| load_from(None, &[], flags).unwrap_err();
+    let missing = |name| {
+        format!(
+            "{name} is not set, and https needs a certificate and its key; name their PEM files \
+             with --tls-cert and --tls-key"
+        )
+    };
+    let https = ("https", "127.0.0.1:8443");
+    assert_eq!(found(&[https]), ["tls-cert", "tls-key"].map(missing));
+    let files = [("tls-cert", "a.crt"), ("tls-key", "a.key")];
+    assert_eq!(found(&[https, files[0]]), [missing("tls-key")]);
+    let useless = found(&files[..1]);
+    assert!(useless[0].starts_with("tls-cert is set, but nothing speaks TLS; set --https too"));
+    let all = |more: &[(&str, &str)]| load_from(None, &[], &[&files[..], &[https], more].concat());
+    let config = all(&[("tls-min", "1.2")]).unwrap().config;
+    assert!(config.tls.is_on() && config.is_local());
+    assert_eq!(config.tls.min, TlsVersion::V1_2);
+    assert_eq!(config.tls.handshakes_max, 1_024);
+    assert!(all(&[("tls-min", "1.1")]).unwrap_err()[0].contains("is neither 1.2 nor 1.3"));
+    let twice = all(&[("http", "127.0.0.1:8443")]).unwrap_err();
+    assert!(twice[0].starts_with("https and http are both 127.0.0.1:8443"));
+    assert!(all(&[("admin-tls", "true")]).unwrap_err()[0].starts_with("admin-tls is set, but no"));
+    // Who listens for other machines there has users prove who they are, and operators apart.
+    let open = [files[0], files[1], ("https", "0.0.0.0:8443")];
+    let faults = found(&open);
+    assert!(faults[0].starts_with("https is 0.0.0.0:8443, which other machines may reach"));
+    assert!(faults[1].contains("operators' calls"), "{faults:?}");
+    let apart = [("jwt-keys", "k"), ("admin", "127.0.0.1:9090")];
+    let config = load_from(None, &[], &[&open[..], &apart].concat()).unwrap();
+    assert!(!config.config.is_local() && !config.config.serves_operators_publicly());
 }
 
 #[test]
@@ -464,6 +503,7 @@ fn rows_are_sound() {
             Kind::List => "http://a:1",
             Kind::Word if knob.name == "log-format" => "json",
             Kind::Word if knob.name == "watch-default" => "everybody",
+            Kind::Word if knob.name == "tls-min" => "1.2",
             Kind::Word => "trace",
             Kind::Millis | Kind::Bytes | Kind::Count | Kind::CountOrAuto => "7",
         };

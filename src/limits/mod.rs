@@ -30,10 +30,17 @@ pub const BACKLOG: u64 = 4_096;
 const BEAT_PORTS: u64 = crate::links::BeatSender::PORTS as u64;
 
 /// File descriptors that are not for connections within `conns_max`: the process's, the links' to
-/// other nodes, and those on which a shard hears who comes when it is full.
+/// other nodes, those on which a shard hears who comes when it is full, and those whose handshake
+/// is not over.
 fn nofile_reserve(config: &Config, shards: u16) -> u64 {
-    let shard =
-        NOFILE_SHARD + SURPLUS_CONNS as u64 + BEAT_PORTS * config.presence_nodes.len() as u64;
+    let handshakes = match config.tls.is_on() {
+        true => config.tls.handshakes_max as u64,
+        false => 0,
+    };
+    let shard = NOFILE_SHARD
+        + SURPLUS_CONNS as u64
+        + handshakes
+        + BEAT_PORTS * config.presence_nodes.len() as u64;
     let nodes = (config.presence_nodes.len() + config.realtime_nodes.len()) as u64;
     NOFILE_PROCESS + u64::from(shards) * shard + NOFILE_NODE * nodes
 }

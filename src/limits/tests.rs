@@ -128,6 +128,10 @@ fn connections_leave_descriptors_for_the_rest() {
     };
     let alone = with(&[], &[]);
     assert_eq!(nofile_reserve(&alone, 1), 64 + 72);
+    let mut tls = with(&[], &[]);
+    tls.tls.https = Some(([127, 0, 0, 1], 0).into());
+    tls.tls.handshakes_max = 1_000;
+    assert_eq!(nofile_reserve(&tls, 2), 64 + 2 * (72 + 1_000));
     assert_eq!(nofile_reserve(&alone, 4), 64 + 4 * 72);
     let nodes = [("a:1", "http://a:2"), ("b:1", "http://b:2")];
     assert_eq!(

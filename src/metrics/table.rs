@@ -110,6 +110,28 @@ table! {
         EvictedWriteStall reason = "write_stall",
         EvictedUserTimeout reason = "user_timeout",
     }
+    Shard Count "tls_handshakes" "TLS handshakes that ended well, by kind: full, or resumed by a \
+                                  ticket" {
+        TlsFull kind = "full",
+        TlsResumed kind = "resumed",
+    }
+    Shard Count "tls_handshakes_failed" "TLS handshakes that came to nothing, by reason; alert: \
+                                         the client refused, our certificate as a rule" {
+        TlsGone reason = "gone",
+        TlsNotTls reason = "not_tls",
+        TlsVersion reason = "version",
+        TlsIncompatible reason = "incompatible",
+        TlsAlert reason = "alert",
+        TlsMisbehaved reason = "misbehaved",
+        TlsTimedOut reason = "timed_out",
+    }
+    Shard Count "tls_broken" "TLS connections that ended because a record broke a rule after the \
+                              handshake, by reason" {
+        TlsBrokenAlert reason = "alert",
+        TlsBrokenDecrypt reason = "decrypt",
+        TlsBrokenMisbehaved reason = "misbehaved",
+        TlsBrokenWorn reason = "worn",
+    }
     Shard Bytes "received" "Bytes read from connections" { BytesIn }
     Shard Bytes "sent" "Bytes written to connections" { BytesOut }
 
@@ -316,6 +338,7 @@ table! {
         LimitNewUsersOfConn limit = "new-users-per-conn-second-max",
         LimitRevocations limit = "revocations-max",
         LimitFileDescriptors limit = "nofile",
+        LimitTlsHandshakes limit = "tls-handshakes-max",
     }
 
     Process Count "store_write_back_cycles" "Times that the whole store was written \
@@ -349,6 +372,11 @@ table! {
         KeyReloadsDone outcome = "done",
         KeyReloadsFailed outcome = "failed",
     }
+    Process Count "tls_certificate_reloads" "Times that the TLS certificate was to be read anew, \
+                                             by outcome" {
+        TlsReloadsDone outcome = "done",
+        TlsReloadsFailed outcome = "failed",
+    }
     Kernel Micros "process_cpu" "Total user and system CPU time spent in seconds" { ProcessCpu }
     Process Count "store_write_back_errors" "Write-backs of the store that \
                                              failed" { StoreWriteBackErrors }
@@ -360,6 +388,7 @@ table! {
 
     Shard Count "conns" "Connections open, streams included" { Conns }
     Shard Count "streams" "Streams open" { Streams }
+    Shard Count "tls_handshakes_pending" "TLS handshakes in progress" { TlsHandshakes }
     Shard Count "watches" "Watches held, by what they name: a user with a slot, or an id that \
                            has never beaten" {
         WatchesBySlot by = "slot",
@@ -368,6 +397,10 @@ table! {
     Shard Count "expiries_held" "1 while nobody is expired because this process, not its \
                                  publishers, may have been silent" { ExpiriesHeld }
     Shard Count "mailbox_depth" "Pieces of mail waiting at the last turn" { MailboxDepth }
+    Process Micros "tls_certificate_expires" "Unix time at which the TLS certificate that \
+                                              handshakes have expires; 0 without TLS" {
+        TlsCertificateExpires,
+    }
     Process Count "users" "Users known" { Users }
     Process Count "users_max" "Most users that the store may hold" { UsersMax }
     Process Count "users_alarm" "1 while more than four fifths of users-max are known, or of the \

@@ -84,6 +84,7 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], ServeFault> {
 pub(super) fn bind_options(config: &Config, shards: ShardId, found: &Found) -> BindOptions {
     BindOptions {
         http: config.http,
+        https: config.tls.https,
         admin: config.admin,
         udp: (config.role != RoleName::Realtime).then_some(config.udp),
         shards,

@@ -6,6 +6,7 @@ use std::io;
 use crate::fleet_key::FleetKeyFault;
 use crate::key_files::FileFault;
 use crate::shard::BindFault;
+use crate::shard::tls::TlsFault;
 use crate::store::StoreFault;
 
 /// Why the node did not start, or did not stop cleanly.
@@ -17,6 +18,8 @@ pub enum ServeFault {
     FleetKey(FleetKeyFault),
     /// A file with keys of users' tokens.
     KeyFile(FileFault),
+    /// The files with the TLS certificate and its key.
+    Tls(TlsFault),
     /// A socket.
     Bind(BindFault),
     /// A node of the other role has no address.
@@ -47,6 +50,7 @@ impl fmt::Display for ServeFault {
             ServeFault::Store(fault) => fault.fmt(f),
             ServeFault::FleetKey(fault) => fault.fmt(f),
             ServeFault::KeyFile(fault) => fault.fmt(f),
+            ServeFault::Tls(fault) => fault.fmt(f),
             ServeFault::Bind(fault) => fault.fmt(f),
             ServeFault::Node { address, source } => {
                 write!(

@@ -14,6 +14,7 @@ mod links;
 mod signals;
 mod supervisor;
 mod tell;
+mod tls;
 mod usage;
 
 use std::io;
@@ -30,6 +31,7 @@ use crate::limits::{self, Found};
 use crate::logs;
 use crate::metrics::{Board, Gauge};
 use crate::presence::OpenReport;
+use crate::shard::tls::TlsParts;
 use crate::shard::{self, Bound, Drained, Shards};
 use crate::time::{Clock, boottime};
 use background::Background;
@@ -41,6 +43,7 @@ use links::{Running, Wiring};
 use signals::StopSignal;
 use supervisor::Supervisor;
 use tell::Listening;
+use tls::Certificates;
 
 /// Time beyond `drain_ms` that the last answers have, in ms; then they are cut off.
 const DRAIN_MARGIN_MS: u64 = 5_000;
@@ -60,9 +63,14 @@ pub fn run(config: Config) -> Result<(), ServeFault> {
     }
     let (opened, reloader) = Opened::open(config, &Found::read())?;
     let supervisor = Supervisor::of_environment();
-    let told = supervisor.clone();
-    let stop_signals = signals::listen(move || told.while_reloading(|| reloader.reload()))
-        .map_err(ServeFault::os("listen for signals"))?;
+    let (told, certificates) = (supervisor.clone(), opened.certificates.clone());
+    let reload = move || {
+        told.while_reloading(|| {
+            reloader.reload();
+            certificates.iter().for_each(Certificates::reload);
+        });
+    };
+    let stop_signals = signals::listen(reload).map_err(ServeFault::os("listen for signals"))?;
     let node = opened.start()?;
     let watchdog = supervisor.start_watchdog(&node.common.board, node.shards.teller())?;
     supervisor.ready();
@@ -84,6 +92,8 @@ struct Opened {
     report: Option<OpenReport>,
     /// None: a follower; presence nodes tell it.
     keeper: Option<Keeper>,
+    /// None: nothing speaks TLS.
+    certificates: Option<Certificates>,
     /// What is said once it listens.
     sayings: Sayings,
 }
@@ -122,6 +132,7 @@ impl Opened {
         let mut folder = build::lock_folder(&config, shards)?;
         let bound =
             shard::bind(&build::bind_options(&config, shards, found)).map_err(ServeFault::Bind)?;
+        let tls = tls::read(&config)?;
         let secret = build::random()?;
         let known = keys::Known::new(&config, &secret, clock.now())?;
         let read = keys::read(&config, &known, config.makes_key())?;
@@ -140,9 +151,12 @@ impl Opened {
             Some(_) => Some(Keeper::open(&config.data_dir, &revoked, clock.now().unix)?),
             None => None,
         };
+        let tls_warnings = tls
+            .as_ref()
+            .map_or_else(Vec::new, |tls| tls.certificate.warnings(clock.now().unix));
         let sayings = Sayings {
             limits: format!("limits: {found} udp_buffer={}", bound.udp_buffer_bytes),
-            warnings: [warnings, read.warnings, config.warnings()].concat(),
+            warnings: [warnings, read.warnings, config.warnings(), tls_warnings].concat(),
             key_made: read.made,
         };
         let board = Arc::new(Board::new(usize::from(shards)).with_warnings(logs::warnings()));
@@ -151,10 +165,12 @@ impl Opened {
             .set(Gauge::UsersMax, u64::from(config.users_max));
         let in_memory = u64::from(presence.memory().is_some());
         board.process.set(Gauge::StoreInMemory, in_memory);
+        let keyrings = read.keyring.shared();
+        let certificates = tls.map(|tls| Certificates::new(tls, &keyrings, &clock, &board));
         let common = Common {
             nodes: Arc::new(build::nodes_of(&config)),
             secret,
-            keyrings: read.keyring.shared(),
+            keyrings,
             revoked,
             config,
             shards,
@@ -168,6 +184,7 @@ impl Opened {
             bound,
             report,
             keeper,
+            certificates,
             sayings,
         };
         Ok((opened, reloader))
@@ -179,16 +196,25 @@ impl Opened {
             bound,
             report,
             keeper,
+            certificates,
             sayings,
         } = self;
         let at = Listening {
             http: bound.http,
+            https: bound.https,
             admin: bound.admin,
             udp: bound.udp,
         };
         let (drained_sender, drained) = unbounded();
         let wants = keeper.as_ref().map(Keeper::wants);
-        let (shards, links) = start_shards(&common, bound, wants, &drained_sender)?;
+        let tls = certificates.map(|certificates| certificates.parts(&common.config.tls));
+        let start = Start {
+            bound,
+            tls,
+            wants,
+            drained: &drained_sender,
+        };
+        let (shards, links) = start_shards(&common, start)?;
         let keeping = keeper
             .map(|keeper| keeper.start(shards.teller()))
             .transpose()?;
@@ -212,13 +238,22 @@ impl Opened {
     }
 }
 
-/// Starts the shards between the links that they speak to and the links that speak to them.
-fn start_shards(
-    common: &Common,
+/// What the shards and the links start with, each with its share.
+struct Start<'a> {
     bound: Bound,
+    tls: Option<TlsParts>,
     wants: Option<Sender<Wants>>,
-    drained: &Sender<Drained>,
-) -> Result<(Shards, Running), ServeFault> {
+    drained: &'a Sender<Drained>,
+}
+
+/// Starts the shards between the links that they speak to and the links that speak to them.
+fn start_shards(common: &Common, start: Start<'_>) -> Result<(Shards, Running), ServeFault> {
+    let Start {
+        bound,
+        tls,
+        wants,
+        drained,
+    } = start;
     let wiring = Wiring {
         config: &common.config,
         keyrings: &common.keyrings,
@@ -238,7 +273,7 @@ fn start_shards(
         .into_iter()
         .map(with_outlet)
         .collect::<Result<Vec<_>, ServeFault>>()?;
-    let shards = shard::spawn(bound, parts, &common.clock, drained)
+    let shards = shard::spawn(bound, parts, tls.as_ref(), &common.clock, drained)
         .map_err(ServeFault::os("start the shards"))?;
     let links = wiring.start(ready, &shards)?;
     Ok((shards, links))

@@ -12,6 +12,7 @@ use crate::presence::{OpenReport, WriteBack};
 /// Where a node listens.
 pub(super) struct Listening {
     pub(super) http: SocketAddr,
+    pub(super) https: Option<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
     pub(super) udp: Option<SocketAddr>,
 }
@@ -21,8 +22,15 @@ pub(super) fn listening(at: &Listening, shards: ShardId) {
     let word = |name, address: Option<SocketAddr>| {
         address.map_or(String::new(), |address| format!(" {name}={address}"))
     };
-    let (udp, admin) = (word("udp", at.udp), word("admin", at.admin));
-    let line = format!("listening http={}{udp}{admin} shards={shards}", at.http);
+    let (https, udp, admin) = (
+        word("https", at.https),
+        word("udp", at.udp),
+        word("admin", at.admin),
+    );
+    let line = format!(
+        "listening http={}{udp}{https}{admin} shards={shards}",
+        at.http
+    );
     let mut stdout = io::stdout().lock();
     if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         tracing::warn!(%error, "stdout did not take the line: {line}");
@@ -36,7 +44,11 @@ pub(super) fn program(config: &Config, at: &Listening) {
     match at.admin.or(public) {
         Some(dashboard) => {
             let dashboard = reached_at(dashboard);
-            tracing::info!("greendot {version}; dashboard: http://{dashboard}/");
+            let scheme = match at.admin.is_some() && config.tls.admin {
+                true => "https",
+                false => "http",
+            };
+            tracing::info!("greendot {version}; dashboard: {scheme}://{dashboard}/");
         }
         None => tracing::info!("greendot {version}"),
     }

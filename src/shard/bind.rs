@@ -21,6 +21,8 @@ const NOTSENT_LOWAT_BYTES: u32 = 16_384;
 pub struct BindOptions {
     /// HTTP; port 0 lets the kernel choose one.
     pub http: SocketAddr,
+    /// HTTP over TLS; port 0 lets the kernel choose one. None: there is no such listener.
+    pub https: Option<SocketAddr>,
     /// HTTP of operators; port 0 lets the kernel choose one. None: there is no such listener.
     pub admin: Option<SocketAddr>,
     /// Beats; port 0 lets the kernel choose one. None: none are received.
@@ -40,6 +42,8 @@ pub struct BindOptions {
 pub struct Bound {
     /// Where HTTP listens.
     pub http: SocketAddr,
+    /// Where HTTP over TLS listens, if it does.
+    pub https: Option<SocketAddr>,
     /// Where it listens for operators, if it does.
     pub admin: Option<SocketAddr>,
     /// Where beats arrive, if they do.
@@ -47,6 +51,7 @@ pub struct Bound {
     /// Receive buffer that each UDP socket got, in bytes of payload and bookkeeping.
     pub udp_buffer_bytes: usize,
     pub(super) listeners: Vec<TcpListener>,
+    pub(super) https_listeners: Vec<TcpListener>,
     pub(super) admins: Vec<TcpListener>,
     pub(super) datagrams: Vec<UdpSocket>,
 }
@@ -54,7 +59,7 @@ pub struct Bound {
 /// Why a socket was not bound.
 #[derive(Debug)]
 pub struct BindFault {
-    /// `http`, `admin` or `udp`: the flag that sets the address.
+    /// `http`, `https`, `admin` or `udp`: the flag that sets the address.
     pub flag: &'static str,
     /// The address asked for.
     pub addr: SocketAddr,
@@ -93,18 +98,22 @@ impl std::error::Error for BindFault {
 /// Errors: an address is taken or not ours, or the kernel lacks what sockets of shards need.
 pub fn bind(options: &BindOptions) -> Result<Bound, BindFault> {
     let (http, listeners) = bind_listeners("http", options.http, options)?;
-    let (admin, admins) = match options.admin {
+    let some = |flag, addr: Option<SocketAddr>| match addr {
         Some(addr) => {
-            bind_listeners("admin", addr, options).map(|(admin, admins)| (Some(admin), admins))?
+            bind_listeners(flag, addr, options).map(|(addr, sockets)| (Some(addr), sockets))
         }
-        None => (None, Vec::new()),
+        None => Ok((None, Vec::new())),
     };
+    let (https, https_listeners) = some("https", options.https)?;
+    let (admin, admins) = some("admin", options.admin)?;
     let mut bound = Bound {
         http,
+        https,
         admin,
         udp: None,
         udp_buffer_bytes: 0,
         listeners,
+        https_listeners,
         admins,
         datagrams: Vec::new(),
     };
@@ -297,6 +306,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         BindOptions {
             http: any,
+            https: Some(any),
             admin: Some(any),
             udp: Some(any),
             shards,
@@ -396,6 +406,12 @@ mod tests {
             (fault.flag, fault.source.kind()),
             ("http", io::ErrorKind::AddrInUse)
         );
+        let again = BindOptions {
+            https: first.https,
+            ..options(2)
+        };
+        let fault = bind(&again).unwrap_err();
+        assert_eq!(fault.flag, "https", "{fault}");
         let again = BindOptions {
             admin: first.admin,
             ..options(2)

@@ -10,11 +10,12 @@ mod datagrams;
 pub mod mailbox;
 mod peer;
 mod spawn;
+pub mod tls;
 mod wrong_keys;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +24,14 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
-use self::accept::Acceptor;
+use self::accept::{Acceptor, Arrival};
 use self::datagrams::Datagrams;
 use self::spawn::{Door, DrainTeller};
+use self::tls::Tls;
 use self::wrong_keys::WrongKeys;
-use crate::engine::turn::{Accepted, Driver, Edge, Inbox, Kernel, Notice, Order, Peer};
-use crate::engine::{Mail, Outbound, ShardId, WrongKey};
+use crate::engine::turn::{Accepted, Driver, Edge, Inbox, Kernel, Notice, Order, Peer, Shakes};
+use crate::engine::{Entrance, Mail, Outbound, ShardId, WrongKey};
+use crate::metrics::Counters;
 use crate::realtime::ConnId;
 use crate::time::{Clock, Mono, Now, boottime};
 
@@ -44,6 +47,11 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const BEATS: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
 const ADMIN: Token = Token(usize::MAX - 4);
+const HTTPS: Token = Token(usize::MAX - 5);
+/// The generation in the token of a socket whose handshake is not over, whose index is its
+/// descriptor. A connection of that generation may have the same token: an edge is then told to
+/// both, and one that is of no use costs an attempt.
+const SHAKING: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<usize>() == 8, "a token holds a ConnId");
 const _: () = assert!(
@@ -62,6 +70,8 @@ struct Os {
     clock: Arc<Clock>,
     /// None once nobody is accepted any more.
     acceptor: Option<Acceptor>,
+    /// None where nothing speaks TLS.
+    tls: Option<Tls>,
     /// None where no beats are received.
     datagrams: Option<Datagrams>,
     wrong_keys: Arc<WrongKeys>,
@@ -78,6 +88,7 @@ fn run(mut driver: Driver<TcpStream>, mut os: Os) -> io::Result<()> {
     while driver.order() < Order::Stop {
         let sleep_micros = driver.turn(&mut os);
         os.sleep(sleep_micros)?;
+        os.note_handshakes();
         for event in &os.events {
             match event.token() {
                 WAKER => {}
@@ -85,6 +96,10 @@ fn run(mut driver: Driver<TcpStream>, mut os: Os) -> io::Result<()> {
                 LISTENER => driver.note_listener(),
                 ADMIN => {
                     os.acceptor.iter_mut().for_each(Acceptor::note_admin);
+                    driver.note_listener();
+                }
+                HTTPS => {
+                    os.acceptor.iter_mut().for_each(Acceptor::note_https);
                     driver.note_listener();
                 }
                 token => driver.note_edge(conn_of(token), edge_of(event)),
@@ -98,13 +113,82 @@ impl Os {
     /// Sleeps until an edge or the waker, and no longer than that.
     fn sleep(&mut self, micros: u64) -> io::Result<()> {
         // mio rounds up to whole milliseconds, so a deadline is past when its turn begins.
-        let timeout = Duration::from_micros(micros);
+        let mut timeout = Duration::from_micros(micros);
+        if let Some(tls) = self.tls.as_ref().filter(|_| micros > 0) {
+            let due_micros = tls.due().micros_since(boottime());
+            timeout = timeout.min(Duration::from_micros(due_micros));
+        }
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.events.clear();
                 Ok(())
             }
             done => done,
+        }
+    }
+
+    /// Passes on the edges of sockets whose handshake is not over. The driver is told of them as
+    /// well, and knows no such connection.
+    fn note_handshakes(&mut self) {
+        let Some(tls) = &mut self.tls else {
+            return;
+        };
+        for event in &self.events {
+            let ConnId { index, generation } = conn_of(event.token());
+            if generation == SHAKING
+                && let Ok(fd) = RawFd::try_from(index)
+            {
+                let of_room_alone =
+                    !event.is_readable() && !event.is_read_closed() && !event.is_error();
+                tls.note_edge(fd, of_room_alone);
+            }
+        }
+    }
+
+    /// What an arrival is to the driver.
+    fn take(&mut self, arrival: Arrival) -> Accepted<TcpStream> {
+        let (entrance, socket) = match arrival {
+            Arrival::Came {
+                entrance,
+                tls: true,
+                socket,
+            } => {
+                self.begin(entrance, socket);
+                return Accepted::Aborted;
+            }
+            Arrival::Came {
+                entrance,
+                tls: false,
+                socket,
+            } => (entrance, socket),
+            Arrival::NoRoom => {
+                self.tls.iter_mut().for_each(Tls::note_no_room);
+                return Accepted::Empty;
+            }
+            Arrival::None(other) => return other,
+        };
+        if let Some(tls) = &mut self.tls {
+            tls.forget(&socket);
+        }
+        by(entrance, socket)
+    }
+
+    /// Keeps a connection until its handshake is over. What it has said already is an edge.
+    fn begin(&mut self, entrance: Entrance, socket: TcpStream) {
+        let token = token_of(ConnId {
+            index: socket.as_raw_fd() as u32,
+            generation: SHAKING,
+        });
+        let mut source = SourceFd(&socket.as_raw_fd());
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match (
+            &mut self.tls,
+            self.poll.registry().register(&mut source, token, both),
+        ) {
+            (Some(tls), Ok(())) => tls.begin(entrance, socket, boottime()),
+            (_, Ok(())) => {}
+            (_, Err(error)) => tracing::warn!(shard = self.id, %error, "a connection could not be \
+             polled and was closed"),
         }
     }
 
@@ -176,15 +260,34 @@ impl Kernel for Os {
     }
 
     fn accept(&mut self) -> Accepted<TcpStream> {
-        self.acceptor
-            .as_mut()
-            .map_or(Accepted::Empty, Acceptor::accept)
+        let Some(acceptor) = &mut self.acceptor else {
+            return Accepted::Empty;
+        };
+        if let Some((entrance, socket)) = self.tls.as_mut().and_then(Tls::take_ready) {
+            return by(entrance, socket);
+        }
+        let arrival = acceptor.accept(self.tls.as_ref());
+        self.take(arrival)
     }
 
     fn accept_on_reserve(&mut self) -> Accepted<TcpStream> {
-        self.acceptor
-            .as_mut()
-            .map_or(Accepted::Empty, Acceptor::accept_on_reserve)
+        let Some(acceptor) = &mut self.acceptor else {
+            return Accepted::Empty;
+        };
+        match acceptor.accept_on_reserve(self.tls.as_ref()) {
+            // The driver hears it, be it for a moment: it is told inside TLS, if it is quick.
+            Arrival::Came {
+                entrance,
+                tls: true,
+                socket,
+            } => {
+                if let Some(tls) = &mut self.tls {
+                    tls.begin_in_driver(&socket);
+                }
+                by(entrance, socket)
+            }
+            arrival => self.take(arrival),
+        }
     }
 
     fn keep_reserve(&mut self) {
@@ -202,15 +305,27 @@ impl Kernel for Os {
 
     fn stop_listening(&mut self) {
         self.acceptor = None;
+        self.tls.iter_mut().for_each(Tls::stop);
+    }
+
+    fn shake_hands(&mut self, counters: &mut Counters) -> Shakes {
+        let Some(tls) = &mut self.tls else {
+            return Shakes::default();
+        };
+        tls.shake(counters, boottime)
     }
 
     fn watch(&mut self, conn: ConnId, socket: &TcpStream) -> io::Result<()> {
         // Once for its whole life: an edge each for data, room and end, and no call per write.
         let both = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        let watched =
-            self.poll
-                .registry()
-                .register(&mut SourceFd(&socket.as_raw_fd()), token_of(conn), both);
+        let (registry, token) = (self.poll.registry(), token_of(conn));
+        let descriptor = socket.as_raw_fd();
+        let mut source = SourceFd(&descriptor);
+        // One whose handshake was polled has an edge anew for what has come since.
+        let watched = match self.tls.as_ref().is_some_and(|tls| tls.has(socket)) {
+            true => registry.reregister(&mut source, token, both),
+            false => registry.register(&mut source, token, both),
+        };
         if let Err(error) = &watched {
             tracing::warn!(shard = self.id, %error, "a connection could not be polled and was \
              closed");
@@ -219,18 +334,30 @@ impl Kernel for Os {
     }
 
     fn read(&mut self, socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-        socket.read(buffer)
+        let sealed = self.tls.as_mut().and_then(|tls| tls.read(socket, buffer));
+        sealed.unwrap_or_else(|| socket.read(buffer))
+    }
+
+    fn holds_more(&self, socket: &TcpStream) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.holds_more(socket))
     }
 
     fn write(&mut self, socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        socket.write(bytes)
+        let sealed = self.tls.as_mut().and_then(|tls| tls.write(socket, bytes));
+        sealed.unwrap_or_else(|| socket.write(bytes))
     }
 
     fn shut_down(&mut self, socket: &mut TcpStream) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.shut_down(socket);
+        }
         socket.shutdown(Shutdown::Write)
     }
 
     fn close(&mut self, socket: TcpStream) {
+        if let Some(tls) = &mut self.tls {
+            tls.close(&socket);
+        }
         // Closing the only descriptor of a socket takes it out of the poll as well.
         drop(socket);
     }
@@ -252,6 +379,13 @@ impl Kernel for Os {
         if let Err(error) = SockRef::from(socket).set_tcp_user_timeout(timeout) {
             tracing::debug!(shard = self.id, %error, "a connection's timeout could not be changed");
         }
+    }
+}
+
+fn by(entrance: Entrance, socket: TcpStream) -> Accepted<TcpStream> {
+    match entrance {
+        Entrance::Public => Accepted::Socket(socket),
+        Entrance::Admin => Accepted::Admin(socket),
     }
 }
 

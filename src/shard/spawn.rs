@@ -13,11 +13,12 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 use mio::{Events, Poll, Waker};
 
-use super::accept::Acceptor;
+use super::accept::{Acceptor, Tokens};
 use super::datagrams::Datagrams;
 use super::mailbox::Mailbox;
+use super::tls::{Tls, TlsParts};
 use super::wrong_keys::WrongKeys;
-use super::{ADMIN, BEATS, Bound, EVENTS_MAX, LISTENER, Os, Outlet, WAKER, run};
+use super::{ADMIN, BEATS, Bound, EVENTS_MAX, HTTPS, LISTENER, Os, Outlet, WAKER, run};
 use crate::engine::turn::{Budgets, Driver, Order};
 use crate::engine::{EngineParts, Mail, ShardId};
 use crate::logs;
@@ -92,13 +93,14 @@ pub struct Shards {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts one thread per set of parts, on the sockets of `bound`, each with its outlet; each tells
-/// `drained` whenever no connection is left while it drains.
+/// Starts one thread per set of parts, on the sockets of `bound`, each with its outlet; what speaks
+/// TLS does so by `tls`. Each tells `drained` whenever no connection is left while it drains.
 ///
 /// Errors: the kernel gives no thread or no poll; the process cannot serve then.
 pub fn spawn(
     bound: Bound,
     parts: Vec<(EngineParts, Outlet)>,
+    tls: Option<&TlsParts>,
     clock: &Arc<Clock>,
     drained: &Sender<Drained>,
 ) -> io::Result<Shards> {
@@ -108,14 +110,24 @@ pub fn spawn(
     // choose the same cores.
     let pinned = parts.len() == cores.len();
     let wrong_keys = Arc::<WrongKeys>::default();
-    let (admins, datagrams) = (some(bound.admins), some(bound.datagrams));
-    let sockets = bound.listeners.into_iter().zip(admins.zip(datagrams));
+    let tokens = Tokens {
+        http: LISTENER,
+        https: HTTPS,
+        admin: ADMIN,
+    };
+    let mut listeners = some(bound.listeners);
+    let mut https_listeners = some(bound.https_listeners);
+    let (mut admins, mut datagrams) = (some(bound.admins), some(bound.datagrams));
     let mut threads = Vec::with_capacity(parts.len());
-    for (((parts, outbound), poll), (listener, (admin, datagrams))) in
-        parts.into_iter().zip(polls).zip(sockets)
-    {
+    for ((parts, outbound), poll) in parts.into_iter().zip(polls) {
         let id = parts.shard;
-        let acceptor = Acceptor::new(listener, admin, poll.registry(), [LISTENER, ADMIN])?;
+        let own = [
+            listeners.next().flatten(),
+            https_listeners.next().flatten(),
+            admins.next().flatten(),
+        ];
+        let acceptor = Acceptor::new(own, poll.registry(), &tokens)?;
+        let datagrams = datagrams.next().flatten();
         let datagrams = datagrams
             .map(|socket| Datagrams::new(socket, poll.registry(), BEATS))
             .transpose()?;
@@ -126,6 +138,7 @@ pub fn spawn(
         };
         let (clock, doors) = (Arc::clone(clock), Arc::clone(&doors));
         let wrong_keys = Arc::clone(&wrong_keys);
+        let tls = tls.cloned();
         let on_drained = DrainTeller {
             shard: id,
             channel: drained.clone(),
@@ -150,6 +163,7 @@ pub fn spawn(
                 events: Events::with_capacity(EVENTS_MAX),
                 clock,
                 acceptor: Some(acceptor),
+                tls: tls.map(Tls::new),
                 datagrams,
                 wrong_keys,
                 user_timeout,
@@ -356,6 +370,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let options = BindOptions {
             http: any,
+            https: None,
             admin: None,
             udp: Some(any),
             shards: SHARDS,
@@ -369,7 +384,7 @@ mod tests {
         let outlet =
             || -> Outlet { Box::new(|_| unreachable!("a node of its own has nobody to send to")) };
         let parts = (0..SHARDS).map(|shard| (parts(shard), outlet())).collect();
-        let shards = spawn(bound, parts, &clock, &sender).unwrap();
+        let shards = spawn(bound, parts, None, &clock, &sender).unwrap();
 
         // Twelve watchers, which the kernel spreads over the shards, and a publisher on one of
         // them.

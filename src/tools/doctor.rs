@@ -81,6 +81,7 @@ fn addresses(config: &Config) -> Finding {
     let udp = (config.role != RoleName::Realtime).then_some(config.udp);
     let all = [
         ("http", Some(config.http)),
+        ("https", config.tls.https),
         ("admin", config.admin),
         ("udp", udp),
     ];

@@ -8,7 +8,7 @@ use crate::forget::erase;
 use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
-use crate::{identity, limits, overflow, rates, relayed, revoked, vanished};
+use crate::{identity, limits, overflow, rates, relayed, revoked, tls, vanished};
 
 /// Who reaches a limit and asserts that it was counted.
 enum Reached {
@@ -35,7 +35,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 41] = [
+const LIMITS: [(&str, Reached); 42] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -80,6 +80,10 @@ const LIMITS: [(&str, Reached); 41] = [
     (
         "conns-max",
         Reached::By(limits::beyond_conns_max_everybody_is_told_so),
+    ),
+    (
+        "tls-handshakes-max",
+        Reached::By(tls::who_finds_no_room_for_a_handshake_waits),
     ),
     (
         "request-deadline-ms",

@@ -261,6 +261,7 @@ impl Home {
         };
         let http = address("http=").unwrap_or_else(|| panic!("no http= in {line}"));
         let (udp, admin) = (address("udp="), address("admin="));
+        let https = address("https=");
         if let Some(udp) = udp {
             *self.ports.lock().expect("no holder panics") = Some((http, udp));
         }
@@ -270,6 +271,7 @@ impl Home {
             stdout,
             log,
             http,
+            https,
             admin,
             udp,
             key_file: self.data_dir().join("fleet.key"),
@@ -286,6 +288,8 @@ pub(crate) struct Server {
     pub(crate) stdout: Lines,
     log: Arc<Mutex<String>>,
     pub(crate) http: SocketAddr,
+    /// None: nothing speaks TLS there.
+    pub(crate) https: Option<SocketAddr>,
     /// None: it has no listener for operators.
     pub(crate) admin: Option<SocketAddr>,
     /// None: it receives no beats.

@@ -16,6 +16,8 @@ pub(crate) struct Conn {
     pub(crate) socket: TcpStream,
     /// Read, and not yet used.
     pub(crate) buffer: Vec<u8>,
+    /// None: it speaks plain HTTP.
+    pub(crate) tls: Option<Box<rustls::ClientConnection>>,
 }
 
 /// What a wait for bytes brought.
@@ -40,11 +42,16 @@ impl Conn {
         Conn {
             socket,
             buffer: Vec::new(),
+            tls: None,
         }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.socket.write_all(bytes).expect("the server takes it");
+        let sent = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.socket).write_all(bytes),
+            None => self.socket.write_all(bytes),
+        };
+        sent.expect("the server takes it");
     }
 
     /// Reads once, waiting no longer than the deadline.
@@ -56,7 +63,11 @@ impl Conn {
             .set_read_timeout(Some(left))
             .expect("the wait is not zero");
         let mut chunk = [0; 65_536];
-        match self.socket.read(&mut chunk) {
+        let read = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.socket).read(&mut chunk),
+            None => self.socket.read(&mut chunk),
+        };
+        match read {
             Ok(0) => Got::End,
             Ok(n) => {
                 self.buffer.extend_from_slice(&chunk[..n]);

@@ -14,6 +14,7 @@ mod process;
 mod scrape;
 mod stream;
 mod terminal;
+mod tls_client;
 
 mod devices;
 mod drain;
@@ -45,6 +46,7 @@ mod start;
 mod statuses;
 mod store;
 mod supervised;
+mod tls;
 mod tools;
 mod urgent;
 mod vanished;

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
+mod crates;
 mod judge;
 mod paths;
 mod tests;
@@ -31,7 +32,7 @@ const EDGES: Table = &[
     ("realtime", "time wire"),
     ("pages", "metrics"),
     ("engine", "auth metrics pages planted presence realtime slot status time wire"),
-    ("shard", "engine logs metrics realtime time wire"),
+    ("shard", "auth engine logs metrics realtime time wire"),
     ("links", "auth engine metrics planted presence slot time wire"),
     ("fleet_key", "wire"),
     ("config", "auth engine slot store"),
@@ -67,7 +68,7 @@ const LOADGEN: &[&str] = &[
 /// What the tests of a module, which are compiled with it, may name beside.
 const EDGES_OF_TESTS: Table = &[
     ("pages", "config wire"),
-    ("shard", "auth presence"),
+    ("shard", "presence"),
     ("tools", "metrics pages"),
 ];
 
@@ -100,6 +101,8 @@ const KEEPERS: Table = &[
     ("aws_lc_rs", "auth"),
     ("base64", "auth"),
     ("prometheus_client", "pages"),
+    ("rustls", "shard::tls"),
+    ("x509_cert", "shard::tls"),
 ];
 
 /// What breaks a rule and is known: the file, what it names, since when it is known and why it is
