@@ -20,6 +20,7 @@ mod conn;
 mod errand;
 mod fanout;
 mod farewells;
+mod followers;
 mod forgetting;
 mod goodbyes;
 mod horizon;
@@ -41,7 +42,7 @@ mod vouching;
 mod work;
 mod wrong_key;
 
-pub use calls::{NODE_HEADER, REFUSES_NEW, Refusals, instance_of};
+pub use calls::{NODE_HEADER, REFUSES_NEW, Refusals, instance_of, note_users};
 pub use conn::life::{Close, CloseHow};
 pub use errand::{Asker, Errand, Verdict};
 pub use farewells::HOLDERS_MS_MAX;

@@ -10,6 +10,7 @@ use super::arrivals::Arrivals;
 use super::conn::life::Conns;
 use super::errand::Asker;
 use super::farewells::Farewells;
+use super::followers::Followers;
 use super::forgetting::Leaving;
 use super::horizon::Horizon;
 use super::mail::{Posts, ShardId};
@@ -94,6 +95,8 @@ pub struct Engine {
     pub(super) verifying_micros_left: u32,
     /// What `/metrics` says, once it has been asked for in this turn.
     pub(super) exposition: Option<Arc<str>>,
+    /// Who is told the node's figures.
+    pub(super) followers: Followers,
     /// Whose silence it was.
     pub(super) silence: Silence,
     /// Whether event ids may be told.
@@ -190,6 +193,7 @@ impl Engine {
             work_done: 0,
             verifying_micros_left: VERIFYING_MICROS_PER_TURN,
             exposition: None,
+            followers: Followers::default(),
             silence: Silence::new(now, hold_ms, settings.offline_after_ms),
             horizon: Horizon::new(now.mono),
             upstream: Upstream::of(&parts.role),

@@ -5,15 +5,19 @@
 //! which any thread may read; so the hot path pays one add, and no lock. Never formats:
 //! `pages/exposition.rs` does.
 
+mod figures;
 mod table;
 mod warnings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+pub use figures::{BEYOND_SECONDS, Figures, LINES, LOOK_MS, STEP_MS, STEPS_MAX, Shown};
+use parking_lot::{Mutex, MutexGuard};
 pub use table::{Call, Counter, Gauge, Histogram, REQUESTS, Row, Scope, StatusClass, Unit};
 pub use warnings::{WARNING_BYTES_MAX, WARNINGS_MAX, Warning, Warnings};
+
+use crate::time::Now;
 
 /// Upper bounds of the histograms' buckets, in microseconds, each inclusive; a last one takes the
 /// rest.
@@ -87,6 +91,13 @@ impl Counters {
         self.cells[at + bucket] += n;
         let sum = &mut self.cells[at + BUCKETS];
         *sum = sum.wrapping_add(micros.wrapping_mul(n));
+    }
+
+    /// Adds each cell of another's.
+    fn add_all(&mut self, other: &Counters) {
+        for (cell, value) in self.cells.iter_mut().zip(other.cells.iter()) {
+            *cell = cell.wrapping_add(*value);
+        }
     }
 
     /// All counters' values, in the order of [`Counter::ROWS`].
@@ -197,6 +208,8 @@ pub struct Board {
     troubles: Mutex<Vec<String>>,
     /// What the log has warned of.
     pub warnings: Arc<Warnings>,
+    /// How the node has been.
+    figures: Mutex<Figures>,
 }
 
 impl Board {
@@ -207,6 +220,7 @@ impl Board {
             process: SharedCounters::new(),
             troubles: Mutex::default(),
             warnings: Arc::default(),
+            figures: Mutex::default(),
         }
     }
 
@@ -218,6 +232,16 @@ impl Board {
     /// Why the node is degraded now, in words; empty: it is not.
     pub fn set_troubles(&self, troubles: Vec<String>) {
         *self.troubles.lock() = troubles;
+    }
+
+    /// Once a second: what has been published becomes the node's figures.
+    pub fn look(&self, now: Now) {
+        self.figures.lock().look(self, now);
+    }
+
+    /// How the node is, and has been.
+    pub fn figures(&self) -> MutexGuard<'_, Figures> {
+        self.figures.lock()
     }
 
     /// See [`Board::set_troubles`].

@@ -260,6 +260,7 @@ table! {
         EventsGoodbye kind = "goodbye",
         EventsBye kind = "bye",
         EventsExpired kind = "expired",
+        EventsFigures kind = "figures",
     }
     Shard Count "flushes" "Writes to connections" { Flushes }
     Shard Count "flushes_partial" "Writes that the kernel took only in part" { FlushesPartial }
@@ -337,6 +338,7 @@ table! {
         LimitNewUsers limit = "new-users-per-second-max",
         LimitNewUsersOfConn limit = "new-users-per-conn-second-max",
         LimitRevocations limit = "revocations-max",
+        LimitNodeStreams limit = "node-streams-max",
         LimitFileDescriptors limit = "nofile",
         LimitTlsHandshakes limit = "tls-handshakes-max",
     }
@@ -518,7 +520,7 @@ label! {
         Health = "health",
         /// `POST` or `DELETE /v1/session`
         Session = "session",
-        /// `GET /v1/node`
+        /// `GET /v1/node` or `/v1/node/stream`
         Node = "node",
         /// `GET /metrics`
         Metrics = "metrics",

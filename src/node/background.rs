@@ -13,6 +13,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::build::Common;
 use super::usage::Usage;
 use super::{ServeFault, heap};
+use crate::engine::note_users;
 use crate::metrics::{Board, Counter, Gauge};
 use crate::presence::{Presence, WriteBack};
 use crate::shard;
@@ -79,18 +80,22 @@ pub(super) fn start_heap(board: &Arc<Board>) -> Result<Background, ServeFault> {
 /// Starts the thread that looks at what the process takes, and how old the disk is.
 pub(super) fn start_usage(common: &Common, writes_back: bool) -> Result<Background, ServeFault> {
     let (board, clock) = (Arc::clone(&common.board), Arc::clone(&common.clock));
-    let presence = writes_back.then(|| Arc::clone(&common.presence));
+    let presence = Arc::clone(&common.presence);
     let bytes_per_second = common.config.write_back_bytes_per_second_max;
     let usage = Usage::first(&board);
+    note_users(&board, &presence);
+    board.look(clock.now());
     let (mut log_is_scarce, mut overdue) = (false, 0);
     let doing = "start the thread that looks at what the process takes";
     Background::start("usage", doing, move |stop| {
         usage.look_until(stop, &board, || {
-            if let Some(presence) = &presence {
-                tell_unwritten(presence, bytes_per_second, &board, clock.now());
+            if writes_back {
+                tell_unwritten(&presence, bytes_per_second, &board, clock.now());
                 log_is_scarce = tell_scarce(presence.log_room(), log_is_scarce);
-                overdue = tell_overdue(presence, overdue);
+                overdue = tell_overdue(&presence, overdue);
             }
+            note_users(&board, &presence);
+            board.look(clock.now());
         });
     })
 }

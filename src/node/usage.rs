@@ -12,11 +12,11 @@ use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::metrics::{Board, Counter, Gauge};
+use crate::metrics::{Board, Counter, Gauge, LOOK_MS};
 use crate::time::{Mono, boottime};
 
 /// Between two looks. Whoever scrapes sees what was true then.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(LOOK_MS);
 /// Counting descriptors one by one takes at most one part in so many of the time.
 const COUNTING_RESTS: u64 = 100;
 

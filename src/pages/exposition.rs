@@ -393,13 +393,14 @@ mod tests {
     #[test]
     fn limits_are_named_as_their_flags() {
         use crate::config::knobs::KNOBS;
-        const FIXED: [&str; 6] = [
+        const FIXED: [&str; 7] = [
             "body-depth-max",
             "nofile",
             "accepts-per-turn",
             "reads-per-turn",
             "read-bytes-per-turn",
             "closes-per-turn",
+            "node-streams-max",
         ];
         for row in Counter::ROWS
             .iter()

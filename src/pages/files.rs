@@ -133,28 +133,6 @@ mod tests {
         }
     }
 
-    /// The metrics that the dashboard reads exist.
-    #[test]
-    fn the_dashboard_reads_metrics_that_exist() {
-        let text = &*DASHBOARD.body;
-        let metrics = crate::pages::exposition::render(&crate::metrics::Board::new(1));
-        let mut names = BTreeSet::new();
-        for call in [".get(\"", "rate(\"", "grown(\""] {
-            names.extend(
-                text.split(call)
-                    .skip(1)
-                    .map(|rest| rest.split('"').next().unwrap()),
-            );
-        }
-        assert!(names.len() >= 8, "{names:?}");
-        for name in names {
-            assert!(
-                metrics.contains(&format!("# TYPE greendot_{name} ")),
-                "{name}"
-            );
-        }
-    }
-
     #[test]
     fn a_module_of_several_parts() {
         let parts = [

@@ -55,9 +55,9 @@ test("the dashboard's numbers are those of the metrics", { skip }, async () => {
     });
   }
   await until("rates and lines are there", async () => {
-    const lines = await page.locator("#numbers polyline").evaluateAll((all) =>
-      all.map((line) => line.getAttribute("points").length > 0),
-    );
+    const lines = await page
+      .locator("#numbers polyline")
+      .evaluateAll((all) => all.map((line) => line.getAttribute("points").length > 0));
     return lines.length === 9 && lines.filter(Boolean).length >= 7;
   });
   assert.equal(await page.locator("#rows tr").count(), 2);
@@ -72,10 +72,46 @@ test("the dashboard's numbers are those of the metrics", { skip }, async () => {
   await close();
 });
 
+test(
+  "one stream makes the dashboard live, and who comes late sees the past",
+  { skip },
+  async () => {
+    const context = await browser.newContext();
+    // How many points the line of those online has when it is drawn first.
+    await context.addInitScript(() => {
+      const look = () => {
+        const line = document.querySelector("#online ~ .past polyline");
+        const points = line?.getAttribute("points");
+        if (points) window.first ??= points.split(" ").length;
+      };
+      const all = { subtree: true, childList: true, attributes: true };
+      new MutationObserver(look).observe(document, all);
+    });
+    // Two steps of five seconds, and now.
+    await until("the server has a past", async () => {
+      const page = await context.newPage();
+      const asked = [];
+      page.on("request", (request) => asked.push(new URL(request.url()).pathname));
+      await page.goto(server.url);
+      await page.waitForFunction(() => window.first);
+      await page.waitForTimeout(2500);
+      const figures = asked.filter((path) => /^\/(v1|metrics)/.test(path));
+      assert.deepEqual(figures, ["/v1/node/stream"]);
+      const first = await page.evaluate(() => window.first);
+      await page.close();
+      return first >= 3;
+    });
+    await context.close();
+  },
+);
+
 test("without a script the dashboard has the numbers of now", { skip }, async () => {
   await server.beat("u4");
   const { page, close } = await visit("/", { javaScriptEnabled: false });
-  for (const [id, name] of [["online", "greendot_users_online"], ["users", "greendot_users"]])
+  for (const [id, name] of [
+    ["online", "greendot_users_online"],
+    ["users", "greendot_users"],
+  ])
     assert.equal(await textOf(page, `#${id}`), String(await server.sum(name)));
   await close();
 });
@@ -83,8 +119,14 @@ test("without a script the dashboard has the numbers of now", { skip }, async ()
 test("on a phone nothing is wider than the page, whatever a user is called", { skip }, async () => {
   const phone = { viewport: { width: 360, height: 700 } };
   const name = "\u{1f7e2}".repeat(16) + "x".repeat(60);
-  const watch = new URLSearchParams([["watch", name], ["watch", "bob"]]);
-  const friends = new URLSearchParams([["user", name], ["friends", name]]);
+  const watch = new URLSearchParams([
+    ["watch", name],
+    ["watch", "bob"],
+  ]);
+  const friends = new URLSearchParams([
+    ["user", name],
+    ["friends", name],
+  ]);
   for (const path of [`/#${watch}`, `/demo?${friends}`, "/demo"]) {
     const { page, close } = await visit(path, phone);
     await page.waitForTimeout(1500);
@@ -121,8 +163,9 @@ test("two windows of the demo see each other", { skip }, async () => {
   const alice = await visit("/demo?user=alice&friends=bob");
   const words = (of, user) => of.page.locator(`green-dot[user="${user}"]`).last();
   const shows = (of, user, status) =>
-    until(`${user} is ${status}`, async () =>
-      (await words(of, user).getAttribute("status")) === status,
+    until(
+      `${user} is ${status}`,
+      async () => (await words(of, user).getAttribute("status")) === status,
     );
   await shows(alice, "alice", "online");
   await shows(alice, "bob", "offline");

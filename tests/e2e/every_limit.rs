@@ -8,6 +8,7 @@ use crate::forget::erase;
 use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
+use crate::stream::Stream;
 use crate::{identity, limits, overflow, rates, relayed, revoked, tls, vanished};
 
 /// Who reaches a limit and asserts that it was counted.
@@ -35,7 +36,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 42] = [
+const LIMITS: [(&str, Reached); 43] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -53,6 +54,7 @@ const LIMITS: [(&str, Reached); 42] = [
     ("write-stall-max-ms", Reached::Here(write_stall)),
     ("leaves-put-off-max", Reached::Here(leaves_put_off)),
     ("users-leaving-max", Reached::Here(users_leaving)),
+    ("node-streams-max", Reached::Here(node_streams)),
     (
         "revocations-max",
         Reached::By(revoked::no_more_are_in_force_than_may_be),
@@ -193,6 +195,20 @@ fn every_limit_is_reached_refused_and_counted() {
             }
         }
     }
+}
+
+/// Sixteen see the node's figures, and the next is told to come again.
+fn node_streams(server: &Server) {
+    let follow = || Stream::open(server.connect(), "/v1/node/stream");
+    let mut held: Vec<Stream> = (0..16).map(|_| follow()).collect();
+    for stream in &mut held {
+        stream.expect("hello");
+        stream.expect("past");
+        stream.expect("node");
+        stream.expect("figures");
+    }
+    let refused = follow().expect("overloaded");
+    assert_eq!(refused.data["reason"], "node-streams");
 }
 
 fn head_bytes(server: &Server) {

@@ -10,6 +10,7 @@ mod devices;
 mod doubts;
 mod drain;
 mod farewells;
+mod figures;
 mod forget;
 mod framing;
 mod goodbyes;

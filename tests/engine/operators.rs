@@ -86,6 +86,7 @@ const HIDDEN: &[(&str, &[&str])] = &[
     ("/", ALL),
     ("/v1/session", ALL),
     ("/v1/node", ALL),
+    ("/v1/node/stream", ALL),
     // Not served at all by these nodes.
     ("/demo", ALL),
     ("/v1/revoke", ALL),
@@ -201,6 +202,8 @@ const GUARDED: &[(&str, &str, [&str; 11])] = &[
         ["401", ".", ".", ".", ".", ".", ".", "200", ".", "200", "200"]),
     ("GET /v1/node", "",
         ["401", ".", ".", ".", ".", ".", ".", ".", "200", "200", "200"]),
+    ("GET /v1/node/stream", "",
+        ["401", ".", ".", ".", ".", ".", ".", "200", ".", "200", "200"]),
     // What has nothing of anybody.
     ("GET /", "", ["200"; 11]),
     ("GET /client.js", "", ["200"; 11]),

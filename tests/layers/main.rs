@@ -30,7 +30,7 @@ const EDGES: Table = &[
     ("store", "planted slot status time wire"),
     ("presence", "planted slot status store time wire"),
     ("realtime", "time wire"),
-    ("pages", "metrics"),
+    ("pages", "metrics time"),
     ("engine", "auth metrics pages planted presence realtime slot status time wire"),
     ("shard", "auth engine logs metrics realtime time wire"),
     ("links", "auth engine metrics planted presence slot time wire"),

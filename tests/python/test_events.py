@@ -143,6 +143,8 @@ class Events(unittest.TestCase):
             self.assertEqual((gone["user"], gone["status"]), ("bob", "offline"))
             greendot.leave(stream=hello["stream"])
             left = self.check(list(stream))["reason"]
+            stream = Stream(server, "/v1/node/stream")
+            self.check(stream.until("figures"))
             stream = Stream(server, "/v1/stream?user=alice")
             self.check(stream.until("hello"))
             greendot.leave("alice", everywhere=True)

@@ -112,7 +112,10 @@ impl Engine {
                 serve(self, &told, head.feed, now).into()
             }
             // Its head alone: no stream begins.
-            Serve::Opens(_) if head.method == Method::Head => Answer::stream().into(),
+            Serve::Opens(_) | Serve::Follows(_) if head.method == Method::Head => {
+                Answer::stream().into()
+            }
+            Serve::Follows(serve) => serve(self, caller, now),
             Serve::Opens(serve) => {
                 let shown = self.credentials_in_query();
                 let ask = match head.method {

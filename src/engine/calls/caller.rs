@@ -12,7 +12,7 @@ use super::served::Served;
 use super::table::{self, Row, Who};
 use crate::auth::{
     Digest, Full, Grant, LastActive, Proof, Refusal, Reserved, SESSION_COOKIE, SESSION_MS, Scope,
-    Service, Shown, TicketRefusal, cookie,
+    Scopes, Service, Shown, TicketRefusal, cookie,
 };
 use crate::engine::conn::permits::{Origin, Steps, Tag};
 use crate::engine::operators::Entrance;
@@ -41,6 +41,7 @@ pub(in crate::engine) enum Caller {
     /// A service of this name, which has the scope that the row wants.
     Service {
         name: Arc<str>,
+        scopes: Scopes,
         /// Stands for its key.
         key: Digest,
         /// When its session ends, if it shows one.
@@ -67,6 +68,7 @@ impl Caller {
     pub(super) fn service(service: &Service) -> Caller {
         Caller::Service {
             name: service.name.clone(),
+            scopes: service.scopes,
             key: Digest::of_service(service.hash),
             ends: None,
         }
@@ -76,6 +78,7 @@ impl Caller {
     fn session(service: &Service, until: Unix) -> Caller {
         Caller::Service {
             name: service.name.clone(),
+            scopes: service.scopes,
             key: Digest::of_service(service.hash),
             ends: Some(until),
         }
@@ -178,6 +181,15 @@ impl Caller {
     /// Whether a token says that they are this user.
     pub(super) fn is(&self, user: User<'_>) -> bool {
         matches!(self, Caller::User(grant) if grant.user.user() == user)
+    }
+
+    /// Whether they may what takes this scope too, where they were let in by another.
+    pub(super) fn may(&self, scope: Scope) -> bool {
+        match self {
+            Caller::Service { scopes, .. } => scopes.has(scope),
+            Caller::Anybody | Caller::Node => true,
+            Caller::User(_) => false,
+        }
     }
 
     /// Whether it is a node of the fleet.

@@ -19,7 +19,7 @@ mod guard;
 mod held;
 mod ignored;
 mod leave;
-mod node;
+pub(super) mod node;
 mod preflight;
 mod query;
 mod rate;
@@ -49,6 +49,7 @@ pub(super) use errands::{Errands, WAIT_MS_MAX};
 use served::{Served, Then, overloaded};
 use table::{DEMO, JSON, Row, Rows, Surplus};
 
+pub use node::note_users;
 pub use query::{NODE_HEADER, REFUSES_NEW, instance_of};
 pub use refusal::Refusals;
 

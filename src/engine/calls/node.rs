@@ -2,10 +2,13 @@
 
 use serde_json::json;
 
-use super::served::RETRY_AFTER;
+use super::caller::Caller;
+use super::served::{NewStream, RETRY_AFTER, Served};
+use crate::auth::Scope;
 use crate::engine::parts::Engine;
-use crate::metrics::Gauge;
+use crate::metrics::{Board, Counter, Gauge, WARNINGS_MAX};
 use crate::pages::{DASHBOARD, exposition};
+use crate::presence::Presence;
 use crate::time::Now;
 use crate::wire::response::{Answer, Cache, problems};
 
@@ -81,13 +84,32 @@ pub(super) fn dashboard(engine: &mut Engine, _now: Now) -> Answer {
 
 /// `GET /v1/node`: what a person wants to know of the node beside its numbers.
 pub(super) fn about(engine: &mut Engine, now: Now) -> Answer {
+    Answer::json(about_json(engine, WARNINGS_MAX, now).into_bytes())
+}
+
+/// `GET /v1/node/stream`: the same, and the node's figures, again and again.
+pub(super) fn follow(engine: &mut Engine, caller: &Caller, now: Now) -> Served {
+    if engine.passes.is_draining() {
+        return Served::Overloaded("draining");
+    }
+    if !engine.has_room_for_follower() {
+        engine.counters.add(Counter::LimitNodeStreams, 1);
+        return Served::Overloaded("node-streams");
+    }
+    let permit = engine.permit_of(caller, now);
+    let sees_node = caller.may(Scope::Admin);
+    Served::Stream(Box::new(NewStream::of_figures(sees_node, permit)))
+}
+
+/// The same text with the last `warnings_max` warnings.
+pub(in crate::engine) fn about_json(engine: &Engine, warnings_max: usize, now: Now) -> String {
     let state = match (engine.passes.is_draining(), troubles(engine)) {
         (true, troubles) => ("draining", troubles),
         (false, troubles) if troubles.is_empty() => ("ready", troubles),
         (false, troubles) => ("degraded", troubles),
     };
     let warnings = engine.node.board.warnings.all();
-    let warnings: Vec<_> = warnings
+    let warnings: Vec<_> = warnings[warnings.len().saturating_sub(warnings_max)..]
         .iter()
         .map(|warning| {
             json!({
@@ -98,7 +120,7 @@ pub(super) fn about(engine: &mut Engine, now: Now) -> Answer {
             })
         })
         .collect();
-    let about = json!({
+    json!({
         "version": env!("CARGO_PKG_VERSION"),
         "role": engine.node.role.name(),
         "shards": engine.node.shards,
@@ -107,8 +129,22 @@ pub(super) fn about(engine: &mut Engine, now: Now) -> Answer {
         "state": state.0,
         "troubles": state.1,
         "warnings": warnings,
-    });
-    Answer::json(about.to_string().into_bytes())
+    })
+    .to_string()
+}
+
+/// What the presence database alone knows becomes gauges.
+pub fn note_users(board: &Board, presence: &Presence) {
+    let process = &board.process;
+    process.set(Gauge::Users, u64::from(presence.known()));
+    let max = process.gauge(Gauge::UsersMax);
+    let room = presence.log_room();
+    let alarm = u64::from(presence.users()) * 5 > max * 4 || room.is_scarce;
+    process.set(Gauge::UsersAlarm, u64::from(alarm));
+    process.set(Gauge::UsersLog, room.used_bytes);
+    process.set(Gauge::UsersLogMax, room.max_bytes);
+    process.set(Gauge::UsersOnline, presence.online());
+    process.set(Gauge::UsersOverdue, presence.mass_silence());
 }
 
 /// `GET /metrics`.
@@ -116,16 +152,7 @@ pub(super) fn metrics(engine: &mut Engine, _now: Now) -> Answer {
     let (board, presence) = (&engine.node.board, &engine.presence);
     // Rendered once a turn: in that, nothing that it shows changes.
     let text = engine.exposition.get_or_insert_with(|| {
-        let process = &board.process;
-        process.set(Gauge::Users, u64::from(presence.known()));
-        let max = process.gauge(Gauge::UsersMax);
-        let room = presence.log_room();
-        let alarm = u64::from(presence.users()) * 5 > max * 4 || room.is_scarce;
-        process.set(Gauge::UsersAlarm, u64::from(alarm));
-        process.set(Gauge::UsersLog, room.used_bytes);
-        process.set(Gauge::UsersLogMax, room.max_bytes);
-        process.set(Gauge::UsersOnline, presence.online());
-        process.set(Gauge::UsersOverdue, presence.mass_silence());
+        note_users(board, presence);
         exposition::render(board).into()
     });
     Answer::ok(exposition::CONTENT_TYPE, text.as_bytes().to_vec())

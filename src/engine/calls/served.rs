@@ -90,9 +90,28 @@ pub(in crate::engine) struct NewStream {
     pub(super) permit: Option<NewPermit>,
     /// By what it comes, if that is good for one stream: spent with its hello, and else given back.
     pub(super) ticket: Option<Reserved>,
+    /// It is told the node's figures, and of the node in words if so; None: it is told of users.
+    pub(super) follows: Option<bool>,
 }
 
 impl NewStream {
+    /// One that is told the node's figures, and of nobody.
+    pub(super) fn of_figures(sees_node: bool, permit: Option<NewPermit>) -> NewStream {
+        NewStream {
+            publisher: None,
+            waits: None,
+            vouch: Vouch::default(),
+            watch: Vec::new(),
+            refused: Refused::default(),
+            ignored: Ignored::default(),
+            last_event_id: None,
+            vouched: false,
+            permit,
+            ticket: None,
+            follows: Some(sees_node),
+        }
+    }
+
     /// Its holder beats for itself.
     pub(super) fn is_by_holder(&self) -> bool {
         self.vouch == Vouch::Holder && (self.publisher.is_some() || self.waits.is_some())

@@ -99,6 +99,7 @@ pub(super) fn open(
         vouched: false,
         permit: engine.permit_of(caller, now),
         ticket,
+        follows: None,
     };
     if let Some(slot) = publisher
         && engine.upstream.is_some()
@@ -152,6 +153,9 @@ impl Engine {
             && self.is_revoked_since(permit, now)
         {
             return self.say_revoked(id, now);
+        }
+        if let Some(sees_node) = new.follows {
+            self.begin_to_follow(id, sees_node, now);
         }
         if let Some(slot) = new.publisher {
             if self.presence.is_leaving(slot) {

@@ -52,6 +52,7 @@ impl Engine {
         self.resync_slice(now);
         self.reask_slice(now);
         self.passes.backlog |= self.settle_doubts(now);
+        self.tell_followers(now);
         self.drain_step(now);
     }
 

@@ -44,6 +44,9 @@ pub const SURPLUS_HEARING_MS: u64 = 500;
 /// A turn longer than this, in ms, was a stall: the engine's silence, not its publishers'
 /// (docs/ARCHITECTURE.md).
 pub const STALL_MS: u64 = 1_000;
+/// Streams of the node's figures that a shard takes at a time: each is a page that an operator
+/// looks at, and costs some kilobytes a second.
+pub const NODE_STREAMS_MAX: usize = 16;
 /// Longest hold after a start, in ms, that settings may come to: an hour.
 pub const HOLD_MS_MAX: u64 = 3_600_000;
 /// Longest sleep of a shard, in ms: one whose last turn is older than a few of these counts as

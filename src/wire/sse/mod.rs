@@ -99,6 +99,18 @@ pub fn write_left(out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: goodbye\ndata: {\"reason\":\"left\"}\n\n");
 }
 
+/// Appends `event: NAME\ndata: DATA\n\n`; both are without line ends.
+pub fn write_block(name: &str, data: &str, out: &mut Vec<u8>) {
+    for part in ["event: ", name, "\ndata: ", data, "\n\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// As many bytes does [`write_block`] append.
+pub const fn block_bytes(name: &str, data: &str) -> usize {
+    "event: \ndata: \n\n".len() + name.len() + data.len()
+}
+
 /// Appends `event: overloaded\nretry: N\ndata: {"reason":REASON}\n\n`.
 pub fn write_overloaded(retry_ms: u64, reason: &str, out: &mut Vec<u8>) {
     write_retry(b"overloaded", retry_ms, out);

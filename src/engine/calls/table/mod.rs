@@ -20,7 +20,7 @@ use super::forget::forget;
 use super::held::held;
 use super::ignored::Ignored;
 use super::leave::{end_streams as end, leave};
-use super::node::{about, dashboard, live, metrics, ready};
+use super::node::{about, dashboard, follow, live, metrics, ready};
 use super::query::{many, one, query};
 use super::revoke::{revoke, told};
 use super::served::Served;
@@ -53,8 +53,8 @@ use Method::{Delete, Get, Post, Put};
 use Roles::{Decides, Every, Keeps, Mirrors, Streams};
 use Scope::{Admin, Beat, Metrics, Publish, Query, Revoke};
 use Serve::{
-    Bare, Beaten, Bundles, Devices, Edits, Fixed, InPath, Listed, Mints, Notes, One, Opens, Parts,
-    Pinned, Record, Records, Says, SignsIn, Users, Voids,
+    Bare, Beaten, Bundles, Devices, Edits, Fixed, Follows, InPath, Listed, Mints, Notes, One,
+    Opens, Parts, Pinned, Record, Records, Says, SignsIn, Users, Voids,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
 use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
@@ -88,6 +88,7 @@ static TABLE: &[Row] = &[
     row(Get,  "/readyz",           Health,       Every,   Open,           Allowed, Bare(ready)),
     inner(Get, METRICS,            Call::Metrics, Every,  Local(Metrics), Allowed, Bare(metrics)),
     inner(Get, "/v1/node",         Call::Node,   Every,   Local(Admin),   Allowed, Bare(about)),
+    inner(Get, "/v1/node/stream",  Call::Node,   Every,   Local(Metrics), Later,  Follows(follow)),
     inner(Post, SESSION,           Session,      Every,   Open,         Allowed, SignsIn(sign_in)),
     inner(Delete, SESSION,         Session,      Every,   Open,           Allowed, Bare(sign_out)),
     inner(Get, "/",                Page,         Every,   Open,           Refused, Bare(dashboard)),
@@ -216,6 +217,8 @@ pub(super) enum Serve {
     /// Who asks, and what a stream is to be: in the query of a GET, in the body of a POST; and what
     /// else is in the query.
     Opens(fn(&mut Engine, ConnId, StreamAsk, Ignored, &Caller, Now) -> Served),
+    /// Who asks to be told of the node, again and again.
+    Follows(fn(&mut Engine, &Caller, Now) -> Served),
     /// Who asks, and what the body revokes.
     Voids(fn(&mut Engine, ConnId, RevokeAsk, &Caller, Now) -> Served),
     /// The body as it came.
@@ -326,7 +329,7 @@ impl Row {
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
             Bare(_) | Fixed(_) | Pinned(_) | One(_) | Listed(_) | InPath(_) | Beaten(_)
-            | Mints(_) => None,
+            | Mints(_) | Follows(_) => None,
             Users(_) | Notes(_) | Says(_) | Parts(_) | Record(_) | Records(_) | Edits(_)
             | Devices(_) | Voids(_) | SignsIn(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
