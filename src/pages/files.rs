@@ -63,24 +63,28 @@ fn page(content_type: &'static str, body: impl Into<String>) -> Page {
 }
 
 /// Each imports those before it; the last is what a page imports.
-const CLIENT_PARTS: [&str; 5] = [
+const CLIENT_PARTS: [&str; 7] = [
     include_str!("../web/client/page.js"),
     include_str!("../web/client/server.js"),
+    include_str!("../web/client/known.js"),
+    include_str!("../web/client/edits.js"),
     include_str!("../web/client/stream.js"),
     include_str!("../web/client/tabs.js"),
     include_str!("../web/client/client.js"),
 ];
 const ELEMENT_SOURCE: &str = include_str!("../web/client/green-dot.js");
 
-/// One module of several, without the lines that are comments: who visits a page reads none.
+/// One module of several, without the lines that are comments and without indentation: who visits a
+/// page reads none, and waits for each byte.
 fn script(parts: &[&str]) -> Page {
     let (last, inner) = parts.split_last().expect("a module has a part");
-    let mut body =
-        "// greendot. The sources have comments, and client.d.ts the types.\n".to_owned();
+    let mut body = "// greendot: types are in client.d.ts.\n".to_owned();
+    let mut in_text = false;
     let mut add = |line: &str| {
         if !is_comment(line) && !line.trim().is_empty() {
-            body.push_str(line);
+            body.push_str(if in_text { line } else { line.trim_start() });
             body.push('\n');
+            in_text ^= opens_text(line);
         }
     };
     // What one part imports of another stands in the same module.
@@ -94,6 +98,11 @@ fn script(parts: &[&str]) -> Page {
 
 fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with("//")
+}
+
+/// Whether a text of several lines begins or ends in a line.
+fn opens_text(line: &str) -> bool {
+    line.matches('`').count() % 2 == 1
 }
 
 #[cfg(test)]
@@ -137,14 +146,15 @@ mod tests {
     fn a_module_of_several_parts() {
         let parts = [
             "// One.\n\nexport const ONE = 1;\n",
-            "import { ONE } from \"./one.js\";\n\nexport class Two {\n  // Why.\n  two = ONE;\n}\n",
+            "import { ONE } from \"./one.js\";\n\nexport class Two {\n  // Why.\n\
+             \x20 two = `\n    a\n  `;\n}\n",
         ];
         let body = script(&parts).body;
         let (comment, rest) = body.split_once('\n').unwrap();
         assert!(is_comment(comment));
         assert_eq!(
             rest,
-            "const ONE = 1;\nexport class Two {\n  two = ONE;\n}\n"
+            "const ONE = 1;\nexport class Two {\ntwo = `\n    a\n  `;\n}\n"
         );
         // One alone imports what is served beside it.
         assert!(
@@ -167,7 +177,7 @@ mod tests {
                     !line.starts_with("import ") || line.ends_with(';'),
                     "{line}"
                 );
-                in_text ^= !is_comment(line) && line.matches('`').count() % 2 == 1;
+                in_text ^= !is_comment(line) && opens_text(line);
             }
         }
     }

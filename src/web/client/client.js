@@ -139,8 +139,8 @@ export class Greendot {
   }
 
   async #post(path, json) {
-    const { status, detail, body } = await this.#server.ask(path, { json });
-    if (status < 200 || status > 299) throw fault({ status, detail });
+    const { ok, status, detail, body } = await this.#server.ask(path, { json });
+    if (!ok) throw fault({ status, detail });
     return body;
   }
 

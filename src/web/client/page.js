@@ -1,4 +1,4 @@
-// What the client asks of its surroundings: timers, events, users' ids.
+// What the client asks of its surroundings: timers, events, users' ids, and when to ask again.
 
 // Keeps no program running.
 export function later(call, ms) {
@@ -24,3 +24,20 @@ export function check(user) {
   const rule = "1 to 128 bytes of UTF-8 without control characters";
   if (!isUser) throw new RangeError(`${JSON.stringify(user)} is no user: ${rule}`);
 }
+
+const BACKOFF_MS_MIN = 1000;
+const BACKOFF_MS_MAX = 30000;
+
+// How long to wait after each failure in a row.
+export class Backoff {
+  failures = 0;
+
+  next() {
+    const base = Math.min(BACKOFF_MS_MIN * 2 ** Math.min(this.failures, 10), BACKOFF_MS_MAX);
+    this.failures += 1;
+    return base * (0.75 + Math.random() / 2);
+  }
+}
+
+// Whether it may go better later.
+export const isPassing = (status) => [0, 408, 429].includes(status) || status >= 500;

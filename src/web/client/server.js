@@ -34,9 +34,10 @@ export class Server {
       const answer = await Promise.race([asked, gone]);
       // Of another origin's answer only its coming is seen.
       if (answer.type === "opaque") return { status: 200 };
-      const isBare = answer.ok && (answer.status !== 200 || !answer.json);
+      const { ok, status, statusText = "" } = answer;
+      const isBare = ok && (status !== 200 || !answer.json);
       const body = isBare ? {} : await Promise.race([answer.json().catch(() => ({})), gone]);
-      return { status: answer.status, detail: body.detail ?? answer.statusText ?? "", body };
+      return { ok, status, detail: body.detail ?? statusText, body };
     } catch (error) {
       return { status: 0, detail: String(error) };
     } finally {
