@@ -75,6 +75,24 @@ test("ten tabs hold one connection, and each is told what it watches", { skip },
   await until("no stream is left", async () => (await streams()) === 0);
 });
 
+test("what a tab watched that has crashed is watched no more", { skip }, async () => {
+  const { opened } = await tabs("crash", 3);
+  assert.equal(await server.sum("greendot_watches"), 4);
+  const crashed = opened[1].waitForEvent("crash");
+  // It ends the process of the page, which says nothing to anybody. The call ends with it.
+  opened[1].goto("chrome://crash").catch(() => {});
+  await crashed;
+  await until(
+    "its friend is watched no more",
+    async () => (await server.sum("greendot_watches")) === 3,
+  );
+  // The others go on, and so do those who come.
+  await server.beat(all("crash"));
+  for (const page of [opened[0], opened[2]]) await shows(page, all("crash"), "online");
+  assert.equal(await streams(), 1);
+  await shows(opened[2], "crash-friend-2", "offline");
+});
+
 test("one user, one group: two users of one browser have two streams", { skip }, async () => {
   const context = await browser.newContext();
   const one = await open(context, pages.url, server, { user: "two-a" }, ["two-b"]);

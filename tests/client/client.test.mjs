@@ -288,7 +288,7 @@ test("where there are no Web Locks each tab has a stream of its own, and says so
     const before = FakeSource.all.length;
     const tabs = [await start({ user: "alice" }), await start({ user: "alice" })];
     assert.equal(FakeSource.all.length, before + 2);
-    const text = "greendot: without HTTPS there are no Web Locks: a stream for each tab";
+    const text = "greendot: no Web Locks without HTTPS: a stream for each tab";
     assert.deepEqual(warned, [text, text]);
     for (const { gd } of tabs) gd.close();
   } finally {

@@ -241,7 +241,8 @@ export class Greendot {
       const before = this.#others.get(from);
       // Whoever has not heard yet that this tab leads says all again when it has.
       if (!before && !known) return;
-      const users = known || !before ? new Set() : before;
+      if (!before) this.#tabs.follow(from);
+      const users = known ? new Set() : before;
       this.#others.set(from, users);
       for (const user of add) users.add(user);
       for (const user of remove) users.delete(user);
