@@ -252,13 +252,33 @@ test("why a stream is refused is said once, with what to do", async () => {
   ]);
   for (const none of ["null", "file://"])
     assert.deepEqual(await why({ "GET /livez": opaque }, none), [
-      [0, "a page from a file has no origin: serve it, as `python3 -m http.server` does"],
+      [0, "a page from a file has no origin: serve it over HTTP"],
     ]);
   const [head, get] = [refused(401), refused(401, "expired: get another token")];
   assert.deepEqual(await why({ "HEAD /v1/stream": head, "GET /v1/stream": get }, origin), [
     [401, "expired: get another token"],
   ]);
   assert.deepEqual(await why({ "HEAD /v1/stream": TOLD }, origin), []);
+});
+
+test("a stream that is refused for one user opens at once, and edits find out whom", async () => {
+  const refusals = {
+    "HEAD /v1/stream": refused(403),
+    "GET /v1/stream": refused(403, "not eve"),
+  };
+  const answer = (path, method) => refusals[`${method} ${path}`] ?? TOLD;
+  const { gd, asked, errors, source } = await start({}, answer);
+  gd.watch(["bob", "eve"]);
+  source.fail(2);
+  for (let n = 0; n < 10; n++) await settle();
+  assert.deepEqual(errors, [["GreendotError", 403, "not eve"]]);
+  assert.notEqual(FakeSource.last, source);
+  assert.deepEqual(FakeSource.last.url.searchParams.getAll("watch"), []);
+  FakeSource.last.hello("1.1.a", 0);
+  await settle();
+  const edit = { add: ["bob", "eve"], remove: [] };
+  assert.deepEqual(asked.at(-1).slice(0, 2), ["POST /v1/stream/1.1.a/watch", edit]);
+  gd.close();
 });
 
 test("without a listener for errors they are warnings", async () => {

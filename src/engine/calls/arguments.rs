@@ -112,9 +112,7 @@ impl Engine {
                 serve(self, &told, head.feed, now).into()
             }
             // Its head alone: no stream begins.
-            Serve::Opens(_) | Serve::Follows(_) if head.method == Method::Head => {
-                Answer::stream().into()
-            }
+            Serve::Follows(_) if head.method == Method::Head => Answer::stream().into(),
             Serve::Follows(serve) => serve(self, caller, now),
             Serve::Opens(serve) => {
                 let shown = self.credentials_in_query();
@@ -138,7 +136,11 @@ impl Engine {
                 ask.user = ask.user.map(|user| caller.resolve_me(user));
                 caller.check_holds(ask.user.as_ref())?;
                 caller.check_watch_all(&ask.watch)?;
-                serve(self, id, ask, ignored, caller, now)
+                // Whoever asks why a stream is refused asks for its head alone: none begins.
+                match head.method {
+                    Method::Head => Answer::stream().into(),
+                    _ => serve(self, id, ask, ignored, caller, now),
+                }
             }
             Serve::Bundles(serve) => serve(self, body, now).into(),
             Serve::Devices(serve) => {

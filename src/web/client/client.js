@@ -335,10 +335,12 @@ export class Greendot {
     } else {
       const { origin } = globalThis.location ?? {};
       detail = !/^http/.test(origin)
-        ? "a page from a file has no origin: serve it, as `python3 -m http.server` does"
+        ? "a page from a file has no origin: serve it over HTTP"
         : `this origin is not listed: --cors-origins ${origin}`;
     }
-    if (!this.#live) this.#tell("error", { status, detail });
+    if (this.#live) return;
+    this.#tell("error", { status, detail });
+    if ([400, 403, 413, 414].includes(status)) this.#stream?.openBare();
   }
 }
 

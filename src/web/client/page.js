@@ -27,14 +27,16 @@ export function check(user) {
 
 const BACKOFF_MS_MIN = 1000;
 const BACKOFF_MS_MAX = 30000;
+// More are counted as so many.
+export const FAILURES_MAX = 12;
 
 // How long to wait after each failure in a row.
 export class Backoff {
   failures = 0;
 
   next() {
-    const base = Math.min(BACKOFF_MS_MIN * 2 ** Math.min(this.failures, 10), BACKOFF_MS_MAX);
-    this.failures += 1;
+    const base = Math.min(BACKOFF_MS_MIN * 2 ** this.failures, BACKOFF_MS_MAX);
+    this.failures = Math.min(this.failures + 1, FAILURES_MAX);
     return base * (0.75 + Math.random() / 2);
   }
 }

@@ -5,7 +5,7 @@
 
 import { Edits } from "./edits.js";
 import { Known } from "./known.js";
-import { Backoff, isPassing, later, listen } from "./page.js";
+import { Backoff, FAILURES_MAX, isPassing, later, listen } from "./page.js";
 import { ASK_MS_MAX } from "./server.js";
 
 // Longest query of a URL, well below the 8 KiB that servers and proxies take; edits bring the rest.
@@ -107,6 +107,12 @@ export class Stream {
     return this.#known.wanted.has(user) ? this.#known.get(user) : undefined;
   }
 
+  // It is refused for somebody in its URL: edits find out whom.
+  openBare() {
+    this.#backoff.failures = FAILURES_MAX;
+    this.#anew();
+  }
+
   // Ends the stream for good; the server sees its holder go when the beats end.
   close() {
     this.#closed = true;
@@ -154,7 +160,7 @@ export class Stream {
     this.#urlUsers = [];
     // An EventSource does not say why it was refused. If the list was too long, a shorter one
     // helps: the answers to edits can be read.
-    const charsMax = QUERY_CHARS_MAX >> Math.min(this.#backoff.failures, 12);
+    const charsMax = QUERY_CHARS_MAX >> this.#backoff.failures;
     let chars = query.toString().length;
     for (const user of this.#known.wanted) {
       // Who resumes is told only of changes since the id: whom it does not count, an edit adds.
