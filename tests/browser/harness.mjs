@@ -249,6 +249,12 @@ export function project() {
   return folder;
 }
 
+// The nth block of a language in a text of Markdown, for another server than the one it names.
+export function block(text, language, server, n = 0) {
+  const blocks = text.split(`\`\`\`${language}\n`).slice(1);
+  return blocks[n].split("```")[0].replaceAll("http://127.0.0.1:8080", server.url);
+}
+
 // One script of a file of a project and all that it imports.
 export function bundle(folder, file) {
   const flags = ["--bundle", "--minify", "--format=esm", "--jsx=automatic", "--preserve-symlinks"];

@@ -4,8 +4,9 @@ import { after, before, test } from "node:test";
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
+import path from "node:path";
 import { gzipSync } from "node:zlib";
-import { bundle, launch, project, serve, site, skip, until } from "./harness.mjs";
+import { block, bundle, launch, project, serve, site, skip, until } from "./harness.mjs";
 
 let folder, server;
 
@@ -22,6 +23,68 @@ after(async () => {
 
 const run = (program, args, options) =>
   execFileSync(program, args, { cwd: folder, encoding: "utf8", stdio: "pipe", ...options });
+
+test("a package has its README and its licence, and all that it imports", { skip }, () => {
+  const mit = fs.readFileSync(path.join(import.meta.dirname, "../../LICENSE-MIT"), "utf8");
+  for (const name of ["client", "react"]) {
+    const packed = `${folder}/node_modules/@greendot/${name}`;
+    assert.ok(fs.readFileSync(`${packed}/LICENSE`, "utf8").endsWith(mit), name);
+    assert.match(
+      fs.readFileSync(`${packed}/README.md`, "utf8"),
+      new RegExp(`^# @greendot/${name}\n`),
+    );
+  }
+});
+
+test("what the README of the client says runs, in Node and in a page", { skip }, async () => {
+  const readme = fs.readFileSync(`${folder}/node_modules/@greendot/client/README.md`, "utf8");
+  await showsBob((fresh) => {
+    const ends = `const seen = new Set();
+gd.on("state", ({ user, stale }) => !stale && seen.add(user).size === 2 && gd.leave());`;
+    fs.writeFileSync(`${folder}/watch.js`, block(readme, "js", fresh) + ends);
+    const said = run("node", ["watch.js"], { timeout: 20_000 }).trim().split("\n");
+    assert.deepEqual(said.slice(0, 2).sort(), ["bob offline  null", "carol offline  null"]);
+    fs.writeFileSync(`${folder}/dot.js`, block(readme, "js", fresh, 1));
+    return bundle(folder, "dot.js");
+  });
+});
+
+test("what the README of the hooks says runs", { skip }, async () => {
+  const readme = fs.readFileSync(`${folder}/node_modules/@greendot/react/README.md`, "utf8");
+  await showsBob((fresh) => {
+    fs.writeFileSync(`${folder}/readme.jsx`, block(readme, "jsx", fresh));
+    fs.writeFileSync(
+      `${folder}/shown.jsx`,
+      `import { createRoot } from "react-dom/client";
+import { App } from "./readme.jsx";
+createRoot(document.body).render(<App />);
+`,
+    );
+    return bundle(folder, "shown.jsx");
+  });
+});
+
+// A page with the script that `made` gives for a server has bob's dot, and it follows him.
+async function showsBob(made) {
+  const fresh = await serve();
+  const script = made(fresh);
+  const html = `<!doctype html><title>Bob</title><body><script type="module">${script}</script>`;
+  const [pages, browser] = [await site({ "/": html }), await launch()];
+  try {
+    const page = await browser.newPage();
+    await page.goto(pages.url);
+    const dot = page.locator("green-dot[user=bob]");
+    const shows = (status) =>
+      until(`bob is ${status}`, async () => (await dot.getAttribute("status")) === status);
+    await shows("offline");
+    await fresh.beat("bob");
+    await shows("online");
+  } finally {
+    await browser.close();
+    pages.close();
+    await fresh.close();
+  }
+}
 
 test("what a page loads is small", { skip }, async () => {
   for (const [file, bytesMax] of [

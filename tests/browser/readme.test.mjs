@@ -5,10 +5,9 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
 import path from "node:path";
-import { bundle, launch, project, serve, site, skip, until } from "./harness.mjs";
+import { block as blockOf, bundle, launch, project, serve, site, skip, until } from "./harness.mjs";
 
 const README = fs.readFileSync(path.join(import.meta.dirname, "../../README.md"), "utf8");
-const WRITTEN = "http://127.0.0.1:8080";
 
 let server, browser, folder;
 
@@ -23,11 +22,7 @@ after(async () => {
   if (folder) fs.rmSync(folder, { recursive: true, force: true });
 });
 
-// The nth block of a language, for the test's own server.
-function block(language, n = 0) {
-  const blocks = README.split(`\`\`\`${language}\n`).slice(1);
-  return blocks[n].split("```")[0].replaceAll(WRITTEN, server.url);
-}
+const block = (language, n) => blockOf(README, language, server, n);
 
 const dot = (page) => page.locator("green-dot").getAttribute("status");
 
@@ -85,7 +80,7 @@ test("without a component", { skip }, async () => {
     "await gd.leave()",
     "await new Promise((go) => (window.go = go)); $&",
   );
-  const script = `import { Greendot } from "${server.url}/client.js"; ${code}; window.left = true;`;
+  const script = `${code}; window.left = true;`;
   await page.addScriptTag({ type: "module", content: script });
   await until("alice is away", async () => (await server.status("alice")).status === "away");
   await until("carol is told of", () => said.some((text) => /^carol offline {2}null/.test(text)));
