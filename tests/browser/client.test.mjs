@@ -160,6 +160,36 @@ test("a hidden page stays online, however seldom its timers run", { skip }, asyn
   await close();
 });
 
+test("who touches no tab for long is away, and is back with a touch", { skip }, async () => {
+  const resting = await serve(...FAST, "--away-after=4000");
+  const context = await browser.newContext();
+  try {
+    const options = { user: "idle", idle: true };
+    const page = await open(context, pages.url, resting, options, ["other"]);
+    // One that does not lead.
+    const tab = await open(context, pages.url, resting, options);
+    const other = await alone("other", ["idle"], resting);
+    await shows(other.page, "idle", "online");
+    await shows(other.page, "idle", "away");
+    // Who does not say so is at the device for as long as the page answers.
+    assert.equal(await state(page, "other"), "online");
+    // Away goes on by itself.
+    const { since } = await resting.status("idle");
+    await pause(1500);
+    const later = await resting.status("idle");
+    assert.deepEqual([later.status, later.since], ["away", since]);
+    // Touches within ten seconds of each other are one.
+    await until("idle is back", async () => {
+      await tab.mouse.move(Math.random() * 300, 100);
+      return (await state(other.page, "idle")) === "online";
+    });
+    await other.close();
+  } finally {
+    await context.close();
+    await resting.close();
+  }
+});
+
 test("a frozen page is offline in time, and online again when it goes on", { skip }, async () => {
   const { close } = await alone("frozen");
   const pids = renderers();
