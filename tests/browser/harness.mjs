@@ -78,8 +78,8 @@ export async function launchBare() {
 // Pages get the client as it is in the sources, so that no edit needs another server.
 function fromSource(browser) {
   const newContext = browser.newContext.bind(browser);
-  browser.newContext = async () => {
-    const context = await newContext();
+  browser.newContext = async (options) => {
+    const context = await newContext(options);
     await context.route(/:\d+\/[\w-]+\.js$/, (route) => {
       const name = path.basename(new URL(route.request().url()).pathname);
       const headers = { "Access-Control-Allow-Origin": "*" };

@@ -2,7 +2,7 @@
 
 import { after, before, test } from "node:test";
 import assert from "node:assert/strict";
-import { axe, launch, serve, skip, until } from "./harness.mjs";
+import { axe, launch, pause, serve, site, skip, until } from "./harness.mjs";
 
 let server, browser;
 
@@ -220,20 +220,109 @@ test("a network that is cut in the demo is noticed, and mended", { skip }, async
   await quick.close();
 });
 
+// Bob, Carol and the others as their dots show them: in the colours of a page of this scheme, or in
+// words of another language.
+const dots = (url, scheme, more = "") => `<!doctype html>
+<html lang="${more ? "ar" : "en"}" dir="${more ? "rtl" : "ltr"}">
+<meta name="color-scheme" content="${scheme}"><title>dots</title>
+<style>
+  body { font: 17px/1.4 system-ui, sans-serif; margin: 0; padding: 1rem 1.4rem; }
+  p {
+    margin: 0; padding: .45rem 0;
+    border-top: 1px solid color-mix(in srgb, CanvasText 15%, Canvas);
+  }
+  p:first-of-type { border-top: 0; }
+  green-dot { --green-dot-words: color-mix(in srgb, CanvasText 65%, Canvas); }
+  ${scheme === "dark" ? darkDots : ""}
+</style>
+<script type="module">
+  import { Greendot } from "${url}/client.js";
+  import { GreenDot } from "${url}/green-dot.js";
+  class Later extends Greendot {
+    now() {
+      return super.now() + 5 * 60_000;
+    }
+  }
+  GreenDot.client = new Later({ url: "${url}" });
+  ${more}
+</script>
+${["Bob", "Carol", "Dave", "Erin", "Frank"]
+  .map((name) => `<p><green-dot user="${name.toLowerCase()}">${name}</green-dot>`)
+  .join("\n")}`;
+
+const darkDots = `green-dot {
+    --green-dot-online: #3fcf7f; --green-dot-away: #f0c040; --green-dot-busy: #ff8a7a;
+    --green-dot-offline: #8b96a3;
+  }`;
+
+const ARABIC = `Object.assign(GreenDot.words, {
+    online: "متصل", away: "بعيد", busy: "مشغول", offline: "غير متصل",
+    active: (ago) => "نشط " + ago,
+  });`;
+
+async function pictureDots(of) {
+  const say = (path, json) =>
+    fetch(`${of.url}/v1/${path}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(json),
+    });
+  await say("beat", { users: ["bob", "carol", "dave", "erin"] });
+  await say("status", { user: "carol", status: "away" });
+  await say("status", { user: "dave", status: "busy" });
+  await say("leave", { users: ["erin"] });
+  const frames = ["light", "dark", "ar"].map((name) => `<iframe src="/${name}"></iframe>`);
+  const pages = await site({
+    "/": `<!doctype html><title>dots</title><style>
+      body { margin: 0; display: flex; } iframe { border: 0; width: 17rem; height: 15rem; }
+      </style>${frames.join("")}`,
+    "/light": dots(of.url, "light"),
+    "/dark": dots(of.url, "dark"),
+    "/ar": dots(of.url, "light", ARABIC),
+  });
+  const options = { viewport: { width: 816, height: 240 }, deviceScaleFactor: 2 };
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  await page.goto(pages.url);
+  for (const frame of page.frames().slice(1)) {
+    for (const [user, status] of [
+      ["dave", "busy"],
+      ["erin", "offline"],
+    ]) {
+      const dot = frame.locator(`green-dot[user=${user}]`);
+      await until(
+        `${user} is ${status}`,
+        async () => (await dot.getAttribute("status")) === status,
+      );
+    }
+  }
+  await page.screenshot({ path: `${process.env.PICTURES}/green-dot.png` });
+  await context.close();
+  pages.close();
+}
+
 const noPictures = skip || (!process.env.PICTURES && "PICTURES names no folder");
 test("the pictures of the documents", { skip: noPictures }, async () => {
-  const shown = await serve("--offline-after-ms=60000");
+  const shown = await serve(
+    "--beat-interval-ms=2000",
+    "--offline-after-ms=8000",
+    "--keep-alive-ms=2000",
+    "--conns-max=1000",
+  );
+  await pictureDots(shown);
   const users = Array.from({ length: 300 }, (_, n) => `user-${n}`);
   // People who come and go while the page is looked at.
   let going = true;
   const busy = (async () => {
     for (let n = 0; going; n += 1) {
+      // More and less of them in turn.
+      await pause(40 + 35 * Math.sin(Date.now() / 9000));
       await Promise.all(users.slice(0, 20).map((_, at) => shown.beat(users[(n * 20 + at) % 300])));
       await fetch(`${shown.url}/nowhere`);
       await fetch(`${shown.url}/v1/leave`, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ users: [users[n % 300]] }),
+        body: JSON.stringify({ users: [users[n % 30]] }),
       });
     }
   })();
@@ -242,6 +331,8 @@ test("the pictures of the documents", { skip: noPictures }, async () => {
   const watch = `/#watch=${users.slice(0, 3).join("&watch=")}`;
   const take = async ({ page }, name) =>
     page.screenshot({ path: `${process.env.PICTURES}/${name}.png`, fullPage: true });
+  // A line of a quarter of an hour has a point each five seconds.
+  await pause(90_000);
   for (const [name, options] of [
     ["dashboard", wide],
     ["dashboard-dark", { ...wide, colorScheme: "dark" }],
@@ -254,15 +345,23 @@ test("the pictures of the documents", { skip: noPictures }, async () => {
   }
   going = false;
   await busy;
-  const alice = await visit("/demo?user=alice&friends=bob,carol", wide, shown);
+  const low = { viewport: { width: 1200, height: 650 } };
+  const alice = await visit("/demo?user=alice&friends=bob,carol", low, shown);
   const bob = await visit("/demo?user=bob&friends=alice", wide, shown);
   await bob.page.check("[value=busy]");
   await alice.page.waitForTimeout(1500);
   await take(alice, "demo");
+  const small = await visit("/demo?user=carol&friends=alice,bob", phone, shown);
+  await small.page.waitForTimeout(1500);
+  await take(small, "demo-phone");
+  await small.close();
   const down = await visit(watch, wide, shown);
   await down.page.waitForTimeout(2500);
   await shown.close();
   await down.page.waitForFunction(() => document.body.classList.contains("lost"));
   await take(down, "dashboard-down");
+  await alice.page.waitForSelector("green-dot[user=bob][stale]");
+  await alice.page.waitForFunction(() => document.querySelector("#note").textContent !== "");
+  await take(alice, "demo-down");
   for (const each of [alice, bob, down]) await each.close();
 });

@@ -27,7 +27,9 @@ const STYLE = `
 :host([status=busy]) [part=dot] {
   --colour: var(--green-dot-busy, #cf222e); border-radius: 15%; background: var(--colour);
 }
-:host([stale]) [part=dot] { --colour: GrayText; background: none; border-style: dotted; }
+:host([stale]) [part=dot] {
+  --colour: GrayText; background: none; border-style: dotted; border-radius: 50%;
+}
 [part=words] { color: var(--green-dot-words, inherit); }
 @media (prefers-reduced-motion: no-preference) {
   [part=dot] { transition: background-color .3s, border-color .3s; }
