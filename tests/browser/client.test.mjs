@@ -161,7 +161,13 @@ test("a hidden page stays online, however seldom its timers run", { skip }, asyn
 });
 
 test("who touches no tab for long is away, and is back with a touch", { skip }, async () => {
-  const resting = await serve(...FAST, "--away-after=4000");
+  const resting = await serve(
+    "--retry-ms=200",
+    "--beat-interval-ms=2000",
+    "--offline-after-ms=6000",
+    "--keep-alive-ms=2000",
+    "--away-after=4000",
+  );
   const context = await browser.newContext();
   try {
     const options = { user: "idle", idle: true };

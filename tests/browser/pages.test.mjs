@@ -96,7 +96,8 @@ test(
       await page.waitForFunction(() => window.first);
       await page.waitForTimeout(2500);
       const figures = asked.filter((path) => /^\/(v1|metrics)/.test(path));
-      assert.deepEqual(figures, ["/v1/node/stream"]);
+      // More than once, if the machine stood still meanwhile.
+      assert.deepEqual([...new Set(figures)], ["/v1/node/stream"]);
       const first = await page.evaluate(() => window.first);
       await page.close();
       return first >= 3;
