@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::random;
 use crate::wire::beat::{FleetKey, KeyFault, Keys};
 
 /// Bits of a mode that let everybody on the machine read or write the file. A group may: that is
@@ -109,7 +110,7 @@ fn read(path: &Path) -> io::Result<(String, u32)> {
 /// theirs counts.
 fn make(path: &Path) -> io::Result<bool> {
     let mut key = [0u8; 32];
-    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    random::fill(&mut key)?;
     let text = format!("{}\n", FleetKey::new(key).to_hex());
 
     let parent = path

@@ -24,12 +24,14 @@ pub mod key_files;
 pub mod limits;
 pub mod links;
 pub mod logs;
+pub mod lookup;
 pub mod metrics;
 #[warn(missing_docs)]
 pub mod node;
 pub mod pages;
 pub mod planted;
 pub mod presence;
+pub mod random;
 pub mod realtime;
 pub mod shard;
 pub mod slot;
@@ -39,5 +41,6 @@ pub mod store;
 #[warn(missing_docs)]
 pub mod time;
 pub mod tools;
+pub mod version;
 #[warn(missing_docs)]
 pub mod wire;

@@ -8,7 +8,7 @@ use greendot::config::{self, Config, Loaded, LogFormat, Sources};
 use greendot::limits::{self, Found};
 use greendot::logs;
 use greendot::time::Clock;
-use greendot::tools::{beat, doctor, key, reload, store, token, top, watch};
+use greendot::tools::{beat, doctor, health, key, reload, store, token, top, watch};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -37,32 +37,44 @@ fn main() -> ExitCode {
         Ask::Config(sources) => with_config(&sources, |loaded| {
             let remark =
                 limits::remark(&loaded.config, loaded.config.shard_count(), &Found::read());
-            printed(&(loaded.to_toml() + &remark))
+            printed((loaded.to_toml() + &remark).as_bytes())
         }),
-        Ask::ConfigMarkdown => printed(&config::knobs::markdown()),
+        Ask::ConfigMarkdown => printed(config::knobs::markdown().as_bytes()),
         Ask::Doctor(sources, named) => with_config(&sources, |loaded| {
             let (report, fit) = doctor::run(&loaded.config, &named);
-            let code = printed(&report);
+            let code = printed(report.as_bytes());
             if fit { code } else { ExitCode::FAILURE }
         }),
         Ask::Beat(options) => outcome(beat::run(&options, &Clock::new(), &mut std::io::stdout())),
         Ask::Watch(options) => outcome(watch::run(&options, &Clock::new())),
         Ask::Key(options) => match key::run(&options) {
-            Ok(text) => printed(&text),
+            Ok(text) => printed(text.as_bytes()),
             Err(why) => outcome(Err(why)),
         },
         Ask::Reload(options) => match reload::run(&options) {
-            Ok(text) => printed(&text),
+            Ok(text) => printed(text.as_bytes()),
             Err(why) => outcome(Err(why)),
         },
         Ask::Token(options) => {
             match token::run(&options, Clock::new().now().unix, &mut std::io::stdin()) {
-                Ok(text) => printed(&text),
+                Ok(text) => printed(text.as_bytes()),
                 Err(why) => outcome(Err(why)),
             }
         }
         Ask::Store(options) => outcome(store::run(&options, &mut std::io::stdout())),
         Ask::Top(options) => outcome(top::run(&options, &Clock::new(), &mut std::io::stdout())),
+        Ask::Health(options) => match health::run(&options) {
+            Ok(text) => printed(text.as_bytes()),
+            Err(why) => outcome(Err(why)),
+        },
+        Ask::Completions(shell) => printed(&cli::completions(shell)),
+        Ask::Man(command) => match cli::manual(command.as_deref()) {
+            Ok(page) => printed(&page),
+            Err(why) => {
+                complain(&why);
+                ExitCode::from(EXIT_USAGE)
+            }
+        },
     }
 }
 
@@ -93,9 +105,9 @@ fn complain(why: &str) {
     let _ = writeln!(std::io::stderr(), "greendot: {why}");
 }
 
-fn printed(text: &str) -> ExitCode {
+fn printed(text: &[u8]) -> ExitCode {
     // Whoever closed the pipe has read enough.
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             outcome(Err(format!("output: {error}")))
         }

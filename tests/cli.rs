@@ -29,7 +29,12 @@ fn folder() -> tempfile::TempDir {
 #[test]
 fn version_and_help() {
     let dir = folder();
-    let version = format!("greendot {}\n", env!("CARGO_PKG_VERSION"));
+    let version = format!("greendot {}\n", greendot::version::LINE);
+    let begins = format!("greendot {} (", env!("CARGO_PKG_VERSION"));
+    assert!(
+        version.starts_with(&begins) && version.ends_with("-linux-gnu)\n"),
+        "{version}"
+    );
     assert_eq!(
         greendot(dir.path(), &["--version"], &[]),
         (0, version, String::new())
@@ -37,7 +42,19 @@ fn version_and_help() {
     let (code, help, _) = greendot(dir.path(), &["--help"], &[]);
     assert_eq!(code, 0);
     for command in [
-        "serve", "realtime", "presence", "watch", "beat", "config", "doctor", "key", "token", "top",
+        "serve",
+        "realtime",
+        "presence",
+        "watch",
+        "beat",
+        "config",
+        "doctor",
+        "key",
+        "token",
+        "top",
+        "health",
+        "completions",
+        "man",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
     }
@@ -72,7 +89,9 @@ fn errors_name_the_server_and_who_said_where_it_is() {
         taken.local_addr().expect("it is bound").port(),
     );
     let (beat_to, url) = (format!("localhost:{udp}"), format!("localhost:{http}"));
-    let cases: [(&[&str], &str, &str); 4] = [
+    let cases: [(&[&str], &str, &str); 6] = [
+        (&["health", "--http", &url], "", " (--http): "),
+        (&["health"], &url, " (GREENDOT_URL): "),
         (&["top", "--count=1", "--http", &url], "", " (--http): "),
         (&["top", "--count=1"], &url, " (GREENDOT_URL): "),
         (
@@ -88,7 +107,7 @@ fn errors_name_the_server_and_who_said_where_it_is() {
     ];
     for (args, variable, said) in cases {
         let (place, name) = match args[0] {
-            "top" => (&url, "GREENDOT_URL"),
+            "top" | "health" => (&url, "GREENDOT_URL"),
             _ => (&beat_to, "GREENDOT_BEAT_TO"),
         };
         let (code, _, error) = greendot(dir.path(), args, &[(name, variable)]);
@@ -251,6 +270,44 @@ fn a_client_without_its_server_says_so() {
                  running?\n"
             )
         )
+    );
+}
+
+#[test]
+fn shells_and_man_read_what_is_printed() {
+    let dir = folder();
+    for (args, program, flags) in [
+        (&["completions", "bash"][..], "bash", &["-n"][..]),
+        (&["man", "serve"], "groff", &["-man", "-z", "-ww"]),
+        (&["man"], "groff", &["-man", "-z", "-ww"]),
+    ] {
+        let (code, text, err) = greendot(dir.path(), args, &[]);
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+        std::fs::write(dir.path().join("text"), &text).expect("the file can be written");
+        let mut judge = Command::new(program);
+        match judge
+            .args(flags)
+            .arg("text")
+            .current_dir(dir.path())
+            .output()
+        {
+            Ok(judged) => assert!(
+                judged.status.success() && judged.stderr.is_empty(),
+                "{args:?}: {judged:?}"
+            ),
+            Err(_) => println!("{program} is missing; {args:?} is not read"),
+        }
+    }
+    let (code, out, err) = greendot(dir.path(), &["man", "serv"], &[]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(
+        err.starts_with("greendot: serv is no command; there are serve, "),
+        "{err}"
+    );
+    let (code, _, err) = greendot(dir.path(), &["completions", "sh"], &[]);
+    assert!(
+        code == 2 && err.contains("[possible values: bash, "),
+        "{err}"
     );
 }
 

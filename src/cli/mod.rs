@@ -3,17 +3,22 @@
 //! Owns the subcommands and their help. `serve`'s flags are the rows of the knob table. Never runs
 //! anything: `main.rs` does.
 
+mod written;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
 
 use crate::auth::{LastActive, Scopes};
 use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
 use crate::config::{Config, RoleName, Sources};
 use crate::tools::endpoint::{Endpoint, Port, Said};
-use crate::tools::{beat, key, reload, store, token, top, watch};
+use crate::tools::{beat, health, key, reload, store, token, top, watch};
+use crate::version;
+pub use written::{completions, manual};
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -41,6 +46,12 @@ pub enum Ask {
     Store(store::Options),
     /// Show a server's vital rates.
     Top(top::Options),
+    /// Say whether a server serves.
+    Health(health::Options),
+    /// Print a shell's script.
+    Completions(Shell),
+    /// Print a manual page.
+    Man(Option<String>),
 }
 
 const AFTER_HELP: &str = "\
@@ -50,9 +61,8 @@ const AFTER_HELP: &str = "\
     from.";
 
 pub fn command() -> Command {
-    let version = env!("CARGO_PKG_VERSION");
     with_knobs(Command::new("greendot"))
-        .version(version)
+        .version(version::LINE)
         .about(
             "Real-time presence server: who is online, when each was last active, pushed the \
              moment it changes",
@@ -104,6 +114,9 @@ pub fn command() -> Command {
         .subcommand(token_command())
         .subcommand(store_command())
         .subcommand(top_command())
+        .subcommand(health_command())
+        .subcommand(written::completions_command())
+        .subcommand(written::man_command())
 }
 
 fn watch_command() -> Command {
@@ -347,6 +360,15 @@ fn top_command() -> Command {
         )
 }
 
+fn health_command() -> Command {
+    Command::new("health")
+        .about(
+            "Ask a server whether it serves: exits 0 if it does, and 1 if it drains or does not \
+             answer",
+        )
+        .arg(http_arg())
+}
+
 fn users_arg() -> Arg {
     Arg::new("users")
         .value_name("USER")
@@ -473,6 +495,11 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
             service_key: given.get_one("service-key").cloned(),
             count: given.get_one("count").copied(),
         }),
+        Some(("health", given)) => Ask::Health(health::Options {
+            http: endpoint(given, Port::Http, &variables)?,
+        }),
+        Some(("completions", given)) => written::completions_asked(given),
+        Some(("man", given)) => written::man_asked(given),
         _ => Ask::Serve(sources(matches, variables)),
     })
 }

@@ -1,6 +1,6 @@
 //! HTTP between nodes, by ureq: one kept-alive connection, short timeouts, no redirects.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use ureq::unversioned::transport::NextTimeout;
 use super::reply::{Fault, Reply, Request, Said};
 use super::socket::Connect;
 use crate::engine::{NODE_HEADER, REFUSES_NEW};
+use crate::lookup;
 use crate::time::Unix;
 use crate::wire::feed::{FEED_HEADER, Held, LIFE_HEADER};
 
@@ -118,7 +119,7 @@ impl Resolver for Addresses {
             Some(found) => found,
             None => {
                 let authority = uri.authority().ok_or(ureq::Error::HostNotFound)?;
-                let found: Vec<SocketAddr> = authority.as_str().to_socket_addrs()?.collect();
+                let found = lookup::addresses(authority.as_str())?;
                 if found.is_empty() {
                     return Err(ureq::Error::HostNotFound);
                 }

@@ -3,7 +3,6 @@
 //! Owns the translation of the configuration into what each part is told. Starts nothing but the
 //! store.
 
-use std::io;
 use std::sync::Arc;
 
 use super::ServeFault;
@@ -14,6 +13,7 @@ use crate::engine::{EngineParts, Operators, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
 use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
+use crate::random;
 use crate::shard::BindOptions;
 use crate::time::Clock;
 use crate::wire::nodes::Nodes;
@@ -76,8 +76,7 @@ fn boot_id() -> Result<[u8; 16], ServeFault> {
 
 pub(super) fn random<const N: usize>() -> Result<[u8; N], ServeFault> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| ServeFault::os("get random bytes")(io::Error::other(error)))?;
+    random::fill(&mut bytes).map_err(ServeFault::os("get random bytes"))?;
     Ok(bytes)
 }
 

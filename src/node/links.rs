@@ -3,7 +3,7 @@
 //! Owns nothing that a node of both halves needs: there every outlet is a dead end that nothing
 //! enters.
 
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::config::nodes::PresenceNode;
 use crate::config::{Config, RoleName};
 use crate::engine::{Mail, Outbound, instance_of};
 use crate::links::{BeatSender, Handle, LinkParts, Links, Remote, Tell};
+use crate::lookup;
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
 use crate::shard::{self, Outlet, Shards};
@@ -226,7 +227,7 @@ fn resolve(node: &PresenceNode) -> Result<SocketAddr, ServeFault> {
         address: node.udp.clone(),
         source,
     };
-    let found: Vec<SocketAddr> = node.udp.to_socket_addrs().map_err(fault)?.collect();
+    let found = lookup::addresses(&node.udp).map_err(fault)?;
     let http_port = node
         .http
         .rsplit_once(':')

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::config::{Config, RoleName};
 use crate::engine::ShardId;
 use crate::presence::{OpenReport, WriteBack};
+use crate::version;
 
 /// Where a node listens.
 pub(super) struct Listening {
@@ -39,7 +40,7 @@ pub(super) fn listening(at: &Listening, shards: ShardId) {
 
 /// What runs here, and where a person may look at it.
 pub(super) fn program(config: &Config, at: &Listening) {
-    let version = env!("CARGO_PKG_VERSION");
+    let version = version::LINE;
     let public = config.serves_operators_publicly().then_some(at.http);
     match at.admin.or(public) {
         Some(dashboard) => {

@@ -15,6 +15,7 @@ use crate::metrics::{
     BUCKET_BOUNDS_MICROS, Board, Call, Counter, Counters, Gauge, Histogram, REQUESTS, Row, Scope,
     StatusClass, Unit,
 };
+use crate::version;
 
 /// Content type of [`render`].
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -190,10 +191,15 @@ impl Collector for Snapshot {
             self.counters(&mut encoder)?;
             return self.gauges(&mut encoder);
         }
-        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let labels = [
+            ("version", version::VERSION),
+            ("commit", version::COMMIT),
+            ("build", version::BUILD),
+            ("target", version::TARGET),
+        ];
         let help = "The program that answers";
         let mut build = encoder.encode_descriptor("build", help, None, MetricType::Info)?;
-        build.encode_info(&version)?;
+        build.encode_info(&labels)?;
         self.requests(&mut encoder)?;
         self.counters(&mut encoder)?;
         self.gauges(&mut encoder)?;
@@ -292,10 +298,12 @@ mod tests {
     fn series_are_as_counted() {
         let text = render(&board());
         let expected = [
-            concat!(
-                "greendot_build_info{version=\"",
-                env!("CARGO_PKG_VERSION"),
-                "\"} 1"
+            &format!(
+                "greendot_build_info{{version=\"{}\",commit=\"{}\",build=\"{}\",target=\"{}\"}} 1",
+                version::VERSION,
+                version::COMMIT,
+                version::BUILD,
+                version::TARGET
             ),
             "# TYPE greendot_beats_total counter",
             "# HELP greendot_beats_total Beats accepted, by source",

@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use super::InternFault;
 use super::index::{Index, Pile, Probe};
 use super::reuse::{Odd, Reuse};
+use crate::random;
 use crate::slot::Slot;
 use crate::store::log::Log;
 use crate::store::record::{self, Record, RecordFault, Scan};
@@ -430,7 +431,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 fn random_hasher() -> io::Result<SeedableRandomState> {
     static SHARED: OnceLock<SharedSeed> = OnceLock::new();
     let mut seeds = [[0; 8]; 2];
-    getrandom::fill(seeds.as_flattened_mut()).map_err(io::Error::other)?;
+    random::fill(seeds.as_flattened_mut())?;
     let [seed, shared] = seeds.map(u64::from_le_bytes);
     let shared = SHARED.get_or_init(|| SharedSeed::from_u64(shared));
     Ok(SeedableRandomState::with_seed(seed, shared))

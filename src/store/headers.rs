@@ -16,6 +16,7 @@ use super::log::Log;
 use super::map::CellFile;
 use super::memory;
 use super::record::FIRST_RECORD;
+use crate::random;
 use crate::time::Unix;
 
 /// What tells one generation of a store's cells from all others.
@@ -266,6 +267,6 @@ impl Headers {
 
 fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    random::fill(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))
 }

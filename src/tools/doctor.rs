@@ -16,6 +16,7 @@ use crate::fleet_key;
 use crate::key_files;
 use crate::limits::{Finding, Found, Verdict, judge};
 use crate::store::{STORE_FILES, copies_on_write};
+use crate::tools::agent::agent;
 use crate::tools::endpoint::{Endpoint, Port};
 
 /// 2024-01-01: a wall clock before it was never set.
@@ -339,12 +340,8 @@ fn server(endpoint: &Endpoint) -> Finding {
         if endpoint.port() == Port::Udp {
             return Ok(format!("beats go to {}", addresses[0]));
         }
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .proxy(None);
         let url = format!("http://{}/readyz", endpoint.authority());
-        let answer = ureq::Agent::new_with_config(agent.build()).get(&url).call();
+        let answer = agent(TIMEOUT).get(&url).call();
         answer
             .map(|answer| format!("{} answers with {}", url, answer.status().as_u16()))
             .map_err(|error| format!("{endpoint}: {error}; start a server there, or set {subject}"))

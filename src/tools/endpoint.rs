@@ -4,9 +4,10 @@
 //! are looked up when they are needed, so that one that has moved is found again.
 
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 
 pub use crate::config::{BEAT_TO_VARIABLE, URL_VARIABLE};
+use crate::lookup;
 
 /// Which of a server's two addresses, and how each is named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,10 +114,8 @@ impl Endpoint {
     /// Its addresses, never none; those of IPv4 first, for there a server listens unless told
     /// otherwise, whatever comes first of `localhost`.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
-        let looked_up = self.authority.to_socket_addrs();
-        let mut found: Vec<SocketAddr> = looked_up
-            .map_err(|error| format!("{self}: {error}"))?
-            .collect();
+        let looked_up = lookup::addresses(&self.authority);
+        let mut found = looked_up.map_err(|error| format!("{self}: {error}"))?;
         found.sort_by_key(SocketAddr::is_ipv6);
         if found.is_empty() {
             return Err(format!("{self}: the name has no address"));

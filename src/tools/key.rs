@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use crate::auth::{Scopes, new_service_key};
+use crate::random;
 use crate::wire::beat::{KeyFault, Keys};
 
 /// What `greendot key` was asked.
@@ -47,7 +48,7 @@ pub fn fresh() -> Result<String, String> {
 
 fn random() -> Result<[u8; 32], String> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
+    random::fill(&mut bytes)
         .map_err(|error| format!("the kernel gave no random bytes: {error}"))?;
     Ok(bytes)
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::time::Mono;
+use crate::tools::agent::agent;
 use crate::tools::endpoint::{Endpoint, Port};
 use crate::wire::beat::FleetKey;
 
@@ -96,13 +97,7 @@ impl KeyCheck {
 }
 
 fn status(http: &Endpoint, token: &str) -> Result<u16, ureq::Error> {
-    let agent = ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .proxy(None);
-    let agent = ureq::Agent::new_with_config(agent.build());
-    let request = agent
+    let request = agent(TIMEOUT)
         .post(format!("http://{}/v1/datagrams", http.authority()))
         .header("Authorization", format!("Bearer {token}"))
         .content_type("application/octet-stream");

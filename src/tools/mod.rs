@@ -1,9 +1,11 @@
 //! The client commands: each a small program around the library. Run by `main.rs`; the server never
 //! names them.
 
+mod agent;
 pub mod beat;
 pub mod doctor;
 pub mod endpoint;
+pub mod health;
 pub mod key;
 mod key_check;
 pub mod reload;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::time::{Clock, Mono};
+use crate::tools::agent::agent;
 use crate::tools::endpoint::Endpoint;
 use crate::tools::read_enough;
 
@@ -28,11 +29,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Polls and prints on `out` until interrupted, or `count` times. A server that does not answer,
 /// for it restarts, is asked again.
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
-    let agent = ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .http_status_as_error(false)
-        .proxy(None);
-    let agent = ureq::Agent::new_with_config(agent.build());
+    let agent = agent(TIMEOUT);
     let url = format!("http://{}/metrics", options.http.authority());
     let key = options.service_key.as_ref().map(|path| {
         let key = std::fs::read_to_string(path);

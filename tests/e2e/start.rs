@@ -45,7 +45,7 @@ fn without_a_command_it_serves_from_the_default_folder() {
     for said in [
         &format!(
             "greendot {}; dashboard: http://{}/",
-            env!("CARGO_PKG_VERSION"),
+            greendot::version::LINE,
             server.http
         ),
         "limits: nofile=",

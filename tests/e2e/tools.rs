@@ -49,6 +49,27 @@ fn beat_says_that_somebody_is_alive() {
     assert!(gone.last_active() + 5 >= last_ms, "{gone:?} after {said}");
 }
 
+#[test]
+fn health_says_whether_a_node_serves() {
+    let home = Home::new();
+    let mut server = home.serve(&["--drain-ms=5m", "--shards=1"]);
+    let streams: Vec<_> = (0..20).map(|_| server.stream("watch=bob")).collect();
+    let http = server.http.to_string();
+    let health = || home.run(&["health", "--http", &http]);
+    let well = health();
+    assert!(well.status.success() && well.stderr.is_empty(), "{well:?}");
+    assert_eq!(well.stdout, b"ready\n");
+    server.process.signal(Signal::TERM);
+    let drains = until("it drains", || {
+        Some(health()).filter(|told| !told.status.success())
+    });
+    assert_eq!(drains.status.code(), Some(1));
+    let why = format!("greendot: {http} (--http): status 503: the server is shutting down\n");
+    assert_eq!(String::from_utf8_lossy(&drains.stderr), why);
+    drop(streams);
+    server.process.kill();
+}
+
 /// Datagrams are not answered: the node logs it, and says so over HTTP.
 #[test]
 fn a_wrong_key_is_told_by_the_node_and_by_beat() {

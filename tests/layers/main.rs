@@ -19,6 +19,9 @@ type Table = &'static [(&'static str, &'static str)];
 #[rustfmt::skip]
 const EDGES: Table = &[
     ("time", ""),
+    ("version", ""),
+    ("lookup", ""),
+    ("random", ""),
     ("metrics", "time"),
     ("logs", "metrics time"),
     ("planted", ""),
@@ -27,24 +30,24 @@ const EDGES: Table = &[
     ("wire", "status time"),
     ("auth", "time wire"),
     ("key_files", "auth"),
-    ("store", "planted slot status time wire"),
-    ("presence", "planted slot status store time wire"),
+    ("store", "planted random slot status time wire"),
+    ("presence", "planted random slot status store time wire"),
     ("realtime", "time wire"),
-    ("pages", "metrics time"),
+    ("pages", "metrics time version"),
     ("engine", "auth metrics pages planted presence realtime slot status time wire"),
-    ("shard", "auth engine logs metrics realtime time wire"),
-    ("links", "auth engine metrics planted presence slot time wire"),
-    ("fleet_key", "wire"),
+    ("shard", "auth engine logs metrics random realtime time wire"),
+    ("links", "auth engine lookup metrics planted presence slot time wire"),
+    ("fleet_key", "random wire"),
     ("config", "auth engine slot store"),
     ("limits", "config engine links"),
     (
         "node",
-        "auth config engine fleet_key key_files limits links logs metrics presence shard store \
-         time wire",
+        "auth config engine fleet_key key_files limits links logs lookup metrics presence \
+         random shard store time version wire",
     ),
     // `greendot store` reads a folder as the presence database keeps it.
-    ("tools", "auth config fleet_key key_files limits presence store time wire"),
-    ("cli", "auth config tools"),
+    ("tools", "auth config fleet_key key_files limits lookup presence random store time wire"),
+    ("cli", "auth config tools version"),
     ("main", "cli config limits logs node time tools"),
     ("loadgen", "time wire"),
 ];

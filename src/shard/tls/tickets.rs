@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustls::server::ProducesTickets;
 
 use crate::auth::{Keyrings, RESUMPTION_SECONDS, open_resumption, seal_resumption};
+use crate::random;
 use crate::time::Clock;
 
 /// Makes tickets and takes them, by the fleet keys that count at that moment.
@@ -34,7 +35,7 @@ impl ProducesTickets for Tickets {
 
     fn encrypt(&self, state: &[u8]) -> Option<Vec<u8>> {
         let mut salt = [0; 16];
-        getrandom::fill(&mut salt).ok()?;
+        random::fill(&mut salt).ok()?;
         let keyring = self.keyrings.load();
         seal_resumption(state, keyring.fleet.signing(), self.clock.now().unix, salt)
     }
