@@ -1,5 +1,5 @@
-//! greendot behind the proxies and under the readers that the world has: nginx, HAProxy, Apache
-//! httpd and Varnish, each with what docs/proxies recommends; Python's and npm's libraries for
+//! greendot behind the proxies and under the readers that the world has: nginx, HAProxy, Caddy,
+//! Apache httpd and Varnish, each with its file of docs/deploy; Python's and npm's libraries for
 //! event streams.
 //!
 //! What is not installed is skipped with a notice; `tests/run` installs all. Nothing is held
