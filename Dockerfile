@@ -17,10 +17,11 @@ RUN target=$(rustc -vV | sed -n 's/^host: //p') \
     && install -D "target/$target/release/greendot" /image/greendot \
     && install -D --mode=644 /etc/ssl/certs/ca-certificates.crt \
         /image/etc/ssl/certs/ca-certificates.crt \
-    && install -d --owner=10001 --group=10001 --mode=700 /image/var/lib/greendot
+    && install -d /empty
 
 FROM scratch
 COPY --from=build /image /
+COPY --from=build --chown=10001:10001 /empty /var/lib/greendot
 # Nobody of this number is on the host; mounted key files are for it or its group.
 USER 10001:10001
 ENV GREENDOT_DATA_DIR=/var/lib/greendot
