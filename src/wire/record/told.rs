@@ -7,6 +7,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::Record;
 use super::body::{BODY_DEPTH_MAX, BodyFault};
 use super::item::ItemFault;
 use super::object::depth;
@@ -35,6 +36,17 @@ pub struct Told {
 }
 
 impl Told {
+    /// As others are told it.
+    pub fn record(&self) -> Record<'_> {
+        Record {
+            user: self.user.user(),
+            status: self.status,
+            since: self.since,
+            last_active: self.last_active,
+            stale: self.stale,
+        }
+    }
+
     /// Whether the user has said goodbye, or has become invisible, and no silence made it offline:
     /// its last activity is the transition itself.
     pub fn is_goodbye(&self) -> bool {
@@ -97,7 +109,8 @@ pub fn parse_told_list(
     Ok(raw.map(|raw| check(raw?)).collect())
 }
 
-/// Reads the same of records as their users alone are told them, each with whether it is invisible.
+/// Reads the same of records as their users alone are told them, each with whether it is invisible;
+/// who has been so from the first is here since a time that nobody was told.
 /// What is no such record is passed over.
 ///
 /// Errors: it is no such list, or too long a one.
@@ -105,7 +118,7 @@ pub fn parse_own_list(body: &[u8], records_max: usize) -> Result<Vec<(Told, bool
     let raw = raw_list(body, records_max)?.into_iter().flatten();
     let own = |raw: Raw| {
         let invisible = raw.invisible;
-        Some((check(raw).ok()?, invisible))
+        Some((read_times(raw).ok()?, invisible))
     };
     Ok(raw.filter_map(own).collect())
 }
@@ -132,6 +145,15 @@ fn read<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, BodyFault> {
 }
 
 fn check(raw: Raw) -> Result<Told, ItemFault> {
+    let told = read_times(raw)?;
+    if told.status.is_online() && told.since.is_none() {
+        return Err(ItemFault::NoSince);
+    }
+    Ok(told)
+}
+
+/// Who has been invisible from the first is online for itself alone, and since when nobody was told.
+fn read_times(raw: Raw) -> Result<Told, ItemFault> {
     let user = UserBuf::from_text(raw.user)?;
     let latest_ms = raw.since.max(raw.last_active).max(raw.heard);
     if latest_ms.is_some_and(|ms| ms > MS_MAX) {
@@ -145,9 +167,6 @@ fn check(raw: Raw) -> Result<Told, ItemFault> {
         RawStatus::Busy => Status::Busy,
         RawStatus::Offline => Status::Offline,
     };
-    if status.is_online() && time(raw.since).is_none() {
-        return Err(ItemFault::NoSince);
-    }
     Ok(Told {
         user,
         status,
@@ -162,7 +181,6 @@ fn check(raw: Raw) -> Result<Told, ItemFault> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Record;
     use super::*;
     use crate::wire::{User, UserFault};
 
@@ -208,6 +226,17 @@ mod tests {
                 ..told("bob", Status::Busy, 5, 7)
             })
         );
+    }
+
+    #[test]
+    fn who_was_never_seen_is_online_for_itself_alone() {
+        let hidden =
+            r#"{"user":"a","status":"busy","since":null,"last_active":7,"invisible":true}"#;
+        let list = format!("{{\"presence\":[{hidden}]}}");
+        let own = (told("a", Status::Busy, 0, 7), true);
+        assert_eq!(parse_own_list(list.as_bytes(), 1), Ok(vec![own]));
+        let others = parse_told_list(list.as_bytes(), 1);
+        assert_eq!(others, Ok(vec![Err(ItemFault::NoSince)]));
     }
 
     #[test]
