@@ -542,6 +542,9 @@ pub const KNOBS: &[Knob] = &[
          client reads the refusal"),
     number!(CONNS, "query-users-max", Count count FROM_ONE, settings.query_users_max,
         "Most users in one query, beat or leave over HTTP; beyond: 413"),
+    number!(CONNS, "passed-users-max", Count count FROM_ONE, settings.passed_users_max,
+        "Most users in queries and beats of one shard of a real-time node that wait for presence \
+         nodes, some 300 bytes each; beyond, unless no other call waits: 503"),
     number!(CONNS, "leaves-put-off-max", Count count FROM_ONE, settings.leaves_put_off_max,
         "Most goodbyes of one shard's users that wait for their after_ms, and at a presence node \
          as many that wait for real-time nodes, some 150 bytes each; beyond: 503"),

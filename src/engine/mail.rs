@@ -68,6 +68,9 @@ pub enum Mail {
     /// To all shards of a real-time node, for those that wait: what came of what users said of
     /// themselves.
     Taken(Arc<[Taken]>),
+    /// To all shards of a real-time node, for those that wait: what presence nodes have answered to
+    /// parts of their calls.
+    Passed(Arc<[Passed]>),
     /// To a shard: what a request that is parked elsewhere waits for.
     Errand(Arc<Errand>),
     /// Back: it has been run.
@@ -112,6 +115,41 @@ pub struct Taken {
     pub asker: Asker,
     /// The user, and whether it is invisible, as it alone is told. None: the node does not answer.
     pub own: Option<(Told, bool)>,
+}
+
+/// What a presence node has answered to a part of a call.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    /// The request that waits for it.
+    pub asker: Asker,
+    /// Which of its parts it is.
+    pub index: usize,
+    /// None: the node does not answer.
+    pub came: Option<Came>,
+}
+
+/// What came of a part of a call, in the order of the users in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Came {
+    States(Vec<Told>),
+    /// The user's own state, and whether it is invisible. None: nobody has heard of it.
+    Own(Option<(Told, bool)>),
+    Beaten {
+        /// Who is invisible, and its place.
+        invisible: Vec<(usize, UserBuf)>,
+        /// Whose beat was refused, and the word that says why.
+        refused: Vec<(usize, Box<str>)>,
+    },
+}
+
+impl Passed {
+    fn weight(&self) -> usize {
+        1 + match &self.came {
+            Some(Came::States(states)) => states.len(),
+            Some(Came::Beaten { invisible, refused }) => invisible.len() + refused.len(),
+            Some(Came::Own(_)) | None => 0,
+        }
+    }
 }
 
 /// A beat of a stream's holder, over another connection.
@@ -311,6 +349,7 @@ impl Mail {
             Mail::Errand(errand) => errand.weight(),
             Mail::Holders(held) => 1 + held.answers.len() / 64,
             Mail::Taken(taken) => 1 + taken.len() / 64,
+            Mail::Passed(passed) => 1 + passed.iter().map(Passed::weight).sum::<usize>() / 64,
             Mail::Edited { .. }
             | Mail::Ran { .. }
             | Mail::Reask { .. }
@@ -333,6 +372,7 @@ impl Mail {
                 | Mail::Ran { .. }
                 | Mail::Holders(_)
                 | Mail::Taken(_)
+                | Mail::Passed(_)
                 | Mail::Reask { .. }
                 | Mail::Settled { .. }
                 | Mail::ByConnection { .. }

@@ -48,8 +48,8 @@ pub use errand::{Asker, Errand, Verdict};
 pub use farewells::HOLDERS_MS_MAX;
 pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
 pub use mail::{
-    Answered, Decided, Edit, EditOutcome, Held, IfFull, Letter, Mail, ShardId, Taken, To, Weighed,
-    Whom,
+    Answered, Came, Decided, Edit, EditOutcome, Held, IfFull, Letter, Mail, Passed, ShardId, Taken,
+    To, Weighed, Whom,
 };
 pub use operators::{Entrance, Operators};
 use parts::VERIFYING_MICROS_PER_TURN;
@@ -57,8 +57,8 @@ pub use parts::{Engine, EngineParts};
 pub use records::{record_of, told_of};
 pub use role::Role;
 pub use upstream::{
-    Datagrams, Holders, LoggedOut, Outbound, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, Say,
-    adopt_answers,
+    Datagrams, Holders, LoggedOut, Outbound, Part, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, Say,
+    USERS_PER_PART_MAX, Wanted, adopt_answers,
 };
 pub use wrong_key::WrongKey;
 
@@ -214,6 +214,7 @@ impl Engine {
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
             Mail::Holders(held) => self.take_holders(&held, now),
             Mail::Taken(taken) => self.finish_saying(&taken, now),
+            Mail::Passed(passed) => self.finish_passing(&passed, now),
             Mail::Errand(errand) => self.run_errand(&errand, now),
             Mail::Ran {
                 conn,

@@ -12,6 +12,7 @@ use super::delivery::{Delivery, Found, Heard};
 use super::effect::{Effect, Notice, Refusals, Warned, counts};
 use super::inquiry::Inquiry;
 use super::log_outs::LogOuts;
+use super::passing::{Passing, unanswered};
 use super::reply::{JSON, Meaning, Reply, Request, reason};
 use super::revocations::Revocations;
 use super::statuses::Statuses;
@@ -28,13 +29,13 @@ use crate::wire::record::{Told, parse_told_list};
 pub struct Asking {
     inquiry: Inquiry,
     delivery: Delivery,
-    /// The request under way brings datagrams; or the last one did.
+    /// The request under way brings datagrams.
     brings_bundle: bool,
-    brought_bundle: bool,
     log_outs: LogOuts,
     statuses: Statuses,
-    /// The last request was theirs: a question that is due has its turn.
-    said_last: bool,
+    passing: Passing,
+    /// Whose request was the last of those that take turns.
+    last: Turn,
     revocations: Revocations,
     /// The presence node's index.
     node: usize,
@@ -52,6 +53,28 @@ pub struct Asking {
     untold_said: bool,
 }
 
+/// Requests that take turns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    Status,
+    Call,
+    Bundle,
+    Question,
+}
+
+impl Turn {
+    /// Whose turn it is behind this one, the next first, itself last.
+    fn those_behind(self) -> [Turn; 4] {
+        use Turn::{Bundle, Call, Question, Status};
+        match self {
+            Question => [Status, Call, Bundle, Question],
+            Status => [Call, Bundle, Question, Status],
+            Call => [Bundle, Question, Status, Call],
+            Bundle => [Question, Status, Call, Bundle],
+        }
+    }
+}
+
 impl Asking {
     /// To the presence node at this index, which has not been seen yet, for a node of so many
     /// shards. `seed` is of the jitter.
@@ -60,10 +83,10 @@ impl Asking {
             inquiry: Inquiry::new(seed, shards),
             delivery: Delivery::new(),
             brings_bundle: false,
-            brought_bundle: false,
             log_outs: LogOuts::new(),
             statuses: Statuses::default(),
-            said_last: false,
+            passing: Passing::default(),
+            last: Turn::Question,
             revocations: Revocations::new(Arc::clone(revoked)),
             node,
             asked: 0,
@@ -100,6 +123,14 @@ impl Asking {
                 };
                 return untaken.map(|taken| Effect::Tell(Mail::Taken([taken].into())));
             }
+            Outbound::Pass { part, .. } => {
+                if self.inquiry.is_in_sight() {
+                    self.passing.push(part);
+                } else {
+                    let passed = [unanswered(part)].into();
+                    return Some(Effect::Tell(Mail::Passed(passed)));
+                }
+            }
             // Datagrams, and what another role says.
             Outbound::Beats { .. }
             | Outbound::Publish(_)
@@ -124,7 +155,7 @@ impl Asking {
     /// When there is something else than a log-out.
     fn next_without(&self) -> Mono {
         match () {
-            () if self.may_bring_bundle() || self.may_say() => Mono::default(),
+            () if self.may_bring_bundle() || self.may_say() || self.may_pass() => Mono::default(),
             () if self.inquiry.is_asking() || !self.inquiry.is_in_sight() => self.inquiry.next(),
             () => self.inquiry.next().min(self.delivery.due()),
         }
@@ -139,11 +170,16 @@ impl Asking {
         !self.statuses.is_empty() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
     }
 
+    fn may_pass(&self) -> bool {
+        !self.passing.is_empty() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
+    }
+
     /// A request other than a question is under way.
     fn is_busy(&self) -> bool {
         self.brings_bundle
             || self.log_outs.is_under_way()
             || self.statuses.is_under_way()
+            || self.passing.is_under_way()
             || self.revocations.is_under_way()
     }
 
@@ -155,8 +191,8 @@ impl Asking {
         self.delivery.has_bundle() && self.inquiry.is_in_sight() && !self.inquiry.is_asking()
     }
 
-    /// The next request, if it is time. One at a time: its reply comes first. Datagrams and
-    /// questions take turns.
+    /// The next request, if it is time. One at a time: its reply comes first. Statuses, calls,
+    /// datagrams and questions take turns.
     pub fn poll_request(&mut self, now: Mono) -> Option<Request> {
         if self.is_busy() {
             return None;
@@ -174,29 +210,37 @@ impl Asking {
         if self.inquiry.is_in_sight() && self.delivery.due() <= now {
             self.inquiry.ask_beside(now);
         }
-        let question_due = self.inquiry.next() <= now;
-        if self.may_say()
-            && !(question_due && self.said_last)
-            && let Some(request) = self.statuses.poll_request(now)
-        {
-            self.said_last = true;
-            return Some(request);
+        self.last.those_behind().into_iter().find_map(|turn| {
+            let request = self.poll_turn(turn, now)?;
+            self.last = turn;
+            Some(request)
+        })
+    }
+
+    /// The next request of this kind.
+    fn poll_turn(&mut self, turn: Turn, now: Mono) -> Option<Request> {
+        match turn {
+            Turn::Status if self.may_say() => self.statuses.poll_request(now),
+            Turn::Call if self.may_pass() => self.passing.poll_request(now),
+            Turn::Bundle if self.may_bring_bundle() => {
+                self.brings_bundle = true;
+                let (body, datagrams) = self.delivery.poll_bundle().unwrap_or_default();
+                self.asked = datagrams;
+                Some(Request {
+                    method: "POST",
+                    path: "/v1/datagrams".into(),
+                    media: "application/octet-stream",
+                    field: None,
+                    body,
+                    states: 0,
+                })
+            }
+            Turn::Question => self.poll_question(now),
+            Turn::Status | Turn::Call | Turn::Bundle => None,
         }
-        self.said_last = false;
-        if self.may_bring_bundle() && !(question_due && self.brought_bundle) {
-            (self.brings_bundle, self.brought_bundle) = (true, true);
-            let (body, datagrams) = self.delivery.poll_bundle().unwrap_or_default();
-            self.asked = datagrams;
-            return Some(Request {
-                method: "POST",
-                path: "/v1/datagrams".into(),
-                media: "application/octet-stream",
-                field: None,
-                body,
-                states: 0,
-            });
-        }
-        self.brought_bundle = false;
+    }
+
+    fn poll_question(&mut self, now: Mono) -> Option<Request> {
         let users = self.inquiry.poll_request(now)?;
         (self.asked, self.asked_at) = (users.len(), now);
         let sample = match users.len() < STATES_PER_REQUEST_MAX {
@@ -230,6 +274,16 @@ impl Asking {
                 effects.extend(self.failed(reply, presence, now.mono));
             }
             effects.push(Effect::Tell(Mail::Taken(taken.into())));
+            return effects;
+        }
+        if self.passing.is_under_way() {
+            let passed = self.passing.handle_reply(reply, presence);
+            let answered = passed.iter().all(|it| it.came.is_some());
+            let mut effects = counts(answered.then_some(passed.len()));
+            if reply.is_err() {
+                effects.extend(self.failed(reply, presence, now.mono));
+            }
+            effects.push(Effect::Tell(Mail::Passed(passed.into())));
             return effects;
         }
         if self.revocations.is_under_way() {
@@ -295,9 +349,12 @@ impl Asking {
         self.delivery.forget();
         let untaken = self.statuses.forget();
         let untaken = (!untaken.is_empty()).then(|| Effect::Tell(Mail::Taken(untaken.into())));
+        let passed = self.passing.forget();
+        let passed = (!passed.is_empty()).then(|| Effect::Tell(Mail::Passed(passed.into())));
         // For a node that was never in sight too.
         let warning = self.warned.of(reason(reply), Notice::NotAnswering);
-        untaken.into_iter().chain(warning).collect()
+        let effects = untaken.into_iter().chain(passed);
+        effects.chain(warning).collect()
     }
 
     /// What came of a request that brought datagrams.

@@ -21,6 +21,7 @@ mod fixture;
 mod http;
 mod inquiry;
 mod log_outs;
+mod passing;
 mod publishing;
 mod reply;
 mod revocations;

@@ -71,7 +71,8 @@ impl Publishing {
             | Outbound::Sample { .. }
             | Outbound::Asks { .. }
             | Outbound::LogOut { .. }
-            | Outbound::Say { .. } => {}
+            | Outbound::Say { .. }
+            | Outbound::Pass { .. } => {}
             // The journal is looked at before each request.
             Outbound::Revoked(_) => {}
         }

@@ -10,7 +10,7 @@ use super::reply::{JSON, Reply, Request};
 use crate::engine::{Say, Taken};
 use crate::presence::Presence;
 use crate::time::Mono;
-use crate::wire::record::{Said, parse_own_list};
+use crate::wire::record::{Said, Told, parse_own_list};
 
 /// Most that wait, some 200 bytes each. Beyond, they are not taken.
 const WAITING_MAX: usize = 65_536;
@@ -77,10 +77,12 @@ impl Statuses {
         let sent = std::mem::take(&mut self.under_way);
         let said = reply.as_ref().ok().filter(|said| said.status == 200);
         let own = said.and_then(|said| parse_own_list(&said.body, sent.len()).ok());
+        let is_answer = own.is_some();
         // In the order in which they were sent, but for those whom the node has not made.
         let mut own = own.unwrap_or_default().into_iter().peekable();
         let taken = |say: Say| {
-            let Some((told, invisible)) = own.next_if(|(told, _)| told.user == say.user) else {
+            let found = own.next_if(|(told, _)| told.user == say.user);
+            let Some((told, invisible)) = found.or_else(|| unheard_of(&say, is_answer)) else {
                 return Statuses::untaken(say);
             };
             if let Some(slot) = presence.lookup(say.user.user()) {
@@ -106,4 +108,11 @@ impl Statuses {
     pub(super) fn forget(&mut self) -> Vec<Taken> {
         self.waiting.drain(..).map(Statuses::untaken).collect()
     }
+}
+
+/// What somebody is told who has said nothing, and of whom the node has never heard: for that it
+/// makes nobody.
+fn unheard_of(say: &Say, is_answer: bool) -> Option<(Told, bool)> {
+    let says_nothing = say.said.is_empty() && !say.attended;
+    (is_answer && says_nothing).then(|| (Told::unseen(say.user.clone()), false))
 }

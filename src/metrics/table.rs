@@ -234,6 +234,8 @@ table! {
     }
     Shard Count "statuses_untaken" "Statuses said at this real-time node that no presence node \
                                     has taken" { StatusesUntaken }
+    Shard Count "calls_unanswered" "Queries and beats at this real-time node that a presence node \
+                                    has not answered" { CallsUnanswered }
 
     Shard Count "users_forgotten" "Users erased, or forgotten after forget-after" { UsersForgotten }
     Shard Count "transitions" "Transitions decided by this shard, by direction" {
@@ -309,6 +311,7 @@ table! {
         LimitWatchesPerShard limit = "watches-per-shard-max",
         LimitNamesBytes limit = "names-bytes-max",
         LimitQueryUsers limit = "query-users-max",
+        LimitPassedUsers limit = "passed-users-max",
         LimitLeavesPutOff limit = "leaves-put-off-max",
         LimitOutboxBytes limit = "outbox-bytes-max",
         LimitWriteStall limit = "write-stall-max-ms",

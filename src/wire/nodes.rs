@@ -35,13 +35,9 @@ impl Nodes {
         }
     }
 
-    /// Where the node of all of these users answers over HTTP. None: they have several, or it is
-    /// not known.
-    pub fn http_of<'u>(&self, users: impl IntoIterator<Item = &'u [u8]>) -> Option<&str> {
-        let mut owners = users.into_iter().map(|user| self.of(user));
-        let owner = owners.next()?;
-        let http = self.http.get(owner)?;
-        owners.all(|other| other == owner).then_some(http)
+    /// Where the node with this index answers over HTTP. None: it is not known.
+    pub fn http(&self, node: usize) -> Option<&str> {
+        self.http.get(node).map(|http| &**http)
     }
 
     /// How many there are.
@@ -137,12 +133,9 @@ mod tests {
             .map(|user| nodes.of(user.as_bytes()))
             .into();
         assert_eq!(of, [1, 1, 0, 0, 1, 1]);
-        assert_eq!(nodes.http_of([&b"bob"[..]]), None);
+        assert_eq!(nodes.http(1), None);
         let nodes = nodes.answering_at(["http://a:1", "http://b:1"]);
-        let http_of =
-            |users: &[&'static str]| nodes.http_of(users.iter().map(|user| user.as_bytes()));
-        assert_eq!(http_of(&["alice", "bob"]), Some("http://b:1"));
-        assert_eq!((http_of(&["bob", "carol"]), http_of(&[])), (None, None));
+        assert_eq!((nodes.http(1), nodes.http(2)), (Some("http://b:1"), None));
         assert_eq!(Nodes::default().of(b"x"), 0);
         assert_eq!(Nodes::new(["only"]).of(b"x"), 0);
     }

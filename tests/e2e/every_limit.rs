@@ -8,6 +8,7 @@ use crate::forget::erase;
 use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
+use crate::split::asked;
 use crate::stream::Stream;
 use crate::{identity, limits, overflow, rates, relayed, revoked, tls, vanished};
 
@@ -36,7 +37,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 43] = [
+const LIMITS: [(&str, Reached); 44] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -55,6 +56,10 @@ const LIMITS: [(&str, Reached); 43] = [
     ("leaves-put-off-max", Reached::Here(leaves_put_off)),
     ("users-leaving-max", Reached::Here(users_leaving)),
     ("node-streams-max", Reached::Here(node_streams)),
+    (
+        "passed-users-max",
+        Reached::By(asked::what_waits_for_presence_nodes_is_bounded),
+    ),
     (
         "revocations-max",
         Reached::By(revoked::no_more_are_in_force_than_may_be),

@@ -27,6 +27,7 @@ mod operators;
 mod outbox;
 mod own_writes;
 mod pages;
+mod passed_on;
 mod platform;
 mod rates;
 mod resume;

@@ -280,7 +280,7 @@ fn publishing(presence: &World, revoked: &Arc<Revoked>) -> Publishing {
 }
 
 /// What a link wants done.
-fn carry_out(world: &mut World, effects: impl IntoIterator<Item = Effect>) {
+pub(crate) fn carry_out(world: &mut World, effects: impl IntoIterator<Item = Effect>) {
     for effect in effects {
         if let Effect::Tell(mail) = effect {
             world.post_all(&mail);
@@ -290,7 +290,7 @@ fn carry_out(world: &mut World, effects: impl IntoIterator<Item = Effect>) {
 }
 
 /// A request of a link, and what the other node answers.
-fn call(world: &mut World, shard: usize, request: &Request) -> Reply {
+pub(crate) fn call(world: &mut World, shard: usize, request: &Request) -> Reply {
     let (method, path, media, body) = (request.method, &request.path, request.media, &request.body);
     let line = |(name, value): &(&str, String)| format!("{name}: {value}\r\n");
     let lines = request.field.as_ref().map_or_else(String::new, line);

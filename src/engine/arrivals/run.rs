@@ -26,8 +26,7 @@ impl Engine {
         if let Some(slot) = self.presence.lookup(user) {
             return Ok(slot);
         }
-        let per_second = self.settings.new_users_per_conn_second_max as u32;
-        if !self.arrivals.takes(per_second, now.mono) {
+        if !self.takes_new(now) {
             self.counters.add(Counter::LimitNewUsersOfConn, 1);
             return Err(InternFault::TooFast);
         }
@@ -36,6 +35,12 @@ impl Engine {
             self.counters.add(Counter::LimitNewUsers, 1);
         }
         made
+    }
+
+    /// Whether the connection whose request is served may name one more user who may be new.
+    pub(in crate::engine) fn takes_new(&mut self, now: Now) -> bool {
+        let per_second = self.settings.new_users_per_conn_second_max as u32;
+        self.arrivals.takes(per_second, now.mono)
     }
 
     /// Tries some of the streams' holders again who could not be made before.

@@ -72,24 +72,24 @@ impl Engine {
                 let user = self.read(User::parse(&bytes), users_limit)?;
                 self.take_rate(caller, &[(Asked::Queries, 1), (Asked::Ids, 1)], now)?;
                 caller.check_watch([user].into_iter())?;
-                serve(self, user, caller, now).into()
+                serve(self, id, user, caller, now)
             }
             Serve::Listed(serve) => {
                 let (users, ignored) = self.read(listed(query, users_max), users_limit)?;
                 self.take_query(caller, &users, now)?;
                 caller.check_watch_all(&users)?;
-                serve(self, &users, &ignored, caller, now).into()
+                serve(self, id, users, ignored, caller, now)
             }
             Serve::Users(serve) => {
                 let users = self.read(parse_users(body, users_max), users_limit)?;
                 self.take_query(caller, &users, now)?;
                 caller.check_watch_all(&users)?;
-                serve(self, &users, caller, now).into()
+                serve(self, id, users, caller, now)
             }
             Serve::Notes(serve) => {
                 let ask = self.read(parse_beat(body, users_max), users_limit)?;
                 caller.check_speaks_all(&ask.users)?;
-                serve(self, id, &ask, now)
+                serve(self, id, ask, caller, now)
             }
             Serve::Says(serve) => {
                 let mut ask = self.read(parse_status(body, users_max), users_limit)?;
@@ -390,37 +390,4 @@ fn last_event_id(query: &str) -> Option<String> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Whom a query, beat or goodbye names, as far as it is well formed.
-pub(super) fn users_named(
-    row: &Row,
-    segment: &str,
-    head: &Head<'_>,
-    body: &[u8],
-    users_max: usize,
-) -> Vec<Vec<u8>> {
-    match row.serve {
-        Serve::One(_) => {
-            let user = decode_segment(segment);
-            user.into_iter().map(Cow::into_owned).collect()
-        }
-        Serve::Listed(_) => {
-            let pairs = query_pairs(head.query.unwrap_or(""));
-            let users = pairs.filter(|(name, _)| &**name == b"user");
-            users
-                .filter_map(|(_, user)| Some(user?.into_owned()))
-                .collect()
-        }
-        Serve::Users(_) | Serve::Notes(_) => {
-            let users = match row.serve {
-                Serve::Notes(_) => parse_beat(body, users_max).map(|ask| ask.users),
-                _ => parse_users(body, users_max),
-            };
-            let users = users.unwrap_or_default();
-            let bytes = |user: UserBuf| user.as_str().as_bytes().to_vec();
-            users.into_iter().flatten().map(bytes).collect()
-        }
-        _ => Vec::new(),
-    }
 }

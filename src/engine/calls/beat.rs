@@ -1,6 +1,10 @@
 //! `POST /v1/beat`: proofs of life over a connection.
+//!
+//! A real-time node passes them on (`passed_on`).
 
+use super::caller::Caller;
 use super::errands::Errands;
+use super::passed_on;
 use super::refused::Refused;
 use super::served::{Served, Then};
 use crate::engine::parts::Engine;
@@ -11,8 +15,21 @@ use crate::wire::json::write_str;
 use crate::wire::record::BeatAsk;
 use crate::wire::response::Answer;
 
-pub(super) fn beat(engine: &mut Engine, asker: ConnId, ask: &BeatAsk, now: Now) -> Served {
-    let mut refused = Refused::default();
+pub(super) fn beat(
+    engine: &mut Engine,
+    asker: ConnId,
+    ask: BeatAsk,
+    caller: &Caller,
+    now: Now,
+) -> Served {
+    if engine.upstream.is_some() {
+        return passed_on::beat(engine, asker, ask, now);
+    }
+    // A node has put together the beats of several who wait for it.
+    let mut refused = match caller.is_node() {
+        true => Refused::naming_all(),
+        false => Refused::default(),
+    };
     let mut errands = Errands::default();
     // Those of whom others are told that they have gone.
     let mut invisible = Vec::new();
@@ -46,15 +63,15 @@ pub(super) fn beat(engine: &mut Engine, asker: ConnId, ask: &BeatAsk, now: Now) 
             }
         }
     }
-    let answer = match invisible.is_empty() {
-        true => refused.answer(),
-        false => own_answer(&invisible, &refused),
-    };
+    let answer = beaten(&invisible, &refused);
     errands.park(engine, asker, Then::Answer(answer), now)
 }
 
 /// Says to whoever beats for them who is invisible, and which items were refused.
-fn own_answer(invisible: &[&str], refused: &Refused) -> Answer {
+pub(super) fn beaten(invisible: &[&str], refused: &Refused) -> Answer {
+    if invisible.is_empty() {
+        return refused.answer();
+    }
     let mut body = Vec::new();
     for user in invisible {
         body.extend_from_slice(match body.is_empty() {

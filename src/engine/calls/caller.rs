@@ -197,12 +197,17 @@ impl Caller {
         matches!(self, Caller::Node)
     }
 
+    /// How exactly they are told when others were last active.
+    pub(super) fn last_active(&self) -> LastActive {
+        match self {
+            Caller::User(grant) => grant.last_active,
+            Caller::Anybody | Caller::Node | Caller::Service { .. } => LastActive::Exact,
+        }
+    }
+
     /// A record as they are told it.
     pub(super) fn told<'r>(&self, record: Record<'r>) -> Record<'r> {
-        match self {
-            Caller::User(grant) => record.told_at(grant.last_active),
-            Caller::Anybody | Caller::Node | Caller::Service { .. } => record,
-        }
+        record.told_at(self.last_active())
     }
 }
 

@@ -145,6 +145,7 @@ impl Engine {
                     let answer = self.own_answers(&slots, now);
                     self.judged(verdict, answer).into()
                 }
+                Then::PassedOn(call) => self.passed_on_answer(*call).into(),
                 Then::LogOut(..) => unreachable!("a log-out is sent out by itself"),
             };
         }
@@ -323,6 +324,7 @@ impl Engine {
                 let answer = self.own_answers(&slots, now);
                 self.judged(verdict, answer).into()
             }
+            Then::PassedOn(call) => self.passed_on_answer(*call).into(),
             Then::Stream(new) => return self.begin_parked_stream(id, &pending, *new, now),
             Then::LogOut(_, _, answer) if verdict != Verdict::Done => {
                 self.judged(verdict, answer).into()

@@ -2,16 +2,23 @@
 
 use super::audit::{Deed, audit};
 use super::caller::Caller;
-use super::served::{intern_detail, overloaded};
+use super::served::{Served, intern_detail, overloaded};
 use crate::engine::parts::Engine;
 use crate::presence::{ForgetFault, InternFault};
+use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::User;
 use crate::wire::response::Answer;
 
 /// What is answered does not say whether anybody had the id.
-pub(super) fn forget(engine: &mut Engine, user: User<'_>, caller: &Caller, now: Now) -> Answer {
-    match engine.forget(user, now) {
+pub(super) fn forget(
+    engine: &mut Engine,
+    _: ConnId,
+    user: User<'_>,
+    caller: &Caller,
+    now: Now,
+) -> Served {
+    let answer = match engine.forget(user, now) {
         Ok(_) => {
             audit(caller, Deed::Erase, [user].into_iter());
             Answer::no_content()
@@ -23,5 +30,6 @@ pub(super) fn forget(engine: &mut Engine, user: User<'_>, caller: &Caller, now: 
             tracing::error!(%error, "a user could not be forgotten: users.log cannot grow");
             overloaded(intern_detail(InternFault::NoSpace))
         }
-    }
+    };
+    answer.into()
 }

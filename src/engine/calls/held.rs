@@ -3,15 +3,23 @@
 //!
 //! Answers with their places in the list. A stream that vouches for itself counts while it does.
 
-use super::caller::Caller;
 use std::fmt::Write;
 
+use super::caller::Caller;
+use super::served::Served;
 use crate::engine::parts::Engine;
+use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::Entry;
 use crate::wire::response::Answer;
 
-pub(super) fn held(engine: &mut Engine, users: &[Entry], _: &Caller, _now: Now) -> Answer {
+pub(super) fn held(
+    engine: &mut Engine,
+    _: ConnId,
+    users: Vec<Entry>,
+    _: &Caller,
+    _now: Now,
+) -> Served {
     let mut body = String::from("{\"held\":[");
     for (index, user) in users.iter().enumerate() {
         let slot = user.as_ref().ok();
@@ -22,5 +30,5 @@ pub(super) fn held(engine: &mut Engine, users: &[Entry], _: &Caller, _now: Now) 
         }
     }
     body.push_str("]}");
-    Answer::json(body.into_bytes())
+    Answer::json(body.into_bytes()).into()
 }

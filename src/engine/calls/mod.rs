@@ -20,6 +20,7 @@ mod held;
 mod ignored;
 mod leave;
 pub(super) mod node;
+pub(super) mod passed_on;
 mod preflight;
 mod query;
 mod rate;
@@ -47,7 +48,7 @@ use crate::wire::request::{Framing, Head, Method};
 use crate::wire::response::{Answer, Asker, problems};
 pub(super) use errands::{Errands, WAIT_MS_MAX};
 use served::{Served, Then, overloaded};
-use table::{DEMO, JSON, Row, Rows, Surplus};
+use table::{DEMO, JSON, Roles, Row, Rows, Surplus};
 
 pub use node::note_users;
 pub use query::{NODE_HEADER, REFUSES_NEW, instance_of};
@@ -88,7 +89,7 @@ impl Engine {
     pub(super) fn refuse_by_head(&mut self, id: ConnId, head: &Head<'_>, now: Now) -> bool {
         let cors = self.cors_lines(id, head.origin);
         let mut pending = Pending::new(Call::Other, Asker::of(head, cors));
-        let Err(refused) = self.find(id, &mut pending, head, &[], now) else {
+        let Err(refused) = self.find(id, &mut pending, head, now) else {
             return false;
         };
         // Whether the body comes all the same is the client's choice.
@@ -111,13 +112,13 @@ impl Engine {
         body: &[u8],
         now: Now,
     ) -> Result<Served, Served> {
-        let found = self.find(id, pending, head, body, now)?;
+        let found = self.find(id, pending, head, now)?;
         let caller = self.caller(&found, head, now)?;
         let (row, segment) = (found.row, found.segment);
         Ok(self.serve_call(id, (row, segment), head, body, &caller, now)?)
     }
 
-    /// The row that serves a request. Looks at the head alone; of the body only a refusal speaks.
+    /// The row that serves a request. Looks at the head alone.
     ///
     /// Err: what the head comes to, whatever the body is.
     fn find<'h>(
@@ -125,7 +126,6 @@ impl Engine {
         id: ConnId,
         pending: &mut Pending,
         head: &Head<'h>,
-        body: &[u8],
         now: Now,
     ) -> Result<Found<'h>, Served> {
         if head.path == "*" {
@@ -168,9 +168,12 @@ impl Engine {
         }
         let pages = self.pages(row, head, &proof, entrance);
         guard::check_origin(&self.settings, row, head, pages)?;
-        if !row.roles.include(&self.node.role) {
-            let detail = self.elsewhere(row, segment, head, body);
-            return Err(Answer::problem(problems::WRONG_ROLE, &detail).into());
+        // A node asks those that decide: two that take each other for such would ask for ever.
+        let passes_on = row.roles == Roles::Passes && self.upstream.is_some();
+        let is_node = matches!(proof, Proof::Node);
+        if !row.roles.include(&self.node.role) || passes_on && is_node {
+            let detail = self.elsewhere();
+            return Err(Answer::problem(problems::WRONG_ROLE, detail).into());
         }
         if self.conns.at(id.index).is_surplus() {
             check_room(row, &proof)?;
@@ -202,18 +205,13 @@ impl Engine {
     }
 
     /// Where else to go with a call that this role does not serve.
-    fn elsewhere(&self, row: &Row, segment: &str, head: &Head<'_>, body: &[u8]) -> String {
-        let Role::Realtime(nodes) = &self.node.role else {
-            return "this is a presence node; open and edit streams at a real-time node".to_owned();
-        };
-        let users = arguments::users_named(row, segment, head, body, self.settings.query_users_max);
-        let owner = match nodes.http_of(users.iter().map(|user| &**user)) {
-            Some(http) => format!("the presence node of whom this names: {http}"),
-            None => "the presence node of each user, whose address a request for one user to this \
-                 node is told"
-                .to_owned(),
-        };
-        format!("this is a real-time node, which holds streams; send queries and beats to {owner}")
+    fn elsewhere(&self) -> &'static str {
+        match self.node.role {
+            Role::Realtime(_) => {
+                "this is a real-time node, which decides nothing; send this to a presence node"
+            }
+            _ => "this is a presence node; open and edit streams at a real-time node",
+        }
     }
 
     /// The other shard has not said in time what a parked request is answered.
@@ -231,6 +229,10 @@ impl Engine {
             let then = pending.waits.take().map(|waits| waits.then);
             match then {
                 Some(Then::Stream(_)) => self.refuse_stream(id, &pending, "busy", now),
+                Some(Then::PassedOn(call)) => {
+                    let answer = self.unreached(&call);
+                    self.answer(id, pending, answer, now);
+                }
                 _ => self.answer(id, pending, overloaded(why), now),
             }
         }

@@ -1,11 +1,16 @@
 //! Questions: who is online, and since when.
+//!
+//! A real-time node does not know, and asks those that do (`passed_on`).
 
 use super::caller::Caller;
 use super::ignored::Ignored;
+use super::passed_on::Shape;
 use super::refused::Refused;
+use super::served::Served;
 use crate::engine::parts::Engine;
 use crate::engine::records::record_of;
 use crate::engine::role::Role;
+use crate::realtime::ConnId;
 use crate::status::Status;
 use crate::time::{Now, Unix};
 use crate::wire::User;
@@ -30,19 +35,46 @@ pub fn instance_of(secret: &[u8; 32]) -> u64 {
 }
 
 /// `GET /v1/presence/{user}`.
-pub(super) fn one(engine: &mut Engine, user: User<'_>, caller: &Caller, now: Now) -> Answer {
+pub(super) fn one(
+    engine: &mut Engine,
+    asker: ConnId,
+    user: User<'_>,
+    caller: &Caller,
+    now: Now,
+) -> Served {
+    if engine.upstream.is_some() {
+        let shape = match caller.is(user) {
+            true => Shape::Own(user.into()),
+            false => Shape::One,
+        };
+        return engine.pass_query_on(asker, vec![Ok(user.into())], shape, caller, now);
+    }
     if caller.is(user)
         && let Some(slot) = engine.presence.lookup(user)
     {
-        return engine.own_answer(slot, now);
+        return engine.own_answer(slot, now).into();
     }
     let mut body = engine.conns.scratch();
     caller.told(record(engine, user, now)).write(&mut body);
-    Answer::json(body)
+    Answer::json(body).into()
 }
 
 /// `GET /v1/presence`: the states of those that are users, in the order asked.
 pub(super) fn many(
+    engine: &mut Engine,
+    asker: ConnId,
+    users: Vec<Entry>,
+    ignored: Ignored,
+    caller: &Caller,
+    now: Now,
+) -> Served {
+    if engine.upstream.is_some() {
+        return engine.pass_query_on(asker, users, Shape::Listed(ignored), caller, now);
+    }
+    list(engine, &users, &ignored, caller, now).into()
+}
+
+fn list(
     engine: &mut Engine,
     users: &[Entry],
     ignored: &Ignored,
@@ -51,31 +83,61 @@ pub(super) fn many(
 ) -> Answer {
     let mut body = engine.conns.scratch();
     let mut refused = Refused::default();
-    body.extend_from_slice(b"{\"presence\":[");
-    let mut told = 0;
+    let mut list = Listed::begin(&mut body);
     for (index, user) in users.iter().enumerate() {
         match user {
             Ok(user) => {
-                body.extend_from_slice(if told > 0 { b"," } else { b"" });
                 let user = user.user();
-                caller
-                    .told(record(engine, user, now))
-                    .write_with(heard(engine, user, caller, now), &mut body);
-                told += 1;
+                let record = caller.told(record(engine, user, now));
+                list.add(record, heard(engine, user, caller, now));
             }
             Err(fault) => refused.add(index, *fault, &mut engine.counters),
         }
     }
-    body.push(b']');
-    refused.write(usize::MAX, &mut body);
-    ignored.write(usize::MAX, &mut body);
-    body.push(b'}');
+    list.end(&refused, ignored);
     Answer::json(body)
 }
 
+/// A list of records being written.
+pub(super) struct Listed<'b> {
+    body: &'b mut Vec<u8>,
+    told: usize,
+}
+
+impl<'b> Listed<'b> {
+    pub(super) fn begin(body: &'b mut Vec<u8>) -> Listed<'b> {
+        body.extend_from_slice(b"{\"presence\":[");
+        Listed { body, told: 0 }
+    }
+
+    pub(super) fn add(&mut self, record: Record<'_>, heard: Option<Unix>) {
+        self.body
+            .extend_from_slice(if self.told > 0 { b"," } else { b"" });
+        record.write_with(heard, self.body);
+        self.told += 1;
+    }
+
+    pub(super) fn end(self, refused: &Refused, ignored: &Ignored) {
+        self.body.push(b']');
+        refused.write(usize::MAX, self.body);
+        ignored.write(usize::MAX, self.body);
+        self.body.push(b'}');
+    }
+}
+
 /// `POST /v1/presence/query`.
-pub(super) fn query(engine: &mut Engine, users: &[Entry], caller: &Caller, now: Now) -> Answer {
-    let answer = many(engine, users, &Ignored::default(), caller, now);
+pub(super) fn query(
+    engine: &mut Engine,
+    asker: ConnId,
+    users: Vec<Entry>,
+    caller: &Caller,
+    now: Now,
+) -> Served {
+    if engine.upstream.is_some() {
+        let shape = Shape::Listed(Ignored::default());
+        return engine.pass_query_on(asker, users, shape, caller, now);
+    }
+    let answer = list(engine, &users, &Ignored::default(), caller, now);
     match engine.node.role {
         // Tells a node that follows this one which life of it answers, as of when, and what its
         // clock shows. Whom it has never heard of it may have refused.
@@ -91,6 +153,7 @@ pub(super) fn query(engine: &mut Engine, users: &[Entry], caller: &Caller, now: 
         )),
         Role::All | Role::Realtime(_) => answer,
     }
+    .into()
 }
 
 /// When somebody invisible was last heard of, which is told to nodes alone: they look for beats

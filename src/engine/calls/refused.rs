@@ -69,10 +69,21 @@ impl From<InternFault> for Reason {
 }
 
 /// The refused items of one request.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::engine) struct Refused {
     named: Vec<Item>,
+    named_max: usize,
     total: u64,
+}
+
+impl Default for Refused {
+    fn default() -> Refused {
+        Refused {
+            named: Vec::new(),
+            named_max: NAMED_MAX,
+            total: 0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +95,38 @@ struct Item {
 }
 
 impl Refused {
+    /// Of which all are named: for a node, or until all are known.
+    pub(super) fn naming_all() -> Refused {
+        Refused {
+            named_max: usize::MAX,
+            ..Refused::default()
+        }
+    }
+
+    /// Notes that a presence node has refused the item at `index`, by this word. It has been
+    /// counted there. False: the word is unknown.
+    pub(super) fn take_over(&mut self, index: usize, word: &str) -> bool {
+        let faults = [
+            InternFault::Full,
+            InternFault::NoSpace,
+            InternFault::TooFast,
+        ];
+        let mut words = faults.map(|fault| Reason::from(fault).word().0).into_iter();
+        let Some(word) = words.find(|known| *known == word) else {
+            return false;
+        };
+        let list = None;
+        self.total += 1;
+        self.named.push(Item { list, index, word });
+        true
+    }
+
+    /// All are known: in the order of the list, and no more are named than anybody is told.
+    pub(super) fn settle(&mut self) {
+        self.named.sort_by_key(|item| item.index);
+        self.named.truncate(NAMED_MAX);
+    }
+
     /// Notes that the item at `index` of the request's list was refused.
     pub(in crate::engine) fn add(
         &mut self,
@@ -122,7 +165,7 @@ impl Refused {
         let (word, counter) = reason.word();
         counters.add(counter, 1);
         self.total += 1;
-        if self.named.len() < NAMED_MAX {
+        if self.named.len() < self.named_max {
             self.named.push(Item { list, index, word });
         }
     }
@@ -215,6 +258,27 @@ mod tests {
         assert_eq!(body["refused"].as_array().unwrap().len(), NAMED_MAX);
         assert_eq!(body["refused_total"], 994);
         assert_eq!(counters.counter(Counter::ItemNotRecord), 992);
+    }
+
+    #[test]
+    fn what_nodes_have_refused_stands_in_its_place() {
+        let mut counters = Counters::new();
+        let mut refused = Refused::naming_all();
+        for index in (1..200).rev() {
+            assert!(refused.take_over(index, "too_fast"));
+        }
+        refused.add(0, UserFault::Empty, &mut counters);
+        assert!(!refused.take_over(300, "a word of another version"));
+        assert!(text(&refused, usize::MAX).contains("\"index\":199,"));
+        refused.settle();
+        let text = text(&refused, usize::MAX);
+        let begins = concat!(
+            r#","refused":[{"index":0,"reason":"empty"},{"index":1,"reason":"too_fast"},"#,
+            r#"{"index":2,"#
+        );
+        let ends = r#"{"index":99,"reason":"too_fast"}],"refused_total":200"#;
+        assert!(text.starts_with(begins) && text.ends_with(ends), "{text}");
+        assert_eq!(counters.counter(Counter::ItemTooFast), 0);
     }
 
     #[test]

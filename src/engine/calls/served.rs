@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::caller::NewPermit;
 use super::ignored::Ignored;
+use super::passed_on::PassedOn;
 use super::refused::Refused;
 use crate::auth::Reserved;
 use crate::engine::errand::{LoggedOutAt, Verdict};
@@ -56,6 +57,8 @@ pub(in crate::engine) enum Then {
     Own(Slot),
     /// A node is told so of all of these.
     Owns(Vec<Slot>),
+    /// Presence nodes have answered.
+    PassedOn(Box<PassedOn>),
     /// All shards know that these users are logged out: their beats count no more.
     LogOut(Arc<[Slot]>, LoggedOutAt, Answer),
 }

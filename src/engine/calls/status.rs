@@ -74,7 +74,7 @@ pub(super) fn set(
 }
 
 /// The same of several, of whom a real-time node has heard it. Who could not be made is missing in
-/// the answer.
+/// the answer, and so is who is unknown if nothing is said: then it is a question.
 fn set_all(
     engine: &mut Engine,
     asker: ConnId,
@@ -84,7 +84,13 @@ fn set_all(
 ) -> Served {
     let mut errands = Errands::default();
     let mut slots = Vec::with_capacity(users.len());
+    let says_nothing = said.is_empty() && idle_ms.is_none();
     for user in users.iter().flatten() {
+        if says_nothing {
+            // Whoever is merely asked about is not made.
+            slots.extend(engine.presence.lookup(user.user()));
+            continue;
+        }
         match engine.take_in(user.user(), now) {
             Ok(slot) => {
                 engine.say(slot, said, &mut errands, now);
@@ -202,14 +208,7 @@ impl Engine {
 
 /// What a presence node has told of a user, as the user is told it.
 fn own_record(told: &Told, invisible: bool) -> Answer {
-    let record = Record {
-        user: told.user.user(),
-        status: told.status,
-        since: told.since,
-        last_active: told.last_active,
-        stale: false,
-    };
     let mut body = Vec::new();
-    record.write_own(invisible, &mut body);
+    told.record().write_own(invisible, &mut body);
     Answer::json(body)
 }

@@ -57,6 +57,7 @@ impl Settings {
             ("request-deadline-ms", self.request_deadline_ms),
             ("watches-per-stream-max", self.watches_per_stream_max as u64),
             ("query-users-max", self.query_users_max as u64),
+            ("passed-users-max", self.passed_users_max as u64),
             ("leaves-put-off-max", self.leaves_put_off_max as u64),
             ("users-leaving-max", self.users_leaving_max as u64),
             ("write-stall-max-ms", self.write_stall_max_ms),

@@ -150,6 +150,10 @@ pub struct Settings {
     /// Most users in one presence query, beat or leave over HTTP. Default 1,000. Zero is refused.
     /// Cost: some 200 bytes of answer each, written in one turn.
     pub query_users_max: usize,
+    /// Most users in queries and beats of one shard of a real-time node that wait for presence
+    /// nodes. Default 65,536. Zero is refused; one call finds room when no other waits. Cost: some
+    /// 300 bytes each, when used.
+    pub passed_users_max: usize,
     /// Most goodbyes of one shard's users that wait for their `after_ms`, and at a presence node as
     /// many that wait for real-time nodes. Default 65,536. Zero is refused. Cost: some 150 bytes
     /// each, when used.
@@ -242,6 +246,7 @@ static DEFAULT: Settings = Settings {
     watches_per_shard_max: 50_000_000,
     names_bytes_max: 256 << 20,
     query_users_max: 1_000,
+    passed_users_max: 65_536,
     leaves_put_off_max: 65_536,
     users_leaving_max: 65_536,
     new_users_per_second_max: 50_000,
@@ -287,6 +292,7 @@ static TINY: Settings = Settings {
     watches_per_shard_max: 24,
     names_bytes_max: 1 << 20,
     query_users_max: 4,
+    passed_users_max: 6,
     leaves_put_off_max: 2,
     users_leaving_max: 8,
     new_users_per_second_max: 0,

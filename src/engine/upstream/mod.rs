@@ -9,6 +9,7 @@
 mod answers;
 mod delivery;
 mod outbound;
+mod passing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,8 +19,11 @@ use hashbrown::HashSet;
 pub use answers::adopt_answers;
 pub use delivery::{SAMPLE_MS, Sample};
 pub use outbound::{Datagrams, Holders, LoggedOut, Outbound, Say};
+pub(super) use passing::Room;
+pub use passing::{Part, USERS_PER_PART_MAX, Wanted};
 
 use delivery::Delivery;
+use passing::Rooms;
 
 use super::mail::Whom;
 use super::role::Role;
@@ -47,6 +51,8 @@ pub(super) struct Upstream {
     pub(super) nodes: Arc<Nodes>,
     pub(super) lanes: Vec<Lane>,
     pub(super) outbound: VecDeque<Outbound>,
+    /// What this shard's calls take that wait for presence nodes.
+    pub(super) rooms: Rooms,
     /// Slots that were asked about and whose answer has not come by mail: this shard's streams have
     /// not been told it, even if the node knows it.
     pub(super) awaited: HashSet<u32, foldhash::fast::RandomState>,
@@ -167,6 +173,7 @@ impl Upstream {
             nodes: Arc::clone(nodes),
             lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),
             outbound: VecDeque::new(),
+            rooms: Rooms::default(),
             awaited: HashSet::default(),
         })
     }
@@ -286,6 +293,11 @@ impl Upstream {
     pub(super) fn say(&mut self, say: Say) {
         let node = self.nodes.of(say.user.as_str().as_bytes());
         self.outbound.push_back(Outbound::Say { node, say });
+    }
+
+    /// Asks a presence node for a part of somebody's call.
+    pub(super) fn pass(&mut self, node: usize, part: Part) {
+        self.outbound.push_back(Outbound::Pass { node, part });
     }
 
     pub(super) fn ask(&mut self, user: &str) {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::delivery::Sample;
+use super::passing::Part;
 use crate::engine::errand::Asker;
 use crate::engine::mail::{Decided, ShardId};
 use crate::time::Unix;
@@ -107,6 +108,9 @@ pub enum Outbound {
     /// To a presence node: what a user says of itself. What came of it comes as
     /// [`Mail::Taken`](crate::engine::Mail::Taken).
     Say { node: usize, say: Say },
+    /// To a presence node: a part of somebody's query or beats. What came of it comes as
+    /// [`Mail::Passed`](crate::engine::Mail::Passed).
+    Pass { node: usize, part: Part },
     /// To every real-time node: transitions.
     Publish(Arc<Decided>),
     /// To every real-time node: a question. An answer comes as
@@ -128,7 +132,8 @@ impl Outbound {
             | Outbound::Sample { node, .. }
             | Outbound::Asks { node, .. }
             | Outbound::LogOut { node, .. }
-            | Outbound::Say { node, .. } => Some(*node),
+            | Outbound::Say { node, .. }
+            | Outbound::Pass { node, .. } => Some(*node),
             Outbound::Publish(_)
             | Outbound::Holders(_)
             | Outbound::EndStreams(_)

@@ -3,6 +3,7 @@
 //! Owns the form of a record and of every request body. Every user that comes out of a body is a
 //! legal one; an item of a list that is none refuses itself alone. Never looks anybody up.
 
+mod beaten;
 mod body;
 mod item;
 mod last_active;
@@ -15,6 +16,7 @@ use crate::time::Unix;
 use crate::wire::User;
 use crate::wire::json::{write_str, write_u64};
 
+pub use beaten::{BeatsTaken, parse_beats_taken};
 pub use body::{
     BAD_VOUCH, BODY_DEPTH_MAX, BeatAsk, BodyFault, LeaveAsk, RevokeAsk, StatusAsk, StreamAsk,
     Vouch, WatchEdit, parse_beat, parse_device, parse_idle, parse_leave, parse_revoke,

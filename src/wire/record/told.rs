@@ -36,6 +36,18 @@ pub struct Told {
 }
 
 impl Told {
+    /// Of one who was never seen.
+    pub fn unseen(user: UserBuf) -> Told {
+        Told {
+            user,
+            status: Status::Offline,
+            since: None,
+            last_active: None,
+            stale: false,
+            heard: None,
+        }
+    }
+
     /// As others are told it.
     pub fn record(&self) -> Record<'_> {
         Record {
@@ -152,7 +164,7 @@ fn check(raw: Raw) -> Result<Told, ItemFault> {
     Ok(told)
 }
 
-/// Who has been invisible from the first is online for itself alone, and since when nobody was told.
+/// Who has been invisible from the first is online for itself alone: nobody was told since when.
 fn read_times(raw: Raw) -> Result<Told, ItemFault> {
     let user = UserBuf::from_text(raw.user)?;
     let latest_ms = raw.since.max(raw.last_active).max(raw.heard);

@@ -93,6 +93,7 @@ table! {
     UNKNOWN_METHOD: NotImplemented, "unknown-method", "The method is not implemented";
     UNKNOWN_CODING: NotImplemented, "unknown-coding", "The transfer coding is not implemented";
     OVERLOADED: ServiceUnavailable, "overloaded", "The server is at a limit";
+    NODE_UNREACHED: ServiceUnavailable, "node-unreached", "A node that knows does not answer";
     DRAINING: ServiceUnavailable, "draining", "The server is shutting down";
     BAD_VERSION: VersionNotSupported, "bad-version", "The HTTP version is not supported";
 }

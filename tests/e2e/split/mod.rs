@@ -5,6 +5,7 @@
 //! the nodes, are in a hub that all nodes are connected to. Where no network namespaces can be
 //! made, all are on loopback addresses, which is said, and what needs a firewall is left out.
 
+pub(crate) mod asked;
 mod cuts;
 mod eight_steps;
 mod erasure;

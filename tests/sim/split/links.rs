@@ -45,8 +45,8 @@ const OF_CONTENT: [u16; 5] = [400, 413, 414, 422, 431];
 
 /// What a link is made of.
 pub(super) enum Core {
-    Publishing(Publishing),
-    Asking(Asking),
+    Publishing(Box<Publishing>),
+    Asking(Box<Asking>),
 }
 
 /// A link from one node to another.
@@ -119,13 +119,16 @@ impl Split {
         let link = |peer: usize| Link {
             peer,
             core: match self.is_presence(node) {
-                true => Core::Publishing(Publishing::new(
+                true => Core::Publishing(Box::new(Publishing::new(
                     seed ^ peer as u64,
                     instance_of(&secret_of(node, self.nodes[node].life)),
                     (shards + peer - self.presences) as u16,
                     &revoked,
-                )),
-                false => Core::Asking(Asking::new(seed ^ peer as u64, peer, shards, &revoked)),
+                ))),
+                false => {
+                    let link = Asking::new(seed ^ peer as u64, peer, shards, &revoked);
+                    Core::Asking(Box::new(link))
+                }
             },
             met: None,
             said: None,

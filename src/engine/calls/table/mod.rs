@@ -50,7 +50,7 @@ use Call::{
     StreamWatch, StreamsEnd, StreamsHeld, Ticket,
 };
 use Method::{Delete, Get, Post, Put};
-use Roles::{Decides, Every, Keeps, Mirrors, Streams};
+use Roles::{Decides, Every, Keeps, Mirrors, Passes, Streams};
 use Scope::{Admin, Beat, Metrics, Publish, Query, Revoke};
 use Serve::{
     Bare, Beaten, Bundles, Devices, Edits, Fixed, Follows, InPath, Listed, Mints, Notes, One,
@@ -63,11 +63,11 @@ use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
 /// called "query".
 #[rustfmt::skip] // A row a line.
 static TABLE: &[Row] = &[
-    row(Post, "/v1/presence/query", PresenceQuery, Decides, Either(Query), Fleet, Users(query)),
-    row(Get,  ONE_USER,            PresenceOne,  Decides, Either(Query),  Refused, One(one)),
+    row(Post, "/v1/presence/query", PresenceQuery, Passes, Either(Query), Fleet, Users(query)),
+    row(Get,  ONE_USER,            PresenceOne,  Passes,  Either(Query),  Refused, One(one)),
     inner(Put, ONE_USER,           PresencePut,  Mirrors, Peers(Publish), Allowed, Record(put)),
     inner(Delete, ONE_USER,        PresenceForget, Keeps, Services(Admin), Allowed, One(forget)),
-    row(Get,  "/v1/presence",      PresenceMany, Decides, Either(Query),  Refused, Listed(many)),
+    row(Get,  "/v1/presence",      PresenceMany, Passes,  Either(Query),  Refused, Listed(many)),
     inner(Put, "/v1/presence",     PresencePut,  Mirrors, Peers(Publish), Allowed, Records(put)),
     row(Get,  STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
     row(Post, STREAM,              Stream,       Streams, Holder,         Later,   Opens(open)),
@@ -76,7 +76,7 @@ static TABLE: &[Row] = &[
     row(Post, STREAM_BEAT,         StreamBeat,   Streams, Holder,  Allowed, Beaten(stream_beat)),
     inner(Post, "/v1/streams/held", StreamsHeld, Mirrors, Peers(Admin),   Allowed, Users(held)),
     inner(Post, "/v1/streams/end", StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
-    row(Post, "/v1/beat",          Call::Beat,   Decides, Either(Beat),   Refused, Notes(beat)),
+    row(Post, "/v1/beat",          Call::Beat,   Passes,  Either(Beat),   Refused, Notes(beat)),
     row(Post, "/v1/datagrams",     Datagrams,    Decides, Nodes,          Fleet,   Bundles(take)),
     row(Post, "/v1/status",        Status,       Every,   Either(Beat),   Refused, Says(set)),
     row(Post, "/v1/leave",         Leave,        Every,   Either(Beat),   Refused, Parts(leave)),
@@ -143,7 +143,9 @@ pub(super) struct Row {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Roles {
     Every,
-    /// Those that decide who is online. A real-time node names the presence node to ask instead.
+    /// All: a real-time node passes it on to those that decide who is online, though not for nodes.
+    Passes,
+    /// Those that decide who is online. A real-time node says that it does not.
     Decides,
     /// Those that decide who is online. On all others the path does not take the method.
     Keeps,
@@ -198,14 +200,14 @@ pub(super) enum Serve {
     Fixed(&'static File),
     /// The version in the path, and its answer is always the same.
     Pinned(&'static File),
-    /// The user in the path.
-    One(fn(&mut Engine, User<'_>, &Caller, Now) -> Answer),
-    /// The users of the query `user=a&user=b`, and what else is in it.
-    Listed(fn(&mut Engine, &[Entry], &Ignored, &Caller, Now) -> Answer),
-    /// The users of the body `{"users":[..]}`.
-    Users(fn(&mut Engine, &[Entry], &Caller, Now) -> Answer),
+    /// Who asks, and the user in the path.
+    One(fn(&mut Engine, ConnId, User<'_>, &Caller, Now) -> Served),
+    /// Who asks, the users of the query `user=a&user=b`, and what else is in it.
+    Listed(fn(&mut Engine, ConnId, Vec<Entry>, Ignored, &Caller, Now) -> Served),
+    /// Who asks, and the users of the body `{"users":[..]}`.
+    Users(fn(&mut Engine, ConnId, Vec<Entry>, &Caller, Now) -> Served),
     /// Who asks, and the users of the body `{"users":[..]}`, with what they say of themselves.
-    Notes(fn(&mut Engine, ConnId, &BeatAsk, Now) -> Served),
+    Notes(fn(&mut Engine, ConnId, BeatAsk, &Caller, Now) -> Served),
     /// Who asks, and the status of the body.
     Says(fn(&mut Engine, ConnId, StatusAsk, &Caller, Now) -> Served),
     /// Who asks, and the goodbye of the body.
@@ -354,7 +356,7 @@ impl Roles {
     /// Whether a node of this role serves the call.
     pub(super) fn include(self, role: &Role) -> bool {
         match (self, role) {
-            (Roles::Every, _) => true,
+            (Roles::Every | Roles::Passes, _) => true,
             (Roles::Decides | Roles::Keeps, role) => !matches!(role, Role::Realtime(_)),
             (Roles::Streams, role) => !matches!(role, Role::Presence),
             (Roles::Mirrors, role) => matches!(role, Role::Realtime(_)),

@@ -71,14 +71,19 @@ fn what_a_path_allows() {
             "/v1/presence/bob",
             "GET, HEAD, DELETE, ",
             "GET, HEAD, DELETE, ",
-            "PUT, ",
+            "GET, HEAD, PUT, ",
         ),
-        ("/v1/presence", "GET, HEAD, ", "GET, HEAD, ", "PUT, "),
+        (
+            "/v1/presence",
+            "GET, HEAD, ",
+            "GET, HEAD, ",
+            "GET, HEAD, PUT, ",
+        ),
         (
             "/v1/presence/query",
             "GET, HEAD, POST, DELETE, ",
             "GET, HEAD, POST, DELETE, ",
-            "PUT, ",
+            "GET, HEAD, POST, PUT, ",
         ),
         // Served elsewhere: what it takes there.
         (
@@ -195,6 +200,7 @@ fn the_protocol_lists_every_row() {
     let listed: Vec<_> = listed.lines().skip(1).take(TABLE.len() + 1).collect();
     let nodes = |roles| match roles {
         Every => "all",
+        Passes => "any",
         Decides | Keeps => "s, p",
         Streams => "s, r",
         Mirrors => "r",
