@@ -138,9 +138,7 @@ impl Os {
             if generation == SHAKING
                 && let Ok(fd) = RawFd::try_from(index)
             {
-                let of_room_alone =
-                    !event.is_readable() && !event.is_read_closed() && !event.is_error();
-                tls.note_edge(fd, of_room_alone);
+                tls.note_edge(fd);
             }
         }
     }
@@ -180,10 +178,11 @@ impl Os {
             generation: SHAKING,
         });
         let mut source = SourceFd(&socket.as_raw_fd());
-        let both = Interest::READABLE | Interest::WRITABLE;
+        // Room there is, and an edge of it would be a turn for nothing.
+        let readable = Interest::READABLE;
         match (
             &mut self.tls,
-            self.poll.registry().register(&mut source, token, both),
+            self.poll.registry().register(&mut source, token, readable),
         ) {
             (Some(tls), Ok(())) => tls.begin(entrance, socket, boottime()),
             (_, Ok(())) => {}

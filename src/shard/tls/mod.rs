@@ -60,12 +60,20 @@ pub struct TlsParts {
 /// A connection whose handshake is not over.
 struct Pending {
     socket: TcpStream,
-    session: Box<Session>,
+    /// None: it has said nothing yet.
+    session: Option<Box<Session>>,
     entrance: Entrance,
     /// When it is left, whatever has come.
     until: Mono,
     /// Stands in the queue.
     queued: bool,
+}
+
+impl Pending {
+    fn waits_for_room(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|session| session.waits_for_room())
+    }
 }
 
 /// The TLS of one shard's sockets.
@@ -124,7 +132,7 @@ impl Tls {
         let fd = socket.as_raw_fd();
         let pending = Pending {
             socket,
-            session: Box::new(Session::new()),
+            session: None,
             entrance,
             until: now.plus_ms(HANDSHAKE_MS),
             queued: false,
@@ -142,11 +150,9 @@ impl Tls {
         self.sessions.remove(&socket.as_raw_fd());
     }
 
-    /// An edge of a descriptor, if it is that of a pending one; one that tells of room alone is of
-    /// use only to who waits for some.
-    pub(super) fn note_edge(&mut self, fd: RawFd, of_room_alone: bool) {
+    /// An edge of a descriptor, if it is that of a pending one.
+    pub(super) fn note_edge(&mut self, fd: RawFd) {
         if let Some(pending) = self.pending.get_mut(&fd)
-            && (!of_room_alone || pending.session.waits_for_room())
             && !std::mem::replace(&mut pending.queued, true)
         {
             self.queue.push_back(fd);
@@ -173,6 +179,7 @@ impl Tls {
             self.look_at = began.plus_ms(LOOK_MS);
             let late = self.pending.extract_if(|_, pending| began >= pending.until);
             counters.add(Counter::TlsTimedOut, late.count() as u64);
+            self.queue_blocked();
         }
         for counter in self.uncounted.drain(..) {
             counters.add(counter, 1);
@@ -193,10 +200,13 @@ impl Tls {
         pending.queued = false;
         let config = self.parts.server.config();
         let mut io = &pending.socket;
-        match pending.session.shake(&mut io, &config, &mut self.desk) {
+        let session = pending
+            .session
+            .get_or_insert_with(|| Box::new(Session::new()));
+        match session.shake(&mut io, &config, &mut self.desk) {
             Ok(None) => {
-                if pending.session.holds_more() {
-                    self.note_edge(fd, false);
+                if session.holds_more() {
+                    self.note_edge(fd);
                 }
             }
             Ok(Some(shaken)) => {
@@ -207,8 +217,10 @@ impl Tls {
                     },
                     1,
                 );
-                if let Some(pending) = self.pending.remove(&fd) {
-                    self.keep(fd, pending.session);
+                if let Some(pending) = self.pending.remove(&fd)
+                    && let Some(session) = pending.session
+                {
+                    self.keep(fd, session);
                     self.ready.push_back((pending.entrance, pending.socket));
                 }
             }
@@ -219,6 +231,16 @@ impl Tls {
                 }
             }
         }
+    }
+
+    /// Those whose flight the socket did not take as a whole try again. No edge tells of room: a
+    /// flight is far shorter than what a fresh socket takes, unless its buffers are tiny.
+    fn queue_blocked(&mut self) {
+        let blocked = self.pending.iter_mut().filter_map(|(fd, pending)| {
+            let queued = pending.waits_for_room() && !std::mem::replace(&mut pending.queued, true);
+            queued.then_some(*fd)
+        });
+        self.queue.extend(blocked);
     }
 
     fn keep(&mut self, fd: RawFd, session: Box<Session>) {
