@@ -41,6 +41,7 @@ pub mod store;
 #[warn(missing_docs)]
 pub mod time;
 pub mod tools;
+pub mod trust;
 pub mod version;
 #[warn(missing_docs)]
 pub mod wire;

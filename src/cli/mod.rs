@@ -15,7 +15,7 @@ use crate::auth::{LastActive, Scopes};
 use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
 use crate::config::{Config, RoleName, Sources};
-use crate::tools::endpoint::{Endpoint, Port, Said};
+use crate::tools::endpoint::{AUTHORITIES, Endpoint, Port, Said};
 use crate::tools::{beat, health, key, reload, store, token, top, watch};
 use crate::version;
 pub use written::{completions, manual};
@@ -136,6 +136,7 @@ fn watch_command() -> Command {
             "File with a user's token, for a server that asks for one; read anew for each stream",
         ))
         .arg(http_arg())
+        .arg(authorities_arg())
 }
 
 fn beat_command() -> Command {
@@ -181,6 +182,7 @@ fn beat_command() -> Command {
             Port::Http.variable(),
             Port::Http.default()
         )))
+        .arg(authorities_arg())
         .arg(
             path_arg("key-file")
                 .conflicts_with("data-dir")
@@ -347,6 +349,7 @@ fn top_command() -> Command {
             Port::Http.variable(),
             Port::Http.default()
         )))
+        .arg(authorities_arg())
         .arg(
             path_arg("service-key")
                 .help("File with a service key of the scope metrics, for a node that asks for one"),
@@ -367,6 +370,7 @@ fn health_command() -> Command {
              answer",
         )
         .arg(http_arg())
+        .arg(authorities_arg())
 }
 
 fn users_arg() -> Arg {
@@ -378,6 +382,13 @@ fn users_arg() -> Arg {
 
 fn http_arg() -> Arg {
     endpoint_arg(Port::Http, "Where the server listens for HTTP")
+}
+
+fn authorities_arg() -> Arg {
+    path_arg("tls-ca").help(format!(
+        "PEM file of the authority that issued the certificate of a server at https:// [default: \
+         {AUTHORITIES}]"
+    ))
 }
 
 /// The variable is not told to clap, which would read it from the environment of this process.
@@ -579,13 +590,28 @@ fn endpoint(
     port: Port,
     variables: &[(OsString, OsString)],
 ) -> Result<Endpoint, String> {
-    match given.get_one::<Endpoint>(port.flag()) {
-        Some(endpoint) => Ok(endpoint.clone()),
+    let found = match given.get_one::<Endpoint>(port.flag()) {
+        Some(endpoint) => endpoint.clone(),
         None => {
             let named = named(port, variables)?;
-            Ok(named.unwrap_or_else(|| Endpoint::default_of(port)))
+            named.unwrap_or_else(|| Endpoint::default_of(port))
         }
-    }
+    };
+    Ok(found.believed_by(authorities(given, variables)))
+}
+
+/// The file of those by whom servers are believed: as the flag says, or else the variable.
+fn authorities(given: &ArgMatches, variables: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let flag = given.try_get_one::<PathBuf>("tls-ca").ok().flatten();
+    flag.cloned().or_else(|| named_authorities(variables))
+}
+
+fn named_authorities(variables: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let variable = variables.iter().find(|(name, _)| name == AUTHORITIES);
+    let path = variable
+        .map(|(_, path)| path)
+        .filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
 }
 
 /// Where the server listens for HTTP that receives the datagrams. None: they go where nobody has
@@ -606,6 +632,7 @@ fn named(port: Port, variables: &[(OsString, OsString)]) -> Result<Option<Endpoi
     set.map(|(_, text)| text.to_string_lossy())
         .filter(|text| !text.is_empty())
         .map(|text| Endpoint::parse(&text, port, Said::Variable))
+        .map(|found| found.map(|endpoint| endpoint.believed_by(named_authorities(variables))))
         .transpose()
         .map_err(|why| format!("{variable}: {why}"))
 }

@@ -176,6 +176,15 @@ pub const KNOBS: &[Knob] = &[
         set: |config, text| path(text).map(|path| config.tls.key = Some(path)),
     },
     Knob {
+        name: "tls-ca",
+        group: PLACE,
+        kind: Kind::Path,
+        doc: "PEM file of the authorities by whom nodes named with https:// are believed, and \
+              nobody else",
+        get: |config| shown(&config.tls.authorities),
+        set: |config, text| path(text).map(|path| config.tls.authorities = Some(path)),
+    },
+    Knob {
         name: "tls-min",
         group: PLACE,
         kind: Kind::Word,
@@ -256,8 +265,8 @@ pub const KNOBS: &[Knob] = &[
         name: "presence",
         group: PLACE,
         kind: Kind::List,
-        doc: "Of `greendot realtime`: udp://HOST:PORT,http://HOST:PORT of a presence node; \
-              repeat it for each, the same on every node",
+        doc: "Of `greendot realtime`: udp://HOST:PORT,http://HOST:PORT (or https) of a presence \
+              node; repeat it for each, the same on every node",
         get: |config| {
             Some(
                 config
@@ -274,8 +283,8 @@ pub const KNOBS: &[Knob] = &[
         name: "realtime",
         group: PLACE,
         kind: Kind::List,
-        doc: "Of `greendot presence`: http://HOST:PORT of a real-time node, its admin address if \
-              it has one; repeat it for each",
+        doc: "Of `greendot presence`: http://HOST:PORT (or https) of a real-time node, its admin \
+              address if it has one; repeat it for each",
         get: |config| {
             Some(
                 config

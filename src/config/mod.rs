@@ -87,6 +87,8 @@ pub struct TlsConfig {
     pub certificate: Option<PathBuf>,
     /// The file with its key.
     pub key: Option<PathBuf>,
+    /// The file with those by whom nodes at `https://` are believed.
+    pub authorities: Option<PathBuf>,
     /// The oldest version that is spoken.
     pub min: TlsVersion,
     /// Most handshakes of one shard at a time.
@@ -108,6 +110,7 @@ impl Default for TlsConfig {
             admin: false,
             certificate: None,
             key: None,
+            authorities: None,
             min: TlsVersion::V1_3,
             handshakes_max: 1_024,
         }
@@ -396,6 +399,19 @@ impl Config {
                      127.0.0.1:8443"
                 ));
             }
+        }
+        let http = self.presence_nodes.iter().map(|node| &node.http);
+        let all = http.chain(self.realtime_nodes.iter().map(|node| &node.http));
+        let sealed = all.filter(|http| http.starts_with("https://")).count();
+        if sealed > 0 && tls.authorities.is_none() {
+            faults.push(
+                "tls-ca is not set, and a node is named with https://; name the PEM file of the \
+                 authority that issued its certificate with --tls-ca"
+                    .into(),
+            );
+        }
+        if sealed == 0 && tls.authorities.is_some() {
+            faults.push("tls-ca is set, but no node is named with https://; leave it out".into());
         }
         if tls.admin && self.admin.is_none() {
             faults.push("admin-tls is set, but no listener for operators; set --admin too".into());

@@ -11,14 +11,14 @@ pub struct PresenceNode {
     /// `HOST:PORT` that takes beats. Also the node's name, by which publishers are spread: the same
     /// on every node.
     pub udp: String,
-    /// `http://HOST:PORT` that answers queries.
+    /// `http://HOST:PORT`, or with `https`, that answers queries.
     pub http: String,
 }
 
 /// A real-time node, as a presence node names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RealtimeNode {
-    /// `http://HOST:PORT` that is published to.
+    /// `http://HOST:PORT`, or with `https`, that is published to.
     pub http: String,
 }
 
@@ -41,7 +41,7 @@ pub(super) fn presence(text: &str) -> Result<Vec<PresenceNode>, String> {
     let node = |[udp, http]: &[String; 2]| {
         Ok(PresenceNode {
             udp: address(udp, "udp://")?.to_owned(),
-            http: format!("http://{}", address(http, "http://")?),
+            http: web(http)?,
         })
     };
     let nodes = pairs.iter().map(node).collect::<Result<Vec<_>, String>>()?;
@@ -51,17 +51,22 @@ pub(super) fn presence(text: &str) -> Result<Vec<PresenceNode>, String> {
 
 /// Reads `http://HOST:PORT`, any number of them between commas.
 pub(super) fn realtime(text: &str) -> Result<Vec<RealtimeNode>, String> {
-    let node = |word: &String| {
-        Ok(RealtimeNode {
-            http: format!("http://{}", address(word, "http://")?),
-        })
-    };
+    let node = |word: &String| Ok(RealtimeNode { http: web(word)? });
     let nodes = value::list(text)
         .iter()
         .map(node)
         .collect::<Result<Vec<_>, String>>()?;
     distinct(nodes.iter().map(|node| node.http.as_str()))?;
     Ok(nodes)
+}
+
+/// A node's address for requests, as it is kept.
+fn web(word: &str) -> Result<String, String> {
+    let scheme = match word.starts_with("https://") {
+        true => "https://",
+        false => "http://",
+    };
+    Ok(format!("{scheme}{}", address(word, scheme)?))
 }
 
 /// The `HOST:PORT` behind a scheme.
@@ -109,11 +114,11 @@ mod tests {
         };
         assert_eq!(
             presence(
-                "udp://10.0.0.1:8081,http://10.0.0.1:8080/, udp://[::1]:1,http://p-2.example:2"
+                "udp://10.0.0.1:8081,http://10.0.0.1:8080/, udp://[::1]:1,https://p-2.example:2"
             ),
             Ok(vec![
                 node("10.0.0.1:8081", "http://10.0.0.1:8080"),
-                node("[::1]:1", "http://p-2.example:2")
+                node("[::1]:1", "https://p-2.example:2")
             ])
         );
         for (bad, why) in [
@@ -127,8 +132,8 @@ mod tests {
                 "has \"udp://a\", which is no udp://HOST:PORT",
             ),
             (
-                "udp://a:1,https://a:2",
-                "has \"https://a:2\", which is no http://HOST:PORT",
+                "udp://a:1,https://a",
+                "has \"https://a\", which is no https://HOST:PORT",
             ),
             (
                 "udp://a:0,http://a:2",

@@ -417,6 +417,21 @@ fn tls_takes_a_certificate_and_a_key() {
     let twice = all(&[("http", "127.0.0.1:8443")]).unwrap_err();
     assert!(twice[0].starts_with("https and http are both 127.0.0.1:8443"));
     assert!(all(&[("admin-tls", "true")]).unwrap_err()[0].starts_with("admin-tls is set, but no"));
+    let split = |node: &str, more: &[(&str, &str)]| {
+        let flags = [&[("key-file", "k"), ("realtime", node)][..], more].concat();
+        let sources = Sources {
+            role: Some(RoleName::Presence),
+            flags: pairs(&flags),
+            ..Sources::default()
+        };
+        load(&sources).map(drop)
+    };
+    let ca = [("tls-ca", "ca.crt")];
+    assert!(split("https://a:1", &ca).is_ok() && split("http://a:1", &[]).is_ok());
+    let unknown = split("https://a:1", &[]).unwrap_err();
+    assert!(unknown[0].starts_with("tls-ca is not set, and a node is named with https://"));
+    let useless = split("http://a:1", &ca).unwrap_err();
+    assert!(useless[0].starts_with("tls-ca is set, but no node is named with https://"));
     // Who listens for other machines there has users prove who they are, and operators apart.
     let open = [files[0], files[1], ("https", "0.0.0.0:8443")];
     let faults = found(&open);

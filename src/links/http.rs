@@ -7,13 +7,14 @@ use std::time::Duration;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::NextTimeout;
+use ureq::unversioned::transport::{Connector, NextTimeout, RustlsConnector};
 
 use super::reply::{Fault, Reply, Request, Said};
 use super::socket::Connect;
 use crate::engine::{NODE_HEADER, REFUSES_NEW};
 use crate::lookup;
 use crate::time::Unix;
+use crate::trust::Trust;
 use crate::wire::feed::{FEED_HEADER, Held, LIFE_HEADER};
 
 /// Longest time for a whole request and its answer, in ms: a node that takes longer is out of
@@ -31,7 +32,7 @@ pub type Token = Arc<dyn Fn() -> String + Send + Sync>;
 /// Another node's HTTP address.
 pub struct Remote {
     agent: ureq::Agent,
-    /// `http://HOST:PORT`
+    /// `http://HOST:PORT`, or with `https`.
     base: String,
     token: Token,
 }
@@ -50,21 +51,23 @@ pub struct Answerer {
 }
 
 impl Remote {
-    /// `base` is `http://HOST:PORT`.
-    pub fn new(base: String, token: Token) -> Remote {
-        Remote::at(Addresses::default(), base, token)
+    /// `base` is `http://HOST:PORT`, or with `https`: then whom `trust` names is believed.
+    pub fn new(base: String, token: Token, trust: Option<&Trust>) -> Remote {
+        Remote::at(Addresses::default(), base, token, trust)
     }
 
-    fn at(addresses: Addresses, base: String, token: Token) -> Remote {
+    fn at(addresses: Addresses, base: String, token: Token, trust: Option<&Trust>) -> Remote {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_millis(TIMEOUT_MS)))
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
+            .tls_config(Trust::of_ureq(trust))
             .user_agent(concat!("greendot/", env!("CARGO_PKG_VERSION")))
             .build();
+        let connector = Connect.chain(RustlsConnector::default());
         Remote {
-            agent: ureq::Agent::with_parts(config, Connect, addresses),
+            agent: ureq::Agent::with_parts(config, connector, addresses),
             base,
             token,
         }
@@ -187,6 +190,7 @@ mod tests {
             addresses,
             "http://node.invalid:8080".into(),
             Arc::new(|| "token".into()),
+            None,
         );
         let node = std::thread::spawn(move || {
             let (mut conn, _) = listener.accept().unwrap();

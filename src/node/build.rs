@@ -16,6 +16,7 @@ use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreO
 use crate::random;
 use crate::shard::BindOptions;
 use crate::time::Clock;
+use crate::trust::Trust;
 use crate::wire::nodes::Nodes;
 
 /// UDP receive buffer asked for where rmem_max can not be read, in bytes.
@@ -122,6 +123,8 @@ pub(super) struct Common {
     /// The presence nodes; none but in a real-time node.
     pub(super) nodes: Arc<Nodes>,
     pub(super) keyrings: Arc<Keyrings>,
+    /// By whom nodes at `https://` are believed.
+    pub(super) trust: Option<Trust>,
     /// Whose tokens are void before their time.
     pub(super) revoked: Arc<Revoked>,
     /// What stream ids are made of; names this life of the node.

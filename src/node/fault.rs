@@ -8,6 +8,7 @@ use crate::key_files::FileFault;
 use crate::shard::BindFault;
 use crate::shard::tls::TlsFault;
 use crate::store::StoreFault;
+use crate::trust::TrustFault;
 
 /// Why the node did not start, or did not stop cleanly.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum ServeFault {
     KeyFile(FileFault),
     /// The files with the TLS certificate and its key.
     Tls(TlsFault),
+    /// The file with those by whom other nodes are believed.
+    Trust(TrustFault),
     /// A socket.
     Bind(BindFault),
     /// A node of the other role has no address.
@@ -51,6 +54,7 @@ impl fmt::Display for ServeFault {
             ServeFault::FleetKey(fault) => fault.fmt(f),
             ServeFault::KeyFile(fault) => fault.fmt(f),
             ServeFault::Tls(fault) => fault.fmt(f),
+            ServeFault::Trust(fault) => fault.fmt(f),
             ServeFault::Bind(fault) => fault.fmt(f),
             ServeFault::Node { address, source } => {
                 write!(

@@ -22,6 +22,7 @@ use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
 use crate::shard::{self, Outlet, Shards};
 use crate::time::Clock;
+use crate::trust::Trust;
 use crate::wire::nodes::Nodes;
 
 /// What a node's links are made of.
@@ -29,6 +30,8 @@ pub(super) struct Wiring<'n> {
     pub(super) config: &'n Config,
     /// The first fleet key's token is shown to other nodes.
     pub(super) keyrings: &'n Arc<Keyrings>,
+    /// By whom nodes at `https://` are believed.
+    pub(super) trust: Option<Trust>,
     /// What stream ids are made of; names this life of the node.
     pub(super) secret: [u8; 32],
     pub(super) seed: u64,
@@ -182,7 +185,7 @@ impl Wiring<'_> {
     fn remote(&self, http: &str) -> Remote {
         let keyrings = Arc::clone(self.keyrings);
         let token = move || keyrings.load().fleet.signing().service_token();
-        Remote::new(http.to_owned(), Arc::new(token))
+        Remote::new(http.to_owned(), Arc::new(token), self.trust.as_ref())
     }
 
     fn parts(&self) -> LinkParts<'static> {

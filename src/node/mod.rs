@@ -133,6 +133,7 @@ impl Opened {
         let bound =
             shard::bind(&build::bind_options(&config, shards, found)).map_err(ServeFault::Bind)?;
         let tls = tls::read(&config)?;
+        let trust = tls::trust(&config)?;
         let secret = build::random()?;
         let known = keys::Known::new(&config, &secret, clock.now())?;
         let read = keys::read(&config, &known, config.makes_key())?;
@@ -171,6 +172,7 @@ impl Opened {
             nodes: Arc::new(build::nodes_of(&config)),
             secret,
             keyrings,
+            trust,
             revoked,
             config,
             shards,
@@ -257,6 +259,7 @@ fn start_shards(common: &Common, start: Start<'_>) -> Result<(Shards, Running), 
     let wiring = Wiring {
         config: &common.config,
         keyrings: &common.keyrings,
+        trust: common.trust.clone(),
         secret: common.secret,
         seed: u64::from_ne_bytes(build::random()?),
         nodes: Arc::clone(&common.nodes),

@@ -12,6 +12,7 @@ use crate::config::{Config, TlsConfig, TlsVersion};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::shard::tls::{Certificate, TlsFiles, TlsMin, TlsParts, TlsRead, TlsServer};
 use crate::time::Clock;
+use crate::trust::Trust;
 
 /// Reads the certificate, if anything speaks TLS. From then on nobody else of this user may look
 /// into the process, and it leaves no core behind: it holds what everybody says.
@@ -34,6 +35,14 @@ pub(super) fn read(config: &Config) -> Result<Option<TlsRead>, ServeFault> {
         TlsVersion::V1_3 => TlsMin::V1_3,
     };
     TlsRead::read(files, min).map(Some).map_err(ServeFault::Tls)
+}
+
+/// Reads by whom nodes at `https://` are believed, if any is there.
+///
+/// Errors: the file names nobody.
+pub(super) fn trust(config: &Config) -> Result<Option<Trust>, ServeFault> {
+    let read = config.tls.authorities.as_deref().map(Trust::read);
+    read.transpose().map_err(ServeFault::Trust)
 }
 
 /// What reads the certificate anew while the node serves.

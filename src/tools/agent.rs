@@ -9,13 +9,15 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::lookup;
+use crate::trust::Trust;
 
-/// A status is an answer, whichever it is.
-pub(super) fn agent(limit: Duration) -> ureq::Agent {
+/// A status is an answer, whichever it is. Whom `trust` names is believed, and nobody else.
+pub(super) fn agent(limit: Duration, trust: Option<&Trust>) -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(limit))
         .http_status_as_error(false)
         .max_redirects(0)
+        .tls_config(Trust::of_ureq(trust))
         .proxy(None)
         .build();
     ureq::Agent::with_parts(config, DefaultConnector::default(), Names::default())

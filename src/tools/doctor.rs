@@ -340,8 +340,8 @@ fn server(endpoint: &Endpoint) -> Finding {
         if endpoint.port() == Port::Udp {
             return Ok(format!("beats go to {}", addresses[0]));
         }
-        let url = format!("http://{}/readyz", endpoint.authority());
-        let answer = agent(TIMEOUT).get(&url).call();
+        let url = format!("{}/readyz", endpoint.base());
+        let answer = agent(TIMEOUT, endpoint.trust()?.as_ref()).get(&url).call();
         answer
             .map(|answer| format!("{} answers with {}", url, answer.status().as_u16()))
             .map_err(|error| format!("{endpoint}: {error}; start a server there, or set {subject}"))

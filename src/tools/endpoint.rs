@@ -5,9 +5,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 pub use crate::config::{BEAT_TO_VARIABLE, URL_VARIABLE};
 use crate::lookup;
+use crate::trust::Trust;
+
+/// The server's variable of those by whom nodes are believed: what it says is for tools too.
+pub const AUTHORITIES: &str = "GREENDOT_TLS_CA";
 
 /// Which of a server's two addresses, and how each is named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,14 +63,21 @@ pub struct Endpoint {
     authority: String,
     port: Port,
     said: Said,
+    /// It speaks TLS.
+    sealed: bool,
+    /// The file of those by whom it is believed then.
+    authorities: Option<PathBuf>,
 }
 
 impl Endpoint {
-    /// Reads `HOST:PORT`, with or without `http://` (or `udp://`) before it; an error says what is
-    /// allowed.
+    /// Reads `HOST:PORT`, with or without `http://` (or `udp://`) before it, or with `https://`; an
+    /// error says what is allowed.
     pub fn parse(text: &str, port: Port, said: Said) -> Result<Endpoint, String> {
         let scheme = format!("{}://", port.flag());
-        let authority = text.strip_prefix(&scheme).unwrap_or(text);
+        let behind_tls = text.strip_prefix("https://").filter(|_| port == Port::Http);
+        let sealed = behind_tls.is_some();
+        let authority = behind_tls.or_else(|| text.strip_prefix(&scheme));
+        let authority = authority.unwrap_or(text);
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let legal = authority.rsplit_once(':').is_some_and(|(host, port)| {
             let bare = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']'));
@@ -84,6 +96,8 @@ impl Endpoint {
             authority: authority.to_owned(),
             port,
             said,
+            sealed,
+            authorities: None,
         })
     }
 
@@ -93,7 +107,40 @@ impl Endpoint {
             authority: port.default().to_owned(),
             port,
             said: Said::Nobody,
+            sealed: false,
+            authorities: None,
         }
+    }
+
+    /// The same, believed by the authorities of a file, if it speaks TLS.
+    pub fn believed_by(self, authorities: Option<PathBuf>) -> Endpoint {
+        Endpoint {
+            authorities,
+            ..self
+        }
+    }
+
+    /// What a path is put behind: `http://HOST:PORT`, or with `https`.
+    pub fn base(&self) -> String {
+        let scheme = if self.sealed { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
+    }
+
+    /// By whom it is believed. None: it does not speak TLS.
+    ///
+    /// Errors: it does, and no file says it, or the file names nobody.
+    pub fn trust(&self) -> Result<Option<Trust>, String> {
+        if !self.sealed {
+            return Ok(None);
+        }
+        let Some(path) = &self.authorities else {
+            return Err(format!(
+                "{self}: https:// needs to know whom to believe; name the PEM file of the \
+                 authority that issued the server's certificate with --tls-ca or {AUTHORITIES}"
+            ));
+        };
+        let trust = Trust::read(path).map_err(|fault| fault.to_string())?;
+        Ok(Some(trust))
     }
 
     /// Which of the two it is.
@@ -161,7 +208,7 @@ mod tests {
             "a:99999",
             "::1:80",
             "[x]:80",
-            "https://a:80",
+            "https://a",
             "http://a:80/x",
             "u@a:80",
             "a:80,b:80",
@@ -173,6 +220,21 @@ mod tests {
                 ))
             );
         }
+        let sealed = Endpoint::parse("https://a.example:8443/", Port::Http, Said::Flag).unwrap();
+        assert_eq!(sealed.base(), "https://a.example:8443");
+        let why = sealed.trust().err().unwrap();
+        assert!(why.contains("--tls-ca or GREENDOT_TLS_CA"), "{why}");
+        let missing = sealed.believed_by(Some("missing.crt".into()));
+        assert!(
+            missing
+                .trust()
+                .err()
+                .unwrap()
+                .starts_with("missing.crt: can not be read")
+        );
+        let plain = Endpoint::parse("a.example:80", Port::Http, Said::Flag).unwrap();
+        assert!(plain.base() == "http://a.example:80" && plain.trust().unwrap().is_none());
+        assert!(Endpoint::parse("https://a:1", Port::Udp, Said::Flag).is_err());
         let udp = Endpoint::parse("udp://localhost:9", Port::Udp, Said::Variable).unwrap();
         assert_eq!(udp.to_string(), "localhost:9 (GREENDOT_BEAT_TO)");
     }

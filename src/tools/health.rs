@@ -24,8 +24,12 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<String, String> {
     let http = &options.http;
     let fault = |error: ureq::Error| format!("{http}: {error}");
-    let url = format!("http://{}/readyz", http.authority());
-    let mut answer = agent(TIMEOUT).get(&url).call().map_err(fault)?;
+    let url = format!("{}/readyz", http.base());
+    let trust = http.trust()?;
+    let mut answer = agent(TIMEOUT, trust.as_ref())
+        .get(&url)
+        .call()
+        .map_err(fault)?;
     let status = answer.status().as_u16();
     let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
     let body = body.read_to_string().map_err(fault)?;

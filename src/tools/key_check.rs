@@ -90,16 +90,20 @@ impl KeyCheck {
                 )));
             }
             Ok(status) => format!("{http} answers with status {status}; is it where --udp is?"),
-            Err(error) => format!("{http}: {error}"),
+            Err(why) => why,
         };
         Some(Word::Unknown(format!("{unknown}: {why}")))
     }
 }
 
-fn status(http: &Endpoint, token: &str) -> Result<u16, ureq::Error> {
-    let request = agent(TIMEOUT)
-        .post(format!("http://{}/v1/datagrams", http.authority()))
+fn status(http: &Endpoint, token: &str) -> Result<u16, String> {
+    let trust = http.trust()?;
+    let request = agent(TIMEOUT, trust.as_ref())
+        .post(format!("{}/v1/datagrams", http.base()))
         .header("Authorization", format!("Bearer {token}"))
         .content_type("application/octet-stream");
-    Ok(request.send(&b""[..])?.status().as_u16())
+    let answer = request
+        .send(&b""[..])
+        .map_err(|error| format!("{http}: {error}"))?;
+    Ok(answer.status().as_u16())
 }

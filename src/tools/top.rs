@@ -29,8 +29,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Polls and prints on `out` until interrupted, or `count` times. A server that does not answer,
 /// for it restarts, is asked again.
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
-    let agent = agent(TIMEOUT);
-    let url = format!("http://{}/metrics", options.http.authority());
+    let trust = options.http.trust()?;
+    let agent = agent(TIMEOUT, trust.as_ref());
+    let url = format!("{}/metrics", options.http.base());
     let key = options.service_key.as_ref().map(|path| {
         let key = std::fs::read_to_string(path);
         key.map_err(|error| format!("{}: {error}", path.display()))

@@ -469,3 +469,123 @@ fn what_a_certificate_may_not_be_is_refused_at_the_start() {
     let is_root = rustix::process::geteuid().is_root();
     assert!(is_root || read.is_err());
 }
+
+#[test]
+fn nodes_speak_tls_to_each_other() {
+    let home = Home::new();
+    issue(&home);
+    home.keep("fleet.key", &"11".repeat(32));
+    // Each is named to the other before it runs. The address is this home's own.
+    let ip = home.ip();
+    let at = |name: &str, port: u16| format!("--{name}={ip}:{port}");
+    let own = [
+        "--tls-cert=tls.crt",
+        "--tls-key=tls.key",
+        "--key-file=fleet.key",
+        "--insecure",
+    ];
+    let presence = |ca: &str| {
+        let mut command = home.command(&["presence", "--data-dir=data"]);
+        command
+            .args(own)
+            .args([
+                at("http", 8_680),
+                at("udp", 8_681),
+                at("https", 8_643),
+                at("admin", 8_690),
+            ])
+            .arg(format!("--realtime=https://{ip}:8790"))
+            .arg(format!("--tls-ca={ca}"));
+        home.launch(&mut command)
+    };
+    let mut realtime = home.command(&["realtime"]);
+    realtime
+        .args(own)
+        .args([at("http", 8_780), at("admin", 8_790)])
+        .args(["--admin-tls", "--tls-ca=tls.crt"])
+        .arg(format!("--presence=udp://{ip}:8681,https://{ip}:8643"));
+    let realtime = home.launch(&mut realtime);
+    let streams = |realtime: &Server| {
+        let mut watcher = realtime.stream("watch=bob");
+        watcher.expect("hello");
+        watcher
+    };
+
+    // Somebody else's authority: the presence node does not believe the other, and says so.
+    let key = rcgen::KeyPair::generate().expect("a key can be made");
+    let params = rcgen::CertificateParams::new(vec!["other.example".to_owned()]);
+    let other = params
+        .and_then(|params| params.self_signed(&key))
+        .expect("a key signs");
+    write(&home, "other.crt", &other.pem(), 0o644);
+    let doubting = presence("other.crt");
+    doubting.expect_log("invalid peer certificate");
+    drop(doubting);
+
+    let presence = presence("tls.crt");
+    let mut watcher = streams(&realtime);
+    let _bob = realtime.stream("user=bob");
+    until("bob is told online", || {
+        let event = watcher.next();
+        (event.data.to_string().contains("\"status\":\"online\"")).then_some(())
+    });
+    // What went between them was sealed both ways, over a connection or two each.
+    assert!(presence.metrics().sum("greendot_tls_handshakes_total") >= 1.0);
+    let pem = config(&home);
+    let metrics = connect(realtime.admin.expect("it has one"), &pem)
+        .get("/metrics")
+        .text();
+    let count = crate::scrape::Metrics::parse(&metrics).sum("greendot_tls_handshakes_total");
+    assert!(count >= 2.0, "{count}");
+}
+
+#[test]
+fn tools_speak_tls_to_whom_they_are_told_to_believe() {
+    let home = Home::new();
+    issue(&home);
+    let server = serve(&home, &["--shards=1"]);
+    let url = format!("https://{}", https(&server));
+    let udp = format!("--udp={}", server.udp());
+    let _bob = server.stream("user=bob");
+    server.expect_online("bob");
+
+    let mut watch = home.command(&["watch", "bob", "--http", &url]);
+    let mut process = Process::start(watch.env("GREENDOT_TLS_CA", "tls.crt"));
+    let line = Lines::of(process.take_stdout()).next().expect("a record");
+    assert!(
+        line.contains("\"user\":\"bob\",\"status\":\"online\""),
+        "{line}"
+    );
+    process.kill();
+
+    let top = home.run(&["top", "--count=1", "--http", &url, "--tls-ca=tls.crt"]);
+    let text = String::from_utf8(top.stdout).expect("text");
+    assert!(top.status.success() && text.lines().count() >= 3, "{text}");
+    // A key that the node does not take: it is asked over TLS whether it does.
+    home.keep("other.key", &"22".repeat(32));
+    let beat = [
+        "beat",
+        "carol",
+        &udp,
+        "--http",
+        &url,
+        "--tls-ca=tls.crt",
+        "--key-file=other.key",
+    ];
+    let beat = home.run(&beat);
+    let said = String::from_utf8_lossy(&beat.stderr).into_owned();
+    assert!(
+        said.contains("the node refuses datagrams of this key"),
+        "{said}"
+    );
+
+    // Whom nobody vouches for is not believed, and neither is somebody else.
+    let unknown = |flags: &[&str], wanted: &str| {
+        let ran = home.run(&[&["watch", "bob", "--http", &url][..], flags].concat());
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(!ran.status.success() && said.contains(wanted), "{said}");
+    };
+    unknown(&[], "with --tls-ca or GREENDOT_TLS_CA");
+    issue(&home);
+    unknown(&["--tls-ca=tls.crt"], "invalid peer certificate");
+}

@@ -19,6 +19,7 @@ type Table = &'static [(&'static str, &'static str)];
 #[rustfmt::skip]
 const EDGES: Table = &[
     ("time", ""),
+    ("trust", ""),
     ("version", ""),
     ("lookup", ""),
     ("random", ""),
@@ -36,17 +37,20 @@ const EDGES: Table = &[
     ("pages", "metrics time version"),
     ("engine", "auth metrics pages planted presence realtime slot status time wire"),
     ("shard", "auth engine logs metrics random realtime time wire"),
-    ("links", "auth engine lookup metrics planted presence slot time wire"),
+    ("links", "auth engine lookup metrics planted presence slot time trust wire"),
     ("fleet_key", "random wire"),
     ("config", "auth engine slot store"),
     ("limits", "config engine links"),
     (
         "node",
         "auth config engine fleet_key key_files limits links logs lookup metrics presence \
-         random shard store time version wire",
+         random shard store time trust version wire",
     ),
     // `greendot store` reads a folder as the presence database keeps it.
-    ("tools", "auth config fleet_key key_files limits lookup presence random store time wire"),
+    (
+        "tools",
+        "auth config fleet_key key_files limits lookup presence random store time trust wire",
+    ),
     ("cli", "auth config tools version"),
     ("main", "cli config limits logs node time tools"),
     ("loadgen", "time wire"),
@@ -104,7 +108,7 @@ const KEEPERS: Table = &[
     ("aws_lc_rs", "auth"),
     ("base64", "auth"),
     ("prometheus_client", "pages"),
-    ("rustls", "shard::tls"),
+    ("rustls", "shard::tls trust"),
     ("x509_cert", "shard::tls"),
 ];
 

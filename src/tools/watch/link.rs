@@ -3,11 +3,12 @@
 //! A bare socket rather than an HTTP client: what matters here is the silence between two reads,
 //! which clients do not offer to bound.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::tools::endpoint::Endpoint;
+use crate::trust::{Sealed, Trust};
 
 /// How often a read gives up waiting, so that the caller can look at the time and at signals.
 const READ_TIMEOUT: Duration = Duration::from_millis(200);
@@ -47,10 +48,52 @@ pub(super) struct Wanted<'a> {
     pub(super) last_event_id: &'a str,
 }
 
+/// A connection, sealed or not.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Sealed(Box<Sealed>),
+}
+
+impl Wire {
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let socket = match self {
+            Wire::Plain(socket) => socket,
+            Wire::Sealed(sealed) => sealed.get_ref(),
+        };
+        socket.set_read_timeout(Some(timeout))
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(socket) => socket.read(room),
+            Wire::Sealed(sealed) => sealed.read(room),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(socket) => socket.write(bytes),
+            Wire::Sealed(sealed) => sealed.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Wire::Plain(socket) => socket.flush(),
+            Wire::Sealed(sealed) => sealed.flush(),
+        }
+    }
+}
+
 /// An open stream.
 #[derive(Debug)]
 pub(super) struct Link {
-    socket: TcpStream,
+    wire: Wire,
     buffer: Vec<u8>,
     /// Bytes of `buffer` that came with the head and were not handed out yet.
     early: std::ops::Range<usize>,
@@ -64,24 +107,28 @@ impl Link {
         timeout: Duration,
     ) -> Result<Link, Refusal> {
         let for_now = |error: std::io::Error| Refusal::ForNow(format!("{to}: {error}"));
+        let trust = to.trust().map_err(Refusal::ForGood)?;
         let socket = connect(to, timeout)?;
         socket.set_read_timeout(Some(timeout)).map_err(for_now)?;
-        (&socket).write_all(&request(to, wanted)).map_err(for_now)?;
+        let mut wire = match trust {
+            None => Wire::Plain(socket),
+            Some(trust) => Wire::Sealed(Box::new(seal(&trust, to, socket)?)),
+        };
+        wire.write_all(&request(to, wanted)).map_err(for_now)?;
+        wire.flush().map_err(for_now)?;
         let mut buffer = Vec::new();
-        let (status, head_bytes) = read_head(&socket, &mut buffer, to)?;
+        let (status, head_bytes) = read_head(&mut wire, &mut buffer, to)?;
         if status != 200 {
             let mut body = buffer.split_off(head_bytes);
             // What can be read of the reason is enough.
-            let _ = (&socket).take(REFUSAL_BYTES_MAX).read_to_end(&mut body);
+            let _ = wire.take(REFUSAL_BYTES_MAX).read_to_end(&mut body);
             return Err(refusal(to, status, &body));
         }
-        socket
-            .set_read_timeout(Some(READ_TIMEOUT))
-            .map_err(for_now)?;
+        wire.set_read_timeout(READ_TIMEOUT).map_err(for_now)?;
         let early = head_bytes..buffer.len();
         buffer.resize(buffer.len().max(HEAD_BYTES_MAX), 0);
         Ok(Link {
-            socket,
+            wire,
             buffer,
             early,
         })
@@ -93,7 +140,7 @@ impl Link {
             let early = std::mem::take(&mut self.early);
             return Got::Bytes(&self.buffer[early]);
         }
-        match self.socket.read(&mut self.buffer) {
+        match self.wire.read(&mut self.buffer) {
             Ok(0) => Got::End("the server closed the stream".into()),
             Ok(n) => Got::Bytes(&self.buffer[..n]),
             Err(error) => match error.kind() {
@@ -124,6 +171,20 @@ fn connect(to: &Endpoint, timeout: Duration) -> Result<TcpStream, Refusal> {
     Err(refusal)
 }
 
+/// Shakes hands.
+fn seal(trust: &Trust, to: &Endpoint, socket: TcpStream) -> Result<Sealed, Refusal> {
+    let (host, _) = to.authority().rsplit_once(':').unwrap_or_default();
+    trust
+        .seal(host, socket)
+        .map_err(|error| match error.kind() {
+            // Whom it does not believe now it will not believe soon.
+            ErrorKind::InvalidData | ErrorKind::InvalidInput => {
+                Refusal::ForGood(format!("{to}: {error}"))
+            }
+            _ => Refusal::ForNow(format!("{to}: {error}")),
+        })
+}
+
 /// HTTP/1.0, so that no proxy on the way cuts the stream into chunks; POST, so that no list is too
 /// long.
 fn request(to: &Endpoint, wanted: Wanted<'_>) -> Vec<u8> {
@@ -151,7 +212,7 @@ fn request(to: &Endpoint, wanted: Wanted<'_>) -> Vec<u8> {
 
 /// Reads up to the head's end: status and length of the head. More may be in `buffer`.
 fn read_head(
-    mut socket: &TcpStream,
+    socket: &mut impl Read,
     buffer: &mut Vec<u8>,
     to: &Endpoint,
 ) -> Result<(u16, usize), Refusal> {
