@@ -15,6 +15,7 @@
 //! nothing. docs/ARCHITECTURE.md says what each owns, `tests/layers` what each may name.
 
 pub mod auth;
+mod cgroup;
 pub mod cli;
 #[warn(missing_docs)]
 pub mod config;

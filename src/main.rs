@@ -26,9 +26,18 @@ fn main() -> ExitCode {
         }
     };
     match ask {
-        Ask::Serve(sources) => with_config(&sources, |loaded| {
+        Ask::Serve(sources) => with_config(&sources, |mut loaded| {
             if let Err(error) = start_logging(&loaded.config) {
                 return outcome(Err(format!("start the log's thread: {error}")));
+            }
+            let fitted = loaded.clone();
+            let is_default = |flag: &str| fitted.is_default(flag);
+            match limits::fit_memory(&mut loaded.config, &Found::read(), is_default) {
+                Ok(told) => told.iter().for_each(|told| tracing::warn!("{told}")),
+                Err(why) => {
+                    complain(&why);
+                    return ExitCode::from(EXIT_USAGE);
+                }
             }
             let served = greendot::node::run(loaded.config).map_err(|fault| fault.to_string());
             logs::finish();

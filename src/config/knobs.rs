@@ -342,6 +342,15 @@ pub const KNOBS: &[Knob] = &[
         },
     },
     Knob {
+        name: "trusted-proxies",
+        group: PLACE,
+        kind: Kind::List,
+        doc: "Addresses or nets (10.0.0.0/8) of proxies whose word of a client's address is taken \
+              (Forwarded, X-Forwarded-For); list them, or all their clients count as one",
+        get: |config| Some(value::written_nets(&config.settings.trusted_proxies)),
+        set: |config, text| value::nets(text).map(|nets| config.settings.trusted_proxies = nets),
+    },
+    Knob {
         name: "shards",
         group: PLACE,
         kind: Kind::CountOrAuto,
@@ -534,6 +543,11 @@ pub const KNOBS: &[Knob] = &[
     number!(CONNS, "tls-handshakes-max", Count count 1..=1 << 20, tls.handshakes_max,
         "Most TLS handshakes of one shard at a time, some 5 KiB each, 10 s at most; beyond, those \
          who come wait to be accepted"),
+    number!(CONNS, "conns-per-address-max", Count count 0..=1 << 30,
+        settings.conns_per_address_max,
+        "Most connections of one shard from one address, of IPv6 from one /64, and of those that \
+         trusted-proxies name most streams; this machine's own are not counted; 0: a quarter of \
+         conns-max"),
     number!(CONNS, "head-bytes-max", Bytes bytes HEAD_BYTES_FLOOR as u64..=1 << 20,
         settings.head_bytes_max,
         "Longest request line and headers; beyond: 414 or 431"),

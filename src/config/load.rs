@@ -48,6 +48,15 @@ pub struct Loaded {
     pub origins: Vec<Origin>,
 }
 
+impl Loaded {
+    /// Whether nobody has set this flag, nor its variable nor its key.
+    pub fn is_default(&self, flag: &str) -> bool {
+        let mut rows = KNOBS.iter().zip(&self.origins);
+        let row = rows.find(|(knob, _)| knob.name == flag);
+        row.is_some_and(|(_, origin)| *origin == Origin::Default)
+    }
+}
+
 /// What was typed, before it means anything.
 #[derive(Clone, Default, Debug)]
 pub struct Sources {

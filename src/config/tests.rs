@@ -515,6 +515,7 @@ fn rows_are_sound() {
             Kind::Path => "elsewhere",
             Kind::Switch => "true",
             Kind::List if knob.name == "presence" => "udp://a:1,http://a:2",
+            Kind::List if knob.name == "trusted-proxies" => "10.0.0.0/8,127.0.0.1/32",
             Kind::List => "http://a:1",
             Kind::Word if knob.name == "log-format" => "json",
             Kind::Word if knob.name == "watch-default" => "everybody",

@@ -3,8 +3,10 @@
 //! Owns the grammar of a value and the sentence that says what is allowed. Knows neither flags nor
 //! files.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
 
 /// Milliseconds: a bare number, or one with `ms`, `s`, `m`, `h` or `d`.
 ///
@@ -96,6 +98,26 @@ pub fn list(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Addresses and nets between commas.
+///
+/// Errors: as of [`millis`].
+pub fn nets(text: &str) -> Result<Vec<IpNet>, String> {
+    let net = |word: &String| {
+        let address = word.parse::<IpAddr>().map(IpNet::from);
+        let net = address.or_else(|_| word.parse::<IpNet>());
+        net.map(|net| net.trunc()).map_err(|_| {
+            format!("has {word:?}, which is no address and no net; write 10.0.0.1 or 10.0.0.0/8")
+        })
+    };
+    list(text).iter().map(net).collect()
+}
+
+/// What [`nets`] reads.
+pub fn written_nets(nets: &[IpNet]) -> String {
+    let words: Vec<String> = nets.iter().map(IpNet::to_string).collect();
+    words.join(",")
+}
+
 fn split_unit(text: &str) -> (&str, &str) {
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '_')
@@ -173,6 +195,22 @@ mod tests {
         for text in ["", "K", "1T", "1.5M", "-1K", "17179869184G"] {
             assert!(bytes(text, &all).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn addresses_and_nets() {
+        assert_eq!(
+            nets("10.0.0.1, 10.9.9.9/8,2001:db8::1/32").map(|nets| written_nets(&nets)),
+            Ok("10.0.0.1/32,10.0.0.0/8,2001:db8::/32".to_owned())
+        );
+        assert_eq!(nets(""), Ok(Vec::new()));
+        assert_eq!(
+            nets("10.0.0.1,proxy"),
+            Err(
+                "has \"proxy\", which is no address and no net; write 10.0.0.1 or 10.0.0.0/8"
+                    .into()
+            )
+        );
     }
 
     #[test]

@@ -62,10 +62,13 @@ pub use upstream::{
 };
 pub use wrong_key::WrongKey;
 
+use core::net::IpAddr;
+
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};
 use crate::realtime::{ConnId, Phase};
 use crate::time::{Mono, Now};
+use conn::addresses::Origin;
 use conn::flush::Flushed;
 use settings::SLEEP_MS_MAX;
 use upstream::Upstream;
@@ -120,10 +123,21 @@ impl Engine {
         self.index_late();
     }
 
-    /// A connection was accepted, by this listener. None: more than can even be refused politely;
-    /// close the socket.
-    pub fn handle_accept(&mut self, entrance: Entrance, now: Now) -> Option<ConnId> {
-        self.conns.accept(entrance, now.mono, &mut self.counters)
+    /// A connection was accepted, by this listener and from this address, if that is known. None:
+    /// more than can even be refused politely; close the socket.
+    pub fn handle_accept(
+        &mut self,
+        entrance: Entrance,
+        address: Option<IpAddr>,
+        now: Now,
+    ) -> Option<ConnId> {
+        let address = match (entrance, address) {
+            (Entrance::Public, Some(address)) => self.settings.origin_of(address),
+            // Operators come from where everybody's traffic does, and are no crowd.
+            (Entrance::Admin, _) | (_, None) => Origin::Exempt,
+        };
+        self.conns
+            .accept(entrance, address, now.mono, &mut self.counters)
     }
 
     /// The socket takes bytes again after it took less than was offered.

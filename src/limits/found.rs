@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::cgroup;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 /// What the machine allows. None where it could not be read.
@@ -28,6 +29,8 @@ pub struct Found {
     pub port_range: Option<(u64, u64)>,
     /// net.netfilter.nf_conntrack_max; None: no connection tracking.
     pub conntrack_max: Option<u64>,
+    /// What the memory control group allows, in bytes; None: anything.
+    pub memory_max: Option<u64>,
     /// Kernel release as (major, minor).
     pub kernel: Option<(u64, u64)>,
 }
@@ -51,6 +54,7 @@ impl Found {
                 None
             },
             conntrack_max: number("/proc/sys/net/netfilter/nf_conntrack_max"),
+            memory_max: cgroup::memory_max(),
             kernel: kernel_release(
                 rustix::system::uname()
                     .release()

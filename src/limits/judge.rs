@@ -8,7 +8,7 @@ use crate::config::Config;
 /// Receive buffer that holds the beats of a turn that came late, in bytes.
 const RMEM_NEEDED_BYTES: u64 = 4 << 20;
 /// Kernel memory of one idle connection's own end, in bytes.
-const KERNEL_BYTES_PER_CONN: u64 = 4_200;
+pub(super) const KERNEL_BYTES_PER_CONN: u64 = 4_200;
 /// Memory in the unit of tcp_mem, in bytes.
 const PAGE_BYTES: u64 = 4_096;
 

@@ -5,6 +5,7 @@
 
 mod found;
 mod judge;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use crate::config::Config;
 use crate::engine::settings::SURPLUS_CONNS;
 pub use found::Found;
 pub use judge::{Finding, Verdict, judge};
+pub use memory::{fit_memory, memory_line};
 
 /// File descriptors of the process as a whole: files, signals, logs.
 const NOFILE_PROCESS: u64 = 64;

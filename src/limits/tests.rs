@@ -12,6 +12,7 @@ fn plenty() -> Found {
         tcp_mem_pages: Some(1 << 20),
         port_range: Some((32_768, 60_999)),
         conntrack_max: None,
+        memory_max: None,
         kernel: Some((6, 1)),
     }
 }

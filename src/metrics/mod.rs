@@ -229,6 +229,13 @@ impl Board {
         Board { warnings, ..self }
     }
 
+    /// Whether the control group has next to no memory left: 95 % are taken.
+    pub fn is_short_of_memory(&self) -> bool {
+        let [limit, used] =
+            [Gauge::MemoryLimit, Gauge::MemoryUsed].map(|of| self.process.gauge(of));
+        limit > 0 && used >= limit / 20 * 19
+    }
+
     /// Why the node is degraded now, in words; empty: it is not.
     pub fn set_troubles(&self, troubles: Vec<String>) {
         *self.troubles.lock() = troubles;

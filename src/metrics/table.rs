@@ -301,6 +301,8 @@ table! {
 
     Shard Count "limit_hits" "Times that a limit was reached, by the limit's flag" {
         LimitConns limit = "conns-max",
+        LimitConnsPerAddress limit = "conns-per-address-max",
+        LimitMemory limit = "memory-group",
         LimitHeadBytes limit = "head-bytes-max",
         LimitHeaderCount limit = "header-count-max",
         LimitBodyBytes limit = "body-bytes-max",
@@ -438,6 +440,11 @@ table! {
     Process Count "beats_gone" "Presence nodes at which this node's beat datagrams do not \
                                 arrive" { BeatsGone }
     Process Count "nodes_down" "Nodes of the other role that do not answer" { NodesDown }
+    Process Bytes "memory_limit" "What the memory control group allows; 0: anything" {
+        MemoryLimit,
+    }
+    Process Bytes "memory_used" "What that group takes of it, but for what the kernel can take \
+                                 back; from 95 % on new streams are refused" { MemoryUsed }
     Kernel Count "process_open_fds" "Number of open file descriptors" { ProcessOpenFds }
     Kernel Count "process_max_fds" "Maximum number of open file descriptors" { ProcessMaxFds }
     Kernel Bytes "process_virtual_memory" "Virtual memory size in bytes" { ProcessVirtualMemory }

@@ -101,6 +101,7 @@ struct Opened {
 /// What is said of a node's start, and can be said only once it listens.
 struct Sayings {
     limits: String,
+    memory: String,
     warnings: Vec<String>,
     /// The fleet key was made.
     key_made: bool,
@@ -156,6 +157,7 @@ impl Opened {
             .as_ref()
             .map_or_else(Vec::new, |tls| tls.certificate.warnings(clock.now().unix));
         let sayings = Sayings {
+            memory: limits::memory_line(&config, found),
             limits: format!("limits: {found} udp_buffer={}", bound.udp_buffer_bytes),
             warnings: [warnings, read.warnings, config.warnings(), tls_warnings].concat(),
             key_made: read.made,
@@ -288,6 +290,7 @@ impl Sayings {
         tell::listening(at, common.shards);
         tell::program(config, at);
         tracing::info!("{}", self.limits);
+        tracing::info!("{}", self.memory);
         for warning in self.warnings {
             tracing::warn!("{warning}");
         }

@@ -12,6 +12,7 @@ use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::cgroup;
 use crate::metrics::{Board, Counter, Gauge, LOOK_MS};
 use crate::time::{Mono, boottime};
 
@@ -53,6 +54,9 @@ impl Usage {
             micros.saturating_sub(self.counted_micros),
         );
         self.counted_micros = micros;
+        let memory = cgroup::memory();
+        cells.set(Gauge::MemoryLimit, memory.map_or(0, |memory| memory.max));
+        cells.set(Gauge::MemoryUsed, memory.map_or(0, |memory| memory.used));
         let soft = getrlimit(Resource::Nofile).current;
         cells.set(Gauge::ProcessMaxFds, soft.unwrap_or(u64::MAX));
         if let Some(fds) = self.open_fds() {

@@ -14,7 +14,7 @@ pub mod tls;
 mod wrong_keys;
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -359,6 +359,10 @@ impl Kernel for Os {
         }
         // Closing the only descriptor of a socket takes it out of the poll as well.
         drop(socket);
+    }
+
+    fn address(&mut self, socket: &TcpStream) -> Option<IpAddr> {
+        socket.peer_addr().ok().map(|peer| peer.ip())
     }
 
     fn error(&mut self, socket: &TcpStream) -> Option<io::Error> {

@@ -113,7 +113,7 @@ fn suits(root: &Path, needed: u64) -> Root {
             needed >> 20
         ));
     }
-    match cgroup_limit() {
+    match crate::cgroup::memory_max() {
         Some(limit) if needed > limit / 2 => Err(format!(
             "the memory limit of the control group is {} MiB, and {} are needed",
             limit >> 20,
@@ -125,20 +125,6 @@ fn suits(root: &Path, needed: u64) -> Root {
 
 fn is_tmpfs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u64 & 0xffff_ffff == TMPFS_MAGIC)
-}
-
-/// What the process's control group (version 2) and those above it allow, the least of it.
-fn cgroup_limit() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mounted = Path::new("/sys/fs/cgroup");
-    let limit = |dir: &Path| {
-        let text = fs::read_to_string(dir.join("memory.max")).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
-    let whole = mounted.join(group);
-    let dirs = whole.ancestors().take_while(|dir| dir.starts_with(mounted));
-    dirs.filter_map(limit).min()
 }
 
 /// The folder of a memory.

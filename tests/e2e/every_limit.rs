@@ -10,7 +10,7 @@ use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
 use crate::split::asked;
 use crate::stream::Stream;
-use crate::{identity, limits, overflow, rates, relayed, revoked, tls, vanished};
+use crate::{identity, limits, memory_group, overflow, rates, relayed, revoked, tls, vanished};
 
 /// Who reaches a limit and asserts that it was counted.
 enum Reached {
@@ -37,7 +37,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 44] = [
+const LIMITS: [(&str, Reached); 46] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -91,6 +91,14 @@ const LIMITS: [(&str, Reached); 44] = [
     (
         "tls-handshakes-max",
         Reached::By(tls::who_finds_no_room_for_a_handshake_waits),
+    ),
+    (
+        "memory-group",
+        Reached::By(memory_group::near_the_groups_end_new_streams_are_refused_and_others_go_on),
+    ),
+    (
+        "conns-per-address-max",
+        Reached::By(limits::one_client_of_a_proxy_has_so_many_streams),
     ),
     (
         "request-deadline-ms",

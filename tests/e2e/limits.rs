@@ -87,6 +87,33 @@ pub(crate) fn a_connection_may_idle_so_long() {
 }
 
 #[test]
+pub(crate) fn one_client_of_a_proxy_has_so_many_streams() {
+    let home = Home::new();
+    let server = home.serve(&[
+        "--conns-per-address-max=2",
+        "--shards=1",
+        "--trusted-proxies=127.0.0.0/8",
+    ]);
+    let opened = |client: &str| {
+        let mut conn = server.connect();
+        let lines = format!("Host: a\r\nX-Forwarded-For: {client}\r\n");
+        conn.send(format!("GET /v1/stream?watch=bob HTTP/1.1\r\n{lines}\r\n").as_bytes());
+        Stream::answered(conn)
+    };
+    let mut held = [
+        opened("192.0.2.1"),
+        opened("192.0.2.1"),
+        opened("192.0.2.2"),
+    ];
+    held.iter_mut().for_each(|stream| drop(stream.begin()));
+    let refusal = opened("192.0.2.1").expect("overloaded");
+    assert_eq!(refusal.data["reason"], "address");
+    assert_eq!(limit_hits(&server, "conns-per-address-max"), 1.0);
+    // Requests that open no stream are the proxy's, which has as many connections as it likes.
+    assert_eq!(server.get("/v1/presence/bob").status, 200);
+}
+
+#[test]
 pub(crate) fn beyond_conns_max_everybody_is_told_so() {
     let home = Home::new();
     let server = home.serve(&["--conns-max=4", "--shards=1", "--retry-ms=500"]);

@@ -27,6 +27,7 @@ mod ids;
 mod limits;
 mod logs;
 mod memory;
+mod memory_group;
 mod operators;
 mod overflow;
 mod pages;

@@ -214,6 +214,7 @@ impl World {
                 clients: Vec::new(),
                 backlog: VecDeque::new(),
                 entrance: Entrance::Public,
+                address: None,
                 accepted: Vec::new(),
                 is_full: false,
                 on_reserve: None,
@@ -427,6 +428,12 @@ impl World {
         self.try_connect(shard).expect("the engine takes it")
     }
 
+    /// Who connects from now on does so from there.
+    pub(crate) fn come_from(&mut self, address: &str) -> &mut World {
+        self.outside.address = Some(address.parse().expect("an address"));
+        self
+    }
+
     /// An operator connects to a shard, by the listener for operators.
     pub(crate) fn connect_to_admin(&mut self, shard: usize) -> Peer {
         self.outside.entrance = Entrance::Admin;
@@ -446,6 +453,7 @@ impl World {
     pub(crate) fn knock(&mut self, shard: usize, sent: &str) -> Peer {
         let peer = self.outside.clients.len();
         let mut client = Client::new(shard);
+        client.address = self.outside.address;
         client.sent.extend(sent.as_bytes());
         self.outside.clients.push(client);
         self.outside.backlog.push_back(peer);

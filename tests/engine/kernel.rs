@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 
 use greendot::engine::turn::{Accepted, Inbox, Kernel, Notice, Order, Peer as Acknowledged, Piece};
 use greendot::engine::{Engine, Entrance, Mail, Outbound, ShardId, Verdict, WrongKey};
@@ -25,6 +26,7 @@ pub(crate) enum Socket {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) shard: usize,
+    pub(crate) address: Option<IpAddr>,
     /// The engine's name for it, once accepted.
     pub(crate) id: Option<ConnId>,
     pub(crate) socket: Socket,
@@ -53,6 +55,7 @@ impl Client {
     pub(crate) fn new(shard: usize) -> Client {
         Client {
             shard,
+            address: None,
             id: None,
             socket: Socket::Open,
             received: Vec::new(),
@@ -115,6 +118,8 @@ pub(crate) struct Outside {
     pub(crate) backlog: VecDeque<usize>,
     /// By which listener they come.
     pub(crate) entrance: Entrance,
+    /// And from where.
+    pub(crate) address: Option<IpAddr>,
     /// Accepted, and no edge has told of what they have sent already.
     pub(crate) accepted: Vec<usize>,
     /// No descriptor is free but the reserve, which may be with a client.
@@ -142,6 +147,10 @@ impl Made<'_> {
 impl Kernel for Made<'_> {
     /// The client's place.
     type Socket = usize;
+
+    fn address(&mut self, client: &usize) -> Option<IpAddr> {
+        self.outside.clients[*client].address
+    }
 
     fn now(&mut self) -> Now {
         self.outside.spent_micros = 0;

@@ -11,7 +11,7 @@ use super::harness::{
 
 /// A stream's refusal for load, after checking that its retry is wide.
 #[track_caller]
-fn overloaded(world: &World, received: &str, reason: &str) {
+pub(crate) fn overloaded(world: &World, received: &str, reason: &str) {
     let rest = received
         .strip_prefix(STREAM_HEAD)
         .and_then(|rest| rest.strip_prefix("event: overloaded\nretry: "))

@@ -2,6 +2,7 @@
 //! verbs).
 
 mod accepting;
+mod addresses;
 mod bounded;
 mod calls;
 mod chunks;

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::tree::{File, Name, is_below};
-use crate::{EDGES, EDGES_OF_TESTS, KEEPERS, KERNEL, KNOWN, LOADGEN, PURE, STRANGERS, Table};
+use crate::{
+    EDGES, EDGES_OF_TESTS, KEEPERS, KERNEL, KNOWN, LOADGEN, PURE, STRANGERS, Table, VALUES,
+};
 
 /// From, to, and whether only tests have it.
 type Edge = (&'static str, &'static str, bool);
@@ -104,9 +106,10 @@ pub(crate) fn kernel(files: &[File]) -> Vec<String> {
                     None => faults.push(fault(file, name, &format!("only {keepers} may"))),
                 }
             }
+            let is_value = VALUES.iter().any(|value| is_below(&name.path, value));
             for what in KERNEL
                 .iter()
-                .filter(|what| is_pure && is_below(&name.path, what))
+                .filter(|what| is_pure && !is_value && is_below(&name.path, what))
             {
                 match KNOWN
                     .iter()

@@ -23,6 +23,7 @@ const EDGES: Table = &[
     ("version", ""),
     ("lookup", ""),
     ("random", ""),
+    ("cgroup", ""),
     ("metrics", "time"),
     ("logs", "metrics time"),
     ("planted", ""),
@@ -31,7 +32,7 @@ const EDGES: Table = &[
     ("wire", "status time"),
     ("auth", "time wire"),
     ("key_files", "auth"),
-    ("store", "planted random slot status time wire"),
+    ("store", "cgroup planted random slot status time wire"),
     ("presence", "planted random slot status store time wire"),
     ("realtime", "time wire"),
     ("pages", "metrics time version"),
@@ -40,10 +41,10 @@ const EDGES: Table = &[
     ("links", "auth engine lookup metrics planted presence slot time trust wire"),
     ("fleet_key", "random wire"),
     ("config", "auth engine slot store"),
-    ("limits", "config engine links"),
+    ("limits", "cgroup config engine links store"),
     (
         "node",
-        "auth config engine fleet_key key_files limits links logs lookup metrics presence \
+        "auth cgroup config engine fleet_key key_files limits links logs lookup metrics presence \
          random shard store time trust version wire",
     ),
     // `greendot store` reads a folder as the presence database keeps it.
@@ -98,6 +99,14 @@ const KERNEL: &[&str] = &[
     "quinn_udp",
     "greendot::time::Clock",
     "greendot::time::boottime",
+];
+
+/// Below these, and yet no more than values.
+const VALUES: &[&str] = &[
+    "std::net::IpAddr",
+    "std::net::Ipv4Addr",
+    "std::net::Ipv6Addr",
+    "std::net::SocketAddr",
 ];
 
 /// Crates that only these modules may name.

@@ -36,6 +36,7 @@ mod stream_id;
 mod table;
 mod ticket;
 
+use super::conn::addresses::{Client, Origin};
 use super::conn::pending::Pending;
 use super::operators::Entrance;
 use super::parts::Engine;
@@ -44,7 +45,7 @@ use crate::auth::Proof;
 use crate::metrics::{Call, Counter};
 use crate::realtime::ConnId;
 use crate::time::Now;
-use crate::wire::request::{Framing, Head, Method};
+use crate::wire::request::{Framing, Head, Method, client_of};
 use crate::wire::response::{Answer, Asker, problems};
 pub(super) use errands::{Errands, WAIT_MS_MAX};
 use served::{Served, Then, overloaded};
@@ -114,8 +115,30 @@ impl Engine {
     ) -> Result<Served, Served> {
         let found = self.find(id, pending, head, now)?;
         let caller = self.caller(&found, head, now)?;
+        if table::opens_stream(head.path) && self.conns.is_proxy(id) {
+            pending.address = self.client_behind(head)?;
+        }
         let (row, segment) = (found.row, found.segment);
         Ok(self.serve_call(id, (row, segment), head, body, &caller, now)?)
+    }
+
+    /// For whom a stream counts that a proxy asks for.
+    ///
+    /// Err: it has as many connections as one may.
+    fn client_behind(&mut self, head: &Head<'_>) -> Result<Origin, Served> {
+        let is_proxy = |address| self.settings.trusts(address);
+        let client = client_of(head.lines, is_proxy);
+        let origin = match client.map(|client| self.settings.origin_of(client)) {
+            Some(Origin::Exempt) => Origin::Exempt,
+            Some(Origin::Client(client)) => Origin::Client(client),
+            // None is told from another.
+            Some(Origin::Proxy) | None => Origin::Client(Client::UNNAMED),
+        };
+        if self.conns.has_enough(origin) {
+            self.counters.add(Counter::LimitConnsPerAddress, 1);
+            return Err(Served::Overloaded("address"));
+        }
+        Ok(origin)
     }
 
     /// The row that serves a request. Looks at the head alone.
@@ -176,7 +199,7 @@ impl Engine {
             return Err(Answer::problem(problems::WRONG_ROLE, detail).into());
         }
         if self.conns.at(id.index).is_surplus() {
-            check_room(row, &proof)?;
+            check_room(row, &proof, self.conns.is_one_too_many(id))?;
         }
         if let Some(media) = row.media() {
             check_body(head, media)?;
@@ -248,11 +271,17 @@ struct Found<'h> {
 }
 
 /// Whether a call is served on a connection that was admitted beyond the limit to be told so.
-fn check_room(row: &Row, proof: &Proof) -> Result<(), Served> {
+/// `of_one`: beyond what one address may have, and not the server.
+fn check_room(row: &Row, proof: &Proof, of_one: bool) -> Result<(), Served> {
     match row.surplus {
         Surplus::Allowed => Ok(()),
         Surplus::Fleet if proof.is_trusted() => Ok(()),
+        Surplus::Later if of_one => Err(Served::Overloaded("address")),
         Surplus::Later => Err(Served::Overloaded("connections")),
+        Surplus::Refused | Surplus::Fleet if of_one => {
+            let detail = "this address has all the connections that one may have; close some";
+            Err(overloaded(detail).into())
+        }
         Surplus::Refused | Surplus::Fleet => {
             let detail = "the server has all the connections that it takes; try again later";
             Err(overloaded(detail).into())

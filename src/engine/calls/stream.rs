@@ -9,6 +9,7 @@ use super::ignored::Ignored;
 use super::refused::Refused;
 use super::served::{NewStream, Served, Then, intern_detail};
 use super::stream_id;
+use crate::engine::conn::addresses::Origin;
 use crate::engine::conn::pending::Pending;
 use crate::engine::horizon;
 use crate::engine::parts::Engine;
@@ -53,6 +54,11 @@ pub(super) fn open(
             engine.vouch_for(slot, true, Counter::BeatsStream, now);
         }
         return Served::Overloaded("draining");
+    }
+    // A stream takes more than it costs now, and the kernel would take the whole process for it.
+    if engine.node.board.is_short_of_memory() {
+        engine.counters.add(Counter::LimitMemory, 1);
+        return Served::Overloaded("memory");
     }
     if engine.conns.watches.len() + watch.len() > engine.settings.watches_per_shard_max {
         engine.counters.add(Counter::LimitWatchesPerShard, 1);
@@ -147,6 +153,9 @@ impl Engine {
             ticket.spend();
         }
         let unsure = self.presence.is_follower();
+        if pending.address != Origin::Exempt {
+            self.conns.count_for(id.index, pending.address);
+        }
         self.conns
             .stream_begins(id.index, unsure, new.permit, now.mono);
         if let Some(permit) = &new.permit

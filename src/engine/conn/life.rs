@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::addresses::{Addresses, Origin as Address};
 use super::pending::Pending;
 use super::permits::{Origin, Permit, Permits, Tag};
 use crate::auth::LastActive;
@@ -67,6 +68,7 @@ pub(in crate::engine) struct Conns {
     pub(super) timers: Timers,
     pub(super) queue: FlushQueue,
     pub(super) permits: Permits,
+    addresses: Addresses,
     streams: usize,
     /// The flush that waits for [`Conns::wrote`].
     pub(super) flushing: Option<Flushing>,
@@ -95,6 +97,7 @@ impl Conns {
             timers: Timers::new(now),
             queue: FlushQueue::default(),
             permits: Permits::default(),
+            addresses: Addresses::default(),
             streams: 0,
             flushing: None,
             parked: HashMap::default(),
@@ -120,22 +123,36 @@ impl Conns {
         }
     }
 
-    /// One was accepted, by this listener. None: more than can even be refused politely.
+    /// One was accepted, by this listener, from this address. None: more than can even be refused
+    /// politely.
     pub(in crate::engine) fn accept(
         &mut self,
         entrance: Entrance,
+        address: Address,
         now: Mono,
         counters: &mut Counters,
     ) -> Option<ConnId> {
-        let surplus = self.table.len() >= self.settings.conns_max;
-        if surplus {
+        let crowded = self.table.len() >= self.settings.conns_max;
+        if crowded {
             counters.add(Counter::LimitConns, 1);
             if self.table.len() >= self.settings.conns_max + SURPLUS_CONNS {
                 return None;
             }
         }
+        let many = self.has_enough(address);
+        if many {
+            counters.add(Counter::LimitConnsPerAddress, 1);
+            if self.addresses.surplus() >= SURPLUS_CONNS {
+                return None;
+            }
+        }
+        let surplus = crowded || many;
         counters.add(Counter::ConnsAccepted, 1);
         let id = self.table.insert();
+        match many {
+            true => self.addresses.enter_surplus(id.index),
+            false => self.addresses.enter(id.index, address),
+        }
         let mut deadline_ms = self.settings.request_deadline_ms;
         if surplus {
             deadline_ms = deadline_ms.min(SURPLUS_HEARING_MS);
@@ -148,6 +165,31 @@ impl Conns {
         self.table.at(id.index).moment = deadline;
         self.timers.set(id.index, deadline);
         Some(id)
+    }
+
+    /// Whether an address has as many connections as one may.
+    pub(in crate::engine) fn has_enough(&self, address: Address) -> bool {
+        match address {
+            Address::Exempt | Address::Proxy => false,
+            Address::Client(client) => {
+                self.addresses.conns(client) >= self.settings.conns_per_address_max()
+            }
+        }
+    }
+
+    /// Whether a proxy has it, whose word of its clients is taken.
+    pub(in crate::engine) fn is_proxy(&self, id: ConnId) -> bool {
+        self.addresses.is_proxy(id.index)
+    }
+
+    /// Whether it is one too many for its address.
+    pub(in crate::engine) fn is_one_too_many(&self, id: ConnId) -> bool {
+        self.addresses.is_surplus(id.index)
+    }
+
+    /// It is the stream of this client of a proxy from here on.
+    pub(in crate::engine) fn count_for(&mut self, index: u32, address: Address) {
+        self.addresses.enter(index, address);
     }
 
     /// Something of a request has come to one that was idle.
@@ -393,6 +435,7 @@ impl Conns {
             self.stream_ends(id.index);
         }
         self.timers.clear(id.index);
+        self.addresses.leave(id.index);
         self.parked.remove(&id.index);
         // Who came next in its place would be found where it is still watching.
         let held = self.watches.is_ending(id.index);
@@ -406,6 +449,7 @@ impl Conns {
         self.timers.cut_off(places);
         self.watches.cut_off(places);
         self.permits.cut_off(places);
+        self.addresses.cut_off(places);
     }
 
     /// Of which token the stream at a place is; None: there is none, or it takes no token.

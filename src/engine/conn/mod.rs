@@ -2,8 +2,10 @@
 //!
 //! `life` owns all of a shard's connections, `flush` what a write comes to, `timers` what their
 //! deadlines mean, `http` what a connection says until it becomes a stream, `pending` what the
-//! answer to a request needs, however late it comes, `permits` what streams keep of tokens.
+//! answer to a request needs, however late it comes, `permits` what streams keep of tokens,
+//! `addresses` how many connections each client has.
 
+pub(in crate::engine) mod addresses;
 pub(super) mod flush;
 pub(super) mod http;
 pub(super) mod life;

@@ -5,12 +5,15 @@
 //! or the environment: `config/` fills one of these in. Times are `u64` milliseconds, counts and
 //! sizes `usize`.
 
+mod addresses;
 mod check;
 mod origins;
 mod returns;
 
 pub use origins::LOOPBACK;
 pub(super) use origins::octets;
+
+use ipnet::IpNet;
 
 pub use crate::presence::FLAP_TRANSITIONS_MAX;
 use crate::presence::{MassSilenceRule, SweepRules};
@@ -121,6 +124,11 @@ pub struct Settings {
     /// file descriptor and the kernel's 4 KB each, and at most 160 bytes of greendot's memory while
     /// idle.
     pub conns_max: usize,
+    /// Most connections of one shard that one client address may have, of IPv6 one /64; streams, of
+    /// clients of `trusted_proxies`. Default 0: a quarter of `conns_max`. Loopback addresses and
+    /// operators' connections do not count. Cost: 4 bytes a connection that counts, and some 40 an
+    /// address.
+    pub conns_per_address_max: usize,
     /// Longest request line and headers in bytes. Default 8,192. At least 1,024. Cost: so much
     /// memory per connection that is still sending its head.
     pub head_bytes_max: usize,
@@ -218,6 +226,10 @@ pub struct Settings {
     /// end in `.localhost`, `.local` or `.internal`; `*.example.com` for all below, `*` for any.
     /// Default none. Costs a comparison each per request that is for another name.
     pub host: Vec<String>,
+    /// Proxies that are believed when they name a client's address. Default none. Costs a
+    /// comparison each per connection, and a second look at the headers of a stream that one of
+    /// them asks for.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 static DEFAULT: Settings = Settings {
@@ -237,6 +249,7 @@ static DEFAULT: Settings = Settings {
     drain_ms: 10_000,
     restart_grace_ms: 300_000,
     conns_max: 100_000,
+    conns_per_address_max: 0,
     head_bytes_max: 8_192,
     header_count_max: 64,
     body_bytes_max: 1_048_576,
@@ -264,6 +277,7 @@ static DEFAULT: Settings = Settings {
     mailbox_bytes_max: 16 << 20,
     cors_origins: Vec::new(),
     host: Vec::new(),
+    trusted_proxies: Vec::new(),
 };
 
 static TINY: Settings = Settings {
@@ -283,6 +297,7 @@ static TINY: Settings = Settings {
     drain_ms: 1_000,
     restart_grace_ms: 300_000,
     conns_max: 12,
+    conns_per_address_max: 0,
     head_bytes_max: HEAD_BYTES_FLOOR,
     header_count_max: 8,
     body_bytes_max: 1_024,
@@ -310,6 +325,7 @@ static TINY: Settings = Settings {
     mailbox_bytes_max: 200,
     cors_origins: Vec::new(),
     host: Vec::new(),
+    trusted_proxies: Vec::new(),
 };
 
 // Both presets are right by construction: what `check` demands of a configuration holds for them

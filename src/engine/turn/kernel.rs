@@ -4,6 +4,7 @@
 //! them up. An implementation does what it is told and reports what came of it. It decides nothing:
 //! what a result means, and what is done next, is the driver's.
 
+use core::net::IpAddr;
 use std::collections::VecDeque;
 use std::io;
 
@@ -60,6 +61,11 @@ pub trait Kernel {
 
     /// Closes the listeners: those who come from now on are refused by the kernel.
     fn stop_listening(&mut self);
+
+    /// The address that a connection comes from. None: it has none, or has gone already.
+    fn address(&mut self, _socket: &Self::Socket) -> Option<IpAddr> {
+        None
+    }
 
     /// Has the edges of a socket told from now on, for the whole of its life.
     fn watch(&mut self, conn: ConnId, socket: &Self::Socket) -> io::Result<()>;

@@ -67,7 +67,8 @@ impl<S> Driver<S> {
     }
 
     fn admit(&mut self, entrance: Entrance, socket: S, kernel: &mut impl Kernel<Socket = S>) {
-        let Some(conn) = self.engine.handle_accept(entrance, self.now) else {
+        let address = kernel.address(&socket);
+        let Some(conn) = self.engine.handle_accept(entrance, address, self.now) else {
             return kernel.close(socket);
         };
         let watched = kernel.watch(conn, &socket);

@@ -69,7 +69,7 @@ fn parse_lines<'b>(
                         Ok(httparse::Status::Complete((bytes, headers)))
                             if bytes == fields.len() =>
                         {
-                            head_of(method, target, 1, headers)
+                            head_of(method, target, 1, headers, fields)
                         }
                         Ok(_) | Err(_) => Err(RequestFault::BadHead),
                     }
@@ -84,7 +84,8 @@ fn parse_lines<'b>(
     else {
         return Err(RequestFault::BadHead);
     };
-    head_of(method, target, minor, request.headers)
+    let fields = &input[extent.line_end..extent.end];
+    head_of(method, target, minor, request.headers, fields)
 }
 
 fn head_of<'b>(
@@ -92,6 +93,7 @@ fn head_of<'b>(
     target: &'b str,
     minor: u8,
     headers: &[httparse::Header<'b>],
+    lines: &'b [u8],
 ) -> Result<Head<'b>, RequestFault> {
     let method = method_of(method)?;
     let fields = Fields::read(headers)?;
@@ -122,6 +124,7 @@ fn head_of<'b>(
         cookie: fields.cookie,
         feed: fields.feed,
         if_none_match: fields.if_none_match,
+        lines,
     })
 }
 

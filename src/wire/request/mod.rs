@@ -8,6 +8,7 @@
 
 mod chunk;
 mod fields;
+mod forwarded;
 mod head;
 mod overhear;
 mod scan;
@@ -16,6 +17,7 @@ mod target;
 mod tests;
 
 pub use chunk::{BodyStep, CHUNK_EXTENSION_BYTES_MAX, ChunkDecoder, write_chunk, write_last_chunk};
+pub use forwarded::client_of;
 pub use head::parse_head;
 pub use overhear::{Overheard, overhear};
 pub use target::{QueryPair, decode_segment, query_pairs};
@@ -111,6 +113,8 @@ pub struct Head<'b> {
     pub feed: Option<&'b str>,
     /// If-None-Match, as sent.
     pub if_none_match: Option<&'b [u8]>,
+    /// All headers as sent, each with its end, and the empty line.
+    pub lines: &'b [u8],
 }
 
 /// What the input so far amounts to.

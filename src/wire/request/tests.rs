@@ -22,7 +22,8 @@ fn parsed(input: &[u8]) -> Result<Head<'_>, RequestFault> {
     match whole {
         Parsed::Head { head, head_bytes } => {
             assert_eq!(head_bytes, input.len());
-            Ok(head)
+            // Of what is compared here it is said by the other members.
+            Ok(Head { lines: b"", ..head })
         }
         Parsed::Fault(fault) => Err(fault),
         Parsed::Partial => panic!("partial: {}", input.escape_ascii()),
@@ -57,6 +58,7 @@ fn plain(method: Method, path: &str) -> Head<'_> {
         cookie: None,
         feed: None,
         if_none_match: None,
+        lines: b"",
     }
 }
 
@@ -97,6 +99,7 @@ fn every_field() {
         cookie: None,
         feed: None,
         if_none_match: Some(b"\"a\", W/\"b\""),
+        lines: b"",
     };
     assert_eq!(parsed(input), Ok(head));
 }
@@ -107,7 +110,10 @@ fn the_next_request_is_left_alone() {
     assert_eq!(
         parse_head(two, &LIMITS),
         Parsed::Head {
-            head: plain(Method::Get, "/a"),
+            head: Head {
+                lines: b"Host: a\r\n\r\n",
+                ..plain(Method::Get, "/a")
+            },
             head_bytes: 28
         }
     );
@@ -470,7 +476,10 @@ fn many_headers() {
         ..LIMITS
     };
     let whole = Parsed::Head {
-        head: plain(Method::Post, "/"),
+        head: Head {
+            lines: &input["POST / HTTP/1.1\r\n".len()..],
+            ..plain(Method::Post, "/")
+        },
         head_bytes: input.len(),
     };
     assert_eq!(
