@@ -14,6 +14,9 @@
 //! The other modules are public so that tests, benches and the simulator reach them. They promise
 //! nothing. docs/ARCHITECTURE.md says what each owns, `tests/layers` what each may name.
 
+// Elsewhere the program's build says what to do, and nothing else may fail before.
+#![cfg(target_os = "linux")]
+
 pub mod auth;
 mod cgroup;
 pub mod cli;

@@ -15,25 +15,45 @@ fn there_is_one_library_of_cryptography() {
     }
     assert_eq!(versions("openssl-sys") + versions("aws-lc-fips-sys"), 0);
     // Cargo.lock names ring for a feature that nothing switches on; nothing of it is built.
-    let tree = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--locked",
-            "--offline",
-            "--workspace",
-            "--all-features",
-        ])
-        .args(["--edges=normal,build,dev", "--prefix=none", "--format={p}"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs this test");
-    let said = String::from_utf8_lossy(&tree.stderr);
-    assert!(tree.status.success(), "{said}");
-    let tree = String::from_utf8(tree.stdout).expect("names are text");
+    let tree = tree(&["--workspace", "--all-features", "--edges=normal,build,dev"]);
     let has = |name: &str| {
         tree.lines()
             .any(|line| line.starts_with(&format!("{name} v")))
     };
     assert!(has("rustls") && has("aws-lc-rs"), "{tree}");
     assert!(!has("ring"), "{tree}");
+}
+
+/// Where it can not run its build is one error, which has to come before any of a dependency.
+#[test]
+fn elsewhere_nothing_is_built_but_the_error() {
+    for target in [
+        "x86_64-apple-darwin",
+        "aarch64-apple-darwin",
+        "x86_64-pc-windows-msvc",
+    ] {
+        let target = format!("--target={target}");
+        let tree = tree(&["--package=greendot", "--edges=normal,build", &target]);
+        let built: Vec<_> = tree.lines().map(|line| line.split(' ').next()).collect();
+        assert_eq!(built, [Some("greendot")], "{target}");
+    }
+}
+
+/// The crates that a build takes, one a line.
+fn tree(args: &[&str]) -> String {
+    let tree = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--prefix=none",
+            "--format={p}",
+        ])
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs this test");
+    let said = String::from_utf8_lossy(&tree.stderr);
+    assert!(tree.status.success(), "{said}");
+    String::from_utf8(tree.stdout).expect("names are text")
 }

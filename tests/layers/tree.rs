@@ -48,6 +48,7 @@ pub(crate) fn read<'a>(sources: impl Iterator<Item = (&'a str, String)>) -> Vec<
         let (package, inside) = match path.strip_prefix("loadgen/src/") {
             Some(inside) => ("loadgen", inside),
             None if path == "src/main.rs" => ("main", "main.rs"),
+            None if path.starts_with("src/main/") => ("main", &path["src/main/".len()..]),
             None => ("greendot", path.strip_prefix("src/").unwrap()),
         };
         let module = module(Path::new(inside));
