@@ -232,8 +232,10 @@ impl<'a> Pass<'a> {
         out_max: usize,
     ) -> Pass<'a> {
         let rule = sweep.mass_silence;
-        // A silence that may be ours is nobody's.
-        let counts = sweep.counts && !context.hold_expiries;
+        // A silence that may be ours, or another shard's, is nobody's.
+        let counts = sweep.counts
+            && !context.hold_expiries
+            && !presence.vigil.must_hold(sweep.shard, context.now);
         Pass {
             presence,
             comparison: sweep.comparison,

@@ -103,6 +103,22 @@ fn a_stall_of_our_own_is_no_silence_of_theirs() {
     assert_eq!(online(&mut world, 85_000, &others), [1_500; 15]);
 }
 
+/// What its socket holds are beats of all shards' users.
+#[test]
+fn another_shards_stall_is_no_silence_of_theirs() {
+    let (mut world, silent, others) = fallen_silent(2_400, 0);
+    beat(&mut world, &silent);
+    world.at(52_000);
+    assert_eq!(world.presence().mass_silence(), 0);
+    world.pass_without(1, 18_000);
+    assert_eq!(world.presence().mass_silence(), 0);
+    beat(&mut world, &silent);
+    beat(&mut world, &others);
+    world.at(72_000);
+    assert_eq!(world.presence().mass_silence(), 0);
+    assert_eq!(online(&mut world, 85_000, &others), [2_900; 13]);
+}
+
 #[test]
 fn a_metric_says_how_many_are_overdue() {
     let (mut world, ..) = fallen_silent(1_000, 60_000);
