@@ -46,6 +46,8 @@ pub use token::{ISSUED_AHEAD_MS_MAX, Refusal, Rules, TOKEN_BYTES_MAX};
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};
 
+use crate::wire::beat::FleetKey;
+
 /// Base64 as JOSE writes it (RFC 7515, section 2). Padding and loose last bits are refused, so that
 /// there is one way to write a token.
 const BASE64URL: GeneralPurpose = URL_SAFE_NO_PAD;
@@ -58,6 +60,16 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 fn from_base64url(text: &str) -> Option<Vec<u8>> {
     BASE64URL.decode(text).ok()
+}
+
+/// Bytes of what seals a ticket or a session.
+const MAC_BYTES: usize = 16;
+
+/// Keyed BLAKE3, truncated, under a key that `context` derives of the fleet's.
+fn mac(key: &FleetKey, context: &'static str, bytes: &[u8]) -> [u8; MAC_BYTES] {
+    let hash = blake3::keyed_hash(&key.derived(context), bytes);
+    let mac = hash.as_bytes().first_chunk();
+    *mac.expect("a BLAKE3 hash has 32 bytes")
 }
 
 fn to_base64url(bytes: &[u8]) -> String {

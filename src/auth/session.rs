@@ -15,7 +15,7 @@
 
 use constant_time_eq::constant_time_eq_16;
 
-use super::{Service, ServiceKeys, from_base64url, to_base64url};
+use super::{MAC_BYTES, Service, ServiceKeys, from_base64url, mac, to_base64url};
 use crate::time::Unix;
 use crate::wire::beat::{FleetKey, Keys};
 
@@ -27,7 +27,6 @@ pub const SESSION_MS: u64 = 12 * 3_600_000;
 /// BLAKE3 `derive_key` context of the key that seals sessions.
 const CONTEXT: &str = "greendot session key v1";
 const VERSION: u8 = 1;
-const MAC_BYTES: usize = 16;
 /// Characters of one: 61 bytes in base64url.
 const CHARS: usize = 82;
 
@@ -37,7 +36,7 @@ pub(super) fn seal(service: &Service, key: &FleetKey, now: Unix) -> String {
     bytes.extend_from_slice(&key.id().to_be_bytes());
     bytes.extend_from_slice(&now.plus_ms(SESSION_MS).ms().to_be_bytes());
     bytes.extend_from_slice(service.hash.as_bytes());
-    let mac = mac(key, &bytes);
+    let mac = mac(key, CONTEXT, &bytes);
     bytes.extend_from_slice(&mac);
     to_base64url(&bytes)
 }
@@ -56,7 +55,7 @@ pub(super) fn open(
     let (signed, mac_given) = bytes.split_last_chunk::<MAC_BYTES>()?;
     let (&[version, k0, k1, k2, k3], rest) = signed.split_first_chunk()?;
     let key = keys.find(u32::from_be_bytes([k0, k1, k2, k3]))?;
-    if version != VERSION || !constant_time_eq_16(&mac(key, signed), mac_given) {
+    if version != VERSION || !constant_time_eq_16(&mac(key, CONTEXT, signed), mac_given) {
         return None;
     }
     let (ends, hash) = rest.split_first_chunk()?;
@@ -64,14 +63,6 @@ pub(super) fn open(
     let hash = blake3::Hash::from_slice(hash).ok()?;
     let service = services.of_hash(hash)?;
     (now < ends).then(|| (service.clone(), ends))
-}
-
-fn mac(key: &FleetKey, bytes: &[u8]) -> [u8; MAC_BYTES] {
-    let hash = blake3::keyed_hash(&key.derived(CONTEXT), bytes);
-    *hash
-        .as_bytes()
-        .first_chunk()
-        .expect("a BLAKE3 hash has 32 bytes")
 }
 
 #[cfg(test)]

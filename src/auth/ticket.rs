@@ -17,7 +17,7 @@
 
 use constant_time_eq::constant_time_eq_16;
 
-use super::{Grant, from_base64url, to_base64url};
+use super::{Grant, MAC_BYTES, from_base64url, mac, to_base64url};
 use crate::time::Unix;
 use crate::wire::beat::{FleetKey, Keys};
 
@@ -29,7 +29,6 @@ pub const TICKET_MS: u64 = 30_000;
 /// BLAKE3 `derive_key` context of the key that makes tickets.
 const CONTEXT: &str = "greendot ticket key v1";
 const VERSION: u8 = 1;
-const MAC_BYTES: usize = 16;
 
 /// Tells a ticket from all others, of this node and of the others. In the order of their making.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -110,7 +109,7 @@ impl TicketId {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         grant.write(&mut bytes);
-        let mac = mac(key, &bytes);
+        let mac = mac(key, CONTEXT, &bytes);
         bytes.extend_from_slice(&mac);
         let text = to_base64url(&bytes);
         match text.len() {
@@ -137,7 +136,7 @@ pub(super) fn open(text: &[u8], keys: &Keys) -> Result<Grant, TicketRefusal> {
     };
     let key = keys.find(u32::from_be_bytes([k0, k1, k2, k3]));
     let key = key.ok_or(TicketRefusal::Key)?;
-    if !constant_time_eq_16(&mac(key, signed), mac_given) {
+    if !constant_time_eq_16(&mac(key, CONTEXT, signed), mac_given) {
         return Err(TicketRefusal::Mac);
     }
     read(rest).ok_or(TicketRefusal::Form)
@@ -150,14 +149,6 @@ fn read(bytes: &[u8]) -> Option<Grant> {
     let [life, nonce, made] = [life, nonce, made].map(|bytes| u64::from_be_bytes(*bytes));
     let made = Unix::from_ms(made);
     Grant::carried(rest, TicketId { made, life, nonce })
-}
-
-fn mac(key: &FleetKey, bytes: &[u8]) -> [u8; MAC_BYTES] {
-    let hash = blake3::keyed_hash(&key.derived(CONTEXT), bytes);
-    *hash
-        .as_bytes()
-        .first_chunk()
-        .expect("a BLAKE3 hash has 32 bytes")
 }
 
 #[cfg(test)]
