@@ -107,8 +107,9 @@ fn many_states_go_over_one_connection() {
             after.iter().sum::<usize>() >= before.iter().sum::<usize>() + 20,
             "{after:?}"
         );
-        // One that was not answered in time has cost its connection.
-        let most = before.len() as f64 + failed() - failed_before;
+        // What was told before may have gone in another form, over the same connection. One that
+        // was not answered in time has cost its own.
+        let most = before.len().max(1) as f64 + failed() - failed_before;
         assert!(after.len() as f64 <= most, "{after:?} after {before:?}");
     });
 }
