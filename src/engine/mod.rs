@@ -68,7 +68,7 @@ use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};
 use crate::realtime::{ConnId, Phase};
 use crate::time::{Mono, Now};
-use conn::addresses::Origin;
+use conn::addresses::CountsFor;
 use conn::flush::Flushed;
 use settings::SLEEP_MS_MAX;
 use upstream::Upstream;
@@ -132,9 +132,9 @@ impl Engine {
         now: Now,
     ) -> Option<ConnId> {
         let address = match (entrance, address) {
-            (Entrance::Public, Some(address)) => self.settings.origin_of(address),
+            (Entrance::Public, Some(address)) => self.settings.counts_for(address),
             // Operators come from where everybody's traffic does, and are no crowd.
-            (Entrance::Admin, _) | (_, None) => Origin::Exempt,
+            (Entrance::Admin, _) | (_, None) => CountsFor::Exempt,
         };
         self.conns
             .accept(entrance, address, now.mono, &mut self.counters)

@@ -36,7 +36,7 @@ mod stream_id;
 mod table;
 mod ticket;
 
-use super::conn::addresses::{Client, Origin};
+use super::conn::addresses::{Client, CountsFor};
 use super::conn::pending::Pending;
 use super::operators::Entrance;
 use super::parts::Engine;
@@ -125,20 +125,20 @@ impl Engine {
     /// For whom a stream counts that a proxy asks for.
     ///
     /// Err: it has as many connections as one may.
-    fn client_behind(&mut self, head: &Head<'_>) -> Result<Origin, Served> {
+    fn client_behind(&mut self, head: &Head<'_>) -> Result<CountsFor, Served> {
         let is_proxy = |address| self.settings.trusts(address);
         let client = client_of(head.lines, is_proxy);
-        let origin = match client.map(|client| self.settings.origin_of(client)) {
-            Some(Origin::Exempt) => Origin::Exempt,
-            Some(Origin::Client(client)) => Origin::Client(client),
+        let counts_for = match client.map(|client| self.settings.counts_for(client)) {
+            Some(CountsFor::Exempt) => CountsFor::Exempt,
+            Some(CountsFor::Client(client)) => CountsFor::Client(client),
             // None is told from another.
-            Some(Origin::Proxy) | None => Origin::Client(Client::UNNAMED),
+            Some(CountsFor::Proxy) | None => CountsFor::Client(Client::UNNAMED),
         };
-        if self.conns.has_enough(origin) {
+        if self.conns.has_enough(counts_for) {
             self.counters.add(Counter::LimitConnsPerAddress, 1);
             return Err(Served::Overloaded("address"));
         }
-        Ok(origin)
+        Ok(counts_for)
     }
 
     /// The row that serves a request. Looks at the head alone.

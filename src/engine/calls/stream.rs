@@ -9,7 +9,7 @@ use super::ignored::Ignored;
 use super::refused::Refused;
 use super::served::{NewStream, Served, Then, intern_detail};
 use super::stream_id;
-use crate::engine::conn::addresses::Origin;
+use crate::engine::conn::addresses::CountsFor;
 use crate::engine::conn::pending::Pending;
 use crate::engine::horizon;
 use crate::engine::parts::Engine;
@@ -153,7 +153,7 @@ impl Engine {
             ticket.spend();
         }
         let unsure = self.presence.is_follower();
-        if pending.address != Origin::Exempt {
+        if pending.address != CountsFor::Exempt {
             self.conns.count_for(id.index, pending.address);
         }
         self.conns

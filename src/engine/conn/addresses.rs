@@ -35,7 +35,7 @@ impl Client {
 
 /// For whom a connection counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(in crate::engine) enum Origin {
+pub(in crate::engine) enum CountsFor {
     /// For nobody.
     #[default]
     Exempt,
@@ -80,12 +80,12 @@ impl Addresses {
     }
 
     /// A connection counts for this one from here on, and for nobody else.
-    pub(super) fn enter(&mut self, index: u32, origin: Origin) {
+    pub(super) fn enter(&mut self, index: u32, counts_for: CountsFor) {
         self.leave(index);
-        let kept = match origin {
-            Origin::Exempt => return,
-            Origin::Proxy => PROXY,
-            Origin::Client(client) => {
+        let kept = match counts_for {
+            CountsFor::Exempt => return,
+            CountsFor::Proxy => PROXY,
+            CountsFor::Client(client) => {
                 let counted = &mut self.counted;
                 let place = *self
                     .places
@@ -174,12 +174,12 @@ mod tests {
     fn each_connection_counts_once_and_until_its_end() {
         let mut addresses = Addresses::default();
         let (a, b) = (client("192.0.2.1"), client("192.0.2.2"));
-        addresses.enter(7, Origin::Client(a));
-        addresses.enter(9, Origin::Client(a));
+        addresses.enter(7, CountsFor::Client(a));
+        addresses.enter(9, CountsFor::Client(a));
         assert_eq!((addresses.conns(a), addresses.conns(b)), (2, 0));
-        addresses.enter(9, Origin::Client(b));
+        addresses.enter(9, CountsFor::Client(b));
         assert_eq!((addresses.conns(a), addresses.conns(b)), (1, 1));
-        addresses.enter(8, Origin::Proxy);
+        addresses.enter(8, CountsFor::Proxy);
         addresses.enter_surplus(3);
         assert_eq!(
             [7, 8, 3, 100].map(|index| (addresses.is_proxy(index), addresses.is_surplus(index))),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::addresses::{Addresses, Origin as Address};
+use super::addresses::{Addresses, CountsFor};
 use super::pending::Pending;
 use super::permits::{Origin, Permit, Permits, Tag};
 use crate::auth::LastActive;
@@ -128,7 +128,7 @@ impl Conns {
     pub(in crate::engine) fn accept(
         &mut self,
         entrance: Entrance,
-        address: Address,
+        address: CountsFor,
         now: Mono,
         counters: &mut Counters,
     ) -> Option<ConnId> {
@@ -168,10 +168,10 @@ impl Conns {
     }
 
     /// Whether an address has as many connections as one may.
-    pub(in crate::engine) fn has_enough(&self, address: Address) -> bool {
+    pub(in crate::engine) fn has_enough(&self, address: CountsFor) -> bool {
         match address {
-            Address::Exempt | Address::Proxy => false,
-            Address::Client(client) => {
+            CountsFor::Exempt | CountsFor::Proxy => false,
+            CountsFor::Client(client) => {
                 self.addresses.conns(client) >= self.settings.conns_per_address_max()
             }
         }
@@ -188,7 +188,7 @@ impl Conns {
     }
 
     /// It is the stream of this client of a proxy from here on.
-    pub(in crate::engine) fn count_for(&mut self, index: u32, address: Address) {
+    pub(in crate::engine) fn count_for(&mut self, index: u32, address: CountsFor) {
         self.addresses.enter(index, address);
     }
 

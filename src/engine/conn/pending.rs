@@ -1,6 +1,6 @@
 //! Requests between being read and being answered.
 
-use super::addresses::Origin;
+use super::addresses::CountsFor;
 use crate::engine::calls::refused::Refused;
 use crate::engine::calls::served::Waits;
 use crate::metrics::Call;
@@ -12,7 +12,7 @@ pub(in crate::engine) struct Pending {
     /// What it is counted as.
     pub(in crate::engine) call: Call,
     /// For whom the stream counts that it asks for.
-    pub(in crate::engine) address: Origin,
+    pub(in crate::engine) address: CountsFor,
     /// For whom the answer is written.
     pub(in crate::engine) asker: Asker,
     /// Parked: what is said if no answer comes.
@@ -28,7 +28,7 @@ impl Pending {
     pub(in crate::engine) fn new(call: Call, asker: Asker) -> Pending {
         Pending {
             call,
-            address: Origin::Exempt,
+            address: CountsFor::Exempt,
             asker,
             unanswered: "",
             refused: Refused::default(),

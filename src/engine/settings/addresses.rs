@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use super::Settings;
-use crate::engine::conn::addresses::{Client, Origin};
+use crate::engine::conn::addresses::{Client, CountsFor};
 
 /// One client may have the connections that this many share.
 const CLIENTS_AT_LEAST: usize = 4;
@@ -25,13 +25,13 @@ impl Settings {
     }
 
     /// For whom a connection from there counts.
-    pub(in crate::engine) fn origin_of(&self, address: IpAddr) -> Origin {
+    pub(in crate::engine) fn counts_for(&self, address: IpAddr) -> CountsFor {
         if self.trusts(address) {
-            Origin::Proxy
+            CountsFor::Proxy
         } else if address.to_canonical().is_loopback() {
-            Origin::Exempt
+            CountsFor::Exempt
         } else {
-            Origin::Client(Client::of(address))
+            CountsFor::Client(Client::of(address))
         }
     }
 }
@@ -58,15 +58,22 @@ mod tests {
             ("::1", false),
             ("::ffff:127.0.0.1", false),
         ] {
-            let expected = if proxy { Origin::Proxy } else { Origin::Exempt };
+            let expected = if proxy {
+                CountsFor::Proxy
+            } else {
+                CountsFor::Exempt
+            };
             assert_eq!(
-                settings.origin_of(address.parse().unwrap()),
+                settings.counts_for(address.parse().unwrap()),
                 expected,
                 "{address}"
             );
         }
         let other: IpAddr = "192.0.2.1".parse().unwrap();
-        assert_eq!(settings.origin_of(other), Origin::Client(Client::of(other)));
+        assert_eq!(
+            settings.counts_for(other),
+            CountsFor::Client(Client::of(other))
+        );
         let one = Settings {
             conns_max: 3,
             ..Settings::default()
