@@ -2,7 +2,7 @@
 #
 #   docker build --build-arg GREENDOT_COMMIT="$(git rev-parse HEAD)" --tag greendot .
 #
-# docs/deploy/compose.yaml runs it behind nginx, docs/deploy/kubernetes in a cluster.
+# docs/deploy/compose/compose.yaml runs it behind nginx, docs/deploy/kubernetes in a cluster.
 
 FROM docker.io/library/rust:1.95-bookworm AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]

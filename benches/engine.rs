@@ -9,6 +9,7 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use greendot::auth::HOLDERS_MAX;
+use greendot::engine::{Home, HomeList, PartitionSet};
 use greendot::metrics::Counter;
 use greendot::realtime::watches::{MarkCount, Target, Watches};
 use greendot::wire::request::{Parsed, RequestLimits, parse_head};
@@ -46,6 +47,8 @@ fn main() {
     beats(&mut group, &mut rig, 1, users);
     beats(&mut group, &mut rig, FULL, users);
     beats_of_devices(&mut group, &mut rig, users);
+    beats_passed_on(&mut group, &mut rig, 1, users);
+    beats_passed_on(&mut group, &mut rig, FULL, users);
     requests(&mut group, &mut rig);
     requests_with_a_token(&mut group);
     connect(&mut group, &mut rig);
@@ -86,6 +89,50 @@ fn beats(group: &mut Group<'_>, rig: &mut Rig, entries: usize, users: u32) {
             assert_eq!(taken, given as u64, "every beat was taken");
         },
     );
+}
+
+/// Three nodes of a fleet that are homes, of which this is none.
+fn homes_elsewhere() -> HomeList {
+    let udp = |node: u8| std::net::SocketAddr::from(([10, 0, 0, node], 8_081));
+    let home = |node| Home {
+        udp: udp(node),
+        away: PartitionSet::default(),
+    };
+    HomeList::new((1..=3).map(home).collect(), udp(9), 1_024)
+}
+
+/// Datagrams of `entries` random users each, all of whom have their home at one of three other
+/// nodes of a fleet: until what is passed on is sealed.
+fn beats_passed_on(group: &mut Group<'_>, rig: &mut Rig, entries: usize, users: u32) {
+    let mut random = fastrand::Rng::with_seed(7);
+    rig.homes.store(homes_elsewhere());
+    let datagrams: Vec<Box<[u8]>> = (0..64 * BATCH)
+        .map(|_| rig.datagram((0..entries).map(|_| random.u32(0..users)), false))
+        .collect();
+    let batches: Vec<Vec<&[u8]>> = datagrams
+        .chunks_exact(BATCH)
+        .map(|batch| batch.iter().map(|datagram| &**datagram).collect())
+        .collect();
+    let mut batches = batches.iter().cycle();
+    group.throughput(Throughput::Elements((BATCH * entries) as u64));
+    group.bench_function(
+        format!("handle_beats, {BATCH} datagrams of {entries} passed on"),
+        |bencher| {
+            let before = rig.engine().counters().counter(Counter::FleetBeatsPassedOn);
+            let mut given = 0;
+            bencher.iter(|| {
+                given += BATCH * entries;
+                let now = rig.begin();
+                let batch = batches.next().expect("a cycle has no end");
+                rig.engine().handle_beats(batch, now);
+                while rig.engine().poll_outbound(now).is_some() {}
+            });
+            let passed_on = rig.engine().counters().counter(Counter::FleetBeatsPassedOn) - before;
+            assert_eq!(passed_on, given as u64, "every beat was passed on");
+        },
+    );
+    rig.homes.store(HomeList::default());
+    rig.begin();
 }
 
 /// Datagrams of one random user each, which that user's device has signed, in batches.

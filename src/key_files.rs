@@ -8,7 +8,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::auth::{KeyFault, Keys, ServiceFault, ServiceKeys, Signer, SignerFault};
+use crate::auth::{
+    KeyFault, Keys, ServiceFault, ServiceKeys, Signer, SignerFault, WebhookSecretFault,
+    WebhookSecrets,
+};
 
 /// Bits of a mode that let everybody on the machine read or write a file. A group may: that is how
 /// secrets are mounted.
@@ -33,6 +36,7 @@ enum FaultKind {
     Open,
     Keys(KeyFault),
     Signer(SignerFault),
+    Webhook(WebhookSecretFault),
     NoText,
     Services { line: usize, fault: ServiceFault },
     Writable,
@@ -50,6 +54,7 @@ impl fmt::Display for FileFault {
             ),
             FaultKind::Keys(fault) => write!(f, "{path}: {fault}"),
             FaultKind::Signer(fault) => write!(f, "{path}: {fault}"),
+            FaultKind::Webhook(fault) => write!(f, "{path}: {fault}"),
             FaultKind::NoText => write!(f, "{path}: it is no text"),
             FaultKind::Services { line, fault } => write!(f, "{path}:{line}: {fault}"),
             FaultKind::Writable => write!(
@@ -125,6 +130,45 @@ pub fn signing(path: &Path, kid: Option<String>) -> Result<Signer, FileFault> {
     Ok(signer)
 }
 
+/// By what a webhook's messages are signed.
+///
+/// Errors: the file has no secret, or everybody may read it.
+pub fn webhook(path: &Path) -> Result<WebhookSecrets, FileFault> {
+    let fault = |kind| FileFault {
+        path: path.to_owned(),
+        kind,
+    };
+    let (content, mode) = read(path).map_err(fault)?;
+    let text = String::from_utf8(content).map_err(|_| fault(FaultKind::NoText))?;
+    let secrets =
+        WebhookSecrets::parse(&text).map_err(|content| fault(FaultKind::Webhook(content)))?;
+    if mode & WORLD_MASK != 0 {
+        return Err(fault(FaultKind::Open));
+    }
+    Ok(secrets)
+}
+
+/// The password in a file, with which a node shows itself to a fleet's database; a line's end
+/// behind it is none of it.
+///
+/// Errors: it can not be read, is empty or no text, or everybody on this machine may use it.
+pub fn password(path: &Path) -> Result<String, FileFault> {
+    let fault = |kind| FileFault {
+        path: path.to_owned(),
+        kind,
+    };
+    let (content, mode) = read(path).map_err(fault)?;
+    let text = String::from_utf8(content).map_err(|_| fault(FaultKind::NoText))?;
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(fault(FaultKind::NoText));
+    }
+    if mode & WORLD_MASK != 0 {
+        return Err(fault(FaultKind::Open));
+    }
+    Ok(password.to_owned())
+}
+
 /// The name of a key that has none of its own.
 fn stem(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default();
@@ -197,6 +241,9 @@ mod tests {
                 why
             );
             assert_eq!(told(signing(&open, None), dir.path()), why);
+            let secret = format!("whsec_{}", "A".repeat(32));
+            let hook = file(dir.path(), "app.secret", &secret, mode);
+            assert_eq!(told(webhook(&hook), dir.path()), why);
         }
     }
 
@@ -217,6 +264,12 @@ mod tests {
         assert_eq!(
             told(signing(&public, None), dir.path()),
             "DIR/b: a public key signs nothing; name the private key of the pair"
+        );
+        let hook = file(dir.path(), "d", "# new\nhunter2", 0o600);
+        assert_eq!(
+            told(webhook(&hook), dir.path()),
+            "DIR/d: line 2 is no webhook secret, which is whsec_ and the base64 of 24 to 64 bytes; \
+             `echo whsec_$(openssl rand -base64 32)` makes one"
         );
         let long = file(dir.path(), "c", &"x".repeat(1 << 21), 0o600);
         assert_eq!(

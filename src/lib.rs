@@ -18,11 +18,19 @@
 #![cfg(target_os = "linux")]
 
 pub mod auth;
+mod backoff;
+#[cfg(feature = "cluster")]
+#[warn(missing_docs)]
+pub mod bridge;
+pub mod cache;
 mod cgroup;
 pub mod cli;
 #[warn(missing_docs)]
 pub mod config;
 pub mod engine;
+#[cfg(feature = "cluster")]
+#[warn(missing_docs)]
+pub mod fleet;
 pub mod fleet_key;
 pub mod key_files;
 pub mod limits;
@@ -36,7 +44,9 @@ pub mod pages;
 pub mod planted;
 pub mod presence;
 pub mod random;
+pub mod reach;
 pub mod realtime;
+pub mod redis_url;
 pub mod shard;
 pub mod slot;
 #[warn(missing_docs)]

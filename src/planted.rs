@@ -100,6 +100,32 @@ pub enum Planted {
     ExpiredWhileDraining,
     /// A start after a long outage holds everybody online.
     OutageForgotten,
+    /// What a node of a fleet says of its users is never late.
+    VouchesNeverLate,
+    /// That a life is dead is never said too late.
+    FencesNeverLate,
+    /// A lease is never renewed too late.
+    RenewalsNeverLate,
+    /// After an outage of Redis things are taken back at once.
+    SettleIgnored,
+    /// Who could not renew its lease because Redis was away is dead.
+    AmnestyIgnored,
+    /// Whom a server that may have lost writes does not have is offline.
+    AbsencesBelieved,
+    /// Nobody compares what Redis has with what it was told.
+    AuditOff,
+    /// Numbers of messages count for whatever server.
+    BaseUntied,
+    /// Users of the dead are taken back without a fence.
+    FenceSkipped,
+    /// What was missed is told from first to last.
+    HistoryReplayed,
+    /// No call of a node is missed.
+    NumbersIgnored,
+    /// The dead are reaped before the living could speak.
+    ReapUnsettled,
+    /// A beat counts where it comes in, whether that node can tell of it or not.
+    BeatsNotHomed,
 }
 
 impl Planted {
@@ -153,6 +179,20 @@ impl Planted {
 }
 
 impl Planted {
+    /// Those that a node of a fleet can have.
+    pub const FLEET: [Planted; 10] = [
+        Planted::VouchesNeverLate,
+        Planted::SettleIgnored,
+        Planted::AmnestyIgnored,
+        Planted::AbsencesBelieved,
+        Planted::AuditOff,
+        Planted::BaseUntied,
+        Planted::FenceSkipped,
+        Planted::HistoryReplayed,
+        Planted::ReapUnsettled,
+        Planted::BeatsNotHomed,
+    ];
+
     /// Those that only a restart shows.
     pub const RESTART: [Planted; 3] = [
         Planted::AwayBeyondHold,

@@ -112,6 +112,13 @@ impl Trust {
         Ok(StreamOwned::new(client, socket))
     }
 
+    /// For connections that speak something else than HTTP.
+    pub fn client(&self) -> Arc<ClientConfig> {
+        let mut client = ClientConfig::clone(&self.client);
+        client.alpn_protocols.clear();
+        Arc::new(client)
+    }
+
     /// For ureq. None: there is nobody who is believed, and `https://` comes to nothing.
     pub fn of_ureq(trust: Option<&Trust>) -> TlsConfig {
         let authorities = trust.map_or(&[][..], |trust| &trust.authorities);

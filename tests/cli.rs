@@ -52,6 +52,9 @@ fn version_and_help() {
         "key",
         "token",
         "top",
+        "streams",
+        "online",
+        "fleet",
         "health",
         "completions",
         "man",
@@ -89,11 +92,14 @@ fn errors_name_the_server_and_who_said_where_it_is() {
         taken.local_addr().expect("it is bound").port(),
     );
     let (beat_to, url) = (format!("localhost:{udp}"), format!("localhost:{http}"));
-    let cases: [(&[&str], &str, &str); 6] = [
+    let cases: [(&[&str], &str, &str); 9] = [
         (&["health", "--http", &url], "", " (--http): "),
         (&["health"], &url, " (GREENDOT_URL): "),
         (&["top", "--count=1", "--http", &url], "", " (--http): "),
         (&["top", "--count=1"], &url, " (GREENDOT_URL): "),
+        (&["streams", "--http", &url], "", " (--http): "),
+        (&["streams", "end", "x"], &url, " (GREENDOT_URL): "),
+        (&["online"], &url, " (GREENDOT_URL): "),
         (
             &["beat", "bob", "--key-file=k", "--udp", &beat_to],
             "",
@@ -107,7 +113,7 @@ fn errors_name_the_server_and_who_said_where_it_is() {
     ];
     for (args, variable, said) in cases {
         let (place, name) = match args[0] {
-            "top" | "health" => (&url, "GREENDOT_URL"),
+            "top" | "health" | "streams" | "online" => (&url, "GREENDOT_URL"),
             _ => (&beat_to, "GREENDOT_BEAT_TO"),
         };
         let (code, _, error) = greendot(dir.path(), args, &[(name, variable)]);
@@ -370,7 +376,14 @@ fn a_backend_makes_tokens() {
         std::fs::write(dir.path().join("token"), &made.stdout).expect("it is written");
         let judged = Command::new(env!("CARGO_BIN_EXE_greendot"))
             .current_dir(dir.path())
-            .args(["token", "--check", "--key", "app.secret"])
+            .args([
+                "token",
+                "--check",
+                "--key",
+                "app.secret",
+                "--aud",
+                "greendot",
+            ])
             .stdin(std::fs::File::open(dir.path().join("token")).expect("it is there"))
             .output()
             .expect("the binary runs");

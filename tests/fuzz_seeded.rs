@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use greendot::auth;
+use greendot::fleet;
 use greendot::shard;
 use greendot::wire::fuzz;
 
@@ -100,6 +101,34 @@ const TLS: &[&[u8]] = &[
     b"\x02\0\x50\x03\x07\x02\0\x08\xff\x0a\0\x09\x10\x08\xff",
     b"\x02\x05\x02\x02\0\x08\xff\x0a\0\x0b\x80\x08\xff",
     b"\0\x01\x30\x0c\0\x05\x01\x04\x16\x02\0\x0c\0\x0a\0\x0c\0",
+];
+
+#[test]
+fn fleet_message() {
+    run("fleet_message", fleet::fuzz::message, FLEET_MESSAGES);
+}
+
+const FLEET_MESSAGES: &[&[u8]] = &[
+    b"birthday\0\0\0\0\0\x07\0\0\0\0\0\x09+\x02\x03bob-\x05\0\0\0\0\x01\x02\x05carol",
+    b"birthday\0\0\0\0\0\x07\x01\x9a\xb7\x2a\x64\0\
+      -\x0d\0\0\0\0\x01\x02\0\0\0\0\x01\x03\x02\xc3\xa9",
+    b"birthday\xff\xff\xff\xff\xff\xfe\0\0\0\0\0\x09!\0\0\0\0\0\x01\x02\x01a=\x05\x01bx\0\x01c",
+    b"birthday\0\0\0\0\0\x07\0\0\0\0\0\x09",
+];
+
+#[test]
+fn fleet_kept() {
+    run("fleet_kept", fleet::fuzz::kept, FLEET_KEPT);
+}
+
+const FLEET_KEPT: &[&[u8]] = &[
+    b"\0\0\0\0\0\x03\x06life\x05\0\0\0\0\x01\x02lief\x02",
+    b"\0\0\0\x01\0\0\0\0\x02\x01",
+    b"birthday\0\0\0\0\0\x07\0\0\0\0\0\x09",
+    b"F\0\0\0\0\0\x05\0\0\x01\x02",
+    b"obirthday\0\0\0\0\0\x07\0\0\0\0\0\x09\0\0\0\x02e.nsl",
+    b"fbirthday\0\0\0\0\0\x07\0\0\0\x02",
+    b"GDGAP 281474976710655",
 ];
 
 #[test]

@@ -178,6 +178,39 @@ impl Cause {
     }
 }
 
+/// What became of a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// It is on its way.
+    Away,
+    /// Nobody takes datagrams there, or did when the last one came.
+    Refused,
+}
+
+impl Cause {
+    /// Tells `node` alone, by its place among the nodes, that `user` beats or says goodbye: of a
+    /// fleet any node takes it.
+    ///
+    /// Errors: the socket's; it is no cause by datagrams.
+    pub fn tell(
+        &mut self,
+        node: usize,
+        population: &Population,
+        user: u64,
+        online: bool,
+        sent_at_ms: u64,
+    ) -> io::Result<Sent> {
+        let Cause::Udp { sockets, keys, .. } = self else {
+            return Err(io::Error::other("a fleet is told by datagrams"));
+        };
+        match sockets[node].send(&datagram(population, &[user], !online, sent_at_ms, keys)) {
+            Ok(_) => Ok(Sent::Away),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Sent::Refused),
+            Err(error) => Err(io::Error::new(error.kind(), format!("UDP: {error}"))),
+        }
+    }
+}
+
 /// A datagram for `users`, at most [`USERS_PER_DATAGRAM`].
 pub fn datagram(
     population: &Population,

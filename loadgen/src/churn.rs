@@ -2,13 +2,16 @@
 //!
 //! Owns the split among processes and the report; one process's part of the day is `world`'s.
 
+mod fault;
 mod holds;
+mod roads;
 mod world;
 
 use std::io;
 use std::time::Duration;
 
 use clap::Args;
+use fault::Fault;
 use holds::Holds;
 use serde::{Deserialize, Serialize};
 use world::World;
@@ -62,6 +65,21 @@ pub struct ChurnArgs {
     /// interval
     #[arg(long, default_value = "1s", value_parser = crate::units::duration)]
     pub settle: Duration,
+    /// Run this command of the shell meanwhile: what it does to the servers must have nobody told
+    /// wrong. What watchers are not told is excused until it has ended, and for --heal
+    #[arg(long, value_name = "COMMAND")]
+    pub fault: Option<String>,
+    /// When --fault begins [default: after a third of the day]
+    #[arg(long, value_name = "TIME", value_parser = crate::units::duration)]
+    pub fault_at: Option<Duration>,
+    /// So long after a fault, or after all nodes of a fleet are ready again, every view must be
+    /// true
+    #[arg(long, default_value = "15s", value_parser = crate::units::duration)]
+    pub heal: Duration,
+    /// Of a fleet: probability with which a beat, or a watcher that comes back, goes to another
+    /// node than before
+    #[arg(long, default_value_t = 0.05)]
+    pub roam: f64,
 }
 
 /// What a process saw of its part of the world.
@@ -89,10 +107,28 @@ struct Found {
     refused: u64,
     /// How often the process was not at work for a while.
     stalls: u64,
+    /// Of some wrong views what is known of them.
+    evidence: Vec<String>,
     /// States told in each half second of the day.
     told: Vec<u64>,
     /// Hellos whose time contradicts that of earlier ones.
     clock_set: u64,
+    /// How often a user went to another node than before.
+    moves: u64,
+    /// What two nodes said differently of users, or wrongly.
+    nodes_differ: u64,
+    /// States that contradict earlier ones and came while something failed.
+    corrections: u64,
+    /// States that were told while something failed: truly offline, but since a time at which the
+    /// user was online, as times are lost with what Redis has acknowledged; or online, of somebody
+    /// whose goodbye could not be told yet.
+    untimely: u64,
+    /// Users of whom two nodes say the same, but since other times.
+    since_differs: u64,
+    /// At the day's end something was still excused.
+    not_healed: u64,
+    /// A fault was caused, or a node was not ready.
+    was_troubled: bool,
 }
 
 /// The subcommand.
@@ -109,18 +145,32 @@ pub fn run(common: &Common, args: &ChurnArgs) -> io::Result<Report> {
             shares.len()
         )));
     }
+    if args.fault.is_some() && (shares.len() > 1 || common.share.is_some()) {
+        return Err(io::Error::other(
+            "--fault takes one process: fewer --watchers, or a higher limit of descriptors",
+        ));
+    }
     if let Some(share) = common.share {
         say(&live(common, args, share)?)?;
         return Ok(Report::default());
     }
     let target = Target::new(common)?;
-    let before = Count::take(common, &target)?;
+    // A node that was started anew has forgotten what it counted.
+    let count = || match target.is_fleet {
+        true => Ok(None),
+        false => Count::take(common, &target).map(Some),
+    };
+    let before = count()?;
     let found = match shares[..] {
         [share] => live(common, args, share)?,
         _ => gather(args, &shares)?,
     };
-    let after = Count::take(common, &target)?;
-    Ok(report(args, found, &before, &after))
+    let counts = before.zip(count()?);
+    let mut report = report(args, found, counts.as_ref());
+    if target.is_fleet {
+        report.value("nodes", target.presence.len() as f64);
+    }
+    Ok(report)
 }
 
 /// The day of one process's part of the world: its share of the watchers, and as large a share of
@@ -130,15 +180,20 @@ fn live(common: &Common, args: &ChurnArgs, share: Share) -> io::Result<Found> {
     let line = ProgressLine::new(common.quiet || common.share.is_some());
     let target = Target::new(common)?;
     let mut cause = Cause::new(common, &target, How::Udp)?;
-    let holds = Holds::watch(target.presence.iter().map(|node| node.http).collect());
-    let mut fleet = Fleet::new(target.streams, share.first, share.count)?;
+    let nodes: Vec<_> = target.presence.iter().map(|node| node.http).collect();
+    let holds = Holds::watch(&nodes);
+    let is_fleet = target.is_fleet;
+    let mut fleet = Fleet::new(target.streams, share.first, share.count)?.sealed_by(target.seal);
     let mut world = World::new(common, args, share);
+    if is_fleet {
+        world.spread(nodes.len());
+    }
     world.set_up(&mut fleet, holds)?;
     let effort = Effort::begin(fleet.asleep_us());
     world.live(&mut fleet, &mut cause, &line)?;
     world.found.busy = effort.busy(fleet.asleep_us());
-    world.found.disagreements = world.last_judgement(&mut fleet, &line)?;
-    Ok(world.found)
+    world.found.disagreements = world.last_judgement(&mut fleet, &nodes, &line)?;
+    Ok(std::mem::take(&mut world.found))
 }
 
 /// Has a process live for each share and adds up what they saw.
@@ -174,6 +229,8 @@ impl Found {
 
     fn add(&mut self, other: &Found) {
         self.busy = self.busy.max(other.busy);
+        self.was_troubled |= other.was_troubled;
+        self.evidence.extend_from_slice(&other.evidence);
         self.told.resize(self.told.len().max(other.told.len()), 0);
         for (sum, part) in self.told.iter_mut().zip(&other.told) {
             *sum += part;
@@ -204,13 +261,21 @@ impl Found {
             (&mut self.unreadable, other.unreadable),
             (&mut self.ended, other.ended),
             (&mut self.refused, other.refused),
+            (&mut self.moves, other.moves),
+            (&mut self.nodes_differ, other.nodes_differ),
+            (&mut self.corrections, other.corrections),
+            (&mut self.not_healed, other.not_healed),
+            (&mut self.untimely, other.untimely),
+            (&mut self.since_differs, other.since_differs),
         ] {
             *sum += part;
         }
     }
 }
 
-fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Report {
+/// `counts`: what one server, or the presence nodes of a split deployment, counted before and
+/// after.
+fn report(args: &ChurnArgs, found: Found, counts: Option<&(Count, Count)>) -> Report {
     let mut report = Report::new("churn");
     for (name, value) in [
         ("users", args.users),
@@ -228,6 +293,14 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
         ("duplicated", found.doubled),
         ("out_of_order", found.out_of_order),
         ("generator_stalls", found.stalls),
+        ("moves", found.moves),
+        ("nodes_differ", found.nodes_differ),
+        ("corrections", found.corrections),
+        ("nodes_not_healed", found.not_healed),
+        ("untimely", found.untimely),
+        ("since_differs", found.since_differs),
+        ("streams_ended", found.ended),
+        ("streams_refused", found.refused),
     ] {
         report.value(name, value as f64);
     }
@@ -248,8 +321,28 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
     report.fail_if(found.doubled, "states were told twice on one stream");
     report.fail_if(found.out_of_order, "states were told after a newer one");
     report.fail_if(found.unreadable, "events could not be read");
-    report.fail_if(found.ended, "streams were ended by the server");
-    report.fail_if(found.refused, "streams were refused");
+    report.fail_if(
+        found.nodes_differ,
+        "users are not the same at all nodes, or not as they should be",
+    );
+    report.fail_if(
+        found.not_healed,
+        "days ended less than --heal after nodes were not ready: not every view was judged",
+    );
+    // Redis may have lost times in a fault, and then they are another node's to say.
+    if !found.was_troubled {
+        report.fail_if(
+            found.since_differs,
+            "users are online or offline since other times at other nodes",
+        );
+    }
+    // Of whom a fault is caused the streams may end.
+    let (ended, refused) = match found.was_troubled {
+        true => (0, 0),
+        false => (found.ended, found.refused),
+    };
+    report.fail_if(ended, "streams were ended by the server");
+    report.fail_if(refused, "streams were refused");
     if found.clock_set > 0 {
         report.doubts.push(
             "the server's clock was set while the day went on: when its states came about is not \
@@ -257,6 +350,27 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
                 .to_owned(),
         );
     }
+    report.notes.extend(found.evidence);
+    if let Some((before, after)) = counts {
+        count(before, after, &mut report);
+    }
+    report.latencies("online: beat to told", found.online);
+    report.latencies("goodbye to told", found.goodbye);
+    report.latencies("late offline: expiry to told", found.late_offline);
+    let step_s = STEP_US as f64 / 1e6;
+    let told = found.told.iter().enumerate();
+    let told = told.map(|(step, count)| ((step + 1) as f64 * step_s, *count as f64 / step_s));
+    report.series("states told a second", "s", told.collect());
+    report.strain(&Strain {
+        busy: found.busy,
+        lag_p99_us: found.lag.percentile_us(99.0),
+        server_gave_way: false,
+    });
+    report
+}
+
+/// Adds what servers counted.
+fn count(before: &Count, after: &Count, report: &mut Report) {
     let stalls = after.stalls_since(before);
     report.value("server_stalls", stalls);
     if stalls > 0.0 {
@@ -272,19 +386,6 @@ fn report(args: &ChurnArgs, found: Found, before: &Count, after: &Count) -> Repo
             "{dropped} datagrams were dropped or refused by the server: the truth is not known"
         ));
     }
-    report.latencies("online: beat to told", found.online);
-    report.latencies("goodbye to told", found.goodbye);
-    report.latencies("late offline: expiry to told", found.late_offline);
-    let step_s = STEP_US as f64 / 1e6;
-    let told = found.told.iter().enumerate();
-    let told = told.map(|(step, count)| ((step + 1) as f64 * step_s, *count as f64 / step_s));
-    report.series("states told a second", "s", told.collect());
-    report.strain(&Strain {
-        busy: found.busy,
-        lag_p99_us: found.lag.percentile_us(99.0),
-        server_gave_way: false,
-    });
-    report
 }
 
 #[cfg(test)]

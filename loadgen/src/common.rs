@@ -13,6 +13,13 @@ pub struct Common {
     /// The server's HTTP address [default: GREENDOT_URL, or 127.0.0.1:8080]
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = servers::realtime)]
     pub http: Option<SocketAddr>,
+    /// Open streams over TLS, at the address of the server's --https; all else goes to --http
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = servers::sealed)]
+    pub https: Option<SocketAddr>,
+    /// With --https: believe the authorities of this PEM file [default: whoever answers, and no
+    /// signature is checked]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// The server's UDP address [default: GREENDOT_BEAT_TO, or 127.0.0.1:8081]
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = servers::datagrams)]
     pub udp: Option<SocketAddr>,
@@ -28,6 +35,15 @@ pub struct Common {
         value_parser = servers::presence
     )]
     pub presence: Vec<PresenceNode>,
+    /// Instead of all of these: a node of a fleet, by the addresses that clients use; repeat it for
+    /// each
+    #[arg(
+        long,
+        global = true,
+        value_name = "udp://HOST:PORT,http://HOST:PORT",
+        value_parser = servers::presence
+    )]
+    pub node: Vec<PresenceNode>,
     /// The file with the fleet key that the server accepts
     #[arg(long, global = true, default_value = "greendot-data/fleet.key")]
     pub key_file: PathBuf,

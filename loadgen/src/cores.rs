@@ -196,7 +196,7 @@ fn parse_listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
 
 /// The subcommand.
 pub fn run(common: &Common, args: &CoresArgs) -> io::Result<Report> {
-    if Target::new(common)?.is_split {
+    if !Target::new(common)?.is_one() {
         return Err(io::Error::other(
             "cores starts its own servers, each of both halves",
         ));

@@ -28,6 +28,8 @@ pub struct Sum {
     pub hello: Latencies,
     /// To the snapshot.
     pub snapshot: Latencies,
+    /// Until the last stream of the ramp was ready, us.
+    pub ramped_us: u64,
     /// From the time a stream was due to come back to its being ready.
     pub back: Latencies,
     /// From a ping to what its answer was answered.
@@ -123,6 +125,7 @@ impl Sum {
         self.snapshot.merge(&read(&found.snapshot)?);
         self.back.merge(&read(&found.back)?);
         self.answer.merge(&read(&found.answer)?);
+        self.ramped_us = self.ramped_us.max(found.ramped_us);
         self.answers_failed += found.answers_failed;
         self.pings_answered += found.progress.pings_answered;
         self.lag.merge(&read(&found.lag)?);

@@ -16,7 +16,12 @@ pub struct Exposition {
 impl Exposition {
     /// Asks the server.
     pub fn scrape(target: SocketAddr) -> io::Result<Exposition> {
-        let answer = Client::connect(target)?.call("GET", "/metrics", b"")?;
+        Exposition::of(Client::connect(target)?, target)
+    }
+
+    /// Asks the server at `target` over a connection.
+    pub fn of(mut client: Client, target: SocketAddr) -> io::Result<Exposition> {
+        let answer = client.call("GET", "/metrics", b"")?;
         if answer.status != 200 {
             let hint = match answer.status {
                 404 => "; of a server with --admin name that address: it serves everything",

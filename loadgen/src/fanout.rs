@@ -188,8 +188,8 @@ impl Sample {
             server_cpu_us: common.server_pid.and_then(procfs::cpu_us),
             udp_drops: target.socket_drops(),
             // The nodes of a split deployment would be mixed up.
-            work: (common.peer == Peer::Greendot && !target.is_split)
-                .then(|| Exposition::scrape(target.streams[0]).ok())
+            work: (common.peer == Peer::Greendot && target.is_one())
+                .then(|| Exposition::scrape(target.figures()[0]).ok())
                 .flatten()
                 .map_or_else(Work::default, |metrics| Work::of(&metrics)),
         }

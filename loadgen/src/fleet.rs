@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use rustls::ClientConnection;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::chunked::Chunked;
 use crate::clock;
 use crate::gone::Gone;
+use crate::seal::{Seal, shake};
 use crate::sse::{Event, Lasting, Reader};
 
 /// Streams that share one source address. Far below the number of ephemeral ports: the kernel
@@ -64,6 +66,8 @@ enum Phase {
     #[default]
     Closed,
     Connecting,
+    /// TLS is being agreed on.
+    Shaking,
     Sending,
     Head,
     Body(Chunked),
@@ -110,6 +114,12 @@ pub struct Fleet {
     /// Number of the first stream among those of all processes, for the choice of servers and
     /// source addresses.
     first: usize,
+    /// By how many servers each stream has moved on from its own; empty while none has.
+    moved: Vec<u16>,
+    /// None: streams are plain.
+    seal: Option<Seal>,
+    /// The TLS of each stream that is open; empty where streams are plain.
+    sealed: Vec<Option<Box<ClientConnection>>>,
     asleep_us: u64,
 }
 
@@ -124,13 +134,28 @@ impl Fleet {
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             targets,
             first,
+            moved: Vec::new(),
+            seal: None,
+            sealed: Vec::new(),
             asleep_us: 0,
         })
     }
 
+    /// The same over TLS, if `seal` is something.
+    pub fn sealed_by(mut self, seal: Option<Seal>) -> Fleet {
+        let count = seal.as_ref().map_or(0, |_| self.conns.len());
+        self.sealed.resize_with(count, || None);
+        self.seal = seal;
+        self
+    }
+
     /// Begins to connect stream `conn`, which is closed.
     pub fn open(&mut self, conn: usize) -> io::Result<()> {
-        let mut socket = connect(self.target(conn), self.first + conn)?;
+        let host = self.target(conn);
+        let mut socket = connect(host, self.first + conn)?;
+        if let Some(seal) = &self.seal {
+            self.sealed[conn] = Some(seal.open(host)?);
+        }
         self.poll.registry().register(
             &mut socket,
             Token(conn),
@@ -147,12 +172,32 @@ impl Fleet {
     }
 
     fn target(&self, conn: usize) -> SocketAddr {
-        self.targets[(self.first + conn) % self.targets.len()]
+        self.targets[self.at(conn)]
+    }
+
+    /// Which of the servers stream `conn` is at, or is to be opened at.
+    pub fn at(&self, conn: usize) -> usize {
+        let moved = self.moved.get(conn).copied().unwrap_or(0);
+        (self.first + conn + usize::from(moved)) % self.targets.len()
+    }
+
+    /// Has stream `conn`, which is closed, be opened at that server from now on. What it was told
+    /// of ids holds there too.
+    pub fn move_to(&mut self, conn: usize, server: usize) {
+        let count = self.targets.len();
+        let moved = (server + count - self.at(conn)) % count;
+        if moved == 0 {
+            return;
+        }
+        self.moved.resize(self.conns.len(), 0);
+        let all = (usize::from(self.moved[conn]) + moved) % count;
+        self.moved[conn] = all as u16;
     }
 
     /// Ends stream `conn`; with a reset if `abrupt`, as a phone that lost its network never would,
     /// but a middlebox does.
     pub fn close(&mut self, conn: usize, abrupt: bool) {
+        self.sealed.get_mut(conn).map(Option::take);
         let conn = &mut self.conns[conn];
         if let (Some(socket), true) = (&conn.socket, abrupt) {
             // Without the option it is an orderly close, which ends the stream as well.
@@ -212,9 +257,19 @@ impl Fleet {
                 writable: event.is_writable(),
                 closed: event.is_read_closed(),
             };
-            let step = conn.ready(index, host, edge, now_us, &mut self.buffer, handler);
+            let mut tls = self.sealed.get_mut(index).and_then(Option::as_deref_mut);
+            let step = conn.ready(
+                index,
+                host,
+                edge,
+                now_us,
+                &mut tls,
+                &mut self.buffer,
+                handler,
+            );
             now_us = clock::now_us();
             if let Err(why) = step {
+                self.sealed.get_mut(index).map(Option::take);
                 *conn = Conn {
                     lasting: conn.lasting,
                     ..Conn::default()
@@ -226,13 +281,50 @@ impl Fleet {
     }
 }
 
+/// A stream's bytes on their way, sealed or plain.
+struct Line<'a> {
+    socket: &'a mut TcpStream,
+    tls: Option<&'a mut ClientConnection>,
+}
+
+impl Read for Line<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(*tls, self.socket).read(buffer),
+            None => self.socket.read(buffer),
+        }
+    }
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(*tls, self.socket).write(bytes),
+            None => self.socket.write(bytes),
+        }
+    }
+
+    /// What is sealed has gone, or `WouldBlock`.
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(*tls, self.socket).flush(),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Conn {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "parts of one fleet, borrowed apart"
+    )]
     fn ready(
         &mut self,
         index: usize,
         host: SocketAddr,
         edge: Edge,
         now_us: u64,
+        tls: &mut Option<&mut ClientConnection>,
         buffer: &mut [u8],
         handler: &mut impl Handler,
     ) -> Result<(), Gone> {
@@ -253,28 +345,58 @@ impl Conn {
             handler.connected(index, now_us);
             handler.request(index, host, self.lasting, &mut request);
             self.pending = Some(Box::new(request));
-            self.phase = Phase::Sending;
+            self.phase = Phase::Shaking;
         }
+        if self.phase == Phase::Shaking {
+            let (Some(socket), Some(tls)) = (&mut self.socket, tls.as_deref_mut()) else {
+                self.phase = Phase::Sending;
+                return self.go_on(index, edge, tls, buffer, handler);
+            };
+            match shake(tls, socket) {
+                Ok(true) => self.phase = Phase::Sending,
+                Ok(false) => return Ok(()),
+                Err(error) => return Err(broken(&error)),
+            }
+        }
+        self.go_on(index, edge, tls, buffer, handler)
+    }
+
+    /// The connection stands: sends what is not sent, and reads.
+    fn go_on(
+        &mut self,
+        index: usize,
+        edge: Edge,
+        tls: &mut Option<&mut ClientConnection>,
+        buffer: &mut [u8],
+        handler: &mut impl Handler,
+    ) -> Result<(), Gone> {
         if self.phase == Phase::Sending {
-            self.send()?;
+            self.send(tls)?;
         }
         // What answers a request that is not whole yet is read when it is.
         if self.phase == Phase::Sending {
             return Ok(());
         }
-        self.read(index, edge.closed, buffer, handler)
+        self.read(index, edge.closed, tls, buffer, handler)
     }
 
-    fn send(&mut self) -> Result<(), Gone> {
+    fn send(&mut self, tls: &mut Option<&mut ClientConnection>) -> Result<(), Gone> {
         let (Some(socket), Some(pending)) = (&mut self.socket, &mut self.pending) else {
             return Ok(());
         };
-        while !pending.is_empty() {
-            match socket.write(pending) {
+        let tls = tls.as_deref_mut();
+        let mut line = Line { socket, tls };
+        loop {
+            let sent = match pending.is_empty() {
+                true => line.flush().map(|()| 0),
+                false => line.write(pending),
+            };
+            match sent {
+                Ok(_) if pending.is_empty() => break,
                 Ok(sent) => drop(pending.drain(..sent)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(Gone::Reset),
+                Err(error) => return Err(broken(&error)),
             }
         }
         self.pending = None;
@@ -288,23 +410,29 @@ impl Conn {
         &mut self,
         index: usize,
         closed: bool,
+        tls: &mut Option<&mut ClientConnection>,
         buffer: &mut [u8],
         handler: &mut impl Handler,
     ) -> Result<(), Gone> {
+        // A read of what is sealed brings one record at a time.
+        let to_the_end = closed || tls.is_some();
         while let Some(socket) = &mut self.socket {
-            match socket.read(buffer) {
+            let tls = tls.as_deref_mut();
+            match (Line { socket, tls }).read(buffer) {
                 Ok(0) => return Err(Gone::Eof),
                 Ok(read) => {
                     self.bytes(index, clock::now_us(), &buffer[..read], handler)?;
                     // Less than was asked for: the socket is empty, and an edge will tell when it
                     // no longer is.
-                    if read < buffer.len() && !closed {
+                    if read < buffer.len() && !to_the_end {
                         return Ok(());
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(Gone::Reset),
+                // An end without a goodbye; what was cut short is noticed by what it is of.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(Gone::Eof),
+                Err(error) => return Err(broken(&error)),
             }
         }
         Ok(())
@@ -368,6 +496,14 @@ impl Conn {
         self.phase = Phase::Body(Chunked::new(header("transfer-encoding", "chunked")));
         handler.opened(index, now_us);
         self.bytes(index, now_us, &head[head_bytes..], handler)
+    }
+}
+
+/// What an error of a stream's line says of its end.
+fn broken(error: &io::Error) -> Gone {
+    match error.kind() {
+        ErrorKind::InvalidData => Gone::Malformed,
+        _ => Gone::Reset,
     }
 }
 

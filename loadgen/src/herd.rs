@@ -23,6 +23,7 @@ use crate::population::Population;
 use crate::procfs;
 use crate::record;
 use crate::schedule::Schedule;
+use crate::seal::Seal;
 use crate::sse::{Event, Lasting};
 use crate::stats::Latencies;
 use crate::workers::{orders, say};
@@ -32,12 +33,16 @@ use crate::workers::{orders, say};
 pub struct Plan {
     /// The servers, in turn.
     pub targets: Vec<SocketAddr>,
+    /// None: streams are plain.
+    pub seal: Option<Seal>,
     /// Number of the first stream among those of all processes.
     pub first: usize,
     /// Streams of this process.
     pub count: usize,
     /// Connects a second, of this process.
     pub rate: f64,
+    /// Most streams of this process that are on their way to being ready.
+    pub in_flight: usize,
     /// Who exists.
     pub population: Population,
     /// Who watches whom.
@@ -106,6 +111,8 @@ pub struct Found {
     pub hello: String,
     /// See `connect`.
     pub snapshot: String,
+    /// From the start to the moment at which the last stream of the ramp was ready, us.
+    pub ramped_us: u64,
     /// From the time a stream was due to come back to its being ready again.
     pub back: String,
     /// From a ping to what its answer was answered.
@@ -143,6 +150,7 @@ struct Herd {
     hello: Latencies,
     snapshot: Latencies,
     back: Latencies,
+    ramped_us: u64,
     answers: Option<Answers>,
     /// Streams that come back, by when (us); only in a storm.
     returning: BinaryHeap<Reverse<(u64, u32)>>,
@@ -159,7 +167,8 @@ struct Herd {
 pub fn run(plan: Plan) -> io::Result<()> {
     // What it holds for its streams counts from here on, the table of them too.
     let own_before = own_bytes();
-    let mut fleet = Fleet::new(plan.targets.clone(), plan.first, plan.count)?;
+    let mut fleet =
+        Fleet::new(plan.targets.clone(), plan.first, plan.count)?.sealed_by(plan.seal.clone());
     let orders = orders();
     let start_us = clock::now_us();
     let mut schedule = Schedule::new(start_us, plan.rate, plan.count as u64);
@@ -185,8 +194,15 @@ pub fn run(plan: Plan) -> io::Result<()> {
         }
         // A few at a time, so that what comes meanwhile is read.
         for _ in 0..32 {
-            let Some((number, intended_us)) = schedule.next_due(now_us) else {
+            let crowded = herd.in_flight() >= herd.plan.in_flight;
+            let Some((number, due_us)) = (!crowded).then(|| schedule.next_due(now_us)).flatten()
+            else {
                 break;
+            };
+            // Whoever has waited for others to be ready was meant to begin now: no open loop.
+            let intended_us = match herd.plan.in_flight {
+                usize::MAX => due_us,
+                _ => now_us,
             };
             lag.record(now_us - intended_us);
             herd.begin(&mut fleet, number as usize, intended_us)?;
@@ -200,8 +216,10 @@ pub fn run(plan: Plan) -> io::Result<()> {
             herd.progress.own_bytes = own_bytes().saturating_sub(own_before);
             say(&Word::Progress(herd.progress))?;
         }
-        let wake_us = schedule
-            .next_at_us()
+        // Where there is no room, who is ready next makes some.
+        let has_room = herd.in_flight() < herd.plan.in_flight;
+        let next_begin_us = schedule.next_at_us().filter(|_| has_room);
+        let wake_us = next_begin_us
             .unwrap_or(u64::MAX)
             .min(herd.next_return_us())
             .min(next_word_us)
@@ -265,6 +283,7 @@ impl Herd {
             hello: Latencies::default(),
             snapshot: Latencies::default(),
             back: Latencies::default(),
+            ramped_us: 0,
             returning: BinaryHeap::new(),
             storm: false,
             false_transitions: 0,
@@ -342,6 +361,14 @@ impl Herd {
         }
     }
 
+    /// Streams that have been begun and are neither ready nor gone; a storm begins none.
+    fn in_flight(&self) -> usize {
+        let Progress {
+            begun, ready, gone, ..
+        } = self.progress;
+        begun.saturating_sub(ready + gone) as usize
+    }
+
     fn since_intended_us(&self, conn: usize, now_us: u64) -> u64 {
         now_us.saturating_sub(self.start_us + u64::from(self.intended_us[conn]))
     }
@@ -352,6 +379,8 @@ impl Herd {
             if self.storm {
                 let us = self.since_intended_us(conn, now_us);
                 self.back.record(us);
+            } else {
+                self.ramped_us = now_us - self.start_us;
             }
         }
     }
@@ -385,6 +414,7 @@ impl Herd {
             hello: self.hello.to_base64(),
             snapshot: self.snapshot.to_base64(),
             back: self.back.to_base64(),
+            ramped_us: self.ramped_us,
             answer: answered.latency.to_base64(),
             answers_failed: answered.bad,
             false_transitions: self.false_transitions,

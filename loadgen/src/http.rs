@@ -28,7 +28,11 @@ pub struct Answer {
 impl Client {
     /// Connects; each later read or write may take 10 s.
     pub fn connect(target: SocketAddr) -> io::Result<Client> {
-        let limit = Duration::from_secs(10);
+        Client::connect_within(target, Duration::from_secs(10))
+    }
+
+    /// Connects; that, and each later read or write, may take `limit`.
+    pub fn connect_within(target: SocketAddr, limit: Duration) -> io::Result<Client> {
         let socket = TcpStream::connect_timeout(&target, limit)?;
         socket.set_read_timeout(Some(limit))?;
         socket.set_write_timeout(Some(limit))?;

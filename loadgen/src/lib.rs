@@ -39,6 +39,7 @@ pub mod query;
 pub mod record;
 pub mod report;
 pub mod schedule;
+pub mod seal;
 pub mod server_clock;
 pub mod servers;
 pub mod shards;

@@ -109,7 +109,7 @@ fn name_servers(report: &mut Report, scenario: &Scenario, common: &Common) {
     if let (Ok(target), Peer::Greendot, false) = (Target::new(common), common.peer, starts_its_own)
     {
         let presence = target.presence.iter().map(|node| node.http);
-        let nodes = presence.chain(target.streams.iter().copied());
+        let nodes = presence.chain(target.figures());
         nodes
             .flat_map(Exposition::scrape)
             .for_each(|metrics| report.server(&metrics));

@@ -1,7 +1,9 @@
 //! `plan`: cores, memory, network and nodes for a number of users, with the arithmetic shown.
 //!
-//! Owns the model. Every cost comes from measured runs (`--costs`, the JSON of earlier ones) or
-//! from a stated assumption.
+//! Owns the model of nodes; `fleet` below has that of a fleet. Every cost comes from measured runs
+//! (`--costs`, the JSON of earlier ones) or from a stated assumption.
+
+mod fleet;
 
 use std::fs;
 use std::io;
@@ -50,6 +52,16 @@ pub struct PlanArgs {
     /// Memory of one node, GiB
     #[arg(long, default_value_t = 32.0)]
     pub node_gib: f64,
+    /// Share of a core that a primary of a fleet's Redis may be planned with: it has one, and takes
+    /// over from another that fails
+    #[arg(long, default_value_t = 0.4)]
+    pub primary_load: f64,
+    /// Memory of one primary for users, GiB
+    #[arg(long, default_value_t = 16.0)]
+    pub primary_gib: f64,
+    /// Network of one primary, Mbit/s
+    #[arg(long, default_value_t = 1_000.0)]
+    pub primary_mbit_per_s: f64,
     /// JSON files of earlier streams, fanout and beats runs on this machine
     #[arg(long, value_delimiter = ',')]
     pub costs: Vec<PathBuf>,
@@ -407,6 +419,8 @@ pub fn run(_common: &Common, args: &PlanArgs) -> io::Result<Report> {
                 (value * 100.0).round() / 100.0,
             );
         }
+        let as_fleet = fleet::fleet_need(*users as f64, &n, args);
+        fleet::tell(*users, &as_fleet, args, &mut report);
     }
     Ok(report)
 }
@@ -427,6 +441,9 @@ mod tests {
             load: 0.5,
             node_cores: 8.0,
             node_gib: 32.0,
+            primary_load: 0.4,
+            primary_gib: 16.0,
+            primary_mbit_per_s: 1_000.0,
             costs: vec![],
             uncertified: false,
         }

@@ -18,6 +18,8 @@ pub struct Record<'a> {
     pub since: Option<u64>,
     /// Time of the last beat, Unix ms.
     pub last_active: Option<u64>,
+    /// A node of a fleet says that it may know no better.
+    pub stale: bool,
 }
 
 #[derive(Deserialize)]
@@ -27,6 +29,8 @@ struct Loose<'a> {
     status: Status,
     since: Option<u64>,
     last_active: Option<u64>,
+    #[serde(default)]
+    stale: bool,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +54,7 @@ impl<'a> From<Loose<'a>> for Record<'a> {
             status,
             since,
             last_active,
+            stale,
         } = loose;
         Record {
             user,
@@ -60,6 +65,7 @@ impl<'a> From<Loose<'a>> for Record<'a> {
             },
             since,
             last_active,
+            stale,
         }
     }
 }
@@ -105,6 +111,7 @@ fn usual(data: &[u8]) -> Option<Record<'_>> {
         online: Some(online),
         since: Some(since),
         last_active: Some(last_active),
+        stale: false,
     })
 }
 
@@ -136,6 +143,7 @@ mod tests {
             online: online.into(),
             since,
             last_active,
+            stale: false,
         })
     }
 
@@ -173,6 +181,17 @@ mod tests {
             ),
             bob(None, None, None)
         );
+    }
+
+    #[test]
+    fn what_may_be_old_is_known_by_its_flag() {
+        let told = parse(
+            b"{\"user\":\"bob\",\"status\":\"offline\",\"online\":false,\
+                \"since\":12,\"last_active\":3,\"stale\":true}",
+        );
+        let mut bob = bob(false, Some(12), Some(3)).unwrap();
+        bob.stale = true;
+        assert_eq!(told, Some(bob));
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub fn realtime(text: &str) -> Result<SocketAddr, String> {
     resolve(authority(text.strip_prefix("http://").unwrap_or(text)))
 }
 
+/// Reads `HOST:PORT`, or `https://HOST:PORT`.
+pub fn sealed(text: &str) -> Result<SocketAddr, String> {
+    resolve(authority(text.strip_prefix("https://").unwrap_or(text)))
+}
+
 /// Reads `udp://HOST:PORT,http://HOST:PORT`, as real-time nodes are told it.
 pub fn presence(text: &str) -> Result<PresenceNode, String> {
     let both = text.split_once(',');

@@ -38,7 +38,7 @@ const ORDER_HEARD: Duration = Duration::from_millis(100);
 /// The subcommand.
 pub fn run(common: &Common, args: &StormArgs) -> io::Result<Report> {
     let streams = &args.streams;
-    if Target::new(common)?.is_split && args.restart.is_some() {
+    if !Target::new(common)?.is_one() && args.restart.is_some() {
         // A node that has restarted says "unknown" and tells the state a moment later, which looks
         // like a transition.
         return Err(io::Error::other(

@@ -29,6 +29,10 @@ pub struct StreamsArgs {
     /// Connects a second
     #[arg(long, default_value = "2000", value_parser = crate::units::rate)]
     pub rate: f64,
+    /// Connect as soon as fewer than so many streams are on their way to being ready, and no faster
+    /// than --rate: a storm of so many at a time
+    #[arg(long, value_name = "MAX")]
+    pub in_flight: Option<usize>,
     /// Publishers that each stream watches
     #[arg(long, default_value_t = 0)]
     pub watch: u32,
@@ -71,11 +75,21 @@ impl StreamsArgs {
         let choice = self
             .zipf
             .map_or(Choice::Uniform, |exponent| Choice::Zipf { exponent });
+        let target = Target::new(common)?;
+        if self.answer_pings && target.seal.is_some() {
+            return Err(io::Error::other(
+                "--answer-pings answers over plain HTTP: not with --https",
+            ));
+        }
         Ok(Plan {
-            targets: Target::new(common)?.streams,
+            targets: target.streams,
+            seal: target.seal,
             first: share.first,
             count: share.count,
             rate: self.rate * share.count as f64 / self.streams as f64,
+            in_flight: self.in_flight.map_or(usize::MAX, |all| {
+                (all * share.count).div_ceil(self.streams).max(1)
+            }),
             population: Population::new(common.seed),
             graph: Graph {
                 publishers: self.streams as u64,
@@ -256,9 +270,9 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
     let before = Weight::now(common.server_pid);
     // The nodes of a split deployment would be mixed up.
     let work = || {
-        let of_one = common.peer == Peer::Greendot && !target.is_split;
+        let of_one = common.peer == Peer::Greendot && target.is_one();
         of_one
-            .then(|| Exposition::scrape(target.streams[0]))
+            .then(|| Exposition::scrape(target.figures()[0]))
             .transpose()
     };
     let unwatching_bytes = match all.weigh_watches {
@@ -300,6 +314,10 @@ pub fn run(common: &Common, all: &HoldArgs) -> io::Result<Report> {
     report.value("streams_ready", reached.ready as f64);
     report.value("streams_held", held.ready as f64);
     report.value("watches_per_stream", f64::from(args.watch));
+    let ramped_s = match sum.ramped_us {
+        0 => ramped_s,
+        us => us as f64 / 1e6,
+    };
     report.value("ramp_s", ramped_s);
     report.value("connects_per_s", reached.ready as f64 / ramped_s.max(0.001));
     let user_memory = Weight {

@@ -1,4 +1,5 @@
-//! Which servers are under load: one that does everything, or the two halves of a split deployment.
+//! Which servers are under load: one that does everything, the two halves of a split deployment, or
+//! the nodes of a fleet.
 //!
 //! Owns how the flags name them and which of them a stream, a beat or a question goes to. Opens no
 //! connection.
@@ -12,6 +13,7 @@ use greendot::wire::nodes::Nodes;
 use crate::common::{Common, Peer};
 use crate::population::Population;
 use crate::procfs;
+use crate::seal::Seal;
 use crate::servers::{self, PresenceNode};
 
 const HTTP_DEFAULT: SocketAddr =
@@ -31,6 +33,10 @@ pub struct Target {
     pub presence: Vec<PresenceNode>,
     /// The two are different processes.
     pub is_split: bool,
+    /// Each node is both, and takes whatever comes: the two are the same nodes in the same order.
+    pub is_fleet: bool,
+    /// None: streams are plain.
+    pub seal: Option<Seal>,
     /// Who named the one server: a flag or a variable.
     http_named_by: &'static str,
     nodes: Nodes,
@@ -44,7 +50,11 @@ impl Target {
     }
 
     fn named(common: &Common, variable: impl Fn(&str) -> Option<String>) -> io::Result<Target> {
+        let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         let is_split = !(common.realtime.is_empty() && common.presence.is_empty());
+        if !common.node.is_empty() {
+            return Target::fleet(common, is_split);
+        }
         if !is_split {
             let set = |name: &str, read: fn(&str) -> Result<SocketAddr, String>| {
                 let text = variable(name).filter(|text| !text.is_empty());
@@ -65,12 +75,20 @@ impl Target {
                 None => set(servers::BEAT_TO_VARIABLE, servers::datagrams)?.unwrap_or(UDP_DEFAULT),
             };
             let name = udp.to_string();
+            let seal = common.https.map(|_| Seal::new(common.tls_ca.as_deref()));
+            if seal.is_none() && common.tls_ca.is_some() {
+                return wrong("--tls-ca says whom to believe of --https: name that as well");
+            }
+            let streams = vec![common.https.unwrap_or(http)];
             return Ok(Target {
                 http_named_by,
-                ..Target::of(vec![http], vec![PresenceNode { name, udp, http }], false)
+                seal: seal.transpose()?,
+                ..Target::of(streams, vec![PresenceNode { name, udp, http }], false)
             });
         }
-        let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        if common.https.is_some() || common.tls_ca.is_some() {
+            return wrong("--https takes one server, named by --http and --udp");
+        }
         if common.http.is_some() || common.udp.is_some() {
             return wrong(
                 "--http and --udp name one server, --realtime and --presence a split deployment: \
@@ -92,13 +110,7 @@ impl Target {
         if common.peer != Peer::Greendot {
             return wrong("--peer takes --http and --udp: only greendot comes in halves");
         }
-        let mut names: Vec<&str> = common
-            .presence
-            .iter()
-            .map(|node| node.name.as_str())
-            .collect();
-        names.sort_unstable();
-        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        if has_twins(&common.presence) {
             return wrong("--presence names a node twice: users are spread by these names");
         }
         Ok(Target::of(
@@ -108,16 +120,45 @@ impl Target {
         ))
     }
 
-    /// The one server of a scenario that is of one server alone; an error if a split deployment was
-    /// named.
+    /// Of the nodes that `--node` names.
+    fn fleet(common: &Common, is_split: bool) -> io::Result<Target> {
+        let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        if is_split || common.http.is_some() || common.udp.is_some() {
+            return wrong(
+                "--node names a fleet; --http and --udp one server, --realtime and --presence a \
+                 split deployment: give one kind only",
+            );
+        }
+        if common.https.is_some() || common.tls_ca.is_some() {
+            return wrong("--https takes one server, named by --http and --udp");
+        }
+        if common.peer != Peer::Greendot {
+            return wrong("--peer takes --http and --udp: only greendot comes as a fleet");
+        }
+        if has_twins(&common.node) {
+            return wrong("--node names a node twice");
+        }
+        let streams = common.node.iter().map(|node| node.http).collect();
+        Ok(Target {
+            is_fleet: true,
+            ..Target::of(streams, common.node.clone(), false)
+        })
+    }
+
+    /// One server does everything.
+    pub fn is_one(&self) -> bool {
+        !self.is_split && !self.is_fleet
+    }
+
+    /// The one server of a scenario that is of one server alone; an error if several were named.
     pub fn single(common: &Common, scenario: &str) -> io::Result<Target> {
         let target = Target::new(common)?;
-        if target.is_split {
+        if !target.is_one() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "{scenario} loads one server: give one presence node's addresses as --http and \
-                     --udp"
+                    "{scenario} loads one server: give one node's addresses as --http and --udp, \
+                     of a split deployment a presence node's"
                 ),
             ));
         }
@@ -130,8 +171,18 @@ impl Target {
             streams,
             presence,
             is_split,
+            is_fleet: false,
+            seal: None,
             http_named_by: "",
             nodes,
+        }
+    }
+
+    /// Where the nodes that streams are opened at are asked for their figures.
+    pub fn figures(&self) -> Vec<SocketAddr> {
+        match self.is_split {
+            true => self.streams.clone(),
+            false => self.presence.iter().map(|node| node.http).collect(),
         }
     }
 
@@ -142,10 +193,12 @@ impl Target {
         let presence = self.presence.iter().map(|node| (&node.http, "--presence"));
         streams.chain(presence).find_map(|(address, flag)| {
             let fault = TcpStream::connect_timeout(address, CONNECT_TIMEOUT).err()?;
-            let named_by = if self.is_split {
-                flag
-            } else {
-                self.http_named_by
+            let is_sealed = self.seal.is_some() && flag == "--realtime";
+            let named_by = match self.is_split {
+                true => flag,
+                false if self.is_fleet => "--node",
+                false if is_sealed => "--https",
+                false => self.http_named_by,
             };
             Some(format!("{address} ({named_by}): {fault}"))
         })
@@ -190,6 +243,12 @@ impl Target {
         ports.dedup();
         ports
     }
+}
+
+fn has_twins(nodes: &[PresenceNode]) -> bool {
+    let mut names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    names.sort_unstable();
+    names.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 #[cfg(test)]
@@ -300,8 +359,42 @@ mod tests {
     }
 
     #[test]
+    fn a_fleet() {
+        let nodes = format!("{A} {B}").replace("--presence", "--node");
+        let fleet = target(&nodes).unwrap();
+        assert_eq!(
+            (fleet.is_fleet, fleet.is_split, fleet.is_one()),
+            (true, false, false)
+        );
+        // Any node takes streams, beats and questions.
+        let http = ["127.0.0.1:2", "127.0.0.2:2"].map(|a| a.parse().unwrap());
+        assert_eq!(fleet.streams, http);
+        assert_eq!(fleet.figures(), http);
+        let told = fleet.unreachable().unwrap();
+        assert!(told.starts_with("127.0.0.1:2 (--node): "), "{told}");
+        let (common, NoneOfItsOwn {}) = common::parsed(&nodes).unwrap();
+        let fault = Target::single(&common, "query").unwrap_err().to_string();
+        assert!(
+            fault.starts_with("query loads one server: give one node's"),
+            "{fault}"
+        );
+    }
+
+    #[test]
     fn what_is_refused() {
+        let node = A.replace("--presence", "--node");
         for (flags, why) in [
+            (format!("{node} --udp 127.0.0.1:6"), "give one kind only"),
+            (format!("{node} {A}"), "give one kind only"),
+            (
+                format!("{node} --https 127.0.0.1:6"),
+                "--https takes one server",
+            ),
+            (
+                format!("{node} --peer bare"),
+                "only greendot comes as a fleet",
+            ),
+            (format!("{node} {node}"), "--node names a node twice"),
             (
                 format!("--realtime 127.0.0.1:3 --http 127.0.0.1:5 {A}"),
                 "give one kind only",

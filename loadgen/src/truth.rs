@@ -27,6 +27,8 @@ pub struct Act {
     pub late_ms: u32,
     /// How long the sending took, ms: it may have left at any time within.
     pub took_ms: u32,
+    /// It went to a node that was gone a moment later: perhaps nobody was told of it.
+    pub doubtful: bool,
 }
 
 impl Act {
@@ -74,6 +76,13 @@ impl History {
         }
     }
 
+    /// The act that was sent at `at_ms`, if there is one, went to a node that is gone.
+    pub fn doubt(&mut self, at_ms: u64) {
+        if let Ok(at) = self.acts.binary_search_by_key(&at_ms, |act| act.at_ms) {
+            self.acts[at].doubtful = true;
+        }
+    }
+
     /// The time for an act that is sent now: later than every act before.
     pub fn next_ms(&self, now_ms: u64) -> u64 {
         self.acts
@@ -84,6 +93,17 @@ impl History {
     /// Whether silence, and no goodbye, is what makes the publisher offline if it is.
     pub fn ends_in_silence(&self) -> bool {
         self.acts.last().is_some_and(|act| !act.goodbye)
+    }
+
+    /// The last acts, in words.
+    pub fn tail(&self, now_ms: u64) -> String {
+        let last = self.acts[self.acts.len().saturating_sub(3)..].iter();
+        let words = last.map(|act| {
+            let what = if act.goodbye { "goodbye" } else { "beat" };
+            let ago_ms = i128::from(now_ms) - i128::from(act.at_ms);
+            format!("{what} {ago_ms} ms ago")
+        });
+        words.collect::<Vec<_>>().join(", ")
     }
 
     /// Judges a told state by the time of its transition.
@@ -103,6 +123,9 @@ impl History {
             if act.goodbye {
                 return Verdict::Left(act.intended_ms());
             }
+            if act.doubtful {
+                continue;
+            }
             if since_ms + tolerance.clock_ms >= act.at_ms + tolerance.offline_after_ms {
                 return Verdict::Expired(act.at_ms);
             }
@@ -112,6 +135,35 @@ impl History {
             }
         }
         Verdict::FalseOffline
+    }
+
+    /// Whether the publisher may have been online at `since_ms`, whenever it came: what a fleet
+    /// tells after an outage of somebody who came during it has the time at which it was heard of.
+    /// A goodbye from `from_ms` on may not have been heard by then.
+    pub fn may_live(&self, since_ms: u64, from_ms: u64, tolerance: &Tolerance) -> bool {
+        let before = |act: &&Act| act.at_ms > since_ms + tolerance.clock_ms;
+        for act in self.acts.iter().rev().skip_while(before) {
+            if !act.goodbye {
+                let limit_ms = act.arrived_ms(tolerance) + tolerance.offline_after_ms;
+                return since_ms <= limit_ms + tolerance.clock_ms;
+            }
+            let is_heard = !act.doubtful && act.at_ms < from_ms;
+            if is_heard && act.arrived_ms(tolerance) < since_ms {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Whether the publisher is online at `now_ms`, and has been for as long as a beat may be on
+    /// its way.
+    pub fn lives_on(&self, now_ms: u64, tolerance: &Tolerance) -> bool {
+        let settle_ms = tolerance.flight_ms;
+        let tolerance = Tolerance {
+            settle_ms,
+            ..*tolerance
+        };
+        self.steady(now_ms, &tolerance) == Some(true)
     }
 
     /// Whether the publisher is online at `now_ms`; None unless that has been so for `settle_ms`.
@@ -160,6 +212,7 @@ mod tests {
                 goodbye: *goodbye,
                 late_ms: 0,
                 took_ms: 0,
+                doubtful: false,
             })
         });
         history
@@ -207,6 +260,7 @@ mod tests {
             goodbye: false,
             late_ms: 300,
             took_ms: 0,
+            doubtful: false,
         });
         assert_eq!(h.judge(true, 10_003, &T), Verdict::CameOnline(9_700));
         // Silence counts from when it was really sent.
@@ -215,6 +269,74 @@ mod tests {
         h.sent(500);
         assert_eq!(h.judge(true, 10_560, &T), Verdict::CameOnline(9_700));
         assert_eq!(h.judge(true, 10_561, &T), Verdict::FalseOnline);
+    }
+
+    #[test]
+    fn what_a_dead_node_heard_last_may_have_been_told_or_not() {
+        let mut h = history(&[(10_000, false), (11_500, false)]);
+        assert_eq!(h.judge(false, 12_010, &T), Verdict::FalseOffline);
+        h.doubt(11_400);
+        assert_eq!(
+            h.judge(false, 12_010, &T),
+            Verdict::FalseOffline,
+            "it is of another"
+        );
+        h.doubt(11_500);
+        assert_eq!(h.judge(false, 12_010, &T), Verdict::Expired(10_000));
+        assert_eq!(h.judge(false, 13_500, &T), Verdict::Expired(10_000));
+        assert_eq!(h.judge(false, 11_900, &T), Verdict::FalseOffline);
+        assert_eq!(h.judge(true, 11_510, &T), Verdict::CameOnline(11_500));
+    }
+
+    #[test]
+    fn who_came_during_an_outage_may_be_told_of_as_long_as_it_lives() {
+        let mut h = history(&[(10_000, false), (14_000, false), (15_000, true)]);
+        // Heard within 50 ms, alive for 2 s, clocks 10 ms apart.
+        for (since, lives) in [
+            (9_989, false),
+            (9_990, true),
+            (12_060, true),
+            (12_061, false),
+            (13_989, false),
+            (13_990, true),
+            (15_050, true),
+            (15_051, false),
+        ] {
+            assert_eq!(h.may_live(since, u64::MAX, &T), lives, "{since}");
+        }
+        // Of a goodbye that went into an outage nobody may have been told.
+        assert!(h.may_live(16_060, 15_000, &T) && !h.may_live(16_061, 15_000, &T));
+        assert!(!h.may_live(15_051, 15_001, &T));
+        h.doubt(15_000);
+        assert!(h.may_live(16_060, u64::MAX, &T) && !h.may_live(16_061, u64::MAX, &T));
+        assert!(!History::default().may_live(1, 0, &T));
+    }
+
+    #[test]
+    fn who_lives_on_was_online_for_a_while() {
+        let h = history(&[(10_000, false), (11_000, false), (12_500, true)]);
+        for (now, lives) in [
+            (10_049, false),
+            (10_051, true),
+            (12_499, true),
+            (12_501, false),
+            (15_000, false),
+        ] {
+            assert_eq!(h.lives_on(now, &T), lives, "{now}");
+        }
+    }
+
+    #[test]
+    fn the_last_acts_in_words() {
+        let h = history(&[
+            (1_000, true),
+            (10_000, false),
+            (11_000, false),
+            (11_500, true),
+        ]);
+        let words = "beat 2000 ms ago, beat 1000 ms ago, goodbye 500 ms ago";
+        assert_eq!(h.tail(12_000), words);
+        assert_eq!(History::default().tail(1), "");
     }
 
     #[test]

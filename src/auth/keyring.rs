@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use super::identity::bearer;
 use super::services::is_service_key;
 use super::session;
-use super::{Identity, Service, ServiceKeys};
+use super::{Identity, Service, ServiceKeys, WebhookSecrets};
 use crate::time::Unix;
 use crate::wire::beat;
 
@@ -21,6 +21,8 @@ pub struct Keyring {
     /// How users are known; none: nobody is asked who they are.
     pub identity: Option<Identity>,
     pub services: ServiceKeys,
+    /// By what each webhook's messages are signed; one for all, where there is one.
+    pub webhooks: Vec<WebhookSecrets>,
 }
 
 /// What a request's `Authorization`, or the dashboard's cookie, proves by a hash alone.
@@ -56,7 +58,13 @@ impl Keyring {
             fleet,
             identity: None,
             services: ServiceKeys::default(),
+            webhooks: Vec::new(),
         }
+    }
+
+    /// By what the messages of the webhook at this index are signed; None: it has no secret.
+    pub fn signs_webhook(&self, index: usize) -> Option<&WebhookSecrets> {
+        self.webhooks.get(index).or(self.webhooks.last())
     }
 
     /// What a request of this header proves. A service key means nothing where none is configured.

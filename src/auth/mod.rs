@@ -22,6 +22,7 @@ mod signer;
 mod spent;
 mod ticket;
 mod token;
+mod webhooks;
 
 #[cfg(test)]
 mod forge;
@@ -40,8 +41,9 @@ pub use services::{Scope, Scopes, Service, ServiceFault, ServiceKeys, new_servic
 pub use session::{SESSION_COOKIE, SESSION_MS};
 pub use signer::{Claims, Signer, SignerFault};
 pub use spent::{Full, Reserved, Tickets};
-pub use ticket::{TICKET_CHARS_MAX, TICKET_MS, TicketId, TicketRefusal};
+pub use ticket::{TICKET_CHARS_MAX, TICKET_ID_BYTES, TICKET_MS, TicketId, TicketRefusal};
 pub use token::{ISSUED_AHEAD_MS_MAX, Refusal, Rules, TOKEN_BYTES_MAX};
+pub use webhooks::{WebhookSecretFault, WebhookSecrets};
 
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};

@@ -77,20 +77,23 @@ pub struct Revocation {
 }
 
 impl Revocation {
+    /// What [`Revocation::write_told`] wrote, in force until then.
+    pub fn from_told(told: &[u8; TOLD_BYTES], until: Unix) -> Revocation {
+        let (digest, before) = told.split_at(16);
+        let digest = Digest(*digest.first_chunk().expect("16 of 24 bytes"));
+        let before = u64::from_be_bytes(*before.first_chunk().expect("8 of 24 bytes"));
+        Revocation {
+            digest,
+            before: Unix::from_ms(before),
+            until,
+        }
+    }
+
     /// Those that one node tells another. None: it is no such message.
     fn read_told(message: &[u8], until: Unix) -> Option<Vec<Revocation>> {
         let (told, rest) = message.as_chunks::<TOLD_BYTES>();
         let is_sound = rest.is_empty() && told.len() <= REVOCATIONS_PER_MESSAGE;
-        let read = |told: &[u8; TOLD_BYTES]| {
-            let (digest, before) = told.split_at(16);
-            let digest = Digest(*digest.first_chunk().expect("16 of 24 bytes"));
-            let before = u64::from_be_bytes(*before.first_chunk().expect("8 of 24 bytes"));
-            Revocation {
-                digest,
-                before: Unix::from_ms(before),
-                until,
-            }
-        };
+        let read = |told: &[u8; TOLD_BYTES]| Revocation::from_told(told, until);
         is_sound.then(|| told.iter().map(read).collect())
     }
 
@@ -140,6 +143,11 @@ impl Revoked {
             max,
             life_ms: life_ms.saturating_add(ISSUED_AHEAD_MS_MAX),
         }
+    }
+
+    /// For how long a revocation is in force, in ms.
+    pub fn life_ms(&self) -> u64 {
+        self.life_ms
     }
 
     /// A revocation of all tokens of a user that were made before a time; without one, of all that

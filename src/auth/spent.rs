@@ -170,6 +170,11 @@ impl State {
 }
 
 impl Reserved {
+    /// Which ticket it is.
+    pub fn id(&self) -> TicketId {
+        self.id
+    }
+
     /// The ticket has been used.
     pub fn spend(mut self) {
         self.is_spent = true;

@@ -93,7 +93,20 @@ impl TicketRefusal {
     }
 }
 
+/// Bytes of a [`TicketId`].
+pub const TICKET_ID_BYTES: usize = 24;
+
 impl TicketId {
+    /// As nodes of a fleet name it to each other.
+    pub fn bytes(self) -> [u8; TICKET_ID_BYTES] {
+        let mut bytes = [0; TICKET_ID_BYTES];
+        let numbers = [self.made.ms(), self.life, self.nonce];
+        for (bytes, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            bytes.copy_from_slice(&number.to_be_bytes());
+        }
+        bytes
+    }
+
     /// One that no node made.
     pub(super) fn of_test(made: Unix, life: u64, nonce: u64) -> TicketId {
         TicketId { made, life, nonce }

@@ -16,7 +16,9 @@ use crate::config::knobs::{KNOBS, Kind};
 use crate::config::value;
 use crate::config::{Config, RoleName, Sources};
 use crate::tools::endpoint::{AUTHORITIES, Endpoint, Port, Said};
-use crate::tools::{beat, health, key, reload, store, token, top, watch};
+#[cfg(feature = "cluster")]
+use crate::tools::fleet;
+use crate::tools::{beat, doctor, health, key, online, reload, store, streams, token, top, watch};
 use crate::version;
 pub use written::{completions, manual};
 
@@ -31,7 +33,7 @@ pub enum Ask {
     ConfigMarkdown,
     /// Check the machine against the configuration, and the servers that the variables of the
     /// client commands name.
-    Doctor(Sources, Vec<Endpoint>),
+    Doctor(Sources, doctor::Question),
     /// Send beat datagrams.
     Beat(beat::Options),
     /// Follow users in the terminal.
@@ -46,6 +48,13 @@ pub enum Ask {
     Store(store::Options),
     /// Show a server's vital rates.
     Top(top::Options),
+    /// Show who is connected to a node, or end a stream.
+    Streams(streams::Options),
+    /// Show who is online.
+    Online(online::Options),
+    /// Look into a fleet's database.
+    #[cfg(feature = "cluster")]
+    Fleet(fleet::Options),
     /// Say whether a server serves.
     Health(health::Options),
     /// Print a shell's script.
@@ -108,12 +117,41 @@ pub fn command() -> Command {
         .subcommand(with_knobs(Command::new("doctor")).about(
             "Check this machine's limits against what the configuration needs; takes the flags of \
              serve, realtime and presence",
+        )
+        .arg(
+            Arg::new("streams")
+                .long("streams")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(1..=1 << 40))
+                .help(
+                    "Say whether this machine holds so many streams, what they take, and which \
+                     lines to paste for that",
+                ),
+        )
+        .arg(
+            Arg::new("pid")
+                .long("pid")
+                .value_name("PID")
+                .value_parser(value_parser!(i32).range(1..))
+                .help(
+                    "Judge the limits of this running node; else those of greendot.service if \
+                     systemd has it, else this shell's",
+                ),
+        )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print one object of JSON instead"),
         ))
         .subcommand(key_command())
         .subcommand(reload_command())
         .subcommand(token_command())
         .subcommand(store_command())
         .subcommand(top_command())
+        .subcommand(streams_command())
+        .subcommand(online_command())
+        .subcommands(fleet_command())
         .subcommand(health_command())
         .subcommand(written::completions_command())
         .subcommand(written::man_command())
@@ -235,16 +273,21 @@ fn key_command() -> Command {
 fn reload_command() -> Command {
     Command::new("reload")
         .about(
-            "Have a running node read all its files of keys anew, as SIGHUP does; its log says \
-             what came of it",
+            "Have a running node read its configuration, its files of keys and its certificate \
+             anew, as SIGHUP does; its log says what came of it",
         )
         .arg(
             Arg::new("pid")
                 .long("pid")
                 .value_name("PID")
                 .value_parser(value_parser!(i32).range(1..))
-                .conflicts_with("data-dir")
+                .conflicts_with_all(["data-dir", "config"])
                 .help("The node's process; a real-time node has no data folder to be found by"),
+        )
+        .arg(
+            path_arg("config")
+                .conflicts_with("data-dir")
+                .help("The node's file of settings, which names its data folder"),
         )
         .arg(
             path_arg("data-dir")
@@ -361,6 +404,154 @@ fn top_command() -> Command {
                 .value_parser(value_parser!(u64))
                 .help("Stop after N refreshes"),
         )
+        .arg(json_arg(
+            "Print a line of JSON each time instead of the table",
+        ))
+}
+
+fn streams_command() -> Command {
+    Command::new("streams")
+        .about(
+            "Show who is connected to a node: user, address, for how long, how many they watch, \
+             how far behind they are, the stream's id and the client's name",
+        )
+        .arg(
+            Arg::new("user")
+                .long("user")
+                .value_name("USER")
+                .help("Only the streams of this user"),
+        )
+        .arg(json_arg("Print a line of JSON for each stream"))
+        .arg(admin_arg().global(true))
+        .arg(authorities_arg().global(true))
+        .arg(admin_key_arg().global(true))
+        .subcommand(
+            Command::new("end")
+                .about("End a stream; its reader may come back after a second or more")
+                .arg(
+                    Arg::new("stream")
+                        .value_name("ID")
+                        .required(true)
+                        .help("The stream's id"),
+                ),
+        )
+}
+
+fn online_command() -> Command {
+    Command::new("online")
+        .about("Show who is online, as everybody is told: not who is invisible")
+        .arg(
+            Arg::new("prefix")
+                .long("prefix")
+                .value_name("TEXT")
+                .help("Only users whose ids begin so"),
+        )
+        .arg(json_arg("Print a line of JSON for each user"))
+        .arg(admin_arg())
+        .arg(authorities_arg())
+        .arg(admin_key_arg())
+}
+
+/// None: this program was built without.
+#[cfg(not(feature = "cluster"))]
+fn fleet_command() -> Option<Command> {
+    None
+}
+
+#[cfg(feature = "cluster")]
+fn fleet_command() -> Option<Command> {
+    let fleet = Command::new("fleet")
+        .about(
+            "Look into a fleet's database, and change nothing; exits 1 if something is wrong with \
+             the fleet, or if nobody answers",
+        )
+        .arg(
+            Arg::new("what")
+                .value_name("WHAT")
+                .required(true)
+                .value_parser(["status", "nodes", "partitions", "audit"])
+                .help(
+                    "status: the whole in a few lines; nodes: each with its addresses, version and \
+                     the ages of its leases; partitions: each with its server, users and bytes; \
+                     audit: reads every user and lists where nodes' counts differ",
+                ),
+        )
+        .arg(
+            Arg::new("cluster")
+                .long("cluster")
+                .value_name("URL")
+                .help(format!(
+                    "A server of the database, as serve --cluster names it [default: {DATABASE}]"
+                )),
+        )
+        .arg(path_arg("cluster-password-file").help(format!(
+            "File with its password, if that is not in the URL [default: {DATABASE}_PASSWORD_FILE]"
+        )))
+        .arg(path_arg("tls-ca").help(format!(
+            "PEM file of the authority that issued the certificates of rediss:// [default: \
+             {AUTHORITIES}]"
+        )))
+        .arg(json_arg("Print lines of JSON instead"));
+    Some(fleet)
+}
+
+/// The variable of `serve --cluster`: what it says is for `fleet` too.
+#[cfg(feature = "cluster")]
+const DATABASE: &str = "GREENDOT_CLUSTER";
+
+#[cfg(feature = "cluster")]
+fn fleet_options(
+    given: &ArgMatches,
+    variables: &[(OsString, OsString)],
+) -> Result<fleet::Options, String> {
+    let variable = |name: &str| {
+        let set = variables.iter().find(|(known, _)| known == name);
+        set.map(|(_, text)| text.clone())
+            .filter(|text| !text.is_empty())
+    };
+    let flag = given.get_one::<String>("cluster").cloned();
+    let named = flag.or_else(|| {
+        let set = variable(DATABASE);
+        set.map(|text| text.to_string_lossy().into_owned())
+    });
+    let cluster = named.ok_or_else(|| {
+        format!("name the fleet's database with --cluster redis://HOST:PORT, or in {DATABASE}")
+    })?;
+    let password_file = given.get_one::<PathBuf>("cluster-password-file").cloned();
+    let password_variable = variable(&format!("{DATABASE}_PASSWORD_FILE"));
+    Ok(fleet::Options {
+        cluster,
+        password_file: password_file.or(password_variable.map(PathBuf::from)),
+        authorities: authorities(given, variables),
+        json: given.get_flag("json"),
+        what: match given.get_one::<String>("what").map(String::as_str) {
+            Some("nodes") => fleet::What::Nodes,
+            Some("partitions") => fleet::What::Partitions,
+            Some("audit") => fleet::What::Audit,
+            _ => fleet::What::Status,
+        },
+    })
+}
+
+fn json_arg(help: &'static str) -> Arg {
+    Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help(help)
+}
+
+fn admin_arg() -> Arg {
+    http_arg().help(format!(
+        "Where the node takes operators' calls: its --admin address, if it has one [default: {}, \
+         or {}]",
+        Port::Http.variable(),
+        Port::Http.default()
+    ))
+}
+
+fn admin_key_arg() -> Arg {
+    path_arg("service-key")
+        .help("File with a service key of the scope admin, for a node that asks for one")
 }
 
 fn health_command() -> Command {
@@ -445,7 +636,13 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
             let named = [Port::Http, Port::Udp].map(|port| named(port, &variables));
             let named = named.into_iter().filter_map(Result::transpose);
             let named = named.collect::<Result<_, String>>()?;
-            Ask::Doctor(of_any_role(sources(given, variables)), named)
+            let question = doctor::Question {
+                named,
+                streams: given.get_one("streams").copied(),
+                pid: given.get_one("pid").copied(),
+                json: given.get_flag("json"),
+            };
+            Ask::Doctor(of_any_role(sources(given, variables)), question)
         }
         Some(("serve", given)) => Ask::Serve(sources(given, variables)),
         Some((name @ ("realtime" | "presence"), given)) => Ask::Serve(Sources {
@@ -481,13 +678,18 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
             http: endpoint(given, Port::Http, &variables)?,
         }),
         Some(("key", given)) => Ask::Key(key_options(given)),
-        Some(("reload", given)) => Ask::Reload(match given.get_one("pid") {
-            Some(pid) => reload::Options::Pid(*pid),
-            None => {
-                let dir = given.get_one::<PathBuf>("data-dir");
-                reload::Options::Folder(dir.cloned().unwrap_or_default())
-            }
-        }),
+        Some(("reload", given)) => {
+            let path = |name: &str| given.get_one::<PathBuf>(name).cloned();
+            Ask::Reload(match (given.get_one("pid"), path("config")) {
+                (Some(pid), _) => reload::Options::Pid(*pid),
+                (None, Some(file)) => reload::Options::Config(Sources {
+                    config_file: Some(file),
+                    variables,
+                    ..Sources::default()
+                }),
+                (None, None) => reload::Options::Folder(path("data-dir").unwrap_or_default()),
+            })
+        }
         Some(("token", given)) => Ask::Token(token_options(given, &variables)?),
         Some(("store", given)) => Ask::Store(store::Options {
             what: match given.get_one::<String>("what").map(String::as_str) {
@@ -505,7 +707,32 @@ pub fn ask(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Result
             http: endpoint(given, Port::Http, &variables)?,
             service_key: given.get_one("service-key").cloned(),
             count: given.get_one("count").copied(),
+            json: given.get_flag("json"),
         }),
+        Some(("streams", given)) => {
+            // Where it is said, before `end` or behind it, makes no difference.
+            let end = given.subcommand_matches("end");
+            let all = end.unwrap_or(given);
+            Ask::Streams(streams::Options {
+                http: endpoint(all, Port::Http, &variables)?,
+                service_key: all.get_one("service-key").cloned(),
+                what: match end.and_then(|end| end.get_one("stream")) {
+                    Some(stream) => streams::What::End(String::clone(stream)),
+                    None => streams::What::List {
+                        user: given.get_one("user").cloned(),
+                        json: given.get_flag("json"),
+                    },
+                },
+            })
+        }
+        Some(("online", given)) => Ask::Online(online::Options {
+            http: endpoint(given, Port::Http, &variables)?,
+            service_key: given.get_one("service-key").cloned(),
+            prefix: given.get_one("prefix").cloned(),
+            json: given.get_flag("json"),
+        }),
+        #[cfg(feature = "cluster")]
+        Some(("fleet", given)) => Ask::Fleet(fleet_options(given, &variables)?),
         Some(("health", given)) => Ask::Health(health::Options {
             http: endpoint(given, Port::Http, &variables)?,
         }),

@@ -146,7 +146,8 @@ fn the_tools_read_where_the_server_is_from_a_variable() {
             Ask::Watch(options) => Ok(options.http.to_string()),
             Ask::Top(options) => Ok(options.http.to_string()),
             Ask::Beat(options) => Ok(options.udp.to_string()),
-            Ask::Doctor(_, named) => Ok(named
+            Ask::Doctor(_, question) => Ok(question
+                .named
                 .iter()
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()

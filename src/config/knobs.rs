@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use crate::auth::WatchDefault;
 use crate::config::nodes::{self, PresenceNode};
-use crate::config::{Config, LogFormat, LogLevel, TlsVersion, VARIABLE_PREFIX, value};
+use crate::config::webhooks::{self, Webhook};
+use crate::config::{Config, LIVE, LogFormat, LogLevel, TlsVersion, VARIABLE_PREFIX, value};
 use crate::engine::settings::{FLAP_TRANSITIONS_MAX, HEAD_BYTES_FLOOR, OUTBOX_BYTES_FLOOR};
+use crate::redis_url::Servers;
 use crate::slot::SLOTS_MAX;
 use crate::store::MemoryChoice;
 
@@ -130,6 +132,8 @@ macro_rules! number {
 }
 
 const PLACE: &str = "Addresses and files";
+const FLEET: &str = "Fleet";
+const HOOKS: &str = "Webhooks";
 const IDENTITY: &str = "Identity";
 const RATES: &str = "Limits of one user, where tokens are asked for";
 const TIME: &str = "Presence and time";
@@ -179,8 +183,9 @@ pub const KNOBS: &[Knob] = &[
         name: "tls-ca",
         group: PLACE,
         kind: Kind::Path,
-        doc: "PEM file of the authorities by whom nodes named with https:// are believed, and \
-              nobody else",
+        doc: "PEM file of the authorities by whom nodes and webhooks named with https:// are \
+              believed, and nobody else; for webhooks of the world the system's list, such as \
+              /etc/ssl/certs/ca-certificates.crt",
         get: |config| shown(&config.tls.authorities),
         set: |config, text| path(text).map(|path| config.tls.authorities = Some(path)),
     },
@@ -375,21 +380,106 @@ pub const KNOBS: &[Knob] = &[
         },
     },
     Knob {
+        name: "cluster",
+        group: FLEET,
+        kind: Kind::Word,
+        doc: "Redis or Valkey of the fleet that `serve` is a node of: \
+              redis://USER:PASSWORD@HOST:PORT,HOST:PORT, or rediss:// for TLS; one server is \
+              enough, and it names the others",
+        get: |config| config.fleet.servers.as_ref().map(Servers::to_string),
+        set: |config, text| {
+            Servers::parse(text).map(|servers| config.fleet.servers = Some(servers))
+        },
+    },
+    Knob {
+        name: "cluster-password-file",
+        group: FLEET,
+        kind: Kind::Path,
+        doc: "File with the password of the fleet's database, if it is not in the URL",
+        get: |config| {
+            let file = config.fleet.password_file.as_ref();
+            file.map(|path| path.display().to_string())
+        },
+        set: |config, text| path(text).map(|path| config.fleet.password_file = Some(path)),
+    },
+    Knob {
+        name: "advertise-http",
+        group: FLEET,
+        kind: Kind::Address,
+        doc: "Address by which other nodes of the fleet reach this one's http; needed where that \
+              is a wildcard",
+        get: |config| config.fleet.advertise_http.map(|at| at.to_string()),
+        set: |config, text| value::address(text).map(|at| config.fleet.advertise_http = Some(at)),
+    },
+    Knob {
+        name: "advertise-udp",
+        group: FLEET,
+        kind: Kind::Address,
+        doc: "Address by which other nodes of the fleet reach this one's udp; needed where that is \
+              a wildcard",
+        get: |config| config.fleet.advertise_udp.map(|at| at.to_string()),
+        set: |config, text| value::address(text).map(|at| config.fleet.advertise_udp = Some(at)),
+    },
+    number!(
+        FLEET, "cluster-partitions", Count count 64..=16_384, fleet.partitions,
+        "Partitions of the fleet, a power of two; fixed by the first node that starts"
+    ),
+    number!(
+        FLEET, "settle-ms", Millis millis FROM_ONE_MS, fleet.settle_ms,
+        "After an outage of the fleet's database arrivals are told first, and departures so much \
+         later"
+    ),
+    number!(
+        FLEET, "reap-users-per-second", Count count FROM_ONE, fleet.reap_users_per_second,
+        "Users of nodes that have died whom the whole fleet takes offline in a second"
+    ),
+    Knob {
+        name: "webhook",
+        group: HOOKS,
+        kind: Kind::List,
+        doc: "URL that is told of transitions by POST, of users whose ids begin with its ?prefix=, \
+              which the receiver does not see; repeat it for each. Of `serve` and `presence`",
+        get: |config| {
+            let hooks = config.webhooks.hooks.iter();
+            Some(hooks.map(Webhook::typed).collect::<Vec<_>>().join(","))
+        },
+        set: |config, text| webhooks::parse(text).map(|hooks| config.webhooks.hooks = hooks),
+    },
+    Knob {
+        name: "webhook-secret-file",
+        group: HOOKS,
+        kind: Kind::List,
+        doc: "File of the secrets that sign what a webhook is told, one a line, whsec_ and base64; \
+              each signs. Repeat it for each webhook, in the same order, or name one for all. The \
+              owner and a group may read it, nobody else; read anew at SIGHUP",
+        get: |config| Some(written_paths(&config.webhooks.secret_files)),
+        set: |config, text| paths(text).map(|paths| config.webhooks.secret_files = paths),
+    },
+    Knob {
+        name: "webhook-private",
+        group: HOOKS,
+        kind: Kind::Switch,
+        doc: "Webhooks may lead to this machine and to private networks, there by plain http:// \
+              too; otherwise such addresses are not dialled, whatever name has led to them",
+        get: |config| Some(config.webhooks.private.to_string()),
+        set: |config, text| value::switch(text).map(|value| config.webhooks.private = value),
+    },
+    number!(HOOKS, "webhook-queue-max", Count count 1..=1 << 24, webhooks.queue_max,
+        "Most users whose state waits for one webhook, some 60 bytes each; beyond, the published \
+         states are read anew, and each user's last one is told"),
+    number!(HOOKS, "webhook-timeout-ms", Millis millis 100..=300_000, webhooks.timeout_ms,
+        "Time that a webhook's receiver has for a message and its answer; then it is sent again"),
+    number!(HOOKS, "webhook-retry-max-ms", Millis millis 200..=DAY_MS, webhooks.retry_ms_max,
+        "Longest delay before a message that was not taken is sent again; the first ones are \
+         shorter"),
+    Knob {
         name: "jwt-keys",
         group: IDENTITY,
         kind: Kind::List,
         doc: "File with keys of users' tokens: a secret, a public key in PEM or a JWK set; repeat \
               it for each; none: nobody is asked who they are",
-        get: |config| {
-            let paths = config.identity.jwt_keys.iter();
-            let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
-            Some(paths.join(","))
-        },
-        set: |config, text| {
-            let paths = value::list(text).into_iter().map(|text| path(&text));
-            config.identity.jwt_keys = paths.collect::<Result<_, _>>()?;
-            Ok(())
-        },
+        get: |config| Some(written_paths(&config.identity.jwt_keys)),
+        set: |config, text| paths(text).map(|paths| config.identity.jwt_keys = paths),
     },
     Knob {
         name: "jwt-aud",
@@ -541,7 +631,7 @@ pub const KNOBS: &[Knob] = &[
     number!(CONNS, "conns-max", Count count FROM_ONE, settings.conns_max,
         "Most connections of one shard, streams included; each needs a file descriptor"),
     number!(CONNS, "tls-handshakes-max", Count count 1..=1 << 20, tls.handshakes_max,
-        "Most TLS handshakes of one shard at a time, some 5 KiB each, 10 s at most; beyond, those \
+        "Most TLS handshakes of one shard at a time, some 4 KiB each, 10 s at most; beyond, those \
          who come wait to be accepted"),
     number!(CONNS, "conns-per-address-max", Count count 0..=1 << 30,
         settings.conns_per_address_max,
@@ -583,9 +673,13 @@ pub const KNOBS: &[Knob] = &[
         settings.outbox_bytes_max,
         "Bytes encoded for one stream and not yet written; beyond, only marks are kept until the \
          reader catches up"),
+    number!(CONNS, "buffer-bytes-max", Bytes bytes OUTBOX_BYTES_FLOOR as u64..=1 << 40,
+        settings.buffer_bytes_max,
+        "Bytes of unanswered requests, unwritten answers and events on one shard; beyond, long \
+         requests are refused (503) and streams are told in small pieces"),
     number!(CONNS, "write-stall-max-ms", Millis millis FROM_ONE_MS, settings.write_stall_max_ms,
-        "Time that a peer may acknowledge nothing while bytes are waiting; then it is evicted \
-         (also TCP_USER_TIMEOUT, for one that keeps up)"),
+        "Time that a peer may acknowledge nothing while bytes are waiting; then it is evicted by a \
+         reset (also TCP_USER_TIMEOUT, for one that keeps up)"),
     number!(CONNS, "keep-alive-ms", Millis millis FROM_ONE_MS, settings.keep_alive_ms,
         "Silence on a stream after which a ping is sent; keep it below what proxies cut at"),
     number!(CONNS, "ack-max-ms", Millis millis FROM_ONE_MS, settings.ack_max_ms,
@@ -616,7 +710,8 @@ pub const KNOBS: &[Knob] = &[
          one by one, and streams try again each beat interval; 0: any"),
     number!(STORE, "new-users-per-conn-second-max", Count count 0..=u32::MAX as u64,
         settings.new_users_per_conn_second_max,
-        "The same for one connection; nodes and services are not held to it"),
+        "The same on a shard for one connection, or for one client of those whom a proxy of \
+         --trusted-proxies names; nodes and services are not held to it"),
     Knob {
         name: "memory",
         group: STORE,
@@ -695,6 +790,18 @@ fn shown(path: &Option<PathBuf>) -> Option<String> {
     path.as_ref().map(|path| path.display().to_string())
 }
 
+fn written_paths(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    paths.join(",")
+}
+
+fn paths(text: &str) -> Result<Vec<PathBuf>, String> {
+    value::list(text).iter().map(|text| path(text)).collect()
+}
+
 fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         Err("is empty; write a path".into())
@@ -720,9 +827,13 @@ pub fn markdown() -> String {
             None => "unset".into(),
         };
         let (name, kind, doc) = (knob.name, knob.kind.placeholder(), knob.doc);
+        let live = match LIVE.contains(&name) {
+            true => " A reload takes it.",
+            false => "",
+        };
         push_item(
             &mut out,
-            &format!("`--{name}` {kind}, default {default}. {doc}."),
+            &format!("`--{name}` {kind}, default {default}. {doc}.{live}"),
         );
     }
     out

@@ -132,6 +132,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<String>> {
             _ => RoleName::All,
         };
     }
+    let in_fleet = loaded.config.fleet.servers.is_some();
+    if loaded.config.role == RoleName::All && in_fleet {
+        loaded.config.role = RoleName::Fleet;
+    }
     // Values that were refused would only be reported a second time.
     if faults.is_empty() {
         faults = loaded.config.check().err().unwrap_or_default();
@@ -185,6 +189,9 @@ impl Loaded {
             Ok(table) => table,
             Err(error) => {
                 let line = error.span().map_or(1, |span| line_of(&text, span.start));
+                if error.message().starts_with("duplicate key") {
+                    return faults.push(format!("{shown}:{line}: {}", repeated(&text, line)));
+                }
                 let hint = text.lines().nth(line - 1).and_then(quotes_missing);
                 let hint = hint.map_or(String::new(), |right| format!("; write {right}"));
                 return faults.push(format!(
@@ -232,6 +239,20 @@ impl Loaded {
         }
         out
     }
+}
+
+/// What is wrong with a line (from 1) whose key has stood in one before.
+fn repeated(text: &str, line: usize) -> String {
+    // Of a key, quoted or not, and of a table's head.
+    let is_around = |c: char| c.is_whitespace() || "[\"'".contains(c);
+    let key_of = |line: &str| {
+        let key = line.split(['=', ']']).next();
+        key.map(|key| key.trim_matches(is_around).to_owned())
+    };
+    let key = text.lines().nth(line - 1).and_then(key_of);
+    let first = text.lines().position(|line| key_of(line) == key);
+    let (key, first) = (key.unwrap_or_default(), first.map_or(1, |at| at + 1));
+    format!("{key}: set in line {first} already; leave one of them")
 }
 
 /// A line `key = value` as it would be with quotes, where they are all that it lacks.

@@ -3,10 +3,13 @@
 //! Owns the values and the checks that need more than one of them. The rows are in [`knobs`]; where
 //! each value comes from is in `load.rs`.
 
+pub mod fleet;
 pub mod knobs;
 mod load;
 pub mod nodes;
+mod reread;
 pub mod value;
+pub mod webhooks;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,10 +17,13 @@ use std::path::PathBuf;
 use crate::auth::{RateLimits, SESSION_COOKIE, WatchDefault};
 use crate::engine::settings::Settings;
 use crate::store::MemoryChoice;
+use fleet::FleetConfig;
 pub use load::{
     BEAT_TO_VARIABLE, CONFIG_VARIABLE, Loaded, Origin, Sources, URL_VARIABLE, VARIABLE_PREFIX, load,
 };
 use nodes::{PresenceNode, RealtimeNode};
+pub use reread::{Change, LIVE, Told};
+use webhooks::WebhookConfig;
 
 /// Which half of the platform the process is: the subcommand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,6 +35,15 @@ pub enum RoleName {
     Presence,
     /// `realtime`: streams and watches.
     Realtime,
+    /// `serve --cluster`: both, as one of many.
+    Fleet,
+}
+
+impl RoleName {
+    /// Whether it has both halves.
+    pub const fn is_whole(self) -> bool {
+        matches!(self, RoleName::All | RoleName::Fleet)
+    }
 }
 
 /// Everything that a server is told.
@@ -40,6 +55,8 @@ pub struct Config {
     pub presence_nodes: Vec<PresenceNode>,
     /// The real-time nodes of a presence node.
     pub realtime_nodes: Vec<RealtimeNode>,
+    /// The fleet that it belongs to.
+    pub fleet: FleetConfig,
     /// Where to listen for HTTP, as given: port 0 is still 0.
     pub http: SocketAddr,
     /// What speaks TLS, and how.
@@ -68,6 +85,8 @@ pub struct Config {
     pub demo: bool,
     /// How users prove who they are.
     pub identity: IdentityConfig,
+    /// Where transitions are told too.
+    pub webhooks: WebhookConfig,
     /// Form of the logs.
     pub log_format: LogFormat,
     /// Least severe level that is logged.
@@ -186,6 +205,7 @@ impl Default for Config {
             role: RoleName::All,
             presence_nodes: Vec::new(),
             realtime_nodes: Vec::new(),
+            fleet: FleetConfig::default(),
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             tls: TlsConfig::default(),
             admin: None,
@@ -200,6 +220,7 @@ impl Default for Config {
             insecure: false,
             demo: false,
             identity: IdentityConfig::default(),
+            webhooks: WebhookConfig::default(),
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,
             settings: Settings::default(),
@@ -258,13 +279,25 @@ impl Config {
 
     /// Whether a missing key file is made.
     pub fn makes_key(&self) -> bool {
-        self.key_file.is_none() && self.role == RoleName::All
+        self.key_file.is_none() && self.role.is_whole()
+    }
+
+    /// By which addresses other nodes of the fleet reach this one's HTTP and datagrams, listening
+    /// at these.
+    pub fn advertised(&self, http: SocketAddr, udp: SocketAddr) -> (SocketAddr, SocketAddr) {
+        let fleet = &self.fleet;
+        (
+            fleet.advertise_http.unwrap_or(http),
+            fleet.advertise_udp.unwrap_or(udp),
+        )
     }
 
     /// Holds the values against each other; all faults, each with what to set.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut faults = self.settings.check().err().unwrap_or_default();
         self.check_role(&mut faults);
+        let listens = [("http", self.http), ("udp", self.udp)];
+        fleet::check(&self.fleet, listens, &mut faults);
         let https = self.tls.https.map(|https| ("https", https));
         let addresses = [Some(("http", self.http)), https, Some(("udp", self.udp))];
         for (name, address) in addresses.into_iter().flatten() {
@@ -281,6 +314,7 @@ impl Config {
         self.check_admin(&mut faults);
         self.check_tls(&mut faults);
         self.check_identity(&mut faults);
+        self.webhooks.check(self.role, &mut faults);
         if faults.is_empty() {
             Ok(())
         } else {
@@ -292,7 +326,7 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let offline_after_ms = self.settings.offline_after_ms;
         let is_short = offline_after_ms < SPLIT_OFFLINE_AFTER_MS_MIN;
-        let split = (self.role != RoleName::All && is_short).then(|| {
+        let split = (!self.role.is_whole() && is_short).then(|| {
             format!(
                 "offline-after-ms is {offline_after_ms}: it takes the nodes of a split deployment \
                  some 3 s to notice that they are cut off, and who turns offline before is told \
@@ -402,16 +436,29 @@ impl Config {
         }
         let http = self.presence_nodes.iter().map(|node| &node.http);
         let all = http.chain(self.realtime_nodes.iter().map(|node| &node.http));
-        let sealed = all.filter(|http| http.starts_with("https://")).count();
-        if sealed > 0 && tls.authorities.is_none() {
-            faults.push(
-                "tls-ca is not set, and a node is named with https://; name the PEM file of the \
-                 authority that issued its certificate with --tls-ca"
+        let mut all = all.map(|http| http.starts_with("https://"));
+        let fleet = self.fleet.servers.as_ref();
+        let what = match all.any(|is_sealed| is_sealed) {
+            true => Some("a node is named with https"),
+            false if fleet.is_some_and(|servers| servers.is_sealed) => {
+                Some("the fleet's database is named with rediss")
+            }
+            false => self
+                .webhooks
+                .seal()
+                .then_some("a webhook is named with https"),
+        };
+        match (what, &tls.authorities) {
+            (Some(what), None) => faults.push(format!(
+                "tls-ca is not set, and {what}://; name the PEM file of the authority that issued \
+                 its certificate with --tls-ca"
+            )),
+            (None, Some(_)) => faults.push(
+                "tls-ca is set, but no node and no webhook is named with https://, and no fleet's \
+                 database with rediss://; leave it out"
                     .into(),
-            );
-        }
-        if sealed == 0 && tls.authorities.is_some() {
-            faults.push("tls-ca is set, but no node is named with https://; leave it out".into());
+            ),
+            _ => {}
         }
         if tls.admin && self.admin.is_none() {
             faults.push("admin-tls is set, but no listener for operators; set --admin too".into());
@@ -452,11 +499,18 @@ impl Config {
 
     fn check_role(&self, faults: &mut Vec<String>) {
         let mut fault = |fault: &str| faults.push(fault.into());
-        if self.role != RoleName::All && self.key_file.is_none() {
+        if !self.role.is_whole() && self.key_file.is_none() {
             fault(
                 "key-file is not set, and the nodes of a split deployment prove themselves with \
                  one key; make it with `(umask 077; greendot key > fleet.key)` and give every node \
                  the same --key-file",
+            );
+        }
+        let is_split = matches!(self.role, RoleName::Realtime | RoleName::Presence);
+        if is_split && self.fleet.servers.is_some() {
+            fault(
+                "cluster is set, which `greendot serve` alone uses: nodes of a split deployment \
+                 share no database; leave it out, or start that",
             );
         }
         match self.role {

@@ -190,6 +190,31 @@ fn a_string_without_quotes_is_told_so() {
 }
 
 #[test]
+fn a_key_that_stands_twice_is_named() {
+    for (file, fault) in [
+        (
+            "retry_ms = 1\nusers_max = 2\n\nretry_ms = 3\n",
+            "FILE:4: retry_ms: set in line 1 already; leave one of them",
+        ),
+        (
+            "users_max=1 # here\n  users_max =2",
+            "FILE:2: users_max: set in line 1 already; leave one of them",
+        ),
+        (
+            "http = \"a\"\n[http]\n",
+            "FILE:2: http: set in line 1 already; leave one of them",
+        ),
+        (
+            "# drain_ms = 1\n\"drain_ms\" = 1\ndrain_ms = 2\n",
+            "FILE:3: drain_ms: set in line 2 already; leave one of them",
+        ),
+    ] {
+        let faults = load_from(Some(file), &[], &[]).unwrap_err();
+        assert_eq!(faults, [fault], "{file}");
+    }
+}
+
+#[test]
 fn a_variable_that_is_not_utf_8_is_refused() {
     let variables = |name: &[u8]| {
         let value = OsString::from_vec(b"/srv/\xe9t\xe9".into());
@@ -431,7 +456,9 @@ fn tls_takes_a_certificate_and_a_key() {
     let unknown = split("https://a:1", &[]).unwrap_err();
     assert!(unknown[0].starts_with("tls-ca is not set, and a node is named with https://"));
     let useless = split("http://a:1", &ca).unwrap_err();
-    assert!(useless[0].starts_with("tls-ca is set, but no node is named with https://"));
+    assert!(
+        useless[0].starts_with("tls-ca is set, but no node and no webhook is named with https://")
+    );
     // Who listens for other machines there has users prove who they are, and operators apart.
     let open = [files[0], files[1], ("https", "0.0.0.0:8443")];
     let faults = found(&open);
@@ -519,6 +546,7 @@ fn rows_are_sound() {
             Kind::List => "http://a:1",
             Kind::Word if knob.name == "log-format" => "json",
             Kind::Word if knob.name == "watch-default" => "everybody",
+            Kind::Word if knob.name == "cluster" => "redis://a:1",
             Kind::Word if knob.name == "tls-min" => "1.2",
             Kind::Word => "trace",
             Kind::Millis | Kind::Bytes | Kind::Count | Kind::CountOrAuto => "7",

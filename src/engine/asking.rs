@@ -35,6 +35,16 @@ impl Engine {
         if let Some(decided) = self.posts.poll_publish() {
             return Some(Outbound::Publish(decided));
         }
+        if let Some(of_here) = self.poll_of_here() {
+            return Some(of_here);
+        }
+        let key = self.node.keyring.fleet.signing();
+        if let Some(homeward) = self.passing.poll(key, now.mono) {
+            return Some(homeward);
+        }
+        if let Some(erasure) = self.leaving.untold.pop_front() {
+            return Some(Outbound::Erased(Arc::new(erasure)));
+        }
         let Some(upstream) = &mut self.upstream else {
             return self.farewells.poll(self.node.shard);
         };
@@ -50,6 +60,30 @@ impl Engine {
             self.counters.add(Counter::BeatsSent, entries);
         }
         upstream.outbound.pop_front()
+    }
+
+    /// What the bridge to a fleet must hear of this node's own users.
+    fn poll_of_here(&mut self) -> Option<Outbound> {
+        if !self.posts.has_bridge() {
+            return None;
+        }
+        // What is claimed behind it comes with it.
+        if let Some(say) = self.posts.says.pop_front() {
+            return Some(Outbound::Say { node: 0, say });
+        }
+        if let Some((user, asker)) = self.posts.erases.pop_front() {
+            return Some(Outbound::Erase(user, asker));
+        }
+        // A goodbye is judged by what was claimed before it.
+        if !self.posts.goodbyes.is_empty() {
+            return Some(Outbound::Goodbyes(std::mem::take(&mut self.posts.goodbyes)));
+        }
+        if !self.posts.words.is_empty() {
+            return Some(Outbound::Words(std::mem::take(&mut self.posts.words)));
+        }
+        self.conns.take_held(&mut self.posts.heard);
+        (!self.posts.heard.is_empty())
+            .then(|| Outbound::Heard(std::mem::take(&mut self.posts.heard)))
     }
 
     /// Whether a user's presence node is the one at this index.
@@ -138,6 +172,10 @@ impl Engine {
     fn vouch_by_connection(&mut self, slot: Slot, now: Now) {
         if self.passes.logging_out.concerns(slot) {
             return;
+        }
+        if self.posts.has_bridge() {
+            // The fleet says that it has gone: it is claimed again, if it is here.
+            return self.posts.heard.push(slot);
         }
         let key = self.node.keyring.fleet.signing();
         if let Some(upstream) = &mut self.upstream {

@@ -4,18 +4,17 @@
 //! datagram and go on in batches, so that the cache misses of one overlap those of the others.
 
 use super::goodbyes::Heard;
+use super::homes::Place;
+use super::homeward::{BATCH, Beyond};
 use super::parts::Engine;
-use super::wrong_key::WrongKey;
+use super::refused::Refused;
 use crate::metrics::Counter;
 use crate::presence::{BeatFault, BeatOutcome, InternFault, Presence};
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
-use crate::wire::beat::{BeatDrop, Beats, Flags, is_of_device, key_id_of, open_any};
-
-/// Beats that are looked up together.
-const BATCH: usize = 64;
+use crate::wire::beat::{BeatDrop, Beats, Flags, is_of_device, is_of_node, key_id_of, open_any};
 
 type Outcome = Result<(Slot, BeatOutcome), BeatFault>;
 
@@ -29,7 +28,7 @@ pub(super) enum Way {
 
 impl Way {
     /// What beats are counted as, and goodbyes.
-    fn counters(self) -> (Counter, Counter) {
+    pub(super) fn counters(self) -> (Counter, Counter) {
         match self {
             Way::Udp => (Counter::BeatsUdp, Counter::LeavesUdp),
             Way::Connection => (Counter::BeatsHttp, Counter::LeavesHttp),
@@ -48,19 +47,20 @@ impl Engine {
         worked
     }
 
-    /// Whether a wrong key signed any of the datagrams handed over since the last call. Whoever
-    /// received them knows from where they came.
-    pub fn take_wrong_key(&mut self) -> Option<WrongKey> {
+    /// Which of the datagrams handed over were refused, reason by reason: to be asked until there
+    /// is none, before others are handed over. Whoever received them knows from where they came.
+    pub fn poll_refused(&mut self) -> Option<Refused> {
         self.handed_over.take()
     }
 
     /// Datagrams have come this way; see [`Engine::handle_beats`].
     pub(super) fn take_datagrams(&mut self, datagrams: &[&[u8]], way: Way, now: Now) -> usize {
-        let (keyring, presence) = (self.node.keyring.clone(), self.presence.clone());
+        let (keyring, presence) = (self.node.keyring.clone(), self.heard.clone());
         let keys = &keyring.fleet;
         self.epochs.go_on(keys, now.unix);
         let skew_max_ms = self.settings.beat_skew_max_ms;
-        let mut batch = Batch::new();
+        let homes = self.homes_elsewhere();
+        let (mut batch, mut beyond) = (Batch::new(), Beyond::new());
         let mut worked = 0;
         for (at, datagram) in datagrams.iter().enumerate() {
             let opened = open_any(datagram, keys, &self.epochs, now.unix, skew_max_ms);
@@ -70,41 +70,89 @@ impl Engine {
             match opened {
                 Ok(beats) if self.is_barred(&beats) => {
                     worked += 1;
-                    self.counters.add(Counter::DatagramRevoked, 1);
+                    self.refuse_datagram(at, datagram, Counter::DatagramRevoked, way);
                 }
                 Ok(beats) if beats.flags.is_leave() => {
                     // In order: a goodbye behind a beat is looked at behind it.
+                    self.pass_batch(&presence, &mut beyond, &mut batch, way, now);
                     self.record_batch(&presence, &mut batch, way, now);
                     worked += self.leave_all(&beats, way, now);
                 }
+                Ok(beats) if beats.flags.is_word() => {
+                    worked += 1;
+                    self.take_words(&beats);
+                }
                 Ok(beats) => {
                     let idle = beats.flags.is_idle() && self.settings.away_after > 0;
-                    let flags = beats.flags.with_idle(idle);
+                    let flags = beats.flags.as_said().with_idle(idle);
                     if flags != batch.flags {
+                        self.pass_batch(&presence, &mut beyond, &mut batch, way, now);
                         self.record_batch(&presence, &mut batch, way, now);
                         batch.flags = flags;
                     }
+                    let is_passed_on = beats.flags.is_passed_on();
+                    let homes = homes.as_ref().filter(|_| !is_passed_on);
+                    let first = worked;
                     for user in beats.users() {
                         worked += 1;
-                        if batch.push(user, beats.sent_at) {
+                        let place = homes.map_or(Place::Here, |homes| homes.place(user));
+                        if place != Place::Here {
+                            if beyond.push(user, beats.sent_at, place) {
+                                self.pass_batch(&presence, &mut beyond, &mut batch, way, now);
+                            }
+                        } else if batch.push(user, beats.sent_at) {
                             self.record_batch(&presence, &mut batch, way, now);
                         }
+                    }
+                    if is_passed_on {
+                        let count = (worked - first) as u64;
+                        self.counters.add(Counter::FleetBeatsFromNodes, count);
                     }
                 }
                 Err(why) => {
                     worked += 1;
-                    self.counters.add(refusal(why), 1);
-                    let is_wrong_key = matches!(why, BeatDrop::Key | BeatDrop::Mac);
-                    // A device asks for another key when its own has lapsed.
-                    if way == Way::Udp && is_wrong_key && !is_of_device(datagram) {
-                        self.handed_over
-                            .note(at, key_id_of(datagram), why == BeatDrop::Mac);
-                    }
+                    self.refuse_datagram(at, datagram, refusal(why), way);
                 }
             }
         }
+        self.pass_batch(&presence, &mut beyond, &mut batch, way, now);
         self.record_batch(&presence, &mut batch, way, now);
         worked
+    }
+
+    /// Passes beats on to other homes; those that count here all the same go into the batch.
+    fn pass_batch<'d>(
+        &mut self,
+        presence: &Presence,
+        beyond: &mut Beyond<'d>,
+        batch: &mut Batch<'d>,
+        way: Way,
+        now: Now,
+    ) {
+        if beyond.all().is_empty() {
+            return;
+        }
+        let flags = batch.flags;
+        self.pass_on_beats(beyond, flags, now, |engine, at| {
+            let (user, sent_at, _) = beyond.all()[at];
+            if batch.push(user, sent_at) {
+                engine.record_batch(presence, batch, way, now);
+            }
+        });
+        beyond.clear();
+    }
+
+    /// The datagram at this place of the batch is refused, which is counted as `why`.
+    fn refuse_datagram(&mut self, at: usize, datagram: &[u8], why: Counter, way: Way) {
+        self.counters.add(why, 1);
+        if is_of_node(datagram) {
+            self.counters.add(Counter::FleetDatagramsRefused, 1);
+        }
+        // A device asks for another key when its own has lapsed: no operator needs to know.
+        let lapsed = why == Counter::DatagramKey && is_of_device(datagram);
+        if way == Way::Udp && !lapsed {
+            self.handed_over.note(at, why, || key_id_of(datagram));
+        }
     }
 
     /// Whether a device's key has been revoked, or its user has, in the key's epoch or later. Then
@@ -140,6 +188,10 @@ impl Engine {
     fn leave_all(&mut self, beats: &Beats<'_>, way: Way, now: Now) -> usize {
         let (_, source) = way.counters();
         let mut worked = 0;
+        if beats.flags.is_passed_on() {
+            self.take_passed_goodbyes(beats, way, now);
+            return beats.users().count();
+        }
         for user in beats.users() {
             worked += 1;
             match self.presence.lookup(user) {
@@ -149,7 +201,7 @@ impl Engine {
                         self.look(slot, now);
                     }
                 }
-                None => self.counters.add(Counter::LeavesIgnored, 1),
+                None => self.part_unknown(user, beats.sent_at, source, now),
             }
         }
         worked
@@ -168,35 +220,41 @@ impl Engine {
     /// Vouches for the publisher of a stream, at whose device somebody is: a beat here, counted as
     /// `source`, or one to its presence node (`at_once` if it has just connected).
     pub(super) fn vouch_for(&mut self, slot: Slot, at_once: bool, source: Counter, now: Now) {
-        if let Some(upstream) = &mut self.upstream {
+        if self.node.role.passes_on()
+            && let Some(upstream) = &mut self.upstream
+        {
             let key = self.node.keyring.fleet.signing();
             self.presence.note_idle(slot, false);
             return upstream.vouch(&self.presence, slot, at_once, key, now);
         }
+        self.hand_over(slot, now);
         // Neither late nor a replay: it comes after every goodbye that has come.
-        let outcome = self.presence.record_beat(slot, Unix::LATEST, now);
+        let outcome = self.heard.record_beat(slot, Unix::LATEST, now);
         self.book_beat(slot, outcome, source, now);
     }
 
     /// The same of a stream at whose device somebody is or not, as that has said last.
     pub(super) fn vouch_for_stream(&mut self, id: ConnId, slot: Slot, source: Counter, now: Now) {
         let said = self.conns.at(id.index).is_unattended();
-        if !said && !self.presence.is_unattended_word(slot) {
+        if !said && !self.heard.is_unattended_word(slot) {
             return self.vouch_for(slot, false, source, now);
         }
-        if let Some(upstream) = &mut self.upstream {
+        if self.node.role.passes_on()
+            && let Some(upstream) = &mut self.upstream
+        {
             let key = self.node.keyring.fleet.signing();
             self.presence.note_idle(slot, true);
             return upstream.vouch(&self.presence, slot, false, key, now);
         }
         let outcome = self.record_idle_beat(slot, now);
+        self.hand_over(slot, now);
         self.book_beat(slot, outcome, source, now);
     }
 
     /// Records a beat over a connection of a device that says that nobody is at it.
     pub(super) fn record_idle_beat(&self, slot: Slot, now: Now) -> BeatOutcome {
         let after_ms = self.settings.offline_after_ms;
-        self.presence
+        self.heard
             .record_idle_beat(slot, Unix::LATEST, after_ms, now)
     }
 

@@ -62,6 +62,25 @@ pub(super) enum Task {
     /// End all streams of these publishers that are open by now; of a log-out elsewhere, those that
     /// were open then.
     LogOut(Arc<[Slot]>, Option<Unix>),
+    /// Look for streams of the shard's.
+    Seek(Seek),
+    /// Say what is known of a stream of the shard's.
+    Describe(ConnId),
+    /// End a stream of the shard's, for this operator.
+    End(ConnId, Arc<str>),
+}
+
+/// Which streams of a shard are looked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Seek {
+    /// Those of this user; None: all.
+    pub(super) user: Option<UserBuf>,
+    /// From this place on.
+    pub(super) from: u32,
+    /// So many at most.
+    pub(super) most: usize,
+    /// What has been found by then is told.
+    pub(super) until: Mono,
 }
 
 /// A goodbye that came over a connection.
@@ -103,6 +122,8 @@ pub enum Verdict {
     Full,
     /// It could not be written to disk.
     NotKept,
+    /// The ticket was used at another node.
+    Spent,
 }
 
 impl Errand {
@@ -118,6 +139,7 @@ impl Errand {
             Task::PutOff(goodbyes, _) => goodbyes.len(),
             Task::Goodbye(goodbye) => goodbye.users.len(),
             Task::LogOut(slots, _) => slots.len(),
+            Task::Seek(_) | Task::Describe(_) | Task::End(..) => 0,
         };
         1 + items / 64
     }

@@ -81,6 +81,7 @@ impl Engine {
     /// Encodes what a stream must be told, as far as its outbox goes: behind its unsent bytes, or
     /// into the shared buffer.
     pub(super) fn encode(&mut self, index: u32, shared: bool, since: Mono, now: Now) {
+        let outbox_bytes_max = self.conns.outbox_bytes_max();
         let conn = self.conns.at(index);
         let (mut out, sent_bytes) = if shared {
             self.fanout.shared.clear();
@@ -93,7 +94,7 @@ impl Engine {
         // One chunk a write: records are copied behind its head, and nothing is moved.
         let chunk = conn.is_chunked().then(|| open_chunk(&mut out));
         let begun = out.len();
-        let end = sent_bytes + self.settings.outbox_bytes_max;
+        let end = sent_bytes + outbox_bytes_max;
         let end = end
             .saturating_sub(CHUNK_FRAME_BYTES)
             .min(begun + CHUNK_BYTES_MAX);
@@ -221,7 +222,11 @@ impl Engine {
     fn book_told(&mut self, told: u64, left: usize) {
         self.counters.add(Counter::StatesDelivered, told);
         if left > 0 {
-            self.counters.add(Counter::LimitOutboxBytes, 1);
+            let limit = match self.conns.is_crowded() {
+                true => Counter::LimitBufferBytes,
+                false => Counter::LimitOutboxBytes,
+            };
+            self.counters.add(limit, 1);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! it does to a stamp, and how it is ordered against beats, is `presence/beats.rs`'. Costs one load
 //! beside that.
 
+use std::sync::Arc;
+
 use super::calls::Errands;
 use super::errand::{Asker, Goodbye, PutOff, Verdict};
 use super::farewells::Said;
@@ -54,21 +56,35 @@ impl Engine {
             self.counters.add(Counter::LeavesHeld, 1);
             return Heard::Nothing;
         }
-        if self.upstream.is_some() {
+        if self.node.role.passes_on() {
             self.pass_on(slot, 0, now);
             return Heard::Nothing;
         }
         // One who has left can only be refused more beats by it.
-        if self.farewells.ask() && !self.presence.has_left(slot) {
-            let came_at = self.presence.put_leave_off(slot, now);
+        if self.farewells.ask() && !self.heard.has_left(slot) {
+            let came_at = self.heard.put_leave_off(slot, now);
             let said = Said::Sent { sent_at, came_at };
             return match self.ask_holders(slot, said, source, asker, now) {
                 true => Heard::Asks,
                 false => Heard::Full,
             };
         }
-        let outcome = self.presence.record_leave(slot, sent_at, now);
+        let outcome = self.heard.record_leave(slot, sent_at, now);
+        self.judge_elsewhere(slot, sent_at, now);
         Heard::left(self.count_leave(outcome, source))
+    }
+
+    /// In a fleet a goodbye is judged where all claims are: its user may be heard at other nodes
+    /// alone, or hold a stream there.
+    fn judge_elsewhere(&mut self, slot: Slot, sent_at: Unix, now: Now) {
+        if self.posts.has_bridge() {
+            let presence = Arc::clone(&self.presence);
+            let user = presence.user(slot);
+            self.posts
+                .goodbyes
+                .push((user.into(), sent_at.min(now.unix)));
+            self.tell_home_of_goodbye(user, sent_at, now);
+        }
     }
 
     /// At a real-time node: the presence node of a user hears of a goodbye that was said `ago_ms`
@@ -82,13 +98,25 @@ impl Engine {
         }
     }
 
-    /// A goodbye of a user of whom nothing is known here, though at a real-time node elsewhere.
-    pub(super) fn part_unknown(&mut self, user: User<'_>, now: Now) {
+    /// A goodbye of a user of whom nothing is known here, though elsewhere at a node that follows.
+    pub(super) fn part_unknown(
+        &mut self,
+        user: User<'_>,
+        sent_at: Unix,
+        source: Counter,
+        now: Now,
+    ) {
         let key = self.node.keyring.fleet.signing();
         let counter = match &mut self.upstream {
+            Some(_) if self.posts.has_bridge() => {
+                let sent_at = sent_at.min(now.unix);
+                self.posts.goodbyes.push((user.into(), sent_at));
+                self.tell_home_of_goodbye(user, sent_at, now);
+                source
+            }
             Some(upstream) => {
                 upstream.leave(&self.presence, user, 0, key, now);
-                Counter::LeavesHttp
+                source
             }
             None => Counter::LeavesIgnored,
         };
@@ -118,9 +146,20 @@ impl Engine {
     ) -> Verdict {
         let mut slots = Vec::with_capacity(goodbye.users.len() + 1);
         for user in &goodbye.users {
-            match self.presence.lookup(user.user()) {
+            let user = user.user();
+            let known = match self.presence.lookup(user) {
+                // Beats of its home's are not known here, and a goodbye is put off by its slot.
+                None if goodbye.after_ms > 0 && self.homes_elsewhere().is_some() => {
+                    self.take_in(user, now).ok()
+                }
+                known => known,
+            };
+            match known {
                 Some(slot) => slots.push(slot),
-                None if goodbye.after_ms == 0 => self.part_unknown(user.user(), now),
+                None if goodbye.after_ms == 0 => {
+                    self.note_goodbye(user, now);
+                    self.part_unknown(user, Unix::LATEST, Counter::LeavesHttp, now);
+                }
                 None => self.counters.add(Counter::LeavesIgnored, 1),
             }
         }
@@ -136,9 +175,9 @@ impl Engine {
         }
         for slot in slots {
             if goodbye.after_ms > 0 {
-                let given_at = match self.upstream {
-                    None => self.presence.put_leave_off(slot, now),
-                    Some(_) => now.unix,
+                let given_at = match self.node.role.passes_on() {
+                    false => self.heard.put_leave_off(slot, now),
+                    true => now.unix,
                 };
                 let said = now;
                 errands.put_off(
@@ -152,6 +191,9 @@ impl Engine {
                 continue;
             }
             let (sent_at, source) = (Unix::LATEST, Counter::LeavesHttp);
+            if !self.presence.is_held(slot) {
+                self.note_goodbye(self.presence.user(slot), now);
+            }
             match self.say_goodbye(slot, sent_at, source, Some(asker), now) {
                 Heard::Left => errands.look(self, slot, now),
                 Heard::Asks => errands.wait_for_answer(),
@@ -202,7 +244,7 @@ impl Engine {
                 self.counters.add(Counter::LeavesIgnored, 1);
                 continue;
             }
-            if self.upstream.is_some() {
+            if self.node.role.passes_on() {
                 self.pass_on(slot, now.unix.ms_since(given_at), now);
                 continue;
             }
@@ -211,7 +253,8 @@ impl Engine {
                 self.ask_holders(slot, said, Counter::LeavesHttp, None, now);
                 continue;
             }
-            let outcome = self.presence.record_leave_of(slot, given_at, now.unix);
+            let outcome = self.heard.record_leave_of(slot, given_at, now.unix);
+            self.judge_elsewhere(slot, given_at, now);
             if self.count_leave(outcome, Counter::LeavesHttp) {
                 self.look_own(slot, now);
             }
@@ -221,11 +264,26 @@ impl Engine {
     /// A user was logged out at `at`: whatever was heard before counts no more. True: the slot's
     /// owner must look. A real-time node has told the presence node, which decides.
     pub(super) fn part_for_good(&mut self, slot: Slot, at: Unix, now: Now) -> bool {
-        if self.upstream.is_some() {
+        if self.node.role.passes_on() {
             return false;
         }
-        let outcome = self.presence.record_leave(slot, at, now);
+        let outcome = self.heard.record_leave(slot, at, now);
         self.count_leave(outcome, Counter::LeavesHttp)
+    }
+
+    /// These were logged out at another node of the fleet.
+    pub(super) fn logged_out_elsewhere(&mut self, slots: &[Slot], now: Now) {
+        let places = self.conns.places();
+        if !self.passes.logging_out.begin(slots, None, places) {
+            // Their beats count no more, and their streams end when their tokens do.
+            self.counters
+                .add(Counter::RelayLogOutsLost, slots.len() as u64);
+        }
+        for slot in slots {
+            if slot.owner(self.node.shards) == self.node.shard {
+                self.look_own(*slot, now);
+            }
+        }
     }
 
     /// Ends streams of users who have been logged out: a bounded piece of the pass over all.
@@ -275,7 +333,7 @@ impl Engine {
     /// said counts no more, unless another stream is open.
     fn gone_with_the_rest(&mut self, slot: Option<u32>, now: Now) {
         if let Some(slot) = slot.map(Slot::new)
-            && self.upstream.is_some()
+            && self.node.role.passes_on()
             && !self.is_held(slot)
         {
             self.pass_on(slot, 0, now);

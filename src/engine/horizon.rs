@@ -13,7 +13,7 @@ use crate::presence::{ID_AHEAD_MS_MAX, STALLED_MS, Unresumable};
 use crate::time::{ANCHOR_TOLERANCE_MS, Mono, Now, Unix};
 
 /// How far back a resumed stream is told again, in ms.
-const RESUME_SLACK_MS: u64 = 10_000;
+pub const RESUME_SLACK_MS: u64 = 10_000;
 /// A shard that may not have heard of what was published so long ago tells no event ids, in ms: a
 /// stream that resumed from one would not be told of it.
 pub const LAG_MS_MAX: u64 = 5_000;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::calls::caller::NewPermit;
 use super::conn::permits::Tag;
 use super::errand::{Asker, Errand, Verdict};
+use super::upstream::Say;
 use crate::auth::{Grant, TOKEN_BYTES_MAX};
 use crate::presence::Transition;
 use crate::realtime::ConnId;
@@ -80,6 +81,13 @@ pub enum Mail {
         more: i32,
         verdict: Verdict,
     },
+    /// Back: what was seen of the streams there, for a request that lists them.
+    Sought { conn: ConnId, sought: Arc<Sought> },
+    /// To a shard of a node of a fleet: a page of those who are online, for a request that waits.
+    Listed { conn: ConnId, listed: Arc<Listed> },
+    /// To all shards of a node of a fleet: these were logged out at another node, and their streams
+    /// end.
+    LoggedOut(Arc<[Slot]>),
     /// To all other shards: the user of this slot has been forgotten, here or, at a real-time node,
     /// by its presence node; there streams that were opened after that time are spared.
     Forget(Slot, Option<Unix>),
@@ -97,6 +105,26 @@ pub enum Mail {
     },
     /// Back: who has asked, and what the beat came to.
     StreamBeaten(Arc<[(ConnId, BeatFound)]>),
+}
+
+/// A page of those who are online in a fleet.
+#[derive(Debug)]
+pub struct Listed {
+    /// None: the database has not said.
+    pub states: Option<Vec<Told>>,
+    /// Where the walk goes on. None: it is over.
+    pub next: Option<Box<[u8]>>,
+}
+
+/// Streams of one shard, as an operator is told them.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Sought {
+    /// A JSON object each, with commas between them.
+    pub(super) rows: Vec<u8>,
+    /// How many they are.
+    pub(super) found: usize,
+    /// The place to go on from. None: all have been looked at.
+    pub(super) next: Option<u32>,
 }
 
 /// What a real-time node has answered to [`Holders`](super::Holders).
@@ -342,7 +370,7 @@ impl Mail {
                 Change::Token(..) => 64,
             },
             Mail::Transitions(decided) => 1 + decided.transitions.len() / 64,
-            Mail::Look(slots) => 1 + slots.len() / 64,
+            Mail::Look(slots) | Mail::LoggedOut(slots) => 1 + slots.len() / 64,
             Mail::Answered(answered) => 1 + (answered.sure.len() + answered.unseen.len()) / 64,
             Mail::StreamBeats { beats, .. } => 1 + beats.len() / 64,
             Mail::StreamBeaten(beaten) => 1 + beaten.len() / 64,
@@ -350,6 +378,8 @@ impl Mail {
             Mail::Holders(held) => 1 + held.answers.len() / 64,
             Mail::Taken(taken) => 1 + taken.len() / 64,
             Mail::Passed(passed) => 1 + passed.iter().map(Passed::weight).sum::<usize>() / 64,
+            Mail::Sought { sought, .. } => 1 + sought.found / 64,
+            Mail::Listed { listed, .. } => 1 + listed.states.as_ref().map_or(0, Vec::len) / 64,
             Mail::Edited { .. }
             | Mail::Ran { .. }
             | Mail::Reask { .. }
@@ -370,6 +400,8 @@ impl Mail {
             Mail::Edited { .. }
                 | Mail::StreamBeaten(_)
                 | Mail::Ran { .. }
+                | Mail::Sought { .. }
+                | Mail::Listed { .. }
                 | Mail::Holders(_)
                 | Mail::Taken(_)
                 | Mail::Passed(_)
@@ -377,6 +409,7 @@ impl Mail {
                 | Mail::Settled { .. }
                 | Mail::ByConnection { .. }
                 | Mail::Revouch { .. }
+                | Mail::LoggedOut(_)
                 | Mail::Forget(..)
         )
     }
@@ -407,12 +440,38 @@ pub(super) struct Posts {
     beats: Vec<Vec<StreamBeat>>,
     beaten: Vec<Vec<(ConnId, BeatFound)>>,
     letters: VecDeque<Letter>,
-    /// Transitions are for other nodes: no stream of this one watches anybody.
-    published: bool,
+    audience: Audience,
+    /// For the bridge: what is heard of these may have changed.
+    pub(super) heard: Vec<Slot>,
+    /// For the bridge: who has said goodbye, and when.
+    pub(super) goodbyes: Vec<(UserBuf, Unix)>,
+    /// For the bridge: what other nodes had to say.
+    pub(super) words: Vec<UserBuf>,
+    /// For the bridge: what users say of themselves, and who is to be erased.
+    pub(super) says: VecDeque<Say>,
+    pub(super) erases: VecDeque<(UserBuf, Asker)>,
+    /// Batches of transitions, for each whom they are yet to be told.
+    for_shards: VecDeque<Arc<Decided>>,
+    for_outside: VecDeque<Arc<Decided>>,
+}
+
+/// Who is told of transitions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Audience {
+    /// The node's other shards, unless no stream of it watches anybody.
+    pub(super) shards: bool,
+    /// Real-time nodes, and webhooks.
+    pub(super) outside: bool,
+    /// The bridge to a fleet, of what is heard here.
+    pub(super) bridge: bool,
 }
 
 impl Posts {
-    pub(super) fn new(shard: ShardId, shards: ShardId, published: bool) -> Posts {
+    pub(super) fn new(shard: ShardId, shards: ShardId, audience: Audience) -> Posts {
+        let audience = Audience {
+            shards: audience.shards && shards > 1,
+            ..audience
+        };
         Posts {
             shard,
             decided: Vec::new(),
@@ -421,7 +480,14 @@ impl Posts {
             beats: vec![Vec::new(); usize::from(shards)],
             beaten: vec![Vec::new(); usize::from(shards)],
             letters: VecDeque::new(),
-            published,
+            audience,
+            heard: Vec::new(),
+            goodbyes: Vec::new(),
+            words: Vec::new(),
+            says: VecDeque::new(),
+            erases: VecDeque::new(),
+            for_shards: VecDeque::new(),
+            for_outside: VecDeque::new(),
         }
     }
 
@@ -461,29 +527,44 @@ impl Posts {
         }
     }
 
-    /// What other nodes must be told.
+    /// Whether there is a bridge, which is to be told what is heard here.
+    pub(super) fn has_bridge(&self) -> bool {
+        self.audience.bridge
+    }
+
+    /// What other nodes and webhooks must be told.
     pub(super) fn poll_publish(&mut self) -> Option<Arc<Decided>> {
-        if self.published {
-            self.take_decided()
-        } else {
-            None
+        self.gather();
+        self.for_outside.pop_front()
+    }
+
+    /// Makes a batch of what was decided.
+    fn gather(&mut self) {
+        if self.decided.is_empty() {
+            return;
+        }
+        let Audience {
+            shards, outside, ..
+        } = self.audience;
+        if !shards && !outside {
+            self.decided.clear();
+            return;
+        }
+        let decided = Arc::new(Decided {
+            at: self.decided_at,
+            transitions: std::mem::take(&mut self.decided),
+        });
+        if outside {
+            self.for_outside.push_back(Arc::clone(&decided));
+        }
+        if shards {
+            self.for_shards.push_back(decided);
         }
     }
 
-    fn take_decided(&mut self) -> Option<Arc<Decided>> {
-        (!self.decided.is_empty()).then(|| {
-            Arc::new(Decided {
-                at: self.decided_at,
-                transitions: std::mem::take(&mut self.decided),
-            })
-        })
-    }
-
     pub(super) fn poll(&mut self) -> Option<Letter> {
-        if !self.published
-            && let Some(decided) = self.take_decided()
-            && self.looks.len() > 1
-        {
+        self.gather();
+        if let Some(decided) = self.for_shards.pop_front() {
             return Some(Letter {
                 to: To::Others,
                 mail: Mail::Transitions(decided),

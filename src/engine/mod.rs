@@ -23,6 +23,8 @@ mod farewells;
 mod followers;
 mod forgetting;
 mod goodbyes;
+mod homes;
+mod homeward;
 mod horizon;
 #[cfg(any(debug_assertions, feature = "planted"))]
 mod late;
@@ -31,6 +33,7 @@ mod operators;
 mod parts;
 mod passes;
 mod records;
+mod refused;
 mod role;
 pub mod settings;
 mod silence;
@@ -40,32 +43,37 @@ pub mod turn;
 mod upstream;
 mod vouching;
 mod work;
-mod wrong_key;
 
+#[cfg(feature = "cluster")]
+pub(crate) use calls::own_in_fleet;
 pub use calls::{NODE_HEADER, REFUSES_NEW, Refusals, instance_of, note_users};
+pub use conn::addresses::Client;
 pub use conn::life::{Close, CloseHow};
 pub use errand::{Asker, Errand, Verdict};
 pub use farewells::HOLDERS_MS_MAX;
-pub use horizon::LAG_MS_MAX as ID_LAG_MS_MAX;
+pub use homes::{Home, HomeList, Homes, PartitionSet, Place};
+pub use horizon::{LAG_MS_MAX as ID_LAG_MS_MAX, RESUME_SLACK_MS};
 pub use mail::{
-    Answered, Came, Decided, Edit, EditOutcome, Held, IfFull, Letter, Mail, Passed, ShardId, Taken,
-    To, Weighed, Whom,
+    Answered, Came, Decided, Edit, EditOutcome, Held, IfFull, Letter, Listed, Mail, Passed,
+    ShardId, Taken, To, Weighed, Whom,
 };
 pub use operators::{Entrance, Operators};
 use parts::VERIFYING_MICROS_PER_TURN;
 pub use parts::{Engine, EngineParts};
 pub use records::{record_of, told_of};
+pub use refused::{REASONS, Refused};
 pub use role::Role;
 pub use upstream::{
-    Datagrams, Holders, LoggedOut, Outbound, Part, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, Say,
-    USERS_PER_PART_MAX, Wanted, adopt_answers,
+    Datagrams, Erasure, Holders, LoggedOut, Outbound, Part, REVOUCH_MS, SAMPLE_MS, SETTLE_MS,
+    Sample, Say, USERS_PER_PART_MAX, Wanted, adopt_answers,
 };
-pub use wrong_key::WrongKey;
 
 use core::net::IpAddr;
+use std::sync::Arc;
 
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::planted::{self, Planted};
+use crate::presence::Presence;
 use crate::realtime::{ConnId, Phase};
 use crate::time::{Mono, Now};
 use conn::addresses::CountsFor;
@@ -79,16 +87,21 @@ pub struct Flush<'a> {
     pub conn: ConnId,
     /// What to write.
     pub bytes: &'a [u8],
+    /// The place of the connection that is flushed next, as far as is known yet.
+    pub next: Option<u32>,
 }
 
 impl Engine {
     /// First call of every turn: looks for stalls, suspends and steps of the wall clock.
     pub fn begin_turn(&mut self, now: Now) {
+        self.take_settings();
         self.date.set(now.unix);
         let seen = self.silence.observe(now, self.poll_timeout());
         if let Some((from, _)) = seen.step {
             self.counters.add(Counter::ClockSteps, 1);
-            self.presence.note_clock_step(from, now);
+            for database in self.databases() {
+                database.note_clock_step(from, now);
+            }
             self.horizon.clock_stepped(from, now);
         }
         if seen.stalled {
@@ -99,15 +112,17 @@ impl Engine {
             // Its socket may hold beats for any shard's publishers, and it takes turns to read them
             // all. And a shard that sleeps through a step back and one forward sees no step
             // forward, though stamps of the time in between look older by it.
-            self.presence.hold_expiries_until(self.silence.held_until());
+            self.heard.hold_expiries_until(self.silence.held_until());
         }
-        let steps = self.upstream.is_some() && self.conns.streams() > 0;
+        let steps = self.node.role.passes_on() && self.conns.streams() > 0;
         let sleep_ms_max = if steps {
             upstream::STEP_MS
         } else {
             SLEEP_MS_MAX
         };
-        self.presence.note_turn(self.node.shard, now);
+        for database in self.databases() {
+            database.note_turn(self.node.shard, now);
+        }
         self.pass_on_told();
         self.passes.turn_began(now.mono, sleep_ms_max);
         self.horizon
@@ -117,18 +132,28 @@ impl Engine {
         self.exposition = None;
         self.verifying_micros_left = VERIFYING_MICROS_PER_TURN;
         if let Some(before) = self.node.take_keyring() {
+            self.passing.seal_all(before.fleet.signing());
             self.end_unlisted(&before);
         }
+        self.take_homes(now);
         #[cfg(any(debug_assertions, feature = "planted"))]
         self.index_late();
     }
 
-    /// A connection was accepted, by this listener and from this address, if that is known. None:
-    /// more than can even be refused politely; close the socket.
+    /// What is told, and what is heard if that is another.
+    fn databases(&self) -> impl Iterator<Item = &Presence> {
+        let is_one = Arc::ptr_eq(&self.presence, &self.heard);
+        let heard = (!is_one).then_some(&*self.heard);
+        std::iter::once(&*self.presence).chain(heard)
+    }
+
+    /// A connection was accepted, by this listener and from this address, if that is known; it came
+    /// `came_at`. None: more than can even be refused politely; close the socket.
     pub fn handle_accept(
         &mut self,
         entrance: Entrance,
         address: Option<IpAddr>,
+        came_at: Mono,
         now: Now,
     ) -> Option<ConnId> {
         let address = match (entrance, address) {
@@ -137,7 +162,7 @@ impl Engine {
             (Entrance::Admin, _) | (_, None) => CountsFor::Exempt,
         };
         self.conns
-            .accept(entrance, address, now.mono, &mut self.counters)
+            .accept(entrance, address, [came_at, now.mono], &mut self.counters)
     }
 
     /// The socket takes bytes again after it took less than was offered.
@@ -152,6 +177,7 @@ impl Engine {
         let flushed = self
             .conns
             .wrote(id, n, shared, now.mono, &mut self.counters);
+        self.conns.count(id);
         if flushed == Flushed::ServeHeld {
             self.serve_held(id, now);
         }
@@ -224,12 +250,15 @@ impl Engine {
             Mail::Revouch { node, found_at } => self.passes.vouch_in_a_hurry(node, found_at),
             Mail::StreamBeats { from, beats } => self.take_stream_beats(from, &beats, now),
             Mail::StreamBeaten(outcomes) => self.finish_stream_beats(&outcomes, now),
+            Mail::LoggedOut(slots) => self.logged_out_elsewhere(&slots, now),
             Mail::Forget(slot, at) => self.begin_to_forget(slot, at, now),
             Mail::Edited { conn, outcome } => self.finish_edit(conn, outcome, now),
             Mail::Holders(held) => self.take_holders(&held, now),
             Mail::Taken(taken) => self.finish_saying(&taken, now),
             Mail::Passed(passed) => self.finish_passing(&passed, now),
             Mail::Errand(errand) => self.run_errand(&errand, now),
+            Mail::Listed { conn, listed } => self.online_listed(conn, &listed, now),
+            Mail::Sought { conn, sought } => self.streams_sought(conn, &sought, now),
             Mail::Ran {
                 conn,
                 more,
@@ -277,12 +306,17 @@ impl Engine {
                 break (id, shared);
             }
         };
+        let next = self.conns.expected_flush();
         let bytes = if shared {
             self.fanout.shared()
         } else {
             self.conns.at(id.index).io().unsent()
         };
-        Some(Flush { conn: id, bytes })
+        Some(Flush {
+            conn: id,
+            bytes,
+            next,
+        })
     }
 
     /// A connection to end.
@@ -313,6 +347,7 @@ impl Engine {
         let outbound = self.upstream.as_ref().map_or(Mono::NEVER, Upstream::next);
         let timers = self.passes.fires_at(self.conns.next_timer());
         let waits = self.arrivals.due().min(self.farewells.due());
+        let waits = waits.min(self.passing.next());
         timers.min(self.passes.next()).min(outbound).min(waits)
     }
 
@@ -322,6 +357,7 @@ impl Engine {
         let gauges = [
             (Gauge::Conns, self.conns.len()),
             (Gauge::Streams, self.conns.streams()),
+            (Gauge::BufferedBytes, self.conns.buffered_bytes()),
             (Gauge::WatchesBySlot, watches.len() - watches.named_len()),
             (Gauge::WatchesByName, watches.named_len()),
             (

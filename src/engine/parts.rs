@@ -12,17 +12,18 @@ use super::errand::Asker;
 use super::farewells::Farewells;
 use super::followers::Followers;
 use super::forgetting::Leaving;
+use super::homes::{Homes, Passing};
 use super::horizon::Horizon;
-use super::mail::{Posts, ShardId};
+use super::mail::{Audience, Posts, ShardId};
 use super::operators::Operators;
 use super::passes::Passes;
 use super::records::Fanout;
+use super::refused::HandedOver;
 use super::role::Role;
-use super::settings::Settings;
+use super::settings::{Settings, SharedSettings};
 use super::silence::Silence;
 use super::telling::Telling;
 use super::upstream::Upstream;
-use super::wrong_key::HandedOver;
 use crate::auth::{Keyring, Keyrings, Revoked};
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
@@ -40,7 +41,7 @@ pub(super) const VERIFYING_MICROS_PER_TURN: u32 = 2_000;
 #[derive(Clone)]
 pub struct EngineParts {
     /// Intervals and limits.
-    pub settings: Arc<Settings>,
+    pub settings: SharedSettings,
     /// Which shard this is.
     pub shard: ShardId,
     /// Of how many.
@@ -49,8 +50,12 @@ pub struct EngineParts {
     pub role: Role,
     /// Where operators' calls are served.
     pub operators: Operators,
-    /// The node's presence database; a follower in the role [`Role::Realtime`] and in no other.
+    /// The presence database of which the node tells; a follower in the roles that follow
+    /// ([`Role::follows`]) and in no other.
     pub presence: Arc<Presence>,
+    /// The one of those whom it hears: the same, but in the role [`Role::Fleet`], where it is the
+    /// other's twin ([`Presence::follower_and_heard`]).
+    pub heard: Arc<Presence>,
     /// Where the node's keys are found: by what beats are opened, and callers known.
     pub keyrings: Arc<Keyrings>,
     /// Whose tokens are void before their time.
@@ -61,6 +66,10 @@ pub struct EngineParts {
     pub seed: u64,
     /// Of a presence node: how many real-time nodes mirror its states.
     pub mirrors: usize,
+    /// Whether webhooks are told of transitions too.
+    pub has_webhooks: bool,
+    /// To which nodes of a fleet users' beats go.
+    pub homes: Homes,
     /// What `/metrics` shows.
     pub board: Arc<Board>,
     /// Boot: expiries are held until everybody has had time to return.
@@ -70,7 +79,10 @@ pub struct EngineParts {
 /// One shard's engine.
 pub struct Engine {
     pub(super) settings: Arc<Settings>,
+    /// What watchers and those who ask are told.
     pub(super) presence: Arc<Presence>,
+    /// Whom this node hears: what beats and goodbyes are written to, and the sweep reads.
+    pub(super) heard: Arc<Presence>,
     pub(super) node: Node,
     pub(super) counters: Counters,
     pub(super) random: fastrand::Rng,
@@ -103,6 +115,8 @@ pub struct Engine {
     pub(super) horizon: Horizon,
     /// The link to presence nodes, in the one role that has it.
     pub(super) upstream: Option<Upstream>,
+    /// Beats and goodbyes for other nodes of a fleet.
+    pub(super) passing: Passing,
     /// Goodbyes that wait for real-time nodes.
     pub(super) farewells: Farewells,
     /// Requests that wait until revocations are on disk.
@@ -128,6 +142,8 @@ pub(super) struct Node {
     pub(super) shard: ShardId,
     pub(super) shards: ShardId,
     pub(super) role: Role,
+    /// See [`EngineParts::has_webhooks`].
+    pub(super) has_webhooks: bool,
     pub(super) operators: Operators,
     pub(super) keyrings: Arc<Keyrings>,
     /// The keys of this turn.
@@ -135,6 +151,8 @@ pub(super) struct Node {
     pub(super) secret: [u8; 32],
     pub(super) revoked: Arc<Revoked>,
     pub(super) board: Arc<Board>,
+    /// Where others than this turn's settings come from.
+    pub(super) settings: SharedSettings,
     pub(super) limits: RequestLimits,
 }
 
@@ -149,18 +167,28 @@ impl Node {
 }
 
 impl Engine {
+    /// Whether there are other settings is seen between two turns.
+    pub(super) fn take_settings(&mut self) {
+        if let Some(newer) = self.node.settings.newer(&self.settings) {
+            self.node.limits = newer.request_limits();
+            self.conns.take_settings(Arc::clone(&newer));
+            self.settings = newer;
+        }
+    }
+
     /// An engine without connections.
     pub fn new(parts: EngineParts) -> Engine {
-        let settings = parts.settings;
+        let settings = parts.settings.load();
         let now = parts.now;
         let limits = settings.request_limits();
-        let follows = matches!(parts.role, Role::Realtime(_));
+        let follows = parts.role.follows();
         let new_per_second_max = settings.new_users_per_second_max as u32;
         parts.presence.set_new_per_second_max(new_per_second_max);
+        parts.heard.set_new_per_second_max(new_per_second_max);
         assert_eq!(
             follows,
             parts.presence.is_follower(),
-            "a real-time node follows, and no other does"
+            "the database is the role's"
         );
         // A presence node's publishers are others' readers, who go on vouching for them.
         let hold_ms = match parts.role {
@@ -173,13 +201,17 @@ impl Engine {
                 parts.presence.note_told_back(settings.retry_ms_max(), now);
                 hold_ms
             }
-            Role::Presence | Role::Realtime(_) => settings.offline_after_ms,
+            Role::Presence | Role::Realtime(_) | Role::Fleet(_) => settings.offline_after_ms,
         };
+        let mut conns = Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono);
+        if matches!(parts.role, Role::Fleet(_)) {
+            conns.note_held();
+        }
         Engine {
             counters: Counters::new(),
             random: fastrand::Rng::with_seed(parts.seed),
             date: HttpDate::at(now.unix),
-            conns: Conns::new(Arc::clone(&settings), Arc::clone(&parts.presence), now.mono),
+            conns,
             handed_over: HandedOver::default(),
             epochs: Epochs::new(
                 &parts.keyrings.load().fleet,
@@ -197,11 +229,12 @@ impl Engine {
             silence: Silence::new(now, hold_ms, settings.offline_after_ms),
             horizon: Horizon::new(now.mono),
             upstream: Upstream::of(&parts.role),
+            passing: Passing::new(parts.homes),
             farewells: Farewells::new(parts.mirrors),
             keeping: VecDeque::new(),
             passes_revocations_on: false,
             passes: Passes::new(
-                (!follows).then(|| {
+                (!parts.role.passes_on()).then(|| {
                     Sweep::new(parts.shard, parts.shards).with_rules(settings.sweep_rules())
                 }),
                 parts.revoked.end(),
@@ -211,22 +244,29 @@ impl Engine {
             posts: Posts::new(
                 parts.shard,
                 parts.shards,
-                matches!(parts.role, Role::Presence),
+                Audience {
+                    shards: !matches!(parts.role, Role::Presence),
+                    outside: matches!(parts.role, Role::Presence) || parts.has_webhooks,
+                    bridge: matches!(parts.role, Role::Fleet(_)),
+                },
             ),
             #[cfg(any(debug_assertions, feature = "planted"))]
             late: Vec::new(),
             presence: parts.presence,
+            heard: parts.heard,
             settings,
             node: Node {
                 shard: parts.shard,
                 shards: parts.shards,
                 role: parts.role,
+                has_webhooks: parts.has_webhooks,
                 operators: parts.operators,
                 keyring: parts.keyrings.load_full(),
                 keyrings: parts.keyrings,
                 secret: parts.secret,
                 revoked: parts.revoked,
                 board: parts.board,
+                settings: parts.settings,
                 limits,
             },
         }

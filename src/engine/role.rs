@@ -15,6 +15,10 @@ pub enum Role {
     /// Streams and watches; vouches for its publishers to these presence nodes, whose states it
     /// follows.
     Realtime(Arc<Nodes>),
+    /// Both halves, and one of many that share their state: it hears its own publishers, and tells
+    /// of all what the fleet says. Its bridge to the fleet is asked as a presence node is, and is
+    /// the only one of these nodes.
+    Fleet(Arc<Nodes>),
 }
 
 impl Role {
@@ -29,6 +33,18 @@ impl Role {
             Role::All => "serve",
             Role::Presence => "presence",
             Role::Realtime(_) => "realtime",
+            Role::Fleet(_) => "serve",
         }
+    }
+
+    /// Whether what its users say is for others to decide: it is passed on, and nobody's stamps are
+    /// kept.
+    pub fn passes_on(&self) -> bool {
+        matches!(self, Role::Realtime(_))
+    }
+
+    /// Whether the states that it tells were decided elsewhere.
+    pub fn follows(&self) -> bool {
+        matches!(self, Role::Realtime(_) | Role::Fleet(_))
     }
 }

@@ -31,6 +31,8 @@ pub struct Found {
     pub conntrack_max: Option<u64>,
     /// What the memory control group allows, in bytes; None: anything.
     pub memory_max: Option<u64>,
+    /// Memory that is free, or can be made so without swapping (MemAvailable), in bytes.
+    pub memory_available: Option<u64>,
     /// Kernel release as (major, minor).
     pub kernel: Option<(u64, u64)>,
 }
@@ -55,6 +57,7 @@ impl Found {
             },
             conntrack_max: number("/proc/sys/net/netfilter/nf_conntrack_max"),
             memory_max: cgroup::memory_max(),
+            memory_available: memory_available(),
             kernel: kernel_release(
                 rustix::system::uname()
                     .release()
@@ -79,6 +82,15 @@ impl fmt::Display for Found {
             shown(self.rmem_max, "?")
         )
     }
+}
+
+fn memory_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: u64 = line?.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
 }
 
 fn proc_numbers(path: impl AsRef<Path>) -> Vec<u64> {

@@ -29,6 +29,8 @@ pub struct Finding {
     pub subject: &'static str,
     /// What it is, what is needed, and what to set.
     pub detail: String,
+    /// What mends it, to be pasted: a command, or a line of the service's unit.
+    pub line: Option<String>,
 }
 
 impl Finding {
@@ -38,6 +40,16 @@ impl Finding {
             verdict,
             subject,
             detail: detail.into(),
+            line: None,
+        }
+    }
+}
+
+impl Finding {
+    fn with_line(self, line: String) -> Finding {
+        Finding {
+            line: Some(line),
+            ..self
         }
     }
 }
@@ -62,7 +74,7 @@ impl Need {
         } else {
             let Need { why, setting, .. } = self;
             let detail = format!("{found} is less than {least}: {why}; run `{setting}`");
-            Finding::new(Verdict::Warn, self.subject, detail)
+            Finding::new(Verdict::Warn, self.subject, detail).with_line(setting.clone())
         })
     }
 }
@@ -182,5 +194,7 @@ fn nofile(fds: u64, conns: u64, taken: usize, found: &Found) -> Finding {
          shard takes {taken} of them; set LimitNOFILE={fds} (systemd) or `ulimit -Hn \
          {fds}`{nr_open}, or lower --conns-max"
     );
-    Finding::new(verdict, "nofile", detail)
+    let nr_open = found.nr_open.filter(|nr_open| *nr_open < fds);
+    let nr_open = nr_open.map_or_else(String::new, |_| format!("sysctl -w fs.nr_open={fds}\n"));
+    Finding::new(verdict, "nofile", detail).with_line(format!("{nr_open}LimitNOFILE={fds}"))
 }

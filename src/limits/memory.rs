@@ -10,8 +10,10 @@ use crate::store::MemoryChoice;
 
 /// Of one idle stream's own record and tables, in bytes (docs/PERFORMANCE.md has 88).
 const CONN_BYTES: u64 = 160;
+/// Of one that speaks TLS, beside that (docs/PERFORMANCE.md has 2,794).
+const TLS_CONN_BYTES: u64 = 3_072;
 /// Of one watch (`Settings::watches_per_shard_max`).
-const WATCH_BYTES: u64 = 16;
+pub(super) const WATCH_BYTES: u64 = 16;
 /// Of a user beside the store's files, which the kernel can write out and take back: index and
 /// bitmaps (docs/PERFORMANCE.md has 13).
 const USER_BYTES: u64 = 16;
@@ -24,6 +26,14 @@ const PROCESS_BYTES: u64 = 32 << 20;
 /// Part of a group's memory that is left free, as one in so many: what is computed is no more than
 /// that, and the kernel has more tables than are counted here.
 const FREE: u64 = 10;
+
+/// Of one idle connection beside the kernel's share, at worst.
+pub(super) fn user_bytes_per_conn(config: &Config) -> u64 {
+    match config.tls.https {
+        Some(_) => CONN_BYTES + TLS_CONN_BYTES,
+        None => CONN_BYTES,
+    }
+}
 
 /// What one limit may cost.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,12 +73,16 @@ impl Worst {
         };
         let on_each = |flag, count, each, floor| part(flag, count, each * shards, floor);
         let holds_streams = config.role != RoleName::Presence;
-        let is_follower = config.role == RoleName::Realtime;
+        let is_follower = matches!(config.role, RoleName::Realtime | RoleName::Fleet);
         let mut user_bytes = USER_BYTES;
+        if config.role == RoleName::Fleet {
+            // What is heard beside what is told.
+            user_bytes += CELLS_BYTES;
+        }
         if is_follower || config.memory != MemoryChoice::Off {
             user_bytes += CELLS_BYTES;
         }
-        let conn_bytes = CONN_BYTES + KERNEL_BYTES_PER_CONN;
+        let conn_bytes = user_bytes_per_conn(config) + KERNEL_BYTES_PER_CONN;
         let mut parts = vec![
             on_each("conns-max", conns, conn_bytes, 256),
             part(
@@ -78,6 +92,12 @@ impl Worst {
                 known_users(config),
             ),
             on_each("mailbox-bytes-max", settings.mailbox_bytes_max, 1, 1 << 20),
+            on_each(
+                "buffer-bytes-max",
+                settings.buffer_bytes_max,
+                1,
+                settings.buffer_bytes_floor() as u64,
+            ),
         ];
         if holds_streams {
             let watches = settings.watches_per_shard_max;
@@ -125,7 +145,7 @@ impl Worst {
             .map(|part| format!("{} {} MiB", part.flag, part.bytes() >> 20))
             .collect();
         let whole = self.bytes() >> 20;
-        format!("at most {whole} MiB, buffers aside: {}", told.join(", "))
+        format!("at most {whole} MiB: {}", told.join(", "))
     }
 
     /// Makes those limits smaller that `may_change` names, alike and no further than their floors,
@@ -232,6 +252,7 @@ fn fit(
             "users-max" => config.users_max = u32::try_from(count).unwrap_or(u32::MAX),
             "mailbox-bytes-max" => settings.mailbox_bytes_max = taken,
             "watches-per-shard-max" => settings.watches_per_shard_max = taken,
+            "buffer-bytes-max" => settings.buffer_bytes_max = taken,
             "names-bytes-max" => settings.names_bytes_max = taken,
             "tickets-bytes-max" => config.identity.tickets_bytes_max = taken,
             "revocations-max" => {
@@ -278,14 +299,16 @@ mod tests {
                 ("conns-max", 2 * 100_000 * 4_360),
                 ("users-max", 16_777_216 * 16),
                 ("mailbox-bytes-max", 2 * (16 << 20)),
+                ("buffer-bytes-max", 2 * (256 << 20)),
                 ("watches-per-shard-max", 2 * 50_000_000 * 16),
                 ("names-bytes-max", 2 * (256 << 20)),
             ]
         );
         assert_eq!(
             worst.line(),
-            "at most 3189 MiB, buffers aside: watches-per-shard-max 1525 MiB, conns-max 831 MiB, \
-             names-bytes-max 512 MiB, users-max 256 MiB, mailbox-bytes-max 32 MiB"
+            "at most 3701 MiB: watches-per-shard-max 1525 MiB, conns-max 831 MiB, \
+             buffer-bytes-max 512 MiB, names-bytes-max 512 MiB, users-max 256 MiB, \
+             mailbox-bytes-max 32 MiB"
         );
     }
 
@@ -301,9 +324,13 @@ mod tests {
                 .each;
             (user, parts.len())
         };
-        assert_eq!(of(RoleName::All), (16, 5));
-        assert_eq!(of(RoleName::Realtime), (57, 5));
-        assert_eq!(of(RoleName::Presence), (16, 3));
+        assert_eq!(of(RoleName::All), (16, 6));
+        assert_eq!(of(RoleName::Realtime), (57, 6));
+        let mut tls = config();
+        tls.tls.https = Some("[::1]:443".parse().unwrap());
+        let conn = Worst::of(&tls, SHARDS, CONNS).parts[0].each / u64::from(SHARDS);
+        assert_eq!(conn, 4_360 + 3_072);
+        assert_eq!(of(RoleName::Presence), (16, 4));
     }
 
     #[test]
@@ -317,8 +344,8 @@ mod tests {
     fn defaults_shrink_alike_until_all_fits() {
         let mut config = config();
         let told = fit(&mut config, SHARDS, CONNS, 512 << 20, |_| true).unwrap();
-        assert_eq!(told.len(), 5, "{told:#?}");
-        assert!(told[0].starts_with("conns-max is "), "{told:#?}");
+        assert_eq!(told.len(), 6, "{told:#?}");
+        assert!(told[1].starts_with("conns-max is "), "{told:#?}");
         let worst = Worst::of(&config, SHARDS, config.settings.conns_max);
         let room = (512 << 20) / 10 * 9;
         assert!(
@@ -343,7 +370,7 @@ mod tests {
     #[test]
     fn a_floor_takes_what_others_must_do_without() {
         let mut config = config();
-        fit(&mut config, SHARDS, CONNS, 44 << 20, |_| true).unwrap();
+        fit(&mut config, SHARDS, CONNS, 50 << 20, |_| true).unwrap();
         let settings = &config.settings;
         assert_eq!(
             [
@@ -354,7 +381,7 @@ mod tests {
             [256, 1 << 20, 1 << 20]
         );
         assert!(settings.watches_per_shard_max > settings.watches_per_stream_max);
-        assert!(Worst::of(&config, SHARDS, 256).bytes() <= (44 << 20) / 10 * 9);
+        assert!(Worst::of(&config, SHARDS, 256).bytes() <= (50 << 20) / 10 * 9);
     }
 
     #[test]
@@ -367,9 +394,9 @@ mod tests {
             why,
             Err(
                 "the control group has 512 MiB of memory, of which a tenth stays free; the limits \
-                 take at most 3189 MiB, buffers aside: watches-per-shard-max 1525 MiB, conns-max \
-                 831 MiB, names-bytes-max 512 MiB, users-max 256 MiB, mailbox-bytes-max 32 MiB; \
-                 set smaller ones, or give it more"
+                 take at most 3701 MiB: watches-per-shard-max 1525 MiB, conns-max \
+                 831 MiB, buffer-bytes-max 512 MiB, names-bytes-max 512 MiB, users-max 256 MiB, \
+                 mailbox-bytes-max 32 MiB; set smaller ones, or give it more"
                     .into()
             )
         );

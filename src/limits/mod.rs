@@ -4,6 +4,7 @@
 //! lifts the soft file descriptor limit to the hard one.
 
 mod found;
+mod holding;
 mod judge;
 mod memory;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::Config;
 use crate::engine::settings::SURPLUS_CONNS;
 pub use found::Found;
+pub use holding::Holding;
 pub use judge::{Finding, Verdict, judge};
 pub use memory::{fit_memory, memory_line};
 
@@ -22,7 +24,8 @@ const NOFILE_PROCESS: u64 = 64;
 /// File descriptors of a shard beside connections: listener, UDP socket, epoll, eventfd, the
 /// reserve for refusals.
 const NOFILE_SHARD: u64 = 8;
-/// HTTP connections to each node of the other role: one, and the one that follows it.
+/// HTTP connections to each node of the other role, and to each webhook: one, and the one that
+/// follows it.
 const NOFILE_NODE: u64 = 2;
 /// Connections that may wait for accept on each listener; a burst of reconnects beyond it meets SYN
 /// drops and 1 s retries.
@@ -43,8 +46,9 @@ fn nofile_reserve(config: &Config, shards: u16) -> u64 {
         + SURPLUS_CONNS as u64
         + handshakes
         + BEAT_PORTS * config.presence_nodes.len() as u64;
-    let nodes = (config.presence_nodes.len() + config.realtime_nodes.len()) as u64;
-    NOFILE_PROCESS + u64::from(shards) * shard + NOFILE_NODE * nodes
+    let nodes = config.presence_nodes.len() + config.realtime_nodes.len();
+    let others = (nodes + config.webhooks.hooks.len()) as u64;
+    NOFILE_PROCESS + u64::from(shards) * shard + NOFILE_NODE * others
 }
 
 /// Most connections of one shard of `shards` that `nofile` descriptors allow (None: unlimited):

@@ -13,6 +13,7 @@ fn plenty() -> Found {
         port_range: Some((32_768, 60_999)),
         conntrack_max: None,
         memory_max: None,
+        memory_available: Some(16 << 30),
         kernel: Some((6, 1)),
     }
 }
@@ -182,4 +183,63 @@ fn this_machine_can_be_read() {
     raise_nofile().unwrap();
     let raised = getrlimit(Resource::Nofile);
     assert_eq!(raised.current, raised.maximum);
+}
+
+#[test]
+fn a_million_streams_on_a_machine_of_another_size() {
+    let found = Found {
+        nofile_hard: Some(20_000),
+        nr_open: Some(1 << 20),
+        ..plenty()
+    };
+    let holding = Holding::judge(&Config::default(), 2, &found, 1_000_000);
+    assert_eq!(holding.config.settings.conns_max, 525_000);
+    assert_eq!(holding.memory_bytes, 1_000_000 * (4_200 + 160 + 16));
+    assert!(!holding.fits());
+    let of = |subject: &str| {
+        let mut found = holding.findings.iter();
+        found.find(|found| found.subject == subject).unwrap()
+    };
+    let nofile = of("nofile");
+    assert_eq!(nofile.verdict, Verdict::Fail);
+    assert_eq!(
+        nofile.line.as_deref(),
+        Some("sysctl -w fs.nr_open=1050208\nLimitNOFILE=1050208")
+    );
+    assert_eq!(
+        of("memory").detail,
+        "4173 MiB, 4376 bytes a stream with one watch, 16 more for each further; 16384 MiB are free"
+    );
+    assert_eq!(of("tcp_mem").verdict, Verdict::Warn);
+    assert!(
+        of("proxies")
+            .detail
+            .starts_with("a proxy in front needs 36 addresses")
+    );
+}
+
+#[test]
+fn memory_for_streams_is_what_is_free_or_what_the_group_allows() {
+    let memory = |available, max| {
+        let found = Found {
+            memory_available: available,
+            memory_max: max,
+            ..plenty()
+        };
+        let holding = Holding::judge(&Config::default(), 2, &found, 100_000);
+        let mut findings = holding.findings.into_iter();
+        findings
+            .find(|found| found.subject == "memory")
+            .map(|found| found.verdict)
+    };
+    let needed = 100_000 * 4_376;
+    assert_eq!(memory(Some(2 * needed), None), Some(Verdict::Ok));
+    assert_eq!(memory(Some(needed + 1), None), Some(Verdict::Warn));
+    assert_eq!(memory(Some(needed - 1), None), Some(Verdict::Fail));
+    assert_eq!(
+        memory(Some(2 * needed), Some(needed / 2)),
+        Some(Verdict::Fail)
+    );
+    assert_eq!(memory(None, Some(2 * needed)), Some(Verdict::Ok));
+    assert_eq!(memory(None, None), None);
 }

@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::backoff::Backoff;
-use super::{OUTAGE_MS, PROBE_MS, STATES_PER_REQUEST_MAX};
+use super::{OUTAGE_MS, PROBE_MS, RETRY_CAP_MS, RETRY_FIRST_MS, STATES_PER_REQUEST_MAX};
+use crate::backoff::Backoff;
 use crate::engine::{SETTLE_MS, told_of};
 use crate::planted::{self, Planted};
 use crate::presence::{Presence, Transition};
@@ -107,7 +107,7 @@ impl Announcer {
             next_at: Mono::default(),
             probe_at: Mono::default(),
             failing_since: None,
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(RETRY_FIRST_MS, RETRY_CAP_MS, seed),
         }
     }
 

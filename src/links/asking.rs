@@ -133,9 +133,17 @@ impl Asking {
             }
             // Datagrams, and what another role says.
             Outbound::Beats { .. }
+            | Outbound::Homeward { .. }
+            | Outbound::Words(_)
+            | Outbound::Heard(_)
+            | Outbound::Goodbyes(_)
+            | Outbound::Ticket { .. }
+            | Outbound::Online { .. }
+            | Outbound::Erase(..)
             | Outbound::Publish(_)
             | Outbound::Holders(_)
-            | Outbound::EndStreams(_) => {}
+            | Outbound::EndStreams(_)
+            | Outbound::Erased(_) => {}
             // The journal is looked at before each request.
             Outbound::Revoked(_) => {}
         }

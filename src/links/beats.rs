@@ -11,13 +11,13 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
 
 use crate::engine::Datagrams;
 use crate::metrics::{Board, Counter};
 
 /// Datagrams that go out by one system call, from one port.
-const BATCH: usize = 16;
+pub(super) const BATCH: usize = 16;
 
 /// Sends in a row that met "nobody listens" before it is told: each port has met it twice, so it is
 /// no restart's moment.
@@ -78,7 +78,7 @@ impl BeatSender {
         for batch in slices.chunks(BATCH) {
             let ports = &mut self.nodes[node];
             ports.turn = (ports.turn + 1) % BeatSender::PORTS;
-            let outcome = send_batch(&ports.sockets[ports.turn], batch);
+            let outcome = send_batch(&ports.sockets[ports.turn], None, batch);
             sent += outcome.taken;
             refused += u64::from(outcome.refused);
             ports.refused = if outcome.refused {
@@ -106,7 +106,7 @@ impl BeatSender {
 
 /// Sockets on ports in a row. Where no such row is found, the ports are as the kernel gives them:
 /// then some shard of the node has more to do than another.
-fn in_a_row(node: SocketAddr) -> io::Result<Vec<UdpSocket>> {
+pub(super) fn in_a_row(node: SocketAddr) -> io::Result<Vec<UdpSocket>> {
     let any: IpAddr = match node {
         SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
@@ -131,14 +131,20 @@ fn in_a_row(node: SocketAddr) -> io::Result<Vec<UdpSocket>> {
 
 /// What became of a batch.
 #[derive(Default)]
-struct Outcome {
+pub(super) struct Outcome {
     /// Datagrams that the kernel took.
-    taken: usize,
+    pub(super) taken: usize,
     /// An earlier datagram from this port had met nobody (ICMP port unreachable).
     refused: bool,
 }
 
-fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> Outcome {
+/// `to`: where they go, if the socket is connected to nobody.
+pub(super) fn send_batch(
+    socket: &UdpSocket,
+    to: Option<SocketAddr>,
+    batch: &[[IoSlice<'_>; 1]],
+) -> Outcome {
+    let to = to.map(SocketAddrAny::from);
     let mut from = 0;
     let mut outcome = Outcome::default();
     // The first of `from` has been refused once.
@@ -151,7 +157,10 @@ fn send_batch(socket: &UdpSocket, batch: &[[IoSlice<'_>; 1]]) -> Outcome {
         let mut messages: Vec<MMsgHdr<'_>> = batch[from..]
             .iter()
             .zip(&mut controls)
-            .map(|(slices, control)| MMsgHdr::new(slices, control))
+            .map(|(slices, control)| match &to {
+                Some(to) => MMsgHdr::new_with_addr(to, slices, control),
+                None => MMsgHdr::new(slices, control),
+            })
             .collect();
         match sendmmsg(socket, &mut messages, SendFlags::empty()) {
             Ok(count) => {

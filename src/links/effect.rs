@@ -104,6 +104,13 @@ pub enum Notice {
     Missed,
     /// It answers questions and does not tell everything.
     Untold,
+    /// A webhook's receiver does not take what it is told; why.
+    HookFails(String),
+    /// It takes it again.
+    HookTakes,
+    /// What it is told may be incomplete in a way that the store knows nothing of: it is told the
+    /// last state of everybody.
+    HookToldAll,
 }
 
 impl Notice {
@@ -111,7 +118,12 @@ impl Notice {
     pub fn is_warning(&self) -> bool {
         !matches!(
             self,
-            Notice::TakesAgain | Notice::BeatsArrive | Notice::InSight | Notice::Missed
+            Notice::TakesAgain
+                | Notice::BeatsArrive
+                | Notice::InSight
+                | Notice::Missed
+                | Notice::HookTakes
+                | Notice::HookToldAll
         )
     }
 }
@@ -164,6 +176,16 @@ impl fmt::Display for Notice {
             Notice::Untold => out.write_str(
                 "the presence node answers and does not tell this node everything; is this one in \
                  its --realtime, and reachable from it?",
+            ),
+            Notice::HookFails(why) => write!(
+                out,
+                "the webhook's receiver does not take what it is told ({why}); trying again, and \
+                 keeping each user's last state"
+            ),
+            Notice::HookTakes => out.write_str("the webhook's receiver takes what it is told"),
+            Notice::HookToldAll => out.write_str(
+                "nobody knows what the webhook's receiver has been told; telling it everybody's \
+                 last state",
             ),
         }
     }

@@ -13,6 +13,7 @@ use super::reply::{Fault, Reply, Request, Said};
 use super::socket::Connect;
 use crate::engine::{NODE_HEADER, REFUSES_NEW};
 use crate::lookup;
+use crate::reach::Reach;
 use crate::time::Unix;
 use crate::trust::Trust;
 use crate::wire::feed::{FEED_HEADER, Held, LIFE_HEADER};
@@ -24,7 +25,7 @@ pub(super) const TIMEOUT_MS: u64 = 2_000;
 /// ids, and some.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Addresses of a node that are tried; what ureq has room for.
-const ADDRESSES_MAX: usize = 16;
+pub(super) const ADDRESSES_MAX: usize = 16;
 
 /// What a node shows, as its files of keys have it now.
 pub type Token = Arc<dyn Fn() -> String + Send + Sync>;
@@ -65,7 +66,8 @@ impl Remote {
             .tls_config(Trust::of_ureq(trust))
             .user_agent(concat!("greendot/", env!("CARGO_PKG_VERSION")))
             .build();
-        let connector = Connect.chain(RustlsConnector::default());
+        let reach = Reach::Anywhere;
+        let connector = Connect { reach }.chain(RustlsConnector::default());
         Remote {
             agent: ureq::Agent::with_parts(config, connector, addresses),
             base,

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 
 use hashbrown::HashSet;
 
-use super::backoff::Backoff;
-use super::{OUTAGE_MS, PROBE_MS, STATES_PER_REQUEST_MAX};
+use super::{OUTAGE_MS, PROBE_MS, RETRY_CAP_MS, RETRY_FIRST_MS, STATES_PER_REQUEST_MAX};
+use crate::backoff::Backoff;
 use crate::engine::{SETTLE_MS, Whom};
 use crate::planted::{self, Planted};
 use crate::time::Mono;
@@ -111,7 +111,7 @@ impl Inquiry {
             again_at: Mono::NEVER,
             next_at: Mono::default(),
             due_at: Mono::NEVER,
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(RETRY_FIRST_MS, RETRY_CAP_MS, seed),
         }
     }
 

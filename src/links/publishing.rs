@@ -67,12 +67,21 @@ impl Publishing {
             }
             // What another role says.
             Outbound::Beats { .. }
+            | Outbound::Homeward { .. }
+            | Outbound::Words(_)
+            | Outbound::Heard(_)
+            | Outbound::Goodbyes(_)
+            | Outbound::Ticket { .. }
+            | Outbound::Online { .. }
+            | Outbound::Erase(..)
             | Outbound::Bundled { .. }
             | Outbound::Sample { .. }
             | Outbound::Asks { .. }
             | Outbound::LogOut { .. }
             | Outbound::Say { .. }
             | Outbound::Pass { .. } => {}
+            // To a real-time node it is a transition.
+            Outbound::Erased(_) => {}
             // The journal is looked at before each request.
             Outbound::Revoked(_) => {}
         }

@@ -1,10 +1,12 @@
 //! The sockets under ureq: given up means gone.
 //!
-//! Owns two differences to ureq's own. A connection that is dropped takes back what the kernel has
-//! not delivered yet (SO_LINGER 0): otherwise a request that was given up during an outage would
-//! still be delivered by the kernel when the outage ends, ahead of everything that is to come first
-//! then. And a peer that reads little by little gets no more time than one that does not.
+//! Owns three differences to ureq's own. A connection that is dropped takes back what the kernel
+//! has not delivered yet (SO_LINGER 0): otherwise a request that was given up during an outage
+//! would still be delivered by the kernel when the outage ends, ahead of everything that is to come
+//! first then. A peer that reads little by little gets no more time than one that does not. And an
+//! address that is out of reach is not dialled, whatever name has led to it.
 
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -15,11 +17,27 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
+use crate::reach::Reach;
 use crate::time::boottime;
 
 /// Makes [`Socket`]s.
 #[derive(Debug)]
-pub(super) struct Connect;
+pub(super) struct Connect {
+    /// How far.
+    pub(super) reach: Reach,
+}
+
+/// Every address that a name leads to is out of reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct OutOfReach;
+
+impl fmt::Display for OutOfReach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it has no address that may be dialled")
+    }
+}
+
+impl std::error::Error for OutOfReach {}
 
 /// A connection to another node.
 #[derive(Debug)]
@@ -36,9 +54,14 @@ impl Connector for Connect {
         details: &ConnectionDetails<'_>,
         _: Option<()>,
     ) -> Result<Option<Socket>, Error> {
-        let share = details.addrs.len().max(1) as u32;
-        let mut outcome = Err(Error::HostNotFound);
-        for addr in &details.addrs {
+        let seals = details.needs_tls();
+        let within = |addr: &&SocketAddr| self.reach.allows(addr.ip(), seals);
+        let share = details.addrs.iter().filter(within).count().max(1) as u32;
+        let mut outcome = Err(match details.addrs.is_empty() {
+            true => Error::HostNotFound,
+            false => Error::Io(std::io::Error::other(OutOfReach)),
+        });
+        for addr in details.addrs.iter().filter(within) {
             outcome = open(*addr, limit(details.timeout).map(|left| left / share));
             if outcome.is_ok() {
                 break;

@@ -8,20 +8,20 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::asking::Asking;
 use super::effect::Effect;
 use super::http::Remote;
 use super::publishing::Publishing;
+use super::station::Station;
 use super::{Standing, Trouble};
 use crate::auth::Revoked;
 use crate::engine::{Mail, Outbound};
 use crate::metrics::{Board, Gauge};
 use crate::presence::Presence;
-use crate::time::{Clock, Mono, boottime};
+use crate::time::{Clock, boottime};
 use crate::wire::nodes::Nodes;
 
 /// Tells all shards.
@@ -41,25 +41,18 @@ struct Shared {
     bases: Vec<String>,
 }
 
-/// Where shards leave what is for a link. Held for a push or a swap, never while the link talks to
-/// its node. What is left while it does, for 2 s at most, is a pointer a turn and shard; the
-/// transitions behind it are shared by all links, and dropped when the slowest has taken over whom
-/// they are about.
-struct Station<I> {
-    inbox: Mutex<Vec<I>>,
-    changed: Condvar,
-}
-
-/// The running links of a node; `I` is what shards hand over.
+/// The running links of a node; `I` is what shards hand over. What is left for a link while it
+/// talks to its node, for 2 s at most, is a pointer a turn and shard; the transitions behind it are
+/// shared by all links, and dropped when the slowest has taken over whom they are about.
 pub struct Links<I> {
-    stations: Arc<[Station<I>]>,
+    stations: Arc<[Station<Vec<I>>]>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What a shard needs to hand something over.
 pub struct Handle<I> {
-    stations: Arc<[Station<I>]>,
+    stations: Arc<[Station<Vec<I>>]>,
 }
 
 impl<I> Clone for Handle<I> {
@@ -74,10 +67,11 @@ impl Handle<Outbound> {
     /// For the link to the node that this names, or for all links.
     pub fn hand(&self, outbound: Outbound) {
         match outbound.node() {
-            Some(node) => self.stations[node].leave(outbound),
+            Some(node) => self.stations[node].leave(|inbox| inbox.push(outbound)),
             None => {
-                let stations = self.stations.iter();
-                stations.for_each(|station| station.leave(outbound.clone()));
+                for station in self.stations.iter() {
+                    station.leave(|inbox| inbox.push(outbound.clone()));
+                }
             }
         }
     }
@@ -111,41 +105,6 @@ impl Shared {
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
-
-    /// Carries out what a link wants done.
-    fn carry_out(&self, effects: Vec<Effect>, remote: &Remote, tell: &Tell) {
-        for effect in effects {
-            match effect {
-                Effect::Count(counter, by) => self.board.process.add(counter, by),
-                Effect::Tell(mail) => tell(&mail),
-                Effect::Say(notice) if notice.is_warning() => {
-                    tracing::warn!(node = remote.base(), "{notice}");
-                }
-                Effect::Say(notice) => tracing::info!(node = remote.base(), "{notice}"),
-            }
-        }
-    }
-}
-
-impl<I> Station<I> {
-    fn leave(&self, item: I) {
-        self.inbox.lock().push(item);
-        self.changed.notify_one();
-    }
-
-    /// Sleeps until something has been left, until `until`, or until the links are stopped.
-    fn wait(&self, until: Mono, shared: &Shared) {
-        let mut inbox = self.inbox.lock();
-        let micros = until.micros_since(boottime()).min(60_000_000);
-        if inbox.is_empty() && micros > 0 && !shared.is_stopping() {
-            self.changed
-                .wait_for(&mut inbox, Duration::from_micros(micros));
-        }
-    }
-
-    fn take(&self) -> Vec<I> {
-        std::mem::take(&mut *self.inbox.lock())
-    }
 }
 
 impl<I: Send + 'static> Links<I> {
@@ -154,13 +113,9 @@ impl<I: Send + 'static> Links<I> {
         name: &str,
         unseen: Standing,
         parts: LinkParts<'_>,
-        run: impl Fn(usize, &Remote, &Station<I>, &Shared) + Send + Clone + 'static,
+        run: impl Fn(usize, &Remote, &Station<Vec<I>>, &Shared) + Send + Clone + 'static,
     ) -> io::Result<Links<I>> {
-        let station = |_: &Remote| Station {
-            inbox: Mutex::default(),
-            changed: Condvar::new(),
-        };
-        let stations: Arc<[Station<I>]> = remotes.iter().map(station).collect();
+        let stations: Arc<[Station<Vec<I>>]> = remotes.iter().map(|_| Station::default()).collect();
         let shared = Arc::new(Shared {
             board: parts.board,
             clock: parts.clock,
@@ -199,9 +154,7 @@ impl<I: Send + 'static> Links<I> {
     pub fn stop(self) {
         self.shared.stopping.store(true, Ordering::Release);
         for station in &*self.stations {
-            // Under the lock, so that no thread is between looking and sleeping.
-            let _inbox = station.inbox.lock();
-            station.changed.notify_one();
+            station.wake();
         }
         for thread in self.threads {
             thread
@@ -238,11 +191,12 @@ impl Links<Outbound> {
     ) -> io::Result<Links<Outbound>> {
         let (seed, revoked) = (parts.seed, Arc::clone(&parts.revoked));
         parts.presence.expect_links(remotes.len() as u16);
-        let run = move |node, remote: &Remote, station: &Station<Outbound>, shared: &Shared| {
-            let holder = shared.presence.link(node);
-            let link = Publishing::new(seed ^ node as u64, birth, holder, &revoked);
-            publish(node, link, remote, station, shared, &tell);
-        };
+        let run =
+            move |node, remote: &Remote, station: &Station<Vec<Outbound>>, shared: &Shared| {
+                let holder = shared.presence.link(node);
+                let link = Publishing::new(seed ^ node as u64, birth, holder, &revoked);
+                publish(node, link, remote, station, shared, &tell);
+            };
         Links::start(remotes, "publish", Standing::default(), parts, run)
     }
 
@@ -261,11 +215,12 @@ impl Links<Outbound> {
             down: true,
             ..Standing::default()
         };
-        let run = move |node, remote: &Remote, station: &Station<Outbound>, shared: &Shared| {
-            let shards = shared.presence.shards();
-            let link = Asking::new(seed ^ node as u64, node, shards, &revoked);
-            ask(node, link, remote, station, shared, &nodes, &tell);
-        };
+        let run =
+            move |node, remote: &Remote, station: &Station<Vec<Outbound>>, shared: &Shared| {
+                let shards = shared.presence.shards();
+                let link = Asking::new(seed ^ node as u64, node, shards, &revoked);
+                ask(node, link, remote, station, shared, &nodes, &tell);
+            };
         Links::start(remotes, "ask", unseen, parts, run)
     }
 }
@@ -274,17 +229,24 @@ fn publish(
     node: usize,
     mut link: Publishing,
     remote: &Remote,
-    station: &Station<Outbound>,
+    station: &Station<Vec<Outbound>>,
     shared: &Shared,
     tell: &Tell,
 ) {
     loop {
-        station.wait(link.next(), shared);
+        station.wait(link.next(), |inbox| {
+            inbox.is_empty() && !shared.is_stopping()
+        });
         // Before what has been left is taken: of that everything is told then.
         let up_to = shared.presence.published_up_to();
         for outbound in station.take() {
             let lost = link.take(outbound, &shared.presence, boottime());
-            shared.carry_out(lost.into_iter().collect(), remote, tell);
+            carry_out(
+                lost.into_iter().collect(),
+                &shared.board,
+                remote.base(),
+                &**tell,
+            );
         }
         shared.note(node, link.standing());
         if shared.is_stopping() && link.may_stop(boottime()) {
@@ -294,7 +256,12 @@ fn publish(
             continue;
         };
         let reply = remote.send(&request);
-        shared.carry_out(link.handle_reply(&reply, boottime()), remote, tell);
+        carry_out(
+            link.handle_reply(&reply, boottime()),
+            &shared.board,
+            remote.base(),
+            &**tell,
+        );
     }
 }
 
@@ -302,16 +269,23 @@ fn ask(
     node: usize,
     mut link: Asking,
     remote: &Remote,
-    station: &Station<Outbound>,
+    station: &Station<Vec<Outbound>>,
     shared: &Shared,
     nodes: &Nodes,
     tell: &Tell,
 ) {
     loop {
-        station.wait(link.next(), shared);
+        station.wait(link.next(), |inbox| {
+            inbox.is_empty() && !shared.is_stopping()
+        });
         for outbound in station.take() {
             let lost = link.take(outbound, boottime());
-            shared.carry_out(lost.into_iter().collect(), remote, tell);
+            carry_out(
+                lost.into_iter().collect(),
+                &shared.board,
+                remote.base(),
+                &**tell,
+            );
         }
         if shared.is_stopping() {
             return;
@@ -319,10 +293,22 @@ fn ask(
         if let Some(request) = link.poll_request(boottime()) {
             let reply = remote.send(&request);
             let effects = link.handle_reply(&reply, &shared.presence, nodes, shared.clock.now());
-            shared.carry_out(effects, remote, tell);
+            carry_out(effects, &shared.board, remote.base(), &**tell);
         }
         let effects = link.look(&shared.presence, boottime());
-        shared.carry_out(effects, remote, tell);
+        carry_out(effects, &shared.board, remote.base(), &**tell);
         shared.note(node, link.standing());
+    }
+}
+
+/// Carries out what a link wants done; `to` is where it goes.
+pub(super) fn carry_out(effects: Vec<Effect>, board: &Board, to: &str, tell: &dyn Fn(&Mail)) {
+    for effect in effects {
+        match effect {
+            Effect::Count(counter, by) => board.process.add(counter, by),
+            Effect::Tell(mail) => tell(&mail),
+            Effect::Say(notice) if notice.is_warning() => tracing::warn!(node = to, "{notice}"),
+            Effect::Say(notice) => tracing::info!(node = to, "{notice}"),
+        }
     }
 }

@@ -4,13 +4,15 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use greendot::cli::{self, Ask};
-use greendot::config::{self, Config, Loaded, LogFormat, Sources};
+use greendot::config::{self, Config, Loaded, LogFormat, LogLevel, Sources, Told};
 use greendot::limits::{self, Found};
 use greendot::logs;
+use greendot::node::Reread;
 use greendot::time::Clock;
-use greendot::tools::{beat, doctor, health, key, reload, store, token, top, watch};
+use greendot::tools::{self, beat, doctor, health, key, online, store, streams, token, top, watch};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// What was typed or configured can not be meant; as clap exits.
@@ -28,9 +30,11 @@ pub(crate) fn run() -> ExitCode {
     };
     match ask {
         Ask::Serve(sources) => with_config(&sources, |mut loaded| {
-            if let Err(error) = start_logging(&loaded.config) {
-                return outcome(Err(format!("start the log's thread: {error}")));
-            }
+            let set_log_level = match start_logging(&loaded.config) {
+                Ok(set_log_level) => Box::new(set_log_level),
+                Err(error) => return outcome(Err(format!("start the log's thread: {error}"))),
+            };
+            let told = Told::new(sources.clone(), loaded.config.clone());
             let fitted = loaded.clone();
             let is_default = |flag: &str| fitted.is_default(flag);
             match limits::fit_memory(&mut loaded.config, &Found::read(), is_default) {
@@ -40,7 +44,12 @@ pub(crate) fn run() -> ExitCode {
                     return ExitCode::from(EXIT_USAGE);
                 }
             }
-            let served = greendot::node::run(loaded.config).map_err(|fault| fault.to_string());
+            let reread = Reread {
+                told,
+                set_log_level,
+            };
+            let served = greendot::node::run(loaded.config, Some(reread));
+            let served = served.map_err(|fault| fault.to_string());
             logs::finish();
             outcome(served)
         }),
@@ -50,8 +59,8 @@ pub(crate) fn run() -> ExitCode {
             printed((loaded.to_toml() + &remark).as_bytes())
         }),
         Ask::ConfigMarkdown => printed(config::knobs::markdown().as_bytes()),
-        Ask::Doctor(sources, named) => with_config(&sources, |loaded| {
-            let (report, fit) = doctor::run(&loaded.config, &named);
+        Ask::Doctor(sources, question) => with_config(&sources, |loaded| {
+            let (report, fit) = doctor::run(&loaded.config, &question);
             let code = printed(report.as_bytes());
             if fit { code } else { ExitCode::FAILURE }
         }),
@@ -61,7 +70,7 @@ pub(crate) fn run() -> ExitCode {
             Ok(text) => printed(text.as_bytes()),
             Err(why) => outcome(Err(why)),
         },
-        Ask::Reload(options) => match reload::run(&options) {
+        Ask::Reload(options) => match tools::reload::run(&options) {
             Ok(text) => printed(text.as_bytes()),
             Err(why) => outcome(Err(why)),
         },
@@ -73,6 +82,22 @@ pub(crate) fn run() -> ExitCode {
         }
         Ask::Store(options) => outcome(store::run(&options, &mut std::io::stdout())),
         Ask::Top(options) => outcome(top::run(&options, &Clock::new(), &mut std::io::stdout())),
+        Ask::Streams(options) => outcome(streams::run(
+            &options,
+            &Clock::new(),
+            &mut std::io::stdout(),
+        )),
+        Ask::Online(options) => {
+            outcome(online::run(&options, &Clock::new(), &mut std::io::stdout()))
+        }
+        #[cfg(feature = "cluster")]
+        Ask::Fleet(options) => {
+            match tools::fleet::run(&options, &Clock::new(), &mut std::io::stdout()) {
+                Ok(true) => ExitCode::SUCCESS,
+                Ok(false) => ExitCode::FAILURE,
+                Err(why) => outcome(Err(why)),
+            }
+        }
         Ask::Health(options) => match health::run(&options) {
             Ok(text) => printed(text.as_bytes()),
             Err(why) => outcome(Err(why)),
@@ -125,30 +150,33 @@ fn printed(text: &[u8]) -> ExitCode {
     }
 }
 
-/// Logs go to stderr: stdout has the one line that says what is listened on.
-fn start_logging(config: &Config) -> std::io::Result<()> {
+/// Logs go to stderr: stdout has the one line that says what is listened on. Returns what has them
+/// begin at another level.
+fn start_logging(config: &Config) -> std::io::Result<impl Fn(LogLevel) + Send + use<>> {
     let log = logs::start()?;
-    let level: LevelFilter = config
-        .log_level
-        .name()
-        .parse()
-        .expect("the names are those of LevelFilter");
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let level = |level: LogLevel| -> LevelFilter {
+        let name = level.name().parse();
+        name.expect("the names are those of LevelFilter")
+    };
+    let (filter, filtering) = reload::Layer::new(level(config.log_level));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || log)
         // It would say on stderr that stderr takes nothing, and panic.
         .log_internal_errors(false);
+    let registry = tracing_subscriber::registry().with(filter);
     match config.log_format {
-        LogFormat::Human => lines
-            .with_ansi(std::io::stderr().is_terminal())
-            .finish()
+        LogFormat::Human => registry
+            .with(lines.with_ansi(std::io::stderr().is_terminal()))
             .with(logs::Keeping(Clock::new()))
             .init(),
-        LogFormat::Json => lines
-            .json()
-            .finish()
+        LogFormat::Json => registry
+            .with(lines.json())
             .with(logs::Keeping(Clock::new()))
             .init(),
     }
-    Ok(())
+    Ok(move |to| {
+        if let Err(error) = filtering.reload(level(to)) {
+            tracing::error!(%error, "the log's level stays as it is");
+        }
+    })
 }

@@ -104,6 +104,7 @@ table! {
         ClosedExpired reason = "expired",
         ClosedRevoked reason = "revoked",
         ClosedLife reason = "stream_life",
+        ClosedEnded reason = "ended",
         ClosedEvicted reason = "evicted",
     }
     Shard Count "conns_evicted" "Connections dropped because their peer was hopeless, by reason" {
@@ -131,11 +132,14 @@ table! {
         TlsBrokenDecrypt reason = "decrypt",
         TlsBrokenMisbehaved reason = "misbehaved",
         TlsBrokenWorn reason = "worn",
+        TlsBrokenBuffers reason = "buffers",
     }
     Shard Bytes "received" "Bytes read from connections" { BytesIn }
     Shard Bytes "sent" "Bytes written to connections" { BytesOut }
 
     Shard Count "datagrams_received" "Beat datagrams received" { DatagramsReceived }
+    Shard Count "datagrams_lost" "Beat datagrams that the kernel dropped, because the socket's \
+                                  buffer was full; what it had merged is one" { DatagramsLost }
     Shard Count "datagrams_of_devices" "Beat datagrams taken that a device's own key has \
                                         signed" { DatagramsDevice }
     Shard Count "datagrams_refused" "Beat datagrams refused as a whole, by reason" {
@@ -162,6 +166,18 @@ table! {
         BeatTooFast reason = "too_fast",
         BeatNoSpace reason = "no_space",
     }
+    Shard Count "fleet_beats_passed_on" "Beats of users whose home is another node of the fleet, \
+                                         where they went" { FleetBeatsPassedOn }
+    Shard Count "fleet_goodbyes_passed_on" "Goodbyes of which a user's home was told, as the fleet \
+                                            was" { FleetGoodbyesPassedOn }
+    Shard Count "fleet_beats_from_nodes" "Beats that other nodes of the fleet have passed on; they \
+                                          count among beats by UDP" { FleetBeatsFromNodes }
+    Shard Count "fleet_goodbyes_from_nodes" "Goodbyes of which other nodes of the fleet have \
+                                             told" { FleetGoodbyesFromNodes }
+    Shard Count "fleet_datagrams_refused" "Datagrams refused, for any reason, that say that a node \
+                                           of the fleet has sent them" { FleetDatagramsRefused }
+    Shard Count "fleet_words_refused" "Words of other nodes that were not taken: too many, or no \
+                                       fleet" { FleetWordsRefused }
     Shard Count "tokens_refused" "Users' tokens refused, by reason" {
         TokenTooLong reason = "too_long",
         TokenForm reason = "form",
@@ -191,6 +207,10 @@ table! {
         TicketFuture reason = "future",
         TicketBeforeStart reason = "before_start",
         TicketUsed reason = "used",
+    }
+    Process Count "tickets_unasked" "Tickets that counted at a node of a fleet although its \
+                                     database did not say whether another node had taken them" {
+        TicketsUnasked
     }
     Shard Count "items_refused" "Items of lists that were refused by themselves while the others \
                                  stood, by reason" {
@@ -316,6 +336,7 @@ table! {
         LimitPassedUsers limit = "passed-users-max",
         LimitLeavesPutOff limit = "leaves-put-off-max",
         LimitOutboxBytes limit = "outbox-bytes-max",
+        LimitBufferBytes limit = "buffer-bytes-max",
         LimitWriteStall limit = "write-stall-max-ms",
         LimitTurnTime limit = "turn-ms-max",
         LimitWorkPerSlice limit = "work-per-slice-max",
@@ -344,6 +365,7 @@ table! {
         LimitNewUsersOfConn limit = "new-users-per-conn-second-max",
         LimitRevocations limit = "revocations-max",
         LimitNodeStreams limit = "node-streams-max",
+        LimitClientNames limit = "client-names-max",
         LimitFileDescriptors limit = "nofile",
         LimitTlsHandshakes limit = "tls-handshakes-max",
     }
@@ -359,6 +381,12 @@ table! {
      receives the beats sent there" { RelayDatagramsRefused }
     Process Count "relay_datagrams_bundled" "Beat datagrams that went to presence nodes over HTTP, \
      because by UDP they did not arrive" { RelayBundled }
+    Process Count "fleet_writes" "Users of whom this node has told the fleet's database something: \
+                                  that they came, went, or said goodbye" { FleetWrites }
+    Process Count "fleet_datagrams" "Datagrams handed to the kernel for other nodes of the \
+                                     fleet" { FleetDatagrams }
+    Process Count "fleet_datagrams_lost" "Datagrams for other nodes of the fleet that the kernel \
+                                          did not take" { FleetDatagramsLost }
     Process Count "relay_log_outs_lost" "Users whose log-out a node was not told, because too many \
      waited for it" { RelayLogOutsLost }
     Process Count "relay_requests" "Requests to nodes of the other role, by outcome" {
@@ -375,6 +403,35 @@ table! {
      by itself, passed over for a while" { RelayStatesUnasked }
     Process Count "relay_reasks" "Times that something that a presence node told was or may have \
                                   been missed, and all watched of it was asked for" { RelayReasks }
+    Process Count "config_reloads" "Times that the configuration was to be read anew, by outcome" {
+        ConfigReloadsDone outcome = "done",
+        ConfigReloadsFailed outcome = "failed",
+    }
+    Process Count "webhook_messages" "Messages that webhooks' receivers have \
+                                      taken" { WebhookMessages }
+    Process Count "webhook_states" "States in messages that webhooks' receivers have \
+                                    taken" { WebhookStates }
+    Process Count "webhook_failures" "Messages that webhooks' receivers have not taken, and that \
+                                      are sent again, by reason" {
+        WebhookFailedLookup reason = "lookup",
+        WebhookFailedReach reason = "reach",
+        WebhookFailedConnection reason = "connection",
+        WebhookFailedTls reason = "tls",
+        WebhookFailedTimeout reason = "timeout",
+        WebhookFailedProtocol reason = "protocol",
+        WebhookFailedRedirect reason = "3xx",
+        WebhookFailedRefused reason = "4xx",
+        WebhookFailedFault reason = "5xx",
+    }
+    Process Count "webhook_skipped" "Transitions that a webhook's receiver was not told each by \
+                                     itself, because it is told a later state of the same \
+                                     user" { WebhookSkipped }
+    Process Count "webhook_queue_overflows" "Times that a webhook's queue was full, and the \
+                                             published states are read anew for \
+                                             it" { WebhookOverflows }
+    Process Count "webhook_erasures_untold" "Erased users of whom a webhook's receiver is not \
+                                             told, because too many wait for \
+                                             it" { WebhookErasuresUntold }
     Process Count "key_reloads" "Times that the files of keys were to be read anew, by outcome" {
         KeyReloadsDone outcome = "done",
         KeyReloadsFailed outcome = "failed",
@@ -395,6 +452,10 @@ table! {
 
     Shard Count "conns" "Connections open, streams included" { Conns }
     Shard Count "streams" "Streams open" { Streams }
+    Shard Bytes "buffered" "Memory that connections take for what is not answered or not \
+                            written" { BufferedBytes }
+    Shard Bytes "tls_buffered" "Memory that TLS records take which are not whole or not \
+                                written" { TlsBufferedBytes }
     Shard Count "tls_handshakes_pending" "TLS handshakes in progress" { TlsHandshakes }
     Shard Count "watches" "Watches held, by what they name: a user with a slot, or an id that \
                            has never beaten" {
@@ -437,9 +498,26 @@ table! {
                                            write-back" { StoreWriteBackLate }
     Process Count "relay_queue" "Publishers whose state waits to be told to other nodes, or to \
                                  be asked for" { RelayQueue }
+    Process Count "webhook_queue" "Users whose state waits to be told to webhooks' receivers, as \
+                                   far as they are known" { WebhookQueue }
+    Process Count "webhooks_failing" "Webhooks whose receiver has not taken the last \
+                                      message" { WebhooksFailing }
+    Process Micros "webhook_behind" "Time for which something has waited to be told to a webhook's \
+                                     receiver, the one that is furthest behind" { WebhookBehind }
     Process Count "beats_gone" "Presence nodes at which this node's beat datagrams do not \
                                 arrive" { BeatsGone }
     Process Count "nodes_down" "Nodes of the other role that do not answer" { NodesDown }
+    Process Count "fleet_standing" "How the node stands in its fleet: 0 in none, 1 joining, 2 a \
+                                    member, 3 doubtful, 4 fenced, 5 leaving" { FleetStanding }
+    Process Count "fleet_nodes" "Nodes of the fleet that are alive, this one among \
+                                 them" { FleetNodes }
+    Process Count "fleet_homes" "Nodes of the fleet to which users' beats may go, this one among \
+                                 them" { FleetHomes }
+    Process Count "fleet_partitions_stale" "Partitions of the fleet of which this node may not \
+                                            know the newest state" { FleetPartitionsStale }
+    Process Count "fleet_connections" "Connections to the fleet's database" { FleetConnections }
+    Process Count "fleet_subscriptions" "Partitions of the fleet whose messages are \
+                                         heard" { FleetSubscriptions }
     Process Bytes "memory_limit" "What the memory control group allows; 0: anything" {
         MemoryLimit,
     }
@@ -514,6 +592,14 @@ label! {
         StreamsHeld = "streams_held",
         /// `POST /v1/streams/end`
         StreamsEnd = "streams_end",
+        /// `GET /v1/streams`
+        StreamsList = "streams_list",
+        /// `GET /v1/streams/{stream}`
+        StreamsOne = "streams_one",
+        /// `DELETE /v1/streams/{stream}`
+        StreamsCut = "streams_cut",
+        /// `GET /v1/online`
+        Online = "online",
         /// `POST /v1/beat`
         Beat = "beat",
         /// `POST /v1/datagrams`

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::ServeFault;
 use crate::auth::{Keyrings, Revoked};
 use crate::config::{Config, RoleName, is_loopback};
-use crate::engine::settings::LOOPBACK;
-use crate::engine::{EngineParts, Operators, Role, ShardId};
+use crate::engine::settings::{LOOPBACK, Settings, SharedSettings};
+use crate::engine::{EngineParts, Homes, Operators, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
 use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
@@ -27,7 +27,7 @@ pub(super) fn lock_folder(
     config: &Config,
     shards: ShardId,
 ) -> Result<Option<StoreFolder>, ServeFault> {
-    if config.role == RoleName::Realtime {
+    if matches!(config.role, RoleName::Realtime | RoleName::Fleet) {
         return Ok(None);
     }
     let options = StoreOptions {
@@ -43,26 +43,51 @@ pub(super) fn lock_folder(
     Ok(Some(folder))
 }
 
-/// The database: the store, or what a real-time node keeps in memory of it.
+/// What is told and what is heard: the store for both; or what a real-time node, or one of a fleet,
+/// keeps in memory.
 pub(super) fn open_presence(
     config: &Config,
     folder: Option<&mut StoreFolder>,
     shards: ShardId,
     clock: &Clock,
-) -> Result<(Arc<Presence>, Option<OpenReport>), ServeFault> {
+) -> Result<(Databases, Option<OpenReport>), ServeFault> {
     let Some(folder) = folder else {
+        let in_fleet = config.role == RoleName::Fleet;
         let options = FollowerOptions {
-            sources: config.presence_nodes.len(),
+            sources: if in_fleet {
+                1
+            } else {
+                config.presence_nodes.len()
+            },
             users_max: config.users_max,
             shards,
             offline_after_ms: config.settings.offline_after_ms,
         };
-        let follower = Presence::follower(options, clock.now())
-            .map_err(ServeFault::os("reserve memory for users"))?;
-        return Ok((Arc::new(follower), None));
+        let fault = ServeFault::os("reserve memory for users");
+        if in_fleet {
+            let (told, heard) =
+                Presence::follower_and_heard(options, clock.now()).map_err(fault)?;
+            return Ok((Databases { told, heard }, None));
+        }
+        let follower = Presence::follower(options, clock.now()).map_err(fault)?;
+        return Ok((Databases::one(follower), None));
     };
     let (presence, report) = folder.open(clock.now()).map_err(ServeFault::Store)?;
-    Ok((Arc::new(presence), Some(report)))
+    Ok((Databases::one(presence), Some(report)))
+}
+
+/// What is told, and what is heard: one database, but in a fleet.
+pub(super) struct Databases {
+    pub(super) told: Arc<Presence>,
+    pub(super) heard: Arc<Presence>,
+}
+
+impl Databases {
+    fn one(presence: Presence) -> Databases {
+        let told = Arc::new(presence);
+        let heard = Arc::clone(&told);
+        Databases { told, heard }
+    }
 }
 
 /// What tells one boot of the machine from another. Where it can not be read each start counts as
@@ -107,8 +132,11 @@ fn operators(config: &Config) -> Operators {
     }
 }
 
-/// The presence nodes by the names that decide whose is whose.
+/// The presence nodes by the names that decide whose is whose; in a fleet its bridge alone.
 pub(super) fn nodes_of(config: &Config) -> Nodes {
+    if config.role == RoleName::Fleet {
+        return Nodes::new(["the fleet"]).answering_at(["of the fleet"]);
+    }
     let nodes = Nodes::new(config.presence_nodes.iter().map(|node| node.udp.as_str()));
     nodes.answering_at(config.presence_nodes.iter().map(|node| node.http.as_str()))
 }
@@ -120,44 +148,58 @@ pub(super) struct Common {
     pub(super) clock: Arc<Clock>,
     pub(super) board: Arc<Board>,
     pub(super) presence: Arc<Presence>,
+    /// Whom this node hears: the same, but in a fleet.
+    pub(super) heard: Arc<Presence>,
     /// The presence nodes; none but in a real-time node.
     pub(super) nodes: Arc<Nodes>,
     pub(super) keyrings: Arc<Keyrings>,
+    /// What the engines are told now.
+    pub(super) settings: SharedSettings,
     /// By whom nodes at `https://` are believed.
     pub(super) trust: Option<Trust>,
     /// Whose tokens are void before their time.
     pub(super) revoked: Arc<Revoked>,
     /// What stream ids are made of; names this life of the node.
     pub(super) secret: [u8; 32],
+    /// To which nodes of a fleet users' beats go.
+    pub(super) homes: Homes,
+}
+
+/// What the engines are told of a configuration.
+pub(super) fn settings_of(config: &Config) -> Settings {
+    let mut settings = config.settings.clone();
+    if settings.cors_origins.is_empty() && config.is_local() {
+        settings.cors_origins.push(LOOPBACK.to_owned());
+    }
+    settings
 }
 
 impl Common {
     /// What each shard's engine is made of.
     pub(super) fn engine_parts(&self) -> Result<Vec<EngineParts>, ServeFault> {
-        let mut settings = self.config.settings.clone();
-        if settings.cors_origins.is_empty() && self.config.is_local() {
-            settings.cors_origins.push(LOOPBACK.to_owned());
-        }
-        let settings = Arc::new(settings);
         let now = self.clock.now();
         let role = match self.config.role {
             RoleName::All => Role::All,
             RoleName::Presence => Role::Presence,
             RoleName::Realtime => Role::Realtime(Arc::clone(&self.nodes)),
+            RoleName::Fleet => Role::Fleet(Arc::clone(&self.nodes)),
         };
         let seed = u64::from_ne_bytes(random()?);
         let parts = |shard| EngineParts {
-            settings: Arc::clone(&settings),
+            settings: self.settings.clone(),
             shard,
             shards: self.shards,
             role: role.clone(),
             operators: operators(&self.config),
             presence: Arc::clone(&self.presence),
+            heard: Arc::clone(&self.heard),
             keyrings: Arc::clone(&self.keyrings),
             revoked: Arc::clone(&self.revoked),
             secret: self.secret,
             seed: seed.wrapping_add(u64::from(shard)),
             mirrors: self.config.realtime_nodes.len(),
+            has_webhooks: self.config.webhooks.are_on(),
+            homes: self.homes.clone(),
             board: Arc::clone(&self.board),
             now,
         };

@@ -33,15 +33,19 @@ const HELD: [Gauge; 3] = [Gauge::Conns, Gauge::WatchesBySlot, Gauge::WatchesByNa
 pub(super) fn set_up() {
     #[cfg(target_env = "gnu")]
     {
-        /// From this size on a block is a mapping of its own. glibc begins with the same, and
+        /// From this size on a block is a mapping of its own. glibc begins with twice as much, and
         /// raises it with each such block that is freed; then large tables grow by copying, into
         /// memory that the smaller ones left full of holes (with 1 MiB an idle stream costs 120
         /// bytes instead of 88).
-        const MAPPED_BYTES_MIN: libc::c_int = 128 << 10;
+        const MAPPED_BYTES_MIN: libc::c_int = 64 << 10;
+        /// Most such mappings: a process may have 65,530 of all kinds (vm.max_map_count), and a
+        /// full outbox is one.
+        const MAPPINGS_MAX: libc::c_int = 16_384;
         /// Free bytes at the end of an arena.
         const FREE_END_BYTES_MAX: libc::c_int = 1 << 20;
         for (parameter, bytes) in [
             (libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN),
+            (libc::M_MMAP_MAX, MAPPINGS_MAX),
             (libc::M_TRIM_THRESHOLD, FREE_END_BYTES_MAX),
         ] {
             // SAFETY: it takes two numbers, and keeps its own lock.

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use super::ServeFault;
 use super::build::random;
-use crate::auth::{Identity, Keyring, Keyrings, Rates, Rules, ServiceKeys, Tickets};
+use crate::auth::{Identity, Keyring, Rates, Rules, ServiceKeys, Tickets};
 use crate::config::Config;
 use crate::engine::instance_of;
 use crate::fleet_key::{self, FleetKeys};
 use crate::key_files::{self, FileFault};
-use crate::metrics::{Board, Counter};
 use crate::time::Now;
 
 /// What the files hold.
@@ -64,6 +63,10 @@ pub(super) fn read(
         Some(path) => key_files::services(path).map_err(ServeFault::KeyFile)?,
         None => (ServiceKeys::default(), None),
     };
+    let webhooks = config.webhooks.secret_files.iter();
+    let webhooks = webhooks.map(|path| key_files::webhook(path));
+    let webhooks = webhooks.collect::<Result<_, _>>();
+    let webhooks = webhooks.map_err(ServeFault::KeyFile)?;
     let path = config.key_path();
     let fleet = fleet_key::load(&path, make_missing).map_err(ServeFault::FleetKey)?;
     let FleetKeys { keys, made } = fleet;
@@ -72,54 +75,11 @@ pub(super) fn read(
             fleet: keys,
             identity,
             services,
+            webhooks,
         },
         made,
         warnings: warning.into_iter().collect(),
     })
-}
-
-/// What reads the files anew while the node serves.
-pub(super) struct Reloader {
-    config: Config,
-    known: Known,
-    keyrings: Arc<Keyrings>,
-    board: Arc<Board>,
-}
-
-impl Reloader {
-    pub(super) fn new(
-        config: &Config,
-        known: Known,
-        keyrings: &Arc<Keyrings>,
-        board: &Arc<Board>,
-    ) -> Reloader {
-        Reloader {
-            config: config.clone(),
-            known,
-            keyrings: Arc::clone(keyrings),
-            board: Arc::clone(board),
-        }
-    }
-
-    /// Reads all files of keys. If one gives none, the keys stay as they are, and the log says why.
-    pub(super) fn reload(&self) {
-        let outcome = match read(&self.config, &self.known, false) {
-            Ok(read) => {
-                for warning in read.warnings {
-                    tracing::warn!("{warning}");
-                }
-                let signs = read.keyring.fleet.signing().id();
-                self.keyrings.store(Arc::new(read.keyring));
-                tracing::info!("the files of keys were read anew; fleet key {signs:08x} signs");
-                Counter::KeyReloadsDone
-            }
-            Err(fault) => {
-                tracing::error!("no key has changed, for a file of keys gives none: {fault}");
-                Counter::KeyReloadsFailed
-            }
-        };
-        self.board.process.add(outcome, 1);
-    }
 }
 
 /// How users are known, if they are asked who they are.

@@ -15,7 +15,7 @@ use super::keeper::Wants;
 use crate::auth::{Keyrings, Revoked};
 use crate::config::nodes::PresenceNode;
 use crate::config::{Config, RoleName};
-use crate::engine::{Mail, Outbound, instance_of};
+use crate::engine::{Homes, Mail, Outbound, instance_of};
 use crate::links::{BeatSender, Handle, LinkParts, Links, Remote, Tell};
 use crate::lookup;
 use crate::metrics::{Board, Gauge};
@@ -39,6 +39,12 @@ pub(super) struct Wiring<'n> {
     pub(super) board: &'n Arc<Board>,
     pub(super) clock: &'n Arc<Clock>,
     pub(super) presence: &'n Arc<Presence>,
+    /// Whom the node hears; another one than what it tells in a fleet.
+    pub(super) heard: &'n Arc<Presence>,
+    /// To which nodes of a fleet users' beats go.
+    pub(super) homes: &'n Homes,
+    /// Where it listens, for other nodes of a fleet.
+    pub(super) listens: (SocketAddr, SocketAddr),
     pub(super) revoked: &'n Arc<Revoked>,
     /// Of the thread that keeps revocations; None: a follower has none.
     pub(super) wants: Option<Sender<Wants>>,
@@ -58,6 +64,8 @@ pub(super) enum Ready {
         /// node.
         handle: Arc<OnceLock<Handle<Outbound>>>,
     },
+    #[cfg(feature = "cluster")]
+    Fleet(super::fleet::Ready),
 }
 
 /// While they run.
@@ -65,6 +73,8 @@ pub(super) enum Running {
     None,
     Presence(Links<Outbound>),
     Realtime(Links<Outbound>),
+    #[cfg(feature = "cluster")]
+    Fleet(super::fleet::Running),
 }
 
 impl Wiring<'_> {
@@ -72,6 +82,10 @@ impl Wiring<'_> {
     pub(super) fn prepare(&self) -> Result<Ready, ServeFault> {
         Ok(match self.config.role {
             RoleName::All => Ready::None,
+            #[cfg(feature = "cluster")]
+            RoleName::Fleet => Ready::Fleet(super::fleet::Ready::new(self)?),
+            #[cfg(not(feature = "cluster"))]
+            RoleName::Fleet => unreachable!("the configuration was refused"),
             RoleName::Presence => {
                 let remotes = self
                     .config
@@ -127,6 +141,8 @@ impl Wiring<'_> {
     fn outlet_of_links(&self, ready: &Ready) -> Result<Outlet, ServeFault> {
         Ok(match ready {
             Ready::None => Box::new(|_| {}),
+            #[cfg(feature = "cluster")]
+            Ready::Fleet(ready) => ready.outlet(self.board),
             Ready::Presence { links, .. } => {
                 let handle = links.handle();
                 Box::new(move |outbound| handle.hand(outbound))
@@ -151,6 +167,8 @@ impl Wiring<'_> {
     pub(super) fn start(&self, ready: Ready, shards: &Shards) -> Result<Running, ServeFault> {
         Ok(match ready {
             Ready::None => Running::None,
+            #[cfg(feature = "cluster")]
+            Ready::Fleet(ready) => Running::Fleet(ready.start(self, shards)?),
             Ready::Presence { links, teller } => {
                 let shards = shards.teller();
                 let tell: Tell = Arc::new(move |mail: &Mail| shards.tell(mail));
@@ -213,6 +231,8 @@ impl Running {
     pub(super) fn stop(self) {
         match self {
             Running::None => {}
+            #[cfg(feature = "cluster")]
+            Running::Fleet(fleet) => fleet.stop(),
             Running::Presence(links) => links.stop(),
             Running::Realtime(links) => links.stop(),
         }

@@ -7,15 +7,19 @@
 mod background;
 mod build;
 mod fault;
+#[cfg(feature = "cluster")]
+mod fleet;
 mod heap;
 mod keeper;
 mod keys;
 mod links;
+mod reload;
 mod signals;
 mod supervisor;
 mod tell;
 mod tls;
 mod usage;
+mod webhooks;
 
 use std::io;
 use std::sync::Arc;
@@ -25,7 +29,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::auth::Revoked;
 use crate::config::Config;
-use crate::engine::ShardId;
+use crate::engine::{Homes, ShardId};
 use crate::fleet_key;
 use crate::limits::{self, Found};
 use crate::logs;
@@ -35,15 +39,17 @@ use crate::shard::tls::TlsParts;
 use crate::shard::{self, Bound, Drained, Shards};
 use crate::time::{Clock, boottime};
 use background::Background;
-use build::Common;
+use build::{Common, Databases};
 pub use fault::ServeFault;
 use keeper::{Keeper, Keeping, Wants};
-use keys::Reloader;
 use links::{Running, Wiring};
+use reload::Reloader;
+pub use reload::Reread;
 use signals::StopSignal;
 use supervisor::Supervisor;
 use tell::Listening;
 use tls::Certificates;
+use webhooks::{Hooks, Told};
 
 /// Time beyond `drain_ms` that the last answers have, in ms; then they are cut off.
 const DRAIN_MARGIN_MS: u64 = 5_000;
@@ -56,20 +62,17 @@ const CLOSE_MARGIN_MS: u64 = 30_000;
 /// caller has set up.
 ///
 /// Errors: see [`ServeFault`]; a fault after the node has served is about closing the store.
-pub fn run(config: Config) -> Result<(), ServeFault> {
+pub fn run(config: Config, reread: Option<Reread>) -> Result<(), ServeFault> {
     heap::set_up();
     if let Err(error) = limits::raise_nofile() {
         tracing::warn!(%error, "the soft limit of file descriptors stays as it is");
     }
-    let (opened, reloader) = Opened::open(config, &Found::read())?;
+    let (opened, known) = Opened::open(config, &Found::read())?;
+    let certificates = opened.certificates.as_ref();
+    let mut reloader = Reloader::new(&opened.common, known, certificates, reread);
     let supervisor = Supervisor::of_environment();
-    let (told, certificates) = (supervisor.clone(), opened.certificates.clone());
-    let reload = move || {
-        told.while_reloading(|| {
-            reloader.reload();
-            certificates.iter().for_each(Certificates::reload);
-        });
-    };
+    let told = supervisor.clone();
+    let reload = move || told.while_reloading(|| reloader.reload());
     let stop_signals = signals::listen(reload).map_err(ServeFault::os("listen for signals"))?;
     let node = opened.start()?;
     let watchdog = supervisor.start_watchdog(&node.common.board, node.shards.teller())?;
@@ -92,6 +95,8 @@ struct Opened {
     report: Option<OpenReport>,
     /// None: a follower; presence nodes tell it.
     keeper: Option<Keeper>,
+    /// None: there are no webhooks.
+    told: Option<Told>,
     /// None: nothing speaks TLS.
     certificates: Option<Certificates>,
     /// What is said once it listens.
@@ -112,6 +117,8 @@ struct Node {
     common: Common,
     shards: Shards,
     links: Running,
+    /// None: there are none.
+    hooks: Option<Hooks>,
     heap: Background,
     usage: Background,
     /// None: a follower has nothing to write back.
@@ -122,7 +129,7 @@ struct Node {
 }
 
 impl Opened {
-    fn open(mut config: Config, found: &Found) -> Result<(Opened, Reloader), ServeFault> {
+    fn open(mut config: Config, found: &Found) -> Result<(Opened, keys::Known), ServeFault> {
         let clock = Arc::new(Clock::new());
         let shards = config.shard_count();
         let warnings = limits::start_up_warnings(&config, shards, found);
@@ -138,7 +145,7 @@ impl Opened {
         let secret = build::random()?;
         let known = keys::Known::new(&config, &secret, clock.now())?;
         let read = keys::read(&config, &known, config.makes_key())?;
-        let (presence, report) = build::open_presence(&config, folder.as_mut(), shards, &clock)
+        let (databases, report) = build::open_presence(&config, folder.as_mut(), shards, &clock)
             .inspect_err(|_| {
                 if read.made {
                     fleet_key::unmake(&config.key_path());
@@ -153,6 +160,7 @@ impl Opened {
             Some(_) => Some(Keeper::open(&config.data_dir, &revoked, clock.now().unix)?),
             None => None,
         };
+        let told = Told::read(&config)?;
         let tls_warnings = tls
             .as_ref()
             .map_or_else(Vec::new, |tls| tls.certificate.warnings(clock.now().unix));
@@ -166,11 +174,17 @@ impl Opened {
         board
             .process
             .set(Gauge::UsersMax, u64::from(config.users_max));
+        let Databases {
+            told: presence,
+            heard,
+        } = databases;
         let in_memory = u64::from(presence.memory().is_some());
         board.process.set(Gauge::StoreInMemory, in_memory);
         let keyrings = read.keyring.shared();
         let certificates = tls.map(|tls| Certificates::new(tls, &keyrings, &clock, &board));
+        let settings = build::settings_of(&config).into();
         let common = Common {
+            settings,
             nodes: Arc::new(build::nodes_of(&config)),
             secret,
             keyrings,
@@ -181,17 +195,19 @@ impl Opened {
             clock,
             board,
             presence,
+            heard,
+            homes: Homes::default(),
         };
-        let reloader = Reloader::new(&common.config, known, &common.keyrings, &common.board);
         let opened = Opened {
             common,
             bound,
             report,
             keeper,
+            told,
             certificates,
             sayings,
         };
-        Ok((opened, reloader))
+        Ok((opened, known))
     }
 
     fn start(self) -> Result<Node, ServeFault> {
@@ -200,6 +216,7 @@ impl Opened {
             bound,
             report,
             keeper,
+            told,
             certificates,
             sayings,
         } = self;
@@ -211,11 +228,13 @@ impl Opened {
         };
         let (drained_sender, drained) = unbounded();
         let wants = keeper.as_ref().map(Keeper::wants);
-        let tls = certificates.map(|certificates| certificates.parts(&common.config.tls));
+        let tls = certificates.map(|certificates| certificates.parts(&common));
+        let hooks = told.map(|told| Hooks::start(told, &common)).transpose()?;
         let start = Start {
             bound,
             tls,
             wants,
+            hooks: hooks.as_ref(),
             drained: &drained_sender,
         };
         let (shards, links) = start_shards(&common, start)?;
@@ -233,6 +252,7 @@ impl Opened {
             common,
             shards,
             links,
+            hooks,
             heap,
             usage,
             writer,
@@ -247,6 +267,7 @@ struct Start<'a> {
     bound: Bound,
     tls: Option<TlsParts>,
     wants: Option<Sender<Wants>>,
+    hooks: Option<&'a Hooks>,
     drained: &'a Sender<Drained>,
 }
 
@@ -256,6 +277,7 @@ fn start_shards(common: &Common, start: Start<'_>) -> Result<(Shards, Running), 
         bound,
         tls,
         wants,
+        hooks,
         drained,
     } = start;
     let wiring = Wiring {
@@ -268,12 +290,24 @@ fn start_shards(common: &Common, start: Start<'_>) -> Result<(Shards, Running), 
         board: &common.board,
         clock: &common.clock,
         presence: &common.presence,
+        heard: &common.heard,
+        homes: &common.homes,
+        listens: common
+            .config
+            .advertised(bound.http, bound.udp.unwrap_or(common.config.udp)),
         revoked: &common.revoked,
         wants,
     };
     let ready = wiring.prepare()?;
     let parts = common.engine_parts()?;
-    let with_outlet = |part| Ok((part, wiring.outlet(&ready)?));
+    let with_outlet = |part| {
+        let outlet = wiring.outlet(&ready)?;
+        let outlet = match hooks {
+            Some(hooks) => hooks.outlet(outlet),
+            None => outlet,
+        };
+        Ok((part, outlet))
+    };
     let parts = parts
         .into_iter()
         .map(with_outlet)
@@ -339,6 +373,9 @@ impl Node {
         supervisor.closing();
         self.shards.stop();
         self.links.stop();
+        if let Some(hooks) = self.hooks {
+            hooks.stop();
+        }
         if let Some(keeping) = self.keeping {
             keeping.stop();
         }

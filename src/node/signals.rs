@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process. SIGHUP: the files
-//! of keys are read anew.
+//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process. SIGHUP: what
+//! can change while a node runs is read anew.
 //!
 //! Owns the handlers and their thread. Knows nothing of what is drained.
 
@@ -39,7 +39,9 @@ impl fmt::Display for StopSignal {
 /// From now on the first of the signals is sent to the receiver, and the second exits at once: what
 /// has been accepted is in the mapped files, which outlive the process. SIGHUP has `reload` done,
 /// unless the terminal hangs up at which a person started this: that ends it.
-pub(super) fn listen(reload: impl Fn() + Send + 'static) -> io::Result<Receiver<StopSignal>> {
+pub(super) fn listen(
+    mut reload: impl FnMut() + Send + 'static,
+) -> io::Result<Receiver<StopSignal>> {
     let at_terminal = io::stdin().is_terminal();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver) = bounded(1);

@@ -150,6 +150,11 @@ pub(super) fn fleet_key(config: &Config, made: bool) {
 pub(super) fn next(config: &Config, http: SocketAddr) {
     match config.role {
         RoleName::All => {}
+        RoleName::Fleet => {
+            if let Some(servers) = &config.fleet.servers {
+                tracing::info!("node of the fleet at {servers}");
+            }
+        }
         RoleName::Realtime => {
             let nodes: Vec<String> = config
                 .presence_nodes
@@ -168,13 +173,22 @@ pub(super) fn next(config: &Config, http: SocketAddr) {
         }
     }
     if let Some(keys) = config.identity.jwt_keys.first() {
-        let keys = keys.display();
-        tracing::info!("users show tokens; one to try: greendot token --user alice --key {keys}");
+        let keys = word(&keys.to_string_lossy());
+        let claim = |flag: &str, value: &Option<String>| {
+            value
+                .as_ref()
+                .map_or_else(String::new, |value| format!(" --{flag} {}", word(value)))
+        };
+        let aud = claim("aud", &config.identity.jwt_aud);
+        let iss = claim("iss", &config.identity.jwt_iss);
+        tracing::info!(
+            "users show tokens; one to try: greendot token --user alice --key {keys}{aud}{iss}"
+        );
         tracing::info!("it goes with curl -NH 'Authorization: Bearer ..'; see docs/SECURITY.md");
         return;
     }
     match config.role {
-        RoleName::All => {
+        RoleName::All | RoleName::Fleet => {
             tracing::info!("try: curl -N 'http://{http}/v1/stream?user=alice&watch=bob'");
             tracing::info!("and in another terminal: curl -N 'http://{http}/v1/stream?user=bob'");
         }
@@ -185,9 +199,33 @@ pub(super) fn next(config: &Config, http: SocketAddr) {
     }
 }
 
+/// A word as a shell takes it, whatever is in it.
+fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,=".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_takes_a_word_as_one() {
+        for (text, shown) in [
+            ("greendot", "greendot"),
+            ("https://id.example/a?b", "'https://id.example/a?b'"),
+            ("https://id.example/", "https://id.example/"),
+            ("our app", "'our app'"),
+            ("bob's", r"'bob'\''s'"),
+            ("$HOME", "'$HOME'"),
+            ("", "''"),
+        ] {
+            assert_eq!(word(text), shown);
+        }
+    }
 
     #[test]
     fn a_browser_is_sent_to_one_address() {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::ServeFault;
+use super::build::Common;
 use crate::auth::Keyrings;
-use crate::config::{Config, TlsConfig, TlsVersion};
+use crate::config::{Config, TlsVersion};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::shard::tls::{Certificate, TlsFiles, TlsMin, TlsParts, TlsRead, TlsServer};
 use crate::time::Clock;
@@ -69,11 +70,13 @@ impl Certificates {
     }
 
     /// What the shards are told.
-    pub(super) fn parts(self, config: &TlsConfig) -> TlsParts {
+    pub(super) fn parts(self, common: &Common) -> TlsParts {
+        let config = &common.config;
         TlsParts {
             server: self.server,
-            admin: config.admin,
-            handshakes_max: config.handshakes_max,
+            admin: config.tls.admin,
+            handshakes_max: config.tls.handshakes_max,
+            settings: common.settings.clone(),
         }
     }
 

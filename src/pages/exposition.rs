@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn limits_are_named_as_their_flags() {
         use crate::config::knobs::KNOBS;
-        const FIXED: [&str; 8] = [
+        const FIXED: [&str; 9] = [
             "body-depth-max",
             "nofile",
             "accepts-per-turn",
@@ -409,6 +409,7 @@ mod tests {
             "read-bytes-per-turn",
             "closes-per-turn",
             "node-streams-max",
+            "client-names-max",
             "memory-group",
         ];
         for row in Counter::ROWS

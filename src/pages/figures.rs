@@ -57,6 +57,10 @@ pub fn of_now(board: &Board) -> Option<String> {
         "nodes_down": gauge(Gauge::NodesDown),
         "relay_queue": gauge(Gauge::RelayQueue),
         "beats_gone": gauge(Gauge::BeatsGone),
+        "fleet_standing": gauge(Gauge::FleetStanding),
+        "fleet_nodes": gauge(Gauge::FleetNodes),
+        "fleet_partitions_stale": gauge(Gauge::FleetPartitionsStale),
+        "fleet_connections": gauge(Gauge::FleetConnections),
         "memory_bytes": gauge(Gauge::ProcessResidentMemory),
     });
     for (name, value) in lines {
@@ -152,7 +156,8 @@ mod tests {
                 "users_max": 0, "users_log_bytes": 0, "users_log_max_bytes": 0,
                 "users_overdue": 0, "expiries_held": true, "sweep": null, "write_back": 0,
                 "unwritten": 1.235, "nodes_down": 0, "relay_queue": 0, "beats_gone": 0,
-                "memory_bytes": 0,
+                "fleet_standing": 0, "fleet_nodes": 0, "fleet_partitions_stale": 0,
+                "fleet_connections": 0, "memory_bytes": 0,
             })
         );
     }

@@ -69,6 +69,34 @@ impl Presence {
         self.record_beats_of(beats, Flags::BEAT, 0, now, each);
     }
 
+    /// Looks up and prefetches for a batch of users: the slot of each who has one, in the order
+    /// given. Those beyond the length of `slots` are not looked up.
+    pub fn lookup_all<'u>(
+        &self,
+        users: impl Iterator<Item = User<'u>> + Clone,
+        slots: &mut [Option<Slot>],
+    ) {
+        let guard = epoch::pin();
+        let len = slots.len().min(BATCH_USERS);
+        let mut probes = [Probe::EMPTY; BATCH_USERS];
+        let mut offsets = [None; BATCH_USERS];
+        for (probe, user) in probes.iter_mut().zip(users.clone()).take(len) {
+            *probe = self.interner.probe(self.interner.hash(user), &guard);
+            probe.prefetch();
+        }
+        for (i, user) in users.clone().take(len).enumerate() {
+            offsets[i] = probes[i].next();
+            if let Some(offset) = offsets[i] {
+                self.interner.log().prefetch(offset, user.as_bytes().len());
+            }
+        }
+        for (i, user) in users.take(len).enumerate() {
+            let first = offsets[i].and_then(|offset| self.interner.slot_at(offset, user));
+            slots[i] =
+                first.or_else(|| probes[i].find_map(|offset| self.interner.slot_at(offset, user)));
+        }
+    }
+
     /// The same of beats that say this too. `after_ms`: for so long only idle ones must have come.
     pub fn record_beats_of(
         &self,

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use super::doubts::{Doubt, Doubts};
 use super::feeds::{Feeds, Taken, UNTOLD_MS_MAX};
 use super::holders::Holders;
 use super::idle::Idle;
+use super::interner::Interner;
 use super::mass_silence::MassSilence;
 use super::online::Online;
 use super::resume::Resume;
@@ -119,10 +121,51 @@ impl Presence {
         let (rebuilt, scan) =
             interner::rebuild(&[0; FIRST_RECORD as usize + 1], FIRST_RECORD, users_max)?;
         debug_assert_eq!((scan.users, scan.end), (0, FIRST_RECORD), "an empty log");
+        let interner = Arc::new(rebuilt.finish(Log::new(log_file, FIRST_RECORD), users_max));
+        let follower = Follower {
+            adopting: Mutex::default(),
+            made_at: now.mono,
+            heard: AnonymousArray::new(users_max as usize)?,
+            feeds: Feeds::new(options.sources),
+            doubts: Doubts::default(),
+            offline_after_ms: options.offline_after_ms,
+        };
+        Presence::in_memory(interner, identity, Some(follower), options, now)
+    }
+
+    /// A follower, and beside it the database of those who are heard here, with the same slots: a
+    /// node of a fleet hears its own users, and tells of them what the fleet says. The first is
+    /// what is told, the second what is heard. Each has its cells and its sweeps for itself.
+    ///
+    /// Errors: no memory, no random numbers.
+    pub fn follower_and_heard(
+        options: FollowerOptions,
+        now: Now,
+    ) -> io::Result<(Arc<Presence>, Arc<Presence>)> {
+        let told = Presence::follower(options, now)?;
+        let identity = Headers::of_new(now.unix, [0; 16])?;
+        let interner = Arc::clone(&told.interner);
+        let heard = Arc::new(Presence::in_memory(interner, identity, None, options, now)?);
+        let told = Arc::new(told);
+        for (one, other) in [(&told, &heard), (&heard, &told)] {
+            let set = one.twin.set(Arc::downgrade(other));
+            debug_assert!(set.is_ok(), "a twin is given once");
+        }
+        Ok((told, heard))
+    }
+
+    fn in_memory(
+        interner: Arc<Interner>,
+        identity: Headers,
+        follower: Option<Follower>,
+        options: FollowerOptions,
+        now: Now,
+    ) -> io::Result<Presence> {
+        let users_max = options.users_max.clamp(1, SLOTS_MAX);
         let reserved = file_bytes(users_max.next_multiple_of(CHUNK_SLOTS));
         let map = |kind| memory(kind, identity.header(kind, now.unix), reserved);
         let presence = Presence {
-            interner: rebuilt.finish(Log::new(log_file, FIRST_RECORD), users_max),
+            interner,
             stamps: CellFile::new(map(Kind::Stamps)?),
             published: CellFile::new(map(Kind::Published)?),
             online: Online::new(users_max)?,
@@ -138,14 +181,8 @@ impl Presence {
             pace: Default::default(),
             new_per_second_max: Default::default(),
             refused_new_ms: Default::default(),
-            follower: Some(Follower {
-                adopting: Mutex::default(),
-                made_at: now.mono,
-                heard: AnonymousArray::new(users_max as usize)?,
-                feeds: Feeds::new(options.sources),
-                doubts: Doubts::default(),
-                offline_after_ms: options.offline_after_ms,
-            }),
+            follower,
+            twin: Default::default(),
         };
         presence.stamps.reserve(1)?;
         presence.published.reserve(1)?;
@@ -283,10 +320,13 @@ impl Presence {
     ///
     /// Whom silence takes offline while a stream of this node vouches for them does not go, for
     /// twice `offline_after_ms` at most: the known state stands and is stale
-    /// ([`Presence::is_stale`]). A goodbye was asked about, or they have become invisible.
+    /// ([`Presence::is_stale`]). A goodbye was asked about, or they have become invisible. A fleet
+    /// is believed at once.
     pub fn adopt(&self, slot: Slot, told: &Told, source: Source, now: Now) -> Option<Transition> {
         let doubts_goodbyes = planted::is(Planted::InvisibleDoubted);
-        let belief = match self.is_held(slot) && (!told.is_goodbye() || doubts_goodbyes) {
+        // What a fleet says it says knowing of that stream: its claim is where all are judged.
+        let vouches = self.is_held(slot) && !self.is_of_fleet();
+        let belief = match vouches && (!told.is_goodbye() || doubts_goodbyes) {
             true => Belief::UnlessGone,
             false => Belief::Whole,
         };
@@ -515,6 +555,46 @@ mod tests {
     use crate::time::Mono;
     use crate::wire::beat::{Flags, Outset};
     use crate::wire::record::Said;
+
+    #[test]
+    fn what_is_heard_and_what_is_told_have_the_same_slots() {
+        let options = FollowerOptions {
+            sources: 1,
+            users_max: 3 * CHUNK_SLOTS,
+            shards: 1,
+            offline_after_ms: 25_000,
+        };
+        let (told, heard) = Presence::follower_and_heard(options, at(1_000)).unwrap();
+        let user = |n: u32| crate::wire::UserBuf::from_text(format!("user-{n}")).unwrap();
+        // Slots are made by either, over more than one chunk, and are each one's at once.
+        for n in 0..2 * CHUNK_SLOTS {
+            let (one, other) = if n % 2 == 0 {
+                (&told, &heard)
+            } else {
+                (&heard, &told)
+            };
+            let slot = one.intern(user(n).user()).unwrap();
+            assert_eq!((slot, other.users()), (Slot::new(n), n + 1));
+            assert_eq!(other.lookup(user(n).user()), Some(slot));
+            heard.record_beat(slot, Unix::from_ms(1_000), at(1_000));
+        }
+        // A beat is heard and told to nobody; what is told is no beat.
+        let (last, offline) = (Slot::new(2 * CHUNK_SLOTS - 1), Status::Offline);
+        assert_eq!(told.state(last, at(1_001)).status, Status::Unknown);
+        assert_eq!(heard.state(last, at(1_001)).status, offline);
+        let online = Told {
+            user: user(last.index()),
+            status: Status::Online,
+            since: Some(Unix::from_ms(900)),
+            last_active: Some(Unix::from_ms(900)),
+            stale: false,
+            heard: None,
+        };
+        told.adopt(last, &online, Source::InStep, at(1_001))
+            .unwrap();
+        assert_eq!(told.state(last, at(1_001)).status, Status::Online);
+        assert_eq!(heard.state(last, at(1_001)).status, offline);
+    }
 
     fn at(unix_ms: u64) -> Now {
         Now {

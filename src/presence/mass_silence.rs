@@ -48,6 +48,8 @@ pub(super) struct MassSilence {
     /// How many are overdue of each shard's.
     overdue: Box<[CachePadded<AtomicU64>]>,
     state: AtomicU64,
+    /// Who falls silent before then (Mono microseconds) is somewhere else.
+    excused_until: AtomicU64,
 }
 
 impl MassSilence {
@@ -55,7 +57,19 @@ impl MassSilence {
         MassSilence {
             overdue: (0..shards).map(|_| Default::default()).collect(),
             state: AtomicU64::new(QUIET),
+            excused_until: AtomicU64::new(0),
         }
+    }
+
+    /// Many fall silent until then because others hear them, which is no mass silence.
+    pub(super) fn excuse(&self, until: Mono) {
+        self.excused_until
+            .fetch_max(until.micros(), Ordering::AcqRel);
+    }
+
+    /// Whether silences are excused now.
+    pub(super) fn is_excused(&self, now: Mono) -> bool {
+        now.micros() < self.excused_until.load(Ordering::Acquire)
     }
 
     /// So many of a shard's publishers are overdue, of all who are online.
@@ -125,6 +139,15 @@ mod tests {
             silence.counted(1, overdue[1], online);
             assert_eq!(silence.is_on(), is_mass, "{overdue:?} of {online}");
         }
+    }
+
+    #[test]
+    fn who_is_heard_elsewhere_is_excused() {
+        let silence = MassSilence::new(1);
+        assert!(!silence.is_excused(at(0).mono));
+        silence.excuse(at(500).mono);
+        silence.excuse(at(300).mono);
+        assert!(silence.is_excused(at(499).mono) && !silence.is_excused(at(500).mono));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod flapping;
 mod follower;
 mod forget;
 mod fresh;
+mod hidden;
 mod holders;
 mod idle;
 mod index;
@@ -28,10 +29,11 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod vigil;
+mod walk;
 mod write_back;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crossbeam::epoch::{self, Guard};
 
@@ -40,17 +42,18 @@ pub use feeds::{Taken, UNTOLD_MS_MAX};
 pub use flapping::FLAP_TRANSITIONS_MAX;
 pub use follower::{FollowerOptions, Source};
 pub use forget::ForgetFault;
+pub use hidden::Hidden;
 pub use mass_silence::MassSilenceRule;
 pub use open::{OpenReport, StoreFolder, StoreOptions};
 pub use resume::{AHEAD_MS_MAX as ID_AHEAD_MS_MAX, Unresumable};
-pub use statuses::OwnState;
+pub use statuses::{OwnState, SaidLast};
 pub use sweep::{Sweep, SweepContext, SweepRules, Transition};
 
 use crate::planted::{self, Planted};
 use crate::slot::{CHUNK_SLOTS, Slot};
 use crate::status::Status;
 pub use crate::store::MemoryChoice;
-pub use crate::store::cells::BEHIND_MS_MAX;
+pub use crate::store::cells::{BEHIND_MS_MAX, STEP_BITS as SENT_STEP_BITS};
 use crate::store::cells::{Published, Stamp, StampFlags};
 use crate::store::headers::Headers;
 use crate::store::map::CellFile;
@@ -81,7 +84,8 @@ const REFUSED_NEW_MS: u64 = 5_000;
 ///
 /// A method that takes a [`Slot`] panics if this store never made it.
 pub struct Presence {
-    interner: Interner,
+    /// Shared with its twin, if it has one.
+    interner: Arc<Interner>,
     stamps: CellFile<Stamp>,
     published: CellFile<Published>,
     online: Online,
@@ -104,6 +108,8 @@ pub struct Presence {
     growth_failing: AtomicBool,
     /// Of a follower alone.
     follower: Option<Follower>,
+    /// The database that has the same slots, of other cells.
+    twin: OnceLock<Weak<Presence>>,
 }
 
 /// A publisher's published state.
@@ -245,9 +251,13 @@ impl Presence {
 
     #[cold]
     fn intern_new(&self, user: User<'_>, hash: u64, guard: &Guard) -> Result<Slot, InternFault> {
+        let twin = self.twin.get().and_then(Weak::upgrade);
         let reserve = |index: u32| {
-            self.stamps.reserve(index + 1)?;
-            self.published.reserve(index + 1)
+            for database in std::iter::once(self).chain(twin.as_deref()) {
+                database.stamps.reserve(index + 1)?;
+                database.published.reserve(index + 1)?;
+            }
+            Ok(())
         };
         let made = self.interner.intern(user, hash, guard, reserve);
         // A line for each row of failures: a disk that is full stays so for a while.
@@ -264,6 +274,11 @@ impl Presence {
             _ => {}
         }
         made.map_err(|fault| InternFault::from(&fault))
+    }
+
+    /// Whether there was no room on the disk for the last user who was new.
+    pub fn lacks_space(&self) -> bool {
+        self.growth_failing.load(Ordering::Relaxed)
     }
 
     /// The user of a slot.
@@ -331,6 +346,11 @@ impl Presence {
     /// Shards that call [`Presence::note_turn`].
     pub fn shards(&self) -> usize {
         self.vigil.shards()
+    }
+
+    /// Whether a publisher is published as online.
+    pub fn is_online(&self, slot: Slot) -> bool {
+        self.online.has(slot)
     }
 
     /// Publishers online (sum over chunks), for metrics.
@@ -442,6 +462,11 @@ impl Presence {
             true => self.mass_silence.overdue(),
             false => 0,
         }
+    }
+
+    /// Many fall silent here until then because other nodes hear them: that is no mass silence.
+    pub fn excuse_silence(&self, until: Mono) {
+        self.mass_silence.excuse(until);
     }
 
     /// A writer-back for this store; one at a time. `bytes_per_second` bounds what it asks of the

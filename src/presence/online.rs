@@ -7,8 +7,9 @@
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use crate::cache::prefetch;
 use crate::slot::{CHUNK_SLOTS, Slot};
-use crate::store::region::{AnonymousArray, prefetch};
+use crate::store::region::AnonymousArray;
 use crate::store::write_back::{PUBLISHED_DIRTY, STAMPS_DIRTY};
 
 /// Chunk flag: the next sweep must look, even if nobody is online in it.

@@ -4,6 +4,7 @@
 //! are good is the store's.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Presence;
@@ -183,7 +184,7 @@ fn open(
         },
     };
     let presence = Presence {
-        interner: rebuilt.finish(parts.log, users_max),
+        interner: Arc::new(rebuilt.finish(parts.log, users_max)),
         stamps: parts.stamps,
         published: parts.published,
         online,
@@ -200,6 +201,7 @@ fn open(
         refused_new_ms: Default::default(),
         growth_failing: AtomicBool::new(false),
         follower: None,
+        twin: Default::default(),
     };
     presence.warn_of_doubt(now.unix);
     let online = presence.online() as u32;

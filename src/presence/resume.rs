@@ -42,6 +42,8 @@ struct Life {
     /// Times before the present one that nobody has lived through: the wall clock was stepped over
     /// them, the last time that it was.
     gap: Option<Window>,
+    /// How often it was stepped back.
+    steps_back: u64,
 }
 
 impl Resume {
@@ -53,6 +55,7 @@ impl Resume {
                 ambiguous,
                 clock: now,
                 gap: gap(idle_since, now.unix),
+                steps_back: 0,
             }),
         }
     }
@@ -107,6 +110,7 @@ impl Resume {
             life.gap = gap(from, to).or(life.gap);
             return false;
         }
+        life.steps_back += 1;
         match life.gap {
             // Back over it: what is doubtful lies behind it, and before it if the clock is set back
             // that far.
@@ -120,6 +124,12 @@ impl Resume {
             _ => life.doubt(to, from),
         }
         true
+    }
+
+    /// How often the wall clock was stepped back in this process' life: between two equal answers
+    /// all that happens is dated in order.
+    pub(super) fn steps_back(&self) -> u64 {
+        self.life.lock().steps_back
     }
 
     pub(super) fn ambiguous(&self) -> Windows {

@@ -29,6 +29,17 @@ pub struct OwnState {
     pub invisible: bool,
 }
 
+/// What a user has said last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SaidLast {
+    /// When it was sent, as far as is known.
+    pub sent: Unix,
+    /// What it says that it is while it is here.
+    pub status: Status,
+    /// Nobody is at any of the devices that are heard here.
+    pub unattended: bool,
+}
+
 impl Presence {
     /// Takes over what a user says of itself. True: that is news, and the slot's owner must look.
     pub fn say(&self, slot: Slot, said: Said) -> bool {
@@ -55,6 +66,8 @@ impl Presence {
     /// it was said by somebody who may have said something else since.
     pub(super) fn begin_as(&self, slot: Slot, outset: Outset) {
         let Outset { status, invisible } = outset;
+        // In a fleet who is heard is here, whether they hide or not.
+        let invisible = invisible && !self.is_of_fleet();
         let stamp = Stamp::default().with_status(status);
         let stamp = if invisible { stamp.hidden() } else { stamp };
         let begun = |known: Stamp| (known == Stamp::default()).then_some(stamp);
@@ -117,6 +130,16 @@ impl Presence {
         let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
         let heard = stamp.at().filter(|_| stamp.has(StampFlags::INVISIBLE));
         heard.map(|at| self.told(at, now.unix, false))
+    }
+
+    /// What a user has said last, and when that was sent: what a node of a fleet tells the others.
+    pub fn said(&self, slot: Slot) -> SaidLast {
+        let stamp = self.stamps.cell(slot).load(Ordering::Acquire);
+        SaidLast {
+            sent: stamp.sent(),
+            status: stamp.status(),
+            unattended: stamp.has(StampFlags::UNATTENDED),
+        }
     }
 
     /// A publisher as its holder is told: what is published, unless others are told less.

@@ -146,7 +146,8 @@ impl Sweep {
         if begins && self.mass_silence.overdue_after_ms > 0 {
             let now = context.now.mono;
             let counted_at = self.counted_at;
-            self.counts = counted_at.is_none_or(|at| now.ms_since(at) >= COUNT_MS);
+            self.counts = counted_at.is_none_or(|at| now.ms_since(at) >= COUNT_MS)
+                && !presence.mass_silence.is_excused(now);
             self.overdue = 0;
         }
         let shards = u32::from(self.shards);

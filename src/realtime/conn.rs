@@ -119,6 +119,8 @@ pub struct Io {
     pub sent_bytes: usize,
     /// Since when the socket has taken nothing while bytes wait.
     pub stalled_since: Option<Mono>,
+    /// Memory that these buffers took when it was last counted.
+    counted_bytes: usize,
 }
 
 /// A chunked body under way: its head, the decoder's state and what it has decoded.
@@ -146,6 +148,22 @@ impl Io {
             self.unsent.drain(..self.sent_bytes);
             self.sent_bytes = 0;
         }
+    }
+
+    /// Bytes received of a request that is not whole.
+    pub fn received_bytes(&self) -> usize {
+        self.input.len()
+            + self
+                .chunked
+                .as_ref()
+                .map_or(0, |it| it.head.len() + it.body.len())
+    }
+
+    /// Memory of the buffers, in bytes.
+    fn bytes(&self) -> usize {
+        let chunked = self.chunked.as_ref();
+        let chunked = chunked.map_or(0, |it| it.head.capacity() + it.body.capacity());
+        self.input.capacity() + self.unsent.capacity() + chunked
     }
 
     fn is_empty(&self) -> bool {
@@ -482,11 +500,38 @@ impl Conn {
         self.io.as_ref().map_or(0, |io| io.unsent().len())
     }
 
-    /// Drops buffers that hold nothing.
+    /// Drops buffers that hold nothing; not before [`Conn::count`] if they were counted.
     pub fn tidy(&mut self) {
-        if self.io.as_ref().is_some_and(|io| io.is_empty()) {
-            self.io = None;
+        let io = self.io.as_mut().filter(|io| io.is_empty());
+        match io {
+            Some(io) if io.counted_bytes > 0 => {
+                io.input = Vec::new();
+                io.unsent = Vec::new();
+                io.sent_bytes = 0;
+            }
+            Some(_) => self.io = None,
+            None => {}
         }
+    }
+
+    /// Counts the memory of its buffers anew, in bytes. Returns what it was when it was last
+    /// counted, and what it is.
+    pub fn count(&mut self) -> (usize, usize) {
+        let Some(io) = &mut self.io else {
+            return (0, 0);
+        };
+        let before = std::mem::take(&mut io.counted_bytes);
+        if io.is_empty() {
+            self.io = None;
+            return (before, 0);
+        }
+        io.counted_bytes = io.bytes();
+        (before, io.counted_bytes)
+    }
+
+    /// Memory of its buffers when it was last counted, in bytes.
+    pub fn counted_bytes(&self) -> usize {
+        self.io.as_ref().map_or(0, |io| io.counted_bytes)
     }
 }
 

@@ -42,6 +42,11 @@ impl FlushQueue {
         }
     }
 
+    /// The place of the next entry, whoever has it.
+    pub fn first(&self) -> Option<u32> {
+        self.queue.front().map(|(index, _)| *index)
+    }
+
     /// Nothing to flush.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()

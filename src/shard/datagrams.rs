@@ -1,8 +1,8 @@
 //! Beat datagrams off the socket: many per system call, and where the kernel merged some (GRO),
 //! split again.
 //!
-//! Owns the receive buffers, preallocated once, and from where each datagram came. Never looks into
-//! a datagram and never answers one.
+//! Owns the receive buffers, preallocated once, from where each datagram came, and how many the
+//! kernel had no room for. Never looks into a datagram and never answers one.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -28,6 +28,8 @@ pub(super) struct Datagrams {
     buffers: Box<[u8]>,
     /// What the last call filled.
     filled: Vec<RecvMeta>,
+    /// The kernel's count of what it dropped, when it was last asked.
+    dropped: u32,
 }
 
 impl Datagrams {
@@ -50,6 +52,7 @@ impl Datagrams {
             state,
             buffers,
             filled: Vec::with_capacity(BATCH_SIZE),
+            dropped: 0,
         })
     }
 
@@ -77,6 +80,15 @@ impl Datagrams {
         Ok(split(&self.buffers, &self.filled, &mut hand_over))
     }
 
+    /// Datagrams that the kernel has dropped at this socket since the last call, for want of room.
+    pub(super) fn lost(&mut self) -> u32 {
+        let dropped = dropped(&self.socket).unwrap_or(self.dropped);
+        // The kernel's count begins anew after 2^32.
+        let lost = dropped.wrapping_sub(self.dropped);
+        self.dropped = dropped;
+        lost
+    }
+
     /// From where the datagram came that was handed over `nth` in the last call, from 0.
     pub(super) fn source_of(&self, mut nth: usize) -> Option<SocketAddr> {
         for meta in &self.filled {
@@ -88,6 +100,27 @@ impl Datagrams {
         }
         None
     }
+}
+
+/// SO_MEMINFO, socket(7): the count that SO_RXQ_OVFL tells with a datagram. Asked for, it costs
+/// nothing for each datagram, and is told although no other comes.
+fn dropped(socket: &std::net::UdpSocket) -> Option<u32> {
+    // linux/sock_diag.h: SK_MEMINFO_DROPS is the last of SK_MEMINFO_VARS.
+    const DROPS: usize = 8;
+    let mut found = [0u32; DROPS + 1];
+    let mut length = size_of_val(&found) as libc::socklen_t;
+    // SAFETY: the descriptor is open while `socket` is borrowed; the kernel writes at most `length`
+    // bytes to `found`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            found.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && length as usize == size_of_val(&found)).then_some(found[DROPS])
 }
 
 /// Hands over the datagrams of the filled buffers, at most [`HANDED_MAX`] at a time; returns the
@@ -157,6 +190,25 @@ mod tests {
         let mut meta = RecvMeta::default();
         (meta.len, meta.stride) = (len, stride);
         meta
+    }
+
+    #[test]
+    fn what_found_no_room_is_counted_once() {
+        let (mut datagrams, sender, _poll) = pair();
+        assert_eq!(datagrams.lost(), 0);
+        socket2::SockRef::from(&datagrams.socket)
+            .set_recv_buffer_size(0)
+            .unwrap();
+        for _ in 0..1_000 {
+            sender.send(&[7; 1_000]).unwrap();
+        }
+        let mut received = 0;
+        while let Ok(n) = datagrams.receive(1_000, |batch| batch.len()) {
+            received += n;
+        }
+        assert!(received < 1_000, "{received}");
+        assert_eq!(datagrams.lost() as usize, 1_000 - received);
+        assert_eq!(datagrams.lost(), 0);
     }
 
     #[test]

@@ -141,6 +141,12 @@ impl<M: Weighed> Mailbox<M> {
         }
     }
 
+    /// For the owner: whether [`Mailbox::take`] has something to give.
+    pub fn has_mail(&self) -> bool {
+        let shared = self.shared.lock();
+        !shared.mail.is_empty() || shared.resync
+    }
+
     /// For the owner, right before it sleeps: false if there is something to look at first. From
     /// true until the next [`Mailbox::take`] senders wake it.
     #[must_use]

@@ -9,9 +9,9 @@ mod bind;
 mod datagrams;
 pub mod mailbox;
 mod peer;
+mod refused;
 mod spawn;
 pub mod tls;
-mod wrong_keys;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -26,11 +26,13 @@ use socket2::SockRef;
 
 use self::accept::{Acceptor, Arrival};
 use self::datagrams::Datagrams;
+use self::refused::{Line, RefusedLines};
 use self::spawn::{Door, DrainTeller};
 use self::tls::Tls;
-use self::wrong_keys::WrongKeys;
-use crate::engine::turn::{Accepted, Driver, Edge, Inbox, Kernel, Notice, Order, Peer, Shakes};
-use crate::engine::{Entrance, Mail, Outbound, ShardId, WrongKey};
+use crate::engine::turn::{
+    Accepted, Driver, Edge, Inbox, Kernel, Notice, Order, Peer, Shakes, Sign,
+};
+use crate::engine::{Entrance, Mail, Outbound, Refused, ShardId};
 use crate::metrics::Counters;
 use crate::realtime::ConnId;
 use crate::time::{Clock, Mono, Now, boottime};
@@ -72,9 +74,11 @@ struct Os {
     acceptor: Option<Acceptor>,
     /// None where nothing speaks TLS.
     tls: Option<Tls>,
+    /// When the connection came that was accepted last, if it has had a handshake since.
+    came_at: Option<Mono>,
     /// None where no beats are received.
     datagrams: Option<Datagrams>,
-    wrong_keys: Arc<WrongKeys>,
+    refused_lines: Arc<RefusedLines>,
     /// TCP_USER_TIMEOUT of a connection whose window is not full.
     user_timeout: Duration,
     doors: Arc<[Door]>,
@@ -88,23 +92,7 @@ fn run(mut driver: Driver<TcpStream>, mut os: Os) -> io::Result<()> {
     while driver.order() < Order::Stop {
         let sleep_micros = driver.turn(&mut os);
         os.sleep(sleep_micros)?;
-        os.note_handshakes();
-        for event in &os.events {
-            match event.token() {
-                WAKER => {}
-                BEATS => driver.note_datagrams(),
-                LISTENER => driver.note_listener(),
-                ADMIN => {
-                    os.acceptor.iter_mut().for_each(Acceptor::note_admin);
-                    driver.note_listener();
-                }
-                HTTPS => {
-                    os.acceptor.iter_mut().for_each(Acceptor::note_https);
-                    driver.note_listener();
-                }
-                token => driver.note_edge(conn_of(token), edge_of(event)),
-            }
-        }
+        os.tell_edges(|sign| driver.note(sign));
     }
     Ok(())
 }
@@ -127,19 +115,34 @@ impl Os {
         }
     }
 
-    /// Passes on the edges of sockets whose handshake is not over. The driver is told of them as
-    /// well, and knows no such connection.
-    fn note_handshakes(&mut self) {
-        let Some(tls) = &mut self.tls else {
-            return;
-        };
+    /// Passes on what the last sleep was ended by, or a look has found.
+    fn tell_edges(&mut self, mut note: impl FnMut(Sign)) {
         for event in &self.events {
-            let ConnId { index, generation } = conn_of(event.token());
-            if generation == SHAKING
-                && let Ok(fd) = RawFd::try_from(index)
-            {
-                tls.note_edge(fd);
-            }
+            let sign = match event.token() {
+                WAKER => Sign::Mail,
+                BEATS => Sign::Datagrams,
+                LISTENER => Sign::Listener,
+                ADMIN => {
+                    self.acceptor.iter_mut().for_each(Acceptor::note_admin);
+                    Sign::Listener
+                }
+                HTTPS => {
+                    self.acceptor.iter_mut().for_each(Acceptor::note_https);
+                    Sign::Listener
+                }
+                token => {
+                    let conn = conn_of(token);
+                    // Its handshake is not over. The driver is told of it as well, and knows no
+                    // such connection.
+                    if conn.generation == SHAKING
+                        && let (Some(tls), Ok(fd)) = (&mut self.tls, RawFd::try_from(conn.index))
+                    {
+                        tls.note_edge(fd);
+                    }
+                    Sign::Conn(conn, edge_of(event))
+                }
+            };
+            note(sign);
         }
     }
 
@@ -248,13 +251,32 @@ impl Kernel for Os {
         received
     }
 
-    fn refused(&mut self, wrong_key: WrongKey) {
+    fn look(&mut self, mut note: impl FnMut(Sign)) {
+        match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+            Ok(()) => self.tell_edges(&mut note),
+            // The next sleep says what it is.
+            Err(_) => self.events.clear(),
+        }
+        if self.door().mailbox.has_mail() {
+            note(Sign::Mail);
+        }
+    }
+
+    fn lost_datagrams(&mut self) -> u64 {
+        let datagrams = self.datagrams.as_mut();
+        datagrams.map_or(0, |datagrams| u64::from(datagrams.lost()))
+    }
+
+    fn refused(&mut self, refused: Refused) {
         let datagrams = self.datagrams.as_ref();
-        let source = datagrams.and_then(|datagrams| datagrams.source_of(wrong_key.nth));
-        let now = self.mono();
-        let line = source.and_then(|source| self.wrong_keys.note(wrong_key, source, now));
-        if let Some(line) = line {
-            tracing::warn!("{line}");
+        let source = || datagrams.and_then(|datagrams| datagrams.source_of(refused.nth));
+        match self.refused_lines.note(refused, source, boottime()) {
+            Some(Line {
+                is_warning: true,
+                text,
+            }) => tracing::warn!("{text}"),
+            Some(line) => tracing::info!("{}", line.text),
+            None => {}
         }
     }
 
@@ -262,11 +284,18 @@ impl Kernel for Os {
         let Some(acceptor) = &mut self.acceptor else {
             return Accepted::Empty;
         };
-        if let Some((entrance, socket)) = self.tls.as_mut().and_then(Tls::take_ready) {
+        self.came_at = None;
+        let ready = self.tls.as_mut().and_then(|tls| tls.take_ready(boottime()));
+        if let Some((entrance, socket, came_at)) = ready {
+            self.came_at = Some(came_at);
             return by(entrance, socket);
         }
         let arrival = acceptor.accept(self.tls.as_ref());
         self.take(arrival)
+    }
+
+    fn came_at(&mut self) -> Option<Mono> {
+        self.came_at
     }
 
     fn accept_on_reserve(&mut self) -> Accepted<TcpStream> {
@@ -341,6 +370,10 @@ impl Kernel for Os {
         self.tls.as_ref().is_some_and(|tls| tls.holds_more(socket))
     }
 
+    fn expect_write(&self, socket: &TcpStream) {
+        self.tls.iter().for_each(|tls| tls.expect_write(socket));
+    }
+
     fn write(&mut self, socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
         let sealed = self.tls.as_mut().and_then(|tls| tls.write(socket, bytes));
         sealed.unwrap_or_else(|| socket.write(bytes))
@@ -359,6 +392,13 @@ impl Kernel for Os {
         }
         // Closing the only descriptor of a socket takes it out of the poll as well.
         drop(socket);
+    }
+
+    fn reset(&mut self, socket: TcpStream) {
+        if let Err(error) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(shard = self.id, %error, "a connection could not be reset");
+        }
+        self.close(socket);
     }
 
     fn address(&mut self, socket: &TcpStream) -> Option<IpAddr> {

@@ -16,8 +16,8 @@ use mio::{Events, Poll, Waker};
 use super::accept::{Acceptor, Tokens};
 use super::datagrams::Datagrams;
 use super::mailbox::Mailbox;
+use super::refused::RefusedLines;
 use super::tls::{Tls, TlsParts};
-use super::wrong_keys::WrongKeys;
 use super::{ADMIN, BEATS, Bound, EVENTS_MAX, HTTPS, LISTENER, Os, Outlet, WAKER, run};
 use crate::engine::turn::{Budgets, Driver, Order};
 use crate::engine::{EngineParts, Mail, ShardId};
@@ -109,7 +109,7 @@ pub fn spawn(
     // Fewer shards than cores share the machine with somebody, perhaps with another node that would
     // choose the same cores.
     let pinned = parts.len() == cores.len();
-    let wrong_keys = Arc::<WrongKeys>::default();
+    let refused_lines = Arc::<RefusedLines>::default();
     let tokens = Tokens {
         http: LISTENER,
         https: HTTPS,
@@ -137,7 +137,7 @@ pub fn spawn(
             None
         };
         let (clock, doors) = (Arc::clone(clock), Arc::clone(&doors));
-        let wrong_keys = Arc::clone(&wrong_keys);
+        let refused_lines = Arc::clone(&refused_lines);
         let tls = tls.cloned();
         let on_drained = DrainTeller {
             shard: id,
@@ -153,8 +153,8 @@ pub fn spawn(
                     "could not be pinned to its core"
                 );
             }
-            let budgets = Budgets::of(&parts.settings);
-            let user_timeout = Duration::from_millis(parts.settings.write_stall_max_ms);
+            let budgets = Budgets::of(&parts.settings.load());
+            let user_timeout = Duration::from_millis(parts.settings.load().write_stall_max_ms);
             // Made here, on the core that will use its memory.
             let driver = Driver::new(parts, budgets);
             let os = Os {
@@ -164,8 +164,9 @@ pub fn spawn(
                 clock,
                 acceptor: Some(acceptor),
                 tls: tls.map(Tls::new),
+                came_at: None,
                 datagrams,
-                wrong_keys,
+                refused_lines,
                 user_timeout,
                 doors,
                 outbound,
@@ -191,8 +192,9 @@ fn doors_of(parts: &[(EngineParts, Outlet)]) -> io::Result<(Vec<Poll>, Arc<[Door
     for (parts, _) in parts {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
+        let settings = parts.settings.load();
         doors.push(Door {
-            mailbox: Mailbox::new(parts.settings.mailbox_max, parts.settings.mailbox_bytes_max),
+            mailbox: Mailbox::new(settings.mailbox_max, settings.mailbox_bytes_max),
             waker,
         });
         polls.push(poll);
@@ -353,17 +355,20 @@ mod tests {
         let keyrings = Keyring::of_fleet(Keys::single(FleetKey::new([7; 32]))).shared();
         let board = Arc::new(Board::new(usize::from(SHARDS)));
         let parts = |shard| EngineParts {
-            settings: Arc::clone(&settings),
+            settings: Arc::clone(&settings).into(),
             shard,
             shards: SHARDS,
             role: Role::All,
             operators: Operators::default(),
             presence: Arc::clone(&presence),
+            heard: Arc::clone(&presence),
             keyrings: Arc::clone(&keyrings),
             revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
             secret: [2; 32],
             seed: u64::from(shard),
             mirrors: 0,
+            has_webhooks: false,
+            homes: crate::engine::Homes::default(),
             board: Arc::clone(&board),
             now,
         };

@@ -29,7 +29,7 @@ const BEHIND_STEPS_MAX: u64 = (1 << BEHIND_BITS) - 1;
 /// another shard's next turn, or once real-time nodes have been asked.
 const GOODBYE_MS_MAX: u64 = 5_000;
 /// Sending times are kept to a step of 2^4 = 16 ms of the Unix clock.
-const STEP_BITS: u32 = 4;
+pub const STEP_BITS: u32 = 4;
 
 /// How far the latest sending time can lie behind the latest time received, in ms.
 pub const BEHIND_MS_MAX: u64 = BEHIND_STEPS_MAX << STEP_BITS;

@@ -45,6 +45,8 @@ pub enum StoreFaultKind {
     NoMemory,
     /// A record of users.log is damaged that had been synced, or has others behind it.
     RecordDamaged,
+    /// webhooks.pos is damaged, or none.
+    PositionsDamaged,
     /// The maps are there, users.log is not.
     Missing,
     /// `users_max` is less than the users known.
@@ -154,6 +156,9 @@ impl StoreFault {
             | StoreFaultKind::HeaderDamaged
             | StoreFaultKind::RecordDamaged => {
                 "restore the data folder from a backup, or move it away and start with an empty one"
+            }
+            StoreFaultKind::PositionsDamaged => {
+                "remove the file: the receivers of webhooks are told everybody's last state then"
             }
             StoreFaultKind::OtherStore => {
                 "files of two stores were mixed: put back the ones that belong together"

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::record::{
     FIRST_RECORD, ID_AT, RECORD_BYTES_MAX, RECORD_OVERHEAD_BYTES, encode, encode_tombstone,
 };
-use super::region::{MappedFile, PAGE_BYTES, prefetch};
+use super::region::{MappedFile, PAGE_BYTES};
+use crate::cache::prefetch;
 
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
 /// A shard waits for it.

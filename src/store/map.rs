@@ -7,7 +7,8 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cells::Cell;
-use super::region::{MappedFile, PAGE_BYTES, prefetch};
+use super::region::{MappedFile, PAGE_BYTES};
+use crate::cache::prefetch;
 use crate::slot::{CHUNK_SLOTS, Slot};
 
 /// Where the cells begin: the header has a page of its own.

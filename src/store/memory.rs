@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::fault::{StoreFault, StoreFaultKind};
 use super::found::{Found, Made, file_id, try_lock};
-use super::header::{FileId, Header, Kind, MemoryPath};
+use super::header::{FileId, Header, Kind, MemoryPath, STORE_FILES};
 
 /// Where such memory is usually found.
 const USUAL: &str = "/dev/shm";
@@ -48,7 +48,7 @@ pub(crate) fn choose(
     dir: &Path,
     store_bytes: u64,
 ) -> Result<Root, StoreFault> {
-    let needed = store_bytes.saturating_mul(2).max(ROOM_BYTES_MIN);
+    let needed = room_for(store_bytes);
     match choice {
         MemoryChoice::Off => Ok(Err(String::new())),
         MemoryChoice::Auto if is_tmpfs(dir) => {
@@ -69,6 +69,18 @@ pub(crate) fn choose(
             )),
         },
     }
+}
+
+/// Why the memory of the store in `dir` can not be in a folder; None: it can.
+pub fn memory_fault(root: &Path, dir: &Path) -> Option<String> {
+    let bytes = |name: &&str| fs::metadata(dir.join(name)).map_or(0, |file| file.len());
+    let store_bytes = STORE_FILES.iter().map(bytes).sum();
+    suits(root, room_for(store_bytes)).err()
+}
+
+/// Bytes that a store of so many needs in a memory: it shall grow.
+fn room_for(store_bytes: u64) -> u64 {
+    store_bytes.saturating_mul(2).max(ROOM_BYTES_MIN)
 }
 
 /// Why what is in /dev/shm may not outlive this process.
@@ -123,7 +135,8 @@ fn suits(root: &Path, needed: u64) -> Root {
     }
 }
 
-fn is_tmpfs(path: &Path) -> bool {
+/// Whether a folder is in memory.
+pub fn is_tmpfs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u64 & 0xffff_ffff == TMPFS_MAGIC)
 }
 

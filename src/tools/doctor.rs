@@ -1,7 +1,14 @@
 //! `greendot doctor`: is this machine fit for this configuration?
 //!
 //! Owns the checks that touch something: the data folder, the clock, the addresses. Limits are
-//! judged by `limits`.
+//! judged by `limits`; whose they are, the memory, webhooks and a fleet's database in the files
+//! below.
+
+#[cfg(feature = "cluster")]
+mod cluster;
+mod memory;
+mod webhooks;
+mod whose;
 
 use std::fmt::Write;
 use std::net::{TcpListener, UdpSocket};
@@ -10,11 +17,12 @@ use std::time::Duration;
 
 use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
 
 use crate::config::{Config, RoleName};
 use crate::fleet_key;
 use crate::key_files;
-use crate::limits::{Finding, Found, Verdict, judge};
+use crate::limits::{Finding, Found, Holding, Verdict, judge};
 use crate::store::{STORE_FILES, copies_on_write};
 use crate::tools::agent::agent;
 use crate::tools::endpoint::{Endpoint, Port};
@@ -31,24 +39,79 @@ const HOLDERS_GIB: f64 = 4.1;
 /// How long a server may take to say that it is there.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The report, one line per check, and whether nothing failed. `named` is where the client
-/// commands of this environment would look for a server.
-pub fn run(config: &Config, named: &[Endpoint]) -> (String, bool) {
+/// What is asked beside the configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Question {
+    /// Where the client commands of this environment would look for a server.
+    pub named: Vec<Endpoint>,
+    /// Whether the machine holds so many streams.
+    pub streams: Option<u64>,
+    /// The process whose limits count.
+    pub pid: Option<i32>,
+    /// The report is for programs.
+    pub json: bool,
+}
+
+/// The report, one line per check, and whether nothing failed.
+pub fn run(config: &Config, question: &Question) -> (String, bool) {
     let shards = config.shard_count();
-    let mut findings = judge(config, shards, &Found::read());
+    let mut found = Found::read();
+    let whose = whose::settle(&mut found, question.pid);
+    let holding = question
+        .streams
+        .map(|streams| Holding::judge(config, shards, &found, streams));
+    let (config, mut findings) = match &holding {
+        Some(holding) => (&holding.config, holding.findings.clone()),
+        None => (config, judge(config, shards, &found)),
+    };
+    findings.insert(0, whose);
     findings.push(addresses(config));
     findings.push(key(config));
     findings.extend(identity_files(config));
+    findings.extend(webhooks::findings(config));
+    #[cfg(feature = "cluster")]
+    findings.extend(cluster::findings(config));
     if config.role != RoleName::Realtime {
         findings.extend(folder(config));
+        findings.extend(memory::finding(config));
     }
     if config.role != RoleName::Presence {
         findings.push(holders(config.settings.beat_interval_ms));
     }
     findings.push(clock());
-    findings.extend(named.iter().map(server));
+    findings.extend(question.named.iter().map(server));
+    let fit = findings
+        .iter()
+        .all(|finding| finding.verdict < Verdict::Fail);
+    let lines = lines(&findings, holding.as_ref());
+    let out = match question.json {
+        true => for_programs(&findings, holding.as_ref(), &lines, fit),
+        false => for_people(&findings, holding.as_ref(), &lines, fit),
+    };
+    (out, fit)
+}
+
+/// What to paste, without what is there already.
+fn lines(findings: &[Finding], holding: Option<&Holding>) -> Vec<String> {
+    let found = findings
+        .iter()
+        .filter_map(|finding| finding.line.as_deref());
+    let mut lines: Vec<String> = found.flat_map(str::lines).map(str::to_owned).collect();
+    lines.extend(holding.map(|holding| {
+        let conns_max = holding.config.settings.conns_max;
+        format!("greendot serve --conns-max {conns_max}")
+    }));
+    lines
+}
+
+fn for_people(
+    findings: &[Finding],
+    holding: Option<&Holding>,
+    lines: &[String],
+    fit: bool,
+) -> String {
     let mut out = String::new();
-    for finding in &findings {
+    for finding in findings {
         let verdict = match finding.verdict {
             Verdict::Ok => "OK  ",
             Verdict::Warn => "WARN",
@@ -57,12 +120,44 @@ pub fn run(config: &Config, named: &[Endpoint]) -> (String, bool) {
         writeln!(out, "{verdict} {:<20} {}", finding.subject, finding.detail)
             .expect("a String takes everything");
     }
-    (
-        out,
-        findings
-            .iter()
-            .all(|finding| finding.verdict < Verdict::Fail),
-    )
+    if let Some(holding) = holding {
+        let (streams, mib) = (holding.streams, holding.memory_bytes >> 20);
+        let does = if fit { "holds" } else { "does not hold" };
+        let lines = lines.join("\n  ");
+        write!(
+            out,
+            "\nThis machine {does} {streams} streams, which take {mib} MiB. For them, with \
+             LimitNOFILE= in the service's unit or as `ulimit -Hn`:\n\n  {lines}\n"
+        )
+        .expect("a String takes everything");
+    }
+    out
+}
+
+fn for_programs(
+    findings: &[Finding],
+    holding: Option<&Holding>,
+    lines: &[String],
+    fit: bool,
+) -> String {
+    let told: Vec<_> = findings
+        .iter()
+        .map(|finding| {
+            let verdict = match finding.verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warn => "warn",
+                Verdict::Fail => "fail",
+            };
+            json!({"verdict": verdict, "subject": finding.subject, "detail": finding.detail})
+        })
+        .collect();
+    let mut report = json!({"fit": fit, "findings": told, "lines": lines});
+    if let Some(holding) = holding {
+        report["streams"] = holding.streams.into();
+        report["conns_max"] = holding.config.settings.conns_max.into();
+        report["memory_bytes"] = holding.memory_bytes.into();
+    }
+    format!("{report}\n")
 }
 
 /// What a million streams would cost that vouch for themselves.
@@ -498,12 +593,54 @@ mod tests {
     #[test]
     fn the_report_has_a_line_per_check() {
         let dir = tempfile::tempdir().unwrap();
-        let (report, _) = run(&config(dir.path()), &[]);
+        let (report, _) = run(&config(dir.path()), &Question::default());
         assert!(report.lines().count() >= 8, "{report}");
         assert!(report.lines().all(|line| {
             ["OK   ", "WARN ", "FAIL "]
                 .iter()
                 .any(|verdict| line.starts_with(verdict))
         }));
+    }
+
+    #[test]
+    fn so_many_streams_end_in_lines_to_paste_and_in_a_report_for_programs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut question = Question {
+            streams: Some(1_000_000_000),
+            ..Question::default()
+        };
+        let mut config = config(dir.path());
+        config.shards = Some(2);
+        let (report, fit) = run(&config, &question);
+        assert!(!fit, "{report}");
+        assert!(report.contains("\nFAIL memory "), "{report}");
+        assert!(
+            report.contains(
+                "\nThis machine does not hold 1000000000 streams, which take 4173278 MiB."
+            ),
+            "{report}"
+        );
+        assert!(
+            report.ends_with("\n  greendot serve --conns-max 525000000\n"),
+            "{report}"
+        );
+        question.json = true;
+        let (report, _) = run(&config, &question);
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["fit"], false);
+        assert_eq!(report["streams"], 1_000_000_000);
+        assert_eq!(report["conns_max"], 525_000_000);
+        assert_eq!(report["memory_bytes"], 4_376_000_000_000_u64);
+        let lines = report["lines"].as_array().unwrap();
+        assert_eq!(
+            lines.last().unwrap(),
+            "greendot serve --conns-max 525000000"
+        );
+        question.streams = Some(10);
+        let (report, _) = run(&config, &question);
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        let memory = findings.iter().find(|found| found["subject"] == "memory");
+        assert_eq!(memory.unwrap()["verdict"], "ok");
     }
 }

@@ -1,15 +1,20 @@
 //! The client commands: each a small program around the library. Run by `main.rs`; the server never
 //! names them.
 
+mod admin;
 mod agent;
 pub mod beat;
 pub mod doctor;
 pub mod endpoint;
+#[cfg(feature = "cluster")]
+pub mod fleet;
 pub mod health;
 pub mod key;
 mod key_check;
+pub mod online;
 pub mod reload;
 pub mod store;
+pub mod streams;
 pub mod token;
 pub mod top;
 pub mod watch;

@@ -1,7 +1,8 @@
-//! `greendot reload`: asks a running node to read its files of keys and its certificate anew.
+//! `greendot reload`: asks a running node to read its configuration, keys and certificate anew.
 //!
-//! Owns how the process is found: by its id, or by who has the data folder's `users.log` locked.
-//! What comes of it only the node knows, and its log says.
+//! Owns how the process is found: by its id, or by who has the data folder's `users.log` locked;
+//! which folder that is, its file of settings may say. What comes of it only the node knows, and
+//! its log says.
 
 use std::fs;
 use std::io;
@@ -10,13 +11,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::config::{self, RoleName, Sources};
 use crate::store::STORE_FILES;
 
 /// Which process is asked.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Options {
     /// The one of this id.
     Pid(i32),
+    /// The one that runs with these settings.
+    Config(Sources),
     /// The one that has this data folder open.
     Folder(PathBuf),
 }
@@ -27,6 +31,7 @@ pub enum Options {
 pub fn run(options: &Options) -> Result<String, String> {
     let pid = match options {
         Options::Pid(pid) => *pid,
+        Options::Config(sources) => holder(&folder(sources)?)?,
         Options::Folder(dir) => holder(dir)?,
     };
     // A program that knows no SIGHUP would end.
@@ -40,8 +45,20 @@ pub fn run(options: &Options) -> Result<String, String> {
     });
     sent.map_err(|error| format!("process {pid}: {}", io::Error::from(error)))?;
     Ok(format!(
-        "asked process {pid} to read its files of keys anew; its log says what came of it\n"
+        "asked process {pid} to read its configuration and its keys anew; its log says what came \
+         of it\n"
     ))
+}
+
+/// The data folder that settings name. One that is no path from the root is looked for from here.
+fn folder(sources: &Sources) -> Result<PathBuf, String> {
+    let loaded = config::load(sources).map_err(|faults| faults.join("\ngreendot: "))?;
+    match loaded.config.role {
+        RoleName::Realtime => {
+            Err("a real-time node has no data folder; name its process with --pid".into())
+        }
+        _ => Ok(loaded.config.data_dir),
+    }
 }
 
 /// Who has the folder's store locked.
@@ -118,5 +135,30 @@ mod tests {
         fs::write(dir.path().join(STORE_FILES[0]), "").unwrap();
         let why = run(&Options::Folder(dir.path().into())).unwrap_err();
         assert!(why.contains("no process has"), "{why}");
+    }
+
+    #[test]
+    fn a_file_of_settings_names_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("g.toml");
+        let named = |text: &str| {
+            fs::write(&file, text).unwrap();
+            folder(&Sources {
+                config_file: Some(file.clone()),
+                ..Sources::default()
+            })
+        };
+        assert_eq!(named("data_dir = \"/srv/d\""), Ok(PathBuf::from("/srv/d")));
+        assert_eq!(named(""), Ok(PathBuf::from("./greendot-data")));
+        let realtime = "presence = [\"udp://127.0.0.1:1,http://127.0.0.1:2\"]\nkey_file = \"k\"";
+        assert_eq!(
+            named(realtime),
+            Err("a real-time node has no data folder; name its process with --pid".into())
+        );
+        let why = named("data_dri = \"d\"").unwrap_err();
+        assert!(
+            why.ends_with("g.toml:1: data_dri: no such key; did you mean data_dir?"),
+            "{why}"
+        );
     }
 }

@@ -7,8 +7,10 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::time::{Clock, Mono};
-use crate::tools::agent::agent;
+use serde_json::json;
+
+use crate::time::{Clock, Now, Unix};
+use crate::tools::admin::Admin;
 use crate::tools::endpoint::Endpoint;
 use crate::tools::read_enough;
 
@@ -21,56 +23,53 @@ pub struct Options {
     pub service_key: Option<PathBuf>,
     /// Most refreshes; None: until interrupted.
     pub count: Option<u64>,
+    /// A line of JSON each time instead of the table.
+    pub json: bool,
 }
 
 const PERIOD_MS: u64 = 1_000;
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Polls and prints on `out` until interrupted, or `count` times. A server that does not answer,
 /// for it restarts, is asked again.
 pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
-    let trust = options.http.trust()?;
-    let agent = agent(TIMEOUT, trust.as_ref());
-    let url = format!("{}/metrics", options.http.base());
-    let key = options.service_key.as_ref().map(|path| {
-        let key = std::fs::read_to_string(path);
-        key.map_err(|error| format!("{}: {error}", path.display()))
-    });
-    let key = key.transpose()?;
-    let read = || -> Result<(Reading, Mono), String> {
-        let mut request = agent.get(&url);
-        if let Some(key) = &key {
-            request = request.header("Authorization", format!("Bearer {}", key.trim()));
+    let key = options.service_key.as_deref();
+    let admin = Admin::new(&options.http, key, ("metrics", "metrics"))?;
+    let read = || -> Result<(Reading, Now), String> {
+        let answer = admin.get("/metrics")?;
+        match answer.status {
+            200 => Ok((Reading::parse(&answer.body), clock.now())),
+            _ => Err(admin.refused(&answer)),
         }
-        let fault = |error: ureq::Error| format!("{}: {error}", options.http);
-        let mut answer = request.call().map_err(fault)?;
-        let status = answer.status().as_u16();
-        if status != 200 {
-            return Err(refused(&options.http, status, key.is_some()));
-        }
-        let body = answer.body_mut().read_to_string().map_err(fault)?;
-        Ok((Reading::parse(&body), clock.now().mono))
     };
     // Home and clear, so that the table stands still.
-    let clear = if std::io::stdout().is_terminal() {
+    let clear = if std::io::stdout().is_terminal() && !options.json {
         "\x1b[H\x1b[2J"
     } else {
         ""
     };
-    let mut before: Option<(Reading, Mono)> = None;
+    let mut before: Option<(Reading, Now)> = None;
     let mut shown = 0;
     loop {
         let (text, answered) = match read() {
-            Ok((after, after_at)) => {
-                let seconds = |before_at| after_at.micros_since(before_at).max(1) as f64 / 1e6;
-                let text =
-                    before.map(|(before, before_at)| table(&before, &after, seconds(before_at)));
-                before = Some((after, after_at));
+            Ok((after, at)) => {
+                let rates = before.map(|(before, before_at)| {
+                    let seconds = at.mono.micros_since(before_at.mono).max(1) as f64 / 1e6;
+                    Rates::between(&before, &after, seconds)
+                });
+                before = Some((after, at));
+                let text = rates.map(|rates| match options.json {
+                    true => rates.json(at.unix),
+                    false => rates.table(),
+                });
                 (text, Ok(()))
             }
             Err(why) => {
                 before = None;
-                (Some(format!("no answer: {why}\n")), Err(why))
+                let text = match options.json {
+                    true => format!("{}\n", json!({ "at": clock.now().unix.ms(), "error": why })),
+                    false => format!("no answer: {why}\n"),
+                };
+                (Some(text), Err(why))
             }
         };
         if let Some(text) = text {
@@ -84,25 +83,6 @@ pub fn run(options: &Options, clock: &Clock, out: &mut dyn Write) -> Result<(), 
         }
         std::thread::sleep(Duration::from_millis(PERIOD_MS));
     }
-}
-
-/// Why a node does not give its metrics, and what to do.
-fn refused(http: &Endpoint, status: u16, with_key: bool) -> String {
-    let why = match (status, with_key) {
-        (404, _) => {
-            "no metrics are here: if the node has a listener for operators (--admin), name the \
-             address behind admin= in the line that it prints, with --http"
-        }
-        (401 | 403, false) => {
-            "the metrics take a service key with the scope metrics; name the file of one with \
-             --service-key"
-        }
-        (401, true) => "the node does not know the key of --service-key; is it in --service-keys?",
-        (403, true) => "the key of --service-key lacks the scope metrics",
-        (421, _) => "the node is not known by this name; list it with --host, or name an address",
-        _ => "is that a greendot?",
-    };
-    format!("{http}: status {status}: {why}")
 }
 
 /// One reading: family and shard to the sum of its series. Series without a shard are under the
@@ -154,42 +134,116 @@ impl Reading {
     }
 }
 
-fn table(before: &Reading, after: &Reading, seconds: f64) -> String {
-    let mut out = format!(
-        "users {}, online {}\n{:>6}{:>10}{:>10}{:>12}{:>12}{:>12}{:>12}{:>8}\n",
-        after.get("greendot_users", ""),
-        after.get("greendot_users_online", ""),
-        "shard",
-        "conns",
-        "streams",
-        "watches",
-        "requests/s",
-        "beats/s",
-        "states/s",
-        "busy"
-    );
-    for shard in after.shards() {
-        // A restarted server counts from zero again.
-        let grown = |family| (after.get(family, shard) - before.get(family, shard)).max(0.0);
-        let rate = |family| grown(family) / seconds;
-        let elapsed = grown("greendot_turn_elapsed_seconds_total");
-        let busy = if elapsed > 0.0 {
-            100.0 * grown("greendot_turn_busy_seconds_total") / elapsed
-        } else {
-            0.0
+/// What has happened between two readings.
+#[derive(Debug)]
+struct Rates {
+    seconds: f64,
+    users: f64,
+    online: f64,
+    shards: Vec<ShardRates>,
+}
+
+/// The same of a shard; rates are a second's.
+#[derive(Debug)]
+struct ShardRates {
+    shard: String,
+    conns: f64,
+    streams: f64,
+    watches: f64,
+    requests: f64,
+    beats: f64,
+    states: f64,
+    /// The part of the time in which it did not sleep.
+    busy: f64,
+}
+
+impl Rates {
+    fn between(before: &Reading, after: &Reading, seconds: f64) -> Rates {
+        let of_shard = |shard: &str| {
+            // A restarted server counts from zero again.
+            let grown = |family| (after.get(family, shard) - before.get(family, shard)).max(0.0);
+            let rate = |family| grown(family) / seconds;
+            let elapsed = grown("greendot_turn_elapsed_seconds_total");
+            let busy = grown("greendot_turn_busy_seconds_total");
+            ShardRates {
+                shard: shard.to_owned(),
+                conns: after.get("greendot_conns", shard),
+                streams: after.get("greendot_streams", shard),
+                watches: after.get("greendot_watches", shard),
+                requests: rate("greendot_requests_total"),
+                beats: rate("greendot_beats_total"),
+                states: rate("greendot_states_delivered_total"),
+                busy: if elapsed > 0.0 { busy / elapsed } else { 0.0 },
+            }
         };
-        let line = format!(
-            "{shard:>6}{:>10}{:>10}{:>12}{:>12.0}{:>12.0}{:>12.0}{busy:>7.1}%",
-            after.get("greendot_conns", shard),
-            after.get("greendot_streams", shard),
-            after.get("greendot_watches", shard),
-            rate("greendot_requests_total"),
-            rate("greendot_beats_total"),
-            rate("greendot_states_delivered_total"),
-        );
-        writeln!(out, "{line}").expect("a String takes everything");
+        Rates {
+            seconds,
+            users: after.get("greendot_users", ""),
+            online: after.get("greendot_users_online", ""),
+            shards: after.shards().into_iter().map(of_shard).collect(),
+        }
     }
-    out
+
+    fn table(&self) -> String {
+        let mut out = format!(
+            "users {}, online {}\n{:>6}{:>10}{:>10}{:>12}{:>12}{:>12}{:>12}{:>8}\n",
+            self.users,
+            self.online,
+            "shard",
+            "conns",
+            "streams",
+            "watches",
+            "requests/s",
+            "beats/s",
+            "states/s",
+            "busy"
+        );
+        for it in &self.shards {
+            let line = format!(
+                "{:>6}{:>10}{:>10}{:>12}{:>12.0}{:>12.0}{:>12.0}{:>7.1}%",
+                it.shard,
+                it.conns,
+                it.streams,
+                it.watches,
+                it.requests,
+                it.beats,
+                it.states,
+                100.0 * it.busy,
+            );
+            writeln!(out, "{line}").expect("a String takes everything");
+        }
+        out
+    }
+
+    /// The same as a line of JSON. Rates have three digits behind the point.
+    fn json(&self, at: Unix) -> String {
+        let whole = |number: f64| number as u64;
+        let short = |number: f64| (number * 1e3).round() / 1e3;
+        let shards: Vec<_> = self
+            .shards
+            .iter()
+            .map(|it| {
+                json!({
+                    "shard": it.shard,
+                    "conns": whole(it.conns),
+                    "streams": whole(it.streams),
+                    "watches": whole(it.watches),
+                    "requests_per_second": short(it.requests),
+                    "beats_per_second": short(it.beats),
+                    "states_per_second": short(it.states),
+                    "busy": short(it.busy),
+                })
+            })
+            .collect();
+        let line = json!({
+            "at": at.ms(),
+            "seconds": short(self.seconds),
+            "users": whole(self.users),
+            "online": whole(self.online),
+            "shards": shards,
+        });
+        format!("{line}\n")
+    }
 }
 
 #[cfg(test)]
@@ -210,7 +264,8 @@ mod tests {
              greendot_turn_busy_seconds_total{shard=\"10\"} 0.5\n\
              greendot_turn_elapsed_seconds_total{shard=\"10\"} 2\n",
         );
-        let table = table(&before, &after, 2.0);
+        let rates = Rates::between(&before, &after, 2.0);
+        let table = rates.table();
         let rows: Vec<Vec<&str>> = table
             .lines()
             .map(|line| line.split_whitespace().collect())
@@ -218,6 +273,20 @@ mod tests {
         assert_eq!(rows[0], ["users", "7,", "online", "0"]);
         assert_eq!(rows[2], ["0", "0", "0", "0", "0", "11", "0", "0.0%"]);
         assert_eq!(rows[3], ["10", "0", "0", "7", "0", "0", "0", "25.0%"]);
+        let told: serde_json::Value = serde_json::from_str(&rates.json(Unix::from_ms(9))).unwrap();
+        let shard = |shard: &str, watches: u64, beats: f64, busy: f64| {
+            json!({
+                "shard": shard, "conns": 0, "streams": 0, "watches": watches,
+                "requests_per_second": 0.0, "beats_per_second": beats,
+                "states_per_second": 0.0, "busy": busy,
+            })
+        };
+        let shards = [shard("0", 0, 11.0, 0.0), shard("10", 7, 0.0, 0.25)];
+        let expected = json!({
+            "at": 9, "seconds": 2.0, "users": 7, "online": 0, "shards": shards,
+        });
+        assert_eq!(told, expected);
+        assert_eq!(rates.json(Unix::from_ms(9)).matches('\n').count(), 1);
     }
 
     #[test]
@@ -244,6 +313,7 @@ mod tests {
             http: http.clone(),
             service_key: None,
             count: Some(2),
+            json: false,
         };
         run(&options, &Clock::new(), &mut out).unwrap();
         answers.join().unwrap();
@@ -259,6 +329,7 @@ mod tests {
             http,
             service_key: None,
             count: Some(1),
+            json: false,
         };
         assert!(run(&once, &Clock::new(), &mut Vec::new()).is_err());
     }

@@ -56,15 +56,24 @@ impl Nodes {
         if self.seeds.len() < 2 {
             return 0;
         }
-        let user = digest(user);
-        let scores = self.seeds.iter().map(|seed| mix(seed ^ user)).enumerate();
+        self.best_of(digest(user), |_| true).unwrap_or(0)
+    }
+
+    /// The index of the node that a user with this [`digest`] belongs to, if no others than these
+    /// were there. None: there is none of them.
+    pub fn best_of(&self, user: u64, is_there: impl Fn(usize) -> bool) -> Option<usize> {
+        let seeds = self.seeds.iter().enumerate();
+        let scores = seeds
+            .filter(|(node, _)| is_there(*node))
+            .map(|(node, seed)| (node, mix(seed ^ user)));
         // On a tie the lower seed, so that the order in the list does not matter.
         let best = scores.max_by_key(|(node, score)| (*score, self.seeds[*node]));
-        best.map_or(0, |(node, _)| node)
+        best.map(|(node, _)| node)
     }
 }
 
-fn digest(bytes: &[u8]) -> u64 {
+/// What the choice among nodes depends on of a user, or of a node's name.
+pub fn digest(bytes: &[u8]) -> u64 {
     let hash = blake3::hash(bytes);
     let first = hash
         .as_bytes()
@@ -124,6 +133,19 @@ mod tests {
             }
         }
         assert!(moved.abs_diff(USERS / 4) < 300, "{moved}");
+    }
+
+    #[test]
+    fn of_a_node_that_is_not_there_the_others_have_the_users_and_keep_their_own() {
+        let nodes = Nodes::new(["a:1", "b:1", "c:1"]);
+        let fewer = Nodes::new(["a:1", "c:1"]);
+        for user in (0..1_000_u32).map(u32::to_le_bytes) {
+            let (of_all, of_two) = (nodes.of(&user), [0, 2][fewer.of(&user)]);
+            let best = nodes.best_of(digest(&user), |node| node != 1);
+            assert_eq!(best, Some(of_two));
+            assert!(of_all == 1 || of_all == of_two);
+        }
+        assert_eq!(nodes.best_of(7, |_| false), None);
     }
 
     #[test]

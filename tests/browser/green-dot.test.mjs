@@ -86,7 +86,7 @@ test("dot, words and label are those of the state", { skip }, async () => {
   assert.equal(role, "img");
   // Without a name of its own it has the user's; both are told by one stream.
   assert.equal((await seen(page, "[user=carol]")).label, "carol: offline");
-  assert.equal(await server.sum("greendot_streams"), 1);
+  await until("there is one", async () => (await server.sum("greendot_streams")) === 1);
   await page.close();
 });
 

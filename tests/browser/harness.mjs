@@ -3,8 +3,10 @@
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { createHash, X509Certificate } from "node:crypto";
 import fs from "node:fs";
 import http from "node:http";
+import net from "node:net";
 import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
@@ -15,6 +17,8 @@ export const PROGRAM = process.env.GREENDOT ?? path.join(ROOT, "target/debug/gre
 const PATIENCE_MS = 20_000;
 const WEB = path.join(ROOT, "src/web");
 const PACKAGES = path.join(process.env.CARGO_TARGET_DIR ?? `${ROOT}/target`, "browser");
+
+const HTTPS = "--https=127.0.0.1:0";
 
 const FLAGS = [
   // The throttling of a page that has been hidden for long begins after seconds, not minutes.
@@ -39,10 +43,28 @@ export const skip =
 export const axe = () =>
   fs.readFileSync(createRequire(`${PACKAGES}/`).resolve("axe-core/axe.min.js"), "utf8");
 
-export async function launch() {
+// A certificate for this machine in `folder`: flags of a server that shows it, and one of a browser
+// that believes its key and no other.
+export function certified(folder) {
+  const [cert, key] = [`${folder}/tls.crt`, `${folder}/tls.key`];
+  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+  const names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+  const files = ["-days", "30", "-out", cert, "-keyout", key];
+  execFileSync("openssl", ["req", "-x509", ...curve, ...names, ...files], { stdio: "pipe" });
+  const { publicKey } = new X509Certificate(fs.readFileSync(cert));
+  const spki = publicKey.export({ type: "spki", format: "der" });
+  const hash = createHash("sha256").update(spki).digest("base64");
+  return {
+    server: [HTTPS, `--tls-cert=${cert}`, `--tls-key=${key}`],
+    browser: `--ignore-certificate-errors-spki-list=${hash}`,
+  };
+}
+
+export async function launch(...flags) {
   const { chromium: driver } = createRequire(`${PACKAGES}/`)("playwright-core");
   const executablePath = spawnSync("which", [chromium]).stdout.toString().trim();
-  const options = { executablePath, args: FLAGS, ignoreDefaultArgs: UNTHROTTLED };
+  const args = [...FLAGS, ...flags];
+  const options = { executablePath, args, ignoreDefaultArgs: UNTHROTTLED };
   const browser = await driver.launch(options);
   if (process.env.WEB_FILES === "source") fromSource(browser);
   return browser;
@@ -101,29 +123,44 @@ export async function until(what, look) {
   }
 }
 
+// A port that is nobody's, now and while a server is down that is started again: the kernel gives
+// others higher ones by itself.
+async function ownPort() {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 22_768);
+    const isFree = await new Promise((done) => {
+      const probe = net.createServer();
+      probe.once("error", () => done(false));
+      probe.listen(port, "127.0.0.1", () => probe.close(() => done(true)));
+    });
+    if (isFree) return port;
+  }
+}
+
 // A server of its own folder and ports, and what it says.
 export async function serve(...flags) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "greendot-server-"));
-  let server, port, admin;
+  let server, admin, https;
+  const [port, ownHttps] = [await ownPort(), await ownPort()];
   const start = async () => {
     server = spawn(PROGRAM, [
       "serve",
-      `--http=127.0.0.1:${port ?? 0}`,
+      `--http=127.0.0.1:${port}`,
       "--udp=127.0.0.1:0",
       `--data-dir=${folder}/data`,
       "--memory=off",
       "--shards=2",
       "--sweep-interval-ms=50",
-      ...flags,
+      ...flags.map((flag) => (flag === HTTPS ? flag.replace(":0", `:${ownHttps}`) : flag)),
     ]);
     let said = "";
     server.stderr.on("data", (text) => (said += text));
-    port = await new Promise((done, fail) => {
+    await new Promise((done, fail) => {
       server.once("exit", (code) => fail(new Error(`the server ended with ${code}: ${said}`)));
       server.stdout.on("data", (text) => {
         admin = /admin=0\.0\.0\.0:(\d+)/.exec(text)?.[1];
-        const found = /http=127\.0\.0\.1:(\d+)/.exec(text);
-        if (found) done(Number(found[1]));
+        https = /https=127\.0\.0\.1:(\d+)/.exec(text)?.[1];
+        if (/^listening /m.test(text)) done();
       });
     });
   };
@@ -138,6 +175,7 @@ export async function serve(...flags) {
   return {
     url,
     admin: `http://127.0.0.1:${admin}`,
+    https: `https://localhost:${https}`,
     port,
     end,
     start,

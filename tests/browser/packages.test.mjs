@@ -215,7 +215,7 @@ root.render(<StrictMode><App /></StrictMode>);
     await shows("bob", "online");
     const label = await page.locator("#bob green-dot").getAttribute("aria-label");
     assert.equal(label, "bob: online");
-    assert.equal(await server.sum("greendot_streams"), 1);
+    await until("it has a stream", async () => (await server.sum("greendot_streams")) === 1);
     await page.getByText("busy").first().click();
     await shows("alice", "busy");
     await page.getByRole("button", { name: "carol" }).click();

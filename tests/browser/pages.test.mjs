@@ -108,13 +108,15 @@ test(
 
 test("without a script the dashboard has the numbers of now", { skip }, async () => {
   await server.beat("u4");
-  const { page, close } = await visit("/", { javaScriptEnabled: false });
-  for (const [id, name] of [
-    ["online", "greendot_users_online"],
-    ["users", "greendot_users"],
-  ])
-    assert.equal(await textOf(page, `#${id}`), String(await server.sum(name)));
-  await close();
+  // A shard shows a moment later what it has decided.
+  await until("the page's numbers are those of the metrics", async () => {
+    const { page, close } = await visit("/", { javaScriptEnabled: false });
+    const shown = await Promise.all(["#online", "#users"].map((id) => textOf(page, id)));
+    const sums = ["greendot_users_online", "greendot_users"].map((name) => server.sum(name));
+    const counted = (await Promise.all(sums)).map(String);
+    await close();
+    return counted[0] > 0 && shown.join() === counted.join();
+  });
 });
 
 test("on a phone nothing is wider than the page, whatever a user is called", { skip }, async () => {
@@ -146,14 +148,11 @@ test("a dead server turns the dashboard grey, and it comes back by itself", { sk
   const { page, close } = await visit("/#watch=u1", {}, doomed);
   const green = () => page.locator(".dot.online").count();
   await until("server and u1 are green", async () => (await green()) === 2);
-  const died = Date.now();
   await doomed.end("SIGKILL");
   await page.waitForFunction(() => document.body.classList.contains("lost"));
   assert.equal(await green(), 0);
   assert.equal(await textOf(page, "#online"), "–");
   assert.equal(await textOf(page, "#server"), "not reachable");
-  // A question each second, which waits for two at the most.
-  assert.ok(Date.now() - died < 20_000);
   await doomed.start();
   await until("it is seen", async () => (await green()) > 0);
   await close();

@@ -56,8 +56,9 @@ async function tabs(user, count) {
 
 test("ten tabs hold one connection, and each is told what it watches", { skip }, async () => {
   const { context, opened } = await tabs("ten", 10);
+  const watches = () => server.sum("greendot_watches");
+  await until("eleven are watched", async () => (await watches()) === 11);
   assert.equal(await streams(), 1);
-  assert.equal(await server.sum("greendot_watches"), 11);
   await server.beat("ten-friend-7");
   await server.beat(all("ten"));
   for (const [n, page] of opened.entries()) {
@@ -77,7 +78,8 @@ test("ten tabs hold one connection, and each is told what it watches", { skip },
 
 test("what a tab watched that has crashed is watched no more", { skip }, async () => {
   const { opened } = await tabs("crash", 3);
-  assert.equal(await server.sum("greendot_watches"), 4);
+  const watches = () => server.sum("greendot_watches");
+  await until("four are watched", async () => (await watches()) === 4);
   const crashed = opened[1].waitForEvent("crash");
   // It ends the process of the page, which says nothing to anybody. The call ends with it.
   opened[1].goto("chrome://crash").catch(() => {});
@@ -99,7 +101,7 @@ test("one user, one group: two users of one browser have two streams", { skip },
   const other = await open(context, pages.url, server, { user: "two-b" }, ["two-a"]);
   await shows(one, "two-b", "online");
   await shows(other, "two-a", "online");
-  assert.equal(await streams(), 2);
+  await until("there are two streams", async () => (await streams()) === 2);
 });
 
 // What the tabs are told, and a watcher elsewhere, while `end` ends the one that leads.
@@ -134,7 +136,7 @@ test("the tab that leads goes elsewhere, and comes back", { skip }, () =>
     async (leader, rest) => {
       await leader.goBack();
       await pause(500);
-      assert.equal(await streams(), 2);
+      await until("there are two streams", async () => (await streams()) === 2);
       await shows(rest[1], all("gone"), "offline");
     },
   ),
@@ -152,7 +154,7 @@ test("the browser freezes the tab that leads", { skip }, () =>
       await leader.thaw();
       await server.beat("frozen-friend-0");
       await shows(leader, "frozen-friend-0", "online");
-      assert.equal(await streams(), 2);
+      await until("there are two streams", async () => (await streams()) === 2);
     },
   ),
 );

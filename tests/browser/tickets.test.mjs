@@ -34,7 +34,8 @@ before(async () => {
   server = await serve(
     `--jwt-keys=${folder}/app.secret`,
     "--beat-interval-ms=500",
-    "--offline-after-ms=1500",
+    // Longer than a busy machine takes to get a ticket and a stream for it.
+    "--offline-after-ms=5000",
     "--retry-ms=100",
     "--stream-life-ms=4000",
   );

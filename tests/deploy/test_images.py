@@ -17,7 +17,9 @@ except ImportError:
 
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "docs/deploy/compose/compose.yaml"
+COMPOSE_FLEET = ROOT / "docs/deploy/compose/fleet.yaml"
 KUBERNETES = ROOT / "docs/deploy/kubernetes/greendot.yaml"
+KUBERNETES_FLEET = ROOT / "docs/deploy/kubernetes/fleet.yaml"
 # By tests/proxies/install.
 TOOLS = READERS / "images"
 # The oldest that the manifests are for, and the newest that the validator knows.
@@ -71,10 +73,27 @@ class Compose(unittest.TestCase):
 
     @unittest.skipIf(shutil.which("docker-compose") is None, "no docker-compose")
     def test_docker_compose_takes_it(self) -> None:
-        command = ["docker-compose", "-f", str(COMPOSE), "config", "--quiet"]
-        env = {**os.environ, "GREENDOT_HOST": "presence.example.com"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        for file in (COMPOSE, COMPOSE_FLEET):
+            command = ["docker-compose", "-f", str(file), "config", "--quiet"]
+            env = {**os.environ, "GREENDOT_HOST": "presence.example.com"}
+            done = subprocess.run(command, env=env, capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), file)
+
+    def test_nodes_of_a_fleet_differ_in_their_addresses_alone(self) -> None:
+        services = yaml.safe_load(COMPOSE_FLEET.read_text())["services"]
+        nodes = [one for name, one in services.items() if name.startswith("greendot-")]
+        self.assertEqual(len(nodes), 3)
+        seen = set()
+        for node in nodes:
+            variables = {**node["environment"], "GREENDOT_HOST": "presence.example.com"}
+            self.assertEqual(len(settings(variables)), len(variables))
+            ip = node["networks"]["fleet"]["ipv4_address"]
+            self.assertEqual(variables.pop("GREENDOT_HTTP"), f"{ip}:8080")
+            self.assertEqual(variables.pop("GREENDOT_UDP"), f"{ip}:8081")
+            seen.add((ip, str(sorted(variables.items())), str(node["secrets"])))
+        self.assertEqual(len({ip for ip, *_ in seen}), 3)
+        self.assertEqual(len({tuple(rest) for _, *rest in seen}), 1)
+        self.assertIn("noeviction", services["redis"]["command"][2])
 
     def test_greendot_takes_its_variables(self) -> None:
         variables = self.services["greendot"]["environment"]
@@ -102,11 +121,15 @@ class Compose(unittest.TestCase):
 
 @needs_yaml
 class Kubernetes(unittest.TestCase):
+    FILE = KUBERNETES
+    KIND = "StatefulSet"
+    FOLDERS = ("data_dir", "memory", "key_file", "jwt_keys")
+
     def setUp(self) -> None:
         self.kinds = {}
-        for one in yaml.safe_load_all(KUBERNETES.read_text()):
+        for one in yaml.safe_load_all(self.FILE.read_text()):
             self.kinds.setdefault(one["kind"], []).append(one)
-        (self.set,) = self.kinds["StatefulSet"]
+        (self.set,) = self.kinds[self.KIND]
         self.pod = self.set["spec"]["template"]["spec"]
         (self.container,) = self.pod["containers"]
 
@@ -114,24 +137,29 @@ class Kubernetes(unittest.TestCase):
     def test_the_schemas_of_kubernetes_take_it(self) -> None:
         program = str(TOOLS / "bin/kubernetes-validate")
         for version in VERSIONS:
-            command = [sys.executable, program, "--strict", "--quiet", str(KUBERNETES)]
+            command = [sys.executable, program, "--strict", "--quiet", str(self.FILE)]
             command[3:3] = ["-k", version] if version else []
             env = {**os.environ, "PYTHONPATH": str(TOOLS)}
             done = subprocess.run(command, env=env, capture_output=True, text=True)
             self.assertEqual((done.returncode, done.stdout + done.stderr), (0, ""), version)
 
+    def variables(self) -> dict[str, str]:
+        """Of greendot, as Kubernetes fills them in."""
+        said = [one for one in self.container["env"] if one["name"].startswith("GREENDOT_")]
+        return {one["name"]: one["value"].replace("$(POD_IP)", "10.1.2.3") for one in said}
+
     def test_greendot_takes_its_variables(self) -> None:
-        variables = {one["name"]: one["value"] for one in self.container["env"]}
+        variables = self.variables()
         told = settings(variables)
         self.assertEqual(len(told), len(variables))
         # What it writes to and reads from is mounted.
         mounts = [mount["mountPath"] for mount in self.container["volumeMounts"]]
-        for name in ("data_dir", "memory", "key_file", "jwt_keys"):
+        for name in self.FOLDERS:
             path = Path(told[name].strip('[]"'))
             self.assertTrue([place for place in mounts if path.is_relative_to(place)], name)
 
     def test_ports_are_those_that_greendot_listens_at(self) -> None:
-        variables = {one["name"]: one["value"] for one in self.container["env"]}
+        variables = self.variables()
         ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
         listens = {"http": "HTTP", "beats": "UDP", "admin": "ADMIN"}
         for name, variable in listens.items():
@@ -165,3 +193,16 @@ class Kubernetes(unittest.TestCase):
         grace_s = self.pod["terminationGracePeriodSeconds"]
         before_s = self.container["lifecycle"]["preStop"]["sleep"]["seconds"]
         self.assertGreater((grace_s - before_s) * 1_000, drain_ms)
+
+
+class KubernetesFleet(Kubernetes):
+    FILE = KUBERNETES_FLEET
+    KIND = "Deployment"
+    FOLDERS = ("data_dir", "key_file", "jwt_keys", "cluster_password_file")
+
+    def test_others_reach_a_node_by_its_own_address(self) -> None:
+        told = settings(self.variables())
+        self.assertEqual(told["advertise_http"], '"10.1.2.3:8080"')
+        self.assertEqual(told["advertise_udp"], '"10.1.2.3:8081"')
+        self.assertEqual(self.set["spec"]["replicas"], 3)
+        self.assertNotIn("volumeClaimTemplates", self.set["spec"])

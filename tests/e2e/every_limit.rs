@@ -9,7 +9,7 @@ use crate::harness::{Home, Server, until};
 use crate::limits::{limit_hits, try_stream};
 use crate::readers::{ask, narrow, wide_users};
 use crate::split::asked;
-use crate::stream::Stream;
+use crate::stream::{Event, Stream};
 use crate::{identity, limits, memory_group, overflow, rates, relayed, revoked, tls, vanished};
 
 /// Who reaches a limit and asserts that it was counted.
@@ -37,7 +37,7 @@ const SMALL: &[&str] = &[
     "--write-stall-max-ms=1s",
 ];
 
-const LIMITS: [(&str, Reached); 46] = [
+const LIMITS: [(&str, Reached); 48] = [
     ("head-bytes-max", Reached::Here(head_bytes)),
     ("header-count-max", Reached::Here(header_count)),
     ("body-bytes-max", Reached::Here(body_bytes)),
@@ -56,6 +56,7 @@ const LIMITS: [(&str, Reached); 46] = [
     ("leaves-put-off-max", Reached::Here(leaves_put_off)),
     ("users-leaving-max", Reached::Here(users_leaving)),
     ("node-streams-max", Reached::Here(node_streams)),
+    ("client-names-max", Reached::Here(client_names)),
     (
         "passed-users-max",
         Reached::By(asked::what_waits_for_presence_nodes_is_bounded),
@@ -83,6 +84,10 @@ const LIMITS: [(&str, Reached); 46] = [
     (
         "turn-ms-max",
         Reached::By(limits::a_turn_ends_in_time_and_the_rest_is_served_in_the_next),
+    ),
+    (
+        "buffer-bytes-max",
+        Reached::By(limits::buffers_take_so_many_bytes),
     ),
     (
         "conns-max",
@@ -222,6 +227,31 @@ fn node_streams(server: &Server) {
     }
     let refused = follow().expect("overloaded");
     assert_eq!(refused.data["reason"], "node-streams");
+}
+
+/// So many clients have names of their own, and the next is told without.
+fn client_names(server: &Server) {
+    let open = |name: usize| {
+        let mut conn = server.connect();
+        let head = format!("GET /v1/stream HTTP/1.1\r\nHost: e2e\r\nUser-Agent: c{name}\r\n\r\n");
+        conn.send(head.as_bytes());
+        Stream::answered(conn)
+    };
+    // One after the other: many at once may be served in another order.
+    let mut held: Vec<(Stream, Event)> = Vec::new();
+    for name in 0..1_024 {
+        let mut stream = open(name);
+        let hello = stream.expect("hello");
+        held.push((stream, hello));
+    }
+    let (_, last) = held.last().expect("there are many");
+    let id = last.data["stream"].as_str().expect("an id").to_owned();
+    let told = server.get(&format!("/v1/streams/{id}")).json();
+    assert_eq!(told["client"], serde_json::Value::Null, "{told}");
+    let first = held[0].1.data["stream"].clone();
+    let first = first.as_str().expect("an id").to_owned();
+    let told = server.get(&format!("/v1/streams/{first}")).json();
+    assert_eq!(told["client"], "c0");
 }
 
 fn head_bytes(server: &Server) {

@@ -154,8 +154,9 @@ fn a_folder_that_is_taken_away_is_told_and_never_silently_ready() {
 fn a_map_that_is_cut_short_is_told_and_flips_nobody() {
     let home = Home::new();
     let flags = [
+        // Longer than it takes to see the loss.
         "--beat-interval-ms=500",
-        "--offline-after-ms=1500",
+        "--offline-after-ms=4000",
         "--shards=2",
         // In a memory nothing would be lost.
         "--memory=off",
@@ -175,7 +176,7 @@ fn a_map_that_is_cut_short_is_told_and_flips_nobody() {
             .then_some(())
     });
     // Far longer than a silence may be.
-    crate::harness::pause(2_500);
+    crate::harness::pause(6_000);
     let record = server.record("bob");
     assert_eq!((record.online, record.since), (true, since));
     server.kill();

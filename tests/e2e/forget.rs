@@ -67,7 +67,8 @@ fn a_server_that_is_killed_in_mid_forgetting_finishes_it_at_the_next_start() {
 #[test]
 fn a_full_store_has_room_again_for_as_many_as_were_erased() {
     let home = Home::new();
-    let server = home.serve(&[FAST, &["--users-max=2", "--shards=2"]].concat());
+    // Nobody falls silent meanwhile.
+    let server = home.serve(&["--users-max=2", "--shards=2"]);
     let beat = |user: &str| server.post("/v1/beat", &json!({"users": [user]})).status;
     assert_eq!([beat(GONE), beat("ann"), beat("bob")], [204, 204, 200]);
     let mut watcher = server.stream(&format!("watch={GONE}&watch=bob"));
@@ -84,7 +85,9 @@ fn a_full_store_has_room_again_for_as_many_as_were_erased() {
 #[test]
 fn an_erased_user_is_gone_from_the_files_after_a_compaction_and_all_others_are_there() {
     let home = Home::new();
-    let server = home.serve(FAST);
+    // Nobody falls silent before all have been seen.
+    let unhurried = ["--beat-interval-ms=500", "--offline-after-ms=5000"];
+    let server = home.serve(&unhurried);
     let mut users: Vec<String> = (0..100).map(|n| format!("user-number-{n}")).collect();
     users[7] = GONE.to_owned();
     assert_eq!(

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,21 +87,32 @@ pub(crate) fn unix_ms() -> u64 {
     Clock::new().now().unix.ms()
 }
 
+/// Where the servers of a home listen. The kernel gives sockets that are bound to all addresses
+/// higher ports, so none of them can take one of these while a server is down.
+const PORTS: (u16, u16) = (8_470, 8_471);
+
 /// What a server needs that outlives its process: a data folder and an address.
 pub(crate) struct Home {
     folder: tempfile::TempDir,
     ip: Ipv4Addr,
-    /// Of the last server that ran here: the next one takes the same.
+    /// Of the last server that ran here, if it was told others: the next one takes the same.
     ports: Mutex<Option<(SocketAddr, SocketAddr)>>,
 }
 
 impl Home {
     pub(crate) fn new() -> Home {
-        static NEXT: AtomicU8 = AtomicU8::new(2);
-        let [high, low, ..] = (std::process::id() as u16).to_be_bytes();
+        // More of a process than it ever makes: none has the address of one that is still there.
+        static NEXT: AtomicU16 = AtomicU16::new(2);
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            nth < 1_000,
+            "a process makes more homes than there are addresses"
+        );
+        let process = std::process::id() as u16 & 0x1fff;
+        let [high, low, ..] = (process << 2 | nth >> 8).to_be_bytes();
         Home {
             folder: tempfile::tempdir().expect("a folder can be made"),
-            ip: Ipv4Addr::new(127, high | 128, low, NEXT.fetch_add(1, Ordering::Relaxed)),
+            ip: Ipv4Addr::new(127, high | 128, low, nth as u8),
             ports: Mutex::default(),
         }
     }
@@ -143,12 +154,12 @@ impl Home {
     }
 
     pub(crate) fn addresses(&self) -> [String; 2] {
-        let any = SocketAddr::from((self.ip, 0));
+        let [http, udp] = [PORTS.0, PORTS.1].map(|port| SocketAddr::from((self.ip, port)));
         let (http, udp) = self
             .ports
             .lock()
             .expect("no holder panics")
-            .unwrap_or((any, any));
+            .unwrap_or((http, udp));
         [format!("--http={http}"), format!("--udp={udp}")]
     }
 
@@ -388,6 +399,22 @@ impl Server {
         });
     }
 
+    /// Waits until a limit has been reached as often as said. What a shard has counted is shown
+    /// from the end of its turn on: one that has answered may not have shown it to another yet.
+    pub(crate) fn expect_limit_hits(&self, limit: &str, wanted: impl Fn(f64) -> bool) {
+        let series = format!("greendot_limit_hits_total{{limit=\"{limit}\"}}");
+        self.expect_metric(&series, wanted);
+    }
+
+    /// Waits until what the shards have told each other has been read.
+    pub(crate) fn expect_mail_read(&self) {
+        until("all mail has come", || {
+            let metrics = self.metrics();
+            let of = |what: &str| metrics.sum(&format!("greendot_mail_{what}_total"));
+            (of("posted") == of("received")).then_some(())
+        });
+    }
+
     /// That a publisher of a [`FAST`] server was expired in time, both of its times being the
     /// server's own.
     ///
@@ -517,8 +544,13 @@ pub(crate) struct Sender {
 
 impl Sender {
     pub(crate) fn new(to: SocketAddr, key: FleetKey) -> Sender {
+        // Not all addresses, where one will do: a home's port would be taken by it as well.
+        let from = match to.ip().is_loopback() {
+            true => Ipv4Addr::LOCALHOST,
+            false => Ipv4Addr::UNSPECIFIED,
+        };
         Sender {
-            socket: UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free"),
+            socket: UdpSocket::bind((from, 0)).expect("a port is free"),
             to,
             key,
             last_ms: AtomicU64::new(0),

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use crate::harness::{Home, Server};
 use crate::http::Answer;
-use crate::limits::limit_hits;
 
 /// What no log, metric, answer or list of processes may hold.
 const CANARY: &str = "canary-6f2a-of-32-bytes-or-more-9c31";
@@ -83,7 +82,7 @@ fn users_prove_who_they_are_and_no_secret_is_told() {
 }
 
 /// Makes a ticket of a token.
-fn ticket(server: &Server, token: &str) -> String {
+pub(crate) fn ticket(server: &Server, token: &str) -> String {
     let mut conn = server.connect();
     let lines = format!("Host: a\r\nAuthorization: Bearer {token}\r\n");
     conn.send(format!("POST /v1/ticket HTTP/1.1\r\n{lines}\r\n").as_bytes());
@@ -155,7 +154,7 @@ pub(crate) fn used_tickets_are_kept_in_so_many_bytes() {
     let refusal = open(0).expect("overloaded");
     assert_eq!(refusal.data["reason"], "tickets");
     assert!(refusal.retry_ms.is_some());
-    assert_eq!(limit_hits(&server, "tickets-bytes-max"), 1.0);
+    server.expect_limit_hits("tickets-bytes-max", |hits| hits == 1.0);
 }
 
 /// With keys a node may be reached from everywhere, and operators need a listener of their own.

@@ -11,14 +11,14 @@ use crate::harness::{Home, Server, until};
 use crate::http::{Answer, Conn};
 
 /// A service's key and its line.
-fn made(home: &Home, name: &str, scopes: &str) -> (String, String) {
+pub(crate) fn made(home: &Home, name: &str, scopes: &str) -> (String, String) {
     let args = ["key", "new", "--service", name, "--scopes", scopes];
     let printed = String::from_utf8(home.run(&args).stdout).expect("it prints text");
     let (key, line) = printed.split_once('\n').expect("two lines");
     (key.to_owned(), line.to_owned())
 }
 
-fn write(home: &Home, name: &str, text: &str) {
+pub(crate) fn write(home: &Home, name: &str, text: &str) {
     let path = home.path().join(name);
     fs::write(&path, text).expect("it is written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it has a mode");

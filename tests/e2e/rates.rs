@@ -2,7 +2,6 @@
 
 use crate::harness::{Home, Server};
 use crate::http::Answer;
-use crate::limits::limit_hits;
 
 /// More than is allowed at once, and in the time that so many take on a busy machine.
 const ASKED: usize = 20;
@@ -57,7 +56,7 @@ pub(crate) fn who_asks_too_much_is_told_when_to_come_again() {
             .parse()
             .expect("it");
         assert!((1..=60).contains(&seconds), "{limit}: {seconds}");
-        assert!(limit_hits(&server, limit) >= 1.0, "{limit}");
+        server.expect_limit_hits(limit, |hits| hits >= 1.0);
     };
     let query = "POST /v1/presence/query";
     until_refused("queries-per-user-second-max", "a", query, r#"{"users":[]}"#);
@@ -85,7 +84,7 @@ pub(crate) fn who_asks_too_much_is_told_when_to_come_again() {
             .collect::<Vec<_>>()
     };
     streams("d", "");
-    assert!(limit_hits(&server, "streams-per-user-second-max") >= 1.0);
+    server.expect_limit_hits("streams-per-user-second-max", |hits| hits >= 1.0);
     for (limit, user, body) in [
         ("edits-per-user-second-max", "e", r#"{"remove":["x"]}"#),
         (

@@ -1,10 +1,12 @@
 //! Readers that are slow, stuck or dead, on real sockets.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use greendot::time::boottime;
 use rustix::process::Signal;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -15,6 +17,7 @@ use crate::harness::{
 use crate::http::{Conn, Got};
 use crate::process::{Lines, Process};
 use crate::stream::{Stream, records};
+use crate::tls_client;
 
 /// Ids of the greatest length, so that a few hundred of them fill every buffer on the way.
 pub(crate) fn wide_users(count: usize) -> Vec<String> {
@@ -68,7 +71,7 @@ fn why_evicted(server: &Server) -> String {
 #[test]
 fn who_never_reads_is_let_go_and_expires() {
     let home = Home::new();
-    let server = home.serve(&[FAST, &["--write-stall-max-ms=1000", "--shards=1"]].concat());
+    let server = home.serve(&[FAST, &["--write-stall-max-ms=2000", "--shards=1"]].concat());
     let mut other = server.stream("watch=stuck&watch=bob");
     other.begin();
     let mut stuck = narrow(server.http);
@@ -90,7 +93,7 @@ fn who_never_reads_is_let_go_and_expires() {
         gone.since() - gone.last_active() >= OFFLINE_AFTER_MS,
         "{gone:?}"
     );
-    // What had been written can still be read; then comes the end, within a record.
+    // What has come can still be read; then comes the end, within a record.
     let read = stuck.read_to_end();
     assert!(
         read.starts_with(b"HTTP/1.1 200 OK\r\n") && !read.ends_with(b"\n\n\r\n"),
@@ -100,15 +103,46 @@ fn who_never_reads_is_let_go_and_expires() {
     other.expect_quiet(100);
 }
 
-/// Changes of fifty users, ten every `pause_ms`, until told to stop.
-fn flip(server: &Server, stop: &Arc<AtomicBool>, pause_ms: u64) -> std::thread::JoinHandle<()> {
+/// In peace its end would wait behind what it does not read, and with it the kernel's memory.
+#[test]
+fn who_never_reads_is_reset_no_sooner_than_the_time_is_over() {
+    const STALL_MS: u64 = 2_000;
+    let home = Home::new();
+    tls_client::issue(&home);
+    let flags = ["--write-stall-max-ms=2s", "--keep-alive-ms=500ms"];
+    let server = tls_client::serve(&home, &[&flags[..], &["--shards=1"]].concat());
+    let config = tls_client::config(&home);
+    let sealed = tls_client::sealed(narrow(tls_client::https(&server)), &config);
+    for (nth, mut stuck) in [narrow(server.http), sealed].into_iter().enumerate() {
+        let asked = boottime();
+        ask(&mut stuck, None, &wide_users(1_000));
+        // Without a read: of those the first would find what came before.
+        let error = until("the reset", || {
+            stuck.socket.take_error().expect("it is a socket")
+        });
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let took = boottime().ms_since(asked);
+        assert!(took >= STALL_MS, "{took}");
+        server.expect_metric("greendot_conns_evicted_total", |evicted| {
+            evicted == (nth + 1) as f64
+        });
+        assert_eq!(
+            why_evicted(&server),
+            format!("write_stall {}, user_timeout 0", nth + 1)
+        );
+    }
+}
+
+/// Changes of fifty users, ten every `pause_ms`, until told to stop; how many datagrams that took.
+fn flip(server: &Server, stop: &Arc<AtomicBool>, pause_ms: u64) -> std::thread::JoinHandle<u64> {
     let (sender, stop) = (server.sender(), Arc::clone(stop));
     std::thread::spawn(move || {
         let users = wide_users(50);
         let users: Vec<&str> = users.iter().map(String::as_str).collect();
+        let mut sent = 0;
         for round in 0.. {
             if stop.load(Ordering::Relaxed) {
-                return;
+                break;
             }
             for ten in users.chunks(10) {
                 if round % 2 == 0 {
@@ -116,9 +150,11 @@ fn flip(server: &Server, stop: &Arc<AtomicBool>, pause_ms: u64) -> std::thread::
                 } else {
                     sender.leave(ten);
                 }
+                sent += 1;
                 pause(pause_ms);
             }
         }
+        sent
     })
 }
 
@@ -126,6 +162,16 @@ fn flip(server: &Server, stop: &Arc<AtomicBool>, pause_ms: u64) -> std::thread::
 /// changes: as good as 90 s.
 #[test]
 fn who_reads_slowly_stays_and_ends_with_the_right_states() {
+    as_good_as_90_s(false);
+}
+
+/// The same over TLS: most of the time a record is half read, of which nothing counts as written.
+#[test]
+fn who_reads_slowly_in_the_middle_of_records_stays() {
+    as_good_as_90_s(true);
+}
+
+fn as_good_as_90_s(sealed: bool) {
     let flags = ["--write-stall-max-ms=3s", "--outbox-bytes-max=16K"];
     read_slowly(
         &flags,
@@ -134,6 +180,7 @@ fn who_reads_slowly_stays_and_ends_with_the_right_states() {
             bytes: 2_560,
             every_ms: 250,
             change_ms: 10,
+            sealed,
         },
     );
 }
@@ -148,6 +195,7 @@ fn who_reads_a_kilobyte_a_second_stays_and_ends_with_the_right_states() {
             bytes: 1_024,
             every_ms: 1_000,
             change_ms: 100,
+            sealed: false,
         },
     );
 }
@@ -157,13 +205,38 @@ struct Slowly {
     bytes: usize,
     every_ms: u64,
     change_ms: u64,
+    sealed: bool,
+}
+
+/// One read of at most so many bytes from a socket. Returns how many came, 0 at the end.
+fn read_few(conn: &mut Conn, bytes: usize) -> usize {
+    let mut few = (&mut conn.socket).take(bytes as u64);
+    let mut plain = vec![0; 65_536];
+    let Some(tls) = &mut conn.tls else {
+        let n = few.read(&mut plain).unwrap_or(0);
+        conn.buffer.extend_from_slice(&plain[..n]);
+        return n;
+    };
+    let n = tls.read_tls(&mut few).unwrap_or(0);
+    tls.process_new_packets().expect("whole records are sound");
+    while let Ok(m @ 1..) = tls.reader().read(&mut plain) {
+        conn.buffer.extend_from_slice(&plain[..m]);
+    }
+    n
 }
 
 fn read_slowly(flags: &[&str], slow_ms: u64, slowly: Slowly) {
     let home = Home::new();
-    let server = home.serve(&[&["--offline-after-ms=90s"], flags].concat());
+    tls_client::issue(&home);
+    let server = tls_client::serve(&home, &[&["--offline-after-ms=90s"], flags].concat());
     let users = wide_users(50);
-    let mut slow = narrow(server.http);
+    let mut slow = match slowly.sealed {
+        false => narrow(server.http),
+        true => {
+            let config = tls_client::config(&home);
+            tls_client::sealed(narrow(tls_client::https(&server)), &config)
+        }
+    };
     ask(&mut slow, None, &users);
     let mut slow = Stream::answered(slow);
     let stop = Arc::new(AtomicBool::new(false));
@@ -171,17 +244,15 @@ fn read_slowly(flags: &[&str], slow_ms: u64, slowly: Slowly) {
 
     let until_slow_ends = Deadline::in_ms(slow_ms);
     while until_slow_ends.left().is_some() {
-        let mut few = vec![0; slowly.bytes];
-        let read = std::io::Read::read(&mut slow.conn.socket, &mut few);
-        let n = read
-            .ok()
-            .filter(|n| *n > 0)
-            .unwrap_or_else(|| panic!("it was let go: {}", why_evicted(&server)));
-        slow.conn.buffer.extend_from_slice(&few[..n]);
+        let n = read_few(&mut slow.conn, slowly.bytes);
+        assert!(n > 0, "it was let go: {}", why_evicted(&server));
         pause(slowly.every_ms);
     }
     stop.store(true, Ordering::Relaxed);
-    flipping.join().expect("it only sends");
+    let sent = flipping.join().expect("it only sends") as f64;
+    // All of them have come, and what they change has been decided.
+    server.expect_metric("greendot_datagrams_received_total", |came| came >= sent);
+    server.expect_mail_read();
     // It was really held up, and states were skipped.
     assert!(server.metrics().sum("greendot_flushes_partial_total") > 0.0);
 

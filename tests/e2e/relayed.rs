@@ -85,7 +85,7 @@ fn answer(server: &Server, stream: &mut Stream, id: &str) -> bool {
 #[test]
 fn a_client_that_vanishes_behind_a_relay_is_offline_in_time() {
     let home = Home::new();
-    let server = home.serve(&[FAST, &["--shards=2", "--keep-alive-ms=700"]].concat());
+    let server = home.serve(&[FAST, &["--shards=2", "--keep-alive-ms=400"]].concat());
     let relay = Relay::to(server.http);
     let mut watcher = server.stream("watch=gone");
     watcher.begin();
@@ -140,8 +140,14 @@ fn a_stream_that_vouches_is_held_open_by_a_relay() {
 #[test]
 pub(crate) fn a_stream_ends_after_its_longest_life_and_nothing_is_missed() {
     let home = Home::new();
-    let flags = [FAST, &["--stream-life-ms=2500", "--shards=1"]].concat();
-    let server = home.serve(&flags);
+    // Who comes back within seconds has not gone.
+    let server = home.serve(&[
+        "--beat-interval-ms=500",
+        "--offline-after-ms=3000",
+        "--sweep-interval-ms=50",
+        "--stream-life-ms=5000",
+        "--shards=1",
+    ]);
     let mut watcher = server.stream("watch=renewed");
     watcher.begin();
     let mut holder = server.stream("user=renewed&watch=bob");

@@ -307,3 +307,67 @@ fn a_reload_that_fails_keeps_the_keys() {
     assert_eq!(status(), 401);
     server.terminate();
 }
+
+/// What a file sets can change while streams are open; what can not is named.
+#[test]
+fn a_configuration_is_read_anew() {
+    let home = Home::new();
+    let at = home.path().join("greendot.toml");
+    written(
+        &at,
+        "query_users_max = 2\ncors_origins = [\"https://old.example\"]\n",
+    );
+    let server = home.serve(&[
+        "--config=greendot.toml",
+        "--shards=2",
+        "--body-bytes-max=5000",
+    ]);
+    let mut stream = server.stream("watch=bob");
+    stream.begin();
+    let asked = |origin: &str, users: usize| {
+        let users: Vec<String> = (0..users).map(|n| format!("user=u{n}")).collect();
+        let target = format!("/v1/presence?{}", users.join("&"));
+        let mut conn = server.connect();
+        let lines = format!("GET {target} HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\n\r\n");
+        conn.send(lines.as_bytes());
+        let answer = conn.answer();
+        let allowed = answer.field("access-control-allow-origin");
+        let allowed = allowed.map(str::to_owned);
+        (answer.status, allowed)
+    };
+    let (old, new) = ("https://old.example", "https://new.example");
+    assert_eq!(asked(old, 2), (200, Some(old.into())));
+    assert_eq!(asked(old, 3).0, 413);
+    assert_eq!(asked(new, 2).1, None);
+    let text = format!(
+        "query_users_max = 3\ncors_origins = [\"{new}\"]\nlog_level = \"debug\"\nusers_max = 5000\n\
+         body_bytes_max = 9000\n"
+    );
+    written(&at, &text);
+    reload(&home, &server, "done");
+    server.expect_log("--query-users-max is 3 from now on");
+    server.expect_log("--users-max is 5000 now: a running node does not take it; restart it");
+    until("each shard has had a turn", || {
+        let asked: Vec<_> = (0..8).map(|_| asked(new, 3)).collect();
+        asked
+            .iter()
+            .all(|answer| *answer == (200, Some(new.into())))
+            .then_some(())
+    });
+    assert_eq!(asked(new, 4).0, 413);
+    assert_eq!(asked(old, 2).1, None);
+    // A flag wins over the file, as at the start.
+    let long = vec![b' '; 5_001];
+    let answer = server.connect().post_bytes("/v1/beat", &long);
+    answer.expect_problem(413, "body-too-large");
+    // What is no configuration changes nothing, and keys are read all the same.
+    written(&at, "query_users_max = 0\n");
+    reload(&home, &server, "done");
+    server.expect_metric("greendot_config_reloads_total{outcome=\"failed\"}", |n| {
+        n == 1.0
+    });
+    server.expect_log("the configuration stays as it is: ");
+    assert_eq!(asked(new, 3).0, 200);
+    server.sender().beat(&["bob"]);
+    stream.expect_presence("bob", true);
+}

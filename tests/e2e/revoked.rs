@@ -1,19 +1,18 @@
 //! Revoked tokens against real nodes: over a kill and a restart, and from node to node.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::harness::{Home, Server, until};
 use crate::http::{Answer, Conn};
-use crate::limits::limit_hits;
 use crate::stream::Stream;
 
-fn token(home: &Home, flags: &[&str]) -> String {
+pub(crate) fn token(home: &Home, flags: &[&str]) -> String {
     let token = home.token("alice", &[&["--watch=*"], flags].concat());
     format!("Authorization: Bearer {token}\r\n")
 }
 
-fn asked(to: SocketAddr, line: &str, lines: &str, body: &str) -> Answer {
+pub(crate) fn asked(to: SocketAddr, line: &str, lines: &str, body: &str) -> Answer {
     let mut conn = Conn::to(to);
     let typed = match body.len() {
         0 => String::new(),
@@ -24,7 +23,7 @@ fn asked(to: SocketAddr, line: &str, lines: &str, body: &str) -> Answer {
 }
 
 /// The status of a query with this token at a node that decides.
-fn query(to: SocketAddr, token: &str) -> u16 {
+pub(crate) fn query(to: SocketAddr, token: &str) -> u16 {
     asked(to, "GET /v1/presence/bob", token, "").status
 }
 
@@ -80,14 +79,14 @@ pub(crate) fn no_more_are_in_force_than_may_be() {
         let answer = asked(server.http, "POST /v1/revoke", &node, &body);
         assert_eq!(answer.status, status, "{jti} {answer:?}");
     }
-    assert_eq!(limit_hits(&server, "revocations-max"), 1.0);
+    server.expect_limit_hits("revocations-max", |hits| hits == 1.0);
     server.terminate();
 }
 
-/// Addresses of a node that is yet to start.
+/// Where a node is to listen that has yet to start: others must know it before. No other home has
+/// the address. Sockets that are bound to all addresses have higher ports, by the kernel's choice.
 fn address(home: &Home) -> SocketAddr {
-    let free = TcpListener::bind((home.ip(), 0)).expect("a port is free");
-    free.local_addr().expect("it is bound")
+    (home.ip(), 8_490).into()
 }
 
 /// Two presence nodes that know nothing of each other, and a real-time node that knows both.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::harness::{FAST, Home, OFFLINE_AFTER_MS, Server, pause, until};
+use crate::harness::{FAST, Home, OFFLINE_AFTER_MS, Server, pause};
 use crate::stream::Stream;
 use rustix::process::Signal;
 
@@ -66,11 +66,7 @@ fn devices(count: usize) -> Vec<String> {
 fn watch_all(server: &Server, users: &[String]) -> Stream {
     // What one shard decided may be on its way to the other, and would be told once more after the
     // snapshot that has it.
-    until("all mail has come", || {
-        let metrics = server.metrics();
-        (metrics.sum("greendot_mail_posted_total") == metrics.sum("greendot_mail_received_total"))
-            .then_some(())
-    });
+    server.expect_mail_read();
     let (stream, told) = server.watch(users);
     assert!(
         told.iter().all(|record| record.online),

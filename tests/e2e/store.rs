@@ -317,8 +317,17 @@ fn a_full_disk_refuses_new_users_only() {
         server.post("/v1/beat", &json!({"users": ["bob"]})).status,
         204
     );
+    assert_eq!(server.get("/readyz").text(), "ready\n");
     let known = fill(&server);
     expect_full(&server, known);
+    let ready = server.get("/readyz");
+    assert_eq!(
+        (ready.status, ready.text().as_str()),
+        (
+            200,
+            "degraded: the disk had no room for the last new user\n"
+        )
+    );
     server.kill();
 
     let server = disk.serve(&home, SLOW);

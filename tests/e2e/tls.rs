@@ -1,7 +1,7 @@
 //! TLS on the real binary, with clients of all kinds: OpenSSL's, curl, Python, Node and rustls.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use crate::harness::{Home, Server, until};
 use crate::http::Conn;
 use crate::limits::limit_hits;
+use crate::netns::Namespace;
 use crate::process::{Lines, Process};
 use crate::tls_client::{config, connect, flags, https, issue, serve, stream, write};
 
@@ -189,6 +190,8 @@ fn openssl_changes_its_keys_and_ours_under_a_stream() {
         let bob = server.stream("user=bob");
         client.expect("\"online\":true");
         drop(bob);
+        // A goodbye counts once his stream has gone.
+        server.expect_metric("greendot_streams", |streams| streams == 1.0);
         let left = server.post("/v1/leave", &serde_json::json!({"users": ["bob"]}));
         assert_eq!(left.status, 204, "{round}: {left:?}");
         client.expect("\"online\":false");
@@ -288,18 +291,64 @@ fn a_new_certificate_is_taken_and_a_bad_one_is_not() {
     std::fs::remove_file(&crt).expect("a file of our own");
     reload(&server, "failed");
     assert_eq!(shown(&new), second);
-    let log = server.log();
-    let errors = log.matches("the TLS certificate stays as it is").count();
-    assert_eq!(errors, 2, "{log}");
-    assert!(
-        log.contains("this key is not that of the certificate in tls.crt"),
-        "{log}"
-    );
+    until("both are in the log", || {
+        let errors = "the TLS certificate stays as it is";
+        (server.log().matches(errors).count() == 2).then_some(())
+    });
+    server.expect_log("this key is not that of the certificate in tls.crt");
     // Nobody who was there has noticed anything.
     let _bob = server.stream("user=bob");
     for stream in &mut streams {
         stream.expect_presence("bob", true);
     }
+}
+
+/// `E2E_TLS_STREAMS` says how many, a thousand by default: tests/long has ten times as many.
+#[test]
+fn new_certificates_end_no_stream_of_a_thousand() {
+    let count = std::env::var("E2E_TLS_STREAMS");
+    let count: usize = count.map_or(1_000, |count| count.parse().expect("a number"));
+    let home = Home::new();
+    issue(&home);
+    let conns = format!("--conns-max={}", count + 100);
+    // No ping: what comes is what the test does.
+    let server = serve(&home, &["--shards=2", "--keep-alive-ms=1h", &conns]);
+    let mut streams = Vec::with_capacity(count);
+    let mut believed = config(&home);
+    for nth in 0..count {
+        // Four times on the way, and handshakes go on behind each.
+        if nth % count.div_ceil(5) == count.div_ceil(5) - 1 {
+            issue(&home);
+            reload(&server, "done");
+            believed = config(&home);
+        }
+        let mut stream = stream(&server, &believed, "watch=bob");
+        stream.begin();
+        streams.push(stream);
+    }
+    issue(&home);
+    reload(&server, "done");
+    let bob = server.stream("user=bob");
+    for stream in &mut streams {
+        stream.expect_presence("bob", true);
+    }
+    // Of bob's own the others may have been told before his shard shows it.
+    server.expect_metric("greendot_streams", |streams| streams == count as f64 + 1.0);
+    let metrics = server.metrics();
+    // Whoever believes the next certificate has no ticket of the one before.
+    let [full, resumed] = [FULL, RESUMED].map(|kind| metrics.sum(kind));
+    assert!(
+        full >= 5.0 && full + resumed == count as f64,
+        "{full} {resumed}"
+    );
+    for failed in [
+        "greendot_tls_broken_total",
+        "greendot_tls_handshakes_failed_total",
+        "greendot_conns_evicted_total",
+    ] {
+        assert_eq!(metrics.sum(failed), 0.0, "{failed}");
+    }
+    drop(bob);
 }
 
 #[test]
@@ -392,6 +441,85 @@ fn there_is_room_for_so_many_handshakes() {
     who_finds_no_room_for_a_handshake_waits();
 }
 
+/// What comes of a record that is not whole is kept, be it on a stream that needs nothing.
+#[test]
+fn records_that_are_never_whole_take_no_more_than_they_may() {
+    let home = Home::new();
+    issue(&home);
+    let small = [
+        "--shards=1",
+        "--body-bytes-max=8K",
+        "--outbox-bytes-max=16K",
+    ];
+    let server = serve(&home, &[&small[..], &["--buffer-bytes-max=64K"]].concat());
+    let config = config(&home);
+    let mut streams: Vec<_> = (0..6)
+        .map(|_| {
+            let mut conn = connect(https(&server), &config);
+            conn.send(b"GET /v1/stream HTTP/1.1\r\nHost: a\r\n\r\n");
+            conn
+        })
+        .collect();
+    server.expect_metric("greendot_streams", |streams| streams == 6.0);
+    // Of a record that says it has 16,384 bytes, all but one.
+    let mut part = vec![0; 5 + 16_383];
+    part[..5].copy_from_slice(b"\x17\x03\x03\x40\x00");
+    for conn in &mut streams {
+        conn.socket.write_all(&part).expect("the server reads");
+    }
+    server.expect_metric("greendot_tls_broken_total{reason=\"buffers\"}", |left| {
+        left >= 1.0
+    });
+    assert!(limit_hits(&server, "buffer-bytes-max") >= 1.0);
+    let metrics = server.metrics();
+    let (kept, streams_left) = (
+        metrics.sum("greendot_tls_buffered_bytes"),
+        metrics.sum("greendot_streams"),
+    );
+    assert!((16_384.0..=65_536.0 + 16_384.0).contains(&kept), "{kept}");
+    assert!((3.0..6.0).contains(&streams_left), "{streams_left}");
+    drop(streams);
+    server.expect_metric("greendot_tls_buffered_bytes", |bytes| bytes == 0.0);
+}
+
+#[test]
+fn one_client_has_a_quarter_of_the_room_for_handshakes() {
+    let server_at = Ipv4Addr::new(10, 79, 0, 1);
+    let Some(server_net) = Namespace::new() else {
+        return;
+    };
+    let Some(client_net) = Namespace::new() else {
+        return;
+    };
+    let cable = server_net.connect(server_at, &client_net, Ipv4Addr::new(10, 79, 0, 2));
+    if cable.is_none() {
+        return;
+    }
+    server_net.enter(|| {
+        let home = Home::new();
+        issue(&home);
+        let https = format!("--https={server_at}:0");
+        let [_, cert, key] = flags(&home);
+        let few = ["--shards=1", "--tls-handshakes-max=8", "--insecure"];
+        let server = home.serve(&[&few[..], &[&https, &cert, &key]].concat());
+        let at = crate::tls_client::https(&server);
+        let mut silent: Vec<Conn> = client_net.enter(|| (0..3).map(|_| Conn::to(at)).collect());
+        until("the third is one too many", || {
+            (limit_hits(&server, "tls-handshakes-max") == 1.0).then_some(())
+        });
+        assert_eq!(silent[2].read_to_end(), b"");
+        server.expect_metric("greendot_tls_handshakes_pending", |n| n == 2.0);
+        // Room is left for others, and for it again when it has let go.
+        let _here = Conn::to(at);
+        server.expect_metric("greendot_tls_handshakes_pending", |n| n == 3.0);
+        silent.remove(0);
+        server.expect_metric("greendot_tls_handshakes_pending", |n| n == 2.0);
+        let _again = client_net.enter(|| Conn::to(at));
+        server.expect_metric("greendot_tls_handshakes_pending", |n| n == 3.0);
+        assert_eq!(limit_hits(&server, "tls-handshakes-max"), 1.0);
+    });
+}
+
 #[test]
 fn operators_speak_tls_too_if_they_like() {
     let home = Home::new();
@@ -412,7 +540,7 @@ fn operators_speak_tls_too_if_they_like() {
     // The public one has no operators' calls, over TLS neither.
     let mut conn = connect(https(&server), &config);
     assert_eq!(conn.get("/metrics").status, 404);
-    assert!(server.log().contains(&format!("dashboard: https://{at}/")));
+    server.expect_log(&format!("dashboard: https://{at}/"));
 }
 
 #[test]
@@ -530,11 +658,13 @@ fn nodes_speak_tls_to_each_other() {
         (event.data.to_string().contains("\"status\":\"online\"")).then_some(())
     });
     // What went between them was sealed both ways, over a connection or two each.
-    assert!(presence.metrics().sum("greendot_tls_handshakes_total") >= 1.0);
+    presence.expect_metric("greendot_tls_handshakes_total", |count| count >= 1.0);
     let pem = config(&home);
-    let metrics = connect(realtime.admin.expect("it has one"), &pem)
-        .get("/metrics")
-        .text();
+    let mut operator = connect(realtime.admin.expect("it has one"), &pem);
+    // A shard's counts are shown from the end of a turn on: the second answer has the operator's
+    // own handshake, and the presence node's from long before.
+    operator.get("/metrics");
+    let metrics = operator.get("/metrics").text();
     let count = crate::scrape::Metrics::parse(&metrics).sum("greendot_tls_handshakes_total");
     assert!(count >= 2.0, "{count}");
 }

@@ -71,7 +71,12 @@ pub(crate) fn config(home: &Home) -> Arc<ClientConfig> {
 
 /// A connection whose handshake is over.
 pub(crate) fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> Conn {
-    let mut conn = Conn::to(address);
+    sealed(Conn::to(address), config)
+}
+
+/// A connection that speaks TLS from here on.
+pub(crate) fn sealed(mut conn: Conn, config: &Arc<ClientConfig>) -> Conn {
+    let address = conn.socket.peer_addr().expect("it is connected");
     let name = ServerName::from(address.ip());
     let mut tls = ClientConnection::new(Arc::clone(config), name).expect("it has all it needs");
     while tls.is_handshaking() {

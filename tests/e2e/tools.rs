@@ -105,13 +105,14 @@ fn a_wrong_key_is_told_by_the_node_and_by_beat() {
     server.expect_log("a beat datagram from 127.");
     let log = server.log();
     let said: Vec<&str> = log.lines().filter(|line| line.contains(id)).collect();
-    assert_eq!(said.len(), 1, "once a minute: {log}");
     let what = format!(
-        " was refused: it is signed with a fleet key that this node does not have, {id}; give its \
-         sender and this node the same --key-file (`greendot key --id FILE` prints ids). 0 others \
-         were refused since the last such line, of which there is one a minute"
+        " was refused (key): it is signed with a fleet key that this node does not have, {id}; \
+         give its sender and this node the same --key-file (`greendot key --id FILE` prints ids). \
+         0 others were refused for that since the last such line, of which there is one a second"
     );
     assert!(said[0].contains(&what), "{log}");
+    let warnings = said.iter().filter(|line| line.contains("WARN"));
+    assert_eq!(warnings.count(), 1, "one a minute: {log}");
     let count = || {
         server
             .metrics()

@@ -159,6 +159,42 @@ fn whom_a_proxy_does_not_name_counts_as_one_with_all_such() {
     }
 }
 
+/// A proxy keeps a few connections for all its clients: each of these has a rate of its own.
+#[test]
+fn new_users_are_made_at_the_rate_of_the_client_whom_a_proxy_names() {
+    let mut world = World::with(1, |settings| {
+        settings.new_users_per_conn_second_max = 2;
+        settings.trusted_proxies = vec!["10.0.0.0/8".parse().expect("a net")];
+    });
+    let [one, other] = [0; 2].map(|_| world.come_from("10.0.0.1").connect(0));
+    let mut refuses = |peer: Peer, client: &str, users: &[&str]| {
+        let body = serde_json::json!({ "users": users }).to_string();
+        let length = body.len();
+        let asked = format!(
+            "POST /v1/beat HTTP/1.1\r\nHost: a\r\n{client}Content-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        world.send(peer, asked).turn();
+        world.received(peer).matches("too_fast").count()
+    };
+    let [alice, bob] = ["192.0.2.1", "192.0.2.2"].map(|at| format!("X-Forwarded-For: {at}\r\n"));
+    assert_eq!(refuses(one, &alice, &["a1", "a2", "a3"]), 1);
+    assert_eq!(refuses(one, &bob, &["b1", "b2", "b3"]), 1);
+    assert_eq!(refuses(other, &alice, &["a4"]), 1);
+    // Whom nobody names has what the connection has.
+    assert_eq!(refuses(other, "", &["c1", "c2", "c3"]), 1);
+    assert_eq!(refuses(one, "", &["d1", "d2"]), 0);
+    assert_eq!(world.count(0, Counter::LimitNewUsersOfConn), 4);
+    // So has the holder of a stream, who is tried again at that rate.
+    let peer = world.come_from("10.0.0.1").connect(0);
+    let opened = format!("GET /v1/stream?user=a5 HTTP/1.1\r\nHost: a\r\n{alice}\r\n");
+    world.send(peer, opened).turn();
+    assert!(world.received(peer).contains("event: hello"));
+    assert_eq!(world.presence().users(), 8);
+    world.pass(world.settings.beat_interval_ms);
+    assert_eq!(world.presence().users(), 9);
+}
+
 #[test]
 fn who_is_no_listed_proxy_is_not_believed() {
     let mut world = world();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use greendot::engine::{Mail, Outbound, Role, WrongKey};
+use greendot::engine::{Mail, Outbound, Refused, Role};
 use greendot::metrics::Counter;
 use greendot::time::Unix;
 use greendot::wire::User;
@@ -201,33 +201,58 @@ fn datagrams_over_a_connection_take_the_service_token_and_are_whole() {
     assert_eq!(answer(&many), ("413".into(), "body-too-large".into()));
 }
 
-/// Whoever receives datagrams is told which of them were of a wrong key: it alone knows from where
-/// they came.
+/// Whoever receives datagrams is told which of them were refused, once for each reason: it alone
+/// knows from where they came.
 #[test]
-fn datagrams_of_a_wrong_key_are_pointed_out() {
+fn refused_datagrams_are_pointed_out() {
     let mut world = World::of_role(1, Role::All, 100);
-    let of = |key: &FleetKey| {
-        let mut writer = Writer::new(false, Unix::from_ms(START), key);
+    let sealed = |key: &FleetKey, ms| {
+        let mut writer = Writer::new(false, Unix::from_ms(ms), key);
         assert!(writer.push(User::parse(b"bob").expect("a legal user")));
         writer.seal(key)
     };
     let (own, other) = (world.key().clone(), FleetKey::new([9; 32]));
-    let (good, wrong) = (of(&own), of(&other));
-    let mut forged = good.clone();
-    forged[20] ^= 1;
-    world.arrive(0, &[&good, b"short", &good]);
-    assert_eq!(world.wrong_keys(), []);
-    let found = |nth, key: &FleetKey, is_known, datagrams| WrongKey {
+    let (good, wrong) = (sealed(&own, START), sealed(&other, START));
+    let stale = sealed(&own, START - 3_600_000);
+    let changed = |at: usize| {
+        let mut datagram = good.clone();
+        datagram[at] ^= 1;
+        datagram
+    };
+    let (forged, foreign, newer) = (changed(20), changed(0), changed(2));
+    let found = |why, nth, key_id, datagrams| Refused {
+        why,
         nth,
-        key_id: key.id(),
-        is_known,
+        key_id,
         datagrams,
     };
+    world.arrive(0, &[&good, &good]);
+    assert_eq!(world.refused(), []);
     world.arrive(0, &[&good, &wrong, &wrong, &forged]);
-    assert_eq!(world.wrong_keys(), [found(1, &other, false, 3)]);
-    world.arrive(0, &[&forged, &good]);
-    assert_eq!(world.wrong_keys(), [found(0, &own, true, 1)]);
+    let of_keys = [
+        found(Counter::DatagramKey, 1, other.id(), 2),
+        found(Counter::DatagramMac, 3, own.id(), 1),
+    ];
+    assert_eq!(world.refused(), of_keys);
+    // In the order of the reasons, each with its own first one.
+    world.arrive(
+        0,
+        &[&stale, b"short", &foreign, &newer, b"", &forged, &stale],
+    );
+    let all = [
+        found(Counter::DatagramShort, 1, 0, 2),
+        found(Counter::DatagramMagic, 2, own.id(), 1),
+        found(Counter::DatagramVersion, 3, own.id(), 1),
+        found(Counter::DatagramMac, 5, own.id(), 1),
+        found(Counter::DatagramStale, 0, own.id(), 2),
+    ];
+    assert_eq!(world.refused(), all);
+    world.arrive(0, &[&good, &forged]);
+    assert_eq!(
+        world.refused(),
+        [found(Counter::DatagramMac, 1, own.id(), 1)]
+    );
     assert_eq!(world.count(0, Counter::DatagramKey), 2);
-    assert_eq!(world.count(0, Counter::DatagramMac), 2);
+    assert_eq!(world.count(0, Counter::DatagramMac), 3);
     assert!(is_online(&mut world));
 }

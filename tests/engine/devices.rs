@@ -3,7 +3,7 @@
 use greendot::engine::Role;
 use greendot::metrics::Counter;
 use greendot::time::Unix;
-use greendot::wire::beat::DeviceKey;
+use greendot::wire::beat::{DeviceKey, is_device_key};
 
 use super::harness::{START, World, record};
 use super::identity::{ALICE, Said, asked, bearer, cell, identity, token, token_of};
@@ -64,7 +64,10 @@ fn a_device_beats_for_its_user_and_nobody_else() {
     assert_eq!(world.count(1, Counter::DatagramMac), 1);
     assert_eq!(world.count(0, Counter::DatagramsDevice), 1);
     assert_eq!(world.presence().users(), 1, "nobody else was made");
-    assert_eq!(world.wrong_keys(), [], "no operator needs to know");
+    let refused = world.refused();
+    let told = refused.iter().map(|one| (one.why, one.nth, one.datagrams));
+    assert!(told.eq([(Counter::DatagramMac, 0, 1)]), "{refused:?}");
+    assert!(is_device_key(refused[0].key_id));
 }
 
 #[test]
@@ -198,6 +201,7 @@ fn an_epoch_turns_under_beating_devices() {
     world.pass(2 * EPOCH_MS);
     beat_all(&mut world, &keys);
     assert_eq!(both(&mut world, Counter::DatagramKey), DEVICES as u64);
+    assert_eq!(world.refused(), [], "no operator needs to know");
     assert_eq!(
         both(&mut world, Counter::TransitionsOffline),
         DEVICES as u64

@@ -14,7 +14,7 @@ use greendot::auth::{Identity, Keyring, Keyrings, Revoked, ServiceKeys};
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
 use greendot::engine::{
-    Engine, EngineParts, Entrance, Mail, Operators, Outbound, Role, Verdict, WrongKey,
+    Engine, EngineParts, Entrance, Homes, Mail, Operators, Outbound, Refused, Role, Verdict,
 };
 use greendot::metrics::{Board, Counter, Gauge};
 use greendot::presence::{FollowerOptions, Presence, StoreOptions};
@@ -23,7 +23,7 @@ use greendot::wire::User;
 use greendot::wire::beat::{FleetKey, Keys, Writer};
 use greendot::wire::feed::Place;
 
-use super::kernel::{Client, Door, Made, Outside, Socket};
+use super::kernel::{Client, Door, Flood, Made, Outside, Socket, count};
 
 /// Unix ms at which every world begins.
 pub(crate) const START: u64 = 1_764_009_600_000;
@@ -58,6 +58,8 @@ pub(crate) struct World {
     outside: Outside,
     key: FleetKey,
     keyrings: Arc<Keyrings>,
+    /// Of a node of a fleet: to whom users' beats go.
+    pub(crate) homes: Homes,
     /// Shared by all lives of the node.
     revoked: Arc<Revoked>,
     /// Whether the engines' tables are held against each other after each turn.
@@ -171,9 +173,9 @@ impl World {
     /// The files of keys have been read anew.
     pub(crate) fn read_keys(&mut self, identity: Option<Identity>, services: &str) -> &mut World {
         self.keyrings.store(Arc::new(Keyring {
-            fleet: Keys::single(self.key.clone()),
             identity,
             services: ServiceKeys::parse(services).expect("a file of service keys"),
+            ..Keyring::of_fleet(Keys::single(self.key.clone()))
         }));
         self
     }
@@ -215,16 +217,21 @@ impl World {
                 backlog: VecDeque::new(),
                 entrance: Entrance::Public,
                 address: None,
+                came_at: None,
                 accepted: Vec::new(),
                 is_full: false,
                 on_reserve: None,
+                flood: None,
+                read_micros: 0,
+                meanwhile: VecDeque::new(),
                 datagrams: Vec::new(),
-                wrong_keys: Vec::new(),
+                refused: Vec::new(),
                 beats: 0,
             },
             keyrings: Keyring::of_fleet(Keys::single(key.clone())).shared(),
             key,
             revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
+            homes: Homes::default(),
             checks: true,
             followed: false,
             messages: 0,
@@ -270,6 +277,18 @@ impl World {
                 };
                 Presence::follower(options, self.now()).expect("memory")
             }
+            Role::Fleet(_) => {
+                let options = FollowerOptions {
+                    sources: 1,
+                    users_max: self.users_max,
+                    shards,
+                    offline_after_ms: self.settings.offline_after_ms,
+                };
+                return self.boot_on(
+                    shards,
+                    Presence::follower_and_heard(options, self.now()).expect("memory"),
+                );
+            }
             _ => {
                 Presence::open(&options, self.now())
                     .expect("the store opens")
@@ -277,20 +296,28 @@ impl World {
             }
         };
         let presence = Arc::new(presence);
+        self.boot_on(shards, (Arc::clone(&presence), presence));
+    }
+
+    /// On the database of which it tells, and the one that hears.
+    fn boot_on(&mut self, shards: u16, (presence, heard): (Arc<Presence>, Arc<Presence>)) {
         let board = Arc::new(Board::new(usize::from(shards)));
         for shard in 0..shards {
             let parts = EngineParts {
-                settings: Arc::new(self.settings.clone()),
+                settings: self.settings.clone().into(),
                 shard,
                 shards,
                 role: self.role.clone(),
                 operators: self.operators,
                 presence: presence.clone(),
+                heard: heard.clone(),
                 keyrings: Arc::clone(&self.keyrings),
                 revoked: Arc::clone(&self.revoked),
                 secret: self.secret(),
                 seed: 40 + u64::from(shard),
                 mirrors: self.mirrors,
+                has_webhooks: false,
+                homes: self.homes.clone(),
                 board: board.clone(),
                 now: self.now(),
             };
@@ -434,6 +461,14 @@ impl World {
         self
     }
 
+    /// Who connects from now on came so long ago, and has had a handshake since.
+    pub(crate) fn come_late(&mut self, ms: u64) -> &mut World {
+        let now = self.outside.now.mono;
+        let came_at = Mono::default().plus_ms(now.ms() - ms);
+        self.outside.came_at = Some(came_at);
+        self
+    }
+
     /// An operator connects to a shard, by the listener for operators.
     pub(crate) fn connect_to_admin(&mut self, shard: usize) -> Peer {
         self.outside.entrance = Entrance::Admin;
@@ -516,6 +551,37 @@ impl World {
         };
         let id = client.id.expect("accepted");
         self.drivers[client.shard].note_edge(id, readable);
+        self
+    }
+
+    /// Bytes arrive from a peer when a turn has received datagrams so many times.
+    pub(crate) fn send_meanwhile(&mut self, after: usize, peer: Peer, bytes: &str) -> &mut World {
+        let client = &mut self.outside.clients[peer.0];
+        client.sent.extend(bytes.as_bytes());
+        let readable = Edge {
+            readable: true,
+            ..Edge::default()
+        };
+        let id = client.id.expect("accepted");
+        self.outside.meanwhile.push_back((after, id, readable));
+        self
+    }
+
+    /// From now on a read takes so long.
+    pub(crate) fn reads_take(&mut self, micros: u64) -> &mut World {
+        self.outside.read_micros = micros;
+        self
+    }
+
+    /// From now on each call receives so many of this datagram, which takes so long.
+    pub(crate) fn flood(&mut self, datagram: &[u8], datagrams: usize, micros: u64) -> &mut World {
+        let datagram = datagram.to_vec();
+        self.outside.flood = Some(Flood {
+            datagram,
+            datagrams,
+            micros,
+        });
+        self.drivers.iter_mut().for_each(Driver::note_datagrams);
         self
     }
 
@@ -616,13 +682,18 @@ impl World {
         sent_at: Unix,
         leave: bool,
     ) -> &mut World {
+        let datagram = self.sealed(users, sent_at, leave);
+        self.datagram(shard, &datagram)
+    }
+
+    /// A datagram of these users.
+    pub(crate) fn sealed(&self, users: &[&str], sent_at: Unix, leave: bool) -> Vec<u8> {
         let mut writer = Writer::new(leave, sent_at, &self.key);
         for user in users {
             let user = User::parse(user.as_bytes()).expect("a legal user");
             assert!(writer.push(user), "the datagram is full");
         }
-        let datagram = writer.seal(&self.key);
-        self.datagram(shard, &datagram)
+        writer.seal(&self.key)
     }
 
     /// These bytes arrive as a datagram.
@@ -642,9 +713,9 @@ impl World {
         self.outside.beats
     }
 
-    /// What was told of datagrams of a wrong key since the last look.
-    pub(crate) fn wrong_keys(&mut self) -> Vec<WrongKey> {
-        std::mem::take(&mut self.outside.wrong_keys)
+    /// What was told of refused datagrams since the last look.
+    pub(crate) fn refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.outside.refused)
     }
 
     /// The key that signs datagrams.
@@ -763,8 +834,7 @@ impl World {
 
     /// How many pieces of a kind the last turn did.
     pub(crate) fn pieces(&self, kind: &str) -> usize {
-        let pieces = self.outside.pieces.iter();
-        pieces.filter(|piece| **piece == kind).count()
+        count(&self.outside.pieces, kind)
     }
 
     /// Whose tokens are void before their time.
@@ -813,6 +883,17 @@ impl World {
         assert!(received.contains(part), "{part} is not in {received:?}");
     }
 
+    /// Whether a peer has received anything since the last look, before anybody takes a turn.
+    pub(crate) fn has_any(&self, peer: Peer) -> bool {
+        !self.outside.clients[peer.0].received.is_empty()
+    }
+
+    /// What a peer has received since the last look, before anybody takes a turn.
+    pub(crate) fn taken(&mut self, peer: Peer) -> String {
+        let received = std::mem::take(&mut self.outside.clients[peer.0].received);
+        String::from_utf8(received).expect("the engine writes UTF-8")
+    }
+
     /// A peer has received exactly this since the last look.
     #[track_caller]
     pub(crate) fn expect(&mut self, peer: Peer, expected: impl AsRef<str>) -> &mut World {
@@ -836,6 +917,17 @@ impl World {
     }
 
     /// A peer's connection is open both ways.
+    #[track_caller]
+    pub(crate) fn expect_reset(&mut self, peer: Peer) -> &mut World {
+        self.expect_closed(peer);
+        assert!(self.was_reset(peer), "it was closed in peace");
+        self
+    }
+
+    pub(crate) fn was_reset(&self, peer: Peer) -> bool {
+        self.outside.clients[peer.0].was_reset
+    }
+
     #[track_caller]
     pub(crate) fn expect_open(&mut self, peer: Peer) -> &mut World {
         self.turn();

@@ -7,8 +7,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 
-use greendot::engine::turn::{Accepted, Inbox, Kernel, Notice, Order, Peer as Acknowledged, Piece};
-use greendot::engine::{Engine, Entrance, Mail, Outbound, ShardId, Verdict, WrongKey};
+use greendot::engine::turn::{
+    Accepted, Edge, Inbox, Kernel, Notice, Order, Peer as Acknowledged, Piece, Sign,
+};
+use greendot::engine::{Engine, Entrance, Mail, Outbound, Refused, ShardId, Verdict};
 use greendot::realtime::ConnId;
 use greendot::shard::mailbox::Mailbox;
 use greendot::time::{Mono, Now};
@@ -42,6 +44,8 @@ pub(crate) struct Client {
     pub(crate) sent: VecDeque<u8>,
     /// Nothing comes behind that.
     pub(crate) ended: bool,
+    /// The server has thrown away what it had not read.
+    pub(crate) was_reset: bool,
     /// Its kernel acknowledges nothing any more.
     pub(crate) vanished: bool,
     /// Something that was written is not acknowledged.
@@ -65,6 +69,7 @@ impl Client {
             blocked: false,
             sent: VecDeque::new(),
             ended: false,
+            was_reset: false,
             vanished: false,
             owes: false,
             acknowledged_at: Mono::default(),
@@ -120,22 +125,42 @@ pub(crate) struct Outside {
     pub(crate) entrance: Entrance,
     /// And from where.
     pub(crate) address: Option<IpAddr>,
+    /// When they came, if they have had a handshake since.
+    pub(crate) came_at: Option<Mono>,
     /// Accepted, and no edge has told of what they have sent already.
     pub(crate) accepted: Vec<usize>,
     /// No descriptor is free but the reserve, which may be with a client.
     pub(crate) is_full: bool,
     pub(crate) on_reserve: Option<usize>,
+    /// This datagram comes without end.
+    pub(crate) flood: Option<Flood>,
+    /// How long a read takes.
+    pub(crate) read_micros: u64,
+    /// What comes when a turn has received so many times.
+    pub(crate) meanwhile: VecDeque<(usize, ConnId, Edge)>,
     /// What arrives together, and what it cost of a turn's budget of beats.
     pub(crate) datagrams: Vec<Vec<u8>>,
     pub(crate) beats: usize,
     /// Told of datagrams since the last look.
-    pub(crate) wrong_keys: Vec<WrongKey>,
+    pub(crate) refused: Vec<Refused>,
+}
+
+/// What each call brings, and how long its work takes.
+pub(crate) struct Flood {
+    pub(crate) datagram: Vec<u8>,
+    pub(crate) datagrams: usize,
+    pub(crate) micros: u64,
 }
 
 /// One shard's kernel.
 pub(crate) struct Made<'a> {
     pub(crate) outside: &'a mut Outside,
     pub(crate) shard: usize,
+}
+
+/// How many pieces there are of a kind.
+pub(crate) fn count(pieces: &[&str], kind: &str) -> usize {
+    pieces.iter().filter(|piece| **piece == kind).count()
 }
 
 impl Made<'_> {
@@ -217,6 +242,10 @@ impl Kernel for Made<'_> {
         _beats_max: usize,
         mut take: impl FnMut(&[&[u8]]) -> usize,
     ) -> io::Result<usize> {
+        if let Some(flood) = &self.outside.flood {
+            self.outside.spent_micros += flood.micros;
+            return Ok(take(&vec![&*flood.datagram; flood.datagrams]));
+        }
         let datagrams = std::mem::take(&mut self.outside.datagrams);
         if datagrams.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -226,8 +255,18 @@ impl Kernel for Made<'_> {
         Ok(self.outside.beats)
     }
 
-    fn refused(&mut self, wrong_key: WrongKey) {
-        self.outside.wrong_keys.push(wrong_key);
+    fn look(&mut self, mut note: impl FnMut(Sign)) {
+        let received = count(&self.outside.pieces, "beats");
+        let meanwhile = &mut self.outside.meanwhile;
+        while let Some((_, conn, edge)) = meanwhile.pop_front_if(|(after, ..)| *after <= received) {
+            note(Sign::Conn(conn, edge));
+        }
+        // More of them have come as well.
+        note(Sign::Datagrams);
+    }
+
+    fn refused(&mut self, refused: Refused) {
+        self.outside.refused.push(refused);
     }
 
     fn accept(&mut self) -> Accepted<usize> {
@@ -239,6 +278,10 @@ impl Kernel for Made<'_> {
             (Some(client), Entrance::Admin) => Accepted::Admin(client),
             (None, _) => Accepted::Empty,
         }
+    }
+
+    fn came_at(&mut self) -> Option<Mono> {
+        self.outside.came_at
     }
 
     fn accept_on_reserve(&mut self) -> Accepted<usize> {
@@ -266,6 +309,7 @@ impl Kernel for Made<'_> {
     }
 
     fn read(&mut self, client: &mut usize, buffer: &mut [u8]) -> io::Result<usize> {
+        self.outside.spent_micros += self.outside.read_micros;
         let client = &mut self.outside.clients[*client];
         let n = client.sent.len().min(buffer.len());
         if n == 0 && !client.ended {
@@ -305,6 +349,11 @@ impl Kernel for Made<'_> {
     fn close(&mut self, client: usize) {
         self.outside.on_reserve.take_if(|other| *other == client);
         self.outside.clients[client].socket = Socket::Closed;
+    }
+
+    fn reset(&mut self, client: usize) {
+        self.outside.clients[client].was_reset = true;
+        self.close(client);
     }
 
     fn error(&mut self, client: &usize) -> Option<io::Error> {

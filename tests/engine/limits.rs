@@ -233,6 +233,31 @@ fn surplus_connections_have_no_longer_than_others() {
         .expect_closed(silent);
 }
 
+/// What a handshake took is of the first request's time; a refusal is heard all the same.
+#[test]
+fn a_first_request_has_its_time_from_when_its_connection_came() {
+    let mut world = World::with(1, |settings| {
+        (settings.request_deadline_ms, settings.conns_max) = (10_000, 2);
+    });
+    let (plain, late) = (world.connect(0), world.come_late(7_000).connect(0));
+    let surplus = world.come_late(9_999).connect(0);
+    world.get(surplus, "/v1/presence/bob");
+    let refused = world.received(surplus);
+    assert_eq!(
+        status_and_slug(&refused),
+        ("HTTP/1.1 503 Service Unavailable", "overloaded")
+    );
+    world
+        .at(2_999)
+        .expect_open(late)
+        .at(3_064)
+        .expect_closed(late)
+        .at(9_999)
+        .expect_open(plain)
+        .at(10_064)
+        .expect_closed(plain);
+}
+
 #[test]
 fn heads() {
     let mut world = World::with(1, |settings| settings.header_count_max = 4);
@@ -546,4 +571,132 @@ fn datagrams_cost_their_beats_and_garbage_costs_one() {
     );
     assert_eq!(world.count(0, Counter::BeatsUdp), 200);
     assert_eq!(world.count(0, Counter::LeavesUdp), 2);
+}
+
+/// A shard whose buffers hold seven longest requests, and not eight.
+fn crowdable() -> World {
+    World::with(1, |settings| {
+        settings.body_bytes_max = 8_192;
+        settings.outbox_bytes_max = 16_384;
+        settings.buffer_bytes_max = 64_000;
+    })
+}
+
+#[test]
+fn who_sends_a_long_request_when_buffers_are_full_is_refused_and_the_others_are_served() {
+    let mut world = crowdable();
+    let body = format!("{{\"users\":[\"a\"]{}}}", " ".repeat(8_192 - 15));
+    let (begun, rest) = body.split_at(8_000);
+    let head = "POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+                Content-Length: 8192\r\n\r\n";
+    let peers: Vec<_> = (0..7).map(|_| world.connect(0)).collect();
+    for peer in &peers {
+        world.send(*peer, format!("{head}{begun}"));
+        world.expect_nothing(*peer);
+    }
+    let held = world.gauge(0, Gauge::BufferedBytes);
+    assert!((7 * 8_000..64_000).contains(&held), "{held}");
+    let late = world.connect(0);
+    world.send(late, format!("{head}{begun}"));
+    let refused = world.received(late);
+    assert_eq!(
+        status_and_slug(&refused),
+        ("HTTP/1.1 503 Service Unavailable", "overloaded"),
+        "{refused}"
+    );
+    assert!(refused.contains("(buffer-bytes-max)"), "{refused}");
+    assert!(refused.contains(RETRY_AFTER), "{refused}");
+    assert_eq!(world.count(0, Counter::LimitBufferBytes), 1);
+    // In chunks, too.
+    let chunked = world.connect(0);
+    let head = "POST /v1/beat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+                Transfer-Encoding: chunked\r\n\r\n1f40\r\n";
+    world.send(chunked, format!("{head}{begun}"));
+    let refused = world.received(chunked);
+    assert_eq!(
+        status_and_slug(&refused),
+        ("HTTP/1.1 503 Service Unavailable", "overloaded"),
+        "{refused}"
+    );
+    // Who was there before loses nothing, and leaves nothing.
+    for peer in &peers {
+        world.send(*peer, rest);
+        world.expect(*peer, NO_CONTENT);
+    }
+    world.pass(2_000);
+    assert_eq!(world.gauge(0, Gauge::BufferedBytes), 0);
+}
+
+#[test]
+fn when_answers_that_nobody_reads_fill_the_buffers_short_requests_are_served() {
+    let mut world = crowdable();
+    let users: Vec<String> = (0..60).map(|n| format!("{n:0>100}")).collect();
+    let ask = serde_json::json!({ "users": users }).to_string();
+    let mut stalled = Vec::new();
+    while world.gauge(0, Gauge::BufferedBytes) < 64_000 {
+        let peer = world.connect(0);
+        world.stall(peer).post(peer, "/v1/presence/query", &ask);
+        stalled.push(peer);
+    }
+    assert_eq!(world.count(0, Counter::LimitBufferBytes), 0);
+    let short = world.connect(0);
+    world.get(short, "/v1/presence/a");
+    assert!(world.received(short).starts_with("HTTP/1.1 200 "));
+    world.post(short, "/v1/presence/query", &ask);
+    let refused = world.received(short);
+    assert_eq!(
+        status_and_slug(&refused),
+        ("HTTP/1.1 503 Service Unavailable", "overloaded"),
+        "{refused}"
+    );
+    let long = format!("/v1/stream?watch={}", users[..12].join("&watch="));
+    let stream = world.connect(0);
+    assert!(world.gauge(0, Gauge::BufferedBytes) >= 64_000);
+    world.get(stream, &long);
+    let received = world.received(stream);
+    overloaded(&world, &received, "buffers");
+    assert_eq!(world.count(0, Counter::LimitBufferBytes), 2);
+    // Strangers hold up no service.
+    let backend = world.connect(0);
+    let token = world.key().service_token();
+    let asked = posted("/v1/presence/query", &ask);
+    let authorization = format!("\r\nAuthorization: Bearer {token}\r\n");
+    world.send(backend, asked.replacen("\r\n", &authorization, 1));
+    assert!(world.received(backend).starts_with("HTTP/1.1 200 "));
+    assert_eq!(world.count(0, Counter::LimitBufferBytes), 2);
+    // A short one opens, and is told in pieces.
+    let ids: Vec<&str> = users.iter().map(String::as_str).collect();
+    let (stream, id) = world.stream(0, "watch=a", 1);
+    world.received(stream);
+    let edit = serde_json::json!({ "add": &ids[..12] }).to_string();
+    let editor = world.connect(0);
+    world.post(editor, &format!("/v1/stream/{id}/watch"), &edit);
+    assert_eq!(
+        status_and_slug(&world.received(editor)).0,
+        "HTTP/1.1 503 Service Unavailable"
+    );
+    for some in ids.chunks(8) {
+        let editor = world.connect(0);
+        let edit = serde_json::json!({ "add": some }).to_string();
+        world.post(editor, &format!("/v1/stream/{id}/watch"), &edit);
+        assert!(world.received(editor).starts_with("HTTP/1.1 200 "));
+    }
+    world.received(stream);
+    let (before, chunks) = (
+        world.count(0, Counter::LimitBufferBytes),
+        world.chunks(stream),
+    );
+    for some in ids.chunks(8) {
+        world.beat(0, some);
+    }
+    world.turn();
+    let told = world.received(stream);
+    assert_eq!(told.matches("\"status\":\"online\"").count(), 60);
+    assert!(world.count(0, Counter::LimitBufferBytes) > before);
+    assert!(world.chunks(stream) > chunks + 3);
+    for peer in stalled {
+        world.read(peer, None);
+        assert!(world.received(peer).starts_with("HTTP/1.1 200 "));
+    }
+    assert_eq!(world.gauge(0, Gauge::BufferedBytes), 0);
 }

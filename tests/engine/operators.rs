@@ -92,6 +92,9 @@ const HIDDEN: &[(&str, &[&str])] = &[
     ("/v1/revoke", ALL),
     ("/v1/streams/held", ALL),
     ("/v1/streams/end", ALL),
+    ("/v1/streams", ALL),
+    ("/v1/streams/0.0.0.00", ALL),
+    ("/v1/online", ALL),
     ("/v1/presence/bob", &["PUT", "DELETE"]),
     ("/v1/presence", &["PUT"]),
     ("/v1/presence/query", &["PUT", "DELETE"]),
@@ -204,6 +207,14 @@ const GUARDED: &[(&str, &str, [&str; 11])] = &[
         ["401", ".", ".", ".", ".", ".", ".", ".", "200", "200", "200"]),
     ("GET /v1/node/stream", "",
         ["401", ".", ".", ".", ".", ".", ".", "200", ".", "200", "200"]),
+    ("GET /v1/streams", "",
+        ["401", ".", ".", ".", ".", ".", ".", ".", "200", "200", "200"]),
+    ("GET /v1/streams/1.2.3", "",
+        ["401", ".", ".", ".", ".", ".", ".", ".", "404", "404", "404"]),
+    ("DELETE /v1/streams/1.2.3", "",
+        ["401", ".", ".", ".", ".", ".", ".", ".", "404", "404", "404"]),
+    ("GET /v1/online", "",
+        ["401", ".", ".", ".", ".", ".", ".", ".", "200", "200", "200"]),
     // What has nothing of anybody.
     ("GET /", "", ["200"; 11]),
     ("GET /client.js", "", ["200"; 11]),
@@ -259,6 +270,12 @@ fn on_loopback_looking_is_free() {
         ("GET /v1/presence/bob", "", "200"),
         ("DELETE /v1/presence/bob", "", "401"),
         ("DELETE /v1/presence/bob", &bearer(&keys[6]), "204"),
+        ("GET /v1/streams", "", "200"),
+        ("GET /v1/streams/1.2.3", "", "404"),
+        ("DELETE /v1/streams/1.2.3", "", "401"),
+        ("DELETE /v1/streams/1.2.3", &bearer(&keys[6]), "404"),
+        ("GET /v1/online", "", "200"),
+        ("GET /v1/online", &bearer(&keys[5]), "."),
         // Who shows a key is held to its scopes.
         ("GET /metrics", &bearer(&keys[6]), "."),
     ] {
@@ -277,6 +294,9 @@ fn metrics_may_be_open_alone() {
     assert_eq!(cell(&admin(&mut world, "GET /metrics", "", "")), "200");
     let answer = admin(&mut world, "GET /v1/presence/bob", "", "");
     assert_eq!(cell(&answer), "401");
+    for line in ["GET /v1/streams", "GET /v1/streams/1.2.3", "GET /v1/online"] {
+        assert_eq!(cell(&admin(&mut world, line, "", "")), "401", "{line}");
+    }
     assert_eq!(cell(&public(&mut world, "GET /metrics", "", "")), "404");
 }
 

@@ -141,6 +141,7 @@ fn who_takes_nothing_is_evicted_and_who_takes_a_little_lives() {
         received += &world.received(slow);
         let evicted = world.is_closed(dead);
         assert_eq!(evicted, ms > 31_064, "at {ms}");
+        assert_eq!(evicted, world.was_reset(dead));
     }
     world.expect_open(slow).expect_nothing(dead);
     assert_eq!(world.count(0, Counter::LimitWriteStall), 1);
@@ -210,7 +211,7 @@ fn a_closing_reader_gets_the_rest_and_costs_no_turns() {
         .at(88_000)
         .expect_open(bob)
         .at(89_128)
-        .expect_closed(bob);
+        .expect_reset(bob);
     assert_eq!(world.count(0, Counter::EvictedWriteStall), 1);
 }
 
@@ -240,8 +241,28 @@ fn who_asks_on_and_reads_nothing_is_evicted_no_later() {
         .at(30_000)
         .expect_open(bob)
         .at(30_128)
-        .expect_closed(bob);
+        .expect_reset(bob);
     assert_eq!(world.count(0, Counter::EvictedWriteStall), 1);
+}
+
+/// By the server's own clock: no sooner than the time, and a tick of its timers later at most. What
+/// it is owed does not matter, nor that it is asked whether it is there in between.
+#[test]
+fn who_reads_nothing_is_reset_when_the_time_is_over() {
+    for (keep_alive_ms, began_ms) in [(15_000, 0), (15_000, 777), (600_000, 12_345)] {
+        let mut world = World::with(1, |settings| settings.keep_alive_ms = keep_alive_ms);
+        let bob = reader(&mut world, &publishers(1));
+        world.stall(bob).at(began_ms).beat(0, &["p0000"]).turn();
+        world.at(began_ms + 29_999).expect_open(bob);
+        let mut ms = began_ms + 29_999;
+        while !world.is_closed(bob) {
+            ms += 1;
+            world.at(ms).turn();
+        }
+        assert!((30_000..=30_064).contains(&(ms - began_ms)), "{ms}");
+        world.expect_reset(bob).expect_nothing(bob);
+        assert_eq!(world.count(0, Counter::EvictedWriteStall), 1);
+    }
 }
 
 /// However much an outbox may hold: readers bound their lines.

@@ -20,10 +20,14 @@ type Table = &'static [(&'static str, &'static str)];
 const EDGES: Table = &[
     ("time", ""),
     ("trust", ""),
+    ("backoff", ""),
     ("version", ""),
     ("lookup", ""),
     ("random", ""),
+    ("reach", ""),
+    ("redis_url", ""),
     ("cgroup", ""),
+    ("cache", ""),
     ("metrics", "time"),
     ("logs", "metrics time"),
     ("planted", ""),
@@ -32,25 +36,34 @@ const EDGES: Table = &[
     ("wire", "status time"),
     ("auth", "time wire"),
     ("key_files", "auth"),
-    ("store", "cgroup planted random slot status time wire"),
-    ("presence", "planted random slot status store time wire"),
+    ("store", "cache cgroup planted random slot status time wire"),
+    ("presence", "cache planted random slot status store time wire"),
     ("realtime", "time wire"),
     ("pages", "metrics time version"),
     ("engine", "auth metrics pages planted presence realtime slot status time wire"),
-    ("shard", "auth engine logs metrics random realtime time wire"),
-    ("links", "auth engine lookup metrics planted presence slot time trust wire"),
+    ("shard", "auth cache engine logs metrics random realtime time wire"),
+    (
+        "links",
+        "auth backoff engine lookup metrics planted presence reach slot status time trust wire",
+    ),
+    ("fleet", "planted slot status time wire"),
+    (
+        "bridge",
+        "auth backoff engine fleet metrics presence redis_url slot status time trust wire",
+    ),
     ("fleet_key", "random wire"),
-    ("config", "auth engine slot store"),
+    ("config", "auth engine reach redis_url slot store wire"),
     ("limits", "cgroup config engine links store"),
     (
         "node",
-        "auth cgroup config engine fleet_key key_files limits links logs lookup metrics presence \
-         random shard store time trust version wire",
+        "auth bridge cgroup config engine fleet fleet_key key_files limits links logs lookup \
+         metrics presence random redis_url shard store time trust version wire",
     ),
     // `greendot store` reads a folder as the presence database keeps it.
     (
         "tools",
-        "auth config fleet_key key_files limits lookup presence random store time trust wire",
+        "auth bridge config engine fleet fleet_key key_files limits lookup presence random \
+         redis_url store time trust wire",
     ),
     ("cli", "auth config tools version"),
     ("main", "cli config limits logs node time tools"),
@@ -62,7 +75,7 @@ const EDGES: Table = &[
 #[rustfmt::skip]
 const LOADGEN: &[&str] = &[
     "affinity clock gone http knee population procfs progress record schedule server_clock servers",
-    "sse stats truth units",
+    "seal sse stats truth units",
     "asks chunked common effort exposition graph ledger",
     "fleet report target",
     "answers cause html shards workers",
@@ -81,10 +94,19 @@ const EDGES_OF_TESTS: Table = &[
 ];
 
 /// Neither may ever name the other, whatever EDGES says.
-const STRANGERS: &[(&str, &str)] = &[("presence", "realtime"), ("shard", "links")];
+const STRANGERS: &[(&str, &str)] = &[
+    ("presence", "realtime"),
+    ("shard", "links"),
+    ("shard", "fleet"),
+    ("links", "fleet"),
+    ("shard", "bridge"),
+    ("links", "bridge"),
+];
 
 /// What no kernel is needed for: the simulators drive it, and a run is a function of its seed.
-const PURE: &[&str] = &["wire", "auth", "presence", "realtime", "pages", "engine"];
+const PURE: &[&str] = &[
+    "wire", "auth", "presence", "realtime", "pages", "engine", "fleet",
+];
 
 /// What asks the kernel, or reads a clock. Tests may.
 const KERNEL: &[&str] = &[
@@ -114,7 +136,9 @@ const KEEPERS: Table = &[
     ("mio", "shard"),
     ("memmap2", "store"),
     ("httparse", "wire"),
-    ("aws_lc_rs", "auth"),
+    ("tokio", "bridge"),
+    ("tokio_rustls", "bridge"),
+    ("aws_lc_rs", "auth shard::tls"),
     ("base64", "auth"),
     ("prometheus_client", "pages"),
     ("rustls", "shard::tls trust"),

@@ -210,12 +210,15 @@ fn recipe(kind: Kind, folder: &str, server: SocketAddr, address: SocketAddr) -> 
     let behind = ("127.0.0.1:8080", server.to_string());
     let (file, replaced) = match kind {
         Kind::Nginx => {
-            // Without TLS too, for the tests that speak it plainly.
+            // Without TLS too, for the tests that speak it plainly. Each test has an address for
+            // itself, and all would share those of IPv6.
             let listen = format!("listen {address};\n    listen {tls} ssl http2;");
             let replaced = vec![
                 behind,
                 ("listen 80;", format!("listen {redirected};")),
                 ("listen 443 ssl http2;", listen),
+                ("listen [::]:80;", String::new()),
+                ("listen [::]:443 ssl http2;", String::new()),
                 ("/etc/nginx/greendot.crt", format!("{folder}/crt")),
                 ("/etc/nginx/greendot.key", format!("{folder}/key")),
             ];

@@ -4,8 +4,10 @@ import http.client
 import http.server
 import os
 import pathlib
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,13 +17,17 @@ import time
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/clients/python"))
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-PROGRAM = str(TARGET / "debug/greendot")
+# GREENDOT names another program.
+PROGRAM = os.path.abspath(os.environ.get("GREENDOT", TARGET / "debug/greendot"))
 # Where tests/proxies/install puts what is judged by.
 READERS = TARGET / "readers"
 # A test's folder has no settings of the machine's.
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("GREENDOT")}
 # Longest wait for what must come.
 PATIENCE_S = 20.0
+
+# The curve of certificates.
+EC = "ec_paramgen_curve:P-256"
 
 FAST = (
     "--beat-interval-ms=500",
@@ -40,6 +46,39 @@ def run(*args: str) -> str:
     return done.stdout
 
 
+def certified() -> dict[str, str]:
+    """What a server needs that speaks TLS, `tls.crt` and `tls.key`, and `ca.crt`, who vouches."""
+
+    def issue(name: str, subject: str, *more: str) -> None:
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", EC, "-nodes"]
+        command += ["-days", "90", "-subj", f"/CN={subject}"]
+        command += ["-out", f"{name}.crt", "-keyout", f"{name}.key", *more]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+
+    with tempfile.TemporaryDirectory() as folder:
+        issue("ca", "an authority")
+        names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+        extensions = [names, "basicConstraints=critical,CA:FALSE", "extendedKeyUsage=serverAuth"]
+        extensions += ["keyUsage=critical,digitalSignature"]
+        added = [word for extension in extensions for word in ("-addext", extension)]
+        issue("tls", "localhost", "-CA", "ca.crt", "-CAkey", "ca.key", *added)
+        files = ("tls.crt", "tls.key", "ca.crt")
+        return {name: pathlib.Path(folder, name).read_text() for name in files}
+
+
+def own_port() -> int:
+    """Nobody's, now and while a server is down that is started again: the kernel gives others
+    higher ones by itself."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+                return port
+            except OSError:
+                pass
+
+
 class Server:
     """`files` are put into its folder, where it runs, by their names."""
 
@@ -54,7 +93,7 @@ class Server:
         named = {flag.partition("=")[0]: flag for flag in (*FAST, *flags)}
         self._flags = list(named.values())
         self._role = role
-        self.http = "127.0.0.1:0"
+        self.http = f"127.0.0.1:{own_port()}"
         self.start()
 
     def start(self) -> None:
@@ -66,12 +105,16 @@ class Server:
             command, env=ENV, cwd=self.folder, stdout=subprocess.PIPE, stderr=self._log
         )
         line = self._process.stdout.readline().decode()
-        found = re.match(r"listening http=(\S+)", line)
+        found = re.match(r"listening http=(\S+)(?: udp=(\S+))?(?: https=(\S+))?", line)
         assert found, f"{line}\n{(self.folder / 'log').read_text()}"
-        self.http = found[1]
+        self.http, self.udp, self.https = found.groups()
 
     def path(self, name: str) -> pathlib.Path:
         return self.folder / name
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def url(self) -> str:
@@ -103,6 +146,10 @@ class Server:
         text = connection.getresponse().read().decode()
         connection.close()
         return text
+
+    def memory(self) -> str:
+        """What the kernel says of its memory, in sum."""
+        return pathlib.Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
 
     def metric(self, name: str) -> float:
         """The sum over the shards of one metric; its labels may follow the name."""

@@ -106,10 +106,11 @@ class Calls(unittest.TestCase):
             greendot.leave()
 
     def test_a_server_that_is_not_there_is_unreachable(self):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            url = "http://127.0.0.1:%d" % listener.getsockname()[1]
-        with self.assertRaises(Unreachable):
-            Greendot(url).query("bob")
+        # Somebody has the port, and does not listen.
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            with self.assertRaises(Unreachable):
+                Greendot("http://127.0.0.1:%d" % silent.getsockname()[1]).query("bob")
 
     def test_what_no_greendot_answers_is_said(self):
         for body in ("<p>hello</p>", "{}", '{"presence":[{"user":"bob"}]}'):

@@ -122,12 +122,16 @@ class Events(unittest.TestCase):
         parted = [
             self.told_by_an_open_server(),
             self.told_where_tokens_are_asked_for(),
+            self.told_by_an_operator(),
         ]
-        self.assertEqual(parted, [["left", {}, "watches", "draining"], [{}, "stream-life"]])
+        expected = [["left", {}, "watches", "draining"], [{}, "stream-life"], "ended"]
+        self.assertEqual(parted, expected)
         self.assertEqual(sorted(self.seen), sorted(self.messages))
 
     def told_by_an_open_server(self):
-        with Server("--watches-per-stream-max=3", "--watches-per-shard-max=3") as server:
+        flags = ["--watches-per-stream-max=3", "--watches-per-shard-max=3"]
+        # Bob is there until he says goodbye.
+        with Server(*flags, "--offline-after-ms=60s") as server:
             greendot = Greendot(server.url)
             greendot.beat("bob")
             asked = "/v1/stream?user=alice&watch=bob&watch=carol&watch=&vouch=self&wacth=x"
@@ -162,6 +166,16 @@ class Events(unittest.TestCase):
             self.check(self.told_with_a_token("3s")),
             self.check(self.told_with_a_token("1h", "--stream-life-ms=2500"))["reason"],
         ]
+
+    def told_by_an_operator(self):
+        key, line = run("key", "new", "--service=ops", "--scopes=admin").splitlines()
+        files = {"services": f"{line}\n", "key": key}
+        with Server("--service-keys=services", files=files) as server:
+            stream = Stream(server, "/v1/stream?user=alice")
+            id = self.check(stream.until("hello"))["stream"]
+            by = [f"--http={server.url}", f"--service-key={server.path('key')}"]
+            run("streams", "end", id, *by)
+            return self.check(list(stream))["reason"]
 
     def told_with_a_token(self, ttl, *flags):
         files = {"app.secret": "s" * 64}

@@ -384,17 +384,20 @@ impl World {
         let board = Arc::new(Board::new(usize::from(shards)));
         for shard in 0..shards {
             let parts = EngineParts {
-                settings: self.settings.clone(),
+                settings: self.settings.clone().into(),
                 shard,
                 shards,
                 role: greendot::engine::Role::All,
                 operators: greendot::engine::Operators::default(),
                 presence: presence.clone(),
+                heard: presence.clone(),
                 keyrings: Keyring::of_fleet(Keys::clone(&self.keys)).shared(),
                 revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
                 secret: [self.boot as u8; 32],
                 seed: self.plan.seed ^ self.boot << 8 ^ u64::from(shard),
                 mirrors: 0,
+                has_webhooks: false,
+                homes: greendot::engine::Homes::default(),
                 board: board.clone(),
                 now,
             };

@@ -1,72 +1,213 @@
-//! Whether the server may be holding expiries: after a stall of its own it puts off telling anybody
-//! offline for silence, as it should.
+//! What each server says of itself while the day goes on: whether it may be holding expiries, and
+//! whether a balancer would send anybody there.
 //!
-//! Owns the thread that asks. A server that does not answer may be stalled, and hold them next.
+//! After a stall of its own a server puts off telling anybody offline for silence, as it should.
+//! Owns the threads that ask, one a server. A server that does not answer may be stalled, and hold
+//! them next.
 
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock;
 use crate::exposition::Exposition;
+use crate::http::Client;
 
 /// Between two questions.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Who has not answered for this long, us, may be stalled.
+/// An answer that takes longer is none.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Who has not answered for this long, us, may be stalled; and nobody is sent there any more.
 const SILENCE_US_MAX: u64 = 750_000;
+
+/// Of what use a server is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Health {
+    /// It takes no connection, or does not answer.
+    Gone,
+    /// It answers, and says that it is not ready.
+    Unready,
+    /// It is ready.
+    Ready,
+}
+
+impl Health {
+    const ALL: [Health; 3] = [Health::Gone, Health::Unready, Health::Ready];
+}
 
 #[derive(Default)]
 struct Known {
     answered_us: AtomicU64,
     held_us: AtomicU64,
-    stop: AtomicBool,
+    /// Place in [`Health::ALL`].
+    health: AtomicU8,
+    /// When it was found gone last, us; 0: never.
+    gone_us: AtomicU64,
+    /// When it was last unready, or has just become something else, us; 0: never.
+    amiss_us: AtomicU64,
 }
 
-/// What is known of the server's holds.
-pub(super) struct Holds(Arc<Known>);
+/// What is known of the servers.
+pub(super) struct Holds {
+    known: Vec<Arc<Known>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// A server that is gone: what it last heard, nobody may have been told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Death {
+    /// When it answered last, us.
+    pub(super) answered_us: u64,
+    /// When it was found gone, us.
+    pub(super) found_us: u64,
+}
 
 impl Holds {
-    /// Asks `nodes` again and again, until dropped.
-    pub(super) fn watch(nodes: Vec<SocketAddr>) -> Holds {
-        let known = Arc::new(Known::default());
-        known.answered_us.store(clock::now_us(), Ordering::Relaxed);
-        let asker = Arc::clone(&known);
-        std::thread::spawn(move || {
-            let mut stalls_before = None;
-            while !asker.stop.load(Ordering::Relaxed) {
-                let answers = nodes.iter().map(|node| Exposition::scrape(*node));
-                // Whoever does not answer has not answered: that is all that is to be known of it.
-                if let Ok(all) = answers.collect::<Result<Vec<_>, _>>() {
-                    let all: Exposition = all.into_iter().sum();
-                    let stalls = all.sum("greendot_stalls_total", &[]);
-                    let stalled = stalls_before
-                        .replace(stalls)
-                        .is_some_and(|before| before != stalls);
-                    let now_us = clock::now_us();
-                    if stalled || all.sum("greendot_expiries_held", &[]) > 0.0 {
-                        asker.held_us.store(now_us, Ordering::Relaxed);
-                    }
-                    asker.answered_us.store(now_us, Ordering::Relaxed);
+    /// Asks `nodes` again and again, until dropped. All are taken to be ready now.
+    pub(super) fn watch(nodes: &[SocketAddr]) -> Holds {
+        let stop = Arc::new(AtomicBool::default());
+        let known = nodes.iter().map(|node| {
+            let known = Arc::new(Known::ready(clock::now_us()));
+            let (node, asker, stop) = (*node, Arc::clone(&known), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let mut stalls = None;
+                while !stop.load(Ordering::Relaxed) {
+                    let asked = ask(node);
+                    asker.note(asked, &mut stalls, clock::now_us());
+                    std::thread::sleep(INTERVAL);
                 }
-                std::thread::sleep(INTERVAL);
-            }
+            });
+            known
         });
-        Holds(known)
+        Holds {
+            known: known.collect(),
+            stop,
+        }
     }
 
     /// Whether an expiry that was due before `now_us` may have been put off; `settle_us`: within
     /// this it would have been told.
     pub(super) fn may_hold(&self, now_us: u64, settle_us: u64) -> bool {
-        let [answered_us, held_us] =
-            [&self.0.answered_us, &self.0.held_us].map(|us| us.load(Ordering::Relaxed));
-        now_us > answered_us + SILENCE_US_MAX || (held_us > 0 && now_us < held_us + settle_us)
+        // Who is gone holds nothing; what it left to the others is trouble, and counts as that.
+        let is_alone = self.known.len() == 1;
+        let mut there = self
+            .known
+            .iter()
+            .filter(|known| is_alone || !known.is_gone());
+        there.any(|known| {
+            let [answered_us, held_us] =
+                [&known.answered_us, &known.held_us].map(|us| us.load(Ordering::Relaxed));
+            now_us > answered_us + SILENCE_US_MAX || (held_us > 0 && now_us < held_us + settle_us)
+        })
+    }
+
+    /// Of what use each server is.
+    pub(super) fn health(&self, node: usize) -> Health {
+        Health::ALL[usize::from(self.known[node].health.load(Ordering::Relaxed)).min(2)]
+    }
+
+    /// When a server was last gone, us; None: never.
+    pub(super) fn death(&self, node: usize) -> Option<Death> {
+        let known = &self.known[node];
+        let [found_us, answered_us] =
+            [&known.gone_us, &known.answered_us].map(|us| us.load(Ordering::Relaxed));
+        let death = Death {
+            answered_us: answered_us.min(found_us),
+            found_us,
+        };
+        (found_us > 0).then_some(death)
+    }
+
+    /// When anything was last amiss, us: a server was not ready, went or came. 0: never.
+    pub(super) fn amiss_us(&self) -> u64 {
+        let all = self.known.iter();
+        all.map(|known| known.amiss_us.load(Ordering::Relaxed))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Where to send somebody who was at `node`: there if it is ready, else to one that is, else to
+    /// one that answers. `chance`: any number.
+    pub(super) fn choose(&self, node: usize, chance: usize) -> usize {
+        let count = self.known.len();
+        // Of those who are of the same use the last is taken, so the nearest comes last.
+        let others = (0..count).rev().map(|step| (chance + step) % count);
+        let better = others.filter(|other| self.health(*other) > self.health(node));
+        better
+            .max_by_key(|other| self.health(*other))
+            .unwrap_or(node)
     }
 }
 
 impl Drop for Holds {
     fn drop(&mut self) {
-        self.0.stop.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a server has said: whether it is ready, how often it was stalled, and how many expiries it
+/// holds.
+struct Said {
+    is_ready: bool,
+    stalls: f64,
+    held: f64,
+}
+
+fn ask(node: SocketAddr) -> io::Result<Said> {
+    let ready = Client::connect_within(node, PATIENCE)?.call("GET", "/readyz", b"")?;
+    let all = Exposition::of(Client::connect_within(node, PATIENCE)?, node)?;
+    Ok(Said {
+        is_ready: ready.status == 200,
+        stalls: all.sum("greendot_stalls_total", &[]),
+        held: all.sum("greendot_expiries_held", &[]),
+    })
+}
+
+impl Known {
+    fn ready(now_us: u64) -> Known {
+        let known = Known::default();
+        known.answered_us.store(now_us, Ordering::Relaxed);
+        known.health.store(Health::Ready as u8, Ordering::Relaxed);
+        known
+    }
+
+    fn is_gone(&self) -> bool {
+        self.health.load(Ordering::Relaxed) == Health::Gone as u8
+    }
+
+    /// Takes in what came of a question.
+    fn note(&self, asked: io::Result<Said>, stalls_before: &mut Option<f64>, now_us: u64) {
+        let was = self.health.load(Ordering::Relaxed);
+        let health = match &asked {
+            Ok(said) if said.is_ready => Health::Ready,
+            Ok(_) => Health::Unready,
+            // A slow one is waited for; one that takes no connection is not.
+            Err(error)
+                if error.kind() != ErrorKind::ConnectionRefused
+                    && now_us <= self.answered_us.load(Ordering::Relaxed) + SILENCE_US_MAX =>
+            {
+                return;
+            }
+            Err(_) => Health::Gone,
+        } as u8;
+        if health == Health::Gone as u8 && was != health {
+            self.gone_us.store(now_us, Ordering::Relaxed);
+        }
+        if health != was || health == Health::Unready as u8 {
+            self.amiss_us.store(now_us, Ordering::Relaxed);
+        }
+        self.health.store(health, Ordering::Relaxed);
+        let Ok(said) = asked else {
+            return;
+        };
+        // Fewer than before: it was started anew.
+        let before = stalls_before.replace(said.stalls);
+        if before.is_some_and(|before| before != said.stalls) || said.held > 0.0 {
+            self.held_us.store(now_us, Ordering::Relaxed);
+        }
+        self.answered_us.store(now_us, Ordering::Relaxed);
     }
 }
 
@@ -74,15 +215,99 @@ impl Drop for Holds {
 mod tests {
     use super::*;
 
+    fn of(known: Vec<Known>) -> Holds {
+        Holds {
+            known: known.into_iter().map(Arc::new).collect(),
+            stop: Arc::default(),
+        }
+    }
+
+    fn said(is_ready: bool, stalls: f64) -> io::Result<Said> {
+        Ok(Said {
+            is_ready,
+            stalls,
+            held: 0.0,
+        })
+    }
+
+    fn refused() -> io::Result<Said> {
+        Err(ErrorKind::ConnectionRefused.into())
+    }
+
     #[test]
     fn a_hold_is_over_when_what_it_put_off_must_have_been_told() {
-        let known = Known::default();
-        known.answered_us.store(10_000_000, Ordering::Relaxed);
-        let holds = Holds(Arc::new(known));
+        let holds = of(vec![Known::ready(10_000_000)]);
         assert!(!holds.may_hold(10_750_000, 500_000));
         assert!(holds.may_hold(10_750_001, 500_000));
-        holds.0.held_us.store(10_000_000, Ordering::Relaxed);
+        holds.known[0].held_us.store(10_000_000, Ordering::Relaxed);
         assert!(holds.may_hold(10_499_999, 500_000));
         assert!(!holds.may_hold(10_500_000, 500_000));
+    }
+
+    #[test]
+    fn a_server_is_gone_when_it_refuses_or_has_long_been_silent() {
+        let holds = of(vec![Known::ready(10_000_000)]);
+        let mut stalls = None;
+        let mut note = |asked, now_us| holds.known[0].note(asked, &mut stalls, now_us);
+        note(said(true, 3.0), 10_000_000);
+        assert_eq!((holds.health(0), holds.amiss_us()), (Health::Ready, 0));
+        let slow = || Err(ErrorKind::WouldBlock.into());
+        note(slow(), 10_750_000);
+        assert_eq!((holds.health(0), holds.death(0)), (Health::Ready, None));
+        note(slow(), 10_750_001);
+        let death = |answered_us, found_us| {
+            Some(Death {
+                answered_us,
+                found_us,
+            })
+        };
+        assert_eq!(holds.health(0), Health::Gone);
+        assert_eq!(holds.death(0), death(10_000_000, 10_750_001));
+        note(refused(), 11_000_000);
+        assert_eq!(
+            holds.death(0),
+            death(10_000_000, 10_750_001),
+            "it is so still"
+        );
+        // It is there again, has forgotten its stalls, and is not ready for a while.
+        note(said(false, 0.0), 12_000_000);
+        assert_eq!(
+            (holds.health(0), holds.amiss_us()),
+            (Health::Unready, 12_000_000)
+        );
+        assert!(holds.may_hold(12_400_000, 500_000));
+        note(said(false, 0.0), 12_250_000);
+        assert_eq!(holds.amiss_us(), 12_250_000);
+        note(said(true, 0.0), 12_500_000);
+        note(said(true, 0.0), 12_750_000);
+        assert_eq!(
+            (holds.health(0), holds.amiss_us()),
+            (Health::Ready, 12_500_000)
+        );
+        assert_eq!(holds.death(0).unwrap().found_us, 10_750_001);
+    }
+
+    #[test]
+    fn whoever_was_at_a_server_of_no_use_is_sent_to_the_best_there_is() {
+        let holds = of((0..4).map(|_| Known::ready(10_000_000)).collect());
+        let set = |node: usize, asked| holds.known[node].note(asked, &mut None, 11_000_000);
+        assert_eq!([0, 1, 2, 3].map(|chance| holds.choose(1, chance)), [1; 4]);
+        set(1, said(false, 0.0));
+        assert_eq!(
+            [0, 1, 2, 3].map(|chance| holds.choose(1, chance)),
+            [0, 2, 2, 3]
+        );
+        set(0, refused());
+        set(2, said(false, 0.0));
+        set(3, refused());
+        // None is ready: who is at one that answers stays, and the others go there.
+        assert_eq!([0, 1, 2, 3].map(|chance| holds.choose(1, chance)), [1; 4]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|chance| holds.choose(3, chance)),
+            [1, 1, 2, 1]
+        );
+        set(1, refused());
+        set(2, refused());
+        assert_eq!(holds.choose(3, 0), 3, "nobody is of use");
     }
 }

@@ -3,13 +3,16 @@
 //!
 //! Owns the plan of sessions, beats and reconnects, and the views. Judges by [`History`] alone.
 
+mod fleet;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::net::SocketAddr;
 
 use super::holds::Holds;
-use super::{ChurnArgs, Found};
+use super::roads::Roads;
+use super::{ChurnArgs, Fault, Found};
 use crate::asks::write_stream_request;
 use crate::cause::Cause;
 use crate::clock;
@@ -33,6 +36,8 @@ const FIRST_USER: u64 = 2 << 32;
 const FLIGHT_MS_MAX: u64 = 1_000;
 /// Between two passes of the loop at most; a longer gap is a stall of ours, us.
 const GAP_US_MAX: u64 = 50_000;
+/// Wrong views of which more is told than their number.
+const EVIDENCE_MAX: usize = 8;
 /// A server's clock that says otherwise than it said by this much has been set, ms (it follows the
 /// wall clock from 1 s on).
 const CLOCK_SET_MS_MIN: u64 = 900;
@@ -89,6 +94,13 @@ pub(super) struct World<'a> {
     /// cannot know when.
     stalls: Vec<(u64, u64)>,
     holds: Option<Holds>,
+    /// Of a fleet.
+    roads: Option<Roads>,
+    fault: Option<Fault>,
+    /// Until when watchers may not have been told, us.
+    excused_until_us: u64,
+    /// Since when that is so, Unix ms.
+    troubled_from_ms: u64,
     checked: usize,
     start_us: u64,
     end_us: u64,
@@ -145,6 +157,10 @@ impl<'a> World<'a> {
             pulse_us: clock::now_us(),
             stalls: Vec::new(),
             holds: None,
+            roads: None,
+            fault: None,
+            excused_until_us: 0,
+            troubled_from_ms: 0,
             checked: 0,
             start_us: 0,
             end_us: 0,
@@ -233,6 +249,7 @@ impl<'a> World<'a> {
         self.start_us = clock::now_us();
         (self.pulse_us, self.stalls, self.found.stalls) = (self.start_us, Vec::new(), 0);
         self.end_us = self.start_us + (self.args.minutes * 60e6) as u64;
+        self.fault = Fault::new(self.args, self.start_us);
         for user in 0..self.histories.len() as u64 {
             let at_us = self.start_us + self.gap_us(self.start_us);
             self.acts.push(Reverse((at_us, Act::Begin(user))));
@@ -275,7 +292,9 @@ impl<'a> World<'a> {
             fleet.poll(due_us.min(next_check_us).min(self.end_us), self)?;
             if now_us >= next_check_us {
                 next_check_us = now_us + 10_000;
-                self.check_views(now_us);
+                self.look_out(clock::now_us())?;
+                // By the time after the poll: what it has told may be of later than before it.
+                self.check_views(clock::now_us());
                 let left_s = (self.end_us - now_us.min(self.end_us)) / 1_000_000;
                 line.show(&format!(
                     "{} states told, {} wrong, {left_s} s to go",
@@ -326,6 +345,7 @@ impl<'a> World<'a> {
             Act::Return(watcher) => {
                 self.found.reconnects += 1;
                 self.plan_break(watcher, now_us);
+                self.choose_node(watcher, fleet);
                 fleet.open(watcher)
             }
         }
@@ -364,8 +384,12 @@ impl<'a> World<'a> {
             goodbye: !online,
             late_ms: ms(now_us.saturating_sub(due_us)),
             took_ms: 0,
+            doubtful: false,
         });
-        cause.change(&self.population, &[self.first_user + user], online, at_ms)?;
+        match self.roads.is_some() {
+            true => self.send_to_node(user, online, at_ms, cause)?,
+            false => cause.change(&self.population, &[self.first_user + user], online, at_ms)?,
+        }
         self.histories[user as usize].sent(ms(clock::now_us() - now_us));
         Ok(())
     }
@@ -394,6 +418,9 @@ impl<'a> World<'a> {
 
     /// Compares some views with the truth; all take their turn.
     fn check_views(&mut self, now_us: u64) {
+        if self.is_troubled(now_us) {
+            return;
+        }
         let now_ms = self.unix_ms(now_us);
         let tolerance = Tolerance {
             settle_ms: self.settle_ms(now_us),
@@ -423,9 +450,46 @@ impl<'a> World<'a> {
                 let wrong = truth.is_some_and(|online| online != contact.online);
                 if wrong && !contact.wrong {
                     self.found.stale += 1;
+                    if self.found.evidence.len() < EVIDENCE_MAX {
+                        self.found.evidence.push(format!(
+                            "{} ms after the start, watcher {} saw user {} {} since {} ms; its {}",
+                            now_us.saturating_sub(self.start_us) / 1_000,
+                            self.checked,
+                            contact.user,
+                            if contact.online { "online" } else { "offline" },
+                            now_ms.saturating_sub(contact.since),
+                            history.tail(now_ms),
+                        ));
+                    }
                 }
                 contact.wrong = wrong || (contact.wrong && truth.is_none());
             }
+        }
+    }
+
+    /// What is known of a state that was told falsely.
+    fn words_of(
+        &self,
+        watcher: usize,
+        user: usize,
+        online: bool,
+        since: u64,
+        now_us: u64,
+    ) -> String {
+        let now_ms = self.unix_ms(now_us);
+        format!(
+            "{} ms after the start, watcher {watcher} was told user {user} {} since {} ms; its {}",
+            now_us.saturating_sub(self.start_us) / 1_000,
+            if online { "online" } else { "offline" },
+            now_ms.saturating_sub(since),
+            self.histories[user].tail(now_ms),
+        )
+    }
+
+    /// Keeps what is known of something that is wrong, if there is room.
+    fn tell_evidence(&mut self, text: String) {
+        if self.found.evidence.len() < EVIDENCE_MAX {
+            self.found.evidence.push(text);
         }
     }
 
@@ -433,10 +497,18 @@ impl<'a> World<'a> {
     pub(super) fn last_judgement(
         &mut self,
         fleet: &mut Fleet,
+        nodes: &[SocketAddr],
         line: &ProgressLine,
     ) -> io::Result<u64> {
+        if !self.is_troubled(clock::now_us()) {
+            self.found.nodes_differ += self.compare_nodes(nodes, false)?;
+            self.pulse(clock::now_us());
+        } else {
+            self.found.not_healed += 1;
+        }
         for watcher in 0..self.watchers.len() {
             if fleet.is_closed(watcher) {
+                self.choose_node(watcher, fleet);
                 fleet.open(watcher)?;
             }
         }
@@ -464,6 +536,7 @@ impl<'a> World<'a> {
             line.show("waiting until the last user has expired");
         }
         line.show("");
+        self.found.nodes_differ += self.compare_nodes(nodes, true)?;
         let wrong = |contact: &&Contact| contact.online || contact.unknown;
         let wrong = |watcher: &Watcher| watcher.contacts.iter().filter(wrong).count() as u64;
         let untold = self.watchers.iter().filter(|watcher| !watcher.told).count() as u64;
@@ -474,6 +547,7 @@ impl<'a> World<'a> {
     fn tell(&mut self, watcher: usize, record: &record::Record<'_>, snapshot: bool) {
         let now_us = self.pulse_us;
         let now_ms = self.unix_ms(now_us);
+        let (is_fleet, is_troubled) = (self.roads.is_some(), self.is_troubled(now_us));
         let number = self
             .population
             .number(record.user.as_bytes())
@@ -492,19 +566,42 @@ impl<'a> World<'a> {
             contact.unknown = true;
             return;
         };
+        if record.stale {
+            // It says that it may know no better: that is neither right nor wrong.
+            contact.online = online;
+            contact.since = record.since.unwrap_or(0);
+            return;
+        }
         // What follows an unknown belongs to the snapshot that said so.
         let snapshot = std::mem::take(&mut contact.unknown) || snapshot;
         let Some(since) = record.since else {
             // Never seen: all there is to say of it is that it is offline. A snapshot replaces what
             // was known, and must not forget.
             self.found.unreadable += u64::from(online || !snapshot);
-            self.found.contradictions += u64::from(snapshot && contact.since > 0);
+            let contradicts = u64::from(snapshot && contact.since > 0);
+            match is_troubled {
+                true => self.found.corrections += contradicts,
+                false => self.found.contradictions += contradicts,
+            }
             contact.online &= !snapshot;
             return;
         };
         let skipped = !snapshot && since > contact.since && online == contact.online;
         let again = skipped || (snapshot && since + self.tolerance.flight_ms >= now_ms);
         let again = std::mem::replace(&mut contact.again, again);
+        // Another node may have heard a moment less.
+        let lags = is_fleet && snapshot && contact.since + self.tolerance.flight_ms >= now_ms;
+        let is_corrected = match since.cmp(&contact.since) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => online != contact.online,
+            std::cmp::Ordering::Greater => false,
+        };
+        if is_corrected && (is_troubled || lags) {
+            self.found.corrections += u64::from(!lags);
+            contact.since = since;
+            contact.online = online;
+            return;
+        }
         match since.cmp(&contact.since) {
             std::cmp::Ordering::Less => return self.found.out_of_order += 1,
             std::cmp::Ordering::Equal if online != contact.online => {
@@ -512,6 +609,7 @@ impl<'a> World<'a> {
                 return self.found.contradictions += 1;
             }
             std::cmp::Ordering::Equal if snapshot => return,
+            std::cmp::Ordering::Equal if is_troubled => return,
             std::cmp::Ordering::Equal => return self.found.doubled += u64::from(!again),
             std::cmp::Ordering::Greater => {}
         }
@@ -530,9 +628,27 @@ impl<'a> World<'a> {
             ..self.tolerance
         };
         let after = |then_ms: u64| now_ms.saturating_sub(then_ms) * 1_000;
-        match self.histories[user].judge(online, since, &tolerance) {
-            Verdict::FalseOffline => self.found.false_offline += 1,
-            Verdict::FalseOnline => self.found.false_online += 1,
+        let history = &self.histories[user];
+        match history.judge(online, since, &tolerance) {
+            // It is offline, but was not yet when it is said to have gone: that was lost.
+            Verdict::FalseOffline if is_troubled && !history.lives_on(now_ms, &tolerance) => {
+                self.found.untimely += 1;
+            }
+            Verdict::FalseOffline => {
+                self.found.false_offline += 1;
+                self.tell_evidence(self.words_of(watcher, user, online, since, now_us));
+            }
+            // It came while nobody could be told, or went.
+            Verdict::FalseOnline
+                if is_troubled && history.may_live(since, self.troubled_from_ms, &tolerance) =>
+            {
+                let went = !history.may_live(since, u64::MAX, &tolerance);
+                self.found.untimely += u64::from(went);
+            }
+            Verdict::FalseOnline => {
+                self.found.false_online += 1;
+                self.tell_evidence(self.words_of(watcher, user, online, since, now_us));
+            }
             // A snapshot tells late by nature: its stream was not there.
             _ if snapshot => {}
             Verdict::CameOnline(beat_ms) => self.found.online.record(after(beat_ms)),

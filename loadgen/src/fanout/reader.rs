@@ -77,7 +77,8 @@ impl Reader {
         line: &ProgressLine,
     ) -> io::Result<Reader> {
         if shares.len() <= 1 {
-            let mut fleet = Fleet::new(target.streams.clone(), 0, watchers.count)?;
+            let mut fleet = Fleet::new(target.streams.clone(), 0, watchers.count)?
+                .sealed_by(target.seal.clone());
             watchers.set_up(&mut fleet, line)?;
             return Ok(Reader::Here(fleet));
         }
@@ -208,7 +209,8 @@ impl Reader {
 /// A worker: reads the streams of `share` until it is told to close (or its input ends), and hands
 /// over its books.
 pub(super) fn work(common: &Common, args: &FanoutArgs, share: Share) -> io::Result<()> {
-    let mut fleet = Fleet::new(Target::new(common)?.streams, share.first, share.count)?;
+    let target = Target::new(common)?;
+    let mut fleet = Fleet::new(target.streams, share.first, share.count)?.sealed_by(target.seal);
     let mut watchers = Watchers::new(common, args, share.count);
     let orders = orders();
     watchers.set_up(&mut fleet, &ProgressLine::new(true))?;

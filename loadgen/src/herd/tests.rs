@@ -8,7 +8,9 @@ fn herd(watches: u32) -> Herd {
         targets: vec!["127.0.0.1:1".parse().unwrap()],
         first: 0,
         count: 2,
+        seal: None,
         rate: 10.0,
+        in_flight: usize::MAX,
         population: Population::new(1),
         graph: Graph {
             publishers: 10,

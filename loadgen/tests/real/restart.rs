@@ -1,10 +1,9 @@
 //! `storm --restart`: the server is restarted in good order, and killed, while all streams are
 //! open.
 
-use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
 
-use super::{Turn, generate, program, value, words};
+use super::{Turn, generate, own_host, program, value, words};
 
 /// Starts a server and its successors; what is left of them ends with it.
 struct Service {
@@ -24,21 +23,11 @@ impl Drop for Service {
 /// `stop SIGNAL` ends the server and waits for that; `start` begins another one at the same
 /// addresses with the same files, and returns when it listens. Both are for a shell.
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
-fn service(host: &str) -> Option<(Service, String, String)> {
+fn service() -> Option<(Service, String, String)> {
     let program = program()?;
     let folder = tempfile::tempdir().unwrap();
-    // The addresses must be the same before and after, so the kernel cannot choose; each test has a
-    // host to itself.
-    let http = TcpListener::bind((host, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
-    let udp = UdpSocket::bind((host, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let host = own_host();
+    let [http, udp] = [8_470, 8_471].map(|port| format!("{host}:{port}"));
     let at = folder.path().display();
     // Whoever waits for the shell's output must not wait for the server's.
     let start = format!(
@@ -73,8 +62,8 @@ fn service(host: &str) -> Option<(Service, String, String)> {
     Some((service, stop, start))
 }
 
-fn all_come_back(host: &str, signal: &str) {
-    let Some((service, stop, start)) = service(host) else {
+fn all_come_back(signal: &str) {
+    let Some((service, stop, start)) = service() else {
         return;
     };
     let restart = format!("{}{start}", stop.replace("SIGNAL", signal));
@@ -99,10 +88,10 @@ fn all_come_back(host: &str, signal: &str) {
 
 #[test]
 fn all_come_back_to_a_server_restarted_in_good_order() {
-    all_come_back("127.0.0.220", "TERM");
+    all_come_back("TERM");
 }
 
 #[test]
 fn all_come_back_to_a_server_that_was_killed() {
-    all_come_back("127.0.0.221", "KILL");
+    all_come_back("KILL");
 }

@@ -1,17 +1,16 @@
 //! The generator against the two halves of greendot as processes of their own: two real-time and
 //! two presence nodes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use greendot::wire::nodes::Nodes;
 use greendot_loadgen::http::Client;
 use greendot_loadgen::population::Population;
 
-use super::{Turn, all_told, generate, listening, program, value};
+use super::{Turn, all_told, generate, listening, own_host, program, value};
 
 struct Split {
     nodes: Vec<Child>,
@@ -32,26 +31,12 @@ impl Drop for Split {
     }
 }
 
-/// Addresses that nobody listens at. The nodes of both halves must name each other before any of
-/// them runs, so the kernel cannot choose when they listen; each test's own host keeps their ports
-/// apart.
-#[expect(clippy::unwrap_used, reason = "the helper of a test")]
+/// Addresses that nobody listens at, of both kinds. The nodes of both halves must name each other
+/// before any of them runs, so the kernel cannot choose when they listen.
 fn free_addresses() -> [(SocketAddr, SocketAddr); 6] {
-    static HOSTS: AtomicU8 = AtomicU8::new(200);
-    let host = IpAddr::V4(Ipv4Addr::new(
-        127,
-        0,
-        0,
-        HOSTS.fetch_add(1, Ordering::Relaxed),
-    ));
-    // All are held until all are known: no two of them are the same.
-    let held = [(); 6].map(|()| {
-        (
-            TcpListener::bind((host, 0)).unwrap(),
-            UdpSocket::bind((host, 0)).unwrap(),
-        )
-    });
-    held.map(|(tcp, udp)| (tcp.local_addr().unwrap(), udp.local_addr().unwrap()))
+    let host = own_host();
+    let at = |port: u16| SocketAddr::from((host, port));
+    [8_470, 8_472, 8_474, 8_476, 8_478, 8_480].map(|port| (at(port), at(port + 1)))
 }
 
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
@@ -74,7 +59,7 @@ fn start(program: &Path, folder: &Path, name: &str, arguments: &[String]) -> Chi
 }
 
 #[expect(clippy::unwrap_used, reason = "the helper of a test")]
-fn split() -> Option<Split> {
+fn split(turn: Turn) -> Option<Split> {
     let program = program()?;
     let folder = tempfile::tempdir().unwrap();
     let key_file = folder.path().join("fleet.key");
@@ -98,7 +83,7 @@ fn split() -> Option<Split> {
             realtime[0], realtime[1], presence[0], presence[1]
         )),
         folder,
-        _turn: Turn::beside(),
+        _turn: turn,
     };
     let folder = split.folder.path();
     for (http, admin) in public.into_iter().zip(realtime) {
@@ -171,7 +156,9 @@ fn run(split: &Split, line: &str) -> serde_json::Value {
 
 #[test]
 fn fanout_by_datagram_request_and_put() {
-    let Some(split) = split() else { return };
+    let Some(split) = split(Turn::beside()) else {
+        return;
+    };
     let fanout = "fanout --watchers 50 --publishers 5 --transitions 20 --rate 20";
     for (seed, way) in ["udp", "http", "put"].iter().enumerate() {
         let report = run(&split, &format!("{fanout} --cause {way} --seed {seed}"));
@@ -207,7 +194,9 @@ fn check_homes(split: &Split, seed: u64, only_put: bool) {
 
 #[test]
 fn fanout_of_several_processes() {
-    let Some(split) = split() else { return };
+    let Some(split) = split(Turn::beside()) else {
+        return;
+    };
     let line =
         "fanout --watchers 50 --publishers 4 --transitions 20 --rate 20 --streams-per-process 15";
     let report = run(&split, line);
@@ -216,7 +205,9 @@ fn fanout_of_several_processes() {
 
 #[test]
 fn churn_with_loss_finds_nothing_wrong() {
-    let Some(split) = split() else { return };
+    let Some(split) = split(Turn::alone()) else {
+        return;
+    };
     // On a busy machine a node may wait for seconds for a PUT that it has to send anew.
     let line = "churn --users 200 --watchers 20 --minutes 0.2 --session 2s --link 2s --loss 0.2 \
                 --settle 3s";
@@ -233,7 +224,9 @@ fn churn_with_loss_finds_nothing_wrong() {
 
 #[test]
 fn streams_and_storm_at_real_time_nodes() {
-    let Some(split) = split() else { return };
+    let Some(split) = split(Turn::beside()) else {
+        return;
+    };
     let report = run(
         &split,
         "streams --streams 200 --rate 1000 --watch 5 --hold 500ms",

@@ -1,8 +1,9 @@
 //! New users: who may make them, how fast, and who waits to become one.
 //!
-//! Owns the rate of each connection, and the streams whose holders could not be made yet: they stay
-//! open, and are tried again each beat interval, or whenever a holder beats for itself. The rate of
-//! the whole node is the presence database's. A user who is known costs nothing here.
+//! Owns the rate of each connection, or of each client whom a proxy names, and the streams whose
+//! holders could not be made yet. They stay open, and are tried again each beat interval, or when a
+//! holder beats for itself. The rate of the whole node is the presence database's. A user who is
+//! known costs nothing here.
 
 mod run;
 
@@ -10,24 +11,43 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
+use crate::engine::conn::addresses::{Client, CountsFor};
 use crate::presence::pace::Pace;
 use crate::realtime::ConnId;
 use crate::time::Mono;
-use crate::wire::UserBuf;
+use crate::wire::{User, UserBuf};
 
-/// Connections whose rates are kept before those are looked for that have rested since.
+/// Makers whose rates are kept before those are looked for that have rested since.
 const PACES_MIN: usize = 256;
 
 /// Between two looks at rates, however few are kept, in ms.
 const REST_MS: u64 = 1_000;
 
+/// Who makes new users, and has a rate for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(in crate::engine) enum Maker {
+    Conn(ConnId),
+    /// A proxy keeps a few connections for all its clients, so they are told apart by name.
+    Client(Client),
+}
+
+impl Maker {
+    /// Who asks on this connection, which a proxy may say of it.
+    pub(in crate::engine) fn of(conn: ConnId, behind: CountsFor) -> Maker {
+        match behind {
+            CountsFor::Client(client) if client != Client::UNNAMED => Maker::Client(client),
+            _ => Maker::Conn(conn),
+        }
+    }
+}
+
 /// What one shard knows of those who arrive.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Arrivals {
     /// Whose request is served now, if it is held to a rate of its own.
-    caller: Option<ConnId>,
-    /// Of connections that have made users lately.
-    paces: HashMap<ConnId, Pace, foldhash::fast::RandomState>,
+    maker: Option<Maker>,
+    /// Of those that have made users lately.
+    paces: HashMap<Maker, Pace, foldhash::fast::RandomState>,
     /// Entries at which those that have rested are dropped.
     paces_max: usize,
     /// When they are dropped however few they are.
@@ -42,14 +62,15 @@ pub(in crate::engine) struct Arrivals {
 #[derive(Debug)]
 struct Coming {
     user: UserBuf,
+    maker: Maker,
     /// Who beats for itself is here when it says so.
     by_holder: bool,
 }
 
 impl Arrivals {
-    /// From here on users are made for this connection; None: for one of the fleet.
-    pub(in crate::engine) fn called_by(&mut self, caller: Option<ConnId>) {
-        self.caller = caller;
+    /// From here on users are made for this one; None: for a node or a service.
+    pub(in crate::engine) fn called_by(&mut self, maker: Option<Maker>) {
+        self.maker = maker;
     }
 
     /// When somebody is to be tried again.
@@ -57,16 +78,30 @@ impl Arrivals {
         self.due.front().map_or(Mono::NEVER, |(due, _)| *due)
     }
 
-    /// A stream's holder could not be made: it is tried again at `due`.
+    /// A stream's holder could not be made: it is tried again at `due`, for `maker`.
     pub(in crate::engine) fn wait(
         &mut self,
         stream: ConnId,
         user: UserBuf,
+        maker: Maker,
         by_holder: bool,
         due: Mono,
     ) {
-        self.waiting.insert(stream, Coming { user, by_holder });
+        let coming = Coming {
+            user,
+            maker,
+            by_holder,
+        };
+        self.waiting.insert(stream, coming);
         self.due.push_back((due, stream));
+    }
+
+    /// Who is to be a stream's publisher, and could not be made yet.
+    pub(in crate::engine) fn coming(&self, stream: ConnId) -> Option<User<'_>> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        self.waiting.get(&stream).map(|coming| coming.user.user())
     }
 
     /// The stream has ended, or its holder is made.
@@ -78,7 +113,7 @@ impl Arrivals {
         }
     }
 
-    /// Drops the rates of connections that have rested since: now and then, and when they are many.
+    /// Drops the rates of those that have rested since: now and then, and when they are many.
     fn rest(&mut self, now: Mono) {
         self.rest_due = now.plus_ms(REST_MS);
         self.paces.retain(|_, pace| !pace.is_rested(now));
@@ -94,13 +129,13 @@ impl Arrivals {
     }
 
     fn takes(&mut self, per_second: u32, now: Mono) -> bool {
-        let Some(caller) = self.caller.filter(|_| per_second > 0) else {
+        let Some(maker) = self.maker.filter(|_| per_second > 0) else {
             return true;
         };
         if self.paces.len() >= self.paces_max.max(PACES_MIN) {
             self.rest(now);
         }
-        let pace = self.paces.entry(caller).or_default();
+        let pace = self.paces.entry(maker).or_default();
         pace.take(per_second, now)
     }
 }
@@ -110,14 +145,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_of_connections_that_have_rested_leave_nothing_behind() {
+    fn rates_of_makers_that_have_rested_leave_nothing_behind() {
         let mut arrivals = Arrivals::default();
         let at = |ms| Mono::from_micros(5_000_000).plus_ms(ms);
         for index in 0..10_000 {
-            arrivals.called_by(Some(ConnId {
+            let conn = ConnId {
                 index,
                 generation: 1,
-            }));
+            };
+            arrivals.called_by(Some(Maker::Conn(conn)));
             assert!(arrivals.takes(2_000, at(0)));
         }
         // One that goes on is held to its rate.

@@ -2,7 +2,6 @@
 //!
 //! Owns no state: the file beside does.
 
-use super::Coming;
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::InternFault;
@@ -37,7 +36,7 @@ impl Engine {
         made
     }
 
-    /// Whether the connection whose request is served may name one more user who may be new.
+    /// Whether whose request is served may name one more user who may be new.
     pub(in crate::engine) fn takes_new(&mut self, now: Now) -> bool {
         let per_second = self.settings.new_users_per_conn_second_max as u32;
         self.arrivals.takes(per_second, now.mono)
@@ -79,9 +78,9 @@ impl Engine {
 
     /// Makes the holder of a stream that has waited for it a publisher; None: not yet.
     pub(in crate::engine) fn try_holder(&mut self, stream: ConnId, now: Now) -> Option<Slot> {
-        let Coming { user, by_holder } = self.arrivals.waiting.get(&stream)?;
-        let (user, by_holder) = (user.clone(), *by_holder);
-        self.arrivals.called_by(Some(stream));
+        let coming = self.arrivals.waiting.get(&stream)?;
+        let (user, maker, by_holder) = (coming.user.clone(), coming.maker, coming.by_holder);
+        self.arrivals.called_by(Some(maker));
         match self.take_in(user.user(), now) {
             Ok(slot) => {
                 self.arrivals.forget(stream);

@@ -6,12 +6,13 @@ use std::borrow::Cow;
 
 use super::caller::Caller;
 use super::ignored::Ignored;
+use super::page::{PAGE_MAX, Page};
 use super::served::Served;
 use super::table::{Row, Serve};
 use crate::auth::Asked;
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
-use crate::pages::Page;
+use crate::pages::Page as File;
 use crate::realtime::ConnId;
 use crate::time::Now;
 use crate::wire::record::{
@@ -24,7 +25,7 @@ use crate::wire::response::{Answer, Cache, StatusCode, problems};
 use crate::wire::{User, UserBuf, UserFault};
 
 /// Why an argument was refused.
-enum Fault {
+pub(super) enum Fault {
     /// The query is not understood; what and what would be.
     Query(Cow<'static, str>),
     /// A user in the path or the query of a question is none; why.
@@ -166,6 +167,11 @@ impl Engine {
                 })?;
                 serve(self, &key, over_tls, now).into()
             }
+            Serve::Walks(filter, serve) => {
+                let most = users_max.min(PAGE_MAX);
+                let page = self.read(Page::asked(query, filter, most), users_limit)?;
+                serve(self, id, page, caller, now)
+            }
             Serve::InPath(serve) => serve(self, id, segment, caller, now),
             Serve::Beaten(serve) => {
                 let idle_ms = self.read(parse_idle(body), users_limit)?;
@@ -224,7 +230,7 @@ impl Engine {
 }
 
 /// A file, or that the asker has it already.
-fn fixed(page: &'static Page, cache: Cache, head: &Head<'_>) -> Answer {
+fn fixed(page: &'static File, cache: Cache, head: &Head<'_>) -> Answer {
     let tag = &page.tag;
     let known = head.if_none_match.unwrap_or_default();
     // A proxy that compresses weakens the tag (RFC 9110 section 13.1.2 compares weakly).
@@ -244,7 +250,7 @@ fn fixed(page: &'static Page, cache: Cache, head: &Head<'_>) -> Answer {
 }
 
 /// A file under the name that has its version, which is this server's.
-fn pinned(page: &'static Page, version: &str, head: &Head<'_>) -> Answer {
+fn pinned(page: &'static File, version: &str, head: &Head<'_>) -> Answer {
     const OWN: &str = env!("CARGO_PKG_VERSION");
     if version == OWN {
         return fixed(page, Cache::Forever, head);
@@ -258,7 +264,7 @@ fn unescaped(segment: &str) -> Result<Cow<'_, [u8]>, UserFault> {
 }
 
 /// The user that a value of a query names; None: its escapes are broken.
-fn entry(value: Option<&[u8]>) -> Entry {
+pub(super) fn entry(value: Option<&[u8]>) -> Entry {
     Ok(User::parse(value.ok_or(UserFault::BadEscape)?)?.into())
 }
 

@@ -6,6 +6,8 @@
 use tracing::Level;
 
 use super::caller::Caller;
+use crate::engine::mail::ShardId;
+use crate::realtime::ConnId;
 use crate::wire::User;
 
 /// What was done.
@@ -41,5 +43,16 @@ pub(super) fn audit<'u>(caller: &Caller, deed: Deed, users: impl Iterator<Item =
         tracing::info!(service = by, users = users.len(), ids = ?users, "audit: {deed}");
     } else {
         tracing::info!(service = by, users = users.count(), "audit: {deed}");
+    }
+}
+
+/// Writes the line of a stream that was ended, by its id without what makes it a secret.
+pub(super) fn audit_end(by: &str, shard: ShardId, id: ConnId, user: Option<User<'_>>) {
+    let stream = format!("{shard}.{}.{}", id.index, id.generation);
+    match user.filter(|_| tracing::enabled!(Level::DEBUG)) {
+        Some(user) => {
+            tracing::info!(service = by, %stream, user = user.as_str(), "audit: ended a stream")
+        }
+        None => tracing::info!(service = by, %stream, "audit: ended a stream"),
     }
 }

@@ -9,8 +9,11 @@ use super::refused::Refused;
 use super::served::{Served, Then};
 use crate::engine::parts::Engine;
 use crate::metrics::Counter;
+use crate::presence::InternFault;
 use crate::realtime::ConnId;
 use crate::time::{Now, Unix};
+use crate::wire::User;
+use crate::wire::beat::Flags;
 use crate::wire::json::write_str;
 use crate::wire::record::BeatAsk;
 use crate::wire::response::Answer;
@@ -22,7 +25,7 @@ pub(super) fn beat(
     caller: &Caller,
     now: Now,
 ) -> Served {
-    if engine.upstream.is_some() {
+    if engine.node.role.passes_on() {
         return passed_on::beat(engine, asker, ask, now);
     }
     // A node has put together the beats of several who wait for it.
@@ -41,6 +44,15 @@ pub(super) fn beat(
                 continue;
             }
         };
+        match engine.beat_elsewhere(user, &ask, now) {
+            Ok(false) => {}
+            Ok(true) => continue,
+            Err(fault) => {
+                engine.book_intern_fault(fault);
+                refused.add(index, fault, &mut engine.counters);
+                continue;
+            }
+        }
         match engine.take_in(user, now) {
             Ok(slot) => {
                 // Before the beat: who is invisible never flashes online.
@@ -48,7 +60,7 @@ pub(super) fn beat(
                 // Neither late nor a replay: it comes after every goodbye that has come.
                 let outcome = match engine.is_idle(ask.idle_ms) {
                     true => engine.record_idle_beat(slot, now),
-                    false => engine.presence.record_beat(slot, Unix::LATEST, now),
+                    false => engine.heard.record_beat(slot, Unix::LATEST, now),
                 };
                 if engine.count_beat(outcome, Counter::BeatsHttp) {
                     errands.look(engine, slot, now);
@@ -65,6 +77,30 @@ pub(super) fn beat(
     }
     let answer = beaten(&invisible, &refused);
     errands.park(engine, asker, Then::Answer(answer), now)
+}
+
+impl Engine {
+    /// True: the user's home in the fleet has the beat. What a user says of itself is taken where
+    /// it is said, with the beat.
+    ///
+    /// Errors: it may be a new user, of whom too many were named lately.
+    fn beat_elsewhere(
+        &mut self,
+        user: User<'_>,
+        ask: &BeatAsk,
+        now: Now,
+    ) -> Result<bool, InternFault> {
+        if self.homes_elsewhere().is_none() || !ask.said.is_empty() {
+            return Ok(false);
+        }
+        // It may make one there, and what a connection may is known here alone.
+        if self.presence.lookup(user).is_none() && !self.takes_new(now) {
+            self.counters.add(Counter::LimitNewUsersOfConn, 1);
+            return Err(InternFault::TooFast);
+        }
+        let flags = Flags::BEAT.with_idle(self.is_idle(ask.idle_ms));
+        Ok(self.passes_beat_on(user, flags, now))
+    }
 }
 
 /// Says to whoever beats for them who is invisible, and which items were refused.

@@ -192,6 +192,15 @@ impl Caller {
         }
     }
 
+    /// As the log names whoever acts as an operator.
+    pub(super) fn name(&self) -> Arc<str> {
+        match self {
+            Caller::Service { name, .. } => Arc::clone(name),
+            Caller::Node => "(a node)".into(),
+            Caller::Anybody | Caller::User(_) => "(anybody)".into(),
+        }
+    }
+
     /// Whether it is a node of the fleet.
     pub(super) fn is_node(&self) -> bool {
         matches!(self, Caller::Node)
@@ -283,7 +292,7 @@ impl Engine {
 
     /// What a request proves by a hash alone. A session counts where operators' calls are: a
     /// browser sends it to all ports of the host.
-    pub(super) fn proof(&self, id: ConnId, head: &Head<'_>, now: Now) -> Proof {
+    pub(in crate::engine) fn proof(&self, id: ConnId, head: &Head<'_>, now: Now) -> Proof {
         let keyring = &self.node.keyring;
         if head.authorization.is_none()
             && let Some(session) = cookie(head, SESSION_COOKIE)
@@ -299,7 +308,7 @@ impl Engine {
     /// its name. Where operators come in the name counts all the same.
     pub(super) fn is_open_by_name(&self, row: &Row, entrance: Entrance) -> bool {
         let asks = self.node.keyring.identity.is_some();
-        !asks || entrance == Entrance::Admin || matches!(row.who, Who::Local(_))
+        !asks || entrance == Entrance::Admin || matches!(row.who, Who::Local(_) | Who::Here(_))
     }
 
     /// Which pages may do what a request does.
@@ -359,14 +368,16 @@ impl Engine {
                 check_scope(row, service, operators.served_at(entrance))
             }
             (Who::Either(_) | Who::Peers(_) | Who::Nodes, Proof::Node) => Ok(()),
-            (Who::Services(scope) | Who::Local(scope), Proof::Node) if !stands_for_services => {
+            (Who::Services(scope) | Who::Local(scope) | Who::Here(scope), Proof::Node)
+                if !stands_for_services =>
+            {
                 let detail = format!(
                     "the token of a node lacks the scope {}; show the key of a service that has it",
                     scope.name()
                 );
                 Err(Answer::problem(problems::NOT_PERMITTED, &detail))
             }
-            (Who::Services(_) | Who::Local(_), Proof::Node) => Ok(()),
+            (Who::Services(_) | Who::Local(_) | Who::Here(_), Proof::Node) => Ok(()),
             (Who::Holder | Who::Either(_), _) => match identity {
                 Some(identity) if identity.shown(head, row.begins_stream()).is_none() => {
                     Err(no_token())
@@ -375,7 +386,8 @@ impl Engine {
                 _ => Ok(()),
             },
             (Who::Local(_), _) if operators.are_open || operators.metrics_are_open => Ok(()),
-            (Who::Peers(_) | Who::Nodes | Who::Services(_) | Who::Local(_), _) => {
+            (Who::Here(_), _) if operators.are_open => Ok(()),
+            (Who::Peers(_) | Who::Nodes | Who::Services(_) | Who::Local(_) | Who::Here(_), _) => {
                 Err(unauthorized(row))
             }
         }
@@ -397,7 +409,7 @@ impl Engine {
 
     /// Counts a ticket that is refused. One that was genuine once is answered 204, after which an
     /// EventSource does not come back with it.
-    fn refuse_ticket(&mut self, refusal: TicketRefusal) -> Answer {
+    pub(super) fn refuse_ticket(&mut self, refusal: TicketRefusal) -> Answer {
         self.counters.add(ticket_counter(refusal), 1);
         match refusal.is_forged() {
             true => Answer::problem(problems::UNAUTHORIZED, refusal.explain()),

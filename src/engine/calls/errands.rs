@@ -9,15 +9,19 @@ use std::sync::Arc;
 
 use super::refused::Refused;
 use super::served::{NewStream, Served, Then, Waits, overloaded};
+use super::streams::ended;
 use crate::engine::conn::pending::Pending;
 use crate::engine::errand::{Asker, Errand, Goodbye, LoggedOutAt, PutOff, Task, Verdict};
 use crate::engine::farewells::HOLDERS_MS_MAX;
 use crate::engine::mail::{Mail, ShardId};
 use crate::engine::parts::Engine;
+use crate::engine::upstream::Say;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
 use crate::time::{Mono, Now};
+use crate::wire::UserBuf;
+use crate::wire::record::Said;
 use crate::wire::response::{Answer, problems};
 
 /// An answer waits so long for other shards, in ms.
@@ -37,6 +41,8 @@ pub(in crate::engine) struct Errands {
     put_off: Vec<(ShardId, Vec<PutOff>)>,
     /// Goodbyes for which real-time nodes are asked.
     asked: i32,
+    /// What users have said of themselves, for a fleet.
+    said: Vec<(UserBuf, Said)>,
 }
 
 impl Errands {
@@ -55,6 +61,11 @@ impl Errands {
         self.asked += 1;
     }
 
+    /// A fleet is told what a user says of itself.
+    pub(super) fn tell_fleet(&mut self, user: UserBuf, said: Said) {
+        self.said.push((user, said));
+    }
+
     /// The slot's owner must put a goodbye off.
     pub(in crate::engine) fn put_off(&mut self, engine: &Engine, goodbye: PutOff) {
         let owner = goodbye.slot.owner(engine.node.shards);
@@ -64,6 +75,16 @@ impl Errands {
     /// Sends them out, but for those that this shard can see to. Returns how many will be answered.
     fn send(self, engine: &mut Engine, asker: Asker, due: Mono) -> (i32, Verdict) {
         let (mut sent, mut verdict) = (self.asked, Verdict::Done);
+        for (user, said) in self.said {
+            let say = Say {
+                user,
+                said,
+                attended: false,
+                asker,
+            };
+            engine.posts.says.push_back(say);
+            sent += 1;
+        }
         for (owner, slots) in self.looks {
             engine.send_errand(owner, Task::Look(slots), asker);
             sent += 1;
@@ -119,7 +140,7 @@ impl Engine {
         self.errand_ran(asker.conn, more, verdict, now);
     }
 
-    fn send_errand(&mut self, to: ShardId, task: Task, asker: Asker) {
+    pub(super) fn send_errand(&mut self, to: ShardId, task: Task, asker: Asker) {
         let errand = Errand { task, asker };
         self.posts.letter(to, Mail::Errand(Arc::new(errand)));
     }
@@ -145,8 +166,15 @@ impl Engine {
                     let answer = self.own_answers(&slots, now);
                     self.judged(verdict, answer).into()
                 }
-                Then::PassedOn(call) => self.passed_on_answer(*call).into(),
-                Then::LogOut(..) => unreachable!("a log-out is sent out by itself"),
+                Then::PassedOn(call) => self.passed_on_answer(*call, now).into(),
+                Then::LogOut(..)
+                | Then::Opens(_)
+                | Then::Streams(_)
+                | Then::Online(_)
+                | Then::Described
+                | Then::Ended => {
+                    unreachable!("its errands are sent out by itself")
+                }
             };
         }
         Served::Parked {
@@ -164,7 +192,7 @@ impl Engine {
     fn judged(&mut self, verdict: Verdict, answer: Answer) -> Answer {
         match verdict {
             Verdict::Done => answer,
-            Verdict::UnknownStream => self.unknown_stream(),
+            Verdict::UnknownStream | Verdict::Spent => self.unknown_stream(),
             Verdict::NotKept => overloaded(
                 "the revocation is in force, and will be told again after a restart only if it is \
                  said again: its file can not be written",
@@ -278,6 +306,12 @@ impl Engine {
                 let begun = self.passes.logging_out.begin(slots, *at, places);
                 (0, if begun { Verdict::Done } else { Verdict::Full })
             }
+            Task::Seek(seek) => return self.passes.seeking.begin(asker, seek.clone()),
+            Task::Describe(stream) => {
+                let sought = self.describe(*stream, now);
+                return self.tell_sought(asker, sought, now);
+            }
+            Task::End(stream, by) => (0, self.end_for(*stream, by, now)),
         };
         let ran = Mail::Ran {
             conn: asker.conn,
@@ -324,12 +358,28 @@ impl Engine {
                 let answer = self.own_answers(&slots, now);
                 self.judged(verdict, answer).into()
             }
-            Then::PassedOn(call) => self.passed_on_answer(*call).into(),
+            Then::PassedOn(call) => self.passed_on_answer(*call, now).into(),
             Then::Stream(new) => return self.begin_parked_stream(id, &pending, *new, now),
+            Then::Opens(opening) => {
+                if self.conns.at(id.index).has_hung_up() {
+                    self.counters.add(Counter::ClosedPeer, 1);
+                    return self.conns.cut(id);
+                }
+                match self.open_by_ticket(id, *opening, verdict, now) {
+                    Served::Stream(new) => {
+                        return self.begin_parked_stream(id, &pending, *new, now);
+                    }
+                    served => served,
+                }
+            }
             Then::LogOut(_, _, answer) if verdict != Verdict::Done => {
                 self.judged(verdict, answer).into()
             }
             Then::LogOut(slots, at, answer) => self.logged_out(id, &slots, at, answer, now),
+            Then::Ended => ended(verdict).into(),
+            Then::Streams(_) | Then::Online(_) | Then::Described => {
+                unreachable!("no errand of it is run so")
+            }
         };
         self.carry_out(id, pending, served, now);
     }

@@ -25,7 +25,7 @@ pub(super) fn leave(
     now: Now,
 ) -> Served {
     let mut after_ms_max = engine.settings.offline_after_ms;
-    if engine.upstream.is_some() {
+    if engine.node.role.passes_on() {
         // It is passed on when it is due, with the time at which it was said.
         after_ms_max = after_ms_max.min(engine.settings.beat_skew_max_ms / 2);
     }

@@ -10,6 +10,7 @@ mod arguments;
 mod audit;
 mod beat;
 pub(super) mod caller;
+mod cursor;
 mod datagrams;
 mod device_key;
 mod edit;
@@ -20,11 +21,14 @@ mod held;
 mod ignored;
 mod leave;
 pub(super) mod node;
+mod online;
+mod online_in_fleet;
+mod page;
 pub(super) mod passed_on;
 mod preflight;
 mod query;
 mod rate;
-mod refusal;
+pub(in crate::engine) mod refusal;
 pub(super) mod refused;
 mod revoke;
 pub(super) mod served;
@@ -33,11 +37,14 @@ pub(super) mod status;
 mod stream;
 mod stream_beat;
 mod stream_id;
+pub(super) mod streams;
 mod table;
 mod ticket;
 
+use super::arrivals::Maker;
 use super::conn::addresses::{Client, CountsFor};
 use super::conn::pending::Pending;
+use super::conn::readers::name_of;
 use super::operators::Entrance;
 use super::parts::Engine;
 use super::role::Role;
@@ -54,6 +61,8 @@ use table::{DEMO, JSON, Roles, Row, Rows, Surplus};
 pub use node::note_users;
 pub use query::{NODE_HEADER, REFUSES_NEW, instance_of};
 pub use refusal::Refusals;
+#[cfg(feature = "cluster")]
+pub(crate) use status::own_in_fleet;
 
 impl Engine {
     /// Serves one whole request.
@@ -115,30 +124,42 @@ impl Engine {
     ) -> Result<Served, Served> {
         let found = self.find(id, pending, head, now)?;
         let caller = self.caller(&found, head, now)?;
-        if table::opens_stream(head.path) && self.conns.is_proxy(id) {
-            pending.address = self.client_behind(head)?;
+        if found.row.makes_users() && self.conns.is_proxy(id) {
+            let client = self.client_behind(head);
+            if table::opens_stream(head.path) {
+                self.check_client(client)?;
+                pending.address = client;
+            }
+            if !found.proof.is_trusted() {
+                self.arrivals.called_by(Some(Maker::of(id, client)));
+            }
+        }
+        if found.row.surplus == Surplus::Later {
+            pending.client = head.user_agent.and_then(name_of);
         }
         let (row, segment) = (found.row, found.segment);
         Ok(self.serve_call(id, (row, segment), head, body, &caller, now)?)
     }
 
-    /// For whom a stream counts that a proxy asks for.
-    ///
-    /// Err: it has as many connections as one may.
-    fn client_behind(&mut self, head: &Head<'_>) -> Result<CountsFor, Served> {
+    /// For whom a request counts that a proxy passes on.
+    fn client_behind(&self, head: &Head<'_>) -> CountsFor {
         let is_proxy = |address| self.settings.trusts(address);
         let client = client_of(head.lines, is_proxy);
-        let counts_for = match client.map(|client| self.settings.counts_for(client)) {
+        match client.map(|client| self.settings.counts_for(client)) {
             Some(CountsFor::Exempt) => CountsFor::Exempt,
             Some(CountsFor::Client(client)) => CountsFor::Client(client),
             // None is told from another.
             Some(CountsFor::Proxy) | None => CountsFor::Client(Client::UNNAMED),
-        };
-        if self.conns.has_enough(counts_for) {
-            self.counters.add(Counter::LimitConnsPerAddress, 1);
-            return Err(Served::Overloaded("address"));
         }
-        Ok(counts_for)
+    }
+
+    /// Err: a client has as many connections as one may.
+    fn check_client(&mut self, client: CountsFor) -> Result<(), Served> {
+        if !self.conns.has_enough(client) {
+            return Ok(());
+        }
+        self.counters.add(Counter::LimitConnsPerAddress, 1);
+        Err(Served::Overloaded("address"))
     }
 
     /// The row that serves a request. Looks at the head alone.
@@ -192,7 +213,7 @@ impl Engine {
         let pages = self.pages(row, head, &proof, entrance);
         guard::check_origin(&self.settings, row, head, pages)?;
         // A node asks those that decide: two that take each other for such would ask for ever.
-        let passes_on = row.roles == Roles::Passes && self.upstream.is_some();
+        let passes_on = row.roles == Roles::Passes && self.node.role.passes_on();
         let is_node = matches!(proof, Proof::Node);
         if !row.roles.include(&self.node.role) || passes_on && is_node {
             let detail = self.elsewhere();
@@ -205,8 +226,8 @@ impl Engine {
             check_body(head, media)?;
         }
         self.check_credentials(row, head, &proof, entrance)?;
-        let caller = (!proof.is_trusted()).then_some(id);
-        self.arrivals.called_by(caller);
+        let maker = (!proof.is_trusted()).then_some(Maker::Conn(id));
+        self.arrivals.called_by(maker);
         Ok(Found {
             row,
             segment,
@@ -224,7 +245,7 @@ impl Engine {
 
     /// Whether a call takes long however few its words are: its answer is long.
     pub(super) fn takes_long(&self, id: ConnId, head: &Head<'_>) -> bool {
-        head.path == table::METRICS && self.finds_operators(id)
+        table::answers_long(head.path) && self.finds_operators(id)
     }
 
     /// Where else to go with a call that this role does not serve.
@@ -233,6 +254,7 @@ impl Engine {
             Role::Realtime(_) => {
                 "this is a real-time node, which decides nothing; send this to a presence node"
             }
+            Role::Fleet(_) => "nodes of a fleet do not serve this yet",
             _ => "this is a presence node; open and edit streams at a real-time node",
         }
     }
@@ -251,9 +273,16 @@ impl Engine {
             pending.asker.keep_alive = false;
             let then = pending.waits.take().map(|waits| waits.then);
             match then {
-                Some(Then::Stream(_)) => self.refuse_stream(id, &pending, "busy", now),
+                Some(Then::Stream(_) | Then::Opens(_)) => {
+                    self.refuse_stream(id, &pending, "busy", now)
+                }
                 Some(Then::PassedOn(call)) => {
                     let answer = self.unreached(&call);
+                    self.answer(id, pending, answer, now);
+                }
+                // What has been found, and where to go on.
+                Some(Then::Streams(listing)) if listing.has_moved() => {
+                    let answer = self.listed_streams(*listing);
                     self.answer(id, pending, answer, now);
                 }
                 _ => self.answer(id, pending, overloaded(why), now),

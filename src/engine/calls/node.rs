@@ -6,11 +6,15 @@ use super::caller::Caller;
 use super::served::{NewStream, RETRY_AFTER, Served};
 use crate::auth::Scope;
 use crate::engine::parts::Engine;
+use crate::engine::role::Role;
 use crate::metrics::{Board, Counter, Gauge, WARNINGS_MAX};
 use crate::pages::{DASHBOARD, exposition};
 use crate::presence::Presence;
 use crate::time::Now;
 use crate::wire::response::{Answer, Cache, problems};
+
+/// What the gauge `fleet_standing` shows of a node that is a member.
+const IN_FLEET: u64 = 2;
 
 /// `GET /livez`.
 pub(super) fn live(_engine: &mut Engine, _now: Now) -> Answer {
@@ -22,6 +26,13 @@ pub(super) fn ready(engine: &mut Engine, _now: Now) -> Answer {
     if engine.passes.is_draining() {
         let problem = Answer::problem(problems::DRAINING, "the server is shutting down");
         return problem.with_lines(RETRY_AFTER);
+    }
+    // A balancer sends new streams to other nodes; those that are here stay.
+    let standing = engine.node.board.process.gauge(Gauge::FleetStanding);
+    if matches!(engine.node.role, Role::Fleet(_)) && standing != IN_FLEET {
+        let detail = "the node does not reach the fleet's database, or has just begun to; what it \
+                      tells may be old";
+        return Answer::problem(problems::FLEET_AWAY, detail).with_lines(RETRY_AFTER);
     }
     // Degraded is ready: what is known is served, and sending the streams away would help nobody.
     let troubles = troubles(engine);
@@ -49,6 +60,9 @@ fn troubles(engine: &Engine) -> Vec<String> {
         if board.process.gauge(gauge) > 0 {
             troubles.insert(0, trouble.to_owned());
         }
+    }
+    if engine.presence.lacks_space() {
+        troubles.push("the disk had no room for the last new user".to_owned());
     }
     troubles
 }

@@ -159,7 +159,7 @@ impl Engine {
         };
         let max = self.settings.passed_users_max;
         let Some(upstream) = &mut self.upstream else {
-            unreachable!("real-time nodes alone pass calls on");
+            unreachable!("who follows alone passes calls on");
         };
         let Some(room) = upstream.rooms.take(users.len(), max) else {
             self.counters.add(Counter::LimitPassedUsers, 1);
@@ -239,7 +239,7 @@ impl Engine {
     }
 
     /// What a call comes to that all presence nodes have answered.
-    pub(super) fn passed_on_answer(&mut self, call: PassedOn) -> Answer {
+    pub(super) fn passed_on_answer(&mut self, call: PassedOn, now: Now) -> Answer {
         let PassedOn {
             shape,
             last_active,
@@ -260,17 +260,21 @@ impl Engine {
         match shape {
             Shape::One => {
                 if let Some(told) = states.next() {
-                    told.record().told_at(last_active).write(&mut body);
+                    let record = self.as_written(told.record(), now);
+                    record.told_at(last_active).write(&mut body);
                 }
             }
             Shape::Own(user) => match own {
-                Some((told, invisible)) => told.record().write_own(invisible, &mut body),
+                Some((told, invisible)) => self
+                    .as_written(told.record(), now)
+                    .write_own(invisible, &mut body),
                 None => Record::timeless(user.user(), Status::Offline).write(&mut body),
             },
             Shape::Listed(ignored) => {
                 let mut list = Listed::begin(&mut body);
                 for told in states {
-                    list.add(told.record().told_at(last_active), None);
+                    let record = self.as_written(told.record(), now);
+                    list.add(record.told_at(last_active), None);
                 }
                 list.end(&refused, &ignored);
             }
@@ -331,8 +335,10 @@ impl PassedOn {
         nodes.sort_unstable();
         nodes.dedup();
         let name = |node: usize| match role {
-            Role::Realtime(nodes) => nodes.http(node).unwrap_or_default().to_owned(),
-            _ => String::new(),
+            Role::Realtime(nodes) | Role::Fleet(nodes) => {
+                nodes.http(node).unwrap_or_default().to_owned()
+            }
+            Role::All | Role::Presence => String::new(),
         };
         let names: Vec<String> = nodes.into_iter().map(name).collect();
         let users: usize = missing.iter().map(|part| part.places.len()).sum();

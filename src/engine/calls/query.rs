@@ -11,11 +11,12 @@ use crate::engine::parts::Engine;
 use crate::engine::records::record_of;
 use crate::engine::role::Role;
 use crate::realtime::ConnId;
+use crate::slot::Slot;
 use crate::status::Status;
 use crate::time::{Now, Unix};
-use crate::wire::User;
 use crate::wire::record::{Entry, Record};
 use crate::wire::response::Answer;
+use crate::wire::{User, UserBuf};
 
 /// Header by which a presence node says which life of it speaks (16 hex digits); in an answer to a
 /// query also a moment of its clock (Unix ms) before which it publishes nothing any more.
@@ -42,7 +43,7 @@ pub(super) fn one(
     caller: &Caller,
     now: Now,
 ) -> Served {
-    if engine.upstream.is_some() {
+    if engine.must_ask_elsewhere([user]) {
         let shape = match caller.is(user) {
             true => Shape::Own(user.into()),
             false => Shape::One,
@@ -68,7 +69,7 @@ pub(super) fn many(
     caller: &Caller,
     now: Now,
 ) -> Served {
-    if engine.upstream.is_some() {
+    if engine.must_ask_elsewhere(users.iter().flatten().map(UserBuf::user)) {
         return engine.pass_query_on(asker, users, Shape::Listed(ignored), caller, now);
     }
     list(engine, &users, &ignored, caller, now).into()
@@ -96,6 +97,31 @@ fn list(
     }
     list.end(&refused, ignored);
     Answer::json(body)
+}
+
+impl Engine {
+    /// Whether somebody is heard here of whom the fleet has yet to say so. Of who hides it does
+    /// not.
+    fn is_heard(&self, slot: Slot) -> bool {
+        let published = self.presence.hidden(slot);
+        let is_known = self.presence.has_been_told(slot);
+        self.heard.is_online(slot) && is_known && !published.invisible
+    }
+
+    /// Whether the states of some of these are known elsewhere alone. A node of a fleet knows of
+    /// some what the fleet says, and of those whom it hears that they are here; unless it was never
+    /// told of them, for they may hide.
+    fn must_ask_elsewhere<'u>(&self, users: impl IntoIterator<Item = User<'u>>) -> bool {
+        let is_known = |user| {
+            let slot = self.presence.lookup(user);
+            slot.is_some_and(|slot| self.presence.is_sure(slot) || self.is_heard(slot))
+        };
+        match self.node.role {
+            Role::All | Role::Presence => false,
+            Role::Realtime(_) => true,
+            Role::Fleet(_) => !users.into_iter().all(is_known),
+        }
+    }
 }
 
 /// A list of records being written.
@@ -133,7 +159,7 @@ pub(super) fn query(
     caller: &Caller,
     now: Now,
 ) -> Served {
-    if engine.upstream.is_some() {
+    if engine.must_ask_elsewhere(users.iter().flatten().map(UserBuf::user)) {
         let shape = Shape::Listed(Ignored::default());
         return engine.pass_query_on(asker, users, shape, caller, now);
     }
@@ -151,7 +177,7 @@ pub(super) fn query(
                 false => String::new(),
             }
         )),
-        Role::All | Role::Realtime(_) => answer,
+        Role::All | Role::Realtime(_) | Role::Fleet(_) => answer,
     }
     .into()
 }
@@ -167,6 +193,20 @@ fn heard(engine: &Engine, user: User<'_>, caller: &Caller, now: Now) -> Option<U
 fn record<'u>(engine: &'u Engine, user: User<'u>, now: Now) -> Record<'u> {
     match engine.presence.lookup(user) {
         None => Record::timeless(user, Status::Offline),
-        Some(slot) => record_of(&engine.presence, slot, now),
+        // In a fleet whoever has just been heard here has yet to be told by the fleet.
+        Some(slot) if engine.is_heard(slot) && !engine.presence.is_online(slot) => {
+            record_of(&engine.heard, slot, now)
+        }
+        Some(slot) => {
+            let record = engine.as_written(record_of(&engine.presence, slot, now), now);
+            // While the fleet's database is away nobody knows what other nodes hear.
+            let is_old = engine.posts.has_bridge()
+                && engine.presence.is_behind(now.mono)
+                && !engine.heard.is_online(slot);
+            Record {
+                stale: record.stale || is_old,
+                ..record
+            }
+        }
     }
 }

@@ -3,10 +3,8 @@
 //! Owns what it is answered, by what it has asked for so far. Holds no connection: who accepted it
 //! reads, writes and closes.
 
-use std::sync::Arc;
-
 use super::table::begins_stream;
-use crate::engine::settings::Settings;
+use crate::engine::settings::SharedSettings;
 use crate::time::Unix;
 use crate::wire::request::{Method, Parsed, RequestLimits, overhear, parse_head};
 use crate::wire::response::{Answer, Asker, HttpDate, problems, write_answer};
@@ -18,7 +16,7 @@ const RETRY_MS: u64 = 20_000;
 const RETRY_STEP_MS: u64 = 977;
 
 pub struct Refusals {
-    settings: Arc<Settings>,
+    settings: SharedSettings,
     limits: RequestLimits,
     /// So many so far: whom the fixed jitter spreads.
     refused: u64,
@@ -26,9 +24,9 @@ pub struct Refusals {
 
 impl Refusals {
     /// Refuses in the words of these settings.
-    pub fn new(settings: Arc<Settings>) -> Refusals {
+    pub fn new(settings: SharedSettings) -> Refusals {
         Refusals {
-            limits: settings.request_limits(),
+            limits: settings.load().request_limits(),
             settings,
             refused: 0,
         }
@@ -56,7 +54,7 @@ impl Refusals {
         };
         let mut bytes = Vec::new();
         let overheard = overhear(heard);
-        let cors = self.settings.cors_lines(overheard.origin);
+        let cors = self.settings.load().cors_lines(overheard.origin);
         let asker = Asker::overheard(overheard, cors);
         write_answer(&mut bytes, &answer, &asker, &HttpDate::at(unix));
         Some(bytes)
@@ -69,6 +67,11 @@ impl Refusals {
         sse::write_overloaded(retry_ms, "nofile", &mut body);
         Answer::events(body)
     }
+}
+
+/// Whether a head that is torn or refused is that of a call that begins a stream.
+pub(in crate::engine) fn asks_for_stream(heard: &[u8]) -> bool {
+    torn(heard).is_some_and(|(method, path)| begins_stream(method, path))
 }
 
 /// Method and path of a request line whose head is torn or refused, if the path is whole.
@@ -87,12 +90,16 @@ fn torn(heard: &[u8]) -> Option<(Method, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::settings::Settings;
 
     fn refusals() -> Refusals {
-        Refusals::new(Arc::new(Settings {
-            cors_origins: vec!["https://app.example".into()],
-            ..Settings::default()
-        }))
+        Refusals::new(
+            Settings {
+                cors_origins: vec!["https://app.example".into()],
+                ..Settings::default()
+            }
+            .into(),
+        )
     }
 
     fn refused(heard: &str, more_may_come: bool) -> Option<String> {

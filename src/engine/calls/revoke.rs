@@ -13,11 +13,15 @@ use crate::engine::calls::caller::NewPermit;
 use crate::engine::conn::permits::Origin;
 use crate::engine::errand::{Asker, Verdict};
 use crate::engine::parts::Engine;
+use crate::engine::role::Role;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::time::{Now, Unix};
 use crate::wire::record::RevokeAsk;
 use crate::wire::response::{Answer, problems};
+
+const UNTOLD: &str = "the fleet's database has not answered: the revocation is in force at this \
+                      node alone, which will tell the others; say it again to be sure of them";
 
 pub(super) fn revoke(
     engine: &mut Engine,
@@ -57,13 +61,12 @@ pub(super) fn revoke(
         until: now.mono.plus_ms(WAIT_MS_MAX),
     };
     engine.keeping.push_back(asker);
-    engine.parked_for(
-        1,
-        Verdict::Done,
-        Then::Answer(Answer::no_content()),
-        asker,
-        now,
-    )
+    let then = Then::Answer(Answer::no_content());
+    let mut served = engine.parked_for(1, Verdict::Done, then, asker, now);
+    if let (Served::Parked { unanswered, .. }, Role::Fleet(_)) = (&mut served, &engine.node.role) {
+        *unanswered = UNTOLD;
+    }
+    served
 }
 
 /// `POST /v1/revocations`: another node tells what it was told.

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use super::caller::NewPermit;
 use super::ignored::Ignored;
+use super::online_in_fleet::Round;
 use super::passed_on::PassedOn;
 use super::refused::Refused;
+use super::streams::Listing;
 use crate::auth::Reserved;
 use crate::engine::errand::{LoggedOutAt, Verdict};
 use crate::presence::InternFault;
 use crate::slot::Slot;
 use crate::time::Mono;
 use crate::wire::UserBuf;
-use crate::wire::record::Vouch;
+use crate::wire::record::{StreamAsk, Vouch};
 use crate::wire::response::{Answer, problems};
 
 /// What a call comes to.
@@ -53,6 +55,8 @@ pub(in crate::engine) struct Waits {
 pub(in crate::engine) enum Then {
     Answer(Answer),
     Stream(Box<NewStream>),
+    /// The fleet has said whether the ticket is good by which a stream is opened.
+    Opens(Box<Opening>),
     /// The holder of this slot is told what it truly is.
     Own(Slot),
     /// A node is told so of all of these.
@@ -61,6 +65,25 @@ pub(in crate::engine) enum Then {
     PassedOn(Box<PassedOn>),
     /// All shards know that these users are logged out: their beats count no more.
     LogOut(Arc<[Slot]>, LoggedOutAt, Answer),
+    /// Shards say which streams they have, one after the other.
+    Streams(Box<Listing>),
+    /// The fleet's database says who is online.
+    Online(Box<Round>),
+    /// The shard that holds a stream says what is known of it.
+    Described,
+    /// The shard that holds a stream ends it.
+    Ended,
+}
+
+/// A stream that is asked for, and for which there is room.
+#[derive(Debug)]
+pub(in crate::engine) struct Opening {
+    pub(super) ask: StreamAsk,
+    pub(super) watch: Vec<UserBuf>,
+    pub(super) refused: Refused,
+    pub(super) ignored: Ignored,
+    pub(super) permit: Option<NewPermit>,
+    pub(super) ticket: Option<Reserved>,
 }
 
 impl From<Answer> for Served {

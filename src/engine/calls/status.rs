@@ -14,9 +14,10 @@ use crate::engine::parts::Engine;
 use crate::engine::records::record_of;
 use crate::engine::upstream::Say;
 use crate::metrics::Counter;
-use crate::presence::OwnState;
+use crate::presence::{OwnState, Presence, State};
 use crate::realtime::ConnId;
 use crate::slot::Slot;
+use crate::status::Status;
 use crate::time::Now;
 use crate::wire::UserBuf;
 use crate::wire::record::{Entry, Record, Said, StatusAsk, Told};
@@ -25,6 +26,10 @@ use crate::wire::response::{Answer, problems};
 /// What is said at a real-time node waits so long for the presence node, in ms: it may be behind a
 /// request that times out.
 const SAYING_MS_MAX: u64 = 3_000;
+
+/// The same of a node of a fleet, of what only the database can do.
+const NOT_IN_FLEET: &str = "the fleet's database does not answer; it is done when it does, unless \
+                            this node ends first: ask again";
 
 const UNTAKEN: &str = "the user's presence node does not answer; what was said may hold, or not";
 
@@ -37,7 +42,7 @@ pub(super) fn set(
     now: Now,
 ) -> Served {
     if let Some(users) = ask.users {
-        if ask.user.is_some() || !caller.is_node() || engine.upstream.is_some() {
+        if ask.user.is_some() || !caller.is_node() || engine.node.role.follows() {
             let detail = "users is what nodes say to presence nodes; name one `user`";
             return Answer::problem(problems::BAD_JSON, detail).into();
         }
@@ -47,7 +52,7 @@ pub(super) fn set(
         let detail = "missing field `user`: whose status it is, where no token says so";
         return Answer::problem(problems::BAD_JSON, detail).into();
     };
-    if engine.upstream.is_some() {
+    if engine.node.role.passes_on() {
         let attended = ask.idle_ms.is_some() && !engine.is_idle(ask.idle_ms);
         if let Some(slot) = engine.presence.lookup(user.user()) {
             match engine.is_idle(ask.idle_ms) {
@@ -106,8 +111,34 @@ fn set_all(
 impl Engine {
     /// Takes over what a user says of itself; the slot's owner looks at it if that is news.
     pub(super) fn say(&mut self, slot: Slot, said: Said, errands: &mut Errands, now: Now) {
-        if !said.is_empty() && self.presence.say(slot, said) {
+        if said.is_empty() {
+            return;
+        }
+        if self.posts.has_bridge() {
+            return self.say_in_fleet(slot, said, errands, now);
+        }
+        if self.heard.say(slot, said) {
             errands.look(self, slot, now);
+        }
+    }
+
+    /// The same at a node of a fleet: all nodes are told, and the answer waits until it is told
+    /// here. What the fleet has said already is no news.
+    fn say_in_fleet(&mut self, slot: Slot, said: Said, errands: &mut Errands, now: Now) {
+        let status = Said {
+            invisible: None,
+            ..said
+        };
+        let mut is_news = !self.presence.is_sure(slot);
+        if !status.is_empty() && self.heard.say(slot, status) {
+            errands.look(self, slot, now);
+            is_news = true;
+        }
+        if let Some(invisible) = said.invisible {
+            is_news |= self.presence.note_hiding(slot, invisible);
+        }
+        if is_news {
+            errands.tell_fleet(self.presence.user(slot).into(), said);
         }
     }
 
@@ -115,8 +146,8 @@ impl Engine {
     /// somebody who is there is there at once.
     fn say_idle(&mut self, slot: Slot, idle_ms: Option<u64>, errands: &mut Errands, now: Now) {
         if self.is_idle(idle_ms) {
-            self.presence.say_unattended(slot);
-        } else if idle_ms.is_some() && self.presence.say_attended(slot) {
+            self.heard.say_unattended(slot);
+        } else if idle_ms.is_some() && self.heard.say_attended(slot) {
             errands.look(self, slot, now);
         }
     }
@@ -158,6 +189,8 @@ impl Engine {
 
     /// Presence nodes have answered, or have not.
     pub(in crate::engine) fn finish_saying(&mut self, taken: &[Taken], now: Now) {
+        // At a node of a fleet it is answered by what is known here by then.
+        let passes_on = self.node.role.passes_on();
         let shard = self.node.shard;
         for Taken { asker, own } in taken.iter().filter(|taken| taken.asker.shard == shard) {
             let Some(waits) = self.conns.waits(asker.conn) else {
@@ -165,10 +198,11 @@ impl Engine {
             };
             let Some((told, invisible)) = own else {
                 self.counters.add(Counter::StatusesUntaken, 1);
-                self.give_up(asker.conn, UNTAKEN, now);
+                let why = if passes_on { UNTAKEN } else { NOT_IN_FLEET };
+                self.give_up(asker.conn, why, now);
                 continue;
             };
-            if matches!(waits.then, Then::Answer(_)) {
+            if passes_on && matches!(waits.then, Then::Answer(_)) {
                 waits.then = Then::Answer(own_record(told, *invisible));
             }
             self.errand_ran(asker.conn, 0, Verdict::Done, now);
@@ -194,15 +228,53 @@ impl Engine {
     }
 
     fn write_own(&self, slot: Slot, body: &mut Vec<u8>, now: Now) {
-        let offline_after_ms = self.settings.offline_after_ms;
-        let OwnState { state, invisible } = self.presence.own_state(slot, offline_after_ms, now);
+        let OwnState { state, invisible } = self.own_state(slot, now);
         let record = Record {
             status: state.status,
             since: state.since,
             last_active: state.last_active,
             ..record_of(&self.presence, slot, now)
         };
+        let record = match self.posts.has_bridge() && !invisible && !self.heard.is_online(slot) {
+            // Its beats go to another node.
+            true => self.as_written(record, now),
+            false => record,
+        };
         record.write_own(invisible, body);
+    }
+}
+
+impl Engine {
+    fn own_state(&self, slot: Slot, now: Now) -> OwnState {
+        match self.posts.has_bridge() {
+            true => own_in_fleet(&self.presence, &self.heard, slot, now),
+            false => {
+                let offline_after_ms = self.settings.offline_after_ms;
+                self.heard.own_state(slot, offline_after_ms, now)
+            }
+        }
+    }
+}
+
+/// A user at a node of a fleet as it is told itself: what the fleet says of it, and what was heard
+/// here just now.
+pub(crate) fn own_in_fleet(told: &Presence, heard: &Presence, slot: Slot, now: Now) -> OwnState {
+    let public = told.state(slot, now);
+    let (hidden, said) = (told.hidden(slot), heard.said(slot).status);
+    let is_heard = heard.is_online(slot);
+    let last_active = heard.state(slot, now).last_active.filter(|_| is_heard);
+    let status = match said {
+        _ if !hidden.is_here && !is_heard => Status::Offline,
+        Status::Online if hidden.unattended => Status::Away,
+        said => said,
+    };
+    OwnState {
+        state: State {
+            status,
+            since: public.since.filter(|_| public.is_known()),
+            last_active: last_active.max(public.last_active.filter(|_| public.is_known())),
+        },
+        invisible: hidden.invisible,
     }
 }
 

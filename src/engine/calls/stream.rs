@@ -4,16 +4,21 @@
 //! between the two.
 
 use super::caller::Caller;
-use super::errands::Errands;
+use super::errands::{Errands, WAIT_MS_MAX};
 use super::ignored::Ignored;
 use super::refused::Refused;
-use super::served::{NewStream, Served, Then, intern_detail};
+use super::served::{NewStream, Opening, Served, Then, intern_detail};
 use super::stream_id;
+use crate::auth::TicketRefusal;
+use crate::engine::arrivals::Maker;
 use crate::engine::conn::addresses::CountsFor;
 use crate::engine::conn::pending::Pending;
+use crate::engine::errand::{Asker, Verdict};
 use crate::engine::horizon;
 use crate::engine::parts::Engine;
+use crate::engine::role::Role;
 use crate::engine::settings::OUTBOX_BYTES_FLOOR;
+use crate::engine::upstream::Outbound;
 use crate::metrics::Counter;
 use crate::presence::InternFault;
 use crate::realtime::ConnId;
@@ -34,7 +39,7 @@ const HELLO_BYTES: usize = 640;
 pub(super) fn open(
     engine: &mut Engine,
     asker: ConnId,
-    ask: StreamAsk,
+    mut ask: StreamAsk,
     ignored: Ignored,
     caller: &Caller,
     now: Now,
@@ -44,7 +49,8 @@ pub(super) fn open(
         return Answer::no_content().into();
     }
     let mut refused = Refused::default();
-    let watch = refused.sift(None, ask.watch, &mut engine.counters);
+    let watch = std::mem::take(&mut ask.watch);
+    let watch = refused.sift(None, watch, &mut engine.counters);
     if engine.passes.is_draining() {
         // Presence nodes know of no drain: that its holder is there they hear here. What the holder
         // says of itself would come behind that beat.
@@ -72,6 +78,30 @@ pub(super) fn open(
         Ok(ticket) => ticket,
         Err(refused) => return refused,
     };
+    let opening = Opening {
+        ask,
+        watch,
+        refused,
+        ignored,
+        permit: engine.permit_of(caller, now),
+        ticket,
+    };
+    if matches!(engine.node.role, Role::Fleet(_)) && opening.ticket.is_some() {
+        return engine.ask_for_ticket(asker, opening, now);
+    }
+    opened(engine, asker, opening, now)
+}
+
+/// A stream for which there is room, and whose ticket, if it comes by one, nobody else has used.
+fn opened(engine: &mut Engine, asker: ConnId, opening: Opening, now: Now) -> Served {
+    let Opening {
+        ask,
+        watch,
+        refused,
+        ignored,
+        permit,
+        ticket,
+    } = opening;
     let mut waits = None;
     let publisher = match ask.user {
         None => None,
@@ -103,12 +133,12 @@ pub(super) fn open(
         ignored,
         last_event_id: ask.last_event_id,
         vouched: false,
-        permit: engine.permit_of(caller, now),
+        permit,
         ticket,
         follows: None,
     };
     if let Some(slot) = publisher
-        && engine.upstream.is_some()
+        && engine.node.role.passes_on()
         && !ask.said.is_empty()
     {
         // It goes before the first beat, so that nobody flashes online.
@@ -119,12 +149,12 @@ pub(super) fn open(
     let mut errands = Errands::default();
     // Who has read the hello, or asks behind it, finds its holder online.
     if let Some(slot) = publisher
-        && engine.upstream.is_none()
+        && !engine.node.role.passes_on()
     {
         new.vouched = true;
         // Before the beat: who is invisible never flashes online.
         engine.say(slot, ask.said, &mut errands, now);
-        let outcome = engine.presence.record_beat(slot, Unix::LATEST, now);
+        let outcome = engine.heard.record_beat(slot, Unix::LATEST, now);
         if engine.count_beat(outcome, Counter::BeatsStream) {
             errands.look(engine, slot, now);
         }
@@ -133,6 +163,39 @@ pub(super) fn open(
 }
 
 impl Engine {
+    /// Asks the fleet whether the ticket has been used at another node.
+    fn ask_for_ticket(&mut self, conn: ConnId, opening: Opening, now: Now) -> Served {
+        let asker = Asker {
+            shard: self.node.shard,
+            conn,
+            until: now.mono.plus_ms(WAIT_MS_MAX),
+        };
+        let ticket = opening.ticket.iter().zip(&mut self.upstream);
+        for (ticket, upstream) in ticket {
+            let id = ticket.id().bytes();
+            upstream.outbound.push_back(Outbound::Ticket { asker, id });
+        }
+        let then = Then::Opens(Box::new(opening));
+        self.parked_for(1, Verdict::Done, then, asker, now)
+    }
+
+    /// The fleet has said what it knows of the ticket by which a stream is opened.
+    pub(super) fn open_by_ticket(
+        &mut self,
+        id: ConnId,
+        mut opening: Opening,
+        verdict: Verdict,
+        now: Now,
+    ) -> Served {
+        if verdict == Verdict::Spent {
+            if let Some(ticket) = opening.ticket.take() {
+                ticket.spend();
+            }
+            return self.refuse_ticket(TicketRefusal::Used).into();
+        }
+        opened(self, id, opening, now)
+    }
+
     /// Enters what a stream watches, moves its connection into its new life and says hello.
     pub(super) fn begin_stream(
         &mut self,
@@ -158,6 +221,10 @@ impl Engine {
         }
         self.conns
             .stream_begins(id.index, unsure, new.permit, now.mono);
+        let client = pending.client.as_deref();
+        if !self.conns.note_reader(id.index, client, now.mono) {
+            self.counters.add(Counter::LimitClientNames, 1);
+        }
         if let Some(permit) = &new.permit
             && self.is_revoked_since(permit, now)
         {
@@ -187,7 +254,8 @@ impl Engine {
                 self.conns.at(id.index).leave_beats_to_holder();
             }
             let due = now.mono.plus_ms(self.settings.beat_interval_ms);
-            self.arrivals.wait(id, user, by_holder, due);
+            let maker = Maker::of(id, pending.address);
+            self.arrivals.wait(id, user, maker, by_holder, due);
         }
         #[cfg(any(debug_assertions, feature = "planted"))]
         if crate::planted::is(crate::planted::Planted::SnapshotBeforeWatch) {
@@ -282,7 +350,13 @@ impl Engine {
 
     /// Refuses a stream for load in the one way after which an EventSource comes back: 200, a long
     /// jittered `retry:`, the event `overloaded`, and the end.
-    pub(super) fn refuse_stream(&mut self, id: ConnId, pending: &Pending, why: &str, now: Now) {
+    pub(in crate::engine) fn refuse_stream(
+        &mut self,
+        id: ConnId,
+        pending: &Pending,
+        why: &str,
+        now: Now,
+    ) {
         let retry_ms = match self.passes.is_draining() {
             true => self.away_ms(now),
             false => self.wide_retry_ms(),

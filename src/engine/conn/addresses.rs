@@ -5,6 +5,7 @@
 //! an address, and nothing before the first one that counts. Never says who is exempt, nor how many
 //! are too many.
 
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hashbrown::HashMap;
@@ -15,7 +16,7 @@ const CLIENT_BITS: u32 = 64;
 
 /// A client's address: an IPv4 address, or the first 64 bits of an IPv6 one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(in crate::engine) struct Client(IpAddr);
+pub struct Client(IpAddr);
 
 impl Client {
     /// All those of whom a proxy does not say it.
@@ -30,6 +31,15 @@ impl Client {
             }
             v4 => v4,
         })
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(v4) => v4.fmt(f),
+            IpAddr::V6(v6) => write!(f, "{v6}/{CLIENT_BITS}"),
+        }
     }
 }
 
@@ -117,6 +127,13 @@ impl Addresses {
         self.of.get(index as usize).copied().unwrap_or(EXEMPT)
     }
 
+    /// For which client a connection counts. None: for none, or for one that nobody names.
+    pub(super) fn client(&self, index: u32) -> Option<Client> {
+        let place = self.get(index).checked_sub(FIRST)?;
+        let client = self.counted[place as usize].client;
+        (client != Client::UNNAMED).then_some(client)
+    }
+
     /// Whether a proxy has it, whose word of its clients is taken, and nothing counts it yet.
     pub(super) fn is_proxy(&self, index: u32) -> bool {
         self.get(index) == PROXY
@@ -168,6 +185,8 @@ mod tests {
         assert_ne!(client("2001:db8:1:2::5"), client("2001:db8:1:3::5"));
         assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));
         assert_ne!(client("192.0.2.1"), client("192.0.2.2"));
+        assert_eq!(client("2001:db8:1:2::5").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(client("::ffff:192.0.2.1").to_string(), "192.0.2.1");
     }
 
     #[test]
@@ -181,6 +200,11 @@ mod tests {
         assert_eq!((addresses.conns(a), addresses.conns(b)), (1, 1));
         addresses.enter(8, CountsFor::Proxy);
         addresses.enter_surplus(3);
+        assert_eq!(
+            (addresses.client(7), addresses.client(9)),
+            (Some(a), Some(b))
+        );
+        assert_eq!([8, 3, 100].map(|index| addresses.client(index)), [None; 3]);
         assert_eq!(
             [7, 8, 3, 100].map(|index| (addresses.is_proxy(index), addresses.is_surplus(index))),
             [(false, false), (true, false), (false, true), (false, false)]

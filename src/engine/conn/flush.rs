@@ -89,6 +89,11 @@ impl Conns {
         self.queue.pop(&mut self.table)
     }
 
+    /// The place of the one that is likely to be flushed next.
+    pub(in crate::engine) fn expected_flush(&self) -> Option<u32> {
+        self.queue.first()
+    }
+
     /// Nobody is to be flushed.
     pub(in crate::engine) fn is_flushed(&self) -> bool {
         self.queue.is_empty()

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use crate::engine::calls::refusal::asks_for_stream;
 use crate::engine::calls::served::overloaded;
 use crate::engine::conn::pending::Pending;
 use crate::engine::parts::Engine;
@@ -39,6 +40,13 @@ enum Step {
 impl Engine {
     /// Bytes arrived. False: stop reading this connection until [`Engine::poll_resume`] names it.
     pub fn handle_bytes(&mut self, id: ConnId, bytes: &[u8], now: Now) -> bool {
+        let goes_on = self.hear(id, bytes, now);
+        self.conns.count(id);
+        self.crowd_out(id, now);
+        goes_on
+    }
+
+    fn hear(&mut self, id: ConnId, bytes: &[u8], now: Now) -> bool {
         let Some(conn) = self.conns.get_mut(id) else {
             return true;
         };
@@ -56,7 +64,8 @@ impl Engine {
         }
         match conn.io.as_mut().map(|io| std::mem::take(&mut io.input)) {
             Some(mut input) if !input.is_empty() => {
-                input.extend_from_slice(bytes);
+                let need_bytes = self.conns.at(id.index).io().need_bytes;
+                extend(&mut input, bytes, need_bytes);
                 self.serve_buffer(id, input, Long::Deferred, now);
             }
             _ => {
@@ -119,6 +128,50 @@ impl Engine {
             _ if was_paused => self.conns.resume(id),
             _ => {}
         }
+        self.conns.count(id);
+    }
+
+    /// Refuses a request that is not whole, if buffers take as much as they may and it is no short
+    /// one.
+    fn crowd_out(&mut self, id: ConnId, now: Now) {
+        if !self.conns.is_crowded() {
+            return;
+        }
+        let conn = self
+            .conns
+            .get(id)
+            .filter(|conn| conn.phase() == Phase::Reading);
+        let Some(io) = conn.and_then(|conn| conn.io.as_ref()) else {
+            return;
+        };
+        if io.received_bytes() > self.settings.request_bytes_at_once() {
+            let heard = match &io.chunked {
+                Some(chunked) => chunked.head.clone(),
+                None => io.input.clone(),
+            };
+            let head = parse_head(&heard, &self.node.limits);
+            let is_trusted = match head {
+                Parsed::Head { head, .. } => self.proof(id, &head, now).is_trusted(),
+                Parsed::Partial | Parsed::Fault(_) => false,
+            };
+            if !is_trusted {
+                self.refuse_for_room(id, &heard, now);
+            }
+        }
+    }
+
+    /// `heard` begins with the request's head, as far as there is one.
+    fn refuse_for_room(&mut self, id: ConnId, heard: &[u8], now: Now) {
+        self.counters.add(Counter::LimitBufferBytes, 1);
+        let mut pending = Pending::new(Call::Other, self.overheard(id, heard));
+        pending.asker.keep_alive = false;
+        self.conns.at(id.index).linger();
+        if asks_for_stream(heard) {
+            return self.refuse_stream(id, &pending, "buffers", now);
+        }
+        let detail = "the server holds as many bytes of requests and answers as it may \
+                      (buffer-bytes-max); try again later";
+        self.answer(id, pending, overloaded(detail), now);
     }
 
     fn serve_buffer(&mut self, id: ConnId, mut input: Vec<u8>, long: Long, now: Now) {
@@ -154,6 +207,7 @@ impl Engine {
         let mut used = 0;
         // A chunked body that waited for its slice is no input any more.
         while used < input.len() || long == Long::Served {
+            let outbox_bytes_max = self.conns.outbox_bytes_max();
             let Some(conn) = self.conns.get_mut(id) else {
                 return input.len();
             };
@@ -167,7 +221,7 @@ impl Engine {
                 _ => return input.len(),
             }
             // What follows may be a stream, whose first words must fit behind the answers.
-            if conn.unsent_bytes() + OUTBOX_BYTES_FLOOR > self.settings.outbox_bytes_max {
+            if conn.unsent_bytes() + OUTBOX_BYTES_FLOOR > outbox_bytes_max {
                 self.counters.add(Counter::LimitOutboxBytes, 1);
                 conn.pause();
                 return used;
@@ -198,6 +252,10 @@ impl Engine {
         }
         match head.framing {
             Framing::None => {
+                if self.lacks_room(id, &head, 0, *long, now) {
+                    self.refuse_for_room(id, rest, now);
+                    return Step::Used(rest.len());
+                }
                 if self.defers(id, &head, 0, long, now) {
                     return Step::Partial;
                 }
@@ -215,6 +273,10 @@ impl Engine {
                     return Step::Partial;
                 }
                 self.conns.at(id.index).io().need_bytes = 0;
+                if self.lacks_room(id, &head, total - head_bytes, *long, now) {
+                    self.refuse_for_room(id, rest, now);
+                    return Step::Used(rest.len());
+                }
                 if self.defers(id, &head, total - head_bytes, long, now) {
                     return Step::Partial;
                 }
@@ -258,15 +320,49 @@ impl Engine {
                 some => Step::Used(some),
             };
         }
-        let Parsed::Head { head, .. } = parse_head(&chunked.head, &self.node.limits) else {
-            unreachable!("a head that was parsed once is parsed again");
+        let head = match parse_head(&chunked.head, &self.node.limits) {
+            Parsed::Head { head, .. } => head,
+            Parsed::Fault(fault) => return self.refuse(id, fault, &chunked.head, rest.len(), now),
+            // Kept whole, so this is nothing that a peer can bring about. It is refused all the
+            // same: a connection is worth less than a shard.
+            Parsed::Partial => {
+                let fault = RequestFault::BadHead;
+                return self.refuse(id, fault, &chunked.head, rest.len(), now);
+            }
         };
+        if self.lacks_room(id, &head, chunked.body.len(), *long, now) {
+            self.refuse_for_room(id, &chunked.head, now);
+            return Step::Used(rest.len());
+        }
         if self.defers(id, &head, chunked.body.len(), long, now) {
             self.conns.at(id.index).io().chunked = Some(chunked);
             return Step::Used(consumed);
         }
         self.dispatch(id, &head, &chunked.body, now);
         Step::Used(consumed)
+    }
+
+    /// Whether a request has many words: its answer may have many, too.
+    fn is_long(&self, head: &Head<'_>, body_bytes: usize) -> bool {
+        let words = head.query.map_or(0, str::len) + body_bytes;
+        words > self.settings.request_bytes_at_once()
+    }
+
+    /// Whether a whole request is refused since buffers take as much as they may. One that has
+    /// waited for its slice is served: that makes room. So are nodes and services: what
+    /// strangers send must not hold up the fleet.
+    fn lacks_room(
+        &self,
+        id: ConnId,
+        head: &Head<'_>,
+        body_bytes: usize,
+        long: Long,
+        now: Now,
+    ) -> bool {
+        long == Long::Deferred
+            && self.conns.is_crowded()
+            && self.is_long(head, body_bytes)
+            && !self.proof(id, head, now).is_trusted()
     }
 
     /// Whether a whole request waits for a slice of its own: it takes long, and this is not its
@@ -279,9 +375,8 @@ impl Engine {
         long: &mut Long,
         now: Now,
     ) -> bool {
-        let words = head.query.map_or(0, str::len) + body_bytes;
-        let is_short = words <= self.settings.request_bytes_at_once() && !self.takes_long(id, head);
-        if is_short && !self.has_verified_enough(head) {
+        let is_short = !self.is_long(head, body_bytes);
+        if is_short && !self.takes_long(id, head) && !self.has_verified_enough(head) {
             return false;
         }
         match std::mem::replace(long, Long::Deferred) {
@@ -416,4 +511,14 @@ impl Engine {
         io.continued = false;
         io.need_bytes = 0;
     }
+}
+
+/// Appends to what waits for `need_bytes`: its room doubles as a vector's does, and no further.
+fn extend(input: &mut Vec<u8>, bytes: &[u8], need_bytes: usize) {
+    let len = input.len() + bytes.len();
+    if len > input.capacity() {
+        let doubled = (2 * input.capacity()).min(need_bytes);
+        input.reserve_exact(doubled.max(len) - input.len());
+    }
+    input.extend_from_slice(bytes);
 }

@@ -11,14 +11,15 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::addresses::{Addresses, CountsFor};
+use super::addresses::{Addresses, Client, CountsFor};
 use super::pending::Pending;
 use super::permits::{Origin, Permit, Permits, Tag};
+use super::readers::{Reader, Readers};
 use crate::auth::LastActive;
 use crate::engine::calls::caller::NewPermit;
 use crate::engine::calls::served::Waits;
 use crate::engine::operators::Entrance;
-use crate::engine::settings::{SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
+use crate::engine::settings::{OUTBOX_BYTES_FLOOR, SURPLUS_CONNS, SURPLUS_HEARING_MS, Settings};
 use crate::metrics::{Counter, Counters};
 use crate::presence::Presence;
 use crate::realtime::outbox::FlushQueue;
@@ -28,8 +29,9 @@ use crate::realtime::{Conn, ConnId, ConnTable, Phase};
 use crate::slot::Slot;
 use crate::time::Mono;
 
-/// Most room in bytes that one answer leaves for the next.
-const SCRATCH_BYTES_MAX: usize = 65_536;
+/// Most room in bytes that one answer leaves for the next. A longer one takes longer to make than
+/// to allocate for.
+const SCRATCH_BYTES_MAX: usize = 16_384;
 
 /// Room for connections whose requests wait that is not worth giving back.
 const DEFERRED_KEPT: usize = 1_024;
@@ -46,6 +48,8 @@ pub struct Close {
 pub enum CloseHow {
     /// The engine has forgotten it; drop the socket.
     Close,
+    /// The same of one whose peer does not read: what it has not read is thrown away with it.
+    Reset,
     /// Shut down our sending half and go on reading into the engine, until it says Close.
     ShutdownWrite,
 }
@@ -64,11 +68,14 @@ pub(in crate::engine) struct Conns {
     pub(super) settings: Arc<Settings>,
     /// Where it is counted whom streams hold.
     pub(super) presence: Arc<Presence>,
+    /// Whose streams have begun or ended; None: nobody asks.
+    held: Option<Vec<Slot>>,
     pub(super) table: ConnTable,
     pub(super) timers: Timers,
     pub(super) queue: FlushQueue,
     pub(super) permits: Permits,
     addresses: Addresses,
+    readers: Readers,
     streams: usize,
     /// The flush that waits for [`Conns::wrote`].
     pub(super) flushing: Option<Flushing>,
@@ -78,6 +85,8 @@ pub(in crate::engine) struct Conns {
     deferred: VecDeque<ConnId>,
     closes: VecDeque<Close>,
     resumes: VecDeque<ConnId>,
+    /// Memory of all connections' buffers as last counted, in bytes.
+    buffered_bytes: usize,
     /// Room for the body of an answer.
     scratch: Vec<u8>,
     /// Whom streams watch. A connection that ends takes its own out.
@@ -91,8 +100,10 @@ impl Conns {
         now: Mono,
     ) -> Conns {
         Conns {
+            readers: Readers::new(settings.stream_life_ms),
             settings,
             presence,
+            held: None,
             table: ConnTable::default(),
             timers: Timers::new(now),
             queue: FlushQueue::default(),
@@ -104,6 +115,7 @@ impl Conns {
             deferred: VecDeque::new(),
             closes: VecDeque::new(),
             resumes: VecDeque::new(),
+            buffered_bytes: 0,
             scratch: Vec::new(),
             watches: Watches::default(),
         }
@@ -123,13 +135,44 @@ impl Conns {
         }
     }
 
-    /// One was accepted, by this listener, from this address. None: more than can even be refused
-    /// politely.
+    /// Other settings count from here on.
+    pub(in crate::engine) fn take_settings(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+    }
+
+    /// Counts the memory of a connection's buffers anew: after each call that may have changed it.
+    pub(in crate::engine) fn count(&mut self, id: ConnId) {
+        if let Some(conn) = self.table.get_mut(id) {
+            let (before, bytes) = conn.count();
+            self.buffered_bytes = self.buffered_bytes - before + bytes;
+        }
+    }
+
+    /// Memory of all connections' buffers, in bytes.
+    pub(in crate::engine) fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes
+    }
+
+    /// Whether buffers take as much as they may.
+    pub(in crate::engine) fn is_crowded(&self) -> bool {
+        self.buffered_bytes >= self.settings.buffer_bytes_max
+    }
+
+    /// Bytes that may wait for one connection's socket now.
+    pub(in crate::engine) fn outbox_bytes_max(&self) -> usize {
+        match self.is_crowded() {
+            true => OUTBOX_BYTES_FLOOR,
+            false => self.settings.outbox_bytes_max,
+        }
+    }
+
+    /// One was accepted, by this listener, from this address: when it came, and now. None: more
+    /// than can even be refused politely.
     pub(in crate::engine) fn accept(
         &mut self,
         entrance: Entrance,
         address: CountsFor,
-        now: Mono,
+        [came_at, now]: [Mono; 2],
         counters: &mut Counters,
     ) -> Option<ConnId> {
         let crowded = self.table.len() >= self.settings.conns_max;
@@ -153,15 +196,16 @@ impl Conns {
             true => self.addresses.enter_surplus(id.index),
             false => self.addresses.enter(id.index, address),
         }
-        let mut deadline_ms = self.settings.request_deadline_ms;
+        let request_ms = self.settings.request_deadline_ms;
+        // A handshake is part of the first request's time. Whoever is refused is heard in any case.
+        let mut deadline = self.timers.tick_in(came_at, request_ms);
         if surplus {
-            deadline_ms = deadline_ms.min(SURPLUS_HEARING_MS);
+            deadline = self.timers.tick_in(now, request_ms.min(SURPLUS_HEARING_MS));
             self.table.at(id.index).admit_as_surplus();
         }
         if entrance == Entrance::Admin {
             self.table.at(id.index).admit_as_admin();
         }
-        let deadline = self.timers.tick_in(now, deadline_ms);
         self.table.at(id.index).moment = deadline;
         self.timers.set(id.index, deadline);
         Some(id)
@@ -314,6 +358,26 @@ impl Conns {
         self.queue_if_due(index, now);
     }
 
+    /// By what name a stream's client goes. False: it is one name too many, and is not kept.
+    pub(in crate::engine) fn note_reader(
+        &mut self,
+        index: u32,
+        name: Option<&str>,
+        now: Mono,
+    ) -> bool {
+        self.readers.enter(index, name, now)
+    }
+
+    /// Who reads the stream at a place.
+    pub(in crate::engine) fn reader(&self, index: u32, now: Mono) -> Reader<'_> {
+        self.readers.of(index, now)
+    }
+
+    /// For which client the connection at a place counts, if anybody says for which.
+    pub(in crate::engine) fn client(&self, index: u32) -> Option<Client> {
+        self.addresses.client(index)
+    }
+
     fn kept(&self, new: NewPermit) -> Permit {
         Permit::new(self.timers.tick_at(new.until), new.origin)
     }
@@ -335,6 +399,7 @@ impl Conns {
             && conn.set_holding(true)
         {
             self.presence.hold(Slot::new(slot));
+            self.held_news(slot);
         }
     }
 
@@ -351,6 +416,26 @@ impl Conns {
             && conn.set_holding(false)
         {
             self.presence.release(Slot::new(slot));
+            self.held_news(slot);
+        }
+    }
+
+    /// In a fleet its nodes are told who holds a stream.
+    fn held_news(&mut self, slot: u32) {
+        if let Some(held) = &mut self.held {
+            held.push(Slot::new(slot));
+        }
+    }
+
+    /// Whoever's streams have begun or ended is noted from here on.
+    pub(in crate::engine) fn note_held(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
+    /// Whose streams have begun or ended since the last call.
+    pub(in crate::engine) fn take_held(&mut self, out: &mut Vec<Slot>) {
+        if let Some(held) = &mut self.held {
+            out.append(held);
         }
     }
 
@@ -385,6 +470,7 @@ impl Conns {
             self.timers.set(id.index, stall);
             self.queue_if_due(id.index, now);
         }
+        self.count(id);
     }
 
     /// The last byte of one in [`Phase::Closing`] is out.
@@ -407,6 +493,12 @@ impl Conns {
         self.close(id, CloseHow::Close);
     }
 
+    /// The same of one whose peer does not read.
+    pub(super) fn reset(&mut self, id: ConnId) {
+        self.forget(id);
+        self.close(id, CloseHow::Reset);
+    }
+
     fn close(&mut self, conn: ConnId, how: CloseHow) {
         self.closes.push_back(Close { conn, how });
     }
@@ -424,6 +516,7 @@ impl Conns {
 
     fn stream_ends(&mut self, index: u32) {
         self.permits.set(index, None);
+        self.readers.leave(index);
         self.streams -= 1;
         self.watches.end(index);
         self.release(index);
@@ -437,6 +530,8 @@ impl Conns {
         self.timers.clear(id.index);
         self.addresses.leave(id.index);
         self.parked.remove(&id.index);
+        let conn = self.table.get(id);
+        self.buffered_bytes -= conn.map_or(0, |conn| conn.counted_bytes());
         // Who came next in its place would be found where it is still watching.
         let held = self.watches.is_ending(id.index);
         if self.table.remove(id, held) {
@@ -450,6 +545,7 @@ impl Conns {
         self.watches.cut_off(places);
         self.permits.cut_off(places);
         self.addresses.cut_off(places);
+        self.readers.cut_off(places);
     }
 
     /// Of which token the stream at a place is; None: there is none, or it takes no token.
@@ -560,12 +656,13 @@ impl Conns {
     /// Panics if two tables disagree. For tests and the simulator.
     pub(in crate::engine) fn check_invariants(&mut self) {
         self.watches.check_invariants();
-        let mut streams = 0;
+        let (mut streams, mut buffered) = (0, 0);
         for index in 0..self.table.places() {
             let live = self.table.id_at(index).is_some();
             let conn = self.table.at(index);
             let streaming = conn.phase() == Phase::Streaming;
             streams += usize::from(streaming);
+            buffered += conn.counted_bytes();
             assert!(
                 streaming || self.watches.of(index) == 0,
                 "conn {index} watches and is no stream"
@@ -604,5 +701,6 @@ impl Conns {
             );
         }
         assert_eq!(streams, self.streams, "streams");
+        assert_eq!(buffered, self.buffered_bytes, "bytes in buffers");
     }
 }

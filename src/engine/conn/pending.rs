@@ -13,6 +13,8 @@ pub(in crate::engine) struct Pending {
     pub(in crate::engine) call: Call,
     /// For whom the stream counts that it asks for.
     pub(in crate::engine) address: CountsFor,
+    /// By what name the stream's client goes that it asks for.
+    pub(in crate::engine) client: Option<Box<str>>,
     /// For whom the answer is written.
     pub(in crate::engine) asker: Asker,
     /// Parked: what is said if no answer comes.
@@ -29,6 +31,7 @@ impl Pending {
         Pending {
             call,
             address: CountsFor::Exempt,
+            client: None,
             asker,
             unanswered: "",
             refused: Refused::default(),

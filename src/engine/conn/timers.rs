@@ -98,7 +98,7 @@ impl Conns {
             if !self.table.at(id.index).is_ending() {
                 counters.add(Counter::ClosedEvicted, 1);
             }
-            self.cut(id);
+            self.reset(id);
             return None;
         }
         let due = self.timers.reached(now) >= self.table.at(id.index).moment;

@@ -84,7 +84,7 @@ impl Engine {
             Said::Sent { sent_at, came_at } => self
                 .presence
                 .record_leave_since(slot, sent_at, came_at, now.unix),
-            Said::PutOff { given_at } => self.presence.record_leave_of(slot, given_at, now.unix),
+            Said::PutOff { given_at } => self.heard.record_leave_of(slot, given_at, now.unix),
         };
         let counts = self.count_leave(outcome, source);
         self.farewell_decided(farewell, counts, now);

@@ -11,6 +11,7 @@ mod run;
 
 use std::collections::VecDeque;
 
+use super::upstream::Erasure;
 use crate::slot::Slot;
 use crate::time::Mono;
 use crate::wire::UserBuf;
@@ -22,6 +23,8 @@ pub(in crate::engine) struct Leaving {
     watched: VecDeque<Leaver>,
     /// Nobody here watches them any more.
     unwatched: VecDeque<Leaver>,
+    /// Users of whose erasure webhooks are yet to be told.
+    pub(in crate::engine) untold: VecDeque<Erasure>,
 }
 
 #[derive(Debug)]

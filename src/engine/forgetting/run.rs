@@ -8,6 +8,7 @@ use crate::engine::farewells::HOLDERS_MS_MAX;
 use crate::engine::mail::Mail;
 use crate::engine::parts::Engine;
 use crate::engine::role::Role;
+use crate::engine::upstream::Erasure;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
 use crate::presence::{ForgetFault, Transition};
@@ -94,14 +95,14 @@ impl Engine {
         let user = UserBuf::from(self.presence.user(slot));
         self.fanout.records.at.remove(&slot.index());
         self.passes.putting_off.drop(slot);
-        let mut leaver = Leaver {
-            slot,
-            user,
-            sought: None,
-        };
-        self.seek(&mut leaver, now);
         if slot.owner(self.node.shards) == self.node.shard {
             self.presence.withdraw(slot);
+            if self.node.has_webhooks
+                && let Some(since) = self.presence.erased_since(slot)
+            {
+                let user = user.clone();
+                self.leaving.untold.push_back(Erasure { user, since });
+            }
             if matches!(self.node.role, Role::Presence) {
                 // Real-time nodes are told the state as it is then: of one who was never seen.
                 let gone = Transition {
@@ -112,6 +113,12 @@ impl Engine {
                 self.posts.decide(gone, now.mono);
             }
         }
+        let mut leaver = Leaver {
+            slot,
+            user,
+            sought: None,
+        };
+        self.seek(&mut leaver, now);
         self.leaving.watched.push_back(leaver);
     }
 

@@ -12,6 +12,7 @@ mod resync;
 mod retain;
 mod revoke;
 mod run;
+mod seek;
 mod sweep;
 mod vouch;
 
@@ -26,6 +27,7 @@ use put_off::PuttingOff;
 use resync::Resyncing;
 use retain::Retaining;
 use revoke::Revoking;
+use seek::Seeking;
 use sweep::Sweeping;
 use vouch::Vouching;
 
@@ -43,6 +45,7 @@ pub(super) struct Passes {
     pub(in crate::engine) putting_off: PuttingOff,
     pub(in crate::engine) logging_out: LoggingOut,
     pub(in crate::engine) revoking: Revoking,
+    pub(in crate::engine) seeking: Seeking,
     /// Room for what a resync finds.
     news: Vec<Transition>,
     sleep_until: Mono,
@@ -66,6 +69,7 @@ impl Passes {
             putting_off: PuttingOff::default(),
             logging_out: LoggingOut::default(),
             revoking: Revoking::new(revoked),
+            seeking: Seeking::default(),
             news: Vec::new(),
             sleep_until: now,
             timers_held_until: now,
@@ -79,6 +83,7 @@ impl Passes {
             || self.resyncing.is_under_way()
             || self.logging_out.is_under_way()
             || self.revoking.is_under_way()
+            || self.seeking.is_under_way()
     }
 
     pub(super) fn is_draining(&self) -> bool {

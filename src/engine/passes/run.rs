@@ -8,6 +8,7 @@ use super::resync::Resynced;
 use super::vouch::Due;
 use crate::engine::conn::timers::{Fired, Overdue};
 use crate::engine::parts::Engine;
+use crate::engine::role::Role;
 use crate::engine::upstream::REVOUCH_MS;
 use crate::metrics::Counter;
 use crate::planted::{self, Planted};
@@ -39,12 +40,13 @@ impl Engine {
             self.let_go(now);
         }
         if !self.silence.holds(now.mono) {
-            self.presence.note_returned();
+            self.heard.note_returned();
         }
         self.say_put_off(now);
         self.believe_overdue(now);
         self.end_logged_out(now);
         self.end_revoked(now);
+        self.seek_streams(now);
         self.vouch(now);
         self.age(now);
         self.try_holders(now);
@@ -132,7 +134,7 @@ impl Engine {
         let slots_max = self.settings.sweep_slots_per_turn_max as u32;
         let context = self.sweep_context(now);
         let sweeping = &mut self.passes.sweeping;
-        if let Some(swept) = sweeping.slice(&self.presence, context, slots_max) {
+        if let Some(swept) = sweeping.slice(&self.heard, context, slots_max) {
             self.counters.add(Counter::SweepSlots, swept.slots_read);
             self.counters.add(Counter::UsersFlapping, swept.flaps);
             let kind = match swept.done {
@@ -147,14 +149,18 @@ impl Engine {
     /// Looks at one of this shard's own slots now.
     pub(in crate::engine) fn look_own(&mut self, slot: Slot, now: Now) {
         let context = self.sweep_context(now);
-        self.passes.sweeping.look(&self.presence, context, slot);
+        self.passes.sweeping.look(&self.heard, context, slot);
         self.tell_decided(now);
     }
 
     fn tell_decided(&mut self, now: Now) {
         let decided = self.passes.sweeping.take_decided();
         for transition in &decided {
-            self.decided(*transition, now);
+            match self.node.role {
+                // What is heard here is told when the fleet says so.
+                Role::Fleet(_) => self.posts.heard.push(transition.slot),
+                _ => self.decided(*transition, now),
+            }
         }
         self.passes.sweeping.give_back(decided);
     }
@@ -240,7 +246,7 @@ impl Engine {
         let draining = &self.passes.draining;
         let jitter_ms = self.random.u64(0..=draining.spread_ms());
         let mut after_ms = self.settings.return_after_ms(draining.rest_ms(now.mono));
-        if self.upstream.is_some() {
+        if self.node.role.follows() {
             // The presence nodes know of no drain: half of what they wait for, so that one attempt
             // may be in vain.
             let least_ms = self.settings.return_after_ms(0);

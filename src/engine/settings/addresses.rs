@@ -6,7 +6,7 @@ use super::Settings;
 use crate::engine::conn::addresses::{Client, CountsFor};
 
 /// One client may have the connections that this many share.
-const CLIENTS_AT_LEAST: usize = 4;
+pub const CLIENTS_AT_LEAST: usize = 4;
 
 impl Settings {
     /// Most connections that one client may have on a shard.
@@ -22,6 +22,14 @@ impl Settings {
         let address = address.to_canonical();
         let mut nets = self.trusted_proxies.iter();
         nets.any(|net| net.contains(&address))
+    }
+
+    /// The client whose connection from there counts; None: it does not, or a proxy has it.
+    pub fn client_at(&self, address: IpAddr) -> Option<Client> {
+        match self.counts_for(address) {
+            CountsFor::Client(client) => Some(client),
+            CountsFor::Exempt | CountsFor::Proxy => None,
+        }
     }
 
     /// For whom a connection from there counts.

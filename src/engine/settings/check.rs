@@ -163,6 +163,18 @@ impl Settings {
                 self.outbox_bytes_max
             ));
         }
+        if self.buffer_bytes_max < self.buffer_bytes_floor() {
+            faults.push(format!(
+                "buffer-bytes-max ({}) can not hold one longest request and one full outbox; set \
+                 it to at least {}, or lower body-bytes-max ({}), head-bytes-max ({}) or \
+                 outbox-bytes-max ({})",
+                self.buffer_bytes_max,
+                self.buffer_bytes_floor(),
+                self.body_bytes_max,
+                self.head_bytes_max,
+                self.outbox_bytes_max
+            ));
+        }
         if self.head_bytes_max < HEAD_BYTES_FLOOR {
             faults.push(format!(
                 "head-bytes-max ({}) can not hold the request for a user id of 128 bytes and a \
@@ -265,6 +277,7 @@ mod tests {
             |s| s.outbox_bytes_max = OUTBOX_BYTES_FLOOR - 1,
             "outbox-bytes-max",
         );
+        one(|s| s.buffer_bytes_max = 2_179_071, "buffer-bytes-max");
         one(
             |s| s.head_bytes_max = HEAD_BYTES_FLOOR - 1,
             "head-bytes-max",
@@ -282,6 +295,7 @@ mod tests {
             s.outbox_bytes_max = OUTBOX_BYTES_FLOOR;
             s.head_bytes_max = HEAD_BYTES_FLOOR;
             s.watches_per_shard_max = 10_000;
+            s.buffer_bytes_max = s.buffer_bytes_floor();
             s.drain_ms = 0;
             s.keep_alive_idle_ms = 0;
         });

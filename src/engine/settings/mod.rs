@@ -9,9 +9,12 @@ mod addresses;
 mod check;
 mod origins;
 mod returns;
+mod shared;
 
+pub use addresses::CLIENTS_AT_LEAST;
 pub use origins::LOOPBACK;
 pub(super) use origins::octets;
+pub use shared::SharedSettings;
 
 use ipnet::IpNet;
 
@@ -173,13 +176,19 @@ pub struct Settings {
     /// Default 50,000. Zero: no such limit. Costs nothing: users are for good, so what it bounds is
     /// how soon a fault fills `users_max`.
     pub new_users_per_second_max: usize,
-    /// The same, of one connection; requests of nodes and services are not counted. Default 2,000.
-    /// Zero: no such limit. Cost: 40 bytes a connection that has just made some.
+    /// The same, of one connection, or of one client whom a proxy names; requests of nodes and
+    /// services are not counted. Default 2,000. Zero: no such limit. Cost: 40 bytes for each that
+    /// has just made some.
     pub new_users_per_conn_second_max: usize,
     /// Bytes that may be encoded for one stream and not yet written to its socket. Default 65,536.
     /// Beyond it nothing more is encoded and only marks are kept. Cost: so much memory per reader
     /// that is slower than its events.
     pub outbox_bytes_max: usize,
+    /// Bytes of requests that have not been answered and of answers and events that have not been
+    /// written, on one shard. Default 256 MiB. At
+    /// least [`Settings::buffer_bytes_floor`]. Beyond it, long requests
+    /// are refused and streams are told in small pieces. Cost: so much memory, when used.
+    pub buffer_bytes_max: usize,
     /// Time that a peer may acknowledge nothing while bytes are waiting, in ms; then it is evicted.
     /// Also the sockets' TCP_USER_TIMEOUT. Default 30,000. Zero is refused. Cost: a dead peer is
     /// held so long.
@@ -265,6 +274,7 @@ static DEFAULT: Settings = Settings {
     new_users_per_second_max: 50_000,
     new_users_per_conn_second_max: 2_000,
     outbox_bytes_max: 65_536,
+    buffer_bytes_max: 256 << 20,
     write_stall_max_ms: 30_000,
     linger_ms: 1_000,
     turn_ms_max: 10,
@@ -313,6 +323,7 @@ static TINY: Settings = Settings {
     new_users_per_second_max: 0,
     new_users_per_conn_second_max: 0,
     outbox_bytes_max: OUTBOX_BYTES_FLOOR,
+    buffer_bytes_max: 4 * OUTBOX_BYTES_FLOOR,
     write_stall_max_ms: 3_000,
     linger_ms: 100,
     turn_ms_max: 2,
@@ -359,6 +370,15 @@ impl Settings {
     /// much work as a slice, if users' ids are short. What is longer waits for a slice of its own.
     pub fn request_bytes_at_once(&self) -> usize {
         self.work_per_slice_max / 4
+    }
+
+    /// The least that `buffer_bytes_max` may be: one longest request finds room, whose buffer has
+    /// doubled, and one stream that has been told all that it may be at once.
+    pub fn buffer_bytes_floor(&self) -> usize {
+        let request = self.head_bytes_max.saturating_add(self.body_bytes_max);
+        request
+            .saturating_mul(2)
+            .saturating_add(self.outbox_bytes_max)
     }
 
     /// What a sweep does beside comparing.

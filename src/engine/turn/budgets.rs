@@ -50,6 +50,10 @@ pub(super) enum Step {
     Close,
 }
 
+/// The part of the turn's time for which beats are received before anybody looks whether others
+/// wait, in percent.
+pub(super) const BEATS_UNASKED_PERCENT: u64 = 1;
+
 impl Step {
     /// The part of the turn's time after which the step begins nothing more, in percent. What a
     /// step leaves is for those behind it; what it would like to do beyond is for the next turn.
@@ -64,6 +68,13 @@ impl Step {
             Step::Flush => 95,
             Step::Close => 100,
         }
+    }
+
+    /// Time that this step may take beside others that took so long, so that it has of all time
+    /// what it has of a turn that is full.
+    pub(super) fn share_beside(self, others_micros: u64) -> u64 {
+        let percent = self.ends_at_percent();
+        others_micros * percent / (100 - percent)
     }
 
     /// What it does in each turn, however late it is: pieces of some microseconds each, or one

@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use std::collections::VecDeque;
 use std::io;
 
-use crate::engine::{Engine, Mail, Outbound, ShardId, WrongKey};
+use crate::engine::{Engine, Mail, Outbound, Refused, ShardId};
 use crate::metrics::Counters;
 use crate::realtime::ConnId;
 use crate::time::{Mono, Now};
@@ -43,11 +43,21 @@ pub trait Kernel {
         take: impl FnMut(&[&[u8]]) -> usize,
     ) -> io::Result<usize>;
 
-    /// A wrong key signed datagrams of the last [`Kernel::receive`].
-    fn refused(&mut self, _wrong_key: WrongKey) {}
+    /// Datagrams of the last [`Kernel::receive`] were refused; told once for each reason.
+    fn refused(&mut self, _refused: Refused) {}
+
+    /// Passes on what has come since the last sleep, without sleeping: asked within a step that may
+    /// go on for long while nobody else waits.
+    fn look(&mut self, _note: impl FnMut(Sign)) {}
 
     /// Accepts one connection, an operator's first.
     fn accept(&mut self) -> Accepted<Self::Socket>;
+
+    /// When the connection came that was accepted last, if that was before this turn: it has had a
+    /// handshake since.
+    fn came_at(&mut self) -> Option<Mono> {
+        None
+    }
 
     /// Accepts one connection on the descriptor that is kept for when there is no other. Closing
     /// it, and no other call, makes room for the next on the same descriptor.
@@ -80,11 +90,19 @@ pub trait Kernel {
         false
     }
 
+    /// Datagrams that the kernel has dropped since the last call, for want of room.
+    fn lost_datagrams(&mut self) -> u64 {
+        0
+    }
+
     /// Goes on with handshakes of connections that are not accepted before these are over, for no
     /// longer than they may take of a turn.
     fn shake_hands(&mut self, _counters: &mut Counters) -> Shakes {
         Shakes::default()
     }
+
+    /// What a write to this socket needs is fetched into the cache: one is soon to come.
+    fn expect_write(&self, _socket: &Self::Socket) {}
 
     /// Writes as much as the socket takes now. What it does not take now is offered again after an
     /// edge has told of room.
@@ -95,6 +113,12 @@ pub trait Kernel {
 
     /// Closes a socket, which ends its edges.
     fn close(&mut self, socket: Self::Socket);
+
+    /// The same, and throws away what its peer has not taken, which a reset tells it. A kernel
+    /// keeps that otherwise, for as long as the peer answers its probes.
+    fn reset(&mut self, socket: Self::Socket) {
+        self.close(socket);
+    }
 
     /// The error that an edge told of.
     fn error(&mut self, socket: &Self::Socket) -> Option<io::Error>;
@@ -218,6 +242,19 @@ pub struct Shakes {
     pub more: bool,
     /// The listener is worth an attempt: some are over, or there is room for others.
     pub ready: bool,
+}
+
+/// What has come, and for whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sign {
+    /// Datagrams, at the beat socket.
+    Datagrams,
+    /// An edge of a listener, or of the connection on the reserve descriptor.
+    Listener,
+    /// An edge of a connection's socket.
+    Conn(ConnId, Edge),
+    /// Mail or an order: [`Kernel::take_mail`] has it.
+    Mail,
 }
 
 /// What an edge told of one socket.

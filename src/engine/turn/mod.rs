@@ -13,17 +13,17 @@
 //! peers have sent: all others wait for no more than that.
 
 mod accepting;
+mod beats;
 mod budgets;
 mod kernel;
 mod serving;
 mod sockets;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 
 pub use budgets::Budgets;
-pub use kernel::{Accepted, Edge, Inbox, Kernel, Notice, Order, Peer, Piece, Shakes};
+pub use kernel::{Accepted, Edge, Inbox, Kernel, Notice, Order, Peer, Piece, Shakes, Sign};
 
 use super::{Engine, EngineParts, Mail, Refusals, ShardId, To};
 use crate::metrics::{Board, Counter, Gauge, Histogram};
@@ -35,9 +35,6 @@ use sockets::Sockets;
 /// Longest sleep, in microseconds: every shard turns at least once a second, by which the others
 /// know that it lives.
 const SLEEP_MICROS_MAX: u64 = 1_000_000;
-/// Beats that one system call is to bring: below half a millisecond of work.
-const BEATS_PER_SLICE: usize = 4_096;
-
 /// Connections that may wait to be written to when another request that takes long is begun; and
 /// answers of this turn when another connection is read. Each is in a buffer until then, and what a
 /// burst takes of the heap lies between what stays there.
@@ -57,6 +54,11 @@ pub struct Driver<S> {
     is_late: bool,
     /// Beats that one datagram's buffer has brought lately: how many one call may ask for.
     beats_per_buffer: usize,
+    /// Working time of this turn's beats, and of all else in the turn before.
+    beats_micros: u64,
+    others_micros: u64,
+    /// Handshakes were left over by the turn before.
+    shakes_wait: bool,
     /// Requests that take long have waited for a whole turn.
     deferred_wait: bool,
     /// Working time of the sweep under way so far.
@@ -67,6 +69,8 @@ pub struct Driver<S> {
     accepting: Accepting<S>,
     /// The socket may hold datagrams: its edge was seen and no read has come back empty since.
     datagrams_wait: bool,
+    /// When the kernel is next asked what it dropped.
+    losses_at: Mono,
 
     inbox: Inbox,
     /// Mail of this turn, by shard; the vectors are kept.
@@ -88,12 +92,16 @@ impl<S> Driver<S> {
             more: false,
             is_late: false,
             beats_per_buffer: 1,
+            beats_micros: 0,
+            others_micros: 0,
+            shakes_wait: false,
             deferred_wait: false,
             sweep_micros: 0,
-            sockets: Sockets::new(parts.settings.conns_max),
+            sockets: Sockets::new(parts.settings.load().conns_max),
             read_buffer: vec![0; budgets.read_buffer_bytes].into_boxed_slice(),
-            accepting: Accepting::new(Refusals::new(Arc::clone(&parts.settings))),
+            accepting: Accepting::new(Refusals::new(parts.settings.clone())),
             datagrams_wait: true,
+            losses_at: Mono::default(),
             inbox: Inbox::default(),
             outgoing: (0..shards).map(|_| Vec::new()).collect(),
             bounced: Vec::new(),
@@ -206,41 +214,6 @@ impl<S> Driver<S> {
         over
     }
 
-    /// Step 3: beat datagrams.
-    pub fn receive_beats(&mut self, kernel: &mut impl Kernel<Socket = S>) {
-        let (mut beats, mut calls) = (0, 0);
-        while self.datagrams_wait
-            && beats < self.budgets.beats
-            && !self.is_over(Step::Beats, calls, kernel)
-        {
-            let (engine, now) = (&mut self.engine, self.now);
-            // A buffer may hold one beat or thousands: no call brings many more than a slice.
-            let buffers = (BEATS_PER_SLICE / self.beats_per_buffer).max(1);
-            let received = kernel.receive(buffers.min(self.budgets.beats - beats), |batch| {
-                engine.handle_beats(batch, now)
-            });
-            calls += 1;
-            match received {
-                Ok(received) => {
-                    beats += received;
-                    let fewer = self.beats_per_buffer - self.beats_per_buffer.div_ceil(4);
-                    self.beats_per_buffer = received.max(fewer).max(1);
-                    if let Some(wrong_key) = self.engine.take_wrong_key() {
-                        kernel.refused(wrong_key);
-                    }
-                    kernel.worked(Piece::Beats, &mut self.engine);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Anything but "empty" is an error of the socket (ENOMEM, ENETDOWN) that the next
-                // edge finds cured or not.
-                Err(_) => self.datagrams_wait = false,
-            }
-        }
-        if self.datagrams_wait {
-            self.left_over(Counter::LimitBeatsPerTurn);
-        }
-    }
-
     /// Step 5: timers, a slice of the sweep, vouching, drain. Of each stream that vouches for its
     /// holder the kernel is asked first.
     pub fn fire_timers(&mut self, kernel: &mut impl Kernel<Socket = S>) {
@@ -308,7 +281,8 @@ impl<S> Driver<S> {
         if ready {
             self.accepting.note_edge();
         }
-        self.more |= more || ready;
+        self.shakes_wait = more || ready;
+        self.more |= self.shakes_wait;
     }
 
     /// Step 9: hands this turn's mail over, one batch per shard; and what is for other nodes.
@@ -347,6 +321,7 @@ impl<S> Driver<S> {
     pub fn report(&mut self, kernel: &mut impl Kernel<Socket = S>) -> Mono {
         let ended = kernel.mono();
         let busy_micros = ended.micros_since(self.now.mono);
+        self.others_micros = busy_micros.saturating_sub(self.beats_micros);
         let counters = self.engine.counters();
         counters.add(Counter::LimitTurnTime, u64::from(self.is_late));
         counters.add(Counter::TurnBusy, busy_micros);
@@ -373,6 +348,16 @@ impl<S> Driver<S> {
     /// When there is something to do, whatever comes.
     pub fn deadline(&self) -> Mono {
         self.engine.poll_timeout().min(self.accepting.due())
+    }
+
+    /// Something has come.
+    pub fn note(&mut self, sign: Sign) {
+        match sign {
+            Sign::Datagrams => self.note_datagrams(),
+            Sign::Listener => self.note_listener(),
+            Sign::Conn(conn, edge) => self.note_edge(conn, edge),
+            Sign::Mail => {}
+        }
     }
 
     /// An edge of a listener, or of the connection on the reserve descriptor.

@@ -68,7 +68,11 @@ impl<S> Driver<S> {
 
     fn admit(&mut self, entrance: Entrance, socket: S, kernel: &mut impl Kernel<Socket = S>) {
         let address = kernel.address(&socket);
-        let Some(conn) = self.engine.handle_accept(entrance, address, self.now) else {
+        let came_at = kernel.came_at().unwrap_or(self.now.mono);
+        let accepted = self
+            .engine
+            .handle_accept(entrance, address, came_at, self.now);
+        let Some(conn) = accepted else {
             return kernel.close(socket);
         };
         let watched = kernel.watch(conn, &socket);
@@ -155,10 +159,11 @@ impl<S> Driver<S> {
         // What TCP_USER_TIMEOUT ends a connection with.
         if error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
             self.engine.handle_timed_out(conn, self.now);
+            kernel.reset(socket);
         } else {
             self.engine.handle_closed(conn, self.now);
+            kernel.close(socket);
         }
-        kernel.close(socket);
     }
 
     /// Whether the peers of streams whose turn it is acknowledge what is written to them.
@@ -182,6 +187,9 @@ impl<S> Driver<S> {
                 return;
             };
             let (conn, offered) = (flush.conn, flush.bytes.len());
+            if let Some(next) = flush.next.and_then(|next| self.sockets.at(next)) {
+                kernel.expect_write(next);
+            }
             let untimed = self.sockets.any(conn, fact::UNTIMED);
             let Some(socket) = self.sockets.get_mut(conn) else {
                 self.engine.handle_closed(conn, self.now);
@@ -235,8 +243,18 @@ impl<S> Driver<S> {
             };
             match close.how {
                 CloseHow::Close => {
+                    let untimed = self.sockets.any(close.conn, fact::UNTIMED);
                     if let Some(socket) = self.sockets.remove(close.conn) {
+                        // Nobody else sees to it that a peer takes what it has not taken yet.
+                        if untimed {
+                            kernel.watch_over(&socket, true);
+                        }
                         kernel.close(socket);
+                    }
+                }
+                CloseHow::Reset => {
+                    if let Some(socket) = self.sockets.remove(close.conn) {
+                        kernel.reset(socket);
                     }
                 }
                 CloseHow::ShutdownWrite => {

@@ -108,6 +108,11 @@ impl<S> Sockets<S> {
         self.place_mut(conn)?.socket.as_mut()
     }
 
+    /// The socket at a place, whoever has it.
+    pub(super) fn at(&self, index: u32) -> Option<&S> {
+        self.places.get(index as usize)?.socket.as_ref()
+    }
+
     /// Lets go of a connection.
     pub(super) fn remove(&mut self, conn: ConnId) -> Option<S> {
         let socket = self.place_mut(conn)?.socket.take();

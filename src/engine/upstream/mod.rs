@@ -18,7 +18,7 @@ use hashbrown::HashSet;
 
 pub use answers::adopt_answers;
 pub use delivery::{SAMPLE_MS, Sample};
-pub use outbound::{Datagrams, Holders, LoggedOut, Outbound, Say};
+pub use outbound::{Datagrams, Erasure, Holders, LoggedOut, Outbound, Say};
 pub(super) use passing::Room;
 pub use passing::{Part, USERS_PER_PART_MAX, Wanted};
 
@@ -163,12 +163,12 @@ impl Pack {
 }
 
 impl Upstream {
-    /// Some in the one role that has it.
+    /// Some in the roles that follow.
     pub(super) fn of(role: &Role) -> Option<Upstream> {
-        let Role::Realtime(nodes) = role else {
+        let (Role::Realtime(nodes) | Role::Fleet(nodes)) = role else {
             return None;
         };
-        assert!(!nodes.is_empty(), "a real-time node has presence nodes");
+        assert!(!nodes.is_empty(), "who follows follows somebody");
         Some(Upstream {
             nodes: Arc::clone(nodes),
             lanes: (0..nodes.len()).map(|_| Lane::default()).collect(),

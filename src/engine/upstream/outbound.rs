@@ -2,12 +2,15 @@
 //!
 //! Owns its shape. Seals nothing and sends nothing: the lanes fill it, the links take it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::delivery::Sample;
 use super::passing::Part;
+use crate::auth::TICKET_ID_BYTES;
 use crate::engine::errand::Asker;
 use crate::engine::mail::{Decided, ShardId};
+use crate::slot::Slot;
 use crate::time::Unix;
 use crate::wire::UserBuf;
 use crate::wire::record::Said;
@@ -30,7 +33,7 @@ impl<'d> FromIterator<&'d [u8]> for Datagrams {
 }
 
 impl Datagrams {
-    pub(super) fn push(&mut self, datagram: &[u8]) {
+    pub(in crate::engine) fn push(&mut self, datagram: &[u8]) {
         self.bytes.extend_from_slice(datagram);
         self.ends.push(self.bytes.len());
     }
@@ -69,6 +72,14 @@ pub struct LoggedOut {
     pub at: Unix,
 }
 
+/// A user who has been erased, as webhooks are told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Erasure {
+    pub user: UserBuf,
+    /// Later than all that was published of that user, earlier than what is of the next by the id.
+    pub since: Unix,
+}
+
 /// What a user says of itself at a real-time node, for its presence node to take.
 #[derive(Clone, Debug)]
 pub struct Say {
@@ -105,21 +116,56 @@ pub enum Outbound {
     },
     /// To a presence node: these have been logged out here.
     LogOut { node: usize, logged_out: LoggedOut },
-    /// To a presence node: what a user says of itself. What came of it comes as
+    /// To a presence node, or a fleet: what a user says of itself. What came of it comes as
     /// [`Mail::Taken`](crate::engine::Mail::Taken).
     Say { node: usize, say: Say },
     /// To a presence node: a part of somebody's query or beats. What came of it comes as
     /// [`Mail::Passed`](crate::engine::Mail::Passed).
     Pass { node: usize, part: Part },
-    /// To every real-time node: transitions.
+    /// To another node of the fleet, where it takes datagrams: beats and goodbyes of users whose
+    /// home it is.
+    Homeward {
+        to: SocketAddr,
+        datagrams: Datagrams,
+    },
+    /// To the bridge to a fleet: what other nodes had to say.
+    Words(Vec<UserBuf>),
+    /// To the bridge to a fleet: what is heard here of these may have changed.
+    Heard(Vec<Slot>),
+    /// To the bridge to a fleet: these have said goodbye, at these times.
+    Goodbyes(Vec<(UserBuf, Unix)>),
+    /// To the bridge to a fleet: whether the ticket of this id was used at another node. The stream
+    /// that comes by it waits for [`Mail::Ran`](crate::engine::Mail::Ran).
+    Ticket {
+        asker: Asker,
+        id: [u8; TICKET_ID_BYTES],
+    },
+    /// To the bridge to a fleet: a page of those who are online, which comes as
+    /// [`Mail::Listed`](crate::engine::Mail::Listed).
+    Online {
+        asker: Asker,
+        /// Only what was published since then. None: who is online.
+        since: Option<Unix>,
+        /// What their ids begin with.
+        prefix: Box<str>,
+        limit: usize,
+        /// Where the last page has ended; nothing is the beginning.
+        place: Box<[u8]>,
+    },
+    /// To the bridge to a fleet: this user is to be erased. What came of it comes as
+    /// [`Mail::Taken`](crate::engine::Mail::Taken).
+    Erase(UserBuf, Asker),
+    /// To every real-time node, and to webhooks: transitions.
     Publish(Arc<Decided>),
     /// To every real-time node: a question. An answer comes as
     /// [`Mail::Holders`](crate::engine::Mail::Holders).
     Holders(Arc<Holders>),
     /// To every real-time node: these have been logged out, and their streams end.
     EndStreams(Arc<LoggedOut>),
-    /// To whoever keeps revocations, and to every node: the journal has news. The request waits
-    /// until they are on disk, for [`Mail::Ran`](crate::engine::Mail::Ran).
+    /// To webhooks: somebody was erased.
+    Erased(Arc<Erasure>),
+    /// To whoever keeps revocations, and to every node: the journal has news. The request waits for
+    /// [`Mail::Ran`](crate::engine::Mail::Ran): they are on disk, or a fleet's database has them.
     Revoked(Option<Asker>),
 }
 
@@ -134,9 +180,17 @@ impl Outbound {
             | Outbound::LogOut { node, .. }
             | Outbound::Say { node, .. }
             | Outbound::Pass { node, .. } => Some(*node),
-            Outbound::Publish(_)
+            Outbound::Homeward { .. }
+            | Outbound::Words(_)
+            | Outbound::Heard(_)
+            | Outbound::Goodbyes(_)
+            | Outbound::Ticket { .. }
+            | Outbound::Online { .. }
+            | Outbound::Erase(..)
+            | Outbound::Publish(_)
             | Outbound::Holders(_)
             | Outbound::EndStreams(_)
+            | Outbound::Erased(_)
             | Outbound::Revoked(_) => None,
         }
     }

@@ -29,6 +29,8 @@ pub(super) enum Fault {
     Misbehaved,
     /// The keys have sealed as much as they may.
     Worn,
+    /// A record of it has not come whole, and such records take as much memory as they may.
+    Crowded,
 }
 
 impl Fault {
@@ -56,7 +58,9 @@ impl Fault {
             Fault::Version => Counter::TlsVersion,
             Fault::Incompatible => Counter::TlsIncompatible,
             Fault::Alert => Counter::TlsAlert,
-            Fault::Decrypt | Fault::Misbehaved | Fault::Worn => Counter::TlsMisbehaved,
+            Fault::Decrypt | Fault::Misbehaved | Fault::Worn | Fault::Crowded => {
+                Counter::TlsMisbehaved
+            }
         }
     }
 
@@ -69,6 +73,7 @@ impl Fault {
             Fault::Decrypt => Some(Counter::TlsBrokenDecrypt),
             Fault::NotTls | Fault::Misbehaved => Some(Counter::TlsBrokenMisbehaved),
             Fault::Worn => Some(Counter::TlsBrokenWorn),
+            Fault::Crowded => Some(Counter::TlsBrokenBuffers),
         }
     }
 }

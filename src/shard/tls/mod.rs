@@ -8,6 +8,8 @@
 //! `session` is one connection, and the one file in which the library's connections are named.
 
 mod certificate;
+mod cipher;
+mod clients;
 mod fault;
 #[doc(hidden)]
 pub mod fuzz;
@@ -26,10 +28,13 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 pub use self::certificate::{Certificate, TlsFault, TlsFiles};
+use self::cipher::Sealer;
+use self::clients::{Clients, Place};
 use self::fault::Fault;
 pub use self::server::{TlsMin, TlsRead, TlsServer};
 use self::session::{Desk, Session, Shaken};
 use crate::engine::Entrance;
+use crate::engine::settings::{CLIENTS_AT_LEAST, SharedSettings};
 use crate::engine::turn::Shakes;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::time::Mono;
@@ -55,7 +60,11 @@ pub struct TlsParts {
     pub admin: bool,
     /// Most handshakes of one shard at a time.
     pub handshakes_max: usize,
+    /// Who counts for whom, and what may wait.
+    pub settings: SharedSettings,
 }
+
+const _: () = assert!(size_of::<(RawFd, Pending)>() <= 32);
 
 /// A connection whose handshake is not over.
 struct Pending {
@@ -63,8 +72,10 @@ struct Pending {
     /// None: it has said nothing yet.
     session: Option<Box<Session>>,
     entrance: Entrance,
-    /// When it is left, whatever has come.
-    until: Mono,
+    /// For whom it counts.
+    client: Option<Place>,
+    /// When it began, in ms, of which the high bits are left out.
+    began_ms: u32,
     /// Stands in the queue.
     queued: bool,
 }
@@ -76,17 +87,28 @@ impl Pending {
     }
 }
 
+/// A connection of the driver's.
+struct Kept {
+    session: Box<Session>,
+    /// The session knows it too, but a look there would wait for what is being fetched.
+    sealer: Sealer,
+}
+
 /// The TLS of one shard's sockets.
 pub(super) struct Tls {
     parts: TlsParts,
     /// Those that are the driver's.
-    sessions: Table<Box<Session>>,
+    sessions: Table<Kept>,
     sessions_peak: usize,
+    /// Memory that these take for what waits.
+    waiting_bytes: usize,
     pending: Table<Pending>,
+    /// How many of these each client has.
+    clients: Clients,
     /// Those of the pending with something to do, or gone.
     queue: VecDeque<RawFd>,
-    /// Those that are to be the driver's.
-    ready: VecDeque<(Entrance, TcpStream)>,
+    /// Those that are to be the driver's, and when they began.
+    ready: VecDeque<(Entrance, TcpStream, u32)>,
     /// Somebody found no room, and the listener was left.
     turned_away: bool,
     look_at: Mono,
@@ -101,7 +123,9 @@ impl Tls {
             parts,
             sessions: Table::default(),
             sessions_peak: 0,
+            waiting_bytes: 0,
             pending: Table::default(),
+            clients: Clients::default(),
             queue: VecDeque::new(),
             ready: VecDeque::new(),
             turned_away: false,
@@ -127,14 +151,24 @@ impl Tls {
         self.turned_away = true;
     }
 
-    /// Keeps a socket until its handshake is over.
+    /// Keeps a socket until its handshake is over. One of a client that has its share of the room
+    /// already is closed: nobody can be told anything before a handshake.
     pub(super) fn begin(&mut self, entrance: Entrance, socket: TcpStream, now: Mono) {
         let fd = socket.as_raw_fd();
+        let address = socket.peer_addr().ok().map(|peer| peer.ip());
+        let client = address.and_then(|address| self.parts.settings.load().client_at(address));
+        let share = (self.parts.handshakes_max / CLIENTS_AT_LEAST).max(1);
+        let place = client.map(|client| self.clients.enter(client, share));
+        if place == Some(None) {
+            self.uncounted.push(Counter::LimitTlsHandshakes);
+            return;
+        }
         let pending = Pending {
             socket,
             session: None,
             entrance,
-            until: now.plus_ms(HANDSHAKE_MS),
+            client: place.flatten(),
+            began_ms: low_ms(now),
             queued: false,
         };
         self.pending.insert(fd, pending);
@@ -147,7 +181,9 @@ impl Tls {
 
     /// A socket of this descriptor speaks no TLS, whatever had it before.
     pub(super) fn forget(&mut self, socket: &TcpStream) {
-        self.sessions.remove(&socket.as_raw_fd());
+        if let Some(kept) = self.sessions.remove(&socket.as_raw_fd()) {
+            self.waiting_bytes -= kept.session.waiting_bytes();
+        }
     }
 
     /// An edge of a descriptor, if it is that of a pending one.
@@ -159,9 +195,11 @@ impl Tls {
         }
     }
 
-    /// One whose handshake is over.
-    pub(super) fn take_ready(&mut self) -> Option<(Entrance, TcpStream)> {
-        self.ready.pop_front()
+    /// One whose handshake is over, and when it came.
+    pub(super) fn take_ready(&mut self, now: Mono) -> Option<(Entrance, TcpStream, Mono)> {
+        let (entrance, socket, began_ms) = self.ready.pop_front()?;
+        let came_at = Mono::default().plus_ms(now.ms() - age_ms(began_ms, now));
+        Some((entrance, socket, came_at))
     }
 
     /// Goes on with handshakes for as long as they may take of a turn, and leaves those that take
@@ -177,14 +215,20 @@ impl Tls {
         }
         if !self.pending.is_empty() && began >= self.look_at {
             self.look_at = began.plus_ms(LOOK_MS);
-            let late = self.pending.extract_if(|_, pending| began >= pending.until);
-            counters.add(Counter::TlsTimedOut, late.count() as u64);
+            let is_late = |pending: &Pending| age_ms(pending.began_ms, began) >= HANDSHAKE_MS;
+            for (_, late) in self.pending.extract_if(|_, pending| is_late(pending)) {
+                counters.add(Counter::TlsTimedOut, 1);
+                late.client
+                    .into_iter()
+                    .for_each(|place| self.clients.leave(place));
+            }
             self.queue_blocked();
         }
         for counter in self.uncounted.drain(..) {
             counters.add(counter, 1);
         }
         counters.set(Gauge::TlsHandshakes, self.pending.len() as u64);
+        counters.set(Gauge::TlsBufferedBytes, self.waiting_bytes as u64);
         let room_again = self.turned_away && self.has_room();
         self.turned_away &= !room_again;
         Shakes {
@@ -217,20 +261,30 @@ impl Tls {
                     },
                     1,
                 );
-                if let Some(pending) = self.pending.remove(&fd)
+                if let Some(pending) = self.take_pending(fd)
                     && let Some(session) = pending.session
                 {
                     self.keep(fd, session);
-                    self.ready.push_back((pending.entrance, pending.socket));
+                    self.ready
+                        .push_back((pending.entrance, pending.socket, pending.began_ms));
                 }
             }
             Err(fault) => {
                 counters.add(fault.of_handshake(), 1);
-                if let Some(pending) = self.pending.remove(&fd) {
+                if let Some(pending) = self.take_pending(fd) {
                     leave(&pending.socket);
                 }
             }
         }
+    }
+
+    fn take_pending(&mut self, fd: RawFd) -> Option<Pending> {
+        let pending = self.pending.remove(&fd)?;
+        let place = pending.client;
+        place
+            .into_iter()
+            .for_each(|place| self.clients.leave(place));
+        Some(pending)
     }
 
     /// Those whose flight the socket did not take as a whole try again. No edge tells of room: a
@@ -244,7 +298,11 @@ impl Tls {
     }
 
     fn keep(&mut self, fd: RawFd, session: Box<Session>) {
-        self.sessions.insert(fd, session);
+        self.waiting_bytes += session.waiting_bytes();
+        let sealer = session.sealer();
+        if let Some(before) = self.sessions.insert(fd, Kept { session, sealer }) {
+            self.waiting_bytes -= before.session.waiting_bytes();
+        }
         self.sessions_peak = self.sessions_peak.max(self.sessions.len());
     }
 
@@ -263,8 +321,8 @@ impl Tls {
 
     /// Whether a read has something to give although no edge will tell of it.
     pub(super) fn holds_more(&self, socket: &TcpStream) -> bool {
-        let session = self.sessions.get(&socket.as_raw_fd());
-        session.is_some_and(|session| session.holds_more())
+        let kept = self.sessions.get(&socket.as_raw_fd());
+        kept.is_some_and(|kept| kept.session.holds_more())
     }
 
     /// Reads plaintext. None: the socket speaks no TLS.
@@ -273,10 +331,27 @@ impl Tls {
         mut socket: &TcpStream,
         room: &mut [u8],
     ) -> Option<io::Result<usize>> {
-        let session = self.sessions.get_mut(&socket.as_raw_fd())?;
+        let session = &mut self.sessions.get_mut(&socket.as_raw_fd())?.session;
         let config = self.parts.server.config();
-        let read = session.read(&mut socket, &config, &mut self.desk, room);
+        let before = session.waiting_bytes();
+        let mut read = session.read(&mut socket, &config, &mut self.desk, room);
+        self.waiting_bytes = self.waiting_bytes - before + session.waiting_bytes();
+        if self.waiting_bytes > self.parts.settings.load().buffer_bytes_max
+            && session.holds_much_of_a_record()
+            && matches!(read, Err(Fault::Io(_)))
+        {
+            self.uncounted.push(Counter::LimitBufferBytes);
+            read = Err(Fault::Crowded);
+        }
         Some(read.map_err(|fault| self.broke(fault)))
+    }
+
+    /// A write is soon to come.
+    pub(super) fn expect_write(&self, socket: &TcpStream) {
+        if let Some(kept) = self.sessions.get(&socket.as_raw_fd()) {
+            kept.session.prefetch();
+            kept.sealer.prefetch();
+        }
     }
 
     /// Writes plaintext. None: the socket speaks no TLS.
@@ -285,8 +360,10 @@ impl Tls {
         mut socket: &TcpStream,
         bytes: &[u8],
     ) -> Option<io::Result<usize>> {
-        let session = self.sessions.get_mut(&socket.as_raw_fd())?;
+        let session = &mut self.sessions.get_mut(&socket.as_raw_fd())?.session;
+        let before = session.waiting_bytes();
         let written = session.write(&mut socket, &mut self.desk, bytes);
+        self.waiting_bytes = self.waiting_bytes - before + session.waiting_bytes();
         Some(written.map_err(|fault| self.broke(fault)))
     }
 
@@ -297,8 +374,11 @@ impl Tls {
 
     /// Says that nothing more comes, before our sending half is shut.
     pub(super) fn shut_down(&mut self, mut socket: &TcpStream) {
-        if let Some(session) = self.sessions.get_mut(&socket.as_raw_fd()) {
+        if let Some(kept) = self.sessions.get_mut(&socket.as_raw_fd()) {
+            let session = &mut kept.session;
+            let before = session.waiting_bytes();
             session.close(&mut socket, &mut self.desk);
+            self.waiting_bytes = self.waiting_bytes - before + session.waiting_bytes();
         }
     }
 
@@ -315,11 +395,22 @@ impl Tls {
     /// Nobody is accepted any more: those whose handshake is not over come to nothing.
     pub(super) fn stop(&mut self) {
         self.pending.clear();
+        self.clients = Clients::default();
         self.queue.clear();
-        while let Some((_, socket)) = self.ready.pop_front() {
+        while let Some((_, socket, _)) = self.ready.pop_front() {
             self.close(&socket);
         }
     }
+}
+
+/// Low bits of a time in ms: enough for a handshake's.
+fn low_ms(now: Mono) -> u32 {
+    (now.micros_since(Mono::default()) / 1_000) as u32
+}
+
+/// Time since a moment of which these low bits were kept, in ms.
+fn age_ms(low: u32, now: Mono) -> u64 {
+    u64::from(low_ms(now).wrapping_sub(low))
 }
 
 /// Leaves a peer that has been told why: what it has sent is read, so that closing does not reset

@@ -13,6 +13,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 
 use super::certificate::{self, Certificate, TlsFault, TlsFiles};
+use super::cipher;
 use super::tickets::Tickets;
 use crate::auth::Keyrings;
 use crate::time::Clock;
@@ -109,8 +110,9 @@ pub(super) fn config_of(
 /// AES-128 first: it is the cheapest, and nobody has come near it. All suites are of SHA-256: a
 /// record layer of our own has secrets of one length. Who offers a post-quantum share gets it.
 fn provider(min: TlsMin) -> CryptoProvider {
+    let library = cipher_suite::TLS13_AES_128_GCM_SHA256.tls13();
     let mut cipher_suites = vec![
-        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher::aes_128_gcm_sha256(library.expect("it is a suite of TLS 1.3")),
         cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
     ];
     if min == TlsMin::V1_2 {

@@ -17,7 +17,9 @@ use rustls::unbuffered::{
 };
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 
+use super::cipher::Sealer;
 use super::fault::Fault;
+use crate::cache::prefetch;
 
 /// Bytes of a record's head.
 const HEAD_BYTES: usize = 5;
@@ -40,6 +42,8 @@ const RECORDS_PER_READ: usize = 2_048;
 /// The same during a handshake.
 const RECORDS_PER_STEP: usize = 16;
 
+/// Bytes of a record that is not whole which may wait whatever others hold.
+const PARTIAL_BYTES_KEPT: usize = 1_024;
 /// Most ciphertext that waits for the next write, beside that of one record: a handshake's flight,
 /// whose length the chain of certificates decides, tickets and key updates.
 const OUT_BYTES_MAX: usize = 1 << 18;
@@ -86,7 +90,7 @@ pub(super) enum Shaken {
 /// One connection's TLS.
 pub(super) struct Session {
     /// None: no whole record has come.
-    engine: Option<Box<UnbufferedServerConnection>>,
+    engine: Option<UnbufferedServerConnection>,
     /// Ciphertext that has come. The first `shown` bytes have been shown to the engine, which wants
     /// to see them again with what follows.
     heard: Vec<u8>,
@@ -104,6 +108,7 @@ pub(super) struct Session {
     end_told: bool,
     /// More has come than was opened, or may have.
     more: bool,
+    sealer: Sealer,
 }
 
 impl Session {
@@ -119,6 +124,7 @@ impl Session {
             ended: false,
             end_told: false,
             more: false,
+            sealer: Sealer::default(),
         }
     }
 
@@ -173,6 +179,29 @@ impl Session {
     /// Whether something is sealed that the socket has not taken.
     pub(super) fn waits_for_room(&self) -> bool {
         !self.out.is_empty()
+    }
+
+    /// Memory of what waits, in bytes.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.heard.capacity() + self.plain.capacity() + self.out.capacity()
+    }
+
+    /// Whether much has come of a record that is not whole.
+    pub(super) fn holds_much_of_a_record(&self) -> bool {
+        self.heard.len() > PARTIAL_BYTES_KEPT
+    }
+
+    /// Where the keys are that it seals with.
+    pub(super) fn sealer(&self) -> Sealer {
+        self.sealer
+    }
+
+    /// Fetches itself into the cache. Looks at nothing of it: that would wait.
+    pub(super) fn prefetch(&self) {
+        let begin = std::ptr::from_ref(self).cast::<u8>();
+        for at in (0..size_of::<Session>()).step_by(64) {
+            prefetch(begin.wrapping_add(at));
+        }
     }
 
     /// Whether the handshake is over, and neither side has ended what follows it.
@@ -342,7 +371,7 @@ impl Session {
                     return Err(Fault::NotTls);
                 }
                 let made = UnbufferedServerConnection::new(Arc::clone(config));
-                self.engine = Some(Box::new(made.map_err(|error| Fault::of(&error))?));
+                self.engine = Some(made.map_err(|error| Fault::of(&error))?);
             }
             self.shown += record_bytes;
             if self.shown > SHOWN_BYTES_MAX {
@@ -350,6 +379,7 @@ impl Session {
             }
             let was_shaking = self.stage == Stage::Shaking;
             let dropped = self.show(work)?;
+            self.sealer = Sealer::made().unwrap_or(self.sealer);
             work.at += dropped;
             self.shown -= dropped;
             let is_shaking = self.engine.as_ref().is_some_and(|it| it.is_handshaking());
@@ -363,7 +393,7 @@ impl Session {
     /// Shows the engine what it has not let go of yet, with the record that has just been added.
     /// Returns how much it has let go of.
     fn show(&mut self, work: &mut Work<'_>) -> Result<usize, Fault> {
-        let Some(engine) = self.engine.as_deref_mut() else {
+        let Some(engine) = self.engine.as_mut() else {
             return Err(Fault::Misbehaved);
         };
         let end = work.at + self.shown;
@@ -527,7 +557,7 @@ impl Session {
             &mut [u8],
         ) -> Result<usize, EncryptError>,
     ) -> Result<(), Fault> {
-        let Some(engine) = self.engine.as_deref_mut() else {
+        let Some(engine) = self.engine.as_mut() else {
             return Err(Fault::Misbehaved);
         };
         loop {

@@ -186,6 +186,38 @@ fn a_write_may_be_cut_at_any_byte() {
     }
 }
 
+/// Over one connection, so that a record sealed twice, or passed over, breaks all that follow.
+#[test]
+fn a_client_reads_all_whichever_byte_a_write_was_cut_at() {
+    // A whole record and a short one.
+    let bytes: Vec<u8> = (0..16_384 + 100u32).map(|n| (n % 251) as u8).collect();
+    for min in BOTH {
+        let mut pair = pair(min);
+        pair.open().unwrap();
+        // What goes with the first answer has gone.
+        pair.write(ANSWER).unwrap();
+        pair.receive().unwrap();
+        pair.write(&bytes).unwrap();
+        let sealed_bytes = pair.socket.outgoing.len();
+        assert!(sealed_bytes > bytes.len() + 2 * 16, "{sealed_bytes}");
+        pair.receive().unwrap();
+        for cut in 0..=sealed_bytes {
+            pair.client_read.clear();
+            pair.socket.window = cut;
+            let mut told = offer(&mut pair, &bytes);
+            let whole = [0, 16_384, bytes.len()];
+            assert!(told <= cut && whole.contains(&told), "{cut}: {told}");
+            pair.socket.window = usize::MAX;
+            if told < bytes.len() {
+                told += offer(&mut pair, &bytes[told..]);
+            }
+            assert_eq!(told, bytes.len(), "{cut}");
+            pair.receive().unwrap();
+            assert!(pair.client_read == bytes, "{cut}");
+        }
+    }
+}
+
 #[test]
 fn what_is_offered_again_may_have_grown() {
     let mut pair = pair(TlsMin::V1_3);

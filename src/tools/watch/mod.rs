@@ -19,6 +19,7 @@ use crate::tools::endpoint::Endpoint;
 use crate::wire::User;
 use crate::wire::sse::{Event, Reader};
 use link::{Got, Link, Refusal, Wanted};
+pub(super) use view::span;
 use view::{Record, View};
 
 /// What `greendot watch` was asked.

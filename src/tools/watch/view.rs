@@ -252,7 +252,7 @@ const RED_DOT: &str = "\x1b[31m\u{25cf}\x1b[0m";
 const GREY_DOT: &str = "\x1b[90m\u{25cf}\x1b[0m";
 
 /// A length of time in its largest whole unit.
-fn span(ms: u64) -> String {
+pub(in crate::tools) fn span(ms: u64) -> String {
     let seconds = ms / 1_000;
     match seconds {
         0..60 => format!("{seconds} s"),

@@ -3,10 +3,12 @@
 //! Owns the bits of the flags byte.
 //!
 //! ```text
-//! bit 0      LEAVE: goodbyes; then no other bit is set
+//! bit 0      LEAVE: goodbyes; then no other bit is set, but PASSED
 //! bits 1, 2  the status of a user of whom nothing is known: 0 online, 1 away, 2 busy
 //! bit 3      whoever that is, is invisible
 //! bit 4      IDLE: nobody is at the device
+//! bit 5      PASSED: a node of a fleet passes on what it has taken; with LEAVE too
+//! bit 6      WORD: no users, but a word between nodes of a fleet; then no other bit is set
 //! ```
 
 use crate::status::Status;
@@ -37,6 +39,9 @@ impl Flags {
     pub const BEAT: Flags = Flags(0);
     /// Goodbyes.
     pub const LEAVE: Flags = Flags(1);
+    /// A word from one node of a fleet to another.
+    pub const WORD: Flags = Flags(1 << 6);
+    const PASSED: u8 = 1 << 5;
     const AWAY: u8 = 1 << 1;
     const BUSY: u8 = 2 << 1;
     const STATUS: u8 = 3 << 1;
@@ -71,10 +76,38 @@ impl Flags {
         self.0 & Flags::IDLE != 0
     }
 
+    /// The same, passed on by a node of a fleet: whoever gets it passes it on no further.
+    pub const fn passed_on(self) -> Flags {
+        Flags(self.0 | Flags::PASSED)
+    }
+
+    /// The same as it was said first, whoever passes it on.
+    pub const fn as_said(self) -> Flags {
+        Flags(self.0 & !Flags::PASSED)
+    }
+
+    /// Whether a node of a fleet passes it on.
+    #[inline]
+    pub const fn is_passed_on(self) -> bool {
+        self.0 & Flags::PASSED != 0
+    }
+
+    /// A word between nodes of a fleet.
+    #[inline]
+    pub const fn is_word(self) -> bool {
+        self.0 == Flags::WORD.0
+    }
+
+    /// Whether nodes alone say such things.
+    pub(super) const fn is_of_node(self) -> bool {
+        self.is_passed_on() || self.is_word()
+    }
+
     /// None: a bit that this version does not know, or such as do not go together.
     pub(super) const fn read(byte: u8) -> Option<Flags> {
-        let is_beat = byte & !Flags::KNOWN == 0 && byte & Flags::STATUS != Flags::STATUS;
-        if is_beat || byte == Flags::LEAVE.0 {
+        let said = byte & !Flags::PASSED;
+        let is_beat = said & !Flags::KNOWN == 0 && said & Flags::STATUS != Flags::STATUS;
+        if is_beat || said == Flags::LEAVE.0 || byte == Flags::WORD.0 {
             Some(Flags(byte))
         } else {
             None
@@ -88,7 +121,7 @@ impl Flags {
     /// Goodbyes rather than beats.
     #[inline]
     pub const fn is_leave(self) -> bool {
-        self.0 == Flags::LEAVE.0
+        self.as_said().0 == Flags::LEAVE.0
     }
 
     /// What users of whom nothing is known are from here on.
@@ -118,11 +151,30 @@ mod tests {
             };
             taken.push(byte);
             assert_eq!(flags.byte(), byte);
-            if !flags.is_leave() {
+            if !flags.is_leave() && !flags.is_of_node() {
                 let written = Flags::of(flags.outset()).with_idle(flags.is_idle());
                 assert_eq!(written, flags);
             }
         }
-        assert_eq!(taken, [0, 1, 2, 4, 8, 10, 12, 16, 18, 20, 24, 26, 28]);
+        let said = [0, 1, 2, 4, 8, 10, 12, 16, 18, 20, 24, 26, 28];
+        let passed_on = said.map(|byte| byte | 1 << 5);
+        assert_eq!(taken, [&said[..], &passed_on, &[1 << 6]].concat());
+    }
+
+    #[test]
+    fn what_is_passed_on_says_the_same() {
+        let busy = Flags::of(Outset {
+            status: Status::Busy,
+            invisible: true,
+        });
+        for said in [Flags::BEAT, Flags::LEAVE, busy, busy.with_idle(true)] {
+            let passed_on = said.passed_on();
+            assert!(passed_on.is_passed_on() && !said.is_passed_on());
+            assert_eq!(passed_on.is_leave(), said.is_leave());
+            assert_eq!(passed_on.is_idle(), said.is_idle());
+            assert_eq!(passed_on.outset(), said.outset());
+            assert_eq!(passed_on.as_said(), said);
+        }
+        assert!(Flags::WORD.is_word() && !Flags::WORD.is_leave());
     }
 }

@@ -54,7 +54,8 @@ pub enum BeatDrop {
     Short,
     /// Does not begin with the magic.
     Magic,
-    /// Another version, or a flag that this version does not know.
+    /// Another version, a flag that this version does not know, or one of nodes under a device's
+    /// key.
     Version,
     /// A key id that no fleet key here has, or of a device whose key's epoch does not count.
     Key,
@@ -163,6 +164,9 @@ fn open_with<'a>(
     }
     let flags = Flags::read(flags).ok_or(BeatDrop::Version)?;
     let id = u32::from_be_bytes([k0, k1, k2, k3]);
+    if is_device_key(id) && flags.is_of_node() {
+        return Err(BeatDrop::Version);
+    }
     let (expected, sender, entries) = match id & device::DEVICE_BIT {
         0 => (keys.find(id).map(|key| key.mac(signed)), None, entries),
         _ => {
@@ -200,7 +204,18 @@ pub fn key_id_of(datagram: &[u8]) -> u32 {
 
 /// Whether a datagram says that a device's key has signed it.
 pub fn is_of_device(datagram: &[u8]) -> bool {
-    key_id_of(datagram) & device::DEVICE_BIT != 0
+    is_device_key(key_id_of(datagram))
+}
+
+/// Whether a datagram says that a node of a fleet passes it on, or has a word of its own.
+pub fn is_of_node(datagram: &[u8]) -> bool {
+    let flags = datagram.get(3).and_then(|byte| Flags::read(*byte));
+    flags.is_some_and(Flags::is_of_node)
+}
+
+/// Whether an id is that of a device's key.
+pub fn is_device_key(id: u32) -> bool {
+    id & device::DEVICE_BIT != 0
 }
 
 /// The first bytes of a hash.

@@ -95,7 +95,7 @@ fn every_flipped_bit_is_refused() {
         let why = match bit / 8 {
             0..2 => BeatDrop::Magic,
             2 => BeatDrop::Version,
-            3 if bit % 8 > 4 => BeatDrop::Version,
+            3 if bit % 8 > 6 => BeatDrop::Version,
             4..8 => BeatDrop::Key,
             _ => BeatDrop::Mac,
         };

@@ -10,6 +10,7 @@ mod last_active;
 mod object;
 mod said;
 mod told;
+mod whole;
 
 use crate::status::Status;
 use crate::time::Unix;

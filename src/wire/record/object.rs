@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::body::{BODY_DEPTH_MAX, BodyFault};
 use super::item::Entry;
+use super::whole::Whole;
 use crate::wire::{User, UserBuf, UserFault};
 
 /// A member that a body may have.
@@ -182,7 +183,10 @@ impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
                     Value::User(user.map(|user| self.check(name, user)).transpose()?)
                 }
                 Kind::Text => Value::Text(map.next_value()?),
-                Kind::Number => Value::Number(map.next_value()?),
+                Kind::Number => {
+                    let number: Option<Whole> = map.next_value()?;
+                    Value::Number(number.map(|Whole(number)| number))
+                }
                 Kind::Flag => Value::Flag(map.next_value()?),
             });
         }

@@ -11,6 +11,7 @@ use super::Record;
 use super::body::{BODY_DEPTH_MAX, BodyFault};
 use super::item::ItemFault;
 use super::object::depth;
+use super::whole::Whole;
 use crate::status::Status;
 use crate::time::Unix;
 use crate::wire::UserBuf;
@@ -71,11 +72,11 @@ impl Told {
 struct Raw {
     user: String,
     status: RawStatus,
-    since: Option<u64>,
-    last_active: Option<u64>,
+    since: Option<Whole>,
+    last_active: Option<Whole>,
     #[serde(default)]
     stale: bool,
-    heard: Option<u64>,
+    heard: Option<Whole>,
     #[serde(default)]
     invisible: bool,
 }
@@ -168,11 +169,11 @@ fn check(raw: Raw) -> Result<Told, ItemFault> {
 fn read_times(raw: Raw) -> Result<Told, ItemFault> {
     let user = UserBuf::from_text(raw.user)?;
     let latest_ms = raw.since.max(raw.last_active).max(raw.heard);
-    if latest_ms.is_some_and(|ms| ms > MS_MAX) {
+    if latest_ms.is_some_and(|Whole(ms)| ms > MS_MAX) {
         return Err(ItemFault::BadTime);
     }
     // Zero is how a published state says "never".
-    let time = |ms: Option<u64>| ms.filter(|ms| *ms > 0).map(Unix::from_ms);
+    let time = |ms: Option<Whole>| ms.filter(|ms| ms.0 > 0).map(|Whole(ms)| Unix::from_ms(ms));
     let status = match raw.status {
         RawStatus::Online => Status::Online,
         RawStatus::Away => Status::Away,

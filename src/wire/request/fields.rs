@@ -24,6 +24,7 @@ pub(super) struct Fields<'b> {
     pub(super) cookie: Option<&'b str>,
     pub(super) feed: Option<&'b str>,
     pub(super) if_none_match: Option<&'b [u8]>,
+    pub(super) user_agent: Option<&'b [u8]>,
 }
 
 impl<'b> Fields<'b> {
@@ -50,6 +51,7 @@ impl<'b> Fields<'b> {
                     fields.expect_continue = true;
                 }
                 10 if is("connection") => fields.read_connection(value),
+                10 if is("user-agent") => fields.user_agent = Some(value),
                 12 if is("content-type") => once(&mut fields.content_type, text(value)?, BadHead)?,
                 // Of several lines one counts: the others would but spare more of an answer.
                 13 if is("if-none-match") => fields.if_none_match = Some(value),

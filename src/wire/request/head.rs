@@ -124,6 +124,7 @@ fn head_of<'b>(
         cookie: fields.cookie,
         feed: fields.feed,
         if_none_match: fields.if_none_match,
+        user_agent: fields.user_agent,
         lines,
     })
 }

@@ -113,6 +113,8 @@ pub struct Head<'b> {
     pub feed: Option<&'b str>,
     /// If-None-Match, as sent.
     pub if_none_match: Option<&'b [u8]>,
+    /// User-Agent, as sent; of several lines one.
+    pub user_agent: Option<&'b [u8]>,
     /// All headers as sent, each with its end, and the empty line.
     pub lines: &'b [u8],
 }

@@ -58,6 +58,7 @@ fn plain(method: Method, path: &str) -> Head<'_> {
         cookie: None,
         feed: None,
         if_none_match: None,
+        user_agent: None,
         lines: b"",
     }
 }
@@ -80,6 +81,7 @@ fn every_field() {
         Last-Event-ID: 17\xff\r\nOrigin: \t https://example.org \r\nAuthorization: Bearer x\r\n\
         Sec-Fetch-Site: none\r\nAccess-Control-Request-Headers: a, b\r\n\
         If-None-Match: \"a\", W/\"b\"\r\nConnection: TE, Close\r\n\
+        User-Agent: a\r\nuser-agent: b\xff\r\n\
         Expect: 100-Continue\r\nContent-Length: 007\r\nX: \r\n\r\n";
     let head = Head {
         method: Method::Post,
@@ -99,6 +101,7 @@ fn every_field() {
         cookie: None,
         feed: None,
         if_none_match: Some(b"\"a\", W/\"b\""),
+        user_agent: Some(b"b\xff"),
         lines: b"",
     };
     assert_eq!(parsed(input), Ok(head));

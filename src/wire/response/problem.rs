@@ -76,6 +76,7 @@ table! {
     METHOD_NOT_ALLOWED: MethodNotAllowed, "method-not-allowed", "The path does not take this \
      method";
     REQUEST_TIMEOUT: RequestTimeout, "request-timeout", "The request did not arrive in time";
+    CURSOR_GONE: Gone, "cursor-gone", "The cursor is not of a walk that goes on here";
     LENGTH_REQUIRED: LengthRequired, "length-required", "The request needs a body";
     BODY_TOO_LARGE: ContentTooLarge, "body-too-large", "The request body is too large";
     TOO_MANY_USERS: ContentTooLarge, "too-many-users", "The request names too many users";
@@ -95,6 +96,7 @@ table! {
     OVERLOADED: ServiceUnavailable, "overloaded", "The server is at a limit";
     NODE_UNREACHED: ServiceUnavailable, "node-unreached", "A node that knows does not answer";
     DRAINING: ServiceUnavailable, "draining", "The server is shutting down";
+    FLEET_AWAY: ServiceUnavailable, "fleet-away", "The node does not reach its fleet";
     BAD_VERSION: VersionNotSupported, "bad-version", "The HTTP version is not supported";
 }
 

@@ -274,7 +274,9 @@ fn a_real_time_node_that_is_killed_and_returns_is_told_what_is() {
             (queue <= CHURNERS as f64).then_some(queue)
         });
         assert_eq!(waits, CHURNERS as f64);
-        assert_eq!(relay("greendot_nodes_down"), 1.0);
+        until("the dead one is found so", || {
+            (relay("greendot_nodes_down") == 1.0).then_some(())
+        });
         let told_before = split.realtime[0].http_tap().exchanges("PUT ").len();
 
         split.realtime[0].start();

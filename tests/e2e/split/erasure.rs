@@ -55,7 +55,7 @@ fn watchers_at_real_time_nodes_are_told_of_an_erasure_and_the_users_streams_end_
         }
         own.expect("bye");
         // A beat of the erasure's own millisecond is taken for one from before it.
-        pause(2);
+        pause(20);
         // Who comes back is new to everybody.
         split.sender(0).beat(&[bob]);
         for watcher in &mut watchers {

@@ -106,7 +106,7 @@ impl Drop for UdpTap {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         // Wakes it. Not being able to only leaves a thread asleep.
-        let any = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));
+        let any = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
         let _ = any.and_then(|socket| socket.send_to(&[], self.at));
     }
 }

@@ -231,15 +231,15 @@ impl<'g> Node<'g> {
 
     /// Waits until it says that so many nodes of the other role are out of sight.
     pub(super) fn expect_nodes_down(&self, down: usize) {
-        self.server()
-            .expect_metric("greendot_nodes_down", |value| value == down as f64);
-        let ready = self.server().get("/readyz");
-        assert_eq!(ready.status, 200, "{ready:?}");
-        // It names them.
-        let text = ready.text();
-        let silent = text.matches(" does not answer").count();
-        assert_eq!(silent, down, "{text}");
-        assert_eq!(text == "ready\n", down == 0, "{text}");
+        until(&format!("{down} nodes are down, and named"), || {
+            let found = self.server().metrics().sum("greendot_nodes_down");
+            let ready = self.server().get("/readyz");
+            assert_eq!(ready.status, 200, "{ready:?}");
+            let text = ready.text();
+            let silent = text.matches(" does not answer").count();
+            let said = silent == down && (text == "ready\n") == (down == 0);
+            (found == down as f64 && said).then_some(())
+        });
     }
 }
 

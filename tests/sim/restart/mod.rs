@@ -229,17 +229,20 @@ impl Restarts {
         let shard = |shard| Shard {
             driver: Some(Driver::new(
                 EngineParts {
-                    settings: Arc::clone(&settings),
+                    settings: Arc::clone(&settings).into(),
                     shard,
                     shards,
                     role: Role::All,
                     operators: greendot::engine::Operators::default(),
                     presence: Arc::clone(&presence),
+                    heard: Arc::clone(&presence),
                     keyrings: Keyring::of_fleet(Keys::clone(&keys)).shared(),
                     revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
                     secret: [3; 32],
                     seed: self.seed ^ self.mono << 8 ^ u64::from(shard),
                     mirrors: 0,
+                    has_webhooks: false,
+                    homes: greendot::engine::Homes::default(),
                     board: Arc::clone(&board),
                     now,
                 },

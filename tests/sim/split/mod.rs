@@ -253,6 +253,7 @@ impl Split {
             conns_max: 64,
             head_bytes_max: 8_192,
             body_bytes_max: if narrow { 4_096 } else { 1 << 20 },
+            buffer_bytes_max: 4 << 20,
             query_users_max: if narrow { 4 } else { 1_000 },
             request_deadline_ms: 10_000,
             watches_per_stream_max: 16,

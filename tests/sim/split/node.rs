@@ -196,17 +196,20 @@ impl Split {
         let shard = |shard| Shard {
             driver: Some(Driver::new(
                 EngineParts {
-                    settings: Arc::clone(&self.settings),
+                    settings: Arc::clone(&self.settings).into(),
                     shard,
                     shards,
                     role: role.clone(),
                     operators: greendot::engine::Operators::default(),
                     presence: Arc::clone(&presence),
+                    heard: Arc::clone(&presence),
                     keyrings: Keyring::of_fleet(Keys::clone(&self.keys)).shared(),
                     revoked: Arc::new(Revoked::new(1_000, 86_400_000)),
                     secret,
                     seed: seed ^ u64::from(shard),
                     mirrors,
+                    has_webhooks: false,
+                    homes: greendot::engine::Homes::default(),
                     board: Arc::clone(&board),
                     now,
                 },

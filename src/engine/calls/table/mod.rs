@@ -21,6 +21,8 @@ use super::held::held;
 use super::ignored::Ignored;
 use super::leave::{end_streams as end, leave};
 use super::node::{about, dashboard, follow, live, metrics, ready};
+use super::online::online;
+use super::page::{Filter, Page as Asked};
 use super::query::{many, one, query};
 use super::revoke::{revoke, told};
 use super::served::Served;
@@ -28,6 +30,7 @@ use super::session::{sign_in, sign_out};
 use super::status::set;
 use super::stream::open;
 use super::stream_beat::beat as stream_beat;
+use super::streams::{end as cut, list, one as seen};
 use super::ticket::make;
 use crate::auth::Scope;
 use crate::engine::parts::Engine;
@@ -45,19 +48,20 @@ use crate::wire::request::Method;
 use crate::wire::response::Answer;
 
 use Call::{
-    Datagrams, DeviceKey, Health, Leave, Page, PresenceForget, PresenceMany, PresenceOne,
+    Datagrams, DeviceKey, Health, Leave, Online, Page, PresenceForget, PresenceMany, PresenceOne,
     PresencePut, PresenceQuery, Revocations, Session, Status, Stream, StreamBeat, StreamToken,
-    StreamWatch, StreamsEnd, StreamsHeld, Ticket,
+    StreamWatch, StreamsCut, StreamsEnd, StreamsHeld, StreamsList, StreamsOne, Ticket,
 };
+use Filter::{Prefix as ByPrefix, User as ByUser};
 use Method::{Delete, Get, Post, Put};
-use Roles::{Decides, Every, Keeps, Mirrors, Passes, Streams};
+use Roles::{Decides, Every, Keeps, Mirrors, Passes, Shares, Streams};
 use Scope::{Admin, Beat, Metrics, Publish, Query, Revoke};
 use Serve::{
     Bare, Beaten, Bundles, Devices, Edits, Fixed, Follows, InPath, Listed, Mints, Notes, One,
-    Opens, Parts, Pinned, Record, Records, Says, SignsIn, Users, Voids,
+    Opens, Parts, Pinned, Record, Records, Says, SignsIn, Users, Voids, Walks,
 };
 use Surplus::{Allowed, Fleet, Later, Refused};
-use Who::{Either, Holder, Local, Nodes, Open, Peers, Services};
+use Who::{Either, Here, Holder, Local, Nodes, Open, Peers, Services};
 
 /// Every endpoint. Where two paths match, the row is the first that takes the method: a user may be
 /// called "query".
@@ -76,13 +80,17 @@ static TABLE: &[Row] = &[
     row(Post, STREAM_BEAT,         StreamBeat,   Streams, Holder,  Allowed, Beaten(stream_beat)),
     inner(Post, "/v1/streams/held", StreamsHeld, Mirrors, Peers(Admin),   Allowed, Users(held)),
     inner(Post, "/v1/streams/end", StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
+    inner(Get, STREAMS,           StreamsList, Streams, Here(Admin), Allowed, Walks(ByUser, list)),
+    inner(Get, ONE_STREAM,         StreamsOne,   Streams, Here(Admin),    Allowed, InPath(seen)),
+    inner(Delete, ONE_STREAM,      StreamsCut,   Streams, Services(Admin), Allowed, InPath(cut)),
+    inner(Get, ONLINE,             Online, Shares, Here(Admin), Allowed, Walks(ByPrefix, online)),
     row(Post, "/v1/beat",          Call::Beat,   Passes,  Either(Beat),   Refused, Notes(beat)),
     row(Post, "/v1/datagrams",     Datagrams,    Decides, Nodes,          Fleet,   Bundles(take)),
     row(Post, "/v1/status",        Status,       Every,   Either(Beat),   Refused, Says(set)),
     row(Post, "/v1/leave",         Leave,        Every,   Either(Beat),   Refused, Parts(leave)),
     row(Post, "/v1/ticket",        Ticket, Every, Either(Scope::Ticket),  Refused, Mints(make)),
     row(Post, "/v1/device-key",    DeviceKey,    Every,   Holder,         Refused, Devices(device)),
-    inner(Post, "/v1/revoke",      Call::Revoke, Decides, Services(Revoke), Allowed, Voids(revoke)),
+    inner(Post, "/v1/revoke",      Call::Revoke, Shares,  Services(Revoke), Allowed, Voids(revoke)),
     row(Post, "/v1/revocations",   Revocations,  Every,   Nodes,          Allowed, Bundles(told)),
     row(Get,  "/livez",            Health,       Every,   Open,           Allowed, Bare(live)),
     row(Get,  "/readyz",           Health,       Every,   Open,           Allowed, Bare(ready)),
@@ -102,8 +110,7 @@ static TABLE: &[Row] = &[
 ];
 
 const ONE_USER: &str = "/v1/presence/{user}";
-/// Its answer is long, and is served as such.
-pub(super) const METRICS: &str = "/metrics";
+const METRICS: &str = "/metrics";
 const SESSION: &str = "/v1/session";
 /// Not served by every node: see [`Operators::demo`](crate::engine::Operators::demo).
 pub(super) const DEMO: &str = "/demo";
@@ -113,6 +120,9 @@ pub(super) const JSON: &str = "application/json";
 const PINNED_CLIENT: &str = "/client/{version}/client.js";
 const PINNED_ELEMENT: &str = "/client/{version}/green-dot.js";
 const STREAM: &str = "/v1/stream";
+const STREAMS: &str = "/v1/streams";
+const ONE_STREAM: &str = "/v1/streams/{stream}";
+const ONLINE: &str = "/v1/online";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
 const STREAM_TOKEN: &str = "/v1/stream/{stream}/token";
 /// Served beyond the limit of connections too: whom a full server does not hear is offline.
@@ -147,7 +157,10 @@ pub(super) enum Roles {
     Passes,
     /// Those that decide who is online. A real-time node says that it does not.
     Decides,
-    /// Those that decide who is online. On all others the path does not take the method.
+    /// The same, and nodes of a fleet: its database has what all of them must know.
+    Shares,
+    /// Those that decide who is online, or have a fleet decide. On all others the path does not
+    /// take the method.
     Keeps,
     /// Those that hold streams. A presence node says that it does not.
     Streams,
@@ -173,6 +186,8 @@ pub(super) enum Who {
     /// The same, and whoever reaches a listener of operators' calls that is there for its machine
     /// alone, or a node that asks nobody.
     Local(Scope),
+    /// The same, whoever may read the metrics: it names users.
+    Here(Scope),
 }
 
 /// What becomes of a call on a connection that was admitted beyond the limit.
@@ -225,6 +240,11 @@ pub(super) enum Serve {
     Voids(fn(&mut Engine, ConnId, RevokeAsk, &Caller, Now) -> Served),
     /// The body as it came.
     Bundles(fn(&mut Engine, &[u8], Now) -> Answer),
+    /// Who asks, and for which page of a walk that may look for this.
+    Walks(
+        Filter,
+        fn(&mut Engine, ConnId, Asked, &Caller, Now) -> Served,
+    ),
     /// Who asks, and the stream in the path.
     InPath(fn(&mut Engine, ConnId, &str, &Caller, Now) -> Served),
     /// Who asks, the stream in the path, and for how long nobody has been at its device; the body
@@ -307,6 +327,11 @@ impl Row {
         self.method == method || (self.method == Get && method == Method::Head)
     }
 
+    /// Whether a user who is named in it may be made.
+    pub(super) fn makes_users(&self) -> bool {
+        matches!(self.serve, Opens(_) | Notes(_) | Says(_))
+    }
+
     /// Whether a stream may begin.
     pub(super) fn begins_stream(&self) -> bool {
         matches!(self.serve, Opens(_))
@@ -331,7 +356,7 @@ impl Row {
     pub(super) fn media(&self) -> Option<&'static str> {
         match self.serve {
             Bare(_) | Fixed(_) | Pinned(_) | One(_) | Listed(_) | InPath(_) | Beaten(_)
-            | Mints(_) | Follows(_) => None,
+            | Mints(_) | Follows(_) | Walks(..) => None,
             Users(_) | Notes(_) | Says(_) | Parts(_) | Record(_) | Records(_) | Edits(_)
             | Devices(_) | Voids(_) | SignsIn(_) => Some(JSON),
             Bundles(_) => Some("application/octet-stream"),
@@ -345,9 +370,11 @@ impl Who {
     pub(super) fn scope(self) -> Option<Scope> {
         match self {
             Who::Open | Who::Holder | Who::Nodes => None,
-            Who::Either(scope) | Who::Peers(scope) | Who::Services(scope) | Who::Local(scope) => {
-                Some(scope)
-            }
+            Who::Either(scope)
+            | Who::Peers(scope)
+            | Who::Services(scope)
+            | Who::Local(scope)
+            | Who::Here(scope) => Some(scope),
         }
     }
 }
@@ -357,7 +384,9 @@ impl Roles {
     pub(super) fn include(self, role: &Role) -> bool {
         match (self, role) {
             (Roles::Every | Roles::Passes, _) => true,
-            (Roles::Decides | Roles::Keeps, role) => !matches!(role, Role::Realtime(_)),
+            // In a fleet nobody decides alone; what all nodes must hear is not passed on yet.
+            (Roles::Decides, role) => matches!(role, Role::All | Role::Presence),
+            (Roles::Shares | Roles::Keeps, role) => !role.passes_on(),
             (Roles::Streams, role) => !matches!(role, Role::Presence),
             (Roles::Mirrors, role) => matches!(role, Role::Realtime(_)),
         }
@@ -367,6 +396,11 @@ impl Roles {
 /// Whether a path is where streams are opened.
 pub(super) fn opens_stream(path: &str) -> bool {
     path == STREAM
+}
+
+/// Whether what is served at a path has a long answer, however few words ask for it.
+pub(super) fn answers_long(path: &str) -> bool {
+    matches!(path, METRICS | STREAMS | ONLINE)
 }
 
 /// Whether a call begins a stream, on the nodes that hold streams.

@@ -99,6 +99,7 @@ fn what_a_path_allows() {
             (Role::All, all),
             (Role::Presence, presence),
             (real_time(), realtime),
+            (Role::Fleet(Arc::default()), all),
         ] {
             let expected = Some(format!("{methods}OPTIONS"));
             assert_eq!(allow(path, role), expected, "{path}");
@@ -183,7 +184,7 @@ fn the_api_description_says_what_a_row_says() {
             }
             Peers(_) | Services(_) => serde_json::json!([{"service": [scope]}, {"node": []}]),
             Nodes => serde_json::json!([{"node": []}]),
-            Local(_) => serde_json::json!([{"service": [scope]}, {"node": []}, {}]),
+            Local(_) | Here(_) => serde_json::json!([{"service": [scope]}, {"node": []}, {}]),
         };
         assert_eq!(operation["security"], security, "{of}");
         let inner = operation["x-admin"].as_bool().unwrap_or_default();
@@ -202,6 +203,7 @@ fn the_protocol_lists_every_row() {
         Every => "all",
         Passes => "any",
         Decides | Keeps => "s, p",
+        Shares => "s, p, f",
         Streams => "s, r",
         Mirrors => "r",
     };
@@ -212,7 +214,7 @@ fn the_protocol_lists_every_row() {
         Peers(scope) => format!("node, `{}`", scope.name()),
         Nodes => "node".to_owned(),
         Services(scope) => format!("`{}`", scope.name()),
-        Local(scope) => format!("`{}`, or this machine", scope.name()),
+        Local(scope) | Here(scope) => format!("`{}`, or this machine", scope.name()),
     };
     let surplus = |surplus| match surplus {
         Refused => "503",

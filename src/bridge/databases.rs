@@ -1,0 +1,561 @@
+//! A node's two presence databases, as the core of its fleet asks and tells them.
+//!
+//! Owns what a state of the fleet means to the one of which the node tells, and what the node may
+//! claim by the one that hears. Gathers what is news, and tells nobody.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::engine::{Answered, Decided};
+use crate::fleet::flags::UserFlags;
+use crate::fleet::held::Kinds;
+use crate::fleet::member::{Ending, How, Local, Mirrored, Own, State, Ticket};
+use crate::presence::{Hidden, Presence, Source, Transition};
+use crate::slot::Slot;
+use crate::status::Status;
+use crate::time::{Now, Unix};
+use crate::wire::record::{Said, Told};
+use crate::wire::{User, UserBuf};
+
+/// Later than anything that is known: whoever has read a state knows better.
+const READ: Source = Source::Answered(Unix::from_ms(u64::MAX >> 1));
+
+/// The two databases, and what is news since it was last taken.
+pub struct Databases {
+    told: Arc<Presence>,
+    heard: Arc<Presence>,
+    transitions: Vec<Transition>,
+    sure: Vec<Slot>,
+    unseen: Vec<Box<str>>,
+    ended: Vec<Slot>,
+    judged: Vec<UserBuf>,
+    done: Vec<Ticket>,
+}
+
+/// What the fleet has said and the shards are to be told.
+pub(super) struct News {
+    /// None: nothing.
+    pub(super) answered: Option<Answered>,
+    /// Whose streams are to end.
+    pub(super) ended: Vec<Slot>,
+    /// Whose goodbye has changed nothing.
+    pub(super) judged: Vec<UserBuf>,
+    /// What was said with these tickets has been done.
+    pub(super) done: Vec<Ticket>,
+}
+
+impl Databases {
+    /// Of which the node tells, and which hears: twins
+    /// ([`Presence::follower_and_heard`]).
+    pub fn new(told: Arc<Presence>, heard: Arc<Presence>) -> Databases {
+        Databases {
+            told,
+            heard,
+            transitions: Vec::new(),
+            sure: Vec::new(),
+            unseen: Vec::new(),
+            ended: Vec::new(),
+            judged: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    /// The one that hears.
+    pub(super) fn heard_here(&self) -> &Arc<Presence> {
+        &self.heard
+    }
+
+    /// The one of which the node tells.
+    pub(super) fn told_of(&self) -> &Arc<Presence> {
+        &self.told
+    }
+
+    /// The kinds of a claim that a goodbye of a device has ended here: none while it does not count
+    /// here, and no stream that is open.
+    pub(super) fn parted(&self, user: User<'_>, sent: Unix) -> (Kinds, Unix) {
+        let Some(slot) = self.told.lookup(user) else {
+            return (Kinds::default(), sent);
+        };
+        let is_held = self.told.is_held(slot);
+        let has_left = self.heard.has_left(slot);
+        let kinds = Kinds {
+            beat: has_left.then_some(sent),
+            stream: has_left && !is_held,
+            open: !is_held,
+            unattended: false,
+        };
+        (kinds, sent)
+    }
+
+    /// What is news since the last call.
+    pub(super) fn take_news(&mut self, now: Now) -> News {
+        let is_news = !self.transitions.is_empty() || !self.sure.is_empty();
+        let answered = (is_news || !self.unseen.is_empty()).then(|| Answered {
+            decided: Decided {
+                at: now.mono,
+                transitions: std::mem::take(&mut self.transitions),
+            },
+            unseen: std::mem::take(&mut self.unseen),
+            sure: std::mem::take(&mut self.sure),
+        });
+        News {
+            answered,
+            ended: std::mem::take(&mut self.ended),
+            judged: std::mem::take(&mut self.judged),
+            done: std::mem::take(&mut self.done),
+        }
+    }
+
+    /// What a user says of itself is the same on all nodes.
+    fn note(&self, slot: Slot, flags: UserFlags, is_here: bool) {
+        let hidden = Hidden {
+            status: flags.status(),
+            unattended: flags.unattended,
+            invisible: flags.invisible,
+            is_here,
+        };
+        self.told.note_hidden(slot, hidden);
+        let said = Said {
+            status: Some(flags.status()),
+            invisible: None,
+        };
+        // Nobody is told by it: a sweep sees it in its time.
+        self.heard.say(slot, said);
+    }
+
+    fn adopt(&mut self, slot: Slot, told: &Told, source: Source, now: Now) {
+        self.transitions
+            .extend(self.told.adopt(slot, told, source, now));
+        self.sure.push(slot);
+    }
+
+    /// What everybody is told of somebody of whom the fleet says this: status, since when, and when
+    /// it was last heard of.
+    fn public(&self, slot: Slot, state: State, now: Now) -> (Status, Option<Unix>, Option<Unix>) {
+        // Of somebody who is here its node alone knows; it was heard when it came.
+        let last_active = state.last_active.or(Some(state.since));
+        if !state.flags.invisible {
+            let status = match state.is_here {
+                true => state.flags.shown(),
+                false => Status::Offline,
+            };
+            return (status, Some(state.since), last_active);
+        }
+        let known = self.told.state(slot, now);
+        match () {
+            // It has said goodbye, as far as anybody sees, and nothing that comes then shows.
+            () if known.status.is_online() => {
+                (Status::Offline, Some(state.since), Some(state.since))
+            }
+            () if known.is_known() => (Status::Offline, known.since, known.last_active),
+            () => (Status::Offline, state.gone_since, state.gone_since),
+        }
+    }
+
+    /// Those of whom the news speaks, by slot or name.
+    pub(super) fn spoken_of(news: &News) -> (HashSet<Slot>, HashSet<&str>) {
+        let answered = news.answered.as_ref();
+        let slots = answered.into_iter().flat_map(|it| &it.sure).copied();
+        let names = answered.into_iter().flat_map(|it| &it.unseen);
+        (slots.collect(), names.map(|name| &**name).collect())
+    }
+}
+
+impl Local for Databases {
+    fn slots(&self) -> u32 {
+        self.told.users()
+    }
+
+    fn user(&self, slot: Slot) -> Option<User<'_>> {
+        Some(self.told.user(slot))
+    }
+
+    fn find(&self, user: User<'_>) -> Option<Slot> {
+        self.told.lookup(user)
+    }
+
+    fn make(&mut self, user: User<'_>) -> Option<Slot> {
+        self.told.intern(user).ok()
+    }
+
+    fn own(&self, slot: Slot, now: Now) -> Own {
+        // What the sweep has decided, for it may be holding expiries; but of a goodbye that it has
+        // not seen yet.
+        let is_here = self.heard.is_online(slot) && !self.heard.has_left(slot);
+        let said = self.heard.said(slot);
+        Own {
+            kinds: Kinds {
+                beat: is_here.then_some(said.sent),
+                stream: false,
+                open: is_here && self.told.is_held(slot),
+                unattended: is_here && said.unattended,
+            },
+            flags: UserFlags::new(said.status, self.told.is_invisible(slot)),
+            last_active: self.heard.state(slot, now).last_active.unwrap_or_default(),
+        }
+    }
+
+    fn mirrored(&self, slot: Slot) -> Option<Mirrored> {
+        let since = self.told.since(slot)?;
+        let is_here = self.told.hidden(slot).is_here;
+        Some(Mirrored { is_here, since })
+    }
+
+    fn comes_with(&mut self, slot: Slot, flags: UserFlags) {
+        self.note(slot, flags, false);
+    }
+
+    fn told(&mut self, slot: Slot, state: State, how: How, now: Now) {
+        let is_here = self.told.hidden(slot).is_here;
+        if how == How::Unsettled && is_here && !state.is_here {
+            return;
+        }
+        let (status, mut since, last_active) = self.public(slot, state, now);
+        let known = self.told.state(slot, now);
+        self.note(slot, state.flags, state.is_here);
+        if how == How::Alone {
+            if known.status == status {
+                return;
+            }
+            // What this node does by itself is later than all that it was told.
+            let later = known.since.filter(|_| known.is_known());
+            since = since.max(later.map(|since| since.plus_ms(1)));
+        }
+        let told = Told {
+            user: UserBuf::from(self.told.user(slot)),
+            status,
+            since,
+            last_active,
+            stale: false,
+            heard: None,
+        };
+        // What a server says in its turn is so, though its clock was behind another's.
+        let is_behind = known.is_known() && since <= known.since && status != known.status;
+        let source = match how {
+            How::InStep if !is_behind => Source::InStep,
+            How::InStep | How::Read | How::Unsettled => READ,
+            How::Alone => Source::Told,
+        };
+        self.adopt(slot, &told, source, now);
+    }
+
+    fn unseen(&mut self, user: User<'_>, _now: Now) {
+        self.unseen.push(user.as_str().into());
+    }
+
+    fn judged(&mut self, user: User<'_>) {
+        self.judged.push(user.into());
+    }
+
+    fn ended(&mut self, slot: Slot, ending: Ending, now: Now) {
+        match ending {
+            Ending::SaidGoodbye(sent) => {
+                if !self.told.is_held(slot) {
+                    self.heard.record_leave(slot, sent, now);
+                }
+            }
+            Ending::LoggedOut | Ending::Erased => {
+                self.heard.record_leave(slot, Unix::LATEST, now);
+                self.ended.push(slot);
+            }
+        }
+    }
+
+    fn erased(&mut self, slot: Slot, since: Unix, now: Now) {
+        self.note(slot, UserFlags::PLAIN, false);
+        let known = self.told.since(slot).unwrap_or_default();
+        let since = since.max(known.plus_ms(1));
+        // Whoever has a since and no last activity was erased.
+        let told = Told {
+            user: UserBuf::from(self.told.user(slot)),
+            status: Status::Offline,
+            since: Some(since),
+            last_active: None,
+            stale: false,
+            heard: None,
+        };
+        self.adopt(slot, &told, Source::InStep, now);
+    }
+
+    fn done(&mut self, ticket: Ticket) {
+        self.done.push(ticket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::{FollowerOptions, Sweep, SweepContext};
+    use crate::time::Mono;
+
+    fn at(ms: u64) -> Now {
+        Now {
+            mono: Mono::from_micros(ms * 1_000),
+            unix: Unix::from_ms(ms),
+        }
+    }
+
+    struct World {
+        databases: Databases,
+        sweep: Sweep,
+        bob: Slot,
+    }
+
+    impl World {
+        fn new() -> World {
+            let options = FollowerOptions {
+                sources: 1,
+                users_max: 100,
+                shards: 1,
+                offline_after_ms: 25_000,
+            };
+            let (told, heard) = Presence::follower_and_heard(options, at(1_000)).unwrap();
+            let mut databases = Databases::new(told, heard);
+            let bob = databases.make(User::from_text("bob").unwrap()).unwrap();
+            World {
+                databases,
+                sweep: Sweep::new(0, 1),
+                bob,
+            }
+        }
+
+        fn look(&mut self, ms: u64) {
+            self.databases.heard.note_turn(0, at(ms));
+            let context = SweepContext {
+                now: at(ms),
+                offline_after_ms: 25_000,
+                hold_expiries: false,
+            };
+            let heard = Arc::clone(&self.databases.heard);
+            self.sweep.look(&heard, context, self.bob, &mut Vec::new());
+        }
+
+        fn tell(&mut self, is_here: bool, since: u64, how: How) -> Vec<(Status, u64)> {
+            let state = State {
+                is_here,
+                flags: UserFlags::PLAIN,
+                since: Unix::from_ms(since),
+                last_active: None,
+                gone_since: None,
+            };
+            self.databases.told(self.bob, state, how, at(5_000));
+            let news = self.databases.take_news(at(5_000));
+            let transitions = news.answered.unwrap().decided.transitions;
+            let since = |slot| {
+                self.databases
+                    .told
+                    .state(slot, at(5_000))
+                    .since
+                    .unwrap()
+                    .ms()
+            };
+            transitions
+                .iter()
+                .map(|it| (it.status, since(it.slot)))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn what_is_heard_is_claimed() {
+        let mut world = World::new();
+        let own = |world: &World| world.databases.own(world.bob, at(3_000)).kinds;
+        assert_eq!(own(&world), Kinds::default());
+        world
+            .databases
+            .heard
+            .record_beat(world.bob, Unix::from_ms(2_000), at(2_000));
+        assert_eq!(own(&world), Kinds::default(), "nobody has looked");
+        world.look(2_000);
+        let beat = Kinds::beat(Unix::from_ms(2_000));
+        assert_eq!(own(&world), beat);
+        world.databases.told.hold(world.bob);
+        assert_eq!(own(&world), Kinds { open: true, ..beat });
+        world.databases.told.release(world.bob);
+        world
+            .databases
+            .heard
+            .record_leave(world.bob, Unix::from_ms(2_500), at(2_500));
+        let user = User::from_text("bob").unwrap();
+        let (parted, _) = world.databases.parted(user, Unix::from_ms(2_500));
+        let all = (Some(Unix::from_ms(2_500)), true, true);
+        assert_eq!((parted.beat, parted.stream, parted.open), all);
+        world.look(2_500);
+        assert_eq!(own(&world), Kinds::default());
+    }
+
+    #[test]
+    fn what_the_fleet_says_is_told() {
+        let mut world = World::new();
+        use Status::{Offline, Online};
+        assert_eq!(world.tell(true, 4_000, How::InStep), [(Online, 4_000)]);
+        assert_eq!(world.tell(true, 4_000, How::InStep), []);
+        // An absence that may be a lost write changes nothing, and one that was read does.
+        assert_eq!(world.tell(true, 4_000, How::Unsettled), []);
+        let state = State {
+            is_here: false,
+            flags: UserFlags::PLAIN,
+            since: Unix::from_ms(3_000),
+            last_active: Some(Unix::from_ms(3_000)),
+            gone_since: None,
+        };
+        world
+            .databases
+            .told(world.bob, state, How::Unsettled, at(5_000));
+        assert!(world.databases.take_news(at(5_000)).answered.is_none());
+        assert_eq!(world.tell(false, 3_000, How::Read), [(Offline, 4_001)]);
+        // Who is invisible is here for nodes alone.
+        world.databases.told(
+            world.bob,
+            State {
+                is_here: true,
+                flags: UserFlags::new(Online, true),
+                since: Unix::from_ms(6_000),
+                last_active: None,
+                gone_since: None,
+            },
+            How::InStep,
+            at(7_000),
+        );
+        assert_eq!(
+            world.databases.told.state(world.bob, at(7_000)).status,
+            Offline
+        );
+    }
+
+    #[test]
+    fn a_guess_changes_nothing_of_who_is_known_to_be_here() {
+        let mut world = World::new();
+        assert_eq!(
+            world.tell(true, 4_000, How::InStep),
+            [(Status::Online, 4_000)]
+        );
+        let state = State {
+            is_here: true,
+            flags: UserFlags::PLAIN,
+            since: Unix::from_ms(4_500),
+            last_active: None,
+            gone_since: None,
+        };
+        world
+            .databases
+            .told(world.bob, state, How::Alone, at(5_000));
+        assert!(world.databases.take_news(at(5_000)).answered.is_none());
+        let since = world.databases.told.state(world.bob, at(5_000)).since;
+        assert_eq!(since, Some(Unix::from_ms(4_000)));
+    }
+
+    #[test]
+    fn whoever_hides_is_here_for_nodes_alone() {
+        let mut world = World::new();
+        use Status::{Busy, Offline};
+        let state = |is_here, invisible, since| State {
+            is_here,
+            flags: UserFlags::new(Busy, invisible),
+            since: Unix::from_ms(since),
+            last_active: (!is_here).then(|| Unix::from_ms(since)),
+            gone_since: None,
+        };
+        let mut tell = |state: State, how| {
+            let databases = &mut world.databases;
+            databases.told(world.bob, state, how, at(30_000));
+            let told = databases.take_news(at(30_000)).answered;
+            let news = told.map_or(0, |it| it.decided.transitions.len());
+            let public = databases.told.state(world.bob, at(30_000));
+            let is_here = databases.mirrored(world.bob).is_some_and(|it| it.is_here);
+            let hides = databases.own(world.bob, at(30_000)).flags.invisible;
+            let ms = |time: Option<Unix>| time.map(Unix::ms);
+            let times = (ms(public.since), ms(public.last_active));
+            (news, public.status, times, is_here, hides)
+        };
+        let (instep, read) = (How::InStep, How::Read);
+        let came = (Some(4_000), Some(4_000));
+        let seen = tell(state(true, false, 4_000), instep);
+        assert_eq!(seen, (1, Busy, came, true, false));
+        // It has said goodbye, as far as anybody sees; and nothing that comes then shows.
+        let hid = (Some(6_000), Some(6_000));
+        let seen = tell(state(true, true, 6_000), instep);
+        assert_eq!(seen, (1, Offline, hid, true, true));
+        for (how, is_here, since) in [
+            (instep, false, 9_000),
+            (instep, true, 9_500),
+            (read, true, 8),
+        ] {
+            let seen = tell(state(is_here, true, since), how);
+            assert_eq!(seen, (0, Offline, hid, is_here, true));
+        }
+        let shown = (Some(9_600), Some(9_600));
+        let seen = tell(state(true, false, 9_600), instep);
+        assert_eq!(seen, (1, Busy, shown, true, false));
+    }
+
+    #[test]
+    fn while_redis_is_away_nothing_is_told_that_is_known() {
+        let mut world = World::new();
+        use Status::Online;
+        assert_eq!(world.tell(true, 4_000, How::InStep), [(Online, 4_000)]);
+        let state = State {
+            is_here: true,
+            flags: UserFlags::PLAIN,
+            since: Unix::from_ms(9_000),
+            last_active: None,
+            gone_since: None,
+        };
+        world
+            .databases
+            .told(world.bob, state, How::Alone, at(9_000));
+        assert!(world.databases.take_news(at(9_000)).answered.is_none());
+        let busy = State {
+            flags: UserFlags::new(Status::Busy, false),
+            since: Unix::from_ms(3_000),
+            ..state
+        };
+        world.databases.told(world.bob, busy, How::Alone, at(9_000));
+        let known = world.databases.told.state(world.bob, at(9_000));
+        assert_eq!(
+            (known.status, known.since),
+            (Status::Busy, Some(Unix::from_ms(4_001)))
+        );
+    }
+
+    #[test]
+    fn of_whoever_is_erased_nothing_is_known() {
+        let mut world = World::new();
+        assert_eq!(world.tell(true, 4_000, How::InStep).len(), 1);
+        let databases = &mut world.databases;
+        databases.ended(world.bob, Ending::Erased, at(5_000));
+        databases.erased(world.bob, Unix::from_ms(5_000), at(5_000));
+        let news = databases.take_news(at(5_000));
+        assert_eq!(news.ended, [world.bob]);
+        assert_eq!(news.answered.unwrap().decided.transitions.len(), 1);
+        let known = databases.told.state(world.bob, at(5_000));
+        assert_eq!((known.status, known.last_active), (Status::Offline, None));
+        assert!(databases.told.is_erased(world.bob));
+    }
+
+    #[test]
+    fn a_stay_that_has_ended_is_claimed_no_more() {
+        let mut world = World::new();
+        let heard = Arc::clone(&world.databases.heard);
+        heard.record_beat(world.bob, Unix::from_ms(2_000), at(2_000));
+        world.look(2_000);
+        // A later beat than the goodbye counts on.
+        world.databases.ended(
+            world.bob,
+            Ending::SaidGoodbye(Unix::from_ms(1_000)),
+            at(2_100),
+        );
+        world.look(2_100);
+        assert!(heard.is_online(world.bob));
+        world
+            .databases
+            .ended(world.bob, Ending::LoggedOut, at(2_200));
+        assert_eq!(
+            world.databases.own(world.bob, at(2_200)).kinds,
+            Kinds::default()
+        );
+        world.look(2_200);
+        assert!(!heard.is_online(world.bob));
+        assert_eq!(world.databases.take_news(at(2_200)).ended, [world.bob]);
+    }
+}

@@ -1,0 +1,89 @@
+//! What the log says of a node's place in its fleet: each thing once, when it happens.
+//!
+//! Owns what has been said. Decides nothing.
+
+use crate::fleet::member::Standing;
+
+/// What was said last.
+#[derive(Debug, Default)]
+pub(super) struct Story {
+    has_joined: bool,
+    is_away: bool,
+    lives: u64,
+}
+
+/// Something that the log says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Line {
+    Joined,
+    Renamed,
+    Away,
+    Back,
+}
+
+impl Story {
+    /// Says what is new. `nodes` are alive, `stale` partitions are told as they were last known,
+    /// and the node has had so many `lives` after its first.
+    pub(super) fn tell(&mut self, stands: Standing, nodes: u64, stale: u32, lives: u64) {
+        for line in self.news(stands, lives) {
+            match line {
+                Line::Joined => tracing::info!(nodes, "this node has joined its fleet"),
+                Line::Renamed => tracing::warn!(
+                    "the fleet took this node for dead and has taken its users offline; it goes on \
+                     under a new name and claims them anew"
+                ),
+                Line::Away => tracing::warn!(
+                    stale_partitions = stale,
+                    "the fleet's database is out of reach, or a part of it: users are told as they \
+                     were last known, and /readyz is 503"
+                ),
+                Line::Back => tracing::info!(nodes, "the fleet's database is back"),
+            }
+        }
+    }
+
+    fn news(&mut self, stands: Standing, lives: u64) -> Vec<Line> {
+        let mut lines = Vec::new();
+        if lives > std::mem::replace(&mut self.lives, lives) {
+            lines.push(Line::Renamed);
+        }
+        match stands {
+            Standing::Member if !self.has_joined => {
+                self.has_joined = true;
+                lines.push(Line::Joined);
+            }
+            Standing::Member if std::mem::take(&mut self.is_away) => lines.push(Line::Back),
+            Standing::Doubtful if !std::mem::replace(&mut self.is_away, true) => {
+                lines.push(Line::Away);
+            }
+            _ => {}
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thing_is_said_once() {
+        use Standing::{Doubtful, Fenced, Joining, Leaving, Member};
+        let mut story = Story::default();
+        for (stands, lives, expected) in [
+            (Joining, 0, &[][..]),
+            (Member, 0, &[Line::Joined]),
+            (Member, 0, &[]),
+            (Doubtful, 0, &[Line::Away]),
+            (Doubtful, 0, &[]),
+            (Member, 0, &[Line::Back]),
+            (Doubtful, 0, &[Line::Away]),
+            (Fenced, 1, &[Line::Renamed]),
+            (Fenced, 1, &[]),
+            (Member, 1, &[Line::Back]),
+            (Leaving, 1, &[]),
+        ] {
+            assert_eq!(story.news(stands, lives), expected, "{stands:?}");
+        }
+    }
+}

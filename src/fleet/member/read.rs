@@ -1,0 +1,303 @@
+//! Reads of users: whom the mirror must know, and what Redis has of this life's claims.
+
+use std::collections::BTreeMap;
+
+use super::claims::{ALONE, ASKED, FLYING, KINDS, NOWHERE, PROOF, bits_of};
+use super::lease::bytes_of;
+use super::part::{Hearing, Wanted};
+use super::{Asked, How, Local, Member, State};
+use crate::fleet::CALL_USERS_MAX;
+use crate::fleet::calls::Call;
+use crate::fleet::flags::UserFlags;
+use crate::fleet::held::{Gone, Here, META_FIELD, Meta};
+use crate::fleet::partition::bucket_of;
+use crate::fleet::traffic::{Reply, Server, To};
+use crate::planted::{self, Planted};
+use crate::slot::Slot;
+use crate::time::{Mono, Now, Unix};
+use crate::wire::{User, UserBuf};
+
+/// Reads under way in one partition.
+const READS_MAX: u32 = 2;
+
+impl<L: Local> Member<L> {
+    /// Reads what is to be read, as far as may be now.
+    pub(super) fn read(&mut self, at: usize, server: Server, now: Now) {
+        if self.parts[at].hearing != Hearing::InStep {
+            return;
+        }
+        self.ask_ring(at, server, now);
+        if self.parts[at]
+            .walk_again_at
+            .is_some_and(|due| now.mono >= due)
+        {
+            self.parts[at].walk_again_at = None;
+            self.parts[at].walk = Some(0);
+        }
+        self.want_alone(at);
+        while self.parts[at].reads < READS_MAX {
+            self.walk(at);
+            if self.parts[at].asks.is_empty() {
+                break;
+            }
+            if !self.read_some(at, server, now) {
+                break;
+            }
+        }
+    }
+
+    /// Wants the next ones of all, if all are to be read.
+    fn walk(&mut self, at: usize) {
+        let part = &mut self.parts[at];
+        let Some(from) = part.walk.filter(|_| part.asks.len() < CALL_USERS_MAX) else {
+            return;
+        };
+        if from == 0 {
+            let names: Vec<_> = part.names.iter().cloned().map(Wanted::Name).collect();
+            part.asks.extend(names);
+        }
+        let slots = self.local.slots();
+        if slots > 0 {
+            self.reach(slots - 1);
+        }
+        let (found, next) = self.claims.of(at as u16, from, CALL_USERS_MAX);
+        for slot in found {
+            self.want(slot);
+        }
+        let part = &mut self.parts[at];
+        // Through only when all have been read.
+        part.walk = next.or((!part.asks.is_empty() || part.reads > 0).then_some(u32::MAX));
+    }
+
+    /// Who arrived while Redis was away is read when it has been told.
+    fn want_alone(&mut self, at: usize) {
+        let part = &mut self.parts[at];
+        if part.alone.is_empty() || part.flying.is_some() || !part.marks.is_empty() {
+            return;
+        }
+        for slot in std::mem::take(&mut part.alone) {
+            self.claims.clear(slot, ALONE);
+            self.want(slot);
+        }
+    }
+
+    fn read_some(&mut self, at: usize, server: Server, now: Now) -> bool {
+        let part = &mut self.parts[at];
+        let most = part.asks.len().min(CALL_USERS_MAX);
+        let mut users: Vec<Wanted> = part.asks.drain(..most).collect();
+        users.retain(|wanted| match wanted {
+            Wanted::Slot(slot) => {
+                self.claims.clear(*slot, ASKED);
+                self.local.user(Slot::new(*slot)).is_some()
+            }
+            Wanted::Name(_) => true,
+        });
+        if users.is_empty() {
+            return true;
+        }
+        let names: Vec<UserBuf> = users.iter().filter_map(|one| self.name_of(one)).collect();
+        let hot = self.hot_key(at);
+        let words = [&b"HMGET"[..], hot.as_bytes(), META_FIELD].into_iter();
+        let fields = names.iter().map(|name| name.as_str().as_bytes());
+        let mut calls = vec![Call::plain(words.chain(fields))];
+        for (bucket, of) in self.buckets(&names) {
+            let key = self.partitions.offline_key(self.parts[at].id, bucket);
+            let words = [&b"HMGET"[..], key.as_bytes()].into_iter();
+            let fields = of.iter().map(|&name| names[name].as_str().as_bytes());
+            calls.push(Call::plain(words.chain(fields)));
+        }
+        let to = To::Partition(self.parts[at].id);
+        let asked = Asked::Read {
+            at,
+            users: users.clone(),
+        };
+        if !self.send(asked, to, server, calls, now) {
+            self.want_again(at, users);
+            return false;
+        }
+        self.counts.users_read += users.len() as u64;
+        self.parts[at].reads += 1;
+        true
+    }
+
+    fn name_of(&self, wanted: &Wanted) -> Option<UserBuf> {
+        match wanted {
+            Wanted::Slot(slot) => self.user_of(*slot),
+            Wanted::Name(name) => Some(name.clone()),
+        }
+    }
+
+    /// Which of these users' offline entries are in which bucket, in the order of both.
+    fn buckets(&self, names: &[UserBuf]) -> BTreeMap<u32, Vec<usize>> {
+        let mut buckets = BTreeMap::<u32, Vec<usize>>::new();
+        for (at, name) in names.iter().enumerate() {
+            let bucket = bucket_of(name.user(), self.settings.layout.buckets);
+            buckets.entry(bucket).or_default().push(at);
+        }
+        buckets
+    }
+
+    /// An answer to [`Member::read_some`].
+    pub(super) fn was_read(
+        &mut self,
+        at: usize,
+        server: Server,
+        users: Vec<Wanted>,
+        replies: &[Reply],
+        now: Now,
+    ) {
+        let part = &self.parts[at];
+        let is_ours = part.hearing == Hearing::InStep && part.server == Some(server);
+        let Some(known) = part.known.filter(|_| is_ours) else {
+            return self.want_again(at, users);
+        };
+        let names: Vec<Option<UserBuf>> = users.iter().map(|one| self.name_of(one)).collect();
+        let Some((Reply::List(values), rest)) = replies.split_first() else {
+            self.counts.malformed += 1;
+            return self.want_again(at, users);
+        };
+        let meta = values
+            .first()
+            .and_then(bytes_of)
+            .map(Meta::parse)
+            .transpose();
+        let Ok(meta) = meta else {
+            self.counts.malformed += 1;
+            return;
+        };
+        let (birth, number) = meta.map_or((None, 0), |meta| (Some(meta.birth), meta.number));
+        // A slot that has become another's meanwhile would shift all that follow.
+        let are_same = names.iter().all(Option::is_some) && values.len() == names.len() + 1;
+        if birth != known.birth && known.birth.is_some() || !are_same {
+            self.want_again(at, users);
+            if birth != known.birth {
+                self.parts[at].look_at = now.mono;
+            }
+            return;
+        }
+        let names: Vec<UserBuf> = names.into_iter().flatten().collect();
+        let mut gone = vec![None; names.len()];
+        for (values, (_, of)) in rest.iter().zip(self.buckets(&names)) {
+            let Reply::List(values) = values else {
+                continue;
+            };
+            for (name, value) in of.into_iter().zip(values) {
+                gone[name] = bytes_of(value).and_then(|bytes| Gone::parse(bytes).ok());
+            }
+        }
+        let ahead = number > known.number || self.parts[at].missed.is_some();
+        for (((wanted, name), value), gone) in users.iter().zip(names).zip(&values[1..]).zip(gone) {
+            let here = match bytes_of(value).map(Here::parse).transpose() {
+                Ok(here) => here,
+                Err(_) => {
+                    self.counts.malformed += 1;
+                    continue;
+                }
+            };
+            let user = name.user();
+            if self.parts[at].is_touched(user, number) {
+                // A message has told what is newer, but not whether this node's claim was lost with
+                // what was there before: that is read once more.
+                match wanted {
+                    Wanted::Slot(slot) if self.claims.kinds(*slot) != 0 => self.want(*slot),
+                    Wanted::Slot(slot) => self.evaluate(*slot, now),
+                    Wanted::Name(_) => {}
+                }
+                continue;
+            }
+            if ahead {
+                self.parts[at].read_as_of.push((number, name.clone()));
+            }
+            self.learn(at, number, wanted, user, here, gone, now);
+        }
+        let part = &mut self.parts[at];
+        if part.walk == Some(u32::MAX) && part.asks.is_empty() && part.reads == 0 {
+            part.walk = None;
+        }
+    }
+
+    /// What was read of one user, as of message `number`.
+    #[expect(clippy::too_many_arguments, reason = "a user, and what was read of it")]
+    fn learn(
+        &mut self,
+        at: usize,
+        number: u64,
+        wanted: &Wanted,
+        user: User<'_>,
+        here: Option<Here>,
+        gone: Option<Gone>,
+        now: Now,
+    ) {
+        let slot = match wanted {
+            Wanted::Slot(slot) => Slot::new(*slot),
+            // What it says of itself is no sign that it was ever here, nor is that it hides.
+            Wanted::Name(_) if gone.is_none() && !here.as_ref().is_some_and(is_seen) => {
+                return self.local.unseen(user, now);
+            }
+            Wanted::Name(_) => match self.local.find(user).or_else(|| self.named(at, user)) {
+                Some(slot) => slot,
+                None => return,
+            },
+        };
+        let index = slot.index();
+        self.reach(index);
+        if index >= self.claims.len() || self.claims.partition(index) == NOWHERE {
+            return;
+        }
+        // A call that was done after this was read knows better.
+        let is_claimed = self.claims.has(index, FLYING)
+            || self.parts[at].is_claimed(user, number.saturating_add(1));
+        if !is_claimed {
+            let claimed = here.as_ref().and_then(|here| here.claimed_by(self.life));
+            self.set_kinds(index, claimed.map_or(0, bits_of) & KINDS);
+        }
+        let own = bits_of(self.local.own(slot, now).kinds);
+        let flags = here.as_ref().map_or(UserFlags::PLAIN, |here| here.flags);
+        let flags = self.parts[at].flags_to_be(user, flags);
+        match here.filter(Here::is_here) {
+            Some(here) if self.is_lost(at, index, here.since, now) => {}
+            Some(here) => {
+                let state = State {
+                    is_here: true,
+                    flags,
+                    since: here.since,
+                    last_active: None,
+                    gone_since: gone.map(|gone| gone.since),
+                };
+                self.local.told(slot, state, How::Read, now);
+            }
+            None if own & PROOF != 0 => {}
+            None => self.absent(at, slot, flags, gone, now),
+        }
+        self.evaluate(index, now);
+    }
+
+    /// Nobody claims a user. Of a server that may have lost what was written last, that is not
+    /// believed before those who would know have had the time to say so.
+    fn absent(&mut self, at: usize, slot: Slot, flags: UserFlags, gone: Option<Gone>, now: Now) {
+        let joined = self.started_at.plus_ms(self.settle_ms());
+        let settled_at = self.settled_at(at).max(joined);
+        let is_believed = now.mono >= settled_at || planted::is(Planted::AbsencesBelieved);
+        let how = match is_believed {
+            true => How::Read,
+            false => How::Unsettled,
+        };
+        if !is_believed {
+            let due = self.parts[at].walk_again_at.unwrap_or(Mono::NEVER);
+            self.parts[at].walk_again_at = Some(due.min(settled_at));
+        }
+        let state = State {
+            is_here: false,
+            flags,
+            since: gone.map_or(Unix::default(), |gone| gone.since),
+            last_active: gone.map(|gone| gone.last_active),
+            gone_since: gone.map(|gone| gone.since),
+        };
+        self.local.told(slot, state, how, now);
+    }
+}
+
+/// Whether everybody is told that it is here.
+fn is_seen(here: &Here) -> bool {
+    here.is_here() && !here.flags.invisible
+}

@@ -1,0 +1,285 @@
+//! What is known of each server: what its clock says at least, and when it was last heard.
+//!
+//! Owns the estimates. Never decides what is sent.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::fleet::traffic::Server;
+use crate::time::{Mono, Unix};
+
+/// A server that was not heard for so long was away.
+pub(super) const AWAY_MS: u64 = 2_000;
+/// What takes something back is said to servers that were heard so recently only.
+const RECENT_MS: u64 = 1_500;
+/// A sample of a clock counts for one to two of these.
+const EPOCH_MS: u64 = 15_000;
+/// After that a clock is asked for again, with whatever else is asked.
+const CLOCK_MS: u64 = 5_000;
+const _: () = assert!(CLOCK_MS * 2 < EPOCH_MS);
+/// Commands under way to one server; another one out of reach holds up none of them.
+const IN_FLIGHT_MAX: u32 = 32;
+/// So many partitions that wait no more may stand among those that do.
+const ORDER_SLACK: usize = 64;
+/// Servers that are remembered.
+const SERVERS_MAX: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    known: BTreeMap<Server, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    clock: Clock,
+    /// It has done something that was begun here then.
+    heard_at: Mono,
+    /// It has been heard without a break since.
+    well_since: Mono,
+    is_silent: bool,
+    in_flight: u32,
+    waiting: Waiting,
+}
+
+/// Partitions for which there was no room among the commands under way, in their order.
+#[derive(Debug, Default)]
+struct Waiting {
+    order: VecDeque<usize>,
+    all: BTreeSet<usize>,
+}
+
+/// A server's clock, from below: what is dated by it is never valid for longer than was meant.
+#[derive(Debug, Default)]
+struct Clock {
+    /// Its time less ours, in ms: the largest of this epoch and of the one before.
+    best: [Option<i64>; 2],
+    epoch: u64,
+    sampled_at: Mono,
+}
+
+impl Clock {
+    fn turn(&mut self, now: Mono) {
+        let epoch = now.ms() / EPOCH_MS;
+        if epoch != self.epoch {
+            let is_next = epoch == self.epoch + 1;
+            self.best = [None, self.best[0].filter(|_| is_next)];
+            self.epoch = epoch;
+        }
+    }
+
+    fn sample(&mut self, said: Unix, now: Mono) {
+        self.turn(now);
+        let ahead = said.ms() as i64 - now.ms() as i64 - 1;
+        self.best[0] = self.best[0].max(Some(ahead));
+        self.sampled_at = now;
+    }
+
+    fn ahead(&self, now: Mono) -> Option<i64> {
+        let epoch = now.ms() / EPOCH_MS;
+        match epoch.saturating_sub(self.epoch) {
+            0 => self.best[0].max(self.best[1]),
+            1 => self.best[0],
+            _ => None,
+        }
+    }
+}
+
+impl Servers {
+    fn known(&mut self, server: Server) -> &mut Known {
+        if self.known.len() >= SERVERS_MAX && !self.known.contains_key(&server) {
+            // Servers are numbered as they come: the first is gone for longest.
+            self.known.pop_first();
+        }
+        self.known.entry(server).or_insert(Known {
+            clock: Clock::default(),
+            heard_at: Mono::default(),
+            well_since: Mono::default(),
+            is_silent: false,
+            in_flight: 0,
+            waiting: Waiting::default(),
+        })
+    }
+
+    /// It answers what was begun at `began`.
+    pub(super) fn heard(&mut self, server: Server, began: Mono, now: Mono) {
+        let known = self.known(server);
+        let is_first = known.heard_at == Mono::default();
+        let was_away = began.ms_since(known.heard_at) > AWAY_MS || known.is_silent;
+        if was_away && !is_first {
+            known.well_since = now;
+        }
+        known.is_silent = false;
+        known.heard_at = known.heard_at.max(began);
+    }
+
+    pub(super) fn silent(&mut self, server: Server) {
+        self.known(server).is_silent = true;
+    }
+
+    /// Its clock said that, in an answer that came now.
+    pub(super) fn says(&mut self, server: Server, said: Unix, now: Mono) {
+        self.known(server).clock.sample(said, now);
+    }
+
+    /// Its clock says at least that. None: nothing recent is known of it.
+    pub(super) fn clock(&self, server: Server, now: Mono) -> Option<Unix> {
+        let ahead = self.known.get(&server)?.clock.ahead(now)?;
+        u64::try_from(now.ms() as i64 + ahead)
+            .ok()
+            .map(Unix::from_ms)
+    }
+
+    /// Whether its clock should be asked for.
+    pub(super) fn is_clock_old(&self, server: Server, now: Mono) -> bool {
+        self.known
+            .get(&server)
+            .is_none_or(|known| now.ms_since(known.clock.sampled_at) > CLOCK_MS)
+    }
+
+    /// Up to when, by its clock, everything that it published has been heard.
+    pub(super) fn heard_up_to(&self, server: Server, now: Mono) -> Option<Unix> {
+        let known = self.known.get(&server)?;
+        let ahead = known.clock.ahead(now)?;
+        u64::try_from(known.heard_at.ms() as i64 + ahead)
+            .ok()
+            .map(Unix::from_ms)
+    }
+
+    /// It can be told, and be heard.
+    pub(super) fn is_well(&self, server: Server, now: Mono) -> bool {
+        self.known
+            .get(&server)
+            .is_some_and(|known| !known.is_silent && now.ms_since(known.heard_at) <= AWAY_MS)
+    }
+
+    /// It was heard so recently that it will do at once what it is told now.
+    pub(super) fn is_prompt(&self, server: Server, now: Mono) -> bool {
+        self.known
+            .get(&server)
+            .is_some_and(|known| !known.is_silent && now.ms_since(known.heard_at) <= RECENT_MS)
+    }
+
+    /// Since when it has been heard without a break.
+    pub(super) fn well_since(&self, server: Server) -> Mono {
+        self.known
+            .get(&server)
+            .map_or(Mono::default(), |known| known.well_since)
+    }
+
+    /// Whether one command more may be under way; then there is.
+    pub(super) fn takes(&mut self, server: Server) -> bool {
+        let known = self.known(server);
+        let takes = known.in_flight < IN_FLIGHT_MAX;
+        known.in_flight += u32::from(takes);
+        takes
+    }
+
+    pub(super) fn done(&mut self, server: Server) {
+        if let Some(known) = self.known.get_mut(&server) {
+            known.in_flight = known.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// There was no room for a command of this partition's.
+    pub(super) fn wait(&mut self, server: Server, partition: usize) {
+        let waiting = &mut self.known(server).waiting;
+        if waiting.all.insert(partition) {
+            waiting.order.push_back(partition);
+        }
+    }
+
+    /// There was.
+    pub(super) fn waits_no_more(&mut self, server: Server, partition: usize) {
+        let Some(known) = self.known.get_mut(&server) else {
+            return;
+        };
+        let Waiting { order, all } = &mut known.waiting;
+        if all.remove(&partition) && order.len() > 2 * all.len() + ORDER_SLACK {
+            let mut seen = BTreeSet::new();
+            order.retain(|partition| all.contains(partition) && seen.insert(*partition));
+        }
+    }
+
+    /// Whose turn it is, now that there is room for one command.
+    pub(super) fn next_waiting(&mut self, server: Server) -> Option<usize> {
+        let Waiting { order, all } = &mut self.known.get_mut(&server)?.waiting;
+        loop {
+            let next = order.pop_front()?;
+            if all.remove(&next) {
+                return Some(next);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Mono {
+        Mono::default().plus_ms(ms)
+    }
+
+    #[test]
+    fn a_clock_is_never_thought_to_be_ahead_of_itself() {
+        let mut servers = Servers::default();
+        let one = Server(1);
+        assert_eq!(servers.clock(one, at(10)), None);
+        servers.says(one, Unix::from_ms(5_000), at(100));
+        assert_eq!(servers.clock(one, at(100)), Some(Unix::from_ms(4_999)));
+        // An answer that was long under way says less than is known.
+        servers.says(one, Unix::from_ms(5_010), at(400));
+        assert_eq!(servers.clock(one, at(400)), Some(Unix::from_ms(5_299)));
+        // The clock is stepped back: what was known before is forgotten in time.
+        servers.says(one, Unix::from_ms(1_000), at(16_000));
+        servers.says(one, Unix::from_ms(16_000), at(31_000));
+        assert_eq!(servers.clock(one, at(31_000)), Some(Unix::from_ms(15_999)));
+        assert_eq!(servers.clock(one, at(61_000)), None);
+    }
+
+    #[test]
+    fn a_break_is_noticed_and_a_short_one_is_none() {
+        let mut servers = Servers::default();
+        let one = Server(1);
+        servers.heard(one, at(1_000), at(1_001));
+        servers.heard(one, at(2_900), at(2_901));
+        assert_eq!(servers.well_since(one), at(0));
+        assert!(servers.is_prompt(one, at(4_400)) && !servers.is_prompt(one, at(4_401)));
+        assert!(servers.is_well(one, at(4_900)) && !servers.is_well(one, at(4_901)));
+        servers.heard(one, at(5_000), at(5_003));
+        assert_eq!(servers.well_since(one), at(5_003));
+        servers.silent(one);
+        assert!(!servers.is_well(one, at(5_004)));
+        servers.heard(one, at(5_100), at(5_101));
+        assert_eq!(servers.well_since(one), at(5_101));
+    }
+
+    #[test]
+    fn so_many_commands_are_under_way_to_one_server() {
+        let mut servers = Servers::default();
+        assert!((0..IN_FLIGHT_MAX).all(|_| servers.takes(Server(1))));
+        assert!(!servers.takes(Server(1)) && servers.takes(Server(2)));
+        servers.done(Server(1));
+        assert!(servers.takes(Server(1)));
+    }
+
+    #[test]
+    fn whoever_found_no_room_has_its_turn_in_order_and_once() {
+        let mut servers = Servers::default();
+        for partition in [7, 3, 7] {
+            servers.wait(Server(1), partition);
+        }
+        assert_eq!(servers.next_waiting(Server(2)), None);
+        let turns = [(); 3].map(|()| servers.next_waiting(Server(1)));
+        assert_eq!(turns, [Some(7), Some(3), None]);
+        // Who had its turn otherwise is passed over, and leaves nothing behind.
+        for partition in 0..1_000 {
+            servers.wait(Server(1), partition);
+        }
+        for partition in 0..999 {
+            servers.waits_no_more(Server(1), partition);
+        }
+        assert!(servers.known(Server(1)).waiting.order.len() <= ORDER_SLACK + 2);
+        let turns = [(); 2].map(|()| servers.next_waiting(Server(1)));
+        assert_eq!(turns, [Some(999), None]);
+    }
+}

@@ -1,0 +1,110 @@
+//! What a node of a fleet is told when it starts, and what all nodes of one must agree on.
+
+/// How a node takes part.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What all nodes agree on.
+    pub layout: Layout,
+    /// What its lease says: where it answers and which version it is.
+    pub info: Box<str>,
+    /// Time between two renewals of its lease in one lane.
+    pub renew_ms: u64,
+    /// After an outage, or when another server has taken over, nothing is taken back for so long:
+    /// those who know better speak first.
+    pub settle_ms: u64,
+    /// What was sent is void so long after it was sent.
+    pub void_after_ms: u64,
+    /// Each partition is audited once in this time.
+    pub audit_ms: u64,
+    /// Users of dead nodes that the whole fleet takes offline in a second.
+    pub reap_users_per_s: u32,
+    /// Of whoever has been offline for longer nothing is kept. 0: everything is. One node that
+    /// does this is enough.
+    pub forget_after_ms: u64,
+    /// Most names that are watched here and have no slot.
+    pub names_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            layout: Layout::default(),
+            info: "".into(),
+            renew_ms: 1_000,
+            settle_ms: 6_000,
+            void_after_ms: 2_000,
+            audit_ms: 30_000,
+            reap_users_per_s: 20_000,
+            forget_after_ms: 0,
+            names_max: 1_000_000,
+        }
+    }
+}
+
+/// What is fixed when a fleet is created.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// A power of two from 64 to 16,384.
+    pub partitions: u32,
+    /// Hashes that the users of a partition who are offline are dealt out among.
+    pub buckets: u32,
+    /// How long a sign of life counts; also, how long a node's lease does.
+    pub offline_after_ms: u32,
+    /// Of what Redis keeps.
+    pub format: u32,
+}
+
+impl Default for Layout {
+    fn default() -> Layout {
+        Layout {
+            partitions: 1_024,
+            buckets: 16,
+            offline_after_ms: 25_000,
+            format: Layout::FORMAT,
+        }
+    }
+}
+
+impl Layout {
+    /// The one that this version keeps.
+    pub const FORMAT: u32 = 1;
+    /// Names of the fields, in the order of [`Layout::values`].
+    pub const FIELDS: [&str; 4] = ["partitions", "buckets", "offline_after_ms", "format"];
+
+    /// In the order of [`Layout::FIELDS`].
+    pub fn values(&self) -> [u32; 4] {
+        [
+            self.partitions,
+            self.buckets,
+            self.offline_after_ms,
+            self.format,
+        ]
+    }
+}
+
+/// This node is configured otherwise than its fleet, and takes no part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Disagreement {
+    /// What they disagree on.
+    pub setting: &'static str,
+    /// What this node is told.
+    pub here: String,
+    /// What the fleet was created with.
+    pub fleet: String,
+}
+
+impl std::fmt::Display for Disagreement {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Disagreement {
+            setting,
+            here,
+            fleet,
+        } = self;
+        write!(
+            out,
+            "{setting} is {here} here and {fleet} in the fleet; all nodes must have the same"
+        )
+    }
+}
+
+impl std::error::Error for Disagreement {}

@@ -1,0 +1,176 @@
+//! A node's part in a fleet: the bridge's thread, and how shards and bridge reach each other.
+//!
+//! Owns their order of starting and stopping. Knows nothing of what they say.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use super::ServeFault;
+use super::links::Wiring;
+use crate::auth::Keyrings;
+use crate::bridge::Options;
+use crate::bridge::databases::Databases;
+use crate::bridge::desk::Desk;
+use crate::bridge::driver::{self, Inbox};
+use crate::bridge::neighbours::{Neighbours, Say};
+use crate::bridge::shards::Shards as Core;
+use crate::engine::{Mail, Outbound, instance_of};
+use crate::fleet::member::{Layout, Member, Settings};
+use crate::fleet::partition::Partitions;
+use crate::key_files;
+use crate::links::HomeSender;
+use crate::metrics::{Board, Counter};
+use crate::redis_url::Password;
+use crate::shard::{self, Outlet, Shards};
+use crate::version;
+use crate::wire::beat::{Flags, Writer};
+
+/// Most pieces of mail that wait for the bridge: beyond, all of this node's users are looked at
+/// anew.
+const INBOX_MAX: usize = 65_536;
+
+/// Before the shards run.
+pub(super) struct Ready {
+    options: Options,
+    inbox: Arc<Inbox<Outbound>>,
+}
+
+/// While they run.
+pub(super) struct Running {
+    inbox: Arc<Inbox<Outbound>>,
+    thread: JoinHandle<()>,
+}
+
+impl Ready {
+    /// Errors: the file with the password can not be read.
+    pub(super) fn new(wiring: &Wiring<'_>) -> Result<Ready, ServeFault> {
+        let fleet = &wiring.config.fleet;
+        let servers = fleet.servers.clone();
+        let password = fleet.password_file.as_deref().map(key_files::password);
+        let password = password.transpose().map_err(ServeFault::KeyFile)?;
+        let options = Options {
+            servers: servers.expect("a node of a fleet was told its database"),
+            password: password.map(Password::new),
+            trust: wiring.trust.clone(),
+        };
+        Ok(Ready {
+            options,
+            inbox: Arc::new(Inbox::new(INBOX_MAX)),
+        })
+    }
+
+    /// One shard's way out.
+    pub(super) fn outlet(&self, board: &Arc<Board>) -> Outlet {
+        let inbox = Arc::clone(&self.inbox);
+        let mut homes = HomeSender::new(board);
+        Box::new(move |outbound| match outbound {
+            Outbound::Homeward { to, datagrams } => homes.send(to, &datagrams),
+            for_bridge => inbox.leave(for_bridge),
+        })
+    }
+
+    /// Starts the bridge.
+    pub(super) fn start(self, wiring: &Wiring<'_>, shards: &Shards) -> Result<Running, ServeFault> {
+        let now = wiring.clock.now();
+        let config = wiring.config;
+        let (http, udp) = wiring.listens;
+        let settings = Settings {
+            layout: Layout {
+                partitions: config.fleet.partitions,
+                offline_after_ms: config.settings.offline_after_ms as u32,
+                ..Layout::default()
+            },
+            info: format!("{http} {udp} {}", version::LINE).into(),
+            settle_ms: config.fleet.settle_ms,
+            forget_after_ms: config.settings.forget_after,
+            reap_users_per_s: config.fleet.reap_users_per_second as u32,
+            ..Settings::default()
+        };
+        let partitions = Arc::new(
+            Partitions::new(config.fleet.partitions).expect("the configuration was checked"),
+        );
+        let databases = Databases::new(Arc::clone(wiring.presence), Arc::clone(wiring.heard));
+        let mut random = fastrand::Rng::with_seed(wiring.seed);
+        let say = speaker(Arc::clone(wiring.keyrings), Arc::clone(wiring.board));
+        let sizes = (partitions.count(), config.settings.offline_after_ms);
+        let neighbours = Neighbours::new(wiring.homes.clone(), udp, sizes, random.fork(), say, now);
+        let member = Member::new(settings, Arc::clone(&partitions), databases, random, now);
+        let teller = shards.teller();
+        let tell = Arc::new(move |mail: &Mail| teller.tell(mail));
+        let one = shards.teller();
+        let tell_one = Arc::new(move |shard, mail| one.tell_one(shard, mail));
+        let desk = Desk::new(
+            Arc::clone(wiring.revoked),
+            Arc::clone(&partitions),
+            Layout::default().buckets,
+            tell_one,
+            Arc::clone(wiring.board),
+        );
+        let birth = instance_of(&wiring.secret);
+        let observer = Arc::new(OnceLock::new());
+        let board = Arc::clone(wiring.board);
+        let link = Arc::clone(&observer);
+        let beside = (desk, neighbours);
+        let core = Core::new(member, beside, birth, tell, board, link, now);
+        let (inbox, clock) = (Arc::clone(&self.inbox), Arc::clone(wiring.clock));
+        let options = self.options;
+        let thread = shard::vital_thread("fleet".into(), move || {
+            let observe = |seen| drop(observer.set(seen));
+            driver::run(core, options, partitions, &inbox, &clock, observe).map(drop)
+        })
+        .map_err(ServeFault::os("start the bridge to the fleet"))?;
+        Ok(Running {
+            inbox: self.inbox,
+            thread,
+        })
+    }
+}
+
+impl Running {
+    pub(super) fn stop(self) {
+        self.inbox.close();
+        if self.thread.join().is_err() {
+            tracing::error!("the bridge to the fleet had panicked");
+        }
+    }
+}
+
+/// Says words to other nodes, one a datagram. What the kernel does not take is lost: the next one
+/// is half a second away.
+fn speaker(keyrings: Arc<Keyrings>, board: Arc<Board>) -> Say {
+    let (mut v4, mut v6) = (None, None);
+    Box::new(move |to, word, now| {
+        let keyring = keyrings.load();
+        let key = keyring.fleet.signing();
+        let mut writer = Writer::of(Flags::WORD, now.unix, key);
+        let is_written = writer.push(word);
+        debug_assert!(is_written, "an empty datagram has room for any entry");
+        let sent = match to {
+            SocketAddr::V4(_) => send(&mut v4, "0.0.0.0:0", to, writer.seal_in_place(key)),
+            SocketAddr::V6(_) => send(&mut v6, "[::]:0", to, writer.seal_in_place(key)),
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, %to, "a word to another node was not sent");
+            board.process.add(Counter::FleetDatagramsLost, 1);
+        }
+    })
+}
+
+/// Opens the socket if there is none yet.
+///
+/// Errors: the kernel's.
+fn send(
+    socket: &mut Option<UdpSocket>,
+    from: &str,
+    to: SocketAddr,
+    datagram: &[u8],
+) -> std::io::Result<()> {
+    if socket.is_none() {
+        let opened = UdpSocket::bind(from)?;
+        opened.set_nonblocking(true)?;
+        *socket = Some(opened);
+    }
+    let socket = socket.as_ref().expect("opened above");
+    socket.send_to(datagram, to).map(drop)
+}

@@ -1,0 +1,267 @@
+//! What users say of themselves in a fleet, log-outs and erasures: said at one node, told by all.
+
+use greendot::wire::beat::FleetKey;
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, expect_ready, fleet, redis, told};
+use crate::harness::{Record, Server, pause, until};
+use crate::http::Answer;
+use crate::stream::Stream;
+
+fn says(node: &Server, body: &Value) -> Value {
+    let answer = node.post("/v1/status", body);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn state(node: &Server, user: &str) -> Value {
+    let answer = node.get(&format!("/v1/presence/{user}"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+/// A stream that watches bob at a node that knows him.
+fn watch(node: &Server) -> Stream {
+    until("the node knows", || {
+        Some(state(node, "bob")).filter(|state| state.get("stale").is_none())
+    });
+    let mut stream = node.stream("watch=bob");
+    stream.expect("hello");
+    stream.expect("snapshot");
+    stream
+}
+
+/// All nodes say this of bob, and since when.
+fn all_say(nodes: &[Server], status: &str) -> u64 {
+    let sinces = nodes.iter().map(|node| {
+        let state = until(&format!("bob is {status}"), || {
+            Some(state(node, "bob")).filter(|state| state["status"] == status)
+        });
+        assert!(state.get("stale").is_none(), "{state}");
+        state["since"].as_u64()
+    });
+    let sinces: Vec<Option<u64>> = sinces.collect();
+    assert!(sinces.iter().all(|since| *since == sinces[0]), "{sinces:?}");
+    sinces[0].unwrap_or_default()
+}
+
+/// The next that a watcher is told of bob.
+fn next(stream: &mut Stream) -> (String, u64) {
+    let record = stream.expect("presence").data;
+    assert_eq!(record["user"], "bob", "{record}");
+    assert!(record.get("stale").is_none(), "{record}");
+    let status = record["status"].as_str().expect("a status").to_owned();
+    (status, record["since"].as_u64().unwrap_or_default())
+}
+
+#[test]
+fn a_status_is_told_by_all_nodes_wherever_it_is_said() {
+    let Some(fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node(), fleet.node()];
+    let [one, two, three] = &nodes;
+    // Before he has ever come.
+    let own = says(three, &json!({"user": "bob", "status": "busy"}));
+    assert_eq!(
+        (&own["status"], &own["invisible"]),
+        (&json!("offline"), &json!(false))
+    );
+    let mut alice = watch(one);
+    assert_eq!(alice.presence(), Record::never_seen("bob"));
+    let _bob = two.stream("user=bob");
+    assert_eq!(next(&mut alice).0, "busy");
+    all_say(&nodes, "busy");
+    let own = says(three, &json!({"user": "bob", "status": "away"}));
+    assert_eq!(
+        own["status"], "away",
+        "what is answered is what all are told"
+    );
+    assert_eq!(state(three, "bob")["status"], "away");
+    let (status, since) = next(&mut alice);
+    assert_eq!((status.as_str(), all_say(&nodes, "away")), ("away", since));
+    // A second stream elsewhere that says something else.
+    let _other = three.stream("user=bob&status=online");
+    assert_eq!(next(&mut alice).0, "online");
+    all_say(&nodes, "online");
+}
+
+#[test]
+fn whoever_hides_at_one_node_has_gone_at_all() {
+    let Some(fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node(), fleet.node()];
+    let [one, two, three] = &nodes;
+    let _bob = [two.stream("user=bob"), one.stream("user=bob")];
+    told(three, "bob", true);
+    let (mut alice, mut dave) = (watch(one), watch(two));
+    let own = says(
+        three,
+        &json!({"user": "bob", "invisible": true, "status": "busy"}),
+    );
+    assert_eq!(
+        (&own["status"], &own["invisible"]),
+        (&json!("busy"), &json!(true))
+    );
+    let hid = all_say(&nodes, "offline");
+    assert_eq!(next(&mut alice), ("offline".to_owned(), hid));
+    assert_eq!(next(&mut dave), ("offline".to_owned(), hid));
+    let first = state(one, "bob");
+    // Beats, another stream and another status show in nothing.
+    let beat = three.post("/v1/beat", &json!({"users": ["bob"]}));
+    assert_eq!(beat.json(), json!({"invisible": ["bob"]}));
+    let _third = three.stream("user=bob");
+    let own = says(one, &json!({"user": "bob", "status": "away"}));
+    assert_eq!(
+        (&own["status"], &own["invisible"]),
+        (&json!("away"), &json!(true))
+    );
+    alice.expect_quiet(2_500);
+    for node in &nodes {
+        assert_eq!(state(node, "bob"), first);
+    }
+    let late = fleet.node();
+    let seen = until("a node that comes then knows", || {
+        Some(state(&late, "bob")).filter(|state| state.get("stale").is_none())
+    });
+    assert_eq!(seen, first);
+    says(two, &json!({"user": "bob", "invisible": false}));
+    let came = all_say(&nodes, "away");
+    assert_eq!(next(&mut alice), ("away".to_owned(), came));
+    assert_eq!(next(&mut dave), ("away".to_owned(), came));
+}
+
+#[test]
+fn away_is_whoever_is_at_no_device_of_any_node() {
+    let Some(fleet) = fleet() else { return };
+    let node = || fleet.node_with(&["--away-after=2s"]);
+    let nodes = [node(), node()];
+    let [one, two] = &nodes;
+    let beat = |node: &Server, idle_ms: u64| {
+        let body = json!({"users": ["bob"], "idle_ms": idle_ms});
+        assert_eq!(node.post("/v1/beat", &body).status, 204);
+    };
+    beat(one, 0);
+    let mut alice = watch(two);
+    until("nobody is at his device", || {
+        beat(one, 3_000);
+        (state(two, "bob")["status"] == "away").then_some(())
+    });
+    assert_eq!(next(&mut alice).0, "away");
+    all_say(&nodes, "away");
+    // Somebody is at another one, which another node hears.
+    beat(two, 0);
+    assert_eq!(next(&mut alice).0, "online");
+    for _ in 0..10 {
+        beat(one, 3_000);
+        beat(two, 0);
+        pause(200);
+    }
+    all_say(&nodes, "online");
+    alice.expect_quiet(100);
+}
+
+#[test]
+fn a_log_out_everywhere_ends_all_streams_and_moves_nothing_else() {
+    let Some(fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node(), fleet.node()];
+    let [one, two, three] = &nodes;
+    let mut bob = [two.stream("user=bob"), one.stream("user=bob")];
+    told(three, "bob", true);
+    let out = json!({"users": ["bob", "nobody"], "everywhere": true});
+    assert_eq!(three.post("/v1/leave", &out).status, 204);
+    for stream in &mut bob {
+        until("his stream is told to go", || {
+            (stream.next().kind == "bye").then_some(())
+        });
+    }
+    // Known, not stale, and with the same time everywhere.
+    let gone = all_say(&nodes, "offline");
+    assert_eq!(two.post("/v1/leave", &out).status, 204);
+    pause(500);
+    assert_eq!(all_say(&nodes, "offline"), gone);
+    let late = fleet.node();
+    let seen = |user: &str| {
+        until("a node that comes then knows", || {
+            Some(state(&late, user)).filter(|state| state.get("stale").is_none())
+        })
+    };
+    assert_eq!(seen("bob")["since"], gone);
+    assert_eq!(Record::of(&seen("nobody")), Record::never_seen("nobody"));
+}
+
+#[test]
+fn a_redis_that_has_lost_everything_changes_nothing_for_who_is_here() {
+    let Some(mut fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node()];
+    let [one, two] = &nodes;
+    let _bob = two.stream("user=bob&status=busy");
+    let came = all_say(&nodes, "busy");
+    let mut alice = watch(one);
+    fleet.redis.kill();
+    until("the node says that it is cut off", || {
+        (one.get("/readyz").status == 503).then_some(())
+    });
+    // Known, and perhaps not so any more; of whom nothing is known here that is said too.
+    let known = state(one, "bob");
+    let expected = (&json!("busy"), &json!(true));
+    assert_eq!((&known["status"], &known["stale"]), expected);
+    let unknown = state(one, "zoe");
+    let expected = (&json!("offline"), &json!(true));
+    assert_eq!((&unknown["status"], &unknown["stale"]), expected);
+    // Who comes meanwhile is told here, and is here since then.
+    let _dave = two.stream("user=dave");
+    let dave = told(two, "dave", true).since();
+    fleet.redis = redis(&fleet.home);
+    nodes.iter().for_each(expect_ready);
+    pause(2_000);
+    assert_eq!(all_say(&nodes, "busy"), came);
+    assert_eq!(told(one, "dave", true).since(), dave);
+    assert_eq!(told(two, "dave", true).since(), dave);
+    alice.expect_quiet(500);
+}
+
+#[test]
+fn nothing_is_left_of_whoever_is_erased() {
+    let Some(fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node()];
+    let [one, two] = &nodes;
+    let mut bob = two.stream("user=bob&status=busy");
+    all_say(&nodes, "busy");
+    let mut alice = watch(one);
+    assert_eq!(erase(one, "bob").status, 204);
+    until("his stream is told to go", || {
+        (bob.next().kind == "bye").then_some(())
+    });
+    let gone = alice.expect("presence").data;
+    assert_eq!(
+        (&gone["status"], &gone["last_active"]),
+        (&json!("offline"), &Value::Null)
+    );
+    for node in &nodes {
+        assert_eq!(told(node, "bob", false).last_active, None);
+    }
+    pause(1_000);
+    assert!(!keys_of(&fleet).contains("bob"), "{}", keys_of(&fleet));
+    // And the next by that id says nothing yet.
+    let _bob = two.stream("user=bob");
+    assert_eq!(next(&mut alice).0, "online");
+    fleet.redis.stop();
+    until("the node says that it is cut off", || {
+        (one.get("/readyz").status == 503).then_some(())
+    });
+    assert_eq!(erase(one, "bob").status, 503);
+}
+
+fn erase(node: &Server, user: &str) -> Answer {
+    let token = FleetKey::new([0x11; 32]).service_token();
+    let mut conn = node.connect();
+    let header = format!("Host: e2e\r\nAuthorization: Bearer {token}\r\n");
+    conn.send(format!("DELETE /v1/presence/{user} HTTP/1.1\r\n{header}\r\n").as_bytes());
+    conn.answer()
+}
+
+/// All that Redis has, as `redis-cli` prints it.
+fn keys_of(fleet: &Fleet) -> String {
+    let script = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+                  for _, part in ipairs(redis.call('HGETALL', key)) do all[#all + 1] = part end \
+                  end return table.concat(all, ' ')";
+    fleet.cli(&["EVAL", script, "0"])
+}

@@ -1,0 +1,350 @@
+//! One node and the servers, without a network: what is asked for comes at once.
+
+use std::sync::Arc;
+
+use greendot::fleet::flags::{Saying, UserFlags};
+use greendot::fleet::held::{Gone, Here};
+use greendot::fleet::member::{Layout, Local, Member, Settings, Standing, Ticket};
+use greendot::fleet::partition::{Partition, Partitions, bucket_of};
+use greendot::fleet::traffic::{Event, Server, To};
+use greendot::status::Status;
+use greendot::time::{Mono, Now, Unix};
+use greendot::wire::{User, UserBuf};
+
+use crate::cluster::Cluster;
+use crate::db::{Db, OFFLINE_AFTER_MS};
+use crate::world::EPOCH_MS;
+
+struct One {
+    member: Member<Db>,
+    cluster: Cluster,
+    partitions: Arc<Partitions>,
+    ms: u64,
+}
+
+impl One {
+    fn start(cluster: Cluster, layout: Layout, seed: u64) -> One {
+        let partitions = Arc::new(Partitions::new(64).unwrap());
+        let settings = Settings {
+            layout,
+            forget_after_ms: FORGET_AFTER_MS,
+            ..Settings::default()
+        };
+        let random = fastrand::Rng::with_seed(seed);
+        let now = now(1_000);
+        let member = Member::new(settings, partitions.clone(), Db::default(), random, now);
+        let mut one = One {
+            member,
+            cluster,
+            partitions,
+            ms: 1_000,
+        };
+        for partition in one.partitions.all() {
+            let server = Server(one.process(partition) as u32);
+            let event = Event::Subscribed { partition, server };
+            one.member.handle_event(event, now);
+        }
+        one.pass(3_000);
+        one
+    }
+
+    fn process(&self, partition: Partition) -> usize {
+        let key = self.partitions.hot_key(partition);
+        self.cluster.process_of(key.as_bytes())
+    }
+
+    fn now(&self) -> Now {
+        now(self.ms)
+    }
+
+    /// Time passes, and what is due is done.
+    fn pass(&mut self, ms: u64) {
+        let end = self.ms + ms;
+        while self.ms < end {
+            self.ms += 5;
+            let at = self.now();
+            if self.ms.is_multiple_of(500) {
+                for server in self.cluster.primaries.map(|process| Server(process as u32)) {
+                    let event = Event::Heard { server, ago_ms: 0 };
+                    self.member.handle_event(event, at);
+                }
+            }
+            self.member.handle_timeout(at);
+            while let Some(command) = self.member.poll_command() {
+                let key = match command.to {
+                    To::Partition(partition) => self.partitions.hot_key(partition).into_bytes(),
+                    To::Key(key) => key.as_bytes().to_vec(),
+                };
+                let process = self.cluster.process_of(&key);
+                let unix_ms = EPOCH_MS + self.ms;
+                let done = self.cluster.execute(process, &key, &command.calls, unix_ms);
+                let (replies, published) = done.unwrap();
+                let (tag, server) = (command.tag, Server(process as u32));
+                for (channel, message) in published {
+                    let mut all = self.partitions.all();
+                    let is_its =
+                        |one: &Partition| self.partitions.hot_key(*one).as_bytes() == channel;
+                    let partition = all.find(is_its).unwrap();
+                    let event = Event::Published {
+                        partition,
+                        server,
+                        message,
+                    };
+                    self.member.handle_event(event, at);
+                }
+                self.member.handle_event(
+                    Event::Answered {
+                        tag,
+                        server,
+                        replies,
+                    },
+                    at,
+                );
+            }
+        }
+    }
+
+    fn beat(&mut self, user: User<'_>) {
+        let at = self.now();
+        let slot = self.member.local_mut().beat(user, at.unix, at);
+        self.member.changed(slot, at);
+        self.pass(20);
+    }
+
+    fn say(&mut self, user: User<'_>, said: Saying) {
+        let at = self.now();
+        self.member.local_mut().say(user, said);
+        self.member.set_flags(user, said, Some(Ticket(1)), at);
+        self.pass(30);
+        assert_eq!(
+            std::mem::take(&mut self.member.local_mut().done),
+            [Ticket(1)]
+        );
+    }
+
+    fn goodbye(&mut self, user: User<'_>) {
+        let at = self.now();
+        let kinds = self.member.local_mut().goodbye(user, at.unix);
+        self.member.said_goodbye(user, kinds, at.unix, at.unix, at);
+        self.pass(50);
+    }
+
+    fn field(&self, user: User<'_>, offline: bool) -> Option<Vec<u8>> {
+        let partition = self.partitions.of(user);
+        let data = &self.cluster.processes[self.process(partition)].data;
+        let key = match offline {
+            false => self.partitions.hot_key(partition),
+            true => self
+                .partitions
+                .offline_key(partition, bucket_of(user, LAYOUT.buckets)),
+        };
+        data.get(key.as_bytes())?
+            .get(user.as_str().as_bytes())
+            .cloned()
+    }
+}
+
+/// All buckets of all partitions are looked at in 192 s.
+const FORGET_AFTER_MS: u64 = 400_000;
+
+const LAYOUT: Layout = Layout {
+    partitions: 64,
+    buckets: 3,
+    offline_after_ms: OFFLINE_AFTER_MS as u32,
+    format: Layout::FORMAT,
+};
+
+fn now(ms: u64) -> Now {
+    Now {
+        mono: Mono::from_micros(ms * 1_000),
+        unix: Unix::from_ms(EPOCH_MS + ms),
+    }
+}
+
+fn bob() -> UserBuf {
+    UserBuf::from_text("bob").unwrap()
+}
+
+#[test]
+fn a_node_that_is_configured_otherwise_takes_no_part_and_says_why() {
+    let first = One::start(Cluster::new([0; 3]), LAYOUT, 1);
+    assert_eq!(first.member.standing(first.now()), Standing::Member);
+    let other = Layout {
+        offline_after_ms: 25_000,
+        ..LAYOUT
+    };
+    let second = One::start(first.cluster, other, 2);
+    let why = second.member.disagreement().unwrap().to_string();
+    assert_eq!(
+        why,
+        "offline_after_ms is 25000 here and 6000 in the fleet; all nodes must have the same"
+    );
+    assert_eq!(second.member.standing(second.now()), Standing::Joining);
+    assert_eq!(second.member.peers(), []);
+}
+
+#[test]
+fn who_goes_is_kept_with_the_time_that_redis_says() {
+    let (mut one, bob) = (One::start(Cluster::new([70, 70, 70]), LAYOUT, 1), bob());
+    one.beat(bob.user());
+    let here = Here::parse(&one.field(bob.user(), false).unwrap()).unwrap();
+    let view = one.member.local().view(bob.user()).unwrap();
+    assert_eq!((view.is_here, view.since), (true, here.since));
+    assert_eq!(one.field(bob.user(), true), None);
+    let beat_ms = one.ms - 20;
+    one.pass(OFFLINE_AFTER_MS + 100);
+    let slot = one.member.local().find(bob.user()).unwrap();
+    let at = one.now();
+    one.member.changed(slot, at);
+    one.pass(500);
+    assert_eq!(one.field(bob.user(), false), None);
+    let gone = Gone::parse(&one.field(bob.user(), true).unwrap()).unwrap();
+    let view = one.member.local().view(bob.user()).unwrap();
+    assert_eq!((view.is_here, view.since), (false, gone.since));
+    assert_eq!(gone.last_active, Unix::from_ms(EPOCH_MS + beat_ms));
+}
+
+#[test]
+fn whoever_is_away_for_long_is_forgotten() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    one.beat(bob.user());
+    let at = one.now();
+    one.member
+        .said_goodbye(bob.user(), Default::default(), at.unix, at.unix, at);
+    one.pass(FORGET_AFTER_MS - 1_000);
+    assert_eq!(one.member.counts().forgotten, 0);
+    assert!(one.field(bob.user(), true).is_some());
+    one.pass(194_000);
+    assert_eq!(one.member.counts().forgotten, 1);
+    assert_eq!(one.field(bob.user(), true), None);
+}
+
+#[test]
+fn nothing_is_left_of_whoever_is_erased() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    one.beat(bob.user());
+    let at = one.now();
+    one.member
+        .said_goodbye(bob.user(), Default::default(), at.unix, at.unix, at);
+    one.pass(100);
+    assert!(one.field(bob.user(), true).is_some());
+    let at = one.now();
+    one.member.erase(bob.user(), Some(Ticket(7)), at);
+    one.pass(100);
+    assert_eq!(one.field(bob.user(), false), None);
+    assert_eq!(one.field(bob.user(), true), None);
+    assert_eq!(one.member.local().ended, [bob]);
+    assert_eq!(one.member.local().done, [Ticket(7)]);
+}
+
+#[test]
+fn what_is_said_while_its_user_is_away_counts_when_it_comes() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    let busy = Saying {
+        status: Some(Status::Busy),
+        invisible: None,
+    };
+    one.say(bob.user(), busy);
+    assert_eq!(
+        one.member.local().view(bob.user()),
+        None,
+        "it was never here"
+    );
+    one.beat(bob.user());
+    let view = one.member.local().view(bob.user()).unwrap();
+    assert_eq!((view.is_here, view.flags.status()), (true, Status::Busy));
+    one.goodbye(bob.user());
+    let since = one.member.local().view(bob.user()).unwrap().since;
+    // Neither what it says then nor a log-out moves the time at which it went.
+    let away = Saying {
+        status: Some(Status::Away),
+        invisible: None,
+    };
+    one.say(bob.user(), away);
+    let at = one.now();
+    one.member.log_out(bob.user(), at.unix, at);
+    one.member
+        .log_out(User::from_text("nobody").unwrap(), at.unix, at);
+    one.pass(50);
+    let gone = Gone::parse(&one.field(bob.user(), true).unwrap()).unwrap();
+    assert_eq!(gone.since, since);
+    let nobody = User::from_text("nobody").unwrap();
+    assert_eq!(
+        [true, false].map(|off| one.field(nobody, off)),
+        [None, None]
+    );
+    // Another node reads all that.
+    let mut second = One::start(one.cluster, LAYOUT, 2);
+    let at = second.now();
+    second.member.ask(bob.user(), false, at);
+    second.pass(50);
+    let view = second.member.local().view(bob.user()).unwrap();
+    let expected = (false, since, UserFlags::new(Status::Away, false));
+    assert_eq!((view.is_here, view.since, view.flags), expected);
+}
+
+#[test]
+fn of_whoever_hides_nothing_is_written_that_others_read() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    let hide = |invisible| Saying {
+        status: None,
+        invisible: Some(invisible),
+    };
+    one.say(bob.user(), hide(true));
+    one.beat(bob.user());
+    assert_eq!(one.member.local().public(bob.user()), Some(false));
+    one.goodbye(bob.user());
+    assert_eq!(one.field(bob.user(), true), None, "it was never here");
+    one.beat(bob.user());
+    one.say(bob.user(), hide(false));
+    assert_eq!(one.member.local().public(bob.user()), Some(true));
+    one.say(bob.user(), hide(true));
+    let hid = one.member.local().view(bob.user()).unwrap().since;
+    let gone = |one: &One| Gone::parse(&one.field(bob.user(), true).unwrap()).unwrap();
+    let expected = Gone {
+        since: hid,
+        last_active: hid,
+    };
+    assert_eq!(gone(&one), expected);
+    one.goodbye(bob.user());
+    one.beat(bob.user());
+    assert_eq!(gone(&one), expected);
+    // A watcher by name at another node is told that, and no more.
+    let mut second = One::start(one.cluster, LAYOUT, 2);
+    let at = second.now();
+    second.member.ask(bob.user(), false, at);
+    second.pass(50);
+    let view = second.member.local().view(bob.user()).unwrap();
+    assert_eq!((view.is_here, view.flags.invisible), (true, true));
+    assert_eq!(view.gone_since, Some(hid));
+}
+
+#[test]
+fn a_name_gets_a_slot_when_somebody_has_heard_of_it() {
+    let bob = bob();
+    let mut first = One::start(Cluster::new([0; 3]), LAYOUT, 1);
+    first.beat(bob.user());
+    let since = first.member.local().view(bob.user()).unwrap().since;
+    let mut second = One::start(first.cluster, LAYOUT, 2);
+    let at = second.now();
+    second.member.ask(bob.user(), false, at);
+    second
+        .member
+        .ask(User::from_text("nobody").unwrap(), false, at);
+    second.pass(50);
+    let view = second.member.local().view(bob.user()).unwrap();
+    assert_eq!((view.is_here, view.since), (true, since));
+    assert_eq!(second.member.local().slots(), 1);
+    assert_eq!(second.member.peers().len(), 2);
+}
+
+#[test]
+fn idle_it_says_little() {
+    let mut one = One::start(Cluster::new([0; 3]), LAYOUT, 1);
+    one.pass(30_000);
+    let before = one.member.counts().commands;
+    one.pass(60_000);
+    let each_s = (one.member.counts().commands - before) as f64 / 60.0;
+    // Three renewals, an audit of each of 64 partitions in 26 to 30 s, and a bucket.
+    assert!((6.0..6.6).contains(&each_s), "{each_s}");
+}
