@@ -108,11 +108,13 @@ impl<'e> Move<'e> {
     }
 
     fn carry(&self) {
+        self.carry_key(&self.hot);
+    }
+
+    fn carry_key(&self, key: &str) {
         let port = self.to.port.unwrap().to_string();
-        let moved = self
-            .from
-            .link()
-            .ask(["MIGRATE", "127.0.0.1", &port, &self.hot, "0", "5000"]);
+        let words = ["MIGRATE", "127.0.0.1", &port, key, "0", "5000"];
+        let moved = self.from.link().ask(words);
         assert!(matches!(moved, Answer::Word(_)), "{moved:?}");
     }
 
@@ -260,6 +262,8 @@ fn while_a_slot_moves_whoever_has_the_key_answers() {
         ear.heard_at[0] == Some(elsewhere)
     });
     ear.log.clear();
+    // Whoever holds a key of a slot does not let it go.
+    moving.carry_key(&other);
     moving.close();
     ear.until("its slot is there", |ear| {
         let (servers, _) = ear.status();
