@@ -50,6 +50,12 @@ impl Mono {
         Mono(self.0.saturating_add(ms.saturating_mul(1_000)))
     }
 
+    /// This moment less `ms` milliseconds; not before boot.
+    #[must_use]
+    pub const fn minus_ms(self, ms: u64) -> Mono {
+        Mono(self.0.saturating_sub(ms.saturating_mul(1_000)))
+    }
+
     /// Whole milliseconds from `earlier` to this moment; 0 if `earlier` is later.
     pub const fn ms_since(self, earlier: Mono) -> u64 {
         self.micros_since(earlier) / 1_000
@@ -108,10 +114,13 @@ const TOGETHER_MS: u64 = 100;
 /// The process's clock, shared by all threads: `unix` is an anchor plus `mono`, so it moves evenly
 /// between two steps of the wall clock, and a step reaches every shard as one jump of `unix`
 /// against `mono`, which the engine looks for.
+///
+/// The anchor is kept in microseconds: by whole milliseconds two processes of one machine would
+/// differ by one, and put in another order what comes to one right after the other.
 #[derive(Debug)]
 pub struct Clock {
-    /// Unix ms less Mono ms.
-    anchor_ms: AtomicI64,
+    /// Unix time less Mono, in microseconds.
+    anchor_us: AtomicI64,
 }
 
 impl Default for Clock {
@@ -123,8 +132,13 @@ impl Default for Clock {
 impl Clock {
     /// A clock anchored to the wall clock as it is.
     pub fn new() -> Clock {
+        // A thread that was stopped between two readings has the wall clock later than it was.
+        let anchors = (0..5).map(|_| {
+            let (mono, wall_us) = read_together();
+            wall_us - mono.micros() as i64
+        });
         Clock {
-            anchor_ms: AtomicI64::new(wall_ms() - boottime().ms() as i64),
+            anchor_us: AtomicI64::new(anchors.min().unwrap_or_default()),
         }
     }
 
@@ -132,15 +146,15 @@ impl Clock {
     pub fn now(&self) -> Now {
         // Before the clocks: an anchor that another thread sets meanwhile is newer than what is
         // read here.
-        let mut anchor = self.anchor_ms.load(Ordering::Acquire);
-        let (mono, wall) = read_together();
-        let mono_ms = mono.ms() as i64;
-        let off = wall - (mono_ms + anchor);
-        if off.unsigned_abs() > ANCHOR_TOLERANCE_MS {
+        let mut anchor = self.anchor_us.load(Ordering::Acquire);
+        let (mono, wall_us) = read_together();
+        let mono_us = mono.micros() as i64;
+        let off_us = wall_us - (mono_us + anchor);
+        if off_us.unsigned_abs() > ANCHOR_TOLERANCE_MS * 1_000 {
             // Whoever is first decides; a second thread that saw the same step takes the first
             // one's anchor.
-            let fresh = wall - mono_ms;
-            anchor = match self.anchor_ms.compare_exchange(
+            let fresh = wall_us - mono_us;
+            anchor = match self.anchor_us.compare_exchange(
                 anchor,
                 fresh,
                 Ordering::AcqRel,
@@ -152,18 +166,18 @@ impl Clock {
         }
         Now {
             mono,
-            unix: Unix(u64::try_from(mono_ms + anchor).unwrap_or(0)),
+            unix: Unix(u64::try_from(mono_us + anchor).unwrap_or(0) / 1_000),
         }
     }
 }
 
-/// Both clocks, read within [`TOGETHER_MS`]: a thread that was stopped between the two would see a
-/// step that never was.
+/// Both clocks, the wall clock in microseconds, read within [`TOGETHER_MS`]: a thread that was
+/// stopped between the two would see a step that never was.
 fn read_together() -> (Mono, i64) {
     loop {
-        let (mono, wall) = (boottime(), wall_ms());
+        let (mono, wall_us) = (boottime(), wall_us());
         if boottime().ms_since(mono) <= TOGETHER_MS {
-            return (mono, wall);
+            return (mono, wall_us);
         }
     }
 }
@@ -174,9 +188,9 @@ pub fn boottime() -> Mono {
     Mono(t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000)
 }
 
-fn wall_ms() -> i64 {
+fn wall_us() -> i64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    t.tv_sec * 1_000 + t.tv_nsec / 1_000_000
+    t.tv_sec * 1_000_000 + t.tv_nsec / 1_000
 }
 
 #[cfg(test)]
@@ -199,13 +213,13 @@ mod tests {
     fn a_step_of_the_wall_clock_is_one_jump() {
         let clock = Clock::new();
         // As if the wall clock had been stepped by an hour since the anchor was taken.
-        clock.anchor_ms.fetch_sub(3_600_000, Ordering::Relaxed);
+        clock.anchor_us.fetch_sub(3_600_000_000, Ordering::Relaxed);
         let now = clock.now();
-        assert!(now.unix.ms_apart(Unix(wall_ms() as u64)) <= 1);
+        assert!(now.unix.ms_apart(Unix(wall_us() as u64 / 1_000)) <= 100);
         // Within the tolerance the anchor stays.
-        clock.anchor_ms.fetch_sub(500, Ordering::Relaxed);
-        let anchor = clock.anchor_ms.load(Ordering::Relaxed);
+        clock.anchor_us.fetch_sub(500_000, Ordering::Relaxed);
+        let anchor = clock.anchor_us.load(Ordering::Relaxed);
         clock.now();
-        assert_eq!(clock.anchor_ms.load(Ordering::Relaxed), anchor);
+        assert_eq!(clock.anchor_us.load(Ordering::Relaxed), anchor);
     }
 }
