@@ -39,7 +39,9 @@ impl Engine {
             return Some(of_here);
         }
         let key = self.node.keyring.fleet.signing();
-        if let Some(homeward) = self.passing.poll(key, now.mono) {
+        if let Some((homeward, forgotten)) = self.passing.poll(key, now.mono) {
+            self.counters
+                .add(Counter::FleetDatagramsForgotten, forgotten);
             return Some(homeward);
         }
         if let Some(erasure) = self.leaving.untold.pop_front() {

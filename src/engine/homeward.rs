@@ -22,6 +22,8 @@ use crate::wire::{User, UserBuf};
 /// Words of other nodes that a shard takes in a turn: each node has one or two a second for each
 /// other.
 const WORDS_MAX: usize = 1_024;
+/// Goodbyes that are looked at once more in a turn.
+const GOODBYES_MAX: usize = 256;
 /// Who moves to another home is silent here for so many times `offline_after_ms`, which is no mass
 /// silence.
 const MOVING_SILENCES: u64 = 2;
@@ -30,12 +32,26 @@ impl Engine {
     /// Whether other nodes are homes now is seen between two turns.
     pub(super) fn take_homes(&mut self, now: Now) {
         let key = self.node.keyring.fleet.signing();
-        if self.passing.take_list(key) {
+        if self.passing.take_list(key, now.mono) {
             let silent_ms = self
                 .settings
                 .offline_after_ms
                 .saturating_mul(MOVING_SILENCES);
             self.heard.excuse_silence(now.mono.plus_ms(silent_ms));
+        }
+        let again = self.passing.take_again();
+        if !again.is_empty() {
+            let datagrams: Vec<&[u8]> = again.iter().map(|datagram| &**datagram).collect();
+            self.take_datagrams(&datagrams, Way::Again, now);
+        }
+        for _ in 0..GOODBYES_MAX {
+            let Some((user, sent_at)) = self.passing.poll_parted(now.mono) else {
+                break;
+            };
+            let slot = self.presence.lookup(user.user());
+            if let Some(slot) = slot.filter(|slot| self.heard.is_online(*slot)) {
+                self.part_again(slot, sent_at, now);
+            }
         }
     }
 
@@ -117,7 +133,8 @@ impl Engine {
             self.passing.hurry(home, now.mono);
         }
         if !counts_here {
-            self.passing.shared().writes().note(user, false, now);
+            let writes = self.passing.shared().writes();
+            writes.note(user, false, is_told, now);
         }
         !counts_here
     }
@@ -137,14 +154,16 @@ impl Engine {
     }
 
     /// A goodbye that the fleet is told of by this node. The user's home hears of it too: the first
-    /// beat may be on its way there, of which the fleet knows nothing yet.
+    /// beat may be on its way there, of which the fleet knows nothing yet. If this is its home, that
+    /// may be on its way here.
     pub(super) fn tell_home_of_goodbye(&mut self, user: User<'_>, sent_at: Unix, now: Now) {
         let list = self.passing.list();
         if !list.passes_on() {
             return;
         }
         let (Place::There(home) | Place::Both(home)) = list.place(user) else {
-            return;
+            let goodbye = (UserBuf::from(user), sent_at.min(now.unix));
+            return self.passing.look_again(goodbye, now.mono);
         };
         self.counters.add(Counter::FleetGoodbyesPassedOn, 1);
         let said = Said {
@@ -160,24 +179,43 @@ impl Engine {
     }
 
     /// Goodbyes that another node passes on, which has told the fleet itself. One counts here if
-    /// this node knows more than the fleet did: a beat that it has not been told of yet.
+    /// this node knows more than the fleet did: a beat that it has not been told of yet. Such a beat
+    /// may still be on its way: then the goodbye counts when that has come.
     pub(super) fn take_passed_goodbyes(&mut self, goodbyes: &Beats<'_>, way: Way, now: Now) {
         let (_, source) = way.counters();
         for user in goodbyes.users() {
             self.counters.add(Counter::FleetGoodbyesFromNodes, 1);
-            let Some(slot) = self.presence.lookup(user) else {
-                continue;
-            };
-            if self.presence.is_held(slot) || self.presence.is_online(slot) {
-                continue;
-            }
-            let outcome = self.heard.record_leave(slot, goodbyes.sent_at, now);
-            self.count_leave(outcome, source);
-            if outcome == LeaveOutcome::Left {
-                self.posts.goodbyes.push((user.into(), goodbyes.sent_at));
-                self.look(slot, now);
+            let slot = self.presence.lookup(user);
+            // Of who is told as online the fleet knew, and may have told already.
+            let slot = slot.filter(|slot| !self.presence.is_online(*slot));
+            let outcome = slot.map(|slot| self.part_again(slot, goodbyes.sent_at, now));
+            match outcome {
+                Some(LeaveOutcome::Left) => {
+                    self.count_leave(LeaveOutcome::Left, source);
+                }
+                Some(LeaveOutcome::Ignored) | None => {
+                    let goodbye = (UserBuf::from(user), goodbyes.sent_at);
+                    self.passing.look_again(goodbye, now.mono);
+                }
             }
         }
+    }
+
+    /// A goodbye of which the fleet was told counts here, if no later beat and no stream says
+    /// otherwise.
+    fn part_again(&mut self, slot: Slot, sent_at: Unix, now: Now) -> LeaveOutcome {
+        if self.presence.is_held(slot) {
+            return LeaveOutcome::Ignored;
+        }
+        let outcome = self.heard.record_leave(slot, sent_at, now);
+        if outcome == LeaveOutcome::Left {
+            let presence = Arc::clone(&self.presence);
+            self.posts
+                .goodbyes
+                .push((presence.user(slot).into(), sent_at));
+            self.look(slot, now);
+        }
+        outcome
     }
 
     /// Words of other nodes, for the bridge.
@@ -195,15 +233,16 @@ impl Engine {
     /// judged it.
     pub(super) fn note_goodbye(&self, user: User<'_>, now: Now) {
         if self.posts.has_bridge() {
-            self.passing.shared().writes().note(user, true, now);
+            self.passing.shared().writes().note(user, true, false, now);
         }
     }
 
-    /// What the fleet says of a user, unless a caller here has said otherwise since.
+    /// What the fleet says of a user, unless a caller here has said otherwise since. Who hides is
+    /// offline, whatever was said.
     pub(super) fn as_written<'u>(&self, record: Record<'u>, now: Now) -> Record<'u> {
         let is_here = !matches!(record.status, Status::Offline | Status::Unknown);
         match self.own_write(record.user, is_here, now) {
-            Some(OwnWrite { is_gone, at, .. }) => Record {
+            Some(OwnWrite { is_gone, at, .. }) if is_gone || !self.hides(record.user) => Record {
                 status: match is_gone {
                     true => Status::Offline,
                     false => Status::Online,
@@ -212,8 +251,13 @@ impl Engine {
                 last_active: Some(at),
                 ..record
             },
-            None => record,
+            _ => record,
         }
+    }
+
+    fn hides(&self, user: User<'_>) -> bool {
+        let slot = self.presence.lookup(user);
+        slot.is_some_and(|slot| self.presence.is_invisible(slot))
     }
 
     fn own_write(&self, user: User<'_>, is_here: bool, now: Now) -> Option<OwnWrite> {

@@ -7,6 +7,8 @@ use greendot::engine::{
     Asker, Came, Home, HomeList, Mail, Outbound, PartitionSet, Passed, Place, Role,
 };
 use greendot::metrics::Counter;
+use greendot::presence::Source;
+use greendot::status::Status;
 use greendot::time::Unix;
 use greendot::wire::beat::{Flags, Keys, Writer, open};
 use greendot::wire::nodes::Nodes;
@@ -252,6 +254,101 @@ fn a_goodbye_is_the_fleets_to_judge_and_its_home_hears_of_it() {
     } = said(&mut world);
     assert_eq!((homeward, goodbyes), (vec![], vec![(own.clone(), 1_600)]));
     assert_eq!(world.count(0, Counter::FleetGoodbyesFromNodes), 2);
+}
+
+/// The fleet was told of the goodbye before it knew of the beat, and knows of that now.
+#[test]
+fn a_goodbye_that_overtakes_the_beat_before_it_counts_when_that_has_come() {
+    let mut world = world(1);
+    let [early, late] = at_home(0);
+    world.at(1_000).beat(0, &[&early]);
+    world.at(1_010);
+    let slot = world.presence().lookup(named(&early)).expect("a slot");
+    let told = Told {
+        status: Status::Online,
+        since: Some(world.now().unix),
+        user: named(&early).into(),
+        last_active: None,
+        stale: false,
+        heard: None,
+    };
+    let now = world.now();
+    let news = world.presence().adopt(slot, &told, Source::InStep, now);
+    assert!(news.is_some(), "the fleet has told of it");
+    world.at(1_020);
+    let beat = passed_on(&world, Flags::BEAT, &[&late]);
+    world.at(1_040);
+    let leave = passed_on(&world, Flags::LEAVE, &[&early, &late]);
+    world.datagram(0, &leave).at(1_050);
+    world.datagram(0, &beat).at(1_060);
+    assert_eq!(said(&mut world).goodbyes, []);
+    // One who beats on stays.
+    world.at(1_539);
+    assert_eq!(said(&mut world).goodbyes, []);
+    world.at(1_545);
+    let gone = [(early.clone(), 1_040), (late.clone(), 1_040)];
+    assert_eq!(said(&mut world).goodbyes, gone);
+    world.at(3_000);
+    assert_eq!(said(&mut world).goodbyes, []);
+    // One that is said here may overtake a beat that another node has passed on.
+    let [.., third] = at_home::<3>(0);
+    let beat = passed_on(&world, Flags::BEAT, &[&third]);
+    world.at(3_010).leave(0, &[&third]);
+    world.datagram(0, &beat).at(3_020);
+    assert_eq!(said(&mut world).goodbyes, [(third.clone(), 3_010)]);
+    world.at(3_600);
+    assert_eq!(said(&mut world).goodbyes, [(third, 3_010)]);
+    // A later beat says otherwise.
+    let leave = passed_on(&world, Flags::LEAVE, &[&early]);
+    world.at(3_700).beat(0, &[&early]);
+    world.datagram(0, &leave).at(4_300);
+    assert_eq!(said(&mut world).goodbyes, []);
+}
+
+#[test]
+fn beats_that_went_to_a_home_that_has_died_count_elsewhere() {
+    let mut world = world(1);
+    let [mine, _] = at_home::<2>(0);
+    let list = homes(PartitionSet::default());
+    let without = HomeList::new(
+        list.homes()
+            .iter()
+            .filter(|it| it.udp != udp(2))
+            .cloned()
+            .collect(),
+        udp(0),
+        PARTITIONS,
+    );
+    // At home at the node that dies; then one here, and one at the node that stays.
+    let of_third = at_home::<20>(2);
+    let place = |user: &&String| without.place(named(user));
+    let here = of_third
+        .iter()
+        .find(|user| place(user) == Place::Here)
+        .expect("one of twenty");
+    let there = of_third
+        .iter()
+        .find(|user| place(user) != Place::Here)
+        .expect("one of twenty");
+    let [second] = at_home(1);
+    world.at(1_000);
+    world.beat(0, &[&mine, &second, here, there]);
+    world.leave(0, &[there]);
+    world.at(1_300);
+    assert_eq!(said(&mut world).homeward.len(), 3);
+    assert!(!is_heard(&mut world, here));
+    world.homes.store(without);
+    world.at(3_500);
+    world.at(3_510);
+    let beat = Flags::BEAT.passed_on();
+    assert_eq!(
+        said(&mut world).homeward,
+        [(udp(1), 1_000, beat, names(&[there]))]
+    );
+    assert!(is_heard(&mut world, here));
+    assert_eq!(world.count(0, Counter::FleetBeatsAgain), 1);
+    world.at(9_000);
+    assert_eq!(said(&mut world).homeward, []);
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //!
 //! Without them a balancer that spreads beats would have every node claim everybody, and Redis be
 //! told of it. Owns who is whose home ([`HomeList`]), how shards get to know of other lists
-//! ([`Homes`]), what is passed on until it is sealed ([`Passing`]), and what callers are told of
-//! their own writes until the fleet's word comes ([`OwnWrites`]). Opens no socket and asks nobody:
+//! ([`Homes`]), what is passed on ([`Passing`]), and what callers are told of their own writes
+//! until the fleet's word comes ([`OwnWrites`]). Opens no socket and asks nobody:
 //! who lives is the bridge's to find out.
 
+mod kept;
 mod list;
+mod parted;
 mod passing;
 mod writes;
 
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::time::Mono;
 use crate::wire::User;
 
 pub use list::{Home, HomeList, PartitionSet, Place};
@@ -53,9 +56,14 @@ impl Homes {
         self.0.writes.told(user, is_here);
     }
 
-    /// The fleet has judged what was said of a user, and nothing has changed.
+    /// The fleet has judged what was said of a user: its own word counts.
     pub fn settle(&self, user: User<'_>) {
         self.0.writes.settle(user);
+    }
+
+    /// The fleet has ended a user's stay, or hidden it, at that time: what was said before is over.
+    pub fn overrule(&self, user: User<'_>, at: Mono) {
+        self.0.writes.overrule(user, at);
     }
 
     /// What callers here have said of users, and the fleet has not told yet.

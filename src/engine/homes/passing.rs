@@ -3,13 +3,15 @@
 //! Owns them until their datagrams are sealed. A datagram has one time for all its users, and of
 //! what two devices of a user say the order of sending counts: so what was sent in different steps
 //! of the clock goes apart. Bounded: so many datagrams are open for a home, and none for longer
-//! than [`LINGER_MS`].
+//! than [`LINGER_MS`]. What has gone to a home that is missed is there to be passed on anew.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{HomeList, Homes};
+use super::kept::Kept;
+use super::parted::{Goodbye, Parted};
+use super::{Home, HomeList, Homes};
 use crate::engine::upstream::{Datagrams, Outbound};
 use crate::time::{Mono, Unix};
 use crate::wire::User;
@@ -21,6 +23,8 @@ const LINGER_MS: u64 = 200;
 const SOON_MS: u64 = 3;
 /// Open datagrams for one home; beyond, the oldest goes as it is.
 const OPEN_MAX: usize = 32;
+/// Datagrams of homes that are missed that are taken in a turn: some thousand beats.
+const AGAIN_MAX: usize = 16;
 /// Time that counts as one when beats and goodbyes are put in order, in ms, as a power of two.
 const STEP_BITS: u32 = crate::presence::SENT_STEP_BITS;
 
@@ -31,6 +35,10 @@ pub(in crate::engine) struct Passing {
     list: Arc<HomeList>,
     lanes: Vec<Lane>,
     sealed: VecDeque<(SocketAddr, Datagrams)>,
+    kept: Kept,
+    /// What went to homes that are missed.
+    again: VecDeque<Box<[u8]>>,
+    parted: Parted,
     /// When the next open datagram is due.
     due: Mono,
 }
@@ -68,6 +76,9 @@ impl Passing {
             homes,
             list,
             sealed: VecDeque::new(),
+            kept: Kept::default(),
+            again: VecDeque::new(),
+            parted: Parted::default(),
             due: Mono::NEVER,
         }
     }
@@ -82,12 +93,29 @@ impl Passing {
         &self.homes
     }
 
-    /// Between two turns: true if the homes are others now. What is open goes to those of before.
-    pub(in crate::engine) fn take_list(&mut self, key: &FleetKey) -> bool {
+    /// Between two turns: true if the homes are others now. What is open, and what has gone lately,
+    /// is to be passed on anew if its home is missed, or reaches less than before.
+    pub(in crate::engine) fn take_list(&mut self, key: &FleetKey, now: Mono) -> bool {
         let Some(newer) = self.homes.newer(&self.list) else {
             return false;
         };
         self.seal_all(key);
+        let is_missed = |home: &&Home| !newer.homes().contains(home);
+        let missed: Vec<SocketAddr> = self
+            .list
+            .homes()
+            .iter()
+            .filter(is_missed)
+            .map(|it| it.udp)
+            .collect();
+        self.again.extend(self.kept.take(&missed, now));
+        self.sealed.retain(|(to, datagrams)| {
+            let is_missed = missed.contains(to);
+            if is_missed {
+                self.again.extend(datagrams.iter().map(Box::from));
+            }
+            !is_missed
+        });
         self.lanes = lanes_of(&newer);
         self.list = newer;
         true
@@ -138,21 +166,40 @@ impl Passing {
         self.seal_due(key, Mono::NEVER);
     }
 
-    /// When [`Passing::poll`] has something.
+    /// Some of what went to homes that are missed, as it was sealed; the rest is for later turns.
+    pub(in crate::engine) fn take_again(&mut self) -> Vec<Box<[u8]>> {
+        let some = self.again.len().min(AGAIN_MAX);
+        self.again.drain(..some).collect()
+    }
+
+    /// A goodbye that another node has passed on is to be looked at once more in a while.
+    pub(in crate::engine) fn look_again(&mut self, goodbye: Goodbye, now: Mono) {
+        self.parted.push(goodbye, now);
+    }
+
+    /// One that is to be looked at once more now.
+    pub(in crate::engine) fn poll_parted(&mut self, now: Mono) -> Option<Goodbye> {
+        self.parted.poll(now)
+    }
+
+    /// When [`Passing::poll`], [`Passing::take_again`] or [`Passing::poll_parted`] has something.
     pub(in crate::engine) fn next(&self) -> Mono {
-        match self.sealed.is_empty() {
-            true => self.due,
+        match self.sealed.is_empty() && self.again.is_empty() {
+            true => self.due.min(self.parted.due()),
             false => Mono::default(),
         }
     }
 
-    /// What is to be sent now.
-    pub(in crate::engine) fn poll(&mut self, key: &FleetKey, now: Mono) -> Option<Outbound> {
+    /// What is to be sent now, and how many datagrams could not be kept for the case that a home is
+    /// dead.
+    pub(in crate::engine) fn poll(&mut self, key: &FleetKey, now: Mono) -> Option<(Outbound, u64)> {
         if self.sealed.is_empty() && now >= self.due {
             self.seal_due(key, now);
         }
         let (to, datagrams) = self.sealed.pop_front()?;
-        Some(Outbound::Homeward { to, datagrams })
+        let kept = &mut self.kept;
+        let forgotten = datagrams.iter().map(|it| kept.push(to, it, now)).sum();
+        Some((Outbound::Homeward { to, datagrams }, forgotten))
     }
 
     fn seal_due(&mut self, key: &FleetKey, now: Mono) {
@@ -199,7 +246,7 @@ fn lanes_of(list: &HomeList) -> Vec<Lane> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Home, PartitionSet};
+    use super::super::PartitionSet;
     use super::*;
     use crate::wire::beat::{Keys, open};
 
@@ -244,7 +291,7 @@ mod tests {
     fn sent(passing: &mut Passing, ms: u64) -> Vec<(SocketAddr, u64, Flags, Vec<String>)> {
         let keys = Keys::single(key());
         let mut all = Vec::new();
-        while let Some(Outbound::Homeward { to, datagrams }) = passing.poll(&key(), at(ms)) {
+        while let Some((Outbound::Homeward { to, datagrams }, _)) = passing.poll(&key(), at(ms)) {
             for datagram in datagrams.iter() {
                 let beats = open(datagram, &keys, Unix::from_ms(NOON), 60_000).unwrap();
                 let users = beats.users().map(|user| user.as_str().to_owned()).collect();
@@ -322,18 +369,67 @@ mod tests {
         assert_eq!(sent(&mut passing, 200).len(), OPEN_MAX);
     }
 
+    /// Whose beats are to be passed on anew.
+    fn again(passing: &mut Passing) -> Vec<Vec<String>> {
+        let keys = Keys::single(key());
+        let users = |datagram: &Box<[u8]>| {
+            let beats = open(datagram, &keys, Unix::from_ms(NOON), 60_000).unwrap();
+            beats.users().map(|user| user.as_str().to_owned()).collect()
+        };
+        passing.take_again().iter().map(users).collect()
+    }
+
     #[test]
-    fn with_other_homes_what_waits_goes_where_it_was_meant_to_go() {
+    fn what_went_to_a_home_that_is_missed_is_passed_on_anew() {
         let mut passing = passing(&[1, 2]);
-        passing.push(1, said("a", Flags::BEAT, 0, false), &key(), at(0));
-        assert!(!passing.take_list(&key()));
+        passing.push(0, said("other", Flags::BEAT, 0, true), &key(), at(0));
+        passing.push(1, said("a", Flags::BEAT, 0, true), &key(), at(0));
+        assert_eq!(sent(&mut passing, 3).len(), 2);
+        passing.push(0, said("here", Flags::BEAT, 0, false), &key(), at(1_000));
+        passing.push(1, said("b", Flags::BEAT, 0, false), &key(), at(1_000));
+        assert!(!passing.take_list(&key(), at(1_000)));
         passing.shared().store(homes(&[1]));
-        assert!(passing.take_list(&key()));
+        assert!(passing.take_list(&key(), at(1_000)));
         assert_eq!(passing.next(), Mono::default());
         let beat = Flags::BEAT.passed_on();
-        assert_eq!(sent(&mut passing, 0), [(udp(2), 0, beat, names(&["a"]))]);
+        assert_eq!(again(&mut passing), [names(&["a"]), names(&["b"])]);
+        assert_eq!(again(&mut passing), [[""; 0]; 0]);
+        assert_eq!(
+            sent(&mut passing, 1_000),
+            [(udp(1), 0, beat, names(&["here"]))]
+        );
+        assert_eq!(passing.next(), Mono::NEVER);
         // Nobody is there any more.
-        passing.push(1, said("a", Flags::BEAT, 0, true), &key(), at(0));
-        assert_eq!(sent(&mut passing, 500), []);
+        passing.push(1, said("a", Flags::BEAT, 0, true), &key(), at(1_000));
+        assert_eq!(sent(&mut passing, 1_500), []);
+    }
+
+    #[test]
+    fn a_home_that_reaches_less_than_before_is_missed() {
+        let mut passing = passing(&[1, 2]);
+        passing.push(0, said("a", Flags::BEAT, 0, true), &key(), at(0));
+        passing.push(1, said("b", Flags::BEAT, 0, true), &key(), at(0));
+        assert_eq!(sent(&mut passing, 3).len(), 2);
+        let home = |node, away| Home {
+            udp: udp(node),
+            away,
+        };
+        let away = PartitionSet::new([7], 64);
+        let list = vec![home(1, away), home(2, PartitionSet::default())];
+        passing.shared().store(HomeList::new(list, udp(9), 64));
+        assert!(passing.take_list(&key(), at(2_000)));
+        assert_eq!(again(&mut passing), [names(&["a"])]);
+    }
+
+    #[test]
+    fn what_is_passed_on_anew_is_so_in_pieces() {
+        let mut passing = passing(&[1]);
+        for step in 0..30 {
+            passing.push(0, said("a", Flags::BEAT, 16 * step, true), &key(), at(0));
+        }
+        passing.shared().store(homes(&[]));
+        assert!(passing.take_list(&key(), at(0)));
+        let sizes = [0; 3].map(|_| passing.take_again().len());
+        assert_eq!(sizes, [AGAIN_MAX, 30 - AGAIN_MAX, 0]);
     }
 }

@@ -46,17 +46,21 @@ struct Kept {
 }
 
 impl OwnWrites {
-    /// A caller has said this of a user.
-    pub(in crate::engine) fn note(&self, user: User<'_>, is_gone: bool, now: Now) {
+    /// A caller has said this of a user. `is_told`: the fleet says the same by now, as far as is
+    /// known here.
+    pub(in crate::engine) fn note(&self, user: User<'_>, is_gone: bool, is_told: bool, now: Now) {
         let mut kept = self.kept.lock();
         kept.forget_old(now.mono);
+        // What is known here may be from before the opposite was said.
+        let before = kept.of.get(user.as_str());
+        let is_opposite = before.is_some_and(|it| it.until > now.mono && it.is_gone != is_gone);
         let (at, until) = (now.unix, now.mono.plus_ms(KEPT_MS));
         kept.order.push_back((until, user.as_str().into()));
         let write = OwnWrite {
             is_gone,
             at,
             until,
-            is_told: false,
+            is_told: is_told && !is_opposite,
         };
         kept.of.insert(user.as_str().into(), write);
         self.count.store(kept.of.len(), Ordering::Release);
@@ -106,6 +110,20 @@ impl OwnWrites {
         self.count.store(kept.of.len(), Ordering::Release);
     }
 
+    /// The fleet has ended a user's stay, or hidden it, at that time. What was said before is over.
+    pub(in crate::engine) fn overrule(&self, user: User<'_>, at: Mono) {
+        if self.is_empty() {
+            return;
+        }
+        let mut kept = self.kept.lock();
+        let said = kept.of.get(user.as_str());
+        // Times of the fleet are whole milliseconds. Of both in one, the ending counts.
+        if said.is_some_and(|write| write.until <= at.plus_ms(KEPT_MS + 1)) {
+            kept.of.remove(user.as_str());
+            self.count.store(kept.of.len(), Ordering::Release);
+        }
+    }
+
     /// Whether nothing is kept, or only what is too old.
     pub(in crate::engine) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
@@ -146,7 +164,7 @@ mod tests {
     fn what_was_said_counts_until_the_fleet_says_it_or_for_two_seconds() {
         let writes = OwnWrites::default();
         assert!(writes.is_empty());
-        writes.note(user("a"), false, at(0));
+        writes.note(user("a"), false, false, at(0));
         let unlike = |is_here, ms| {
             let write = writes.unlike(user("a"), is_here, at(ms).mono);
             write.map(|write| (write.is_gone, write.at.ms()))
@@ -156,7 +174,7 @@ mod tests {
         assert_eq!(unlike(false, 1_999), Some((false, 1_000)));
         assert_eq!(unlike(false, 2_000), None);
         // The last word counts.
-        writes.note(user("a"), true, at(2_100));
+        writes.note(user("a"), true, false, at(2_100));
         assert_eq!(unlike(true, 2_200), Some((true, 3_100)));
         assert_eq!(unlike(false, 2_200), None);
         writes.settle(user("a"));
@@ -168,7 +186,7 @@ mod tests {
     #[test]
     fn the_opposite_is_news_once_the_fleet_has_said_the_same() {
         let writes = OwnWrites::default();
-        writes.note(user("a"), false, at(0));
+        writes.note(user("a"), false, false, at(0));
         let counts = |is_here| writes.unlike(user("a"), is_here, at(1).mono).is_some();
         writes.told(user("a"), false);
         assert!(counts(false), "that was before");
@@ -181,15 +199,43 @@ mod tests {
     }
 
     #[test]
+    fn whoever_was_known_to_be_here_has_gone_once_the_fleet_says_so() {
+        let writes = OwnWrites::default();
+        let counts = |ms| writes.unlike(user("a"), false, at(ms).mono).is_some();
+        writes.note(user("a"), false, true, at(0));
+        assert!(counts(1));
+        writes.told(user("a"), false);
+        assert!(!counts(1));
+        // Of a goodbye that was said here just now the fleet may have yet to tell.
+        writes.note(user("a"), true, true, at(10));
+        writes.note(user("a"), false, true, at(11));
+        writes.told(user("a"), false);
+        assert!(counts(12));
+    }
+
+    #[test]
+    fn an_ending_counts_over_what_was_said_before_it() {
+        let writes = OwnWrites::default();
+        let counts = |ms| writes.unlike(user("a"), false, at(ms).mono).is_some();
+        for (ended, expected) in [(8, true), (9, false), (10, false), (1_000, false)] {
+            writes.note(user("a"), false, false, at(10));
+            writes.overrule(user("a"), at(ended).mono);
+            writes.overrule(user("b"), at(1_000).mono);
+            assert_eq!(counts(11), expected, "{ended}");
+        }
+        assert!(writes.is_empty());
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
         let writes = OwnWrites::default();
         for number in 0..KEPT_MAX + 10 {
-            writes.note(user(&format!("user-{number}")), false, at(5));
+            writes.note(user(&format!("user-{number}")), false, false, at(5));
         }
         let kept = writes.kept.lock();
         assert_eq!((kept.of.len(), kept.order.len()), (KEPT_MAX, KEPT_MAX));
         drop(kept);
-        writes.note(user("late"), false, at(5_000));
+        writes.note(user("late"), false, false, at(5_000));
         let kept = writes.kept.lock();
         assert_eq!((kept.of.len(), kept.order.len()), (1, 1));
     }
