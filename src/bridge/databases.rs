@@ -1,19 +1,20 @@
 //! A node's two presence databases, as the core of its fleet asks and tells them.
 //!
 //! Owns what a state of the fleet means to the one of which the node tells, and what the node may
-//! claim by the one that hears. Gathers what is news, and tells nobody.
+//! claim by the one that hears; and what callers here have said that the fleet has told by now.
+//! Gathers what is news, and tells nobody.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::engine::{Answered, Decided};
+use crate::engine::{Answered, Decided, Homes};
 use crate::fleet::flags::UserFlags;
 use crate::fleet::held::Kinds;
 use crate::fleet::member::{Ending, How, Local, Mirrored, Own, State, Ticket};
 use crate::presence::{Hidden, Presence, Source, Transition};
 use crate::slot::Slot;
 use crate::status::Status;
-use crate::time::{Now, Unix};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::record::{Said, Told};
 use crate::wire::{User, UserBuf};
 
@@ -24,11 +25,11 @@ const READ: Source = Source::Answered(Unix::from_ms(u64::MAX >> 1));
 pub struct Databases {
     told: Arc<Presence>,
     heard: Arc<Presence>,
+    homes: Homes,
     transitions: Vec<Transition>,
     sure: Vec<Slot>,
     unseen: Vec<Box<str>>,
     ended: Vec<Slot>,
-    judged: Vec<UserBuf>,
     done: Vec<Ticket>,
 }
 
@@ -38,24 +39,22 @@ pub(super) struct News {
     pub(super) answered: Option<Answered>,
     /// Whose streams are to end.
     pub(super) ended: Vec<Slot>,
-    /// Whose goodbye has changed nothing.
-    pub(super) judged: Vec<UserBuf>,
     /// What was said with these tickets has been done.
     pub(super) done: Vec<Ticket>,
 }
 
 impl Databases {
     /// Of which the node tells, and which hears: twins
-    /// ([`Presence::follower_and_heard`]).
-    pub fn new(told: Arc<Presence>, heard: Arc<Presence>) -> Databases {
+    /// ([`Presence::follower_and_heard`]). `homes` has what callers here have said.
+    pub fn new(told: Arc<Presence>, heard: Arc<Presence>, homes: Homes) -> Databases {
         Databases {
             told,
             heard,
+            homes,
             transitions: Vec::new(),
             sure: Vec::new(),
             unseen: Vec::new(),
             ended: Vec::new(),
-            judged: Vec::new(),
             done: Vec::new(),
         }
     }
@@ -101,7 +100,6 @@ impl Databases {
         News {
             answered,
             ended: std::mem::take(&mut self.ended),
-            judged: std::mem::take(&mut self.judged),
             done: std::mem::take(&mut self.done),
         }
     }
@@ -124,8 +122,12 @@ impl Databases {
     }
 
     fn adopt(&mut self, slot: Slot, told: &Told, source: Source, now: Now) {
-        self.transitions
-            .extend(self.told.adopt(slot, told, source, now));
+        let transition = self.told.adopt(slot, told, source, now);
+        if let Some(transition) = &transition {
+            let is_here = transition.status.is_online();
+            self.homes.told(told.user.user(), is_here);
+        }
+        self.transitions.extend(transition);
         self.sure.push(slot);
     }
 
@@ -244,7 +246,15 @@ impl Local for Databases {
     }
 
     fn judged(&mut self, user: User<'_>) {
-        self.judged.push(user.into());
+        self.homes.settle(user);
+    }
+
+    fn heard_of(&mut self, user: User<'_>, is_here: bool) {
+        self.homes.told(user, is_here);
+    }
+
+    fn overruled(&mut self, user: User<'_>, at: Mono) {
+        self.homes.overrule(user, at);
     }
 
     fn ended(&mut self, slot: Slot, ending: Ending, now: Now) {
@@ -286,7 +296,6 @@ impl Local for Databases {
 mod tests {
     use super::*;
     use crate::presence::{FollowerOptions, Sweep, SweepContext};
-    use crate::time::Mono;
 
     fn at(ms: u64) -> Now {
         Now {
@@ -310,7 +319,7 @@ mod tests {
                 offline_after_ms: 25_000,
             };
             let (told, heard) = Presence::follower_and_heard(options, at(1_000)).unwrap();
-            let mut databases = Databases::new(told, heard);
+            let mut databases = Databases::new(told, heard, Homes::default());
             let bob = databases.make(User::from_text("bob").unwrap()).unwrap();
             World {
                 databases,

@@ -247,6 +247,13 @@ impl Desk {
                 if is_full {
                     self.warn("more tokens are void than may be: raise --revocations-max");
                 }
+                if read.foreign > 0 {
+                    let (many, key) = (read.foreign, REVOKED);
+                    self.warn(&format!(
+                        "{many} entries of {key} were passed over: no greendot of this version \
+                         has made them"
+                    ));
+                }
                 if read.is_whole {
                     // Whatever the database has lost.
                     self.journal = 0;

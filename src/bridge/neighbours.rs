@@ -1,16 +1,14 @@
-//! A node's neighbours in its fleet, as its bridge deals with them: which of them may be homes, and
-//! what callers here have said that the fleet has told by now.
+//! A node's neighbours in its fleet, as its bridge deals with them: which of them may be homes.
 //!
 //! Owns how the core's view and the words of other nodes become the list that shards see. Who may
 //! be a home is `homing`'s to decide; sockets are the node's.
 
 use std::net::SocketAddr;
 
-use super::databases::{Databases, News};
+use super::databases::Databases;
 use super::homing::{Homing, OwnState};
 use crate::engine::{Homes, PartitionSet};
 use crate::fleet::member::{Member, Standing};
-use crate::presence::Presence;
 use crate::time::{Mono, Now};
 use crate::wire::User;
 
@@ -90,21 +88,6 @@ impl Neighbours {
             is_home: is_member && !is_leaving && member.is_renewed(RENEWED_MS, now),
             is_leaving,
             away: PartitionSet::new(away, self.partitions),
-        }
-    }
-
-    /// The fleet's word of these has come, or it has judged what was said.
-    pub(super) fn settle(&self, news: &News, told_of: &Presence) {
-        if self.homes.is_settled() {
-            return;
-        }
-        let answered = news.answered.iter();
-        for transition in answered.flat_map(|it| &it.decided.transitions) {
-            let is_here = transition.status.is_online();
-            self.homes.told(told_of.user(transition.slot), is_here);
-        }
-        for user in &news.judged {
-            self.homes.settle(user.user());
         }
     }
 

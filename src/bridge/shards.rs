@@ -153,7 +153,6 @@ impl Shards {
     fn flush(&mut self, now: Now) {
         let news = self.member.local_mut().take_news(now);
         self.answer(&news, now);
-        self.neighbours.settle(&news, self.member.local().told_of());
         let News {
             answered,
             ended,
@@ -301,7 +300,12 @@ impl Shards {
             return;
         }
         self.feed.due = now.mono.plus_ms(FEED_MS);
+        self.tell_known(now);
+        // Behind that: what is not known is told as old before the node says that it is cut off.
         self.show(now);
+    }
+
+    fn tell_known(&mut self, now: Now) {
         let presence = Arc::clone(self.member.local().told_of());
         let Some(known_up_to) = self.member.known_up_to(now) else {
             return presence.source_failed(0);

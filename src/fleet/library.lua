@@ -496,7 +496,12 @@ local function renew(keys, args)
   for at = 1, #had, 2 do
     local field, value = had[at], had[at + 1]
     if field == NEWEST then
-      newest, amnesty_until = struct.unpack('>I6I6', value)
+      if #value == 12 then
+        newest, amnesty_until = struct.unpack('>I6I6', value)
+      end
+    elseif #field ~= 4 or #value < 14 then
+      -- Nobody's lease, whoever has put it there.
+      dropped[#dropped + 1] = field
     elseif field == life then
       own = value
     elseif now - struct.unpack('>I6', value) > HOUR_MS then

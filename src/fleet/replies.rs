@@ -175,10 +175,9 @@ impl Renewed {
         }
         take_u8(&mut head).filter(|&tag| tag == b'r')?;
         let (now, amnesty_until) = (take_time(&mut head)?, take_time(&mut head)?);
-        let mut lives = pairs
-            .iter()
-            .map(|pair| Lease::read(*pair))
-            .collect::<Option<Vec<_>>>()?;
+        // What somebody else has put into a lane is nobody's lease.
+        let lives = pairs.iter().filter_map(|pair| Lease::read(*pair));
+        let mut lives: Vec<Lease> = lives.collect();
         lives.sort_by_key(|lease| lease.life);
         head.is_empty().then_some(Renewed {
             now,
@@ -312,14 +311,18 @@ mod tests {
             Renewed::parse(&[head, b"life", value, b"lief", value]),
             Ok(expected)
         );
-        for bad in [
-            &[][..],
-            &[head, b"life"],
-            &[head, b"lif", value],
-            &[head, b"life", &value[..13]],
-            &[head, b"life", &[value, b"\xff"].concat()],
-            &[&head[..12], b"life", value],
-        ] {
+        let foreign = [
+            &b"lif"[..],
+            value,
+            b"lies",
+            &value[..13],
+            b"lied",
+            &[value, b"\xff"].concat(),
+        ];
+        let all = [&[head, b"life", value], &foreign[..]].concat();
+        let lives = Renewed::parse(&all).unwrap().lives;
+        assert_eq!(lives, [lease(Life(*b"life"))]);
+        for bad in [&[][..], &[head, b"life"], &[&head[..12], b"life", value]] {
             assert!(Renewed::parse(bad).is_err());
         }
     }

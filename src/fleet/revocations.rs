@@ -69,6 +69,8 @@ pub struct Read {
     /// The whole stream has been read from its beginning: whatever is in force and
     /// [`Revocations::knows`] nothing of was lost, and is to be said again.
     pub is_whole: bool,
+    /// Entries that were passed over: no node of this version has made them.
+    pub foreign: usize,
 }
 
 impl Revocations {
@@ -192,6 +194,10 @@ impl Revocations {
         for (id, record) in entries {
             self.read_to = self.read_to.max(id);
             let until = Unix::from_ms(id.0).plus_ms(self.life_ms);
+            let Some(record) = record else {
+                read.foreign += 1;
+                continue;
+            };
             if until > now.unix && self.known.insert(record, until).is_none() {
                 read.news.push((record, until));
             }
@@ -241,7 +247,8 @@ fn add(record: &Record, oldest: &str) -> Call {
     Call::plain(words)
 }
 
-type Entry = ((u64, u64), Record);
+/// Its time and number, and what it says; None: nothing that is known.
+type Entry = ((u64, u64), Option<Record>);
 
 /// How many were added, how many there were then, and what is behind those that had been read.
 fn parse(replies: &[Reply], saying: usize) -> Result<(usize, u64, Vec<Entry>), Malformed> {
@@ -263,17 +270,23 @@ fn entry(reply: &Reply) -> Option<Entry> {
     let Reply::List(parts) = reply else {
         return None;
     };
-    let [Reply::Bytes(id), Reply::List(fields)] = &parts[..] else {
-        return None;
-    };
-    let [Reply::Bytes(name), Reply::Bytes(record)] = &fields[..] else {
+    let [Reply::Bytes(id), fields] = &parts[..] else {
         return None;
     };
     let id = std::str::from_utf8(id).ok()?;
     let (ms, number) = id.split_once('-')?;
     let id = (ms.parse().ok()?, number.parse().ok()?);
-    let record = record.as_slice().try_into().ok()?;
-    (name == FIELD).then_some((id, record))
+    // Whatever else somebody has put there must not hide what comes behind it.
+    let record = match fields {
+        Reply::List(fields) => match &fields[..] {
+            [Reply::Bytes(name), Reply::Bytes(record)] if name == FIELD => {
+                record.as_slice().try_into().ok()
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    Some((id, record))
 }
 
 #[cfg(test)]
@@ -331,7 +344,12 @@ mod tests {
         let read = revocations.answered(ONE, &replies(2, &found), at(1));
         let news = vec![(A, Unix::from_ms(110_000))];
         let is_whole = true;
-        assert_eq!(read, Ok(Read { news, is_whole }), "the other is over");
+        let expected = Read {
+            news,
+            is_whole,
+            foreign: 0,
+        };
+        assert_eq!(read, Ok(expected), "the other is over");
         assert!(revocations.has_read() && revocations.knows(&A));
         assert_eq!(revocations.next(), at(1_001).mono);
         let calls = words(revocations.poll_calls(at(1_001)));
@@ -410,6 +428,40 @@ mod tests {
         let read = revocations.answered(ONE, &replies(1_001, &all[READ_MAX..]), at(0));
         let read = read.unwrap();
         assert_eq!((read.news.len(), read.is_whole), (1, true));
+    }
+
+    #[test]
+    fn what_another_program_added_is_passed_over() {
+        let mut revocations = Revocations::new(LIFE_MS);
+        let mut found = stream(&[(100_000, A), (100_001, A), (100_002, A), (100_003, B)]);
+        let bytes = |bytes: &[u8]| Reply::Bytes(bytes.to_vec());
+        if let Reply::List(entries) = &mut found {
+            for (at, fields) in [
+                Reply::List(vec![bytes(b"x"), bytes(&A)]),
+                Reply::List(vec![bytes(b"r"), bytes(b"short")]),
+                Reply::Nil,
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                if let Reply::List(parts) = &mut entries[at] {
+                    parts[1] = fields;
+                }
+            }
+        }
+        revocations.poll_calls(at(0)).unwrap();
+        let read = revocations.answered(ONE, &[Reply::Number(4), found], at(1));
+        let expected = Read {
+            news: vec![(B, Unix::from_ms(110_003))],
+            is_whole: true,
+            foreign: 3,
+        };
+        assert_eq!(read, Ok(expected));
+        let calls = words(revocations.poll_calls(at(1_001)));
+        assert_eq!(
+            calls[1],
+            "XRANGE gd:{layout}:revoked (100003-0 + COUNT 1000"
+        );
     }
 
     #[test]

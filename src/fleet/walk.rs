@@ -169,8 +169,9 @@ impl Walk {
         for (name, value) in fields {
             let user = std::str::from_utf8(name).ok();
             let user = user.and_then(|name| User::from_text(name).ok());
-            let user = user.ok_or(Malformed("the name of a user"))?;
-            found.extend(self.read(user, value)?);
+            // What somebody else has put there is nobody's.
+            let Some(user) = user else { continue };
+            found.extend(self.read(user, value).unwrap_or_default());
         }
         found.sort_unstable_by(|one, other| one.user.cmp(&other.user));
         found.dedup_by(|one, other| one.user == other.user);
@@ -432,18 +433,18 @@ mod tests {
     #[test]
     fn what_another_program_wrote_is_refused() {
         let partitions = Partitions::new(64).unwrap();
-        let nobody = ("\0".to_owned(), Vec::new());
-        for replies in [
-            vec![],
-            vec![Reply::Error("WRONGTYPE".into())],
-            scan(0, &[nobody]),
-            scan(0, &[("a".into(), b"a".to_vec())]),
-        ] {
+        for replies in [vec![], vec![Reply::Error("WRONGTYPE".into())]] {
             let mut walk = Walk::new(None, "", 1, Place::default(), 16);
             assert!(
                 walk.answered(ONE, &replies, &partitions).is_err(),
                 "{replies:?}"
             );
         }
+        // What it put among users is passed over.
+        let nobody = ("\0".to_owned(), Vec::new());
+        let all = [nobody, ("a".into(), b"a".to_vec()), here("b", 7, false)];
+        let mut walk = Walk::new(None, "", 10, Place::default(), 16);
+        walk.answered(ONE, &scan(5, &all), &partitions).unwrap();
+        assert_eq!(names(&walk), ["b"]);
     }
 }

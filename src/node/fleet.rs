@@ -90,7 +90,11 @@ impl Ready {
         let partitions = Arc::new(
             Partitions::new(config.fleet.partitions).expect("the configuration was checked"),
         );
-        let databases = Databases::new(Arc::clone(wiring.presence), Arc::clone(wiring.heard));
+        let databases = Databases::new(
+            Arc::clone(wiring.presence),
+            Arc::clone(wiring.heard),
+            wiring.homes.clone(),
+        );
         let mut random = fastrand::Rng::with_seed(wiring.seed);
         let say = speaker(Arc::clone(wiring.keyrings), Arc::clone(wiring.board));
         let sizes = (partitions.count(), config.settings.offline_after_ms);

@@ -84,7 +84,7 @@ impl Fleet {
     }
 
     /// So many nodes, each of which is a home of users' beats to all.
-    fn homes<const N: usize>(&self) -> [Server; N] {
+    pub(crate) fn homes<const N: usize>(&self) -> [Server; N] {
         let nodes = std::array::from_fn(|_| self.node());
         nodes.iter().for_each(|node| expect_homes(node, N));
         nodes
@@ -136,7 +136,7 @@ pub(crate) fn expect_ready(node: &Server) {
     });
 }
 
-fn expect_homes(node: &Server, homes: usize) {
+pub(crate) fn expect_homes(node: &Server, homes: usize) {
     node.expect_metric("greendot_fleet_homes", |seen| seen == homes as f64);
 }
 

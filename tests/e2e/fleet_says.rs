@@ -3,7 +3,7 @@
 use greendot::wire::beat::FleetKey;
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, expect_ready, fleet, redis, told};
+use crate::fleet::{Fleet, expect_homes, expect_ready, fleet, redis, told};
 use crate::harness::{Record, Server, pause, until};
 use crate::http::Answer;
 use crate::stream::Stream;
@@ -128,17 +128,85 @@ fn whoever_hides_at_one_node_has_gone_at_all() {
     assert_eq!(next(&mut dave), ("away".to_owned(), came));
 }
 
+/// Whoever hides shows at no node, wherever it beats and wherever it said so.
+#[test]
+fn whoever_hides_and_beats_on_shows_nowhere() {
+    let Some(fleet) = fleet() else { return };
+    let nodes: [Server; 3] = fleet.homes();
+    let beat = |node: &Server, user: &str| {
+        let answer = node.post("/v1/beat", &json!({"users": [user]}));
+        assert!(matches!(answer.status, 200 | 204), "{}", answer.text());
+    };
+    let is_shown = |node: &Server, user: &str| state(node, user)["status"] != "offline";
+    for (at, hears) in nodes.iter().enumerate() {
+        for (to, hides) in nodes.iter().enumerate() {
+            // Before it has ever beaten.
+            let first = format!("first-{at}-{to}");
+            says(hides, &json!({"user": first, "invisible": true}));
+            let user = format!("user-{at}-{to}");
+            beat(hears, &user);
+            assert!(is_shown(hears, &user), "its own write is read");
+            says(hides, &json!({"user": user, "invisible": true}));
+            // All have heard of it, the node that takes its beats too.
+            for node in &nodes {
+                until("it has gone for all", || {
+                    beat(hears, &user);
+                    (!is_shown(node, &user)).then_some(())
+                });
+            }
+            for _ in 0..5 {
+                beat(hears, &first);
+                beat(hears, &user);
+                for node in &nodes {
+                    assert!(!is_shown(node, &first) && !is_shown(node, &user));
+                }
+            }
+        }
+    }
+}
+
+/// Of two devices, or one that moves: what was said last counts.
+#[test]
+fn a_goodbye_at_another_node_right_after_a_first_beat_counts() {
+    let Some(fleet) = fleet() else { return };
+    // Silence ends nobody's stay while this test looks.
+    let nodes = [(); 3].map(|()| fleet.node_with(&["--offline-after-ms=300s"]));
+    nodes.iter().for_each(|node| expect_homes(node, 3));
+    let users: Vec<String> = (0..60).map(|number| format!("user-{number}")).collect();
+    for (number, user) in users.iter().enumerate() {
+        let body = json!({"users": [user]});
+        let (beaten, left) = (number % 3, (number / 3 % 2 + number + 1) % 3);
+        assert_eq!(nodes[beaten].post("/v1/beat", &body).status, 204);
+        assert_eq!(nodes[left].post("/v1/leave", &body).status, 204);
+    }
+    for user in &users {
+        for node in &nodes {
+            told(node, user, false);
+        }
+    }
+    // It is not undone by what was under way, nor is anybody told as known no more.
+    pause(1_000);
+    for user in &users {
+        for node in &nodes {
+            told(node, user, false);
+        }
+    }
+}
+
 #[test]
 fn away_is_whoever_is_at_no_device_of_any_node() {
     let Some(fleet) = fleet() else { return };
     let node = || fleet.node_with(&["--away-after=2s"]);
     let nodes = [node(), node()];
+    // All beats count at one node, from the first on.
+    nodes.iter().for_each(|node| expect_homes(node, 2));
     let [one, two] = &nodes;
     let beat = |node: &Server, idle_ms: u64| {
         let body = json!({"users": ["bob"], "idle_ms": idle_ms});
         assert_eq!(node.post("/v1/beat", &body).status, 204);
     };
     beat(one, 0);
+    told(two, "bob", true);
     let mut alice = watch(two);
     until("nobody is at his device", || {
         beat(one, 3_000);

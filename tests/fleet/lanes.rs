@@ -141,6 +141,29 @@ fn who_was_silent_for_an_hour_is_forgotten() {
 }
 
 #[test]
+fn what_another_program_put_there_is_dropped() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    let now = world.now();
+    set(&mut world, b"liv", now, b"instanc3");
+    set(&mut world, b"live", now, b"short");
+    world.link.ask(["HSET", LANES[0], "junk", "", "\0t", "x"]);
+    let first = renewed(&mut world, ANN, b"instance", "");
+    let lives: Vec<Life> = first.lives.iter().map(|lease| lease.life).collect();
+    assert_eq!(lives, [ANN]);
+    // What nobody could read of the last renewal says that there was none.
+    let amnesty = first.now.plus_ms(u64::from(AMNESTY_MS));
+    assert_eq!(first.amnesty_until, amnesty);
+    let left = world.link.ask(["HLEN", LANES[0]]);
+    assert_eq!(left, Answer::Number(2));
+    assert_eq!(
+        renewed(&mut world, ANN, b"instance", "").amnesty_until,
+        amnesty
+    );
+}
+
+#[test]
 fn a_lane_has_room_for_so_many_lives() {
     let Some(mut world) = World::start() else {
         return;

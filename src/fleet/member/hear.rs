@@ -114,6 +114,7 @@ impl<L: Local> Member<L> {
         tells: bool,
         now: Now,
     ) {
+        self.pass_word(at, since, user, what, now);
         let Some(slot) = self.slot_of(at, user, what, now) else {
             return;
         };
@@ -166,6 +167,27 @@ impl<L: Local> Member<L> {
             self.tell(at, slot, user, (since, what), now);
         }
         self.evaluate(index, now);
+    }
+
+    /// What a record says, to whoever waits for the fleet's word of a user.
+    fn pass_word(&mut self, at: usize, since: Unix, user: User<'_>, what: What, now: Now) {
+        match what {
+            What::Arrived(_) | What::StillHere { .. } => self.local.heard_of(user, true),
+            What::Is { flags, .. } if !flags.invisible => self.local.heard_of(user, true),
+            What::Gone { flags, .. } if !flags.invisible => self.local.heard_of(user, false),
+            What::Keeps(flags) if !flags.invisible => {}
+            What::Is { .. }
+            | What::Gone { .. }
+            | What::Keeps(_)
+            | What::LoggedOut { .. }
+            | What::StreamsEnd(_)
+            | What::Erased => {
+                let server = self.parts[at].server;
+                let clock = server.and_then(|server| self.servers.clock(server, now.mono));
+                let age_ms = clock.map_or(0, |clock| clock.ms_since(since));
+                self.local.overruled(user, now.mono.minus_ms(age_ms));
+            }
+        }
     }
 
     /// What a record says, for the mirror.

@@ -6,7 +6,7 @@
 use crate::fleet::flags::UserFlags;
 use crate::fleet::held::Kinds;
 use crate::slot::Slot;
-use crate::time::{Now, Unix};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::User;
 
 /// What this node may claim of a user now, by what it has heard itself.
@@ -105,8 +105,15 @@ pub trait Local {
     /// Nobody in the fleet has heard of that user, who was asked for.
     fn unseen(&mut self, user: User<'_>, now: Now);
 
-    /// A goodbye of this user that was said here has been judged, and has ended nothing.
+    /// What was said here of this user has been judged: its goodbye has ended nothing, or it hides.
     fn judged(&mut self, _user: User<'_>) {}
+
+    /// A message says that a user is here or not. It may have no slot.
+    fn heard_of(&mut self, _user: User<'_>, _is_here: bool) {}
+
+    /// A message ends a user's stay, or hides it: so it is since then, by this node's clock. It may
+    /// have no slot.
+    fn overruled(&mut self, _user: User<'_>, _since: Mono) {}
 
     /// The fleet says that its stay ends: what this node has heard of it changes accordingly,
     /// before the mirror is told. The core asks for [`Local::own`] afterwards.

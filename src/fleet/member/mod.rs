@@ -354,6 +354,25 @@ impl<L: Local> Member<L> {
     fn upset(&mut self, at: usize, now: Now) {
         self.parts[at].settle_until = now.mono.plus_ms(self.settle_ms());
         self.reap_anew(at);
+        self.look_around(at, now);
+    }
+
+    /// What one partition has lost the others of its server may have lost too. Each departure waits
+    /// from when its partition's loss is seen, so all are looked at together.
+    fn look_around(&mut self, at: usize, now: Now) {
+        let Some(server) = self.parts[at].server else {
+            return;
+        };
+        if !self.servers.may_look_around(server, now.mono) {
+            return;
+        }
+        for other in 0..self.parts.len() {
+            let part = &mut self.parts[other];
+            if part.server == Some(server) && other != at {
+                part.look_at = part.look_at.min(now.mono);
+                self.schedule(other, now.mono);
+            }
+        }
     }
 
     /// Tells all nodes to look at a partition at once, by a message of a head alone. Whoever has

@@ -228,6 +228,9 @@ impl<L: Local> Member<L> {
         gone: Option<Gone>,
         now: Now,
     ) {
+        if here.as_ref().is_some_and(|here| here.flags.invisible) {
+            self.local.judged(user);
+        }
         let slot = match wanted {
             Wanted::Slot(slot) => Slot::new(*slot),
             // What it says of itself is no sign that it was ever here, nor is that it hides.

@@ -63,11 +63,14 @@ impl<L: Local> Member<L> {
     /// slot is followed already.
     pub fn ask(&mut self, user: User<'_>, anew: bool, now: Now) {
         let at = self.partitions.of(user).index();
-        if let Some(slot) = self.local.find(user) {
-            let slot = slot.index();
+        if let Some(found) = self.local.find(user) {
+            let slot = found.index();
             let is_new = slot >= self.claims.len();
             self.reach(slot);
-            if anew || is_new {
+            // Who was heard here and has gone before the fleet was told has a slot that nobody has
+            // read yet.
+            let is_unread = self.local.mirrored(found).is_none();
+            if anew || is_new || is_unread {
                 self.want(slot);
             }
         } else {

@@ -20,6 +20,8 @@ const _: () = assert!(CLOCK_MS * 2 < EPOCH_MS);
 const IN_FLIGHT_MAX: u32 = 32;
 /// So many partitions that wait no more may stand among those that do.
 const ORDER_SLACK: usize = 64;
+/// Time between two looks at all partitions of a server because one was lost, in ms.
+const LOOK_AROUND_MS: u64 = 2_000;
 /// Servers that are remembered.
 const SERVERS_MAX: usize = 256;
 
@@ -38,6 +40,8 @@ struct Known {
     is_silent: bool,
     in_flight: u32,
     waiting: Waiting,
+    /// All its partitions were to be looked at.
+    looked_around: Option<Mono>,
 }
 
 /// Partitions for which there was no room among the commands under way, in their order.
@@ -96,6 +100,7 @@ impl Servers {
             is_silent: false,
             in_flight: 0,
             waiting: Waiting::default(),
+            looked_around: None,
         })
     }
 
@@ -113,6 +118,16 @@ impl Servers {
 
     pub(super) fn silent(&mut self, server: Server) {
         self.known(server).is_silent = true;
+    }
+
+    /// It has lost something. True: all of it is to be looked at, which was not lately.
+    pub(super) fn may_look_around(&mut self, server: Server, now: Mono) -> bool {
+        let last = &mut self.known(server).looked_around;
+        let is_due = last.is_none_or(|last| now.ms_since(last) >= LOOK_AROUND_MS);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
     }
 
     /// Its clock said that, in an answer that came now.
