@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// A goodbye that the fleet is told of by this node. The user's home hears of it too: the first
-    /// beat may be on its way there, of which the fleet knows nothing yet. If this is its home, that
+    /// beat may be on its way there, of which the fleet knows nothing yet. If this is its home, it
     /// may be on its way here.
     pub(super) fn tell_home_of_goodbye(&mut self, user: User<'_>, sent_at: Unix, now: Now) {
         let list = self.passing.list();
@@ -179,8 +179,8 @@ impl Engine {
     }
 
     /// Goodbyes that another node passes on, which has told the fleet itself. One counts here if
-    /// this node knows more than the fleet did: a beat that it has not been told of yet. Such a beat
-    /// may still be on its way: then the goodbye counts when that has come.
+    /// this node knows more than the fleet did: a beat that it has not been told of yet. Such a
+    /// beat may still be on its way: then the goodbye counts when that has come.
     pub(super) fn take_passed_goodbyes(&mut self, goodbyes: &Beats<'_>, way: Way, now: Now) {
         let (_, source) = way.counters();
         for user in goodbyes.users() {

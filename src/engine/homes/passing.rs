@@ -372,11 +372,11 @@ mod tests {
     /// Whose beats are to be passed on anew.
     fn again(passing: &mut Passing) -> Vec<Vec<String>> {
         let keys = Keys::single(key());
-        let users = |datagram: &Box<[u8]>| {
-            let beats = open(datagram, &keys, Unix::from_ms(NOON), 60_000).unwrap();
+        let users = |datagram: Box<[u8]>| {
+            let beats = open(&datagram, &keys, Unix::from_ms(NOON), 60_000).unwrap();
             beats.users().map(|user| user.as_str().to_owned()).collect()
         };
-        passing.take_again().iter().map(users).collect()
+        passing.take_again().into_iter().map(users).collect()
     }
 
     #[test]
