@@ -39,9 +39,7 @@ impl Engine {
             return Some(of_here);
         }
         let key = self.node.keyring.fleet.signing();
-        if let Some((homeward, forgotten)) = self.passing.poll(key, now.mono) {
-            self.counters
-                .add(Counter::FleetDatagramsForgotten, forgotten);
+        if let Some(homeward) = self.passing.poll(key, now.mono) {
             return Some(homeward);
         }
         if let Some(erasure) = self.leaving.untold.pop_front() {

@@ -24,8 +24,6 @@ pub(super) enum Way {
     Udp,
     /// In a request of a real-time node.
     Connection,
-    /// It had gone to a home that is missed, and has been counted where it came in.
-    Again,
 }
 
 impl Way {
@@ -34,7 +32,6 @@ impl Way {
         match self {
             Way::Udp => (Counter::BeatsUdp, Counter::LeavesUdp),
             Way::Connection => (Counter::BeatsHttp, Counter::LeavesHttp),
-            Way::Again => (Counter::FleetBeatsAgain, Counter::LeavesUdp),
         }
     }
 }
@@ -75,8 +72,6 @@ impl Engine {
                     worked += 1;
                     self.refuse_datagram(at, datagram, Counter::DatagramRevoked, way);
                 }
-                // The fleet was told of a goodbye when it came.
-                Ok(beats) if beats.flags.is_leave() && way == Way::Again => {}
                 Ok(beats) if beats.flags.is_leave() => {
                     // In order: a goodbye behind a beat is looked at behind it.
                     self.pass_batch(&presence, &mut beyond, &mut batch, way, now);
@@ -95,7 +90,7 @@ impl Engine {
                         self.record_batch(&presence, &mut batch, way, now);
                         batch.flags = flags;
                     }
-                    let is_passed_on = beats.flags.is_passed_on() && way != Way::Again;
+                    let is_passed_on = beats.flags.is_passed_on();
                     let homes = homes.as_ref().filter(|_| !is_passed_on);
                     let first = worked;
                     for user in beats.users() {

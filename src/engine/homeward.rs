@@ -32,17 +32,12 @@ impl Engine {
     /// Whether other nodes are homes now is seen between two turns.
     pub(super) fn take_homes(&mut self, now: Now) {
         let key = self.node.keyring.fleet.signing();
-        if self.passing.take_list(key, now.mono) {
+        if self.passing.take_list(key) {
             let silent_ms = self
                 .settings
                 .offline_after_ms
                 .saturating_mul(MOVING_SILENCES);
             self.heard.excuse_silence(now.mono.plus_ms(silent_ms));
-        }
-        let again = self.passing.take_again();
-        if !again.is_empty() {
-            let datagrams: Vec<&[u8]> = again.iter().map(|datagram| &**datagram).collect();
-            self.take_datagrams(&datagrams, Way::Again, now);
         }
         for _ in 0..GOODBYES_MAX {
             let Some((user, sent_at)) = self.passing.poll_parted(now.mono) else {

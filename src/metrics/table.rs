@@ -168,10 +168,6 @@ table! {
     }
     Shard Count "fleet_beats_passed_on" "Beats of users whose home is another node of the fleet, \
                                          where they went" { FleetBeatsPassedOn }
-    Shard Count "fleet_beats_again" "Beats that had gone to a home that was missed then, and \
-                                     count here now" { FleetBeatsAgain }
-    Shard Count "fleet_datagrams_forgotten" "Datagrams to homes that were too many to keep until \
-                                             a dead home is missed" { FleetDatagramsForgotten }
     Shard Count "fleet_goodbyes_passed_on" "Goodbyes of which a user's home was told, as the fleet \
                                             was" { FleetGoodbyesPassedOn }
     Shard Count "fleet_beats_from_nodes" "Beats that other nodes of the fleet have passed on; they \

@@ -306,52 +306,6 @@ fn a_goodbye_that_overtakes_the_beat_before_it_counts_when_that_has_come() {
 }
 
 #[test]
-fn beats_that_went_to_a_home_that_has_died_count_elsewhere() {
-    let mut world = world(1);
-    let [mine, _] = at_home::<2>(0);
-    let list = homes(PartitionSet::default());
-    let without = HomeList::new(
-        list.homes()
-            .iter()
-            .filter(|it| it.udp != udp(2))
-            .cloned()
-            .collect(),
-        udp(0),
-        PARTITIONS,
-    );
-    // At home at the node that dies; then one here, and one at the node that stays.
-    let of_third = at_home::<20>(2);
-    let place = |user: &&String| without.place(named(user));
-    let here = of_third
-        .iter()
-        .find(|user| place(user) == Place::Here)
-        .expect("one of twenty");
-    let there = of_third
-        .iter()
-        .find(|user| place(user) != Place::Here)
-        .expect("one of twenty");
-    let [second] = at_home(1);
-    world.at(1_000);
-    world.beat(0, &[&mine, &second, here, there]);
-    world.leave(0, &[there]);
-    world.at(1_300);
-    assert_eq!(said(&mut world).homeward.len(), 3);
-    assert!(!is_heard(&mut world, here));
-    world.homes.store(without);
-    world.at(3_500);
-    world.at(3_510);
-    let beat = Flags::BEAT.passed_on();
-    assert_eq!(
-        said(&mut world).homeward,
-        [(udp(1), 1_000, beat, names(&[there]))]
-    );
-    assert!(is_heard(&mut world, here));
-    assert_eq!(world.count(0, Counter::FleetBeatsAgain), 1);
-    world.at(9_000);
-    assert_eq!(said(&mut world).homeward, []);
-}
-
-#[test]
 fn a_node_that_can_not_tell_the_fleet_hands_its_users_over() {
     let mut world = world(1);
     world.homes.store(homes(PartitionSet::all(PARTITIONS)));

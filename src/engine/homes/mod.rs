@@ -6,7 +6,6 @@
 //! until the fleet's word comes ([`OwnWrites`]). Opens no socket and asks nobody:
 //! who lives is the bridge's to find out.
 
-mod kept;
 mod list;
 mod parted;
 mod passing;

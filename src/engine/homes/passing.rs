@@ -3,15 +3,14 @@
 //! Owns them until their datagrams are sealed. A datagram has one time for all its users, and of
 //! what two devices of a user say the order of sending counts: so what was sent in different steps
 //! of the clock goes apart. Bounded: so many datagrams are open for a home, and none for longer
-//! than [`LINGER_MS`]. What has gone to a home that is missed is there to be passed on anew.
+//! than [`LINGER_MS`].
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::kept::Kept;
 use super::parted::{Goodbye, Parted};
-use super::{Home, HomeList, Homes};
+use super::{HomeList, Homes};
 use crate::engine::upstream::{Datagrams, Outbound};
 use crate::time::{Mono, Unix};
 use crate::wire::User;
@@ -23,8 +22,6 @@ const LINGER_MS: u64 = 200;
 const SOON_MS: u64 = 3;
 /// Open datagrams for one home; beyond, the oldest goes as it is.
 const OPEN_MAX: usize = 32;
-/// Datagrams of homes that are missed that are taken in a turn: some thousand beats.
-const AGAIN_MAX: usize = 16;
 /// Time that counts as one when beats and goodbyes are put in order, in ms, as a power of two.
 const STEP_BITS: u32 = crate::presence::SENT_STEP_BITS;
 
@@ -35,9 +32,6 @@ pub(in crate::engine) struct Passing {
     list: Arc<HomeList>,
     lanes: Vec<Lane>,
     sealed: VecDeque<(SocketAddr, Datagrams)>,
-    kept: Kept,
-    /// What went to homes that are missed.
-    again: VecDeque<Box<[u8]>>,
     parted: Parted,
     /// When the next open datagram is due.
     due: Mono,
@@ -76,8 +70,6 @@ impl Passing {
             homes,
             list,
             sealed: VecDeque::new(),
-            kept: Kept::default(),
-            again: VecDeque::new(),
             parted: Parted::default(),
             due: Mono::NEVER,
         }
@@ -93,29 +85,12 @@ impl Passing {
         &self.homes
     }
 
-    /// Between two turns: true if the homes are others now. What is open, and what has gone lately,
-    /// is to be passed on anew if its home is missed, or reaches less than before.
-    pub(in crate::engine) fn take_list(&mut self, key: &FleetKey, now: Mono) -> bool {
+    /// Between two turns: true if the homes are others now. What is open goes to those of before.
+    pub(in crate::engine) fn take_list(&mut self, key: &FleetKey) -> bool {
         let Some(newer) = self.homes.newer(&self.list) else {
             return false;
         };
         self.seal_all(key);
-        let is_missed = |home: &&Home| !newer.homes().contains(home);
-        let missed: Vec<SocketAddr> = self
-            .list
-            .homes()
-            .iter()
-            .filter(is_missed)
-            .map(|it| it.udp)
-            .collect();
-        self.again.extend(self.kept.take(&missed, now));
-        self.sealed.retain(|(to, datagrams)| {
-            let is_missed = missed.contains(to);
-            if is_missed {
-                self.again.extend(datagrams.iter().map(Box::from));
-            }
-            !is_missed
-        });
         self.lanes = lanes_of(&newer);
         self.list = newer;
         true
@@ -166,12 +141,6 @@ impl Passing {
         self.seal_due(key, Mono::NEVER);
     }
 
-    /// Some of what went to homes that are missed, as it was sealed; the rest is for later turns.
-    pub(in crate::engine) fn take_again(&mut self) -> Vec<Box<[u8]>> {
-        let some = self.again.len().min(AGAIN_MAX);
-        self.again.drain(..some).collect()
-    }
-
     /// A goodbye that another node has passed on is to be looked at once more in a while.
     pub(in crate::engine) fn look_again(&mut self, goodbye: Goodbye, now: Mono) {
         self.parted.push(goodbye, now);
@@ -182,24 +151,21 @@ impl Passing {
         self.parted.poll(now)
     }
 
-    /// When [`Passing::poll`], [`Passing::take_again`] or [`Passing::poll_parted`] has something.
+    /// When [`Passing::poll`] or [`Passing::poll_parted`] has something.
     pub(in crate::engine) fn next(&self) -> Mono {
-        match self.sealed.is_empty() && self.again.is_empty() {
+        match self.sealed.is_empty() {
             true => self.due.min(self.parted.due()),
             false => Mono::default(),
         }
     }
 
-    /// What is to be sent now, and how many datagrams could not be kept for the case that a home is
-    /// dead.
-    pub(in crate::engine) fn poll(&mut self, key: &FleetKey, now: Mono) -> Option<(Outbound, u64)> {
+    /// What is to be sent now.
+    pub(in crate::engine) fn poll(&mut self, key: &FleetKey, now: Mono) -> Option<Outbound> {
         if self.sealed.is_empty() && now >= self.due {
             self.seal_due(key, now);
         }
         let (to, datagrams) = self.sealed.pop_front()?;
-        let kept = &mut self.kept;
-        let forgotten = datagrams.iter().map(|it| kept.push(to, it, now)).sum();
-        Some((Outbound::Homeward { to, datagrams }, forgotten))
+        Some(Outbound::Homeward { to, datagrams })
     }
 
     fn seal_due(&mut self, key: &FleetKey, now: Mono) {
@@ -246,7 +212,7 @@ fn lanes_of(list: &HomeList) -> Vec<Lane> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::PartitionSet;
+    use super::super::{Home, PartitionSet};
     use super::*;
     use crate::wire::beat::{Keys, open};
 
@@ -291,7 +257,7 @@ mod tests {
     fn sent(passing: &mut Passing, ms: u64) -> Vec<(SocketAddr, u64, Flags, Vec<String>)> {
         let keys = Keys::single(key());
         let mut all = Vec::new();
-        while let Some((Outbound::Homeward { to, datagrams }, _)) = passing.poll(&key(), at(ms)) {
+        while let Some(Outbound::Homeward { to, datagrams }) = passing.poll(&key(), at(ms)) {
             for datagram in datagrams.iter() {
                 let beats = open(datagram, &keys, Unix::from_ms(NOON), 60_000).unwrap();
                 let users = beats.users().map(|user| user.as_str().to_owned()).collect();
@@ -369,67 +335,18 @@ mod tests {
         assert_eq!(sent(&mut passing, 200).len(), OPEN_MAX);
     }
 
-    /// Whose beats are to be passed on anew.
-    fn again(passing: &mut Passing) -> Vec<Vec<String>> {
-        let keys = Keys::single(key());
-        let users = |datagram: Box<[u8]>| {
-            let beats = open(&datagram, &keys, Unix::from_ms(NOON), 60_000).unwrap();
-            beats.users().map(|user| user.as_str().to_owned()).collect()
-        };
-        passing.take_again().into_iter().map(users).collect()
-    }
-
     #[test]
-    fn what_went_to_a_home_that_is_missed_is_passed_on_anew() {
+    fn with_other_homes_what_waits_goes_where_it_was_meant_to_go() {
         let mut passing = passing(&[1, 2]);
-        passing.push(0, said("other", Flags::BEAT, 0, true), &key(), at(0));
-        passing.push(1, said("a", Flags::BEAT, 0, true), &key(), at(0));
-        assert_eq!(sent(&mut passing, 3).len(), 2);
-        passing.push(0, said("here", Flags::BEAT, 0, false), &key(), at(1_000));
-        passing.push(1, said("b", Flags::BEAT, 0, false), &key(), at(1_000));
-        assert!(!passing.take_list(&key(), at(1_000)));
+        passing.push(1, said("a", Flags::BEAT, 0, false), &key(), at(0));
+        assert!(!passing.take_list(&key()));
         passing.shared().store(homes(&[1]));
-        assert!(passing.take_list(&key(), at(1_000)));
+        assert!(passing.take_list(&key()));
         assert_eq!(passing.next(), Mono::default());
         let beat = Flags::BEAT.passed_on();
-        assert_eq!(again(&mut passing), [names(&["a"]), names(&["b"])]);
-        assert_eq!(again(&mut passing), [[""; 0]; 0]);
-        assert_eq!(
-            sent(&mut passing, 1_000),
-            [(udp(1), 0, beat, names(&["here"]))]
-        );
-        assert_eq!(passing.next(), Mono::NEVER);
+        assert_eq!(sent(&mut passing, 0), [(udp(2), 0, beat, names(&["a"]))]);
         // Nobody is there any more.
-        passing.push(1, said("a", Flags::BEAT, 0, true), &key(), at(1_000));
-        assert_eq!(sent(&mut passing, 1_500), []);
-    }
-
-    #[test]
-    fn a_home_that_reaches_less_than_before_is_missed() {
-        let mut passing = passing(&[1, 2]);
-        passing.push(0, said("a", Flags::BEAT, 0, true), &key(), at(0));
-        passing.push(1, said("b", Flags::BEAT, 0, true), &key(), at(0));
-        assert_eq!(sent(&mut passing, 3).len(), 2);
-        let home = |node, away| Home {
-            udp: udp(node),
-            away,
-        };
-        let away = PartitionSet::new([7], 64);
-        let list = vec![home(1, away), home(2, PartitionSet::default())];
-        passing.shared().store(HomeList::new(list, udp(9), 64));
-        assert!(passing.take_list(&key(), at(2_000)));
-        assert_eq!(again(&mut passing), [names(&["a"])]);
-    }
-
-    #[test]
-    fn what_is_passed_on_anew_is_so_in_pieces() {
-        let mut passing = passing(&[1]);
-        for step in 0..30 {
-            passing.push(0, said("a", Flags::BEAT, 16 * step, true), &key(), at(0));
-        }
-        passing.shared().store(homes(&[]));
-        assert!(passing.take_list(&key(), at(0)));
-        let sizes = [0; 3].map(|_| passing.take_again().len());
-        assert_eq!(sizes, [AGAIN_MAX, 30 - AGAIN_MAX, 0]);
+        passing.push(1, said("a", Flags::BEAT, 0, true), &key(), at(0));
+        assert_eq!(sent(&mut passing, 500), []);
     }
 }
