@@ -218,6 +218,22 @@ pub fn is(bug: Planted) -> bool {
     HERE.get() == Some(bug)
 }
 
+/// The name of another version of a fleet's library, which this process goes by: a test of two
+/// versions side by side says it in `PLANTED_LIBRARY`. None: the one that there is.
+#[cfg(any(debug_assertions, feature = "planted"))]
+pub fn library() -> Option<&'static str> {
+    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let name = NAME.get_or_init(|| std::env::var("PLANTED_LIBRARY").ok());
+    name.as_deref()
+}
+
+/// The same: there is one version.
+#[cfg(not(any(debug_assertions, feature = "planted")))]
+#[inline(always)]
+pub const fn library() -> Option<&'static str> {
+    None
+}
+
 /// Whether this thread has a bug: never.
 #[cfg(not(any(debug_assertions, feature = "planted")))]
 #[inline(always)]

@@ -18,7 +18,7 @@ use super::Options;
 use super::about::{self, Identity, Kind};
 use super::resp::Frame;
 use super::wire::{Incoming, Outgoing, Stream, halves};
-use crate::fleet::LIBRARY;
+use crate::fleet::library;
 use crate::fleet::traffic::Reply;
 use crate::redis_url::Address;
 
@@ -161,7 +161,7 @@ async fn greet(
 
 /// Puts the library there.
 pub(super) fn load_words() -> impl ExactSizeIterator<Item = &'static [u8]> {
-    [&b"FUNCTION"[..], b"LOAD", LIBRARY.as_bytes()].into_iter()
+    [&b"FUNCTION"[..], b"LOAD", library::text().as_bytes()].into_iter()
 }
 
 /// The library is there already. What it does never changes under its name.

@@ -12,7 +12,7 @@
 use super::bytes::{time, u48};
 use super::flags::{Saying, UserFlags, parts};
 use super::held::Kinds;
-use super::{Birth, CALL_USERS_MAX, Life};
+use super::{Birth, CALL_USERS_MAX, Life, library};
 use crate::time::Unix;
 use crate::wire::User;
 
@@ -31,7 +31,8 @@ impl Call {
     }
 
     fn new(function: &str, key: &str, args: impl IntoIterator<Item = Box<[u8]>>) -> Call {
-        let head = ["FCALL", function, "1", key].map(|word| Box::from(word.as_bytes()));
+        let function = library::function(function);
+        let head = ["FCALL", function.as_str(), "1", key].map(|word| Box::from(word.as_bytes()));
         Call {
             words: head.into_iter().chain(args).collect(),
         }
@@ -167,7 +168,7 @@ impl Vouch {
     pub fn call(self, hot_key: &str) -> Call {
         debug_assert!(self.users.len() <= CALL_USERS_MAX);
         let head: [Box<[u8]>; 2] = [Box::from(self.head), self.ops.into()];
-        Call::new("gd1_vouch", hot_key, head.into_iter().chain(self.users))
+        Call::new("vouch", hot_key, head.into_iter().chain(self.users))
     }
 
     fn say(
@@ -189,7 +190,7 @@ impl Vouch {
 /// `gd1_fence`: nothing of `life` is taken in this partition from here on.
 pub fn fence(hot_key: &str, life: Life, birth: Birth, not_after: Unix) -> Call {
     let head = [&life.0[..], &birth.0[..], &time(not_after)[..]].concat();
-    Call::new("gd1_fence", hot_key, [head.into()])
+    Call::new("fence", hot_key, [head.into()])
 }
 
 /// A node's lease.
@@ -223,11 +224,8 @@ pub fn renew(lane: &str, renewal: &Renewal<'_>) -> Call {
         &renewal.amnesty_ms.to_be_bytes()[..],
     ]
     .concat();
-    Call::new(
-        "gd1_renew",
-        lane,
-        [head.into(), renewal.info.as_bytes().into()],
-    )
+    let args = [head.into(), renewal.info.as_bytes().into()];
+    Call::new("renew", lane, args)
 }
 
 #[cfg(test)]

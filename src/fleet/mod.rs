@@ -27,6 +27,7 @@ pub mod flags;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod held;
+pub mod library;
 pub mod member;
 pub mod message;
 pub mod partition;
@@ -38,12 +39,7 @@ pub mod walk;
 
 mod bytes;
 
-/// The library's name in Redis. What it says or keeps never changes under this name: another
-/// version is another library beside it, while a fleet is upgraded node by node.
-pub const LIBRARY_NAME: &str = "gd1";
-
-/// The text that `FUNCTION LOAD` takes.
-pub const LIBRARY: &str = include_str!("library.lua");
+pub use library::{LIBRARY, LIBRARY_NAME};
 
 /// Most users of one call, and so most records of one message: a call stays below a millisecond.
 pub const CALL_USERS_MAX: usize = 200;

@@ -16,6 +16,7 @@ use crate::bridge::driver::{self, Inbox};
 use crate::bridge::neighbours::{Neighbours, Say};
 use crate::bridge::shards::Shards as Core;
 use crate::engine::{Mail, Outbound, instance_of};
+use crate::fleet::library;
 use crate::fleet::member::{Layout, Member, Settings};
 use crate::fleet::partition::Partitions;
 use crate::key_files;
@@ -81,7 +82,7 @@ impl Ready {
                 offline_after_ms: config.settings.offline_after_ms as u32,
                 ..Layout::default()
             },
-            info: format!("{http} {udp} {}", version::LINE).into(),
+            info: format!("{http} {udp} {} {}", library::name(), version::LINE).into(),
             settle_ms: config.fleet.settle_ms,
             forget_after_ms: config.settings.forget_after,
             reap_users_per_s: config.fleet.reap_users_per_second as u32,

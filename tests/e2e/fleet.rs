@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use greendot::wire::beat::FleetKey;
 use rustix::process::{Signal, kill_process};
@@ -28,7 +28,7 @@ pub(crate) fn fleet() -> Option<Fleet> {
 /// None: there is no Redis here, which is said.
 fn redis_of(home: &Home) -> Option<Process> {
     home.keep("fleet.key", &"11".repeat(32));
-    let there = std::process::Command::new("redis-server")
+    let there = Command::new("redis-server")
         .arg("--version")
         .stdout(Stdio::null())
         .status();
@@ -103,6 +103,11 @@ impl Fleet {
     }
 
     fn begin(&self, flags: &[&str]) -> Server {
+        self.home.launch(&mut self.command(flags))
+    }
+
+    /// What starts a node.
+    pub(crate) fn command(&self, flags: &[&str]) -> Command {
         let ip = self.home.ip();
         let mut command = self.home.command(&["serve", "--key-file=fleet.key"]);
         command
@@ -117,7 +122,7 @@ impl Fleet {
         if !is_told("--offline-after-ms") {
             command.args(["--beat-interval-ms=1000", "--offline-after-ms=6000"]);
         }
-        self.home.launch(&mut command)
+        command
     }
 
     /// What `redis-cli` says to that.
@@ -140,12 +145,12 @@ pub(crate) fn expect_homes(node: &Server, homes: usize) {
     node.expect_metric("greendot_fleet_homes", |seen| seen == homes as f64);
 }
 
-fn key() -> FleetKey {
+pub(crate) fn key() -> FleetKey {
     FleetKey::new([0x11; 32])
 }
 
 /// Beats of all these users, each by UDP at one node by chance.
-fn spread(random: &mut fastrand::Rng, senders: &[Sender], users: &[String]) {
+pub(crate) fn spread(random: &mut fastrand::Rng, senders: &[Sender], users: &[String]) {
     let mut shares = vec![Vec::new(); senders.len()];
     for user in users {
         shares[random.usize(..senders.len())].push(user.as_str());
@@ -251,7 +256,7 @@ fn what_one_node_hears_all_tell() {
 fn who_moves_from_a_dead_node_is_not_missed_and_the_others_are() {
     let Some(fleet) = fleet() else { return };
     let (one, two) = (fleet.node(), fleet.node());
-    let mut alice = one.stream("watch=bob,carol");
+    let mut alice = one.stream("watch=bob&watch=carol");
     alice.expect("hello");
     alice.expect("snapshot");
     let _streams = [two.stream("user=bob"), two.stream("user=carol")];
@@ -270,7 +275,7 @@ fn who_moves_from_a_dead_node_is_not_missed_and_the_others_are() {
 fn an_outage_of_redis_takes_nobody_offline() {
     let Some(fleet) = fleet() else { return };
     let (one, two) = (fleet.node(), fleet.node());
-    let mut alice = one.stream("watch=bob,dave");
+    let mut alice = one.stream("watch=bob&watch=dave");
     alice.expect("hello");
     alice.expect("snapshot");
     let bob = two.stream("user=bob");

@@ -15,7 +15,7 @@ impl Fleet {
     }
 
     /// One line of JSON each.
-    fn json(&self, what: &str) -> (Option<i32>, Vec<Value>) {
+    pub(crate) fn json(&self, what: &str) -> (Option<i32>, Vec<Value>) {
         let output = self.run(what, &["--json"]);
         let text = String::from_utf8(output.stdout).expect("text");
         let lines = text

@@ -26,6 +26,7 @@ mod fleet_online;
 mod fleet_says;
 mod fleet_tokens;
 mod fleet_tools;
+mod fleet_versions;
 mod folder;
 mod forget;
 mod goodbyes;

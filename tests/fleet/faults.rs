@@ -4,6 +4,7 @@
 use greendot::fleet::calls::{Caller, Mode, Renewal, Vouch, fence, renew};
 use greendot::fleet::flags::UserFlags;
 use greendot::fleet::held::Enrolment;
+use greendot::fleet::library::renamed;
 use greendot::fleet::message::{Base, Follows, Message, What};
 use greendot::fleet::partition::LANES;
 use greendot::fleet::replies::Outcome::{Quiet, Told};
@@ -290,7 +291,7 @@ fn the_library_is_loaded_where_it_is_missing_and_beside_another() {
         .ask([b"FUNCTION", &b"LOAD"[..], LIBRARY.as_bytes()])
         .refused();
     assert!(again.contains("already exists"), "{again}");
-    let next = LIBRARY.replace("gd1", "gd2");
+    let next = renamed("gd2");
     let loaded = link.ask([b"FUNCTION", &b"LOAD"[..], next.as_bytes()]);
     assert_eq!(loaded, Answer::Bytes(b"gd2".into()));
     assert!(matches!(link.call(&call), Answer::Refused(why) if why.starts_with("GDLATE ")));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use greendot::fleet::flags::{Saying, UserFlags};
 use greendot::fleet::held::{Gone, Here};
 use greendot::fleet::member::{Layout, Local, Member, Settings, Standing, Ticket};
-use greendot::fleet::partition::{Partition, Partitions, bucket_of};
+use greendot::fleet::partition::{LAYOUT as LAYOUT_KEY, Partition, Partitions, bucket_of};
 use greendot::fleet::traffic::{Event, Server, To};
 use greendot::status::Status;
 use greendot::time::{Mono, Now, Unix};
@@ -181,6 +181,25 @@ fn a_node_that_is_configured_otherwise_takes_no_part_and_says_why() {
     );
     assert_eq!(second.member.standing(second.now()), Standing::Joining);
     assert_eq!(second.member.peers(), []);
+}
+
+#[test]
+fn a_database_of_another_format_is_left_alone_and_the_error_says_why() {
+    let mut first = One::start(Cluster::new([0; 3]), LAYOUT, 1);
+    let process = first.cluster.process_of(LAYOUT_KEY.as_bytes());
+    let data = &mut first.cluster.processes[process].data;
+    let fields = data.get_mut(LAYOUT_KEY.as_bytes()).unwrap();
+    // What the others mean there is not known here.
+    fields.insert(b"partitions".to_vec(), b"7".to_vec());
+    fields.insert(b"format".to_vec(), b"2".to_vec());
+    let second = One::start(first.cluster, LAYOUT, 2);
+    let why = second.member.disagreement().unwrap().to_string();
+    assert_eq!(
+        why,
+        "the fleet's database is of format 2, and this greendot keeps format 1; a newer greendot \
+         made it: upgrade this node"
+    );
+    assert_eq!(second.member.standing(second.now()), Standing::Joining);
 }
 
 #[test]

@@ -68,6 +68,39 @@ pub(crate) fn nodes_are_restarted_in_turn(field: &mut Field) {
     }
 }
 
+/// Nodes of another version beside those that there were, each ended or killed, until all are.
+pub(crate) fn two_versions_serve_side_by_side(field: &mut Field) {
+    let next = Some("gd2");
+    field.nodes[0].end();
+    restart_as(field, 0, next);
+    leases(1.0);
+    // Either takes back what a dead one of the other has claimed.
+    for at in [1, 0] {
+        field.nodes[at].kill();
+        leases(1.5);
+        restart_as(field, at, next);
+    }
+    field.nodes[2].end();
+    restart_as(field, 2, next);
+    for server in &field.redis[..3] {
+        let mut link = server.link();
+        for name in ["gd1", "gd2"] {
+            let listed = link.ask(["FUNCTION", "LIST", "LIBRARYNAME", name]).list();
+            assert_eq!(
+                listed.len(),
+                1,
+                "{name} is loaded; a release has no other version"
+            );
+        }
+    }
+}
+
+fn restart_as(field: &mut Field, at: usize, library: Option<&'static str>) {
+    field.nodes[at].library = library;
+    field.start(at);
+    field.await_ready(at);
+}
+
 pub(crate) fn a_failover_loses_acknowledged_writes(field: &mut Field) {
     let mut primary = field.redis[0].link();
     ok(primary.ask(["ACL", "SETUSER", "default", "-psync", "-sync"]));

@@ -47,6 +47,8 @@ pub(crate) struct Node {
     at: usize,
     pub(crate) http: SocketAddr,
     udp: SocketAddr,
+    /// Its library's name, if it is of another version.
+    pub(crate) library: Option<&'static str>,
     child: Option<Child>,
 }
 
@@ -128,6 +130,7 @@ impl Field {
             at: usize::from(at),
             http: (host, 8_470 + 2 * at).into(),
             udp: (host, 8_471 + 2 * at).into(),
+            library: None,
             child: None,
         });
         let mut field = Field {
@@ -164,6 +167,7 @@ impl Field {
             .arg(format!("--data-dir=data{at}"))
             .current_dir(self.folder.path())
             .env("GREENDOT_MEMORY", "off")
+            .envs(node.library.map(|name| ("PLANTED_LIBRARY", name)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.unwrap());

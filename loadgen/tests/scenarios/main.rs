@@ -46,6 +46,8 @@ scenarios! {
     #[ignore = "tests/long"]
     nodes_are_killed_and_started_in_turn: Kind::Plain;
     #[ignore = "tests/long"]
+    two_versions_serve_side_by_side: Kind::Plain;
+    #[ignore = "tests/long"]
     primaries_are_killed_in_turn: Kind::Plain;
     #[ignore = "tests/long"]
     primaries_hand_over: Kind::Plain;

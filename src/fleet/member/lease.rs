@@ -103,7 +103,9 @@ impl<L: Local> Member<L> {
             return;
         };
         let ours = self.settings.layout.values();
-        for ((setting, ours), value) in Layout::FIELDS.into_iter().zip(ours).zip(values) {
+        // The last of them says what the others mean.
+        let fields = Layout::FIELDS.into_iter().zip(ours).zip(values).rev();
+        for ((setting, ours), value) in fields {
             let Reply::Bytes(value) = value else {
                 self.layout_at = now.mono.plus_ms(1_000);
                 return;

@@ -69,7 +69,9 @@ impl Layout {
     /// The one that this version keeps.
     pub const FORMAT: u32 = 1;
     /// Names of the fields, in the order of [`Layout::values`].
-    pub const FIELDS: [&str; 4] = ["partitions", "buckets", "offline_after_ms", "format"];
+    pub const FIELDS: [&str; 4] = ["partitions", "buckets", "offline_after_ms", Layout::KEPT];
+    /// The one that says which format it is.
+    const KEPT: &str = "format";
 
     /// In the order of [`Layout::FIELDS`].
     pub fn values(&self) -> [u32; 4] {
@@ -100,9 +102,21 @@ impl std::fmt::Display for Disagreement {
             here,
             fleet,
         } = self;
+        if *setting != Layout::KEPT {
+            return write!(
+                out,
+                "{setting} is {here} here and {fleet} in the fleet; all nodes must have the same"
+            );
+        }
+        let is_newer = fleet.parse::<u32>().is_ok_and(|kept| kept > Layout::FORMAT);
+        let advice = match is_newer {
+            true => "a newer greendot made it: upgrade this node",
+            false => "docs/CLUSTER.md says what to do",
+        };
         write!(
             out,
-            "{setting} is {here} here and {fleet} in the fleet; all nodes must have the same"
+            "the fleet's database is of format {fleet}, and this greendot keeps format {here}; \
+             {advice}"
         )
     }
 }

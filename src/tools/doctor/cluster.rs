@@ -7,6 +7,7 @@ use crate::bridge::{Options as Link, Survey};
 use crate::config::Config;
 use crate::engine::RESUME_SLACK_MS;
 use crate::fleet::calls::Call;
+use crate::fleet::library;
 use crate::fleet::partition::CLUSTER_SLOTS;
 use crate::fleet::traffic::Reply;
 use crate::key_files;
@@ -116,11 +117,12 @@ fn coverage(survey: &Survey) -> Finding {
 
 fn facts(survey: &mut Survey, at: usize) -> Result<Facts, String> {
     // A call without arguments is refused by the library, if the function may be called at all.
+    let fence = library::function("fence");
     let words: [&[&[u8]]; 5] = [
         &[b"INFO"],
         &[b"CONFIG", b"GET", b"cluster-node-timeout"],
         &[b"TIME"],
-        &[b"FCALL", b"gd1_fence", b"0"],
+        &[b"FCALL", fence.as_bytes(), b"0"],
         &[b"ACL", b"WHOAMI"],
     ];
     let calls = words.map(|words| Call::plain(words.iter().copied()));

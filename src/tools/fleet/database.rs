@@ -1,12 +1,13 @@
 //! What `greendot fleet` reads of the database: layout, leases, the numbers of partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Options;
 use crate::bridge::{Options as Link, Survey};
 use crate::fleet::Life;
 use crate::fleet::calls::Call;
 use crate::fleet::held::{Enrolment, META_FIELD, Meta, RING_MESSAGES, life_field};
+use crate::fleet::library;
 use crate::fleet::member::Layout;
 use crate::fleet::partition::{LANES, LAYOUT, Partition, Partitions, key_slot};
 use crate::fleet::replies::Renewed;
@@ -41,6 +42,8 @@ pub(super) struct Node {
     pub(super) ages_ms: [Option<u64>; LANES.len()],
     pub(super) http: String,
     pub(super) udp: String,
+    /// Which library of functions it calls.
+    pub(super) library: String,
     pub(super) version: String,
 }
 
@@ -118,6 +121,27 @@ impl Database {
         Renewed::parse(&elements).map_err(|fault| fault.to_string())
     }
 
+    /// The libraries of functions that any primary has loaded, in order. A primary that does not
+    /// say has none.
+    pub(super) fn libraries(&mut self) -> Vec<String> {
+        let pattern = format!("{}*", library::PREFIX);
+        let words = [
+            &b"FUNCTION"[..],
+            b"LIST",
+            b"LIBRARYNAME",
+            pattern.as_bytes(),
+        ];
+        let asked = [Call::plain(words)];
+        let mut names = BTreeSet::new();
+        for server in 0..self.survey.servers().len() {
+            let replies = self.survey.ask(server, &asked);
+            if let Some(Reply::List(libraries)) = replies.unwrap_or_default().first() {
+                names.extend(libraries.iter().filter_map(library_name));
+            }
+        }
+        names.into_iter().collect()
+    }
+
     /// What all partitions say of themselves and of those lives, in order. `weighs`: with the bytes
     /// that each takes.
     pub(super) fn held(&mut self, lives: &[Life], weighs: bool) -> Vec<Held> {
@@ -181,6 +205,19 @@ impl Database {
         };
         partitions.iter().enumerate().map(read).collect()
     }
+}
+
+/// What an element of `FUNCTION LIST` is called.
+fn library_name(listed: &Reply) -> Option<String> {
+    let Reply::List(fields) = listed else {
+        return None;
+    };
+    let (pairs, _) = fields.as_chunks::<2>();
+    let named = pairs
+        .iter()
+        .find(|[name, _]| bytes(name) == Some(&b"library_name"[..]));
+    let [_, name] = named?;
+    Some(String::from_utf8_lossy(bytes(name)?).into_owned())
 }
 
 fn read_held(mut held: Held, lives: &[Life], replies: &[Reply; 3]) -> Held {
@@ -274,13 +311,14 @@ pub(in crate::tools) fn layout(survey: &mut Survey) -> Result<Layout, String> {
 
 fn note(nodes: &mut BTreeMap<Life, Node>, lane: usize, renewed: &Renewed) {
     for lease in &renewed.lives {
-        let mut words = lease.info.splitn(3, ' ').map(str::to_owned);
+        let mut words = lease.info.splitn(4, ' ').map(str::to_owned);
         let mut word = || words.next().unwrap_or_default();
         let node = nodes.entry(lease.life).or_insert_with(|| Node {
             life: lease.life,
             ages_ms: [None; LANES.len()],
             http: word(),
             udp: word(),
+            library: word(),
             version: word(),
         });
         node.ages_ms[lane] = Some(renewed.now.ms_since(lease.renewed_at));

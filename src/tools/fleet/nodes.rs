@@ -38,7 +38,10 @@ pub(super) fn show(database: &mut Database, as_json: bool) -> Result<(String, bo
 
 fn head() -> String {
     let [node, lease, http, udp] = ["node", "lease ages", "http", "udp"];
-    format!("{node:<10}{:<7}{lease:<24}{http:<24}{udp:<24}version\n", "")
+    format!(
+        "{node:<10}{:<7}{lease:<24}{http:<24}{udp:<24}{:<9}version\n",
+        "", "library"
+    )
 }
 
 fn standing(node: &Node, lease_ms: u64) -> &'static str {
@@ -54,12 +57,13 @@ fn row(node: &Node, lease_ms: u64) -> String {
         None => "-".to_owned(),
     });
     format!(
-        "{:<10}{:<7}{:<24}{:<24}{:<24}{}",
+        "{:<10}{:<7}{:<24}{:<24}{:<24}{:<9}{}",
         name_of(node.life),
         standing(node, lease_ms),
         ages.join(", "),
         node.http,
         node.udp,
+        node.library,
         node.version,
     )
 }
@@ -71,6 +75,7 @@ fn of_programs(node: &Node, lease_ms: u64) -> String {
         "lease_ages_ms": node.ages_ms,
         "http": node.http,
         "udp": node.udp,
+        "library": node.library,
         "version": node.version,
     })
     .to_string()
@@ -87,6 +92,7 @@ mod tests {
             ages_ms,
             http: "10.0.0.1:8080".into(),
             udp: "10.0.0.1:8081".into(),
+            library: "gd1".into(),
             version: "0.1.0 (abc)".into(),
         }
     }
@@ -105,6 +111,7 @@ mod tests {
             "0.4 s, -, 30.0 s",
             "10.0.0.1:8080",
             "10.0.0.1:8081",
+            "gd1",
             "0.1.0 (abc)",
         ];
         assert_eq!(columns, expected);

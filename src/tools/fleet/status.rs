@@ -1,5 +1,7 @@
 //! `greendot fleet status`: the whole in a few lines.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::counted;
@@ -19,7 +21,8 @@ pub(super) fn show(database: &mut Database, as_json: bool) -> Result<(String, bo
     let lives: Vec<Life> = nodes.iter().map(|node| node.life).collect();
     let all = database.held(&lives, false);
     faults.extend(faults_of(database));
-    let status = status(database, &nodes, &all, faults);
+    let loaded = database.libraries();
+    let status = status(database, &nodes, &all, &loaded, faults);
     let is_well = status.faults.is_empty();
     let text = match as_json {
         true => {
@@ -66,7 +69,28 @@ fn faults_of(database: &Database) -> Vec<String> {
     faults
 }
 
-fn status(database: &Database, nodes: &[Node], all: &[Held], mut faults: Vec<String>) -> Status {
+/// Each once, in order.
+fn distinct<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
+    names.collect::<BTreeSet<&str>>().into_iter().collect()
+}
+
+/// These names, or that there are none.
+fn listed(names: &[impl AsRef<str>]) -> String {
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    }
+}
+
+/// `loaded`: libraries that any primary has.
+fn status(
+    database: &Database,
+    nodes: &[Node],
+    all: &[Held],
+    loaded: &[String],
+    mut faults: Vec<String>,
+) -> Status {
     let layout = &database.layout;
     let lease_ms = u64::from(layout.offline_after_ms);
     let (alive, gone): (Vec<&Node>, Vec<&Node>) =
@@ -80,9 +104,8 @@ fn status(database: &Database, nodes: &[Node], all: &[Held], mut faults: Vec<Str
         faults.push(format!("{} can not be read", counted(unread, "partition")));
     }
     let users: u64 = all.iter().map(|held| held.users).sum();
-    let mut versions: Vec<&str> = alive.iter().map(|node| &*node.version).collect();
-    versions.sort_unstable();
-    versions.dedup();
+    let versions = distinct(alive.iter().map(|node| &*node.version));
+    let called = distinct(alive.iter().map(|node| &*node.library));
     let servers = database.survey.servers().len() as u64;
     let kind = match database.survey.cluster() {
         Some(_) => format!(
@@ -115,6 +138,10 @@ fn status(database: &Database, nodes: &[Node], all: &[Held], mut faults: Vec<Str
             ),
         ),
         (
+            "library",
+            format!("{} called, {} loaded", listed(&called), listed(loaded)),
+        ),
+        (
             "partitions",
             format!(
                 "{used} of {} used, {} online",
@@ -133,6 +160,8 @@ fn status(database: &Database, nodes: &[Node], all: &[Held], mut faults: Vec<Str
         "nodes_alive": alive.len(),
         "nodes_gone": gone.len(),
         "versions": versions,
+        "libraries_called": called,
+        "libraries_loaded": loaded,
         "users_online": users,
     });
     Status {
