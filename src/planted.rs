@@ -120,12 +120,21 @@ pub enum Planted {
     FenceSkipped,
     /// What was missed is told from first to last.
     HistoryReplayed,
-    /// No call of a node is missed.
+    /// No call of a node is missed, and none is found to be a repetition.
     NumbersIgnored,
     /// The dead are reaped before the living could speak.
     ReapUnsettled,
     /// A beat counts where it comes in, whether that node can tell of it or not.
     BeatsNotHomed,
+    /// What is said with a call passes for done if an earlier one with its number was.
+    SaidWithAnother,
+    /// Who is invisible arrives when a node claims it. This and the next two are in the library,
+    /// as the simulator runs it.
+    InvisibleArrives,
+    /// What a user says of itself is forgotten with its last claim.
+    FlagsDropped,
+    /// Whoever is claimed after an empty start has come just then.
+    SinceAnew,
 }
 
 impl Planted {
@@ -180,8 +189,14 @@ impl Planted {
 
 impl Planted {
     /// Those that a node of a fleet can have.
-    pub const FLEET: [Planted; 10] = [
+    pub const FLEET: [Planted; 16] = [
         Planted::VouchesNeverLate,
+        Planted::FencesNeverLate,
+        Planted::NumbersIgnored,
+        Planted::SaidWithAnother,
+        Planted::InvisibleArrives,
+        Planted::FlagsDropped,
+        Planted::SinceAnew,
         Planted::SettleIgnored,
         Planted::AmnestyIgnored,
         Planted::AbsencesBelieved,

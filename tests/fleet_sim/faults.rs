@@ -29,6 +29,9 @@ pub(crate) enum Fault {
     Disconnected,
     AllStoppedAndNodeCut,
     KilledAndStopped,
+    /// All servers stand still when a node is about to be fenced, and it comes back meanwhile.
+    FencesStuck,
+    AnswersLost,
 }
 
 /// One act of a fault.
@@ -39,6 +42,13 @@ pub(crate) enum Step {
     Leave(usize),
     Deafen(usize),
     Undeafen(usize),
+    /// It hears no answers to what it says of users.
+    Muffle(usize),
+    Unmuffle(usize),
+    /// There some are logged out.
+    LogOutSome(usize),
+    /// There some say something of themselves.
+    SaySome(usize),
     StopNode(usize),
     ResumeNode(usize),
     /// From one server.
@@ -47,6 +57,8 @@ pub(crate) enum Step {
     /// It may be taken for dead for so long, in ms.
     Excuse(usize, u64),
     StopServer(usize),
+    /// All of them, when somebody fences a node.
+    StopAtFence,
     ResumeServer(usize),
     KillServer(usize),
     FallBehind(usize),
@@ -63,7 +75,7 @@ const LEASE: u64 = 6_000;
 const NODE_TIMEOUT: u64 = 2_500;
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 23] = [
+    pub(crate) const ALL: [Fault; 25] = [
         Fault::None,
         Fault::NodeKilled,
         Fault::AllButOneKilled,
@@ -87,11 +99,24 @@ impl Fault {
         Fault::Disconnected,
         Fault::AllStoppedAndNodeCut,
         Fault::KilledAndStopped,
+        Fault::FencesStuck,
+        Fault::AnswersLost,
     ];
 
     /// Whether no node that lives may be taken for dead.
     pub(crate) fn spares_leases(self) -> bool {
         !matches!(self, Fault::NodeCutLong | Fault::NodeStoppedLong)
+    }
+
+    /// Whether Redis keeps all that it was told, and nodes reach it.
+    pub(crate) fn spares_redis(self) -> bool {
+        matches!(self, Fault::None | Fault::AnswersLost)
+    }
+
+    /// Whether of two things that are said of a user, one so long after the other, either may
+    /// count: the first one, or both, may be said again.
+    pub(crate) fn mixes(self, apart_ms: u64) -> bool {
+        self == Fault::AnswersLost && apart_ms < 8_000
     }
 
     /// What happens when, and when all is whole again.
@@ -216,6 +241,21 @@ impl Fault {
                 (0..SHARDS).for_each(|shard| step(at + ms - 500, Step::Cut(node, shard)));
                 (0..SHARDS).for_each(|shard| step(at + ms, Step::ResumeServer(shard)));
                 step(at + ms + random.u64(3_000..4_200), Step::Heal(node));
+            }
+            Fault::FencesStuck => {
+                step(at, Step::Excuse(node, LEASE * 5));
+                step(at, Step::StopAtFence);
+                (0..SHARDS).for_each(|shard| step(at, Step::Cut(node, shard)));
+                step(at + LEASE * 7 / 4, Step::Heal(node));
+                let ms = random.u64(13_000..16_000);
+                (0..SHARDS).for_each(|shard| step(at + ms, Step::ResumeServer(shard)));
+                step(at + LEASE * 5, Step::Heal(node));
+            }
+            Fault::AnswersLost => {
+                step(at, Step::Muffle(node));
+                step(at + 50, Step::LogOutSome(node));
+                step(at + 1_500, Step::SaySome(node));
+                step(at + 4_500, Step::Unmuffle(node));
             }
             Fault::KilledAndStopped => {
                 // A node dies, and until it is to be reaped a server is away.

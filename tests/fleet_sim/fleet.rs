@@ -1,6 +1,7 @@
 //! One run: users with devices that come, roam and go, faults, and what must hold of it all.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use fastrand::Rng;
 use greendot::engine::Place;
@@ -15,7 +16,7 @@ use greendot::wire::UserBuf;
 use crate::cluster::SHARDS;
 use crate::db::OFFLINE_AFTER_MS;
 use crate::faults::{Fault, Step};
-use crate::world::{SETTLE_MS, World, udp_of};
+use crate::world::{EPOCH_MS, SETTLE_MS, World, udp_of};
 
 const USERS: usize = 90;
 const NODES: usize = 3;
@@ -23,6 +24,10 @@ const NODES: usize = 3;
 const BEAT_MS: (u64, u64) = (1_200, 2_400);
 /// Who came back only so long ago may be told as gone still: what was said before is under way.
 const UNDER_WAY_MS: u64 = 2_500;
+/// So far a server's clock may be off.
+const SKEW_MS: u64 = 400;
+/// What is said at a node that hears no answers is done by then.
+const MUFFLED_MS: u64 = 6_000;
 /// After that nobody who has gone is told to be here, if nothing is wrong.
 const GHOST_MS: u64 = OFFLINE_AFTER_MS + SETTLE_MS + 4_000;
 /// A node that was stopped has taken in what came meanwhile.
@@ -69,9 +74,27 @@ struct Truth {
     is_lost: bool,
     /// It has hidden once.
     has_hidden: bool,
+    /// Its `since` may be told anew: it has left its devices once, or somebody of its partition was
+    /// told to go.
+    may_come_anew: bool,
+    /// How often it was logged out or erased, and how often each node was told so.
+    sent_away: u32,
+    ended: [u32; NODES],
 }
 
 impl Truth {
+    /// The latest that may be told as since when it is here, of a stay that does not begin within
+    /// these times. None: it may be told anew.
+    fn since_max_ms(&self, broken: &Range<u64>) -> Option<u64> {
+        let excused_ms = match self.excused_ms {
+            0 => 0,
+            ms => ms + 3 * OFFLINE_AFTER_MS,
+        };
+        let begins_within = broken.contains(&(self.since_ms + UNDER_WAY_MS));
+        let stays = !self.may_come_anew && !self.has_hidden && !begins_within;
+        stays.then_some(excused_ms.max(self.since_ms + UNDER_WAY_MS) + SKEW_MS)
+    }
+
     /// Whether it hides, or may be told as one who does.
     fn may_hide(&self, now_ms: u64) -> bool {
         let hides = self.flags.is_some_and(|flags| flags.invisible);
@@ -399,12 +422,14 @@ impl Fleet {
         let is_partial = matches!(self.fault, Fault::NodeCutFromOne | Fault::NodeCutShort);
         let mut others = (0..NODES).filter(|other| *other != node && !is_cut(*other));
         let is_deaf = is_partial && is_cut(node) && !others.any(|other| self.world.is_ready(other));
+        // It says nothing more before it knows what came of what it has said.
+        let is_muffled = self.world.nodes[node].is_muffled;
         let truth = &mut self.truth[user];
-        if self.excused[node] > now_ms || is_deaf {
+        if self.excused[node] > now_ms || is_deaf || is_muffled {
             truth.excused_ms = now_ms;
             return;
         }
-        if now_ms - truth.alive_ms > OFFLINE_AFTER_MS - 1_000 {
+        if truth.alive_ms == 0 || now_ms - truth.alive_ms > OFFLINE_AFTER_MS - 1_000 {
             truth.since_ms = now_ms;
             truth.changed_ms = now_ms;
         }
@@ -459,6 +484,7 @@ impl Fleet {
                     .local_mut()
                     .attend(name.user(), chance.is_multiple_of(2));
                 self.world.heard(node, slot);
+                self.truth[user].may_come_anew = true;
                 "attended"
             }
             _ => {
@@ -473,8 +499,35 @@ impl Fleet {
             return;
         }
         if what == "erasures" {
-            self.truth[user].flags = None;
-            self.truth[user].said_ms = self.world.ms();
+            let now_ms = self.world.ms();
+            let truth = &mut self.truth[user];
+            truth.is_lost |= self.fault.mixes(now_ms.saturating_sub(truth.said_ms));
+            (truth.flags, truth.said_ms) = (None, now_ms);
+        }
+        self.send_away(user);
+    }
+
+    /// Some are logged out at a node.
+    fn log_out_some(&mut self, node: usize) {
+        let now = self.world.now();
+        for _ in 0..6 {
+            let user = self.random.usize(..USERS);
+            let name = self.users[user].clone();
+            let member = &mut self.world.nodes[node].member;
+            member.log_out(name.user(), now.unix, now);
+            self.truth[user].changed_ms = self.world.ms();
+            self.send_away(user);
+        }
+        self.world.drain(node);
+    }
+
+    /// Somebody was logged out, or erased.
+    fn send_away(&mut self, user: usize) {
+        self.truth[user].sent_away += 1;
+        // Of who goes by then Redis may have lost that somebody else was here before.
+        let partition = self.world.partitions.of(self.users[user].user());
+        for (truth, of) in self.truth.iter_mut().zip(&self.users) {
+            truth.may_come_anew |= self.world.partitions.of(of.user()) == partition;
         }
         // Its devices hear of it, and all its streams end; until then anything may be told.
         for at in 0..self.devices.len() {
@@ -500,15 +553,22 @@ impl Fleet {
         let member = &mut self.world.nodes[node].member;
         member.local_mut().say(name.user(), said);
         member.set_flags(name.user(), said, None, now);
+        if std::env::var("FLEET_SIM_TRACE").is_ok_and(|one| one == name.as_str()) {
+            println!("{} at {node} says {said:?}", self.world.ms());
+        }
         let now_ms = self.world.ms();
         let truth = &mut self.truth[user];
         truth.flags = Some(truth.flags.unwrap_or(UserFlags::PLAIN).after(said));
-        truth.said_ms = now_ms;
         // Told as gone, or as here again, it is as of then.
         truth.since_ms = now_ms;
         truth.has_hidden |= truth.flags.is_some_and(|flags| flags.invisible);
-        let begin_ms = self.plan.first().map_or(0, |(at, _)| *at);
-        truth.is_lost = (begin_ms..self.broken_ms + HEALED_MS).contains(&now_ms);
+        let begin_ms = self.plan.first().map_or(u64::MAX, |(at, _)| *at);
+        let broken = begin_ms..self.broken_ms + HEALED_MS;
+        truth.is_lost = self.fault.mixes(now_ms.saturating_sub(truth.said_ms))
+            || !self.fault.spares_redis() && broken.contains(&now_ms);
+        // It waits there for what was said before.
+        let waits = self.world.nodes[node].is_muffled;
+        truth.said_ms = now_ms + if waits { MUFFLED_MS } else { 0 };
     }
 
     // Faults.
@@ -521,7 +581,9 @@ impl Fleet {
         let now_ms = self.world.ms();
         // What is said of somebody who is away Redis alone keeps, and two nodes that do not reach
         // it need not say what they were told in the same order.
-        self.truth.iter_mut().for_each(|truth| truth.is_lost = true);
+        if !self.fault.spares_redis() {
+            self.truth.iter_mut().for_each(|truth| truth.is_lost = true);
+        }
         let world = &mut self.world;
         match step {
             Step::KillNode(node) => {
@@ -536,6 +598,18 @@ impl Fleet {
             }
             Step::Deafen(node) => world.nodes[node].is_deaf = true,
             Step::Undeafen(node) => world.nodes[node].is_deaf = false,
+            Step::Muffle(node) => world.nodes[node].is_muffled = true,
+            Step::Unmuffle(node) => world.nodes[node].is_muffled = false,
+            Step::SaySome(node) => {
+                for _ in 0..12 {
+                    let user = self.random.usize(..USERS);
+                    let chance = self.random.u16(..2_000);
+                    self.say(user, node, chance);
+                }
+                self.world.drain(node);
+            }
+            Step::LogOutSome(node) => self.log_out_some(node),
+            Step::StopAtFence => world.stops_at_fence = true,
             Step::Leave(node) => world.nodes[node].member.leave(),
             Step::StopNode(node) => world.stop_node(node),
             Step::ResumeNode(node) => {
@@ -641,11 +715,17 @@ impl Fleet {
             let truth = &mut self.truth[user];
             (truth.alive_ms, truth.excused_ms) = (0, now_ms);
             truth.changed_ms = now_ms;
+            truth.ended[node] += 1;
+            let is_repeated = truth.ended[node] > truth.sent_away;
             for device in self.devices.iter_mut().filter(|device| device.user == user) {
                 if [Way::Vouched(node), Way::Open(node)].contains(&device.way) {
                     device.way = Way::Absent;
                     device.until_ms = now_ms + 500;
                 }
+            }
+            if is_repeated && self.fault.spares_redis() {
+                let name = name.as_str();
+                self.fail(format!("node {node} sends {name} away once more"));
             }
         }
     }
@@ -656,7 +736,9 @@ impl Fleet {
         let now_ms = self.world.ms();
         for node in 0..NODES {
             let one = &self.world.nodes[node];
-            let has_cause = self.excused[node] > 0 || !self.fault.spares_leases();
+            let is_late = self.excused[node] > 0 || !self.fault.spares_leases();
+            // Whoever would have fenced it in time could not.
+            let has_cause = is_late && self.fault != Fault::FencesStuck;
             if one.is_alive && one.member.counts().lives > 0 && !has_cause {
                 self.fail(format!("node {node} was taken for dead"));
             }
@@ -664,11 +746,12 @@ impl Fleet {
         for node in 0..NODES {
             self.check_horizon(node);
         }
-        let begin = self.plan.first().map_or(0, |(at, _)| *at);
+        let begin = self.plan.first().map_or(u64::MAX, |(at, _)| *at);
         let is_calm = now_ms > self.broken_ms + HEALED_MS || (14_000..begin).contains(&now_ms);
         if !is_calm {
             return;
         }
+        let broken = begin..self.broken_ms + HEALED_MS;
         let mut faults = Vec::new();
         for (user, name) in self.users.iter().enumerate() {
             let truth = self.truth[user];
@@ -691,6 +774,13 @@ impl Fleet {
                 // Who hides need not be known to be here where nobody has ever seen it.
                 if !is_here && is_fresh && !is_new && !truth.may_hide(now_ms) {
                     faults.push(format!("node {at} misses {}", name.as_str()));
+                }
+                let since = view.filter(|_| is_here && !is_new).map(|it| it.since);
+                let max = truth.since_max_ms(&broken);
+                let max = max.map_or(Unix::LATEST, |ms| Unix::from_ms(EPOCH_MS + ms));
+                if since > Some(max) {
+                    let name = name.as_str();
+                    faults.push(format!("node {at}: {name} came anew: {since:?}"));
                 }
                 if !is_new && now_ms - truth.changed_ms > GHOST_MS {
                     sinces.extend(view.map(|one| (one.is_here, one.since, at, one.flags)));
@@ -731,8 +821,9 @@ impl Fleet {
     /// Whatever a server has since before the time up to which a node claims to know all, the node
     /// has told.
     fn check_horizon(&mut self, node: usize) {
-        if self.fault == Fault::MessagesLost {
-            // What a server has pushed before it answers has been heard: here that is not so.
+        if matches!(self.fault, Fault::MessagesLost | Fault::AnswersLost) {
+            // What a server has pushed before it answers has been heard: here that is not so. And
+            // who hears no answers tells since when somebody came when it has found out.
             return;
         }
         let now = self.world.now();

@@ -97,6 +97,10 @@ fn faults_of(bug: Planted) -> &'static [Fault] {
         Planted::HistoryReplayed => &[Fault::NodeCutFromOne],
         Planted::ReapUnsettled => &[Fault::KilledAndStopped],
         Planted::BeatsNotHomed => &[Fault::NodeCutFromOne],
+        Planted::FencesNeverLate => &[Fault::FencesStuck],
+        Planted::NumbersIgnored | Planted::SaidWithAnother => &[Fault::AnswersLost],
+        Planted::InvisibleArrives | Planted::FlagsDropped => &[Fault::None],
+        Planted::SinceAnew => &[Fault::Flushed, Fault::Deleted],
         _ => &[],
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use greendot::engine::{Home, HomeList, PartitionSet};
+use greendot::fleet::library;
 use greendot::fleet::member::{Layout, Member, Settings, Standing};
 use greendot::fleet::partition::{Partition, Partitions};
 use greendot::fleet::traffic::{Command, Event, Failed, Reply, Server, Tag, To};
@@ -137,6 +138,8 @@ pub(crate) struct Node {
     pub is_stopped: bool,
     /// Messages to it are lost, and nothing else is.
     pub is_deaf: bool,
+    /// It hears no answers to what it says of users.
+    pub is_muffled: bool,
     /// What came while it was stopped.
     waiting: Vec<Next>,
     connections: BTreeMap<usize, Connection>,
@@ -160,10 +163,19 @@ pub(crate) struct World {
     all: Vec<Partition>,
     /// Commands that lie in a stopped server's buffers.
     stuck: BTreeMap<usize, Vec<Next>>,
+    /// All primaries stand still as soon as somebody fences a node.
+    pub stops_at_fence: bool,
 }
 
 /// As the bridge has it.
 const RENEWED_MS: u64 = 3_000;
+
+/// Whether that function of the library is called.
+fn calls(command: &Command, function: &str) -> bool {
+    let name = library::function(function);
+    let mut called = command.calls.iter().filter_map(|call| call.words().nth(1));
+    called.any(|word| word == name.as_bytes())
+}
 
 /// By which address a node is a home.
 pub(crate) fn udp_of(node: usize) -> SocketAddr {
@@ -190,6 +202,7 @@ impl World {
             network,
             all,
             stuck: BTreeMap::new(),
+            stops_at_fence: false,
         };
         for node in 0..nodes {
             world.start(node);
@@ -242,6 +255,7 @@ impl World {
             is_alive: true,
             is_stopped: false,
             is_deaf: false,
+            is_muffled: false,
             waiting: Vec::new(),
             connections: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -446,6 +460,12 @@ impl World {
             To::Key(key) => key.as_bytes().to_vec(),
         };
         let process = self.cluster.process_of(&key);
+        if self.stops_at_fence && calls(&command, "fence") {
+            self.stops_at_fence = false;
+            for process in self.cluster.primaries {
+                self.stop_server(process);
+            }
+        }
         let (life, tag) = (self.nodes[node].life, command.tag);
         let is_cut = self.is_cut(node, process);
         let lag = self.lag();
@@ -540,6 +560,9 @@ impl World {
         }
         let lag = self.lag();
         let (now_us, one) = (self.now_us, &mut self.nodes[node]);
+        if one.is_muffled && calls(&command, "vouch") {
+            return;
+        }
         let Some(connection) = one
             .connections
             .get_mut(&process)

@@ -412,7 +412,8 @@ impl<L: Local> Member<L> {
             let unsaid: Vec<_> = flying.chain(std::mem::take(&mut part.uncertain)).collect();
             for entry in unsaid.into_iter().rev() {
                 if let part::Op::Act(act, _) = entry.op {
-                    part.acts.push_front(act);
+                    let is_in_all = false;
+                    part.acts.push_front(part::Act { is_in_all, ..act });
                 }
             }
             part.claimed_as_of.clear();

@@ -7,6 +7,7 @@ use super::{Local, Member};
 use crate::fleet::held::Gone;
 use crate::fleet::replies::{Outcome, Refusal, Vouched};
 use crate::fleet::traffic::Reply;
+use crate::planted::{self, Planted};
 use crate::time::{Now, Unix};
 
 impl<L: Local> Member<L> {
@@ -101,9 +102,14 @@ impl<L: Local> Member<L> {
                 self.counts.duplicates += 1;
                 self.parts[at].k = k;
                 // One of the earlier calls was done, and this one not. Which of the users it named
-                // is read; what is said once was in all of them.
-                for ticket in entries.iter().filter_map(Entry::ticket) {
-                    self.local.done(ticket);
+                // is read. What is said once is done if all calls had it; else it may not be.
+                let trusts = planted::is(Planted::SaidWithAnother);
+                for act in entries.iter().rev().filter_map(Entry::act) {
+                    match (act.is_in_all || trusts, act.ticket) {
+                        (true, Some(ticket)) => self.local.done(ticket),
+                        (true, None) => {}
+                        (false, _) => self.parts[at].acts.push_front(act.clone()),
+                    }
                 }
                 for slot in uncertain.into_iter().filter_map(|entry| entry.slot) {
                     self.want(slot);
@@ -127,7 +133,7 @@ impl<L: Local> Member<L> {
         outcome: Outcome,
         now: Now,
     ) {
-        let ticket = entry.ticket();
+        let ticket = entry.act().and_then(|act| act.ticket);
         self.parts[at]
             .done
             .extend(ticket.map(|ticket| (number, ticket)));

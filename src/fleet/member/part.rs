@@ -49,6 +49,8 @@ pub(super) struct Act {
     pub(super) said_at: Mono,
     /// Who waits until it is done.
     pub(super) ticket: Option<Ticket>,
+    /// Each call that may have been done with the number that is next has it.
+    pub(super) is_in_all: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -76,10 +78,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Who waits until it is done.
-    pub(super) fn ticket(&self) -> Option<Ticket> {
+    /// What is said once with it.
+    pub(super) fn act(&self) -> Option<&Act> {
         match &self.op {
-            Op::Act(act, _) => act.ticket,
+            Op::Act(act, _) => Some(act),
             Op::Claim(_) | Op::Withdraw(..) => None,
         }
     }

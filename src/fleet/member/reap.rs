@@ -234,6 +234,7 @@ impl<L: Local> Member<L> {
                     what: Said::Stray,
                     said_at: now.mono,
                     ticket: None,
+                    is_in_all: false,
                 });
             }
             if is_through {

@@ -104,6 +104,7 @@ impl<L: Local> Member<L> {
             what,
             said_at,
             ticket,
+            is_in_all: false,
         });
         self.schedule(at, now.mono);
     }

@@ -326,7 +326,7 @@ impl<L: Local> Member<L> {
 
     /// No answer came. `maybe`: it may have been done, or be done later.
     pub(super) fn unsaid(&mut self, at: usize, maybe: bool, now: Now) {
-        let Some(entries) = self.parts[at].flying.take() else {
+        let Some(mut entries) = self.parts[at].flying.take() else {
             return;
         };
         let backoff = 100 << self.parts[at].failures.min(3);
@@ -338,7 +338,13 @@ impl<L: Local> Member<L> {
             self.claims.clear(slot, FLYING);
         }
         if maybe {
+            let is_first = self.parts[at].uncertain.is_empty();
             self.parts[at].uncertain.extend(entries.iter().cloned());
+            for entry in &mut entries {
+                if let Op::Act(act, _) = &mut entry.op {
+                    act.is_in_all |= is_first;
+                }
+            }
         }
         for slot in entries.iter().filter_map(|entry| entry.slot) {
             let own = bits_of(self.local.own(Slot::new(slot), now).kinds);
