@@ -1,16 +1,19 @@
 //! What a fleet costs its Redis: the server's processor time for each transition, alone and with a
-//! replica, and its memory for each user.
+//! replica, its memory for each user, and what real nodes have it do (`nodes`).
 //!
 //! ```console
 //! $ cargo bench --bench fleet
+//! $ cargo bench --bench fleet -- memory
 //! ```
 //!
-//! `GREENDOT_BENCH_USERS` sets how many users, 1,000,000 if it is not given. Calls go out one after
-//! the other on one connection, each after the answer to the one before. Only the server is
-//! measured, by its own account, so how this program is built does not matter.
+//! Without words it is all of `transitions`, `memory` and `nodes`. `GREENDOT_BENCH_USERS` sets how
+//! many users, 1,000,000 if it is not given. Calls go out one after the other on one connection,
+//! each after the answer to the one before. Only the server is measured, by its own account, so how
+//! this program is built does not matter but to real nodes.
 
 #![expect(clippy::unwrap_used, reason = "what fails here is the bench")]
 
+mod nodes;
 #[expect(dead_code, reason = "the tests ask for more")]
 #[path = "../../tests/fleet/redis.rs"]
 mod redis;
@@ -18,39 +21,70 @@ mod redis;
 use greendot::fleet::calls::{Caller, Mode, Vouch};
 use greendot::fleet::flags::{Saying, UserFlags};
 use greendot::fleet::held::{Gone, Kinds, RING_MESSAGES};
-use greendot::fleet::partition::{
-    PARTITIONS_MAX, PARTITIONS_MIN, Partition, Partitions, bucket_of,
-};
+use greendot::fleet::member::Layout;
+use greendot::fleet::partition::{PARTITIONS_MIN, Partition, Partitions, bucket_of};
 use greendot::fleet::replies::{Outcome, Vouched};
 use greendot::fleet::{Birth, CALL_USERS_MAX, Life};
 use greendot::status::Status;
 use greendot::time::Unix;
 use greendot::wire::{User, UserBuf};
 
+use nodes::Pace;
 use redis::{Answer, Link, Server, wait_until};
 
 const ROUNDS: usize = 3;
 const BEAT: Kinds = Kinds::beat(Unix::from_ms(7));
 const AWAY: UserFlags = UserFlags::new(Status::Away, false);
 const LIFE: Life = Life(*b"life");
-/// Users of a bucket of those who are offline, at most and on average: a hash of up to 128 is kept
-/// as one piece.
-const BUCKET_USERS: usize = 90;
+/// Users whose memory is measured, beside all that are asked for: there may be few to a partition.
+const FEW: [usize; 2] = [20_000, 200_000];
+/// As nodes have them by default.
+const PARTITIONS: u32 = 1_024;
 
 fn main() {
     let users = std::env::var("GREENDOT_BENCH_USERS").map_or(1_000_000, |users| {
         users.parse().expect("GREENDOT_BENCH_USERS is a number")
     });
-    let Some(server) = Server::start() else {
-        return;
-    };
-    println!("alone");
-    transitions(&server, users);
-    if let Some((primary, _replica)) = pair() {
-        println!("a primary of a cluster, with a replica");
-        transitions(&primary, users);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let is_test = words.iter().any(|word| word == "--test");
+    let named: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let wants = |part: &str| named.is_empty() || named.iter().any(|word| *word == part);
+    if wants("transitions") {
+        let Some(server) = Server::start() else {
+            return;
+        };
+        println!("alone");
+        transitions(&server, users);
+        if let Some((primary, _replica)) = pair() {
+            println!("a primary of a cluster, with a replica");
+            transitions(&primary, users);
+        }
     }
-    memory(users);
+    if wants("memory") {
+        let partitions = if is_test {
+            PARTITIONS_MIN.into()
+        } else {
+            PARTITIONS
+        };
+        let counts = FEW.into_iter().filter(|few| *few < users).chain([users]);
+        counts.for_each(|count| memory(count, partitions));
+    }
+    if wants("nodes") {
+        let pace = match is_test {
+            true => Pace {
+                offline_after_ms: 6_000,
+                beat_interval_ms: 1_000,
+                idle_s: 1,
+            },
+            false => Pace {
+                offline_after_ms: 25_000,
+                beat_interval_ms: 10_000,
+                idle_s: 60,
+            },
+        };
+        let most = if is_test { 3_000 } else { users };
+        nodes::run(&names(users.min(most)), &pace);
+    }
 }
 
 /// Processor time for each transition, half of them arrivals and half ends: the median of rounds,
@@ -84,15 +118,13 @@ fn transitions(server: &Server, users: usize) {
     }
 }
 
-/// Memory for each user, of names of 16 bytes, about 1,000 to a partition.
-fn memory(count: usize) {
+/// Memory for each user, of names of 16 bytes.
+fn memory(count: usize, partitions: u32) {
     let Some(server) = Server::start() else {
         return;
     };
     let mut link = server.link();
     link.load();
-    let partitions = (count as u32 / 1_000).next_power_of_two();
-    let partitions = partitions.clamp(PARTITIONS_MIN.into(), PARTITIONS_MAX.into());
     let partitions = Partitions::new(partitions).unwrap();
     let mut users = vec![Vec::new(); usize::from(partitions.count())];
     for name in names(count) {
@@ -110,7 +142,8 @@ fn memory(count: usize) {
         }
     }
     let online = used_memory(&mut link);
-    for (calls, users) in calls.iter_mut().zip(&users) {
+    let used = calls.iter_mut().zip(&users);
+    for (calls, users) in used.filter(|(_, users)| !users.is_empty()) {
         for flags in [AWAY, UserFlags::PLAIN]
             .into_iter()
             .cycle()
@@ -123,6 +156,7 @@ fn memory(count: usize) {
         }
     }
     let ringed = used_memory(&mut link);
+    let keys = key_bytes(&mut link, &partitions);
     for (partition, users) in partitions.all().zip(&users) {
         offline(&mut link, &partitions, partition, users);
     }
@@ -137,11 +171,25 @@ fn memory(count: usize) {
         "  with all rings full of single changes {:6.1}",
         each(ringed - empty)
     );
+    println!("  the same, as MEMORY USAGE has it {:6.1}", each(keys));
     println!("  offline {:6.1} bytes a user", each(offline - ringed));
 }
 
+/// What the keys of all partitions take, by Redis' own account.
+fn key_bytes(link: &mut Link, partitions: &Partitions) -> u64 {
+    for partition in partitions.all() {
+        let hot = partitions.hot_key(partition);
+        link.send(["MEMORY", "USAGE", &hot, "SAMPLES", "0"]);
+    }
+    let bytes = partitions.all().map(|_| match link.read() {
+        Answer::Number(bytes) => bytes as u64,
+        other => panic!("{other:?} is no number"),
+    });
+    bytes.sum()
+}
+
 fn offline(link: &mut Link, partitions: &Partitions, partition: Partition, users: &[UserBuf]) {
-    let buckets = users.len().div_ceil(BUCKET_USERS) as u32;
+    let buckets = Layout::default().buckets;
     let gone = Gone {
         since: Unix::from_ms(1_764_009_600_123),
         last_active: Unix::from_ms(1_764_009_575_123),
